@@ -67,10 +67,10 @@ def filler_for(model: str, prompts: tuple[str, ...], text_tokens: int, most_toke
     return None
 
 
-def _shared_tokens(ids: Sequence[int], others: Sequence[int]) -> int:
+def _shared_tokens(ids: Sequence[int], other_ids: Sequence[int]) -> int:
     """How many tokens both begin with."""
-    same = takewhile(lambda pair: pair[0] == pair[1], zip(ids, others, strict=False))
-    return sum(1 for _ in same)
+    common = takewhile(lambda pair: pair[0] == pair[1], zip(ids, other_ids, strict=False))
+    return sum(1 for _ in common)
 
 
 def _is_inserted(filled: Sequence[int], plain: Sequence[int], number: int) -> bool:
@@ -96,18 +96,18 @@ def _encoder(model: str) -> Encode:
 
 def _special_tokens(model: str) -> list[str]:
     """Those that may fill, the likeliest first."""
-    named: dict[str, str] = {}
+    by_role: dict[str, str] = {}
     for file in ("special_tokens_map.json", "tokenizer_config.json"):
         try:
             config: dict[str, Any] = json.loads((Path(model) / file).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             continue
         tokens = {role: config.get(role) for role in (*ROLES, BEGIN)}
-        named |= {
+        by_role |= {
             role: token["content"] if isinstance(token, dict) else token for role, token in tokens.items() if token
         }
     # Two begin tokens in front are read as one (`engine.tokens`), but where it is the end token too.
-    begin = named.pop(BEGIN, None)
-    if begin != named.get(ROLES[0]):
-        named = {role: token for role, token in named.items() if token != begin}
-    return list(dict.fromkeys(named[role] for role in ROLES if role in named))
+    begin = by_role.pop(BEGIN, None)
+    if begin != by_role.get(ROLES[0]):
+        by_role = {role: token for role, token in by_role.items() if token != begin}
+    return list(dict.fromkeys(by_role[role] for role in ROLES if role in by_role))

@@ -58,11 +58,11 @@ def combine_parts(probabilities: "np.ndarray", counts: "Sequence[int]") -> "np.n
     """
     import numpy as np
 
-    given = np.asarray(probabilities, dtype=np.float64)
-    entropy = -(given * np.log(np.maximum(given, SMALLEST))).sum(axis=1)
-    weights = np.maximum(np.log(given.shape[1]) - entropy, SMALLEST)[:, None]
+    rows = np.asarray(probabilities, dtype=np.float64)
+    entropy = -(rows * np.log(np.maximum(rows, SMALLEST))).sum(axis=1)
+    weights = np.maximum(np.log(rows.shape[1]) - entropy, SMALLEST)[:, None]
     starts = np.cumsum([0, *counts])[:-1]
-    return np.add.reduceat(weights * given, starts) / np.add.reduceat(weights, starts)
+    return np.add.reduceat(weights * rows, starts) / np.add.reduceat(weights, starts)
 
 
 def contextual(content_free_logprobs: "np.ndarray") -> Calibration:
@@ -111,8 +111,8 @@ def _temperature(logprobs: "np.ndarray", loss: "Callable[[np.ndarray], float]") 
     import numpy as np
 
     scores = np.log(np.maximum(normalise(logprobs), np.finfo(np.float64).tiny))
-    tried = np.geomspace(*TEMPERATURES, 400)
-    return round(float(min(tried, key=lambda temperature: loss(normalise(scores / temperature)))), 4)
+    temperatures = np.geomspace(*TEMPERATURES, 400)
+    return round(float(min(temperatures, key=lambda temperature: loss(normalise(scores / temperature)))), 4)
 
 
 def smoothed_targets(labels: "np.ndarray", num_labels: int) -> "np.ndarray":
@@ -123,9 +123,9 @@ def smoothed_targets(labels: "np.ndarray", num_labels: int) -> "np.ndarray":
     """
     import numpy as np
 
-    right = (len(labels) + 1) / (len(labels) + 2)
-    targets = np.full((len(labels), num_labels), (1 - right) / max(1, num_labels - 1))
-    targets[np.arange(len(labels)), labels] = right
+    certainty = (len(labels) + 1) / (len(labels) + 2)
+    targets = np.full((len(labels), num_labels), (1 - certainty) / max(1, num_labels - 1))
+    targets[np.arange(len(labels)), labels] = certainty
     return targets
 
 

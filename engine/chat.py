@@ -98,8 +98,8 @@ def _rendered(tokenizer: "PreTrainedTokenizerBase", turns: int, model: str, *, a
         raise _broken(model, f"it cannot be rendered: {error}") from error
     parts, rest = [], str(text)
     for message in messages:
-        before, found, rest = rest.partition(message["content"])
-        if not found:
+        before, separator, rest = rest.partition(message["content"])
+        if not separator:
             raise _broken(model, "it leaves out what is said, or puts it in another order")
         parts.append(before)
     return [*parts, rest]
@@ -114,5 +114,5 @@ def _without_begin_token(tokenizer: "PreTrainedTokenizerBase", text: str) -> str
     return text.removeprefix(begin) if ids[:1] == [tokenizer.bos_token_id] else text
 
 
-def _broken(model: str, why: str) -> InputError:
-    return InputError(f"The chat template of {model} cannot be used: {why}. {PLAIN_INSTEAD}")
+def _broken(model: str, reason: str) -> InputError:
+    return InputError(f"The chat template of {model} cannot be used: {reason}. {PLAIN_INSTEAD}")

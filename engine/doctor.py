@@ -61,15 +61,15 @@ def examine(model: str | None = None, deep: bool = False) -> Iterator[Finding]:
                 yield Finding(name, "fail", f"{type(error).__name__}: {error}", "Run `make env`.")
 
 
-def _finding(name: str, otherwise: State, found: str, remedy: str) -> Finding:
+def _finding(name: str, otherwise: State, observation: str, remedy: str) -> Finding:
     """Good where there is no ``remedy``."""
-    return Finding(name, otherwise if remedy else "ok", found, remedy)
+    return Finding(name, otherwise if remedy else "ok", observation, remedy)
 
 
 def _python() -> Finding:
     fits = (3, 11) <= sys.version_info[:2] <= (3, 13)
-    found = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
-    return _finding("python", "fail", found, "" if fits else "Use Python 3.11, 3.12 or 3.13.")
+    observation = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
+    return _finding("python", "fail", observation, "" if fits else "Use Python 3.11, 3.12 or 3.13.")
 
 
 def _packages() -> Iterator[Finding]:
@@ -112,8 +112,8 @@ def _named_model(model: str) -> Finding:
 
 
 def _cores() -> Finding:
-    usable, there = available_cores(), os.cpu_count() or 1
-    return _finding("cores", "note", f"{usable} of {there} used", "One core works, slowly." if usable < 2 else "")
+    usable, present = available_cores(), os.cpu_count() or 1
+    return _finding("cores", "note", f"{usable} of {present} used", "One core works, slowly." if usable < 2 else "")
 
 
 def _memory() -> Finding:
@@ -123,11 +123,11 @@ def _memory() -> Finding:
 
 
 def _disk(name: str, folder: Path) -> Finding:
-    there = next(place for place in (folder, *folder.parents) if place.exists())
-    free = shutil.disk_usage(there).free
+    existing = next(place for place in (folder, *folder.parents) if place.exists())
+    free = shutil.disk_usage(existing).free
     least = SPACE_BYTES if folder == home() else LEAST_DISK_BYTES
     remedy = "" if free >= least else "Make room, or work elsewhere."
-    if not os.access(there, os.W_OK):
+    if not os.access(existing, os.W_OK):
         remedy = f"You may not write there. Set {HOME_VARIABLE}, or work in another folder."
     return _finding(name, "fail", f"{free / GIB:.1f} GiB free in {folder}", remedy)
 
@@ -149,15 +149,15 @@ def _plugin() -> Finding:
         return Finding(name, "note", f"switched off by {switch}=0", "Unset it to have it back.")
     if any(entry.name == "fourshot" for entry in entry_points(group="vllm.general_plugins")):
         return Finding(name, "ok", "registered with vLLM")
-    found = "applied by our own engine; other vLLM processes do not load it"
-    return Finding(name, "note", found, "Install the project (pip install -e .) to register it.")
+    observation = "applied by our own engine; other vLLM processes do not load it"
+    return Finding(name, "note", observation, "Install the project (pip install -e .) to register it.")
 
 
 def _in_process() -> Finding:
-    counts, given = bool(wanted_cores()), os.environ.get("OMP_NUM_THREADS", "")
-    how = f"in this process, {available_cores()} threads" + (" (OMP_NUM_THREADS)" if counts else "")
-    remedy = f"OMP_NUM_THREADS={given} is no number of threads and does not count." if given and not counts else ""
-    return _finding("vLLM runs", "note", how, remedy)
+    counts, setting = bool(wanted_cores()), os.environ.get("OMP_NUM_THREADS", "")
+    observation = f"in this process, {available_cores()} threads" + (" (OMP_NUM_THREADS)" if counts else "")
+    remedy = f"OMP_NUM_THREADS={setting} is no number of threads and does not count." if setting and not counts else ""
+    return _finding("vLLM runs", "note", observation, remedy)
 
 
 def _load_torch(model: str | None) -> str:
@@ -169,8 +169,8 @@ def _load_torch(model: str | None) -> str:
 def _load_plugin(model: str | None) -> str:
     import vllm
 
-    wanted = "in" if lora_kernels.apply(wanted=True) else "not needed, or switched off"
-    return f"vLLM {vllm.__version__}: {wanted}"
+    state = "in" if lora_kernels.apply(enabled=True) else "not needed, or switched off"
+    return f"vLLM {vllm.__version__}: {state}"
 
 
 def _open_engine(model: str | None) -> str:

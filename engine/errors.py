@@ -80,5 +80,5 @@ def from_name(kind: str, message: str) -> FourshotError:
 
 def error_class(kind: str) -> type[FourshotError]:
     """The class of that name; FourshotError where it is none of ours."""
-    named = globals().get(kind)
-    return named if isinstance(named, type) and issubclass(named, FourshotError) else FourshotError
+    found_class = globals().get(kind)
+    return found_class if isinstance(found_class, type) and issubclass(found_class, FourshotError) else FourshotError

@@ -31,7 +31,7 @@ WORDS = tuple(a + b + c for a in SYLLABLES for b in SYLLABLES for c in SYLLABLES
 NUM_WORDS = 12
 DISAGREES = 8  # one text of so many is read as another class
 # The last label of a prompt, and the name of what is to be written; lines between: attributes.
-_ASKED = re.compile(r"Label: ([^\n]*)\n\n(?:[A-Z][a-z]+: [^\n]*\n)*([^\n]+:)$")
+_REQUEST = re.compile(r"Label: ([^\n]*)\n\n(?:[A-Z][a-z]+: [^\n]*\n)*([^\n]+:)$")
 
 
 class FakeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -86,21 +86,21 @@ class FakeEngine:
 
     def _sample(self, prompts: Sequence[str], sampling: Sampling) -> Generator[Completion, None, None]:
         for i, prompt in enumerate(prompts):
-            asked = _ASKED.search(prompt)
+            request = _REQUEST.search(prompt)
             for j in range(sampling.n):
                 self._count(prompt, NUM_WORDS)
                 if self._fake.delay_s:
                     time.sleep(self._fake.delay_s)
                 drawn = seeds.derive(sampling.seed or 0, sampling.seed_offset + i, j)
-                if asked and asked[2] != "Text:":
-                    example = prompt[prompt.rfind(f"\n{asked[2]}", 0, asked.start()) + 1 : asked.start()]
-                    text = _lines(drawn, asked[1], example)
+                if request and request[2] != "Text:":
+                    example = prompt[prompt.rfind(f"\n{request[2]}", 0, request.start()) + 1 : request.start()]
+                    text = _lines(drawn, request[1], example)
                 else:
-                    text = _text(drawn, asked[1] if asked else "")
+                    text = _text(drawn, request[1] if request else "")
                 yield Completion(
                     prompt_index=i,
                     sample_index=j,
-                    text=f" {text}" if asked or not self._fake.otherwise else f" {self._fake.otherwise}",
+                    text=f" {text}" if request or not self._fake.otherwise else f" {self._fake.otherwise}",
                     num_tokens=NUM_WORDS,
                     cumulative_logprob=-3.0 * NUM_WORDS,
                     finish_reason="stop",
@@ -123,11 +123,11 @@ class FakeEngine:
             if self._fake.unreadable and self._fake.unreadable in text:
                 raise InputError("a prompt has too many tokens")
             ends = (k for k, label in enumerate(labels) if text.endswith(f" {label}"))
-            meant = max(ends, key=lambda k: len(labels[k]), default=0)  # "play music" is no "music"
+            column = max(ends, key=lambda k: len(labels[k]), default=0)  # "play music" is no "music"
             checksum = zlib.crc32(text.encode())
             if checksum % DISAGREES == 0:
-                meant = checksum // DISAGREES % len(labels)
-            scores[i, meant] = -0.5
+                column = checksum // DISAGREES % len(labels)
+            scores[i, column] = -0.5
         return scores
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:

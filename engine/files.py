@@ -188,23 +188,23 @@ def read_lines(file: Path, kind: type[T]) -> list[T]:
         return []
     decode = msgspec.json.Decoder(kind).decode
     lines = file.read_bytes().split(b"\n")[:-1]
-    found = []
+    items = []
     try:
         for line in lines:
-            found.append(decode(line))
+            items.append(decode(line))
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise RunFolderError(
-            f"Line {len(found) + 1} of {file} was changed after it was written, or is of another version: {error}. Put "
+            f"Line {len(items) + 1} of {file} was changed after it was written, or is of another version: {error}. Put "
             "it back, or start anew in another folder (--out)."
         ) from error
-    return found
+    return items
 
 
-def check_lines(file: Path, there: int, finished: int) -> None:
+def check_lines(file: Path, count: int, finished: int) -> None:
     """Raise RunFolderError where a file of lines has fewer than were finished."""
-    if there < finished:
+    if count < finished:
         raise RunFolderError(
-            f"{file} has {there} whole lines where {finished} were finished: it was changed after the run wrote it. "
+            f"{file} has {count} whole lines where {finished} were finished: it was changed after the run wrote it. "
             "Put it back, or start anew in another folder (--out)."
         )
 

@@ -43,9 +43,9 @@ def check_checkpoint(folder: Path, gguf: Path) -> float:
 
 def _check_round_trip(tokenizer: Any, gguf: Path) -> None:
     """Raise ModelNotFoundError where tokens do not say again what was encoded."""
-    again = tokenizer.decode(encode_prompt(tokenizer, TEXT.strip()), skip_special_tokens=True)
-    if again.strip() != TEXT.strip():
+    decoded = tokenizer.decode(encode_prompt(tokenizer, TEXT.strip()), skip_special_tokens=True)
+    if decoded.strip() != TEXT.strip():
         raise ModelNotFoundError(
-            f"The tokenizer of {gguf} cannot be rebuilt: {TEXT[:60]!r} comes back as {again[:60]!r}. Use the model's "
+            f"The tokenizer of {gguf} cannot be rebuilt: {TEXT[:60]!r} comes back as {decoded[:60]!r}. Use the model's "
             "own checkpoint (safetensors) instead: a folder or a Hugging Face id."
         )

@@ -187,10 +187,10 @@ def _llama3_rope(config: Any, factors: Any) -> dict[str, Any]:
     theta = float(config.rope_parameters["rope_theta"])
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     plain = theta ** -(torch.arange(0, width, 2, dtype=torch.float64) / width)
-    wanted = torch.tensor(factors, dtype=torch.float64).flatten()
+    target = torch.tensor(factors, dtype=torch.float64).flatten()
     for factor in (8.0, 32.0):  # of Llama 3.1 and 3.3, of 3.2
-        tried = copy.deepcopy(config)
-        tried.rope_parameters = {
+        candidate = copy.deepcopy(config)
+        candidate.rope_parameters = {
             "rope_type": "llama3",
             "rope_theta": theta,
             "factor": factor,
@@ -198,9 +198,9 @@ def _llama3_rope(config: Any, factors: Any) -> dict[str, Any]:
             "high_freq_factor": 4.0,
             "original_max_position_embeddings": 8192,
         }
-        scaled, _ = ROPE_INIT_FUNCTIONS["llama3"](tried, torch.device("cpu"))
-        if len(wanted) == len(plain) and torch.allclose(plain / scaled.double(), wanted, rtol=1e-3):
-            return dict(tried.rope_parameters)
+        scaled, _ = ROPE_INIT_FUNCTIONS["llama3"](candidate, torch.device("cpu"))
+        if len(target) == len(plain) and torch.allclose(plain / scaled.double(), target, rtol=1e-3):
+            return dict(candidate.rope_parameters)
     raise ModelNotFoundError(
         "The GGUF file scales its positions (rope_freqs.weight) in a way that is none of Llama 3.1's to 3.3's. "
         f"{ALTERNATIVE}"
@@ -215,10 +215,10 @@ def _check_all_was_read(gguf: Path, reader: "GGUFReader", model: Any, info: dict
             f"{gguf} lacks {len(missing)} of the model's weights, {missing[0]} for one: it is damaged, or transformers "
             f"does not know what they are called in it. {ALTERNATIVE}"
         )
-    held = sum(int(tensor.n_elements) for tensor in reader.tensors if not tensor.name.startswith("rope_"))
-    read = sum(weights.numel() for weights in {id(weights): weights for weights in model.parameters()}.values())
-    if held != read:
+    in_file = sum(int(tensor.n_elements) for tensor in reader.tensors if not tensor.name.startswith("rope_"))
+    in_model = sum(weights.numel() for weights in {id(weights): weights for weights in model.parameters()}.values())
+    if in_file != in_model:
         raise ModelNotFoundError(
-            f"{gguf} holds {held:,} weights; transformers reads {read:,} of them as {type(model).__name__}. A model "
-            f"that lacks some of its weights writes nonsense. {ALTERNATIVE}"
+            f"{gguf} holds {in_file:,} weights; transformers reads {in_model:,} of them as {type(model).__name__}. A "
+            f"model that lacks some of its weights writes nonsense. {ALTERNATIVE}"
         )

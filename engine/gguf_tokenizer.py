@@ -30,15 +30,17 @@ def gguf_tokenizer(gguf: Path, reader: "GGUFReader") -> "PreTrainedTokenizerBase
         return None if field is None else field.contents()
 
     tokenizer = AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
-    kind, cut, begins = value("model"), value("pre") or "default", value("add_bos_token")
+    kind, splitter, begins = value("model"), value("pre") or "default", value("add_bos_token")
     if begins is None:
-        begins = kind == "llama" or cut in BEGINS_BY_DEFAULT
+        begins = kind == "llama" or splitter in BEGINS_BY_DEFAULT
     if tokenizer.bos_token_id is not None:
         tokenizer.add_bos_token = bool(begins)
-    if kind == "gpt2" and cut in SINGLE_DIGITS:
+    if kind == "gpt2" and splitter in SINGLE_DIGITS:
         _cut_single_digits(tokenizer)
-    elif kind == "gpt2" and cut not in PLAIN and cut not in GGUF_PRE_TOKENIZER_SPLITS:
-        logger.warning("fourshot: %s cuts texts by rules (%s) that are not known here; GPT-2's are used", gguf, cut)
+    elif kind == "gpt2" and splitter not in PLAIN and splitter not in GGUF_PRE_TOKENIZER_SPLITS:
+        logger.warning(
+            "fourshot: %s cuts texts by rules (%s) that are not known here; GPT-2's are used", gguf, splitter
+        )
     if kind == "llama" and value("add_space_prefix") is False:
         _add_no_space(tokenizer)
     return tokenizer

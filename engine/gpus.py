@@ -18,10 +18,10 @@ def gpus(environment: Mapping[str, str], devices: Path = Path("/dev")) -> list[s
         version("vllm")
     except PackageNotFoundError:
         return []
-    named = environment.get("CUDA_VISIBLE_DEVICES")
-    if named is None:
+    visible = environment.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
         return [str(index) for index, _ in enumerate(devices.glob("nvidia[0-9]*"))]
-    return [name.strip() for name in named.split(",") if name.strip() not in ("", "-1")]
+    return [name.strip() for name in visible.split(",") if name.strip() not in ("", "-1")]
 
 
 def ask_driver(fields: str, names: Sequence[str] = ()) -> list[str]:
@@ -63,9 +63,9 @@ def are_shared(names: Sequence[str]) -> bool:
 
 def check_gpus(number: int) -> None:
     """Raise InputError where there are fewer than the ``number`` GPUs that one engine is to be divided over."""
-    if number > 1 and number > len(there := gpus(os.environ)):
+    if number > 1 and number > len(names := gpus(os.environ)):
         raise InputError(
-            f"{number} GPUs are to share one engine (--gpus-per-engine), and there are {len(there)} here that vLLM may "
+            f"{number} GPUs are to share one engine (--gpus-per-engine), and there are {len(names)} here that vLLM may "
             "use. Give at most that, look at CUDA_VISIBLE_DEVICES, or leave the option out."
         )
 

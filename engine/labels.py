@@ -34,8 +34,8 @@ class LabelTokens(msgspec.Struct, frozen=True, kw_only=True):
     def longest(self) -> int:
         return max(len(ids) for ids in self.ids)
 
-    def questions(self, most: int) -> list["Question"]:
-        """The trie as questions of at most ``most`` tokens; a label's log-probability is the sum of its answers."""
+    def questions(self, max_tokens: int) -> list["Question"]:
+        """The trie as questions of at most ``max_tokens`` each; a label's log-probability is the sum of its answers."""
         children: dict[tuple[int, ...], dict[int, list[int]]] = {}
         for column, ids in enumerate(self.ids):
             for depth, token in enumerate(ids):
@@ -43,7 +43,7 @@ class LabelTokens(msgspec.Struct, frozen=True, kw_only=True):
         return [
             Question(prefix=prefix, tokens=tokens, columns=tuple(tuple(followers[token]) for token in tokens))
             for prefix, followers in children.items()
-            for tokens in _batches(followers, most)
+            for tokens in _batches(followers, max_tokens)
         ]
 
 
@@ -71,8 +71,8 @@ def label_tokens(
     ids = [_continuation(tokenizer, f" {word}") for word in words]
     _check_distinct(words, ids)
     if verbalizer == "token":
-        own = tuple((token,) for token in _own_tokens(tokenizer, ids))
-        return LabelTokens(words=tuple(words), ids=own, terminated=False)
+        single_ids = tuple((token,) for token in _own_tokens(tokenizer, ids))
+        return LabelTokens(words=tuple(words), ids=single_ids, terminated=False)
     terminated = _has_prefix(ids)
     if terminated:
         ids = [_continuation(tokenizer, f" {word}{TERMINATOR}") for word in words]
@@ -113,19 +113,24 @@ def _own_tokens(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[tuple[int, .
     that no other label without a token has in the same place; tokens without a letter or digit come last, and blanks
     are none.
     """
-    own: dict[int, int] = {label: word[0] for label, word in enumerate(ids) if len(word) == 1}
-    shown = {token: tokenizer.decode([token]).strip() for word in ids for token in word}
-    readable = {token: any(character.isalnum() for character in text) for token, text in shown.items()}
-    for wanted in (True, False):
+    assigned: dict[int, int] = {label: word[0] for label, word in enumerate(ids) if len(word) == 1}
+    texts = {token: tokenizer.decode([token]).strip() for word in ids for token in word}
+    readable = {token: any(character.isalnum() for character in text) for token, text in texts.items()}
+    for is_readable in (True, False):
         for place in range(max(map(len, ids))):
-            taken = set(own.values())
+            used = set(assigned.values())
             offers: dict[int, list[int]] = {}
             for label, word in enumerate(ids):
-                if label not in own and place < len(word) and shown[word[place]] and readable[word[place]] == wanted:
+                if (
+                    label not in assigned
+                    and place < len(word)
+                    and texts[word[place]]
+                    and readable[word[place]] == is_readable
+                ):
                     offers.setdefault(word[place], []).append(label)
-            own |= {labels[0]: token for token, labels in offers.items() if len(labels) == 1 and token not in taken}
+            assigned |= {labels[0]: token for token, labels in offers.items() if len(labels) == 1 and token not in used}
     codes = _codes(tokenizer, {token for word in ids for token in word})
-    return [own[label] if label in own else next(codes) for label in range(len(ids))]
+    return [assigned[label] if label in assigned else next(codes) for label in range(len(ids))]
 
 
 def _codes(tokenizer: "PreTrainedTokenizerBase", avoided: set[int]) -> Iterator[int]:
@@ -135,9 +140,9 @@ def _codes(tokenizer: "PreTrainedTokenizerBase", avoided: set[int]) -> Iterator[
     """
     letters = [chr(code) for code in range(ord("A"), ord("Z") + 1)]
     texts = [*letters, *map("".join, product(letters, repeat=2))]
-    anchor, *whole = encode_prompts(tokenizer, [ANCHOR, *(f"{ANCHOR} {text}" for text in texts)])
+    anchor, *encoded = encode_prompts(tokenizer, [ANCHOR, *(f"{ANCHOR} {text}" for text in texts)])
     unwanted = {*tokenizer.all_special_ids, *avoided}
-    single = (ids[-1] for ids in whole if ids[:-1] == anchor)
+    single = (ids[-1] for ids in encoded if ids[:-1] == anchor)
     for token in dict.fromkeys((*single, *range(tokenizer.vocab_size))):
         if token not in unwanted and tokenizer.decode([token]).strip():
             yield token
@@ -150,23 +155,23 @@ def _codes(tokenizer: "PreTrainedTokenizerBase", avoided: set[int]) -> Iterator[
 def _continuation(tokenizer: "PreTrainedTokenizerBase", text: str) -> tuple[int, ...]:
     """Ids of ``text`` after the anchor. Not ids of ``text`` alone: tokenizers treat the start of a text specially."""
     anchor = encode_prompt(tokenizer, ANCHOR)
-    whole = encode_prompt(tokenizer, ANCHOR + text)
-    if whole[: len(anchor)] != anchor or len(whole) == len(anchor):
+    ids = encode_prompt(tokenizer, ANCHOR + text)
+    if ids[: len(anchor)] != anchor or len(ids) == len(anchor):
         raise InputError(
             f"This model's tokenizer merges the label word {text.strip()!r} with the text before it ({ANCHOR!r}), so "
             "it cannot be scored on its own. Give the label another word."
         )
-    return tuple(whole[len(anchor) :])
+    return tuple(ids[len(anchor) :])
 
 
 def _check_distinct(words: Sequence[str], ids: Sequence[tuple[int, ...]]) -> None:
     by_ids: dict[tuple[int, ...], list[str]] = {}
     for word, label in zip(words, ids, strict=True):
         by_ids.setdefault(label, []).append(word)
-    same = [group for group in by_ids.values() if len(group) > 1]
-    if same:
+    duplicates = [group for group in by_ids.values() if len(group) > 1]
+    if duplicates:
         raise InputError(
-            f"The model cannot tell these label words apart, they are the same tokens: {same}. "
+            f"The model cannot tell these label words apart, they are the same tokens: {duplicates}. "
             "Give each label a word of its own."
         )
 
@@ -177,7 +182,7 @@ def _has_prefix(ids: Sequence[tuple[int, ...]]) -> bool:
     return any(later[: len(earlier)] == earlier for earlier, later in pairwise(ordered))
 
 
-def _batches(tokens: Iterable[int], most: int) -> Iterator[tuple[int, ...]]:
-    rest = iter(tokens)
-    while batch := tuple(islice(rest, most)):
+def _batches(tokens: Iterable[int], size: int) -> Iterator[tuple[int, ...]]:
+    remaining = iter(tokens)
+    while batch := tuple(islice(remaining, size)):
         yield batch

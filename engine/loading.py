@@ -26,20 +26,22 @@ def load_base(model: str | Path, **options: Any) -> Any:
             str(model), output_loading_info=True, ignore_mismatched_sizes=True, **options
         )
 
-    base, found = explained(load, "base model", model)
-    missing = sorted(found["missing_keys"])
-    others = sorted(str(key[0]) for key in found["mismatched_keys"])
-    if missing or others:
-        what = f"lacks {len(missing)} of its weights" if missing else f"has {len(others)} weights of another shape"
+    base, info = explained(load, "base model", model)
+    missing = sorted(info["missing_keys"])
+    mismatched = sorted(str(key[0]) for key in info["mismatched_keys"])
+    if missing or mismatched:
+        problem = (
+            f"lacks {len(missing)} of its weights" if missing else f"has {len(mismatched)} weights of another shape"
+        )
         raise ModelNotFoundError(
-            f"The base model in {model} {what}, {(missing or others)[0]} for one: files are missing, or its "
+            f"The base model in {model} {problem}, {(missing or mismatched)[0]} for one: files are missing, or its "
             "config.json is of another model. Copy or fetch the folder again, or name another model."
         )
     return base
 
 
-def explained(load: Callable[[], T], what: str, folder: str | Path) -> T:
-    """What ``load`` gives. Raises ModelNotFoundError, about ``what`` lies in ``folder``, where it raises anything.
+def explained(load: Callable[[], T], subject: str, folder: str | Path) -> T:
+    """What ``load`` gives. Raises ModelNotFoundError, about ``subject`` lies in ``folder``, where it raises anything.
 
     But for what is no fault of the files: memory that ran out, say.
     """
@@ -48,17 +50,17 @@ def explained(load: Callable[[], T], what: str, folder: str | Path) -> T:
     except (FourshotError, MemoryError):
         raise
     except Exception as error:  # damaged files, and what is unknown to transformers, end it anywhere
-        said = " ".join(str(error).split()) or "no reason given"
-        if "allocate memory" in said or "out of memory" in said:
+        message = " ".join(str(error).split()) or "no reason given"
+        if "allocate memory" in message or "out of memory" in message:
             raise
-        said = f"{said[:LONGEST_REASON]}..." if len(said) > LONGEST_REASON else said
-        if "custom code" in said or "trust_remote_code" in said:
-            why = "it brings Python code of its own, which fourshot does not run. Name a model that needs none"
+        message = f"{message[:LONGEST_REASON]}..." if len(message) > LONGEST_REASON else message
+        if "custom code" in message or "trust_remote_code" in message:
+            reason = "it brings Python code of its own, which fourshot does not run. Name a model that needs none"
         elif isinstance(error, ImportError):
-            why = f"its format needs a package that is not here ({said.rstrip('.')}). Name its 16-bit checkpoint"
+            reason = f"its format needs a package that is not here ({message.rstrip('.')}). Name its 16-bit checkpoint"
         else:
-            why = (
-                f"{type(error).__name__}: {said.rstrip('.')}. Its files are damaged, or unknown to transformers "
+            reason = (
+                f"{type(error).__name__}: {message.rstrip('.')}. Its files are damaged, or unknown to transformers "
                 f"{version('transformers')}. Copy or fetch the folder again, or name another model"
             )
-        raise ModelNotFoundError(f"The {what} in {folder} cannot be loaded: {why} (docs/models.md).") from error
+        raise ModelNotFoundError(f"The {subject} in {folder} cannot be loaded: {reason} (docs/models.md).") from error

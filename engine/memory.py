@@ -14,8 +14,8 @@ def free_bytes(device: str = "cpu") -> int:
     import torch
 
     # Torch keeps what tensors gave back, for the next ones: the driver counts it as taken.
-    kept = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
-    return int(torch.cuda.mem_get_info()[0] + kept)
+    reserved = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+    return int(torch.cuda.mem_get_info()[0] + reserved)
 
 
 def _left_in_cgroup() -> int:

@@ -86,11 +86,11 @@ def is_of_content(revision: str) -> bool:
     return not COMMIT.fullmatch(revision)
 
 
-def refuse_fake(name: str | None, what: str) -> None:
-    """Raise InputError, before anything is done, where ``what`` needs a model that can be trained, and this is none."""
+def refuse_fake(name: str | None, user: str) -> None:
+    """Raise InputError, before anything is done, where ``user`` needs a model that can be trained, and this is none."""
     if name is not None and is_fake(name):
         raise InputError(
-            f"{what} cannot use the base model {name!r}: it draws and re-labels texts without weights, so nothing can "
+            f"{user} cannot use the base model {name!r}: it draws and re-labels texts without weights, so nothing can "
             f"be trained on it. Only fourshot corpus takes it, with --annotator icl or none. {HOW_TO_GO_ON}"
         )
 
@@ -216,11 +216,11 @@ def broken_shards(folder: Path) -> list[str]:
         if not index.exists():
             continue
         try:
-            wanted = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+            indexed = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
         except (ValueError, AttributeError, LookupError, TypeError) as error:
             faults.append(f"its {index.name} cannot be read: {error}")
             continue
-        missing = sorted(name for name in wanted if not (folder / name).exists())
+        missing = sorted(name for name in indexed if not (folder / name).exists())
         faults += [f"{name}, which its index names, is not there" for name in missing]
     return faults
 

@@ -42,19 +42,21 @@ def check_probe(engine: Engine, adapter: Adapter | None, probe: Probe) -> Probed
     import numpy as np
 
     served = normalise(engine.score(list(probe.prompts), list(probe.labels), adapter, probe.verbalizer))
-    apart = np.abs(served - np.array(probe.probabilities)).max(axis=1)
-    worst = int(apart.argmax())
-    if not apart[worst] <= TOLERANCE:
-        what, where = (f"The adapter {adapter.name}", adapter.path) if adapter else ("The model", engine.settings.model)
-        own, other = _said(probe.labels, probe.probabilities[worst]), _said(probe.labels, served[worst])
+    differences = np.abs(served - np.array(probe.probabilities)).max(axis=1)
+    worst = int(differences.argmax())
+    if not differences[worst] <= TOLERANCE:
+        name, path = (f"The adapter {adapter.name}", adapter.path) if adapter else ("The model", engine.settings.model)
+        expected = _answer_text(probe.labels, probe.probabilities[worst])
+        answered = _answer_text(probe.labels, served[worst])
         raise AdapterError(
-            f"{what} does not answer as it did in training: on {int((apart > TOLERANCE).sum())} of "
-            f"{len(apart)} texts probabilities differ by more than {TOLERANCE} (one text: {own} in training, {other} "
-            f"served). Base or weights may not be those it was trained with. Look at {where}, or train it again."
+            f"{name} does not answer as it did in training: on {int((differences > TOLERANCE).sum())} of "
+            f"{len(differences)} texts probabilities differ by more than {TOLERANCE} (one text: {expected} in "
+            f"training, {answered} served). Base or weights may not be those it was trained with. Look at {path}, or "
+            "train it again."
         )
-    return Probed(difference=round(float(apart[worst]), 5), texts=len(apart))
+    return Probed(difference=round(float(differences[worst]), 5), texts=len(differences))
 
 
-def _said(labels: tuple[str, ...], probabilities: "tuple[float, ...] | np.ndarray") -> str:
+def _answer_text(labels: tuple[str, ...], probabilities: "tuple[float, ...] | np.ndarray") -> str:
     best = max(range(len(labels)), key=lambda index: probabilities[index])
     return f"{labels[best]} {float(probabilities[best]):.2f}"

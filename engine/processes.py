@@ -44,9 +44,9 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True, tag="failure"):
     def of(cls, error: FourshotError | OSError) -> "Failure":
         if isinstance(error, FourshotError):
             return cls(kind=type(error).__name__, message=str(error))
-        where = f" ({error.filename})" if error.filename else ""
+        place = f" ({error.filename})" if error.filename else ""
         remedy = "What was finished is on disk; mend this and run the same command again."
-        return cls(kind="FourshotError", message=f"{error.strerror or error}{where}. {remedy}")
+        return cls(kind="FourshotError", message=f"{error.strerror or error}{place}. {remedy}")
 
     def error(self) -> FourshotError:
         """The child's error, to be raised here."""
@@ -71,7 +71,7 @@ class ChildProcess:
         """Start ``python -m module``. ``environment`` is by default ours as `child_environment` gives it."""
         log.parent.mkdir(parents=True, exist_ok=True)
         self.log = log
-        given = child_environment(spins) if environment is None else environment
+        variables = child_environment(spins) if environment is None else environment
         with log.open("ab") as log_file:
             self._log_begin = log_file.tell()
             self._process = subprocess.Popen(
@@ -79,7 +79,7 @@ class ChildProcess:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log_file,
-                env={**given, PARENT: str(os.getpid())},
+                env={**variables, PARENT: str(os.getpid())},
             )
         self.pid = self._process.pid
         self.failure: Failure | None = None  # that `messages` met
@@ -115,20 +115,20 @@ class ChildProcess:
             return cast(T, message)
         raise self.error("A child process")
 
-    def check(self, what: str) -> None:
+    def check(self, subject: str) -> None:
         """Wait for the end. Raises what the child raised, or FourshotError if its exit code is not 0."""
         if self._process.wait() or self.failure:
-            raise self.error(what)
+            raise self.error(subject)
 
-    def error(self, what: str) -> FourshotError:
-        """What a child that ended raised, or where there is nothing, how it ended; ``what`` begins the sentence."""
+    def error(self, subject: str) -> FourshotError:
+        """What a child that ended raised, or where there is nothing, how it ended; ``subject`` begins the sentence."""
         if self.failure:
             return self.failure.error()
         code = self._process.wait()
-        how = f"was ended by signal {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        ending = f"was ended by signal {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         hint = " It may have run out of memory." if code == -signal.SIGKILL else ""
         return FourshotError(
-            f"{what} {how}.{hint} Finished work is kept; run the same command again to go on. "
+            f"{subject} {ending}.{hint} Finished work is kept; run the same command again to go on. "
             f"The end of its log ({self.log}):\n{self.log_tail()}"
         )
 

@@ -15,8 +15,8 @@ ENGINE_SPINS = "5000"  # sampling has more and shorter pauses: at 2,000 it is a 
 
 def available_cores() -> int:
     """Cores this process may use: OMP_NUM_THREADS if it is a number above 0, else its CPU affinity."""
-    if wanted := wanted_cores():
-        return wanted
+    if cores := wanted_cores():
+        return cores
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -24,8 +24,8 @@ def available_cores() -> int:
 
 def wanted_cores() -> int:
     """What OMP_NUM_THREADS says; 0 where it says nothing, or no number of threads."""
-    wanted = os.environ.get("OMP_NUM_THREADS", "")
-    return int(wanted) if wanted.isdecimal() else 0
+    setting = os.environ.get("OMP_NUM_THREADS", "")
+    return int(setting) if setting.isdecimal() else 0
 
 
 def waiting_briefly(environment: Mapping[str, str], spins: str) -> dict[str, str]:

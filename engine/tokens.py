@@ -83,9 +83,9 @@ def word_biases(tokenizer: "PreTrainedTokenizerBase", biases: Iterable[tuple[str
     words = dict(biases)
     if not words:
         return {}
-    anchor, *whole = encode_prompts(tokenizer, [ANCHOR, *(f"{ANCHOR} {word}" for word in words)])
+    anchor, *encoded = encode_prompts(tokenizer, [ANCHOR, *(f"{ANCHOR} {word}" for word in words)])
     by_token: dict[int, float] = {}
-    for ids, nats in zip(whole, words.values(), strict=True):
+    for ids, nats in zip(encoded, words.values(), strict=True):
         if len(ids) == len(anchor) + 1 and ids[:-1] == anchor:
             by_token[ids[-1]] = nats
     if len(by_token) <= MOST_BIASES:

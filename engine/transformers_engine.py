@@ -63,9 +63,9 @@ class TransformersEngine(LoadedModel):
 
         draws = list(product(range(len(prompts)), range(sampling.n)))
         rows_at_once = BATCH_ROWS if sampling.seed is None else 1
-        for adapter, mine in _by_adapter([adapters[i] for i, _ in draws]):
-            for start in range(0, len(mine), rows_at_once):
-                chunk = [draws[position] for position in mine[start : start + rows_at_once]]
+        for adapter, positions in _by_adapter([adapters[i] for i, _ in draws]):
+            for start in range(0, len(positions), rows_at_once):
+                chunk = [draws[position] for position in positions[start : start + rows_at_once]]
                 with self._busy(), torch.random.fork_rng():
                     if sampling.seed is not None:
                         i, j = chunk[0]
@@ -145,8 +145,8 @@ class TransformersEngine(LoadedModel):
             tokens = self.label_tokens(labels, verbalizer)
             ids = self._checked(prompts, tokens.longest)
             scores = np.zeros((len(ids), len(tokens.ids)), dtype=np.float32)
-            for adapter_, mine in _by_adapter(per_prompt(adapter, len(ids))):
-                for chunk in _by_length(mine, ids):
+            for adapter_, indices in _by_adapter(per_prompt(adapter, len(ids))):
+                for chunk in _by_length(indices, ids):
                     scores[chunk] = self._score([ids[index] for index in chunk], tokens, adapter_)
         return scores
 
@@ -180,8 +180,8 @@ class TransformersEngine(LoadedModel):
         columns = []
         for label in tokens.ids:
             steps = self._logprobs([[*row, *label[:-1]] for row in rows], len(label), adapter)
-            wanted = torch.tensor(label, device=steps.device).expand(len(rows), -1).unsqueeze(2)
-            columns.append(steps.gather(2, wanted).squeeze(2).sum(1))
+            token_ids = torch.tensor(label, device=steps.device).expand(len(rows), -1).unsqueeze(2)
+            columns.append(steps.gather(2, token_ids).squeeze(2).sum(1))
         return torch.stack(columns, dim=1).cpu().numpy()
 
     def _logprobs(self, rows: list[list[int]], steps: int, adapter: Adapter | None) -> "torch.Tensor":

@@ -140,9 +140,9 @@ class VllmEngine(LoadedModel):
     def close(self) -> None:
         """Give the memory back. Idempotent."""
         if self._model is not None:
-            held, self._model = [self._model], None
+            engines, self._model = [self._model], None
             self._waiting.clear()
-            in_process.stop(held)
+            in_process.stop(engines)
 
     def _add(
         self,
@@ -167,9 +167,9 @@ class VllmEngine(LoadedModel):
         """The request of an adapter, loaded and checked at first sight. Ids come from a counter, one per name."""
         if adapter is None:
             return None
-        known = self._loras.get(adapter.name)
-        if known is not None:
-            return known
+        loaded = self._loras.get(adapter.name)
+        if loaded is not None:
+            return loaded
         from vllm.lora.request import LoRARequest
 
         if not self.settings.max_loras:

@@ -43,7 +43,7 @@ def start(settings: EngineSettings) -> "LLMEngine":
         cpu_sampling.apply()
         in_process.compute_on_all_cores()
     arguments = EngineArgs(**engine_arguments(settings, on_cpu))
-    lora_kernels.apply(wanted=settings.lora_plugin)  # after EngineArgs, which loads installed plugins, this one too
+    lora_kernels.apply(enabled=settings.lora_plugin)  # after EngineArgs, which loads installed plugins, this one too
     return in_process.opened(LLMEngine, arguments)
 
 

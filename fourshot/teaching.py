@@ -28,7 +28,7 @@ from fourshot.pipeline.tasks.table_types import ReadSettings
 from fourshot.pipeline.tasks.task_file import load_task
 from fourshot.pipeline.tasks.text_table import TextTable, open_texts
 from fourshot.pipeline.tasks.types import Task
-from fourshot.serving.clients.remote.settings import RemoteSettings, check_asked
+from fourshot.serving.clients.remote.settings import RemoteSettings, check_remote
 from fourshot.serving.clients.teachers import Remote, find_teacher
 from fourshot.training.jobs.jobs import Placement
 from fourshot.training.students.settings import StudentSettings
@@ -62,17 +62,17 @@ def annotate(
     Raises `InputError` for bad input, `ServiceError` where a service does not answer, `SpendingLimitError` at a limit.
     """
     teacher = _teacher(task, by, data, model, key, ray, _remote(teacher_model, remote))
-    given = open_texts(unlabelled, text_column, teacher.task, ReadSettings(encoding=encoding))
+    table = open_texts(unlabelled, text_column, teacher.task, ReadSettings(encoding=encoding))
     tell = on_event or ignore
     return annotate_table(
-        given,
+        table,
         Path(out),
         teacher.task.label_names,
         teacher.name,
         teacher.read(unfinished_folder(Path(out)) / "log.txt", tell),
         abstain_below=abstain_below,
         on_event=tell,
-        forecast=lambda texts: foretell_annotation(teacher, given, texts, tell) if forecast else None,
+        forecast=lambda texts: foretell_annotation(teacher, table, texts, tell) if forecast else None,
         account=teacher.account,
     )
 
@@ -93,8 +93,8 @@ def plan_annotation(
 ) -> Forecast | None:
     """What `annotate` would take by the speed of this machine as it is now; None for who reads without an engine."""
     teacher = _teacher(task, by, data, model, key, "", _remote(teacher_model, remote))
-    given = open_texts(unlabelled, text_column, teacher.task, ReadSettings(encoding=encoding))
-    return foretell_annotation(teacher, given, sum(1 for _ in given.texts()), on_event or ignore, anew=True)
+    table = open_texts(unlabelled, text_column, teacher.task, ReadSettings(encoding=encoding))
+    return foretell_annotation(teacher, table, sum(1 for _ in table.texts()), on_event or ignore, anew=True)
 
 
 def _teacher(
@@ -111,8 +111,8 @@ def _teacher(
         manifest = RunFolder(task).manifest()
         named, by = (manifest.task if by else None), by or task
         remote = remote and msgspec.structs.replace(remote, run=manifest.settings)
-    elif isinstance(task, str | Path) and (known := _task_of(Path(task))):
-        named, by = (known if by else None), by or task
+    elif isinstance(task, str | Path) and (known_task := _task_of(Path(task))):
+        named, by = (known_task if by else None), by or task
     else:
         named = load_task(task, data) if isinstance(task, str | Path) else task
     if by is None:
@@ -127,7 +127,7 @@ def _teacher(
 
 
 def _remote(model: str | None, settings: RemoteSettings | None, run: RunSettings | None = None) -> Remote | None:
-    check_asked(True, model, settings, None)
+    check_remote(True, model, settings, None)
     if model is None:
         return None
     return Remote(model=model, settings=settings or RemoteSettings(), run=run or RunSettings())
@@ -217,7 +217,7 @@ def plan_distillation(
 def _by(
     by: str | Path | None, task: Task, model: str | None, key: str | None, ray: str, remote: Remote | None
 ) -> NamedReader | None:
-    check_asked(by, remote.model if remote else None, None, key)
+    check_remote(by, remote.model if remote else None, None, key)
     return find_teacher(by, task, model=model, key=key, ray=ray, remote=remote) if by else None
 
 

@@ -24,7 +24,7 @@ from fourshot.pipeline.tasks.pairs import Inputs, load_inputs
 from fourshot.pipeline.tasks.task_file import load_any_task
 from fourshot.pipeline.text_student import load_text_student_card
 from fourshot.pipeline.work_folder import MANIFEST_FILE
-from fourshot.serving.clients.remote.settings import RemoteSettings, check_asked
+from fourshot.serving.clients.remote.settings import RemoteSettings, check_remote
 from fourshot.serving.clients.writers import find_writer
 from fourshot.training.jobs.jobs import Placement
 from fourshot.training.students.settings import TextStudentSettings
@@ -62,7 +62,7 @@ def distill_text(
     folder of something else.
     """
     named = _generation_task(task, data, "distill")
-    wanted = distilling.TextDistillation(
+    distillation = distilling.TextDistillation(
         task=named,
         unlabelled=load_inputs(unlabelled, named.data, text_column, encoding) if unlabelled else None,
         generate=generate,
@@ -74,8 +74,8 @@ def distill_text(
         by=_writer(by, named, key, teacher_model, remote, real, settings),
     )
     at = Path(folder or default_student_folder(named))
-    heard = on_event or ignore
-    return distilling.distill_text(wanted, at, on_event=heard, placement=Placement(ray=ray), forecast=forecast)
+    listener = on_event or ignore
+    return distilling.distill_text(distillation, at, on_event=listener, placement=Placement(ray=ray), forecast=forecast)
 
 
 def plan_text_distillation(
@@ -103,7 +103,7 @@ def plan_text_distillation(
     Sends nothing to a remote teacher.
     """
     named = _generation_task(task, data, "distill")
-    wanted = distilling.TextDistillation(
+    distillation = distilling.TextDistillation(
         task=named,
         unlabelled=load_inputs(unlabelled, named.data, text_column, encoding) if unlabelled else None,
         generate=generate,
@@ -115,7 +115,7 @@ def plan_text_distillation(
         by=_writer(by, named, key, teacher_model, remote, real, settings),
     )
     at = Path(folder or default_student_folder(named))
-    return distilling.plan_text_distillation(wanted, at, on_event or ignore)
+    return distilling.plan_text_distillation(distillation, at, on_event or ignore)
 
 
 def _generation_task(task: GenerationTask | str | Path, data: str | Path | None, with_labels: str) -> GenerationTask:
@@ -135,7 +135,7 @@ def _writer(
     real: int | None,
     settings: RunSettings | None,
 ) -> NamedWriter | None:
-    check_asked(by, teacher_model, remote, key)
+    check_remote(by, teacher_model, remote, key)
     if not by:
         return None
     seed = (settings or RunSettings()).seed
@@ -163,16 +163,16 @@ def annotate_text(
     service or of a remote teacher; by default that folder, or the student that `distill_text` made of the task. Other
     arguments as for `annotate`. The table is held in memory.
     """
-    writer, given = _opened(task, unlabelled, by, data, text_column, encoding, key, teacher_model, remote)
-    return annotate_inputs(given, Path(out), writer, on_event=on_event or ignore, forecast=forecast)
+    writer, inputs = _opened(task, unlabelled, by, data, text_column, encoding, key, teacher_model, remote)
+    return annotate_inputs(inputs, Path(out), writer, on_event=on_event or ignore, forecast=forecast)
 
 
 def plan_text_annotation(
     task: GenerationTask | str | Path, unlabelled: str | Path, *, on_event: OnEvent | None = None, **arguments: Any
 ) -> Forecast | None:
     """What `annotate_text` with these ``arguments`` would take of a remote teacher; None of others. Sends nothing."""
-    writer, given = _opened(task, unlabelled, **arguments)
-    return foretell_writing(writer, [text for text in given.inputs if text], on_event or ignore)
+    writer, inputs = _opened(task, unlabelled, **arguments)
+    return foretell_writing(writer, [text for text in inputs.inputs if text], on_event or ignore)
 
 
 def _opened(
@@ -196,7 +196,7 @@ def _opened(
     else:
         named = _generation_task(task, data, "annotate")
         by = by or default_student_folder(named)
-    check_asked(True, teacher_model, remote, None)
+    check_remote(True, teacher_model, remote, None)
     writer = find_writer(by, named, key=key, teacher_model=teacher_model, remote=remote)
     return writer, load_inputs(unlabelled, writer.task.data, text_column, encoding)
 

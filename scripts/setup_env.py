@@ -49,7 +49,7 @@ def detect_build() -> str:
     if shutil.which("nvidia-smi"):
         query = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
         answer = subprocess.run(query, capture_output=True, text=True, check=False)
-        capabilities = [float(found) for found in re.findall(r"^\d+\.\d+$", answer.stdout, re.MULTILINE)]
+        capabilities = [float(capability) for capability in re.findall(r"^\d+\.\d+$", answer.stdout, re.MULTILINE)]
         if answer.returncode == 0 and capabilities:
             return "v100" if min(capabilities) < 7.5 else "gpu"
     return "gpu" if Path("/dev/nvidia0").exists() else "cpu"
@@ -63,10 +63,10 @@ def check_driver(build: str) -> None:
     if build == "cpu" or not shutil.which("nvidia-smi"):
         return
     answer = subprocess.run(["nvidia-smi"], capture_output=True, text=True, check=False)
-    found = re.search(r"CUDA Version: (\d+)\.(\d+)", answer.stdout)
-    if found and int(found[1]) < CUDA_OF_BUILD[build]:
+    match = re.search(r"CUDA Version: (\d+)\.(\d+)", answer.stdout)
+    if match and int(match[1]) < CUDA_OF_BUILD[build]:
         raise SetupError(
-            f"The NVIDIA driver here can do CUDA {found[1]}.{found[2]}, and the {build} build is made for CUDA "
+            f"The NVIDIA driver here can do CUDA {match[1]}.{match[2]}, and the {build} build is made for CUDA "
             f"{CUDA_OF_BUILD[build]}. Update the driver, or make the CPU build: make env BUILD=cpu"
         )
 
@@ -129,9 +129,9 @@ def candidate_pythons() -> list[str]:
     if chosen:
         version = python_version(chosen)
         if version not in SUPPORTED:
-            got = f"is Python {version}" if version else "does not run"
+            problem = f"is Python {version}" if version else "does not run"
             raise SetupError(
-                f"PYTHON={chosen} {got}. Allowed: Python {SUPPORTED[-1]} to {SUPPORTED[0]}. "
+                f"PYTHON={chosen} {problem}. Allowed: Python {SUPPORTED[-1]} to {SUPPORTED[0]}. "
                 "Name another interpreter in PYTHON, or unset it to have one found."
             )
         return [chosen]
@@ -160,28 +160,28 @@ def index_options(torch_index: str) -> list[str]:
 def torch_problem(version: str, torch_index: str) -> str:
     """Why the environment's Python cannot have torch ``version``, '' where it can. Downloads no wheel."""
     listing = pip("index", "versions", "torch", *index_options(torch_index), capture=True)
-    found = re.search(r"^Available versions: (.*)$", listing.stdout, re.MULTILINE)
-    if found is None:
+    match = re.search(r"^Available versions: (.*)$", listing.stdout, re.MULTILINE)
+    if match is None:
         words = listing.stderr.strip().splitlines()
         return f"the index names no torch for it ({words[-1] if words else 'pip said nothing'})"
-    available = found[1].split(", ")
+    available = match[1].split(", ")
     return "" if version in available else f"the index has torch {', '.join(available[:4])}, ... but not {version}"
 
 
 def installed_torch() -> str:
     """Version of the torch in the environment, '' where there is none."""
-    found = [
+    matches = [
         re.match(r"torch-(.+)\.dist-info$", folder.name) for folder in VENV.glob("lib/python*/site-packages/torch-*")
     ]
-    return next((match[1] for match in found if match), "")
+    return next((match[1] for match in matches if match), "")
 
 
 def make_venv(build: str, torch_index: str) -> None:
     """Leave a .venv whose Python can have the pinned torch: the one that is there, or the first candidate that does."""
     version = torch_version(build)
-    asked = os.environ.get("PYTHON")
+    chosen = os.environ.get("PYTHON")
     present = python_version(PYTHON)
-    if present in SUPPORTED and (not asked or python_version(asked) == present):
+    if present in SUPPORTED and (not chosen or python_version(chosen) == present):
         installed = installed_torch()
         problem = "" if installed == version else torch_problem(version, torch_index)
         if not problem:
@@ -193,8 +193,8 @@ def make_venv(build: str, torch_index: str) -> None:
     problems = []
     for python in candidate_pythons():
         shutil.rmtree(VENV, ignore_errors=True)
-        made = subprocess.run([python, "-m", "venv", str(VENV)], capture_output=True, text=True, check=False)
-        if made.returncode == 0:
+        result = subprocess.run([python, "-m", "venv", str(VENV)], capture_output=True, text=True, check=False)
+        if result.returncode == 0:
             problem = torch_problem(version, torch_index)
             if not problem:
                 say(f"{python} ({python_version(PYTHON)}), torch {version}")

@@ -42,7 +42,7 @@ class RefusalError(Exception):
         return headers
 
 
-def shown(name: str) -> str:
+def quoted(name: str) -> str:
     """A name that a client gave, for a message: quoted, and cut where it is long."""
     return repr(name if len(name) <= MOST_NAME_CHARS else f"{name[:MOST_NAME_CHARS]}...")
 
@@ -51,8 +51,8 @@ async def send_answer(
     send: Any, code: int, body: bytes, headers: Mapping[str, str] | None = None, content_type: str = JSON
 ) -> None:
     """Send a whole answer through ASGI's ``send``."""
-    given = {"Content-Type": content_type, "Content-Length": str(len(body)), **(headers or {})}
-    encoded = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in given.items()]
+    all_headers = {"Content-Type": content_type, "Content-Length": str(len(body)), **(headers or {})}
+    encoded = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in all_headers.items()]
     await send({"type": "http.response.start", "status": code, "headers": encoded})
     await send({"type": "http.response.body", "body": body})
 

@@ -64,9 +64,9 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     def check(self) -> None:
         """Raise InputError, with its option, for a number that no service could work with."""
-        for held in (self, self.limits):
-            for name in held.__struct_fields__:
-                value = getattr(held, name)
+        for section in (self, self.limits):
+            for name in section.__struct_fields__:
+                value = getattr(section, name)
                 if not isinstance(value, int | float) or isinstance(value, bool) or name == "port":
                     continue
                 least = 0 if name in MAY_BE_0 else 1 if isinstance(value, int) else 0.001

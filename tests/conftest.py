@@ -79,7 +79,7 @@ def adapters(model: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Adap
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
-    made = []
+    random_adapters = []
     for seed in (0, 1):
         torch.manual_seed(seed)
         base = AutoModelForCausalLM.from_pretrained(model, dtype="auto")
@@ -90,8 +90,8 @@ def adapters(model: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Adap
                 torch.nn.init.normal_(weights, std=0.06)
         folder: Path = tmp_path_factory.mktemp("adapter")
         adapted.save_pretrained(str(folder))
-        made.append(Adapter(name=f"random-{seed}", path=str(folder)))
-    return made[0], made[1]
+        random_adapters.append(Adapter(name=f"random-{seed}", path=str(folder)))
+    return random_adapters[0], random_adapters[1]
 
 
 @pytest.fixture(scope="session")

@@ -60,7 +60,7 @@ class Import(NamedTuple):
         return parts[0], parts[1] if len(parts) > 2 else ""
 
     @property
-    def asked(self) -> tuple[str, str]:
+    def target(self) -> tuple[str, str]:
         """Room and wing that are imported; the room is "" for other packages."""
         if self.top != PACKAGE:
             return "", ""
@@ -109,31 +109,33 @@ def _run_at_import(node: ast.AST) -> Iterator[ast.AST]:
 
 def all_imports(root: Path) -> list[Import]:
     files = [file for folder in (*ROOMS, PACKAGE) for file in sorted((root / folder).rglob("*.py"))]  # follows no links
-    return [found for file in files for found in imports_of(root, file)]
+    return [imported for file in files for imported in imports_of(root, file)]
 
 
 def arrow_faults(imports: list[Import]) -> list[str]:
     """Imports that point back, or that bring a library into a room where it may not be."""
     faults = []
-    for found in imports:
-        (room, wing), (asked_room, asked_wing) = found.place, found.asked
+    for imported in imports:
+        (room, wing), (asked_room, asked_wing) = imported.place, imported.target
         if room in ROOMS:
             if asked_room in (*ROOMS[ROOMS.index(room) + 1 :], PACKAGE):
-                faults.append(f"{found}: an arrow that points back")
+                faults.append(f"{imported}: an arrow that points back")
             other = wing and asked_wing and wing != asked_wing and room == asked_room
             if other and asked_wing not in WINGS[room].get(wing, ()):
-                faults.append(f"{found}: an arrow that points back, between wings")
-        if found.top in ROOMS:
-            faults.append(f"{found}: a room is imported as {PACKAGE}.{found.top}")
-        if found.top == "vllm" and room not in ("engine", "serving", "bench"):
-            faults.append(f"{found}: vllm belongs to engine/ and serving/")
-        elif found.top == "vllm" and room != "bench" and wing != "vllm_seams" and not _is_public_vllm(found.name):
-            faults.append(f"{found}: vLLM's insides belong to engine/vllm_seams/")
-        in_reference_engine = found.file == Path("engine/transformers_engine.py")
-        if found.top == "peft" and room not in ("training", "bench") and not in_reference_engine:
-            faults.append(f"{found}: peft belongs to training/ and the reference engine")
+                faults.append(f"{imported}: an arrow that points back, between wings")
+        if imported.top in ROOMS:
+            faults.append(f"{imported}: a room is imported as {PACKAGE}.{imported.top}")
+        if imported.top == "vllm" and room not in ("engine", "serving", "bench"):
+            faults.append(f"{imported}: vllm belongs to engine/ and serving/")
+        elif imported.top == "vllm" and room != "bench" and wing != "vllm_seams" and not _is_public_vllm(imported.name):
+            faults.append(f"{imported}: vLLM's insides belong to engine/vllm_seams/")
+        in_reference_engine = imported.file == Path("engine/transformers_engine.py")
+        if imported.top == "peft" and room not in ("training", "bench") and not in_reference_engine:
+            faults.append(f"{imported}: peft belongs to training/ and the reference engine")
     for room in (*ROOMS, PACKAGE):
-        users = sorted({str(found.file) for found in imports if found.place[0] == room and found.top == "ray"})
+        users = sorted(
+            {str(imported.file) for imported in imports if imported.place[0] == room and imported.top == "ray"}
+        )
         users = [file for file in users if file not in RAY_SET_UP]
         if len(users) > 1:
             faults.append(f"{' and '.join(users)} import ray: one module of a room does")
@@ -149,15 +151,15 @@ def _is_public_vllm(name: str) -> bool:
 def circles(root: Path, imports: list[Import]) -> list[str]:
     """Groups of files each of which needs all others of its group, imports in functions included."""
     module_of = {}
-    for file in {found.file for found in imports}:
+    for file in {imported.file for imported in imports}:
         parts = file.with_suffix("").parts
         parts = parts if parts[0] == PACKAGE else (PACKAGE, *parts)
         module_of[".".join(parts).removesuffix(".__init__")] = file
     needs: dict[Path, set[Path]] = {file: set() for file in module_of.values()}
-    for found in imports:
-        name = found.name if found.name in module_of else found.name.rpartition(".")[0]
-        if name in module_of and module_of[name] != found.file:
-            needs[found.file].add(module_of[name])
+    for imported in imports:
+        name = imported.name if imported.name in module_of else imported.name.rpartition(".")[0]
+        if name in module_of and module_of[name] != imported.file:
+            needs[imported.file].add(module_of[name])
     reach: dict[Path, set[Path]] = {}
     for file in needs:
         seen: set[Path] = set()
@@ -173,7 +175,9 @@ def circles(root: Path, imports: list[Import]) -> list[str]:
 
 def test_imports_between_rooms_and_wings_point_one_way() -> None:
     imports = all_imports(ROOT)
-    assert {found.place[0] for found in imports} >= {*ROOMS, PACKAGE}, "the reader of imports found no house to read"
+    assert {imported.place[0] for imported in imports} >= {*ROOMS, PACKAGE}, (
+        "the reader of imports found no house to read"
+    )
     assert arrow_faults(imports) == []
 
 
@@ -202,9 +206,9 @@ def test_there_is_no_circle_of_files() -> None:
 )
 def test_a_planted_fault_is_found(tmp_path: Path, file: str, source: str, fault: str) -> None:
     plant(tmp_path, file, source)
-    (found,) = arrow_faults(all_imports(tmp_path))
-    assert found.startswith(f"{file}:")
-    assert fault in found
+    (message,) = arrow_faults(all_imports(tmp_path))
+    assert message.startswith(f"{file}:")
+    assert fault in message
 
 
 def test_ray_in_a_second_module_of_a_room_is_found(tmp_path: Path) -> None:
@@ -212,8 +216,8 @@ def test_ray_in_a_second_module_of_a_room_is_found(tmp_path: Path) -> None:
     plant(tmp_path, "pipeline/spread.py", "import ray")
     assert arrow_faults(all_imports(tmp_path)) == []
     plant(tmp_path, "training/second.py", "def lazy():\n    import ray.util")
-    (found,) = arrow_faults(all_imports(tmp_path))
-    assert found.startswith("training/second.py and training/spread.py import ray")
+    (message,) = arrow_faults(all_imports(tmp_path))
+    assert message.startswith("training/second.py and training/spread.py import ray")
 
 
 def test_a_planted_circle_is_found(tmp_path: Path) -> None:

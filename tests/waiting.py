@@ -7,11 +7,11 @@ from collections.abc import Callable
 INTERVAL_S = 0.01
 
 
-def wait_for(condition: Callable[[], object], what: str, patience_s: float = 60) -> None:
-    """Return once ``condition()`` holds; ``what`` is waited for, at most ``patience_s``."""
+def wait_for(condition: Callable[[], object], event: str, patience_s: float = 60) -> None:
+    """Return once ``condition()`` holds; ``event`` is waited for, at most ``patience_s``."""
     deadline = time.monotonic() + patience_s
     while not condition():
-        assert time.monotonic() < deadline, f"waited {patience_s:g} s for {what}"
+        assert time.monotonic() < deadline, f"waited {patience_s:g} s for {event}"
         time.sleep(INTERVAL_S)
 
 

@@ -26,7 +26,7 @@ YARD_SHAPES = ((1536, 576), (576, 1536), (1536, 576), (576, 1536))  # out, in: 3
 _weights: "list[list[torch.Tensor]]" = []
 
 
-class Answered(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+class RequestTimes(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """One request; seconds since the cell began."""
 
     sent_s: float
@@ -53,7 +53,7 @@ class CellMeasurement(msgspec.Struct, frozen=True, kw_only=True):
     """What came of it. The engine's own counters, as differences, stand beside the rows. Over HTTP, seconds run until
     the last request was answered, and rows are those that were."""
 
-    rows: tuple[Answered, ...]
+    rows: tuple[RequestTimes, ...]
     seconds: float
     prompt_tokens: int = 0
     cached_tokens: int = 0
@@ -95,15 +95,15 @@ def run_cell(engine: Any, adapters: Sequence[Any], cell: CellRequests) -> CellMe
     yard_s = yardstick()
     send = _closed_loop if hasattr(engine, "begin_score") else _one_by_one
     send(engine, adapters, cell.warmup, cell)
-    before, loads = engine.stats(), lora_loads.counts()
+    stats_before, loads = engine.stats(), lora_loads.counts()
     started = time.perf_counter()
     rows = send(engine, adapters, cell.requests, cell)
-    seconds, after = time.perf_counter() - started, engine.stats()
+    seconds, stats_after = time.perf_counter() - started, engine.stats()
     return CellMeasurement(
         rows=tuple(rows),
         seconds=seconds,
-        prompt_tokens=after.prompt_tokens - before.prompt_tokens,
-        cached_tokens=after.cached_tokens - before.cached_tokens,
+        prompt_tokens=stats_after.prompt_tokens - stats_before.prompt_tokens,
+        cached_tokens=stats_after.cached_tokens - stats_before.cached_tokens,
         adapter_loads={
             kind: (uses - loads[kind][0], seconds - loads[kind][1])
             for kind, (uses, seconds) in lora_loads.counts().items()
@@ -124,7 +124,7 @@ def yardstick() -> float:
     if not _weights:
         for _ in range(YARD_LAYERS):
             _weights.append([torch.ones(out, width, dtype=torch.bfloat16, device=device) for out, width in YARD_SHAPES])
-    took = []
+    pass_times = []
     with torch.inference_mode():
         for _ in range(YARD_PASSES):
             started = time.perf_counter()
@@ -133,21 +133,21 @@ def yardstick() -> float:
                 for weights in layer:
                     x = torch.nn.functional.linear(x, weights).clamp_(-1, 1)
             float(x.sum())
-            took.append(time.perf_counter() - started)
-    return median(took)
+            pass_times.append(time.perf_counter() - started)
+    return median(pass_times)
 
 
 def _closed_loop(
     engine: Any, adapters: Sequence[Any], requests: Sequence[Request], cell: CellRequests
-) -> list[Answered]:
+) -> list[RequestTimes]:
     labels = engine.label_tokens(cell.labels)
-    most = cell.concurrency or len(requests)
+    concurrency = cell.concurrency or len(requests)
     waiting = list(reversed(requests))
     live: list[tuple[float, Scoring]] = []
-    rows: list[Answered] = []
+    rows: list[RequestTimes] = []
     began = time.perf_counter()
     while waiting or live:
-        while waiting and len(live) < most:
+        while waiting and len(live) < concurrency:
             request = waiting.pop()
             sent_s = time.perf_counter() - began
             prompt = engine.encode([request.prompt])[0]
@@ -157,7 +157,7 @@ def _closed_loop(
         engine.advance()
         done_s = time.perf_counter() - began
         rows += [
-            answered(sent_s, begun_s, done_s, scoring.prompt_tokens, scoring.cached_tokens)
+            request_times(sent_s, begun_s, done_s, scoring.prompt_tokens, scoring.cached_tokens)
             for sent_s, scoring in live
             if scoring.done
         ]
@@ -167,7 +167,7 @@ def _closed_loop(
 
 def _one_by_one(
     engine: Any, adapters: Sequence[Any], requests: Sequence[Request], cell: CellRequests
-) -> list[Answered]:
+) -> list[RequestTimes]:
     """Generation of the label, one request after the other: how the paper measured.
 
     Source: Patwa et al. 2024, section 4 (Hugging Face generation).
@@ -186,13 +186,13 @@ def _one_by_one(
         adapter = adapters[request.adapter] if request.adapter >= 0 else None
         list(engine.sample([request.prompt], sampling, adapter))
         done_s, tokens = time.perf_counter() - began, engine.stats().prompt_tokens - tokens_before
-        rows.append(answered(sent_s, sent_s, done_s, tokens, 0))
+        rows.append(request_times(sent_s, sent_s, done_s, tokens, 0))
     return rows
 
 
-def answered(sent_s: float, begun_s: float, done_s: float, prompt_tokens: int, cached_tokens: int) -> Answered:
+def request_times(sent_s: float, begun_s: float, done_s: float, prompt_tokens: int, cached_tokens: int) -> RequestTimes:
     """Microseconds are enough, and shorter."""
-    return Answered(
+    return RequestTimes(
         sent_s=round(sent_s, 6),
         begun_s=round(begun_s, 6),
         done_s=round(done_s, 6),

@@ -93,8 +93,8 @@ async def fire(load: Load) -> list[LoadAnswer]:
             sent_s = time.perf_counter() - began
             try:
                 request = load.requests[number]
-                data = request.body.encode("utf-8", "surrogateescape")
-                async with session.post(request.path, data=data) as answer:
+                body = request.body.encode("utf-8", "surrogateescape")
+                async with session.post(request.path, data=body) as answer:
                     status, text = answer.status, await answer.text()
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 status, text = 0, f"{type(error).__name__}: {error}"

@@ -91,9 +91,9 @@ def shape_of(model: str | Path) -> ModelShape:
     config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     heads = config.get("num_attention_heads") or 1
     derived = {"num_key_value_heads": heads, "head_dim": config.get("hidden_size", 0) // heads}
-    known = {**derived, **{name: value for name, value in config.items() if value is not None}}
+    fields = {**derived, **{name: value for name, value in config.items() if value is not None}}
     try:
-        return msgspec.convert({**known, "tied": bool(config.get("tie_word_embeddings"))}, ModelShape)
+        return msgspec.convert({**fields, "tied": bool(config.get("tie_word_embeddings"))}, ModelShape)
     except msgspec.ValidationError as error:
         raise InputError(
             f"{path}: {error}. The suites count operations of Llama-like models. Give one whose config has the usual "

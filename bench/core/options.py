@@ -38,13 +38,13 @@ def read_options(kind: type[T], words: Sequence[str], program: str, description:
     hints = get_type_hints(kind, include_extras=True)
     for field in msgspec.structs.fields(kind):  # type: ignore[arg-type]
         _add(parser, field, hints[field.name])
-    given = {name: value for name, value in vars(parser.parse_args(words)).items() if value is not None}
+    values = {name: value for name, value in vars(parser.parse_args(words)).items() if value is not None}
     try:
-        return msgspec.convert(given, kind, strict=False, dec_hook=lambda wanted, value: wanted(value))
+        return msgspec.convert(values, kind, strict=False, dec_hook=lambda target_type, value: target_type(value))
     except msgspec.ValidationError as error:
-        fault, _, where = str(error).partition(" - at `$.")
-        name = where.rstrip("`").partition("[")[0]
-        raise InputError(f"--{name.replace('_', '-')} {_shown(given.get(name))}: {fault.lower()}.") from error
+        fault, _, place = str(error).partition(" - at `$.")
+        name = place.rstrip("`").partition("[")[0]
+        raise InputError(f"--{name.replace('_', '-')} {_as_text(values.get(name))}: {fault.lower()}.") from error
 
 
 def _add(parser: argparse.ArgumentParser, field: Any, hint: Any) -> None:
@@ -52,23 +52,23 @@ def _add(parser: argparse.ArgumentParser, field: Any, hint: Any) -> None:
     default = None if field.default is msgspec.NODEFAULT else field.default
     text = next((mark for mark in marks if isinstance(mark, str)), "")
     if default not in (None, False, "", ()):
-        text += f" (default: {_shown(default)})"
-    wanted: dict[str, Any] = {"help": argparse.SUPPRESS if HIDDEN in marks else text.replace("%", "%%")}
+        text += f" (default: {_as_text(default)})"
+    arguments: dict[str, Any] = {"help": argparse.SUPPRESS if HIDDEN in marks else text.replace("%", "%%")}
     plain = _plain(hint)
     if plain is bool:
-        wanted |= {"action": "store_true", "default": None}
+        arguments |= {"action": "store_true", "default": None}
     elif REPEATED in marks:
-        wanted["action"] = "append"
+        arguments["action"] = "append"
     elif get_origin(plain) is tuple:
-        wanted |= {"nargs": "+", "action": _Listed}
+        arguments |= {"nargs": "+", "action": _Listed}
     elif get_origin(plain) is Literal:
-        wanted["choices"] = get_args(plain)
+        arguments["choices"] = get_args(plain)
     name = field.encode_name
     if POSITIONAL in marks:
-        parser.add_argument(name, nargs="?" if field.default is not msgspec.NODEFAULT else None, **wanted)
+        parser.add_argument(name, nargs="?" if field.default is not msgspec.NODEFAULT else None, **arguments)
     else:
         required = field.default is msgspec.NODEFAULT
-        parser.add_argument(f"--{name.replace('_', '-')}", dest=name, required=required, **wanted)
+        parser.add_argument(f"--{name.replace('_', '-')}", dest=name, required=required, **arguments)
 
 
 def _plain(hint: Any) -> Any:
@@ -81,7 +81,7 @@ def _plain(hint: Any) -> Any:
     return hint
 
 
-def _shown(value: Any) -> str:
+def _as_text(value: Any) -> str:
     return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 

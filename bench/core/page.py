@@ -68,10 +68,10 @@ def _targets(result: Mapping[str, Any]) -> list[Section]:
     return [Section("Targets", [Table(["", "target", "measured", ""], rows)])] if rows else []
 
 
-def _origin(result: Mapping[str, Any], more: Sequence[Part]) -> Section:
-    """What every result says about itself: commit, hardware, versions, settings, and ``more`` parts before those."""
+def _origin(result: Mapping[str, Any], extra_parts: Sequence[Part]) -> Section:
+    """What every result says about itself: commit, hardware, versions, settings, and ``extra_parts`` before those."""
     facts = {"commit": result.get("commit") or "unknown", **flatten(result.get("hardware", {}))}
-    parts: list[Part] = [*more, _facts(facts), _facts(flatten(result.get("versions", {})))]
+    parts: list[Part] = [*extra_parts, _facts(facts), _facts(flatten(result.get("versions", {})))]
     settings = flatten(result.get("settings", {}))
     if settings:
         parts.append(Folded("Settings", [Table(["Setting", "Value"], list(settings.items()), words=True)]))

@@ -23,13 +23,13 @@ class Table(NamedTuple):
     words: bool = False  # on a page: cells are texts, broken into lines
 
     @classmethod
-    def of(cls, rows: Iterable[T], columns: Mapping[str, str | Callable[[T], object]], **more: Any) -> "Table":
+    def of(cls, rows: Iterable[T], columns: Mapping[str, str | Callable[[T], object]], **options: Any) -> "Table":
         """A row for each of ``rows``, a column for each heading: a format of the row's keys, or a function of it."""
         cells = [
             [column.format_map(row) if isinstance(column, str) else column(row) for column in columns.values()]  # type: ignore[arg-type]
             for row in rows
         ]
-        return cls(list(columns), cells, **more)
+        return cls(list(columns), cells, **options)
 
 
 class Folded(NamedTuple):

@@ -86,20 +86,22 @@ def peak_bytes() -> int:
 
 def _child(
     function: Callable[..., Any],
-    how: str,
+    mode: str,
     log: Path,
     *,
     cores: str = "",
     python: str = sys.executable,
     environment: Mapping[str, str] | None = None,
 ) -> ChildProcess:
-    given = os.environ if environment is None else environment  # as a user's shell has it, not as our stages have it
-    given = {**given, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))} if python == sys.executable else given
+    # As a user's shell has it, not as our stages have it.
+    variables = {**(os.environ if environment is None else environment)}
+    if python == sys.executable:
+        variables["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
     name = f"{function.__module__}:{function.__name__}"
-    return ChildProcess("fourshot.bench.core.processes", log, name, how, cores, environment=given, python=python)
+    return ChildProcess("fourshot.bench.core.processes", log, name, mode, cores, environment=variables, python=python)
 
 
-def main(name: str, how: str, cores: str = "") -> int:
+def main(name: str, mode: str, cores: str = "") -> int:
     """The child's end."""
     if cores:
         subprocess.run(["taskset", "-acp", cores, str(os.getpid())], stdout=subprocess.DEVNULL, check=True)
@@ -109,12 +111,14 @@ def main(name: str, how: str, cores: str = "") -> int:
         function = getattr(import_module(module), attribute)
         hints = get_type_hints(function)
         returns = hints.pop("return")
-        given = parent.receive(Call).arguments
-        arguments = [msgspec.json.decode(raw, type=hint) for raw, hint in zip(given, hints.values(), strict=False)]
-        answer = _timed(parent, partial(function, *arguments), how == "call")
-        if how == "open":
-            (asked,), _ = get_args(returns)
-            for question in parent.messages(asked):
+        raw_arguments = parent.receive(Call).arguments
+        arguments = [
+            msgspec.json.decode(raw, type=hint) for raw, hint in zip(raw_arguments, hints.values(), strict=False)
+        ]
+        answer = _timed(parent, partial(function, *arguments), mode == "call")
+        if mode == "open":
+            (question_type,), _ = get_args(returns)
+            for question in parent.messages(question_type):
                 _timed(parent, partial(answer, question), True)
 
     return run_child(work)

@@ -38,9 +38,9 @@ def measure_machine(model: str) -> Machine:
         (1024, shape.intermediate_size, shape.hidden_size),
         (2048, 2048, 2048),
     )
-    much = torch.zeros(BYTES // 4, dtype=torch.float32, device=torch_device())
+    numbers = torch.zeros(BYTES // 4, dtype=torch.float32, device=torch_device())
     flops = max(product_rate(*product) for product in products)
-    return Machine(flops=flops, bytes_per_s=fastest(BYTES, much.sum))
+    return Machine(flops=flops, bytes_per_s=fastest(BYTES, numbers.sum))
 
 
 def product_rate(rows: int, width: int, out: int) -> float:

@@ -26,17 +26,19 @@ class Rows:
         self.path = path
         self.pieces: dict[str, Any] = {}
         self._describe = describe
-        self._settings = wanted = msgspec.json.decode(msgspec.json.encode(settings))
+        self._settings = current = msgspec.json.decode(msgspec.json.encode(settings))
         lines: list[Any] = read_lines(path, dict) if path else []
         if not path or len(lines) < 2:  # nothing that could be lost
             return
-        before: dict[str, Any] = lines[0]["settings"]
-        if before != wanted:
-            changed = sorted(key for key in {*before, *wanted} if before.get(key) != wanted.get(key))
-            few = ", ".join(changed[:5]) + (f" and {len(changed) - 5} more" if len(changed) > 5 else "")
-            what = "with other settings" if before.keys() == wanted.keys() else "of another suite, or another version"
+        earlier: dict[str, Any] = lines[0]["settings"]
+        if earlier != current:
+            changed = sorted(key for key in {*earlier, *current} if earlier.get(key) != current.get(key))
+            examples = ", ".join(changed[:5]) + (f" and {len(changed) - 5} more" if len(changed) > 5 else "")
+            difference = (
+                "with other settings" if earlier.keys() == current.keys() else "of another suite, or another version"
+            )
             raise InputError(
-                f"{path} holds a measurement {what} ({few}). Name another --out, delete "
+                f"{path} holds a measurement {difference} ({examples}). Name another --out, delete "
                 "that file, or give the settings it was begun with to go on with it."
             )
         self.pieces = {line["piece"]: line["value"] for line in lines[1:]}

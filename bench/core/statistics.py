@@ -51,7 +51,7 @@ def with_values(values: Sequence[float]) -> dict[str, Any]:
     return {**msgspec.to_builtins(estimate(values)), "values": list(values)}
 
 
-def shown(estimated: Estimate | Mapping[str, Any] | None, digits: int = 1) -> str:
+def with_interval(estimated: Estimate | Mapping[str, Any] | None, digits: int = 1) -> str:
     """An estimate as a table has it: the mean, and its interval where there is one; a dash where there is nothing."""
     if estimated is None:
         return "-"

@@ -21,7 +21,7 @@ from fourshot.bench.core.options import Model, Out, Positive, TaskFolders
 from fourshot.bench.core.parts import MISSING, Page, Part, Section, Table
 from fourshot.bench.core.results import tell
 from fourshot.bench.core.rows import Rows
-from fourshot.bench.core.statistics import shown
+from fourshot.bench.core.statistics import with_interval
 from fourshot.bench.core.suite import Suite
 from fourshot.bench.core.workload import Request, Workload, load_workload
 from fourshot.pipeline.report.figures import Curve, line_plot
@@ -97,7 +97,7 @@ def cell_requests(cell: NumberCell, workload: Workload, settings: AdaptersSettin
     weights = [rank**-cell.zipf for rank in range(1, cell.number + 1)]
     # Every task once, so that what fits is there, and then as it comes.
     warm = [*range(min(cell.number, settings.most_warmup)), *draw.choices(range(cell.number), weights, k=MORE_WARMUP)]
-    wanted = draw.choices(range(cell.number), weights, k=settings.requests)
+    requested_tasks = draw.choices(range(cell.number), weights, k=settings.requests)
     texts = list(workload.texts)
     draw.shuffle(texts)
 
@@ -107,7 +107,7 @@ def cell_requests(cell: NumberCell, workload: Workload, settings: AdaptersSettin
         return Request(prompt=workload.prompt(text, workload.drawn_shots(task)))
 
     return CellRequests(
-        requests=tuple(request(task, text) for task, text in zip(wanted, texts, strict=False)),
+        requests=tuple(request(task, text) for task, text in zip(requested_tasks, texts, strict=False)),
         warmup=tuple(request(task, text) for task, text in zip(warm, reversed(texts), strict=False)),
         labels=workload.task.label_words,
         concurrency=settings.concurrency,
@@ -120,25 +120,25 @@ def measure(options: Options, rows: Rows) -> dict[str, Any]:
     from fourshot.serving.testing.adapters import make_adapter, task_of
 
     settings = options.settings
-    wanted = [cell for cell in cells(settings) if cell.name not in rows.pieces]
+    missing = [cell for cell in cells(settings) if cell.name not in rows.pieces]
     model = resolve_model(options.model)
     workload = load_workload(settings.task, options.data, settings.k, model.path)
     workload.check_texts(settings.requests + min(max(settings.numbers), settings.most_warmup) + MORE_WARMUP)
     with tempfile.TemporaryDirectory(dir=options.scratch) as folder:
-        if wanted:
+        if missing:
             tell(f"{max(settings.numbers)} adapters of random weights")
             folders = tuple(
                 str(make_adapter(Path(folder), task_of(f"random-{seed}"), seed=seed, base=model))
                 for seed in range(max(settings.numbers))
             )
             base = Base(path=model.path, adapters=folders)
-            _measure_cells(wanted, base, settings, workload, rows, options.out.with_suffix(".log"))
+            _measure_cells(missing, base, settings, workload, rows, options.out.with_suffix(".log"))
     assert rows.path
     return {**summarise(settings, rows.pieces), "targets": [], "rows": rows.path.name}
 
 
 def _measure_cells(
-    wanted: Sequence[NumberCell], base: Base, settings: AdaptersSettings, workload: Workload, rows: Rows, log: Path
+    missing: Sequence[NumberCell], base: Base, settings: AdaptersSettings, workload: Workload, rows: Rows, log: Path
 ) -> None:
     plain = base.settings(kv_cache_mib=settings.kv_cache_mib, gpu_kv_cache_mib=settings.kv_cache_mib, compile=False)
     adapted = msgspec.structs.replace(plain, max_loras=settings.slots, memory_loras=settings.memory_adapters)
@@ -147,10 +147,10 @@ def _measure_cells(
         for kind in KINDS:  # kernels are built
             first = NumberCell(kind=kind, number=1, zipf=0.0, repeat=-1)
             running[kind].ask(cell_requests(first, workload, settings))
-        for count, cell in enumerate(wanted, start=1):
+        for count, cell in enumerate(missing, start=1):
             measured = running[cell.kind].ask(cell_requests(cell, workload, settings))
             rows.add(cell.name, measured)
-            tell(f"{count}/{len(wanted)}  {cell.name}: {measured.rate:.1f} requests/s")
+            tell(f"{count}/{len(missing)}  {cell.name}: {measured.rate:.1f} requests/s")
 
 
 def summarise(settings: AdaptersSettings, pieces: Mapping[str, Any]) -> dict[str, Any]:
@@ -166,8 +166,8 @@ def _numbers(kind: str, number: int, zipf: float, repeats: Sequence[CellMeasurem
     loads: dict[str, tuple[int, float]] = {}
     for measured in repeats:
         for name, (uses, seconds) in measured.adapter_loads.items():
-            before = loads.get(name, (0, 0.0))
-            loads[name] = before[0] + uses, before[1] + seconds
+            earlier = loads.get(name, (0, 0.0))
+            loads[name] = earlier[0] + uses, earlier[1] + seconds
     return {
         "kind": kind,
         "number": number,
@@ -191,8 +191,8 @@ def report(result: Mapping[str, Any]) -> list[Part]:
         "kind": "{kind}",
         "tasks": "{number:,}",
         "spread": "{spread}",
-        "requests/s": lambda cell: shown(cell["requests_per_s"]),
-        "p50 ms": lambda cell: shown(cell["p50_ms"]),
+        "requests/s": lambda cell: with_interval(cell["requests_per_s"]),
+        "p50 ms": lambda cell: with_interval(cell["p50_ms"]),
         "p99 ms": "{p99_ms:.0f}",
         "hit rate": "{hit_rate:.2f}",
         "fetched: disk": lambda cell: _fetches(cell, "cold").get("uses", MISSING),

@@ -45,7 +45,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     load_cores: Annotated[str, "of the load generators"] = ""
 
 
-def ours(server: RunningService, model: str, prompts: Sequence[str], options: Options) -> dict[str, float]:
+def our_harness(server: RunningService, model: str, prompts: Sequence[str], options: Options) -> dict[str, float]:
     """Requests per second and mean latency, by `bench.core.load`."""
     body = {"model": model, "max_tokens": MAX_TOKENS, "temperature": 0, "ignore_eos": True}
     body |= {"stream": True, "stream_options": {"include_usage": True}}  # as theirs does
@@ -67,7 +67,7 @@ def ours(server: RunningService, model: str, prompts: Sequence[str], options: Op
     return {"requests_per_s": len(answers) / seconds, "mean_latency_ms": 1000 * mean_s}
 
 
-def theirs(
+def vllm_harness(
     server: RunningService, model: str, tokenizer: str, prompts: Sequence[str], options: Options
 ) -> dict[str, float]:
     """The same by vLLM's own harness."""
@@ -116,9 +116,9 @@ def measure(options: Options, rows: Rows) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         adapters = Path(folder) / "served"
         make_adapter(adapters, task_of("random"), base=base)
-        more = ["--base", options.model] if options.model else []
-        with running_service(adapters, Path(folder) / "log", *more, cores=options.cores) as server:
-            ours(server, base.name, prompts[:32], options)  # warm-up
+        base_options = ["--base", options.model] if options.model else []
+        with running_service(adapters, Path(folder) / "log", *base_options, cores=options.cores) as server:
+            our_harness(server, base.name, prompts[:32], options)  # warm-up
             for turn in range(options.repeats):
                 if f"turn {turn}" in rows.pieces:
                     continue
@@ -127,9 +127,9 @@ def measure(options: Options, rows: Rows) -> dict[str, Any]:
                     server.http.post("/reset_prefix_cache").raise_for_status()
                     time.sleep(0.5)
                     if name == "ours":
-                        pair[name] = ours(server, base.name, prompts, options)
+                        pair[name] = our_harness(server, base.name, prompts, options)
                     else:
-                        pair[name] = theirs(server, base.name, base.path, prompts, options)
+                        pair[name] = vllm_harness(server, base.name, base.path, prompts, options)
                 rows.add(f"turn {turn}", pair)
                 tell(json.dumps(pair))
     turns = [rows.pieces[f"turn {turn}"] for turn in range(options.repeats)]

@@ -31,13 +31,13 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 def command(suite: str, options: Options) -> list[str]:
     """How a suite is run."""
     out = options.out
-    given = ["--data", str(options.data), "--out", str(out / f"{suite}.json")]
+    arguments = ["--data", str(options.data), "--out", str(out / f"{suite}.json")]
     if suite == "breakeven":
-        given += ["--latency", str(out / "latency.json")]
+        arguments += ["--latency", str(out / "latency.json")]
     if suite == "paper":
-        given += ["--report", str(out / "paper.html"), "--runs", str(out / "paper-runs")]
-    given += ["--model", options.model] if options.model else []
-    return [sys.executable, "-m", "fourshot", "bench", suite, *given]
+        arguments += ["--report", str(out / "paper.html"), "--runs", str(out / "paper-runs")]
+    arguments += ["--model", options.model] if options.model else []
+    return [sys.executable, "-m", "fourshot", "bench", suite, *arguments]
 
 
 def run_all(options: Options) -> int:

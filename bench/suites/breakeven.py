@@ -67,15 +67,15 @@ def saved(latency: Mapping[str, Any], task: str) -> dict[str, dict[str, float]]:
     Raises InputError where the latency result has no saturated cell of the adapter for this task.
     """
     cells = {(cell["way"], cell["task"]): cell for cell in latency["cells"] if _saturated(cell)}
-    own = cells.get((VARIANT, task))
-    if own is None:
+    adapter_cell = cells.get((VARIANT, task))
+    if adapter_cell is None:
         raise InputError(
             f"the latency result has no saturated cell of {VARIANT!r} for {task!r}. Measure it: fourshot bench latency."
         )
     return {
         state: {
-            "seconds": 1 / cells[state, task]["requests_per_s"]["mean"] - 1 / own["requests_per_s"]["mean"],
-            "prompt_tokens": cells[state, task]["prompt_tokens"] - own["prompt_tokens"],
+            "seconds": 1 / cells[state, task]["requests_per_s"]["mean"] - 1 / adapter_cell["requests_per_s"]["mean"],
+            "prompt_tokens": cells[state, task]["prompt_tokens"] - adapter_cell["prompt_tokens"],
         }
         for state in STATES
         if (state, task) in cells
@@ -101,16 +101,16 @@ def measure(options: Options, rows: Rows) -> dict[str, Any]:
         if task not in rows.pieces:
             rows.add(task, make(task, options.data, options.out.with_suffix("") / task, options.model))
             tell(f"{task}: made in {rows.pieces[task]['seconds']:.0f} s")
-    made = {task: rows.pieces[task] for task in names}
+    costs = {task: rows.pieces[task] for task in names}
     return {
         "latency": {"commit": latency["commit"], "hardware": latency["hardware"], "file": options.latency.name},
-        "made": made,
-        "rows": break_even(made, latency),
+        "made": costs,
+        "rows": break_even(costs, latency),
         "targets": [],
     }
 
 
-def break_even(made: Mapping[str, Any], latency: Mapping[str, Any]) -> list[dict[str, Any]]:
+def break_even(costs: Mapping[str, Any], latency: Mapping[str, Any]) -> list[dict[str, Any]]:
     """A row per task and cache state; ``requests`` is None where a request saves nothing: it never pays."""
     return [
         {
@@ -121,7 +121,7 @@ def break_even(made: Mapping[str, Any], latency: Mapping[str, Any]) -> list[dict
             "saved_prompt_tokens": gain["prompt_tokens"],
             "requests": cost["seconds"] / gain["seconds"] if gain["seconds"] > 0 else None,
         }
-        for task, cost in made.items()
+        for task, cost in costs.items()
         for state, gain in saved(latency, task).items()
     ]
 

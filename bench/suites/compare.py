@@ -75,17 +75,21 @@ def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> ResultChange
             "a result without cells was given: its measurement was cut off before the first. Measure again."
         )
     yard_s = _usual_yardstick(before)
-    ours, theirs = _values(before, suite, yard_s), _values(after, suite, yard_s)
-    both = [key for key in ours if key in theirs and min(len(ours[key]), len(theirs[key])) > 1]
-    if not both:
+    earlier_values, later_values = _values(before, suite, yard_s), _values(after, suite, yard_s)
+    shared = [
+        key
+        for key in earlier_values
+        if key in later_values and min(len(earlier_values[key]), len(later_values[key])) > 1
+    ]
+    if not shared:
         raise InputError(
             "the two results have no cell with two repeats in common: measure both with the same settings."
         )
-    logs = [(key, list(map(math.log, ours[key])), list(map(math.log, theirs[key]))) for key in both]
+    logs = [(key, list(map(math.log, earlier_values[key])), list(map(math.log, later_values[key]))) for key in shared]
     freedom = sum(len(earlier) + len(later) - 2 for _, earlier, later in logs)
-    squares = (len(some) * pvariance(some) for _, *both_sides in logs for some in both_sides)
+    squares = (len(side) * pvariance(side) for _, *both_sides in logs for side in both_sides)
     scatter = math.sqrt(sum(squares) / freedom)
-    quantile = t.ppf(1 - CHANCE / len(both) / 2, freedom)
+    quantile = t.ppf(1 - CHANCE / len(shared) / 2, freedom)
     repeats = min(min(len(earlier), len(later)) for _, earlier, later in logs)
     slower = [MEASURES[measure] * (fmean(later) - fmean(earlier)) for (_, measure), earlier, later in logs]
     overall = median(slower)

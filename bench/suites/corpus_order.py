@@ -51,9 +51,9 @@ def task_briefs(data: Path, draws_of_shots: int) -> list[TaskBrief]:
     for name in TASKS:
         task = load_task(name, data / name)
         for seed in range(draws_of_shots):
-            named = msgspec.structs.replace(task, name=f"{name}-{seed}")
+            seeded_task = msgspec.structs.replace(task, name=f"{name}-{seed}")
             shots = tuple(take_shots(task, 4, seed))
-            briefs.append(TaskBrief(key=named.name, task=named, shots=shots, settings=PRESETS["corpus"]))
+            briefs.append(TaskBrief(key=seeded_task.name, task=seeded_task, shots=shots, settings=PRESETS["corpus"]))
     return briefs
 
 
@@ -79,7 +79,7 @@ def measure_order(briefs: Sequence[TaskBrief], order: str, model: str, kv_mib: i
         pass
     engine.score(["Text: one\nLabel:"], ["one", "two"])
     engine.reset_prefix_cache()
-    before = engine.stats()
+    stats_before = engine.stats()
     inbox: Inbox = queue.SimpleQueue()
     waiting = ordered_units(briefs, order)
     results: list[UnitResult] = []
@@ -95,9 +95,10 @@ def measure_order(briefs: Sequence[TaskBrief], order: str, model: str, kv_mib: i
         inbox.put(waiting.pop(0))
     started = time.perf_counter()
     work(engine, inbox, take)
-    seconds, after = time.perf_counter() - started, engine.stats()
+    seconds, stats_after = time.perf_counter() - started, engine.stats()
     engine.close()
-    prompt, cached = after.prompt_tokens - before.prompt_tokens, after.cached_tokens - before.cached_tokens
+    prompt = stats_after.prompt_tokens - stats_before.prompt_tokens
+    cached = stats_after.cached_tokens - stats_before.cached_tokens
     return {
         "order": order,
         "kv_mib": kv_mib,

@@ -49,9 +49,9 @@ class ResourceLog:
             return
         driver = psutil.Process()
         row = {"at_s": time.perf_counter(), "rows": float(event.done)}
-        for who, processes in (("driver", [driver]), ("worker", driver.children(recursive=True))):
-            row[f"{who}_bytes"] = sum(process.memory_info().rss for process in processes)
-            row[f"{who}_cpu_s"] = sum(sum(process.cpu_times()[:2]) for process in processes)
+        for role, processes in (("driver", [driver]), ("worker", driver.children(recursive=True))):
+            row[f"{role}_bytes"] = sum(process.memory_info().rss for process in processes)
+            row[f"{role}_cpu_s"] = sum(sum(process.cpu_times()[:2]) for process in processes)
         self.rows.append(row)
 
 
@@ -67,7 +67,7 @@ def measure_corpus(options: Options, folder: Path) -> dict[str, Any]:
     summary = make_corpus(tasks, FAKE, folder, settings, CorpusSettings(format=options.format), log)
     seconds = time.perf_counter() - started
     first, last = log.rows[0], log.rows[-1]
-    early = next(row for row in log.rows if row["rows"] >= 0.2 * summary.rows)
+    early_row = next(row for row in log.rows if row["rows"] >= 0.2 * summary.rows)
 
     def us_per_row(field: str) -> float:
         return round(1e6 * (last[field] - first[field]) / (last["rows"] - first["rows"]), 1)
@@ -82,15 +82,15 @@ def measure_corpus(options: Options, folder: Path) -> dict[str, Any]:
         "us_per_row": us_per_row("at_s"),
         "driver_us_per_row": us_per_row("driver_cpu_s"),
         "worker_us_per_row": us_per_row("worker_cpu_s"),
-        "driver_bytes_early": early["driver_bytes"],
+        "driver_bytes_early": early_row["driver_bytes"],
         "driver_bytes": last["driver_bytes"],
-        "worker_bytes_early": early["worker_bytes"],
+        "worker_bytes_early": early_row["worker_bytes"],
         "worker_bytes": last["worker_bytes"],
     }
 
 
 def targets(row: dict[str, Any]) -> list[Target]:
-    growth = max(row[f"{who}_bytes"] / row[f"{who}_bytes_early"] for who in ("driver", "worker"))
+    growth = max(row[f"{role}_bytes"] / row[f"{role}_bytes_early"] for role in ("driver", "worker"))
     return [
         at_most("overhead per row", "us", row["us_per_row"], ROW_GOAL_US),
         at_most("memory at the end over that after a fifth of the rows", "times", growth, GROWTH_GOAL),

@@ -53,7 +53,7 @@ def command(options: Options, folder: Path) -> list[str]:
     return [*words, *(["--model", options.model] if options.model else [])]
 
 
-def make(options: Options, folder: Path, wanted: int) -> tuple[list[dict[str, Any]], dict[str, int]]:
+def make(options: Options, folder: Path, target_rows: int) -> tuple[list[dict[str, Any]], dict[str, int]]:
     """Make the corpus in as many calls as it takes. The engine dies within a call, which goes on by itself.
 
     Gives the calls (seconds, rows added, how they ended), and after how many rows who was killed.
@@ -63,17 +63,17 @@ def make(options: Options, folder: Path, wanted: int) -> tuple[list[dict[str, An
     kills = dict(KILLS) if not _num_rows(folder) else {}  # a corpus that was begun is finished without
     log = folder.parent / f"{folder.name}.log"
     while True:
-        before, started = _num_rows(folder), time.monotonic()
+        rows_before, started = _num_rows(folder), time.monotonic()
         with log.open("ab") as log_file:
             driver = subprocess.Popen(command(options, folder), stdout=subprocess.DEVNULL, stderr=log_file)
         while driver.poll() is None:
             time.sleep(0.2)
-            for who, share in list(kills.items()):
-                pids = child_pids(driver.pid) if who == "engine" else [driver.pid]
-                if (rows := _num_rows(folder)) >= share * wanted and pids:
-                    del kills[who]
-                    killed[who] = rows
-                    tell(f"killing the {who} after {rows} rows")
+            for victim, share in list(kills.items()):
+                pids = child_pids(driver.pid) if victim == "engine" else [driver.pid]
+                if (rows := _num_rows(folder)) >= share * target_rows and pids:
+                    del kills[victim]
+                    killed[victim] = rows
+                    tell(f"killing the {victim} after {rows} rows")
                     os.kill(pids[0], signal.SIGKILL)
                     break
             if time.monotonic() - started > PATIENCE_S:
@@ -83,7 +83,7 @@ def make(options: Options, folder: Path, wanted: int) -> tuple[list[dict[str, An
         if driver.returncode and not was_killed:
             raise RuntimeError(f"the command ended with {driver.returncode}; see {log}")
         seconds, ended = time.monotonic() - started, "driver killed" if was_killed else "finished"
-        calls.append({"seconds": seconds, "rows": _num_rows(folder) - before, "ended": ended})
+        calls.append({"seconds": seconds, "rows": _num_rows(folder) - rows_before, "ended": ended})
         if not was_killed:
             return calls, killed
 
@@ -122,8 +122,8 @@ def measure(options: Options, rows: Rows) -> dict[str, Any]:
     """Make what is missing of the corpus, and look through it."""
     folder = options.out.with_suffix("")
     labels = sum(len(load_task(name, options.data / name).labels) for name in options.tasks)
-    wanted = options.per_class * labels
-    calls, killed = make(options, folder, wanted)
+    target_rows = options.per_class * labels
+    calls, killed = make(options, folder, target_rows)
     corpus = inspect(folder, options.tasks)
     shutil.copyfile(folder / "README.md", options.out.with_suffix(".md"))
     not_loaded = corpus["rows"] - sum(corpus["loaded_rows"].values())
@@ -136,7 +136,7 @@ def measure(options: Options, rows: Rows) -> dict[str, Any]:
         "targets": [
             at_least("rows", "", corpus["rows"], ROWS_GOAL),
             at_most("rows that are there twice", "", corpus["rows_twice"], 0),
-            at_most("rows that were asked for and are not there", "", wanted - corpus["rows"], 0),
+            at_most("rows that were asked for and are not there", "", target_rows - corpus["rows"], 0),
             at_most("rows that `datasets` does not load", "", not_loaded, 0),
         ],
     }

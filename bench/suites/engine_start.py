@@ -55,7 +55,7 @@ class StartMeasurement(msgspec.Struct, frozen=True, kw_only=True):
         return median(batch["tokens"] / batch["seconds"] for batch in self.rounds)
 
 
-def ours(rounds: int) -> StartMeasurement:
+def our_start(rounds: int) -> StartMeasurement:
     """Sample with `VllmEngine`."""
     from fourshot.engine.opening import open_engine
 
@@ -102,7 +102,7 @@ def vllm_default(rounds: int) -> StartMeasurement:
     return _timed(sample, rounds, start_s)
 
 
-STARTS = {"ours": ours, "vllm_default": vllm_default}
+STARTS = {"ours": our_start, "vllm_default": vllm_default}
 
 
 def _timed(sample: Callable[[int], int], rounds: int, start_s: float) -> StartMeasurement:
@@ -152,8 +152,8 @@ def lora_kernels() -> list[dict[str, Any]]:
                 wrapper.add_lora_linear(y, x, a, b, 1.0, (width,))
                 times.append(1000 * (time.perf_counter() - started))
             took_ms[wrapper_class] = median(times[2:])
-        before, after = took_ms[PunicaWrapperCPU], took_ms[GroupedPunicaWrapper]
-        rows.append({"case": name, "vllm_ms": before, "plugin_ms": after, "ratio": before / after})
+        vllm_ms, plugin_ms = took_ms[PunicaWrapperCPU], took_ms[GroupedPunicaWrapper]
+        rows.append({"case": name, "vllm_ms": vllm_ms, "plugin_ms": plugin_ms, "ratio": vllm_ms / plugin_ms})
     return rows
 
 

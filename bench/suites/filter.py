@@ -47,9 +47,9 @@ def train_texts(workload: Workload, number: int) -> list[str]:
 
     Raises InputError where there are too few.
     """
-    shown = {shot.text for shot in workload.shots}
+    shot_texts = {shot.text for shot in workload.shots}
     pool = (example.text for examples in workload.pools.values() for example in examples)
-    texts = list(dict.fromkeys(text for text in pool if text not in shown))
+    texts = list(dict.fromkeys(text for text in pool if text not in shot_texts))
     if len(texts) < number:
         raise InputError(f"{workload.task.name} has {len(texts)} train texts, {number} are asked for. Ask for fewer.")
     random.Random(0).shuffle(texts)
@@ -74,9 +74,9 @@ def read_both_ways(model: str, requests: CellRequests, rows: Rows, log: Path) ->
         name: EngineSpec(settings=msgspec.structs.replace(plain, prefix_caching=name == "base")) for name in ENGINES
     }
     with engines(specs, log) as running:
-        few = msgspec.structs.replace(requests, requests=requests.requests[-24:])
+        warmup = msgspec.structs.replace(requests, requests=requests.requests[-24:])
         for name in ENGINES:
-            running[name].ask(few)  # kernels are built
+            running[name].ask(warmup)  # kernels are built
         for name in ENGINES:
             if name not in rows.pieces:
                 cell = running[name].ask(requests)
@@ -87,7 +87,7 @@ def read_both_ways(model: str, requests: CellRequests, rows: Rows, log: Path) ->
 def summarise(rows: Mapping[str, Any], candidates: int) -> dict[str, Any]:
     """What `read_both_ways` left, as the keys ``ways`` and ``targets`` of a result."""
     cells = {name: msgspec.convert(rows[name], CellMeasurement) for name in ENGINES}
-    ways = [
+    sides = [
         {
             "way": ENGINES[name],
             "seconds": cell.seconds,
@@ -98,7 +98,7 @@ def summarise(rows: Mapping[str, Any], candidates: int) -> dict[str, Any]:
         for name, cell in cells.items()
     ]
     gain = cells["uncached"].seconds / cells["base"].seconds
-    return {"ways": ways, "targets": [at_least("filter with the prefix cache, against without", "times", gain, GOAL)]}
+    return {"ways": sides, "targets": [at_least("filter with the prefix cache, against without", "times", gain, GOAL)]}
 
 
 def needed_tokens(model: str, workload: Workload, requests: CellRequests) -> dict[str, int]:

@@ -68,16 +68,16 @@ def texts(number: int, seed: int = 0) -> Iterator[tuple[str, bool]]:
 def measure_size(number: int) -> dict[str, Any]:
     """Look up and remember ``number`` texts."""
     generated = list(texts(number))
-    before = peak_bytes()
+    bytes_before = peak_bytes()
     index = NearDuplicates(THRESHOLD)
     changed = changed_found = others_found = 0
     part = number // 10
     times = [time.process_time()]  # at the start, and after each tenth
     for position, (text, is_changed) in enumerate(generated, start=1):
-        near = index.find_or_add(text) is not None
+        is_found = index.find_or_add(text) is not None
         changed += is_changed
-        changed_found += near and is_changed
-        others_found += near and not is_changed
+        changed_found += is_found and is_changed
+        others_found += is_found and not is_changed
         if position % part == 0:
             times.append(time.process_time())
     seconds = times[-1] - times[0]
@@ -86,7 +86,7 @@ def measure_size(number: int) -> dict[str, Any]:
         "seconds": round(seconds, 3),
         "us_per_text": round(1e6 * seconds / number, 1),
         "us_per_text_last_tenth": round(1e6 * (times[-1] - times[-2]) / part, 1),
-        "memory_bytes": peak_bytes() - before,
+        "memory_bytes": peak_bytes() - bytes_before,
         "changed": changed,
         "changed_found": changed_found,
         "others_found": others_found,

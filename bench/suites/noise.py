@@ -72,8 +72,8 @@ def measure(options: Options, rows: Rows) -> dict[str, Any]:
         for kind, pair in (("noise", clean[-2:]), ("planted", [clean[-1], slowed[-1]])):
             changes = compare(*pair)
             flagged = sum(change.flagged for change in changes.changes)
-            kept = ("slower", "overall", "overall_flagged", "scatter", "bound")
-            numbers = {name: getattr(changes, name) for name in kept}
+            fields = ("slower", "overall", "overall_flagged", "scatter", "bound")
+            numbers = {name: getattr(changes, name) for name in fields}
             comparisons.append({"kind": kind, "number": number, "flagged": flagged, **numbers})
             tell(json.dumps(comparisons[-1]))
     noise = sum(bool(row["flagged"] or row["overall_flagged"]) for row in comparisons if row["kind"] == "noise")
@@ -104,16 +104,16 @@ def report(result: Mapping[str, Any]) -> list[Part]:
     """What was flagged of each kind."""
     rows = []
     for kind, name in (("noise", "nothing changed"), ("planted", f"{result['settings']['sleep_ms']:g} ms per step")):
-        some = [row for row in result["comparisons"] if row["kind"] == kind]
-        flagged = sum(bool(row["flagged"] or row["overall_flagged"]) for row in some)
-        low, high = (100 * pick(row["overall"] for row in some) for pick in (min, max))
-        scatter = f"{100 * fmean(row['scatter'] for row in some):.1f} %"
-        rows.append((name, len(some), flagged, scatter, f"{low:+.1f} to {high:+.1f} %"))
-    every = result["pairs"]
+        comparisons = [row for row in result["comparisons"] if row["kind"] == kind]
+        flagged = sum(bool(row["flagged"] or row["overall_flagged"]) for row in comparisons)
+        low, high = (100 * pick(row["overall"] for row in comparisons) for pick in (min, max))
+        scatter = f"{100 * fmean(row['scatter'] for row in comparisons):.1f} %"
+        rows.append((name, len(comparisons), flagged, scatter, f"{low:+.1f} to {high:+.1f} %"))
+    pair_counts = result["pairs"]
     headings = ["", "comparisons", "flagged", "scatter of a repeat", "median change, all cells"]
     note = (
-        f"All runs with all others: {every['flagged']} of {every['unchanged']} pairs of unchanged runs flagged, "
-        f"{every['found']} of {every['slowed']} with a slowed one found."
+        f"All runs with all others: {pair_counts['flagged']} of {pair_counts['unchanged']} pairs of unchanged runs "
+        f"flagged, {pair_counts['found']} of {pair_counts['slowed']} with a slowed one found."
     )
     return [Table(headings, rows, note)]
 

@@ -47,12 +47,12 @@ class InFlight:
     def of(self, adapter: str) -> int:
         return self._counts[adapter]
 
-    async def _counted(self, *args: Any, lora_request: Any = None, **more: Any) -> AsyncIterator[Any]:
+    async def _counted(self, *args: Any, lora_request: Any = None, **options: Any) -> AsyncIterator[Any]:
         name = lora_request.lora_name if lora_request else ""
         self._counts[name] += 1
         self.total += 1
         try:
-            async for output in self._generate(*args, lora_request=lora_request, **more):
+            async for output in self._generate(*args, lora_request=lora_request, **options):
                 yield output
         finally:
             self._counts[name] -= 1

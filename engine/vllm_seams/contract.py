@@ -60,11 +60,11 @@ def _holds(seam: Seam) -> bool:
 
 def faults(seam: Seam) -> list[str]:
     """What of the contract this vLLM does not keep."""
-    return [fault for wanted in seam.relies_on if (fault := _fault(wanted))]
+    return [fault for reference in seam.relies_on if (fault := _fault(reference))]
 
 
-def _fault(wanted: str) -> str:
-    place, parenthesis, parameters = wanted.removesuffix(")").partition("(")
+def _fault(reference: str) -> str:
+    place, parenthesis, parameters = reference.removesuffix(")").partition("(")
     module, _, path = place.partition(":")
     try:
         target = import_module(module)

@@ -59,26 +59,28 @@ def _without_table(forward: Any) -> Any:
         predict_bonus_token: bool = False,
         logprobs_mode_override: Any = None,
     ) -> Any:
-        asked = sampling_metadata
-        wanted, ids = asked.max_num_logprobs, asked.logprob_token_ids
+        metadata = sampling_metadata
+        num_logprobs, ids = metadata.max_num_logprobs, metadata.logprob_token_ids
         mode = logprobs_mode_override or sampler.logprobs_mode
-        if (wanted is None and not ids) or wanted == EVERY_TOKEN or mode != "raw_logprobs":
-            return forward(sampler, logits, asked, predict_bonus_token, logprobs_mode_override)
+        if (num_logprobs is None and not ids) or num_logprobs == EVERY_TOKEN or mode != "raw_logprobs":
+            return forward(sampler, logits, metadata, predict_bonus_token, logprobs_mode_override)
         raw = logits.clone() if logits.dtype == torch.float32 else logits  # what is float32 is changed in place
         sampled = forward(
             sampler,
             logits,
-            replace(asked, max_num_logprobs=None, logprob_token_ids=None),
+            replace(metadata, max_num_logprobs=None, logprob_token_ids=None),
             predict_bonus_token,
             logprobs_mode_override,
         )
         tokens = sampled.sampled_token_ids.squeeze(-1).long()
         if ids:
-            taken = sampler.gather_specific_token_logprobs(raw, ids, tokens)
+            gathered = sampler.gather_specific_token_logprobs(raw, ids, tokens)
         else:
-            taken = sampler.gather_logprobs(raw, wanted, token_ids=tokens)
+            gathered = sampler.gather_logprobs(raw, num_logprobs, token_ids=tokens)
         torch._dynamo.decorators.mark_unbacked(raw, 0)  # one kernel for any number of rows
-        return replace(sampled, logprobs_tensors=taken._replace(logprobs=taken.logprobs.float() - _normalisers(raw)))
+        return replace(
+            sampled, logprobs_tensors=gathered._replace(logprobs=gathered.logprobs.float() - _normalisers(raw))
+        )
 
     return forward_without_table
 
@@ -104,10 +106,12 @@ def _among_the_likeliest(forward_cpu: Any) -> Any:
         for rows, is_few in ((few.nonzero().flatten(), True), ((~few).nonzero().flatten(), False)):
             if len(rows):
                 place = {row: new for new, row in enumerate(rows.tolist())}
-                own = {place[row]: generator for row, generator in generators.items() if row in place}
-                some, its_k = logits[rows], k[rows]
+                row_generators = {place[row]: generator for row, generator in generators.items() if row in place}
+                some_logits, its_k = logits[rows], k[rows]
                 tokens[rows] = (
-                    _draw(some, own, its_k) if is_few else forward_cpu(sampler, some, own, its_k, None)[0].long()
+                    _draw(some_logits, row_generators, its_k)
+                    if is_few
+                    else forward_cpu(sampler, some_logits, row_generators, its_k, None)[0].long()
                 )
         return tokens, None
 
@@ -120,11 +124,11 @@ def _draw(logits: torch.Tensor, generators: Generators, k: torch.Tensor) -> torc
     The largest of the logits, each with Gumbel noise of its own (minus the logarithm of an exponential variable).
     """
     own_k = k.tolist()
-    most = max(own_k)
-    values, tokens = logits.topk(most, dim=1)
+    largest_k = max(own_k)
+    values, tokens = logits.topk(largest_k, dim=1)
     noise = torch.empty(values.shape, dtype=torch.float32).exponential_()
     for row, generator in generators.items():  # no more than its own, so that it goes on alike in any batch
         noise[row, : own_k[row]].exponential_(generator=generator)
     scores = values.float() - noise.log_()
-    scores.masked_fill_(torch.arange(most) >= k[:, None], -torch.inf)
+    scores.masked_fill_(torch.arange(largest_k) >= k[:, None], -torch.inf)
     return tokens.gather(1, scores.argmax(dim=1, keepdim=True)).squeeze(1)

@@ -105,18 +105,18 @@ class Arranged:
     """Adapters' weights as products side by side need them: arranged once, until a slot gets other weights."""
 
     def __init__(self) -> None:
-        self._kept: dict[int, tuple[int, tuple[int, ...], torch.Tensor, list[torch.Tensor]]] = {}  # by layer
+        self._by_layer: dict[int, tuple[int, tuple[int, ...], torch.Tensor, list[torch.Tensor]]] = {}  # by layer
 
     def of(self, active: tuple[int, ...], a: Stacked, b: Stacked) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """Of the ``active`` slots: all A's [slices * active * rank, in], and of each slice B [out, active * rank]."""
         layer, changes = a[0].data_ptr(), lora_loads.slot_changes()
-        kept = self._kept.get(layer)
-        if kept is None or kept[:2] != (changes, active):
+        arranged = self._by_layer.get(layer)
+        if arranged is None or arranged[:2] != (changes, active):
             slots = torch.tensor(active)
             downs = torch.cat([down[:, 0].index_select(0, slots).flatten(0, 1) for down in a])
             ups = [up[:, 0].index_select(0, slots).transpose(0, 1).flatten(1) for up in b]
-            self._kept[layer] = kept = (changes, active, downs, ups)
-        return kept[2], kept[3]
+            self._by_layer[layer] = arranged = (changes, active, downs, ups)
+        return arranged[2], arranged[3]
 
 
 class SideBySide:
@@ -131,9 +131,9 @@ class SideBySide:
         """[num_rows, slices * active * rank]: one where a row's adapter is."""
         mask = self._masks.get((slices, rank))
         if mask is None:
-            own = (self._slots[:, None] == torch.tensor(self._active)).to(dtype)
-            wide = own[:, None, :, None].expand(-1, slices, -1, rank)
-            mask = self._masks[slices, rank] = wide.reshape(len(own), -1)
+            is_active = (self._slots[:, None] == torch.tensor(self._active)).to(dtype)
+            wide = is_active[:, None, :, None].expand(-1, slices, -1, rank)
+            mask = self._masks[slices, rank] = wide.reshape(len(is_active), -1)
         return mask
 
     def add(self, y: torch.Tensor, x: torch.Tensor, a: Stacked, b: Stacked, scale: float) -> None:
@@ -173,8 +173,10 @@ class GroupedPunicaWrapper(PunicaWrapperCPU):
         slots = self.token_lora_indices
         self._stretches = stretches(slots)
         adapted, active = sum(rows.stop - rows.start for _, rows in self._stretches), {s for s, _ in self._stretches}
-        short = len(self._stretches) > 1 and adapted < LONG_ROWS * len(self._stretches)
-        self._side_by_side = SideBySide(slots, self._arranged) if short and len(active) <= MOST_SIDE_BY_SIDE else None
+        is_short = len(self._stretches) > 1 and adapted < LONG_ROWS * len(self._stretches)
+        self._side_by_side = (
+            SideBySide(slots, self._arranged) if is_short and len(active) <= MOST_SIDE_BY_SIDE else None
+        )
         self._sampled = stretches(self.sampler_indices)
 
     def add_lora_linear(
@@ -196,8 +198,8 @@ class GroupedPunicaWrapper(PunicaWrapperCPU):
             return
         layer, x = self._layers.of(lora_a_stacked, lora_b_stacked), x.to(lora_a_stacked[0].dtype)
         for slot, rows in self._stretches:
-            whole = rows.stop - rows.start == len(x)
-            layer.add(slot, y if whole else y[rows], x if whole else x[rows], scale)
+            is_whole = rows.stop - rows.start == len(x)
+            layer.add(slot, y if is_whole else y[rows], x if is_whole else x[rows], scale)
 
     def add_lora_logits(
         self,

@@ -41,14 +41,14 @@ def opened(kind: "type[LLMEngine]", arguments: "EngineArgs") -> "LLMEngine":
     return kind.from_engine_args(arguments, usage_context=UsageContext.LLM_CLASS)
 
 
-def stop(held: "list[LLMEngine]") -> None:
+def stop(engines: "list[LLMEngine]") -> None:
     """Stop vLLM and give its memory back, so that a trainer or another engine can follow.
 
     Takes the engine out of a list, because as an argument its caller would keep it, and its weights, alive.
     """
     import torch
 
-    llm = held.pop()
+    llm = engines.pop()
     llm.engine_core.shutdown()
     del llm
     # vLLM forbids it for the rest of the process; a trainer that follows here needs it.

@@ -35,7 +35,7 @@ SEAM = Seam(
 )
 
 
-def apply(wanted: bool) -> bool:
+def apply(enabled: bool) -> bool:
     """Put our arithmetic in, or take it out again, for engines opened from now on. Returns whether it is in.
 
     It goes in where this is the CPU build, the switch is not off, this vLLM needs it and `SEAM` holds.
@@ -48,9 +48,9 @@ def apply(wanted: bool) -> bool:
 
     if CpuPlatform.get_punica_wrapper.__func__ is not _wrapper:
         _original["get_punica_wrapper"] = CpuPlatform.get_punica_wrapper
-    wanted = wanted and os.environ.get(SWITCH, "1") != "0"
+    enabled = enabled and os.environ.get(SWITCH, "1") != "0"
     # The arithmetic has to know when weights have changed: `lora_loads` counts it.
-    put_in = wanted and SEAM.holds() and lora_loads.register() and (base_rows_get_an_adapter() or copies_per_token())
+    put_in = enabled and SEAM.holds() and lora_loads.register() and (base_rows_get_an_adapter() or copies_per_token())
     CpuPlatform.get_punica_wrapper = classmethod(_wrapper) if put_in else _original["get_punica_wrapper"]
     return put_in
 

@@ -55,9 +55,9 @@ def register() -> bool:
     activate_adapter = LoRAModelManager.activate_adapter
 
     @wraps(activate_adapter)
-    def activated(manager: Any, *args: Any, **more: Any) -> bool:
+    def activated(manager: Any, *args: Any, **options: Any) -> bool:
         global _slot_changes
-        changed = bool(activate_adapter(manager, *args, **more))
+        changed = bool(activate_adapter(manager, *args, **options))
         _slot_changes += changed
         return changed
 

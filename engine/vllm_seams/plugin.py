@@ -13,7 +13,7 @@ from fourshot.engine.vllm_seams import lora_kernels, lora_loads
 
 def register() -> None:
     """The entry point."""
-    lora_kernels.apply(wanted=True)
+    lora_kernels.apply(enabled=True)
     lora_loads.register()
     maker = multiprocessing.parent_process()
     if os.environ.get(TOGETHER) and maker is not None:

@@ -28,8 +28,8 @@ def list_adapters(options: Options, terminal: Terminal) -> None:
             scores = adapter.card.scores
             accuracy = f"{100 * scores.accuracy:.1f}" if isinstance(scores, Scores) else ""
             accuracy = f"chrF {scores.chrf:.1f}" if isinstance(scores, TextScores) else accuracy
-            made = time.strftime("%Y-%m-%d %H:%M", time.localtime(adapter.written_at))
-            rows.append((task, adapter.name, answers, accuracy, made, str(adapter.folder)))
+            written_at = time.strftime("%Y-%m-%d %H:%M", time.localtime(adapter.written_at))
+            rows.append((task, adapter.name, answers, accuracy, written_at, str(adapter.folder)))
     rows += [(t, "", "in context", "", "", f"{t}{IN_CONTEXT}") for t in contents.in_context if t not in contents.tasks]
     documents = [dict(zip(HEADINGS, row, strict=True)) for row in rows]
     terminal.result("result", {"adapters": documents, "refused": contents.refused})

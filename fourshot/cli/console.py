@@ -63,12 +63,12 @@ class Terminal:
 
     def __init__(self, *, json: bool = False, quiet: bool = False) -> None:
         self._json, self._quiet = json, quiet
-        self._kept = -1  # standard output, while it is lent to standard error
+        self._stdout = -1  # standard output, while it is lent to standard error
 
     def __enter__(self) -> "Terminal":
         if self._json:
             sys.stdout.flush()
-            self._kept = os.dup(1)
+            self._stdout = os.dup(1)
             os.dup2(2, 1)  # for libraries that write to the descriptor
             self._python = redirect_stdout(sys.stderr)
             self._python.__enter__()
@@ -77,8 +77,8 @@ class Terminal:
     def __exit__(self, *_: object) -> None:
         if self._json:
             self._python.__exit__(None, None, None)
-            os.dup2(self._kept, 1)
-            os.close(self._kept)
+            os.dup2(self._stdout, 1)
+            os.close(self._stdout)
 
     @contextmanager
     def progress(self) -> Iterator[OnEvent]:
@@ -98,20 +98,20 @@ class Terminal:
     def hushed(self) -> Iterator[None]:
         """Hold back what libraries write to standard error while a model opens; it is shown if that fails."""
         sys.stderr.flush()
-        with tempfile.TemporaryFile() as held:
-            kept = os.dup(2)
-            os.dup2(held.fileno(), 2)
+        with tempfile.TemporaryFile() as captured:
+            stderr_copy = os.dup(2)
+            os.dup2(captured.fileno(), 2)
             try:
                 yield
             except BaseException as error:
                 if not isinstance(error, errors.FourshotError | KeyboardInterrupt):
-                    held.seek(0)
-                    os.write(kept, held.read())
+                    captured.seek(0)
+                    os.write(stderr_copy, captured.read())
                 raise
             finally:
                 sys.stderr.flush()
-                os.dup2(kept, 2)
-                os.close(kept)
+                os.dup2(stderr_copy, 2)
+                os.close(stderr_copy)
 
     def say(self, text: str) -> None:
         """Print ``text`` for people."""
@@ -127,28 +127,28 @@ class Terminal:
         if self._json:
             line = msgspec.json.encode({"type": kind, **msgspec.to_builtins(content, enc_hook=str)}) + b"\n"
             while line:  # a disk that is nearly full takes a part of it, and fails only at the next
-                line = line[os.write(self._kept, line) :]
+                line = line[os.write(self._stdout, line) :]
 
-    def forecast(self, told: "Forecast | None") -> None:
+    def forecast(self, forecast: "Forecast | None") -> None:
         """Print what a command would take; None: nothing is left to do."""
-        self.result("forecast", told or {"seconds": 0.0, "stages": []})
-        if told is None:
+        self.result("forecast", forecast or {"seconds": 0.0, "stages": []})
+        if forecast is None:
             self.say("Nothing is left to do that an engine is needed for.")
             return
-        if told.asks:
-            self.say(f"{told}.")
+        if forecast.asks:
+            self.say(f"{forecast}.")
             return
-        self.table(told.stages, FORECAST)
-        doubt = f"; {told.doubt}" if told.doubt else ""
+        self.table(forecast.stages, FORECAST)
+        doubt = f"; {forecast.doubt}" if forecast.doubt else ""
         self.say(
-            f"About {span(told.seconds)}, {told.calls:,} calls, {told.tokens:,} tokens, "
-            f"{told.memory_bytes / 1e9:.1f} GB of memory{doubt}."
+            f"About {span(forecast.seconds)}, {forecast.calls:,} calls, {forecast.tokens:,} tokens, "
+            f"{forecast.memory_bytes / 1e9:.1f} GB of memory{doubt}."
         )
 
-    def verdict(self, told: "Forecast | None") -> None:
+    def verdict(self, forecast: "Forecast | None") -> None:
         """Print how right a forecast was."""
-        if told and told.verdict:
-            self.say(f"Time: {told.verdict}.")
+        if forecast and forecast.verdict:
+            self.say(f"Time: {forecast.verdict}.")
 
     def scores(self, rows: Sequence[Any]) -> None:
         """Print the table of methods: rows are `pipeline.report.MethodRow` or mappings with its keys."""

@@ -5,7 +5,7 @@ from pathlib import Path
 import msgspec
 
 from fourshot.cli.console import Terminal, exit_code
-from fourshot.cli.declare import MODEL, PLAN, Options, argument, command, given, setting
+from fourshot.cli.declare import MODEL, PLAN, Options, argument, command, overrides, setting
 from fourshot.cli.options import settings_of, settings_options
 from fourshot.pipeline.corpus.settings import CorpusSettings
 
@@ -45,11 +45,11 @@ def corpus(options: Options, terminal: Terminal) -> int:
     from fourshot.pipeline.events import span
     from fourshot.pipeline.tasks.task_paths import load_tasks
 
-    settings, how = settings_of(options), CorpusSettings(**given(options, CorpusSettings))
+    settings, corpus_settings = settings_of(options), CorpusSettings(**overrides(options, CorpusSettings))
     with terminal.progress() as on_event:
         if options.plan:
             tasks = load_tasks(options.tasks, options.data)
-            terminal.forecast(plan_corpus(tasks, options.model, Path(options.out), settings, how, on_event))
+            terminal.forecast(plan_corpus(tasks, options.model, Path(options.out), settings, corpus_settings, on_event))
             return 0
         summary = api.corpus(
             options.tasks,
@@ -57,9 +57,9 @@ def corpus(options: Options, terminal: Terminal) -> int:
             data=options.data,
             model=options.model,
             settings=settings,
-            corpus_settings=how,
+            corpus_settings=corpus_settings,
             on_event=on_event,
-            forecast=not (options.quiet or how.ray),  # it is of one machine
+            forecast=not (options.quiet or corpus_settings.ray),  # it is of one machine
         )
     for file, wrong in summary.mended.items():
         aside = "" if wrong == "is missing" else f"; what was there is in {summary.folder}/damaged"

@@ -50,8 +50,8 @@ COMMANDS: list[Command] = []  # in the order of the help
 
 def argument(name: str, metavar: str | None, help_text: str, **settings: Any) -> Argument:
     """An argument as argparse knows it; a default is told."""
-    told = " (default: %(default)s)" if settings.get("default") else ""
-    return Argument(name, {"metavar": metavar, "help": help_text + told, **settings})
+    default_note = " (default: %(default)s)" if settings.get("default") else ""
+    return Argument(name, {"metavar": metavar, "help": help_text + default_note, **settings})
 
 
 def flag(name: str, help_text: str) -> Argument:
@@ -72,11 +72,16 @@ def command(
 
     ``about`` is the first line of its docstring unless it is given. ``parser``: more for `add_parser`.
     """
-    every = (flag("--json", "JSON Lines on standard output, and nothing else there"), flag("--quiet", "no progress"))
+    common_arguments = (
+        flag("--json", "JSON Lines on standard output, and nothing else there"),
+        flag("--quiet", "no progress"),
+    )
 
     def add(action: Action) -> Action:
         text = about or (action.__doc__ or "").partition("\n")[0]
-        COMMANDS.append(Command(words, text, (*every, *arguments), defaults | {"action": action}, parser or {}))
+        COMMANDS.append(
+            Command(words, text, (*common_arguments, *arguments), defaults | {"action": action}, parser or {})
+        )
         return action
 
     return add
@@ -98,17 +103,17 @@ def setting(
     for step in path:
         defaults = getattr(defaults, step)
     default, kind = getattr(defaults, name), get_type_hints(type(defaults))[name]
-    more = {"dest": key, "help": _comments(type(defaults))[name]}
+    settings = {"dest": key, "help": _comments(type(defaults))[name]}
     option = option or f"--{name.replace('_', '-')}"
     if kind is bool:
-        return Argument(option, {"action": "store_const", "const": True, **more})
+        return Argument(option, {"action": "store_const", "const": True, **settings})
     words = {value: word for word, value in spelled.items()}
     if default != "":
-        more["help"] += f" (default: {words.get(default, default)})"
+        settings["help"] += f" (default: {words.get(default, default)})"
     if get_origin(kind) is Literal:
         choices = [words.get(value, value) for value in get_args(kind)]
-        return Argument(option, {"type": type(choices[0]), "choices": choices, **more})
-    return Argument(option, {"type": kind, "metavar": metavar, **more})
+        return Argument(option, {"type": type(choices[0]), "choices": choices, **settings})
+    return Argument(option, {"type": kind, "metavar": metavar, **settings})
 
 
 @cache
@@ -119,7 +124,7 @@ def _comments(struct: type[msgspec.Struct]) -> dict[str, str]:
     return dict(re.findall(r"^    (\w+): .*?  # (.+)$", body, re.MULTILINE))
 
 
-def given(options: Options, struct: type[msgspec.Struct]) -> dict[str, Any]:
+def overrides(options: Options, struct: type[msgspec.Struct]) -> dict[str, Any]:
     """Those fields of ``struct`` that ``options`` name: the others keep their defaults."""
     values = vars(options)
     return {name: values[name] for name in struct.__struct_fields__ if values.get(name) is not None}
@@ -143,13 +148,13 @@ def read_command(words: Sequence[str], version: str) -> Options:
     parser = _parser(version)
     if wrong := wrong_dash(words, {argument.name for declared in COMMANDS for argument in declared.arguments}):
         parser.error(wrong)
-    options, rest = parser.parse_known_args(words or ["--help"])
+    options, extra = parser.parse_known_args(words or ["--help"])
     options.words = words
     if hasattr(options, "texts"):  # argparse takes no more positional arguments after an option
-        options.texts += [word for word in rest if not word.startswith("-")]
-        rest = [word for word in rest if word.startswith("-")]
-    if rest:
-        options.parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        options.texts += [word for word in extra if not word.startswith("-")]
+        extra = [word for word in extra if word.startswith("-")]
+    if extra:
+        options.parser.error(f"unrecognized arguments: {' '.join(extra)}")
     return options
 
 
@@ -183,17 +188,18 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(allow_abbrev=False, **settings)
-        self.given: list[tuple[argparse.Action, list[str]]] = []  # each time that an argument is given, with its words
+        # Each time that an argument is given, with its words.
+        self.occurrences: list[tuple[argparse.Action, list[str]]] = []
 
     def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
         """Called by argparse for each of these."""
-        self.given.append((action, arg_strings))
+        self.occurrences.append((action, arg_strings))
         return super()._get_values(action, arg_strings)
 
     def error(self, message: str) -> NoReturn:
         """Print the message with near matches and where to read on; exit with 2."""
         options = [flag for action in self._actions for flag in action.option_strings if flag.startswith("--")]
-        near = [
+        suggestions = [
             match
             for word in re.findall(r"(?<![\w-])--?[\w-]+", message.partition("unrecognized arguments: ")[2])
             for match in difflib.get_close_matches(word, options, n=2, cutoff=0.5)
@@ -201,6 +207,6 @@ class Parser(argparse.ArgumentParser):
         if wrong := re.match(r"argument ([^:]+): invalid choice: '([^']*)'", message):
             at = [action for action in self._actions if wrong[1] in (action.metavar, "/".join(action.option_strings))]
             choices = [str(choice) for action in at for choice in action.choices or ()]
-            near += difflib.get_close_matches(wrong[2], choices, n=2, cutoff=0.5)
-        hint = f". Did you mean {' or '.join(near)}?" if near else ""
+            suggestions += difflib.get_close_matches(wrong[2], choices, n=2, cutoff=0.5)
+        hint = f". Did you mean {' or '.join(suggestions)}?" if suggestions else ""
         self.exit(2, f"{self.prog}: {message}{hint}\nSee {self.prog} --help.\n")

@@ -24,8 +24,8 @@ def check_given(options: argparse.Namespace, warn: Callable[[str], object]) -> N
     what stands there. A blank one is an unset variable of a script: without it, a service has no keys, and a folder is
     where one stands.
     """
-    seen: dict[str, list[str]] = {}
-    for action, values in options.parser.given:
+    values_by_name: dict[str, list[str]] = {}
+    for action, values in options.parser.occurrences:
         if (
             not action.option_strings
             or action.nargs == argparse.REMAINDER
@@ -35,22 +35,22 @@ def check_given(options: argparse.Namespace, warn: Callable[[str], object]) -> N
         name = action.option_strings[-1]
         if any(not value.strip() for value in values):
             raise InputError(f"{name} is blank, as from a variable that is not set. Give a value, or leave it out.")
-        before = seen.setdefault(name, values)
-        if before != values:
-            both = f"{name} is given twice"
+        earlier = values_by_name.setdefault(name, values)
+        if earlier != values:
+            complaint = f"{name} is given twice"
             if name != "--key":  # nobody shall read it
-                both += f", {' '.join(before)!r} and {' '.join(values)!r}"
+                complaint += f", {' '.join(earlier)!r} and {' '.join(values)!r}"
             if action.nargs:
-                raise InputError(f"{both}. Give it once, with all values behind it: {name} A B.")
-            warn(f"{both}: the last counts.")
-            seen[name] = values
+                raise InputError(f"{complaint}. Give it once, with all values behind it: {name} A B.")
+            warn(f"{complaint}: the last counts.")
+            values_by_name[name] = values
     for action in options.parser._actions:
-        given = getattr(options, action.dest, None)
-        if not action.option_strings and action.nargs is None and isinstance(given, str) and not given.strip():
+        value = getattr(options, action.dest, None)
+        if not action.option_strings and action.nargs is None and isinstance(value, str) and not value.strip():
             raise InputError(f"{action.metavar} is blank, as from a variable that is not set. Give it.")
-        if action.metavar in PERHAPS and isinstance(given, str | Path):
-            setattr(options, action.dest, at_home(given))
-        if action.metavar in PLACES and given:
+        if action.metavar in PERHAPS and isinstance(value, str | Path):
+            setattr(options, action.dest, at_home(value))
+        if action.metavar in PLACES and value:
             check_mounted(getattr(options, action.dest))
 
 

@@ -62,12 +62,14 @@ def _fit(options: Options, terminal: Terminal) -> int:
 
     _, fit, contents = complete(ServeSettings(adapters=options.serve, base=options.model))
     terminal.result("fit", fit)
-    students = [one for one in contents.adapters if one.is_student]
+    students = [adapter for adapter in contents.adapters if adapter.is_student]
     lines = fit.lines() if fit else _alone(contents)
-    lines += [("student", f"{one.name}, {bytes_of_student(one) / MIB:.0f} MiB of memory") for one in students]
+    lines += [
+        ("student", f"{student.name}, {bytes_of_student(student) / MIB:.0f} MiB of memory") for student in students
+    ]
     lines += [("refused", f"{fault.path}: {fault.reason}") for fault in contents.refused]
-    for what, why in lines:
-        terminal.say(f"{what:<24}{why}")
+    for heading, text in lines:
+        terminal.say(f"{heading:<24}{text}")
     return 0
 
 

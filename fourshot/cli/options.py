@@ -97,15 +97,15 @@ def with_file(settings: RunSettings, file: Path) -> RunSettings:
 
 def with_values(settings: RunSettings, values: Mapping[str, Any], source: str) -> RunSettings:
     """``settings`` with nested ``values`` put over them; ``source`` is what an error names. Raises `InputError`."""
-    known = msgspec.to_builtins(settings)
-    _check_keys(values, known, source)
+    current = msgspec.to_builtins(settings)
+    _check_keys(values, current, source)
     try:
-        return msgspec.convert(_merged(known, values), RunSettings)
+        return msgspec.convert(_merged(current, values), RunSettings)
     except msgspec.ValidationError as error:
-        said, _, place = str(error).removesuffix(" - at `$`").partition(" - at `$.")
+        message, _, place = str(error).removesuffix(" - at `$`").partition(" - at `$.")
         place = place.rstrip("`")
-        named = said.endswith(".") or place in source  # sentences of ours name the setting
-        raise InputError(f"{source}: {said if named else f'{place}: {said}'}{_allowed(place)}") from error
+        named = message.endswith(".") or place in source  # sentences of ours name the setting
+        raise InputError(f"{source}: {message if named else f'{place}: {message}'}{_allowed(place)}") from error
 
 
 def flat(document: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -117,14 +117,14 @@ def flat(document: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
             yield f"{prefix}{key}", value
 
 
-def _check_keys(values: Mapping[str, Any], known: Mapping[str, Any], source: str, prefix: str = "") -> None:
+def _check_keys(values: Mapping[str, Any], allowed: Mapping[str, Any], source: str, prefix: str = "") -> None:
     for key, value in values.items():
-        if key not in known:
+        if key not in allowed:
             name = prefix + key
-            hint = EARLIER_NAMES[name] if name in EARLIER_NAMES else _near(name)
+            hint = EARLIER_NAMES[name] if name in EARLIER_NAMES else _suggestion(name)
             raise InputError(f"{source}: there is no setting {name!r}. {hint}")
-        if isinstance(value, Mapping) and isinstance(known[key], Mapping):
-            _check_keys(value, known[key], source, f"{prefix}{key}.")
+        if isinstance(value, Mapping) and isinstance(allowed[key], Mapping):
+            _check_keys(value, allowed[key], source, f"{prefix}{key}.")
 
 
 def _allowed(place: str) -> str:
@@ -141,23 +141,23 @@ def _allowed(place: str) -> str:
     return SPELLED.get(kind, "")
 
 
-def _near(key: str) -> str:
+def _suggestion(key: str) -> str:
     last_of = {name: name.rpartition(".")[2] for name, _ in flat(msgspec.to_builtins(PRESETS["default"]))}
     if key in last_of:  # in a file, as one key with a dot in it
         return f"Write {key} without quotes around it."
     groups = {name.partition(".")[0]: name.partition(".")[0] for name in last_of if "." in name}
     last_of |= {} if "." in key else groups
-    near = difflib.get_close_matches(key.rpartition(".")[2].lower(), last_of.values(), n=1)
-    if near:
-        return f"Did you mean {' or '.join(repr(name) for name, last in last_of.items() if last == near[0])}?"
+    matches = difflib.get_close_matches(key.rpartition(".")[2].lower(), last_of.values(), n=1)
+    if matches:
+        return f"Did you mean {' or '.join(repr(name) for name, last in last_of.items() if last == matches[0])}?"
     return f"Settings are {', '.join(name for name in last_of if name not in groups)}."
 
 
-def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(under)
-    for key, value in over.items():
-        both = isinstance(value, Mapping) and isinstance(under.get(key), Mapping)
-        merged[key] = _merged(under[key], value) if both else value
+def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in changes.items():
+        are_mappings = isinstance(value, Mapping) and isinstance(base.get(key), Mapping)
+        merged[key] = _merged(base[key], value) if are_mappings else value
     return merged
 
 

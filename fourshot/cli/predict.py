@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 NO_LABEL = "none"
 FOR_LABELS = ("abstain_below", "coverage", "none_of_these")
 FEW = 50  # texts that a threshold comes from
-WHY = {"unsure": "too unsure", "none_of_these": "unlike the task's texts"}
+REASONS = {"unsure": "too unsure", "none_of_these": "unlike the task's texts"}
 
 
 @command(
@@ -106,55 +106,58 @@ def predict(options: Options, terminal: Terminal) -> None:
             predictions = classifier.predict(texts, **refusing)
             explanations = classifier.explain(texts) if options.explain else []
         source = {"student" if student else "adapter": folder}
-    if cut := [prediction.cut_words for prediction in predictions if prediction.cut_words]:
-        terminal.warn(not_read(len(cut), len(texts), sum(cut)))
+    if cut_words := [prediction.cut_words for prediction in predictions if prediction.cut_words]:
+        terminal.warn(not_read(len(cut_words), len(texts), sum(cut_words)))
     for text, prediction, explained in zip_longest(texts, predictions, explanations):
-        said = {"text": as_given(task, text) if task else text, **msgspec.to_builtins(prediction)}
-        terminal.result("prediction", said | ({"explanation": explained} if explained else {}))
+        document = {"text": as_given(task, text) if task else text, **msgspec.to_builtins(prediction)}
+        terminal.result("prediction", document | ({"explanation": explained} if explained else {}))
         terminal.say(f"{prediction.label or NO_LABEL}\t{prediction.probability:.3f}\t{one_line(text)}")
         if explained:
-            terminal.say(_told(explained))
-    why = Counter(prediction.abstained for prediction in predictions if prediction.abstained)
-    terminal.result("result", {**source, "texts": len(texts), **({"abstained": why} if why else {})})
-    if why:
-        counted = ", ".join(f"{count} {WHY[reason]}" for reason, count in why.items())
-        print(f"fourshot: {why.total()} of {len(texts)} texts have no label: {counted}", file=sys.stderr)
+            terminal.say(_explanation_text(explained))
+    abstained = Counter(prediction.abstained for prediction in predictions if prediction.abstained)
+    terminal.result("result", {**source, "texts": len(texts), **({"abstained": abstained} if abstained else {})})
+    if abstained:
+        counted = ", ".join(f"{count} {REASONS[reason]}" for reason, count in abstained.items())
+        print(f"fourshot: {abstained.total()} of {len(texts)} texts have no label: {counted}", file=sys.stderr)
 
 
-def _told(explained: "Explanation") -> str:
+def _explanation_text(explained: "Explanation") -> str:
     """For people, indented below the prediction."""
-    lines = [f"{near.similarity:.2f}\t{near.kind}\t{near.label}\t{one_line(near.text)}" for near in explained.nearest]
+    lines = [
+        f"{neighbour.similarity:.2f}\t{neighbour.kind}\t{neighbour.label}\t{one_line(neighbour.text)}"
+        for neighbour in explained.nearest
+    ]
     for wording, reading in explained.wordings.items():
         lines.append(f"wording {wording}\t{reading.label}\t{reading.probability:.3f}")
     return "\n".join(f"\t{line}" for line in lines)
 
 
-def not_read(cut: int, texts: int, words: int) -> str:
+def not_read(num_cut: int, texts: int, words: int) -> str:
     """For people: how much of what was asked about is longer than the classifier reads."""
     return (
-        f"{cut:,} of {texts:,} texts {'are' if cut > 1 else 'is'} longer than the classifier reads: {words:,} "
-        f"{'words' if words > 1 else 'word'} of {'them' if cut > 1 else 'it'} did not count."
+        f"{num_cut:,} of {texts:,} texts {'are' if num_cut > 1 else 'is'} longer than the classifier reads: {words:,} "
+        f"{'words' if words > 1 else 'word'} of {'them' if num_cut > 1 else 'it'} did not count."
     )
 
 
-def _refuse(options: Options, what_for: str, *names: str) -> None:
-    if given := [f"--{name.replace('_', '-')}" for name in names if getattr(options, name)]:
-        raise InputError(f"{' and '.join(given)} {'are' if len(given) > 1 else 'is'} for {what_for}. Leave it out.")
+def _refuse(options: Options, purpose: str, *names: str) -> None:
+    if refused := [f"--{name.replace('_', '-')}" for name in names if getattr(options, name)]:
+        raise InputError(f"{' and '.join(refused)} {'are' if len(refused) > 1 else 'is'} for {purpose}. Leave it out.")
 
 
-def doubts_of(given: Sequence[str], texts: Sequence[str]) -> list[str]:
+def doubts_of(arguments: Sequence[str], texts: Sequence[str]) -> list[str]:
     """For people: what was given as a text, and may be a file of texts or a table."""
     from fourshot.pipeline.tasks.columns import TEXT_NAMES
 
     doubts = []
-    for text in given:
+    for text in arguments:
         if len(text) < 256 and "\0" not in text and PurePath(text).suffix and Path(text).is_file():
             file = shlex.quote(text)
             doubts.append(
                 f"{text} is a file, and its name was taken for a text. For the lines in it: `fourshot predict ... < "
                 f"{file}`; for a table: `fourshot annotate ... --unlabelled {file} --out FILE`."
             )
-    first = [cell.strip(' "').casefold() for cell in re.split("[,;\t]", texts[0])] if texts and not given else []
+    first = [cell.strip(' "').casefold() for cell in re.split("[,;\t]", texts[0])] if texts and not arguments else []
     if len(first) > 1 and TEXT_NAMES & {*first}:
         doubts.append(
             f"the first line, {one_line(texts[0])[:60]!r}, looks like the names of a table's columns; each line was "
@@ -163,12 +166,12 @@ def doubts_of(given: Sequence[str], texts: Sequence[str]) -> list[str]:
     return doubts
 
 
-def read_texts(given: Sequence[str], terminal: Terminal) -> list[str]:
+def read_texts(arguments: Sequence[str], terminal: Terminal) -> list[str]:
     """The texts of the command line, else standard input, one per line. Raises `InputError` where there is none.
 
     Blank ones are left out, and counted.
     """
-    texts = list(given)
+    texts = list(arguments)
     if not texts:
         if sys.stdin.isatty():
             raise InputError("there is nothing to classify. Give texts as arguments, or on standard input, one a line.")
@@ -179,11 +182,11 @@ def read_texts(given: Sequence[str], terminal: Terminal) -> list[str]:
             texts = lines.removesuffix("\n").split("\n")
         except UnicodeDecodeError as error:
             raise InputError(f"standard input is not UTF-8: {error}. Convert it first.") from error
-    for doubt in doubts_of(given, texts):
+    for doubt in doubts_of(arguments, texts):
         terminal.warn(doubt)
-    kept = [text.strip() for text in texts if text.strip()]
-    if not kept:
+    usable = [text.strip() for text in texts if text.strip()]
+    if not usable:
         raise InputError("there is nothing to classify: all texts are blank.")
-    if blank := len(texts) - len(kept):
+    if blank := len(texts) - len(usable):
         terminal.warn(f"{blank} blank {'texts are' if blank > 1 else 'text is'} left out.")
-    return kept
+    return usable

@@ -54,10 +54,12 @@ class Bars:
             if event.done >= event.total and (event.stage, event.message) in self._ended:
                 return  # the end of a step may be told twice
             bar = self._bars[key] = self._new_bar(event.unit)
-        name, count, more = f"{event.stage}  {event.message}".rstrip(), _count(event), figures(event)
-        self._progress.update(bar.id, completed=event.done, total=event.total, name=name, count=count, figures=more)
+        name, count, figures_text = f"{event.stage}  {event.message}".rstrip(), _count(event), figures(event)
+        self._progress.update(
+            bar.id, completed=event.done, total=event.total, name=name, count=count, figures=figures_text
+        )
         if event.done >= event.total:  # of hundreds, those that are done must not fill the screen
-            self._print(f"{name}  {count} in {span(bar.elapsed or 0.0)}  {more}")
+            self._print(f"{name}  {count} in {span(bar.elapsed or 0.0)}  {figures_text}")
             self._progress.remove_task(bar.id)
             del self._bars[key]
             self._ended.add((event.stage, event.message))
@@ -76,8 +78,8 @@ class _Rate(ProgressColumn):
     def render(self, task: Task) -> Text:
         if not task.speed:
             return Text("")
-        left = f", {span(task.time_remaining)} left" if task.time_remaining is not None else ""
-        return Text(f"{rate(task.speed)} {task.fields['unit']}/s{left}")
+        remaining = f", {span(task.time_remaining)} left" if task.time_remaining is not None else ""
+        return Text(f"{rate(task.speed)} {task.fields['unit']}/s{remaining}")
 
 
 @dataclass
@@ -123,8 +125,8 @@ class Lines:
         seconds = now - step.began_s
         speed = (event.done - step.first) / seconds if seconds > 0 else 0.0
         if speed > 0:
-            left = (event.total - event.done) / speed
-            parts.append(f"{rate(speed)} {event.unit}/s" + (f", {span(left)} left" if left > 0 else ""))
+            remaining_s = (event.total - event.done) / speed
+            parts.append(f"{rate(speed)} {event.unit}/s" + (f", {span(remaining_s)} left" if remaining_s > 0 else ""))
         return "  ".join(part for part in (*parts, figures(event)) if part)
 
     def _print(self, line: str) -> None:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from fourshot.cli.declare import Options, argument, given, setting
+from fourshot.cli.declare import Options, argument, overrides, setting
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.student_card import RemoteTeacher
 from fourshot.serving.clients.remote.settings import KEY_VARIABLES, RemoteSettings
@@ -28,38 +28,38 @@ REMOTE_OPTIONS = tuple(
 
 def teacher_of(options: Options) -> dict[str, Any]:
     """Who is to read, as `fourshot.teaching` takes it. Raises InputError for half of a remote teacher."""
-    wanted = given(options, RemoteSettings)
+    remote_settings = overrides(options, RemoteSettings)
     if options.teacher and options.by:
         raise InputError("--teacher and --by both name who reads the texts. Give one of them.")
     if options.teacher and not options.teacher_model:
         raise InputError(f"--teacher {options.teacher} has many models, or may have. Name one with --teacher-model.")
     if options.teacher_model and not (options.teacher or options.by):
         raise InputError("--teacher-model is a model at an address. Give that, too: --teacher http://host/v1.")
-    if wanted and not options.teacher_model:
-        given_options = ", ".join(f"--{name.replace('_', '-')}" for name in wanted)
+    if remote_settings and not options.teacher_model:
+        given_options = ", ".join(f"--{name.replace('_', '-')}" for name in remote_settings)
         raise InputError(f"{given_options}: only for a teacher behind an address (--teacher URL --teacher-model NAME).")
     return {
         "by": options.teacher or options.by,
         "teacher_model": options.teacher_model,
-        "remote": RemoteSettings(**wanted) if options.teacher_model else None,
+        "remote": RemoteSettings(**remote_settings) if options.teacher_model else None,
     }
 
 
 def describe(teacher: RemoteTeacher) -> str:
     """How a remote teacher did, and what that cost, in two lines."""
     held_out, outside = teacher.held_out, teacher.outside
-    right = f", {held_out.accuracy:.0%} of {held_out.num_texts} shots right" if held_out else ""
-    beside = f", {outside:.1%} of its probability on no label" if outside is not None else ""
+    accuracy = f", {held_out.accuracy:.0%} of {held_out.num_texts} shots right" if held_out else ""
+    off_labels = f", {outside:.1%} of its probability on no label" if outside is not None else ""
     cost = "" if teacher.paid_cost is None else f", cost {teacher.paid_cost:.4g}"
     old = teacher.requests - teacher.paid_requests
-    kept = f"; {old:,} answers were kept from before" if old > 0 else ""
+    reused = f"; {old:,} answers were kept from before" if old > 0 else ""
     return (
-        f"{teacher.model} at {teacher.endpoint} ({teacher.asked}){right}{beside}.\n"
-        f"{teacher.paid_requests:,} requests{cost}{kept}; {teacher.prompt_tokens:,} tokens read and "
+        f"{teacher.model} at {teacher.endpoint} ({teacher.asked}){accuracy}{off_labels}.\n"
+        f"{teacher.paid_requests:,} requests{cost}{reused}; {teacher.prompt_tokens:,} tokens read and "
         f"{teacher.output_tokens:,} written for all of them."
     )
 
 
-def first_of(why: str) -> str:
+def first_of(reason: str) -> str:
     """For people: why the first of several texts has no answer, behind how many these are; nothing where not known."""
-    return f"; of the first: {why.rstrip('.')}" if why else ""
+    return f"; of the first: {reason.rstrip('.')}" if reason else ""

@@ -22,8 +22,8 @@ def review(options: Options, terminal: Terminal) -> None:
         terminal.say(f"{opened.path} is there already. {in_words(REVIEW, opened.said)}.")
         terminal.say(f"To have it written anew, move it away first. To learn from it, repeat {folder.command}")
         return
-    others = ", ".join(f"{number} {reason.replace('_', ' ')}" for reason, number in opened.left_out.items())
-    terminal.say(f"Wrote {opened.path}: {opened.rows} texts." + (f" Left out: {others}." if others else ""))
+    left_out = ", ".join(f"{number} {reason.replace('_', ' ')}" for reason, number in opened.left_out.items())
+    terminal.say(f"Wrote {opened.path}: {opened.rows} texts." + (f" Left out: {left_out}." if left_out else ""))
     terminal.say("Correct the columns label and keep, or delete rows, and save.")
     terminal.say(f"Then repeat {folder.command}")
 

@@ -73,28 +73,30 @@ def run(options: Options, terminal: Terminal) -> None:
     from fourshot.pipeline.tasks.task_file import load_task
 
     settings = settings_of(options)
-    if own := {name: value for name in OF_UNLABELLED if (value := getattr(options, name))}:
+    if unlabelled_settings := {name: value for name in OF_UNLABELLED if (value := getattr(options, name))}:
         if not options.unlabelled:
-            words = " and ".join(f"--{name.replace('_', '-')}" for name in own)
+            words = " and ".join(f"--{name.replace('_', '-')}" for name in unlabelled_settings)
             raise InputError(
                 f"{words} is for the texts of --unlabelled FILE, which is not given. Give it, or leave {words} out."
             )
-        settings = msgspec.structs.replace(settings, unlabelled=msgspec.structs.replace(settings.unlabelled, **own))
+        settings = msgspec.structs.replace(
+            settings, unlabelled=msgspec.structs.replace(settings.unlabelled, **unlabelled_settings)
+        )
     task = load_task(options.task, options.data)
     folder = options.out or api.default_folder(task.name, options.preset, settings.seed)
-    more = {**_place(options), "until": options.until, "merge": options.merge}
-    more |= {"unlabelled": options.unlabelled, "ask": options.ask}
+    arguments = {**_place(options), "until": options.until, "merge": options.merge}
+    arguments |= {"unlabelled": options.unlabelled, "ask": options.ask}
     with terminal.progress() as on_event:
         if options.plan:
             from fourshot.pipeline.runs.run import plan_task
 
             texts = Path(options.unlabelled) if options.unlabelled else None
-            where = Path(folder)
-            terminal.forecast(plan_task(task, options.model, settings, where, on_event, options.until, texts))
+            run_folder = Path(folder)
+            terminal.forecast(plan_task(task, options.model, settings, run_folder, on_event, options.until, texts))
             return
-        summary = api.run(task, settings=settings, folder=folder, on_event=on_event, **more)
-    again = f"{program()} {shlex.join(['run', *options.words[1:]])}"  # whichever stage this call named
-    RunFolder(folder).write_command(again)
+        summary = api.run(task, settings=settings, folder=folder, on_event=on_event, **arguments)
+    repeat_command = f"{program()} {shlex.join(['run', *options.words[1:]])}"  # whichever stage this call named
+    RunFolder(folder).write_command(repeat_command)
     terminal.result("result", summary)
     if summary.table:
         terminal.scores(summary.table)
@@ -107,7 +109,7 @@ def run(options: Options, terminal: Terminal) -> None:
     terminal.say(f"Run folder: {folder}")
     if summary.ask_path:
         terminal.say(f"Label the texts in {summary.ask_path} (column label), then run the same command again:")
-        terminal.say(f"  {again}")
+        terminal.say(f"  {repeat_command}")
     if summary.report_path:
         terminal.say(f"Report: {summary.report_path}")
     if summary.merged_path:
@@ -186,40 +188,40 @@ def compare(options: Options, terminal: Terminal) -> None:
         if options.plan:
             from fourshot.pipeline.runs.compare import DEFAULT_METHODS, plan_comparison
 
-            wanted = methods or DEFAULT_METHODS
-            terminal.forecast(plan_comparison(task, options.model, settings, wanted, seeds, folder, on_event))
+            chosen = methods or DEFAULT_METHODS
+            terminal.forecast(plan_comparison(task, options.model, settings, chosen, seeds, folder, on_event))
             return
         result = api.compare(
             task, methods, seeds=seeds, settings=settings, folder=folder, on_event=on_event, **_place(options)
         )
-    said = {"folder": folder, "rows": result.rows}
-    terminal.result("result", said | ({"left_out": result.left_out} if result.left_out else {}))
+    document = {"folder": folder, "rows": result.rows}
+    terminal.result("result", document | ({"left_out": result.left_out} if result.left_out else {}))
     terminal.scores(result.rows)
     _say_left_out(result.left_out, terminal)
     terminal.say(f"Numbers: {folder / 'comparison.json'}\nReport: {folder / 'report.html'}")
 
 
 def _say_left_out(left_out: "Mapping[str, str] | UnsetType", terminal: Terminal) -> None:
-    for method, why in (left_out or {}).items():
-        terminal.say(f"{method} is left out: {why}")
+    for method, reason in (left_out or {}).items():
+        terminal.say(f"{method} is left out: {reason}")
 
 
 def _place(options: Options) -> dict[str, Any]:
     names = ("model", "ray", "gpus_per_job", "gpus_per_engine", "train_at_once")
-    where = {name: getattr(options, name) for name in names}
-    return {**where, "forecast": not (options.quiet or options.ray)}  # it is of one machine
+    placement = {name: getattr(options, name) for name in names}
+    return {**placement, "forecast": not (options.quiet or options.ray)}  # it is of one machine
 
 
-def choose_methods(text: str, known: Mapping[str, object]) -> list[str]:
+def choose_methods(text: str, methods: Mapping[str, object]) -> list[str]:
     """The methods that a comma-separated list names, each once, in its order. Raises `InputError`."""
     names = list(dict.fromkeys(names_in(text)))
-    unknown = [name for name in names if name not in known]
+    unknown = [name for name in names if name not in methods]
     if unknown or not names:
-        near = [match for name in unknown for match in difflib.get_close_matches(name, known, n=1)]
-        hint = f" Did you mean {' or '.join(near)}?" if near else ""
+        suggestions = [match for name in unknown for match in difflib.get_close_matches(name, methods, n=1)]
+        hint = f" Did you mean {' or '.join(suggestions)}?" if suggestions else ""
         raise InputError(
             f"--methods {text}: {'no such method: ' + ', '.join(unknown) if unknown else 'no method named'}.{hint} "
-            f"Methods are {', '.join(known)}."
+            f"Methods are {', '.join(methods)}."
         )
     return names
 

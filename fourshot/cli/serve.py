@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from fourshot.cli.console import Terminal
-from fourshot.cli.declare import Options, argument, command, given, names_in, setting, some_names_in
+from fourshot.cli.declare import Options, argument, command, names_in, overrides, setting, some_names_in
 from fourshot.serving.settings import Limits, ServeSettings
 
 LOCAL = ("127.0.0.1", "localhost", "::1")
@@ -53,7 +53,7 @@ def serve(options: Options, terminal: Terminal) -> None:
     from fourshot.serving.fleet.launch import prepare
 
     options.vllm_arguments = tuple(options.vllm_arguments)
-    settings = ServeSettings(**given(options, ServeSettings), limits=Limits(**given(options, Limits)))
+    settings = ServeSettings(**overrides(options, ServeSettings), limits=Limits(**overrides(options, Limits)))
     launch = prepare(settings, options.replicas, options.ray)
     if settings.host not in LOCAL and not settings.keys:
         terminal.warn(

@@ -4,7 +4,7 @@ import shlex
 from pathlib import Path
 
 from fourshot.cli.console import Terminal, program
-from fourshot.cli.declare import MODEL, PLAN, Options, argument, command, flag, given, setting
+from fourshot.cli.declare import MODEL, PLAN, Options, argument, command, flag, overrides, setting
 from fourshot.cli.options import settings_of, settings_options
 from fourshot.cli.predict import not_read
 from fourshot.cli.remote import REMOTE_OPTIONS, describe, first_of, teacher_of
@@ -51,22 +51,22 @@ def annotate(options: Options, terminal: Terminal) -> None:
     from fourshot import teaching
     from fourshot.text_api import writes_texts
 
-    what = {name: getattr(options, name) for name in ("unlabelled", "data", "text_column", "key")}
-    what["encoding"] = options.encoding or ""
+    arguments = {name: getattr(options, name) for name in ("unlabelled", "data", "text_column", "key")}
+    arguments["encoding"] = options.encoding or ""
     if writes_texts(options.task, options.data):
         from fourshot.cli.text_students import annotate_text
 
-        annotate_text(options, what, terminal)
+        annotate_text(options, arguments, terminal)
         return
-    what |= {**teacher_of(options), "model": options.model}
+    arguments |= {**teacher_of(options), "model": options.model}
     with terminal.progress() as on_event:
         if options.plan:
-            terminal.forecast(teaching.plan_annotation(options.task, on_event=on_event, **what))
+            terminal.forecast(teaching.plan_annotation(options.task, on_event=on_event, **arguments))
             return
         summary = teaching.annotate(
             options.task,
             out=options.out,
-            **what,
+            **arguments,
             abstain_below=options.abstain_below,
             ray=options.ray,
             on_event=on_event,
@@ -78,13 +78,13 @@ def annotate(options: Options, terminal: Terminal) -> None:
         terminal.warn(not_read(summary.cut, summary.rows, summary.cut_words))
     terminal.result("result", summary)
     terminal.table([{"label": label, "rows": count} for label, count in summary.labelled.items()])
-    for count, what_became in (
+    for count, outcome in (
         (summary.abstained, "without a label: nobody was sure enough"),
         (summary.blank, "without a text"),
         (summary.unreadable, f"could not be read{first_of(summary.why_unreadable)}"),
     ):
         if count:
-            terminal.say(f"{counted(count, 'row')} {what_became}.")
+            terminal.say(f"{counted(count, 'row')} {outcome}.")
     if summary.agreement is not None:
         terminal.say(f"Of the readers, {summary.agreement:.0%} say the label that was given, on average.")
     terminal.verdict(summary.forecast)
@@ -134,25 +134,25 @@ def distill(options: Options, terminal: Terminal) -> None:
     teacher = teacher_of(options)
     task = load_any_task(options.task, options.data)
     folder = Path(options.out or default_student_folder(task))
-    what = {name: getattr(options, name) for name in ("unlabelled", "generate", "text_column", "model", "key")}
-    what |= {**teacher, "folder": folder, "encoding": options.encoding or ""}
+    arguments = {name: getattr(options, name) for name in ("unlabelled", "generate", "text_column", "model", "key")}
+    arguments |= {**teacher, "folder": folder, "encoding": options.encoding or ""}
     if isinstance(task, GenerationTask):
         from fourshot.cli.text_students import distill_text
 
-        distill_text(task, options, what, terminal)
+        distill_text(task, options, arguments, terminal)
         return
     if options.real:
         raise InputError(f"--real is for text generation tasks, and {task.name} has labels. Say how many with --shots.")
-    what["settings"] = settings_of(options)
+    arguments["settings"] = settings_of(options)
     with terminal.progress() as on_event:
         if options.plan:
-            terminal.forecast(teaching.plan_distillation(task, on_event=on_event, **what))
+            terminal.forecast(teaching.plan_distillation(task, on_event=on_event, **arguments))
             return
         summary = teaching.distill(
             task,
-            **what,
+            **arguments,
             student=options.student,
-            student_settings=StudentSettings(**given(options, StudentSettings)),
+            student_settings=StudentSettings(**overrides(options, StudentSettings)),
             ray=options.ray,
             onnx=options.onnx,
             on_event=on_event,

@@ -77,33 +77,33 @@ def new(options: Options, terminal: Terminal) -> None:
         ),
     )
     out = options.out or options.name or table_stem(Path(options.table))
-    made = new_task(options.table, out, choices, options.name, options.seed)
-    terminal.result("result", made)
-    for kind, columns, others in (
-        ("fields" if made.fields else "texts", made.text_columns, made.other_text_columns),
-        ("labels", made.label_columns, made.other_label_columns),
+    task = new_task(options.table, out, choices, options.name, options.seed)
+    terminal.result("result", task)
+    for kind, columns, alternatives in (
+        ("fields" if task.fields else "texts", task.text_columns, task.other_text_columns),
+        ("labels", task.label_columns, task.other_label_columns),
     ):
-        also = f"; also possible: {shorten(map(repr, others))}" if others else ""
-        terminal.say(f"{kind}: column {' and '.join(map(repr, columns))}{also}")
-    terminal.say(f"classes: {shorten((f'{clipped(name, 60)} ({count})' for name, count in made.labels.items()), 12)}")
-    for notice in made.notices:
+        also_possible = f"; also possible: {shorten(map(repr, alternatives))}" if alternatives else ""
+        terminal.say(f"{kind}: column {' and '.join(map(repr, columns))}{also_possible}")
+    terminal.say(f"classes: {shorten((f'{clipped(name, 60)} ({count})' for name, count in task.labels.items()), 12)}")
+    for notice in task.notices:
         terminal.say(f"{notice.severity}: {notice}")
-    gone = sum(some.count for some in made.left_out)
-    terminal.say(f"{counted(made.rows, 'row')}: {made.train} for training, {made.test} for testing, {gone} left out")
-    for some in made.left_out:
-        first = ", ".join(map(str, some.lines[:5]))
-        more = f" and {some.count - 5} more" if some.count > 5 else ""
-        terminal.say(f"  {counted(some.count, 'row')} {some.what}: {made.unit} {first}{more}")
-    if made.asked_words:
-        proposals = ", ".join(f"{word!r} for {name!r}" for name, word in made.asked_words.items() if word)
+    dropped = sum(reason.count for reason in task.left_out)
+    terminal.say(f"{counted(task.rows, 'row')}: {task.train} for training, {task.test} for testing, {dropped} left out")
+    for reason in task.left_out:
+        first = ", ".join(map(str, reason.lines[:5]))
+        rest_note = f" and {reason.count - 5} more" if reason.count > 5 else ""
+        terminal.say(f"  {counted(reason.count, 'row')} {reason.what}: {task.unit} {first}{rest_note}")
+    if task.asked_words:
+        proposals = ", ".join(f"{word!r} for {name!r}" for name, word in task.asked_words.items() if word)
         terminal.say(
-            f"warning: these say nothing to a model: {shorten(map(repr, made.asked_words))}. Write a word for each "
+            f"warning: these say nothing to a model: {shorten(map(repr, task.asked_words))}. Write a word for each "
             f"into the task file.{f' Proposed: {proposals}.' if proposals else ''}"
         )
-    left_out = f" What was left out: {Path(made.task_file).parent / MADE_FROM}." if gone else ""
+    left_out = f" What was left out: {Path(task.task_file).parent / MADE_FROM}." if dropped else ""
     terminal.say(
-        f"Wrote {made.task_file}.{left_out} Make its instruction, noun and label words fit, then: "
-        f"{program()} tasks check {shlex.quote(made.task_file)}"
+        f"Wrote {task.task_file}.{left_out} Make its instruction, noun and label words fit, then: "
+        f"{program()} tasks check {shlex.quote(task.task_file)}"
     )
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fourshot.cli.console import Terminal, one_line, program
-from fourshot.cli.declare import Options, given
+from fourshot.cli.declare import Options, overrides
 from fourshot.cli.options import settings_of
 from fourshot.cli.remote import describe, first_of, teacher_of
 from fourshot.engine.errors import InputError
@@ -33,28 +33,36 @@ SCORES = {  # key of a row of `TextDistillSummary` -> heading
 }
 
 
-def distill_text(task: "GenerationTask", options: Options, what: dict[str, Any], terminal: Terminal) -> None:
-    """Make a student of a text generation task; ``what``: the arguments that a classifier's distillation has, too.
+def distill_text(task: "GenerationTask", options: Options, arguments: dict[str, Any], terminal: Terminal) -> None:
+    """Make a student of a text generation task; ``arguments``: those that a classifier's distillation has, too.
 
     Raises InputError for an option that says nothing of such a task.
     """
     from fourshot import text_api
 
-    own = given(options, StudentSettings)
-    not_here = [f"--{name.replace('_', '-')}" for name in own if name not in TextStudentSettings.__struct_fields__]
-    not_here += [f"--{name.replace('_', '-')}" for name in LABELS_ONLY if getattr(options, name)]
-    if not_here:
+    student_settings = overrides(options, StudentSettings)
+    misplaced = [
+        f"--{name.replace('_', '-')}" for name in student_settings if name not in TextStudentSettings.__struct_fields__
+    ]
+    misplaced += [f"--{name.replace('_', '-')}" for name in LABELS_ONLY if getattr(options, name)]
+    if misplaced:
         raise InputError(
-            f"{', '.join(not_here)}: that is for tasks with labels, and {task.name} is a text generation task. Leave "
+            f"{', '.join(misplaced)}: that is for tasks with labels, and {task.name} is a text generation task. Leave "
             "it out."
         )
-    what |= {"real": _real(options.real), "student": options.student, "student_settings": TextStudentSettings(**own)}
-    what["settings"] = settings_of(options)
+    arguments |= {
+        "real": _real(options.real),
+        "student": options.student,
+        "student_settings": TextStudentSettings(**student_settings),
+    }
+    arguments["settings"] = settings_of(options)
     with terminal.progress() as on_event:
         if options.plan:
-            terminal.forecast(text_api.plan_text_distillation(task, on_event=on_event, **what))
+            terminal.forecast(text_api.plan_text_distillation(task, on_event=on_event, **arguments))
             return
-        summary = text_api.distill_text(task, ray=options.ray, on_event=on_event, forecast=not options.quiet, **what)
+        summary = text_api.distill_text(
+            task, ray=options.ray, on_event=on_event, forecast=not options.quiet, **arguments
+        )
     terminal.result("result", summary)
     for note in summary.notes:
         terminal.say(f"{note.removesuffix('.')}.")
@@ -66,27 +74,27 @@ def distill_text(task: "GenerationTask", options: Options, what: dict[str, Any],
         terminal.say(describe(summary.remote_teacher))
     size = f"{summary.architecture}, {summary.parameters / 1e6:.0f} million parameters, {summary.megabytes:.0f} MB"
     terminal.say(f"Student: {summary.student_path} ({size})\nReport: {summary.report_path}")
-    terminal.say(f"Try it: {program()} predict {shlex.quote(str(what['folder']))} 'An input of your own'")
+    terminal.say(f"Try it: {program()} predict {shlex.quote(str(arguments['folder']))} 'An input of your own'")
 
 
-def annotate_text(options: Options, what: dict[str, Any], terminal: Terminal) -> None:
-    """Write a target for each input of a table; ``what``: the arguments that annotating with labels has, too."""
+def annotate_text(options: Options, arguments: dict[str, Any], terminal: Terminal) -> None:
+    """Write a target for each input of a table; ``arguments``: those that annotating with labels has, too."""
     from fourshot import text_api
 
-    if not_here := [f"--{name.replace('_', '-')}" for name in OF_READING if getattr(options, name)]:
-        raise InputError(f"{', '.join(not_here)}: that is for tasks with labels, and these targets are. Leave it out.")
-    what |= teacher_of(options)
+    if misplaced := [f"--{name.replace('_', '-')}" for name in OF_READING if getattr(options, name)]:
+        raise InputError(f"{', '.join(misplaced)}: that is for tasks with labels, and these targets are. Leave it out.")
+    arguments |= teacher_of(options)
     with terminal.progress() as on_event:
         if options.plan:
-            terminal.forecast(text_api.plan_text_annotation(options.task, on_event=on_event, **what))
+            terminal.forecast(text_api.plan_text_annotation(options.task, on_event=on_event, **arguments))
             return
         summary = text_api.annotate_text(
-            options.task, out=options.out, on_event=on_event, forecast=not options.quiet, **what
+            options.task, out=options.out, on_event=on_event, forecast=not options.quiet, **arguments
         )
     for warning in summary.warnings:
         terminal.warn(warning)
     terminal.result("result", summary)
-    for count, what_became in (
+    for count, outcome in (
         (summary.blank, "without an input"),
         (summary.unfinished, "without a target: it did not come to an end"),
         (
@@ -96,7 +104,7 @@ def annotate_text(options: Options, what: dict[str, Any], terminal: Terminal) ->
         (summary.cut, "too long: the end of the input was not read"),
     ):
         if count:
-            terminal.say(f"{counted(count, 'row')} {what_became}.")
+            terminal.say(f"{counted(count, 'row')} {outcome}.")
     if summary.remote_teacher:
         terminal.say(describe(summary.remote_teacher))
     rows = f"{summary.written} of {counted(summary.rows, 'row')} in {summary.out}"
@@ -124,11 +132,11 @@ def write(folder: Path, texts: list[str], options: Options, terminal: Terminal) 
 
 def show(texts: Sequence[str], written: "Sequence[TextWritten]", terminal: Terminal, source: dict[str, object]) -> None:
     """A line for each text."""
-    for text, said in zip(texts, written, strict=True):
-        terminal.result("prediction", {"text": text, "written": said.text, "is_whole": said.is_whole})
-        terminal.say(one_line(said.text))
-    if unfinished := sum(not said.is_whole for said in written):
+    for text, result in zip(texts, written, strict=True):
+        terminal.result("prediction", {"text": text, "written": result.text, "is_whole": result.is_whole})
+        terminal.say(one_line(result.text))
+    if unfinished := sum(not result.is_whole for result in written):
         terminal.warn(f"{unfinished} of {len(texts)} did not come to an end, and were cut.")
-    if cut := sum(said.is_cut for said in written):
-        terminal.warn(f"{cut} of {len(texts)} inputs are longer than the student reads: their end did not count.")
+    if num_cut := sum(result.is_cut for result in written):
+        terminal.warn(f"{num_cut} of {len(texts)} inputs are longer than the student reads: their end did not count.")
     terminal.result("result", {**source, "texts": len(texts)})

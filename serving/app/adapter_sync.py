@@ -50,7 +50,7 @@ class AdapterSync:
 
     @property
     def loaders(self) -> list[Loader]:
-        return [*dict.fromkeys(one for one in (self._writers, self._students, self._base_model) if one)]
+        return [*dict.fromkeys(loader for loader in (self._writers, self._students, self._base_model) if loader)]
 
     @property
     def num_inside(self) -> int:
@@ -96,15 +96,15 @@ class AdapterSync:
         await self._clear_out()
         leaving = {version.task.name for version in self._leaving.values()}  # first out of their slots
         for loader in self.loaders:
-            await loader.pin([one for task in self.current.keys() - leaving for one in self.current[task]])
+            await loader.pin([version for task in self.current.keys() - leaving for version in self.current[task]])
 
     def _with_damaged(self, contents: FolderContents) -> FolderContents:
         """``contents`` with what is served, lies there still, and can no longer be read as it was."""
-        refused = {one.path: one for one in contents.refused}
+        refused = {refusal.path: refusal for refusal in contents.refused}
         adapters, in_context = list(contents.adapters), dict(contents.in_context)
         names = {stored.name for stored in adapters}
         self.damaged = set()
-        for task, version in [(task, one) for task, versions in self.current.items() for one in versions]:
+        for task, version in [(task, version) for task, versions in self.current.items() for version in versions]:
             stored = version.stored
             place = self._registry.place(stored)
             if place not in refused or version.name in names or (task in in_context and not _is_student(stored)):
@@ -122,17 +122,22 @@ class AdapterSync:
 
     async def _choose(self, task: str, contents: FolderContents) -> None:
         """Have the first adapter and the first student of ``task`` that can answer do so."""
-        before, stored = self.current.get(task, []), contents.versions(task)
-        found = []
+        previous, stored = self.current.get(task, []), contents.versions(task)
+        candidates = []
         for student in (False, True):
-            now = next((version for version in before if _is_student(version.stored) is student), None)
+            current = next((version for version in previous if _is_student(version.stored) is student), None)
             entry = None if student else contents.in_context.get(task)
-            found.append(await self._first(now, [one for one in stored if one.is_student is student], entry))
-        order = [one.name for one in stored]  # examples alone, which have no name, come last
-        versions = sorted((one for one in found if one), key=lambda one: order.index(one.name) if one.name else 1 << 30)
-        if versions == before:
+            candidates.append(
+                await self._first(current, [adapter for adapter in stored if adapter.is_student is student], entry)
+            )
+        order = [adapter.name for adapter in stored]  # examples alone, which have no name, come last
+        versions = sorted(
+            (version for version in candidates if version),
+            key=lambda version: order.index(version.name) if version.name else 1 << 30,
+        )
+        if versions == previous:
             return
-        for version in before:
+        for version in previous:
             if version not in versions:
                 self._leave(version)
         for version in versions:
@@ -141,22 +146,22 @@ class AdapterSync:
         self.current[task] = versions
         if not versions:
             del self.current[task]
-        said = " or ".join(f"by {one.name}" if one.name else "in context" for one in versions)
-        logger.info("task %s is %s", task, f"answered {said}" if said else "no longer served")
+        sources = " or ".join(f"by {version.name}" if version.name else "in context" for version in versions)
+        logger.info("task %s is %s", task, f"answered {sources}" if sources else "no longer served")
         self.on_change(task, versions[0].name if versions else "")
 
     async def _first(
-        self, now: Version | None, stored: Sequence[StoredAdapter], entry: InContext | None
+        self, current: Version | None, stored: Sequence[StoredAdapter], entry: InContext | None
     ) -> Version | None:
-        """The first of ``stored`` that can answer, else ``entry``; ``now`` is what does."""
-        for one in stored:
-            if now is not None and now.name == one.name:
-                now.card = one.card
-                return now
-            if version := self._ready.get(one.name) or await self._admit(one):
+        """The first of ``stored`` that can answer, else ``entry``; ``current`` is what does."""
+        for adapter in stored:
+            if current is not None and current.name == adapter.name:
+                current.card = adapter.card
+                return current
+            if version := self._ready.get(adapter.name) or await self._admit(adapter):
                 return version
-        if entry is None or (now is not None and now.stored == entry):
-            return now if entry is not None else None
+        if entry is None or (current is not None and current.stored == entry):
+            return current if entry is not None else None
         try:
             return await self._loader(entry).admit(entry)
         except FourshotError as error:
@@ -165,8 +170,8 @@ class AdapterSync:
 
     async def _admit(self, stored: StoredAdapter) -> Version | None:
         """Load what is in the folder; None where it is refused."""
-        known = self._bad.get(stored.folder)
-        if known is not None and known[0] == stored.signature:
+        refusal = self._bad.get(stored.folder)
+        if refusal is not None and refusal[0] == stored.signature:
             return None
         try:
             version = await self._loader(stored).admit(stored)
@@ -202,7 +207,9 @@ class AdapterSync:
     def _info(self, task: str, versions: Sequence[Version]) -> TaskInfo:
         contents, first = self._contents, versions[0]
         methods: list[Method] = [method for version in versions for method in version.methods]
-        student = next((one.card for one in versions if isinstance(one.card, StudentCard | TextStudentCard)), None)
+        student = next(
+            (version.card for version in versions if isinstance(version.card, StudentCard | TextStudentCard)), None
+        )
         writes = isinstance(first.task, GenerationTask)
         return TaskInfo(
             task=task,
@@ -223,9 +230,9 @@ class AdapterSync:
         if contents is None:
             return []
         bad = [
-            Refused(path=str(stored.folder.relative_to(self._registry.root)), reason=known[1])
+            Refused(path=str(stored.folder.relative_to(self._registry.root)), reason=refusal[1])
             for stored in contents.adapters
-            if (known := self._bad.get(stored.folder)) is not None and known[0] == stored.signature
+            if (refusal := self._bad.get(stored.folder)) is not None and refusal[0] == stored.signature
         ]
         return [*contents.refused, *bad]
 

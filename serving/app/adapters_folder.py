@@ -94,4 +94,4 @@ def unpin(root: Path, task: str) -> None:
     pins = read_pins(root)
     if task not in pins:
         raise InputError(f"{task!r} is not pinned. Pinned are: {', '.join(pins) or 'none'}.")
-    write_pins(root, {other: name for other, name in pins.items() if other != task})
+    write_pins(root, {pinned_task: name for pinned_task, name in pins.items() if pinned_task != task})

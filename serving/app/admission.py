@@ -39,8 +39,8 @@ def read_card(folder: Path, root: Path, base: Callable[[], ResolvedModel]) -> Ad
     served = base()
     if not (folder / WEIGHTS).is_file():
         pickled = [path.name for path in folder.glob("*.bin")] + [path.name for path in folder.glob("*.pt")]
-        why = f"only {pickled[0]}, which is pickled: reading it would run its code" if pickled else "no weights"
-        raise AdapterError(f"it has {why}. Save it as {WEIGHTS}.")
+        problem = f"only {pickled[0]}, which is pickled: reading it would run its code" if pickled else "no weights"
+        raise AdapterError(f"it has {problem}. Save it as {WEIGHTS}.")
     _check_size(folder / CARD_FILE)
     card = load_card(folder)
     if card.prompt_version != (renders := card.prompt_format.version):
@@ -78,12 +78,12 @@ def read_student(folder: Path, root: Path) -> StudentCard | TextStudentCard:
 def student_files(folder: Path, card: StudentCard | TextStudentCard) -> tuple[list[str], str]:
     """What is needed to answer with a student, and which of it is the ONNX file; "" where torch reads the weights."""
     if isinstance(card, TextStudentCard):
-        kept = [file for file in sorted(folder.iterdir()) if file.suffix in WRITERS_FILES and file.is_file()]
-        return [file.name for file in kept if file.name != STUDENT_FILE] + [STUDENT_FILE], ""
-    there = [one for one in card.onnx if (folder / ONNX_FOLDER / one.file).is_file()]
-    used = file_to_use(there)
-    weights = [used] if used else [file.name for file in sorted(folder.glob("*.safetensors*"))]
-    return [STUDENT_CONFIG, TOKENIZER, *weights], used
+        files = [file for file in sorted(folder.iterdir()) if file.suffix in WRITERS_FILES and file.is_file()]
+        return [file.name for file in files if file.name != STUDENT_FILE] + [STUDENT_FILE], ""
+    exports = [export for export in card.onnx if (folder / ONNX_FOLDER / export.file).is_file()]
+    onnx_file = file_to_use(exports)
+    weights = [onnx_file] if onnx_file else [file.name for file in sorted(folder.glob("*.safetensors*"))]
+    return [STUDENT_CONFIG, TOKENIZER, *weights], onnx_file
 
 
 def check_files(folder: Path, card: StudentCard | TextStudentCard, names: Sequence[str]) -> None:
@@ -114,7 +114,7 @@ def stage_student(folder: Path, card: StudentCard | TextStudentCard, staging: Pa
 
     Raises AdapterError where a file is not what its card says.
     """
-    names, used = student_files(folder, card)
+    names, onnx_file = student_files(folder, card)
 
     def copy_to(copy: Path) -> None:
         for name in names:
@@ -122,7 +122,7 @@ def stage_student(folder: Path, card: StudentCard | TextStudentCard, staging: Pa
             shutil.copyfile(folder / name, copy / name)
         check_files(copy, card, names)
 
-    return _staged(card.name, staging, copy_to), used
+    return _staged(card.name, staging, copy_to), onnx_file
 
 
 def _check_size(card_file: Path) -> None:
@@ -133,10 +133,10 @@ def _check_size(card_file: Path) -> None:
 def check_hash(folder: Path, card: AdapterCard) -> None:
     """Raise AdapterError where the weights are not those that the card's name says."""
     try:
-        same = card.name.endswith(f"-{content_hash(folder)}")
+        is_same = card.name.endswith(f"-{content_hash(folder)}")
     except (OSError, ValueError) as error:
         raise AdapterError(f"it cannot be read: {error}") from error
-    if not same:
+    if not is_same:
         raise AdapterError(
             "its weights are not those that its card names: changed since training, or not copied whole. Copy it again."
         )
@@ -196,10 +196,10 @@ def check_weights(folder: Path, card: AdapterCard, base_shapes: Shapes, largest_
         parts = LORA_WEIGHT.fullmatch(name)
         if not parts:
             raise AdapterError(f"it holds {name}, which is no LoRA weight")
-        whole = base_shapes.get(f"{parts[1]}.weight")
-        if whole is None:
+        base_shape = base_shapes.get(f"{parts[1]}.weight")
+        if base_shape is None:
             raise AdapterError(f"it adapts {parts[1]}, which the base model does not have")
-        needed = [shape[0], whole[1]] if parts[2] == "A" else [whole[0], shape[1]]
+        needed = [shape[0], base_shape[1]] if parts[2] == "A" else [base_shape[0], shape[1]]
         if shape != needed or shape[0 if parts[2] == "A" else 1] > slot_rank(rank):
             raise AdapterError(f"its {name} has shape {shape}; the base model needs {needed}")
     _check_finite(folder / WEIGHTS)

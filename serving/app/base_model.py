@@ -100,15 +100,15 @@ class BaseModel:
 
         The latter is left out where a prompt has no room for the examples; InputError if there is no adapter either.
         """
-        task, words, most = source.task, source.task.label_words, self.settings.max_model_len
+        task, words, limit = source.task, source.task.label_words, self.settings.max_model_len
         in_context = label_tokens(self.tokenizer, words, "auto")
         (shortest,) = encode_prompts(self.tokenizer, [reading_prompt(task, "a", source.prompt_format, source.shots)])
         needed = len(shortest) + in_context.longest
-        labels: dict[Method, LabelTokens] = {"icl": in_context} if needed <= most else {}
+        labels: dict[Method, LabelTokens] = {"icl": in_context} if needed <= limit else {}
         if isinstance(source, AdapterCard):
             labels["adapter"] = label_tokens(self.tokenizer, words, source.verbalizer)
         elif not labels:
-            raise InputError(f"its {len(source.shots)} examples need {needed:,} tokens, and a prompt has {most:,}.")
+            raise InputError(f"its {len(source.shots)} examples need {needed:,} tokens, and a prompt has {limit:,}.")
         return labels
 
     def announce(self, version: Version) -> None:
@@ -181,7 +181,7 @@ class ModelVersion:
 
     async def prepare(self, texts: Sequence[str], method: Method) -> Prepared:
         parts = [self.prompts(text, method) for text in texts]
-        prompts = encode_prompts(self._model.tokenizer, [prompt for own in parts for prompt in own])
+        prompts = encode_prompts(self._model.tokenizer, [prompt for windows in parts for prompt in windows])
         try:
             check_lengths(prompts, self.labels[method].longest, self._model.settings.max_model_len)
         except InputError as error:
@@ -208,8 +208,8 @@ class ModelVersion:
     async def _calibrated_in_context(self) -> Calibration:
         """Contextual calibration of the task's in-context prompt; three short requests, once per version."""
         if self._icl_calibration is None:
-            asked = [prompt for text in CONTENT_FREE for prompt in self.prompts(text, "icl")]
-            prompts = encode_prompts(self._model.tokenizer, asked)
+            prompt_texts = [prompt for text in CONTENT_FREE for prompt in self.prompts(text, "icl")]
+            prompts = encode_prompts(self._model.tokenizer, prompt_texts)
             scored = await self._model.scorer.score_all(prompts, self.labels["icl"], None)
             self._icl_calibration = contextual(np.array([text.logprobs for text in scored]))
         return self._icl_calibration

@@ -49,7 +49,7 @@ class Conventions:
             await self._app(scope, receive, answer)
         except Exception as error:
             logger.exception("%s has failed", type(error).__name__)
-            if answer.begun:
+            if answer.has_begun:
                 raise
             await send_refusal(answer, RefusalError(500, "fault", "The service has failed; its log says how."))
 
@@ -59,10 +59,10 @@ def without_slash(scope: Scope) -> Scope:
     path, raw = scope["path"], (scope.get("raw_path") or b"").partition(b"?")[0]
     if not path.endswith("/") or (raw and not raw.endswith(b"/")):
         return {}
-    kept = raw.rstrip(b"/")
-    ending = len(raw) - len(kept) if raw else len(path)
+    stripped = raw.rstrip(b"/")
+    ending = len(raw) - len(stripped) if raw else len(path)
     shorter = path[: max(len(path) - ending, len(path.rstrip("/")))]
-    return {"path": shorter or "/", **({"raw_path": kept or b"/"} if raw else {})}
+    return {"path": shorter or "/", **({"raw_path": stripped or b"/"} if raw else {})}
 
 
 class _Answer:
@@ -70,19 +70,19 @@ class _Answer:
 
     def __init__(self, scope: Scope, send: Any) -> None:
         self._scope, self._send, self._head = scope, send, scope["method"] == "HEAD"
-        self._held: dict[str, Any] | None = None
+        self._held_start: dict[str, Any] | None = None
         self._body = b""
-        self.begun = False
+        self.has_begun = False
 
     async def __call__(self, message: dict[str, Any]) -> None:
         if message["type"] == "http.response.start" and message["status"] >= 400:
-            self._held = message
+            self._held_start = message
             return
-        if self._held is not None and message["type"] == "http.response.body":
+        if self._held_start is not None and message["type"] == "http.response.body":
             self._body += message.get("body", b"")
             if message.get("more_body") and len(self._body) <= MOST_ERROR_BYTES:
                 return
-            start, self._held = self._held, None
+            start, self._held_start = self._held_start, None
             if not message.get("more_body"):
                 start, self._body = in_form(self._scope, start, self._body)
             await self._hand_on(start)
@@ -90,7 +90,7 @@ class _Answer:
         await self._hand_on(message)
 
     async def _hand_on(self, message: dict[str, Any]) -> None:
-        self.begun = True
+        self.has_begun = True
         if self._head and message["type"] == "http.response.body":
             message = {**message, "body": b""}
         await self._send(message)
@@ -102,15 +102,15 @@ def in_form(scope: Scope, start: dict[str, Any], body: bytes) -> tuple[dict[str,
         msgspec.json.decode(body, type=ErrorAnswer)
     except (msgspec.DecodeError, UnicodeDecodeError):
         headers = dict(start.get("headers", ()))
-        body = RefusalError(start["status"], *_told(scope, start["status"], headers, body)).body
+        body = RefusalError(start["status"], *_kind_and_message(scope, start["status"], headers, body)).body
         dropped = (b"content-type", b"content-length", b"content-encoding")
-        kept = [(name, value) for name, value in start.get("headers", ()) if name.lower() not in dropped]
-        own = [(b"content-type", JSON.encode()), (b"content-length", str(len(body)).encode())]
-        start = {**start, "headers": [*kept, *own]}
+        remaining = [(name, value) for name, value in start.get("headers", ()) if name.lower() not in dropped]
+        replaced = [(b"content-type", JSON.encode()), (b"content-length", str(len(body)).encode())]
+        start = {**start, "headers": [*remaining, *replaced]}
     return start, body
 
 
-def _told(scope: Scope, code: int, headers: dict[bytes, bytes], body: bytes) -> tuple[str, str]:
+def _kind_and_message(scope: Scope, code: int, headers: dict[bytes, bytes], body: bytes) -> tuple[str, str]:
     """A word for machines and a sentence for people, for an error of the framework's."""
     path = scope["path"][:MOST_PATH_CHARS]
     if code == 404:
@@ -124,10 +124,10 @@ def _told(scope: Scope, code: int, headers: dict[bytes, bytes], body: bytes) -> 
     if code == 400 and scope["method"] == "OPTIONS":
         return "cors", "Pages of this origin may not ask. Start the service with --cors-origin ORIGIN to let them."
     phrase = HTTPStatus(code).phrase if code in HTTPStatus._value2member_map_ else "Error"
-    said = ""
+    detail = ""
     if headers.get(b"content-type", b"").startswith(TEXT) and code < 500:
-        said = body.decode("utf-8", "replace").strip()
+        detail = body.decode("utf-8", "replace").strip()
     else:
         with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, KeyError):
-            said = str(msgspec.json.decode(body, type=dict[str, Any])["detail"])
-    return phrase.lower().replace(" ", "_").replace("-", "_"), said or f"{phrase}."
+            detail = str(msgspec.json.decode(body, type=dict[str, Any])["detail"])
+    return phrase.lower().replace(" ", "_").replace("-", "_"), detail or f"{phrase}."

@@ -66,8 +66,8 @@ class Dispatcher:
 
         ``tokens_per_s`` is a first guess (0: none).
         """
-        self._slots, self._most, self._max_wait_s, self._max_queue_s = slots, window_tokens, max_wait_s, max_queue_s
-        self._clock, self._least = clock, least_window_tokens
+        self._slots, self._max_wait_s, self._max_queue_s = slots, max_wait_s, max_queue_s
+        self._clock, self._most_tokens, self._least_tokens = clock, window_tokens, least_window_tokens
         self._waiting: dict[tuple[str, str], list[_Waiting]] = {}  # by asker and adapter, each in the order due
         self._later: list[tuple[float, int, _Waiting]] = []  # a heap of what was not due when it came
         self._numbers = count()
@@ -75,7 +75,7 @@ class Dispatcher:
         self._later_tokens: Counter[str] = Counter()  # by asker: of what waits and is not
         self._last_due: dict[str, float] = {}  # by asker: when all of that will be
         self._texts: Counter[str] = Counter()  # by asker: all that wait
-        self._given: dict[str, int] = {}  # by asker: tokens given so far, where that is more than `_level`
+        self._given_tokens: dict[str, int] = {}  # by asker: tokens given so far, where that is more than `_level`
         self._level = 0  # tokens that whose turn it was last had been given before: where somebody new starts
         self._recent: OrderedDict[str, None] = OrderedDict()  # adapters, the last used last: what the slots hold
         self.num_waiting = self._running_tokens = 0  # texts; tokens
@@ -90,8 +90,8 @@ class Dispatcher:
     @property
     def _window(self) -> int:
         if not self._busy_s:
-            return self._most
-        return min(self._most, max(self._least, int(self.tokens_per_s * WINDOW_S)))
+            return self._most_tokens
+        return min(self._most_tokens, max(self._least_tokens, int(self.tokens_per_s * WINDOW_S)))
 
     def check(self, asker: str = "", tokens: int = 0, within_s: float = math.inf) -> None:
         """Raise `RefusalError` where new work would wait too long, with the time that what is ahead will take.
@@ -105,7 +105,7 @@ class Dispatcher:
         wait_s = ahead / rate
         if self.num_waiting >= MOST_WAITING and self._texts[asker] * len(self._texts) >= self.num_waiting:
             raise RefusalError(429, "overloaded", f"Too busy: {self.num_waiting:,} texts wait.", max(1.0, wait_s))
-        if ahead <= self._least:
+        if ahead <= self._least_tokens:
             return
         if wait_s > self._max_queue_s:
             raise RefusalError(429, "overloaded", f"Too busy: {wait_s:.1f} s of work are ahead of this.", wait_s)
@@ -125,13 +125,13 @@ class Dispatcher:
 
         That work is ``tokens`` tokens of ``asker``.
         """
-        own = self._soon(asker, in_s)
-        reach = self._given_to(asker) + own + tokens
-        others = self._due_tokens.keys() | self._later_tokens.keys()
+        own_tokens = self._soon(asker, in_s)
+        reach = self._given_to(asker) + own_tokens + tokens
+        askers = self._due_tokens.keys() | self._later_tokens.keys()
         return (
             self._running_tokens
-            + own
-            + sum(min(self._soon(other, in_s), max(0, reach - self._given_to(other))) for other in others - {asker})
+            + own_tokens
+            + sum(min(self._soon(rival, in_s), max(0, reach - self._given_to(rival))) for rival in askers - {asker})
         )
 
     def _soon(self, asker: str, in_s: float) -> float:
@@ -142,7 +142,7 @@ class Dispatcher:
         return due + later * min(1.0, in_s / max(in_s, self._last_due[asker] - self._clock()))
 
     def _given_to(self, asker: str) -> int:
-        return max(self._given.get(asker, 0), self._level)
+        return max(self._given_tokens.get(asker, 0), self._level)
 
     def _turn_due(self) -> None:
         now = self._clock()
@@ -155,7 +155,7 @@ class Dispatcher:
 
     def close(self, refusal: RefusalError) -> None:
         """Give ``refusal`` to all that waits."""
-        for work in [one for queue in self._waiting.values() for one in queue]:
+        for work in [work for queue in self._waiting.values() for work in queue]:
             self._take(work)
             if not work.ready.done():  # given up, and its task was not told yet
                 work.ready.set_exception(refusal)
@@ -187,7 +187,7 @@ class Dispatcher:
         """Work whose `turn` came has been answered, or was given up."""
         self._running_tokens -= tokens
         if not self._running_tokens and not self.num_waiting:  # nobody waits for anybody: all start anew
-            self._given, self._level = {}, 0
+            self._given_tokens, self._level = {}, 0
         now = self._clock()
         spent = now - self._measured
         fading = math.exp(-spent / MEMORY_S)
@@ -219,11 +219,11 @@ class Dispatcher:
             work.ready.set_result(None)
 
     def _give(self, work: _Waiting) -> None:
-        before = self._given_to(work.asker)
-        self._level = max(self._level, before)
-        self._given[work.asker] = before + work.tokens
-        if len(self._given) > MOST_ASKERS:
-            self._given = {asker: given for asker, given in self._given.items() if given > self._level}
+        tokens_before = self._given_to(work.asker)
+        self._level = max(self._level, tokens_before)
+        self._given_tokens[work.asker] = tokens_before + work.tokens
+        if len(self._given_tokens) > MOST_ASKERS:
+            self._given_tokens = {asker: tokens for asker, tokens in self._given_tokens.items() if tokens > self._level}
 
     def _next(self) -> _Waiting:
         now = self._clock()
@@ -236,12 +236,12 @@ class Dispatcher:
         first = min(heads, key=order)
         if now - first.overtaken_at >= self._max_wait_s:
             return first
-        held = [
+        in_slots = [
             work
             for work in heads
             if (work.adapter == BASE or work.adapter in self._recent) and (work.due <= now or first.due > now)
         ]
-        chosen = min(held, key=order) if held else first
+        chosen = min(in_slots, key=order) if in_slots else first
         if chosen is not first:
             first.overtaken_at = min(first.overtaken_at, now)
         return chosen

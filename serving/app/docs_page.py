@@ -28,15 +28,15 @@ def add_docs(app: FastAPI) -> None:
     folder = Path(vllm.origin).parent / FILES if vllm and vllm.origin else Path()
     if not app.openapi_url or not (folder / SCRIPT).is_file():
         return  # FastAPI's own pages stay
-    app.router.routes[:] = [one for one in app.router.routes if getattr(one, "path", "") not in DRAWN_ELSEWHERE]
-    drawn = get_swagger_ui_html(
+    app.router.routes[:] = [route for route in app.router.routes if getattr(route, "path", "") not in DRAWN_ELSEWHERE]
+    response = get_swagger_ui_html(
         openapi_url=app.openapi_url.lstrip("/"),
         title="fourshot",
         swagger_js_url=f"docs/files/{SCRIPT}",
         swagger_css_url=f"docs/files/{STYLE}",
         swagger_favicon_url="data:,",
     )
-    page = bytes(drawn.body).decode().replace("<head>", f"<head>{BASE}")
+    page = bytes(response.body).decode().replace("<head>", f"<head>{BASE}")
 
     async def docs() -> HTMLResponse:
         return HTMLResponse(page, headers=HEADERS)

@@ -68,10 +68,10 @@ class Guard:
                 allow_headers=("Authorization", "Content-Type", "Content-Encoding", DEADLINE),
                 expose_headers=("Retry-After",),
             )
-        self._outside = Conventions(guarded)
+        self._conventions = Conventions(guarded)
 
     async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
-        await self._outside(scope, receive, send)
+        await self._conventions(scope, receive, send)
 
     async def _guarded(self, scope: Scope, receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan":
@@ -85,12 +85,12 @@ class Guard:
                 if is_gone:
                     return  # the client left before its body was whole: there is nobody to answer
             asker = self._asker(scope, key)
-            most = (key.max_concurrent if key else 0) or self._limits.max_concurrent
-            if self._busy[asker] >= most and not self._behind_router:  # which has counted them, by the keys that it has
+            limit = (key.max_concurrent if key else 0) or self._limits.max_concurrent
+            if self._busy[asker] >= limit and not self._behind_router:  # which has counted them, by its own keys
                 asker = None
-                whose = "This key" if key else "This address"
+                owner = "This key" if key else "This address"
                 raise RefusalError(
-                    429, "too_many_requests", f"{whose} has {most} requests on their way, which is its limit.", 1.0
+                    429, "too_many_requests", f"{owner} has {limit} requests on their way, which is its limit.", 1.0
                 )
             self._busy[asker] += 1
             await self._app({**scope, ACCESS: key, ASKER: asker}, receive, send)
@@ -120,10 +120,10 @@ class Guard:
         if scope.get("method") == "OPTIONS":  # a browser asks so before it asks; there is no key in it
             return None
         self._refresh_keys()
-        given = next((value for name, value in scope["headers"] if name == b"authorization"), b"").decode("latin-1")
-        key = self._keys.find(given)
+        field = next((value for name, value in scope["headers"] if name == b"authorization"), b"").decode("latin-1")
+        key = self._keys.find(field)
         if key is None:
-            raise RefusalError(401, "no_key", f"{no_key(scope, given)} Give one as: Authorization: Bearer KEY.")
+            raise RefusalError(401, "no_key", f"{no_key(scope, field)} Give one as: Authorization: Bearer KEY.")
         if key.tasks and not path.startswith(LIMITED_PATHS):
             raise RefusalError(403, "forbidden", f"This key is for the tasks {', '.join(key.tasks)} and nothing else.")
         return key
@@ -170,11 +170,11 @@ class Guard:
         encodings = (
             b",".join(value for name, value in scope["headers"] if name == b"content-encoding").lower().split(b",")
         )
-        packed = b", ".join(one.strip() for one in encodings if one.strip() not in (b"", b"identity"))
+        packed = b", ".join(encoding.strip() for encoding in encodings if encoding.strip() not in (b"", b"identity"))
         if body and packed:
             body = unpacked(body, packed, limits.max_body_bytes)
-            sent = [one for one in scope["headers"] if one[0] not in (b"content-encoding", b"content-length")]
-            scope = {**scope, "headers": [*sent, (b"content-length", str(len(body)).encode())]}
+            kept = [pair for pair in scope["headers"] if pair[0] not in (b"content-encoding", b"content-length")]
+            scope = {**scope, "headers": [*kept, (b"content-length", str(len(body)).encode())]}
         if json_depth(body) > limits.max_json_depth:
             raise RefusalError(400, "too_deep", f"The body is nested deeper than {limits.max_json_depth} levels.")
         waiting = [{"type": "http.request", "body": body, "more_body": False}]
@@ -189,8 +189,8 @@ def no_key(scope: Scope, authorization: str) -> str:
     """Why a request has shown no key that counts. Says nothing of what was given but its form."""
     scheme, _, rest = authorization.partition(" ")
     if not authorization:
-        other = next((name.decode("latin-1") for name, _ in scope["headers"] if name in OTHER_KEYS), "")
-        return f"The key is in the header {other}, which is not read." if other else "There is no key in the request."
+        field = next((name.decode("latin-1") for name, _ in scope["headers"] if name in OTHER_KEYS), "")
+        return f"The key is in the header {field}, which is not read." if field else "There is no key in the request."
     if not rest.strip():
         return "The header Authorization holds one word, and needs two."
     if scheme.lower() != "bearer":
@@ -207,23 +207,23 @@ def unpacked(body: bytes, encoding: bytes, most_bytes: int) -> bytes:
             f"The body is packed as {encoding.decode('latin-1')[:50]!r}; gzip and deflate are unpacked here. "
             "Send one of these, or the body as it is.",
         )
-    whole, members = b"", 0
+    content, members = b"", 0
     # Some libraries call deflate what has no head of zlib's.
     is_bare = encoding == b"deflate" and not (body[0] & 15 == 8 and int.from_bytes(body[:2]) % 31 == 0)
     while body:  # gzip files may stand one behind the other, and have zeros behind them
         unpacking = zlib.decompressobj(-zlib.MAX_WBITS if is_bare else zlib.MAX_WBITS | 32)  # 32: as the head says
         try:
-            whole += unpacking.decompress(body, most_bytes + 1 - len(whole))
+            content += unpacking.decompress(body, most_bytes + 1 - len(content))
         except zlib.error as error:
             raise RefusalError(400, "bad_encoding", f"The body cannot be unpacked: {error}.") from None
-        if len(whole) > most_bytes:
+        if len(content) > most_bytes:
             raise RefusalError(413, "too_large", f"The body has more than {most_bytes} bytes when it is unpacked.")
         if not unpacking.eof:
             raise RefusalError(400, "bad_encoding", "The body cannot be unpacked: its end is missing.")
         if (members := members + 1) > MOST_MEMBERS:
             raise RefusalError(400, "bad_encoding", f"The body is packed in more than {MOST_MEMBERS} parts. Use one.")
         body = unpacking.unused_data.lstrip(b"\0")
-    return whole
+    return content
 
 
 def json_depth(body: bytes) -> int:
@@ -231,9 +231,9 @@ def json_depth(body: bytes) -> int:
     if body.count(b"[") + body.count(b"{") <= SHALLOW:
         return 0
     unescaped = body.replace(rb"\\", b"").replace(rb"\"", b"")
-    outside = b"".join(unescaped.split(b'"')[::2]).translate(None, NO_BRACKETS)
+    brackets = b"".join(unescaped.split(b'"')[::2]).translate(None, NO_BRACKETS)
     depth = deepest = 0
-    for byte in outside:
+    for byte in brackets:
         depth += 1 if byte in b"[{" else -1
         deepest = max(deepest, depth)
     return deepest

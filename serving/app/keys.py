@@ -19,7 +19,7 @@ import msgspec
 
 from fourshot.engine.errors import InputError
 from fourshot.engine.files import replace_file
-from fourshot.serving.answers import RefusalError, shown
+from fourshot.serving.answers import RefusalError, quoted
 from fourshot.serving.api import TaskList
 
 PREFIX = "fs-"
@@ -40,7 +40,7 @@ class Key(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
     def require(self, task: str) -> None:
         """Raise RefusalError for a task that its holder may not ask."""
         if not self.may_ask(task):
-            raise RefusalError(403, "forbidden", f"This key may not ask {shown(task)}.")
+            raise RefusalError(403, "forbidden", f"This key may not ask {quoted(task)}.")
 
     def visible(self, listed: TaskList) -> TaskList:
         """What its holder may know of ``listed``."""
@@ -65,8 +65,8 @@ class Keys:
         if self._file.exists():
             self.refresh()
         if not self._keys:
-            what = "holds no key" if self._file.exists() else "is not there"
-            raise InputError(f"the key file {file} {what}. Make a key: fourshot keys add {file} --name NAME")
+            problem = "holds no key" if self._file.exists() else "is not there"
+            raise InputError(f"the key file {file} {problem}. Make a key: fourshot keys add {file} --name NAME")
 
     def refresh(self) -> None:
         """Read the file if it changed. Raises InputError, with the old keys in force, where it cannot be read."""
@@ -81,10 +81,10 @@ class Keys:
 
     def find(self, authorization: str) -> Key | None:
         """The key of an ``Authorization`` header, in a time that tells nothing about the keys."""
-        scheme, _, given = authorization.partition(" ")
+        scheme, _, token = authorization.partition(" ")
         if scheme.lower() != "bearer":
             return None
-        hashed = hash_key(given.strip())
+        hashed = hash_key(token.strip())
         matching = None
         for key in self._keys:
             if secrets.compare_digest(hashed, key.sha256):
@@ -116,8 +116,8 @@ def read_keys(file: Path) -> tuple[Key, ...]:
         if "tasks" in table and not all(map(str.strip, key.tasks or ("",))):
             raise InputError(f"{file}: the tasks of the key {key.name!r} are empty. {ALL_TASKS}")
     names = [key.name for key in keys]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise InputError(f"{file} has several keys called {twice[0]!r}. Give each a name of its own.")
+    if duplicates := sorted({name for name in names if names.count(name) > 1}):
+        raise InputError(f"{file} has several keys called {duplicates[0]!r}. Give each a name of its own.")
     return keys
 
 
@@ -140,8 +140,8 @@ def remove_key(file: Path, name: str) -> None:
     """Take a key out."""
     keys = read_keys(file)
     if not any(key.name == name for key in keys):
-        known = ", ".join(key.name for key in keys) or "none"
-        raise InputError(f"{file} has no key called {name!r}. It has: {known}.")
+        names = ", ".join(key.name for key in keys) or "none"
+        raise InputError(f"{file} has no key called {name!r}. It has: {names}.")
     _write(file, tuple(key for key in keys if key.name != name))
 
 

@@ -37,17 +37,18 @@ async def live(
     *,
     count: Callable[[], Awaitable[None]] = nothing,
     is_down: Callable[[], bool] = lambda: False,
-    beside: "tuple[asyncio.Task[None], ...]" = (),
+    other_tasks: "tuple[asyncio.Task[None], ...]" = (),
 ) -> "list[asyncio.Task[None]]":
     """Load what is in the folder, then follow it until the end. Returns the tasks that do.
 
-    ``count`` is called after each look; what fails while ``is_down()`` is no news. ``beside`` ends with the folder's.
+    ``count`` is called after each look; what fails while ``is_down()`` is no news. ``other_tasks`` end with
+    the folder's.
     """
     service.adapters.on_change = _counting(service.metrics)
     service.metrics.restarts.set(at_start.restarts)
     await service.adapters.refresh()
     watching = asyncio.create_task(_watch(service, settings.poll_s, count, is_down))
-    tasks = [*beside, watching]
+    tasks = [*other_tasks, watching]
     at_start.ready()
     return [*tasks, asyncio.create_task(_obey(service, settings.drain_s, tasks))]
 
@@ -74,7 +75,7 @@ async def _watch(
                 logger.exception("the adapters' folder could not be followed; trying again")
 
 
-async def _obey(service: Service, drain_s: float, beside: "list[asyncio.Task[None]]") -> None:
+async def _obey(service: Service, drain_s: float, tasks: "list[asyncio.Task[None]]") -> None:
     """Wait for the supervisor to ask for the end, answer what was accepted, then have vLLM end."""
     if not at_start.supervised:
         return
@@ -82,7 +83,7 @@ async def _obey(service: Service, drain_s: float, beside: "list[asyncio.Task[Non
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     await reader.readline()
     logger.info("stopping")
-    for task in beside:
+    for task in tasks:
         task.cancel()
     await service.drain(drain_s)
     os.kill(os.getpid(), signal.SIGTERM)

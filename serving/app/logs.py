@@ -21,9 +21,9 @@ class JsonLines(logging.Formatter):
 def json_line(level: str, event: str, at: float | None = None, error: str = "") -> str:
     """One line of the log; ``at`` is seconds since the epoch, now where it is left out."""
     at = time.time() if at is None else at
-    when = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(at)) + f".{int(at % 1 * 1000):03}Z"
-    told = {"time": when, "level": level, "event": event, **({"error": error} if error else {})}
-    return msgspec.json.encode(told).decode()
+    timestamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(at)) + f".{int(at % 1 * 1000):03}Z"
+    fields = {"time": timestamp, "level": level, "event": event, **({"error": error} if error else {})}
+    return msgspec.json.encode(fields).decode()
 
 
 def log_to(stream: TextIO) -> None:

@@ -12,8 +12,8 @@ class Metrics:
     """Counters of one server."""
 
     def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
-        def add(kind: Any, name: str, documentation: str, labels: tuple[str, ...] = (), **more: Any) -> Any:
-            return kind(f"fourshot_{name}", documentation, labels, registry=registry, **more)
+        def add(kind: Any, name: str, documentation: str, labels: tuple[str, ...] = (), **options: Any) -> Any:
+            return kind(f"fourshot_{name}", documentation, labels, registry=registry, **options)
 
         by_task = ("task", "method")
         self.requests = add(Counter, "requests", "Classification requests, by HTTP status.", (*by_task, "code"))

@@ -27,19 +27,19 @@ def _refers(to: type) -> dict[str, Any]:
 
 
 def _errors(descriptions: Mapping[int, str]) -> dict[int, Any]:
-    return {code: {"description": why, **_refers(ErrorAnswer)} for code, why in descriptions.items()}
+    return {code: {"description": description, **_refers(ErrorAnswer)} for code, description in descriptions.items()}
 
 
 GUARDED = {401: "No key, or one that is not known.", 403: "A key that may not do this."}
 
 
-def _asked(name: str, summary: str, result: str, sent: type, answered: type) -> dict[str, Any]:
+def _task_route(name: str, summary: str, result: str, request_type: type, response_type: type) -> dict[str, Any]:
     return {
         "operation_id": name,
         "summary": summary,
         "response_model": None,
         "openapi_extra": {
-            "requestBody": {"required": True, **_refers(sent)},
+            "requestBody": {"required": True, **_refers(request_type)},
             "parameters": [
                 {
                     "name": "task",
@@ -58,7 +58,7 @@ def _asked(name: str, summary: str, result: str, sent: type, answered: type) -> 
             ],
         },
         "responses": {
-            200: {"description": result, **_refers(answered)},
+            200: {"description": result, **_refers(response_type)},
             **_errors(
                 {
                     400: "Not a request of this form, too many texts, one that is blank or too long, or a task of "
@@ -78,14 +78,14 @@ def _asked(name: str, summary: str, result: str, sent: type, answered: type) -> 
     }
 
 
-CLASSIFY = _asked(
+CLASSIFY = _task_route(
     "classify",
     "The label of one text or of many.",
     "One result per text, in their order.",
     ClassifyRequest,
     ClassifyResponse,
 )
-GENERATE = _asked(
+GENERATE = _task_route(
     "generate",
     "A text for one input or for many, of a text generation task.",
     "One result per input, in their order.",
@@ -116,7 +116,7 @@ TASKS: dict[str, Any] = {
 
 def describe(app: FastAPI, limits: Limits) -> None:
     """Add our types to the document that the app gives."""
-    given = app.openapi
+    original = app.openapi
     _, components = msgspec.json.schema_components(TYPES, ref_template=REF)
     text = {"type": "string", "pattern": VISIBLE, "maxLength": limits.max_text_chars}
     fields = {"type": "object", "additionalProperties": text, "description": "An input of a task with fields."}
@@ -128,7 +128,7 @@ def describe(app: FastAPI, limits: Limits) -> None:
         properties |= {name: ignored for name, schema in properties.items() if not schema}  # of any type
 
     def openapi() -> dict[str, Any]:
-        document = given()
+        document = original()
         document.setdefault("components", {}).setdefault("schemas", {}).update(components)
         return document
 

@@ -80,7 +80,7 @@ class FourshotPlugin:
             settings,
             count=partial(_count_loads, engine_client, state.fourshot.metrics),
             is_down=lambda: bool(engine_client.errored),
-            beside=(asyncio.create_task(_mind(engine_client)),),
+            other_tasks=(asyncio.create_task(_mind(engine_client)),),
         )
 
 

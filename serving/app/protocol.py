@@ -33,7 +33,7 @@ def bounded_protocol(limits: Limits) -> type[asyncio.Protocol]:
         """Hangs up where headers are longer or slower than the limits; refuses more than so many connections."""
 
         _header_bytes = 0
-        _before = b""  # the end of the headers so far: the empty line behind them may come in two parts
+        _head_tail = b""  # the end of the headers so far: the empty line behind them may come in two parts
         _in_body = False
         _is_tls = False
         _waiting: asyncio.TimerHandle | None = None
@@ -56,10 +56,10 @@ def bounded_protocol(limits: Limits) -> type[asyncio.Protocol]:
 
         def data_received(self, data: bytes) -> None:
             if not self._in_body:
-                known = len(self._before)
-                end = (self._before + data).find(b"\r\n\r\n")
-                head, rest = (data, b"") if end < 0 else (data[: end + 4 - known], data[end + 4 - known :])
-                self._before = (self._before + head)[-3:]
+                tail_bytes = len(self._head_tail)
+                end = (self._head_tail + data).find(b"\r\n\r\n")
+                head, rest = (data, b"") if end < 0 else (data[: end + 4 - tail_bytes], data[end + 4 - tail_bytes :])
+                self._head_tail = (self._head_tail + head)[-3:]
                 self._header_bytes += len(head)
                 if self._header_bytes > limits.max_header_bytes:
                     self._hang_up()
@@ -77,12 +77,12 @@ def bounded_protocol(limits: Limits) -> type[asyncio.Protocol]:
 
         def on_headers_complete(self) -> None:
             self._wait_no_longer()
-            self._header_bytes, self._before, self._in_body = 0, b"", True
-            given = self.app
+            self._header_bytes, self._head_tail, self._in_body = 0, b"", True
+            app = self.app
             if len(self.connections) > limits.max_connections:
                 self.app = _full
             super().on_headers_complete()
-            self.app = given
+            self.app = app
 
         def on_message_complete(self) -> None:
             self._in_body = False  # the next request on the connection has headers of its own
@@ -91,8 +91,8 @@ def bounded_protocol(limits: Limits) -> type[asyncio.Protocol]:
         def send_400_response(self, msg: str) -> None:
             # uvicorn's own words are the same for every fault; the parser's error, being handled now, says which it is.
             fault = f"This is no HTTP/1.1: {sys.exception() or msg}. Look at the Content-Length, too."
-            why = NO_TLS if self._is_tls else fault
-            body = RefusalError(400, "bad_request", why).body
+            message = NO_TLS if self._is_tls else fault
+            body = RefusalError(400, "bad_request", message).body
             head = f"HTTP/1.1 400 Bad Request\r\nContent-Type: {JSON}\r\nContent-Length: {len(body)}\r\n"
             self.transport.write(f"{head}Connection: close\r\n\r\n".encode() + body)
             self.transport.close()

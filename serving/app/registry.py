@@ -40,10 +40,10 @@ def base_named(name: str | None) -> FindBase:
 
     Raises ModelNotFoundError for a name that leads nowhere.
     """
-    found = cache(lambda: resolve_model(name))
+    find = cache(lambda: resolve_model(name))
     if name is not None:
-        found()
-    return found
+        find()
+    return find
 
 
 def no_base() -> ResolvedModel:
@@ -100,28 +100,30 @@ class FolderContents(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 
     def versions(self, task: str) -> list[StoredAdapter]:
         """Of ``task``: the pinned one first, then the newest first."""
-        own = self._by_task.get(task, ())
-        return sorted(own, key=lambda adapter: (self.pins.get(task) != adapter.name, -adapter.written_at, adapter.name))
+        stored = self._by_task.get(task, ())
+        return sorted(
+            stored, key=lambda adapter: (self.pins.get(task) != adapter.name, -adapter.written_at, adapter.name)
+        )
 
     @cached_property
     def _by_task(self) -> dict[str, list[StoredAdapter]]:
         """Once: a server looks at every task of thousands, and does it every second."""
-        found: dict[str, list[StoredAdapter]] = {}
+        by_task: dict[str, list[StoredAdapter]] = {}
         for adapter in self.adapters:
-            found.setdefault(adapter.card.task.name, []).append(adapter)
-        return found
+            by_task.setdefault(adapter.card.task.name, []).append(adapter)
+        return by_task
 
     @property
     def has_students_only(self) -> bool:
         """Whether there is at least one, and nothing that needs a base model."""
-        return bool(self.adapters) and all(one.is_student for one in self.adapters) and not self.in_context
+        return bool(self.adapters) and all(adapter.is_student for adapter in self.adapters) and not self.in_context
 
     @property
     def tasks(self) -> list[str]:
         return sorted(self._by_task)
 
 
-Seen = dict[Path, tuple[Signature, StoredAdapter | str]]  # by folder: its files as they were, what was made of them
+Examined = dict[Path, tuple[Signature, StoredAdapter | str]]  # by folder: its files as they were, what was made of them
 
 
 class Registry:
@@ -133,20 +135,20 @@ class Registry:
         if not self.root.is_dir():
             raise InputError(f"there is no folder {root}. Make it, or name the one your adapters are in (--adapters).")
         self._base = base
-        self._seen: Seen = {}
+        self._examined: Examined = {}
         self._searched: dict[Path, tuple[float, Path | str]] = {}
         self._pins: dict[str, str] = {}
 
     def read(self) -> FolderContents:
         """What is in the folder now. Raises OSError only where the folder itself cannot be read."""
         places = list(self._places())
-        before, self._seen = self._seen, {}  # what is there no more is forgotten
+        previous, self._examined = self._examined, {}  # what is there no more is forgotten
         self._searched = {place: self._searched[place] for place in self._searched.keys() & {*places}}
         adapters: dict[Path, StoredAdapter] = {}  # by where it is, links followed
         refused: list[Refused] = []
         for folder in places:
             at = str(folder.relative_to(self.root))
-            adapter = self._examine(folder, at, before)
+            adapter = self._examine(folder, at, previous)
             if isinstance(adapter, str):
                 refused.append(Refused(path=at, reason=adapter))
             else:
@@ -177,33 +179,33 @@ class Registry:
             return
         for folder in sorted(self.root.iterdir()):
             if folder.is_dir() and not folder.name.startswith(".") and folder.name != STORE:
-                inside = _distillations(folder)
-                yield from inside
-                if not inside or {*folder.iterdir()} - {*inside}:
+                distillations = _distillations(folder)
+                yield from distillations
+                if not distillations or {*folder.iterdir()} - {*distillations}:
                     yield folder
 
-    def _examine(self, place: Path, at: str, before: "Seen") -> StoredAdapter | str:
-        """The adapter at ``place``, or why there is none that can be served; ``before``: seen at the last look."""
+    def _examine(self, place: Path, at: str, previous: "Examined") -> StoredAdapter | str:
+        """The adapter at ``place``, or why there is none that can be served; ``previous``: as of the last look."""
         try:
             if not place.resolve().is_relative_to(self.root.resolve()):
                 return "a link that leads out of the adapters' folder"
             folder = self._adapter_in(place)
             signature = tuple((s.st_mtime_ns, s.st_size, s.st_ino) for s in map(Path.stat, _files(folder)))
-            known = before.get(folder)
-            if known is None or known[0] != signature:
+            examined = previous.get(folder)
+            if examined is None or examined[0] != signature:
                 try:
                     is_student = (folder / STUDENT_FILE).is_file()
-                    read = read_student if is_student else partial(read_card, base=self._base)
-                    card: Card = read(folder, self.root)
+                    reader = read_student if is_student else partial(read_card, base=self._base)
+                    card: Card = reader(folder, self.root)
                     written_at = (folder / (STUDENT_FILE if is_student else CARD_FILE)).stat().st_mtime
                     adapter: StoredAdapter | str = StoredAdapter(
                         card=card, folder=folder, written_at=written_at, signature=signature, at=at
                     )
                 except AdapterError as error:
                     adapter = str(error)
-                known = signature, adapter
-            self._seen[folder] = known
-            return known[1]
+                examined = signature, adapter
+            self._examined[folder] = examined
+            return examined[1]
         except FourshotError as error:
             return str(error)
         except OSError as error:
@@ -215,8 +217,8 @@ class Registry:
                 return place
             if (place / link / name).is_file():
                 return place / link
-        when, adapter = self._searched.get(place, (-SEARCH_EVERY_S, ""))
-        if time.monotonic() - when >= SEARCH_EVERY_S:
+        searched_at, adapter = self._searched.get(place, (-SEARCH_EVERY_S, ""))
+        if time.monotonic() - searched_at >= SEARCH_EVERY_S:
             try:
                 adapter = find_adapter(place)
             except FourshotError as error:

@@ -10,7 +10,7 @@ from fourshot.serving.answers import RefusalError
 from fourshot.serving.api import VISIBLE, ClassifyRequest, GenerateRequest
 from fourshot.serving.settings import Limits
 
-Asked = TypeVar("Asked", ClassifyRequest, GenerateRequest)
+AnyRequest = TypeVar("AnyRequest", ClassifyRequest, GenerateRequest)
 BOM = b"\xef\xbb\xbf"
 NO_UTF8 = " Send it as UTF-8."
 HINTS = {  # by the beginning of a body that is no JSON
@@ -24,35 +24,35 @@ HINTS = {  # by the beginning of a body that is no JSON
     b'"\\': " It is JSON twice over: send the object, not a string that holds it.",
 }
 FORM = re.compile(rb"(?:input|text|inputs|method)=")
-MOST_SAID = 300  # characters of what the parser says: it repeats names, which may be as long as the body
+MOST_MESSAGE_CHARS = 300  # characters of what the parser says: it repeats names, which may be as long as the body
 
 
-def read_request(body: bytes, limits: Limits, kind: type[Asked]) -> Asked:
+def read_request(body: bytes, limits: Limits, kind: type[AnyRequest]) -> AnyRequest:
     """The request in ``body``. Raises `RefusalError` for what is none, or asks for too much."""
     body = body.removeprefix(BOM)
-    what = "classify" if kind is ClassifyRequest else "write for"
+    verb = "classify" if kind is ClassifyRequest else "write for"
     try:
         request = msgspec.json.decode(body, type=kind)
-        named = any(body.count(b'"%s"' % name.encode()) > 1 for name in kind.__struct_fields__)
-        if named or any(not isinstance(one, str) for one in request.inputs):
+        is_repeated = any(body.count(b'"%s"' % name.encode()) > 1 for name in kind.__struct_fields__)
+        if is_repeated or any(not isinstance(item, str) for item in request.inputs):
             json.loads(body, object_pairs_hook=_each_once)
     except (ValueError, RecursionError) as error:  # msgspec's errors and those of Unicode are values' too
         hint = HINTS.get(body[:2], NO_UTF8 if isinstance(error, UnicodeDecodeError) else "")
         if FORM.match(body):
             hint = " It looks like a form; send JSON (with Python's requests: json=, not data=)."
-        said = "it is empty" if not body.strip() else str(error)
-        if len(said) > MOST_SAID:
-            said = f"{said[: MOST_SAID // 2]} ... {said[-MOST_SAID // 2 :]}"
+        message = "it is empty" if not body.strip() else str(error)
+        if len(message) > MOST_MESSAGE_CHARS:
+            message = f"{message[: MOST_MESSAGE_CHARS // 2]} ... {message[-MOST_MESSAGE_CHARS // 2 :]}"
         form = '{"input": text or [texts], "method": "student"}'
         if kind is ClassifyRequest:
             form = (
                 '{"input": text or [texts], "method": "adapter", "student" or "icl"}, where an object of fields may be '
                 "a text"
             )
-        raise RefusalError(400, "bad_request", f"The body is not {form}: {said}.{hint}") from None
-    texts = [one if isinstance(one, str) else "\n".join(one.values()) for one in request.inputs]
+        raise RefusalError(400, "bad_request", f"The body is not {form}: {message}.{hint}") from None
+    texts = [item if isinstance(item, str) else "\n".join(item.values()) for item in request.inputs]
     if not texts:
-        raise RefusalError(400, "no_text", f"There is nothing to {what}: input is an empty list.")
+        raise RefusalError(400, "no_text", f"There is nothing to {verb}: input is an empty list.")
     if len(texts) > limits.max_texts:
         raise RefusalError(
             400, "too_many_texts", f"{len(texts)} texts in one request; at most {limits.max_texts}. Send several."
@@ -60,12 +60,12 @@ def read_request(body: bytes, limits: Limits, kind: type[Asked]) -> Asked:
     blank = [index for index, text in enumerate(texts) if not re.search(VISIBLE, text)]
     if blank:
         raise RefusalError(
-            400, "blank_text", f"There is nothing to {what} in the texts at {blank[:5]}. Leave them out."
+            400, "blank_text", f"There is nothing to {verb} in the texts at {blank[:5]}. Leave them out."
         )
-    long = [index for index, text in enumerate(texts) if len(text) > limits.max_text_chars]
-    if long:
+    too_long = [index for index, text in enumerate(texts) if len(text) > limits.max_text_chars]
+    if too_long:
         raise RefusalError(
-            400, "too_long", f"The texts at {long[:5]} have more than {limits.max_text_chars} characters. Cut them."
+            400, "too_long", f"The texts at {too_long[:5]} have more than {limits.max_text_chars} characters. Cut them."
         )
     return request
 

@@ -67,7 +67,7 @@ async def _answer(
     asker = Asker(name=request.scope.get(ASKER, ""), deadline_s=_deadline_s(request))
     body = await request.body()
     answering = asyncio.create_task(ask(task, body, asker))
-    leaving = asyncio.create_task(_left(request))
+    leaving = asyncio.create_task(_until_gone(request))
     try:
         await asyncio.wait({answering, leaving}, return_when=asyncio.FIRST_COMPLETED)
         if not answering.done():
@@ -95,17 +95,17 @@ def _service(request: Request) -> Service:
 
 def _deadline_s(request: Request) -> float:
     """Within how many seconds the request wants its answer. Raises `RefusalError` for what is no such time."""
-    given = request.headers.get(DEADLINE, "").strip()
-    if not given:
+    value = request.headers.get(DEADLINE, "").strip()
+    if not value:
         return math.inf
-    if not (given.isascii() and given.isdigit() and len(given) < 16 and int(given)):
+    if not (value.isascii() and value.isdigit() and len(value) < 16 and int(value)):
         raise RefusalError(
-            400, "bad_deadline", f"{DEADLINE}: {given[:20]!r} is no number of milliseconds. Give a whole number from 1."
+            400, "bad_deadline", f"{DEADLINE}: {value[:20]!r} is no number of milliseconds. Give a whole number from 1."
         )
-    return int(given) / 1000
+    return int(value) / 1000
 
 
-async def _left(request: Request) -> None:
+async def _until_gone(request: Request) -> None:
     """Returns when the client has gone."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
@@ -114,10 +114,10 @@ async def _left(request: Request) -> None:
 async def _tasks(request: Request) -> Response:
     service = _service(request)
     key: Key | None = request.scope.get(ACCESS)
-    wanted = request.query_params.get("all", "0")
-    if wanted not in ("0", "1"):
-        raise RefusalError(400, "bad_request", f"all={wanted!r}: 1 lists what is refused, too; 0 does not.")
-    listed = service.tasks(wanted == "1")
+    flag = request.query_params.get("all", "0")
+    if flag not in ("0", "1"):
+        raise RefusalError(400, "bad_request", f"all={flag!r}: 1 lists what is refused, too; 0 does not.")
+    listed = service.tasks(flag == "1")
     return Response(encode(key.visible(listed) if key else listed), media_type=JSON)
 
 

@@ -49,9 +49,9 @@ class Scorer:
         self, prompts: Sequence[Sequence[int]], labels: LabelTokens, lora: "LoRARequest | None", asker: str = ""
     ) -> list[Scored]:
         """Score the prompts of one request, in their order. See `score`."""
-        before = [0, *accumulate(map(len, prompts))]
+        offsets = [0, *accumulate(map(len, prompts))]
         return await asyncio.gather(
-            *(self.score(prompt, labels, lora, after, asker) for prompt, after in zip(prompts, before, strict=False))
+            *(self.score(prompt, labels, lora, offset, asker) for prompt, offset in zip(prompts, offsets, strict=False))
         )
 
     def work_tokens(self, prompts: Sequence[Sequence[int]], labels: LabelTokens, lora: "LoRARequest | None") -> int:

@@ -28,16 +28,16 @@ CPU_BATCH = 128  # texts
 ON_BY_DEFAULT = ("enable_chunked_prefill",)  # switches of vLLM that have a --no- form, which is wanted
 
 
-def environment(given: dict[str, str], settings_json: str) -> dict[str, str]:
+def environment(inherited: dict[str, str], settings_json: str) -> dict[str, str]:
     """Of vLLM's processes: our plugins named, all cores for the engine, no words to anybody."""
-    named = [name for name in given.get("VLLM_PLUGINS", "").split(",") if name and name != "fourshot"]
+    other_plugins = [name for name in inherited.get("VLLM_PLUGINS", "").split(",") if name and name != "fourshot"]
     return {
         "VLLM_LOGGING_LEVEL": "WARNING",
         "VLLM_NO_USAGE_STATS": "1",
         "TORCH_CPP_LOG_LEVEL": "ERROR",
         "OMP_NUM_THREADS": str(available_cores()),
-        **waiting_briefly(given, ENGINE_SPINS),
-        "VLLM_PLUGINS": ",".join(["fourshot", *named]),
+        **waiting_briefly(inherited, ENGINE_SPINS),
+        "VLLM_PLUGINS": ",".join(["fourshot", *other_plugins]),
         # One process for the engine and its worker: on a CPU vLLM would make two, and leave one core to the first.
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "0",  # it would load any path that a request names
@@ -48,7 +48,7 @@ def environment(given: dict[str, str], settings_json: str) -> dict[str, str]:
 
 def vllm_arguments(settings: ServeSettings, engine: EngineSettings, base_name: str, on_cpu: bool) -> list[str]:
     """The command line of ``vllm serve``; the user's own come last and win."""
-    given: dict[str, Any] = {
+    options: dict[str, Any] = {
         **engine_arguments(engine, on_cpu),
         "max_cpu_loras": settings.max_cpu_loras,
         "disable_log_stats": False,  # the metrics page is made from these
@@ -60,9 +60,9 @@ def vllm_arguments(settings: ServeSettings, engine: EngineSettings, base_name: s
         "disable_uvicorn_access_log": True,  # addresses hold task names; texts are in bodies, which nobody logs
         "shutdown_timeout": int(settings.drain_s),
     }
-    del given["use_tqdm_on_load"]
+    del options["use_tqdm_on_load"]
     arguments = []
-    for name, value in given.items():
+    for name, value in options.items():
         option = name.replace("_", "-")
         if isinstance(value, bool):
             arguments += [f"--{option}"] if value else [f"--no-{option}"] if name in ON_BY_DEFAULT else []

@@ -16,7 +16,7 @@ from fourshot.pipeline.selective import Abstained, Rule, rule_of
 from fourshot.pipeline.tasks.fields import as_texts
 from fourshot.pipeline.tasks.generation import GenerationTask
 from fourshot.pipeline.text_student import TextStudentCard
-from fourshot.serving.answers import RefusalError, shown
+from fourshot.serving.answers import RefusalError, quoted
 from fourshot.serving.api import (
     DEADLINE,
     WRITES,
@@ -32,7 +32,7 @@ from fourshot.serving.api import (
 )
 from fourshot.serving.app.adapter_sync import AdapterSync
 from fourshot.serving.app.metrics import Metrics
-from fourshot.serving.app.requests import Asked, read_request
+from fourshot.serving.app.requests import AnyRequest, read_request
 from fourshot.serving.app.scorer import Scored
 from fourshot.serving.app.version import ClassifierVersion, GeneratorVersion, Version
 from fourshot.serving.settings import Limits
@@ -100,8 +100,8 @@ class Service:
         task: str,
         body: bytes,
         asker: Asker,
-        kind: type[Asked],
-        answer: Callable[[Any, Asked, Method, float, Asker], Awaitable[Answer]],
+        kind: type[AnyRequest],
+        answer: Callable[[Any, AnyRequest, Method, float, Asker], Awaitable[Answer]],
     ) -> Answer:
         arrived = time.monotonic()
         code, method = 500, "adapter"
@@ -111,15 +111,15 @@ class Service:
                 raise RefusalError(503, "stopping", "The service is being stopped.", 5.0)
             request = read_request(body, self._limits, kind)
             if not versions:
-                known = ", ".join(sorted(self.adapters.current)) or "none yet"
-                raise RefusalError(404, "unknown_task", f"There is no task {shown(task)} here. Tasks are: {known}.")
+                names = ", ".join(sorted(self.adapters.current)) or "none yet"
+                raise RefusalError(404, "unknown_task", f"There is no task {quoted(task)} here. Tasks are: {names}.")
             fitting = _of_kind(versions, task, writes=kind is GenerateRequest)
             method = request.method or fitting[0].methods[0]
             version = _chosen(fitting, method)
             within_s = min(self._limits.timeout_s, asker.deadline_s)
-            answered = await asyncio.wait_for(answer(version, request, method, arrived, asker), within_s)
+            response = await asyncio.wait_for(answer(version, request, method, arrived, asker), within_s)
             code = 200
-            return answered
+            return response
         except RefusalError as refusal:
             code = refusal.code
             raise
@@ -128,9 +128,9 @@ class Service:
             raise
         except TimeoutError:
             code = 504
-            whose = f"as {DEADLINE} asks" if asker.deadline_s < self._limits.timeout_s else "the limit here"
+            limit = f"as {DEADLINE} asks" if asker.deadline_s < self._limits.timeout_s else "the limit here"
             raise RefusalError(
-                504, "timeout", f"There was no answer within {within_s:g} s, {whose}. Send fewer texts at once.", 1.0
+                504, "timeout", f"There was no answer within {within_s:g} s, {limit}. Send fewer texts at once.", 1.0
             ) from None
         finally:
             # Only names that exist become labels of metrics: a client must not be able to make new ones.
@@ -154,8 +154,8 @@ class Service:
             scored, probabilities = await version.score(prepared, method, asker.name)
         task, names = version.task.name, version.task.label_names
         results = [
-            _result(names, row, rule.abstains(float(row.max())), text, cut)
-            for row, text, cut in zip(probabilities, scored, prepared.cut_words, strict=True)
+            _result(names, row, rule.abstains(float(row.max())), text, cut_words)
+            for row, text, cut_words in zip(probabilities, scored, prepared.cut_words, strict=True)
         ]
         for result in results:
             self.metrics.labels.labels(task, method, result.label or result.abstained).inc()
@@ -193,7 +193,9 @@ class Service:
             method=method,
             student=version.name,
             results=results,
-            usage=self._counted(version.task.name, method, results, sum(one.completion_tokens for one in results)),
+            usage=self._counted(
+                version.task.name, method, results, sum(result.completion_tokens for result in results)
+            ),
             total_ms=round(1000 * (time.monotonic() - arrived), 3),
         )
 
@@ -240,9 +242,9 @@ class Service:
 
 def _of_kind(versions: Sequence[Version], task: str, *, writes: bool) -> list[Version]:
     """Those of a task that write, or give labels. Raises `RefusalError` where none does."""
-    found = [version for version in versions if isinstance(version.task, GenerationTask) is writes]
-    if found:
-        return found
+    matching = [version for version in versions if isinstance(version.task, GenerationTask) is writes]
+    if matching:
+        return matching
     if writes:
         raise RefusalError(400, "has_labels", f"{task} has labels, and writes nothing: ask POST /v1/classify/{task}.")
     raise RefusalError(400, WRITES, f"{task} has no labels, and writes texts: ask POST /v1/generate/{task}.")
@@ -253,12 +255,13 @@ def _chosen(versions: Sequence[Version], method: Method) -> Version:
     for version in versions:
         if method in version.methods:
             return version
-    why = {"adapter": "has no adapter", "student": "has no student"}
-    name, methods = versions[0].name or versions[0].task.name, [each for one in versions for each in one.methods]
+    reasons = {"adapter": "has no adapter", "student": "has no student"}
+    name = versions[0].name or versions[0].task.name
+    methods = [offered for version in versions for offered in version.methods]
     raise RefusalError(
         400,
         f"no_{method}",
-        f"{name} {why.get(method, 'holds no examples that a prompt has room for')}; it answers with "
+        f"{name} {reasons.get(method, 'holds no examples that a prompt has room for')}; it answers with "
         f"{' or '.join(methods)}.",
     )
 
@@ -269,8 +272,8 @@ def _rule(version: ClassifierVersion, request: ClassifyRequest, method: Method) 
     try:
         return rule_of(request.refusal, card.coverage if card else None, card.scope if card else None)
     except InputError as error:
-        where = "In context, " if method == "icl" else f"{version.name}: "
-        raise RefusalError(400, "cannot_abstain", f"{where}{error}") from None
+        prefix = "In context, " if method == "icl" else f"{version.name}: "
+        raise RefusalError(400, "cannot_abstain", f"{prefix}{error}") from None
 
 
 def _result(

@@ -52,11 +52,11 @@ class Fit(msgspec.Struct, frozen=True, kw_only=True):
 
     def lines(self) -> list[tuple[str, str]]:
         """For people: what, and why."""
-        each = f"{self.adapter_bytes / MIB:.1f} MiB each at rank {self.max_lora_rank}"
+        adapter_size = f"{self.adapter_bytes / MIB:.1f} MiB each at rank {self.max_lora_rank}"
         of_gpu = f"{self.gpu_needed_bytes / GIB:.1f} GiB needed, {self.gpu_free_bytes / GIB:.1f} GiB free"
         return [
             ("base model", f"{self.base_bytes / MIB:.0f} MiB"),
-            ("adapters in the folder", f"{self.adapters}, {each}"),
+            ("adapters in the folder", f"{self.adapters}, {adapter_size}"),
             (
                 "slots",
                 f"{self.max_loras} (max_loras): adapters that may share a batch; at most {MOST_SLOTS} by default",
@@ -105,15 +105,15 @@ def fit(
                 f"{gpu_free * GPU_SHARE / GIB:.1f} GiB are free for it. Of these {shares}, the KV cache "
                 f"{least_kv / GIB:.1f}. Lower --kv-cache-mib, --max-loras or --max-model-len, or end what else uses it."
             )
-        held, shares = PROCESS_BYTES + students, ""
+        reserved, shares = PROCESS_BYTES + students, ""
     else:
         room = free - in_engine - PROCESS_BYTES - students
         kv = kv or decoder.kv_bytes(settings.max_model_len, int(room * SHARE_FOR_KV), prefixes)
-        held = PROCESS_BYTES + students + in_engine + kv
+        reserved = PROCESS_BYTES + students + in_engine + kv
         shares = f"{shares}, the KV cache {kv / GIB:.1f}, "
     shares += f"students {students / GIB:.1f}, " if students else ""
-    in_memory = settings.max_cpu_loras or max(slots, min(tasks + SPARE_ADAPTERS, (free - held) // each_bytes))
-    needed = held + in_memory * each_bytes
+    in_memory = settings.max_cpu_loras or max(slots, min(tasks + SPARE_ADAPTERS, (free - reserved) // each_bytes))
+    needed = reserved + in_memory * each_bytes
     if needed > free:
         raise InputError(
             f"This does not fit: {needed / GIB:.1f} GiB are needed, {free / GIB:.1f} GiB are free. Of these {shares}"
@@ -140,9 +140,11 @@ def student_bytes(contents: FolderContents) -> int:
     """Memory that the students of a folder take in the server: of each task, the one that answers and, while another
     version takes its place, that one.
     """
-    firsts = (next((one for one in contents.versions(task) if one.is_student), None) for task in contents.tasks)
-    held = [bytes_of_student(one) for one in firsts if one]
-    return sum(held) + max(held, default=0)
+    firsts = (
+        next((stored for stored in contents.versions(task) if stored.is_student), None) for task in contents.tasks
+    )
+    sizes = [bytes_of_student(stored) for stored in firsts if stored]
+    return sum(sizes) + max(sizes, default=0)
 
 
 def bytes_of_student(stored: StoredAdapter) -> int:
@@ -184,5 +186,5 @@ class _Decoder(msgspec.Struct, frozen=True):
         ``prefix_tokens``: of all adapters together, whole blocks that stay there beside the prompts in use.
         """
         per_token = 2 * self.num_hidden_layers * self._keys * BYTES_PER_WEIGHT
-        wanted = min(KV_REQUESTS * max_model_len * per_token, LARGEST_KV_BYTES) + prefix_tokens * per_token
-        return max(min(wanted, room), LEAST_KV_BYTES, 2 * max_model_len * per_token)
+        preferred = min(KV_REQUESTS * max_model_len * per_token, LARGEST_KV_BYTES) + prefix_tokens * per_token
+        return max(min(preferred, room), LEAST_KV_BYTES, 2 * max_model_len * per_token)

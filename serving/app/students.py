@@ -62,7 +62,7 @@ class Students(Loader):
     def __init__(self, staging: Path, dispatcher: Dispatcher, batch: int = BATCH) -> None:
         self._staging, self.dispatcher, self._batch = staging, dispatcher, batch
         self._thread = ThreadPoolExecutor(1, "students")
-        self._waiting: dict[AnyVersion, list[_Asked]] = {}  # in the order in which they first came
+        self._waiting: dict[AnyVersion, list[_Question]] = {}  # in the order in which they first came
         self._working: asyncio.Task[None] | None = None
 
     async def admit(self, stored: StoredAdapter | InContext) -> "AnyVersion":
@@ -72,13 +72,13 @@ class Students(Loader):
     def _open(self, stored: StoredAdapter) -> "AnyVersion":
         card = stored.card
         assert not isinstance(card, AdapterCard)
-        folder, used = stage_student(stored.folder, card, self._staging)
+        folder, onnx_file = stage_student(stored.folder, card, self._staging)
         try:
             if isinstance(card, TextStudentCard):
                 writer = Generator(folder)
                 writer.generate(WARM_UP_TEXTS[:1])
                 return TextStudentVersion(self, stored, card, folder, writer)
-            model = ServingModel(folder, used, card.training.max_tokens, len(card.labels))
+            model = ServingModel(folder, onnx_file, card.training.max_tokens, len(card.labels))
             model.logits(model.encode(WARM_UP_TEXTS))  # it works, and its kernels are there
             return StudentVersion(self, stored, card, folder, model)
         except Exception as error:  # of any type, as the libraries have it: whatever it is, the files are no student
@@ -92,21 +92,21 @@ class Students(Loader):
             await asyncio.to_thread(shutil.rmtree, version.folder, ignore_errors=True)
 
     async def ask(
-        self, version: "AnyVersion", given: Any, tokens: int, after: int, asker: str
+        self, version: "AnyVersion", model_input: Any, tokens: int, after_tokens: int, asker: str
     ) -> tuple[Any, float, float]:
-        """What ``version`` computes of one text, ``given`` as it wants it; seconds until it began, and that it took.
+        """What ``version`` computes of one text, ``model_input``; seconds until it began, and that it took.
 
-        The text takes ``tokens`` tokens of work; ``after`` of the same request come first. Cancelling it takes it out
-        of the queue.
+        The text takes ``tokens`` tokens of work; ``after_tokens`` of the same request come first. Cancelling it takes
+        it out of the queue.
         """
         arrived = time.monotonic()
-        await self.dispatcher.turn(BASE, tokens, after, asker)
+        await self.dispatcher.turn(BASE, tokens, after_tokens, asker)
         try:
-            asked = _Asked(given, asyncio.get_running_loop().create_future())
-            self._waiting.setdefault(version, []).append(asked)
+            question = _Question(model_input, asyncio.get_running_loop().create_future())
+            self._waiting.setdefault(version, []).append(question)
             if self._working is None or self._working.done():
                 self._working = asyncio.create_task(self._work())
-            answer, began, ended = await asked.answer
+            answer, began, ended = await question.answer
         finally:
             self.dispatcher.done(tokens)
         return answer, began - arrived, ended - began
@@ -120,26 +120,28 @@ class Students(Loader):
             batch, rest = waiting[: self._batch], waiting[self._batch :]
             if rest:
                 self._waiting[version] = rest  # behind the other students
-            batch = [asked for asked in batch if not asked.answer.done()]
+            batch = [question for question in batch if not question.answer.done()]
             if not batch:
                 continue
             began = time.monotonic()
             compute: Callable[[list[Any]], Any] = version.compute
             try:
-                answers = await loop.run_in_executor(self._thread, compute, [asked.given for asked in batch])
+                answers = await loop.run_in_executor(
+                    self._thread, compute, [question.model_input for question in batch]
+                )
             except Exception as error:  # theirs to be told; others are answered
-                for asked in batch:
-                    if not asked.answer.done():
-                        asked.answer.set_exception(error)
+                for question in batch:
+                    if not question.answer.done():
+                        question.answer.set_exception(error)
                 continue
             ended = time.monotonic()
-            for asked, answer in zip(batch, answers, strict=True):
-                if not asked.answer.done():
-                    asked.answer.set_result((answer, began, ended))
+            for question, answer in zip(batch, answers, strict=True):
+                if not question.answer.done():
+                    question.answer.set_result((answer, began, ended))
 
 
-class _Asked(NamedTuple):
-    given: Any
+class _Question(NamedTuple):
+    model_input: Any
     answer: "asyncio.Future[tuple[Any, float, float]]"
 
 
@@ -163,16 +165,16 @@ class StudentVersion(_Student):
         self, students: Students, stored: StoredAdapter, card: StudentCard, folder: Path, model: ServingModel
     ) -> None:
         super().__init__(students, stored, card, folder)
-        self.task, self.model, self._most = card.task, model, card.training.max_tokens
+        self.task, self.model, self._max_tokens = card.task, model, card.training.max_tokens
 
     async def prepare(self, texts: Sequence[str], method: Method) -> Prepared:
         return await asyncio.to_thread(self._read, texts)
 
     def _read(self, texts: Sequence[str]) -> Prepared:
-        parts = [self.model.parts(encoder_text(self.task, text, self._most)) for text in texts]
-        cut = [student_left_out(self.task, text, self._most, self.model.read_chars) for text in texts]
-        prompts = self.model.encode([part for own in parts for part in own])
-        return Prepared(prompts=prompts, parts=list(map(len, parts)), cut_words=cut)
+        parts = [self.model.parts(encoder_text(self.task, text, self._max_tokens)) for text in texts]
+        cut_words = [student_left_out(self.task, text, self._max_tokens, self.model.read_chars) for text in texts]
+        prompts = self.model.encode([part for windows in parts for part in windows])
+        return Prepared(prompts=prompts, parts=list(map(len, parts)), cut_words=cut_words)
 
     def work_tokens(self, prepared: Prepared, method: Method) -> int:
         return sum(map(len, prepared.prompts))
@@ -182,15 +184,15 @@ class StudentVersion(_Student):
         return apply(NONE, self.model.logits(rows))
 
     async def score(self, prepared: Prepared, method: Method, asker: str) -> tuple[list[Scored], np.ndarray]:
-        before = accumulate(map(len, prepared.prompts), initial=0)
+        offsets = accumulate(map(len, prepared.prompts), initial=0)
         scored = await asyncio.gather(
-            *(self._score(ids, after, asker) for ids, after in zip(prepared.prompts, before, strict=False))
+            *(self._score(ids, offset, asker) for ids, offset in zip(prepared.prompts, offsets, strict=False))
         )
         scored = combined_answers(scored, prepared.parts)
         return scored, np.exp(np.array([text.logprobs for text in scored]))
 
-    async def _score(self, ids: Sequence[int], after: int, asker: str) -> Scored:
-        logprobs, queue_s, model_s = await self._students.ask(self, ids, len(ids), after, asker)
+    async def _score(self, ids: Sequence[int], after_tokens: int, asker: str) -> Scored:
+        logprobs, queue_s, model_s = await self._students.ask(self, ids, len(ids), after_tokens, asker)
         return Scored(
             logprobs=tuple(logprobs.tolist()),
             prompt_tokens=len(ids),
@@ -208,11 +210,11 @@ class TextStudentVersion(_Student):
         self, students: Students, stored: StoredAdapter, card: TextStudentCard, folder: Path, writer: Generator
     ) -> None:
         super().__init__(students, stored, card, folder)
-        self.task, self._writer, self._most = card.task, writer, card.max_target_tokens
+        self.task, self._writer, self._max_tokens = card.task, writer, card.max_target_tokens
 
     async def count_tokens(self, inputs: Sequence[str]) -> list[int]:
         try:
-            return [self._most + own for own in await asyncio.to_thread(self._writer.count_tokens, inputs)]
+            return [self._max_tokens + length for length in await asyncio.to_thread(self._writer.count_tokens, inputs)]
         except InputError as error:
             raise RefusalError(400, "too_long", str(error)) from None
 
@@ -221,12 +223,12 @@ class TextStudentVersion(_Student):
         return self._writer.generate(inputs)
 
     async def generate(self, inputs: Sequence[str], tokens: Sequence[int], asker: str) -> list[Timed]:
-        before = accumulate(tokens, initial=0)
-        asked = (
-            self._students.ask(self, text, work, after, asker)
-            for text, work, after in zip(inputs, tokens, before, strict=False)
+        offsets = accumulate(tokens, initial=0)
+        requests = (
+            self._students.ask(self, text, work, offset, asker)
+            for text, work, offset in zip(inputs, tokens, offsets, strict=False)
         )
-        return [Timed(*answer) for answer in await asyncio.gather(*asked)]
+        return [Timed(*answer) for answer in await asyncio.gather(*requests)]
 
 
 AnyVersion = StudentVersion | TextStudentVersion

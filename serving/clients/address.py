@@ -50,10 +50,10 @@ def leading_to(answer: httpx.Response) -> str:
 
 def remedy(error: httpx.RequestError, url: str) -> str:
     """What to do where no answer came."""
-    said = str(error)
-    if "WRONG_VERSION_NUMBER" in said or "record layer failure" in said:
+    message = str(error)
+    if "WRONG_VERSION_NUMBER" in message or "record layer failure" in message:
         return "What answers there speaks no TLS: give the address with http://."
-    if "CERTIFICATE_VERIFY_FAILED" in said:
+    if "CERTIFICATE_VERIFY_FAILED" in message:
         return (
             "Its certificate is not trusted here. Name the file of who signed it in SSL_CERT_FILE"
             f"{'' if os.environ.get('SSL_CERT_FILE') else ', which is not set'}."

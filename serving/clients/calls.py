@@ -73,9 +73,9 @@ class Call(msgspec.Struct, Generic[Answer], frozen=True, kw_only=True):
 
 def retry_policy(retries: int) -> dict[str, Any]:
     """The arguments of tenacity's ``Retrying`` and ``AsyncRetrying``; what the last attempt came to is the outcome."""
-    again = tenacity.retry_if_result(lambda response: response.status_code in RETRIED_CODES)
+    on_status = tenacity.retry_if_result(lambda response: response.status_code in RETRIED_CODES)
     return {
-        "retry": tenacity.retry_if_exception_type(RETRIED_ERRORS) | again,
+        "retry": tenacity.retry_if_exception_type(RETRIED_ERRORS) | on_status,
         "stop": tenacity.stop_after_attempt(retries + 1),
         "wait": _wait_s,
         "retry_error_callback": lambda state: state.outcome.result(),
@@ -125,9 +125,9 @@ def explained(retrying: tenacity.BaseRetrying, url: str) -> Iterator[None]:
             kind="strange_answer",
         ) from error
     except httpx.RequestError as error:
-        said = (str(error) or type(error).__name__).removesuffix(".")
+        reason = (str(error) or type(error).__name__).removesuffix(".")
         raise ServiceError(
-            f"no service answers at {url}{_tries(retrying)}: {said}. {remedy(error, url)}", kind="unreachable"
+            f"no service answers at {url}{_tries(retrying)}: {reason}. {remedy(error, url)}", kind="unreachable"
         ) from error
 
 
@@ -160,8 +160,8 @@ def classify_call(
     task: str, texts: Given | Sequence[Given], method: Method | None, refusal: Refusal = ALL, first: int = 0
 ) -> Call[ClassifyResponse]:
     """The call for one request. Raises InputError for a task without a name, and for text that is no Unicode."""
-    given: Any = texts if isinstance(texts, str | Mapping) else list(texts)
-    request = ClassifyRequest(input=given, method=method, **msgspec.structs.asdict(refusal))
+    content: Any = texts if isinstance(texts, str | Mapping) else list(texts)
+    request = ClassifyRequest(input=content, method=method, **msgspec.structs.asdict(refusal))
     return _post("classify", task, request, ClassifyResponse, first)
 
 
@@ -274,13 +274,13 @@ def http_options(
             "the key has characters that no key has. Give it as it was shown, without quotes and without the word "
             f"Bearer, or set {KEY_VARIABLE}."
         )
-    used = proxy_for(address)
+    proxy = proxy_for(address)
     # The service need not work for a client that has gone.
     deadline = {DEADLINE: str(math.ceil(1000 * timeout_s))} if timeout_s < LONGEST_DEADLINE_S else {}
-    return f"{url}, through the proxy of {used.variable}," if used else url, {
+    return f"{url}, through the proxy of {proxy.variable}," if proxy else url, {
         "base_url": address,
         "headers": {**deadline, **({"Authorization": f"Bearer {key}"} if key else {})},
         # Waiting for a free connection is our own doing, and bounded by the answers before it.
         "timeout": httpx.Timeout(min(timeout_s, LONGEST_DEADLINE_S), connect=min(timeout_s, MAX_CONNECT_S), pool=None),
-        **({"proxy": used.proxy} if used else {"transport": transport()}),
+        **({"proxy": proxy.proxy} if proxy else {"transport": transport()}),
     }

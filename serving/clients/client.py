@@ -188,13 +188,13 @@ class AsyncClient:
         if concurrency < 1:
             raise InputError(f"concurrency is {concurrency}; at least 1 request must be on its way.")
         pace = Pace(concurrency)
-        asked = [asyncio.ensure_future(self._ask(call, pace)) for call in calls]
+        requests = [asyncio.ensure_future(self._ask(call, pace)) for call in calls]
         try:
-            return await asyncio.gather(*asked)
+            return await asyncio.gather(*requests)
         finally:
-            for request in asked:
+            for request in requests:
                 request.cancel()
-            await asyncio.gather(*asked, return_exceptions=True)
+            await asyncio.gather(*requests, return_exceptions=True)
 
     async def tasks(self, everything: bool = False) -> TaskList:
         """As `Client.tasks`."""
@@ -242,8 +242,8 @@ class Pace:
 
     SURE = 8
 
-    def __init__(self, most: int) -> None:
-        self._most = self._now = most
+    def __init__(self, limit: int) -> None:
+        self._limit = self._now = limit
         self._sending = self._answers = 0
         self._changed = asyncio.Condition()
 
@@ -267,4 +267,4 @@ class Pace:
             return
         self._answers += 1
         if self._answers >= self.SURE:
-            self._now, self._answers = min(self._most, self._now + 1), 0
+            self._now, self._answers = min(self._limit, self._now + 1), 0

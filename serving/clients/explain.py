@@ -54,19 +54,19 @@ class Examples:
     def __init__(self, card: AdapterCard, learnt: Sequence[Learnt], states: States) -> None:
         self._learnt, self._states = learnt, states
         prompts = [card.prompt(example.text) for example in learnt]
-        known = hashlib.sha256("\0".join(prompts).encode()).hexdigest()[:12]
-        file = home() / "states" / f"{card.name}-{known}.npy"
+        content_hash = hashlib.sha256("\0".join(prompts).encode()).hexdigest()[:12]
+        file = home() / "states" / f"{card.name}-{content_hash}.npy"
         import numpy as np
 
         try:
-            self._known = np.load(file)
+            self._example_states = np.load(file)
         except (OSError, ValueError):
-            self._known = states(prompts)
+            self._example_states = states(prompts)
             content = io.BytesIO()
-            np.save(content, self._known)
+            np.save(content, self._example_states)
             with contextlib.suppress(OSError):  # it only saves time
                 replace_file(file, content.getvalue())
-        self._mean = self._known.mean(axis=0)
+        self._mean = self._example_states.mean(axis=0)
 
     def nearest(self, prompts: Sequence[Sequence[str]], count: int = NEAREST) -> list[tuple[Neighbour, ...]]:
         """Of each text, which has one prompt or more: the nearest to any of them."""
@@ -74,7 +74,7 @@ class Examples:
 
         states = self._states([prompt for parts in prompts for prompt in parts])
         starts = [0, *accumulate(len(parts) for parts in prompts)][:-1]
-        similar = np.maximum.reduceat(_unit(states - self._mean) @ _unit(self._known - self._mean).T, starts)
+        similar = np.maximum.reduceat(_unit(states - self._mean) @ _unit(self._example_states - self._mean).T, starts)
         return [
             tuple(
                 Neighbour(

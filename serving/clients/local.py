@@ -84,25 +84,25 @@ class LocalClassifier:
         ``coverage`` (share) of the surest texts; with ``none_of_these``, texts unlike those of the task. Raises
         InputError for a blank text, and for what the card cannot tell.
         """
-        asked = self._texts(texts)
+        inputs = self._texts(texts)
         rule = self.rule(Refusal(**refusing))
-        if not asked:
+        if not inputs:
             return []
 
         names = self.card.task.label_names
         return [
             Prediction(
-                label=None if (why := rule.abstains(float(row.max()))) else names[int(row.argmax())],
+                label=None if (reason := rule.abstains(float(row.max()))) else names[int(row.argmax())],
                 probability=float(row.max()),
                 probabilities={name: float(value) for name, value in zip(names, row, strict=True)},
-                abstained=why,
+                abstained=reason,
                 cut_words=self._left_out(text),
             )
-            for text, row in zip(asked, self._answers(asked), strict=True)
+            for text, row in zip(inputs, self._answers(inputs), strict=True)
         ]
 
-    def _texts(self, given: Sequence[Given]) -> list[str]:
-        texts = as_texts(self.card.task, checked_texts(given))
+    def _texts(self, inputs: Sequence[Given]) -> list[str]:
+        texts = as_texts(self.card.task, checked_texts(inputs))
         check_unicode(texts)
         return texts
 
@@ -125,21 +125,21 @@ class LocalClassifier:
 
         Raises InputError for a blank text, and where the engine is not "transformers", which alone has hidden states.
         """
-        asked = self._texts(texts)
+        inputs = self._texts(texts)
         from fourshot.engine.transformers_engine import TransformersEngine
 
         engine = self._engine
         if not isinstance(engine, TransformersEngine):
             raise InputError("an explanation needs the model's hidden states. Open it with the engine transformers.")
-        if not asked:
+        if not inputs:
             return []
         if self._examples is None:
             learnt = load_examples(self._adapter.path, self._adapter_card)
             self._examples = Examples(self._adapter_card, learnt, lambda prompts: engine.states(prompts, self._adapter))
         card = self._adapter_card
-        nearest = self._examples.nearest([reading_prompts(card.task, text, card.prompt_format) for text in asked])
-        others = [wording for wording in get_args(Wording) if wording != self._adapter_card.wording]
-        readings = {wording: self._readings(asked, wording) for wording in (self._adapter_card.wording, *others)}
+        nearest = self._examples.nearest([reading_prompts(card.task, text, card.prompt_format) for text in inputs])
+        variants = [wording for wording in get_args(Wording) if wording != self._adapter_card.wording]
+        readings = {wording: self._readings(inputs, wording) for wording in (self._adapter_card.wording, *variants)}
         return [
             Explanation(nearest=neighbours, wordings={wording: answers[i] for wording, answers in readings.items()})
             for i, neighbours in enumerate(nearest)
@@ -214,8 +214,8 @@ def checked_texts(texts: Iterable[Given]) -> list[Given]:
     Raises InputError where it is one text instead of a list, or has a blank one or none.
     """
     if isinstance(texts, str | Mapping):
-        got = "string" if isinstance(texts, str) else "object"
-        raise InputError(f"predict takes a list of texts, got one {got}. Put it in a list.")
+        kind = "string" if isinstance(texts, str) else "object"
+        raise InputError(f"predict takes a list of texts, got one {kind}. Put it in a list.")
     if getattr(texts, "ndim", 1) != 1:  # of a data frame, what is gone through are the names of its columns
         raise InputError(f"predict takes a list of texts, got a {type(texts).__name__}. Give its column of texts.")
     if not isinstance(texts, Iterable):

@@ -37,19 +37,19 @@ def proxy_for(address: httpx.URL) -> ProxyInUse | None:
     scheme = next((scheme for scheme in (address.scheme, "all") if proxies.get(scheme, "").strip()), None)
     if scheme is None:
         return None
-    given, name = proxies[scheme].strip(), f"{scheme}_proxy"
-    given = given if "://" in given else f"http://{given}"
+    proxy_url, name = proxies[scheme].strip(), f"{scheme}_proxy"
+    proxy_url = proxy_url if "://" in proxy_url else f"http://{proxy_url}"
     variable = name if os.environ.get(name) else name.upper()
     leave = f"Change {variable}, or name {address.host} in NO_PROXY to ask it directly."
     try:
-        proxy = httpx.Proxy(given)
+        proxy = httpx.Proxy(proxy_url)
     except (ValueError, httpx.InvalidURL) as error:
         raise InputError(f"{variable} names no proxy that can be used: {error}. {leave}") from None
     if not proxy.url.host:
         raise InputError(f"{variable} names no proxy: it has no host. {leave}")
     if proxy.url.scheme.startswith("socks") and find_spec("socksio") is None:
         raise InputError(f"{variable} names a SOCKS proxy, which needs a package: pip install 'httpx[socks]'. {leave}")
-    return ProxyInUse(variable=variable, url=given, proxy=proxy)
+    return ProxyInUse(variable=variable, url=proxy_url, proxy=proxy)
 
 
 def openai_client(address: httpx.URL, proxy: ProxyInUse | None) -> Any:

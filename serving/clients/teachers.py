@@ -76,21 +76,21 @@ def find_teacher(
     if key is not None:
         raise InputError(f"--key is for a service, and {by} is a folder. Leave it out.")
     if student := find_student(folder):
-        found = _student(student, model)
+        reader = _student(student, model)
     elif (folder / SHOTS_FILE).is_file():
         if model is not None:
             raise InputError(f"--model is for an adapter; the run {by} knows its base model. Leave it out.")
         experiment = open_run(folder)
-        found = _engine(teacher_of_run(experiment), ray)
-        found = found._replace(pairs=experiment.learnt(experiment.cells[0]).synthetic)
+        reader = _engine(teacher_of_run(experiment), ray)
+        reader = reader._replace(pairs=experiment.learnt(experiment.cells[0]).synthetic)
     else:
-        found = _engine(teacher_of_adapter(find_adapter(folder), model), ray)
-    if task and found.task.label_names != task.label_names:
+        reader = _engine(teacher_of_adapter(find_adapter(folder), model), ray)
+    if task and reader.task.label_names != task.label_names:
         raise InputError(
-            f"{by} tells apart {shorten(found.task.label_names, MOST_NAMED)}; the task {task.name} has the labels "
+            f"{by} tells apart {shorten(reader.task.label_names, MOST_NAMED)}; the task {task.name} has the labels "
             f"{shorten(task.label_names, MOST_NAMED)}. Name one of the same labels, in the same order."
         )
-    return found
+    return reader
 
 
 def _remote(url: str, task: Task, remote: Remote, model: str | None, key: str | None, ray: str) -> NamedReader:
@@ -121,17 +121,17 @@ def _student(folder: Path, model: str | None) -> NamedReader:
     def read(log: Path, on_event: OnEvent) -> Read:
         from fourshot.training.students.classifier import StudentClassifier
 
-        most = card.training.max_tokens
-        classifier = StudentClassifier(folder, most)
+        max_tokens = card.training.max_tokens
+        classifier = StudentClassifier(folder, max_tokens)
 
         def ask(texts: Sequence[str]) -> list[Annotation]:
-            read = [encoder_text(card.task, text, most) for text in texts]
+            inputs = [encoder_text(card.task, text, max_tokens) for text in texts]
             return [
-                _annotation(row, student_left_out(card.task, text, most, classifier.read_chars))
-                for text, row in zip(texts, classifier.probabilities(read).tolist(), strict=True)
+                _annotation(row, student_left_out(card.task, text, max_tokens, classifier.read_chars))
+                for text, row in zip(texts, classifier.probabilities(inputs).tolist(), strict=True)
             ]
 
-        return _each(ask)
+        return _part_by_part(ask)
 
     return NamedReader(name=card.name, task=card.task, read=read, shots=card.shots)
 
@@ -140,7 +140,7 @@ def _service(url: str, task: Task, key: str | None) -> NamedReader:
     from fourshot.serving.clients.client import Client
 
     with _hinted(), Client(url, key) as client:
-        served = next((one for one in client.tasks().tasks if one.task == task.name), None)
+        served = next((info for info in client.tasks().tasks if info.task == task.name), None)
     if served is None:
         raise InputError(f"{url} serves no task {task.name!r}. Ask it what it serves: GET {url}/v1/tasks.")
     if tuple(served.labels) != task.label_names:
@@ -153,11 +153,11 @@ def _service(url: str, task: Task, key: str | None) -> NamedReader:
         def ask(texts: Sequence[str]) -> list[Annotation]:
             with Client(url, key) as client:
                 answers = _classified(client, task.name, texts)
-            if len(texts) >= FEW and all(one.fault for one in answers):
+            if len(texts) >= FEW and all(answer.fault for answer in answers):
                 raise ServiceError(f"{url} reads none of {len(texts)} texts: {answers[0].fault}")
             return answers
 
-        return _each(ask)
+        return _part_by_part(ask)
 
     return NamedReader(name=f"{url} {served.adapter or 'in context'}", task=task, read=read)
 
@@ -168,7 +168,7 @@ def _classified(client: "Client", task: str, texts: Sequence[str]) -> list[Annot
     Raises RequestError for a refusal that is no text's fault.
     """
     try:
-        said = client.predict(task, texts)
+        predictions = client.predict(task, texts)
     except RequestError as error:
         if error.code not in OF_TEXTS:
             raise
@@ -176,7 +176,7 @@ def _classified(client: "Client", task: str, texts: Sequence[str]) -> list[Annot
             return [Annotation(fault=str(error))]
         half = len(texts) // 2
         return [*_classified(client, task, texts[:half]), *_classified(client, task, texts[half:])]
-    return [_annotation(list(one.probabilities.values()), one.cut_words) for one in said]
+    return [_annotation(list(prediction.probabilities.values()), prediction.cut_words) for prediction in predictions]
 
 
 @contextmanager
@@ -194,7 +194,7 @@ def _annotation(probabilities: Sequence[float], cut_words: int = 0) -> Annotatio
     return Annotation(probabilities=tuple(round(p, 6) for p in probabilities), cut_words=cut_words)
 
 
-def _each(annotations: Callable[[Sequence[str]], list[Annotation]]) -> Read:
+def _part_by_part(annotations: Callable[[Sequence[str]], list[Annotation]]) -> Read:
     """Reads part by part with what annotates the texts of one."""
 
     def read(parts: Parts) -> Iterator[list[Annotation]]:

@@ -69,7 +69,9 @@ def find_writer(
 def _written(generate: Callable[[Sequence[str]], list[TextWritten]], inputs: Sequence[str]) -> list[Written]:
     """An input that is refused gets a fault and takes no other with it."""
     try:
-        return [Written(text=one.text, is_whole=one.is_whole, is_cut=one.is_cut) for one in generate(inputs)]
+        return [
+            Written(text=result.text, is_whole=result.is_whole, is_cut=result.is_cut) for result in generate(inputs)
+        ]
     except InputError as error:
         if isinstance(error, RequestError) and error.code != 400:
             raise  # it is no text's fault
@@ -82,7 +84,7 @@ def _service(url: str, task: GenerationTask, key: str | None) -> NamedWriter:
     from fourshot.serving.clients.client import Client
 
     with Client(url, key) as client:
-        served = next((one for one in client.tasks().tasks if one.task == task.name), None)
+        served = next((info for info in client.tasks().tasks if info.task == task.name), None)
     if served is None or not served.kind:
         raise InputError(
             f"{url} serves no text generation task {task.name!r}. Ask it what it serves: GET {url}/v1/tasks."

@@ -37,8 +37,8 @@ class RayReplicas:
         self._connection = contextlib.ExitStack()
         self._connection.enter_context(cluster(address))
         try:
-            given = self._connection.enter_context(supplies(base.path if base else "", folders=[adapters]))
-            check_machines(given, nodes())
+            supplied = self._connection.enter_context(supplies(base.path if base else "", folders=[adapters]))
+            check_machines(supplied, nodes())
         except BaseException:
             self._connection.close()
             raise
@@ -48,7 +48,7 @@ class RayReplicas:
             num_gpus=1 if gpus else 0, num_cpus=1 if gpus else share, max_restarts=-1, max_task_retries=-1
         )
         self._ray, self._tell = ray, cache(say)  # the same is told once, however often it is tried
-        self._start = partial(actor.remote, settings, keys, 0 if gpus else share, given)
+        self._start = partial(actor.remote, settings, keys, 0 if gpus else share, supplied)
         self._actors = [self._start() for _ in range(number)]
 
     def addresses(self, wait_s: float = WAIT_S) -> list[str]:
@@ -63,8 +63,8 @@ class RayReplicas:
             try:
                 addresses.append(str(self._ray.get(call)) if call in ended else "")
             except self._ray.exceptions.ActorDiedError as error:  # Ray gives up one whose start raised
-                why = str(error).strip().splitlines()[-1]
-                self._tell(f"replica {number} could not be started and is tried again: {why}")
+                reason = str(error).strip().splitlines()[-1]
+                self._tell(f"replica {number} could not be started and is tried again: {reason}")
                 self._actors[number] = self._start()
                 addresses.append("")
             except self._ray.exceptions.RayError:
@@ -86,38 +86,40 @@ class RayReplicas:
 
 def cores_each(cores: Sequence[int], number: int) -> int:
     """The most cores that each of ``number`` replicas can have on machines of so many ``cores``; at least one."""
-    most = (each for each in range(max(cores, default=1), 1, -1) if sum(one // each for one in cores) >= number)
-    return next(most, 1)
+    shares = (
+        share for share in range(max(cores, default=1), 1, -1) if sum(count // share for count in cores) >= number
+    )
+    return next(shares, 1)
 
 
 class _Actor:
     """Runs a `Supervisor` in a thread of its own."""
 
-    def __init__(self, settings: ServeSettings, keys: str, threads: int, given: Supplies) -> None:
+    def __init__(self, settings: ServeSettings, keys: str, threads: int, supplied: Supplies) -> None:
         import ray
 
         try:
-            checkpoint = provide(given)
+            checkpoint = provide(supplied)
         except (FourshotError, OSError) as error:
             raise FourshotError(f"{machine_name()}: {error}") from error
         if settings.found_base:
-            found = msgspec.structs.replace(settings.found_base, path=checkpoint)
-            settings = msgspec.structs.replace(settings, found_base=found)
+            base = msgspec.structs.replace(settings.found_base, path=checkpoint)
+            settings = msgspec.structs.replace(settings, found_base=base)
         folder = Path(tempfile.mkdtemp(prefix="fourshot-replica-"))
         file = folder / "keys.toml"
         file.touch(mode=0o600)
         file.write_text(keys, encoding="utf-8")
         host = ray.util.get_node_ip_address()
         listening = listen(host, 0)
-        own = replica_settings(settings, host, listening, file)
+        own_settings = replica_settings(settings, host, listening, file)
         environment: dict[str, str] = {**os.environ, **({"OMP_NUM_THREADS": str(threads)} if threads else {})}
         environment.pop("GOMP_SPINCOUNT", None)  # the cluster's is for trainings; an engine's threads wait longer
-        self._address = f"http://{host}:{own.port}"
+        self._address = f"http://{host}:{own_settings.port}"
         running = threading.Event()
 
         async def run() -> None:
             self._loop = asyncio.get_running_loop()
-            self._supervisor = Supervisor(own, listening, folder / "serve.log", print, environment)
+            self._supervisor = Supervisor(own_settings, listening, folder / "serve.log", print, environment)
             running.set()
             try:
                 await self._supervisor.run()

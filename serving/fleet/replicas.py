@@ -39,7 +39,7 @@ class Replicas:
         with tempfile.TemporaryDirectory(prefix="fourshot-keys-") as folder:
             keys = Path(folder) / "keys.toml"
             key = add_key(keys, "router")
-            async with self._over_ray(keys) if self._ray else self._here(keys) as replicas:
+            async with self._over_ray(keys) if self._ray else self._on_this_machine(keys) as replicas:
                 router = Router(replicas, self._settings.limits, key)
                 await router.open()
                 watching = asyncio.create_task(router.watch())
@@ -81,17 +81,17 @@ class Replicas:
         await serving
 
     @asynccontextmanager
-    async def _here(self, keys: Path) -> AsyncIterator[list[Replica]]:
+    async def _on_this_machine(self, keys: Path) -> AsyncIterator[list[Replica]]:
         """On this machine, whose cores and GPUs they share; each is started again where it dies."""
         replicas, supervisors, running = [], [], []
         for index, environment in enumerate(environments(self._number, os.environ, gpus(os.environ))):
             listening = listen("127.0.0.1", 0)
-            own = replica_settings(self._settings, "127.0.0.1", listening, keys)
+            own_settings = replica_settings(self._settings, "127.0.0.1", listening, keys)
             say = partial(_say_of, self._say, index)
-            supervisor = Supervisor(own, listening, self._log.with_suffix(f".{index}.log"), say, environment)
+            supervisor = Supervisor(own_settings, listening, self._log.with_suffix(f".{index}.log"), say, environment)
             supervisors.append(supervisor)
             running.append(asyncio.create_task(self._keep_alive(supervisor, say)))
-            replicas.append(Replica(index, f"http://127.0.0.1:{own.port}"))
+            replicas.append(Replica(index, f"http://127.0.0.1:{own_settings.port}"))
         try:
             yield replicas
         finally:
@@ -143,7 +143,7 @@ def _say_of(say: Say, replica: int, line: str) -> None:
     say(f"replica {replica}: {line}")
 
 
-def environments(number: int, given: Mapping[str, str], gpus: Sequence[str]) -> list[dict[str, str]]:
+def environments(number: int, inherited: Mapping[str, str], gpus: Sequence[str]) -> list[dict[str, str]]:
     """Of ``number`` replicas on this machine: its cores and its GPUs divided among them.
 
     Raises InputError for more replicas than GPUs: vLLM takes nearly all memory of the GPUs that it sees.
@@ -153,9 +153,9 @@ def environments(number: int, given: Mapping[str, str], gpus: Sequence[str]) -> 
             f"--replicas {number}: each needs a GPU, and there are {len(gpus)} here. Give at most {len(gpus)}, or use "
             "more machines (--ray)."
         )
-    threads, each = str(max(1, available_cores() // number)), len(gpus) // number
-    shares = [gpus[index * each : (index + 1) * each] for index in range(number)]
+    threads, gpus_each = str(max(1, available_cores() // number)), len(gpus) // number
+    shares = [gpus[index * gpus_each : (index + 1) * gpus_each] for index in range(number)]
     return [
-        {**given, "OMP_NUM_THREADS": threads, **({"CUDA_VISIBLE_DEVICES": ",".join(share)} if share else {})}
+        {**inherited, "OMP_NUM_THREADS": threads, **({"CUDA_VISIBLE_DEVICES": ",".join(share)} if share else {})}
         for share in shares
     ]

@@ -32,7 +32,7 @@ LOOK_EVERY_S = 0.5
 BOUND = 1.25  # of the mean load, above which a task's own replica is passed over
 SPARE = 2  # requests more than that, so that few requests do not move at all (docs/serving.md says why no more)
 MOST_TASK_CHARS = 128  # that tell tasks apart: a client may ask for names as long as its headers, and each is kept
-AGAIN = (502, 503)  # what a replica that is going down or coming up answers
+RETRIED_CODES = (502, 503)  # what a replica that is going down or coming up answers
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 HOP_BY_HOP = {
     b"connection",
@@ -100,8 +100,8 @@ class Router:
             return sorted(well, key=lambda replica: replica.in_flight)
         ranks = preference(_task_in(path)[:MOST_TASK_CHARS], tuple(replica.number for replica in well))
         ranked = [well[index] for index in ranks]
-        most = BOUND * sum(replica.in_flight for replica in well) / max(1, len(well)) + self._spare
-        return sorted(ranked, key=lambda replica: replica.in_flight > most)  # a stable sort: the busy ones go last
+        bound = BOUND * sum(replica.in_flight for replica in well) / max(1, len(well)) + self._spare
+        return sorted(ranked, key=lambda replica: replica.in_flight > bound)  # a stable sort: the busy ones go last
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan":
@@ -159,35 +159,35 @@ class Router:
         headers.append(("Authorization", f"Bearer {self._key}"))
         headers.append((ON_BEHALF.decode(), quote(scope.get(ASKER, ""))))
         replica.in_flight += 1
-        begun = False
+        has_begun = False
         try:
             from yarl import URL
 
             async with self._session.request(
                 scope["method"], URL(address, encoded=True), data=body or None, headers=headers, allow_redirects=False
             ) as answer:
-                if answer.status in AGAIN and answer.headers.get("Retry-After"):
+                if answer.status in RETRIED_CODES and answer.headers.get("Retry-After"):
                     return False
                 key: Key | None = scope.get(ACCESS)
                 if scope["path"] == "/v1/tasks" and answer.status == 200 and key is not None and key.tasks:
                     listed = msgspec.json.decode(await answer.read(), type=TaskList)
                     await send_answer(send, answer.status, msgspec.json.encode(key.visible(listed)))
                     return True
-                given = [
+                answer_headers = [
                     (name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in answer.headers.items()
                 ]
-                given = [(name, value) for name, value in given if name not in HOP_BY_HOP]
+                answer_headers = [(name, value) for name, value in answer_headers if name not in HOP_BY_HOP]
                 parts = answer.content.iter_any()
                 first = await anext(parts, b"")  # before the head: a replica that dies now has not answered
-                begun = True
-                await send({"type": "http.response.start", "status": answer.status, "headers": given})
+                has_begun = True
+                await send({"type": "http.response.start", "status": answer.status, "headers": answer_headers})
                 await send({"type": "http.response.body", "body": first, "more_body": True})
                 async for part in parts:
                     await send({"type": "http.response.body", "body": part, "more_body": True})
                 await send({"type": "http.response.body", "body": b""})
                 return True
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            if begun:
+            if has_begun:
                 raise
             replica.well = False  # until it is looked at again
             logger.info("replica %d did not answer: %s: %s", replica.number, type(error).__name__, error)

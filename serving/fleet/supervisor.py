@@ -50,8 +50,8 @@ def listen(host: str, port: int) -> socket.socket:
         remedy = "Name another port (--port), or end what uses it."
         if isinstance(error, socket.gaierror | TypeError):
             remedy = "Name an address of this machine (--host)."
-        why = error.strerror if isinstance(error, OSError) else error
-        raise InputError(f"cannot listen on {host} port {port}: {why}. {remedy}") from error
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InputError(f"cannot listen on {host} port {port}: {reason}. {remedy}") from error
     listening.listen(socket.SOMAXCONN)
     listening.set_inheritable(True)
     return listening
@@ -229,8 +229,8 @@ class Supervisor:
         headers = {"Content-Type": JSON, "Content-Length": len(body), "Connection": "close", **refusal.headers}
         head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
         with contextlib.suppress(OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
-            asked = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
-            body = b"" if asked.startswith(b"HEAD ") else body
+            request = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
+            body = b"" if request.startswith(b"HEAD ") else body
             writer.write(f"HTTP/1.1 503 Service Unavailable\r\n{head}\r\n".encode() + body)
             writer.write_eof()
             await asyncio.wait_for(reader.read(), 1)  # what else it sends: hanging up on it would take the answer along

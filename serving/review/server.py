@@ -81,8 +81,8 @@ class Desk:
             answers = answers_in(self.folder, self.name, self.task)
             if name not in answers:
                 raise InputError(f"there is no text {name!r} in {path}.")
-            if own := own_columns(path, self.task):
-                raise InputError(f"{path} has columns of yours ({', '.join(own)}), so go on in the spreadsheet.")
+            if columns := own_columns(path, self.task):
+                raise InputError(f"{path} has columns of yours ({', '.join(columns)}), so go on in the spreadsheet.")
             answers[name] = Answer(label=label, keep=decision.keep)
             write_review(path, self.rows, answers, task=self.task)
         return answers[name]

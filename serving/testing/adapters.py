@@ -58,9 +58,9 @@ def make_adapter(
     weights, targets = {}, projections(base.path)
     for name, shape in (checkpoint_shapes(Path(base.path)) or config_shapes(Path(base.path))).items():
         if name.removesuffix(".weight").rsplit(".", 1)[-1] in targets:
-            at = f"base_model.model.{name.removesuffix('.weight')}"
-            weights[f"{at}.lora_A.weight"] = torch.randn(rank, shape[1], generator=random) * shape[1] ** -0.5
-            weights[f"{at}.lora_B.weight"] = torch.randn(shape[0], rank, generator=random) * size
+            prefix = f"base_model.model.{name.removesuffix('.weight')}"
+            weights[f"{prefix}.lora_A.weight"] = torch.randn(rank, shape[1], generator=random) * shape[1] ** -0.5
+            weights[f"{prefix}.lora_B.weight"] = torch.randn(shape[0], rank, generator=random) * size
     with staged_folder(root) as staged:
         save_file({name: value.to(torch.bfloat16) for name, value in weights.items()}, staged / WEIGHTS)
         config = {

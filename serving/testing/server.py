@@ -25,8 +25,8 @@ class RunningService:
         self.process, self.address = process, address
         self.http = httpx.Client(base_url=address, timeout=60, trust_env=False)  # no proxy on the way
 
-    def classify(self, task: str, body: Any, **more: Any) -> httpx.Response:
-        return self.http.post(f"/v1/classify/{task}", json=body, **more)
+    def classify(self, task: str, body: Any, **options: Any) -> httpx.Response:
+        return self.http.post(f"/v1/classify/{task}", json=body, **options)
 
     def tasks(self, everything: bool = False) -> dict[str, Any]:
         listed: dict[str, Any] = self.http.get("/v1/tasks", params={"all": "1"} if everything else {}).json()
@@ -34,8 +34,8 @@ class RunningService:
 
     def processes(self) -> list[psutil.Process]:
         """Of its own and all below it."""
-        own = psutil.Process(self.process.pid)
-        return [own, *own.children(recursive=True)]
+        service = psutil.Process(self.process.pid)
+        return [service, *service.children(recursive=True)]
 
     def engines(self) -> list[psutil.Process]:
         """Its engines: what runs below it and calls itself so."""
@@ -90,16 +90,16 @@ def running_service(adapters: Path, log: Path, *options: str, cores: str = "") -
 
 def _address(process: "subprocess.Popen[str]", log: Path) -> str:
     assert process.stdout is not None
-    late = threading.Timer(START_S, process.kill)
-    late.start()
+    timer = threading.Timer(START_S, process.kill)
+    timer.start()
     try:
-        said = []
+        lines = []
         for line in process.stdout:
             event = json.loads(line)
             if event["type"] == "ready":
                 return str(event["address"])
-            said.append(line)
+            lines.append(line)
     finally:
-        late.cancel()
+        timer.cancel()
     end_of_log = log.read_text(errors="replace")[-3000:] if log.exists() else ""
-    raise RuntimeError(f"the service did not start: exit code {process.wait()}\n{''.join(said[-5:])}{end_of_log}")
+    raise RuntimeError(f"the service did not start: exit code {process.wait()}\n{''.join(lines[-5:])}{end_of_log}")

@@ -46,32 +46,32 @@ def write_rows(path: Path, rows: list[dict[str, str]]) -> None:
     path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
 
 
-def said(capfd: pytest.CaptureFixture[str], code: int, *words: str) -> str:
+def error_of(capfd: pytest.CaptureFixture[str], code: int, *words: str) -> str:
     """Run the command in this process, expect ``code``, a message and no traceback; returns the message."""
     try:
-        got = cli.main(words)
+        exit_code = cli.main(words)
     except SystemExit as usage:
-        got = int(usage.code or 0)
+        exit_code = int(usage.code or 0)
     out, err = capfd.readouterr()
-    assert (got, out) == (code, "")
+    assert (exit_code, out) == (code, "")
     assert "Traceback" not in err
     return err
 
 
 def test_an_unknown_wording(task: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    assert "Allowed are task, bare, answer." in said(capfd, 2, "run", str(task), "--set", "wording=short")
+    assert "Allowed are task, bare, answer." in error_of(capfd, 2, "run", str(task), "--set", "wording=short")
     assert not Path("runs").exists()
 
 
 def test_an_unknown_model(task: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    error = said(capfd, 2, "run", str(task), "--model", "nobody/nothing")
+    error = error_of(capfd, 2, "run", str(task), "--model", "nobody/nothing")
     assert "nobody/nothing" in error and "embedded" in error
-    assert "no model folder './nowhere'" in said(capfd, 2, "run", str(task), "--model", "./nowhere")
+    assert "no model folder './nowhere'" in error_of(capfd, 2, "run", str(task), "--model", "./nowhere")
 
 
 @pytest.mark.parametrize("command", ["run", "generate", "train", "evaluate", "compare", "train --tasks"])
 def test_a_model_that_cannot_be_trained(task: Path, capfd: pytest.CaptureFixture[str], command: str) -> None:
-    error = said(capfd, 2, *command.split(), str(task), "--model", "fake:delay_s=0.1")
+    error = error_of(capfd, 2, *command.split(), str(task), "--model", "fake:delay_s=0.1")
     assert "cannot use the base model 'fake:delay_s=0.1'" in error and "Only fourshot corpus takes it" in error
     assert not Path("runs").exists()
 
@@ -80,7 +80,7 @@ def test_a_base_that_takes_no_adapters(task: Path, capfd: pytest.CaptureFixture[
     from tests.engine.tiny_models import tiny_checkpoint
 
     base = tiny_checkpoint("gpt2", task.parent / "gpt2")
-    error = said(capfd, 2, "run", str(task), "--model", base)
+    error = error_of(capfd, 2, "run", str(task), "--model", base)
     assert "no LoRA adapters on GPT2LMHeadModel" in error and "zero_shot,icl" in error
     assert not Path("runs").exists()
 
@@ -89,40 +89,40 @@ def test_projections_that_the_base_does_not_have(task: Path, capfd: pytest.Captu
     from tests.engine.tiny_models import tiny_checkpoint
 
     base = tiny_checkpoint("phi3", task.parent / "phi3")
-    error = said(capfd, 2, "run", str(task), "--model", base, "--set", 'train.target_modules=["q_proj"]')
+    error = error_of(capfd, 2, "run", str(task), "--model", base, "--set", 'train.target_modules=["q_proj"]')
     assert "has no q_proj to train" in error and "qkv_proj" in error and "'all'" in error
     assert not Path("runs").exists()
 
 
 def test_a_broken_task_file(task: Path, capfd: pytest.CaptureFixture[str]) -> None:
     task.write_text(TASK.replace('noun = "text"', "noun = text"))
-    error = said(capfd, 2, "run", str(task))
+    error = error_of(capfd, 2, "run", str(task))
     assert "opinions.toml has 1 fault" in error and "opinions.toml:4:8" in error
 
 
 def test_a_wrong_column(task: Path, capfd: pytest.CaptureFixture[str]) -> None:
     task.write_text(TASK.replace('folder = "."', 'folder = "."\ntext_column = "txt"'))
-    error = said(capfd, 2, "run", str(task))
+    error = error_of(capfd, 2, "run", str(task))
     assert "no column 'txt'; the columns are 'text', 'label'" in error
 
 
 def test_no_shots(task: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    assert "got 0 shots per class, at least 1 is needed" in said(capfd, 2, "run", str(task), "--shots", "0")
+    assert "got 0 shots per class, at least 1 is needed" in error_of(capfd, 2, "run", str(task), "--shots", "0")
 
 
 def test_a_missing_class(task: Path, capfd: pytest.CaptureFixture[str]) -> None:
     write_rows(task.parent / "train.jsonl", SHOTS[:4])
-    assert "'bad' has 0" in said(capfd, 2, "run", str(task))
+    assert "'bad' has 0" in error_of(capfd, 2, "run", str(task))
 
 
 def test_bad_input_leaves_no_run_behind(task: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    said(capfd, 2, "run", str(task), "--set", "train.r=0")
+    error_of(capfd, 2, "run", str(task), "--set", "train.r=0")
     assert not Path("runs").exists()
 
 
 def test_a_folder_of_another_configuration(task: Path, capfd: pytest.CaptureFixture[str]) -> None:
     fourshot.run(task, folder="mine", until="shots")
-    error = said(capfd, 2, "run", str(task), "--out", "mine", "--per-class", "9")
+    error = error_of(capfd, 2, "run", str(task), "--out", "mine", "--per-class", "9")
     assert "generate.per_class: the folder has 50, this run has 9" in error and "--out" in error
 
 
@@ -138,7 +138,7 @@ def test_a_folder_of_another_configuration(task: Path, capfd: pytest.CaptureFixt
     ],
 )
 def test_a_typing_error_names_what_was_meant(words: list[str], near: str, capfd: pytest.CaptureFixture[str]) -> None:
-    assert near in said(capfd, 2, *words)
+    assert near in error_of(capfd, 2, *words)
 
 
 def test_a_full_disk_under_the_run(
@@ -148,7 +148,7 @@ def test_a_full_disk_under_the_run(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "runs/manifest.json")
 
     monkeypatch.setattr(os, "fsync", full)
-    error = said(capfd, 1, "run", str(task))
+    error = error_of(capfd, 1, "run", str(task))
     assert "the disk is full (runs/manifest.json)" in error and "--out" in error
 
 
@@ -195,7 +195,7 @@ def test_a_fault_of_our_own_says_how_to_see_it(
         raise KeyError("a bug")
 
     monkeypatch.setattr("fourshot.pipeline.runs.run.load_shots", broken)
-    error = said(capfd, 1, "run", str(task))
+    error = error_of(capfd, 1, "run", str(task))
     assert "unexpected KeyError" in error and "FOURSHOT_DEBUG=1" in error
     monkeypatch.setenv("FOURSHOT_DEBUG", "1")
     with pytest.raises(KeyError):
@@ -238,7 +238,7 @@ def test_bad_input_leaves_nothing_behind(
     if before != "nothing":
         out.mkdir(parents=True)
         (out / "notes.txt").touch()
-    said(capfd, 2, "run", str(task), "--out", str(out), *wrong)
+    error_of(capfd, 2, "run", str(task), "--out", str(out), *wrong)
     if before == "nothing":
         assert not out.parent.exists()
     else:
@@ -251,9 +251,9 @@ def test_a_table_and_an_empty_folder_are_no_tasks(
     table = tmp_path / "notes.csv"
     table.write_text("text,label\na,b\n")
     for command in (["run"], ["tasks", "check"], ["train", "--tasks"]):
-        assert f"fourshot tasks new {table}" in said(capfd, 2, *command, str(table))
+        assert f"fourshot tasks new {table}" in error_of(capfd, 2, *command, str(table))
     (tmp_path / "empty").mkdir()
-    assert "fourshot tasks new TABLE" in said(capfd, 2, "run", "empty")
+    assert "fourshot tasks new TABLE" in error_of(capfd, 2, "run", "empty")
 
 
 ADDRESSES = {
@@ -275,18 +275,20 @@ def test_an_address_of_object_storage_in_place_of_a_folder(
     command: str, task: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     before = sorted(task.parent.parent.rglob("*"))
-    message = said(capfd, 2, *ADDRESSES[command], "--quiet")
+    message = error_of(capfd, 2, *ADDRESSES[command], "--quiet")
     assert "is an address (" in message and "renamed into place" in message and "all of them mount" in message
     assert sorted(task.parent.parent.rglob("*")) == before, "something was made"
 
 
 @pytest.mark.parametrize(
-    ("place", "why"), [("opinions/train.jsonl/out", "train.jsonl is a file"), ("x" * 300, "cannot be a path")]
+    ("place", "reason"), [("opinions/train.jsonl/out", "train.jsonl is a file"), ("x" * 300, "cannot be a path")]
 )
-def test_what_can_be_no_path_is_bad_input(task: Path, capfd: pytest.CaptureFixture[str], place: str, why: str) -> None:
+def test_what_can_be_no_path_is_bad_input(
+    task: Path, capfd: pytest.CaptureFixture[str], place: str, reason: str
+) -> None:
     table = str(task.parent / "train.jsonl")
-    assert why in said(capfd, 2, "tasks", "new", table, "--out", place)
-    assert why in said(capfd, 2, "tasks", "new", place)
+    assert reason in error_of(capfd, 2, "tasks", "new", table, "--out", place)
+    assert reason in error_of(capfd, 2, "tasks", "new", place)
 
 
 @pytest.mark.parametrize("folder", ["s3://bucket/run", Path("s3://bucket/run")])

@@ -40,7 +40,7 @@ def refused(capfd: pytest.CaptureFixture[str], *words: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         ((*CORPUS, *TASKS, "--out", ""), "--out is blank"),
         ((*CORPUS, *TASKS, "--out="), "--out is blank"),
@@ -55,9 +55,9 @@ def refused(capfd: pytest.CaptureFixture[str], *words: str) -> str:
     ],
 )
 def test_a_blank_value_is_refused_and_not_passed_over(
-    words: tuple[str, ...], said: str, capfd: pytest.CaptureFixture[str]
+    words: tuple[str, ...], message: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert said in refused(capfd, *words)
+    assert message in refused(capfd, *words)
 
 
 def test_of_two_lists_none_is_left_out_and_of_two_values_the_last_counts(capfd: pytest.CaptureFixture[str]) -> None:
@@ -78,17 +78,17 @@ def test_what_is_given_twice_for_good_is_taken(capfd: pytest.CaptureFixture[str]
     assert "twice" not in capfd.readouterr().err
 
 
-@pytest.mark.parametrize("given", [("--out=~/made",), ("--out", "~/made")])
+@pytest.mark.parametrize("paths", [("--out=~/made",), ("--out", "~/made")])
 def test_the_home_folder_is_found_where_the_shell_left_it(
-    given: tuple[str, ...], empty: Path, monkeypatch: pytest.MonkeyPatch
+    paths: tuple[str, ...], empty: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(empty / "home"))
-    assert cli.main((*CORPUS, *TASKS, *given)) == 0
+    assert cli.main((*CORPUS, *TASKS, *paths)) == 0
     assert (empty / "home" / "made" / "journal.jsonl").is_file() and not Path("~").exists()
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (("predict", "\u2013url", "http://127.0.0.1:1", "desk", "a"), "Type --url"),
         (("predict", "\u2014url=http://127.0.0.1:1", "desk", "a"), "Type --url"),
@@ -100,8 +100,8 @@ def test_the_home_folder_is_found_where_the_shell_left_it(
         (("keys", "list", "."), "Is a directory"),
     ],
 )
-def test_what_is_meant_is_said(words: tuple[str, ...], said: str, capfd: pytest.CaptureFixture[str]) -> None:
-    assert said in refused(capfd, *words)
+def test_what_is_meant_is_said(words: tuple[str, ...], message: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert message in refused(capfd, *words)
 
 
 def test_a_text_may_begin_with_any_dash(capfd: pytest.CaptureFixture[str]) -> None:
@@ -109,32 +109,32 @@ def test_a_text_may_begin_with_any_dash(capfd: pytest.CaptureFixture[str]) -> No
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [("journal.jsonl", "is a folder, and a file is needed"), ("README.md", "is a folder"), ("data", "part of it is")],
 )
-def test_what_is_in_the_way_of_a_file_is_said(name: str, said: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_what_is_in_the_way_of_a_file_is_said(name: str, message: str, capfd: pytest.CaptureFixture[str]) -> None:
     assert cli.main((*CORPUS, *TASKS, "--out", "c")) == 0
     capfd.readouterr()
-    there = Path("c", name)
-    there.rename("aside")
+    place = Path("c", name)
+    place.rename("aside")
     if name == "data":
-        there.touch()
+        place.touch()
     else:
-        there.mkdir()
+        place.mkdir()
     assert cli.main((*CORPUS, *TASKS, "--out", "c")) == 2
-    assert f"c/{name}" in (error := capfd.readouterr().err) and said in error
+    assert f"c/{name}" in (error := capfd.readouterr().err) and message in error
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [(b"\xef\xbb\xbfk = 4\r\n", ""), ("k = 4".encode("utf-16"), "Save it as UTF-8"), (None, "Name a TOML file")],
 )
-def test_a_settings_file_of_an_editor(content: bytes | None, said: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_settings_file_of_an_editor(content: bytes | None, message: str, capfd: pytest.CaptureFixture[str]) -> None:
     file = Path("mine.toml")
     file.mkdir() if content is None else file.write_bytes(content)
     words = (*CORPUS, *TASKS, "--out", "c", "--settings", "mine.toml")
-    if said:
-        assert said in refused(capfd, *words)
+    if message:
+        assert message in refused(capfd, *words)
     else:
         assert cli.main(words) == 0
 
@@ -161,8 +161,13 @@ def test_lines_end_as_they_do_anywhere(content: bytes, monkeypatch: pytest.Monke
 
 def ran(script: str, **environment: str) -> "subprocess.CompletedProcess[bytes]":
     """A shell's command line, in which $F is the command."""
-    given = {**os.environ, "F": f"{sys.executable} -m fourshot", "PYTHONPATH": os.pathsep.join(sys.path), **environment}
-    return subprocess.run(["/bin/sh", "-c", script], capture_output=True, env=given, timeout=120, check=False)
+    variables = {
+        **os.environ,
+        "F": f"{sys.executable} -m fourshot",
+        "PYTHONPATH": os.pathsep.join(sys.path),
+        **environment,
+    }
+    return subprocess.run(["/bin/sh", "-c", script], capture_output=True, env=variables, timeout=120, check=False)
 
 
 def test_streams_that_are_closed_are_as_good_as_empty() -> None:

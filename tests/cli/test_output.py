@@ -49,8 +49,8 @@ def test_trainings_at_the_same_time_have_lines_of_their_own_at_their_own_pace() 
     for step in range(1, 6):
         for number in (1, 2):
             lines(Event(stage="train", message=f"notes, {number} of 2", done=step, total=5, unit="steps"))
-    told = [line.split("  ")[:2] for line in stream.getvalue().splitlines()]
-    assert told == [[f"train: notes, {n} of 2", f"{step}/5 steps"] for step in (1, 5) for n in (1, 2)]
+    steps = [line.split("  ")[:2] for line in stream.getvalue().splitlines()]
+    assert steps == [[f"train: notes, {n} of 2", f"{step}/5 steps"] for step in (1, 5) for n in (1, 2)]
 
 
 def test_bars_show_count_figures_and_one_bar_per_step() -> None:
@@ -142,10 +142,10 @@ def test_the_table_of_scores_leaves_out_what_nobody_measured(capfd: pytest.Captu
 
 
 @pytest.mark.parametrize(
-    ("seconds", "said"), [(8.4, "8 s"), (200, "3 min"), (4800, "80 min"), (5400, "1 h 30 min"), (7260, "2 h 1 min")]
+    ("seconds", "text"), [(8.4, "8 s"), (200, "3 min"), (4800, "80 min"), (5400, "1 h 30 min"), (7260, "2 h 1 min")]
 )
-def test_times_are_said_as_a_person_would(seconds: float, said: str) -> None:
-    assert span(seconds) == said
+def test_times_are_said_as_a_person_would(seconds: float, text: str) -> None:
+    assert span(seconds) == text
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ def test_set_takes_lists_and_bare_words() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["--set", "generate.perclass=3"], "Did you mean 'generate.per_class'?"),
         (["--set", "per_class=3"], "Did you mean 'generate.per_class'?"),
@@ -87,14 +87,14 @@ def test_set_takes_lists_and_bare_words() -> None:
         (["--settings", "nowhere.toml"], "nowhere.toml cannot be read"),
     ],
 )
-def test_a_wrong_setting_is_named_with_the_way_out(words: list[str], said: str) -> None:
+def test_a_wrong_setting_is_named_with_the_way_out(words: list[str], message: str) -> None:
     with pytest.raises(InputError) as error:
         settings(*words)
-    assert said in str(error.value)
+    assert message in str(error.value)
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         ("k = ", "is not valid TOML"),
         ("[train]\nlearning_rat = 0.1", "Did you mean 'train.learning_rate'?"),
@@ -102,12 +102,12 @@ def test_a_wrong_setting_is_named_with_the_way_out(words: list[str], said: str) 
         ("[train]\nr = 8.5", "train.r: Expected `int`, got `float`"),
     ],
 )
-def test_a_wrong_settings_file_is_named(tmp_path: Path, content: str, said: str) -> None:
+def test_a_wrong_settings_file_is_named(tmp_path: Path, content: str, message: str) -> None:
     file = tmp_path / "mine.toml"
     file.write_text(content)
     with pytest.raises(InputError) as error:
         settings("--settings", str(file))
-    assert str(file) in str(error.value) and said in str(error.value)
+    assert str(file) in str(error.value) and message in str(error.value)
 
 
 @pytest.mark.parametrize(("text", "seeds"), [("3", [0, 1, 2]), ("4,7", [4, 7]), ("4,", [4])])
@@ -122,12 +122,12 @@ def test_other_seeds_are_refused(text: str) -> None:
 
 
 def test_methods_keep_their_order_and_unknown_ones_are_refused() -> None:
-    known = {"icl": "", "lora": "", "lora25": ""}
-    assert choose_methods("lora, icl,lora", known) == ["lora", "icl"]
+    methods = {"icl": "", "lora": "", "lora25": ""}
+    assert choose_methods("lora, icl,lora", methods) == ["lora", "icl"]
     with pytest.raises(InputError, match=r"Did you mean lora\?"):
-        choose_methods("loro", known)
+        choose_methods("loro", methods)
     with pytest.raises(InputError, match="no method named"):
-        choose_methods(",", known)
+        choose_methods(",", methods)
 
 
 def test_a_key_with_a_dot_in_quotes_is_told_to_lose_them(tmp_path: Path) -> None:

@@ -58,13 +58,13 @@ def commands() -> list[list[str]]:
 
 
 def test_every_command_is_one_of_the_program_and_opens_the_port_that_is_named() -> None:
-    found = [read_command(words, "0") for words in commands()]
-    assert Counter(options.action for options in found) == {serve.serve: 5, corpus.corpus: 1}
-    assert {options.port or DEFAULTS.port for options in found if "port" in options} == {8000}
+    parsed = [read_command(words, "0") for words in commands()]
+    assert Counter(options.action for options in parsed) == {serve.serve: 5, corpus.corpus: 1}
+    assert {options.port or DEFAULTS.port for options in parsed if "port" in options} == {8000}
     ports = [value for key, value in EVERYTHING if key == "containerPort"]
     assert set(ports) == {8000} and "EXPOSE 8000\n" in CONTAINERFILE
     assert "127.0.0.1:8000:8000" in COMPOSE[0]["services"]["serve"]["ports"]
-    for local in [options for options in found if "host" in options and options.host == "0.0.0.0"]:
+    for local in [options for options in parsed if "host" in options and options.host == "0.0.0.0"]:
         assert local.keys or local.adapters == "/adapters"  # in a container whose port is opened to this machine alone
 
 

@@ -43,7 +43,7 @@ def write_gguf(checkpoint: str, file: Path, architecture: str, **changes: Any) -
     if "scaling" in changes:
         writer.add_rope_scaling_type(gguf.RopeScalingType(changes["scaling"]))
     names = gguf.get_tensor_name_map(
-        next(known for known, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture),
+        next(number for number, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture),
         config["num_hidden_layers"],
     )
     for name, weights in load_file(folder / "model.safetensors").items():

@@ -67,14 +67,14 @@ def test_a_prefix_that_fills_its_blocks_or_nearly_nothing_gets_no_filler(tmp_pat
 def test_no_filler_where_the_longest_text_might_not_fit(
     limit: dict[str, Any], has_filler: bool, tmp_path: Path
 ) -> None:
-    asked = tuple("~" * 50 + text for text in TEXTS)  # 64 with filler
+    long_prompts = tuple("~" * 50 + text for text in TEXTS)  # 64 with filler
     model = base(tmp_path, **limit)
-    assert (filler_for(model, asked, text_tokens=100, most_tokens=2048) is not None) == has_filler
-    assert filler_for(model, asked, text_tokens=100, most_tokens=163) is None
+    assert (filler_for(model, long_prompts, text_tokens=100, most_tokens=2048) is not None) == has_filler
+    assert filler_for(model, long_prompts, text_tokens=100, most_tokens=163) is None
 
 
 def test_a_token_that_changes_what_follows_is_not_taken(tmp_path: Path) -> None:
-    asked = prompts("Say what the weather is in this text: warm or cold.")
+    task_prompts = prompts("Say what the weather is in this text: warm or cold.")
     model = base(tmp_path)
     file = tmp_path / "tokenizer.json"
     content = json.loads(file.read_text())
@@ -85,11 +85,11 @@ def test_a_token_that_changes_what_follows_is_not_taken(tmp_path: Path) -> None:
     }  # fmt: skip
     content["model"]["vocab"]["▁"] = len(content["model"]["vocab"])
     file.write_text(json.dumps(content))
-    assert filler_for(model, asked, text_tokens=100, most_tokens=2048) is None
+    assert filler_for(model, task_prompts, text_tokens=100, most_tokens=2048) is None
 
 
 def test_a_begin_token_fills_only_where_it_is_the_end_token_too(tmp_path: Path) -> None:
-    asked = prompts("Say what the weather is in this text: warm or cold." + " warm" * 12)
+    task_prompts = prompts("Say what the weather is in this text: warm or cold." + " warm" * 12)
     model = base(tmp_path)
     config = tmp_path / "tokenizer_config.json"
     fillers = {}
@@ -100,16 +100,16 @@ def test_a_begin_token_fills_only_where_it_is_the_end_token_too(tmp_path: Path) 
     }.items():
         config.write_text(json.dumps(tokens))
         filler_for.cache_clear()
-        fillers[name] = filler_for(model, asked, text_tokens=100, most_tokens=2048)
+        fillers[name] = filler_for(model, task_prompts, text_tokens=100, most_tokens=2048)
     assert fillers["both"] == fillers["padding"] != fillers["begin"] is None
 
 
 def test_a_base_without_special_tokens_or_without_files_has_no_filler(tmp_path: Path) -> None:
-    asked = prompts("Say what the weather is in this text: warm or cold.")
+    task_prompts = prompts("Say what the weather is in this text: warm or cold.")
     model = base(tmp_path)
     (tmp_path / "tokenizer_config.json").write_text("{}")
     for name in (model, str(tmp_path / "nowhere"), "fake"):
-        assert filler_for(name, asked, text_tokens=100, most_tokens=2048) is None
+        assert filler_for(name, task_prompts, text_tokens=100, most_tokens=2048) is None
 
 
 def test_its_text_is_the_token_repeated() -> None:

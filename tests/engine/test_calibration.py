@@ -111,7 +111,7 @@ def test_a_calibration_from_before_there_were_temperatures_has_one_of_one() -> N
 
 def test_parts_of_a_text_count_as_much_as_they_say() -> None:
     parts = np.array([[0.9, 0.1], [0.5, 0.5], [0.9, 0.1], [0.1, 0.9], [0.7, 0.3], [0.5, 0.5]])
-    said = calibration.combine_parts(parts, [2, 2, 1, 1])
-    assert said == pytest.approx(np.array([[0.9, 0.1], [0.5, 0.5], [0.7, 0.3], [0.5, 0.5]]), abs=1e-6)
+    rows = calibration.combine_parts(parts, [2, 2, 1, 1])
+    assert rows == pytest.approx(np.array([[0.9, 0.1], [0.5, 0.5], [0.7, 0.3], [0.5, 0.5]]), abs=1e-6)
     sure, unsure = calibration.combine_parts(np.array([[0.99, 0.01], [0.3, 0.7]]), [2])[0], 0.5 * (0.99 + 0.3)
     assert sure[0] > unsure and sum(sure) == pytest.approx(1.0)

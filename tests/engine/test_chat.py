@@ -34,10 +34,10 @@ def tokenizer_of(template: str | None, *, adds_begin: bool = False) -> PreTraine
     inner.pre_tokenizer = pre_tokenizers.Whitespace()
     if adds_begin:
         inner.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
-    made = PreTrainedTokenizerFast(tokenizer_object=inner, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
-    made.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>", "<|other|>"]})
-    made.chat_template = template
-    return made
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>", "<|other|>"]})
+    tokenizer.chat_template = template
+    return tokenizer
 
 
 @pytest.mark.parametrize("template", [CHATML, NO_SYSTEM, INSTRUCT])
@@ -49,8 +49,8 @@ def test_turns_put_together_are_what_the_template_renders(template: str) -> None
         {"role": "assistant", "content": "Label: x"},
         {"role": "user", "content": "Text: two"},
     ]
-    whole = f"{turns.begin}Which?\n\nText: one{turns.answer}Label: x{turns.next}Text: two{turns.open}"
-    assert whole == tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    conversation = f"{turns.begin}Which?\n\nText: one{turns.answer}Label: x{turns.next}Text: two{turns.open}"
+    assert conversation == tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
 
 
 def test_the_begin_token_is_left_to_whoever_encodes_if_that_adds_it() -> None:
@@ -81,7 +81,7 @@ def test_the_hash_tells_templates_apart() -> None:
 
 
 @pytest.mark.parametrize(
-    ("template", "why"),
+    ("template", "reason"),
     [
         (None, "base model small has no chat template"),
         ("", "base model small has no chat template"),
@@ -91,8 +91,8 @@ def test_the_hash_tells_templates_apart() -> None:
         ("{% for m in messages %}{{ loop.index }}{{ m.content }}{% endfor %}", "around one turn differs"),
     ],
 )
-def test_a_base_without_a_usable_template_is_told_of(template: str | None, why: str) -> None:
-    with pytest.raises(InputError, match=f"{why}.*--prompt-style plain"):
+def test_a_base_without_a_usable_template_is_told_of(template: str | None, reason: str) -> None:
+    with pytest.raises(InputError, match=f"{reason}.*--prompt-style plain"):
         chat_turns(tokenizer_of(template), "small")
 
 
@@ -102,8 +102,8 @@ def test_the_embedded_models_own(model: str) -> None:
     tokenizer = load_tokenizer(model)
     turns = chat_turns(tokenizer)
     assert isinstance(turns, ChatTurns)
-    asked = f"{turns.begin}Text: hello{turns.open}Label:"
+    prompt = f"{turns.begin}Text: hello{turns.open}Label:"
     messages = [{"role": "user", "content": "Text: hello"}]
     templated = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
     label = tokenizer("Label:", add_special_tokens=False)["input_ids"]
-    assert encode_prompt(tokenizer, asked) == [*templated, *label]
+    assert encode_prompt(tokenizer, prompt) == [*templated, *label]

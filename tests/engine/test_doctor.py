@@ -8,8 +8,8 @@ from fourshot.engine import doctor
 from fourshot.engine.doctor import Finding, examine
 
 
-def looked_at(**asked: object) -> dict[str, Finding]:
-    return {finding.name: finding for finding in examine(**asked)}  # type: ignore[arg-type]
+def looked_at(**options: object) -> dict[str, Finding]:
+    return {finding.name: finding for finding in examine(**options)}  # type: ignore[arg-type]
 
 
 def test_this_machine_can_work() -> None:

@@ -30,14 +30,14 @@ def test_a_text_follows_from_its_seed_and_its_class_alone() -> None:
 def test_most_texts_are_read_as_the_class_they_were_drawn_for() -> None:
     engine, labels = opened(), ["login", "bug"]
     drawn = engine.sample([ASKS] * 100, SEEDED)
-    scores = engine.score([f"Sort it.\n\nText:{one.text}\nLabel:" for one in drawn], labels)
+    scores = engine.score([f"Sort it.\n\nText:{completion.text}\nLabel:" for completion in drawn], labels)
     assert scores.shape == (100, 2) and 80 <= (scores.argmax(1) == 1).sum() < 100
 
 
 def test_its_name_says_how_it_fails() -> None:
     assert fake_settings("fake:delay_s=0.5;dies_on_opening=true") == FakeSettings(delay_s=0.5, dies_on_opening=True)
-    (said,) = opened("fake:otherwise=a, b").sample(["Topics:"], SEEDED)
-    assert said.text == " a, b"
+    (completion,) = opened("fake:otherwise=a, b").sample(["Topics:"], SEEDED)
+    assert completion.text == " a, b"
     with pytest.raises(InputError, match="too many tokens"):
         opened("fake:unreadable=xy").score(["Sort it.\n\nText: xylene\nLabel:"], ["a"])
     with pytest.raises(FourshotError, match="no driver"):

@@ -58,17 +58,17 @@ def logits(checkpoint: str | Path, ids: list[int]) -> torch.Tensor:
 
 @pytest.mark.parametrize("family", ARCHITECTURES)
 def test_what_is_read_back_is_the_checkpoint_that_was_written(family: str, tmp_path: Path) -> None:
-    given = tiny_checkpoint(family, tmp_path / "given", **CHANGES.get(family, {}))
-    file, read = write_gguf(given, tmp_path / "model.gguf", ARCHITECTURES[family]), tmp_path / "read"
-    read.mkdir()
-    convert(file, read)
+    original = tiny_checkpoint(family, tmp_path / "given", **CHANGES.get(family, {}))
+    file, converted = write_gguf(original, tmp_path / "model.gguf", ARCHITECTURES[family]), tmp_path / "read"
+    converted.mkdir()
+    convert(file, converted)
     texts = [TEXT, "Label:", "Label: positive", "a  b\n\nc 2026", *IN_CONTEXT]
-    tokens = encode_prompts(load_tokenizer(given), texts)
-    assert encode_prompts(load_tokenizer(read), texts) == tokens
+    tokens = encode_prompts(load_tokenizer(original), texts)
+    assert encode_prompts(load_tokenizer(converted), texts) == tokens
     within = tokens[0] if family != "mistral" else tokens[0][:32]  # its window, which is then the longest text
-    expected = logits(given, within)
+    expected = logits(original, within)
     assert expected.float().std() > 0.5
-    assert torch.equal(logits(read, within), expected)
+    assert torch.equal(logits(converted, within), expected)
 
 
 def test_a_file_is_a_model_and_converted_once(learnt: Path, tmp_path: Path, home: Path) -> None:
@@ -93,7 +93,7 @@ def test_weights_in_the_wrong_places_are_noticed(learnt: Path, tmp_path: Path, h
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"left_out": "layers.1.mlp.up_proj"}, r"lacks 1 of the model's weights, model\.layers\.1\.mlp\.up_proj"),
         ({"more": "blk.0.attn_sinks.weight"}, r"holds [\d,]+ weights; transformers reads"),
@@ -102,10 +102,10 @@ def test_weights_in_the_wrong_places_are_noticed(learnt: Path, tmp_path: Path, h
     ],
 )
 def test_a_file_that_would_be_read_in_part_is_refused(
-    learnt: Path, tmp_path: Path, changes: dict[str, Any], said: str
+    learnt: Path, tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
     file = write_gguf(str(learnt.parent / "checkpoint"), tmp_path / "part.gguf", "llama", **changes)
-    with pytest.raises(ModelNotFoundError, match=said) as error:
+    with pytest.raises(ModelNotFoundError, match=message) as error:
         gguf_checkpoint(file)
     assert error.value.exit_code == 2 and "safetensors" in str(error.value)
 
@@ -116,22 +116,29 @@ def test_positions_scaled_as_llama_3_does_are_found_in_the_file(learnt: Path, tm
 
     config = AutoConfig.from_pretrained(learnt.parent / "checkpoint")
     plain = float(config.rope_parameters["rope_theta"]) ** -(torch.arange(0, 32, 2) / 32)
-    given = {"factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
-    config.rope_parameters = {**config.rope_parameters, "rope_type": "llama3", **given}
+    scaling = {
+        "factor": 32.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+    }
+    config.rope_parameters = {**config.rope_parameters, "rope_type": "llama3", **scaling}
     scaled, _ = ROPE_INIT_FUNCTIONS["llama3"](config, torch.device("cpu"))
     file = write_gguf(str(learnt.parent / "checkpoint"), tmp_path / "llama3.gguf", "llama", rope_freqs=plain / scaled)
     (tmp_path / "read").mkdir()
     convert(file, tmp_path / "read")
-    read = AutoConfig.from_pretrained(tmp_path / "read")
-    assert read.rope_parameters.items() >= given.items() and read.rope_parameters["rope_type"] == "llama3"
+    config_read = AutoConfig.from_pretrained(tmp_path / "read")
+    assert (
+        config_read.rope_parameters.items() >= scaling.items() and config_read.rope_parameters["rope_type"] == "llama3"
+    )
 
 
 @pytest.mark.parametrize(("begins", "expected"), [(True, True), (False, False), (None, True)])
 def test_texts_begin_as_the_file_says_or_as_llama_cpp_assumes(
     begins: bool | None, expected: bool, tmp_path: Path
 ) -> None:
-    given = tiny_checkpoint("gemma3", tmp_path / "given", **CHANGES["gemma3"])
-    file = write_gguf(given, tmp_path / "model.gguf", "gemma3", begins=begins)
+    original = tiny_checkpoint("gemma3", tmp_path / "given", **CHANGES["gemma3"])
+    file = write_gguf(original, tmp_path / "model.gguf", "gemma3", begins=begins)
     (tmp_path / "read").mkdir()
     convert(file, tmp_path / "read")
     tokenizer = load_tokenizer(tmp_path / "read")
@@ -139,9 +146,9 @@ def test_texts_begin_as_the_file_says_or_as_llama_cpp_assumes(
 
 
 def test_numbers_are_cut_into_digits_where_the_model_learnt_them_so(tmp_path: Path) -> None:
-    given = tiny_checkpoint("llama", tmp_path / "given")
+    original = tiny_checkpoint("llama", tmp_path / "given")
     for cut in ("gpt-2", "smollm"):
-        file = write_gguf(given, tmp_path / f"{cut}.gguf", "llama", pre=cut)
+        file = write_gguf(original, tmp_path / f"{cut}.gguf", "llama", pre=cut)
         (tmp_path / cut).mkdir()
         convert(file, tmp_path / cut)
     plain, digits = (load_tokenizer(tmp_path / cut) for cut in ("gpt-2", "smollm"))

@@ -58,11 +58,11 @@ def hub() -> Iterator[Hub]:
         yield hub
 
 
-def start(hub: Hub, home: Path, *asked: str, **environment: str) -> "subprocess.Popen[str]":
+def start(hub: Hub, home: Path, *names: str, **environment: str) -> "subprocess.Popen[str]":
     """A process that resolves these names, each "NAME" or "NAME TOKEN"."""
     plain = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
     return subprocess.Popen(
-        [sys.executable, "-c", RESOLVE, *asked],
+        [sys.executable, "-c", RESOLVE, *names],
         env={**plain, **hub.environment(home), **environment},
         cwd=ROOT,
         stdout=subprocess.PIPE,
@@ -71,9 +71,9 @@ def start(hub: Hub, home: Path, *asked: str, **environment: str) -> "subprocess.
     )
 
 
-def resolve(hub: Hub, home: Path, *asked: str, **environment: str) -> list[dict[str, Any]]:
+def resolve(hub: Hub, home: Path, *names: str, **environment: str) -> list[dict[str, Any]]:
     """What such a process finds, or is told, for each of the names."""
-    process = start(hub, home, *asked, **environment)
+    process = start(hub, home, *names, **environment)
     out, err = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0, err[-2000:]
     return [json.loads(line) for line in out.splitlines()]
@@ -81,20 +81,20 @@ def resolve(hub: Hub, home: Path, *asked: str, **environment: str) -> list[dict[
 
 def paths(hub: Hub, method: str, name: str) -> list[str]:
     """Of all requests for a file, the ranges."""
-    return [asked.range for asked in hub.asked if asked.method == method and asked.path.endswith(f"/{name}")]
+    return [request.range for request in hub.requests if request.method == method and request.path.endswith(f"/{name}")]
 
 
 def test_what_a_model_is_read_from_is_fetched_and_nothing_else(hub: Hub, tmp_path: Path) -> None:
-    other = {
+    unneeded = {
         name: weights(2.0)
         for name in ("pytorch_model.bin", "consolidated.safetensors", "onnx/model.safetensors", "tiny.gguf", "tiny.h5")
     }
-    other |= {"README.md": b"A model.", "onnx/config.json": CONFIG, "original/params.json": b"{}"}
-    hub.repositories["org/tiny"].revisions["main"] |= other | {"chat_template.jinja": b"{{ messages }}"}
-    (found,) = resolve(hub, tmp_path, "org/tiny")
-    assert sorted(found["files"]) == ["chat_template.jinja", "config.json", "model.safetensors", "tokenizer.json"]
-    assert hub.fetched() == sorted(found["files"])
-    assert (found["name"], found["revision"]) == ("org/tiny", hub.repositories["org/tiny"].commit("main"))
+    unneeded |= {"README.md": b"A model.", "onnx/config.json": CONFIG, "original/params.json": b"{}"}
+    hub.repositories["org/tiny"].revisions["main"] |= unneeded | {"chat_template.jinja": b"{{ messages }}"}
+    (model,) = resolve(hub, tmp_path, "org/tiny")
+    assert sorted(model["files"]) == ["chat_template.jinja", "config.json", "model.safetensors", "tokenizer.json"]
+    assert hub.fetched() == sorted(model["files"])
+    assert (model["name"], model["revision"]) == ("org/tiny", hub.repositories["org/tiny"].commit("main"))
 
 
 def test_pickled_weights_are_fetched_where_there_are_no_others(hub: Hub, tmp_path: Path) -> None:
@@ -107,25 +107,25 @@ def test_a_revision_is_a_branch_a_tag_or_a_commit(hub: Hub, tmp_path: Path) -> N
     tiny = hub.repositories["org/tiny"]
     tiny.revisions |= {"v1": checkpoint(2.0), "refs/pr/3": checkpoint(3.0)}
     commits = {name: tiny.commit(name) for name in ("main", "v1", "refs/pr/3")}
-    asked = ("org/tiny", "org/tiny@v1", "org/tiny@refs/pr/3", f"org/tiny@{commits['v1']}", "org/tiny@v9")
-    *found, unknown = resolve(hub, tmp_path, *asked)
-    assert [one["revision"] for one in found] == [*commits.values(), commits["v1"]]
-    assert {one["name"] for one in found} == {"org/tiny"}
-    assert (Path(found[1]["path"]) / "model.safetensors").read_bytes() == weights(2.0)
+    names = ("org/tiny", "org/tiny@v1", "org/tiny@refs/pr/3", f"org/tiny@{commits['v1']}", "org/tiny@v9")
+    *models, unknown = resolve(hub, tmp_path, *names)
+    assert [model["revision"] for model in models] == [*commits.values(), commits["v1"]]
+    assert {model["name"] for model in models} == {"org/tiny"}
+    assert (Path(models[1]["path"]) / "model.safetensors").read_bytes() == weights(2.0)
     assert "has no revision 'v9'. Allowed after the @ are a branch, a tag" in unknown["error"]
 
-    before = len(hub.asked)
+    before = len(hub.requests)
     tiny.revisions["main"] = checkpoint(4.0)  # the name stands for another state now; a commit never does
-    assert resolve(hub, tmp_path, f"org/tiny@{commits['main']}") == [found[0]]
-    assert not [asked for asked in hub.asked[before:] if "org/tiny" in asked.path]
+    assert resolve(hub, tmp_path, f"org/tiny@{commits['main']}") == [models[0]]
+    assert not [request for request in hub.requests[before:] if "org/tiny" in request.path]
     assert resolve(hub, tmp_path, "org/tiny")[0]["revision"] == tiny.commit("main") != commits["main"]
 
 
 def test_a_connection_that_breaks_off_is_taken_up_where_it_was(hub: Hub, tmp_path: Path) -> None:
     large = hub.repositories["org/tiny"].revisions["main"]["model.safetensors"] = weights(1.0, 3_000_000)
     hub.cuts["model.safetensors"] = DOWNLOAD_CHUNK_SIZE + 99  # what is less than a chunk is lost
-    (found,) = resolve(hub, tmp_path, "org/tiny")
-    assert (Path(found["path"]) / "model.safetensors").read_bytes() == large
+    (model,) = resolve(hub, tmp_path, "org/tiny")
+    assert (Path(model["path"]) / "model.safetensors").read_bytes() == large
     assert paths(hub, "GET", "model.safetensors") == ["", f"bytes={DOWNLOAD_CHUNK_SIZE}-"]
 
 
@@ -138,16 +138,16 @@ def test_a_download_that_was_killed_keeps_what_is_whole(hub: Hub, tmp_path: Path
     downloading.communicate()
     (offline,) = resolve(hub, tmp_path, "org/tiny", HF_HUB_OFFLINE="1")
     assert "Only a part of the model 'org/tiny' is on this machine, and HF_HUB_OFFLINE is set" in offline["error"]
-    (found,) = resolve(hub, tmp_path, "org/tiny")
-    assert (Path(found["path"]) / "model.safetensors").read_bytes() == weights(1.0)
+    (model,) = resolve(hub, tmp_path, "org/tiny")
+    assert (Path(model["path"]) / "model.safetensors").read_bytes() == weights(1.0)
     assert len(paths(hub, "GET", "config.json")) == 1
 
 
 def test_who_may_not_read_a_model_is_told_what_to_do(hub: Hub, tmp_path: Path) -> None:
     hub.repositories["org/gated"] = Repository({"main": checkpoint()}, gated=True)
-    asked = ("org/gated", "org/gated hf_stranger", "org/tiny hf_wrong", "org/typo")
+    names = ("org/gated", "org/gated hf_stranger", "org/tiny hf_wrong", "org/typo")
     hub.refused["tokenizer.json"] = 451
-    consent, stranger, wrong, typo, broken = resolve(hub, tmp_path, *asked, "org/tiny")
+    consent, stranger, wrong, typo, broken = resolve(hub, tmp_path, *names, "org/tiny")
     hub.refused.clear()
     assert "org/tiny' is not on this machine and could not be fetched: the hub answered 451" in broken["error"]
     assert f"asks for consent. Accept its terms on {hub.url}/org/gated and set HF_TOKEN" in consent["error"]
@@ -155,19 +155,19 @@ def test_who_may_not_read_a_model_is_told_what_to_do(hub: Hub, tmp_path: Path) -
     assert "The hub refuses your token for the model 'org/tiny' (401). Set HF_TOKEN to a valid one" in wrong["error"]
     assert "The hub has no model 'org/typo', or it is private and HF_TOKEN is not set" in typo["error"]
     assert "Check the spelling" in typo["error"]
-    assert {one["code"] for one in (consent, stranger, wrong, typo, broken)} == {2}
-    assert all("embedded" in one["error"] for one in (consent, stranger, wrong, typo, broken))
+    assert {refusal["code"] for refusal in (consent, stranger, wrong, typo, broken)} == {2}
+    assert all("embedded" in refusal["error"] for refusal in (consent, stranger, wrong, typo, broken))
     (member,) = resolve(hub, tmp_path, "org/gated hf_member")
     assert "model.safetensors" in member["files"]
 
 
 def test_without_the_hub_the_copy_on_this_machine_will_do(hub: Hub, tmp_path: Path) -> None:
-    (found,) = resolve(hub, tmp_path, "org/tiny")
+    (model,) = resolve(hub, tmp_path, "org/tiny")
     offline, absent = resolve(hub, tmp_path, "org/tiny", "org/other", HF_HUB_OFFLINE="1")
-    assert offline == found
+    assert offline == model
     assert "'org/other' is not on this machine, and HF_HUB_OFFLINE is set" in absent["error"] and absent["code"] == 2
     away, absent = resolve(hub, tmp_path, "org/tiny", "org/other", HF_ENDPOINT=nobody())
-    assert away == found
+    assert away == model
     assert "'org/other' is not on this machine and could not be fetched: " in absent["error"]
 
 

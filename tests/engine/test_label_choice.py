@@ -23,7 +23,7 @@ def by_word() -> PreTrainedTokenizerBase:
     return PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="<unk>")
 
 
-def said(tokenizer: PreTrainedTokenizerBase, *words: str) -> list[str]:
+def chosen_words(tokenizer: PreTrainedTokenizerBase, *words: str) -> list[str]:
     """What stands for each of ``words``."""
     tokens = label_tokens(tokenizer, words, "token")
     assert tokens.one_step and tokens.longest == 1 and tokens.words == words
@@ -32,53 +32,57 @@ def said(tokenizer: PreTrainedTokenizerBase, *words: str) -> list[str]:
 
 
 def test_a_label_says_the_first_token_that_tells_its_word_apart(by_word: PreTrainedTokenizerBase) -> None:
-    assert said(by_word, "play music", "set alarm") == ["play", "set"]
-    assert said(by_word, "play music", "play radio", "set alarm") == ["music", "radio", "set"]
-    assert said(by_word, "cat", "cat food") == ["cat", "food"]  # a word of one token keeps it
-    assert said(by_word, "cat food", "food cat") == ["cat", "food"]
-    assert said(by_word, "play - music", "play", "- radio") == ["music", "play", "radio"]  # letters before a dash
+    assert chosen_words(by_word, "play music", "set alarm") == ["play", "set"]
+    assert chosen_words(by_word, "play music", "play radio", "set alarm") == ["music", "radio", "set"]
+    assert chosen_words(by_word, "cat", "cat food") == ["cat", "food"]  # a word of one token keeps it
+    assert chosen_words(by_word, "cat food", "food cat") == ["cat", "food"]
+    assert chosen_words(by_word, "play - music", "play", "- radio") == [
+        "music",
+        "play",
+        "radio",
+    ]  # letters before a dash
 
 
 def test_a_label_that_nothing_tells_apart_says_a_letter(by_word: PreTrainedTokenizerBase) -> None:
     grid = ("set alarm", "set music", "query alarm", "query music")
-    assert said(by_word, *grid) == ["A", "B", "C", "D"]
-    assert said(by_word, *grid, "A") == said(by_word, *grid, "A")
-    assert said(by_word, "A", *grid[:3], "query music food") == ["A", "B", "C", "D", "food"]
+    assert chosen_words(by_word, *grid) == ["A", "B", "C", "D"]
+    assert chosen_words(by_word, *grid, "A") == chosen_words(by_word, *grid, "A")
+    assert chosen_words(by_word, "A", *grid[:3], "query music food") == ["A", "B", "C", "D", "food"]
 
 
 def test_codes_are_no_part_of_a_word_and_may_run_out(by_word: PreTrainedTokenizerBase) -> None:
     grid = [f"{verb} {thing}" for verb in ("set", "query", "play") for thing in ("alarm", "music", "cat")]
-    assert not set(said(by_word, *grid)) & set(" ".join(grid).split())
+    assert not set(chosen_words(by_word, *grid)) & set(" ".join(grid).split())
     with pytest.raises(InputError, match=r"too few for a token for each label.*verbalizer=word"):
-        said(by_word, *grid, "set radio", "query radio", "play radio")
+        chosen_words(by_word, *grid, "set radio", "query radio", "play radio")
 
 
 def test_a_prefix_ends_where_it_tells_its_word_apart(by_word: PreTrainedTokenizerBase) -> None:
     words = ["set alarm", "set music", "play radio food", "query cat"]
-    whole, prefix = (label_tokens(by_word, words, verbalizer) for verbalizer in ("word", "prefix"))
+    full, prefix = (label_tokens(by_word, words, verbalizer) for verbalizer in ("word", "prefix"))
     assert [by_word.decode(list(ids)).strip() for ids in prefix.ids][:3] == ["set alarm", "set music", "play"]
-    assert all(long[: len(short)] == short for long, short in zip(whole.ids, prefix.ids, strict=True))
+    assert all(long[: len(short)] == short for long, short in zip(full.ids, prefix.ids, strict=True))
     assert len(set(prefix.ids)) == len(words)
-    assert len(prefix.questions(128)) < len(whole.questions(128))
+    assert len(prefix.questions(128)) < len(full.questions(128))
     assert label_tokens(by_word, ["set", "play"], "prefix") == label_tokens(by_word, ["set", "play"])
 
 
 def test_whole_words_that_take_many_requests_are_shortened(by_word: PreTrainedTokenizerBase) -> None:
-    few = [f"{verb} {thing}" for verb in ("set", "query", "play") for thing in ("alarm", "music", "cat")]
-    many = [f"{word} {rest}" for word in few for rest in ("radio - food", "food - radio")]
-    for words, shortened in ((few, False), (many, True)):
-        whole, prefix, auto = (label_tokens(by_word, words, verbalizer) for verbalizer in ("word", "prefix", "auto"))
-        assert auto == (prefix if shortened else whole)
-        assert (len(whole.questions(128)) > MOST_REQUESTS) == shortened
-        asked = [num_requests(whole.ids, verbalizer) for verbalizer in ("word", "prefix", "auto")]
-        assert asked == [len(tokens.questions(128)) for tokens in (whole, prefix, auto)]
-    assert num_requests(label_tokens(by_word, many).ids, "token") == 1
+    few_words = [f"{verb} {thing}" for verb in ("set", "query", "play") for thing in ("alarm", "music", "cat")]
+    many_words = [f"{word} {ending}" for word in few_words for ending in ("radio - food", "food - radio")]
+    for words, shortened in ((few_words, False), (many_words, True)):
+        full, prefix, auto = (label_tokens(by_word, words, verbalizer) for verbalizer in ("word", "prefix", "auto"))
+        assert auto == (prefix if shortened else full)
+        assert (len(full.questions(128)) > MOST_REQUESTS) == shortened
+        counts = [num_requests(full.ids, verbalizer) for verbalizer in ("word", "prefix", "auto")]
+        assert counts == [len(tokens.questions(128)) for tokens in (full, prefix, auto)]
+    assert num_requests(label_tokens(by_word, many_words).ids, "token") == 1
 
 
 def test_words_of_one_token_say_themselves(tokenizer: PreTrainedTokenizerBase) -> None:
     words = ["positive", "negative", "neutral"]
     assert label_tokens(tokenizer, words, "token") == label_tokens(tokenizer, words)
-    assert said(tokenizer, *words, "very positive")[:3] == [f" {word}" for word in words]
+    assert chosen_words(tokenizer, *words, "very positive")[:3] == [f" {word}" for word in words]
 
 
 def test_hundreds_of_labels_have_a_token_each(tokenizer: PreTrainedTokenizerBase) -> None:
@@ -86,7 +90,7 @@ def test_hundreds_of_labels_have_a_token_each(tokenizer: PreTrainedTokenizerBase
     verbs = ("set", "stop", "query")
     words = [f"{verb} the {thing} {number}" for verb in verbs for thing in things for number in range(9)]
     tokens = label_tokens(tokenizer, words, "token")
-    said(tokenizer, *words)
+    chosen_words(tokenizer, *words)
     assert [len(question.tokens) for question in tokens.questions(128)] == [128, 128, 14]
     assert {question.prefix for question in tokens.questions(128)} == {()}
     assert not {token for (token,) in tokens.ids} & set(tokenizer.all_special_ids)

@@ -56,10 +56,10 @@ def test_a_word_that_begins_another_word_gets_an_end(tokenizer: PreTrainedTokeni
 def test_the_questions_cover_every_token_of_every_label_once(tokenizer: PreTrainedTokenizerBase) -> None:
     words = ["technology", "technology news", "science news", "very technology"]
     tokens = label_tokens(tokenizer, words)
-    for most in (1, 2, 128):
+    for max_tokens in (1, 2, 128):
         rebuilt: dict[int, set[tuple[int, ...]]] = {column: set() for column in range(len(words))}
-        for question in tokens.questions(most):
-            assert 1 <= len(question.tokens) <= most
+        for question in tokens.questions(max_tokens):
+            assert 1 <= len(question.tokens) <= max_tokens
             for token, columns in zip(question.tokens, question.columns, strict=True):
                 for column in columns:
                     rebuilt[column].add((*question.prefix, token))
@@ -77,8 +77,8 @@ def test_words_for_a_sentencepiece_tokenizer(unigram: PreTrainedTokenizerBase) -
 def test_where_a_space_is_a_token_each_label_has_one_that_says_more(unigram: PreTrainedTokenizerBase) -> None:
     words = ["positive", "very positive", "negative", "very negative"]
     tokens = label_tokens(unigram, words, "token")
-    said = [unigram.decode(list(ids)).strip() for ids in tokens.ids]
-    assert tokens.one_step and len(set(tokens.ids)) == 4 and all(said), said
+    decoded = [unigram.decode(list(ids)).strip() for ids in tokens.ids]
+    assert tokens.one_step and len(set(tokens.ids)) == 4 and all(decoded), decoded
 
 
 def test_words_that_the_model_cannot_tell_apart_are_named(

@@ -16,14 +16,14 @@ from tests.engine.tiny_models import FAMILIES, tiny_checkpoint
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return Path(tiny_checkpoint("llama", tmp_path_factory.mktemp("whole")))
 
 
 @pytest.fixture
-def folder(whole: Path, tmp_path: Path) -> Path:
+def folder(checkpoint: Path, tmp_path: Path) -> Path:
     """A copy that a test may spoil."""
-    return Path(shutil.copytree(whole, tmp_path / "model"))
+    return Path(shutil.copytree(checkpoint, tmp_path / "model"))
 
 
 def changed(folder: Path, **changes: Any) -> str:
@@ -73,8 +73,8 @@ def test_memory_that_ran_out_is_no_fault_of_the_files() -> None:
         explained(load, "base model", "anywhere")
 
 
-def test_an_adapter_without_weights_is_not_looked_for_on_the_hub(whole: Path, tmp_path: Path) -> None:
-    engine = open_engine(EngineSettings(model=str(whole), kind="transformers"))
+def test_an_adapter_without_weights_is_not_looked_for_on_the_hub(checkpoint: Path, tmp_path: Path) -> None:
+    engine = open_engine(EngineSettings(model=str(checkpoint), kind="transformers"))
     with pytest.raises(AdapterError, match=r"has no weights \(adapter_model\.\*\)\. Copy it again, whole\."):
         engine.score(["Label:"], ["good", "bad"], Adapter(name="a", path=str(tmp_path)))
     engine.close()

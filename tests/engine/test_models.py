@@ -62,12 +62,12 @@ def test_weights_of_bitsandbytes_are_refused(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("size", "said"), [(3, "3 bytes.*header too small"), (40, "header"), (300, "300 bytes.*not fully covered")]
+    ("size", "message"), [(3, "3 bytes.*header too small"), (40, "header"), (300, "300 bytes.*not fully covered")]
 )
-def test_a_shard_that_was_cut_short_is_named(folder: Path, size: int, said: str) -> None:
+def test_a_shard_that_was_cut_short_is_named(folder: Path, size: int, message: str) -> None:
     shutil.copy(folder / "model.safetensors", folder / "model-2.safetensors")
     os.truncate(folder / "model-2.safetensors", size)
-    with pytest.raises(ModelNotFoundError, match=rf"model-2\.safetensors .*{said}.*copy or fetch it again"):
+    with pytest.raises(ModelNotFoundError, match=rf"model-2\.safetensors .*{message}.*copy or fetch it again"):
         resolve_model(str(folder))
 
 
@@ -85,7 +85,7 @@ def test_an_index_that_cannot_be_read_is_named(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "message"),
     [
         ("tokenizer.json", "", "its tokenizer.json cannot be read"),
         ("tokenizer.json", '{"version": "1.0", "mod', "its tokenizer.json cannot be read"),
@@ -99,9 +99,9 @@ def test_an_index_that_cannot_be_read_is_named(folder: Path) -> None:
         ("pytorch_model.bin.index.json", '{"weight_map": {"a": "b.bin"}}', "b.bin, which its index names, is not"),
     ],
 )
-def test_a_file_that_was_half_fetched_is_named(folder: Path, name: str, content: str, said: str) -> None:
+def test_a_file_that_was_half_fetched_is_named(folder: Path, name: str, content: str, message: str) -> None:
     (folder / name).write_text(content)
-    with pytest.raises(ModelNotFoundError, match=said):
+    with pytest.raises(ModelNotFoundError, match=message):
         resolve_model(str(folder))
 
 

@@ -15,8 +15,8 @@ WORST_NATS = 0.5
 MEAN_NATS = 0.2
 
 
-def assert_same(ours: np.ndarray, reference: np.ndarray) -> None:
-    difference = np.abs(ours - reference)
+def assert_same(scores: np.ndarray, reference: np.ndarray) -> None:
+    difference = np.abs(scores - reference)
     assert difference.max() <= WORST_NATS
     assert difference.mean() <= MEAN_NATS
 
@@ -40,9 +40,9 @@ def test_both_engines_agree_on_an_adapter(
 ) -> None:
     base = reference_engine.score(ZERO_SHOT, labels)
     for adapter in adapters:
-        ours = vllm_engine.score(ZERO_SHOT, labels, adapter)
-        assert_same(ours, reference_engine.score(ZERO_SHOT, labels, adapter))
-        assert np.abs(ours - base).mean() > 3 * MEAN_NATS, "an adapter that changes nothing would prove nothing"
+        scores = vllm_engine.score(ZERO_SHOT, labels, adapter)
+        assert_same(scores, reference_engine.score(ZERO_SHOT, labels, adapter))
+        assert np.abs(scores - base).mean() > 3 * MEAN_NATS, "an adapter that changes nothing would prove nothing"
 
 
 def test_a_warm_prefix_cache_changes_nothing(vllm_engine: Engine, adapters: tuple[Adapter, Adapter]) -> None:
@@ -79,10 +79,10 @@ def test_probabilities_of_one_token_labels_and_the_rest_sum_to_less_than_one(vll
 def test_more_labels_than_vllm_answers_at_once(vllm_engine: Engine) -> None:
     """Past 128 label tokens a prompt is asked more than once; the answers do not change."""
     words = [str(number) for number in range(100, 240)]
-    many = vllm_engine.score(ZERO_SHOT[:2], words)
-    few = vllm_engine.score(ZERO_SHOT[:2], words[:3])
-    np.testing.assert_allclose(many[:, :3], few, atol=WORST_NATS)
-    assert np.isfinite(many).all()
+    of_all = vllm_engine.score(ZERO_SHOT[:2], words)
+    of_three = vllm_engine.score(ZERO_SHOT[:2], words[:3])
+    np.testing.assert_allclose(of_all[:, :3], of_three, atol=WORST_NATS)
+    assert np.isfinite(of_all).all()
 
 
 def test_labels_that_share_tokens_and_are_more_than_vllm_answers_at_once_take_one_step(
@@ -93,11 +93,11 @@ def test_labels_that_share_tokens_and_are_more_than_vllm_answers_at_once_take_on
     words = [f"{kind} number {number}" for kind in kinds for number in range(28)]
     for adapter in (None, adapters[0]):
         before = vllm_engine.stats().requests
-        ours = vllm_engine.score(ZERO_SHOT, words, adapter, "token")
+        scores = vllm_engine.score(ZERO_SHOT, words, adapter, "token")
         assert vllm_engine.stats().requests - before == 2 * len(ZERO_SHOT)
-        assert ours.shape == (len(ZERO_SHOT), len(words))
-        assert_same(ours, reference_engine.score(ZERO_SHOT, words, adapter, "token"))
-        assert (np.exp(ours).sum(axis=1) < 1).all(), "no two labels share a token"
+        assert scores.shape == (len(ZERO_SHOT), len(words))
+        assert_same(scores, reference_engine.score(ZERO_SHOT, words, adapter, "token"))
+        assert (np.exp(scores).sum(axis=1) < 1).all(), "no two labels share a token"
 
 
 def test_single_token_words_are_scored_alike_by_every_verbalizer(vllm_engine: Engine) -> None:
@@ -115,8 +115,14 @@ def test_the_references_output_layer_is_not_copied_for_every_text(
 
     reference_engine.score(ZERO_SHOT[:1], LABELS, adapters[0])
     output = reference_engine._model.get_output_embeddings().weight
-    with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as seen:
+    with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiled:
         reference_engine.score(ZERO_SHOT[:1], LABELS, adapters[0])
-    copied = [one for one in seen.key_averages(group_by_input_shape=True) if one.key == "aten::copy_"]
+    copied = [
+        operation for operation in profiled.key_averages(group_by_input_shape=True) if operation.key == "aten::copy_"
+    ]
     assert copied, "the profiler saw nothing"
-    assert not [one for one in copied if any(sorted(shape[-2:]) == sorted(output.shape) for shape in one.input_shapes)]
+    assert not [
+        operation
+        for operation in copied
+        if any(sorted(shape[-2:]) == sorted(output.shape) for shape in operation.input_shapes)
+    ]

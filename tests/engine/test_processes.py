@@ -25,8 +25,8 @@ signal.pause()
 """
 
 
-def start(log: Path, what: str) -> ChildProcess:
-    child = ChildProcess("tests.engine.child", log, what)
+def start(log: Path, action: str) -> ChildProcess:
+    child = ChildProcess("tests.engine.child", log, action)
     child.send(Question(number=21))
     return child
 
@@ -72,9 +72,9 @@ def test_a_dead_child_is_told_with_its_own_last_words(tmp_path: Path) -> None:
     log.write_text("of an earlier child\n")
     with start(log, "die") as child, pytest.raises(FourshotError) as caught:
         child.receive(Answer)
-    told = str(caught.value)
-    assert "was ended by signal SIGKILL. It may have run out of memory." in told
-    assert told.endswith(f"The end of its log ({log}):\nthe last words")
+    message = str(caught.value)
+    assert "was ended by signal SIGKILL. It may have run out of memory." in message
+    assert message.endswith(f"The end of its log ({log}):\nthe last words")
     child.send(Question(number=1))  # nobody hears it, and it does not raise
 
 

@@ -15,10 +15,10 @@ def in_order(completions: list[Completion]) -> list[Completion]:
 
 
 def test_every_prompt_gets_all_its_samples(vllm_engine: Engine) -> None:
-    found = in_order(list(vllm_engine.sample([PROMPT, ZERO_SHOT[0]], Sampling(n=3, max_tokens=8, seed=1))))
-    assert [(c.prompt_index, c.sample_index) for c in found] == [(i, j) for i in range(2) for j in range(3)]
-    assert all(1 <= c.num_tokens <= 8 and c.cumulative_logprob < 0 for c in found)
-    assert len({c.text for c in found[:3]}) > 1
+    completions = in_order(list(vllm_engine.sample([PROMPT, ZERO_SHOT[0]], Sampling(n=3, max_tokens=8, seed=1))))
+    assert [(c.prompt_index, c.sample_index) for c in completions] == [(i, j) for i in range(2) for j in range(3)]
+    assert all(1 <= c.num_tokens <= 8 and c.cumulative_logprob < 0 for c in completions)
+    assert len({c.text for c in completions[:3]}) > 1
 
 
 def test_the_same_seed_gives_the_same_texts_whatever_ran_before(vllm_engine: Engine) -> None:
@@ -35,9 +35,9 @@ def test_the_same_seed_gives_the_same_texts_whatever_ran_before(vllm_engine: Eng
 
 def test_seeded_prompts_longer_than_one_step_do_not_end_the_engine(vllm_engine: Engine) -> None:
     """Prompts of one call that fill more than one step, each with a seed: none is prefilled in pieces."""
-    long = [f"{number} " + "a long story about nothing in particular . " * 90 for number in range(4)]
-    assert sum(vllm_engine.count_tokens(long)) > CPU_BATCHED_TOKENS
-    assert len(list(vllm_engine.sample(long, Sampling(max_tokens=2, seed=3)))) == 4
+    long_prompts = [f"{number} " + "a long story about nothing in particular . " * 90 for number in range(4)]
+    assert sum(vllm_engine.count_tokens(long_prompts)) > CPU_BATCHED_TOKENS
+    assert len(list(vllm_engine.sample(long_prompts, Sampling(max_tokens=2, seed=3)))) == 4
 
 
 def test_a_stop_string_ends_a_text_and_is_not_part_of_it(vllm_engine: Engine) -> None:
@@ -67,13 +67,13 @@ def test_the_most_likely_token_and_its_log_probability_are_the_references(
     vllm_engine: Engine, reference_engine: Engine
 ) -> None:
     greedy = Sampling(temperature=0.0, max_tokens=1)
-    ours = in_order(list(vllm_engine.sample(IN_CONTEXT, greedy)))
-    theirs = in_order(list(reference_engine.sample(IN_CONTEXT, greedy)))
-    for mine, other in zip(ours, theirs, strict=True):
-        assert abs(mine.cumulative_logprob - other.cumulative_logprob) <= 0.25
-    for prompt, mine, other in zip(IN_CONTEXT, ours, theirs, strict=True):
-        if mine.text != other.text:  # then the reference is undecided between the two
-            chosen, best = reference_engine.score([prompt], [mine.text.strip(), other.text.strip()])[0]
+    completions = in_order(list(vllm_engine.sample(IN_CONTEXT, greedy)))
+    references = in_order(list(reference_engine.sample(IN_CONTEXT, greedy)))
+    for completion, reference in zip(completions, references, strict=True):
+        assert abs(completion.cumulative_logprob - reference.cumulative_logprob) <= 0.25
+    for prompt, completion, reference in zip(IN_CONTEXT, completions, references, strict=True):
+        if completion.text != reference.text:  # then the reference is undecided between the two
+            chosen, best = reference_engine.score([prompt], [completion.text.strip(), reference.text.strip()])[0]
             assert best - chosen <= 0.25
 
 
@@ -128,12 +128,12 @@ def test_a_sample_runs_from_when_it_is_asked_for(vllm_engine: Engine) -> None:
 def test_a_bias_raises_and_lowers_a_word(name: str, request: pytest.FixtureRequest) -> None:
     engine: Engine = request.getfixturevalue(name)
 
-    def said(*bias: tuple[str, float]) -> list[str]:
+    def continuations(*bias: tuple[str, float]) -> list[str]:
         drawn = engine.sample([PROMPT, ZERO_SHOT[0]], Sampling(max_tokens=3, seed=4, bias=bias))
         return [completion.text for completion in in_order(list(drawn))]
 
-    plain = said()
-    assert said(("mountain", 200.0)) == [" mountain mountain mountain"] * 2
+    plain = continuations()
+    assert continuations(("mountain", 200.0)) == [" mountain mountain mountain"] * 2
     word = plain[0].split()[0]
-    assert said((word, -200.0))[0].split()[0] != word
-    assert said(("floccinaucinihilipilification", 200.0)) == plain, "a word of several tokens stays as it is"
+    assert continuations((word, -200.0))[0].split()[0] != word
+    assert continuations(("floccinaucinihilipilification", 200.0)) == plain, "a word of several tokens stays as it is"

@@ -33,10 +33,10 @@ def test_a_label_is_what_the_prompt_goes_on_with(kind: str) -> None:
     tokenizer = tokenizer_of(kind)
     labels = label_tokens(tokenizer, LONG_LABELS if kind != "unigram" else LABELS)
     for prompt in (ZERO_SHOT[0], IN_CONTEXT[-1]):
-        asked = encode_prompt(tokenizer, prompt)
+        prompt_ids = encode_prompt(tokenizer, prompt)
         for word, ids in zip(labels.words, labels.ids, strict=True):
-            said = word + ("\n" if labels.terminated else "")
-            assert encode_prompt(tokenizer, f"{prompt} {said}") == [*asked, *ids]
+            ending = word + ("\n" if labels.terminated else "")
+            assert encode_prompt(tokenizer, f"{prompt} {ending}") == [*prompt_ids, *ids]
 
 
 @pytest.mark.parametrize("kind", TOKENIZERS)
@@ -64,8 +64,8 @@ def test_an_empty_prompt_is_refused_where_nothing_begins_it() -> None:
 def test_a_prompt_is_no_longer_than_the_model_has_positions_for(tmp_path: Path) -> None:
     folder = tiny_checkpoint("gpt2", tmp_path / "gpt2", max_position_embeddings=128)
     assert longest_context(folder) == 128
-    wanted = EngineSettings(model=folder)
-    assert within_context(wanted).max_model_len == 128
+    settings = EngineSettings(model=folder)
+    assert within_context(settings).max_model_len == 128
     shorter = EngineSettings(model=folder, max_model_len=64)
     assert within_context(shorter) == shorter
     assert within_context(EngineSettings(model=str(tmp_path))) == EngineSettings(model=str(tmp_path))

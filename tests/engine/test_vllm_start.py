@@ -18,25 +18,25 @@ QUICK = EngineSettings(model="m", max_loras=2, compile=False)
 
 @pytest.mark.parametrize("on_cpu", [True, False])
 def test_every_argument_is_one_of_vllms(on_cpu: bool) -> None:
-    given = engine_arguments(QUICK, on_cpu)
-    assert set(given) <= set(EngineArgs.__dataclass_fields__)
+    arguments = engine_arguments(QUICK, on_cpu)
+    assert set(arguments) <= set(EngineArgs.__dataclass_fields__)
 
 
 def test_on_a_gpu_sizes_of_a_step_are_vllms_own_for_the_card() -> None:
     sizes = {"max_num_seqs", "max_num_batched_tokens", "enable_chunked_prefill"}
     assert not sizes & set(engine_arguments(QUICK, on_cpu=False))
     assert sizes <= set(engine_arguments(QUICK, on_cpu=True))
-    given = EngineSettings(model="m", gpu_max_num_seqs=64)
-    assert engine_arguments(given, on_cpu=False)["max_num_seqs"] == 64
+    settings = EngineSettings(model="m", gpu_max_num_seqs=64)
+    assert engine_arguments(settings, on_cpu=False)["max_num_seqs"] == 64
     assert requests_ahead(QUICK, on_gpu=True) == BATCHES_AHEAD * GPU_BATCH
-    assert requests_ahead(given, on_gpu=True) == BATCHES_AHEAD * 64
+    assert requests_ahead(settings, on_gpu=True) == BATCHES_AHEAD * 64
     assert requests_ahead(QUICK, on_gpu=False) == BATCHES_AHEAD * QUICK.max_num_seqs
 
 
 def test_a_base_may_be_divided_over_several_gpus() -> None:
-    given = engine_arguments(EngineSettings(model="m", gpus=4), on_cpu=False)
-    assert set(given) <= set(EngineArgs.__dataclass_fields__)
-    assert (given["tensor_parallel_size"], given["distributed_executor_backend"]) == (4, "mp")
+    arguments = engine_arguments(EngineSettings(model="m", gpus=4), on_cpu=False)
+    assert set(arguments) <= set(EngineArgs.__dataclass_fields__)
+    assert (arguments["tensor_parallel_size"], arguments["distributed_executor_backend"]) == (4, "mp")
     alone = engine_arguments(QUICK, on_cpu=False)
     assert alone["distributed_executor_backend"] == "uni" and "tensor_parallel_size" not in alone
     with pytest.raises(InputError, match="--gpus-per-engine"):  # before anything is loaded

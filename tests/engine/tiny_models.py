@@ -138,18 +138,20 @@ def tiny_checkpoint(family: str, folder: Path, **changes: Any) -> str:
     from transformers import AutoModelForCausalLM
 
     transformers.logging.disable_progress_bar()
-    made = FAMILIES[family]
-    tokenizer = tokenizer_of(made.tokenizer)
+    family_model = FAMILIES[family]
+    tokenizer = tokenizer_of(family_model.tokenizer)
     tokenizer.save_pretrained(folder)
-    given = {
+    values = {
         **SIZES,
         "vocab_size": len(tokenizer),
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id,
-        **made.special,
+        **family_model.special,
         **changes,
     }
-    config = getattr(transformers, made.config)(**{key: value for key, value in given.items() if value is not None})
+    config = getattr(transformers, family_model.config)(
+        **{key: value for key, value in values.items() if value is not None}
+    )
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config)
     vary(model)

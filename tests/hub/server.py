@@ -43,7 +43,7 @@ class Repository(msgspec.Struct):
         return None
 
 
-class Asked(NamedTuple):
+class HubRequest(NamedTuple):
     """A request that came."""
 
     method: str
@@ -64,7 +64,7 @@ class Hub(ThreadingHTTPServer):
         self.waits_at_cuts = False  # instead, nothing more comes until ``over`` is set
         self.is_waiting, self.over = threading.Event(), threading.Event()
         self.refused: dict[str, int] = {}  # by file: the status that is sent in its place
-        self.asked: list[Asked] = []
+        self.requests: list[HubRequest] = []
         self.lock = threading.Lock()
 
     def environment(self, home: Path, **more: str) -> dict[str, str]:
@@ -73,7 +73,11 @@ class Hub(ThreadingHTTPServer):
 
     def fetched(self) -> list[str]:
         """Names of the files that were sent, whole or in part, each once."""
-        sent = [asked.path.partition("/resolve/")[2].partition("/")[2] for asked in self.asked if asked.method == "GET"]
+        sent = [
+            request.path.partition("/resolve/")[2].partition("/")[2]
+            for request in self.requests
+            if request.method == "GET"
+        ]
         return sorted({name for name in sent if name})
 
 
@@ -98,11 +102,11 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         path = urlsplit(self.path).path.strip("/")
         with self.server.lock:
-            self.server.asked.append(Asked(self.command, unquote(path), self.headers.get("Range", "")))
+            self.server.requests.append(HubRequest(self.command, unquote(path), self.headers.get("Range", "")))
         is_api = path.startswith("api/")
         words = path.removeprefix("api/").removeprefix("models/").split("/")
         size = 3 if words[0] == "datasets" else 2
-        name, rest = "/".join(words[:size]), [unquote(word) for word in words[size:]]
+        name, route = "/".join(words[:size]), [unquote(word) for word in words[size:]]
         repository = self.server.repositories.get(name)
         token = self.headers.get("Authorization", "").removeprefix("Bearer ")
         if token and token not in TOKENS:
@@ -111,31 +115,31 @@ class _Handler(BaseHTTPRequestHandler):
         if repository is None:
             self._refuse(404 if token else 401, "RepoNotFound", "Repository not found")
             return
-        what, revision = rest[0] if rest else "revision", rest[1] if len(rest) > 1 else "main"
-        inside = "/".join(rest[2:])
-        found = repository.find(revision)
-        if found is None:
+        noun, revision = route[0] if route else "revision", route[1] if len(route) > 1 else "main"
+        inside = "/".join(route[2:])
+        state = repository.find(revision)
+        if state is None:
             self._refuse(404, "RevisionNotFound", f"Invalid rev id: {revision}")
         elif is_api:
-            self._tell(name.removeprefix("datasets/"), what, *found, inside, body)
+            self._tell(name.removeprefix("datasets/"), noun, *state, inside, body)
         elif repository.gated and not TOKENS.get(token):
             self._refuse(403 if token else 401, "GatedRepo", f"Access to {name} is restricted.")
         else:
-            self._file(inside, *found)
+            self._file(inside, *state)
 
-    def _tell(self, name: str, what: str, commit: str, files: dict[str, bytes], inside: str, body: bytes) -> None:
+    def _tell(self, name: str, noun: str, commit: str, files: dict[str, bytes], inside: str, body: bytes) -> None:
         """What the API says of a repository, of a folder in it, or of some of its paths."""
-        if what == "revision":
+        if noun == "revision":
             siblings = [{"rfilename": path} for path in files]
             self._json({"id": name, "sha": commit, "siblings": siblings, "tags": [], "private": False})
-        elif what == "tree":
+        elif noun == "tree":
             deep = "recursive=true" in urlsplit(self.path).query.lower()
             self._json(_entries({path: files[path] for path in files if _is_in(path, inside)}, inside, deep))
-        elif what == "paths-info":
+        elif noun == "paths-info":
             paths = json.loads(body)["paths"]
-            found = _entries({path: files[path] for path in files if path in paths}, "", True)
+            entries = _entries({path: files[path] for path in files if path in paths}, "", True)
             folders = [path for path in paths if path not in files and any(_is_in(file, path) for file in files)]
-            self._json([*found, *(_folder(path) for path in folders)])
+            self._json([*entries, *(_folder(path) for path in folders)])
         else:
             self._send(404)
 
@@ -151,8 +155,8 @@ class _Handler(BaseHTTPRequestHandler):
         content = files[path]
         head |= {"ETag": f'"{_etag(path, content)}"', "Content-Disposition": f'inline; filename="{Path(path).name}"'}
         first, code = 0, 200
-        if wanted := self.headers.get("Range", "").removeprefix("bytes="):
-            start, _, end = wanted.partition("-")
+        if byte_range := self.headers.get("Range", "").removeprefix("bytes="):
+            start, _, end = byte_range.partition("-")
             first, code = int(start), 206
             last = min(int(end) if end else len(content) - 1, len(content) - 1)
             head["Content-Range"] = f"bytes {first}-{last}/{len(content)}"

@@ -26,9 +26,11 @@ def test_a_driver_that_is_too_old_for_the_build_is_told_of(
     driver.write_text("#!/bin/sh\necho '| NVIDIA-SMI 550.54   Driver Version: 550.54   CUDA Version: 12.4 |'\n")
     driver.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    with pytest.raises(setup_env.SetupError, match=r"can do CUDA 12\.4, and the gpu build is made for CUDA 13") as told:
+    with pytest.raises(
+        setup_env.SetupError, match=r"can do CUDA 12\.4, and the gpu build is made for CUDA 13"
+    ) as error:
         setup_env.check_driver("gpu")
-    assert told.value.exit_code == 2
+    assert error.value.exit_code == 2
     setup_env.check_driver("v100")
     setup_env.check_driver("cpu")
     driver.write_text(driver.read_text().replace("12.4", "13.1"))

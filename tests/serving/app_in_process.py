@@ -89,10 +89,10 @@ class FakeAdapters:
         split = msgspec.structs.replace(DESK, name="split", fields=("subject", "body"))
         pairs = InContext(task=split, shots=(Example(text="Subject: a\nBody: b", label="lock"),))
         self.current: dict[str, list[ModelVersion]] = {}
-        for one in (InContext(task=DESK, shots=shots), pairs):
-            version = ModelVersion(model, one, {"icl": labels}, None, None)
+        for stored in (InContext(task=DESK, shots=shots), pairs):
+            version = ModelVersion(model, stored, {"icl": labels}, None, None)
             version._icl_calibration = NONE
-            self.current[one.task.name] = [version]
+            self.current[stored.task.name] = [version]
 
     def tasks(self) -> list[TaskInfo]:
         return [TaskInfo(task="desk", labels=[], adapter="", versions=[], pinned=False, methods=["icl"])]
@@ -157,7 +157,9 @@ class InProcess:
     ) -> Answer:
         """``path`` is as it is sent, percent signs and all; ``parts``: the body in pieces."""
         raw, _, query = path.encode().partition(b"?")
-        given = [(name.lower().encode(), v if isinstance(v, bytes) else v.encode("latin-1")) for name, v in headers]
+        raw_headers = [
+            (name.lower().encode(), v if isinstance(v, bytes) else v.encode("latin-1")) for name, v in headers
+        ]
         scope = {
             "type": "http",
             "http_version": "1.1",
@@ -167,7 +169,7 @@ class InProcess:
             "raw_path": raw,
             "query_string": query,
             "root_path": "",
-            "headers": given,
+            "headers": raw_headers,
             "client": (peer, 1),
             "server": ("inner", 8000),
         }
@@ -183,14 +185,14 @@ class InProcess:
 
         await (app or self.guard)(scope, receive, send)
         start, *rest = sent
-        told = {name.decode("latin-1"): value.decode("latin-1") for name, value in start["headers"]}
-        return Answer(start["status"], told, b"".join(message.get("body", b"") for message in rest))
+        answer_headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in start["headers"]}
+        return Answer(start["status"], answer_headers, b"".join(message.get("body", b"") for message in rest))
 
 
-def asked(*request: Any, made: Callable[[], InProcess] = InProcess, **more: Any) -> Answer:
+def answer_to(*request: Any, make_app: Callable[[], InProcess] = InProcess, **more: Any) -> Answer:
     """One request to an application of its own."""
 
     async def run() -> Answer:
-        return await made().ask(*request, **more)
+        return await make_app().ask(*request, **more)
 
     return asyncio.run(run())

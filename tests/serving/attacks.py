@@ -10,7 +10,7 @@ from fourshot.serving.testing.server import RunningService
 
 
 def version_of(service: RunningService, task: str) -> str:
-    return next((str(one["adapter"]) for one in service.tasks()["tasks"] if one["task"] == task), "")
+    return next((str(info["adapter"]) for info in service.tasks()["tasks"] if info["task"] == task), "")
 
 
 @pytest.mark.parametrize(

@@ -26,8 +26,8 @@ class Reply(NamedTuple):
 
 
 def refusal(code: int, kind: str = "a_kind", message: str = "It says why.", **headers: str) -> Reply:
-    given = {name.replace("_", "-"): value for name, value in headers.items()}
-    return Reply(code, given, RefusalError(code, kind, message).body)
+    reply_headers = {name.replace("_", "-"): value for name, value in headers.items()}
+    return Reply(code, reply_headers, RefusalError(code, kind, message).body)
 
 
 class Received(NamedTuple):
@@ -168,6 +168,6 @@ def served(server: Fake) -> Iterator[Fake]:
 
 def nobody() -> str:
     """An address where nothing listens."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return f"http://127.0.0.1:{taken.getsockname()[1]}"
+    with socket.socket() as reserved:
+        reserved.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{reserved.getsockname()[1]}"

@@ -15,7 +15,9 @@ class Clock:
         return self.now
 
 
-def made(clock: Clock, *, slots: int = 2, window: int = 10, rate: float = 0.0, max_wait_s: float = 1.0) -> Dispatcher:
+def make_dispatcher(
+    clock: Clock, *, slots: int = 2, window: int = 10, rate: float = 0.0, max_wait_s: float = 1.0
+) -> Dispatcher:
     return Dispatcher(
         slots=slots, window_tokens=window, max_wait_s=max_wait_s, max_queue_s=2.0, tokens_per_s=rate, clock=clock
     )
@@ -31,16 +33,16 @@ class Model:
 
     def __init__(self, clock: Clock, **settings: float) -> None:
         self.clock, self.served, self.tasks = clock, list[str](), list["asyncio.Task[None]"]()
-        self.dispatcher = made(clock, window=100, rate=1000.0, **settings)  # type: ignore[arg-type]
+        self.dispatcher = make_dispatcher(clock, window=100, rate=1000.0, **settings)  # type: ignore[arg-type]
 
     async def ask(self, asker: str, texts: int = 1, *, adapter: str = "a") -> None:
         """``texts`` requests of one text each."""
 
-        async def one() -> None:
+        async def ask_once() -> None:
             await self.dispatcher.turn(adapter, 100, asker=asker)
             self.served.append(asker)
 
-        self.tasks += [asyncio.create_task(one()) for _ in range(texts)]
+        self.tasks += [asyncio.create_task(ask_once()) for _ in range(texts)]
         await settle()
 
     async def work(self, texts: int) -> None:

@@ -94,8 +94,8 @@ def make_text_student(root: Path, task: GenerationTask, seed: int = 0) -> Path:
     )
     with staged_folder(root) as staged:
         _save(LlamaForCausalLM, config, seed, staged)
-        known = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>", unk_token="<unk>")
-        known.save_pretrained(staged)
+        fast_tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>", unk_token="<unk>")
+        fast_tokenizer.save_pretrained(staged)
         card = TextStudentCard(
             name=f"{task.name}-{content_hash_of(staged.glob('*.safetensors'))}",
             task=task,

@@ -72,17 +72,17 @@ def cards(folder: Path) -> dict[str, AdapterCard]:
 @pytest.fixture(scope="module")
 def offline(cards: dict[str, AdapterCard], folder: Path, vllm_engine: Engine) -> dict[str, np.ndarray]:
     """What each adapter says about the texts in an engine of our own: probabilities [num_texts, num_labels]."""
-    found = {}
+    by_name = {}
     for name, card in cards.items():
         prompts = [card.prompt(text) for text in TEXTS]
         adapter = Adapter(name=card.name, path=str(folder / card.name))
-        found[name] = np.exp(
+        by_name[name] = np.exp(
             apply(card.calibration, vllm_engine.score(prompts, card.task.label_words, adapter, card.verbalizer))
         )
-    return found
+    return by_name
 
 
 def probabilities(answer: httpx.Response, task: Task) -> np.ndarray:
     assert answer.status_code == 200, answer.text
     results = answer.json()["results"]
-    return np.array([[one["probabilities"][name] for name in task.label_names] for one in results])
+    return np.array([[result["probabilities"][name] for name in task.label_names] for result in results])

@@ -102,8 +102,8 @@ class FakeEngine:
         pass
 
     def score(self, prompts: list[str], *_: Any) -> np.ndarray:
-        asked = [next(text for text in SAID if f"Text: {text}\n" in prompt) for prompt in prompts]
-        return np.array([logprobs(text) for text in asked], dtype=np.float32)
+        texts = [next(text for text in SAID if f"Text: {text}\n" in prompt) for prompt in prompts]
+        return np.array([logprobs(text) for text in texts], dtype=np.float32)
 
     def close(self) -> None:
         pass
@@ -123,9 +123,9 @@ def test_both_ways_of_asking_leave_the_same_texts_without_a_label(
     monkeypatch: pytest.MonkeyPatch, classifier: LocalClassifier, refusing: Refusing, expected: list[str]
 ) -> None:
     answered, predicted = classify(monkeypatch, CARD, **refusing).results, classifier.predict(TEXTS, **refusing)
-    for answer, prediction, why in zip(answered, predicted, expected, strict=True):
-        assert answer.label == prediction.label == (None if why else "good-label")
-        assert answer.abstained == prediction.abstained == why
+    for answer, prediction, reason in zip(answered, predicted, expected, strict=True):
+        assert answer.label == prediction.label == (None if reason else "good-label")
+        assert answer.abstained == prediction.abstained == reason
         assert answer.probability == pytest.approx(prediction.probability, abs=1e-6)
         assert list(answer.probabilities.values()) == pytest.approx(list(prediction.probabilities.values()), abs=1e-6)
     assert answered[0].probability == pytest.approx(8**0.5 / (1 + 8**0.5)), "the card's temperature is applied"
@@ -165,9 +165,9 @@ def test_who_asks_for_nothing_new_sends_and_gets_nothing_new(monkeypatch: pytest
 def test_the_command_says_none_and_counts_why(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     words = ["predict", str(tmp_path), *TEXTS, "--none-of-these", "--abstain-below", "0.6"]
     assert cli.main(words) == 0
-    said, told = capfd.readouterr()
-    assert [line.split("\t")[0] for line in said.splitlines()] == ["good-label", "none", "none"]
-    assert told == "fourshot: 2 of 3 texts have no label: 1 too unsure, 1 unlike the task's texts\n"
+    out, err = capfd.readouterr()
+    assert [line.split("\t")[0] for line in out.splitlines()] == ["good-label", "none", "none"]
+    assert err == "fourshot: 2 of 3 texts have no label: 1 too unsure, 1 unlike the task's texts\n"
     assert cli.main([*words, "--json"]) == 0
     lines = [msgspec.json.decode(line) for line in capfd.readouterr().out.splitlines()]
     assert [line.get("abstained") for line in lines[:3]] == [None, "unsure", "none_of_these"]

@@ -71,8 +71,8 @@ class Sync(AdapterSync):
         asyncio.run(self.refresh())
         return {info.task: info.adapter for info in self.tasks()}
 
-    def why(self) -> dict[str, str]:
-        return {one.path: one.reason for one in self.refused()}
+    def reasons(self) -> dict[str, str]:
+        return {refusal.path: refusal.reason for refusal in self.refused()}
 
 
 @pytest.fixture
@@ -139,17 +139,17 @@ def test_a_task_whose_only_version_is_damaged_answers_on_and_it_is_told(
     root.mkdir()
     adapter = make(root, DESK)
     sync = Sync(root)
-    assert sync.now() == {"desk": adapter.name} and sync.why() == {}
-    whole = shutil.copytree(adapter, tmp_path / "whole")
+    assert sync.now() == {"desk": adapter.name} and sync.reasons() == {}
+    intact = shutil.copytree(adapter, tmp_path / "whole")
     damage(adapter)
     with caplog.at_level(logging.WARNING, "fourshot.serving"):
         for _ in range(2):
             assert sync.now() == {"desk": adapter.name}
-    assert ON in sync.why()[adapter.name] and sync.damaged == {"desk"}
+    assert ON in sync.reasons()[adapter.name] and sync.damaged == {"desk"}
     assert [ON in record.message for record in caplog.records] == [True]  # once
     shutil.rmtree(adapter)
-    shutil.copytree(whole, adapter)
-    assert sync.now() == {"desk": adapter.name} and sync.why() == {} and not sync.damaged
+    shutil.copytree(intact, adapter)
+    assert sync.now() == {"desk": adapter.name} and sync.reasons() == {} and not sync.damaged
     damage(adapter)
     assert sync.now() == {"desk": adapter.name}
     shutil.rmtree(adapter)  # taken away is no damage
@@ -173,7 +173,7 @@ def test_what_was_loaded_answers_on_before_an_older_version_and_not_before_a_new
     assert sync.now() == {"desk": newest.name}
     cut(newest)
     shutil.copytree(make(tmp_path / ".made", DESK, 3), tmp_path / "copy-of-it")
-    assert sync.now() == {"desk": newest.name} and ON not in sync.why()[newest.name]  # a whole copy lies there
+    assert sync.now() == {"desk": newest.name} and ON not in sync.reasons()[newest.name]  # a whole copy lies there
 
 
 def test_a_damaged_file_of_a_task_in_context_or_of_pins_changes_no_answer(tmp_path: Path, sync: Sync) -> None:
@@ -186,7 +186,7 @@ def test_a_damaged_file_of_a_task_in_context_or_of_pins_changes_no_answer(tmp_pa
     file.write_text("{")
     (tmp_path / "pins.json").write_text('{"mood": 3}')
     assert sync.now() == {"desk": "", "mood": first.name}
-    assert ON in sync.why()[file.name] and "cannot be read" in sync.why()["pins.json"]
+    assert ON in sync.reasons()[file.name] and "cannot be read" in sync.reasons()["pins.json"]
     file.unlink()
     (tmp_path / "pins.json").unlink()
     assert sync.now() == {"mood": second.name}
@@ -199,16 +199,16 @@ def test_in_context_is_not_offered_where_the_examples_do_not_fit(
     sync = Sync(tmp_path)
     sync.model.tokenizer = load_tokenizer(model)
     monkeypatch.setattr(sync.model, "labels", partial(BaseModel.labels, sync.model))
-    many = task_of("many", [f"change the setting {number}" for number in range(150)])
-    for task in (DESK, many):
+    many_labels = task_of("many", [f"change the setting {number}" for number in range(150)])
+    for task in (DESK, many_labels):
         texts = [(f"please {label.word}, {turn}", label.name) for label in task.labels for turn in range(4)]
         shots = tuple(Example(text=text, label=label) for text, label in texts)
         write_in_context(tmp_path, InContext(task=task, shots=shots))
     with caplog.at_level(logging.WARNING, "fourshot.serving"):
         assert sync.now() == {"desk": ""}
     assert "task many cannot be answered in context: its 600 examples need " in caplog.text
-    adapter = make_adapter(tmp_path, many, verbalizer="token", shots=shots)
+    adapter = make_adapter(tmp_path, many_labels, verbalizer="token", shots=shots)
     assert sync.now() == {"desk": "", "many": adapter.name}
     assert {info.task: info.methods for info in sync.tasks()} == {"desk": ["icl"], "many": ["adapter"]}
     version: Any = sync.current["many"][0]
-    assert [len(one.tokens) for one in version.labels["adapter"].questions(128)] == [128, 22]
+    assert [len(question.tokens) for question in version.labels["adapter"].questions(128)] == [128, 22]

@@ -31,11 +31,11 @@ def test_what_is_no_address_is_bad_input(ask: Asker, url: str, message: str) -> 
         ask("tasks", settings={"url": url})
 
 
-@pytest.mark.parametrize("given", [" {}\n", "{}/", "{}/#top"])
+@pytest.mark.parametrize("address", [" {}\n", "{}/", "{}/#top"])
 def test_blanks_and_what_a_browser_adds_to_an_address_do_not_matter(
-    ask: Asker, service: FakeService, given: str
+    ask: Asker, service: FakeService, address: str
 ) -> None:
-    ask("classify", "tone", "good", settings={"url": given.format(service.url)})
+    ask("classify", "tone", "good", settings={"url": address.format(service.url)})
     assert service.received[0].path == "/v1/classify/tone"
 
 

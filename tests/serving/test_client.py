@@ -24,14 +24,14 @@ def test_answers_are_the_types_of_the_service(ask: Asker, service: FakeService) 
     assert answer.results == [classified("good")] and (answer.task, answer.method) == ("tone", "icl")
     assert service.received[0].path == "/v1/classify/tone"
     assert (service.received[0].texts, service.received[0].method) == (["this is good"], "icl")
-    assert [one.label for one in ask("classify", "tone", ("so good", "so bad")).results] == ["good", "bad"]
+    assert [result.label for result in ask("classify", "tone", ("so good", "so bad")).results] == ["good", "bad"]
     assert service.received[1].method is None
 
 
 def test_tasks(ask: Asker, service: FakeService) -> None:
-    assert [one.task for one in ask("tasks").tasks] == ["tone"]
+    assert [info.task for info in ask("tasks").tasks] == ["tone"]
     ask("tasks", everything=True)
-    assert [one.path for one in service.received] == ["/v1/tasks", "/v1/tasks?all=1"]
+    assert [request.path for request in service.received] == ["/v1/tasks", "/v1/tasks?all=1"]
 
 
 def test_any_name_of_a_task_is_one_part_of_the_path(ask: Asker, service: FakeService) -> None:
@@ -137,7 +137,7 @@ def test_where_nobody_listens_it_says_how_to_start_one(ask: Asker) -> None:
 def test_healthy_asks_once_and_raises_nothing(ask: Asker, service: FakeService) -> None:
     service.replies = [Reply(), refusal(503), Reply(do="hang up")]
     assert [ask("healthy") for _ in range(3)] == [True, False, False]
-    assert [one.path for one in service.received] == 3 * ["/health"]
+    assert [request.path for request in service.received] == 3 * ["/health"]
     assert ask("healthy", settings={"url": nobody()}) is False
     assert ask.slept == []
 
@@ -149,7 +149,7 @@ def test_the_key_is_that_of_the_call_or_of_the_environment(
     monkeypatch.setenv("FOURSHOT_API_KEY", "from-environment\n")
     ask("classify", "tone", "good")
     ask("classify", "tone", "good", settings={"key": "given"})
-    sent = [one.headers.get("Authorization") for one in service.received]
+    sent = [request.headers.get("Authorization") for request in service.received]
     assert sent == [None, "Bearer from-environment", "Bearer given"]
     with pytest.raises(InputError, match="characters that no key has") as error:
         ask("tasks", settings={"key": "schlüssel"})
@@ -174,17 +174,17 @@ def test_a_long_list_goes_in_parts_and_comes_back_in_order(ask: Asker, service: 
     texts = [f"text number {index}" for index in range(150)]
     predictions = ask("predict", "tone", texts)
     assert predictions[7] == Prediction(label="7", probability=0.75, probabilities={"7": 0.75, "other": 0.25})
-    assert [one.label for one in predictions] == [str(index) for index in range(150)]
-    assert sorted(len(one.texts) for one in service.received) == [22, 64, 64]
+    assert [prediction.label for prediction in predictions] == [str(index) for index in range(150)]
+    assert sorted(len(request.texts) for request in service.received) == [22, 64, 64]
     service.received.clear()
     assert len(ask("predict", "tone", texts, "icl", batch=75)) == 150
-    assert [(len(one.texts), one.method) for one in service.received] == 2 * [(75, "icl")]
+    assert [(len(request.texts), request.method) for request in service.received] == 2 * [(75, "icl")]
 
 
 def test_long_texts_do_not_make_a_request_too_large(ask: Asker, service: FakeService) -> None:
     texts = [f"{'é' * 100_000} {index}" for index in range(6)]  # 200 kB each
-    assert [one.label for one in ask("predict", "tone", texts)] == list("012345")
-    assert [len(one.texts) for one in service.received] == [2, 2, 2]
+    assert [prediction.label for prediction in ask("predict", "tone", texts)] == list("012345")
+    assert [len(request.texts) for request in service.received] == [2, 2, 2]
 
 
 def test_nothing_is_sent_for_bad_texts(ask: Asker, service: FakeService) -> None:
@@ -206,7 +206,7 @@ def test_nothing_is_sent_for_bad_texts(ask: Asker, service: FakeService) -> None
 def test_inputs_with_fields_are_sent_as_objects(ask: Asker, service: FakeService) -> None:
     ask("predict", "tone", [{"subject": "a", "body": "b"}])
     ask("classify", "tone", {"subject": "a", "body": "b"})
-    assert [msgspec.json.decode(one.body)["input"] for one in service.received] == [
+    assert [msgspec.json.decode(request.body)["input"] for request in service.received] == [
         [{"subject": "a", "body": "b"}],
         {"subject": "a", "body": "b"},
     ]
@@ -216,7 +216,7 @@ def test_inputs_with_fields_are_sent_as_objects(ask: Asker, service: FakeService
 
 @pytest.mark.parametrize("kind", [tuple, iter, np.array, lambda texts: list(np.array(texts))])
 def test_any_row_of_texts_is_a_list_of_them(ask: Asker, service: FakeService, kind: Any) -> None:
-    assert [one.label for one in ask("predict", "tone", kind(["so good", "so bad"]))] == ["good", "bad"]
+    assert [prediction.label for prediction in ask("predict", "tone", kind(["so good", "so bad"]))] == ["good", "bad"]
 
 
 def test_what_is_no_list_and_no_name_is_bad_input(ask: Asker, service: FakeService) -> None:
@@ -252,7 +252,7 @@ def async_predict(service: FakeService, texts: list[str], slept: list[float], **
 def test_the_async_client_has_several_requests_on_their_way(service: FakeService) -> None:
     service.answer_s = 0.2
     texts = [f"text {index}" for index in range(24)]
-    assert [one.label for one in async_predict(service, texts, [], batch=2, concurrency=4)] == [
+    assert [prediction.label for prediction in async_predict(service, texts, [], batch=2, concurrency=4)] == [
         str(index) for index in range(24)
     ]
     assert service.peak == 4

@@ -12,7 +12,7 @@ from fourshot.serving.testing.adapters import make_adapter, task_of
 from tests.serving.random_students import make_student
 
 
-def said(capfd: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
+def run_command(capfd: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
     """Exit code and all that the command printed."""
     code = cli.main(list(words))
     out = capfd.readouterr()
@@ -27,7 +27,7 @@ def root(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("option", "given"),
+    ("option", "value"),
     [
         ("--timeout-s", "0"),
         ("--timeout-s", "-1"),
@@ -45,9 +45,9 @@ def root(tmp_path: Path) -> Path:
     ],
 )
 def test_a_limit_that_lets_nothing_through_is_bad_input(
-    root: Path, option: str, given: str, capfd: pytest.CaptureFixture[str]
+    root: Path, option: str, value: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    code, text = said(capfd, "serve", "--adapters", str(root), option, given)
+    code, text = run_command(capfd, "serve", "--adapters", str(root), option, value)
     assert code == 2 and f"{option} " in text and "or more" in text
 
 
@@ -56,18 +56,18 @@ def test_an_adapter_is_added_listed_pinned_and_removed(
 ) -> None:
     source = make_adapter(tmp_path / "made", task_of("mood"))
     at = ("--adapters", str(root))
-    assert said(capfd, "adapters", "add", str(source), *at)[0] == 0
+    assert run_command(capfd, "adapters", "add", str(source), *at)[0] == 0
     assert (root / source.name / "adapter_model.safetensors").is_file()
-    assert "is there already" in said(capfd, "adapters", "add", str(source), *at)[1]
-    code, text = said(capfd, "adapters", "list", *at)
+    assert "is there already" in run_command(capfd, "adapters", "add", str(source), *at)[1]
+    code, text = run_command(capfd, "adapters", "list", *at)
     assert code == 0 and source.name in text and "yes" in text
-    assert said(capfd, "adapters", "pin", source.name, *at)[0] == 0
+    assert run_command(capfd, "adapters", "pin", source.name, *at)[0] == 0
     assert json.loads((root / "pins.json").read_text()) == {"mood": source.name}
-    assert said(capfd, "adapters", "unpin", "mood", *at)[0] == 0
+    assert run_command(capfd, "adapters", "unpin", "mood", *at)[0] == 0
     shutil.copytree(source, root / "a-second-copy")
-    assert said(capfd, "adapters", "remove", source.name, *at)[0] == 0
+    assert run_command(capfd, "adapters", "remove", source.name, *at)[0] == 0
     assert sorted(path.name for path in root.iterdir()) == ["pins.json"]
-    code, text = said(capfd, "adapters", "remove", source.name, *at)
+    code, text = run_command(capfd, "adapters", "remove", source.name, *at)
     assert code == 2 and "There are: none" in text
 
 
@@ -79,18 +79,18 @@ def test_a_student_is_added_listed_and_removed_and_needs_no_base_model(
     (tmp_path / "distilled").mkdir()
     (tmp_path / "distilled" / "student").symlink_to(source)
     at = ("--adapters", str(root))
-    assert said(capfd, "adapters", "add", str(tmp_path / "distilled"), *at)[0] == 0
-    assert source.name in said(capfd, "adapters", "list", *at)[1]
-    assert said(capfd, "adapters", "pin", source.name, *at)[0] == 0
-    code, text = said(capfd, "doctor", "--serve", str(root))
+    assert run_command(capfd, "adapters", "add", str(tmp_path / "distilled"), *at)[0] == 0
+    assert source.name in run_command(capfd, "adapters", "list", *at)[1]
+    assert run_command(capfd, "adapters", "pin", source.name, *at)[0] == 0
+    code, text = run_command(capfd, "doctor", "--serve", str(root))
     assert code == 0 and "students alone" in text and f"{source.name}, 64 MiB of memory" in text
     assert "GiB needed for students" in text
     (root / source.name / "tokenizer.json").write_text("{}")
-    code, text = said(capfd, "adapters", "list", *at)
+    code, text = run_command(capfd, "adapters", "list", *at)
     assert "its tokenizer.json are not those that its card names" in text
     os.truncate(source / "model.safetensors", 100)
-    assert "is not added: its model.safetensors" in said(capfd, "adapters", "add", str(source), *at)[1]
-    assert said(capfd, "adapters", "remove", source.name, *at)[0] == 0
+    assert "is not added: its model.safetensors" in run_command(capfd, "adapters", "add", str(source), *at)[1]
+    assert run_command(capfd, "adapters", "remove", source.name, *at)[0] == 0
     assert [path.name for path in root.iterdir()] == ["pins.json"]
 
 
@@ -100,43 +100,43 @@ def test_a_damaged_adapter_is_not_added_and_is_listed_as_refused(
     source = make_adapter(tmp_path / "made", task_of("mood"))
     os.truncate(source / "adapter_model.safetensors", 100_000)
     at = ("--adapters", str(root))
-    code, text = said(capfd, "adapters", "add", str(source), *at)
+    code, text = run_command(capfd, "adapters", "add", str(source), *at)
     assert code == 2 and "is not added: its weights are not those that its card names" in text
     assert list(root.iterdir()) == []
     shutil.copytree(source, root / "broken")
-    code, text = said(capfd, "adapters", "list", *at)
+    code, text = run_command(capfd, "adapters", "list", *at)
     assert code == 0 and "refused: broken: its weights are not those" in text
-    code, text = said(capfd, "doctor", "--serve", str(root))
+    code, text = run_command(capfd, "doctor", "--serve", str(root))
     assert code == 0 and "refused" in text and "slots" in text
-    code, text = said(capfd, "predict", str(source), "a text")
+    code, text = run_command(capfd, "predict", str(source), "a text")
     assert code == 1 and "is damaged" in text and "fault in fourshot" not in text
-    assert said(capfd, "adapters", "remove", "broken", *at)[0] == 0
+    assert run_command(capfd, "adapters", "remove", "broken", *at)[0] == 0
     assert list(root.iterdir()) == []
 
 
 def test_a_task_without_adapter_is_listed_and_removed_too(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
     at = ("--adapters", str(root))
-    assert said(capfd, "adapters", "add", "support_tickets", "--in-context", *at)[0] == 0
-    code, text = said(capfd, "adapters", "list", *at)
+    assert run_command(capfd, "adapters", "add", "support_tickets", "--in-context", *at)[0] == 0
+    code, text = run_command(capfd, "adapters", "list", *at)
     assert code == 0 and "support_tickets" in text and "in context" in text
-    assert said(capfd, "adapters", "remove", "support_tickets", *at)[0] == 0
+    assert run_command(capfd, "adapters", "remove", "support_tickets", *at)[0] == 0
     assert list(root.iterdir()) == []
 
 
 def test_a_key_is_shown_once(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "keys.toml"
-    code, text = said(capfd, "keys", "add", str(file), "--name", "ops", "--tasks", "a, b")
+    code, text = run_command(capfd, "keys", "add", str(file), "--name", "ops", "--tasks", "a, b")
     assert code == 0
     assert text.split()[0] not in file.read_text()
-    assert "a, b" in said(capfd, "keys", "list", str(file))[1]
-    assert said(capfd, "keys", "add", str(file), "--name", "ops")[0] == 2
-    assert said(capfd, "keys", "remove", str(file), "--name", "ops")[0] == 0
-    assert "holds no key" in said(capfd, "keys", "list", str(file))[1]
-    assert "is not there: no key is held" in said(capfd, "keys", "list", str(tmp_path / "other.toml"))[1]
+    assert "a, b" in run_command(capfd, "keys", "list", str(file))[1]
+    assert run_command(capfd, "keys", "add", str(file), "--name", "ops")[0] == 2
+    assert run_command(capfd, "keys", "remove", str(file), "--name", "ops")[0] == 0
+    assert "holds no key" in run_command(capfd, "keys", "list", str(file))[1]
+    assert "is not there: no key is held" in run_command(capfd, "keys", "list", str(tmp_path / "other.toml"))[1]
 
 
 @pytest.mark.parametrize(
-    ("words", "why"),
+    ("words", "reason"),
     [
         (["serve", "--adapters", "nowhere"], "there is no folder nowhere"),
         (["serve", "--adapters", ".", "--replicas", "0"], "give at least 1"),
@@ -146,8 +146,8 @@ def test_a_key_is_shown_once(tmp_path: Path, capfd: pytest.CaptureFixture[str]) 
     ],
 )
 def test_bad_input_is_told_before_anything_is_loaded(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], words: list[str], why: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], words: list[str], reason: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    code, text = said(capfd, *words)
-    assert code == 2 and why in text
+    code, text = run_command(capfd, *words)
+    assert code == 2 and reason in text

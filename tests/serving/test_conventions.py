@@ -7,7 +7,7 @@ import pytest
 
 from fourshot.serving.app.conventions import Conventions, without_slash
 from fourshot.serving.settings import Limits
-from tests.serving.app_in_process import InProcess, asked
+from tests.serving.app_in_process import InProcess, answer_to
 
 TEXT = b'{"input": "The bolt is stuck"}'
 PROXY = [("Host", "api.example"), ("X-Forwarded-Proto", "https"), ("X-Forwarded-Prefix", "/llm")]
@@ -59,10 +59,10 @@ def test_an_address_is_answered_or_refused_in_one_form_and_redirects_nowhere(
 
 @pytest.mark.parametrize("path", ["/", "/v1/tasks", "/openapi.json", "/docs", "/v1/nothing", "/v1/classify/desk"])
 def test_head_is_answered_as_get_without_the_body(path: str) -> None:
-    head, got = asked("HEAD", path), asked("GET", path)
-    assert (head.code, head.body) == (got.code, b"")
+    head, get = answer_to("HEAD", path), answer_to("GET", path)
+    assert (head.code, head.body) == (get.code, b"")
     if head.code < 400:
-        assert head.headers["content-length"] == str(len(got.body))
+        assert head.headers["content-length"] == str(len(get.body))
 
 
 @pytest.mark.parametrize(
@@ -108,10 +108,10 @@ def test_errors_of_others_get_the_form_and_keep_code_and_headers() -> None:
         headers = dict(start["headers"])
         assert expected in body.decode()
         assert (headers[b"retry-after"], headers[b"content-length"]) == (b"3", str(len(body)).encode())
-    own = b'{"error":{"message":"m","type":"t","param":"model","code":404}}'  # vLLM's
-    assert asyncio.run(ask(404, b"application/json", own))[1] == own
-    many = [b"x" * 50_000] * 3  # no error is so long: it is handed on as it comes
-    assert asyncio.run(ask(500, b"text/plain", *many))[1] == b"".join(many)
+    vllm_error = b'{"error":{"message":"m","type":"t","param":"model","code":404}}'  # vLLM's
+    assert asyncio.run(ask(404, b"application/json", vllm_error))[1] == vllm_error
+    long_parts = [b"x" * 50_000] * 3  # no error is so long: it is handed on as it comes
+    assert asyncio.run(ask(500, b"text/plain", *long_parts))[1] == b"".join(long_parts)
 
 
 def test_what_an_application_raises_is_told_in_the_log_alone(caplog: pytest.LogCaptureFixture) -> None:
@@ -133,15 +133,19 @@ def test_a_page_of_another_site_may_ask_where_its_origin_was_named() -> None:
         ("Access-Control-Request-Headers", "authorization,content-type,x-deadline-ms"),
     ]
 
-    def made() -> InProcess:
+    def make_app() -> InProcess:
         return InProcess(Limits(max_body_bytes=100), cors_origins=("https://app.example",))
 
-    answer = asked("OPTIONS", "/v1/classify/desk", b"", preflight, made=made)
+    answer = answer_to("OPTIONS", "/v1/classify/desk", b"", preflight, make_app=make_app)
     assert (answer.code, answer.headers["access-control-allow-origin"]) == (200, "https://app.example")
-    refused = asked("POST", "/v1/classify/desk", b"x" * 101, [("Origin", "https://app.example")], made=made)
+    refused = answer_to("POST", "/v1/classify/desk", b"x" * 101, [("Origin", "https://app.example")], make_app=make_app)
     assert refused.error["type"] == "too_large"  # which the page may read
     assert refused.headers["access-control-allow-origin"] == "https://app.example"
-    other = asked("OPTIONS", "/v1/classify/desk", b"", [("Origin", "https://b.example"), preflight[1]], made=made)
-    assert (other.code, other.error["type"]) == (400, "cors") and "--cors-origin" in other.error["message"]
-    plain = asked("OPTIONS", "/v1/classify/desk", b"", preflight)
+    other_site = answer_to(
+        "OPTIONS", "/v1/classify/desk", b"", [("Origin", "https://b.example"), preflight[1]], make_app=make_app
+    )
+    assert (other_site.code, other_site.error["type"]) == (400, "cors") and "--cors-origin" in other_site.error[
+        "message"
+    ]
+    plain = answer_to("OPTIONS", "/v1/classify/desk", b"", preflight)
     assert plain.code == 405 and "access-control-allow-origin" not in plain.headers

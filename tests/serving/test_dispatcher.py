@@ -9,20 +9,20 @@ from fourshot.serving.answers import RefusalError
 from fourshot.serving.app.dispatcher import BASE, Dispatcher
 from fourshot.serving.app.students import queue_of
 from fourshot.serving.settings import Limits
-from tests.serving.queue_double import Clock, made, settle
+from tests.serving.queue_double import Clock, make_dispatcher, settle
 
 
 async def order_of(dispatcher: Dispatcher, adapters: list[str], clock: Clock, tokens: int = 10) -> list[str]:
     """In which order these are let through when each is done before the next."""
     order: list[str] = []
 
-    async def one(adapter: str) -> None:
+    async def take_turn(adapter: str) -> None:
         await dispatcher.turn(adapter, tokens)
         order.append(adapter)
 
     running = []
     for adapter in adapters:
-        running.append(asyncio.create_task(one(adapter)))
+        running.append(asyncio.create_task(take_turn(adapter)))
         await settle()
         clock.now += 0.001
     while len(order) < len(adapters):
@@ -34,33 +34,33 @@ async def order_of(dispatcher: Dispatcher, adapters: list[str], clock: Clock, to
 
 def test_adapters_in_a_slot_go_before_those_that_are_not() -> None:
     clock = Clock()
-    order = asyncio.run(order_of(made(clock, slots=1), ["a", "b", "a", "b", "a", "c"], clock))
+    order = asyncio.run(order_of(make_dispatcher(clock, slots=1), ["a", "b", "a", "b", "a", "c"], clock))
     assert order == ["a", "a", "a", "b", "b", "c"]
 
 
 def test_work_without_an_adapter_needs_no_slot() -> None:
     clock = Clock()
-    assert asyncio.run(order_of(made(clock, slots=1), ["a", "b", BASE, "b"], clock)) == ["a", BASE, "b", "b"]
+    assert asyncio.run(order_of(make_dispatcher(clock, slots=1), ["a", "b", BASE, "b"], clock)) == ["a", BASE, "b", "b"]
 
 
 def test_nobody_is_passed_over_for_longer_than_the_bound() -> None:
     clock = Clock()
 
     async def run() -> list[str]:
-        dispatcher = made(clock, slots=1, max_wait_s=1.0)
+        dispatcher = make_dispatcher(clock, slots=1, max_wait_s=1.0)
         order: list[str] = []
 
-        async def one(adapter: str) -> None:
+        async def take_turn(adapter: str) -> None:
             await dispatcher.turn(adapter, 10)
             order.append(adapter)
 
-        tasks = [asyncio.create_task(one("a"))]
+        tasks = [asyncio.create_task(take_turn("a"))]
         await settle()
-        tasks.append(asyncio.create_task(one("rare")))
+        tasks.append(asyncio.create_task(take_turn("rare")))
         await settle()
         for _ in range(30):  # there is always another one for the adapter in the slot
             clock.now += 0.1
-            tasks.append(asyncio.create_task(one("a")))
+            tasks.append(asyncio.create_task(take_turn("a")))
             await settle()
             dispatcher.done(10)
             await settle()
@@ -78,35 +78,35 @@ def test_the_window_bounds_what_is_in_the_engine() -> None:
     clock = Clock()
 
     async def run() -> list[int]:
-        dispatcher, inside, most = made(clock, window=25), 0, []
+        dispatcher, inside, counts = make_dispatcher(clock, window=25), 0, []
 
-        async def one() -> None:
+        async def take_turn() -> None:
             nonlocal inside
             await dispatcher.turn("a", 10)
             inside += 1
-            most.append(inside)
+            counts.append(inside)
             await asyncio.sleep(0)
             inside -= 1
             dispatcher.done(10)
 
-        await asyncio.gather(*(one() for _ in range(20)))
-        return most
+        await asyncio.gather(*(take_turn() for _ in range(20)))
+        return counts
 
-    most = asyncio.run(run())
-    assert len(most) == 20
-    assert max(most) == 2
+    counts = asyncio.run(run())
+    assert len(counts) == 20
+    assert max(counts) == 2
 
 
 def test_one_text_longer_than_the_window_still_goes() -> None:
     clock = Clock()
-    assert asyncio.run(order_of(made(clock, window=10), ["a", "b"], clock, tokens=50)) == ["a", "b"]
+    assert asyncio.run(order_of(make_dispatcher(clock, window=10), ["a", "b"], clock, tokens=50)) == ["a", "b"]
 
 
 def test_too_much_work_is_refused_with_a_time_to_come_back() -> None:
     clock = Clock()
 
     async def run() -> None:
-        dispatcher = made(clock, window=1000, rate=1000.0)  # 2 s of work may wait: 2,000 tokens
+        dispatcher = make_dispatcher(clock, window=1000, rate=1000.0)  # 2 s of work may wait: 2,000 tokens
         tasks = []
         for _ in range(3):
             dispatcher.check()
@@ -128,7 +128,7 @@ def test_what_is_given_up_makes_room() -> None:
     clock = Clock()
 
     async def run(give_up: Callable[[asyncio.Task[None]], Awaitable[None]]) -> int:
-        dispatcher = made(clock)
+        dispatcher = make_dispatcher(clock)
         first = asyncio.create_task(dispatcher.turn("a", 10))
         await settle()
         second = asyncio.create_task(dispatcher.turn("b", 10))
@@ -149,16 +149,16 @@ def test_what_is_given_up_makes_room() -> None:
 
 def test_what_is_given_up_together_leaves_nothing_behind() -> None:
     async def run() -> None:
-        dispatcher = made(Clock(), window=10)
+        dispatcher = make_dispatcher(Clock(), window=10)
 
-        async def one() -> None:
+        async def take_turn() -> None:
             await dispatcher.turn("a", 10)
             try:
                 await asyncio.Event().wait()
             finally:
                 dispatcher.done(10)
 
-        request = asyncio.gather(*(one() for _ in range(3)))
+        request = asyncio.gather(*(take_turn() for _ in range(3)))
         await settle()
         request.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -174,7 +174,7 @@ def test_the_rate_is_what_was_done_while_there_was_work() -> None:
     clock = Clock()
 
     async def run() -> float:
-        dispatcher = made(clock, window=100)
+        dispatcher = make_dispatcher(clock, window=100)
         for _ in range(5):
             await dispatcher.turn("a", 100)
             clock.now += 0.5  # 200 tokens a second
@@ -213,7 +213,7 @@ def test_a_stall_is_recovered_from() -> None:
     clock = Clock()
 
     async def run() -> float:
-        dispatcher = made(clock, window=8192, rate=2000.0)
+        dispatcher = make_dispatcher(clock, window=8192, rate=2000.0)
         await dispatcher.turn("a", 100)
         clock.now += 60
         dispatcher.done(100)
@@ -233,7 +233,7 @@ def test_the_engine_gets_a_little_work_at_a_time() -> None:
     clock = Clock()
 
     async def run() -> int:
-        dispatcher = made(clock, window=8192, rate=2000.0)  # 0.2 s: 400 tokens
+        dispatcher = make_dispatcher(clock, window=8192, rate=2000.0)  # 0.2 s: 400 tokens
         tasks = [asyncio.create_task(dispatcher.turn("a", 50)) for _ in range(40)]
         await settle()
         inside = sum(task.done() for task in tasks)
@@ -248,18 +248,18 @@ def test_a_request_of_many_texts_lets_others_go_between() -> None:
     clock = Clock()
 
     async def run() -> list[str]:
-        dispatcher = made(clock, window=8192, rate=1000.0)
+        dispatcher = make_dispatcher(clock, window=8192, rate=1000.0)
         order: list[str] = []
 
-        async def one(name: str, after: int) -> None:
+        async def take_turn(name: str, after: int) -> None:
             await dispatcher.turn("a", 100, after)
             order.append(name)
 
-        tasks = [asyncio.create_task(one(f"bulk {n}", 100 * n)) for n in range(30)]  # 3 s of work
+        tasks = [asyncio.create_task(take_turn(f"bulk {n}", 100 * n)) for n in range(30)]  # 3 s of work
         await settle()
         clock.now += 0.05
         dispatcher.check()  # 3 s of it wait, but they are in nobody's way
-        tasks.append(asyncio.create_task(one("small", 0)))
+        tasks.append(asyncio.create_task(take_turn("small", 0)))
         await settle()
         while len(order) < 31:
             clock.now += 0.1

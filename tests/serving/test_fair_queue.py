@@ -156,10 +156,10 @@ def test_what_is_remembered_of_askers_is_bounded(monkeypatch: pytest.MonkeyPatch
         for number in range(50):
             await model.ask(f"asker {number}")
             await model.work(2)
-        assert len(model.dispatcher._given) <= 10
+        assert len(model.dispatcher._given_tokens) <= 10
         await model.leave()
         model.dispatcher.done(100)
-        assert not model.dispatcher._given
+        assert not model.dispatcher._given_tokens
 
     asyncio.run(run())
 

@@ -21,13 +21,13 @@ class App:
     """Says what it was asked; waits until its test lets it go."""
 
     def __init__(self) -> None:
-        self.asked: list[tuple[str, bytes, Any]] = []
+        self.requests: list[tuple[str, bytes, Any]] = []
         self.wait = asyncio.Event()
         self.wait.set()
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         body = (await receive())["body"] if scope["type"] == "http" else b""
-        self.asked.append((scope["path"], body, scope.get(ACCESS)))
+        self.requests.append((scope["path"], body, scope.get(ACCESS)))
         await self.wait.wait()
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b'"fine"'})
@@ -44,7 +44,7 @@ async def ask(
     peer: str = "192.0.2.1",
 ) -> Answer:
     """What comes back for one request; ``stop_sending`` never sends the last part."""
-    given = [(name.lower().encode(), value.encode("latin-1")) for name, value in (headers or {}).items()]
+    raw_headers = [(name.lower().encode(), value.encode("latin-1")) for name, value in (headers or {}).items()]
     waiting, sent = list(parts), []
 
     async def receive() -> dict[str, Any]:
@@ -56,7 +56,7 @@ async def ask(
     async def send(message: dict[str, Any]) -> None:
         sent.append(message)
 
-    scope = {"type": "http", "path": path, "method": method, "headers": given, "client": (peer, 1)}
+    scope = {"type": "http", "path": path, "method": method, "headers": raw_headers, "client": (peer, 1)}
     await guard(scope, receive, send)
     status, body = sent[0]["status"], b"".join(message.get("body", b"") for message in sent[1:])
     return status, json.loads(body), {name.decode(): value.decode() for name, value in sent[0]["headers"]}
@@ -74,7 +74,7 @@ def file(tmp_path: Path) -> Path:
 def test_without_a_key_file_everybody_may_ask() -> None:
     app = App()
     assert asyncio.run(ask(Guard(app, Limits(), None)))[0] == 200
-    assert app.asked == [("/v1/classify/mood", b"{}", None)]
+    assert app.requests == [("/v1/classify/mood", b"{}", None)]
 
 
 def test_with_one_only_its_keys_may(file: Path) -> None:
@@ -82,9 +82,9 @@ def test_with_one_only_its_keys_may(file: Path) -> None:
     app = App()
     guard = Guard(app, Limits(), Keys(file))
     for headers in ({}, bearer(key[:-1]), bearer(key + "x"), {"Authorization": key}, bearer("\xff\xfe")):
-        status, body, told = asyncio.run(ask(guard, headers=headers))
-        assert (status, body["error"]["code"], told["www-authenticate"]) == (401, 401, "Bearer")
-    assert app.asked == []
+        status, body, answer_headers = asyncio.run(ask(guard, headers=headers))
+        assert (status, body["error"]["code"], answer_headers["www-authenticate"]) == (401, 401, "Bearer")
+    assert app.requests == []
     assert asyncio.run(ask(guard, headers=bearer(key)))[0] == 200
     for path in ("/health", "/"):
         assert asyncio.run(ask(guard, path, method="GET"))[0] == 200
@@ -119,7 +119,7 @@ def test_a_key_for_some_tasks_may_nothing_else(file: Path) -> None:
         status, body, _ = asyncio.run(ask(guard, path, headers=bearer(key)))
         assert (status, body["error"]["type"]) == (403, "forbidden")
     assert asyncio.run(ask(guard, headers=bearer(key)))[0] == 200
-    access = app.asked[0][2]
+    access = app.requests[0][2]
     assert access.may_ask("mood") and access.may_ask("tone") and not access.may_ask("other")
 
 
@@ -138,8 +138,8 @@ def test_the_file_holds_no_key_and_is_read_by_nobody_else(file: Path) -> None:
     key = add_key(file, "one", ("mood",), 3)
     assert key not in file.read_text()
     assert file.stat().st_mode & 0o077 == 0
-    (one,) = read_keys(file)
-    assert (one.name, one.tasks, one.max_concurrent) == ("one", ("mood",), 3)
+    (stored,) = read_keys(file)
+    assert (stored.name, stored.tasks, stored.max_concurrent) == ("one", ("mood",), 3)
     with pytest.raises(InputError, match="has a key called 'one' already"):
         add_key(file, "one")
     with pytest.raises(InputError, match="no key called 'two'"):
@@ -160,9 +160,9 @@ def test_a_key_has_a_name_and_a_restriction_that_is_empty_opens_nothing(
     file: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     for words in (["--name", "", "--tasks", ","], ["--name", "a", "--tasks", ""]):
-        with pytest.raises(SystemExit) as left:
+        with pytest.raises(SystemExit) as exited:
             cli.main(["keys", "add", str(file), *words])
-        assert left.value.code == 2 and "holds no name" in capfd.readouterr().err
+        assert exited.value.code == 2 and "holds no name" in capfd.readouterr().err
     assert cli.main(["keys", "add", str(file), "--name", " "]) == 2
     assert "--name is blank" in capfd.readouterr().err
     with pytest.raises(InputError, match="--max-concurrent -1"):
@@ -174,7 +174,7 @@ HASH = "0" * 64
 
 
 @pytest.mark.parametrize(
-    ("text", "why"),
+    ("text", "reason"),
     [
         (f"[[key]]\nname = 'a'\nsha256 = '{HASH}'\ntasks = []", "tasks of the key 'a' are empty"),
         (f"[[key]]\nname = 'a'\nsha256 = '{HASH}'\ntasks = [' ']", "tasks of the key 'a' are empty"),
@@ -185,9 +185,9 @@ HASH = "0" * 64
         (f"[[key]]\nname=' '\nsha256='{HASH}'", r"at `\$\.key\[0\]\.name`"),
     ],
 )
-def test_a_faulty_key_file_is_bad_input(file: Path, text: str, why: str) -> None:
+def test_a_faulty_key_file_is_bad_input(file: Path, text: str, reason: str) -> None:
     file.write_text(text)
-    with pytest.raises(InputError, match=why):
+    with pytest.raises(InputError, match=reason):
         Keys(file)
     file.write_text(text, encoding="utf-16")
     with pytest.raises(InputError, match="not UTF-8"):
@@ -196,18 +196,18 @@ def test_a_faulty_key_file_is_bad_input(file: Path, text: str, why: str) -> None
 
 def test_a_body_beyond_the_limit_is_refused_before_it_is_read() -> None:
     guard = Guard(app := App(), Limits(max_body_bytes=100), None)
-    status, body, told = asyncio.run(ask(guard, headers={"Content-Length": "101"}))
-    assert (status, body["error"]["type"], told["connection"]) == (413, "too_large", "close")
+    status, body, answer_headers = asyncio.run(ask(guard, headers={"Content-Length": "101"}))
+    assert (status, body["error"]["type"], answer_headers["connection"]) == (413, "too_large", "close")
     assert asyncio.run(ask(guard, parts=[b"x" * 60, b"x" * 60]))[0] == 413  # sent in chunks, length unsaid
     assert asyncio.run(ask(guard, parts=[b"x" * 50, b"x" * 50]))[0] == 200
-    assert [len(body) for _, body, _ in app.asked] == [100]
+    assert [len(body) for _, body, _ in app.requests] == [100]
 
 
 def test_a_body_that_does_not_come_is_not_waited_for() -> None:
     guard = Guard(app := App(), Limits(body_timeout_s=0.05), None)
     status, body, _ = asyncio.run(ask(guard, parts=[b"{", b"}"], stop_sending=True))
     assert (status, body["error"]["type"]) == (408, "timeout")
-    assert app.asked == []
+    assert app.requests == []
 
 
 def test_deep_nesting_is_refused_and_brackets_in_texts_are_not() -> None:

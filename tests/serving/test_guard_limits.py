@@ -14,22 +14,22 @@ __all__ = ("file",)  # a fixture
 
 
 def test_one_key_has_only_so_many_requests_on_their_way(file: Path) -> None:
-    many, few = add_key(file, "many"), add_key(file, "few", max_concurrent=2)
+    free_key, limited_key = add_key(file, "many"), add_key(file, "few", max_concurrent=2)
 
     async def run() -> tuple[list[int], int, int]:
         guard = Guard(app := App(), Limits(max_concurrent=5), Keys(file))
         app.wait.clear()
-        asked = [asyncio.create_task(ask(guard, headers=bearer(few))) for _ in range(4)]
-        await until(lambda: len(app.asked) == 2 and sum(task.done() for task in asked) == 2)
-        other = asyncio.create_task(ask(guard, headers=bearer(many)))
-        await until(lambda: len(app.asked) == 3)
+        tasks = [asyncio.create_task(ask(guard, headers=bearer(limited_key))) for _ in range(4)]
+        await until(lambda: len(app.requests) == 2 and sum(task.done() for task in tasks) == 2)
+        other_request = asyncio.create_task(ask(guard, headers=bearer(free_key)))
+        await until(lambda: len(app.requests) == 3)
         app.wait.set()
-        codes = [(await task)[0] for task in asked]
-        return codes, (await other)[0], (await ask(guard, headers=bearer(few)))[0]
+        codes = [(await task)[0] for task in tasks]
+        return codes, (await other_request)[0], (await ask(guard, headers=bearer(limited_key)))[0]
 
-    codes, other, later = asyncio.run(run())
+    codes, other_code, later = asyncio.run(run())
     assert sorted(codes) == [200, 200, 429, 429]
-    assert other == later == 200
+    assert other_code == later == 200
 
 
 def test_a_replica_leaves_the_counting_of_requests_to_its_router(file: Path) -> None:
@@ -39,10 +39,10 @@ def test_a_replica_leaves_the_counting_of_requests_to_its_router(file: Path) -> 
         guard = Guard(app := App(), Limits(max_concurrent=2), Keys(file), behind_router=True)
         app.wait.clear()
         headers = {**bearer(key), "X-Fourshot-Asker": "key%20that%20may%20have%20five"}
-        asked = [asyncio.create_task(ask(guard, headers=headers)) for _ in range(5)]
-        await until(lambda: len(app.asked) == 5 or any(task.done() for task in asked))
+        tasks = [asyncio.create_task(ask(guard, headers=headers)) for _ in range(5)]
+        await until(lambda: len(app.requests) == 5 or any(task.done() for task in tasks))
         app.wait.set()
-        return [(await task)[0] for task in asked]
+        return [(await task)[0] for task in tasks]
 
     assert asyncio.run(run()) == [200] * 5
 
@@ -52,32 +52,32 @@ def test_without_keys_one_address_does_not_use_up_the_requests_of_another() -> N
         guard = Guard(app := App(), Limits(max_concurrent=2), None)
         app.wait.clear()
         flood = [asyncio.create_task(ask(guard, peer="192.0.2.1")) for _ in range(4)]
-        await until(lambda: len(app.asked) == 2 and sum(task.done() for task in flood) == 2)
-        other = asyncio.create_task(ask(guard, peer="192.0.2.2"))
-        await until(lambda: len(app.asked) == 3)
+        await until(lambda: len(app.requests) == 2 and sum(task.done() for task in flood) == 2)
+        other_request = asyncio.create_task(ask(guard, peer="192.0.2.2"))
+        await until(lambda: len(app.requests) == 3)
         app.wait.set()
         codes = sorted([(await task)[0] for task in flood])
-        assert (codes, (await other)[0]) == ([200, 200, 429, 429], 200)
+        assert (codes, (await other_request)[0]) == ([200, 200, 429, 429], 200)
 
     asyncio.run(run())
 
 
 def test_whose_a_request_is_follows_from_its_key_its_address_or_the_router_alone(file: Path) -> None:
     key = add_key(file, "one")
-    said = {"X-Fourshot-Asker": "key%20other"}
+    forged = {"X-Fourshot-Asker": "key%20other"}
 
     async def asker(guard: Guard, **headers: str) -> str:
         await ask(guard, headers=headers)
-        return str(seen[-1])
+        return str(askers[-1])
 
-    seen: list[str] = []
+    askers: list[str] = []
 
     class Seeing(App):
         async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
-            seen.append(scope[ASKER])
+            askers.append(scope[ASKER])
             await super().__call__(scope, receive, send)
 
-    assert asyncio.run(asker(Guard(Seeing(), Limits(), None), **said)) == "192.0.2.1"
-    assert asyncio.run(asker(Guard(Seeing(), Limits(), Keys(file)), **said, **bearer(key))) == "key one"
+    assert asyncio.run(asker(Guard(Seeing(), Limits(), None), **forged)) == "192.0.2.1"
+    assert asyncio.run(asker(Guard(Seeing(), Limits(), Keys(file)), **forged, **bearer(key))) == "key one"
     behind = Guard(Seeing(), Limits(), Keys(file), behind_router=True)
-    assert asyncio.run(asker(behind, **said, **bearer(key))) == "key%20other"
+    assert asyncio.run(asker(behind, **forged, **bearer(key))) == "key%20other"

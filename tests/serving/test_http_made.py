@@ -50,17 +50,17 @@ usual = st.fixed_dictionaries(
 described = usual | st.dictionaries(st.sampled_from(FIELDS) | text, value, max_size=5) | value
 
 
-def encoded(made: object) -> bytes:
-    return json.dumps(made).encode()
+def encoded(document: object) -> bytes:
+    return json.dumps(document).encode()
 
 
 body = (
     described.map(encoded)
-    | described.map(lambda made: b"\xef\xbb\xbf" + encoded(made))
-    | described.map(lambda made: gzipped(encoded(made)))
-    | described.map(lambda made: zlib.compress(encoded(made)))
-    | st.tuples(described, st.integers(0, 60)).map(lambda made: encoded(made[0])[: made[1]])
-    | st.tuples(described, st.integers(0, 40)).map(lambda made: gzipped(encoded(made[0]))[: made[1]])
+    | described.map(lambda document: b"\xef\xbb\xbf" + encoded(document))
+    | described.map(lambda document: gzipped(encoded(document)))
+    | described.map(lambda document: zlib.compress(encoded(document)))
+    | st.tuples(described, st.integers(0, 60)).map(lambda document: encoded(document[0])[: document[1]])
+    | st.tuples(described, st.integers(0, 40)).map(lambda document: gzipped(encoded(document[0]))[: document[1]])
     | st.binary(max_size=200)
     | st.sampled_from([b"", b"[" * 3000, b"{" * 50, b" " * 5000, gzipped(b" " * 100_000), b'{"input":"a",' * 99])
 )
@@ -94,12 +94,12 @@ def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[asyncio
     file: Path = tmp_path_factory.mktemp("keys") / "keys.toml"
     key = add_key(file, "limited", ("desk",))
     with asyncio.Runner() as runner:
-        made = [
+        apps = [
             InProcess(LIMITS),
             InProcess(LIMITS, Keys(file)),
             InProcess(LIMITS, cors_origins=("https://app.example",)),
         ]
-        yield runner, made, key
+        yield runner, apps, key
 
 
 @settings(
@@ -110,29 +110,29 @@ def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[asyncio
     suppress_health_check=list(HealthCheck),
 )
 @given(
-    which=st.integers(0, 2),
-    known=st.booleans(),
+    app_index=st.integers(0, 2),
+    with_key=st.booleans(),
     request=st.tuples(method, path, body, st.lists(header, max_size=4)),
     pieces=st.integers(1, 3),
 )
 def test_every_answer_is_one_of_those_documented(
     services: tuple[asyncio.Runner, list[InProcess], str],
     caplog: pytest.LogCaptureFixture,
-    which: int,
-    known: bool,
+    app_index: int,
+    with_key: bool,
     request: tuple[str, str, bytes, list[tuple[str, str | bytes]]],
     pieces: int,
 ) -> None:
-    runner, made, key = services
+    runner, apps, key = services
     verb, at, sent, headers = request
     headers = [(name, value.encode() if isinstance(value, str) else value) for name, value in headers]
-    if known:
+    if with_key:
         headers.append(("Authorization", f"Bearer {key}".encode()))
     parts = [
         sent[start : start + len(sent) // pieces + 1] for start in range(0, len(sent) or 1, len(sent) // pieces + 1)
     ]
     caplog.clear()
-    answer = runner.run(made[which].ask(verb, at, headers=headers, parts=parts))
+    answer = runner.run(apps[app_index].ask(verb, at, headers=headers, parts=parts))
     assert answer.code in CODES or (at.startswith("/docs/files") and answer.code in (206, 304, 416)), answer
     assert "location" not in answer.headers
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]

@@ -46,7 +46,7 @@ def card() -> AdapterCard:
     )
 
 
-def put(folder: Path, card: AdapterCard, adapter: Adapter | None = None) -> Path:
+def write_adapter(folder: Path, card: AdapterCard, adapter: Adapter | None = None) -> Path:
     """An adapter folder with this card, and with weights if ``adapter`` is given."""
     folder.mkdir(parents=True)
     if adapter is not None:
@@ -60,11 +60,13 @@ def test_it_opens_the_state_of_the_base_that_it_was_trained_on(
 ) -> None:
     """The main branch of a hub model moves on; the commit in the card does not."""
     commit = "0123456789" * 4
-    folder = put(tmp_path / "adapter", msgspec.structs.replace(card, model_name="org/tiny", model_revision=commit))
-    asked: list[str] = []
+    folder = write_adapter(
+        tmp_path / "adapter", msgspec.structs.replace(card, model_name="org/tiny", model_revision=commit)
+    )
+    names: list[str] = []
 
     def resolve(name: str) -> ResolvedModel:
-        asked.append(name)
+        names.append(name)
         return ResolvedModel(path="", name=name, revision="another")
 
     for place in ("fourshot.pipeline.card", "fourshot.engine.models"):
@@ -72,7 +74,7 @@ def test_it_opens_the_state_of_the_base_that_it_was_trained_on(
     for model in (None, "org/tiny"):
         with pytest.raises(AdapterError, match="org/tiny revision 0123456789"):
             LocalClassifier(folder, model)
-    assert asked == [f"org/tiny@{commit}", "org/tiny"]
+    assert names == [f"org/tiny@{commit}", "org/tiny"]
 
 
 def test_it_answers_as_its_adapter_scores(
@@ -87,7 +89,7 @@ def test_it_answers_as_its_adapter_scores(
     labels = ("billing", "shipping", "bug")
     shots = tuple(Example(text=text, label=label) for text, label in zip(TEXTS, labels, strict=True))
     card = msgspec.structs.replace(card, calibration=prior, shots=shots)
-    folder = put(tmp_path / "adapter", card, adapters[0])
+    folder = write_adapter(tmp_path / "adapter", card, adapters[0])
     with LocalClassifier(folder, kind="transformers") as classifier:
         predictions = classifier.predict(TEXTS)
         explained = classifier.explain(TEXTS[:1])[0]
@@ -124,44 +126,46 @@ def test_it_asks_in_the_form_of_the_card(
     chat: ChatTurns | None,
 ) -> None:
     """With the session's engine in place of its own, whose prompts are written down."""
-    form, asked = PromptFormat(wording=wording, chat=chat), list[str]()
+    form, scored_prompts = PromptFormat(wording=wording, chat=chat), list[str]()
     card = msgspec.structs.replace(card, wording=wording, chat=chat, prompt_version=form.version)
 
     class Overheard:
         def score(
             self, prompts: Sequence[str], labels: Sequence[str], adapter: Adapter, verbalizer: Verbalizer
         ) -> np.ndarray:
-            asked.extend(prompts)
+            scored_prompts.extend(prompts)
             return reference_engine.score(prompts, labels, adapter, verbalizer)
 
     monkeypatch.setattr("fourshot.serving.clients.local.open_engine", lambda settings: Overheard())
-    predictions = LocalClassifier(put(tmp_path / "adapter", card, adapters[0])).predict(TEXTS)
+    predictions = LocalClassifier(write_adapter(tmp_path / "adapter", card, adapters[0])).predict(TEXTS)
     examples = [Example(text=text, label=card.task.label_names[0]) for text in TEXTS]
     trained_on = classification_examples(card.task, examples, form)
-    assert asked == [example.prompt for example in trained_on]
+    assert scored_prompts == [example.prompt for example in trained_on]
     assert len(predictions) == len(TEXTS)
 
 
 def test_another_base_model_is_refused(tmp_path: Path, card: AdapterCard) -> None:
-    folder = put(tmp_path / "adapter", msgspec.structs.replace(card, model_revision="f00"))
+    folder = write_adapter(tmp_path / "adapter", msgspec.structs.replace(card, model_revision="f00"))
     with pytest.raises(AdapterError, match="revision f00"):
         LocalClassifier(folder)
 
 
 def test_prompts_of_another_version_are_refused(tmp_path: Path, card: AdapterCard) -> None:
-    folder = put(tmp_path / "adapter", msgspec.structs.replace(card, prompt_version="0"))
+    folder = write_adapter(tmp_path / "adapter", msgspec.structs.replace(card, prompt_version="0"))
     with pytest.raises(AdapterError, match="prompts of version 0"):
         LocalClassifier(folder)
-    mixed = put(tmp_path / "mixed", msgspec.structs.replace(card, chat=CHAT))  # plain text's version, on chat prompts
+    mixed = write_adapter(
+        tmp_path / "mixed", msgspec.structs.replace(card, chat=CHAT)
+    )  # plain text's version, on chat prompts
     with pytest.raises(AdapterError, match="renders version 1-chat"):
         LocalClassifier(mixed)
 
 
 def test_a_run_folder_stands_for_its_adapter_that_saw_synthetic_texts(tmp_path: Path, card: AdapterCard) -> None:
-    put(tmp_path / "adapters" / "a" / "on-shots", msgspec.structs.replace(card, synthetic_examples=0))
-    with_synthetic = put(tmp_path / "adapters" / "b" / "with-synthetic", card)
+    write_adapter(tmp_path / "adapters" / "a" / "on-shots", msgspec.structs.replace(card, synthetic_examples=0))
+    with_synthetic = write_adapter(tmp_path / "adapters" / "b" / "with-synthetic", card)
     assert find_adapter(tmp_path) == find_adapter(with_synthetic) == with_synthetic
-    put(tmp_path / "adapters" / "c" / "another-seed", card)
+    write_adapter(tmp_path / "adapters" / "c" / "another-seed", card)
     with pytest.raises(InputError, match="holds 3 adapters") as error:
         find_adapter(tmp_path)
     assert "with-synthetic (20 real and 10 synthetic texts" in str(error.value)
@@ -178,23 +182,23 @@ def test_objects_of_fields_are_answered_as_the_lines_of_a_prompt(
     tmp_path: Path, card: AdapterCard, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """With the fake engine in place of its own: what is asked and said counts here."""
-    folder = put(tmp_path / "adapter", msgspec.structs.replace(card, task=load_task("rte")))
+    folder = write_adapter(tmp_path / "adapter", msgspec.structs.replace(card, task=load_task("rte")))
     monkeypatch.setattr("fourshot.serving.clients.local.open_engine", FakeEngine)
     pair = {"premise": "Ann sold her car.", "hypothesis": "Is Ann rich? no."}
     with LocalClassifier(folder) as classifier:
-        one, other = classifier.predict([pair, "Premise: Ann sold her car.\nHypothesis: Is Ann rich? no."])
-        assert one == other and one.label == "not_entailment"
+        of_fields, of_lines = classifier.predict([pair, "Premise: Ann sold her car.\nHypothesis: Is Ann rich? no."])
+        assert of_fields == of_lines and of_fields.label == "not_entailment"
         with pytest.raises(InputError, match="The input at 1: the field 'premise' is missing"):
             classifier.predict([pair, {"hypothesis": "x"}])
     assert cli.main(["predict", "--json", str(folder), json.dumps(pair)]) == 0
-    said = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
-    assert next(line for line in said if line["type"] == "prediction")["text"] == pair
+    events = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
+    assert next(line for line in events if line["type"] == "prediction")["text"] == pair
     assert cli.main(["predict", str(folder), "Ann sold her car."]) == 2
     assert "is an object of the fields premise, hypothesis" in capfd.readouterr().err
 
 
 def test_nothing_to_classify_is_bad_input(tmp_path: Path, card: AdapterCard, capfd: pytest.CaptureFixture[str]) -> None:
-    folder = put(tmp_path / "adapter", card)
+    folder = write_adapter(tmp_path / "adapter", card)
     assert cli.main(["predict", str(folder), "  "]) == 2
     assert "all texts are blank" in capfd.readouterr().err
 

@@ -19,7 +19,7 @@ from fourshot.serving.app.scorer import Scored, combined_answers
 from fourshot.serving.clients.local import LocalClassifier
 from fourshot.serving.testing.adapters import task_of
 from fourshot.training.lora.settings import LoraSettings
-from tests.serving.app_in_process import asked
+from tests.serving.app_in_process import answer_to
 from tests.serving.fake_server import FakeService, Received, Reply, served
 
 LONG = "begin " + "word " * 308 + "end"
@@ -61,9 +61,9 @@ def adapter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_the_command_counts_what_is_not_read(adapter: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["predict", str(adapter), "short", LONG, "1 2 3 4 5", "--json"]) == 0
-    told = capfd.readouterr()
-    assert [json.loads(line).get("cut_words") for line in told.out.splitlines()] == [None, 306, 1, None]
-    assert told.err == (
+    printed = capfd.readouterr()
+    assert [json.loads(line).get("cut_words") for line in printed.out.splitlines()] == [None, 306, 1, None]
+    assert printed.err == (
         "fourshot: warning: 2 of 3 texts are longer than the classifier reads: 307 words of them did not count.\n"
     )
 
@@ -90,8 +90,11 @@ def test_windows_leave_nothing_out_and_are_the_same_here_and_on_a_server(
     card = msgspec.structs.replace(CARD, max_text_words=200, long_texts="windows", prompt_version="1-windows")
     (adapter / "card.json").write_bytes(msgspec.json.encode(card))
     assert cli.main(["predict", str(adapter), "short", LONG, "--json"]) == 0
-    told = capfd.readouterr()
-    assert [json.loads(line).get("cut_words") for line in told.out.splitlines()[:2]] == [None, None] and not told.err
+    printed = capfd.readouterr()
+    assert [json.loads(line).get("cut_words") for line in printed.out.splitlines()[:2]] == [
+        None,
+        None,
+    ] and not printed.err
     stored = StoredAdapter(card=card, folder=adapter, written_at=0.0, signature=())
     version = version_of(stored)
     parts = version.prompts(LONG, "adapter")
@@ -111,7 +114,7 @@ def test_a_server_gives_one_answer_to_the_parts_of_a_text() -> None:
 
 
 def test_a_server_says_how_much_of_each_text_it_did_not_read() -> None:
-    answer = json.loads(asked("POST", "/v1/classify/desk", json.dumps({"input": ["short", LONG]}).encode()).body)
+    answer = json.loads(answer_to("POST", "/v1/classify/desk", json.dumps({"input": ["short", LONG]}).encode()).body)
     assert [result.get("cut_words") for result in answer["results"]] == [None, 10]
 
 
@@ -125,6 +128,6 @@ def test_a_client_hands_on_what_the_service_did_not_read(capfd: pytest.CaptureFi
 
     with served(Cutting()) as service:
         assert cli.main(["predict", "--url", service.url, "tone", "so good", "--json"]) == 0
-    told = capfd.readouterr()
-    assert json.loads(told.out.splitlines()[0])["cut_words"] == 1
-    assert "1 of 1 texts is longer than the classifier reads: 1 word of it did not count." in told.err
+    printed = capfd.readouterr()
+    assert json.loads(printed.out.splitlines()[0])["cut_words"] == 1
+    assert "1 of 1 texts is longer than the classifier reads: 1 word of it did not count." in printed.err

@@ -39,9 +39,9 @@ def test_the_command_asks_a_service(service: FakeService, capfd: pytest.CaptureF
 def test_a_text_is_one_line_and_a_blank_one_is_counted(service: FakeService, capfd: pytest.CaptureFixture[str]) -> None:
     texts = ["First line\nsecond  good", "tab\tin\u2028side\r\n good", " ", ""]
     assert cli.main(["predict", "--url", service.url, "tone", *texts]) == 0
-    told = capfd.readouterr()
-    assert told.out == "good\t0.750\tFirst line second  good\ngood\t0.750\ttab in side  good\n"
-    assert "2 blank texts are left out" in told.err
+    printed = capfd.readouterr()
+    assert printed.out == "good\t0.750\tFirst line second  good\ngood\t0.750\ttab in side  good\n"
+    assert "2 blank texts are left out" in printed.err
     assert service.received[0].texts == ["First line\nsecond  good", "tab\tin\u2028side\r\n good"]
 
 

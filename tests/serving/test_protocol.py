@@ -18,7 +18,7 @@ def head(*headers: bytes) -> bytes:
     return b"\r\n".join((b"POST /v1/classify/desk HTTP/1.1", b"Host: x", *headers, b"", b""))
 
 
-def said(*headers: bytes, body: bytes = BODY, sent: Sequence[bytes] = (), is_last: bool = False) -> bytes:
+def response_to(*headers: bytes, body: bytes = BODY, sent: Sequence[bytes] = (), is_last: bool = False) -> bytes:
     """The whole answer to one request; the body is sent a moment after the headers are.
 
     ``sent``: what is sent instead, each part a moment after the one before. ``is_last``: the client then says that it
@@ -70,36 +70,36 @@ JAVA = (b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: h2c", b"HTTP2-Setting
 )
 def test_a_body_is_read_however_a_client_announces_it(headers: tuple[bytes, ...]) -> None:
     body = BODY if LENGTH in headers else b"%x\r\n%s\r\n0\r\n\r\n" % (len(BODY), BODY)
-    answer = said(*headers, body=body)
+    answer = response_to(*headers, body=body)
     assert b" 200 OK" in answer and b'"label":"lock"' in answer
     assert answer.startswith(b"HTTP/1.1 100 Continue") == (b"Expect: 100-continue" in headers)
 
 
 def test_what_holds_for_the_first_request_of_a_connection_holds_for_the_next() -> None:
     first = (head(LENGTH, *JAVA), BODY)
-    assert said(sent=[*first, head(LENGTH, b"Connection: close", *JAVA), BODY]).count(b" 200 OK") == 2
+    assert response_to(sent=[*first, head(LENGTH, b"Connection: close", *JAVA), BODY]).count(b" 200 OK") == 2
     flood = [b"X-%d: %s" % (number, b"y" * 1000) for number in range(40)]
-    assert said(sent=[*first, head(LENGTH, *flood)]).count(b"HTTP/1.1 ") == 1
+    assert response_to(sent=[*first, head(LENGTH, *flood)]).count(b"HTTP/1.1 ") == 1
 
 
 def test_the_empty_line_behind_the_headers_may_come_in_two_parts() -> None:
     body = b'{"input": "%s"}' % (b"the lock is stuck " * 2000)
     lines = head(b"Content-Length: %d" % len(body), b"Connection: close")
-    assert b" 200 OK" in said(sent=[lines[:-2], lines[-2:] + body])
+    assert b" 200 OK" in response_to(sent=[lines[:-2], lines[-2:] + body])
 
 
 def test_two_lengths_are_refused_in_the_form_of_all_errors() -> None:
-    answer = said(LENGTH, b"Content-Length: 3")
+    answer = response_to(LENGTH, b"Content-Length: 3")
     assert answer.startswith(b"HTTP/1.1 400") and b'"type":"bad_request"' in answer
     assert b"Duplicate Content-Length" in answer
 
 
 def test_who_speaks_tls_is_told_that_the_service_does_not() -> None:
     hello = bytes.fromhex("16030100c8010000c40303") + b"x" * 60
-    answer = said(sent=[hello])
+    answer = response_to(sent=[hello])
     assert answer.startswith(b"HTTP/1.1 400") and b"Ask http://" in answer
 
 
 def test_a_client_that_leaves_with_its_body_half_sent_is_no_fault(caplog: pytest.LogCaptureFixture) -> None:
-    assert said(LENGTH, body=BODY[:-5], is_last=True) == b""
+    assert response_to(LENGTH, body=BODY[:-5], is_last=True) == b""
     assert "failed" not in caplog.text

@@ -15,7 +15,7 @@ from fourshot.serving.testing.adapters import make_adapter, task_of
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def adapter_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One adapter, not to be changed."""
     return make_adapter(tmp_path_factory.mktemp("made"), task_of("mood"))
 
@@ -25,7 +25,7 @@ def copy(adapter: Path, root: Path, name: str = "") -> Path:
 
 
 def reasons(root: Path) -> dict[str, str]:
-    return {one.path: one.reason for one in Registry(root, base_named(None)).read().refused}
+    return {refusal.path: refusal.reason for refusal in Registry(root, base_named(None)).read().refused}
 
 
 def test_the_newest_version_answers_unless_one_is_pinned(tmp_path: Path) -> None:
@@ -35,41 +35,41 @@ def test_the_newest_version_answers_unless_one_is_pinned(tmp_path: Path) -> None
     registry = Registry(tmp_path, base_named(None))
     contents = registry.read()
     assert contents.tasks == ["mood"]
-    assert [one.name for one in contents.versions("mood")] == [new.name, old.name]
+    assert [adapter.name for adapter in contents.versions("mood")] == [new.name, old.name]
     write_pins(tmp_path, {"mood": old.name})
-    assert [one.name for one in registry.read().versions("mood")] == [old.name, new.name]
+    assert [adapter.name for adapter in registry.read().versions("mood")] == [old.name, new.name]
     shutil.rmtree(old)
-    assert [one.name for one in registry.read().versions("mood")] == [new.name]
-    assert [*registry._seen] == [new], "a server lives for long: what is gone is forgotten"
+    assert [adapter.name for adapter in registry.read().versions("mood")] == [new.name]
+    assert [*registry._examined] == [new], "a server lives for long: what is gone is forgotten"
 
 
-def test_a_folder_of_many_trainings_is_served_through_its_links(tmp_path: Path, made: Path) -> None:
-    stored = copy(made, tmp_path / "adapters" / "job")
+def test_a_folder_of_many_trainings_is_served_through_its_links(tmp_path: Path, adapter_folder: Path) -> None:
+    stored = copy(adapter_folder, tmp_path / "adapters" / "job")
     (tmp_path / "mood").mkdir()
     (tmp_path / "mood" / "adapter").symlink_to(stored)
     contents = Registry(tmp_path, base_named(None)).read()
-    assert [one.name for one in contents.adapters] == [made.name]
+    assert [adapter.name for adapter in contents.adapters] == [adapter_folder.name]
     assert contents.refused == []
 
 
-def test_what_cannot_be_served_is_refused_with_the_reason(tmp_path: Path, made: Path) -> None:
-    outside = copy(made, tmp_path / "elsewhere")
+def test_what_cannot_be_served_is_refused_with_the_reason(tmp_path: Path, adapter_folder: Path) -> None:
+    outside = copy(adapter_folder, tmp_path / "elsewhere")
     root = tmp_path / "root"
-    copy(made, root, "fine")
+    copy(adapter_folder, root, "fine")
     (root / "link-out").symlink_to(outside)
-    inner = copy(made, root, "weights-link-out")
+    inner = copy(adapter_folder, root, "weights-link-out")
     (inner / "adapter_model.safetensors").unlink()
     (inner / "adapter_model.safetensors").symlink_to(outside / "adapter_model.safetensors")
-    pickled = copy(made, root, "pickled")
+    pickled = copy(adapter_folder, root, "pickled")
     (pickled / "adapter_model.safetensors").rename(pickled / "adapter_model.bin")
     (root / "empty").mkdir()
-    torn = copy(made, root, "torn-card")
+    torn = copy(adapter_folder, root, "torn-card")
     (torn / "card.json").write_text('{"schema": 1, "na')
-    foreign = copy(made, root, "foreign")
+    foreign = copy(adapter_folder, root, "foreign")
     replace(foreign / "card.json", resolve_model(None).revision, "0123456789ab")
-    odd = copy(made, root, "odd-task")
+    odd = copy(adapter_folder, root, "odd-task")
     replace(odd / "card.json", '"mood"', '"../mood"')
-    old = copy(made, root, "old-prompts")
+    old = copy(adapter_folder, root, "old-prompts")
     replace(old / "card.json", '"prompt_version":"1"', '"prompt_version":"0"')
     refused = reasons(root)
     assert set(refused) == {path.name for path in root.iterdir()} - {"fine"}
@@ -93,9 +93,9 @@ def test_no_folder_is_bad_input(tmp_path: Path) -> None:
         Registry(tmp_path / "nowhere", base_named(None))
 
 
-def test_the_copy_that_is_served_is_checked(tmp_path: Path, made: Path) -> None:
-    card, shapes = load_card(made), checkpoint_shapes(Path(resolve_model(None).path))
-    staged = stage(made, card, tmp_path / "staging", shapes, 8)
+def test_the_copy_that_is_served_is_checked(tmp_path: Path, adapter_folder: Path) -> None:
+    card, shapes = load_card(adapter_folder), checkpoint_shapes(Path(resolve_model(None).path))
+    staged = stage(adapter_folder, card, tmp_path / "staging", shapes, 8)
     check_weights(staged, card, shapes, 8)
     assert sorted(path.name for path in staged.iterdir()) == [
         "adapter_config.json",
@@ -105,7 +105,7 @@ def test_the_copy_that_is_served_is_checked(tmp_path: Path, made: Path) -> None:
     with pytest.raises(AdapterError, match="rank is 8; the server was started for at most 4"):
         check_weights(staged, card, shapes, 4)
 
-    changed = copy(made, tmp_path, "changed")
+    changed = copy(adapter_folder, tmp_path, "changed")
     with (changed / "adapter_model.safetensors").open("r+b") as file:
         file.seek(-1, os.SEEK_END)
         file.write(b"\x7f")
@@ -114,14 +114,14 @@ def test_the_copy_that_is_served_is_checked(tmp_path: Path, made: Path) -> None:
     assert not list((tmp_path / "staging2").iterdir())
 
 
-def test_weights_that_do_not_fit_the_base_are_refused(tmp_path: Path, made: Path) -> None:
+def test_weights_that_do_not_fit_the_base_are_refused(tmp_path: Path, adapter_folder: Path) -> None:
     shapes = checkpoint_shapes(Path(resolve_model(None).path))
-    card = load_card(made)
+    card = load_card(adapter_folder)
     name = "model.layers.0.self_attn.q_proj.weight"
     with pytest.raises(AdapterError, match="which the base model does not have"):
-        check_weights(made, card, {k: v for k, v in shapes.items() if k != name}, 8)
+        check_weights(adapter_folder, card, {k: v for k, v in shapes.items() if k != name}, 8)
     with pytest.raises(AdapterError, match="the base model needs"):
-        check_weights(made, card, {**shapes, name: [10, 20]}, 8)
+        check_weights(adapter_folder, card, {**shapes, name: [10, 20]}, 8)
 
 
 def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:

@@ -33,17 +33,17 @@ def test_the_command_forecasts_annotates_and_writes_no_key(
     assert main([*command, "--max-requests", "10"]) == 1
     assert "--max-requests 10 is reached" in capfd.readouterr().err
     assert main(command) == 0
-    said = capfd.readouterr()
-    assert "12 requests to large at" in said.err.splitlines()[0]
-    assert "88% of 8 shots right" in said.out and "12 requests, cost" in said.out
+    printed = capfd.readouterr()
+    assert "12 requests to large at" in printed.err.splitlines()[0]
+    assert "88% of 8 shots right" in printed.out and "12 requests, cost" in printed.out
     rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert [row["annotated_label"] for row in rows] == ["cold", "warm", "cold"]
     assert rows[0]["annotated_by"].startswith(f"large at {endpoint.url}/v1, ")
-    kept = [file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()]
-    assert len(kept) > 4 and not any(KEY.encode() in content for content in kept)
-    assert KEY not in said.out + said.err and {one.headers["authorization"] for one in endpoint.asked} == {
-        f"Bearer {KEY}"
-    }
+    contents = [file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()]
+    assert len(contents) > 4 and not any(KEY.encode() in content for content in contents)
+    assert KEY not in printed.out + printed.err and {
+        request.headers["authorization"] for request in endpoint.chat_requests
+    } == {f"Bearer {KEY}"}
 
 
 def test_who_interrupts_at_once_has_nothing_sent(endpoint: FakeEndpoint, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,4 +58,4 @@ def test_who_interrupts_at_once_has_nothing_sent(endpoint: FakeEndpoint, monkeyp
         asking._loop.call_soon_threadsafe(time.sleep, 0.2)  # it is busy, and comes to both at once
         with pytest.raises(KeyboardInterrupt):
             asking.ask([endpoints.Request(route="chat", body=body) for body in bodies])
-    assert endpoint.asked == []
+    assert endpoint.chat_requests == []

@@ -16,7 +16,7 @@ from fourshot.serving.clients.remote.settings import RemoteSettings
 from fourshot.serving.clients.remote.teacher import remote_teacher
 from tests.pipeline.task_folders import write_jsonl
 from tests.serving.fake_server import Reply
-from tests.serving.test_remote_teacher import FakeEndpoint, endpoint, failure, read, task, teacher
+from tests.serving.test_remote_teacher import FakeEndpoint, annotations_of, endpoint, failure, task, teacher
 
 __all__ = ("endpoint", "task")  # fixtures
 
@@ -28,7 +28,7 @@ def test_a_redirect_that_loses_the_request_says_where_it_leads(
     for reply in (failure(405, "Method Not Allowed"), page):
         endpoint.replies = [Reply(301, {"Location": "/v2/chat/completions", "Content-Length": "0"}), reply]
         with pytest.raises(RequestError, match=rf"leads on to {endpoint.url}/v2, where .* --teacher {endpoint.url}/v2"):
-            read(teacher(endpoint, task), tmp_path, "snow")
+            annotations_of(teacher(endpoint, task), tmp_path, "snow")
 
 
 def test_a_proxy_that_cannot_be_used_is_bad_input_that_names_its_variable(
@@ -40,7 +40,7 @@ def test_a_proxy_that_cannot_be_used_is_bad_input_that_names_its_variable(
         monkeypatch.delenv(name, raising=False)
     reader = remote_teacher("https://host/v1", "large", task, take_shots(task, 4, 0), RemoteSettings())
     with pytest.raises(InputError, match="HTTPS_PROXY names"):
-        read(reader, tmp_path, "snow")
+        annotations_of(reader, tmp_path, "snow")
 
 
 @pytest.mark.parametrize(
@@ -58,9 +58,9 @@ def test_tokens_that_nobody_counted_are_reckoned_so_that_a_limit_on_costs_holds(
     parts = [{"type": "thinking", "thinking": ["hm"]}, {"type": "text", "text": "warm"}, {"text": None}]
     for content in ("warm", parts):
         body = {"choices": [{"message": {"content": content}}], "usage": usage}
-        said = read_completion(json.dumps(body).encode(), 40)
-        assert said.texts == ("warm",)
-        assert (said.prompt_tokens, said.output_tokens) == tokens
+        completion = read_completion(json.dumps(body).encode(), 40)
+        assert completion.texts == ("warm",)
+        assert (completion.prompt_tokens, completion.output_tokens) == tokens
 
 
 def test_why_a_text_has_no_label_is_told_with_the_number_of_such(
@@ -73,28 +73,28 @@ def test_why_a_text_has_no_label_is_told_with_the_number_of_such(
     write_jsonl(tmp_path / "notes.jsonl", [{"text": text} for text in ("Deep snow.", "A stolen card.", " ")])
     usual = endpoint.usual
     flagged = failure(400, "The content filter was triggered.")
-    monkeypatch.setattr(endpoint, "usual", lambda one: flagged if b"stolen" in one.body else usual(one))
+    monkeypatch.setattr(endpoint, "usual", lambda request: flagged if b"stolen" in request.body else usual(request))
     command = ["annotate", str(tmp_path / "task.toml"), "--unlabelled", str(tmp_path / "notes.jsonl"), "--quiet"]
     command += ["--teacher", f"{endpoint.url}/v1", "--teacher-model", "large"]
     assert main([*command, "--out", str(tmp_path)]) == 2
     assert "is a folder, and the table needs a name" in capfd.readouterr().err
     assert main([*command, "--out", str(tmp_path / "out.csv")]) == 0
-    said = capfd.readouterr().out
-    assert "1 row could not be read; of the first: The content filter was triggered.\n" in said
-    assert "1 row without a text." in said and "3 rows in" in said
+    out = capfd.readouterr().out
+    assert "1 row could not be read; of the first: The content filter was triggered.\n" in out
+    assert "1 row without a text." in out and "3 rows in" in out
 
 
 def test_what_nobody_would_be_asked_with_is_refused_and_not_passed_over(task: Task, tmp_path: Path) -> None:
     write_jsonl(tmp_path / "notes.jsonl", [{"text": "Deep snow."}])
     notes, limits = tmp_path / "notes.jsonl", RemoteSettings(max_requests=1)
-    for given, said in (
+    for arguments, message in (
         ({"teacher_model": "large"}, "--teacher-model is a model at an address"),
         ({"key": "k"}, "--key is for a service at an address"),
         ({"remote": limits}, "needs its model: give teacher_model"),
         ({"by": "http://host/v1", "remote": limits}, "needs its model: give teacher_model"),
     ):
-        with pytest.raises(InputError, match=said):
-            fourshot.distill(task, unlabelled=notes, folder=tmp_path / "out", **given)
+        with pytest.raises(InputError, match=message):
+            fourshot.distill(task, unlabelled=notes, folder=tmp_path / "out", **arguments)
     with pytest.raises(InputError, match="needs its model"):
         fourshot.annotate(task, notes, tmp_path / "out.csv", by="http://host/v1", remote=limits)
     with pytest.raises(InputError, match=r"no text generation task\. Use annotate"):

@@ -39,9 +39,9 @@ class FakeEndpoint(FakeServer):
         self.refuses: tuple[str, ...] = ()  # fields of requests
 
     @property
-    def asked(self) -> list[Received]:
+    def chat_requests(self) -> list[Received]:
         """What was asked of the model."""
-        return [one for one in self.received if one.path == "/v1/chat/completions"]
+        return [request for request in self.received if request.path == "/v1/chat/completions"]
 
     def usual(self, request: Received) -> Reply:
         if request.path == "/v1/models":
@@ -55,10 +55,10 @@ class FakeEndpoint(FakeServer):
             return failure(400, f"Unsupported parameter: {wrong[0]}")
         text = body["messages"][-1]["content"].casefold()
         labels = ["cold", "warm"] if any(word in text for word in COLD_WORDS) else ["warm", "cold"]
-        said = labels[0] if self.says is None else self.says
-        choice: dict[str, Any] = {"message": {"role": "assistant", "content": said}, "finish_reason": "stop"}
+        answer = labels[0] if self.says is None else self.says
+        choice: dict[str, Any] = {"message": {"role": "assistant", "content": answer}, "finish_reason": "stop"}
         if self.tells and body.get("logprobs"):
-            likely = [token(said, 0.8), *([token(labels[1], 0.15)] if self.says is None else [])]
+            likely = [token(answer, 0.8), *([token(labels[1], 0.15)] if self.says is None else [])]
             choice["logprobs"] = {"content": [{**likely[0], "top_logprobs": likely}]}
         choices = [choice] * (body.get("n", 1) if self.gives_n else 1)
         return answered({"choices": choices, "usage": {"prompt_tokens": 100, "completion_tokens": len(choices)}})
@@ -73,8 +73,11 @@ def answered(content: dict[str, Any]) -> Reply:
 
 
 def failure(code: int, message: str, kind: str = "", **headers: str) -> Reply:
-    given = {"Content-Type": "application/json", **{name.replace("_", "-"): value for name, value in headers.items()}}
-    return Reply(code, given, json.dumps({"error": {"message": message, "type": kind, "code": kind}}).encode())
+    reply_headers = {
+        "Content-Type": "application/json",
+        **{name.replace("_", "-"): value for name, value in headers.items()},
+    }
+    return Reply(code, reply_headers, json.dumps({"error": {"message": message, "type": kind, "code": kind}}).encode())
 
 
 @pytest.fixture
@@ -96,17 +99,17 @@ def teacher(server: FakeEndpoint, task: Task, model: str = "large", **settings: 
     return remote_teacher(f"{server.url}/v1", model, task, take_shots(task, 4, 0), RemoteSettings(**settings))
 
 
-def read(reader: NamedReader, folder: Path, *texts: str) -> list[Annotation]:
-    return [one for part in reader.read(folder / "log.txt", ignore)([texts]) for one in part]
+def annotations_of(reader: NamedReader, folder: Path, *texts: str) -> list[Annotation]:
+    return [annotation for part in reader.read(folder / "log.txt", ignore)([texts]) for annotation in part]
 
 
 def test_probabilities_are_of_tokens_and_weighed_by_shots_that_it_has_not_seen(
     endpoint: FakeEndpoint, task: Task, tmp_path: Path
 ) -> None:
     reader = teacher(endpoint, task, price_in=2.0, price_out=10.0)
-    snow, fire = read(reader, tmp_path, "Deep snow.", "A fire.")
+    snow, fire = annotations_of(reader, tmp_path, "Deep snow.", "A fire.")
     assert min(snow.probabilities[1], fire.probabilities[0]) > 0.8
-    first = json.loads(endpoint.asked[1].body)["messages"]
+    first = json.loads(endpoint.chat_requests[1].body)["messages"]
     assert "Answer with one of these labels and nothing else: warm, cold." in first[0]["content"]
     assert [turn["role"] for turn in first] == ["user", "assistant"] * 6 + ["user"], "two of the eight are left out"
     account = reader.account()
@@ -122,18 +125,18 @@ def test_votes_are_sampled_where_it_tells_no_probabilities(
 ) -> None:
     endpoint.tells, endpoint.gives_n = False, gives_n
     reader = teacher(endpoint, task, votes=4)
-    read(reader, tmp_path, "Deep snow.")
-    before = len(endpoint.asked)
-    (fire,) = read(reader, tmp_path, "A fire.")
+    annotations_of(reader, tmp_path, "Deep snow.")
+    before = len(endpoint.chat_requests)
+    (fire,) = annotations_of(reader, tmp_path, "A fire.")
     assert fire.probabilities[0] > 0.8 and fire.agreement == 1.0
-    assert len(endpoint.asked) - before == requests
+    assert len(endpoint.chat_requests) - before == requests
     endpoint.refuses = ("temperature", "max_tokens", "logprobs")  # as reasoning models do
-    (ice,) = read(teacher(endpoint, task, votes=5), tmp_path, "Thick ice.")
+    (ice,) = annotations_of(teacher(endpoint, task, votes=5), tmp_path, "Thick ice.")
     assert ice.probabilities[1] > 0.8
 
 
 @pytest.mark.parametrize(
-    ("said", "masses"),
+    ("completion", "masses"),
     [
         (Completion(texts=("order",), steps=(Step("order", {"order": -0.2, " new": -1.8}),)), (0.82, 0.17)),
         (
@@ -145,8 +148,10 @@ def test_votes_are_sampled_where_it_tells_no_probabilities(
         (Completion(texts=("orderly",), steps=(Step("orderly", {"orderly": -0.1}),)), (0, 0)),
     ],
 )
-def test_answers_are_read_by_the_tokens_that_tell_labels_apart(said: Completion, masses: tuple[float, float]) -> None:
-    assert read_labels(said, ("order", "new order")).masses == pytest.approx(masses, abs=0.01)
+def test_answers_are_read_by_the_tokens_that_tell_labels_apart(
+    completion: Completion, masses: tuple[float, float]
+) -> None:
+    assert read_labels(completion, ("order", "new order")).masses == pytest.approx(masses, abs=0.01)
 
 
 def test_a_long_text_is_read_in_windows_where_that_is_asked_for(
@@ -155,9 +160,9 @@ def test_a_long_text_is_read_in_windows_where_that_is_asked_for(
     shots = take_shots(task, 1, 0)  # none can be left out
     form = PromptFormat(max_text_words=6, long_texts="windows")
     reader = remote_teacher(f"{endpoint.url}/v1", "large", task, shots, RemoteSettings(), form)
-    (answer,) = read(reader, tmp_path, "The day was quite long and ended in deep snow.")
+    (answer,) = annotations_of(reader, tmp_path, "The day was quite long and ended in deep snow.")
     assert answer.probabilities == pytest.approx((0.5, 0.5), abs=0.01) and answer.cut_words == 0
-    assert len(endpoint.asked) == 1 + 2
+    assert len(endpoint.chat_requests) == 1 + 2
     account = reader.account()
     assert account and account.held_out is None
 
@@ -168,8 +173,11 @@ def test_the_names_of_fields_are_no_words_of_a_text_that_were_cut(
     pairs = msgspec.structs.replace(task, fields=("premise", "hypothesis"))
     form = PromptFormat(max_text_words=6)
     reader = remote_teacher(f"{endpoint.url}/v1", "large", pairs, take_shots(task, 1, 0), RemoteSettings(), form)
-    whole, cut = "Premise: Deep snow lay there.\nHypothesis: Snow fell.", "Premise: a b c d e\nHypothesis: Snow fell."
-    assert [one.cut_words for one in read(reader, tmp_path, whole, cut)] == [0, 1]
+    complete, cut = (
+        "Premise: Deep snow lay there.\nHypothesis: Snow fell.",
+        "Premise: a b c d e\nHypothesis: Snow fell.",
+    )
+    assert [annotation.cut_words for annotation in annotations_of(reader, tmp_path, complete, cut)] == [0, 1]
 
 
 def test_labels_that_begin_alike_are_asked_for_by_letters(task: Task) -> None:
@@ -182,16 +190,16 @@ def test_labels_that_begin_alike_are_asked_for_by_letters(task: Task) -> None:
 def test_nothing_is_paid_for_twice(endpoint: FakeEndpoint, task: Task, tmp_path: Path) -> None:
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
-    read(teacher(endpoint, task), tmp_path / "first", "Deep snow.", "A fire.", "A fire.")
-    paid = len(endpoint.asked)
+    annotations_of(teacher(endpoint, task), tmp_path / "first", "Deep snow.", "A fire.", "A fire.")
+    paid = len(endpoint.chat_requests)
     assert paid == 1 + 8 + 2
     reader = teacher(endpoint, task)
-    assert len(read(reader, tmp_path / "second", "A fire.", "Thick ice.")) == 2
-    assert len(endpoint.asked) == paid + 1
+    assert len(annotations_of(reader, tmp_path / "second", "A fire.", "Thick ice.")) == 2
+    assert len(endpoint.chat_requests) == paid + 1
     account = reader.account()
     assert account and (account.requests, account.paid_requests) == (11, 1)
-    read(teacher(endpoint, task, model="large", votes=3), tmp_path / "second", "A fire.")
-    assert len(endpoint.asked) == paid + 1, "votes are not asked for where probabilities are told"
+    annotations_of(teacher(endpoint, task, model="large", votes=3), tmp_path / "second", "A fire.")
+    assert len(endpoint.chat_requests) == paid + 1, "votes are not asked for where probabilities are told"
 
 
 PASSING = [
@@ -207,8 +215,10 @@ PASSING = [
 
 def test_what_passes_is_asked_again(endpoint: FakeEndpoint, task: Task, tmp_path: Path) -> None:
     endpoint.replies = [*PASSING]
-    assert read(teacher(endpoint, task, retries=len(PASSING), concurrency=1), tmp_path, "Deep snow.")[0].probabilities
-    assert len(endpoint.asked) == 1 + 8 + 1 + len(PASSING)
+    assert annotations_of(teacher(endpoint, task, retries=len(PASSING), concurrency=1), tmp_path, "Deep snow.")[
+        0
+    ].probabilities
+    assert len(endpoint.chat_requests) == 1 + 8 + 1 + len(PASSING)
 
 
 @pytest.mark.parametrize(
@@ -229,29 +239,29 @@ def test_what_does_not_pass_ends_it_and_what_was_answered_is_kept(
     endpoint: FakeEndpoint, task: Task, tmp_path: Path, reply: Reply, kind: type[FourshotError], message: str
 ) -> None:
     texts = [f"snow {number}" for number in range(20)]
-    read(teacher(endpoint, task), tmp_path, "Deep snow.")
-    endpoint.replies = [*[endpoint.usual(endpoint.asked[-1])] * 5, *[reply] * 40]
+    annotations_of(teacher(endpoint, task), tmp_path, "Deep snow.")
+    endpoint.replies = [*[endpoint.usual(endpoint.chat_requests[-1])] * 5, *[reply] * 40]
     more: dict[str, Any] = {"timeout_s": 1.5, "retries": 0} if reply.do == "hang" else {}
     with pytest.raises(kind, match=message):
-        read(teacher(endpoint, task, concurrency=2, **more), tmp_path, *texts)
-    sent = len(endpoint.asked)
+        annotations_of(teacher(endpoint, task, concurrency=2, **more), tmp_path, *texts)
+    sent = len(endpoint.chat_requests)
     endpoint.replies = []
     endpoint.over.set()
-    assert all(one.probabilities for one in read(teacher(endpoint, task), tmp_path, *texts))
-    assert len(endpoint.asked) == sent + 15, "five were answered before"
+    assert all(annotation.probabilities for annotation in annotations_of(teacher(endpoint, task), tmp_path, *texts))
+    assert len(endpoint.chat_requests) == sent + 15, "five were answered before"
 
 
 def test_a_wrong_model_an_unknown_label_and_nobody_are_told(
     endpoint: FakeEndpoint, task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(RequestError, match=r"answers 404.*It has large\. Name one with --teacher-model"):
-        read(teacher(endpoint, task, model="larger"), tmp_path, "snow")
+        annotations_of(teacher(endpoint, task, model="larger"), tmp_path, "snow")
     endpoint.says = "lukewarm"
     with pytest.raises(InputError, match=r"names no label of any shot.*'lukewarm'"):
-        read(teacher(endpoint, task, votes=1), tmp_path, "snow")
+        annotations_of(teacher(endpoint, task, votes=1), tmp_path, "snow")
     monkeypatch.setattr(endpoint, "url", nobody())
     with pytest.raises(ServiceError, match="nobody answers"):
-        read(teacher(endpoint, task), tmp_path, "snow")
+        annotations_of(teacher(endpoint, task), tmp_path, "snow")
     with pytest.raises(InputError, match="may hold no name, password or query"):
         remote_teacher(f"http://me:{KEY}@host/v1", "large", task, (), RemoteSettings())
 
@@ -266,6 +276,6 @@ def test_a_limit_is_of_all_calls_for_one_table(
     texts = [f"snow {number}" for number in range(9)]
     for _ in range(2):
         with pytest.raises(SpendingLimitError, match=f"is reached: {answered} requests were answered, 0 failed"):
-            read(teacher(endpoint, task, **limit), tmp_path, *texts)
-        assert len(endpoint.asked) == answered, "one that may cost more than is left is not sent"
-    assert len(read(teacher(endpoint, task), tmp_path, *texts)) == 9 and len(endpoint.asked) == 18
+            annotations_of(teacher(endpoint, task, **limit), tmp_path, *texts)
+        assert len(endpoint.chat_requests) == answered, "one that may cost more than is left is not sent"
+    assert len(annotations_of(teacher(endpoint, task), tmp_path, *texts)) == 9 and len(endpoint.chat_requests) == 18

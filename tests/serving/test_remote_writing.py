@@ -47,22 +47,26 @@ class WritingEndpoint(FakeEndpoint):
 
     @property
     def written(self) -> list[Received]:
-        return [one for one in self.asked if b"Write one more" in one.body or b"Answer with what stands" in one.body]
+        return [
+            request
+            for request in self.chat_requests
+            if b"Write one more" in request.body or b"Answer with what stands" in request.body
+        ]
 
     def usual(self, request: Received) -> Reply:
         body: dict[str, Any] = json.loads(request.body) if request.body else {}
-        said = body["messages"][-1]["content"] if body.get("model") == "large" else ""
-        if len(self.asked) >= self.busy_from:
+        prompt = body["messages"][-1]["content"] if body.get("model") == "large" else ""
+        if len(self.chat_requests) >= self.busy_from:
             return failure(429, "slow down")
-        if "Answer with what stands" in said:
-            text = f"It is {said.split('Facts:')[-1].split(chr(10))[1]}."
-        elif "Write one more" in said:
+        if "Answer with what stands" in prompt:
+            text = f"It is {prompt.split('Facts:')[-1].split(chr(10))[1]}."
+        elif "Write one more" in prompt:
             number = next(self.numbers)
             place = PLACES[number % len(PLACES)]
-            if "Facts:" in said:
+            if "Facts:" in prompt:
                 text = f"Sure:\n\nFacts:\n{place} | in | Peru\nText: {place} is in Peru." if number else "I cannot."
             else:
-                weather = "deep snow on the roof" if "labelled cold" in said else "bright sun on the wall"
+                weather = "deep snow on the roof" if "labelled cold" in prompt else "bright sun on the wall"
                 text = self.writes.format(f"The {place} had {weather} at {place}s.")
         else:
             return super().usual(request)
@@ -81,7 +85,12 @@ def draw(reader: NamedReader, folder: Path, settings: RunSettings = SETTINGS) ->
     work = WorkFolder(folder / "teacher")
     work.path.mkdir(parents=True, exist_ok=True)
     assert reader.draw
-    reader.draw(folder / "log.txt", ignore, settings, lambda given: RoundSink(work, reader.task, reader.shots, given))
+    reader.draw(
+        folder / "log.txt",
+        ignore,
+        settings,
+        lambda run_settings: RoundSink(work, reader.task, reader.shots, run_settings),
+    )
     return [(candidate.text, candidate.label, verdict.reason) for candidate, verdict in finished_pairs(work)]
 
 
@@ -89,11 +98,11 @@ def test_it_writes_for_each_class_what_passes_the_filter_and_reads_alike(
     writing: WritingEndpoint, task: Task, tmp_path: Path
 ) -> None:
     drawn = draw(teacher(writing, task), tmp_path)
-    kept = [(text, label) for text, label, reason in drawn if reason == "kept"]
-    assert len([label for _, label in kept if label == "cold"]) == 4 and len(kept) == 8
-    assert all(text.startswith("The ") and ("snow" in text) == (label == "cold") for text, label in kept)
+    kept_texts = [(text, label) for text, label, reason in drawn if reason == "kept"]
+    assert len([label for _, label in kept_texts if label == "cold"]) == 4 and len(kept_texts) == 8
+    assert all(text.startswith("The ") and ("snow" in text) == (label == "cold") for text, label in kept_texts)
     assert len(writing.written) == DRAWN
-    bodies = [json.loads(one.body) for one in writing.written]
+    bodies = [json.loads(request.body) for request in writing.written]
     assert {body["temperature"] for body in bodies} == {1.0} and "logprobs" not in bodies[0]
     again = teacher(writing, task)
     assert draw(again, tmp_path / "elsewhere") == drawn and len(writing.written) == DRAWN, "all of it was kept"
@@ -108,8 +117,8 @@ def test_what_was_answered_before_a_limit_or_a_fault_is_not_paid_twice(
         draw(teacher(writing, task, max_requests=15), tmp_path)
     writing.replies = [*PASSING]
     drawn = draw(teacher(writing, task, retries=len(PASSING), concurrency=1), tmp_path)
-    read = sum(reason in READ_BY_ANNOTATOR for _, _, reason in drawn)
-    assert read > 8 and len(writing.asked) == 1 + 8 + DRAWN + read + len(PASSING)
+    num_read = sum(reason in READ_BY_ANNOTATOR for _, _, reason in drawn)
+    assert num_read > 8 and len(writing.chat_requests) == 1 + 8 + DRAWN + num_read + len(PASSING)
     writing.replies = [failure(503, "sorry")] * 40
     with pytest.raises(ServiceError, match="answers 503"):
         draw(teacher(writing, task), tmp_path / "more", RunSettings(seed=1, generate=SETTINGS.generate))
@@ -119,8 +128,10 @@ def test_what_is_refused_or_says_nothing_is_rejected_and_what_cannot_be_told_is_
     writing: WritingEndpoint, task: Task, tmp_path: Path
 ) -> None:
     writing.writes = ""
-    short = RunSettings(generate=GenerateSettings(per_class=2, max_candidates=6), annotate=ANNOTATE, allow_short=True)
-    assert not any(reason == "kept" for _, _, reason in draw(teacher(writing, task), tmp_path, short))
+    run_settings = RunSettings(
+        generate=GenerateSettings(per_class=2, max_candidates=6), annotate=ANNOTATE, allow_short=True
+    )
+    assert not any(reason == "kept" for _, _, reason in draw(teacher(writing, task), tmp_path, run_settings))
     with pytest.raises(InputError, match=r"variety\.attributes: a remote teacher cannot be told that"):
         draw(teacher(writing, task), tmp_path, RunSettings(variety=VarietySettings(attributes=True)))
 
@@ -132,19 +143,19 @@ def test_the_forecast_has_a_request_for_each_window_and_vote(
     form = PromptFormat(max_text_words=6, long_texts="windows")
     reader = remote_teacher(f"{writing.url}/v1", "large", task, shots, asks, form)
     assert reader.forecast
-    long = "The day was quite long and ended in deep snow."
-    whole = remote_teacher(f"{writing.url}/v1", "large", task, shots, asks)
-    assert whole.forecast and whole.forecast([long], {"annotate": 10}).calls == 1 + 8 + 10
-    assert reader.forecast([long], {"annotate": 10}).stages[1].calls == 20
-    assert "5 answers for each text" in reader.forecast([long], {"annotate": 10}).doubt
+    long_text = "The day was quite long and ended in deep snow."
+    of_whole_texts = remote_teacher(f"{writing.url}/v1", "large", task, shots, asks)
+    assert of_whole_texts.forecast and of_whole_texts.forecast([long_text], {"annotate": 10}).calls == 1 + 8 + 10
+    assert reader.forecast([long_text], {"annotate": 10}).stages[1].calls == 20
+    assert "5 answers for each text" in reader.forecast([long_text], {"annotate": 10}).doubt
     writing.tells = writing.gives_n = False
-    told: list[Event] = []
-    list(reader.read(tmp_path / "log.txt", told.append)([[long]]))
-    known = remote_teacher(f"{writing.url}/v1", "large", task, shots, asks, form).forecast
-    assert known and known([long], {"annotate": 10}).stages[1].calls == 10 * 2 * 5
-    assert any(one.stage == "forecast" and "annotate 100" in one.message for one in told)
-    planned = known([], {"generate": 4, "annotate": 0})
-    assert [(one.stage, one.calls) for one in planned.stages[1:2]] == [("generate", DRAWN)]
+    events: list[Event] = []
+    list(reader.read(tmp_path / "log.txt", events.append)([[long_text]]))
+    forecast_of_known = remote_teacher(f"{writing.url}/v1", "large", task, shots, asks, form).forecast
+    assert forecast_of_known and forecast_of_known([long_text], {"annotate": 10}).stages[1].calls == 10 * 2 * 5
+    assert any(event.stage == "forecast" and "annotate 100" in event.message for event in events)
+    planned = forecast_of_known([], {"generate": 4, "annotate": 0})
+    assert [(stage.stage, stage.calls) for stage in planned.stages[1:2]] == [("generate", DRAWN)]
 
 
 def test_a_remote_teacher_writes_targets_and_the_command_says_what_that_takes(
@@ -162,8 +173,8 @@ def test_a_remote_teacher_writes_targets_and_the_command_says_what_that_takes(
     assert main([*command, "--max-requests", "1"]) == 1
     assert "--max-requests 1 is reached" in capfd.readouterr().err
     assert main(command) == 0
-    said = capfd.readouterr()
-    assert "2 requests to large at" in said.err and "2 of 3 rows" in said.out
+    printed = capfd.readouterr()
+    assert "2 requests to large at" in printed.err and "2 of 3 rows" in printed.out
     assert len(writing.written) == 2
     rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     targets = [row["annotated_target"] for row in rows]
@@ -212,19 +223,22 @@ def test_a_student_is_made_of_what_it_writes_and_nothing_is_paid_twice(
     writing.received.clear()
     writing.busy_from = busy_from
     assert main(command) == 1
-    assert "answers 429: slow down" in capfd.readouterr().err and len(writing.asked) == busy_from
+    assert "answers 429: slow down" in capfd.readouterr().err and len(writing.chat_requests) == busy_from
     writing.busy_from = 1000
     assert main(command) == 0
-    said = capfd.readouterr()
+    printed = capfd.readouterr()
     card = json.loads((tmp_path / "out" / "student" / "student.json").read_text())
     account = card["remote_teacher"]
-    assert len(writing.asked) == 1 + answered == 1 + account["paid_requests"] and f"{answered} requests" in said.out
+    assert (
+        len(writing.chat_requests) == 1 + answered == 1 + account["paid_requests"]
+        and f"{answered} requests" in printed.out
+    )
     if kind == "pairs":
-        assert card["synthetic_pairs"] == 8 and "1 of 9 pairs that the teacher wrote are malformed" in said.out
-        assert "generate 8" in said.err and "the student has room for 64 tokens" in said.out
-        assert "nothing came of train" in said.out
+        assert card["synthetic_pairs"] == 8 and "1 of 9 pairs that the teacher wrote are malformed" in printed.out
+        assert "generate 8" in printed.err and "the student has room for 64 tokens" in printed.out
+        assert "nothing came of train" in printed.out
         assert main(["predict", str(tmp_path / "out"), "Rome " * 200]) == 0
         assert "1 of 1 inputs are longer than the student reads" in capfd.readouterr().err
     assert main(command) == 0
     again = json.loads((tmp_path / "out" / "student" / "student.json").read_text())
-    assert len(writing.asked) == 1 + answered and again["remote_teacher"] == account
+    assert len(writing.chat_requests) == 1 + answered and again["remote_teacher"] == account

@@ -41,8 +41,8 @@ class FakeSupervisor:
     async def _answer(self, request: web.Request) -> web.Response:
         if request.path == "/health":
             return web.Response()
-        known = Keys(self._keys).find(request.headers["Authorization"])
-        about = {"log": self._log.name, "threads": self._threads, "key": known.name if known else ""}
+        key = Keys(self._keys).find(request.headers["Authorization"])
+        about = {"log": self._log.name, "threads": self._threads, "key": key.name if key else ""}
         return web.json_response(about)
 
     async def run(self) -> None:
@@ -109,7 +109,7 @@ def test_an_actor_without_a_server_makes_room_for_another(tmp_path: Path, monkey
 
     ended: list[int] = []
     monkeypatch.setattr(ray_replicas, "Supervisor", Failing)
-    monkeypatch.setattr(ray_replicas, "provide", lambda given: "")
+    monkeypatch.setattr(ray_replicas, "provide", lambda supplied: "")
     monkeypatch.setattr("os._exit", ended.append)
     ray_replicas._Actor(ServeSettings(adapters=str(tmp_path)), "", 0, Supplies(Needs(), None))
     wait_for(lambda: ended)
@@ -139,9 +139,9 @@ def narrow_model(model: str, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def test_replicas_on_one_machine_divide_its_gpus() -> None:
-    seen = [one["CUDA_VISIBLE_DEVICES"] for one in environments(2, {}, ["0", "1", "2", "3", "4"])]
-    assert seen == ["0,1", "2,3"]
-    assert all("CUDA_VISIBLE_DEVICES" not in one for one in environments(2, {}, []))
+    visible = [environment["CUDA_VISIBLE_DEVICES"] for environment in environments(2, {}, ["0", "1", "2", "3", "4"])]
+    assert visible == ["0,1", "2,3"]
+    assert all("CUDA_VISIBLE_DEVICES" not in environment for environment in environments(2, {}, []))
     with pytest.raises(InputError, match="each needs a GPU, and there are 2 here"):
         environments(3, {}, ["0", "GPU-8a2c"])
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from fourshot.serving.settings import Limits
-from tests.serving.app_in_process import Answer, InProcess, asked
+from tests.serving.app_in_process import Answer, InProcess, answer_to
 from tests.waiting import until
 
 gzipped = partial(gzip.compress, mtime=0)  # the same bytes in every process
@@ -30,9 +30,9 @@ TEXT = b'{"input": "The bolt is stuck"}'
     ],
 )
 def test_what_openai_clients_and_gateways_add_is_ignored(added: dict[str, Any]) -> None:
-    answer = asked("POST", DESK, json.dumps({"input": ["x", "y"], **added}).encode())
+    answer = answer_to("POST", DESK, json.dumps({"input": ["x", "y"], **added}).encode())
     assert answer.code == 200, answer
-    assert [one["label"] for one in json.loads(answer.body)["results"]] == ["lock", "lock"]
+    assert [result["label"] for result in json.loads(answer.body)["results"]] == ["lock", "lock"]
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_what_openai_clients_and_gateways_add_is_ignored(added: dict[str, Any]) 
     ],
 )
 def test_what_is_no_request_is_refused_by_name(body: bytes, message: str) -> None:
-    answer = asked("POST", DESK, body)
+    answer = answer_to("POST", DESK, body)
     assert answer.code == 400 and message in answer.error["message"], answer
 
 
@@ -79,11 +79,11 @@ def test_what_is_no_request_is_refused_by_name(body: bytes, message: str) -> Non
     ],
 )
 def test_what_only_looks_strange_is_answered(body: bytes) -> None:
-    assert asked("POST", DESK, body).code == 200
+    assert answer_to("POST", DESK, body).code == 200
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("value", "message"),
     [
         ({"subject": "Door", "body": "It is stuck"}, ""),
         ([{"subject": "Door", "body": "It is stuck"}, "Subject: Door\nBody: Stuck"], ""),
@@ -94,15 +94,15 @@ def test_what_only_looks_strange_is_answered(body: bytes) -> None:
         ({"subject": "a", "body": 3}, "$.input"),
     ],
 )
-def test_an_input_with_fields_is_an_object(given: Any, message: str) -> None:
-    answer = asked("POST", "/v1/classify/split", json.dumps({"input": given}).encode())
+def test_an_input_with_fields_is_an_object(value: Any, message: str) -> None:
+    answer = answer_to("POST", "/v1/classify/split", json.dumps({"input": value}).encode())
     assert answer.code == (400 if message else 200), answer
     assert not message or message in answer.error["message"]
-    assert "Give a string" in asked("POST", DESK, b'{"input": {"subject": "a"}}').error["message"]
+    assert "Give a string" in answer_to("POST", DESK, b'{"input": {"subject": "a"}}').error["message"]
 
 
 def packed(body: bytes, encoding: str, **more: Any) -> Answer:
-    return asked("POST", DESK, body, [("Content-Encoding", encoding), ("Content-Length", str(len(body)))], **more)
+    return answer_to("POST", DESK, body, [("Content-Encoding", encoding), ("Content-Length", str(len(body)))], **more)
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "GZIP", "x-gzip", "deflate", "identity", "identity, gzip", ""])
@@ -122,14 +122,14 @@ def test_a_message_does_not_repeat_all_that_was_sent() -> None:
         (DESK, json.dumps({"input": "x", "method": "y" * 50_000})),
         (f"/v1/classify/{'y' * 5000}", TEXT.decode()),
     ]:
-        answer = asked("POST", path, body.encode())
+        answer = answer_to("POST", path, body.encode())
         assert "yyy" in answer.error["message"] and len(answer.body) < 1000
 
 
 def test_members_of_a_gzip_file_are_one_body() -> None:
     assert packed(gzipped(TEXT[:9]) + gzipped(TEXT[9:]), "gzip").code == 200
-    many = packed(gzipped(b"") * 1000 + gzipped(TEXT), "gzip")  # 50,000 fit into a body, and took seconds
-    assert (many.code, many.error["type"]) == (400, "bad_encoding")
+    of_many = packed(gzipped(b"") * 1000 + gzipped(TEXT), "gzip")  # 50,000 fit into a body, and took seconds
+    assert (of_many.code, of_many.error["type"]) == (400, "bad_encoding")
 
 
 @pytest.mark.parametrize(
@@ -145,16 +145,16 @@ def test_members_of_a_gzip_file_are_one_body() -> None:
     ],
 )
 def test_a_body_that_cannot_be_unpacked_says_why(body: bytes, encoding: str, code: int, kind: str) -> None:
-    answer = packed(body, encoding, made=lambda: InProcess(Limits(max_body_bytes=1000)))
+    answer = packed(body, encoding, make_app=lambda: InProcess(Limits(max_body_bytes=1000)))
     assert (answer.code, answer.error["type"]) == (code, kind)
     assert ("gzip" in answer.headers.get("accept-encoding", "")) == (code == 415)
 
 
-@pytest.mark.parametrize("given", ["", "0", "-5", "1.5", "soon", "9" * 16, "٣", "\xb2"])
-def test_a_deadline_is_a_whole_number_of_milliseconds(given: str) -> None:
-    answer = asked("POST", DESK, TEXT, [("X-Deadline-Ms", given.encode())])
-    assert answer.code == (400 if given else 200)
-    if given:
+@pytest.mark.parametrize("value", ["", "0", "-5", "1.5", "soon", "9" * 16, "٣", "\xb2"])
+def test_a_deadline_is_a_whole_number_of_milliseconds(value: str) -> None:
+    answer = answer_to("POST", DESK, TEXT, [("X-Deadline-Ms", value.encode())])
+    assert answer.code == (400 if value else 200)
+    if value:
         assert answer.error["type"] == "bad_deadline"
 
 
@@ -179,13 +179,13 @@ def test_what_cannot_be_answered_by_its_deadline_is_refused_at_once_and_what_was
 
 def test_a_client_that_leaves_is_no_fault_of_the_service() -> None:
     async def run() -> dict[int, float]:
-        made = InProcess()
-        made.scorer.answers.clear()
-        asking = asyncio.create_task(made.service.classify("desk", TEXT))
-        await until(lambda: made.service.tasks(False).tasks[0].in_flight == 1)
+        app = InProcess()
+        app.scorer.answers.clear()
+        asking = asyncio.create_task(app.service.classify("desk", TEXT))
+        await until(lambda: app.service.tasks(False).tasks[0].in_flight == 1)
         asking.cancel()
         await asyncio.wait([asking])
-        counted = made.service.metrics.requests
+        counted = app.service.metrics.requests
         return {code: counted.labels("desk", "icl", code)._value.get() for code in (499, 500)}
 
     assert asyncio.run(run()) == {499: 1, 500: 0}

@@ -32,7 +32,7 @@ class FakeReplica:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.asked: list[tuple[str, str, bytes]] = []
+        self.requests: list[tuple[str, str, bytes]] = []
         self.askers: list[str] = []
         self.answer_with = 200
         self.break_next = 0
@@ -53,7 +53,7 @@ class FakeReplica:
         if request.path == "/health":
             return web.Response(status=200)
         assert request.headers["Authorization"] == f"Bearer {KEY}"
-        self.asked.append((request.method, request.path_qs, await request.read()))
+        self.requests.append((request.method, request.path_qs, await request.read()))
         self.askers.append(request.headers.get("X-Fourshot-Asker", ""))
         if self.break_next:
             self.break_next -= 1
@@ -84,7 +84,7 @@ def routed(
 
     async def run() -> None:
         fakes = [FakeReplica(str(index)) for index in range(number)]
-        replicas = [Replica(index, await one.start()) for index, one in enumerate(fakes)]
+        replicas = [Replica(index, await fake.start()) for index, fake in enumerate(fakes)]
         router = Router(replicas, Limits(timeout_s=timeout_s), KEY)
         await router.open()
         watching = asyncio.create_task(router.watch())
@@ -121,9 +121,9 @@ def routed(
         finally:
             watching.cancel()
             await router.close()
-            for one in fakes:
-                if one.runner is not None:
-                    await one.runner.cleanup()
+            for fake in fakes:
+                if fake.runner is not None:
+                    await fake.runner.cleanup()
 
     asyncio.run(run())
 
@@ -155,7 +155,7 @@ def test_a_busy_home_is_passed_over() -> None:
         home = int((await ask("/v1/classify/popular"))[1]["by"])
         fakes[home].answers.clear()
         asking = asyncio.gather(*(ask("/v1/classify/popular") for _ in range(60)))
-        await until(lambda: len(fakes[1 - home].asked) > 5)
+        await until(lambda: len(fakes[1 - home].requests) > 5)
         fakes[home].answers.set()
         answers = await asking
         by = Counter(answer["by"] for _, answer in answers)
@@ -174,17 +174,17 @@ def test_no_request_is_lost_with_its_replica(fault: str) -> None:
             fakes[home].answer_with = 503
         answers = await asyncio.gather(*(ask("/v1/classify/a", body=b'{"input": "x"}') for _ in range(5)))
         assert {(code, answer["by"]) for code, answer in answers} == {(200, str(1 - home))}
-        assert fakes[1 - home].asked[-1] == ("POST", "/v1/classify/a", b'{"input": "x"}')
+        assert fakes[1 - home].requests[-1] == ("POST", "/v1/classify/a", b'{"input": "x"}')
 
     routed(test)
 
 
 def test_where_all_are_away_it_waits_a_while_then_says_so() -> None:
     async def test(router: Router, fakes: list[FakeReplica], ask: Ask) -> None:
-        for one in fakes:
-            assert one.runner is not None
-            await one.runner.cleanup()
-            one.runner = None
+        for fake in fakes:
+            assert fake.runner is not None
+            await fake.runner.cleanup()
+            fake.runner = None
         await until(lambda: not any(replica.well for replica in router.replicas))
         assert (await ask("/health"))[0] == 503
         code, answer = await ask("/v1/classify/a")
@@ -198,8 +198,8 @@ def test_a_key_for_some_tasks_sees_and_asks_no_others() -> None:
         key = Key(name="k", sha256="", tasks=("a",))
         assert (await ask("/v1/classify/b", key=key))[0] == 403
         assert (await ask("/v1/classify/a", key=key))[0] == 200
-        assert [one["task"] for one in (await ask("/v1/tasks", key=key))[1]["tasks"]] == ["a"]
-        assert [one["task"] for one in (await ask("/v1/tasks"))[1]["tasks"]] == ["a", "b"]
+        assert [info["task"] for info in (await ask("/v1/tasks", key=key))[1]["tasks"]] == ["a"]
+        assert [info["task"] for info in (await ask("/v1/tasks"))[1]["tasks"]] == ["a", "b"]
         for fake in fakes:
             fake.answer_with = 400  # to `?all=2`
         assert (await ask("/v1/tasks", key=key))[0] == 400
@@ -210,7 +210,7 @@ def test_a_key_for_some_tasks_sees_and_asks_no_others() -> None:
 def test_paths_and_queries_arrive_as_they_were_sent() -> None:
     async def test(router: Router, fakes: list[FakeReplica], ask: Ask) -> None:
         await ask("/v1/tasks", query=b"all=1&x=%2f")
-        assert ("POST", "/v1/tasks?all=1&x=%2f") in {one[:2] for replica in fakes for one in replica.asked}
+        assert ("POST", "/v1/tasks?all=1&x=%2f") in {request[:2] for replica in fakes for request in replica.requests}
 
     routed(test)
 
@@ -225,8 +225,8 @@ def test_a_replica_gets_the_address_without_a_slash_the_body_unpacked_and_whose_
             (b"x-fourshot-asker", b"somebody"),
         ]
         assert (await ask("/v1/classify/a/", body=body, app=Guard(router, Limits()), more=more))[0] == 200
-        (asked,) = [one for replica in fakes for one in replica.asked]
-        assert asked == ("POST", "/v1/classify/a", text)
+        (request,) = [request for replica in fakes for request in replica.requests]
+        assert request == ("POST", "/v1/classify/a", text)
         assert [asker for replica in fakes for asker in replica.askers] == ["192.0.2.1"]
 
     routed(test)
@@ -249,8 +249,8 @@ def test_headers_that_the_router_takes_are_taken_by_its_replicas_too(tmp_path: P
     async def run() -> None:
         limits = Limits(timeout_s=5)
         with listen("127.0.0.1", 0) as listening:
-            own = replica_settings(ServeSettings(adapters="", limits=limits), "127.0.0.1", listening, tmp_path)
-        async with serving(fine, own.limits) as port:
+            own_settings = replica_settings(ServeSettings(adapters="", limits=limits), "127.0.0.1", listening, tmp_path)
+        async with serving(fine, own_settings.limits) as port:
             router = Router([Replica(0, f"http://127.0.0.1:{port}")], limits, KEY)
             await router.open()
             watching = asyncio.create_task(router.watch())

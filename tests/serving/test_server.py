@@ -28,7 +28,7 @@ from fourshot.pipeline.synthesis.prompts import PromptFormat, reading_prompt
 from fourshot.pipeline.tasks.task_file import load_task
 from fourshot.pipeline.tasks.types import Example
 from fourshot.serving.app.registry import InContext, write_in_context
-from fourshot.serving.clients.remote.asking import Way, requests_for
+from fourshot.serving.clients.remote.asking import RequestMode, requests_for
 from fourshot.serving.clients.remote.completions import Completion, read_labels
 from fourshot.serving.clients.remote.endpoint import Endpoint
 from fourshot.serving.clients.remote.settings import RemoteSettings
@@ -68,27 +68,29 @@ __all__ = (
 
 def test_all_adapters_of_the_folder_are_tasks(service: RunningService, cards: dict[str, AdapterCard]) -> None:
     listed = service.tasks()
-    assert {one["task"]: one["adapter"] for one in listed["tasks"]} == {name: card.name for name, card in cards.items()}
+    assert {info["task"]: info["adapter"] for info in listed["tasks"]} == {
+        name: card.name for name, card in cards.items()
+    }
     assert listed["tasks"][0]["labels"] == ["good-label", "bad-label"]
 
 
 def test_adapters_differ_so_that_a_mixed_up_one_would_show(offline: dict[str, np.ndarray]) -> None:
     """By more than answers may differ from those offline; among tasks with equally many labels."""
-    for one, other in itertools.combinations(offline.values(), 2):
-        assert one.shape != other.shape or np.abs(one - other).max() > 1.5 * TOLERANCE
+    for left, right in itertools.combinations(offline.values(), 2):
+        assert left.shape != right.shape or np.abs(left - right).max() > 1.5 * TOLERANCE
 
 
 def test_each_answers_alone_as_it_does_offline(
     service: RunningService, cards: dict[str, AdapterCard], offline: dict[str, np.ndarray]
 ) -> None:
     for name, card in cards.items():
-        found = np.concatenate([probabilities(service.classify(name, {"input": text}), card.task) for text in TEXTS])
-        assert np.abs(found - offline[name]).max() < TOLERANCE, name
+        served = np.concatenate([probabilities(service.classify(name, {"input": text}), card.task) for text in TEXTS])
+        assert np.abs(served - offline[name]).max() < TOLERANCE, name
         answer = service.classify(name, {"input": TEXTS}).json()
         assert answer["adapter"] == card.name
-        for one, row in zip(answer["results"], offline[name], strict=True):
-            assert row[card.task.label_names.index(one["label"])] > row.max() - 2 * TOLERANCE
-        assert answer["usage"]["prompt_tokens"] == sum(one["prompt_tokens"] for one in answer["results"])
+        for result, row in zip(answer["results"], offline[name], strict=True):
+            assert row[card.task.label_names.index(result["label"])] > row.max() - 2 * TOLERANCE
+        assert answer["usage"]["prompt_tokens"] == sum(result["prompt_tokens"] for result in answer["results"])
         questions = answer["usage"]["completion_tokens"] / len(TEXTS)
         assert (questions > 1) == (name == "task-5"), "only whole words of several tokens take more than one"
 
@@ -102,18 +104,18 @@ def test_each_answers_the_same_among_others_and_the_base(
     def completed(_: int) -> str:
         return str(service.http.post("/v1/completions", json=prompt).json()["choices"][0]["text"])
 
-    def asked(name: str) -> float:
+    def difference(name: str) -> float:
         answer = service.classify(name, {"input": TEXTS})
         while answer.status_code == 429:
             time.sleep(0.2)
             answer = service.classify(name, {"input": TEXTS})
-        found = probabilities(answer, cards[name].task)
-        return float(np.abs(found - offline[name]).max())
+        served = probabilities(answer, cards[name].task)
+        return float(np.abs(served - offline[name]).max())
 
     alone = completed(0)
     with ThreadPoolExecutor(24) as pool:
         completion = [pool.submit(completed, number) for number in range(8)]
-        errors = list(pool.map(asked, list(cards) * 4))
+        errors = list(pool.map(difference, list(cards) * 4))
         assert max(errors) < TOLERANCE
         assert {answer.result() for answer in completion} == {alone}
 
@@ -137,10 +139,10 @@ def test_in_context_it_answers_with_the_base_and_the_shots_of_the_card(
 def test_answers_have_times_and_counts(service: RunningService, cards: dict[str, AdapterCard]) -> None:
     answer = service.classify("task-0", {"input": TEXTS}).json()
     filler = cards["task-0"].filler
-    assert filler and {one["cached_tokens"] for one in answer["results"]} == {filler.prefix_tokens}
-    for one in answer["results"]:
-        assert 0 <= one["queue_ms"] <= answer["total_ms"]
-        assert 0 < one["model_ms"] <= answer["total_ms"]
+    assert filler and {result["cached_tokens"] for result in answer["results"]} == {filler.prefix_tokens}
+    for result in answer["results"]:
+        assert 0 <= result["queue_ms"] <= answer["total_ms"]
+        assert 0 < result["model_ms"] <= answer["total_ms"]
     lines = service.http.get("/metrics").text
     for name in ("requests_total", "latency_seconds_bucket", "labels_total", "cached_tokens_total"):
         assert f"fourshot_{name}{{" in lines, name
@@ -178,20 +180,26 @@ def test_a_model_behind_vllm_s_own_routes_is_a_teacher(
     task = load_task(write_task(tmp_path))
     shots = [Example(text=text, label=label) for text, label in ((WARM[0], "warm"), (COLD[0], "cold"))]
     url, model = f"{service.address}/v1", "SmolLM2-135M-Instruct"
-    ways = (Way(route="chat", likely=20), Way(route="completions", likely=20), Way(route="chat"))
-    for way in ways:
+    modes = (
+        RequestMode(route="chat", likely=20),
+        RequestMode(route="completions", likely=20),
+        RequestMode(route="chat"),
+    )
+    for mode in modes:
         with Endpoint(url, model, RemoteSettings(), "tests") as endpoint:
-            asked = [requests_for(task, text, shots, way, RemoteSettings())[0] for text in TEXTS]
-            said = [one for one in endpoint.ask(asked) if isinstance(one, Completion)]
-        assert [len(one.texts) for one in said] == [1 if way.likely else RemoteSettings().votes] * len(TEXTS)
-        if way.route == "completions":
-            found = np.array([read_labels(one, task.label_words).masses for one in said])
+            requests = [requests_for(task, text, shots, mode, RemoteSettings())[0] for text in TEXTS]
+            completions = [completion for completion in endpoint.ask(requests) if isinstance(completion, Completion)]
+        assert [len(completion.texts) for completion in completions] == [
+            1 if mode.likely else RemoteSettings().votes
+        ] * len(TEXTS)
+        if mode.route == "completions":
+            masses = np.array([read_labels(completion, task.label_words).masses for completion in completions])
             prompts = [reading_prompt(task, text, PromptFormat(), shots) for text in TEXTS]
             offline = np.exp(apply(NONE, vllm_engine.score(prompts, task.label_words)))
-            assert np.abs(found / found.sum(axis=1, keepdims=True) - offline).max() < TOLERANCE
+            assert np.abs(masses / masses.sum(axis=1, keepdims=True) - offline).max() < TOLERANCE
     reader = remote_teacher(url, model, task, shots, RemoteSettings())
     (answers,) = reader.read(tmp_path / "log.txt", ignore)([TEXTS])
-    assert all(sum(one.probabilities) == pytest.approx(1, abs=1e-5) for one in answers)
+    assert all(sum(answer.probabilities) == pytest.approx(1, abs=1e-5) for answer in answers)
     account = reader.account()
     assert account and account.asked == "chat, probabilities of tokens" and account.requests == len(TEXTS) + 1
     assert account.paid_requests == 1, "the texts were answered above"
@@ -225,7 +233,7 @@ def test_a_task_without_an_adapter_is_answered_in_context_until_it_has_one(
     task = task_of("young", ("warm", "cold"))
     shots = tuple(Example(text=f"a {label.word} day", label=label.name) for label in task.labels)
     file = write_in_context(folder, InContext(task=task, shots=shots))
-    wait_for(lambda: "young" in {one["task"] for one in service.tasks()["tasks"]})
+    wait_for(lambda: "young" in {info["task"] for info in service.tasks()["tasks"]})
     answer = service.classify("young", {"input": "a warm evening"}).json()
     assert (answer["method"], answer["adapter"], len(answer["results"][0]["probabilities"])) == ("icl", "", 2)
     refused = service.classify("young", {"input": "x", "method": "adapter"})
@@ -237,7 +245,7 @@ def test_a_task_without_an_adapter_is_answered_in_context_until_it_has_one(
     wait_for(lambda: version_of(service, "young") == "")
     assert service.classify("young", {"input": "a warm evening"}).json()["method"] == "icl"
     file.unlink()
-    wait_for(lambda: "young" not in {one["task"] for one in service.tasks()["tasks"]})
+    wait_for(lambda: "young" not in {info["task"] for info in service.tasks()["tasks"]})
 
 
 def test_a_broken_adapter_harms_nothing_and_is_listed(
@@ -246,8 +254,8 @@ def test_a_broken_adapter_harms_nothing_and_is_listed(
     broken = make_adapter(folder, cards["task-8"].task, seed=77)
     with (broken / "adapter_model.safetensors").open("r+b") as file:
         file.truncate(100_000)
-    wait_for(lambda: any(one["path"] == broken.name for one in service.tasks(True)["refused"]))
-    (reason,) = [one["reason"] for one in service.tasks(True)["refused"] if one["path"] == broken.name]
+    wait_for(lambda: any(refusal["path"] == broken.name for refusal in service.tasks(True)["refused"]))
+    (reason,) = [refusal["reason"] for refusal in service.tasks(True)["refused"] if refusal["path"] == broken.name]
     assert "not those that its card names" in reason
     assert service.classify("task-8", {"input": "x"}).json()["adapter"] == cards["task-8"].name
     assert service.tasks()["refused"] == []
@@ -257,16 +265,16 @@ def test_a_broken_adapter_harms_nothing_and_is_listed(
 def test_a_broken_copy_of_an_adapter_does_not_hide_the_whole_one(
     service: RunningService, folder: Path, tmp_path: Path
 ) -> None:
-    whole = make_adapter(tmp_path, task_of("twice"), seed=55)
-    copy = Path(shutil.copytree(whole, folder / "a-copy"))  # stands before the whole one in the folder
+    intact = make_adapter(tmp_path, task_of("twice"), seed=55)
+    copy = Path(shutil.copytree(intact, folder / "a-copy"))  # stands before the whole one in the folder
     os.truncate(copy / "adapter_model.safetensors", 50_000)
-    wait_for(lambda: "a-copy" in {one["path"] for one in service.tasks(True)["refused"]})
-    shutil.copytree(whole, folder / ".making")
-    (folder / ".making").rename(folder / whole.name)
-    wait_for(lambda: version_of(service, "twice") == whole.name)
-    assert "a-copy" in {one["path"] for one in service.tasks(True)["refused"]}
+    wait_for(lambda: "a-copy" in {refusal["path"] for refusal in service.tasks(True)["refused"]})
+    shutil.copytree(intact, folder / ".making")
+    (folder / ".making").rename(folder / intact.name)
+    wait_for(lambda: version_of(service, "twice") == intact.name)
+    assert "a-copy" in {refusal["path"] for refusal in service.tasks(True)["refused"]}
     shutil.rmtree(copy)
-    shutil.rmtree(folder / whole.name)
+    shutil.rmtree(folder / intact.name)
     wait_for(lambda: version_of(service, "twice") == "")
 
 
@@ -313,7 +321,7 @@ def test_a_task_whose_only_version_is_damaged_answers_on(service: RunningService
     os.truncate(adapter / "adapter_model.safetensors", 100_000)
     wait_for(lambda: "fourshot_damaged_adapters 1.0" in service.http.get("/metrics").text)
     assert service.classify("hurt", {"input": "x"}).json()["adapter"] == adapter.name
-    (reason,) = [one["reason"] for one in service.tasks(True)["refused"] if one["path"] == adapter.name]
+    (reason,) = [refusal["reason"] for refusal in service.tasks(True)["refused"] if refusal["path"] == adapter.name]
     assert "answered on" in reason
     shutil.rmtree(adapter)
     wait_for(lambda: version_of(service, "hurt") == "")
@@ -379,14 +387,14 @@ def test_an_engine_that_is_killed_is_started_again_and_no_answer_is_wrong(
 
 def test_a_shutdown_answers_what_was_accepted(service: RunningService) -> None:
     with ThreadPoolExecutor(8) as pool:
-        asked = [pool.submit(service.classify, f"task-{n}", {"input": TEXTS * 2}) for n in range(8)]
+        futures = [pool.submit(service.classify, f"task-{n}", {"input": TEXTS * 2}) for n in range(8)]
         engines = service.engines()
         wait_for(lambda: sum(info["in_flight"] for info in service.tasks()["tasks"]) >= 16)  # some of it waits
         service.process.send_signal(signal.SIGTERM)
         codes = []
-        for one in asked:
+        for future in futures:
             try:
-                codes.append(one.result().status_code)
+                codes.append(future.result().status_code)
             except httpx.TransportError:
                 codes.append(0)
     assert set(codes) <= {200, 429}

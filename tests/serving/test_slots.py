@@ -23,8 +23,8 @@ def contents(tmp_path_factory: pytest.TempPathFactory) -> FolderContents:
     return Registry(root, base_named(None)).read()
 
 
-def settings(**given: Any) -> ServeSettings:
-    return ServeSettings(adapters="unused", **given)
+def settings(**values: Any) -> ServeSettings:
+    return ServeSettings(adapters="unused", **values)
 
 
 def test_slots_and_rank_follow_the_adapters(contents: FolderContents) -> None:
@@ -38,8 +38,8 @@ def test_slots_and_rank_follow_the_adapters(contents: FolderContents) -> None:
 
 
 def test_what_is_given_is_kept(contents: FolderContents) -> None:
-    given = settings(max_loras=7, max_cpu_loras=9, max_lora_rank=32, kv_cache_bytes=300 * MIB)
-    fitted = fit(given, resolve_model(None), contents, FREE)
+    chosen = settings(max_loras=7, max_cpu_loras=9, max_lora_rank=32, kv_cache_bytes=300 * MIB)
+    fitted = fit(chosen, resolve_model(None), contents, FREE)
     assert (fitted.max_loras, fitted.max_cpu_loras, fitted.max_lora_rank) == (7, 9, 32)
     assert fitted.kv_cache_bytes == 300 * MIB
 
@@ -56,8 +56,13 @@ def test_little_memory_keeps_fewer_adapters_in_it(contents: FolderContents) -> N
 
 def test_the_cache_has_room_for_what_every_adapter_keeps_there(contents: FolderContents) -> None:
     crowd = FolderContents(adapters=[contents.adapters[0]] * 500, refused=[], pins={})
-    few, many = (fit(settings(), resolve_model(None), these, FREE).kv_cache_bytes for these in (contents, crowd))
-    assert many - few == 497 * 32 * 2 * 30 * 3 * 64 * 2, "a block of 32 tokens each: keys, values, 30 layers, 3 heads"
+    small_cache, large_cache = (
+        fit(settings(), resolve_model(None), folder_contents, FREE).kv_cache_bytes
+        for folder_contents in (contents, crowd)
+    )
+    assert large_cache - small_cache == 497 * 32 * 2 * 30 * 3 * 64 * 2, (
+        "a block of 32 tokens each: keys, values, 30 layers, 3 heads"
+    )
 
 
 def test_what_cannot_fit_is_refused_with_what_takes_the_room(contents: FolderContents) -> None:

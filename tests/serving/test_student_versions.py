@@ -60,7 +60,7 @@ def test_students_alone_need_no_base_model_and_all_else_does(tmp_path: Path, mon
         for served in (root, root / "desk", distilled, student):
             settings, fitted, contents = complete(ServeSettings(adapters=str(served)))
             assert settings.students_only and fitted is None
-            assert [one.name for one in contents.adapters] == [student.name] and not contents.refused
+            assert [adapter.name for adapter in contents.adapters] == [student.name] and not contents.refused
     assert not complete(ServeSettings(adapters=str(student), vllm_arguments=("--disable-log-stats",)))[0].students_only
     make_adapter(root, OTHER)
     settings, fitted, _ = complete(ServeSettings(adapters=str(root)))
@@ -95,12 +95,12 @@ def test_texts_wait_before_a_busy_student_and_who_gives_up_leaves_nothing_there(
     body = json.dumps({"input": ["a text of some length, so to say"] * 200}).encode()
 
     async def run() -> None:
-        many = asyncio.create_task(service.classify("other", body, Asker(name="many")))
+        bulk = asyncio.create_task(service.classify("other", body, Asker(name="many")))
         while not batches:
             await asyncio.sleep(0.01)
-        one = asyncio.create_task(service.classify("other", b'{"input": "one"}', Asker(name="one")))
+        single = asyncio.create_task(service.classify("other", b'{"input": "one"}', Asker(name="one")))
         gate.set()
-        assert (await one).results[0].label and len((await many).results) == 200
+        assert (await single).results[0].label and len((await bulk).results) == 200
         gate.clear()
         students.dispatcher._done_tokens, students.dispatcher._busy_s = 100.0, 1.0  # tokens/s: it is slow now
         waiting = asyncio.create_task(service.classify("other", body, Asker(name="many")))
@@ -129,8 +129,8 @@ def test_a_student_that_fails_is_a_fault_and_others_go_on(tmp_path: Path, monkey
     monkeypatch.setattr(version.model, "logits", fails)  # type: ignore[attr-defined]
 
     async def run() -> list[Any]:
-        asked = [service.classify(task, b'{"input": ["a", "b"]}') for task in ("other", "task-0")]
-        return await asyncio.gather(*asked, return_exceptions=True)
+        calls = [service.classify(task, b'{"input": ["a", "b"]}') for task in ("other", "task-0")]
+        return await asyncio.gather(*calls, return_exceptions=True)
 
     failed, answered = asyncio.run(run())
     assert isinstance(failed, AdapterError) and len(answered.results) == 2

@@ -61,10 +61,10 @@ def service(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         yield started
 
 
-def said(student: Path) -> np.ndarray:
+def predicted(student: Path) -> np.ndarray:
     """What `predict` says of the texts, [num_texts, num_labels]."""
     with LocalClassifier(student) as classifier:
-        return np.array([list(one.probabilities.values()) for one in classifier.predict(TEXTS)])
+        return np.array([list(prediction.probabilities.values()) for prediction in classifier.predict(TEXTS)])
 
 
 def test_students_alone_are_served_as_adapters_are_and_without_vllm(service: RunningService, folder: Path) -> None:
@@ -72,16 +72,16 @@ def test_students_alone_are_served_as_adapters_are_and_without_vllm(service: Run
     mapped = [Path(f"/proc/{process.pid}/maps").read_text() for process in service.processes()]
     assert len(mapped) == 2 and not any("/vllm/" in libraries for libraries in mapped), "the command and the server"
     listed = service.tasks()
-    assert listed["base_model"] == "" and [one["methods"] for one in listed["tasks"]] == [["student"]]
+    assert listed["base_model"] == "" and [info["methods"] for info in listed["tasks"]] == [["student"]]
     assert (listed["tasks"][0]["student"], listed["tasks"][0]["teacher"]) == (student.name, "a committee")
     answer = service.classify("task-0", {"input": TEXTS}).json()
     assert (answer["method"], answer["adapter"]) == ("student", student.name)
-    found = np.array([list(one["probabilities"].values()) for one in answer["results"]])
-    assert np.abs(found - said(student)).max() < 1e-5
-    assert [one.get("cut_words", 0) > 0 for one in answer["results"]] == [False, False, True, False]
-    assert answer["usage"]["prompt_tokens"] == sum(one["prompt_tokens"] for one in answer["results"])
+    served = np.array([list(result["probabilities"].values()) for result in answer["results"]])
+    assert np.abs(served - predicted(student)).max() < 1e-5
+    assert [result.get("cut_words", 0) > 0 for result in answer["results"]] == [False, False, True, False]
+    assert answer["usage"]["prompt_tokens"] == sum(result["prompt_tokens"] for result in answer["results"])
     unsure = service.classify("task-0", {"input": TEXTS, "coverage": 0.25}).json()["results"]
-    assert {one["label"] for one in unsure} - {None} != {one["label"] for one in unsure}
+    assert {result["label"] for result in unsure} - {None} != {result["label"] for result in unsure}
     lines = service.http.get("/metrics").text
     assert 'fourshot_requests_total{code="200",method="student",task="task-0"}' in lines
     assert service.http.get("/health").status_code == service.http.head("/metrics").status_code == 200
@@ -95,7 +95,7 @@ def test_students_come_and_go_under_load_and_every_answer_is_of_the_version_it_n
     service: RunningService, folder: Path
 ) -> None:
     (first,) = folder.iterdir()
-    expected = {first.name: said(first)}
+    expected = {first.name: predicted(first)}
     stop, wrong = threading.Event(), []
 
     def ask() -> int:
@@ -106,8 +106,8 @@ def test_students_come_and_go_under_load_and_every_answer_is_of_the_version_it_n
                 wrong.append(answer.text)
                 continue
             body, answered = answer.json(), answered + 1
-            found = np.array([list(one["probabilities"].values()) for one in body["results"]])
-            if np.abs(found - expected[body["adapter"]]).max() > 1e-5:
+            served = np.array([list(result["probabilities"].values()) for result in body["results"]])
+            if np.abs(served - expected[body["adapter"]]).max() > 1e-5:
                 wrong.append(body)
         return answered
 
@@ -115,7 +115,7 @@ def test_students_come_and_go_under_load_and_every_answer_is_of_the_version_it_n
         asking = [pool.submit(ask) for _ in range(4)]
         try:
             second = make_student(folder.parent, TASK, seed=1)
-            expected[second.name] = said(second)
+            expected[second.name] = predicted(second)
             shutil.copytree(second, folder / second.name)
             wait_for(lambda: version_of(service, "task-0") == second.name)
             write_pins(folder, {"task-0": first.name})
@@ -136,27 +136,27 @@ def test_students_come_and_go_under_load_and_every_answer_is_of_the_version_it_n
             wait_for(lambda: version_of(service, "task-0") == second.name)
         finally:
             stop.set()
-        assert all(one.result() > 0 for one in asking)
+        assert all(future.result() > 0 for future in asking)
     assert not wrong, wrong[0]
-    reasons = " ".join(one["reason"] for one in service.tasks(True)["refused"])
+    reasons = " ".join(refusal["reason"] for refusal in service.tasks(True)["refused"])
     assert "started for students alone" in reasons and "not those that its card names" in reasons
 
 
 def test_a_shutdown_answers_what_was_accepted(service: RunningService) -> None:
     with ThreadPoolExecutor(8) as pool:
-        asked = [pool.submit(service.classify, "task-0", {"input": TEXTS * 4}) for _ in range(8)]
+        futures = [pool.submit(service.classify, "task-0", {"input": TEXTS * 4}) for _ in range(8)]
         wait_for(lambda: '{code="200",method="student"' in service.http.get("/metrics").text)
         service.process.send_signal(signal.SIGTERM)
-        codes = [_code(one) for one in asked]
+        codes = [_code(future) for future in futures]
     assert set(codes) <= {200, 503, 0} and 200 in codes
     assert service.process.wait(30) == 0
 
 
-def _code(asked: Any) -> int:
+def _code(future: Any) -> int:
     import httpx
 
     try:
-        return int(asked.result().status_code)
+        return int(future.result().status_code)
     except httpx.TransportError:  # it came when nobody listened any more
         return 0
 

@@ -71,7 +71,7 @@ def server_does(folder: Path, *work: str) -> str:
     return str(script)
 
 
-def made(folder: Path, listening: socket.socket) -> Supervisor:
+def make_supervisor(folder: Path, listening: socket.socket) -> Supervisor:
     return Supervisor(ServeSettings(adapters=str(folder)), listening, folder / "log.txt", lambda _: None)
 
 
@@ -89,7 +89,7 @@ def test_a_server_that_never_gets_ready_ends_the_command_with_its_last_words(
 ) -> None:
     monkeypatch.setattr(sys, "executable", server_does(tmp_path, "print('no memory', file=sys.stderr)", "sys.exit(3)"))
     with pytest.raises(FourshotError, match=r"(?s)cannot be started \(exit code 3\).*no memory.*log\.txt"):
-        asyncio.run(made(tmp_path, listen("127.0.0.1", 0)).run())
+        asyncio.run(make_supervisor(tmp_path, listen("127.0.0.1", 0)).run())
 
 
 def test_a_server_that_once_was_ready_is_tried_three_times_more(
@@ -99,7 +99,7 @@ def test_a_server_that_once_was_ready_is_tried_three_times_more(
     ready_once = ("note(f'start-{start}')", "start or lifecycle.at_start.ready()", "sys.exit(3)")
     monkeypatch.setattr(sys, "executable", server_does(tmp_path, *ready_once))
     with pytest.raises(FourshotError, match="cannot be started"):
-        asyncio.run(made(tmp_path, listen("127.0.0.1", 0)).run())
+        asyncio.run(make_supervisor(tmp_path, listen("127.0.0.1", 0)).run())
     assert sorted(file.name for file in tmp_path.glob("start-*")) == [f"start-{number}" for number in range(4)]
 
 
@@ -111,7 +111,7 @@ def test_while_a_dead_server_starts_again_its_address_answers_503(
 
     async def run() -> httpx.Response:
         listening = listen("127.0.0.1", 0)
-        supervised = made(tmp_path, listening)
+        supervised = make_supervisor(tmp_path, listening)
         serving = asyncio.create_task(supervised.run())
         await until((tmp_path / "start-1").exists)
         async with httpx.AsyncClient() as client:
@@ -166,7 +166,7 @@ def test_a_server_that_is_being_made_when_it_is_stopped_ends_at_once(
     monkeypatch.setattr(sys, "executable", server_does(tmp_path, "signal.pause()"))
 
     async def run() -> None:
-        supervised = made(tmp_path, listen("127.0.0.1", 0))
+        supervised = make_supervisor(tmp_path, listen("127.0.0.1", 0))
         begin = asyncio.create_subprocess_exec
 
         async def begun(*words: str, **settings: Any) -> asyncio.subprocess.Process:

@@ -41,18 +41,18 @@ def test_a_student_annotates_and_is_asked_like_an_adapter(
     (answers,) = teacher.read(tmp_path / "log", ignore)([texts])
     with LocalClassifier(student) as classifier:
         assert isinstance(classifier, LocalStudent)
-        said = classifier.predict(texts)
-        assert [one.label for one in classifier.predict(texts, abstain_below=1.0)] == [None, None]
+        predictions = classifier.predict(texts)
+        assert [prediction.label for prediction in classifier.predict(texts, abstain_below=1.0)] == [None, None]
         with pytest.raises(InputError, match="no out-of-scope rule"):
             classifier.predict(texts, none_of_these=True)
         with pytest.raises(InputError, match="no prompt"):
             classifier.explain(texts)
-    for answer, prediction in zip(answers, said, strict=True):
+    for answer, prediction in zip(answers, predictions, strict=True):
         assert answer.probabilities == pytest.approx(tuple(prediction.probabilities.values()), abs=1e-5)
 
     assert main(["predict", str(student), *texts, "--json"]) == 0
     lines = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
-    assert [line["label"] for line in lines[:2]] == [one.label for one in said]
+    assert [line["label"] for line in lines[:2]] == [prediction.label for prediction in predictions]
     assert lines[2] == {"type": "result", "student": str(student), "texts": 2}
 
     write_jsonl(tmp_path / "notes.jsonl", [{"text": text, "n": n} for n, text in enumerate(texts)])
@@ -60,7 +60,7 @@ def test_a_student_annotates_and_is_asked_like_an_adapter(
     assert main([*annotate, "--unlabelled", str(tmp_path / "notes.jsonl"), "--quiet"]) == 0
     written = (tmp_path / "out.csv").read_text().splitlines()
     assert written[0] == ("text,n,annotated_label,annotated_probability,annotated_agreement,annotated_by,p_warm,p_cold")
-    assert written[1].startswith(f"a red barn,0,{said[0].label},") and f",{student.name}," in written[1]
+    assert written[1].startswith(f"a red barn,0,{predictions[0].label},") and f",{student.name}," in written[1]
     assert "2 rows" in capfd.readouterr().out
 
     (tmp_path / "notes.csv").write_bytes("text\nein grüner Baum\nSchnee".encode("cp1252"))
@@ -75,7 +75,11 @@ def test_a_student_annotates_and_is_asked_like_an_adapter(
 def test_a_student_says_how_much_of_a_text_it_does_not_read(student: Path, tmp_path: Path) -> None:
     texts = ["x " * 30, "x " * 33, "short"]
     with LocalClassifier(student) as classifier:
-        assert [said.cut_words for said in classifier.predict(texts)] == [0, 3, 0]  # 32 tokens, two of them special
+        assert [prediction.cut_words for prediction in classifier.predict(texts)] == [
+            0,
+            3,
+            0,
+        ]  # 32 tokens, two of them special
     (answers,) = find_teacher(student).read(tmp_path / "log", ignore)([texts])
     assert [answer.cut_words for answer in answers] == [0, 3, 0]
 
@@ -115,9 +119,9 @@ def test_no_service_takes_a_student_for_an_adapter(student: Path, tmp_path: Path
 
 def test_another_s_labels_a_key_for_a_folder_and_nobody_are_refused(student: Path, tmp_path: Path) -> None:
     task = load_task(student / "task.toml")
-    other = msgspec.structs.replace(task, labels=(Label(name="cold"), Label(name="warm")))
+    other_task = msgspec.structs.replace(task, labels=(Label(name="cold"), Label(name="warm")))
     with pytest.raises(InputError, match="tells apart warm, cold"):
-        find_teacher(student, other)
+        find_teacher(student, other_task)
     with pytest.raises(InputError, match="--key is for a service"):
         find_teacher(student, task, key="k")
     with pytest.raises(InputError, match="needs no base model"):
@@ -148,10 +152,10 @@ def test_a_service_that_refuses_a_text_or_so_many_at_once_is_asked_for_the_other
     tone = Task(name="tone", instruction="Sort.", noun="text", labels=(Label(name="good"), Label(name="other")))
     texts = ["so good", "a long text", "very good", "another long text", "all good"]
     with served(NarrowService()) as service:
-        read = find_teacher(service.url, tone).read(tmp_path / "log.txt", ignore)
-        said = [one for part in read([texts]) for one in part]
-        assert [bool(one.probabilities) for one in said] == [True, False, True, False, True]
-        assert "too long" in said[1].fault
+        annotate = find_teacher(service.url, tone).read(tmp_path / "log.txt", ignore)
+        annotations = [annotation for part in annotate([texts]) for annotation in part]
+        assert [bool(annotation.probabilities) for annotation in annotations] == [True, False, True, False, True]
+        assert "too long" in annotations[1].fault
         with pytest.raises(ServiceError, match=r"reads none of 8 texts: .*too long"):
             list(find_teacher(service.url, tone).read(tmp_path / "log.txt", ignore)([["too long"] * 8]))
 
@@ -161,4 +165,4 @@ def test_a_plan_shows_a_service_the_key_too(tmp_path: Path) -> None:
     tone = Task(name="tone", instruction="Sort.", noun="text", labels=(Label(name="good"), Label(name="bad")))
     with served(FakeService()) as service:
         assert plan_annotation(tone, tmp_path / "notes.csv", by=service.url, key="fs-k") is None
-        assert {one.headers["Authorization"] for one in service.received} == {"Bearer fs-k"}
+        assert {request.headers["Authorization"] for request in service.received} == {"Bearer fs-k"}

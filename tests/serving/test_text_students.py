@@ -43,9 +43,11 @@ def test_the_writer_in_torch_alone_writes_what_transformers_does(tmp_path: Path)
     prompts = [writing_prompt(FACTS, text) for text in INPUTS]
     writer = LlamaWriter(student)
     engine = TransformersEngine(EngineSettings(model=str(student), kind="transformers", max_model_len=128))
-    said = {one.prompt_index: one for one in engine.sample(prompts, greedy(40))}
+    by_index = {completion.prompt_index: completion for completion in engine.sample(prompts, greedy(40))}
     assert writer.encode(prompts) == engine.encode(prompts)
-    expected = [(said[n].text.strip(), said[n].finish_reason == "stop", said[n].num_tokens) for n in range(3)]
+    expected = [
+        (by_index[n].text.strip(), by_index[n].finish_reason == "stop", by_index[n].num_tokens) for n in range(3)
+    ]
     assert writer.write(prompts, 40) == expected and len({text for text, _, _ in expected}) == 3
     assert [writer.write([prompt], 40)[0] for prompt in prompts] == expected, "whatever stands beside a text"
 
@@ -74,17 +76,17 @@ def test_each_route_answers_for_its_kind_and_says_where_the_other_is_asked(tmp_p
     with fourshot.Generator(student) as generator:
         expected = generator.generate(INPUTS)
         assert generator.generate(iter(INPUTS)) == expected  # type: ignore[arg-type]
-        for wrong, said in ((np.array([["x"]]), "got one ndarray"), (["x", None], "the input at 1 is None")):
-            with pytest.raises(InputError, match=said):
+        for wrong, message in ((np.array([["x"]]), "got one ndarray"), (["x", None], "the input at 1 is None")):
+            with pytest.raises(InputError, match=message):
                 generator.generate(wrong)  # type: ignore[arg-type]
-    assert [one.text for one in answer.results] == [one.text for one in expected]
-    assert [one.completion_tokens for one in answer.results] == [one.completion_tokens for one in expected]
-    assert answer.usage.total_tokens == sum(one.prompt_tokens + one.completion_tokens for one in expected)
-    assert answer.student == student.name and {one.finish_reason for one in answer.results} <= {"stop", "length"}
-    told = refused(service, "classify", "facts", {"input": "x"})
-    assert (told.code, told.kind) == (400, "writes_texts") and "/v1/generate/facts" in str(told)
-    told = refused(service, "generate", "desk", {"input": "x"})
-    assert (told.code, told.kind) == (400, "has_labels") and "/v1/classify/desk" in str(told)
+    assert [result.text for result in answer.results] == [result.text for result in expected]
+    assert [result.completion_tokens for result in answer.results] == [result.completion_tokens for result in expected]
+    assert answer.usage.total_tokens == sum(result.prompt_tokens + result.completion_tokens for result in expected)
+    assert answer.student == student.name and {result.finish_reason for result in answer.results} <= {"stop", "length"}
+    refusal = refused(service, "classify", "facts", {"input": "x"})
+    assert (refusal.code, refusal.kind) == (400, "writes_texts") and "/v1/generate/facts" in str(refusal)
+    refusal = refused(service, "generate", "desk", {"input": "x"})
+    assert (refusal.code, refusal.kind) == (400, "has_labels") and "/v1/classify/desk" in str(refusal)
     assert refused(service, "generate", "facts", {"input": "x", "method": "icl"}).kind == "no_icl"
     assert refused(service, "generate", "facts", {"input": {"a": "b"}}).kind == "bad_request"
     assert refused(service, "generate", "facts", {"input": ["x"] * 5}).kind == "too_many_texts"
@@ -113,9 +115,9 @@ def test_a_service_of_such_students_alone_loads_neither_vllm_nor_transformers(
     mapped = [Path(f"/proc/{process.pid}/maps").read_text() for process in service.processes()]
     assert len(mapped) == 2 and not any("/vllm/" in libraries for libraries in mapped)
     with fourshot.Generator(student) as generator:
-        expected = [one.text for one in generator.generate(INPUTS)]
+        expected = [result.text for result in generator.generate(INPUTS)]
     with fourshot.Client(service.address) as client:
-        assert [one.text for one in client.generate("facts", INPUTS, batch=2)] == expected
+        assert [result.text for result in client.generate("facts", INPUTS, batch=2)] == expected
         with pytest.raises(RequestError, match="writes texts"):
             client.predict("facts", INPUTS)
     assert main(["predict", "--url", service.address, "facts", *INPUTS]) == 0
@@ -141,12 +143,12 @@ def test_a_table_gets_targets_and_a_kill_costs_a_part(
     monkeypatch.setattr("fourshot.serving.clients.writers.FEW", 1000)  # no vLLM
     command = ["annotate", str(student), "--unlabelled", str(tmp_path / "facts.jsonl")]
     command += ["--out", str(tmp_path / "out.jsonl")]
-    whole = fourshot.Generator.generate
+    generate = fourshot.Generator.generate
 
     def killed(generator: fourshot.Generator, inputs: list[str]) -> Any:
         if len(inputs) > 1 and inputs[-1] == "oslo" and len(inputs) < 32:
             raise KeyboardInterrupt
-        return whole(generator, inputs)
+        return generate(generator, inputs)
 
     with monkeypatch.context() as patch:
         patch.setattr(fourshot.Generator, "generate", killed)
@@ -158,8 +160,10 @@ def test_a_table_gets_targets_and_a_kill_costs_a_part(
     written = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     with fourshot.Generator(student) as generator:
         expected = generator.generate(INPUTS)
-    assert [one["annotated_target"] for one in written[:3]] == [one.text if one.is_whole else None for one in expected]
-    assert [one["n"] for one in written] == list(range(45)) and MOST_WRITTEN > 1
+    assert [row["annotated_target"] for row in written[:3]] == [
+        result.text if result.is_whole else None for result in expected
+    ]
+    assert [row["n"] for row in written] == list(range(45)) and MOST_WRITTEN > 1
     assert main([*command, "--abstain-below", "0.5"]) == 2
     assert "for tasks with labels" in capfd.readouterr().err
     with pytest.raises(InputError, match="is no student that writes"):

@@ -26,7 +26,7 @@ from fourshot.training.lora.examples import OnStep
 from fourshot.training.lora.memory import base_bytes
 
 SWITCH = "FOURSHOT_TRAIN_AT_ONCE"  # environment: how many, where `Placement.at_once` does not say
-MOST = 8
+MOST_AT_ONCE = 8
 WEIGHTS_TIMES, BESIDE_BYTES = 2, 2 << 30  # memory of one training: so many times its weights, and so much
 SHARE = 0.8  # of the free memory, for all of them
 
@@ -60,31 +60,31 @@ class JobFailed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
     message: str
 
 
-def width(model: str, jobs: int, wanted: int = 0) -> Width:
-    """For ``jobs`` trainings of ``model``, a checkpoint folder. ``wanted``: how many at once; 0: as many as fit."""
+def width(model: str, jobs: int, requested: int = 0) -> Width:
+    """For ``jobs`` trainings of ``model``, a checkpoint folder. ``requested``: how many at once; 0: as many as fit."""
     cores, devices = available_cores(), tuple(gpus(os.environ))
-    asked = wanted or _asked_for()
-    most = min(jobs, asked or min(cores, MOST))
-    threads = max(1, cores // max(1, most))
-    if most > 1 and not asked:
-        most = min(most, _that_fit(model, devices))
-    return Width(at_once=max(1, most), threads=threads, gpus=devices)
+    limit = requested or _from_environment()
+    at_once = min(jobs, limit or min(cores, MOST_AT_ONCE))
+    threads = max(1, cores // max(1, at_once))
+    if at_once > 1 and not limit:
+        at_once = min(at_once, _that_fit(model, devices))
+    return Width(at_once=max(1, at_once), threads=threads, gpus=devices)
 
 
-def _asked_for() -> int:
-    given = os.environ.get(SWITCH, "")
-    if given and not given.isdecimal():
-        raise InputError(f"{SWITCH} is {given!r}. It is a number of trainings, 0 for as many as fit.")
-    return int(given or 0)
+def _from_environment() -> int:
+    setting = os.environ.get(SWITCH, "")
+    if setting and not setting.isdecimal():
+        raise InputError(f"{SWITCH} is {setting!r}. It is a number of trainings, 0 for as many as fit.")
+    return int(setting or 0)
 
 
 def _that_fit(model: str, devices: Sequence[str]) -> int:
-    each = WEIGHTS_TIMES * base_bytes(model) + BESIDE_BYTES
+    bytes_each = WEIGHTS_TIMES * base_bytes(model) + BESIDE_BYTES
     if not devices:
-        return int(SHARE * free_bytes() / each)
+        return int(SHARE * free_bytes() / bytes_each)
     if not are_shared(devices):
         return len(devices)
-    return int(SHARE * free_gpu_bytes(list(devices)) / each) * len(devices)
+    return int(SHARE * free_gpu_bytes(list(devices)) / bytes_each) * len(devices)
 
 
 def do_jobs_at_once(
@@ -105,8 +105,8 @@ def do_jobs_at_once(
         with ChildProcess("fourshot.training.jobs.at_once", log, environment=environment) as child:
             children.append(child)
             child.send(Hired(model=model, store=str(store)))
-            while (given := _taken(waiting)) is not None:
-                number, job = given
+            while (numbered_job := _next_job(waiting)) is not None:
+                number, job = numbered_job
                 child.send(job)
                 if failure := _followed(child, job, partial(on_step, number)):
                     failed.append(failure)
@@ -127,14 +127,14 @@ def do_jobs_at_once(
 def _longest_first(jobs: Sequence[tuple[int, TrainingJob]]) -> list[tuple[int, TrainingJob]]:
     """So that a long one that comes last does not keep one process busy while the others wait."""
 
-    def steps(numbered: tuple[int, TrainingJob]) -> int:
-        job = numbered[1]
+    def steps(numbered_job: tuple[int, TrainingJob]) -> int:
+        job = numbered_job[1]
         return job.settings.planned_steps(len(job.examples), len(job.labels))
 
     return sorted(jobs, key=steps, reverse=True)
 
 
-def _taken(waiting: "deque[tuple[int, TrainingJob]]") -> tuple[int, TrainingJob] | None:
+def _next_job(waiting: "deque[tuple[int, TrainingJob]]") -> tuple[int, TrainingJob] | None:
     try:
         return waiting.popleft()
     except IndexError:

@@ -45,11 +45,11 @@ def cluster(address: str, spins: str = TRAIN_SPINS) -> Iterator[None]:
             _check_answering(address)
             ray.init(address=address, **quiet)
     except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
-        why = str(error).rstrip(".")
+        reason = str(error).rstrip(".")
         if isinstance(error, ray.exceptions.RayError):  # of a token, above all; Ray's own words are for "auto"
-            why = f"{why.splitlines()[0]} (a cluster with tokens: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN)"
+            reason = f"{reason.splitlines()[0]} (a cluster with tokens: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN)"
         raise InputError(
-            f"There is no Ray cluster at {address!r}: {why}. Give 'local' to start Ray on this machine, 'auto' on a "
+            f"There is no Ray cluster at {address!r}: {reason}. Give 'local' to start Ray on this machine, 'auto' on a "
             "machine of a cluster (`ray start`), or the address of its head, like 10.0.0.1:6379."
         ) from error
     try:
@@ -78,9 +78,11 @@ def nodes(together: int = 1) -> dict[str, int]:
     """
     import ray
 
-    kind, each = ("GPU", together) if has_gpus() else ("CPU", CORES_PER_DEVICE * together)
-    every = {node["NodeID"]: int(node["Resources"].get(kind, 0) // each) for node in ray.nodes() if node["Alive"]}
-    return {node: devices for node, devices in every.items() if devices}
+    kind, per_device = ("GPU", together) if has_gpus() else ("CPU", CORES_PER_DEVICE * together)
+    devices_of = {
+        node["NodeID"]: int(node["Resources"].get(kind, 0) // per_device) for node in ray.nodes() if node["Alive"]
+    }
+    return {node: devices for node, devices in devices_of.items() if devices}
 
 
 def on_node(node: str, *, soft: bool = False) -> Any:
@@ -117,19 +119,19 @@ def _check_answering(address: str) -> None:
     """
     from ray._private import services
 
-    named, at = address, ""
+    bootstrap, origin = address, ""
     if address == "auto":
-        named = os.environ.get("RAY_ADDRESS", "")
-        at = f"RAY_ADDRESS is {named!r}: " if named else ""
-        if named in ("", "auto"):
-            named = services.canonicalize_bootstrap_address_or_die("auto")
-            at = f"{named}, where one was started: "
-    scheme, _, place = named.rpartition("://")
-    if named == "local" or scheme not in ("", "ray"):  # Ray has clients of others
+        bootstrap = os.environ.get("RAY_ADDRESS", "")
+        origin = f"RAY_ADDRESS is {bootstrap!r}: " if bootstrap else ""
+        if bootstrap in ("", "auto"):
+            bootstrap = services.canonicalize_bootstrap_address_or_die("auto")
+            origin = f"{bootstrap}, where one was started: "
+    scheme, _, place = bootstrap.rpartition("://")
+    if bootstrap == "local" or scheme not in ("", "ray"):  # Ray has clients of others
         return
     host, _, port = place.rpartition(":")
     if not (host and port.isdigit() and int(port) < 1 << 16):
-        raise ValueError(f"{at}{named!r} is no HOST:PORT")
+        raise ValueError(f"{origin}{bootstrap!r} is no HOST:PORT")
     try:
         with socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S) as connection:
             if os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true"):
@@ -137,8 +139,8 @@ def _check_answering(address: str) -> None:
             connection.sendall(GREETING)
             frame = connection.recv(9)
     except TimeoutError:
-        raise TimeoutError(f"{at}nobody answered within {CONNECT_S:.0f} s") from None
+        raise TimeoutError(f"{origin}nobody answered within {CONNECT_S:.0f} s") from None
     except OSError as error:
-        raise OSError(f"{at}{error}") from error
+        raise OSError(f"{origin}{error}") from error
     if frame[3:4] != b"\x04":
-        raise OSError(f"{at}what listens there is no Ray")
+        raise OSError(f"{origin}what listens there is no Ray")

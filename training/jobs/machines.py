@@ -69,8 +69,8 @@ def supplies(
     )
     if store:
         store.mkdir(parents=True, exist_ok=True)
-        for left in store.glob(f"{PROBE}*"):  # of a driver that was killed
-            left.unlink(missing_ok=True)
+        for leftover in store.glob(f"{PROBE}*"):  # of a driver that was killed
+            leftover.unlink(missing_ok=True)
         (store / probe).write_text(probe, encoding="utf-8")
     actor = _beside_the_driver(giver or Giver, model) if needs.model else None
     try:
@@ -91,36 +91,38 @@ def _beside_the_driver(kind: "type[Giver]", model: str) -> Any:
     """
     import ray
 
-    here = ray.get_runtime_context().get_node_id()
-    placed = ray.remote(num_cpus=0, scheduling_strategy=on_node(here, soft=True))(kind)
+    driver_node = ray.get_runtime_context().get_node_id()
+    placed = ray.remote(num_cpus=0, scheduling_strategy=on_node(driver_node, soft=True))(kind)
     for _ in range(PLACINGS):
         actor = placed.remote(model)
         with suppress(ray.exceptions.RayActorError):
-            if ray.get(actor.node.remote()) == here:
+            if ray.get(actor.node.remote()) == driver_node:
                 return actor
         ray.kill(actor)
         time.sleep(PLACING_S)
-    raise FourshotError(f"Ray placed nothing on its own machine {here[:8]} in {PLACINGS} tries: is it overloaded?")
+    raise FourshotError(
+        f"Ray placed nothing on its own machine {driver_node[:8]} in {PLACINGS} tries: is it overloaded?"
+    )
 
 
-def check_machines(given: Supplies, nodes: Collection[str]) -> None:
+def check_machines(supplied: Supplies, nodes: Collection[str]) -> None:
     """Have each of these nodes see to its needs, at the same time. Raises InputError that names all that cannot."""
-    folders = msgspec.structs.replace(given.needs, model="")
+    folders = msgspec.structs.replace(supplied.needs, model="")
     faults = _faults(Supplies(folders, None), nodes, ANSWER_S)
-    if not faults and given.needs.model:
-        faults = _faults(given, nodes, None)  # a large model takes as long as it takes
+    if not faults and supplied.needs.model:
+        faults = _faults(supplied, nodes, None)  # a large model takes as long as it takes
     if faults:
         raise InputError(
             f"{len(faults)} of {len(nodes)} machines of the Ray cluster cannot take part:\n" + "\n".join(faults)
         )
 
 
-def _faults(given: Supplies, nodes: Collection[str], timeout_s: float | None) -> list[str]:
+def _faults(supplied: Supplies, nodes: Collection[str], timeout_s: float | None) -> list[str]:
     import ray
 
-    needs = given.needs
+    needs = supplied.needs
     task = ray.remote(num_cpus=0, max_retries=0)(_check)
-    calls = [task.options(scheduling_strategy=on_node(node)).remote(given) for node in nodes]
+    calls = [task.options(scheduling_strategy=on_node(node)).remote(supplied) for node in nodes]
     names = {node["NodeID"]: f"{node['NodeManagerHostname']}-{node['NodeManagerAddress']}" for node in ray.nodes()}
     faults = []
     for node, call in zip(nodes, calls, strict=True):
@@ -142,12 +144,12 @@ def _faults(given: Supplies, nodes: Collection[str], timeout_s: float | None) ->
     return faults
 
 
-def _check(given: Supplies) -> tuple[str, str]:
+def _check(supplied: Supplies) -> tuple[str, str]:
     """On a machine: its name, and what is wrong with it."""
     try:
-        provide(given)
-        if store := given.needs.store:
-            (Path(store) / f"{given.needs.probe}-{machine_name()}").touch()
+        provide(supplied)
+        if store := supplied.needs.store:
+            (Path(store) / f"{supplied.needs.probe}-{machine_name()}").touch()
     except (FourshotError, OSError) as error:
         return machine_name(), str(error)
     return machine_name(), ""
@@ -160,12 +162,12 @@ def machine_name() -> str:
     return f"{os.uname().nodename}-{ray.util.get_node_ip_address()}"
 
 
-def provide(given: Supplies) -> str:
+def provide(supplied: Supplies) -> str:
     """On a machine: see to its needs. Returns the model's folder there.
 
     Raises InputError for a folder that is not shared, or not there; FourshotError where the model cannot be had.
     """
-    needs = given.needs
+    needs = supplied.needs
     if needs.store and not (Path(needs.store) / needs.probe).exists():
         raise InputError(
             f"the folder {needs.store} is not that of the command's machine. Mount one folder on all machines, under "
@@ -179,7 +181,7 @@ def provide(given: Supplies) -> str:
     if not needs.model:
         return ""
     if needs.content not in _models:
-        _models[needs.content] = str(_fetched(needs, given.giver))
+        _models[needs.content] = str(_fetched(needs, supplied.giver))
     return _models[needs.content]
 
 
@@ -192,16 +194,17 @@ def _fetched(needs: Needs, giver: Any) -> Path:
     def is_whole(folder: Path) -> bool:
         return folder.is_dir() and content_hash(folder) == needs.content
 
-    own = Path(needs.model)
-    if is_whole(own):
-        return own
-    kept = home() / "models" / f"{own.name}-{needs.content}"
+    original = Path(needs.model)
+    if is_whole(original):
+        return original
+    copy = home() / "models" / f"{original.name}-{needs.content}"
     try:
-        return made_once(kept, is_whole, lambda folder: _fetch(folder, giver))
+        return made_once(copy, is_whole, lambda folder: _fetch(folder, giver))
     except OSError as error:
         raise FourshotError(
-            f"the base model {own} is not on this machine, and could not be fetched into {kept.parent}: {error}. Put a "
-            f"copy at {own}, make room, or set {HOME_VARIABLE} to another folder where this machine's `ray start` runs."
+            f"the base model {original} is not on this machine, and could not be fetched into {copy.parent}: {error}. "
+            f"Put a copy at {original}, make room, or set {HOME_VARIABLE} to another folder where this machine's "
+            "`ray start` runs."
         ) from error
 
 
@@ -212,13 +215,13 @@ def _fetch(folder: Path, giver: Any) -> None:
     try:
         with staged_folder(folder.parent, folder.name) as staged:
             for name, size, digest in ray.get(giver.files.remote()):
-                got = hashlib.sha256()
+                received = hashlib.sha256()
                 with (staged / name).open("wb") as file:
                     for start in range(0, size, PIECE_BYTES):
                         piece = ray.get(giver.piece.remote(name, start))
-                        got.update(piece)
+                        received.update(piece)
                         file.write(piece)
-                if got.hexdigest() != digest:
+                if received.hexdigest() != digest:
                     raise OSError(f"{name} has not the content that was sent")
             settle(staged, folder, sync=True)
     except ray.exceptions.RayError as error:

@@ -59,9 +59,9 @@ def run_jobs_over_ray(
     if open_jobs:
         with cluster(placement.ray):
             check_devices(placement.gpus_per_job)
-            with supplies(model, store, giver=_Board) as given:
-                check_machines(given, nodes())
-                queue = _Queue(jobs, store.resolve(), given, placement.gpus_per_job, tell)
+            with supplies(model, store, giver=_Board) as supplied:
+                check_machines(supplied, nodes())
+                queue = _Queue(jobs, store.resolve(), supplied, placement.gpus_per_job, tell)
                 for number, outcome in queue.run(open_jobs, on_step):
                     outcomes[number] = outcome
     return [outcome for outcome in outcomes if outcome is not None]
@@ -70,10 +70,12 @@ def run_jobs_over_ray(
 class _Queue:
     """Jobs that Ray has, where each runs, and where it may not be tried again."""
 
-    def __init__(self, jobs: Sequence[TrainingJob], store: Path, given: Supplies, processes: int, tell: Tell) -> None:
+    def __init__(
+        self, jobs: Sequence[TrainingJob], store: Path, supplied: Supplies, processes: int, tell: Tell
+    ) -> None:
         import ray
 
-        self._jobs, self._store, self._given, self._processes, self._tell = jobs, store, given, processes, tell
+        self._jobs, self._store, self._supplied, self._processes, self._tell = jobs, store, supplied, processes, tell
         # max_calls=0: a worker that held a GPU would end after one job otherwise, and the base be opened for each.
         self._task = ray.remote(max_calls=0, max_retries=RETRIES, **device_resources(processes))(_work)
         self._running: dict[Any, int] = {}
@@ -92,11 +94,11 @@ class _Queue:
             self._give(number)
         while self._running:
             ended, _ = ray.wait(list(self._running), timeout=POLL_S)
-            begun, steps = ray.get(self._given.giver.read.remote())
-            self._nodes.update(begun)
-            left = set(self._running.values())  # what is written late is of no use
+            new_nodes, steps = ray.get(self._supplied.giver.read.remote())
+            self._nodes.update(new_nodes)
+            unfinished = set(self._running.values())  # what is written late is of no use
             for number, (step, planned, loss) in sorted(steps.items()):
-                if on_step and number in left:
+                if on_step and number in unfinished:
                     on_step(number, step, planned, loss)
             for reference in ended:
                 number = self._running.pop(reference)
@@ -109,9 +111,9 @@ class _Queue:
             self._look()
 
     def _give(self, number: int, node: str = "") -> None:
-        where = {"scheduling_strategy": on_node(node, soft=True)} if node else {}
+        options = {"scheduling_strategy": on_node(node, soft=True)} if node else {}
         job, store = self._jobs[number], str(self._store)
-        reference = self._task.options(**where).remote(self._given, job, store, number, self._processes)
+        reference = self._task.options(**options).remote(self._supplied, job, store, number, self._processes)
         self._running[reference] = number
 
     def _look(self) -> None:
@@ -149,11 +151,11 @@ class _Queue:
         if failure is not None:
             unfit = self._unfit.setdefault(number, set())
             unfit.add(failure.node)
-            others = [node for node in nodes() if node not in unfit]
-            if not failure.of_machine or not others or len(unfit) > RETRIES:
+            fit_nodes = [node for node in nodes() if node not in unfit]
+            if not failure.of_machine or not fit_nodes or len(unfit) > RETRIES:
                 return FailedJob(key=job.key, kind=failure.kind, message=failure.message)
             self._tell(f"{job.name} is tried on another machine: {failure.message}")
-            self._give(number, others[number % len(others)])
+            self._give(number, fit_nodes[number % len(fit_nodes)])
             return None
         deadline = time.monotonic() + SEEN_S
         while (result := finished(self._store, job)) is None:
@@ -184,29 +186,29 @@ class _Board(Giver):
 
     def read(self) -> tuple[dict[int, str], dict[int, tuple[int, int, float]]]:
         """What was written since the last time."""
-        read = self._nodes, self._steps
+        written = self._nodes, self._steps
         self._nodes, self._steps = {}, {}
-        return read
+        return written
 
 
-def _work(given: Supplies, job: TrainingJob, store: str, number: int, processes: int) -> _Failed | None:
+def _work(supplied: Supplies, job: TrainingJob, store: str, number: int, processes: int) -> _Failed | None:
     """In a worker: do one job; None, or why it failed. Only the death of the worker is for Ray to try again."""
     import ray
 
     from fourshot.training.lora.train import LoraTrainer
 
     node = ray.get_runtime_context().get_node_id()
-    given.giver.begin.remote(number, node)
+    supplied.giver.begin.remote(number, node)
 
     def on_step(step: int, planned: int, loss: float) -> None:
-        given.giver.write.remote(number, step, planned, loss)
+        supplied.giver.write.remote(number, step, planned, loss)
 
     def failed(error: FourshotError | OSError, *, of_machine: bool) -> _Failed:
         message = f"{machine_name()}: {error}" if of_machine else str(error)
         return _Failed(kind=type(error).__name__, message=message, node=node, of_machine=of_machine)
 
     try:
-        model = provide(given)
+        model = provide(supplied)
     except (FourshotError, OSError) as error:
         return failed(error, of_machine=True)
     if finished(Path(store), job) is not None:  # the worker died after the last write, before it could say so

@@ -39,8 +39,8 @@ class Segments:
         keys = torch.cat([torch.arange(prefix).expand(len(spans), prefix), queries, unused], dim=1)  # [S, K]
         # A whole prefix is a segment of its own, and does not precede itself.
         is_tail, is_whole = starts >= prefix, torch.tensor(len(pieces) < 2)
-        before = (is_tail | ~is_whole).expand(len(spans), prefix)
-        seen = torch.cat([before, inside & (is_tail | is_whole), unused.bool()], dim=1)  # [S, K]
+        sees_prefix = (is_tail | ~is_whole).expand(len(spans), prefix)
+        visible = torch.cat([sees_prefix, inside & (is_tail | is_whole), unused.bool()], dim=1)  # [S, K]
         places = torch.where(is_tail | is_whole, prefix, starts) + offsets  # [S, L]: of the queries, among the keys
         behind = places[:, :, None] - torch.arange(keys.shape[1])  # [S, L, K]: how far a key lies before a query
         self.prefix, self.heads, self.kv_heads = prefix, heads, kv_heads
@@ -49,7 +49,7 @@ class Segments:
         self.masks: dict[int | None, Tensor] = {}
         for window in set(windows):
             near = (behind >= 0) & (behind < window) if window else behind >= 0
-            allowed = seen[:, None, :] & near  # [S, L, K]
+            allowed = visible[:, None, :] & near  # [S, L, K]
             mask = torch.zeros(allowed.shape, dtype=dtype).masked_fill_(~allowed, torch.finfo(dtype).min)
             # [S * kv_heads, group * L, K]: the heads that share keys are rows of one product.
             mask = mask[:, None, None].expand(-1, kv_heads, group, -1, -1).flatten(0, 1).flatten(1, 2)
@@ -120,8 +120,8 @@ def attend_backward(
     out = out.view(len(out), -1, size)
     if prefix := segments.prefix:  # its keys and values are seen by every segment
         s, kv_heads, _, num_keys = segments.shape
-        seen = of_rows[segments.counts[0] :].view(2, s, kv_heads, num_keys, size)[:, :, :, :prefix]
-        out[:prefix, segments.heads :] += seen.sum(1).permute(2, 0, 1, 3).flatten(1, 2)
+        of_prefix = of_rows[segments.counts[0] :].view(2, s, kv_heads, num_keys, size)[:, :, :, :prefix]
+        out[:prefix, segments.heads :] += of_prefix.sum(1).permute(2, 0, 1, 3).flatten(1, 2)
     out[segments.used :] = 0
     _turn(out[:, : segments.heads + segments.kv_heads], cos, sin, back=True)
 

@@ -36,7 +36,7 @@ def average(adapters: Sequence[Adapter], parent: Path) -> Adapter:
     name = f"average-{hashlib.sha256(' '.join(names).encode()).hexdigest()[:NAME_DIGITS]}"
     if not (parent / name).exists():
         with staged_folder(parent, name) as staged:
-            _write([Path(adapter.path) for adapter in sorted(adapters, key=lambda one: one.name)], staged)
+            _write([Path(adapter.path) for adapter in sorted(adapters, key=lambda adapter: adapter.name)], staged)
             settle(staged, parent / name, replace=True)
     return Adapter(name=name, path=str(parent / name))
 
@@ -51,7 +51,7 @@ def _write(members: Sequence[Path], folder: Path) -> None:
 
     factors = [load_file(member / "adapter_model.safetensors") for member in members]
     stacked = {
-        key: torch.cat([each[key] for each in factors], dim=0 if "lora_A" in key else 1).contiguous()
+        key: torch.cat([tensors[key] for tensors in factors], dim=0 if "lora_A" in key else 1).contiguous()
         for key in factors[0]
     }
     with disk_errors(folder.parent):

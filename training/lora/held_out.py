@@ -31,8 +31,8 @@ class HeldOut:
         self._wrapped.eval()
         answers = self._loss_of.probabilities(self._examples)
         self._wrapped.train()
-        right = answers[range(len(self._targets)), self._targets].clamp_min(1e-6)
-        loss = float(-right.log().mean())
+        of_targets = answers[range(len(self._targets)), self._targets].clamp_min(1e-6)
+        loss = float(-of_targets.log().mean())
         if not self.curve or loss < min(value for _, value in self.curve):
             self._best = [weight.detach().clone() for weight in weights]
         self.curve.append((step, loss if math.isfinite(loss) else math.inf))

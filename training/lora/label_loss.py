@@ -112,9 +112,9 @@ class LabelLoss:
                 "shorter (max_text_words), close other programs, or take a smaller base."
             )
 
-    def _backward(self, whole: Sequence[int], scaler: torch.amp.GradScaler, share: Share) -> tuple[float, float, int]:
-        total_weight = sum(self._weights[index] for index in whole)
-        batch = share.of(whole)
+    def _backward(self, indices: Sequence[int], scaler: torch.amp.GradScaler, share: Share) -> tuple[float, float, int]:
+        total_weight = sum(self._weights[index] for index in indices)
+        batch = share.of(indices)
         lengths = [len(self._tails[index]) for index in batch]
         loss_value, label_value, num_tokens = 0.0, 0.0, 0
         for run in micro_batches(lengths, len(self._prefix), self.most_tokens):
@@ -124,11 +124,11 @@ class LabelLoss:
             logits = self._logits(self._hidden(row, positions))
             if self._spread is not None:
                 targets = self._spread[chosen].to(self.device)
-            each = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
-            loss = (each * weights).sum() / total_weight
+            losses = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
+            loss = (losses * weights).sum() / total_weight
             scaler.scale(loss).backward()
             loss_value += float(loss.detach())
-            label_value += float((each.detach() * label_weights).sum() / total_weight)
+            label_value += float((losses.detach() * label_weights).sum() / total_weight)
             num_tokens += row.input_ids.shape[1]
         return loss_value, label_value, num_tokens
 
@@ -136,7 +136,7 @@ class LabelLoss:
         """Of the labels, as scoring compares them: float32 [num_chosen, num_labels], rows sum to one."""
         # One text per prompt where one token tells labels apart, else one per prompt and label.
         beginnings = [()] if self._choices is not None else [label[:-1] for label in self._labels]
-        tails = [[*self._prompts[index], *begun] for index in chosen for begun in beginnings]
+        tails = [[*self._prompts[index], *beginning] for index in chosen for beginning in beginnings]
         scores: list[torch.Tensor] = []
         with torch.no_grad():
             for run in micro_batches([len(tail) for tail in tails], len(self._prefix), self.most_tokens):
@@ -185,14 +185,14 @@ class LabelLoss:
             tail, answer, weight = self._tails[index], self._answers[index], self._weights[index]
             last = start + len(tail) - len(answer)  # the prompt's last token: it predicts the label's first
             if self._whole_text:
-                at, aimed = range(start, start + len(tail)), [*tail[1:], answer[-1]]
+                aimed_positions, aimed = range(start, start + len(tail)), [*tail[1:], answer[-1]]
             else:
-                at = range(last, last + len(answer))
+                aimed_positions = range(last, last + len(answer))
                 aimed = [self._targets[index]] if self._choices is not None else list(answer)
-            positions.extend(at)
+            positions.extend(aimed_positions)
             targets.extend(aimed)
             weights.extend([weight / len(aimed)] * len(aimed))
-            label_weights.extend(weight / len(answer) if position >= last else 0.0 for position in at)
+            label_weights.extend(weight / len(answer) if position >= last else 0.0 for position in aimed_positions)
         return [torch.tensor(values, device=self.device) for values in (positions, targets, weights, label_weights)]
 
 

@@ -74,10 +74,10 @@ class Decode(torch.autograd.Function):
         ctx.decoder, ctx.row, ctx.spans, ctx.checkpointing = decoder, row, spans, decoder.checkpointing
         saved: list[Any] = []
         for span in spans:
-            given = x
+            span_input = x
             x, kept = decoder.forward(span, x, row)
             if keeps:
-                saved.append(given if ctx.checkpointing else kept)
+                saved.append(span_input if ctx.checkpointing else kept)
         tensors, ctx.structure = pytree.tree_flatten(saved)
         ctx.save_for_backward(*tensors)
         return x
@@ -135,8 +135,8 @@ class LlamaDecoder:
         cos, sin = self._angles(x, row.position_ids)
         segments = Segments(row, x.dtype, self._heads, self._kv_heads, self._windows)
         drops = any(projection.dropout for projection in self.projections)
-        given = Row(segments, cos, sin, positions, int(torch.randint(1 << 60, ())) if drops else None)
-        normed: Tensor = self._model.norm(Decode.apply(x, self, given, torch.is_grad_enabled(), *self.parameters()))
+        shared = Row(segments, cos, sin, positions, int(torch.randint(1 << 60, ())) if drops else None)
+        normed: Tensor = self._model.norm(Decode.apply(x, self, shared, torch.is_grad_enabled(), *self.parameters()))
         return normed
 
     def spans(self) -> list[range]:
@@ -146,9 +146,9 @@ class LlamaDecoder:
 
     def _num_rows(self, span: range, row: Row) -> list[int]:
         """Tokens that each of `GROUPS` computes."""
-        every = len(row.cos)
-        after = len(row.positions) if span.stop == len(self._norms) else every
-        return [every, after, after, after]
+        num_tokens = len(row.cos)
+        num_last = len(row.positions) if span.stop == len(self._norms) else num_tokens
+        return [num_tokens, num_last, num_last, num_last]
 
     def _masks(self, layer: int, row: Row, inputs: Sequence[Tensor]) -> list[Tensor | None]:
         """Of dropout, for each of `GROUPS`, shaped as its input: the same whenever the layer is computed."""
@@ -199,35 +199,35 @@ class LlamaDecoder:
         of_answers = g.new_zeros(num_rows[0] + 1, out.sizes[0])  # of all tokens; the last row stays zero
         for layer in reversed(span):
             at = layer - span.start
-            mine, low = kept.layers[at], [whole[at] for whole in of_lows]
-            of_qkv, of_out, of_both, of_down = (whole[at] for whole in outputs)
+            values, low = kept.layers[at], [gradients[at] for gradients in of_lows]
+            of_qkv, of_out, of_both, of_down = (gradients[at] for gradients in outputs)
             norms = self._norms[layer]
             of_down.copy_(g)
             if norms.after_mlp:
-                of_down.copy_(through(of_down, norms.after_mlp, mine.after_mlp))
-            of_gated = down.backward(layer, of_down, low[3], mine.masks[3])
-            gate, up = mine.both.chunk(2, dim=-1)
+                of_down.copy_(through(of_down, norms.after_mlp, values.after_mlp))
+            of_gated = down.backward(layer, of_down, low[3], values.masks[3])
+            gate, up = values.both.chunk(2, dim=-1)
             of_gate, of_up = of_both.chunk(2, dim=-1)
-            torch.mul(of_gated, mine.opened, out=of_up)
+            torch.mul(of_gated, values.opened, out=of_up)
             torch.ops.aten.silu_backward.grad_input(of_gated.mul_(up), gate, grad_input=of_gate)
-            of_normed = gate_up.backward(layer, of_both, low[2], mine.masks[2])
-            g = torch.add(g, through(of_normed, norms.before_mlp, mine.before_mlp), out=of_out)
+            of_normed = gate_up.backward(layer, of_both, low[2], values.masks[2])
+            g = torch.add(g, through(of_normed, norms.before_mlp, values.before_mlp), out=of_out)
             if norms.after_attention:
                 g = g.clone()
-                of_out.copy_(through(of_out, norms.after_attention, mine.after_attention))
-            of_answer = out.backward(layer, of_out, low[1], mine.masks[1])
+                of_out.copy_(through(of_out, norms.after_attention, values.after_attention))
+            of_answer = out.backward(layer, of_out, low[1], values.masks[1])
             if layer == len(self._norms) - 1:
                 of_answers[:-1].index_add_(0, row.positions, of_answer)
                 g = g.new_zeros(num_rows[0], g.shape[1]).index_add_(0, row.positions, g)
             else:
                 of_answers[:-1] = of_answer
-            attend_backward(of_answers, mine.rows, mine.weights, row.cos, row.sin, row.segments, of_qkv)
-            norms.queries_and_keys_backward(of_qkv, mine.queries_and_keys)
+            attend_backward(of_answers, values.rows, values.weights, row.cos, row.sin, row.segments, of_qkv)
+            norms.queries_and_keys_backward(of_qkv, values.queries_and_keys)
             if layer == 0:  # embeddings are frozen
                 qkv.low_gradient(layer, of_qkv, low[0])
             else:
-                of_normed = qkv.backward(layer, of_qkv, low[0], mine.masks[0])
-                g = through(of_normed, norms.before_attention, mine.before_attention).add_(g)
+                of_normed = qkv.backward(layer, of_qkv, low[0], values.masks[0])
+                g = through(of_normed, norms.before_attention, values.before_attention).add_(g)
         for number, projection in enumerate(self.projections):
             projection.weight_gradients(
                 span, of_weights[number], kept.inputs[number], kept.lows[number], outputs[number], of_lows[number]
@@ -254,8 +254,8 @@ def fits(wrapped: Any) -> bool:
     config = model.config
     if config.model_type not in FAMILIES or config.hidden_act != "silu" or getattr(config, "attention_dropout", 0):
         return False
-    every = [_parts(layer) for layer in model.get_decoder().layers]
-    kinds = {tuple(_kind(parts.get(name)) for names in GROUPS for name in names) for parts in every}
+    layers = [_parts(layer) for layer in model.get_decoder().layers]
+    kinds = {tuple(_kind(parts.get(name)) for names in GROUPS for name in names) for parts in layers}
     if len(kinds) > 1:
         return False
     adapted = set(kinds.pop()) - {NO_ADAPTER}

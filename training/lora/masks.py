@@ -14,13 +14,13 @@ def attention_mask(row: PackedRow, config: Any, dtype: torch.dtype) -> torch.Ten
 
     A mask that is given whole is taken as it is by transformers, so the window has to be in it.
     """
-    whole, window = row.mask(dtype), getattr(config, "sliding_window", None)
+    full, window = row.mask(dtype), getattr(config, "sliding_window", None)
     if not window or int(row.position_ids.max()) < window:  # no text is longer: both kinds of layers see the same
-        return whole
+        return full
     kinds = set(getattr(config, "layer_types", None) or ())
     if kinds == {FULL}:
-        return whole
+        return full
     positions = row.position_ids[0]
     far = positions[:, None] - positions[None, :] >= window
-    sliding = whole.masked_fill(far[None, None], torch.finfo(dtype).min)
-    return {FULL: whole, SLIDING: sliding} if SLIDING in kinds else sliding
+    sliding = full.masked_fill(far[None, None], torch.finfo(dtype).min)
+    return {FULL: full, SLIDING: sliding} if SLIDING in kinds else sliding

@@ -43,8 +43,8 @@ def base_bytes(model: str | Path, number_bytes: int = 2) -> int:
 
     Of files that are not safetensors only the size is known.
     """
-    shapes, others = checkpoint_shapes(Path(model)), Path(model).glob("pytorch_model*.bin")
-    return number_bytes * sum(map(prod, shapes.values())) or sum(file.stat().st_size for file in others)
+    shapes, pickles = checkpoint_shapes(Path(model)), Path(model).glob("pytorch_model*.bin")
+    return number_bytes * sum(map(prod, shapes.values())) or sum(file.stat().st_size for file in pickles)
 
 
 def check_base_fits(model: str | Path, device: str, number_bytes: int) -> None:

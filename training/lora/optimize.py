@@ -77,12 +77,12 @@ class Optimization:
     def _step(self, step: int) -> None:
         for group in self._adamw.param_groups:
             group["lr"] = learning_rate(step, self.planned, self._settings)
-        own = self._loss_of.backward(self._batches.next(), self._scaler, self._share)
+        sums = self._loss_of.backward(self._batches.next(), self._scaler, self._share)
         for master, weight in zip(self._masters, self._weights, strict=True):
             master.grad = torch.zeros_like(master) if weight.grad is None else weight.grad.float()
             weight.grad = None
         gradients = [master.grad for master in self._masters if master.grad is not None]
-        loss, label_loss, num_tokens = self._share.add_up(gradients, own)
+        loss, label_loss, num_tokens = self._share.add_up(gradients, sums)
         self.num_tokens += int(num_tokens)
         if loss != loss:
             raise self._diverged("The loss is", step + 1)
@@ -129,13 +129,13 @@ class Optimization:
         for _ in self.losses:
             self._batches.next()
 
-    def _diverged(self, what: str, step: int) -> FourshotError:
-        said = f"{what} not a number at step {step} of {self.planned}. Nothing was saved."
+    def _diverged(self, subject: str, step: int) -> FourshotError:
+        fault = f"{subject} not a number at step {step} of {self.planned}. Nothing was saved."
         if not self.losses:
             return FourshotError(
-                f"{said} Nothing was learnt before, so the base is at fault, or a text: look for weights that are not "
+                f"{fault} Nothing was learnt before, so the base is at fault, or a text: look for weights that are not "
                 "numbers (copy or fetch the base again) and for texts that are not text."
             )
         return FourshotError(
-            f"{said} Lower learning_rate (it is {self._settings.learning_rate}) or look for texts that are not text."
+            f"{fault} Lower learning_rate (it is {self._settings.learning_rate}) or look for texts that are not text."
         )

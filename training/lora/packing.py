@@ -45,8 +45,8 @@ def shared_prefix_length(sequences: Sequence[Sequence[int]]) -> int:
 
 def pack(prefix: Sequence[int], tails: Sequence[Sequence[int]], device: str, multiple: int = ROW_MULTIPLE) -> PackedRow:
     """Lay ``prefix`` and ``tails`` into one row, padded to a ``multiple`` of tokens."""
-    used = len(prefix) + sum(len(tail) for tail in tails)
-    padding = -used % multiple
+    num_tokens = len(prefix) + sum(len(tail) for tail in tails)
+    padding = -num_tokens % multiple
     ids, positions, starts = list(prefix), list(range(len(prefix))), []
     for tail in tails:
         starts.append(len(ids))

@@ -30,24 +30,24 @@ class Frozen:
         biases = [layer.weight.new_zeros(layer.out_features) if layer.bias is None else layer.bias for layer in layers]
         self._bias = torch.cat(biases).detach() if any(layer.bias is not None for layer in layers) else None
         if packed:
-            whole = torch.cat([weight.detach() for weight in weights])
-            self._there, self._back = _pack(whole), _pack(whole.t().contiguous())
+            stacked = torch.cat([weight.detach() for weight in weights])
+            self._packed_weight, self._packed_transposed = _pack(stacked), _pack(stacked.t().contiguous())
         else:
             self._weight = _stacked(weights)
 
-    def there(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """x [T, in] -> x W^T + bias [T, out]."""
         if self._packed:
-            y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._there, self._bias, "none", [], "")
+            y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._packed_weight, self._bias, "none", [], "")
             return y
         if self._bias is not None:
             return torch.addmm(self._bias, x, self._weight.t())
         return torch.mm(x, self._weight.t())
 
-    def back(self, g: Tensor) -> Tensor:
+    def backward(self, g: Tensor) -> Tensor:
         """g [T, out] -> g W [T, in]."""
         if self._packed:
-            of_x: Tensor = torch.ops.mkldnn._linear_pointwise(g, self._back, None, "none", [], "")
+            of_x: Tensor = torch.ops.mkldnn._linear_pointwise(g, self._packed_transposed, None, "none", [], "")
             return of_x
         return torch.mm(g, self._weight)
 
@@ -76,16 +76,16 @@ def _stacked(weights: Sequence[Any]) -> Tensor:
     rows = sum(len(weight) for weight in weights)
     offset, together = first.storage_offset(), True
     for weight in weights:
-        same = weight.untyped_storage().data_ptr() == first.untyped_storage().data_ptr()
-        together = together and same and weight.is_contiguous() and weight.storage_offset() == offset
+        is_shared = weight.untyped_storage().data_ptr() == first.untyped_storage().data_ptr()
+        together = together and is_shared and weight.is_contiguous() and weight.storage_offset() == offset
         offset += weight.numel()
     with torch.no_grad():
         if together:
             return first.detach().as_strided((rows, width), (width, 1), first.storage_offset())
-        whole = torch.cat([weight.detach() for weight in weights])
-        for weight, part in zip(weights, whole.split([len(weight) for weight in weights]), strict=True):
+        stacked = torch.cat([weight.detach() for weight in weights])
+        for weight, part in zip(weights, stacked.split([len(weight) for weight in weights]), strict=True):
             weight.data = part
-    return whole
+    return stacked
 
 
 class Projection:
@@ -125,15 +125,15 @@ class Projection:
 
     def mask(self, x: Tensor, generator: torch.Generator) -> Tensor | None:
         """Of dropout, like x: one for all layers that read it, where PEFT draws one for each; None where none is."""
-        kept = 1 - self.dropout
-        return torch.empty_like(x).bernoulli_(kept, generator=generator).div_(kept) if kept < 1 else None
+        share = 1 - self.dropout
+        return torch.empty_like(x).bernoulli_(share, generator=generator).div_(share) if share < 1 else None
 
     def forward(self, layer: int, x: Tensor, low: Tensor, mask: Tensor | None) -> Tensor:
         """x [T, in] -> y [T, out]; writes x A^T to ``low`` [T, rank].
 
         With ``mask`` x becomes what the adapters read, which is what `weight_gradients` wants.
         """
-        y = self._frozen[layer].there(x)
+        y = self._frozen[layer].forward(x)
         torch.mm(x if mask is None else x.mul_(mask), self._a_t[layer], out=low)
         return y.addmm_(low, self._b[layer], alpha=self.scaling)
 
@@ -144,7 +144,7 @@ class Projection:
     def backward(self, layer: int, g: Tensor, of_low: Tensor, mask: Tensor | None) -> Tensor:
         """The gradient for x [T, in], from g [T, out]; writes that of x A^T to ``of_low`` [T, rank]."""
         self.low_gradient(layer, g, of_low)
-        of_x = self._frozen[layer].back(g)
+        of_x = self._frozen[layer].backward(g)
         if mask is None:
             return of_x.addmm_(of_low, self._a[layer])
         return of_x.addcmul_(torch.mm(of_low, self._a[layer]), mask)
@@ -159,7 +159,7 @@ class Projection:
 
         Each [len(span), T, ...]: x, x A^T, the gradients of y and of x A^T.
         """
-        of_a, of_b = (whole[span.start : span.stop] for whole in gradients)
+        of_a, of_b = (gradient[span.start : span.stop] for gradient in gradients)
         torch.bmm(of_low.transpose(1, 2), x, out=of_a)
         torch.bmm(low.transpose(1, 2), g, out=of_b).mul_(self._scale)
 

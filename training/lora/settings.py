@@ -75,8 +75,8 @@ class LoraSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         passes = round(self.num_epochs * per_pass)
         if self.soft_max_steps:  # it bounds how often texts are repeated, not how many there may be
             passes = min(passes, max(self.soft_max_steps, per_pass))
-        wanted = max(self.min_steps or steps_by_bits(num_examples, num_labels), passes)
-        return min(wanted, self.max_steps or wanted)
+        steps = max(self.min_steps or steps_by_bits(num_examples, num_labels), passes)
+        return min(steps, self.max_steps or steps)
 
     def warmup_steps(self, planned: int) -> float:
         """How many of the planned steps the learning rate rises in."""

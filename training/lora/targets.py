@@ -17,28 +17,28 @@ IN_A_LAYER = re.compile(r"\.\d+\.(?P<path>.+)\.weight")
 NO_PROJECTION = {"experts", "gate", "router"}  # of mixtures of experts, which are trained around their experts
 
 
-def target_modules(model: str | Path, wanted: TargetModules) -> tuple[str, ...]:
+def target_modules(model: str | Path, requested: TargetModules) -> tuple[str, ...]:
     """The names of the layers that get an adapter, for "all" every projection of the decoder's layers.
 
-    Raises InputError where the model has no layer of a name that is ``wanted``.
+    Raises InputError where the model has no layer of a name that is ``requested``.
     """
-    there = projections(str(model))
-    if wanted == ALL:
-        return there
-    missing = [name for name in wanted if name not in there]
+    available = projections(str(model))
+    if requested == ALL:
+        return available
+    missing = [name for name in requested if name not in available]
     if missing:
         raise InputError(
             f"The base in {model} has no {' and no '.join(missing)} to train (train.target_modules). Its projections "
-            f"are {', '.join(there)}. Name some of these, or say 'all'."
+            f"are {', '.join(available)}. Name some of these, or say 'all'."
         )
-    return tuple(wanted)
+    return tuple(requested)
 
 
-def check_trainable(model: str, wanted: TargetModules) -> None:
+def check_trainable(model: str, requested: TargetModules) -> None:
     """Raise InputError where no adapter can be trained on this base and served; does nothing for a fake one."""
     if not is_fake(model):
         check_lora_support(model)
-        target_modules(model, wanted)
+        target_modules(model, requested)
 
 
 @lru_cache(maxsize=8)

@@ -106,11 +106,11 @@ class LoraTrainer:
         try:
             unfinished = Checkpoint(checkpoint, checkpoint_s) if checkpoint else None
             whole_text = settings.loss == "text"
-            every = [*examples, *held_out]
+            all_examples = [*examples, *held_out]
             loss_of = LabelLoss(
                 self.tokenizer,
                 wrapped,
-                every,
+                all_examples,
                 tokens,
                 whole_text=whole_text,
                 smoothing=settings.label_smoothing,

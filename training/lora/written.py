@@ -27,10 +27,10 @@ def encode_written(
             "another base with --model."
         )
     texts = [example.written or "" for example in examples]
-    whole = encode_prompts(tokenizer, [example.prompt + text for example, text in zip(examples, texts, strict=True)])
+    encoded = encode_prompts(tokenizer, [example.prompt + text for example, text in zip(examples, texts, strict=True)])
     alone = tokenizer(texts, add_special_tokens=False)["input_ids"]
     written = []
-    for prompt, both, text in zip(prompts, whole, alone, strict=True):
+    for prompt, both, text in zip(prompts, encoded, alone, strict=True):
         # Read as one text, so that a word's first token is what it is there. A tokenizer may join both at the seam.
         begins = list(both[: len(prompt)]) == list(prompt)
         written.append((*(both[len(prompt) :] if begins else text), end))

@@ -28,12 +28,12 @@ class BertClassifier:
             self._weights[f"bert.embeddings.{name}_embeddings.weight"] for name in ("word", "position", "token_type")
         )
         x = self._normed(words[input_ids] + places[: input_ids.shape[1]] + kinds[0], "bert.embeddings")
-        seen = attention_mask[:, None, None, :].bool()
+        mask = attention_mask[:, None, None, :].bool()
         for number in range(self._config["num_hidden_layers"]):
-            x = self._layer(x, seen, f"bert.encoder.layer.{number}")
+            x = self._layer(x, mask, f"bert.encoder.layer.{number}")
         return self._linear(self._linear(x[:, 0], "bert.pooler.dense").tanh(), "classifier")
 
-    def _layer(self, x: "torch.Tensor", seen: "torch.Tensor", name: str) -> "torch.Tensor":
+    def _layer(self, x: "torch.Tensor", mask: "torch.Tensor", name: str) -> "torch.Tensor":
         from torch.nn import functional
 
         heads = self._config["num_attention_heads"]
@@ -43,7 +43,7 @@ class BertClassifier:
             return self._linear(x, f"{name}.attention.self.{part}").unflatten(2, (heads, -1)).transpose(1, 2)
 
         query, key, value = map(projected, ("query", "key", "value"))
-        mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=seen)
+        mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         mixed = self._linear(mixed.transpose(1, 2).flatten(2), f"{name}.attention.output.dense")
         x = self._normed(x + mixed, f"{name}.attention.output")
         wide = functional.gelu(self._linear(x, f"{name}.intermediate.dense"))
@@ -86,10 +86,10 @@ class FastTokens:
 def fits(folder: Path) -> bool:
     """Whether `BertClassifier` computes what `transformers` does with the checkpoint in ``folder``."""
     config = json.loads((folder / "config.json").read_bytes())
-    wanted = {"model_type": "bert", "architectures": ["BertForSequenceClassification"], "hidden_act": "gelu"}
+    required = {"model_type": "bert", "architectures": ["BertForSequenceClassification"], "hidden_act": "gelu"}
     usual = {"position_embedding_type": "absolute", "is_decoder": False, "add_cross_attention": False}
     return (
-        all(config.get(key) == value for key, value in wanted.items())
+        all(config.get(key) == value for key, value in required.items())
         and all(config.get(key, value) == value for key, value in usual.items())
         and all((folder / name).is_file() for name in ("model.safetensors", "tokenizer.json"))
     )

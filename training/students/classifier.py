@@ -37,9 +37,9 @@ class TextReader:
         """How many characters of a text it reads: those of its first ``max_tokens`` tokens, or all of them in parts."""
         if self._windows or not self._may_be_long(text):
             return len(text)
-        kept = self._max_tokens - self._uncut.num_special_tokens_to_add(is_pair=False)
+        room = self._max_tokens - self._uncut.num_special_tokens_to_add(is_pair=False)
         offsets = self._uncut.encode(text, add_special_tokens=False).offsets
-        return offsets[kept - 1][1] if len(offsets) > kept else len(text)
+        return offsets[room - 1][1] if len(offsets) > room else len(text)
 
     def _may_be_long(self, text: str) -> bool:
         """Whether it may have too many tokens, none of which is less than a byte."""
@@ -83,12 +83,12 @@ class StudentClassifier(TextReader):
             return self._logits(**{name: tensor.to(self._device) for name, tensor in tokens.items()})
 
         parts = [self.parts(text) for text in texts]
-        given = [part for own in parts for part in own]
+        flat = [part for text_parts in parts for part in text_parts]
         with torch.inference_mode():
-            probabilities = by_length(self.tokens, given, logits, batch).softmax(1).cpu().numpy()
-        if len(given) == len(parts):
+            probabilities = by_length(self.tokens, flat, logits, batch).softmax(1).cpu().numpy()
+        if len(flat) == len(parts):
             return probabilities
-        return combine_parts(probabilities, [len(own) for own in parts]).astype(probabilities.dtype)
+        return combine_parts(probabilities, [len(text_parts) for text_parts in parts]).astype(probabilities.dtype)
 
 
 def open_logits(folder: Path) -> "tuple[Callable[..., torch.Tensor], str]":

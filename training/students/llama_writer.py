@@ -68,12 +68,12 @@ class LlamaWriter:
 
         longest, device = max(map(len, rows)), self._embedded.device
         ids = torch.full((len(rows), longest), self._end, device=device)
-        there = torch.zeros(len(rows), longest + max_tokens, dtype=torch.bool, device=device)
-        there[:, longest:] = True
+        is_token = torch.zeros(len(rows), longest + max_tokens, dtype=torch.bool, device=device)
+        is_token[:, longest:] = True
         for number, row in enumerate(rows):  # padded on the left, so that all go on at the same place
             ids[number, longest - len(row) :] = torch.tensor(row, device=device)
-            there[number, longest - len(row) : longest] = True
-        places = (there.cumsum(1) - 1).clamp(min=0)
+            is_token[number, longest - len(row) : longest] = True
+        places = (is_token.cumsum(1) - 1).clamp(min=0)
         shape = (len(rows), self._kv_heads, longest + max_tokens, self._size)
         layers = self._config["num_hidden_layers"]
         cache = [(self._embedded.new_zeros(shape), self._embedded.new_zeros(shape)) for _ in range(layers)]
@@ -82,7 +82,7 @@ class LlamaWriter:
         start = 0
         with torch.inference_mode():
             for step in range(max_tokens):
-                last = self._last_hidden(ids, places, there, cache, start)
+                last = self._last_hidden(ids, places, is_token, cache, start)
                 chosen = torch.nn.functional.linear(last, self._out).argmax(-1)
                 written[:, step] = torch.where(ended, self._end, chosen)
                 ended |= chosen == self._end
@@ -104,7 +104,7 @@ class LlamaWriter:
         self,
         ids: "torch.Tensor",
         places: "torch.Tensor",
-        there: "torch.Tensor",
+        is_token: "torch.Tensor",
         cache: "Sequence[tuple[torch.Tensor, torch.Tensor]]",
         start: int,
     ) -> "torch.Tensor":
@@ -114,9 +114,9 @@ class LlamaWriter:
 
         stop = start + ids.shape[1]
         columns = torch.arange(stop, device=ids.device)
-        own = columns[start:, None]
+        queries = columns[start:, None]
         # What stands before a row's beginning sees itself: a row of no probabilities would be no numbers.
-        seen = ((columns <= own) & there[:, None, :stop]) | (columns == own)
+        visible = ((columns <= queries) & is_token[:, None, :stop]) | (columns == queries)
         cos, sin = self._angles(places[:, start:stop])
         x, eps = self._embedded[ids], self._config["rms_norm_eps"]
         for number, (keys, values) in enumerate(cache):
@@ -131,7 +131,7 @@ class LlamaWriter:
                 _rotated(query, cos, sin),
                 keys[:, :, :stop],
                 values[:, :, :stop],
-                attn_mask=seen[:, None],
+                attn_mask=visible[:, None],
                 enable_gqa=self._heads != self._kv_heads,
             )
             x = x + self._linear(mixed.transpose(1, 2).flatten(2), f"{name}.self_attn.o_proj")

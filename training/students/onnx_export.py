@@ -103,9 +103,9 @@ def _parity(
 
     texts = [*probed, *(text for text, _ in test)]
     exported, number = by_length(classifier.tokens, texts, logits).softmax(1).numpy(), len(probed)
-    right = np.array([label for _, label in test])
+    labels = np.array([label for _, label in test])
     accuracies = (
-        [float((answers[number:].argmax(1) == right).mean()) for answers in (expected, exported)] if test else []
+        [float((answers[number:].argmax(1) == labels).mean()) for answers in (expected, exported)] if test else []
     )
     return Parity(
         file=file.name,

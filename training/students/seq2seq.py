@@ -90,11 +90,11 @@ def train_seq2seq(job: Seq2SeqJob, store: Path, on_step: OnStep = lambda *_: Non
     began_s = time.perf_counter()
     torch.manual_seed(job.seed)
     taught = [index for index, example in enumerate(job.examples) if not example.is_real]
-    held = set(random.Random(f"{job.seed}/held out").sample(taught, int(len(taught) * job.settings.held_out)))
+    held_out = set(random.Random(f"{job.seed}/held out").sample(taught, int(len(taught) * job.settings.held_out)))
     model = AutoModelForSeq2SeqLM.from_pretrained(job.model, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(job.model)
     tokenizer.model_max_length = job.settings.max_tokens  # what other tools cut at
-    training = _Training(model, tokenizer, job, held)
+    training = _Training(model, tokenizer, job, held_out)
     training.run(on_step)
     model.generation_config.max_length = None
     model.generation_config.max_new_tokens = job.settings.max_target_tokens
@@ -108,7 +108,7 @@ def train_seq2seq(job: Seq2SeqJob, store: Path, on_step: OnStep = lambda *_: Non
         steps=len(training.losses),
         seconds=time.perf_counter() - began_s,
         losses=tuple(training.losses),
-        held_out=len(held),
+        held_out=len(held_out),
         held_out_losses=tuple(training.held_out_losses),
     )
     write_json(folder / RESULT_FILE, result)
@@ -118,11 +118,11 @@ def train_seq2seq(job: Seq2SeqJob, store: Path, on_step: OnStep = lambda *_: Non
 class _Training:
     """The state of one training."""
 
-    def __init__(self, model: Any, tokenizer: Any, job: Seq2SeqJob, held: set[int]) -> None:
+    def __init__(self, model: Any, tokenizer: Any, job: Seq2SeqJob, held_out: set[int]) -> None:
         settings = job.settings
         self._model, self._tokenizer, self._examples, self._settings = model, tokenizer, job.examples, settings
-        self._learnt = [index for index in range(len(job.examples)) if index not in held]
-        self._held = sorted(held)
+        self._learnt = [index for index in range(len(job.examples)) if index not in held_out]
+        self._held_out = sorted(held_out)
         self._random = random.Random(job.seed)
         self._size = settings.batch_size or BATCH
         self._epochs = max(1, round(settings.num_epochs or EPOCHS))
@@ -154,7 +154,7 @@ class _Training:
                 if self.losses[-1] != self.losses[-1]:
                     raise FourshotError(f"The loss is no longer a number at step {len(self.losses)}. Lower the rate.")
                 on_step(len(self.losses), planned, self.losses[-1])
-            if not self._held:
+            if not self._held_out:
                 continue
             self.held_out_losses.append(self._held_out_loss())
             if self.held_out_losses[-1] <= min(self.held_out_losses):
@@ -193,8 +193,8 @@ class _Training:
 
         self._model.eval()
         with torch.no_grad():
-            parts = [self._held[start : start + self._size] for start in range(0, len(self._held), self._size)]
-            return sum(float(self._loss(part)) * len(part) for part in parts) / len(self._held)
+            parts = [self._held_out[start : start + self._size] for start in range(0, len(self._held_out), self._size)]
+            return sum(float(self._loss(part)) * len(part) for part in parts) / len(self._held_out)
 
 
 class Seq2SeqWriter:

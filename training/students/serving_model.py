@@ -115,7 +115,7 @@ def _torch(folder: Path) -> Compute:
 
     def compute(ids: "np.ndarray", mask: "np.ndarray") -> Any:
         with torch.inference_mode():
-            given = {name: torch.from_numpy(value).to(device) for name, value in zip(INPUTS, (ids, mask), strict=True)}
-            return logits(**given).float().cpu().numpy()
+            inputs = {name: torch.from_numpy(value).to(device) for name, value in zip(INPUTS, (ids, mask), strict=True)}
+            return logits(**inputs).float().cpu().numpy()
 
     return compute

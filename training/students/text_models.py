@@ -34,13 +34,13 @@ def resolve_text_model(name: str | None) -> TextModel:
     if not name or (not folder.is_dir() and (is_gguf(folder) or "/" not in name)):
         return TextModel("causal", resolve_model(name))
     if folder.is_dir():
-        here = ResolvedModel(path=str(folder.resolve()), name=name, revision="")
+        resolved = ResolvedModel(path=str(folder.resolve()), name=name, revision="")
     else:
         model, revision = split_revision(name)
         if name.startswith(("/", "./", "../", "~")) or model.count("/") > 1:
             raise ModelNotFoundError(f"There is no model folder {name!r}. {HOW_TO_GO_ON}")
         folder = download_model(model, revision, HOW_TO_GO_ON)
-        here = ResolvedModel(path=str(folder), name=model, revision=folder.name)
+        resolved = ResolvedModel(path=str(folder), name=model, revision=folder.name)
     if not _is_seq2seq(folder):
         return TextModel("causal", resolve_model(name))
     faults = broken_shards(folder)
@@ -50,7 +50,7 @@ def resolve_text_model(name: str | None) -> TextModel:
         faults.append("it has no tokenizer")
     if faults:
         raise ModelNotFoundError(f"{folder} cannot be used as a student: {'; '.join(faults)}. {HOW_TO_GO_ON}")
-    return TextModel("seq2seq", msgspec.structs.replace(here, revision=here.revision or content_hash(folder)))
+    return TextModel("seq2seq", msgspec.structs.replace(resolved, revision=resolved.revision or content_hash(folder)))
 
 
 def _is_seq2seq(folder: Path) -> bool:

@@ -55,13 +55,13 @@ def train_student(job: StudentJob, store: Path, on_step: OnStep = lambda *_: Non
             f"The teacher is sure of no text: of {len(job.examples)} none has a label of at least "
             f"{settings.min_confidence}. Lower student.min_confidence."
         )
-    learnt, held = hold_out(sure, settings.held_out, job.seed)
+    learnt, held_out = hold_out(sure, settings.held_out, job.seed)
     began_s = time.perf_counter()
     torch.manual_seed(job.seed)
     tokenizer = AutoTokenizer.from_pretrained(job.encoder)
     tokenizer.model_max_length = settings.max_tokens  # what other tools cut at
     model = open_classifier(job.encoder, job.labels, job.seed)
-    training = _Training(model, tokenizer, learnt, held, settings, job.seed)
+    training = _Training(model, tokenizer, learnt, held_out, settings, job.seed)
     training.run(on_step)
     training.scale()
     folder = store / job.key
@@ -78,7 +78,7 @@ def train_student(job: StudentJob, store: Path, on_step: OnStep = lambda *_: Non
         steps=len(training.losses),
         seconds=time.perf_counter() - began_s,
         losses=tuple(training.losses),
-        held_out=len(held),
+        held_out=len(held_out),
         held_out_losses=tuple(training.held_out_losses),
         held_out_agreement=training.agreement(),
     )
@@ -128,21 +128,21 @@ class _Training:
         model: Any,
         tokenizer: Any,
         learnt: Sequence[TaughtExample],
-        held: Sequence[TaughtExample],
+        held_out: Sequence[TaughtExample],
         settings: StudentSettings,
         seed: int,
     ) -> None:
         self._model, self._settings = model, settings
         self._tokens = partial(encoded, tokenizer, max_tokens=settings.max_tokens)
-        self._texts, self._held_texts = [example.text for example in learnt], [example.text for example in held]
+        self._texts, self._held_texts = [example.text for example in learnt], [example.text for example in held_out]
         self._targets, self._weights = targets_of(learnt, settings)
-        if held:
-            self._held_targets, self._held_weights = targets_of(held, settings)
+        if held_out:
+            self._held_targets, self._held_weights = targets_of(held_out, settings)
         self._random = random.Random(seed)
         self._head = last_linear(model)
         self._head.register_forward_pre_hook(self._keep_input)
-        few = len(learnt) + len(held) <= settings.few_texts
-        self.strategy = ("geometric" if few else "plain") if settings.strategy == "auto" else settings.strategy
+        is_few = len(learnt) + len(held_out) <= settings.few_texts
+        self.strategy = ("geometric" if is_few else "plain") if settings.strategy == "auto" else settings.strategy
         self.losses: list[float] = []
         self.held_out_losses: list[float] = []
 
@@ -276,8 +276,8 @@ class _Training:
 
 def _cross_entropy(logits: "torch.Tensor", targets: "torch.Tensor", weights: "torch.Tensor") -> "torch.Tensor":
     """Weighted mean, nats."""
-    each = -(targets * logits.log_softmax(1)).sum(1)
-    return (weights * each).sum() / weights.sum()
+    losses = -(targets * logits.log_softmax(1)).sum(1)
+    return (weights * losses).sum() / weights.sum()
 
 
 def _check(job: StudentJob) -> None:

@@ -19,18 +19,18 @@ def windows(tokenizer: Any, text: str, max_tokens: int) -> list[str]:
 
     ``tokenizer``: of the library `tokenizers`, one that cuts nothing.
     """
-    kept = max_tokens - tokenizer.num_special_tokens_to_add(is_pair=False)
+    room = max_tokens - tokenizer.num_special_tokens_to_add(is_pair=False)
     coded = tokenizer.encode(text, add_special_tokens=False)
     offsets, words, count = coded.offsets, coded.word_ids, len(coded.ids)
-    if count <= kept:
+    if count <= room:
         return [text]
 
     def begins(token: int) -> bool:
         return token in (0, count) or words[token] != words[token - 1]
 
-    parts, most = [], kept // SHARED
-    for start in [*range(0, count - kept, kept - 2 * most), count - kept]:
-        first = next((token for token in range(start, start + most) if begins(token)), start)
-        end = next((token for token in range(start + kept, start + kept - most, -1) if begins(token)), start + kept)
+    parts, shared = [], room // SHARED
+    for start in [*range(0, count - room, room - 2 * shared), count - room]:
+        first = next((token for token in range(start, start + shared) if begins(token)), start)
+        end = next((token for token in range(start + room, start + room - shared, -1) if begins(token)), start + room)
         parts.append(text[offsets[first][0] : offsets[end - 1][1]])
     return parts

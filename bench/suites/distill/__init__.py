@@ -17,7 +17,7 @@ from fourshot.bench.core.options import Model, Out, Positive, TaskFolders, as_se
 from fourshot.bench.core.parts import Page, Part, Section, Table
 from fourshot.bench.core.results import task_title, tell
 from fourshot.bench.core.rows import Rows
-from fourshot.bench.core.statistics import estimate, shown
+from fourshot.bench.core.statistics import estimate, with_interval
 from fourshot.bench.core.suite import Suite
 from fourshot.bench.suites.distill.cells import NONE, TEACHER, Cell, Group, measure_cell, teach
 from fourshot.bench.suites.distill.curves import curves_of, turning_points
@@ -55,7 +55,7 @@ def measure(options: Options, rows: Rows) -> dict[str, Any]:
     for task, real, seed in product(options.tasks, options.real, range(options.seeds)):
         group = Group(task=task, real=real, seed=seed)
         cells = [Cell(strategy=TEACHER), Cell(strategy=NONE)]
-        cells += [Cell(strategy=way, amount=amount) for way in options.strategies for amount in amounts]
+        cells += [Cell(strategy=strategy, amount=amount) for strategy in options.strategies for amount in amounts]
         missing = [cell for cell in cells if group.piece(cell) not in rows.pieces]
         if not missing:
             continue
@@ -76,11 +76,11 @@ def measure(options: Options, rows: Rows) -> dict[str, Any]:
             outcome = row.get("left_out") or f"accuracy {row['accuracy']:.3f} with {row['texts']} texts"
             tell(f"{group.piece(cell)}: {outcome}")
         taught.clear()
-    every = [row for piece, row in rows.pieces.items() if "/" in piece]
-    measured = [row for row in every if "accuracy" in row]
+    measured_rows = [row for piece, row in rows.pieces.items() if "/" in piece]
+    measured = [row for row in measured_rows if "accuracy" in row]
     return {
         "rows": measured,
-        "left_out": [row for row in every if "accuracy" not in row],
+        "left_out": [row for row in measured_rows if "accuracy" not in row],
         "curves": curves_of(measured),
         "turning_points": turning_points(measured),
         "targets": [],
@@ -96,8 +96,8 @@ def report(result: Mapping[str, Any]) -> list[Part]:
         "real data": "{real}",
         "strategy": "{strategy}",
         "no gain beyond": lambda row: row["no_gain_beyond"],
-        "gain up to there, points": lambda row: shown(row["gain"]) if row["gain"] else None,
-        "change from there to the most, points": lambda row: shown(row["then"]) if row["then"] else None,
+        "gain up to there, points": lambda row: with_interval(row["gain"]) if row["gain"] else None,
+        "change from there to the most, points": lambda row: with_interval(row["then"]) if row["then"] else None,
     }
     note = (
         "Over all tasks and seeds, in pairs, with intervals of 95 %. No gain beyond: the smallest amount that no "
@@ -122,11 +122,11 @@ def _table(result: Mapping[str, Any], task: str) -> Table:
             if (row["task"], row["real"], row["strategy"]) == (task, real, TEACHER)
         ]
         if teacher:
-            lines.append([real, "the teacher", shown(estimate(teacher)), *([None] * (len(amounts) - 1))])
+            lines.append([real, "the teacher", with_interval(estimate(teacher)), *([None] * (len(amounts) - 1))])
         for curve in curves:
             if curve["real"] == real:
                 by_amount = {point["amount"]: point for point in curve["points"]}
-                lines.append([real, curve["strategy"], *(shown(by_amount.get(amount)) for amount in amounts)])
+                lines.append([real, curve["strategy"], *(with_interval(by_amount.get(amount)) for amount in amounts)])
     return Table(["real data", "", *map(str, amounts)], lines, left=2)
 
 
@@ -142,8 +142,8 @@ def page(result: Mapping[str, Any]) -> Page:
                 x_name, note = f"texts beside {real} real", "intervals of 95 % over seeds"
                 parts.append(line_plot(drawn, x_name=x_name, y_name="accuracy, %", y_from_zero=False, note=note))
         sections.append(Section(task_title(task), [*parts, _table(result, task)]))
-    rest = report(result)[2 * len(sections) :]
-    sections.append(Section("Where more texts no longer help", rest or ["Not measured."]))
+    tables = report(result)[2 * len(sections) :]
+    sections.append(Section("Where more texts no longer help", tables or ["Not measured."]))
     return Page("Students by real data and by what a teacher said", sections)
 
 

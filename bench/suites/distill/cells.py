@@ -34,7 +34,7 @@ from fourshot.training.students.settings import StudentSettings
 
 TEACHER, NONE = "teacher", "none"  # strategies of rows: the teacher itself, a student of the real examples alone
 UNLABELLED = "unlabelled.jsonl"
-MADE = "distilled"  # in a group's folder: the distillation with its teacher
+DISTILLED = "distilled"  # in a group's folder: the distillation with its teacher
 QUICK = StudentSettings(strategy="head")  # of the student that `distill` makes and no cell is
 
 
@@ -75,13 +75,13 @@ class Taught(msgspec.Struct, frozen=True, kw_only=True):
         annotated = self.annotated[:share] if cell.strategy in ("annotate", "both") else []
         written: Annotated = []
         if cell.strategy in ("generate", "both"):
-            each = math.ceil((cell.amount - len(annotated)) / len(self.task.labels))
-            written = written_texts(self.pairs, self.task, each)[: cell.amount - len(annotated)]
+            per_class = math.ceil((cell.amount - len(annotated)) / len(self.task.labels))
+            written = written_texts(self.pairs, self.task, per_class)[: cell.amount - len(annotated)]
         return annotated, written
 
     def clear(self) -> None:
         """Checkpoints take 90 MB each."""
-        for folder in (self.folder, self.folder / MADE):
+        for folder in (self.folder, self.folder / DISTILLED):
             shutil.rmtree(folder / "students", ignore_errors=True)
 
 
@@ -99,25 +99,25 @@ def teach(
 ) -> Taught:
     """Make the teacher, and have it annotate and write what the largest cell needs, or go on with that."""
     folder = root / group.task / group.real.replace("%", "pc") / f"seed{group.seed}"
-    given = load_task(group.task, data / group.task)
-    splits = TaskData(given)
-    shots = real_examples(splits.train, given.label_names, group.real, group.seed)
+    source_task = load_task(group.task, data / group.task)
+    splits = TaskData(source_task)
+    shots = real_examples(splits.train, source_task.label_names, group.real, group.seed)
     test = limited(splits.test, test_limit or None)
-    own = msgspec.structs.replace(given, data=DataSource(folder=str(folder / "data")))
-    taken = {*shots}
-    rest = [example.text for example in splits.train if example not in taken]
-    random.Random(f"{group.seed}/unlabelled").shuffle(rest)
-    unlabelled = rest[:most] if annotates else []
+    group_task = msgspec.structs.replace(source_task, data=DataSource(folder=str(folder / "data")))
+    shown = {*shots}
+    remaining = [example.text for example in splits.train if example not in shown]
+    random.Random(f"{group.seed}/unlabelled").shuffle(remaining)
+    unlabelled = remaining[:most] if annotates else []
     if not (folder / "data").exists():
-        _write_data(folder / "data", own, shots, test, unlabelled)
-    table = open_texts(folder / "data" / UNLABELLED, task=own) if unlabelled else None
-    per_class = math.ceil(most / len(given.labels)) if writes else 0
+        _write_data(folder / "data", group_task, shots, test, unlabelled)
+    table = open_texts(folder / "data" / UNLABELLED, task=group_task) if unlabelled else None
+    per_class = math.ceil(most / len(source_task.labels)) if writes else 0
     accuracy, annotated, pairs = None, list[Any](), list[Any]()
     if table or per_class:
         settings = RunSettings(seed=group.seed, k=len(shots), allow_fewer_shots=True, allow_short=True)
         summary = distill(
-            own,
-            folder / MADE,
+            group_task,
+            folder / DISTILLED,
             unlabelled=table,
             generate_per_class=per_class,
             student=student,
@@ -127,12 +127,12 @@ def teach(
             on_event=_on_event,
         )
         accuracy = next(row["accuracy"] for row in summary.table if row["method"] == TEACHER)
-        annotations, _ = annotated_texts(table, folder / MADE, own, "", _nobody, ignore)
+        annotations, _ = annotated_texts(table, folder / DISTILLED, group_task, "", _nobody, ignore)
         annotated, _ = learnable(annotations, shots, test)
-        pairs = finished_pairs(RunFolder(folder / MADE / TEACHER_FOLDER)) if per_class else []
+        pairs = finished_pairs(RunFolder(folder / DISTILLED / TEACHER_FOLDER)) if per_class else []
     return Taught(
         folder=folder,
-        task=own,
+        task=group_task,
         encoder=resolve_encoder(student),
         seed=group.seed,
         shots=tuple(shots),

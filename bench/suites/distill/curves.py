@@ -16,10 +16,10 @@ Row = dict[str, Any]
 def curves_of(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """By task, real data and strategy: accuracy in per cent by amount, mean and interval over seeds; 0 is in all."""
     curves = []
-    for (task, real, strategy), own in _by_curve(rows).items():
+    for (task, real, strategy), curve_rows in _by_curve(rows).items():
         points = [
             {"amount": amount, **msgspec.to_builtins(estimate([100 * row["accuracy"] for row in cells]))}
-            for amount, cells in _by_amount(own).items()
+            for amount, cells in _by_amount(curve_rows).items()
         ]
         curves.append({"task": task, "real": real, "strategy": strategy, "points": points})
     return curves
@@ -31,20 +31,22 @@ def turning_points(rows: Sequence[Row]) -> list[dict[str, Any]]:
     Amounts are compared in pairs of one task and seed; better is a gain whose 95 % interval (Student's t) lies above 0.
     """
     pooled: dict[tuple[str, str], list[Row]] = {}
-    for (_, real, strategy), own in _by_curve(rows).items():
-        pooled.setdefault((real, strategy), []).extend(own)
+    for (_, real, strategy), curve_rows in _by_curve(rows).items():
+        pooled.setdefault((real, strategy), []).extend(curve_rows)
     turns = []
-    for (real, strategy), own in pooled.items():
-        amounts = list(_by_amount(own))
+    for (real, strategy), curve_rows in pooled.items():
+        amounts = list(_by_amount(curve_rows))
         if len(amounts) < 2:
             continue
         turn = next(
             amount
             for place, amount in enumerate(amounts)
-            if not any((_gain(own, amount, more) or {}).get("low", -1.0) > 0 for more in amounts[place + 1 :])
+            if not any(
+                (_gain(curve_rows, amount, larger) or {}).get("low", -1.0) > 0 for larger in amounts[place + 1 :]
+            )
         )
-        gain, then = _gain(own, amounts[0], turn), _gain(own, turn, amounts[-1])
-        turns.append({"real": real, "strategy": strategy, "no_gain_beyond": turn, "gain": gain, "then": then})
+        gain, change_after = _gain(curve_rows, amounts[0], turn), _gain(curve_rows, turn, amounts[-1])
+        turns.append({"real": real, "strategy": strategy, "no_gain_beyond": turn, "gain": gain, "then": change_after})
     return turns
 
 
@@ -66,8 +68,8 @@ def _by_curve(rows: Sequence[Row]) -> dict[tuple[str, str, str], list[Row]]:
     for row in rows:
         curves[row["task"], row["real"], row["strategy"]].append(row)
     return {
-        (task, real, strategy): [*curves.get((task, real, NONE), ()), *own]
-        for (task, real, strategy), own in curves.items()
+        (task, real, strategy): [*curves.get((task, real, NONE), ()), *curve_rows]
+        for (task, real, strategy), curve_rows in curves.items()
         if strategy not in (NONE, TEACHER)
     }
 

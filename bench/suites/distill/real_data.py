@@ -28,8 +28,8 @@ def real_examples(train: Sequence[Example], labels: Sequence[str], real: str, se
         return draw_shots(train, labels, int(real), seed, allow_fewer=True)
     shuffled = list(train)
     random.Random(f"{seed}/share").shuffle(shuffled)
-    wanted = max(1, len(shuffled) * int(real.removesuffix("%")) // 100)
-    chosen = shuffled[:wanted]
-    seen = Counter(example.label for example in chosen)
+    count = max(1, len(shuffled) * int(real.removesuffix("%")) // 100)
+    chosen = shuffled[:count]
+    label_counts = Counter(example.label for example in chosen)
     first = {example.label: example for example in reversed(shuffled)}  # of each label
-    return chosen + [first[label] for label in labels if label in first and not seen[label]]
+    return chosen + [first[label] for label in labels if label in first and not label_counts[label]]

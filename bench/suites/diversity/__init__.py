@@ -78,8 +78,10 @@ def measure_task(name: str, data: Path, options: Options, encoder: Encoder) -> l
     rows = []
     for seed in range(options.seeds):
         pairs = {recipe: finished_pairs(RunFolder(folder / f"seed{seed}" / recipe)) for recipe in RECIPES}
-        kept = {recipe: [candidate.text for candidate, verdict in pairs[recipe] if verdict.kept] for recipe in RECIPES}
-        fewest, size = min(((recipe, len(texts)) for recipe, texts in kept.items()), key=lambda pair: pair[1])
+        texts_of = {
+            recipe: [candidate.text for candidate, verdict in pairs[recipe] if verdict.kept] for recipe in RECIPES
+        }
+        fewest, size = min(((recipe, len(texts)) for recipe, texts in texts_of.items()), key=lambda pair: pair[1])
         if size < 2:
             raise ShortRunError(
                 f"{name}, seed {seed}: {fewest} kept {size} texts, and at least 2 are needed to tell how varied they "
@@ -87,14 +89,14 @@ def measure_task(name: str, data: Path, options: Options, encoder: Encoder) -> l
             )
         draw = random.Random(f"{name}/{seed}")
         drawn_real = draw.sample(pool, min(len(pool), size + REAL_TEXTS))
-        kept[REAL], real = drawn_real[:size], drawn_real[size:]
+        texts_of[REAL], real = drawn_real[:size], drawn_real[size:]
         if len(real) <= NEIGHBOURS:
             raise InputError(
                 f"{name} has {len(pool)} training texts; more than {size + NEIGHBOURS} are needed: {size} to stand "
                 "beside the synthetic ones, the others to be covered. Give more, or ask for fewer (--per-class)."
             )
         vectors = encoder.encode(real)
-        for recipe, texts in kept.items():
+        for recipe, texts in texts_of.items():
             chosen = draw.sample(texts, size)
             row = {"task": name, "seed": seed, "way": recipe, "texts": size, "kept": len(texts)}
             row["trigrams"] = unique_trigram_curve(chosen, [size])[0]
@@ -121,7 +123,7 @@ def gains(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         gain: dict[str, Any] = {"way": recipe}
         for measure in GAINS:
             pairs = [(by_place[*place, recipe][measure], by_place[*place, BASELINE][measure]) for place in places]
-            differences = [ours / base - 1 if measure == "trigrams" else ours - base for ours, base in pairs]
+            differences = [value / base - 1 if measure == "trigrams" else value - base for value, base in pairs]
             error = stdev(differences) / len(differences) ** 0.5 if len(differences) > 1 else None
             gain[measure] = {"mean": fmean(differences), "standard_error": error}
         recipe_gains.append(gain)

@@ -162,18 +162,18 @@ def known_blocks(names: Sequence[str]) -> list[str]:
 
 def draw_blocks(results: ResultFolder, names: Sequence[str], required: bool = False) -> dict[str, str]:
     """Each block by name. One that was not measured is left out, unless ``required``: then `InputError` is raised."""
-    drawn = {}
+    blocks = {}
     for name in names:
         prefix, draw = BLOCKS[name]
         if results.files(prefix):
-            drawn[name] = wrapped(draw(results).strip())
+            blocks[name] = wrapped(draw(results).strip())
         elif required:
             raise InputError(
                 f"{results.folder} has no result {prefix}-{results.hardware}.json. Measure, or name others."
             )
         else:
             tell(f"{name} was not measured: there is no {prefix}-{results.hardware}.json in {results.folder}")
-    return drawn
+    return blocks
 
 
 def wrapped(block: str) -> str:

@@ -43,12 +43,12 @@ WORDING_PAIRS = {"lora": "lora_bare", "fourshot": "fourshot_bare", "lora25": "lo
 
 def targets(comparisons: Comparisons) -> list[Target]:
     """fourshot against its goals. Points are per cent of accuracy; a goal below zero allows to be worse."""
-    ours = method_rows(comparisons, "fourshot")
-    accuracies = [row.accuracy for row in ours]
+    fourshot_rows = method_rows(comparisons, "fourshot")
+    accuracies = [row.accuracy for row in fourshot_rows]
 
     def points_above(method: str) -> list[float]:
-        others = method_rows(comparisons, method)
-        return [100 * (own - other.accuracy) for own, other in zip(accuracies, others, strict=True)]
+        rows = method_rows(comparisons, method)
+        return [100 * (accuracy - row.accuracy) for accuracy, row in zip(accuracies, rows, strict=True)]
 
     goals = [
         ("fourshot, mean accuracy", "%", 100 * fmean(accuracies), 84),
@@ -63,8 +63,8 @@ def targets(comparisons: Comparisons) -> list[Target]:
         goals.append(("fourshot above icl_calibrated, worst task", "points", min(above), 0))
     # Rounded first: equal ones may differ in the last bit.
     set_out = [at_least(name, unit, round(measured, 6), goal, digits=6) for name, unit, measured, goal in goals]
-    errors = [row.ece for row in ours if row.ece is not None]
-    if len(errors) == len(ours):
+    errors = [row.ece for row in fourshot_rows if row.ece is not None]
+    if len(errors) == len(fourshot_rows):
         set_out.append(at_most("fourshot, mean calibration error", "", round(fmean(errors), 6), 0.08, digits=6))
     return set_out
 
@@ -89,14 +89,14 @@ def targets_result(comparisons: Comparisons) -> dict[str, Any]:
 def headline(comparisons: Comparisons) -> str:
     """The number, with its baselines: the same texts in the prompt, calibrated and as is."""
     first = next(iter(comparisons.values()))
-    ours, calibrated, plain = (method_rows(comparisons, name) for name in ("fourshot", "icl_calibrated", "icl"))
-    tasks, real = in_words(list(TITLES.values())), in_words([str(row.real_examples) for row in ours])
+    fourshot, calibrated, plain = (method_rows(comparisons, name) for name in ("fourshot", "icl_calibrated", "icl"))
+    tasks, real = in_words(list(TITLES.values())), in_words([str(row.real_examples) for row in fourshot])
     return (
-        f"**{_mean_accuracy(ours)} %** of the test texts of {tasks} are classified correctly: the mean of the three "
-        f"tasks, ± one standard deviation over {len(first.seeds)} draws of the examples. The classifier is "
+        f"**{_mean_accuracy(fourshot)} %** of the test texts of {tasks} are classified correctly: the mean of the "
+        f"three tasks, ± one standard deviation over {len(first.seeds)} draws of the examples. The classifier is "
         f"{first.model_name} with an adapter made from {real} labelled texts. The same model with the same texts in "
         f"its prompt (in context): {_mean_accuracy(calibrated)} % calibrated, {_mean_accuracy(plain)} % as is. "
-        f"That takes {fmean(_tokens(plain)):.0f} prompt tokens per text instead of {fmean(_tokens(ours)):.0f}."
+        f"That takes {fmean(_tokens(plain)):.0f} prompt tokens per text instead of {fmean(_tokens(fourshot)):.0f}."
     )
 
 
@@ -155,8 +155,11 @@ def wordings_table(compared: Comparisons, in_context: Comparisons) -> str:
         mean = f"{_two(means, 100)} ({100 * (means[1] - means[0]):+.1f})"
         lines.append([pairs[0][0].display_name, *(_accuracies(*pair) for pair in pairs), mean])
     tokens = [_tokens(method_rows(compared, method)) for method in ("fourshot", "fourshot_bare")]
-    shown = _tokens(method_rows(in_context, "icl"))
-    ratios = [[theirs / own for theirs, own in zip(shown, column, strict=True)] for column in tokens]
+    icl_tokens = _tokens(method_rows(in_context, "icl"))
+    ratios = [
+        [in_prompt / adapter_tokens for in_prompt, adapter_tokens in zip(icl_tokens, column, strict=True)]
+        for column in tokens
+    ]
     for name, columns in (("prompt tokens per text", tokens), ("in context, times as many", ratios)):
         with_means = [[*column, fmean(column)] for column in columns]
         lines.append([name, *map(_two, zip(*with_means, strict=True))])
@@ -172,8 +175,8 @@ def _by_method(comparisons: Comparisons) -> Iterator[tuple[str, list[MethodRow |
 
 def _measured(columns: Sequence[Column], comparisons: Comparisons) -> list[Column]:
     """Those that some row has a number for."""
-    every = [row for comparison in comparisons.values() for row in comparison.rows]
-    return [column for column in columns if any(column.of(row) is not None for row in every)]
+    rows = [row for comparison in comparisons.values() for row in comparison.rows]
+    return [column for column in columns if any(column.of(row) is not None for row in rows)]
 
 
 def _mean(rows: Sequence[MethodRow | None]) -> str:

@@ -73,13 +73,13 @@ def measure(options: Options, rows: Rows) -> dict[str, Any]:
 def plan(options: Options) -> list[tuple[str, str, int]]:
     """(scenario, routing, replicas) of everything that is simulated."""
     sizes = dict.fromkeys(SCENARIOS, (UNUSUAL_REPLICAS,)) | {"steady": options.replicas}
-    ways = dict.fromkeys(SCENARIOS, PLAIN) | {"steady": tuple(ROUTINGS)}
-    return [(name, routing, size) for name in SCENARIOS for size in sizes[name] for routing in ways[name]]
+    routings = dict.fromkeys(SCENARIOS, PLAIN) | {"steady": tuple(ROUTINGS)}
+    return [(name, routing, size) for name in SCENARIOS for size in sizes[name] for routing in routings[name]]
 
 
 def scenario(name: str, routing: str, replicas: int, rate: float, options: Options) -> Scenario:
     """``rate``: requests a second, of all."""
-    start, end, more = BURST
+    start, end, added_share = BURST
     return Scenario(
         routing=routing,
         replicas=replicas,
@@ -89,7 +89,7 @@ def scenario(name: str, routing: str, replicas: int, rate: float, options: Optio
         memory=options.memory,
         seconds=options.seconds,
         seed=options.seed,
-        burst=(start, end, more * rate) if name == "burst" else (0.0, 0.0, 0.0),
+        burst=(start, end, added_share * rate) if name == "burst" else (0.0, 0.0, 0.0),
         loss=LOSS if name == "loss" else (0.0, 0.0),
     )
 
@@ -114,14 +114,14 @@ def needed(routing: str, load: int, options: Options, times: ServiceTimes) -> di
     return {"load": load, "routing": routing, "replicas": number}
 
 
-def fewest(fits: Callable[[int], bool], least: int, most: int) -> int | None:
-    """The smallest number from ``least`` to ``most`` that fits, by bisection; None where ``most`` does not."""
-    if not fits(most):
+def fewest(fits: Callable[[int], bool], least: int, largest: int) -> int | None:
+    """The smallest number from ``least`` to ``largest`` that fits, by bisection; None where ``largest`` does not."""
+    if not fits(largest):
         return None
-    while least < most:
-        middle = (least + most) // 2
-        least, most = (least, middle) if fits(middle) else (middle + 1, most)
-    return most
+    while least < largest:
+        middle = (least + largest) // 2
+        least, largest = (least, middle) if fits(middle) else (middle + 1, largest)
+    return largest
 
 
 def check(serving: Mapping[str, Any], times: ServiceTimes) -> dict[str, Any]:

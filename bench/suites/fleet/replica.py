@@ -26,7 +26,7 @@ class SimulatedReplica:
 
     def __init__(self, router: Replica, times: ServiceTimes, memory: int, clock: Callable[[], float]) -> None:
         """``memory``: adapters beside those in slots that are not read from disk."""
-        self.router, self._times, self._most, self._clock = router, times, memory + times.slots, clock
+        self.router, self._times, self._capacity, self._clock = router, times, memory + times.slots, clock
         self.busy_s = 0.0
         self.uses = {"slot": 0, "memory": 0, "disk": 0}  # requests, by where their adapter was when their step began
         self.restart()
@@ -42,7 +42,7 @@ class SimulatedReplica:
             clock=self._clock,
         )
         self._waiting: list[tuple[Coroutine[Any, Any, None], Any, Request]] = []
-        self._inside: list[Request] = []  # handed to the engine, and not in a step yet
+        self._in_engine: list[Request] = []  # handed to the engine, and not in a step yet
         self.step: list[Request] = []
         self._slots, self._memory = OrderedDict[str, None](), OrderedDict[str, None]()
         self.router.in_flight = 0
@@ -59,15 +59,15 @@ class SimulatedReplica:
         try:
             self._waiting.append((turn, turn.send(None), request))
         except StopIteration:
-            self._inside.append(request)
+            self._in_engine.append(request)
         return True
 
     def end_step(self) -> list[Request]:
         """What was answered."""
-        answered, self.step = self.step, []
-        for _ in answered:
+        finished, self.step = self.step, []
+        for _ in finished:
             self._dispatcher.done(self._times.prompt_tokens)
-        self.router.in_flight -= len(answered)
+        self.router.in_flight -= len(finished)
         waiting = self._waiting
         self._waiting = []
         for turn, ready, request in waiting:
@@ -77,15 +77,15 @@ class SimulatedReplica:
             try:
                 turn.send(None)
             except StopIteration:
-                self._inside.append(request)
-        return answered
+                self._in_engine.append(request)
+        return finished
 
     def begin_step(self) -> float | None:
         """Begin a step where there is work and none is computed; the seconds it takes."""
-        if self.step or not self._inside:
+        if self.step or not self._in_engine:
             return None
         loads, later, adapters = {"slot": 0, "memory": 0, "disk": 0}, list[Request](), dict[str, str]()
-        for request in self._inside:
+        for request in self._in_engine:
             fits = request.task in adapters or len(adapters) < self._times.slots
             if not fits or len(self.step) == MOST_TEXTS:
                 later.append(request)
@@ -95,7 +95,7 @@ class SimulatedReplica:
                 loads[adapters[request.task]] += 1
             self.uses[adapters[request.task]] += 1
             self.step.append(request)
-        self._inside = later
+        self._in_engine = later
         seconds = self._times.step_s(len(self.step), len(adapters), loads["memory"], loads["disk"])
         self.busy_s += seconds
         return seconds
@@ -103,16 +103,16 @@ class SimulatedReplica:
     def bring(self, task: str) -> str:
         """Have the adapter in a slot, the least recently used one leaving it; where it was before."""
         was = "slot" if task in self._slots else "memory" if task in self._memory else "disk"
-        for held, most in ((self._slots, self._times.slots), (self._memory, self._most)):
-            held[task] = None
-            held.move_to_end(task)
-            if len(held) > most:
-                held.popitem(last=False)
+        for cache, capacity in ((self._slots, self._times.slots), (self._memory, self._capacity)):
+            cache[task] = None
+            cache.move_to_end(task)
+            if len(cache) > capacity:
+                cache.popitem(last=False)
         return was
 
     def give_up(self) -> list[Request]:
         """It dies: what it had accepted and not answered."""
-        lost = [*self.step, *self._inside, *(request for *_, request in self._waiting)]
+        lost = [*self.step, *self._in_engine, *(request for *_, request in self._waiting)]
         for turn, *_ in self._waiting:
             turn.close()
         self.restart()

@@ -140,9 +140,9 @@ class _Simulation:
         queue: list[tuple[float, int, Callable[[], None]]] = []  # in the order of time
         for order, request in enumerate(requests):
             queue.append((request.at_s, order, lambda request=request: self._arrive(request)))  # type: ignore[misc]
-        away, back = self.scenario.loss
-        if back:
-            queue += [(away, -1, self._lose), (back, -1, self._return)]
+        lost_at, returns_at = self.scenario.loss
+        if returns_at:
+            queue += [(lost_at, -1, self._lose), (returns_at, -1, self._return)]
         for at, _, action in sorted(queue, key=lambda entry: entry[:2]):
             self._until(at)
             self.now = at

@@ -9,7 +9,7 @@ import numpy as np
 from fourshot.engine.errors import InputError
 
 TASK = "sst2"  # that all three suites send
-ONE, SEVERAL = "lora", "lora_many"  # ways of the latency suite
+ONE_ADAPTER, SEVERAL_ADAPTERS = "lora", "lora_many"  # ways of the latency suite
 SIZES = (1, 4, 16, 64)  # texts of a step
 MOST_CLIENTS = 16  # that the serving suite measures the capacity with
 
@@ -32,9 +32,9 @@ class ServiceTimes(msgspec.Struct, frozen=True, kw_only=True):
 
         Between the sizes that were measured a step grows evenly; beyond the largest, with the number of texts.
         """
-        one, several = (self._of(texts, times) for times in (self.one_ms, self.several_ms))
+        one_s, several_s = (self._of(texts, times) for times in (self.one_ms, self.several_ms))
         mixed = min(1.0, (adapters - 1) / (self.adapters - 1))
-        engine = one + mixed * (several - one)
+        engine = one_s + mixed * (several_s - one_s)
         loads = from_memory * self.memory_ms + from_disk * self.disk_ms
         return (engine + texts * self.http_ms + loads) / 1000
 
@@ -54,33 +54,33 @@ def read_times(latency: Mapping[str, Any], serving: Mapping[str, Any], adapters:
 
     So many requests at a time, each sent when one is answered, are steps of so many texts.
     """
-    one, several = (steps(latency, way) for way in (ONE, SEVERAL))
-    over_http, in_process = serving["capacity_per_s"], MOST_CLIENTS / several[MOST_CLIENTS]
+    one_s, several_s = (steps(latency, variant) for variant in (ONE_ADAPTER, SEVERAL_ADAPTERS))
+    over_http, in_process = serving["capacity_per_s"], MOST_CLIENTS / several_s[MOST_CLIENTS]
     return ServiceTimes(
-        texts=tuple(one),
-        one_ms=tuple(1000 * seconds for seconds in one.values()),
-        several_ms=tuple(1000 * seconds for seconds in several.values()),
+        texts=tuple(one_s),
+        one_ms=tuple(1000 * seconds for seconds in one_s.values()),
+        several_ms=tuple(1000 * seconds for seconds in several_s.values()),
         adapters=latency["settings"]["many_adapters"],
         http_ms=max(0.0, 1000 * (1 / over_http - 1 / in_process)),
         memory_ms=_load_ms(adapters, "memory"),
         disk_ms=_load_ms(adapters, "cold"),
-        prompt_tokens=round(_cell(latency, ONE, 1)["prompt_tokens"]),
+        prompt_tokens=round(_cell(latency, ONE_ADAPTER, 1)["prompt_tokens"]),
         slots=adapters["settings"]["slots"],
     )
 
 
-def steps(latency: Mapping[str, Any], way: str) -> dict[int, float]:
+def steps(latency: Mapping[str, Any], variant: str) -> dict[int, float]:
     """Seconds of a step by its number of texts, ascending."""
-    return {size: size / _cell(latency, way, size)["requests_per_s"]["mean"] for size in SIZES}
+    return {size: size / _cell(latency, variant, size)["requests_per_s"]["mean"] for size in SIZES}
 
 
-def _cell(latency: Mapping[str, Any], way: str, load: int) -> Mapping[str, Any]:
+def _cell(latency: Mapping[str, Any], variant: str, load: int) -> Mapping[str, Any]:
     for cell in latency["cells"]:
-        if (cell["route"], cell["way"], cell["task"], cell["load"]) == ("in-process", way, TASK, load):
+        if (cell["route"], cell["way"], cell["task"], cell["load"]) == ("in-process", variant, TASK, load):
             return dict(cell)
     raise InputError(
-        f"the latency result has no cell of {way!r} for {TASK!r}, in process, {load} at a time. Measure it: fourshot "
-        "bench latency."
+        f"the latency result has no cell of {variant!r} for {TASK!r}, in process, {load} at a time. Measure it: "
+        "fourshot bench latency."
     )
 
 

@@ -84,8 +84,8 @@ def engine_specs(base: Base, settings: LatencySettings, sleep_s: float = 0.0) ->
         "merged": EngineSpec(settings=replaced(plain, model=base.merged)),
         "transformers": EngineSpec(settings=replaced(plain, kind="transformers"), adapters=base.adapters[:1]),
     }
-    wanted = {VARIANTS[name].engine for name in settings.measured_variants}
-    return {name: replaced(spec, sleep_s=sleep_s) for name, spec in specs.items() if name in wanted}
+    needed = {VARIANTS[name].engine for name in settings.measured_variants}
+    return {name: replaced(spec, sleep_s=sleep_s) for name, spec in specs.items() if name in needed}
 
 
 def cell_requests(cell: LatencyCell, workload: Workload, settings: LatencySettings) -> CellRequests:

@@ -14,7 +14,7 @@ from statistics import fmean
 
 import msgspec
 
-from fourshot.bench.core.closed_loop import CellMeasurement, answered
+from fourshot.bench.core.closed_loop import CellMeasurement, request_times
 from fourshot.bench.core.load import Load, LoadAnswer, LoadRequest, generate
 from fourshot.bench.core.results import tell
 from fourshot.bench.core.rows import Rows
@@ -40,13 +40,13 @@ def servers(
         for workload in workloads.values():
             make_adapter(adapters, workload.task, shots=workload.shots, base=resolve_model(options.model))
         os.environ["VLLM_SERVER_DEV_MODE"] = "1"  # lets the cache be emptied
-        wanted = ["--kv-cache-mib", str(settings.kv_cache_mib), *PATIENCE]
-        wanted += ["--base", options.model] if options.model else []
+        options_of_all = ["--kv-cache-mib", str(settings.kv_cache_mib), *PATIENCE]
+        options_of_all += ["--base", options.model] if options.model else []
         running = {}
-        for name, more in {"served": [], "uncached": ["--vllm", "--no-enable-prefix-caching"]}.items():
+        for name, options_of_one in {"served": [], "uncached": ["--vllm", "--no-enable-prefix-caching"]}.items():
             if name == "served" or "icl_off" in settings.http_variants:
                 log = options.out.with_suffix(f".{name}.log")
-                server = running_service(adapters, log, *wanted, *more, cores=options.cores)
+                server = running_service(adapters, log, *options_of_all, *options_of_one, cores=options.cores)
                 running[name] = stack.enter_context(server)
                 tell(f"server {name}: ready")
         yield running
@@ -116,27 +116,27 @@ def _load(
 
 def _capacity(cell: LatencyCell, settings: LatencySettings, rows: Rows) -> float:
     """Requests per second of the variant's closed loops at the highest concurrency."""
-    most = max(settings.http_seconds)
+    concurrency = max(settings.http_seconds)
     loops = [
-        LatencyCell(route="http", variant=cell.variant, task=cell.task, repeat=repeat, concurrency=most)
+        LatencyCell(route="http", variant=cell.variant, task=cell.task, repeat=repeat, concurrency=concurrency)
         for repeat in range(settings.repeats)
     ]
     return fmean(msgspec.convert(rows.pieces[loop.name], CellMeasurement).rate for loop in loops)
 
 
-def _measurement(sent: Sequence[LoadAnswer]) -> CellMeasurement:
+def _measurement(answers: Sequence[LoadAnswer]) -> CellMeasurement:
     rows = []
-    for answer in sent:
+    for answer in answers:
         if answer.status != 200:
             continue
         body = json.loads(answer.answer)
         begun_s = answer.due_s + body["results"][0]["queue_ms"] / 1000
         usage = body["usage"]
-        rows.append(answered(answer.due_s, begun_s, answer.done_s, usage["prompt_tokens"], usage["cached_tokens"]))
+        rows.append(request_times(answer.due_s, begun_s, answer.done_s, usage["prompt_tokens"], usage["cached_tokens"]))
     return CellMeasurement(
         rows=tuple(rows),
-        seconds=max(answer.done_s for answer in sent),
-        failed=len(sent) - len(rows),
+        seconds=max(answer.done_s for answer in answers),
+        failed=len(answers) - len(rows),
         prompt_tokens=sum(row.prompt_tokens for row in rows),
         cached_tokens=sum(row.cached_tokens for row in rows),
     )

@@ -6,7 +6,7 @@ from typing import Any
 
 from fourshot.bench.core.parts import MISSING, Page, Part, Section, Table
 from fourshot.bench.core.results import TITLES, task_title
-from fourshot.bench.core.statistics import shown
+from fourshot.bench.core.statistics import with_interval
 from fourshot.bench.core.workload import VARIANTS
 from fourshot.bench.suites.latency.plan import FLOOR
 from fourshot.pipeline.report.figures import Bars, Curve, bar_plot, line_plot
@@ -26,8 +26,8 @@ def cells(result: Mapping[str, Any]) -> Table:
         "task": lambda cell: task_title(cell["task"]),
         "method": lambda cell: VARIANTS[cell["way"]].display_name,
         "load": "{load}",
-        "requests/s": lambda cell: shown(cell["requests_per_s"]),
-        "p50 ms": lambda cell: shown(cell["p50_ms"]),
+        "requests/s": lambda cell: with_interval(cell["requests_per_s"]),
+        "p50 ms": lambda cell: with_interval(cell["p50_ms"]),
         "p95": "{p95_ms:.0f}",
         "p99": "{p99_ms:.0f}",
         "goodput/s": "{goodput_per_s[mean]:.1f}",
@@ -45,7 +45,7 @@ def ratios(result: Mapping[str, Any], loads: Sequence[int | str] = ()) -> Table:
     """How much faster each variant is than in context, at ``loads`` or at all."""
 
     def against(state: str, measure: str, digits: int) -> Any:
-        return lambda row: shown(row.get(state, {}).get(measure), digits)
+        return lambda row: with_interval(row.get(state, {}).get(measure), digits)
 
     def off(measure: str) -> Any:
         return lambda row: f"{row['icl_off'][measure]:.1f}" if "icl_off" in row else MISSING
@@ -75,26 +75,26 @@ def rates(result: Mapping[str, Any], loads: Sequence[int | str] = ()) -> Table:
         for cell in result["cells"]
         if cell["route"] == "in-process" and cell["way"] in VARIANTS and cell["way"] != FLOOR
     }
-    ways = list(dict.fromkeys(way for *_, way in measured))
+    variants = list(dict.fromkeys(variant for *_, variant in measured))
 
     def shown_range(values: Sequence[float] | None) -> str:
         return f"{min(values):.0f} to {max(values):.0f}" if values else MISSING
 
     def times(task: str, load: int | str) -> str:
-        lora, in_context = (measured.get((task, load, way)) for way in ("lora", "icl_off"))
+        lora, in_context = (measured.get((task, load, variant)) for variant in ("lora", "icl_off"))
         return f"{fmean(lora) / fmean(in_context):.1f}" if lora and in_context else MISSING
 
     rows = [
         (
             task_title(task),
             load,
-            *(shown_range(measured.get((task, load, way))) for way in ways),
+            *(shown_range(measured.get((task, load, variant))) for variant in variants),
             times(task, load),
         )
         for task, load in dict.fromkeys(key[:2] for key in measured)
         if not loads or load in loads
     ]
-    names = [VARIANTS[way].display_name for way in ways]
+    names = [VARIANTS[variant].display_name for variant in variants]
     return Table(["task", "requests at a time", *names, "LoRA, one adapter, relative to cache off"], rows, left=2)
 
 
@@ -104,12 +104,12 @@ def gain(result: Mapping[str, Any]) -> Table:
     rows = []
     for task in result["settings"]["tasks"]:
         for name in ("lora", "lora_bare"):
-            full, alone = by_cell.get((name, task, "saturated")), by_cell.get((name, task, 1))
-            if full and alone:
+            saturated, single = by_cell.get((name, task, "saturated")), by_cell.get((name, task, 1))
+            if saturated and single:
                 numbers = [
                     row[state][measure]["mean"]
                     for state in ("icl_off", "icl_warm")
-                    for row, measure in ((full, "throughput"), (alone, "p50"))
+                    for row, measure in ((saturated, "throughput"), (single, "p50"))
                 ]
                 rows.append(
                     (f"{TITLES[task]}: {VARIANTS[name].display_name}", *(f"{number:.1f}" for number in numbers))
@@ -131,7 +131,9 @@ def page(result: Mapping[str, Any]) -> Page:
     )
     sections.append(Section("Beside what is possible", [about, ratios(result)]))
     for task in result["settings"]["tasks"]:
-        plots = [_curves(result, task, *what) for what in (("requests_per_s", "requests/s"), ("p50_ms", "p50, ms"))]
+        plots = [
+            _curves(result, task, *subject) for subject in (("requests_per_s", "requests/s"), ("p50_ms", "p50, ms"))
+        ]
         sections.append(Section(task_title(task), plots))
     sections.append(Section("Every cell", [cells(result)]))
     lead = f"{result['settings']['model']}" + (", dummy weights: latency only" if result["dummy_weights"] else "")
@@ -168,9 +170,9 @@ def _gain_plot(result: Mapping[str, Any], load: int | str) -> Any:
         series.append(
             Bars(VARIANTS[name].display_name, [estimate and estimate["mean"] for estimate in of_tasks], bounds)
         )
-    what = "p50 of single requests" if load == 1 else "saturated throughput"
+    measure = "p50 of single requests" if load == 1 else "saturated throughput"
     titles = [task_title(task) for task in tasks]
-    return bar_plot(titles, series, value_name=f"{what} relative to in-context, cache off")
+    return bar_plot(titles, series, value_name=f"{measure} relative to in-context, cache off")
 
 
 def _curves(result: Mapping[str, Any], task: str, value: str, y_name: str) -> Any:
@@ -179,7 +181,7 @@ def _curves(result: Mapping[str, Any], task: str, value: str, y_name: str) -> An
         is_loop = cell["route"] == "in-process" and isinstance(cell["load"], int) and cell["way"] != "floor"
         if is_loop and cell["task"] == task:
             points.setdefault(cell["way"], []).append((float(cell["load"]), cell[value]["mean"]))
-    curves = [Curve(VARIANTS[name].display_name, sorted(some)) for name, some in points.items()]
+    curves = [Curve(VARIANTS[name].display_name, sorted(cell_points)) for name, cell_points in points.items()]
     return line_plot(curves, x_name="requests at a time", y_name=y_name, log_x=True, log_y=True)
 
 

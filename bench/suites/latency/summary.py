@@ -128,34 +128,34 @@ def ratios_to_icl(
 
     None where it has its shots in the prompt itself, or was not measured at this concurrency.
     """
-    own = groups.get(("in-process", variant, task, concurrency))
+    repeats = groups.get(("in-process", variant, task, concurrency))
     about = VARIANTS[variant]
-    if own is None or about.shots != "none" or not about.text or about.one_by_one:
+    if repeats is None or about.shots != "none" or not about.text or about.one_by_one:
         return None
-    tokens, cached = mean_tokens(own)
+    tokens, cached = mean_tokens(repeats)
     limit = roof.alone_s if concurrency == 1 else roof.saturated_s
     row: dict[str, Any] = {
         "way": variant,
         "task": task,
         "concurrency": "saturated" if concurrency == SATURATED else concurrency,
         "limit_ms": 1000 * limit(tokens, cached),
-        "measured_ms": 1000 * fmean(1 / rate for rate in rates(own)),
+        "measured_ms": 1000 * fmean(1 / rate for rate in rates(repeats)),
     }
-    for other in ("icl_off", "icl_warm"):
-        theirs = groups.get(("in-process", other, task, concurrency))
-        if theirs is None or len(theirs) != len(own):  # a run that was cut off
+    for baseline in ("icl_off", "icl_warm"):
+        icl_repeats = groups.get(("in-process", baseline, task, concurrency))
+        if icl_repeats is None or len(icl_repeats) != len(repeats):  # a run that was cut off
             continue
-        their_tokens, their_cached = mean_tokens(theirs)
-        row[other] = {
-            "throughput": msgspec.to_builtins(ratio(rates(own), rates(theirs))),
+        their_tokens, their_cached = mean_tokens(icl_repeats)
+        row[baseline] = {
+            "throughput": msgspec.to_builtins(ratio(rates(repeats), rates(icl_repeats))),
             "prompt_tokens": (their_tokens - their_cached) / (tokens - cached),  # those that are computed
             "roof": limit(their_tokens, their_cached) / limit(tokens, cached),
         }
         # Where all come at once, each waits for those before it: p50 of another number of requests says nothing.
-        if concurrency != SATURATED or [len(measured.rows) for measured in own] == [
-            len(measured.rows) for measured in theirs
+        if concurrency != SATURATED or [len(measured.rows) for measured in repeats] == [
+            len(measured.rows) for measured in icl_repeats
         ]:
-            row[other]["p50"] = msgspec.to_builtins(ratio(medians_ms(theirs), medians_ms(own)))
+            row[baseline]["p50"] = msgspec.to_builtins(ratio(medians_ms(icl_repeats), medians_ms(repeats)))
     return row
 
 
@@ -166,21 +166,21 @@ def targets(ratios: Sequence[Mapping[str, Any]], settings: LatencySettings) -> l
     for variant in (LORA, BARE):
         for task in settings.tasks if variant in settings.variants else ():
             name = f"{VARIANTS[variant].display_name}, {task}"
-            full, alone = (by_cell.get((variant, task, load), {}).get("icl_off") for load in ("saturated", 1))
-            if full:
-                share = full["throughput"]["mean"] / full["prompt_tokens"]
+            saturated, single = (by_cell.get((variant, task, load), {}).get("icl_off") for load in ("saturated", 1))
+            if saturated:
+                share = saturated["throughput"]["mean"] / saturated["prompt_tokens"]
                 goals.append(at_least(f"{name}, saturated: share of the ratio of prompt tokens", "", share, SHARE_GOAL))
-            if alone:
+            if single:
                 about = f"{name}, one at a time: p50 against in context, cache off"
-                goals.append(at_least(about, "times", alone["p50"]["mean"], ALONE_GOAL))
+                goals.append(at_least(about, "times", single["p50"]["mean"], ALONE_GOAL))
             warm = [
                 (row["icl_warm"]["throughput"]["mean"], row["concurrency"])
                 for row in ratios
                 if (row["way"], row["task"]) == (variant, task) and "icl_warm" in row
             ]
             if warm:
-                worst, where = min(warm, key=lambda pair: pair[0])
-                about = f"{name}, against warm in context, worst cell ({where})"
+                worst, worst_load = min(warm, key=lambda pair: pair[0])
+                about = f"{name}, against warm in context, worst cell ({worst_load})"
                 goals.append(at_least(about, "times", worst, WARM_GOAL))
     return goals
 
@@ -189,8 +189,8 @@ def many_targets(groups: Mapping[Group, list[CellMeasurement]], settings: Latenc
     """Many adapters in a batch against the base, where there are as many as the target is about."""
     goals = []
     for task in settings.tasks if settings.many_adapters >= MANY_ADAPTERS else ():
-        many, base = (groups.get(("in-process", name, task, SATURATED)) for name in ("lora_many", "zero_shot"))
-        if many and base and len(many) == len(base):  # a run may have been cut off
+        with_many, base = (groups.get(("in-process", name, task, SATURATED)) for name in ("lora_many", "zero_shot"))
+        if with_many and base and len(with_many) == len(base):  # a run may have been cut off
             name = f"{settings.many_adapters} adapters, {task}, saturated: share of the base's throughput"
-            goals.append(at_least(name, "", ratio(rates(many), rates(base)).mean, MANY_GOAL))
+            goals.append(at_least(name, "", ratio(rates(with_many), rates(base)).mean, MANY_GOAL))
     return goals

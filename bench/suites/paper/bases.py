@@ -43,10 +43,10 @@ def base_results(result: Mapping[str, Any]) -> dict[str, BaseResult]:
         measured = {name: result[name] for name in BaseResult.__struct_fields__ if name in result}
         return {settings["model"]: msgspec.convert({**measured, **names}, BaseResult)}
     bases = msgspec.convert(result["bases"], list[BaseResult])
-    short = [short_name(base.model) for base in bases]
+    short_names = [short_name(base.model) for base in bases]
     return {
-        name if short.count(name) == 1 else f"{name} ({base.model_revision})": base
-        for name, base in zip(short, bases, strict=True)
+        name if short_names.count(name) == 1 else f"{name} ({base.model_revision})": base
+        for name, base in zip(short_names, bases, strict=True)
     }
 
 
@@ -61,21 +61,21 @@ def base_options(options: Options) -> dict[ResolvedModel, Options]:
     bases = {(model.name, model.revision): (name, model) for name, model in named}
     if len(bases) < len(named):
         raise InputError(f"--models {','.join(options.models)} names a base twice. Name each once.")
-    known: dict[str, list[Path]] = {model.name: [] for _, model in bases.values()}
+    results: dict[str, list[Path]] = {model.name: [] for _, model in bases.values()}
     for path in options.known:
-        if (of := read_comparison(path).model_name) not in known:
+        if (of := read_comparison(path).model_name) not in results:
             raise InputError(
-                f"{path.name} was measured with {of}, and --models names {', '.join(known)}. Leave it out, or name "
+                f"{path.name} was measured with {of}, and --models names {', '.join(results)}. Leave it out, or name "
                 f"{of} too."
             )
-        known[of].append(path)
+        results[of].append(path)
     return {
         model: msgspec.structs.replace(
             options,
             model=None if name == EMBEDDED else name,
             models=(),
             runs=options.runs / runs_name(model),
-            known=tuple(known[model.name]),
+            known=tuple(results[model.name]),
         )
         for name, model in bases.values()
     }

@@ -62,8 +62,8 @@ def accuracies(means: MeanScores, tasks: Sequence[str]) -> Section:
         values = [100 * mean.accuracy if mean else None for mean in of_task]
         bars.append(Bars(task_title(task), values, [mean.interval if mean else None for mean in of_task]))
     if any(value is not None for series in bars for value in series.values):
-        under = "Lines: one standard deviation over draws of the shots."
-        parts.append(bar_plot(list(map(_setup_name, TABLE)), bars, value_name="accuracy %", note=under))
+        note = "Lines: one standard deviation over draws of the shots."
+        parts.append(bar_plot(list(map(_setup_name, TABLE)), bars, value_name="accuracy %", note=note))
     return Section("Table 1: accuracy", parts)
 
 
@@ -99,9 +99,9 @@ def inference_times(means: MeanScores, timings: Sequence[Timing], tasks: Sequenc
     rows = [_time_row(means, timings, task, setup) for task in tasks for setup in TIMED]
     parts: list[Part] = [intro, Table(headings, rows, note=note)]
     if ratios := _time_ratios(means, timings, tasks):
-        under = "A summary of the paper reports about 2 to 5 times. Load and cache change the ratio, on both sides."
+        remark = "A summary of the paper reports about 2 to 5 times. Load and cache change the ratio, on both sides."
         parts.append(
-            bar_plot(list(map(task_title, tasks)), ratios, value_name="in context over LoRA, times", note=under)
+            bar_plot(list(map(task_title, tasks)), ratios, value_name="in context over LoRA, times", note=remark)
         )
     return Section("Table 1: inference time", parts)
 
@@ -137,8 +137,8 @@ def data_sizes(scores: Sequence[PaperScore], tasks: Sequence[str]) -> Section:
         "Accuracy against the number of texts per class that LoRA was trained on. Real: labelled texts alone. "
         "Synthetic: four labelled ones, the rest written and kept by the default recipe."
     )
-    drawn = [part for task in tasks for part in _size_figure(scores, task)]
-    return Section("Figures 5 and 6: how much data", [intro, *(drawn or [f"More than two sizes: {NOT_MEASURED}."])])
+    figures = [part for task in tasks for part in _size_figure(scores, task)]
+    return Section("Figures 5 and 6: how much data", [intro, *(figures or [f"More than two sizes: {NOT_MEASURED}."])])
 
 
 def _size_figure(scores: Sequence[PaperScore], task: str) -> list[Part]:
@@ -157,9 +157,9 @@ def _size_figure(scores: Sequence[PaperScore], task: str) -> list[Part]:
     least = count(min(means[setup].n for setup in (*real, *synthetic)))
     about = f"{task_title(task)}, {_draws(len(seeds))} of the shots, {least} test texts."
     rows = [
-        (name, real_texts, asked, _accuracy(mean), count(mean.synthetic_examples) if asked else None)
+        (name, real_texts, requested, _accuracy(mean), count(mean.synthetic_examples) if requested else None)
         for name, line in lines.items()
-        for (_, _, real_texts, asked), mean in ((setup, means[setup]) for setup in line)
+        for (_, _, real_texts, requested), mean in ((setup, means[setup]) for setup in line)
     ]
     headings = ["", "real per class", "synthetic per class, asked for", "accuracy %", "synthetic, all classes, kept"]
     return [
@@ -193,10 +193,12 @@ def trigram_figures(counted: Sequence[CountedTexts]) -> Section:
 
 def _trigram_figure(texts: CountedTexts) -> Markup:
     curves = {side: texts.trigrams[side] for side in SIDES if side in texts.trigrams}
-    most = min(texts.num[side] for side in curves)
-    at_most = {side: next(value for size, value in reversed(curve) if size <= most) for side, curve in curves.items()}
+    num_texts = min(texts.num[side] for side in curves)
+    at_most = {
+        side: next(value for size, value in reversed(curve) if size <= num_texts) for side, curve in curves.items()
+    }
     numbers = "; ".join(f"{SIDES[side]} {count(value)}" for side, value in at_most.items())
-    about = f"{task_title(texts.task)}, draw {texts.seed}. Among about {count(most)} texts: {numbers}."
+    about = f"{task_title(texts.task)}, draw {texts.seed}. Among about {count(num_texts)} texts: {numbers}."
     drawn = [Curve(SIDES[side], curve) for side, curve in curves.items()]
     return line_plot(drawn, x_name="texts", y_name="distinct tri-grams", note=about)
 
@@ -216,10 +218,10 @@ def word_clouds(counted: Sequence[CountedTexts]) -> Section:
 def _cloud(texts: CountedTexts, side: str) -> Markup:
     words, name = texts.words.get(side), f"{task_title(texts.task)}, {SIDES[side]}"
     if words:
-        drawn = word_cloud(words, f"Frequent words, {name}: {', '.join(list(words)[:12])}")
+        picture = word_cloud(words, f"Frequent words, {name}: {', '.join(list(words)[:12])}")
     else:
-        drawn = Markup("<p>none</p>")
-    return Markup("<figure><figcaption>{}</figcaption>{}</figure>").format(name, drawn)
+        picture = Markup("<p>none</p>")
+    return Markup("<figure><figcaption>{}</figcaption>{}</figure>").format(name, picture)
 
 
 def _setup_name(setup: Setup) -> str:

@@ -107,15 +107,15 @@ class PaperMeasurement:
         if not (folder / "comparison.json").exists():
             return None
         comparison = read_comparison(folder / "comparison.json")
-        wanted = {(method, seed) for method in methods for seed in planned.seeds}
-        whole = wanted <= {(result.method, result.seed) for result in comparison.results}
+        needed = {(method, seed) for method in methods for seed in planned.seeds}
+        is_complete = needed <= {(result.method, result.seed) for result in comparison.results}
         seed = comparison.seeds[0]
         settings = {
             method: msgspec.structs.replace(METHODS[method].settings(planned.settings), seed=seed) for method in methods
         }
         plain = msgspec.json.decode(msgspec.json.encode(settings))
-        same = plain == {method: comparison.settings.get(method) for method in methods}
-        return comparison if whole and same and comparison.model_revision == self.model.revision else None
+        is_same = plain == {method: comparison.settings.get(method) for method in methods}
+        return comparison if is_complete and is_same and comparison.model_revision == self.model.revision else None
 
     def _take(self, comparison: MeasuredComparison, name: str) -> None:
         if comparison.model_name != self.model.name:
@@ -132,10 +132,10 @@ class PaperMeasurement:
         self._sources.append({"name": name, **{field: getattr(comparison, field) for field in SOURCE_FIELDS}})
 
     def _timed(self, task: Task) -> list[Timing]:
-        kept = self.options.runs / task.name / f"timing-{self.model.revision}-{self.plan.timed_texts}.json"
-        if not kept.exists():
-            replace_file(kept, msgspec.json.encode(self.time_task(task)))
-        return msgspec.json.decode(kept.read_bytes(), type=list[Timing])
+        file = self.options.runs / task.name / f"timing-{self.model.revision}-{self.plan.timed_texts}.json"
+        if not file.exists():
+            replace_file(file, msgspec.json.encode(self.time_task(task)))
+        return msgspec.json.decode(file.read_bytes(), type=list[Timing])
 
     def _time_apart(self, task: Task) -> list[Timing]:
         """Times of ``task``, from a fresh process on our cores."""
@@ -151,7 +151,9 @@ class PaperMeasurement:
 
     def _counted(self, task: Task, planned: Sequence[PlannedComparison]) -> list[CountedTexts]:
         """The texts of the comparison that was to write the most of them, among those made here."""
-        writing = [other for other in planned if other.task == task.name and TEXTS_OF in other.methods]
+        writing = [
+            comparison for comparison in planned if comparison.task == task.name and TEXTS_OF in comparison.methods
+        ]
         by_size = sorted(writing, key=lambda comparison: -comparison.settings.generate.per_class)
         counted = (count_texts(task, self.options.runs / comparison.folder, 0) for comparison in by_size)
         return next(([texts] for texts in counted if texts), [])

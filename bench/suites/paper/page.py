@@ -54,10 +54,10 @@ def _of_base(base: BaseResult, tasks: Sequence[str]) -> list[Section]:
 
 def _lead(model: str, means: MeanScores, timings: Sequence[Timing], tasks: Sequence[str]) -> str:
     lead = f"{model} on {in_words([task_title(task) for task in tasks])}"
-    ours, in_context = (mean_over_tasks(means, setup, tasks) for setup in (FOURSHOT, ICL))
-    if ours is not None and in_context is not None:
+    fourshot, in_context = (mean_over_tasks(means, setup, tasks) for setup in (FOURSHOT, ICL))
+    if fourshot is not None and in_context is not None:
         lead += (
-            f": {100 * ours:.1f} % right with an adapter made from four examples per class and synthetic texts, "
+            f": {100 * fourshot:.1f} % right with an adapter made from four examples per class and synthetic texts, "
             f"{100 * in_context:.1f} % with the four examples in the prompt"
         )
     if ratios := list(filter(None, (in_context_over(MERGED, timings, task, 1) for task in tasks))):

@@ -89,8 +89,8 @@ def load_settings(path: Path = SETTINGS) -> PaperSettings:
         settings = msgspec.toml.decode(path.read_bytes(), type=PaperSettings)
     except msgspec.DecodeError as error:
         raise InputError(f"{path} is no settings file of this suite: {error}.") from error
-    named = {method for plan in (settings.small, settings.full) for group in plan.runs for method in group.methods}
-    if unknown := sorted(named - METHODS.keys()):
+    methods = {method for plan in (settings.small, settings.full) for group in plan.runs for method in group.methods}
+    if unknown := sorted(methods - METHODS.keys()):
         raise InputError(f"{path} names methods {unknown}, which do not exist. There are {', '.join(METHODS)}.")
     return settings
 

@@ -108,9 +108,9 @@ def scores_of(comparison: MeasuredComparison, source: int) -> list[PaperScore]:
 
 def amounts(method: str, k: int, per_class: int) -> tuple[int, int]:
     """Real and synthetic texts per class that ``method`` is given where shots are ``k`` and synthetic ``per_class``."""
-    used = METHODS[method]
-    uses_real = used.trained or used.shots_in_prompt
-    return (used.real_per_class or k) if uses_real else 0, per_class if used.synthetic else 0
+    settings = METHODS[method]
+    uses_real = settings.trained or settings.shots_in_prompt
+    return (settings.real_per_class or k) if uses_real else 0, per_class if settings.synthetic else 0
 
 
 def same_setup(task: str, method: str, real: int, synthetic: int) -> TaskSetup:
@@ -170,22 +170,22 @@ def paper_targets(scores: Sequence[PaperScore], timings: Sequence[Timing], tasks
             title = f"in context over {name}, time of one text in transformers, least task"
             targets.append(at_least(title, "times", round(min(filter(None, ratios)), 3), TIMES_GOAL))
     means = mean_scores(scores)
-    for title, setup, other, goal in (
+    for title, setup, baseline, goal in (
         ("the default recipe above in context, mean", FOURSHOT, ICL, COMPARABLE),
         ("the paper's recipe above in context, mean", PAPER, ICL, COMPARABLE),
         ("the default recipe above LoRA on the shots, mean", FOURSHOT, LORA, 0.0),
         ("the filter on above off, mean", FOURSHOT, UNFILTERED, 0.0),
     ):
-        ours, theirs = mean_over_tasks(means, setup, tasks), mean_over_tasks(means, other, tasks)
-        if ours is not None and theirs is not None:
-            targets.append(at_least(title, "points", round(100 * (ours - theirs), 3), goal))
+        score, baseline_score = mean_over_tasks(means, setup, tasks), mean_over_tasks(means, baseline, tasks)
+        if score is not None and baseline_score is not None:
+            targets.append(at_least(title, "points", round(100 * (score - baseline_score), 3), goal))
     return targets
 
 
 def in_context_over(method: str, timings: Sequence[Timing], task: str, batch: int) -> float | None:
     """How many times as long a text takes in context as with ``method``; None where either was not measured."""
-    took = {timing.method: timing.s_per_text for timing in timings if (timing.task, timing.batch) == (task, batch)}
-    return took[ICL[0]] / took[method] if {ICL[0], method} <= took.keys() else None
+    seconds = {timing.method: timing.s_per_text for timing in timings if (timing.task, timing.batch) == (task, batch)}
+    return seconds[ICL[0]] / seconds[method] if {ICL[0], method} <= seconds.keys() else None
 
 
 def mean_over_tasks(means: MeanScores, setup: Setup, tasks: Sequence[str]) -> float | None:

@@ -81,17 +81,17 @@ def _time(model: Any, tokenizer: Any, task: str, method: str, prompts: Sequence[
     chunks = [by_length[start : start + batch] for start in range(0, len(by_length), batch)]
     for chunk in chunks[:WARM_UP]:
         _likeliest_tokens(model, tokenizer, chunk)
-    took = []
+    times = []
     for chunk in chunks:
         started = time.perf_counter()
         _likeliest_tokens(model, tokenizer, chunk)
-        took.append((time.perf_counter() - started) / len(chunk))
+        times.append((time.perf_counter() - started) / len(chunk))
     return Timing(
         task=task,
         method=method,
         batch=batch,
         num_texts=len(ids),
-        s_per_text=median(took),
+        s_per_text=median(times),
         prompt_tokens=sum(map(len, ids)) / len(ids),
     )
 

@@ -37,7 +37,7 @@ from fourshot.bench.suites.serving.traffic import (
     Churn,
     MemorySampler,
     Traffic,
-    put,
+    put_adapter,
 )
 from fourshot.engine.errors import InputError
 from fourshot.serving.testing.server import RunningService, running_service
@@ -65,7 +65,7 @@ def served(traffic: Traffic, cores: str) -> Iterator[tuple[RunningService, Path]
         root = Path(folder) / "served"
         root.mkdir()
         for versions in traffic.versions.values():
-            put(versions[0], root)
+            put_adapter(versions[0], root)
         # A page's bound, not the default's, which is a batch job's: what is accepted is answered soon under any load.
         options = ["--max-queue-s", "0.5", *(["--base", traffic.model] if traffic.model else [])]
         with running_service(root, Path(folder) / "log", *options, cores=cores) as service:
@@ -84,7 +84,7 @@ def measure(options: Options, rows: Rows) -> dict[str, Any]:
         with served(traffic, options.cores) as (service, root):
 
             def load(seconds: float, rate: float = 0.0, clients: int = 0, seed: int = 0) -> list[LoadAnswer]:
-                sent = Load(
+                load_spec = Load(
                     url=service.address,
                     requests=tuple(traffic.requests),
                     weights=tuple(traffic.weights),
@@ -93,34 +93,34 @@ def measure(options: Options, rows: Rows) -> dict[str, Any]:
                     clients=clients,
                     seed=seed,
                 )
-                return generate(sent, options.load_cores)
+                return generate(load_spec, options.load_cores)
 
             load(10, clients=8)  # warm-up
             capacity = judge(load(30, clients=options.clients))["answered_per_s"]
             _tell("capacity, requests/s", capacity)
             calm = judge(load(60, rate=SHARE * capacity, seed=1))
             _tell("calm", calm)
-            over, recovery_s = overload(load, judge, OVER * capacity, SHARE * capacity, calm["latency_ms"]["p99"])
-            _tell("overload", over)
+            overloaded, recovery_s = overload(load, judge, OVER * capacity, SHARE * capacity, calm["latency_ms"]["p99"])
+            _tell("overload", overloaded)
             with Churn(traffic, root) as churn, MemorySampler(service) as memory:
                 answers = load(options.seconds, rate=SHARE * capacity, seed=3)
-            long = judge(answers)
-            long |= {"churn": dict(churn.done), "memory_bytes": memory.samples, "memory_growth": memory.growth()}
+            long_load = judge(answers)
+            long_load |= {"churn": dict(churn.done), "memory_bytes": memory.samples, "memory_growth": memory.growth()}
             metrics = service.http.get("/metrics").text.splitlines()
-            long["metrics"] = [line for line in metrics if line.startswith(("fourshot_adapter", "fourshot_rest"))]
-            _tell("long", {key: value for key, value in long.items() if key != "memory_bytes"})
-    p99 = over["latency_ms"]["p99"] / calm["latency_ms"]["p99"]
+            long_load["metrics"] = [line for line in metrics if line.startswith(("fourshot_adapter", "fourshot_rest"))]
+            _tell("long", {key: value for key, value in long_load.items() if key != "memory_bytes"})
+    p99 = overloaded["latency_ms"]["p99"] / calm["latency_ms"]["p99"]
     worst = max(row["ratio"] for row in batches)
     return {
         "capacity_per_s": capacity,
         "calm": calm,
-        "overload": over,
-        "long": long,
+        "overload": overloaded,
+        "long": long_load,
         "batches": batches,
         "targets": [
-            at_most("wrong labels under load", "answers", long["wrong_labels"], 0),
-            at_most("5xx, and other surprises", "answers", long["surprising_answers"], 0),
-            at_most("growth of memory", "share", long["memory_growth"], GROWTH_GOAL),
+            at_most("wrong labels under load", "answers", long_load["wrong_labels"], 0),
+            at_most("5xx, and other surprises", "answers", long_load["surprising_answers"], 0),
+            at_most("growth of memory", "share", long_load["memory_growth"], GROWTH_GOAL),
             at_most("p99 of accepted requests at 5 times capacity, against 0.7", "times", p99, OVERLOAD_P99_GOAL),
             at_most("recovery after it", "s", recovery_s, RECOVERY_GOAL_S),
             at_most(f"{BATCH_ADAPTERS} adapters in a batch, against the base", "times", worst, MULTI_GOAL),
@@ -128,28 +128,30 @@ def measure(options: Options, rows: Rows) -> dict[str, Any]:
     }
 
 
-def overload(load: Any, judge: Judge, rate: float, after: float, calm_p99_ms: float) -> tuple[dict[str, Any], float]:
-    """What is answered at ``rate``, and after how many seconds at the calm rate ``after`` it is calm again."""
+def overload(
+    load: Any, judge: Judge, rate: float, calm_rate: float, calm_p99_ms: float
+) -> tuple[dict[str, Any], float]:
+    """What is answered at ``rate``, and after how many seconds at the rate ``calm_rate`` it is calm again."""
     answers = load(20, rate=rate, seed=2)
     ended = time.monotonic()
-    then = load(20, rate=after, seed=4)
-    late = time.monotonic() - ended - 20  # the generator's own start
+    calm_answers = load(20, rate=calm_rate, seed=4)
+    delay_s = time.monotonic() - ended - 20  # the generator's own start
     slow = [
         answer.due_s
-        for answer in then
+        for answer in calm_answers
         if (answer.status not in (200, 404, 400) or answer.latency_s * 1000 > calm_p99_ms * 2)
         and judge.is_stable(answer)
     ]
-    return judge(answers), max(slow, default=0.0) + max(0.0, min(late, 1.0))
+    return judge(answers), max(slow, default=0.0) + max(0.0, min(delay_s, 1.0))
 
 
 def report(result: Mapping[str, Any]) -> list[Part]:
     """The loads, and the price of many adapters in a batch; for docs/serving.md."""
-    long = result["long"]
+    long_load = result["long"]
     loads = {
         f"0.7 of capacity ({result['capacity_per_s']:.0f}/s), 60 s": result["calm"],
         "5 times capacity, 20 s": result["overload"],
-        f"0.7 of capacity, {result['settings']['seconds']:.0f} s, adapters coming and going": long,
+        f"0.7 of capacity, {result['settings']['seconds']:.0f} s, adapters coming and going": long_load,
     }
     columns: dict[str, Any] = {
         "load": lambda load: load[0],
@@ -159,9 +161,9 @@ def report(result: Mapping[str, Any]) -> list[Part]:
         "wrong labels": lambda load: f"{load[1]['wrong_labels']} of {load[1]['compared_labels']}",
         "surprises": lambda load: load[1]["surprising_answers"],
     }
-    churn = ", ".join(f"{number} {what}" for what, number in sorted(long["churn"].items()))
+    churn = ", ".join(f"{number} {action}" for action, number in sorted(long_load["churn"].items()))
     note = (
-        f"In the long one: adapters {churn}; memory grew by {100 * long['memory_growth']:.1f} % from its second "
+        f"In the long one: adapters {churn}; memory grew by {100 * long_load['memory_growth']:.1f} % from its second "
         "quarter to its last."
     )
     prices = {

@@ -19,7 +19,7 @@ def multi_lora(traffic: Traffic) -> list[dict[str, Any]]:
     from fourshot.pipeline.synthesis.prompts import PromptFormat, reading_prompt
 
     task = traffic.tasks[0]
-    texts = [text for name, some in traffic.texts.items() if name.startswith("sst2") for text in some]
+    texts = [text for name, task_texts in traffic.texts.items() if name.startswith("sst2") for text in task_texts]
     folders = [folder for versions in traffic.versions.values() for folder in versions][:BATCH_ADAPTERS]
     adapters = [Adapter(name=folder.name, path=str(folder)) for folder in folders]
     engine = open_engine(
@@ -43,7 +43,7 @@ def multi_lora(traffic: Traffic) -> list[dict[str, Any]]:
                     if turn:  # the first loads adapters and builds kernels
                         spent[name].append(time.perf_counter() - started)
             to_base = {
-                name: median(took / base for took, base in zip(spent[name], spent["base"], strict=True))
+                name: median(mix_s / base for mix_s, base in zip(spent[name], spent["base"], strict=True))
                 for name in ("one", "several")
             }
             rows.append(

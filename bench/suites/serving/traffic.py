@@ -116,7 +116,7 @@ class Background:
     """Does something every few seconds while the block runs. Leaving it raises what that raised."""
 
     def __init__(self, every_s: float) -> None:
-        self._every_s, self._over = every_s, threading.Event()
+        self._every_s, self._ended = every_s, threading.Event()
         self._pool = ThreadPoolExecutor(1)
         self.began = time.monotonic()
 
@@ -125,11 +125,11 @@ class Background:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._over.set()
+        self._ended.set()
         self._running.result()
 
     def _run(self) -> None:
-        while not self._over.wait(self._every_s):
+        while not self._ended.wait(self._every_s):
             self.step()
 
     def step(self) -> None:
@@ -147,15 +147,15 @@ class Churn(Background):
 
     def step(self) -> None:
         task = self._draw.choice(self._traffic.tasks).name
-        others = self._traffic.versions[task]
-        there = [folder for folder in others if (self._served / folder.name).exists()]
-        new = self._draw.choice(others)
+        versions = self._traffic.versions[task]
+        present = [folder for folder in versions if (self._served / folder.name).exists()]
+        new = self._draw.choice(versions)
         if self._draw.random() < 0.2:
             self._break(new)
-        if new not in there:
-            put(new, self._served)
-            self.done["added" if not there else "replaced"] += 1
-        elif len(there) > 1 or task not in {stable.name for stable in self._traffic.tasks[:STABLE]}:
+        if new not in present:
+            put_adapter(new, self._served)
+            self.done["added" if not present else "replaced"] += 1
+        elif len(present) > 1 or task not in {stable.name for stable in self._traffic.tasks[:STABLE]}:
             shutil.rmtree(self._served / new.name)
             self.done["removed"] += 1
 
@@ -167,7 +167,7 @@ class Churn(Background):
         self.done["broken"] += 1
 
 
-def put(folder: Path, served: Path) -> None:
+def put_adapter(folder: Path, served: Path) -> None:
     """Copy an adapter into the served folder, whole at once, as the newest of its task."""
     making = served / f".making-{folder.name}"
     shutil.copytree(folder, making)

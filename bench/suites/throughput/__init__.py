@@ -36,7 +36,7 @@ from fourshot.bench.suites.throughput.samplers import (
     SamplerSetup,
     corpus,
     distilabel,
-    ours,
+    our_sampler,
     transformers_batches,
     vllm_alone,
 )
@@ -50,7 +50,7 @@ from fourshot.pipeline.synthesis.settings import PRESETS, RunSettings
 
 OPENERS: dict[str, Callable[[SamplerSetup], Sampler]] = {
     "vllm": vllm_alone,
-    "ours": ours,
+    "ours": our_sampler,
     "transformers": transformers_batches,
     "distilabel": distilabel,
     "corpus": corpus,
@@ -121,11 +121,11 @@ def _settings(preset: str, k: int, **changed: Any) -> RunSettings:
 def thinned(request: DrawRequest, texts: int, batch: int) -> DrawRequest:
     """``texts`` of its prompts, evenly over the classes, for transformers in batches of ``batch``."""
     number = min(texts, len(request.prompts))
-    few = [index * len(request.prompts) // number for index in range(number)]
+    indices = [index * len(request.prompts) // number for index in range(number)]
     return msgspec.structs.replace(
         request,
-        prompts=tuple(request.prompts[index] for index in few),
-        labels=tuple(request.labels[index] for index in few),
+        prompts=tuple(request.prompts[index] for index in indices),
+        labels=tuple(request.labels[index] for index in indices),
         batch=batch,
     )
 
@@ -144,14 +144,14 @@ class Measurement:
 
     @contextmanager
     def opened(
-        self, way: str, warm: DrawRequest | None = None, vllm: dict[str, Any] | None = None, **python: str
+        self, name: str, warm: DrawRequest | None = None, vllm: dict[str, Any] | None = None, **python: str
     ) -> Iterator[Opened[DrawRequest, DrawResult]]:
         """A sampler's process, ready and warm."""
-        process = Opened(OPENERS[way], SamplerSetup(engine=self._engine, vllm=vllm or {}), self._log, **python)
+        process = Opened(OPENERS[name], SamplerSetup(engine=self._engine, vllm=vllm or {}), self._log, **python)
         try:
             if warm:
                 process.ask(warm)
-            self._rows.add(f"start/{way}", process.start_s)
+            self._rows.add(f"start/{name}", process.start_s)
             yield process
         finally:
             process.close()
@@ -183,8 +183,8 @@ class Measurement:
 
     def side_by_side(self, ceiling: str) -> None:
         """vLLM alone, ours and transformers by turns, all of them open, one at work."""
-        ways, repeats = ("vllm", "ours", "transformers"), range(self._options.repeats)
-        if all(f"{way}/{repeat}" in self._rows.pieces for way in ways for repeat in repeats):
+        names, repeats = ("vllm", "ours", "transformers"), range(self._options.repeats)
+        if all(f"{name}/{repeat}" in self._rows.pieces for name in names for repeat in repeats):
             return
         warm = self.request(WARM_ROUND)
         with ExitStack() as stack:
@@ -196,9 +196,9 @@ class Measurement:
             batch = self.fastest_batch(running["transformers"])
             for repeat in repeats:
                 request = self.request(repeat)
-                few = thinned(request, self._options.batch_texts, batch)
-                for way in ways[repeat % 3 :] + ways[: repeat % 3]:
-                    self.measure(f"{way}/{repeat}", running[way], few if way == "transformers" else request)
+                thin_request = thinned(request, self._options.batch_texts, batch)
+                for name in names[repeat % 3 :] + names[: repeat % 3]:
+                    self.measure(f"{name}/{repeat}", running[name], thin_request if name == "transformers" else request)
 
     def corpus(self) -> None:
         if "corpus/0" in self._rows.pieces:
@@ -212,10 +212,10 @@ class Measurement:
     def filter(self) -> None:
         """The in-context filter over texts that ours drew."""
         texts = dict.fromkeys(text for _, text, *_ in self._rows.pieces["ours/0"]["texts"] if text)
-        few = random.Random(0).sample(list(texts), min(len(texts), self._options.filter_texts))
-        self._rows.add("filter texts", len(few))
+        chosen = random.Random(0).sample(list(texts), min(len(texts), self._options.filter_texts))
+        self._rows.add("filter texts", len(chosen))
         filter_bench.read_both_ways(
-            self._model.path, filter_bench.filter_requests(self._workload, few), self._rows, self._log
+            self._model.path, filter_bench.filter_requests(self._workload, chosen), self._rows, self._log
         )
 
     def distilabel(self) -> None:

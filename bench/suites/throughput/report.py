@@ -8,7 +8,7 @@ import msgspec
 from fourshot.bench.core.model_shape import ModelShape
 from fourshot.bench.core.parts import Part, Table
 from fourshot.bench.core.roofline import Machine
-from fourshot.bench.core.statistics import estimate, ratio, shown
+from fourshot.bench.core.statistics import estimate, ratio, with_interval
 from fourshot.bench.core.targets import at_least
 from fourshot.bench.core.workload import Workload
 from fourshot.bench.suites import filter as filter_bench
@@ -53,15 +53,15 @@ def limit(shape: ModelShape, machine: Machine, result: DrawResult, together: int
     """
     texts = len(result.texts)
     prompt, output = result.prompt_tokens / texts, result.output_tokens / texts
-    before = prompt + output / 2
-    flops = shape.prompt_flops(before, before - 1)
-    read = shape.weight_bytes / together + before * shape.kv_bytes_per_token
+    mean_position = prompt + output / 2
+    flops = shape.prompt_flops(mean_position, mean_position - 1)
+    bytes_per_token = shape.weight_bytes / together + mean_position * shape.kv_bytes_per_token
     steps = result.output_tokens - texts
     computing = texts * shape.prompt_flops(prompt, result.cached_tokens / texts) + steps * flops
     return Limit(
         flops_per_token=flops,
-        bytes_per_token=read,
-        seconds=max(computing / machine.flops, steps * read / machine.bytes_per_s),
+        bytes_per_token=bytes_per_token,
+        seconds=max(computing / machine.flops, steps * bytes_per_token / machine.bytes_per_s),
     )
 
 
@@ -94,14 +94,14 @@ def sampler_row(
         return _rounded([count / repeat.seconds for count, repeat in zip(counts, repeats, strict=True)])
 
     texts = [repeat.num_texts for repeat in repeats]
-    kept = [repeat.kept if repeat.kept >= 0 else passing(workload, repeat) for repeat in repeats]
+    num_kept = [repeat.kept if repeat.kept >= 0 else passing(workload, repeat) for repeat in repeats]
     cached, prompts = (sum(getattr(r, field) for r in repeats) for field in ("cached_tokens", "prompt_tokens"))
     return {
         "way": name,
         "texts": texts,
-        "kept": kept,
+        "kept": num_kept,
         "texts_per_s": per_second(texts),
-        "kept_per_s": per_second(kept),
+        "kept_per_s": per_second(num_kept),
         "output_tokens_per_s": per_second([repeat.output_tokens for repeat in repeats]),
         "prompt_tokens_per_s": per_second([repeat.prompt_tokens for repeat in repeats]),
         "cached_share": round(cached / prompts, 4),
@@ -128,33 +128,33 @@ def summarise(repeats: int, workload: Workload, shape: ModelShape, pieces: Mappi
     def texts_per_s(piece: str) -> float:
         return round(len(pieces[piece]["texts"]) / pieces[piece]["seconds"], 2)
 
-    tried = {name.removeprefix("ceiling/"): texts_per_s(name) for name in pieces if name.startswith("ceiling/")}
-    ceiling = max(tried, key=tried.__getitem__)
+    ceilings = {name.removeprefix("ceiling/"): texts_per_s(name) for name in pieces if name.startswith("ceiling/")}
+    ceiling = max(ceilings, key=ceilings.__getitem__)
     together = {"vllm": CEILINGS.get(ceiling, {}).get("max_num_seqs", AT_ONCE), "ours": AT_ONCE, "distilabel": AT_ONCE}
-    ways = []
+    sampler_rows = []
     for name in NAMES:
         if not (measured := results(name)):
             reason = pieces.get("distilabel", {}).get("reason", "not tried: --distilabel names an interpreter")
-            ways.append({"way": name, "reason": reason, **pieces.get(name, {})})
+            sampler_rows.append({"way": name, "reason": reason, **pieces.get(name, {})})
             continue
         limits = [limit(shape, roof, result, together[name]) for result in measured] if name in together else []
         start_s = pieces[f"start/{name}"] if name != "corpus" else measured[0].start_s
-        ways.append(sampler_row(name, workload, measured, start_s, limits))
+        sampler_rows.append(sampler_row(name, workload, measured, start_s, limits))
     rates = {
         name: [len(result.texts) / result.seconds for result in results(name)]
         for name in ("vllm", "ours", "transformers")
     }
-    against = {other: ratio(rates["ours"], rates[other]) for other in ("vllm", "transformers")}
+    against = {baseline: ratio(rates["ours"], rates[baseline]) for baseline in ("vllm", "transformers")}
     in_context = filter_bench.summarise(pieces, pieces["filter texts"])
     return {
         "machine": pieces["machine"],
         "machine_after": pieces["machine after"],
         "roof": roof,
         "limit": limit(shape, roof, results("ours")[0], AT_ONCE),
-        "ceilings": tried,
+        "ceilings": ceilings,
         "ceiling": ceiling,
         "batches": {name: texts_per_s(name) for name in pieces if name.startswith("batch/")},
-        "ways": ways,
+        "ways": sampler_rows,
         "ratios": against,
         "filter": in_context["ways"],
         "targets": [
@@ -168,7 +168,7 @@ def summarise(repeats: int, workload: Workload, shape: ModelShape, pieces: Mappi
 def report(result: Mapping[str, Any]) -> list[Part]:
     """The table, what was tried, and why something was not measured."""
     best, roof = result["limit"], result["roof"]
-    tried = "; ".join(f"{name}: {rate:.1f}" for name, rate in result["ceilings"].items())
+    ceilings = "; ".join(f"{name}: {rate:.1f}" for name, rate in result["ceilings"].items())
     batches = ", ".join(f"{rate:.1f} at {name.removeprefix('batch/')}" for name, rate in result["batches"].items())
     filters = ", ".join(f"{row['way']} {row['candidates_per_s']:.1f}" for row in result["filter"])
     missing = [f"{NAMES[row['way']]}: {_why_not(row)}" for row in result["ways"] if "reason" in row]
@@ -181,11 +181,11 @@ def report(result: Mapping[str, Any]) -> list[Part]:
              "times the limit"],
             [_cells(row) for row in result["ways"]],
         ),
-        f"vLLM alone, texts/s as it was tried. {tried}.",
+        f"vLLM alone, texts/s as it was tried. {ceilings}.",
         f"transformers, texts/s by batch: {batches}.",
         f"The in-context filter over texts that were drawn, texts/s: {filters}.",
-        f"Drawing against vLLM alone, repeat by repeat, times: {shown(result['ratios']['vllm'], 3)}; against "
-        f"transformers: {shown(result['ratios']['transformers'], 1)}.",
+        f"Drawing against vLLM alone, repeat by repeat, times: {with_interval(result['ratios']['vllm'], 3)}; against "
+        f"transformers: {with_interval(result['ratios']['transformers'], 1)}.",
         *(["\n".join(missing)] if missing else []),
     ]  # fmt: skip
 
@@ -194,13 +194,13 @@ def _cells(row: Mapping[str, Any]) -> list[object]:
     if "texts_per_s" not in row:
         return [NAMES[row["way"]], "n/a", *[""] * 7]
     digits = {"texts_per_s": 1, "kept_per_s": 1, "output_tokens_per_s": 0, "prompt_tokens_per_s": 0, "first_s": 1}
-    rates = [shown(row[name], places) for name, places in digits.items()]
+    rates = [with_interval(row[name], places) for name, places in digits.items()]
     return [
         NAMES[row["way"]],
         *rates,
         f"{row['start_s']:.0f}",
         f"{row['peak_bytes'] / 1e9:.1f}",
-        shown(row["of_limit"]),
+        with_interval(row["of_limit"]),
     ]
 
 

@@ -108,7 +108,7 @@ def vllm_alone(setup: SamplerSetup) -> Sampler:
     return draw
 
 
-def ours(setup: SamplerSetup) -> Sampler:
+def our_sampler(setup: SamplerSetup) -> Sampler:
     """`draw_round`: prompts, token ids, seeds, log-probabilities, cleaned texts and their lineage."""
     from fourshot.engine.opening import open_engine
     from fourshot.pipeline.loop.rounds import draw_round
@@ -117,16 +117,16 @@ def ours(setup: SamplerSetup) -> Sampler:
 
     def draw(request: DrawRequest) -> DrawResult:
         engine.reset_prefix_cache()
-        before, task = engine.stats(), request.task
+        stats_before, task = engine.stats(), request.task
         started = time.perf_counter()
         texts = draw_round(engine, task, request.shots, request.settings, request.round_number, task.label_names)
-        seconds, after = time.perf_counter() - started, engine.stats()
+        seconds, stats_after = time.perf_counter() - started, engine.stats()
         return _result(
             request,
             [(candidate.text, candidate.num_tokens, candidate.finish_reason) for candidate in texts],
             seconds,
-            prompt_tokens=after.prompt_tokens - before.prompt_tokens,
-            cached_tokens=after.cached_tokens - before.cached_tokens,
+            prompt_tokens=stats_after.prompt_tokens - stats_before.prompt_tokens,
+            cached_tokens=stats_after.cached_tokens - stats_before.cached_tokens,
         )
 
     return draw
@@ -224,8 +224,8 @@ def distilabel(setup: SamplerSetup) -> Sampler:
     from vllm.platforms import current_platform
 
     arguments = {**engine_arguments(setup.engine, current_platform.is_cpu()), **setup.vllm}
-    own = {name: arguments.pop(name) for name in ("model", "dtype", "seed")}
-    llm = vLLM(**own, extra_kwargs=arguments, disable_cuda_device_placement=True)
+    engine_fields = {name: arguments.pop(name) for name in ("model", "dtype", "seed")}
+    llm = vLLM(**engine_fields, extra_kwargs=arguments, disable_cuda_device_placement=True)
     llm.load()
 
     def draw(request: DrawRequest) -> DrawResult:

@@ -140,18 +140,18 @@ def _test_split(options: Options, task: Task) -> Sequence[Example]:
 
 def targets(runs: Sequence[Mapping[str, Any]], best_tflops: float) -> list[Target]:
     """Ours against the Trainer, seed by seed, and against the machine."""
-    mine, theirs = ([run for run in runs if run["trainer"] == name] for name in TRAINERS)
-    speed = median(other["seconds"] / run["seconds"] for run, other in zip(mine, theirs, strict=True))
-    gap = 100 * (fmean(run["accuracy"] for run in mine) - fmean(run["accuracy"] for run in theirs))
+    our_runs, hf_runs = ([run for run in runs if run["trainer"] == name] for name in TRAINERS)
+    speed = median(hf_run["seconds"] / run["seconds"] for run, hf_run in zip(our_runs, hf_runs, strict=True))
+    gap = 100 * (fmean(run["accuracy"] for run in our_runs) - fmean(run["accuracy"] for run in hf_runs))
     computed, useful = (
-        median(run[f"{count}_tflops"] for run in mine) / best_tflops for count in ("computed", "useful")
+        median(run[f"{count}_tflops"] for run in our_runs) / best_tflops for count in ("computed", "useful")
     )
     return [
         at_least("speed over Hugging Face Trainer + PEFT", "times", speed, SPEED_GOAL),
         at_least("accuracy against it", "points", gap, ACCURACY_GOAL),
         at_least("share of the highest measured bf16 matmul rate", "share", computed, SHARE_GOAL),
         at_least("the same of useful operations", "share", useful, SHARE_GOAL),
-        at_most("seconds to train", "s", median(run["seconds"] for run in mine), SECONDS_GOAL),
+        at_most("seconds to train", "s", median(run["seconds"] for run in our_runs), SECONDS_GOAL),
     ]
 
 

@@ -44,7 +44,7 @@ class Trained(msgspec.Struct, frozen=True, kw_only=True):
     computed_tokens: int = 0  # that went through the model, padding included; 0: not counted
 
 
-def ours(training: Training) -> Trained:
+def our_trainer(training: Training) -> Trained:
     """Train with `training.lora.train.LoraTrainer`."""
     from fourshot.training.lora.examples import TrainingExample
     from fourshot.training.lora.train import LoraTrainer
@@ -82,8 +82,8 @@ def hf_trainer(training: Training) -> Trained:
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token  # some checkpoints have none; it is masked anyway
     rows = []
     for prompt, target in zip(training.prompts, training.targets, strict=True):
-        asked, answer = (tokenizer(text)["input_ids"] for text in (prompt, f" {training.labels[target]}"))
-        rows.append({"input_ids": asked + answer, "labels": [-100] * len(asked) + answer})
+        prompt_ids, answer = (tokenizer(text)["input_ids"] for text in (prompt, f" {training.labels[target]}"))
+        rows.append({"input_ids": prompt_ids + answer, "labels": [-100] * len(prompt_ids) + answer})
     model = AutoModelForCausalLM.from_pretrained(training.model, dtype="auto")
     config = LoraConfig(
         r=settings.r,
@@ -130,4 +130,4 @@ def hf_trainer(training: Training) -> Trained:
     )
 
 
-TRAINERS = {"ours": ours, "hf_trainer": hf_trainer}
+TRAINERS = {"ours": our_trainer, "hf_trainer": hf_trainer}

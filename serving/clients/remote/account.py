@@ -22,7 +22,7 @@ def work_of(log: Path) -> str:
 def accounted(
     endpoint: Endpoint,
     settings: RemoteSettings,
-    asked: str,
+    request_kind: str,
     shots: int,
     outside: float | None = None,
     held_out: KindEvidence | None = None,
@@ -32,7 +32,7 @@ def accounted(
     return RemoteTeacher(
         endpoint=endpoint.url,
         model=endpoint.model,
-        asked=asked,
+        asked=request_kind,
         shots=shots,
         requests=used.requests,
         paid_requests=spent.requests,

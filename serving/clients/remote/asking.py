@@ -20,7 +20,7 @@ VOTE_TEMPERATURE = 1.0
 FORM = PromptFormat()
 
 
-class Way(msgspec.Struct, frozen=True, kw_only=True):
+class RequestMode(msgspec.Struct, frozen=True, kw_only=True):
     """One way to ask."""
 
     route: Literal["chat", "completions"]
@@ -35,24 +35,24 @@ class Way(msgspec.Struct, frozen=True, kw_only=True):
 
 # From what says most to what most endpoints take. Sources: OpenAI's reference (at most 20 likely tokens in chat, 5 in
 # completions; reasoning models take neither max_tokens nor temperature nor logprobs), and vLLM's (--max-logprobs 20).
-WAYS = (
-    Way(route="chat", likely=20),
-    Way(route="chat", likely=5),
-    Way(route="chat"),
-    Way(route="chat", one_by_one=True),
-    Way(route="chat", is_bare=True, one_by_one=True),
-    Way(route="completions", likely=20),
-    Way(route="completions", likely=5),
-    Way(route="completions"),
-    Way(route="completions", one_by_one=True),
+REQUEST_MODES = (
+    RequestMode(route="chat", likely=20),
+    RequestMode(route="chat", likely=5),
+    RequestMode(route="chat"),
+    RequestMode(route="chat", one_by_one=True),
+    RequestMode(route="chat", is_bare=True, one_by_one=True),
+    RequestMode(route="completions", likely=20),
+    RequestMode(route="completions", likely=5),
+    RequestMode(route="completions"),
+    RequestMode(route="completions", one_by_one=True),
 )
 
 
 def asked_task(task: Task) -> Task:
     """``task`` as its labels are asked for: by letters where their words begin alike, so that one token tells."""
     words = [bare(word) for word in task.label_words]
-    begun = [word.replace("_", " ").replace("-", " ").split(" ")[0] for word in words]
-    alike = len(set(begun)) < len(begun) or "" in begun
+    first_words = [word.replace("_", " ").replace("-", " ").split(" ")[0] for word in words]
+    alike = len(set(first_words)) < len(first_words) or "" in first_words
     letters = string.ascii_uppercase
     if not alike or (len(words) > len(letters) and len(set(words)) == len(words)):
         return task
@@ -66,52 +66,54 @@ def requests_for(
     task: Task,
     text: str,
     shots: Sequence[Example],
-    way: Way,
+    mode: RequestMode,
     settings: RemoteSettings,
     form: PromptFormat = FORM,
 ) -> list[Request]:
     """What is sent for one text: one request, or one for each vote. ``task`` as `asked_task` gives it."""
     longest = max(len(word.encode()) for word in task.label_words)
     room = settings.answer_tokens or longest // BYTES_A_TOKEN + SPARE_TOKENS
-    body: dict[str, Any] = {"max_completion_tokens" if way.is_bare else "max_tokens": room}
-    if way.route == "chat":
+    body: dict[str, Any] = {"max_completion_tokens" if mode.is_bare else "max_tokens": room}
+    if mode.route == "chat":
         body["messages"] = reading_messages(task, text, form, shots)
-        body |= {"logprobs": True, "top_logprobs": way.likely} if way.likely else {}
+        body |= {"logprobs": True, "top_logprobs": mode.likely} if mode.likely else {}
     else:
         body |= {"prompt": reading_prompt(task, text, form, shots), "stop": ["\n"]}
-        body |= {"logprobs": way.likely} if way.likely else {}
-    if not way.is_bare:
-        body["temperature"] = 0.0 if way.likely else VOTE_TEMPERATURE
-    if way.likely:
-        return [Request(route=way.route, body=body)]
-    if way.one_by_one:
-        return [Request(route=way.route, body=body, sample=number) for number in range(settings.votes)]
-    return [Request(route=way.route, body=body | {"n": settings.votes})]
+        body |= {"logprobs": mode.likely} if mode.likely else {}
+    if not mode.is_bare:
+        body["temperature"] = 0.0 if mode.likely else VOTE_TEMPERATURE
+    if mode.likely:
+        return [Request(route=mode.route, body=body)]
+    if mode.one_by_one:
+        return [Request(route=mode.route, body=body, sample=number) for number in range(settings.votes)]
+    return [Request(route=mode.route, body=body | {"n": settings.votes})]
 
 
 def writing_request(
-    way: Way, content: str, settings: RemoteSettings, room: int, sampling: SamplingSettings, **more: Any
+    mode: RequestMode, content: str, settings: RemoteSettings, room: int, sampling: SamplingSettings, **options: Any
 ) -> Request:
     """What is sent to have a text written: ``content`` is the whole prompt, or of chat the user's message."""
-    body: dict[str, Any] = {"max_completion_tokens" if way.is_bare else "max_tokens": settings.answer_tokens or room}
-    if way.route == "chat":
+    body: dict[str, Any] = {"max_completion_tokens" if mode.is_bare else "max_tokens": settings.answer_tokens or room}
+    if mode.route == "chat":
         body["messages"] = [{"role": "user", "content": content}]
     else:
         body["prompt"] = content
-        body |= {"stop": more["stop"]} if more.get("stop") else {}
-    if not way.is_bare:
+        body |= {"stop": options["stop"]} if options.get("stop") else {}
+    if not mode.is_bare:
         body["temperature"] = sampling.temperature
         body |= {"top_p": sampling.top_p} if sampling.top_p < 1 else {}
-    return Request(route=way.route, body=body, sample=more.get("sample", 0))
+    return Request(route=mode.route, body=body, sample=options.get("sample", 0))
 
 
-def agreed(endpoint: Endpoint, ways: Sequence[Way], request: Callable[[Way], Request]) -> Way:
-    """The first of ``ways`` in which the endpoint writes. Raises InputError where it does in none."""
+def agreed_mode(
+    endpoint: Endpoint, modes: Sequence[RequestMode], request: Callable[[RequestMode], Request]
+) -> RequestMode:
+    """The first of ``modes`` in which the endpoint writes. Raises InputError where it does in none."""
     refused: list[Refused] = []
-    for way in ways:
-        answer = endpoint.ask([request(way)])[0]
+    for mode in modes:
+        answer = endpoint.ask([request(mode)])[0]
         if isinstance(answer, Completion):
-            return way
+            return mode
         refused.append(answer)
     raise InputError(
         f"{endpoint.model} at {endpoint.url} refuses to write in every way that is known. It says: "
@@ -119,7 +121,7 @@ def agreed(endpoint: Endpoint, ways: Sequence[Way], request: Callable[[Way], Req
     )
 
 
-def writing_ways(settings: RemoteSettings) -> list[Way]:
+def writing_modes(settings: RemoteSettings) -> list[RequestMode]:
     """How a text may be asked for, the likeliest to work first."""
-    ways = (Way(route="chat"), Way(route="chat", is_bare=True), Way(route="completions"))
-    return [way for way in ways if settings.teacher_api in ("auto", way.route)]
+    modes = (RequestMode(route="chat"), RequestMode(route="chat", is_bare=True), RequestMode(route="completions"))
+    return [mode for mode in modes if settings.teacher_api in ("auto", mode.route)]

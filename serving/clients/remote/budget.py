@@ -29,12 +29,12 @@ class Budget:
 
         Raises SpendingLimitError where it may not be, whatever those on their way come to.
         """
-        most = self._settings.cost(chars * self._tokens_a_char, most_tokens) or 0.0
+        max_cost = self._settings.cost(chars * self._tokens_a_char, most_tokens) or 0.0
         async with self._changed:
-            await self._changed.wait_for(lambda: not self._under_way or self._fits(most))
-            if not self._fits(most):
+            await self._changed.wait_for(lambda: not self._under_way or self._fits(max_cost))
+            if not self._fits(max_cost):
                 raise SpendingLimitError(self.describe())
-            self._under_way.append(most)
+            self._under_way.append(max_cost)
         try:
             yield
         except BaseException:
@@ -42,7 +42,7 @@ class Budget:
             raise
         finally:
             async with self._changed:
-                self._under_way.remove(most)
+                self._under_way.remove(max_cost)
                 self._changed.notify_all()
 
     def paid(self, completion: Completion, chars: int) -> None:
@@ -50,18 +50,18 @@ class Budget:
         self._tokens_a_char = max(self._tokens_a_char, completion.prompt_tokens / max(1, chars))
 
     def _fits(self, cost: float) -> bool:
-        wanted, spent = self._settings, self._spent
-        sent = spent.requests + self._failed + len(self._under_way)
+        limits, spent = self._settings, self._spent
+        num_requests = spent.requests + self._failed + len(self._under_way)
         paid = self._settings.cost(spent.prompt_tokens, spent.output_tokens) or 0.0
-        return (wanted.max_requests is None or sent < wanted.max_requests) and (
-            wanted.max_cost is None or paid + sum(self._under_way) + cost <= wanted.max_cost
+        return (limits.max_requests is None or num_requests < limits.max_requests) and (
+            limits.max_cost is None or paid + sum(self._under_way) + cost <= limits.max_cost
         )
 
     def describe(self) -> str:
         """Why it ended."""
-        spent, wanted = self._spent, self._settings
-        cost = wanted.cost(spent.prompt_tokens, spent.output_tokens)
-        asked = f"{spent.requests:,} requests were answered, {self._failed:,} failed"
-        if wanted.max_requests is not None and spent.requests + self._failed >= wanted.max_requests:
-            return f"--max-requests {wanted.max_requests} is reached: {asked}."
-        return f"--max-cost {wanted.max_cost:g} is reached: {asked}; {cost:.4g} is spent, and the next may cost more."
+        spent, limits = self._spent, self._settings
+        cost = limits.cost(spent.prompt_tokens, spent.output_tokens)
+        counts = f"{spent.requests:,} requests were answered, {self._failed:,} failed"
+        if limits.max_requests is not None and spent.requests + self._failed >= limits.max_requests:
+            return f"--max-requests {limits.max_requests} is reached: {counts}."
+        return f"--max-cost {limits.max_cost:g} is reached: {counts}; {cost:.4g} is spent, and the next may cost more."

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import msgspec
 
 LEAST = 1e-4  # probability on the labels below which an answer names none of them
-BEFORE = " \t\r\n*_`\"'\u2018\u2019\u201c\u201d\u00ab\u00bb[(<#:-"  # what may stand before a label
+LEADING_CHARS = " \t\r\n*_`\"'\u2018\u2019\u201c\u201d\u00ab\u00bb[(<#:-"  # what may stand before a label
 THOUGHT = re.compile(r"^.*?</think>", re.DOTALL)  # what models say aloud before they answer
 
 
@@ -80,8 +80,8 @@ class _Body(msgspec.Struct):
     error: msgspec.Raw = msgspec.Raw(b"null")  # of endpoints that answer 200 whatever happened
 
 
-def read_completion(content: bytes, sent: int) -> Completion:
-    """The body of an answer to a request of ``sent`` characters. Raises StrangeAnswerError.
+def read_completion(content: bytes, sent_chars: int) -> Completion:
+    """The body of an answer to a request of ``sent_chars`` characters. Raises StrangeAnswerError.
 
     An endpoint that does not count tokens is taken to have four characters in each: a limit on what is spent must hold.
     """
@@ -98,7 +98,7 @@ def read_completion(content: bytes, sent: int) -> Completion:
     return Completion(
         texts=texts,
         steps=_steps(body.choices[0].logprobs),
-        prompt_tokens=math.ceil(usage.prompt_tokens or sent / 4),
+        prompt_tokens=math.ceil(usage.prompt_tokens or sent_chars / 4),
         output_tokens=math.ceil(usage.completion_tokens or sum(map(len, texts)) / 4),
         is_cut=any(choice.finish_reason == "length" for choice in body.choices),
     )
@@ -106,9 +106,9 @@ def read_completion(content: bytes, sent: int) -> Completion:
 
 def _failure(error: msgspec.Raw) -> str:
     """What an endpoint says that went wrong; "" where it says nothing of it."""
-    said = msgspec.json.decode(error)
-    message = said.get("message") if isinstance(said, dict) else said
-    return " ".join(str(message or said or "").split())
+    detail = msgspec.json.decode(error)
+    message = detail.get("message") if isinstance(detail, dict) else detail
+    return " ".join(str(message or detail or "").split())
 
 
 def _steps(content: msgspec.Raw) -> tuple[Step, ...]:
@@ -121,8 +121,8 @@ def _steps(content: msgspec.Raw) -> tuple[Step, ...]:
         return ()
     if logprobs.content is not None:
         return tuple(
-            Step(one.token, {likely.token: likely.logprob for likely in (one, *(one.top_logprobs or ()))})
-            for one in logprobs.content
+            Step(step.token, {likely.token: likely.logprob for likely in (step, *(step.top_logprobs or ()))})
+            for step in logprobs.content
         )
     pairs = zip(logprobs.tokens or (), logprobs.top_logprobs or (), strict=False)
     return tuple(Step(token, likely or {}) for token, likely in pairs)
@@ -141,7 +141,7 @@ class Reading(NamedTuple):
 
 def bare(text: str) -> str:
     """As labels and answers are compared: without case, and without what may stand before."""
-    return text.lstrip(BEFORE).casefold()
+    return text.lstrip(LEADING_CHARS).casefold()
 
 
 def read_labels(completion: Completion, words: Sequence[str]) -> Reading:
@@ -170,31 +170,33 @@ def _walked(steps: Sequence[Step], names: Sequence[str]) -> list[float]:
         followed = 0.0
         for token, logprob in step.likely.items():
             probability, text = reached * math.exp(min(logprob, 0.0)), bare(prefix + token)
-            ended, begun = _meant(text, names) if text else ([], [])
-            is_open = len(ended) + len(begun) > 1 or not text
+            ended, possible = _matches(text, names) if text else ([], [])
+            is_open = len(ended) + len(possible) > 1 or not text
             if is_open and token == step.token and number + 1 < len(steps):
                 followed = probability
                 continue
-            for place in ended or begun:
-                masses[place] += probability / len(ended or begun)
+            for place in ended or possible:
+                masses[place] += probability / len(ended or possible)
         if not followed:
             break
         reached, prefix = followed, prefix + step.token
     return masses
 
 
-def _meant(text: str, names: Sequence[str]) -> tuple[list[int], list[int]]:
+def _matches(text: str, names: Sequence[str]) -> tuple[list[int], list[int]]:
     """Places of the label that ``text`` begins with, none or the longest one, and of those that it may become."""
     ended = [place for place, name in enumerate(names) if text.startswith(name) and not text[len(name) :][:1].isalnum()]
-    begun = [place for place, name in enumerate(names) if name.startswith(text) and name != text]
-    return sorted(ended, key=lambda place: -len(names[place]))[:1], begun
+    possible = [place for place, name in enumerate(names) if name.startswith(text) and name != text]
+    return sorted(ended, key=lambda place: -len(names[place]))[:1], possible
 
 
 def _named(text: str, names: Sequence[str]) -> int | None:
     """The place of the one label that a whole answer names: as its beginning, else anywhere; None: none or several."""
-    ended, _ = _meant(text, names)
+    ended, _ = _matches(text, names)
     if ended:
         return ended[0]
-    found = [place for place, name in enumerate(names) if re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text)]
-    whole = [place for place in found if not any(names[place] in names[other] for other in found if other != place)]
-    return whole[0] if len(whole) == 1 else None
+    mentioned = [place for place, name in enumerate(names) if re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text)]
+    longest = [
+        place for place in mentioned if not any(names[place] in names[other] for other in mentioned if other != place)
+    ]
+    return longest[0] if len(longest) == 1 else None

@@ -20,7 +20,7 @@ from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.synthesis.types import Candidate
 from fourshot.pipeline.tasks.fields import heading
 from fourshot.pipeline.tasks.types import Task
-from fourshot.serving.clients.remote.asking import Way, agreed, writing_request, writing_ways
+from fourshot.serving.clients.remote.asking import RequestMode, agreed_mode, writing_modes, writing_request
 from fourshot.serving.clients.remote.completions import THOUGHT, Completion
 from fourshot.serving.clients.remote.endpoint import GO_ON, Endpoint, Refused, Request
 from fourshot.serving.clients.remote.settings import RemoteSettings
@@ -38,14 +38,14 @@ def drawn_for(per_class: int, num_labels: int) -> int:
 
 def drawing_settings(settings: RunSettings, num_labels: int) -> RunSettings:
     """Of rounds by a remote teacher. Raises InputError for what only a model of this machine can be told."""
-    wrong = {
+    untold = {
         "variety.attributes": settings.variety.attributes,
         "variety.suppress": settings.variety.suppress,
         "generate.keep_likelier_of": settings.generate.keep_likelier_of > 1,
         "sampling.bias": settings.sampling.bias,
     }
-    if named := [name for name, value in wrong.items() if value]:
-        raise InputError(f"{' and '.join(named)}: a remote teacher cannot be told that. Leave it out.")
+    if names := [name for name, value in untold.items() if value]:
+        raise InputError(f"{' and '.join(names)}: a remote teacher cannot be told that. Leave it out.")
     per_round = math.ceil(SPARE * settings.generate.per_class)
     # A text of which nothing can be said has all labels alike, and is not kept.
     confidence = max(settings.annotate.confidence, 1 / num_labels + 1e-3)
@@ -70,7 +70,7 @@ class _RemoteWorker:
 
     def __init__(self, endpoint: Endpoint, settings: RemoteSettings, read: Reads) -> None:
         self._endpoint, self._settings, self._read = endpoint, settings, read
-        self._way: Way | None = None
+        self._mode: RequestMode | None = None
         self._sources: dict[str, PromptSource] = {}
         self._done: list[UnitResult | UnitProgress] = []
 
@@ -102,12 +102,12 @@ class _RemoteWorker:
             for number in range(part.draws):
                 name = f"{part.id_prefix}{part.first_id + number:0{part.id_digits}d}"
                 prompts.append((name, source.draw(numbers)))
-        self._way = self._way or agreed(
-            self._endpoint, writing_ways(self._settings), lambda way: self._request(*prompts[0], brief, way)
+        self._mode = self._mode or agreed_mode(
+            self._endpoint, writing_modes(self._settings), lambda mode: self._request(*prompts[0], brief, mode)
         )
-        way = self._way
-        answers = self._endpoint.ask([self._request(*one, brief, way) for one in prompts])
-        refused = [one for one in answers if isinstance(one, Refused)]
+        mode = self._mode
+        answers = self._endpoint.ask([self._request(*named_prompt, brief, mode) for named_prompt in prompts])
+        refused = [answer for answer in answers if isinstance(answer, Refused)]
         if answers and len(refused) == len(answers):
             raise ServiceError(
                 f"{self._endpoint.model} writes none of {len(answers)} texts: {refused[0].message}. {GO_ON}"
@@ -116,23 +116,23 @@ class _RemoteWorker:
             Draw(candidate=_candidate(task, name, prompt, unit.batch, answer))
             for (name, prompt), answer in zip(prompts, answers, strict=True)
         ]
-        tokens = sum(one.output_tokens for one in answers if isinstance(one, Completion))
+        tokens = sum(answer.output_tokens for answer in answers if isinstance(answer, Completion))
         return UnitResult(unit=unit, draws=tuple(draws), output_tokens=tokens)
 
-    def _request(self, name: str, prompt: DrawPrompt, brief: TaskBrief, way: Way) -> Request:
+    def _request(self, name: str, prompt: DrawPrompt, brief: TaskBrief, mode: RequestMode) -> Request:
         """``name`` makes requests for different texts differ, where their prompts are the same."""
         task, settings = brief.task, brief.settings
         longest = max(len(shot.text.encode()) for shot in brief.shots)
         room = settings.generate.max_tokens or max(LEAST_TOKENS, math.ceil(1.5 * longest / BYTES_A_TOKEN))
         number = int.from_bytes(name.encode()[-6:])
-        if way.route == "chat":
-            shown = prompt.prompt.removesuffix(opening(task)).rstrip()
+        if mode.route == "chat":
+            examples = prompt.prompt.removesuffix(opening(task)).rstrip()
             lines = ", ".join(f'"{heading(field)}:"' for field in task.input_fields)
             form = f", with the lines {lines}" if lines else ""
-            content = f"{shown}\n\nWrite one more of these, unlike those above{form}. Answer with it alone."
-            return writing_request(way, content, self._settings, room, settings.sampling, sample=number)
+            content = f"{examples}\n\nWrite one more of these, unlike those above{form}. Answer with it alone."
+            return writing_request(mode, content, self._settings, room, settings.sampling, sample=number)
         stop = list(END_OF_FIELDS) if task.input_fields else [END_OF_TEXT]
-        return writing_request(way, prompt.prompt, self._settings, room, settings.sampling, sample=number, stop=stop)
+        return writing_request(mode, prompt.prompt, self._settings, room, settings.sampling, sample=number, stop=stop)
 
 
 def _candidate(task: Task, name: str, prompt: DrawPrompt, number: int, answer: Completion | Refused) -> Candidate:
@@ -152,9 +152,9 @@ def _candidate(task: Task, name: str, prompt: DrawPrompt, number: int, answer: C
     )
 
 
-def alone(name: str, said: str) -> str:
+def alone(name: str, answer: str) -> str:
     """An answer without what announces the text ("Sure, here is one:"), and without ``name`` ("Text:") before it."""
-    text = said.strip()
+    text = answer.strip()
     first, _, rest = text.partition("\n")
     if first.rstrip().endswith(":") and rest.strip() and not first.startswith(name):
         text = rest.strip()

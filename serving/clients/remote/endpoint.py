@@ -38,7 +38,7 @@ LONGEST_RETRY_AFTER_S = 120.0  # an endpoint that asks for more than a minute's 
 REFUSALS = (400, 404, 405, 413, 422, 501)  # codes for what another request of the same endpoint may be free of
 CLOSE_S = 5.0
 TELL_S = 2.0  # of progress
-MOST_SAID = 300  # characters of what an endpoint says that went wrong: some answer with a page
+MOST_MESSAGE_CHARS = 300  # characters of what an endpoint says that went wrong: some answer with a page
 GO_ON = "What was answered is kept, and the same command goes on from there."
 
 
@@ -52,7 +52,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def chars(self) -> int:
         """Of what the model reads."""
-        return len(self.body.get("prompt", "")) + sum(len(one["content"]) for one in self.body.get("messages", ()))
+        return len(self.body.get("prompt", "")) + sum(len(turn["content"]) for turn in self.body.get("messages", ()))
 
 
 class Refused(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,7 +95,7 @@ class Endpoint:
             timeout=settings.timeout_s,
             http_client=openai_client(httpx.URL(url), proxy),
         )
-        self._pace, self._over, self._missing = Pace(settings.concurrency), asyncio.Event(), 0
+        self._pace, self._ended, self._missing = Pace(settings.concurrency), asyncio.Event(), 0
         # A loop in a thread of its own: whoever calls may have one, as notebooks do.
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -107,36 +107,36 @@ class Endpoint:
         Raises RequestError for what the user must change, SpendingLimitError at a limit, ServiceError where trying
         again has not helped. Before that, and after Ctrl-C, what is on its way is waited for: it is paid for.
         """
-        self._over.clear()  # before anything can set it
-        asked = asyncio.run_coroutine_threadsafe(self._all(requests), self._loop)
+        self._ended.clear()  # before anything can set it
+        answering = asyncio.run_coroutine_threadsafe(self._all(requests), self._loop)
         try:
-            while not wait([asked], TELL_S).done:
-                told, total = f"asking {self.model}", len(requests)
+            while not wait([answering], TELL_S).done:
+                message, total = f"asking {self.model}", len(requests)
                 done = total - self._missing
-                self._on_event(Event(stage="annotate", message=told, done=done, total=total, unit="requests"))
+                self._on_event(Event(stage="annotate", message=message, done=done, total=total, unit="requests"))
         except KeyboardInterrupt:
-            self._loop.call_soon_threadsafe(self._over.set)
-            wait([asked])
+            self._loop.call_soon_threadsafe(self._ended.set)
+            wait([answering])
             raise
-        return asked.result()
+        return answering.result()
 
     async def _all(self, requests: Sequence[Request]) -> list[Completion | Refused]:
         keys = [key_of(self.url, self.model, request) for request in requests]
         answers: dict[str, Completion | Refused] = {key: kept for key in set(keys) if (kept := self.kept.find(key))}
-        missing = {key: one for key, one in zip(keys, requests, strict=True) if key not in answers}
+        missing = {key: request for key, request in zip(keys, requests, strict=True) if key not in answers}
         queue, self._missing = iter(missing.items()), len(missing)
         faults = list[Exception]()
 
         async def work() -> None:
             for key, request in queue:
-                if self._over.is_set():
+                if self._ended.is_set():
                     return
                 try:
                     answers[key] = await self._answer(key, request)
                     self._missing -= 1
                 except Exception as error:  # raised below, once nothing is on its way any more
                     faults.append(error)
-                    self._over.set()
+                    self._ended.set()
 
         await asyncio.gather(*(work() for _ in range(self._settings.concurrency)))
         if faults and isinstance(faults[0], SpendingLimitError):
@@ -149,7 +149,7 @@ class Endpoint:
     async def _answer(self, key: str, request: Request) -> Completion | Refused:
         async def pause(seconds: float) -> None:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._over.wait(), seconds)
+                await asyncio.wait_for(self._ended.wait(), seconds)
                 raise ServiceError("given up, for another request failed")
 
         retrying = tenacity.AsyncRetrying(
@@ -170,8 +170,8 @@ class Endpoint:
         import openai
 
         route = self._client.chat.completions if request.route == "chat" else self._client.completions
-        most = request.body.get("n", 1) * (request.body.get("max_tokens") or request.body["max_completion_tokens"])
-        async with self._pace.turn(), self._budget.room(request.chars, most):
+        limit = request.body.get("n", 1) * (request.body.get("max_tokens") or request.body["max_completion_tokens"])
+        async with self._pace.turn(), self._budget.room(request.chars, limit):
             try:
                 async with asyncio.timeout(self._settings.timeout_s):  # the client's own is that of one read
                     answer = await route.with_raw_response.create(model=self.model, **request.body)
@@ -203,8 +203,8 @@ class Endpoint:
             cause = self._without_key(str(error.__cause__ or error)).rstrip(".")
             raise ServiceError(f"nobody answers at {self._at}{tried}: {cause}. {GO_ON}", kind="unreachable") from error
         if isinstance(error, FailedAnswerError):
-            said = clipped(self._without_key(str(error)), MOST_SAID).rstrip(".")
-            fault = f"{self.model} at {self.url} answers 200 and says that it failed{tried}: {said}. {GO_ON}"
+            message = clipped(self._without_key(str(error)), MOST_MESSAGE_CHARS).rstrip(".")
+            fault = f"{self.model} at {self.url} answers 200 and says that it failed{tried}: {message}. {GO_ON}"
             raise ServiceError(fault, kind="failed") from error
         raise ServiceError(
             f"{self.url} answered, and not as an OpenAI-compatible endpoint does{tried}: {error}. Is this its address? "
@@ -214,32 +214,32 @@ class Endpoint:
 
     async def _explained_status(self, error: "openai.APIStatusError", answers: str) -> Refused:
         code, message = error.status_code, self._without_key(_message_of(error)).rstrip(".")
-        said = f"{answers}: {message}."
+        intro = f"{answers}: {message}."
         if code in (401, 403):
-            given = f"The key of {self._key_from} is refused" if self._key_from else "It wants a key"
-            raise RequestError(f"{said} {given}: set {KEY_VARIABLES[0]} in the environment. {GO_ON}", code, "no_key")
+            cause = f"The key of {self._key_from} is refused" if self._key_from else "It wants a key"
+            raise RequestError(f"{intro} {cause}: set {KEY_VARIABLES[0]} in the environment. {GO_ON}", code, "no_key")
         if code == 402 or _is_used_up(error):
-            raise RequestError(f"{said} The account there is used up. {GO_ON}", code, "used_up")
+            raise RequestError(f"{intro} The account there is used up. {GO_ON}", code, "used_up")
         if code == 404:
             names = await self._models()
             if self.model not in names:
                 listed = f"It has {', '.join(names[:20])}." if names else "It does not say which models it has."
-                ways = "Name one with --teacher-model; an address usually ends in /v1."
-                raise RequestError(f"{said} {listed} {ways}", code, "unknown_model")
+                advice = "Name one with --teacher-model; an address usually ends in /v1."
+                raise RequestError(f"{intro} {listed} {advice}", code, "unknown_model")
         if code in REFUSALS:
             return Refused(code=code, message=message)
         if (asked_s := retry_after_s(error.response.headers) or 0) > LONGEST_RETRY_AFTER_S:
-            said += f" It asks to be left alone for {asked_s:.0f} s."
-        raise ServiceError(f"{said} {GO_ON}", code, "busy" if code == BUSY else "failed")
+            intro += f" It asks to be left alone for {asked_s:.0f} s."
+        raise ServiceError(f"{intro} {GO_ON}", code, "busy" if code == BUSY else "failed")
 
     def _check_sent(self, response: Any) -> None:
         """Raise RequestError where a redirect has led on without what was sent, as most of them do."""
         if response.request.method == "POST":
             return
-        led = str(response.url).removesuffix("/completions").removesuffix("/chat")
+        url = str(response.url).removesuffix("/completions").removesuffix("/chat")
         raise RequestError(
-            f"{self.url} leads on to {led}, where a request comes without its content. Give the address that answers "
-            f"itself: --teacher {led}, if that is the one.",
+            f"{self.url} leads on to {url}, where a request comes without its content. Give the address that answers "
+            f"itself: --teacher {url}, if that is the one.",
             kind="moved",
         )
 
@@ -275,8 +275,8 @@ def _errors() -> tuple[type[Exception], ...]:
 def _message_of(error: "openai.APIStatusError") -> str:
     """In one line, cut."""
     body = error.body
-    said = (body.get("message") or body.get("detail")) if isinstance(body, dict) else None
-    return clipped(" ".join(str(said or error.response.text).split()), MOST_SAID)
+    message = (body.get("message") or body.get("detail")) if isinstance(body, dict) else None
+    return clipped(" ".join(str(message or error.response.text).split()), MOST_MESSAGE_CHARS)
 
 
 def _is_used_up(error: "openai.APIStatusError") -> bool:

@@ -54,13 +54,13 @@ class RemoteSettings(msgspec.Struct, frozen=True, kw_only=True):
         return (prompt_tokens * self.price_in + output_tokens * self.price_out) / 1e6
 
 
-def check_asked(by: object, model: str | None, settings: RemoteSettings | None, key: str | None) -> None:
+def check_remote(by: object, model: str | None, settings: RemoteSettings | None, key: str | None) -> None:
     """Raise InputError for what nobody is asked with: a model or a key without an address, limits without a model."""
     if settings is not None and not model:
         raise InputError("How a remote teacher is asked needs its model: give teacher_model, too (--teacher-model).")
     if not by and (model or key is not None):
-        what = "--teacher-model is a model" if model else "--key is for a service"
-        raise InputError(f"{what} at an address. Give that, too: --{'teacher' if model else 'by'} http://host.")
+        problem = "--teacher-model is a model" if model else "--key is for a service"
+        raise InputError(f"{problem} at an address. Give that, too: --{'teacher' if model else 'by'} http://host.")
 
 
 def checked_endpoint(url: str) -> str:

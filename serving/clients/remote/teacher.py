@@ -29,7 +29,7 @@ from fourshot.pipeline.tasks.fields import bare_text
 from fourshot.pipeline.tasks.text_words import words_left_out
 from fourshot.pipeline.tasks.types import Example, Task
 from fourshot.serving.clients.remote.account import accounted, work_of
-from fourshot.serving.clients.remote.asking import FORM, WAYS, Way, asked_task, requests_for
+from fourshot.serving.clients.remote.asking import FORM, REQUEST_MODES, RequestMode, asked_task, requests_for
 from fourshot.serving.clients.remote.completions import LEAST, Completion, Reading, read_labels
 from fourshot.serving.clients.remote.drawing import draw_texts, drawing_settings
 from fourshot.serving.clients.remote.endpoint import GO_ON, Endpoint, Refused, Request, key_of
@@ -86,9 +86,9 @@ class _RemoteReader:
         form: PromptFormat,
     ) -> None:
         self._url, self._model, self._settings, self._form, self._all_shots = url, model, settings, form, shots
-        self._asked, self._shots = asked_task(task), shots
+        self._task, self._shots = asked_task(task), shots
         self._labels = task.label_names
-        self._way: Way | None = None
+        self._mode: RequestMode | None = None
         self._prior = Calibration()
         self._evidence: KindEvidence | None = None
         self._outside: list[float] = []
@@ -98,9 +98,9 @@ class _RemoteReader:
     @property
     def name(self) -> str:
         """Changes with what would be answered."""
-        known = (self._asked, self._all_shots, self._form, self._settings.teacher_api, self._settings.votes)
-        asked = hashlib.sha256(msgspec.json.encode((*known, self._settings.answer_tokens))).hexdigest()[:12]
-        return f"{self._model} at {self._url}, {asked}"
+        identity = (self._task, self._all_shots, self._form, self._settings.teacher_api, self._settings.votes)
+        digest = hashlib.sha256(msgspec.json.encode((*identity, self._settings.answer_tokens))).hexdigest()[:12]
+        return f"{self._model} at {self._url}, {digest}"
 
     def read(self, log: Path, on_event: OnEvent) -> Read:
         def read(parts: Parts) -> Iterator[list[Annotation]]:
@@ -108,40 +108,40 @@ class _RemoteReader:
                 self._prepare(endpoint, on_event)
                 for texts in parts:
                     answers = self._readings(endpoint, [(text, self._shots) for text in texts])
-                    read = [one for one in answers if isinstance(one, Reading)]
-                    if len(texts) >= FEW and not read:
+                    readings = [answer for answer in answers if isinstance(answer, Reading)]
+                    if len(texts) >= FEW and not readings:
                         raise ServiceError(f"{self.name} reads none of {len(texts)} texts: {answers[0]}. {GO_ON}")
-                    self._outside += [one.outside for one in read]
-                    said = [self._annotation(text, one) for text, one in zip(texts, answers, strict=True)]
+                    self._outside += [reading.outside for reading in readings]
+                    annotations = [self._annotation(text, answer) for text, answer in zip(texts, answers, strict=True)]
                     self.account = self._accounted(endpoint)
-                    yield said
+                    yield annotations
 
         return read
 
     def _prepare(self, endpoint: Endpoint, on_event: OnEvent) -> None:
         """Find out how it is asked, and how far to believe it, unless that is known."""
-        if self._way:
+        if self._mode:
             return
-        known = self._known_way()
-        self._way = self._agree(endpoint, on_event)
-        if self._foretold and self._way != known and self._way != WAYS[0]:
+        foretold_mode = self._known_mode()
+        self._mode = self._agree(endpoint, on_event)
+        if self._foretold and self._mode != foretold_mode and self._mode != REQUEST_MODES[0]:
             on_event(Event(stage="forecast", message=str(self.forecast(*self._foretold))))
         self._weigh(endpoint, on_event)
 
-    def _agree(self, endpoint: Endpoint, on_event: OnEvent) -> Way:
+    def _agree(self, endpoint: Endpoint, on_event: OnEvent) -> RequestMode:
         """The first way to ask that the endpoint takes; shows fewer shots where it has no room for all."""
         longest = max((shot.text for shot in self._shots), key=len)
-        ways = [way for way in WAYS if self._settings.teacher_api in ("auto", way.route)]
+        modes = [mode for mode in REQUEST_MODES if self._settings.teacher_api in ("auto", mode.route)]
         while True:
             refused: list[Refused] = []
-            for way in ways:
-                answer = endpoint.ask(self._requests(longest, self._shots, way)[:1])[0]
+            for mode in modes:
+                answer = endpoint.ask(self._requests(longest, self._shots, mode)[:1])[0]
                 if isinstance(answer, Refused):
                     refused.append(answer)
-                elif answer.steps or not way.likely:
-                    return self._as_answered(way, answer)
+                elif answer.steps or not mode.likely:
+                    return self._as_answered(mode, answer)
             fewer = _fewer(self._shots)
-            if not (fewer and any(NO_ROOM.search(one.message) for one in refused)):
+            if not (fewer and any(NO_ROOM.search(refusal.message) for refusal in refused)):
                 raise InputError(
                     f"{self._model} at {self._url} refuses to read texts in every way that is known. It says: "
                     f"{refused[0].message}." + f" Of completions: {refused[-1].message}." * (refused[-1] != refused[0])
@@ -156,58 +156,62 @@ class _RemoteReader:
         Raises InputError where it names no label of any.
         """
         folds = shot_folds([shot.label for shot in self._shots], PROMPT_FOLDS)
-        asked = [(shot, fold) for shot, fold in zip(self._shots, folds, strict=True) if fold is not None]
-        if not asked:
+        tested = [(shot, fold) for shot, fold in zip(self._shots, folds, strict=True) if fold is not None]
+        if not tested:
             return
-        given = [
+        questions = [
             (shot.text, tuple(other for other, of in zip(self._shots, folds, strict=True) if of != fold))
-            for shot, fold in asked
+            for shot, fold in tested
         ]
-        answers = self._readings(endpoint, given)
-        self._outside += [one.outside for one in answers if isinstance(one, Reading)]
-        read = [(one, shot) for one, (shot, _) in zip(answers, asked, strict=True) if isinstance(one, Reading)]
-        if not read:
+        answers = self._readings(endpoint, questions)
+        self._outside += [answer.outside for answer in answers if isinstance(answer, Reading)]
+        read_shots = [
+            (answer, shot) for answer, (shot, _) in zip(answers, tested, strict=True) if isinstance(answer, Reading)
+        ]
+        if not read_shots:
             raise InputError(
                 f"{self._model} at {self._url} names no label of any shot: {answers[0]}. Is it a model that "
                 "follows instructions? One that thinks aloud needs more --answer-tokens."
             )
-        targets = np.array([self._labels.index(shot.label) for _, shot in read])
-        logs = _logs([one for one, _ in read])
+        targets = np.array([self._labels.index(shot.label) for _, shot in read_shots])
+        logs = _logs([reading for reading, _ in read_shots])
         self._prior = balanced_prior(logs)
         held_out = self._calibrated(logs)
         evidence = weigh({"remote": held_out}, targets)["remote"]
-        right = evidence.accuracy * len(read) / len(asked)  # what it names no label of is wrong
-        self._evidence = msgspec.structs.replace(evidence, accuracy=right, num_texts=len(asked))
-        message = f"{self._model}: {right:.0%} of {len(asked)} shots right, each read with others in the prompt"
+        accuracy = evidence.accuracy * len(read_shots) / len(tested)  # what it names no label of is wrong
+        self._evidence = msgspec.structs.replace(evidence, accuracy=accuracy, num_texts=len(tested))
+        message = f"{self._model}: {accuracy:.0%} of {len(tested)} shots right, each read with others in the prompt"
         on_event(Event(stage="annotate", message=message))
 
-    def _requests(self, text: str, shots: Sequence[Example], way: Way) -> list[Request]:
-        return requests_for(self._asked, text, shots, way, self._settings, self._form)
+    def _requests(self, text: str, shots: Sequence[Example], mode: RequestMode) -> list[Request]:
+        return requests_for(self._task, text, shots, mode, self._settings, self._form)
 
-    def _readings(self, endpoint: Endpoint, given: Sequence[tuple[str, Sequence[Example]]]) -> list[Reading | _Unread]:
+    def _readings(self, endpoint: Endpoint, texts: Sequence[tuple[str, Sequence[Example]]]) -> list[Reading | _Unread]:
         """Of each text, read behind some shots; of one in windows, the mean."""
-        assert self._way
-        parts = [parts_of(self._asked, text, self._form) for text, _ in given]
+        assert self._mode
+        parts = [parts_of(self._task, text, self._form) for text, _ in texts]
         requests = [
-            self._requests(part, shots, self._way)
-            for (_, shots), several in zip(given, parts, strict=True)
+            self._requests(part, shots, self._mode)
+            for (_, shots), several in zip(texts, parts, strict=True)
             for part in several
         ]
-        answers, each = endpoint.ask([one for several in requests for one in several]), len(requests[0])
-        readings = iter([self._reading(answers[at : at + each]) for at in range(0, len(answers), each)])
+        answers, num_votes = endpoint.ask([request for several in requests for request in several]), len(requests[0])
+        readings = iter(
+            [self._reading(answers[start : start + num_votes]) for start in range(0, len(answers), num_votes)]
+        )
         return [_mean(list(islice(readings, len(several)))) for several in parts]
 
     def _reading(self, answers: Sequence[Completion | Refused]) -> Reading | _Unread:
         """Of all votes for one text."""
         votes = [answer for answer in answers if isinstance(answer, Completion)]
         if len(votes) < len(answers):
-            return _Unread(next(one.message for one in answers if isinstance(one, Refused)))
-        joined = votes[0] if len(votes) == 1 else Completion(texts=tuple(text for one in votes for text in one.texts))
-        reading = read_labels(joined, self._asked.label_words)
+            return _Unread(next(answer.message for answer in answers if isinstance(answer, Refused)))
+        joined = votes[0] if len(votes) == 1 else Completion(texts=tuple(text for vote in votes for text in vote.texts))
+        reading = read_labels(joined, self._task.label_words)
         if sum(reading.masses) >= LEAST:
             return reading
-        cut = ", cut short" if any(one.is_cut for one in votes) else ""
-        return _Unread(f"the teacher names none of the labels: {joined.texts[0][:80]!r}{cut}")
+        ending = ", cut short" if any(vote.is_cut for vote in votes) else ""
+        return _Unread(f"the teacher names none of the labels: {joined.texts[0][:80]!r}{ending}")
 
     def _annotation(self, text: str, reading: Reading | _Unread) -> Annotation:
         if isinstance(reading, _Unread):
@@ -217,17 +221,17 @@ class _RemoteReader:
         return Annotation(
             probabilities=tuple(np.round(row, 6).tolist()),
             agreement=None if reading.agreement is None else round(reading.agreement, 3),
-            cut_words=words_left_out(bare_text(self._asked, text), self._form.max_text_words, self._form.long_texts),
+            cut_words=words_left_out(bare_text(self._task, text), self._form.max_text_words, self._form.long_texts),
         )
 
     def _calibrated(self, logs: np.ndarray) -> np.ndarray:
         return bounded_log(np.exp(calibrations.apply(self._prior, logs)))
 
     def _accounted(self, endpoint: Endpoint) -> RemoteTeacher:
-        assert self._way
-        asked = self._way.describe(self._settings.votes)
+        assert self._mode
+        request_kind = self._mode.describe(self._settings.votes)
         outside = round(fmean(self._outside), 6) if self._outside else None
-        return accounted(endpoint, self._settings, asked, len(self._shots), outside, self._evidence)
+        return accounted(endpoint, self._settings, request_kind, len(self._shots), outside, self._evidence)
 
     def draw(
         self, log: Path, on_event: OnEvent, settings: RunSettings, sink_of: Callable[[RunSettings], RoundSink]
@@ -243,40 +247,41 @@ class _RemoteReader:
         """What it says of each text; nothing of one that it does not read: all labels are alike."""
         alike = (math.log(1 / len(self._labels)),) * len(self._labels)
         readings = self._readings(endpoint, [(text, self._shots) for text in texts])
-        said = [self._annotation(text, one).probabilities for text, one in zip(texts, readings, strict=True)]
-        return [tuple(math.log(max(value, SMALLEST)) for value in row) if row else alike for row in said]
+        rows = [self._annotation(text, reading).probabilities for text, reading in zip(texts, readings, strict=True)]
+        return [tuple(math.log(max(value, SMALLEST)) for value in row) if row else alike for row in rows]
 
     def forecast(self, sample: Sequence[str], counts: Mapping[str, int]) -> Forecast:
         """Which way it is asked is known from answers that were kept; else it is told again once it has answered."""
         self._foretold = (tuple(sample), dict(counts))
-        asked = AskedTask(self._asked, self._shots, self._form, self._settings)
-        return forecast_reading(f"{self._model} at {self._url}", asked, self._way or self._known_way(), sample, counts)
+        subject = AskedTask(self._task, self._shots, self._form, self._settings)
+        mode = self._mode or self._known_mode()
+        return forecast_reading(f"{self._model} at {self._url}", subject, mode, sample, counts)
 
-    def _known_way(self) -> Way | None:
+    def _known_mode(self) -> RequestMode | None:
         """How this endpoint answered before."""
         if not self._shots or not answers_file(self._url, self._model).exists():
             return None
-        kept, longest = KeptAnswers(self._url, self._model, ""), max((shot.text for shot in self._shots), key=len)
+        store, longest = KeptAnswers(self._url, self._model, ""), max((shot.text for shot in self._shots), key=len)
         try:
-            for way in WAYS:
-                answer = kept.find(key_of(self._url, self._model, self._requests(longest, self._shots, way)[0]))
-                if answer and (answer.steps or not way.likely):
-                    return self._as_answered(way, answer)
+            for mode in REQUEST_MODES:
+                answer = store.find(key_of(self._url, self._model, self._requests(longest, self._shots, mode)[0]))
+                if answer and (answer.steps or not mode.likely):
+                    return self._as_answered(mode, answer)
         finally:
-            kept.close()
+            store.close()
         return None
 
-    def _as_answered(self, way: Way, answer: Completion) -> Way:
-        few = not way.likely and len(answer.texts) < self._settings.votes
-        return msgspec.structs.replace(way, one_by_one=True) if few else way
+    def _as_answered(self, mode: RequestMode, answer: Completion) -> RequestMode:
+        has_fewer = not mode.likely and len(answer.texts) < self._settings.votes
+        return msgspec.structs.replace(mode, one_by_one=True) if has_fewer else mode
 
 
 def _mean(readings: Sequence[Reading | _Unread]) -> Reading | _Unread:
     """Of the parts of one text."""
-    read = [one for one in readings if isinstance(one, Reading)]
-    if len(readings) == 1 or len(read) < len(readings):
-        return next((one for one in readings if isinstance(one, _Unread)), readings[0])
-    return Reading([fmean(masses) for masses in zip(*(one.masses for one in read), strict=True)])
+    parts_read = [part for part in readings if isinstance(part, Reading)]
+    if len(readings) == 1 or len(parts_read) < len(readings):
+        return next((part for part in readings if isinstance(part, _Unread)), readings[0])
+    return Reading([fmean(masses) for masses in zip(*(part.masses for part in parts_read), strict=True)])
 
 
 def _logs(readings: Sequence[Reading]) -> np.ndarray:

@@ -22,7 +22,7 @@ from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.tasks.generation import GenerationTask, Pair, between
 from fourshot.pipeline.tasks.pairs import load_real, take_real
 from fourshot.serving.clients.remote.account import accounted, work_of
-from fourshot.serving.clients.remote.asking import Way, agreed, writing_request, writing_ways
+from fourshot.serving.clients.remote.asking import RequestMode, agreed_mode, writing_modes, writing_request
 from fourshot.serving.clients.remote.completions import THOUGHT, Completion
 from fourshot.serving.clients.remote.drawing import alone
 from fourshot.serving.clients.remote.endpoint import GO_ON, Endpoint, Refused, Request
@@ -45,8 +45,8 @@ def remote_writer(
     """
     teacher_key()
     usable, *_ = load_real(task)
-    shown = take_real(usable, real, seed)[:SHOWN]  # of those that are learnt, the first
-    writer = _RemoteWriter(checked_endpoint(url), model, task, tuple(shown), settings)
+    shown_pairs = take_real(usable, real, seed)[:SHOWN]  # of those that are learnt, the first
+    writer = _RemoteWriter(checked_endpoint(url), model, task, tuple(shown_pairs), settings)
     return NamedWriter(
         name=writer.name,
         task=task,
@@ -59,24 +59,24 @@ def remote_writer(
 
 class _RemoteWriter:
     def __init__(
-        self, url: str, model: str, task: GenerationTask, shown: tuple[Pair, ...], settings: RemoteSettings
+        self, url: str, model: str, task: GenerationTask, shown_pairs: tuple[Pair, ...], settings: RemoteSettings
     ) -> None:
-        self._url, self._model, self._task, self._shown, self._settings = url, model, task, shown, settings
-        self._way: Way | None = None
+        self._url, self._model, self._task, self._shown_pairs, self._settings = url, model, task, shown_pairs, settings
+        self._mode: RequestMode | None = None
         self.account: RemoteTeacher | None = None
 
     @property
     def name(self) -> str:
         """Changes with what would be written."""
-        known = (self._task, self._shown, self._settings.teacher_api, self._settings.answer_tokens)
-        return f"{self._model} at {self._url}, {hashlib.sha256(msgspec.json.encode(known)).hexdigest()[:12]}"
+        identity = (self._task, self._shown_pairs, self._settings.teacher_api, self._settings.answer_tokens)
+        return f"{self._model} at {self._url}, {hashlib.sha256(msgspec.json.encode(identity)).hexdigest()[:12]}"
 
     def write(self, log: Path, on_event: OnEvent) -> Write:
         def of_parts(parts: Parts) -> Iterator[list[Written]]:
             with Endpoint(self._url, self._model, self._settings, work_of(log), on_event) as endpoint:
                 for inputs in parts:
-                    written = self._asked(endpoint, [partial(self._request, text) for text in inputs])
-                    self._check([one.fault for one in written], "targets")
+                    written = self._answers(endpoint, [partial(self._request, text) for text in inputs])
+                    self._check([target.fault for target in written], "targets")
                     self.account = self._accounted(endpoint, "targets")
                     yield written
 
@@ -91,65 +91,67 @@ class _RemoteWriter:
             with Endpoint(self._url, self._model, self._settings, work_of(log), on_event) as endpoint:
                 for numbers in chain([first], parts):
                     requests = [partial(self._drawing_request, real, settings, number) for number in numbers]
-                    written = [_pair(self._task, one) for one in self._asked(endpoint, requests)]
-                    self._check([one.fault for one in written], "pairs")
+                    written = [_pair(self._task, answer) for answer in self._answers(endpoint, requests)]
+                    self._check([pair.fault for pair in written], "pairs")
                     self.account = self._accounted(endpoint, "targets and pairs" if self.account else "pairs")
                     yield written
 
         return of_parts
 
-    def _asked(self, endpoint: Endpoint, requests: Sequence[Callable[[Way], Request]]) -> list[Written]:
+    def _answers(self, endpoint: Endpoint, requests: Sequence[Callable[[RequestMode], Request]]) -> list[Written]:
         """What it answers to each."""
-        way = self._way = self._way or agreed(endpoint, writing_ways(self._settings), requests[0])
-        return [_written(one) for one in endpoint.ask([request(way) for request in requests])]
+        mode = self._mode = self._mode or agreed_mode(endpoint, writing_modes(self._settings), requests[0])
+        return [_written(answer) for answer in endpoint.ask([request(mode) for request in requests])]
 
-    def _check(self, faults: Sequence[str], what: str) -> None:
+    def _check(self, faults: Sequence[str], noun: str) -> None:
         """Raise ServiceError where all of many requests have a fault."""
         if len(faults) >= FEW and all(faults):
-            raise ServiceError(f"{self.name} writes no {what}, asked for {len(faults)}: {faults[0]}. {GO_ON}")
+            raise ServiceError(f"{self.name} writes no {noun}, asked for {len(faults)}: {faults[0]}. {GO_ON}")
 
-    def _accounted(self, endpoint: Endpoint, what: str) -> RemoteTeacher:
-        assert self._way
-        return accounted(endpoint, self._settings, f"{self._way.route}, {what}", len(self._shown))
+    def _accounted(self, endpoint: Endpoint, noun: str) -> RemoteTeacher:
+        assert self._mode
+        return accounted(endpoint, self._settings, f"{self._mode.route}, {noun}", len(self._shown_pairs))
 
-    def _request(self, text: str, way: Way) -> Request:
+    def _request(self, text: str, mode: RequestMode) -> Request:
         """For the target of ``text``."""
-        prompt = f"{self._prompt(self._shown)}{self._input_name}\n{text}"
-        room = _room(len(pair.target.encode()) for pair in self._shown)
-        if way.route == "chat":
-            said = f'{prompt}\n\nAnswer with what stands behind "{self._task.target_name}:", and nothing else.'
-            return writing_request(way, said, self._settings, room, GREEDY)
-        return writing_request(way, f"{prompt}{between(self._task)}", self._settings, room, GREEDY, stop=[END])
+        prompt = f"{self._prompt(self._shown_pairs)}{self._input_name}\n{text}"
+        room = _room(len(pair.target.encode()) for pair in self._shown_pairs)
+        if mode.route == "chat":
+            message = f'{prompt}\n\nAnswer with what stands behind "{self._task.target_name}:", and nothing else.'
+            return writing_request(mode, message, self._settings, room, GREEDY)
+        return writing_request(mode, f"{prompt}{between(self._task)}", self._settings, room, GREEDY, stop=[END])
 
-    def _drawing_request(self, real: Sequence[Pair], settings: RunSettings, number: int, way: Way) -> Request:
+    def _drawing_request(self, real: Sequence[Pair], settings: RunSettings, number: int, mode: RequestMode) -> Request:
         """For pair ``number``."""
-        shown = random.Random(f"{settings.seed} {number}").sample(real, min(SHOWN, len(real)))
+        shown_pairs = random.Random(f"{settings.seed} {number}").sample(real, min(SHOWN, len(real)))
         room = _room(len(f"{pair.input}{pair.target}".encode()) for pair in real)
-        ask = partial(writing_request, way, settings=self._settings, room=room, sampling=settings.sampling)
-        if way.route == "chat":
+        ask = partial(writing_request, mode, settings=self._settings, room=room, sampling=settings.sampling)
+        if mode.route == "chat":
             lines = f'"{self._input_name}" and "{self._task.target_name}:"'
-            told = f"Write one more of these, unlike those above, with {lines} before its parts. Answer with it alone."
-            return ask(f"{self._prompt(shown)}{told}", sample=number)
-        return ask(f"{self._prompt(shown)}{self._input_name}\n", sample=number, stop=[END])
+            instruction = (
+                f"Write one more of these, unlike those above, with {lines} before its parts. Answer with it alone."
+            )
+            return ask(f"{self._prompt(shown_pairs)}{instruction}", sample=number)
+        return ask(f"{self._prompt(shown_pairs)}{self._input_name}\n", sample=number, stop=[END])
 
     @property
     def _input_name(self) -> str:
         return f"{self._task.input_name}:"
 
-    def _prompt(self, shown: Sequence[Pair]) -> str:
+    def _prompt(self, shown_pairs: Sequence[Pair]) -> str:
         """Up to where the next pair begins."""
-        pairs = (f"{self._input_name}\n{pair.input}{between(self._task)} {pair.target}{END}" for pair in shown)
+        pairs = (f"{self._input_name}\n{pair.input}{between(self._task)} {pair.target}{END}" for pair in shown_pairs)
         return f"{self._task.instruction}\n\n{''.join(pairs)}"
 
     def forecast(self, sample: Sequence[str], counts: Mapping[str, int]) -> Forecast:
         """A request for each input, and for each pair ("generate")."""
-        way = writing_ways(self._settings)[0]
-        read = fmean(self._request(text, way).chars for text in sample) if sample else 0.0
-        said = fmean(len(pair.target) for pair in self._shown)
-        stages = {name: (n, read, said) for name, n in counts.items()}
+        mode = writing_modes(self._settings)[0]
+        sent_chars = fmean(self._request(text, mode).chars for text in sample) if sample else 0.0
+        target_chars = fmean(len(pair.target) for pair in self._shown_pairs)
+        stages = {name: (n, sent_chars, target_chars) for name, n in counts.items()}
         if pairs := counts.get("generate"):
-            chars = self._drawing_request(self._shown, RunSettings(), 0, way).chars
-            stages["generate"] = pairs, chars, said + fmean(len(pair.input) for pair in self._shown)
+            chars = self._drawing_request(self._shown_pairs, RunSettings(), 0, mode).chars
+            stages["generate"] = pairs, chars, target_chars + fmean(len(pair.input) for pair in self._shown_pairs)
         doubt = "more where pairs are malformed or repeat others" if pairs else ""
         return forecast_requests(f"{self._model} at {self._url}", self._settings, stages, doubt)
 
@@ -172,8 +174,8 @@ def _pair(task: GenerationTask, written: Written) -> Written:
     """A pair as `between` parts it, however many lines the teacher left there; a fault where it is none."""
     if written.fault:
         return written
-    begun = alone(f"{task.input_name}:", written.text)
-    text = re.sub(rf"\s*\n\s*{re.escape(task.target_name)}:\s*", f"{between(task)} ", begun)
+    trimmed = alone(f"{task.input_name}:", written.text)
+    text = re.sub(rf"\s*\n\s*{re.escape(task.target_name)}:\s*", f"{between(task)} ", trimmed)
     if not written.is_whole:
         return Written(text="", fault="a pair did not come to an end; --answer-tokens gives it more room")
     if between(task) not in text:

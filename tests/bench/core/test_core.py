@@ -49,18 +49,18 @@ def test_a_result_is_read_back_and_another_suite_refused(tmp_path: Path) -> None
 
 
 def test_an_interval_is_students() -> None:
-    found = estimate([9.0, 10.0, 11.0])
-    assert found.mean == 10.0
-    assert found.high is not None
-    assert found.high - 10.0 == pytest.approx(4.3027 / math.sqrt(3), rel=1e-4)
+    interval = estimate([9.0, 10.0, 11.0])
+    assert interval.mean == 10.0
+    assert interval.high is not None
+    assert interval.high - 10.0 == pytest.approx(4.3027 / math.sqrt(3), rel=1e-4)
     assert estimate([3.0]).low is None
     with pytest.raises(ValueError, match="nothing"):
         estimate([])
 
 
 def test_a_ratio_pairs_the_repeats() -> None:
-    found = ratio([2.0, 20.0, 200.0], [1.0, 10.0, 100.0])  # the machine slowed both sides of a repeat
-    assert (found.mean, found.low, found.high) == pytest.approx((2.0, 2.0, 2.0))
+    pooled = ratio([2.0, 20.0, 200.0], [1.0, 10.0, 100.0])  # the machine slowed both sides of a repeat
+    assert (pooled.mean, pooled.low, pooled.high) == pytest.approx((2.0, 2.0, 2.0))
 
 
 def test_operations_and_bytes_of_a_shape_are_counted() -> None:

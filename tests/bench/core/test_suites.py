@@ -20,9 +20,9 @@ from fourshot.engine.errors import InputError
 @pytest.mark.parametrize("name", ALL)
 def test_every_suite_understands_what_it_is_asked_by_all(name: str) -> None:
     """An unknown option would raise."""
-    given = command(name, Options(data=Path("/nowhere"), out=Path("/nowhere/out"), model="a-model"))
+    words = command(name, Options(data=Path("/nowhere"), out=Path("/nowhere/out"), model="a-model"))
     suite, _ = load_suite(name)
-    options: Any = read_options(suite.options, given[given.index(name) + 1 :], name)
+    options: Any = read_options(suite.options, words[words.index(name) + 1 :], name)
     assert (options.out, options.model) == (Path(f"/nowhere/out/{name}.json"), "a-model")
 
 
@@ -50,8 +50,8 @@ def test_a_suite_stands_on_the_core_and_not_on_other_suites() -> None:
         needs.setdefault(file.relative_to(folder).parts[0], set()).update(imported_suites(file))
     for file in folder.glob("[!_]*.py"):
         needs[file.stem] = imported_suites(file)
-    others = {suite: found - {suite} for suite, found in needs.items() if suite != "docs"}
-    assert {suite: found for suite, found in others.items() if found} == ARROWS
+    other_suites = {suite: used - {suite} for suite, used in needs.items() if suite != "docs"}
+    assert {suite: used for suite, used in other_suites.items() if used} == ARROWS
 
 
 def imported_suites(file: Path) -> set[str]:
@@ -130,12 +130,12 @@ def test_a_suite_is_measured_written_and_told(
         out: Out
         repeats: Positive = 2
 
-    made = []
+    numbers = []
 
     def measure(options: Toy, rows: Rows) -> dict[str, Any]:
         for number in range(options.repeats):
             if str(number) not in rows.pieces:
-                made.append(number)
+                numbers.append(number)
                 rows.add(str(number), {"rate": 2.0 + number})
         rates = [rows.pieces[str(number)]["rate"] for number in range(options.repeats)]
         return {"rates": rates, "targets": [at_least("rate", "times", max(rates), 5)]}
@@ -162,7 +162,7 @@ def test_a_suite_is_measured_written_and_told(
     page = out.with_suffix(".html").read_text()
     assert "missed" in page and "Where the numbers come from" in page
     assert run_suite("toy", ["--out", str(out)]) == 0
-    assert made == [0, 1], "what was measured is not measured again"
+    assert numbers == [0, 1], "what was measured is not measured again"
     with pytest.raises(InputError, match="repeats"):
         run_suite("toy", ["--out", str(out), "--repeats", "3"])
 

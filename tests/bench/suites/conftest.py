@@ -12,7 +12,7 @@ from fourshot.bench.suites.paper.plan import (
 
 
 @pytest.fixture
-def asked(tmp_path: Path, model: str) -> Callable[..., Options]:
+def options_of(tmp_path: Path, model: str) -> Callable[..., Options]:
     """The small size on two tasks, in folders of their own."""
     for task in ("sst2", "trec"):
         (tmp_path / "data" / task).mkdir(parents=True)

@@ -16,11 +16,11 @@ from fourshot.engine.errors import InputError
 def result(seed: int, slower: float = 1.0, cells: int = 12, only: int | None = None) -> dict[str, Any]:
     """A latency result whose repeats scatter by three per cent."""
     draw = random.Random(seed)
-    found = []
+    measured_cells = []
     for number in range(cells):
         factor = slower if only is None or only == number else 1.0
         rates = [100 / (number + 1) / factor * draw.gauss(1, 0.03) for _ in range(3)]
-        found.append(
+        measured_cells.append(
             {
                 "route": "in-process",
                 "way": "lora",
@@ -30,37 +30,37 @@ def result(seed: int, slower: float = 1.0, cells: int = 12, only: int | None = N
                 "p50_ms": {"values": [1000 / rate for rate in rates]},
             }
         )
-    return {"schema": 1, "suite": "latency", "cells": found}
+    return {"schema": 1, "suite": "latency", "cells": measured_cells}
 
 
 def test_noise_alone_is_not_flagged() -> None:
     flagged = 0
     for seed in range(50):
-        found = compare(result(seed), result(seed + 1000))
-        flagged += found.slower or found.overall_flagged
+        compared = compare(result(seed), result(seed + 1000))
+        flagged += compared.slower or compared.overall_flagged
     assert flagged <= 1
 
 
 def test_a_slowdown_of_everything_is_flagged_even_where_no_cell_is() -> None:
-    found = compare(result(1), result(2, slower=1.09))
-    assert found.overall_flagged
-    assert found.slower
-    assert found.overall == pytest.approx(0.09, abs=0.03)
+    compared = compare(result(1), result(2, slower=1.09))
+    assert compared.overall_flagged
+    assert compared.slower
+    assert compared.overall == pytest.approx(0.09, abs=0.03)
 
 
 def test_a_slowdown_of_one_cell_is_flagged_there_and_nowhere_else() -> None:
-    found = compare(result(1), result(2, slower=1.4, only=5))
-    assert {one.cell for one in found.changes if one.flagged} == {"in-process/lora/sst2/5"}
-    assert found.slower
-    assert not found.overall_flagged
-    assert "in-process/lora/sst2/5" in markdown(report(found))
+    compared = compare(result(1), result(2, slower=1.4, only=5))
+    assert {change.cell for change in compared.changes if change.flagged} == {"in-process/lora/sst2/5"}
+    assert compared.slower
+    assert not compared.overall_flagged
+    assert "in-process/lora/sst2/5" in markdown(report(compared))
 
 
 def test_what_became_faster_is_told_and_is_no_alarm() -> None:
-    found = compare(result(1, slower=1.3), result(2))
-    assert found.overall_flagged
-    assert not found.slower
-    assert "% faster, beyond noise" in markdown(report(found))
+    compared = compare(result(1, slower=1.3), result(2))
+    assert compared.overall_flagged
+    assert not compared.slower
+    assert "% faster, beyond noise" in markdown(report(compared))
 
 
 def test_results_of_different_suites_cannot_be_compared() -> None:
@@ -71,11 +71,11 @@ def test_results_of_different_suites_cannot_be_compared() -> None:
 def test_results_without_a_common_cell_cannot_be_compared() -> None:
     with pytest.raises(InputError, match="cut off"):
         compare(result(1), {"suite": "latency", "cells": []})
-    other = result(2)
-    for cell in other["cells"]:
+    renamed = result(2)
+    for cell in renamed["cells"]:
         cell["way"] = "another"
     with pytest.raises(InputError, match="no cell"):
-        compare(result(1), other)
+        compare(result(1), renamed)
 
 
 def test_the_command_ends_with_one_where_something_is_slower(tmp_path: Path, capsys: Any) -> None:
@@ -88,9 +88,9 @@ def test_the_command_ends_with_one_where_something_is_slower(tmp_path: Path, cap
 
 
 def test_the_command_refuses_what_is_no_result(tmp_path: Path, capsys: Any) -> None:
-    other = tmp_path / "other.json"
-    other.write_text("[]")
-    assert run(["bench", "compare", str(other), str(other)]) == 2
+    file = tmp_path / "other.json"
+    file.write_text("[]")
+    assert run(["bench", "compare", str(file), str(file)]) == 2
     assert "no result" in capsys.readouterr().err
 
 
@@ -105,10 +105,12 @@ def test_a_slower_machine_is_not_a_slower_engine_and_values_stay_those_of_the_fi
     before, after = result(1), result(1, slower=1.5)
     for cell, yard in [(cell, 0.01) for cell in before["cells"]] + [(cell, 0.015) for cell in after["cells"]]:
         cell["yardstick_s"] = [yard] * 3
-    found = compare(before, after)
-    assert not found.slower
-    assert found.overall == pytest.approx(0, abs=1e-9)
-    first = next(one for one in found.changes if one.cell.endswith("/0") and one.measure == "requests_per_s")
+    compared = compare(before, after)
+    assert not compared.slower
+    assert compared.overall == pytest.approx(0, abs=1e-9)
+    first = next(
+        change for change in compared.changes if change.cell.endswith("/0") and change.measure == "requests_per_s"
+    )
     assert first.before == pytest.approx(100, rel=0.1)
     for cell in after["cells"]:
         cell["yardstick_s"] = [0.01] * 3

@@ -39,7 +39,7 @@ def by_rule(parts: Parts) -> Iterator[list[Annotation]]:
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def taught_groups(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Which teachers were made; each annotates by the rule, and wrote four texts per class."""
     folders: list[str] = []
 
@@ -71,7 +71,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_a_tiny_grid_is_measured_gone_on_with_and_drawn(
-    tmp_path: Path, asked: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, taught_groups: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "data" / "colours").mkdir(parents=True)
     (tmp_path / "colours.toml").write_text(TASK)
@@ -85,7 +85,7 @@ def test_a_tiny_grid_is_measured_gone_on_with_and_drawn(
     words = ["--data", str(tmp_path / "data"), "--out", str(out), "--tasks", "colours", "--student", str(encoder)]
     words += ["--real", "1,all", "--amounts", "4", "--seeds", "1"]
     assert run_suite("distill", words) == 0
-    assert asked == ["1/seed0", "all/seed0"]
+    assert taught_groups == ["1/seed0", "all/seed0"]
     result = read_result(out, "distill")
     by_cell = {(row["real"], row["seed"], row["strategy"], row["amount"]): row for row in result["rows"]}
     assert by_cell["1", 0, "teacher", 0]["accuracy"] == 1.0
@@ -100,9 +100,9 @@ def test_a_tiny_grid_is_measured_gone_on_with_and_drawn(
     rows = out.with_suffix(".rows.jsonl")
     lines = rows.read_text().splitlines()
     rows.write_text("\n".join(lines[:-1]) + "\n")
-    asked.clear()
+    taught_groups.clear()
     assert run_suite("distill", words) == 0
-    assert asked == ["all/seed0"] and read_result(out)["rows"] == result["rows"]
+    assert taught_groups == ["all/seed0"] and read_result(out)["rows"] == result["rows"]
 
 
 def load(file: Path, data: Path) -> Any:
@@ -119,16 +119,16 @@ def test_a_curve_turns_where_no_larger_amount_is_better() -> None:
         for amount, by_seed in accuracies.items()
         for seed, accuracy in enumerate(by_seed)
     ]
-    (found,) = turning_points(rows)
-    assert found["no_gain_beyond"] == 100 and found["gain"]["mean"] == pytest.approx(20.33, abs=0.01)
-    assert found["then"]["mean"] == pytest.approx(-1.0) and found["then"]["low"] < 0
+    (turn,) = turning_points(rows)
+    assert turn["no_gain_beyond"] == 100 and turn["gain"]["mean"] == pytest.approx(20.33, abs=0.01)
+    assert turn["then"]["mean"] == pytest.approx(-1.0) and turn["then"]["low"] < 0
 
 
 def test_real_data_is_a_number_per_class_a_share_or_all() -> None:
     train = [Example(text=f"{label}{n}", label=label) for label, count in (("a", 90), ("b", 10)) for n in range(count)]
     assert len(real_examples(train, ["a", "b"], "4", 0)) == 8
-    few = real_examples(train, ["a", "b"], "2%", 0)
-    assert {one.label for one in few} == {"a", "b"} and len(few) <= 3
+    few_examples = real_examples(train, ["a", "b"], "2%", 0)
+    assert {example.label for example in few_examples} == {"a", "b"} and len(few_examples) <= 3
     assert real_examples(train, ["a", "b"], "all", 0) == train
     for wrong in ("0", "many", "0%", "101%", "-3", "²"):
         with pytest.raises(InputError, match="--real"):

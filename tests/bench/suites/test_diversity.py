@@ -36,16 +36,16 @@ def test_self_bleu_is_one_for_the_same_text_and_falls_with_variety() -> None:
 
 def rows() -> list[dict[str, Any]]:
     """Two seeds; every way beyond the first gains a point of accuracy on one seed and three on the other."""
-    made = []
+    recipe_rows = []
     for seed in range(2):
-        for place, way in enumerate((*RECIPES, REAL)):
-            row: dict[str, Any] = {"task": "sst2", "seed": seed, "way": way, "texts": 100, "trigrams": 500.0}
+        for place, recipe in enumerate((*RECIPES, REAL)):
+            row: dict[str, Any] = {"task": "sst2", "seed": seed, "way": recipe, "texts": 100, "trigrams": 500.0}
             row |= {f"distinct_{n}": 0.5 for n in (1, 2, 3)} | {"self_bleu": 0.3, "coverage": 0.4}
-            if way != REAL:
+            if recipe != REAL:
                 row |= {"acceptance": 0.7, "accuracy": 0.8 + bool(place) * (0.01 + 0.02 * seed)}
-            made.append(row)
-    made[1]["trigrams"] = made[len(RECIPES) + 2]["trigrams"] = 600.0  # of the second way
-    return made
+            recipe_rows.append(row)
+    recipe_rows[1]["trigrams"] = recipe_rows[len(RECIPES) + 2]["trigrams"] = 600.0  # of the second way
+    return recipe_rows
 
 
 def test_gains_are_paired_by_task_and_seed() -> None:

@@ -17,7 +17,7 @@ def test_our_start_has_the_batch_and_the_memory_of_the_other_on_a_gpu_too(monkey
 
     monkeypatch.setattr(opening, "open_engine", open_engine)
     monkeypatch.setattr(engine_start, "embedded_model", lambda: "fake")
-    assert engine_start.ours(rounds=2).tokens_per_s > 0
+    assert engine_start.our_start(rounds=2).tokens_per_s > 0
     (settings,) = opened
     assert settings.kv_cache_bytes == settings.gpu_kv_cache_bytes == engine_start.KV_CACHE_BYTES
     assert settings.max_num_seqs == settings.gpu_max_num_seqs == engine_start.BATCH

@@ -42,7 +42,7 @@ def test_the_same_seed_gives_the_same_numbers_and_another_one_others() -> None:
 def test_every_request_is_answered_or_refused_also_when_a_replica_dies() -> None:
     lost = outcome(loss=(7.0, 10.0))
     assert lost.moved > 0 and lost.refused == 0
-    assert lost.requests == len([one for one in arrivals(SMALL) if one.at_s >= 5]) == lost.answered
+    assert lost.requests == len([request for request in arrivals(SMALL) if request.at_s >= 5]) == lost.answered
     crowded = outcome(replicas=1, adapters=8, rate=150, seconds=16, burst=(6.0, 12.0, 60.0))
     assert crowded.refused > 0 and crowded.answered + crowded.refused == crowded.requests
 

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from fourshot.bench.core.closed_loop import Answered, CellMeasurement, CellRequests, run_cell
+from fourshot.bench.core.closed_loop import CellMeasurement, CellRequests, RequestTimes, run_cell
 from fourshot.bench.core.engines import Base
 from fourshot.bench.core.model_shape import SHAPES
 from fourshot.bench.core.page import write_page
@@ -41,7 +41,7 @@ TASK = Task(name="sst2", instruction="Good or bad?", noun="text", labels=(Label(
 PROMPT_TOKENS = {"icl_off": 260, "icl_warm": 260, "lora": 40, "lora_many": 40, "zero_shot": 40, "floor": 2}
 
 
-def stuff(texts: int = 40) -> Workload:
+def small_workload(texts: int = 40) -> Workload:
     pools = {label: tuple(Example(text=f"{label} {n}", label=label) for n in range(9)) for label in TASK.label_names}
     return Workload(
         task=TASK,
@@ -54,7 +54,7 @@ def stuff(texts: int = 40) -> Workload:
 
 def measured(seconds_each: Callable[[LatencyCell], float], settings: LatencySettings = SETTINGS) -> dict[str, Any]:
     """Rows as a run leaves them; a cell's requests are answered one after the other."""
-    found: dict[str, Any] = {
+    pieces: dict[str, Any] = {
         "shape": msgspec.to_builtins(SHAPES["tiny"]),
         "machine": {"flops": 1e12, "bytes_per_s": 5e10},
         "header": {},
@@ -63,7 +63,7 @@ def measured(seconds_each: Callable[[LatencyCell], float], settings: LatencySett
         each, tokens = seconds_each(cell), PROMPT_TOKENS[cell.variant]
         cached = 200 if cell.variant == "icl_warm" else 0
         rows = tuple(
-            Answered(
+            RequestTimes(
                 sent_s=n * each, begun_s=n * each, done_s=(n + 1) * each, prompt_tokens=tokens, cached_tokens=cached
             )
             for n in range(cell.requests)
@@ -74,8 +74,8 @@ def measured(seconds_each: Callable[[LatencyCell], float], settings: LatencySett
             prompt_tokens=tokens * cell.requests,
             cached_tokens=cached * cell.requests,
         )
-        found[cell.name] = msgspec.to_builtins(result)
-    return found
+        pieces[cell.name] = msgspec.to_builtins(result)
+    return pieces
 
 
 def times(cell: LatencyCell) -> float:
@@ -95,58 +95,58 @@ def test_every_repeat_has_every_cell_once_in_an_order_of_its_own() -> None:
 
 
 def test_all_ways_send_the_same_texts_and_no_text_twice() -> None:
-    one = stuff()
+    workload = small_workload()
     for name in ("lora", "icl_warm"):
-        prompts = [request.prompt for request in one.requests(VARIANTS[name], 5, 10)]
+        prompts = [request.prompt for request in workload.requests(VARIANTS[name], 5, 10)]
         assert [prompt.rsplit("Text: ", 1)[1] for prompt in prompts] == [f"text {n}\nLabel:" for n in range(5, 15)]
     with pytest.raises(InputError, match="40 different test texts"):
-        one.requests(VARIANTS["lora"], 35, 6)
+        workload.requests(VARIANTS["lora"], 35, 6)
 
 
 def test_shots_are_the_same_or_others_for_each_request() -> None:
-    one = stuff()
-    fixed = {request.prompt.rsplit("Text: ", 1)[0] for request in one.requests(VARIANTS["icl_warm"], 0, 8)}
-    drawn = {request.prompt.rsplit("Text: ", 1)[0] for request in one.requests(VARIANTS["icl_cold"], 0, 8)}
+    workload = small_workload()
+    fixed = {request.prompt.rsplit("Text: ", 1)[0] for request in workload.requests(VARIANTS["icl_warm"], 0, 8)}
+    drawn = {request.prompt.rsplit("Text: ", 1)[0] for request in workload.requests(VARIANTS["icl_cold"], 0, 8)}
     assert (len(fixed), len(drawn)) == (1, 8)
-    assert one.requests(VARIANTS["lora_bare"], 0, 1)[0].prompt == "Text: text 0\nLabel:"
-    assert [request.adapter for request in one.requests(VARIANTS["lora_many"], 0, 4, many=3)] == [0, 1, 2, 0]
+    assert workload.requests(VARIANTS["lora_bare"], 0, 1)[0].prompt == "Text: text 0\nLabel:"
+    assert [request.adapter for request in workload.requests(VARIANTS["lora_many"], 0, 4, many=3)] == [0, 1, 2, 0]
 
 
 def test_the_summary_pairs_repeats_and_stands_beside_the_roof() -> None:
-    found = summarise(SETTINGS, measured(times))
-    assert found["missing"] == []
-    rows = {(one["way"], one["concurrency"]): one for one in found["against_icl"]}
+    summary = summarise(SETTINGS, measured(times))
+    assert summary["missing"] == []
+    rows = {(row["way"], row["concurrency"]): row for row in summary["against_icl"]}
     saturated = rows["lora", "saturated"]
     assert saturated["icl_off"]["throughput"]["mean"] == pytest.approx(6.0)
     assert saturated["icl_off"]["throughput"]["low"] == pytest.approx(6.0)  # the drift is in both
     assert saturated["icl_off"]["prompt_tokens"] == pytest.approx(6.5)
     assert 1 < saturated["icl_off"]["roof"] < 6.5
     assert saturated["icl_warm"]["throughput"]["mean"] == pytest.approx(1.2)
-    met = {target.name: target.met for target in found["targets"]}
+    met = {target.name: target.met for target in summary["targets"]}
     assert all(met.values()), met
-    cell = next(one for one in found["cells"] if one["way"] == "icl_warm")
+    cell = next(cell for cell in summary["cells"] if cell["way"] == "icl_warm")
     assert cell["hit_rate"] == pytest.approx(200 / 260)
     assert cell["tpot_ms"] is None
 
 
 def test_cells_stand_in_the_order_of_ways_and_loads_not_in_that_of_their_measurement() -> None:
-    found = summarise(SETTINGS, measured(times))
-    told = [(cell["way"], cell["load"]) for cell in found["cells"]]
-    assert told[:5] == [("icl_off", load) for load in (1, 4, 16, 64, "saturated")]
-    assert [way for way, _ in told] == sorted((way for way, _ in told), key=SETTINGS.variants.index)
+    summary = summarise(SETTINGS, measured(times))
+    order = [(cell["way"], cell["load"]) for cell in summary["cells"]]
+    assert order[:5] == [("icl_off", load) for load in (1, 4, 16, 64, "saturated")]
+    assert [variant for variant, _ in order] == sorted((variant for variant, _ in order), key=SETTINGS.variants.index)
 
 
 def test_p50_is_not_compared_where_other_numbers_come_at_once() -> None:
-    rows = {one["concurrency"]: one for one in summarise(SETTINGS, measured(times))["against_icl"]}
+    rows = {row["concurrency"]: row for row in summarise(SETTINGS, measured(times))["against_icl"]}
     assert rows["saturated"]["icl_warm"]["p50"]["mean"] == pytest.approx(1.2), "8 requests and 8"
     assert "p50" not in rows["saturated"]["icl_off"], "8 requests and 24"
     assert rows[1]["icl_off"]["p50"]["mean"] == pytest.approx(6.0), "one at a time"
 
 
 def test_what_the_limits_need_is_measured_without_being_asked_for() -> None:
-    few = LatencySettings(tasks=("sst2",), variants=("lora",))
-    assert {cell.variant for cell in in_process_cells(few)} == {"lora", "floor"}
-    assert set(engine_specs(Base(path=""), few)) == {"lora", "base"}
+    settings = LatencySettings(tasks=("sst2",), variants=("lora",))
+    assert {cell.variant for cell in in_process_cells(settings)} == {"lora", "floor"}
+    assert set(engine_specs(Base(path=""), settings)) == {"lora", "base"}
 
 
 @pytest.mark.parametrize(
@@ -173,22 +173,22 @@ def test_an_adapter_that_is_slower_misses_its_targets() -> None:
 
 
 def test_a_run_that_was_cut_off_is_summed_up_as_far_as_it_came() -> None:
-    found = measured(times)
+    pieces = measured(times)
     last = in_process_cells(SETTINGS)[-1].name
-    del found[last]
-    result = summarise(SETTINGS, found)
+    del pieces[last]
+    result = summarise(SETTINGS, pieces)
     assert result["missing"] == [last]
     assert result["cells"]
 
 
 def test_many_adapters_are_set_beside_the_base_once_both_have_all_their_repeats() -> None:
     settings = msgspec.structs.replace(SETTINGS, variants=("zero_shot", "lora_many"), many_adapters=32)
-    found = measured(lambda cell: 0.1 * (1 + cell.repeat), settings)
-    (target,) = summarise(settings, found)["targets"]
+    pieces = measured(lambda cell: 0.1 * (1 + cell.repeat), settings)
+    (target,) = summarise(settings, pieces)["targets"]
     assert target.name.startswith("32 adapters") and target.measured == pytest.approx(1.0)
-    (last,) = (name for name in found if name.startswith("in-process/zero_shot/sst2/c0/2"))
-    del found[last]
-    assert summarise(settings, found)["targets"] == []
+    (last,) = (name for name in pieces if name.startswith("in-process/zero_shot/sst2/c0/2"))
+    del pieces[last]
+    assert summarise(settings, pieces)["targets"] == []
 
 
 def test_the_report_and_the_table_tell_every_cell(tmp_path: Path) -> None:
@@ -214,14 +214,14 @@ def test_the_report_and_the_table_tell_every_cell(tmp_path: Path) -> None:
 
 def test_break_even_is_the_price_over_the_gain_and_may_never_come() -> None:
     latency = {"cells": summarise(SETTINGS, measured(times))["cells"]}
-    found = {one["state"]: one for one in breakeven_rows({"sst2": {"seconds": 110.0}}, latency)}
+    by_state = {row["state"]: row for row in breakeven_rows({"sst2": {"seconds": 110.0}}, latency)}
     saved = 1 / (1 / 0.66) - 0.11  # means over the repeats' rates
-    assert found["icl_off"]["requests"] == pytest.approx(110 / saved, rel=0.02)
-    assert found["icl_off"]["saved_prompt_tokens"] == 220
+    assert by_state["icl_off"]["requests"] == pytest.approx(110 / saved, rel=0.02)
+    assert by_state["icl_off"]["saved_prompt_tokens"] == 220
     slow = {
         "cells": summarise(SETTINGS, measured(lambda cell: 0.5 if cell.variant == "lora" else times(cell)))["cells"]
     }
-    never = {one["state"]: one for one in breakeven_rows({"sst2": {"seconds": 110.0}}, slow)}
+    never = {row["state"]: row for row in breakeven_rows({"sst2": {"seconds": 110.0}}, slow)}
     assert never["icl_warm"]["requests"] is None
 
 
@@ -249,16 +249,16 @@ def test_a_real_cell_keeps_its_concurrency_and_counts_its_hits(
 def test_bad_settings_are_refused_with_what_is_allowed(tmp_path: Path, capsys: Any) -> None:
     settings = tmp_path / "settings.json"
     settings.write_text(json.dumps({"repeat": 3}))
-    given = ["bench", "latency", "--data", str(tmp_path), "--out", str(tmp_path / "out.json")]
-    assert cli.main([*given, "--settings", str(settings)]) == 2
+    words = ["bench", "latency", "--data", str(tmp_path), "--out", str(tmp_path / "out.json")]
+    assert cli.main([*words, "--settings", str(settings)]) == 2
     assert "repeats" in capsys.readouterr().err
-    assert cli.main([*given, "--shape", "vicuna-70b"]) == 2
+    assert cli.main([*words, "--shape", "vicuna-70b"]) == 2
     assert "vicuna-13b" in capsys.readouterr().err
-    assert cli.main([*given, "--tasks", ""]) == 2
+    assert cli.main([*words, "--tasks", ""]) == 2
     assert "ag_news" in capsys.readouterr().err
-    assert cli.main([*given, "--no-measure"]) == 2
+    assert cli.main([*words, "--no-measure"]) == 2
     assert "no cell" in capsys.readouterr().err
-    assert cli.main(given) == 2
+    assert cli.main(words) == 2
     assert "no folder sst2, trec, ag_news" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["settings.json"]
 
@@ -284,9 +284,11 @@ def test_too_few_texts_are_told_before_anything_is_measured(
 @pytest.mark.skipif("FOURSHOT_DATA" not in os.environ, reason="FOURSHOT_DATA names no folder of data sets")
 def test_the_real_tasks_have_the_token_ratios_that_the_suite_is_about(vllm_engine: Any) -> None:
     for name, least in {"sst2": 5.0, "trec": 10.0, "ag_news": 10.0}.items():
-        one = load_workload(name, Path(os.environ["FOURSHOT_DATA"]), 4)
+        workload = load_workload(name, Path(os.environ["FOURSHOT_DATA"]), 4)
         tokens = {
-            way: sum(vllm_engine.count_tokens([request.prompt for request in one.requests(VARIANTS[way], 0, 50)]))
-            for way in ("lora", "icl_off")
+            variant: sum(
+                vllm_engine.count_tokens([request.prompt for request in workload.requests(VARIANTS[variant], 0, 50)])
+            )
+            for variant in ("lora", "icl_off")
         }
         assert tokens["icl_off"] / tokens["lora"] > least

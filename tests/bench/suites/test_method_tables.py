@@ -252,8 +252,8 @@ def test_what_the_instruction_is_worth_by_hand(tmp_path: Path) -> None:
     }
     for task in TITLES:
         both = comparison(task, methods)
-        short = method_row("fourshot_bare", "bare", [scores(value, 25) for value in methods["fourshot_bare"]])
-        rows = [short if row.method == "fourshot_bare" else row for row in both.rows]
+        bare_row = method_row("fourshot_bare", "bare", [scores(value, 25) for value in methods["fourshot_bare"]])
+        rows = [bare_row if row.method == "fourshot_bare" else row for row in both.rows]
         RunFolder(tmp_path).write(f"bare-{task}-cpu2.json", msgspec.structs.replace(both, rows=rows))
         write(tmp_path, comparison(task, {"icl": (0.6, 0.6)}))
     bare, compared = load_comparisons(tmp_path, prefix="bare"), load_comparisons(tmp_path)

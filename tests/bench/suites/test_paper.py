@@ -77,14 +77,14 @@ def test_only_what_no_result_has_is_missing() -> None:
     assert missing("lora") == ("lora",)
 
 
-def test_a_stopped_suite_goes_on_and_a_finished_one_measures_nothing(asked: Callable[..., Options]) -> None:
-    kept: list[dict[str, Any]] = []
+def test_a_stopped_suite_goes_on_and_a_finished_one_measures_nothing(options_of: Callable[..., Options]) -> None:
+    results: list[dict[str, Any]] = []
     first = FakeCompare(dies_at=3)
     with pytest.raises(KeyboardInterrupt):
-        PaperMeasurement(asked(), kept.append, first, times).run()
-    assert len(kept[-1]["timings"]) == 16 and {cell.task for cell in kept[-1]["cells"]} == {"sst2", "trec"}
+        PaperMeasurement(options_of(), results.append, first, times).run()
+    assert len(results[-1]["timings"]) == 16 and {cell.task for cell in results[-1]["cells"]} == {"sst2", "trec"}
     second = FakeCompare()
-    result = PaperMeasurement(asked(), kept.append, second, times).run()
+    result = PaperMeasurement(options_of(), results.append, second, times).run()
     assert [name for name, _ in second.made] == [
         "trec/real-k10-n50",
         "trec/real-k50-n50",
@@ -92,7 +92,7 @@ def test_a_stopped_suite_goes_on_and_a_finished_one_measures_nothing(asked: Call
         "trec/synthetic-k4-n21",
     ]
     third = FakeCompare()
-    again = PaperMeasurement(asked(), kept.append, third, _no_times).run()
+    again = PaperMeasurement(options_of(), results.append, third, _no_times).run()
     assert third.made == [] and again["cells"] == result["cells"] and again["timings"] == result["timings"]
 
 
@@ -100,42 +100,44 @@ def _no_times(task: Task) -> list[Timing]:
     raise AssertionError("it was timed already")
 
 
-def test_other_settings_are_measured_anew(asked: Callable[..., Options], tmp_path: Path) -> None:
-    PaperMeasurement(asked(), lambda _: None, FakeCompare(), times).run()
+def test_other_settings_are_measured_anew(options_of: Callable[..., Options], tmp_path: Path) -> None:
+    PaperMeasurement(options_of(), lambda _: None, FakeCompare(), times).run()
     file = tmp_path / "runs" / "sst2" / "table-k4-n50" / "comparison.json"
     changed = json.loads(file.read_text())
     changed["settings"]["lora"]["train"]["rank"] = 16
     file.write_text(json.dumps(changed))
     again = FakeCompare()
-    PaperMeasurement(asked(), lambda _: None, again, times).run()
+    PaperMeasurement(options_of(), lambda _: None, again, times).run()
     assert [name for name, _ in again.made] == ["sst2/table-k4-n50"]
 
 
-def test_results_that_exist_are_taken(asked: Callable[..., Options], tmp_path: Path) -> None:
-    known = []
+def test_results_that_exist_are_taken(options_of: Callable[..., Options], tmp_path: Path) -> None:
+    known_files = []
     for task in ("sst2", "trec"):
         file = tmp_path / f"compare-{task}.json"
         file.write_bytes(msgspec.json.encode(comparison(task, tuple(ACCURACIES), (0, 1, 2))))
-        known.append(file)
-    few = tmp_path / "few.json"  # was measured on too few test texts: gives way
+        known_files.append(file)
+    few_texts_file = tmp_path / "few.json"  # was measured on too few test texts: gives way
     limited = RunSettings(test_limit=50, allow_short=True)
-    few.write_bytes(msgspec.json.encode(comparison("sst2", ("icl_filter",), (0,), limited)))
-    made = FakeCompare()
-    result = PaperMeasurement(asked(known=(*known, few)), lambda _: None, made, times).run()
+    few_texts_file.write_bytes(msgspec.json.encode(comparison("sst2", ("icl_filter",), (0,), limited)))
+    double = FakeCompare()
+    result = PaperMeasurement(options_of(known=(*known_files, few_texts_file)), lambda _: None, double, times).run()
     assert {cell.test_limit for cell in result["cells"]} == {0}
-    assert made.made[:2] == [("sst2/table-k4-n50", ("icl_filter",)), ("trec/table-k4-n50", ("icl_filter",))]
+    assert double.made[:2] == [("sst2/table-k4-n50", ("icl_filter",)), ("trec/table-k4-n50", ("icl_filter",))]
     assert mean_scores(result["cells"])["trec", "lora", 4, 0].seeds == 3
     assert [source["name"] for source in result["sources"]][:2] == ["compare-sst2.json", "compare-trec.json"]
 
 
-def test_results_of_another_model_are_refused(asked: Callable[..., Options], tmp_path: Path) -> None:
-    other = tmp_path / "other.json"
-    other.write_bytes(msgspec.json.encode(msgspec.structs.replace(comparison("sst2", ("lora",)), model_name="vicuna")))
+def test_results_of_another_model_are_refused(options_of: Callable[..., Options], tmp_path: Path) -> None:
+    other_file = tmp_path / "other.json"
+    other_file.write_bytes(
+        msgspec.json.encode(msgspec.structs.replace(comparison("sst2", ("lora",)), model_name="vicuna"))
+    )
     with pytest.raises(InputError, match="measured with vicuna"):
-        PaperMeasurement(asked(known=(other,)), lambda _: None, FakeCompare(), times).run()
-    other.write_text("{}")
+        PaperMeasurement(options_of(known=(other_file,)), lambda _: None, FakeCompare(), times).run()
+    other_file.write_text("{}")
     with pytest.raises(InputError, match="no result of `fourshot compare`"):
-        read_comparison(other)
+        read_comparison(other_file)
 
 
 def test_points_of_one_curve_stand_on_the_same_draws() -> None:
@@ -151,8 +153,8 @@ def test_points_of_one_curve_stand_on_the_same_draws() -> None:
     assert keys[1] not in mean_scores(points, (0, 1)), "it lacks the second draw"
 
 
-def test_targets_stand_on_whole_numbers_only(asked: Callable[..., Options]) -> None:
-    result = PaperMeasurement(asked(), lambda _: None, FakeCompare(), times).run()
+def test_targets_stand_on_whole_numbers_only(options_of: Callable[..., Options]) -> None:
+    result = PaperMeasurement(options_of(), lambda _: None, FakeCompare(), times).run()
     measured = {target.name: target.measured for target in result["targets"]}
     assert measured["in context over LoRA, time of one text in transformers, least task"] == 3.0
     assert measured["in context over merged LoRA, time of one text in transformers, least task"] == 6.0

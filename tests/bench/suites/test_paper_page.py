@@ -27,19 +27,22 @@ from fourshot.engine.models import resolve_model
 from tests.bench.suites.paper_doubles import FakeCompare, comparison, in_a_file, times
 
 
-def test_the_page_says_what_was_not_measured(asked: Callable[..., Options], tmp_path: Path) -> None:
-    options = asked(no_times=True)
+def test_the_page_says_what_was_not_measured(options_of: Callable[..., Options], tmp_path: Path) -> None:
+    options = options_of(no_times=True)
     result = in_a_file(options, PaperMeasurement(options, lambda _: None, FakeCompare()).result())
     page = write_page(tmp_path / "empty.html", paper_page(result), result).read_text("utf-8")
     assert page.count("not measured") > 20 and "Figures 5 and 6" in page
 
 
 def test_the_command_writes_what_every_suite_writes_and_a_page(
-    asked: Callable[..., Options], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    options_of: Callable[..., Options],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(paper, "PaperMeasurement", partial(PaperMeasurement, compare=FakeCompare(), time_task=times))
     out, report = tmp_path / "result.json", tmp_path / "page.html"
-    assert paper.command(asked(out=out, report=report)) == 0
+    assert paper.command(options_of(out=out, report=report)) == 0
     result = json.loads(out.read_bytes())
     assert (result["schema"], result["suite"]) == (1, "paper")
     assert {"commit", "hardware", "versions", "settings", "cells", "targets"} <= result.keys()
@@ -50,32 +53,32 @@ def test_the_command_writes_what_every_suite_writes_and_a_page(
     assert "the filter on above off, mean: target 0, measured 5 points (met)" in capsys.readouterr().out
 
 
-def several(options: Options, kept: list[dict[str, Any]], compare: FakeCompare) -> dict[str, Any]:
+def several(options: Options, results: list[dict[str, Any]], compare: FakeCompare) -> dict[str, Any]:
     """The result of every base of ``options``, less the work."""
     return measure_bases(
-        options, kept.append, lambda alone, on_step: PaperMeasurement(alone, on_step, compare, times).run()
+        options, results.append, lambda alone, on_step: PaperMeasurement(alone, on_step, compare, times).run()
     )
 
 
 def test_several_bases_are_measured_one_after_another_and_each_goes_on_where_it_was_stopped(
-    asked: Callable[..., Options], tiny_model: str
+    options_of: Callable[..., Options], tiny_model: str
 ) -> None:
-    kept: list[dict[str, Any]] = []
-    options = asked(models=("embedded", tiny_model))
+    results: list[dict[str, Any]] = []
+    options = options_of(models=("embedded", tiny_model))
     first = FakeCompare(dies_at=7)  # the first comparison of the second base
     with pytest.raises(KeyboardInterrupt):
-        several(options, kept, first)
-    embedded, tiny = kept[-1]["bases"]
+        several(options, results, first)
+    embedded, tiny = results[-1]["bases"]
     assert embedded["cells"] and not tiny["cells"]
     second = FakeCompare()
-    result = several(options, kept, second)
+    result = several(options, results, second)
     assert len(second.made) == len(first.made) - 1 == 6, "what the first base has is not measured again"
     folders = sorted(folder.name for folder in options.runs.iterdir())
     assert folders == sorted(runs_name(resolve_model(name)) for name in (None, tiny_model))
     third = FakeCompare()
-    assert several(options, kept, third)["bases"] == result["bases"]
+    assert several(options, results, third)["bases"] == result["bases"]
     assert third.made == []
-    alone = PaperMeasurement(asked(), lambda _: None, FakeCompare(), times).run()
+    alone = PaperMeasurement(options_of(), lambda _: None, FakeCompare(), times).run()
     assert result["bases"][0]["cells"] == alone["cells"]
     names = [target.name for target in result["targets"]]
     assert f"{Path(tiny_model).name}: the filter on above off, mean" in names
@@ -83,9 +86,9 @@ def test_several_bases_are_measured_one_after_another_and_each_goes_on_where_it_
 
 
 def test_the_page_has_a_block_for_each_base(
-    asked: Callable[..., Options], tiny_model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    options_of: Callable[..., Options], tiny_model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = asked(models=("embedded", tiny_model))
+    options = options_of(models=("embedded", tiny_model))
     file, report = tmp_path / "result.json", tmp_path / "page.html"
     file.write_bytes(msgspec.json.encode(in_a_file(options, several(options, [], FakeCompare()))))
     assert cli.main(["bench", "paper", "--draw", str(file), "--report", str(report)]) == 0
@@ -100,11 +103,11 @@ def test_the_page_has_a_block_for_each_base(
 
 
 def test_the_command_takes_several_bases(
-    asked: Callable[..., Options], tiny_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    options_of: Callable[..., Options], tiny_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(paper, "PaperMeasurement", partial(PaperMeasurement, compare=FakeCompare(), time_task=times))
     out = tmp_path / "result.json"
-    assert paper.command(asked(out=out, models=("embedded", tiny_model))) == 0
+    assert paper.command(options_of(out=out, models=("embedded", tiny_model))) == 0
     result = json.loads(out.read_bytes())
     embedded, tiny = resolve_model(None), resolve_model(tiny_model)
     assert [base["model"] for base in result["bases"]] == [embedded.name, tiny.name]
@@ -113,31 +116,31 @@ def test_the_command_takes_several_bases(
 
 
 def test_results_that_exist_go_to_the_base_they_are_of(
-    asked: Callable[..., Options], tiny_model: str, tmp_path: Path
+    options_of: Callable[..., Options], tiny_model: str, tmp_path: Path
 ) -> None:
-    known = []
+    known_files = []
     for name, model in (("embedded", None), ("tiny", tiny_model)):
-        known.append(tmp_path / f"{name}.json")
-        known[-1].write_bytes(msgspec.json.encode(comparison("sst2", ("lora",), model=model)))
-    of_each = list(base_options(asked(models=("embedded", tiny_model), known=tuple(known))).values())
-    assert [options.known for options in of_each] == [(file,) for file in known]
+        known_files.append(tmp_path / f"{name}.json")
+        known_files[-1].write_bytes(msgspec.json.encode(comparison("sst2", ("lora",), model=model)))
+    of_each = list(base_options(options_of(models=("embedded", tiny_model), known=tuple(known_files))).values())
+    assert [options.known for options in of_each] == [(file,) for file in known_files]
     with pytest.raises(InputError, match=r"tiny.json was measured with .*Leave it out"):
-        base_options(asked(models=("embedded",), known=tuple(known)))
+        base_options(options_of(models=("embedded",), known=tuple(known_files)))
 
 
-def test_bases_that_are_named_twice_are_refused(asked: Callable[..., Options], tiny_model: str) -> None:
+def test_bases_that_are_named_twice_are_refused(options_of: Callable[..., Options], tiny_model: str) -> None:
     with pytest.raises(InputError, match="names a base twice"):
-        base_options(asked(models=("embedded", resolve_model(None).name)))
+        base_options(options_of(models=("embedded", resolve_model(None).name)))
     with pytest.raises(InputError, match="cannot both be given"):
-        base_options(asked(models=("embedded",), model=tiny_model))
+        base_options(options_of(models=("embedded",), model=tiny_model))
 
 
 def test_the_page_is_drawn_from_a_result_on_the_command_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], asked: Callable[..., Options]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], options_of: Callable[..., Options]
 ) -> None:
     file, page = tmp_path / "result.json", tmp_path / "page.html"
-    result = PaperMeasurement(asked(no_times=True), lambda _: None, FakeCompare()).result()
-    file.write_bytes(msgspec.json.encode(in_a_file(asked(), result)))
+    result = PaperMeasurement(options_of(no_times=True), lambda _: None, FakeCompare()).result()
+    file.write_bytes(msgspec.json.encode(in_a_file(options_of(), result)))
     assert cli.main(["bench", "paper", "--draw", str(file), "--report", str(page)]) == 0
     assert "Table 1" in page.read_text("utf-8")
     file.write_text('{"schema": 1}')

@@ -18,7 +18,7 @@ from fourshot.bench.suites.throughput.samplers import (
     SampledText,
     SamplerSetup,
     corpus,
-    ours,
+    our_sampler,
     transformers_batches,
 )
 from fourshot.engine.core import EngineSettings
@@ -40,19 +40,19 @@ def test_all_ways_get_what_a_round_asks_an_engine_for(workload: Workload, model:
     assert request.labels == tuple(label for label in workload.task.label_names for _ in range(3))
     assert request.sampling.stop == ("\n",) and request.sampling.max_tokens >= 32
     tokens = encode_prompts(load_tokenizer(model), request.prompts)
-    result = ours(SamplerSetup(engine=EngineSettings(model="fake")))(request)
+    result = our_sampler(SamplerSetup(engine=EngineSettings(model="fake")))(request)
     assert result.prompt_tokens == sum(len(prompt) // 4 for prompt in request.prompts)  # as the fake engine counts them
     assert [text.label for text in result.texts] == list(request.labels)
     assert len({tuple(ids) for ids in tokens}) > len(workload.task.labels)  # the shots come in different orders
-    other = draw_request(workload, model, per_class=3, round_number=1)
-    assert other.prompts != request.prompts
+    other_request = draw_request(workload, model, per_class=3, round_number=1)
+    assert other_request.prompts != request.prompts
 
 
 def test_fewer_texts_are_of_all_classes(workload: Workload, model: str) -> None:
     request = draw_request(workload, model, per_class=4, round_number=0)
-    few = thinned(request, len(workload.task.labels), batch=8)
-    assert few.labels == workload.task.label_names and few.batch == 8
-    assert all(prompt in request.prompts for prompt in few.prompts)
+    thin_request = thinned(request, len(workload.task.labels), batch=8)
+    assert thin_request.labels == workload.task.label_names and thin_request.batch == 8
+    assert all(prompt in request.prompts for prompt in thin_request.prompts)
     assert thinned(request, len(request.prompts) + 3, batch=8).prompts == request.prompts, "each once"
 
 
@@ -75,9 +75,13 @@ def test_transformers_rows_end_with_their_line(workload: Workload, tiny_model: s
 
 def test_a_corpus_is_counted_by_what_lies_on_the_disk(workload: Workload, model: str, tmp_path: Path) -> None:
     settings = PRESETS["corpus"]
-    few = msgspec.structs.replace(settings, generate=msgspec.structs.replace(settings.generate, per_class=40))
+    small_settings = msgspec.structs.replace(
+        settings, generate=msgspec.structs.replace(settings.generate, per_class=40)
+    )
     request = msgspec.structs.replace(
-        draw_request(workload, model, per_class=1, round_number=0), settings=few, folder=str(tmp_path / "corpus")
+        draw_request(workload, model, per_class=1, round_number=0),
+        settings=small_settings,
+        folder=str(tmp_path / "corpus"),
     )
     result = corpus(SamplerSetup(engine=EngineSettings(model="fake")))(request)
     lines = [line for file in (tmp_path / "corpus").glob("data/*/*") for line in file.read_text().splitlines()]
@@ -91,7 +95,7 @@ def test_a_process_answers_and_its_end_is_told_with_what_it_printed(
 ) -> None:
     request = draw_request(workload, model, per_class=1, round_number=0)
     assert msgspec.json.decode(msgspec.json.encode(request), type=DrawRequest) == request
-    process = Opened(ours, SamplerSetup(engine=EngineSettings(model="fake")), tmp_path / "log")
+    process = Opened(our_sampler, SamplerSetup(engine=EngineSettings(model="fake")), tmp_path / "log")
     try:
         assert len(process.ask(request).texts) == len(request.prompts)
         with pytest.raises(FourshotError, match="ValidationError"):
@@ -115,8 +119,8 @@ def test_the_limit_is_operations_or_reading_whichever_takes_longer() -> None:
 
 def test_texts_of_every_way_are_cleaned_and_judged_alike(workload: Workload) -> None:
     good = "My parcel was sent to the wrong street and nobody answers my letters."
-    said = [sampled(f' "{good}"\n'), sampled("?"), sampled(workload.shots[0].text), sampled(good)]
-    drawn = DrawResult(seconds=1, first_s=1, prompt_tokens=1, cached_tokens=0, output_tokens=1, texts=tuple(said))
+    texts = [sampled(f' "{good}"\n'), sampled("?"), sampled(workload.shots[0].text), sampled(good)]
+    drawn = DrawResult(seconds=1, first_s=1, prompt_tokens=1, cached_tokens=0, output_tokens=1, texts=tuple(texts))
     assert passing(workload, drawn) == 2
 
 
@@ -159,21 +163,21 @@ def _rows(ours_s: float) -> dict[str, Any]:
         )
 
     machine = {"flops": 1e12, "bytes_per_s": 1e10}
-    read = {"rows": (), "prompt_tokens": 1000, "cached_tokens": 0}
+    counts = {"rows": (), "prompt_tokens": 1000, "cached_tokens": 0}
     return {
         "machine": machine,
         "machine after": machine,
         **{f"ceiling/{name}": drawn(2.0) for name in CEILINGS},
         **{f"batch/{size}": drawn(10.0) for size in BATCHES},
-        **{f"start/{way}": 1.0 for way in ("vllm", "ours", "transformers")},
+        **{f"start/{sampler}": 1.0 for sampler in ("vllm", "ours", "transformers")},
         **{
-            f"{way}/{n}": drawn(s)
-            for way, s in (("vllm", 2.0), ("ours", ours_s), ("transformers", 11.0))
+            f"{sampler}/{n}": drawn(s)
+            for sampler, s in (("vllm", 2.0), ("ours", ours_s), ("transformers", 11.0))
             for n in range(3)
         },
         "corpus/0": drawn(10.0, kept=60, drawn=100),
         "filter texts": 50,
-        "uncached": {**read, "seconds": 50.0},
-        "base": {**read, "seconds": 5.0},
+        "uncached": {**counts, "seconds": 50.0},
+        "base": {**counts, "seconds": 5.0},
         "distilabel": {"reason": "TypeError: no", "versions": {"distilabel": "1.0"}},
     }

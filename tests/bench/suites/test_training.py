@@ -16,5 +16,5 @@ def test_ours_takes_as_many_passes_as_the_other_trainer(texts: int) -> None:
 
 
 def test_the_memory_of_a_training_does_not_begin_with_that_of_who_started_it() -> None:
-    held = bytearray(1 << 30)
-    assert call_apart(peak_bytes) < len(held) // 2
+    ballast = bytearray(1 << 30)
+    assert call_apart(peak_bytes) < len(ballast) // 2

@@ -18,7 +18,7 @@ def seam(*relies_on: str) -> Seam:
     return Seam(name="a seam", relies_on=relies_on, without="Something is lost.")
 
 
-def said(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
+def warnings_of(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
     """By us, not by the libraries that a contract imports."""
     return [record for record in caplog.records if record.name == "fourshot.engine"]
 
@@ -32,7 +32,7 @@ def nothing_said_yet() -> None:
 def test_this_vllm_keeps_the_contract(module: object, caplog: pytest.LogCaptureFixture) -> None:
     assert faults(module.SEAM) == []  # type: ignore[attr-defined]
     assert module.SEAM.holds()  # type: ignore[attr-defined]
-    assert not said(caplog), "every seam is written for the version that is tested"
+    assert not warnings_of(caplog), "every seam is written for the version that is tested"
 
 
 def test_a_vllm_that_lacks_something_goes_without_the_seam_and_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
@@ -43,7 +43,7 @@ def test_a_vllm_that_lacks_something_goes_without_the_seam_and_says_so_once(capl
     )
     assert missing[1:] == ["json:JSONEncoder.no_such is not there", "no.such.module:f is not there"]
     assert not changed.holds() and not changed.holds()
-    (record,) = said(caplog)
+    (record,) = warnings_of(caplog)
     assert "a seam is left out" in record.getMessage() and "Something is lost." in record.getMessage()
     with pytest.raises(FourshotError, match=r"vLLM \S+ is not one .*no_such is not there.*Install vLLM 0\.26 or 0\.32"):
         changed.require()
@@ -54,7 +54,7 @@ def test_another_version_is_said_and_used_where_all_is_there(
 ) -> None:
     monkeypatch.setattr(contract, "vllm_version", lambda: "0.99.0")
     assert seam("json:loads").holds() and seam("json:loads").holds()
-    (record,) = said(caplog)
+    (record,) = warnings_of(caplog)
     assert record.levelno == logging.WARNING
     assert record.getMessage().startswith("vLLM 0.99.0: a seam was tried on 0.26 and 0.32 only")
 
@@ -67,8 +67,8 @@ def test_without_the_count_of_loads_our_arithmetic_is_left_out(monkeypatch: pyte
     before = current_platform.get_punica_wrapper()
     monkeypatch.setattr(lora_loads, "SEAM", seam("json:no_such"))
     try:
-        assert not lora_kernels.apply(wanted=True)
+        assert not lora_kernels.apply(enabled=True)
         assert current_platform.get_punica_wrapper() != lora_kernels.WRAPPER
     finally:
         monkeypatch.undo()
-        lora_kernels.apply(wanted=before == lora_kernels.WRAPPER)
+        lora_kernels.apply(enabled=before == lora_kernels.WRAPPER)

@@ -14,7 +14,7 @@ from fourshot.engine.vllm_seams import cpu_sampling
 ROWS, VOCABULARY = 5, 96
 
 
-def metadata(**asked: Any) -> SamplingMetadata:
+def metadata(**changes: Any) -> SamplingMetadata:
     none = torch.zeros(ROWS)
     return SamplingMetadata(
         temperature=torch.full((ROWS,), 0.7),
@@ -32,13 +32,13 @@ def metadata(**asked: Any) -> SamplingMetadata:
         allowed_token_ids_mask=None,
         bad_words_token_ids={},
         logitsprocs=LogitsProcessors(),
-        **asked,
+        **changes,
     )
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize(
-    "asked",
+    "changes",
     [
         {"max_num_logprobs": 0},
         {"max_num_logprobs": 3},
@@ -49,34 +49,36 @@ def metadata(**asked: Any) -> SamplingMetadata:
     ],
 )
 def test_they_are_those_of_vllms_table(
-    asked: dict[str, Any], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+    changes: dict[str, Any], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("vllm.v1.sample.sampler.batched_count_greater_than", lambda x, values: (x >= values).sum(-1))
     cpu_sampling.apply()
     torch.manual_seed(0)
     logits = (3 * torch.randn(ROWS, VOCABULARY)).to(dtype)
     sampler = Sampler()
-    mine = sampler(logits.clone(), metadata(**asked))
-    theirs = Sampler.forward.__wrapped__(sampler, logits.clone(), metadata(**asked))
-    assert torch.equal(mine.sampled_token_ids, theirs.sampled_token_ids)
-    if theirs.logprobs_tensors is None:
-        assert mine.logprobs_tensors is None
+    output = sampler(logits.clone(), metadata(**changes))
+    vllm_output = Sampler.forward.__wrapped__(sampler, logits.clone(), metadata(**changes))
+    assert torch.equal(output.sampled_token_ids, vllm_output.sampled_token_ids)
+    if vllm_output.logprobs_tensors is None:
+        assert output.logprobs_tensors is None
         return
-    torch.testing.assert_close(mine.logprobs_tensors.logprobs, theirs.logprobs_tensors.logprobs, atol=1e-5, rtol=0)
-    assert torch.equal(mine.logprobs_tensors.logprob_token_ids, theirs.logprobs_tensors.logprob_token_ids)
-    assert torch.equal(mine.logprobs_tensors.selected_token_ranks, theirs.logprobs_tensors.selected_token_ranks)
+    torch.testing.assert_close(
+        output.logprobs_tensors.logprobs, vllm_output.logprobs_tensors.logprobs, atol=1e-5, rtol=0
+    )
+    assert torch.equal(output.logprobs_tensors.logprob_token_ids, vllm_output.logprobs_tensors.logprob_token_ids)
+    assert torch.equal(output.logprobs_tensors.selected_token_ranks, vllm_output.logprobs_tensors.selected_token_ranks)
 
 
 def test_the_table_is_not_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    def made(logits: torch.Tensor) -> torch.Tensor:
+    def table(logits: torch.Tensor) -> torch.Tensor:
         raise AssertionError("a table was made")
 
     monkeypatch.setattr("vllm.v1.sample.sampler.batched_count_greater_than", lambda x, values: (x >= values).sum(-1))
     cpu_sampling.apply()
     sampler = Sampler()
-    monkeypatch.setattr(sampler, "compute_logprobs", made)
-    found = sampler(torch.randn(ROWS, VOCABULARY), metadata(max_num_logprobs=0))
-    assert (found.logprobs_tensors.logprobs < 0).all()
+    monkeypatch.setattr(sampler, "compute_logprobs", table)
+    output = sampler(torch.randn(ROWS, VOCABULARY), metadata(max_num_logprobs=0))
+    assert (output.logprobs_tensors.logprobs < 0).all()
     with pytest.raises(AssertionError, match="a table"):
         sampler(torch.randn(ROWS, VOCABULARY), metadata(max_num_logprobs=-1))
 
@@ -96,11 +98,11 @@ def test_tokens_are_drawn_among_the_k_likeliest_as_often_as_they_are_likely() ->
     torch.manual_seed(1)
     row, rows, k = 2 * torch.randn(VOCABULARY), 40_000, 7
     tokens = drawn(row.repeat(rows, 1), [k] * rows)
-    found = torch.bincount(tokens, minlength=VOCABULARY) / rows
+    shares = torch.bincount(tokens, minlength=VOCABULARY) / rows
     likeliest = row.topk(k)
     expected = torch.zeros(VOCABULARY).scatter(0, likeliest.indices, likeliest.values.softmax(0))
-    torch.testing.assert_close(found, expected, atol=4 * (0.25 / rows) ** 0.5, rtol=0)  # four standard errors
-    assert not found[expected == 0].any()
+    torch.testing.assert_close(shares, expected, atol=4 * (0.25 / rows) ** 0.5, rtol=0)  # four standard errors
+    assert not shares[expected == 0].any()
 
 
 def test_rows_keep_their_own_k_and_their_own_seed_whatever_shares_the_batch() -> None:
@@ -115,8 +117,8 @@ def test_rows_keep_their_own_k_and_their_own_seed_whatever_shares_the_batch() ->
         alone = {0: torch.Generator().manual_seed(row)}
         assert [drawn(logits[[row]], [ks[row]], alone)[0] for _ in range(2)] == [first[row], twice[row]]
         assert first[row] in logits[row].topk(ks[row]).indices
-    others = [drawn(logits, ks, seeded(*range(10 * n, 10 * n + 6))).tolist() for n in range(1, 9)]
-    assert len({tuple(one) for one in others}) == 8
+    other_draws = [drawn(logits, ks, seeded(*range(10 * n, 10 * n + 6))).tolist() for n in range(1, 9)]
+    assert len({tuple(tokens_of_row) for tokens_of_row in other_draws}) == 8
 
 
 def test_without_top_k_vllm_draws_itself(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,8 +54,8 @@ def test_without_the_plugin_base_rows_get_an_adapter() -> None:
 
 
 def test_stretches_are_rows_of_one_adapter_that_lie_together() -> None:
-    found = stretches(torch.tensor([2, 2, -1, 0, 1, 0]))
-    assert found == [(2, slice(0, 2)), (0, slice(3, 4)), (1, slice(4, 5)), (0, slice(5, 6))]
+    parts = stretches(torch.tensor([2, 2, -1, 0, 1, 0]))
+    assert parts == [(2, slice(0, 2)), (0, slice(3, 4)), (1, slice(4, 5)), (0, slice(5, 6))]
     assert stretches(torch.tensor([-1, -1])) == [] == stretches(torch.tensor([], dtype=torch.long))
 
 
@@ -69,15 +69,15 @@ def test_both_ways_to_multiply_give_the_same(monkeypatch: pytest.MonkeyPatch, lo
 def test_the_switch_takes_the_plugin_out(monkeypatch: pytest.MonkeyPatch) -> None:
     before = current_platform.get_punica_wrapper()
     try:
-        assert lora_kernels.apply(wanted=True)
+        assert lora_kernels.apply(enabled=True)
         assert current_platform.get_punica_wrapper() == lora_kernels.WRAPPER
         monkeypatch.setenv(lora_kernels.SWITCH, "0")
-        assert not lora_kernels.apply(wanted=True)
+        assert not lora_kernels.apply(enabled=True)
         assert current_platform.get_punica_wrapper() != lora_kernels.WRAPPER
         monkeypatch.delenv(lora_kernels.SWITCH)
-        assert not lora_kernels.apply(wanted=False)
+        assert not lora_kernels.apply(enabled=False)
     finally:
-        lora_kernels.apply(wanted=before == lora_kernels.WRAPPER)
+        lora_kernels.apply(enabled=before == lora_kernels.WRAPPER)
 
 
 def test_a_layer_is_known_again_by_where_its_weights_were_moved_to() -> None:

@@ -51,7 +51,7 @@ class PageService(FakeServer):
         self.key = ""
         self.faults: dict[str, Reply] = {}  # by start of a path
 
-    def asked(self, start: str) -> list[Received]:
+    def requests_to(self, start: str) -> list[Received]:
         return [request for request in self.received if request.path.startswith(start)]
 
     def usual(self, request: Received) -> Reply:

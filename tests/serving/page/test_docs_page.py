@@ -61,13 +61,13 @@ def test_the_documentation_is_drawn_from_the_service_alone(browser: "Browser", a
     with browser.new_context() as context:
         page = context.new_page()
         page.set_default_timeout(10_000)
-        asked: list[str] = []
-        told: list[str] = []
-        page.on("request", lambda request: asked.append(request.url))
-        page.on("console", lambda message: told.append(message.text) if "Policy" in message.text else None)
-        page.on("pageerror", lambda fault: told.append(str(fault)))
+        urls: list[str] = []
+        complaints: list[str] = []
+        page.on("request", lambda request: urls.append(request.url))
+        page.on("console", lambda message: complaints.append(message.text) if "Policy" in message.text else None)
+        page.on("pageerror", lambda fault: complaints.append(str(fault)))
         page.goto(address + path)
         page.get_by_text("The label of one text or of many.").click()
         page.get_by_text("X-Deadline-Ms", exact=True).wait_for()
-        assert all(url.startswith((address, "data:")) for url in asked)
-        assert told == []
+        assert all(url.startswith((address, "data:")) for url in urls)
+        assert complaints == []

@@ -68,15 +68,15 @@ def test_without_metrics_the_tasks_say_what_they_can(page: "Page", service: Page
     wait_for_text(page, "#tasks tbody tr:first-child td:nth-child(5)", "0")
     assert cells(page, "#tasks tbody tr")[0][4:] == ["0", "0", NONE, NONE]
     assert page.inner_text("#load") == "No latencies: /metrics could not be read."
-    assert len(service.asked("/metrics")) == 1  # a key that may not read it now may not in two seconds
+    assert len(service.requests_to("/metrics")) == 1  # a key that may not read it now may not in two seconds
 
 
 def test_both_methods_are_asked_and_their_bars_are_the_answers(page: "Page", service: PageService) -> None:
     ready(page)
     classify(page, "Not for me.")
-    asked = service.asked(CLASSIFY)
-    assert [request.path for request in asked] == ["/v1/classify/mood"] * 2
-    assert [msgspec.json.decode(request.body) for request in asked] == [
+    requests = service.requests_to(CLASSIFY)
+    assert [request.path for request in requests] == ["/v1/classify/mood"] * 2
+    assert [msgspec.json.decode(request.body) for request in requests] == [
         {"input": "Not for me.", "method": "adapter"},
         {"input": "Not for me.", "method": "icl"},
     ]
@@ -85,8 +85,8 @@ def test_both_methods_are_asked_and_their_bars_are_the_answers(page: "Page", ser
     bars = page.locator(".bar").evaluate_all(
         f"bars => bars.map(b => [b.className, b.title, {fill}, b.innerText.trim()])"
     )
-    wanted = [("adapter", 0.9375), ("icl", 0.375), ("adapter", 0.0625), ("icl", 0.625)]
-    for (method, share), (look, title, filled, label) in zip(wanted, bars, strict=True):
+    expected_bars = [("adapter", 0.9375), ("icl", 0.375), ("adapter", 0.0625), ("icl", 0.625)]
+    for (method, share), (look, title, filled, label) in zip(expected_bars, bars, strict=True):
         assert (look, title, label) == (f"bar {method}", str(share), f"{100 * share + 1e-9:.1f} %")
         assert filled == pytest.approx(share, abs=0.01)
     rows = {row[0]: row[1:] for row in cells(page, "#answer tbody tr")}
@@ -102,7 +102,7 @@ def test_a_task_without_examples_is_not_asked_in_context(page: "Page", service: 
     ready(page)
     page.click("#tasks tr:nth-child(2) input")
     classify(page, "The court is adjourned.")
-    assert [request.path for request in service.asked(CLASSIFY)] == ["/v1/classify/topic"]
+    assert [request.path for request in service.requests_to(CLASSIFY)] == ["/v1/classify/topic"]
     assert "its card holds no examples" in page.inner_text("#answer")
     assert "law (50.0 %)" in page.inner_text("#said")
 
@@ -117,7 +117,7 @@ def test_a_student_stands_beside_its_teacher_with_the_times_of_both(page: "Page"
         ["topic-2\na student of a committee", "student"],
     ]
     classify(page, "one\ntwo")
-    assert [request.method for request in service.asked(CLASSIFY)] == ["adapter", "student", "icl"]
+    assert [request.method for request in service.requests_to(CLASSIFY)] == ["adapter", "student", "icl"]
     assert "All methods give the same label for 0 of 2" in page.inner_text("#answer")
     assert "1. good, in context bad one" in page.inner_text(".texts")
     rows = {row[0]: row[1:] for row in cells(page, "#answer > div > .grid tr, #answer > .grid tr")}
@@ -125,22 +125,22 @@ def test_a_student_stands_beside_its_teacher_with_the_times_of_both(page: "Page"
     assert rows["total_ms"] == ["23.8"] * 3
     page.click("#tasks tr:nth-child(2) input")
     assert page.locator("#ask .line label:visible").all_inner_texts() == ["One text per line", "Student"]
-    with page.expect_response(f"**{CLASSIFY}/topic") as asked:
+    with page.expect_response(f"**{CLASSIFY}/topic") as response:
         page.click("#ask button.first")
-    assert msgspec.json.decode(asked.value.request.post_data or "")["method"] == "student"
+    assert msgspec.json.decode(response.value.request.post_data or "")["method"] == "student"
 
 
 def test_every_line_is_a_text_unless_switched_off(page: "Page", service: PageService) -> None:
     ready(page)
     classify(page, "one\n\n two\n")
-    assert service.asked(CLASSIFY)[0].texts == ["one", " two"]
+    assert service.requests_to(CLASSIFY)[0].texts == ["one", " two"]
     assert "same label for 0 of 2 texts" in page.inner_text("#answer")
     assert "1. good, in context bad one" in page.inner_text(".texts")
     page.click("#by-line")
     page.click("#with-icl")
     with page.expect_response(f"**{CLASSIFY}/*"):
         classify(page, "three")
-    assert msgspec.json.decode(service.asked(CLASSIFY)[2].body) == {
+    assert msgspec.json.decode(service.requests_to(CLASSIFY)[2].body) == {
         "input": "one\n\n two\nthree",
         "method": "adapter",
     }
@@ -187,8 +187,8 @@ def test_a_text_generation_task_shows_what_is_written_for_each_text(page: "Page"
     assert page.inner_text("#ask button.first") == page.inner_text("#ask-title") == "Write"
     assert page.locator("#ask .line label:visible").all_inner_texts() == ["One text per line", "Student"]
     classify(page, "rome <b>\noslo")
-    (asked,) = service.asked("/v1/generate")
-    assert msgspec.json.decode(asked.body) == {"input": ["rome <b>", "oslo"], "method": "student"}
+    (request,) = service.requests_to("/v1/generate")
+    assert msgspec.json.decode(request.body) == {"input": ["rome <b>", "oslo"], "method": "student"}
     assert page.locator(".written .out").all_inner_texts() == ["About rome <b>.", "About oslo."]
-    assert "Cut at the most tokens" in page.inner_text("#answer") and service.asked(CLASSIFY) == []
+    assert "Cut at the most tokens" in page.inner_text("#answer") and service.requests_to(CLASSIFY) == []
     assert "/v1/generate/facts" in (page.text_content("#curl") or "")

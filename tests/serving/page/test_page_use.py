@@ -35,7 +35,7 @@ def test_a_key_is_asked_for_sent_and_forgotten(page: "Page", service: PageServic
     wait_for_text(page, "#key-why", "The service asks for one.")
     page.keyboard.type("fs-wrong\n")
     wait_for_text(page, "#key-why", re.compile("not known"))
-    assert service.asked("/v1/tasks")[-1].key == "fs-wrong"
+    assert service.requests_to("/v1/tasks")[-1].key == "fs-wrong"
     page.keyboard.type("fs-right\n")
     wait_for_text(page, "#state", "Ready")
     assert page.is_hidden("#key")
@@ -43,8 +43,10 @@ def test_a_key_is_asked_for_sent_and_forgotten(page: "Page", service: PageServic
     classify(page, "Not for me.")
     poll(page)
     assert {request.key for request in service.received} == {"fs-right"}
-    kept = "[Object.values(sessionStorage), localStorage.length, document.cookie, location.href.includes('right')]"
-    assert page.evaluate(kept) == [["fs-right"], 0, "", False]
+    storage_script = (
+        "[Object.values(sessionStorage), localStorage.length, document.cookie, location.href.includes('right')]"
+    )
+    assert page.evaluate(storage_script) == [["fs-right"], 0, "", False]
     assert "fs-right" not in page.content()
     page.click("#forget")
     page.wait_for_selector("#key")
@@ -75,10 +77,10 @@ def test_errors_are_put_in_words(page: "Page", service: PageService) -> None:
     service.faults[CLASSIFY] = refusal(429, message="Too busy: 12 texts wait.", Retry_After="7")
     classify(page, "Not for me.")
     assert page.inner_text("#answer .note") == "Too busy: 12 texts wait. Ask again in 7 s."
-    assert len(service.asked(CLASSIFY)) == 1  # the second method is not asked of a service that is too busy
+    assert len(service.requests_to(CLASSIFY)) == 1  # the second method is not asked of a service that is too busy
     with page.expect_response(f"**{CLASSIFY}/*"):
         page.click("#ask button.first")
-    assert len(service.asked(CLASSIFY)) == 2
+    assert len(service.requests_to(CLASSIFY)) == 2
 
 
 def test_nothing_is_sent_without_a_text(page: "Page", service: PageService) -> None:
@@ -86,7 +88,7 @@ def test_nothing_is_sent_without_a_text(page: "Page", service: PageService) -> N
     page.click("#ask button.first")
     assert page.inner_text("#fault") == "Write a text first."
     assert page.evaluate("document.activeElement.id") == "texts"
-    assert service.asked(CLASSIFY) == []
+    assert service.requests_to(CLASSIFY) == []
 
 
 def test_the_page_waits_for_a_service_that_starts_again(page: "Page", service: PageService) -> None:
@@ -119,25 +121,25 @@ def test_a_hidden_tab_asks_nothing(page: "Page", service: PageService) -> None:
 
 
 def test_nothing_leaves_the_origin(page: "Page", service: PageService) -> None:
-    asked: set[str] = set()
+    urls: set[str] = set()
     violations: list[str] = []
-    page.on("request", lambda request: asked.add(request.url))
+    page.on("request", lambda request: urls.add(request.url))
     page.on("console", lambda message: violations.append(message.text))
     ready(page)
     classify(page, "Not for me.")
     routes = ("/", "/v1/tasks?all=1", "/metrics", "/v1/classify/mood")
-    assert {url for url in asked if not url.startswith("data:")} == {service.url + route for route in routes}
+    assert {url for url in urls if not url.startswith("data:")} == {service.url + route for route in routes}
     violations.clear()
-    with served(PageService()) as other:  # even a script that got in could tell nobody
+    with served(PageService()) as other_service:  # even a script that got in could tell nobody
         sent = "url => fetch(url).then(() => 'sent', (error) => error.name)"
-        assert page.evaluate(sent, f"{other.url}/metrics") == "TypeError"
+        assert page.evaluate(sent, f"{other_service.url}/metrics") == "TypeError"
         add = """url => new Promise((done) => {
             const made = new Image();
             made.onload = () => done('loaded'); made.onerror = () => done('blocked');
             made.src = url; document.body.append(made);
         })"""
-        assert page.evaluate(add, f"{other.url}/x.png") == "blocked"
-        assert other.received == []
+        assert page.evaluate(add, f"{other_service.url}/x.png") == "blocked"
+        assert other_service.received == []
     assert sum("violates the following Content Security Policy" in text for text in violations) == 2
 
 

@@ -32,14 +32,14 @@ def test_texts_are_shown_and_decisions_are_in_the_table_at_once(folder: RunFolde
     assert [row["id"] for row in view["rows"]] == ["shot-0", "shot-1", DOUBTFUL, "r00-000003", KEPT]
     assert client.put(f"rows/{DOUBTFUL}", json={"label": "cold", "keep": True}).status_code == 200
     assert client.put("rows/shot-0", json={"label": "warm", "keep": False}).status_code == 200
-    said = decisions(folder, REVIEW, TASK)
-    assert said.answers == {DOUBTFUL: Answer(label="cold", keep=True), "shot-0": Answer(label="warm", keep=False)}
+    review = decisions(folder, REVIEW, TASK)
+    assert review.answers == {DOUBTFUL: Answer(label="cold", keep=True), "shot-0": Answer(label="warm", keep=False)}
     shown = {row["id"]: row["said"] for row in client_of(folder).get("rows").json()["rows"]}
     assert (shown[DOUBTFUL]["label"], shown["shot-0"]["keep"]) == ("cold", False)
 
 
 @pytest.mark.parametrize(
-    ("path", "body", "code", "why"),
+    ("path", "body", "code", "reason"),
     [
         (f"rows/{KEPT}", {"label": "hot", "keep": True}, 400, "unknown label 'hot'; allowed are warm, cold"),
         (f"rows/{KEPT}", {"label": "", "keep": True}, 400, "unknown label ''"),
@@ -50,10 +50,10 @@ def test_texts_are_shown_and_decisions_are_in_the_table_at_once(folder: RunFolde
     ],
 )
 def test_what_is_no_decision_is_refused(
-    folder: RunFolder, path: str, body: dict[str, object], code: int, why: str
+    folder: RunFolder, path: str, body: dict[str, object], code: int, reason: str
 ) -> None:
     answer = client_of(folder).put(path, json=body)
-    assert answer.status_code == code and why in answer.json()["error"]
+    assert answer.status_code == code and reason in answer.json()["error"]
     assert not decisions(folder, REVIEW, TASK).answers
 
 

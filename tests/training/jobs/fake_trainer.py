@@ -46,17 +46,17 @@ class FakeTrainer:
     def train(
         self, *_: Any, seed: int, prefix: str, on_step: OnStep | None, checkpoint: Path, **__: Any
     ) -> TrainingResult:
-        folder, here = checkpoint.parent, os.environ.get(MACHINE, "")
+        folder, machine = checkpoint.parent, os.environ.get(MACHINE, "")
         beside = folder.parent.parent
-        wanted = msgspec.json.decode((beside / "work.json").read_bytes(), type=Wanted)
-        with (beside / f"begun-{here}").open("a") as begun:
+        behaviour = msgspec.json.decode((beside / "work.json").read_bytes(), type=Wanted)
+        with (beside / f"begun-{machine}").open("a") as begun:
             begun.write(f"{seed}\n")
-        if here and here == wanted.full:
+        if machine and machine == behaviour.full:
             raise OSError(28, "No space left on device", "/scratch")
         for step in range(1, STEPS + 1):
             if on_step:
                 on_step(step, STEPS, 1.0)
-        if here and here == wanted.hold:
+        if machine and machine == behaviour.hold:
             wait_for((beside / "go").exists, "the test", 120)
         name = f"{prefix}-{seed:012d}"
         with staged_folder(folder) as staged:
@@ -89,9 +89,9 @@ def seeds_begun(beside: Path, machine: str) -> list[int]:
 
 
 def check_each_is_there_once(outcomes: list[TrainingResult | FailedJob], store: Path) -> None:
-    assert not [one for one in outcomes if isinstance(one, FailedJob)]
-    assert [one.name for one in outcomes if isinstance(one, TrainingResult)] == [
+    assert not [outcome for outcome in outcomes if isinstance(outcome, FailedJob)]
+    assert [outcome.name for outcome in outcomes if isinstance(outcome, TrainingResult)] == [
         f"notes-{seed:012d}" for seed in range(len(outcomes))
     ]
-    held = {folder.name: sorted(entry.name for entry in folder.iterdir()) for folder in store.iterdir()}
-    assert held == {job.key: [f"notes-{job.seed:012d}", "result.json"] for job in jobs(len(outcomes))}
+    stored = {folder.name: sorted(entry.name for entry in folder.iterdir()) for folder in store.iterdir()}
+    assert stored == {job.key: [f"notes-{job.seed:012d}", "result.json"] for job in jobs(len(outcomes))}

@@ -29,7 +29,7 @@ JOBS = [msgspec.structs.replace(JOB, seed=seed) for seed in range(3)]
 GB = 1 << 30
 
 
-def given(*jobs: TrainingJob) -> list[tuple[int, TrainingJob]]:
+def numbered(*jobs: TrainingJob) -> list[tuple[int, TrainingJob]]:
     return list(enumerate(jobs))
 
 
@@ -38,10 +38,12 @@ def test_each_is_what_it_is_alone_and_says_how_far_it_is(
 ) -> None:
     import torch
 
-    told: list[tuple[int, int, int, float]] = []
+    steps: list[tuple[int, int, int, float]] = []
     among = Width(at_once=2, threads=1)
     log = tmp_path / "log"
-    failed = do_jobs_at_once(tiny_model, given(*JOBS), tmp_path, among, log, lambda *said: told.append(said))
+    failed = do_jobs_at_once(
+        tiny_model, numbered(*JOBS), tmp_path, among, log, lambda *progress: steps.append(progress)
+    )
     assert failed == []
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -53,7 +55,7 @@ def test_each_is_what_it_is_alone_and_says_how_far_it_is(
     assert names == [result.name for result in alone], "the same weights: an adapter's name is their hash"
     assert len(set(names)) == 3
     for number in range(3):
-        assert [step for of, step, planned, _ in told if of == number and planned == 4] == [1, 2, 3, 4, 4]
+        assert [step for of, step, planned, _ in steps if of == number and planned == 4] == [1, 2, 3, 4, 4]
 
 
 def test_the_longest_are_begun_first(tiny_model: str, tmp_path: Path) -> None:
@@ -66,7 +68,7 @@ def test_the_longest_are_begun_first(tiny_model: str, tmp_path: Path) -> None:
         if number not in began:
             began.append(number)
 
-    jobs = given(of_steps(1), of_steps(2), of_steps(3))
+    jobs = numbered(of_steps(1), of_steps(2), of_steps(3))
     assert do_jobs_at_once(tiny_model, jobs, tmp_path, Width(at_once=1, threads=1), tmp_path / "log", note) == []
     assert began == [2, 1, 0]
 
@@ -74,7 +76,7 @@ def test_the_longest_are_begun_first(tiny_model: str, tmp_path: Path) -> None:
 def test_one_that_fails_does_not_stop_the_others(tiny_model: str, tmp_path: Path) -> None:
     one_label = msgspec.structs.replace(JOB, labels=("warm",), examples=JOB.examples[:1])
     among = Width(at_once=2, threads=1)
-    (failed,) = do_jobs_at_once(tiny_model, given(one_label, *JOBS[:2]), tmp_path, among, tmp_path / "log", _ignore)
+    (failed,) = do_jobs_at_once(tiny_model, numbered(one_label, *JOBS[:2]), tmp_path, among, tmp_path / "log", _ignore)
     assert (failed.key, failed.kind) == (one_label.key, "InputError")
     assert "at least two labels" in failed.message
     assert all(finished(tmp_path, job) for job in JOBS[:2])
@@ -82,7 +84,7 @@ def test_one_that_fails_does_not_stop_the_others(tiny_model: str, tmp_path: Path
 
 def test_a_process_that_is_killed_ends_the_others_and_the_next_call_goes_on(tiny_model: str, tmp_path: Path) -> None:
     settings = LoraSettings(min_steps=20_000, max_steps=20_000, batch_size=3)
-    long = [msgspec.structs.replace(JOB, seed=seed, settings=settings) for seed in (7, 8)]
+    long_jobs = [msgspec.structs.replace(JOB, seed=seed, settings=settings) for seed in (7, 8)]
     begun: dict[int, int] = {}
     raised: list[BaseException] = []
 
@@ -90,7 +92,7 @@ def test_a_process_that_is_killed_ends_the_others_and_the_next_call_goes_on(tiny
         try:
             do_jobs_at_once(
                 tiny_model,
-                given(JOB, *long),
+                numbered(JOB, *long_jobs),
                 tmp_path,
                 Width(at_once=3, threads=1),
                 tmp_path / "log",
@@ -110,9 +112,11 @@ def test_a_process_that_is_killed_ends_the_others_and_the_next_call_goes_on(tiny
     assert "SIGKILL" in str(raised[0])
     assert not set(workers) & set(_children_of(os.getpid())), "none is left"
     assert finished(tmp_path, JOB)
-    short = msgspec.structs.replace(JOB, seed=9)
-    again = do_jobs_at_once(tiny_model, given(short), tmp_path, Width(at_once=2, threads=1), tmp_path / "log", _ignore)
-    assert again == [] and finished(tmp_path, short)
+    short_job = msgspec.structs.replace(JOB, seed=9)
+    again = do_jobs_at_once(
+        tiny_model, numbered(short_job), tmp_path, Width(at_once=2, threads=1), tmp_path / "log", _ignore
+    )
+    assert again == [] and finished(tmp_path, short_job)
 
 
 @pytest.mark.parametrize(
@@ -135,8 +139,8 @@ def test_cores_and_memory_say_how_many(
     monkeypatch.setattr(at_once, "gpus", lambda environment: [])
     monkeypatch.setattr(at_once, "free_bytes", lambda: free)
     monkeypatch.setattr(memory, "checkpoint_shapes", lambda folder: {"weight": (1 << 16, 1 << 11)})  # 256 MiB
-    found = width("model", jobs)
-    assert (found.at_once, found.threads) == at_once_and_threads
+    chosen = width("model", jobs)
+    assert (chosen.at_once, chosen.threads) == at_once_and_threads
 
 
 def test_gpus_are_shared_as_far_as_their_memory_goes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,7 +168,7 @@ def test_a_number_that_was_asked_for_is_taken(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(at_once, "free_bytes", lambda: 0)
     monkeypatch.setenv(SWITCH, "1")
     assert (width("model", 6).at_once, width("model", 6).threads) == (1, 4)
-    assert width("model", 6, wanted=2).threads == 2
+    assert width("model", 6, requested=2).threads == 2
     monkeypatch.setenv(SWITCH, "all")
     with pytest.raises(InputError, match="FOURSHOT_TRAIN_AT_ONCE is 'all'"):
         width("model", 6)
@@ -178,12 +182,12 @@ def _ignore(*_: object) -> None:
 
 def _children_of(process: int) -> list[int]:
     """Process ids of its workers."""
-    found = []
+    pids = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             stat = (folder / "stat").read_text().rpartition(")")[2].split()
             if int(stat[1]) == process and b"training.jobs.at_once" in (folder / "cmdline").read_bytes():
-                found.append(int(folder.name))
+                pids.append(int(folder.name))
         except (OSError, IndexError):
             continue
-    return sorted(found)
+    return sorted(pids)

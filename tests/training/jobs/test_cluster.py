@@ -27,29 +27,29 @@ def place(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
     monkeypatch.setattr(cluster, "CONNECT_S", 0.5)
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        said = "Connection refused"
+        message = "Connection refused"
         if request.param != "refuses":
             listener.listen()
-            said = "nobody answered within"
+            message = "nobody answered within"
         if request.param == "speaks otherwise":
             listener.settimeout(0)
-            said = "what listens there is no Ray"
+            message = "what listens there is no Ray"
             monkeypatch.setattr(socket.socket, "recv", lambda *_: b"HTTP/1.1 ")
-        yield f"127.0.0.1:{listener.getsockname()[1]}", said
+        yield f"127.0.0.1:{listener.getsockname()[1]}", message
 
 
-@pytest.mark.parametrize("way", ["address", "variable", "client"])
+@pytest.mark.parametrize("kind", ["address", "variable", "client"])
 def test_an_address_without_a_cluster_is_told_of_within_seconds(
-    way: str, place: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+    kind: str, place: tuple[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    address, said = place
+    address, message = place
     began_s = time.monotonic()
-    given = {"address": address, "variable": "auto", "client": f"ray://{address}"}[way]
-    if way == "variable":
+    value = {"address": address, "variable": "auto", "client": f"ray://{address}"}[kind]
+    if kind == "variable":
         monkeypatch.setenv("RAY_ADDRESS", address)
-        said = f"RAY_ADDRESS is '{address}': .*{said}"
-    with pytest.raises(InputError, match=rf"no Ray cluster at '{given}': .*{said}.*Give 'local'"):
-        cluster.check_cluster(given)
+        message = f"RAY_ADDRESS is '{address}': .*{message}"
+    with pytest.raises(InputError, match=rf"no Ray cluster at '{value}': .*{message}.*Give 'local'"):
+        cluster.check_cluster(value)
     assert time.monotonic() - began_s < BOUND_S
 
 
@@ -74,14 +74,16 @@ def test_a_command_whose_cluster_is_not_there_makes_nothing(
 
 
 def test_devices_that_work_together_are_of_one_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    there = [{"CPU": 8.0, "GPU": 4.0}, {"CPU": 8.0, "GPU": 3.0}, {"CPU": 64.0}]
+    machines = [{"CPU": 8.0, "GPU": 4.0}, {"CPU": 8.0, "GPU": 3.0}, {"CPU": 64.0}]
 
     def nodes() -> list[dict[str, Any]]:
-        return [{"NodeID": str(number), "Alive": True, "Resources": one} for number, one in enumerate(there)]
+        return [
+            {"NodeID": str(number), "Alive": True, "Resources": resources} for number, resources in enumerate(machines)
+        ]
 
     monkeypatch.setattr("ray.nodes", nodes)
     assert [sum(cluster.nodes(together).values()) for together in (1, 2, 3, 4)] == [7, 3, 2, 1]
     assert cluster.nodes() == {"0": 4, "1": 3}
     assert cluster.device_resources(2) == {"num_gpus": 2, "num_cpus": 0}
-    there[:] = [{"CPU": 5.0}, {"CPU": 3.0}]
+    machines[:] = [{"CPU": 5.0}, {"CPU": 3.0}]
     assert [sum(cluster.nodes(together).values()) for together in (1, 2)] == [3, 1]

@@ -13,10 +13,10 @@ from tests.training.jobs.fake_trainer import FakeTrainer, Wanted, jobs
 class Overtaken(FakeTrainer):
     """Another machine does the same job, to other bytes, while this one trains."""
 
-    def train(self, *given: Any, **more: Any) -> TrainingResult:
+    def train(self, *arguments: Any, **more: Any) -> TrainingResult:
         (folder := more["checkpoint"].parent).mkdir(exist_ok=True)
         do_job(FakeTrainer(str(self._model)), jobs(1)[0], folder.parent)  # type: ignore[arg-type]
-        return super().train(*given, **{**more, "prefix": "late"})
+        return super().train(*arguments, **{**more, "prefix": "late"})
 
 
 def test_the_first_result_of_a_job_counts(tmp_path: Path) -> None:

@@ -30,11 +30,11 @@ def test_every_example_of_a_batch_is_somebodys() -> None:
 
 
 def test_two_processes_learn_what_one_learns(model: str, trainer: LoraTrainer, tmp_path: Path) -> None:
-    told: list[tuple[int, int, float]] = []
+    steps: list[tuple[int, int, float]] = []
     alone = do_job(trainer, JOB, tmp_path / "alone")
-    shared = do_job_over_processes(model, JOB, tmp_path / "shared", 2, lambda *said: told.append(said))
+    shared = do_job_over_processes(model, JOB, tmp_path / "shared", 2, lambda *progress: steps.append(progress))
     assert finished(tmp_path / "shared", JOB) == shared
-    assert [step for step, _, _ in told] == list(range(1, 9))
+    assert [step for step, _, _ in steps] == list(range(1, 9))
     assert shared.losses == pytest.approx(alone.losses, rel=0.05, abs=0.02)
     assert alone.probe and shared.probe
     apart = np.abs(np.array(alone.probe.probabilities) - np.array(shared.probe.probabilities))

@@ -125,12 +125,12 @@ def test_two_workers_killed_cost_nothing_but_time(
 
 
 def assert_each_is_there_once(store: Path) -> None:
-    assert sorted(folder.name for folder in store.iterdir()) == sorted(one.key for one in JOBS)
-    for one in JOBS:
-        held = sorted(entry.name for entry in (store / one.key).iterdir() if not entry.name.startswith("."))
-        result = finished(store, one)
-        assert result is not None and held == sorted([result.name, "result.json"])
-        assert not (store / one.key / CHECKPOINT_FILE).exists()
+    assert sorted(folder.name for folder in store.iterdir()) == sorted(job.key for job in JOBS)
+    for job in JOBS:
+        entries = sorted(entry.name for entry in (store / job.key).iterdir() if not entry.name.startswith("."))
+        result = finished(store, job)
+        assert result is not None and entries == sorted([result.name, "result.json"])
+        assert not (store / job.key / CHECKPOINT_FILE).exists()
 
 
 DRIVER = """
@@ -157,7 +157,7 @@ def test_a_driver_killed_and_started_again_finds_what_was_finished(tiny_model: s
     workers_of_it: list[psutil.Process] = []
 
     def two_are_finished_and_one_is_at_work() -> bool:
-        if sum(finished(store, one) is not None for one in JOBS) < 2:
+        if sum(finished(store, job) is not None for job in JOBS) < 2:
             return False
         family[:] = psutil.Process(driver.pid).children(recursive=True)
         workers_of_it[:] = [process for process in family if title(process).startswith("ray::_work")]

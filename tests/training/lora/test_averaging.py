@@ -23,14 +23,16 @@ def changes(adapter: Adapter) -> dict[str, torch.Tensor]:
     }
     modules = sorted({key.partition(".lora_")[0] for key in factors})
     scale = 32 / rank_of(adapter)
-    return {one: scale * factors[f"{one}.lora_B.weight"] @ factors[f"{one}.lora_A.weight"] for one in modules}
+    return {
+        module: scale * factors[f"{module}.lora_B.weight"] @ factors[f"{module}.lora_A.weight"] for module in modules
+    }
 
 
 def test_it_adds_the_mean_of_what_its_members_add(adapters: tuple[Adapter, Adapter], tmp_path: Path) -> None:
     averaged = average(adapters, tmp_path)
     assert rank_of(averaged) == 16
     check_adapter(Path(averaged.path))
-    first, second, both = (changes(one) for one in (*adapters, averaged))
+    first, second, both = (changes(adapter) for adapter in (*adapters, averaged))
     assert both.keys() == first.keys()
     for module in both:
         torch.testing.assert_close(both[module], (first[module] + second[module]) / 2)
@@ -41,7 +43,9 @@ def test_an_average_of_one_adapter_twice_answers_as_it_does(
 ) -> None:
     twice = average([adapters[0], adapters[0]], tmp_path)
     prompts = [notes.prompt(text) for text in notes.UNSEEN]
-    by_one, by_both, by_base = (reference_engine.score(prompts, notes.WORDS, one) for one in (adapters[0], twice, None))
+    by_one, by_both, by_base = (
+        reference_engine.score(prompts, notes.WORDS, adapter) for adapter in (adapters[0], twice, None)
+    )
     rounding = np.abs(by_both - by_one).max()
     assert rounding < 0.3 and rounding < np.abs(by_base - by_one).max() / 5, "it adds much, and the same"
 
@@ -49,8 +53,8 @@ def test_an_average_of_one_adapter_twice_answers_as_it_does(
 def test_it_is_made_once_and_named_by_its_members(adapters: tuple[Adapter, Adapter], tmp_path: Path) -> None:
     first = average(adapters, tmp_path)
     weights = Path(first.path) / "adapter_model.safetensors"
-    made = weights.stat().st_mtime_ns
-    assert average(adapters[::-1], tmp_path) == first and weights.stat().st_mtime_ns == made
+    written_at = weights.stat().st_mtime_ns
+    assert average(adapters[::-1], tmp_path) == first and weights.stat().st_mtime_ns == written_at
     assert [path.name for path in tmp_path.iterdir()] == [first.name], "and nothing half-made lies beside it"
     assert average([adapters[0], adapters[0]], tmp_path).name != first.name
 

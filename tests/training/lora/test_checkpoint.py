@@ -95,14 +95,14 @@ def test_a_broken_checkpoint_is_as_good_as_none(tiny_trainer: LoraTrainer, tmp_p
 
 
 def test_a_checkpoint_is_written_when_it_is_due_and_not_before(tiny_trainer: LoraTrainer, tmp_path: Path) -> None:
-    file, seen = tmp_path / "state.pt", list[bool]()
+    file, existed = tmp_path / "state.pt", list[bool]()
     tiny_trainer.train(
         notes.examples(),
         notes.WORDS,
         SETTINGS,
         tmp_path,
-        on_step=lambda *_: seen.append(file.exists()),
+        on_step=lambda *_: existed.append(file.exists()),
         checkpoint=file,
         checkpoint_s=3600,
     )
-    assert seen == [False] * 6
+    assert existed == [False] * 6

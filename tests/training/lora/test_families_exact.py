@@ -18,18 +18,18 @@ def trainer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     patch = pytest.MonkeyPatch()
     patch.setattr("fourshot.training.lora.train.choose_precision", lambda *_: Precision(base="float32"))
     changes = {"sliding_window": 16} if request.param in WINDOWED else {}  # less than a prompt
-    made = LoraTrainer(tiny_checkpoint(request.param, tmp_path_factory.mktemp("model"), **changes))
+    exact = LoraTrainer(tiny_checkpoint(request.param, tmp_path_factory.mktemp("model"), **changes))
     patch.undo()
-    return made
+    return exact
 
 
 @pytest.mark.parametrize("words", [notes.WORDS, LONG_WORDS], ids=["one token", "several tokens"])
 def test_loss_and_gradients_are_those_of_rows_of_their_own(trainer: LoraTrainer, words: tuple[str, ...]) -> None:
-    given = notes.examples(notes.WARM[:2], notes.COLD[:2])
+    examples = notes.examples(notes.WARM[:2], notes.COLD[:2])
     wrapped = adapted(trainer, projections(trainer.model_path))
     try:
-        expected, of_own = one_by_one(trainer, wrapped, given, words, False)
-        loss, of_packed = packed(trainer, wrapped, given, words, False)
+        expected, of_own = one_by_one(trainer, wrapped, examples, words, False)
+        loss, of_packed = packed(trainer, wrapped, examples, words, False)
     finally:
         wrapped.unload()
     assert loss == pytest.approx(expected, rel=1e-4)

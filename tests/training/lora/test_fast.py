@@ -45,7 +45,7 @@ def loss_and_gradients(wrapped: Any) -> tuple[float, dict[str, torch.Tensor]]:
     loss = wrapped(input_ids=tokens, labels=tokens).loss
     loss.backward()
     return float(loss.detach()), {
-        name: one.grad.clone() for name, one in wrapped.named_parameters() if one.requires_grad
+        name: parameter.grad.clone() for name, parameter in wrapped.named_parameters() if parameter.requires_grad
     }
 
 

@@ -16,7 +16,7 @@ from tests.training import notes
 SETTINGS = LoraSettings(min_steps=8, max_steps=8, batch_size=4, min_warmup_steps=0)
 GIVEN = notes.examples()
 AGREEING = notes.examples(("Steam over a bath.", "July in the desert."), ("Icicles hang from the roof.", "Sleet."))
-CONTRADICTING = [TrainingExample(prompt=one.prompt, target=1 - one.target) for one in GIVEN]
+CONTRADICTING = [TrainingExample(prompt=example.prompt, target=1 - example.target) for example in GIVEN]
 
 
 def trained(trainer: LoraTrainer, folder: Path, held_out: list[TrainingExample]) -> TrainingResult:
@@ -38,7 +38,7 @@ def test_they_choose_the_pass(trainer: LoraTrainer, tmp_path: Path) -> None:
     helped = trained(trainer, tmp_path, AGREEING)
     assert helped.best_step > misled.best_step
     if helped.best_step == 8:
-        assert all(torch.equal(one, weights(plain)[name]) for name, one in weights(helped).items())
+        assert all(torch.equal(weight, weights(plain)[name]) for name, weight in weights(helped).items())
 
 
 def test_a_held_out_label_that_is_none_is_refused(trainer: LoraTrainer, tmp_path: Path) -> None:
@@ -47,9 +47,12 @@ def test_a_held_out_label_that_is_none_is_refused(trainer: LoraTrainer, tmp_path
         trainer.train(GIVEN, notes.WORDS, SETTINGS, tmp_path, held_out=wrong)
 
 
-@pytest.mark.parametrize(("share", "held"), [(0.0, 0), (0.1, 1), (0.25, 2), (0.5, 5)])
-def test_a_share_of_each_class_is_held_out(share: float, held: int) -> None:
+@pytest.mark.parametrize(("share", "held_per_class"), [(0.0, 0), (0.1, 1), (0.25, 2), (0.5, 5)])
+def test_a_share_of_each_class_is_held_out(share: float, held_per_class: int) -> None:
     examples = [TrainingExample(prompt=str(number), target=target) for number in range(10) for target in (0, 1)]
-    seen, unseen = hold_out(examples, share)
-    assert sorted([*seen, *unseen], key=str) == sorted(examples, key=str)
-    assert [sum(one.target == target for one in unseen) for target in (0, 1)] == [held, held]
+    learnt, held_out = hold_out(examples, share)
+    assert sorted([*learnt, *held_out], key=str) == sorted(examples, key=str)
+    assert [sum(example.target == target for example in held_out) for target in (0, 1)] == [
+        held_per_class,
+        held_per_class,
+    ]

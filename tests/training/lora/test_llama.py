@@ -43,23 +43,27 @@ def of_peft(wrapped: Any, row: PackedRow) -> tuple[torch.Tensor, dict[str, torch
     )
     used = hidden.last_hidden_state[0][: used_tokens(row)]
     (used * slopes(row)).sum().backward()
-    return used.detach(), {name: one.grad.clone() for name, one in wrapped.named_parameters() if one.requires_grad}
+    return used.detach(), {
+        name: parameter.grad.clone() for name, parameter in wrapped.named_parameters() if parameter.requires_grad
+    }
 
 
 def of_decoder(decoder: LlamaDecoder, wrapped: Any, row: PackedRow) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     used = decoder(row)[: used_tokens(row)]
     (used * slopes(row)).sum().backward()
-    parameters, own = decoder.parameters(), [one.detach().clone() for one in decoder.parameters()]
+    parameters, copies = decoder.parameters(), [parameter.detach().clone() for parameter in decoder.parameters()]
     assert len(parameters) == len(GROUPS) * 2
     for weight in parameters:  # what write_back gives to PEFT's layers is then the gradient
         assert weight.grad is not None
         weight.data.copy_(weight.grad)
     decoder.write_back()
-    found = {name: one.detach().clone() for name, one in wrapped.named_parameters() if one.requires_grad}
-    for weight, before in zip(parameters, own, strict=True):
+    gradients = {
+        name: parameter.detach().clone() for name, parameter in wrapped.named_parameters() if parameter.requires_grad
+    }
+    for weight, before in zip(parameters, copies, strict=True):
         weight.data.copy_(before)
     decoder.write_back()
-    return used.detach(), found
+    return used.detach(), gradients
 
 
 def compare(
@@ -115,11 +119,11 @@ def test_a_prefix_far_longer_than_the_texts_is_taken_apart_and_gives_the_same(
 ) -> None:
     kind, more = FAMILIES[family]
     wrapped, row = tiny(family=kind, more=more), packed("a prefix longer than the texts")
-    whole = Segments(row, torch.float32, 4, 2)
+    undivided = Segments(row, torch.float32, 4, 2)
     monkeypatch.setattr(attention, "LONG_PREFIX", 20)
     monkeypatch.setattr(attention, "LEAST_PIECE", 3)
     parts = Segments(row, torch.float32, 4, 2)
-    assert (whole.shape[0], whole.shape[2]) == (3, 20) and (parts.shape[0], parts.shape[2]) == (9, 3)
+    assert (undivided.shape[0], undivided.shape[2]) == (3, 20) and (parts.shape[0], parts.shape[2]) == (9, 3)
     hidden, gradients = of_decoder(LlamaDecoder(wrapped), wrapped, row)
     compare(hidden, gradients, *of_peft(wrapped, row), count=28)
 
@@ -175,29 +179,29 @@ def test_dropout_drops_its_share_anew_each_time_and_nothing_when_asked() -> None
 
 def test_where_only_some_tokens_are_wanted_these_and_the_gradients_are_the_same() -> None:
     row, positions = packed("prefix and texts"), torch.tensor([5, 11, 12])
-    weights, found = torch.randn(3, 32, generator=torch.Generator().manual_seed(2)), []
+    weights, results = torch.randn(3, 32, generator=torch.Generator().manual_seed(2)), []
     for chosen in (positions, None):
         decoder = LlamaDecoder(tiny())
         hidden = decoder(row, chosen) if chosen is not None else decoder(row)[positions]
         (hidden * weights).sum().backward()
-        found.append([hidden.detach(), *(weight.grad for weight in decoder.parameters())])
-    for one, other in zip(*found, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+        results.append([hidden.detach(), *(weight.grad for weight in decoder.parameters())])
+    for left, right in zip(*results, strict=True):
+        torch.testing.assert_close(left, right, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.skipif(
     not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="this machine's oneDNN does not multiply bfloat16"
 )
 def test_packed_weights_give_what_the_weights_give(monkeypatch: pytest.MonkeyPatch) -> None:
-    row, found = packed("prefix and texts"), []
+    row, results = packed("prefix and texts"), []
     for packs in (True, False):
         monkeypatch.setattr("fourshot.training.lora.llama.pays_to_pack", lambda weights, packs=packs: packs)
         decoder = LlamaDecoder(tiny().bfloat16())
         hidden = decoder(row)[: used_tokens(row)]
         (hidden * slopes(row)).sum().backward()
-        found.append([hidden.detach(), *(weight.grad for weight in decoder.parameters())])
-    for one, other in zip(*found, strict=True):
-        assert (one - other).float().norm() < 0.02 * other.float().norm()
+        results.append([hidden.detach(), *(weight.grad for weight in decoder.parameters())])
+    for left, right in zip(*results, strict=True):
+        assert (left - right).float().norm() < 0.02 * right.float().norm()
 
 
 def test_only_bfloat16_on_the_cpu_is_packed_and_only_where_it_fits(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,7 +221,7 @@ def test_blocks_that_belong_to_no_projection_stay_zero() -> None:
 
 
 @pytest.mark.parametrize(
-    "given",
+    "changes",
     [
         {"use_dora": True},
         {"lora_bias": True},
@@ -227,8 +231,8 @@ def test_blocks_that_belong_to_no_projection_stay_zero() -> None:
         {"family": "Granite"},
     ],
 )
-def test_other_models_do_not_fit(given: dict[str, Any]) -> None:
-    wrapped = tiny(**given)
+def test_other_models_do_not_fit(changes: dict[str, Any]) -> None:
+    wrapped = tiny(**changes)
     assert not fits(wrapped)
     with pytest.raises(ValueError, match="no Llama"):
         LlamaDecoder(wrapped)

@@ -56,8 +56,8 @@ class Memory:
 
     def __call__(self, loss: LabelLoss, row: PackedRow, positions: Tensor) -> Tensor:
         assert loss._written_out
-        most = self.fits_checkpointed if loss._written_out.checkpointing else self.fits
-        if row.prefix_length + sum(row.lengths) > most and self.refused < 50:
+        max_tokens = self.fits_checkpointed if loss._written_out.checkpointing else self.fits
+        if row.prefix_length + sum(row.lengths) > max_tokens and self.refused < 50:
             self.refused += 1
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
         return self._hidden(loss, row, positions)
@@ -79,14 +79,14 @@ def test_out_of_memory_gives_shorter_rows_and_the_same_gradients(
 ) -> None:
     value, expected = backward(loss_of(trainer, wrapped))
     loss = loss_of(trainer, wrapped)
-    most = longest(loss)
-    limited = limit(monkeypatch, 0 if checkpointed else most + 5, most + 5)
-    found, gradients = backward(loss)
+    max_tokens = longest(loss)
+    limited = limit(monkeypatch, 0 if checkpointed else max_tokens + 5, max_tokens + 5)
+    halved, gradients = backward(loss)
     assert limited.refused > 1 and loss.most_tokens < MOST_ROW_TOKENS
     assert loss._written_out and loss._written_out.checkpointing is checkpointed
-    assert found == pytest.approx(value, rel=1e-5)
-    for one, other in zip(gradients, expected, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+    assert halved == pytest.approx(value, rel=1e-5)
+    for gradient, reference in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(gradient, reference, rtol=1e-4, atol=1e-6)
 
 
 def test_a_text_that_does_not_fit_at_all_is_said(
@@ -121,11 +121,11 @@ def test_the_estimate_is_near_what_a_forward_pass_keeps(trainer: LoraTrainer) ->
     modules = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
     config = LoraConfig(r=8, lora_alpha=32, target_modules=modules, task_type="CAUSAL_LM")
     wrapped = get_peft_model(trainer._base, config, autocast_adapter_dtype=False)
-    kept: dict[int, int] = {}
+    storages: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        kept[storage.data_ptr()] = storage.nbytes()
+        storages[storage.data_ptr()] = storage.nbytes()
         return tensor
 
     try:
@@ -136,7 +136,7 @@ def test_the_estimate_is_near_what_a_forward_pass_keeps(trainer: LoraTrainer) ->
     finally:
         wrapped.unload()
     weights = {parameter.untyped_storage().data_ptr() for parameter in wrapped.parameters()}
-    measured = sum(size for address, size in kept.items() if address not in weights) / hidden.shape[0]
+    measured = sum(size for address, size in storages.items() if address not in weights) / hidden.shape[0]
     assert 0.5 < measured / bytes_per_token(trainer._base.config, sees=70) < 2
 
 
@@ -160,20 +160,20 @@ def test_a_base_counts_as_it_is_loaded_whatever_its_files_hold(tmp_path: Path, m
 
 
 def test_on_a_gpu_a_base_is_read_to_where_it_computes(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    given: list[dict[str, Any]] = []
+    options: list[dict[str, Any]] = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 0))
     monkeypatch.setattr(memory, "free_bytes", lambda device: 1 << 40)
     loaded = transformers.LlamaForCausalLM(LlamaConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1))
 
     def load(path: str, **more: Any) -> Any:
-        given.append(more)
+        options.append(more)
         return loaded, {"missing_keys": (), "mismatched_keys": ()}
 
     monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", load)
     LoraTrainer(model)
     expected = {"dtype": torch.float16, "attn_implementation": "sdpa", "device_map": {"": "cuda"}}
-    assert len(given) == 1 and given[0].items() >= expected.items()
+    assert len(options) == 1 and options[0].items() >= expected.items()
 
 
 def test_a_base_that_does_not_fit_is_refused_before_it_is_loaded(

@@ -61,42 +61,42 @@ def gradients(wrapped: Any) -> Any:
     """All gradients as one vector, taken away from the parameters."""
     import torch
 
-    taken = torch.cat([p.grad.float().flatten() for p in wrapped.parameters() if p.requires_grad])
+    flat = torch.cat([p.grad.float().flatten() for p in wrapped.parameters() if p.requires_grad])
     wrapped.zero_grad(set_to_none=True)
-    return taken
+    return flat
 
 
 def packed(
-    trainer: LoraTrainer, wrapped: Any, given: list[TrainingExample], words: tuple[str, ...], whole_text: bool
+    trainer: LoraTrainer, wrapped: Any, examples: list[TrainingExample], words: tuple[str, ...], whole_text: bool
 ) -> tuple[float, Any]:
     """Loss and gradients of all examples as one batch, as the trainer computes them."""
     import torch
 
     tokens = label_tokens(trainer.tokenizer, words)
-    loss = LabelLoss(trainer.tokenizer, wrapped, given, tokens, whole_text=whole_text)
-    value, *_ = loss.backward(range(len(given)), torch.amp.GradScaler("cpu", enabled=False))
+    loss = LabelLoss(trainer.tokenizer, wrapped, examples, tokens, whole_text=whole_text)
+    value, *_ = loss.backward(range(len(examples)), torch.amp.GradScaler("cpu", enabled=False))
     return value, gradients(wrapped)
 
 
 def one_by_one(
-    trainer: LoraTrainer, wrapped: Any, given: list[TrainingExample], words: tuple[str, ...], whole_text: bool
+    trainer: LoraTrainer, wrapped: Any, examples: list[TrainingExample], words: tuple[str, ...], whole_text: bool
 ) -> tuple[float, Any]:
     """The same by the book: each text in a row of its own, through the model as transformers calls it."""
     import torch
 
     tokens = label_tokens(trainer.tokenizer, words)
-    total, weight = 0.0, sum(example.weight for example in given)
-    for example in given:
+    total, weight = 0.0, sum(example.weight for example in examples)
+    for example in examples:
         prompt = encode_prompt(trainer.tokenizer, example.prompt)
         answer = tokens.ids[example.target]
         ids = torch.tensor([[*prompt, *answer]])
         logits = wrapped(input_ids=ids).logits[0, :-1].float()
-        said = ids[0, 1:]
+        targets = ids[0, 1:]
         if not whole_text:
-            logits, said = logits[len(prompt) - 1 :], said[len(prompt) - 1 :]
+            logits, targets = logits[len(prompt) - 1 :], targets[len(prompt) - 1 :]
             if tokens.one_step:
-                logits, said = logits[:, [ids[0] for ids in tokens.ids]], torch.tensor([example.target])
-        loss = torch.nn.functional.cross_entropy(logits, said) * example.weight / weight
+                logits, targets = logits[:, [ids[0] for ids in tokens.ids]], torch.tensor([example.target])
+        loss = torch.nn.functional.cross_entropy(logits, targets) * example.weight / weight
         loss.backward()
         total += float(loss.detach())
     return total, gradients(wrapped)
@@ -117,12 +117,12 @@ def test_packed_rows_give_the_loss_and_gradients_of_rows_of_their_own(
     import torch
 
     monkeypatch.setattr("fourshot.training.lora.memory.MOST_ROW_TOKENS", most_tokens)
-    given = notes.examples(notes.WARM[:2], notes.COLD[:2])
-    given[1] = TrainingExample(prompt=given[1].prompt, target=given[1].target, weight=3.0)
+    examples = notes.examples(notes.WARM[:2], notes.COLD[:2])
+    examples[1] = TrainingExample(prompt=examples[1].prompt, target=examples[1].target, weight=3.0)
     wrapped = adapted(exact_trainer)
     try:
-        loss, slope = packed(exact_trainer, wrapped, given, words, whole_text)
-        expected_loss, expected_slope = one_by_one(exact_trainer, wrapped, given, words, whole_text)
+        loss, slope = packed(exact_trainer, wrapped, examples, words, whole_text)
+        expected_loss, expected_slope = one_by_one(exact_trainer, wrapped, examples, words, whole_text)
     finally:
         wrapped.unload()
     assert loss == pytest.approx(expected_loss, rel=1e-4)
@@ -135,11 +135,11 @@ def test_in_bfloat16_packing_costs_no_more_than_rounding(trainer: LoraTrainer) -
     """bfloat16 has 8 bits: losses within 2 %, gradients within 10 % of each other (cosine 0.99)."""
     import torch
 
-    given = notes.examples(notes.WARM[:2], notes.COLD[:2])
+    examples = notes.examples(notes.WARM[:2], notes.COLD[:2])
     wrapped = adapted(trainer)
     try:
-        loss, slope = packed(trainer, wrapped, given, notes.WORDS, False)
-        expected_loss, expected_slope = one_by_one(trainer, wrapped, given, notes.WORDS, False)
+        loss, slope = packed(trainer, wrapped, examples, notes.WORDS, False)
+        expected_loss, expected_slope = one_by_one(trainer, wrapped, examples, notes.WORDS, False)
     finally:
         wrapped.unload()
     assert loss == pytest.approx(expected_loss, rel=0.02)

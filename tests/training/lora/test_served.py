@@ -51,15 +51,15 @@ def test_vllm_answers_with_the_probabilities_of_the_trainer(
     prompts = [notes.prompt(text) for text in notes.UNSEEN]
     served = normalise(vllm_engine.score(prompts, notes.WORDS, trained))
     unadapted = normalise(vllm_engine.score(prompts, notes.WORDS))
-    own = trainers_own(trainer, trained, notes.UNSEEN)
-    assert np.abs(served - own).max() < 0.05
+    expected = trainers_own(trainer, trained, notes.UNSEEN)
+    assert np.abs(served - expected).max() < 0.05
     assert np.abs(served - unadapted).max() > 0.2  # the adapter does something that can be missed
 
 
 def test_what_was_learnt_is_what_is_served(trained: Adapter, vllm_engine: Engine) -> None:
-    given = notes.examples()
-    answers = vllm_engine.score([example.prompt for example in given], notes.WORDS, trained).argmax(axis=1)
-    assert answers.tolist() == [example.target for example in given]
+    examples = notes.examples()
+    answers = vllm_engine.score([example.prompt for example in examples], notes.WORDS, trained).argmax(axis=1)
+    assert answers.tolist() == [example.target for example in examples]
 
 
 def test_the_probe_passes_the_adapter_it_was_made_for_and_no_other(

@@ -33,7 +33,7 @@ def test_the_loss_is_the_mean_of_the_labels_losses_weighted_by_the_targets(
 ) -> None:
     warm = [msgspec.structs.replace(example, target=0) for example in notes.examples()]
     cold = [msgspec.structs.replace(example, target=1) for example in notes.examples()]
-    if_warm, if_cold = (first_loss(tiny_trainer, given, tmp_path) for given in (warm, cold))
+    if_warm, if_cold = (first_loss(tiny_trainer, examples, tmp_path) for examples in (warm, cold))
     assert abs(if_warm - if_cold) > 1e-3
     mixed = first_loss(tiny_trainer, softened((0.3, 0.7)), tmp_path)
     assert mixed == pytest.approx(0.3 * if_warm + 0.7 * if_cold, rel=1e-5)
@@ -69,6 +69,6 @@ def test_what_is_no_distribution_over_the_labels_is_refused(
 
 
 def test_soft_targets_need_the_loss_on_the_label_alone(tiny_trainer: LoraTrainer, tmp_path: Path) -> None:
-    whole = msgspec.structs.replace(BRIEF, loss="text")
+    on_text = msgspec.structs.replace(BRIEF, loss="text")
     with pytest.raises(InputError, match="Soft targets"):
-        tiny_trainer.train(softened((0.5, 0.5)), notes.WORDS, whole, tmp_path)
+        tiny_trainer.train(softened((0.5, 0.5)), notes.WORDS, on_text, tmp_path)

@@ -64,9 +64,11 @@ def test_a_base_that_vllm_serves_no_adapters_on_is_refused(family: str, tmp_path
 
 
 def test_what_is_known_of_vllm_is_what_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
-    known = lora_support.KNOWN
+    architectures = lora_support.KNOWN
     monkeypatch.setattr(lora_support, "KNOWN", ())
-    assert [one for one in known if not lora_support.takes_adapters.__wrapped__(one)] == []
+    assert [
+        architecture for architecture in architectures if not lora_support.takes_adapters.__wrapped__(architecture)
+    ] == []
 
 
 def test_an_architecture_that_was_never_tried_is_asked_of_vllm(tmp_path: Path) -> None:

@@ -23,12 +23,12 @@ def weights_of(path: str) -> str:
 
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(tiny_trainer: LoraTrainer, tmp_path: Path) -> None:
     first = tiny_trainer.train(notes.examples(), notes.WORDS, BRIEF, tmp_path / "a")
-    other = tiny_trainer.train(notes.examples(), notes.WORDS, BRIEF, tmp_path / "b", seed=1)
+    other_seed = tiny_trainer.train(notes.examples(), notes.WORDS, BRIEF, tmp_path / "b", seed=1)
     again = tiny_trainer.train(notes.examples(), notes.WORDS, BRIEF, tmp_path / "c")
     assert first.losses == again.losses
     assert first.name == again.name
-    assert weights_of(first.path) == weights_of(again.path) != weights_of(other.path)
-    assert first.name != other.name
+    assert weights_of(first.path) == weights_of(again.path) != weights_of(other_seed.path)
+    assert first.name != other_seed.name
 
 
 def test_the_bytes_do_not_depend_on_what_the_trainer_did_before(
@@ -87,16 +87,16 @@ def test_the_label_loss_is_that_of_the_label_and_the_text_loss_that_of_every_tok
     """By hand, from the base's logits: a new adapter changes nothing, so the first loss is the base's. bf16: 3 %."""
     import torch
 
-    one = notes.examples((), notes.WARM[:1])  # the wrong label: the loss of the right one is tiny
-    ids = trainer.tokenizer(one[0].prompt + " cold")["input_ids"]
-    warm = trainer.tokenizer(one[0].prompt + " warm")["input_ids"][-1]
+    examples = notes.examples((), notes.WARM[:1])  # the wrong label: the loss of the right one is tiny
+    ids = trainer.tokenizer(examples[0].prompt + " cold")["input_ids"]
+    warm = trainer.tokenizer(examples[0].prompt + " warm")["input_ids"][-1]
     with torch.no_grad():
         logits = trainer._base(input_ids=torch.tensor([ids])).logits[0].float()
     choice = torch.log_softmax(logits[-2, [ids[-1], warm]], dim=0)
     every = [torch.log_softmax(logits[at], dim=0)[ids[at + 1]] for at in range(len(ids) - 1)]
     single = LoraSettings(max_steps=1)
-    label = trainer.train(one, notes.WORDS, single, tmp_path)
-    text = trainer.train(one, notes.WORDS, msgspec.structs.replace(single, loss="text"), tmp_path)
+    label = trainer.train(examples, notes.WORDS, single, tmp_path)
+    text = trainer.train(examples, notes.WORDS, msgspec.structs.replace(single, loss="text"), tmp_path)
     assert label.losses[0] == pytest.approx(-float(choice[0]), rel=0.03)
     assert text.losses[0] == pytest.approx(-float(sum(every)) / len(every), rel=0.03)
 
@@ -131,10 +131,12 @@ def test_a_training_that_has_converged_stops_before_its_hundred_epochs(trainer: 
 
 
 def test_progress_is_told_after_every_step(tiny_trainer: LoraTrainer, tmp_path: Path) -> None:
-    told: list[tuple[int, int, float]] = []
-    result = tiny_trainer.train(notes.examples(), notes.WORDS, BRIEF, tmp_path, on_step=lambda *step: told.append(step))
-    assert [(step, planned) for step, planned, _ in told] == [(1, 2), (2, 2)]
-    assert tuple(loss for *_, loss in told) == result.losses
+    steps: list[tuple[int, int, float]] = []
+    result = tiny_trainer.train(
+        notes.examples(), notes.WORDS, BRIEF, tmp_path, on_step=lambda *step: steps.append(step)
+    )
+    assert [(step, planned) for step, planned, _ in steps] == [(1, 2), (2, 2)]
+    assert tuple(loss for *_, loss in steps) == result.losses
     assert result.tokens > 0 and result.seconds > 0 and result.examples == 8
 
 
@@ -173,7 +175,7 @@ def test_after_an_error_the_trainer_trains_as_before(tiny_trainer: LoraTrainer, 
 
 
 @pytest.mark.parametrize(
-    ("given", "words", "said"),
+    ("examples", "words", "message"),
     [
         ([], notes.WORDS, "no examples"),
         ([TrainingExample(prompt="Label:", target=2)], notes.WORDS, r"indices of the 2 labels.*got \[2\]"),
@@ -182,8 +184,8 @@ def test_after_an_error_the_trainer_trains_as_before(tiny_trainer: LoraTrainer, 
     ],
 )
 def test_what_cannot_be_trained_on_is_refused(
-    tiny_trainer: LoraTrainer, tmp_path: Path, given: list[TrainingExample], words: tuple[str, ...], said: str
+    tiny_trainer: LoraTrainer, tmp_path: Path, examples: list[TrainingExample], words: tuple[str, ...], message: str
 ) -> None:
-    with pytest.raises(InputError, match=said):
-        tiny_trainer.train(given, words, BRIEF, tmp_path)
+    with pytest.raises(InputError, match=message):
+        tiny_trainer.train(examples, words, BRIEF, tmp_path)
     assert list(tmp_path.iterdir()) == []

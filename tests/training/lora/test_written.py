@@ -24,9 +24,9 @@ def mean_loss(model_folder: str, tokenizer: Any, examples: list[TrainingExample]
     losses = []
     for example in examples:
         begun = encode_prompt(tokenizer, example.prompt)
-        whole = [*encode_prompt(tokenizer, f"{example.prompt}{example.written}"), tokenizer.eos_token_id]
-        labels = [-100] * len(begun) + whole[len(begun) :]
-        losses.append(float(model(torch.tensor([whole]), labels=torch.tensor([labels])).loss.detach()))
+        ids = [*encode_prompt(tokenizer, f"{example.prompt}{example.written}"), tokenizer.eos_token_id]
+        labels = [-100] * len(begun) + ids[len(begun) :]
+        losses.append(float(model(torch.tensor([ids]), labels=torch.tensor([labels])).loss.detach()))
     return sum(losses) / len(losses)
 
 

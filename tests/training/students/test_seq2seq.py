@@ -24,15 +24,15 @@ SETTINGS = TextStudentSettings(num_epochs=12, learning_rate=0.02, max_target_tok
 
 
 def job(folder: Path, **changes: Any) -> Seq2SeqJob:
-    given: dict[str, Any] = {"examples": EXAMPLES, "settings": SETTINGS} | changes
-    return Seq2SeqJob(name="facts", title="facts", model=str(folder), model_revision="1", **given)
+    fields: dict[str, Any] = {"examples": EXAMPLES, "settings": SETTINGS} | changes
+    return Seq2SeqJob(name="facts", title="facts", model=str(folder), model_revision="1", **fields)
 
 
 @pytest.mark.parametrize("write", [write_bart, write_t5], ids=["bart", "t5"])
 def test_a_student_learns_to_write_and_is_loaded_by_transformers(write: Any, tmp_path: Path) -> None:
-    one = job(write(tmp_path / "base"))
-    result = train_seq2seq(one, tmp_path / "store")
-    assert finished_seq2seq(tmp_path / "store", one) == result
+    brief = job(write(tmp_path / "base"))
+    result = train_seq2seq(brief, tmp_path / "store")
+    assert finished_seq2seq(tmp_path / "store", brief) == result
     assert result.losses[-1] < result.losses[0] / 3
     assert Seq2SeqWriter(result.path).write(["nice in x", "rome in"]) == [("x has x", True, 4)] * 2
     loaded = AutoModelForSeq2SeqLM.from_pretrained(result.path)
@@ -41,13 +41,13 @@ def test_a_student_learns_to_write_and_is_loaded_by_transformers(write: Any, tmp
 
 
 def test_the_epoch_that_does_best_on_held_out_texts_is_kept(tmp_path: Path) -> None:
-    taught = tuple(TaughtText(text=one.text, target="has has | |") for one in EXAMPLES)
+    taught = tuple(TaughtText(text=example.text, target="has has | |") for example in EXAMPLES)
     settings = TextStudentSettings(num_epochs=20, learning_rate=0.1, held_out=0.25, max_target_tokens=8)
-    seen: list[int] = []
-    one = job(write_bart(tmp_path / "base"), examples=EXAMPLES + taught, settings=settings)
-    result = train_seq2seq(one, tmp_path / "store", lambda step, planned, loss: seen.append(step))
+    steps: list[int] = []
+    brief = job(write_bart(tmp_path / "base"), examples=EXAMPLES + taught, settings=settings)
+    result = train_seq2seq(brief, tmp_path / "store", lambda step, planned, loss: steps.append(step))
     assert result.held_out == 1 and len(result.held_out_losses) < 20  # it stops where it no longer gains
-    assert seen == list(range(1, result.steps + 1))
+    assert steps == list(range(1, result.steps + 1))
 
 
 def test_what_a_model_is_follows_from_its_checkpoint(tmp_path: Path) -> None:

@@ -47,8 +47,8 @@ def job(tmp_path: Path, strategy: str = "geometric", **changes: object) -> Stude
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[StudentJob, Path, StudentResult]:
     store = tmp_path_factory.mktemp("students")
-    one = job(store, "plain", held_out=0.5, num_epochs=3.0, min_steps=1, long_texts="windows")
-    return one, store, train_student(one, store)
+    brief = job(store, "plain", held_out=0.5, num_epochs=3.0, min_steps=1, long_texts="windows")
+    return brief, store, train_student(brief, store)
 
 
 def test_it_answers_new_texts_and_is_what_transformers_loads(trained: tuple[StudentJob, Path, StudentResult]) -> None:
@@ -56,33 +56,33 @@ def test_it_answers_new_texts_and_is_what_transformers_loads(trained: tuple[Stud
 
     _, _, result = trained
     texts = ["A wolf and her pups.", "The loan must be paid back."]
-    said = StudentClassifier(result.path, 32).probabilities(texts)
-    assert said.argmax(axis=1).tolist() == [0, 1]
+    probabilities = StudentClassifier(result.path, 32).probabilities(texts)
+    assert probabilities.argmax(axis=1).tolist() == [0, 1]
     theirs = pipeline("text-classification", model=result.path)(texts)
     assert [answer["label"] for answer in theirs] == list(LABELS)
-    assert [answer["score"] for answer in theirs] == pytest.approx(said.max(axis=1), abs=1e-4)
+    assert [answer["score"] for answer in theirs] == pytest.approx(probabilities.max(axis=1), abs=1e-4)
 
 
 def test_a_long_text_is_answered_by_its_parts(trained: tuple[StudentJob, Path, StudentResult]) -> None:
-    one, _, result = trained
-    long, student = " ".join([*ANIMALS, *MONEY] * 2), StudentClassifier(result.path, 32)
-    parts = student.parts(long)
-    assert len(parts) > 2 and student.read_chars(long) == len(long)
-    said = student.probabilities([long, ANIMALS[0]])
-    assert said[0] == pytest.approx(combine_parts(student.probabilities(parts), [len(parts)])[0], abs=1e-5)
-    assert said[1] == pytest.approx(student.probabilities(ANIMALS[:1])[0], abs=1e-5)
-    usual = msgspec.structs.replace(one, settings=msgspec.structs.replace(one.settings, long_texts="cut"))
-    middle = msgspec.structs.replace(one, settings=msgspec.structs.replace(one.settings, long_texts="middle"))
-    assert usual.key == middle.key != one.key
+    brief, _, result = trained
+    long_text, student = " ".join([*ANIMALS, *MONEY] * 2), StudentClassifier(result.path, 32)
+    parts = student.parts(long_text)
+    assert len(parts) > 2 and student.read_chars(long_text) == len(long_text)
+    probabilities = student.probabilities([long_text, ANIMALS[0]])
+    assert probabilities[0] == pytest.approx(combine_parts(student.probabilities(parts), [len(parts)])[0], abs=1e-5)
+    assert probabilities[1] == pytest.approx(student.probabilities(ANIMALS[:1])[0], abs=1e-5)
+    usual = msgspec.structs.replace(brief, settings=msgspec.structs.replace(brief.settings, long_texts="cut"))
+    middle = msgspec.structs.replace(brief, settings=msgspec.structs.replace(brief.settings, long_texts="middle"))
+    assert usual.key == middle.key != brief.key
 
 
 def test_a_student_is_as_sure_as_its_teacher(tmp_path: Path) -> None:
     animals = [f"The {animal} {does}." for animal in ("dog", "cat", "owl", "horse", "fox") for does in ("eats", "runs")]
-    money = [f"The {thing} {does}." for thing in ("bank", "loan", "tax", "share", "fee") for does in ("rises", "falls")]
+    money = [f"The {noun} {does}." for noun in ("bank", "loan", "tax", "share", "fee") for does in ("rises", "falls")]
     taught = [TaughtExample(text=text, probabilities=(0.97, 0.03)) for text in (*animals, *ANIMALS)]
     taught += [TaughtExample(text=text, probabilities=(0.03, 0.97)) for text in (*money, *MONEY)]
-    whole = msgspec.structs.replace(job(tmp_path, "head", held_out=0.5), examples=tuple(taught * 2))
-    result = train_student(whole, tmp_path)
+    brief = msgspec.structs.replace(job(tmp_path, "head", held_out=0.5), examples=tuple(taught * 2))
+    result = train_student(brief, tmp_path)
     assert result.held_out == 28
     sure = StudentClassifier(result.path, 32).probabilities([*animals, *money]).max(axis=1)
     assert 0.85 < sure.mean() < 0.99, "a regression on these few texts alone is not sure of any"
@@ -96,15 +96,15 @@ def test_torch_alone_answers_as_transformers_does(trained: tuple[StudentJob, Pat
     model, tokenizer = open_model(folder), open_tokenizer(folder)
     with torch.inference_mode():
         logits = by_length(lambda part: encoded(tokenizer, part, 32), texts, lambda batch: model(**batch).logits)
-    ours = StudentClassifier(folder, 32, in_parts=False).probabilities(texts, batch=4)
-    assert np.abs(logits.softmax(1).numpy() - ours).max() < 1e-5
+    probabilities = StudentClassifier(folder, 32, in_parts=False).probabilities(texts, batch=4)
+    assert np.abs(logits.softmax(1).numpy() - probabilities).max() < 1e-5
 
 
 def test_it_stops_by_texts_that_it_does_not_learn(trained: tuple[StudentJob, Path, StudentResult]) -> None:
-    one, store, result = trained
+    brief, store, result = trained
     assert (result.examples, result.held_out) == (6, 2)
     assert len(result.held_out_losses) >= 2 and result.held_out_agreement is not None
-    assert finished_student(store, one) == result
+    assert finished_student(store, brief) == result
 
 
 def test_the_vectors_of_a_new_classifier_are_those_of_the_encoder(tmp_path: Path) -> None:
@@ -113,12 +113,15 @@ def test_the_vectors_of_a_new_classifier_are_those_of_the_encoder(tmp_path: Path
     from fourshot.training.students.encoders import last_linear, open_classifier
 
     folder = resolve_encoder(None).path
-    model, seen = open_classifier(folder, LABELS, 0), []
-    last_linear(model).register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    model, head_inputs = open_classifier(folder, LABELS, 0), []
+    last_linear(model).register_forward_pre_hook(lambda module, inputs: head_inputs.append(inputs[0]))
     with torch.inference_mode():
         model(**encoded(AutoTokenizer.from_pretrained(folder), [*ANIMALS, *MONEY], 32))
-    ours, theirs = torch.nn.functional.normalize(seen[0], dim=1).numpy(), Encoder().encode([*ANIMALS, *MONEY])
-    assert np.abs(ours @ ours.T - theirs @ theirs.T).max() < 0.01
+    vectors, expected = (
+        torch.nn.functional.normalize(head_inputs[0], dim=1).numpy(),
+        Encoder().encode([*ANIMALS, *MONEY]),
+    )
+    assert np.abs(vectors @ vectors.T - expected @ expected.T).max() < 0.01
 
 
 def test_what_is_learnt_follows_the_settings() -> None:
@@ -149,20 +152,20 @@ def test_settings_out_of_range_are_refused(changes: dict[str, float], message: s
         StudentSettings(**changes)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("kind", "most"), [("bert", 514), ("xlm-roberta", 512), ("mpnet", 512)])
-def test_texts_longer_than_an_encoder_reads_are_refused(tmp_path: Path, kind: str, most: int) -> None:
+@pytest.mark.parametrize(("kind", "max_tokens"), [("bert", 514), ("xlm-roberta", 512), ("mpnet", 512)])
+def test_texts_longer_than_an_encoder_reads_are_refused(tmp_path: Path, kind: str, max_tokens: int) -> None:
     config = {"model_type": kind, "max_position_embeddings": 514, "pad_token_id": 1}
     (tmp_path / "config.json").write_text(json.dumps(config))
     encoder = ResolvedEncoder(path=str(tmp_path), name="mine", revision="1")
-    check_places(encoder, most)
-    with pytest.raises(InputError, match=f"mine reads at most {most} tokens"):
-        check_places(encoder, most + 1)
+    check_places(encoder, max_tokens)
+    with pytest.raises(InputError, match=f"mine reads at most {max_tokens} tokens"):
+        check_places(encoder, max_tokens + 1)
 
 
 def test_a_teacher_that_is_sure_of_nothing_teaches_nothing(tmp_path: Path) -> None:
-    whole = job(tmp_path, min_confidence=0.95)
+    brief = job(tmp_path, min_confidence=0.95)
     with pytest.raises(InputError, match="sure of no text"):
-        train_student(msgspec.structs.replace(whole, examples=whole.examples[4:]), tmp_path)
+        train_student(msgspec.structs.replace(brief, examples=brief.examples[4:]), tmp_path)
 
 
 @pytest.mark.parametrize(
