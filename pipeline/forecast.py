@@ -21,6 +21,7 @@ SWITCH = "FOURSHOT_FORECAST"  # environment: "0" where nobody reads it, and a ne
 TOKENS = ("prompt_tokens", "shots_tokens", "adapter_tokens", "output_tokens", "train_tokens")
 NUMBERS = ("calls", *TOKENS, "trainings", "steps")
 SIDE_BY_SIDE = 1.4  # times as fast two trainings on two cores are side by side (docs/training.md); more: not measured
+MEASURING = "measuring this machine for about a minute, once for each base model"
 COMPILE_S = 60.0  # of torch.compile, which then samples twice as fast (docs/corpus.md)
 
 
@@ -175,7 +176,7 @@ def foretell(
     if not work:
         return None
     calls, tokens = sum(part.calls for part in work), sum(part.tokens for part in work)
-    ahead = f"about {calls:,.0f} calls, {tokens:,.0f} tokens; measuring this machine, once for each base model"
+    ahead = f"about {calls:,.0f} calls, {tokens:,.0f} tokens; {MEASURING}"
     trains = any(part.opens == "trainer" or part.adapter_tokens for part in work)
     try:
         speed = known_speed(model, lambda: on_event(Event(stage="forecast", message=ahead)), anew=anew, trains=trains)

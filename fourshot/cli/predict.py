@@ -53,7 +53,8 @@ def predict(options: Options, terminal: Terminal) -> None:
         from fourshot.serving.api import WRITES
         from fourshot.serving.clients.client import Client
 
-        _refuse(options, "an adapter on this machine; a service (--url) has its own", "model", "engine", "explain")
+        _refuse(options, "an adapter on this machine; a service (--url) has its own", "model", "engine")
+        _refuse(options, "an adapter on this machine; a service (--url) explains nothing", "explain")
         with Client(options.url, options.key) as client:
             texts = read_texts(options.texts, terminal)
             try:

@@ -24,9 +24,31 @@ SCALES: Sequence[Mapping[str, str]] = (
     {"n": "negative", "p": "positive"},
     {"a": "excellent", "b": "good", "c": "fair", "d": "poor", "f": "failed"},
     {"a": "excellent", "b": "good", "c": "fair", "d": "poor"},
+    {"\U0001f44d": "good", "\U0001f44e": "bad"},  # thumbs
 )
+# Grades with signs: any of them, where at least one has a sign. A and B alone may be anything.
+GRADES = {
+    "a+": "outstanding",
+    "a": "excellent",
+    "a-": "very good",
+    "b+": "rather good",
+    "b": "good",
+    "b-": "decent",
+    "c+": "passable",
+    "c": "fair",
+    "c-": "mediocre",
+    "d+": "weak",
+    "d": "poor",
+    "d-": "bad",
+    "f": "failed",
+}
+STARS = "\u2605\u2b50*"  # full ones
+RATING = re.compile(rf"([{STARS}]+)\u2606*|(\d+)(?:/(\d+))?")  # stars, the empty ones behind them; 4/5
 SIGNS = {"+": "plus", "-": "minus"}
-NUMBERED = re.compile(r"(label|class|category|cat|topic|tag|type|group|cluster|level)[\W_]*\d+", re.IGNORECASE)
+NUMBERED = re.compile(
+    r"(label|class|category|cat|topic|tag|type|group|cluster|level|intent|case|option|item|code|segment|bucket)[\W_]*\d+",
+    re.IGNORECASE,
+)
 # Letters that look like Latin ones, and signs that word processors put in place of others. Source: Unicode's
 # confusables.txt, of the letters of Cyrillic and Greek alphabets those that no eye tells apart.
 ALIKE = str.maketrans(
@@ -82,8 +104,21 @@ def says_nothing(word: str) -> bool:
 
 def propose_words(names: Sequence[str]) -> dict[str, str]:
     """A word for each of the classes where their names are a scale that is well known; {} where they are not."""
-    plain = {name.strip().casefold(): name for name in names}
+    by_key = {name.strip().casefold(): name for name in names}
+    ratings = {key: _rating(key) for key in by_key}
+    if all(points for points, _ in ratings.values()) and len({most for _, most in ratings.values()}) == 1:
+        by_key = {ratings[key][0]: name for key, name in by_key.items()}
     for scale in SCALES:
-        if plain.keys() == scale.keys():
-            return {plain[key]: word for key, word in scale.items()}
+        if by_key.keys() == scale.keys():
+            return {by_key[key]: word for key, word in scale.items()}
+    if by_key.keys() <= GRADES.keys() and any(key[-1] in SIGNS for key in by_key):
+        return {name: GRADES[key] for key, name in by_key.items()}
     return {}
+
+
+def _rating(name: str) -> tuple[str, str]:
+    """Points and of how many, as digits, of stars, 4/5 or 4; empty strings of what is no rating."""
+    if not (match := RATING.fullmatch(name.replace("\ufe0f", ""))):  # the form of a sign as an emoji
+        return "", ""
+    stars, points, most = match.groups()
+    return (str(len(stars)), "stars") if stars else (points, most or "")

@@ -88,7 +88,9 @@ def new_task(
     usable = usable_rows(table, choices)
     counts = _label_counts(usable, most=None if choices.label_columns else MOST_CLASSES)
     proposals = propose_words(list(counts))
-    asked_words = {name: proposals.get(name, "") for name in counts if says_nothing(label_word(name))}
+    asked_words = {
+        name: proposals.get(name, "") for name in counts if says_nothing(name) or says_nothing(label_word(name))
+    }
     train, test = split_by_label(usable.examples, seed)
     task = NewTask(
         task_file=f"{task_name}.toml",

@@ -36,7 +36,10 @@ WHAT = {  # reason -> what completes "3 rows ..."
 REFUSED = {  # reason -> what is found, and what to do beside leaving such rows out
     "not_text": ("a text that is no string", "Is it the text column?"),
     "no_label": ("no label", "Fill it in, or remove the rows."),
-    "not_label": ("no label that can be read", "Write one as a string or a number, not as an object or a nested list."),
+    "not_label": (
+        "no label that can be read",
+        "Write one as a string or a number, not as an object or a nested list; of several annotators, a row each.",
+    ),
     "several_labels": ("several labels", ONE_LABEL),
 }
 PERHAPS_MISSING = {"none", "na", "n/a", "nil", "?", "-", "--", "\u2013", "\u2014", "unlabeled", "unlabelled"}

@@ -70,7 +70,7 @@ def test_cells_that_a_spreadsheet_types_anew_are_the_same(names: tuple[str, str]
     assert (retyped(names[0]) == retyped(names[1])) is is_same
 
 
-@pytest.mark.parametrize("word", ["0", "-1", "4.5", "+", "A", "c++", "C17", "LABEL_0", "class 2", "?"])
+@pytest.mark.parametrize("word", ["0", "-1", "4.5", "+", "A", "c++", "C17", "LABEL_0", "class 2", "intent_0", "?"])
 def test_numbers_signs_and_codes_say_nothing(word: str) -> None:
     assert says_nothing(word)
 
@@ -84,3 +84,20 @@ def test_words_are_proposed_for_scales_that_are_known_and_for_no_others() -> Non
     assert propose_words(["1", "-1", "0"]) == {"-1": "negative", "0": "neutral", "1": "positive"}
     assert propose_words(["Y", "N"]) == {"N": "no", "Y": "yes"}
     assert propose_words(["0", "7"]) == {}
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (["\u2605", "\u2605\u2605", "\u2605\u2605\u2605"], ["negative", "neutral", "positive"]),
+        (["\u2605\u2606\u2606", "\u2605\u2605\u2606", "\u2605\u2605\u2605"], ["negative", "neutral", "positive"]),
+        (["1/5", "2/5", "3/5", "4/5", "5/5"], ["terrible", "bad", "okay", "good", "great"]),
+        (["\U0001f44e", "\U0001f44d"], ["bad", "good"]),
+        (["A", "A-", "B", "B+"], ["excellent", "very good", "good", "rather good"]),
+        (["A", "B"], []),
+        (["1/5", "2/3"], []),
+        (["1/2", "2/2"], []),
+    ],
+)
+def test_stars_points_thumbs_and_grades_are_scales(names: list[str], words: list[str]) -> None:
+    assert propose_words(names) == dict(zip(names, words, strict=False))
