@@ -10,6 +10,9 @@ FOLDER = (
     argument("--adapters", "FOLDER", "the folder that a server watches", type=Path, required=True),
     argument("--base", "MODEL", "its base model (default: the embedded one)"),
 )
+ADAPTER_CONFIG = "adapter_config.json"
+FOREIGN = "is an adapter of another trainer: it has no card, which says its task, labels and prompt; it cannot be served."
+ADD_ONE = "Add one: fourshot adapters add ADAPTER --adapters FOLDER"
 HEADINGS = ("task", "adapter", "answers", "accuracy", "made", "folder")
 
 
@@ -38,7 +41,8 @@ def list_adapters(options: Options, terminal: Terminal) -> None:
     for fault in contents.refused:
         terminal.say(f"refused: {fault.path}: {fault.reason}")
     if not rows and not contents.refused:
-        terminal.say(f"{options.adapters} holds no adapter. Add one: fourshot adapters add ADAPTER --adapters FOLDER")
+        is_foreign = (options.adapters / ADAPTER_CONFIG).is_file()
+        terminal.say(f"{options.adapters} {FOREIGN if is_foreign else f'holds no adapter. {ADD_ONE}'}")
 
 
 @command(

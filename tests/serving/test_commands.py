@@ -56,6 +56,10 @@ def test_an_adapter_is_added_listed_pinned_and_removed(
 ) -> None:
     source = make_adapter(tmp_path / "made", task_of("mood"))
     at = ("--adapters", str(root))
+    assert "Add one" in run_command(capfd, "adapters", "list", *at)[1]
+    (foreign := tmp_path / "foreign").mkdir()
+    (foreign / "adapter_config.json").write_text("{}")
+    assert "of another trainer" in run_command(capfd, "adapters", "list", "--adapters", str(foreign))[1]
     assert run_command(capfd, "adapters", "add", str(source), *at)[0] == 0
     assert (root / source.name / "adapter_model.safetensors").is_file()
     assert "is there already" in run_command(capfd, "adapters", "add", str(source), *at)[1]
