@@ -11,7 +11,9 @@ FOLDER = (
     argument("--base", "MODEL", "its base model (default: the embedded one)"),
 )
 ADAPTER_CONFIG = "adapter_config.json"
-FOREIGN = "is an adapter of another trainer: it has no card, which says its task, labels and prompt; it cannot be served."
+FOREIGN = (
+    "is an adapter of another trainer: it has no card, which says its task, labels and prompt; it cannot be served."
+)
 ADD_ONE = "Add one: fourshot adapters add ADAPTER --adapters FOLDER"
 HEADINGS = ("task", "adapter", "answers", "accuracy", "made", "folder")
 
