@@ -28,6 +28,7 @@ from fourshot.bench.suites import filter as filter_bench
 from fourshot.bench.suites.docs.accuracy_picture import accuracy_bars, description, draw_pictures
 from fourshot.bench.suites.docs.method_tables import (
     base_tables,
+    baselines,
     headline,
     results_table,
     short_table,
@@ -127,6 +128,7 @@ def _report(name: str, suite: Suite) -> tuple[str, Callable[[ResultFolder], str]
 # Block -> the beginning of its results' names, and how it is drawn.
 BLOCKS: dict[str, tuple[str, Callable[[ResultFolder], str]]] = {
     "number": ("compare-*", lambda results: headline(results.comparisons())),
+    "baselines": ("compare-*", lambda results: baselines(results.comparisons())),
     "picture": ("compare-*", lambda results: picture(results.comparisons())),
     "accuracy": ("compare-*", lambda results: base_tables(results.bases(), short_table)),
     "results": ("compare-*", lambda results: base_tables(results.bases(), results_table)),
