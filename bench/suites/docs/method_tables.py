@@ -91,8 +91,8 @@ def headline(comparisons: Comparisons) -> str:
     first = next(iter(comparisons.values()))
     fourshot = method_rows(comparisons, "fourshot")
     return (
-        f"**{fmean(draw_means(fourshot)):.1f} %** of the test texts of {in_words(list(TITLES.values()))} are classified "
-        f"correctly by {first.model_name} with fourshot (mean of the tasks)."
+        f"**{fmean(draw_means(fourshot)):.1f} %** of the test texts of {in_words(list(TITLES.values()))} are "
+        f"classified correctly by {first.model_name} with fourshot (mean of the tasks)."
     )
 
 
