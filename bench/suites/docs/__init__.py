@@ -94,7 +94,7 @@ def gpu_latency(results: ResultFolder) -> str:
         missing = len(result["missing"])
         lines = [f"Started {start} `torch.compile`; dummy weights."]
         if missing:
-            lines.append(f"{missing} measurements of single repeats are missing, because the machine became unavailable.")
+            lines.append(f"{missing} measurements of single repeats are missing, because the machine was lost.")
         table, goals = markdown([rates(result, SHOWN_LOADS)]), target_lines(targets_of(result))
         sections.append(_section(result, *lines, "", table, "", *goals))
     return "\n\n".join(sections)
