@@ -86,7 +86,7 @@ def latency(result: SuiteResult) -> str:
 
 
 def gpu_latency(results: ResultFolder) -> str:
-    """Requests per second on each GPU that was measured, with and without ``torch.compile``."""
+    """Requests per second on each GPU that was measured, with and without ``torch.compile``, and the targets."""
     sections = []
     for file in results.files(GPU_RESULTS):
         result = read_result(file, "latency")
@@ -94,8 +94,9 @@ def gpu_latency(results: ResultFolder) -> str:
         missing = len(result["missing"])
         lines = [f"Started {start} `torch.compile`; dummy weights."]
         if missing:
-            lines.append(f"{missing} measurements of single repeats are missing: the machine went away.")
-        sections.append(_section(result, *lines, "", markdown([rates(result, SHOWN_LOADS)])))
+            lines.append(f"{missing} measurements of single repeats are missing, because the machine was lost.")
+        table, goals = markdown([rates(result, SHOWN_LOADS)]), target_lines(targets_of(result))
+        sections.append(_section(result, *lines, "", table, "", *goals))
     return "\n\n".join(sections)
 
 

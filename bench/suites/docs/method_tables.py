@@ -30,7 +30,7 @@ class Column(NamedTuple):
 BY_TASK = (
     Column("ece_before", "ECE, uncalibrated", 2),
     Column("ece", "ECE", 2),
-    Column("surest_80", "accuracy on the surest 80 %", 1, 100),
+    Column("surest_80", "accuracy on the most confident 80 %", 1, 100),
     Column("prompt_tokens_per_example", "prompt tokens per text"),
     Column("real_examples", "real texts"),
     Column("synthetic_examples", "synthetic texts"),

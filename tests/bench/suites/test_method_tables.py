@@ -134,14 +134,14 @@ def test_the_table_has_a_row_per_method_and_a_column_per_task(folder: Path) -> N
 
 
 def test_what_calibration_and_abstaining_gain_has_columns_where_it_was_measured(folder: Path) -> None:
-    assert "surest" not in results_table(load_comparisons(folder))
+    assert "most confident" not in results_table(load_comparisons(folder))
     for task in TITLES:
         result = comparison(task, {method: values[task] for method, values in ACCURACIES.items()})
         rows = [msgspec.structs.replace(row, surest_80=0.925) for row in result.rows]
         rows[3] = msgspec.structs.replace(rows[3], ece=0.04, ece_before=0.21)
         write(folder, msgspec.structs.replace(result, rows=rows))
     text = results_table(load_comparisons(folder))
-    assert "| mean | ECE, uncalibrated | ECE | accuracy on the surest 80 % | prompt tokens" in text
+    assert "| mean | ECE, uncalibrated | ECE | accuracy on the most confident 80 % | prompt tokens" in text
     (fourshot,) = (line for line in text.splitlines() if line.startswith("| fourshot | "))
     assert "| 0.21, 0.21, 0.21 | 0.04, 0.04, 0.04 | 92.5, 92.5, 92.5 | 40, 40, 40 |" in fourshot
     assert "| -, -, - | 0.10, 0.10, 0.10 |" in text
