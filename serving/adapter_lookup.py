@@ -32,7 +32,7 @@ def find_adapter(folder: str | Path) -> Path:
         )
     if not folder.is_dir():
         raise InputError(f"there is no folder {folder}. Give an adapter's folder, or that of a finished run.")
-    adapters = (file.parent for file in sorted(folder.rglob(CARD_FILE)))
+    adapters = (file.parent for file in sorted(folder.rglob(CARD_FILE)) if file.is_file())
     cards = {
         path: load_card(path)
         for path in adapters

@@ -147,10 +147,21 @@ def _near(key: str) -> str:
         return f"Write {key} without quotes around it."
     groups = {name.partition(".")[0]: name.partition(".")[0] for name in last_of if "." in name}
     last_of |= {} if "." in key else groups
-    near = difflib.get_close_matches(key.rpartition(".")[2].lower(), last_of.values(), n=1)
+    group, _, wanted = key.lower().rpartition(".")
+    near = [name for name in last_of.values() if wanted in (name, _initials(name))]
+    own = [name.rpartition(".")[2] for name in last_of if group and name.startswith(f"{group}.")]
+    near = [name for name in near if name in own] or near
+    for names in (own, last_of.values()):  # a name of one letter is near any short word
+        near = near or difflib.get_close_matches(wanted, [name for name in names if len(name) > 1], n=1)
     if near:
         return f"Did you mean {' or '.join(repr(name) for name, last in last_of.items() if last == near[0])}?"
     return f"Settings are {', '.join(name for name in last_of if name not in groups)}."
+
+
+def _initials(name: str) -> str:
+    """As people shorten names of several words: lr for learning_rate; "" of one word."""
+    words = name.split("_")
+    return "".join(word[0] for word in words) if len(words) > 1 else ""
 
 
 def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -31,7 +31,7 @@ STORE = "adapters"  # of `fourshot train --tasks`: its adapters are linked to fr
 SEARCH_EVERY_S = 10.0  # for adapters deep inside run folders, which takes longer than looking at one
 
 Card = AdapterCard | StudentCard | TextStudentCard
-Signature = tuple[tuple[int, int, int], ...]
+Signature = tuple[tuple[int, int, int, int], ...]  # of each file: who may read it is another time of its own
 FindBase = Callable[[], ResolvedModel]
 
 
@@ -145,10 +145,10 @@ class Registry:
         adapters: dict[Path, StoredAdapter] = {}  # by where it is, links followed
         refused: list[Refused] = []
         for folder in places:
-            at = str(folder.relative_to(self.root))
+            at = place_in(self.root, folder)
             adapter = self._examine(folder, at, before)
             if isinstance(adapter, str):
-                refused.append(Refused(path=at, reason=adapter))
+                refused.append(Refused(path=at, reason=in_utf8(adapter)))
             else:
                 adapters.setdefault(adapter.folder.resolve(), adapter)
         in_context = {}
@@ -188,7 +188,8 @@ class Registry:
             if not place.resolve().is_relative_to(self.root.resolve()):
                 return "a link that leads out of the adapters' folder"
             folder = self._adapter_in(place)
-            signature = tuple((s.st_mtime_ns, s.st_size, s.st_ino) for s in map(Path.stat, _files(folder)))
+            stats = map(Path.stat, _files(folder))
+            signature = tuple((one.st_mtime_ns, one.st_ctime_ns, one.st_size, one.st_ino) for one in stats)
             known = before.get(folder)
             if known is None or known[0] != signature:
                 try:
@@ -200,6 +201,8 @@ class Registry:
                         card=card, folder=folder, written_at=written_at, signature=signature, at=at
                     )
                 except AdapterError as error:
+                    if isinstance(error.__cause__, OSError):
+                        raise  # it may be read the next time
                     adapter = str(error)
                 known = signature, adapter
             self._seen[folder] = known
@@ -225,6 +228,16 @@ class Registry:
         if isinstance(adapter, str):
             raise AdapterError(adapter)
         return adapter
+
+
+def place_in(root: Path, folder: Path) -> str:
+    """Where ``folder`` lies in ``root``, as it is told of."""
+    return in_utf8(str(folder.relative_to(root)))
+
+
+def in_utf8(text: str) -> str:
+    """``text`` with codes for what is no UTF-8: file names may have any bytes, answers and logs may not."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def read_in_context(file: Path) -> InContext:

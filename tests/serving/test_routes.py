@@ -52,7 +52,7 @@ def ask(method: str, path: str, key: Key | None = None) -> httpx.Response:
 @pytest.mark.parametrize(
     ("method", "path", "code", "kind", "retry_after"),
     [
-        ("POST", "/v1/classify/busy", 429, "overloaded", "3"),
+        ("POST", "/v1/classify/busy", 429, "overloaded", "4"),
         ("POST", "/v1/classify/b", 403, "forbidden", None),
         ("GET", "/v1/tasks?all=yes", 400, "bad_request", None),
     ],
@@ -81,3 +81,8 @@ def test_before_there_is_a_service_it_is_starting(method: str, path: str) -> Non
 
     answer = asyncio.run(run())
     assert (answer.status_code, answer.json()["error"]["type"], answer.headers["Retry-After"]) == (503, "starting", "5")
+
+
+@pytest.mark.parametrize(("seconds", "told"), [(0.2, "1"), (1.0, "1"), (1.2, "2"), (2.5, "3")])
+def test_who_waits_as_long_as_it_is_told_does_not_come_too_early(seconds: float, told: str) -> None:
+    assert RefusalError(429, "queue", "Busy.", seconds).headers["Retry-After"] == told

@@ -17,7 +17,7 @@ from fourshot.pipeline.tasks.task_file import load_task
 from fourshot.pipeline.tasks.task_paths import load_tasks
 from fourshot.pipeline.tasks.types import Label, Task
 from fourshot.training.lora.settings import LoraSettings
-from tests.pipeline.corpus.small_corpora import TASK
+from tests.pipeline.corpus.small_corpora import TASK, make, named
 from tests.pipeline.task_folders import COLD, WARM, rows_of, write_jsonl, write_task
 
 MODEL = ResolvedModel(path="/models/a", name="a/model", revision="abc")
@@ -104,3 +104,15 @@ def test_data_may_lie_in_a_folder_for_each_task(tmp_path: Path) -> None:
     assert isinstance(missing, InputError) and "no folder 'ag_news'" in str(missing)
     (alone,) = load_tasks(["sst2"], tmp_path / "trec").values()
     assert isinstance(alone, Task) and alone.data.folder == str(tmp_path / "trec")
+
+
+def test_shots_that_are_gone_from_a_corpus_are_drawn_anew_with_a_line(tmp_path: Path) -> None:
+    make(tmp_path, named("one"))
+    file, told = tmp_path / "tasks" / "one" / "shots.json", list[Event]()
+    shots = file.read_bytes()
+    make(tmp_path, named("one"), on_event=told.append)
+    assert not any("drawn anew" in event.message for event in told)
+    file.unlink()
+    make(tmp_path, named("one"), on_event=told.append)
+    assert next(event.message for event in told if "drawn anew" in event.message).startswith(f"one: {file} is gone")
+    assert file.read_bytes() == shots
