@@ -6,6 +6,7 @@ took stand beside what was forecast. Importing this module loads neither torch n
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from math import ceil
 from typing import Literal
 
 import msgspec
@@ -52,7 +53,7 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
         """``at_once``: how many trainings go on side by side."""
         if self.opens == "trainer":
             alone = self.trainings * speed.training_s + self.train_tokens * speed.train_token_s
-            return speed.open_trainer_s + alone / (SIDE_BY_SIDE if at_once > 1 else 1)
+            return speed.open_trainer_s + alone * _share_of_alone(self.trainings, at_once)
         opening = 0.0 if self.opens == "nothing" else speed.open_engine_s + (COMPILE_S if self.compiled else 0)
         return (
             opening
@@ -61,6 +62,13 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
             + self.adapter_tokens * speed.adapter_token_s
             + self.output_tokens * speed.output_token_s / (2 if self.compiled else 1)
         )
+
+
+def _share_of_alone(trainings: float, at_once: int) -> float:
+    """Time of trainings of one length side by side, in that of one after the other; the last ones may be fewer."""
+    if at_once <= 1:
+        return 1.0
+    return ceil(trainings / at_once) * at_once / trainings / SIDE_BY_SIDE
 
 
 class StageForecast(msgspec.Struct, frozen=True, kw_only=True):

@@ -34,7 +34,9 @@ DRAWS_PER_CLASS = 26  # 130 at once: the engine's batches have to be as large as
 WARM_UP_TEXTS, WARM_UP_DRAWS = 4, 2  # the latter per class
 LOOK_S = 0.5  # at what else the machine does
 BUSY = 0.5  # cores that other work has, from which on it makes a difference
-ACCEPTED = 0.5  # of the draws for a class, those that are kept: between 0.3 and 0.9 on the tasks of the paper
+# Of all draws, those that are kept: half of them with up to four classes, fewer with more. It was 0.5 to 0.9 with two
+# and four classes, 0.3 to 0.4 with five and six, 0.3 with 18, 0.15 with 77 (docs/cli.md).
+ACCEPTED, FEW_CLASSES, FALLS = 0.5, 4, 0.4
 WELL_FORMED = 0.8  # of the draws, those that pass the text filter
 
 
@@ -52,7 +54,7 @@ class Speed(msgspec.Struct, frozen=True, kw_only=True):
     engine_bytes: int  # the most that its process had
     trainer_bytes: int  # 0: neither training nor an adapter was measured
     well_formed: float = WELL_FORMED  # share of the draws
-    accepted: float = ACCEPTED
+    acceptance: float | None = None  # share of the draws that is kept; None: as usual with so many classes
     load: float = 0.0  # cores that were busy when nothing was measured yet
     cores: int = 0
     took_s: float = 0.0
@@ -63,6 +65,12 @@ class Speed(msgspec.Struct, frozen=True, kw_only=True):
         if self.load > BUSY:
             return f"measured while other work kept {self.load:.1f} of {self.cores} cores busy"
         return ""
+
+    def accepted(self, classes: int) -> float:
+        """Share of the draws that is kept, of a task with so many classes."""
+        if self.acceptance is not None:
+            return self.acceptance
+        return ACCEPTED * min(1.0, FEW_CLASSES / max(1, classes)) ** FALLS
 
 
 # A machine on which nothing takes time: to see whether there is any work, and for the engine without a model.
@@ -107,7 +115,7 @@ def known_speed(
     if is_fake(model.path):
         seconds = fake_settings(model.path).delay_s / NUM_WORDS
         kept = 1 - 1 / DISAGREES
-        return msgspec.structs.replace(ANY_SPEED, output_token_s=seconds, well_formed=1.0, accepted=kept)
+        return msgspec.structs.replace(ANY_SPEED, output_token_s=seconds, well_formed=1.0, acceptance=kept)
     machine = value_hash((describe_hardware(), available_cores(), installed_versions()))
     file = home() / "speed" / f"{model.revision}-{machine}.json"
     if file.exists() and not anew:

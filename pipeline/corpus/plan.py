@@ -36,7 +36,7 @@ def remaining_work(
             continue
         counts = Counts(brief.task, brief.shots, brief.settings, model.path)
         has_annotator = brief.settings.annotate.annotator != "none"
-        expected = speed.accepted if has_annotator else speed.well_formed
+        expected = speed.accepted(counts.num_labels) if has_annotator else speed.well_formed
         draws = [
             missing / (plan.counts.by_label[label].acceptance if plan.counts.by_label[label].drawn else expected)
             for label, missing in plan.counts.missing.items()

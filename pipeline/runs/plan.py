@@ -167,7 +167,7 @@ class _Remaining:
         if instead or writer.folder.has(GENERATED_FILE):
             return work
         keeps_all = settings.learns_soft or settings.annotate.annotator == "none"
-        rate = self._speed.well_formed if keeps_all else self._speed.accepted
+        rate = self._speed.well_formed if keeps_all else self._speed.accepted(counts.num_labels)
         drawn = sum(self._pool_rounds(writer))
         rounds = self._rounds(settings, generate.per_class - drawn * rate, rate)
         part = self._reading(writer, (drawn + sum(rounds)) * self._speed.well_formed * counts.num_labels)

@@ -61,10 +61,22 @@ def test_seconds_are_loading_and_tokens_and_stages_share_their_process() -> None
 
 
 def test_trainings_side_by_side_take_less_time_and_the_memory_of_each() -> None:
-    work = [Work(stage="train", opens="trainer", trainings=3, steps=3, train_tokens=30)]
-    one, two = forecast(work, SPEED), forecast(work, SPEED, lambda trainings: min(2, trainings))
-    assert two.memory_bytes == 2 * one.memory_bytes > 0
-    assert two.seconds == pytest.approx(5 + (one.seconds - 5) / forecasts.SIDE_BY_SIDE, abs=0.1)
+    def seconds_of(trainings: int) -> tuple[float, float]:
+        work = [Work(stage="train", opens="trainer", trainings=trainings, steps=3, train_tokens=30)]
+        alone, pairs = forecast(work, SPEED), forecast(work, SPEED, lambda trainings: min(2, trainings))
+        assert pairs.memory_bytes == 2 * alone.memory_bytes > 0
+        return alone.seconds - 5, pairs.seconds - 5
+
+    alone, pairs = seconds_of(4)
+    assert pairs == pytest.approx(alone / forecasts.SIDE_BY_SIDE, abs=0.1)
+    alone, pairs = seconds_of(5)
+    assert pairs == pytest.approx(alone / forecasts.SIDE_BY_SIDE * 6 / 5, abs=0.1), "the fifth has nobody beside it"
+
+
+@pytest.mark.parametrize(("classes", "least", "most"), [(2, 0.5, 0.5), (4, 0.5, 0.5), (18, 0.2, 0.33), (77, 0.1, 0.2)])
+def test_more_classes_keep_less_of_their_draws_unless_it_is_known(classes: int, least: float, most: float) -> None:
+    assert least <= SPEED.accepted(classes) <= most
+    assert msgspec.structs.replace(SPEED, acceptance=0.85).accepted(classes) == 0.85
 
 
 def test_what_stages_took_stands_beside_it_and_the_whole_is_judged_once_all_are_known() -> None:
@@ -134,7 +146,7 @@ def test_what_a_run_asks_is_near_what_was_forecast(who: str, tmp_path: Path, mon
     monkeypatch.setattr(generate, "open_workers", lambda *_: InProcessWorker(engine))
     monkeypatch.setattr("fourshot.engine.opening.open_engine", lambda _: engine)
     monkeypatch.setattr(recipe, "chosen_recipe", lambda _: Recipe(targets="agreement", reason="as is forecast"))
-    speed = msgspec.structs.replace(SPEED, well_formed=1.0, accepted=0.85)  # as the fake engine is
+    speed = msgspec.structs.replace(SPEED, well_formed=1.0, acceptance=0.85)  # as the fake engine is
     monkeypatch.setattr(forecasts, "known_speed", lambda *_, **__: speed)
     told = runs.run(tmp_path / "run", wanted, forecast=True).forecast
     steps = [asked[-1] for asked in runs.heard if len(asked) == 6]  # of each training

@@ -95,7 +95,7 @@ def do_jobs_at_once(
     ``on_step`` is called in several threads. Raises FourshotError where a process ends without an answer, or for a
     fault of the machine such as a full disk: the others then end, too, and go on from their checkpoints the next time.
     """
-    waiting, failed = deque(jobs), list[FailedJob]()
+    waiting, failed = deque(_longest_first(jobs)), list[FailedJob]()
     children: list[ChildProcess] = []
 
     def work(place: int) -> None:
@@ -122,6 +122,16 @@ def do_jobs_at_once(
                 child.end()
             raise
     return failed
+
+
+def _longest_first(jobs: Sequence[tuple[int, TrainingJob]]) -> list[tuple[int, TrainingJob]]:
+    """So that a long one that comes last does not keep one process busy while the others wait."""
+
+    def steps(numbered: tuple[int, TrainingJob]) -> int:
+        job = numbered[1]
+        return job.settings.planned_steps(len(job.examples), len(job.labels))
+
+    return sorted(jobs, key=steps, reverse=True)
 
 
 def _taken(waiting: "deque[tuple[int, TrainingJob]]") -> tuple[int, TrainingJob] | None:

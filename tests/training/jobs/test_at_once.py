@@ -56,6 +56,21 @@ def test_each_is_what_it_is_alone_and_says_how_far_it_is(
         assert [step for of, step, planned, _ in told if of == number and planned == 4] == [1, 2, 3, 4, 4]
 
 
+def test_the_longest_are_begun_first(tiny_model: str, tmp_path: Path) -> None:
+    def of_steps(steps: int) -> TrainingJob:
+        return msgspec.structs.replace(JOB, settings=LoraSettings(min_steps=steps, max_steps=steps, batch_size=3))
+
+    began: list[int] = []
+
+    def note(number: int, step: int, planned: int, loss: float) -> None:
+        if number not in began:
+            began.append(number)
+
+    jobs = given(of_steps(1), of_steps(2), of_steps(3))
+    assert do_jobs_at_once(tiny_model, jobs, tmp_path, Width(at_once=1, threads=1), tmp_path / "log", note) == []
+    assert began == [2, 1, 0]
+
+
 def test_one_that_fails_does_not_stop_the_others(tiny_model: str, tmp_path: Path) -> None:
     one_label = msgspec.structs.replace(JOB, labels=("warm",), examples=JOB.examples[:1])
     among = Width(at_once=2, threads=1)
