@@ -145,8 +145,8 @@ def _brief(
     shots = files.shots(task.name)
     if shots is None:
         shots = data.shots(settings)
-        if task.name in files.tasks():
-            gone = files.path / "tasks" / task.name / "shots.json"
+        gone = files.path / "tasks" / task.name / "shots.json"
+        if gone.parent.exists() or (files.path / "data" / task.name).exists():
             on_event(Event(stage="corpus", message=f"{task.name}: {lost_shots(gone)}"))
     return TaskBrief(
         key=task.name,

@@ -87,14 +87,22 @@ def pin(root: Path, name: str, base: str | None = None) -> str:
     if name not in tasks:
         raise InputError(f"there is no adapter {name!r} in {root}. There are: {', '.join(tasks) or 'none'}.")
     with changing(root / PINS_FILE):
-        write_pins(root, {**read_pins(root), tasks[name]: name})
+        write_pins(root, {**_pins(root), tasks[name]: name})
     return tasks[name]
 
 
 def unpin(root: Path, task: str) -> None:
     """Let the newest version of ``task`` answer again. Raises InputError where it is not pinned."""
     with changing(root / PINS_FILE):
-        pins = read_pins(root)
+        pins = _pins(root)
         if task not in pins:
             raise InputError(f"{task!r} is not pinned. Pinned are: {', '.join(pins) or 'none'}.")
         write_pins(root, {other: name for other, name in pins.items() if other != task})
+
+
+def _pins(root: Path) -> dict[str, str]:
+    """Those there are. Raises InputError for a file that says something else."""
+    try:
+        return read_pins(root)
+    except AdapterError as error:
+        raise InputError(f"{root}: {error}") from error

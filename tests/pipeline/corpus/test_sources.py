@@ -1,5 +1,6 @@
 """What a corpus starts from: shots that are no test texts, and adapters that fit the task and the base model."""
 
+import shutil
 from pathlib import Path
 
 import msgspec
@@ -8,9 +9,11 @@ import pytest
 from fourshot.engine.errors import AdapterError, InputError
 from fourshot.engine.models import ResolvedModel
 from fourshot.pipeline.card import CARD_FILE, AdapterCard, load_card
+from fourshot.pipeline.corpus.datacard import _counts
 from fourshot.pipeline.corpus.run import plan_corpus
 from fourshot.pipeline.corpus.settings import CorpusSettings
 from fourshot.pipeline.corpus.sources import data_of, readers_of
+from fourshot.pipeline.corpus.summary import ClassOutcome
 from fourshot.pipeline.events import Event
 from fourshot.pipeline.synthesis.settings import PRESETS
 from fourshot.pipeline.tasks.task_file import load_task
@@ -116,3 +119,13 @@ def test_shots_that_are_gone_from_a_corpus_are_drawn_anew_with_a_line(tmp_path: 
     make(tmp_path, named("one"), on_event=told.append)
     assert next(event.message for event in told if "drawn anew" in event.message).startswith(f"one: {file} is gone")
     assert file.read_bytes() == shots
+    shutil.rmtree(tmp_path / "tasks")
+    told.clear()
+    make(tmp_path, named("one"), on_event=told.append)
+    assert any(event.message.startswith(f"one: {file} is gone") for event in told)
+
+
+def test_a_label_with_a_bar_is_one_cell_of_the_data_card(tmp_path: Path) -> None:
+    outcome = ClassOutcome(task="one", label="billing|fees", state="finished", kept=1, drawn=2)
+    row = _counts([outcome]).splitlines()[-1]
+    assert row.startswith(r"| one | billing\|fees | finished | 1 | 2 |")
