@@ -105,7 +105,7 @@ class WorkFolder:
             yield
         except InputError:
             if is_new:
-                self._forget_beginning()
+                self.forget_beginning()
             raise
         finally:
             begun = {entry.name for entry in self.path.iterdir()} - {LOCK_FILE}
@@ -117,9 +117,10 @@ class WorkFolder:
                 with suppress(OSError):  # it holds something
                     folder.rmdir()
 
-    def _forget_beginning(self) -> None:
+    def forget_beginning(self) -> None:
         """Empty the folder, where all that lies in it is how work began."""
-        if not all(file.is_dir() or file.name in BEGINNING for file in self.path.rglob("*")):
+        files = (file for file in self.path.rglob("*") if not (file.is_dir() or file.is_symlink()))
+        if not all(file.name in BEGINNING for file in files):
             return
         for entry in self.path.iterdir():
             if entry.is_dir() and not entry.is_symlink():
