@@ -44,6 +44,7 @@ HOP_BY_HOP = {
     b"authorization",
     ON_BEHALF,
 }
+OF_ANY_SERVER = {b"date", b"server"}  # written by the one in front of this app, too
 
 
 class Replica:
@@ -176,7 +177,7 @@ class Router:
                 given = [
                     (name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in answer.headers.items()
                 ]
-                given = [(name, value) for name, value in given if name not in HOP_BY_HOP]
+                given = [(name, value) for name, value in given if name not in HOP_BY_HOP | OF_ANY_SERVER]
                 parts = answer.content.iter_any()
                 first = await anext(parts, b"")  # before the head: a replica that dies now has not answered
                 begun = True
