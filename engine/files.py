@@ -1,13 +1,14 @@
 """Files and folders that are whole or not there, and files of JSON lines that a kill may cut short."""
 
 import errno
+import fcntl
 import os
 import re
 import secrets
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -73,6 +74,23 @@ def _naming(file: Path) -> Iterator[None]:
         if error.filename is None:
             error.filename = str(file)
         raise
+
+
+@contextmanager
+def changing(file: Path) -> Iterator[None]:
+    """Inside, no other process is: what is read from ``file``, changed and written back loses nothing of theirs.
+
+    Its folder is what is locked, so nothing is left there.
+    """
+    folder = file.expanduser().resolve().parent
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # not every network file system locks folders
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def write_json(target: Path, value: Any) -> None:

@@ -187,12 +187,12 @@ def _work(parent: ParentLink) -> None:
 def _trainer(probe: TrainerProbe, opened: Callable[[], object]) -> Measured:
     from fourshot.pipeline.synthesis.prompts import PromptFormat, reading_prompt
     from fourshot.pipeline.tasks.shots import take_shots
-    from fourshot.pipeline.tasks.task_file import load_task
+    from fourshot.pipeline.tasks.task_file import load_task, shipped_tasks
     from fourshot.training.lora.examples import TrainingExample, TrainingResult
     from fourshot.training.lora.settings import LoraSettings
     from fourshot.training.lora.train import LoraTrainer
 
-    trainer, task, times = LoraTrainer(probe.model), load_task(TASK), list[float]()
+    trainer, task, times = LoraTrainer(probe.model), load_task(shipped_tasks()[TASK]), list[float]()
     examples = [
         TrainingExample(
             prompt=reading_prompt(task, shot.text, PromptFormat()), target=task.label_names.index(shot.label)
@@ -232,11 +232,11 @@ def _engine(probe: EngineProbe, opened: Callable[[], object]) -> Measured:
     from fourshot.pipeline.synthesis.settings import GenerateSettings, RunSettings
     from fourshot.pipeline.tasks.shots import take_shots
     from fourshot.pipeline.tasks.tables import load_split
-    from fourshot.pipeline.tasks.task_file import load_task
+    from fourshot.pipeline.tasks.task_file import load_task, shipped_tasks
 
     engine = open_engine(EngineSettings(model=probe.model, max_loras=1, compile=False))
     opened()
-    task = load_task(TASK)
+    task = load_task(shipped_tasks()[TASK])
     shots = take_shots(task, 4, 0)
     texts = [example.text for example in load_split(task, "test").examples[: READ_TEXTS[1]]]
 

@@ -20,7 +20,8 @@ from fourshot.training.students.onnx_export import Parity
 from fourshot.training.students.settings import StudentSettings
 
 STUDENT_FILE = "student.json"
-CONFIG = "config.json"
+CONFIG, TOKENIZER = "config.json", "tokenizer.json"
+VOCABULARIES = ("vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model")
 STUDENT_LINK = "student"  # in the folder of a distillation: leads to its student
 
 
@@ -91,7 +92,9 @@ def check_unchanged(folder: Path, files: Mapping[str, str]) -> None:
     """
     torch_files = {name: digest for name, digest in files.items() if "/" not in name}  # torch reads no ONNX
     gone = [name for name in (CONFIG, *torch_files) if not (folder / name).is_file()]
-    wrong = [name for name in dict.fromkeys(gone) if name == CONFIG or name.endswith(".safetensors")]
+    # Without a tokenizer's files, others would be made of nothing.
+    required = (CONFIG, TOKENIZER) if TOKENIZER in torch_files else (CONFIG, *VOCABULARIES)
+    wrong = [name for name in dict.fromkeys(gone) if name in required or name.endswith(".safetensors")]
     wrong += [name for name, digest in torch_files.items() if name not in gone and sha256(folder / name) != digest]
     if wrong:
         raise AdapterError(

@@ -65,8 +65,13 @@ class TaskData:
     def tell_unused(self, shots: Sequence[Example]) -> None:
         """How many labelled texts are no shots, if there are such: a user may want more of them learnt."""
         if len(shots) < len(self._pool):
-            line = f"{len(shots)} of {len(self._pool):,} labelled texts are the shots; --shots takes more of each class"
-            self._on_event(Event(stage="shots", message=f"{self.task.name}: {line}"))
+            self.tell(
+                f"{len(shots)} of {len(self._pool):,} labelled texts are the shots; --shots takes more of each class"
+            )
+
+    def tell(self, message: str) -> None:
+        """Tell of the shots."""
+        self._on_event(Event(stage="shots", message=f"{self.task.name}: {message}"))
 
     def _report(self, split: Split) -> list[Example]:
         for warning in split.warnings:
@@ -80,6 +85,14 @@ class TaskData:
     def measured(self, limit: int) -> Sequence[Example]:
         """The test texts to measure on; ``limit`` 0 means all."""
         return limited(self.test, limit or None)
+
+
+def lost_shots(file: Path) -> str:
+    """That shots are drawn anew which other files rest on, for people."""
+    return (
+        f"{file} is gone, and shots are drawn anew: the same ones, if the data and the seed are the same. Otherwise "
+        "put it back, or start anew in another folder (--out)"
+    )
 
 
 def cut_line(name: str, texts: Iterable[str], settings: RunSettings, task: Task) -> str:

@@ -1,6 +1,7 @@
 """A folder of our own on disk: claimed by a manifest, locked while in use, and whole after a kill at any moment."""
 
 import os
+import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,6 +19,8 @@ MANIFEST_FILE = "manifest.json"
 LAYOUT_FILE = "layout.json"  # how prompts are laid out; not where they have no filler, as in earlier versions
 WORK_FILE = "remote_work.txt"  # names who pays for requests; goes with the folder that they are for
 NO_WORK = (MANIFEST_FILE, "pairs.json", "log.txt", WORK_FILE)
+LOCK_FILE = ".lock"
+BEGINNING = (MANIFEST_FILE, LAYOUT_FILE, "shots.json", "log.txt", LOCK_FILE)  # what is there before anything was made
 OURS = (MANIFEST_FILE, "seed", "adapters", "scores", "tasks.json")  # what the folder of a run or comparison has
 UNALIGNED = "the folder was begun without filler before prompts (align), and goes on without"
 T = TypeVar("T")
@@ -55,14 +58,14 @@ class WorkFolder:
         if file.exists():
             stored_manifest = self.read(MANIFEST_FILE, type(manifest))
             differences = list(_differences(stored_manifest.identity(), manifest.identity()))
-            if differences and not (over_unused and self._is_unused):
+            if differences and not (over_unused and self.is_unused):
                 shown = "\n".join(f"  - {difference}" for difference in differences[:8])
                 raise RunFolderError(
                     f"{self.path} holds a run of another configuration:\n{shown}\n"
                     "Give another folder (--out), the settings it was made with, or remove it to start anew."
                 )
         elif self.path.is_dir() and any(self.path.iterdir()):
-            prefixes = (".lock", ".manifest.json.")  # the second: a manifest that a kill cut short
+            prefixes = (LOCK_FILE, ".manifest.json.")  # the second: a manifest that a kill cut short
             strangers = sorted(entry.name for entry in self.path.iterdir() if not entry.name.startswith(prefixes))
             if strangers:
                 raise RunFolderError(
@@ -73,7 +76,7 @@ class WorkFolder:
         self.write("manifest.json", manifest)
 
     @property
-    def _is_unused(self) -> bool:
+    def is_unused(self) -> bool:
         """Whether nothing lies here but what says who works here."""
         files = (file.name for file in self.path.rglob("*") if not file.is_dir())
         return all(name in NO_WORK or name.startswith(".") for name in files)
@@ -82,14 +85,16 @@ class WorkFolder:
     def lock(self) -> Iterator[None]:
         """Hold the folder. Raises InputError where another process works in it, or a file is in its place.
 
-        A folder that no run was begun in is left as it was: not there, or without our lock file.
+        A folder that no run was begun in is left as it was: not there, or without our lock file. So is one in which
+        nothing was made before an InputError: the corrected command, of another base say, may use it.
         """
         places = (self.path, *self.path.parents)
         missing = [folder for folder in places if not folder.exists()]
         if file := next((place for place in places if place.exists() and not place.is_dir()), None):
             raise InputError(f"{file} is a file, and what is made needs a folder. Give another place (--out).")
         self.path.mkdir(parents=True, exist_ok=True)
-        file_lock = FileLock(self.path / ".lock")
+        is_new = all(entry.name == LOCK_FILE for entry in self.path.iterdir())
+        file_lock = FileLock(self.path / LOCK_FILE)
         try:
             file_lock.acquire(timeout=0)
         except Timeout:
@@ -98,15 +103,30 @@ class WorkFolder:
             ) from None
         try:
             yield
+        except InputError:
+            if is_new:
+                self.forget_beginning()
+            raise
         finally:
-            begun = {entry.name for entry in self.path.iterdir()} - {".lock"}
+            begun = {entry.name for entry in self.path.iterdir()} - {LOCK_FILE}
             run_files = [name for name in begun if name.startswith(OURS)]
             if not (begun if missing else run_files):
-                (self.path / ".lock").unlink(missing_ok=True)
+                (self.path / LOCK_FILE).unlink(missing_ok=True)
             file_lock.release()
             for folder in missing:
                 with suppress(OSError):  # it holds something
                     folder.rmdir()
+
+    def forget_beginning(self) -> None:
+        """Empty the folder, where all that lies in it is how work began."""
+        files = (file for file in self.path.rglob("*") if not (file.is_dir() or file.is_symlink()))
+        if not all(file.name in BEGINNING for file in files):
+            return
+        for entry in self.path.iterdir():
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            elif entry.name != LOCK_FILE:
+                entry.unlink()
 
     def layout(self, layout: Layout) -> Layout:
         """That of the folder; ``layout`` for a new one. One that was begun without filler goes on without.

@@ -5,7 +5,7 @@ from pathlib import Path
 from fourshot.engine.errors import InputError
 from fourshot.engine.files import check_mounted
 from fourshot.pipeline.card import CARD_FILE, LINK, load_card
-from fourshot.pipeline.student_card import find_student
+from fourshot.pipeline.student_card import STUDENT_FILE, find_student
 from fourshot.pipeline.work_folder import MANIFEST_FILE
 
 
@@ -32,7 +32,7 @@ def find_adapter(folder: str | Path) -> Path:
         )
     if not folder.is_dir():
         raise InputError(f"there is no folder {folder}. Give an adapter's folder, or that of a finished run.")
-    adapters = (file.parent for file in sorted(folder.rglob(CARD_FILE)))
+    adapters = (file.parent for file in sorted(folder.rglob(CARD_FILE)) if file.is_file())
     cards = {
         path: load_card(path)
         for path in adapters
@@ -45,6 +45,8 @@ def find_adapter(folder: str | Path) -> Path:
             "copied without its card. Only fourshot's own can be asked: the card says the task, its labels and the "
             "prompt that the adapter was trained with. Copy the card too, or train with fourshot."
         )
+    if not cards and (students := sorted(str(card.parent) for card in folder.rglob(STUDENT_FILE) if card.is_file())):
+        raise InputError(f"{folder} holds no adapter, and students. Name one of them: {', '.join(students[:5])}.")
     if not cards:
         raise InputError(
             f"{folder} holds no adapter with a {CARD_FILE}. Give an adapter's folder, or that of a finished run; the "

@@ -4,6 +4,7 @@ Every process of the service answers through here: the server, the guard before 
 while there is no server.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -32,7 +33,7 @@ class RefusalError(Exception):
         """Beside type and length."""
         headers = {}
         if self.retry_after_s:
-            headers["Retry-After"] = str(max(1, round(self.retry_after_s)))
+            headers["Retry-After"] = str(max(1, math.ceil(self.retry_after_s)))
         if self.code == 401:
             headers["WWW-Authenticate"] = "Bearer"
         if self.code == 415:

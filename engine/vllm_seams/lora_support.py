@@ -22,6 +22,7 @@ KNOWN = (
     "GPTNeoXForCausalLM",
     "Olmo2ForCausalLM",
 )
+PARTS = ("text_config", "vision_config", "audio_config")  # in config.json, of what reads more than texts
 SEAM = Seam(
     name="what vLLM serves adapters on",
     relies_on=(
@@ -34,12 +35,18 @@ SEAM = Seam(
 
 
 def check_lora_support(model: str | Path) -> None:
-    """Raise InputError where vLLM serves no adapters on the checkpoint in the folder ``model``."""
+    """Raise InputError where vLLM serves no adapters on the checkpoint in ``model``, or it reads more than texts."""
     try:
         config = json.loads((Path(model) / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return  # whoever loads it says what is wrong with it
     architectures = config.get("architectures") or ["an unnamed architecture"]
+    if parts := [name for name in PARTS if isinstance(config.get(name), dict)]:
+        raise InputError(
+            f"{', '.join(architectures)} ({model}) is a language model within a model of images or sounds: its "
+            f"config.json has {' and '.join(parts)}. No adapter is trained or served on that here. Name a checkpoint "
+            "of its family that reads texts alone (docs/models.md)."
+        )
     if not any(takes_adapters(architecture) for architecture in architectures):
         raise InputError(
             f"vLLM {vllm_version()} serves no LoRA adapters on {', '.join(architectures)} ({model}), so this base is "

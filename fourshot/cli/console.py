@@ -3,6 +3,7 @@
 Importing this module loads neither rich nor a model library.
 """
 
+import json
 import os
 import shlex
 import shutil
@@ -125,7 +126,11 @@ class Terminal:
     def result(self, kind: str, content: Any) -> None:
         """Print ``content``, a struct or a mapping, for machines."""
         if self._json:
-            line = msgspec.json.encode({"type": kind, **msgspec.to_builtins(content, enc_hook=str)}) + b"\n"
+            document = {"type": kind, **msgspec.to_builtins(content, enc_hook=str)}
+            try:
+                line = msgspec.json.encode(document) + b"\n"
+            except UnicodeEncodeError:  # a path may have bytes that are no UTF-8; this writes them as codes
+                line = json.dumps(document).encode() + b"\n"
             while line:  # a disk that is nearly full takes a part of it, and fails only at the next
                 line = line[os.write(self._stdout, line) :]
 

@@ -147,10 +147,21 @@ def _suggestion(key: str) -> str:
         return f"Write {key} without quotes around it."
     groups = {name.partition(".")[0]: name.partition(".")[0] for name in last_of if "." in name}
     last_of |= {} if "." in key else groups
-    matches = difflib.get_close_matches(key.rpartition(".")[2].lower(), last_of.values(), n=1)
+    group, _, setting = key.lower().rpartition(".")
+    matches = [name for name in last_of.values() if setting in (name, _initials(name))]
+    group_names = [name.rpartition(".")[2] for name in last_of if group and name.startswith(f"{group}.")]
+    matches = [name for name in matches if name in group_names] or matches
+    for names in (group_names, last_of.values()):  # a name of one letter is near any short word
+        matches = matches or difflib.get_close_matches(setting, [name for name in names if len(name) > 1], n=1)
     if matches:
         return f"Did you mean {' or '.join(repr(name) for name, last in last_of.items() if last == matches[0])}?"
     return f"Settings are {', '.join(name for name in last_of if name not in groups)}."
+
+
+def _initials(name: str) -> str:
+    """As people shorten names of several words: lr for learning_rate; "" of one word."""
+    words = name.split("_")
+    return "".join(word[0] for word in words) if len(words) > 1 else ""
 
 
 def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -164,7 +164,20 @@ def doubts_of(arguments: Sequence[str], texts: Sequence[str]) -> list[str]:
             f"the first line, {one_line(texts[0])[:60]!r}, looks like the names of a table's columns; each line was "
             "taken for a text. For a table: `fourshot annotate ... --unlabelled FILE --out FILE`."
         )
+    if texts and not arguments and _is_row(texts[0]):
+        doubts.append(
+            "each line was taken for a text, and the first is an object with a text in it, as in JSON Lines. For such "
+            "a file: `fourshot annotate ... --unlabelled FILE --out FILE`."
+        )
     return doubts
+
+
+def _is_row(line: str) -> bool:
+    """Whether a line is one of JSON Lines with texts; inputs of fields are objects, too, and seldom have such a one."""
+    try:
+        return "text" in msgspec.json.decode(line.strip(), type=dict[str, object])
+    except (msgspec.DecodeError, UnicodeEncodeError):
+        return False
 
 
 def read_texts(arguments: Sequence[str], terminal: Terminal) -> list[str]:

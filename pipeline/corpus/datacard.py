@@ -138,7 +138,8 @@ def _counts(classes: Sequence[ClassOutcome]) -> str:
         ordered = sorted(outcome.rejected.items(), key=lambda item: -item[1])
         rejected = ", ".join(f"{reason} {count:,}" for reason, count in ordered) or outcome.message.replace("|", "/")
         numbers = f"{outcome.kept:,} | {outcome.drawn:,} | {accepted} | {rejected} | {outcome.faults:,}"
-        lines.append(f"| {outcome.task} | {outcome.label} | {outcome.state} | {numbers} |")
+        label = outcome.label.replace("|", r"\|")  # the table would have a column more
+        lines.append(f"| {outcome.task} | {label} | {outcome.state} | {numbers} |")
     return "\n".join([*lines, ""])
 
 

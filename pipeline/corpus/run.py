@@ -21,6 +21,7 @@ from fourshot.pipeline.synthesis.committee import Reader
 from fourshot.pipeline.synthesis.prompt_style import untried_style
 from fourshot.pipeline.synthesis.prompts import version_of
 from fourshot.pipeline.synthesis.settings import PRESETS, RunSettings
+from fourshot.pipeline.task_data import lost_shots
 from fourshot.pipeline.tasks.types import Task
 from fourshot.pipeline.work_counts import Counts
 from fourshot.pipeline.work_folder import UNALIGNED, Layout
@@ -142,7 +143,12 @@ def _brief(
 ) -> TaskBrief:
     data = data_of(task, on_event)
     _ = data.test  # read now: what it leaves out is told before hours of work, and a fault is this task's
-    shots = files.shots(task.name) or data.shots(settings)
+    shots = files.shots(task.name)
+    if shots is None:
+        shots = data.shots(settings)
+        file = files.path / "tasks" / task.name / "shots.json"
+        if file.parent.exists() or (files.path / "data" / task.name).exists():
+            on_event(Event(stage="corpus", message=f"{task.name}: {lost_shots(file)}"))
     return TaskBrief(
         key=task.name,
         task=task,

@@ -6,11 +6,9 @@ its disk being full, say, or a folder not there, is done without; only if that i
 """
 
 import contextlib
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -18,6 +16,7 @@ import msgspec
 from fourshot.engine.core import EngineSettings
 from fourshot.engine.errors import FourshotError
 from fourshot.engine.processes import Failure
+from fourshot.engine.temporary import own_folder
 from fourshot.engine.threads import ENGINE_SPINS
 from fourshot.pipeline.loop.local_worker import MOST_DEATHS, LocalWorker, requests_ahead
 from fourshot.pipeline.loop.units import TaskBrief, Unit, UnitKey, UnitProgress, UnitResult
@@ -224,5 +223,5 @@ class _Actor:
     def _open(self) -> LocalWorker:
         """Raises FourshotError and OSError where this machine cannot."""
         model = provide(self._supplies) or self._engine.model
-        log = Path(tempfile.mkdtemp(prefix="fourshot-engine-")) / "log.txt"
+        log = own_folder("fourshot-engine-") / "log.txt"
         return LocalWorker(msgspec.structs.replace(self._engine, model=model), log)

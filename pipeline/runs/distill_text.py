@@ -49,6 +49,7 @@ from fourshot.pipeline.text_metrics import check_scoring
 from fourshot.pipeline.work_folder import Manifest
 from fourshot.training.jobs.cluster import check_cluster
 from fourshot.training.jobs.jobs import HERE, Placement
+from fourshot.training.lora.targets import check_trainable
 from fourshot.training.students.settings import TextStudentSettings
 from fourshot.training.students.text_models import resolve_text_model
 
@@ -181,6 +182,8 @@ def _prepared(distillation: TextDistillation, folder: Path, on_event: OnEvent, p
     distillation.check()
     task, settings, by = distillation.task, distillation.settings, distillation.by
     base, made_of = resolve_model(distillation.model) if by is None else None, resolve_text_model(distillation.student)
+    if base:
+        check_trainable(base.path, settings.train.target_modules)
     students = TextStudents(task, made_of, settings, distillation.student_settings, folder, on_event, placement)
     on_event(Event(stage="shots", message="reading the data"))
     learnt, test, notes = read_data(task, settings, distillation.real)

@@ -1,12 +1,13 @@
 """Many tasks, one base: one adapter for each; a task that fails drops out with its reason, the others go on."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 
-from fourshot.engine.errors import FourshotError, InputError
+from fourshot.engine.errors import FourshotError, InputError, error_class
 from fourshot.engine.models import ResolvedModel, refuse_fake, resolve_model
 from fourshot.pipeline.card import LINK
 from fourshot.pipeline.events import Event, OnEvent, ignore
@@ -64,6 +65,7 @@ def train_tasks(
     with RunFolder(root).lock():
         base, store = resolve_model(model), root / "adapters"
         driver = StageDriver(root / LOG_FILE, on_event, placement, keep_going=True)
+        new_names = {name for name in tasks if not (root / name).exists()}
         on_event(Event(stage="shots", message=f"reading the data, tasks: {len(tasks)}"))
         for name, task in tasks.items():
             try:
@@ -77,6 +79,9 @@ def train_tasks(
         driver.write_cards()
         if estimate:
             RunFolder(root).write(FORECAST_FILE, estimate.beside(driver.took))
+        for name in new_names & driver.failed.keys():
+            if error_class(driver.failed[name].kind).exit_code == InputError.exit_code:
+                _forget(root / name)
         outcomes = [_outcome(name, root / name, driver) for name in tasks]
         if any(outcome.folder for outcome in outcomes):
             RunFolder(root).write(OUTCOME_FILE, outcomes)
@@ -114,6 +119,14 @@ def _experiment(
     experiment.check_trainable()
     tell_review(RunFolder(root), task, on_event)
     return experiment
+
+
+def _forget(folder: Path) -> None:
+    """Have nothing of a refused task left, where nothing was made: the corrected command may use the folder."""
+    if folder.is_dir():
+        RunFolder(folder).forget_beginning()
+        with suppress(OSError):  # it holds something
+            folder.rmdir()
 
 
 def _outcome(name: str, folder: Path, driver: StageDriver) -> TaskOutcome:

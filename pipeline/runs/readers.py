@@ -29,7 +29,7 @@ from fourshot.pipeline.loop.units import ReadUnit, TaskBrief, UnitResult
 from fourshot.pipeline.loop.workers import engine_settings, open_workers
 from fourshot.pipeline.runs.experiment import Experiment
 from fourshot.pipeline.runs.run import load_shots
-from fourshot.pipeline.runs.run_folder import RunFolder
+from fourshot.pipeline.runs.run_folder import SHOTS_FILE, RunFolder
 from fourshot.pipeline.student_card import RemoteTeacher
 from fourshot.pipeline.synthesis.committee import Reader
 from fourshot.pipeline.synthesis.settings import AnnotateSettings, RunSettings
@@ -38,6 +38,7 @@ from fourshot.pipeline.task_data import TaskData
 from fourshot.pipeline.tasks.fields import bare_text
 from fourshot.pipeline.tasks.text_words import words_left_out
 from fourshot.pipeline.tasks.types import Example, Task
+from fourshot.pipeline.work_folder import MANIFEST_FILE
 
 PART = 256  # texts: what is lost by a kill, and what is on the disk at once
 
@@ -89,8 +90,10 @@ class NamedReader(NamedTuple):
 def open_run(folder: Path) -> Experiment:
     """A run as its folder has it. Raises InputError where there is none, or its base model is another one now."""
     run_folder = RunFolder(folder)
-    if not run_folder.has("shots.json"):
-        raise InputError(f"{folder} holds no run. Give the folder of one, or an adapter's or a student's.")
+    if missing := [name for name in (MANIFEST_FILE, SHOTS_FILE) if not run_folder.has(name)]:
+        raise InputError(
+            f"{folder} holds no run: it has no {missing[0]}. Give the folder of one, or an adapter's or a student's."
+        )
     manifest = run_folder.manifest()
     model = resolve_again(manifest.model_name, manifest.model_revision)
     if model.revision != manifest.model_revision:

@@ -25,7 +25,7 @@ from fourshot.pipeline.runs.stages.ask import check_askable, questions, unanswer
 from fourshot.pipeline.runs.stages.merge import merged_folder, synthetic_classifiers
 from fourshot.pipeline.runs.summary import left_out, report_data, table
 from fourshot.pipeline.synthesis.settings import RunSettings
-from fourshot.pipeline.task_data import TaskData, cut_line
+from fourshot.pipeline.task_data import TaskData, cut_line, lost_shots
 from fourshot.pipeline.tasks.types import Task
 from fourshot.pipeline.tasks.unlabelled import load_unlabelled
 from fourshot.pipeline.work_folder import lead
@@ -162,6 +162,8 @@ def load_shots(data: TaskData, settings: RunSettings, folder: RunFolder) -> Seed
     else:
         shots = data.shots(settings)
         data.tell_unused(shots)
+        if not folder.is_unused:
+            data.tell(lost_shots(folder.path / SHOTS_FILE))
     return SeedExamples(seed=settings.seed, shots=tuple(shots))
 
 

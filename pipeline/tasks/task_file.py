@@ -104,9 +104,14 @@ def find_task_file(name_or_path: str | Path) -> Path:
     """The file that a name or path stands for; a folder stands for the one task file in it. Raises `InputError`."""
     text = str(name_or_path)
     shipped = shipped_tasks()
-    if text in shipped:
-        return shipped[text]
     path = Path(text)
+    if text in shipped:
+        if path.is_file() or any(path.glob("*.toml")):
+            raise InputError(
+                f"{text!r} is a task that comes with fourshot, and there is {path.resolve()}, too. Give that path for "
+                "your own; for the other, call the command from another folder."
+            )
+        return shipped[text]
     if path.is_file():
         if table_ending(path):
             raise InputError(

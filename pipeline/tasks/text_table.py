@@ -4,6 +4,7 @@ import csv
 import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path, PurePath
 from typing import Any, TextIO
 
@@ -179,10 +180,12 @@ def check_written(out: Path, columns: Sequence[str], more: Sequence[str]) -> Non
 
 
 def check_cells(out: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    """Raise InputError where Parquet, if ``out`` is that, cannot hold a column of the rows: each has one type there.
+    """Raise InputError where ``out`` cannot hold the rows. In Parquet each column has one type, in CSV is no NUL.
 
     It is for before anything is asked about a table, which may take hours.
     """
+    if out.suffix.lower() in (".csv", ".tsv"):
+        _check_nul(out, columns, rows)
     if out.suffix.lower() != ".parquet":
         return
     import pyarrow
@@ -202,6 +205,19 @@ def check_cells(out: Path, columns: Sequence[str], rows: Iterable[Mapping[str, A
                 f"{out}: Parquet cannot hold the column {column!r} ({types}): {str(failure).splitlines()[0]}. Nothing "
                 f"was written. Give --out {out.with_suffix('.jsonl')} or a .csv, or give the column one type."
             ) from None
+
+
+def _check_nul(out: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Raise InputError for a NUL character, with which nobody reads a CSV file again."""
+    header = dict(zip(columns, columns, strict=True))
+    for number, row in enumerate(chain([header], rows)):
+        for column in columns:
+            if isinstance(cell := row.get(column), str) and "\0" in cell:
+                place = f"row {number} of the column {column!r}" if number else f"the name {column!r}"
+                raise InputError(
+                    f"{out}: CSV cannot hold NUL characters, and {place} has one. Nothing was written. Give --out "
+                    f"{out.with_suffix('.jsonl')}, or remove them from the table."
+                )
 
 
 def check_added(columns: Sequence[str], more: Sequence[str]) -> None:
@@ -262,4 +278,6 @@ def _in_order(row: dict[str, Any], columns: Sequence[str]) -> dict[str, Any]:
 def _cells(row: dict[str, Any], columns: Sequence[str]) -> Iterator[Any]:
     for column in columns:
         value = row.get(column)
-        yield msgspec.json.encode(value, enc_hook=str).decode() if isinstance(value, dict | list) else value
+        if isinstance(value, dict | list):
+            value = msgspec.json.encode(value, enc_hook=str).decode()
+        yield value.replace("\0", "") if isinstance(value, str) else value  # of what was added: see `check_cells`

@@ -9,6 +9,7 @@ A task may have an adapter and a student; both are ready, and the pinned or the 
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,10 +23,11 @@ from fourshot.pipeline.tasks.generation import GenerationTask
 from fourshot.pipeline.text_student import TextStudentCard
 from fourshot.serving.answers import RefusalError
 from fourshot.serving.api import Method, Refused, TaskInfo
-from fourshot.serving.app.registry import FolderContents, InContext, Registry, Signature, StoredAdapter
+from fourshot.serving.app.registry import FolderContents, InContext, Registry, Signature, StoredAdapter, place_in
 from fourshot.serving.app.version import Loader, Version
 
 logger = logging.getLogger("fourshot.serving")
+RETRY_S = 10.0  # after which what the system refused is tried again: a disk that was full may have room
 
 
 class AdapterSync:
@@ -40,7 +42,8 @@ class AdapterSync:
         self._registry, self._students, self._base_model = registry, students, base_model
         self._writers = writers or students
         self._ready: dict[str, Version] = {}  # by name
-        self._bad: dict[Path, tuple[Signature, str]] = {}  # by folder: why its files were refused
+        # By folder: why its files were refused, and until when they are, unless they change.
+        self._bad: dict[Path, tuple[Signature, str, float]] = {}
         self._leaving: dict[str, Version] = {}
         self._contents: FolderContents | None = None
         self._logged: list[Refused] = []  # refusals that the log has already
@@ -171,13 +174,15 @@ class AdapterSync:
     async def _admit(self, stored: StoredAdapter) -> Version | None:
         """Load what is in the folder; None where it is refused."""
         refusal = self._bad.get(stored.folder)
-        if refusal is not None and refusal[0] == stored.signature:
+        if refusal is not None and refusal[0] == stored.signature and time.monotonic() < refusal[2]:
             return None
         try:
             version = await self._loader(stored).admit(stored)
         except FourshotError as error:
-            self._bad[stored.folder] = (stored.signature, str(error))
-            logger.warning("%s is refused: %s", stored.name, error)
+            refused_until_s = time.monotonic() + RETRY_S if isinstance(error.__cause__, OSError) else math.inf
+            self._bad[stored.folder] = (stored.signature, str(error), refused_until_s)
+            if refusal is None or refusal[0] != stored.signature:
+                logger.warning("%s is refused: %s", stored.name, error)
             return None
         self._bad.pop(stored.folder, None)
         self._ready[stored.name] = version
@@ -230,7 +235,7 @@ class AdapterSync:
         if contents is None:
             return []
         bad = [
-            Refused(path=str(stored.folder.relative_to(self._registry.root)), reason=refusal[1])
+            Refused(path=place_in(self._registry.root, stored.folder), reason=refusal[1])
             for stored in contents.adapters
             if (refusal := self._bad.get(stored.folder)) is not None and refusal[0] == stored.signature
         ]

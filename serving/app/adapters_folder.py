@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 from fourshot.engine.errors import AdapterError, InputError
-from fourshot.engine.files import remove_folder, settle, staged_folder
+from fourshot.engine.files import changing, remove_folder, settle, staged_folder
 from fourshot.pipeline.card import CARD_FILE, load_card
 from fourshot.pipeline.events import OnEvent, ignore
 from fourshot.pipeline.student_card import STUDENT_FILE
@@ -16,6 +16,7 @@ from fourshot.serving.adapter_lookup import find_classifier
 from fourshot.serving.app.admission import check_hash, read_student
 from fourshot.serving.app.registry import (
     IN_CONTEXT,
+    PINS_FILE,
     Card,
     InContext,
     Registry,
@@ -85,13 +86,23 @@ def pin(root: Path, name: str, base: str | None = None) -> str:
     tasks = {adapter.name: adapter.card.task.name for adapter in Registry(root, base_named(base)).read().adapters}
     if name not in tasks:
         raise InputError(f"there is no adapter {name!r} in {root}. There are: {', '.join(tasks) or 'none'}.")
-    write_pins(root, {**read_pins(root), tasks[name]: name})
+    with changing(root / PINS_FILE):
+        write_pins(root, {**_pins(root), tasks[name]: name})
     return tasks[name]
 
 
 def unpin(root: Path, task: str) -> None:
     """Let the newest version of ``task`` answer again. Raises InputError where it is not pinned."""
-    pins = read_pins(root)
-    if task not in pins:
-        raise InputError(f"{task!r} is not pinned. Pinned are: {', '.join(pins) or 'none'}.")
-    write_pins(root, {pinned_task: name for pinned_task, name in pins.items() if pinned_task != task})
+    with changing(root / PINS_FILE):
+        pins = _pins(root)
+        if task not in pins:
+            raise InputError(f"{task!r} is not pinned. Pinned are: {', '.join(pins) or 'none'}.")
+        write_pins(root, {pinned_task: name for pinned_task, name in pins.items() if pinned_task != task})
+
+
+def _pins(root: Path) -> dict[str, str]:
+    """Those there are. Raises InputError for a file that says something else."""
+    try:
+        return read_pins(root)
+    except AdapterError as error:
+        raise InputError(f"{root}: {error}") from error

@@ -9,16 +9,18 @@ A key file is TOML. `fourshot keys add` writes it; the key itself is shown once 
     max_concurrent = 16             # requests at a time; left out: the service's limit
 """
 
+import contextlib
 import hashlib
 import os
 import secrets
+import stat
 from pathlib import Path
 from typing import Annotated
 
 import msgspec
 
 from fourshot.engine.errors import InputError
-from fourshot.engine.files import replace_file
+from fourshot.engine.files import changing, replace_file
 from fourshot.serving.answers import RefusalError, quoted
 from fourshot.serving.api import TaskList
 
@@ -60,7 +62,7 @@ class Keys:
     def __init__(self, file: str | Path) -> None:
         """Raises InputError for a file that is no key file, or holds no key."""
         self._file = Path(file).expanduser()
-        self._stamp = (0, 0)
+        self._stamp = (0, 0, 0)
         self._keys: tuple[Key, ...] = ()
         if self._file.exists():
             self.refresh()
@@ -71,8 +73,8 @@ class Keys:
     def refresh(self) -> None:
         """Read the file if it changed. Raises InputError, with the old keys in force, where it cannot be read."""
         try:
-            stat = self._file.stat()
-            if (stamp := (stat.st_mtime_ns, stat.st_size)) == self._stamp:
+            status = self._file.stat()
+            if (stamp := (status.st_mtime_ns, status.st_size, status.st_ino)) == self._stamp:
                 return
             keys = read_keys(self._file)
         except OSError as error:
@@ -128,23 +130,31 @@ def add_key(file: Path, name: str, tasks: tuple[str, ...] = (), max_concurrent: 
         raise InputError("the key has no name, or one of several lines. Give it one (--name), such as whose it is.")
     if max_concurrent < 0:
         raise InputError(f"--max-concurrent {max_concurrent}: give 1 or more, or leave it out for the service's limit.")
-    keys = read_keys(file)
-    if any(key.name == name for key in keys):
-        raise InputError(f"{file} has a key called {name!r} already. Remove it first, or take another name.")
-    secret = PREFIX + secrets.token_urlsafe(32)
-    _write(file, (*keys, Key(name=name, sha256=hash_key(secret), tasks=tasks, max_concurrent=max_concurrent)))
+    with changing(file):
+        keys = read_keys(file)
+        if any(key.name == name for key in keys):
+            raise InputError(f"{file} has a key called {name!r} already. Remove it first, or take another name.")
+        secret = PREFIX + secrets.token_urlsafe(32)
+        _write(file, (*keys, Key(name=name, sha256=hash_key(secret), tasks=tasks, max_concurrent=max_concurrent)))
     return secret
 
 
 def remove_key(file: Path, name: str) -> None:
     """Take a key out."""
-    keys = read_keys(file)
-    if not any(key.name == name for key in keys):
-        names = ", ".join(key.name for key in keys) or "none"
-        raise InputError(f"{file} has no key called {name!r}. It has: {names}.")
-    _write(file, tuple(key for key in keys if key.name != name))
+    with changing(file):
+        keys = read_keys(file)
+        if not any(key.name == name for key in keys):
+            names = ", ".join(key.name for key in keys) or "none"
+            raise InputError(f"{file} has no key called {name!r}. It has: {names}.")
+        _write(file, tuple(key for key in keys if key.name != name))
 
 
 def _write(file: Path, keys: tuple[Key, ...]) -> None:
+    """Replace the keys. A link goes on leading there; who could read the file still can, in a service's account say."""
+    file = file.resolve()
+    previous = file.stat() if file.exists() else None
     replace_file(file, msgspec.toml.encode(KeyFile(key=keys)))
-    os.chmod(file, 0o600)
+    if previous:
+        with contextlib.suppress(PermissionError):  # only an administrator may give files away
+            os.chown(file, previous.st_uid, previous.st_gid)
+    os.chmod(file, stat.S_IMODE(previous.st_mode) if previous else 0o600)

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 # Java's HttpClient asks for HTTP/2 so, Apache's for TLS; the parser would then pass over the body. Only a POST
 # cannot become a WebSocket.
-WISH = re.compile(rb"\r\nUpgrade:[^\r\n]*(?=\r\n)", re.IGNORECASE)
-WEBSOCKET = re.compile(rb"\r\nUpgrade:[ \t]*websocket[ \t]*\r\n", re.IGNORECASE)
+WISH = re.compile(rb"\r\nUpgrade:[^\r\n]*(?=\r\n|\Z)", re.IGNORECASE)
+WEBSOCKET = re.compile(rb"\r\nUpgrade:[ \t]*websocket[ \t]*(?=\r\n|\Z)", re.IGNORECASE)
 TLS = b"\x16\x03"  # how a client begins that takes the address for https
 NO_TLS = "The client speaks TLS, the service does not. Ask http://, or start it with --vllm --ssl-certfile CERT."
 
@@ -33,7 +33,7 @@ def bounded_protocol(limits: Limits) -> type[asyncio.Protocol]:
         """Hangs up where headers are longer or slower than the limits; refuses more than so many connections."""
 
         _header_bytes = 0
-        _head_tail = b""  # the end of the headers so far: the empty line behind them may come in two parts
+        _open_line = b""  # of the headers: the last line so far, of which the rest may come in another part
         _in_body = False
         _is_tls = False
         _waiting: asyncio.TimerHandle | None = None
@@ -56,19 +56,21 @@ def bounded_protocol(limits: Limits) -> type[asyncio.Protocol]:
 
         def data_received(self, data: bytes) -> None:
             if not self._in_body:
-                tail_bytes = len(self._head_tail)
-                end = (self._head_tail + data).find(b"\r\n\r\n")
-                head, rest = (data, b"") if end < 0 else (data[: end + 4 - tail_bytes], data[end + 4 - tail_bytes :])
-                self._head_tail = (self._head_tail + head)[-3:]
-                self._header_bytes += len(head)
+                open_bytes, data = len(self._open_line), self._open_line + data
+                end = data.find(b"\r\n\r\n")
+                cut = end + 4 if end >= 0 else _line_end(data)
+                head, rest = data[:cut], data[cut:]
+                self._open_line = b"" if end >= 0 else rest
+                self._header_bytes += (cut if end >= 0 else len(data)) - open_bytes
                 if self._header_bytes > limits.max_header_bytes:
                     self._hang_up()
                     return
                 self._is_tls = data.startswith(TLS)
                 if head.startswith(b"POST ") or not WEBSOCKET.search(head):
                     head = WISH.sub(b"", head)
-                data = head + rest
-            super().data_received(data)
+                data = head + rest if end >= 0 else head
+            if data:
+                super().data_received(data)
 
         def on_message_begin(self) -> None:
             if self._waiting is None:
@@ -77,7 +79,7 @@ def bounded_protocol(limits: Limits) -> type[asyncio.Protocol]:
 
         def on_headers_complete(self) -> None:
             self._wait_no_longer()
-            self._header_bytes, self._head_tail, self._in_body = 0, b"", True
+            self._header_bytes, self._in_body = 0, True
             app = self.app
             if len(self.connections) > limits.max_connections:
                 self.app = _full
@@ -102,6 +104,12 @@ def bounded_protocol(limits: Limits) -> type[asyncio.Protocol]:
             super().connection_lost(exc)
 
     return Bounded
+
+
+def _line_end(head: bytes) -> int:
+    """Where the last line break of headers begins, or may; their length without any: the first line is not held."""
+    end = head.rfind(b"\r\n")
+    return end if end >= 0 else len(head) - head.endswith(b"\r")
 
 
 def server_config(app: Any, settings: ServeSettings) -> "uvicorn.Config":

@@ -31,7 +31,7 @@ STORE = "adapters"  # of `fourshot train --tasks`: its adapters are linked to fr
 SEARCH_EVERY_S = 10.0  # for adapters deep inside run folders, which takes longer than looking at one
 
 Card = AdapterCard | StudentCard | TextStudentCard
-Signature = tuple[tuple[int, int, int], ...]
+Signature = tuple[tuple[int, int, int, int], ...]  # of each file: who may read it is another time of its own
 FindBase = Callable[[], ResolvedModel]
 
 
@@ -147,10 +147,10 @@ class Registry:
         adapters: dict[Path, StoredAdapter] = {}  # by where it is, links followed
         refused: list[Refused] = []
         for folder in places:
-            at = str(folder.relative_to(self.root))
+            at = place_in(self.root, folder)
             adapter = self._examine(folder, at, previous)
             if isinstance(adapter, str):
-                refused.append(Refused(path=at, reason=adapter))
+                refused.append(Refused(path=at, reason=in_utf8(adapter)))
             else:
                 adapters.setdefault(adapter.folder.resolve(), adapter)
         in_context = {}
@@ -190,7 +190,8 @@ class Registry:
             if not place.resolve().is_relative_to(self.root.resolve()):
                 return "a link that leads out of the adapters' folder"
             folder = self._adapter_in(place)
-            signature = tuple((s.st_mtime_ns, s.st_size, s.st_ino) for s in map(Path.stat, _files(folder)))
+            stats = map(Path.stat, _files(folder))
+            signature = tuple((stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size, stat.st_ino) for stat in stats)
             examined = previous.get(folder)
             if examined is None or examined[0] != signature:
                 try:
@@ -202,6 +203,8 @@ class Registry:
                         card=card, folder=folder, written_at=written_at, signature=signature, at=at
                     )
                 except AdapterError as error:
+                    if isinstance(error.__cause__, OSError):
+                        raise  # it may be read the next time
                     adapter = str(error)
                 examined = signature, adapter
             self._examined[folder] = examined
@@ -227,6 +230,16 @@ class Registry:
         if isinstance(adapter, str):
             raise AdapterError(adapter)
         return adapter
+
+
+def place_in(root: Path, folder: Path) -> str:
+    """Where ``folder`` lies in ``root``, as it is told of."""
+    return in_utf8(str(folder.relative_to(root)))
+
+
+def in_utf8(text: str) -> str:
+    """``text`` with codes for what is no UTF-8: file names may have any bytes, answers and logs may not."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def read_in_context(file: Path) -> InContext:

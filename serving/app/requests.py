@@ -40,6 +40,8 @@ def read_request(body: bytes, limits: Limits, kind: type[AnyRequest]) -> AnyRequ
         hint = HINTS.get(body[:2], NO_UTF8 if isinstance(error, UnicodeDecodeError) else "")
         if FORM.match(body):
             hint = " It looks like a form; send JSON (with Python's requests: json=, not data=)."
+        if _has_half_a_pair(body):
+            hint = " A text has half of a surrogate pair, as where an emoji was cut in two. Send whole characters."
         message = "it is empty" if not body.strip() else str(error)
         if len(message) > MOST_MESSAGE_CHARS:
             message = f"{message[: MOST_MESSAGE_CHARS // 2]} ... {message[-MOST_MESSAGE_CHARS // 2 :]}"
@@ -68,6 +70,19 @@ def read_request(body: bytes, limits: Limits, kind: type[AnyRequest]) -> AnyRequ
             400, "too_long", f"The texts at {too_long[:5]} have more than {limits.max_text_chars} characters. Cut them."
         )
     return request
+
+
+def _has_half_a_pair(body: bytes) -> bool:
+    """Whether its strings have half of a surrogate pair, as JavaScript cuts texts; the parser says other things."""
+    if b"\\ud" not in body.lower():
+        return False
+    try:
+        json.dumps(json.loads(body), ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return True
+    except (ValueError, RecursionError):
+        return False
+    return False
 
 
 def _each_once(pairs: list[tuple[str, object]]) -> dict[str, object]:

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import os
-import tempfile
+import shutil
 import threading
 from collections.abc import Sequence
 from functools import cache, partial
@@ -12,11 +12,13 @@ from pathlib import Path
 import msgspec
 
 from fourshot.engine.errors import FourshotError
+from fourshot.engine.temporary import own_folder
 from fourshot.serving.fleet.supervisor import Say, Supervisor, listen, replica_settings
 from fourshot.serving.settings import ServeSettings
 from fourshot.training.jobs.cluster import cluster, has_gpus, machines, nodes
 from fourshot.training.jobs.machines import Supplies, check_machines, machine_name, provide, supplies
 
+REPLICA = "fourshot-replica-"  # how the folders of replicas begin
 WAIT_S = 120.0  # for an actor's first address: on a machine that is busy with other work its imports take a minute
 
 
@@ -105,7 +107,7 @@ class _Actor:
         if settings.found_base:
             base = msgspec.structs.replace(settings.found_base, path=checkpoint)
             settings = msgspec.structs.replace(settings, found_base=base)
-        folder = Path(tempfile.mkdtemp(prefix="fourshot-replica-"))
+        self._folder = folder = own_folder(REPLICA)
         file = folder / "keys.toml"
         file.touch(mode=0o600)
         file.write_text(keys, encoding="utf-8")
@@ -137,3 +139,4 @@ class _Actor:
     def stop(self) -> None:
         self._loop.call_soon_threadsafe(self._supervisor.stop)
         self._thread.join(25)
+        shutil.rmtree(self._folder, ignore_errors=True)

@@ -3,8 +3,8 @@
 import asyncio
 import contextlib
 import os
+import shutil
 import socket
-import tempfile
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -12,12 +12,14 @@ from pathlib import Path
 
 from fourshot.engine.errors import FourshotError, InputError
 from fourshot.engine.gpus import gpus
+from fourshot.engine.temporary import own_folder
 from fourshot.engine.threads import available_cores
 from fourshot.serving.app.keys import add_key
 from fourshot.serving.fleet.router import Replica, Router
 from fourshot.serving.fleet.supervisor import Say, Supervisor, listen, replica_settings
 from fourshot.serving.settings import ServeSettings
 
+KEYS = "fourshot-keys-"  # how the folder of the router's key begins
 FOLLOW_S = 2.0  # how often Ray is asked for the addresses of its actors
 
 
@@ -36,25 +38,30 @@ class Replicas:
 
     async def run(self) -> None:
         """Route to them until `stop`. Raises FourshotError, or OSError, where none of them can be started."""
-        with tempfile.TemporaryDirectory(prefix="fourshot-keys-") as folder:
-            keys = Path(folder) / "keys.toml"
-            key = add_key(keys, "router")
-            async with self._over_ray(keys) if self._ray else self._on_this_machine(keys) as replicas:
-                router = Router(replicas, self._settings.limits, key)
-                await router.open()
-                watching = asyncio.create_task(router.watch())
-                serving = asyncio.create_task(self._serve(router))
-                try:
-                    while not self.ready.is_set() and not serving.done():
-                        await asyncio.sleep(0.1)
-                        if any(replica.well for replica in replicas):
-                            self.ready.set()
-                    await serving
-                finally:
-                    watching.cancel()
-                    await router.close()
+        folder = own_folder(KEYS)
+        try:
+            await self._route(folder / "keys.toml")
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
         if len(self._failed) == self._number:
             raise self._failed[0]
+
+    async def _route(self, keys: Path) -> None:
+        key = add_key(keys, "router")
+        async with self._over_ray(keys) if self._ray else self._on_this_machine(keys) as replicas:
+            router = Router(replicas, self._settings.limits, key)
+            await router.open()
+            watching = asyncio.create_task(router.watch())
+            serving = asyncio.create_task(self._serve(router))
+            try:
+                while not self.ready.is_set() and not serving.done():
+                    await asyncio.sleep(0.1)
+                    if any(replica.well for replica in replicas):
+                        self.ready.set()
+                await serving
+            finally:
+                watching.cancel()
+                await router.close()
 
     def stop(self) -> None:
         """Have them answer what they have accepted, then end."""

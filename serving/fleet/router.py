@@ -44,6 +44,7 @@ HOP_BY_HOP = {
     b"authorization",
     ON_BEHALF,
 }
+OF_ANY_SERVER = {b"date", b"server"}  # written by the one in front of this app, too
 
 
 class Replica:
@@ -176,7 +177,8 @@ class Router:
                 answer_headers = [
                     (name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in answer.headers.items()
                 ]
-                answer_headers = [(name, value) for name, value in answer_headers if name not in HOP_BY_HOP]
+                not_passed_on = HOP_BY_HOP | OF_ANY_SERVER
+                answer_headers = [(name, value) for name, value in answer_headers if name not in not_passed_on]
                 parts = answer.content.iter_any()
                 first = await anext(parts, b"")  # before the head: a replica that dies now has not answered
                 has_begun = True

@@ -11,7 +11,6 @@ import shutil
 import signal
 import socket
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,6 +18,7 @@ from pathlib import Path
 import msgspec
 
 from fourshot.engine.errors import FourshotError, InputError
+from fourshot.engine.temporary import own_folder
 from fourshot.serving.answers import JSON, RefusalError
 from fourshot.serving.app.server import READY, environment
 from fourshot.serving.settings import ServeSettings, to_json
@@ -31,7 +31,7 @@ LOG_LINES = 15
 MOST_LINE_BYTES = 1 << 20  # of what the server tells; `serving.app.logs` cuts its own
 ROUTER_HEADER_BYTES = 4096  # what it adds to a client's headers; bytes beyond ASCII it sends as two
 
-STAGING = "fourshot-serving-"  # how the folders of adapters' copies begin; then the process id of their supervisor
+STAGING = "fourshot-serving-"  # how the folders of adapters' copies begin
 
 Say = Callable[[str], None]
 
@@ -73,21 +73,6 @@ def replica_settings(settings: ServeSettings, host: str, listening: socket.socke
     )
 
 
-_staged: set[str] = set()  # folders of copies that this process made
-
-
-def sweep() -> None:
-    """Remove the copies of adapters that a supervisor which was killed has left behind.
-
-    It may have had our own process id: a container gives every start of its program the same one.
-    """
-    for folder in Path(tempfile.gettempdir()).glob(f"{STAGING}*-*"):
-        owner = folder.name.removeprefix(STAGING).split("-")[0]
-        lives = owner.isdigit() and Path(f"/proc/{owner}").exists() and owner != str(os.getpid())
-        if owner.isdigit() and not lives and str(folder) not in _staged and Path("/proc/self").exists():
-            shutil.rmtree(folder, ignore_errors=True)
-
-
 class Supervisor:
     """One server, kept alive."""
 
@@ -111,7 +96,6 @@ class Supervisor:
     async def run(self) -> None:
         """Serve until `stop`. Raises FourshotError where the server cannot be started at all."""
         failed, pause_s = 0, FIRST_PAUSE_S
-        sweep()
         try:
             while not self._stopping.is_set():
                 await self._answer_instead()
@@ -152,8 +136,7 @@ class Supervisor:
     async def _one_server(self) -> tuple[bool, int]:
         """Start a server and wait for its end. Whether it was ever ready, and its exit code."""
         descriptor = self._listening.fileno()
-        staging = tempfile.mkdtemp(prefix=f"{STAGING}{os.getpid()}-")
-        _staged.add(staging)
+        staging = str(own_folder(STAGING))
         with self._log.open("ab") as log:
             self._child = await asyncio.create_subprocess_exec(
                 sys.executable,

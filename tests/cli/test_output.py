@@ -168,4 +168,7 @@ def test_predict_points_out_what_may_be_a_file_or_a_table(tmp_path: Path) -> Non
     lines = table.read_text(encoding="utf-8").splitlines()
     (doubt,) = doubts_of([], lines)
     assert "'id,text', looks like the names of a table's columns" in doubt and "annotate" in doubt
+    (doubt,) = doubts_of([], ['{"text": "late"}', '{"text": "early"}'])
+    assert "as in JSON Lines" in doubt
+    assert not doubts_of([], ['{"question": "why?", "passage": "so"}'])
     assert not doubts_of([], ["the text, it is late", "text", ""]) and not doubts_of(lines, lines)

@@ -2,10 +2,17 @@
 
 from pathlib import Path
 
+import pytest
+
+from fourshot.engine.errors import InputError
 from fourshot.pipeline.events import Event
+from fourshot.pipeline.runs.readers import open_run
+from fourshot.pipeline.runs.run import load_shots
+from fourshot.pipeline.runs.run_folder import SHOTS_FILE, RunFolder
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.task_data import TaskData
 from fourshot.pipeline.tasks.task_file import load_task
+from tests.pipeline.runs.small_run import write_run
 from tests.pipeline.task_folders import COLD, WARM, rows_of, write_jsonl, write_task
 
 
@@ -58,3 +65,19 @@ def test_how_much_of_a_split_is_not_read_is_told_in_one_line(tmp_path: Path) -> 
     ), line
     TaskData(task, events.append, RunSettings()).train  # noqa: B018 - read for what it tells
     assert len(events) == 1
+
+
+def test_shots_that_are_gone_from_a_run_are_drawn_anew_with_a_line(tmp_path: Path) -> None:
+    folder, events = write_run(tmp_path / "run"), list[Event]()
+    task = load_task(write_task(tmp_path))
+    shots = load_shots(TaskData(task, events.append), RunSettings(), folder).shots
+    assert shots == tuple(folder.shots()) and not events
+    (folder.path / SHOTS_FILE).unlink()
+    assert len(load_shots(TaskData(task, events.append), RunSettings(), folder).shots) == 8
+    (line,) = [event.message for event in events]
+    assert line.startswith(f"colours: {folder.path / SHOTS_FILE} is gone, and shots are drawn anew: the same ones, if")
+    new = RunFolder(tmp_path / "new")
+    load_shots(TaskData(task, events.append), RunSettings(), new)
+    assert len(events) == 1
+    with pytest.raises(InputError, match=r"holds no run: it has no shots\.json"):
+        open_run(folder.path)

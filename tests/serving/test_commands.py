@@ -98,6 +98,26 @@ def test_a_student_is_added_listed_and_removed_and_needs_no_base_model(
     assert [path.name for path in root.iterdir()] == ["pins.json"]
 
 
+def test_a_student_without_its_tokenizer_answers_nothing_and_several_are_listed(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    first, second = (make_student(tmp_path, task_of(name)) for name in ("mood", "other"))
+    code, text = run_command(capfd, "predict", str(tmp_path), "a text")
+    assert code == 2 and f"no adapter, and students. Name one of them: {first}, {second}" in text
+    (first / "tokenizer.json").unlink()
+    code, text = run_command(capfd, "predict", str(first), "a text")
+    assert code == 1 and "is damaged: tokenizer.json changed since training, or was not copied whole" in text
+
+
+def test_pins_that_cannot_be_read_are_bad_input(tmp_path: Path, root: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    name = make_student(root, task_of("mood")).name
+    (root / "pins.json").write_text('{"mood": 3}')
+    for words in (("pin", name), ("unpin", "mood")):
+        code, text = run_command(capfd, "adapters", *words, "--adapters", str(root))
+        assert code == 2 and "pins.json cannot be read" in text
+    assert (root / "pins.json").read_text() == '{"mood": 3}'
+
+
 def test_a_damaged_adapter_is_not_added_and_is_listed_as_refused(
     tmp_path: Path, root: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -88,6 +88,13 @@ def test_the_empty_line_behind_the_headers_may_come_in_two_parts() -> None:
     assert b" 200 OK" in response_to(sent=[lines[:-2], lines[-2:] + body])
 
 
+@pytest.mark.parametrize("cut", [b"PO", b" HTTP/1.1", b"BERT", b"Upg", b"Upgrade: h2", b"h2c", b"h2c\r", b"h2c\r\n"])
+def test_headers_may_come_in_two_parts_wherever_these_are_cut(cut: bytes) -> None:
+    whole = head(b"Authorization: Bearer BERT", LENGTH, b"Connection: close", *JAVA)
+    split_at = whole.index(cut) + len(cut)
+    assert b" 200 OK" in response_to(sent=[whole[:split_at], whole[split_at:], BODY])
+
+
 def test_two_lengths_are_refused_in_the_form_of_all_errors() -> None:
     answer = response_to(LENGTH, b"Content-Length: 3")
     assert answer.startswith(b"HTTP/1.1 400") and b'"type":"bad_request"' in answer

@@ -12,6 +12,7 @@ from fourshot.pipeline.card import load_card
 from fourshot.serving.app.admission import check_weights, stage
 from fourshot.serving.app.registry import Registry, base_named, write_pins
 from fourshot.serving.testing.adapters import make_adapter, task_of
+from tests.serving.random_students import make_student
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +87,17 @@ def replace(file: Path, old: str, new: str) -> None:
     text = file.read_text()
     assert old in text
     file.write_text(text.replace(old, new))
+
+
+def test_what_was_mended_in_place_is_looked_at_again_whatever_its_time_of_change_says(tmp_path: Path) -> None:
+    """As by a change of who may read it, and by copies that keep times."""
+    file = make_student(tmp_path, task_of("mood")) / "tokenizer.json"
+    whole, times = file.read_bytes(), file.stat()
+    registry = Registry(tmp_path, base_named(None))
+    for content, is_refused in ((whole[:-1] + b" ", True), (whole, False)):
+        file.write_bytes(content)
+        os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+        assert bool(registry.read().refused) is is_refused
 
 
 def test_no_folder_is_bad_input(tmp_path: Path) -> None:

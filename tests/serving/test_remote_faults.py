@@ -84,6 +84,31 @@ def test_why_a_text_has_no_label_is_told_with_the_number_of_such(
     assert "1 row without a text." in out and "3 rows in" in out
 
 
+@pytest.mark.parametrize("message", ["Your input was flagged by moderation.", "Forbidden"])
+def test_a_text_that_is_forbidden_takes_no_other_with_it(
+    endpoint: FakeEndpoint, task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, message: str
+) -> None:
+    usual = endpoint.usual
+    refusal = failure(403, message)
+    monkeypatch.setattr(endpoint, "usual", lambda request: refusal if b"stolen" in request.body else usual(request))
+    snow, card, fire = annotations_of(teacher(endpoint, task), tmp_path, "Deep snow.", "A stolen card.", "A fire.")
+    assert snow.probabilities and fire.probabilities and message.rstrip(".") in card.fault
+
+
+def test_a_key_that_is_forbidden_ends_it_before_and_after_the_first_answers(
+    endpoint: FakeEndpoint, task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual = endpoint.usual
+    refusal = failure(403, "Forbidden")
+    monkeypatch.setattr(endpoint, "usual", lambda request: refusal)
+    with pytest.raises(RequestError, match="The key of FOURSHOT_TEACHER_KEY is refused"):
+        annotations_of(teacher(endpoint, task), tmp_path, "Deep snow.")
+    monkeypatch.setattr(endpoint, "usual", lambda request: refusal if b"day" in request.body else usual(request))
+    with pytest.raises(RequestError, match="The key of FOURSHOT_TEACHER_KEY is refused"):
+        annotations_of(teacher(endpoint, task), tmp_path, *(f"Snow of day {number}." for number in range(40)))
+    assert len(endpoint.chat_requests) < 40
+
+
 def test_what_nobody_would_be_asked_with_is_refused_and_not_passed_over(task: Task, tmp_path: Path) -> None:
     write_jsonl(tmp_path / "notes.jsonl", [{"text": "Deep snow."}])
     notes, limits = tmp_path / "notes.jsonl", RemoteSettings(max_requests=1)

@@ -116,6 +116,17 @@ def test_an_actor_without_a_server_makes_room_for_another(tmp_path: Path, monkey
     assert ended == [1]
 
 
+def test_a_replica_that_was_stopped_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(ray_replicas, "Supervisor", FakeSupervisor)
+    monkeypatch.setattr(ray_replicas, "provide", lambda supplied: "")
+    replica = ray_replicas._Actor(ServeSettings(adapters=str(tmp_path)), "", 1, Supplies(Needs(), None))
+    (folder,) = tmp_path.iterdir()
+    assert folder.name.startswith("fourshot-replica-") and (folder / "keys.toml").exists()
+    replica.stop()
+    assert [*tmp_path.iterdir()] == []
+
+
 @pytest.fixture(scope="module")
 def narrow_model(model: str, tmp_path_factory: pytest.TempPathFactory) -> str:
     """Two random layers with heads of a size that vLLM computes: what this test holds does not depend on answers."""

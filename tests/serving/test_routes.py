@@ -13,7 +13,9 @@ from fourshot.serving.app.guard import ACCESS
 from fourshot.serving.app.keys import Key
 from fourshot.serving.app.routes import add_routes
 from fourshot.serving.app.service import Asker
+from fourshot.serving.fleet.router import Router
 from fourshot.serving.settings import Limits
+from tests.serving.test_router import Ask, FakeReplica, routed
 
 NOTHING = Usage(prompt_tokens=0, cached_tokens=0, completion_tokens=0, total_tokens=0)
 
@@ -52,7 +54,7 @@ def ask(method: str, path: str, key: Key | None = None) -> httpx.Response:
 @pytest.mark.parametrize(
     ("method", "path", "code", "kind", "retry_after"),
     [
-        ("POST", "/v1/classify/busy", 429, "overloaded", "3"),
+        ("POST", "/v1/classify/busy", 429, "overloaded", "4"),
         ("POST", "/v1/classify/b", 403, "forbidden", None),
         ("GET", "/v1/tasks?all=yes", 400, "bad_request", None),
     ],
@@ -81,3 +83,26 @@ def test_before_there_is_a_service_it_is_starting(method: str, path: str) -> Non
 
     answer = asyncio.run(run())
     assert (answer.status_code, answer.json()["error"]["type"], answer.headers["Retry-After"]) == (503, "starting", "5")
+
+
+@pytest.mark.parametrize(("seconds", "header"), [(0.2, "1"), (1.0, "1"), (1.2, "2"), (2.5, "3")])
+def test_who_waits_as_long_as_it_is_told_does_not_come_too_early(seconds: float, header: str) -> None:
+    assert RefusalError(429, "queue", "Busy.", seconds).headers["Retry-After"] == header
+
+
+def test_headers_that_any_server_writes_are_those_of_the_one_in_front() -> None:
+    async def test(router: Router, fakes: list[FakeReplica], ask: Ask) -> None:
+        starts = list[dict[str, Any]]()
+
+        async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+            async def note(message: dict[str, Any]) -> None:
+                starts.extend([message] if message["type"].endswith("start") else [])
+                await send(message)
+
+            await router(scope, receive, note)
+
+        await ask("/v1/classify/a", app=app)
+        names = {name for name, _ in starts[0]["headers"]}
+        assert b"content-type" in names and not names & {b"date", b"server"}
+
+    routed(test)

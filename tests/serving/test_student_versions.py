@@ -1,6 +1,7 @@
 """Students in the server's process: which of them answers, how their texts wait, and what is refused."""
 
 import asyncio
+import errno
 import json
 import os
 import shutil
@@ -115,6 +116,29 @@ def test_texts_wait_before_a_busy_student_and_who_gives_up_leaves_nothing_there(
 
     asyncio.run(run())
     assert max(batches) > 1, "texts that wait together are computed together"
+
+
+def test_what_a_full_disk_kept_out_is_tried_again_and_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    make_student(tmp_path, OTHER)
+    full, copy = [True], shutil.copyfile
+
+    def copyfile(source: Path, target: Path) -> Path:
+        if full:
+            raise OSError(errno.ENOSPC, "No space left on device", str(target))
+        return copy(source, target)
+
+    monkeypatch.setattr("fourshot.serving.app.admission.shutil.copyfile", copyfile)
+    monkeypatch.setattr("fourshot.serving.app.adapter_sync.RETRY_S", 0.0)
+    sync = AdapterSync(Registry(tmp_path, base_named(None)), Students(tmp_path / ".staging", queue_of(Limits())))
+    for _ in range(3):
+        asyncio.run(sync.refresh())
+        assert not sync.current and "No space left" in sync.refused()[0].reason
+    assert len([record for record in caplog.records if "is refused" in record.message]) == 1
+    full.clear()
+    asyncio.run(sync.refresh())
+    assert [*sync.current] == ["other"] and not sync.refused()
 
 
 def test_a_student_that_fails_is_a_fault_and_others_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -178,18 +177,6 @@ def test_a_server_that_is_being_made_when_it_is_stopped_ends_at_once(
         await asyncio.wait_for(supervised.run(), 10)
 
     asyncio.run(run())
-
-
-def test_copies_of_a_supervisor_that_is_gone_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    names = {"gone": 1 << 30, "other": os.getppid(), "before": os.getpid(), "mine": os.getpid()}
-    folders = {name: tmp_path / f"{supervisor.STAGING}{owner}-{name}" for name, owner in names.items()}
-    for folder in [*folders.values(), tmp_path / f"{supervisor.STAGING}x-y"]:
-        folder.mkdir()
-    monkeypatch.setattr(supervisor, "_staged", {str(folders["mine"])})
-    supervisor.sweep()
-    assert {name for name, folder in folders.items() if folder.exists()} == {"other", "mine"}
-    assert (tmp_path / f"{supervisor.STAGING}x-y").exists()
 
 
 def test_server_and_engine_end_with_a_command_that_is_killed(tmp_path: Path) -> None:

@@ -96,9 +96,10 @@ def by_length(
     return torch.cat(parts)[torch.tensor(order).argsort()]
 
 
-def encoded(tokenizer: Any, texts: Sequence[str], max_tokens: int) -> Any:
-    """Tokens of a batch, padded, as tensors; longer texts are cut."""
-    return tokenizer(list(texts), padding=True, truncation=True, max_length=max_tokens, return_tensors="pt")
+def encoded(tokenizer: Any, texts: Sequence[str], max_tokens: int, device: Any = "cpu") -> Any:
+    """Tokens of a batch, padded, as tensors on ``device``; longer texts are cut."""
+    tokens = tokenizer(list(texts), padding=True, truncation=True, max_length=max_tokens, return_tensors="pt")
+    return tokens.to(device)
 
 
 def open_classifier(folder: str | Path, labels: Sequence[str], seed: int) -> Any:

@@ -14,6 +14,7 @@ import msgspec
 from fourshot.engine.collector import collector_paused
 from fourshot.engine.errors import FourshotError, InputError
 from fourshot.engine.files import write_json
+from fourshot.engine.gpus import torch_device
 from fourshot.training.students.settings import TextStudentSettings
 from fourshot.training.students.store import RESULT_FILE, OnStep, finished_in, save_checkpoint
 
@@ -76,8 +77,8 @@ def train_seq2seq(job: Seq2SeqJob, store: Path, on_step: OnStep = lambda *_: Non
     """Train ``job`` into ``store``/<key>/<name>-<content hash>; finished once its result.json is written.
 
     All weights learn, by the model's own loss, the mean over the target's tokens. A share of the teacher's texts is
-    held out and chooses the epoch. The same job, machine and thread count give the same bytes. Raises InputError for
-    nothing to learn, FourshotError where the loss is no longer a number.
+    held out and chooses the epoch. On a GPU where there is one; on the CPU, the same job, machine and thread count give
+    the same bytes. Raises InputError for nothing to learn, FourshotError where the loss is no longer a number.
     """
     with collector_paused():
         import torch
@@ -91,7 +92,7 @@ def train_seq2seq(job: Seq2SeqJob, store: Path, on_step: OnStep = lambda *_: Non
     torch.manual_seed(job.seed)
     taught = [index for index, example in enumerate(job.examples) if not example.is_real]
     held_out = set(random.Random(f"{job.seed}/held out").sample(taught, int(len(taught) * job.settings.held_out)))
-    model = AutoModelForSeq2SeqLM.from_pretrained(job.model, dtype=torch.float32)
+    model = AutoModelForSeq2SeqLM.from_pretrained(job.model, dtype=torch.float32).to(torch_device())
     tokenizer = AutoTokenizer.from_pretrained(job.model)
     tokenizer.model_max_length = job.settings.max_tokens  # what other tools cut at
     training = _Training(model, tokenizer, job, held_out)
@@ -174,14 +175,14 @@ class _Training:
             truncation=True,
             max_length=settings.max_tokens,
             return_tensors="pt",
-        )
+        ).to(self._model.device)
         targets = self._tokenizer(
             text_target=[example.target for example in examples],
             padding=True,
             truncation=True,
             max_length=settings.max_target_tokens,
             return_tensors="pt",
-        )
+        ).to(self._model.device)
         labels = targets["input_ids"].masked_fill(targets["attention_mask"] == 0, -100)
         loss: torch.Tensor = self._model(
             input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], labels=labels
@@ -204,7 +205,7 @@ class Seq2SeqWriter:
         with collector_paused():
             import torch
             from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
-        self._model = AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=torch.float32).eval()
+        self._model = AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=torch.float32).eval().to(torch_device())
         self._tokenizer = AutoTokenizer.from_pretrained(folder)
         self.most_tokens: int = self._tokenizer.model_max_length  # of a text, that it reads
 
@@ -226,6 +227,7 @@ class Seq2SeqWriter:
         for start in range(0, len(order), batch):
             chosen = order[start : start + batch]
             encoded = self._tokenizer([texts[i] for i in chosen], padding=True, truncation=True, return_tensors="pt")
+            encoded = encoded.to(self._model.device)
             with torch.inference_mode():
                 rows = self._model.generate(
                     input_ids=encoded["input_ids"],

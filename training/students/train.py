@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from fourshot.engine.collector import collector_paused
 from fourshot.engine.errors import FourshotError, InputError
 from fourshot.engine.files import write_json
+from fourshot.engine.gpus import torch_device
 from fourshot.training.students.encoders import by_length, encoded, last_linear, open_classifier
 from fourshot.training.students.examples import StudentJob, StudentResult, TaughtExample
 from fourshot.training.students.settings import StudentSettings
@@ -35,7 +36,7 @@ def train_student(job: StudentJob, store: Path, on_step: OnStep = lambda *_: Non
     First the layer that tells the labels apart is fitted to the encoder's vectors as they are; then the encoder learns.
     So its vectors are not spoilt before there is a sensible gradient. Source: Kumar et al. 2022, "Fine-Tuning can
     Distort Pretrained Features and Underperform Out-of-Distribution", section 3.4 (linear probing, then fine-tuning).
-    The same job, machine and thread count give the same bytes.
+    On a GPU where there is one. The same job, machine and thread count give the same bytes on the CPU.
     Raises InputError for no texts, fewer than two labels or probabilities that are none.
     """
     with collector_paused():
@@ -60,7 +61,7 @@ def train_student(job: StudentJob, store: Path, on_step: OnStep = lambda *_: Non
     torch.manual_seed(job.seed)
     tokenizer = AutoTokenizer.from_pretrained(job.encoder)
     tokenizer.model_max_length = settings.max_tokens  # what other tools cut at
-    model = open_classifier(job.encoder, job.labels, job.seed)
+    model = open_classifier(job.encoder, job.labels, job.seed).to(torch_device())
     training = _Training(model, tokenizer, learnt, held_out, settings, job.seed)
     training.run(on_step)
     training.scale()
@@ -133,11 +134,11 @@ class _Training:
         seed: int,
     ) -> None:
         self._model, self._settings = model, settings
-        self._tokens = partial(encoded, tokenizer, max_tokens=settings.max_tokens)
+        self._tokens = partial(encoded, tokenizer, max_tokens=settings.max_tokens, device=model.device)
         self._texts, self._held_texts = [example.text for example in learnt], [example.text for example in held_out]
-        self._targets, self._weights = targets_of(learnt, settings)
+        self._targets, self._weights = (part.to(model.device) for part in targets_of(learnt, settings))
         if held_out:
-            self._held_targets, self._held_weights = targets_of(held_out, settings)
+            self._held_targets, self._held_weights = (part.to(model.device) for part in targets_of(held_out, settings))
         self._random = random.Random(seed)
         self._head = last_linear(model)
         self._head.register_forward_pre_hook(self._keep_input)
@@ -204,7 +205,7 @@ class _Training:
         if len(self._held_texts) < LEAST_TO_SCALE:
             return
         logits = self._outputs(self._held_texts, lambda logits: logits)
-        factors = torch.logspace(-1, 1.5, 51)
+        factors = torch.logspace(-1, 1.5, 51, device=logits.device)
         losses = [_cross_entropy(factor * logits, self._held_targets, self._held_weights) for factor in factors]
         for parameter in self._head.parameters():
             parameter.data *= factors[torch.stack(losses).argmin()]
@@ -228,7 +229,7 @@ class _Training:
         # of labelled texts, for labels that are not certain. Source: Tunstall et al. 2022, "Efficient Few-Shot Learning
         # Without Prompts", section 3.
         vectors = torch.nn.functional.normalize(self._vectors, dim=1)
-        pairs = weights[:, None] * weights * (1 - torch.eye(len(batch)))
+        pairs = weights[:, None] * weights * (1 - torch.eye(len(batch), device=weights.device))
         return (pairs * (vectors @ vectors.T - targets @ targets.T) ** 2).sum() / pairs.sum().clamp_min(1e-6)
 
     def _fit_head(self) -> None:

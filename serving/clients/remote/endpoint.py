@@ -29,16 +29,17 @@ from fourshot.serving.clients.remote.completions import (
     read_completion,
 )
 from fourshot.serving.clients.remote.kept import KeptAnswers
+from fourshot.serving.clients.remote.refusals import MOST_MESSAGE_CHARS, is_moderated, is_used_up, message_of
 from fourshot.serving.clients.remote.settings import KEY_VARIABLES, RemoteSettings, teacher_key
 
 if TYPE_CHECKING:
     import openai
 
 LONGEST_RETRY_AFTER_S = 120.0  # an endpoint that asks for more than a minute's limit is not waited for
-REFUSALS = (400, 404, 405, 413, 422, 501)  # codes for what another request of the same endpoint may be free of
+REFUSALS = (400, 403, 404, 405, 413, 422, 501)  # codes for what another request of the same endpoint may be free of
 CLOSE_S = 5.0
 TELL_S = 2.0  # of progress
-MOST_MESSAGE_CHARS = 300  # characters of what an endpoint says that went wrong: some answer with a page
+MOST_FORBIDDEN = 8  # answers of 403 in a row: after so many it is no text that is refused, but the key
 GO_ON = "What was answered is kept, and the same command goes on from there."
 
 
@@ -96,6 +97,7 @@ class Endpoint:
             http_client=openai_client(httpx.URL(url), proxy),
         )
         self._pace, self._ended, self._missing = Pace(settings.concurrency), asyncio.Event(), 0
+        self._answer_count, self._forbidden = 0, list[RequestError]()  # so far; in a row, of which nobody says why
         # A loop in a thread of its own: whoever calls may have one, as notebooks do.
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -143,6 +145,8 @@ class Endpoint:
             raise SpendingLimitError(f"{self._budget.describe()} {GO_ON} Give a higher limit, or leave it out.")
         if faults:
             raise faults[0]
+        if self._forbidden and not self._answer_count:
+            raise self._forbidden[0]
         self.kept.use([key for key, answer in answers.items() if isinstance(answer, Completion)])
         return [answers[key] for key in keys if key in answers]
 
@@ -181,6 +185,7 @@ class Endpoint:
                 self._pace.learn(busy=True)
                 raise
             self._pace.learn(busy=False)
+            self._answer_count, self._forbidden = self._answer_count + 1, []
             self.kept.keep(key, completion)
             self._budget.paid(completion, request.chars)
             return completion
@@ -213,12 +218,15 @@ class Endpoint:
         ) from error
 
     async def _explained_status(self, error: "openai.APIStatusError", answers: str) -> Refused:
-        code, message = error.status_code, self._without_key(_message_of(error)).rstrip(".")
+        code, message = error.status_code, self._without_key(message_of(error)).rstrip(".")
         intro = f"{answers}: {message}."
-        if code in (401, 403):
+        if code in (401, 403) and not is_moderated(error):
             cause = f"The key of {self._key_from} is refused" if self._key_from else "It wants a key"
-            raise RequestError(f"{intro} {cause}: set {KEY_VARIABLES[0]} in the environment. {GO_ON}", code, "no_key")
-        if code == 402 or _is_used_up(error):
+            remedy = f"set {KEY_VARIABLES[0]} in the environment"
+            self._forbidden.append(RequestError(f"{intro} {cause}: {remedy}. {GO_ON}", code, "no_key"))
+            if code == 401 or len(self._forbidden) >= MOST_FORBIDDEN:
+                raise self._forbidden[-1]
+        if code == 402 or is_used_up(error):
             raise RequestError(f"{intro} The account there is used up. {GO_ON}", code, "used_up")
         if code == 404:
             names = await self._models()
@@ -272,23 +280,12 @@ def _errors() -> tuple[type[Exception], ...]:
     return openai.OpenAIError, TimeoutError, StrangeAnswerError
 
 
-def _message_of(error: "openai.APIStatusError") -> str:
-    """In one line, cut."""
-    body = error.body
-    message = (body.get("message") or body.get("detail")) if isinstance(body, dict) else None
-    return clipped(" ".join(str(message or error.response.text).split()), MOST_MESSAGE_CHARS)
-
-
-def _is_used_up(error: "openai.APIStatusError") -> bool:
-    return "insufficient_quota" in (error.code, error.type)
-
-
 def _may_pass(error: BaseException) -> bool:
     """Whether the same request may be answered later."""
     import openai
 
     if isinstance(error, openai.APIStatusError):
-        if _is_used_up(error) or (retry_after_s(error.response.headers) or 0) > LONGEST_RETRY_AFTER_S:
+        if is_used_up(error) or (retry_after_s(error.response.headers) or 0) > LONGEST_RETRY_AFTER_S:
             return False
         return error.status_code in (408, 409, BUSY, 500, *range(502, 600))
     return isinstance(error, openai.APIConnectionError | TimeoutError | StrangeAnswerError)

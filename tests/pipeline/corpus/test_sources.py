@@ -1,5 +1,6 @@
 """What a corpus starts from: shots that are no test texts, and adapters that fit the task and the base model."""
 
+import shutil
 from pathlib import Path
 
 import msgspec
@@ -8,16 +9,18 @@ import pytest
 from fourshot.engine.errors import AdapterError, InputError
 from fourshot.engine.models import ResolvedModel
 from fourshot.pipeline.card import CARD_FILE, AdapterCard, load_card
+from fourshot.pipeline.corpus.datacard import _counts
 from fourshot.pipeline.corpus.run import plan_corpus
 from fourshot.pipeline.corpus.settings import CorpusSettings
 from fourshot.pipeline.corpus.sources import data_of, readers_of
+from fourshot.pipeline.corpus.summary import ClassOutcome
 from fourshot.pipeline.events import Event
 from fourshot.pipeline.synthesis.settings import PRESETS
 from fourshot.pipeline.tasks.task_file import load_task
 from fourshot.pipeline.tasks.task_paths import load_tasks
 from fourshot.pipeline.tasks.types import Label, Task
 from fourshot.training.lora.settings import LoraSettings
-from tests.pipeline.corpus.small_corpora import TASK
+from tests.pipeline.corpus.small_corpora import TASK, make, named
 from tests.pipeline.task_folders import COLD, WARM, rows_of, write_jsonl, write_task
 
 MODEL = ResolvedModel(path="/models/a", name="a/model", revision="abc")
@@ -104,3 +107,25 @@ def test_data_may_lie_in_a_folder_for_each_task(tmp_path: Path) -> None:
     assert isinstance(missing, InputError) and "no folder 'ag_news'" in str(missing)
     (alone,) = load_tasks(["sst2"], tmp_path / "trec").values()
     assert isinstance(alone, Task) and alone.data.folder == str(tmp_path / "trec")
+
+
+def test_shots_that_are_gone_from_a_corpus_are_drawn_anew_with_a_line(tmp_path: Path) -> None:
+    make(tmp_path, named("one"))
+    file, events = tmp_path / "tasks" / "one" / "shots.json", list[Event]()
+    shots = file.read_bytes()
+    make(tmp_path, named("one"), on_event=events.append)
+    assert not any("drawn anew" in event.message for event in events)
+    file.unlink()
+    make(tmp_path, named("one"), on_event=events.append)
+    assert next(event.message for event in events if "drawn anew" in event.message).startswith(f"one: {file} is gone")
+    assert file.read_bytes() == shots
+    shutil.rmtree(tmp_path / "tasks")
+    events.clear()
+    make(tmp_path, named("one"), on_event=events.append)
+    assert any(event.message.startswith(f"one: {file} is gone") for event in events)
+
+
+def test_a_label_with_a_bar_is_one_cell_of_the_data_card(tmp_path: Path) -> None:
+    outcome = ClassOutcome(task="one", label="billing|fees", state="finished", kept=1, drawn=2)
+    row = _counts([outcome]).splitlines()[-1]
+    assert row.startswith(r"| one | billing\|fees | finished | 1 | 2 |")

@@ -264,3 +264,18 @@ def test_what_was_left_out_of_the_table_and_what_is_unclear_in_it_is_told(tmp_pa
 def test_rows_that_are_not_read_whole_are_counted(tmp_path: Path) -> None:
     summary = annotate(table(tmp_path), tmp_path / "out.csv")
     assert (summary.rows, summary.cut, summary.cut_words) == (5, 1, 3)
+
+
+@pytest.mark.parametrize(
+    ("row", "place"),
+    [({"text": "ice\0"}, "row 1 of the column 'text'"), ({"text": "ice", "a\0": 1}, r"the name 'a\\x00'")],
+)
+def test_what_csv_cannot_hold_is_refused_before_anything_is_asked(
+    tmp_path: Path, row: dict[str, object], place: str
+) -> None:
+    write_jsonl(tmp_path / "notes.jsonl", [row])
+    notes, read_texts = open_texts(tmp_path / "notes.jsonl", "text"), list[str]()
+    for name in ("out.csv", "out.tsv"):
+        with pytest.raises(InputError, match=f"CSV cannot hold NUL characters, and {place} has one.*out.jsonl"):
+            annotate_table(notes, tmp_path / name, LABELS, "me", reader(read_texts=read_texts))
+    assert not read_texts and annotate_table(notes, tmp_path / "out.jsonl", LABELS, "me", reader()).rows == 1

@@ -152,3 +152,17 @@ def test_classes_that_stall_fail_their_tasks_with_the_forecast(base: str, tmp_pa
 def test_a_task_or_several_not_both_nor_none(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["train", *words]) == 2
     assert "--tasks" in capsys.readouterr().err
+
+
+def test_a_task_that_is_refused_before_anything_was_made_leaves_no_folder(
+    base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(stage: Stage, on_event: OnEvent) -> list[FailedJob]:
+        return [FailedJob(key=item.key, kind="ModelNotFoundError", message="It is damaged.") for item in stage.items]
+
+    monkeypatch.setattr("fourshot.pipeline.runs.stage_driver.run_stage", refused)
+    (tmp_path / "mine").mkdir()
+    code, lines = train(base, write_task(tmp_path / "mine"), tmp_path / "out")
+    (outcome,) = [line for line in lines if line["type"] == "task"]
+    assert (code, outcome["message"], outcome["folder"]) == (2, "It is damaged.", "")
+    assert not (tmp_path / "out" / "colours").exists()

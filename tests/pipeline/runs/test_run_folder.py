@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -202,6 +203,31 @@ def test_a_file_in_the_place_of_the_folder_is_named(tmp_path: Path, below: str) 
 def test_a_device_in_the_place_of_the_folder_is_refused_as_a_file_is() -> None:
     with pytest.raises(InputError, match="/dev/null is a file"), RunFolder("/dev/null/run").lock():
         pass
+
+
+def test_a_folder_in_which_nothing_was_made_before_bad_input_is_left_as_it_was(tmp_path: Path) -> None:
+    def begin(folder: RunFolder, names: Sequence[str]) -> None:
+        folder.claim(manifest())
+        RunFolder(folder.path / "seed0").claim(manifest())
+        for name in ("shots.json", "layout.json", "log.txt", *names):
+            folder.write(name, [])
+        raise InputError("The base is damaged.")
+
+    def refused(path: Path, *names: str) -> None:
+        with pytest.raises(InputError, match="damaged"), RunFolder(path).lock():
+            begin(RunFolder(path), names)
+
+    refused(tmp_path / "run")
+    assert [*tmp_path.iterdir()] == []
+    (tmp_path / "empty").mkdir()
+    refused(tmp_path / "empty")
+    assert [*(tmp_path / "empty").iterdir()] == []
+    refused(tmp_path / "made", "candidates.jsonl")
+    assert RunFolder(tmp_path / "made").manifest() == manifest()
+    (tmp_path / "begun").mkdir()
+    RunFolder(tmp_path / "begun").claim(manifest())
+    refused(tmp_path / "begun")
+    assert RunFolder(tmp_path / "begun").manifest() == manifest()
 
 
 def test_a_folder_has_the_layout_that_it_was_begun_with(tmp_path: Path) -> None:

@@ -253,3 +253,16 @@ def test_importing_the_task_modules_loads_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_name_that_may_mean_a_task_of_ours_or_of_the_users_is_asked_about(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "trec"
+    folder.mkdir()
+    assert load_task("trec").data.hub, "a folder of data is no task"
+    write_task(folder)
+    with pytest.raises(InputError, match=f"'trec' is a task that comes with fourshot, and there is {folder}, too"):
+        load_task("trec")
+    assert load_task(folder).name == load_task("./trec").name == "colours"

@@ -77,3 +77,15 @@ def test_an_architecture_that_was_never_tried_is_asked_of_vllm(tmp_path: Path) -
     (tmp_path / "config.json").write_text('{"architectures": ["NoSuchForCausalLM"]}')
     with pytest.raises(InputError, match="NoSuchForCausalLM"):
         check_lora_support(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "part"),
+    [("Gemma3ForConditionalGeneration", "text_config"), ("Qwen2VLForConditionalGeneration", "vision_config")],
+)
+def test_a_base_that_reads_images_too_is_refused_before_anything_is_trained(
+    tmp_path: Path, architecture: str, part: str
+) -> None:
+    (tmp_path / "config.json").write_text(f'{{"architectures": ["{architecture}"], "{part}": {{"num_layers": 2}}}}')
+    with pytest.raises(InputError, match=rf"{architecture} .* has {part}\..*texts alone"):
+        check_trainable(str(tmp_path), ALL)

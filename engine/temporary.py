@@ -1,0 +1,28 @@
+"""Folders in the machine's temporary one that belong to a process, and go when nobody lives who needs them."""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+_process_folders: set[str] = set()  # that this process made
+
+
+def own_folder(beginning: str) -> Path:
+    """An empty folder of this process; its name has ``beginning``, then the process id. Removes those of dead ones."""
+    sweep(beginning)
+    folder = tempfile.mkdtemp(prefix=f"{beginning}{os.getpid()}-")
+    _process_folders.add(folder)
+    return Path(folder)
+
+
+def sweep(beginning: str) -> None:
+    """Remove the folders of that name that a process which was killed has left behind.
+
+    It may have had our own process id: a container gives every start of its program the same one.
+    """
+    for folder in Path(tempfile.gettempdir()).glob(f"{beginning}*-*"):
+        owner = folder.name.removeprefix(beginning).split("-")[0]
+        lives = owner.isdigit() and Path(f"/proc/{owner}").exists() and owner != str(os.getpid())
+        if owner.isdigit() and not lives and str(folder) not in _process_folders and Path("/proc/self").exists():
+            shutil.rmtree(folder, ignore_errors=True)

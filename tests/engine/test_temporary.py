@@ -1,0 +1,23 @@
+"""Folders of processes that were killed do not stay for ever."""
+
+import os
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from fourshot.engine import temporary
+
+
+def test_folders_of_processes_that_are_gone_are_removed_with_the_next_that_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    names = {"gone": 1 << 30, "other": os.getppid(), "before": os.getpid(), "mine": os.getpid()}
+    folders = {name: tmp_path / f"kind-{owner}-{name}" for name, owner in names.items()}
+    for folder in [*folders.values(), tmp_path / "kind-x-y", tmp_path / f"other-{1 << 30}-a"]:
+        folder.mkdir()
+    monkeypatch.setattr(temporary, "_process_folders", {str(folders["mine"])})
+    new_folders = [temporary.own_folder("kind-") for _ in range(2)]
+    assert {name for name, folder in folders.items() if folder.exists()} == {"other", "mine"}
+    assert all(folder.is_dir() for folder in [*new_folders, tmp_path / "kind-x-y", tmp_path / f"other-{1 << 30}-a"])

@@ -1,0 +1,48 @@
+"""Key files and pins are changed by several people and scripts at once, through links, and for a service's account."""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from fourshot.serving.app.adapters_folder import pin, unpin
+from fourshot.serving.app.keys import Keys, add_key, read_keys, remove_key
+from fourshot.serving.app.registry import read_pins
+from fourshot.serving.testing.adapters import task_of
+from tests.serving.random_students import make_student
+
+AT_ONCE = 8
+
+
+def test_keys_that_are_added_and_removed_at_once_are_all_there_and_gone(tmp_path: Path) -> None:
+    file = tmp_path / "keys.toml"
+    for name in range(AT_ONCE):
+        add_key(file, f"old {name}")
+    with ThreadPoolExecutor(2 * AT_ONCE) as pool:
+        additions = [pool.submit(add_key, file, f"new {name}") for name in range(AT_ONCE)]
+        removals = [pool.submit(remove_key, file, f"old {name}") for name in range(AT_ONCE)]
+        secrets = [future.result() for future in additions]
+        assert [future.result() for future in removals] == [None] * AT_ONCE
+    assert sorted(key.name for key in read_keys(file)) == [f"new {name}" for name in range(AT_ONCE)]
+    assert all(Keys(file).find(f"Bearer {secret}") for secret in secrets)
+
+
+def test_pins_that_are_set_at_once_are_all_there(tmp_path: Path) -> None:
+    names = [make_student(tmp_path, task_of(f"task-{number}")).name for number in range(AT_ONCE)]
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        tasks = [future.result() for future in [pool.submit(pin, tmp_path, name) for name in names]]
+    assert read_pins(tmp_path) == dict(zip(tasks, names, strict=True))
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        [future.result() for future in [pool.submit(unpin, tmp_path, task) for task in tasks]]
+    assert read_pins(tmp_path) == {}
+
+
+def test_a_link_to_a_key_file_stays_one_and_who_could_read_it_still_can(tmp_path: Path) -> None:
+    file, link = tmp_path / "real.toml", tmp_path / "keys.toml"
+    first = add_key(file, "first")
+    assert file.stat().st_mode & 0o777 == 0o600
+    file.chmod(0o640)
+    link.symlink_to(file)
+    served = Keys(file)
+    second = add_key(link, "second")
+    assert link.is_symlink() and file.stat().st_mode & 0o777 == 0o640
+    served.refresh()
+    assert served.find(f"Bearer {first}") and served.find(f"Bearer {second}")
