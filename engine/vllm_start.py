@@ -10,7 +10,7 @@ from fourshot.engine.alignment import BLOCK_TOKENS
 from fourshot.engine.collector import collector_paused
 from fourshot.engine.core import EngineSettings
 from fourshot.engine.gpus import check_gpus
-from fourshot.engine.vllm_scoring import MAX_LABEL_IDS
+from fourshot.engine.vllm_scoring import MAX_LABEL_IDS, check_scoring
 from fourshot.engine.vllm_seams import in_process, lora_kernels
 
 if TYPE_CHECKING:
@@ -33,9 +33,10 @@ def start(settings: EngineSettings) -> "LLMEngine":
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     with collector_paused():
-        from vllm import EngineArgs, LLMEngine
+        from vllm import EngineArgs, LLMEngine, SamplingParams
         from vllm.platforms import current_platform
 
+    check_scoring(SamplingParams)
     on_cpu = current_platform.is_cpu()
     if on_cpu:
         from fourshot.engine.vllm_seams import cpu_sampling
@@ -87,7 +88,7 @@ def _on_the_cpu(settings: EngineSettings) -> dict[str, Any]:
 
 
 def _on_a_gpu(settings: EngineSettings) -> dict[str, Any]:
-    """What is not given is vLLM's own choice for the card, chunked prefill too. No test runs this; an H200 did."""
+    """What is not given is vLLM's own choice for the card, chunked prefill too. Tests check names; an H200 ran it."""
     arguments: dict[str, Any] = {}
     if settings.gpus > 1:  # a process for each
         arguments |= {"tensor_parallel_size": settings.gpus, "distributed_executor_backend": "mp"}

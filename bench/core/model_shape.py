@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from fourshot.engine.models import ResolvedModel
 
 BF16_BYTES = 2
+ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM"}
 
 
 class ModelShape(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,6 +34,7 @@ class ModelShape(msgspec.Struct, frozen=True, kw_only=True):
     head_dim: int
     vocab_size: int
     tied: bool = True
+    model_type: str = "llama"  # a key of ARCHITECTURES, for a shape that is written
 
     @property
     def decoder_parameters(self) -> int:
@@ -62,7 +64,9 @@ class ModelShape(msgspec.Struct, frozen=True, kw_only=True):
         return 2 * self.decoder_parameters * computed + attention + 2 * self.vocab_size * self.hidden_size
 
 
-def _shape(layers: int, hidden: int, inner: int, heads: int, kv_heads: int, tied: bool = False) -> ModelShape:
+def _shape(
+    layers: int, hidden: int, inner: int, heads: int, kv_heads: int, tied: bool = False, model_type: str = "llama"
+) -> ModelShape:
     """With the embedded model's vocabulary, whose tokenizer the shapes use: texts have the lengths they have there."""
     return ModelShape(
         num_hidden_layers=layers,
@@ -73,6 +77,7 @@ def _shape(layers: int, hidden: int, inner: int, heads: int, kv_heads: int, tied
         head_dim=hidden // heads,
         vocab_size=49152,
         tied=tied,
+        model_type=model_type,
     )
 
 
@@ -81,6 +86,8 @@ SHAPES = {
     "vicuna-7b": _shape(32, 4096, 11008, 32, 32),
     "vicuna-13b": _shape(40, 5120, 13824, 40, 40),
     "llama-1b": _shape(16, 2048, 8192, 32, 8),
+    # The sizes of SmolLM2-135M in the architecture of Qwen 2, which has biases on queries, keys and values.
+    "qwen2-135m": _shape(30, 576, 1536, 9, 3, tied=True, model_type="qwen2"),
     "tiny": _shape(4, 256, 768, 4, 4, tied=True),
 }
 
@@ -102,11 +109,13 @@ def shape_of(model: str | Path) -> ModelShape:
 
 
 def write_shape(shape: ModelShape, folder: Path, tokenizer_from: str | Path) -> Path:
-    """A checkpoint folder without weights, for engines that are opened with ``load_format="dummy"``."""
+    """A checkpoint folder without weights, for engines that are opened with ``load_format="dummy"``.
+
+    Raises InputError for a folder without a tokenizer, and for one with more tokens than the shape has.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     config = {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
+        "architectures": [ARCHITECTURES[shape.model_type]],
         "hidden_act": "silu",
         "max_position_embeddings": 8192,
         "rms_norm_eps": 1e-5,
@@ -120,8 +129,24 @@ def write_shape(shape: ModelShape, folder: Path, tokenizer_from: str | Path) -> 
     }
     (folder / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
     for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copyfile(Path(tokenizer_from) / name, folder / name)
+        try:
+            shutil.copyfile(Path(tokenizer_from) / name, folder / name)
+        except OSError as error:
+            raise InputError(f"{Path(tokenizer_from) / name} cannot be read: {error.strerror}.") from error
+    _check_vocabulary(folder / "tokenizer.json", shape.vocab_size)
     return folder
+
+
+def _check_vocabulary(file: Path, vocab_size: int) -> None:
+    """Raise InputError where the tokenizer in ``file`` gives ids that a shape of ``vocab_size`` tokens lacks."""
+    tokenizer = json.loads(file.read_text(encoding="utf-8"))
+    vocabulary = tokenizer.get("model", {}).get("vocab", {})
+    ids = vocabulary.values() if isinstance(vocabulary, dict) else range(len(vocabulary))
+    added_ids = [added["id"] for added in tokenizer.get("added_tokens", ())]
+    if (highest := max([*ids, *added_ids], default=0)) >= vocab_size:
+        raise InputError(
+            f"{file.name} has token ids up to {highest}; the shape has {vocab_size}. Give a smaller tokenizer."
+        )
 
 
 def write_random_weights(folder: str) -> None:

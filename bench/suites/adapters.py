@@ -21,12 +21,15 @@ from fourshot.bench.core.options import Model, Out, Positive, TaskFolders
 from fourshot.bench.core.parts import MISSING, Page, Part, Section, Table
 from fourshot.bench.core.results import tell
 from fourshot.bench.core.rows import Rows
-from fourshot.bench.core.statistics import with_interval
+from fourshot.bench.core.statistics import ratio, with_interval
 from fourshot.bench.core.suite import Suite
+from fourshot.bench.core.targets import Target, at_least
 from fourshot.bench.core.workload import Request, Workload, load_workload
 from fourshot.pipeline.report.figures import Curve, line_plot
 
 KINDS = ("adapters", "in context")
+MANY_ADAPTERS, MANY_GOAL = 1024, 0.5  # by Zipf's law: share of the throughput of one adapter
+HIT_RATE_GOALS = {"sst2": 0.3, "trec": 0.6}  # share of prompt tokens that the prefix cache served
 MORE_WARMUP = 16  # requests, by turns at random, after one of every task
 
 
@@ -134,7 +137,7 @@ def measure(options: Options, rows: Rows) -> dict[str, Any]:
             base = Base(path=model.path, adapters=folders)
             _measure_cells(missing, base, settings, workload, rows, options.out.with_suffix(".log"))
     assert rows.path
-    return {**summarise(settings, rows.pieces), "targets": [], "rows": rows.path.name}
+    return {**summarise(settings, rows.pieces), "rows": rows.path.name}
 
 
 def _measure_cells(
@@ -154,12 +157,35 @@ def _measure_cells(
 
 
 def summarise(settings: AdaptersSettings, pieces: Mapping[str, Any]) -> dict[str, Any]:
-    """A row per kind, number and spread."""
+    """A row per kind, number and spread, and the targets."""
     groups: dict[tuple[str, int, float], list[CellMeasurement]] = {}
     for cell in sorted(cells(settings), key=lambda cell: cell.repeat):
         measured = msgspec.convert(pieces[cell.name], CellMeasurement)
         groups.setdefault((cell.kind, cell.number, cell.zipf), []).append(measured)
-    return {"cells": [_numbers(*group, repeats) for group, repeats in sorted(groups.items())]}
+    return {
+        "cells": [_numbers(*group, repeats) for group, repeats in sorted(groups.items())],
+        "targets": targets(settings, groups),
+    }
+
+
+def targets(settings: AdaptersSettings, groups: Mapping[tuple[str, int, float], list[CellMeasurement]]) -> list[Target]:
+    """Many adapters by Zipf's law beside one, and how much of the adapters' prompts the cache serves."""
+    goals = []
+    one = groups.get((KINDS[0], 1, settings.zipf[0]))
+    for zipf in filter(None, settings.zipf):
+        if one and (many := groups.get((KINDS[0], MANY_ADAPTERS, zipf))):
+            rates = [[measured.rate for measured in repeats] for repeats in (many, one)]
+            name = f"{MANY_ADAPTERS:,} adapters, Zipf {zipf:g}: share of the throughput of one"
+            goals.append(at_least(name, "", ratio(*rates).mean, MANY_GOAL))
+    hit_rates = [
+        sum(measured.cached_tokens for measured in repeats) / sum(measured.prompt_tokens for measured in repeats)
+        for (kind, _, _), repeats in groups.items()
+        if kind == KINDS[0]
+    ]
+    if hit_rates and settings.task in HIT_RATE_GOALS:
+        name = f"adapters, {settings.task}: hit rate of the prefix cache, worst cell"
+        goals.append(at_least(name, "", min(hit_rates), HIT_RATE_GOALS[settings.task]))
+    return goals
 
 
 def _numbers(kind: str, number: int, zipf: float, repeats: Sequence[CellMeasurement]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from fourshot.engine.errors import InputError
 from fourshot.engine.files import check_mounted
 from fourshot.engine.memory import free_bytes
 from fourshot.engine.models import refuse_fake
+from fourshot.engine.vllm_scoring import CANNOT_SCORE, installed_vllm_scores
 from fourshot.engine.vllm_seams.lora_support import check_lora_support
 from fourshot.serving.app.keys import Keys
 from fourshot.serving.app.registry import FolderContents, Registry, base_named
@@ -95,13 +96,16 @@ def complete(settings: ServeSettings, replicas: int = 1) -> tuple[ServeSettings,
     """``settings`` with everything computed, for each of ``replicas`` that share this machine.
 
     Nothing has to fit (None) where there are students alone: no base model is looked for, unless one is named.
-    Raises InputError for a folder that is not there, a base that takes no adapters, or what cannot fit.
+    Raises InputError for a folder that is not there, a base that takes no adapters, a vLLM that cannot
+    score, or what cannot fit.
     """
     refuse_fake(settings.base, "A service")
     base = base_named(settings.base)
     contents = Registry(settings.adapters, base).read()
     if not (settings.base or settings.vllm_arguments) and contents.has_students_only:
         return msgspec.structs.replace(settings, students_only=True), None, contents
+    if not installed_vllm_scores():
+        raise InputError(CANNOT_SCORE)
     check_lora_support(base().path)
     fitted = fit(settings, base(), contents, free_bytes() // replicas)
     computed = ("max_loras", "max_cpu_loras", "max_lora_rank", "kv_cache_bytes")

@@ -32,7 +32,7 @@ NO_ADAPTER, OTHER = (0.0,), (-1.0,)
 SPAN = 6  # more layers at a time keep more gradients of activations
 
 
-class Row(NamedTuple):
+class DecoderRow(NamedTuple):
     """What all layers need to know of a packed row of T tokens."""
 
     segments: Segments
@@ -69,7 +69,7 @@ class Decode(torch.autograd.Function):
     """All layers: embedded tokens [T, hidden] -> [N, hidden]. ``weights`` are those of the decoder, for autograd."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, decoder: "LlamaDecoder", row: Row, keeps: bool, *weights: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, decoder: "LlamaDecoder", row: DecoderRow, keeps: bool, *weights: Tensor) -> Tensor:
         spans = decoder.spans()
         ctx.decoder, ctx.row, ctx.spans, ctx.checkpointing = decoder, row, spans, decoder.checkpointing
         saved: list[Any] = []
@@ -135,7 +135,7 @@ class LlamaDecoder:
         cos, sin = self._angles(x, row.position_ids)
         segments = Segments(row, x.dtype, self._heads, self._kv_heads, self._windows)
         drops = any(projection.dropout for projection in self.projections)
-        shared = Row(segments, cos, sin, positions, int(torch.randint(1 << 60, ())) if drops else None)
+        shared = DecoderRow(segments, cos, sin, positions, int(torch.randint(1 << 60, ())) if drops else None)
         normed: Tensor = self._model.norm(Decode.apply(x, self, shared, torch.is_grad_enabled(), *self.parameters()))
         return normed
 
@@ -144,20 +144,20 @@ class LlamaDecoder:
         size, last = 1 if self.checkpointing else SPAN, len(self._norms) - 1
         return [*(range(start, min(start + size, last)) for start in range(0, last, size)), range(last, last + 1)]
 
-    def _num_rows(self, span: range, row: Row) -> list[int]:
+    def _num_rows(self, span: range, row: DecoderRow) -> list[int]:
         """Tokens that each of `GROUPS` computes."""
         num_tokens = len(row.cos)
         num_last = len(row.positions) if span.stop == len(self._norms) else num_tokens
         return [num_tokens, num_last, num_last, num_last]
 
-    def _masks(self, layer: int, row: Row, inputs: Sequence[Tensor]) -> list[Tensor | None]:
+    def _masks(self, layer: int, row: DecoderRow, inputs: Sequence[Tensor]) -> list[Tensor | None]:
         """Of dropout, for each of `GROUPS`, shaped as its input: the same whenever the layer is computed."""
         if row.seed is None:
             return [None] * len(GROUPS)
         generator = torch.Generator(inputs[0].device).manual_seed(row.seed + layer)
         return [projection.mask(x, generator) for projection, x in zip(self.projections, inputs, strict=True)]
 
-    def forward(self, span: range, x: Tensor, row: Row) -> tuple[Tensor, Span]:
+    def forward(self, span: range, x: Tensor, row: DecoderRow) -> tuple[Tensor, Span]:
         """x [T, hidden] -> [T, hidden], after the last layer [N, hidden]."""
         num_rows, segments = self._num_rows(span, row), row.segments
         kept = Span([], [], [])
@@ -187,7 +187,9 @@ class LlamaDecoder:
             kept.layers.append(Kept(*norms_kept, both, opened, after_mlp, masks))
         return x, kept
 
-    def backward(self, span: range, g: Tensor, kept: Span, row: Row, of_weights: list[tuple[Tensor, Tensor]]) -> Tensor:
+    def backward(
+        self, span: range, g: Tensor, kept: Span, row: DecoderRow, of_weights: list[tuple[Tensor, Tensor]]
+    ) -> Tensor:
         """The gradient for the span's input [T, hidden], from that of its output; writes those of the weights."""
         num_rows = self._num_rows(span, row)
         outputs, of_lows = [], []

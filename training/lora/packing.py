@@ -26,11 +26,14 @@ class PackedRow(msgspec.Struct, frozen=True, kw_only=True):
     def mask(self, dtype: torch.dtype) -> torch.Tensor:
         """Additive attention mask [1, 1, T, T]: 0 where a token may look, the lowest number elsewhere."""
         padding = self.input_ids.shape[1] - self.prefix_length - sum(self.lengths)
-        sizes = torch.tensor([self.prefix_length, *self.lengths, padding])
-        owners = torch.arange(len(sizes)).repeat_interleave(sizes)
+        sizes = [self.prefix_length, *self.lengths, padding]
+        # On the device, in one copy of a few numbers: a GPU waits neither for the mask nor for how long it is.
+        device = self.input_ids.device
+        counts = torch.tensor(sizes, device=device)
+        owners = torch.arange(len(sizes), device=device).repeat_interleave(counts, output_size=sum(sizes))
         sees = ((owners[:, None] == owners[None, :]) | (owners[None, :] == 0)).tril()
-        mask = torch.zeros(sees.shape, dtype=dtype).masked_fill_(~sees, torch.finfo(dtype).min)
-        return mask[None, None].to(self.input_ids.device)
+        mask = torch.zeros(sees.shape, dtype=dtype, device=device).masked_fill_(~sees, torch.finfo(dtype).min)
+        return mask[None, None]
 
 
 def shared_prefix_length(sequences: Sequence[Sequence[int]]) -> int:

@@ -19,7 +19,7 @@ from fourshot.bench.core.results import task_title, tell
 from fourshot.bench.core.rows import Rows
 from fourshot.bench.core.statistics import estimate, with_interval
 from fourshot.bench.core.suite import Suite
-from fourshot.bench.suites.distill.cells import NONE, TEACHER, Cell, Group, measure_cell, teach
+from fourshot.bench.suites.distill.cells import NONE, TEACHER, Group, StudentCell, measure_cell, teach
 from fourshot.bench.suites.distill.curves import curves_of, turning_points
 from fourshot.bench.suites.distill.real_data import check_real
 from fourshot.engine.errors import InputError
@@ -54,8 +54,8 @@ def measure(options: Options, rows: Rows) -> dict[str, Any]:
         raise InputError(f"--amounts are numbers of texts from 0; got {amounts[0]}.")
     for task, real, seed in product(options.tasks, options.real, range(options.seeds)):
         group = Group(task=task, real=real, seed=seed)
-        cells = [Cell(strategy=TEACHER), Cell(strategy=NONE)]
-        cells += [Cell(strategy=strategy, amount=amount) for strategy in options.strategies for amount in amounts]
+        cells = [StudentCell(strategy=TEACHER), StudentCell(strategy=NONE)]
+        cells += [StudentCell(strategy=name, amount=amount) for name in options.strategies for amount in amounts]
         missing = [cell for cell in cells if group.piece(cell) not in rows.pieces]
         if not missing:
             continue

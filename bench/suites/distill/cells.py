@@ -45,11 +45,11 @@ class Group(msgspec.Struct, frozen=True, kw_only=True):
     real: str
     seed: int
 
-    def piece(self, cell: "Cell") -> str:
+    def piece(self, cell: "StudentCell") -> str:
         return f"{self.task}/{self.real}/{self.seed}/{cell.strategy}/{cell.amount}"
 
 
-class Cell(msgspec.Struct, frozen=True, kw_only=True):
+class StudentCell(msgspec.Struct, frozen=True, kw_only=True):
     """A student: where its texts come from, and how many."""
 
     strategy: str
@@ -69,7 +69,7 @@ class Taught(msgspec.Struct, frozen=True, kw_only=True):
     pairs: list[Any]  # candidates with verdicts
     teacher_accuracy: float | None
 
-    def texts(self, cell: Cell) -> tuple[Annotated, Annotated]:
+    def texts(self, cell: StudentCell) -> tuple[Annotated, Annotated]:
         """Annotated and written texts of a cell: as many as asked for, or as there are."""
         share = cell.amount // 2 if cell.strategy == "both" else cell.amount
         annotated = self.annotated[:share] if cell.strategy in ("annotate", "both") else []
@@ -143,7 +143,7 @@ def teach(
     )
 
 
-def measure_cell(taught: Taught, cell: Cell) -> dict[str, Any]:
+def measure_cell(taught: Taught, cell: StudentCell) -> dict[str, Any]:
     """The row of a cell, without what its group has in common; without an accuracy where there are no texts for it."""
     row: dict[str, Any] = {**msgspec.to_builtins(cell), "real_texts": len(taught.shots), "test_texts": len(taught.test)}
     if cell.strategy == TEACHER:

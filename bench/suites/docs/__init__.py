@@ -23,7 +23,17 @@ from fourshot.bench.core.parts import fill, markdown
 from fourshot.bench.core.results import RESULTS, read_result, tell, write_result
 from fourshot.bench.core.suite import Command, Suite
 from fourshot.bench.core.targets import target_lines, targets_of
-from fourshot.bench.suites import adapters, against_vllm, breakeven, diversity, fleet, noise, serving, throughput
+from fourshot.bench.suites import (
+    adapters,
+    against_vllm,
+    breakeven,
+    diversity,
+    engine_start,
+    fleet,
+    noise,
+    serving,
+    throughput,
+)
 from fourshot.bench.suites import filter as filter_bench
 from fourshot.bench.suites.docs.accuracy_picture import accuracy_bars, description, draw_pictures
 from fourshot.bench.suites.docs.method_tables import (
@@ -144,6 +154,7 @@ BLOCKS: dict[str, tuple[str, Callable[[ResultFolder], str]]] = {
     "throughput": _report("throughput", throughput.SUITE),
     "filter": _report("filter", filter_bench.SUITE),
     "noise": _report("noise", noise.SUITE),
+    "engine-start": _of_suite("engine-start", engine_start.SUITE.markdown),
     "diversity": _of_suite("diversity", diversity.MEASUREMENT.markdown),
     "fleet": _of_suite("fleet", fleet.SUITE.markdown),
     "serving": _of_suite("serving", serving.SUITE.markdown),

@@ -37,6 +37,8 @@ ENGINE_WARMUP = {"icl_off": 4, "icl_cold": 4, "transformers_icl": 1, "transforme
 def settings_of(options: Options) -> LatencySettings:
     """The defaults, or those of --settings, with what the command line says."""
     check_shape(options.model, options.shape)
+    if options.tokenizer and not options.shape:
+        raise InputError("--tokenizer goes with --shape: a model has a tokenizer of its own.")
     settings = LatencySettings()
     if options.settings:
         try:
@@ -60,7 +62,7 @@ def settings_of(options: Options) -> LatencySettings:
         changed["variants"] = tuple(name for name in settings.variants if VARIANTS[name].engine not in on_weights)
     settings = msgspec.structs.replace(settings, **changed)
     if unknown := [name for name in (*settings.variants, *settings.http_variants) if name not in VARIANTS]:
-        raise InputError(f"unknown ways {unknown}. Allowed are {', '.join(VARIANTS)}.")
+        raise InputError(f"unknown methods {unknown} in ways or http_ways. Allowed are {', '.join(VARIANTS)}.")
     if unknown := [task for task in (*settings.tasks, *settings.open_tasks) if task not in shipped_tasks()]:
         raise InputError(f"unknown tasks {unknown}. Allowed are {', '.join(sorted(shipped_tasks()))}.")
     return settings
@@ -132,10 +134,12 @@ def prepare(options: Options, folder: Path, settings: LatencySettings) -> Base:
     from fourshot.engine.models import resolve_model
     from fourshot.serving.testing.adapters import make_adapter, task_of
 
-    model = resolve_model(options.model)
     if options.shape:
-        path = write_shape(SHAPES[options.shape], folder / options.shape, model.path)
+        tokenizer = options.tokenizer or resolve_model(options.model).path
+        path = write_shape(SHAPES[options.shape], folder / options.shape, tokenizer)
         model = resolve_model(str(path), weights=False)
+    else:
+        model = resolve_model(options.model)
     adapters = tuple(
         str(make_adapter(folder / "adapters", task_of(f"random-{seed}"), seed=seed, base=model))
         for seed in range(settings.many_adapters)

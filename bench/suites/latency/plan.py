@@ -70,6 +70,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     out: Out
     model: Model = None
     shape: Shape = None
+    tokenizer: Annotated[Path | None, "with --shape: a folder with its tokenizer (default: the embedded one)"] = None
     settings: Annotated[Path | None, "a JSON file of the suite's settings"] = None
     tasks: Annotated[tuple[str, ...] | None, "default: sst2 trec ag_news"] = None
     repeats: Annotated[Positive | None, "of every cell (default: 3)"] = None

@@ -18,7 +18,10 @@ from fourshot.bench.core.targets import Target, at_least
 from fourshot.bench.core.workload import VARIANTS
 from fourshot.bench.suites.latency.plan import SATURATED, LatencySettings, all_cells
 
-SHARE_GOAL, ALONE_GOAL, WARM_GOAL = 0.8, 2.0, 1.0
+SHARE_GOAL, ALONE_GOAL, WARM_GOAL, WARM_SATURATED_GOAL = 0.8, 2.0, 1.0, 1.6
+CACHE_OFF_GOALS = {"sst2": 8.0, "trec": 30.0, "ag_news": 19.0}  # times in context, saturated
+HIT_RATE_GOALS = {"sst2": 0.3, "trec": 0.6}  # share of an adapter's prompt tokens that the prefix cache served
+INSTRUCTION_GOAL = 0.9  # throughput with the instruction, as a share of the bare text's
 LORA, BARE = "lora", "lora_bare"
 ROUTES = ("in-process", "http", "http-open")
 MANY_ADAPTERS, MANY_GOAL = 32, 0.9
@@ -47,7 +50,11 @@ def summarise(settings: LatencySettings, pieces: Mapping[str, Any]) -> dict[str,
         "missing": [cell.name for cell in all_cells(settings) if cell.name not in pieces],
         "cells": [cell_numbers(group, repeats, settings) for group, repeats in groups.items()],
         "against_icl": ratios,
-        "targets": [*targets(ratios, settings), *many_targets(groups, settings)],
+        "targets": [
+            *targets(ratios, settings),
+            *instruction_targets(groups, settings),
+            *many_targets(groups, settings),
+        ],
     }
 
 
@@ -170,6 +177,9 @@ def targets(ratios: Sequence[Mapping[str, Any]], settings: LatencySettings) -> l
             if saturated:
                 share = saturated["throughput"]["mean"] / saturated["prompt_tokens"]
                 goals.append(at_least(f"{name}, saturated: share of the ratio of prompt tokens", "", share, SHARE_GOAL))
+            if saturated and variant == LORA and task in CACHE_OFF_GOALS:
+                about = f"{name}, saturated: throughput against in context, cache off"
+                goals.append(at_least(about, "times", saturated["throughput"]["mean"], CACHE_OFF_GOALS[task]))
             if single:
                 about = f"{name}, one at a time: p50 against in context, cache off"
                 goals.append(at_least(about, "times", single["p50"]["mean"], ALONE_GOAL))
@@ -182,6 +192,25 @@ def targets(ratios: Sequence[Mapping[str, Any]], settings: LatencySettings) -> l
                 worst, worst_load = min(warm, key=lambda pair: pair[0])
                 about = f"{name}, against warm in context, worst cell ({worst_load})"
                 goals.append(at_least(about, "times", worst, WARM_GOAL))
+            saturated_ratio = next((ratio for ratio, concurrency in warm if concurrency == "saturated"), None)
+            if saturated_ratio is not None and variant == LORA:
+                about = f"{name}, saturated: throughput against warm in context"
+                goals.append(at_least(about, "times", saturated_ratio, WARM_SATURATED_GOAL))
+    return goals
+
+
+def instruction_targets(groups: Mapping[Group, list[CellMeasurement]], settings: LatencySettings) -> list[Target]:
+    """What the instruction costs an adapter beside the bare text, and how much of its prompts the cache serves."""
+    goals = []
+    for task in settings.tasks:
+        instruction, bare = (groups.get(("in-process", variant, task, SATURATED)) for variant in (LORA, BARE))
+        name = f"{VARIANTS[LORA].display_name}, {task}, saturated"
+        if instruction and bare and len(instruction) == len(bare):  # a run may have been cut off
+            share = ratio(rates(instruction), rates(bare)).mean
+            goals.append(at_least(f"{name}: share of the bare text's throughput", "", share, INSTRUCTION_GOAL))
+        if instruction and task in HIT_RATE_GOALS:
+            tokens, cached = mean_tokens(instruction)
+            goals.append(at_least(f"{name}: hit rate of the prefix cache", "", cached / tokens, HIT_RATE_GOALS[task]))
     return goals
 
 

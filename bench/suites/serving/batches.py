@@ -1,12 +1,15 @@
 """The price of many adapters in one batch."""
 
 import time
+from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
+from fourshot.bench.core.targets import Target, at_most
 from fourshot.bench.suites.serving.traffic import Traffic
 
 BATCH_SIZES, BATCH_ADAPTERS, BATCH_REPEATS = (8, 32, 128), 8, 9
+BATCH_GOAL = 1.25  # times the base, for a batch of any of these sizes
 
 
 def multi_lora(traffic: Traffic) -> list[dict[str, Any]]:
@@ -58,3 +61,16 @@ def multi_lora(traffic: Traffic) -> list[dict[str, Any]]:
     finally:
         engine.close()
     return rows
+
+
+def batch_targets(batches: Sequence[Mapping[str, Any]]) -> list[Target]:
+    """One per size of a batch, of what `multi_lora` measured."""
+    return [
+        at_most(
+            f"{batch['adapters']} adapters in a batch of {batch['texts']}, against the base",
+            "times",
+            batch["ratio"],
+            BATCH_GOAL,
+        )
+        for batch in batches
+    ]

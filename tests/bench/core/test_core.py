@@ -1,5 +1,6 @@
 """What all suites share: rows that outlive a kill, intervals, and the roof."""
 
+import json
 import math
 import time
 from pathlib import Path
@@ -80,6 +81,28 @@ def test_the_embedded_models_shape_is_read_from_its_config(tmp_path: Path) -> No
     folder = write_shape(shape, tmp_path / "shape", model)
     assert shape_of(folder) == shape
     resolve_model(str(folder), weights=False)
+
+
+def test_a_shape_like_qwen_2_is_as_large_as_the_embedded_model(tmp_path: Path) -> None:
+    model, shape = resolve_model(None).path, SHAPES["qwen2-135m"]
+    assert shape.decoder_parameters == shape_of(model).decoder_parameters
+    config = json.loads((write_shape(shape, tmp_path / "shape", model) / "config.json").read_text())
+    assert (config["architectures"], config["model_type"]) == (["Qwen2ForCausalLM"], "qwen2")
+    assert shape_of(tmp_path / "shape") == shape
+
+
+def test_a_shape_takes_its_tokenizer_from_any_folder_whose_ids_it_has(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"tokenizer\.json cannot be read"):
+        write_shape(SHAPES["tiny"], tmp_path / "shape", tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text("{}")
+    for highest in (49_151, 49_152):
+        tokenizer = {"model": {"vocab": {"a": 0}}, "added_tokens": [{"id": highest}]}
+        (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer))
+        if highest < SHAPES["tiny"].vocab_size:
+            write_shape(SHAPES["tiny"], tmp_path / "shape", tmp_path)
+        else:
+            with pytest.raises(InputError, match="token ids up to 49152"):
+                write_shape(SHAPES["tiny"], tmp_path / "shape", tmp_path)
 
 
 def test_the_roof_is_operations_when_saturated_and_weights_when_alone() -> None:

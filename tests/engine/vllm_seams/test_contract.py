@@ -5,13 +5,22 @@ import logging
 import pytest
 
 from fourshot.engine.errors import FourshotError
-from fourshot.engine.vllm_seams import adapter_check, api_server, client, contract, in_process, lora_kernels, lora_loads
+from fourshot.engine.vllm_seams import (
+    adapter_check,
+    api_server,
+    client,
+    contract,
+    in_process,
+    lora_kernels,
+    lora_loads,
+    lora_support,
+)
 from fourshot.engine.vllm_seams.contract import Seam, faults
 
 pytest.importorskip("vllm")
 from fourshot.engine.vllm_seams import cpu_sampling
 
-SEAMS = (adapter_check, api_server, client, cpu_sampling, in_process, lora_kernels, lora_loads)
+SEAMS = (adapter_check, api_server, client, cpu_sampling, in_process, lora_kernels, lora_loads, lora_support)
 
 
 def seam(*relies_on: str) -> Seam:

@@ -2,11 +2,13 @@
 
 import io
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 import torch
 
+from fourshot.training.lora.optimize import Optimization
 from fourshot.training.lora.settings import LoraSettings
 from fourshot.training.lora.train import LoraTrainer
 from tests.training import notes
@@ -63,22 +65,72 @@ def test_the_bytes_and_the_losses_are_those_of_an_undisturbed_training(
     assert not file.exists()
 
 
-def test_a_machine_with_fewer_gpus_goes_on_from_the_checkpoint(
+class GpuGenerator:
+    """Stands for the generator of the one GPU that trains; ``draws`` are what its dropout would have drawn."""
+
+    def __init__(self) -> None:
+        self._generator = torch.Generator().manual_seed(1)
+        self.devices = set[str]()  # whose state was saved or restored
+        self.draws: list[float] = []
+
+    def get_rng_state(self, device: str) -> torch.Tensor:
+        self.devices.add(device)
+        return self._generator.get_state()
+
+    def set_rng_state(self, state: torch.Tensor, device: str) -> None:
+        self.devices.add(device)
+        self._generator.set_state(state)
+
+    def draw(self, step: int, planned: int, loss: float) -> None:
+        self.draws.append(float(torch.rand((), generator=self._generator)))
+        if step == 4 and len(self.draws) == 4:
+            raise Killed
+
+    def restart(self) -> None:
+        """As a new process has it."""
+        self._generator.manual_seed(2)
+
+
+def test_dropout_on_a_gpu_goes_on_where_it_was(
     tiny_trainer: LoraTrainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It may have been written where more of them were visible. Here there is none, so both are said to be there."""
+    """Other GPUs are left alone: the next start may see fewer of them. The steps themselves are taken on the CPU."""
+    gpu = GpuGenerator()
+    monkeypatch.setattr(torch.cuda, "get_rng_state", gpu.get_rng_state)
+    monkeypatch.setattr(torch.cuda, "set_rng_state", gpu.set_rng_state)
+    begin = Optimization.__init__
 
-    def set_all(states: list[torch.Tensor]) -> None:
-        if len(states) > 1:
-            raise IndexError("tuple index out of range")  # what torch says of a GPU that is not there
+    def begin_on_gpu(optimization: Optimization, *given: Any, **more: Any) -> None:
+        begin(optimization, *given, **more)
+        optimization._is_on_gpu = True
 
-    monkeypatch.setattr(torch.cuda, "get_rng_state_all", lambda: [torch.get_rng_state()] * 2)
-    monkeypatch.setattr(torch.cuda, "set_rng_state_all", set_all)
+    monkeypatch.setattr(Optimization, "__init__", begin_on_gpu)
     file = tmp_path / "state.pt"
-    more = {"checkpoint": file, "checkpoint_s": 0.0}
     with pytest.raises(Killed):
-        tiny_trainer.train(notes.examples(), notes.WORDS, SETTINGS, tmp_path, on_step=die_at(4), **more)  # type: ignore[arg-type]
-    assert tiny_trainer.train(notes.examples(), notes.WORDS, SETTINGS, tmp_path, checkpoint=file).steps == 6
+        tiny_trainer.train(
+            notes.examples(), notes.WORDS, SETTINGS, tmp_path, on_step=gpu.draw, checkpoint=file, checkpoint_s=0.0
+        )
+    gpu.restart()
+    result = tiny_trainer.train(notes.examples(), notes.WORDS, SETTINGS, tmp_path, on_step=gpu.draw, checkpoint=file)
+    assert result.steps == 6 and gpu.devices == {"cpu"}, "the device that trains, and no other"
+    assert len(gpu.draws) == 4 + 3 and gpu.draws[4] == gpu.draws[3], "the step of the death was not saved"
+
+
+def test_the_optimizer_takes_all_tensors_at_once(
+    tiny_trainer: LoraTrainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tensor by tensor is hundreds of launches a step on a GPU."""
+    optimizers: list[torch.optim.AdamW] = []
+
+    class Observed(torch.optim.AdamW):
+        def __init__(self, *given: Any, **more: Any) -> None:
+            super().__init__(*given, **more)
+            optimizers.append(self)
+
+    monkeypatch.setattr(torch.optim, "AdamW", Observed)
+    brief = msgspec.structs.replace(SETTINGS, min_steps=1, max_steps=1)
+    tiny_trainer.train(notes.examples(), notes.WORDS, brief, tmp_path)
+    assert [optimizer.defaults["fused"] for optimizer in optimizers] == [True]
 
 
 OTHER_LAYOUT = io.BytesIO()

@@ -1,0 +1,84 @@
+"""What the suites are to reach, beside what was measured."""
+
+from typing import Any
+
+import pytest
+
+from fourshot.bench.core.closed_loop import CellMeasurement, RequestTimes
+from fourshot.bench.core.targets import Target, target_lines
+from fourshot.bench.suites import training
+from fourshot.bench.suites.adapters import AdaptersSettings, cells, summarise
+from fourshot.bench.suites.latency.plan import SATURATED, LatencySettings
+from fourshot.bench.suites.latency.summary import instruction_targets, targets
+from fourshot.bench.suites.serving.batches import batch_targets
+
+
+def measurement(seconds: float, cached: int = 0) -> CellMeasurement:
+    """Two requests of 40 tokens each."""
+    rows = tuple(RequestTimes(sent_s=0, begun_s=0, done_s=1, prompt_tokens=40, cached_tokens=cached) for _ in range(2))
+    return CellMeasurement(rows=rows, seconds=seconds, prompt_tokens=80, cached_tokens=2 * cached)
+
+
+def in_words(goals: list[Target]) -> list[str]:
+    return [line.removeprefix("- ") for line in target_lines(goals)]
+
+
+@pytest.mark.parametrize(("task", "cache_off"), [("sst2", 8), ("trec", 30), ("ag_news", 19)])
+def test_each_task_has_a_target_against_each_state_of_the_cache(task: str, cache_off: float) -> None:
+    row: dict[str, Any] = {
+        "way": "lora",
+        "task": task,
+        "concurrency": "saturated",
+        "icl_off": {"throughput": {"mean": 9.0}, "prompt_tokens": 6.0},
+        "icl_warm": {"throughput": {"mean": 1.5}},
+    }
+    words = in_words(targets([row], LatencySettings(tasks=(task,), variants=("lora",))))
+    name = f"LoRA, one adapter, {task}"
+    met = "met" if cache_off == 8 else "missed"
+    assert (
+        f"{name}, saturated: throughput against in context, cache off: target {cache_off}, measured 9 times ({met})"
+        in words
+    )
+    assert f"{name}, saturated: throughput against warm in context: target 1.6, measured 1.5 times (missed)" in words
+    assert f"{name}, against warm in context, worst cell (saturated): target 1, measured 1.5 times (met)" in words
+
+
+def test_the_instruction_stands_beside_the_bare_text_and_its_hits_in_the_cache() -> None:
+    settings = LatencySettings(tasks=("sst2",))
+    groups = {
+        ("in-process", "lora", "sst2", float(SATURATED)): [measurement(1.0, cached=16)],
+        ("in-process", "lora_bare", "sst2", float(SATURATED)): [measurement(0.8)],
+    }
+    assert in_words(instruction_targets(groups, settings)) == [
+        "LoRA, one adapter, sst2, saturated: share of the bare text's throughput: target 0.9, measured 0.8 (missed)",
+        "LoRA, one adapter, sst2, saturated: hit rate of the prefix cache: target 0.3, measured 0.4 (met)",
+    ]
+
+
+def test_every_size_of_a_batch_has_a_target() -> None:
+    batches = [{"texts": texts, "adapters": 8, "ratio": ratio} for texts, ratio in ((8, 1.2), (32, 1.25), (128, 1.3))]
+    assert in_words(batch_targets(batches)) == [
+        "8 adapters in a batch of 8, against the base: target 1.25, measured 1.2 times (met)",
+        "8 adapters in a batch of 32, against the base: target 1.25, measured 1.25 times (met)",
+        "8 adapters in a batch of 128, against the base: target 1.25, measured 1.3 times (missed)",
+    ]
+
+
+def test_a_thousand_adapters_by_zipf_stand_beside_one() -> None:
+    settings = AdaptersSettings(numbers=(1, 1024), repeats=2)
+    pieces = {cell.name: measurement(2.5 if cell.number > 1 else 1.0) for cell in cells(settings)}
+    assert in_words(summarise(settings, pieces)["targets"]) == [
+        "1,024 adapters, Zipf 1.1: share of the throughput of one: target 0.5, measured 0.4 (missed)",
+        "adapters, sst2: hit rate of the prefix cache, worst cell: target 0.3, measured 0 (missed)",
+    ]
+    few = AdaptersSettings(numbers=(1, 8), repeats=2, task="ag_news")
+    assert summarise(few, {cell.name: measurement(1.0) for cell in cells(few)})["targets"] == []
+
+
+def test_a_shape_like_qwen_2_has_a_target_of_its_own() -> None:
+    numbers = {"accuracy": 0.5, "computed_tflops": 1.0, "useful_tflops": 1.0}
+    runs = [{"trainer": "ours", "seconds": 1.0, **numbers}, {"trainer": "hf_trainer", "seconds": 4.5, **numbers}]
+    speeds = [
+        training.targets(runs, 1.0, goal)[0] for goal in (training.SPEED_GOAL, training.SPEED_GOALS["qwen2-135m"])
+    ]
+    assert [(speed.goal, speed.met) for speed in speeds] == [(5.0, False), (4.0, True)]
