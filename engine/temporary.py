@@ -5,6 +5,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import psutil
+
 _process_folders: set[str] = set()  # that this process made
 
 
@@ -23,6 +25,7 @@ def sweep(beginning: str) -> None:
     """
     for folder in Path(tempfile.gettempdir()).glob(f"{beginning}*-*"):
         owner = folder.name.removeprefix(beginning).split("-")[0]
-        lives = owner.isdigit() and Path(f"/proc/{owner}").exists() and owner != str(os.getpid())
-        if owner.isdigit() and not lives and str(folder) not in _process_folders and Path("/proc/self").exists():
+        if not owner.isdecimal() or str(folder) in _process_folders:
+            continue
+        if int(owner) == os.getpid() or not psutil.pid_exists(int(owner)):
             shutil.rmtree(folder, ignore_errors=True)

@@ -7,13 +7,13 @@ from fourshot.engine.errors import InputError
 from fourshot.pipeline.tasks.faults import Fault, counted, error, errors_in, note, shorten, warning
 from fourshot.pipeline.tasks.fields import bare_text
 from fourshot.pipeline.tasks.hub_tables import read_hub
+from fourshot.pipeline.tasks.row_doubts import MISREAD
 from fourshot.pipeline.tasks.shots import SHOTS_STEM
 from fourshot.pipeline.tasks.split_files import find_split_file, missing_split, split_files
 from fourshot.pipeline.tasks.table_files import Table, scan_table, settings_of
 from fourshot.pipeline.tasks.tables import clean, count_labels, label_rows, normalise, stand_in
 from fourshot.pipeline.tasks.text_words import cut_texts
 from fourshot.pipeline.tasks.types import Example, Task
-from fourshot.pipeline.tasks.usable_rows import MISREAD
 
 # An entity, or a tag of those that exports leave in texts.
 _MARKUP = re.compile(
