@@ -21,8 +21,8 @@ from fourshot.pipeline.tasks.types import DataSource, Task
 
 _PLACEHOLDER = re.compile(r"\{\{?\s*[\w.]*\s*\}?\}|%s\b")
 LONG_WORD = 60  # characters, of a label's word
-# Labels that an instruction names: it is part of every prompt. Without a list of 77, adapters trained in half of the
-# time and were as accurate (docs/results.md, "77 classes"); with 18, neither differed.
+# Labels that an instruction names: it is part of every prompt. Without a list of 77, adapters of two bases trained in
+# half of the time or less and were as accurate (docs/results.md, "77 classes"); with 18, neither differed.
 MOST_LISTED = 30
 _TOML_NAMES = {str: "string", int: "integer", float: "float", bool: "boolean", list: "array", dict: "table"}
 _EXPECTED: dict[type[inspect.Type], Any] = {
