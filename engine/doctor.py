@@ -12,16 +12,16 @@ from typing import Literal
 
 import msgspec
 
+from fourshot.engine.checkpoints.embedded import NAME, PACKAGE, PACKAGE_VERSION, SPACE_BYTES, embedded_folder, is_whole
+from fourshot.engine.checkpoints.models import resolve_model
 from fourshot.engine.core import EngineSettings, Sampling
-from fourshot.engine.embedded import NAME, PACKAGE, PACKAGE_VERSION, SPACE_BYTES, embedded_folder, is_whole
 from fourshot.engine.encoder import embedded_encoder
 from fourshot.engine.errors import FourshotError
-from fourshot.engine.gpus import ask_driver
-from fourshot.engine.home import HOME_VARIABLE, home
-from fourshot.engine.memory import free_bytes
-from fourshot.engine.models import resolve_model
+from fourshot.engine.machine.gpus import ask_driver
+from fourshot.engine.machine.home import HOME_VARIABLE, home
+from fourshot.engine.machine.memory import free_bytes
+from fourshot.engine.machine.threads import available_cores, wanted_cores
 from fourshot.engine.opening import open_engine
-from fourshot.engine.threads import available_cores, wanted_cores
 from fourshot.engine.vllm_scoring import CANNOT_SCORE, installed_vllm_scores
 from fourshot.engine.vllm_seams import lora_kernels
 

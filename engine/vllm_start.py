@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from fourshot.engine.alignment import BLOCK_TOKENS
 from fourshot.engine.collector import collector_paused
 from fourshot.engine.core import EngineSettings
-from fourshot.engine.gpus import check_gpus
+from fourshot.engine.machine.gpus import check_gpus
 from fourshot.engine.vllm_scoring import MAX_LABEL_IDS, check_scoring
 from fourshot.engine.vllm_seams import in_process, lora_kernels
 

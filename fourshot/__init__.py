@@ -28,17 +28,17 @@ if TYPE_CHECKING:
     )
     from fourshot.pipeline.corpus.settings import CorpusSettings
     from fourshot.pipeline.corpus.summary import CorpusSummary
+    from fourshot.pipeline.distillation.annotating import AnnotationSummary
+    from fourshot.pipeline.distillation.distilled import DistillSummary
+    from fourshot.pipeline.distillation.distilled_text import TextDistillSummary
     from fourshot.pipeline.events import Event
-    from fourshot.pipeline.runs.annotating import AnnotationSummary
     from fourshot.pipeline.runs.compare import Comparison
-    from fourshot.pipeline.runs.distilled import DistillSummary
-    from fourshot.pipeline.runs.distilled_text import TextDistillSummary
     from fourshot.pipeline.runs.many import TaskOutcome
     from fourshot.pipeline.runs.run import RunSummary
     from fourshot.pipeline.synthesis.settings import PRESETS, RunSettings
+    from fourshot.pipeline.task import Example, Label, Task
     from fourshot.pipeline.tasks.generation import GenerationTask
     from fourshot.pipeline.tasks.task_file import load_any_task, load_task
-    from fourshot.pipeline.tasks.types import Example, Label, Task
     from fourshot.pipeline.text_student import Generator, TextStudent
     from fourshot.serving.clients.client import AsyncClient, Client
     from fourshot.serving.clients.local import LocalClassifier as Classifier
@@ -100,21 +100,21 @@ __all__ = [
 _HOMES = {  # of the names above; the errors are in fourshot.engine.errors
     **dict.fromkeys(("compare", "corpus", "run", "train"), "fourshot.api"),
     **dict.fromkeys(("annotate", "distill"), "fourshot.teaching"),
-    **dict.fromkeys(("Example", "Label", "Task"), "fourshot.pipeline.tasks.types"),
+    **dict.fromkeys(("Example", "Label", "Task"), "fourshot.pipeline.task"),
     **dict.fromkeys(("PRESETS", "RunSettings"), "fourshot.pipeline.synthesis.settings"),
     **dict.fromkeys(("Classifier", "Prediction"), "fourshot.serving.clients.local"),
     **dict.fromkeys(("AsyncClient", "Client"), "fourshot.serving.clients.client"),
-    "AnnotationSummary": "fourshot.pipeline.runs.annotating",
+    "AnnotationSummary": "fourshot.pipeline.distillation.annotating",
     "Comparison": "fourshot.pipeline.runs.compare",
     "CorpusSettings": "fourshot.pipeline.corpus.settings",
     "CorpusSummary": "fourshot.pipeline.corpus.summary",
-    "DistillSummary": "fourshot.pipeline.runs.distilled",
+    "DistillSummary": "fourshot.pipeline.distillation.distilled",
     "Event": "fourshot.pipeline.events",
     "RemoteSettings": "fourshot.serving.clients.remote.settings",
     "RunSummary": "fourshot.pipeline.runs.run",
     "GenerationTask": "fourshot.pipeline.tasks.generation",
     "StudentSettings": "fourshot.training.students.settings",
-    "TextDistillSummary": "fourshot.pipeline.runs.distilled_text",
+    "TextDistillSummary": "fourshot.pipeline.distillation.distilled_text",
     **dict.fromkeys(("Generator", "TextStudent"), "fourshot.pipeline.text_student"),
     "TextStudentSettings": "fourshot.training.students.settings",
     "TaskOutcome": "fourshot.pipeline.runs.many",

@@ -12,10 +12,10 @@ from fourshot.pipeline.runs.many import TaskOutcome, train_tasks
 from fourshot.pipeline.runs.run import RunSummary, run_task
 from fourshot.pipeline.runs.stages import StageName
 from fourshot.pipeline.synthesis.settings import PRESETS, RunSettings
+from fourshot.pipeline.task import Task
 from fourshot.pipeline.tasks.generation import GenerationTask
 from fourshot.pipeline.tasks.task_file import load_task
 from fourshot.pipeline.tasks.task_paths import load_tasks
-from fourshot.pipeline.tasks.types import Task
 from fourshot.training.jobs.jobs import Placement
 
 

@@ -10,24 +10,24 @@ import msgspec
 from fourshot.api import default_folder, default_student_folder
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.card import CARD_FILE, load_card
-from fourshot.pipeline.events import OnEvent, ignore
-from fourshot.pipeline.forecast import Forecast
-from fourshot.pipeline.runs import distill as distilling
-from fourshot.pipeline.runs.annotating import (
+from fourshot.pipeline.cells.run_folder import RunFolder
+from fourshot.pipeline.distillation import distill as distilling
+from fourshot.pipeline.distillation.annotating import (
     AnnotationSummary,
     annotate_table,
     foretell_annotation,
     unfinished_folder,
 )
-from fourshot.pipeline.runs.distilled import DistillSummary
-from fourshot.pipeline.runs.readers import NamedReader
-from fourshot.pipeline.runs.run_folder import RunFolder
+from fourshot.pipeline.distillation.distilled import DistillSummary
+from fourshot.pipeline.distillation.readers import NamedReader
+from fourshot.pipeline.events import OnEvent, ignore
+from fourshot.pipeline.forecast import Forecast
+from fourshot.pipeline.rows.text_table import TextTable, open_texts
 from fourshot.pipeline.student_card import find_student, load_student_card
 from fourshot.pipeline.synthesis.settings import RunSettings
-from fourshot.pipeline.tasks.table_types import ReadSettings
+from fourshot.pipeline.tables.types import ReadSettings
+from fourshot.pipeline.task import Task
 from fourshot.pipeline.tasks.task_file import load_task
-from fourshot.pipeline.tasks.text_table import TextTable, open_texts
-from fourshot.pipeline.tasks.types import Task
 from fourshot.serving.clients.remote.settings import RemoteSettings, check_remote
 from fourshot.serving.clients.teachers import Remote, find_teacher
 from fourshot.training.jobs.jobs import Placement

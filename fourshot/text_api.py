@@ -6,17 +6,17 @@ from typing import Any
 from fourshot.api import default_student_folder
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.card import CARD_FILE
-from fourshot.pipeline.events import OnEvent, ignore
-from fourshot.pipeline.forecast import Forecast
-from fourshot.pipeline.runs import distill_text as distilling
-from fourshot.pipeline.runs.annotating_text import (
+from fourshot.pipeline.cells.run_folder import SHOTS_FILE
+from fourshot.pipeline.distillation import distill_text as distilling
+from fourshot.pipeline.distillation.annotating_text import (
     NamedWriter,
     TextAnnotationSummary,
     annotate_inputs,
     foretell_writing,
 )
-from fourshot.pipeline.runs.distilled_text import TextDistillSummary
-from fourshot.pipeline.runs.run_folder import SHOTS_FILE
+from fourshot.pipeline.distillation.distilled_text import TextDistillSummary
+from fourshot.pipeline.events import OnEvent, ignore
+from fourshot.pipeline.forecast import Forecast
 from fourshot.pipeline.student_card import find_student, is_text_student
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.tasks.generation import GenerationTask

@@ -9,18 +9,18 @@ import msgspec
 from fourshot.engine.alignment import Filler
 from fourshot.engine.calibration import NONE, Calibration
 from fourshot.engine.chat import ChatTurns
+from fourshot.engine.checkpoints.models import ResolvedModel, broken_shards, resolve_again, resolve_model
 from fourshot.engine.core import Adapter, Verbalizer
 from fourshot.engine.errors import AdapterError
-from fourshot.engine.files import read_json
-from fourshot.engine.models import ResolvedModel, broken_shards, resolve_again, resolve_model
+from fourshot.engine.machine.files import read_json
 from fourshot.engine.probe import Probe, Probed
+from fourshot.pipeline.earlier_names import decode_stored
+from fourshot.pipeline.rows.text_words import MAX_TEXT_WORDS, LongTexts
 from fourshot.pipeline.scores import Scores
 from fourshot.pipeline.selective import CoverageCurve, Scope
 from fourshot.pipeline.synthesis.committee import Reader
-from fourshot.pipeline.synthesis.earlier_names import decode_stored
 from fourshot.pipeline.synthesis.prompts import PROMPT_VERSION, PromptFormat, Wording, reading_prompt
-from fourshot.pipeline.tasks.text_words import MAX_TEXT_WORDS, LongTexts
-from fourshot.pipeline.tasks.types import Example, Task
+from fourshot.pipeline.task import Example, Task
 from fourshot.training.lora.settings import LoraSettings
 
 CARD_FILE = "card.json"

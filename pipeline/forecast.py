@@ -11,7 +11,7 @@ from typing import Literal
 
 import msgspec
 
-from fourshot.engine.models import ResolvedModel
+from fourshot.engine.checkpoints.models import ResolvedModel
 from fourshot.pipeline.events import Event, OnEvent, span
 from fourshot.pipeline.speed import ANY_SPEED, Speed, known_speed
 from fourshot.training.jobs.at_once import width

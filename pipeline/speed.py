@@ -16,14 +16,14 @@ from typing import Any
 
 import msgspec
 
+from fourshot.engine.checkpoints.models import ResolvedModel
 from fourshot.engine.core import Adapter, EngineSettings
 from fourshot.engine.errors import FourshotError
 from fourshot.engine.fake_engine import DISAGREES, NUM_WORDS, fake_settings, is_fake
-from fourshot.engine.files import read_json, write_json
-from fourshot.engine.home import home
-from fourshot.engine.models import ResolvedModel
-from fourshot.engine.processes import ChildProcess, ParentLink, end_process, run_child
-from fourshot.engine.threads import ENGINE_SPINS, TRAIN_SPINS, available_cores
+from fourshot.engine.machine.files import read_json, write_json
+from fourshot.engine.machine.home import home
+from fourshot.engine.machine.processes import ChildProcess, ParentLink, end_process, run_child
+from fourshot.engine.machine.threads import ENGINE_SPINS, TRAIN_SPINS, available_cores
 from fourshot.pipeline.provenance import describe_hardware, installed_versions, value_hash
 
 TASK = "support_tickets"
@@ -227,11 +227,11 @@ def _trainer(probe: TrainerProbe, opened: Callable[[], object]) -> Measured:
 def _engine(probe: EngineProbe, opened: Callable[[], object]) -> Measured:
     from fourshot.engine.opening import open_engine
     from fourshot.pipeline.loop.rounds import draw_round
+    from fourshot.pipeline.rows.examples import load_split
     from fourshot.pipeline.synthesis.filters import TextFilter
     from fourshot.pipeline.synthesis.prompts import PromptFormat, reading_prompt
     from fourshot.pipeline.synthesis.settings import GenerateSettings, RunSettings
     from fourshot.pipeline.tasks.shots import take_shots
-    from fourshot.pipeline.tasks.tables import load_split
     from fourshot.pipeline.tasks.task_file import load_task, shipped_tasks
 
     engine = open_engine(EngineSettings(model=probe.model, max_loras=1, compile=False))

@@ -8,14 +8,14 @@ from typing import Any
 import msgspec
 
 from fourshot.engine.errors import AdapterError, InputError
-from fourshot.engine.files import read_json
+from fourshot.engine.machine.files import read_json
+from fourshot.pipeline.rows.fields import encoder_text
+from fourshot.pipeline.rows.text_words import count_words
 from fourshot.pipeline.scores import Scores
 from fourshot.pipeline.selective import CoverageCurve, Scope
 from fourshot.pipeline.synthesis.evidence import KindEvidence
-from fourshot.pipeline.tasks.fields import encoder_text
+from fourshot.pipeline.task import Example, Task
 from fourshot.pipeline.tasks.generation import KIND
-from fourshot.pipeline.tasks.text_words import count_words
-from fourshot.pipeline.tasks.types import Example, Task
 from fourshot.training.students.onnx_export import Parity
 from fourshot.training.students.settings import StudentSettings
 

@@ -5,13 +5,13 @@ from functools import cached_property
 from pathlib import Path
 
 from fourshot.pipeline.events import Event, OnEvent, ignore
+from fourshot.pipeline.rows.examples import Split, drop_overlap, limited, load_split
+from fourshot.pipeline.rows.fields import bare_text
+from fourshot.pipeline.rows.text_words import cut_texts
 from fourshot.pipeline.synthesis.settings import RunSettings
-from fourshot.pipeline.tasks.fields import bare_text
+from fourshot.pipeline.tables.split_files import find_split_file
+from fourshot.pipeline.task import Example, Task
 from fourshot.pipeline.tasks.shots import draw_shots, load_chosen_shots
-from fourshot.pipeline.tasks.split_files import find_split_file
-from fourshot.pipeline.tasks.tables import Split, drop_overlap, limited, load_split
-from fourshot.pipeline.tasks.text_words import cut_texts
-from fourshot.pipeline.tasks.types import Example, Task
 
 
 class TaskData:

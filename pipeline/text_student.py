@@ -6,14 +6,14 @@ from typing import Any, Literal, Protocol, Self
 
 import msgspec
 
+from fourshot.engine.checkpoints.models import broken_shards
 from fourshot.engine.core import EngineSettings, Sampling
 from fourshot.engine.errors import AdapterError, InputError
-from fourshot.engine.files import read_json
-from fourshot.engine.models import broken_shards
+from fourshot.engine.machine.files import read_json
 from fourshot.engine.tokens import check_lengths
+from fourshot.pipeline.rows.text_words import check_unicode
 from fourshot.pipeline.student_card import STUDENT_FILE, RemoteTeacher, check_unchanged, find_student, is_text_student
 from fourshot.pipeline.tasks.generation import GenerationTask, writing_prompt
-from fourshot.pipeline.tasks.text_words import check_unicode
 from fourshot.pipeline.text_metrics import TextScores
 from fourshot.training.students.text_models import TextStudentKind
 

@@ -11,9 +11,9 @@ import msgspec
 from filelock import FileLock, Timeout
 
 from fourshot.engine.errors import InputError, RunFolderError
-from fourshot.engine.files import append_lines, check_mounted, keep_lines, read_lines, write_json
-from fourshot.pipeline.synthesis.earlier_names import decode_stored
-from fourshot.pipeline.tasks.faults import clipped
+from fourshot.engine.machine.files import append_lines, check_mounted, keep_lines, read_lines, write_json
+from fourshot.pipeline.earlier_names import decode_stored
+from fourshot.pipeline.faults import clipped
 
 MANIFEST_FILE = "manifest.json"
 LAYOUT_FILE = "layout.json"  # how prompts are laid out; not where they have no filler, as in earlier versions

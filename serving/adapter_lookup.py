@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from fourshot.engine.errors import InputError
-from fourshot.engine.files import check_mounted
+from fourshot.engine.machine.files import check_mounted
 from fourshot.pipeline.card import CARD_FILE, LINK, load_card
 from fourshot.pipeline.student_card import STUDENT_FILE, find_student
 from fourshot.pipeline.work_folder import MANIFEST_FILE

@@ -8,9 +8,9 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from fourshot.pipeline.rows.fields import Given
+from fourshot.pipeline.rows.label_cells import INVISIBLE
 from fourshot.pipeline.selective import Abstained, Refusal
-from fourshot.pipeline.tasks.fields import Given
-from fourshot.pipeline.tasks.label_cells import INVISIBLE
 
 ASKED_PATHS = ("/v1/classify/", "/v1/generate/")  # a task's name follows
 WRITES = "writes_texts"  # type of the error where a task without labels is asked for one

@@ -4,8 +4,8 @@ import math
 
 import msgspec
 
+from fourshot.engine.checkpoints.models import ResolvedModel, resolve_model
 from fourshot.engine.errors import InputError
-from fourshot.engine.models import ResolvedModel, resolve_model
 
 ENVIRONMENT = "FOURSHOT_SERVE"  # holds a `ServeSettings` as JSON for vLLM's processes
 
@@ -36,7 +36,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Everything that a server needs. Zero means: computed from the adapters and the memory (`serving.app.slots`).
+    """Everything that a server needs. Zero means: computed from the adapters and the memory (`serving.models.slots`).
 
     The comments are the help of `fourshot serve`.
     """

@@ -43,7 +43,7 @@ ADAPTED = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down
 @pytest.fixture(scope="session")
 def model() -> str:
     """Folder of the embedded model's checkpoint."""
-    from fourshot.engine.embedded import embedded_model
+    from fourshot.engine.checkpoints.embedded import embedded_model
 
     return str(embedded_model())
 

@@ -13,7 +13,7 @@ import msgspec
 
 from fourshot.bench.core.statistics import percentile, with_values
 from fourshot.bench.core.workload import Request
-from fourshot.engine.gpus import torch_device
+from fourshot.engine.machine.gpus import torch_device
 from fourshot.engine.vllm_seams import lora_loads
 
 if TYPE_CHECKING:

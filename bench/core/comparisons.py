@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from fourshot.bench.core.results import TITLES
-from fourshot.engine.embedded import NAME as EMBEDDED
+from fourshot.engine.checkpoints.embedded import NAME as EMBEDDED
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.report.data import MethodRow
 from fourshot.pipeline.runs.compare import SCHEMA, SeedResult

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from fourshot.engine.errors import InputError
-from fourshot.engine.gpus import torch_device
+from fourshot.engine.machine.gpus import torch_device
 
 if TYPE_CHECKING:
-    from fourshot.engine.models import ResolvedModel
+    from fourshot.engine.checkpoints.models import ResolvedModel
 
 BF16_BYTES = 2
 ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM"}
@@ -168,7 +168,7 @@ def base_of(model: str | None, shape: str | None) -> "Iterator[ResolvedModel]":
     Raises InputError if both are given, or the shape is unknown.
     """
     from fourshot.bench.core.processes import call_apart
-    from fourshot.engine.models import resolve_model
+    from fourshot.engine.checkpoints.models import resolve_model
 
     check_shape(model, shape)
     base = resolve_model(model)

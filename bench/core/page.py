@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from fourshot.bench.core.parts import Folded, Page, Part, Section, Table
 from fourshot.bench.core.targets import targets_of
-from fourshot.engine.files import replace_file
+from fourshot.engine.machine.files import replace_file
 from fourshot.pipeline.report.text import flatten
 from fourshot.pipeline.report.write import environment
 

@@ -19,7 +19,7 @@ from typing import Any, Generic, TypeVar, get_args, get_type_hints
 
 import msgspec
 
-from fourshot.engine.processes import ChildProcess, ParentLink, end_process, run_child
+from fourshot.engine.machine.processes import ChildProcess, ParentLink, end_process, run_child
 
 STOP_S = 60.0
 Question = TypeVar("Question")

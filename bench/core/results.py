@@ -11,8 +11,8 @@ from typing import Any
 import msgspec
 
 from fourshot.engine.errors import InputError
-from fourshot.engine.files import replace_file
-from fourshot.engine.gpus import ask_driver
+from fourshot.engine.machine.files import replace_file
+from fourshot.engine.machine.gpus import ask_driver
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"  # those that are committed
 TITLES = {"sst2": "SST-2", "trec": "TREC", "ag_news": "AG News"}  # task -> as it is printed

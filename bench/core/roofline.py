@@ -12,8 +12,8 @@ from functools import partial
 import msgspec
 
 from fourshot.bench.core.model_shape import ModelShape, shape_of
-from fourshot.engine.gpus import torch_device
-from fourshot.engine.threads import available_cores
+from fourshot.engine.machine.gpus import torch_device
+from fourshot.engine.machine.threads import available_cores
 
 SECONDS = 1.5  # per number
 BYTES = 1 << 29

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from fourshot.engine.errors import InputError
-from fourshot.engine.files import append_lines, read_lines, replace_file
+from fourshot.engine.machine.files import append_lines, read_lines, replace_file
 
 HEADER = "header"
 

@@ -34,7 +34,7 @@ class Suite(msgspec.Struct, frozen=True, kw_only=True):
         named = {"model": shape or model or "embedded"} if hasattr(options, "model") else {}
 
         def describe() -> dict[str, Any]:
-            from fourshot.engine.models import resolve_model
+            from fourshot.engine.checkpoints.models import resolve_model
 
             resolved = {"model": shape or resolve_model(model).name} if named else {}
             return header(name, {**settings, **resolved}, dummy_weights=bool(shape))

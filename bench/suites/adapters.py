@@ -119,7 +119,7 @@ def cell_requests(cell: NumberCell, workload: Workload, settings: AdaptersSettin
 
 def measure(options: Options, rows: Rows) -> dict[str, Any]:
     """Every cell that ``rows`` does not have yet, and what they come to."""
-    from fourshot.engine.models import resolve_model
+    from fourshot.engine.checkpoints.models import resolve_model
     from fourshot.serving.testing.adapters import make_adapter, task_of
 
     settings = options.settings

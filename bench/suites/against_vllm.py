@@ -106,7 +106,7 @@ main(parser.parse_args())
 
 def measure(options: Options, rows: Rows) -> dict[str, Any]:
     """Both harnesses by turns, so many times."""
-    from fourshot.engine.models import resolve_model
+    from fourshot.engine.checkpoints.models import resolve_model
     from fourshot.serving.testing.adapters import make_adapter, task_of
 
     base = resolve_model(options.model)

@@ -24,7 +24,7 @@ from fourshot.bench.core.results import read_result, tell
 from fourshot.bench.core.rows import Rows
 from fourshot.bench.core.suite import Suite
 from fourshot.engine.errors import InputError
-from fourshot.engine.files import read_json, read_lines
+from fourshot.engine.machine.files import read_json, read_lines
 from fourshot.training.lora.examples import TrainingResult
 
 STATES = {"icl_off": "cache off", "icl_cold": "shots drawn per request", "icl_warm": "cache warm"}

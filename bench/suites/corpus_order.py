@@ -21,8 +21,8 @@ from fourshot.bench.core.results import tell
 from fourshot.bench.core.rows import Rows
 from fourshot.bench.core.suite import Suite
 from fourshot.bench.core.targets import at_least
+from fourshot.engine.checkpoints.models import resolve_model
 from fourshot.engine.core import EngineSettings, Sampling
-from fourshot.engine.models import resolve_model
 from fourshot.engine.opening import open_engine
 from fourshot.pipeline.loop.plan import class_slice, in_place_unit
 from fourshot.pipeline.loop.unit_runner import Inbox, work

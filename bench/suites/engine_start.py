@@ -21,8 +21,8 @@ from fourshot.bench.core.results import tell
 from fourshot.bench.core.rows import Rows
 from fourshot.bench.core.suite import Suite
 from fourshot.bench.core.targets import at_least
+from fourshot.engine.checkpoints.embedded import embedded_model
 from fourshot.engine.core import EngineSettings, Sampling
-from fourshot.engine.embedded import embedded_model
 
 BATCH = 128
 MAX_TOKENS = 64
@@ -125,7 +125,7 @@ def lora_kernels() -> list[dict[str, Any]]:
     from vllm.lora.layers import LoRAMapping
     from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
 
-    from fourshot.engine.threads import available_cores
+    from fourshot.engine.machine.threads import available_cores
     from fourshot.engine.vllm_seams.grouped_lora import GroupedPunicaWrapper
 
     torch.set_num_threads(available_cores())

@@ -22,9 +22,9 @@ from fourshot.bench.core.rows import Rows
 from fourshot.bench.core.suite import Suite
 from fourshot.bench.core.targets import at_least
 from fourshot.bench.core.workload import Request, Workload, load_workload
+from fourshot.engine.checkpoints.models import resolve_model
 from fourshot.engine.core import EngineSettings
 from fourshot.engine.errors import InputError
-from fourshot.engine.models import resolve_model
 from fourshot.engine.tokens import encode_prompts, load_tokenizer
 from fourshot.pipeline.synthesis.prompts import PromptFormat, reading_prompt
 

@@ -8,7 +8,7 @@ vLLM chooses how much a step holds.
 import gc
 from typing import TYPE_CHECKING, Any
 
-from fourshot.engine.threads import available_cores
+from fourshot.engine.machine.threads import available_cores
 from fourshot.engine.vllm_seams.contract import Seam
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ def list_adapters(options: Options, terminal: Terminal) -> None:
     """What is there, what answers, what is refused and why."""
     from fourshot.pipeline.scores import Scores
     from fourshot.pipeline.text_metrics import TextScores
-    from fourshot.serving.app.registry import IN_CONTEXT, Registry, base_named
+    from fourshot.serving.models.registry import IN_CONTEXT, Registry, base_named
 
     contents = Registry(options.adapters, base_named(options.base)).read()
     rows = []
@@ -59,7 +59,7 @@ def list_adapters(options: Options, terminal: Terminal) -> None:
 def add(options: Options, terminal: Terminal) -> None:
     """Copy an adapter there, whole or not at all."""
     from fourshot.pipeline.tasks.task_file import load_task
-    from fourshot.serving.app.adapters_folder import add_adapter, add_in_context
+    from fourshot.serving.models.adapters_folder import add_adapter, add_in_context
 
     root = options.adapters
     if options.in_context:
@@ -79,7 +79,7 @@ def add(options: Options, terminal: Terminal) -> None:
 @command("adapters remove", argument("name", "NAME", "of the adapter, as `list` shows it"), *FOLDER)
 def remove(options: Options, terminal: Terminal) -> None:
     """Take an adapter away."""
-    from fourshot.serving.app import adapters_folder
+    from fourshot.serving.models import adapters_folder
 
     folders = adapters_folder.remove(options.adapters, options.name, options.base)
     terminal.result("result", {"removed": options.name, "folders": folders})
@@ -89,7 +89,7 @@ def remove(options: Options, terminal: Terminal) -> None:
 @command("adapters pin", argument("name", "NAME", "of the adapter"), *FOLDER)
 def pin(options: Options, terminal: Terminal) -> None:
     """Have a task answered by one version, whatever else comes."""
-    from fourshot.serving.app import adapters_folder
+    from fourshot.serving.models import adapters_folder
 
     task = adapters_folder.pin(options.adapters, options.name, options.base)
     terminal.result("result", {"task": task, "adapter": options.name})
@@ -99,7 +99,7 @@ def pin(options: Options, terminal: Terminal) -> None:
 @command("adapters unpin", argument("task", "TASK", "that was pinned"), *FOLDER)
 def unpin(options: Options, terminal: Terminal) -> None:
     """Have a task answered by its newest version again."""
-    from fourshot.serving.app import adapters_folder
+    from fourshot.serving.models import adapters_folder
 
     adapters_folder.unpin(options.adapters, options.task)
     terminal.result("result", {"task": options.task})

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from fourshot.engine.errors import InputError
-from fourshot.engine.files import check_mounted
+from fourshot.engine.machine.files import check_mounted
 
 PLACES = ("FOLDER", "FILE", "TABLE")  # metavars of what is a path for certain
 PERHAPS = (*PLACES, "ADAPTER", "RUN", "TASK", "PATH", "MODEL", "WHO")  # and of what may be one

@@ -8,7 +8,7 @@ from fourshot.cli.console import Terminal, program
 from fourshot.cli.declare import MODEL, Options, argument, command, flag
 
 if TYPE_CHECKING:
-    from fourshot.serving.app.registry import FolderContents
+    from fourshot.serving.models.registry import FolderContents
 
 DEMO_TASK = "support_tickets"
 DEMO_FOLDER = f"runs/{DEMO_TASK}/default-seed0"  # where `fourshot run support_tickets` goes, too
@@ -56,8 +56,8 @@ def doctor(options: Options, terminal: Terminal) -> int:
 
 def _fit(options: Options, terminal: Terminal) -> int:
     """What a server of a folder would be started with, and why."""
-    from fourshot.serving.app.slots import MIB, bytes_of_student
     from fourshot.serving.fleet.launch import complete
+    from fourshot.serving.models.slots import MIB, bytes_of_student
     from fourshot.serving.settings import ServeSettings
 
     _, fit, contents = complete(ServeSettings(adapters=options.serve, base=options.model))
@@ -75,8 +75,8 @@ def _fit(options: Options, terminal: Terminal) -> int:
 
 def _alone(contents: "FolderContents") -> list[tuple[str, str]]:
     """Of a service of students alone."""
-    from fourshot.engine.memory import free_bytes
-    from fourshot.serving.app.slots import GIB, student_bytes
+    from fourshot.engine.machine.memory import free_bytes
+    from fourshot.serving.models.slots import GIB, student_bytes
 
     needed, free = student_bytes(contents) / GIB, free_bytes() / GIB
     return [

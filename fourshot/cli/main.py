@@ -25,7 +25,7 @@ IN_THE_WAY = {  # what a path is told to be where the system's word for it is on
 def program() -> NoReturn:
     """The process that is the command."""
     _open_streams()
-    from fourshot.engine.processes import end_process
+    from fourshot.engine.machine.processes import end_process
 
     end_process(main())
 

@@ -14,7 +14,7 @@ import msgspec
 
 from fourshot.cli.declare import Argument, Options, argument, setting
 from fourshot.engine.errors import InputError
-from fourshot.pipeline.synthesis.earlier_names import EARLIER_NAMES
+from fourshot.pipeline.earlier_names import EARLIER_NAMES
 from fourshot.pipeline.synthesis.settings import PRESETS, RunSettings
 from fourshot.training.lora.settings import TargetModules
 

@@ -14,11 +14,11 @@ import msgspec
 from fourshot.cli.console import Terminal, one_line
 from fourshot.cli.declare import Options, argument, command, flag
 from fourshot.engine.errors import InputError, RequestError
+from fourshot.pipeline.rows.fields import as_given, as_texts
 from fourshot.pipeline.selective import Refusal
-from fourshot.pipeline.tasks.fields import as_given, as_texts
 
 if TYPE_CHECKING:
-    from fourshot.pipeline.tasks.types import Task
+    from fourshot.pipeline.task import Task
     from fourshot.serving.clients.explain import Explanation
 
 NO_LABEL = "none"
@@ -148,7 +148,7 @@ def _refuse(options: Options, purpose: str, *names: str) -> None:
 
 def doubts_of(arguments: Sequence[str], texts: Sequence[str]) -> list[str]:
     """For people: what was given as a text, and may be a file of texts or a table."""
-    from fourshot.pipeline.tasks.columns import TEXT_NAMES
+    from fourshot.pipeline.rows.columns import TEXT_NAMES
 
     doubts = []
     for text in arguments:

@@ -10,7 +10,7 @@ RUN = argument("run", "RUN", "the folder of a run")
 @command("review", RUN, argument("--most", "N", "rows, the most useful ones (default: all)", type=int, default=0))
 def review(options: Options, terminal: Terminal) -> None:
     """Write a run's texts and labels into a table that you correct; `run` goes on with what you left."""
-    from fourshot.pipeline.runs.review import REVIEW, in_words, open_review, run_in
+    from fourshot.pipeline.cells.review import REVIEW, in_words, open_review, run_in
 
     if options.most < 0:
         raise InputError(f"--most is a number of rows, 0 for all; got {options.most}.")
@@ -36,7 +36,7 @@ def review(options: Options, terminal: Terminal) -> None:
 )
 def report(options: Options, terminal: Terminal) -> None:
     """Say where a run's report is, or open it with its texts as a page."""
-    from fourshot.pipeline.runs.review import run_in
+    from fourshot.pipeline.cells.review import run_in
 
     folder = run_in(options.run)
     page = folder.path / "report.html"

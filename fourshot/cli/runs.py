@@ -68,8 +68,8 @@ SETTINGS = settings_options()
 def run(options: Options, terminal: Terminal) -> None:
     """All steps: shots, synthetic texts, training, evaluation, report."""
     from fourshot import api
-    from fourshot.pipeline.runs.run_folder import RunFolder
-    from fourshot.pipeline.tasks.fields import sample_argument
+    from fourshot.pipeline.cells.run_folder import RunFolder
+    from fourshot.pipeline.rows.fields import sample_argument
     from fourshot.pipeline.tasks.task_file import load_task
 
     settings = settings_of(options)
@@ -177,7 +177,7 @@ def train(options: Options, terminal: Terminal) -> int | None:
 def compare(options: Options, terminal: Terminal) -> None:
     """Measure several methods on one task, as a table."""
     from fourshot import api
-    from fourshot.pipeline.runs.methods import METHODS
+    from fourshot.pipeline.cells.methods import METHODS
     from fourshot.pipeline.tasks.task_file import load_task
 
     methods, seeds = choose_methods(options.methods, METHODS) if options.methods else (), read_seeds(options.seeds)

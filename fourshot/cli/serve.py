@@ -48,7 +48,7 @@ def serve(options: Options, terminal: Terminal) -> None:
     """Answer for every adapter in a folder, over HTTP."""
     import asyncio
 
-    from fourshot.engine.home import home
+    from fourshot.engine.machine.home import home
     from fourshot.serving.app.logs import json_line
     from fourshot.serving.fleet.launch import prepare
 

@@ -10,7 +10,7 @@ from fourshot.cli.predict import not_read
 from fourshot.cli.remote import REMOTE_OPTIONS, describe, first_of, teacher_of
 from fourshot.cli.runs import DATA, ENCODING, TASK
 from fourshot.engine.errors import InputError
-from fourshot.pipeline.tasks.faults import counted
+from fourshot.pipeline.faults import counted
 from fourshot.training.students.settings import StudentSettings
 
 DEFAULTS = StudentSettings()
@@ -125,7 +125,7 @@ def distill(options: Options, terminal: Terminal) -> None:
     """Make a small classifier that needs no language model, from what a teacher says of texts."""
     from fourshot import teaching
     from fourshot.api import default_student_folder
-    from fourshot.pipeline.tasks.fields import sample_argument
+    from fourshot.pipeline.rows.fields import sample_argument
     from fourshot.pipeline.tasks.generation import GenerationTask
     from fourshot.pipeline.tasks.task_file import load_any_task
 

@@ -13,7 +13,7 @@ CLASSES_SHOWN = 8  # in the list of tasks
 @command("tasks list")
 def list_tasks(options: Options, terminal: Terminal) -> None:
     """The tasks that come with fourshot."""
-    from fourshot.pipeline.tasks.faults import shorten
+    from fourshot.pipeline.faults import shorten
     from fourshot.pipeline.tasks.generation import GenerationTask
     from fourshot.pipeline.tasks.task_file import load_any_task, shipped_tasks
 
@@ -56,11 +56,11 @@ def list_tasks(options: Options, terminal: Terminal) -> None:
 )
 def new(options: Options, terminal: Terminal) -> None:
     """Write a task folder from a table of texts and labels."""
-    from fourshot.pipeline.tasks.faults import clipped, counted, shorten
+    from fourshot.pipeline.faults import clipped, counted, shorten
+    from fourshot.pipeline.rows.usable_rows import TableChoices
+    from fourshot.pipeline.tables.file_bytes import table_stem
+    from fourshot.pipeline.tables.files import ReadSettings
     from fourshot.pipeline.tasks.new_task import MADE_FROM, new_task
-    from fourshot.pipeline.tasks.table_bytes import table_stem
-    from fourshot.pipeline.tasks.table_files import ReadSettings
-    from fourshot.pipeline.tasks.usable_rows import TableChoices
 
     choices = TableChoices(
         text_columns=tuple(options.text_column),
@@ -116,13 +116,13 @@ def new(options: Options, terminal: Terminal) -> None:
 )
 def check(options: Options, terminal: Terminal) -> int:
     """Explain every fault of a task file and its data, all at once."""
-    from fourshot.pipeline.tasks.faults import condensed, errors_in
+    from fourshot.pipeline.faults import condensed, errors_in
     from fourshot.pipeline.tasks.task_file import check_task, find_task_file
 
     find_task_file(options.task)  # before a model is looked for
     tokenizer = None
     if not options.no_model:
-        from fourshot.engine.models import resolve_model
+        from fourshot.engine.checkpoints.models import resolve_model
         from fourshot.engine.tokens import load_tokenizer
 
         tokenizer = load_tokenizer(resolve_model(options.model).path)
@@ -139,8 +139,8 @@ def check(options: Options, terminal: Terminal) -> int:
 
 def _next_step(options: Options) -> str:
     """The command that works with a faultless task: runs need a test file, and labels."""
+    from fourshot.pipeline.tables.split_files import find_split_file
     from fourshot.pipeline.tasks.generation import GenerationTask
-    from fourshot.pipeline.tasks.split_files import find_split_file
     from fourshot.pipeline.tasks.task_file import load_any_task
 
     task = load_any_task(options.task, options.data)

@@ -10,7 +10,7 @@ from fourshot.cli.declare import Options, overrides
 from fourshot.cli.options import settings_of
 from fourshot.cli.remote import describe, first_of, teacher_of
 from fourshot.engine.errors import InputError
-from fourshot.pipeline.tasks.faults import counted
+from fourshot.pipeline.faults import counted
 from fourshot.training.students.settings import StudentSettings, TextStudentSettings
 
 if TYPE_CHECKING:

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import msgspec
 
-from fourshot.engine.files import replace_file
+from fourshot.engine.machine.files import replace_file
 from fourshot.pipeline.corpus.folder import CorpusFolder, CorpusManifest, ShardRecord
 from fourshot.pipeline.corpus.rows import features
 from fourshot.pipeline.corpus.settings import CorpusSettings
 from fourshot.pipeline.corpus.summary import ClassOutcome, CorpusSummary
 from fourshot.pipeline.synthesis.diversity import distinct, unique_trigram_curve
-from fourshot.pipeline.tasks.types import Task
+from fourshot.pipeline.task import Task
 
 SEAL = "<!-- SHA-256 of all above: "  # by which a change is known
 SAMPLE = 1_000  # texts per task that diversity is told of

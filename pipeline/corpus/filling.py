@@ -7,8 +7,8 @@ from contextlib import closing
 
 import msgspec
 
+from fourshot.engine.checkpoints.models import ResolvedModel
 from fourshot.engine.errors import FourshotError
-from fourshot.engine.models import ResolvedModel
 from fourshot.pipeline.corpus.datacard import write_card
 from fourshot.pipeline.corpus.folder import CorpusFolder, ShardRecord
 from fourshot.pipeline.corpus.mending import Damage, MendSink

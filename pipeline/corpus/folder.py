@@ -22,9 +22,9 @@ from typing import Any, TypeVar
 import msgspec
 
 from fourshot.engine.calibration import Calibration
+from fourshot.engine.checkpoints.models import is_of_content
 from fourshot.engine.errors import RunFolderError
-from fourshot.engine.files import replace_file
-from fourshot.engine.models import is_of_content
+from fourshot.engine.machine.files import replace_file
 from fourshot.pipeline.corpus.rows import UNREADABLE, CorpusRow, encode_rows, read_rows
 from fourshot.pipeline.corpus.settings import Format
 from fourshot.pipeline.loop.counts import DrawRecord, check_records
@@ -33,7 +33,7 @@ from fourshot.pipeline.synthesis.attributes import Attributes
 from fourshot.pipeline.synthesis.prompt_style import STYLE_FILE, ChosenStyle
 from fourshot.pipeline.synthesis.prompts import PROMPT_VERSION
 from fourshot.pipeline.synthesis.settings import RunSettings
-from fourshot.pipeline.tasks.types import Example, Task
+from fourshot.pipeline.task import Example, Task
 from fourshot.pipeline.work_folder import MANIFEST_FILE, Manifest, WorkFolder
 
 JOURNAL_FILE = "journal.jsonl"

@@ -7,8 +7,8 @@ beside all rows that are intact, and a class keeps no more of it than it lacks.
 from collections import Counter, deque
 from collections.abc import Collection, Mapping, Sequence
 
+from fourshot.engine.checkpoints.models import ResolvedModel
 from fourshot.engine.errors import RunFolderError
-from fourshot.engine.models import ResolvedModel
 from fourshot.pipeline.corpus.folder import CorpusFolder, ShardRecord
 from fourshot.pipeline.corpus.rows import row_of
 from fourshot.pipeline.corpus.sink import stored_calibration

@@ -13,9 +13,9 @@ from msgspec import UNSET, UnsetType
 
 from fourshot.pipeline.corpus.settings import Format
 from fourshot.pipeline.loop.units import Draw
+from fourshot.pipeline.rows.fields import split_fields
 from fourshot.pipeline.synthesis.types import Verdict
-from fourshot.pipeline.tasks.fields import split_fields
-from fourshot.pipeline.tasks.types import Task
+from fourshot.pipeline.task import Task
 
 if TYPE_CHECKING:
     import pyarrow

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import msgspec
 
+from fourshot.engine.checkpoints.models import ResolvedModel, resolve_model
 from fourshot.engine.errors import FourshotError, InputError
-from fourshot.engine.models import ResolvedModel, resolve_model
 from fourshot.pipeline.corpus.filling import Filling, foretell_corpus
 from fourshot.pipeline.corpus.folder import CorpusFolder, CorpusManifest, ShardRecord, TaskManifest
 from fourshot.pipeline.corpus.settings import CorpusSettings
@@ -21,8 +21,8 @@ from fourshot.pipeline.synthesis.committee import Reader
 from fourshot.pipeline.synthesis.prompt_style import untried_style
 from fourshot.pipeline.synthesis.prompts import version_of
 from fourshot.pipeline.synthesis.settings import PRESETS, RunSettings
+from fourshot.pipeline.task import Task
 from fourshot.pipeline.task_data import lost_shots
-from fourshot.pipeline.tasks.types import Task
 from fourshot.pipeline.work_counts import Counts
 from fourshot.pipeline.work_folder import UNALIGNED, Layout
 from fourshot.training.jobs.cluster import check_cluster

@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 from itertools import islice
 
 from fourshot.engine.calibration import Calibration
+from fourshot.engine.checkpoints.models import ResolvedModel
 from fourshot.engine.errors import RunFolderError
-from fourshot.engine.models import ResolvedModel
 from fourshot.pipeline.corpus.folder import CorpusFolder, ShardRecord
 from fourshot.pipeline.corpus.rows import CorpusRow, row_of
 from fourshot.pipeline.corpus.settings import CorpusSettings

@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
+from fourshot.engine.checkpoints.models import ResolvedModel
 from fourshot.engine.errors import AdapterError, InputError
-from fourshot.engine.models import ResolvedModel
 from fourshot.pipeline.card import CARD_FILE, load_card
 from fourshot.pipeline.events import Event, OnEvent, ignore
 from fourshot.pipeline.synthesis.committee import Reader
+from fourshot.pipeline.task import Task
 from fourshot.pipeline.task_data import TaskData
-from fourshot.pipeline.tasks.types import Task
 
 CARDS = (CARD_FILE, f"*/{CARD_FILE}", f"*/*/{CARD_FILE}")
 

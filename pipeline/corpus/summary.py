@@ -10,7 +10,7 @@ from fourshot.pipeline.forecast import Forecast
 from fourshot.pipeline.loop.counts import ClassCounts, accepted, more_draws
 from fourshot.pipeline.loop.progress import Rates
 from fourshot.pipeline.synthesis.settings import GenerateSettings
-from fourshot.pipeline.tasks.types import Task
+from fourshot.pipeline.task import Task
 
 State = Literal["finished", "stalled", "unfinished", "failed"]
 

@@ -9,8 +9,8 @@ import msgspec
 
 from fourshot.engine.core import EngineSettings
 from fourshot.engine.errors import FourshotError
+from fourshot.engine.machine.processes import ParentLink, end_process, run_child
 from fourshot.engine.opening import open_engine
-from fourshot.engine.processes import ParentLink, end_process, run_child
 from fourshot.pipeline.loop.units import DrawUnit, ReadUnit, TaskBrief
 
 READY = "engine ready at "  # in the log, with the seconds of the monotonic clock

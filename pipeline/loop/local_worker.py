@@ -7,8 +7,8 @@ import threading
 from pathlib import Path
 
 from fourshot.engine.core import EngineSettings
-from fourshot.engine.gpus import gpus
-from fourshot.engine.processes import ChildProcess, Failure
+from fourshot.engine.machine.gpus import gpus
+from fourshot.engine.machine.processes import ChildProcess, Failure
 from fourshot.pipeline.loop.child import Ready
 from fourshot.pipeline.loop.units import TaskBrief, Unit, UnitKey, UnitProgress, UnitResult, all_faulty
 

@@ -15,9 +15,9 @@ import msgspec
 
 from fourshot.engine.core import EngineSettings
 from fourshot.engine.errors import FourshotError
-from fourshot.engine.processes import Failure
-from fourshot.engine.temporary import own_folder
-from fourshot.engine.threads import ENGINE_SPINS
+from fourshot.engine.machine.processes import Failure
+from fourshot.engine.machine.temporary import own_folder
+from fourshot.engine.machine.threads import ENGINE_SPINS
 from fourshot.pipeline.loop.local_worker import MOST_DEATHS, LocalWorker, requests_ahead
 from fourshot.pipeline.loop.units import TaskBrief, Unit, UnitKey, UnitProgress, UnitResult
 from fourshot.training.jobs.cluster import CORES_PER_DEVICE, cluster, device_resources, has_gpus, nodes, on_node

@@ -18,7 +18,7 @@ from fourshot.pipeline.loop.rounds import Round, RoundSink, finished_pairs
 from fourshot.pipeline.loop.units import TaskBrief
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.synthesis.types import Candidate
-from fourshot.pipeline.tasks.types import Example, Task
+from fourshot.pipeline.task import Example, Task
 from fourshot.pipeline.work_folder import WorkFolder
 
 

@@ -14,7 +14,7 @@ from fourshot.engine.calibration import Calibration
 from fourshot.engine.chat import ChatTurns
 from fourshot.engine.core import Engine
 from fourshot.engine.errors import RunFolderError
-from fourshot.engine.files import check_lines
+from fourshot.engine.machine.files import check_lines
 from fourshot.pipeline.events import Event, OnEvent, ignore
 from fourshot.pipeline.loop.counts import ClassCounts, records_of, short_run_error, stalled
 from fourshot.pipeline.loop.ledger import JudgedBatch, Ledger
@@ -26,7 +26,7 @@ from fourshot.pipeline.synthesis.committee import Reader
 from fourshot.pipeline.synthesis.evidence import describe
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.synthesis.types import Candidate, Verdict
-from fourshot.pipeline.tasks.types import Example, Task
+from fourshot.pipeline.task import Example, Task
 from fourshot.pipeline.work_folder import WorkFolder
 
 CALIBRATION_FILE = "annotator.json"

@@ -7,14 +7,14 @@ from pathlib import Path
 import msgspec
 
 from fourshot.engine.chat import turns_of
+from fourshot.engine.checkpoints.models import ResolvedModel
 from fourshot.engine.core import EngineSettings
 from fourshot.engine.errors import FourshotError
-from fourshot.engine.models import ResolvedModel
+from fourshot.engine.machine.processes import ChildProcess, ParentLink, run_child
 from fourshot.engine.opening import open_engine
-from fourshot.engine.processes import ChildProcess, ParentLink, run_child
 from fourshot.pipeline.synthesis.prompt_style import ChosenStyle, StyleTrial, tried_style, untried_style
 from fourshot.pipeline.synthesis.prompts import PromptStyle
-from fourshot.pipeline.tasks.types import Example, Task
+from fourshot.pipeline.task import Example, Task
 
 
 class StyleTrials(msgspec.Struct, frozen=True, kw_only=True):

@@ -18,7 +18,7 @@ import numpy as np
 from fourshot.engine import seeds
 from fourshot.engine.core import Completion, Engine, Sampling
 from fourshot.engine.errors import FourshotError, InputError
-from fourshot.engine.processes import Failure
+from fourshot.engine.machine.processes import Failure
 from fourshot.pipeline.loop.units import (
     Draw,
     DrawFault,
@@ -39,7 +39,7 @@ from fourshot.pipeline.synthesis.evidence import KindEvidence
 from fourshot.pipeline.synthesis.filters import TextFilter, clean_completion
 from fourshot.pipeline.synthesis.fitting import prompt_fits
 from fourshot.pipeline.synthesis.types import Candidate
-from fourshot.pipeline.tasks.types import Task
+from fourshot.pipeline.task import Task
 
 Inbox = queue.SimpleQueue[TaskBrief | Unit | None]  # None: nothing more will come
 

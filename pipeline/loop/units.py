@@ -8,13 +8,13 @@ import msgspec
 
 from fourshot.engine.chat import ChatTurns
 from fourshot.engine.core import EngineStats
-from fourshot.engine.processes import Failure
+from fourshot.engine.machine.processes import Failure
 from fourshot.pipeline.synthesis.attributes import Attributes
 from fourshot.pipeline.synthesis.committee import Reader
 from fourshot.pipeline.synthesis.evidence import KindEvidence
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.synthesis.types import Candidate, Reason
-from fourshot.pipeline.tasks.types import Example, Task
+from fourshot.pipeline.task import Example, Task
 
 UnitKey = tuple[str, str, int]
 

@@ -14,7 +14,7 @@ from fourshot.pipeline.forecast import Forecast
 from fourshot.pipeline.scores import Scores
 from fourshot.pipeline.selective import CoverageCurve, Scope
 from fourshot.pipeline.synthesis.types import Candidate, Verdict
-from fourshot.pipeline.tasks.types import Example, Task
+from fourshot.pipeline.task import Example, Task
 
 
 class MethodRow(msgspec.Struct, frozen=True, kw_only=True):

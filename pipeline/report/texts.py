@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from fourshot.engine.files import replace_file
+from fourshot.engine.machine.files import replace_file
 from fourshot.pipeline.report.text import count, duration
 from fourshot.pipeline.report.write import environment, markdown_environment
 from fourshot.pipeline.text_metrics import TextScores

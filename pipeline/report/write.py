@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
-from fourshot.engine.files import replace_file
+from fourshot.engine.machine.files import replace_file
 from fourshot.pipeline.report import candidates, certainty, classes, results, text, varied
 from fourshot.pipeline.report.data import ReportData
 from fourshot.pipeline.report.figures import Curve, line_plot

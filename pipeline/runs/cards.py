@@ -5,13 +5,13 @@ from typing import Literal
 from fourshot.engine.calibration import Calibration
 from fourshot.engine.probe import Probed
 from fourshot.pipeline.card import CARD_FILE, EXAMPLES_FILE, PROBED_FILE, AdapterCard, Learnt
+from fourshot.pipeline.cells.calibrating import CALIBRATED_FILE, Calibrated
+from fourshot.pipeline.cells.cell import MethodCell
+from fourshot.pipeline.cells.learnt import LearntTexts
+from fourshot.pipeline.cells.review import TextPairs
 from fourshot.pipeline.provenance import value_hash
 from fourshot.pipeline.report.data import Certainty
-from fourshot.pipeline.runs.calibrating import CALIBRATED_FILE, Calibrated
-from fourshot.pipeline.runs.cells import MethodCell
 from fourshot.pipeline.runs.experiment import Experiment
-from fourshot.pipeline.runs.learnt import LearntTexts
-from fourshot.pipeline.runs.review import TextPairs
 from fourshot.pipeline.work_folder import WorkFolder
 
 

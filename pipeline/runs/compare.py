@@ -7,25 +7,25 @@ from typing import Any
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from fourshot.engine.checkpoints.models import refuse_fake, resolve_model
 from fourshot.engine.errors import InputError
-from fourshot.engine.models import refuse_fake, resolve_model
+from fourshot.pipeline.cells.cell import SeedExamples
+from fourshot.pipeline.cells.methods import METHODS
+from fourshot.pipeline.cells.run_folder import RunFolder
 from fourshot.pipeline.events import Event, OnEvent, ignore
 from fourshot.pipeline.forecast import FORECAST_FILE, Forecast
 from fourshot.pipeline.provenance import describe_hardware, installed_versions, source_commit
 from fourshot.pipeline.report.data import MethodRow
 from fourshot.pipeline.report.write import write_report
-from fourshot.pipeline.runs.cells import SeedExamples
 from fourshot.pipeline.runs.experiment import Experiment
-from fourshot.pipeline.runs.methods import METHODS
 from fourshot.pipeline.runs.plan import foretell_runs
-from fourshot.pipeline.runs.run_folder import RunFolder
 from fourshot.pipeline.runs.stage_driver import LOG_FILE, StageDriver
 from fourshot.pipeline.runs.summary import left_out, report_data, table
 from fourshot.pipeline.scores import Scores
 from fourshot.pipeline.synthesis.settings import RunSettings
+from fourshot.pipeline.task import Task
 from fourshot.pipeline.task_data import TaskData
 from fourshot.pipeline.tasks.shots import draw_shots
-from fourshot.pipeline.tasks.types import Task
 from fourshot.training.jobs.cluster import check_cluster
 from fourshot.training.jobs.jobs import HERE, Placement
 

@@ -10,15 +10,15 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from fourshot.engine.checkpoints.models import ResolvedModel
 from fourshot.engine.core import Adapter
-from fourshot.engine.models import ResolvedModel
+from fourshot.pipeline.cells.calibrating import CalibrationItem, unseen_texts
+from fourshot.pipeline.cells.cell import Cells, MethodCell, SeedExamples, writer_names
+from fourshot.pipeline.cells.learnt import LearntTexts, learnt_texts
+from fourshot.pipeline.cells.measuring import Evaluation, EvaluationCell, LeftOutCell
+from fourshot.pipeline.cells.run_folder import POOL_FILE, SHOTS_FILE, RunManifest
 from fourshot.pipeline.provenance import installed_versions, value_hash
 from fourshot.pipeline.runs import trainings
-from fourshot.pipeline.runs.calibrating import CalibrationItem, unseen_texts
-from fourshot.pipeline.runs.cells import Cells, MethodCell, SeedExamples, writer_names
-from fourshot.pipeline.runs.learnt import LearntTexts, learnt_texts
-from fourshot.pipeline.runs.measuring import Evaluation, EvaluationCell, LeftOutCell
-from fourshot.pipeline.runs.run_folder import POOL_FILE, SHOTS_FILE, RunManifest
 from fourshot.pipeline.synthesis.committee import Reader
 from fourshot.pipeline.synthesis.evidence import alignment
 from fourshot.pipeline.synthesis.prompt_style import untried_style

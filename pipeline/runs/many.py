@@ -7,21 +7,21 @@ from typing import Literal
 
 import msgspec
 
+from fourshot.engine.checkpoints.models import ResolvedModel, refuse_fake, resolve_model
 from fourshot.engine.errors import FourshotError, InputError, error_class
-from fourshot.engine.models import ResolvedModel, refuse_fake, resolve_model
 from fourshot.pipeline.card import LINK
+from fourshot.pipeline.cells.review import tell_review
+from fourshot.pipeline.cells.run_folder import RunFolder
 from fourshot.pipeline.events import Event, OnEvent, ignore
 from fourshot.pipeline.forecast import FORECAST_FILE, Forecast
 from fourshot.pipeline.runs.experiment import Experiment
 from fourshot.pipeline.runs.plan import foretell_runs
-from fourshot.pipeline.runs.review import tell_review
 from fourshot.pipeline.runs.run import load_shots
-from fourshot.pipeline.runs.run_folder import RunFolder
 from fourshot.pipeline.runs.stage_driver import LOG_FILE, StageDriver
 from fourshot.pipeline.runs.stages.probe import probes
 from fourshot.pipeline.synthesis.settings import RunSettings
+from fourshot.pipeline.task import Task
 from fourshot.pipeline.task_data import TaskData
-from fourshot.pipeline.tasks.types import Task
 from fourshot.pipeline.work_folder import MANIFEST_FILE, lead
 from fourshot.training.jobs.cluster import check_cluster
 from fourshot.training.jobs.jobs import HERE, Placement

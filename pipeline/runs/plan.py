@@ -8,15 +8,15 @@ from pathlib import Path
 
 import msgspec
 
-from fourshot.engine.models import checkpoint_shapes
+from fourshot.engine.checkpoints.models import checkpoint_shapes
+from fourshot.pipeline.cells.calibrating import FEWEST_UNSEEN, MOST_UNSEEN, other_subjects
+from fourshot.pipeline.cells.cell import MethodCell
+from fourshot.pipeline.cells.run_folder import GENERATED_FILE, POOL_FILE
 from fourshot.pipeline.events import OnEvent
 from fourshot.pipeline.forecast import Forecast, Work, foretell
 from fourshot.pipeline.loop.plan import draws_whole_rounds, first_draws
 from fourshot.pipeline.loop.rounds import pool_settings
-from fourshot.pipeline.runs.calibrating import FEWEST_UNSEEN, MOST_UNSEEN, other_subjects
-from fourshot.pipeline.runs.cells import MethodCell
 from fourshot.pipeline.runs.experiment import Experiment
-from fourshot.pipeline.runs.run_folder import GENERATED_FILE, POOL_FILE
 from fourshot.pipeline.runs.stages import STAGE_NAMES, StageName, phases_until
 from fourshot.pipeline.runs.stages.evaluate import WARM_UP_TEXTS
 from fourshot.pipeline.runs.trainings import annotator_jobs, reads_averages

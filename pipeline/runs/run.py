@@ -7,27 +7,27 @@ from typing import Any
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from fourshot.engine.checkpoints.models import refuse_fake, resolve_model
 from fourshot.engine.errors import InputError
-from fourshot.engine.models import refuse_fake, resolve_model
 from fourshot.pipeline.card import LINK
+from fourshot.pipeline.cells.cell import SeedExamples
+from fourshot.pipeline.cells.review import tell_review
+from fourshot.pipeline.cells.run_folder import SHOTS_FILE, RunFolder
 from fourshot.pipeline.events import Event, OnEvent, ignore
 from fourshot.pipeline.forecast import FORECAST_FILE, Forecast
 from fourshot.pipeline.loop.reading import as_candidates
 from fourshot.pipeline.report.write import write_report
-from fourshot.pipeline.runs.cells import SeedExamples
+from fourshot.pipeline.rows.unlabelled import load_unlabelled
 from fourshot.pipeline.runs.experiment import Experiment
 from fourshot.pipeline.runs.plan import foretell_runs
-from fourshot.pipeline.runs.review import tell_review
-from fourshot.pipeline.runs.run_folder import SHOTS_FILE, RunFolder
 from fourshot.pipeline.runs.stage_driver import LOG_FILE, StageDriver
 from fourshot.pipeline.runs.stages import STAGE_NAMES, StageName
 from fourshot.pipeline.runs.stages.ask import check_askable, questions, unanswered
 from fourshot.pipeline.runs.stages.merge import merged_folder, synthetic_classifiers
 from fourshot.pipeline.runs.summary import left_out, report_data, table
 from fourshot.pipeline.synthesis.settings import RunSettings
+from fourshot.pipeline.task import Task
 from fourshot.pipeline.task_data import TaskData, cut_line, lost_shots
-from fourshot.pipeline.tasks.types import Task
-from fourshot.pipeline.tasks.unlabelled import load_unlabelled
 from fourshot.pipeline.work_folder import lead
 from fourshot.training.jobs.cluster import check_cluster
 from fourshot.training.jobs.jobs import HERE, Placement

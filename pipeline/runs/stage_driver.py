@@ -9,9 +9,9 @@ from pathlib import Path
 import msgspec
 
 from fourshot.engine.errors import FourshotError
+from fourshot.pipeline.cells.cell import MethodCell
 from fourshot.pipeline.events import Event, OnEvent
 from fourshot.pipeline.runs.cards import write_cards
-from fourshot.pipeline.runs.cells import MethodCell
 from fourshot.pipeline.runs.experiment import Experiment
 from fourshot.pipeline.runs.stage_process import run_stage
 from fourshot.pipeline.runs.stages import STAGE_NAMES, StageName, StagePlan, phases_until

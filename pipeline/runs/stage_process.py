@@ -6,7 +6,7 @@ from typing import Any, Union
 
 import msgspec
 
-from fourshot.engine.processes import ChildProcess, ParentLink, end_process, run_child
+from fourshot.engine.machine.processes import ChildProcess, ParentLink, end_process, run_child
 from fourshot.pipeline.events import Event, OnEvent
 from fourshot.pipeline.runs.stages import STAGE_TYPES
 from fourshot.pipeline.runs.stages.stage import Stage

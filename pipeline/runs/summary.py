@@ -7,22 +7,22 @@ from datetime import UTC, datetime
 import msgspec
 
 from fourshot.engine.core import EngineSettings
+from fourshot.pipeline.cells.cell import MethodCell
+from fourshot.pipeline.cells.learnt import LearntTexts
+from fourshot.pipeline.cells.methods import METHODS
 from fourshot.pipeline.forecast import FORECAST_FILE, Forecast
 from fourshot.pipeline.loop.rounds import Round
 from fourshot.pipeline.provenance import installed_versions
 from fourshot.pipeline.report.data import Lineage, MethodRow, ReportData, method_row
+from fourshot.pipeline.rows.fields import sample_argument
 from fourshot.pipeline.runs.cards import certainty_of
-from fourshot.pipeline.runs.cells import MethodCell
 from fourshot.pipeline.runs.experiment import Experiment, MethodOutcome
-from fourshot.pipeline.runs.learnt import LearntTexts
-from fourshot.pipeline.runs.methods import METHODS
 from fourshot.pipeline.synthesis.aligned import aligned
 from fourshot.pipeline.synthesis.filters import bare_shots
 from fourshot.pipeline.synthesis.prompts import PromptFormat, generation_prompt, reading_prompt
 from fourshot.pipeline.synthesis.types import Candidate, Verdict
+from fourshot.pipeline.task import Example
 from fourshot.pipeline.task_data import cut_line
-from fourshot.pipeline.tasks.fields import sample_argument
-from fourshot.pipeline.tasks.types import Example
 from fourshot.pipeline.work_folder import WorkFolder
 
 

@@ -10,16 +10,16 @@ from pathlib import Path
 import msgspec
 
 from fourshot.engine.core import Adapter
+from fourshot.pipeline.cells.cell import MethodCell
+from fourshot.pipeline.cells.learnt import LearntTexts
 from fourshot.pipeline.loop.rounds import finished_pairs, pool_folds
-from fourshot.pipeline.runs.cells import MethodCell
-from fourshot.pipeline.runs.learnt import LearntTexts
+from fourshot.pipeline.rows.fields import encoder_text
 from fourshot.pipeline.synthesis.committee import EncoderFiles, Reader
 from fourshot.pipeline.synthesis.evidence import alignment, learnt_probabilities, shot_folds
 from fourshot.pipeline.synthesis.prompts import PromptFormat, Wording, reading_prompt
 from fourshot.pipeline.synthesis.settings import AnnotateSettings, RunSettings
 from fourshot.pipeline.synthesis.types import Candidate, Verdict
-from fourshot.pipeline.tasks.fields import encoder_text
-from fourshot.pipeline.tasks.types import Example, Task
+from fourshot.pipeline.task import Example, Task
 from fourshot.training.jobs.jobs import TrainingJob
 from fourshot.training.lora.averaging import average, can_average
 from fourshot.training.lora.examples import TrainingExample

@@ -7,7 +7,7 @@ import msgspec
 from fourshot.engine.alignment import filler_for
 from fourshot.engine.core import EngineSettings
 from fourshot.pipeline.synthesis.prompts import PromptFormat, reading_prompt
-from fourshot.pipeline.tasks.types import Example, Task
+from fourshot.pipeline.task import Example, Task
 
 # Texts begin in every way: with small and capital letters, digits, signs, other scripts.
 BEGINNINGS = ("a", "The", "1", "(", '"', "-", "é", "中")

@@ -16,6 +16,7 @@ import msgspec
 
 from fourshot.engine.chat import ChatTurns
 from fourshot.engine.core import Engine, Sampling
+from fourshot.pipeline.rows.text_words import count_words, has_unspaced, without_marks
 from fourshot.pipeline.synthesis.prompts import (
     END_OF_TEXT,
     LISTS,
@@ -24,8 +25,7 @@ from fourshot.pipeline.synthesis.prompts import (
     attribute_prompt,
 )
 from fourshot.pipeline.synthesis.settings import RunSettings
-from fourshot.pipeline.tasks.text_words import count_words, has_unspaced, without_marks
-from fourshot.pipeline.tasks.types import Example, Label, Task
+from fourshot.pipeline.task import Example, Label, Task
 
 LENGTH = "length"  # counted; the other dimensions are listed by the model
 NUM_LISTS = 32  # that the model writes per class and dimension

@@ -11,6 +11,7 @@ from fourshot.engine.calibration import SMALLEST, Calibration
 from fourshot.engine.chat import ChatTurns
 from fourshot.engine.core import Adapter, Engine, Verbalizer
 from fourshot.engine.errors import InputError
+from fourshot.pipeline.rows.fields import encoder_text
 from fourshot.pipeline.synthesis.aligned import aligned
 from fourshot.pipeline.synthesis.evidence import KindEvidence, balanced_prior, bounded_log, shot_folds, weigh
 from fourshot.pipeline.synthesis.filters import longest_text
@@ -18,8 +19,7 @@ from fourshot.pipeline.synthesis.fitting import shots_that_fit
 from fourshot.pipeline.synthesis.prompts import PromptFormat, Wording
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.synthesis.windows import label_scores
-from fourshot.pipeline.tasks.fields import encoder_text
-from fourshot.pipeline.tasks.types import Example, Task
+from fourshot.pipeline.task import Example, Task
 
 if TYPE_CHECKING:
     import numpy as np

@@ -22,7 +22,7 @@ from fourshot.pipeline.synthesis.prompts import (
     prompt_hash,
 )
 from fourshot.pipeline.synthesis.settings import RunSettings
-from fourshot.pipeline.tasks.types import Example, Label, Task
+from fourshot.pipeline.task import Example, Label, Task
 
 TOKENS_OVER_LONGEST_SHOT = 1.5
 FEWEST_MAX_TOKENS = 32

@@ -11,13 +11,13 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from fourshot.engine.errors import InputError
+from fourshot.pipeline.rows.examples import normalise
+from fourshot.pipeline.rows.fields import bare_text, heading, join_fields, split_fields, written_fields
+from fourshot.pipeline.rows.text_words import CHARS_PER_WORD, has_unspaced, without_marks
 from fourshot.pipeline.synthesis.neardup import NearDuplicates, similar_to_any
 from fourshot.pipeline.synthesis.types import Candidate, Reason
 from fourshot.pipeline.synthesis.words import comparable
-from fourshot.pipeline.tasks.fields import bare_text, heading, join_fields, split_fields, written_fields
-from fourshot.pipeline.tasks.tables import normalise
-from fourshot.pipeline.tasks.text_words import CHARS_PER_WORD, has_unspaced, without_marks
-from fourshot.pipeline.tasks.types import Example, Task
+from fourshot.pipeline.task import Example, Task
 
 # Marks of all scripts that have one: Chinese and Japanese, Arabic, Hindi, Ethiopic, Armenian, Khmer, Burmese, Tibetan.
 _SENTENCE_END = re.compile(r"[.!?…。！？｡؟۔।॥።։។။།‼⁇⁈⁉][\"'”’»«)\]）」』】〉》\s]*$")  # noqa: RUF001 - not Latin ones

@@ -6,7 +6,7 @@ from fourshot.engine.core import Engine
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.synthesis.prompt_style import ANSWER_TOKENS, in_turn
 from fourshot.pipeline.synthesis.prompts import PromptFormat, reading_prompt
-from fourshot.pipeline.tasks.types import Example, Task
+from fourshot.pipeline.task import Example, Task
 
 
 class NoRoomError(InputError):

@@ -7,10 +7,10 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+from fourshot.pipeline.rows.fields import bare_text
 from fourshot.pipeline.synthesis.filters import bare_shots
 from fourshot.pipeline.synthesis.words import spelt_words
-from fourshot.pipeline.tasks.fields import bare_text
-from fourshot.pipeline.tasks.types import Example, Task
+from fourshot.pipeline.task import Example, Task
 
 FEWEST_TEXTS = 16  # before that, a share says little
 

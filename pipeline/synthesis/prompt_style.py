@@ -18,7 +18,7 @@ from fourshot.engine.errors import InputError
 from fourshot.pipeline.provenance import value_hash
 from fourshot.pipeline.synthesis.prompts import PromptFormat, PromptStyle, reading_prompt
 from fourshot.pipeline.synthesis.settings import RunSettings
-from fourshot.pipeline.tasks.types import Example, Task
+from fourshot.pipeline.task import Example, Task
 
 STYLE_FILE = Path("prompt_style.json")  # in the folder of whatever was asked for, so that it is chosen once
 MOST_READ = 24  # shots that are read in each style, in turn from every class

@@ -14,9 +14,9 @@ import msgspec
 from fourshot.engine.alignment import Filler
 from fourshot.engine.chat import ChatTurns
 from fourshot.engine.core import Verbalizer
-from fourshot.pipeline.tasks.fields import cut_fields, heading, values_of
-from fourshot.pipeline.tasks.text_words import MAX_TEXT_WORDS, LongTexts, shown_text
-from fourshot.pipeline.tasks.types import Example, Label, Task
+from fourshot.pipeline.rows.fields import cut_fields, heading, values_of
+from fourshot.pipeline.rows.text_words import MAX_TEXT_WORDS, LongTexts, shown_text
+from fourshot.pipeline.task import Example, Label, Task
 
 PROMPT_VERSION = "1"  # goes up with every change of what is rendered; lies on every card
 CHAT_VERSION = "1-chat"  # the same of prompts in chat turns, which earlier versions of fourshot must refuse

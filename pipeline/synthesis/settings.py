@@ -12,10 +12,10 @@ import msgspec
 
 from fourshot.engine.core import SamplingSettings, Verbalizer
 from fourshot.engine.errors import InputError
+from fourshot.pipeline.rows.text_words import MAX_TEXT_WORDS, LongTexts
 from fourshot.pipeline.synthesis.filters import FilterSettings
 from fourshot.pipeline.synthesis.numbers import check_numbers
 from fourshot.pipeline.synthesis.prompts import PromptStyle, Wording
-from fourshot.pipeline.tasks.text_words import MAX_TEXT_WORDS, LongTexts
 from fourshot.training.lora.settings import PRESETS as TRAINING_PRESETS
 from fourshot.training.lora.settings import LoraSettings
 

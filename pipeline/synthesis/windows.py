@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 from fourshot.engine.calibration import SMALLEST, combine_parts, normalise
 from fourshot.engine.core import Adapter, Engine
+from fourshot.pipeline.rows.fields import field_windows, join_fields, values_of
+from fourshot.pipeline.rows.text_words import text_windows
 from fourshot.pipeline.synthesis.prompts import PromptFormat, reading_prompt
-from fourshot.pipeline.tasks.fields import field_windows, join_fields, values_of
-from fourshot.pipeline.tasks.text_words import text_windows
-from fourshot.pipeline.tasks.types import Example, Task
+from fourshot.pipeline.task import Example, Task
 
 if TYPE_CHECKING:
     import numpy as np

@@ -10,7 +10,7 @@ import unicodedata
 from functools import lru_cache
 from itertools import pairwise
 
-from fourshot.pipeline.tasks.text_words import MARK, characters, has_unspaced, marks, script_runs
+from fourshot.pipeline.rows.text_words import MARK, characters, has_unspaced, marks, script_runs
 
 _WITH_APOSTROPHES = r"{letter}+(?:['\u2019]{letter}+)*"
 _LETTERS_AND_DIGITS = r"{letter}+"

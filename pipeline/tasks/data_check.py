@@ -4,16 +4,16 @@ import re
 from pathlib import Path
 
 from fourshot.engine.errors import InputError
-from fourshot.pipeline.tasks.faults import Fault, counted, error, errors_in, note, shorten, warning
-from fourshot.pipeline.tasks.fields import bare_text
-from fourshot.pipeline.tasks.hub_tables import read_hub
-from fourshot.pipeline.tasks.row_doubts import MISREAD
+from fourshot.pipeline.faults import Fault, counted, error, errors_in, note, shorten, warning
+from fourshot.pipeline.rows.examples import clean, count_labels, label_rows, normalise, stand_in
+from fourshot.pipeline.rows.fields import bare_text
+from fourshot.pipeline.rows.row_doubts import MISREAD
+from fourshot.pipeline.rows.text_words import cut_texts
+from fourshot.pipeline.tables.files import Table, scan_table, settings_of
+from fourshot.pipeline.tables.hub import read_hub
+from fourshot.pipeline.tables.split_files import find_split_file, missing_split, split_files
+from fourshot.pipeline.task import Example, Task
 from fourshot.pipeline.tasks.shots import SHOTS_STEM
-from fourshot.pipeline.tasks.split_files import find_split_file, missing_split, split_files
-from fourshot.pipeline.tasks.table_files import Table, scan_table, settings_of
-from fourshot.pipeline.tasks.tables import clean, count_labels, label_rows, normalise, stand_in
-from fourshot.pipeline.tasks.text_words import cut_texts
-from fourshot.pipeline.tasks.types import Example, Task
 
 # An entity, or a tag of those that exports leave in texts.
 _MARKUP = re.compile(

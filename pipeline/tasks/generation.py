@@ -5,7 +5,7 @@ Importing this module loads neither torch nor vllm.
 
 import msgspec
 
-from fourshot.pipeline.tasks.types import DataSource
+from fourshot.pipeline.task import DataSource
 
 KIND = "generation"
 WHAT_WORKS = "fourshot distill, annotate, predict, serve, tasks check and tasks list"

@@ -7,10 +7,10 @@ import msgspec
 from msgspec import inspect
 
 from fourshot.engine.errors import InputError
-from fourshot.pipeline.tasks.faults import Fault, error, nearest
+from fourshot.pipeline.faults import Fault, error, nearest
+from fourshot.pipeline.tables.files import scan_table
+from fourshot.pipeline.tables.split_files import find_split_file, missing_split
 from fourshot.pipeline.tasks.generation import KIND, GenerationTask, PairSource
-from fourshot.pipeline.tasks.split_files import find_split_file, missing_split
-from fourshot.pipeline.tasks.table_files import scan_table
 from fourshot.pipeline.tasks.task_check import empty_faults, instruction_form, sound_parts, source_faults
 
 KINDS = ("classification", KIND)

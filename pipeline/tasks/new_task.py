@@ -11,17 +11,17 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from fourshot.engine.errors import InputError
-from fourshot.engine.files import append_lines, settle, staged_folder
-from fourshot.pipeline.tasks.columns import ACCEPTED, SPLITS, Columns
-from fourshot.pipeline.tasks.faults import Fault, LeftOut, counted, errors_in, note, shorten, warning
-from fourshot.pipeline.tasks.fields import split_fields
-from fourshot.pipeline.tasks.label_words import label_word, propose_words, reads_as, says_nothing
-from fourshot.pipeline.tasks.table_bytes import table_stem
-from fourshot.pipeline.tasks.table_files import Table, read_table
+from fourshot.engine.machine.files import append_lines, settle, staged_folder
+from fourshot.pipeline.faults import Fault, LeftOut, counted, errors_in, note, shorten, warning
+from fourshot.pipeline.rows.columns import ACCEPTED, SPLITS, Columns
+from fourshot.pipeline.rows.fields import split_fields
+from fourshot.pipeline.rows.label_words import label_word, propose_words, reads_as, says_nothing
+from fourshot.pipeline.rows.usable_rows import TableChoices, UsableRows, usable_rows
+from fourshot.pipeline.tables.file_bytes import table_stem
+from fourshot.pipeline.tables.files import Table, read_table
+from fourshot.pipeline.task import Example
 from fourshot.pipeline.tasks.task_check import MOST_LISTED, field_faults
 from fourshot.pipeline.tasks.task_file import load_task
-from fourshot.pipeline.tasks.types import Example
-from fourshot.pipeline.tasks.usable_rows import TableChoices, UsableRows, usable_rows
 
 TEST_SHARE = 0.2
 SHOTS_LEFT_FOR_TRAIN = 4  # a class gives rows to the test split only beyond these

@@ -8,14 +8,14 @@ from typing import Any
 import msgspec
 
 from fourshot.engine.errors import InputError
-from fourshot.pipeline.tasks.faults import Fault, counted, error, errors_in, note, raise_errors, shorten, warning
-from fourshot.pipeline.tasks.fields import heading
+from fourshot.pipeline.faults import Fault, counted, error, errors_in, note, raise_errors, shorten, warning
+from fourshot.pipeline.rows.examples import load_table, normalise
+from fourshot.pipeline.rows.fields import heading
+from fourshot.pipeline.rows.label_cells import read_text_cell
+from fourshot.pipeline.rows.text_table import check_only_name
+from fourshot.pipeline.tables.files import ReadSettings, Table, read_table, scan_table, settings_of, table_warnings
+from fourshot.pipeline.tables.split_files import find_split_file, missing_split
 from fourshot.pipeline.tasks.generation import GenerationTask, Pair, PairSource
-from fourshot.pipeline.tasks.label_cells import read_text_cell
-from fourshot.pipeline.tasks.split_files import find_split_file, missing_split
-from fourshot.pipeline.tasks.table_files import ReadSettings, Table, read_table, scan_table, settings_of, table_warnings
-from fourshot.pipeline.tasks.tables import load_table, normalise
-from fourshot.pipeline.tasks.text_table import check_only_name
 
 USUAL_REAL = 100  # pairs that are learnt, where the user does not say
 COLUMNS = "Set $.data.input_columns and $.data.target_column."

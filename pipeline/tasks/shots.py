@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fourshot.engine.errors import InputError
-from fourshot.pipeline.tasks.split_files import find_split_file
-from fourshot.pipeline.tasks.tables import Split, load_split
-from fourshot.pipeline.tasks.types import Example, Task
+from fourshot.pipeline.rows.examples import Split, load_split
+from fourshot.pipeline.tables.split_files import find_split_file
+from fourshot.pipeline.task import Example, Task
 
 SHOTS_STEM = "shots"
 

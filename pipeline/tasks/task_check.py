@@ -1,6 +1,6 @@
 """What can be wrong with a task file by itself: keys, types, labels. Every fault, not the first.
 
-The allowed keys and types are read off the structs in `pipeline.tasks.types`, so that they stand in one place only.
+The allowed keys and types are read off the structs in `pipeline.task`, so that they stand in one place only.
 """
 
 import re
@@ -12,12 +12,12 @@ from typing import Any
 
 from msgspec import inspect
 
-from fourshot.pipeline.tasks.faults import MOST_NAMED, Fault, counted, error, nearest, note, read_text, shorten, warning
-from fourshot.pipeline.tasks.fields import heading, is_field_name
-from fourshot.pipeline.tasks.label_cells import is_plain, visible
-from fourshot.pipeline.tasks.label_words import propose_words, says_nothing
+from fourshot.pipeline.faults import MOST_NAMED, Fault, counted, error, nearest, note, read_text, shorten, warning
+from fourshot.pipeline.rows.fields import heading, is_field_name
+from fourshot.pipeline.rows.label_cells import is_plain, visible
+from fourshot.pipeline.rows.label_words import propose_words, says_nothing
+from fourshot.pipeline.task import DataSource, Task
 from fourshot.pipeline.tasks.toml_hints import misplaced, toml_hint, type_hint
-from fourshot.pipeline.tasks.types import DataSource, Task
 
 _PLACEHOLDER = re.compile(r"\{\{?\s*[\w.]*\s*\}?\}|%s\b")
 LONG_WORD = 60  # characters, of a label's word
@@ -70,7 +70,7 @@ def shape_faults(document: dict[str, Any], needs_source: bool = True) -> list[Fa
 
 def sound_parts(value: Any, kind: inspect.Type, at: str, faults: list[Fault]) -> Any:
     """What of ``value`` is of ``kind``, the rest added to ``faults``; None where nothing is."""
-    assert type(kind) in _EXPECTED, f"a field of type {kind} in fourshot.pipeline.tasks.types needs a rule here"
+    assert type(kind) in _EXPECTED, f"a field of type {kind} in fourshot.pipeline.task needs a rule here"
     expected = _EXPECTED[type(kind)]
     if not isinstance(value, expected):
         type_name = _TOML_NAMES.get(type(value), type(value).__name__)

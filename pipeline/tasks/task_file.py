@@ -7,16 +7,16 @@ from typing import Any
 import msgspec
 
 from fourshot.engine.errors import InputError, TaskFileError
+from fourshot.pipeline.faults import Fault, errors_in
+from fourshot.pipeline.tables.file_bytes import table_ending
+from fourshot.pipeline.tables.files import scan_table
+from fourshot.pipeline.tables.split_files import find_split_file, missing_split, own_splits
+from fourshot.pipeline.task import DataSource, Task
 from fourshot.pipeline.tasks.data_check import data_faults
-from fourshot.pipeline.tasks.faults import Fault, errors_in
 from fourshot.pipeline.tasks.generation import KIND, WHAT_WORKS, GenerationTask, PairSource
 from fourshot.pipeline.tasks.generation_check import generation_faults, kind_faults, pairs_in
 from fourshot.pipeline.tasks.pairs import pair_faults
-from fourshot.pipeline.tasks.split_files import find_split_file, missing_split, own_splits
-from fourshot.pipeline.tasks.table_bytes import table_ending
-from fourshot.pipeline.tasks.table_files import scan_table
 from fourshot.pipeline.tasks.task_check import read_document, shape_faults, word_faults
-from fourshot.pipeline.tasks.types import DataSource, Task
 
 SHIPPED_FOLDER = Path(__file__).parent / "shipped"
 

@@ -4,10 +4,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from fourshot.engine.errors import FourshotError, InputError
+from fourshot.pipeline.tables.split_files import find_split_file
+from fourshot.pipeline.task import Task
 from fourshot.pipeline.tasks.shots import SHOTS_STEM
-from fourshot.pipeline.tasks.split_files import find_split_file
 from fourshot.pipeline.tasks.task_file import find_task_file, load_task, shipped_tasks
-from fourshot.pipeline.tasks.types import Task
 
 
 def load_tasks(paths: Iterable[str | Path], data: str | Path | None = None) -> dict[str, Task | FourshotError]:

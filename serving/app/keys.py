@@ -20,7 +20,7 @@ from typing import Annotated
 import msgspec
 
 from fourshot.engine.errors import InputError
-from fourshot.engine.files import changing, replace_file
+from fourshot.engine.machine.files import changing, replace_file
 from fourshot.serving.answers import RefusalError, quoted
 from fourshot.serving.api import TaskList
 

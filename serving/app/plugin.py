@@ -15,19 +15,19 @@ from typing import Any
 
 from fastapi import FastAPI
 
+from fourshot.engine.checkpoints.models import checkpoint_shapes
 from fourshot.engine.core import EngineSettings
-from fourshot.engine.models import checkpoint_shapes
 from fourshot.engine.tokens import load_tokenizer
 from fourshot.engine.vllm_seams.lora_loads import WORKER_METHOD
-from fourshot.serving.app.adapter_sync import AdapterSync
-from fourshot.serving.app.base_model import BaseModel
 from fourshot.serving.app.lifecycle import at_start, live
 from fourshot.serving.app.metrics import Metrics
-from fourshot.serving.app.registry import Registry
 from fourshot.serving.app.routes import add_routes
-from fourshot.serving.app.scorer import Scorer
 from fourshot.serving.app.service import Service
-from fourshot.serving.app.students import open_students, queue_of
+from fourshot.serving.models.adapter_sync import AdapterSync
+from fourshot.serving.models.base_model import BaseModel
+from fourshot.serving.models.registry import Registry
+from fourshot.serving.models.scorer import Scorer
+from fourshot.serving.models.students import open_students, queue_of
 from fourshot.serving.settings import ENVIRONMENT, from_json
 
 logger = logging.getLogger("fourshot.serving")

@@ -12,8 +12,8 @@ import msgspec
 import numpy as np
 
 from fourshot.engine.errors import InputError
+from fourshot.pipeline.rows.fields import as_texts
 from fourshot.pipeline.selective import Abstained, Rule, rule_of
-from fourshot.pipeline.tasks.fields import as_texts
 from fourshot.pipeline.tasks.generation import GenerationTask
 from fourshot.pipeline.text_student import TextStudentCard
 from fourshot.serving.answers import RefusalError, quoted
@@ -30,11 +30,11 @@ from fourshot.serving.api import (
     TaskList,
     Usage,
 )
-from fourshot.serving.app.adapter_sync import AdapterSync
 from fourshot.serving.app.metrics import Metrics
 from fourshot.serving.app.requests import AnyRequest, read_request
-from fourshot.serving.app.scorer import Scored
-from fourshot.serving.app.version import ClassifierVersion, GeneratorVersion, Version
+from fourshot.serving.models.adapter_sync import AdapterSync
+from fourshot.serving.models.scorer import Scored
+from fourshot.serving.models.version import ClassifierVersion, GeneratorVersion, Version
 from fourshot.serving.settings import Limits
 
 Answer = TypeVar("Answer")

@@ -10,14 +10,14 @@ from fastapi import FastAPI
 from fastapi.responses import Response
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
 
-from fourshot.serving.app.adapter_sync import AdapterSync
 from fourshot.serving.app.lifecycle import at_start, live
 from fourshot.serving.app.metrics import Metrics
 from fourshot.serving.app.protocol import server_config
-from fourshot.serving.app.registry import Registry, no_base
 from fourshot.serving.app.routes import add_routes
 from fourshot.serving.app.service import Service
-from fourshot.serving.app.students import open_students
+from fourshot.serving.models.adapter_sync import AdapterSync
+from fourshot.serving.models.registry import Registry, no_base
+from fourshot.serving.models.students import open_students
 from fourshot.serving.settings import ServeSettings
 
 

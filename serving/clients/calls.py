@@ -17,9 +17,9 @@ import msgspec
 import tenacity
 
 from fourshot.engine.errors import InputError, RequestError, ServiceError
+from fourshot.pipeline.faults import counted
+from fourshot.pipeline.rows.fields import Given
 from fourshot.pipeline.selective import Refusal
-from fourshot.pipeline.tasks.faults import counted
-from fourshot.pipeline.tasks.fields import Given
 from fourshot.pipeline.text_student import TextWritten
 from fourshot.serving.api import (
     DEADLINE,

@@ -18,8 +18,8 @@ import httpx
 import tenacity
 
 from fourshot.engine.errors import InputError
+from fourshot.pipeline.rows.fields import Given
 from fourshot.pipeline.selective import Refusal, Refusing
-from fourshot.pipeline.tasks.fields import Given
 from fourshot.pipeline.text_student import TextWritten
 from fourshot.serving.api import ClassifyResponse, Method, TaskList
 from fourshot.serving.clients.calls import (

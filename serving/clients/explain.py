@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from fourshot.engine.files import replace_file
-from fourshot.engine.home import home
+from fourshot.engine.machine.files import replace_file
+from fourshot.engine.machine.home import home
 from fourshot.pipeline.card import AdapterCard, Learnt
 
 if TYPE_CHECKING:

@@ -16,6 +16,8 @@ from fourshot.engine.core import Adapter, EngineSettings
 from fourshot.engine.errors import InputError
 from fourshot.engine.opening import open_engine
 from fourshot.pipeline.card import AdapterCard, base_of, load_card, load_examples
+from fourshot.pipeline.rows.fields import Given, as_texts, bare_text, encoder_text
+from fourshot.pipeline.rows.text_words import check_unicode, words_left_out
 from fourshot.pipeline.selective import Abstained, Refusal, Refusing, Rule, rule_of
 from fourshot.pipeline.student_card import (
     StudentCard,
@@ -27,8 +29,6 @@ from fourshot.pipeline.student_card import (
 from fourshot.pipeline.synthesis.aligned import aligned
 from fourshot.pipeline.synthesis.prompts import PromptFormat, Wording
 from fourshot.pipeline.synthesis.windows import label_scores, reading_prompts
-from fourshot.pipeline.tasks.fields import Given, as_texts, bare_text, encoder_text
-from fourshot.pipeline.tasks.text_words import check_unicode, words_left_out
 from fourshot.serving.adapter_lookup import find_adapter
 from fourshot.serving.api import VISIBLE
 from fourshot.serving.clients.explain import Examples, Explanation, Reading

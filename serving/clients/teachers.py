@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from fourshot.engine.errors import InputError, RequestError, ServiceError
-from fourshot.pipeline.events import Event, OnEvent
-from fourshot.pipeline.runs.readers import (
+from fourshot.pipeline.cells.run_folder import SHOTS_FILE
+from fourshot.pipeline.distillation.readers import (
     Annotation,
     NamedReader,
     Parts,
@@ -20,14 +20,14 @@ from fourshot.pipeline.runs.readers import (
     teacher_of_adapter,
     teacher_of_run,
 )
-from fourshot.pipeline.runs.run_folder import SHOTS_FILE
+from fourshot.pipeline.events import Event, OnEvent
+from fourshot.pipeline.faults import MOST_NAMED, shorten
+from fourshot.pipeline.rows.fields import encoder_text
 from fourshot.pipeline.student_card import check_unchanged, find_student, load_student_card, student_left_out
 from fourshot.pipeline.synthesis.prompts import PromptFormat
 from fourshot.pipeline.synthesis.settings import RunSettings
+from fourshot.pipeline.task import Task
 from fourshot.pipeline.task_data import TaskData
-from fourshot.pipeline.tasks.faults import MOST_NAMED, shorten
-from fourshot.pipeline.tasks.fields import encoder_text
-from fourshot.pipeline.tasks.types import Task
 from fourshot.serving.adapter_lookup import find_adapter
 from fourshot.serving.clients.remote.settings import KEY_VARIABLES, RemoteSettings
 from fourshot.serving.clients.remote.teacher import remote_teacher

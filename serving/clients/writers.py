@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from fourshot.engine.errors import InputError, RequestError
+from fourshot.pipeline.distillation.annotating_text import NamedWriter, Parts, Write
 from fourshot.pipeline.events import Event, OnEvent
-from fourshot.pipeline.runs.annotating_text import NamedWriter, Parts, Write
 from fourshot.pipeline.runs.stages.write import Written
 from fourshot.pipeline.student_card import check_unchanged, find_student, is_text_student
 from fourshot.pipeline.tasks.generation import GenerationTask

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from fourshot.engine.checkpoints.models import refuse_fake
 from fourshot.engine.errors import InputError
-from fourshot.engine.files import check_mounted
-from fourshot.engine.memory import free_bytes
-from fourshot.engine.models import refuse_fake
+from fourshot.engine.machine.files import check_mounted
+from fourshot.engine.machine.memory import free_bytes
 from fourshot.engine.vllm_scoring import CANNOT_SCORE, installed_vllm_scores
 from fourshot.engine.vllm_seams.lora_support import check_lora_support
 from fourshot.serving.app.keys import Keys
-from fourshot.serving.app.registry import FolderContents, Registry, base_named
-from fourshot.serving.app.slots import Fit, fit
 from fourshot.serving.fleet.supervisor import Say, Supervisor, listen
+from fourshot.serving.models.registry import FolderContents, Registry, base_named
+from fourshot.serving.models.slots import Fit, fit
 from fourshot.serving.settings import ServeSettings
 
 if TYPE_CHECKING:

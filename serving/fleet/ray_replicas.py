@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 from fourshot.engine.errors import FourshotError
-from fourshot.engine.temporary import own_folder
+from fourshot.engine.machine.temporary import own_folder
 from fourshot.serving.fleet.supervisor import Say, Supervisor, listen, replica_settings
 from fourshot.serving.settings import ServeSettings
 from fourshot.training.jobs.cluster import cluster, has_gpus, machines, nodes

@@ -11,9 +11,9 @@ from functools import partial
 from pathlib import Path
 
 from fourshot.engine.errors import FourshotError, InputError
-from fourshot.engine.gpus import gpus
-from fourshot.engine.temporary import own_folder
-from fourshot.engine.threads import available_cores
+from fourshot.engine.machine.gpus import gpus
+from fourshot.engine.machine.temporary import own_folder
+from fourshot.engine.machine.threads import available_cores
 from fourshot.serving.app.keys import add_key
 from fourshot.serving.fleet.router import Replica, Router
 from fourshot.serving.fleet.supervisor import Say, Supervisor, listen, replica_settings

@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 
 from fourshot.engine.errors import FourshotError, InputError
-from fourshot.engine.temporary import own_folder
+from fourshot.engine.machine.temporary import own_folder
 from fourshot.serving.answers import JSON, RefusalError
 from fourshot.serving.app.server import READY, environment
 from fourshot.serving.settings import ServeSettings, to_json

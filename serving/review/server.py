@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from fourshot.engine.errors import FourshotError, InputError
-from fourshot.pipeline.runs.review import ASK, REVIEW, answers_in, decisions, has_table, open_review, written_rows
-from fourshot.pipeline.runs.run_folder import RunFolder
-from fourshot.pipeline.tasks.faults import MOST_NAMED, shorten
-from fourshot.pipeline.tasks.review_table import Answer, label_named, own_columns, write_review
+from fourshot.pipeline.cells.review import ASK, REVIEW, answers_in, decisions, has_table, open_review, written_rows
+from fourshot.pipeline.cells.run_folder import RunFolder
+from fourshot.pipeline.faults import MOST_NAMED, shorten
+from fourshot.pipeline.rows.review_table import Answer, label_named, own_columns, write_review
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette

@@ -11,15 +11,15 @@ import msgspec
 import torch
 from safetensors.torch import save_file
 
+from fourshot.engine.checkpoints.models import ResolvedModel, checkpoint_shapes, resolve_model
 from fourshot.engine.core import EngineSettings, Verbalizer
-from fourshot.engine.files import settle, staged_folder
-from fourshot.engine.models import ResolvedModel, checkpoint_shapes, resolve_model
+from fourshot.engine.machine.files import settle, staged_folder
 from fourshot.pipeline.card import CARD_FILE, AdapterCard
 from fourshot.pipeline.synthesis.aligned import aligned
 from fourshot.pipeline.synthesis.prompts import PromptFormat, Wording
 from fourshot.pipeline.synthesis.settings import PRESETS
-from fourshot.pipeline.tasks.types import Example, Label, Task
-from fourshot.serving.app.admission import WEIGHTS
+from fourshot.pipeline.task import Example, Label, Task
+from fourshot.serving.models.admission import WEIGHTS
 from fourshot.training.lora.saving import content_hash
 from fourshot.training.lora.settings import LoraSettings
 from fourshot.training.lora.targets import projections

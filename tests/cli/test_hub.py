@@ -22,7 +22,7 @@ ASK = """
 import sys
 from fourshot.cli.main import main
 from fourshot.engine.core import EngineSettings
-from fourshot.engine.models import resolve_model
+from fourshot.engine.checkpoints.models import resolve_model
 from fourshot.engine.opening import open_engine
 
 failed = main(["tasks", "check", sys.argv[1], "--model", "org/random@v1", "--shots", "1"])

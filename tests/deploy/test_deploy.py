@@ -15,7 +15,7 @@ import yaml
 
 from fourshot.cli import corpus, serve
 from fourshot.cli.declare import read_command
-from fourshot.engine.home import HOME_VARIABLE
+from fourshot.engine.machine.home import HOME_VARIABLE
 from fourshot.serving.app.guard import OPEN_PATHS
 from fourshot.serving.fleet.supervisor import GRACE_S
 from fourshot.serving.settings import ServeSettings

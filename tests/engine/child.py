@@ -7,7 +7,7 @@ import sys
 import msgspec
 
 from fourshot.engine import errors
-from fourshot.engine.processes import ParentLink, end_process, run_child
+from fourshot.engine.machine.processes import ParentLink, end_process, run_child
 
 
 class Question(msgspec.Struct, frozen=True, kw_only=True):

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from fourshot.engine.embedded import embedded_model, is_whole
-from fourshot.engine.processes import child_environment
+from fourshot.engine.checkpoints.embedded import embedded_model, is_whole
+from fourshot.engine.machine.processes import child_environment
 from tests.waiting import wait_for
 
 WEIGHTS_BYTES = 1 << 20
@@ -22,7 +22,7 @@ import sys, time
 from pathlib import Path
 import numpy
 from safetensors.numpy import save_file
-from fourshot.engine import embedded
+from fourshot.engine.checkpoints import embedded
 
 def convert(gguf, folder):
     (folder / "config.json").write_text("{{}}")

@@ -2,10 +2,10 @@
 
 import pytest
 
+from fourshot.engine.checkpoints.models import resolve_model
 from fourshot.engine.core import EngineSettings, Sampling
 from fourshot.engine.errors import FourshotError, InputError
 from fourshot.engine.fake_engine import FakeEngine, FakeSettings, fake_settings
-from fourshot.engine.models import resolve_model
 from fourshot.engine.opening import open_engine
 from fourshot.engine.tokens import load_tokenizer
 

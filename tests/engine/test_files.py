@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from fourshot.engine.errors import RunFolderError
-from fourshot.engine.files import (
+from fourshot.engine.machine.files import (
     append_lines,
     keep_lines,
     read_json,

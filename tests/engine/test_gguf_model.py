@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 
+from fourshot.engine.checkpoints.gguf_check import TEXT
+from fourshot.engine.checkpoints.gguf_model import convert, gguf_checkpoint, is_whole
+from fourshot.engine.checkpoints.models import resolve_model
 from fourshot.engine.errors import ModelNotFoundError
-from fourshot.engine.gguf_check import TEXT
-from fourshot.engine.gguf_model import convert, gguf_checkpoint, is_whole
-from fourshot.engine.models import resolve_model
 from fourshot.engine.tokens import encode_prompts, load_tokenizer
 from tests.engine.gguf_files import write_gguf
 from tests.engine.prompts import IN_CONTEXT

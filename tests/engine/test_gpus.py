@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from fourshot.engine.errors import FourshotError, InputError
-from fourshot.engine.gpus import MIB, are_shared, check_gpus, free_gpu_bytes, gpus, torch_device
+from fourshot.engine.machine.gpus import MIB, are_shared, check_gpus, free_gpu_bytes, gpus, torch_device
 
 
 def test_the_gpus_of_a_machine_are_counted_without_a_model_library(
@@ -13,7 +13,7 @@ def test_the_gpus_of_a_machine_are_counted_without_a_model_library(
 ) -> None:
     for name in ("nvidia0", "nvidia1", "nvidiactl", "nvidia-uvm"):
         (tmp_path / name).touch()
-    monkeypatch.setattr("fourshot.engine.gpus.version", lambda package: "0.32.0")
+    monkeypatch.setattr("fourshot.engine.machine.gpus.version", lambda package: "0.32.0")
     assert gpus({}, tmp_path) == ["0", "1"]
     assert gpus({"CUDA_VISIBLE_DEVICES": "3, GPU-8a2c"}, tmp_path) == ["3", "GPU-8a2c"]
     assert gpus({"CUDA_VISIBLE_DEVICES": ""}, tmp_path) == gpus({"CUDA_VISIBLE_DEVICES": "-1"}, tmp_path) == []
@@ -48,7 +48,7 @@ def test_an_engine_is_divided_over_no_more_gpus_than_there_are(monkeypatch: pyte
     check_gpus(1)
     with pytest.raises(InputError, match=r"2 GPUs are to share one engine .* and there are 0 here"):
         check_gpus(2)
-    monkeypatch.setattr("fourshot.engine.gpus.version", lambda package: "0.32.0")
+    monkeypatch.setattr("fourshot.engine.machine.gpus.version", lambda package: "0.32.0")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,3")
     check_gpus(2)
     with pytest.raises(InputError, match="4 GPUs"):
@@ -59,7 +59,7 @@ def test_a_gpu_that_torch_cannot_use_is_not_passed_over_in_silence(monkeypatch: 
     import torch
 
     assert torch_device() == "cpu"
-    monkeypatch.setattr("fourshot.engine.gpus.version", lambda package: "0.32.0")
+    monkeypatch.setattr("fourshot.engine.machine.gpus.version", lambda package: "0.32.0")
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     with pytest.raises(FourshotError, match=r"made for CUDA 13\.0, cannot use it"):

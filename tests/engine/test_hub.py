@@ -13,7 +13,7 @@ import pytest
 from huggingface_hub.constants import DOWNLOAD_CHUNK_SIZE
 from safetensors.numpy import save
 
-from fourshot.engine.hub import at_revision, split_revision
+from fourshot.engine.checkpoints.hub import at_revision, split_revision
 from tests.hub.server import Hub, Repository, running_hub
 from tests.serving.fake_server import nobody
 from tests.waiting import wait_for
@@ -26,7 +26,7 @@ PATIENCE_S = 240  # of a machine that does other things too
 RESOLVE = """
 import json, os, sys
 from fourshot.engine.errors import FourshotError
-from fourshot.engine.models import resolve_model
+from fourshot.engine.checkpoints.models import resolve_model
 
 for asked in sys.argv[1:]:
     name, _, token = asked.partition(" ")

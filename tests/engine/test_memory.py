@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from fourshot.engine import memory
+from fourshot.engine.machine import memory
 
 GIB = 1 << 30
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from fourshot.engine.embedded import GGUF_SHA256, NAME
+from fourshot.engine.checkpoints.embedded import GGUF_SHA256, NAME
+from fourshot.engine.checkpoints.models import resolve_again, resolve_model
 from fourshot.engine.errors import InputError, ModelNotFoundError
-from fourshot.engine.home import home
-from fourshot.engine.models import resolve_again, resolve_model
+from fourshot.engine.machine.home import home
 
 
 @pytest.fixture

@@ -7,16 +7,17 @@ from pathlib import Path
 import psutil
 import pytest
 
-from fourshot.engine import errors, processes
+from fourshot.engine import errors
 from fourshot.engine.errors import FourshotError, InputError
-from fourshot.engine.processes import ChildProcess, child_environment
+from fourshot.engine.machine import processes
+from fourshot.engine.machine.processes import ChildProcess, child_environment
 from tests.engine.child import Answer, Question
 from tests.waiting import wait_for
 
 PARENT_CODE = """
 import signal, sys
 from pathlib import Path
-from fourshot.engine.processes import ChildProcess
+from fourshot.engine.machine.processes import ChildProcess
 from tests.engine.child import Answer, Question
 child = ChildProcess("tests.engine.child", Path(sys.argv[1]), "answer")
 child.send(Question(number=1))
@@ -115,7 +116,7 @@ def test_a_child_dies_with_its_parent_and_with_one_that_is_dead_already(tmp_path
 
 def test_a_process_that_ends_at_once_does_what_was_registered_and_says_all(tmp_path: Path) -> None:
     code = (
-        "import atexit, sys; from fourshot.engine.processes import end_process; "
+        "import atexit, sys; from fourshot.engine.machine.processes import end_process; "
         "atexit.register(lambda: print('registered')); print('said'); end_process(3); print('never')"
     )
     done = subprocess.run([sys.executable, "-c", code], env=child_environment(), capture_output=True, check=False)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fourshot.engine import temporary
+from fourshot.engine.machine import temporary
 
 
 def test_folders_of_processes_that_are_gone_are_removed_with_the_next_that_is_made(

@@ -3,7 +3,7 @@
 import pytest
 
 from fourshot.engine import doctor
-from fourshot.engine.threads import TRAIN_SPINS, available_cores, waiting_briefly
+from fourshot.engine.machine.threads import TRAIN_SPINS, available_cores, waiting_briefly
 
 
 def test_a_process_that_computes_spins_briefly() -> None:

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from fourshot.engine import tokens
+from fourshot.engine.checkpoints.embedded import embedded_model
 from fourshot.engine.context import longest_context, within_context
 from fourshot.engine.core import EngineSettings
-from fourshot.engine.embedded import embedded_model
 from fourshot.engine.errors import InputError
 from fourshot.engine.labels import label_tokens
 from fourshot.engine.tokens import encode_prompt, encode_prompts, load_tokenizer, word_biases

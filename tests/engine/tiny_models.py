@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from fourshot.engine.gguf_check import TEXT
+from fourshot.engine.checkpoints.gguf_check import TEXT
 from tests.engine.prompts import IN_CONTEXT, LONG_LABELS
 
 VOCABULARY = 480

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from fourshot.engine.models import ResolvedModel
+from fourshot.engine.checkpoints.models import ResolvedModel
 from fourshot.pipeline.forecast import SWITCH
 from fourshot.pipeline.speed import Speed
 

@@ -9,8 +9,8 @@ from fourshot.engine.alignment import Filler
 from fourshot.engine.errors import AdapterError
 from fourshot.pipeline.card import CARD_FILE, AdapterCard, load_card
 from fourshot.pipeline.synthesis.prompts import PromptFormat, reading_prompt
+from fourshot.pipeline.task import Example
 from fourshot.pipeline.tasks.task_file import load_task
-from fourshot.pipeline.tasks.types import Example
 from fourshot.training.lora.settings import LoraSettings
 
 CARD = AdapterCard(

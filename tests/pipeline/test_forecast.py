@@ -9,15 +9,16 @@ import msgspec
 import pytest
 
 from fourshot.cli import main as cli
+from fourshot.engine.checkpoints.models import ResolvedModel
 from fourshot.engine.core import Adapter, EngineSettings, PerPromptAdapter, Sampling
 from fourshot.engine.fake_engine import FakeEngine
-from fourshot.engine.models import ResolvedModel
 from fourshot.pipeline import forecast as forecasts
+from fourshot.pipeline.cells.run_folder import RunFolder
+from fourshot.pipeline.distillation.annotating import AnnotationSummary, annotate_table, foretell_annotation
+from fourshot.pipeline.distillation.readers import NamedReader, Read, Teacher
 from fourshot.pipeline.events import Event
 from fourshot.pipeline.forecast import FORECAST_FILE, Forecast, Work, forecast
-from fourshot.pipeline.runs.annotating import AnnotationSummary, annotate_table, foretell_annotation
-from fourshot.pipeline.runs.readers import NamedReader, Read, Teacher
-from fourshot.pipeline.runs.run_folder import RunFolder
+from fourshot.pipeline.rows.text_table import open_texts
 from fourshot.pipeline.runs.stages import generate, recipe
 from fourshot.pipeline.speed import Speed
 from fourshot.pipeline.synthesis.committee import Reader
@@ -25,14 +26,13 @@ from fourshot.pipeline.synthesis.filters import FilterSettings
 from fourshot.pipeline.synthesis.prompts import PromptFormat
 from fourshot.pipeline.synthesis.recipe import Recipe
 from fourshot.pipeline.synthesis.settings import AnnotateSettings, GenerateSettings, RunSettings
-from fourshot.pipeline.tasks.text_table import open_texts
-from fourshot.pipeline.tasks.types import Example, Label, Task
+from fourshot.pipeline.task import Example, Label, Task
 from fourshot.pipeline.work_counts import Counts, rounds_for
 from fourshot.training.lora.settings import LoraSettings
 from tests.pipeline.corpus.small_corpora import SHOTS, TASK, make, named, settings
+from tests.pipeline.distillation.test_annotating import reader, table
 from tests.pipeline.loop.filling import InProcessWorker
 from tests.pipeline.machine_speeds import MODEL, SPEED, forecasts_on
-from tests.pipeline.runs.test_annotating import reader, table
 from tests.pipeline.runs.whole_runs import WholeRuns
 
 NEAR = 0.3  # of what was forecast

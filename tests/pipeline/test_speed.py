@@ -6,9 +6,9 @@ from typing import Any
 import msgspec
 import pytest
 
+from fourshot.engine.checkpoints.models import ResolvedModel
 from fourshot.engine.core import Adapter, Engine
 from fourshot.engine.errors import FourshotError
-from fourshot.engine.models import ResolvedModel
 from fourshot.pipeline import speed as speeds
 from fourshot.pipeline.events import Event
 from fourshot.pipeline.forecast import SWITCH, Work, foretell

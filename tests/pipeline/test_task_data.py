@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from fourshot.engine.errors import InputError
+from fourshot.pipeline.cells.run_folder import SHOTS_FILE, RunFolder
+from fourshot.pipeline.distillation.readers import open_run
 from fourshot.pipeline.events import Event
-from fourshot.pipeline.runs.readers import open_run
 from fourshot.pipeline.runs.run import load_shots
-from fourshot.pipeline.runs.run_folder import SHOTS_FILE, RunFolder
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.task_data import TaskData
 from fourshot.pipeline.tasks.task_file import load_task

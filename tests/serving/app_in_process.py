@@ -17,17 +17,17 @@ from prometheus_client import CollectorRegistry
 from fourshot.engine.calibration import NONE
 from fourshot.engine.core import EngineSettings
 from fourshot.engine.labels import LabelTokens
-from fourshot.pipeline.tasks.types import Example, Label, Task
+from fourshot.pipeline.task import Example, Label, Task
 from fourshot.serving.api import Refused, TaskInfo
-from fourshot.serving.app.base_model import BaseModel, ModelVersion
-from fourshot.serving.app.dispatcher import Dispatcher
 from fourshot.serving.app.guard import Guard
 from fourshot.serving.app.keys import Keys
 from fourshot.serving.app.metrics import Metrics
-from fourshot.serving.app.registry import InContext
 from fourshot.serving.app.routes import add_routes
-from fourshot.serving.app.scorer import Scored
 from fourshot.serving.app.service import Service
+from fourshot.serving.models.base_model import BaseModel, ModelVersion
+from fourshot.serving.models.dispatcher import Dispatcher
+from fourshot.serving.models.registry import InContext
+from fourshot.serving.models.scorer import Scored
 from fourshot.serving.settings import Limits
 
 DESK = Task(

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from fourshot.serving.app.dispatcher import Dispatcher
+from fourshot.serving.models.dispatcher import Dispatcher
 
 
 class Clock:

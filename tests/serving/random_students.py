@@ -18,12 +18,12 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from fourshot.engine.content_hash import content_hash_of
-from fourshot.engine.files import settle, staged_folder, write_json
+from fourshot.engine.machine.content_hash import content_hash_of
+from fourshot.engine.machine.files import settle, staged_folder, write_json
 from fourshot.pipeline.selective import CoverageCurve
 from fourshot.pipeline.student_card import STUDENT_FILE, StudentCard, file_hashes
+from fourshot.pipeline.task import Task
 from fourshot.pipeline.tasks.generation import GenerationTask
-from fourshot.pipeline.tasks.types import Task
 from fourshot.pipeline.text_student import TextStudentCard
 from fourshot.training.students.settings import StudentSettings
 

@@ -11,7 +11,7 @@ from fourshot.engine.calibration import apply
 from fourshot.engine.core import Adapter, Engine, Verbalizer
 from fourshot.pipeline.card import AdapterCard, load_card
 from fourshot.pipeline.synthesis.prompts import Wording
-from fourshot.pipeline.tasks.types import Task
+from fourshot.pipeline.task import Task
 from fourshot.serving.testing.adapters import make_adapter, task_of
 from fourshot.serving.testing.server import RunningService, running_service
 

@@ -16,16 +16,16 @@ from fourshot.engine.core import EngineSettings
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.card import AdapterCard
 from fourshot.pipeline.selective import Refusing, Scope, coverage_curve
-from fourshot.pipeline.tasks.types import Example
+from fourshot.pipeline.task import Example
 from fourshot.serving.answers import RefusalError
 from fourshot.serving.api import ClassifyRequest, ClassifyResponse
-from fourshot.serving.app.base_model import ModelVersion
 from fourshot.serving.app.metrics import Metrics
-from fourshot.serving.app.registry import StoredAdapter
-from fourshot.serving.app.scorer import Scored
 from fourshot.serving.app.service import Service
 from fourshot.serving.clients.calls import classify_call
 from fourshot.serving.clients.local import LocalClassifier
+from fourshot.serving.models.base_model import ModelVersion
+from fourshot.serving.models.registry import StoredAdapter
+from fourshot.serving.models.scorer import Scored
 from fourshot.serving.settings import Limits
 from fourshot.serving.testing.adapters import task_of
 from fourshot.training.lora.settings import LoraSettings
@@ -80,8 +80,8 @@ class FakeScorer:
 
 def classify(monkeypatch: pytest.MonkeyPatch, card: AdapterCard, **fields: Any) -> ClassifyResponse:
     """What a service with this card answers."""
-    monkeypatch.setattr("fourshot.serving.app.base_model.encode_prompts", lambda tokenizer, prompts: prompts)
-    monkeypatch.setattr("fourshot.serving.app.base_model.check_lengths", lambda *_: None)
+    monkeypatch.setattr("fourshot.serving.models.base_model.encode_prompts", lambda tokenizer, prompts: prompts)
+    monkeypatch.setattr("fourshot.serving.models.base_model.check_lengths", lambda *_: None)
     model: Any = SimpleNamespace(
         tokenizer=None,
         scorer=FakeScorer(),

@@ -14,11 +14,11 @@ import pytest
 
 from fourshot.engine.core import EngineSettings
 from fourshot.engine.tokens import load_tokenizer
-from fourshot.pipeline.tasks.types import Example
-from fourshot.serving.app.adapter_sync import AdapterSync
-from fourshot.serving.app.base_model import BaseModel
-from fourshot.serving.app.registry import InContext, Registry, base_named, write_in_context, write_pins
-from fourshot.serving.app.students import Students, queue_of
+from fourshot.pipeline.task import Example
+from fourshot.serving.models.adapter_sync import AdapterSync
+from fourshot.serving.models.base_model import BaseModel
+from fourshot.serving.models.registry import InContext, Registry, base_named, write_in_context, write_pins
+from fourshot.serving.models.students import Students, queue_of
 from fourshot.serving.settings import Limits
 from fourshot.serving.testing.adapters import make_adapter, task_of
 from tests.serving.random_students import make_student
@@ -77,7 +77,7 @@ class Sync(AdapterSync):
 
 @pytest.fixture
 def sync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sync:
-    monkeypatch.setattr("fourshot.serving.app.base_model.stage", lambda folder, card, staging, *_: staging)
+    monkeypatch.setattr("fourshot.serving.models.base_model.stage", lambda folder, card, staging, *_: staging)
     return Sync(tmp_path)
 
 
@@ -134,7 +134,7 @@ def test_a_task_whose_only_version_is_damaged_answers_on_and_it_is_told(
     make: Make,
     damage: Callable[[Path], None],
 ) -> None:
-    monkeypatch.setattr("fourshot.serving.app.base_model.stage", lambda folder, card, staging, *_: staging)
+    monkeypatch.setattr("fourshot.serving.models.base_model.stage", lambda folder, card, staging, *_: staging)
     root = tmp_path / "served"
     root.mkdir()
     adapter = make(root, DESK)
@@ -195,7 +195,7 @@ def test_a_damaged_file_of_a_task_in_context_or_of_pins_changes_no_answer(tmp_pa
 def test_in_context_is_not_offered_where_the_examples_do_not_fit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("fourshot.serving.app.base_model.stage", lambda folder, card, staging, *_: staging)
+    monkeypatch.setattr("fourshot.serving.models.base_model.stage", lambda folder, card, staging, *_: staging)
     sync = Sync(tmp_path)
     sync.model.tokenizer = load_tokenizer(model)
     monkeypatch.setattr(sync.model, "labels", partial(BaseModel.labels, sync.model))

@@ -78,7 +78,7 @@ def test_an_adapter_is_added_listed_pinned_and_removed(
 def test_a_student_is_added_listed_and_removed_and_needs_no_base_model(
     tmp_path: Path, root: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fourshot.serving.app.registry.resolve_model", pytest.fail)
+    monkeypatch.setattr("fourshot.serving.models.registry.resolve_model", pytest.fail)
     source = make_student(tmp_path / "made", task_of("mood"))
     (tmp_path / "distilled").mkdir()
     (tmp_path / "distilled" / "student").symlink_to(source)

@@ -6,8 +6,8 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from fourshot.serving.answers import RefusalError
-from fourshot.serving.app.dispatcher import BASE, Dispatcher
-from fourshot.serving.app.students import queue_of
+from fourshot.serving.models.dispatcher import BASE, Dispatcher
+from fourshot.serving.models.students import queue_of
 from fourshot.serving.settings import Limits
 from tests.serving.queue_double import Clock, make_dispatcher, settle
 

@@ -1,6 +1,6 @@
 """What the queue counts as work: tokens that the prefix cache is not expected to answer."""
 
-from fourshot.serving.app.scorer import BEGINNING_TOKENS, MOST_BEGINNINGS, ExpectedHits
+from fourshot.serving.models.scorer import BEGINNING_TOKENS, MOST_BEGINNINGS, ExpectedHits
 
 SHARED = list(range(BEGINNING_TOKENS))
 

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from fourshot.serving.answers import RefusalError
-from fourshot.serving.app.dispatcher import Dispatcher
+from fourshot.serving.models.dispatcher import Dispatcher
 from fourshot.serving.settings import Limits
 from tests.serving.queue_double import Clock, Model, settle
 
@@ -120,7 +120,7 @@ def test_in_a_long_queue_adapters_in_a_slot_still_go_first() -> None:
 
 
 def test_what_waits_is_bounded_in_number_but_for_who_has_little_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fourshot.serving.app.dispatcher.MOST_WAITING", 10)
+    monkeypatch.setattr("fourshot.serving.models.dispatcher.MOST_WAITING", 10)
 
     async def run() -> None:
         dispatcher = Dispatcher(slots=1, window_tokens=1, max_wait_s=1, max_queue_s=1e9)
@@ -148,7 +148,7 @@ def test_at_the_end_what_waits_is_told_so() -> None:
 
 
 def test_what_is_remembered_of_askers_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fourshot.serving.app.dispatcher.MOST_ASKERS", 10)
+    monkeypatch.setattr("fourshot.serving.models.dispatcher.MOST_ASKERS", 10)
 
     async def run() -> None:
         model = Model(Clock())

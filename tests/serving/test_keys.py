@@ -3,9 +3,9 @@
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from fourshot.serving.app.adapters_folder import pin, unpin
 from fourshot.serving.app.keys import Keys, add_key, read_keys, remove_key
-from fourshot.serving.app.registry import read_pins
+from fourshot.serving.models.adapters_folder import pin, unpin
+from fourshot.serving.models.registry import read_pins
 from fourshot.serving.testing.adapters import task_of
 from tests.serving.random_students import make_student
 

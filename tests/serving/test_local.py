@@ -12,15 +12,15 @@ import pytest
 from fourshot.cli import main as cli
 from fourshot.engine.calibration import Calibration
 from fourshot.engine.chat import ChatTurns
+from fourshot.engine.checkpoints.models import ResolvedModel, resolve_model
 from fourshot.engine.core import Adapter, Engine, Verbalizer
 from fourshot.engine.errors import AdapterError, InputError
 from fourshot.engine.fake_engine import FakeEngine
-from fourshot.engine.models import ResolvedModel, resolve_model
 from fourshot.pipeline.card import CARD_FILE, AdapterCard
 from fourshot.pipeline.runs.trainings import classification_examples
 from fourshot.pipeline.synthesis.prompts import PromptFormat, Wording, reading_prompt
+from fourshot.pipeline.task import Example
 from fourshot.pipeline.tasks.task_file import load_task
-from fourshot.pipeline.tasks.types import Example
 from fourshot.serving.adapter_lookup import find_adapter
 from fourshot.serving.clients.local import LocalClassifier, engine_for
 from fourshot.training.lora.settings import LoraSettings
@@ -69,7 +69,7 @@ def test_it_opens_the_state_of_the_base_that_it_was_trained_on(
         names.append(name)
         return ResolvedModel(path="", name=name, revision="another")
 
-    for place in ("fourshot.pipeline.card", "fourshot.engine.models"):
+    for place in ("fourshot.pipeline.card", "fourshot.engine.checkpoints.models"):
         monkeypatch.setattr(f"{place}.resolve_model", resolve)
     for model in (None, "org/tiny"):
         with pytest.raises(AdapterError, match="org/tiny revision 0123456789"):

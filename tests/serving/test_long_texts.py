@@ -13,10 +13,10 @@ import pytest
 from fourshot.cli import main as cli
 from fourshot.engine.core import EngineSettings
 from fourshot.pipeline.card import AdapterCard
-from fourshot.serving.app.base_model import ModelVersion
-from fourshot.serving.app.registry import StoredAdapter
-from fourshot.serving.app.scorer import Scored, combined_answers
 from fourshot.serving.clients.local import LocalClassifier
+from fourshot.serving.models.base_model import ModelVersion
+from fourshot.serving.models.registry import StoredAdapter
+from fourshot.serving.models.scorer import Scored, combined_answers
 from fourshot.serving.testing.adapters import task_of
 from fourshot.training.lora.settings import LoraSettings
 from tests.serving.app_in_process import answer_to

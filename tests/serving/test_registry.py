@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from fourshot.engine.checkpoints.models import checkpoint_shapes, resolve_model
 from fourshot.engine.errors import AdapterError, InputError
-from fourshot.engine.models import checkpoint_shapes, resolve_model
 from fourshot.pipeline.card import load_card
-from fourshot.serving.app.admission import check_weights, stage
-from fourshot.serving.app.registry import Registry, base_named, write_pins
+from fourshot.serving.models.admission import check_weights, stage
+from fourshot.serving.models.registry import Registry, base_named, write_pins
 from fourshot.serving.testing.adapters import make_adapter, task_of
 from tests.serving.random_students import make_student
 

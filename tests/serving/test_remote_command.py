@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from fourshot.cli.main import main
-from fourshot.pipeline.tasks.types import Task
+from fourshot.pipeline.task import Task
 from fourshot.serving.clients.remote import endpoint as endpoints
 from fourshot.serving.clients.remote.settings import RemoteSettings
 from tests.pipeline.task_folders import write_jsonl

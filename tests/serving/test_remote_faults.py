@@ -9,8 +9,8 @@ import pytest
 import fourshot
 from fourshot.cli.main import main
 from fourshot.engine.errors import InputError, RequestError
+from fourshot.pipeline.task import Task
 from fourshot.pipeline.tasks.shots import take_shots
-from fourshot.pipeline.tasks.types import Task
 from fourshot.serving.clients.remote.completions import read_completion
 from fourshot.serving.clients.remote.settings import RemoteSettings
 from fourshot.serving.clients.remote.teacher import remote_teacher

@@ -10,12 +10,12 @@ import msgspec
 import pytest
 
 from fourshot.engine.errors import FourshotError, InputError, RequestError, ServiceError, SpendingLimitError
+from fourshot.pipeline.distillation.readers import Annotation, NamedReader
 from fourshot.pipeline.events import ignore
-from fourshot.pipeline.runs.readers import Annotation, NamedReader
 from fourshot.pipeline.synthesis.prompts import PromptFormat
+from fourshot.pipeline.task import Label, Task
 from fourshot.pipeline.tasks.shots import take_shots
 from fourshot.pipeline.tasks.task_file import load_task
-from fourshot.pipeline.tasks.types import Label, Task
 from fourshot.serving.clients.remote import endpoint as endpoints
 from fourshot.serving.clients.remote.asking import asked_task
 from fourshot.serving.clients.remote.completions import Completion, Step, read_labels

@@ -10,14 +10,14 @@ import pytest
 
 from fourshot.cli.main import main
 from fourshot.engine.errors import InputError, ServiceError, SpendingLimitError
+from fourshot.pipeline.distillation.readers import NamedReader
 from fourshot.pipeline.events import Event, ignore
 from fourshot.pipeline.loop.rounds import READ_BY_ANNOTATOR, RoundSink, finished_pairs
-from fourshot.pipeline.runs.readers import NamedReader
 from fourshot.pipeline.runs.stages.stage import Stage
 from fourshot.pipeline.synthesis.prompts import PromptFormat
 from fourshot.pipeline.synthesis.settings import AnnotateSettings, GenerateSettings, RunSettings, VarietySettings
+from fourshot.pipeline.task import Task
 from fourshot.pipeline.tasks.shots import take_shots
-from fourshot.pipeline.tasks.types import Task
 from fourshot.pipeline.work_folder import WorkFolder
 from fourshot.serving.clients.remote.settings import RemoteSettings
 from fourshot.serving.clients.remote.teacher import remote_teacher

@@ -11,8 +11,8 @@ import psutil
 import pytest
 from aiohttp import web
 
+from fourshot.engine.checkpoints.models import resolve_model
 from fourshot.engine.errors import FourshotError, InputError
-from fourshot.engine.models import resolve_model
 from fourshot.serving.app.keys import Keys
 from fourshot.serving.fleet import ray_replicas
 from fourshot.serving.fleet.ray_replicas import cores_each

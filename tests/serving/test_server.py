@@ -25,14 +25,14 @@ from fourshot.engine.errors import RequestError
 from fourshot.pipeline.card import AdapterCard
 from fourshot.pipeline.events import ignore
 from fourshot.pipeline.synthesis.prompts import PromptFormat, reading_prompt
+from fourshot.pipeline.task import Example
 from fourshot.pipeline.tasks.task_file import load_task
-from fourshot.pipeline.tasks.types import Example
-from fourshot.serving.app.registry import InContext, write_in_context
 from fourshot.serving.clients.remote.asking import RequestMode, requests_for
 from fourshot.serving.clients.remote.completions import Completion, read_labels
 from fourshot.serving.clients.remote.endpoint import Endpoint
 from fourshot.serving.clients.remote.settings import RemoteSettings
 from fourshot.serving.clients.remote.teacher import remote_teacher
+from fourshot.serving.models.registry import InContext, write_in_context
 from fourshot.serving.testing.adapters import make_adapter, task_of
 from fourshot.serving.testing.server import RunningService, wait_for
 from tests.pipeline.task_folders import COLD, WARM, write_task

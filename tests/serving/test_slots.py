@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
+from fourshot.engine.checkpoints.models import resolve_model
 from fourshot.engine.errors import InputError
-from fourshot.engine.models import resolve_model
-from fourshot.serving.app.registry import FolderContents, Registry, base_named
-from fourshot.serving.app.slots import GIB, MIB, MOST_SLOTS, fit
+from fourshot.serving.models.registry import FolderContents, Registry, base_named
+from fourshot.serving.models.slots import GIB, MIB, MOST_SLOTS, fit
 from fourshot.serving.settings import ServeSettings
 from fourshot.serving.testing.adapters import make_adapter, task_of
 

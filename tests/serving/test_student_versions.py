@@ -15,14 +15,14 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from fourshot.engine.errors import AdapterError
-from fourshot.engine.files import write_json
+from fourshot.engine.machine.files import write_json
 from fourshot.pipeline.student_card import STUDENT_FILE, file_hashes, load_student_card
-from fourshot.serving.app.adapter_sync import AdapterSync
 from fourshot.serving.app.metrics import Metrics
-from fourshot.serving.app.registry import Registry, base_named, no_base, write_pins
 from fourshot.serving.app.service import Asker, Service
-from fourshot.serving.app.students import Students, queue_of
 from fourshot.serving.fleet.launch import complete
+from fourshot.serving.models.adapter_sync import AdapterSync
+from fourshot.serving.models.registry import Registry, base_named, no_base, write_pins
+from fourshot.serving.models.students import Students, queue_of
 from fourshot.serving.settings import Limits, ServeSettings
 from fourshot.serving.testing.adapters import make_adapter, task_of
 from fourshot.training.students.onnx_export import Parity
@@ -36,7 +36,7 @@ TASK, OTHER = task_of("task-0", ("good", "bad", "so-so")), task_of("other")
 def test_a_task_with_both_is_answered_by_the_newer_or_pinned_one_and_by_each_that_is_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fourshot.serving.app.base_model.stage", lambda folder, card, staging, *_: staging)
+    monkeypatch.setattr("fourshot.serving.models.base_model.stage", lambda folder, card, staging, *_: staging)
     adapter, student = make_adapter(tmp_path, OTHER), make_student(tmp_path, OTHER)
     os.utime(adapter / "card.json", (1000, 1000))
     sync = Sync(tmp_path)
@@ -57,7 +57,7 @@ def test_students_alone_need_no_base_model_and_all_else_does(tmp_path: Path, mon
     (distilled / "student").symlink_to(student)
     (distilled / "manifest.json").write_text("{}")
     with monkeypatch.context() as patch:
-        patch.setattr("fourshot.serving.app.registry.resolve_model", pytest.fail)
+        patch.setattr("fourshot.serving.models.registry.resolve_model", pytest.fail)
         for served in (root, root / "desk", distilled, student):
             settings, fitted, contents = complete(ServeSettings(adapters=str(served)))
             assert settings.students_only and fitted is None
@@ -129,8 +129,8 @@ def test_what_a_full_disk_kept_out_is_tried_again_and_told_once(
             raise OSError(errno.ENOSPC, "No space left on device", str(target))
         return copy(source, target)
 
-    monkeypatch.setattr("fourshot.serving.app.admission.shutil.copyfile", copyfile)
-    monkeypatch.setattr("fourshot.serving.app.adapter_sync.RETRY_S", 0.0)
+    monkeypatch.setattr("fourshot.serving.models.admission.shutil.copyfile", copyfile)
+    monkeypatch.setattr("fourshot.serving.models.adapter_sync.RETRY_S", 0.0)
     sync = AdapterSync(Registry(tmp_path, base_named(None)), Students(tmp_path / ".staging", queue_of(Limits())))
     for _ in range(3):
         asyncio.run(sync.refresh())

@@ -14,8 +14,8 @@ import pytest
 
 from fourshot.cli import main as cli
 from fourshot.pipeline.selective import coverage_curve
-from fourshot.serving.app.registry import write_pins
 from fourshot.serving.clients.local import LocalClassifier
+from fourshot.serving.models.registry import write_pins
 from fourshot.serving.testing.adapters import make_adapter, task_of
 from fourshot.serving.testing.server import RunningService, running_service, wait_for
 from tests.serving.attacks import (  # what attacks a service of adapters attacks this one

@@ -11,8 +11,8 @@ import pytest
 from fourshot.cli.main import main
 from fourshot.engine.errors import InputError, ServiceError
 from fourshot.pipeline.events import ignore
+from fourshot.pipeline.task import Label, Task
 from fourshot.pipeline.tasks.task_file import load_task
-from fourshot.pipeline.tasks.types import Label, Task
 from fourshot.serving.adapter_lookup import find_adapter
 from fourshot.serving.api import TaskInfo, TaskList
 from fourshot.serving.clients.local import LocalClassifier, LocalStudent

@@ -21,11 +21,11 @@ from fourshot.engine.transformers_engine import TransformersEngine
 from fourshot.pipeline.tasks.generation import GenerationTask, writing_prompt
 from fourshot.pipeline.text_student import greedy
 from fourshot.serving.answers import RefusalError
-from fourshot.serving.app.adapter_sync import AdapterSync
 from fourshot.serving.app.metrics import Metrics
-from fourshot.serving.app.registry import Registry, no_base
 from fourshot.serving.app.service import Service
-from fourshot.serving.app.students import open_students
+from fourshot.serving.models.adapter_sync import AdapterSync
+from fourshot.serving.models.registry import Registry, no_base
+from fourshot.serving.models.students import open_students
 from fourshot.serving.settings import Limits
 from fourshot.serving.testing.adapters import task_of
 from fourshot.serving.testing.server import RunningService, running_service, wait_for

@@ -16,10 +16,10 @@ from pathlib import Path
 import msgspec
 
 from fourshot.engine.errors import FourshotError, InputError
-from fourshot.engine.gpus import are_shared, free_gpu_bytes, gpus
-from fourshot.engine.memory import free_bytes
-from fourshot.engine.processes import ChildProcess, ParentLink, child_environment, end_process, run_child
-from fourshot.engine.threads import TRAIN_SPINS, available_cores
+from fourshot.engine.machine.gpus import are_shared, free_gpu_bytes, gpus
+from fourshot.engine.machine.memory import free_bytes
+from fourshot.engine.machine.processes import ChildProcess, ParentLink, child_environment, end_process, run_child
+from fourshot.engine.machine.threads import TRAIN_SPINS, available_cores
 from fourshot.training.jobs.jobs import FailedJob, OnJobStep, TrainingJob, do_job
 from fourshot.training.jobs.processes import StepDone
 from fourshot.training.lora.examples import OnStep

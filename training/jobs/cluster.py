@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from fourshot.engine.errors import FourshotError, InputError
-from fourshot.engine.threads import TRAIN_SPINS, available_cores, waiting_briefly
+from fourshot.engine.machine.threads import TRAIN_SPINS, available_cores, waiting_briefly
 
 CORES_PER_DEVICE = 2  # what stands for a GPU where there is none
 CONNECT_S = 5.0  # to be connected to, and again for the first bytes of an answer

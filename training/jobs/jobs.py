@@ -10,7 +10,7 @@ import msgspec
 
 from fourshot.engine.core import Verbalizer
 from fourshot.engine.errors import InputError
-from fourshot.engine.files import read_made, remove_folder, write_json
+from fourshot.engine.machine.files import read_made, remove_folder, write_json
 from fourshot.training.lora.examples import OnStep, TrainingExample, TrainingResult
 from fourshot.training.lora.settings import ALL, ALL_PROJECTIONS, LoraSettings
 

@@ -15,12 +15,12 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from fourshot.engine.checkpoints.made_once import made_once
+from fourshot.engine.checkpoints.models import content_files, content_hash
 from fourshot.engine.errors import FourshotError, InputError
 from fourshot.engine.fake_engine import is_fake
-from fourshot.engine.files import settle, staged_folder
-from fourshot.engine.home import HOME_VARIABLE, home
-from fourshot.engine.made_once import made_once
-from fourshot.engine.models import content_files, content_hash
+from fourshot.engine.machine.files import settle, staged_folder
+from fourshot.engine.machine.home import HOME_VARIABLE, home
 from fourshot.training.jobs.cluster import on_node
 
 PROBE = ".shared-"  # what the name of a file begins with that tells whether a folder is the same everywhere

@@ -12,8 +12,8 @@ from pathlib import Path
 import msgspec
 
 from fourshot.engine.errors import FourshotError
-from fourshot.engine.processes import ChildProcess, ParentLink, child_environment, end_process, run_child
-from fourshot.engine.threads import TRAIN_SPINS, available_cores
+from fourshot.engine.machine.processes import ChildProcess, ParentLink, child_environment, end_process, run_child
+from fourshot.engine.machine.threads import TRAIN_SPINS, available_cores
 from fourshot.training.jobs.jobs import TrainingJob, do_job, finished
 from fourshot.training.lora.examples import OnStep, TrainingResult
 from fourshot.training.lora.share import Share

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from fourshot.engine.files import replace_file
+from fourshot.engine.machine.files import replace_file
 
 CHECKPOINT_S = 30.0
 

@@ -8,7 +8,7 @@ from msgspec import UNSET
 
 from fourshot.engine.errors import FourshotError, InputError
 from fourshot.engine.labels import LabelTokens
-from fourshot.engine.memory import free_bytes
+from fourshot.engine.machine.memory import free_bytes
 from fourshot.engine.tokens import encode_prompts
 from fourshot.training.lora.examples import TrainingExample
 from fourshot.training.lora.llama import LlamaDecoder

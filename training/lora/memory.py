@@ -8,9 +8,9 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fourshot.engine.checkpoints.models import checkpoint_shapes
 from fourshot.engine.errors import FourshotError
-from fourshot.engine.memory import free_bytes
-from fourshot.engine.models import checkpoint_shapes
+from fourshot.engine.machine.memory import free_bytes
 
 if TYPE_CHECKING:
     import torch

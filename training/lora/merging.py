@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from fourshot.engine.errors import AdapterError
-from fourshot.engine.files import settle, staged_folder
+from fourshot.engine.machine.files import settle, staged_folder
 
 
 def merge(model: str | Path, adapter: str | Path, out: str | Path) -> Path:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fourshot.engine.memory import free_bytes
+from fourshot.engine.machine.memory import free_bytes
 
 TYPICAL_ROWS = 256  # packing may choose by it; any number of rows can be multiplied
 PACKED_SHARE = 0.25  # of the free memory that packed weights may take

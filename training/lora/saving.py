@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from fourshot.engine.files import disk_errors, settle, staged_folder
+from fourshot.engine.machine.files import disk_errors, settle, staged_folder
 from fourshot.engine.vllm_seams.adapter_check import check_adapter
 
 NAME_DIGITS = 12  # of the hash; 48 bits tell apart any number of adapters that a disk holds

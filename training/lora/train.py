@@ -12,9 +12,9 @@ from msgspec import UNSET
 from fourshot.engine.collector import collector_paused
 from fourshot.engine.core import Verbalizer
 from fourshot.engine.errors import InputError
-from fourshot.engine.gpus import torch_device
 from fourshot.engine.labels import label_tokens
 from fourshot.engine.loading import load_base
+from fourshot.engine.machine.gpus import torch_device
 from fourshot.engine.probe import Probe
 from fourshot.engine.tokens import load_tokenizer
 from fourshot.training.lora.checkpoint import CHECKPOINT_S, Checkpoint

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fourshot.engine.calibration import combine_parts
+from fourshot.engine.checkpoints.models import broken_shards
 from fourshot.engine.collector import collector_paused
 from fourshot.engine.errors import AdapterError
-from fourshot.engine.gpus import torch_device
-from fourshot.engine.models import broken_shards
+from fourshot.engine.machine.gpus import torch_device
 from fourshot.training.students.bert import BertClassifier, FastTokens, fits
 from fourshot.training.students.encoders import BATCH, by_length, encoded
 from fourshot.training.students.windows import reads_windows, windows

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from fourshot.engine.checkpoints.hub import WEIGHTS, download_model, split_revision
+from fourshot.engine.checkpoints.models import broken_shards, content_hash
 from fourshot.engine.collector import collector_paused
 from fourshot.engine.encoder import embedded_encoder
 from fourshot.engine.errors import InputError, ModelNotFoundError
-from fourshot.engine.hub import WEIGHTS, download_model, split_revision
-from fourshot.engine.models import broken_shards, content_hash
 
 if TYPE_CHECKING:
     import torch

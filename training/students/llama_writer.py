@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from fourshot.engine.collector import collector_paused
 from fourshot.engine.core import EngineSettings
-from fourshot.engine.gpus import torch_device
-from fourshot.engine.threads import available_cores
+from fourshot.engine.machine.gpus import torch_device
+from fourshot.engine.machine.threads import available_cores
 
 if TYPE_CHECKING:
     import torch

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from fourshot.engine.errors import InputError
-from fourshot.engine.files import settle, staged_folder, write_json
+from fourshot.engine.machine.files import settle, staged_folder, write_json
 from fourshot.training.students.classifier import StudentClassifier, open_model
 from fourshot.training.students.encoders import by_length
 

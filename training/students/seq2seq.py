@@ -13,8 +13,8 @@ import msgspec
 
 from fourshot.engine.collector import collector_paused
 from fourshot.engine.errors import FourshotError, InputError
-from fourshot.engine.files import write_json
-from fourshot.engine.gpus import torch_device
+from fourshot.engine.machine.files import write_json
+from fourshot.engine.machine.gpus import torch_device
 from fourshot.training.students.settings import TextStudentSettings
 from fourshot.training.students.store import RESULT_FILE, OnStep, finished_in, save_checkpoint
 

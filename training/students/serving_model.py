@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fourshot.engine.errors import AdapterError
-from fourshot.engine.threads import available_cores
+from fourshot.engine.machine.threads import available_cores
 from fourshot.training.students.classifier import TextReader, open_logits
 from fourshot.training.students.onnx_export import FLOAT_FILE, INPUTS, INT8_FILE, ONNX_FOLDER, Parity
 

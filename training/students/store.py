@@ -6,8 +6,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from fourshot.engine.content_hash import content_hash_of
-from fourshot.engine.files import read_made, settle, staged_folder
+from fourshot.engine.machine.content_hash import content_hash_of
+from fourshot.engine.machine.files import read_made, settle, staged_folder
 
 RESULT_FILE = "result.json"
 OnStep = Callable[[int, int, float], None]  # step, planned steps, loss

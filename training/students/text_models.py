@@ -6,10 +6,10 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
+from fourshot.engine.checkpoints.gguf_model import is_gguf
+from fourshot.engine.checkpoints.hub import WEIGHTS, download_model, split_revision
+from fourshot.engine.checkpoints.models import TOKENIZERS, ResolvedModel, broken_shards, content_hash, resolve_model
 from fourshot.engine.errors import ModelNotFoundError
-from fourshot.engine.gguf_model import is_gguf
-from fourshot.engine.hub import WEIGHTS, download_model, split_revision
-from fourshot.engine.models import TOKENIZERS, ResolvedModel, broken_shards, content_hash, resolve_model
 
 TextStudentKind = Literal["causal", "seq2seq"]
 HOW_TO_GO_ON = (

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from fourshot.engine.collector import collector_paused
 from fourshot.engine.errors import FourshotError, InputError
-from fourshot.engine.files import write_json
-from fourshot.engine.gpus import torch_device
+from fourshot.engine.machine.files import write_json
+from fourshot.engine.machine.gpus import torch_device
 from fourshot.training.students.encoders import by_length, encoded, last_linear, open_classifier
 from fourshot.training.students.examples import StudentJob, StudentResult, TaughtExample
 from fourshot.training.students.settings import StudentSettings

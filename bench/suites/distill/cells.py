@@ -11,24 +11,24 @@ import msgspec
 
 from fourshot.bench.core.results import tell
 from fourshot.bench.suites.distill.real_data import real_examples
-from fourshot.engine.files import append_lines, read_json, settle, staged_folder
+from fourshot.engine.machine.files import append_lines, read_json, settle, staged_folder
+from fourshot.pipeline.cells.measuring import Evaluation
+from fourshot.pipeline.cells.run_folder import RunFolder
+from fourshot.pipeline.distillation.distill import TEACHER_FOLDER, distill
+from fourshot.pipeline.distillation.readers import Annotation, Parts
+from fourshot.pipeline.distillation.taught import Annotated, annotated_texts, learnable, student_jobs, written_texts
 from fourshot.pipeline.events import Event, ignore
 from fourshot.pipeline.loop.rounds import finished_pairs
-from fourshot.pipeline.runs.distill import TEACHER_FOLDER, distill
-from fourshot.pipeline.runs.measuring import Evaluation
-from fourshot.pipeline.runs.readers import Annotation, Parts
-from fourshot.pipeline.runs.run_folder import RunFolder
+from fourshot.pipeline.rows.examples import limited
+from fourshot.pipeline.rows.fields import values_of
+from fourshot.pipeline.rows.text_table import open_texts
 from fourshot.pipeline.runs.stage_driver import LOG_FILE
 from fourshot.pipeline.runs.stage_process import run_stage
 from fourshot.pipeline.runs.stages.student import StudentItem, StudentStage
-from fourshot.pipeline.runs.taught import Annotated, annotated_texts, learnable, student_jobs, written_texts
 from fourshot.pipeline.synthesis.settings import RunSettings
+from fourshot.pipeline.task import DataSource, Example, Task
 from fourshot.pipeline.task_data import TaskData
-from fourshot.pipeline.tasks.fields import values_of
-from fourshot.pipeline.tasks.tables import limited
 from fourshot.pipeline.tasks.task_file import load_task
-from fourshot.pipeline.tasks.text_table import open_texts
-from fourshot.pipeline.tasks.types import DataSource, Example, Task
 from fourshot.training.students.encoders import ResolvedEncoder, resolve_encoder
 from fourshot.training.students.settings import StudentSettings
 

@@ -5,8 +5,8 @@ from collections import Counter
 from collections.abc import Sequence
 
 from fourshot.engine.errors import InputError
+from fourshot.pipeline.task import Example
 from fourshot.pipeline.tasks.shots import draw_shots
-from fourshot.pipeline.tasks.types import Example
 
 ALL = "all"
 

@@ -24,11 +24,11 @@ from fourshot.bench.core.suite import Command, Suite
 from fourshot.bench.suites.diversity.measures import NEIGHBOURS, check_installed, coverage, self_bleu
 from fourshot.engine.encoder import Encoder
 from fourshot.engine.errors import InputError, ShortRunError
+from fourshot.pipeline.cells.methods import METHODS
+from fourshot.pipeline.cells.run_folder import RunFolder
 from fourshot.pipeline.events import Event
 from fourshot.pipeline.loop.rounds import finished_pairs
 from fourshot.pipeline.runs.compare import compare
-from fourshot.pipeline.runs.methods import METHODS
-from fourshot.pipeline.runs.run_folder import RunFolder
 from fourshot.pipeline.synthesis.diversity import distinct, unique_trigram_curve
 from fourshot.pipeline.synthesis.settings import GenerateSettings, RunSettings
 from fourshot.pipeline.task_data import TaskData

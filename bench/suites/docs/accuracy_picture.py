@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from fourshot.bench.core.comparisons import Comparisons, draw_means, method_rows
 from fourshot.bench.core.results import TITLES
-from fourshot.engine.files import replace_file
+from fourshot.engine.machine.files import replace_file
 
 METHODS = ("zero_shot_calibrated", "icl_calibrated", "lora", "fourshot", "lora25")
 THEMES = {  # name -> text, grid, and a colour for each of `METHODS`: greys, ours alone in a strong one, the rest pale

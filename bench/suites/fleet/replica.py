@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 from fourshot.bench.suites.fleet.times import ServiceTimes
 from fourshot.serving.answers import RefusalError
-from fourshot.serving.app.dispatcher import Dispatcher
 from fourshot.serving.fleet.router import Replica
+from fourshot.serving.models.dispatcher import Dispatcher
 from fourshot.serving.settings import Limits
 
 WINDOW_TOKENS = 4096  # in the engine at once, as a server on a CPU allows

@@ -28,7 +28,7 @@ from fourshot.bench.suites.latency.plan import LatencyCell, LatencySettings, Opt
 from fourshot.bench.suites.latency.report import page, report
 from fourshot.bench.suites.latency.summary import summarise
 from fourshot.engine.errors import InputError
-from fourshot.engine.gpus import gpus
+from fourshot.engine.machine.gpus import gpus
 from fourshot.pipeline.tasks.task_file import shipped_tasks
 
 ENGINE_WARMUP = {"icl_off": 4, "icl_cold": 4, "transformers_icl": 1, "transformers_lora": 1}  # requests; others: 24
@@ -131,7 +131,7 @@ def _warm_up(running: Engines, name: str, workloads: dict[str, Workload], settin
 
 def prepare(options: Options, folder: Path, settings: LatencySettings) -> Base:
     """Base model or shape, adapters of random weights, and the first of them merged."""
-    from fourshot.engine.models import resolve_model
+    from fourshot.engine.checkpoints.models import resolve_model
     from fourshot.serving.testing.adapters import make_adapter, task_of
 
     if options.shape:

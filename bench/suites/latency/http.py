@@ -31,7 +31,7 @@ def servers(
     options: Options, settings: LatencySettings, workloads: Mapping[str, Workload]
 ) -> Iterator[dict[str, RunningService]]:
     """The servers that the variants need: "served" and "uncached"."""
-    from fourshot.engine.models import resolve_model
+    from fourshot.engine.checkpoints.models import resolve_model
     from fourshot.serving.testing.adapters import make_adapter
 
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:

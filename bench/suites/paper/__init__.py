@@ -26,8 +26,8 @@ from fourshot.bench.suites.paper.page import page
 from fourshot.bench.suites.paper.plan import Options, resolved_plan
 from fourshot.bench.suites.paper.scores import mean_scores
 from fourshot.bench.suites.paper.timing import BATCH
+from fourshot.engine.checkpoints.models import resolve_model
 from fourshot.engine.errors import InputError
-from fourshot.engine.models import resolve_model
 
 
 def measure(options: Options, rows: Rows) -> dict[str, Any]:

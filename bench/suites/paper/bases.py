@@ -17,8 +17,8 @@ from fourshot.bench.suites.paper.plan import Fact, Options, load_settings
 from fourshot.bench.suites.paper.scores import PaperScore
 from fourshot.bench.suites.paper.texts import CountedTexts
 from fourshot.bench.suites.paper.timing import Timing
+from fourshot.engine.checkpoints.models import ResolvedModel, resolve_model
 from fourshot.engine.errors import InputError
-from fourshot.engine.models import ResolvedModel, resolve_model
 
 EMBEDDED = "embedded"  # in --models
 

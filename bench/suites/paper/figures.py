@@ -25,10 +25,10 @@ from fourshot.bench.suites.paper.scores import (
 )
 from fourshot.bench.suites.paper.texts import CountedTexts
 from fourshot.bench.suites.paper.timing import BATCH, MERGED, Timing
+from fourshot.pipeline.cells.methods import METHODS
 from fourshot.pipeline.report.cloud import word_cloud
 from fourshot.pipeline.report.figures import Bars, Curve, bar_plot, line_plot
 from fourshot.pipeline.report.text import count, duration
-from fourshot.pipeline.runs.methods import METHODS
 
 NOT_MEASURED = "not measured"
 NO_TEXTS = "Not measured: no comparison that wrote texts was made here."

@@ -24,17 +24,17 @@ from fourshot.bench.suites.paper.scores import PaperScore, TaskSetup, missing_me
 from fourshot.bench.suites.paper.texts import METHOD as TEXTS_OF
 from fourshot.bench.suites.paper.texts import CountedTexts, count_texts
 from fourshot.bench.suites.paper.timing import Timing, TimingRequest, measure_timings
+from fourshot.engine.checkpoints.models import resolve_model
 from fourshot.engine.errors import InputError
-from fourshot.engine.files import replace_file
-from fourshot.engine.models import resolve_model
+from fourshot.engine.machine.files import replace_file
+from fourshot.pipeline.cells.methods import METHODS
 from fourshot.pipeline.events import Event, OnEvent
+from fourshot.pipeline.rows.examples import load_split
 from fourshot.pipeline.runs.compare import compare
-from fourshot.pipeline.runs.methods import METHODS
 from fourshot.pipeline.synthesis.prompts import PromptFormat, reading_prompt
+from fourshot.pipeline.task import Task
 from fourshot.pipeline.tasks.shots import take_shots
-from fourshot.pipeline.tasks.tables import load_split
 from fourshot.pipeline.tasks.task_file import load_task
-from fourshot.pipeline.tasks.types import Task
 from fourshot.training.jobs.jobs import Placement
 
 SOURCE_FIELDS = ("commit", "model_revision", "task", "seeds", "hardware", "versions")

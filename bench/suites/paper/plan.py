@@ -11,7 +11,7 @@ import msgspec
 
 from fourshot.bench.core.options import Positive
 from fourshot.engine.errors import InputError
-from fourshot.pipeline.runs.methods import METHODS
+from fourshot.pipeline.cells.methods import METHODS
 from fourshot.pipeline.synthesis.settings import RunSettings
 
 SETTINGS = Path(__file__).parent / "settings.toml"

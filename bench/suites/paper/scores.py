@@ -9,7 +9,7 @@ from fourshot.bench.core.comparisons import MeasuredComparison
 from fourshot.bench.core.targets import Target, at_least
 from fourshot.bench.suites.paper.plan import PlannedComparison
 from fourshot.bench.suites.paper.timing import MERGED, Timing
-from fourshot.pipeline.runs.methods import METHODS
+from fourshot.pipeline.cells.methods import METHODS
 
 DEFAULT_SHOTS, DEFAULT_SYNTHETIC, PAPER_SYNTHETIC, MANY_REAL = 4, 50, 21, 25
 Setup = tuple[str, int, int]  # method, real and synthetic texts per class

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import msgspec
 
+from fourshot.pipeline.cells.run_folder import RunFolder
 from fourshot.pipeline.loop.rounds import finished_pairs
-from fourshot.pipeline.runs.run_folder import RunFolder
 from fourshot.pipeline.synthesis.diversity import unique_trigram_curve, word_frequencies
+from fourshot.pipeline.task import Task
 from fourshot.pipeline.task_data import TaskData
-from fourshot.pipeline.tasks.types import Task
 
 METHOD = "fourshot"
 NUM_POINTS = 40

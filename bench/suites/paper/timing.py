@@ -33,7 +33,7 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
     """One method at one batch size."""
 
     task: str
-    method: str  # of `pipeline.runs.methods`, or `MERGED`
+    method: str  # of `pipeline.cells.methods`, or `MERGED`
     batch: int  # prompts at a time
     num_texts: int
     s_per_text: float  # median over calls, through the batch
@@ -46,9 +46,9 @@ def measure_timings(request: TimingRequest) -> list[Timing]:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    from fourshot.engine.gpus import torch_device
-    from fourshot.engine.models import resolve_model
-    from fourshot.engine.threads import available_cores
+    from fourshot.engine.checkpoints.models import resolve_model
+    from fourshot.engine.machine.gpus import torch_device
+    from fourshot.engine.machine.threads import available_cores
     from fourshot.engine.tokens import load_tokenizer
     from fourshot.engine.transformers_engine import quick_output
     from fourshot.serving.testing.adapters import make_adapter, task_of

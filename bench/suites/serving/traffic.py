@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 
 from fourshot.bench.core.load import LoadRequest
-from fourshot.pipeline.tasks.types import Task
+from fourshot.pipeline.task import Task
 from fourshot.serving.testing.adapters import make_adapter
 from fourshot.serving.testing.server import RunningService
 
@@ -45,8 +45,8 @@ class Traffic:
     """Tasks, their texts, their versions' folders, and the requests that are sent."""
 
     def __init__(self, root: Path, data: Path, model: str | None) -> None:
-        from fourshot.engine.models import resolve_model
-        from fourshot.pipeline.tasks.tables import load_split
+        from fourshot.engine.checkpoints.models import resolve_model
+        from fourshot.pipeline.rows.examples import load_split
         from fourshot.pipeline.tasks.task_file import load_task
 
         self.base = resolve_model(model)

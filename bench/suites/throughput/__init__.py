@@ -40,10 +40,10 @@ from fourshot.bench.suites.throughput.samplers import (
     transformers_batches,
     vllm_alone,
 )
+from fourshot.engine.checkpoints.models import ResolvedModel
 from fourshot.engine.core import Completion, EngineSettings, PerPromptAdapter, Sampling
 from fourshot.engine.errors import FourshotError, InputError
 from fourshot.engine.fake_engine import FakeEngine
-from fourshot.engine.models import ResolvedModel
 from fourshot.engine.tokens import encode_prompts, load_tokenizer
 from fourshot.pipeline.loop.rounds import draw_round
 from fourshot.pipeline.synthesis.settings import PRESETS, RunSettings

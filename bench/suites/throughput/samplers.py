@@ -16,12 +16,12 @@ import msgspec
 
 from fourshot.bench.core.processes import peak_bytes
 from fourshot.engine.core import EngineSettings, Sampling
-from fourshot.engine.gpus import torch_device
-from fourshot.engine.threads import available_cores
+from fourshot.engine.machine.gpus import torch_device
+from fourshot.engine.machine.threads import available_cores
 from fourshot.engine.tokens import encode_prompts, load_tokenizer
 from fourshot.engine.vllm_start import engine_arguments
 from fourshot.pipeline.synthesis.settings import RunSettings
-from fourshot.pipeline.tasks.types import Example, Task
+from fourshot.pipeline.task import Example, Task
 
 BARE_VLLM = {"VLLM_PLUGINS": "", "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_LOGGING_LEVEL": "ERROR"}
 

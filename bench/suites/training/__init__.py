@@ -34,15 +34,15 @@ from fourshot.bench.suites.training.trainers import TRAINERS, Training
 from fourshot.engine.core import Adapter, EngineSettings
 from fourshot.engine.opening import open_engine
 from fourshot.engine.tokens import encode_prompts, load_tokenizer
+from fourshot.pipeline.rows.examples import load_split
 from fourshot.pipeline.synthesis.prompts import PromptFormat, reading_prompt
+from fourshot.pipeline.task import Example, Task
 from fourshot.pipeline.task_data import TaskData
 from fourshot.pipeline.tasks.shots import draw_shots
-from fourshot.pipeline.tasks.tables import load_split
 from fourshot.pipeline.tasks.task_file import load_task
-from fourshot.pipeline.tasks.types import Example, Task
 
 if TYPE_CHECKING:
-    from fourshot.engine.models import ResolvedModel
+    from fourshot.engine.checkpoints.models import ResolvedModel
 
 SPEED_GOALS = {"qwen2-135m": 4.0}  # by shape; others have SPEED_GOAL
 SPEED_GOAL, SHARE_GOAL, SECONDS_GOAL, ACCURACY_GOAL = 5.0, 0.4, 40.0, -1.0

@@ -5,14 +5,14 @@ from pathlib import Path
 import msgspec
 
 from fourshot.engine.core import Adapter, Engine
+from fourshot.pipeline.cells.calibrating import temperature_of
+from fourshot.pipeline.cells.measuring import Answers, EvaluationCell, LeftOutCell, answer, measure
 from fourshot.pipeline.events import Event, OnEvent
-from fourshot.pipeline.runs.calibrating import temperature_of
 from fourshot.pipeline.runs.experiment import Experiment
-from fourshot.pipeline.runs.measuring import Answers, EvaluationCell, LeftOutCell, answer, measure
 from fourshot.pipeline.runs.stages.probe import ProbeItem, probe_items
 from fourshot.pipeline.runs.stages.stage import EngineStage
 from fourshot.pipeline.synthesis.fitting import NoRoomError
-from fourshot.pipeline.tasks.types import Example, Task
+from fourshot.pipeline.task import Example, Task
 from fourshot.pipeline.work_folder import WorkFolder
 
 WARM_UP_TEXTS = 16

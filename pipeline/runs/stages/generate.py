@@ -10,18 +10,18 @@ from typing import Any, ClassVar
 import msgspec
 
 from fourshot.engine.chat import ChatTurns
+from fourshot.pipeline.cells.cell import MethodCell
+from fourshot.pipeline.cells.run_folder import GENERATED_FILE, POOL_FILE, UNLABELLED_FILE, RunFolder
 from fourshot.pipeline.events import Event, OnEvent
 from fourshot.pipeline.loop.driver import Driver
 from fourshot.pipeline.loop.reading import UnlabelledSink
 from fourshot.pipeline.loop.rounds import RoundSink
 from fourshot.pipeline.loop.workers import engine_settings, open_workers
-from fourshot.pipeline.runs.cells import MethodCell
 from fourshot.pipeline.runs.experiment import Experiment
-from fourshot.pipeline.runs.run_folder import GENERATED_FILE, POOL_FILE, UNLABELLED_FILE, RunFolder
 from fourshot.pipeline.runs.stages.stage import Stage
 from fourshot.pipeline.synthesis.committee import Reader
 from fourshot.pipeline.synthesis.types import Candidate
-from fourshot.pipeline.tasks.types import Example
+from fourshot.pipeline.task import Example
 from fourshot.pipeline.work_counts import Counts
 from fourshot.training.jobs.jobs import FailedJob
 

@@ -5,8 +5,8 @@ import msgspec
 from fourshot.engine.core import Adapter, Engine
 from fourshot.engine.probe import Probe, check_probe
 from fourshot.pipeline.card import PROBED_FILE
+from fourshot.pipeline.cells.calibrating import CalibrationItem
 from fourshot.pipeline.events import OnEvent
-from fourshot.pipeline.runs.calibrating import CalibrationItem
 from fourshot.pipeline.runs.experiment import Experiment
 from fourshot.pipeline.runs.stages.stage import EngineStage
 from fourshot.pipeline.work_folder import WorkFolder

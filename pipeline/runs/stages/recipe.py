@@ -3,14 +3,14 @@
 import msgspec
 
 from fourshot.engine.core import Adapter, Engine
+from fourshot.pipeline.cells.run_folder import RECIPE_FILE, RunFolder
 from fourshot.pipeline.events import Event, OnEvent
 from fourshot.pipeline.runs.experiment import Experiment
-from fourshot.pipeline.runs.run_folder import RECIPE_FILE, RunFolder
 from fourshot.pipeline.runs.stages.stage import EngineStage
 from fourshot.pipeline.synthesis.committee import Committee, Reader
 from fourshot.pipeline.synthesis.recipe import Recipe, chosen_recipe
 from fourshot.pipeline.synthesis.settings import RunSettings
-from fourshot.pipeline.tasks.types import Example, Task
+from fourshot.pipeline.task import Example, Task
 
 
 class RecipeItem(msgspec.Struct, frozen=True, kw_only=True):

@@ -11,7 +11,7 @@ import msgspec
 
 from fourshot.engine.core import Adapter, Engine, EngineSettings
 from fourshot.engine.errors import FourshotError
-from fourshot.engine.threads import ENGINE_SPINS
+from fourshot.engine.machine.threads import ENGINE_SPINS
 from fourshot.pipeline.events import Event, OnEvent
 from fourshot.pipeline.loop.workers import engine_settings
 from fourshot.training.jobs.jobs import HERE, FailedJob, Placement

@@ -6,14 +6,14 @@ from typing import ClassVar
 
 import msgspec
 
-from fourshot.engine.files import read_made, write_json
-from fourshot.engine.threads import TRAIN_SPINS
+from fourshot.engine.machine.files import read_made, write_json
+from fourshot.engine.machine.threads import TRAIN_SPINS
+from fourshot.pipeline.cells.measuring import evaluation_of
 from fourshot.pipeline.events import Event, OnEvent
+from fourshot.pipeline.rows.fields import encoder_text
 from fourshot.pipeline.runs.experiment import Experiment
-from fourshot.pipeline.runs.measuring import evaluation_of
 from fourshot.pipeline.runs.stages.stage import Stage
-from fourshot.pipeline.tasks.fields import encoder_text
-from fourshot.pipeline.tasks.types import Example, Task
+from fourshot.pipeline.task import Example, Task
 from fourshot.training.students.examples import StudentJob, StudentResult
 from fourshot.training.students.onnx_export import ONNX_FOLDER, PARITY_FILE, Parity, export_onnx
 from fourshot.training.students.train import finished_student, train_student

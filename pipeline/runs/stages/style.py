@@ -5,13 +5,13 @@ from typing import ClassVar
 
 import msgspec
 
-from fourshot.engine.models import ResolvedModel
+from fourshot.engine.checkpoints.models import ResolvedModel
 from fourshot.pipeline.events import Event, OnEvent
 from fourshot.pipeline.loop.styles import choose_styles
 from fourshot.pipeline.runs.experiment import Experiment
 from fourshot.pipeline.runs.stages.stage import Stage
 from fourshot.pipeline.synthesis.prompts import PromptStyle
-from fourshot.pipeline.tasks.types import Example, Task
+from fourshot.pipeline.task import Example, Task
 from fourshot.pipeline.work_folder import WorkFolder
 from fourshot.training.jobs.jobs import FailedJob
 

@@ -7,8 +7,8 @@ from typing import ClassVar
 import msgspec
 
 from fourshot.engine.core import Adapter
-from fourshot.engine.files import append_lines, read_lines
-from fourshot.engine.threads import TRAIN_SPINS
+from fourshot.engine.machine.files import append_lines, read_lines
+from fourshot.engine.machine.threads import TRAIN_SPINS
 from fourshot.pipeline.events import Event, OnEvent
 from fourshot.pipeline.provenance import value_hash
 from fourshot.pipeline.runs.stages.stage import Stage

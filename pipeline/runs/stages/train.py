@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from fourshot.engine.errors import from_name
-from fourshot.engine.threads import TRAIN_SPINS, available_cores
+from fourshot.engine.machine.threads import TRAIN_SPINS, available_cores
 from fourshot.pipeline.events import Event, OnEvent
 from fourshot.pipeline.runs.experiment import Experiment
 from fourshot.pipeline.runs.stages.stage import Stage

@@ -6,7 +6,7 @@ from pathlib import Path
 import msgspec
 
 from fourshot.engine.core import Adapter, Engine, Sampling
-from fourshot.engine.files import append_lines, read_lines
+from fourshot.engine.machine.files import append_lines, read_lines
 from fourshot.pipeline.events import Event, OnEvent
 from fourshot.pipeline.provenance import value_hash
 from fourshot.pipeline.runs.stages.stage import EngineStage

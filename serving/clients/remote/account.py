@@ -3,7 +3,7 @@
 import uuid
 from pathlib import Path
 
-from fourshot.engine.files import replace_file
+from fourshot.engine.machine.files import replace_file
 from fourshot.pipeline.student_card import RemoteTeacher
 from fourshot.pipeline.synthesis.evidence import KindEvidence
 from fourshot.pipeline.work_folder import WORK_FILE

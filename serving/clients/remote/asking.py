@@ -9,7 +9,7 @@ import msgspec
 from fourshot.engine.core import SamplingSettings
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.synthesis.prompts import PromptFormat, reading_messages, reading_prompt
-from fourshot.pipeline.tasks.types import Example, Task
+from fourshot.pipeline.task import Example, Task
 from fourshot.serving.clients.remote.completions import Completion, bare
 from fourshot.serving.clients.remote.endpoint import Endpoint, Refused, Request
 from fourshot.serving.clients.remote.settings import RemoteSettings

@@ -13,13 +13,13 @@ from fourshot.engine.errors import InputError, ServiceError
 from fourshot.pipeline.loop.driver import Driver
 from fourshot.pipeline.loop.rounds import RoundSink
 from fourshot.pipeline.loop.units import Draw, DrawUnit, ReadUnit, TaskBrief, Unit, UnitProgress, UnitResult
+from fourshot.pipeline.rows.fields import heading
 from fourshot.pipeline.synthesis.drawing import DrawPrompt, PromptSource
 from fourshot.pipeline.synthesis.filters import clean_completion
 from fourshot.pipeline.synthesis.prompts import END_OF_FIELDS, END_OF_TEXT, opening
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.synthesis.types import Candidate
-from fourshot.pipeline.tasks.fields import heading
-from fourshot.pipeline.tasks.types import Task
+from fourshot.pipeline.task import Task
 from fourshot.serving.clients.remote.asking import RequestMode, agreed_mode, writing_modes, writing_request
 from fourshot.serving.clients.remote.completions import THOUGHT, Completion
 from fourshot.serving.clients.remote.endpoint import GO_ON, Endpoint, Refused, Request

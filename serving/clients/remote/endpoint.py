@@ -17,7 +17,7 @@ import tenacity
 
 from fourshot.engine.errors import InputError, RequestError, ServiceError, SpendingLimitError
 from fourshot.pipeline.events import Event, OnEvent, ignore
-from fourshot.pipeline.tasks.faults import clipped
+from fourshot.pipeline.faults import clipped
 from fourshot.serving.clients.calls import BUSY, pause_s, retry_after_s
 from fourshot.serving.clients.client import Pace
 from fourshot.serving.clients.proxies import openai_client, proxy_for

@@ -9,7 +9,7 @@ from fourshot.pipeline.synthesis.committee import PROMPT_FOLDS
 from fourshot.pipeline.synthesis.evidence import shot_folds
 from fourshot.pipeline.synthesis.prompts import PromptFormat
 from fourshot.pipeline.synthesis.windows import parts_of
-from fourshot.pipeline.tasks.types import Example, Task
+from fourshot.pipeline.task import Example, Task
 from fourshot.serving.clients.remote.asking import REQUEST_MODES, RequestMode, requests_for
 from fourshot.serving.clients.remote.drawing import drawn_for
 from fourshot.serving.clients.remote.settings import RemoteSettings

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import msgspec
 
 from fourshot.engine.errors import InputError
-from fourshot.engine.home import home
+from fourshot.engine.machine.home import home
 from fourshot.serving.clients.remote.completions import Completion
 
 BUSY_S = 60.0  # how long another process may be writing

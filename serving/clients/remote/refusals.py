@@ -3,7 +3,7 @@
 import re
 from typing import TYPE_CHECKING
 
-from fourshot.pipeline.tasks.faults import clipped
+from fourshot.pipeline.faults import clipped
 
 if TYPE_CHECKING:
     import openai

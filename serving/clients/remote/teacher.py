@@ -15,19 +15,19 @@ import numpy as np
 from fourshot.engine import calibration as calibrations
 from fourshot.engine.calibration import SMALLEST, Calibration
 from fourshot.engine.errors import InputError, ServiceError
+from fourshot.pipeline.distillation.readers import Annotation, NamedReader, Parts, Read
 from fourshot.pipeline.events import Event, OnEvent
 from fourshot.pipeline.forecast import Forecast
 from fourshot.pipeline.loop.rounds import RoundSink
-from fourshot.pipeline.runs.readers import Annotation, NamedReader, Parts, Read
+from fourshot.pipeline.rows.fields import bare_text
+from fourshot.pipeline.rows.text_words import words_left_out
 from fourshot.pipeline.student_card import RemoteTeacher
 from fourshot.pipeline.synthesis.committee import PROMPT_FOLDS
 from fourshot.pipeline.synthesis.evidence import KindEvidence, balanced_prior, bounded_log, shot_folds, weigh
 from fourshot.pipeline.synthesis.prompts import PromptFormat
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.synthesis.windows import parts_of
-from fourshot.pipeline.tasks.fields import bare_text
-from fourshot.pipeline.tasks.text_words import words_left_out
-from fourshot.pipeline.tasks.types import Example, Task
+from fourshot.pipeline.task import Example, Task
 from fourshot.serving.clients.remote.account import accounted, work_of
 from fourshot.serving.clients.remote.asking import FORM, REQUEST_MODES, RequestMode, asked_task, requests_for
 from fourshot.serving.clients.remote.completions import LEAST, Completion, Reading, read_labels

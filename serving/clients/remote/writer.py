@@ -13,9 +13,9 @@ import msgspec
 
 from fourshot.engine.core import SamplingSettings
 from fourshot.engine.errors import ServiceError
+from fourshot.pipeline.distillation.annotating_text import Draw, NamedWriter, Parts, Write
 from fourshot.pipeline.events import OnEvent
 from fourshot.pipeline.forecast import Forecast
-from fourshot.pipeline.runs.annotating_text import Draw, NamedWriter, Parts, Write
 from fourshot.pipeline.runs.stages.write import Written
 from fourshot.pipeline.student_card import RemoteTeacher
 from fourshot.pipeline.synthesis.settings import RunSettings

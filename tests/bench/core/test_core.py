@@ -15,8 +15,8 @@ from fourshot.bench.core.results import check_data, check_out, read_result, writ
 from fourshot.bench.core.roofline import Machine, Roof
 from fourshot.bench.core.rows import Rows
 from fourshot.bench.core.statistics import estimate, ratio
+from fourshot.engine.checkpoints.models import resolve_model
 from fourshot.engine.errors import FourshotError, InputError
-from fourshot.engine.models import resolve_model
 
 
 def test_rows_are_there_again_and_a_torn_last_one_is_not(tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_waiting_for_a_gpu_is_no_part_of_its_rate(monkeypatch: pytest.MonkeyPatc
 
 
 def test_what_a_gpu_is_to_do_is_not_measured_on_the_cpu_in_silence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fourshot.engine.gpus.version", lambda package: "0.32.0")
+    monkeypatch.setattr("fourshot.engine.machine.gpus.version", lambda package: "0.32.0")
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     for measure in (closed_loop.yardstick, lambda: roofline.product_rate(1, 1, 1)):

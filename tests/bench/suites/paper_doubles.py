@@ -13,14 +13,14 @@ from fourshot.bench.suites.paper.plan import (
 )
 from fourshot.bench.suites.paper.scores import PaperScore, scores_of
 from fourshot.bench.suites.paper.timing import MERGED, Timing
-from fourshot.engine.models import resolve_model
+from fourshot.engine.checkpoints.models import resolve_model
+from fourshot.pipeline.cells.methods import METHODS
+from fourshot.pipeline.cells.run_folder import RunFolder
 from fourshot.pipeline.report.data import method_row
 from fourshot.pipeline.runs.compare import Comparison, SeedResult
-from fourshot.pipeline.runs.methods import METHODS
-from fourshot.pipeline.runs.run_folder import RunFolder
 from fourshot.pipeline.scores import Scores
 from fourshot.pipeline.synthesis.settings import RunSettings
-from fourshot.pipeline.tasks.types import Task
+from fourshot.pipeline.task import Task
 
 ACCURACIES = {
     "zero_shot": 0.4,

@@ -11,12 +11,12 @@ from fourshot.bench.suites import run_suite
 from fourshot.bench.suites.distill.curves import turning_points
 from fourshot.bench.suites.distill.real_data import check_real, real_examples
 from fourshot.engine.errors import InputError
+from fourshot.pipeline.distillation.distill import distill
+from fourshot.pipeline.distillation.readers import Annotation, NamedReader, Parts, Read
 from fourshot.pipeline.events import OnEvent
-from fourshot.pipeline.runs.distill import distill
-from fourshot.pipeline.runs.readers import Annotation, NamedReader, Parts, Read
 from fourshot.pipeline.runs.stages.student import StudentStage
 from fourshot.pipeline.synthesis.types import Verdict
-from fourshot.pipeline.tasks.types import Example
+from fourshot.pipeline.task import Example
 from fourshot.serving.testing.adapters import task_of
 from fourshot.training.students.settings import StudentSettings
 from tests.pipeline.candidates import candidate

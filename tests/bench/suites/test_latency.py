@@ -32,7 +32,7 @@ from fourshot.bench.suites.latency.summary import summarise
 from fourshot.cli import main as cli
 from fourshot.engine.core import Adapter
 from fourshot.engine.errors import InputError
-from fourshot.pipeline.tasks.types import Example, Label, Task
+from fourshot.pipeline.task import Example, Label, Task
 
 SETTINGS = LatencySettings(
     tasks=("sst2",), variants=("icl_off", "icl_warm", "lora", "floor"), http=False, requests={1: 4, SATURATED: 8}

@@ -21,11 +21,11 @@ from fourshot.bench.suites.docs.method_tables import (
     targets,
     wordings_table,
 )
-from fourshot.engine.embedded import NAME as EMBEDDED
+from fourshot.engine.checkpoints.embedded import NAME as EMBEDDED
 from fourshot.engine.errors import InputError
+from fourshot.pipeline.cells.run_folder import RunFolder
 from fourshot.pipeline.report.data import method_row
 from fourshot.pipeline.runs.compare import Comparison, SeedResult
-from fourshot.pipeline.runs.run_folder import RunFolder
 from fourshot.pipeline.scores import Scores
 from fourshot.pipeline.synthesis.settings import RunSettings
 

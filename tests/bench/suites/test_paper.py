@@ -24,11 +24,11 @@ from fourshot.bench.suites.paper.scores import PaperScore, mean_scores, missing_
 from fourshot.bench.suites.paper.texts import count_texts
 from fourshot.bench.suites.paper.timing import MERGED, Timing, TimingRequest, measure_timings
 from fourshot.engine.errors import InputError
+from fourshot.pipeline.cells.run_folder import RunFolder
 from fourshot.pipeline.loop.rounds import Round
-from fourshot.pipeline.runs.run_folder import RunFolder
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.synthesis.types import Candidate, Verdict
-from fourshot.pipeline.tasks.types import DataSource, Label, Task
+from fourshot.pipeline.task import DataSource, Label, Task
 from tests.bench.suites.paper_doubles import ACCURACIES, FakeCompare, cells, comparison, times
 
 

@@ -22,8 +22,8 @@ from fourshot.bench.suites.paper.plan import (
 )
 from fourshot.bench.suites.paper.scores import mean_scores
 from fourshot.cli import main as cli
+from fourshot.engine.checkpoints.models import resolve_model
 from fourshot.engine.errors import InputError
-from fourshot.engine.models import resolve_model
 from tests.bench.suites.paper_doubles import FakeCompare, comparison, in_a_file, times
 
 

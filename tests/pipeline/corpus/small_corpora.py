@@ -13,9 +13,9 @@ from fourshot.pipeline.corpus.summary import CorpusSummary
 from fourshot.pipeline.events import OnEvent, ignore
 from fourshot.pipeline.loop.units import TaskBrief
 from fourshot.pipeline.synthesis.settings import PRESETS, RunSettings
+from fourshot.pipeline.task import Task
 from fourshot.pipeline.tasks.shots import take_shots
 from fourshot.pipeline.tasks.task_file import load_task
-from fourshot.pipeline.tasks.types import Task
 
 TASK = load_task("support_tickets")
 SHOTS = tuple(take_shots(TASK, k=4, seed=0))

@@ -20,11 +20,11 @@ from fourshot.engine.errors import FourshotError, InputError, RunFolderError, Sh
 from fourshot.pipeline.corpus.folder import CorpusFolder, CorpusManifest
 from fourshot.pipeline.corpus.rows import features
 from fourshot.pipeline.events import Event
+from fourshot.pipeline.rows.fields import bare_text
 from fourshot.pipeline.synthesis.prompt_style import ChosenStyle
 from fourshot.pipeline.synthesis.settings import PRESETS, AnnotateSettings
-from fourshot.pipeline.tasks.fields import bare_text
+from fourshot.pipeline.task import Task
 from fourshot.pipeline.tasks.task_file import load_task
-from fourshot.pipeline.tasks.types import Task
 from fourshot.pipeline.work_folder import WorkFolder
 from tests.pipeline.corpus.small_corpora import TASK, make, named, rows_of, settings
 from tests.pipeline.loop.filling import InProcessWorker

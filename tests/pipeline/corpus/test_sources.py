@@ -6,8 +6,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from fourshot.engine.checkpoints.models import ResolvedModel
 from fourshot.engine.errors import AdapterError, InputError
-from fourshot.engine.models import ResolvedModel
 from fourshot.pipeline.card import CARD_FILE, AdapterCard, load_card
 from fourshot.pipeline.corpus.datacard import _counts
 from fourshot.pipeline.corpus.run import plan_corpus
@@ -16,9 +16,9 @@ from fourshot.pipeline.corpus.sources import data_of, readers_of
 from fourshot.pipeline.corpus.summary import ClassOutcome
 from fourshot.pipeline.events import Event
 from fourshot.pipeline.synthesis.settings import PRESETS
+from fourshot.pipeline.task import Label, Task
 from fourshot.pipeline.tasks.task_file import load_task
 from fourshot.pipeline.tasks.task_paths import load_tasks
-from fourshot.pipeline.tasks.types import Label, Task
 from fourshot.training.lora.settings import LoraSettings
 from tests.pipeline.corpus.small_corpora import TASK, make, named
 from tests.pipeline.task_folders import COLD, WARM, rows_of, write_jsonl, write_task

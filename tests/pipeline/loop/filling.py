@@ -10,7 +10,7 @@ from fourshot.pipeline.loop.unit_runner import UnitRunner
 from fourshot.pipeline.loop.units import TaskBrief, Unit, UnitProgress, UnitResult
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.synthesis.types import Candidate, Verdict
-from fourshot.pipeline.tasks.types import Example, Task
+from fourshot.pipeline.task import Example, Task
 from fourshot.pipeline.work_folder import WorkFolder
 
 

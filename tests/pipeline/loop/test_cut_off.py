@@ -17,8 +17,8 @@ import msgspec
 import pytest
 import ray
 
+from fourshot.engine.checkpoints.models import ResolvedModel, content_hash
 from fourshot.engine.errors import InputError
-from fourshot.engine.models import ResolvedModel, content_hash
 from fourshot.serving.fleet import ray_replicas
 from fourshot.serving.settings import ServeSettings
 from fourshot.training.jobs import ray_jobs

@@ -11,7 +11,7 @@ from fourshot.pipeline.loop.plan import FEWEST_DRAWS, SHARE_AHEAD, UNITS_AHEAD, 
 from fourshot.pipeline.loop.rounds import pool_settings
 from fourshot.pipeline.loop.units import DrawSlice, DrawUnit, TaskBrief
 from fourshot.pipeline.synthesis.settings import PRESETS, GenerateSettings, RunSettings, VarietySettings
-from fourshot.pipeline.tasks.types import Example, Label, Task
+from fourshot.pipeline.task import Example, Label, Task
 
 LABELS = ("warm", "cold", "mild")
 TASK = Task(

@@ -17,9 +17,9 @@ from fourshot.pipeline.loop.rounds import Round, RoundSink, finished_pairs
 from fourshot.pipeline.synthesis.committee import Reader
 from fourshot.pipeline.synthesis.settings import AnnotateSettings, GenerateSettings, RunSettings
 from fourshot.pipeline.synthesis.types import Candidate, Verdict
+from fourshot.pipeline.task import Task
 from fourshot.pipeline.tasks.shots import take_shots
 from fourshot.pipeline.tasks.task_file import load_task
-from fourshot.pipeline.tasks.types import Task
 from fourshot.pipeline.work_folder import WorkFolder
 from tests.pipeline.loop.filling import fill_rounds
 

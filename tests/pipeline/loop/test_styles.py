@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from fourshot.engine.checkpoints.models import ResolvedModel
 from fourshot.engine.errors import InputError
-from fourshot.engine.models import ResolvedModel
 from fourshot.pipeline.loop.styles import choose_styles
 from tests.pipeline.corpus.small_corpora import SHOTS, TASK
 

@@ -8,7 +8,7 @@ from fourshot.pipeline.report.text import REASON_NAMES
 from fourshot.pipeline.scores import Scores
 from fourshot.pipeline.selective import Scope, coverage_curve
 from fourshot.pipeline.synthesis.types import Reason, Verdict
-from fourshot.pipeline.tasks.types import Example, Label, Task
+from fourshot.pipeline.task import Example, Label, Task
 from tests.pipeline.candidates import candidate as made
 
 HOSTILE = '<script>alert(1)</script> | a "quoted" text\nLabel: *bad* & <img src=https://example.org/x.png>'

@@ -6,7 +6,7 @@ import msgspec
 
 from fourshot.pipeline.report import ReportData, write_report
 from fourshot.pipeline.report.classes import FEWEST_KEPT, WORST_PAIRS, class_tables
-from fourshot.pipeline.tasks.types import Label, Task
+from fourshot.pipeline.task import Label, Task
 
 NAMES = tuple(f"change account setting {number:03}" for number in range(150))
 MANY = Task(name="intents", instruction="Classify.", noun="text", labels=tuple(Label(name=name) for name in NAMES))

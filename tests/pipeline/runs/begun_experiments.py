@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import Literal
 
-from fourshot.engine.models import ResolvedModel
+from fourshot.engine.checkpoints.models import ResolvedModel
 from fourshot.pipeline.card import AdapterCard
+from fourshot.pipeline.cells.cell import SeedExamples
+from fourshot.pipeline.cells.run_folder import GENERATED_FILE, RunFolder
 from fourshot.pipeline.loop.rounds import Round
-from fourshot.pipeline.runs.cells import SeedExamples
 from fourshot.pipeline.runs.experiment import Experiment
-from fourshot.pipeline.runs.run_folder import GENERATED_FILE, RunFolder
 from fourshot.pipeline.runs.stages.train import classifiers, on_real_texts
 from fourshot.pipeline.synthesis.prompts import PromptStyle, Wording
 from fourshot.pipeline.synthesis.settings import AnnotateSettings, RunSettings

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
+from fourshot.pipeline.cells.run_folder import GENERATED_FILE, SHOTS_FILE, RunFolder, RunManifest
 from fourshot.pipeline.loop.rounds import Round
-from fourshot.pipeline.runs.run_folder import GENERATED_FILE, SHOTS_FILE, RunFolder, RunManifest
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.synthesis.types import Reason, Verdict
-from fourshot.pipeline.tasks.types import Example, Label, Task
+from fourshot.pipeline.task import Example, Label, Task
 from tests.pipeline.candidates import candidate as made
 
 TASK = Task(name="colours", instruction="Warm or cold?", noun="note", labels=(Label(name="warm"), Label(name="cold")))

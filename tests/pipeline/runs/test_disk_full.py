@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from fourshot.pipeline.runs.run_folder import RunFolder
-from fourshot.pipeline.tasks.types import Example
+from fourshot.pipeline.cells.run_folder import RunFolder
+from fourshot.pipeline.task import Example
 from fourshot.training.lora.saving import save_adapter
 
 

@@ -7,15 +7,15 @@ import msgspec
 import pytest
 
 from fourshot.engine.errors import InputError, ModelNotFoundError
+from fourshot.pipeline.cells.cell import SeedExamples, method_cells
+from fourshot.pipeline.cells.run_folder import RunFolder
+from fourshot.pipeline.distillation.readers import open_run, teacher_of_run
 from fourshot.pipeline.runs import trainings
-from fourshot.pipeline.runs.cells import SeedExamples, method_cells
-from fourshot.pipeline.runs.readers import open_run, teacher_of_run
-from fourshot.pipeline.runs.run_folder import RunFolder
 from fourshot.pipeline.runs.trainings import encoder_jobs
 from fourshot.pipeline.synthesis.evidence import KindEvidence
 from fourshot.pipeline.synthesis.settings import AnnotateSettings, GenerateSettings, RunSettings
+from fourshot.pipeline.task import Example
 from fourshot.pipeline.tasks.task_file import load_task
-from fourshot.pipeline.tasks.types import Example
 from fourshot.training.students.settings import StudentSettings
 from tests.pipeline.runs.whole_runs import WholeRuns
 

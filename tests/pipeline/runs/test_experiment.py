@@ -8,19 +8,19 @@ import pytest
 from fourshot.engine.alignment import Filler
 from fourshot.engine.errors import RunFolderError
 from fourshot.pipeline.card import load_card
+from fourshot.pipeline.cells.cell import MethodCell
+from fourshot.pipeline.cells.learnt import LearntTexts
+from fourshot.pipeline.cells.run_folder import GENERATED_FILE
+from fourshot.pipeline.rows.examples import Split, load_split
 from fourshot.pipeline.runs.cards import write_cards
-from fourshot.pipeline.runs.cells import MethodCell
 from fourshot.pipeline.runs.experiment import Experiment
-from fourshot.pipeline.runs.learnt import LearntTexts
-from fourshot.pipeline.runs.run_folder import GENERATED_FILE
 from fourshot.pipeline.runs.stage_driver import StageDriver
 from fourshot.pipeline.runs.stages.generate import rounds
 from fourshot.pipeline.runs.stages.train import classifiers, on_real_texts
 from fourshot.pipeline.runs.summary import report_data
 from fourshot.pipeline.runs.trainings import classifier_job
+from fourshot.pipeline.task import Task
 from fourshot.pipeline.task_data import TaskData
-from fourshot.pipeline.tasks.tables import Split, load_split
-from fourshot.pipeline.tasks.types import Task
 from fourshot.pipeline.work_folder import LAYOUT_FILE
 from fourshot.training.jobs.jobs import TrainingJob
 from tests.pipeline.runs.begun_experiments import METHODS, MODEL, begun, finish, prompts_of, write_texts

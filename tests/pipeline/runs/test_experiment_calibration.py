@@ -3,9 +3,9 @@
 from collections import Counter
 from pathlib import Path
 
-from fourshot.engine.files import write_json
+from fourshot.engine.machine.files import write_json
 from fourshot.pipeline.card import load_card, load_examples
-from fourshot.pipeline.runs.calibrating import CALIBRATED_FILE, Calibrated
+from fourshot.pipeline.cells.calibrating import CALIBRATED_FILE, Calibrated
 from fourshot.pipeline.runs.cards import certainty_of, write_cards
 from fourshot.pipeline.runs.stages.train import on_real_texts
 from fourshot.pipeline.runs.summary import report_data

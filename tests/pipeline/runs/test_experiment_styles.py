@@ -5,12 +5,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from fourshot.engine.checkpoints.models import ResolvedModel
 from fourshot.engine.errors import InputError, RunFolderError
-from fourshot.engine.models import ResolvedModel
 from fourshot.pipeline.card import CARD_FILE, load_card
+from fourshot.pipeline.cells.run_folder import RunFolder
 from fourshot.pipeline.runs.cards import write_cards
 from fourshot.pipeline.runs.experiment import Experiment
-from fourshot.pipeline.runs.run_folder import RunFolder
 from fourshot.pipeline.runs.stages.generate import pools, rounds
 from fourshot.pipeline.runs.stages.style import prompt_styles
 from fourshot.pipeline.runs.summary import report_data

@@ -12,10 +12,10 @@ import pytest
 
 from fourshot.engine.probe import Probed
 from fourshot.pipeline.card import PROBED_FILE, load_card
+from fourshot.pipeline.cells.calibrating import CALIBRATED_FILE
+from fourshot.pipeline.cells.measuring import Evaluation
+from fourshot.pipeline.cells.run_folder import RunFolder
 from fourshot.pipeline.events import Event
-from fourshot.pipeline.runs.calibrating import CALIBRATED_FILE
-from fourshot.pipeline.runs.measuring import Evaluation
-from fourshot.pipeline.runs.run_folder import RunFolder
 from fourshot.serving.adapter_lookup import find_adapter
 from tests.pipeline.runs import interrupted
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from fourshot.pipeline.faults import condensed
 from fourshot.pipeline.runs.run import run_task
 from fourshot.pipeline.runs.stages.evaluate import EvaluateStage
 from fourshot.pipeline.synthesis.settings import PRESETS
-from fourshot.pipeline.tasks.faults import condensed
 from fourshot.pipeline.tasks.new_task import new_task
 from fourshot.pipeline.tasks.task_file import check_task, load_task
 from tests.pipeline.runs.whole_runs import WholeRuns

@@ -12,9 +12,9 @@ import pytest
 from fourshot.cli import main as cli
 from fourshot.engine.core import EngineSettings
 from fourshot.pipeline.card import load_card
+from fourshot.pipeline.cells.run_folder import RunFolder
 from fourshot.pipeline.events import OnEvent
 from fourshot.pipeline.loop.rounds import finished_pairs
-from fourshot.pipeline.runs.run_folder import RunFolder
 from fourshot.pipeline.runs.stages.stage import EngineStage, Stage
 from fourshot.serving.adapter_lookup import find_adapter
 from fourshot.training.jobs.jobs import FailedJob

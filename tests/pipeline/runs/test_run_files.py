@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from fourshot.engine.errors import RunFolderError
+from fourshot.pipeline.cells.run_folder import RunFolder
 from fourshot.pipeline.loop.rounds import finished_pairs
-from fourshot.pipeline.runs.run_folder import RunFolder
-from fourshot.pipeline.tasks.types import Example
+from fourshot.pipeline.task import Example
+from tests.pipeline.cells.test_run_folder import TASK, manifest
 from tests.pipeline.runs.small_run import write_run
-from tests.pipeline.runs.test_run_folder import TASK, manifest
 
 
 def test_a_torn_last_line_is_not_there_yet(tmp_path: Path) -> None:
@@ -26,7 +26,7 @@ def test_a_torn_last_line_is_not_there_yet(tmp_path: Path) -> None:
 
 def test_the_command_is_read_as_it_was_written_whatever_the_locale(tmp_path: Path) -> None:
     RunFolder(tmp_path).write_command("fourshot run größe")
-    imported = "import sys; from fourshot.pipeline.runs.run_folder import RunFolder"
+    imported = "import sys; from fourshot.pipeline.cells.run_folder import RunFolder"
     code = f"{imported}; print(ascii(RunFolder(sys.argv[1]).command))"
     environment = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     command = [sys.executable, "-c", code, str(tmp_path)]
@@ -87,7 +87,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_neighbour(
     def full(_: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("fourshot.engine.files.os.fsync", full)
+    monkeypatch.setattr("fourshot.engine.machine.files.os.fsync", full)
     with pytest.raises(OSError, match="No space left"):
         folder.write("value.json", {"n": 2})
     assert folder.read("value.json", dict) == {"n": 1}
@@ -97,8 +97,8 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_neighbour(
 def test_a_write_that_a_kill_cut_short_is_not_seen_and_the_next_one_stands(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     program = (
-        "import os, sys, fourshot.engine.files as module\n"
-        "from fourshot.pipeline.runs.run_folder import RunFolder\n"
+        "import os, sys, fourshot.engine.machine.files as module\n"
+        "from fourshot.pipeline.cells.run_folder import RunFolder\n"
         "module.os.replace = lambda *_: os.kill(os.getpid(), 9)\n"
         "RunFolder(sys.argv[1]).write(sys.argv[2], {'n': 1})\n"
     )

@@ -6,10 +6,11 @@ import msgspec
 import pytest
 
 from fourshot.engine.errors import InputError
-from fourshot.pipeline.runs.calibrating import unseen_texts
-from fourshot.pipeline.runs.cells import MethodCell, SeedExamples, method_cells
-from fourshot.pipeline.runs.learnt import LearntTexts, held_back
-from fourshot.pipeline.runs.review import Decisions, corrected_pairs
+from fourshot.pipeline.cells.calibrating import unseen_texts
+from fourshot.pipeline.cells.cell import MethodCell, SeedExamples, method_cells
+from fourshot.pipeline.cells.learnt import LearntTexts, held_back
+from fourshot.pipeline.cells.review import Decisions, corrected_pairs
+from fourshot.pipeline.rows.review_table import Answer
 from fourshot.pipeline.runs.trainings import (
     annotator_jobs,
     classifier_job,
@@ -21,9 +22,8 @@ from fourshot.pipeline.synthesis.evidence import alignment, learnt_probabilities
 from fourshot.pipeline.synthesis.prompts import PromptFormat
 from fourshot.pipeline.synthesis.settings import PRESETS, AnnotateSettings
 from fourshot.pipeline.synthesis.types import Candidate, Verdict
-from fourshot.pipeline.tasks.review_table import Answer
+from fourshot.pipeline.task import Example
 from fourshot.pipeline.tasks.task_file import load_task
-from fourshot.pipeline.tasks.types import Example
 from fourshot.training.lora.settings import PRESETS as TRAINING_PRESETS
 from fourshot.training.lora.settings import LoraSettings, rate_by_size
 

@@ -14,7 +14,7 @@ import pytest
 
 from fourshot.engine import errors
 from fourshot.engine.errors import FourshotError, InputError
-from fourshot.engine.processes import PARENT as PARENT_PID
+from fourshot.engine.machine.processes import PARENT as PARENT_PID
 from fourshot.pipeline.events import Event
 from fourshot.pipeline.runs.stage_process import run_stage
 from fourshot.pipeline.runs.stages.train import TrainStage
@@ -44,7 +44,7 @@ PARENT = """\
 import os, sys
 from pathlib import Path
 import msgspec
-from fourshot.engine.processes import ChildProcess
+from fourshot.engine.machine.processes import ChildProcess
 from fourshot.pipeline.runs.stage_process import run_stage
 from fourshot.pipeline.runs.stages.train import TrainStage
 stage = msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=TrainStage)

@@ -9,8 +9,8 @@ from fourshot.engine.core import Adapter
 from fourshot.pipeline.runs.trainings import averaged, classification_examples
 from fourshot.pipeline.synthesis.committee import Reader
 from fourshot.pipeline.synthesis.prompts import PromptFormat, reading_prompt
+from fourshot.pipeline.task import Example
 from fourshot.pipeline.tasks.task_file import load_task
-from fourshot.pipeline.tasks.types import Example
 from fourshot.training.jobs.jobs import TrainingJob
 from fourshot.training.lora.settings import LoraSettings
 

@@ -13,8 +13,8 @@ import pytest
 from fourshot.cli import main as cli
 from fourshot.engine.errors import InputError, ModelNotFoundError, RunFolderError
 from fourshot.engine.fake_engine import WORDS
+from fourshot.pipeline.cells.run_folder import RunFolder
 from fourshot.pipeline.loop.rounds import Round, finished_pairs
-from fourshot.pipeline.runs.run_folder import RunFolder
 from fourshot.pipeline.synthesis.settings import AnnotateSettings, GenerateSettings, RunSettings, UnlabelledSettings
 from fourshot.pipeline.work_folder import WorkFolder
 from tests.pipeline.runs.whole_runs import WholeRuns, card_of, texts_of
@@ -142,7 +142,7 @@ def test_a_run_that_was_killed_goes_on_and_has_the_same_texts(
     with monkeypatch.context() as patch:
         patch.setattr(WorkFolder, "append", dying)
         if at[1] == "ask.csv":
-            patch.setattr("fourshot.pipeline.runs.review.write_review", cut_short)
+            patch.setattr("fourshot.pipeline.cells.review.write_review", cut_short)
         with pytest.raises(Killed):
             runs.run(place, settings(), unlabelled=texts_file, ask=5)
     summary = runs.run(place, settings(), unlabelled=texts_file, ask=5)

@@ -10,12 +10,12 @@ from fourshot.engine import calibration as calibrations
 from fourshot.engine.core import Adapter, Engine, EngineSettings
 from fourshot.engine.errors import InputError
 from fourshot.engine.fake_engine import FakeEngine
+from fourshot.pipeline.rows.examples import load_split
 from fourshot.pipeline.synthesis import committee
 from fourshot.pipeline.synthesis.committee import Committee, Reader
 from fourshot.pipeline.synthesis.evidence import DOUBT
 from fourshot.pipeline.synthesis.prompts import PromptFormat, Wording, reading_prompt
 from fourshot.pipeline.synthesis.settings import AnnotateSettings, RunSettings
-from fourshot.pipeline.tasks.tables import load_split
 from fourshot.pipeline.tasks.task_file import load_task
 
 TASK = load_task("support_tickets")

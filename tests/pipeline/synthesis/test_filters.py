@@ -7,13 +7,13 @@ import msgspec
 import pytest
 
 from fourshot.engine.errors import InputError
+from fourshot.pipeline.rows.examples import load_split
 from fourshot.pipeline.synthesis.filters import FilterSettings, TextFilter, clean_completion, clean_text, length_bounds
 from fourshot.pipeline.synthesis.neardup import NearDuplicates
 from fourshot.pipeline.synthesis.types import Candidate, Reason
+from fourshot.pipeline.task import Example
 from fourshot.pipeline.tasks.shots import take_shots
-from fourshot.pipeline.tasks.tables import load_split
 from fourshot.pipeline.tasks.task_file import load_task
-from fourshot.pipeline.tasks.types import Example
 
 TASK = load_task("support_tickets")
 SHOTS = take_shots(TASK, 4, seed=0)

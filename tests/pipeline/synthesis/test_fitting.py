@@ -12,7 +12,7 @@ from fourshot.pipeline.synthesis.fitting import NoRoomError, check_room, prompt_
 from fourshot.pipeline.synthesis.prompt_style import ANSWER_TOKENS
 from fourshot.pipeline.synthesis.prompts import PromptFormat, reading_prompt
 from fourshot.pipeline.synthesis.settings import GenerateSettings, RunSettings
-from fourshot.pipeline.tasks.types import Example, Label, Task
+from fourshot.pipeline.task import Example, Label, Task
 
 TASK = Task(
     name="many",

@@ -12,9 +12,9 @@ from fourshot.pipeline.synthesis.neardup import NearDuplicates
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.synthesis.types import Reason
 from fourshot.pipeline.synthesis.words import comparable, words
+from fourshot.pipeline.task import Example
 from fourshot.pipeline.tasks.new_task import new_task
 from fourshot.pipeline.tasks.task_file import check_task, load_task
-from fourshot.pipeline.tasks.types import Example
 from tests.pipeline.synthesis.test_filters import candidate
 from tests.pipeline.task_folders import write_jsonl
 

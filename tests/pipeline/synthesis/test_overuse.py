@@ -5,8 +5,8 @@ import math
 import pytest
 
 from fourshot.pipeline.synthesis.overuse import FEWEST_TEXTS, WordUse
+from fourshot.pipeline.task import Example
 from fourshot.pipeline.tasks.task_file import load_task
-from fourshot.pipeline.tasks.types import Example
 
 SHOTS = [Example(text=text, label="good") for text in ("the film sings", "the cast", "a joy", "the end")]
 OTHERS = [Example(text=f"no {n} of it", label="bad") for n in range(4)]

@@ -9,7 +9,7 @@ from fourshot.engine.core import EngineSettings, Verbalizer
 from fourshot.engine.errors import InputError
 from fourshot.engine.fake_engine import FakeEngine
 from fourshot.pipeline.synthesis.prompt_style import MOST_READ, StyleTrial, in_turn, tried_style, untried_style
-from fourshot.pipeline.tasks.types import Example, Label, Task
+from fourshot.pipeline.task import Example, Label, Task
 from tests.pipeline.chat import CHAT
 
 TASK = Task(

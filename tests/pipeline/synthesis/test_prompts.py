@@ -13,8 +13,8 @@ from fourshot.pipeline.synthesis.prompts import (
     prompt_hash,
     reading_prompt,
 )
+from fourshot.pipeline.task import Example, Label, Task
 from fourshot.pipeline.tasks.task_file import load_task
-from fourshot.pipeline.tasks.types import Example, Label, Task
 from tests.pipeline.chat import CHAT
 
 SST2 = load_task("sst2")

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from fourshot.engine.calibration import combine_parts, normalise
+from fourshot.pipeline.rows.text_words import OVERLAP, count_words, text_windows
 from fourshot.pipeline.synthesis.prompts import PromptFormat, reading_prompt
 from fourshot.pipeline.synthesis.windows import combined, parts_of, reading_prompts, score_texts
 from fourshot.pipeline.tasks.task_file import load_task
-from fourshot.pipeline.tasks.text_words import OVERLAP, count_words, text_windows
 
 TASK = load_task("sst2")
 FORM = PromptFormat(max_text_words=8, long_texts="windows")

@@ -4,10 +4,10 @@ from collections import Counter
 
 from rapidfuzz import fuzz, process, utils
 
+from fourshot.pipeline.rows.examples import load_split
+from fourshot.pipeline.task import Example
 from fourshot.pipeline.tasks.shots import load_chosen_shots
-from fourshot.pipeline.tasks.tables import load_split
 from fourshot.pipeline.tasks.task_file import load_task
-from fourshot.pipeline.tasks.types import Example
 
 TASK = load_task("support_tickets")
 

@@ -7,8 +7,8 @@ import pytest
 
 from fourshot.cli.main import main
 from fourshot.engine.errors import InputError, TaskFileError
+from fourshot.pipeline.tables.hub import read_hub
 from fourshot.pipeline.tasks.generation import GenerationTask, Pair, writing_prompt
-from fourshot.pipeline.tasks.hub_tables import read_hub
 from fourshot.pipeline.tasks.pairs import input_of, load_inputs, load_pairs, take_real, without_tested
 from fourshot.pipeline.tasks.task_file import check_task, load_any_task, load_task
 from tests.pipeline.task_folders import FACTS, write_facts, write_jsonl

@@ -11,11 +11,11 @@ import msgspec
 import pytest
 
 from fourshot.engine.errors import InputError
+from fourshot.pipeline.rows.examples import load_split
+from fourshot.pipeline.rows.usable_rows import TableChoices
 from fourshot.pipeline.tasks.new_task import MADE_FROM, UNDECIDED, NewTask, new_task
 from fourshot.pipeline.tasks.shots import take_shots
-from fourshot.pipeline.tasks.tables import load_split
 from fourshot.pipeline.tasks.task_file import check_task, load_task
-from fourshot.pipeline.tasks.usable_rows import TableChoices
 from tests.pipeline.task_folders import PAIRS
 
 NAMES = ("billing_issue", "bugReport", "Sci/Tech")

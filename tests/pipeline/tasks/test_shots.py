@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from fourshot.engine.errors import InputError
+from fourshot.pipeline.task import Example
 from fourshot.pipeline.tasks.shots import draw_shots, take_shots
 from fourshot.pipeline.tasks.task_file import load_task
-from fourshot.pipeline.tasks.types import Example
 from tests.pipeline.task_folders import COLD, WARM, rows_of, write_jsonl, write_task
 
 EXAMPLES = [Example(text=f"{label} {i}", label=label) for i in range(50) for label in ("warm", "cold", "odd")]

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
-from fourshot.pipeline.runs.review import REVIEW, decisions
-from fourshot.pipeline.runs.run_folder import RunFolder
-from fourshot.pipeline.tasks.review_table import Answer
-from fourshot.pipeline.tasks.types import Label
+from fourshot.pipeline.cells.review import REVIEW, decisions
+from fourshot.pipeline.cells.run_folder import RunFolder
+from fourshot.pipeline.rows.review_table import Answer
+from fourshot.pipeline.task import Label
 from tests.pipeline.runs.small_run import TASK, write_run
 
 if TYPE_CHECKING:

@@ -6,9 +6,9 @@ import pytest
 from starlette.testclient import TestClient
 
 from fourshot.engine.errors import InputError
-from fourshot.pipeline.runs.review import ASK, REVIEW, decisions, write_rows
-from fourshot.pipeline.runs.run_folder import RunFolder
-from fourshot.pipeline.tasks.review_table import Answer, ReviewRow
+from fourshot.pipeline.cells.review import ASK, REVIEW, decisions, write_rows
+from fourshot.pipeline.cells.run_folder import RunFolder
+from fourshot.pipeline.rows.review_table import Answer, ReviewRow
 from fourshot.serving.review.server import HOST, MOST_BYTES, Desk, review_app
 from tests.pipeline.runs.small_run import TASK, write_run
 

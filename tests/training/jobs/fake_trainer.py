@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from fourshot.engine.files import settle, staged_folder
+from fourshot.engine.machine.files import settle, staged_folder
 from fourshot.training.jobs.jobs import FailedJob, TrainingJob
 from fourshot.training.lora.examples import OnStep, TrainingExample, TrainingResult
 from fourshot.training.lora.settings import LoraSettings

@@ -36,7 +36,7 @@ def test_a_student_that_writes_does_not_take_the_cpu_in_place_of_a_gpu_in_silenc
 ) -> None:
     import torch
 
-    monkeypatch.setattr("fourshot.engine.gpus.version", lambda package: "0.32.0")
+    monkeypatch.setattr("fourshot.engine.machine.gpus.version", lambda package: "0.32.0")
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     with pytest.raises(FourshotError, match="cannot use it"):

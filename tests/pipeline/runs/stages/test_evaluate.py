@@ -6,15 +6,15 @@ from pathlib import Path
 import msgspec
 
 from fourshot.engine.core import Adapter
-from fourshot.engine.files import read_json
+from fourshot.engine.machine.files import read_json
+from fourshot.pipeline.cells.calibrating import CALIBRATED_FILE, Calibrated, CalibrationItem, Unseen
+from fourshot.pipeline.cells.measuring import Evaluation, EvaluationCell, LeftOutCell
 from fourshot.pipeline.events import Event, ignore
-from fourshot.pipeline.runs.calibrating import CALIBRATED_FILE, Calibrated, CalibrationItem, Unseen
-from fourshot.pipeline.runs.measuring import Evaluation, EvaluationCell, LeftOutCell
 from fourshot.pipeline.runs.stages.evaluate import EvaluateStage, TaskEvaluation
 from fourshot.pipeline.runs.stages.probe import ProbeItem, ProbeStage
 from fourshot.pipeline.synthesis.committee import Reader
 from fourshot.pipeline.synthesis.prompts import PromptFormat
-from fourshot.pipeline.tasks.types import Example, Label, Task
+from fourshot.pipeline.task import Example, Label, Task
 from fourshot.serving.testing.adapters import task_of
 from fourshot.training.jobs.jobs import Placement
 

@@ -6,10 +6,10 @@ import msgspec
 import pytest
 
 from fourshot.engine.errors import FourshotError, ShortRunError
+from fourshot.pipeline.cells.run_folder import GENERATED_FILE, SHOTS_FILE, RunFolder, RunManifest
 from fourshot.pipeline.loop.ray_workers import RayWorkers
 from fourshot.pipeline.loop.rounds import Round
 from fourshot.pipeline.loop.units import UnitProgress, UnitResult
-from fourshot.pipeline.runs.run_folder import GENERATED_FILE, SHOTS_FILE, RunFolder, RunManifest
 from fourshot.pipeline.runs.stages.generate import GenerateStage, TextsItem
 from fourshot.pipeline.synthesis.settings import AnnotateSettings, GenerateSettings, RunSettings, VarietySettings
 from fourshot.pipeline.tasks.shots import take_shots

@@ -8,20 +8,20 @@ import msgspec
 import pytest
 
 from fourshot.engine.core import EngineSettings
+from fourshot.pipeline.cells.cell import MethodCell, SeedExamples, method_cells
+from fourshot.pipeline.cells.review import review_rows
+from fourshot.pipeline.cells.run_folder import RECIPE_FILE, RunFolder
+from fourshot.pipeline.distillation.readers import open_run, teacher_of_run
 from fourshot.pipeline.loop.rounds import finished_pairs
-from fourshot.pipeline.runs.cells import MethodCell, SeedExamples, method_cells
-from fourshot.pipeline.runs.readers import open_run, teacher_of_run
-from fourshot.pipeline.runs.review import review_rows
 from fourshot.pipeline.runs.run import run_task
-from fourshot.pipeline.runs.run_folder import RECIPE_FILE, RunFolder
 from fourshot.pipeline.runs.stages import recipe as stage
 from fourshot.pipeline.runs.summary import report_data
 from fourshot.pipeline.runs.trainings import annotator_jobs, judges_of, trial_of
 from fourshot.pipeline.synthesis.evidence import KindEvidence
 from fourshot.pipeline.synthesis.recipe import Recipe
 from fourshot.pipeline.synthesis.settings import GenerateSettings, RunSettings
+from fourshot.pipeline.task import Example
 from fourshot.pipeline.tasks.task_file import load_task
-from fourshot.pipeline.tasks.types import Example
 from tests.pipeline.runs.whole_runs import WholeRuns
 from tests.pipeline.test_settings import Listener
 

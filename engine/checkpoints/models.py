@@ -1,0 +1,236 @@
+"""From what a user calls a model to a checkpoint folder on this machine."""
+
+import json
+import zipfile
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import msgspec
+
+from fourshot.engine.checkpoints.embedded import GGUF_SHA256, NAME, embedded_model
+from fourshot.engine.checkpoints.gguf_model import gguf_checkpoint, gguf_revision, is_gguf
+from fourshot.engine.checkpoints.hub import COMMIT, SMALL_FILES, WEIGHTS, at_revision, download_model, split_revision
+from fourshot.engine.errors import InputError, ModelNotFoundError
+from fourshot.engine.fake_engine import FAKE, fake_settings, is_fake
+from fourshot.engine.machine.content_hash import content_hash_of
+
+CAUSAL_ENDINGS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "tekken.json")
+TOKENIZER_FILES = (*TOKENIZERS, "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+INDICES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")  # say which shard holds which weight
+LOADED = ("model.safetensors", "pytorch_model.bin", *INDICES)  # transformers begins with one of these
+
+Shapes: TypeAlias = dict[str, list[int]]  # of a checkpoint's weights, by their names
+
+HOW_TO_GO_ON = (
+    "Leave the model out to use the embedded one, name a Hugging Face id, or give a checkpoint folder or a GGUF file."
+)
+
+
+class ResolvedModel(msgspec.Struct, frozen=True, kw_only=True):
+    """A base model that is here."""
+
+    path: str  # of the checkpoint folder
+    name: str  # as the user may call it, without a revision
+    revision: str  # what tells two states of one name apart: a commit, or a hash of the content
+
+
+def resolve_model(name: str | None, *, weights: bool = True) -> ResolvedModel:
+    """Find a base model: None is the embedded one, a folder is checked, a GGUF file is converted at its first use,
+    anything else is a Hugging Face id.
+
+    The id may have a branch, a tag or a commit: "owner/model@revision".
+    "fake" is no model at all (`engine.fake_engine`).
+    ``weights=False`` does without weights, for engines that are opened with ``load_format="dummy"``.
+    Raises ModelNotFoundError, an InputError.
+    """
+    if name is None or name == NAME:
+        return ResolvedModel(path=str(embedded_model()), name=NAME, revision=GGUF_SHA256[:12])
+    if is_fake(name):
+        fake_settings(name)
+        return ResolvedModel(path=name, name=FAKE, revision="0")
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        check_folder(folder, weights=weights)
+        return ResolvedModel(path=str(folder.resolve()), name=name, revision=content_hash(folder))
+    model, revision = split_revision(name)
+    if name.endswith("@"):
+        raise ModelNotFoundError(
+            f"{name!r} ends in an @ without a revision, as from a variable that is not set. Give a branch, a tag or a "
+            "commit behind it, or leave the @ out."
+        )
+    if is_gguf(folder):
+        return ResolvedModel(path=str(gguf_checkpoint(folder)), name=name, revision=gguf_revision(folder))
+    if folder.exists() or name.startswith(("/", "./", "../", "~")) or model.count("/") > 1:
+        raise ModelNotFoundError(f"There is no model folder {name!r}, and no GGUF file. {HOW_TO_GO_ON}")
+    snapshot = download_model(model, revision, HOW_TO_GO_ON, weights=weights)
+    check_folder(snapshot, weights=weights)
+    return ResolvedModel(path=str(snapshot), name=model, revision=snapshot.name)
+
+
+def resolve_again(name: str, revision: str) -> ResolvedModel:
+    """The model that had that name and that revision when something was made on it; its revision may be another now.
+
+    A folder or a file of that time is never looked for on the hub. Raises ModelNotFoundError.
+    """
+    if is_of_content(revision) and name != NAME and not is_fake(name) and not Path(name).expanduser().exists():
+        raise ModelNotFoundError(
+            f"The base model was the folder or file {name!r}, and there is none of that name, seen from {Path.cwd()}. "
+            "Say where it is now (--model), or put it back."
+        )
+    return resolve_model(at_revision(name, revision))
+
+
+def is_of_content(revision: str) -> bool:
+    """Whether a revision tells a model by its content, wherever it lies; else it is a commit of a model on the hub."""
+    return not COMMIT.fullmatch(revision)
+
+
+def refuse_fake(name: str | None, user: str) -> None:
+    """Raise InputError, before anything is done, where ``user`` needs a model that can be trained, and this is none."""
+    if name is not None and is_fake(name):
+        raise InputError(
+            f"{user} cannot use the base model {name!r}: it draws and re-labels texts without weights, so nothing can "
+            f"be trained on it. Only fourshot corpus takes it, with --annotator icl or none. {HOW_TO_GO_ON}"
+        )
+
+
+def check_folder(folder: Path, *, weights: bool = True) -> None:
+    """Raise ModelNotFoundError, with every fault, if ``folder`` is no checkpoint of a causal language model."""
+    is_loaded = any((folder / name).exists() for name in LOADED)
+    if not is_loaded and (base := _base_of_adapter(folder)):
+        raise ModelNotFoundError(
+            f"{folder} is an adapter and no base model: its own base is {base!r}. Give that, and classify with the "
+            f"adapter by fourshot predict. {HOW_TO_GO_ON}"
+        )
+    faults = _faults_of_config(folder)
+    if weights and not any(any(folder.glob(pattern)) for pattern in WEIGHTS):
+        faults.append(f"it has no weights ({' or '.join(WEIGHTS)})")
+    elif weights:
+        faults += broken_shards(folder) or ([] if is_loaded else [_other_names(folder)])
+    if not any((folder / name).exists() for name in TOKENIZERS):
+        faults.append(f"it has no tokenizer ({' or '.join(TOKENIZERS)})")
+    faults += [fault for name in TOKENIZER_FILES if (fault := _broken_file(folder / name))]
+    if faults:
+        raise ModelNotFoundError(f"{folder} cannot be used as a base model: {'; '.join(faults)}. {HOW_TO_GO_ON}")
+
+
+def _faults_of_config(folder: Path) -> list[str]:
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        architectures = config.get("architectures") or []
+        is_list = isinstance(architectures, list) and all(isinstance(name, str) for name in architectures)
+        quantization = (config.get("quantization_config") or {}).get("quant_method")
+    except OSError:
+        return ["it has no config.json"]
+    except (ValueError, AttributeError) as error:
+        return [f"its config.json cannot be read: {error}"]
+    faults = []
+    if not is_list:
+        faults.append(f"config.json has to have a list of names as architectures, and has {architectures!r}")
+    elif config.get("is_encoder_decoder") or not any(name.endswith(CAUSAL_ENDINGS) for name in architectures):
+        faults.append(f"it is no causal language model: config.json says architectures {architectures}")
+    if quantization == "bitsandbytes":
+        faults.append("its weights are those of bitsandbytes, which vLLM has no layers for (docs/models.md)")
+    return faults
+
+
+def _base_of_adapter(folder: Path) -> str:
+    """What the LoRA adapter in ``folder`` was made for; "" where there is none that says so."""
+    try:
+        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        return str(config.get("base_model_name_or_path") or "")
+    except (OSError, ValueError, AttributeError):
+        return ""
+
+
+def _other_names(folder: Path) -> str:
+    """What is wrong where there are weights, but none that transformers would begin with."""
+    names = sorted(path.name for pattern in WEIGHTS for path in folder.glob(pattern))
+    return f"it has neither {' nor '.join(LOADED)}, one of which is needed beside {', '.join(names[:5])}"
+
+
+def _broken_file(file: Path) -> str:
+    """What is wrong with a file of the tokenizer that is there; "" where nothing is seen from outside."""
+    try:
+        content = file.read_bytes()
+        document: Any = json.loads(content) if file.suffix == ".json" else {}
+    except FileNotFoundError:
+        return ""
+    except (OSError, ValueError) as error:
+        return f"its {file.name} cannot be read ({error}): copy or fetch it again"
+    if not content or not isinstance(document, dict):
+        return f"its {file.name} has nothing of a tokenizer in it ({len(content):,} bytes): copy or fetch it again"
+    return ""
+
+
+def tensor_shapes(file: Path) -> Shapes:
+    """Shapes of a safetensors file's tensors, from its header alone.
+
+    Raises ValueError where the file is not whole, or cannot be opened.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="numpy") as opened:
+            return {name: opened.get_slice(name).get_shape() for name in opened.keys()}  # noqa: SIM118 - no mapping
+    except SafetensorError as error:
+        raise ValueError(
+            f"{file.name} is no safetensors file, or not whole ({file.stat().st_size:,} bytes; {error}): copy or fetch "
+            "it again"
+        ) from error
+    except OSError as error:
+        raise ValueError(_unopened(file, error)) from error
+
+
+def _unopened(file: Path, error: OSError) -> str:
+    if file.is_symlink() and not file.exists():
+        return f"{file.name} is a link to {file.readlink()}, which is not there: copy or fetch the file itself"
+    return f"{file.name} cannot be opened: {error.strerror or error}"
+
+
+def checkpoint_shapes(folder: Path) -> Shapes:
+    """Shapes of all weights of a safetensors checkpoint, from the files' headers alone."""
+    return {name: shape for file in sorted(folder.glob("*.safetensors")) for name, shape in tensor_shapes(file).items()}
+
+
+def broken_shards(folder: Path) -> list[str]:
+    """What is wrong with the files that hold a checkpoint's weights, from headers and sizes alone."""
+    faults = []
+    for path in sorted(folder.glob(WEIGHTS[0])):
+        try:
+            tensor_shapes(path)
+        except ValueError as error:
+            faults.append(str(error))
+    for path in sorted(folder.glob("pytorch_model*.bin")):
+        try:
+            with path.open("rb") as file:
+                begin = file.read(2)
+            # Since torch 1.6 it is a zip file, whose directory comes last. Of others only that they are empty is seen,
+            # or begin as what Git leaves in place of a large file ("version https://git-lfs...").
+            if begin in (b"", b"ve") or (begin == b"PK" and not zipfile.is_zipfile(path)):
+                faults.append(f"{path.name} is no pickle of torch, or not whole: copy or fetch it again")
+        except OSError as error:
+            faults.append(_unopened(path, error))
+    for index in (folder / name for name in INDICES):
+        if not index.exists():
+            continue
+        try:
+            indexed = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        except (ValueError, AttributeError, LookupError, TypeError) as error:
+            faults.append(f"its {index.name} cannot be read: {error}")
+            continue
+        missing = sorted(name for name in indexed if not (folder / name).exists())
+        faults += [f"{name}, which its index names, is not there" for name in missing]
+    return faults
+
+
+def content_hash(folder: Path) -> str:
+    """Twelve hex digits that change with the checkpoint."""
+    return content_hash_of(content_files(folder))
+
+
+def content_files(folder: Path) -> list[Path]:
+    """The files that a checkpoint is read from."""
+    patterns = (*SMALL_FILES, *WEIGHTS)
+    return sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()})

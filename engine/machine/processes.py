@@ -1,0 +1,254 @@
+"""Child processes: a module run in a process of its own, msgspec structs in and out, one JSON value a line.
+
+`ChildProcess` is the parent's end, `ParentLink` the child's. What libraries print goes to a log file and never comes
+between the lines. A child dies with its parent, so that a run that was killed leaves nobody who still writes to its
+folder. Each stage that holds a model is such a process: its memory is free for the next one.
+
+    with ChildProcess("fourshot.some.module", log) as child:         def work(parent: ParentLink) -> None:
+        child.send(request)                                              request = parent.receive(Request)
+        for message in child.messages(Event | Done):                     parent.send(Event(...))
+            ...                                                      if __name__ == "__main__":
+        child.check("The process of this stage")                         end_process(run_child(work))
+"""
+
+import atexit
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any, NoReturn, TypeVar, cast
+
+import msgspec
+
+from fourshot.engine.errors import FourshotError, from_name
+from fourshot.engine.machine.threads import ENGINE_SPINS, waiting_briefly
+
+TOGETHER = "FOURSHOT_DIE_WITH_PARENT"  # in the environment: vLLM's own child processes end with the one that made them
+PARENT = "FOURSHOT_PARENT"  # in a child's environment: the process id of whoever it works for
+LOG_LINES_SHOWN = 15
+TERMINATE_S = 5.0  # how long a child may take to end when it is asked to
+
+T = TypeVar("T")
+
+
+class Failure(msgspec.Struct, frozen=True, kw_only=True, tag="failure"):
+    """The last message of a child that failed."""
+
+    kind: str  # class name in fourshot.engine.errors
+    message: str
+
+    @classmethod
+    def of(cls, error: FourshotError | OSError) -> "Failure":
+        if isinstance(error, FourshotError):
+            return cls(kind=type(error).__name__, message=str(error))
+        place = f" ({error.filename})" if error.filename else ""
+        remedy = "What was finished is on disk; mend this and run the same command again."
+        return cls(kind="FourshotError", message=f"{error.strerror or error}{place}. {remedy}")
+
+    def error(self) -> FourshotError:
+        """The child's error, to be raised here."""
+        return from_name(self.kind, self.message)
+
+
+_FAILURE = b'{"type":"failure"'
+
+
+class ChildProcess:
+    """The parent's end. As a context it ends the child, by force if need be, when the block is left early."""
+
+    def __init__(
+        self,
+        module: str,
+        log: Path,
+        *arguments: str,
+        spins: str = ENGINE_SPINS,
+        environment: Mapping[str, str] | None = None,
+        python: str = sys.executable,
+    ) -> None:
+        """Start ``python -m module``. ``environment`` is by default ours as `child_environment` gives it."""
+        log.parent.mkdir(parents=True, exist_ok=True)
+        self.log = log
+        variables = child_environment(spins) if environment is None else environment
+        with log.open("ab") as log_file:
+            self._log_begin = log_file.tell()
+            self._process = subprocess.Popen(
+                [python, "-m", module, *arguments],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log_file,
+                env={**variables, PARENT: str(os.getpid())},
+            )
+        self.pid = self._process.pid
+        self.failure: Failure | None = None  # that `messages` met
+
+    def __enter__(self) -> "ChildProcess":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.end() if kind else self.finish()
+
+    def send(self, value: Any) -> None:
+        """Give the child one message. A child that is dead hears nothing; `messages` and `receive` will tell."""
+        if self._stdin.closed:
+            return
+        with contextlib.suppress(BrokenPipeError):
+            self._stdin.write(msgspec.json.encode(value) + b"\n")
+            self._stdin.flush()
+
+    def messages(self, kind: Any) -> Iterator[Any]:
+        """What the child sends, of type ``kind``, until it ends. A `Failure` ends them too, and is kept."""
+        decode = msgspec.json.Decoder(kind).decode
+        for line in self._stdout:
+            if not line.endswith(b"\n") or not line.startswith(b"{"):
+                continue  # cut short by its death, or of a launcher between us
+            if line.startswith(_FAILURE):
+                self.failure = msgspec.json.decode(line, type=Failure)
+                return
+            yield decode(line)
+
+    def receive(self, kind: type[T]) -> T:
+        """The next message. Raises what the child raised, or FourshotError if it ended without an answer."""
+        for message in self.messages(kind):
+            return cast(T, message)
+        raise self.error("A child process")
+
+    def check(self, subject: str) -> None:
+        """Wait for the end. Raises what the child raised, or FourshotError if its exit code is not 0."""
+        if self._process.wait() or self.failure:
+            raise self.error(subject)
+
+    def error(self, subject: str) -> FourshotError:
+        """What a child that ended raised, or where there is nothing, how it ended; ``subject`` begins the sentence."""
+        if self.failure:
+            return self.failure.error()
+        code = self._process.wait()
+        ending = f"was ended by signal {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        hint = " It may have run out of memory." if code == -signal.SIGKILL else ""
+        return FourshotError(
+            f"{subject} {ending}.{hint} Finished work is kept; run the same command again to go on. "
+            f"The end of its log ({self.log}):\n{self.log_tail()}"
+        )
+
+    def log_tail(self) -> str:
+        """The last lines of what this child's libraries printed."""
+        printed = self.log.read_bytes()[self._log_begin :].decode(errors="replace")
+        return "\n".join(printed.splitlines()[-LOG_LINES_SHOWN:])
+
+    def wait(self) -> int:
+        """Wait for the end; the exit code, negative for a signal."""
+        return self._process.wait()
+
+    def finish(self, patience_s: float | None = None) -> None:
+        """Say that nothing more will be sent and wait; after ``patience_s`` end it. Idempotent."""
+        with contextlib.suppress(OSError):
+            self._stdin.close()
+        try:
+            self._process.wait(patience_s)
+        except subprocess.TimeoutExpired:
+            self.end()
+
+    def end(self) -> None:
+        """Have the child end now, by force if it does not; what it was doing is lost. Idempotent."""
+        self._process.terminate()
+        try:
+            self._process.wait(TERMINATE_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    @property
+    def _stdin(self) -> IO[bytes]:
+        assert self._process.stdin
+        return self._process.stdin
+
+    @property
+    def _stdout(self) -> IO[bytes]:
+        assert self._process.stdout
+        return self._process.stdout
+
+
+class ParentLink:
+    """The child's end."""
+
+    def __init__(self) -> None:
+        self._out = take_stdout()
+
+    def send(self, value: Any) -> None:
+        """Tell the parent. May be called from any thread: a message is one write."""
+        self._out.write(msgspec.json.encode(value) + b"\n")
+
+    def messages(self, kind: Any) -> Iterator[Any]:
+        """What the parent sends, of type ``kind``, until it sends no more."""
+        yield from map(msgspec.json.Decoder(kind).decode, sys.stdin.buffer)
+
+    def receive(self, kind: type[T]) -> T:
+        """The next message. Raises EOFError where the parent sends no more."""
+        for message in self.messages(kind):
+            return cast(T, message)
+        raise EOFError("the parent sends no more")
+
+
+def run_child(
+    work: Callable[[ParentLink], None],
+    *,
+    reported: tuple[type[FourshotError | OSError], ...] = (FourshotError, OSError),
+    launched: bool = False,
+) -> int:
+    """The child's `main`: do ``work`` for the parent, and return the exit code.
+
+    Errors of the types ``reported`` are sent as a `Failure`; others end the process with a traceback in the log.
+    ``launched``: a launcher, torchrun say, stands between the parent and this process.
+    """
+    parent = os.environ.pop(PARENT, "")
+    die_with_parent(int(parent) if parent and not launched else None)
+    link = ParentLink()
+    try:
+        work(link)
+    except reported as error:
+        link.send(Failure.of(error))
+        return error.exit_code if isinstance(error, FourshotError) else 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def end_process(code: int) -> NoReturn:
+    """End this process with ``code``, after what was registered for its end.
+
+    Python would take torch and vLLM apart object by object first: two seconds of work for memory that the system
+    takes back at once.
+    """
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # nobody reads it any more, or it is closed
+            stream.flush()
+    os._exit(code)
+
+
+def take_stdout() -> IO[bytes]:
+    """Standard output, unbuffered, for our messages alone; what libraries print goes to standard error from now on."""
+    out = os.fdopen(os.dup(1), "wb", buffering=0)
+    os.dup2(2, 1)
+    return out
+
+
+def child_environment(spins: str = ENGINE_SPINS) -> dict[str, str]:
+    """Of a child that computes; it imports what its parent imports. ``spins``: see `engine.threads`."""
+    return waiting_briefly({**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}, spins)
+
+
+def die_with_parent(parent: int | None = None) -> None:
+    """Ask Linux to end this process when its parent ends, however that ends.
+
+    ``parent``: the process id it should have. Where that has ended before we could ask, this ends at once.
+    """
+    if sys.platform == "linux":
+        import ctypes
+
+        set_parent_death_signal = 1  # PR_SET_PDEATHSIG, see prctl(2)
+        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
+    if parent is not None and os.getppid() != parent:
+        os._exit(1)

@@ -1,0 +1,94 @@
+"""What a method's classifier learns from: real examples, texts that the model wrote, the user's texts, and answers."""
+
+import msgspec
+
+from fourshot.pipeline.cells.calibrating import FEWEST_UNSEEN, MOST_UNSEEN, evenly_chosen
+from fourshot.pipeline.cells.cell import MethodCell
+from fourshot.pipeline.cells.review import (
+    ASK,
+    REVIEW,
+    Decisions,
+    TextPairs,
+    corrected_pairs,
+    corrected_shots,
+    decisions,
+)
+from fourshot.pipeline.loop.rounds import READ_BY_ANNOTATOR, finished_pairs
+from fourshot.pipeline.provenance import value_hash
+from fourshot.pipeline.task import Example, Task
+
+HELD_BACK = 0.1  # share of the texts with probabilities
+
+
+class LearntTexts(msgspec.Struct, frozen=True, kw_only=True):
+    """As a person left them. Verdicts say which of the texts are learnt."""
+
+    shots: tuple[Example, ...] = ()
+    asked: tuple[Example, ...] = ()  # the user's texts that a person labelled
+    synthetic: TextPairs = []
+    unlabelled: TextPairs = []
+    review: Decisions = Decisions()
+    labelled: Decisions = Decisions()  # of those that a person was asked about
+    held_back: frozenset[str] = frozenset()  # ids of kept texts that are not learnt, so that it can be asked about them
+
+    @property
+    def real(self) -> tuple[Example, ...]:
+        return (*self.shots, *self.asked)
+
+    @property
+    def kept(self) -> TextPairs:
+        return [*self.learnt(self.synthetic), *self.learnt(self.unlabelled)]
+
+    def learnt(self, pairs: TextPairs) -> TextPairs:
+        """Those of ``pairs`` that the classifier is trained on."""
+        return [(c, v) for c, v in pairs if v.kept and c.id not in self.held_back]
+
+    @property
+    def unseen(self) -> TextPairs:
+        """What annotators read and the classifier is not trained on."""
+        judged_pairs = [pair for pair in (*self.synthetic, *self.unlabelled) if pair[1].reason in READ_BY_ANNOTATOR]
+        return [(c, v) for c, v in judged_pairs if not v.kept or c.id in self.held_back]
+
+    @property
+    def lineage(self) -> dict[str, str]:
+        """Content hashes of what is learnt."""
+        parts = {
+            "synthetic": [c for c, v in self.synthetic if v.kept],
+            "unlabelled": [(c, v) for c, v in self.unlabelled if v.kept],
+        }
+        hashes = {name: value_hash(texts) for name, texts in parts.items() if texts or name == "synthetic"}
+        table_hashes = {"review": self.review.content_hash, "asked": self.labelled.content_hash}
+        return hashes | {name: content for name, content in table_hashes.items() if content}
+
+
+def learnt_texts(cell: MethodCell, task: Task) -> LearntTexts:
+    """What is there, as far as rounds are finished. Raises InputError for a table with faults."""
+    if not cell.method.synthetic:
+        return LearntTexts(shots=cell.real)
+    review, labelled = (decisions(cell.folder, name, task) for name in (REVIEW, ASK))
+    unlabelled_pairs = finished_pairs(cell.folder.unlabelled)
+    instead = bool(unlabelled_pairs) and cell.settings.unlabelled.mode == "instead"
+    answers = {name: answer for name, answer in labelled.answers.items() if answer.keep}
+    learnt = LearntTexts(
+        shots=corrected_shots(cell.shots, review),
+        asked=tuple(Example(text=c.text, label=answers[c.id].label) for c, _ in unlabelled_pairs if c.id in answers),
+        synthetic=[] if instead else corrected_pairs(finished_pairs(cell.folder), review),
+        unlabelled=corrected_pairs(
+            corrected_pairs([(c, v) for c, v in unlabelled_pairs if c.id not in answers], labelled), review
+        ),
+        review=review,
+        labelled=labelled,
+    )
+    if not (cell.settings.calibrate and cell.settings.learns_soft):
+        return learnt
+    return msgspec.structs.replace(learnt, held_back=held_back(learnt))
+
+
+def held_back(learnt: LearntTexts) -> frozenset[str]:
+    """Some of the kept texts: where all are kept, none would be left to ask the classifier about.
+
+    None of those that a person corrected, whose label is certain; none where they would be too few to calibrate on.
+    """
+    ids = [candidate.id for candidate, verdict in learnt.kept if verdict.probabilities]
+    count = int(HELD_BACK * len(ids))
+    return frozenset(evenly_chosen(ids, min(count, MOST_UNSEEN)) if count >= FEWEST_UNSEEN else ())

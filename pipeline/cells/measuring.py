@@ -1,0 +1,185 @@
+"""Measuring one way of classifying on a test split."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+import numpy as np
+
+from fourshot.engine import calibration as calibrations
+from fourshot.engine.core import Adapter, Engine
+from fourshot.engine.errors import InputError
+from fourshot.pipeline.metrics import score_predictions
+from fourshot.pipeline.scores import Scores
+from fourshot.pipeline.selective import CoverageCurve, coverage_curve
+from fourshot.pipeline.synthesis.aligned import aligned
+from fourshot.pipeline.synthesis.fitting import check_room, shots_that_fit
+from fourshot.pipeline.synthesis.prompts import PromptFormat
+from fourshot.pipeline.synthesis.windows import label_scores, parts_of
+from fourshot.pipeline.task import Example, Task
+
+
+class EvaluationCell(msgspec.Struct, frozen=True, kw_only=True):
+    """A method on a seed, to be measured into the file ``out``."""
+
+    out: str
+    title: str
+    shots: tuple[Example, ...] = ()  # in the prompt
+    adapter: Adapter | None = None
+    form: PromptFormat = PromptFormat()  # of the prompts that the adapter was trained on
+    align: bool = False  # the prompts that show shots
+    calibration: Literal["none", "contextual", "batch"] = "none"
+    has_temperature: bool = False  # lies beside the adapter
+
+    @property
+    def left_out(self) -> str:
+        """The file that says why there is no ``out``."""
+        return str(Path(self.out).with_suffix(".left_out.json"))
+
+    @property
+    def is_done(self) -> bool:
+        return Path(self.out).exists() or Path(self.left_out).exists()
+
+    @property
+    def answers_key(self) -> bytes:
+        """Equal for cells whose answers are the same before calibration."""
+        return msgspec.json.encode((self.shots, self.adapter, self.form, self.align))
+
+
+class LeftOutCell(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a cell was not measured."""
+
+    why: str
+
+
+class Evaluation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Scores, and every answer behind them."""
+
+    scores: Scores
+    predicted: tuple[int, ...]  # index of the label answered, per test text
+    gold: tuple[int, ...]
+    confidence: tuple[float, ...]  # probability of the label answered
+    shown: int | None = None  # shots in the prompt, where not all of them fitted
+
+    @property
+    def curve(self) -> CoverageCurve:
+        """How accurate the surest answers are."""
+        correct = [predicted == right for predicted, right in zip(self.predicted, self.gold, strict=True)]
+        return coverage_curve(self.confidence, correct, "test split")
+
+
+class Answers(msgspec.Struct, frozen=True, kw_only=True):
+    """What the engine said about every test text, before calibration."""
+
+    logprobs: np.ndarray  # float32 [num_texts, num_labels]
+    content_free: np.ndarray | None  # float32 [num_content_free_texts, num_labels]
+    seconds: float
+    prompt_tokens: int
+    cached_tokens: int
+    shown: int | None = None  # shots in the prompt, where not all of them fitted
+
+
+def answer(
+    engine: Engine,
+    task: Task,
+    test: Sequence[Example],
+    *,
+    form: PromptFormat,
+    shots: Sequence[Example] = (),
+    adapter: Adapter | None = None,
+    align: bool = False,
+    content_free: bool = False,
+) -> Answers:
+    """Score every text of ``test``. ``shots`` go into the prompt as far as they fit, so they are empty for adapters.
+
+    ``form``: of the prompts that the adapter was trained on. ``align``: put filler before prompts that show shots.
+
+    The prefix cache is emptied first, so that the seconds do not depend on what was measured before. ``content_free``:
+    score the texts that contextual calibration needs, too. Raises InputError for an empty test split, NoRoomError
+    where not one of the ``shots`` of each class fits.
+    """
+    if not test:
+        raise InputError("There is nothing to measure on: the test split is empty. Give one with at least one text.")
+
+    parts = [part for example in test for part in parts_of(task, example.text, form)]
+    shown = shots_that_fit(engine, task, shots, form, parts)
+    check_room(engine, shots, shown)
+    if shown:
+        plain = msgspec.structs.replace(form, filler=None)
+        form = aligned(plain, task, engine.settings, shown) if align else plain
+
+    def score(texts: Sequence[str]) -> np.ndarray:
+        return label_scores(engine, task, texts, form, shown, adapter)
+
+    engine.reset_prefix_cache()
+    before = engine.stats()
+    logprobs = score([example.text for example in test])
+    after = engine.stats()
+    return Answers(
+        logprobs=logprobs,
+        content_free=score(list(calibrations.CONTENT_FREE)) if content_free else None,
+        seconds=after.busy_s - before.busy_s,
+        prompt_tokens=after.prompt_tokens - before.prompt_tokens,
+        cached_tokens=after.cached_tokens - before.cached_tokens,
+        shown=len(shown) if len(shown) < len(shots) else None,
+    )
+
+
+def measure(
+    answers: Answers,
+    task: Task,
+    test: Sequence[Example],
+    calibration: Literal["none", "contextual", "batch"] = "none",
+    temperature: float | None = None,
+) -> Evaluation:
+    """Compare answers with the labels. ``batch`` calibration looks at the test texts, never at their labels.
+
+    ``temperature``: that the adapter was calibrated to; None: it was not.
+    """
+    fitted = calibrations.NONE
+    if calibration == "batch":
+        fitted = calibrations.batch(answers.logprobs)
+    elif calibration == "contextual":
+        if answers.content_free is None:
+            raise ValueError("contextual calibration needs answers with content_free=True")
+        fitted = calibrations.contextual(answers.content_free)
+    gold = [task.label_names.index(example.label) for example in test]
+    ece_before = None
+    if temperature is not None:
+        ece_before = score_predictions(np.exp(calibrations.apply(fitted, answers.logprobs)), gold).ece
+        fitted = msgspec.structs.replace(fitted, temperature=temperature)
+    measured = evaluation_of(
+        np.exp(calibrations.apply(fitted, answers.logprobs)),
+        task,
+        test,
+        seconds=answers.seconds,
+        prompt_tokens=answers.prompt_tokens,
+        cached_tokens=answers.cached_tokens,
+    )
+    scores = msgspec.structs.replace(measured.scores, ece_before=ece_before)
+    return msgspec.structs.replace(measured, scores=scores, shown=answers.shown)
+
+
+def evaluation_of(
+    probabilities: np.ndarray,
+    task: Task,
+    test: Sequence[Example],
+    *,
+    seconds: float,
+    prompt_tokens: int = 0,
+    cached_tokens: int = 0,
+) -> Evaluation:
+    """Compare label probabilities, [num_texts, num_labels], with the labels; ``seconds``: what they took."""
+    gold = [task.label_names.index(example.label) for example in test]
+    scores = score_predictions(
+        probabilities, gold, seconds=seconds, prompt_tokens=prompt_tokens, cached_tokens=cached_tokens
+    )
+    measured = Evaluation(
+        scores=scores,
+        predicted=tuple(int(index) for index in probabilities.argmax(axis=1)),
+        gold=tuple(gold),
+        confidence=tuple(round(float(value), 5) for value in probabilities.max(axis=1)),
+    )
+    surest = msgspec.structs.replace(scores, surest_80=measured.curve.accuracy(0.8))
+    return msgspec.structs.replace(measured, scores=surest)

@@ -1,0 +1,267 @@
+"""A table of a user's texts, annotated: what each is, how likely that is, who says so, and how far they agree.
+
+Answers are on the disk part by part, beside the table that will be written, so a kill costs the part in work.
+"""
+
+import math
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from fourshot.engine.checkpoints.models import ResolvedModel
+from fourshot.engine.errors import InputError
+from fourshot.engine.machine.files import append_lines
+from fourshot.pipeline.distillation.readers import Annotation, NamedReader, Read, parts_of
+from fourshot.pipeline.events import Event, OnEvent, ignore
+from fourshot.pipeline.faults import MOST_NAMED, nearest, shorten
+from fourshot.pipeline.forecast import Forecast, foretell
+from fourshot.pipeline.rows.review_table import label_named
+from fourshot.pipeline.rows.text_table import TextTable, check_cells, check_written, write_table
+from fourshot.pipeline.student_card import RemoteTeacher
+from fourshot.pipeline.synthesis.prompts import PromptFormat
+from fourshot.pipeline.task import Example
+from fourshot.pipeline.work_counts import Counts
+from fourshot.pipeline.work_folder import Manifest, WorkFolder
+
+LABEL, PROBABILITY, AGREEMENT, BY = "annotated_label", "annotated_probability", "annotated_agreement", "annotated_by"
+ANSWERS_FILE = "answers.jsonl"
+UNFINISHED = ".unfinished"  # behind the name of a table: the folder of its answers
+SAMPLE = 100  # texts whose length a forecast knows
+
+
+class AnnotationManifest(Manifest, frozen=True, kw_only=True):
+    """What the answers beside an unfinished table are."""
+
+    table: str  # content hash
+    labels: tuple[str, ...]
+    by: str
+
+
+class AnnotationSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """What an annotation came to."""
+
+    out: str
+    by: str
+    rows: int
+    labelled: dict[str, int]  # by label
+    abstained: int = 0  # rows of which nobody was sure enough
+    blank: int = 0  # rows without a text
+    unreadable: int = 0  # rows whose text was refused
+    why_unreadable: str = ""  # of the first of these
+    cut: int = 0  # rows whose text was too long to be read whole
+    cut_words: int = 0  # of these, that were not read
+    agreement: float | None = None  # mean, where several read
+    warnings: tuple[str, ...] = ()  # of how the table was read
+    forecast: Forecast | None = None  # what was foretold of this call, beside what it took
+    remote_teacher: RemoteTeacher | None = None  # who read, where that was one: how well, and what it cost
+
+
+def annotation_columns(labels: Sequence[str]) -> list[str]:
+    """What is added to a table: the likeliest label, and ``p_LABEL`` for each."""
+    return [LABEL, PROBABILITY, AGREEMENT, BY, *(f"p_{label}" for label in labels)]
+
+
+def annotate_table(
+    table: TextTable,
+    out: Path,
+    labels: Sequence[str],
+    by: str,
+    read: Read,
+    *,
+    abstain_below: float = 0.0,
+    on_event: OnEvent = ignore,
+    forecast: Callable[[int], Forecast | None] = lambda texts: None,
+    account: Callable[[], RemoteTeacher | None] = lambda: None,
+) -> AnnotationSummary:
+    """Write the rows of ``table`` with what ``read`` says of each to ``out``; resumes what was stopped.
+
+    ``by``: names who reads, and must change with what they would answer. Rows keep their order and all their columns. A
+    row whose likeliest label is less likely than ``abstain_below`` gets no label; its probabilities stay. ``forecast``
+    tells beforehand what so many texts take, ``account`` afterwards what a remote teacher cost.
+    Raises InputError where ``out`` is there, or a column that would be added.
+    """
+    if not 0 <= abstain_below <= 1:
+        raise InputError(f"--abstain-below is a probability, from 0 to 1; got {abstain_below}.")
+    added = annotation_columns(labels)
+    check_written(out, table.columns, added)
+    check_cells(out, table.columns, (row for row, _ in table.rows()))
+    beside = WorkFolder(unfinished_folder(out))
+    with beside.lock():
+        beside.claim(AnnotationManifest(table=table.content_hash, labels=tuple(labels), by=by), over_unused=True)
+        estimate = _read_rest(table, beside.path / ANSWERS_FILE, read, on_event, forecast)
+        counts: Counter[str] = Counter()
+        cut: Counter[str] = Counter()
+        agreed = {"texts": 0.0, "share": 0.0}
+        faults = list[str]()
+
+        def rows() -> Iterator[dict[str, Any]]:
+            answers = _answers(beside.path / ANSWERS_FILE)
+            for row, text in table.rows():
+                answer = next(answers) if text else None
+                cells, kind = _cells(answer, labels, by, abstain_below)
+                counts[kind] += 1
+                if answer and answer.fault and not faults:
+                    faults.append(answer.fault)
+                if answer and answer.cut_words:
+                    cut["texts"] += 1
+                    cut["words"] += answer.cut_words
+                if answer and answer.agreement is not None:
+                    agreed["texts"] += 1
+                    agreed["share"] += answer.agreement
+                yield {**row, **cells}
+
+        write_table(out, [*table.columns, *added], rows(), table)
+    shutil.rmtree(beside.path)
+    return AnnotationSummary(
+        out=str(out),
+        by=by,
+        rows=counts.total(),
+        labelled={label: counts[f"={label}"] for label in labels},
+        abstained=counts["abstained"],
+        blank=counts["blank"],
+        unreadable=counts["unreadable"],
+        why_unreadable="".join(faults),
+        cut=cut["texts"],
+        cut_words=cut["words"],
+        agreement=round(agreed["share"] / agreed["texts"], 4) if agreed["texts"] else None,
+        warnings=table.warnings,
+        forecast=estimate,
+        remote_teacher=account(),
+    )
+
+
+def foretell_annotation(
+    reader: NamedReader,
+    table: TextTable | None,
+    texts: int,
+    on_event: OnEvent,
+    *,
+    tested: int = 0,
+    writes: int = 0,
+    anew: bool = False,
+) -> Forecast | None:
+    """Forecast what it takes to have ``texts`` texts of a table read, and tell; None for who reads without an engine.
+
+    ``tested``: test texts that are read besides. ``writes``: texts of each class that a remote teacher writes, where it
+    can. See `forecast.foretell`.
+    """
+    teacher, sample_texts = reader.teacher, list(islice(table.texts(), SAMPLE)) if table else []
+    drawn = writes if reader.draw else 0
+    if reader.forecast and texts + tested + drawn:  # it takes no measuring of this machine
+        estimate = reader.forecast(sample_texts, {"generate": drawn, "annotate": texts, "evaluate": tested})
+        on_event(Event(stage="forecast", message=str(estimate)))
+        return estimate
+    texts += tested
+    sample = [Example(text=text, label=reader.task.label_names[0]) for text in sample_texts]
+    if teacher is None or not (texts and sample):
+        return None
+    model = ResolvedModel(path=teacher.model_path, name="", revision=teacher.model_revision)
+    forms = [member.form(PromptFormat()) for member in teacher.readers if member.adapter]
+    counts = Counts(teacher.task, sample, teacher.settings, teacher.model_path)
+    work = counts.committee(texts, forms, teacher.shots, teacher.chat)
+    return foretell(model, lambda _: [msgspec.structs.replace(work, stage="annotate")], on_event, anew=anew)
+
+
+def annotated_file(table_path: Path, folder: Path) -> Path:
+    """Where a distillation has what its teacher says of a table: in the table's own format, where that is text."""
+    suffix = table_path.suffix.lower()
+    return folder / f"annotated{suffix if suffix in ('.csv', '.tsv') else '.jsonl'}"
+
+
+def unfinished_folder(out: Path) -> Path:
+    """Where the answers lie until the table is written. Raises InputError where ``out`` is a folder, and no file."""
+    if out.is_dir():
+        raise InputError(
+            f"{out} is a folder, and the table needs a name: give a file, such as --out {out / 'out.csv'}."
+        )
+    return out.with_name(f"{out.name}{UNFINISHED}")
+
+
+def _read_rest(
+    table: TextTable, file: Path, read: Read, on_event: OnEvent, forecast: Callable[[int], Forecast | None]
+) -> Forecast | None:
+    """Have the texts read whose answers the file lacks."""
+    done = sum(1 for _ in _answers(file))
+    total = sum(1 for _ in table.texts())
+    if done == total:
+        return None
+    estimate, began = forecast(total - done), time.perf_counter()
+    for answers in read(parts_of(islice(table.texts(), done, None))):
+        append_lines(file, answers)
+        done += len(answers)
+        on_event(Event(stage="annotate", message="reading", done=done, total=total, unit="texts"))
+    return estimate.beside({"annotate": time.perf_counter() - began}) if estimate else None
+
+
+def _answers(file: Path) -> Iterator[Annotation]:
+    """One by one: there may be millions. A line that a kill cut short is not there yet."""
+    if not file.exists():
+        return
+    decode = msgspec.json.Decoder(Annotation).decode
+    with file.open("rb") as lines:
+        yield from (decode(line) for line in lines if line.endswith(b"\n"))
+
+
+def _cells(
+    answer: Annotation | None, labels: Sequence[str], by: str, abstain_below: float
+) -> tuple[dict[str, Any], str]:
+    """What is added to a row, and what became of it: "=LABEL", or why there is none."""
+    if answer is None or answer.fault:
+        return {}, "blank" if answer is None else "unreadable"
+    probability = max(answer.probabilities)
+    label = labels[answer.probabilities.index(probability)] if probability >= abstain_below else None
+    cells = {LABEL: label, PROBABILITY: probability, AGREEMENT: answer.agreement, BY: by}
+    cells |= {f"p_{name}": value for name, value in zip(labels, answer.probabilities, strict=True)}
+    return cells, f"={label}" if label else "abstained"
+
+
+def annotated_probabilities(row: dict[str, Any], labels: Sequence[str]) -> tuple[float, ...] | None:
+    """What a row of such a table teaches, as a person may have corrected it; None: nothing.
+
+    A label that is not the likeliest one, or has no probabilities beside it, was put there by a person, and counts
+    alone. Raises InputError where it is none of ``labels``.
+    """
+    cell = "" if row.get(LABEL) is None else str(row[LABEL]).strip()
+    label = label_named(cell, labels)
+    if label is None:
+        allowed = f"allowed are {shorten(labels, MOST_NAMED)}, or nothing to leave a row out."
+        raise InputError(f"{LABEL} is {cell!r}; {allowed} {nearest(cell, labels)}".rstrip())
+    if not label:
+        return None
+    if is_own(row, labels):
+        return tuple(float(name == label) for name in labels)
+    shares = _teacher_shares(row, labels)
+    return tuple(value / sum(shares) for value in shares)
+
+
+def is_own(row: dict[str, Any], labels: Sequence[str]) -> bool:
+    """Whether a person put the label into a row that can be read: it is not the likeliest one."""
+    label = label_named("" if row.get(LABEL) is None else str(row[LABEL]), labels)
+    shares = _teacher_shares(row, labels)
+    return bool(label) and not (shares and labels[shares.index(max(shares))] == label)
+
+
+def _teacher_shares(row: dict[str, Any], labels: Sequence[str]) -> list[float]:
+    """The teacher's probabilities in a row, as they are there; none where they are not all there. Raises InputError."""
+    shares = [_share(f"p_{name}", row.get(f"p_{name}")) for name in labels]
+    known_shares = [share for share in shares if share is not None]
+    is_known = len(known_shares) == len(labels) and 0 < sum(known_shares) < math.inf and min(known_shares) >= 0
+    return known_shares if is_known else []
+
+
+def _share(column: str, cell: Any) -> float | None:
+    """A probability as a spreadsheet left it, with a comma or as per cent; None where there is none.
+
+    Raises InputError for what is no number.
+    """
+    text = "" if cell is None else str(cell).strip().removesuffix("%").replace(",", ".")
+    try:
+        return float(text) if text else None
+    except ValueError:
+        raise InputError(f"{column} is {cell!r}; allowed are numbers, or nothing for a label of your own.") from None

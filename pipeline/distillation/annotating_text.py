@@ -1,0 +1,135 @@
+"""A table of inputs of a text generation task, with what somebody writes for each of them.
+
+What was written is on the disk part by part, beside the table that will be there, so a kill costs the part in work.
+"""
+
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from fourshot.engine.machine.files import append_lines, read_lines
+from fourshot.pipeline.distillation.annotating import ANSWERS_FILE, unfinished_folder
+from fourshot.pipeline.distillation.readers import parts_of
+from fourshot.pipeline.distillation.text_pairs import BY, TARGET, write_annotated
+from fourshot.pipeline.events import Event, OnEvent, ignore
+from fourshot.pipeline.forecast import Forecast
+from fourshot.pipeline.provenance import value_hash
+from fourshot.pipeline.rows.text_table import check_cells, check_written
+from fourshot.pipeline.runs.stages.write import Written
+from fourshot.pipeline.student_card import RemoteTeacher
+from fourshot.pipeline.synthesis.settings import RunSettings
+from fourshot.pipeline.tasks.generation import GenerationTask, Pair
+from fourshot.pipeline.tasks.pairs import Inputs
+from fourshot.pipeline.work_folder import Manifest, WorkFolder
+
+PART = 32  # inputs: what is lost by a kill
+Parts = Iterator[Sequence[str]]
+Write = Callable[[Parts], Iterator[list[Written]]]  # one list for each part, in their order
+Draw = Callable[[Iterator[range]], Iterator[list[Written]]]  # the same of pairs, each as its teacher writes them
+
+
+class NamedWriter(NamedTuple):
+    """Somebody who writes targets for inputs."""
+
+    name: str  # changes with what would be written
+    task: GenerationTask
+    write: Callable[[Path, OnEvent], Write]  # given the log and who is told of progress
+    # Of a remote one: what so many inputs like some will take, by stage; and what was asked so far, once it was.
+    forecast: Callable[[Sequence[str], dict[str, int]], Forecast] | None = None
+    account: Callable[[], RemoteTeacher | None] = lambda: None
+    # Who writes pairs of its own, too, numbered from 0, is given the real ones and the settings of a run as well.
+    draw: Callable[[Path, OnEvent, Sequence[Pair], RunSettings], Draw] | None = None
+
+
+class TextAnnotationManifest(Manifest, frozen=True, kw_only=True):
+    """What the answers beside an unfinished table are."""
+
+    inputs: str  # content hash
+    by: str
+
+
+class TextAnnotationSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """What such an annotation came to."""
+
+    out: str
+    by: str
+    rows: int
+    written: int  # rows that have a target now
+    blank: int = 0  # rows without an input
+    unfinished: int = 0  # rows of which the target did not come to an end, and is left empty
+    unreadable: int = 0  # rows whose input was refused, or for which nothing was written
+    why_unreadable: str = ""  # of the first of these, where that is known
+    cut: int = 0  # rows of whose input the end was not read
+    warnings: tuple[str, ...] = ()  # of how the table was read
+    forecast: Forecast | None = None
+    remote_teacher: RemoteTeacher | None = None
+
+
+def annotate_inputs(
+    table: Inputs,
+    out: Path,
+    writer: NamedWriter,
+    *,
+    on_event: OnEvent = ignore,
+    forecast: bool = False,
+) -> TextAnnotationSummary:
+    """Write the rows of ``table`` with what ``writer`` writes for each to ``out``; resumes what was stopped.
+
+    Raises InputError where ``out`` is there, or a column that would be added.
+    """
+    check_written(out, table.columns, [TARGET, BY])
+    check_cells(out, table.columns, table.rows)
+    inputs = [text for text in table.inputs if text]
+    beside = WorkFolder(unfinished_folder(out))
+    with beside.lock():
+        beside.claim(TextAnnotationManifest(inputs=value_hash(table.inputs), by=writer.name), over_unused=True)
+        file = beside.path / ANSWERS_FILE
+        remaining_inputs = inputs[len(read_lines(file, Written)) :]
+        estimate = foretell_writing(writer, remaining_inputs, on_event) if forecast and remaining_inputs else None
+        write_lines(writer, inputs, file, on_event, "writing")
+        answers = read_lines(file, Written)
+        write_annotated(table, out, answers, writer.name)
+    shutil.rmtree(beside.path)
+    faulty = sum(bool(answer.fault or not answer.text) for answer in answers)
+    unfinished = sum(not answer.is_whole for answer in answers if not answer.fault and answer.text)
+    return TextAnnotationSummary(
+        out=str(out),
+        by=writer.name,
+        rows=len(table.inputs),
+        written=len(answers) - faulty - unfinished,
+        blank=len(table.inputs) - len(inputs),
+        unfinished=unfinished,
+        unreadable=faulty,
+        why_unreadable=next((answer.fault for answer in answers if answer.fault), ""),
+        cut=sum(answer.is_cut for answer in answers),
+        warnings=table.notes,
+        forecast=estimate,
+        remote_teacher=writer.account(),
+    )
+
+
+def write_lines(writer: NamedWriter, inputs: Sequence[str], file: Path, on_event: OnEvent, message: str) -> None:
+    """Have ``writer`` write for those of ``inputs`` that ``file`` lacks, a line for each."""
+    done = len(read_lines(file, Written))
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if done == len(inputs):
+        return
+    for answers in writer.write(file.with_name("log.txt"), on_event)(parts_of(inputs[done:], PART)):
+        append_lines(file, answers)
+        done += len(answers)
+        on_event(Event(stage="annotate", message=message, done=done, total=len(inputs), unit="texts"))
+
+
+def foretell_writing(
+    writer: NamedWriter, inputs: Sequence[str], on_event: OnEvent, *, tested: Sequence[str] = (), pairs: int = 0
+) -> Forecast | None:
+    """Forecast and tell what these inputs, and ``pairs`` of its own, take of a remote teacher; None of others."""
+    if writer.forecast is None or not (inputs or tested or pairs):
+        return None
+    counts = {"annotate": len(inputs), "generate": pairs, "evaluate": len(tested)}
+    estimate = writer.forecast([*inputs, *tested], counts)
+    on_event(Event(stage="forecast", message=str(estimate)))
+    return estimate

@@ -1,0 +1,268 @@
+"""Who reads texts, and how: a run's committee, an adapter, or anything that gives label probabilities.
+
+Texts come in parts and answers go out in parts, in their order, so that neither is held in memory whole.
+"""
+
+import hashlib
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+
+from fourshot.engine import calibration as calibrations
+from fourshot.engine.calibration import NONE, Calibration
+from fourshot.engine.chat import ChatTurns
+from fourshot.engine.checkpoints.models import resolve_again
+from fourshot.engine.errors import InputError
+from fourshot.engine.machine.files import read_made
+from fourshot.pipeline.card import base_of, load_card
+from fourshot.pipeline.cells.run_folder import SHOTS_FILE, RunFolder
+from fourshot.pipeline.events import OnEvent
+from fourshot.pipeline.forecast import Forecast
+from fourshot.pipeline.loop.driver import WAIT_S
+from fourshot.pipeline.loop.rounds import CALIBRATION_FILE, RoundSink
+from fourshot.pipeline.loop.units import ReadUnit, TaskBrief, UnitResult
+from fourshot.pipeline.loop.workers import engine_settings, open_workers
+from fourshot.pipeline.rows.fields import bare_text
+from fourshot.pipeline.rows.text_words import words_left_out
+from fourshot.pipeline.runs.experiment import Experiment
+from fourshot.pipeline.runs.run import load_shots
+from fourshot.pipeline.student_card import RemoteTeacher
+from fourshot.pipeline.synthesis.committee import Reader
+from fourshot.pipeline.synthesis.settings import AnnotateSettings, RunSettings
+from fourshot.pipeline.synthesis.types import Candidate, Verdict
+from fourshot.pipeline.task import Example, Task
+from fourshot.pipeline.task_data import TaskData
+from fourshot.pipeline.work_folder import MANIFEST_FILE
+
+PART = 256  # texts: what is lost by a kill, and what is on the disk at once
+
+
+class Annotation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What was said of one text."""
+
+    probabilities: tuple[float, ...] = ()  # [num_labels]; empty: it could not be read
+    agreement: float | None = None  # share of several readers that say the likeliest label
+    fault: str = ""  # why it could not be read
+    cut_words: int = 0  # of the text, that were not read
+
+
+Parts = Iterable[Sequence[str]]
+Read = Callable[[Parts], Iterator[list[Annotation]]]  # one list for each part, in their order
+
+
+class Teacher(msgspec.Struct, frozen=True, kw_only=True):
+    """Readers on a base model, and what they have to know."""
+
+    name: str
+    task: Task
+    model_path: str
+    model_revision: str = ""
+    settings: RunSettings
+    shots: tuple[Example, ...]
+    readers: tuple[Reader, ...] = ()  # none: the base model, shown the shots
+    chat: ChatTurns | None = None
+    calibration: Calibration = NONE
+
+
+class NamedReader(NamedTuple):
+    """Somebody who says of texts what they are."""
+
+    name: str  # changes with what would be answered
+    task: Task
+    read: Callable[[Path, OnEvent], Read]  # given the log and who is told of progress
+    shots: tuple[Example, ...] = ()  # what it learnt from, where that is known
+    pairs: Sequence[tuple[Candidate, Verdict]] = ()  # texts that it wrote, with what became of them
+    teacher: Teacher | None = None  # where it reads with an engine
+    # Of a remote teacher: what so many texts like some will take, by stage; and what was read so far, once it was.
+    forecast: Callable[[Sequence[str], Mapping[str, int]], Forecast] | None = None
+    account: Callable[[], RemoteTeacher | None] = lambda: None
+    # Of one that also writes texts: into the rounds of a sink, of settings that are for such a writer.
+    draw: Callable[[Path, OnEvent, RunSettings, Callable[[RunSettings], RoundSink]], None] | None = None
+    check_draw: Callable[[RunSettings], object] = lambda _: None  # raises InputError for settings it cannot be told
+
+
+def open_run(folder: Path) -> Experiment:
+    """A run as its folder has it. Raises InputError where there is none, or its base model is another one now."""
+    run_folder = RunFolder(folder)
+    if missing := [name for name in (MANIFEST_FILE, SHOTS_FILE) if not run_folder.has(name)]:
+        raise InputError(
+            f"{folder} holds no run: it has no {missing[0]}. Give the folder of one, or an adapter's or a student's."
+        )
+    manifest = run_folder.manifest()
+    model = resolve_again(manifest.model_name, manifest.model_revision)
+    if model.revision != manifest.model_revision:
+        raise InputError(
+            f"The run {folder} was made on {manifest.model_name} revision {manifest.model_revision}; here it is "
+            f"revision {model.revision}. Put that model back, or run again on this one."
+        )
+    data = TaskData(manifest.task, needs_test=False)
+    seeds = [load_shots(data, manifest.settings, run_folder)]
+    return Experiment(data, model, manifest.settings, ["fourshot"], seeds, folder, flat=True)
+
+
+def teacher_of_run(experiment: Experiment) -> Teacher:
+    """Those who read the candidates of a run. Raises InputError where they are not all trained, or are nobody."""
+    writer = experiment.writers[0]
+    annotator, folder = writer.settings.annotate.annotator, writer.folder.path
+    if annotator == "none":
+        raise InputError(f"The run {folder} has no annotator. Name its adapter's folder to have that annotate.")
+    readers = experiment.readers(writer)
+    expected = writer.settings.annotate.num_readers if annotator == "adapters" else 0
+    if len(readers) < expected:
+        raise InputError(
+            f"The run {folder} is not finished: {len(readers)} of its {expected} annotators are there. Run the command "
+            "that began it again."
+        )
+    calibrated = writer.folder.has(CALIBRATION_FILE)
+    return Teacher(
+        name=f"committee of {len(readers)}, {_hash(readers)}" if readers else f"{experiment.model.name} in context",
+        task=experiment.task,
+        model_path=experiment.model.path,
+        model_revision=experiment.model.revision,
+        settings=writer.settings,
+        shots=writer.shots,
+        readers=readers,
+        chat=writer.form.chat,
+        calibration=read_made(folder / CALIBRATION_FILE, Calibration) if calibrated else NONE,
+    )
+
+
+def _hash(readers: Sequence[Reader]) -> str:
+    """Twelve hex digits that change with who reads, wherever their files lie."""
+    identities = []
+    for reader in readers:
+        fields = msgspec.to_builtins(msgspec.structs.replace(reader, adapter=None))
+        del fields["encoder"]
+        files = reader.adapter or reader.encoder
+        identities.append((files.name if files else "", fields))
+    return hashlib.sha256(msgspec.json.encode(identities)).hexdigest()[:12]
+
+
+def teacher_of_adapter(folder: Path, model: str | None = None) -> Teacher:
+    """One adapter. Raises as `pipeline.card.base_of`."""
+    card = load_card(folder)
+    base = base_of(card, folder, model)
+    annotate = AnnotateSettings(num_adapters=1, folds=0)
+    return Teacher(
+        name=card.name,
+        task=card.task,
+        model_path=base.path,
+        model_revision=base.revision,
+        settings=RunSettings(annotate=annotate, max_text_words=card.max_text_words, long_texts=card.long_texts),
+        shots=card.shots,
+        readers=(card.reader(folder),),
+        calibration=card.calibration,
+    )
+
+
+def read_with(teacher: Teacher, log: Path, ray: str = "", tell: Callable[[str], None] = lambda line: None) -> Read:
+    """Reads with engines in processes of their own, here or over ``ray``; opened when the first part is asked for.
+
+    A text that the engine refuses gets a fault and takes no other with it.
+    """
+
+    def read(parts: Parts) -> Iterator[list[Annotation]]:
+        brief = TaskBrief(
+            key=teacher.task.name,
+            task=teacher.task,
+            shots=teacher.shots,
+            settings=teacher.settings,
+            chat=teacher.chat,
+            readers=teacher.readers,
+        )
+        tell("starting the engine")
+        engine = engine_settings(teacher.model_path, [reader.adapter for reader in teacher.readers], most_loras=1)
+        with closing(open_workers(engine, ray, log, teacher.readers, tell)) as to:
+            queue = _Queue(parts)
+            while True:
+                while to.has_room() and (unit := queue.next_unit(brief.key)):
+                    to.give(unit, brief)
+                for message in to.wait(WAIT_S):
+                    if isinstance(message, UnitResult):
+                        queue.take(message, teacher)
+                yield from queue.done()
+                if queue.is_empty:
+                    return
+
+    return read
+
+
+class _Queue:
+    """Parts on their way through the engines."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = enumerate(parts)
+        self._has_more = True
+        self._number = 0  # of the next unit
+        self._places: dict[int, tuple[int, int]] = {}  # number of a unit -> part, place of its first text there
+        self._again: deque[tuple[int, int, tuple[str, ...]]] = deque()  # halves of units that were refused
+        self._open: dict[int, list[Annotation | None]] = {}  # by part, in their order
+
+    @property
+    def is_empty(self) -> bool:
+        return not (self._has_more or self._open)
+
+    def next_unit(self, brief: str) -> ReadUnit | None:
+        if self._again:
+            part, place, texts = self._again.popleft()
+        else:
+            number, chunk = next(self._parts, (-1, ()))
+            if number < 0:
+                self._has_more = False
+                return None
+            part, place, texts = number, 0, tuple(chunk)
+            self._open[part] = [None] * len(texts)
+        self._places[self._number] = part, place
+        self._number += 1
+        return ReadUnit(brief=brief, number=self._number - 1, texts=texts)
+
+    def take(self, result: UnitResult, teacher: Teacher) -> None:
+        """Put a unit's answers in their places. Raises what failed, but for texts that are refused."""
+        assert isinstance(result.unit, ReadUnit)
+        part, place = self._places.pop(result.unit.number)
+        texts = result.unit.texts
+        if result.failure and result.failure.kind != "InputError":
+            raise result.failure.error()
+        if result.failure and len(texts) > 1:
+            half = len(texts) // 2
+            self._again += [(part, place, texts[:half]), (part, place + half, texts[half:])]
+            return
+        if result.failure:
+            answers = [Annotation(fault=result.failure.message)]
+        else:
+            probabilities = np.exp(calibrations.apply(teacher.calibration, np.array(result.scores))).round(6).tolist()
+            agreement = result.agreement if len(teacher.readers) > 1 else [None] * len(texts)
+            answers = [
+                Annotation(
+                    probabilities=tuple(row),
+                    agreement=agreed if agreed is None else round(agreed, 3),
+                    cut_words=words_left_out(
+                        bare_text(teacher.task, text), teacher.settings.max_text_words, teacher.settings.long_texts
+                    ),
+                )
+                for text, row, agreed in zip(texts, probabilities, agreement, strict=True)
+            ]
+        self._open[part][place : place + len(answers)] = answers
+
+    def done(self) -> Iterator[list[Annotation]]:
+        """Parts that are complete, as far as all before them are."""
+        while self._open:
+            part = next(iter(self._open))
+            answers = [answer for answer in self._open[part] if answer is not None]
+            if len(answers) < len(self._open[part]):
+                return
+            del self._open[part]
+            yield answers
+
+
+def parts_of(texts: Iterable[str], size: int = PART) -> Iterator[Sequence[str]]:
+    """``texts`` in their order, so many at a time."""
+    iterator = iter(texts)
+    while part := tuple(islice(iterator, size)):
+        yield part

@@ -1,0 +1,219 @@
+"""What a student learns: a user's texts as a teacher read them, texts that it wrote, and what of both is left out."""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from fourshot.engine.errors import InputError
+from fourshot.pipeline.cells.measuring import Evaluation, evaluation_of
+from fourshot.pipeline.cells.review import TextPairs
+from fourshot.pipeline.cells.run_folder import GENERATED_FILE
+from fourshot.pipeline.distillation.annotating import (
+    LABEL,
+    UNFINISHED,
+    annotate_table,
+    annotated_file,
+    annotated_probabilities,
+    is_own,
+    unfinished_folder,
+)
+from fourshot.pipeline.distillation.readers import NamedReader, Read, parts_of
+from fourshot.pipeline.events import Event, OnEvent
+from fourshot.pipeline.faults import Fault, counted, error, raise_errors
+from fourshot.pipeline.loop.rounds import RoundSink, finished_pairs
+from fourshot.pipeline.provenance import value_hash
+from fourshot.pipeline.rows.examples import normalise
+from fourshot.pipeline.rows.fields import encoder_text
+from fourshot.pipeline.rows.review_table import check_alone, corrections
+from fourshot.pipeline.rows.text_table import TextTable
+from fourshot.pipeline.runs.trainings import taught_shots
+from fourshot.pipeline.synthesis.settings import RunSettings
+from fourshot.pipeline.tables.files import read_table
+from fourshot.pipeline.task import Example, Task
+from fourshot.pipeline.task_data import TaskData
+from fourshot.pipeline.work_folder import WorkFolder
+from fourshot.training.students.encoders import ResolvedEncoder
+from fourshot.training.students.examples import StudentJob, TaughtExample
+from fourshot.training.students.settings import StudentSettings
+
+OF_TRAINED = ("train", "wording", "prompt_style", "verbalizer", "base_verbalizer", "shot_weight", "align")
+Annotated = list[tuple[str, tuple[float, ...]]]  # text, probabilities
+
+
+def is_annotated(out: Path) -> bool:
+    """Whether the teacher has read all of it."""
+    return out.exists() and not unfinished_folder(out).exists()
+
+
+def annotated_texts(
+    unlabelled: TextTable | None, folder: Path, task: Task, by: str, read: Read, on_event: OnEvent
+) -> tuple[Annotated, list[str]]:
+    """The user's texts with what the teacher says, or what a person made of that; and what is to be told."""
+    if unlabelled is None:
+        return [], []
+    out, notes = annotated_file(unlabelled.path, folder), list(unlabelled.warnings)
+    check_alone(out, UNFINISHED)
+    if not is_annotated(out):
+        out.unlink(missing_ok=True)
+        summary = annotate_table(unlabelled, out, task.label_names, by, read, on_event=on_event)
+        if summary.unreadable:
+            notes.append(
+                f"{counted(summary.unreadable, 'text')} could not be read; of the first: {summary.why_unreadable}"
+            )
+    table, rows, faults = read_table(out), list[tuple[str, tuple[float, ...] | None]](), list[Fault]()
+    num_corrected = 0  # labels that a person gave
+    needed = (*(unlabelled.fields or (unlabelled.text_column,)), LABEL)
+    if missing_columns := [column for column in needed if column not in table.columns]:
+        names = " and ".join(map(repr, missing_columns))
+        raise InputError(f"{out} has no column {names} any more. Put it back, or remove the file to annotate anew.")
+    for line, row in table.rows.items():
+        try:
+            rows.append((unlabelled.text_of(row), annotated_probabilities(row, task.label_names)))
+            num_corrected += is_own(row, task.label_names)
+        except InputError as failure:
+            faults.append(error(f"{out}:{line}", str(failure)))
+    raise_errors(faults)
+    labelled = [(text, probabilities) for text, probabilities in rows if text and probabilities is not None]
+    notes += corrections(unlabelled.path.name, unlabelled.texts(), out.name, [text for text, _ in rows if text])
+    if num_corrected:
+        notes.append(f"{counted(num_corrected, 'label')} in {out.name} not of the teacher: learnt alone, as a person's")
+    if blank := sum(not text for text, _ in rows):
+        notes.append(f"{blank} rows without a text were left out")
+    if missing := len(rows) - blank - len(labelled):
+        notes.append(f"{missing} texts have no label in {out.name}: refused by the teacher, or removed there")
+    return labelled, notes
+
+
+def unused_settings(settings: RunSettings) -> list[str]:
+    """What is to be told of settings of a teacher that is trained, where there is one already."""
+    usual = RunSettings()
+    named = [name for name in OF_TRAINED if getattr(settings, name) != getattr(usual, name)]
+    return [f"nothing came of {', '.join(named)}: the teacher was not trained here"] if named else []
+
+
+def learnable(annotated: Annotated, shots: Sequence[Example], test: Sequence[Example]) -> tuple[Annotated, list[str]]:
+    """Without texts that stand there twice, are shots, or are what is measured on; and how many these were."""
+    tested, earlier_keys = {normalise(example.text) for example in test}, {normalise(example.text) for example in shots}
+    usable: Annotated = []
+    repeated = measured = 0
+    for text, probabilities in annotated:
+        key = normalise(text)
+        if key in tested:
+            measured += 1
+        elif key in earlier_keys:
+            repeated += 1
+        else:
+            earlier_keys.add(key)
+            usable.append((text, probabilities))
+    notes = [f"{measured} texts that are test texts were not learnt"] if measured else []
+    return usable, notes + ([f"{repeated} texts that repeat others were not learnt"] if repeated else [])
+
+
+def sure_enough(parts: Sequence[Annotated], least: float) -> tuple[list[int], list[str]]:
+    """Of each part, how many texts a student learns that leaves out those of which the teacher is less sure than
+    ``least``; and what is to be told of the others.
+    """
+    learnt = [sum(max(probabilities) >= least for _, probabilities in part) for part in parts]
+    unsure = sum(map(len, parts)) - sum(learnt)
+    return learnt, [f"{counted(unsure, 'text')} not learnt: the teacher is less sure than {least:g}"] if unsure else []
+
+
+def kept_shots(stored_shots: Sequence[Example], current_shots: Sequence[Example]) -> list[str]:
+    """What is to be told where the folder was begun with other shots than the data would give now."""
+    if value_hash(tuple(stored_shots)) == value_hash(tuple(current_shots)):
+        return []
+    return ["the shots are those that the folder was begun with; for those of the data as it is now give another --out"]
+
+
+def drawn_texts(
+    by: NamedReader,
+    data: TaskData,
+    shots: Sequence[Example],
+    settings: RunSettings,
+    folder: Path,
+    log: Path,
+    on_event: OnEvent,
+) -> TextPairs:
+    """The texts that a remote teacher writes into ``folder``, with what became of them."""
+    assert by.draw
+    drawn = WorkFolder(folder)
+    if not drawn.has(GENERATED_FILE):
+        drawn.path.mkdir(parents=True, exist_ok=True)
+        test = [example.text for example in data.test]
+        sink_of = partial(
+            RoundSink,
+            drawn,
+            by.task,
+            shots,
+            test_texts=lambda: test,
+            on_event=on_event,
+            done_file=GENERATED_FILE,
+        )
+        by.draw(log, on_event, settings, sink_of)
+    return finished_pairs(drawn)
+
+
+def written_texts(pairs: TextPairs, task: Task, per_class: int) -> Annotated:
+    """Up to ``per_class`` kept texts of each class that the teacher wrote, as it reads them."""
+    counts = dict.fromkeys(task.label_names, 0)
+    written: Annotated = []
+    for candidate, verdict in pairs:
+        label = verdict.predicted or candidate.label
+        if verdict.kept and counts[label] < per_class:
+            counts[label] += 1
+            probabilities = verdict.probabilities or {label: 1.0}
+            total = sum(probabilities.values())
+            written.append((candidate.text, tuple(probabilities.get(name, 0.0) / total for name in task.label_names)))
+    return written
+
+
+def missing_texts(written: Annotated, total: int) -> list[str]:
+    """What is to be told where the teacher wrote fewer texts than it was to."""
+    return [f"the teacher wrote {len(written)} of {total} texts that can be learnt"] if len(written) < total else []
+
+
+def student_jobs(
+    task: Task,
+    encoder: ResolvedEncoder,
+    shots: Sequence[Example],
+    annotated: Annotated,
+    written: Annotated,
+    settings: StudentSettings,
+    seed: int,
+) -> list[StudentJob]:
+    """The student, and the same on the shots alone, to compare with."""
+    real = taught_shots(task, shots, settings.max_tokens)
+    taught = [
+        TaughtExample(text=encoder_text(task, text, settings.max_tokens), probabilities=probabilities)
+        for text, probabilities in (*annotated, *written)
+    ]
+
+    def job(title: str, examples: Sequence[TaughtExample]) -> StudentJob:
+        return StudentJob(
+            name=task.name,
+            title=f"{task.name}, {title}",
+            encoder=encoder.path,
+            encoder_revision=encoder.revision,
+            labels=task.label_names,
+            examples=tuple(examples),
+            settings=settings,
+            seed=seed,
+        )
+
+    return [job("student", real + taught), job("student on the shots alone", real)]
+
+
+def teacher_measured(read: Read, task: Task, test: Sequence[Example], on_event: OnEvent) -> Evaluation:
+    """The teacher on the test texts. One that it refuses to read counts as answered at random."""
+    import time
+
+    rows: list[tuple[float, ...]] = []
+    at_random = (1 / len(task.labels),) * len(task.labels)
+    began_s = time.perf_counter()
+    for answers in read(parts_of([example.text for example in test])):
+        rows += [answer.probabilities or at_random for answer in answers]
+        message = "the teacher on the test texts"
+        on_event(Event(stage="evaluate", message=message, done=len(rows), total=len(test), unit="texts"))
+    return evaluation_of(np.array(rows), task, test, seconds=time.perf_counter() - began_s)

@@ -1,0 +1,102 @@
+"""What a student that writes learns: real pairs, a user's inputs as a teacher wrote for them, pairs that it wrote."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from fourshot.engine.errors import InputError
+from fourshot.pipeline.faults import counted
+from fourshot.pipeline.rows.examples import normalise
+from fourshot.pipeline.rows.label_cells import read_text_cell
+from fourshot.pipeline.rows.review_table import check_alone, corrections
+from fourshot.pipeline.rows.text_table import check_written, write_table
+from fourshot.pipeline.runs.stages.write import Written
+from fourshot.pipeline.tables.files import read_table
+from fourshot.pipeline.tasks.generation import GenerationTask, Pair, between
+from fourshot.pipeline.tasks.pairs import Inputs, input_of
+
+TARGET, BY = "annotated_target", "annotated_by"
+
+
+def write_annotated(source: Inputs, out: Path, written: Iterable[Written], by: str) -> None:
+    """The user's rows with what the teacher wrote for each; nothing for a blank input, nor where it did not end.
+
+    Raises InputError where the table has a column that would be added.
+    """
+    check_written(out, source.columns, [TARGET, BY])
+    answers = iter(written)
+    rows = []
+    for row, text in zip(source.rows, source.inputs, strict=True):
+        answer = next(answers) if text else None
+        target = answer.text if answer and answer.is_whole and not answer.fault else ""
+        rows.append({**row, TARGET: target or None, BY: by if target else None})
+    write_table(out, [*source.columns, TARGET, BY], rows)
+
+
+def annotated_pairs(source: Inputs, out: Path) -> tuple[list[Pair], list[str]]:
+    """What the table says, as a person may have corrected it; and what is to be told."""
+    check_alone(out)
+    table = read_table(out)
+    if missing := [column for column in (*source.input_columns, TARGET) if column not in table.columns]:
+        names = " and ".join(map(repr, missing))
+        raise InputError(f"{out} has no column {names} any more. Put it back, or remove the file to annotate anew.")
+    rows = table.rows.values()
+    try:
+        pairs = [
+            Pair(input=input_of(row, source.input_columns), target=(read_text_cell(row.get(TARGET)) or "").strip())
+            for row in rows
+        ]
+    except TypeError as error:
+        raise InputError(f"{out}: {error}. Write texts there, or leave the cell of {TARGET} empty.") from None
+    notes = list(source.notes)
+    if blank := sum(not pair.input for pair in pairs):
+        notes.append(f"{counted(blank, 'row')} without an input left out")
+    pairs = [pair for pair in pairs if pair.input]
+    source_inputs = (text for text in source.inputs if text)
+    notes += corrections(source.path.name, source_inputs, out.name, [pair.input for pair in pairs])
+    if without := sum(not pair.target for pair in pairs):
+        reason = "the teacher did not come to an end, could not read them, or it was removed there"
+        notes.append(f"{counted(without, 'input')} without a target in {out.name} left out: {reason}")
+    return [pair for pair in pairs if pair.target], notes
+
+
+def written_pairs(
+    task: GenerationTask, written: Sequence[Written], count: int, earlier_pairs: Sequence[Pair], test: Sequence[Pair]
+) -> tuple[list[Pair], list[str]]:
+    """The first ``count`` pairs that can be learnt of what a teacher wrote; and what is to be told.
+
+    Those of ``earlier_pairs`` are there already. A text without a target, and one that did not end, is malformed.
+    """
+    pairs = []
+    for answer in written:
+        text, sign, target = answer.text.partition(between(task))
+        if answer.is_whole and sign and text.strip() and target.strip() and between(task) not in target:
+            pairs.append(Pair(input=text.strip(), target=target.strip()))
+    notes = (
+        [f"{len(written) - len(pairs)} of {len(written)} pairs that the teacher wrote are malformed"] if written else []
+    )
+    usable_pairs, again = learnable_pairs(pairs, earlier_pairs, test, "written input")
+    notes += again
+    if written and len(usable_pairs) < count:
+        notes.append(f"the teacher wrote {len(usable_pairs)} of {count} pairs")
+    return usable_pairs[:count], notes
+
+
+def learnable_pairs(
+    pairs: Sequence[Pair], real: Sequence[Pair], test: Sequence[Pair], noun: str
+) -> tuple[list[Pair], list[str]]:
+    """Without inputs that are measured on, are real ones, or stand there twice; and how many these were."""
+    tested, earlier_inputs = {normalise(pair.input) for pair in test}, {normalise(pair.input) for pair in real}
+    usable_pairs, measured, repeated = list[Pair](), 0, 0
+    for pair in pairs:
+        key = normalise(pair.input)
+        if key in tested:
+            measured += 1
+        elif key in earlier_inputs:
+            repeated += 1
+        else:
+            earlier_inputs.add(key)
+            usable_pairs.append(pair)
+    notes = [f"{counted(measured, noun)} also in the test split left out"] if measured else []
+    return usable_pairs, notes + (
+        [f"{counted(repeated, noun)} repeating others or real ones left out"] if repeated else []
+    )

@@ -1,0 +1,215 @@
+"""Who teaches a text generation task: an adapter that is trained here, or somebody who is asked.
+
+Each writes targets for inputs, and pairs of its own.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import msgspec
+
+from fourshot.engine.checkpoints.models import ResolvedModel
+from fourshot.engine.core import Adapter, Sampling
+from fourshot.engine.machine.files import append_lines, read_lines
+from fourshot.pipeline.distillation.annotating_text import PART, NamedWriter, foretell_writing, write_lines
+from fourshot.pipeline.distillation.text_pairs import written_pairs
+from fourshot.pipeline.distillation.text_plan import Teaching, TextCounts
+from fourshot.pipeline.distillation.text_students import TextStudents, lora_job, trained
+from fourshot.pipeline.events import Event, OnEvent
+from fourshot.pipeline.forecast import Forecast, foretell
+from fourshot.pipeline.provenance import value_hash
+from fourshot.pipeline.runs.stage_driver import LOG_FILE
+from fourshot.pipeline.runs.stage_process import run_stage
+from fourshot.pipeline.runs.stages.train import TrainStage
+from fourshot.pipeline.runs.stages.write import WriteItem, WriteStage, Written
+from fourshot.pipeline.student_card import STUDENT_LINK
+from fourshot.pipeline.synthesis.settings import RunSettings
+from fourshot.pipeline.tasks.generation import GenerationTask, Pair, between, drawing_prompt, writing_prompt
+from fourshot.pipeline.text_student import greedy
+from fourshot.training.jobs.jobs import Placement, TrainingJob, finished
+from fourshot.training.lora.examples import TrainingExample
+
+SPARE = 2  # pairs drawn for each that is wanted, at most
+
+
+Taught = tuple[list[Written], list[Written], list[Written]]  # for test inputs, for the user's, and pairs of its own
+
+
+class TrainedTeacher:
+    """A base with an adapter that learnt the real pairs, and with another one where it is to write inputs, too."""
+
+    def __init__(
+        self,
+        task: GenerationTask,
+        base: ResolvedModel,
+        settings: RunSettings,
+        folder: Path,
+        on_event: OnEvent,
+        placement: Placement,
+        teaching: Teaching,
+        most_tokens: int,
+    ) -> None:
+        self._task, self._base, self._settings, self._folder = task, base, settings, folder
+        self._on_event, self._placement, self._most_tokens = on_event, placement, most_tokens
+        self._teaching, self._store = teaching, folder / "adapters"
+        self._jobs = [lora_job(task, "teacher", base, teaching.learnt, settings)]
+        if teaching.generate:
+            self._jobs.append(self._drawing_job())
+        self.name = ""
+
+    def work(self) -> Taught:
+        """Learn, then write."""
+        log = str(self._folder / LOG_FILE)
+        stage = TrainStage(
+            model_path=self._base.path,
+            items=tuple(self._jobs),
+            store=str(self._store),
+            what="teacher",
+            log=log,
+            placement=self._placement,
+        )
+        run_stage(stage, self._on_event)
+        adapters = [trained(self._store, job)[0] for job in self._jobs]
+        self.name = adapters[0].name
+        items = self._items(adapters)
+        run_stage(WriteStage(model_path=self._base.path, items=tuple(items), log=log), self._on_event)
+        tested, annotated, *drawn = (item.lines() for item in items)
+        return tested, annotated, drawn[0] if drawn else []
+
+    def foretell(self, students: TextStudents, *, anew: bool = False) -> Forecast | None:
+        """Forecast and tell what is left to do, with the students where these are of the same base, whose speed is
+        known. See `forecast.foretell`.
+        """
+        results = [finished(self._store, job) for job in self._jobs]
+        adapters = [
+            Adapter(name=result.name, path=result.path) if result else Adapter(name="", path="") for result in results
+        ]
+        tested, annotated, *drawn = (len(item.prompts) - len(item.lines()) for item in self._items(adapters))
+        counts = TextCounts(self._task, self._teaching, self._base.path)
+        learnt, test, inputs, generate = self._teaching
+        work = [
+            counts.training("train the teacher", len(learnt), self._settings.train) for result in results if not result
+        ]
+        work.append(counts.targets("annotate", tested + annotated))
+        if drawn:
+            pairs = counts.pairs("generate", drawn[0])
+            work.append(msgspec.structs.replace(pairs, opens="nothing" if work[-1].calls else "engine"))
+        if (train := students.lora_of(self._base)) and not (self._folder / STUDENT_LINK).exists():
+            work.append(counts.training("train the student", len(learnt) + len(inputs) + generate, train))
+            work.append(counts.targets("evaluate", len(test), adapter=False))
+        remaining_work = [part for part in work if part.calls or part.trainings]
+        return foretell(self._base, lambda _: remaining_work, self._on_event, anew=anew)
+
+    def _items(self, adapters: Sequence[Adapter]) -> list[WriteItem]:
+        """For the test inputs, for the user's, and pairs of its own where these are wanted."""
+        _, test, inputs, generate = self._teaching
+        items = [
+            self._item("the teacher on the test inputs", [pair.input for pair in test], adapters[0]),
+            self._item("the teacher on the inputs given", inputs, adapters[0]),
+        ]
+        if generate:
+            sampling = Sampling(
+                **msgspec.structs.asdict(self._settings.sampling),
+                max_tokens=3 * self._most_tokens,
+                seed=self._settings.seed,
+            )
+            prompts = (drawing_prompt(self._task),) * (SPARE * generate)
+            items.append(
+                msgspec.structs.replace(
+                    self._item("pairs of the teacher's own", [], adapters[1]), prompts=prompts, sampling=sampling
+                )
+            )
+        return items
+
+    def _item(self, title: str, inputs: Iterable[str], adapter: Adapter) -> WriteItem:
+        return WriteItem(
+            title=title,
+            folder=str(self._folder / "written"),
+            prompts=tuple(writing_prompt(self._task, text) for text in inputs),
+            sampling=greedy(self._most_tokens),
+            model_revision=self._base.revision,
+            adapter=adapter,
+        )
+
+    def _drawing_job(self) -> TrainingJob:
+        """Learns inputs with their targets, from the instruction alone."""
+        prompt, learnt = drawing_prompt(self._task), self._teaching.learnt
+        examples = [
+            TrainingExample(prompt=prompt, written=f"{pair.input}{between(self._task)} {pair.target}")
+            for pair in learnt
+        ]
+        job = lora_job(self._task, "generator", self._base, learnt, self._settings)
+        return msgspec.structs.replace(job, examples=tuple(examples))
+
+
+class AskedTeacher:
+    """Somebody who is there already, and is asked."""
+
+    def __init__(
+        self, by: NamedWriter, settings: RunSettings, folder: Path, on_event: OnEvent, teaching: Teaching
+    ) -> None:
+        """Raises InputError for a setting that ``by`` cannot be told."""
+        self._by, self._on_event, self.name = by, on_event, by.name
+        self._inputs = list(teaching.inputs), [pair.input for pair in teaching.test]
+        self._files = [folder / "written" / f"{value_hash((by.name, texts))}.jsonl" for texts in self._inputs]
+        known_pairs = [*teaching.learnt, *(Pair(input=text, target="") for text in teaching.inputs)]
+        self._pairs = _Pairs(by, folder, teaching, known_pairs, settings, on_event) if teaching.generate else None
+
+    def foretell(self, students: TextStudents, *, anew: bool = False) -> Forecast | None:
+        """Forecast and tell what is left to ask of a remote teacher; None of others."""
+        remaining_inputs, tested = (
+            texts[len(read_lines(file, Written)) :] for texts, file in zip(self._inputs, self._files, strict=True)
+        )
+        pairs = self._pairs.missing if self._pairs else 0
+        return foretell_writing(self._by, remaining_inputs, self._on_event, tested=tested, pairs=pairs)
+
+    def work(self) -> Taught:
+        """Have it write."""
+        for texts, file, description in zip(
+            self._inputs, self._files, ("the inputs given", "the test inputs"), strict=True
+        ):
+            write_lines(self._by, texts, file, self._on_event, f"the teacher on {description}")
+        annotated, tested = (read_lines(file, Written) for file in self._files)
+        return tested, annotated, self._pairs.drawn() if self._pairs else []
+
+
+class _Pairs:
+    """Pairs that a teacher who is asked writes, on the disk part by part; each is paid for, so no more than needed."""
+
+    def __init__(
+        self,
+        by: NamedWriter,
+        folder: Path,
+        teaching: Teaching,
+        known_pairs: Sequence[Pair],
+        settings: RunSettings,
+        on_event: OnEvent,
+    ) -> None:
+        """Raises InputError for a setting that ``by`` cannot be told."""
+        assert by.draw
+        learnt, self._test, _, self._count = teaching
+        self._task, self._known_pairs, self._on_event = by.task, known_pairs, on_event
+        identity = (by.name, "pairs", learnt, settings.sampling, settings.seed)
+        self._file = folder / "written" / f"{value_hash(identity)}.jsonl"
+        self._draw = by.draw(self._file.with_name("log.txt"), on_event, learnt, settings)
+        self._written = read_lines(self._file, Written)
+
+    @property
+    def missing(self) -> int:
+        """How many are to be asked for at least; 0 too where as many were drawn as may be."""
+        usable, _ = written_pairs(self._task, self._written, self._count, self._known_pairs, self._test)
+        return min(self._count - len(usable), SPARE * self._count - len(self._written))
+
+    def drawn(self) -> list[Written]:
+        """All, once there are enough that can be learnt, or `SPARE` for each that is wanted."""
+        for answers in self._draw(self._parts()):
+            append_lines(self._file, answers)
+            self._written += answers
+            message, done = "the teacher's own pairs", self._count - self.missing
+            self._on_event(Event(stage="generate", message=message, done=done, total=self._count, unit="pairs"))
+        return self._written
+
+    def _parts(self) -> Iterator[range]:
+        """Each as what became of those before leaves it open."""
+        while missing := self.missing:
+            yield range(len(self._written), len(self._written) + min(missing, PART))

@@ -1,0 +1,207 @@
+"""Inputs of several named fields, such as a premise and a hypothesis: one text with a line for each, and back.
+
+Everywhere but at the doors such an input is one string, "Premise: ...\\nHypothesis: ...", in the task's order; so what
+handles texts handles it. Here is what must know the fields: what writes that string, takes it apart and cuts it.
+
+Importing this module loads no heavy library.
+"""
+
+import math
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from fourshot.engine.errors import InputError
+from fourshot.pipeline.faults import nearest
+from fourshot.pipeline.rows.label_cells import UNSEEN, read_text_cell
+from fourshot.pipeline.rows.text_words import LongTexts, count_words, shown_text, text_windows
+from fourshot.pipeline.task import Task
+
+TOKENS_PER_NAME = 4  # of a field, with its colon
+Given = str | Mapping[str, str]  # an input as a user gives it: a text, or an object of fields
+
+
+def heading(field: str) -> str:
+    """What stands before a field in prompts: "Premise" for "premise"."""
+    name = " ".join(field.replace("_", " ").split())
+    return name[:1].upper() + name[1:]
+
+
+def join_fields(fields: Sequence[str], values: Mapping[str, str]) -> str:
+    """One line for each field that there is; white space inside a value becomes a blank."""
+    return "\n".join(f"{heading(field)}: {' '.join(values[field].split())}" for field in fields if field in values)
+
+
+def split_fields(fields: Sequence[str], text: str) -> dict[str, str] | None:
+    """The values that `join_fields` joined, also where blank lines, blanks or case differ; None where one lacks."""
+    lines = [line for line in text.splitlines() if line.strip()]
+    values = {}
+    for field, line in zip(fields, lines, strict=False):
+        name, colon, value = line.partition(":")
+        if colon and name.strip().casefold() == heading(field).casefold() and value.strip():
+            values[field] = value.strip()
+    return values if len(values) == len(fields) == len(lines) else None
+
+
+def values_of(task: Task, text: str) -> dict[str, str]:
+    """The values of an input's fields; a text that is none, such as "N/A", stands in each of them."""
+    return split_fields(task.input_fields, text) or dict.fromkeys(task.input_fields, text)
+
+
+def bare_text(task: Task, text: str) -> str:
+    """What of an input is its giver's: the text, or the values of its fields without their names, a line each."""
+    values = split_fields(task.input_fields, text) if task.input_fields else None
+    return "\n".join(values.values()) if values else text
+
+
+def cut_fields(values: Mapping[str, str], max_words: int, long_texts: LongTexts = "cut") -> dict[str, str]:
+    """Each value on one line; where all have more than ``max_words`` words, the longest ones are cut.
+
+    The shorter fields stay whole: a question below a long passage is what the passage is read for.
+    """
+    shares = _shares(values, max_words)
+    return {field: shown_text(value, shares[field], long_texts) for field, value in values.items()}
+
+
+def field_windows(values: Mapping[str, str], max_words: int) -> list[dict[str, str]]:
+    """The parts of an input: a long field in windows, the others whole, or their last window, beside each of them."""
+    shares = _shares(values, max_words)
+    windows = {field: text_windows(value, shares[field]) for field, value in values.items()}
+    most = max(map(len, windows.values()))
+    return [{field: parts[min(number, len(parts) - 1)] for field, parts in windows.items()} for number in range(most)]
+
+
+def _shares(values: Mapping[str, str], max_words: int) -> dict[str, int]:
+    """Words of each field, of ``max_words`` together: the shorter fields whole, what is left to the longer ones."""
+    room, open_fields, shares = max_words, len(values), dict[str, int]()
+    for field in sorted(values, key=lambda field: count_words(values[field])):
+        shares[field] = min(count_words(values[field]), math.ceil(room / open_fields))
+        room, open_fields = room - shares[field], open_fields - 1
+    return shares
+
+
+def encoder_text(task: Task, text: str, max_tokens: int) -> str:
+    """What an encoder that reads ``max_tokens`` is given of an input: with fields, so much of each that all are read.
+
+    An encoder cuts a text at its end, where the last field is.
+    """
+    fields = task.input_fields
+    if not fields:
+        return text
+    words = max(len(fields), (max_tokens - TOKENS_PER_NAME * len(fields)) * 2 // 3)  # 1.5 tokens a word
+    return join_fields(fields, cut_fields(values_of(task, text), words))
+
+
+def row_input(task: Task, row: Mapping[str, Any]) -> str | None:
+    """The input in a row of the task's data: "" where it, or one of its fields, is empty; None where it is no text."""
+    return input_in(row, task.input_fields, task.data.text_column)
+
+
+def input_in(row: Mapping[str, Any], fields: Sequence[str], text_column: str) -> str | None:
+    """See `row_input`; ``fields``: none, where a text is one column."""
+    if not fields:
+        return read_text_cell(row.get(text_column))
+    values = {field: read_text_cell(row.get(field)) for field in fields}
+    if None in values.values():
+        return None
+    return join_fields(fields, {field: value or "" for field, value in values.items()}) if all(values.values()) else ""
+
+
+def no_text_in(row: Mapping[str, Any], columns: Sequence[str]) -> str:
+    """The first of the columns that holds no text."""
+    return next(column for column in columns if read_text_cell(row.get(column)) is None)
+
+
+def as_text(task: Task, raw: Given) -> str:
+    """What is classified of an input that a user gave. Raises InputError where it is not of the task's form.
+
+    For a task with fields an object is allowed, that object as JSON, and its lines as a prompt has them.
+    """
+    fields = task.input_fields
+    if not fields:
+        if isinstance(raw, str):
+            return raw
+        raise InputError(f"the task {task.name} takes a text, got an object with {_keys(raw)}. Give a string.")
+    example = _example(fields)
+    values: Any = raw
+    if isinstance(raw, str):
+        if (lines := split_fields(fields, raw)) is not None:
+            return join_fields(fields, lines)
+        try:
+            values = msgspec.json.decode(raw) if raw.lstrip().startswith("{") else None
+        except msgspec.DecodeError as failure:
+            raise InputError(f"{raw[:60]!r} is not valid JSON: {failure}. Give an object such as {example}") from None
+    if not isinstance(values, Mapping):
+        raise InputError(
+            f"an input of the task {task.name} is an object of the fields {', '.join(fields)}, got the text "
+            f"{str(raw)[:60]!r}. Give one such as {example}"
+        )
+    for key in values:
+        if key not in fields:
+            near = nearest(str(key), fields, f"Give one such as {example}")
+            raise InputError(f"unknown field {key!r}; the fields are {', '.join(fields)}. {near}")
+    for field in fields:
+        value = values.get(field)
+        if not isinstance(value, str) or not value.strip() or UNSEEN.fullmatch(value.strip()):
+            lack = "is missing" if field not in values else "is blank" if isinstance(value, str) else "is no string"
+            raise InputError(f"the field {field!r} {lack}; got {_keys(values)}. Give one such as {example}")
+    return join_fields(fields, values)
+
+
+def _example(fields: Sequence[str]) -> str:
+    """An object of the fields, as JSON."""
+    return msgspec.json.encode(dict.fromkeys(fields, "...")).decode()
+
+
+def sample_argument(task: Task) -> str:
+    """An input as one may type it behind `fourshot predict FOLDER`."""
+    return shlex.quote(_example(task.input_fields) if task.input_fields else "A text of your own")
+
+
+def as_texts(task: Task, inputs: Iterable[Given]) -> list[str]:
+    """`as_text` of each. Raises InputError, which says which one it is."""
+    texts = []
+    for index, raw in enumerate(inputs):
+        try:
+            texts.append(as_text(task, raw))
+        except InputError as error:
+            raise InputError(f"The input at {index}: {error}") from None
+    return texts
+
+
+def as_given(task: Task, text: str) -> Given:
+    """The object of an input's fields, to be written where people read it; of a task without fields, the text."""
+    return (split_fields(task.input_fields, text) or text) if task.input_fields else text
+
+
+def _keys(values: Mapping[str, Any]) -> str:
+    return ", ".join(map(repr, values)) or "nothing"
+
+
+def written_fields(fields: Sequence[str], completion: str) -> dict[str, str]:
+    """The values that a model wrote after the first field's name, as far as they go, in the task's order.
+
+    A value ends where the next field's name begins a line, the last one with its line.
+    """
+    values, field, later = {fields[0]: ""}, fields[0], list(fields[1:])
+    names = {heading(name).casefold() for name in fields}
+    for line in completion.splitlines():
+        name, colon, value = line.partition(":")
+        if colon and (name := name.strip().casefold()) in names:
+            if later and name == heading(later[0]).casefold():
+                field = later.pop(0)
+            elif values.get(field) or name != heading(field).casefold():  # else a model repeats the name it was given
+                break
+            line = value
+        elif not later and values[field]:
+            break
+        values[field] = f"{values.get(field, '')} {line}".strip()
+    return values
+
+
+def is_field_name(field: str) -> bool:
+    """Whether a line of a prompt can begin with it."""
+    is_line = bool(field) and ":" not in field and field == field.strip() and len(field.splitlines()) == 1
+    return is_line and heading(field).casefold() != "label"

@@ -1,0 +1,124 @@
+"""What a model reads for a class: the label's name as words, and proposals where the name says nothing."""
+
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+
+from fourshot.pipeline.rows.text_words import without_marks
+
+# Names of all classes -> words that such names often stand for. Proposed to the user, never used unasked.
+SCALES: Sequence[Mapping[str, str]] = (
+    {"-1": "negative", "0": "neutral", "1": "positive"},
+    {"-1": "negative", "1": "positive"},
+    {"-1": "negative", "0": "neutral", "+1": "positive"},
+    {"-1": "negative", "+1": "positive"},
+    {"0": "no", "1": "yes"},
+    {"0": "negative", "1": "neutral", "2": "positive"},
+    {"1": "negative", "2": "neutral", "3": "positive"},
+    {"0": "terrible", "1": "bad", "2": "okay", "3": "good", "4": "great"},
+    {"1": "terrible", "2": "bad", "3": "okay", "4": "good", "5": "great"},
+    {"-": "negative", "+": "positive"},
+    {"-": "negative", "0": "neutral", "+": "positive"},
+    {"n": "no", "y": "yes"},
+    {"f": "false", "t": "true"},
+    {"n": "negative", "p": "positive"},
+    {"a": "excellent", "b": "good", "c": "fair", "d": "poor", "f": "failed"},
+    {"a": "excellent", "b": "good", "c": "fair", "d": "poor"},
+    {"\U0001f44d": "good", "\U0001f44e": "bad"},  # thumbs
+)
+# Grades with signs: any of them, where at least one has a sign. A and B alone may be anything.
+GRADES = {
+    "a+": "outstanding",
+    "a": "excellent",
+    "a-": "very good",
+    "b+": "rather good",
+    "b": "good",
+    "b-": "decent",
+    "c+": "passable",
+    "c": "fair",
+    "c-": "mediocre",
+    "d+": "weak",
+    "d": "poor",
+    "d-": "bad",
+    "f": "failed",
+}
+STARS = "\u2605\u2b50*"  # full ones
+RATING = re.compile(rf"([{STARS}]+)\u2606*|(\d+)(?:/(\d+))?")  # stars, the empty ones behind them; 4/5
+SIGNS = {"+": "plus", "-": "minus"}
+NUMBERED = re.compile(
+    r"(label|class|category|cat|topic|tag|type|group|cluster|level|intent|case|option|item|code|segment|bucket)[\W_]*\d+",
+    re.IGNORECASE,
+)
+# Letters that look like Latin ones, and signs that word processors put in place of others. Source: Unicode's
+# confusables.txt, of the letters of Cyrillic and Greek alphabets those that no eye tells apart.
+ALIKE = str.maketrans(
+    "\u0430\u0441\u0435\u04bb\u0456\u0458\u043e\u0440\u0455\u0445\u0443\u03bf"
+    "\u2019\u2018\u02bc\u2010\u2011\u2012\u2013\u2014\u2212\u201c\u201d\u201e",
+    "acehijopsxyo'''------\"\"\"",
+)
+# How spreadsheets write true and false in their languages. Source: Microsoft, "TRUE function", in each language.
+TRUE = {"true", "wahr", "vrai", "verdadero", "verdadeiro", "vero", "waar", "prawda", "sant", "sand", "sann", "tosi"}
+TRUE |= {"pravda", "igaz", "do\u011fru", "\u0438\u0441\u0442\u0438\u043d\u0430"}
+FALSE = {"false", "falsch", "faux", "falso", "onwaar", "fa\u0142sz", "falskt", "falsk", "usann", "ep\u00e4tosi"}
+FALSE |= {"nepravda", "hamis", "yanli\u015f", "yanl\u0131\u015f", "\u043b\u043e\u0436\u044c"}
+
+
+def retyped(cell: str) -> str:
+    """What a spreadsheet does not change of a cell where it takes it for a number or for true or false."""
+    plain = " ".join(cell.split())
+    if plain.casefold() in TRUE | FALSE:
+        return "true" if plain.casefold() in TRUE else "false"
+    # Three digits behind a comma may be thousands.
+    if re.fullmatch(r"[+-]?\d{1,15}(\.\d{1,12}|,(?!\d{3}$)\d{1,12})?", plain, re.ASCII):
+        return f"{float(plain.replace(',', '.')):.12g}"
+    return plain
+
+
+def label_word(name: str) -> str:
+    """The word a model reads for a label's name: billing_issue, billingIssue -> billing issue; A- -> a minus."""
+    if not any(map(str.isalpha, name)):
+        return name  # -1, 4.5, ++: each sign counts
+    if grade := re.fullmatch(r"([A-Za-z]{1,3})([+-])", name):
+        return f"{grade[1].lower()} {SIGNS[grade[2]]}"
+    spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", name)
+    lower = spaced.lower().replace("i\u0307", "i")  # what Python makes of the Turkish capital
+    return " ".join(re.sub(r"[_\-/.:|]+", " ", lower).split()) or name
+
+
+def reads_as(name: str) -> str:
+    """What two names have in common that read the same: capitals, separators, leading zeros, full width ignored."""
+    plain = name.translate(ALIKE).strip()
+    plain = plain.removeprefix("'") or plain  # spreadsheets have an apostrophe before what is to stay text
+    word = unicodedata.normalize("NFKC", label_word(plain).casefold()).casefold().translate(ALIKE)
+    return word.replace(" ", "") if any(map(str.isalpha, word)) else re.sub(r"^([+-]?)0+(?=\d)", r"\1", word)
+
+
+def says_nothing(word: str) -> bool:
+    """Whether a word is a number, a sign, a single letter or a code: a model cannot know what the class means."""
+    # Vowels that are marks, as Hindi and Lao write them, stand between the letters of a word.
+    plain = without_marks(word)
+    letters = re.findall(r"[^\W\d_]", plain)
+    is_word = re.search(r"[^\W\d_]{2,}", plain) or any(ord(letter) > 0x2E80 for letter in letters)
+    return not is_word or bool(NUMBERED.fullmatch(word.strip()))
+
+
+def propose_words(names: Sequence[str]) -> dict[str, str]:
+    """A word for each of the classes where their names are a scale that is well known; {} where they are not."""
+    by_key = {name.strip().casefold(): name for name in names}
+    ratings = {key: _rating(key) for key in by_key}
+    if all(points for points, _ in ratings.values()) and len({most for _, most in ratings.values()}) == 1:
+        by_key = {ratings[key][0]: name for key, name in by_key.items()}
+    for scale in SCALES:
+        if by_key.keys() == scale.keys():
+            return {by_key[key]: word for key, word in scale.items()}
+    if by_key.keys() <= GRADES.keys() and any(key[-1] in SIGNS for key in by_key):
+        return {name: GRADES[key] for key, name in by_key.items()}
+    return {}
+
+
+def _rating(name: str) -> tuple[str, str]:
+    """Points and of how many, as digits, of stars, 4/5 or 4; empty strings of what is no rating."""
+    if not (match := RATING.fullmatch(name.replace("\ufe0f", ""))):  # the form of a sign as an emoji
+        return "", ""
+    stars, points, most = match.groups()
+    return (str(len(stars)), "stars") if stars else (points, most or "")

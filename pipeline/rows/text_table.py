@@ -1,0 +1,283 @@
+"""Tables of texts without labels, read row by row, and what is written beside their columns."""
+
+import csv
+import shlex
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
+from pathlib import Path, PurePath
+from typing import Any, TextIO
+
+import msgspec
+
+from fourshot.engine.errors import InputError
+from fourshot.engine.machine.content_hash import content_hash_of
+from fourshot.engine.machine.files import replaced_file
+from fourshot.pipeline.faults import counted, shorten
+from fourshot.pipeline.rows.columns import PART_NAMES, TEXT_NAMES
+from fourshot.pipeline.rows.fields import input_in, no_text_in
+from fourshot.pipeline.tables.file_bytes import KINDS, table_ending
+from fourshot.pipeline.tables.files import read_table, stream_table
+from fourshot.pipeline.tables.grid import SENTENCE
+from fourshot.pipeline.tables.split_files import shards_of
+from fourshot.pipeline.tables.types import AS_FOUND, Reading, ReadSettings, TableError, Unread
+from fourshot.pipeline.task import Task
+
+WORDS_OF_A_TEXT = 3  # a name of so many words may be a text
+WRITTEN = (".jsonl", ".csv", ".tsv", ".parquet")
+
+
+class TextTable(msgspec.Struct, frozen=True, kw_only=True):
+    """A table whose rows can all be read, with its column of texts. It is read anew whenever rows are asked for."""
+
+    path: Path
+    columns: tuple[str, ...]
+    text_column: str  # "" where an input has fields, a column each
+    settings: ReadSettings
+    content_hash: str
+    fields: tuple[str, ...] = ()
+    numbers_rows: bool = False  # in a first column without a name
+    separator: str = ""  # of CSV
+    encoding: str = ""  # of CSV
+    warnings: tuple[str, ...] = ()  # how its file was understood where that was not plain, and what was left out
+
+    def rows(self) -> Iterator[tuple[dict[str, Any], str]]:
+        """(row, its text or ""), in the order of the file; memory stays flat but for JSON arrays and spreadsheets."""
+        for _, row in stream_table(Reading(path=self.path, settings=self.settings)):
+            if not isinstance(row, Unread):
+                yield row, self.text_of(row)
+
+    def text_of(self, row: Mapping[str, Any]) -> str:
+        """The input in a row, "" where there is none."""
+        return input_in(row, self.fields, self.text_column) or ""
+
+    def texts(self) -> Iterator[str]:
+        """Of the rows that have one."""
+        return (text for _, text in self.rows() if text)
+
+
+def open_texts(
+    path: str | Path, text_column: str | None = None, task: Task | None = None, settings: ReadSettings = AS_FOUND
+) -> TextTable:
+    """A table in any format that `tasks new` reads; ``task``: what its data calls the text, or its fields.
+
+    Raises `InputError`: a file that cannot be read, a column of texts that is neither named nor the task's nor the only
+    one, a field without a column, a text that is no string, no text at all.
+    """
+    path = Path(path)
+    # With the column's name given, there is a line of names.
+    header = True if text_column and settings.header is None else settings.header
+    settings = msgspec.structs.replace(settings, header=header, offers=("--encoding",))
+    fields = task.input_fields if task else ()
+    reading = Reading(path=path, settings=settings)
+    columns: tuple[str, ...] = ()
+    inputs: tuple[str, ...] = ()
+    texts, wrong, left_out = 0, dict[int, str](), Counter[str]()
+    try:
+        for line, row in stream_table(reading):
+            if isinstance(row, Unread):
+                if row.is_error and not settings.skip_broken:
+                    break
+                left_out[row.what] += 1
+                continue
+            inputs = inputs or input_columns_of(path, tuple(reading.columns), text_column, task)
+            text = input_in(row, fields, inputs[0])
+            texts += bool(text)
+            if text is None:
+                wrong[line] = type(row[no_text_in(row, inputs)]).__name__
+        else:
+            columns = tuple(reading.columns)
+    except TableError:
+        pass
+    if not columns or any(fault.severity == "error" for fault in reading.faults):
+        read_table(path, settings)  # it says everything that is wrong
+        raise InputError(f"{path} cannot be read as a table.")
+    column = " or ".join(map(repr, inputs))
+    if wrong:
+        raise InputError(
+            f"{path}:{shorten(list(wrong))}: the text is a {next(iter(wrong.values()))}, it must be a string. Is "
+            f"{column} the column of texts?{'' if fields else ' To name another: --text-column NAME.'}"
+        )
+    if not inputs:
+        raise InputError(f"{path} has no rows that can be read. Give at least one.")
+    if not texts:
+        raise InputError(f"{path}: all texts in the column {column} are blank. Give at least one.")
+    return TextTable(
+        path=path,
+        columns=columns,
+        text_column="" if fields else inputs[0],
+        fields=fields,
+        settings=settings,
+        numbers_rows=reading.numbers_rows,
+        separator=reading.separator,
+        encoding=reading.encoding,
+        warnings=(
+            *(str(fault) for fault in reading.faults if fault.severity == "warning"),
+            *(f"{path}: {counted(count, 'row')} left out: {problem}." for problem, count in left_out.items()),
+            *(f"{path}: {note}." for note in [named_by_first_line(path, columns, text_column)] if note and not fields),
+        ),
+        content_hash=content_hash_of([path] if path.is_file() else shards_of(path), "\n".join(inputs)),
+    )
+
+
+def input_columns_of(path: Path, columns: Sequence[str], text_column: str | None, task: Task | None) -> tuple[str, ...]:
+    """The column of texts: ``text_column``, else the task's, else the only one; or those of the task's fields.
+
+    Raises InputError.
+    """
+    column_names = ", ".join(map(repr, columns))
+    if task and task.input_fields:
+        if text_column:
+            raise InputError(f"--text-column NAME is for tasks of texts; {task.name} has fields. Leave it out.")
+        if missing := [field for field in task.input_fields if field not in columns]:
+            raise InputError(
+                f"{path} has no column {' and '.join(map(repr, missing))}; the columns are {column_names}. An input of "
+                f"{task.name} has the fields {', '.join(task.input_fields)}: name a column after each."
+            )
+        return task.input_fields
+    usual = task.data.text_column if task else "text"
+    if not text_column and usual not in columns and len(columns) == 1:
+        check_only_name(path, columns[0])
+        return (columns[0],)
+    if (column := text_column or usual) in columns:
+        return (column,)
+    raise InputError(
+        f"{path} has no column {column!r}; the columns are {column_names}. Name that of the texts: --text-column NAME."
+    )
+
+
+def check_only_name(path: Path, name: str) -> None:
+    """Raise InputError where the name of the only column may be the first text: such a file often has no names.
+
+    What reads tables asks about a sentence itself.
+    """
+    if len(name.split()) < WORDS_OF_A_TEXT or SENTENCE.fullmatch(name) or not _has_a_line_of_names(path):
+        return
+    raise InputError(
+        f"{path}: its first line, {name[:60]!r}, would name its only column. If it is a text, write a line above it "
+        f"that names the column, such as text. If it is the name: --text-column {shlex.quote(name)}"
+    )
+
+
+def named_by_first_line(path: Path, columns: Sequence[str], text_column: str | None) -> str:
+    """For people: that the first line was taken for the name of the only column, where that is not plain; else ""."""
+    name = columns[0].strip().lower()
+    is_plain = len(columns) > 1 or text_column or name in TEXT_NAMES | PART_NAMES or not _has_a_line_of_names(path)
+    return "" if is_plain else f"the first line, {columns[0]!r}, was taken for the name of the column"
+
+
+def _has_a_line_of_names(path: Path) -> bool:
+    return KINDS.get(PurePath(table_ending(path)).stem or table_ending(path)) in ("csv", "spreadsheet")
+
+
+def check_written(out: Path, columns: Sequence[str], more: Sequence[str]) -> None:
+    """Raise InputError where ``out`` is there, is of no format that is written, or ``columns`` has one of ``more``."""
+    if out.exists():
+        raise InputError(f"{out} is there already; nothing was written. Give another --out, or remove it.")
+    if out.suffix.lower() not in WRITTEN:
+        raise InputError(f"cannot write a {out.suffix or 'nameless'} file ({out}); allowed are {', '.join(WRITTEN)}.")
+    check_added(columns, more)
+
+
+def check_cells(out: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Raise InputError where ``out`` cannot hold the rows. In Parquet each column has one type, in CSV is no NUL.
+
+    It is for before anything is asked about a table, which may take hours.
+    """
+    if out.suffix.lower() in (".csv", ".tsv"):
+        _check_nul(out, columns, rows)
+    if out.suffix.lower() != ".parquet":
+        return
+    import pyarrow
+    import pyarrow.parquet
+
+    values: dict[str, list[Any]] = {column: [] for column in columns}
+    for row in rows:
+        for column in columns:
+            values[column].append(row.get(column))
+    for column, cells in values.items():
+        try:
+            table = pyarrow.table({column: pyarrow.array(cells)})
+            pyarrow.parquet.ParquetWriter(pyarrow.BufferOutputStream(), table.schema).close()
+        except (pyarrow.ArrowException, OverflowError) as failure:
+            types = shorten(sorted({type(cell).__name__ for cell in cells if cell is not None}))
+            raise InputError(
+                f"{out}: Parquet cannot hold the column {column!r} ({types}): {str(failure).splitlines()[0]}. Nothing "
+                f"was written. Give --out {out.with_suffix('.jsonl')} or a .csv, or give the column one type."
+            ) from None
+
+
+def _check_nul(out: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Raise InputError for a NUL character, with which nobody reads a CSV file again."""
+    header = dict(zip(columns, columns, strict=True))
+    for number, row in enumerate(chain([header], rows)):
+        for column in columns:
+            if isinstance(cell := row.get(column), str) and "\0" in cell:
+                place = f"row {number} of the column {column!r}" if number else f"the name {column!r}"
+                raise InputError(
+                    f"{out}: CSV cannot hold NUL characters, and {place} has one. Nothing was written. Give --out "
+                    f"{out.with_suffix('.jsonl')}, or remove them from the table."
+                )
+
+
+def check_added(columns: Sequence[str], more: Sequence[str]) -> None:
+    """Raise InputError where ``columns`` has one of ``more``."""
+    if clashes := [column for column in more if column in columns]:
+        raise InputError(
+            f"the table has a column {' and '.join(map(repr, clashes))}, which is what would be added. Rename it first."
+        )
+
+
+def write_table(
+    out: Path, columns: Sequence[str], rows: Iterable[dict[str, Any]], source: TextTable | None = None
+) -> None:
+    """Write ``rows`` in the format that the name of ``out`` says; the file appears whole or not at all.
+
+    Rows are written as they come, but for Parquet, whose types are those of all rows. CSV has the separator of
+    ``source``, if that is CSV, and a byte-order mark unless that was UTF-8 without one: so the spreadsheet that wrote
+    the one opens the other.
+    """
+    kind = out.suffix.lower()
+    is_alike = source is not None and kind == ".csv" == source.path.suffix.lower()
+    with replaced_file(out) as staged:
+        if kind == ".parquet":
+            import pyarrow
+            import pyarrow.parquet
+
+            pyarrow.parquet.write_table(pyarrow.Table.from_pylist([_in_order(row, columns) for row in rows]), staged)
+        elif kind == ".jsonl":
+            with staged.open("wb") as file:
+                file.writelines(msgspec.json.encode(_in_order(row, columns), enc_hook=str) + b"\n" for row in rows)
+        else:
+            separator = source.separator if source and is_alike else "\t" if kind == ".tsv" else ","
+            encoding = "utf-8-sig" if source and is_alike and source.encoding != "utf-8" else "utf-8"
+            with staged.open("w", encoding=encoding, newline="") as text_file:
+                writer = csv.writer(_LineFeeds(text_file), delimiter=separator)
+                is_nameless = source is not None and source.numbers_rows
+                writer.writerow(["", *columns[1:]] if is_nameless else columns)
+                writer.writerows(_cells(row, columns) for row in rows)
+
+
+class _LineFeeds:
+    """Takes lines of a CSV writer, and ends them with a line feed alone.
+
+    Below Python 3.13 a writer quotes only those line ends in a cell that it ends lines with: it has to think of both.
+    """
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+
+    def write(self, line: str) -> None:
+        self._file.write(line.removesuffix("\r\n") + "\n")
+
+
+def _in_order(row: dict[str, Any], columns: Sequence[str]) -> dict[str, Any]:
+    return {column: row.get(column) for column in columns}
+
+
+def _cells(row: dict[str, Any], columns: Sequence[str]) -> Iterator[Any]:
+    for column in columns:
+        value = row.get(column)
+        if isinstance(value, dict | list):
+            value = msgspec.json.encode(value, enc_hook=str).decode()
+        yield value.replace("\0", "") if isinstance(value, str) else value  # of what was added: see `check_cells`

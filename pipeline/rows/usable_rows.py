@@ -1,0 +1,229 @@
+"""From a table to the examples that a task can be made of, and what was left out of it or read otherwise, row by row.
+
+Every row of the table is among the examples or counted as left out, once. What cannot be used and was not asked to be
+left out is refused, all of it at once.
+"""
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from fourshot.engine.errors import InputError
+from fourshot.pipeline.faults import Fault, LeftOut, counted, note, shorten, warning
+from fourshot.pipeline.rows.columns import ACCEPTED, Columns, find_columns, plain_cell
+from fourshot.pipeline.rows.examples import ONE_LABEL, Lined, clean, find_labels
+from fourshot.pipeline.rows.fields import input_in, no_text_in
+from fourshot.pipeline.rows.label_cells import TREATMENTS, LabelCell, joined_labels, read_text_cell
+from fourshot.pipeline.rows.label_words import reads_as
+from fourshot.pipeline.rows.row_doubts import LONG_NAME, doubts_of_rows
+from fourshot.pipeline.tables.files import AS_FOUND, ReadSettings, Table
+from fourshot.pipeline.task import DataSource, Example
+
+WHAT = {  # reason -> what completes "3 rows ..."
+    "empty_text": "without a text",
+    "not_text": "whose text is no string",
+    "no_label": "without a label",
+    "not_label": "whose label is an object, a nested list or nothing that has a name",
+    "several_labels": "with several labels",
+    "marked_missing": "with a label that means none (--missing-label)",
+    "duplicate": "repeating an earlier text with the same label",
+    "contradiction": "with a text that has two different labels",
+}
+REFUSED = {  # reason -> what is found, and what to do beside leaving such rows out
+    "not_text": ("a text that is no string", "Is it the text column?"),
+    "no_label": ("no label", "Fill it in, or remove the rows."),
+    "not_label": (
+        "no label that can be read",
+        "Write one as a string or a number, not as an object or a nested list; of several annotators, a row each.",
+    ),
+    "several_labels": ("several labels", ONE_LABEL),
+}
+
+
+class TableChoices(msgspec.Struct, frozen=True, kw_only=True):
+    """What a user says of a table that it does not say itself."""
+
+    text_columns: tuple[str, ...] = ()  # (): found by name and contents
+    fields: tuple[str, ...] = ()  # columns that are fields of an input, in place of a text
+    label_columns: tuple[str, ...] = ()  # several: of one annotator each
+    verdict_column: str = ""  # "none": there is none
+    missing_labels: tuple[str, ...] = ()  # labels that mean: not labelled
+    merge_labels: bool = False  # labels that read the same are one class
+    reading: ReadSettings = AS_FOUND  # its `skip_broken` also leaves out what `REFUSED` lists
+
+
+class UsableRows(msgspec.Struct, frozen=True, kw_only=True):
+    """The examples of a table, in its order, and what became of the other rows."""
+
+    examples: list[Example]
+    columns: Columns
+    left_out: tuple[LeftOut, ...]  # with all their lines
+    notices: tuple[Fault, ...]
+
+
+Lines = dict[str, list[int]]  # reason, or what was done -> the lines of the table
+
+
+def usable_rows(table: Table, choices: TableChoices) -> UsableRows:
+    """The examples of a table. Raises `InputError` for columns in doubt, and with all that cannot be used."""
+    texts = choices.fields or choices.text_columns
+    columns = find_columns(table, texts, choices.label_columns, choices.verdict_column)
+    rows, out, treated_lines = _sort_rows(table, columns, choices)
+    place = f"{table.path}: column {' and '.join(map(repr, columns.labels))}"
+    notices = [
+        note(place, f"{counted(len(lines), 'label')} {TREATMENTS[key]}{_at(table, lines)}.")
+        for key, lines in treated_lines.items()
+    ]
+    joined = joined_labels({example.label for _, example in rows})
+    out["several_labels"] += [line for line, example in rows if example.label in joined]
+    _refuse(table, columns, out, choices, joined)
+    rows, renamed = _in_one_spelling([row for row in rows if row[1].label not in joined], choices.merge_labels)
+    notices += [
+        note(place, f"{old!r} was taken as {new!r} in {counted(len(lines), 'row')}{_at(table, lines)}.")
+        for (old, new), lines in renamed.items()
+    ]
+    split = clean("train", table.path, rows)
+    left_out = [
+        LeftOut(reason=reason, what=_noun(reason, columns, choices), count=len(lines), lines=tuple(sorted(lines)))
+        for reason in dict.fromkeys([*out, *split.lines])
+        if (lines := [*out[reason], *split.lines.get(reason, ())])
+    ]
+    return UsableRows(
+        examples=split.examples,
+        columns=columns,
+        left_out=(*table.left_out, *left_out),
+        notices=(
+            *table.notices,
+            *notices,
+            *doubts_of_rows(place, table, columns, rows, split.examples),
+            *_unused(place, out, choices),
+        ),
+    )
+
+
+def _at(table: Table, lines: Sequence[int]) -> str:
+    """`` (line 3, 5, 8 and 4 more)``."""
+    return f" ({table.unit} {shorten(sorted(lines))})"
+
+
+def _sort_rows(table: Table, columns: Columns, choices: TableChoices) -> tuple[list[Lined], Lines, Lines]:
+    """The rows with a text and a label, those left out by reason, and how the labels of the others were read."""
+    rows: list[Lined] = []
+    out: Lines = defaultdict(list)
+    treated_lines: Lines = defaultdict(list)
+    for line, row in table.rows.items():
+        verdict = plain_cell(row.get(columns.verdict))
+        parts = [read_text_cell(row.get(column)) for column in columns.texts]
+        text = "\n".join(part for part in parts if part)
+        if choices.fields:
+            text = input_in(row, choices.fields, "") or ""
+        if columns.verdict and verdict.casefold() not in ACCEPTED:
+            out[f"{columns.verdict}={verdict}"].append(line)
+        elif None in parts:
+            out["not_text"].append(line)
+        elif not text:
+            out["empty_text"].append(line)
+        else:
+            try:
+                cell = _agreed(table, columns.labels, row)
+            except ValueError:
+                out["not_label"].append(line)
+                continue
+            if not cell.labels or (len(cell.labels) == 1 and cell.labels[0] in choices.missing_labels):
+                out["marked_missing" if cell.labels else "no_label"].append(line)
+            elif cell.treatment == "differ":
+                out["contradiction"].append(line)
+            elif len(cell.labels) > 1:
+                out["several_labels"].append(line)
+            else:
+                rows.append((line, Example(text=text, label=cell.labels[0])))
+                if cell.treatment:
+                    treated_lines[cell.treatment].append(line)
+    return rows, out, treated_lines
+
+
+def _agreed(table: Table, columns: Sequence[str], row: Mapping[str, Any]) -> LabelCell:
+    """The labels of a row, on which all agree who gave one; "differ" where they do not. Raises ValueError."""
+    cells = [find_labels(DataSource(label_column=column), table, row.get(column), {}) for column in columns]
+    filled_cells = [cell for cell in cells if cell.labels]
+    alike = {tuple(map(reads_as, cell.labels)) for cell in filled_cells}
+    return LabelCell(filled_cells[0].labels, "differ") if len(alike) > 1 else (filled_cells or cells)[0]
+
+
+def _noun(reason: str, columns: Columns, choices: TableChoices) -> str:
+    if reason == "empty_text" and choices.fields:
+        return f"without a text in one of {', '.join(choices.fields)}"
+    verdict = reason.removeprefix(f"{columns.verdict}=")
+    return WHAT.get(reason, f"with {verdict!r} in the column {columns.verdict!r}")
+
+
+def _refuse(
+    table: Table, columns: Columns, out: Lines, choices: TableChoices, joined: Mapping[str, tuple[str, ...]]
+) -> None:
+    """Raise `InputError` for rows that cannot be used, unless they are to be left out."""
+    faults = []
+    for reason, (finding, remedy) in REFUSED.items():
+        if lines := sorted(out.get(reason, ())):
+            column = " and ".join(map(repr, columns.texts if reason == "not_text" else columns.labels))
+            row = table.rows[lines[0]]
+            cell = row.get(no_text_in(row, columns.texts) if reason == "not_text" else columns.labels[0])
+            sample = " ".join(str(cell).split())[:LONG_NAME]
+            such = f", such as {sample!r}" if sample and (reason != "no_label" or isinstance(cell, str)) else ""
+            if such and reason == "no_label":
+                remedy += " If it is a class, call it otherwise."
+            faults.append(
+                f"{table.path}: {finding} in {table.unit} {shorten(lines)} "
+                f"({counted(len(lines), 'row')}, column {column}{such}). {remedy}"
+            )
+    if not faults or choices.reading.skip_broken:
+        return
+    if joined:
+        name, parts = next(iter(joined.items()))
+        faults.append(
+            f"{name!r} was taken for {' and '.join(map(repr, parts))}, which are labels too. If it is a class of its "
+            "own, give it a name without the sign between them."
+        )
+    faults += [str(notice) for notice in table.notices if notice.severity == "warning"]  # they may say why
+    raise InputError("\n".join([*faults, "To leave such rows out, and have them counted: --skip-broken."]))
+
+
+def _in_one_spelling(rows: Sequence[Lined], merge: bool) -> tuple[list[Lined], dict[tuple[str, str], list[int]]]:
+    """The rows with each class under one name, and (old name, new name) -> the lines of those that had another.
+
+    Where all labels are numbers they lose a fraction of zero; true and false lose what capitals tell apart. Other
+    labels that read the same are one class where ``merge`` says so; else raises `InputError` with a proposal.
+    """
+    counts = Counter(example.label for _, example in rows)
+    new = {name: name for name in counts}
+    if all(re.fullmatch(r"[+-]?\d+(\.0+|,00?)?", name) for name in counts):
+        new = {name: re.sub(r"^-0$", "0", re.split("[.,]", name)[0]) for name in counts}
+    alike: dict[str, list[str]] = defaultdict(list)
+    for name in sorted(counts, key=lambda name: (-counts[name], name)):
+        alike[reads_as(new[name])].append(name)
+    doubts = {}
+    for names in alike.values():
+        if len({new[name] for name in names}) > 1:
+            new |= dict.fromkeys(names, names[0])
+            if not merge and names[0].casefold() not in ("true", "false"):
+                doubts[" and ".join(map(repr, sorted(names)))] = names[0]
+    if doubts:
+        raise InputError(
+            f"labels that read the same: {'; '.join(doubts)}. Write each class in one way only, or rename one. To make "
+            f"them one class each, called {', '.join(map(repr, doubts.values()))}: --merge-labels."
+        )
+    renamed: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for line, example in rows:
+        if new[example.label] != example.label:
+            renamed[example.label, new[example.label]].append(line)
+    return [(line, Example(text=example.text, label=new[example.label])) for line, example in rows], renamed
+
+
+def _unused(place: str, out: Lines, choices: TableChoices) -> list[Fault]:
+    """A warning of labels that were to mean none, and stand nowhere."""
+    if not choices.missing_labels or out.get("marked_missing"):
+        return []
+    names = " or ".join(map(repr, choices.missing_labels))
+    return [warning(place, f"no label is {names}, as --missing-label says.", "Is it written so?")]

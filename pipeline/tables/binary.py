@@ -1,0 +1,115 @@
+"""Parquet and Arrow files through pyarrow, spreadsheets through calamine."""
+
+import io
+import json
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+from fourshot.pipeline.faults import counted, shorten, warning
+from fourshot.pipeline.tables.file_bytes import Source
+from fourshot.pipeline.tables.grid import grid_rows
+from fourshot.pipeline.tables.hidden_rows import hidden_rows
+from fourshot.pipeline.tables.types import Item, Reading, TableError
+
+_BATCH_ROWS = 4096
+
+
+def read_columnar(reading: Reading, source: Source) -> Iterator[Item]:
+    """Yield the rows of a Parquet or Arrow file, some thousand held at a time. Raises `TableError`."""
+    import pyarrow
+
+    reading.unit = "row"
+    try:
+        with source.open() as stream:
+            schema, batches = _batches(source, io.BytesIO(stream.read()) if source.packing else stream)
+            names = schema.names
+            if twice := [name for name, times in Counter(names).items() if times > 1]:
+                raise TableError(f"the column {twice[0]!r} stands there twice.", "Rename or remove one.")
+            reading.columns |= dict.fromkeys(names)
+            reading.class_names |= _class_names(reading, (schema.metadata or {}).get(b"huggingface", b"{}"))
+            number = 0
+            for batch in batches:
+                batch.validate(full=True)  # damaged offsets would be read beyond the end
+                for row in batch.to_pylist():
+                    number += 1
+                    yield number, row
+    # ValueError: bytes in a column of strings that are no text, times that Python's types cannot hold.
+    # MemoryError: damaged lengths.
+    except (pyarrow.ArrowException, OSError, ValueError, OverflowError, MemoryError) as failure:
+        problem = f"not a readable {source.kind.capitalize()} file: {str(failure) or type(failure).__name__}."
+        raise TableError(problem, "Is the download complete?") from failure
+
+
+def _class_names(reading: Reading, written: bytes) -> dict[str, tuple[str, ...]]:
+    """Per column, what `datasets` says that its integers, or those in its lists, stand for."""
+    try:
+        features = json.loads(written)
+    except ValueError:
+        features = {}
+        problem = "what `datasets` wrote into it cannot be read: integers are not named."
+        reading.faults.append(warning(reading.path, problem, "Has it class names? Then write it again."))
+    for key in ("info", "features"):
+        features = features.get(key) if isinstance(features, dict) else None
+    kinds = {column: kind.get("feature", kind) for column, kind in (features or {}).items() if isinstance(kind, dict)}
+    names = {column: kind.get("names") for column, kind in kinds.items() if isinstance(kind, dict)}
+    return {
+        column: tuple(map(str, class_names)) for column, class_names in names.items() if isinstance(class_names, list)
+    }
+
+
+def _batches(source: Source, stream: Any) -> tuple[Any, Iterator[Any]]:
+    import pyarrow
+    import pyarrow.parquet
+
+    if source.kind == "parquet":
+        # `ParquetFile`, because `read_table` would take a folder name such as label=x for a column of its own.
+        file = pyarrow.parquet.ParquetFile(stream)
+        return file.schema_arrow, file.iter_batches(_BATCH_ROWS)
+    try:
+        file = pyarrow.ipc.open_file(stream)
+        return file.schema, (file.get_batch(place) for place in range(file.num_record_batches))
+    except pyarrow.ArrowInvalid:  # as `datasets` writes them: a stream, which has no index
+        stream.seek(0)
+        file = pyarrow.ipc.open_stream(stream)
+        return file.schema, iter(file)
+
+
+def read_spreadsheet(reading: Reading, source: Source) -> Iterator[Item]:
+    """Yield the rows of the sheet asked for, or of the only one that has something in it. Raises `TableError`."""
+    import python_calamine
+
+    reading.unit = "row"
+    try:
+        with source.open() as stream:
+            content = stream.read()
+        book = python_calamine.CalamineWorkbook.from_filelike(io.BytesIO(content))
+        if (sheet_name := reading.settings.sheet) and sheet_name not in book.sheet_names:
+            raise TableError(
+                f"no sheet {sheet_name!r}; there is {shorten(map(repr, book.sheet_names))}.", "Name one of them."
+            )
+        sheets = {name: book.get_sheet_by_name(name) for name in ([sheet_name] if sheet_name else book.sheet_names)}
+        filled = {name: rows for name, sheet in sheets.items() if any(map(any, rows := sheet.to_python(False)))}
+    except (python_calamine.CalamineError, OSError, ValueError) as failure:
+        raise TableError(f"not a readable spreadsheet: {failure}.", "Save it again, or save it as CSV.") from failure
+    if len(filled) > 1:
+        names = " and ".join(map(repr, filled))
+        remedy = "Name one (--sheet NAME), or save it as CSV."
+        if "--sheet" not in reading.settings.offers:
+            remedy = "Save the one that is meant as CSV."
+        raise TableError(f"the sheets {names} hold something.", remedy)
+    for name, rows in filled.items():
+        ranges = sorted(sheets[name].merged_cell_ranges or ())
+        merged = [first[0] + 1 for first, last in ranges if last[0] > first[0]]
+        if merged:
+            problem = (
+                f"cells merged over several rows, of which only the first has what they hold (row {shorten(merged)})."
+            )
+            reading.faults.append(warning(reading.path, problem, "Fill in the others."))
+        if hidden := [number for number in hidden_rows(content, name) if 1 < number <= len(rows)]:
+            problem = (
+                f"{counted(len(hidden), 'row')} that the sheet hides: read like the others (row {shorten(hidden)})."
+            )
+            reading.faults.append(warning(reading.path, problem, "Delete them if they are not meant."))
+        records = ((number, row) for number, row in enumerate(rows, start=1) if any(cell != "" for cell in row))
+        yield from grid_rows(reading, records, "")

@@ -1,0 +1,203 @@
+"""CSV and its dialects: what separates the cells, and whether quotes quote, told from all that the file holds.
+
+Python's `csv` reads every dialect here and says on which line a record begins, as pandas, pyarrow and polars do not.
+Its `Sniffer` guesses from a sample, so the choice is made here: a dialect is right where every record of the file has
+as many cells as the first one.
+"""
+
+import csv
+import io
+import itertools
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any, TextIO
+
+import msgspec
+
+from fourshot.pipeline.faults import note, warning
+from fourshot.pipeline.tables.file_bytes import Source
+from fourshot.pipeline.tables.grid import grid_rows, names_its_rows
+from fourshot.pipeline.tables.text import Text, check_text
+from fourshot.pipeline.tables.types import Item, Reading, TableError
+
+DELIMITERS = ",;\t|"
+LARGEST_CELL = 2**31 - 1  # characters; the default of 131,072 is less than some e-mails have
+_SAMPLE = 1 << 18  # characters that the separator is told from
+_SEPARATOR_LINE = re.compile(r'"?sep=(.)"?[\r\n]+', re.IGNORECASE)  # as spreadsheets write and read it
+QUOTED: dict[str, Any] = {}
+# Source: Python's `csv`, "Dialects and Formatting Parameters".
+READINGS: dict[str, dict[str, Any]] = {
+    "cells in double quotes": QUOTED,
+    "cells in double quotes after a blank": {"skipinitialspace": True},
+    "cells in double quotes, with a backslash before a quote that belongs to the text": {
+        "escapechar": "\\",
+        "doublequote": False,
+    },
+    "quotes as characters like any other": {"quoting": csv.QUOTE_NONE},
+}
+LITERAL = READINGS["quotes as characters like any other"]
+
+
+class _Fit(msgspec.Struct, frozen=True, kw_only=True):
+    """How well a reading fits a file."""
+
+    records: int
+    odd: int  # records with another number of cells than the first
+    spans: int  # the line of the first record that may go over several lines; 0 for none
+    fault: str = ""  # where a quote makes no sense
+
+    @property
+    def is_clean(self) -> bool:
+        return not self.odd and not self.fault
+
+
+def read_csv(reading: Reading, source: Source) -> Iterator[Item]:
+    """Yield the rows of a CSV file. Raises `TableError` where no dialect reads it."""
+    csv.field_size_limit(LARGEST_CELL)
+    text = check_text(source, reading.settings)
+    with text.open(newline="") as stream:
+        sample = stream.read(_SAMPLE)
+    match = _SEPARATOR_LINE.match(sample)
+    skip = 1 if match else 0
+    delimiter = match[1] if match else _find_delimiter(sample, not source.name.lower().endswith(".csv"))
+    reading.separator, reading.encoding = delimiter, text.encoding
+    name = _find_reading(reading, text, delimiter, skip) if text.has_quotes else next(iter(READINGS))
+    with text.open(newline="") as stream:
+        records = _records(stream, delimiter, READINGS[name], skip)
+        yield from grid_rows(reading, records, f" (separator {delimiter!r}{f'; {name}' * text.has_quotes})")
+
+
+def is_table(text: Text, delimiter: str) -> bool:
+    """Whether all of a text is a table of two columns or more with this separator."""
+    with text.open(newline="") as stream:
+        first = next((line for line in stream if line.strip()), "")
+    quoted, *_, literal = READINGS
+    return delimiter in first and any(_fit(text, delimiter, name, 0).is_clean for name in (literal, quoted))
+
+
+def _records(stream: TextIO, delimiter: str, reading: dict[str, Any], skip: int) -> Iterator[tuple[int, list[str]]]:
+    """Yield (line on which the record starts, its cells); blank lines are skipped. Raises `TableError`."""
+    reader = csv.reader(itertools.islice(stream, skip, None), delimiter=delimiter, strict=True, **reading)
+    start = skip + 1
+    try:
+        for cells in reader:
+            if len(cells) > 1 or (cells and cells[0].strip("\x1a \t")):
+                yield start, cells
+            start = skip + reader.line_num + 1
+    except csv.Error as failure:
+        raise TableError(
+            f"a quote opens a cell here and does not close it as it should ({failure}; separator {delimiter!r}).",
+            "Close it, double each quote that belongs to a text, or save the file as JSON Lines.",
+            start,
+        ) from failure
+
+
+def _find_delimiter(sample: str, tabs: bool) -> str:
+    """The separator that gives most records of the sample as many cells as the first has, two or more."""
+    lines = list(io.StringIO(sample, newline=""))
+    if len(sample) == _SAMPLE and len(lines) > 1:
+        lines.pop()  # cut short
+    fits: dict[str, tuple[float, int]] = {}
+    for delimiter in DELIMITERS:
+        for quoting in (QUOTED, LITERAL):
+            counts = [len(cells) for cells in csv.reader(lines, delimiter=delimiter, **quoting) if cells]
+            if counts and counts[0] > 1:
+                fit = (counts.count(counts[0]) / len(counts), counts[0])
+                fits[delimiter] = max(fit, fits.get(delimiter, fit))
+    if not fits:
+        return "\t" if tabs else ","
+    if tabs and "\t" in fits:
+        return "\t"
+    best = max(fits.values())
+    if len(same := [repr(delimiter) for delimiter, fit in fits.items() if fit == best]) > 1:
+        raise TableError(
+            f"cannot tell what separates the cells: {' and '.join(same)} stand in the lines equally often.",
+            "Write the separator into a first line of its own: sep=;",
+        )
+    return max(fits, key=lambda delimiter: fits[delimiter])
+
+
+def _find_reading(reading: Reading, text: Text, delimiter: str, skip: int) -> str:
+    """How the quotes of a file are meant: the first reading in which all records have the same number of cells.
+
+    With tabs, where quotes rarely quote, a reading line by line that fits goes before one that does not need it.
+    """
+    quoted, *mixed, literal = READINGS
+    opens = re.compile(rf'(?:^|{re.escape(delimiter)}) *"')
+    with text.open(newline="") as stream:
+        if not any(map(opens.search, stream)):
+            return quoted  # only at the beginning of a cell a quote may mean something
+    fits = {quoted: _fit(text, delimiter, quoted, skip)}
+    if fits[quoted].spans or not fits[quoted].is_clean or delimiter == "\t":
+        fits[literal] = _fit(text, delimiter, literal, skip)
+    if not any(fit.is_clean for fit in fits.values()):
+        fits |= {name: _fit(text, delimiter, name, skip) for name in mixed}
+    clean = [name for name in READINGS if name in fits and fits[name].is_clean]
+    chosen = clean[0] if clean else quoted
+    # Each line is a record, and quotes would swallow some?
+    doubtful = clean == [quoted, literal] and fits[quoted].records != fits[literal].records
+    if delimiter == "\t":
+        if not clean:
+            by_line = fits[literal].odd <= fits[quoted].odd + bool(fits[quoted].fault)
+        else:
+            by_line = literal in clean and not _quotes_are_needed(text, skip, by_rows=not doubtful)
+        chosen = literal if by_line else chosen
+    message = f"separated by {delimiter!r}; read with {chosen}."
+    if doubtful and (chosen == literal or delimiter != "\t"):
+        message += f" From line {fits[quoted].spans} on, several lines could also be one cell, or rows of their own."
+        reading.faults.append(warning(reading.path, message, "If this is wrong, save the table as JSON Lines."))
+    elif delimiter == "\t" or chosen != quoted:
+        reading.faults.append(note(reading.path, message))
+    return chosen
+
+
+def _fit(text: Text, delimiter: str, name: str, skip: int) -> _Fit:
+    records, odd, spans = 0, 0, 0
+    with text.open(newline="") as stream:
+        try:
+            rows = _records(stream, delimiter, READINGS[name], skip)
+            last, cells = next(rows, (0, []))
+            width, records = len(cells), 1
+            for records, (line, cells) in enumerate(rows, start=2):
+                if line != last + 1:
+                    spans = spans or last
+                last = line
+                if len(cells) != width:
+                    if records == 2 and names_its_rows([""] * width, cells):
+                        width += 1
+                    odd += len(cells) < width or any(cells[width:])
+        except TableError as failure:
+            return _Fit(records=records, odd=odd, spans=spans, fault=failure.what)
+    if not spans and any("\n" in cell or "\r" in cell for cell in cells):
+        spans = last
+    return _Fit(records=records, odd=odd, spans=spans)
+
+
+def _quotes_are_needed(text: Text, skip: int, by_rows: bool) -> bool:
+    """Whether the quotes of a table with tabs, which can be read with and without them, look like those of a writer.
+
+    Such a writer puts all names into quotes, or doubles a quote inside a text, or puts every cell of a column into
+    quotes, or every one with a comma. ``by_rows``: look at more than the names.
+    """
+    with text.open(newline="") as stream:
+        records = _records(stream, "\t", LITERAL, skip)
+        _, names = next(records, (0, [""]))
+        return all(name.startswith('"') for name in names) or (
+            by_rows and _written_with_quotes(cells for _, cells in records)
+        )
+
+
+def _written_with_quotes(records: Iterable[list[str]]) -> bool:
+    rows, in_quotes, commas, bare_commas = 0, [0] * 0, 0, 0
+    for cells in records:
+        rows += 1
+        in_quotes += [0] * (len(cells) - len(in_quotes))
+        for place, cell in enumerate(cells):
+            if cell.startswith('"'):
+                in_quotes[place] += 1
+                if '""' in cell[1:-1]:
+                    return True
+                commas += "," in cell
+            else:
+                bare_commas += "," in cell
+    return rows in in_quotes or (commas > 0 and not bare_commas)

@@ -1,0 +1,141 @@
+"""A file's bytes, unpacked, and what kind of table they are: by how they begin, then by the file's ending."""
+
+import bz2
+import gzip
+import lzma
+import re
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path, PurePath
+from typing import Any, BinaryIO, Literal, cast
+
+import msgspec
+
+from fourshot.pipeline.faults import shorten
+from fourshot.pipeline.tables.types import TableError
+
+Kind = Literal["json", "csv", "text", "parquet", "arrow", "spreadsheet"]
+KINDS: dict[str, Kind] = {
+    **dict.fromkeys((".jsonl", ".ndjson", ".json"), "json"),
+    **dict.fromkeys((".csv", ".tsv", ".tab"), "csv"),
+    ".txt": "text",
+    ".parquet": "parquet",
+    **dict.fromkeys((".arrow", ".feather"), "arrow"),
+    **dict.fromkeys((".xlsx", ".xlsm", ".xlsb", ".xls", ".ods"), "spreadsheet"),
+}
+PACKINGS = (".gz", ".bz2", ".xz", ".zst", ".zip")
+# Source: the formats' own documents; what `file` and pandas look at too.
+_BEGINNINGS = {b"\x1f\x8b": ".gz", b"BZh": ".bz2", b"\xfd7zXZ\x00": ".xz", b"\x28\xb5\x2f\xfd": ".zst"}
+_KIND_BEGINNINGS: dict[bytes, Kind] = {b"PAR1": "parquet", b"ARROW1": "arrow", b"\xd0\xcf\x11\xe0": "spreadsheet"}
+_PARTS_OF_SPREADSHEETS = ("xl/", "content.xml")  # in the ZIP file that a spreadsheet is
+_ZIP_BEGINNINGS = (b"PK\x03\x04", b"PK\x05\x06")  # the second one: with nothing in it
+_JSON_BEGINNING = re.compile(rb'(\xef\xbb\xbf)?\s*(\[\s*)?\{\s*"')
+_HEAD_BYTES = 64
+_NO_TABLES = {
+    b"version https://git-lfs": ("a pointer of Git LFS, not the file itself.", "Fetch it: git lfs pull."),
+    **dict.fromkeys(
+        (b"<!doctype html", b"<html"),
+        (
+            "a web page, not a table.",
+            "Download the file itself; if a spreadsheet opens it, save it there as CSV.",
+        ),
+    ),
+}
+DAMAGED = (EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, RuntimeError, NotImplementedError, OSError)
+
+
+class Source(msgspec.Struct, frozen=True, kw_only=True):
+    """One table in one file, to be opened as often as needed."""
+
+    path: Path
+    kind: Kind
+    name: str  # of the table itself: without the packing's ending, or as it is called in a ZIP file
+    packing: str = ""
+
+    def open(self) -> BinaryIO:
+        """The unpacked bytes, from their beginning. Raises OSError."""
+        return _open(self.path, self.packing, self.name)
+
+
+def table_ending(path: PurePath) -> str:
+    """``.csv`` of "Tickets.CSV" or ".csv.gz" of "tickets.csv.gz"; "" where the name is not that of a table."""
+    packing = path.suffix.lower() if path.suffix.lower() in PACKINGS else ""
+    inner = PurePath(path.stem if packing else path.name).suffix.lower()
+    return inner + packing if inner in KINDS else packing
+
+
+def table_stem(path: PurePath) -> str:
+    """The file's name without the endings of a table and of its packing."""
+    return path.name[: len(path.name) - len(table_ending(path))]
+
+
+def find_source(path: Path) -> Source:
+    """What table is in a file. Raises `TableError` for a file that is none, or holds several."""
+    if path.is_dir():
+        listing = shorten(sorted(entry.name for entry in path.iterdir()), 8) or "nothing"
+        problem = f"a folder, not a file; in it is {listing}."
+        raise TableError(problem, "Name the table in it; of shards, what they have in common.")
+    if not path.is_file():
+        problem = "not a file that can be read twice, but a pipe or a device." if path.exists() else "no such file."
+        raise TableError(problem, "Save it as a file." if path.exists() else "Check the path.")
+    try:
+        with path.open("rb") as file:
+            head = file.read(_HEAD_BYTES)
+    except OSError as failure:
+        raise TableError(f"cannot be opened: {failure.strerror}.", "Check who may read it.") from failure
+    for start, (problem, remedy) in _NO_TABLES.items():
+        if head.lower().startswith(start):
+            raise TableError(problem, remedy)
+    name, packing = path.name, next((end for start, end in _BEGINNINGS.items() if head.startswith(start)), "")
+    if head.startswith(_ZIP_BEGINNINGS):
+        names = _names_in_zip(path)
+        if any(part.startswith(_PARTS_OF_SPREADSHEETS) for part in names):
+            return Source(path=path, kind="spreadsheet", name=name)
+        if len(names) == 1:
+            name, packing = names[0], ".zip"
+        elif path.suffix.lower() in ("", ".zip", *KINDS):  # others are documents of other programs
+            raise TableError(f"a ZIP file with {shorten(names) or 'nothing'}; it must hold one table.", "Unpack it.")
+    elif path.suffix.lower() in PACKINGS:  # also where a browser has unpacked it and left its name
+        name = path.stem
+    if packing:
+        try:
+            with _open(path, packing, name) as stream:
+                head = stream.read(_HEAD_BYTES)
+        except DAMAGED as failure:
+            raise TableError(f"cannot be unpacked: {failure}.", "Is the download complete?") from failure
+    suffix = PurePath(name).suffix.lower()
+    kind = next((kind for start, kind in _KIND_BEGINNINGS.items() if head.startswith(start)), KINDS.get(suffix))
+    if packing and kind != "spreadsheet" and head.startswith((*_BEGINNINGS, *_ZIP_BEGINNINGS)):
+        raise TableError("packed twice.", "Unpack it once.")
+    if kind == "csv" and _JSON_BEGINNING.match(head):
+        kind = "json"
+    if kind is None:
+        noun = f"{'packed ' if packing else ''}{f'{suffix} file' if suffix else 'file without an ending'}"
+        raise TableError(
+            f"cannot read a {noun}; allowed are {', '.join(KINDS)}, also packed ({', '.join(PACKINGS)}).",
+            "If it is one of these, call it so.",
+        )
+    return Source(path=path, kind=kind, name=name, packing=packing)
+
+
+def _names_in_zip(path: Path) -> list[str]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            infos = archive.infolist()
+    except DAMAGED as failure:
+        raise TableError(f"cannot be unpacked: {failure}.", "Is the download complete?") from failure
+    # macOS adds a folder of its own beside what was packed.
+    names = [info.filename for info in infos if not info.is_dir() and not info.filename.startswith("__MACOSX/")]
+    return [name for name in names if not PurePath(name).name.startswith(".")] or names
+
+
+def _open(path: Path, packing: str, member: str) -> BinaryIO:
+    if packing == ".zip":
+        return cast(BinaryIO, zipfile.ZipFile(path).open(member))
+    if packing == ".zst":
+        import pyarrow
+
+        return cast(BinaryIO, pyarrow.CompressedInputStream(pyarrow.OSFile(str(path)), "zstd"))
+    opens: dict[str, Callable[..., Any]] = {"": Path.open, ".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+    return cast(BinaryIO, opens[packing](path, "rb"))

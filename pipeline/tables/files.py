@@ -1,0 +1,206 @@
+"""Tables on disk, read as they are: columns, rows, and the line each row came from.
+
+One reader for all that is given as a table. Each row of a file comes back, or is counted as left out, or is an error
+with its line; what cannot be told for sure is asked for. What the values mean, `pipeline.rows.examples` says.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from fourshot.pipeline.faults import Fault, LeftOut, counted, error, raise_errors, shorten, warning
+from fourshot.pipeline.tables.binary import read_columnar, read_spreadsheet
+from fourshot.pipeline.tables.delimited import read_csv
+from fourshot.pipeline.tables.file_bytes import DAMAGED, Source, find_source
+from fourshot.pipeline.tables.json_tables import read_json
+from fourshot.pipeline.tables.lines import read_lines
+from fourshot.pipeline.tables.split_files import lone_shard, shards_of
+from fourshot.pipeline.tables.types import AS_FOUND, Item, Reading, ReadSettings, Table, TableError, Unread
+from fourshot.pipeline.task import DataSource
+
+__all__ = [
+    "AS_FOUND",
+    "ReadSettings",
+    "Table",
+    "read_table",
+    "scan_table",
+    "settings_of",
+    "stream_table",
+    "table_warnings",
+]
+
+_READERS = {
+    "json": read_json,
+    "csv": read_csv,
+    "text": read_lines,
+    "parquet": read_columnar,
+    "arrow": read_columnar,
+    "spreadsheet": read_spreadsheet,
+}
+_ERRORS_SHOWN = 10  # of each reason, where there are rows without; a file of another kind has an error in each line
+_WHY = {
+    "broken_json": "that are not valid JSON",
+    "no_object": "that are no JSON objects",
+    "key_twice": "with a key that stands there twice",
+    "half_pair": "with half of a surrogate pair",
+    "field_count": "with more or fewer fields than the header",
+    "repeated_header": "that repeat the names of the columns",
+    "rule": "of signs alone below the names, as Markdown has it",
+}
+
+
+def read_table(path: Path, settings: ReadSettings = AS_FOUND) -> Table:
+    """Read a table; raises `InputError` with all errors of the file."""
+    table, faults = scan_table(path, settings)
+    raise_errors(faults)
+    return table
+
+
+def scan_table(path: Path, settings: ReadSettings = AS_FOUND) -> tuple[Table, list[Fault]]:
+    """Read what can be read; and every fault, errors first, then the table's notices and what was left out.
+
+    A table with an error among its faults must not be used.
+    """
+    reading = Reading(path=path, settings=settings)
+    rows: dict[int, dict[str, Any]] = {}
+    unread: dict[str, list[tuple[int, Unread]]] = defaultdict(list)
+    faults: list[Fault] = []
+    try:
+        for number, row in stream_table(reading):
+            if isinstance(row, Unread):
+                unread[row.reason].append((number, row))
+            else:
+                rows[number] = row
+    except TableError as failure:
+        place = path if failure.line is None else f"{path}:{failure.line}"
+        faults.append(error(place, failure.what, failure.remedy))
+    faults += [fault for fault in reading.faults if fault.severity == "error"]
+    left_out = []
+    for reason, group in unread.items():
+        if group[0][1].is_error and not settings.skip_broken:
+            faults += _errors(reading, group, _ERRORS_SHOWN if rows else 1)
+        else:
+            lines = tuple(number for number, _ in group)
+            left_out.append(LeftOut(reason=reason, what=_WHY[reason], count=len(group), lines=lines))
+    if not (rows and reading.columns) and not faults:
+        nothing = " with anything in them" if rows else ""
+        gone = "".join(f" {counted(part.count, 'row')} {part.what} left out." for part in left_out)
+        faults.append(error(path, f"the file has no rows{nothing}.{gone}", "Put at least one example in it."))
+    faults += _chats(path, reading, rows)
+    notices = tuple(fault for fault in reading.faults if fault.severity != "error")
+    table = Table(
+        path=str(path),
+        columns=tuple(reading.columns),
+        rows=rows,
+        class_names=reading.class_names,
+        unit=reading.unit,
+        left_out=tuple(left_out),
+        notices=notices,
+    )
+    return table, faults + [notice for notice in notices if notice.severity == "note"] + table_warnings(table)
+
+
+def stream_table(reading: Reading) -> Iterator[Item]:
+    """Yield (line, row) for every row, `Unread` in the place of one that cannot be used; memory stays flat.
+
+    What is known of the file as a whole, its errors too, is in ``reading`` once all has been read. Raises `TableError`.
+    JSON that is not in lines is held in memory, and so are spreadsheets.
+    """
+    try:
+        is_file = reading.path.is_file()
+        shards = [] if is_file else shards_of(reading.path)
+    except OSError as failure:  # a name that is too long, a folder that may not be read
+        raise TableError(f"cannot be opened: {failure.strerror}.", "Check the path.") from failure
+    if not shards:
+        if is_file and (lone := lone_shard(reading.path)):
+            problem = f"one of {lone[1]} shards; the others are not read."
+            reading.faults.append(warning(reading.path, problem, f"To read all, name {lone[0].name!r} in its place."))
+        yield from _stream_file(reading, reading.path)
+        return
+    rows, num_columns = 0, 0
+    for shard in shards:
+        for _, row in _stream_file(reading, shard):
+            rows += 1
+            yield rows, row
+        if num_columns and len(reading.columns) > num_columns:
+            more = shorten(map(repr, list(reading.columns)[num_columns:]))
+            reading.faults.append(warning(shard, f"has columns that shards before it lack: {more}."))
+        num_columns = len(reading.columns)
+    reading.unit = "row"
+
+
+def _stream_file(reading: Reading, path: Path) -> Iterator[Item]:
+    source = find_source(path)
+    reading.faults += _unused(reading.settings, source)
+    try:
+        yield from _READERS[source.kind](reading, source)
+    except DAMAGED as failure:
+        problem = "cannot be unpacked" if source.packing else "cannot be read"
+        raise TableError(f"{problem}: {failure}.", "Is the download complete?") from failure
+
+
+def _unused(settings: ReadSettings, source: Source) -> list[Fault]:
+    """Warnings of settings that say nothing about this kind of file."""
+    unused = {
+        "an encoding": settings.encoding and source.kind not in ("csv", "json", "text"),
+        "no header": settings.header is False and source.kind not in ("csv", "spreadsheet"),
+        "a sheet": settings.sheet and source.kind != "spreadsheet",
+    }
+    return [
+        warning(source.path, f"{setting} was given, which a file of this kind ({source.kind}) has no use for.")
+        for setting, is_unused in unused.items()
+        if is_unused
+    ]
+
+
+def settings_of(source: DataSource) -> ReadSettings:
+    """How the files of a task are to be read."""
+    return ReadSettings(encoding=source.encoding, header=source.header)
+
+
+def _errors(reading: Reading, unread: list[tuple[int, Unread]], most: int) -> list[Fault]:
+    faults = [error(f"{reading.path}:{number}", row.what) for number, row in unread[:most]]
+    if rest := len(unread) - len(faults):
+        faults.append(error(reading.path, f"{counted(rest, 'more row')} {_WHY[unread[0][1].reason]}."))
+    leave_out = " Or leave such rows out: fourshot tasks new --skip-broken." * (
+        "--skip-broken" in reading.settings.offers
+    )
+    remedy = f"{unread[0][1].remedy}{leave_out}".strip()
+    return [*faults[:-1], msgspec.structs.replace(faults[-1], remedy=remedy)]
+
+
+def table_warnings(table: Table) -> list[Fault]:
+    """What was left out of a table, and what about its file may mean that it was understood wrongly."""
+    problems = (
+        f"{counted(part.count, 'row')} {part.what} left out ({table.unit} {shorten(part.lines)})."
+        for part in table.left_out
+    )
+    return [notice for notice in table.notices if notice.severity == "warning"] + [
+        warning(table.path, problem) for problem in problems
+    ]
+
+
+def _chats(path: Path, reading: Reading, rows: dict[int, dict[str, Any]]) -> list[Fault]:
+    """The error of a file for chat fine-tuning, with a row as it should be."""
+    row = next(iter(rows.values()), {})
+    chats = [name for name, value in row.items() if _is_chat(value)]
+    if not chats or len(row.keys() - chats) > 1:
+        return []
+    texts = [value for turn in row[chats[0]] for key, value in turn.items() if key not in _TURN]
+    return [
+        error(
+            path,
+            f"its rows are chats ({chats[0]!r}), made for another trainer; a row here is a text and a label.",
+            f'Write each as {{"text": ..., "label": ...}}. The first has the turns {shorten(map(repr, texts), 3)}.',
+        )
+    ]
+
+
+def _is_chat(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(t, dict) and _TURN & t.keys() for t in value)
+
+
+_TURN = {"role", "from"}

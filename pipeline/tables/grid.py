@@ -1,0 +1,168 @@
+"""Rows of cells, from a CSV file or a spreadsheet, become rows by column: which line names the columns, and does it?"""
+
+import itertools
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from fourshot.pipeline.faults import counted, error, shorten, warning
+from fourshot.pipeline.tables.types import Item, Reading, Unread
+
+_SEPARATORS = 'Put texts that hold the separator in "double quotes". Is the first line that of the names?'
+_ONE_COLUMN = (
+    "If the first line is not that of the names, remove it. If another character separates, write it into a first line "
+    "of its own, such as sep=^. If each line is one text, call the file .txt."
+)
+_NO_HEADER = (
+    ", or give --no-header: they are then called 1, 2, ... (in a task file, $.data.header = false). If this one does: "
+    "--text-column NAME --label-column NAME."
+)
+_LONGEST_NAME = 200  # characters; a question of a survey may be the name of a column
+_RULE = re.compile(r"\s*:?-{3,}:?\s*")
+SENTENCE = re.compile(r"(\S+\s+){3,}\S+[.!]")
+
+
+def grid_rows(reading: Reading, records: Iterator[tuple[int, Sequence[Any]]], hint: str) -> Iterator[Item]:
+    """Yield rows by column name from (line, cells). ``hint`` says what is amiss where a row has cells too many.
+
+    The first record names the columns, unless the settings say that there is no such line; a column without a name is
+    called by its place, from 1. Empty cells beyond the last column go. A record that repeats the names is left out.
+    """
+    first = next(records, None)
+    if first is None:
+        return
+    line, cells = first
+    second = next(records, None)
+    if second is not None:
+        records = itertools.chain([second], records)
+        if reading.settings.header is not False and names_its_rows(cells, second[1]):
+            cells = ["", *cells]
+            problem = (
+                "rows have a cell more than the line of names: the first was taken for its number, as R writes it."
+            )
+            reading.faults.append(warning(reading.path, problem))
+    raw = list(cells)
+    header = [f"{cell:g}" if isinstance(cell, float) else str(cell).strip("\ufeff \t\r\n") for cell in cells]
+    if reading.settings.header is False:
+        header = [""] * len(header)
+        columns = _names(header)
+        yield line, dict(zip(columns, cells, strict=True))
+    else:
+        columns = _names(header)
+        for name, times in Counter(columns).items():
+            if times > 1:
+                problem = f"the column {name!r} stands there {times} times."
+                remedy = "Rename or remove one."
+                if "--no-header" in reading.settings.offers:
+                    remedy += " If no line names the columns: --no-header."
+                reading.faults.append(error(f"{reading.path}:{line}", problem, remedy))
+    reading.columns |= dict.fromkeys(columns)
+    width, named = len(columns), {name for name in [*raw, *header] if name not in ("", None)} if any(header) else set()
+    doubt = _Doubt(header, raw)
+    nameless = doubt.nameless if named else []
+    for number, cells in records:
+        if len(cells) != width:
+            if len(cells) < width or any(cells[width:]):
+                problem = f"{counted(len(cells), 'field')} where the header has {width}{hint}."
+                yield number, Unread("field_count", problem, _ONE_COLUMN if width == 1 else _SEPARATORS)
+                continue
+            cells = cells[:width]
+        if not named.isdisjoint(cells):
+            # Files one after the other may each begin with a byte-order mark.
+            if list(cells) == raw or [str(cells[0]).lstrip("\ufeff"), *cells[1:]] == header:
+                yield number, Unread("repeated_header", "repeating the column names", is_error=False)
+                continue
+            doubt.see(number, cells)
+        if second is not None and number == second[0] and _is_rule(cells):
+            yield number, Unread("rule", "of signs alone below the names, as Markdown has it", is_error=False)
+            continue
+        if nameless:
+            doubt.fill(number, cells)
+        yield number, dict(zip(columns, cells, strict=False))  # as many as there are columns
+    if named:
+        doubt.judge(reading, line, columns)
+
+
+def _is_rule(cells: Sequence[Any]) -> bool:
+    """Whether a record is the line below the names of a table in Markdown: ``| --- | --- |``."""
+    filled = [cell for cell in map(str, cells) if cell.strip()]
+    return len(filled) > 1 and all(map(_RULE.fullmatch, filled))
+
+
+def names_its_rows(first: Sequence[Any], second: Sequence[Any]) -> bool:
+    """Whether rows are numbered in a column that the first record has not. Source: R, `write.table`, "CSV files"."""
+    return len(second) == len(first) + 1 and str(second[0]) == "1"
+
+
+def _names(header: Sequence[str]) -> list[str]:
+    """The columns' names; a place for those that have none, written so that it is no other column's name."""
+    places = (f"column {place}" if str(place) in header else str(place) for place in range(1, len(header) + 1))
+    return [name or place for name, place in zip(header, places, strict=True)]
+
+
+class _Doubt:
+    """What speaks against a first line being the names of the columns."""
+
+    def __init__(self, header: Sequence[str], raw: Sequence[Any]) -> None:
+        self.header = header
+        self._raw = raw  # a number in a spreadsheet is one, and no text
+        self.rows = 0
+        self.nameless = [place for place, name in enumerate(header) if not name]
+        self._again: dict[int, int] = {}  # place of a column -> rows that hold its name as a value
+        self._filled: dict[int, int] = dict.fromkeys(self.nameless, 0)
+        self._filled_lines: list[int] = []
+
+    def see(self, line: int, cells: Sequence[Any]) -> None:
+        """A row that holds a column's name, perhaps in the column itself."""
+        for place, name in enumerate(self.header):
+            if name and cells[place] in (name, self._raw[place]):
+                self._again[place] = self._again.get(place, 0) + 1
+
+    def fill(self, line: int, cells: Sequence[Any]) -> None:
+        """A row of a table with columns that have no name."""
+        self.rows += 1
+        if any(cells[place] for place in self.nameless):
+            self._filled_lines.append(line)
+        for place in self.nameless:
+            self._filled[place] += bool(cells[place])
+
+    def judge(self, reading: Reading, line: int, columns: Sequence[str]) -> None:
+        """Say what columns without a name hold; ask where the first line looks like an example."""
+        for place in self.nameless:
+            if not self._filled[place]:
+                reading.columns.pop(columns[place], None)
+        filled = [place for place in self.nameless if self._filled[place]]
+        reading.numbers_rows = 0 in filled
+        if filled and filled != [0]:  # the first one numbers the rows, as pandas and R write them
+            names = ", ".join(repr(columns[place]) for place in filled)
+            problem = (
+                f"{counted(len(self._filled_lines), 'row')} with something in a column without a name "
+                f"({reading.unit} {shorten(self._filled_lines)}); such columns are called by their place: {names}."
+            )
+            reading.faults.append(warning(reading.path, problem, "Is the rest of a text there?"))
+        if reading.settings.header is None and (evidence := self._evidence()):
+            reading.faults.append(
+                error(
+                    f"{reading.path}:{line}",
+                    f"the first line looks like an example, not like the names of columns: {evidence}.",
+                    "If a later line names the columns, remove what stands above it. If none does, write one above"
+                    + (
+                        _NO_HEADER if "--no-header" in reading.settings.offers else "; if this one does, name a column."
+                    ),
+                )
+            )
+
+    def _evidence(self) -> str:
+        names = [name for name in self.header if name]
+        if names == [str(place) for place in range(len(names))]:
+            return ""  # as pandas writes columns that have no names
+        for place, times in self._again.items():
+            return f"{self.header[place]!r} stands in {counted(times, 'more row')} of column {place + 1}"
+        for name in self.header:
+            if len(name) > _LONGEST_NAME or SENTENCE.fullmatch(name):
+                return f"{name[:60]!r} is a sentence"
+        for place in self.nameless[self.nameless[:1] == [0] :]:  # the first one may number the rows
+            if self._filled[place] > self.rows / 2:
+                return f"column {place + 1} has no name, and something in {counted(self._filled[place], 'row')}"
+        return ""

@@ -1,0 +1,175 @@
+"""JSON in the forms that tables come in: a line per row, an array, objects side by side, columns of a data frame."""
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any, TextIO
+
+from fourshot.pipeline.faults import note, shorten
+from fourshot.pipeline.tables.file_bytes import Source
+from fourshot.pipeline.tables.text import check_text
+from fourshot.pipeline.tables.types import Item, Reading, TableError, Unread
+
+_BETWEEN = re.compile(r"[\s,\ufeff]*")
+_LINES_TRIED = 20  # whether one of so many is an object by itself tells JSON Lines with a broken first line
+_WAYS = (
+    'Write one object per row, {"text": "...", "label": "..."}, each on a line of its own or all in one array '
+    '(pandas: frame.to_json("table.jsonl", orient="records", lines=True)).'
+)
+
+
+def read_json(reading: Reading, source: Source) -> Iterator[Item]:
+    """Yield the rows of a JSON file. JSON Lines are streamed, other forms are held in memory. Raises `TableError`."""
+    text = check_text(source, reading.settings)
+    with text.open() as stream:
+        by_line = _is_by_line(stream)
+    if not by_line:
+        with text.open() as stream:
+            document = stream.read()
+        try:
+            values = list(_values(document))
+        except TableError:
+            # Lines of which the first is broken, as later ones are objects by themselves?
+            later = map(_Decoder().read, document.split("\n")[1:_LINES_TRIED])
+            if document.lstrip().startswith("[") or not any(isinstance(row, dict) for row in later):
+                raise
+            by_line = True
+    if by_line:
+        with text.open() as stream:
+            yield from _with_columns(reading, _lines(stream))
+        return
+    reading.unit = "row"
+    if len(values) == 1 and isinstance(values[0], dict) and not document.lstrip().startswith("["):
+        values = _table_in(reading, values[0])
+    yield from _with_columns(reading, enumerate(map(_object, values), start=1))
+
+
+def _with_columns(reading: Reading, items: Iterable[Item]) -> Iterator[Item]:
+    """The items, their keys noted as columns."""
+    for number, row in items:
+        if isinstance(row, dict) and not row.keys() <= reading.columns.keys():
+            reading.columns |= dict.fromkeys(row)
+        yield number, row
+
+
+def _is_by_line(stream: TextIO) -> bool:
+    """Whether the file is JSON Lines; one object alone may be a row, or hold the table in one of its values."""
+    lines = (line for line in stream if line.strip())
+    row = _Decoder().read(next(lines, "{}"))
+    return isinstance(row, dict) and (next(lines, None) is not None or not _holds_table(row))
+
+
+def _lines(stream: TextIO) -> Iterator[Item]:
+    decoder = _Decoder()
+    # Not `splitlines`: that also splits at characters which may stand unescaped inside a JSON string (U+2028, U+0085).
+    for number, line in enumerate(stream, start=1):
+        if line.strip():
+            yield number, _object(decoder.read(line.strip("\ufeff\n")))
+
+
+def _object(row: Any) -> dict[str, Any] | Unread:
+    if isinstance(row, dict | Unread):
+        return row
+    problem = f"got a JSON {type(row).__name__}, each row must be an object."
+    return Unread("no_object", problem, 'Write it as {"text": "...", "label": "..."}.')
+
+
+class _Decoder:
+    """Python's decoder, which lets no key stand twice and no half of a surrogate pair pass."""
+
+    def __init__(self) -> None:
+        self._again: list[str] = []
+        self._json = json.JSONDecoder(object_pairs_hook=self._build)
+
+    def read(self, line: str) -> Any:
+        """The one value in a line, `Unread` where there is none."""
+        self._again.clear()
+        try:
+            row = self._json.decode(line)
+        except json.JSONDecodeError as failure:
+            problem = f"not valid JSON: {failure.msg} (column {failure.colno})."
+            return Unread("broken_json", problem, "Write one JSON object per line.")
+        except (ValueError, RecursionError) as failure:  # a number of thousands of digits, brackets in thousands
+            return Unread("broken_json", f"JSON that cannot be read: {failure}.")
+        return self._checked(row, line)
+
+    def read_at(self, text: str, place: int) -> tuple[Any, int]:
+        """(value that begins at a place, `Unread` for one that cannot be used; where it ends). Raises `TableError`."""
+        self._again.clear()
+        try:
+            value, end = self._json.raw_decode(text, place)
+        except json.JSONDecodeError as failure:
+            problem = f"not valid JSON: {failure.msg} (column {failure.colno})."
+            raise TableError(problem, _WAYS, failure.lineno) from failure
+        except (ValueError, RecursionError) as failure:
+            raise TableError(f"JSON that cannot be read: {failure}.", _WAYS, text.count("\n", 0, place) + 1) from None
+        return self._checked(value, text[place:end]), end
+
+    def _build(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        row = dict(pairs)
+        if len(row) != len(pairs):
+            keys = [key for key, _ in pairs]
+            self._again.extend(key for key in row if keys.count(key) > 1)
+        return row
+
+    def _checked(self, row: Any, source: str) -> Any:
+        if self._again:
+            return Unread("key_twice", f"the key {self._again[0]!r} stands there twice.", "Remove one.")
+        if "\\u" in source:
+            try:
+                json.dumps(row, ensure_ascii=False).encode()
+            except UnicodeEncodeError:
+                return Unread("half_pair", "half of a surrogate pair (\\ud800 to \\udfff).", "Write the whole one.")
+        return row
+
+
+def _values(text: str) -> Iterator[Any]:
+    """The values in a text, one after the other, without the brackets of an array around them."""
+    decoder = _Decoder()
+    place, is_open = 0, False
+    while True:
+        place = _BETWEEN.match(text, place).end()  # type: ignore[union-attr]  # it matches nothing, too
+        if place == len(text):
+            if is_open:
+                raise TableError("the JSON array is not closed: the end of the file is missing.", "Write it again.")
+            return
+        if text[place] == ("]" if is_open else "["):
+            is_open, place = not is_open, place + 1
+        else:
+            value, place = decoder.read_at(text, place)
+            yield value
+
+
+def _holds_table(row: dict[str, Any]) -> bool:
+    values = list(row.values())
+    return bool(values) and (
+        any(isinstance(value, list) and value and isinstance(value[0], dict) for value in values)
+        or (len(values) > 1 and all(isinstance(value, dict | list) for value in values))
+    )
+
+
+def _table_in(reading: Reading, document: dict[str, Any]) -> list[Any]:
+    """The rows in a file's one object. Raises `TableError` where it is not plain which they are."""
+    values = list(document.values())
+    if not _holds_table(document):
+        return [document]
+    if all(isinstance(value, list) for value in values) and len(values) > 1 and len({len(v) for v in values}) == 1:
+        return [dict(zip(document, cells, strict=True)) for cells in zip(*values, strict=True)]
+    if all(isinstance(value, dict) for value in values) and len({tuple(value) for value in values}) == 1:
+        inner = list(values[0])
+        if inner and all(key.isdigit() for key in inner):  # pandas: a column in each value, by row
+            return [{column: cells[key] for column, cells in document.items()} for key in inner]
+        if all(key.isdigit() for key in document):  # pandas, orient="index"
+            return values
+    tables = [key for key, value in document.items() if isinstance(value, list) and _all_objects(value)]
+    if len(tables) != 1:
+        raise TableError(f"one JSON object with {shorten(map(repr, document))}: which of it are the rows?", _WAYS)
+    beside = [repr(key) for key in document if key != tables[0]]
+    also = f"; beside them, {shorten(beside)} is not read" if beside else ""
+    reading.faults.append(note(reading.path, f"the rows are those of {tables[0]!r}{also}."))
+    rows: list[Any] = document[tables[0]]
+    return rows
+
+
+def _all_objects(values: list[Any]) -> bool:
+    return bool(values) and all(isinstance(value, dict) for value in values)

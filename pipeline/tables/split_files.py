@@ -1,0 +1,132 @@
+"""Which file of a folder holds a split: under its own name, or in the shards that the hub and `datasets` write."""
+
+import re
+from collections import defaultdict
+from pathlib import Path
+
+from fourshot.engine.errors import InputError
+from fourshot.pipeline.faults import shorten
+from fourshot.pipeline.tables.file_bytes import KINDS, PACKINGS, table_ending, table_stem
+from fourshot.pipeline.task import DataSource
+
+SPLIT_ALIASES = {"dev": ("dev", "validation", "valid", "val")}
+_PLAIN = (".jsonl", ".csv", ".tsv", ".parquet")
+# Source: huggingface/datasets, `filename_for_dataset_split`; older uploads add a fingerprint, conversions only count.
+_SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<total>\d{5})(-[0-9a-f]{16})?")
+_ABOUT_A_DATA_SET = ("dataset_info.json", "state.json")  # which `Dataset.save_to_disk` writes beside the shards
+# Source: Apache Spark, `FileNamingProtocol`: part-00000-<uuid>-c000.snappy.parquet
+_COUNTED = re.compile(r"(data-|part-)?\d{4,5}(-of-\d{5})?|part-\d{5}-[\w.-]+")
+
+
+def find_split_file(folder: Path, stem: str) -> Path | None:
+    """What holds a split in a folder, or in its folder ``data``: a file, or the path that `shards_of` takes; or None.
+
+    Raises `InputError` for two files: which one counts is unclear.
+    """
+    matches = split_files(folder, stem)
+    plain = [path for path in matches if path.suffix in _PLAIN and path.is_file()]
+    if len(matches) > 1 and len(plain) != 1:
+        names = " and ".join(path.name for path in matches)
+        raise InputError(f"{folder} has {names} for the same split. Keep one of them.")
+    return next(iter(plain or matches), None)
+
+
+def own_splits(folder: Path, test_split: str) -> tuple[str, str]:
+    """What in a folder is the train and the test split of a task whose data were made for the hub.
+
+    Files called so. Where there are none: the dev split to test on if the hub's task is tested on that, a part of the
+    train split by its name, "train_1000", or the dev split to train on.
+    """
+    has_file = {stem: find_split_file(folder, stem) is not None for stem in ("train", "test", "dev")}
+    tests_on_dev = test_split in SPLIT_ALIASES["dev"] and not has_file["test"] and has_file["dev"]
+    parts = sorted({table_stem(file) for file in _tables(folder) if table_stem(file).startswith("train_")})
+    train = parts[0] if not has_file["train"] and len(parts) == 1 else "train"
+    if not has_file["train"] and not parts and has_file["dev"] and has_file["test"]:
+        train = "dev"
+    return train, "dev" if tests_on_dev else "test"
+
+
+def split_files(folder: Path, stem: str) -> list[Path]:
+    """All that might hold a split. Beside one in a usual format, what may lie in others does not count."""
+    stems = SPLIT_ALIASES.get(stem, (stem,))
+    for place in (folder, folder / "data"):
+        matches: list[Path] = []
+        for file in _tables(place):
+            shard = _SHARD.fullmatch(table_stem(file))
+            if table_stem(file).lower() in (alias.lower() for alias in stems):
+                matches.append(file)
+            elif shard and shard["stem"] in stems:
+                matches.append(place / shard["stem"])
+        if matches := list(dict.fromkeys(matches)) or [place / alias for alias in stems if shards_of(place / alias)]:
+            return matches
+    return []
+
+
+def shards_of(path: Path) -> list[Path]:
+    """The shards of "data/train": "data/train-00000-of-00002.parquet" and so on, or what "data/train/" counts up.
+
+    Empty where there are none. Raises `InputError` where one is missing.
+    """
+    shards: dict[str, list[tuple[int, Path]]] = defaultdict(list)
+    for file in _tables(path.parent):
+        match = _SHARD.fullmatch(table_stem(file))
+        if match and match["stem"] == path.name:
+            shards[match["total"]].append((int(match["number"]), file))
+    for total, files in shards.items():
+        if [number for number, _ in sorted(files)] != list(range(int(total))) or len(shards) > 1:
+            names = shorten(sorted(file.name for group in shards.values() for _, file in group))
+            raise InputError(f"{path}: of {int(total)} shards there is {names}. Fetch what is missing.")
+        return [file for _, file in sorted(files)]
+    inside = [file for file in _tables(path) if file.name not in _ABOUT_A_DATA_SET]
+    return inside if all(_COUNTED.fullmatch(table_stem(file)) for file in inside) else []
+
+
+def lone_shard(path: Path) -> tuple[Path, int] | None:
+    """For one of several shards, the path that stands for all of them, and how many there should be."""
+    match = _SHARD.fullmatch(table_stem(path))
+    return (path.with_name(match["stem"]), int(match["total"])) if match and int(match["total"]) > 1 else None
+
+
+def missing_split(source: DataSource, stem: str) -> str:
+    """The message for a folder without a file for a split."""
+    folder = Path(source.folder)
+    if not source.folder:
+        return (
+            "the task says neither a hub data set nor a folder. Set $.data.hub or $.data.folder, or give --data FOLDER."
+        )
+    if not folder.is_dir():
+        return f"no such data folder: {folder}. Set $.data.folder, or give a folder that is there with --data."
+    if (folder / stem).is_file() and (ending := table_ending(Path(stem))):
+        return (
+            f"the split {stem!r} is the name of a file. A split is named without the ending: {stem[: -len(ending)]!r}."
+        )
+    listing = shorten(sorted(path.name for path in folder.iterdir()), 8) or "nothing"
+    kinds = ", ".join(f"{stem}{suffix}" for suffix in (*list(KINDS)[:4], ".parquet"))
+    key = "test_split" if stem == source.test_split else "train_split"
+    dev_name = (
+        next((name for name in reversed(SPLIT_ALIASES["dev"]) if _has(folder, name)), "") if stem == "test" else ""
+    )
+    hint = f' To measure on {dev_name!r}: {key} = "{dev_name}" under [data].' if dev_name else ""
+    return (
+        f"no file for the split {stem!r} in {folder}: allowed are {kinds} and other tables, also packed or in shards "
+        f"({stem}-00000-of-00002.parquet); there is {listing}.{hint}"
+    )
+
+
+def _has(folder: Path, stem: str) -> bool:
+    try:
+        return find_split_file(folder, stem) is not None
+    except InputError:
+        return True
+
+
+def _tables(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    files = [path for path in folder.iterdir() if table_ending(path) and path.is_file()]
+    return sorted(files, key=lambda path: (_rank(table_ending(path)), path.name))
+
+
+def _rank(ending: str) -> int:
+    """Where an ending stands in the list of kinds."""
+    return [*KINDS, *PACKINGS].index("." + ending.split(".")[1])

@@ -1,0 +1,78 @@
+"""What a task is: its labels, where its examples are, and an example.
+
+All frozen; unknown keys in a user's file are an error. Importing this module loads neither torch nor vllm.
+"""
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+
+class Label(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One class. ``word`` is what the model reads and answers; ``name`` is what the data and the user say."""
+
+    name: str
+    word: str = ""  # "" means: the name
+    description: str = ""  # completes "Few examples of {noun}s ... are given"
+    plural: str = ""  # completes "Generate more ..."; "" means: {word} {noun}s
+
+    @property
+    def read_as(self) -> str:
+        return self.word or self.name
+
+
+class DataSource(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where the examples are: exactly one of ``hub`` (a data set) and ``folder`` (train and test files)."""
+
+    hub: str = ""  # e.g. "stanfordnlp/sst2"
+    hub_config: str = ""
+    folder: str = ""  # relative to the task file; one table per split, such as train.jsonl and test.csv
+    encoding: str = ""  # of the folder's files; "" means: by the byte-order mark, else UTF-8
+    header: bool = True  # whether the first line of CSV files and spreadsheets names the columns; else "1", "2", ...
+    text_column: str = "text"
+    label_column: str = "label"
+    train_split: str = "train"
+    test_split: str = "test"
+    label_values: dict[str, str] = {}  # value in the data -> label name, where they differ
+    leave_out: tuple[str, ...] | UnsetType = UNSET  # values that are no label of the task: their rows are left out
+
+
+class Task(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A text classification task, as one TOML file says it."""
+
+    name: str
+    instruction: str
+    noun: str  # of one text: "movie review"
+    noun_plural: str = ""  # "" means: {noun}s
+    # Of an input, in the order of its lines, and the data's columns; a task without them has texts. Unset, they are not
+    # written, so cards and hashes of such tasks are those of versions before there were fields.
+    fields: tuple[str, ...] | UnsetType = UNSET
+    labels: tuple[Label, ...]
+    data: DataSource = DataSource()
+
+    @property
+    def nouns(self) -> str:
+        return self.noun_plural or f"{self.noun}s"
+
+    @property
+    def input_fields(self) -> tuple[str, ...]:
+        return self.fields or ()
+
+    @property
+    def input_columns(self) -> tuple[str, ...]:
+        """Columns of the data that an input is read from."""
+        return self.input_fields or (self.data.text_column,)
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        return tuple(label.name for label in self.labels)
+
+    @property
+    def label_words(self) -> tuple[str, ...]:
+        return tuple(label.read_as for label in self.labels)
+
+
+class Example(msgspec.Struct, frozen=True, kw_only=True):
+    """A text and the name of its label."""
+
+    text: str  # of a task with fields: a line for each, see `pipeline.rows.fields`
+    label: str

@@ -1,0 +1,252 @@
+"""Keeps what is served true to the adapters' folder: new versions in, old ones out, nobody interrupted.
+
+A version answers from the moment it is loaded and has answered once; until then the one before it does. A version that
+is gone from the folder answers what it was already asked, then its memory and its copy are given back. One that is
+damaged there is not gone: the copy that was checked answers on, and whoever asks what is refused is told.
+
+A task may have an adapter and a student; both are ready, and the pinned or the newer one answers unless asked for.
+"""
+
+import asyncio
+import logging
+import math
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import msgspec
+from msgspec import UNSET
+
+from fourshot.engine.errors import FourshotError
+from fourshot.pipeline.student_card import StudentCard
+from fourshot.pipeline.tasks.generation import GenerationTask
+from fourshot.pipeline.text_student import TextStudentCard
+from fourshot.serving.answers import RefusalError
+from fourshot.serving.api import Method, Refused, TaskInfo
+from fourshot.serving.models.registry import FolderContents, InContext, Registry, Signature, StoredAdapter, place_in
+from fourshot.serving.models.version import Loader, Version
+
+logger = logging.getLogger("fourshot.serving")
+RETRY_S = 10.0  # after which what the system refused is tried again: a disk that was full may have room
+
+
+class AdapterSync:
+    """Owns the versions that answer. Everything but the reading of files happens on the server's event loop."""
+
+    def __init__(
+        self, registry: Registry, students: Loader, base_model: Loader | None = None, writers: Loader | None = None
+    ) -> None:
+        """Without ``base_model`` only students are served; the registry refuses all else. ``writers`` loads those that
+        write, ``students`` the others.
+        """
+        self._registry, self._students, self._base_model = registry, students, base_model
+        self._writers = writers or students
+        self._ready: dict[str, Version] = {}  # by name
+        # By folder: why its files were refused, and until when they are, unless they change.
+        self._bad: dict[Path, tuple[Signature, str, float]] = {}
+        self._leaving: dict[str, Version] = {}
+        self._contents: FolderContents | None = None
+        self._logged: list[Refused] = []  # refusals that the log has already
+        self.current: dict[str, list[Version]] = {}  # by task: what answers, and what does if it is asked for
+        self.damaged: set[str] = set()  # tasks that answer on with what is damaged in the folder
+        self.on_change: Callable[[str, str], None] = lambda task, name: None
+
+    @property
+    def loaders(self) -> list[Loader]:
+        return [*dict.fromkeys(loader for loader in (self._writers, self._students, self._base_model) if loader)]
+
+    @property
+    def num_inside(self) -> int:
+        """Requests that are computed now, whichever route they came by."""
+        return sum(loader.num_inside for loader in self.loaders)
+
+    @property
+    def num_waiting(self) -> int:
+        """Texts that wait for their turn."""
+        return sum(loader.dispatcher.num_waiting for loader in self.loaders)
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Of the base model, or of students where there is none."""
+        return self.loaders[-1].dispatcher.tokens_per_s
+
+    def close(self, refusal: RefusalError) -> None:
+        """Give ``refusal`` to all that waits."""
+        for loader in self.loaders:
+            loader.dispatcher.close(refusal)
+
+    def _loader(self, stored: StoredAdapter | InContext) -> Loader:
+        writes = isinstance(stored, StoredAdapter) and stored.writes
+        loader = self._writers if writes else self._students if _is_student(stored) else self._base_model
+        assert loader is not None, "the registry has refused it"
+        return loader
+
+    async def refresh(self) -> None:
+        """Look at the folder and act on it. Returns when all that is new answers."""
+        try:
+            contents = await asyncio.to_thread(self._registry.read)
+        except OSError as error:  # a network disk that is away for a moment takes no task away
+            logger.warning("the adapters' folder cannot be read: %s", error)
+            return
+        contents = self._with_damaged(contents)
+        for refused in contents.refused:
+            if refused not in self._logged:
+                logger.warning("%s is refused: %s", refused.path, refused.reason)
+        self._logged = contents.refused
+        self._contents = contents
+        for task in sorted({*contents.tasks, *contents.in_context, *self.current}):
+            await self._choose(task, contents)
+        await self._clear_out()
+        leaving = {version.task.name for version in self._leaving.values()}  # first out of their slots
+        for loader in self.loaders:
+            await loader.pin([version for task in self.current.keys() - leaving for version in self.current[task]])
+
+    def _with_damaged(self, contents: FolderContents) -> FolderContents:
+        """``contents`` with what is served, lies there still, and can no longer be read as it was."""
+        refused = {refusal.path: refusal for refusal in contents.refused}
+        adapters, in_context = list(contents.adapters), dict(contents.in_context)
+        names = {stored.name for stored in adapters}
+        self.damaged = set()
+        for task, version in [(task, version) for task, versions in self.current.items() for version in versions]:
+            stored = version.stored
+            place = self._registry.place(stored)
+            if place not in refused or version.name in names or (task in in_context and not _is_student(stored)):
+                continue
+            if isinstance(stored, StoredAdapter):
+                adapters.append(stored)
+            else:
+                in_context[task] = stored
+            self.damaged.add(task)
+            reason = f"{refused[place].reason} The task {task} is answered on, by the copy that was loaded before."
+            refused[place] = Refused(path=place, reason=reason)
+        return msgspec.structs.replace(
+            contents, adapters=adapters, in_context=in_context, refused=list(refused.values())
+        )
+
+    async def _choose(self, task: str, contents: FolderContents) -> None:
+        """Have the first adapter and the first student of ``task`` that can answer do so."""
+        previous, stored = self.current.get(task, []), contents.versions(task)
+        candidates = []
+        for student in (False, True):
+            current = next((version for version in previous if _is_student(version.stored) is student), None)
+            entry = None if student else contents.in_context.get(task)
+            candidates.append(
+                await self._first(current, [adapter for adapter in stored if adapter.is_student is student], entry)
+            )
+        order = [adapter.name for adapter in stored]  # examples alone, which have no name, come last
+        versions = sorted(
+            (version for version in candidates if version),
+            key=lambda version: order.index(version.name) if version.name else 1 << 30,
+        )
+        if versions == previous:
+            return
+        for version in previous:
+            if version not in versions:
+                self._leave(version)
+        for version in versions:
+            self._leaving.pop(version.name, None)
+            self._loader(version.stored).announce(version)
+        self.current[task] = versions
+        if not versions:
+            del self.current[task]
+        sources = " or ".join(f"by {version.name}" if version.name else "in context" for version in versions)
+        logger.info("task %s is %s", task, f"answered {sources}" if sources else "no longer served")
+        self.on_change(task, versions[0].name if versions else "")
+
+    async def _first(
+        self, current: Version | None, stored: Sequence[StoredAdapter], entry: InContext | None
+    ) -> Version | None:
+        """The first of ``stored`` that can answer, else ``entry``; ``current`` is what does."""
+        for adapter in stored:
+            if current is not None and current.name == adapter.name:
+                current.card = adapter.card
+                return current
+            if version := self._ready.get(adapter.name) or await self._admit(adapter):
+                return version
+        if entry is None or (current is not None and current.stored == entry):
+            return current if entry is not None else None
+        try:
+            return await self._loader(entry).admit(entry)
+        except FourshotError as error:
+            logger.warning("task %s cannot be answered in context: %s", entry.task.name, error)
+            return None
+
+    async def _admit(self, stored: StoredAdapter) -> Version | None:
+        """Load what is in the folder; None where it is refused."""
+        refusal = self._bad.get(stored.folder)
+        if refusal is not None and refusal[0] == stored.signature and time.monotonic() < refusal[2]:
+            return None
+        try:
+            version = await self._loader(stored).admit(stored)
+        except FourshotError as error:
+            refused_until_s = time.monotonic() + RETRY_S if isinstance(error.__cause__, OSError) else math.inf
+            self._bad[stored.folder] = (stored.signature, str(error), refused_until_s)
+            if refusal is None or refusal[0] != stored.signature:
+                logger.warning("%s is refused: %s", stored.name, error)
+            return None
+        self._bad.pop(stored.folder, None)
+        self._ready[stored.name] = version
+        return version
+
+    def _leave(self, version: Version) -> None:
+        """Nobody new gets to ``version``; those who have it may finish."""
+        if version.name:
+            version.left_at = time.monotonic()
+            self._leaving[version.name] = version
+            self._loader(version.stored).withdraw(version)
+
+    async def _clear_out(self) -> None:
+        """Give back what nobody uses any more."""
+        for name, version in list(self._leaving.items()):
+            loader = self._loader(version.stored)
+            if version.in_use or loader.is_busy(version):
+                continue
+            del self._leaving[name]
+            self._ready.pop(name, None)
+            await loader.unload(version)
+
+    def tasks(self) -> list[TaskInfo]:
+        """What is served, in the order of the tasks' names."""
+        return [self._info(task, versions) for task, versions in sorted(self.current.items())]
+
+    def _info(self, task: str, versions: Sequence[Version]) -> TaskInfo:
+        contents, first = self._contents, versions[0]
+        methods: list[Method] = [method for version in versions for method in version.methods]
+        student = next(
+            (version.card for version in versions if isinstance(version.card, StudentCard | TextStudentCard)), None
+        )
+        writes = isinstance(first.task, GenerationTask)
+        return TaskInfo(
+            task=task,
+            labels=[] if isinstance(first.task, GenerationTask) else list(first.task.label_names),
+            adapter=first.name,
+            versions=_names(contents, task),
+            pinned=bool(contents and first.name and contents.pins.get(task) == first.name),
+            methods=methods,
+            student=student.name if student else "",
+            fields=UNSET if isinstance(first.task, GenerationTask) else list(first.task.input_fields) or UNSET,
+            teacher=student.teacher if student else "",
+            kind="generation" if writes else UNSET,
+        )
+
+    def refused(self) -> list[Refused]:
+        """What lies in the folder and is not served, and why."""
+        contents = self._contents
+        if contents is None:
+            return []
+        bad = [
+            Refused(path=place_in(self._registry.root, stored.folder), reason=refusal[1])
+            for stored in contents.adapters
+            if (refusal := self._bad.get(stored.folder)) is not None and refusal[0] == stored.signature
+        ]
+        return [*contents.refused, *bad]
+
+
+def _names(contents: FolderContents | None, task: str) -> list[str]:
+    """Of the versions in the folder, the newest first, each once."""
+    stored = sorted(contents.versions(task), key=lambda adapter: -adapter.written_at) if contents else []
+    return list(dict.fromkeys(adapter.name for adapter in stored))
+
+
+def _is_student(stored: StoredAdapter | InContext) -> bool:
+    return isinstance(stored, StoredAdapter) and stored.is_student

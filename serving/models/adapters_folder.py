@@ -1,0 +1,108 @@
+"""What `fourshot adapters` does to the folder that a server watches. A running server notices within seconds."""
+
+import os
+import shutil
+from pathlib import Path
+
+from fourshot.engine.errors import AdapterError, InputError
+from fourshot.engine.machine.files import changing, remove_folder, settle, staged_folder
+from fourshot.pipeline.card import CARD_FILE, load_card
+from fourshot.pipeline.events import OnEvent, ignore
+from fourshot.pipeline.student_card import STUDENT_FILE
+from fourshot.pipeline.synthesis.settings import PRESETS, RunSettings
+from fourshot.pipeline.task import Task
+from fourshot.pipeline.task_data import TaskData
+from fourshot.serving.adapter_lookup import find_classifier
+from fourshot.serving.models.admission import check_hash, read_student
+from fourshot.serving.models.registry import (
+    IN_CONTEXT,
+    PINS_FILE,
+    Card,
+    InContext,
+    Registry,
+    base_named,
+    read_pins,
+    write_in_context,
+    write_pins,
+)
+
+
+def add_adapter(root: Path, source: str) -> tuple[Card, bool]:
+    """Copy the adapter or student of the folder ``source`` there under its content-hashed name.
+
+    False where it is there already. Raises InputError where there is none, or a damaged one.
+    """
+    folder = find_classifier(source)
+    is_student = (folder / STUDENT_FILE).is_file()
+
+    def checked(place: Path) -> Card:
+        if is_student:
+            return read_student(place, place)
+        check_hash(place, card := load_card(place))
+        return card
+
+    try:
+        card = checked(folder)
+    except AdapterError as error:
+        raise InputError(f"{folder} is not added: {error}") from error
+    final = root / card.name
+    if final.exists():
+        checked(final)
+        return card, False
+    with staged_folder(root, card.name) as staged:
+        shutil.copytree(folder, staged, dirs_exist_ok=True, symlinks=False)
+        os.utime(staged / (STUDENT_FILE if is_student else CARD_FILE))  # it is the newest now
+        settle(staged, final)
+    return card, True
+
+
+def add_in_context(root: Path, task: Task, shots: int, seed: int, on_event: OnEvent = ignore) -> Path:
+    """Have ``task`` answered in context, with ``shots`` examples per class, until it has an adapter."""
+    examples = TaskData(task, on_event, needs_test=False).shots(RunSettings(k=shots, seed=seed))
+    return write_in_context(root, InContext(task=task, shots=tuple(examples), align=PRESETS["default"].align))
+
+
+def remove(root: Path, name: str, base: str | None = None) -> list[Path]:
+    """Take away all copies of an adapter, or what is refused or answered in context. Raises InputError for no such."""
+    contents = Registry(root, base_named(base)).read()
+    folders = [adapter.folder for adapter in contents.adapters if adapter.name == name]
+    folders += [root / fault.path for fault in contents.refused if fault.path == name]
+    if name in contents.in_context:
+        folders.append(root / f"{name}{IN_CONTEXT}")
+    if not folders:
+        names = [adapter.name for adapter in contents.adapters]
+        names += [*(fault.path for fault in contents.refused), *contents.in_context]
+        raise InputError(f"there is no {name!r} in {root}. There are: {', '.join(names) or 'none'}.")
+    for folder in folders:
+        if folder.is_symlink() or folder.is_file():
+            folder.unlink()
+        else:
+            remove_folder(folder)
+    return folders
+
+
+def pin(root: Path, name: str, base: str | None = None) -> str:
+    """Keep a task to the adapter ``name``. Returns the task. Raises InputError for no such adapter."""
+    tasks = {adapter.name: adapter.card.task.name for adapter in Registry(root, base_named(base)).read().adapters}
+    if name not in tasks:
+        raise InputError(f"there is no adapter {name!r} in {root}. There are: {', '.join(tasks) or 'none'}.")
+    with changing(root / PINS_FILE):
+        write_pins(root, {**_pins(root), tasks[name]: name})
+    return tasks[name]
+
+
+def unpin(root: Path, task: str) -> None:
+    """Let the newest version of ``task`` answer again. Raises InputError where it is not pinned."""
+    with changing(root / PINS_FILE):
+        pins = _pins(root)
+        if task not in pins:
+            raise InputError(f"{task!r} is not pinned. Pinned are: {', '.join(pins) or 'none'}.")
+        write_pins(root, {pinned_task: name for pinned_task, name in pins.items() if pinned_task != task})
+
+
+def _pins(root: Path) -> dict[str, str]:
+    """Those there are. Raises InputError for a file that says something else."""
+    try:
+        return read_pins(root)
+    except AdapterError as error:
+        raise InputError(f"{root}: {error}") from error

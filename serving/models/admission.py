@@ -1,0 +1,214 @@
+"""What an adapter or a student must be before it is served, and the copy that is then read.
+
+The engine reads adapters while it computes; a file that is gone or half written at that moment would take every request
+with it. So it never reads the watched folder: an adapter is copied, the copy is checked, and the copy is served.
+"""
+
+import re
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from fourshot.engine.adapters import slot_rank
+from fourshot.engine.checkpoints.models import ResolvedModel, Shapes, tensor_shapes
+from fourshot.engine.errors import AdapterError
+from fourshot.engine.machine.content_hash import content_hash_of
+from fourshot.engine.machine.files import settle, staged_folder
+from fourshot.engine.vllm_seams.adapter_check import check_adapter
+from fourshot.pipeline.card import CARD_FILE, AdapterCard, load_card
+from fourshot.pipeline.student_card import STUDENT_FILE, StudentCard, is_text_student, load_student_card, sha256
+from fourshot.pipeline.text_student import TextStudentCard, load_text_student_card
+from fourshot.training.lora.saving import content_hash
+from fourshot.training.students.onnx_export import ONNX_FOLDER
+from fourshot.training.students.serving_model import CONFIG as STUDENT_CONFIG
+from fourshot.training.students.serving_model import TOKENIZER, file_to_use
+
+WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+FILES = (CARD_FILE, CONFIG, WEIGHTS)
+WRITERS_FILES = (".json", ".safetensors", ".model", ".txt", ".jinja")  # of a checkpoint: nothing that is run
+MOST_CARD_BYTES = 16 << 20
+TASK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")  # what may stand in a path without being escaped
+LORA_WEIGHT = re.compile(r"base_model\.model\.(.+)\.lora_([AB])\.weight")
+
+
+def read_card(folder: Path, root: Path, base: Callable[[], ResolvedModel]) -> AdapterCard:
+    """The card of an adapter that may be served on ``base``. Raises AdapterError, with the reason, for another."""
+    check_inside(folder, root)
+    for name in FILES:
+        check_inside(folder / name, root)
+    served = base()
+    if not (folder / WEIGHTS).is_file():
+        pickled = [path.name for path in folder.glob("*.bin")] + [path.name for path in folder.glob("*.pt")]
+        problem = f"only {pickled[0]}, which is pickled: reading it would run its code" if pickled else "no weights"
+        raise AdapterError(f"it has {problem}. Save it as {WEIGHTS}.")
+    _check_size(folder / CARD_FILE)
+    card = load_card(folder)
+    if card.prompt_version != (renders := card.prompt_format.version):
+        raise AdapterError(
+            f"it was trained on prompts of version {card.prompt_version}; this fourshot renders version "
+            f"{renders}. Train it again."
+        )
+    if card.model_revision != served.revision:
+        raise AdapterError(
+            f"it was trained on {card.model_name} revision {card.model_revision}; the base here is {served.name} "
+            f"revision {served.revision}"
+        )
+    check_task_name(card.task.name)
+    check_hash(folder, card)
+    return card
+
+
+def read_student(folder: Path, root: Path) -> StudentCard | TextStudentCard:
+    """The card of a student that may be served. Raises AdapterError, with the reason, for another."""
+    for file in (folder, *folder.rglob("*")):
+        check_inside(file, root)
+    _check_size(folder / STUDENT_FILE)
+    card: StudentCard | TextStudentCard
+    if is_text_student(folder):
+        card = load_text_student_card(folder)
+    else:
+        card = load_student_card(folder)
+        if card.labels != card.task.label_names:
+            raise AdapterError("the labels of its card are not those of its task")
+    check_task_name(card.task.name)
+    check_files(folder, card, student_files(folder, card)[0])
+    return card
+
+
+def student_files(folder: Path, card: StudentCard | TextStudentCard) -> tuple[list[str], str]:
+    """What is needed to answer with a student, and which of it is the ONNX file; "" where torch reads the weights."""
+    if isinstance(card, TextStudentCard):
+        files = [file for file in sorted(folder.iterdir()) if file.suffix in WRITERS_FILES and file.is_file()]
+        return [file.name for file in files if file.name != STUDENT_FILE] + [STUDENT_FILE], ""
+    exports = [export for export in card.onnx if (folder / ONNX_FOLDER / export.file).is_file()]
+    onnx_file = file_to_use(exports)
+    weights = [onnx_file] if onnx_file else [file.name for file in sorted(folder.glob("*.safetensors*"))]
+    return [STUDENT_CONFIG, TOKENIZER, *weights], onnx_file
+
+
+def check_files(folder: Path, card: StudentCard | TextStudentCard, names: Sequence[str]) -> None:
+    """Raise AdapterError where files of a student are not those that its card was written for.
+
+    A card of an earlier version has no hashes of files; its name has one of the weights, unless they are a base with
+    the adapter of that name in it.
+    """
+    has_hash = isinstance(card, StudentCard) or card.architecture == "seq2seq"
+    hashed = [name for name in names if card.files and name != STUDENT_FILE]
+    try:
+        changed = [name for name in hashed if sha256(folder / name) != card.files.get(name)]
+        if has_hash and not card.files and not card.name.endswith(f"-{content_hash_of(folder.glob('*.safetensors'))}"):
+            changed = ["weights"]
+    except OSError as error:
+        raise AdapterError(f"it cannot be read: {error}") from error
+    if changed:
+        raise AdapterError(
+            f"its {', '.join(changed)} are not those that its card names: changed since training, or not copied whole. "
+            "Copy it again."
+        )
+    if not any(name.endswith((".safetensors", ".onnx")) for name in names):
+        raise AdapterError("it has no weights as safetensors")
+
+
+def stage_student(folder: Path, card: StudentCard | TextStudentCard, staging: Path) -> tuple[Path, str]:
+    """Copy of a student what it answers with to ``staging``/<its name>, checked, and its ONNX file, "" for torch.
+
+    Raises AdapterError where a file is not what its card says.
+    """
+    names, onnx_file = student_files(folder, card)
+
+    def copy_to(copy: Path) -> None:
+        for name in names:
+            (copy / name).parent.mkdir(exist_ok=True)
+            shutil.copyfile(folder / name, copy / name)
+        check_files(copy, card, names)
+
+    return _staged(card.name, staging, copy_to), onnx_file
+
+
+def _check_size(card_file: Path) -> None:
+    if card_file.stat().st_size > MOST_CARD_BYTES:
+        raise AdapterError(f"its {card_file.name} is larger than {MOST_CARD_BYTES >> 20} MiB")
+
+
+def check_hash(folder: Path, card: AdapterCard) -> None:
+    """Raise AdapterError where the weights are not those that the card's name says."""
+    try:
+        is_same = card.name.endswith(f"-{content_hash(folder)}")
+    except (OSError, ValueError) as error:
+        raise AdapterError(f"it cannot be read: {error}") from error
+    if not is_same:
+        raise AdapterError(
+            "its weights are not those that its card names: changed since training, or not copied whole. Copy it again."
+        )
+
+
+def check_task_name(name: str) -> None:
+    """Raise AdapterError for a name that cannot stand in an address as it is."""
+    if not TASK_NAME.fullmatch(name):
+        raise AdapterError(f"its task is called {name!r}, which cannot stand in an address")
+
+
+def check_inside(path: Path, root: Path) -> None:
+    """Raise AdapterError where ``path``, its links followed, lies outside ``root``."""
+    if not path.resolve().is_relative_to(root.resolve()):
+        raise AdapterError(f"{path.name} is a link that leads out of the adapters' folder")
+
+
+def stage(folder: Path, card: AdapterCard, staging: Path, base_shapes: Shapes, largest_rank: int) -> Path:
+    """Copy an adapter to ``staging``/<its name>, checked. Raises AdapterError where it is not what its card says."""
+
+    def copy_to(copy: Path) -> None:
+        for name in FILES:
+            shutil.copyfile(folder / name, copy / name)
+        check_weights(copy, card, base_shapes, largest_rank)
+
+    return _staged(card.name, staging, copy_to)
+
+
+def _staged(name: str, staging: Path, copy_to: Callable[[Path], None]) -> Path:
+    """``staging``/``name``, filled by ``copy_to`` unless it is there, whole or not at all."""
+    final = staging / name
+    if Path(name).name != name or name.startswith("."):
+        raise AdapterError(f"its card calls it {name!r}, which is no file name")
+    if final.is_dir():
+        return final
+    try:
+        with staged_folder(staging) as copy:
+            copy_to(copy)
+            settle(copy, final)
+    except OSError as error:
+        raise AdapterError(f"it cannot be read: {error}") from error
+    return final
+
+
+def check_weights(folder: Path, card: AdapterCard, base_shapes: Shapes, largest_rank: int) -> None:
+    """Raise AdapterError where the weights are not those of the card, or do not fit the base model."""
+    check_hash(folder, card)
+    check_adapter(folder)
+    rank = card.training.r
+    if slot_rank(rank) > largest_rank:
+        raise AdapterError(f"its rank is {rank}; the server was started for at most {largest_rank} (--max-lora-rank)")
+    try:
+        shapes = tensor_shapes(folder / WEIGHTS)
+    except ValueError as error:
+        raise AdapterError(str(error)) from error
+    for name, shape in shapes.items():
+        parts = LORA_WEIGHT.fullmatch(name)
+        if not parts:
+            raise AdapterError(f"it holds {name}, which is no LoRA weight")
+        base_shape = base_shapes.get(f"{parts[1]}.weight")
+        if base_shape is None:
+            raise AdapterError(f"it adapts {parts[1]}, which the base model does not have")
+        needed = [shape[0], base_shape[1]] if parts[2] == "A" else [base_shape[0], shape[1]]
+        if shape != needed or shape[0 if parts[2] == "A" else 1] > slot_rank(rank):
+            raise AdapterError(f"its {name} has shape {shape}; the base model needs {needed}")
+    _check_finite(folder / WEIGHTS)
+
+
+def _check_finite(file: Path) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    for name, weights in load_file(str(file)).items():
+        if not bool(torch.isfinite(weights).all()):
+            raise AdapterError(f"its {name} holds values that are not finite")

@@ -1,0 +1,215 @@
+"""Adapters, and examples alone, on the base model that vLLM runs. Importing this module loads no vllm."""
+
+import asyncio
+import shutil
+import time
+from collections.abc import Sequence
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fourshot.engine.calibration import CONTENT_FREE, NONE, Calibration, apply, contextual
+from fourshot.engine.checkpoints.models import Shapes
+from fourshot.engine.core import EngineSettings
+from fourshot.engine.errors import AdapterError, InputError
+from fourshot.engine.labels import LabelTokens, label_tokens
+from fourshot.engine.tokens import check_lengths, encode_prompts
+from fourshot.engine.vllm_seams.client import InFlight, add_model, remove_model
+from fourshot.pipeline.card import AdapterCard
+from fourshot.pipeline.rows.fields import bare_text
+from fourshot.pipeline.rows.text_words import words_left_out
+from fourshot.pipeline.synthesis.aligned import aligned
+from fourshot.pipeline.synthesis.prompts import reading_prompt
+from fourshot.pipeline.synthesis.windows import reading_prompts
+from fourshot.serving.answers import RefusalError
+from fourshot.serving.api import Method
+from fourshot.serving.models.admission import stage
+from fourshot.serving.models.dispatcher import Dispatcher
+from fourshot.serving.models.registry import Card, InContext, StoredAdapter
+from fourshot.serving.models.scorer import Scored, Scorer, combined_answers
+from fourshot.serving.models.version import Prepared, Version
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+    from vllm.lora.request import LoRARequest
+
+WARM_UP_TEXT = "N/A"
+GRACE_S = 30.0  # a request of vLLM's own routes may have looked an adapter up and not come to the engine yet
+
+
+class BaseModel:
+    """Loads adapters into the engine of vLLM's server. A `serving.models.version.Loader`."""
+
+    def __init__(
+        self,
+        *,
+        engine: Any,
+        models: Any,
+        tokenizer: "PreTrainedTokenizerBase",
+        scorer: Scorer,
+        dispatcher: Dispatcher,
+        staging: Path,
+        base_shapes: Shapes,
+        largest_rank: int,
+        settings: EngineSettings,
+        hot: Sequence[str] = (),
+    ) -> None:
+        """``engine`` is vLLM's ``EngineClient``, ``models`` its ``OpenAIServingModels``, which lists adapters, too.
+        ``settings``: of the engine, as far as prompts depend on it. ``hot``: tasks whose adapters stay in their slot.
+        """
+        self._engine, self._models, self._hot = engine, models, set(hot)
+        self.tokenizer, self.scorer, self.dispatcher, self.settings = tokenizer, scorer, dispatcher, settings
+        self._staging, self._shapes, self._rank = staging, base_shapes, largest_rank
+        self._in_flight = InFlight(engine)
+        self._ids = count(1)
+
+    @property
+    def num_inside(self) -> int:
+        return self._in_flight.total
+
+    async def admit(self, stored: StoredAdapter | InContext) -> "ModelVersion":
+        if isinstance(stored, InContext):
+            return ModelVersion(self, stored, self.labels(stored), None, None)
+        card = stored.card
+        assert isinstance(card, AdapterCard)
+        labels = self.labels(card)
+        folder = await asyncio.to_thread(stage, stored.folder, card, self._staging, self._shapes, self._rank)
+        version = ModelVersion(self, stored, labels, await self._load(stored.name, folder), folder)
+        await self._warm_up(version)
+        return version
+
+    async def _warm_up(self, version: "ModelVersion") -> None:
+        """One answer before the first request: the instruction is in the prefix cache, and the adapter works."""
+        (ids,) = encode_prompts(self.tokenizer, version.prompts(WARM_UP_TEXT, "adapter"))
+        await self.scorer.score(ids, version.labels["adapter"], version.lora)
+
+    async def _load(self, name: str, folder: Path) -> "LoRARequest":
+        from vllm.lora.request import LoRARequest
+
+        lora = LoRARequest(name, next(self._ids), str(folder))
+        try:
+            await self._engine.add_lora(lora)
+        except Exception as error:  # of any type: it crossed a process
+            raise AdapterError(f"vLLM cannot load it: {error}") from error
+        return lora
+
+    def labels(self, source: AdapterCard | InContext) -> dict[Method, LabelTokens]:
+        """What an adapter was trained to say; the base, shown examples, says the words that they have.
+
+        The latter is left out where a prompt has no room for the examples; InputError if there is no adapter either.
+        """
+        task, words, limit = source.task, source.task.label_words, self.settings.max_model_len
+        in_context = label_tokens(self.tokenizer, words, "auto")
+        (shortest,) = encode_prompts(self.tokenizer, [reading_prompt(task, "a", source.prompt_format, source.shots)])
+        needed = len(shortest) + in_context.longest
+        labels: dict[Method, LabelTokens] = {"icl": in_context} if needed <= limit else {}
+        if isinstance(source, AdapterCard):
+            labels["adapter"] = label_tokens(self.tokenizer, words, source.verbalizer)
+        elif not labels:
+            raise InputError(f"its {len(source.shots)} examples need {needed:,} tokens, and a prompt has {limit:,}.")
+        return labels
+
+    def announce(self, version: Version) -> None:
+        if isinstance(version, ModelVersion) and version.lora is not None:
+            add_model(self._models, version.lora)  # so that it is a model of the OpenAI routes, too
+
+    def withdraw(self, version: Version) -> None:
+        remove_model(self._models, version.name)
+
+    def is_busy(self, version: Version) -> bool:
+        return self._in_flight.of(version.name) > 0 or time.monotonic() < version.left_at + GRACE_S
+
+    async def unload(self, version: Version) -> None:
+        assert isinstance(version, ModelVersion)
+        if version.lora is not None and version.folder is not None:
+            await self._engine.remove_lora(version.lora.lora_int_id)
+            await asyncio.to_thread(shutil.rmtree, version.folder, ignore_errors=True)
+
+    async def pin(self, versions: Sequence[Version]) -> None:
+        for version in versions:
+            if not isinstance(version, ModelVersion) or version.task.name not in self._hot:
+                continue
+            if version.lora is not None and not version.pinned:
+                version.pinned = await self._engine.pin_lora(version.lora.lora_int_id)
+
+
+class ModelVersion:
+    """An adapter that the engine has, or examples alone. A `serving.models.version.Version`."""
+
+    def __init__(
+        self,
+        model: BaseModel,
+        stored: StoredAdapter | InContext,
+        labels: dict[Method, LabelTokens],
+        lora: "LoRARequest | None",
+        folder: Path | None,
+    ) -> None:
+        """``labels``: what is said for them, by method; without ``icl`` where the examples do not fit.
+
+        ``lora``, ``folder``: None where there are examples alone.
+        """
+        self._model, self.labels, self.lora, self.folder = model, labels, lora, folder
+        self.dispatcher = model.dispatcher
+        self.stored: StoredAdapter | InContext = stored
+        source = stored.card if isinstance(stored, StoredAdapter) else stored
+        assert isinstance(source, AdapterCard | InContext)
+        self.name = lora.lora_name if lora else ""
+        self.task, self.shots = source.task, source.shots
+        self._form = self._icl_form = source.prompt_format
+        if source.align:
+            self._icl_form = aligned(self._form, self.task, model.settings, self.shots)
+        self.card: Card | None = source if isinstance(source, AdapterCard) else None
+        self._icl_calibration: Calibration | None = None  # fitted when it is first asked for
+        self.pinned = False  # in its slot
+        self.left_at, self.in_use = 0.0, 0
+
+    @property
+    def methods(self) -> list[Method]:
+        methods: list[Method] = ["adapter"] if self.lora else []
+        return [*methods, "icl"] if self.shots and "icl" in self.labels else methods
+
+    def prompts(self, text: str, method: Method) -> list[str]:
+        """What the adapter is asked about ``text``, as in training, or the base with the examples before it.
+
+        It is one prompt, or one for each window of a long text.
+        """
+        if method == "icl":
+            return reading_prompts(self.task, text, self._icl_form, self.shots)
+        return reading_prompts(self.task, text, self._form)
+
+    async def prepare(self, texts: Sequence[str], method: Method) -> Prepared:
+        parts = [self.prompts(text, method) for text in texts]
+        prompts = encode_prompts(self._model.tokenizer, [prompt for windows in parts for prompt in windows])
+        try:
+            check_lengths(prompts, self.labels[method].longest, self._model.settings.max_model_len)
+        except InputError as error:
+            raise RefusalError(400, "too_long", str(error)) from None
+        form, bare = self._form, [bare_text(self.task, text) for text in texts]
+        cut_words = [words_left_out(text, form.max_text_words, form.long_texts) for text in bare]
+        return Prepared(prompts=prompts, parts=list(map(len, parts)), cut_words=cut_words)
+
+    def work_tokens(self, prepared: Prepared, method: Method) -> int:
+        return self._model.scorer.work_tokens(prepared.prompts, self.labels[method], self._lora_of(method))
+
+    async def score(self, prepared: Prepared, method: Method, asker: str) -> tuple[list[Scored], np.ndarray]:
+        calibration = self.card.calibration if isinstance(self.card, AdapterCard) else NONE
+        if method == "icl":
+            calibration = await self._calibrated_in_context()
+        labels, lora = self.labels[method], self._lora_of(method)
+        scored = await self._model.scorer.score_all(prepared.prompts, labels, lora, asker)
+        scored = combined_answers(scored, prepared.parts)
+        return scored, np.exp(apply(calibration, np.array([text.logprobs for text in scored])))
+
+    def _lora_of(self, method: Method) -> "LoRARequest | None":
+        return self.lora if method == "adapter" else None
+
+    async def _calibrated_in_context(self) -> Calibration:
+        """Contextual calibration of the task's in-context prompt; three short requests, once per version."""
+        if self._icl_calibration is None:
+            prompt_texts = [prompt for text in CONTENT_FREE for prompt in self.prompts(text, "icl")]
+            prompts = encode_prompts(self._model.tokenizer, prompt_texts)
+            scored = await self._model.scorer.score_all(prompts, self.labels["icl"], None)
+            self._icl_calibration = contextual(np.array([text.logprobs for text in scored]))
+        return self._icl_calibration

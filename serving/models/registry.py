@@ -1,0 +1,292 @@
+"""The adapters' folder: what lies in it, which version of each task answers, and what is refused and why.
+
+No engine and no HTTP here. `serving.models.adapter_sync` acts on what `Registry.read` finds.
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from functools import cache, cached_property, partial
+from pathlib import Path
+
+import msgspec
+
+from fourshot.engine.checkpoints.models import ResolvedModel, resolve_model
+from fourshot.engine.errors import AdapterError, FourshotError, InputError
+from fourshot.engine.machine.files import read_json, write_json
+from fourshot.pipeline.card import CARD_FILE, LINK, AdapterCard
+from fourshot.pipeline.rows.text_words import MAX_TEXT_WORDS
+from fourshot.pipeline.student_card import STUDENT_FILE, STUDENT_LINK, StudentCard
+from fourshot.pipeline.synthesis.prompts import PROMPT_VERSION, PromptFormat
+from fourshot.pipeline.task import Example, Task
+from fourshot.pipeline.text_student import TextStudentCard
+from fourshot.pipeline.work_folder import MANIFEST_FILE
+from fourshot.serving.adapter_lookup import find_adapter
+from fourshot.serving.api import Refused
+from fourshot.serving.models.admission import FILES, check_task_name, read_card, read_student
+
+PINS_FILE = "pins.json"
+IN_CONTEXT = ".in-context.json"  # how the file of a task without adapter ends
+STORE = "adapters"  # of `fourshot train --tasks`: its adapters are linked to from the tasks' folders
+SEARCH_EVERY_S = 10.0  # for adapters deep inside run folders, which takes longer than looking at one
+
+Card = AdapterCard | StudentCard | TextStudentCard
+Signature = tuple[tuple[int, int, int, int], ...]  # of each file: who may read it is another time of its own
+FindBase = Callable[[], ResolvedModel]
+
+
+def base_named(name: str | None) -> FindBase:
+    """The base model of that name. None, the embedded one, is unpacked only where it is asked for.
+
+    Raises ModelNotFoundError for a name that leads nowhere.
+    """
+    find = cache(lambda: resolve_model(name))
+    if name is not None:
+        find()
+    return find
+
+
+def no_base() -> ResolvedModel:
+    """Of a service that has students alone."""
+    raise AdapterError(
+        "this service was started for students alone and has no base model. Start it again to have it served, too"
+    )
+
+
+class StoredAdapter(msgspec.Struct, frozen=True, kw_only=True):
+    """An adapter or a student in the folder whose card is in order. It was not loaded yet."""
+
+    card: Card
+    folder: Path
+    written_at: float  # when its card was written, seconds since the epoch: the newest version of a task answers
+    signature: Signature
+    at: str = "."  # the place in the folder where it was found
+
+    @property
+    def name(self) -> str:
+        return self.card.name
+
+    @property
+    def is_student(self) -> bool:
+        return not isinstance(self.card, AdapterCard)
+
+    @property
+    def writes(self) -> bool:
+        """Whether it is a student of a text generation task."""
+        return isinstance(self.card, TextStudentCard)
+
+
+class InContext(msgspec.Struct, frozen=True, kw_only=True):
+    """A task that is answered by the base and its shots, for as long as it has no adapter."""
+
+    task: Task
+    shots: tuple[Example, ...]
+    max_text_words: int = MAX_TEXT_WORDS
+    prompt_version: str = PROMPT_VERSION
+    align: bool = False  # filler before the instruction; not in files of earlier versions
+
+    @property
+    def prompt_format(self) -> PromptFormat:
+        return PromptFormat(max_text_words=self.max_text_words)
+
+
+class FolderContents(msgspec.Struct, frozen=True, kw_only=True, dict=True):
+    """What was in the folder at one moment."""
+
+    adapters: list[StoredAdapter]  # the same adapter may be there twice, and one of the two be broken
+    refused: list[Refused]
+    pins: dict[str, str]  # task -> the name of the adapter that is to answer
+    in_context: dict[str, InContext] = {}  # by task
+
+    def versions(self, task: str) -> list[StoredAdapter]:
+        """Of ``task``: the pinned one first, then the newest first."""
+        stored = self._by_task.get(task, ())
+        return sorted(
+            stored, key=lambda adapter: (self.pins.get(task) != adapter.name, -adapter.written_at, adapter.name)
+        )
+
+    @cached_property
+    def _by_task(self) -> dict[str, list[StoredAdapter]]:
+        """Once: a server looks at every task of thousands, and does it every second."""
+        by_task: dict[str, list[StoredAdapter]] = {}
+        for adapter in self.adapters:
+            by_task.setdefault(adapter.card.task.name, []).append(adapter)
+        return by_task
+
+    @property
+    def has_students_only(self) -> bool:
+        """Whether there is at least one, and nothing that needs a base model."""
+        return bool(self.adapters) and all(adapter.is_student for adapter in self.adapters) and not self.in_context
+
+    @property
+    def tasks(self) -> list[str]:
+        return sorted(self._by_task)
+
+
+Examined = dict[Path, tuple[Signature, StoredAdapter | str]]  # by folder: its files as they were, what was made of them
+
+
+class Registry:
+    """Reads the folder again and again; what did not change is not read twice."""
+
+    def __init__(self, root: str | Path, base: FindBase) -> None:
+        """``base`` is called once something needs it. Raises InputError where there is no such folder."""
+        self.root = Path(os.path.normpath(Path(root).expanduser().absolute()))
+        if not self.root.is_dir():
+            raise InputError(f"there is no folder {root}. Make it, or name the one your adapters are in (--adapters).")
+        self._base = base
+        self._examined: Examined = {}
+        self._searched: dict[Path, tuple[float, Path | str]] = {}
+        self._pins: dict[str, str] = {}
+
+    def read(self) -> FolderContents:
+        """What is in the folder now. Raises OSError only where the folder itself cannot be read."""
+        places = list(self._places())
+        previous, self._examined = self._examined, {}  # what is there no more is forgotten
+        self._searched = {place: self._searched[place] for place in self._searched.keys() & {*places}}
+        adapters: dict[Path, StoredAdapter] = {}  # by where it is, links followed
+        refused: list[Refused] = []
+        for folder in places:
+            at = place_in(self.root, folder)
+            adapter = self._examine(folder, at, previous)
+            if isinstance(adapter, str):
+                refused.append(Refused(path=at, reason=in_utf8(adapter)))
+            else:
+                adapters.setdefault(adapter.folder.resolve(), adapter)
+        in_context = {}
+        for file in sorted(self.root.glob(f"*{IN_CONTEXT}")):
+            try:
+                self._base()
+                entry = read_in_context(file)
+                in_context[entry.task.name] = entry
+            except AdapterError as error:
+                refused.append(Refused(path=file.name, reason=str(error)))
+        try:
+            self._pins = read_pins(self.root)
+        except AdapterError as error:  # those that were read before stay
+            refused.append(Refused(path=PINS_FILE, reason=str(error)))
+        return FolderContents(adapters=list(adapters.values()), refused=refused, pins=self._pins, in_context=in_context)
+
+    def place(self, stored: StoredAdapter | InContext) -> str:
+        """What a refusal of ``stored`` would be listed under."""
+        if isinstance(stored, InContext):
+            return f"{stored.task.name}{IN_CONTEXT}"
+        return stored.at
+
+    def _places(self) -> Iterator[Path]:
+        if any((self.root / name).is_file() for name in (CARD_FILE, STUDENT_FILE, MANIFEST_FILE)):
+            yield self.root
+            return
+        for folder in sorted(self.root.iterdir()):
+            if folder.is_dir() and not folder.name.startswith(".") and folder.name != STORE:
+                distillations = _distillations(folder)
+                yield from distillations
+                if not distillations or {*folder.iterdir()} - {*distillations}:
+                    yield folder
+
+    def _examine(self, place: Path, at: str, previous: "Examined") -> StoredAdapter | str:
+        """The adapter at ``place``, or why there is none that can be served; ``previous``: as of the last look."""
+        try:
+            if not place.resolve().is_relative_to(self.root.resolve()):
+                return "a link that leads out of the adapters' folder"
+            folder = self._adapter_in(place)
+            stats = map(Path.stat, _files(folder))
+            signature = tuple((stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size, stat.st_ino) for stat in stats)
+            examined = previous.get(folder)
+            if examined is None or examined[0] != signature:
+                try:
+                    is_student = (folder / STUDENT_FILE).is_file()
+                    reader = read_student if is_student else partial(read_card, base=self._base)
+                    card: Card = reader(folder, self.root)
+                    written_at = (folder / (STUDENT_FILE if is_student else CARD_FILE)).stat().st_mtime
+                    adapter: StoredAdapter | str = StoredAdapter(
+                        card=card, folder=folder, written_at=written_at, signature=signature, at=at
+                    )
+                except AdapterError as error:
+                    if isinstance(error.__cause__, OSError):
+                        raise  # it may be read the next time
+                    adapter = str(error)
+                examined = signature, adapter
+            self._examined[folder] = examined
+            return examined[1]
+        except FourshotError as error:
+            return str(error)
+        except OSError as error:
+            return f"it cannot be read: {error}"
+
+    def _adapter_in(self, place: Path) -> Path:
+        for name, link in ((CARD_FILE, LINK), (STUDENT_FILE, STUDENT_LINK)):
+            if (place / name).is_file():
+                return place
+            if (place / link / name).is_file():
+                return place / link
+        searched_at, adapter = self._searched.get(place, (-SEARCH_EVERY_S, ""))
+        if time.monotonic() - searched_at >= SEARCH_EVERY_S:
+            try:
+                adapter = find_adapter(place)
+            except FourshotError as error:
+                adapter = str(error)
+            self._searched[place] = (time.monotonic(), adapter)
+        if isinstance(adapter, str):
+            raise AdapterError(adapter)
+        return adapter
+
+
+def place_in(root: Path, folder: Path) -> str:
+    """Where ``folder`` lies in ``root``, as it is told of."""
+    return in_utf8(str(folder.relative_to(root)))
+
+
+def in_utf8(text: str) -> str:
+    """``text`` with codes for what is no UTF-8: file names may have any bytes, answers and logs may not."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def read_in_context(file: Path) -> InContext:
+    """Raises AdapterError, with the reason, for a file that cannot be answered from."""
+    try:
+        entry = read_json(file, InContext)
+    except (OSError, msgspec.DecodeError) as error:
+        raise AdapterError(f"it cannot be read: {error}") from error
+    if entry.prompt_version != PROMPT_VERSION:
+        raise AdapterError(f"it is for prompts of version {entry.prompt_version}; this one is {PROMPT_VERSION}")
+    if not entry.shots or {shot.label for shot in entry.shots} - set(entry.task.label_names):
+        raise AdapterError("it has no examples, or examples of labels that its task does not have")
+    check_task_name(entry.task.name)
+    return entry
+
+
+def write_in_context(root: Path, entry: InContext) -> Path:
+    """Have ``entry`` answered in context by whoever serves ``root``."""
+    check_task_name(entry.task.name)
+    file = root / f"{entry.task.name}{IN_CONTEXT}"
+    write_json(file, entry)
+    return file
+
+
+def _distillations(folder: Path) -> list[Path]:
+    """Of a task, beside its runs say; none where ``folder`` is an adapter, a student or a run itself."""
+    if any((folder / name).exists() for name in (CARD_FILE, STUDENT_FILE, MANIFEST_FILE)):
+        return []
+    return [card.parent.parent for card in sorted(folder.glob(f"*/{STUDENT_LINK}/{STUDENT_FILE}"))]
+
+
+def _files(folder: Path) -> list[Path]:
+    if (folder / STUDENT_FILE).exists():
+        return [file for file in sorted(folder.rglob("*")) if file.is_file()]
+    return [folder / name for name in FILES if (folder / name).exists()]
+
+
+def read_pins(root: Path) -> dict[str, str]:
+    """Which adapter each pinned task keeps to. Raises AdapterError for a file that says something else."""
+    try:
+        return read_json(root / PINS_FILE, dict[str, str])
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise AdapterError(f"{PINS_FILE} cannot be read: {error}. Mend it, or remove it and pin again.") from error
+
+
+def write_pins(root: Path, pins: dict[str, str]) -> None:
+    """Replace the pins of the folder."""
+    write_json(root / PINS_FILE, dict(sorted(pins.items())))

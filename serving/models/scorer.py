@@ -1,0 +1,179 @@
+"""Label probabilities out of a running vLLM server: `engine.vllm_engine.VllmEngine.score`, one text at a time.
+
+Importing this module loads no vllm.
+"""
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+from itertools import accumulate, count
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+
+from fourshot.engine.labels import LabelTokens, Question
+from fourshot.engine.vllm_scoring import Scoring, questions
+from fourshot.engine.vllm_seams.client import began_s
+from fourshot.pipeline.synthesis.windows import combined
+from fourshot.serving.answers import RefusalError
+from fourshot.serving.models.dispatcher import BASE, Dispatcher
+
+if TYPE_CHECKING:
+    from vllm.lora.request import LoRARequest
+
+BEGINNING_TOKENS, MOST_BEGINNINGS = 32, 4096  # one block of the cache; beginnings that are remembered
+
+
+class Scored(msgspec.Struct, frozen=True, kw_only=True):
+    """One text, scored."""
+
+    logprobs: tuple[float, ...]  # nats, one per label, under the model's whole vocabulary
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    queue_s: float  # until the engine began
+    model_s: float
+
+
+class Scorer:
+    """Scores prompts on ``engine``, a vLLM ``EngineClient``."""
+
+    def __init__(self, engine: Any, dispatcher: Dispatcher) -> None:
+        self._engine, self._dispatcher = engine, dispatcher
+        self._ids = count()
+        self._cached = ExpectedHits()
+
+    async def score_all(
+        self, prompts: Sequence[Sequence[int]], labels: LabelTokens, lora: "LoRARequest | None", asker: str = ""
+    ) -> list[Scored]:
+        """Score the prompts of one request, in their order. See `score`."""
+        offsets = [0, *accumulate(map(len, prompts))]
+        return await asyncio.gather(
+            *(self.score(prompt, labels, lora, offset, asker) for prompt, offset in zip(prompts, offsets, strict=False))
+        )
+
+    def work_tokens(self, prompts: Sequence[Sequence[int]], labels: LabelTokens, lora: "LoRARequest | None") -> int:
+        """What the model will have to compute for ``prompts``."""
+        adapter = lora.lora_name if lora else BASE
+        return len(questions(labels)) * sum(len(ids) - self._cached.of(adapter, ids) for ids in prompts)
+
+    async def score(
+        self,
+        prompt: Sequence[int],
+        labels: LabelTokens,
+        lora: "LoRARequest | None",
+        after_tokens: int = 0,
+        asker: str = "",
+    ) -> Scored:
+        """Score one prompt, token ids, for every label. Cancelling it takes what waits out of the queue.
+
+        ``after_tokens`` of the same request come first; ``asker`` is whose it is. Raises RefusalError where there will
+        be no answer.
+        """
+        arrived = time.monotonic()
+        scoring = Scoring([0.0] * len(labels.ids))
+        answers = await asyncio.gather(
+            *(
+                self._ask([*prompt, *question.prefix], params, question, lora, after_tokens, asker)
+                for question, params in questions(labels)
+            )
+        )
+        began, ended = float("inf"), arrived
+        for question, output, turn, done in answers:
+            scoring.add(question, output)
+            began, ended = min(began, _began(output, turn, done)), max(ended, done)
+        return Scored(
+            logprobs=tuple(scoring.logprobs),
+            prompt_tokens=scoring.prompt_tokens,
+            cached_tokens=scoring.cached_tokens,
+            completion_tokens=len(answers),
+            queue_s=began - arrived,
+            model_s=ended - began,
+        )
+
+    async def _ask(
+        self,
+        ids: list[int],
+        params: Any,
+        question: Question,
+        lora: "LoRARequest | None",
+        after_tokens: int,
+        asker: str,
+    ) -> tuple[Question, Any, float, float]:
+        """The engine's answer, when its turn came, and when it was answered."""
+        adapter = lora.lora_name if lora else BASE
+        work_tokens = len(ids) - self._cached.of(adapter, ids)
+        await self._dispatcher.turn(adapter, work_tokens, after_tokens, asker)
+        turn = time.monotonic()
+        try:
+            last = None
+            async for output in self._engine.generate(
+                {"type": "token", "prompt_token_ids": ids}, params, f"classify-{next(self._ids)}", lora_request=lora
+            ):
+                last = output
+        except Exception as error:
+            if self._engine.errored:
+                raise _engine_down() from error
+            raise
+        else:
+            if last is None or last.outputs[0].finish_reason == "abort":  # it is being stopped
+                raise _engine_down()
+        finally:
+            self._dispatcher.done(work_tokens)
+        self._cached.saw(adapter, ids, last.num_cached_tokens or 0)
+        return question, last, turn, time.monotonic()
+
+
+def combined_answers(scored: Sequence[Scored], counts: Sequence[int]) -> list[Scored]:
+    """One for each text, which was asked about in so many prompts. See `pipeline.synthesis.windows`."""
+    if len(counts) == len(scored):
+        return list(scored)
+    rows = combined(np.array([part.logprobs for part in scored]), counts)
+    answers, start = [], 0
+    for row, number in zip(rows, counts, strict=True):
+        parts = scored[start : (start := start + number)]
+        began = min(part.queue_s for part in parts)
+        answers.append(
+            Scored(
+                logprobs=tuple(row.tolist()),
+                prompt_tokens=sum(part.prompt_tokens for part in parts),
+                cached_tokens=sum(part.cached_tokens for part in parts),
+                completion_tokens=sum(part.completion_tokens for part in parts),
+                queue_s=began,
+                model_s=max(part.queue_s + part.model_s for part in parts) - began,
+            )
+        )
+    return answers
+
+
+def _engine_down() -> RefusalError:
+    """The engine's process has ended; nothing that was asked of it will be answered."""
+    return RefusalError(503, "engine_down", "The engine has stopped; it is being started again.", 5.0)
+
+
+def _began(output: Any, turn: float, done: float) -> float:
+    """When the engine began with it: its own measure where it keeps one, by the same clock."""
+    scheduled = began_s(output)
+    return min(max(scheduled, turn), done) if scheduled else turn
+
+
+class ExpectedHits:
+    """How many tokens of a prompt the prefix cache will answer, guessed from the last prompt that began like it.
+
+    What the model need not compute is no work: counted as such, it would keep prompts with examples waiting.
+    """
+
+    def __init__(self) -> None:
+        self._last: OrderedDict[tuple[str, tuple[int, ...]], int] = OrderedDict()
+
+    def of(self, adapter: str, ids: Sequence[int]) -> int:
+        return min(self._last.get((adapter, tuple(ids[:BEGINNING_TOKENS])), 0), len(ids) - 1)
+
+    def saw(self, adapter: str, ids: Sequence[int], cached_tokens: int) -> None:
+        key = adapter, tuple(ids[:BEGINNING_TOKENS])
+        self._last[key] = cached_tokens
+        self._last.move_to_end(key)
+        if len(self._last) > MOST_BEGINNINGS:
+            self._last.popitem(last=False)

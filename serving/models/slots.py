@@ -1,0 +1,190 @@
+"""How many adapters fit: slots in the engine, adapters in memory, and what is left for the KV cache.
+
+Everything is computed from the adapters that lie in the folder, the base model's configuration and the memory at hand.
+Importing this module loads neither torch nor vllm.
+"""
+
+import os
+from pathlib import Path
+
+import msgspec
+
+from fourshot.engine.adapters import slot_rank
+from fourshot.engine.checkpoints.models import ResolvedModel
+from fourshot.engine.errors import InputError
+from fourshot.engine.machine.files import read_json
+from fourshot.engine.machine.gpus import free_gpu_bytes, gpus
+from fourshot.engine.machine.memory import free_bytes
+from fourshot.pipeline.card import AdapterCard
+from fourshot.serving.models.admission import student_files
+from fourshot.serving.models.registry import FolderContents, StoredAdapter
+from fourshot.serving.settings import ServeSettings
+
+MIB, GIB = 1 << 20, 1 << 30
+BYTES_PER_WEIGHT = 2  # bf16 or fp16; on a machine without either, twice that
+MOST_SLOTS = 16  # more slots cost every batch, whoever is in it (docs/serving.md)
+SPARE_SLOTS = 1  # for a new version that is loaded while the old one still answers
+SPARE_ADAPTERS = 8  # that may be added before the first has to leave memory
+PROCESS_BYTES = 1 * GIB  # of vLLM's processes, beside weights and cache
+LARGEST_KV_BYTES, LEAST_KV_BYTES = 1 * GIB, 64 * MIB
+SHARE_FOR_KV = 0.25  # of what is free
+GPU_SHARE = 0.92  # of a GPU's memory, which vLLM takes
+GPU_STEP_BYTES = 2 * GIB  # of a step's activations, and graphs of steps
+STUDENT_BATCH_BYTES = 64 * MIB  # of activations, or of keys and values
+KV_REQUESTS = 256  # whole prompts that the cache may hold: more is not looked up again on a CPU
+
+
+class Fit(msgspec.Struct, frozen=True, kw_only=True):
+    """What a server is started with, and the figures behind it."""
+
+    max_loras: int
+    max_cpu_loras: int
+    max_lora_rank: int
+    kv_cache_bytes: int
+    adapters: int
+    adapter_bytes: int  # of one adapter of `max_lora_rank`, in a slot or in memory
+    base_bytes: int
+    free_bytes: int
+    needed_bytes: int
+    student_bytes: int = 0  # of all students, in the server's memory
+    gpu_free_bytes: int = 0  # 0: there is no GPU
+    gpu_needed_bytes: int = 0  # without the KV cache, which takes what is left unless it was given
+
+    def lines(self) -> list[tuple[str, str]]:
+        """For people: what, and why."""
+        adapter_size = f"{self.adapter_bytes / MIB:.1f} MiB each at rank {self.max_lora_rank}"
+        of_gpu = f"{self.gpu_needed_bytes / GIB:.1f} GiB needed, {self.gpu_free_bytes / GIB:.1f} GiB free"
+        return [
+            ("base model", f"{self.base_bytes / MIB:.0f} MiB"),
+            ("adapters in the folder", f"{self.adapters}, {adapter_size}"),
+            (
+                "slots",
+                f"{self.max_loras} (max_loras): adapters that may share a batch; at most {MOST_SLOTS} by default",
+            ),
+            ("in memory", f"{self.max_cpu_loras} (max_cpu_loras): beyond these each change is a read from disk"),
+            ("KV cache", f"{self.kv_cache_bytes / MIB:.0f} MiB" if self.kv_cache_bytes else "what is left of the GPU"),
+            *([("students", f"{self.student_bytes / MIB:.0f} MiB")] if self.student_bytes else []),
+            ("memory", f"{self.needed_bytes / GIB:.1f} GiB needed, {self.free_bytes / GIB:.1f} GiB free"),
+            *([("GPU memory", of_gpu)] if self.gpu_free_bytes else []),
+        ]
+
+
+def fit(
+    settings: ServeSettings,
+    base: ResolvedModel,
+    contents: FolderContents,
+    free: int | None = None,
+    gpu_free: int | None = None,
+) -> Fit:
+    """Fill in what ``settings`` leave to be computed. Raises InputError where it cannot fit, with what would.
+
+    ``free`` and ``gpu_free``: bytes of this machine's memory and of a GPU's, 0 without one; None: as they are now. On a
+    GPU the base, the slots and the KV cache lie there, and adapters in memory here.
+    """
+    decoder = read_json(Path(base.path) / "config.json", _Decoder)
+    free = free_bytes() if free is None else free
+    base_bytes = sum(file.stat().st_size for file in Path(base.path).glob("*.safetensors"))
+    cards = [stored.card for stored in contents.adapters if isinstance(stored.card, AdapterCard)]
+    ranks = [slot_rank(card.training.r) for card in cards]
+    rank = settings.max_lora_rank or max(ranks, default=8)
+    each_bytes, students = decoder.adapter_bytes(rank), student_bytes(contents)
+    tasks = len({card.task.name for card in cards})
+    slots = settings.max_loras or min(max(tasks, 1) + SPARE_SLOTS, MOST_SLOTS)
+    names = gpus(os.environ) if gpu_free is None else []
+    gpu_free = free_gpu_bytes(names) if names else gpu_free or 0
+    fillers = [card.filler for card in cards]
+    prefixes = sum(filler.prefix_tokens for filler in fillers if filler)
+    in_engine, kv, gpu_needed = base_bytes + slots * each_bytes, settings.kv_cache_bytes, 0
+    shares = f"the base takes {base_bytes / GIB:.1f}, {slots} slots {slots * each_bytes / GIB:.1f}"
+    if gpu_free:
+        gpu_needed = in_engine + GPU_STEP_BYTES
+        least_kv = kv or decoder.kv_bytes(settings.max_model_len, 0, prefixes)
+        if gpu_needed + least_kv > gpu_free * GPU_SHARE:
+            raise InputError(
+                f"This does not fit on the GPU: {(gpu_needed + least_kv) / GIB:.1f} GiB are needed, "
+                f"{gpu_free * GPU_SHARE / GIB:.1f} GiB are free for it. Of these {shares}, the KV cache "
+                f"{least_kv / GIB:.1f}. Lower --kv-cache-mib, --max-loras or --max-model-len, or end what else uses it."
+            )
+        reserved, shares = PROCESS_BYTES + students, ""
+    else:
+        room = free - in_engine - PROCESS_BYTES - students
+        kv = kv or decoder.kv_bytes(settings.max_model_len, int(room * SHARE_FOR_KV), prefixes)
+        reserved = PROCESS_BYTES + students + in_engine + kv
+        shares = f"{shares}, the KV cache {kv / GIB:.1f}, "
+    shares += f"students {students / GIB:.1f}, " if students else ""
+    in_memory = settings.max_cpu_loras or max(slots, min(tasks + SPARE_ADAPTERS, (free - reserved) // each_bytes))
+    needed = reserved + in_memory * each_bytes
+    if needed > free:
+        raise InputError(
+            f"This does not fit: {needed / GIB:.1f} GiB are needed, {free / GIB:.1f} GiB are free. Of these {shares}"
+            f"{in_memory} adapters in memory {in_memory * each_bytes / GIB:.1f}. "
+            f"Lower {'' if gpu_free else '--kv-cache-mib, --max-loras or '}--max-cpu-loras."
+        )
+    return Fit(
+        max_loras=slots,
+        max_cpu_loras=in_memory,
+        max_lora_rank=rank,
+        kv_cache_bytes=kv,
+        adapters=len(cards),
+        adapter_bytes=each_bytes,
+        base_bytes=base_bytes,
+        free_bytes=free,
+        needed_bytes=needed,
+        student_bytes=students,
+        gpu_free_bytes=gpu_free,
+        gpu_needed_bytes=gpu_needed,
+    )
+
+
+def student_bytes(contents: FolderContents) -> int:
+    """Memory that the students of a folder take in the server: of each task, the one that answers and, while another
+    version takes its place, that one.
+    """
+    firsts = (
+        next((stored for stored in contents.versions(task) if stored.is_student), None) for task in contents.tasks
+    )
+    sizes = [bytes_of_student(stored) for stored in firsts if stored]
+    return sum(sizes) + max(sizes, default=0)
+
+
+def bytes_of_student(stored: StoredAdapter) -> int:
+    """Of one: its weights as they are computed with, and what a batch takes beside them."""
+    card = stored.card
+    assert not isinstance(card, AdapterCard)
+    names, _ = student_files(stored.folder, card)
+    size = sum((stored.folder / name).stat().st_size for name in names if name.endswith((".safetensors", ".onnx")))
+    return size + STUDENT_BATCH_BYTES
+
+
+class _Decoder(msgspec.Struct, frozen=True):
+    """What a checkpoint's config.json says about sizes, under its names."""
+
+    hidden_size: int = 1
+    num_hidden_layers: int = 1
+    intermediate_size: int = 0
+    num_attention_heads: int = 1
+    num_key_value_heads: int | None = None
+    head_dim: int | None = None
+
+    @property
+    def _head(self) -> int:
+        return self.head_dim or self.hidden_size // self.num_attention_heads
+
+    @property
+    def _keys(self) -> int:
+        return (self.num_key_value_heads or self.num_attention_heads) * self._head
+
+    def adapter_bytes(self, rank: int) -> int:
+        """Of an adapter of ``rank`` on all seven projections."""
+        hidden, query = self.hidden_size, self.num_attention_heads * self._head
+        per_layer = (hidden + query) * 2 + (hidden + self._keys) * 2 + (hidden + self.intermediate_size) * 3
+        return self.num_hidden_layers * per_layer * rank * BYTES_PER_WEIGHT
+
+    def kv_bytes(self, max_model_len: int, room: int, prefix_tokens: int = 0) -> int:
+        """Of a cache that takes no more than ``room``, unless two prompts of ``max_model_len`` tokens need more.
+
+        ``prefix_tokens``: of all adapters together, whole blocks that stay there beside the prompts in use.
+        """
+        per_token = 2 * self.num_hidden_layers * self._keys * BYTES_PER_WEIGHT
+        preferred = min(KV_REQUESTS * max_model_len * per_token, LARGEST_KV_BYTES) + prefix_tokens * per_token
+        return max(min(preferred, room), LEAST_KV_BYTES, 2 * max_model_len * per_token)

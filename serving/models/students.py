@@ -1,0 +1,234 @@
+"""Students: loaded into this process, and asked in batches by a thread of their own. No vllm.
+
+Those that write have a queue and a thread beside those of classifiers: a text takes seconds, a label milliseconds.
+"""
+
+import asyncio
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fourshot.engine.calibration import NONE, apply
+from fourshot.engine.errors import AdapterError, InputError
+from fourshot.pipeline.card import AdapterCard
+from fourshot.pipeline.rows.fields import encoder_text
+from fourshot.pipeline.student_card import StudentCard, student_left_out
+from fourshot.pipeline.text_student import Generator, TextStudentCard, TextWritten
+from fourshot.serving.answers import RefusalError
+from fourshot.serving.api import Method
+from fourshot.serving.models.admission import stage_student
+from fourshot.serving.models.dispatcher import BASE, LEAST_WINDOW_TOKENS, Dispatcher
+from fourshot.serving.models.registry import Card, InContext, StoredAdapter
+from fourshot.serving.models.scorer import Scored, combined_answers
+from fourshot.serving.models.version import Loader, Prepared, Timed, Version
+from fourshot.serving.settings import Limits
+from fourshot.training.students.serving_model import ServingModel
+
+WARM_UP_TEXTS = ("N/A", "One text that is longer than the other.")
+WINDOW_TOKENS = 8192  # that are let in before it is known how fast students are here
+BATCH = 64  # texts that are computed before others come between
+WRITTEN_BATCH = 8  # the same of texts that are written, each as slowly as the longest of them
+WRITTEN_TOKENS = WRITTEN_BATCH * 256  # of so many, inputs and all: a batch is let in whole, however slow it is here
+
+
+def queue_of(
+    limits: Limits, slots: int = 1, window_tokens: int = WINDOW_TOKENS, least_tokens: int = LEAST_WINDOW_TOKENS
+) -> Dispatcher:
+    """The queue before a model, as ``limits`` bound it."""
+    return Dispatcher(
+        slots=slots,
+        window_tokens=window_tokens,
+        least_window_tokens=least_tokens,
+        max_wait_s=limits.max_wait_ms / 1000,
+        max_queue_s=limits.max_queue_s,
+    )
+
+
+def open_students(staging: Path, limits: Limits) -> "tuple[Students, Students]":
+    """What loads classifiers, and what loads students that write."""
+    writing = queue_of(limits, window_tokens=WRITTEN_TOKENS, least_tokens=WRITTEN_TOKENS)
+    return Students(staging, queue_of(limits)), Students(staging, writing, WRITTEN_BATCH)
+
+
+class Students(Loader):
+    """Loads students, and computes for all of them."""
+
+    def __init__(self, staging: Path, dispatcher: Dispatcher, batch: int = BATCH) -> None:
+        self._staging, self.dispatcher, self._batch = staging, dispatcher, batch
+        self._thread = ThreadPoolExecutor(1, "students")
+        self._waiting: dict[AnyVersion, list[_Question]] = {}  # in the order in which they first came
+        self._working: asyncio.Task[None] | None = None
+
+    async def admit(self, stored: StoredAdapter | InContext) -> "AnyVersion":
+        assert isinstance(stored, StoredAdapter)
+        return await asyncio.get_running_loop().run_in_executor(None, self._open, stored)
+
+    def _open(self, stored: StoredAdapter) -> "AnyVersion":
+        card = stored.card
+        assert not isinstance(card, AdapterCard)
+        folder, onnx_file = stage_student(stored.folder, card, self._staging)
+        try:
+            if isinstance(card, TextStudentCard):
+                writer = Generator(folder)
+                writer.generate(WARM_UP_TEXTS[:1])
+                return TextStudentVersion(self, stored, card, folder, writer)
+            model = ServingModel(folder, onnx_file, card.training.max_tokens, len(card.labels))
+            model.logits(model.encode(WARM_UP_TEXTS))  # it works, and its kernels are there
+            return StudentVersion(self, stored, card, folder, model)
+        except Exception as error:  # of any type, as the libraries have it: whatever it is, the files are no student
+            shutil.rmtree(folder, ignore_errors=True)
+            if isinstance(error, AdapterError):
+                raise
+            raise AdapterError(f"it cannot be loaded: {error}") from error
+
+    async def unload(self, version: Version) -> None:
+        if version.folder is not None:
+            await asyncio.to_thread(shutil.rmtree, version.folder, ignore_errors=True)
+
+    async def ask(
+        self, version: "AnyVersion", model_input: Any, tokens: int, after_tokens: int, asker: str
+    ) -> tuple[Any, float, float]:
+        """What ``version`` computes of one text, ``model_input``; seconds until it began, and that it took.
+
+        The text takes ``tokens`` tokens of work; ``after_tokens`` of the same request come first. Cancelling it takes
+        it out of the queue.
+        """
+        arrived = time.monotonic()
+        await self.dispatcher.turn(BASE, tokens, after_tokens, asker)
+        try:
+            question = _Question(model_input, asyncio.get_running_loop().create_future())
+            self._waiting.setdefault(version, []).append(question)
+            if self._working is None or self._working.done():
+                self._working = asyncio.create_task(self._work())
+            answer, began, ended = await question.answer
+        finally:
+            self.dispatcher.done(tokens)
+        return answer, began - arrived, ended - began
+
+    async def _work(self) -> None:
+        """Compute what waits, a batch of one student at a time."""
+        loop = asyncio.get_running_loop()
+        while self._waiting:
+            version = next(iter(self._waiting))
+            waiting = self._waiting.pop(version)
+            batch, rest = waiting[: self._batch], waiting[self._batch :]
+            if rest:
+                self._waiting[version] = rest  # behind the other students
+            batch = [question for question in batch if not question.answer.done()]
+            if not batch:
+                continue
+            began = time.monotonic()
+            compute: Callable[[list[Any]], Any] = version.compute
+            try:
+                answers = await loop.run_in_executor(
+                    self._thread, compute, [question.model_input for question in batch]
+                )
+            except Exception as error:  # theirs to be told; others are answered
+                for question in batch:
+                    if not question.answer.done():
+                        question.answer.set_exception(error)
+                continue
+            ended = time.monotonic()
+            for question, answer in zip(batch, answers, strict=True):
+                if not question.answer.done():
+                    question.answer.set_result((answer, began, ended))
+
+
+class _Question(NamedTuple):
+    model_input: Any
+    answer: "asyncio.Future[tuple[Any, float, float]]"
+
+
+class _Student:
+    """What is common to all that are loaded, as `serving.models.version.Version` has it but for the task."""
+
+    def __init__(self, students: Students, stored: StoredAdapter, card: Card, folder: Path) -> None:
+        self._students, self.dispatcher = students, students.dispatcher
+        self.stored: StoredAdapter | InContext = stored
+        self.card: Card | None = card
+        self.folder: Path | None = folder
+        self.name = card.name
+        self.methods: list[Method] = ["student"]
+        self.left_at, self.in_use = 0.0, 0
+
+
+class StudentVersion(_Student):
+    """A classifier that is loaded. A `serving.models.version.ClassifierVersion`."""
+
+    def __init__(
+        self, students: Students, stored: StoredAdapter, card: StudentCard, folder: Path, model: ServingModel
+    ) -> None:
+        super().__init__(students, stored, card, folder)
+        self.task, self.model, self._max_tokens = card.task, model, card.training.max_tokens
+
+    async def prepare(self, texts: Sequence[str], method: Method) -> Prepared:
+        return await asyncio.to_thread(self._read, texts)
+
+    def _read(self, texts: Sequence[str]) -> Prepared:
+        parts = [self.model.parts(encoder_text(self.task, text, self._max_tokens)) for text in texts]
+        cut_words = [student_left_out(self.task, text, self._max_tokens, self.model.read_chars) for text in texts]
+        prompts = self.model.encode([part for windows in parts for part in windows])
+        return Prepared(prompts=prompts, parts=list(map(len, parts)), cut_words=cut_words)
+
+    def work_tokens(self, prepared: Prepared, method: Method) -> int:
+        return sum(map(len, prepared.prompts))
+
+    def compute(self, rows: Sequence[Sequence[int]]) -> np.ndarray:
+        """Log-probabilities [num_rows, num_labels] of token ids."""
+        return apply(NONE, self.model.logits(rows))
+
+    async def score(self, prepared: Prepared, method: Method, asker: str) -> tuple[list[Scored], np.ndarray]:
+        offsets = accumulate(map(len, prepared.prompts), initial=0)
+        scored = await asyncio.gather(
+            *(self._score(ids, offset, asker) for ids, offset in zip(prepared.prompts, offsets, strict=False))
+        )
+        scored = combined_answers(scored, prepared.parts)
+        return scored, np.exp(np.array([text.logprobs for text in scored]))
+
+    async def _score(self, ids: Sequence[int], after_tokens: int, asker: str) -> Scored:
+        logprobs, queue_s, model_s = await self._students.ask(self, ids, len(ids), after_tokens, asker)
+        return Scored(
+            logprobs=tuple(logprobs.tolist()),
+            prompt_tokens=len(ids),
+            cached_tokens=0,
+            completion_tokens=0,
+            queue_s=queue_s,
+            model_s=model_s,
+        )
+
+
+class TextStudentVersion(_Student):
+    """A student that writes, loaded. A `serving.models.version.GeneratorVersion`."""
+
+    def __init__(
+        self, students: Students, stored: StoredAdapter, card: TextStudentCard, folder: Path, writer: Generator
+    ) -> None:
+        super().__init__(students, stored, card, folder)
+        self.task, self._writer, self._max_tokens = card.task, writer, card.max_target_tokens
+
+    async def count_tokens(self, inputs: Sequence[str]) -> list[int]:
+        try:
+            return [self._max_tokens + length for length in await asyncio.to_thread(self._writer.count_tokens, inputs)]
+        except InputError as error:
+            raise RefusalError(400, "too_long", str(error)) from None
+
+    def compute(self, inputs: Sequence[str]) -> list[TextWritten]:
+        """What is written for each."""
+        return self._writer.generate(inputs)
+
+    async def generate(self, inputs: Sequence[str], tokens: Sequence[int], asker: str) -> list[Timed]:
+        offsets = accumulate(tokens, initial=0)
+        requests = (
+            self._students.ask(self, text, work, offset, asker)
+            for text, work, offset in zip(inputs, tokens, offsets, strict=False)
+        )
+        return [Timed(*answer) for answer in await asyncio.gather(*requests)]
+
+
+AnyVersion = StudentVersion | TextStudentVersion

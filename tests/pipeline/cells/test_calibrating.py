@@ -1,0 +1,148 @@
+"""A classifier is calibrated on what its run has without test labels; nothing is trained here."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fourshot.engine.core import Adapter
+from fourshot.pipeline.cells.calibrating import (
+    CALIBRATED_FILE,
+    MOST_UNSEEN,
+    CalibrationItem,
+    Unseen,
+    calibrate,
+    other_subjects,
+    temperature_of,
+    unseen_texts,
+)
+from fourshot.pipeline.cells.learnt import LearntTexts
+from fourshot.pipeline.synthesis.committee import Reader
+from fourshot.pipeline.synthesis.prompts import PromptFormat
+from fourshot.pipeline.synthesis.settings import AnnotateSettings
+from fourshot.pipeline.synthesis.types import Candidate, Reason, Verdict
+from fourshot.pipeline.task import Example, Label, Task
+
+TASK = Task(name="mood", instruction="Say which.", noun="text", labels=(Label(name="good"), Label(name="bad")))
+SHOTS = tuple(Example(text=f"{name} {number}", label=name) for number in range(4) for name in TASK.label_names)
+UNSEEN = tuple(Unseen(text=f"{name} and new {number}") for number in range(20) for name in TASK.label_names)
+CERTAIN = np.log([0.999, 0.001])
+
+
+class SureEngine:
+    """Nearly certain of whatever label a text begins with, and undecided where it begins with none."""
+
+    def __init__(self, *wrong: str) -> None:
+        """``wrong``: texts of which it is as certain of the other label."""
+        self.wrong = wrong
+        self.questions: list[tuple[str, str]] = []
+
+    def reset_prefix_cache(self) -> None:
+        pass
+
+    def score(self, prompts: Sequence[str], labels: Sequence[str], adapter: Adapter, verbalizer: str) -> np.ndarray:
+        rows = []
+        for prompt in prompts:
+            text = prompt.rpartition("Text: ")[2].partition("\n")[0]
+            self.questions.append((adapter.name, text))
+            row = CERTAIN if text.startswith("good") != (text in self.wrong) else CERTAIN[::-1]
+            rows.append(row if text.split()[0] in TASK.label_names else row * 0)
+        return np.array(rows, dtype=np.float32)
+
+
+def item(path: Path, *unseen: Unseen, judges: bool = True) -> CalibrationItem:
+    readers = tuple(
+        Reader(adapter=Adapter(name=f"judge{fold}", path=""), left_out=(2 * fold, 2 * fold + 1)) for fold in range(4)
+    )
+    adapter = Adapter(name="own", path=str(path))
+    return CalibrationItem(
+        adapter=adapter, task=TASK, form=PromptFormat(), shots=SHOTS, judges=readers if judges else (), unseen=unseen
+    )
+
+
+def test_a_classifier_is_as_sure_as_judges_are_right_about_shots_they_have_not_seen(tmp_path: Path) -> None:
+    engine: Any = SureEngine("good 1", "bad 3")
+    calibrated = calibrate(engine, item(tmp_path))
+    # Each judge is asked about its own two, and a quarter is wrong where all were said to be nearly certain.
+    assert engine.questions == [(f"judge{i // 2}", shot.text) for i, shot in enumerate(SHOTS)]
+    sure = 1 / (1 + np.exp((CERTAIN[1] - CERTAIN[0]) / calibrated.temperature))
+    assert sure == pytest.approx((6 * 9 / 10 + 2 * 1 / 10) / 8, abs=0.02)
+    assert calibrated.basis == "8 shots that adapters were trained without"
+    assert (calibrated.curve, calibrated.scope) == (None, None)
+    assert calibrate(SureEngine(), item(tmp_path)).temperature < calibrated.temperature  # type: ignore[arg-type]
+
+
+def test_one_that_learnt_probabilities_is_compared_with_them(tmp_path: Path) -> None:
+    soft = [Unseen(text=f"good {number}", soft=(0.8, 0.2)) for number in range(20)]
+    calibrated = calibrate(SureEngine(), item(tmp_path, *soft, judges=False))  # type: ignore[arg-type]
+    assert 1 / (1 + np.exp((CERTAIN[1] - CERTAIN[0]) / calibrated.temperature)) == pytest.approx(0.8, abs=0.01)
+    assert calibrated.basis == "20 candidates with the annotators' probabilities"
+
+
+def test_one_of_synthetic_texts_is_as_sure_as_its_annotators_on_average(tmp_path: Path) -> None:
+    read = [Unseen(text=f"good {number}", certainty=0.6 + 0.02 * number) for number in range(20)]
+    engine: Any = SureEngine()
+    calibrated = calibrate(engine, item(tmp_path, *read))
+    assert 1 / (1 + np.exp((CERTAIN[1] - CERTAIN[0]) / calibrated.temperature)) == pytest.approx(0.79, abs=0.01)
+    assert calibrated.basis == "20 candidates that it did not learn, to be as sure of them as its annotators"
+    assert {name for name, _ in engine.questions} == {"own"}, "judges say by how much shorter trainings are too sure"
+
+
+def test_texts_it_has_not_learnt_give_the_curve_and_those_of_other_subjects_the_rule(tmp_path: Path) -> None:
+    calibrated = calibrate(SureEngine(), item(tmp_path, *UNSEEN))  # type: ignore[arg-type]
+    assert calibrated.curve is not None and (calibrated.curve.source, calibrated.curve.num_texts) == (
+        "held-out texts",
+        40,
+    )
+    assert calibrated.scope is not None and calibrated.scope.false_accepts == 0.0 and calibrated.scope.num_others == 40
+    assert calibrated.scope.false_rejects <= 0.1
+
+
+def test_what_was_found_lies_beside_the_weights_and_is_not_found_again(tmp_path: Path) -> None:
+    engine: Any = SureEngine()
+    calibration = item(tmp_path)
+    calibration.do(engine)
+    assert calibration.is_finished and (tmp_path / CALIBRATED_FILE).exists()
+    assert temperature_of(calibration.adapter) > 1
+    num_questions = len(engine.questions)
+    calibration.do(engine)
+    assert len(engine.questions) == num_questions
+    assert {adapter.name for adapter in calibration.adapters} == {"own", "judge0", "judge1", "judge2", "judge3"}
+
+
+def pair(number: int, reason: Reason) -> tuple[Candidate, Verdict]:
+    candidate = Candidate(
+        id=f"r00-{number:06d}",
+        text=f"text {number}",
+        label="good",
+        round=0,
+        prompt_hash="p",
+        shots=(),
+        num_tokens=4,
+        cumulative_logprob=-9.0,
+        finish_reason="stop",
+    )
+    probabilities = {"good": 0.75, "bad": 0.25}
+    return candidate, Verdict(
+        candidate_id=candidate.id, kept=reason == "kept", reason=reason, probabilities=probabilities
+    )
+
+
+def test_only_what_was_read_and_not_learnt_is_unseen() -> None:
+    reasons: tuple[Reason, ...] = ("kept", "surplus", "label_disagrees", "malformed")
+    pairs = [pair(number, reasons[number % 4]) for number in range(4 * 200)]
+    unseen = LearntTexts(synthetic=pairs).unseen
+    chosen = unseen_texts(unseen, TASK.label_names, learnt_as=AnnotateSettings(soft_temperature=1.0, intended_odds=1.0))
+    assert len(chosen) == MOST_UNSEEN == len({entry.text for entry in chosen})
+    assert {int(entry.text.split()[1]) % 4 for entry in chosen} == {1, 2}
+    assert {entry.soft for entry in chosen} == {(0.75, 0.25)}
+    assert {entry.soft for entry in unseen_texts(unseen, TASK.label_names)} == {()}
+    assert {entry.certainty for entry in unseen_texts(unseen, TASK.label_names)} == {0.0}
+    assert {entry.certainty for entry in unseen_texts(unseen, TASK.label_names, by_committee=True)} == {0.75}
+    assert unseen_texts(unseen[:19], TASK.label_names) == ()
+
+
+def test_texts_of_other_subjects_are_many_and_different() -> None:
+    assert len(set(other_subjects())) == 40

@@ -1,0 +1,256 @@
+"""What a run's folder promises to the stages that talk through it, and to whoever finds it later."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from fourshot.engine.core import SamplingSettings
+from fourshot.engine.errors import InputError, RunFolderError
+from fourshot.pipeline.cells.run_folder import RunFolder, RunManifest
+from fourshot.pipeline.synthesis.settings import PRESETS, AnnotateSettings, GenerateSettings, RunSettings
+from fourshot.pipeline.task import DataSource, Example, Label, Task
+from fourshot.pipeline.work_folder import Layout, WorkFolder
+
+TASK = Task(name="colours", instruction="Warm or cold?", noun="note", labels=(Label(name="warm"), Label(name="cold")))
+
+
+def manifest(**changes: Any) -> RunManifest:
+    fields = {
+        "task": TASK,
+        "settings": RunSettings(),
+        "model_name": "base",
+        "model_revision": "abc",
+        "model_path": "/models/base",
+    }
+    return RunManifest(**{**fields, **changes})
+
+
+def test_a_run_goes_on_in_its_own_folder(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    folder.claim(manifest())
+    folder.write("shots.json", [Example(text="one", label="warm")])
+    folder.claim(manifest(versions={"vllm": "another"}))
+    assert folder.manifest().versions == {"vllm": "another"}
+    assert folder.shots() == [Example(text="one", label="warm")]
+
+
+def test_a_run_that_an_earlier_version_began_goes_on(tmp_path: Path) -> None:
+    """Its settings have names that are others now, and some that nothing read."""
+    folder = RunFolder(tmp_path / "run")
+    folder.claim(manifest())
+    stored = folder.read("manifest.json", dict)
+    settings = stored["settings"]
+    train, annotate = settings["train"], settings["annotate"]
+    for now, then in {"r": "rank", "lora_alpha": "alpha", "lora_dropout": "dropout", "num_epochs": "passes"}.items():
+        train[then] = train.pop(now)
+    annotate["fold_passes"] = annotate.pop("fold_epochs")
+    train |= {"seed": 0, "epochs": 100}
+    settings["sampling"] |= {"n": 1, "stop": [], "seed": None, "max_tokens": 64}
+    folder.write("manifest.json", stored)
+    folder.claim(manifest())
+    assert folder.manifest() == manifest()
+
+
+@pytest.mark.parametrize(("preset", "temperature", "passes"), [("default", 0.5, 1.0), ("soft", 1.0, 4.0)])
+def test_a_run_begun_before_probabilities_were_sharpened_keeps_its_recipe(
+    tmp_path: Path, preset: str, temperature: float, passes: float
+) -> None:
+    folder = RunFolder(tmp_path / "run")
+    folder.claim(manifest(settings=PRESETS[preset]))
+    stored = folder.read("manifest.json", dict)
+    for name in ("soft_temperature", "intended_odds", "soft_epochs"):
+        del stored["settings"]["annotate"][name]
+    folder.write("manifest.json", stored)
+    annotate = folder.manifest().settings.annotate
+    assert (annotate.soft_temperature, annotate.soft_epochs) == (temperature, passes)
+    assert annotate.intended_odds == (1.0 if preset == "soft" else 20.0)
+    if preset == "default":  # where probabilities are not learnt, nothing is another recipe
+        folder.claim(manifest(settings=PRESETS[preset]))
+
+
+def test_a_run_begun_before_the_shots_were_asked_goes_on_with_labels_that_agree(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    folder.claim(manifest(settings=RunSettings().with_targets("agreement")))
+    with pytest.raises(RunFolderError, match=r"annotate\.targets: the folder has 'agreement', this run has 'auto'"):
+        folder.claim(manifest())
+    stored = folder.read("manifest.json", dict)
+    for name in ("targets", "soft_temperature", "intended_odds", "soft_epochs"):  # as before there were soft labels
+        del stored["settings"]["annotate"][name]
+    folder.write("manifest.json", stored)
+    assert folder.manifest().settings == RunSettings().with_targets("agreement")
+    # Where nothing is asked, the command of then does what it did.
+    for number, settings in enumerate((PRESETS["paper"], RunSettings(annotate=AnnotateSettings(folds=2)))):
+        other = RunFolder(tmp_path / f"other{number}")
+        other.claim(manifest(settings=settings.with_targets("agreement")))
+        other.claim(manifest(settings=settings))
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"model_revision": "def"}, "model_revision: the folder has 'abc', this run has 'def'"),
+        ({"settings": RunSettings(seed=1)}, "settings.seed: the folder has 0, this run has 1"),
+        ({"settings": RunSettings(sampling=SamplingSettings(top_k=5))}, "settings.sampling.top_k"),
+        ({"settings": RunSettings(generate=GenerateSettings(per_class=5))}, "settings.generate.per_class"),
+        ({"settings": PRESETS["paper"]}, "settings.annotate.annotator"),
+        ({"task": msgspec.structs.replace(TASK, instruction="Hot?")}, "task.instruction"),
+        ({"prompt_version": "0"}, "prompt_version"),
+    ],
+)
+def test_another_configuration_is_refused_and_every_way_out_is_named(
+    tmp_path: Path, changed: dict[str, Any], named: str
+) -> None:
+    folder = RunFolder(tmp_path / "run")
+    folder.claim(manifest())
+    before = (folder.path / "manifest.json").read_bytes()
+    with pytest.raises(RunFolderError) as refused:
+        folder.claim(manifest(**changed))
+    assert named in str(refused.value)
+    for way_out in ("--out", "the settings it was made with", "remove it"):
+        assert way_out in str(refused.value)
+    assert (folder.path / "manifest.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"settings": RunSettings(test_limit=50)},
+        {"settings": RunSettings(allow_short=True)},
+        {"model_path": "/elsewhere/base"},
+        {"task": msgspec.structs.replace(TASK, data=DataSource(folder="/elsewhere"))},
+    ],
+)
+def test_what_changes_nothing_that_was_made_may_change(tmp_path: Path, changed: dict[str, Any]) -> None:
+    folder = RunFolder(tmp_path / "run")
+    folder.claim(manifest())
+    folder.write("shots.json", [Example(text="one", label="warm")])
+    folder.claim(manifest(**changed))
+    assert folder.manifest() == manifest(**changed)
+    assert folder.shots() == [Example(text="one", label="warm")]
+
+
+def test_a_base_in_a_folder_is_known_by_its_content_whatever_it_is_called(tmp_path: Path) -> None:
+    with RunFolder(tmp_path).lock():
+        RunFolder(tmp_path).claim(manifest(model_name="models/base"))
+        RunFolder(tmp_path).claim(manifest(model_name="/moved/to/base/"))
+        with pytest.raises(RunFolderError, match="model_revision: the folder has 'abc', this run has 'abd'"):
+            RunFolder(tmp_path).claim(manifest(model_name="models/base", model_revision="abd"))
+    commit = "a" * 40
+    with RunFolder(tmp_path / "hub").lock():
+        RunFolder(tmp_path / "hub").claim(manifest(model_name="one/base", model_revision=commit))
+        with pytest.raises(RunFolderError, match="model_name: the folder has 'one/base', this run has 'other/base'"):
+            RunFolder(tmp_path / "hub").claim(manifest(model_name="other/base", model_revision=commit))
+
+
+def test_a_folder_that_was_moved_is_still_that_run(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    folder.claim(manifest())
+    folder.append("notes.jsonl", [Example(text="one", label="a")])
+    os.rename(tmp_path / "run", tmp_path / "moved")
+    moved = RunFolder(tmp_path / "moved")
+    moved.claim(manifest())
+    assert moved.lines("notes.jsonl", Example) == [Example(text="one", label="a")]
+
+
+def test_a_folder_with_something_else_in_it_is_refused_and_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(RunFolderError, match=r"holds no run \(found thesis.txt\).*--out"):
+        RunFolder(tmp_path).claim(manifest())
+    assert [entry.name for entry in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.parametrize("broken", ["{", '{"schema": 1}', '{"task": {"colour": 1}}'])
+def test_a_manifest_that_this_version_cannot_read_is_refused_in_words(tmp_path: Path, broken: str) -> None:
+    (tmp_path / "manifest.json").write_text(broken)
+    with pytest.raises(RunFolderError, match=r"cannot read.*--out"):
+        RunFolder(tmp_path).claim(manifest())
+
+
+def test_a_folder_in_which_another_process_works_is_refused(tmp_path: Path) -> None:
+    program = (
+        "import sys; from fourshot.pipeline.cells.run_folder import RunFolder\n"
+        "with RunFolder(sys.argv[1]).lock():\n    print('held', flush=True); sys.stdin.read()\n"
+    )
+    holder = subprocess.Popen(
+        [sys.executable, "-c", program, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert holder.stdout and holder.stdout.readline() == "held\n"
+        with pytest.raises(InputError, match=r"Another fourshot process works in.*--out"), RunFolder(tmp_path).lock():
+            pass
+    finally:
+        holder.kill()
+        holder.communicate()
+    with RunFolder(tmp_path).lock():  # the lock of a process that was killed is free
+        pass
+
+
+@pytest.mark.parametrize("below", ["", "deeper"])
+def test_a_file_in_the_place_of_the_folder_is_named(tmp_path: Path, below: str) -> None:
+    file = tmp_path / "notes.txt"
+    file.write_text("mine")
+    with pytest.raises(InputError, match=r"notes\.txt is a file"), RunFolder(file / below).lock():
+        pass
+    assert file.read_text() == "mine"
+
+
+def test_a_device_in_the_place_of_the_folder_is_refused_as_a_file_is() -> None:
+    with pytest.raises(InputError, match="/dev/null is a file"), RunFolder("/dev/null/run").lock():
+        pass
+
+
+def test_a_folder_in_which_nothing_was_made_before_bad_input_is_left_as_it_was(tmp_path: Path) -> None:
+    def begin(folder: RunFolder, names: Sequence[str]) -> None:
+        folder.claim(manifest())
+        RunFolder(folder.path / "seed0").claim(manifest())
+        for name in ("shots.json", "layout.json", "log.txt", *names):
+            folder.write(name, [])
+        raise InputError("The base is damaged.")
+
+    def refused(path: Path, *names: str) -> None:
+        with pytest.raises(InputError, match="damaged"), RunFolder(path).lock():
+            begin(RunFolder(path), names)
+
+    refused(tmp_path / "run")
+    assert [*tmp_path.iterdir()] == []
+    (tmp_path / "empty").mkdir()
+    refused(tmp_path / "empty")
+    assert [*(tmp_path / "empty").iterdir()] == []
+    refused(tmp_path / "made", "candidates.jsonl")
+    assert RunFolder(tmp_path / "made").manifest() == manifest()
+    (tmp_path / "begun").mkdir()
+    RunFolder(tmp_path / "begun").claim(manifest())
+    refused(tmp_path / "begun")
+    assert RunFolder(tmp_path / "begun").manifest() == manifest()
+
+
+def test_a_folder_has_the_layout_that_it_was_begun_with(tmp_path: Path) -> None:
+    aligned, plain = Layout(align=True), Layout()
+    new, old = WorkFolder(tmp_path / "new"), WorkFolder(tmp_path / "old")
+    assert new.layout(aligned) == aligned and new.layout(plain) == plain
+    new.path.mkdir()
+    new.keep_layout(aligned)
+    new.write("manifest.json", {})
+    assert new.layout(aligned) == aligned
+    with pytest.raises(RunFolderError, match="--out"):
+        new.layout(plain)
+    old.path.mkdir()
+    old.keep_layout(plain)
+    assert not [*old.path.iterdir()], "a folder without filler is as one of an earlier version"
+    old.write("manifest.json", {})
+    assert old.layout(aligned) == old.layout(plain) == plain
+
+
+@pytest.mark.parametrize("content", [b"", b'{"targets": "agr', b'{"targets": "other", "reason": ""}'])
+def test_a_damaged_file_is_named_with_the_way_out(tmp_path: Path, content: bytes) -> None:
+    folder = RunFolder(tmp_path / "run")
+    folder.claim(manifest())
+    (folder.path / "recipe.json").write_bytes(content)
+    with pytest.raises(RunFolderError, match=r"recipe\.json is of another version of fourshot, or broken.*\(--out\)"):
+        folder.settings()

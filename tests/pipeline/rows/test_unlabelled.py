@@ -1,0 +1,139 @@
+"""A file of texts without labels: which column of it is read, and that every row is a text or counted."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+from fourshot.engine.errors import InputError
+from fourshot.pipeline.rows.text_table import open_texts
+from fourshot.pipeline.rows.unlabelled import load_unlabelled
+from fourshot.pipeline.task import DataSource, Label, Task
+from fourshot.pipeline.tasks.generation import PairSource
+from fourshot.pipeline.tasks.pairs import load_inputs
+
+TASK = Task(
+    name="mail",
+    instruction="Sort it.",
+    noun="mail",
+    labels=(Label(name="a"), Label(name="b")),
+    data=DataSource(text_column="body"),
+)
+ROWS = [{"body": f"Mail {number}.", "subject": f"About {number}", "label": "a"} for number in range(6)]
+
+
+def table(folder: Path, rows: Sequence[Mapping[str, object]], name: str = "own.jsonl") -> Path:
+    path = folder / name
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def test_the_task_s_column_or_the_one_that_is_named_is_read(tmp_path: Path) -> None:
+    unlabelled = load_unlabelled(table(tmp_path, ROWS), TASK, 0)
+    assert unlabelled.texts == tuple((number + 1, f"Mail {number}.") for number in range(6))
+    assert unlabelled.note == f"6 unlabelled texts in {tmp_path / 'own.jsonl'}, column 'body'"
+    assert load_unlabelled(table(tmp_path, ROWS), TASK, 0, "subject").texts[0] == (1, "About 0")
+
+
+def test_a_column_in_doubt_is_asked_for_and_the_only_one_is_not(tmp_path: Path) -> None:
+    rows = [{"subject": "About it", "text": "A mail."}]
+    with pytest.raises(InputError, match=r"no column 'body'; the columns are 'subject', 'text'.*--text-column NAME"):
+        load_unlabelled(table(tmp_path, rows), TASK, 0)
+    with pytest.raises(InputError, match="no column 'nobody'"):
+        load_unlabelled(table(tmp_path, [{"only": "A mail."}]), TASK, 0, "nobody")
+    assert load_unlabelled(table(tmp_path, [{"only": "A mail."}]), TASK, 0).texts == ((1, "A mail."),)
+
+
+def test_a_first_line_that_may_be_a_text_is_asked_about(tmp_path: Path) -> None:
+    file = tmp_path / "own.csv"
+    file.write_text("I was charged twice\ncannot log in\n")
+    for read in (lambda: load_unlabelled(file, TASK, 0), lambda: open_texts(file)):
+        with pytest.raises(
+            InputError, match=r"'I was charged twice', would name its only column.*--text-column 'I was"
+        ):
+            read()
+    assert load_unlabelled(file, TASK, 0, "I was charged twice").texts == ((2, "cannot log in"),)
+    with pytest.raises(InputError, match="would name its only column"):
+        load_inputs(file, PairSource())
+    file.write_text("late parcel\ncannot log in\n")
+    note = "the first line, 'late parcel', was taken for the name of the column"
+    assert note in load_unlabelled(file, TASK, 0).note and note in str(open_texts(file).warnings)
+    file.write_text("message\ncannot log in\n")
+    assert "first line" not in load_unlabelled(file, TASK, 0).note and not open_texts(file).warnings
+    assert load_unlabelled(table(tmp_path, [{"what they wrote": "A mail."}]), TASK, 0).texts == ((1, "A mail."),)
+
+
+def test_one_text_per_line_whatever_ends_it(tmp_path: Path) -> None:
+    file = tmp_path / "own.TXT"
+    file.write_bytes("\ufeffone\r\ntwo\u2028halves\rthree\n\n four \n".encode())
+    unlabelled = load_unlabelled(file, TASK, 0)
+    assert unlabelled.texts == ((1, "one"), (2, "two\u2028halves"), (3, "three"), (5, "four"))
+    assert unlabelled.note.endswith("; 1 row without a text left out (line 4)")
+
+
+def test_more_than_are_wanted_are_drawn_from_by_the_seed(tmp_path: Path) -> None:
+    file = table(tmp_path, ROWS)
+    first, second, third = (load_unlabelled(file, TASK, 3, seed=seed) for seed in (0, 0, 1))
+    assert first == second != third
+    assert len(first.texts) == 3 and list(first.texts) == sorted(first.texts)
+    assert ", 3 of them drawn (unlabelled.most)" in first.note
+    assert "drawn" not in load_unlabelled(file, TASK, 6).note
+
+
+@pytest.mark.parametrize(
+    ("rows", "fault"),
+    [
+        ([{"body": ["a", "list"]}, {"body": "fine"}], r"own\.jsonl:1: the text is a list"),
+        ([{"body": ""}, {"body": None}], "has no text: 2 rows, all without one"),
+    ],
+)
+def test_what_is_no_text_is_refused(tmp_path: Path, rows: list[dict[str, object]], fault: str) -> None:
+    with pytest.raises(InputError, match=fault):
+        load_unlabelled(table(tmp_path, rows), TASK, 0)
+
+
+def test_the_encoding_that_is_named_is_read(tmp_path: Path) -> None:
+    (tmp_path / "own.txt").write_bytes("Grün\n".encode("cp1252"))
+    with pytest.raises(InputError, match="--encoding NAME"):
+        load_unlabelled(tmp_path / "own.txt", TASK, 0)
+    assert load_unlabelled(tmp_path / "own.txt", TASK, 0, encoding="cp1252").texts == ((1, "Grün"),)
+
+
+def test_files_of_other_kinds_and_missing_ones_are_named(tmp_path: Path) -> None:
+    (tmp_path / "own.docx").write_bytes(b"PK")
+    with pytest.raises(InputError, match=r"cannot read a \.docx file; allowed are .*\.csv.*\.txt"):
+        load_unlabelled(tmp_path / "own.docx", TASK, 0)
+    with pytest.raises(InputError, match=r"own\.csv: no such file"):
+        load_unlabelled(tmp_path / "own.csv", TASK, 0)
+    with pytest.raises(InputError, match=r"own\.txt"):
+        load_unlabelled(tmp_path / "own.txt", TASK, 0)
+
+
+def test_a_folder_of_shards_is_a_table_and_its_hash_is_that_of_the_shards(tmp_path: Path) -> None:
+    (tmp_path / "mail").mkdir()
+    hashes = []
+    for last in ("Mail 3.", "Mail 4."):
+        table(tmp_path / "mail", ROWS[:3], "0000.jsonl")
+        table(tmp_path / "mail", [{"body": last}], "0001.jsonl")
+        (tmp_path / "mailing.txt").write_text(last)
+        opened = open_texts(tmp_path / "mail", task=TASK)
+        assert list(opened.texts()) == ["Mail 0.", "Mail 1.", "Mail 2.", last]
+        hashes.append(opened.content_hash)
+    table(tmp_path / "mail", [{"body": "Mail 3."}], "0001.jsonl")
+    assert open_texts(tmp_path / "mail", task=TASK).content_hash == hashes[0] != hashes[1]
+
+
+def test_errors_name_only_what_can_be_given_for_such_texts(tmp_path: Path) -> None:
+    file, name = tmp_path / "survey.csv", "How did you like our new service."
+    file.write_text(f"{name}\nvery much\nnot at all\n")
+    for read in (lambda: load_unlabelled(file, TASK, 0), lambda: open_texts(file)):
+        with pytest.raises(InputError, match=r"is a sentence\. .* if this one does, name a column") as refused:
+            read()
+        assert "--" not in str(refused.value)
+    assert load_unlabelled(file, TASK, 0, name).texts == ((2, "very much"), (3, "not at all"))
+    assert list(open_texts(file, name).texts()) == ["very much", "not at all"]
+    file.write_text("text,n\nmany, commas, here\n")
+    with pytest.raises(InputError, match="3 fields where the header has 2") as refused:
+        load_unlabelled(file, TASK, 0)
+    assert "--" not in str(refused.value)

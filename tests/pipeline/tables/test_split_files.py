@@ -1,0 +1,116 @@
+"""Folders as the hub and `datasets` lay them out: the shards of a split are the split."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fourshot.engine.errors import InputError
+from fourshot.pipeline.rows.examples import load_split
+from fourshot.pipeline.tables.files import read_table
+from fourshot.pipeline.tables.split_files import find_split_file
+from fourshot.pipeline.tasks.task_file import check_task, load_task
+from tests.pipeline.task_folders import COLD, TASK, WARM, rows_of, write_task
+
+ROWS = rows_of(WARM, "warm") + rows_of(COLD, "cold")
+
+
+def write_parquet(path: Path, rows: list[dict[str, Any]]) -> None:
+    import pyarrow.parquet
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("train-00000-of-00002.parquet", "train-00001-of-00002.parquet"),
+        ("data/train-00000-of-00002.parquet", "data/train-00001-of-00002.parquet"),
+        ("data/train-00000-of-00002-0123456789abcdef.parquet", "data/train-00001-of-00002-fedcba9876543210.parquet"),
+        ("train/0000.parquet", "train/0001.parquet"),
+        ("train/part-00000.parquet", "train/part-00001.parquet"),
+        ("train/part-00000-4d2a-c000.snappy.parquet", "train/part-00001-4d2a-c000.snappy.parquet"),
+    ],
+)
+def test_the_shards_of_a_split_are_one_split(tmp_path: Path, names: tuple[str, str]) -> None:
+    task = load_task(write_task(tmp_path))
+    (tmp_path / "train.jsonl").unlink()
+    for name, rows in zip(names, (ROWS[:5], ROWS[5:]), strict=True):
+        write_parquet(tmp_path / name, rows)
+    assert [example.text for example in load_split(task, "train").examples] == [*WARM, *COLD]
+    split = find_split_file(tmp_path, "train")
+    assert split is not None
+    table = read_table(split)
+    assert (list(table.rows), table.unit) == (list(range(1, 9)), "row")
+
+
+def test_a_data_set_saved_to_disk_is_a_folder_of_splits(tmp_path: Path) -> None:
+    import datasets
+
+    names = datasets.ClassLabel(names=["cold", "warm"])
+    features = datasets.Features({"text": datasets.Value("string"), "label": names})
+    rows = {"text": [*WARM, *COLD], "label": [1] * 4 + [0] * 4}
+    saved = datasets.Dataset.from_dict(rows, features=features)
+    datasets.DatasetDict({"train": saved, "test": saved}).save_to_disk(
+        tmp_path / "saved", num_shards={"train": 2, "test": 1}
+    )
+    task = load_task(write_task(tmp_path), tmp_path / "saved")
+    assert [example.label for example in load_split(task, "train").examples] == ["warm"] * 4 + ["cold"] * 4
+
+
+def test_a_missing_shard_is_named_and_a_lone_one_is_warned_about(tmp_path: Path) -> None:
+    task = write_task(tmp_path)
+    (tmp_path / "train.jsonl").unlink()
+    for number in (0, 2):
+        write_parquet(tmp_path / f"train-0000{number}-of-00003.parquet", ROWS)
+    with pytest.raises(InputError, match=r"of 3 shards there is train-00000-of.*train-00002-of.*Fetch what is missing"):
+        load_split(load_task(task), "train")
+    assert "Fetch what is missing" in str(check_task(task)[0])
+    [notice] = read_table(tmp_path / "train-00000-of-00003.parquet").notices
+    assert "one of 3 shards; the others are not read. To read all, name 'train'" in str(notice)
+
+
+def test_what_else_may_hold_a_split_is_named_or_an_error(tmp_path: Path) -> None:
+    path = write_task(tmp_path)
+    write_parquet(tmp_path / "train-00000-of-00001.parquet", ROWS)
+    (tmp_path / "TRAIN.xlsx").write_bytes(b"never read")
+    [notice] = check_task(path)
+    assert (notice.severity, notice.what) == ("note", "beside it, train, TRAIN.xlsx is not read.")
+    assert len(load_split(load_task(path), "train").examples) == 8
+    (tmp_path / "train.jsonl").unlink()
+    with pytest.raises(InputError, match=r"has train and TRAIN\.xlsx for the same split"):
+        load_split(load_task(path), "train")
+
+
+def test_the_folder_of_a_task_made_of_the_file_beside_it_is_no_split(tmp_path: Path) -> None:
+    write_task(tmp_path)
+    inside = tmp_path / "test"
+    inside.mkdir()
+    write_task(inside)
+    (tmp_path / "test.jsonl").unlink()
+    assert find_split_file(tmp_path, "test") is None
+    assert find_split_file(tmp_path, "train") == tmp_path / "train.jsonl"
+
+
+def test_validation_in_the_place_of_test_is_pointed_to(tmp_path: Path) -> None:
+    task = write_task(tmp_path)
+    (tmp_path / "test.jsonl").unlink()
+    write_parquet(tmp_path / "validation-00000-of-00001.parquet", ROWS[:2])
+    [fault] = check_task(task)
+    assert "To measure on 'validation': test_split = \"validation\" under [data]" in str(fault)
+    task.write_text(TASK.replace('folder = "."', 'folder = "."\ntest_split = "validation"'))
+    assert len(load_split(load_task(task), "test").examples) == 2
+
+
+def test_the_data_of_a_task_may_have_another_encoding_and_no_header(tmp_path: Path) -> None:
+    task = write_task(tmp_path)
+    (tmp_path / "test.jsonl").unlink()
+    (tmp_path / "test.csv").write_bytes("Un café brûlant.,warm\nGelée.,cold\n".encode("cp1252"))
+    assert any("byte 0xe9" in str(fault) and "$.data.encoding" in str(fault) for fault in check_task(task))
+    (tmp_path / "train.jsonl").unlink()
+    (tmp_path / "train.csv").write_text("".join(f"{row['text']},{row['label']}\n" for row in ROWS))
+    more = 'folder = "."\nencoding = "cp1252"\nheader = false\ntext_column = "1"\nlabel_column = "2"'
+    task.write_text(TASK.replace('folder = "."', more))
+    assert [example.text for example in load_split(load_task(task), "test").examples] == ["Un café brûlant.", "Gelée."]
+    assert len(load_split(load_task(task), "train").examples) == 8
