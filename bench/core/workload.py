@@ -29,6 +29,7 @@ class Variant(msgspec.Struct, frozen=True, kw_only=True):
     engine: str  # which of the suite's engines answers
     shots: Literal["none", "fixed", "drawn"] = "none"  # in the prompt: none, the task's, or others for each request
     wording: Wording = "task"
+    filler: bool = PRESETS["default"].align  # in front of prompts that begin alike, as runs put it there
     adapters: int = 0  # distinct ones, taken by turns; MANY: as many as the suite has
     text: bool = True  # without: what a request costs before it has any tokens
     one_by_one: bool = False  # knows no more than one request at a time
@@ -41,6 +42,7 @@ VARIANTS = {
     "icl_warm": Variant(display_name="In context, cache warm", engine="base", shots="fixed"),
     "lora": Variant(display_name="LoRA, one adapter", engine="lora", adapters=1),
     "lora_bare": Variant(display_name="LoRA, bare text", engine="lora", adapters=1, wording="bare"),
+    "lora_filler": Variant(display_name="LoRA, one adapter, filler", engine="lora", adapters=1, filler=True),
     "lora_many": Variant(display_name="LoRA, many adapters", engine="lora", adapters=MANY),
     "lora_merged": Variant(display_name="LoRA merged into the base", engine="merged"),
     "transformers_icl": Variant(
@@ -68,7 +70,7 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
     shots: tuple[Example, ...]
     pools: dict[str, tuple[Example, ...]]  # of the train split, by label: where other examples are drawn from
     k: int
-    model: str = ""  # folder of the base, for the filler that runs put in front by default; "": there is none
+    model: str = ""  # folder of the base, for the filler that runs put in front with `align`; "": there is none
 
     def check_texts(self, needed: int) -> None:
         """Raise InputError where there are fewer texts than are ``needed``."""
@@ -95,17 +97,23 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
             return FLOOR_PROMPT
         text = self.texts[number]
         if variant.shots == "none":
-            return self.prompt(text, wording=variant.wording)
+            return self.prompt(text, wording=variant.wording, filler=variant.filler)
         if variant.shots == "fixed" and variant.engine == "base":
-            return self.prompt(text, self.shots)
+            return self.prompt(text, self.shots, filler=variant.filler)
         # What precedes the text is not cached: filler would be computed for nothing.
         shots = self.shots if variant.shots == "fixed" else self.drawn_shots(number)
         return reading_prompt(self.task, text, PromptFormat(), shots)
 
-    def prompt(self, text: str, shots: Sequence[Example] = (), wording: Wording = "task") -> str:
+    def prompt(
+        self,
+        text: str,
+        shots: Sequence[Example] = (),
+        wording: Wording = "task",
+        filler: bool = PRESETS["default"].align,
+    ) -> str:
         """What is sent for ``text``; ``shots``: shown to many texts."""
         form = PromptFormat(wording=wording)
-        if self.model and PRESETS["default"].align:
+        if self.model and filler:
             form = aligned(form, self.task, EngineSettings(model=self.model), shots)
         return reading_prompt(self.task, text, form, shots)
 

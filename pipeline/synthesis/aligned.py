@@ -25,5 +25,6 @@ def aligned(form: PromptFormat, task: Task, engine: EngineSettings, shots: Seque
         tuple(reading_prompt(task, text, plain, shots) for text in BEGINNINGS),
         text_tokens=TOKENS_PER_WORD * form.max_text_words,
         most_tokens=engine.max_model_len,
+        sentences=form.chat is None,
     )
     return msgspec.structs.replace(plain, filler=filler)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from fourshot.engine.alignment import BLOCK_TOKENS, Filler, filler_for
+from fourshot.engine.alignment import BLOCK_TOKENS, SENTENCES, Filler, filler_for
 from fourshot.engine.tokens import encode_prompts, load_tokenizer
 from tests.engine.tiny_models import TOKENIZERS, tokenizer_of
 
@@ -36,9 +36,10 @@ def test_the_text_begins_a_block_and_the_rest_keeps_its_ids(kind: str, tmp_path:
     plain = encode_prompts(tokenizer, prompts(instruction, UNSEEN))
     filled = encode_prompts(tokenizer, [filler.text + prompt for prompt in prompts(instruction, UNSEEN)])
     begin = int(plain[0][0] == tokenizer.bos_token_id)
-    token = tokenizer.convert_tokens_to_ids(filler.token)
+    number = len(filled[0]) - len(plain[0])
     for before, after in zip(plain, filled, strict=True):
-        assert after == [*before[:begin], *[token] * filler.number, *before[begin:]], "a begin token stays first"
+        inserted = filled[0][begin : begin + number]
+        assert after == [*before[:begin], *inserted, *before[begin:]], "a begin token stays first"
     assert filler.prefix_tokens % BLOCK_TOKENS == 0
     shared = {tuple(ids[: filler.prefix_tokens]) for ids in filled}
     assert len(shared) == 1 and len({ids[filler.prefix_tokens] for ids in filled}) > 1
@@ -49,7 +50,7 @@ def test_a_prefix_that_fills_its_blocks_or_nearly_nothing_gets_no_filler(tmp_pat
     by_length = {}
     for length in range(1, 80):
         filler = filler_for(model, tuple("~" * length + text for text in TEXTS), text_tokens=10, most_tokens=2048)
-        by_length[length] = filler.number if filler else 0
+        by_length[length] = filler.prefix_tokens - length if filler else 0
     assert by_length[8] == by_length[40] == 24 and by_length[31] == by_length[63] == 1
     assert not any(by_length[length] for length in (1, 7, 32, 39, 64, 71))
 
@@ -73,6 +74,18 @@ def test_no_filler_where_the_longest_text_might_not_fit(
     assert filler_for(model, long_prompts, text_tokens=100, most_tokens=163) is None
 
 
+def test_sentences_fill_where_no_chat_template_follows(tmp_path: Path) -> None:
+    model = base(tmp_path)
+    for words in range(1, 40):  # until a line has the number of tokens that is missing
+        task_prompts = prompts("Say what the weather is:" + words * " warm")
+        line, token = (filler_for(model, task_prompts, 9, 2048, sentences=sentences) for sentences in (True, False))
+        if line and line.text.endswith("\n"):
+            break
+    assert line and token and line.prefix_tokens == token.prefix_tokens
+    assert line.number == 1 and {f"{part}." for part in line.text.strip().rstrip(".").split(". ")} <= {*SENTENCES}
+    assert token.number > 1 and token.text == token.token * token.number
+
+
 def test_a_token_that_changes_what_follows_is_not_taken(tmp_path: Path) -> None:
     task_prompts = prompts("Say what the weather is in this text: warm or cold.")
     model = base(tmp_path)
@@ -85,7 +98,7 @@ def test_a_token_that_changes_what_follows_is_not_taken(tmp_path: Path) -> None:
     }  # fmt: skip
     content["model"]["vocab"]["▁"] = len(content["model"]["vocab"])
     file.write_text(json.dumps(content))
-    assert filler_for(model, task_prompts, text_tokens=100, most_tokens=2048) is None
+    assert filler_for(model, task_prompts, text_tokens=100, most_tokens=2048, sentences=False) is None
 
 
 def test_a_begin_token_fills_only_where_it_is_the_end_token_too(tmp_path: Path) -> None:
@@ -100,7 +113,7 @@ def test_a_begin_token_fills_only_where_it_is_the_end_token_too(tmp_path: Path) 
     }.items():
         config.write_text(json.dumps(tokens))
         filler_for.cache_clear()
-        fillers[name] = filler_for(model, task_prompts, text_tokens=100, most_tokens=2048)
+        fillers[name] = filler_for(model, task_prompts, text_tokens=100, most_tokens=2048, sentences=False)
     assert fillers["both"] == fillers["padding"] != fillers["begin"] is None
 
 
@@ -109,7 +122,7 @@ def test_a_base_without_special_tokens_or_without_files_has_no_filler(tmp_path: 
     model = base(tmp_path)
     (tmp_path / "tokenizer_config.json").write_text("{}")
     for name in (model, str(tmp_path / "nowhere"), "fake"):
-        assert filler_for(name, task_prompts, text_tokens=100, most_tokens=2048) is None
+        assert filler_for(name, task_prompts, text_tokens=100, most_tokens=2048, sentences=False) is None
 
 
 def test_its_text_is_the_token_repeated() -> None:

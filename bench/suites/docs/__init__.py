@@ -47,6 +47,7 @@ from fourshot.bench.suites.docs.method_tables import (
     wordings_table,
 )
 from fourshot.bench.suites.docs.seen import SEEN_FILE, seen_table
+from fourshot.bench.suites.docs.side_by_side import EARLIER, side_by_side
 from fourshot.bench.suites.latency.report import gain, rates, ratios
 from fourshot.bench.suites.paper import tables as paper_tables
 from fourshot.engine.errors import InputError
@@ -159,6 +160,7 @@ BLOCKS: dict[str, tuple[str, Callable[[ResultFolder], str]]] = {
     "fleet": _of_suite("fleet", fleet.SUITE.markdown),
     "serving": _of_suite("serving", serving.SUITE.markdown),
     "paper": _of_suite("paper", paper_tables),
+    "again": (f"{EARLIER}/*.json", lambda results: side_by_side(results.folder)),
 }
 
 

@@ -5,6 +5,7 @@ Importing this module loads neither torch nor vllm.
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from itertools import product
 from statistics import fmean
 from typing import Any
 
@@ -22,7 +23,8 @@ SHARE_GOAL, ALONE_GOAL, WARM_GOAL, WARM_SATURATED_GOAL = 0.8, 2.0, 1.0, 1.6
 CACHE_OFF_GOALS = {"sst2": 8.0, "trec": 30.0, "ag_news": 19.0}  # times in context, saturated
 HIT_RATE_GOALS = {"sst2": 0.3, "trec": 0.6}  # share of an adapter's prompt tokens that the prefix cache served
 INSTRUCTION_GOAL = 0.9  # throughput with the instruction, as a share of the bare text's
-LORA, BARE = "lora", "lora_bare"
+LORA, BARE, FILLED = "lora", "lora_bare", "lora_filler"
+WITH_INSTRUCTION = (LORA, FILLED)
 ROUTES = ("in-process", "http", "http-open")
 MANY_ADAPTERS, MANY_GOAL = 32, 0.9
 
@@ -167,17 +169,17 @@ def ratios_to_icl(
 
 
 def targets(ratios: Sequence[Mapping[str, Any]], settings: LatencySettings) -> list[Target]:
-    """What was asked for, of each of the two prompts of an adapter."""
+    """What was asked for, of each prompt of an adapter."""
     goals = []
     by_cell = {(row["way"], row["task"], row["concurrency"]): row for row in ratios}
-    for variant in (LORA, BARE):
+    for variant in (*WITH_INSTRUCTION, BARE):
         for task in settings.tasks if variant in settings.variants else ():
             name = f"{VARIANTS[variant].display_name}, {task}"
             saturated, single = (by_cell.get((variant, task, load), {}).get("icl_off") for load in ("saturated", 1))
             if saturated:
                 share = saturated["throughput"]["mean"] / saturated["prompt_tokens"]
                 goals.append(at_least(f"{name}, saturated: share of the ratio of prompt tokens", "", share, SHARE_GOAL))
-            if saturated and variant == LORA and task in CACHE_OFF_GOALS:
+            if saturated and variant in WITH_INSTRUCTION and task in CACHE_OFF_GOALS:
                 about = f"{name}, saturated: throughput against in context, cache off"
                 goals.append(at_least(about, "times", saturated["throughput"]["mean"], CACHE_OFF_GOALS[task]))
             if single:
@@ -193,7 +195,7 @@ def targets(ratios: Sequence[Mapping[str, Any]], settings: LatencySettings) -> l
                 about = f"{name}, against warm in context, worst cell ({worst_load})"
                 goals.append(at_least(about, "times", worst, WARM_GOAL))
             saturated_ratio = next((ratio for ratio, concurrency in warm if concurrency == "saturated"), None)
-            if saturated_ratio is not None and variant == LORA:
+            if saturated_ratio is not None and variant in WITH_INSTRUCTION:
                 about = f"{name}, saturated: throughput against warm in context"
                 goals.append(at_least(about, "times", saturated_ratio, WARM_SATURATED_GOAL))
     return goals
@@ -202,9 +204,9 @@ def targets(ratios: Sequence[Mapping[str, Any]], settings: LatencySettings) -> l
 def instruction_targets(groups: Mapping[Group, list[CellMeasurement]], settings: LatencySettings) -> list[Target]:
     """What the instruction costs an adapter beside the bare text, and how much of its prompts the cache serves."""
     goals = []
-    for task in settings.tasks:
-        instruction, bare = (groups.get(("in-process", variant, task, SATURATED)) for variant in (LORA, BARE))
-        name = f"{VARIANTS[LORA].display_name}, {task}, saturated"
+    for task, variant in product(settings.tasks, WITH_INSTRUCTION):
+        instruction, bare = (groups.get(("in-process", name, task, SATURATED)) for name in (variant, BARE))
+        name = f"{VARIANTS[variant].display_name}, {task}, saturated"
         if instruction and bare and len(instruction) == len(bare):  # a run may have been cut off
             share = ratio(rates(instruction), rates(bare)).mean
             goals.append(at_least(f"{name}: share of the bare text's throughput", "", share, INSTRUCTION_GOAL))
