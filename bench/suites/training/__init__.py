@@ -50,7 +50,7 @@ SPEED_GOAL, SHARE_GOAL, SECONDS_GOAL, ACCURACY_GOAL = 5.0, 0.4, 40.0, -1.0
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
     task: Annotated[str, POSITIONAL, "a task that comes with fourshot, or its file"] = "support_tickets"
-    data: Annotated[str | None, "train and test files, in place of the task's own data"] = None
+    data: Annotated[Path | None, "a folder with a folder for each task, or the task's own, in place of its data"] = None
     model: Model = None
     shape: Shape = None
     per_class: Annotated[Positive, "real examples per class"] = 25
@@ -89,8 +89,7 @@ def measure(options: Options, rows: Rows) -> dict[str, Any]:
 
 
 def _measured(options: Options, model: "ResolvedModel") -> dict[str, Any]:
-    task = load_task(options.task, options.data)
-    test = _test_split(options, task)
+    task, test = task_and_test(options)
     tokenizer = load_tokenizer(model.path)
     runs: list[dict[str, Any]] = []
     train = TaskData(task).train
@@ -135,8 +134,12 @@ def _measured(options: Options, model: "ResolvedModel") -> dict[str, Any]:
     }
 
 
-def _test_split(options: Options, task: Task) -> Sequence[Example]:
-    return load_split(task, "test", limit=options.test_limit or None).examples
+def task_and_test(options: Options) -> tuple[Task, Sequence[Example]]:
+    """The task and its test texts. In --data a folder that is named as the task, or as its file, is the task's own."""
+    data = options.data
+    own = data and data / Path(options.task).stem
+    task = load_task(options.task, own if own and own.is_dir() else data)
+    return task, load_split(task, "test", limit=options.test_limit or None).examples
 
 
 def targets(runs: Sequence[Mapping[str, Any]], best_tflops: float, speed_goal: float = SPEED_GOAL) -> list[Target]:
@@ -172,9 +175,8 @@ def report(result: Mapping[str, Any]) -> list[Part]:
 
 def settings(options: Options) -> dict[str, Any]:
     """As the result has them."""
-    task = load_task(options.task, options.data)
-    counts = as_settings(options, "per_class", "epochs", "seeds")
-    return {"task": task.name, **counts, "num_test": len(_test_split(options, task))}
+    task, test = task_and_test(options)
+    return {"task": task.name, **as_settings(options, "per_class", "epochs", "seeds"), "num_test": len(test)}
 
 
 SUITE = Suite(options=Options, settings=settings, measure=measure, report=report)
