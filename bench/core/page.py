@@ -11,8 +11,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from fourshot.bench.core.parts import Folded, Page, Part, Section, Table
-from fourshot.bench.core.targets import targets_of
+from fourshot.bench.core.parts import Folded, Page, Part, Section, Table, targets_of
 from fourshot.engine.machine.files import replace_file
 from fourshot.pipeline.report.text import flatten
 from fourshot.pipeline.report.write import environment

@@ -15,15 +15,12 @@ from typing import Annotated, Any
 
 import msgspec
 
-from fourshot.bench.core.closed_loop import CellMeasurement, CellRequests, repeated
-from fourshot.bench.core.engines import Base, EngineSpec, engines
+from fourshot.bench.core.closed_loop import Base, CellMeasurement, CellRequests, EngineSpec, engines, repeated
 from fourshot.bench.core.options import Model, Out, Positive, TaskFolders
-from fourshot.bench.core.parts import MISSING, Page, Part, Section, Table
-from fourshot.bench.core.results import tell
-from fourshot.bench.core.rows import Rows
+from fourshot.bench.core.parts import MISSING, Page, Part, Section, Table, Target, at_least
+from fourshot.bench.core.results import Rows, tell
 from fourshot.bench.core.statistics import ratio, with_interval
 from fourshot.bench.core.suite import Suite
-from fourshot.bench.core.targets import Target, at_least
 from fourshot.bench.core.workload import Request, Workload, load_workload
 from fourshot.pipeline.report.figures import Curve, line_plot
 
@@ -260,7 +257,6 @@ def _plot(result: Mapping[str, Any], value: str, name: str) -> Any:
 SUITE = Suite(
     options=Options,
     settings=lambda options: dict(msgspec.to_builtins(options.settings)),
-    tasks=lambda options: [options.task],
     measure=measure,
     report=report,
     page=page,

@@ -21,12 +21,10 @@ import msgspec
 
 from fourshot.bench.core.load import Load, LoadRequest, generate
 from fourshot.bench.core.options import Model, Out, Positive, as_settings
-from fourshot.bench.core.parts import Part, Table
-from fourshot.bench.core.results import tell
-from fourshot.bench.core.rows import Rows
+from fourshot.bench.core.parts import Part, Table, at_most
+from fourshot.bench.core.results import Rows, tell
 from fourshot.bench.core.statistics import ratio
 from fourshot.bench.core.suite import Suite
-from fourshot.bench.core.targets import at_most
 from fourshot.bench.core.workload import load_workload
 from fourshot.serving.testing.server import RunningService, running_service
 

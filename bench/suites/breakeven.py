@@ -20,8 +20,7 @@ import msgspec
 
 from fourshot.bench.core.options import Model, Out, ThreeTasks
 from fourshot.bench.core.parts import Page, Part, Section, Table
-from fourshot.bench.core.results import read_result, tell
-from fourshot.bench.core.rows import Rows
+from fourshot.bench.core.results import Rows, read_result, tell
 from fourshot.bench.core.suite import Suite
 from fourshot.engine.errors import InputError
 from fourshot.engine.machine.files import read_json, read_lines

@@ -16,11 +16,9 @@ from typing import Annotated, Any
 import msgspec
 
 from fourshot.bench.core.options import Model, Out, Positive, as_settings
-from fourshot.bench.core.parts import Part, Table
-from fourshot.bench.core.results import tell
-from fourshot.bench.core.rows import Rows
+from fourshot.bench.core.parts import Part, Table, at_least
+from fourshot.bench.core.results import Rows, tell
 from fourshot.bench.core.suite import Suite
-from fourshot.bench.core.targets import at_least
 from fourshot.engine.checkpoints.models import resolve_model
 from fourshot.engine.core import EngineSettings, Sampling
 from fourshot.engine.opening import open_engine

@@ -15,10 +15,9 @@ import msgspec
 import psutil
 
 from fourshot.bench.core.options import JsonOut, Positive
-from fourshot.bench.core.parts import rows_table
-from fourshot.bench.core.rows import Rows
+from fourshot.bench.core.parts import Target, at_most, rows_table
+from fourshot.bench.core.results import Rows
 from fourshot.bench.core.suite import Suite
-from fourshot.bench.core.targets import Target, at_most
 from fourshot.engine.fake_engine import FAKE
 from fourshot.pipeline.corpus.run import make_corpus
 from fourshot.pipeline.corpus.settings import CorpusSettings

@@ -20,10 +20,9 @@ from typing import Annotated, Any
 import msgspec
 
 from fourshot.bench.core.options import REPEATED, Model, Positive, TaskFolders, as_settings
-from fourshot.bench.core.results import tell
-from fourshot.bench.core.rows import Rows
+from fourshot.bench.core.parts import at_least, at_most
+from fourshot.bench.core.results import Rows, tell
 from fourshot.bench.core.suite import Suite
-from fourshot.bench.core.targets import at_least, at_most
 from fourshot.bench.suites.corpus_kills import child_pids, rows_of
 from fourshot.pipeline.corpus.folder import CorpusFolder
 from fourshot.pipeline.corpus.summary import ClassOutcome, class_outcomes, counted
@@ -146,5 +145,4 @@ SUITE = Suite(
     options=Options,
     measure=measure,
     settings=lambda options: {**as_settings(options, "tasks", "per_class", "set"), "k": PRESETS["corpus"].k},
-    tasks=lambda options: options.tasks,
 )

@@ -13,14 +13,11 @@ from typing import Annotated, Any
 
 import msgspec
 
-from fourshot.bench.core.closed_loop import CellMeasurement, CellRequests
-from fourshot.bench.core.engines import EngineSpec, engines
+from fourshot.bench.core.closed_loop import CellMeasurement, CellRequests, EngineSpec, engines
 from fourshot.bench.core.options import Model, Out, Positive, TaskFolders, as_settings
-from fourshot.bench.core.parts import Part, Table
-from fourshot.bench.core.results import tell
-from fourshot.bench.core.rows import Rows
+from fourshot.bench.core.parts import Part, Table, at_least
+from fourshot.bench.core.results import Rows, tell
 from fourshot.bench.core.suite import Suite
-from fourshot.bench.core.targets import at_least
 from fourshot.bench.core.workload import Request, Workload, load_workload
 from fourshot.engine.checkpoints.models import resolve_model
 from fourshot.engine.core import EngineSettings
@@ -143,6 +140,5 @@ SUITE = Suite(
     options=Options,
     measure=measure,
     settings=lambda options: {"k": options.shots, **as_settings(options, "task", "candidates")},
-    tasks=lambda options: [options.task],
     report=report,
 )

@@ -18,12 +18,10 @@ from typing import Annotated, Any
 import msgspec
 
 from fourshot.bench.core.options import JsonOut, Positive
-from fourshot.bench.core.parts import rows_table
+from fourshot.bench.core.parts import Target, at_least, at_most, rows_table
 from fourshot.bench.core.processes import call_apart, peak_bytes
-from fourshot.bench.core.results import tell
-from fourshot.bench.core.rows import Rows
+from fourshot.bench.core.results import Rows, tell
 from fourshot.bench.core.suite import Suite
-from fourshot.bench.core.targets import Target, at_least, at_most
 from fourshot.pipeline.synthesis.neardup import NearDuplicates
 
 VOCABULARY = 30_000

@@ -19,11 +19,9 @@ from typing import Annotated, Any
 import msgspec
 
 from fourshot.bench.core.options import Out, Positive
-from fourshot.bench.core.parts import Part, Table
-from fourshot.bench.core.results import read_result, tell
-from fourshot.bench.core.rows import Rows
+from fourshot.bench.core.parts import Part, Table, at_least, at_most
+from fourshot.bench.core.results import Rows, read_result, tell
 from fourshot.bench.core.suite import Suite
-from fourshot.bench.core.targets import at_least, at_most
 from fourshot.bench.suites.compare import compare
 
 SETTINGS: dict[str, Any] = {

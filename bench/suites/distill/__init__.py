@@ -15,8 +15,7 @@ import msgspec
 
 from fourshot.bench.core.options import Model, Out, Positive, TaskFolders, as_settings
 from fourshot.bench.core.parts import Page, Part, Section, Table
-from fourshot.bench.core.results import task_title, tell
-from fourshot.bench.core.rows import Rows
+from fourshot.bench.core.results import Rows, task_title, tell
 from fourshot.bench.core.statistics import estimate, with_interval
 from fourshot.bench.core.suite import Suite
 from fourshot.bench.suites.distill.cells import NONE, TEACHER, Group, StudentCell, measure_cell, teach
@@ -159,7 +158,6 @@ SUITE = Suite(
     settings=lambda options: as_settings(
         options, "tasks", "real", "strategies", "amounts", "seeds", "test_limit", "student"
     ),
-    tasks=lambda options: options.tasks,
     measure=measure,
     report=report,
     page=page,

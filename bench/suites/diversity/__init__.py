@@ -18,9 +18,8 @@ import msgspec
 
 from fourshot.bench.core.options import Model, Positive, TaskFolders, as_settings
 from fourshot.bench.core.parts import Part, Table, fill
-from fourshot.bench.core.results import read_result, task_title, tell
-from fourshot.bench.core.rows import Rows
-from fourshot.bench.core.suite import Command, Suite
+from fourshot.bench.core.results import Rows, read_result, task_title, tell
+from fourshot.bench.core.suite import Suite
 from fourshot.bench.suites.diversity.measures import NEIGHBOURS, check_installed, coverage, self_bleu
 from fourshot.engine.encoder import Encoder
 from fourshot.engine.errors import InputError, ShortRunError
@@ -193,18 +192,12 @@ def settings(options: Options) -> dict[str, Any]:
     return {**as_settings(options, "tasks", "seeds", "per_class", "draws_per_round"), "ways": variety}
 
 
-MEASUREMENT = Suite(
-    options=Options, measure=measure, settings=settings, tasks=lambda options: options.tasks, report=report
-)
+def fill_document(options: Options) -> bool:
+    """With --write."""
+    if options.write:
+        blocks = {"diversity": SUITE.markdown(read_result(options.out, "diversity"))}
+        options.write.write_text(fill(options.write.read_text(encoding="utf-8"), blocks), encoding="utf-8")
+    return bool(options.write)
 
 
-def command(options: Options) -> int:
-    """Measure, or fill a document."""
-    if not options.write:
-        return MEASUREMENT.run("diversity", options)
-    blocks = {"diversity": MEASUREMENT.markdown(read_result(options.out, "diversity"))}
-    options.write.write_text(fill(options.write.read_text(encoding="utf-8"), blocks), encoding="utf-8")
-    return 0
-
-
-SUITE = Command(options=Options, command=command)
+SUITE = Suite(options=Options, measure=measure, settings=settings, report=report, instead=fill_document)

@@ -19,22 +19,10 @@ from typing import Annotated, Any, NamedTuple
 import msgspec
 
 from fourshot.bench.core.comparisons import Comparisons, load_bases, load_comparisons
-from fourshot.bench.core.parts import fill, markdown
+from fourshot.bench.core.parts import fill, markdown, target_lines, targets_of
 from fourshot.bench.core.results import RESULTS, read_result, tell, write_result
-from fourshot.bench.core.suite import Command, Suite
-from fourshot.bench.core.targets import target_lines, targets_of
-from fourshot.bench.suites import (
-    adapters,
-    against_vllm,
-    breakeven,
-    diversity,
-    engine_start,
-    fleet,
-    noise,
-    serving,
-    throughput,
-)
-from fourshot.bench.suites import filter as filter_bench
+from fourshot.bench.core.suite import Command
+from fourshot.bench.suites import load_suite
 from fourshot.bench.suites.docs.accuracy_picture import accuracy_bars, description, draw_pictures
 from fourshot.bench.suites.docs.method_tables import (
     base_tables,
@@ -48,7 +36,6 @@ from fourshot.bench.suites.docs.method_tables import (
 )
 from fourshot.bench.suites.docs.seen import SEEN_FILE, seen_table
 from fourshot.bench.suites.latency.report import gain, rates, ratios
-from fourshot.bench.suites.paper import tables as paper_tables
 from fourshot.engine.errors import InputError
 
 LINE_LENGTH = 120
@@ -131,11 +118,18 @@ def _of_suite(name: str, draw: Callable[[SuiteResult], str]) -> tuple[str, Calla
     return name, lambda results: draw(results.suite(name))
 
 
-def _report(name: str, suite: Suite) -> tuple[str, Callable[[ResultFolder], str]]:
+def _report(result: SuiteResult) -> str:
     """The suite's own report and targets."""
-    return _of_suite(name, lambda result: _section(result, "", suite.markdown(result)))
+    suite: Any = load_suite(result["suite"])[0]
+    report: str = suite.markdown(result)
+    return report
 
 
+def _placed_report(result: SuiteResult) -> str:
+    return _section(result, "", _report(result))
+
+
+PLACED = ("adapters", "breakeven", "against-vllm", "throughput", "filter", "noise")  # below machine and commit
 # Block -> the beginning of its results' names, and how it is drawn.
 BLOCKS: dict[str, tuple[str, Callable[[ResultFolder], str]]] = {
     "number": ("compare-*", lambda results: headline(results.comparisons())),
@@ -148,17 +142,8 @@ BLOCKS: dict[str, tuple[str, Callable[[ResultFolder], str]]] = {
     "gain": _of_suite("latency", lambda result: markdown([gain(result)])),
     "latency": _of_suite("latency", latency),
     "gpu": (GPU_RESULTS, gpu_latency),
-    "adapters": _report("adapters", adapters.SUITE),
-    "breakeven": _report("breakeven", breakeven.SUITE),
-    "against-vllm": _report("against-vllm", against_vllm.SUITE),
-    "throughput": _report("throughput", throughput.SUITE),
-    "filter": _report("filter", filter_bench.SUITE),
-    "noise": _report("noise", noise.SUITE),
-    "engine-start": _of_suite("engine-start", engine_start.SUITE.markdown),
-    "diversity": _of_suite("diversity", diversity.MEASUREMENT.markdown),
-    "fleet": _of_suite("fleet", fleet.SUITE.markdown),
-    "serving": _of_suite("serving", serving.SUITE.markdown),
-    "paper": _of_suite("paper", paper_tables),
+    **{name: _of_suite(name, _placed_report) for name in PLACED},
+    **{name: _of_suite(name, _report) for name in ("engine-start", "diversity", "fleet", "serving", "paper")},
 }
 
 

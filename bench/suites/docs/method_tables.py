@@ -7,9 +7,8 @@ from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
 from fourshot.bench.core.comparisons import Comparisons, draw_means, in_words, method_rows
-from fourshot.bench.core.parts import MISSING, Table, markdown
+from fourshot.bench.core.parts import MISSING, Table, Target, at_least, at_most, markdown, target_lines
 from fourshot.bench.core.results import TITLES, short_name
-from fourshot.bench.core.targets import Target, at_least, at_most, target_lines
 from fourshot.pipeline.provenance import source_commit
 from fourshot.pipeline.report.data import MethodRow
 

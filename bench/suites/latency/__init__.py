@@ -14,13 +14,11 @@ from typing import Any
 
 import msgspec
 
-from fourshot.bench.core.closed_loop import CellRequests
-from fourshot.bench.core.engines import Base, Engines, EngineSpec, engines
+from fourshot.bench.core.closed_loop import Base, CellRequests, Engines, EngineSpec, engines
 from fourshot.bench.core.model_shape import SHAPES, check_shape, shape_of, write_shape
 from fourshot.bench.core.processes import call_apart
-from fourshot.bench.core.results import tell
+from fourshot.bench.core.results import Rows, tell
 from fourshot.bench.core.roofline import measure_machine
-from fourshot.bench.core.rows import Rows
 from fourshot.bench.core.suite import Suite
 from fourshot.bench.core.workload import VARIANTS, Workload, load_workload
 from fourshot.bench.suites.latency.http import measure_http

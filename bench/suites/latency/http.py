@@ -16,8 +16,7 @@ import msgspec
 
 from fourshot.bench.core.closed_loop import CellMeasurement, request_times
 from fourshot.bench.core.load import Load, LoadAnswer, LoadRequest, generate
-from fourshot.bench.core.results import tell
-from fourshot.bench.core.rows import Rows
+from fourshot.bench.core.results import Rows, tell
 from fourshot.bench.core.workload import Workload
 from fourshot.bench.suites.latency.plan import LatencyCell, LatencySettings, Options, http_cells, open_cells
 from fourshot.serving.testing.server import RunningService, running_service

@@ -23,8 +23,7 @@ from fourshot.bench.suites.paper.scores import (
     mean_scores,
     shared_seeds,
 )
-from fourshot.bench.suites.paper.texts import CountedTexts
-from fourshot.bench.suites.paper.timing import BATCH, MERGED, Timing
+from fourshot.bench.suites.paper.timing import BATCH, MERGED, CountedTexts, Timing
 from fourshot.pipeline.cells.methods import METHODS
 from fourshot.pipeline.report.cloud import word_cloud
 from fourshot.pipeline.report.figures import Bars, Curve, bar_plot, line_plot

@@ -1,10 +1,11 @@
 """The measurement: times, then comparisons one after the other, each in a folder of its own, and the texts they wrote.
 
 What is finished is not done again: a comparison whose result lies in its folder, a method that another result already
-has, a task that was timed.
+has, a task that was timed. Of several base models each is measured as it would be alone.
 """
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import msgspec
 
 from fourshot.bench.core.comparisons import MeasuredComparison, read_comparison
 from fourshot.bench.core.processes import call_apart
-from fourshot.bench.core.results import tell
+from fourshot.bench.core.results import short_name, tell
 from fourshot.bench.suites.paper.plan import (
     Options,
     PlannedComparison,
@@ -21,10 +22,15 @@ from fourshot.bench.suites.paper.plan import (
     resolved_plan,
 )
 from fourshot.bench.suites.paper.scores import PaperScore, TaskSetup, missing_methods, paper_targets, scores_of
-from fourshot.bench.suites.paper.texts import METHOD as TEXTS_OF
-from fourshot.bench.suites.paper.texts import CountedTexts, count_texts
-from fourshot.bench.suites.paper.timing import Timing, TimingRequest, measure_timings
-from fourshot.engine.checkpoints.models import resolve_model
+from fourshot.bench.suites.paper.timing import (
+    TEXTS_OF,
+    CountedTexts,
+    Timing,
+    TimingRequest,
+    count_texts,
+    measure_timings,
+)
+from fourshot.engine.checkpoints.models import ResolvedModel, resolve_model
 from fourshot.engine.errors import InputError
 from fourshot.engine.machine.files import replace_file
 from fourshot.pipeline.cells.methods import METHODS
@@ -37,6 +43,7 @@ from fourshot.pipeline.tasks.shots import take_shots
 from fourshot.pipeline.tasks.task_file import load_task
 from fourshot.training.jobs.jobs import Placement
 
+EMBEDDED = "embedded"  # in --models
 SOURCE_FIELDS = ("commit", "model_revision", "task", "seeds", "hardware", "versions")
 
 
@@ -169,3 +176,73 @@ def _teller() -> OnEvent:
             tell(f"  {event.message}")
 
     return on_event
+
+
+def base_options(options: Options) -> dict[ResolvedModel, Options]:
+    """The options of each base alone. Raises InputError where --models names one twice, or --model is there as well.
+
+    Results of --from go to the base that they were measured with.
+    """
+    if options.model:
+        raise InputError(f"--model {options.model} and --models cannot both be given. Name every base in --models.")
+    named = [(name, resolve_model(None if name == EMBEDDED else name)) for name in options.models]
+    bases = {(model.name, model.revision): (name, model) for name, model in named}
+    if len(bases) < len(named):
+        raise InputError(f"--models {','.join(options.models)} names a base twice. Name each once.")
+    results: dict[str, list[Path]] = {model.name: [] for _, model in bases.values()}
+    for path in options.known:
+        if (of := read_comparison(path).model_name) not in results:
+            raise InputError(
+                f"{path.name} was measured with {of}, and --models names {', '.join(results)}. Leave it out, or name "
+                f"{of} too."
+            )
+        results[of].append(path)
+    return {
+        model: msgspec.structs.replace(
+            options,
+            model=None if name == EMBEDDED else name,
+            models=(),
+            runs=options.runs / runs_name(model),
+            known=tuple(results[model.name]),
+        )
+        for name, model in bases.values()
+    }
+
+
+def runs_name(model: ResolvedModel) -> str:
+    """Of the folder for a base's comparisons."""
+    return f"{re.sub(r'[^A-Za-z0-9._-]+', '-', short_name(model.name)).strip('-')}-{model.revision[:8]}"
+
+
+def measure_bases(
+    options: Options,
+    on_step: Callable[[dict[str, Any]], None],
+    measurement: Callable[..., PaperMeasurement],
+) -> dict[str, Any]:
+    """Measure what is missing of every base; ``on_step`` is given the result so far."""
+    done: list[dict[str, Any]] = []
+    for model, alone in base_options(options).items():
+        tell(f"base {len(done) + 1} of {len(options.models)}: {model.name}")
+
+        def step(result: dict[str, Any], model: ResolvedModel = model) -> None:
+            on_step(_joined([*done, _of(model, result)]))
+
+        done.append(_of(model, measurement(alone, step).run()))
+    return _joined(done)
+
+
+def _of(model: ResolvedModel, result: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "model": model.name,
+        "model_revision": model.revision,
+        **{name: value for name, value in result.items() if name != "facts"},
+    }
+
+
+def _joined(bases: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    targets = [
+        msgspec.structs.replace(target, name=f"{short_name(base['model'])}: {target.name}")
+        for base in bases
+        for target in base["targets"]
+    ]
+    return {"bases": list(bases), "facts": load_settings().facts, "targets": targets}

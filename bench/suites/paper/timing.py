@@ -1,10 +1,12 @@
-"""How long a text takes in transformers, one prompt at a time and in batches: zero-shot, in context, LoRA, LoRA merged.
+"""What the paper shows beside accuracies: how long a text takes, and how varied the texts are (its figures 4 and 7).
 
-One forward pass per prompt and the likeliest first token of a label, without a prefix cache. That is less than
-generating an answer, for every method alike. The adapter has random weights, which cost what trained ones do. Times are
-medians over the prompts, so one that was disturbed does not count.
+Times are those of transformers, one prompt at a time and in batches: zero-shot, in context, LoRA, LoRA merged. One
+forward pass per prompt and the likeliest first token of a label, without a prefix cache. That is less than generating
+an answer, for every method alike. The adapter has random weights, which cost what trained ones do. Times are medians
+over the prompts, so one that was disturbed does not count.
 """
 
+import random
 import tempfile
 import time
 from collections.abc import Sequence
@@ -14,8 +16,17 @@ from typing import Any
 
 import msgspec
 
+from fourshot.pipeline.cells.run_folder import RunFolder
+from fourshot.pipeline.loop.rounds import finished_pairs
+from fourshot.pipeline.synthesis.diversity import unique_trigram_curve, word_frequencies
+from fourshot.pipeline.task import Task
+from fourshot.pipeline.task_data import TaskData
+
 BATCH = 16
 MERGED = "lora_merged"  # the adapter added to the base's weights
+TEXTS_OF = "fourshot"
+NUM_POINTS = 40
+MAX_TEXTS = 2000  # per side
 WARM_UP = 2  # calls per method that are not counted
 
 
@@ -108,3 +119,44 @@ def _likeliest_tokens(model: Any, tokenizer: Any, rows: Sequence[Sequence[int]])
         output = model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False, logits_to_keep=1)
     answers: list[int] = output.logits[:, -1].argmax(dim=-1).tolist()
     return answers
+
+
+class CountedTexts(msgspec.Struct, frozen=True, kw_only=True):
+    """The texts of one task and seed, counted. Sides are "real", "written" and "kept"; real ones as many as written."""
+
+    task: str
+    seed: int
+    num: dict[str, int]  # side -> texts
+    trigrams: dict[str, tuple[tuple[int, float], ...]]  # side -> (number of texts, distinct tri-grams)
+    words: dict[str, dict[str, int]]  # side -> word -> how often
+
+
+def count_texts(task: Task, folder: Path, seed: int) -> CountedTexts | None:
+    """Count the texts of a finished comparison in ``folder``; None where it has none of `TEXTS_OF`."""
+    pairs = finished_pairs(RunFolder(folder / f"seed{seed}" / TEXTS_OF))
+    if not pairs:
+        return None
+    real = [example.text for example in TaskData(task).train]
+    sides = {
+        "real": sampled(real, min(len(pairs), MAX_TEXTS), seed),
+        "written": sampled([candidate.text for candidate, _ in pairs], MAX_TEXTS, seed),
+        "kept": sampled([candidate.text for candidate, verdict in pairs if verdict.kept], MAX_TEXTS, seed),
+    }
+    sides = {side: texts for side, texts in sides.items() if texts}
+    return CountedTexts(
+        task=task.name,
+        seed=seed,
+        num={side: len(texts) for side, texts in sides.items()},
+        trigrams={side: _curve(texts) for side, texts in sides.items()},
+        words={side: word_frequencies(texts) for side, texts in sides.items()},
+    )
+
+
+def sampled(texts: Sequence[str], limit: int, seed: int) -> list[str]:
+    """At most ``limit`` of the texts, drawn with ``seed``."""
+    return list(texts) if len(texts) <= limit else random.Random(seed).sample(list(texts), limit)
+
+
+def _curve(texts: Sequence[str]) -> tuple[tuple[int, float], ...]:
+    sizes = sorted({round(len(texts) * step / NUM_POINTS) for step in range(NUM_POINTS + 1)})
+    return tuple((size, round(value, 2)) for size, value in zip(sizes, unique_trigram_curve(texts, sizes), strict=True))

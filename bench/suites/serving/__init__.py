@@ -21,11 +21,9 @@ import msgspec
 from fourshot.bench.core.load import Load, LoadAnswer, generate
 from fourshot.bench.core.model_shape import base_of
 from fourshot.bench.core.options import JsonOut, Model, Positive, Shape
-from fourshot.bench.core.parts import Part, Table
-from fourshot.bench.core.results import read_result, tell
-from fourshot.bench.core.rows import Rows
+from fourshot.bench.core.parts import Part, Table, at_most
+from fourshot.bench.core.results import Rows, read_result, tell
 from fourshot.bench.core.suite import Suite
-from fourshot.bench.core.targets import at_most
 from fourshot.bench.suites.serving.batches import batch_targets, multi_lora
 from fourshot.bench.suites.serving.judge import Judge
 from fourshot.bench.suites.serving.traffic import (
@@ -175,21 +173,18 @@ def report(result: Mapping[str, Any]) -> list[Part]:
     return [Table.of(loads.items(), columns, note=note), Table.of(result["batches"], prices, left=0)]
 
 
-class ServingSuite(Suite, frozen=True, kw_only=True):
-    """With --table, prints a result that is there."""
-
-    def run(self, name: str, options: Options) -> int:
-        if not options.table:
-            return super().run(name, options)
-        print(self.markdown(read_result(options.table, name)))
-        return 0
+def print_table(options: Options) -> bool:
+    """With --table."""
+    if options.table:
+        print(SUITE.markdown(read_result(options.table, "serving")))
+    return bool(options.table)
 
 
 def _tell(name: str, value: Any) -> None:
     tell(f"{name}: {json.dumps(value)}")
 
 
-SUITE = ServingSuite(
+SUITE = Suite(
     options=Options,
     settings=lambda options: {
         "tasks": TASKS,
@@ -204,4 +199,5 @@ SUITE = ServingSuite(
     tasks=lambda options: SOURCES,
     measure=measure,
     report=report,
+    instead=print_table,
 )

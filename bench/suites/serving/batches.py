@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
-from fourshot.bench.core.targets import Target, at_most
+from fourshot.bench.core.parts import Target, at_most
 from fourshot.bench.suites.serving.traffic import Traffic
 
 BATCH_SIZES, BATCH_ADAPTERS, BATCH_REPEATS = (8, 32, 128), 8, 9

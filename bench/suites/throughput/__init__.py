@@ -22,9 +22,8 @@ import msgspec
 from fourshot.bench.core.model_shape import base_of, shape_of
 from fourshot.bench.core.options import Model, Out, Positive, Shape, TaskFolders, as_settings
 from fourshot.bench.core.processes import Opened, call_apart
-from fourshot.bench.core.results import tell
+from fourshot.bench.core.results import Rows, tell
 from fourshot.bench.core.roofline import measure_machine
-from fourshot.bench.core.rows import Rows
 from fourshot.bench.core.suite import Suite
 from fourshot.bench.core.workload import Workload, load_workload
 from fourshot.bench.suites import filter as filter_bench
@@ -262,6 +261,5 @@ SUITE = Suite(
     options=Options,
     measure=measure,
     settings=lambda options: {"k": options.shots, **as_settings(options, *SETTINGS)},
-    tasks=lambda options: [options.task],
     report=report,
 )

@@ -23,13 +23,11 @@ import msgspec
 
 from fourshot.bench.core.model_shape import base_of, shape_of
 from fourshot.bench.core.options import POSITIONAL, Model, Positive, Shape, as_settings
-from fourshot.bench.core.parts import Part, Table
+from fourshot.bench.core.parts import Part, Table, Target, at_least, at_most
 from fourshot.bench.core.processes import call_apart
-from fourshot.bench.core.results import tell
+from fourshot.bench.core.results import Rows, tell
 from fourshot.bench.core.roofline import product_rate
-from fourshot.bench.core.rows import Rows
 from fourshot.bench.core.suite import Suite
-from fourshot.bench.core.targets import Target, at_least, at_most
 from fourshot.bench.suites.training.trainers import TRAINERS, Training
 from fourshot.engine.core import Adapter, EngineSettings
 from fourshot.engine.opening import open_engine
@@ -179,4 +177,4 @@ def settings(options: Options) -> dict[str, Any]:
     return {"task": task.name, **as_settings(options, "per_class", "epochs", "seeds"), "num_test": len(test)}
 
 
-SUITE = Suite(options=Options, settings=settings, measure=measure, report=report)
+SUITE = Suite(options=Options, settings=settings, tasks=lambda options: (), measure=measure, report=report)

@@ -21,8 +21,7 @@ from fourshot.bench.suites.paper.plan import (
     resolved_plan,
 )
 from fourshot.bench.suites.paper.scores import PaperScore, mean_scores, missing_methods, shared_seeds
-from fourshot.bench.suites.paper.texts import count_texts
-from fourshot.bench.suites.paper.timing import MERGED, Timing, TimingRequest, measure_timings
+from fourshot.bench.suites.paper.timing import MERGED, Timing, TimingRequest, count_texts, measure_timings
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.cells.run_folder import RunFolder
 from fourshot.pipeline.loop.rounds import Round
