@@ -19,7 +19,7 @@ from typing import Annotated, Any, NamedTuple
 import msgspec
 
 from fourshot.bench.core.comparisons import Comparisons, load_bases, load_comparisons
-from fourshot.bench.core.parts import fill, markdown, target_lines, targets_of
+from fourshot.bench.core.parts import Table, fill, markdown, target_lines, targets_of
 from fourshot.bench.core.results import RESULTS, read_result, tell, write_result
 from fourshot.bench.core.suite import Command
 from fourshot.bench.suites import load_suite
@@ -34,14 +34,48 @@ from fourshot.bench.suites.docs.method_tables import (
     targets_result,
     wordings_table,
 )
-from fourshot.bench.suites.docs.seen import SEEN_FILE, seen_table
 from fourshot.bench.suites.latency.report import gain, rates, ratios
 from fourshot.engine.errors import InputError
 
 LINE_LENGTH = 120
 SHOWN_LOADS = (1, 16, "saturated")
 GPU_RESULTS = "gpu-latency-*.json"
+SEEN_FILE = "seen.toml"
 SuiteResult = Mapping[str, Any]
+
+
+class Look(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Texts whose labels were compared with answers."""
+
+    when: str  # a date
+    base: str
+    commit: str  # of the code that answered; "" for work over many commits
+    texts: str
+    why: str
+
+
+class Looks(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The file."""
+
+    seen: tuple[Look, ...]
+
+
+def load_looks(folder: Path) -> tuple[Look, ...]:
+    """Raises `InputError` where the file is missing, or is none."""
+    file = folder / SEEN_FILE
+    try:
+        return msgspec.toml.decode(file.read_bytes(), type=Looks).seen
+    except OSError as error:
+        raise InputError(f"{file} cannot be read: {error.strerror}. It says which texts were seen when.") from error
+    except msgspec.DecodeError as error:
+        keys = ", ".join(Look.__struct_fields__)
+        raise InputError(f"{file} is no list of looks: {error}. Write [[seen]] with {keys}.") from error
+
+
+def seen_table(folder: Path) -> str:
+    """All looks, oldest first, as Markdown."""
+    rows = [(look.when, look.base, look.texts, look.why, look.commit or None) for look in load_looks(folder)]
+    return markdown([Table(["seen", "base", "texts", "for", "commit"], rows, left=5)])
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):

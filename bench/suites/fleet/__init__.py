@@ -18,8 +18,8 @@ from fourshot.bench.core.options import Out, Positive
 from fourshot.bench.core.parts import MISSING, Part, Table
 from fourshot.bench.core.results import Rows, read_result, tell
 from fourshot.bench.core.suite import Suite
+from fourshot.bench.suites.fleet.replica import ServiceTimes, read_times
 from fourshot.bench.suites.fleet.simulation import PLAIN, ROUTINGS, Outcome, Scenario, simulate
-from fourshot.bench.suites.fleet.times import ServiceTimes, read_times
 from fourshot.engine.errors import InputError
 
 SCENARIOS = ("steady", "burst", "loss")

@@ -9,8 +9,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from fourshot.bench.suites.fleet.replica import Request, SimulatedReplica
-from fourshot.bench.suites.fleet.times import ServiceTimes
+from fourshot.bench.suites.fleet.replica import Request, ServiceTimes, SimulatedReplica
 from fourshot.serving.api import ASKED_PATHS
 from fourshot.serving.fleet.router import SPARE, Replica, Router, preference
 from fourshot.serving.settings import Limits

@@ -5,8 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fourshot.bench.suites.diversity import REAL, RECIPES, SUITE, gains
-from fourshot.bench.suites.diversity.measures import coverage, self_bleu
+from fourshot.bench.suites.diversity import REAL, RECIPES, SUITE, coverage, gains, self_bleu
 
 
 def unit(*angles: float) -> np.ndarray:
