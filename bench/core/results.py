@@ -125,11 +125,20 @@ class Rows:
         if self.path:
             append_lines(self.path, [{"piece": piece, "value": value}])
 
-    def add_once(self, piece: str, make: Callable[[], Any]) -> Any:
-        """The value of ``piece``, made and kept where it is not there yet."""
+    def add_once(self, piece: str, make: Callable[[], Any], progress: str = "") -> Any:
+        """The value of ``piece``, made where it is not there yet. ``progress``: a format of the value's keys."""
         if piece not in self.pieces:
             self.add(piece, make())
+            if progress:
+                tell(f"{piece}: {progress.format_map(self.pieces[piece])}")
         return self.pieces[piece]
+
+    def add_cells(self, cells: Sequence[Any], measure: Callable[[Any], Any]) -> None:
+        """What ``measure`` says of the cells, each with a ``name``, that are not there yet, in their order."""
+        for number, cell in enumerate(cells, start=1):
+            if cell.name not in self.pieces:
+                self.add(cell.name, measured := measure(cell))
+                tell(f"{number}/{len(cells)}  {cell.name}: {measured.rate:.1f} requests/s")
 
     @property
     def header(self) -> dict[str, Any]:

@@ -120,26 +120,23 @@ def measure(options: Options, rows: Rows) -> dict[str, Any]:
     from fourshot.serving.testing.adapters import make_adapter, task_of
 
     settings = options.settings
-    missing = [cell for cell in cells(settings) if cell.name not in rows.pieces]
     model = resolve_model(options.model)
     workload = load_workload(settings.task, options.data, settings.k, model.path)
     workload.check_texts(settings.requests + min(max(settings.numbers), settings.most_warmup) + MORE_WARMUP)
     with tempfile.TemporaryDirectory(dir=options.scratch) as folder:
-        if missing:
+        if any(cell.name not in rows.pieces for cell in cells(settings)):
             tell(f"{max(settings.numbers)} adapters of random weights")
             folders = tuple(
                 str(make_adapter(Path(folder), task_of(f"random-{seed}"), seed=seed, base=model))
                 for seed in range(max(settings.numbers))
             )
             base = Base(path=model.path, adapters=folders)
-            _measure_cells(missing, base, settings, workload, rows, options.out.with_suffix(".log"))
+            _measure_cells(base, settings, workload, rows, options.out.with_suffix(".log"))
     assert rows.path
     return {**summarise(settings, rows.pieces), "rows": rows.path.name}
 
 
-def _measure_cells(
-    missing: Sequence[NumberCell], base: Base, settings: AdaptersSettings, workload: Workload, rows: Rows, log: Path
-) -> None:
+def _measure_cells(base: Base, settings: AdaptersSettings, workload: Workload, rows: Rows, log: Path) -> None:
     plain = base.settings(kv_cache_mib=settings.kv_cache_mib, gpu_kv_cache_mib=settings.kv_cache_mib, compile=False)
     adapted = msgspec.structs.replace(plain, max_loras=settings.slots, memory_loras=settings.memory_adapters)
     specs = {KINDS[0]: EngineSpec(settings=adapted, adapters=base.adapters), KINDS[1]: EngineSpec(settings=plain)}
@@ -147,10 +144,7 @@ def _measure_cells(
         for kind in KINDS:  # kernels are built
             first = NumberCell(kind=kind, number=1, zipf=0.0, repeat=-1)
             running[kind].ask(cell_requests(first, workload, settings))
-        for count, cell in enumerate(missing, start=1):
-            measured = running[cell.kind].ask(cell_requests(cell, workload, settings))
-            rows.add(cell.name, measured)
-            tell(f"{count}/{len(missing)}  {cell.name}: {measured.rate:.1f} requests/s")
+        rows.add_cells(cells(settings), lambda cell: running[cell.kind].ask(cell_requests(cell, workload, settings)))
 
 
 def summarise(settings: AdaptersSettings, pieces: Mapping[str, Any]) -> dict[str, Any]:

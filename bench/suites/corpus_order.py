@@ -10,6 +10,7 @@ what was used last.
 import queue
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,7 +18,7 @@ import msgspec
 
 from fourshot.bench.core.options import Model, Out, Positive, as_settings
 from fourshot.bench.core.parts import Part, Table, at_least
-from fourshot.bench.core.results import Rows, tell
+from fourshot.bench.core.results import Rows
 from fourshot.bench.core.suite import Suite
 from fourshot.engine.checkpoints.models import resolve_model
 from fourshot.engine.core import EngineSettings, Sampling
@@ -111,12 +112,15 @@ def measure_order(briefs: Sequence[TaskBrief], order: str, model: str, kv_mib: i
 def measure(options: Options, rows: Rows) -> dict[str, Any]:
     """Both orders in each memory."""
     model, briefs = resolve_model(options.model), task_briefs(options.data, options.draws_of_shots)
-    pieces = {f"{order}, {kv_mib} MiB": (order, kv_mib) for kv_mib in options.kv_mib for order in ORDERS}
-    for piece, (order, kv_mib) in pieces.items():
-        if piece not in rows.pieces:
-            rows.add(piece, measure_order(briefs, order, model.path, kv_mib))
-            tell(f"{piece}: {rows.pieces[piece]['draws_per_s']:.1f} draws/s")
-    measured = [rows.pieces[piece] for piece in pieces]
+    measured = [
+        rows.add_once(
+            f"{order}, {kv_mib} MiB",
+            partial(measure_order, briefs, order, model.path, kv_mib),
+            "{draws_per_s:.1f} draws/s",
+        )
+        for kv_mib in options.kv_mib
+        for order in ORDERS
+    ]
     by_task, by_turns = (row["draws_per_s"] for row in measured[-2:])
     target = at_least("draws/s task by task, smallest memory", "times", by_task / by_turns, 1.0)
     return {"rows": measured, "targets": [target]}

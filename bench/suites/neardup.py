@@ -6,12 +6,12 @@ Each size is measured in a process of its own, on one core. The texts are made u
 (Zipf), a fifth of them of one pattern, and one in twenty an earlier text with a word changed, which is to be found.
 """
 
-import json
 import random
 import time
 from bisect import bisect
 from collections import deque
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import accumulate, product
 from typing import Annotated, Any
 
@@ -20,7 +20,7 @@ import msgspec
 from fourshot.bench.core.options import JsonOut, Positive
 from fourshot.bench.core.parts import Target, at_least, at_most, rows_table
 from fourshot.bench.core.processes import call_apart, peak_bytes
-from fourshot.bench.core.results import Rows, tell
+from fourshot.bench.core.results import Rows
 from fourshot.bench.core.suite import Suite
 from fourshot.pipeline.synthesis.neardup import NearDuplicates
 
@@ -93,11 +93,8 @@ def measure_size(number: int) -> dict[str, Any]:
 
 def measure(options: Options, rows: Rows) -> dict[str, Any]:
     """Every size."""
-    for size in options.sizes:
-        if str(size) not in rows.pieces:
-            rows.add(str(size), call_apart(measure_size, size))
-            tell(json.dumps(rows.pieces[str(size)]))
-    sizes = [rows.pieces[str(size)] for size in options.sizes]
+    progress = "{us_per_text} us per text, {changed_found} of {changed} found"
+    sizes = [rows.add_once(str(size), partial(call_apart, measure_size, size), progress) for size in options.sizes]
     return {"rows": sizes, "targets": targets(sizes)}
 
 

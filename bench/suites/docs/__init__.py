@@ -23,17 +23,8 @@ from fourshot.bench.core.parts import Table, fill, markdown, target_lines, targe
 from fourshot.bench.core.results import RESULTS, read_result, tell, write_result
 from fourshot.bench.core.suite import Command
 from fourshot.bench.suites import load_suite
+from fourshot.bench.suites.docs import method_tables as tables
 from fourshot.bench.suites.docs.accuracy_picture import accuracy_bars, description, draw_pictures
-from fourshot.bench.suites.docs.method_tables import (
-    base_tables,
-    baselines,
-    headline,
-    results_table,
-    short_table,
-    targets,
-    targets_result,
-    wordings_table,
-)
 from fourshot.bench.suites.latency.report import gain, rates, ratios
 from fourshot.engine.errors import InputError
 
@@ -166,13 +157,13 @@ def _placed_report(result: SuiteResult) -> str:
 PLACED = ("adapters", "breakeven", "against-vllm", "throughput", "filter", "noise")  # below machine and commit
 # Block -> the beginning of its results' names, and how it is drawn.
 BLOCKS: dict[str, tuple[str, Callable[[ResultFolder], str]]] = {
-    "number": ("compare-*", lambda results: headline(results.comparisons())),
-    "baselines": ("compare-*", lambda results: baselines(results.comparisons())),
+    "number": ("compare-*", lambda results: tables.headline(results.comparisons())),
+    "baselines": ("compare-*", lambda results: tables.baselines(results.comparisons())),
     "picture": ("compare-*", lambda results: picture(results.comparisons())),
-    "accuracy": ("compare-*", lambda results: base_tables(results.bases(), short_table)),
-    "results": ("compare-*", lambda results: base_tables(results.bases(), results_table)),
+    "accuracy": ("compare-*", lambda results: tables.base_tables(results.bases(), tables.short_table)),
+    "results": ("compare-*", lambda results: tables.base_tables(results.bases(), tables.results_table)),
     "seen": (SEEN_FILE, lambda results: seen_table(results.folder)),
-    "wordings": ("bare-*", lambda results: wordings_table(results.comparisons("bare"), results.comparisons())),
+    "wordings": ("bare-*", lambda results: tables.wordings_table(results.comparisons("bare"), results.comparisons())),
     "gain": _of_suite("latency", lambda result: markdown([gain(result)])),
     "latency": _of_suite("latency", latency),
     "gpu": (GPU_RESULTS, gpu_latency),
@@ -226,9 +217,9 @@ def run(options: Options) -> int:
         raise InputError("--out goes with --targets.")
     if options.targets:
         comparisons = results.comparisons()
-        print("\n".join(target_lines(targets(comparisons))))
+        print("\n".join(target_lines(tables.targets(comparisons))))
         if options.out:
-            write_result(options.out, targets_result(comparisons))
+            write_result(options.out, tables.targets_result(comparisons))
     for path in options.write:
         document = path.read_text(encoding="utf-8")
         drawn = draw_blocks(results, only or marked_blocks(document), required=bool(only))

@@ -9,15 +9,16 @@ measured, and what could be said against it: docs/benchmarks.md.
 import os
 import tempfile
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from fourshot.bench.core.closed_loop import Base, CellRequests, Engines, EngineSpec, engines
+from fourshot.bench.core.closed_loop import Base, CellMeasurement, CellRequests, EngineSpec, engines
 from fourshot.bench.core.model_shape import SHAPES, check_shape, shape_of, write_shape
 from fourshot.bench.core.processes import call_apart
-from fourshot.bench.core.results import Rows, tell
+from fourshot.bench.core.results import Rows
 from fourshot.bench.core.roofline import measure_machine
 from fourshot.bench.core.suite import Suite
 from fourshot.bench.core.workload import VARIANTS, Workload, load_workload
@@ -105,26 +106,21 @@ def measure_in_process(
     specs: dict[str, EngineSpec], settings: LatencySettings, workloads: dict[str, Workload], rows: Rows, log: Path
 ) -> None:
     """Every cell that ``rows`` does not have yet."""
-    cells = [cell for cell in in_process_cells(settings) if cell.name not in rows.pieces]
-    if not cells:
+    cells = in_process_cells(settings)
+    if all(cell.name in rows.pieces for cell in cells):
         return
     with engines(specs, log) as running:
-        for name in settings.variants:
-            _warm_up(running, name, workloads, settings)
-        for number, cell in enumerate(cells, start=1):
-            measured = running[VARIANTS[cell.variant].engine].ask(cell_requests(cell, workloads[cell.task], settings))
-            rows.add(cell.name, measured)
-            tell(f"{number}/{len(cells)}  {cell.name}: {measured.rate:.1f} requests/s")
 
+        def ask(cell: LatencyCell) -> CellMeasurement:
+            requests = cell_requests(cell, workloads[cell.task], settings)
+            return running[VARIANTS[cell.variant].engine].ask(requests)
 
-def _warm_up(running: Engines, name: str, workloads: dict[str, Workload], settings: LatencySettings) -> None:
-    """Kernels are built for the shapes that come first."""
-    for workload in workloads.values():
-        number = ENGINE_WARMUP.get(name, 24)
-        last = len(workload.texts) - number
-        requests = tuple(workload.requests(VARIANTS[name], last, number, settings.many_adapters))
-        labels = workload.task.label_words
-        running[VARIANTS[name].engine].ask(CellRequests(requests=requests, warmup=(), labels=labels, concurrency=0))
+        for name, workload in product(settings.variants, workloads.values()):  # kernels are built for the first shapes
+            number, labels = ENGINE_WARMUP.get(name, 24), workload.task.label_words
+            last = len(workload.texts) - number
+            requests = tuple(workload.requests(VARIANTS[name], last, number, settings.many_adapters))
+            running[VARIANTS[name].engine].ask(CellRequests(requests=requests, warmup=(), labels=labels, concurrency=0))
+        rows.add_cells(cells, ask)
 
 
 def prepare(options: Options, folder: Path, settings: LatencySettings) -> Base:

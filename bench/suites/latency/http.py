@@ -62,14 +62,13 @@ def measure_http(options: Options, settings: LatencySettings, workloads: Mapping
                 for method in ("adapter", "icl"):  # kernels are built, adapters loaded
                     clients = max(settings.http_seconds)
                     generate(_load(server, workload, method, 3, seconds=1.5, clients=clients), options.load_cores)
-        for number, cell in enumerate(cells, start=1):
-            if cell.name in rows.pieces:
-                continue
+
+        def measure(cell: LatencyCell) -> CellMeasurement:
             server = running["uncached" if cell.variant == "icl_off" else "served"]
             load = _prepared(server, cell, settings, workloads[cell.task], rows)
-            measured = _measurement(generate(load, options.load_cores))
-            rows.add(cell.name, measured)
-            tell(f"{number}/{len(cells)}  {cell.name}: {measured.rate:.1f} requests/s")
+            return _measurement(generate(load, options.load_cores))
+
+        rows.add_cells(cells, measure)
 
 
 def _prepared(

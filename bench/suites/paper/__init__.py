@@ -19,19 +19,9 @@ from fourshot.bench.core.page import link, write_page
 from fourshot.bench.core.parts import Page, Part, Section, Table
 from fourshot.bench.core.results import Rows, read_result, task_title, tell, write_result
 from fourshot.bench.core.suite import Suite
-from fourshot.bench.suites.paper import figures
+from fourshot.bench.suites.paper import figures, scores
 from fourshot.bench.suites.paper.measure import PaperMeasurement, base_options, measure_bases
 from fourshot.bench.suites.paper.plan import Fact, Options, resolved_plan
-from fourshot.bench.suites.paper.scores import (
-    FOURSHOT,
-    ICL,
-    BaseResult,
-    MeanScores,
-    base_results,
-    in_context_over,
-    mean_over_tasks,
-    mean_scores,
-)
 from fourshot.bench.suites.paper.timing import BATCH, MERGED, Timing
 from fourshot.engine.checkpoints.models import resolve_model
 from fourshot.engine.errors import InputError
@@ -71,15 +61,15 @@ def settings(options: Options) -> dict[str, Any]:
 def report(result: Mapping[str, Any]) -> list[Part]:
     """Table 1 of every base."""
     parts: list[Part] = []
-    for title, base in base_results(result).items():
-        parts += [f"**{title}**", figures.accuracy_table(mean_scores(base.cells), result["settings"]["tasks"])]
+    for title, base in scores.base_results(result).items():
+        parts += [f"**{title}**", figures.accuracy_table(scores.mean_scores(base.cells), result["settings"]["tasks"])]
     return parts
 
 
 def page(result: Mapping[str, Any]) -> Page:
     """The page of a result: one base, or several side by side. A part that was not measured says so."""
-    tasks, bases = tuple(result["settings"]["tasks"]), base_results(result)
-    means = {title: mean_scores(base.cells) for title, base in bases.items()}
+    tasks, bases = tuple(result["settings"]["tasks"]), scores.base_results(result)
+    means = {title: scores.mean_scores(base.cells) for title, base in bases.items()}
     sections = [_paper(result, list(means))]
     if len(bases) > 1:
         sections.append(figures.bases_side_by_side(means, tasks))
@@ -90,8 +80,8 @@ def page(result: Mapping[str, Any]) -> Page:
     return Page("The paper's tables and figures, measured again", sections, lead=lead, origin=[_sources(bases)])
 
 
-def _of_base(base: BaseResult, tasks: Sequence[str]) -> list[Section]:
-    means = mean_scores(base.cells)
+def _of_base(base: scores.BaseResult, tasks: Sequence[str]) -> list[Section]:
+    means = scores.mean_scores(base.cells)
     return [
         figures.accuracies(means, tasks),
         figures.inference_times(means, base.timings, tasks),
@@ -102,15 +92,15 @@ def _of_base(base: BaseResult, tasks: Sequence[str]) -> list[Section]:
     ]
 
 
-def _lead(model: str, means: MeanScores, timings: Sequence[Timing], tasks: Sequence[str]) -> str:
+def _lead(model: str, means: scores.MeanScores, timings: Sequence[Timing], tasks: Sequence[str]) -> str:
     lead = f"{model} on {in_words([task_title(task) for task in tasks])}"
-    fourshot, in_context = (mean_over_tasks(means, setup, tasks) for setup in (FOURSHOT, ICL))
+    fourshot, in_context = (scores.mean_over_tasks(means, setup, tasks) for setup in (scores.FOURSHOT, scores.ICL))
     if fourshot is not None and in_context is not None:
         lead += (
             f": {100 * fourshot:.1f} % right with an adapter made from four examples per class and synthetic texts, "
             f"{100 * in_context:.1f} % with the four examples in the prompt"
         )
-    if ratios := list(filter(None, (in_context_over(MERGED, timings, task, 1) for task in tasks))):
+    if ratios := list(filter(None, (scores.in_context_over(MERGED, timings, task, 1) for task in tasks))):
         spread = " to ".join(dict.fromkeys(f"{ratio:.1f}" for ratio in (min(ratios), max(ratios))))
         lead += f". A text at a time in transformers, the prompt with examples takes {spread} times as long"
     return f"{lead}."
@@ -135,7 +125,7 @@ def _paper(result: Mapping[str, Any], bases: Sequence[str]) -> Section:
     return Section("The paper, and what is known of it here", [intro, facts, left_out])
 
 
-def _sources(bases: Mapping[str, BaseResult]) -> Table:
+def _sources(bases: Mapping[str, scores.BaseResult]) -> Table:
     rows = [
         (
             source["name"],

@@ -14,6 +14,7 @@ import msgspec
 from fourshot.bench.core.comparisons import MeasuredComparison, read_comparison
 from fourshot.bench.core.processes import call_apart
 from fourshot.bench.core.results import short_name, tell
+from fourshot.bench.suites.paper import timing
 from fourshot.bench.suites.paper.plan import (
     Options,
     PlannedComparison,
@@ -22,14 +23,6 @@ from fourshot.bench.suites.paper.plan import (
     resolved_plan,
 )
 from fourshot.bench.suites.paper.scores import PaperScore, TaskSetup, missing_methods, paper_targets, scores_of
-from fourshot.bench.suites.paper.timing import (
-    TEXTS_OF,
-    CountedTexts,
-    Timing,
-    TimingRequest,
-    count_texts,
-    measure_timings,
-)
 from fourshot.engine.checkpoints.models import ResolvedModel, resolve_model
 from fourshot.engine.errors import InputError
 from fourshot.engine.machine.files import replace_file
@@ -55,7 +48,7 @@ class PaperMeasurement:
         options: Options,
         on_step: Callable[[dict[str, Any]], None],
         compare: Callable[..., object] = compare,  # writes comparison.json into its folder
-        time_task: Callable[[Task], list[Timing]] | None = None,
+        time_task: Callable[[Task], list[timing.Timing]] | None = None,
     ) -> None:
         self.options, self.on_step, self.compare = options, on_step, compare
         self.time_task = time_task or self._time_apart
@@ -64,8 +57,8 @@ class PaperMeasurement:
         self._facts = load_settings().facts
         self._sources: list[dict[str, Any]] = []
         self._scores: dict[tuple[TaskSetup, int], PaperScore] = {}  # by setup and seed
-        self._timings: list[Timing] = []
-        self._texts: list[CountedTexts] = []
+        self._timings: list[timing.Timing] = []
+        self._texts: list[timing.CountedTexts] = []
 
     def run(self) -> dict[str, Any]:
         """Measure what is missing. Raises `InputError` for a known result of another model."""
@@ -138,31 +131,33 @@ class PaperMeasurement:
                 self._scores[key] = score
         self._sources.append({"name": name, **{field: getattr(comparison, field) for field in SOURCE_FIELDS}})
 
-    def _timed(self, task: Task) -> list[Timing]:
+    def _timed(self, task: Task) -> list[timing.Timing]:
         file = self.options.runs / task.name / f"timing-{self.model.revision}-{self.plan.timed_texts}.json"
         if not file.exists():
             replace_file(file, msgspec.json.encode(self.time_task(task)))
-        return msgspec.json.decode(file.read_bytes(), type=list[Timing])
+        return msgspec.json.decode(file.read_bytes(), type=list[timing.Timing])
 
-    def _time_apart(self, task: Task) -> list[Timing]:
+    def _time_apart(self, task: Task) -> list[timing.Timing]:
         """Times of ``task``, from a fresh process on our cores."""
         texts = [example.text for example in load_split(task, "test", limit=self.plan.timed_texts).examples]
         shots = take_shots(task, 4, 0)
-        request = TimingRequest(
+        request = timing.TimingRequest(
             model=self.model.path,
             task=task.name,
             prompts=tuple(reading_prompt(task, text, PromptFormat()) for text in texts),
             prompts_in_context=tuple(reading_prompt(task, text, PromptFormat(), shots) for text in texts),
         )
-        return call_apart(measure_timings, request)
+        return call_apart(timing.measure_timings, request)
 
-    def _counted(self, task: Task, planned: Sequence[PlannedComparison]) -> list[CountedTexts]:
+    def _counted(self, task: Task, planned: Sequence[PlannedComparison]) -> list[timing.CountedTexts]:
         """The texts of the comparison that was to write the most of them, among those made here."""
         writing = [
-            comparison for comparison in planned if comparison.task == task.name and TEXTS_OF in comparison.methods
+            comparison
+            for comparison in planned
+            if comparison.task == task.name and timing.TEXTS_OF in comparison.methods
         ]
         by_size = sorted(writing, key=lambda comparison: -comparison.settings.generate.per_class)
-        counted = (count_texts(task, self.options.runs / comparison.folder, 0) for comparison in by_size)
+        counted = (timing.count_texts(task, self.options.runs / comparison.folder, 0) for comparison in by_size)
         return next(([texts] for texts in counted if texts), [])
 
 

@@ -25,18 +25,7 @@ from fourshot.bench.core.options import JsonOut, Model, Positive, Shape
 from fourshot.bench.core.parts import Part, Table, Target, at_most
 from fourshot.bench.core.results import Rows, read_result, tell
 from fourshot.bench.core.suite import Suite
-from fourshot.bench.suites.serving.traffic import (
-    BAD_SHARE,
-    CHURN_S,
-    SOURCES,
-    TASKS,
-    ZIPF,
-    Churn,
-    Judge,
-    MemorySampler,
-    Traffic,
-    put_adapter,
-)
+from fourshot.bench.suites.serving.traffic import SETTINGS, SOURCES, Churn, Judge, MemorySampler, Traffic, put_adapter
 from fourshot.engine.errors import InputError
 from fourshot.serving.testing.server import RunningService, running_service
 
@@ -253,11 +242,7 @@ def _tell(name: str, value: Any) -> None:
 SUITE = Suite(
     options=Options,
     settings=lambda options: {
-        "tasks": TASKS,
-        "adapters": "random weights, rank 8, all projections",
-        "zipf": ZIPF,
-        "bad_share": BAD_SHARE,
-        "churn_every_s": CHURN_S,
+        **SETTINGS,
         "seconds": options.seconds,
         "service_cores": options.cores,
         "load_cores": options.load_cores,

@@ -40,6 +40,14 @@ BAD = (
 )
 
 
+SETTINGS = {
+    "tasks": TASKS,
+    "adapters": "random weights, rank 8, all projections",
+    "zipf": ZIPF,
+    "bad_share": BAD_SHARE,
+    "churn_every_s": CHURN_S,
+}
+
 Expected = dict[str, dict[str, str]]  # adapter name -> text -> its label, "" where it is too near a call
 
 
