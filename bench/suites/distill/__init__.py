@@ -10,38 +10,29 @@ seed; students learn from parts of what it said. The call goes on behind the las
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import groupby, product
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import msgspec
 
-from fourshot.bench.core.options import Model, Out, Positive, TaskFolders, as_settings
+from fourshot.bench.core.options import as_settings
 from fourshot.bench.core.parts import Page, Part, Section, Table
 from fourshot.bench.core.results import Rows, task_title, tell
 from fourshot.bench.core.statistics import estimate, with_interval
 from fourshot.bench.core.suite import Suite
-from fourshot.bench.suites.distill.cells import NONE, TEACHER, Group, StudentCell, check_real, measure_cell, teach
+from fourshot.bench.suites.distill.cells import (
+    NONE,
+    TEACHER,
+    Group,
+    Options,
+    StudentCell,
+    check_real,
+    measure_cell,
+    teach,
+)
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.report.figures import Curve, line_plot
 
-Strategy = Literal["annotate", "generate", "both"]
 Row = dict[str, Any]
-
-
-class Options(msgspec.Struct, frozen=True, kw_only=True):
-    data: TaskFolders
-    out: Out
-    tasks: Annotated[tuple[str, ...], "measured"] = ("sst2", "trec", "ag_news")
-    real: Annotated[tuple[str, ...], "real data: examples per class, a share such as 5%, or all"] = (
-        *("4", "5%", "20%", "all"),
-    )
-    strategies: Annotated[tuple[Strategy, ...], "where texts come from; both: half each"] = (
-        *("annotate", "generate", "both"),
-    )
-    amounts: Annotated[tuple[int, ...], "texts beside the real ones; 0 is always measured"] = (100, 300, 1000, 3000)
-    seeds: Annotated[Positive, "draws of the real data"] = 3
-    test_limit: Annotated[int, "test texts that are measured on; 0: all"] = 500
-    model: Model = None
-    student: Annotated[str | None, "encoder; the embedded one if left out"] = None
 
 
 def measure(options: Options, rows: Rows) -> dict[str, Any]:
@@ -58,17 +49,7 @@ def measure(options: Options, rows: Rows) -> dict[str, Any]:
         missing = [cell for cell in cells if group.piece(cell) not in rows.pieces]
         if not missing:
             continue
-        taught = teach(
-            group,
-            options.data,
-            options.out.with_suffix(""),
-            most=max(amounts, default=0),
-            annotates=bool({"annotate", "both"} & {*options.strategies}),
-            writes=bool({"generate", "both"} & {*options.strategies}),
-            model=options.model,
-            student=options.student,
-            test_limit=options.test_limit,
-        )
+        taught = teach(group, options)
         for cell in missing:
             row = {**msgspec.to_builtins(group), **measure_cell(taught, cell)}
             rows.add(group.piece(cell), row)

@@ -141,13 +141,10 @@ class PaperMeasurement:
         """Times of ``task``, from a fresh process on our cores."""
         texts = [example.text for example in load_split(task, "test", limit=self.plan.timed_texts).examples]
         shots = take_shots(task, 4, 0)
-        request = timing.TimingRequest(
-            model=self.model.path,
-            task=task.name,
-            prompts=tuple(reading_prompt(task, text, PromptFormat()) for text in texts),
-            prompts_in_context=tuple(reading_prompt(task, text, PromptFormat(), shots) for text in texts),
+        prompts, in_context = (
+            [reading_prompt(task, text, PromptFormat(), shown) for text in texts] for shown in ((), shots)
         )
-        return call_apart(timing.measure_timings, request)
+        return call_apart(timing.measure_timings, self.model.path, task.name, prompts, in_context)
 
     def _counted(self, task: Task, planned: Sequence[PlannedComparison]) -> list[timing.CountedTexts]:
         """The texts of the comparison that was to write the most of them, among those made here."""

@@ -30,16 +30,6 @@ MAX_TEXTS = 2000  # per side
 WARM_UP = 2  # calls per method that are not counted
 
 
-class TimingRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """What a process is to measure."""
-
-    model: str  # folder of the checkpoint
-    task: str
-    prompts: tuple[str, ...]  # zero-shot, and LoRA's
-    prompts_in_context: tuple[str, ...]  # the same texts
-    batches: tuple[int, ...] = (1, BATCH)
-
-
 class Timing(msgspec.Struct, frozen=True, kw_only=True):
     """One method at one batch size."""
 
@@ -51,8 +41,13 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
     prompt_tokens: float  # mean per text, padding not counted
 
 
-def measure_timings(request: TimingRequest) -> list[Timing]:
-    """Load the model and time all methods at all batch sizes."""
+def measure_timings(
+    model_path: str, task: str, prompts: list[str], in_context: list[str], batches: tuple[int, ...] = (1, BATCH)
+) -> list[Timing]:
+    """Load the model and time all methods at all batch sizes.
+
+    ``prompts``: zero-shot, and LoRA's. ``in_context``: of the same texts.
+    """
     import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
@@ -66,22 +61,22 @@ def measure_timings(request: TimingRequest) -> list[Timing]:
 
     torch.set_num_threads(available_cores())
     device = torch_device()
-    tokenizer = load_tokenizer(request.model)
-    model = AutoModelForCausalLM.from_pretrained(request.model, dtype="auto").to(device).eval()
+    tokenizer = load_tokenizer(model_path)
+    model = AutoModelForCausalLM.from_pretrained(model_path, dtype="auto").to(device).eval()
     with tempfile.TemporaryDirectory() as folder:
-        adapter = make_adapter(Path(folder), task_of("timed"), base=resolve_model(request.model))
+        adapter = make_adapter(Path(folder), task_of("timed"), base=resolve_model(model_path))
 
-        def timed(method: str, model: Any, prompts: Sequence[str]) -> list[Timing]:
-            return [_time(model, tokenizer, request.task, method, prompts, batch) for batch in request.batches]
+        def timed(method: str, model: Any, texts: Sequence[str]) -> list[Timing]:
+            return [_time(model, tokenizer, task, method, texts, batch) for batch in batches]
 
-        timings = timed("zero_shot", model, request.prompts) + timed("icl", model, request.prompts_in_context)
+        timings = timed("zero_shot", model, prompts) + timed("icl", model, in_context)
         # In the base's number type, as vLLM has it: PEFT would compute bfloat16 adapters in float32.
         adapted = PeftModel.from_pretrained(model, str(adapter), autocast_adapter_dtype=False).to(device).eval()
         quick_output(adapted)
-        timings += timed("lora", adapted, request.prompts)
+        timings += timed("lora", adapted, prompts)
         merged = adapted.merge_and_unload()
         quick_output(merged)
-        return timings + timed(MERGED, merged, request.prompts)
+        return timings + timed(MERGED, merged, prompts)
 
 
 def _time(model: Any, tokenizer: Any, task: str, method: str, prompts: Sequence[str], batch: int) -> Timing:

@@ -12,7 +12,7 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -27,8 +27,8 @@ from fourshot.bench.core.roofline import measure_machine
 from fourshot.bench.core.suite import Suite
 from fourshot.bench.core.workload import Workload, load_workload
 from fourshot.bench.suites import filter as filter_bench
-from fourshot.bench.suites.throughput import samplers
 from fourshot.bench.suites.throughput.report import CEILINGS, report, summarise
+from fourshot.bench.suites.throughput.samplers import OPENERS, DrawRequest, DrawResult, SamplerSetup
 from fourshot.engine.checkpoints.models import ResolvedModel
 from fourshot.engine.core import Completion, EngineSettings, PerPromptAdapter, Sampling
 from fourshot.engine.errors import FourshotError, InputError
@@ -37,13 +37,6 @@ from fourshot.engine.tokens import encode_prompts, load_tokenizer
 from fourshot.pipeline.loop.rounds import draw_round
 from fourshot.pipeline.synthesis.settings import PRESETS, RunSettings
 
-OPENERS: dict[str, Callable[[samplers.SamplerSetup], samplers.Sampler]] = {
-    "vllm": samplers.vllm_alone,
-    "ours": samplers.our_sampler,
-    "transformers": samplers.transformers_batches,
-    "distilabel": samplers.distilabel,
-    "corpus": samplers.corpus,
-}
 BATCHES = (1, 8, 32, 64)  # of transformers
 TRIAL_TEXTS = 32  # for each of these, or one batch
 TRIAL_ROUND, WARM_ROUND = 100, 101  # rounds whose prompts nobody else gets
@@ -86,12 +79,12 @@ class _RecordingEngine(FakeEngine):
         return [len(ids) for ids in encode_prompts(self._tokenizer, list(texts))]
 
 
-def draw_request(workload: Workload, model: str, per_class: int, round_number: int) -> samplers.DrawRequest:
+def draw_request(workload: Workload, model: str, per_class: int, round_number: int) -> DrawRequest:
     """What `draw_round` asks an engine in a round."""
     settings = _settings("default", workload.k, draws_per_round=per_class)
     engine = _RecordingEngine(EngineSettings(model=model))
     candidates = draw_round(engine, workload.task, workload.shots, settings, round_number, workload.task.label_names)
-    return samplers.DrawRequest(
+    return DrawRequest(
         task=workload.task,
         shots=workload.shots,
         settings=settings,
@@ -107,7 +100,7 @@ def _settings(preset: str, k: int, **changed: Any) -> RunSettings:
     return msgspec.structs.replace(settings, k=k, generate=msgspec.structs.replace(settings.generate, **changed))
 
 
-def thinned(request: samplers.DrawRequest, texts: int, batch: int) -> samplers.DrawRequest:
+def thinned(request: DrawRequest, texts: int, batch: int) -> DrawRequest:
     """``texts`` of its prompts, evenly over the classes, for transformers in batches of ``batch``."""
     number = min(texts, len(request.prompts))
     indices = [index * len(request.prompts) // number for index in range(number)]
@@ -127,18 +120,16 @@ class Measurement:
         self._log = options.out.with_suffix(".log")
         self._engine = EngineSettings(model=model.path, gpu_kv_cache_bytes=GPU_KV_CACHE_BYTES)
 
-    def request(self, round_number: int) -> samplers.DrawRequest:
+    def request(self, round_number: int) -> DrawRequest:
         per_class = WARM_DRAWS if round_number == WARM_ROUND else self._options.draws_per_class
         return draw_request(self._workload, self._model.path, per_class, round_number)
 
     @contextmanager
     def opened(
-        self, name: str, warm: samplers.DrawRequest | None = None, vllm: dict[str, Any] | None = None, **python: str
-    ) -> Iterator[Opened[samplers.DrawRequest, samplers.DrawResult]]:
+        self, name: str, warm: DrawRequest | None = None, vllm: dict[str, Any] | None = None, **python: str
+    ) -> Iterator[Opened[DrawRequest, DrawResult]]:
         """A sampler's process, ready and warm."""
-        process = Opened(
-            OPENERS[name], samplers.SamplerSetup(engine=self._engine, vllm=vllm or {}), self._log, **python
-        )
+        process = Opened(OPENERS[name], SamplerSetup(engine=self._engine, vllm=vllm or {}), self._log, **python)
         try:
             if warm:
                 process.ask(warm)
@@ -147,9 +138,7 @@ class Measurement:
         finally:
             process.close()
 
-    def measure(
-        self, name: str, process: Opened[samplers.DrawRequest, samplers.DrawResult], request: samplers.DrawRequest
-    ) -> None:
+    def measure(self, name: str, process: Opened[DrawRequest, DrawResult], request: DrawRequest) -> None:
         if name not in self._rows.pieces:
             result = process.ask(request)
             self._rows.add(name, result)
@@ -167,7 +156,7 @@ class Measurement:
                     self.measure(f"ceiling/{name}", process, request)
         return min(CEILINGS, key=lambda name: self.seconds(f"ceiling/{name}"))
 
-    def fastest_batch(self, process: Opened[samplers.DrawRequest, samplers.DrawResult]) -> int:
+    def fastest_batch(self, process: Opened[DrawRequest, DrawResult]) -> int:
         """Try each size of transformers' batches."""
         request, pieces = self.request(TRIAL_ROUND), self._rows.pieces
         for batch in BATCHES:

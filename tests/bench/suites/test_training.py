@@ -6,7 +6,7 @@ import pytest
 
 from fourshot.bench.core.processes import call_apart, peak_bytes
 from fourshot.bench.suites import training as suite
-from fourshot.bench.suites.training.trainers import Training
+from fourshot.bench.suites.training import Training
 from fourshot.engine.errors import InputError
 
 
