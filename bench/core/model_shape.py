@@ -133,20 +133,15 @@ def write_shape(shape: ModelShape, folder: Path, tokenizer_from: str | Path) -> 
             shutil.copyfile(Path(tokenizer_from) / name, folder / name)
         except OSError as error:
             raise InputError(f"{Path(tokenizer_from) / name} cannot be read: {error.strerror}.") from error
-    _check_vocabulary(folder / "tokenizer.json", shape.vocab_size)
-    return folder
-
-
-def _check_vocabulary(file: Path, vocab_size: int) -> None:
-    """Raise InputError where the tokenizer in ``file`` gives ids that a shape of ``vocab_size`` tokens lacks."""
-    tokenizer = json.loads(file.read_text(encoding="utf-8"))
+    tokenizer = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
     vocabulary = tokenizer.get("model", {}).get("vocab", {})
     ids = vocabulary.values() if isinstance(vocabulary, dict) else range(len(vocabulary))
     added_ids = [added["id"] for added in tokenizer.get("added_tokens", ())]
-    if (highest := max([*ids, *added_ids], default=0)) >= vocab_size:
+    if (highest := max([*ids, *added_ids], default=0)) >= shape.vocab_size:
         raise InputError(
-            f"{file.name} has token ids up to {highest}; the shape has {vocab_size}. Give a smaller tokenizer."
+            f"tokenizer.json has token ids up to {highest}; the shape has {shape.vocab_size}. Give a smaller tokenizer."
         )
+    return folder
 
 
 def write_random_weights(folder: str) -> None:

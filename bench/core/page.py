@@ -29,7 +29,8 @@ def write_page(path: Path, page: Page, result: Mapping[str, Any]) -> Path:
         raise ValueError("a page of nothing: give at least one section")
     _check(part for section in page.sections for part in section.parts)
     templates = environment(Path(__file__).parent, autoescape=True)
-    templates.tests |= {kind.__name__.lower(): _is(kind) for kind in (Markup, str, Table, Folded)}
+    kinds = {kind.__name__.lower(): kind for kind in (Markup, str, Table, Folded)}
+    templates.tests |= {name: lambda part, kind=kind: isinstance(part, kind) for name, kind in kinds.items()}
     html = templates.get_template(TEMPLATE).render(
         page=page,
         suite=result.get("suite", "benchmark"),
@@ -38,10 +39,6 @@ def write_page(path: Path, page: Page, result: Mapping[str, Any]) -> Path:
     )
     replace_file(path, html.encode())
     return path
-
-
-def _is(kind: type) -> Any:
-    return lambda part: isinstance(part, kind)
 
 
 def _check(parts: Any) -> None:

@@ -130,21 +130,23 @@ def measure(options: Options, rows: Rows) -> dict[str, Any]:
                 str(make_adapter(Path(folder), task_of(f"random-{seed}"), seed=seed, base=model))
                 for seed in range(max(settings.numbers))
             )
-            base = Base(path=model.path, adapters=folders)
-            _measure_cells(base, settings, workload, rows, options.out.with_suffix(".log"))
+            base = Base(path=model.path)
+            plain = base.settings(
+                kv_cache_mib=settings.kv_cache_mib, gpu_kv_cache_mib=settings.kv_cache_mib, compile=False
+            )
+            adapted = msgspec.structs.replace(plain, max_loras=settings.slots, memory_loras=settings.memory_adapters)
+            specs = {KINDS[0]: EngineSpec(settings=adapted, adapters=folders), KINDS[1]: EngineSpec(settings=plain)}
+
+            with engines(specs, options.out.with_suffix(".log")) as running:
+
+                def ask(cell: NumberCell) -> CellMeasurement:
+                    return running[cell.kind].ask(cell_requests(cell, workload, settings))
+
+                for kind in KINDS:  # kernels are built
+                    ask(NumberCell(kind=kind, number=1, zipf=0.0, repeat=-1))
+                rows.add_cells(cells(settings), ask)
     assert rows.path
     return {**summarise(settings, rows.pieces), "rows": rows.path.name}
-
-
-def _measure_cells(base: Base, settings: AdaptersSettings, workload: Workload, rows: Rows, log: Path) -> None:
-    plain = base.settings(kv_cache_mib=settings.kv_cache_mib, gpu_kv_cache_mib=settings.kv_cache_mib, compile=False)
-    adapted = msgspec.structs.replace(plain, max_loras=settings.slots, memory_loras=settings.memory_adapters)
-    specs = {KINDS[0]: EngineSpec(settings=adapted, adapters=base.adapters), KINDS[1]: EngineSpec(settings=plain)}
-    with engines(specs, log) as running:
-        for kind in KINDS:  # kernels are built
-            first = NumberCell(kind=kind, number=1, zipf=0.0, repeat=-1)
-            running[kind].ask(cell_requests(first, workload, settings))
-        rows.add_cells(cells(settings), lambda cell: running[cell.kind].ask(cell_requests(cell, workload, settings)))
 
 
 def summarise(settings: AdaptersSettings, pieces: Mapping[str, Any]) -> dict[str, Any]:

@@ -77,7 +77,11 @@ def saved(latency: Mapping[str, Any], task: str) -> dict[str, dict[str, float]]:
 
     Raises InputError where the latency result has no saturated cell of the adapter for this task.
     """
-    cells = {(cell["way"], cell["task"]): cell for cell in latency["cells"] if _saturated(cell)}
+    cells = {
+        (cell["way"], cell["task"]): cell
+        for cell in latency["cells"]
+        if (cell["route"], cell["load"]) == ("in-process", "saturated")
+    }
     adapter_cell = cells.get((VARIANT, task))
     if adapter_cell is None:
         raise InputError(
@@ -91,10 +95,6 @@ def saved(latency: Mapping[str, Any], task: str) -> dict[str, dict[str, float]]:
         for state in STATES
         if (state, task) in cells
     }
-
-
-def _saturated(cell: Mapping[str, Any]) -> bool:
-    return bool(cell["route"] == "in-process" and cell["load"] == "saturated")
 
 
 def tasks(options: Options) -> list[str]:

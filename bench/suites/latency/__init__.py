@@ -8,7 +8,6 @@ measured, and what could be said against it: docs/benchmarks.md.
 
 import os
 import tempfile
-from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -180,15 +179,10 @@ def _measure_missing(options: Options, settings: LatencySettings, rows: Rows) ->
         rows.add_once("machine after", lambda: call_apart(measure_machine, base.path))
 
 
-def _tasks(options: Options) -> Sequence[str]:
-    settings = settings_of(options)
-    return () if options.no_measure else settings.tasks
-
-
 SUITE = Suite(
     options=Options,
     settings=lambda options: dict(msgspec.to_builtins(settings_of(options))),
-    tasks=_tasks,
+    tasks=lambda options: () if options.no_measure else settings_of(options).tasks,
     measure=measure,
     report=report,
     page=page,

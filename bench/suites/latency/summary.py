@@ -169,11 +169,11 @@ def ratios_to_icl(
 def targets(ratios: Sequence[Mapping[str, Any]], settings: LatencySettings) -> list[Target]:
     """What was asked for, of each of the two prompts of an adapter."""
     goals = []
-    by_cell = {(row["way"], row["task"], row["concurrency"]): row for row in ratios}
     for variant in (LORA, BARE):
         for task in settings.tasks if variant in settings.variants else ():
             name = f"{VARIANTS[variant].display_name}, {task}"
-            saturated, single = (by_cell.get((variant, task, load), {}).get("icl_off") for load in ("saturated", 1))
+            rows = {row["concurrency"]: row for row in ratios if (row["way"], row["task"]) == (variant, task)}
+            saturated, single = (rows.get(load, {}).get("icl_off") for load in ("saturated", 1))
             if saturated:
                 share = saturated["throughput"]["mean"] / saturated["prompt_tokens"]
                 goals.append(at_least(f"{name}, saturated: share of the ratio of prompt tokens", "", share, SHARE_GOAL))
@@ -183,19 +183,14 @@ def targets(ratios: Sequence[Mapping[str, Any]], settings: LatencySettings) -> l
             if single:
                 about = f"{name}, one at a time: p50 against in context, cache off"
                 goals.append(at_least(about, "times", single["p50"]["mean"], ALONE_GOAL))
-            warm = [
-                (row["icl_warm"]["throughput"]["mean"], row["concurrency"])
-                for row in ratios
-                if (row["way"], row["task"]) == (variant, task) and "icl_warm" in row
-            ]
+            warm = {load: row["icl_warm"]["throughput"]["mean"] for load, row in rows.items() if "icl_warm" in row}
             if warm:
-                worst, worst_load = min(warm, key=lambda pair: pair[0])
-                about = f"{name}, against warm in context, worst cell ({worst_load})"
-                goals.append(at_least(about, "times", worst, WARM_GOAL))
-            saturated_ratio = next((ratio for ratio, concurrency in warm if concurrency == "saturated"), None)
-            if saturated_ratio is not None and variant == LORA:
+                worst = min(warm, key=warm.__getitem__)
+                about = f"{name}, against warm in context, worst cell ({worst})"
+                goals.append(at_least(about, "times", warm[worst], WARM_GOAL))
+            if "saturated" in warm and variant == LORA:
                 about = f"{name}, saturated: throughput against warm in context"
-                goals.append(at_least(about, "times", saturated_ratio, WARM_SATURATED_GOAL))
+                goals.append(at_least(about, "times", warm["saturated"], WARM_SATURATED_GOAL))
     return goals
 
 
