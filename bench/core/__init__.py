@@ -27,8 +27,7 @@ where there is a `page`, and prints the report and the targets. What computes ra
     suite.py      Suite, Command                                closed_loop.py  engines, and requests to them
     options.py    options as a struct                           load.py         requests over HTTP
     results.py    header, pieces, result files, checks          workload.py     the prompts of compared variants
-    parts.py      paragraphs, tables, targets; as Markdown      model_shape.py  operations and bytes by a model's shape
-    page.py       the same as an HTML page                      roofline.py     what this machine can do at best
+    parts.py      paragraphs, tables, targets, pages            roofline.py     costs by a shape, limits of the machine
     statistics.py means with intervals, paired ratios           processes.py    functions in processes of their own
     comparisons.py  results of `fourshot compare`
 

@@ -221,16 +221,6 @@ class Base(msgspec.Struct, frozen=True, kw_only=True):
     adapters: tuple[str, ...] = ()  # folders of random adapters
     merged: str = ""  # the first of them merged into the base; "": it would have the base's shape and no other weights
 
-    def settings(self, *, kv_cache_mib: int, gpu_kv_cache_mib: int, **options: Any) -> EngineSettings:
-        """Of an engine without adapters; ``options`` are fields of `EngineSettings`."""
-        return EngineSettings(
-            model=self.path,
-            load_format=self.load_format,
-            kv_cache_bytes=kv_cache_mib << 20,
-            gpu_kv_cache_bytes=gpu_kv_cache_mib << 20,
-            **options,
-        )
-
 
 class EngineSpec(msgspec.Struct, frozen=True, kw_only=True):
     """Which engine."""

@@ -13,6 +13,7 @@ import msgspec
 from fourshot.engine.errors import InputError
 from fourshot.engine.machine.files import append_lines, read_lines, replace_file
 from fourshot.engine.machine.gpus import ask_driver
+from fourshot.pipeline.events import Event
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"  # those that are committed
 TITLES = {"sst2": "SST-2", "trec": "TREC", "ag_news": "AG News"}  # task -> as it is printed
@@ -166,6 +167,12 @@ def check_data(folder: Path, tasks: Sequence[str]) -> None:
             f"--data {folder} has no folder {', '.join(missing)}. Each task's train and test files are in a folder "
             "that is named as the task."
         )
+
+
+def tell_end(event: Event) -> None:
+    """What a stage that is done says."""
+    if event.total == 0 or event.done == event.total:
+        tell(f"{event.stage}: {event.message}")
 
 
 def tell(text: str) -> None:

@@ -5,8 +5,7 @@ from typing import Any
 
 import msgspec
 
-from fourshot.bench.core.page import write_page
-from fourshot.bench.core.parts import Page, Part, markdown, target_lines, targets_of
+from fourshot.bench.core.parts import Page, Part, markdown, target_lines, targets_of, write_page
 from fourshot.bench.core.results import Rows, check_data, check_out, header, tell, to_json, write_result
 
 

@@ -15,13 +15,15 @@ from typing import Annotated, Any
 
 import msgspec
 
-from fourshot.bench.core.closed_loop import Base, CellMeasurement, CellRequests, EngineSpec, engines, repeated
+from fourshot.bench.core.closed_loop import CellMeasurement, CellRequests, EngineSpec, engines, repeated
 from fourshot.bench.core.options import Model, Out, Positive, TaskFolders
 from fourshot.bench.core.parts import MISSING, Page, Part, Section, Table, Target, at_least
 from fourshot.bench.core.results import Rows, tell
 from fourshot.bench.core.statistics import ratio, with_interval
 from fourshot.bench.core.suite import Suite
 from fourshot.bench.core.workload import Request, Workload, load_workload
+from fourshot.engine.checkpoints.models import resolve_model
+from fourshot.engine.core import EngineSettings
 from fourshot.pipeline.report.figures import Curve, line_plot
 
 KINDS = ("adapters", "in context")
@@ -116,7 +118,6 @@ def cell_requests(cell: NumberCell, workload: Workload, settings: AdaptersSettin
 
 def measure(options: Options, rows: Rows) -> dict[str, Any]:
     """Every cell that ``rows`` does not have yet, and what they come to."""
-    from fourshot.engine.checkpoints.models import resolve_model
     from fourshot.serving.testing.adapters import make_adapter, task_of
 
     settings = options.settings
@@ -130,9 +131,9 @@ def measure(options: Options, rows: Rows) -> dict[str, Any]:
                 str(make_adapter(Path(folder), task_of(f"random-{seed}"), seed=seed, base=model))
                 for seed in range(max(settings.numbers))
             )
-            base = Base(path=model.path)
-            plain = base.settings(
-                kv_cache_mib=settings.kv_cache_mib, gpu_kv_cache_mib=settings.kv_cache_mib, compile=False
+            kv_bytes = settings.kv_cache_mib << 20
+            plain = EngineSettings(
+                model=model.path, kv_cache_bytes=kv_bytes, gpu_kv_cache_bytes=kv_bytes, compile=False
             )
             adapted = msgspec.structs.replace(plain, max_loras=settings.slots, memory_loras=settings.memory_adapters)
             specs = {KINDS[0]: EngineSpec(settings=adapted, adapters=folders), KINDS[1]: EngineSpec(settings=plain)}

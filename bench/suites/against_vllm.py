@@ -26,6 +26,7 @@ from fourshot.bench.core.results import Rows, tell
 from fourshot.bench.core.statistics import ratio
 from fourshot.bench.core.suite import Suite
 from fourshot.bench.core.workload import load_workload
+from fourshot.engine.checkpoints.models import resolve_model
 from fourshot.serving.testing.server import RunningService, running_service
 
 AGREEMENT_GOAL = 0.05
@@ -104,7 +105,6 @@ main(parser.parse_args())
 
 def measure(options: Options, rows: Rows) -> dict[str, Any]:
     """Both harnesses by turns, so many times."""
-    from fourshot.engine.checkpoints.models import resolve_model
     from fourshot.serving.testing.adapters import make_adapter, task_of
 
     base = resolve_model(options.model)

@@ -19,13 +19,12 @@ import numpy as np
 
 from fourshot.bench.core.options import Model, Positive, TaskFolders, as_settings
 from fourshot.bench.core.parts import Part, Table, fill
-from fourshot.bench.core.results import Rows, read_result, task_title, tell
+from fourshot.bench.core.results import Rows, read_result, task_title, tell, tell_end
 from fourshot.bench.core.suite import Suite
 from fourshot.engine.encoder import Encoder
 from fourshot.engine.errors import InputError, ShortRunError
 from fourshot.pipeline.cells.methods import METHODS
 from fourshot.pipeline.cells.run_folder import RunFolder
-from fourshot.pipeline.events import Event
 from fourshot.pipeline.loop.rounds import finished_pairs
 from fourshot.pipeline.runs.compare import compare
 from fourshot.pipeline.synthesis.diversity import distinct, unique_trigram_curve
@@ -114,7 +113,7 @@ def measure_task(name: str, data: Path, options: Options, encoder: Encoder) -> l
     folder = options.out.with_suffix("") / name
     generate = GenerateSettings(per_class=options.per_class, draws_per_round=options.draws_per_round)
     settings = RunSettings(generate=generate, allow_short=True)
-    comparison = compare(task, options.model, settings, RECIPES, range(options.seeds), folder, on_event=_on_event)
+    comparison = compare(task, options.model, settings, RECIPES, range(options.seeds), folder, on_event=tell_end)
     accuracies = {(result.method, result.seed): result.scores.accuracy for result in comparison.results}
     pool = [example.text for example in TaskData(task).train]
     rows = []
@@ -213,11 +212,6 @@ def _name(recipe: str) -> str:
 def _gain(gain: Mapping[str, Any], factor: float, digits: str) -> str:
     error = gain["standard_error"]
     return f"{factor * gain['mean']:+{digits}}" + (f" ± {factor * error:{digits}}" if error is not None else "")
-
-
-def _on_event(event: Event) -> None:
-    if event.done == event.total:
-        tell(f"{event.stage}: {event.message}")
 
 
 def measure(options: Options, rows: Rows) -> dict[str, Any]:

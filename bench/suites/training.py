@@ -22,12 +22,11 @@ from typing import Annotated, Any
 
 import msgspec
 
-from fourshot.bench.core.model_shape import base_of, shape_of
 from fourshot.bench.core.options import POSITIONAL, Model, Positive, Shape, as_settings
 from fourshot.bench.core.parts import Part, Table, Target, at_least, at_most
 from fourshot.bench.core.processes import call_apart, peak_bytes
 from fourshot.bench.core.results import Rows, tell
-from fourshot.bench.core.roofline import product_rate
+from fourshot.bench.core.roofline import base_of, product_rate, shape_of
 from fourshot.bench.core.suite import Suite
 from fourshot.engine.checkpoints.models import ResolvedModel
 from fourshot.engine.core import Adapter, EngineSettings

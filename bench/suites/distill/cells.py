@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from fourshot.bench.core.options import Model, Out, Positive, TaskFolders
-from fourshot.bench.core.results import tell
+from fourshot.bench.core.results import tell_end
 from fourshot.engine.errors import InputError
 from fourshot.engine.machine.files import append_lines, read_json, settle, staged_folder
 from fourshot.pipeline.cells.measuring import Evaluation
@@ -22,7 +22,7 @@ from fourshot.pipeline.cells.run_folder import RunFolder
 from fourshot.pipeline.distillation import taught as texts_of
 from fourshot.pipeline.distillation.distill import TEACHER_FOLDER, distill
 from fourshot.pipeline.distillation.readers import Annotation, Parts
-from fourshot.pipeline.events import Event, ignore
+from fourshot.pipeline.events import ignore
 from fourshot.pipeline.loop.rounds import finished_pairs
 from fourshot.pipeline.rows.examples import limited
 from fourshot.pipeline.rows.fields import values_of
@@ -163,7 +163,7 @@ def teach(group: Group, options: Options) -> Taught:
             student_settings=QUICK,
             model=options.model,
             settings=settings,
-            on_event=_on_event,
+            on_event=tell_end,
         )
         accuracy = next(row["accuracy"] for row in summary.table if row["method"] == TEACHER)
         annotations, _ = texts_of.annotated_texts(table, folder / DISTILLED, group_task, "", _nobody, ignore)
@@ -199,7 +199,7 @@ def measure_cell(taught: Taught, cell: StudentCell) -> dict[str, Any]:
     if not out.exists():
         item = StudentItem(job=job, task=taught.task, test=taught.test, out=str(out))
         log = str(taught.folder / LOG_FILE)
-        run_stage(StudentStage(model_path=taught.encoder.path, items=(item,), store=str(store), log=log), _on_event)
+        run_stage(StudentStage(model_path=taught.encoder.path, items=(item,), store=str(store), log=log), tell_end)
         shutil.rmtree(store / job.key, ignore_errors=True)
     texts = {"texts": len(annotated) + len(written), "annotated": len(annotated), "written": len(written)}
     return {**row, **texts, "accuracy": read_json(out, Evaluation).scores.accuracy}
@@ -221,8 +221,3 @@ def _write_data(folder: Path, task: Task, shots: list[Example], test: list[Examp
 
 def _nobody(parts: Parts) -> Iterator[list[Annotation]]:
     raise AssertionError("all texts were annotated")
-
-
-def _on_event(event: Event) -> None:
-    if event.total == 0 or event.done == event.total:
-        tell(f"{event.stage}: {event.message}")

@@ -15,16 +15,17 @@ from typing import Any
 import msgspec
 
 from fourshot.bench.core.closed_loop import Base, CellMeasurement, CellRequests, EngineSpec, engines
-from fourshot.bench.core.model_shape import SHAPES, check_shape, shape_of, write_shape
 from fourshot.bench.core.processes import call_apart
 from fourshot.bench.core.results import Rows
-from fourshot.bench.core.roofline import measure_machine
+from fourshot.bench.core.roofline import SHAPES, check_shape, measure_machine, shape_of, write_shape
 from fourshot.bench.core.suite import Suite
 from fourshot.bench.core.workload import VARIANTS, Workload, load_workload
 from fourshot.bench.suites.latency.http import measure_http
 from fourshot.bench.suites.latency.plan import LatencyCell, LatencySettings, Options, in_process_cells
 from fourshot.bench.suites.latency.report import page, report
 from fourshot.bench.suites.latency.summary import summarise
+from fourshot.engine.checkpoints.models import resolve_model
+from fourshot.engine.core import EngineSettings
 from fourshot.engine.errors import InputError
 from fourshot.engine.machine.gpus import gpus
 from fourshot.pipeline.tasks.task_file import shipped_tasks
@@ -68,9 +69,11 @@ def settings_of(options: Options) -> LatencySettings:
 
 def engine_specs(base: Base, settings: LatencySettings, sleep_s: float = 0.0) -> dict[str, EngineSpec]:
     """The engines that the suite's variants need, by name."""
-    plain = base.settings(
-        kv_cache_mib=settings.kv_cache_mib,
-        gpu_kv_cache_mib=settings.gpu_kv_cache_mib,
+    plain = EngineSettings(
+        model=base.path,
+        load_format=base.load_format,
+        kv_cache_bytes=settings.kv_cache_mib << 20,
+        gpu_kv_cache_bytes=settings.gpu_kv_cache_mib << 20,
         max_model_len=settings.max_model_len,
         compile=settings.compile,
     )
@@ -124,7 +127,6 @@ def measure_in_process(
 
 def prepare(options: Options, folder: Path, settings: LatencySettings) -> Base:
     """Base model or shape, adapters of random weights, and the first of them merged."""
-    from fourshot.engine.checkpoints.models import resolve_model
     from fourshot.serving.testing.adapters import make_adapter, task_of
 
     if options.shape:

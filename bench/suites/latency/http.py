@@ -19,6 +19,7 @@ from fourshot.bench.core.load import Load, LoadAnswer, LoadRequest, generate
 from fourshot.bench.core.results import Rows, tell
 from fourshot.bench.core.workload import Workload
 from fourshot.bench.suites.latency.plan import LatencyCell, LatencySettings, Options, http_cells, open_cells
+from fourshot.engine.checkpoints.models import resolve_model
 from fourshot.serving.testing.server import RunningService, running_service
 
 TIMEOUT_S = 60.0
@@ -30,7 +31,6 @@ def servers(
     options: Options, settings: LatencySettings, workloads: Mapping[str, Workload]
 ) -> Iterator[dict[str, RunningService]]:
     """The servers that the variants need: "served" and "uncached"."""
-    from fourshot.engine.checkpoints.models import resolve_model
     from fourshot.serving.testing.adapters import make_adapter
 
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:

@@ -11,9 +11,8 @@ from typing import Any
 import msgspec
 
 from fourshot.bench.core.closed_loop import CellMeasurement, repeated
-from fourshot.bench.core.model_shape import ModelShape
 from fourshot.bench.core.parts import Target, at_least
-from fourshot.bench.core.roofline import Machine, Roof
+from fourshot.bench.core.roofline import Machine, ModelShape, Roof
 from fourshot.bench.core.statistics import ratio, with_values
 from fourshot.bench.core.workload import VARIANTS
 from fourshot.bench.suites.latency.plan import SATURATED, LatencySettings, all_cells

@@ -15,8 +15,7 @@ import msgspec
 from markupsafe import Markup
 
 from fourshot.bench.core.comparisons import in_words
-from fourshot.bench.core.page import link, write_page
-from fourshot.bench.core.parts import Page, Part, Section, Table
+from fourshot.bench.core.parts import Page, Part, Section, Table, link, write_page
 from fourshot.bench.core.results import Rows, read_result, task_title, tell, write_result
 from fourshot.bench.core.suite import Suite
 from fourshot.bench.suites.paper import figures, scores

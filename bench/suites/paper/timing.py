@@ -16,6 +16,7 @@ from typing import Any
 
 import msgspec
 
+from fourshot.engine.checkpoints.models import resolve_model
 from fourshot.pipeline.cells.run_folder import RunFolder
 from fourshot.pipeline.loop.rounds import finished_pairs
 from fourshot.pipeline.synthesis.diversity import unique_trigram_curve, word_frequencies
@@ -52,7 +53,6 @@ def measure_timings(
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    from fourshot.engine.checkpoints.models import resolve_model
     from fourshot.engine.machine.gpus import torch_device
     from fourshot.engine.machine.threads import available_cores
     from fourshot.engine.tokens import load_tokenizer

@@ -20,10 +20,10 @@ from typing import Annotated, Any
 import msgspec
 
 from fourshot.bench.core.load import Load, LoadAnswer, generate
-from fourshot.bench.core.model_shape import base_of
 from fourshot.bench.core.options import JsonOut, Model, Positive, Shape
 from fourshot.bench.core.parts import Part, Table, Target, at_most
 from fourshot.bench.core.results import Rows, read_result, tell
+from fourshot.bench.core.roofline import base_of
 from fourshot.bench.core.suite import Suite
 from fourshot.bench.suites.serving.traffic import SETTINGS, SOURCES, Churn, Judge, MemorySampler, Traffic, put_adapter
 from fourshot.engine.errors import InputError

@@ -19,6 +19,7 @@ import numpy as np
 
 from fourshot.bench.core.load import LoadAnswer, LoadRequest
 from fourshot.bench.core.statistics import percentile
+from fourshot.engine.checkpoints.models import resolve_model
 from fourshot.pipeline.task import Task
 from fourshot.serving.testing.adapters import make_adapter
 from fourshot.serving.testing.server import RunningService
@@ -55,7 +56,6 @@ class Traffic:
     """Tasks, their texts, their versions' folders, and the requests that are sent."""
 
     def __init__(self, root: Path, data: Path, model: str | None) -> None:
-        from fourshot.engine.checkpoints.models import resolve_model
         from fourshot.pipeline.rows.examples import load_split
         from fourshot.pipeline.tasks.task_file import load_task
 

@@ -19,11 +19,10 @@ from typing import Annotated, Any
 
 import msgspec
 
-from fourshot.bench.core.model_shape import base_of, shape_of
 from fourshot.bench.core.options import Model, Out, Positive, Shape, TaskFolders, as_settings
 from fourshot.bench.core.processes import Opened, call_apart
 from fourshot.bench.core.results import Rows, tell
-from fourshot.bench.core.roofline import measure_machine
+from fourshot.bench.core.roofline import base_of, measure_machine, shape_of
 from fourshot.bench.core.suite import Suite
 from fourshot.bench.core.workload import Workload, load_workload
 from fourshot.bench.suites import filter as filter_bench

@@ -5,9 +5,8 @@ from typing import Any
 
 import msgspec
 
-from fourshot.bench.core.model_shape import ModelShape
 from fourshot.bench.core.parts import Part, Table, at_least
-from fourshot.bench.core.roofline import Machine
+from fourshot.bench.core.roofline import Machine, ModelShape
 from fourshot.bench.core.statistics import estimate, ratio, with_interval
 from fourshot.bench.core.workload import Workload
 from fourshot.bench.suites import filter as filter_bench

@@ -9,8 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from fourshot.bench.core.page import write_page
-from fourshot.bench.core.parts import Target, targets_of
+from fourshot.bench.core.parts import Target, targets_of, write_page
 from fourshot.bench.core.results import RESULTS, read_result
 from fourshot.bench.suites import paper
 from fourshot.bench.suites.paper import page as paper_page
