@@ -21,8 +21,11 @@ from fourshot.bench.core.processes import Opened
 from fourshot.bench.core.results import tell
 from fourshot.bench.core.statistics import percentile, with_values
 from fourshot.bench.core.workload import Request
-from fourshot.engine.core import EngineSettings
+from fourshot.engine.core import Adapter, EngineSettings, Sampling
+from fourshot.engine.labels import label_tokens
 from fourshot.engine.machine.gpus import torch_device
+from fourshot.engine.opening import open_engine
+from fourshot.engine.tokens import load_tokenizer
 from fourshot.engine.vllm_seams import lora_loads
 
 if TYPE_CHECKING:
@@ -181,10 +184,6 @@ def _one_by_one(
 
     Source: Patwa et al. 2024, section 4 (Hugging Face generation).
     """
-    from fourshot.engine.core import Sampling
-    from fourshot.engine.labels import label_tokens
-    from fourshot.engine.tokens import load_tokenizer
-
     longest = label_tokens(load_tokenizer(engine.settings.model), cell.labels).longest
     sampling = Sampling(temperature=0.0, max_tokens=longest, stop=("\n",))
     rows = []
@@ -232,9 +231,6 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True):
 
 def open_for_cells(spec: EngineSpec) -> Callable[[CellRequests], CellMeasurement]:
     """An engine that measures cells."""
-    from fourshot.engine.core import Adapter
-    from fourshot.engine.opening import open_engine
-
     engine: Any = open_engine(spec.settings)
     adapters = [Adapter(name=Path(folder).name, path=folder) for folder in spec.adapters]
     if spec.sleep_s:

@@ -16,6 +16,7 @@ the model, and the share of the matmul rate is taken of these.
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from statistics import fmean, median
 from typing import Annotated, Any
@@ -185,12 +186,9 @@ def accuracies(
     model: str, adapters: Sequence[Adapter], prompts: Sequence[str], gold: Sequence[int], labels: Sequence[str]
 ) -> list[float]:
     """Share of ``prompts`` that each adapter answers right, all through one vLLM engine."""
-    engine = open_engine(EngineSettings(model=model, max_loras=1, max_lora_rank=8, compile=False))
-    try:
+    with closing(open_engine(EngineSettings(model=model, max_loras=1, max_lora_rank=8, compile=False))) as engine:
         answers = (engine.score(prompts, labels, adapter).argmax(axis=1) for adapter in adapters)
         return [float((chosen == gold).mean()) for chosen in answers]
-    finally:
-        engine.close()
 
 
 def measure(options: Options, rows: Rows) -> dict[str, Any]:

@@ -144,12 +144,15 @@ class SimulatedReplica:
         except RefusalError:
             return False
         self.router.in_flight += 1
-        turn = self._dispatcher.turn(request.task, tokens)
+        self._advance(self._dispatcher.turn(request.task, tokens), request)
+        return True
+
+    def _advance(self, turn: Coroutine[Any, Any, None], request: Request) -> None:
+        """It waits for its turn, or it is handed to the engine."""
         try:
             self._waiting.append((turn, turn.send(None), request))
         except StopIteration:
             self._in_engine.append(request)
-        return True
 
     def end_step(self) -> list[Request]:
         """What was answered."""
@@ -157,16 +160,12 @@ class SimulatedReplica:
         for _ in finished:
             self._dispatcher.done(self._times.prompt_tokens)
         self.router.in_flight -= len(finished)
-        waiting = self._waiting
-        self._waiting = []
+        waiting, self._waiting = self._waiting, []
         for turn, ready, request in waiting:
-            if not ready.done():
+            if ready.done():
+                self._advance(turn, request)
+            else:
                 self._waiting.append((turn, ready, request))
-                continue
-            try:
-                turn.send(None)
-            except StopIteration:
-                self._in_engine.append(request)
         return finished
 
     def begin_step(self) -> float | None:

@@ -12,7 +12,7 @@ import json
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from statistics import median
 from typing import Annotated, Any
@@ -26,7 +26,10 @@ from fourshot.bench.core.results import Rows, read_result, tell
 from fourshot.bench.core.roofline import base_of
 from fourshot.bench.core.suite import Suite
 from fourshot.bench.suites.serving.traffic import SETTINGS, SOURCES, Churn, Judge, MemorySampler, Traffic, put_adapter
+from fourshot.engine.core import Adapter, EngineSettings
 from fourshot.engine.errors import InputError
+from fourshot.engine.opening import open_engine
+from fourshot.pipeline.synthesis.prompts import PromptFormat, reading_prompt
 from fourshot.serving.testing.server import RunningService, running_service
 
 SHARE, OVER = 0.7, 5.0  # of capacity
@@ -66,19 +69,15 @@ def multi_lora(traffic: Traffic) -> list[dict[str, Any]]:
 
     Prompts have no filler, so all three compute the same tokens: with it, each adapter would have a prefix of its own.
     """
-    from fourshot.engine.core import Adapter, EngineSettings
-    from fourshot.engine.opening import open_engine
-    from fourshot.pipeline.synthesis.prompts import PromptFormat, reading_prompt
-
     task = traffic.tasks[0]
     texts = [text for name, task_texts in traffic.texts.items() if name.startswith("sst2") for text in task_texts]
     folders = [folder for versions in traffic.versions.values() for folder in versions][:BATCH_ADAPTERS]
     adapters = [Adapter(name=folder.name, path=str(folder)) for folder in folders]
-    engine = open_engine(
-        EngineSettings(model=traffic.base.path, max_loras=BATCH_ADAPTERS, compile=False, kv_cache_bytes=512 << 20)
+    settings = EngineSettings(
+        model=traffic.base.path, max_loras=BATCH_ADAPTERS, compile=False, kv_cache_bytes=512 << 20
     )
     rows = []
-    try:
+    with closing(open_engine(settings)) as engine:
         for size in BATCH_SIZES:
             prompts = [reading_prompt(task, texts[n % len(texts)], PromptFormat()) for n in range(size)]
             mixes: dict[str, list[Adapter | None]] = {
@@ -98,31 +97,16 @@ def multi_lora(traffic: Traffic) -> list[dict[str, Any]]:
                 name: median(mix_s / base for mix_s, base in zip(spent[name], spent["base"], strict=True))
                 for name in ("one", "several")
             }
-            rows.append(
-                {
-                    "texts": size,
-                    "adapters": BATCH_ADAPTERS,
-                    "ms_per_text": {name: 1000 * median(times) / size for name, times in spent.items()},
-                    "ratio_one": to_base["one"],
-                    "ratio": to_base["several"],
-                }
-            )
-    finally:
-        engine.close()
+            ms_per_text = {name: 1000 * median(times) / size for name, times in spent.items()}
+            row = {"texts": size, "adapters": BATCH_ADAPTERS, "ms_per_text": ms_per_text}
+            rows.append({**row, "ratio_one": to_base["one"], "ratio": to_base["several"]})
     return rows
 
 
 def batch_targets(batches: Sequence[Mapping[str, Any]]) -> list[Target]:
     """One per size of a batch, of what `multi_lora` measured."""
-    return [
-        at_most(
-            f"{batch['adapters']} adapters in a batch of {batch['texts']}, against the base",
-            "times",
-            batch["ratio"],
-            BATCH_GOAL,
-        )
-        for batch in batches
-    ]
+    name = "{adapters} adapters in a batch of {texts}, against the base"
+    return [at_most(name.format_map(batch), "times", batch["ratio"], BATCH_GOAL) for batch in batches]
 
 
 def measure(options: Options, rows: Rows) -> dict[str, Any]:

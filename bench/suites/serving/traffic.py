@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from statistics import median
 from typing import Any, Self
@@ -20,7 +21,12 @@ import numpy as np
 from fourshot.bench.core.load import LoadAnswer, LoadRequest
 from fourshot.bench.core.statistics import percentile
 from fourshot.engine.checkpoints.models import resolve_model
+from fourshot.engine.core import Adapter, EngineSettings
+from fourshot.engine.opening import open_engine
+from fourshot.pipeline.card import load_card
+from fourshot.pipeline.rows.examples import load_split
 from fourshot.pipeline.task import Task
+from fourshot.pipeline.tasks.task_file import load_task
 from fourshot.serving.testing.adapters import make_adapter
 from fourshot.serving.testing.server import RunningService
 
@@ -56,9 +62,6 @@ class Traffic:
     """Tasks, their texts, their versions' folders, and the requests that are sent."""
 
     def __init__(self, root: Path, data: Path, model: str | None) -> None:
-        from fourshot.pipeline.rows.examples import load_split
-        from fourshot.pipeline.tasks.task_file import load_task
-
         self.base = resolve_model(model)
         self.model = model
         sources = [load_task(name, data / name) for name in SOURCES]
@@ -81,13 +84,9 @@ class Traffic:
 
     def expected(self) -> Expected:
         """Asked of an engine of our own, one version after the other."""
-        from fourshot.engine.core import Adapter, EngineSettings
-        from fourshot.engine.opening import open_engine
-        from fourshot.pipeline.card import load_card
-
-        engine = open_engine(EngineSettings(model=self.base.path, max_loras=1, compile=False, kv_cache_bytes=256 << 20))
+        settings = EngineSettings(model=self.base.path, max_loras=1, compile=False, kv_cache_bytes=256 << 20)
         labels: Expected = {}
-        try:
+        with closing(open_engine(settings)) as engine:
             for task in self.tasks:
                 for folder in self.versions[task.name]:
                     card = load_card(folder)
@@ -98,8 +97,6 @@ class Traffic:
                         text: _decided(task.label_names, row)
                         for text, row in zip(self.texts[task.name], scores, strict=True)
                     }
-        finally:
-            engine.close()
         return labels
 
     def _plan_requests(self) -> None:
