@@ -57,16 +57,16 @@ def task_briefs(data: Path, draws_of_shots: int) -> list[TaskBrief]:
 
 
 def ordered_units(briefs: Sequence[TaskBrief], order: str) -> list[DrawUnit]:
-    """The units of all tasks."""
-    by_task = [[unit_of(brief, turn) for turn in range(UNITS_PER_TASK)] for brief in briefs]
-    groups = by_task if order == ORDERS[0] else zip(*by_task, strict=True)
-    return [unit for group in groups for unit in group]
+    """The units of all tasks; the classes of a task take turns."""
 
+    def unit(brief: TaskBrief, turn: int) -> DrawUnit:
+        label = brief.task.label_names[turn % len(brief.task.labels)]
+        return in_place_unit(brief.key, turn, class_slice(brief.settings, brief.key, label, DRAWS * turn, DRAWS))
 
-def unit_of(brief: TaskBrief, turn: int) -> DrawUnit:
-    """The classes of a task take turns."""
-    label = brief.task.label_names[turn % len(brief.task.labels)]
-    return in_place_unit(brief.key, turn, class_slice(brief.settings, brief.key, label, DRAWS * turn, DRAWS))
+    turns = range(UNITS_PER_TASK)
+    if order == ORDERS[0]:
+        return [unit(brief, turn) for brief in briefs for turn in turns]
+    return [unit(brief, turn) for turn in turns for brief in briefs]
 
 
 def measure_order(briefs: Sequence[TaskBrief], order: str, model: str, kv_mib: int) -> dict[str, Any]:

@@ -150,10 +150,6 @@ def _report(result: SuiteResult) -> str:
     return report
 
 
-def _placed_report(result: SuiteResult) -> str:
-    return _section(result, "", _report(result))
-
-
 PLACED = ("adapters", "breakeven", "against-vllm", "throughput", "filter", "noise")  # below machine and commit
 # Block -> the beginning of its results' names, and how it is drawn.
 BLOCKS: dict[str, tuple[str, Callable[[ResultFolder], str]]] = {
@@ -167,7 +163,7 @@ BLOCKS: dict[str, tuple[str, Callable[[ResultFolder], str]]] = {
     "gain": _of_suite("latency", lambda result: markdown([gain(result)])),
     "latency": _of_suite("latency", latency),
     "gpu": (GPU_RESULTS, gpu_latency),
-    **{name: _of_suite(name, _placed_report) for name in PLACED},
+    **{name: _of_suite(name, lambda result: _section(result, "", _report(result))) for name in PLACED},
     **{name: _of_suite(name, _report) for name in ("engine-start", "diversity", "fleet", "serving", "paper")},
 }
 

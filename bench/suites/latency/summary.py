@@ -197,11 +197,10 @@ def instruction_targets(groups: Mapping[Group, list[CellMeasurement]], settings:
     """What the instruction costs an adapter beside the bare text, and how much of its prompts the cache serves."""
     goals = []
     for task in settings.tasks:
-        instruction, bare = (groups.get(("in-process", variant, task, SATURATED)) for variant in (LORA, BARE))
         name = f"{VARIANTS[LORA].display_name}, {task}, saturated"
-        if instruction and bare and len(instruction) == len(bare):  # a run may have been cut off
-            share = ratio(rates(instruction), rates(bare)).mean
+        if share := _saturated_share(groups, task, LORA, BARE):
             goals.append(at_least(f"{name}: share of the bare text's throughput", "", share, INSTRUCTION_GOAL))
+        instruction = groups.get(("in-process", LORA, task, SATURATED))
         if instruction and task in HIT_RATE_GOALS:
             tokens, cached = mean_tokens(instruction)
             goals.append(at_least(f"{name}: hit rate of the prefix cache", "", cached / tokens, HIT_RATE_GOALS[task]))
@@ -212,8 +211,13 @@ def many_targets(groups: Mapping[Group, list[CellMeasurement]], settings: Latenc
     """Many adapters in a batch against the base, where there are as many as the target is about."""
     goals = []
     for task in settings.tasks if settings.many_adapters >= MANY_ADAPTERS else ():
-        with_many, base = (groups.get(("in-process", name, task, SATURATED)) for name in ("lora_many", "zero_shot"))
-        if with_many and base and len(with_many) == len(base):  # a run may have been cut off
+        if share := _saturated_share(groups, task, "lora_many", "zero_shot"):
             name = f"{settings.many_adapters} adapters, {task}, saturated: share of the base's throughput"
-            goals.append(at_least(name, "", ratio(rates(with_many), rates(base)).mean, MANY_GOAL))
+            goals.append(at_least(name, "", share, MANY_GOAL))
     return goals
+
+
+def _saturated_share(groups: Mapping[Group, list[CellMeasurement]], task: str, *variants: str) -> float | None:
+    """Throughput of the first variant over the second's; None where one is missing, or was cut off."""
+    above, below = (groups.get(("in-process", variant, task, SATURATED)) for variant in variants)
+    return ratio(rates(above), rates(below)).mean if above and below and len(above) == len(below) else None

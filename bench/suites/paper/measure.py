@@ -127,7 +127,7 @@ class PaperMeasurement:
             return
         for score in scores_of(comparison, len(self._sources)):
             key = score.setup, score.seed
-            if key not in self._scores or score.on_more_texts(self._scores[key]):
+            if key not in self._scores or score.reach > self._scores[key].reach:
                 self._scores[key] = score
         self._sources.append({"name": name, **{field: getattr(comparison, field) for field in SOURCE_FIELDS}})
 

@@ -1,5 +1,6 @@
 """The suite's numbers: a score per task, method, seed and amount of data, their means, and the paper's findings."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean, stdev
 from typing import Any
@@ -56,9 +57,10 @@ class PaperScore(msgspec.Struct, frozen=True, kw_only=True):
     def setup(self) -> TaskSetup:
         return same_setup(self.task, self.method, self.real_per_class, self.synthetic_per_class)
 
-    def on_more_texts(self, other: "PaperScore") -> bool:
-        """Whether this was measured on more test texts than ``other``."""
-        return other.test_limit != 0 and (self.test_limit == 0 or self.test_limit > other.test_limit)
+    @property
+    def reach(self) -> float:
+        """More is on more test texts."""
+        return self.test_limit or math.inf
 
 
 class MeanScore(msgspec.Struct, frozen=True, kw_only=True):
@@ -122,10 +124,8 @@ def same_setup(task: str, method: str, real: int, synthetic: int) -> TaskSetup:
 
 def missing_methods(planned: PlannedComparison, scores: Iterable[PaperScore]) -> tuple[str, ...]:
     """The methods of ``planned`` that lack a score for one of its seeds, on at least as many test texts."""
-    limit = planned.settings.test_limit
-    measured = {
-        (*score.setup, score.seed) for score in scores if score.test_limit == 0 or (limit and score.test_limit >= limit)
-    }
+    limit = planned.settings.test_limit or math.inf
+    measured = {(*score.setup, score.seed) for score in scores if score.reach >= limit}
     lacking = []
     for method in planned.methods:
         per_class = METHODS[method].settings(planned.settings).generate.per_class

@@ -80,7 +80,15 @@ class Traffic:
                 make_adapter(root, task, seed=number * VERSIONS + version, base=self.base)
                 for version in range(VERSIONS)
             ]
-        self._plan_requests()
+        for rank, task in enumerate(self.tasks, start=1):  # by Zipf's law
+            for text in self.texts[task.name]:
+                body = json.dumps({"input": text})
+                self.requests.append(LoadRequest(kind=task.name, path=f"/v1/classify/{task.name}", body=body))
+                self.weights.append(rank**-ZIPF)
+        bad_weight = sum(self.weights) * BAD_SHARE / (1 - BAD_SHARE) / len(BAD)
+        for path, body in BAD:
+            self.requests.append(LoadRequest(kind="bad", path=path.format(task=self.tasks[0].name), body=body))
+            self.weights.append(bad_weight)
 
     def expected(self) -> Expected:
         """Asked of an engine of our own, one version after the other."""
@@ -98,18 +106,6 @@ class Traffic:
                         for text, row in zip(self.texts[task.name], scores, strict=True)
                     }
         return labels
-
-    def _plan_requests(self) -> None:
-        """Good requests, the tasks by Zipf's law, and a few bad ones; with their weights."""
-        for rank, task in enumerate(self.tasks, start=1):
-            for text in self.texts[task.name]:
-                body = json.dumps({"input": text})
-                self.requests.append(LoadRequest(kind=task.name, path=f"/v1/classify/{task.name}", body=body))
-                self.weights.append(rank**-ZIPF)
-        bad_weight = sum(self.weights) * BAD_SHARE / (1 - BAD_SHARE) / len(BAD)
-        for path, body in BAD:
-            self.requests.append(LoadRequest(kind="bad", path=path.format(task=self.tasks[0].name), body=body))
-            self.weights.append(bad_weight)
 
 
 def _decided(names: Sequence[str], scores: Any) -> str:
