@@ -88,7 +88,9 @@ def load_bases(folder: Path, hardware: str = "*", prefix: str = "compare") -> di
             f"There is no result for {', '.join(missing)} with the base {names[0]} (looked for "
             f"{prefix}-<task>-{hardware}.json in {folder}). {HOW_TO_MEASURE}."
         )
-    bases = {name: {task: by_base[name][task][1] for task in TITLES if task in by_base[name]} for name in names}
+    bases: dict[str, Comparisons] = {
+        name: {task: by_base[name][task][1] for task in TITLES if task in by_base[name]} for name in names
+    }
     for comparisons in bases.values():
         seeds = {task: comparison.seeds for task, comparison in comparisons.items()}
         if len(set(seeds.values())) > 1:

@@ -120,7 +120,7 @@ def measure(options: Options, rows: Rows) -> dict[str, Any]:
             our_harness(server, base.name, prompts[:32], options)  # warm-up
 
             def pair(turn: int) -> dict[str, Any]:
-                measured = {}
+                measured: dict[str, Any] = {}
                 for name in ("ours", "vllm") if turn % 2 else ("vllm", "ours"):
                     server.http.post("/reset_prefix_cache").raise_for_status()
                     time.sleep(0.5)
