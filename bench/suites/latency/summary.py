@@ -1,7 +1,4 @@
-"""From the latency suite's rows to its numbers: per cell with intervals, ratios beside what the roof allows, targets.
-
-Importing this module loads neither torch nor vllm.
-"""
+"""From the latency suite's rows to its numbers: per cell with intervals, ratios beside what the roof allows, goals."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence

@@ -25,7 +25,17 @@ from fourshot.bench.core.parts import Part, Table, Target, at_most
 from fourshot.bench.core.results import Rows, read_result, tell
 from fourshot.bench.core.roofline import base_of
 from fourshot.bench.core.suite import Suite
-from fourshot.bench.suites.serving.traffic import SETTINGS, SOURCES, Churn, Judge, MemorySampler, Traffic, put_adapter
+from fourshot.bench.suites.serving.traffic import (
+    CHURN_S,
+    SETTINGS,
+    SOURCES,
+    Churn,
+    Judge,
+    Traffic,
+    every,
+    memory_growth,
+    put_adapter,
+)
 from fourshot.engine.core import Adapter, EngineSettings
 from fourshot.engine.errors import InputError
 from fourshot.engine.opening import open_engine
@@ -33,6 +43,7 @@ from fourshot.pipeline.synthesis.prompts import PromptFormat, reading_prompt
 from fourshot.serving.testing.server import RunningService, running_service
 
 SHARE, OVER = 0.7, 5.0  # of capacity
+MEMORY_S = 2.0  # of all the service's processes together, looked at so often
 OVERLOAD_P99_GOAL, GROWTH_GOAL, RECOVERY_GOAL_S = 2.0, 0.05, 5.0
 BATCH_SIZES, BATCH_ADAPTERS, BATCH_REPEATS = (8, 32, 128), 8, 9
 BATCH_GOAL = 1.25  # times the base, for a batch of any of these sizes
@@ -139,10 +150,15 @@ def measure(options: Options, rows: Rows) -> dict[str, Any]:
             _tell("calm", calm)
             overloaded, recovery_s = overload(load, judge, OVER * capacity, SHARE * capacity, calm["latency_ms"]["p99"])
             _tell("overload", overloaded)
-            with Churn(traffic, root) as churn, MemorySampler(service) as memory:
+            churn, samples, began = Churn(traffic, root), list[tuple[float, int]](), time.monotonic()
+
+            def sample_memory() -> None:
+                samples.append((time.monotonic() - began, service.memory_bytes()))
+
+            with every(CHURN_S, churn.step), every(MEMORY_S, sample_memory):
                 answers = load(options.seconds, rate=SHARE * capacity, seed=3)
             long_load = judge(answers)
-            long_load |= {"churn": dict(churn.done), "memory_bytes": memory.samples, "memory_growth": memory.growth()}
+            long_load |= {"churn": dict(churn.done), "memory_bytes": samples, "memory_growth": memory_growth(samples)}
             metrics = service.http.get("/metrics").text.splitlines()
             long_load["metrics"] = [line for line in metrics if line.startswith(("fourshot_adapter", "fourshot_rest"))]
             _tell("long", {key: value for key, value in long_load.items() if key != "memory_bytes"})

@@ -6,14 +6,13 @@ import os
 import random
 import shutil
 import threading
-import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from statistics import median
-from typing import Any, Self
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -28,7 +27,6 @@ from fourshot.pipeline.rows.examples import load_split
 from fourshot.pipeline.task import Task
 from fourshot.pipeline.tasks.task_file import load_task
 from fourshot.serving.testing.adapters import make_adapter
-from fourshot.serving.testing.server import RunningService
 
 SOURCES = ("sst2", "trec", "ag_news")
 TASKS, VERSIONS, TEXTS = 10, 2, 40
@@ -160,35 +158,28 @@ class Judge:
         }
 
 
-class Background:
-    """Does something every few seconds while the block runs. Leaving it raises what that raised."""
+@contextmanager
+def every(seconds: float, step: Callable[[], None]) -> Iterator[None]:
+    """Call ``step`` every few seconds while the block runs. Leaving it raises what that raised."""
+    ended = threading.Event()
 
-    def __init__(self, every_s: float) -> None:
-        self._every_s, self._ended = every_s, threading.Event()
-        self._pool = ThreadPoolExecutor(1)
-        self.began = time.monotonic()
+    def run() -> None:
+        while not ended.wait(seconds):
+            step()
 
-    def __enter__(self) -> Self:
-        self._running = self._pool.submit(self._run)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        self._running.result()
-
-    def _run(self) -> None:
-        while not self._ended.wait(self._every_s):
-            self.step()
-
-    def step(self) -> None:
-        raise NotImplementedError
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(run)
+        try:
+            yield
+        finally:
+            ended.set()
+        running.result()
 
 
-class Churn(Background):
+class Churn:
     """Adds, replaces and removes adapters, and leaves broken ones about."""
 
     def __init__(self, traffic: Traffic, served: Path) -> None:
-        super().__init__(CHURN_S)
         self._traffic, self._served = traffic, served
         self._draw = random.Random(0)
         self.done: Counter[str] = Counter()
@@ -223,20 +214,10 @@ def put_adapter(folder: Path, served: Path) -> None:
     os.rename(making, served / folder.name)
 
 
-class MemorySampler(Background):
-    """Samples the service's memory, all its processes together."""
-
-    def __init__(self, service: RunningService) -> None:
-        super().__init__(every_s=2.0)
-        self._service = service
-        self.samples: list[tuple[float, int]] = []  # seconds, bytes
-
-    def step(self) -> None:
-        self.samples.append((time.monotonic() - self.began, self._service.memory_bytes()))
-
-    def growth(self) -> float:
-        """From the second to the last quarter, as a share: the first quarter fills caches."""
-        quarter = len(self.samples) // 4
-        second = median(size for _, size in self.samples[quarter : 2 * quarter])
-        last = median(size for _, size in self.samples[3 * quarter :])
-        return last / second - 1
+def memory_growth(samples: Sequence[tuple[float, int]]) -> float:
+    """Of samples (seconds, bytes) from the second to the last quarter, as a share: the first quarter fills caches."""
+    quarter = len(samples) // 4
+    second, last = (
+        median(size for _, size in part) for part in (samples[quarter : 2 * quarter], samples[3 * quarter :])
+    )
+    return last / second - 1
