@@ -68,6 +68,11 @@ class Opened(Generic[Question, Answer]):
         self._child.finish(STOP_S)
 
 
+def fourshot(*words: object, model: str | None = None) -> list[str]:
+    """A command as a user would type it."""
+    return [sys.executable, "-m", "fourshot", *map(str, words), *(["--model", model] if model else [])]
+
+
 def peak_bytes() -> int:
     """The most memory that this process has held. Not ``ru_maxrss``, which begins with what the parent held."""
     status = Path("/proc/self/status").read_text(encoding="utf-8")

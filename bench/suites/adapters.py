@@ -183,11 +183,11 @@ def targets(settings: AdaptersSettings, groups: Mapping[tuple[str, int, float], 
 
 
 def _numbers(kind: str, number: int, zipf: float, repeats: Sequence[CellMeasurement]) -> dict[str, Any]:
-    loads: dict[str, tuple[int, float]] = {}
+    loads: dict[str, list[tuple[int, float]]] = {}  # uses and seconds of each repeat
     for measured in repeats:
-        for name, (uses, seconds) in measured.adapter_loads.items():
-            earlier = loads.get(name, (0, 0.0))
-            loads[name] = earlier[0] + uses, earlier[1] + seconds
+        for name, load in measured.adapter_loads.items():
+            loads.setdefault(name, []).append(load)
+    sums = {name: [sum(column) for column in zip(*of_repeats, strict=True)] for name, of_repeats in loads.items()}
     return {
         "kind": kind,
         "number": number,
@@ -195,7 +195,7 @@ def _numbers(kind: str, number: int, zipf: float, repeats: Sequence[CellMeasurem
         **repeated(repeats),
         "adapter_loads": {
             name: {"uses": uses, "ms_each": 1000 * seconds / uses if uses else None}
-            for name, (uses, seconds) in loads.items()
+            for name, (uses, seconds) in sums.items()
         },
     }
 
@@ -203,6 +203,10 @@ def _numbers(kind: str, number: int, zipf: float, repeats: Sequence[CellMeasurem
 def report(result: Mapping[str, Any]) -> list[Part]:
     """How it was measured, and every cell."""
     settings = result["settings"]
+
+    def fetches(cell: Mapping[str, Any], source: str) -> Mapping[str, Any]:
+        return cell["adapter_loads"].get(source) or {}
+
     about = (
         f"{settings['slots']} adapters in slots, {settings['memory_adapters']} in memory; {settings['kv_cache_mib']} "
         f"MiB for cached examples; {settings['concurrency']} requests at a time."
@@ -215,17 +219,11 @@ def report(result: Mapping[str, Any]) -> list[Part]:
         "p50 ms": lambda cell: with_interval(cell["p50_ms"]),
         "p99 ms": "{p99_ms:.0f}",
         "hit rate": "{hit_rate:.2f}",
-        "fetched: disk": lambda cell: _fetches(cell, "cold").get("uses", MISSING),
-        "memory": lambda cell: _fetches(cell, "memory").get("uses", MISSING),
-        "ms per fetch from disk": lambda cell: (
-            f"{ms:.1f}" if (ms := _fetches(cell, "cold").get("ms_each")) else MISSING
-        ),
+        "fetched: disk": lambda cell: fetches(cell, "cold").get("uses", MISSING),
+        "memory": lambda cell: fetches(cell, "memory").get("uses", MISSING),
+        "ms per fetch from disk": lambda cell: f"{ms:.1f}" if (ms := fetches(cell, "cold").get("ms_each")) else MISSING,
     }
     return [about, Table.of(result["cells"], columns)]
-
-
-def _fetches(cell: Mapping[str, Any], source: str) -> Mapping[str, Any]:
-    return cell["adapter_loads"].get(source) or {}
 
 
 def page(result: Mapping[str, Any]) -> Page:

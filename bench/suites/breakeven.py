@@ -21,6 +21,7 @@ import msgspec
 
 from fourshot.bench.core.options import Model, Out, ThreeTasks
 from fourshot.bench.core.parts import Page, Part, Section, Table
+from fourshot.bench.core.processes import fourshot
 from fourshot.bench.core.results import Rows, read_result
 from fourshot.bench.core.suite import Suite
 from fourshot.engine.errors import InputError
@@ -43,20 +44,9 @@ def make(task: str, options: Options) -> dict[str, Any]:
     """Make an adapter in a folder beside the result, from nothing, and say what it took."""
     folder = options.out.with_suffix("") / task
     shutil.rmtree(folder, ignore_errors=True)
-    command = [
-        sys.executable,
-        "-m",
-        "fourshot",
-        "train",
-        task,
-        "--data",
-        str(options.data / task),
-        "--out",
-        str(folder),
-    ]
-    command += ["--quiet", "--allow-short", *(["--model", options.model] if options.model else [])]
+    words = (task, "--data", options.data / task, "--out", folder, "--quiet", "--allow-short")
     started = time.perf_counter()
-    subprocess.run(command, check=True, stdout=sys.stderr)
+    subprocess.run(fourshot("train", *words, model=options.model), check=True, stdout=sys.stderr)
     seconds = time.perf_counter() - started
     results = [read_json(file, TrainingResult) for file in folder.glob("**/adapters/*/result.json")]
     return {

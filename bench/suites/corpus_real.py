@@ -11,7 +11,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -21,6 +20,7 @@ import msgspec
 
 from fourshot.bench.core.options import REPEATED, Model, Positive, TaskFolders, as_settings
 from fourshot.bench.core.parts import at_least, at_most
+from fourshot.bench.core.processes import fourshot
 from fourshot.bench.core.results import Rows, tell
 from fourshot.bench.core.suite import Suite
 from fourshot.bench.suites.corpus_kills import child_pids, rows_of
@@ -45,11 +45,9 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
 def command(options: Options, folder: Path) -> list[str]:
     """What a user would type."""
-    words = [sys.executable, "-m", "fourshot", "corpus", "--json", "--data", str(options.data), "--out", str(folder)]
-    words += ["--per-class", str(options.per_class), "--tasks", *options.tasks]
-    for setting in options.set:
-        words += ["--set", setting]
-    return [*words, *(["--model", options.model] if options.model else [])]
+    words = ("--json", "--data", options.data, "--out", folder, "--per-class", options.per_class)
+    settings = [word for setting in options.set for word in ("--set", setting)]
+    return fourshot("corpus", *words, "--tasks", *options.tasks, *settings, model=options.model)
 
 
 def make(options: Options, folder: Path, target_rows: int) -> tuple[list[dict[str, Any]], dict[str, int]]:
