@@ -8,7 +8,6 @@ Each size is measured in a process of its own, on one core. The texts are made u
 
 import random
 import time
-from bisect import bisect
 from collections import deque
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -45,10 +44,6 @@ def texts(number: int, seed: int = 0) -> Iterator[tuple[str, bool]]:
     draw = random.Random(seed)
     up_to = list(accumulate(1 / rank for rank in range(1, VOCABULARY + 1)))
     vocabulary = draw.sample(WORDS, VOCABULARY)
-
-    def word() -> str:
-        return vocabulary[bisect(up_to, draw.random() * up_to[-1])]
-
     recent: deque[str] = deque(maxlen=5_000)
     for _ in range(number):
         kind = draw.random()
@@ -59,7 +54,7 @@ def texts(number: int, seed: int = 0) -> Iterator[tuple[str, bool]]:
         elif kind < CHANGED + PATTERNED:
             yield PATTERN.format(*draw.choices(vocabulary, k=3)), False
         else:
-            recent.append(" ".join([word() for _ in range(draw.randint(10, 24))]))
+            recent.append(" ".join(draw.choices(vocabulary, cum_weights=up_to, k=draw.randint(10, 24))))
             yield recent[-1], False
 
 

@@ -7,6 +7,7 @@ the load of an adapter take is read from results of the suites latency, serving 
 same seed gives the same numbers on any machine. A replica is what those suites measured.
 """
 
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -115,12 +116,8 @@ def needed(routing: str, load: int, options: Options, times: ServiceTimes) -> di
 
 def fewest(fits: Callable[[int], bool], least: int, largest: int) -> int | None:
     """The smallest number from ``least`` to ``largest`` that fits, by bisection; None where ``largest`` does not."""
-    if not fits(largest):
-        return None
-    while least < largest:
-        middle = (least + largest) // 2
-        least, largest = (least, middle) if fits(middle) else (middle + 1, largest)
-    return largest
+    number = bisect_left(range(largest + 1), True, lo=least, key=fits)
+    return None if number > largest else number
 
 
 def check(serving: Mapping[str, Any], times: ServiceTimes) -> dict[str, Any]:

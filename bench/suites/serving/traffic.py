@@ -15,7 +15,7 @@ from statistics import median
 from typing import Any
 
 import msgspec
-import numpy as np
+from scipy.special import softmax  # type: ignore[import-untyped]
 
 from fourshot.bench.core.load import LoadAnswer, LoadRequest
 from fourshot.bench.core.statistics import percentile
@@ -107,9 +107,7 @@ class Traffic:
 
 
 def _decided(names: Sequence[str], scores: Any) -> str:
-    shares = np.exp(scores - scores.max())
-    shares /= shares.sum()
-    first, second = sorted(shares)[-1:-3:-1]
+    second, first = sorted(softmax(scores))[-2:]
     return names[int(scores.argmax())] if first - second > MARGIN else ""
 
 
