@@ -49,11 +49,8 @@ def settings_of(options: Options) -> LatencySettings:
                 f"{options.settings}: {str(error).rstrip('.')}. It may have the keys "
                 f"{', '.join(LatencySettings.__struct_encode_fields__)}."
             ) from error
-    changed: dict[str, Any] = {}
-    if options.tasks is not None:
-        changed["tasks"] = options.tasks
-    if options.repeats:
-        changed["repeats"] = options.repeats
+    given = {"tasks": options.tasks, "repeats": options.repeats}
+    changed: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if options.shape or options.no_http:
         changed["http"] = False
     if options.shape:
