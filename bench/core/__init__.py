@@ -19,19 +19,17 @@ options, and `SUITE`:
     def report(result: Mapping[str, Any]) -> list[Part]:              # for the console and for docs/*.md, as Markdown
         return ["What was measured.", Table(["task", "rate"], [...])]
 
-    SUITE = Suite(options=Options, measure=measure, report=report, settings=..., tasks=..., page=...)
+    SUITE = Suite(options=Options, measure=measure, report=report, settings=..., page=...)
 
 `fourshot bench NAME` reads the options, checks --out and --data, writes header and result to --out, a page beside it
 where there is a `page`, and prints the report and the targets. What computes rather than measures is a `Command`.
 
-    suite.py      Suite, Command, the registry                  engines.py      vLLM and transformers, each in a process
-    options.py    options as a struct                           closed_loop.py  requests to such an engine
-    results.py    header, result files, checks                  load.py         requests over HTTP
-    rows.py       finished pieces that outlive a kill           workload.py     the prompts of compared variants
-    targets.py    what was set out to be reached                model_shape.py  operations and bytes by a model's shape
-    parts.py      paragraphs, tables, sections; as Markdown     roofline.py     what this machine can do at best
-    page.py       the same as an HTML page                      processes.py    functions in processes of their own
-    statistics.py means with intervals, paired ratios           comparisons.py  results of `fourshot compare`
+    suite.py      Suite, Command                                closed_loop.py  engines, and requests to them
+    options.py    options as a struct                           load.py         requests over HTTP
+    results.py    header, pieces, result files, checks          workload.py     the prompts of compared variants
+    parts.py      paragraphs, tables, targets, pages            roofline.py     costs by a shape, limits of the machine
+    statistics.py means with intervals, paired ratios           processes.py    functions in processes of their own
+    comparisons.py  results of `fourshot compare`
 
 Importing these loads neither torch nor vllm.
 """

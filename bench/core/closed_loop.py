@@ -1,19 +1,31 @@
-"""Sending requests to an engine in this process, and noting when each was queued, begun and answered.
+"""Sending requests to engines, and noting when each was queued, begun and answered.
+
+Each engine has a process of its own, measures one cell when it is asked to and rests otherwise. So all engines of a
+suite can be there at once and the order of its cells be shuffled over them: what the machine does to one, it does to
+all.
 
 Closed loop: so many requests are in the engine at any time; when one is answered the next is queued. Tokenizing is part
 of a request's time. A request is begun with the step of the model that answers it: prompts are never cut in pieces.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from fourshot.bench.core.processes import Opened
+from fourshot.bench.core.results import tell
 from fourshot.bench.core.statistics import percentile, with_values
 from fourshot.bench.core.workload import Request
+from fourshot.engine.core import Adapter, EngineSettings, Sampling
+from fourshot.engine.labels import label_tokens
 from fourshot.engine.machine.gpus import torch_device
+from fourshot.engine.opening import open_engine
+from fourshot.engine.tokens import load_tokenizer
 from fourshot.engine.vllm_seams import lora_loads
 
 if TYPE_CHECKING:
@@ -172,10 +184,6 @@ def _one_by_one(
 
     Source: Patwa et al. 2024, section 4 (Hugging Face generation).
     """
-    from fourshot.engine.core import Sampling
-    from fourshot.engine.labels import label_tokens
-    from fourshot.engine.tokens import load_tokenizer
-
     longest = label_tokens(load_tokenizer(engine.settings.model), cell.labels).longest
     sampling = Sampling(temperature=0.0, max_tokens=longest, stop=("\n",))
     rows = []
@@ -199,3 +207,49 @@ def request_times(sent_s: float, begun_s: float, done_s: float, prompt_tokens: i
         prompt_tokens=prompt_tokens,
         cached_tokens=cached_tokens,
     )
+
+
+Engines = Mapping[str, Opened[CellRequests, CellMeasurement]]
+
+
+class Base(msgspec.Struct, frozen=True, kw_only=True):
+    """What all engines of a suite are opened on."""
+
+    path: str
+    load_format: str = "auto"
+    adapters: tuple[str, ...] = ()  # folders of random adapters
+    merged: str = ""  # the first of them merged into the base; "": it would have the base's shape and no other weights
+
+
+class EngineSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """Which engine."""
+
+    settings: EngineSettings
+    adapters: tuple[str, ...] = ()  # folders
+    sleep_s: float = 0.0  # before every step of the model: a slowdown that is planted, to see whether it is found
+
+
+def open_for_cells(spec: EngineSpec) -> Callable[[CellRequests], CellMeasurement]:
+    """An engine that measures cells."""
+    engine: Any = open_engine(spec.settings)
+    adapters = [Adapter(name=Path(folder).name, path=folder) for folder in spec.adapters]
+    if spec.sleep_s:
+        advance = engine.advance
+
+        def slowly() -> None:
+            time.sleep(spec.sleep_s)
+            advance()
+
+        engine.advance = slowly
+    return lambda cell: run_cell(engine, adapters, cell)
+
+
+@contextmanager
+def engines(specs: Mapping[str, EngineSpec], log: Path) -> Iterator[Engines]:
+    """All of them started, one after the other; all ended."""
+    with ExitStack() as stack:
+        running = {}
+        for name, spec in specs.items():
+            running[name] = stack.enter_context(closing(Opened(open_for_cells, spec, log)))
+            tell(f"engine {name}: ready in {running[name].start_s:.0f} s")
+        yield running

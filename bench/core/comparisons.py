@@ -88,15 +88,14 @@ def load_bases(folder: Path, hardware: str = "*", prefix: str = "compare") -> di
             f"There is no result for {', '.join(missing)} with the base {names[0]} (looked for "
             f"{prefix}-<task>-{hardware}.json in {folder}). {HOW_TO_MEASURE}."
         )
-    return {name: _of_one_base(by_base[name]) for name in names}
-
-
-def _of_one_base(by_task: Mapping[str, tuple[Path, MeasuredComparison]]) -> Comparisons:
-    comparisons = {task: by_task[task][1] for task in TITLES if task in by_task}
-    seeds = {task: comparison.seeds for task, comparison in comparisons.items()}
-    if len(set(seeds.values())) > 1:
-        raise InputError(f"The results do not belong together: seeds is {seeds}. Measure them alike.")
-    return comparisons
+    bases: dict[str, Comparisons] = {
+        name: {task: by_base[name][task][1] for task in TITLES if task in by_base[name]} for name in names
+    }
+    for comparisons in bases.values():
+        seeds = {task: comparison.seeds for task, comparison in comparisons.items()}
+        if len(set(seeds.values())) > 1:
+            raise InputError(f"The results do not belong together: seeds is {seeds}. Measure them alike.")
+    return bases
 
 
 def method_rows(comparisons: Comparisons, method: str) -> list[MethodRow]:

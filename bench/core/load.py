@@ -124,7 +124,6 @@ async def fire(load: Load) -> list[LoadAnswer]:
 
 
 def send_load(load: Load) -> list[LoadAnswer]:
-    """Send everything and wait for all answers, in this process."""
     return asyncio.run(fire(load))
 
 

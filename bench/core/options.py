@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, NoReturn, TypeVar, Union, get_args, 
 
 import msgspec
 
-from fourshot.bench.core.model_shape import SHAPES
+from fourshot.bench.core.roofline import SHAPES
 from fourshot.engine.errors import InputError
 
 POSITIONAL, REPEATED, HIDDEN = object(), object(), object()  # REPEATED: once per value, which may hold a comma

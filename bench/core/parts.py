@@ -1,14 +1,26 @@
-"""What a report is made of, as data: paragraphs, tables, sections of a page. And the same as Markdown."""
+"""What a report is made of, as data: paragraphs, tables, targets, sections, pages. And the same as Markdown and HTML.
+
+The page is a file without scripts that loads nothing, reads well on a phone and on paper. It has the style sheet of the
+run's report and a little more, and the figures of `pipeline.report.figures`. Every text is escaped; only
+`markupsafe.Markup` is taken as it is.
+"""
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+import msgspec
 from markupsafe import Markup
 
 from fourshot.engine.errors import InputError
+from fourshot.engine.machine.files import replace_file
+from fourshot.pipeline.report.text import flatten
+from fourshot.pipeline.report.write import environment
 
 MISSING = "-"
+TEMPLATE = "page.html.j2"
 T = TypeVar("T")
 
 
@@ -64,6 +76,41 @@ class Page(NamedTuple):
     origin: Sequence[Part] = ()  # more about where the numbers come from
 
 
+class Target(msgspec.Struct, frozen=True, kw_only=True):
+    """A number with a goal: what was set out to be reached, and what was."""
+
+    name: str
+    unit: str
+    measured: float
+    goal: float
+    met: bool
+
+    def line(self, digits: int = 6) -> str:
+        """The target in words, the number with so many significant digits."""
+        number = f"{self.measured:.{digits}g}{' ' + self.unit if self.unit else ''}"
+        return f"{self.name}: target {self.goal:g}, measured {number} ({'met' if self.met else 'missed'})"
+
+
+def at_least(name: str, unit: str, measured: float, goal: float, digits: int = 3) -> Target:
+    """More is better. Kept with ``digits`` behind the point."""
+    return Target(name=name, unit=unit, measured=round(measured, digits), goal=goal, met=measured >= goal)
+
+
+def at_most(name: str, unit: str, measured: float, goal: float, digits: int = 3) -> Target:
+    """Less is better. Kept with ``digits`` behind the point."""
+    return Target(name=name, unit=unit, measured=round(measured, digits), goal=goal, met=measured <= goal)
+
+
+def targets_of(result: Mapping[str, Any]) -> list[Target]:
+    """Those of a result that was written."""
+    return msgspec.convert(result.get("targets", ()), list[Target])
+
+
+def target_lines(targets: Sequence[Target], digits: int = 6) -> list[str]:
+    """As Markdown, a line each."""
+    return [f"- {target.line(digits)}" for target in targets]
+
+
 def rows_table(result: Mapping[str, Any]) -> list[Part]:
     """The report of a result whose ``rows`` say everything: a column for each of their keys."""
     rows: list[dict[str, Any]] = result["rows"]
@@ -89,6 +136,73 @@ def _markdown(part: Part) -> str:
         case Markup():
             return ""  # a figure
     return part
+
+
+def write_page(path: Path, page: Page, result: Mapping[str, Any]) -> Path:
+    """Write the page of ``result``, whole or not at all. Returns ``path``.
+
+    Raises ValueError for no sections and for a table whose rows are not as long as its headings, OSError where the file
+    cannot be written.
+    """
+    if not page.sections:
+        raise ValueError("a page of nothing: give at least one section")
+    _check(part for section in page.sections for part in section.parts)
+    templates = environment(Path(__file__).parent, autoescape=True)
+    kinds = {kind.__name__.lower(): kind for kind in (Markup, str, Table, Folded)}
+    templates.tests |= {name: lambda part, kind=kind: isinstance(part, kind) for name, kind in kinds.items()}
+    html = templates.get_template(TEMPLATE).render(
+        page=page,
+        suite=result.get("suite", "benchmark"),
+        created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        sections=[*page.sections, *_targets(result), _origin(result, page.origin)],
+    )
+    replace_file(path, html.encode())
+    return path
+
+
+def _check(parts: Any) -> None:
+    for part in parts:
+        if isinstance(part, Folded):
+            _check(part.parts)
+        elif isinstance(part, Table):
+            for row in part.rows:
+                if len(row) != len(part.headings):
+                    raise ValueError(f"a row of {len(row)} cells below {len(part.headings)} headings: {list(row)}")
+
+
+def _targets(result: Mapping[str, Any]) -> list[Section]:
+    rows = [
+        (
+            target.name,
+            f"{target.goal:g} {target.unit}",
+            f"{target.measured:g} {target.unit}",
+            "met" if target.met else "missed",
+        )
+        for target in targets_of(result)
+    ]
+    return [Section("Targets", [Table(["", "target", "measured", ""], rows)])] if rows else []
+
+
+def _origin(result: Mapping[str, Any], extra_parts: Sequence[Part]) -> Section:
+    """What every result says about itself: commit, hardware, versions, settings, and ``extra_parts`` before those."""
+    facts = {"commit": result.get("commit") or "unknown", **flatten(result.get("hardware", {}))}
+    parts: list[Part] = [*extra_parts, _facts(facts), _facts(flatten(result.get("versions", {})))]
+    settings = flatten(result.get("settings", {}))
+    if settings:
+        parts.append(Folded("Settings", [Table(["Setting", "Value"], list(settings.items()), words=True)]))
+    return Section("Where the numbers come from", parts)
+
+
+def _facts(facts: Mapping[str, object]) -> Markup:
+    entries = [Markup("<span>{} <b>{}</b></span>").format(name, value) for name, value in facts.items()]
+    return Markup('<p class="versions">{}</p>').format(Markup(" ").join(entries))
+
+
+def link(text: str, address: str) -> Markup:
+    """A link, for a paragraph made with ``Markup(...).format(...)``. Raises ValueError for what is no web address."""
+    if not address.startswith(("https://", "http://")):
+        raise ValueError(f"a link leads to http or https, got {address!r}")
+    return Markup('<a href="{}" rel="noopener">{}</a>').format(address, text)
 
 
 def fill(document: str, blocks: Mapping[str, str]) -> str:

@@ -12,9 +12,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from functools import partial
 from importlib import import_module
 from pathlib import Path
+from types import GenericAlias
 from typing import Any, Generic, TypeVar, get_args, get_type_hints
 
 import msgspec
@@ -22,21 +22,9 @@ import msgspec
 from fourshot.engine.machine.processes import ChildProcess, ParentLink, end_process, run_child
 
 STOP_S = 60.0
+VALUE = "value"  # the key of what a child sends
 Question = TypeVar("Question")
 Answer = TypeVar("Answer")
-
-
-class Call(msgspec.Struct, frozen=True):
-    """What a function is called with."""
-
-    arguments: tuple[msgspec.Raw, ...]
-
-
-class Returned(msgspec.Struct, frozen=True):
-    """What it returned, and how long that took."""
-
-    value: msgspec.Raw
-    seconds: float
 
 
 def call_apart(
@@ -47,11 +35,13 @@ def call_apart(
     ``cores``: those it may use, as taskset names them. Raises what the function raised, or FourshotError with the end
     of what it printed.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        with _child(function, "call", Path(folder) / "log", cores=cores, environment=environment) as child:
-            child.send(Call(arguments=tuple(msgspec.Raw(msgspec.json.encode(value)) for value in arguments)))
-            returned = child.receive(Returned)
-        answer: Answer = msgspec.json.decode(returned.value, type=get_type_hints(function)["return"])
+    kind: Any = GenericAlias(dict, (str, get_type_hints(function)["return"]))
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        _child(function, "call", Path(folder) / "log", cores=cores, environment=environment) as child,
+    ):
+        child.send(arguments)
+        answer: Answer = child.receive(kind)[VALUE]
         return answer
 
 
@@ -63,19 +53,24 @@ class Opened(Generic[Question, Answer]):
     ) -> None:
         """Starts it and waits. Raises FourshotError, with the end of ``log``, where it does not start."""
         self._child = _child(opener, "open", log, python=python)
-        self._kind = get_args(get_type_hints(opener)["return"])[1]
-        self._child.send(Call(arguments=(msgspec.Raw(msgspec.json.encode(spec)),)))
-        self.start_s = self._child.receive(Returned).seconds
+        self._kind: Any = GenericAlias(dict, (str, get_args(get_type_hints(opener)["return"])[1]))
+        self._child.send([spec])
+        self.start_s = self._child.receive(dict[str, float])[VALUE]
 
     def ask(self, question: Question) -> Answer:
         """Raises FourshotError, with the end of what it printed, where the process ended."""
         self._child.send(question)
-        answer: Answer = msgspec.json.decode(self._child.receive(Returned).value, type=self._kind)
+        answer: Answer = self._child.receive(self._kind)[VALUE]
         return answer
 
     def close(self) -> None:
         """End it. Idempotent."""
         self._child.finish(STOP_S)
+
+
+def fourshot(*words: object, model: str | None = None) -> list[str]:
+    """A command as a user would type it."""
+    return [sys.executable, "-m", "fourshot", *map(str, words), *(["--model", model] if model else [])]
 
 
 def peak_bytes() -> int:
@@ -111,25 +106,18 @@ def main(name: str, mode: str, cores: str = "") -> int:
         function = getattr(import_module(module), attribute)
         hints = get_type_hints(function)
         returns = hints.pop("return")
-        raw_arguments = parent.receive(Call).arguments
-        arguments = [
-            msgspec.json.decode(raw, type=hint) for raw, hint in zip(raw_arguments, hints.values(), strict=False)
-        ]
-        answer = _timed(parent, partial(function, *arguments), mode == "call")
-        if mode == "open":
-            (question_type,), _ = get_args(returns)
-            for question in parent.messages(question_type):
-                _timed(parent, partial(answer, question), True)
+        given = zip(parent.receive(list[Any]), hints.values(), strict=False)
+        started = time.perf_counter()
+        answer = function(*(msgspec.convert(value, kind, str_keys=True) for value, kind in given))
+        if mode == "call":
+            parent.send({VALUE: answer})
+            return
+        parent.send({VALUE: time.perf_counter() - started})
+        (question_type,), _ = get_args(returns)
+        for question in parent.messages(question_type):
+            parent.send({VALUE: answer(question)})
 
     return run_child(work)
-
-
-def _timed(parent: ParentLink, function: Callable[[], Any], send_value: bool) -> Any:
-    started = time.perf_counter()
-    value = function()
-    seconds = time.perf_counter() - started
-    parent.send(Returned(value=msgspec.Raw(msgspec.json.encode(value if send_value else None)), seconds=seconds))
-    return value
 
 
 if __name__ == "__main__":

@@ -1,21 +1,23 @@
-"""Result files: what was measured where, written whole and read back; checks before an hour is spent."""
+"""Result files, written whole and read back; finished pieces that outlive a kill; checks before an hour is spent."""
 
 import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from fourshot.engine.errors import InputError
-from fourshot.engine.machine.files import replace_file
+from fourshot.engine.machine.files import append_lines, read_lines, replace_file
 from fourshot.engine.machine.gpus import ask_driver
+from fourshot.pipeline.events import Event
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"  # those that are committed
 TITLES = {"sst2": "SST-2", "trec": "TREC", "ag_news": "AG News"}  # task -> as it is printed
+HEADER = "header"  # of `Rows`: the piece that holds a result's first keys
 
 
 def task_title(task: str) -> str:
@@ -80,6 +82,71 @@ def read_result(path: Path, suite: str = "") -> dict[str, Any]:
     return dict(result)
 
 
+class Rows:
+    """Finished pieces of a long measurement: a run that was killed goes on behind the last.
+
+    They are by name in ``pieces``, one JSON line each in a file; the first line has the settings they belong to.
+    """
+
+    def __init__(
+        self, path: Path | None, settings: dict[str, Any], describe: Callable[[], dict[str, Any]] = dict
+    ) -> None:
+        """Without a ``path`` nothing is kept. ``describe`` gives the result's header, which is kept with the first
+        piece: whoever sums up later may sit at another machine.
+
+        Raises InputError where the file holds pieces of another configuration. Writes nothing yet.
+        """
+        self.path = path
+        self.pieces: dict[str, Any] = {}
+        self._describe = describe
+        self._settings = current = msgspec.json.decode(msgspec.json.encode(settings))
+        lines: list[Any] = read_lines(path, dict) if path else []
+        if not path or len(lines) < 2:  # nothing that could be lost
+            return
+        earlier: dict[str, Any] = lines[0]["settings"]
+        if earlier != current:
+            changed = sorted(key for key in {*earlier, *current} if earlier.get(key) != current.get(key))
+            examples = ", ".join(changed[:5]) + (f" and {len(changed) - 5} more" if len(changed) > 5 else "")
+            difference = (
+                "with other settings" if earlier.keys() == current.keys() else "of another suite, or another version"
+            )
+            raise InputError(
+                f"{path} holds a measurement {difference} ({examples}). Name another --out, delete "
+                "that file, or give the settings it was begun with to go on with it."
+            )
+        self.pieces = {line["piece"]: line["value"] for line in lines[1:]}
+
+    def add(self, piece: str, value: Any) -> None:
+        """Keep ``value``, a struct or what JSON has."""
+        if not self.pieces and self.path:
+            replace_file(self.path, msgspec.json.encode({"settings": self._settings}) + b"\n")
+        if HEADER not in self.pieces and piece != HEADER:
+            self.add(HEADER, self._describe())
+        self.pieces[piece] = msgspec.to_builtins(value)
+        if self.path:
+            append_lines(self.path, [{"piece": piece, "value": value}])
+
+    def add_once(self, piece: str, make: Callable[[], Any], progress: str = "") -> Any:
+        """The value of ``piece``, made where it is not there yet. ``progress``: a format of the value's keys."""
+        if piece not in self.pieces:
+            self.add(piece, make())
+            if progress:
+                tell(f"{piece}: {progress.format_map(self.pieces[piece])}")
+        return self.pieces[piece]
+
+    def add_cells(self, cells: Sequence[Any], measure: Callable[[Any], Any]) -> None:
+        """What ``measure`` says of the cells, each with a ``name``, that are not there yet, in their order."""
+        for number, cell in enumerate(cells, start=1):
+            if cell.name not in self.pieces:
+                self.add(cell.name, measured := measure(cell))
+                tell(f"{number}/{len(cells)}  {cell.name}: {measured.rate:.1f} requests/s")
+
+    @property
+    def header(self) -> dict[str, Any]:
+        """The result's header, as it was when the first piece was kept."""
+        return dict(self.pieces.get(HEADER) or self._describe())
+
+
 def check_out(path: Path) -> None:
     """Raise InputError where ``path`` cannot become a file."""
     if path.is_dir():
@@ -100,6 +167,12 @@ def check_data(folder: Path, tasks: Sequence[str]) -> None:
             f"--data {folder} has no folder {', '.join(missing)}. Each task's train and test files are in a folder "
             "that is named as the task."
         )
+
+
+def tell_end(event: Event) -> None:
+    """What a stage that is done says."""
+    if event.total == 0 or event.done == event.total:
+        tell(f"{event.stage}: {event.message}")
 
 
 def tell(text: str) -> None:

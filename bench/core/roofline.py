@@ -1,23 +1,193 @@
-"""What this machine can do at best, and the time that a request cannot be faster than there.
+"""What a model costs by its shape, what this machine can do at best, and so how fast a request can be there.
 
 Saturated: the operations of its computed tokens at the highest rate of matrix products, plus what a request without a
 text costs in a full batch. Alone: the longer of its operations and one reading of the weights, plus what a request
 without a text costs beyond that reading. Caching is in the computed tokens: those that the cache answered are not.
+
+Importing this module loads neither torch nor vllm.
 """
 
+import json
+import shutil
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import msgspec
 
-from fourshot.bench.core.model_shape import ModelShape, shape_of
+from fourshot.bench.core.processes import call_apart
+from fourshot.engine.checkpoints.models import ResolvedModel, resolve_model
+from fourshot.engine.errors import InputError
 from fourshot.engine.machine.gpus import torch_device
 from fourshot.engine.machine.threads import available_cores
 
 SECONDS = 1.5  # per number
 BYTES = 1 << 29
 GPU_CALLS = 20  # that are waited for together: a product may be shorter than its launch and the wait
+BF16_BYTES = 2
+ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM"}
+
+
+class ModelShape(msgspec.Struct, frozen=True, kw_only=True):
+    """A Llama-like decoder. Names are those of Hugging Face's configs."""
+
+    num_hidden_layers: int
+    hidden_size: int
+    intermediate_size: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    vocab_size: int
+    tied: bool = True
+    model_type: str = "llama"  # a key of ARCHITECTURES, for a shape that is written
+
+    @property
+    def decoder_parameters(self) -> int:
+        """Of the layers' projections; embeddings, output layer and norms are not counted."""
+        wide, narrow = self.num_attention_heads * self.head_dim, self.num_key_value_heads * self.head_dim
+        attention = self.hidden_size * (2 * wide + 2 * narrow)
+        return self.num_hidden_layers * (attention + 3 * self.hidden_size * self.intermediate_size)
+
+    @property
+    def weight_bytes(self) -> int:
+        """Read in every step: the layers and the output layer, bf16."""
+        return BF16_BYTES * (self.decoder_parameters + self.vocab_size * self.hidden_size)
+
+    @property
+    def kv_bytes_per_token(self) -> int:
+        return 2 * BF16_BYTES * self.num_hidden_layers * self.num_key_value_heads * self.head_dim
+
+    def prompt_flops(self, tokens: float, cached: float = 0.0) -> float:
+        """Operations to score one prompt of ``tokens``, of which the first ``cached`` are in the cache.
+
+        2 per parameter and computed token; attention of each computed token to all before it (two products of
+        ``num_attention_heads * head_dim`` per pair); the output layer for the last token only.
+        """
+        computed = tokens - cached
+        pairs = computed * cached + computed * (computed + 1) / 2
+        attention = 4 * self.num_hidden_layers * self.num_attention_heads * self.head_dim * pairs
+        return 2 * self.decoder_parameters * computed + attention + 2 * self.vocab_size * self.hidden_size
+
+
+def _shape(
+    layers: int, hidden: int, inner: int, heads: int, kv_heads: int, tied: bool = False, model_type: str = "llama"
+) -> ModelShape:
+    """With the embedded model's vocabulary, whose tokenizer the shapes use: texts have the lengths they have there."""
+    return ModelShape(
+        num_hidden_layers=layers,
+        hidden_size=hidden,
+        intermediate_size=inner,
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+        head_dim=hidden // heads,
+        vocab_size=49152,
+        tied=tied,
+        model_type=model_type,
+    )
+
+
+SHAPES = {
+    # Source: config.json of lmsys/vicuna-7b-v1.5 and lmsys/vicuna-13b-v1.5 (Llama 2), of meta-llama/Llama-3.2-1B.
+    "vicuna-7b": _shape(32, 4096, 11008, 32, 32),
+    "vicuna-13b": _shape(40, 5120, 13824, 40, 40),
+    "llama-1b": _shape(16, 2048, 8192, 32, 8),
+    # The sizes of SmolLM2-135M in the architecture of Qwen 2, which has biases on queries, keys and values.
+    "qwen2-135m": _shape(30, 576, 1536, 9, 3, tied=True, model_type="qwen2"),
+    "tiny": _shape(4, 256, 768, 4, 4, tied=True),
+}
+
+
+def shape_of(model: str | Path) -> ModelShape:
+    """The shape of a checkpoint folder. Raises InputError for a config without the sizes of a Llama-like decoder."""
+    path = Path(model) / "config.json"
+    config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    heads = config.get("num_attention_heads") or 1
+    derived = {"num_key_value_heads": heads, "head_dim": config.get("hidden_size", 0) // heads}
+    fields = {**derived, **{name: value for name, value in config.items() if value is not None}}
+    try:
+        return msgspec.convert({**fields, "tied": bool(config.get("tie_word_embeddings"))}, ModelShape)
+    except msgspec.ValidationError as error:
+        raise InputError(
+            f"{path}: {error}. The suites count operations of Llama-like models. Give one whose config has the usual "
+            "sizes, or --shape."
+        ) from error
+
+
+def write_shape(shape: ModelShape, folder: Path, tokenizer_from: str | Path) -> Path:
+    """A checkpoint folder without weights, for engines that are opened with ``load_format="dummy"``.
+
+    Raises InputError for a folder without a tokenizer, and for one with more tokens than the shape has.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    config = {
+        "architectures": [ARCHITECTURES[shape.model_type]],
+        "hidden_act": "silu",
+        "max_position_embeddings": 8192,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 10000.0,
+        "torch_dtype": "bfloat16",
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "attention_bias": False,
+        "tie_word_embeddings": shape.tied,
+        **{name: value for name, value in msgspec.structs.asdict(shape).items() if name != "tied"},
+    }
+    (folder / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        try:
+            shutil.copyfile(Path(tokenizer_from) / name, folder / name)
+        except OSError as error:
+            raise InputError(f"{Path(tokenizer_from) / name} cannot be read: {error.strerror}.") from error
+    tokenizer = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    vocabulary = tokenizer.get("model", {}).get("vocab", {})
+    ids = vocabulary.values() if isinstance(vocabulary, dict) else range(len(vocabulary))
+    added_ids = [added["id"] for added in tokenizer.get("added_tokens", ())]
+    if (highest := max([*ids, *added_ids], default=0)) >= shape.vocab_size:
+        raise InputError(
+            f"tokenizer.json has token ids up to {highest}; the shape has {shape.vocab_size}. Give a smaller tokenizer."
+        )
+    return folder
+
+
+def write_random_weights(folder: str) -> None:
+    """Complete a folder of `write_shape` with weights, for what does not start with ``load_format="dummy"``: trainings,
+    servers, transformers. Each is a draw of the family's own initialisation."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    with torch.device(torch_device()):
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder), dtype=torch.bfloat16)
+    model.save_pretrained(folder)
+
+
+@contextmanager
+def base_of(model: str | None, shape: str | None) -> Iterator[ResolvedModel]:
+    """The base that a suite's ``--model`` or ``--shape`` names; a shape is written with random weights and removed.
+
+    Raises InputError if both are given, or the shape is unknown.
+    """
+    check_shape(model, shape)
+    base = resolve_model(model)
+    if shape is None:
+        yield base
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = write_shape(SHAPES[shape], Path(scratch) / shape, base.path)
+        call_apart(write_random_weights, str(folder))  # in a process of its own, whose memory is then free
+        yield resolve_model(str(folder))
+
+
+def check_shape(model: str | None, shape: str | None) -> None:
+    """Raise InputError if ``--shape`` is unknown or stands beside ``--model``."""
+    if shape and model:
+        raise InputError("--shape and --model are two bases. Give one of them.")
+    if shape and shape not in SHAPES:
+        raise InputError(f"unknown shape {shape!r}. Allowed are {', '.join(SHAPES)}.")
 
 
 class Machine(msgspec.Struct, frozen=True, kw_only=True):

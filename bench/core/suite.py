@@ -5,11 +5,13 @@ from typing import Any
 
 import msgspec
 
-from fourshot.bench.core.page import write_page
-from fourshot.bench.core.parts import Page, Part, markdown
-from fourshot.bench.core.results import check_data, check_out, header, to_json, write_result
-from fourshot.bench.core.rows import Rows
-from fourshot.bench.core.targets import target_lines, targets_of
+from fourshot.bench.core.parts import Page, Part, markdown, target_lines, targets_of, write_page
+from fourshot.bench.core.results import Rows, check_data, check_out, header, tell, to_json, write_result
+
+
+def named_tasks(options: Any) -> Sequence[str]:
+    """Those of the options ``tasks`` or ``task``."""
+    return getattr(options, "tasks", None) or [options.task]
 
 
 class Suite(msgspec.Struct, frozen=True, kw_only=True):
@@ -19,12 +21,15 @@ class Suite(msgspec.Struct, frozen=True, kw_only=True):
     options: type
     measure: Callable[[Any, Rows], dict[str, Any]]  # what the rows lack -> the result behind its header
     settings: Callable[[Any], dict[str, Any]]  # what the result says it was measured with, beside the model
-    tasks: Callable[[Any], Sequence[str]] = lambda options: ()  # that --data must have
+    tasks: Callable[[Any], Sequence[str]] = named_tasks  # that --data must have
     report: Callable[[Mapping[str, Any]], list[Part]] = lambda result: []  # on the console and in docs/
     page: Callable[[Mapping[str, Any]], Page] | None = None
+    instead: Callable[[Any], bool] = lambda options: False  # does what an option asks for in place of measuring
 
     def run(self, name: str, options: Any) -> int:
         """Measure what is missing, write everything, print the report."""
+        if self.instead(options):
+            return 0
         out, model, shape = (getattr(options, field, None) for field in ("out", "model", "shape"))
         if out:
             check_out(out)
@@ -46,8 +51,9 @@ class Suite(msgspec.Struct, frozen=True, kw_only=True):
             print(to_json(result), end="")
             return 0
         write_result(out, result)
-        if self.page:
-            write_page(out.with_suffix(".html"), self.page(result), result)
+        page = getattr(options, "report", out.with_suffix(".html"))
+        if self.page and page:
+            tell(f"Page: {write_page(page, self.page(result), result)}")
         print(self.markdown(result))
         return 0
 

@@ -13,10 +13,13 @@ import msgspec
 
 from fourshot.engine.core import EngineSettings
 from fourshot.engine.errors import InputError
+from fourshot.pipeline.rows.examples import load_split
 from fourshot.pipeline.synthesis.aligned import aligned
 from fourshot.pipeline.synthesis.prompts import PromptFormat, Wording, reading_prompt
 from fourshot.pipeline.synthesis.settings import PRESETS
 from fourshot.pipeline.task import Example, Task
+from fourshot.pipeline.tasks.shots import draw_shots
+from fourshot.pipeline.tasks.task_file import load_task
 
 FLOOR_PROMPT = "Label:"
 MANY = -1
@@ -129,10 +132,6 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
 
 def load_workload(name: str, data: Path, k: int, model: str = "") -> Workload:
     """A shipped task with its data in ``data / name``. ``model``: as in `Workload`."""
-    from fourshot.pipeline.rows.examples import load_split
-    from fourshot.pipeline.tasks.shots import draw_shots
-    from fourshot.pipeline.tasks.task_file import load_task
-
     task = load_task(name, data / name)
     train = load_split(task, "train").examples
     texts = list(dict.fromkeys(example.text for example in load_split(task, "test").examples))

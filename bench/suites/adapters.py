@@ -15,16 +15,15 @@ from typing import Annotated, Any
 
 import msgspec
 
-from fourshot.bench.core.closed_loop import CellMeasurement, CellRequests, repeated
-from fourshot.bench.core.engines import Base, EngineSpec, engines
+from fourshot.bench.core.closed_loop import CellMeasurement, CellRequests, EngineSpec, engines, repeated
 from fourshot.bench.core.options import Model, Out, Positive, TaskFolders
-from fourshot.bench.core.parts import MISSING, Page, Part, Section, Table
-from fourshot.bench.core.results import tell
-from fourshot.bench.core.rows import Rows
+from fourshot.bench.core.parts import MISSING, Page, Part, Section, Table, Target, at_least
+from fourshot.bench.core.results import Rows, tell
 from fourshot.bench.core.statistics import ratio, with_interval
 from fourshot.bench.core.suite import Suite
-from fourshot.bench.core.targets import Target, at_least
 from fourshot.bench.core.workload import Request, Workload, load_workload
+from fourshot.engine.checkpoints.models import resolve_model
+from fourshot.engine.core import EngineSettings
 from fourshot.pipeline.report.figures import Curve, line_plot
 
 KINDS = ("adapters", "in context")
@@ -119,41 +118,36 @@ def cell_requests(cell: NumberCell, workload: Workload, settings: AdaptersSettin
 
 def measure(options: Options, rows: Rows) -> dict[str, Any]:
     """Every cell that ``rows`` does not have yet, and what they come to."""
-    from fourshot.engine.checkpoints.models import resolve_model
     from fourshot.serving.testing.adapters import make_adapter, task_of
 
     settings = options.settings
-    missing = [cell for cell in cells(settings) if cell.name not in rows.pieces]
     model = resolve_model(options.model)
     workload = load_workload(settings.task, options.data, settings.k, model.path)
     workload.check_texts(settings.requests + min(max(settings.numbers), settings.most_warmup) + MORE_WARMUP)
     with tempfile.TemporaryDirectory(dir=options.scratch) as folder:
-        if missing:
+        if any(cell.name not in rows.pieces for cell in cells(settings)):
             tell(f"{max(settings.numbers)} adapters of random weights")
             folders = tuple(
                 str(make_adapter(Path(folder), task_of(f"random-{seed}"), seed=seed, base=model))
                 for seed in range(max(settings.numbers))
             )
-            base = Base(path=model.path, adapters=folders)
-            _measure_cells(missing, base, settings, workload, rows, options.out.with_suffix(".log"))
+            kv_bytes = settings.kv_cache_mib << 20
+            plain = EngineSettings(
+                model=model.path, kv_cache_bytes=kv_bytes, gpu_kv_cache_bytes=kv_bytes, compile=False
+            )
+            adapted = msgspec.structs.replace(plain, max_loras=settings.slots, memory_loras=settings.memory_adapters)
+            specs = {KINDS[0]: EngineSpec(settings=adapted, adapters=folders), KINDS[1]: EngineSpec(settings=plain)}
+
+            with engines(specs, options.out.with_suffix(".log")) as running:
+
+                def ask(cell: NumberCell) -> CellMeasurement:
+                    return running[cell.kind].ask(cell_requests(cell, workload, settings))
+
+                for kind in KINDS:  # kernels are built
+                    ask(NumberCell(kind=kind, number=1, zipf=0.0, repeat=-1))
+                rows.add_cells(cells(settings), ask)
     assert rows.path
     return {**summarise(settings, rows.pieces), "rows": rows.path.name}
-
-
-def _measure_cells(
-    missing: Sequence[NumberCell], base: Base, settings: AdaptersSettings, workload: Workload, rows: Rows, log: Path
-) -> None:
-    plain = base.settings(kv_cache_mib=settings.kv_cache_mib, gpu_kv_cache_mib=settings.kv_cache_mib, compile=False)
-    adapted = msgspec.structs.replace(plain, max_loras=settings.slots, memory_loras=settings.memory_adapters)
-    specs = {KINDS[0]: EngineSpec(settings=adapted, adapters=base.adapters), KINDS[1]: EngineSpec(settings=plain)}
-    with engines(specs, log) as running:
-        for kind in KINDS:  # kernels are built
-            first = NumberCell(kind=kind, number=1, zipf=0.0, repeat=-1)
-            running[kind].ask(cell_requests(first, workload, settings))
-        for count, cell in enumerate(missing, start=1):
-            measured = running[cell.kind].ask(cell_requests(cell, workload, settings))
-            rows.add(cell.name, measured)
-            tell(f"{count}/{len(missing)}  {cell.name}: {measured.rate:.1f} requests/s")
 
 
 def summarise(settings: AdaptersSettings, pieces: Mapping[str, Any]) -> dict[str, Any]:
@@ -189,11 +183,11 @@ def targets(settings: AdaptersSettings, groups: Mapping[tuple[str, int, float], 
 
 
 def _numbers(kind: str, number: int, zipf: float, repeats: Sequence[CellMeasurement]) -> dict[str, Any]:
-    loads: dict[str, tuple[int, float]] = {}
+    loads: dict[str, list[tuple[int, float]]] = {}  # uses and seconds of each repeat
     for measured in repeats:
-        for name, (uses, seconds) in measured.adapter_loads.items():
-            earlier = loads.get(name, (0, 0.0))
-            loads[name] = earlier[0] + uses, earlier[1] + seconds
+        for name, load in measured.adapter_loads.items():
+            loads.setdefault(name, []).append(load)
+    sums = {name: [sum(column) for column in zip(*of_repeats, strict=True)] for name, of_repeats in loads.items()}
     return {
         "kind": kind,
         "number": number,
@@ -201,7 +195,7 @@ def _numbers(kind: str, number: int, zipf: float, repeats: Sequence[CellMeasurem
         **repeated(repeats),
         "adapter_loads": {
             name: {"uses": uses, "ms_each": 1000 * seconds / uses if uses else None}
-            for name, (uses, seconds) in loads.items()
+            for name, (uses, seconds) in sums.items()
         },
     }
 
@@ -209,6 +203,10 @@ def _numbers(kind: str, number: int, zipf: float, repeats: Sequence[CellMeasurem
 def report(result: Mapping[str, Any]) -> list[Part]:
     """How it was measured, and every cell."""
     settings = result["settings"]
+
+    def fetches(cell: Mapping[str, Any], source: str) -> Mapping[str, Any]:
+        return cell["adapter_loads"].get(source) or {}
+
     about = (
         f"{settings['slots']} adapters in slots, {settings['memory_adapters']} in memory; {settings['kv_cache_mib']} "
         f"MiB for cached examples; {settings['concurrency']} requests at a time."
@@ -221,17 +219,11 @@ def report(result: Mapping[str, Any]) -> list[Part]:
         "p50 ms": lambda cell: with_interval(cell["p50_ms"]),
         "p99 ms": "{p99_ms:.0f}",
         "hit rate": "{hit_rate:.2f}",
-        "fetched: disk": lambda cell: _fetches(cell, "cold").get("uses", MISSING),
-        "memory": lambda cell: _fetches(cell, "memory").get("uses", MISSING),
-        "ms per fetch from disk": lambda cell: (
-            f"{ms:.1f}" if (ms := _fetches(cell, "cold").get("ms_each")) else MISSING
-        ),
+        "fetched: disk": lambda cell: fetches(cell, "cold").get("uses", MISSING),
+        "memory": lambda cell: fetches(cell, "memory").get("uses", MISSING),
+        "ms per fetch from disk": lambda cell: f"{ms:.1f}" if (ms := fetches(cell, "cold").get("ms_each")) else MISSING,
     }
     return [about, Table.of(result["cells"], columns)]
-
-
-def _fetches(cell: Mapping[str, Any], source: str) -> Mapping[str, Any]:
-    return cell["adapter_loads"].get(source) or {}
 
 
 def page(result: Mapping[str, Any]) -> Page:
@@ -260,7 +252,6 @@ def _plot(result: Mapping[str, Any], value: str, name: str) -> Any:
 SUITE = Suite(
     options=Options,
     settings=lambda options: dict(msgspec.to_builtins(options.settings)),
-    tasks=lambda options: [options.task],
     measure=measure,
     report=report,
     page=page,

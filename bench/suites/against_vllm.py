@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Annotated, Any
@@ -21,13 +22,12 @@ import msgspec
 
 from fourshot.bench.core.load import Load, LoadRequest, generate
 from fourshot.bench.core.options import Model, Out, Positive, as_settings
-from fourshot.bench.core.parts import Part, Table
-from fourshot.bench.core.results import tell
-from fourshot.bench.core.rows import Rows
+from fourshot.bench.core.parts import Part, Table, at_most
+from fourshot.bench.core.results import Rows
 from fourshot.bench.core.statistics import ratio
 from fourshot.bench.core.suite import Suite
-from fourshot.bench.core.targets import at_most
 from fourshot.bench.core.workload import load_workload
+from fourshot.engine.checkpoints.models import resolve_model
 from fourshot.serving.testing.server import RunningService, running_service
 
 AGREEMENT_GOAL = 0.05
@@ -106,7 +106,6 @@ main(parser.parse_args())
 
 def measure(options: Options, rows: Rows) -> dict[str, Any]:
     """Both harnesses by turns, so many times."""
-    from fourshot.engine.checkpoints.models import resolve_model
     from fourshot.serving.testing.adapters import make_adapter, task_of
 
     base = resolve_model(options.model)
@@ -119,20 +118,20 @@ def measure(options: Options, rows: Rows) -> dict[str, Any]:
         base_options = ["--base", options.model] if options.model else []
         with running_service(adapters, Path(folder) / "log", *base_options, cores=options.cores) as server:
             our_harness(server, base.name, prompts[:32], options)  # warm-up
-            for turn in range(options.repeats):
-                if f"turn {turn}" in rows.pieces:
-                    continue
-                pair = {}
+
+            def pair(turn: int) -> dict[str, Any]:
+                measured: dict[str, Any] = {}
                 for name in ("ours", "vllm") if turn % 2 else ("vllm", "ours"):
                     server.http.post("/reset_prefix_cache").raise_for_status()
                     time.sleep(0.5)
                     if name == "ours":
-                        pair[name] = our_harness(server, base.name, prompts, options)
+                        measured[name] = our_harness(server, base.name, prompts, options)
                     else:
-                        pair[name] = vllm_harness(server, base.name, base.path, prompts, options)
-                rows.add(f"turn {turn}", pair)
-                tell(json.dumps(pair))
-    turns = [rows.pieces[f"turn {turn}"] for turn in range(options.repeats)]
+                        measured[name] = vllm_harness(server, base.name, base.path, prompts, options)
+                return measured
+
+            progress = "ours {ours[requests_per_s]:.1f} requests/s, vLLM's {vllm[requests_per_s]:.1f}"
+            turns = [rows.add_once(f"turn {n}", partial(pair, n), progress) for n in range(options.repeats)]
     sides = {
         name: {key: [turn[name][key] for turn in turns] for key in ("requests_per_s", "mean_latency_ms")}
         for name in ("ours", "vllm")

@@ -7,13 +7,13 @@ suite's own options, run that suite.
 """
 
 import subprocess
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import msgspec
 
 from fourshot.bench.core.options import Model, ThreeTasks
+from fourshot.bench.core.processes import fourshot
 from fourshot.bench.core.results import check_data, tell
 from fourshot.bench.core.suite import Command
 from fourshot.engine.errors import InputError
@@ -31,13 +31,12 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 def command(suite: str, options: Options) -> list[str]:
     """How a suite is run."""
     out = options.out
-    arguments = ["--data", str(options.data), "--out", str(out / f"{suite}.json")]
-    if suite == "breakeven":
-        arguments += ["--latency", str(out / "latency.json")]
-    if suite == "paper":
-        arguments += ["--report", str(out / "paper.html"), "--runs", str(out / "paper-runs")]
-    arguments += ["--model", options.model] if options.model else []
-    return [sys.executable, "-m", "fourshot", "bench", suite, *arguments]
+    places: dict[str, tuple[object, ...]] = {
+        "breakeven": ("--latency", out / "latency.json"),
+        "paper": ("--report", out / "paper.html", "--runs", out / "paper-runs"),
+    }
+    words = ("--data", options.data, "--out", out / f"{suite}.json", *places.get(suite, ()))
+    return fourshot("bench", suite, *words, model=options.model)
 
 
 def run_all(options: Options) -> int:

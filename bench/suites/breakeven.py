@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,8 +21,8 @@ import msgspec
 
 from fourshot.bench.core.options import Model, Out, ThreeTasks
 from fourshot.bench.core.parts import Page, Part, Section, Table
-from fourshot.bench.core.results import read_result, tell
-from fourshot.bench.core.rows import Rows
+from fourshot.bench.core.processes import fourshot
+from fourshot.bench.core.results import Rows, read_result
 from fourshot.bench.core.suite import Suite
 from fourshot.engine.errors import InputError
 from fourshot.engine.machine.files import read_json, read_lines
@@ -39,13 +40,13 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     tasks: Annotated[tuple[str, ...], "default: those of the latency result"] = ()
 
 
-def make(task: str, data: Path, folder: Path, model: str | None) -> dict[str, Any]:
-    """Make an adapter in ``folder``, from nothing, and say what it took."""
+def make(task: str, options: Options) -> dict[str, Any]:
+    """Make an adapter in a folder beside the result, from nothing, and say what it took."""
+    folder = options.out.with_suffix("") / task
     shutil.rmtree(folder, ignore_errors=True)
-    command = [sys.executable, "-m", "fourshot", "train", task, "--data", str(data / task), "--out", str(folder)]
-    command += ["--quiet", "--allow-short", *(["--model", model] if model else [])]
+    words = (task, "--data", options.data / task, "--out", folder, "--quiet", "--allow-short")
     started = time.perf_counter()
-    subprocess.run(command, check=True, stdout=sys.stderr)
+    subprocess.run(fourshot("train", *words, model=options.model), check=True, stdout=sys.stderr)
     seconds = time.perf_counter() - started
     results = [read_json(file, TrainingResult) for file in folder.glob("**/adapters/*/result.json")]
     return {
@@ -66,7 +67,11 @@ def saved(latency: Mapping[str, Any], task: str) -> dict[str, dict[str, float]]:
 
     Raises InputError where the latency result has no saturated cell of the adapter for this task.
     """
-    cells = {(cell["way"], cell["task"]): cell for cell in latency["cells"] if _saturated(cell)}
+    cells = {
+        (cell["way"], cell["task"]): cell
+        for cell in latency["cells"]
+        if (cell["route"], cell["load"]) == ("in-process", "saturated")
+    }
     adapter_cell = cells.get((VARIANT, task))
     if adapter_cell is None:
         raise InputError(
@@ -82,10 +87,6 @@ def saved(latency: Mapping[str, Any], task: str) -> dict[str, dict[str, float]]:
     }
 
 
-def _saturated(cell: Mapping[str, Any]) -> bool:
-    return bool(cell["route"] == "in-process" and cell["load"] == "saturated")
-
-
 def tasks(options: Options) -> list[str]:
     """The tasks that are made."""
     return list(options.tasks) or list(read_result(options.latency, "latency")["settings"]["tasks"])
@@ -97,11 +98,7 @@ def measure(options: Options, rows: Rows) -> dict[str, Any]:
     names = tasks(options)
     for task in names:
         saved(latency, task)  # before an hour is spent
-    for task in names:
-        if task not in rows.pieces:
-            rows.add(task, make(task, options.data, options.out.with_suffix("") / task, options.model))
-            tell(f"{task}: made in {rows.pieces[task]['seconds']:.0f} s")
-    costs = {task: rows.pieces[task] for task in names}
+    costs = {task: rows.add_once(task, partial(make, task, options), "made in {seconds:.0f} s") for task in names}
     return {
         "latency": {"commit": latency["commit"], "hardware": latency["hardware"], "file": options.latency.name},
         "made": costs,

@@ -74,7 +74,8 @@ def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> ResultChange
         raise InputError(
             "a result without cells was given: its measurement was cut off before the first. Measure again."
         )
-    yard_s = _usual_yardstick(before)
+    yards = [yard for cell in before["cells"] for yard in cell.get("yardstick_s") or [] if yard]
+    yard_s = median(yards) if yards else 0.0  # 0 where it was not timed
     earlier_values, later_values = _values(before, suite, yard_s), _values(after, suite, yard_s)
     shared = [
         key
@@ -146,12 +147,6 @@ def _values(result: Mapping[str, Any], suite: str, yard_s: float) -> dict[tuple[
         for measure in MEASURES
         if measure in cell
     }
-
-
-def _usual_yardstick(result: Mapping[str, Any]) -> float:
-    """Median seconds of the yardstick in a result; 0 where it was not timed."""
-    yards = [yard for cell in result["cells"] for yard in cell.get("yardstick_s") or [] if yard]
-    return median(yards) if yards else 0.0
 
 
 def _at_equal_speed(cell: Mapping[str, Any], measure: str, yard_s: float) -> list[float]:

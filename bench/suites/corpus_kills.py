@@ -24,10 +24,9 @@ import msgspec
 import psutil
 
 from fourshot.bench.core.options import JsonOut, Positive
-from fourshot.bench.core.parts import rows_table
-from fourshot.bench.core.rows import Rows
+from fourshot.bench.core.parts import at_most, rows_table
+from fourshot.bench.core.results import Rows
 from fourshot.bench.core.suite import Suite
-from fourshot.bench.core.targets import at_most
 from fourshot.pipeline.corpus.folder import CorpusFolder
 from fourshot.pipeline.corpus.rows import CorpusRow, read_rows
 from fourshot.pipeline.corpus.run import make_corpus

@@ -10,17 +10,16 @@ what was used last.
 import queue
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
 
 from fourshot.bench.core.options import Model, Out, Positive, as_settings
-from fourshot.bench.core.parts import Part, Table
-from fourshot.bench.core.results import tell
-from fourshot.bench.core.rows import Rows
+from fourshot.bench.core.parts import Part, Table, at_least
+from fourshot.bench.core.results import Rows
 from fourshot.bench.core.suite import Suite
-from fourshot.bench.core.targets import at_least
 from fourshot.engine.checkpoints.models import resolve_model
 from fourshot.engine.core import EngineSettings, Sampling
 from fourshot.engine.opening import open_engine
@@ -58,16 +57,16 @@ def task_briefs(data: Path, draws_of_shots: int) -> list[TaskBrief]:
 
 
 def ordered_units(briefs: Sequence[TaskBrief], order: str) -> list[DrawUnit]:
-    """The units of all tasks."""
-    by_task = [[unit_of(brief, turn) for turn in range(UNITS_PER_TASK)] for brief in briefs]
-    groups = by_task if order == ORDERS[0] else zip(*by_task, strict=True)
-    return [unit for group in groups for unit in group]
+    """The units of all tasks; the classes of a task take turns."""
 
+    def unit(brief: TaskBrief, turn: int) -> DrawUnit:
+        label = brief.task.label_names[turn % len(brief.task.labels)]
+        return in_place_unit(brief.key, turn, class_slice(brief.settings, brief.key, label, DRAWS * turn, DRAWS))
 
-def unit_of(brief: TaskBrief, turn: int) -> DrawUnit:
-    """The classes of a task take turns."""
-    label = brief.task.label_names[turn % len(brief.task.labels)]
-    return in_place_unit(brief.key, turn, class_slice(brief.settings, brief.key, label, DRAWS * turn, DRAWS))
+    turns = range(UNITS_PER_TASK)
+    if order == ORDERS[0]:
+        return [unit(brief, turn) for brief in briefs for turn in turns]
+    return [unit(brief, turn) for turn in turns for brief in briefs]
 
 
 def measure_order(briefs: Sequence[TaskBrief], order: str, model: str, kv_mib: int) -> dict[str, Any]:
@@ -113,12 +112,15 @@ def measure_order(briefs: Sequence[TaskBrief], order: str, model: str, kv_mib: i
 def measure(options: Options, rows: Rows) -> dict[str, Any]:
     """Both orders in each memory."""
     model, briefs = resolve_model(options.model), task_briefs(options.data, options.draws_of_shots)
-    pieces = {f"{order}, {kv_mib} MiB": (order, kv_mib) for kv_mib in options.kv_mib for order in ORDERS}
-    for piece, (order, kv_mib) in pieces.items():
-        if piece not in rows.pieces:
-            rows.add(piece, measure_order(briefs, order, model.path, kv_mib))
-            tell(f"{piece}: {rows.pieces[piece]['draws_per_s']:.1f} draws/s")
-    measured = [rows.pieces[piece] for piece in pieces]
+    measured = [
+        rows.add_once(
+            f"{order}, {kv_mib} MiB",
+            partial(measure_order, briefs, order, model.path, kv_mib),
+            "{draws_per_s:.1f} draws/s",
+        )
+        for kv_mib in options.kv_mib
+        for order in ORDERS
+    ]
     by_task, by_turns = (row["draws_per_s"] for row in measured[-2:])
     target = at_least("draws/s task by task, smallest memory", "times", by_task / by_turns, 1.0)
     return {"rows": measured, "targets": [target]}

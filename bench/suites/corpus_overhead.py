@@ -15,10 +15,9 @@ import msgspec
 import psutil
 
 from fourshot.bench.core.options import JsonOut, Positive
-from fourshot.bench.core.parts import rows_table
-from fourshot.bench.core.rows import Rows
+from fourshot.bench.core.parts import Target, at_most, rows_table
+from fourshot.bench.core.results import Rows
 from fourshot.bench.core.suite import Suite
-from fourshot.bench.core.targets import Target, at_most
 from fourshot.engine.fake_engine import FAKE
 from fourshot.pipeline.corpus.run import make_corpus
 from fourshot.pipeline.corpus.settings import CorpusSettings
@@ -38,36 +37,29 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     out: JsonOut = None
 
 
-class ResourceLog:
-    """Listens to events and notes memory and processor time of the driver and its child."""
-
-    def __init__(self) -> None:
-        self.rows: list[dict[str, float]] = []
-
-    def __call__(self, event: Event) -> None:
-        if event.unit != "rows":
-            return
-        driver = psutil.Process()
-        row = {"at_s": time.perf_counter(), "rows": float(event.done)}
-        for role, processes in (("driver", [driver]), ("worker", driver.children(recursive=True))):
-            row[f"{role}_bytes"] = sum(process.memory_info().rss for process in processes)
-            row[f"{role}_cpu_s"] = sum(sum(process.cpu_times()[:2]) for process in processes)
-        self.rows.append(row)
-
-
 def measure_corpus(options: Options, folder: Path) -> dict[str, Any]:
     """Make a corpus for tasks of one shape."""
     shape, preset = load_task(TASK), PRESETS["corpus"]
     names = [f"{TASK}_{number:02d}" for number in range(options.tasks)]
     per_class = options.rows // (options.tasks * len(shape.labels))
     settings = msgspec.structs.replace(preset, generate=msgspec.structs.replace(preset.generate, per_class=per_class))
-    log = ResourceLog()
+    log: list[dict[str, float]] = []
+
+    def on_event(event: Event) -> None:
+        """Notes memory and processor time of the driver and its child."""
+        if event.unit == "rows":
+            driver = psutil.Process()
+            log.append({"at_s": time.perf_counter(), "rows": float(event.done)})
+            for role, processes in (("driver", [driver]), ("worker", driver.children(recursive=True))):
+                log[-1][f"{role}_bytes"] = sum(process.memory_info().rss for process in processes)
+                log[-1][f"{role}_cpu_s"] = sum(sum(process.cpu_times()[:2]) for process in processes)
+
     started = time.perf_counter()
     tasks = {name: msgspec.structs.replace(shape, name=name) for name in names}
-    summary = make_corpus(tasks, FAKE, folder, settings, CorpusSettings(format=options.format), log)
+    summary = make_corpus(tasks, FAKE, folder, settings, CorpusSettings(format=options.format), on_event)
     seconds = time.perf_counter() - started
-    first, last = log.rows[0], log.rows[-1]
-    early_row = next(row for row in log.rows if row["rows"] >= 0.2 * summary.rows)
+    first, last = log[0], log[-1]
+    early_row = next(row for row in log if row["rows"] >= 0.2 * summary.rows)
 
     def us_per_row(field: str) -> float:
         return round(1e6 * (last[field] - first[field]) / (last["rows"] - first["rows"]), 1)

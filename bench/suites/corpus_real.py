@@ -11,7 +11,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -20,10 +19,10 @@ from typing import Annotated, Any
 import msgspec
 
 from fourshot.bench.core.options import REPEATED, Model, Positive, TaskFolders, as_settings
-from fourshot.bench.core.results import tell
-from fourshot.bench.core.rows import Rows
+from fourshot.bench.core.parts import at_least, at_most
+from fourshot.bench.core.processes import fourshot
+from fourshot.bench.core.results import Rows, tell
 from fourshot.bench.core.suite import Suite
-from fourshot.bench.core.targets import at_least, at_most
 from fourshot.bench.suites.corpus_kills import child_pids, rows_of
 from fourshot.pipeline.corpus.folder import CorpusFolder
 from fourshot.pipeline.corpus.summary import ClassOutcome, class_outcomes, counted
@@ -46,11 +45,9 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
 def command(options: Options, folder: Path) -> list[str]:
     """What a user would type."""
-    words = [sys.executable, "-m", "fourshot", "corpus", "--json", "--data", str(options.data), "--out", str(folder)]
-    words += ["--per-class", str(options.per_class), "--tasks", *options.tasks]
-    for setting in options.set:
-        words += ["--set", setting]
-    return [*words, *(["--model", options.model] if options.model else [])]
+    words = ("--json", "--data", options.data, "--out", folder, "--per-class", options.per_class)
+    settings = [word for setting in options.set for word in ("--set", setting)]
+    return fourshot("corpus", *words, "--tasks", *options.tasks, *settings, model=options.model)
 
 
 def make(options: Options, folder: Path, target_rows: int) -> tuple[list[dict[str, Any]], dict[str, int]]:
@@ -146,5 +143,4 @@ SUITE = Suite(
     options=Options,
     measure=measure,
     settings=lambda options: {**as_settings(options, "tasks", "per_class", "set"), "k": PRESETS["corpus"].k},
-    tasks=lambda options: options.tasks,
 )

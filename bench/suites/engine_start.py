@@ -16,11 +16,10 @@ import msgspec
 import psutil
 
 from fourshot.bench.core.options import JsonOut, Positive, as_settings
+from fourshot.bench.core.parts import at_least
 from fourshot.bench.core.processes import call_apart
-from fourshot.bench.core.results import tell
-from fourshot.bench.core.rows import Rows
+from fourshot.bench.core.results import Rows, tell
 from fourshot.bench.core.suite import Suite
-from fourshot.bench.core.targets import at_least
 from fourshot.engine.checkpoints.embedded import embedded_model
 from fourshot.engine.core import EngineSettings, Sampling
 

@@ -8,19 +8,17 @@ the cache, and those of each candidate. Computed is what the engine's own counte
 
 import random
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
 
-from fourshot.bench.core.closed_loop import CellMeasurement, CellRequests
-from fourshot.bench.core.engines import EngineSpec, engines
+from fourshot.bench.core.closed_loop import CellMeasurement, CellRequests, EngineSpec, engines
 from fourshot.bench.core.options import Model, Out, Positive, TaskFolders, as_settings
-from fourshot.bench.core.parts import Part, Table
-from fourshot.bench.core.results import tell
-from fourshot.bench.core.rows import Rows
+from fourshot.bench.core.parts import Part, Table, at_least
+from fourshot.bench.core.results import Rows
 from fourshot.bench.core.suite import Suite
-from fourshot.bench.core.targets import at_least
 from fourshot.bench.core.workload import Request, Workload, load_workload
 from fourshot.engine.checkpoints.models import resolve_model
 from fourshot.engine.core import EngineSettings
@@ -73,15 +71,16 @@ def read_both_ways(model: str, requests: CellRequests, rows: Rows, log: Path) ->
     specs = {
         name: EngineSpec(settings=msgspec.structs.replace(plain, prefix_caching=name == "base")) for name in ENGINES
     }
+
+    def read(engine: Any) -> CellMeasurement:
+        return msgspec.structs.replace(engine.ask(requests), rows=())
+
     with engines(specs, log) as running:
         warmup = msgspec.structs.replace(requests, requests=requests.requests[-24:])
         for name in ENGINES:
             running[name].ask(warmup)  # kernels are built
         for name in ENGINES:
-            if name not in rows.pieces:
-                cell = running[name].ask(requests)
-                rows.add(name, msgspec.structs.replace(cell, rows=()))
-                tell(f"{ENGINES[name]}: {len(requests.requests) / cell.seconds:.1f} candidates/s")
+            rows.add_once(name, partial(read, running[name]), "{seconds:.1f} s")
 
 
 def summarise(rows: Mapping[str, Any], candidates: int) -> dict[str, Any]:
@@ -143,6 +142,5 @@ SUITE = Suite(
     options=Options,
     measure=measure,
     settings=lambda options: {"k": options.shots, **as_settings(options, "task", "candidates")},
-    tasks=lambda options: [options.task],
     report=report,
 )

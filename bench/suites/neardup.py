@@ -6,24 +6,21 @@ Each size is measured in a process of its own, on one core. The texts are made u
 (Zipf), a fifth of them of one pattern, and one in twenty an earlier text with a word changed, which is to be found.
 """
 
-import json
 import random
 import time
-from bisect import bisect
 from collections import deque
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import accumulate, product
 from typing import Annotated, Any
 
 import msgspec
 
 from fourshot.bench.core.options import JsonOut, Positive
-from fourshot.bench.core.parts import rows_table
+from fourshot.bench.core.parts import Target, at_least, at_most, rows_table
 from fourshot.bench.core.processes import call_apart, peak_bytes
-from fourshot.bench.core.results import tell
-from fourshot.bench.core.rows import Rows
+from fourshot.bench.core.results import Rows
 from fourshot.bench.core.suite import Suite
-from fourshot.bench.core.targets import Target, at_least, at_most
 from fourshot.pipeline.synthesis.neardup import NearDuplicates
 
 VOCABULARY = 30_000
@@ -47,10 +44,6 @@ def texts(number: int, seed: int = 0) -> Iterator[tuple[str, bool]]:
     draw = random.Random(seed)
     up_to = list(accumulate(1 / rank for rank in range(1, VOCABULARY + 1)))
     vocabulary = draw.sample(WORDS, VOCABULARY)
-
-    def word() -> str:
-        return vocabulary[bisect(up_to, draw.random() * up_to[-1])]
-
     recent: deque[str] = deque(maxlen=5_000)
     for _ in range(number):
         kind = draw.random()
@@ -61,7 +54,7 @@ def texts(number: int, seed: int = 0) -> Iterator[tuple[str, bool]]:
         elif kind < CHANGED + PATTERNED:
             yield PATTERN.format(*draw.choices(vocabulary, k=3)), False
         else:
-            recent.append(" ".join([word() for _ in range(draw.randint(10, 24))]))
+            recent.append(" ".join(draw.choices(vocabulary, cum_weights=up_to, k=draw.randint(10, 24))))
             yield recent[-1], False
 
 
@@ -95,11 +88,8 @@ def measure_size(number: int) -> dict[str, Any]:
 
 def measure(options: Options, rows: Rows) -> dict[str, Any]:
     """Every size."""
-    for size in options.sizes:
-        if str(size) not in rows.pieces:
-            rows.add(str(size), call_apart(measure_size, size))
-            tell(json.dumps(rows.pieces[str(size)]))
-    sizes = [rows.pieces[str(size)] for size in options.sizes]
+    progress = "{us_per_text} us per text, {changed_found} of {changed} found"
+    sizes = [rows.add_once(str(size), partial(call_apart, measure_size, size), progress) for size in options.sizes]
     return {"rows": sizes, "targets": targets(sizes)}
 
 

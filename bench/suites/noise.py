@@ -9,7 +9,6 @@ goes on with them.
 
 import json
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from itertools import combinations, product
 from pathlib import Path
@@ -19,11 +18,10 @@ from typing import Annotated, Any
 import msgspec
 
 from fourshot.bench.core.options import Out, Positive
-from fourshot.bench.core.parts import Part, Table
-from fourshot.bench.core.results import read_result, tell
-from fourshot.bench.core.rows import Rows
+from fourshot.bench.core.parts import Part, Table, at_least, at_most
+from fourshot.bench.core.processes import fourshot
+from fourshot.bench.core.results import Rows, read_result, tell
 from fourshot.bench.core.suite import Suite
-from fourshot.bench.core.targets import at_least, at_most
 from fourshot.bench.suites.compare import compare
 
 SETTINGS: dict[str, Any] = {
@@ -51,9 +49,8 @@ def run_once(name: str, sleep_ms: float, options: Options) -> dict[str, Any]:
         folder.mkdir(parents=True, exist_ok=True)
         settings = folder / "settings.json"
         settings.write_text(json.dumps(SETTINGS), encoding="utf-8")
-        command = [sys.executable, "-m", "fourshot", "bench", "latency", "--data", str(options.data), "--out", str(out)]
-        command += ["--settings", str(settings), "--plant-sleep-ms", str(sleep_ms)]
-        done = subprocess.run(command, capture_output=True, text=True)
+        words = ("--data", options.data, "--out", out, "--settings", settings, "--plant-sleep-ms", sleep_ms)
+        done = subprocess.run(fourshot("bench", "latency", *words), capture_output=True, text=True)
         if done.returncode:
             out.unlink(missing_ok=True)
             raise RuntimeError(f"run {name} ended with code {done.returncode}: {done.stderr[-2000:]}")

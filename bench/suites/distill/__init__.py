@@ -7,42 +7,32 @@ FOLDER has a folder of train and test files for each task. The grid is real data
 seed; students learn from parts of what it said. The call goes on behind the last cell where it was stopped.
 """
 
-from collections.abc import Mapping
-from itertools import product
-from typing import Annotated, Any, Literal
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from itertools import groupby, product
+from typing import Any
 
 import msgspec
 
-from fourshot.bench.core.options import Model, Out, Positive, TaskFolders, as_settings
+from fourshot.bench.core.options import as_settings
 from fourshot.bench.core.parts import Page, Part, Section, Table
-from fourshot.bench.core.results import task_title, tell
-from fourshot.bench.core.rows import Rows
+from fourshot.bench.core.results import Rows, task_title, tell
 from fourshot.bench.core.statistics import estimate, with_interval
 from fourshot.bench.core.suite import Suite
-from fourshot.bench.suites.distill.cells import NONE, TEACHER, Group, StudentCell, measure_cell, teach
-from fourshot.bench.suites.distill.curves import curves_of, turning_points
-from fourshot.bench.suites.distill.real_data import check_real
+from fourshot.bench.suites.distill.cells import (
+    NONE,
+    TEACHER,
+    Group,
+    Options,
+    StudentCell,
+    check_real,
+    measure_cell,
+    teach,
+)
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.report.figures import Curve, line_plot
 
-Strategy = Literal["annotate", "generate", "both"]
-
-
-class Options(msgspec.Struct, frozen=True, kw_only=True):
-    data: TaskFolders
-    out: Out
-    tasks: Annotated[tuple[str, ...], "measured"] = ("sst2", "trec", "ag_news")
-    real: Annotated[tuple[str, ...], "real data: examples per class, a share such as 5%, or all"] = (
-        *("4", "5%", "20%", "all"),
-    )
-    strategies: Annotated[tuple[Strategy, ...], "where texts come from; both: half each"] = (
-        *("annotate", "generate", "both"),
-    )
-    amounts: Annotated[tuple[int, ...], "texts beside the real ones; 0 is always measured"] = (100, 300, 1000, 3000)
-    seeds: Annotated[Positive, "draws of the real data"] = 3
-    test_limit: Annotated[int, "test texts that are measured on; 0: all"] = 500
-    model: Model = None
-    student: Annotated[str | None, "encoder; the embedded one if left out"] = None
+Row = dict[str, Any]
 
 
 def measure(options: Options, rows: Rows) -> dict[str, Any]:
@@ -59,17 +49,7 @@ def measure(options: Options, rows: Rows) -> dict[str, Any]:
         missing = [cell for cell in cells if group.piece(cell) not in rows.pieces]
         if not missing:
             continue
-        taught = teach(
-            group,
-            options.data,
-            options.out.with_suffix(""),
-            most=max(amounts, default=0),
-            annotates=bool({"annotate", "both"} & {*options.strategies}),
-            writes=bool({"generate", "both"} & {*options.strategies}),
-            model=options.model,
-            student=options.student,
-            test_limit=options.test_limit,
-        )
+        taught = teach(group, options)
         for cell in missing:
             row = {**msgspec.to_builtins(group), **measure_cell(taught, cell)}
             rows.add(group.piece(cell), row)
@@ -85,6 +65,73 @@ def measure(options: Options, rows: Rows) -> dict[str, Any]:
         "turning_points": turning_points(measured),
         "targets": [],
     }
+
+
+def curves_of(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """By task, real data and strategy: accuracy in per cent by amount, mean and interval over seeds; 0 is in all."""
+    curves = []
+    for (task, real, strategy), curve_rows in _by_curve(rows).items():
+        points = [
+            {"amount": amount, **msgspec.to_builtins(estimate([100 * row["accuracy"] for row in cells]))}
+            for amount, cells in _by_amount(curve_rows).items()
+        ]
+        curves.append({"task": task, "real": real, "strategy": strategy, "points": points})
+    return curves
+
+
+def turning_points(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """By real data and strategy, over tasks and seeds: the smallest amount that no larger one is better than.
+
+    Amounts are compared in pairs of one task and seed; better is a gain whose 95 % interval (Student's t) lies above 0.
+    """
+    pooled: dict[tuple[str, str], list[Row]] = {}
+    for (_, real, strategy), curve_rows in _by_curve(rows).items():
+        pooled.setdefault((real, strategy), []).extend(curve_rows)
+    turns = []
+    for (real, strategy), curve_rows in pooled.items():
+        amounts = list(_by_amount(curve_rows))
+        if len(amounts) < 2:
+            continue
+        turn = next(
+            amount
+            for place, amount in enumerate(amounts)
+            if not any(
+                (_gain(curve_rows, amount, larger) or {}).get("low", -1.0) > 0 for larger in amounts[place + 1 :]
+            )
+        )
+        gain, change_after = _gain(curve_rows, amounts[0], turn), _gain(curve_rows, turn, amounts[-1])
+        turns.append({"real": real, "strategy": strategy, "no_gain_beyond": turn, "gain": gain, "then": change_after})
+    return turns
+
+
+def _gain(rows: Sequence[Row], few: int, many: int) -> dict[str, Any] | None:
+    """Points of accuracy gained from ``few`` to ``many`` texts; None for one amount and for fewer than two pairs."""
+    by_place: dict[tuple[str, int], dict[int, float]] = {}
+    for row in rows:
+        by_place.setdefault((row["task"], row["seed"]), {})[row["amount"]] = 100 * row["accuracy"]
+    gains = [cells[many] - cells[few] for cells in by_place.values() if few in cells and many in cells]
+    if few == many or len(gains) < 2:
+        return None
+    gain: dict[str, Any] = msgspec.to_builtins(estimate(gains, signed=True))
+    return gain
+
+
+def _by_curve(rows: Sequence[Row]) -> dict[tuple[str, str, str], list[Row]]:
+    """Cells of each task, real data and strategy, with those of no texts, which all strategies have in common."""
+    curves: defaultdict[tuple[str, str, str], list[Row]] = defaultdict(list)
+    for row in rows:
+        curves[row["task"], row["real"], row["strategy"]].append(row)
+    return {
+        (task, real, strategy): [*curves.get((task, real, NONE), ()), *curve_rows]
+        for (task, real, strategy), curve_rows in curves.items()
+        if strategy not in (NONE, TEACHER)
+    }
+
+
+def _by_amount(rows: Sequence[Row]) -> dict[int, list[Row]]:
+    """Ascending."""
+    ordered = sorted(rows, key=lambda row: row["amount"])
+    return {amount: list(cells) for amount, cells in groupby(ordered, key=lambda row: row["amount"])}
 
 
 def report(result: Mapping[str, Any]) -> list[Part]:
@@ -159,7 +206,6 @@ SUITE = Suite(
     settings=lambda options: as_settings(
         options, "tasks", "real", "strategies", "amounts", "seeds", "test_limit", "student"
     ),
-    tasks=lambda options: options.tasks,
     measure=measure,
     report=report,
     page=page,

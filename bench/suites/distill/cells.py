@@ -1,23 +1,28 @@
-"""One teacher for each task, amount of real data and seed, and students of parts of what it said."""
+"""One teacher for each task, amount of real data and seed, and students of parts of what it said.
+
+Real data is a number per class, a share of the train split, or all of it.
+"""
 
 import math
 import random
 import shutil
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 
-from fourshot.bench.core.results import tell
-from fourshot.bench.suites.distill.real_data import real_examples
+from fourshot.bench.core.options import Model, Out, Positive, TaskFolders
+from fourshot.bench.core.results import tell_end
+from fourshot.engine.errors import InputError
 from fourshot.engine.machine.files import append_lines, read_json, settle, staged_folder
 from fourshot.pipeline.cells.measuring import Evaluation
 from fourshot.pipeline.cells.run_folder import RunFolder
+from fourshot.pipeline.distillation import taught as texts_of
 from fourshot.pipeline.distillation.distill import TEACHER_FOLDER, distill
 from fourshot.pipeline.distillation.readers import Annotation, Parts
-from fourshot.pipeline.distillation.taught import Annotated, annotated_texts, learnable, student_jobs, written_texts
-from fourshot.pipeline.events import Event, ignore
+from fourshot.pipeline.events import ignore
 from fourshot.pipeline.loop.rounds import finished_pairs
 from fourshot.pipeline.rows.examples import limited
 from fourshot.pipeline.rows.fields import values_of
@@ -28,14 +33,58 @@ from fourshot.pipeline.runs.stages.student import StudentItem, StudentStage
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.task import DataSource, Example, Task
 from fourshot.pipeline.task_data import TaskData
+from fourshot.pipeline.tasks.shots import draw_shots
 from fourshot.pipeline.tasks.task_file import load_task
 from fourshot.training.students.encoders import ResolvedEncoder, resolve_encoder
 from fourshot.training.students.settings import StudentSettings
 
+Strategy = Literal["annotate", "generate", "both"]
 TEACHER, NONE = "teacher", "none"  # strategies of rows: the teacher itself, a student of the real examples alone
 UNLABELLED = "unlabelled.jsonl"
 DISTILLED = "distilled"  # in a group's folder: the distillation with its teacher
 QUICK = StudentSettings(strategy="head")  # of the student that `distill` makes and no cell is
+ALL = "all"
+
+
+def check_real(real: str) -> None:
+    """Raise InputError for what says no amount of real data."""
+    number = real.removesuffix("%")
+    is_share = real.endswith("%")
+    if real == ALL or (number.isascii() and number.isdigit() and 0 < int(number) <= (100 if is_share else 10**9)):
+        return
+    raise InputError(f"--real {real}: give a number per class, a share from 1% to 100%, or all.")
+
+
+def real_examples(train: Sequence[Example], labels: Sequence[str], real: str, seed: int) -> list[Example]:
+    """The real examples of one draw. A share has the classes as they are in the data, each at least once."""
+    if real == ALL:
+        return list(train)
+    if not real.endswith("%"):
+        return draw_shots(train, labels, int(real), seed, allow_fewer=True)
+    shuffled = list(train)
+    random.Random(f"{seed}/share").shuffle(shuffled)
+    count = max(1, len(shuffled) * int(real.removesuffix("%")) // 100)
+    chosen = shuffled[:count]
+    label_counts = Counter(example.label for example in chosen)
+    first = {example.label: example for example in reversed(shuffled)}  # of each label
+    return chosen + [first[label] for label in labels if label in first and not label_counts[label]]
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    data: TaskFolders
+    out: Out
+    tasks: Annotated[tuple[str, ...], "measured"] = ("sst2", "trec", "ag_news")
+    real: Annotated[tuple[str, ...], "real data: examples per class, a share such as 5%, or all"] = (
+        *("4", "5%", "20%", "all"),
+    )
+    strategies: Annotated[tuple[Strategy, ...], "where texts come from; both: half each"] = (
+        *("annotate", "generate", "both"),
+    )
+    amounts: Annotated[tuple[int, ...], "texts beside the real ones; 0 is always measured"] = (100, 300, 1000, 3000)
+    seeds: Annotated[Positive, "draws of the real data"] = 3
+    test_limit: Annotated[int, "test texts that are measured on; 0: all"] = 500
+    model: Model = None
+    student: Annotated[str | None, "encoder; the embedded one if left out"] = None
 
 
 class Group(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,18 +114,18 @@ class Taught(msgspec.Struct, frozen=True, kw_only=True):
     seed: int
     shots: tuple[Example, ...]
     test: tuple[Example, ...]
-    annotated: Annotated
+    annotated: texts_of.Annotated
     pairs: list[Any]  # candidates with verdicts
     teacher_accuracy: float | None
 
-    def texts(self, cell: StudentCell) -> tuple[Annotated, Annotated]:
+    def texts(self, cell: StudentCell) -> tuple[texts_of.Annotated, texts_of.Annotated]:
         """Annotated and written texts of a cell: as many as asked for, or as there are."""
         share = cell.amount // 2 if cell.strategy == "both" else cell.amount
         annotated = self.annotated[:share] if cell.strategy in ("annotate", "both") else []
-        written: Annotated = []
+        written: texts_of.Annotated = []
         if cell.strategy in ("generate", "both"):
             per_class = math.ceil((cell.amount - len(annotated)) / len(self.task.labels))
-            written = written_texts(self.pairs, self.task, per_class)[: cell.amount - len(annotated)]
+            written = texts_of.written_texts(self.pairs, self.task, per_class)[: cell.amount - len(annotated)]
         return annotated, written
 
     def clear(self) -> None:
@@ -85,33 +134,23 @@ class Taught(msgspec.Struct, frozen=True, kw_only=True):
             shutil.rmtree(folder / "students", ignore_errors=True)
 
 
-def teach(
-    group: Group,
-    data: Path,
-    root: Path,
-    *,
-    most: int,
-    annotates: bool,
-    writes: bool,
-    model: str | None,
-    student: str | None,
-    test_limit: int,
-) -> Taught:
+def teach(group: Group, options: Options) -> Taught:
     """Make the teacher, and have it annotate and write what the largest cell needs, or go on with that."""
-    folder = root / group.task / group.real.replace("%", "pc") / f"seed{group.seed}"
+    most, strategies, data, root = max(options.amounts, default=0), {*options.strategies}, options.data, options.out
+    folder = root.with_suffix("") / group.task / group.real.replace("%", "pc") / f"seed{group.seed}"
     source_task = load_task(group.task, data / group.task)
     splits = TaskData(source_task)
     shots = real_examples(splits.train, source_task.label_names, group.real, group.seed)
-    test = limited(splits.test, test_limit or None)
+    test = limited(splits.test, options.test_limit or None)
     group_task = msgspec.structs.replace(source_task, data=DataSource(folder=str(folder / "data")))
     shown = {*shots}
     remaining = [example.text for example in splits.train if example not in shown]
     random.Random(f"{group.seed}/unlabelled").shuffle(remaining)
-    unlabelled = remaining[:most] if annotates else []
+    unlabelled = remaining[:most] if {"annotate", "both"} & strategies else []
     if not (folder / "data").exists():
         _write_data(folder / "data", group_task, shots, test, unlabelled)
     table = open_texts(folder / "data" / UNLABELLED, task=group_task) if unlabelled else None
-    per_class = math.ceil(most / len(source_task.labels)) if writes else 0
+    per_class = math.ceil(most / len(source_task.labels)) if {"generate", "both"} & strategies else 0
     accuracy, annotated, pairs = None, list[Any](), list[Any]()
     if table or per_class:
         settings = RunSettings(seed=group.seed, k=len(shots), allow_fewer_shots=True, allow_short=True)
@@ -120,20 +159,20 @@ def teach(
             folder / DISTILLED,
             unlabelled=table,
             generate_per_class=per_class,
-            student=student,
+            student=options.student,
             student_settings=QUICK,
-            model=model,
+            model=options.model,
             settings=settings,
-            on_event=_on_event,
+            on_event=tell_end,
         )
         accuracy = next(row["accuracy"] for row in summary.table if row["method"] == TEACHER)
-        annotations, _ = annotated_texts(table, folder / DISTILLED, group_task, "", _nobody, ignore)
-        annotated, _ = learnable(annotations, shots, test)
+        annotations, _ = texts_of.annotated_texts(table, folder / DISTILLED, group_task, "", _nobody, ignore)
+        annotated, _ = texts_of.learnable(annotations, shots, test)
         pairs = finished_pairs(RunFolder(folder / DISTILLED / TEACHER_FOLDER)) if per_class else []
     return Taught(
         folder=folder,
         task=group_task,
-        encoder=resolve_encoder(student),
+        encoder=resolve_encoder(options.student),
         seed=group.seed,
         shots=tuple(shots),
         test=tuple(test),
@@ -154,13 +193,13 @@ def measure_cell(taught: Taught, cell: StudentCell) -> dict[str, Any]:
     if cell.amount and not annotated and not written:
         return {**row, "left_out": "there are no such texts"}
     settings = StudentSettings()
-    job = student_jobs(taught.task, taught.encoder, taught.shots, annotated, written, settings, taught.seed)[0]
+    job = texts_of.student_jobs(taught.task, taught.encoder, taught.shots, annotated, written, settings, taught.seed)[0]
     out = taught.folder / "scores" / f"cell-{job.key}.json"
     store = taught.folder / "students"
     if not out.exists():
         item = StudentItem(job=job, task=taught.task, test=taught.test, out=str(out))
         log = str(taught.folder / LOG_FILE)
-        run_stage(StudentStage(model_path=taught.encoder.path, items=(item,), store=str(store), log=log), _on_event)
+        run_stage(StudentStage(model_path=taught.encoder.path, items=(item,), store=str(store), log=log), tell_end)
         shutil.rmtree(store / job.key, ignore_errors=True)
     texts = {"texts": len(annotated) + len(written), "annotated": len(annotated), "written": len(written)}
     return {**row, **texts, "accuracy": read_json(out, Evaluation).scores.accuracy}
@@ -182,8 +221,3 @@ def _write_data(folder: Path, task: Task, shots: list[Example], test: list[Examp
 
 def _nobody(parts: Parts) -> Iterator[list[Annotation]]:
     raise AssertionError("all texts were annotated")
-
-
-def _on_event(event: Event) -> None:
-    if event.total == 0 or event.done == event.total:
-        tell(f"{event.stage}: {event.message}")

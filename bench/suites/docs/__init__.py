@@ -19,43 +19,55 @@ from typing import Annotated, Any, NamedTuple
 import msgspec
 
 from fourshot.bench.core.comparisons import Comparisons, load_bases, load_comparisons
-from fourshot.bench.core.parts import fill, markdown
+from fourshot.bench.core.parts import Table, fill, markdown, target_lines, targets_of
 from fourshot.bench.core.results import RESULTS, read_result, tell, write_result
-from fourshot.bench.core.suite import Command, Suite
-from fourshot.bench.core.targets import target_lines, targets_of
-from fourshot.bench.suites import (
-    adapters,
-    against_vllm,
-    breakeven,
-    diversity,
-    engine_start,
-    fleet,
-    noise,
-    serving,
-    throughput,
-)
-from fourshot.bench.suites import filter as filter_bench
+from fourshot.bench.core.suite import Command
+from fourshot.bench.suites import load_suite
+from fourshot.bench.suites.docs import method_tables as tables
 from fourshot.bench.suites.docs.accuracy_picture import accuracy_bars, description, draw_pictures
-from fourshot.bench.suites.docs.method_tables import (
-    base_tables,
-    baselines,
-    headline,
-    results_table,
-    short_table,
-    targets,
-    targets_result,
-    wordings_table,
-)
-from fourshot.bench.suites.docs.seen import SEEN_FILE, seen_table
 from fourshot.bench.suites.docs.side_by_side import EARLIER, side_by_side
 from fourshot.bench.suites.latency.report import gain, rates, ratios
-from fourshot.bench.suites.paper import tables as paper_tables
 from fourshot.engine.errors import InputError
 
 LINE_LENGTH = 120
 SHOWN_LOADS = (1, 16, "saturated")
 GPU_RESULTS = "gpu-latency-*.json"
+SEEN_FILE = "seen.toml"
 SuiteResult = Mapping[str, Any]
+
+
+class Look(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Texts whose labels were compared with answers."""
+
+    when: str  # a date
+    base: str
+    commit: str  # of the code that answered; "" for work over many commits
+    texts: str
+    why: str
+
+
+class Looks(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The file."""
+
+    seen: tuple[Look, ...]
+
+
+def load_looks(folder: Path) -> tuple[Look, ...]:
+    """Raises `InputError` where the file is missing, or is none."""
+    file = folder / SEEN_FILE
+    try:
+        return msgspec.toml.decode(file.read_bytes(), type=Looks).seen
+    except OSError as error:
+        raise InputError(f"{file} cannot be read: {error.strerror}. It says which texts were seen when.") from error
+    except msgspec.DecodeError as error:
+        keys = ", ".join(Look.__struct_fields__)
+        raise InputError(f"{file} is no list of looks: {error}. Write [[seen]] with {keys}.") from error
+
+
+def seen_table(folder: Path) -> str:
+    """All looks, oldest first, as Markdown."""
+    rows = [(look.when, look.base, look.texts, look.why, look.commit or None) for look in load_looks(folder)]
+    return markdown([Table(["seen", "base", "texts", "for", "commit"], rows, left=5)])
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -132,34 +144,28 @@ def _of_suite(name: str, draw: Callable[[SuiteResult], str]) -> tuple[str, Calla
     return name, lambda results: draw(results.suite(name))
 
 
-def _report(name: str, suite: Suite) -> tuple[str, Callable[[ResultFolder], str]]:
+def _report(result: SuiteResult) -> str:
     """The suite's own report and targets."""
-    return _of_suite(name, lambda result: _section(result, "", suite.markdown(result)))
+    suite: Any = load_suite(result["suite"])[0]
+    report: str = suite.markdown(result)
+    return report
 
 
+PLACED = ("adapters", "breakeven", "against-vllm", "throughput", "filter", "noise")  # below machine and commit
 # Block -> the beginning of its results' names, and how it is drawn.
 BLOCKS: dict[str, tuple[str, Callable[[ResultFolder], str]]] = {
-    "number": ("compare-*", lambda results: headline(results.comparisons())),
-    "baselines": ("compare-*", lambda results: baselines(results.comparisons())),
+    "number": ("compare-*", lambda results: tables.headline(results.comparisons())),
+    "baselines": ("compare-*", lambda results: tables.baselines(results.comparisons())),
     "picture": ("compare-*", lambda results: picture(results.comparisons())),
-    "accuracy": ("compare-*", lambda results: base_tables(results.bases(), short_table)),
-    "results": ("compare-*", lambda results: base_tables(results.bases(), results_table)),
+    "accuracy": ("compare-*", lambda results: tables.base_tables(results.bases(), tables.short_table)),
+    "results": ("compare-*", lambda results: tables.base_tables(results.bases(), tables.results_table)),
     "seen": (SEEN_FILE, lambda results: seen_table(results.folder)),
-    "wordings": ("bare-*", lambda results: wordings_table(results.comparisons("bare"), results.comparisons())),
+    "wordings": ("bare-*", lambda results: tables.wordings_table(results.comparisons("bare"), results.comparisons())),
     "gain": _of_suite("latency", lambda result: markdown([gain(result)])),
     "latency": _of_suite("latency", latency),
     "gpu": (GPU_RESULTS, gpu_latency),
-    "adapters": _report("adapters", adapters.SUITE),
-    "breakeven": _report("breakeven", breakeven.SUITE),
-    "against-vllm": _report("against-vllm", against_vllm.SUITE),
-    "throughput": _report("throughput", throughput.SUITE),
-    "filter": _report("filter", filter_bench.SUITE),
-    "noise": _report("noise", noise.SUITE),
-    "engine-start": _of_suite("engine-start", engine_start.SUITE.markdown),
-    "diversity": _of_suite("diversity", diversity.MEASUREMENT.markdown),
-    "fleet": _of_suite("fleet", fleet.SUITE.markdown),
-    "serving": _of_suite("serving", serving.SUITE.markdown),
-    "paper": _of_suite("paper", paper_tables),
+    **{name: _of_suite(name, lambda result: _section(result, "", _report(result))) for name in PLACED},
+    **{name: _of_suite(name, _report) for name in ("engine-start", "diversity", "fleet", "serving", "paper")},
     "again": (f"{EARLIER}/*.json", lambda results: side_by_side(results.folder)),
 }
 
@@ -209,9 +215,9 @@ def run(options: Options) -> int:
         raise InputError("--out goes with --targets.")
     if options.targets:
         comparisons = results.comparisons()
-        print("\n".join(target_lines(targets(comparisons))))
+        print("\n".join(target_lines(tables.targets(comparisons))))
         if options.out:
-            write_result(options.out, targets_result(comparisons))
+            write_result(options.out, tables.targets_result(comparisons))
     for path in options.write:
         document = path.read_text(encoding="utf-8")
         drawn = draw_blocks(results, only or marked_blocks(document), required=bool(only))

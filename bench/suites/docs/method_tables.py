@@ -2,14 +2,13 @@
 of docs/training.md.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
 from fourshot.bench.core.comparisons import Comparisons, draw_means, in_words, method_rows
-from fourshot.bench.core.parts import MISSING, Table, markdown
+from fourshot.bench.core.parts import MISSING, Table, Target, at_least, at_most, markdown, target_lines
 from fourshot.bench.core.results import TITLES, short_name
-from fourshot.bench.core.targets import Target, at_least, at_most, target_lines
 from fourshot.pipeline.provenance import source_commit
 from fourshot.pipeline.report.data import MethodRow
 
@@ -143,11 +142,14 @@ def _table(
     comparisons: Comparisons, columns: Sequence[Column], cell: Callable[[Column, Sequence[MethodRow | None]], str]
 ) -> Table:
     """Accuracies of each method by task, their mean, and a ``cell`` for each of ``columns`` that results have."""
-    measured = _measured(columns, comparisons)
-    lines = [
-        [name, *map(_accuracy, rows), _mean(rows), *(cell(column, rows) for column in measured)]
-        for name, rows in _by_method(comparisons)
-    ]
+    every_row = [row for comparison in comparisons.values() for row in comparison.rows]
+    measured = [column for column in columns if any(column.of(row) is not None for row in every_row)]
+    names = {row.method: row.display_name for comparison in comparisons.values() for row in comparison.rows}
+    lines = []
+    for method, name in names.items():
+        rows = [comparison.row(method) for comparison in comparisons.values()]
+        mean = MISSING if None in rows else f"{100 * fmean(row.accuracy for row in rows if row):.1f}"
+        lines.append([name, *map(_accuracy, rows), mean, *(cell(column, rows) for column in measured)])
     headings = ["", *(TITLES[task] for task in comparisons), "mean", *(column.heading for column in measured)]
     return Table(headings, lines)
 
@@ -174,24 +176,6 @@ def wordings_table(compared: Comparisons, in_context: Comparisons) -> str:
         with_means = [[*column, fmean(column)] for column in columns]
         lines.append([name, *map(_two, zip(*with_means, strict=True))])
     return markdown([Table(["", *TITLES.values(), "mean"], lines)])
-
-
-def _by_method(comparisons: Comparisons) -> Iterator[tuple[str, list[MethodRow | None]]]:
-    """Each method's display name with its row of every task."""
-    names = {row.method: row.display_name for comparison in comparisons.values() for row in comparison.rows}
-    for method, name in names.items():
-        yield name, [comparison.row(method) for comparison in comparisons.values()]
-
-
-def _measured(columns: Sequence[Column], comparisons: Comparisons) -> list[Column]:
-    """Those that some row has a number for."""
-    rows = [row for comparison in comparisons.values() for row in comparison.rows]
-    return [column for column in columns if any(column.of(row) is not None for row in rows)]
-
-
-def _mean(rows: Sequence[MethodRow | None]) -> str:
-    """The mean accuracy over the tasks in per cent, where all have one."""
-    return MISSING if None in rows else f"{100 * fmean(row.accuracy for row in rows if row):.1f}"
 
 
 def _mean_of(column: Column, rows: Sequence[MethodRow | None]) -> float | None:

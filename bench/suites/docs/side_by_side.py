@@ -4,9 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fourshot.bench.core.parts import Table, markdown
+from fourshot.bench.core.parts import Table, markdown, targets_of
 from fourshot.bench.core.results import read_result
-from fourshot.bench.core.targets import targets_of
 
 EARLIER = "earlier"  # folder in that of the results: those that a later one stands in for
 SAME = ("model", "shape", "task")  # settings in which two results of a suite must agree to be put side by side

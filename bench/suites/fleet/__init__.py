@@ -7,6 +7,7 @@ the load of an adapter take is read from results of the suites latency, serving 
 same seed gives the same numbers on any machine. A replica is what those suites measured.
 """
 
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -16,11 +17,10 @@ import msgspec
 
 from fourshot.bench.core.options import Out, Positive
 from fourshot.bench.core.parts import MISSING, Part, Table
-from fourshot.bench.core.results import read_result, tell
-from fourshot.bench.core.rows import Rows
+from fourshot.bench.core.results import Rows, read_result, tell
 from fourshot.bench.core.suite import Suite
+from fourshot.bench.suites.fleet.replica import ServiceTimes, read_times
 from fourshot.bench.suites.fleet.simulation import PLAIN, ROUTINGS, Outcome, Scenario, simulate
-from fourshot.bench.suites.fleet.times import ServiceTimes, read_times
 from fourshot.engine.errors import InputError
 
 SCENARIOS = ("steady", "burst", "loss")
@@ -116,12 +116,8 @@ def needed(routing: str, load: int, options: Options, times: ServiceTimes) -> di
 
 def fewest(fits: Callable[[int], bool], least: int, largest: int) -> int | None:
     """The smallest number from ``least`` to ``largest`` that fits, by bisection; None where ``largest`` does not."""
-    if not fits(largest):
-        return None
-    while least < largest:
-        middle = (least + largest) // 2
-        least, largest = (least, middle) if fits(middle) else (middle + 1, largest)
-    return largest
+    number = bisect_left(range(largest + 1), True, lo=least, key=fits)
+    return None if number > largest else number
 
 
 def check(serving: Mapping[str, Any], times: ServiceTimes) -> dict[str, Any]:

@@ -4,13 +4,13 @@ import asyncio
 import heapq
 import random
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import msgspec
 import numpy as np
 
-from fourshot.bench.suites.fleet.replica import Request, SimulatedReplica
-from fourshot.bench.suites.fleet.times import ServiceTimes
+from fourshot.bench.suites.fleet.replica import Request, ServiceTimes, SimulatedReplica
 from fourshot.serving.api import ASKED_PATHS
 from fourshot.serving.fleet.router import SPARE, Replica, Router, preference
 from fourshot.serving.settings import Limits
@@ -60,10 +60,6 @@ def _random(router: Router, task: str, draw: random.Random) -> Replica:
     return draw.choice(_well(router))
 
 
-def _least_loaded(router: Router, task: str, draw: random.Random) -> Replica:
-    return min(_well(router), key=lambda replica: (replica.in_flight, draw.random()))
-
-
 def _rendezvous(router: Router, task: str, draw: random.Random) -> Replica:
     well = _well(router)
     return well[preference(task, tuple(replica.number for replica in well))[0]]
@@ -75,7 +71,7 @@ def _bounded(router: Router, task: str, draw: random.Random) -> Replica:
 
 ROUTINGS: dict[str, Route] = {
     "random": _random,
-    "least loaded": _least_loaded,
+    "least loaded": lambda router, _, draw: min(_well(router), key=lambda one: (one.in_flight, draw.random())),
     "rendezvous": _rendezvous,
     "bounded rendezvous": _bounded,  # what `fourshot serve --replicas` does
     "bounded, loosely": _bounded,
@@ -118,12 +114,8 @@ class _Simulation:
     def __init__(self, scenario: Scenario, times: ServiceTimes) -> None:
         self.scenario, self.now, self.draw = scenario, 0.0, random.Random(scenario.seed)
         self.route = ROUTINGS[scenario.routing]
-        self.router = Router(
-            [Replica(number, "") for number in range(scenario.replicas)],
-            Limits(),
-            "",
-            SPARES.get(scenario.routing, SPARE),
-        )
+        replicas = [Replica(number, "") for number in range(scenario.replicas)]
+        self.router = Router(replicas, Limits(), "", SPARES.get(scenario.routing, SPARE))
         self.replicas = [
             SimulatedReplica(replica, times, scenario.memory, lambda: self.now) for replica in self.router.replicas
         ]
@@ -138,8 +130,7 @@ class _Simulation:
         self._warm()
         requests = arrivals(self.scenario)
         queue: list[tuple[float, int, Callable[[], None]]] = []  # in the order of time
-        for order, request in enumerate(requests):
-            queue.append((request.at_s, order, lambda request=request: self._arrive(request)))  # type: ignore[misc]
+        queue += [(request.at_s, order, partial(self._arrive, request)) for order, request in enumerate(requests)]
         lost_at, returns_at = self.scenario.loss
         if returns_at:
             queue += [(lost_at, -1, self._lose), (returns_at, -1, self._return)]

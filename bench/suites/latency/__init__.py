@@ -8,25 +8,24 @@ measured, and what could be said against it: docs/benchmarks.md.
 
 import os
 import tempfile
-from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from fourshot.bench.core.closed_loop import CellRequests
-from fourshot.bench.core.engines import Base, Engines, EngineSpec, engines
-from fourshot.bench.core.model_shape import SHAPES, check_shape, shape_of, write_shape
+from fourshot.bench.core.closed_loop import Base, CellMeasurement, CellRequests, EngineSpec, engines
 from fourshot.bench.core.processes import call_apart
-from fourshot.bench.core.results import tell
-from fourshot.bench.core.roofline import measure_machine
-from fourshot.bench.core.rows import Rows
+from fourshot.bench.core.results import Rows
+from fourshot.bench.core.roofline import SHAPES, check_shape, measure_machine, shape_of, write_shape
 from fourshot.bench.core.suite import Suite
 from fourshot.bench.core.workload import VARIANTS, Workload, load_workload
 from fourshot.bench.suites.latency.http import measure_http
 from fourshot.bench.suites.latency.plan import LatencyCell, LatencySettings, Options, in_process_cells
 from fourshot.bench.suites.latency.report import page, report
 from fourshot.bench.suites.latency.summary import summarise
+from fourshot.engine.checkpoints.models import resolve_model
+from fourshot.engine.core import EngineSettings
 from fourshot.engine.errors import InputError
 from fourshot.engine.machine.gpus import gpus
 from fourshot.pipeline.tasks.task_file import shipped_tasks
@@ -50,11 +49,8 @@ def settings_of(options: Options) -> LatencySettings:
                 f"{options.settings}: {str(error).rstrip('.')}. It may have the keys "
                 f"{', '.join(LatencySettings.__struct_encode_fields__)}."
             ) from error
-    changed: dict[str, Any] = {}
-    if options.tasks is not None:
-        changed["tasks"] = options.tasks
-    if options.repeats:
-        changed["repeats"] = options.repeats
+    given = {"tasks": options.tasks, "repeats": options.repeats}
+    changed: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if options.shape or options.no_http:
         changed["http"] = False
     if options.shape:
@@ -70,9 +66,11 @@ def settings_of(options: Options) -> LatencySettings:
 
 def engine_specs(base: Base, settings: LatencySettings, sleep_s: float = 0.0) -> dict[str, EngineSpec]:
     """The engines that the suite's variants need, by name."""
-    plain = base.settings(
-        kv_cache_mib=settings.kv_cache_mib,
-        gpu_kv_cache_mib=settings.gpu_kv_cache_mib,
+    plain = EngineSettings(
+        model=base.path,
+        load_format=base.load_format,
+        kv_cache_bytes=settings.kv_cache_mib << 20,
+        gpu_kv_cache_bytes=settings.gpu_kv_cache_mib << 20,
         max_model_len=settings.max_model_len,
         compile=settings.compile,
     )
@@ -107,31 +105,25 @@ def measure_in_process(
     specs: dict[str, EngineSpec], settings: LatencySettings, workloads: dict[str, Workload], rows: Rows, log: Path
 ) -> None:
     """Every cell that ``rows`` does not have yet."""
-    cells = [cell for cell in in_process_cells(settings) if cell.name not in rows.pieces]
-    if not cells:
+    cells = in_process_cells(settings)
+    if all(cell.name in rows.pieces for cell in cells):
         return
     with engines(specs, log) as running:
-        for name in settings.variants:
-            _warm_up(running, name, workloads, settings)
-        for number, cell in enumerate(cells, start=1):
-            measured = running[VARIANTS[cell.variant].engine].ask(cell_requests(cell, workloads[cell.task], settings))
-            rows.add(cell.name, measured)
-            tell(f"{number}/{len(cells)}  {cell.name}: {measured.rate:.1f} requests/s")
 
+        def ask(cell: LatencyCell) -> CellMeasurement:
+            requests = cell_requests(cell, workloads[cell.task], settings)
+            return running[VARIANTS[cell.variant].engine].ask(requests)
 
-def _warm_up(running: Engines, name: str, workloads: dict[str, Workload], settings: LatencySettings) -> None:
-    """Kernels are built for the shapes that come first."""
-    for workload in workloads.values():
-        number = ENGINE_WARMUP.get(name, 24)
-        last = len(workload.texts) - number
-        requests = tuple(workload.requests(VARIANTS[name], last, number, settings.many_adapters))
-        labels = workload.task.label_words
-        running[VARIANTS[name].engine].ask(CellRequests(requests=requests, warmup=(), labels=labels, concurrency=0))
+        for name, workload in product(settings.variants, workloads.values()):  # kernels are built for the first shapes
+            number, labels = ENGINE_WARMUP.get(name, 24), workload.task.label_words
+            last = len(workload.texts) - number
+            requests = tuple(workload.requests(VARIANTS[name], last, number, settings.many_adapters))
+            running[VARIANTS[name].engine].ask(CellRequests(requests=requests, warmup=(), labels=labels, concurrency=0))
+        rows.add_cells(cells, ask)
 
 
 def prepare(options: Options, folder: Path, settings: LatencySettings) -> Base:
     """Base model or shape, adapters of random weights, and the first of them merged."""
-    from fourshot.engine.checkpoints.models import resolve_model
     from fourshot.serving.testing.adapters import make_adapter, task_of
 
     if options.shape:
@@ -186,15 +178,10 @@ def _measure_missing(options: Options, settings: LatencySettings, rows: Rows) ->
         rows.add_once("machine after", lambda: call_apart(measure_machine, base.path))
 
 
-def _tasks(options: Options) -> Sequence[str]:
-    settings = settings_of(options)
-    return () if options.no_measure else settings.tasks
-
-
 SUITE = Suite(
     options=Options,
     settings=lambda options: dict(msgspec.to_builtins(settings_of(options))),
-    tasks=_tasks,
+    tasks=lambda options: () if options.no_measure else settings_of(options).tasks,
     measure=measure,
     report=report,
     page=page,

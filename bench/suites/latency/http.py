@@ -16,10 +16,10 @@ import msgspec
 
 from fourshot.bench.core.closed_loop import CellMeasurement, request_times
 from fourshot.bench.core.load import Load, LoadAnswer, LoadRequest, generate
-from fourshot.bench.core.results import tell
-from fourshot.bench.core.rows import Rows
+from fourshot.bench.core.results import Rows, tell
 from fourshot.bench.core.workload import Workload
 from fourshot.bench.suites.latency.plan import LatencyCell, LatencySettings, Options, http_cells, open_cells
+from fourshot.engine.checkpoints.models import resolve_model
 from fourshot.serving.testing.server import RunningService, running_service
 
 TIMEOUT_S = 60.0
@@ -31,7 +31,6 @@ def servers(
     options: Options, settings: LatencySettings, workloads: Mapping[str, Workload]
 ) -> Iterator[dict[str, RunningService]]:
     """The servers that the variants need: "served" and "uncached"."""
-    from fourshot.engine.checkpoints.models import resolve_model
     from fourshot.serving.testing.adapters import make_adapter
 
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
@@ -63,14 +62,13 @@ def measure_http(options: Options, settings: LatencySettings, workloads: Mapping
                 for method in ("adapter", "icl"):  # kernels are built, adapters loaded
                     clients = max(settings.http_seconds)
                     generate(_load(server, workload, method, 3, seconds=1.5, clients=clients), options.load_cores)
-        for number, cell in enumerate(cells, start=1):
-            if cell.name in rows.pieces:
-                continue
+
+        def measure(cell: LatencyCell) -> CellMeasurement:
             server = running["uncached" if cell.variant == "icl_off" else "served"]
             load = _prepared(server, cell, settings, workloads[cell.task], rows)
-            measured = _measurement(generate(load, options.load_cores))
-            rows.add(cell.name, measured)
-            tell(f"{number}/{len(cells)}  {cell.name}: {measured.rate:.1f} requests/s")
+            return _measurement(generate(load, options.load_cores))
+
+        rows.add_cells(cells, measure)
 
 
 def _prepared(

@@ -1,7 +1,4 @@
-"""What the latency suite measures: its options, its settings, and the cells that follow from them, in a shuffled order.
-
-Importing this module loads neither torch nor vllm.
-"""
+"""What the latency suite measures: its options, its settings, and the cells that follow from them, shuffled."""
 
 import random
 from collections.abc import Iterator

@@ -1,6 +1,7 @@
 """The latency suite's tables, for the console and docs/benchmarks.md, and its page."""
 
 from collections.abc import Mapping, Sequence
+from itertools import product
 from statistics import fmean
 from typing import Any
 
@@ -101,19 +102,13 @@ def rates(result: Mapping[str, Any], loads: Sequence[int | str] = ()) -> Table:
 def gain(result: Mapping[str, Any]) -> Table:
     """The headline: what a served adapter gains over each kind of in-context learning."""
     by_cell = {(row["way"], row["task"], row["concurrency"]): row for row in result["against_icl"]}
+    measures = {"saturated": "throughput", 1: "p50"}
     rows = []
-    for task in result["settings"]["tasks"]:
-        for name in ("lora", "lora_bare"):
-            saturated, single = by_cell.get((name, task, "saturated")), by_cell.get((name, task, 1))
-            if saturated and single:
-                numbers = [
-                    row[state][measure]["mean"]
-                    for state in ("icl_off", "icl_warm")
-                    for row, measure in ((saturated, "throughput"), (single, "p50"))
-                ]
-                rows.append(
-                    (f"{TITLES[task]}: {VARIANTS[name].display_name}", *(f"{number:.1f}" for number in numbers))
-                )
+    for task, name in product(result["settings"]["tasks"], ("lora", "lora_bare")):
+        if all((name, task, load) in by_cell for load in measures):
+            places = product(("icl_off", "icl_warm"), measures.items())
+            means = [by_cell[name, task, load][state][measure]["mean"] for state, (load, measure) in places]
+            rows.append((f"{TITLES[task]}: {VARIANTS[name].display_name}", *(f"{mean:.1f}" for mean in means)))
     loads = [f"cache {state}, {load}" for state in ("off", "warm") for load in ("saturated", "alone (p50)")]
     return Table(["speed relative to in-context", *loads], rows)
 

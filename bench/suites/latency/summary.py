@@ -1,7 +1,4 @@
-"""From the latency suite's rows to its numbers: per cell with intervals, ratios beside what the roof allows, targets.
-
-Importing this module loads neither torch nor vllm.
-"""
+"""From the latency suite's rows to its numbers: per cell with intervals, ratios beside what the roof allows, goals."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -12,10 +9,9 @@ from typing import Any
 import msgspec
 
 from fourshot.bench.core.closed_loop import CellMeasurement, repeated
-from fourshot.bench.core.model_shape import ModelShape
-from fourshot.bench.core.roofline import Machine, Roof
+from fourshot.bench.core.parts import Target, at_least
+from fourshot.bench.core.roofline import Machine, ModelShape, Roof
 from fourshot.bench.core.statistics import ratio, with_values
-from fourshot.bench.core.targets import Target, at_least
 from fourshot.bench.core.workload import VARIANTS
 from fourshot.bench.suites.latency.plan import SATURATED, LatencySettings, all_cells
 
@@ -171,11 +167,11 @@ def ratios_to_icl(
 def targets(ratios: Sequence[Mapping[str, Any]], settings: LatencySettings) -> list[Target]:
     """What was asked for, of each prompt of an adapter."""
     goals = []
-    by_cell = {(row["way"], row["task"], row["concurrency"]): row for row in ratios}
     for variant in (*WITH_INSTRUCTION, BARE):
         for task in settings.tasks if variant in settings.variants else ():
             name = f"{VARIANTS[variant].display_name}, {task}"
-            saturated, single = (by_cell.get((variant, task, load), {}).get("icl_off") for load in ("saturated", 1))
+            rows = {row["concurrency"]: row for row in ratios if (row["way"], row["task"]) == (variant, task)}
+            saturated, single = (rows.get(load, {}).get("icl_off") for load in ("saturated", 1))
             if saturated:
                 share = saturated["throughput"]["mean"] / saturated["prompt_tokens"]
                 goals.append(at_least(f"{name}, saturated: share of the ratio of prompt tokens", "", share, SHARE_GOAL))
@@ -185,19 +181,14 @@ def targets(ratios: Sequence[Mapping[str, Any]], settings: LatencySettings) -> l
             if single:
                 about = f"{name}, one at a time: p50 against in context, cache off"
                 goals.append(at_least(about, "times", single["p50"]["mean"], ALONE_GOAL))
-            warm = [
-                (row["icl_warm"]["throughput"]["mean"], row["concurrency"])
-                for row in ratios
-                if (row["way"], row["task"]) == (variant, task) and "icl_warm" in row
-            ]
+            warm = {load: row["icl_warm"]["throughput"]["mean"] for load, row in rows.items() if "icl_warm" in row}
             if warm:
-                worst, worst_load = min(warm, key=lambda pair: pair[0])
-                about = f"{name}, against warm in context, worst cell ({worst_load})"
-                goals.append(at_least(about, "times", worst, WARM_GOAL))
-            saturated_ratio = next((ratio for ratio, concurrency in warm if concurrency == "saturated"), None)
-            if saturated_ratio is not None and variant in WITH_INSTRUCTION:
+                worst = min(warm, key=warm.__getitem__)
+                about = f"{name}, against warm in context, worst cell ({worst})"
+                goals.append(at_least(about, "times", warm[worst], WARM_GOAL))
+            if "saturated" in warm and variant in WITH_INSTRUCTION:
                 about = f"{name}, saturated: throughput against warm in context"
-                goals.append(at_least(about, "times", saturated_ratio, WARM_SATURATED_GOAL))
+                goals.append(at_least(about, "times", warm["saturated"], WARM_SATURATED_GOAL))
     return goals
 
 
@@ -205,11 +196,10 @@ def instruction_targets(groups: Mapping[Group, list[CellMeasurement]], settings:
     """What the instruction costs an adapter beside the bare text, and how much of its prompts the cache serves."""
     goals = []
     for task, variant in product(settings.tasks, WITH_INSTRUCTION):
-        instruction, bare = (groups.get(("in-process", name, task, SATURATED)) for name in (variant, BARE))
         name = f"{VARIANTS[variant].display_name}, {task}, saturated"
-        if instruction and bare and len(instruction) == len(bare):  # a run may have been cut off
-            share = ratio(rates(instruction), rates(bare)).mean
+        if share := _saturated_share(groups, task, variant, BARE):
             goals.append(at_least(f"{name}: share of the bare text's throughput", "", share, INSTRUCTION_GOAL))
+        instruction = groups.get(("in-process", variant, task, SATURATED))
         if instruction and task in HIT_RATE_GOALS:
             tokens, cached = mean_tokens(instruction)
             goals.append(at_least(f"{name}: hit rate of the prefix cache", "", cached / tokens, HIT_RATE_GOALS[task]))
@@ -220,8 +210,13 @@ def many_targets(groups: Mapping[Group, list[CellMeasurement]], settings: Latenc
     """Many adapters in a batch against the base, where there are as many as the target is about."""
     goals = []
     for task in settings.tasks if settings.many_adapters >= MANY_ADAPTERS else ():
-        with_many, base = (groups.get(("in-process", name, task, SATURATED)) for name in ("lora_many", "zero_shot"))
-        if with_many and base and len(with_many) == len(base):  # a run may have been cut off
+        if share := _saturated_share(groups, task, "lora_many", "zero_shot"):
             name = f"{settings.many_adapters} adapters, {task}, saturated: share of the base's throughput"
-            goals.append(at_least(name, "", ratio(rates(with_many), rates(base)).mean, MANY_GOAL))
+            goals.append(at_least(name, "", share, MANY_GOAL))
     return goals
+
+
+def _saturated_share(groups: Mapping[Group, list[CellMeasurement]], task: str, *variants: str) -> float | None:
+    """Throughput of the first variant over the second's; None where one is missing, or was cut off."""
+    above, below = (groups.get(("in-process", variant, task, SATURATED)) for variant in variants)
+    return ratio(rates(above), rates(below)).mean if above and below and len(above) == len(below) else None

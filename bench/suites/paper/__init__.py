@@ -8,26 +8,24 @@ two cores, full for GPUs; which comparisons they make is in bench/suites/paper/s
 base is measured as it would be alone, in a folder of its own in --runs, and the page has them side by side.
 """
 
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import msgspec
+from markupsafe import Markup
+
 from fourshot.bench.core.comparisons import in_words
-from fourshot.bench.core.page import write_page
-from fourshot.bench.core.parts import Part, markdown
-from fourshot.bench.core.results import read_result, tell, write_result
-from fourshot.bench.core.rows import Rows
-from fourshot.bench.core.suite import Command, Suite
-from fourshot.bench.core.targets import target_lines, targets_of
-from fourshot.bench.suites.paper.bases import base_options, base_results, measure_bases
-from fourshot.bench.suites.paper.figures import accuracy_table
-from fourshot.bench.suites.paper.measure import PaperMeasurement
-from fourshot.bench.suites.paper.page import page
-from fourshot.bench.suites.paper.plan import Options, resolved_plan
-from fourshot.bench.suites.paper.scores import mean_scores
-from fourshot.bench.suites.paper.timing import BATCH
+from fourshot.bench.core.parts import Page, Part, Section, Table, link, write_page
+from fourshot.bench.core.results import Rows, read_result, task_title, tell, write_result
+from fourshot.bench.core.suite import Suite
+from fourshot.bench.suites.paper import figures, scores
+from fourshot.bench.suites.paper.measure import PaperMeasurement, base_options, measure_bases
+from fourshot.bench.suites.paper.plan import Fact, Options, resolved_plan
+from fourshot.bench.suites.paper.timing import BATCH, MERGED, Timing
 from fourshot.engine.checkpoints.models import resolve_model
 from fourshot.engine.errors import InputError
+
+PAPER_URL = "https://aclanthology.org/2024.lrec-main.533/"
 
 
 def measure(options: Options, rows: Rows) -> dict[str, Any]:
@@ -42,8 +40,7 @@ def measure(options: Options, rows: Rows) -> dict[str, Any]:
 
     if not options.models:
         return PaperMeasurement(options, write).run()
-    measured = measure_bases(options, write, lambda alone, on_step: PaperMeasurement(alone, on_step).run())
-    return {"settings": header["settings"], **measured}
+    return {"settings": header["settings"], **measure_bases(options, write, PaperMeasurement)}
 
 
 def settings(options: Options) -> dict[str, Any]:
@@ -61,51 +58,108 @@ def settings(options: Options) -> dict[str, Any]:
 
 
 def report(result: Mapping[str, Any]) -> list[Part]:
-    """Table 1 of every base, where there are several."""
-    return _tables(result) if "bases" in result else []
-
-
-def tables(result: Mapping[str, Any]) -> str:
-    """Table 1 of every base, and the targets, as Markdown."""
-    return markdown([*_tables(result), "\n".join(target_lines(targets_of(result)))])
-
-
-def _tables(result: Mapping[str, Any]) -> list[Part]:
+    """Table 1 of every base."""
     parts: list[Part] = []
-    for title, base in base_results(result).items():
-        parts += [f"**{title}**", accuracy_table(mean_scores(base.cells), result["settings"]["tasks"])]
+    for title, base in scores.base_results(result).items():
+        parts += [f"**{title}**", figures.accuracy_table(scores.mean_scores(base.cells), result["settings"]["tasks"])]
     return parts
 
 
-MEASUREMENT = Suite(
+def page(result: Mapping[str, Any]) -> Page:
+    """The page of a result: one base, or several side by side. A part that was not measured says so."""
+    tasks, bases = tuple(result["settings"]["tasks"]), scores.base_results(result)
+    means = {title: scores.mean_scores(base.cells) for title, base in bases.items()}
+    sections = [_paper(result, list(means))]
+    if len(bases) > 1:
+        sections.append(figures.bases_side_by_side(means, tasks))
+    for title, base in bases.items():
+        prefix = f"{title}: " if len(bases) > 1 else ""
+        sections += [Section(prefix + section.title, section.parts) for section in _of_base(base, tasks)]
+    lead = " ".join(_lead(title, means[title], base.timings, tasks) for title, base in bases.items())
+    return Page("The paper's tables and figures, measured again", sections, lead=lead, origin=[_sources(bases)])
+
+
+def _of_base(base: scores.BaseResult, tasks: Sequence[str]) -> list[Section]:
+    means = scores.mean_scores(base.cells)
+    return [
+        figures.accuracies(means, tasks),
+        figures.inference_times(means, base.timings, tasks),
+        figures.data_sizes(base.cells, tasks),
+        figures.ablation(means, tasks),
+        figures.trigram_figures(base.texts),
+        figures.word_clouds(base.texts),
+    ]
+
+
+def _lead(model: str, means: scores.MeanScores, timings: Sequence[Timing], tasks: Sequence[str]) -> str:
+    lead = f"{model} on {in_words([task_title(task) for task in tasks])}"
+    fourshot, in_context = (scores.mean_over_tasks(means, setup, tasks) for setup in (scores.FOURSHOT, scores.ICL))
+    if fourshot is not None and in_context is not None:
+        lead += (
+            f": {100 * fourshot:.1f} % right with an adapter made from four examples per class and synthetic texts, "
+            f"{100 * in_context:.1f} % with the four examples in the prompt"
+        )
+    if ratios := list(filter(None, (scores.in_context_over(MERGED, timings, task, 1) for task in tasks))):
+        spread = " to ".join(dict.fromkeys(f"{ratio:.1f}" for ratio in (min(ratios), max(ratios))))
+        lead += f". A text at a time in transformers, the prompt with examples takes {spread} times as long"
+    return f"{lead}."
+
+
+def _paper(result: Mapping[str, Any], bases: Sequence[str]) -> Section:
+    intro = Markup(
+        "<p>This is the work of {}, whose recipe this project follows and changes. Its models were of another size "
+        "than {} measured here, so what can be compared is not the height of the numbers but what they say: whether an "
+        "adapter keeps up with examples in the prompt, what filtering brings, what more data brings, how much time is "
+        "saved.</p>"
+    ).format(link("Patwa et al. 2024", PAPER_URL), in_words(bases))
+    rows = [
+        (fact.what, fact.paper, link(fact.source, fact.address) if fact.address else fact.source)
+        for fact in msgspec.convert(result["facts"], list[Fact])
+    ]
+    left_out = (
+        "The other accuracies of the paper's Table 1, its times, and the values behind its figures could not be looked "
+        "up when this page was made. They are left out rather than recalled."
+    )
+    facts = Table(["", "the paper", "source"], rows, words=True)
+    return Section("The paper, and what is known of it here", [intro, facts, left_out])
+
+
+def _sources(bases: Mapping[str, scores.BaseResult]) -> Table:
+    rows = [
+        (
+            source["name"],
+            *([title] if len(bases) > 1 else []),
+            task_title(source["task"]),
+            ", ".join(map(str, source["seeds"])),
+            source["commit"] or None,
+            source["hardware"].get("processor"),
+            source["hardware"].get("cores"),
+        )
+        for title, base in bases.items()
+        for source in base.sources
+    ]
+    headings = ["comparison", *(["base"] if len(bases) > 1 else []), "task", "draws", "commit", "processor", "cores"]
+    return Table(headings, rows)
+
+
+def draw(options: Options) -> bool:
+    """With --draw the page of a result."""
+    if options.draw:
+        if not options.report:
+            raise InputError("--draw needs --report FILE.html: where the page goes.")
+        result = read_result(options.draw, "paper")
+        tell(f"Page: {write_page(options.report, page(result), result)}")
+    elif not options.out:
+        raise InputError("--out FILE.json is needed: where the result goes.")
+    return bool(options.draw)
+
+
+SUITE = Suite(
     options=Options,
     measure=measure,
     settings=settings,
     tasks=lambda options: resolved_plan(options).tasks,
     report=report,
+    page=page,
+    instead=draw,
 )
-
-
-def draw(file: Path, report: Path) -> None:
-    """Write the page of the result in ``file``."""
-    result = read_result(file, "paper")
-    write_page(report, page(result), result)
-    tell(f"Page: {report}")
-
-
-def command(options: Options) -> int:
-    """Measure, or draw a page."""
-    if options.draw:
-        if not options.report:
-            raise InputError("--draw needs --report FILE.html: where the page goes.")
-        draw(options.draw, options.report)
-        return 0
-    if not options.out:
-        raise InputError("--out FILE.json is needed: where the result goes.")
-    code = MEASUREMENT.run("paper", options)
-    if options.report:
-        draw(options.out, options.report)
-    return code
-
-
-SUITE = Command(options=Options, command=command)

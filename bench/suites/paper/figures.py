@@ -6,25 +6,8 @@ from markupsafe import Markup
 
 from fourshot.bench.core.parts import Part, Section, Table
 from fourshot.bench.core.results import task_title
-from fourshot.bench.suites.paper.scores import (
-    ABLATION,
-    DEFAULT_SHOTS,
-    FOURSHOT,
-    ICL,
-    LORA,
-    TABLE,
-    ZERO_SHOT,
-    MeanScore,
-    MeanScores,
-    PaperScore,
-    Setup,
-    in_context_over,
-    mean_over_tasks,
-    mean_scores,
-    shared_seeds,
-)
-from fourshot.bench.suites.paper.texts import CountedTexts
-from fourshot.bench.suites.paper.timing import BATCH, MERGED, Timing
+from fourshot.bench.suites.paper import scores
+from fourshot.bench.suites.paper.timing import BATCH, MERGED, CountedTexts, Timing
 from fourshot.pipeline.cells.methods import METHODS
 from fourshot.pipeline.report.cloud import word_cloud
 from fourshot.pipeline.report.figures import Bars, Curve, bar_plot, line_plot
@@ -32,60 +15,62 @@ from fourshot.pipeline.report.text import count, duration
 
 NOT_MEASURED = "not measured"
 NO_TEXTS = "Not measured: no comparison that wrote texts was made here."
-TIMED = (ZERO_SHOT, ICL, LORA, (MERGED, DEFAULT_SHOTS, 0))
+TIMED = (scores.ZERO_SHOT, scores.ICL, scores.LORA, (MERGED, scores.DEFAULT_SHOTS, 0))
 BATCH_NAMES = {1: "one at a time", BATCH: f"{BATCH} at a time"}
 SIDES = {"real": "real", "written": "synthetic, as written", "kept": "synthetic, kept"}
 
 
-def accuracy_table(means: MeanScores, tasks: Sequence[str]) -> Table:
+def accuracy_table(means: scores.MeanScores, tasks: Sequence[str]) -> Table:
     """Table 1: a row for each method, a column for each task."""
     rows: list[tuple[object, ...]] = []
-    for setup in TABLE:
+    for setup in scores.TABLE:
         by_task = [means.get((task, *setup)) for task in tasks]
         tokens = ", ".join(count(mean.prompt_tokens if mean else None) for mean in by_task)
         texts = ", ".join(count(mean.synthetic_examples if mean else None) for mean in by_task) if setup[2] else "0"
-        mean_accuracy = _per_cent(mean_over_tasks(means, setup, tasks))
+        mean_accuracy = _per_cent(scores.mean_over_tasks(means, setup, tasks))
         rows.append((_setup_name(setup), *map(_accuracy, by_task), mean_accuracy, setup[1], texts, tokens))
     headings = ["", *map(task_title, tasks), "mean", "real per class", "synthetic, all classes", "prompt tokens"]
     note = (
         "Accuracy in per cent, ± the sample standard deviation over draws of the shots. The last two columns have one "
-        f"number per task. {_measured_on(means, tasks, TABLE)}"
+        f"number per task. {_measured_on(means, tasks, scores.TABLE)}"
     )
-    return Table(headings, rows, note=note, chosen=TABLE.index(FOURSHOT))
+    return Table(headings, rows, note=note, chosen=scores.TABLE.index(scores.FOURSHOT))
 
 
-def accuracies(means: MeanScores, tasks: Sequence[str]) -> Section:
+def accuracies(means: scores.MeanScores, tasks: Sequence[str]) -> Section:
     parts: list[Part] = [accuracy_table(means, tasks)]
     bars = []
     for task in tasks:
-        of_task = [means.get((task, *setup)) for setup in TABLE]
+        of_task = [means.get((task, *setup)) for setup in scores.TABLE]
         values = [100 * mean.accuracy if mean else None for mean in of_task]
         bars.append(Bars(task_title(task), values, [mean.interval if mean else None for mean in of_task]))
     if any(value is not None for series in bars for value in series.values):
         note = "Lines: one standard deviation over draws of the shots."
-        parts.append(bar_plot(list(map(_setup_name, TABLE)), bars, value_name="accuracy %", note=note))
+        parts.append(bar_plot(list(map(_setup_name, scores.TABLE)), bars, value_name="accuracy %", note=note))
     return Section("Table 1: accuracy", parts)
 
 
-def bases_side_by_side(means_of: Mapping[str, MeanScores], tasks: Sequence[str]) -> Section:
+def bases_side_by_side(means_of: Mapping[str, scores.MeanScores], tasks: Sequence[str]) -> Section:
     """The mean accuracy of every method with every base; ``means_of``: by the base's name."""
     rows = [
-        (_setup_name(setup), *(_per_cent(mean_over_tasks(means, setup, tasks)) for means in means_of.values()))
-        for setup in TABLE
+        (_setup_name(setup), *(_per_cent(scores.mean_over_tasks(means, setup, tasks)) for means in means_of.values()))
+        for setup in scores.TABLE
     ]
-    measured = [f"{base}: {_measured_on(means, tasks, TABLE) or NOT_MEASURED}" for base, means in means_of.items()]
+    measured = [
+        f"{base}: {_measured_on(means, tasks, scores.TABLE) or NOT_MEASURED}" for base, means in means_of.items()
+    ]
     note = f"Mean accuracy over the tasks, in per cent. {' '.join(measured)}"
-    table = Table(["", *means_of], rows, note=note, chosen=TABLE.index(FOURSHOT))
+    table = Table(["", *means_of], rows, note=note, chosen=scores.TABLE.index(scores.FOURSHOT))
     bars = [
         Bars(base, [None if mean is None else 100 * mean for mean in values])
         for base, means in means_of.items()
-        if any(values := [mean_over_tasks(means, setup, tasks) for setup in TABLE])
+        if any(values := [scores.mean_over_tasks(means, setup, tasks) for setup in scores.TABLE])
     ]
-    figure = [bar_plot(list(map(_setup_name, TABLE)), bars, value_name="mean accuracy %")] if bars else []
+    figure = [bar_plot(list(map(_setup_name, scores.TABLE)), bars, value_name="mean accuracy %")] if bars else []
     return Section("The bases side by side", [table, *figure])
 
 
-def inference_times(means: MeanScores, timings: Sequence[Timing], tasks: Sequence[str]) -> Section:
+def inference_times(means: scores.MeanScores, timings: Sequence[Timing], tasks: Sequence[str]) -> Section:
     intro = (
         "Transformers is the paper's way: a forward pass for each prompt, without a prefix cache. vLLM was given all "
         "test texts at once with its prefix cache on, so that most of what prompts in context share is computed once."
@@ -106,7 +91,9 @@ def inference_times(means: MeanScores, timings: Sequence[Timing], tasks: Sequenc
     return Section("Table 1: inference time", parts)
 
 
-def _time_row(means: MeanScores, timings: Sequence[Timing], task: str, setup: Setup) -> tuple[object, ...]:
+def _time_row(
+    means: scores.MeanScores, timings: Sequence[Timing], task: str, setup: scores.Setup
+) -> tuple[object, ...]:
     by_batch = {timing.batch: timing for timing in timings if (timing.task, timing.method) == (task, setup[0])}
     mean = means.get((task, *setup))
     tokens = mean.prompt_tokens if mean else next((timing.prompt_tokens for timing in by_batch.values()), None)
@@ -118,13 +105,16 @@ def _time_row(means: MeanScores, timings: Sequence[Timing], task: str, setup: Se
     return f"{task_title(task)}, {name}", count(tokens), *per_text, all_texts, in_vllm
 
 
-def _time_ratios(means: MeanScores, timings: Sequence[Timing], tasks: Sequence[str]) -> list[Bars]:
+def _time_ratios(means: scores.MeanScores, timings: Sequence[Timing], tasks: Sequence[str]) -> list[Bars]:
     """In context over LoRA: prompt tokens, which is what a time could follow, then the times."""
-    pairs = [(means.get((task, *ICL)), means.get((task, *LORA))) for task in tasks]
+    pairs = [(means.get((task, *scores.ICL)), means.get((task, *scores.LORA))) for task in tasks]
     series = [Bars("prompt tokens", [a.prompt_tokens / b.prompt_tokens if a and b else None for a, b in pairs])]
     series += [
-        Bars(f"transformers, {name}, {batch_name}", [in_context_over(method, timings, task, batch) for task in tasks])
-        for method, name in ((LORA[0], "LoRA"), (MERGED, "LoRA merged"))
+        Bars(
+            f"transformers, {name}, {batch_name}",
+            [scores.in_context_over(method, timings, task, batch) for task in tasks],
+        )
+        for method, name in ((scores.LORA[0], "LoRA"), (MERGED, "LoRA merged"))
         for batch, batch_name in BATCH_NAMES.items()
     ]
     in_vllm = [a.seconds / b.seconds if a and b else None for a, b in pairs]
@@ -132,24 +122,24 @@ def _time_ratios(means: MeanScores, timings: Sequence[Timing], tasks: Sequence[s
     return [bars for bars in series if any(value is not None for value in bars.values)]
 
 
-def data_sizes(scores: Sequence[PaperScore], tasks: Sequence[str]) -> Section:
+def data_sizes(cells: Sequence[scores.PaperScore], tasks: Sequence[str]) -> Section:
     intro = (
         "Accuracy against the number of texts per class that LoRA was trained on. Real: labelled texts alone. "
         "Synthetic: four labelled ones, the rest written and kept by the default recipe."
     )
-    figures = [part for task in tasks for part in _size_figure(scores, task)]
+    figures = [part for task in tasks for part in _size_figure(cells, task)]
     return Section("Figures 5 and 6: how much data", [intro, *(figures or [f"More than two sizes: {NOT_MEASURED}."])])
 
 
-def _size_figure(scores: Sequence[PaperScore], task: str) -> list[Part]:
-    setups = mean_scores(scores)
+def _size_figure(cells: Sequence[scores.PaperScore], task: str) -> list[Part]:
+    setups = scores.mean_scores(cells)
     real = sorted((setup for setup in setups if setup[:2] == (task, "lora")), key=lambda setup: setup[2])
     synthetic = sorted((setup for setup in setups if setup[:2] == (task, "fourshot")), key=lambda setup: setup[3])
-    seeds = shared_seeds(scores, [*real, *synthetic])
-    if (len(real) < 3 and len(synthetic) < 2) or not seeds or (task, *LORA) not in setups:
+    seeds = scores.shared_seeds(cells, [*real, *synthetic])
+    if (len(real) < 3 and len(synthetic) < 2) or not seeds or (task, *scores.LORA) not in setups:
         return []
-    means = mean_scores(scores, seeds)
-    lines = {"real": real, "synthetic": [(task, *LORA), *synthetic]}
+    means = scores.mean_scores(cells, seeds)
+    lines = {"real": real, "synthetic": [(task, *scores.LORA), *synthetic]}
     curves = []
     for name, line in lines.items():
         points = [(setup[2] + setup[3], 100 * means[setup].accuracy) for setup in line]
@@ -168,17 +158,17 @@ def _size_figure(scores: Sequence[PaperScore], task: str) -> list[Part]:
     ]
 
 
-def ablation(means: MeanScores, tasks: Sequence[str]) -> Section:
+def ablation(means: scores.MeanScores, tasks: Sequence[str]) -> Section:
     rows: list[tuple[object, ...]] = []
-    for setup, annotator in ABLATION.items():
+    for setup, annotator in scores.ABLATION.items():
         by_task = [_accuracy(means.get((task, *setup))) for task in tasks]
-        rows.append((annotator, *by_task, _per_cent(mean_over_tasks(means, setup, tasks))))
+        rows.append((annotator, *by_task, _per_cent(scores.mean_over_tasks(means, setup, tasks))))
     intro = Markup(
         "<p>The same number kept, the same training: only who re-labels the texts differs. In context is the "
         "paper's way, though calibrated here. All start from {} labelled texts per class.</p>"
-    ).format(DEFAULT_SHOTS)
-    note = f"Accuracy in per cent. {_measured_on(means, tasks, list(ABLATION))}"
-    table = Table(["filter", *map(task_title, tasks), "mean"], rows, note=note, chosen=len(ABLATION) - 1)
+    ).format(scores.DEFAULT_SHOTS)
+    note = f"Accuracy in per cent. {_measured_on(means, tasks, list(scores.ABLATION))}"
+    table = Table(["filter", *map(task_title, tasks), "mean"], rows, note=note, chosen=len(scores.ABLATION) - 1)
     return Section("The ablation: filter off and on", [intro, table])
 
 
@@ -224,13 +214,13 @@ def _cloud(texts: CountedTexts, side: str) -> Markup:
     return Markup("<figure><figcaption>{}</figcaption>{}</figure>").format(name, picture)
 
 
-def _setup_name(setup: Setup) -> str:
+def _setup_name(setup: scores.Setup) -> str:
     """LoRA is named by how many real texts it was trained on."""
     method, real, _ = setup
-    return f"LoRA on {real} real" if method == "lora" and real != DEFAULT_SHOTS else METHODS[method].display_name
+    return f"LoRA on {real} real" if method == "lora" and real != scores.DEFAULT_SHOTS else METHODS[method].display_name
 
 
-def _accuracy(mean: MeanScore | None) -> str:
+def _accuracy(mean: scores.MeanScore | None) -> str:
     if mean is None:
         return NOT_MEASURED
     return f"{100 * mean.accuracy:.1f}" + (f" ± {100 * mean.deviation:.1f}" if mean.deviation else "")
@@ -244,7 +234,7 @@ def _draws(number: int) -> str:
     return "1 draw" if number == 1 else f"{number} draws"
 
 
-def _measured_on(means: MeanScores, tasks: Sequence[str], setups: Sequence[Setup]) -> str:
+def _measured_on(means: scores.MeanScores, tasks: Sequence[str], setups: Sequence[scores.Setup]) -> str:
     """How many test texts and draws of the shots stand behind ``setups``, per task."""
     parts = []
     for task in tasks:

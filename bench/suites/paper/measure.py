@@ -1,10 +1,11 @@
 """The measurement: times, then comparisons one after the other, each in a folder of its own, and the texts they wrote.
 
 What is finished is not done again: a comparison whose result lies in its folder, a method that another result already
-has, a task that was timed.
+has, a task that was timed. Of several base models each is measured as it would be alone.
 """
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ import msgspec
 
 from fourshot.bench.core.comparisons import MeasuredComparison, read_comparison
 from fourshot.bench.core.processes import call_apart
-from fourshot.bench.core.results import tell
+from fourshot.bench.core.results import short_name, tell
+from fourshot.bench.suites.paper import timing
 from fourshot.bench.suites.paper.plan import (
     Options,
     PlannedComparison,
@@ -21,10 +23,7 @@ from fourshot.bench.suites.paper.plan import (
     resolved_plan,
 )
 from fourshot.bench.suites.paper.scores import PaperScore, TaskSetup, missing_methods, paper_targets, scores_of
-from fourshot.bench.suites.paper.texts import METHOD as TEXTS_OF
-from fourshot.bench.suites.paper.texts import CountedTexts, count_texts
-from fourshot.bench.suites.paper.timing import Timing, TimingRequest, measure_timings
-from fourshot.engine.checkpoints.models import resolve_model
+from fourshot.engine.checkpoints.models import ResolvedModel, resolve_model
 from fourshot.engine.errors import InputError
 from fourshot.engine.machine.files import replace_file
 from fourshot.pipeline.cells.methods import METHODS
@@ -37,6 +36,7 @@ from fourshot.pipeline.tasks.shots import take_shots
 from fourshot.pipeline.tasks.task_file import load_task
 from fourshot.training.jobs.jobs import Placement
 
+EMBEDDED = "embedded"  # in --models
 SOURCE_FIELDS = ("commit", "model_revision", "task", "seeds", "hardware", "versions")
 
 
@@ -48,7 +48,7 @@ class PaperMeasurement:
         options: Options,
         on_step: Callable[[dict[str, Any]], None],
         compare: Callable[..., object] = compare,  # writes comparison.json into its folder
-        time_task: Callable[[Task], list[Timing]] | None = None,
+        time_task: Callable[[Task], list[timing.Timing]] | None = None,
     ) -> None:
         self.options, self.on_step, self.compare = options, on_step, compare
         self.time_task = time_task or self._time_apart
@@ -57,8 +57,8 @@ class PaperMeasurement:
         self._facts = load_settings().facts
         self._sources: list[dict[str, Any]] = []
         self._scores: dict[tuple[TaskSetup, int], PaperScore] = {}  # by setup and seed
-        self._timings: list[Timing] = []
-        self._texts: list[CountedTexts] = []
+        self._timings: list[timing.Timing] = []
+        self._texts: list[timing.CountedTexts] = []
 
     def run(self) -> dict[str, Any]:
         """Measure what is missing. Raises `InputError` for a known result of another model."""
@@ -127,35 +127,34 @@ class PaperMeasurement:
             return
         for score in scores_of(comparison, len(self._sources)):
             key = score.setup, score.seed
-            if key not in self._scores or score.on_more_texts(self._scores[key]):
+            if key not in self._scores or score.reach > self._scores[key].reach:
                 self._scores[key] = score
         self._sources.append({"name": name, **{field: getattr(comparison, field) for field in SOURCE_FIELDS}})
 
-    def _timed(self, task: Task) -> list[Timing]:
+    def _timed(self, task: Task) -> list[timing.Timing]:
         file = self.options.runs / task.name / f"timing-{self.model.revision}-{self.plan.timed_texts}.json"
         if not file.exists():
             replace_file(file, msgspec.json.encode(self.time_task(task)))
-        return msgspec.json.decode(file.read_bytes(), type=list[Timing])
+        return msgspec.json.decode(file.read_bytes(), type=list[timing.Timing])
 
-    def _time_apart(self, task: Task) -> list[Timing]:
+    def _time_apart(self, task: Task) -> list[timing.Timing]:
         """Times of ``task``, from a fresh process on our cores."""
         texts = [example.text for example in load_split(task, "test", limit=self.plan.timed_texts).examples]
         shots = take_shots(task, 4, 0)
-        request = TimingRequest(
-            model=self.model.path,
-            task=task.name,
-            prompts=tuple(reading_prompt(task, text, PromptFormat()) for text in texts),
-            prompts_in_context=tuple(reading_prompt(task, text, PromptFormat(), shots) for text in texts),
+        prompts, in_context = (
+            [reading_prompt(task, text, PromptFormat(), shown) for text in texts] for shown in ((), shots)
         )
-        return call_apart(measure_timings, request)
+        return call_apart(timing.measure_timings, self.model.path, task.name, prompts, in_context)
 
-    def _counted(self, task: Task, planned: Sequence[PlannedComparison]) -> list[CountedTexts]:
+    def _counted(self, task: Task, planned: Sequence[PlannedComparison]) -> list[timing.CountedTexts]:
         """The texts of the comparison that was to write the most of them, among those made here."""
         writing = [
-            comparison for comparison in planned if comparison.task == task.name and TEXTS_OF in comparison.methods
+            comparison
+            for comparison in planned
+            if comparison.task == task.name and timing.TEXTS_OF in comparison.methods
         ]
         by_size = sorted(writing, key=lambda comparison: -comparison.settings.generate.per_class)
-        counted = (count_texts(task, self.options.runs / comparison.folder, 0) for comparison in by_size)
+        counted = (timing.count_texts(task, self.options.runs / comparison.folder, 0) for comparison in by_size)
         return next(([texts] for texts in counted if texts), [])
 
 
@@ -169,3 +168,73 @@ def _teller() -> OnEvent:
             tell(f"  {event.message}")
 
     return on_event
+
+
+def base_options(options: Options) -> dict[ResolvedModel, Options]:
+    """The options of each base alone. Raises InputError where --models names one twice, or --model is there as well.
+
+    Results of --from go to the base that they were measured with.
+    """
+    if options.model:
+        raise InputError(f"--model {options.model} and --models cannot both be given. Name every base in --models.")
+    named = [(name, resolve_model(None if name == EMBEDDED else name)) for name in options.models]
+    bases = {(model.name, model.revision): (name, model) for name, model in named}
+    if len(bases) < len(named):
+        raise InputError(f"--models {','.join(options.models)} names a base twice. Name each once.")
+    results: dict[str, list[Path]] = {model.name: [] for _, model in bases.values()}
+    for path in options.known:
+        if (of := read_comparison(path).model_name) not in results:
+            raise InputError(
+                f"{path.name} was measured with {of}, and --models names {', '.join(results)}. Leave it out, or name "
+                f"{of} too."
+            )
+        results[of].append(path)
+    return {
+        model: msgspec.structs.replace(
+            options,
+            model=None if name == EMBEDDED else name,
+            models=(),
+            runs=options.runs / runs_name(model),
+            known=tuple(results[model.name]),
+        )
+        for name, model in bases.values()
+    }
+
+
+def runs_name(model: ResolvedModel) -> str:
+    """Of the folder for a base's comparisons."""
+    return f"{re.sub(r'[^A-Za-z0-9._-]+', '-', short_name(model.name)).strip('-')}-{model.revision[:8]}"
+
+
+def measure_bases(
+    options: Options,
+    on_step: Callable[[dict[str, Any]], None],
+    measurement: Callable[..., PaperMeasurement],
+) -> dict[str, Any]:
+    """Measure what is missing of every base; ``on_step`` is given the result so far."""
+    done: list[dict[str, Any]] = []
+    for model, alone in base_options(options).items():
+        tell(f"base {len(done) + 1} of {len(options.models)}: {model.name}")
+
+        def step(result: dict[str, Any], model: ResolvedModel = model) -> None:
+            on_step(_joined([*done, _of(model, result)]))
+
+        done.append(_of(model, measurement(alone, step).run()))
+    return _joined(done)
+
+
+def _of(model: ResolvedModel, result: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "model": model.name,
+        "model_revision": model.revision,
+        **{name: value for name, value in result.items() if name != "facts"},
+    }
+
+
+def _joined(bases: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    targets = [
+        msgspec.structs.replace(target, name=f"{short_name(base['model'])}: {target.name}")
+        for base in bases
+        for target in base["targets"]
+    ]
+    return {"bases": list(bases), "facts": load_settings().facts, "targets": targets}

@@ -1,7 +1,4 @@
-"""The options, which comparisons a size of the suite is made of, and what is known of the paper: ``settings.toml``.
-
-Importing this module loads neither torch nor vllm.
-"""
+"""The options, which comparisons a size of the suite is made of, and what is known of the paper: ``settings.toml``."""
 
 from itertools import product
 from pathlib import Path

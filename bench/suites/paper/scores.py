@@ -1,14 +1,17 @@
 """The suite's numbers: a score per task, method, seed and amount of data, their means, and the paper's findings."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean, stdev
+from typing import Any
 
 import msgspec
 
 from fourshot.bench.core.comparisons import MeasuredComparison
-from fourshot.bench.core.targets import Target, at_least
+from fourshot.bench.core.parts import Target, at_least
+from fourshot.bench.core.results import short_name
 from fourshot.bench.suites.paper.plan import PlannedComparison
-from fourshot.bench.suites.paper.timing import MERGED, Timing
+from fourshot.bench.suites.paper.timing import MERGED, CountedTexts, Timing
 from fourshot.pipeline.cells.methods import METHODS
 
 DEFAULT_SHOTS, DEFAULT_SYNTHETIC, PAPER_SYNTHETIC, MANY_REAL = 4, 50, 21, 25
@@ -54,9 +57,10 @@ class PaperScore(msgspec.Struct, frozen=True, kw_only=True):
     def setup(self) -> TaskSetup:
         return same_setup(self.task, self.method, self.real_per_class, self.synthetic_per_class)
 
-    def on_more_texts(self, other: "PaperScore") -> bool:
-        """Whether this was measured on more test texts than ``other``."""
-        return other.test_limit != 0 and (self.test_limit == 0 or self.test_limit > other.test_limit)
+    @property
+    def reach(self) -> float:
+        """More is on more test texts."""
+        return self.test_limit or math.inf
 
 
 class MeanScore(msgspec.Struct, frozen=True, kw_only=True):
@@ -120,10 +124,8 @@ def same_setup(task: str, method: str, real: int, synthetic: int) -> TaskSetup:
 
 def missing_methods(planned: PlannedComparison, scores: Iterable[PaperScore]) -> tuple[str, ...]:
     """The methods of ``planned`` that lack a score for one of its seeds, on at least as many test texts."""
-    limit = planned.settings.test_limit
-    measured = {
-        (*score.setup, score.seed) for score in scores if score.test_limit == 0 or (limit and score.test_limit >= limit)
-    }
+    limit = planned.settings.test_limit or math.inf
+    measured = {(*score.setup, score.seed) for score in scores if score.reach >= limit}
     lacking = []
     for method in planned.methods:
         per_class = METHODS[method].settings(planned.settings).generate.per_class
@@ -192,3 +194,30 @@ def mean_over_tasks(means: MeanScores, setup: Setup, tasks: Sequence[str]) -> fl
     """Mean accuracy over ``tasks``, None where one was not measured."""
     by_task = [means.get((task, *setup)) for task in tasks]
     return fmean(mean.accuracy for mean in by_task if mean) if by_task and all(by_task) else None
+
+
+class BaseResult(msgspec.Struct, frozen=True, kw_only=True):
+    """What was measured with one base model."""
+
+    model: str
+    model_revision: str
+    sources: list[dict[str, Any]] = []
+    cells: list[PaperScore] = []
+    timings: list[Timing] = []
+    texts: list[CountedTexts] = []
+    targets: list[Target] = []
+
+
+def base_results(result: Mapping[str, Any]) -> dict[str, BaseResult]:
+    """By title, the bases of a result, which has one of them in its own fields, or several in ``bases``."""
+    if "bases" not in result:
+        settings = result["settings"]
+        names = {"model": settings["model"], "model_revision": settings.get("model_revision", "")}
+        measured = {name: result[name] for name in BaseResult.__struct_fields__ if name in result}
+        return {settings["model"]: msgspec.convert({**measured, **names}, BaseResult)}
+    bases = msgspec.convert(result["bases"], list[BaseResult])
+    short_names = [short_name(base.model) for base in bases]
+    return {
+        name if short_names.count(name) == 1 else f"{name} ({base.model_revision})": base
+        for name, base in zip(short_names, bases, strict=True)
+    }

@@ -1,10 +1,12 @@
-"""How long a text takes in transformers, one prompt at a time and in batches: zero-shot, in context, LoRA, LoRA merged.
+"""What the paper shows beside accuracies: how long a text takes, and how varied the texts are (its figures 4 and 7).
 
-One forward pass per prompt and the likeliest first token of a label, without a prefix cache. That is less than
-generating an answer, for every method alike. The adapter has random weights, which cost what trained ones do. Times are
-medians over the prompts, so one that was disturbed does not count.
+Times are those of transformers, one prompt at a time and in batches: zero-shot, in context, LoRA, LoRA merged. One
+forward pass per prompt and the likeliest first token of a label, without a prefix cache. That is less than generating
+an answer, for every method alike. The adapter has random weights, which cost what trained ones do. Times are medians
+over the prompts, so one that was disturbed does not count.
 """
 
+import random
 import tempfile
 import time
 from collections.abc import Sequence
@@ -14,19 +16,19 @@ from typing import Any
 
 import msgspec
 
+from fourshot.engine.checkpoints.models import resolve_model
+from fourshot.pipeline.cells.run_folder import RunFolder
+from fourshot.pipeline.loop.rounds import finished_pairs
+from fourshot.pipeline.synthesis.diversity import unique_trigram_curve, word_frequencies
+from fourshot.pipeline.task import Task
+from fourshot.pipeline.task_data import TaskData
+
 BATCH = 16
 MERGED = "lora_merged"  # the adapter added to the base's weights
+TEXTS_OF = "fourshot"
+NUM_POINTS = 40
+MAX_TEXTS = 2000  # per side
 WARM_UP = 2  # calls per method that are not counted
-
-
-class TimingRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """What a process is to measure."""
-
-    model: str  # folder of the checkpoint
-    task: str
-    prompts: tuple[str, ...]  # zero-shot, and LoRA's
-    prompts_in_context: tuple[str, ...]  # the same texts
-    batches: tuple[int, ...] = (1, BATCH)
 
 
 class Timing(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,13 +42,17 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
     prompt_tokens: float  # mean per text, padding not counted
 
 
-def measure_timings(request: TimingRequest) -> list[Timing]:
-    """Load the model and time all methods at all batch sizes."""
+def measure_timings(
+    model_path: str, task: str, prompts: list[str], in_context: list[str], batches: tuple[int, ...] = (1, BATCH)
+) -> list[Timing]:
+    """Load the model and time all methods at all batch sizes.
+
+    ``prompts``: zero-shot, and LoRA's. ``in_context``: of the same texts.
+    """
     import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    from fourshot.engine.checkpoints.models import resolve_model
     from fourshot.engine.machine.gpus import torch_device
     from fourshot.engine.machine.threads import available_cores
     from fourshot.engine.tokens import load_tokenizer
@@ -55,22 +61,22 @@ def measure_timings(request: TimingRequest) -> list[Timing]:
 
     torch.set_num_threads(available_cores())
     device = torch_device()
-    tokenizer = load_tokenizer(request.model)
-    model = AutoModelForCausalLM.from_pretrained(request.model, dtype="auto").to(device).eval()
+    tokenizer = load_tokenizer(model_path)
+    model = AutoModelForCausalLM.from_pretrained(model_path, dtype="auto").to(device).eval()
     with tempfile.TemporaryDirectory() as folder:
-        adapter = make_adapter(Path(folder), task_of("timed"), base=resolve_model(request.model))
+        adapter = make_adapter(Path(folder), task_of("timed"), base=resolve_model(model_path))
 
-        def timed(method: str, model: Any, prompts: Sequence[str]) -> list[Timing]:
-            return [_time(model, tokenizer, request.task, method, prompts, batch) for batch in request.batches]
+        def timed(method: str, model: Any, texts: Sequence[str]) -> list[Timing]:
+            return [_time(model, tokenizer, task, method, texts, batch) for batch in batches]
 
-        timings = timed("zero_shot", model, request.prompts) + timed("icl", model, request.prompts_in_context)
+        timings = timed("zero_shot", model, prompts) + timed("icl", model, in_context)
         # In the base's number type, as vLLM has it: PEFT would compute bfloat16 adapters in float32.
         adapted = PeftModel.from_pretrained(model, str(adapter), autocast_adapter_dtype=False).to(device).eval()
         quick_output(adapted)
-        timings += timed("lora", adapted, request.prompts)
+        timings += timed("lora", adapted, prompts)
         merged = adapted.merge_and_unload()
         quick_output(merged)
-        return timings + timed(MERGED, merged, request.prompts)
+        return timings + timed(MERGED, merged, prompts)
 
 
 def _time(model: Any, tokenizer: Any, task: str, method: str, prompts: Sequence[str], batch: int) -> Timing:
@@ -108,3 +114,44 @@ def _likeliest_tokens(model: Any, tokenizer: Any, rows: Sequence[Sequence[int]])
         output = model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False, logits_to_keep=1)
     answers: list[int] = output.logits[:, -1].argmax(dim=-1).tolist()
     return answers
+
+
+class CountedTexts(msgspec.Struct, frozen=True, kw_only=True):
+    """The texts of one task and seed, counted. Sides are "real", "written" and "kept"; real ones as many as written."""
+
+    task: str
+    seed: int
+    num: dict[str, int]  # side -> texts
+    trigrams: dict[str, tuple[tuple[int, float], ...]]  # side -> (number of texts, distinct tri-grams)
+    words: dict[str, dict[str, int]]  # side -> word -> how often
+
+
+def count_texts(task: Task, folder: Path, seed: int) -> CountedTexts | None:
+    """Count the texts of a finished comparison in ``folder``; None where it has none of `TEXTS_OF`."""
+    pairs = finished_pairs(RunFolder(folder / f"seed{seed}" / TEXTS_OF))
+    if not pairs:
+        return None
+    real = [example.text for example in TaskData(task).train]
+    sides = {
+        "real": sampled(real, min(len(pairs), MAX_TEXTS), seed),
+        "written": sampled([candidate.text for candidate, _ in pairs], MAX_TEXTS, seed),
+        "kept": sampled([candidate.text for candidate, verdict in pairs if verdict.kept], MAX_TEXTS, seed),
+    }
+    sides = {side: texts for side, texts in sides.items() if texts}
+    return CountedTexts(
+        task=task.name,
+        seed=seed,
+        num={side: len(texts) for side, texts in sides.items()},
+        trigrams={side: _curve(texts) for side, texts in sides.items()},
+        words={side: word_frequencies(texts) for side, texts in sides.items()},
+    )
+
+
+def sampled(texts: Sequence[str], limit: int, seed: int) -> list[str]:
+    """At most ``limit`` of the texts, drawn with ``seed``."""
+    return list(texts) if len(texts) <= limit else random.Random(seed).sample(list(texts), limit)
+
+
+def _curve(texts: Sequence[str]) -> tuple[tuple[int, float], ...]:
+    sizes = sorted({round(len(texts) * step / NUM_POINTS) for step in range(NUM_POINTS + 1)})
+    return tuple((size, round(value, 2)) for size, value in zip(sizes, unique_trigram_curve(texts, sizes), strict=True))

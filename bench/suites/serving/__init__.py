@@ -11,39 +11,42 @@ load generator is a process of its own, on cores of its own (--load-cores). Ever
 import json
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
+from statistics import median
 from typing import Annotated, Any
 
 import msgspec
 
 from fourshot.bench.core.load import Load, LoadAnswer, generate
-from fourshot.bench.core.model_shape import base_of
 from fourshot.bench.core.options import JsonOut, Model, Positive, Shape
-from fourshot.bench.core.parts import Part, Table
-from fourshot.bench.core.results import read_result, tell
-from fourshot.bench.core.rows import Rows
+from fourshot.bench.core.parts import Part, Table, Target, at_most
+from fourshot.bench.core.results import Rows, read_result, tell
+from fourshot.bench.core.roofline import base_of
 from fourshot.bench.core.suite import Suite
-from fourshot.bench.core.targets import at_most
-from fourshot.bench.suites.serving.batches import batch_targets, multi_lora
-from fourshot.bench.suites.serving.judge import Judge
 from fourshot.bench.suites.serving.traffic import (
-    BAD_SHARE,
     CHURN_S,
+    SETTINGS,
     SOURCES,
-    TASKS,
-    ZIPF,
     Churn,
-    MemorySampler,
+    Judge,
     Traffic,
+    every,
+    memory_growth,
     put_adapter,
 )
+from fourshot.engine.core import Adapter, EngineSettings
 from fourshot.engine.errors import InputError
+from fourshot.engine.opening import open_engine
+from fourshot.pipeline.synthesis.prompts import PromptFormat, reading_prompt
 from fourshot.serving.testing.server import RunningService, running_service
 
 SHARE, OVER = 0.7, 5.0  # of capacity
+MEMORY_S = 2.0  # of all the service's processes together, looked at so often
 OVERLOAD_P99_GOAL, GROWTH_GOAL, RECOVERY_GOAL_S = 2.0, 0.05, 5.0
+BATCH_SIZES, BATCH_ADAPTERS, BATCH_REPEATS = (8, 32, 128), 8, 9
+BATCH_GOAL = 1.25  # times the base, for a batch of any of these sizes
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,6 +73,51 @@ def served(traffic: Traffic, cores: str) -> Iterator[tuple[RunningService, Path]
         options = ["--max-queue-s", "0.5", *(["--base", traffic.model] if traffic.model else [])]
         with running_service(root, Path(folder) / "log", *options, cores=cores) as service:
             yield service, root
+
+
+def multi_lora(traffic: Traffic) -> list[dict[str, Any]]:
+    """Time of a batch of the base alone, of one adapter, and of several, in turn, in an engine of our own.
+
+    Prompts have no filler, so all three compute the same tokens: with it, each adapter would have a prefix of its own.
+    """
+    task = traffic.tasks[0]
+    texts = [text for name, task_texts in traffic.texts.items() if name.startswith("sst2") for text in task_texts]
+    folders = [folder for versions in traffic.versions.values() for folder in versions][:BATCH_ADAPTERS]
+    adapters = [Adapter(name=folder.name, path=str(folder)) for folder in folders]
+    settings = EngineSettings(
+        model=traffic.base.path, max_loras=BATCH_ADAPTERS, compile=False, kv_cache_bytes=512 << 20
+    )
+    rows = []
+    with closing(open_engine(settings)) as engine:
+        for size in BATCH_SIZES:
+            prompts = [reading_prompt(task, texts[n % len(texts)], PromptFormat()) for n in range(size)]
+            mixes: dict[str, list[Adapter | None]] = {
+                "base": [None] * size,
+                "one": [adapters[0]] * size,
+                "several": [adapters[n % BATCH_ADAPTERS] for n in range(size)],
+            }
+            spent: dict[str, list[float]] = {name: [] for name in mixes}
+            for turn in range(BATCH_REPEATS + 1):
+                for name, mix in mixes.items():
+                    engine.reset_prefix_cache()
+                    started = time.perf_counter()
+                    engine.score(prompts, task.label_words, mix)
+                    if turn:  # the first loads adapters and builds kernels
+                        spent[name].append(time.perf_counter() - started)
+            to_base = {
+                name: median(mix_s / base for mix_s, base in zip(spent[name], spent["base"], strict=True))
+                for name in ("one", "several")
+            }
+            ms_per_text = {name: 1000 * median(times) / size for name, times in spent.items()}
+            row = {"texts": size, "adapters": BATCH_ADAPTERS, "ms_per_text": ms_per_text}
+            rows.append({**row, "ratio_one": to_base["one"], "ratio": to_base["several"]})
+    return rows
+
+
+def batch_targets(batches: Sequence[Mapping[str, Any]]) -> list[Target]:
+    """One per size of a batch, of what `multi_lora` measured."""
+    name = "{adapters} adapters in a batch of {texts}, against the base"
+    return [at_most(name.format_map(batch), "times", batch["ratio"], BATCH_GOAL) for batch in batches]
 
 
 def measure(options: Options, rows: Rows) -> dict[str, Any]:
@@ -102,10 +150,15 @@ def measure(options: Options, rows: Rows) -> dict[str, Any]:
             _tell("calm", calm)
             overloaded, recovery_s = overload(load, judge, OVER * capacity, SHARE * capacity, calm["latency_ms"]["p99"])
             _tell("overload", overloaded)
-            with Churn(traffic, root) as churn, MemorySampler(service) as memory:
+            churn, samples, began = Churn(traffic, root), list[tuple[float, int]](), time.monotonic()
+
+            def sample_memory() -> None:
+                samples.append((time.monotonic() - began, service.memory_bytes()))
+
+            with every(CHURN_S, churn.step), every(MEMORY_S, sample_memory):
                 answers = load(options.seconds, rate=SHARE * capacity, seed=3)
             long_load = judge(answers)
-            long_load |= {"churn": dict(churn.done), "memory_bytes": memory.samples, "memory_growth": memory.growth()}
+            long_load |= {"churn": dict(churn.done), "memory_bytes": samples, "memory_growth": memory_growth(samples)}
             metrics = service.http.get("/metrics").text.splitlines()
             long_load["metrics"] = [line for line in metrics if line.startswith(("fourshot_adapter", "fourshot_rest"))]
             _tell("long", {key: value for key, value in long_load.items() if key != "memory_bytes"})
@@ -175,28 +228,21 @@ def report(result: Mapping[str, Any]) -> list[Part]:
     return [Table.of(loads.items(), columns, note=note), Table.of(result["batches"], prices, left=0)]
 
 
-class ServingSuite(Suite, frozen=True, kw_only=True):
-    """With --table, prints a result that is there."""
-
-    def run(self, name: str, options: Options) -> int:
-        if not options.table:
-            return super().run(name, options)
-        print(self.markdown(read_result(options.table, name)))
-        return 0
+def print_table(options: Options) -> bool:
+    """With --table."""
+    if options.table:
+        print(SUITE.markdown(read_result(options.table, "serving")))
+    return bool(options.table)
 
 
 def _tell(name: str, value: Any) -> None:
     tell(f"{name}: {json.dumps(value)}")
 
 
-SUITE = ServingSuite(
+SUITE = Suite(
     options=Options,
     settings=lambda options: {
-        "tasks": TASKS,
-        "adapters": "random weights, rank 8, all projections",
-        "zipf": ZIPF,
-        "bad_share": BAD_SHARE,
-        "churn_every_s": CHURN_S,
+        **SETTINGS,
         "seconds": options.seconds,
         "service_cores": options.cores,
         "load_cores": options.load_cores,
@@ -204,4 +250,5 @@ SUITE = ServingSuite(
     tasks=lambda options: SOURCES,
     measure=measure,
     report=report,
+    instead=print_table,
 )

@@ -1,25 +1,32 @@
-"""What the serving benchmark serves: ten tasks in two versions each, requests good and bad, adapters come and go."""
+"""What the serving benchmark serves: ten tasks in two versions each, requests good and bad, adapters come and go. And
+what the answers were worth."""
 
 import json
 import os
 import random
 import shutil
 import threading
-import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from pathlib import Path
 from statistics import median
-from typing import Any, Self
+from typing import Any
 
 import msgspec
-import numpy as np
+from scipy.special import softmax  # type: ignore[import-untyped]
 
-from fourshot.bench.core.load import LoadRequest
+from fourshot.bench.core.load import LoadAnswer, LoadRequest
+from fourshot.bench.core.statistics import percentile
+from fourshot.engine.checkpoints.models import resolve_model
+from fourshot.engine.core import Adapter, EngineSettings
+from fourshot.engine.opening import open_engine
+from fourshot.pipeline.card import load_card
+from fourshot.pipeline.rows.examples import load_split
 from fourshot.pipeline.task import Task
+from fourshot.pipeline.tasks.task_file import load_task
 from fourshot.serving.testing.adapters import make_adapter
-from fourshot.serving.testing.server import RunningService
 
 SOURCES = ("sst2", "trec", "ag_news")
 TASKS, VERSIONS, TEXTS = 10, 2, 40
@@ -38,6 +45,14 @@ BAD = (
 )
 
 
+SETTINGS = {
+    "tasks": TASKS,
+    "adapters": "random weights, rank 8, all projections",
+    "zipf": ZIPF,
+    "bad_share": BAD_SHARE,
+    "churn_every_s": CHURN_S,
+}
+
 Expected = dict[str, dict[str, str]]  # adapter name -> text -> its label, "" where it is too near a call
 
 
@@ -45,10 +60,6 @@ class Traffic:
     """Tasks, their texts, their versions' folders, and the requests that are sent."""
 
     def __init__(self, root: Path, data: Path, model: str | None) -> None:
-        from fourshot.engine.checkpoints.models import resolve_model
-        from fourshot.pipeline.rows.examples import load_split
-        from fourshot.pipeline.tasks.task_file import load_task
-
         self.base = resolve_model(model)
         self.model = model
         sources = [load_task(name, data / name) for name in SOURCES]
@@ -67,17 +78,21 @@ class Traffic:
                 make_adapter(root, task, seed=number * VERSIONS + version, base=self.base)
                 for version in range(VERSIONS)
             ]
-        self._plan_requests()
+        for rank, task in enumerate(self.tasks, start=1):  # by Zipf's law
+            for text in self.texts[task.name]:
+                body = json.dumps({"input": text})
+                self.requests.append(LoadRequest(kind=task.name, path=f"/v1/classify/{task.name}", body=body))
+                self.weights.append(rank**-ZIPF)
+        bad_weight = sum(self.weights) * BAD_SHARE / (1 - BAD_SHARE) / len(BAD)
+        for path, body in BAD:
+            self.requests.append(LoadRequest(kind="bad", path=path.format(task=self.tasks[0].name), body=body))
+            self.weights.append(bad_weight)
 
     def expected(self) -> Expected:
         """Asked of an engine of our own, one version after the other."""
-        from fourshot.engine.core import Adapter, EngineSettings
-        from fourshot.engine.opening import open_engine
-        from fourshot.pipeline.card import load_card
-
-        engine = open_engine(EngineSettings(model=self.base.path, max_loras=1, compile=False, kv_cache_bytes=256 << 20))
+        settings = EngineSettings(model=self.base.path, max_loras=1, compile=False, kv_cache_bytes=256 << 20)
         labels: Expected = {}
-        try:
+        with closing(open_engine(settings)) as engine:
             for task in self.tasks:
                 for folder in self.versions[task.name]:
                     card = load_card(folder)
@@ -88,59 +103,81 @@ class Traffic:
                         text: _decided(task.label_names, row)
                         for text, row in zip(self.texts[task.name], scores, strict=True)
                     }
-        finally:
-            engine.close()
         return labels
-
-    def _plan_requests(self) -> None:
-        """Good requests, the tasks by Zipf's law, and a few bad ones; with their weights."""
-        for rank, task in enumerate(self.tasks, start=1):
-            for text in self.texts[task.name]:
-                body = json.dumps({"input": text})
-                self.requests.append(LoadRequest(kind=task.name, path=f"/v1/classify/{task.name}", body=body))
-                self.weights.append(rank**-ZIPF)
-        bad_weight = sum(self.weights) * BAD_SHARE / (1 - BAD_SHARE) / len(BAD)
-        for path, body in BAD:
-            self.requests.append(LoadRequest(kind="bad", path=path.format(task=self.tasks[0].name), body=body))
-            self.weights.append(bad_weight)
 
 
 def _decided(names: Sequence[str], scores: Any) -> str:
-    shares = np.exp(scores - scores.max())
-    shares /= shares.sum()
-    first, second = sorted(shares)[-1:-3:-1]
+    second, first = sorted(softmax(scores))[-2:]
     return names[int(scores.argmax())] if first - second > MARGIN else ""
 
 
-class Background:
-    """Does something every few seconds while the block runs. Leaving it raises what that raised."""
+class Judge:
+    """Says what the answers to a load were worth."""
 
-    def __init__(self, every_s: float) -> None:
-        self._every_s, self._ended = every_s, threading.Event()
-        self._pool = ThreadPoolExecutor(1)
-        self.began = time.monotonic()
+    def __init__(self, traffic: Traffic, expected: Expected) -> None:
+        self._requests, self._expected = traffic.requests, expected
+        self._stable = {task.name for task in traffic.tasks[:STABLE]}
 
-    def __enter__(self) -> Self:
-        self._running = self._pool.submit(self._run)
-        return self
+    def is_stable(self, answer: LoadAnswer) -> bool:
+        """Whether it is of a task that always has a version."""
+        return self._requests[answer.request].kind in self._stable
 
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        self._running.result()
+    def __call__(self, answers: Sequence[LoadAnswer]) -> dict[str, Any]:
+        codes: Counter[str] = Counter()
+        wrong, surprising = [], []
+        compared, latencies_s = 0, []
+        for answer in answers:
+            request = self._requests[answer.request]
+            codes[f"{'bad' if request.kind == 'bad' else 'good'} {answer.status}"] += 1
+            if request.kind == "bad":
+                as_expected = 400 <= answer.status < 500
+            elif answer.status == 200:
+                as_expected = True
+                latencies_s.append(answer.latency_s)
+                body = json.loads(answer.answer)
+                label = self._expected[body["adapter"]][json.loads(request.body)["input"]]
+                compared += bool(label)
+                if label and body["results"][0]["label"] != label:
+                    wrong.append((request.kind, body["adapter"], request.body[:100]))
+            else:
+                as_expected = answer.status == 429 or (answer.status == 404 and not self.is_stable(answer))
+            if not as_expected:
+                surprising.append((request.path, answer.status, answer.answer[:200]))
+        shares = (50, 95, 99, 99.9) if latencies_s else ()
+        return {
+            "requests": len(answers),
+            "codes": dict(sorted(codes.items())),
+            "compared_labels": compared,
+            "wrong_labels": len(wrong),
+            "surprising_answers": len(surprising),
+            "examples": [*wrong[:5], *surprising[:5]],
+            "answered_per_s": len(latencies_s) / max(answer.done_s for answer in answers),
+            "latency_ms": {f"p{share:g}": 1000 * percentile(latencies_s, share / 100) for share in shares},
+        }
 
-    def _run(self) -> None:
-        while not self._ended.wait(self._every_s):
-            self.step()
 
-    def step(self) -> None:
-        raise NotImplementedError
+@contextmanager
+def every(seconds: float, step: Callable[[], None]) -> Iterator[None]:
+    """Call ``step`` every few seconds while the block runs. Leaving it raises what that raised."""
+    ended = threading.Event()
+
+    def run() -> None:
+        while not ended.wait(seconds):
+            step()
+
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(run)
+        try:
+            yield
+        finally:
+            ended.set()
+        running.result()
 
 
-class Churn(Background):
+class Churn:
     """Adds, replaces and removes adapters, and leaves broken ones about."""
 
     def __init__(self, traffic: Traffic, served: Path) -> None:
-        super().__init__(CHURN_S)
         self._traffic, self._served = traffic, served
         self._draw = random.Random(0)
         self.done: Counter[str] = Counter()
@@ -175,20 +212,10 @@ def put_adapter(folder: Path, served: Path) -> None:
     os.rename(making, served / folder.name)
 
 
-class MemorySampler(Background):
-    """Samples the service's memory, all its processes together."""
-
-    def __init__(self, service: RunningService) -> None:
-        super().__init__(every_s=2.0)
-        self._service = service
-        self.samples: list[tuple[float, int]] = []  # seconds, bytes
-
-    def step(self) -> None:
-        self.samples.append((time.monotonic() - self.began, self._service.memory_bytes()))
-
-    def growth(self) -> float:
-        """From the second to the last quarter, as a share: the first quarter fills caches."""
-        quarter = len(self.samples) // 4
-        second = median(size for _, size in self.samples[quarter : 2 * quarter])
-        last = median(size for _, size in self.samples[3 * quarter :])
-        return last / second - 1
+def memory_growth(samples: Sequence[tuple[float, int]]) -> float:
+    """Of samples (seconds, bytes) from the second to the last quarter, as a share: the first quarter fills caches."""
+    quarter = len(samples) // 4
+    second, last = (
+        median(size for _, size in part) for part in (samples[quarter : 2 * quarter], samples[3 * quarter :])
+    )
+    return last / second - 1

@@ -12,34 +12,22 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
 
-from fourshot.bench.core.model_shape import base_of, shape_of
 from fourshot.bench.core.options import Model, Out, Positive, Shape, TaskFolders, as_settings
 from fourshot.bench.core.processes import Opened, call_apart
-from fourshot.bench.core.results import tell
-from fourshot.bench.core.roofline import measure_machine
-from fourshot.bench.core.rows import Rows
+from fourshot.bench.core.results import Rows, tell
+from fourshot.bench.core.roofline import base_of, measure_machine, shape_of
 from fourshot.bench.core.suite import Suite
 from fourshot.bench.core.workload import Workload, load_workload
 from fourshot.bench.suites import filter as filter_bench
 from fourshot.bench.suites.throughput.report import CEILINGS, report, summarise
-from fourshot.bench.suites.throughput.samplers import (
-    DrawRequest,
-    DrawResult,
-    Sampler,
-    SamplerSetup,
-    corpus,
-    distilabel,
-    our_sampler,
-    transformers_batches,
-    vllm_alone,
-)
+from fourshot.bench.suites.throughput.samplers import OPENERS, DrawRequest, DrawResult, SamplerSetup
 from fourshot.engine.checkpoints.models import ResolvedModel
 from fourshot.engine.core import Completion, EngineSettings, PerPromptAdapter, Sampling
 from fourshot.engine.errors import FourshotError, InputError
@@ -48,13 +36,6 @@ from fourshot.engine.tokens import encode_prompts, load_tokenizer
 from fourshot.pipeline.loop.rounds import draw_round
 from fourshot.pipeline.synthesis.settings import PRESETS, RunSettings
 
-OPENERS: dict[str, Callable[[SamplerSetup], Sampler]] = {
-    "vllm": vllm_alone,
-    "ours": our_sampler,
-    "transformers": transformers_batches,
-    "distilabel": distilabel,
-    "corpus": corpus,
-}
 BATCHES = (1, 8, 32, 64)  # of transformers
 TRIAL_TEXTS = 32  # for each of these, or one batch
 TRIAL_ROUND, WARM_ROUND = 100, 101  # rounds whose prompts nobody else gets
@@ -262,6 +243,5 @@ SUITE = Suite(
     options=Options,
     measure=measure,
     settings=lambda options: {"k": options.shots, **as_settings(options, *SETTINGS)},
-    tasks=lambda options: [options.task],
     report=report,
 )

@@ -5,11 +5,9 @@ from typing import Any
 
 import msgspec
 
-from fourshot.bench.core.model_shape import ModelShape
-from fourshot.bench.core.parts import Part, Table
-from fourshot.bench.core.roofline import Machine
+from fourshot.bench.core.parts import Part, Table, at_least
+from fourshot.bench.core.roofline import Machine, ModelShape
 from fourshot.bench.core.statistics import estimate, ratio, with_interval
-from fourshot.bench.core.targets import at_least
 from fourshot.bench.core.workload import Workload
 from fourshot.bench.suites import filter as filter_bench
 from fourshot.bench.suites.throughput.samplers import DrawResult
@@ -171,7 +169,12 @@ def report(result: Mapping[str, Any]) -> list[Part]:
     ceilings = "; ".join(f"{name}: {rate:.1f}" for name, rate in result["ceilings"].items())
     batches = ", ".join(f"{rate:.1f} at {name.removeprefix('batch/')}" for name, rate in result["batches"].items())
     filters = ", ".join(f"{row['way']} {row['candidates_per_s']:.1f}" for row in result["filter"])
-    missing = [f"{NAMES[row['way']]}: {_why_not(row)}" for row in result["ways"] if "reason" in row]
+    missing = []
+    for row in result["ways"]:
+        if "reason" in row:
+            versions = ", ".join(f"{name} {version}" for name, version in row.get("versions", {}).items())
+            reason = f"n/a ({versions}): `{row['reason']}`" if versions else f"n/a, {row['reason']}."
+            missing.append(f"{NAMES[row['way']]}: {reason}")
     return [
         f"The limit: a generated token takes {best['flops_per_token'] / 1e9:.3f} Gflop and, {AT_ONCE} at a time, "
         f"{best['bytes_per_token'] / 1e6:.1f} MB from memory. The machine does {roof['flops'] / 1e9:,.0f} Gflop/s "
@@ -202,11 +205,6 @@ def _cells(row: Mapping[str, Any]) -> list[object]:
         f"{row['peak_bytes'] / 1e9:.1f}",
         with_interval(row["of_limit"]),
     ]
-
-
-def _why_not(row: Mapping[str, Any]) -> str:
-    versions = ", ".join(f"{name} {version}" for name, version in row.get("versions", {}).items())
-    return f"n/a ({versions}): `{row['reason']}`" if versions else f"n/a, {row['reason']}."
 
 
 def _rounded(values: Sequence[float]) -> dict[str, Any]:

@@ -189,7 +189,9 @@ def transformers_batches(setup: SamplerSetup) -> Sampler:
 
     def draw(request: DrawRequest) -> DrawResult:
         stops = request.sampling.stop
-        ends = [tokenizer.eos_token_id, *_tokens_with(tokenizer, stops)]
+        # A text that reaches a token with a stop in it is over.
+        over = (n for n in range(len(tokenizer)) if any(stop in tokenizer.decode([n]) for stop in stops))
+        ends = [tokenizer.eos_token_id, *over]
         config = GenerationConfig(
             do_sample=True,
             **_sampling(request, "max_new_tokens"),
@@ -229,15 +231,14 @@ def distilabel(setup: SamplerSetup) -> Sampler:
     llm.load()
 
     def draw(request: DrawRequest) -> DrawResult:
-        sampling = request.sampling
         started = time.perf_counter()
-        stops = list(sampling.stop)
+        stops = list(request.sampling.stop)
         outputs = llm.generate(inputs=list(request.prompts), **_sampling(request, "max_new_tokens"), stop=stops)
         seconds = time.perf_counter() - started
         texts = []
         for output in outputs:
             tokens = output["statistics"]["output_tokens"][0]
-            reason = "length" if tokens >= sampling.max_tokens else "stop"
+            reason = "length" if tokens >= request.sampling.max_tokens else "stop"
             texts.append((output["generations"][0] or "", tokens, reason))
         prompt_tokens = sum(output["statistics"]["input_tokens"][0] for output in outputs)
         return _result(request, texts, seconds, prompt_tokens=prompt_tokens)
@@ -247,13 +248,8 @@ def distilabel(setup: SamplerSetup) -> Sampler:
 
 def _sampling(request: DrawRequest, max_tokens: str) -> dict[str, Any]:
     """The request's sampling as keywords; ``max_tokens`` is what they call the most tokens of a text."""
-    sampling = request.sampling
-    return {
-        "temperature": sampling.temperature,
-        "top_k": sampling.top_k,
-        "top_p": sampling.top_p,
-        max_tokens: sampling.max_tokens,
-    }
+    fields = {name: getattr(request.sampling, name) for name in ("temperature", "top_k", "top_p")}
+    return {**fields, max_tokens: request.sampling.max_tokens}
 
 
 def _result(
@@ -280,11 +276,6 @@ def _result(
     )
 
 
-def _tokens_with(tokenizer: Any, ends: Sequence[str]) -> list[int]:
-    """Tokens that hold one of ``ends``: a text that reaches one is over."""
-    return [token for token in range(len(tokenizer)) if any(end in tokenizer.decode([token]) for end in ends)]
-
-
 def _until_its_end(tokenizer: Any, row: list[int], ends: Sequence[int], stops: Sequence[str]) -> tuple[str, int, str]:
     """A row without what follows its end: text, tokens with the one that ended it, and why it ended."""
     end = next((index for index, token in enumerate(row) if token in ends), None)
@@ -294,3 +285,12 @@ def _until_its_end(tokenizer: Any, row: list[int], ends: Sequence[int], stops: S
     for stop in stops:
         text = text.partition(stop)[0]
     return text, end + 1, "stop"
+
+
+OPENERS: dict[str, Callable[[SamplerSetup], Sampler]] = {
+    "vllm": vllm_alone,
+    "ours": our_sampler,
+    "transformers": transformers_batches,
+    "distilabel": distilabel,
+    "corpus": corpus,
+}

@@ -14,23 +14,22 @@ the model, and the share of the matmul rate is taken of these.
 """
 
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from statistics import fmean, median
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import msgspec
 
-from fourshot.bench.core.model_shape import base_of, shape_of
 from fourshot.bench.core.options import POSITIONAL, Model, Positive, Shape, as_settings
-from fourshot.bench.core.parts import Part, Table
-from fourshot.bench.core.processes import call_apart
-from fourshot.bench.core.results import tell
-from fourshot.bench.core.roofline import product_rate
-from fourshot.bench.core.rows import Rows
+from fourshot.bench.core.parts import Part, Table, Target, at_least, at_most
+from fourshot.bench.core.processes import call_apart, peak_bytes
+from fourshot.bench.core.results import Rows, tell
+from fourshot.bench.core.roofline import base_of, product_rate, shape_of
 from fourshot.bench.core.suite import Suite
-from fourshot.bench.core.targets import Target, at_least, at_most
-from fourshot.bench.suites.training.trainers import TRAINERS, Training
+from fourshot.engine.checkpoints.models import ResolvedModel
 from fourshot.engine.core import Adapter, EngineSettings
 from fourshot.engine.opening import open_engine
 from fourshot.engine.tokens import encode_prompts, load_tokenizer
@@ -40,9 +39,8 @@ from fourshot.pipeline.task import Example, Task
 from fourshot.pipeline.task_data import TaskData
 from fourshot.pipeline.tasks.shots import draw_shots
 from fourshot.pipeline.tasks.task_file import load_task
-
-if TYPE_CHECKING:
-    from fourshot.engine.checkpoints.models import ResolvedModel
+from fourshot.training.lora.settings import PRESETS, LoraSettings, rate_by_size
+from fourshot.training.lora.targets import target_modules
 
 SPEED_GOALS = {"qwen2-135m": 4.0}  # by shape; others have SPEED_GOAL
 SPEED_GOAL, SHARE_GOAL, SECONDS_GOAL, ACCURACY_GOAL = 5.0, 0.4, 40.0, -1.0
@@ -50,7 +48,7 @@ SPEED_GOAL, SHARE_GOAL, SECONDS_GOAL, ACCURACY_GOAL = 5.0, 0.4, 40.0, -1.0
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
     task: Annotated[str, POSITIONAL, "a task that comes with fourshot, or its file"] = "support_tickets"
-    data: Annotated[str | None, "train and test files, in place of the task's own data"] = None
+    data: Annotated[Path | None, "a folder with a folder for each task, or the task's own, in place of its data"] = None
     model: Model = None
     shape: Shape = None
     per_class: Annotated[Positive, "real examples per class"] = 25
@@ -58,6 +56,120 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     seeds: Positive = 3
     test_limit: Annotated[int, "test texts to measure on; 0 means all"] = 500
     out: Annotated[Path | None, "where the result goes; without it, standard output"] = None
+
+
+class Training(msgspec.Struct, frozen=True, kw_only=True):
+    """One training, as it is handed to a process."""
+
+    model: str
+    prompts: tuple[str, ...]
+    targets: tuple[int, ...]
+    labels: tuple[str, ...]  # words
+    epochs: int
+    seed: int
+    out: str
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return -(-len(self.prompts) // PRESETS["default"].batch_size)
+
+    @property
+    def settings(self) -> LoraSettings:
+        """The default preset, for exactly ``epochs`` passes."""
+        return msgspec.structs.replace(PRESETS["default"], num_epochs=float(self.epochs), min_steps=1, soft_max_steps=0)
+
+
+class Trained(msgspec.Struct, frozen=True, kw_only=True):
+    """What it came to."""
+
+    adapter: Adapter
+    seconds: float  # of the loop alone: the model was loaded before
+    steps: int
+    final_loss: float  # mean over the last pass, nats
+    peak_rss_bytes: int
+    computed_tokens: int = 0  # that went through the model, padding included; 0: not counted
+
+
+def our_trainer(training: Training) -> Trained:
+    """Train with `training.lora.train.LoraTrainer`."""
+    from fourshot.training.lora.examples import TrainingExample
+    from fourshot.training.lora.train import LoraTrainer
+
+    pairs = zip(training.prompts, training.targets, strict=True)
+    examples = [TrainingExample(prompt=prompt, target=target) for prompt, target in pairs]
+    trainer = LoraTrainer(training.model)
+    result = trainer.train(examples, training.labels, training.settings, training.out, seed=training.seed)
+    return Trained(
+        adapter=Adapter(name=result.name, path=result.path),
+        seconds=result.seconds,
+        steps=result.steps,
+        final_loss=fmean(result.losses[-training.steps_per_epoch :]),
+        peak_rss_bytes=peak_bytes(),
+        computed_tokens=result.tokens,
+    )
+
+
+def hf_trainer(training: Training) -> Trained:
+    """Train with ``transformers.Trainer`` and PEFT."""
+    import torch
+    import transformers
+    from peft import LoraConfig, get_peft_model
+
+    settings = training.settings
+    transformers.set_seed(training.seed)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(training.model)
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token  # some checkpoints have none; it is masked anyway
+    rows = []
+    for prompt, target in zip(training.prompts, training.targets, strict=True):
+        prompt_ids, answer = (tokenizer(text)["input_ids"] for text in (prompt, f" {training.labels[target]}"))
+        rows.append({"input_ids": prompt_ids + answer, "labels": [-100] * len(prompt_ids) + answer})
+    model = transformers.AutoModelForCausalLM.from_pretrained(training.model, dtype="auto")
+    config = LoraConfig(
+        r=settings.r,
+        lora_alpha=settings.lora_alpha,
+        lora_dropout=settings.lora_dropout,
+        target_modules=list(target_modules(training.model, settings.target_modules)),
+        task_type="CAUSAL_LM",
+    )
+    arguments = transformers.TrainingArguments(
+        output_dir=training.out,
+        per_device_train_batch_size=settings.batch_size,
+        num_train_epochs=training.epochs,
+        learning_rate=settings.learning_rate or rate_by_size(model.num_parameters()),
+        lr_scheduler_type="linear",
+        warmup_steps=round(settings.warmup_steps(training.epochs * training.steps_per_epoch)),
+        weight_decay=settings.weight_decay,
+        bf16=True,
+        use_cpu=not torch.cuda.is_available(),
+        seed=training.seed,
+        save_strategy="no",
+        logging_strategy="steps",
+        logging_steps=1,
+        report_to=[],
+        disable_tqdm=True,
+    )
+    trainer = transformers.Trainer(
+        model=get_peft_model(model, config),
+        args=arguments,
+        train_dataset=rows,
+        data_collator=transformers.DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=-100),
+    )
+    started = time.perf_counter()
+    trainer.train()
+    seconds = time.perf_counter() - started
+    adapter = Adapter(name=f"hf-trainer-{training.seed}", path=str(Path(training.out) / "adapter"))
+    trainer.model.save_pretrained(adapter.path, save_embedding_layers=False)
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    return Trained(
+        adapter=adapter,
+        seconds=seconds,
+        steps=trainer.state.global_step,
+        final_loss=fmean(losses[-training.steps_per_epoch :]),
+        peak_rss_bytes=peak_bytes(),
+    )
+
+
+TRAINERS = {"ours": our_trainer, "hf_trainer": hf_trainer}
 
 
 def matmul_rates(model: str, rows: int) -> dict[str, float]:
@@ -74,12 +186,9 @@ def accuracies(
     model: str, adapters: Sequence[Adapter], prompts: Sequence[str], gold: Sequence[int], labels: Sequence[str]
 ) -> list[float]:
     """Share of ``prompts`` that each adapter answers right, all through one vLLM engine."""
-    engine = open_engine(EngineSettings(model=model, max_loras=1, max_lora_rank=8, compile=False))
-    try:
+    with closing(open_engine(EngineSettings(model=model, max_loras=1, max_lora_rank=8, compile=False))) as engine:
         answers = (engine.score(prompts, labels, adapter).argmax(axis=1) for adapter in adapters)
         return [float((chosen == gold).mean()) for chosen in answers]
-    finally:
-        engine.close()
 
 
 def measure(options: Options, rows: Rows) -> dict[str, Any]:
@@ -88,9 +197,8 @@ def measure(options: Options, rows: Rows) -> dict[str, Any]:
         return _measured(options, model)
 
 
-def _measured(options: Options, model: "ResolvedModel") -> dict[str, Any]:
-    task = load_task(options.task, options.data)
-    test = _test_split(options, task)
+def _measured(options: Options, model: ResolvedModel) -> dict[str, Any]:
+    task, test = task_and_test(options)
     tokenizer = load_tokenizer(model.path)
     runs: list[dict[str, Any]] = []
     train = TaskData(task).train
@@ -135,8 +243,12 @@ def _measured(options: Options, model: "ResolvedModel") -> dict[str, Any]:
     }
 
 
-def _test_split(options: Options, task: Task) -> Sequence[Example]:
-    return load_split(task, "test", limit=options.test_limit or None).examples
+def task_and_test(options: Options) -> tuple[Task, Sequence[Example]]:
+    """The task and its test texts. In --data a folder that is named as the task, or as its file, is the task's own."""
+    data = options.data
+    own = data and data / Path(options.task).stem
+    task = load_task(options.task, own if own and own.is_dir() else data)
+    return task, load_split(task, "test", limit=options.test_limit or None).examples
 
 
 def targets(runs: Sequence[Mapping[str, Any]], best_tflops: float, speed_goal: float = SPEED_GOAL) -> list[Target]:
@@ -172,9 +284,8 @@ def report(result: Mapping[str, Any]) -> list[Part]:
 
 def settings(options: Options) -> dict[str, Any]:
     """As the result has them."""
-    task = load_task(options.task, options.data)
-    counts = as_settings(options, "per_class", "epochs", "seeds")
-    return {"task": task.name, **counts, "num_test": len(_test_split(options, task))}
+    task, test = task_and_test(options)
+    return {"task": task.name, **as_settings(options, "per_class", "epochs", "seeds"), "num_test": len(test)}
 
 
-SUITE = Suite(options=Options, settings=settings, measure=measure, report=report)
+SUITE = Suite(options=Options, settings=settings, tasks=lambda options: (), measure=measure, report=report)

@@ -10,10 +10,8 @@ import torch
 
 from fourshot.bench.core import closed_loop, roofline
 from fourshot.bench.core.load import Load, LoadRequest, choices
-from fourshot.bench.core.model_shape import SHAPES, base_of, shape_of, write_shape
-from fourshot.bench.core.results import check_data, check_out, read_result, write_result
-from fourshot.bench.core.roofline import Machine, Roof
-from fourshot.bench.core.rows import Rows
+from fourshot.bench.core.results import Rows, check_data, check_out, read_result, write_result
+from fourshot.bench.core.roofline import SHAPES, Machine, Roof, base_of, shape_of, write_shape
 from fourshot.bench.core.statistics import estimate, ratio
 from fourshot.engine.checkpoints.models import resolve_model
 from fourshot.engine.errors import FourshotError, InputError

@@ -8,8 +8,7 @@ from xml.etree import ElementTree
 import pytest
 from markupsafe import Markup
 
-from fourshot.bench.core.page import link, write_page
-from fourshot.bench.core.parts import Code, Folded, Page, Part, Section, Table, fill, markdown
+from fourshot.bench.core.parts import Code, Folded, Page, Part, Section, Table, fill, link, markdown, write_page
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.report import figures
 from fourshot.pipeline.report.figures import Bars, Curve, bar_plot, line_plot

@@ -120,11 +120,9 @@ def test_a_suite_is_measured_written_and_told(
 ) -> None:
     """What a new suite has to define, and what it gets for it."""
     from fourshot.bench.core.options import Out
-    from fourshot.bench.core.parts import Page, Section, Table
-    from fourshot.bench.core.results import read_result
-    from fourshot.bench.core.rows import Rows
+    from fourshot.bench.core.parts import Page, Section, Table, at_least
+    from fourshot.bench.core.results import Rows, read_result
     from fourshot.bench.core.suite import Suite
-    from fourshot.bench.core.targets import at_least
 
     class Toy(msgspec.Struct, frozen=True, kw_only=True):
         out: Out

@@ -8,8 +8,8 @@ import pytest
 
 from fourshot.bench.core.results import read_result
 from fourshot.bench.suites import run_suite
-from fourshot.bench.suites.distill.curves import turning_points
-from fourshot.bench.suites.distill.real_data import check_real, real_examples
+from fourshot.bench.suites.distill import turning_points
+from fourshot.bench.suites.distill.cells import check_real, real_examples
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.distillation.distill import distill
 from fourshot.pipeline.distillation.readers import Annotation, NamedReader, Parts, Read

@@ -5,8 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fourshot.bench.suites.diversity import MEASUREMENT, REAL, RECIPES, gains
-from fourshot.bench.suites.diversity.measures import coverage, self_bleu
+from fourshot.bench.suites.diversity import REAL, RECIPES, SUITE, coverage, gains, self_bleu
 
 
 def unit(*angles: float) -> np.ndarray:
@@ -59,7 +58,7 @@ def test_gains_are_paired_by_task_and_seed() -> None:
 
 
 def test_the_table_has_every_way_and_what_it_gains() -> None:
-    drawn = MEASUREMENT.markdown({"settings": {"tasks": ["sst2"], "seeds": 2}, "rows": rows(), "gains": gains(rows())})
+    drawn = SUITE.markdown({"settings": {"tasks": ["sst2"], "seeds": 2}, "rows": rows(), "gains": gains(rows())})
     assert "| fourshot | 500 |" in drawn and "80.0 ± 0.0" in drawn
     assert "| shots in one order | +2.0 ± 1.0 | +20 ± 0 % |" in drawn
     (real,) = (line for line in drawn.splitlines() if line.startswith("| as many real texts"))

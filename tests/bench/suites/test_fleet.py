@@ -7,8 +7,8 @@ import pytest
 
 from fourshot.bench.core.results import RESULTS, read_result
 from fourshot.bench.suites import fleet
+from fourshot.bench.suites.fleet.replica import ServiceTimes, read_times
 from fourshot.bench.suites.fleet.simulation import PLAIN, Outcome, Scenario, arrivals, simulate
-from fourshot.bench.suites.fleet.times import ServiceTimes, read_times
 from fourshot.engine.errors import InputError
 
 TIMES = ServiceTimes(

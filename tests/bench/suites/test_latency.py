@@ -9,11 +9,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from fourshot.bench.core.closed_loop import CellMeasurement, CellRequests, RequestTimes, run_cell
-from fourshot.bench.core.engines import Base
-from fourshot.bench.core.model_shape import SHAPES
-from fourshot.bench.core.page import write_page
-from fourshot.bench.core.rows import Rows
+from fourshot.bench.core.closed_loop import Base, CellMeasurement, CellRequests, RequestTimes, run_cell
+from fourshot.bench.core.parts import write_page
+from fourshot.bench.core.results import Rows
+from fourshot.bench.core.roofline import SHAPES
 from fourshot.bench.core.workload import VARIANTS, Request, Workload, load_workload
 from fourshot.bench.suites.adapters import SUITE as ADAPTERS
 from fourshot.bench.suites.breakeven import break_even as breakeven_rows

@@ -9,8 +9,8 @@ import msgspec
 import pytest
 
 from fourshot.bench.core.comparisons import load_bases, load_comparisons
+from fourshot.bench.core.parts import Target
 from fourshot.bench.core.results import TITLES
-from fourshot.bench.core.targets import Target
 from fourshot.bench.suites import docs
 from fourshot.bench.suites.docs.method_tables import (
     base_tables,

@@ -21,8 +21,7 @@ from fourshot.bench.suites.paper.plan import (
     resolved_plan,
 )
 from fourshot.bench.suites.paper.scores import PaperScore, mean_scores, missing_methods, shared_seeds
-from fourshot.bench.suites.paper.texts import count_texts
-from fourshot.bench.suites.paper.timing import MERGED, Timing, TimingRequest, measure_timings
+from fourshot.bench.suites.paper.timing import MERGED, Timing, count_texts, measure_timings
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.cells.run_folder import RunFolder
 from fourshot.pipeline.loop.rounds import Round
@@ -206,14 +205,8 @@ def test_texts_are_counted_up_to_the_last_finished_round(tmp_path: Path) -> None
 
 
 def test_every_method_is_timed_at_every_batch_size(tiny_model: str) -> None:
-    request = TimingRequest(
-        model=tiny_model,
-        task="mood",
-        prompts=tuple(f"Text: number {n}\nLabel:" for n in range(3)),
-        prompts_in_context=tuple(f"Text: good\nLabel: good\nText: number {n}\nLabel:" for n in range(3)),
-        batches=(1, 2),
-    )
-    timings = measure_timings(request)
+    prompts = [f"Text: number {n}\nLabel:" for n in range(3)]
+    timings = measure_timings(tiny_model, "mood", prompts, [f"Text: good\nLabel: good\n{p}" for p in prompts], (1, 2))
     assert [(timing.method, timing.batch) for timing in timings] == [
         (method, batch) for method in ("zero_shot", "icl", "lora", MERGED) for batch in (1, 2)
     ]

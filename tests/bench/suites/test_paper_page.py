@@ -9,18 +9,16 @@ from typing import Any
 import msgspec
 import pytest
 
-from fourshot.bench.core.page import write_page
+from fourshot.bench.core.parts import Target, targets_of, write_page
 from fourshot.bench.core.results import RESULTS, read_result
-from fourshot.bench.core.targets import Target, targets_of
 from fourshot.bench.suites import paper
+from fourshot.bench.suites.paper import page as paper_page
 from fourshot.bench.suites.paper import scores as paper_scores
-from fourshot.bench.suites.paper.bases import base_options, base_results, measure_bases, runs_name
-from fourshot.bench.suites.paper.measure import PaperMeasurement
-from fourshot.bench.suites.paper.page import page as paper_page
+from fourshot.bench.suites.paper.measure import PaperMeasurement, base_options, measure_bases, runs_name
 from fourshot.bench.suites.paper.plan import (
     Options,
 )
-from fourshot.bench.suites.paper.scores import mean_scores
+from fourshot.bench.suites.paper.scores import base_results, mean_scores
 from fourshot.cli import main as cli
 from fourshot.engine.checkpoints.models import resolve_model
 from fourshot.engine.errors import InputError
@@ -42,7 +40,7 @@ def test_the_command_writes_what_every_suite_writes_and_a_page(
 ) -> None:
     monkeypatch.setattr(paper, "PaperMeasurement", partial(PaperMeasurement, compare=FakeCompare(), time_task=times))
     out, report = tmp_path / "result.json", tmp_path / "page.html"
-    assert paper.command(options_of(out=out, report=report)) == 0
+    assert paper.SUITE.run("paper", options_of(out=out, report=report)) == 0
     result = json.loads(out.read_bytes())
     assert (result["schema"], result["suite"]) == (1, "paper")
     assert {"commit", "hardware", "versions", "settings", "cells", "targets"} <= result.keys()
@@ -55,9 +53,7 @@ def test_the_command_writes_what_every_suite_writes_and_a_page(
 
 def several(options: Options, results: list[dict[str, Any]], compare: FakeCompare) -> dict[str, Any]:
     """The result of every base of ``options``, less the work."""
-    return measure_bases(
-        options, results.append, lambda alone, on_step: PaperMeasurement(alone, on_step, compare, times).run()
-    )
+    return measure_bases(options, results.append, partial(PaperMeasurement, compare=compare, time_task=times))
 
 
 def test_several_bases_are_measured_one_after_another_and_each_goes_on_where_it_was_stopped(
@@ -97,7 +93,7 @@ def test_the_page_has_a_block_for_each_base(
     assert "The bases side by side" in page
     for name in names:
         assert f"{name}: Table 1: accuracy" in page and f"{name}: the filter on above off, mean" in page
-    printed = paper.MEASUREMENT.markdown(json.loads(file.read_bytes()))
+    printed = paper.SUITE.markdown(json.loads(file.read_bytes()))
     assert all(f"**{name}**" in printed for name in names)
     assert printed.count("| fourshot | 80.0 | 80.0 | 80.0 |") == 2
 
@@ -107,7 +103,7 @@ def test_the_command_takes_several_bases(
 ) -> None:
     monkeypatch.setattr(paper, "PaperMeasurement", partial(PaperMeasurement, compare=FakeCompare(), time_task=times))
     out = tmp_path / "result.json"
-    assert paper.command(options_of(out=out, models=("embedded", tiny_model))) == 0
+    assert paper.SUITE.run("paper", options_of(out=out, models=("embedded", tiny_model))) == 0
     result = json.loads(out.read_bytes())
     embedded, tiny = resolve_model(None), resolve_model(tiny_model)
     assert [base["model"] for base in result["bases"]] == [embedded.name, tiny.name]

