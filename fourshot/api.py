@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from fourshot.pipeline.arguments import checked
 from fourshot.pipeline.corpus.run import make_corpus
 from fourshot.pipeline.corpus.settings import CorpusSettings
 from fourshot.pipeline.corpus.summary import CorpusSummary
@@ -24,6 +25,7 @@ def default_folder(task: str, preset: str = "default", seed: int = 0) -> Path:
     return Path("runs") / task / f"{preset}-seed{seed}"
 
 
+@checked
 def run(
     task: Task | str | Path,
     *,
@@ -71,6 +73,7 @@ def run(
     )
 
 
+@checked
 def compare(
     task: Task | str | Path,
     methods: Sequence[str] = (),
@@ -105,6 +108,7 @@ def compare(
     )
 
 
+@checked
 def train(
     tasks: Sequence[str | Path],
     *,
@@ -130,6 +134,7 @@ def train(
     return train_tasks(load_tasks(tasks), model, settings, folder, on_event or ignore, placement, forecast)
 
 
+@checked
 def corpus(
     tasks: Sequence[str | Path],
     folder: str | Path,

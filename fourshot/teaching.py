@@ -9,6 +9,7 @@ import msgspec
 
 from fourshot.api import default_folder, default_student_folder
 from fourshot.engine.errors import InputError
+from fourshot.pipeline.arguments import checked
 from fourshot.pipeline.card import CARD_FILE, load_card
 from fourshot.pipeline.cells.run_folder import RunFolder
 from fourshot.pipeline.distillation import distill as distilling
@@ -34,6 +35,7 @@ from fourshot.training.jobs.jobs import Placement
 from fourshot.training.students.settings import StudentSettings
 
 
+@checked
 def annotate(
     task: Task | str | Path,
     unlabelled: str | Path,
@@ -77,6 +79,7 @@ def annotate(
     )
 
 
+@checked
 def plan_annotation(
     task: Task | str | Path,
     unlabelled: str | Path,
@@ -133,6 +136,7 @@ def _remote(model: str | None, settings: RemoteSettings | None, run: RunSettings
     return Remote(model=model, settings=settings or RemoteSettings(), run=run or RunSettings())
 
 
+@checked
 def distill(
     task: Task | str | Path,
     *,
@@ -183,6 +187,7 @@ def distill(
     )
 
 
+@checked
 def plan_distillation(
     task: Task | str | Path,
     *,

@@ -5,6 +5,7 @@ from typing import Any
 
 from fourshot.api import default_student_folder
 from fourshot.engine.errors import InputError
+from fourshot.pipeline.arguments import checked
 from fourshot.pipeline.card import CARD_FILE
 from fourshot.pipeline.cells.run_folder import SHOTS_FILE
 from fourshot.pipeline.distillation import distill_text as distilling
@@ -30,6 +31,7 @@ from fourshot.training.jobs.jobs import Placement
 from fourshot.training.students.settings import TextStudentSettings
 
 
+@checked
 def distill_text(
     task: GenerationTask | str | Path,
     *,
@@ -78,6 +80,7 @@ def distill_text(
     return distilling.distill_text(distillation, at, on_event=listener, placement=Placement(ray=ray), forecast=forecast)
 
 
+@checked
 def plan_text_distillation(
     task: GenerationTask | str | Path,
     *,
@@ -142,6 +145,7 @@ def _writer(
     return find_writer(by, task, key=key, teacher_model=teacher_model, remote=remote, real=real, seed=seed)
 
 
+@checked
 def annotate_text(
     task: GenerationTask | str | Path,
     unlabelled: str | Path,
@@ -167,6 +171,7 @@ def annotate_text(
     return annotate_inputs(inputs, Path(out), writer, on_event=on_event or ignore, forecast=forecast)
 
 
+@checked
 def plan_text_annotation(
     task: GenerationTask | str | Path, unlabelled: str | Path, *, on_event: OnEvent | None = None, **arguments: Any
 ) -> Forecast | None:

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from fourshot.engine.errors import InputError, TaskFileError
+from fourshot.pipeline.arguments import checked
 from fourshot.pipeline.faults import Fault, errors_in
 from fourshot.pipeline.tables.file_bytes import table_ending
 from fourshot.pipeline.tables.files import scan_table
@@ -26,11 +27,13 @@ def shipped_tasks() -> dict[str, Path]:
     return {path.stem: path for path in sorted(SHIPPED_FOLDER.glob("*.toml"))}
 
 
+@checked
 def load_task(name_or_path: str | Path, data_folder: str | Path | None = None) -> Task:
     """`load_any_task` for what needs labels. Raises `InputError` for a text generation task, too."""
     return with_labels(load_any_task(name_or_path, data_folder))
 
 
+@checked
 def load_any_task(name_or_path: str | Path, data_folder: str | Path | None = None) -> Task | GenerationTask:
     """Load a shipped task by name ("sst2"), or a task file by path. The data itself is not read.
 

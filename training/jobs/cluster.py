@@ -182,6 +182,6 @@ def _call(host: str, port: int, *, is_head: bool) -> None:
     except TimeoutError:
         raise TimeoutError(f"nobody answered within {STEP_S:.0f} s") from None
     if is_head:
-        from ray._raylet import GcsClient
+        from ray._raylet import GcsClient  # type: ignore[attr-defined]
 
         GcsClient(address=f"[{host}]:{port}" if ":" in host else f"{host}:{port}")

@@ -5,15 +5,14 @@ import re
 from typing import Literal
 from urllib.parse import urlsplit
 
-import msgspec
-
+from fourshot.engine.core import Typed
 from fourshot.engine.errors import InputError
 
 KEY_VARIABLES = ("FOURSHOT_TEACHER_KEY", "OPENAI_API_KEY")  # the first that is set is sent
 NO_KEY = "none"  # what is sent to endpoints without keys: the client wants some
 
 
-class RemoteSettings(msgspec.Struct, frozen=True, kw_only=True):
+class RemoteSettings(Typed, frozen=True, kw_only=True):
     """Of one command. The comments are the help of the options."""
 
     teacher_api: Literal["auto", "chat", "completions"] = "auto"  # what is asked; auto: chat, else completions
