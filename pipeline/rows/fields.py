@@ -6,6 +6,7 @@ handles texts handles it. Here is what must know the fields: what writes that st
 Importing this module loads no heavy library.
 """
 
+import json
 import math
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
@@ -131,7 +132,9 @@ def as_text(task: Task, raw: Given) -> str:
             return join_fields(fields, lines)
         try:
             values = msgspec.json.decode(raw) if raw.lstrip().startswith("{") else None
-        except msgspec.DecodeError as failure:
+            if values:
+                json.loads(raw, object_pairs_hook=each_once)
+        except (msgspec.DecodeError, ValueError, RecursionError) as failure:
             raise InputError(f"{raw[:60]!r} is not valid JSON: {failure}. Give an object such as {example}") from None
     if not isinstance(values, Mapping):
         raise InputError(
@@ -148,6 +151,16 @@ def as_text(task: Task, raw: Given) -> str:
             lack = "is missing" if field not in values else "is blank" if isinstance(value, str) else "is no string"
             raise InputError(f"the field {field!r} {lack}; got {_keys(values)}. Give one such as {example}")
     return join_fields(fields, values)
+
+
+def each_once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """A hook for `json.loads`, which raises ValueError where a name stands twice: JSON leaves open which value counts."""
+    fields: dict[str, object] = {}
+    for name, value in pairs:
+        if name in fields:
+            raise ValueError(f"Object contains the field `{name}` twice")
+        fields[name] = value
+    return fields
 
 
 def _example(fields: Sequence[str]) -> str:

@@ -259,7 +259,7 @@ def tasks_call(everything: bool) -> Call[TaskList]:
 
 
 def http_options(
-    url: str, key: str | None, timeout_s: float, retries: int, transport: Callable[[], Any]
+    url: str | httpx.URL, key: str | None, timeout_s: float, retries: int, transport: Callable[[], Any]
 ) -> tuple[str, dict[str, Any]]:
     """How messages call the service, and the arguments of httpx's clients; ``transport`` makes one without a proxy.
 

@@ -214,6 +214,28 @@ def test_a_class_called_none_or_unsure_is_told_from_a_text_without_a_label(
     assert [line["label"] for line in lines[:3]] == ["none", "none", None]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            {"abstain_below": "0.5"},
+            r"Classifier\.predict: abstain_below is '0\.5', of the type str\. Give a number or None",
+        ),
+        ({"coverage": True}, r"coverage is True, of the type bool"),
+        ({"none_of_these": 1}, r"none_of_these is 1, of the type int\. Give True or False\."),
+        ({"abstain_below": float("nan")}, r"abstain_below is nan"),
+        ({"abstain": 0.5}, r"unexpected keyword argument 'abstain'\. Did you mean 'abstain_below'\?"),
+        ({"texts": "sure"}, r"takes a list of texts, got one string"),
+    ],
+)
+def test_a_classifier_says_what_it_cannot_be_asked_with(
+    classifier: LocalClassifier, arguments: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        classifier.predict(**{"texts": TEXTS, **arguments})
+    assert classifier.predict(np.array(TEXTS), abstain_below=np.float32(0.0))[0].label == "good-label"
+
+
 @pytest.mark.usefixtures("classifier")
 @pytest.mark.parametrize(
     ("options", "message"),
