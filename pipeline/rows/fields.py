@@ -154,7 +154,7 @@ def as_text(task: Task, raw: Given) -> str:
 
 
 def each_once(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """A hook for `json.loads`, which raises ValueError where a name stands twice: JSON leaves open which value counts."""
+    """A hook for `json.loads`: raises ValueError where a name stands twice, as JSON leaves open which value counts."""
     fields: dict[str, object] = {}
     for name, value in pairs:
         if name in fields:

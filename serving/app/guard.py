@@ -12,6 +12,8 @@ import time
 import zlib
 from collections import Counter
 from collections.abc import Sequence
+from functools import lru_cache
+from ipaddress import IPv4Address, ip_address, ip_network
 from typing import Any
 
 from starlette.middleware.cors import CORSMiddleware
@@ -110,7 +112,7 @@ class Guard:
         """Whose requests take turns with those of others: a key's, or where there are no keys an address's."""
         if self._behind_router:
             return next((value.decode("latin-1") for name, value in scope["headers"] if name == ON_BEHALF), "")
-        return f"key {key.name}" if key else (scope.get("client") or ("",))[0]
+        return f"key {key.name}" if key else home_of((scope.get("client") or ("",))[0])
 
     def _admit(self, scope: Scope) -> Key | None:
         """The key that the request showed; None where none is needed. Raises `RefusalError`."""
@@ -183,6 +185,21 @@ class Guard:
             return waiting.pop() if waiting else await receive()
 
         return scope, replay, False
+
+
+@lru_cache(maxsize=1 << 12)
+def home_of(address: str) -> str:
+    """Whose an address is: with IPv6 one client has as many as it likes, and shares the first 64 bits with no other.
+
+    Source: RFC 4291, section 2.5.4 (subnets have 64 bits).
+    """
+    try:
+        known = ip_address(address.partition("%")[0])
+    except ValueError:
+        return address  # a socket of a file, or what a proxy said
+    if isinstance(known, IPv4Address):
+        return address
+    return str(known.ipv4_mapped or ip_network((known, 64), strict=False))
 
 
 def no_key(scope: Scope, authorization: str) -> str:

@@ -5,14 +5,16 @@ Its own refusals come in the form of all others.
 
 import asyncio
 import math
+import os
 import re
+import socket
 import sys
 from typing import TYPE_CHECKING, Any
 
 from fourshot.serving.answers import JSON, RefusalError, send_refusal
 from fourshot.serving.app.guard import Guard
 from fourshot.serving.app.keys import Keys
-from fourshot.serving.settings import Limits, ServeSettings
+from fourshot.serving.settings import NEAR_PROXIES, PROXIES, Limits, ServeSettings
 
 if TYPE_CHECKING:
     import uvicorn
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 # cannot become a WebSocket.
 WISH = re.compile(rb"\r\nUpgrade:[^\r\n]*(?=\r\n|\Z)", re.IGNORECASE)
 WEBSOCKET = re.compile(rb"\r\nUpgrade:[ \t]*websocket[ \t]*(?=\r\n|\Z)", re.IGNORECASE)
+STILL_THERE = b"HTTP/1.1 100 Continue\r\n\r\n"
+FIRST_LOOK_S, LONGEST_LOOK_S = 0.05, 1.0  # after it was sent, and between two looks
 TLS = b"\x16\x03"  # how a client begins that takes the address for https
 NO_TLS = "The client speaks TLS, the service does not. Ask http://, or start it with --vllm --ssl-certfile CERT."
 
@@ -37,6 +41,7 @@ def bounded_protocol(limits: Limits) -> type[asyncio.Protocol]:
         _in_body = False
         _is_tls = False
         _waiting: asyncio.TimerHandle | None = None
+        _looking: asyncio.TimerHandle | None = None  # whether the client is there, whose side is closed
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
@@ -99,8 +104,37 @@ def bounded_protocol(limits: Limits) -> type[asyncio.Protocol]:
             self.transport.write(f"{head}Connection: close\r\n\r\n".encode() + body)
             self.transport.close()
 
+        def eof_received(self) -> bool | None:  # type: ignore[override]
+            """A client that sends no more has left, or has closed its side alone and waits for its answer.
+
+            Both look the same until something is sent. Source: RFC 9110, section 15.2 (a client of HTTP/1.1 passes over
+            1xx answers that it does not expect); who has left answers it with a reset.
+            """
+            cycle = self.cycle
+            is_asking = cycle is not None and not (cycle.more_body or cycle.response_complete or self.pipeline)
+            if not is_asking or cycle.scope["http_version"] != "1.1" or self.scheme == "https":
+                return None  # uvicorn then hangs up
+            cycle.keep_alive = False
+            if not cycle.response_started:
+                self.transport.write(STILL_THERE)
+                self._look_whether_gone(FIRST_LOOK_S)
+            return True
+
+        def _look_whether_gone(self, after_s: float) -> None:
+            def look() -> None:
+                if self.cycle.response_started or self.transport.is_closing():
+                    return
+                if self.transport.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+                    self.transport.abort()
+                else:
+                    self._look_whether_gone(min(2 * after_s, LONGEST_LOOK_S))
+
+            self._looking = self.loop.call_later(after_s, look)
+
         def connection_lost(self, exc: Exception | None) -> None:
             self._wait_no_longer()
+            if self._looking is not None:
+                self._looking.cancel()
             super().connection_lost(exc)
 
     return Bounded
@@ -123,6 +157,7 @@ def server_config(app: Any, settings: ServeSettings) -> "uvicorn.Config":
         backlog=limits.max_connections,
         log_level="warning",
         access_log=False,
+        forwarded_allow_ips=os.environ.get(PROXIES, NEAR_PROXIES),
         timeout_graceful_shutdown=math.ceil(settings.drain_s),
     )
 
