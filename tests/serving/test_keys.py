@@ -59,7 +59,7 @@ def test_a_key_without_a_limit_of_its_own_is_listed_with_where_that_is_set(
         assert cli.main(["keys", "add", file, *words]) == 0
     capfd.readouterr()
     assert cli.main(["keys", "list", file]) == 0
-    listed = [" ".join(line.split()) for line in capfd.readouterr().out.splitlines()]
+    listed = [" ".join(line.split()) for line in capfd.readouterr().out.strip().splitlines()]
     assert listed[-3:] == ["a all as serve --max-concurrent", "b all as serve --max-concurrent", "c all 3"]
     assert cli.main(["keys", "add", file, "--name", "d", "--max-concurrent", "-1"]) == 2
     assert "(serve --max-concurrent)" in capfd.readouterr().err
