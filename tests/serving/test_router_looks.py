@@ -1,0 +1,65 @@
+"""Which replicas are well: what a router takes for a sign that one is away, and what it does while none seems well."""
+
+import pytest
+
+from fourshot.serving.fleet.router import Router
+from tests.serving.fake_replicas import Ask, FakeReplica, routed
+from tests.waiting import until
+
+
+def test_a_request_waits_a_moment_where_all_replicas_seem_to_be_away() -> None:
+    """A busy one may be taken for gone just when the other has died."""
+
+    async def test(router: Router, fakes: list[FakeReplica], ask: Ask) -> None:
+        for replica in router.replicas:
+            replica.well = False
+        code, answer = await ask("/v1/classify/task")
+        assert (code, answer["by"] in "01") == (200, True)
+
+    routed(test)
+
+
+def test_a_connection_that_breaks_is_no_proof_that_its_replica_is_gone() -> None:
+    async def test(router: Router, fakes: list[FakeReplica], ask: Ask) -> None:
+        assert fakes[1].runner is not None
+        await fakes[1].runner.cleanup()
+        fakes[1].runner = None
+        fakes[0].break_next = 1
+        assert (await ask("/v1/classify/task"))[1] == {"by": "0"}
+
+    routed(test)
+
+
+def test_a_replica_that_answers_late_once_is_not_taken_for_gone_and_others_are_looked_at(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("fourshot.serving.fleet.router.LOOK_S", 0.4)
+    monkeypatch.setattr("fourshot.serving.fleet.router.LOOK_EVERY_S", 0.05)
+
+    async def test(router: Router, fakes: list[FakeReplica], ask: Ask) -> None:
+        late, other = router.replicas
+        fakes[0].looked_at.clear()
+        other.well = False
+        await until(lambda: other.well, 0.3)  # sooner than the first look at the late one ends
+        await until(lambda: late.misses == 1)
+        assert late.well
+        await until(lambda: late.misses >= 2)
+        assert not late.well
+        fakes[0].looked_at.set()
+        await until(lambda: late.well)
+        assert late.misses == 0
+
+    routed(test)
+
+
+def test_nothing_that_a_look_comes_to_ends_the_looking(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fourshot.serving.fleet.router.LOOK_EVERY_S", 0.05)
+
+    async def test(router: Router, fakes: list[FakeReplica], ask: Ask) -> None:
+        replica = router.replicas[0]
+        address, replica.address = replica.address, "no address"
+        await until(lambda: not replica.well)
+        replica.address = address
+        await until(lambda: replica.well)
+
+    routed(test)
