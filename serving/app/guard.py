@@ -30,7 +30,7 @@ ACCESS = "fourshot.access"  # in the scope of a request: its `Key`
 ASKER = "fourshot.asker"  # in the scope: the name of its key, else the peer's address
 ON_BEHALF = b"x-fourshot-asker"  # header: what the router of replicas has found `ASKER` to be
 OPEN_PATHS = ("/", "/health", "/ping")  # answer without a key: they tell nothing about anybody's data
-LIMITED_PATHS = (*ASKED_PATHS, "/v1/tasks")  # what a key for some tasks may ask at all
+TASKS_PATH = "/v1/tasks"  # with `ASKED_PATHS` what a key for some tasks may ask at all
 READ_KEYS_EVERY_S = 2.0
 OTHER_KEYS = (b"x-api-key", b"api-key", b"x-goog-api-key", b"ocp-apim-subscription-key")  # as other services take it
 NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
@@ -126,7 +126,7 @@ class Guard:
         key = self._keys.find(field)
         if key is None:
             raise RefusalError(401, "no_key", f"{no_key(scope, field)} Give one as: Authorization: Bearer KEY.")
-        if key.tasks and not path.startswith(LIMITED_PATHS):
+        if key.tasks and not (path.startswith(ASKED_PATHS) or path == TASKS_PATH):
             raise RefusalError(403, "forbidden", f"This key is for the tasks {', '.join(key.tasks)} and nothing else.")
         return key
 

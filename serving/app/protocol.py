@@ -41,6 +41,8 @@ def bounded_protocol(limits: Limits) -> type[asyncio.Protocol]:
         _in_body = False
         _is_tls = False
         _waiting: asyncio.TimerHandle | None = None
+        _reading: asyncio.TimerHandle | None = None  # whether it takes what was sent
+        _read_at, _unread_bytes = 0.0, 0  # when it last did, and what was left
         _looking: asyncio.TimerHandle | None = None  # whether the client is there, whose side is closed
 
         def connection_made(self, transport: Any) -> None:
@@ -95,6 +97,34 @@ def bounded_protocol(limits: Limits) -> type[asyncio.Protocol]:
             self._in_body = False  # the next request on the connection has headers of its own
             super().on_message_complete()
 
+        def on_response_complete(self) -> None:
+            self._see_that_it_reads()
+            super().on_response_complete()
+
+        def pause_writing(self) -> None:
+            self._see_that_it_reads()
+            super().pause_writing()
+
+        def resume_writing(self) -> None:
+            self._read_at = self.loop.time()
+            super().resume_writing()
+
+        def _see_that_it_reads(self) -> None:
+            """Hang up on a client that takes nothing of its answer for as long as it may take to send its body."""
+            if self._reading is None:
+                self._read_at, self._unread_bytes = self.loop.time(), self.transport.get_write_buffer_size()
+                self._look_whether_it_reads()
+
+        def _look_whether_it_reads(self) -> None:
+            unread_bytes, now = self.transport.get_write_buffer_size(), self.loop.time()
+            if unread_bytes < self._unread_bytes:
+                self._read_at = now
+            self._unread_bytes, self._reading = unread_bytes, None
+            if unread_bytes and now - self._read_at >= limits.body_timeout_s:
+                self.transport.abort()
+            elif unread_bytes:
+                self._reading = self.loop.call_later(limits.body_timeout_s / 10, self._look_whether_it_reads)
+
         def send_400_response(self, msg: str) -> None:
             # uvicorn's own words are the same for every fault; the parser's error, being handled now, says which it is.
             fault = f"This is no HTTP/1.1: {sys.exception() or msg}. Look at the Content-Length, too."
@@ -133,8 +163,9 @@ def bounded_protocol(limits: Limits) -> type[asyncio.Protocol]:
 
         def connection_lost(self, exc: Exception | None) -> None:
             self._wait_no_longer()
-            if self._looking is not None:
-                self._looking.cancel()
+            for timer in (self._looking, self._reading):
+                if timer is not None:
+                    timer.cancel()
             super().connection_lost(exc)
 
     return Bounded

@@ -11,20 +11,19 @@ import contextlib
 import hashlib
 import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Awaitable, Callable, Sequence
+from functools import lru_cache, partial
 from typing import Any
 from urllib.parse import quote
 
 import aiohttp
 import msgspec
-from prometheus_client import Metric, generate_latest
-from prometheus_client.parser import text_string_to_metric_families
 
 from fourshot.serving.answers import RefusalError, send_answer, send_refusal
 from fourshot.serving.api import ASKED_PATHS, TaskList
 from fourshot.serving.app.guard import ACCESS, ASKER, ON_BEHALF
 from fourshot.serving.app.keys import Key
+from fourshot.serving.fleet.metrics_pages import merged
 from fourshot.serving.settings import Limits
 
 logger = logging.getLogger("fourshot.serving")
@@ -145,7 +144,32 @@ class Router:
             await send_answer(send, 200, await self._metrics(), content_type=METRICS_TYPE)
             return
         body = (await receive()).get("body", b"")
-        await self._forward(scope, body, send)
+        await self._while_there(receive, send, partial(self._forward, scope, body))
+
+    @staticmethod
+    async def _while_there(receive: Any, send: Any, answer: Callable[[Any], Awaitable[None]]) -> None:
+        """Have ``answer`` send what it has to, and give it up where the client leaves: a replica need not go on."""
+        is_over = False
+
+        async def pass_on(message: dict[str, Any]) -> None:
+            nonlocal is_over
+            is_over = message["type"] == "http.response.body" and not message.get("more_body")
+            await send(message)
+
+        async def until_gone() -> None:
+            while (await receive())["type"] != "http.disconnect":
+                pass
+
+        answering, leaving = asyncio.ensure_future(answer(pass_on)), asyncio.create_task(until_gone())
+        try:
+            await asyncio.wait({answering, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            if not (is_over or answering.done()):
+                answering.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await answering
+        finally:
+            answering.cancel()
+            leaving.cancel()
 
     async def _forward(self, scope: dict[str, Any], body: bytes, send: Any) -> None:
         """Hand a request on; where its replica fails before the first byte of an answer, to the next one."""
@@ -222,34 +246,17 @@ class Router:
     async def _metrics(self) -> bytes:
         """The metrics of all replicas, each sample with the number of its replica."""
         assert self._session is not None
-        pages: dict[int, str] = {}
-        for replica in self.replicas:
+        session, pages = self._session, dict[int, str]()
+
+        async def fetch(replica: Replica) -> None:
+            timeout, headers = aiohttp.ClientTimeout(total=LOOK_S), {"Authorization": f"Bearer {self._key}"}
             with contextlib.suppress(aiohttp.ClientError, TimeoutError, OSError):
-                headers = {"Authorization": f"Bearer {self._key}"}
                 address = f"{replica.address}/metrics"
-                async with self._session.get(address, headers=headers, raise_for_status=True) as answer:
+                async with session.get(address, headers=headers, timeout=timeout, raise_for_status=True) as answer:
                     pages[replica.number] = await answer.text()
-        return await asyncio.to_thread(merged, pages)
 
-
-def merged(pages: Mapping[int, str]) -> bytes:
-    """Metrics pages of replicas, by their numbers, as one: each sample has its replica as a label.
-
-    Samples of one metric stand together, as the format asks.
-    Source: https://prometheus.io/docs/instrumenting/exposition_formats/ (grouping and sorting).
-    """
-    families: dict[str, Metric] = {}
-    for replica, page in pages.items():
-        for family in text_string_to_metric_families(page):
-            samples = [sample._replace(labels={"replica": str(replica), **sample.labels}) for sample in family.samples]
-            family.samples = [*families[family.name].samples, *samples] if family.name in families else samples
-            families[family.name] = family
-
-    class Pages:
-        def collect(self) -> Iterable[Metric]:
-            return families.values()
-
-    return generate_latest(Pages())
+        await asyncio.gather(*map(fetch, self.replicas))
+        return await asyncio.to_thread(merged, dict(sorted(pages.items())))
 
 
 def _task_in(path: str) -> str:

@@ -226,7 +226,9 @@ class Supervisor:
             body = b"" if request.startswith(b"HEAD ") else body
             writer.write(f"HTTP/1.1 503 Service Unavailable\r\n{head}\r\n".encode() + body)
             writer.write_eof()
-            await asyncio.wait_for(reader.read(), 1)  # what else it sends: hanging up on it would take the answer along
+            async with asyncio.timeout(1):  # what else it sends: hanging up on it would take the answer along
+                while await reader.read(1 << 16):
+                    pass
         writer.close()
 
     def _last_words(self) -> str:

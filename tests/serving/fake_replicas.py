@@ -91,11 +91,17 @@ def routed(
             query: bytes = b"",
             app: Any = None,
             more: Sequence[tuple[bytes, bytes]] = (),
+            leaves: asyncio.Event | None = None,
         ) -> tuple[int, Any]:
             sent: list[dict[str, Any]] = []
 
+            waiting = [{"type": "http.request", "body": body, "more_body": False}]
+
             async def receive() -> dict[str, Any]:
-                return {"type": "http.request", "body": body, "more_body": False}
+                if not waiting:
+                    await (leaves or asyncio.Event()).wait()
+                    return {"type": "http.disconnect"}
+                return waiting.pop()
 
             async def send(message: dict[str, Any]) -> None:
                 sent.append(message)

@@ -15,7 +15,8 @@ from fourshot.serving.answers import send_answer
 from fourshot.serving.app.guard import Guard
 from fourshot.serving.app.keys import Key
 from fourshot.serving.app.protocol import bounded_protocol
-from fourshot.serving.fleet.router import Replica, Router, merged, preference
+from fourshot.serving.fleet.metrics_pages import merged
+from fourshot.serving.fleet.router import Replica, Router, preference
 from fourshot.serving.fleet.supervisor import listen, replica_settings
 from fourshot.serving.settings import Limits, ServeSettings
 from tests.serving.fake_replicas import KEY, Ask, FakeReplica, routed

@@ -1,4 +1,6 @@
-"""Which replicas are well: what a router takes for a sign that one is away, and what it does while none seems well."""
+"""Which replicas are well, as a router sees them, and what goes on beside requests: clients leave, a replica hangs."""
+
+import asyncio
 
 import pytest
 
@@ -61,5 +63,36 @@ def test_nothing_that_a_look_comes_to_ends_the_looking(monkeypatch: pytest.Monke
         await until(lambda: not replica.well)
         replica.address = address
         await until(lambda: replica.well)
+
+    routed(test)
+
+
+def test_a_replica_need_not_go_on_for_a_client_that_has_left() -> None:
+    async def test(router: Router, fakes: list[FakeReplica], ask: Ask) -> None:
+        for fake in fakes:
+            fake.answers.clear()
+        leaves = asyncio.Event()
+        asking = asyncio.ensure_future(ask("/v1/classify/task", leaves=leaves))
+        await until(lambda: sum(replica.in_flight for replica in router.replicas) == 1)
+        leaves.set()
+        with pytest.raises(IndexError):  # nothing was sent
+            await asking
+        assert [replica.in_flight for replica in router.replicas] == [0, 0]
+        assert all(replica.well for replica in router.replicas)
+        for fake in fakes:
+            fake.answers.set()
+        assert (await ask("/v1/classify/task"))[0] == 200
+
+    routed(test)
+
+
+def test_one_replica_that_hangs_does_not_take_the_metrics_of_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fourshot.serving.fleet.router.LOOK_S", 0.3)
+
+    async def test(router: Router, fakes: list[FakeReplica], ask: Ask) -> None:
+        fakes[0].answers.clear()
+        code, page = await asyncio.wait_for(ask("/metrics"), 5)
+        assert (code, 'fourshot_tasks{replica="1"}' in page, 'replica="0"' in page) == (200, True, False)
+        fakes[0].answers.set()
 
     routed(test)
