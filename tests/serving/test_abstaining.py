@@ -233,7 +233,9 @@ def test_a_classifier_says_what_it_cannot_be_asked_with(
 ) -> None:
     with pytest.raises(InputError, match=message):
         classifier.predict(**{"texts": TEXTS, **arguments})
-    assert classifier.predict(np.array(TEXTS), abstain_below=np.float32(0.0))[0].label == "good-label"
+    array: Any = np.array(TEXTS)
+    number: Any = np.float32(0.0)
+    assert classifier.predict(array, abstain_below=number)[0].label == "good-label"
 
 
 @pytest.mark.usefixtures("classifier")
