@@ -22,7 +22,7 @@ from fourshot.pipeline.student_card import find_student, is_text_student
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.tasks.generation import GenerationTask
 from fourshot.pipeline.tasks.pairs import Inputs, load_inputs
-from fourshot.pipeline.tasks.task_file import load_any_task
+from fourshot.pipeline.tasks.task_file import given_task, load_any_task
 from fourshot.pipeline.text_student import load_text_student_card
 from fourshot.pipeline.work_folder import MANIFEST_FILE
 from fourshot.serving.clients.remote.settings import RemoteSettings, check_remote
@@ -123,7 +123,7 @@ def plan_text_distillation(
 
 def _generation_task(task: GenerationTask | str | Path, data: str | Path | None, with_labels: str) -> GenerationTask:
     """``with_labels``: the function for tasks that have some."""
-    named = load_any_task(task, data) if isinstance(task, str | Path) else task
+    named = given_task(task, data)
     if not isinstance(named, GenerationTask):
         raise InputError(f"{named.name} has labels, and is no text generation task. Use {with_labels}.")
     return named

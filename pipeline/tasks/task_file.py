@@ -50,6 +50,39 @@ def load_any_task(name_or_path: str | Path, data_folder: str | Path | None = Non
     return task
 
 
+def given_task(
+    task: Task | GenerationTask | str | Path, data_folder: str | Path | None = None
+) -> Task | GenerationTask:
+    """`load_any_task`; a task that was made in Python is checked as one in a file is, and may get other data, too."""
+    if isinstance(task, str | Path):
+        return load_any_task(task, data_folder)
+    document = _as_in_a_file(task)
+    check = generation_faults if isinstance(task, GenerationTask) else shape_faults
+    if faults := errors_in(check(document, needs_source=False)):
+        raise TaskFileError(f"the task {task.name!r}", [str(fault) for fault in faults])
+    return _with_data(task, data_folder)
+
+
+def _as_in_a_file(value: Any) -> Any:
+    """Structs as tables, without what has its default."""
+    if isinstance(value, msgspec.Struct):
+        fields = {field.name: field for field in msgspec.structs.fields(value)}
+        return {
+            name: _as_in_a_file(part)
+            for name, field in fields.items()
+            if (part := getattr(value, name)) not in (field.default, msgspec.UNSET)
+        }
+    return [_as_in_a_file(part) for part in value] if isinstance(value, list | tuple) else value
+
+
+def _with_data(task: Task | GenerationTask, data_folder: str | Path | None) -> Task | GenerationTask:
+    if data_folder is None:
+        return task
+    source: Any = task.data
+    move: Any = pairs_in if isinstance(source, PairSource) else _with_folder
+    return msgspec.structs.replace(task, data=move(source, Path(data_folder).resolve()))
+
+
 def with_labels(task: Task | GenerationTask) -> Task:
     """``task``, for whatever needs labels. Raises `InputError` for a text generation task."""
     if isinstance(task, GenerationTask):
@@ -95,12 +128,10 @@ def _read(path: Path, data_folder: str | Path | None) -> tuple[Task | Generation
     struct: Any = GenerationTask if kind == KIND else Task
     task: Task | GenerationTask = msgspec.convert(document, struct)
     source: Any = task.data
-    if data_folder is not None:
-        move = pairs_in if isinstance(source, PairSource) else _with_folder
-        source = move(source, Path(data_folder).resolve())
-    elif source.folder:
+    if data_folder is None and source.folder:
         source = msgspec.structs.replace(source, folder=str((path.parent / source.folder).resolve()))
-    return msgspec.structs.replace(task, data=source), faults
+        task = msgspec.structs.replace(task, data=source)
+    return _with_data(task, data_folder), faults
 
 
 def find_task_file(name_or_path: str | Path) -> Path:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -15,6 +16,7 @@ import fourshot
 from fourshot.engine.core import Typed
 from fourshot.pipeline.arguments import checked
 from fourshot.pipeline.selective import Refusal
+from fourshot.pipeline.tasks.task_file import given_task, shipped_tasks
 
 pd = pytest.importorskip("pandas")
 STRANGE: list[Any] = [
@@ -69,6 +71,37 @@ def test_what_is_of_the_right_kind_is_not_refused() -> None:
     task = fourshot.Task(name="t", instruction="i", noun="n", labels=[label])  # type: ignore[arg-type]
     assert fourshot.RunSettings(seed=3).seed == 3 and task.label_names == ("a",)
     assert fourshot.RemoteSettings(timeout_s=5).timeout_s == 5, "a whole number is a number"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"labels": ()}, r"\$\.labels"),
+        ({"labels": (fourshot.Label(name="a"), fourshot.Label(name="a"))}, r"\$\.labels\[1\]"),
+        ({"labels": (fourshot.Label(name=""), fourshot.Label(name="b"))}, r"\$\.labels\[0\]"),
+        ({"name": ""}, r"\$\.name"),
+        ({"name": "../elsewhere"}, r"\$\.name|slash"),
+        ({"instruction": ""}, r"\$\.instruction"),
+        ({"fields": ("a", "a")}, r"\$\.fields"),
+    ],
+)
+def test_a_task_that_is_made_in_python_is_checked_as_one_in_a_file_is(change: dict[str, Any], message: str) -> None:
+    task = msgspec.structs.replace(fourshot.load_task("support_tickets"), **change)
+    for function in (fourshot.run, fourshot.compare, fourshot.distill):
+        with pytest.raises(fourshot.InputError, match=message):
+            function(task)
+
+
+def test_data_in_another_place_is_not_passed_over_for_a_task_that_is_made_in_python(tmp_path: Path) -> None:
+    task = fourshot.load_task("support_tickets")
+    with pytest.raises(fourshot.InputError, match="no_such_folder"):
+        fourshot.distill(task, generate=1, data=tmp_path / "no_such_folder")
+
+
+@pytest.mark.parametrize("name", shipped_tasks())
+def test_every_task_that_comes_along_is_fine_as_an_object_too(name: str) -> None:
+    task = fourshot.load_any_task(name)
+    assert given_task(task) == task
 
 
 @pytest.mark.parametrize(
