@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from fourshot.engine.errors import InputError
-from fourshot.pipeline.faults import nearest
+from fourshot.pipeline.faults import MOST_NAMED, nearest, shorten
 from fourshot.pipeline.rows.label_cells import UNSEEN, read_text_cell
 from fourshot.pipeline.rows.text_words import LongTexts, count_words, shown_text, text_windows
 from fourshot.pipeline.task import Task
@@ -144,7 +144,7 @@ def as_text(task: Task, raw: Given) -> str:
     for key in values:
         if key not in fields:
             near = nearest(str(key), fields, f"Give one such as {example}")
-            raise InputError(f"unknown field {key!r}; the fields are {', '.join(fields)}. {near}")
+            raise InputError(f"unknown field {key!r:.60}; the fields are {', '.join(fields)}. {near}")
     for field in fields:
         value = values.get(field)
         if not isinstance(value, str) or not value.strip() or UNSEEN.fullmatch(value.strip()):
@@ -190,7 +190,7 @@ def as_given(task: Task, text: str) -> Given:
 
 
 def _keys(values: Mapping[str, Any]) -> str:
-    return ", ".join(map(repr, values)) or "nothing"
+    return shorten((f"{key!r:.60}" for key in values), MOST_NAMED) or "nothing"
 
 
 def written_fields(fields: Sequence[str], completion: str) -> dict[str, str]:

@@ -82,10 +82,6 @@ class Guard:
         asker = None
         try:
             key = self._admit(scope)
-            if scope["type"] == "http":
-                scope, receive, is_gone = await self._body(scope, receive)
-                if is_gone:
-                    return  # the client left before its body was whole: there is nobody to answer
             asker = self._asker(scope, key)
             limit = (key.max_concurrent if key else 0) or self._limits.max_concurrent
             if self._busy[asker] >= limit and not self._behind_router:  # which has counted them, by its own keys
@@ -94,7 +90,11 @@ class Guard:
                 raise RefusalError(
                     429, "too_many_requests", f"{owner} has {limit} requests on their way, which is its limit.", 1.0
                 )
-            self._busy[asker] += 1
+            self._busy[asker] += 1  # before its body is taken in, which takes memory
+            if scope["type"] == "http":
+                scope, receive, is_gone = await self._body(scope, receive)
+                if is_gone:
+                    return  # the client left before its body was whole: there is nobody to answer
             await self._app({**scope, ACCESS: key, ASKER: asker}, receive, send)
         except RefusalError as refusal:
             with contextlib.suppress(OSError):
