@@ -1,10 +1,15 @@
 """Which replicas are well, as a router sees them, and what goes on beside requests: clients leave, a replica hangs."""
 
 import asyncio
+import time
+from pathlib import Path
 
 import pytest
 
+from fourshot.serving.fleet.replicas import Replicas
 from fourshot.serving.fleet.router import Router
+from fourshot.serving.fleet.supervisor import listen
+from fourshot.serving.settings import ServeSettings
 from tests.serving.fake_replicas import Ask, FakeReplica, routed
 from tests.waiting import until
 
@@ -96,3 +101,39 @@ def test_one_replica_that_hangs_does_not_take_the_metrics_of_the_others(monkeypa
         fakes[0].answers.set()
 
     routed(test)
+
+
+def test_over_ray_a_replica_that_is_long_in_starting_keeps_nobody_from_following_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Actors:
+        """The first is being started again; the second has another address whenever it is asked."""
+
+        def __init__(self, *_: object) -> None:
+            self.asked = 0
+
+        def addresses(self, wait_s: float = 120.0) -> list[str]:
+            if self.asked:
+                time.sleep(min(wait_s, 60))
+            self.asked += 1
+            return ["" if self.asked > 1 else "http://first", f"http://second-{self.asked}"]
+
+        def close(self) -> None:
+            pass
+
+    monkeypatch.setattr("fourshot.serving.fleet.ray_replicas.RayReplicas", Actors)
+    monkeypatch.setattr("fourshot.serving.fleet.replicas.FOLLOW_S", 0.01)
+    monkeypatch.setattr("fourshot.serving.fleet.replicas.FOLLOW_WAIT_S", 0.1)
+    (tmp_path / "keys.toml").touch()
+
+    async def run() -> None:
+        with listen("127.0.0.1", 0) as listening:
+            settings, said = ServeSettings(adapters=""), list[str]()
+            fleet = Replicas(settings, listening, 2, "local", tmp_path / "serve.log", said.append)
+            async with fleet._over_ray(tmp_path / "keys.toml") as replicas:
+                assert [replica.address for replica in replicas] == ["http://first", "http://second-1"]
+                await until(lambda: "second-2" in replicas[1].address, 5)
+                assert replicas[0].address == "http://first"
+            assert said[0] == "replica 1 is now at http://second-2"
+
+    asyncio.run(run())
