@@ -3,8 +3,9 @@
 Importing this module loads neither torch nor vllm.
 """
 
-from collections.abc import Generator, Sequence
-from typing import TYPE_CHECKING, Literal, Protocol
+from collections.abc import Callable, Generator, Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_type_hints
 
 import msgspec
 
@@ -20,7 +21,48 @@ if TYPE_CHECKING:
 Verbalizer = Literal["word", "prefix", "token", "auto"]
 
 
-class SamplingSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Typed(msgspec.Struct, frozen=True):
+    """A base for what users make in Python: msgspec checks the types of what it reads, and here of what they make."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        own: Callable[[Typed], None] | None = getattr(cls, "__post_init__", None)
+
+        def check(self: Typed) -> None:
+            try:
+                if own:
+                    own(self)
+            except InputError:
+                raise
+            except Exception:  # whatever comes of comparing values of other types
+                check_types(self)
+                raise
+            check_types(self)
+
+        cls.__post_init__ = check  # type: ignore[attr-defined]
+
+
+def check_types(settings: msgspec.Struct) -> None:
+    """Raise InputError for the first field that is not of its type."""
+    for name, hint in _hints(type(settings)).items():
+        value = getattr(settings, name)
+        if value is msgspec.UNSET:
+            continue
+        try:
+            if isinstance(hint, type) and issubclass(hint, msgspec.Struct) and not isinstance(value, hint):
+                raise msgspec.ValidationError(f"Expected `{hint.__name__}`, got `{type(value).__name__}`")
+            msgspec.convert(value, hint)
+        except msgspec.ValidationError as error:
+            shown = " ".join(f"{value!r:.60}".split())
+            raise InputError(f"{type(settings).__name__}: {name} is {shown}. {error}.") from None
+
+
+@lru_cache
+def _hints(kind: type[msgspec.Struct]) -> dict[str, Any]:
+    return {name: hint for name, hint in get_type_hints(kind).items() if name in kind.__struct_fields__}
+
+
+class SamplingSettings(Typed, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The distribution that tokens are drawn from: what a user may choose. Names are vLLM's ``SamplingParams``.
 
     The defaults are the paper's (Patwa et al. 2024, section 4: temperature 1.0, top-k 50).

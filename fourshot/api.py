@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from fourshot.pipeline.arguments import checked
 from fourshot.pipeline.corpus.run import make_corpus
 from fourshot.pipeline.corpus.settings import CorpusSettings
 from fourshot.pipeline.corpus.summary import CorpusSummary
@@ -14,7 +15,7 @@ from fourshot.pipeline.runs.stages import StageName
 from fourshot.pipeline.synthesis.settings import PRESETS, RunSettings
 from fourshot.pipeline.task import Task
 from fourshot.pipeline.tasks.generation import GenerationTask
-from fourshot.pipeline.tasks.task_file import load_task
+from fourshot.pipeline.tasks.task_file import given_task, with_labels
 from fourshot.pipeline.tasks.task_paths import load_tasks
 from fourshot.training.jobs.jobs import Placement
 
@@ -24,6 +25,7 @@ def default_folder(task: str, preset: str = "default", seed: int = 0) -> Path:
     return Path("runs") / task / f"{preset}-seed{seed}"
 
 
+@checked
 def run(
     task: Task | str | Path,
     *,
@@ -53,7 +55,7 @@ def run(
     when they are annotated, and ``ask_path`` of the summary is a table of so many to be labelled before it is repeated.
     Raises `InputError` for bad input, `ShortRunError` where a class stalls, `RunFolderError` for another run's folder.
     """
-    task = load_task(task) if isinstance(task, str | Path) else task
+    task = with_labels(given_task(task))
     settings = settings or RunSettings()
     folder = Path(folder or default_folder(task.name, seed=settings.seed))
     return run_task(
@@ -71,6 +73,7 @@ def run(
     )
 
 
+@checked
 def compare(
     task: Task | str | Path,
     methods: Sequence[str] = (),
@@ -91,7 +94,7 @@ def compare(
     ``methods`` are keys of `METHODS`; none means `DEFAULT_METHODS`. The other arguments are those
     of `run`; ``folder`` defaults to runs/<task>/compare.
     """
-    task = load_task(task) if isinstance(task, str | Path) else task
+    task = with_labels(given_task(task))
     return comparing.compare(
         task,
         model,
@@ -105,6 +108,7 @@ def compare(
     )
 
 
+@checked
 def train(
     tasks: Sequence[str | Path],
     *,
@@ -130,6 +134,7 @@ def train(
     return train_tasks(load_tasks(tasks), model, settings, folder, on_event or ignore, placement, forecast)
 
 
+@checked
 def corpus(
     tasks: Sequence[str | Path],
     folder: str | Path,

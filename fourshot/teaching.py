@@ -9,6 +9,7 @@ import msgspec
 
 from fourshot.api import default_folder, default_student_folder
 from fourshot.engine.errors import InputError
+from fourshot.pipeline.arguments import checked
 from fourshot.pipeline.card import CARD_FILE, load_card
 from fourshot.pipeline.cells.run_folder import RunFolder
 from fourshot.pipeline.distillation import distill as distilling
@@ -27,13 +28,14 @@ from fourshot.pipeline.student_card import find_student, load_student_card
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.tables.types import ReadSettings
 from fourshot.pipeline.task import Task
-from fourshot.pipeline.tasks.task_file import load_task
+from fourshot.pipeline.tasks.task_file import given_task, with_labels
 from fourshot.serving.clients.remote.settings import RemoteSettings, check_remote
 from fourshot.serving.clients.teachers import Remote, find_teacher
 from fourshot.training.jobs.jobs import Placement
 from fourshot.training.students.settings import StudentSettings
 
 
+@checked
 def annotate(
     task: Task | str | Path,
     unlabelled: str | Path,
@@ -77,6 +79,7 @@ def annotate(
     )
 
 
+@checked
 def plan_annotation(
     task: Task | str | Path,
     unlabelled: str | Path,
@@ -114,7 +117,7 @@ def _teacher(
     elif isinstance(task, str | Path) and (known_task := _task_of(Path(task))):
         named, by = (known_task if by else None), by or task
     else:
-        named = load_task(task, data) if isinstance(task, str | Path) else task
+        named = with_labels(given_task(task, data))
     if by is None:
         assert named
         by = default_folder(named.name)
@@ -133,6 +136,7 @@ def _remote(model: str | None, settings: RemoteSettings | None, run: RunSettings
     return Remote(model=model, settings=settings or RemoteSettings(), run=run or RunSettings())
 
 
+@checked
 def distill(
     task: Task | str | Path,
     *,
@@ -165,7 +169,7 @@ def distill(
     for a folder that holds something else, `ServiceError` where a service does not answer, `SpendingLimitError` at a
     limit.
     """
-    task = load_task(task, data) if isinstance(task, str | Path) else task
+    task = with_labels(given_task(task, data))
     return distilling.distill(
         task,
         Path(folder or default_student_folder(task)),
@@ -183,6 +187,7 @@ def distill(
     )
 
 
+@checked
 def plan_distillation(
     task: Task | str | Path,
     *,
@@ -201,7 +206,7 @@ def plan_distillation(
     remote: RemoteSettings | None = None,
 ) -> Forecast | None:
     """What `distill` would take of the teacher; None for who reads without an engine."""
-    task = load_task(task, data) if isinstance(task, str | Path) else task
+    task = with_labels(given_task(task, data))
     return distilling.plan_distillation(
         task,
         Path(folder or default_student_folder(task)),

@@ -5,6 +5,7 @@ from typing import Any
 
 from fourshot.api import default_student_folder
 from fourshot.engine.errors import InputError
+from fourshot.pipeline.arguments import checked
 from fourshot.pipeline.card import CARD_FILE
 from fourshot.pipeline.cells.run_folder import SHOTS_FILE
 from fourshot.pipeline.distillation import distill_text as distilling
@@ -21,7 +22,7 @@ from fourshot.pipeline.student_card import find_student, is_text_student
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.tasks.generation import GenerationTask
 from fourshot.pipeline.tasks.pairs import Inputs, load_inputs
-from fourshot.pipeline.tasks.task_file import load_any_task
+from fourshot.pipeline.tasks.task_file import given_task, load_any_task
 from fourshot.pipeline.text_student import load_text_student_card
 from fourshot.pipeline.work_folder import MANIFEST_FILE
 from fourshot.serving.clients.remote.settings import RemoteSettings, check_remote
@@ -30,6 +31,7 @@ from fourshot.training.jobs.jobs import Placement
 from fourshot.training.students.settings import TextStudentSettings
 
 
+@checked
 def distill_text(
     task: GenerationTask | str | Path,
     *,
@@ -78,6 +80,7 @@ def distill_text(
     return distilling.distill_text(distillation, at, on_event=listener, placement=Placement(ray=ray), forecast=forecast)
 
 
+@checked
 def plan_text_distillation(
     task: GenerationTask | str | Path,
     *,
@@ -120,7 +123,7 @@ def plan_text_distillation(
 
 def _generation_task(task: GenerationTask | str | Path, data: str | Path | None, with_labels: str) -> GenerationTask:
     """``with_labels``: the function for tasks that have some."""
-    named = load_any_task(task, data) if isinstance(task, str | Path) else task
+    named = given_task(task, data)
     if not isinstance(named, GenerationTask):
         raise InputError(f"{named.name} has labels, and is no text generation task. Use {with_labels}.")
     return named
@@ -142,6 +145,7 @@ def _writer(
     return find_writer(by, task, key=key, teacher_model=teacher_model, remote=remote, real=real, seed=seed)
 
 
+@checked
 def annotate_text(
     task: GenerationTask | str | Path,
     unlabelled: str | Path,
@@ -167,6 +171,7 @@ def annotate_text(
     return annotate_inputs(inputs, Path(out), writer, on_event=on_event or ignore, forecast=forecast)
 
 
+@checked
 def plan_text_annotation(
     task: GenerationTask | str | Path, unlabelled: str | Path, *, on_event: OnEvent | None = None, **arguments: Any
 ) -> Forecast | None:

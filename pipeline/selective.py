@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal, TypedDict
 
 import msgspec
 
+from fourshot.engine.core import Typed
 from fourshot.engine.errors import InputError
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ class Refusing(TypedDict, total=False):
     none_of_these: bool
 
 
-class Refusal(msgspec.Struct, frozen=True, kw_only=True):
+class Refusal(Typed, frozen=True, kw_only=True):
     """What a caller asks not to be answered."""
 
     abstain_below: float | None = None  # least probability of a label that is given

@@ -6,8 +6,10 @@ All frozen; unknown keys in a user's file are an error. Importing this module lo
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from fourshot.engine.core import Typed
 
-class Label(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+
+class Label(Typed, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One class. ``word`` is what the model reads and answers; ``name`` is what the data and the user say."""
 
     name: str
@@ -20,7 +22,7 @@ class Label(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         return self.word or self.name
 
 
-class DataSource(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class DataSource(Typed, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where the examples are: exactly one of ``hub`` (a data set) and ``folder`` (train and test files)."""
 
     hub: str = ""  # e.g. "stanfordnlp/sst2"
@@ -32,11 +34,11 @@ class DataSource(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     label_column: str = "label"
     train_split: str = "train"
     test_split: str = "test"
-    label_values: dict[str, str] = {}  # value in the data -> label name, where they differ
+    label_values: dict[str, str] = msgspec.field(default_factory=dict)  # value in the data -> label name
     leave_out: tuple[str, ...] | UnsetType = UNSET  # values that are no label of the task: their rows are left out
 
 
-class Task(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Task(Typed, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A text classification task, as one TOML file says it."""
 
     name: str

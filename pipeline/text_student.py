@@ -11,6 +11,7 @@ from fourshot.engine.core import EngineSettings, Sampling
 from fourshot.engine.errors import AdapterError, InputError
 from fourshot.engine.machine.files import read_json
 from fourshot.engine.tokens import check_lengths
+from fourshot.pipeline.arguments import checked
 from fourshot.pipeline.rows.text_words import check_unicode
 from fourshot.pipeline.student_card import STUDENT_FILE, RemoteTeacher, check_unchanged, find_student, is_text_student
 from fourshot.pipeline.tasks.generation import GenerationTask, writing_prompt
@@ -83,6 +84,7 @@ class _Writer(Protocol):
 class Generator:
     """A student of a text generation task, opened. A context manager: leaving it gives the memory back."""
 
+    @checked
     def __init__(self, folder: str | Path, *, many: bool = False) -> None:
         """``folder``: of a student, or of the distillation that made it. ``many`` texts are to come: a causal student
         is then opened with vLLM, which opens more slowly and writes faster.
@@ -202,6 +204,8 @@ def _checked(inputs: Iterable[str]) -> list[str]:
     if isinstance(inputs, str) or getattr(inputs, "ndim", 1) != 1:  # a data frame's would be the names of its columns
         kind = "string" if isinstance(inputs, str) else type(inputs).__name__
         raise InputError(f"generate takes a list of inputs, got one {kind}. Put the texts in a list.")
+    if not isinstance(inputs, Iterable):
+        raise InputError(f"generate takes a list of inputs, got {inputs!r:.60}. Give a list of strings.")
     texts = list(inputs)
     if wrong := [index for index, text in enumerate(texts) if not isinstance(text, str)]:
         raise InputError(f"the input at {wrong[0]} is {texts[wrong[0]]!r:.60}, which is no text. Leave it out.")

@@ -8,6 +8,8 @@ from fourshot.engine.checkpoints.models import ResolvedModel, resolve_model
 from fourshot.engine.errors import InputError
 
 ENVIRONMENT = "FOURSHOT_SERVE"  # holds a `ServeSettings` as JSON for vLLM's processes
+PROXIES = "FORWARDED_ALLOW_IPS"  # uvicorn's variable: whose X-Forwarded-For is believed
+NEAR_PROXIES = "127.0.0.1,::1,::ffff:127.0.0.1"  # on this machine; the last where the service listens at ::
 
 MAY_BE_0 = (  # computed, or at once
     *("max_loras", "max_cpu_loras", "max_lora_rank", "kv_cache_bytes", "max_num_seqs"),
@@ -25,7 +27,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     max_texts: int = 256  # in one request
     max_text_chars: int = 100_000  # of one text; the prompt is cut to the card's max_text_words anyway
     max_queue_s: float = 30.0  # work ahead of a request, in seconds, above which the answer is 429
-    max_concurrent: int = 256  # requests of one key at a time, else of one address; a key's own limit goes before it
+    max_concurrent: int = 256  # requests of one key at a time, else of one address; a key's own limit comes first
     max_connections: int = 1000  # of all clients
     timeout_s: float = 60.0  # from a request's arrival to its answer
     header_timeout_s: float = 10.0  # for a client to send its headers
@@ -74,6 +76,11 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
                     if name == "kv_cache_bytes":
                         name, value = "kv_cache_mib", self.kv_cache_bytes >> 20
                     raise InputError(f"--{name.replace('_', '-')} {value}: give a number of {least} or more.")
+
+    @property
+    def authority(self) -> str:
+        """Host and port, as an address has them."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     def find_base(self) -> ResolvedModel:
         """The base model on this machine. Raises ModelNotFoundError."""

@@ -50,8 +50,12 @@ FORECAST = {  # key of `pipeline.forecast.StageForecast` -> heading
 
 def one_line(text: str) -> str:
     """``text`` for a terminal: on one line, in one column, and control characters, which could steer it, as codes."""
-    line = " ".join(text.replace("\t", " ").splitlines())
-    return "".join(repr(char)[1:-1] if category(char) == "Cc" else char for char in line)
+    return harmless(" ".join(text.replace("\t", " ").splitlines()))
+
+
+def harmless(text: str) -> str:
+    """``text`` for a terminal: control characters as codes, but for line ends and tabs; a service may have sent it."""
+    return "".join(repr(char)[1:-1] if category(char) == "Cc" and char not in "\n\t" else char for char in text)
 
 
 class Terminal:
@@ -121,7 +125,7 @@ class Terminal:
 
     def warn(self, text: str) -> None:
         """Say on standard error what its reader should mend."""
-        print(f"fourshot: warning: {text}", file=sys.stderr)
+        print(f"fourshot: warning: {harmless(text)}", file=sys.stderr)
 
     def result(self, kind: str, content: Any) -> None:
         """Print ``content``, a struct or a mapping, for machines."""

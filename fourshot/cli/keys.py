@@ -7,6 +7,7 @@ from fourshot.cli.declare import Options, argument, command, some_names_in
 
 FILE = argument("file", "FILE", "the key file", type=Path)
 NAME = argument("--name", "NAME", "whose it is", required=True)
+USUAL = "as serve --max-concurrent"  # of a key without a limit of its own
 TASKS_HELP = "comma-separated: the only ones it may ask (default: all, and vLLM's routes)"
 
 
@@ -15,7 +16,7 @@ TASKS_HELP = "comma-separated: the only ones it may ask (default: all, and vLLM'
     argument("file", "FILE", "the key file; made where there is none", type=Path),
     NAME,
     argument("--tasks", "TASKS", TASKS_HELP, type=some_names_in, default=()),
-    argument("--max-concurrent", "N", "requests at a time", type=int, default=0),
+    argument("--max-concurrent", "N", f"requests at a time (default, or 0: {USUAL})", type=int, default=0),
 )
 def add(options: Options, terminal: Terminal) -> None:
     """Make a key; it is shown once."""
@@ -42,7 +43,7 @@ def list_keys(options: Options, terminal: Terminal) -> None:
     from fourshot.serving.app.keys import read_keys
 
     rows = [
-        {"name": key.name, "tasks": ", ".join(key.tasks) or "all", "at a time": key.max_concurrent or "the limit"}
+        {"name": key.name, "tasks": ", ".join(key.tasks) or "all", "at a time": key.max_concurrent or USUAL}
         for key in read_keys(options.file)
     ]
     terminal.result("result", {"keys": rows})

@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     # Each declares its commands when it is imported; the help lists them in this order.
     from fourshot.cli import runs, review, students, corpus, tasks, predict, serve, adapters, keys, machine, bench  # noqa: F401, I001
-    from fourshot.cli.console import Terminal
+    from fourshot.cli.console import Terminal, harmless
     from fourshot.cli.declare import read_command
     from fourshot.cli.given import check_given
 
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 raise
             code, message = _explain(error)
             _abandon_output()
-            print(f"fourshot: {message}", file=sys.stderr)
+            print(f"fourshot: {harmless(message)}", file=sys.stderr)
             with contextlib.suppress(OSError):  # it may be the very place that is full
                 terminal.result("error", {"error": type(error).__name__, "message": message, "exit_code": code})
     return code

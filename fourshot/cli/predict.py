@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from fourshot.pipeline.task import Task
     from fourshot.serving.clients.explain import Explanation
 
-NO_LABEL = "none"
+NO_LABEL = ""  # as in tables; any word may be the name of a class
 FOR_LABELS = ("abstain_below", "coverage", "none_of_these")
 FEW = 50  # texts that a threshold comes from
 REASONS = {"unsure": "too unsure", "none_of_these": "unlike the task's texts"}
@@ -112,7 +112,8 @@ def predict(options: Options, terminal: Terminal) -> None:
     for text, prediction, explained in zip_longest(texts, predictions, explanations):
         document = {"text": as_given(task, text) if task else text, **msgspec.to_builtins(prediction)}
         terminal.result("prediction", document | ({"explanation": explained} if explained else {}))
-        terminal.say(f"{prediction.label or NO_LABEL}\t{prediction.probability:.3f}\t{one_line(text)}")
+        label = NO_LABEL if prediction.label is None else one_line(prediction.label)
+        terminal.say(f"{label}\t{prediction.probability:.3f}\t{one_line(text)}")
         if explained:
             terminal.say(_explanation_text(explained))
     abstained = Counter(prediction.abstained for prediction in predictions if prediction.abstained)

@@ -55,9 +55,9 @@ def serve(options: Options, terminal: Terminal) -> None:
     options.vllm_arguments = tuple(options.vllm_arguments)
     settings = ServeSettings(**overrides(options, ServeSettings), limits=Limits(**overrides(options, Limits)))
     launch = prepare(settings, options.replicas, options.ray)
-    if settings.host not in LOCAL and not settings.keys:
+    if launch.settings.host not in LOCAL and not settings.keys:
         terminal.warn(
-            f"anybody who reaches {settings.host} may ask: there is no key. Make one with `fourshot keys add`."
+            f"anybody who reaches {launch.settings.host} may ask: there is no key. Make one with `fourshot keys add`."
         )
     log = Path(options.log) if options.log else home() / "logs" / f"serve-{launch.settings.port}.log"
     log.parent.mkdir(parents=True, exist_ok=True)

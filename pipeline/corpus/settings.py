@@ -5,14 +5,13 @@ Importing this module loads neither torch nor vllm.
 
 from typing import Literal, get_args
 
-import msgspec
-
+from fourshot.engine.core import Typed
 from fourshot.engine.errors import InputError
 
 Format = Literal["jsonl", "parquet"]
 
 
-class CorpusSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class CorpusSettings(Typed, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How a corpus is written, and where its engines run. The comments are the help of `fourshot corpus`."""
 
     format: Format = "jsonl"  # of its files

@@ -17,7 +17,8 @@ from fourshot.pipeline.distillation.text_pairs import BY, TARGET, write_annotate
 from fourshot.pipeline.events import Event, OnEvent, ignore
 from fourshot.pipeline.forecast import Forecast
 from fourshot.pipeline.provenance import value_hash
-from fourshot.pipeline.rows.text_table import check_cells, check_written
+from fourshot.pipeline.rows.held_cells import check_cells
+from fourshot.pipeline.rows.text_table import check_written
 from fourshot.pipeline.runs.stages.write import Written
 from fourshot.pipeline.student_card import RemoteTeacher
 from fourshot.pipeline.synthesis.settings import RunSettings

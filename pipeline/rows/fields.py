@@ -6,6 +6,7 @@ handles texts handles it. Here is what must know the fields: what writes that st
 Importing this module loads no heavy library.
 """
 
+import json
 import math
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,7 +15,7 @@ from typing import Any
 import msgspec
 
 from fourshot.engine.errors import InputError
-from fourshot.pipeline.faults import nearest
+from fourshot.pipeline.faults import MOST_NAMED, nearest, shorten
 from fourshot.pipeline.rows.label_cells import UNSEEN, read_text_cell
 from fourshot.pipeline.rows.text_words import LongTexts, count_words, shown_text, text_windows
 from fourshot.pipeline.task import Task
@@ -131,7 +132,9 @@ def as_text(task: Task, raw: Given) -> str:
             return join_fields(fields, lines)
         try:
             values = msgspec.json.decode(raw) if raw.lstrip().startswith("{") else None
-        except msgspec.DecodeError as failure:
+            if values:
+                json.loads(raw, object_pairs_hook=each_once)
+        except (msgspec.DecodeError, ValueError, RecursionError) as failure:
             raise InputError(f"{raw[:60]!r} is not valid JSON: {failure}. Give an object such as {example}") from None
     if not isinstance(values, Mapping):
         raise InputError(
@@ -141,13 +144,23 @@ def as_text(task: Task, raw: Given) -> str:
     for key in values:
         if key not in fields:
             near = nearest(str(key), fields, f"Give one such as {example}")
-            raise InputError(f"unknown field {key!r}; the fields are {', '.join(fields)}. {near}")
+            raise InputError(f"unknown field {key!r:.60}; the fields are {', '.join(fields)}. {near}")
     for field in fields:
         value = values.get(field)
         if not isinstance(value, str) or not value.strip() or UNSEEN.fullmatch(value.strip()):
             lack = "is missing" if field not in values else "is blank" if isinstance(value, str) else "is no string"
             raise InputError(f"the field {field!r} {lack}; got {_keys(values)}. Give one such as {example}")
     return join_fields(fields, values)
+
+
+def each_once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """A hook for `json.loads`: raises ValueError where a name stands twice, as JSON leaves open which value counts."""
+    fields: dict[str, object] = {}
+    for name, value in pairs:
+        if name in fields:
+            raise ValueError(f"Object contains the field `{name}` twice")
+        fields[name] = value
+    return fields
 
 
 def _example(fields: Sequence[str]) -> str:
@@ -177,7 +190,7 @@ def as_given(task: Task, text: str) -> Given:
 
 
 def _keys(values: Mapping[str, Any]) -> str:
-    return ", ".join(map(repr, values)) or "nothing"
+    return shorten((f"{key!r:.60}" for key in values), MOST_NAMED) or "nothing"
 
 
 def written_fields(fields: Sequence[str], completion: str) -> dict[str, str]:

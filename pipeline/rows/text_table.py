@@ -4,7 +4,6 @@ import csv
 import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import chain
 from pathlib import Path, PurePath
 from typing import Any, TextIO
 
@@ -179,47 +178,6 @@ def check_written(out: Path, columns: Sequence[str], more: Sequence[str]) -> Non
     check_added(columns, more)
 
 
-def check_cells(out: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    """Raise InputError where ``out`` cannot hold the rows. In Parquet each column has one type, in CSV is no NUL.
-
-    It is for before anything is asked about a table, which may take hours.
-    """
-    if out.suffix.lower() in (".csv", ".tsv"):
-        _check_nul(out, columns, rows)
-    if out.suffix.lower() != ".parquet":
-        return
-    import pyarrow
-    import pyarrow.parquet
-
-    values: dict[str, list[Any]] = {column: [] for column in columns}
-    for row in rows:
-        for column in columns:
-            values[column].append(row.get(column))
-    for column, cells in values.items():
-        try:
-            table = pyarrow.table({column: pyarrow.array(cells)})
-            pyarrow.parquet.ParquetWriter(pyarrow.BufferOutputStream(), table.schema).close()
-        except (pyarrow.ArrowException, OverflowError) as failure:
-            types = shorten(sorted({type(cell).__name__ for cell in cells if cell is not None}))
-            raise InputError(
-                f"{out}: Parquet cannot hold the column {column!r} ({types}): {str(failure).splitlines()[0]}. Nothing "
-                f"was written. Give --out {out.with_suffix('.jsonl')} or a .csv, or give the column one type."
-            ) from None
-
-
-def _check_nul(out: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    """Raise InputError for a NUL character, with which nobody reads a CSV file again."""
-    header = dict(zip(columns, columns, strict=True))
-    for number, row in enumerate(chain([header], rows)):
-        for column in columns:
-            if isinstance(cell := row.get(column), str) and "\0" in cell:
-                place = f"row {number} of the column {column!r}" if number else f"the name {column!r}"
-                raise InputError(
-                    f"{out}: CSV cannot hold NUL characters, and {place} has one. Nothing was written. Give --out "
-                    f"{out.with_suffix('.jsonl')}, or remove them from the table."
-                )
-
-
 def check_added(columns: Sequence[str], more: Sequence[str]) -> None:
     """Raise InputError where ``columns`` has one of ``more``."""
     if clashes := [column for column in more if column in columns]:
@@ -280,4 +238,4 @@ def _cells(row: dict[str, Any], columns: Sequence[str]) -> Iterator[Any]:
         value = row.get(column)
         if isinstance(value, dict | list):
             value = msgspec.json.encode(value, enc_hook=str).decode()
-        yield value.replace("\0", "") if isinstance(value, str) else value  # of what was added: see `check_cells`
+        yield value.replace("\0", "") if isinstance(value, str) else value  # of what was added: see `held_cells`

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from fourshot.engine.core import SamplingSettings, Verbalizer
+from fourshot.engine.core import SamplingSettings, Typed, Verbalizer
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.rows.text_words import MAX_TEXT_WORDS, LongTexts
 from fourshot.pipeline.synthesis.filters import FilterSettings
@@ -34,7 +34,7 @@ COMMITTEE: dict[str, Any] = {
 }
 
 
-class GenerateSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class GenerateSettings(Typed, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How many texts, and how they are drawn."""
 
     per_class: int = 50  # synthetic texts to keep per class
@@ -74,7 +74,7 @@ class GenerateSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
         return self.max_candidates or math.ceil(self.per_class / self.min_acceptance)
 
 
-class VarietySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class VarietySettings(Typed, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How the draws for a class are made to differ from each other (docs/diversity.md says what each gains)."""
 
     order: Literal["drawn", "fixed"] = "drawn"  # of the shots in a prompt: drawn anew for each, or the same in all
@@ -93,7 +93,7 @@ class VarietySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
             )
 
 
-class AnnotateSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class AnnotateSettings(Typed, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Who annotates the candidates, and when a label is believed (docs/design.md says why).
 
     adapters: a committee. ``num_adapters`` of its members are trained on the shots alone, in turn with each of
@@ -177,7 +177,7 @@ class AnnotateSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
         return self.annotator == "adapters" and self.folds > 0
 
 
-class UnlabelledSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class UnlabelledSettings(Typed, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What becomes of the texts without labels that a user gives."""
 
     mode: Literal["beside", "instead"] = "beside"  # learnt beside texts that the model writes, or instead of them
@@ -190,7 +190,7 @@ class UnlabelledSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
             raise InputError(f"unlabelled.most is a number of texts, 0 for all; got {self.most}.")
 
 
-class RunSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class RunSettings(Typed, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One run: from shots to a measured adapter."""
 
     k: int = 4  # real examples per class to start from

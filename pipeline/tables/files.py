@@ -46,6 +46,7 @@ _WHY = {
     "no_object": "that are no JSON objects",
     "key_twice": "with a key that stands there twice",
     "half_pair": "with half of a surrogate pair",
+    "beyond": "with a number beyond what can be kept",
     "field_count": "with more or fewer fields than the header",
     "repeated_header": "that repeat the names of the columns",
     "rule": "of signs alone below the names, as Markdown has it",

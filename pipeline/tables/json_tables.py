@@ -1,15 +1,17 @@
 """JSON in the forms that tables come in: a line per row, an array, objects side by side, columns of a data frame."""
 
 import json
+import math
 import re
 from collections.abc import Iterable, Iterator
 from typing import Any, TextIO
 
-from fourshot.pipeline.faults import note, shorten
+from fourshot.pipeline.faults import clipped, note, shorten
 from fourshot.pipeline.tables.file_bytes import Source
 from fourshot.pipeline.tables.text import check_text
 from fourshot.pipeline.tables.types import Item, Reading, TableError, Unread
 
+_SOME_DIGIT = re.compile(r"-?[0.]*[1-9]")
 _BETWEEN = re.compile(r"[\s,\ufeff]*")
 _LINES_TRIED = 20  # whether one of so many is an object by itself tells JSON Lines with a broken first line
 _WAYS = (
@@ -75,15 +77,16 @@ def _object(row: Any) -> dict[str, Any] | Unread:
 
 
 class _Decoder:
-    """Python's decoder, which lets no key stand twice and no half of a surrogate pair pass."""
+    """Python's decoder, which lets no key stand twice, no half of a surrogate pair and no number become another."""
 
     def __init__(self) -> None:
         self._again: list[str] = []
-        self._json = json.JSONDecoder(object_pairs_hook=self._build)
+        self._beyond: list[str] = []  # numbers that are not 0, and too large or too small for a double
+        self._json = json.JSONDecoder(object_pairs_hook=self._build, parse_float=self._number)
 
     def read(self, line: str) -> Any:
         """The one value in a line, `Unread` where there is none."""
-        self._again.clear()
+        self._forget()
         try:
             row = self._json.decode(line)
         except json.JSONDecodeError as failure:
@@ -95,7 +98,7 @@ class _Decoder:
 
     def read_at(self, text: str, place: int) -> tuple[Any, int]:
         """(value that begins at a place, `Unread` for one that cannot be used; where it ends). Raises `TableError`."""
-        self._again.clear()
+        self._forget()
         try:
             value, end = self._json.raw_decode(text, place)
         except json.JSONDecodeError as failure:
@@ -104,6 +107,16 @@ class _Decoder:
         except (ValueError, RecursionError) as failure:
             raise TableError(f"JSON that cannot be read: {failure}.", _WAYS, text.count("\n", 0, place) + 1) from None
         return self._checked(value, text[place:end]), end
+
+    def _forget(self) -> None:
+        self._again.clear()
+        self._beyond.clear()
+
+    def _number(self, digits: str) -> float:
+        number = float(digits)
+        if math.isinf(number) or (not number and _SOME_DIGIT.match(digits)):
+            self._beyond.append(digits)
+        return number
 
     def _build(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         row = dict(pairs)
@@ -115,6 +128,9 @@ class _Decoder:
     def _checked(self, row: Any, source: str) -> Any:
         if self._again:
             return Unread("key_twice", f"the key {self._again[0]!r} stands there twice.", "Remove one.")
+        if self._beyond:
+            problem = f"the number {clipped(self._beyond[0], 30)} is beyond what can be kept, and would become another."
+            return Unread("beyond", problem, "Write it as a string.")
         if "\\u" in source:
             try:
                 json.dumps(row, ensure_ascii=False).encode()

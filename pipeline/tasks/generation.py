@@ -5,13 +5,14 @@ Importing this module loads neither torch nor vllm.
 
 import msgspec
 
+from fourshot.engine.core import Typed
 from fourshot.pipeline.task import DataSource
 
 KIND = "generation"
 WHAT_WORKS = "fourshot distill, annotate, predict, serve, tasks check and tasks list"
 
 
-class PairSource(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class PairSource(Typed, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where the pairs are: exactly one of ``hub`` (a data set) and ``folder`` (train and test files)."""
 
     hub: str = ""  # e.g. "GEM/web_nlg"
@@ -39,7 +40,7 @@ class PairSource(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         )
 
 
-class GenerationTask(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind", tag=KIND):
+class GenerationTask(Typed, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind", tag=KIND):
     """A text generation task, as one TOML file says it."""
 
     name: str

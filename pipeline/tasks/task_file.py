@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from fourshot.engine.errors import InputError, TaskFileError
+from fourshot.pipeline.arguments import checked
 from fourshot.pipeline.faults import Fault, errors_in
 from fourshot.pipeline.tables.file_bytes import table_ending
 from fourshot.pipeline.tables.files import scan_table
@@ -26,11 +27,13 @@ def shipped_tasks() -> dict[str, Path]:
     return {path.stem: path for path in sorted(SHIPPED_FOLDER.glob("*.toml"))}
 
 
+@checked
 def load_task(name_or_path: str | Path, data_folder: str | Path | None = None) -> Task:
     """`load_any_task` for what needs labels. Raises `InputError` for a text generation task, too."""
     return with_labels(load_any_task(name_or_path, data_folder))
 
 
+@checked
 def load_any_task(name_or_path: str | Path, data_folder: str | Path | None = None) -> Task | GenerationTask:
     """Load a shipped task by name ("sst2"), or a task file by path. The data itself is not read.
 
@@ -45,6 +48,39 @@ def load_any_task(name_or_path: str | Path, data_folder: str | Path | None = Non
     if task is None:
         raise TaskFileError(str(path), [str(error) for error in errors_in(faults)])
     return task
+
+
+def given_task(
+    task: Task | GenerationTask | str | Path, data_folder: str | Path | None = None
+) -> Task | GenerationTask:
+    """`load_any_task`; a task that was made in Python is checked as one in a file is, and may get other data, too."""
+    if isinstance(task, str | Path):
+        return load_any_task(task, data_folder)
+    document = _as_in_a_file(task)
+    check = generation_faults if isinstance(task, GenerationTask) else shape_faults
+    if faults := errors_in(check(document, needs_source=False)):
+        raise TaskFileError(f"the task {task.name!r}", [str(fault) for fault in faults])
+    return _with_data(task, data_folder)
+
+
+def _as_in_a_file(value: Any) -> Any:
+    """Structs as tables, without what has its default."""
+    if isinstance(value, msgspec.Struct):
+        fields = {field.name: field for field in msgspec.structs.fields(value)}
+        return {
+            name: _as_in_a_file(part)
+            for name, field in fields.items()
+            if (part := getattr(value, name)) not in (field.default, msgspec.UNSET)
+        }
+    return [_as_in_a_file(part) for part in value] if isinstance(value, list | tuple) else value
+
+
+def _with_data(task: Task | GenerationTask, data_folder: str | Path | None) -> Task | GenerationTask:
+    if data_folder is None:
+        return task
+    source: Any = task.data
+    move: Any = pairs_in if isinstance(source, PairSource) else _with_folder
+    return msgspec.structs.replace(task, data=move(source, Path(data_folder).resolve()))
 
 
 def with_labels(task: Task | GenerationTask) -> Task:
@@ -92,12 +128,10 @@ def _read(path: Path, data_folder: str | Path | None) -> tuple[Task | Generation
     struct: Any = GenerationTask if kind == KIND else Task
     task: Task | GenerationTask = msgspec.convert(document, struct)
     source: Any = task.data
-    if data_folder is not None:
-        move = pairs_in if isinstance(source, PairSource) else _with_folder
-        source = move(source, Path(data_folder).resolve())
-    elif source.folder:
+    if data_folder is None and source.folder:
         source = msgspec.structs.replace(source, folder=str((path.parent / source.folder).resolve()))
-    return msgspec.structs.replace(task, data=source), faults
+        task = msgspec.structs.replace(task, data=source)
+    return _with_data(task, data_folder), faults
 
 
 def find_task_file(name_or_path: str | Path) -> Path:

@@ -12,6 +12,8 @@ import time
 import zlib
 from collections import Counter
 from collections.abc import Sequence
+from functools import lru_cache
+from ipaddress import IPv4Address, ip_address, ip_network
 from typing import Any
 
 from starlette.middleware.cors import CORSMiddleware
@@ -28,7 +30,7 @@ ACCESS = "fourshot.access"  # in the scope of a request: its `Key`
 ASKER = "fourshot.asker"  # in the scope: the name of its key, else the peer's address
 ON_BEHALF = b"x-fourshot-asker"  # header: what the router of replicas has found `ASKER` to be
 OPEN_PATHS = ("/", "/health", "/ping")  # answer without a key: they tell nothing about anybody's data
-LIMITED_PATHS = (*ASKED_PATHS, "/v1/tasks")  # what a key for some tasks may ask at all
+TASKS_PATH = "/v1/tasks"  # with `ASKED_PATHS` what a key for some tasks may ask at all
 READ_KEYS_EVERY_S = 2.0
 OTHER_KEYS = (b"x-api-key", b"api-key", b"x-goog-api-key", b"ocp-apim-subscription-key")  # as other services take it
 NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
@@ -80,10 +82,6 @@ class Guard:
         asker = None
         try:
             key = self._admit(scope)
-            if scope["type"] == "http":
-                scope, receive, is_gone = await self._body(scope, receive)
-                if is_gone:
-                    return  # the client left before its body was whole: there is nobody to answer
             asker = self._asker(scope, key)
             limit = (key.max_concurrent if key else 0) or self._limits.max_concurrent
             if self._busy[asker] >= limit and not self._behind_router:  # which has counted them, by its own keys
@@ -92,7 +90,11 @@ class Guard:
                 raise RefusalError(
                     429, "too_many_requests", f"{owner} has {limit} requests on their way, which is its limit.", 1.0
                 )
-            self._busy[asker] += 1
+            self._busy[asker] += 1  # before its body is taken in, which takes memory
+            if scope["type"] == "http":
+                scope, receive, is_gone = await self._body(scope, receive)
+                if is_gone:
+                    return  # the client left before its body was whole: there is nobody to answer
             await self._app({**scope, ACCESS: key, ASKER: asker}, receive, send)
         except RefusalError as refusal:
             with contextlib.suppress(OSError):
@@ -110,7 +112,7 @@ class Guard:
         """Whose requests take turns with those of others: a key's, or where there are no keys an address's."""
         if self._behind_router:
             return next((value.decode("latin-1") for name, value in scope["headers"] if name == ON_BEHALF), "")
-        return f"key {key.name}" if key else (scope.get("client") or ("",))[0]
+        return f"key {key.name}" if key else home_of((scope.get("client") or ("",))[0])
 
     def _admit(self, scope: Scope) -> Key | None:
         """The key that the request showed; None where none is needed. Raises `RefusalError`."""
@@ -124,7 +126,7 @@ class Guard:
         key = self._keys.find(field)
         if key is None:
             raise RefusalError(401, "no_key", f"{no_key(scope, field)} Give one as: Authorization: Bearer KEY.")
-        if key.tasks and not path.startswith(LIMITED_PATHS):
+        if key.tasks and not (path.startswith(ASKED_PATHS) or path == TASKS_PATH):
             raise RefusalError(403, "forbidden", f"This key is for the tasks {', '.join(key.tasks)} and nothing else.")
         return key
 
@@ -183,6 +185,21 @@ class Guard:
             return waiting.pop() if waiting else await receive()
 
         return scope, replay, False
+
+
+@lru_cache(maxsize=1 << 12)
+def home_of(address: str) -> str:
+    """Whose an address is: with IPv6 one client has as many as it likes, and shares the first 64 bits with no other.
+
+    Source: RFC 4291, section 2.5.4 (subnets have 64 bits).
+    """
+    try:
+        known = ip_address(address.partition("%")[0])
+    except ValueError:
+        return address  # a socket of a file, or what a proxy said
+    if isinstance(known, IPv4Address):
+        return address
+    return str(known.ipv4_mapped or ip_network((known, 64), strict=False))
 
 
 def no_key(scope: Scope, authorization: str) -> str:

@@ -6,7 +6,7 @@ A key file is TOML. `fourshot keys add` writes it; the key itself is shown once 
     name = "support-team"
     sha256 = "…"
     tasks = ["support_tickets"]     # left out: everything, vLLM's own routes too
-    max_concurrent = 16             # requests at a time; left out: the service's limit
+    max_concurrent = 16             # requests at a time; left out, or 0: as `fourshot serve --max-concurrent`
 """
 
 import contextlib
@@ -129,7 +129,10 @@ def add_key(file: Path, name: str, tasks: tuple[str, ...] = (), max_concurrent: 
     if not name or not name.isprintable():
         raise InputError("the key has no name, or one of several lines. Give it one (--name), such as whose it is.")
     if max_concurrent < 0:
-        raise InputError(f"--max-concurrent {max_concurrent}: give 1 or more, or leave it out for the service's limit.")
+        raise InputError(
+            f"--max-concurrent {max_concurrent}: give 1 or more, or leave it out for the limit that the service has "
+            "for each key (serve --max-concurrent). To take a key away: keys remove."
+        )
     with changing(file):
         keys = read_keys(file)
         if any(key.name == name for key in keys):

@@ -22,6 +22,7 @@ class Metrics:
             Histogram, "queue_seconds", "From arrival until the model began.", by_task, buckets=LATENCY_BUCKETS_S
         )
         self.labels = add(Counter, "labels", "Answers by label: drift shows here.", (*by_task, "label"))
+        self.abstained = add(Counter, "abstained", "Texts that got no label, by why.", (*by_task, "reason"))
         self.prompt_tokens = add(Counter, "prompt_tokens", "Prompt tokens of texts that were asked about.", by_task)
         self.cached_tokens = add(Counter, "cached_tokens", "Of these, answered by the prefix cache.", by_task)
         self.written_tokens = add(

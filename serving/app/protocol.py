@@ -5,14 +5,16 @@ Its own refusals come in the form of all others.
 
 import asyncio
 import math
+import os
 import re
+import socket
 import sys
 from typing import TYPE_CHECKING, Any
 
 from fourshot.serving.answers import JSON, RefusalError, send_refusal
 from fourshot.serving.app.guard import Guard
 from fourshot.serving.app.keys import Keys
-from fourshot.serving.settings import Limits, ServeSettings
+from fourshot.serving.settings import NEAR_PROXIES, PROXIES, Limits, ServeSettings
 
 if TYPE_CHECKING:
     import uvicorn
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 # cannot become a WebSocket.
 WISH = re.compile(rb"\r\nUpgrade:[^\r\n]*(?=\r\n|\Z)", re.IGNORECASE)
 WEBSOCKET = re.compile(rb"\r\nUpgrade:[ \t]*websocket[ \t]*(?=\r\n|\Z)", re.IGNORECASE)
+STILL_THERE = b"HTTP/1.1 100 Continue\r\n\r\n"
+FIRST_LOOK_S, LONGEST_LOOK_S = 0.05, 1.0  # after it was sent, and between two looks
 TLS = b"\x16\x03"  # how a client begins that takes the address for https
 NO_TLS = "The client speaks TLS, the service does not. Ask http://, or start it with --vllm --ssl-certfile CERT."
 
@@ -37,6 +41,9 @@ def bounded_protocol(limits: Limits) -> type[asyncio.Protocol]:
         _in_body = False
         _is_tls = False
         _waiting: asyncio.TimerHandle | None = None
+        _reading: asyncio.TimerHandle | None = None  # whether it takes what was sent
+        _read_at, _unread_bytes = 0.0, 0  # when it last did, and what was left
+        _looking: asyncio.TimerHandle | None = None  # whether the client is there, whose side is closed
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
@@ -90,6 +97,34 @@ def bounded_protocol(limits: Limits) -> type[asyncio.Protocol]:
             self._in_body = False  # the next request on the connection has headers of its own
             super().on_message_complete()
 
+        def on_response_complete(self) -> None:
+            self._see_that_it_reads()
+            super().on_response_complete()
+
+        def pause_writing(self) -> None:
+            self._see_that_it_reads()
+            super().pause_writing()
+
+        def resume_writing(self) -> None:
+            self._read_at = self.loop.time()
+            super().resume_writing()
+
+        def _see_that_it_reads(self) -> None:
+            """Hang up on a client that takes nothing of its answer for as long as it may take to send its body."""
+            if self._reading is None:
+                self._read_at, self._unread_bytes = self.loop.time(), self.transport.get_write_buffer_size()
+                self._look_whether_it_reads()
+
+        def _look_whether_it_reads(self) -> None:
+            unread_bytes, now = self.transport.get_write_buffer_size(), self.loop.time()
+            if unread_bytes < self._unread_bytes:
+                self._read_at = now
+            self._unread_bytes, self._reading = unread_bytes, None
+            if unread_bytes and now - self._read_at >= limits.body_timeout_s:
+                self.transport.abort()
+            elif unread_bytes:
+                self._reading = self.loop.call_later(limits.body_timeout_s / 10, self._look_whether_it_reads)
+
         def send_400_response(self, msg: str) -> None:
             # uvicorn's own words are the same for every fault; the parser's error, being handled now, says which it is.
             fault = f"This is no HTTP/1.1: {sys.exception() or msg}. Look at the Content-Length, too."
@@ -99,8 +134,38 @@ def bounded_protocol(limits: Limits) -> type[asyncio.Protocol]:
             self.transport.write(f"{head}Connection: close\r\n\r\n".encode() + body)
             self.transport.close()
 
+        def eof_received(self) -> bool | None:  # type: ignore[override]
+            """A client that sends no more has left, or has closed its side alone and waits for its answer.
+
+            Both look the same until something is sent. Source: RFC 9110, section 15.2 (a client of HTTP/1.1 passes over
+            1xx answers that it does not expect); who has left answers it with a reset.
+            """
+            cycle = self.cycle
+            is_asking = cycle is not None and not (cycle.more_body or cycle.response_complete or self.pipeline)
+            if not is_asking or cycle.scope["http_version"] != "1.1" or self.scheme == "https":
+                return None  # uvicorn then hangs up
+            cycle.keep_alive = False
+            if not cycle.response_started:
+                self.transport.write(STILL_THERE)
+                self._look_whether_gone(FIRST_LOOK_S)
+            return True
+
+        def _look_whether_gone(self, after_s: float) -> None:
+            def look() -> None:
+                if self.cycle.response_started or self.transport.is_closing():
+                    return
+                if self.transport.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+                    self.transport.abort()
+                else:
+                    self._look_whether_gone(min(2 * after_s, LONGEST_LOOK_S))
+
+            self._looking = self.loop.call_later(after_s, look)
+
         def connection_lost(self, exc: Exception | None) -> None:
             self._wait_no_longer()
+            for timer in (self._looking, self._reading):
+                if timer is not None:
+                    timer.cancel()
             super().connection_lost(exc)
 
     return Bounded
@@ -123,6 +188,7 @@ def server_config(app: Any, settings: ServeSettings) -> "uvicorn.Config":
         backlog=limits.max_connections,
         log_level="warning",
         access_log=False,
+        forwarded_allow_ips=os.environ.get(PROXIES, NEAR_PROXIES),
         timeout_graceful_shutdown=math.ceil(settings.drain_s),
     )
 

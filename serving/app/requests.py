@@ -6,6 +6,7 @@ from typing import TypeVar
 
 import msgspec
 
+from fourshot.pipeline.rows.fields import each_once
 from fourshot.serving.answers import RefusalError
 from fourshot.serving.api import VISIBLE, ClassifyRequest, GenerateRequest
 from fourshot.serving.settings import Limits
@@ -23,6 +24,7 @@ HINTS = {  # by the beginning of a body that is no JSON
     b'"{': " It is JSON twice over: send the object, not a string that holds it.",
     b'"\\': " It is JSON twice over: send the object, not a string that holds it.",
 }
+ESCAPED = re.compile(rb"\\u00[2-7]", re.IGNORECASE)  # what needs no escape: a name that is written so is another's twin
 FORM = re.compile(rb"(?:input|text|inputs|method)=")
 MOST_MESSAGE_CHARS = 300  # characters of what the parser says: it repeats names, which may be as long as the body
 
@@ -34,8 +36,8 @@ def read_request(body: bytes, limits: Limits, kind: type[AnyRequest]) -> AnyRequ
     try:
         request = msgspec.json.decode(body, type=kind)
         is_repeated = any(body.count(b'"%s"' % name.encode()) > 1 for name in kind.__struct_fields__)
-        if is_repeated or any(not isinstance(item, str) for item in request.inputs):
-            json.loads(body, object_pairs_hook=_each_once)
+        if is_repeated or ESCAPED.search(body) or any(not isinstance(item, str) for item in request.inputs):
+            json.loads(body, object_pairs_hook=each_once)
     except (ValueError, RecursionError) as error:  # msgspec's errors and those of Unicode are values' too
         hint = HINTS.get(body[:2], NO_UTF8 if isinstance(error, UnicodeDecodeError) else "")
         if FORM.match(body):
@@ -83,13 +85,3 @@ def _has_half_a_pair(body: bytes) -> bool:
     except (ValueError, RecursionError):
         return False
     return False
-
-
-def _each_once(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """JSON leaves open which of two values of one name counts, so a client that sends two is told."""
-    fields: dict[str, object] = {}
-    for name, value in pairs:
-        if name in fields:
-            raise ValueError(f"Object contains the field `{name}` twice")
-        fields[name] = value
-    return fields

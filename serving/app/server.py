@@ -21,7 +21,7 @@ from fourshot.engine.machine.threads import ENGINE_SPINS, available_cores, waiti
 from fourshot.engine.vllm_seams import api_server
 from fourshot.engine.vllm_start import engine_arguments
 from fourshot.serving.app.logs import log_to
-from fourshot.serving.settings import ENVIRONMENT, ServeSettings, from_json
+from fourshot.serving.settings import ENVIRONMENT, NEAR_PROXIES, PROXIES, ServeSettings, from_json
 
 READY = "fourshot: ready"  # on standard output: the next connection is ours
 CPU_BATCH = 128  # texts
@@ -41,6 +41,7 @@ def environment(inherited: dict[str, str], settings_json: str) -> dict[str, str]
         # One process for the engine and its worker: on a CPU vLLM would make two, and leave one core to the first.
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "0",  # it would load any path that a request names
+        PROXIES: inherited.get(PROXIES, NEAR_PROXIES),
         TOGETHER: "1",  # an engine without its server is of use to nobody
         ENVIRONMENT: settings_json,
     }
@@ -92,7 +93,7 @@ async def serve(settings: ServeSettings, listening: socket.socket) -> None:
     )
     await api_server.run(
         vllm_arguments(settings, engine, base.name, on_cpu),
-        f"{settings.host}:{settings.port}",
+        settings.authority,
         listening,
         http=bounded_protocol(settings.limits),
         backlog=settings.limits.max_connections,

@@ -158,7 +158,10 @@ class Service:
             for row, text, cut_words in zip(probabilities, scored, prepared.cut_words, strict=True)
         ]
         for result in results:
-            self.metrics.labels.labels(task, method, result.label or result.abstained).inc()
+            if result.label is None:
+                self.metrics.abstained.labels(task, method, result.abstained).inc()
+            else:
+                self.metrics.labels.labels(task, method, result.label).inc()
         return ClassifyResponse(
             task=task,
             method=method,

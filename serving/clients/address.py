@@ -15,18 +15,20 @@ OF_A_ROUTE = re.compile(r"/v1(?:/(?:classify|generate|tasks|models|chat|completi
 def read_address(url: str | httpx.URL) -> httpx.URL:
     """``url`` without blanks around it. Raises InputError for what cannot be the address of a service."""
     url = str(url).strip()
+    shown = repr(without_password(url))
     if re.match(r"[\w.-]+(?::\d+)?(?:/|$)|\[[\da-f:]+\]", url, re.IGNORECASE):
-        raise InputError(f"{url!r} is no address of a service: http:// or https:// is missing. {EXAMPLE}")
+        raise InputError(f"{shown} is no address of a service: http:// or https:// is missing. {EXAMPLE}")
     try:
         address = httpx.URL(url)
         address.raw_host.decode("ascii").encode("idna")  # as the socket will be asked for it
     except (httpx.InvalidURL, UnicodeError) as error:
-        raise InputError(f"{url!r} is no address: {str(error).removesuffix('.')}. {EXAMPLE}") from None
+        raise InputError(f"{shown} is no address: {str(error).removesuffix('.')}. {EXAMPLE}") from None
     is_port = address.port is None or 0 < address.port <= MOST_PORT
-    if address.scheme not in ("http", "https") or not address.host or not is_port:
-        raise InputError(f"{url!r} is no address of a service. {EXAMPLE}")
+    is_host = bool(address.host) and not re.search(r"\s|%20", address.host)
+    if address.scheme not in ("http", "https") or not is_host or not is_port:
+        raise InputError(f"{shown} is no address of a service. {EXAMPLE}")
     if address.query:
-        raise InputError(f"{url!r} has a query, which no request to a service keeps. Leave out what follows '?'.")
+        raise InputError(f"{shown} has a query, which no request to a service keeps. Leave out what follows '?'.")
     return address.copy_with(fragment=None)
 
 

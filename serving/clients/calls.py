@@ -32,7 +32,7 @@ from fourshot.serving.api import (
     TaskList,
 )
 from fourshot.serving.clients.address import doubt_of, leading_to, read_address, remedy, without_password
-from fourshot.serving.clients.local import Prediction, checked_texts
+from fourshot.serving.clients.local import Prediction, checked_texts, listed_texts
 from fourshot.serving.clients.proxies import proxy_for
 
 KEY_VARIABLE = "FOURSHOT_API_KEY"
@@ -160,7 +160,7 @@ def classify_call(
     task: str, texts: Given | Sequence[Given], method: Method | None, refusal: Refusal = ALL, first: int = 0
 ) -> Call[ClassifyResponse]:
     """The call for one request. Raises InputError for a task without a name, and for text that is no Unicode."""
-    content: Any = texts if isinstance(texts, str | Mapping) else list(texts)
+    content: Any = texts if isinstance(texts, str | Mapping) else listed_texts(texts)
     request = ClassifyRequest(input=content, method=method, **msgspec.structs.asdict(refusal))
     return _post("classify", task, request, ClassifyResponse, first)
 
@@ -235,6 +235,8 @@ def _encoded(value: Any) -> bytes:
         return msgspec.json.encode(value)
     except UnicodeEncodeError as error:
         raise InputError(f"a text has characters that are no Unicode: {error}. Decode it as UTF-8 first.") from None
+    except TypeError as error:
+        raise InputError(f"a field of an input is no string: {error}. Give strings.") from None
 
 
 def predictions(answers: Sequence[ClassifyResponse]) -> list[Prediction]:
@@ -257,7 +259,7 @@ def tasks_call(everything: bool) -> Call[TaskList]:
 
 
 def http_options(
-    url: str, key: str | None, timeout_s: float, retries: int, transport: Callable[[], Any]
+    url: str | httpx.URL, key: str | None, timeout_s: float, retries: int, transport: Callable[[], Any]
 ) -> tuple[str, dict[str, Any]]:
     """How messages call the service, and the arguments of httpx's clients; ``transport`` makes one without a proxy.
 

@@ -18,6 +18,7 @@ import httpx
 import tenacity
 
 from fourshot.engine.errors import InputError
+from fourshot.pipeline.arguments import checked, checked_but
 from fourshot.pipeline.rows.fields import Given
 from fourshot.pipeline.selective import Refusal, Refusing
 from fourshot.pipeline.text_student import TextWritten
@@ -55,9 +56,10 @@ class Client:
     trying again has not mended, and `RequestError`, which is an InputError too, where the request is wrong.
     """
 
+    @checked
     def __init__(
         self,
-        url: str = URL,
+        url: str | httpx.URL = URL,
         key: str | None = None,
         timeout_s: float = TIMEOUT_S,
         retries: int = RETRIES,
@@ -76,6 +78,7 @@ class Client:
         self._called, options = http_options(url, key, timeout_s, retries, httpx.HTTPTransport)
         self._http = httpx.Client(**options)
 
+    @checked_but("texts")
     def classify(
         self, task: str, texts: Given | Sequence[Given], method: Method | None = None, **refusing: Unpack[Refusing]
     ) -> ClassifyResponse:
@@ -86,6 +89,7 @@ class Client:
         """
         return self._ask(classify_call(task, texts, method, Refusal(**refusing)))
 
+    @checked_but("texts")
     def predict(
         self,
         task: str,
@@ -102,6 +106,7 @@ class Client:
         calls = predict_calls(task, texts, method, Refusal(**refusing), batch)
         return predictions([self._ask(call) for call in calls])
 
+    @checked_but("inputs")
     def generate(self, task: str, inputs: Sequence[str], *, batch: int = WRITTEN_BATCH) -> list[TextWritten]:
         """A text for each input of a text generation task, in their order, ``batch`` to a request.
 
@@ -109,6 +114,7 @@ class Client:
         """
         return written([self._ask(call) for call in generate_calls(task, inputs, batch)])
 
+    @checked
     def tasks(self, everything: bool = False) -> TaskList:
         """What is served; with ``everything`` what is refused, too, and why."""
         return self._ask(tasks_call(everything))
@@ -140,9 +146,10 @@ class Client:
 class AsyncClient:
     """`Client` for one event loop: the same methods, awaited; `predict` has several requests on their way."""
 
+    @checked
     def __init__(
         self,
-        url: str = URL,
+        url: str | httpx.URL = URL,
         key: str | None = None,
         timeout_s: float = TIMEOUT_S,
         retries: int = RETRIES,
@@ -155,12 +162,14 @@ class AsyncClient:
         self._called, options = http_options(url, key, timeout_s, retries, httpx.AsyncHTTPTransport)
         self._http = httpx.AsyncClient(**options)
 
+    @checked_but("texts")
     async def classify(
         self, task: str, texts: Given | Sequence[Given], method: Method | None = None, **refusing: Unpack[Refusing]
     ) -> ClassifyResponse:
         """As `Client.classify`."""
         return await self._ask(classify_call(task, texts, method, Refusal(**refusing)))
 
+    @checked_but("texts")
     async def predict(
         self,
         task: str,
@@ -178,6 +187,7 @@ class AsyncClient:
         calls = predict_calls(task, texts, method, Refusal(**refusing), batch)
         return predictions(await self._ask_all(calls, concurrency))
 
+    @checked_but("inputs")
     async def generate(
         self, task: str, inputs: Sequence[str], *, batch: int = WRITTEN_BATCH, concurrency: int = CONCURRENCY
     ) -> list[TextWritten]:
@@ -196,6 +206,7 @@ class AsyncClient:
                 request.cancel()
             await asyncio.gather(*requests, return_exceptions=True)
 
+    @checked
     async def tasks(self, everything: bool = False) -> TaskList:
         """As `Client.tasks`."""
         return await self._ask(tasks_call(everything))

@@ -15,6 +15,7 @@ from fourshot.engine.calibration import apply
 from fourshot.engine.core import Adapter, EngineSettings
 from fourshot.engine.errors import InputError
 from fourshot.engine.opening import open_engine
+from fourshot.pipeline.arguments import checked, checked_but
 from fourshot.pipeline.card import AdapterCard, base_of, load_card, load_examples
 from fourshot.pipeline.rows.fields import Given, as_texts, bare_text, encoder_text
 from fourshot.pipeline.rows.text_words import check_unicode, words_left_out
@@ -56,10 +57,12 @@ class LocalClassifier:
 
     card: AdapterCard | StudentCard
 
+    @checked
     def __new__(cls, adapter_folder: str | Path, *_: object, **__: object) -> "LocalClassifier":
         """A `LocalStudent` where the folder is a student's, or that of a distillation."""
         return super().__new__(LocalStudent if find_student(adapter_folder) else LocalClassifier)
 
+    @checked
     def __init__(self, adapter_folder: str | Path, model: str | None = None, kind: EngineKind = "vllm") -> None:
         """Open the adapter in ``adapter_folder`` (or in the run folder of that name) on its base model.
 
@@ -77,6 +80,7 @@ class LocalClassifier:
             EngineSettings(model=base.path, kind=kind, max_loras=1, max_lora_rank=slot_rank(self.card.training.r))
         )
 
+    @checked_but("texts")
     def predict(self, texts: Sequence[Given], **refusing: Unpack[Refusing]) -> list[Prediction]:
         """One prediction per text, in their order; of a task with fields, objects of them stand for texts.
 
@@ -182,6 +186,7 @@ class LocalClassifier:
 class LocalStudent(LocalClassifier):
     """A student: it needs no language model."""
 
+    @checked
     def __init__(self, adapter_folder: str | Path, model: str | None = None, kind: EngineKind | None = None) -> None:
         """Raises `InputError` where a model or an engine is named, `AdapterError` for a damaged student."""
         if model is not None or kind is not None:
@@ -209,9 +214,17 @@ class LocalStudent(LocalClassifier):
 
 
 def checked_texts(texts: Iterable[Given]) -> list[Given]:
+    """`listed_texts`, of which none is blank: that is an InputError, too."""
+    texts = listed_texts(texts)
+    if blank := [index for index, text in enumerate(texts) if isinstance(text, str) and not re.search(VISIBLE, text)]:
+        raise InputError(f"there is nothing to classify in the texts at {blank[:5]}. Leave blank texts out.")
+    return texts
+
+
+def listed_texts(texts: Iterable[Given]) -> list[Given]:
     """``texts``, an array's and a generator's too, as a list of plain strings and objects.
 
-    Raises InputError where it is one text instead of a list, or has a blank one or none.
+    Raises InputError where it is one text instead of a list, or has what is no text.
     """
     if isinstance(texts, str | Mapping):
         kind = "string" if isinstance(texts, str) else "object"
@@ -226,8 +239,6 @@ def checked_texts(texts: Iterable[Given]) -> list[Given]:
             f"the input at {none[0]} is {texts[none[0]]!r:.60}, which is no text ({len(none)} such). Give strings, or "
             "objects of a task's fields, and leave missing values out."
         )
-    if blank := [index for index, text in enumerate(texts) if isinstance(text, str) and not re.search(VISIBLE, text)]:
-        raise InputError(f"there is nothing to classify in the texts at {blank[:5]}. Leave blank texts out.")
     return texts
 
 

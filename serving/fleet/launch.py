@@ -40,8 +40,7 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def address(self) -> str:
-        host = self.settings.host
-        return f"http://{f'[{host}]' if ':' in host else host}:{self.settings.port}"
+        return f"http://{self.settings.authority}"
 
     async def run(self, log: Path, say: Say, on_ready: Callable[[], None]) -> None:
         """Serve until SIGINT or SIGTERM. ``on_ready`` is called once, when the first request can be answered.
@@ -71,6 +70,7 @@ def prepare(settings: ServeSettings, replicas: int = 1, ray: str = "") -> Launch
     """Complete ``settings`` and open the socket. Raises InputError before any model is loaded."""
     check_mounted(settings.adapters)
     settings.check()
+    settings = msgspec.structs.replace(settings, host=bare_host(settings.host))
     if settings.keys:
         Keys(settings.keys)  # raises for a file that is none
     for origin in settings.cors_origins:
@@ -90,6 +90,14 @@ def prepare(settings: ServeSettings, replicas: int = 1, ray: str = "") -> Launch
     listening = listen(settings.host, settings.port)
     settings = msgspec.structs.replace(settings, port=listening.getsockname()[1])
     return Launch(settings=settings, contents=contents, listening=listening, replicas=replicas, ray=ray)
+
+
+def bare_host(host: str) -> str:
+    """``host`` as a socket takes it: an address of IPv6 may be given in brackets. Raises InputError for none."""
+    host = host.strip()
+    if not host:
+        raise InputError("--host is empty, which would be every address. Give 127.0.0.1, or 0.0.0.0 or :: for all.")
+    return host[1:-1] if host.startswith("[") and host.endswith("]") else host
 
 
 def complete(settings: ServeSettings, replicas: int = 1) -> tuple[ServeSettings, Fit | None, FolderContents]:

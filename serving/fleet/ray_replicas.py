@@ -116,7 +116,7 @@ class _Actor:
         own_settings = replica_settings(settings, host, listening, file)
         environment: dict[str, str] = {**os.environ, **({"OMP_NUM_THREADS": str(threads)} if threads else {})}
         environment.pop("GOMP_SPINCOUNT", None)  # the cluster's is for trainings; an engine's threads wait longer
-        self._address = f"http://{host}:{own_settings.port}"
+        self._address = f"http://{own_settings.authority}"
         running = threading.Event()
 
         async def run() -> None:

@@ -21,6 +21,7 @@ from fourshot.serving.settings import ServeSettings
 
 KEYS = "fourshot-keys-"  # how the folder of the router's key begins
 FOLLOW_S = 2.0  # how often Ray is asked for the addresses of its actors
+FOLLOW_WAIT_S = 5.0  # for these: an actor that is being started keeps nobody from hearing where the others are by now
 
 
 class Replicas:
@@ -130,7 +131,7 @@ class Replicas:
             while True:
                 await asyncio.sleep(FOLLOW_S)
                 try:
-                    addresses = await asyncio.to_thread(started.addresses)
+                    addresses = await asyncio.to_thread(started.addresses, FOLLOW_WAIT_S)
                 except FourshotError:  # none of them just now; the router answers so, and they may come back
                     continue
                 for replica, address in zip(replicas, addresses, strict=True):

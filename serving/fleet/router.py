@@ -11,24 +11,27 @@ import contextlib
 import hashlib
 import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Awaitable, Callable, Sequence
+from functools import lru_cache, partial
 from typing import Any
 from urllib.parse import quote
 
 import aiohttp
 import msgspec
-from prometheus_client import Metric, generate_latest
-from prometheus_client.parser import text_string_to_metric_families
 
 from fourshot.serving.answers import RefusalError, send_answer, send_refusal
 from fourshot.serving.api import ASKED_PATHS, TaskList
 from fourshot.serving.app.guard import ACCESS, ASKER, ON_BEHALF
 from fourshot.serving.app.keys import Key
+from fourshot.serving.fleet.metrics_pages import merged
 from fourshot.serving.settings import Limits
 
 logger = logging.getLogger("fourshot.serving")
 LOOK_EVERY_S = 0.5
+LOOK_S = 5.0  # for an answer to a look
+MOST_MISSES = 2  # looks in a row without an answer: a machine that is busy answers late
+PATIENCE_S = 3.0  # while no replica is well that was: one may be taken for gone that is only busy, or be back at once
+KEPT_S = 2.0  # an idle connection: uvicorn hangs up after 5 s, and may do so just as a request is sent
 BOUND = 1.25  # of the mean load, above which a task's own replica is passed over
 SPARE = 2  # requests more than that, so that few requests do not move at all (docs/serving.md says why no more)
 MOST_TASK_CHARS = 128  # that tell tasks apart: a client may ask for names as long as its headers, and each is kept
@@ -54,6 +57,7 @@ class Replica:
         self.number, self.address = number, address
         self.well = False
         self.in_flight = 0
+        self.misses = 0
 
 
 class Router:
@@ -63,33 +67,46 @@ class Router:
         """``key`` is what the replicas ask for; the guard in front of this app has seen to the client's own."""
         self.replicas, self._limits, self._key, self._spare = list(replicas), limits, key, spare
         self._session: aiohttp.ClientSession | None = None
+        self._was_up = False  # any of them, ever
+        self._looks: set[asyncio.Task[None]] = set()
 
     async def open(self) -> None:
         """Must be called on the loop that serves."""
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0),
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEPT_S),
             timeout=aiohttp.ClientTimeout(total=self._limits.timeout_s + 30, connect=5),
             auto_decompress=False,
         )
 
     async def close(self) -> None:
+        for look in self._looks:
+            look.cancel()
         if self._session is not None:
             await self._session.close()
 
     async def watch(self) -> None:
-        """Ask every replica how it is, again and again."""
+        """Ask every replica how it is, again and again: one that does not answer keeps none of the others waiting."""
+        await asyncio.gather(*map(self._follow, self.replicas))
+
+    async def _follow(self, replica: Replica) -> None:
         while True:
-            await asyncio.gather(*map(self._look, self.replicas))
+            await self._look(replica)
             await asyncio.sleep(LOOK_EVERY_S)
 
     async def _look(self, replica: Replica) -> None:
         assert self._session is not None
+        misses = 0
         try:
-            timeout = aiohttp.ClientTimeout(total=5)
+            timeout = aiohttp.ClientTimeout(total=LOOK_S)
             async with self._session.get(f"{replica.address}/health", timeout=timeout) as answer:
                 well = answer.status == 200
-        except (aiohttp.ClientError, TimeoutError, OSError):
+        except TimeoutError:
+            misses = replica.misses + 1
+            well = replica.well and misses < MOST_MISSES
+        except Exception:  # of whatever kind: nobody would look again
             well = False
+        replica.misses = misses
+        self._was_up = self._was_up or well
         if well != replica.well:
             logger.info("replica %d at %s is %s", replica.number, replica.address, "well" if well else "away")
         replica.well = well
@@ -127,16 +144,42 @@ class Router:
             await send_answer(send, 200, await self._metrics(), content_type=METRICS_TYPE)
             return
         body = (await receive()).get("body", b"")
-        await self._forward(scope, body, send)
+        await self._while_there(receive, send, partial(self._forward, scope, body))
+
+    @staticmethod
+    async def _while_there(receive: Any, send: Any, answer: Callable[[Any], Awaitable[None]]) -> None:
+        """Have ``answer`` send what it has to, and give it up where the client leaves: a replica need not go on."""
+        is_over = False
+
+        async def pass_on(message: dict[str, Any]) -> None:
+            nonlocal is_over
+            is_over = message["type"] == "http.response.body" and not message.get("more_body")
+            await send(message)
+
+        async def until_gone() -> None:
+            while (await receive())["type"] != "http.disconnect":
+                pass
+
+        answering, leaving = asyncio.ensure_future(answer(pass_on)), asyncio.create_task(until_gone())
+        try:
+            await asyncio.wait({answering, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            if not (is_over or answering.done()):
+                answering.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await answering
+        finally:
+            answering.cancel()
+            leaving.cancel()
 
     async def _forward(self, scope: dict[str, Any], body: bytes, send: Any) -> None:
         """Hand a request on; where its replica fails before the first byte of an answer, to the next one."""
         deadline = time.monotonic() + self._limits.timeout_s
         tried: set[int] = set()
+        patient_until = 0.0 if not self._was_up else time.monotonic() + PATIENCE_S
         while time.monotonic() < deadline:
             replica = next((home for home in self.order(scope["path"]) if home.number not in tried), None)
             if replica is None:
-                if not tried and not any(replica.well for replica in self.replicas):
+                if not any(replica.well for replica in self.replicas) and time.monotonic() >= patient_until:
                     break
                 tried.clear()
                 await asyncio.sleep(LOOK_EVERY_S / 2)
@@ -191,7 +234,10 @@ class Router:
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             if has_begun:
                 raise
-            replica.well = False  # until it is looked at again
+            replica.well = False  # until it is looked at again, which is now: it may only have closed this connection
+            look = asyncio.create_task(self._look(replica))
+            self._looks.add(look)
+            look.add_done_callback(self._looks.discard)
             logger.info("replica %d did not answer: %s: %s", replica.number, type(error).__name__, error)
             return False
         finally:
@@ -200,34 +246,17 @@ class Router:
     async def _metrics(self) -> bytes:
         """The metrics of all replicas, each sample with the number of its replica."""
         assert self._session is not None
-        pages: dict[int, str] = {}
-        for replica in self.replicas:
+        session, pages = self._session, dict[int, str]()
+
+        async def fetch(replica: Replica) -> None:
+            timeout, headers = aiohttp.ClientTimeout(total=LOOK_S), {"Authorization": f"Bearer {self._key}"}
             with contextlib.suppress(aiohttp.ClientError, TimeoutError, OSError):
-                headers = {"Authorization": f"Bearer {self._key}"}
                 address = f"{replica.address}/metrics"
-                async with self._session.get(address, headers=headers, raise_for_status=True) as answer:
+                async with session.get(address, headers=headers, timeout=timeout, raise_for_status=True) as answer:
                     pages[replica.number] = await answer.text()
-        return await asyncio.to_thread(merged, pages)
 
-
-def merged(pages: Mapping[int, str]) -> bytes:
-    """Metrics pages of replicas, by their numbers, as one: each sample has its replica as a label.
-
-    Samples of one metric stand together, as the format asks.
-    Source: https://prometheus.io/docs/instrumenting/exposition_formats/ (grouping and sorting).
-    """
-    families: dict[str, Metric] = {}
-    for replica, page in pages.items():
-        for family in text_string_to_metric_families(page):
-            samples = [sample._replace(labels={"replica": str(replica), **sample.labels}) for sample in family.samples]
-            family.samples = [*families[family.name].samples, *samples] if family.name in families else samples
-            families[family.name] = family
-
-    class Pages:
-        def collect(self) -> Iterable[Metric]:
-            return families.values()
-
-    return generate_latest(Pages())
+        await asyncio.gather(*map(fetch, self.replicas))
+        return await asyncio.to_thread(merged, dict(sorted(pages.items())))
 
 
 def _task_in(path: str) -> str:

@@ -40,8 +40,7 @@ def listen(host: str, port: int) -> socket.socket:
     """A listening socket that children inherit; port 0 takes a free one. Raises InputError where it cannot be had."""
     if not 0 <= port <= 65535:
         raise InputError(f"--port {port} is no port: they go from 0, which takes a free one, to 65535.")
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listening = socket.socket(family, socket.SOCK_STREAM)
+    listening = socket.socket(_family(host), socket.SOCK_STREAM)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((host, port))
@@ -55,6 +54,17 @@ def listen(host: str, port: int) -> socket.socket:
     listening.listen(socket.SOMAXCONN)
     listening.set_inheritable(True)
     return listening
+
+
+def _family(host: str) -> socket.AddressFamily:
+    """IPv4 wherever a name has such an address."""
+    if ":" in host:
+        return socket.AF_INET6
+    try:
+        families = {found[0] for found in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)}
+    except (OSError, UnicodeError):
+        families = set()
+    return socket.AF_INET6 if families == {socket.AF_INET6} else socket.AF_INET
 
 
 def replica_settings(settings: ServeSettings, host: str, listening: socket.socket, keys: Path) -> ServeSettings:
@@ -216,7 +226,9 @@ class Supervisor:
             body = b"" if request.startswith(b"HEAD ") else body
             writer.write(f"HTTP/1.1 503 Service Unavailable\r\n{head}\r\n".encode() + body)
             writer.write_eof()
-            await asyncio.wait_for(reader.read(), 1)  # what else it sends: hanging up on it would take the answer along
+            async with asyncio.timeout(1):  # what else it sends: hanging up on it would take the answer along
+                while await reader.read(1 << 16):
+                    pass
         writer.close()
 
     def _last_words(self) -> str:

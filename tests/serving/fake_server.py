@@ -54,9 +54,10 @@ class FakeServer(ThreadingHTTPServer):
     """Answers with ``replies`` while there are any, then as `usual` says."""
 
     daemon_threads = True
+    host = "127.0.0.1"
 
     def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+        super().__init__((self.host, 0), _Handler)
         self.url = f"http://127.0.0.1:{self.server_port}"
         self.replies: list[Reply] = []
         self.received: list[Received] = []

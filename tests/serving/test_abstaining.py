@@ -16,7 +16,7 @@ from fourshot.engine.core import EngineSettings
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.card import AdapterCard
 from fourshot.pipeline.selective import Refusing, Scope, coverage_curve
-from fourshot.pipeline.task import Example
+from fourshot.pipeline.task import Example, Label, Task
 from fourshot.serving.answers import RefusalError
 from fourshot.serving.api import ClassifyRequest, ClassifyResponse
 from fourshot.serving.app.metrics import Metrics
@@ -65,6 +65,18 @@ def logprobs(text: str) -> tuple[float, ...]:
     return tuple(np.log(SAID[text]))
 
 
+NONE_CARD = msgspec.structs.replace(  # each name of a class is one that something else might be called
+    CARD,
+    task=Task(
+        name="tone",
+        instruction="Is it about none?",
+        noun="text",
+        labels=(Label(name="none", word="none"), Label(name="unsure", word="unsure")),
+    ),
+    shots=(Example(text="so good", label="none"),),
+)
+
+
 class FakeScorer:
     def work_tokens(self, *_: Any) -> int:
         return 9
@@ -78,7 +90,9 @@ class FakeScorer:
         ]
 
 
-def classify(monkeypatch: pytest.MonkeyPatch, card: AdapterCard, **fields: Any) -> ClassifyResponse:
+def classify(
+    monkeypatch: pytest.MonkeyPatch, card: AdapterCard, registry: CollectorRegistry | None = None, **fields: Any
+) -> ClassifyResponse:
     """What a service with this card answers."""
     monkeypatch.setattr("fourshot.serving.models.base_model.encode_prompts", lambda tokenizer, prompts: prompts)
     monkeypatch.setattr("fourshot.serving.models.base_model.check_lengths", lambda *_: None)
@@ -93,7 +107,9 @@ def classify(monkeypatch: pytest.MonkeyPatch, card: AdapterCard, **fields: Any) 
     version: Any = ModelVersion(model, stored, labels, SimpleNamespace(lora_name=card.name), None)
     version.prompts = lambda text, method: [text]
     adapters: Any = SimpleNamespace(current={"tone": [version]})
-    service = Service(base_name="base", adapters=adapters, limits=Limits(), metrics=Metrics(CollectorRegistry()))
+    service = Service(
+        base_name="base", adapters=adapters, limits=Limits(), metrics=Metrics(registry or CollectorRegistry())
+    )
     return asyncio.run(service.classify("tone", msgspec.json.encode({"input": TEXTS, **fields})))
 
 
@@ -162,17 +178,64 @@ def test_who_asks_for_nothing_new_sends_and_gets_nothing_new(monkeypatch: pytest
 
 
 @pytest.mark.usefixtures("classifier")
-def test_the_command_says_none_and_counts_why(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_command_leaves_a_label_that_is_none_empty_and_counts_why(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     words = ["predict", str(tmp_path), *TEXTS, "--none-of-these", "--abstain-below", "0.6"]
     assert cli.main(words) == 0
     out, err = capfd.readouterr()
-    assert [line.split("\t")[0] for line in out.splitlines()] == ["good-label", "none", "none"]
+    assert [line.split("\t")[0] for line in out.splitlines()] == ["good-label", "", ""], "any word may be a class"
     assert err == "fourshot: 2 of 3 texts have no label: 1 too unsure, 1 unlike the task's texts\n"
     assert cli.main([*words, "--json"]) == 0
     lines = [msgspec.json.decode(line) for line in capfd.readouterr().out.splitlines()]
     assert [line.get("abstained") for line in lines[:3]] == [None, "unsure", "none_of_these"]
     assert [line["label"] for line in lines[:3]] == ["good-label", None, None]
     assert lines[3]["abstained"] == {"unsure": 1, "none_of_these": 1}
+
+
+@pytest.mark.usefixtures("classifier")
+def test_a_class_called_none_or_unsure_is_told_from_a_text_without_a_label(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    registry = CollectorRegistry()
+    results = classify(monkeypatch, NONE_CARD, registry, abstain_below=0.55).results
+    assert [(result.label, result.abstained) for result in results] == [("none", ""), ("none", ""), (None, "unsure")]
+    asked = {"task": "tone", "method": "adapter"}
+    assert registry.get_sample_value("fourshot_labels_total", {**asked, "label": "none"}) == 2
+    assert registry.get_sample_value("fourshot_labels_total", {**asked, "label": "unsure"}) is None
+    assert registry.get_sample_value("fourshot_abstained_total", {**asked, "reason": "unsure"}) == 1
+
+    (tmp_path / "card.json").write_bytes(msgspec.json.encode(NONE_CARD))
+    words = ["predict", str(tmp_path), *TEXTS, "--abstain-below", "0.55"]
+    assert cli.main(words) == 0
+    assert [line.split("\t")[0] for line in capfd.readouterr().out.splitlines()] == ["none", "none", ""]
+    assert cli.main([*words, "--json"]) == 0
+    lines = [msgspec.json.decode(line) for line in capfd.readouterr().out.splitlines()]
+    assert [line["label"] for line in lines[:3]] == ["none", "none", None]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            {"abstain_below": "0.5"},
+            r"Classifier\.predict: abstain_below is '0\.5', of the type str\. Give a number or None",
+        ),
+        ({"coverage": True}, r"coverage is True, of the type bool"),
+        ({"none_of_these": 1}, r"none_of_these is 1, of the type int\. Give True or False\."),
+        ({"abstain_below": float("nan")}, r"abstain_below is nan"),
+        ({"abstain": 0.5}, r"unexpected keyword argument 'abstain'\. Did you mean 'abstain_below'\?"),
+        ({"texts": "sure"}, r"takes a list of texts, got one string"),
+    ],
+)
+def test_a_classifier_says_what_it_cannot_be_asked_with(
+    classifier: LocalClassifier, arguments: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        classifier.predict(**{"texts": TEXTS, **arguments})
+    array: Any = np.array(TEXTS)
+    number: Any = np.float32(0.0)
+    assert classifier.predict(array, abstain_below=number)[0].label == "good-label"
 
 
 @pytest.mark.usefixtures("classifier")

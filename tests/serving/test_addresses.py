@@ -1,8 +1,12 @@
 """What is given as the address of a service, and what answers there: read, or said what is wrong with it."""
 
+from collections.abc import Callable
+
 import pytest
 
 from fourshot import InputError, RequestError, ServiceError
+from fourshot.serving.clients.address import read_address
+from fourshot.serving.clients.remote.settings import checked_endpoint
 from tests.serving.asker import Asker
 from tests.serving.fake_server import FakeService, Reply, refusal
 
@@ -29,6 +33,31 @@ from tests.serving.fake_server import FakeService, Reply, refusal
 def test_what_is_no_address_is_bad_input(ask: Asker, url: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         ask("tasks", settings={"url": url})
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("http://[::1/v1", "http://[zz]/v1", "http://a:99999/v1", "http://a:x/v1", "http://a..b/v1", "ftp://a/v1"),
+        *("http://a b:8000", "http://a:0/v1", "http://a\n/v1", "http:///v1", "a/v1", f"http://{'a' * 70}.de/v1"),
+    ],
+)
+def test_what_is_no_address_of_a_teacher_is_bad_input(url: str) -> None:
+    with pytest.raises(InputError, match=r"no address|is missing"):
+        checked_endpoint(url)
+
+
+def test_addresses_of_teachers_that_are_fine() -> None:
+    assert checked_endpoint(" http://[::1]:8000/v1/ ") == "http://[::1]:8000/v1"
+    assert checked_endpoint("https://host.example/v1") == "https://host.example/v1"
+
+
+@pytest.mark.parametrize("url", ["http://me:secret@a:99999", "http://me:secret@a/?b", "http://me:secret@[::1/v1"])
+@pytest.mark.parametrize("read", [read_address, checked_endpoint])
+def test_no_error_about_an_address_repeats_its_password(read: Callable[[str], object], url: str) -> None:
+    with pytest.raises(InputError) as error:
+        read(url)
+    assert "secret" not in str(error.value)
 
 
 @pytest.mark.parametrize("address", [" {}\n", "{}/", "{}/#top"])

@@ -222,7 +222,7 @@ def test_any_row_of_texts_is_a_list_of_them(ask: Asker, service: FakeService, ki
 def test_what_is_no_list_and_no_name_is_bad_input(ask: Asker, service: FakeService) -> None:
     with pytest.raises(InputError, match="got None"):
         ask("predict", "tone", None)
-    with pytest.raises(InputError, match="3 is no name"):
+    with pytest.raises(InputError, match="task is 3, of the type int"):
         ask("predict", 3, ["so good"])
     assert not service.received
 

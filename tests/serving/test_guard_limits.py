@@ -81,3 +81,33 @@ def test_whose_a_request_is_follows_from_its_key_its_address_or_the_router_alone
     assert asyncio.run(asker(Guard(Seeing(), Limits(), Keys(file)), **forged, **bearer(key))) == "key one"
     behind = Guard(Seeing(), Limits(), Keys(file), behind_router=True)
     assert asyncio.run(asker(behind, **forged, **bearer(key))) == "key%20other"
+
+
+def test_a_body_that_is_on_its_way_counts_as_a_request() -> None:
+    """Each takes memory for as long as it comes, and one client could have as many as there are connections."""
+
+    async def run() -> None:
+        guard, rest = Guard(App(), Limits(max_concurrent=2), None), asyncio.Event()
+
+        async def slowly() -> dict[str, Any]:
+            await rest.wait()
+            return {"type": "http.request", "body": b"{}", "more_body": False}
+
+        async def begin() -> int:
+            sent: list[dict[str, Any]] = []
+
+            async def send(message: dict[str, Any]) -> None:
+                sent.append(message)
+
+            scope = {"type": "http", "method": "POST", "path": "/v1/classify/mood", "headers": [], "query_string": b""}
+            await guard({**scope, "client": ("192.0.2.1", 1)}, slowly, send)
+            return int(sent[0]["status"])
+
+        slow = [asyncio.create_task(begin()) for _ in range(2)]
+        await until(lambda: guard._busy.total() == 2)
+        assert await begin() == 429
+        rest.set()
+        assert [await task for task in slow] == [200, 200]
+        assert not guard._busy
+
+    asyncio.run(run())

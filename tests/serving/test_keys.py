@@ -3,6 +3,9 @@
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
+
+from fourshot.cli import main as cli
 from fourshot.serving.app.keys import Keys, add_key, read_keys, remove_key
 from fourshot.serving.models.adapters_folder import pin, unpin
 from fourshot.serving.models.registry import read_pins
@@ -46,3 +49,17 @@ def test_a_link_to_a_key_file_stays_one_and_who_could_read_it_still_can(tmp_path
     assert link.is_symlink() and file.stat().st_mode & 0o777 == 0o640
     served.refresh()
     assert served.find(f"Bearer {first}") and served.find(f"Bearer {second}")
+
+
+def test_a_key_without_a_limit_of_its_own_is_listed_with_where_that_is_set(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    file = str(tmp_path / "keys.toml")
+    for words in (["--name", "a"], ["--name", "b", "--max-concurrent", "0"], ["--name", "c", "--max-concurrent", "3"]):
+        assert cli.main(["keys", "add", file, *words]) == 0
+    capfd.readouterr()
+    assert cli.main(["keys", "list", file]) == 0
+    listed = [" ".join(line.split()) for line in capfd.readouterr().out.strip().splitlines()]
+    assert listed[-3:] == ["a all as serve --max-concurrent", "b all as serve --max-concurrent", "c all 3"]
+    assert cli.main(["keys", "add", file, "--name", "d", "--max-concurrent", "-1"]) == 2
+    assert "(serve --max-concurrent)" in capfd.readouterr().err

@@ -73,3 +73,9 @@ def test_options_of_the_other_way_are_bad_input(
 ) -> None:
     assert cli.main(["predict", "tone", "good", *words]) == 2
     assert message in capfd.readouterr().err
+
+
+def test_what_a_service_says_cannot_steer_the_terminal(service: FakeService, capfd: pytest.CaptureFixture[str]) -> None:
+    service.replies = [refusal(400, "bad_input", "no\x1b[2J\x07, and\n\tno")]
+    assert cli.main(["predict", "--url", service.url, "tone", "so good"]) == 2
+    assert "no\\x1b[2J\\x07, and\n\tno" in capfd.readouterr().err

@@ -1,14 +1,19 @@
 """What clients and proxies do below HTTP's bodies, over a real connection; the application is without a model."""
 
 import asyncio
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 import uvicorn
+import uvloop
 
+from fourshot.serving.answers import send_answer
 from fourshot.serving.app.protocol import bounded_protocol
 from fourshot.serving.settings import Limits
 from tests.serving.app_in_process import InProcess
+from tests.waiting import until
 
 BODY = b'{"input": "the lock is stuck"}'
 LENGTH = b"Content-Length: %d" % len(BODY)
@@ -110,3 +115,76 @@ def test_who_speaks_tls_is_told_that_the_service_does_not() -> None:
 def test_a_client_that_leaves_with_its_body_half_sent_is_no_fault(caplog: pytest.LogCaptureFixture) -> None:
     assert response_to(LENGTH, body=BODY[:-5], is_last=True) == b""
     assert "failed" not in caplog.text
+
+
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+@pytest.mark.parametrize("stays", [True, False])
+def test_a_client_that_closes_its_side_gets_its_answer_and_one_that_has_left_is_not_worked_for(
+    loop: Callable[[], asyncio.AbstractEventLoop], stays: bool
+) -> None:
+    async def ask() -> tuple[bytes, bool]:
+        app, limits = InProcess(), Limits()
+        app.scorer.answers.clear()
+        server = uvicorn.Server(
+            uvicorn.Config(app.guard, port=0, http=bounded_protocol(limits), log_config=None, lifespan="off")
+        )
+        server.config.load()
+        server.lifespan = server.config.lifespan_class(server.config)
+        await server.startup()
+        port = server.servers[0].sockets[0].getsockname()[1]
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(head(LENGTH) + BODY)
+        await until(lambda: bool(app.service._in_flight.total()))
+        writer.write_eof() if stays else writer.close()
+        await asyncio.sleep(0.5)
+        is_worked_for = bool(app.service._in_flight.total())
+        app.scorer.answers.set()
+        answer = await reader.read() if stays else b""
+        writer.close()
+        await server.shutdown()
+        return answer, is_worked_for
+
+    with asyncio.Runner(loop_factory=loop) as runner:
+        answer, is_worked_for = runner.run(ask())
+    assert is_worked_for is stays
+    if stays:
+        interim, _, answer = answer.partition(b"\r\n\r\n")
+        assert interim == b"HTTP/1.1 100 Continue"
+        assert answer.startswith(b"HTTP/1.1 200 OK") and b"connection: close" in answer and answer.endswith(b"}")
+
+
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+@pytest.mark.parametrize("size", [1 << 24, 1 << 23])
+@pytest.mark.parametrize("reads", [True, False])
+def test_a_client_that_does_not_read_its_answer_holds_no_connection(
+    loop: Callable[[], asyncio.AbstractEventLoop], size: int, reads: bool
+) -> None:
+    async def large(scope: Any, receive: Any, send: Any) -> None:
+        await send_answer(send, 200, bytes(size), {"Connection": "close"})
+
+    async def ask() -> tuple[int, int]:
+        config = uvicorn.Config(
+            large, port=0, http=bounded_protocol(Limits(body_timeout_s=0.3)), log_config=None, lifespan="off"
+        )
+        config.load()
+        server = uvicorn.Server(config)
+        server.lifespan = config.lifespan_class(config)
+        await server.startup()
+        port = server.servers[0].sockets[0].getsockname()[1]
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(head(LENGTH) + BODY)
+        received = 0
+        while reads and (part := await reader.read(1 << 20)):
+            received += len(part)
+            await asyncio.sleep(0.03)  # slowly, for longer than the client may be silent
+        with contextlib.suppress(TimeoutError):
+            await until(lambda: not server.server_state.connections, 3)
+        held = len(server.server_state.connections)
+        writer.transport.abort()
+        await server.shutdown()
+        return received, held
+
+    with asyncio.Runner(loop_factory=loop) as runner:
+        received, held = runner.run(ask())
+    assert held == 0
+    assert (received > size) is reads

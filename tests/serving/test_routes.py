@@ -15,7 +15,7 @@ from fourshot.serving.app.routes import add_routes
 from fourshot.serving.app.service import Asker
 from fourshot.serving.fleet.router import Router
 from fourshot.serving.settings import Limits
-from tests.serving.test_router import Ask, FakeReplica, routed
+from tests.serving.fake_replicas import Ask, FakeReplica, routed
 
 NOTHING = Usage(prompt_tokens=0, cached_tokens=0, completion_tokens=0, total_tokens=0)
 

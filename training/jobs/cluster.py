@@ -6,7 +6,8 @@ A room that spreads work imports ray in one module of its own, for its tasks or 
 import os
 import socket
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,7 +15,8 @@ from fourshot.engine.errors import FourshotError, InputError
 from fourshot.engine.machine.threads import TRAIN_SPINS, available_cores, waiting_briefly
 
 CORES_PER_DEVICE = 2  # what stands for a GPU where there is none
-CONNECT_S = 5.0  # to be connected to, and again for the first bytes of an answer
+STEP_S = 4.0  # for each address of a host to be connected to, and for each part of a greeting
+ANSWER_S = 10.0  # for a cluster to have answered, its name looked up and its first call included
 GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])  # and an empty SETTINGS frame
 OBJECT_STORE_BYTES = 200 << 20  # what we send is small; Ray would take a third of the memory
 
@@ -112,10 +114,9 @@ def check_devices(count: int) -> None:
 
 
 def _check_answering(address: str) -> None:
-    """Raise OSError or ValueError within seconds where no cluster answers: Ray itself would try for minutes.
+    """Raise OSError, ValueError or RayError within seconds where no cluster answers: Ray itself would try for minutes.
 
-    ``address``: "auto" is `RAY_ADDRESS`, or the cluster that this machine was last part of. What listens has to greet
-    as gRPC servers do. Source: RFC 9113, section 3.4 (the first frame of a server is SETTINGS, type 4).
+    ``address``: "auto" is `RAY_ADDRESS`, or the cluster that this machine was last part of.
     """
     from ray._private import services
 
@@ -133,14 +134,54 @@ def _check_answering(address: str) -> None:
     if not (host and port.isdigit() and int(port) < 1 << 16):
         raise ValueError(f"{origin}{bootstrap!r} is no HOST:PORT")
     try:
-        with socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S) as connection:
-            if os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true"):
-                return  # before a handshake, it greets nobody
-            connection.sendall(GREETING)
-            frame = connection.recv(9)
-    except TimeoutError:
-        raise TimeoutError(f"{origin}nobody answered within {CONNECT_S:.0f} s") from None
+        _within(ANSWER_S, lambda: _call(host.strip("[]"), int(port), is_head=not scheme))
     except OSError as error:
         raise OSError(f"{origin}{error}") from error
-    if frame[3:4] != b"\x04":
-        raise OSError(f"{origin}what listens there is no Ray")
+    find_node_ids = getattr(services, "find_node_ids", None)  # of later versions, which wait a minute for one
+    if not scheme and find_node_ids and not find_node_ids():
+        raise OSError(f"{origin}it answers, and this machine is not part of it (`ray start --address={bootstrap}`)")
+
+
+def _within(seconds: float, call: Callable[[], None]) -> None:
+    """Raise what ``call`` raises, and TimeoutError where it takes longer: it goes on in a thread that nobody awaits.
+
+    Neither the look-up of a name nor Ray's own first call can be given a time.
+    """
+    errors: list[Exception] = []
+
+    def run() -> None:
+        try:
+            call()
+        except Exception as error:  # of whichever kind, it is raised where somebody waits
+            errors.append(error)
+
+    calling = threading.Thread(target=run, daemon=True)
+    calling.start()
+    calling.join(seconds)
+    if calling.is_alive():
+        raise TimeoutError(f"nobody answered within {seconds:.0f} s")
+    if errors:
+        raise errors[0]
+
+
+def _call(host: str, port: int, *, is_head: bool) -> None:
+    """Raise OSError or RayError where what listens there is no Ray.
+
+    It has to greet as gRPC servers do, and a head (not a Ray client's server) has to say which cluster it is of.
+    Source: RFC 9113, section 3.4 (the first frame of a server is SETTINGS, type 4).
+    """
+    try:
+        with socket.create_connection((host, port), timeout=STEP_S) as connection:
+            if os.environ.get("RAY_USE_TLS", "0").lower() not in ("1", "true"):  # before a handshake, it greets nobody
+                connection.sendall(GREETING)
+                frame = b""
+                while len(frame) < 4 and (part := connection.recv(9)):
+                    frame += part
+                if frame[3:4] != b"\x04":
+                    raise OSError("what listens there is no Ray")
+    except TimeoutError:
+        raise TimeoutError(f"nobody answered within {STEP_S:.0f} s") from None
+    if is_head:
+        from ray._raylet import GcsClient  # type: ignore[attr-defined]
+
+        GcsClient(address=f"[{host}]:{port}" if ":" in host else f"{host}:{port}")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from fourshot.engine.core import Verbalizer
+from fourshot.engine.core import Typed, Verbalizer
 from fourshot.engine.errors import InputError
 from fourshot.engine.machine.files import read_made, remove_folder, write_json
 from fourshot.training.lora.examples import OnStep, TrainingExample, TrainingResult
@@ -45,7 +45,7 @@ class TrainingJob(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         return hashlib.sha256(msgspec.json.encode(content, order="sorted")).hexdigest()[:16]
 
 
-class Placement(msgspec.Struct, frozen=True, kw_only=True):
+class Placement(Typed, frozen=True, kw_only=True):
     """Where trainings are done. It decides nothing about what comes out, but for rounding."""
 
     ray: str = ""  # address of the cluster: "local", "auto", HOST:PORT; empty: this machine

@@ -5,6 +5,7 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
+from fourshot.engine.core import Typed
 from fourshot.engine.errors import InputError
 from fourshot.engine.vllm_seams.adapter_check import LARGEST_RANK
 
@@ -13,7 +14,7 @@ ALL: Literal["all"] = "all"
 TargetModules: TypeAlias = tuple[str, ...] | Literal["all"]
 
 
-class LoraSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class LoraSettings(Typed, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The default preset. Chosen by measurement (docs/training.md)."""
 
     r: int = 8

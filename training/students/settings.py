@@ -3,12 +3,11 @@
 import math
 from typing import Literal
 
-import msgspec
-
+from fourshot.engine.core import Typed
 from fourshot.engine.errors import InputError
 
 
-class StudentSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class StudentSettings(Typed, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How a small encoder learns what a teacher says. The comments are the help of the options."""
 
     # geometric: texts that the teacher reads alike are moved together, those it reads differently apart. plain: the
@@ -52,7 +51,7 @@ class StudentSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
             )
 
 
-class TextStudentSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class TextStudentSettings(Typed, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How a small model learns to write what a teacher writes; 0: as is usual for the model's kind.
 
     Of a causal model, which learns through LoRA, these take the place of the LoRA settings of the same name.

@@ -5,15 +5,15 @@ import re
 from typing import Literal
 from urllib.parse import urlsplit
 
-import msgspec
-
+from fourshot.engine.core import Typed
 from fourshot.engine.errors import InputError
 
 KEY_VARIABLES = ("FOURSHOT_TEACHER_KEY", "OPENAI_API_KEY")  # the first that is set is sent
 NO_KEY = "none"  # what is sent to endpoints without keys: the client wants some
+EXAMPLE = "Give one such as http://127.0.0.1:8000/v1."
 
 
-class RemoteSettings(msgspec.Struct, frozen=True, kw_only=True):
+class RemoteSettings(Typed, frozen=True, kw_only=True):
     """Of one command. The comments are the help of the options."""
 
     teacher_api: Literal["auto", "chat", "completions"] = "auto"  # what is asked; auto: chat, else completions
@@ -65,14 +65,21 @@ def check_remote(by: object, model: str | None, settings: RemoteSettings | None,
 
 def checked_endpoint(url: str) -> str:
     """``url`` as it is written everywhere. Raises InputError for none, and for one that holds a secret."""
-    parts = urlsplit(url)
+    from fourshot.serving.clients.address import read_address, without_password
+
+    url = url.strip()
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise InputError(f"{without_password(url)!r} is no address of a teacher: {error}. {EXAMPLE}") from None
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise InputError(f"{url!r} is no address of a teacher. Give one such as http://127.0.0.1:8000/v1.")
+        raise InputError(f"{without_password(url)!r} is no address of a teacher. {EXAMPLE}")
     if parts.username or parts.password or parts.query or parts.fragment:
         raise InputError(
             "A teacher's address is written into cards and logs, so it may hold no name, password or query. Give the "
             f"address alone, and the key in {KEY_VARIABLES[0]}."
         )
+    read_address(url)  # raises for what a socket could not be asked for
     return url.rstrip("/")
 
 

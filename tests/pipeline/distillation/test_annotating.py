@@ -279,3 +279,12 @@ def test_what_csv_cannot_hold_is_refused_before_anything_is_asked(
         with pytest.raises(InputError, match=f"CSV cannot hold NUL characters, and {place} has one.*out.jsonl"):
             annotate_table(notes, tmp_path / name, LABELS, "me", reader(read_texts=read_texts))
     assert not read_texts and annotate_table(notes, tmp_path / "out.jsonl", LABELS, "me", reader()).rows == 1
+
+
+@pytest.mark.parametrize("cell", ["Infinity", "[1.5, -Infinity]", '{"a": [Infinity]}'])
+def test_an_infinite_number_is_not_written_as_nothing(tmp_path: Path, cell: str) -> None:
+    (tmp_path / "notes.jsonl").write_text(f'{{"text": "snow", "size": NaN}}\n{{"text": "ice", "size": {cell}}}\n')
+    notes, read_texts = open_texts(tmp_path / "notes.jsonl", "text"), list[str]()
+    with pytest.raises(InputError, match=r"infinite numbers, and row 2 of the column 'size' has one.*out\.csv"):
+        annotate_table(notes, tmp_path / "out.jsonl", LABELS, "me", reader(read_texts=read_texts))
+    assert not read_texts and annotate_table(notes, tmp_path / "out.csv", LABELS, "me", reader()).rows == 2

@@ -66,6 +66,7 @@ def test_the_sample_that_is_shown_may_be_typed() -> None:
     [
         ("It rains.", "object of the fields premise, hypothesis, got the text 'It rains.'"),
         ('{"premise": ', "not valid JSON"),
+        ('{"premise": "x", "hypothesis": "y", "premis\\u0065": "z"}', "the field `premise` twice"),
         ({"premise": "x"}, "'hypothesis' is missing; got 'premise'"),
         ({"premise": "x", "hypothesis": " \u200b"}, "'hypothesis' is blank"),
         ({"premise": "x", "hypothesis": 3}, "'hypothesis' is no string"),

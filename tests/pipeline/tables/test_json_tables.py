@@ -1,6 +1,7 @@
 """JSON in every form that tables come in; a broken part is named by its line, and nothing before it is lost."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -93,3 +94,27 @@ def test_chats_for_another_trainer_are_refused_with_what_a_row_must_be(tmp_path:
     turns: list[dict[str, Any]] = [dict(zip(names, turn, strict=True)) for turn in [("user", "One."), ("bot", "a")]]
     with pytest.raises(InputError, match=rf'its rows are chats \(\'{key}\'\).*"text": .*turns \'One.\', \'a\''):
         read(tmp_path, json.dumps({key: turns}) + "\n" + json.dumps({key: turns}), "t.jsonl")
+
+
+@pytest.mark.parametrize("digits", ["1e400", "-1E+400", "1" + "0" * 400 + ".0", "0.5e-400", "-0.0001e-999"])
+@pytest.mark.parametrize(
+    "form", ['{"text": "One.", "label": "a", "size": %s}', '[{"text": "One.", "sizes": [1.5, %s]}]']
+)
+def test_a_number_that_would_become_another_is_named_or_left_out_as_asked(
+    tmp_path: Path, form: str, digits: str
+) -> None:
+    content = f"{form % digits}\n{LINES[1]}" if form.startswith("{") else form % digits
+    with pytest.raises(
+        InputError, match=rf"the number {re.escape(digits[:20])}.* is beyond what can be kept.*as a string"
+    ):
+        read(tmp_path, content, "t.jsonl")
+    if form.startswith("{"):
+        table = read(tmp_path, content, "t.jsonl", ReadSettings(skip_broken=True))
+        assert list(table.rows.values()) == [ROWS[1]]
+        assert [(gone.reason, gone.count) for gone in table.left_out] == [("beyond", 1)]
+
+
+def test_numbers_that_are_what_they_say_are_kept(tmp_path: Path) -> None:
+    rows = [{"text": "One.", "sizes": [0.0, -0.0, 1e308, 5e-324, 12345678901234567890]}, {"text": "Two.", "sizes": []}]
+    content = "\n".join([json.dumps(rows[0]).replace("-0.0", "-0.0e5"), json.dumps(rows[1])])
+    assert list(read(tmp_path, content, "t.jsonl").rows.values()) == rows

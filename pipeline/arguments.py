@@ -1,0 +1,142 @@
+"""Arguments of the public functions, checked against the annotations that the functions have: nobody who gives another
+kind of thing meets an error from the inside.
+
+Importing this module loads no heavy library.
+"""
+
+import collections.abc
+import functools
+import inspect
+import math
+import numbers
+import os
+import types
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path, PurePath
+from typing import Any, Literal, ParamSpec, TypeVar, Union, Unpack, get_args, get_origin, get_type_hints
+
+from fourshot.engine.errors import InputError
+from fourshot.pipeline.faults import nearest
+
+P = ParamSpec("P")
+R = TypeVar("R")
+MOST_CHARS = 60  # of what was given, in a message
+WORDS = {str: "a string", int: "a whole number", float: "a number", bool: "True or False", Path: "a path"}
+WORDS |= {type(None): "None", dict: "a dictionary"}
+
+
+def checked_but(*exempt: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """A decorator: the function raises InputError for arguments that are not of the kinds that it declares, or not its.
+
+    Numbers and strings of numpy are passed on as Python's own, sequences of them as lists. The parameters ``exempt``
+    are seen to by the function itself.
+    """
+
+    def check(function: Callable[P, R]) -> Callable[P, R]:
+        signature = inspect.signature(function)
+        rest = next((one.name for one in signature.parameters.values() if one.kind is one.VAR_KEYWORD), "")
+        name = function.__qualname__.removesuffix(".__init__").removesuffix(".__new__").removeprefix("Local")
+
+        @functools.lru_cache(maxsize=1)
+        def hints() -> tuple[dict[str, Any], bool]:
+            """Of each parameter, and of each key of the TypedDict that stands for more; whether it takes no others."""
+            known = {name: hint for name, hint in get_type_hints(function).items() if name != "return"}
+            others = known.pop(rest, None)
+            is_typed = get_origin(others) is Unpack
+            return known | (get_type_hints(get_args(others)[0]) if is_typed else {}), is_typed or not rest
+
+        @functools.wraps(function)
+        def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+            known, is_all = hints()
+            strange = next((key for key in kwargs if key not in known), "") if is_all else ""
+            try:
+                if strange:
+                    raise TypeError(f"got an unexpected keyword argument {strange!r}")
+                given = signature.bind(*args, **kwargs)
+            except TypeError as error:
+                remedy = nearest(strange, known, f"It takes {', '.join(known)}.")
+                raise InputError(f"{name}: {error}. {remedy}") from None
+            for arguments in (given.arguments, given.arguments.get(rest, {})):
+                for key in arguments.keys() & known.keys() - {*exempt}:
+                    arguments[key] = fitting(f"{name}: {key}", arguments[key], known[key])
+            return function(*given.args, **given.kwargs)
+
+        return wrapped
+
+    return check
+
+
+checked = checked_but()
+
+
+def fitting(what: str, value: Any, hint: Any) -> Any:
+    """``value`` as the annotation ``hint`` has it. Raises InputError, which calls it ``what``, where it is no such."""
+    found = _fitted(value, hint)
+    if found is _NOTHING:
+        put = " Put it in a list." if isinstance(value, str) and _fitted([value], hint) is not _NOTHING else ""
+        shown = " ".join(f"{value!r:.{MOST_CHARS}}".split())
+        raise InputError(f"{what} is {shown}, of the type {type(value).__name__}. Give {allowed(hint)}.{put}")
+    return found
+
+
+_NOTHING = object()  # stands for what does not fit; None may
+
+
+def _fitted(value: Any, hint: Any) -> Any:
+    origin = get_origin(hint)
+    if hint in (Any, object) or isinstance(hint, TypeVar):
+        return value
+    if origin in (Union, types.UnionType):
+        return next((found for kind in get_args(hint) if (found := _fitted(value, kind)) is not _NOTHING), _NOTHING)
+    if origin is Literal:
+        return str(value) if isinstance(value, str) and value in get_args(hint) else _NOTHING
+    if origin is collections.abc.Callable:
+        return value if callable(value) else _NOTHING
+    if origin in (collections.abc.Sequence, collections.abc.Iterable, list, tuple):
+        return _list_of(value, get_args(hint)[0])
+    if hint is bool:
+        return bool(value) if isinstance(value, bool) or type(value).__name__ in ("bool_", "bool") else _NOTHING
+    if hint is int:
+        return int(value) if _is(value, numbers.Integral) else _NOTHING
+    if hint is float:
+        return _number(value) if _is(value, numbers.Real) and not math.isnan(value) else _NOTHING
+    if hint is str:
+        return (value if type(value) is str else str(value)) if isinstance(value, str) else _NOTHING
+    if hint is Path and isinstance(value, os.PathLike):
+        return value if isinstance(value, PurePath) else Path(value)
+    kind = origin or hint
+    return value if not isinstance(kind, type) or isinstance(value, kind) else _NOTHING
+
+
+def _is(value: Any, kind: type) -> bool:
+    """Whether it is a number of that kind: Python takes True for one."""
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
+def _number(value: Any) -> Any:
+    """As it is where it is Python's own: 1 and 1.0 are written differently."""
+    return value if type(value) in (int, float) else float(value)
+
+
+def _list_of(value: Any, hint: Any) -> Any:
+    is_one = isinstance(value, str | bytes | Mapping) or getattr(value, "ndim", 1) != 1  # a table: names
+    if is_one or not isinstance(value, Iterable):
+        return _NOTHING
+    items = [_fitted(item, hint) for item in value]
+    return _NOTHING if any(item is _NOTHING for item in items) else items
+
+
+def allowed(hint: Any) -> str:
+    """What an annotation allows, for people."""
+    origin = get_origin(hint)
+    if origin in (Union, types.UnionType):
+        words = [allowed(kind) for kind in sorted(get_args(hint), key=lambda kind: kind is type(None))]
+        return f"{', '.join(words[:-1])} or {words[-1]}"
+    if origin is Literal:
+        return " or ".join(map(repr, get_args(hint)))
+    if origin is collections.abc.Callable:
+        return "a function"
+    if origin in (collections.abc.Sequence, collections.abc.Iterable, list, tuple):
+        return f"a list, of which each is {allowed(get_args(hint)[0])}"
+    kind = origin or hint
+    return WORDS.get(kind) or f"a {getattr(kind, '__name__', kind)}"

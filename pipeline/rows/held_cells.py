@@ -1,0 +1,70 @@
+"""Whether a file of some format can hold the cells of a table: checked before anything is asked about it."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from fourshot.engine.errors import InputError
+from fourshot.pipeline.faults import shorten
+
+
+def check_cells(out: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Raise InputError where ``out`` cannot hold the rows.
+
+    In Parquet each column has one type, in CSV is no NUL, in JSON no infinite number. It is for before
+    anything is asked about a table, which may take hours.
+    """
+    if out.suffix.lower() in (".csv", ".tsv"):
+        _check_nul(out, columns, rows)
+    if out.suffix.lower() == ".jsonl":
+        _check_infinite(out, columns, rows)
+    if out.suffix.lower() != ".parquet":
+        return
+    import pyarrow
+    import pyarrow.parquet
+
+    values: dict[str, list[Any]] = {column: [] for column in columns}
+    for row in rows:
+        for column in columns:
+            values[column].append(row.get(column))
+    for column, cells in values.items():
+        try:
+            table = pyarrow.table({column: pyarrow.array(cells)})
+            pyarrow.parquet.ParquetWriter(pyarrow.BufferOutputStream(), table.schema).close()
+        except (pyarrow.ArrowException, OverflowError) as failure:
+            types = shorten(sorted({type(cell).__name__ for cell in cells if cell is not None}))
+            raise InputError(
+                f"{out}: Parquet cannot hold the column {column!r} ({types}): {str(failure).splitlines()[0]}. Nothing "
+                f"was written. Give --out {out.with_suffix('.jsonl')} or a .csv, or give the column one type."
+            ) from None
+
+
+def _check_nul(out: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Raise InputError for a NUL character, with which nobody reads a CSV file again."""
+    header = dict(zip(columns, columns, strict=True))
+    for number, row in enumerate(chain([header], rows)):
+        for column in columns:
+            if isinstance(cell := row.get(column), str) and "\0" in cell:
+                place = f"row {number} of the column {column!r}" if number else f"the name {column!r}"
+                raise InputError(
+                    f"{out}: CSV cannot hold NUL characters, and {place} has one. Nothing was written. Give --out "
+                    f"{out.with_suffix('.jsonl')}, or remove them from the table."
+                )
+
+
+def _check_infinite(out: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Raise InputError for a number that would be written as null; one that is none (NaN) is a missing value."""
+    for number, row in enumerate(rows, start=1):
+        if infinite := [column for column in columns if _is_infinite(row.get(column))]:
+            raise InputError(
+                f"{out}: JSON cannot hold infinite numbers, and row {number} of the column {infinite[0]!r} has one. "
+                f"Nothing was written. Give --out {out.with_suffix('.csv')}, or remove it from the table."
+            )
+
+
+def _is_infinite(cell: Any) -> bool:
+    if isinstance(cell, dict | list | tuple):
+        return any(map(_is_infinite, cell.values() if isinstance(cell, dict) else cell))
+    return isinstance(cell, float) and math.isinf(cell)
