@@ -138,13 +138,10 @@ def check(options: Options, terminal: Terminal) -> int:
 
 
 def _next_step(options: Options) -> str:
-    """The command that works with a faultless task: runs need a test file, and labels."""
-    from fourshot.pipeline.tables.split_files import find_split_file
+    """The command that works with a faultless task: runs need labels."""
     from fourshot.pipeline.tasks.generation import GenerationTask
     from fourshot.pipeline.tasks.task_file import load_any_task
 
-    task = load_any_task(options.task, options.data)
-    has_test = task.data.hub or find_split_file(Path(task.data.folder), task.data.test_split)
-    step = "run" if has_test and not isinstance(task, GenerationTask) else "distill"
+    step = "distill" if isinstance(load_any_task(options.task, options.data), GenerationTask) else "run"
     data = f" --data {shlex.quote(str(options.data))}" if options.data else ""
     return f"{program()} {step} {shlex.quote(options.task)}{data}"

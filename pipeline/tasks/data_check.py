@@ -92,7 +92,7 @@ def _scan(task: Task, stem: str) -> tuple[Table | None, list[Fault]]:
 def _missing(task: Task, split: str, stem: str, has_shots: bool) -> list[Fault]:
     problem = missing_split(task.data, stem)
     if split == "test":
-        remedy = "Without it `fourshot corpus` and `fourshot distill` work; the rest needs test texts."
+        remedy = "A run then trains a classifier and measures nothing; `evaluate` and `compare` need test texts."
         return [warning("$.data", problem, remedy)]
     if split == "train" and has_shots:
         return [note("$.data", problem, "The shots are there; only lora25 needs it.")]

@@ -117,7 +117,7 @@ def new_task(
             *(
                 []
                 if test
-                else [warning(table.path, NO_TEST, "Add rows, or write a test file yourself: a run needs one.")]
+                else [warning(table.path, NO_TEST, "Add rows, or write a test file: else runs measure nothing.")]
             ),
         ),
     )
