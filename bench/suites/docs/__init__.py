@@ -49,6 +49,7 @@ from fourshot.bench.suites.docs.method_tables import (
 from fourshot.bench.suites.docs.seen import SEEN_FILE, seen_table
 from fourshot.bench.suites.latency.report import gain, rates, ratios
 from fourshot.bench.suites.paper import tables as paper_tables
+from fourshot.engine.checkpoints.embedded import NAME
 from fourshot.engine.errors import InputError
 
 LINE_LENGTH = 120
@@ -102,7 +103,7 @@ def gpu_latency(results: ResultFolder) -> str:
         result = read_result(file, "latency")
         start = "with" if result["settings"]["compile"] else "without"
         missing = len(result["missing"])
-        lines = [f"Started {start} `torch.compile`; dummy weights."]
+        lines = [f"Started {start} `torch.compile`; dummy weights. Texts per second, lowest to highest repeat."]
         if missing:
             lines.append(f"{missing} measurements of single repeats are missing, because the machine was lost.")
         table, goals = markdown([rates(result, SHOWN_LOADS)]), target_lines(targets_of(result))
@@ -123,7 +124,8 @@ def _section(result: SuiteResult, *lines: str) -> str:
     hardware = result["hardware"]
     gpus = hardware.get("gpus")
     machine = ", ".join(gpus) if gpus else f"{hardware.get('processor', '?')}, {hardware.get('cores', '?')} cores"
-    facts = (machine, result["settings"].get("model", ""), f"commit {result['commit']}")
+    model = result["settings"].get("model", "")
+    facts = (machine, NAME if model == "embedded" else model, f"commit {result['commit']}")
     return "\n".join(["; ".join(filter(None, facts)) + ".", *lines])
 
 
@@ -196,7 +198,7 @@ def wrapped(block: str) -> str:
     for line in block.splitlines():
         indent = "  " if line.startswith(("- ", "<img")) else ""
         wraps = len(line) > LINE_LENGTH and not line.startswith("|")
-        lines += textwrap.wrap(line, LINE_LENGTH, subsequent_indent=indent) if wraps else [line]
+        lines += textwrap.wrap(line, LINE_LENGTH, subsequent_indent=indent, break_on_hyphens=False) if wraps else [line]
     return "\n".join(lines)
 
 

@@ -41,4 +41,4 @@ def load_looks(folder: Path) -> tuple[Look, ...]:
 def seen_table(folder: Path) -> str:
     """All looks, oldest first, as Markdown."""
     rows = [(look.when, look.base, look.texts, look.why, look.commit or None) for look in load_looks(folder)]
-    return markdown([Table(["seen", "base", "texts", "for", "commit"], rows, left=5)])
+    return markdown([Table(["date", "base model", "texts", "purpose", "commit"], rows, left=5)])
