@@ -13,6 +13,8 @@ from fourshot.pipeline.tables.split_files import find_split_file
 from fourshot.pipeline.task import Example, Task
 from fourshot.pipeline.tasks.shots import draw_shots, load_chosen_shots
 
+NO_TEST = "there is no test file"
+
 
 class TaskData:
     """The splits of ``task``. Reading them raises InputError, see `load_split`; events tell what is left out."""

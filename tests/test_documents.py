@@ -2,10 +2,14 @@
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
+
+from fourshot.pipeline.synthesis.settings import PRESETS, RunSettings
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -145,3 +149,29 @@ def test_a_long_sentence_is_found(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(f"# Head\n\nShort one. Now {'word ' * 30}end.\n\n| {'cell ' * 40} |\n\n```\n{'code ' * 40}\n```\n")
     assert [fault.split(": ")[1] for fault in long_sentences(page)] == ["32 words"]
+
+
+def flat(settings: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, str]]:
+    """(dotted name, value as JSON) of each setting."""
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{before}{name}.")
+        else:
+            yield f"{before}{name}", msgspec.json.encode(value).decode()
+
+
+def of_preset(settings: RunSettings) -> dict[str, str]:
+    return dict(flat(msgspec.to_builtins(settings)))
+
+
+def test_every_setting_is_listed_with_its_default_and_what_presets_change() -> None:
+    default, listed = of_preset(PRESETS["default"]), dict[str, tuple[str, str]]()
+    for line in (ROOT / "docs" / "settings.md").read_text(encoding="utf-8").splitlines():
+        if match := re.fullmatch(r"\| `([\w.]+)` \| `(.*?)` \| (.*?) ?\| (.+) \|", line):
+            listed[match[1]] = match[2], match[3]
+    others = {
+        name: "; ".join(f"{preset} `{of[name]}`" for preset, of in presets.items() if of[name] != value)
+        for presets in [{preset: of_preset(settings) for preset, settings in PRESETS.items()}]
+        for name, value in default.items()
+    }
+    assert listed == {name: (value, others[name]) for name, value in default.items()}

@@ -128,7 +128,7 @@ def report(result: Mapping[str, Any]) -> list[Part]:
     columns: dict[str, Any] = {
         "task": "{task}",
         "in context with": lambda row: STATES[row["state"]],
-        "making it, s": "{make_s:.0f}",
+        "cost of the adapter, s": "{make_s:.0f}",
         "a request saves, ms": "{saved_ms:.1f}",
         "and prompt tokens": "{saved_prompt_tokens:.0f}",
         "pays after requests": lambda row: "never, by time" if row["requests"] is None else f"{row['requests']:,.0f}",

@@ -181,7 +181,8 @@ def report(result: Mapping[str, Any]) -> list[Part]:
         lines = [_cells(recipe, [row for row in rows if row["way"] == recipe]) for recipe in (*RECIPES, REAL)]
         headings = ["", *(heading for heading, _, _ in MEASURES.values())]
         parts += [f"**{task_title(name)}**, {size} texts:", Table(headings, lines)]
-    places = len(result["settings"]["tasks"]) * result["settings"]["seeds"]
+    tasks, draws = len(result["settings"]["tasks"]), result["settings"]["seeds"]
+    pairs = f"{tasks * draws} pairs ({tasks} tasks x {draws} draws)"
     lines = [
         [
             _name(gain["way"]),
@@ -191,7 +192,7 @@ def report(result: Mapping[str, Any]) -> list[Part]:
     ]
     return [
         *parts,
-        f"Against {_name(BASELINE)}, same task and seed, mean and standard error over {places}:",
+        f"Against {_name(BASELINE)}, same task and seed, mean and standard error over {pairs}:",
         Table(["", *(heading for heading, _, _, _ in GAINS.values())], lines),
     ]
 

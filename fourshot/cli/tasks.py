@@ -8,6 +8,7 @@ from fourshot.cli.declare import MODEL, Options, argument, command, flag
 from fourshot.cli.runs import TASK
 
 CLASSES_SHOWN = 8  # in the list of tasks
+DEFAULT_SHOTS = 4  # of each class, as `RunSettings.k`
 
 
 @command("tasks list")
@@ -112,11 +113,12 @@ def new(options: Options, terminal: Terminal) -> None:
     *TASK,
     MODEL,
     flag("--no-model", "do not look at the label words as the model sees them"),
-    argument("--shots", "K", "real examples per class that a run will draw", type=int, default=4),
+    argument("--shots", "K", "real examples per class that a run will draw", type=int, default=DEFAULT_SHOTS),
 )
 def check(options: Options, terminal: Terminal) -> int:
     """Explain every fault of a task file and its data, all at once."""
     from fourshot.pipeline.faults import condensed, errors_in
+    from fourshot.pipeline.tasks.data_check import FEWER_SHOTS
     from fourshot.pipeline.tasks.task_file import check_task, find_task_file
 
     find_task_file(options.task)  # before a model is looked for
@@ -133,18 +135,18 @@ def check(options: Options, terminal: Terminal) -> int:
     terminal.result("result", {"errors": errors, "faults": faults})
     terminal.say(f"{errors} error{'s' if errors != 1 else ''}, {len(faults) - errors} warnings and notes.")
     if not errors:
-        terminal.say(f"Next: {_next_step(options)}")
+        has_fewer = any(f"{FEWER_SHOTS} {options.shots} shots" in fault.what for fault in faults)
+        terminal.say(f"Next: {_next_step(options, has_fewer=has_fewer)}")
     return 2 if errors else 0
 
 
-def _next_step(options: Options) -> str:
-    """The command that works with a faultless task: runs need a test file, and labels."""
-    from fourshot.pipeline.tables.split_files import find_split_file
+def _next_step(options: Options, *, has_fewer: bool) -> str:
+    """The command that works with a faultless task: runs need labels, and leave where a class ``has_fewer`` shots."""
     from fourshot.pipeline.tasks.generation import GenerationTask
     from fourshot.pipeline.tasks.task_file import load_any_task
 
-    task = load_any_task(options.task, options.data)
-    has_test = task.data.hub or find_split_file(Path(task.data.folder), task.data.test_split)
-    step = "run" if has_test and not isinstance(task, GenerationTask) else "distill"
+    step = "distill" if isinstance(load_any_task(options.task, options.data), GenerationTask) else "run"
     data = f" --data {shlex.quote(str(options.data))}" if options.data else ""
-    return f"{program()} {step} {shlex.quote(options.task)}{data}"
+    shots = f" --shots {options.shots}" if step == "run" and options.shots != DEFAULT_SHOTS else ""
+    fewer = " --allow-fewer-shots" if step == "run" and has_fewer else ""
+    return f"{program()} {step} {shlex.quote(options.task)}{data}{shots}{fewer}"

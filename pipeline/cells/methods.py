@@ -80,16 +80,18 @@ def _soft(display_name: str, *, mixed: float = 0.5, **changes: Any) -> Method:
 METHODS: dict[str, Method] = {
     # The base model, with the instruction alone.
     "zero_shot": Method(display_name="Zero-shot"),
-    "zero_shot_calibrated": Method(display_name="Zero-shot, calibrated", calibration="batch"),
+    "zero_shot_calibrated": Method(display_name="Zero-shot, bias-corrected", calibration="batch"),
     # The base model, shown the shots.
     "icl": Method(display_name="In context", shots_in_prompt=True),
-    "icl_calibrated": Method(display_name="In context, calibrated", shots_in_prompt=True, calibration="batch"),
+    "icl_calibrated": Method(display_name="In context, bias-corrected", shots_in_prompt=True, calibration="batch"),
     # LoRA, trained on the shots alone; on shots and kept synthetic texts.
     "lora": _lora(display_name="LoRA on the shots"),
     "fourshot": _synthetic(display_name="fourshot"),
     # The same classifiers, with the preference for a label taken off as in context: fitted on the test texts.
-    "lora_calibrated": _lora(display_name="LoRA on the shots, calibrated", calibration="batch"),
-    "fourshot_calibrated": _synthetic(display_name="fourshot, calibrated", texts_of="fourshot", calibration="batch"),
+    "lora_calibrated": _lora(display_name="LoRA on the shots, bias-corrected", calibration="batch"),
+    "fourshot_calibrated": _synthetic(
+        display_name="fourshot, bias-corrected", texts_of="fourshot", calibration="batch"
+    ),
     # In-context filter without calibration, loss on the whole text.
     "paper": _synthetic(display_name="The paper's recipe", changed=_paper),
     # LoRA trained on 25 real texts per class.

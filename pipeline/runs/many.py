@@ -113,7 +113,7 @@ def _experiment(
     """The run of a task for its adapter alone."""
     if isinstance(task, FourshotError):
         raise task
-    data = TaskData(task, on_event, settings)
+    data = TaskData(task, on_event, settings, needs_test=False)
     seeds = [load_shots(data, settings, RunFolder(root))]
     experiment = Experiment(data, model, settings, ["fourshot"], seeds, root, flat=True, store=store)
     experiment.check_trainable()

@@ -219,7 +219,8 @@ class _Remaining:
             key = evaluation.answers_key + (cell.name.encode() if trained else b"")
             counts, texts = self._counts[cell.key], len(experiment.test)
             has_room = len(counts.fitting(evaluation.shots, cell.form)) >= min(counts.num_labels, len(evaluation.shots))
-            if evaluation.is_done or key in answered or not has_room:
+            is_asked = texts or (trained and self._experiment.result(cell) is None)  # without a test file: probes alone
+            if evaluation.is_done or key in answered or not has_room or not is_asked:
                 continue
             answered.add(key)
             work.append(_at("evaluate", counts.reads(texts, cell.form, adapter=trained, shots=evaluation.shots)))

@@ -27,7 +27,7 @@ from fourshot.pipeline.runs.stages.merge import merged_folder, synthetic_classif
 from fourshot.pipeline.runs.summary import left_out, report_data, table
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.task import Task
-from fourshot.pipeline.task_data import TaskData, cut_line, lost_shots
+from fourshot.pipeline.task_data import NO_TEST, TaskData, cut_line, lost_shots
 from fourshot.pipeline.work_folder import lead
 from fourshot.training.jobs.cluster import check_cluster
 from fourshot.training.jobs.jobs import HERE, Placement
@@ -66,7 +66,8 @@ def run_task(
     ``merge``: write base and adapter as one checkpoint, too, to ``folder``/merged/<adapter>. ``unlabelled``: a file of
     texts without labels, learnt as the annotators read them. ``ask``: stop when they are annotated, until a person has
     labelled so many of them, in a table that the summary names. What a person changed in a table that `review` wrote
-    is learnt, too. ``forecast``: first tell what it will take.
+    is learnt, too. ``forecast``: first tell what it will take. Without a test file nothing is measured: an error only
+    where ``until`` is "evaluate".
 
     Raises InputError for what the user gave, RunFolderError for a folder of another configuration, ShortRunError where
     a class stalls; what was finished stays on disk.
@@ -82,7 +83,7 @@ def run_task(
     check_cluster(placement.ray)
     run_folder = RunFolder(folder)
     with run_folder.lock():
-        experiment = _experiment(task, model, settings, folder, unlabelled, on_event)
+        experiment = _experiment(task, model, settings, folder, unlabelled, on_event, last)
         driver = StageDriver(folder / LOG_FILE, on_event, placement)
         driver.add(task.name, experiment)
         tell_review(run_folder, task, on_event)
@@ -115,7 +116,7 @@ def run_task(
             forecast=estimate,
             left_out=left_out(experiment) or UNSET,
         )
-        if rows:
+        if rows or report:
             run_folder.write("summary.json", summary)
         return summary
 
@@ -131,15 +132,24 @@ def plan_task(
 ) -> Forecast | None:
     """What `run_task` would take, by the speed of this machine as it is now; None where nothing is left to do."""
     refuse_fake(model, "A run")
-    experiment = _experiment(task, model, settings, folder, unlabelled, on_event)
-    return foretell_runs([experiment], until or "report", on_event, anew=True)
+    last = until or "report"
+    experiment = _experiment(task, model, settings, folder, unlabelled, on_event, last)
+    return foretell_runs([experiment], last, on_event, anew=True)
 
 
 def _experiment(
-    task: Task, model: str | None, settings: RunSettings, folder: Path, unlabelled: Path | None, on_event: OnEvent
+    task: Task,
+    model: str | None,
+    settings: RunSettings,
+    folder: Path,
+    unlabelled: Path | None,
+    on_event: OnEvent,
+    last: StageName,
 ) -> Experiment:
     on_event(Event(stage="shots", message="reading the data"))
-    data = TaskData(task, on_event, settings)
+    data = TaskData(task, on_event, settings, needs_test=last == "evaluate")
+    if not data.test:
+        data.tell(f"{NO_TEST}, so this run trains a classifier and measures nothing")
     texts = _texts_of(unlabelled, task, settings, on_event)
     experiment = Experiment(
         data,

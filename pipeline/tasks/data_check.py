@@ -15,6 +15,7 @@ from fourshot.pipeline.tables.split_files import find_split_file, missing_split,
 from fourshot.pipeline.task import Example, Task
 from fourshot.pipeline.tasks.shots import SHOTS_STEM
 
+FEWER_SHOTS = "fewer than"  # .. N shots: how a fault begins to say that a run has to be told to go on
 # An entity, or a tag of those that exports leave in texts.
 _MARKUP = re.compile(
     r"&(?:amp|lt|gt|quot|nbsp|#\d{1,6}|#x[\da-fA-F]{1,5});|</?(?:br|p|div|span|b|i|li|ul|a|td|tr)\b[^<>]*>"
@@ -92,7 +93,7 @@ def _scan(task: Task, stem: str) -> tuple[Table | None, list[Fault]]:
 def _missing(task: Task, split: str, stem: str, has_shots: bool) -> list[Fault]:
     problem = missing_split(task.data, stem)
     if split == "test":
-        remedy = "Without it `fourshot corpus` and `fourshot distill` work; the rest needs test texts."
+        remedy = "A run then trains a classifier and measures nothing; `evaluate` and `compare` need test texts."
         return [warning("$.data", problem, remedy)]
     if split == "train" and has_shots:
         return [note("$.data", problem, "The shots are there; only lora25 needs it.")]
@@ -113,7 +114,7 @@ def _counts(
         elif not count and split == "test":
             faults.append(warning(path, f"no example of label {name!r}: it will not be measured."))
         elif count < k:
-            problem = f"label {name!r} has {counted(count, 'example')}, fewer than {k} shots."
+            problem = f"label {name!r} has {counted(count, 'example')}, {FEWER_SHOTS} {k} shots."
             if lost := all_of_them[name] - count:
                 problem += (
                     f" {counted(lost, 'more example')} of it {'are' if lost > 1 else 'is'} in the test split too."

@@ -27,7 +27,7 @@ TEST_SHARE = 0.2
 SHOTS_LEFT_FOR_TRAIN = 4  # a class gives rows to the test split only beyond these
 MOST_CLASSES = 1000  # of a column that nobody named: more are likelier ids or texts
 FEW_CLASSES = 20  # up to here a class may have one row
-NO_TEST = f"no row is left for testing: a class gives some only beyond its first {SHOTS_LEFT_FOR_TRAIN}."
+NO_TEST = f"no row is left for testing: only a class with more than {SHOTS_LEFT_FOR_TRAIN} gives some."
 MADE_FROM = "made_from.json"
 UNDECIDED = TableChoices()
 
@@ -117,7 +117,7 @@ def new_task(
             *(
                 []
                 if test
-                else [warning(table.path, NO_TEST, "Add rows, or write a test file yourself: a run needs one.")]
+                else [warning(table.path, NO_TEST, "Add rows, or write a test file: else runs measure nothing.")]
             ),
         ),
     )

@@ -36,7 +36,10 @@ def test_the_next_step_is_one_that_works(table: Path, capfd: pytest.CaptureFixtu
     assert "run inbox --data inbox\n" in capfd.readouterr().out
     Path("inbox/test.jsonl").unlink()
     assert cli.main(["tasks", "check", "inbox", "--no-model"]) == 0
-    assert "distill inbox\n" in capfd.readouterr().out
+    said = capfd.readouterr().out
+    assert "A run then trains a classifier and measures nothing" in said and "run inbox\n" in said
+    assert cli.main(["tasks", "check", "inbox", "--no-model", "--shots", "40"]) == 0
+    assert "run inbox --shots 40 --allow-fewer-shots\n" in capfd.readouterr().out
     facts = str(write_facts(Path("inbox")))
     assert cli.main(["tasks", "check", facts, "--no-model"]) == 0
     assert f"distill {facts}\n" in capfd.readouterr().out

@@ -27,6 +27,7 @@ from fourshot.bench.suites.docs import method_tables as tables
 from fourshot.bench.suites.docs.accuracy_picture import accuracy_bars, description, draw_pictures
 from fourshot.bench.suites.docs.side_by_side import EARLIER, side_by_side
 from fourshot.bench.suites.latency.report import gain, rates, ratios
+from fourshot.engine.checkpoints.embedded import NAME
 from fourshot.engine.errors import InputError
 
 LINE_LENGTH = 120
@@ -67,7 +68,7 @@ def load_looks(folder: Path) -> tuple[Look, ...]:
 def seen_table(folder: Path) -> str:
     """All looks, oldest first, as Markdown."""
     rows = [(look.when, look.base, look.texts, look.why, look.commit or None) for look in load_looks(folder)]
-    return markdown([Table(["seen", "base", "texts", "for", "commit"], rows, left=5)])
+    return markdown([Table(["date", "base model", "texts", "purpose", "commit"], rows, left=5)])
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -115,7 +116,7 @@ def gpu_latency(results: ResultFolder) -> str:
         result = read_result(file, "latency")
         start = "with" if result["settings"]["compile"] else "without"
         missing = len(result["missing"])
-        lines = [f"Started {start} `torch.compile`; dummy weights."]
+        lines = [f"Started {start} `torch.compile`; dummy weights. Texts per second, lowest to highest repeat."]
         if missing:
             lines.append(f"{missing} measurements of single repeats are missing, because the machine was lost.")
         table, goals = markdown([rates(result, SHOWN_LOADS)]), target_lines(targets_of(result))
@@ -136,7 +137,8 @@ def _section(result: SuiteResult, *lines: str) -> str:
     hardware = result["hardware"]
     gpus = hardware.get("gpus")
     machine = ", ".join(gpus) if gpus else f"{hardware.get('processor', '?')}, {hardware.get('cores', '?')} cores"
-    facts = (machine, result["settings"].get("model", ""), f"commit {result['commit']}")
+    model = result["settings"].get("model", "")
+    facts = (machine, NAME if model == "embedded" else model, f"commit {result['commit']}")
     return "\n".join(["; ".join(filter(None, facts)) + ".", *lines])
 
 
@@ -204,7 +206,7 @@ def wrapped(block: str) -> str:
     for line in block.splitlines():
         indent = "  " if line.startswith(("- ", "<img")) else ""
         wraps = len(line) > LINE_LENGTH and not line.startswith("|")
-        lines += textwrap.wrap(line, LINE_LENGTH, subsequent_indent=indent) if wraps else [line]
+        lines += textwrap.wrap(line, LINE_LENGTH, subsequent_indent=indent, break_on_hyphens=False) if wraps else [line]
     return "\n".join(lines)
 
 

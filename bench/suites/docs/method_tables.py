@@ -27,7 +27,7 @@ class Column(NamedTuple):
 
 
 BY_TASK = (
-    Column("ece_before", "ECE, uncalibrated", 2),
+    Column("ece_before", "ECE before the temperature", 2),
     Column("ece", "ECE", 2),
     Column("surest_80", "accuracy on the most confident 80 %", 1, 100),
     Column("prompt_tokens_per_example", "prompt tokens per text"),
@@ -90,21 +90,21 @@ def headline(comparisons: Comparisons) -> str:
     first = next(iter(comparisons.values()))
     fourshot = method_rows(comparisons, "fourshot")
     return (
-        f"**{fmean(draw_means(fourshot)):.1f} %** of the test texts of {in_words(list(TITLES.values()))} are "
-        f"classified correctly by {first.model_name} with fourshot (mean of the tasks)."
+        f"Mean accuracy of fourshot with {first.model_name} on the test texts of {in_words(list(TITLES.values()))}: "
+        f"**{fmean(draw_means(fourshot)):.1f} %**."
     )
 
 
 def baselines(comparisons: Comparisons) -> str:
-    """The number with its spread, beside the same texts in the prompt, calibrated and uncalibrated."""
+    """The number with its spread, beside the same texts in the prompt, with and without the correction of the bias."""
     first = next(iter(comparisons.values()))
-    fourshot, calibrated, plain = (method_rows(comparisons, name) for name in ("fourshot", "icl_calibrated", "icl"))
+    fourshot, corrected, plain = (method_rows(comparisons, name) for name in ("fourshot", "icl_calibrated", "icl"))
     real = in_words([str(row.real_examples) for row in fourshot])
     return (
         f"Averaged over the tasks, fourshot reaches {_mean_accuracy(fourshot)} % with {first.model_name} and {real} "
         f"labelled texts (± one standard deviation over {len(first.seeds)} draws of the shots). In-context learning "
-        f"with the same model and texts reaches {_mean_accuracy(calibrated)} % calibrated and "
-        f"{_mean_accuracy(plain)} % uncalibrated. It needs {fmean(_tokens(plain)):.0f} prompt tokens per text instead "
+        f"with the same model and texts reaches {_mean_accuracy(corrected)} % bias-corrected "
+        f"and {_mean_accuracy(plain)} % as it is. It needs {fmean(_tokens(plain)):.0f} prompt tokens per text instead "
         f"of {fmean(_tokens(fourshot)):.0f}."
     )
 
@@ -134,7 +134,7 @@ def results_table(comparisons: Comparisons) -> str:
     table = _table(
         comparisons, BY_TASK, lambda column, rows: ", ".join(_number(column.of(row), column.digits) for row in rows)
     )
-    goals = "Targets (`icl`: in context, uncalibrated; `icl_calibrated`: calibrated; `lora25`: LoRA on 25 real texts):"
+    goals = "Targets (`icl`: in context; `icl_calibrated`: bias-corrected; `lora25`: LoRA on 25 real texts):"
     return markdown([intro, table, goals, "\n".join(target_lines(targets(comparisons), 3))])
 
 
@@ -172,7 +172,7 @@ def wordings_table(compared: Comparisons, in_context: Comparisons) -> str:
         [in_prompt / adapter_tokens for in_prompt, adapter_tokens in zip(icl_tokens, column, strict=True)]
         for column in tokens
     ]
-    for name, columns in (("prompt tokens per text", tokens), ("in context, times as many", ratios)):
+    for name, columns in (("prompt tokens per text", tokens), ("prompt tokens in context, relative", ratios)):
         with_means = [[*column, fmean(column)] for column in columns]
         lines.append([name, *map(_two, zip(*with_means, strict=True))])
     return markdown([Table(["", *TITLES.values(), "mean"], lines)])

@@ -147,10 +147,10 @@ def report(result: Mapping[str, Any]) -> list[Part]:
     sources = ", ".join(f"{source['file']} ({source['commit']})" for source in result["sources"].values())
     about = (
         f"{settings['tasks']:,} adapters by Zipf {settings['zipf']:g}; on each replica {times['slots']} slots, and "
-        f"{settings['memory']:,} adapters in memory. Times from {sources}: a step of {times['texts'][1]} texts "
-        f"{times['one_ms'][1]:.0f} ms, an adapter from memory {times['memory_ms']:.1f} ms, from disk "
-        f"{times['disk_ms']:.1f} ms, HTTP {times['http_ms']:.1f} ms a text. For the load of the serving suite, one "
-        f"replica, the simulation says p50 {compared['simulated']['p50']:.0f} ms and p99 "
+        f"{settings['memory']:,} adapters in memory. Sources of the times: {sources}. A step of "
+        f"{times['texts'][1]} texts {times['one_ms'][1]:.0f} ms, an adapter from memory {times['memory_ms']:.1f} ms, "
+        f"from disk {times['disk_ms']:.1f} ms, HTTP {times['http_ms']:.1f} ms a text. For the load of "
+        f"the serving suite, one replica, the simulation says p50 {compared['simulated']['p50']:.0f} ms and p99 "
         f"{compared['simulated']['p99']:.0f} ms; measured were {compared['measured']['p50']:.0f} and "
         f"{compared['measured']['p99']:.0f}."
     )

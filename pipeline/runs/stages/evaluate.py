@@ -9,7 +9,7 @@ from fourshot.pipeline.cells.calibrating import temperature_of
 from fourshot.pipeline.cells.measuring import Answers, EvaluationCell, LeftOutCell, answer, measure
 from fourshot.pipeline.events import Event, OnEvent
 from fourshot.pipeline.runs.experiment import Experiment
-from fourshot.pipeline.runs.stages.probe import ProbeItem, probe_items
+from fourshot.pipeline.runs.stages.probe import ProbeItem, ProbeStage, probe_items, probes
 from fourshot.pipeline.runs.stages.stage import EngineStage
 from fourshot.pipeline.synthesis.fitting import NoRoomError
 from fourshot.pipeline.task import Example, Task
@@ -89,8 +89,10 @@ def _warm_up(item: TaskEvaluation, engine: Engine) -> None:
         answer(engine, item.task, item.test[:WARM_UP_TEXTS], form=form, adapter=adapter)
 
 
-def methods(experiment: Experiment) -> EvaluateStage:
-    """Every cell of the experiment."""
+def methods(experiment: Experiment) -> EvaluateStage | ProbeStage:
+    """Every cell of the experiment; without test texts, its adapters are probed all the same."""
+    if not experiment.test:
+        return probes(experiment)
     cells = {evaluation.out: evaluation for evaluation in map(experiment.evaluation_cell, experiment.cells)}
     item = TaskEvaluation(
         task=experiment.task,
