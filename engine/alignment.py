@@ -27,7 +27,7 @@ ROLES, BEGIN = ("eos_token", "pad_token"), "bos_token"  # which special token fi
 Encode = Callable[[str], list[int]]
 
 
-class Filler(msgspec.Struct, frozen=True, kw_only=True):
+class PromptFiller(msgspec.Struct, frozen=True, kw_only=True):
     """What stands in front of every prompt of a task."""
 
     token: str  # text of a special token
@@ -41,7 +41,7 @@ class Filler(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @lru_cache(maxsize=1024)
-def filler_for(model: str, prompts: tuple[str, ...], text_tokens: int, most_tokens: int) -> Filler | None:
+def filler_for(model: str, prompts: tuple[str, ...], text_tokens: int, most_tokens: int) -> PromptFiller | None:
     """What to put before prompts that differ in their texts alone, for the checkpoint in the folder ``model``.
 
     ``prompts``: one task's, of texts that begin in different ways. ``text_tokens``: what a text and its answer may
@@ -60,7 +60,7 @@ def filler_for(model: str, prompts: tuple[str, ...], text_tokens: int, most_toke
     if gain < LEAST_GAIN_TOKENS or not fits:
         return None
     for token in _special_tokens(model):
-        filler = Filler(token=token, number=number, prefix_tokens=prefix + number)
+        filler = PromptFiller(token=token, number=number, prefix_tokens=prefix + number)
         filled = [encode(filler.text + prompt) for prompt in prompts]
         if all(map(_is_inserted, filled, plain, repeat(number))):
             return filler

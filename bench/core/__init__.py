@@ -22,7 +22,7 @@ options, and `SUITE`:
     SUITE = Suite(options=Options, measure=measure, report=report, settings=..., tasks=..., page=...)
 
 `fourshot bench NAME` reads the options, checks --out and --data, writes header and result to --out, a page beside it
-where there is a `page`, and prints the report and the targets. What computes rather than measures is a `Command`.
+where there is a `page`, and prints the report and the targets. What computes rather than measures is a `SuiteCommand`.
 
     suite.py      Suite, Command, the registry                  engines.py      vLLM and transformers, each in a process
     options.py    options as a struct                           closed_loop.py  requests to such an engine

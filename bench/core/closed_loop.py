@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from fourshot.bench.core.statistics import percentile, with_values
-from fourshot.bench.core.workload import Request
+from fourshot.bench.core.workload import PromptRequest
 from fourshot.engine.machine.gpus import torch_device
 from fourshot.engine.vllm_seams import lora_loads
 
@@ -43,8 +43,8 @@ class RequestTimes(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
 class CellRequests(msgspec.Struct, frozen=True, kw_only=True):
     """What to send."""
 
-    requests: tuple[Request, ...]
-    warmup: tuple[Request, ...]  # sent before, not counted; what they leave in the cache is there
+    requests: tuple[PromptRequest, ...]
+    warmup: tuple[PromptRequest, ...]  # sent before, not counted; what they leave in the cache is there
     labels: tuple[str, ...]  # words
     concurrency: int  # 0: all at once
 
@@ -138,7 +138,7 @@ def yardstick() -> float:
 
 
 def _closed_loop(
-    engine: Any, adapters: Sequence[Any], requests: Sequence[Request], cell: CellRequests
+    engine: Any, adapters: Sequence[Any], requests: Sequence[PromptRequest], cell: CellRequests
 ) -> list[RequestTimes]:
     labels = engine.label_tokens(cell.labels)
     concurrency = cell.concurrency or len(requests)
@@ -166,7 +166,7 @@ def _closed_loop(
 
 
 def _one_by_one(
-    engine: Any, adapters: Sequence[Any], requests: Sequence[Request], cell: CellRequests
+    engine: Any, adapters: Sequence[Any], requests: Sequence[PromptRequest], cell: CellRequests
 ) -> list[RequestTimes]:
     """Generation of the label, one request after the other: how the paper measured.
 

@@ -13,14 +13,14 @@ from typing import Any
 import msgspec
 
 from fourshot.bench.core.closed_loop import CellMeasurement, CellRequests, run_cell
-from fourshot.bench.core.processes import Opened
+from fourshot.bench.core.processes import OpenerProcess
 from fourshot.bench.core.results import tell
 from fourshot.engine.core import EngineSettings
 
-Engines = Mapping[str, Opened[CellRequests, CellMeasurement]]
+Engines = Mapping[str, OpenerProcess[CellRequests, CellMeasurement]]
 
 
-class Base(msgspec.Struct, frozen=True, kw_only=True):
+class SuiteBase(msgspec.Struct, frozen=True, kw_only=True):
     """What all engines of a suite are opened on."""
 
     path: str
@@ -71,6 +71,6 @@ def engines(specs: Mapping[str, EngineSpec], log: Path) -> Iterator[Engines]:
     with ExitStack() as stack:
         running = {}
         for name, spec in specs.items():
-            running[name] = stack.enter_context(closing(Opened(open_for_cells, spec, log)))
+            running[name] = stack.enter_context(closing(OpenerProcess(open_for_cells, spec, log)))
             tell(f"engine {name}: ready in {running[name].start_s:.0f} s")
         yield running

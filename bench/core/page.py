@@ -11,7 +11,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from fourshot.bench.core.parts import Folded, Page, Part, Section, Table
+from fourshot.bench.core.parts import FoldedPart, Page, Part, Section, TablePart
 from fourshot.bench.core.targets import targets_of
 from fourshot.engine.machine.files import replace_file
 from fourshot.pipeline.report.text import flatten
@@ -30,7 +30,7 @@ def write_page(path: Path, page: Page, result: Mapping[str, Any]) -> Path:
         raise ValueError("a page of nothing: give at least one section")
     _check(part for section in page.sections for part in section.parts)
     templates = environment(Path(__file__).parent, autoescape=True)
-    templates.tests |= {kind.__name__.lower(): _is(kind) for kind in (Markup, str, Table, Folded)}
+    templates.tests |= {kind.__name__.lower(): _is(kind) for kind in (Markup, str, TablePart, FoldedPart)}
     html = templates.get_template(TEMPLATE).render(
         page=page,
         suite=result.get("suite", "benchmark"),
@@ -47,9 +47,9 @@ def _is(kind: type) -> Any:
 
 def _check(parts: Any) -> None:
     for part in parts:
-        if isinstance(part, Folded):
+        if isinstance(part, FoldedPart):
             _check(part.parts)
-        elif isinstance(part, Table):
+        elif isinstance(part, TablePart):
             for row in part.rows:
                 if len(row) != len(part.headings):
                     raise ValueError(f"a row of {len(row)} cells below {len(part.headings)} headings: {list(row)}")
@@ -65,7 +65,7 @@ def _targets(result: Mapping[str, Any]) -> list[Section]:
         )
         for target in targets_of(result)
     ]
-    return [Section("Targets", [Table(["", "target", "measured", ""], rows)])] if rows else []
+    return [Section("Targets", [TablePart(["", "target", "measured", ""], rows)])] if rows else []
 
 
 def _origin(result: Mapping[str, Any], extra_parts: Sequence[Part]) -> Section:
@@ -74,7 +74,7 @@ def _origin(result: Mapping[str, Any], extra_parts: Sequence[Part]) -> Section:
     parts: list[Part] = [*extra_parts, _facts(facts), _facts(flatten(result.get("versions", {})))]
     settings = flatten(result.get("settings", {}))
     if settings:
-        parts.append(Folded("Settings", [Table(["Setting", "Value"], list(settings.items()), words=True)]))
+        parts.append(FoldedPart("Settings", [TablePart(["Setting", "Value"], list(settings.items()), words=True)]))
     return Section("Where the numbers come from", parts)
 
 

@@ -12,7 +12,7 @@ MISSING = "-"
 T = TypeVar("T")
 
 
-class Table(NamedTuple):
+class TablePart(NamedTuple):
     """Rows of cells, the first of each its heading. None is printed as a dash; numbers as they are given."""
 
     headings: Sequence[str]
@@ -23,7 +23,7 @@ class Table(NamedTuple):
     words: bool = False  # on a page: cells are texts, broken into lines
 
     @classmethod
-    def of(cls, rows: Iterable[T], columns: Mapping[str, str | Callable[[T], object]], **options: Any) -> "Table":
+    def of(cls, rows: Iterable[T], columns: Mapping[str, str | Callable[[T], object]], **options: Any) -> "TablePart":
         """A row for each of ``rows``, a column for each heading: a format of the row's keys, or a function of it."""
         cells = [
             [column.format_map(row) if isinstance(column, str) else column(row) for column in columns.values()]  # type: ignore[arg-type]
@@ -32,20 +32,20 @@ class Table(NamedTuple):
         return cls(list(columns), cells, **options)
 
 
-class Folded(NamedTuple):
+class FoldedPart(NamedTuple):
     """Parts behind a summary that opens them, on a page."""
 
     summary: str
     parts: "Sequence[Part]"
 
 
-class Code(NamedTuple):
+class CodePart(NamedTuple):
     """Lines to be copied."""
 
     lines: str
 
 
-Part = str | Table | Folded | Code  # a str is a paragraph; a Markup, which is a str too, is taken as it is
+Part = str | TablePart | FoldedPart | CodePart  # a str is a paragraph; a Markup, which is a str too, is taken as it is
 
 
 class Section(NamedTuple):
@@ -67,7 +67,7 @@ class Page(NamedTuple):
 def rows_table(result: Mapping[str, Any]) -> list[Part]:
     """The report of a result whose ``rows`` say everything: a column for each of their keys."""
     rows: list[dict[str, Any]] = result["rows"]
-    return [Table(list(rows[0]), [list(row.values()) for row in rows])]
+    return [TablePart(list(rows[0]), [list(row.values()) for row in rows])]
 
 
 def markdown(parts: Sequence[Part]) -> str:
@@ -77,14 +77,14 @@ def markdown(parts: Sequence[Part]) -> str:
 
 def _markdown(part: Part) -> str:
     match part:
-        case Table():
+        case TablePart():
             rules = ["---"] * part.left + ["---:"] * (len(part.headings) - part.left)
             lines = [part.headings, rules, *part.rows]
             table = "\n".join(f"| {' | '.join(MISSING if c is None else str(c) for c in line)} |" for line in lines)
             return f"{table}\n\n{part.note}" if part.note else table
-        case Code():
+        case CodePart():
             return "\n".join(f"    {line}" for line in part.lines.splitlines())
-        case Folded():
+        case FoldedPart():
             return markdown(part.parts)
         case Markup():
             return ""  # a figure

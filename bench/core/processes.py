@@ -26,13 +26,13 @@ Question = TypeVar("Question")
 Answer = TypeVar("Answer")
 
 
-class Call(msgspec.Struct, frozen=True):
+class FunctionCall(msgspec.Struct, frozen=True):
     """What a function is called with."""
 
     arguments: tuple[msgspec.Raw, ...]
 
 
-class Returned(msgspec.Struct, frozen=True):
+class FunctionResult(msgspec.Struct, frozen=True):
     """What it returned, and how long that took."""
 
     value: msgspec.Raw
@@ -49,13 +49,13 @@ def call_apart(
     """
     with tempfile.TemporaryDirectory() as folder:
         with _child(function, "call", Path(folder) / "log", cores=cores, environment=environment) as child:
-            child.send(Call(arguments=tuple(msgspec.Raw(msgspec.json.encode(value)) for value in arguments)))
-            returned = child.receive(Returned)
+            child.send(FunctionCall(arguments=tuple(msgspec.Raw(msgspec.json.encode(value)) for value in arguments)))
+            returned = child.receive(FunctionResult)
         answer: Answer = msgspec.json.decode(returned.value, type=get_type_hints(function)["return"])
         return answer
 
 
-class Opened(Generic[Question, Answer]):
+class OpenerProcess(Generic[Question, Answer]):
     """An opener's process: ``opener(spec)`` is called there, and what it returned answers every `ask`."""
 
     def __init__(
@@ -64,13 +64,13 @@ class Opened(Generic[Question, Answer]):
         """Starts it and waits. Raises FourshotError, with the end of ``log``, where it does not start."""
         self._child = _child(opener, "open", log, python=python)
         self._kind = get_args(get_type_hints(opener)["return"])[1]
-        self._child.send(Call(arguments=(msgspec.Raw(msgspec.json.encode(spec)),)))
-        self.start_s = self._child.receive(Returned).seconds
+        self._child.send(FunctionCall(arguments=(msgspec.Raw(msgspec.json.encode(spec)),)))
+        self.start_s = self._child.receive(FunctionResult).seconds
 
     def ask(self, question: Question) -> Answer:
         """Raises FourshotError, with the end of what it printed, where the process ended."""
         self._child.send(question)
-        answer: Answer = msgspec.json.decode(self._child.receive(Returned).value, type=self._kind)
+        answer: Answer = msgspec.json.decode(self._child.receive(FunctionResult).value, type=self._kind)
         return answer
 
     def close(self) -> None:
@@ -111,7 +111,7 @@ def main(name: str, mode: str, cores: str = "") -> int:
         function = getattr(import_module(module), attribute)
         hints = get_type_hints(function)
         returns = hints.pop("return")
-        raw_arguments = parent.receive(Call).arguments
+        raw_arguments = parent.receive(FunctionCall).arguments
         arguments = [
             msgspec.json.decode(raw, type=hint) for raw, hint in zip(raw_arguments, hints.values(), strict=False)
         ]
@@ -128,7 +128,7 @@ def _timed(parent: ParentLink, function: Callable[[], Any], send_value: bool) ->
     started = time.perf_counter()
     value = function()
     seconds = time.perf_counter() - started
-    parent.send(Returned(value=msgspec.Raw(msgspec.json.encode(value if send_value else None)), seconds=seconds))
+    parent.send(FunctionResult(value=msgspec.Raw(msgspec.json.encode(value if send_value else None)), seconds=seconds))
     return value
 
 

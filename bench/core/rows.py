@@ -12,7 +12,7 @@ from fourshot.engine.machine.files import append_lines, read_lines, replace_file
 HEADER = "header"
 
 
-class Rows:
+class ResultRows:
     """Pieces by name in ``pieces``, one JSON line each in a file; the first line has the settings they belong to."""
 
     def __init__(

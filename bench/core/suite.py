@@ -8,7 +8,7 @@ import msgspec
 from fourshot.bench.core.page import write_page
 from fourshot.bench.core.parts import Page, Part, markdown
 from fourshot.bench.core.results import check_data, check_out, header, to_json, write_result
-from fourshot.bench.core.rows import Rows
+from fourshot.bench.core.rows import ResultRows
 from fourshot.bench.core.targets import target_lines, targets_of
 
 
@@ -17,7 +17,7 @@ class Suite(msgspec.Struct, frozen=True, kw_only=True):
     in all of them."""
 
     options: type
-    measure: Callable[[Any, Rows], dict[str, Any]]  # what the rows lack -> the result behind its header
+    measure: Callable[[Any, ResultRows], dict[str, Any]]  # what the rows lack -> the result behind its header
     settings: Callable[[Any], dict[str, Any]]  # what the result says it was measured with, beside the model
     tasks: Callable[[Any], Sequence[str]] = lambda options: ()  # that --data must have
     report: Callable[[Mapping[str, Any]], list[Part]] = lambda result: []  # on the console and in docs/
@@ -39,7 +39,7 @@ class Suite(msgspec.Struct, frozen=True, kw_only=True):
             resolved = {"model": shape or resolve_model(model).name} if named else {}
             return header(name, {**settings, **resolved}, dummy_weights=bool(shape))
 
-        rows = Rows(out.with_suffix(".rows.jsonl") if out else None, {**settings, **named}, describe)
+        rows = ResultRows(out.with_suffix(".rows.jsonl") if out else None, {**settings, **named}, describe)
         measured = self.measure(options, rows)
         result: dict[str, Any] = msgspec.to_builtins({**rows.header, **measured})
         if not out:
@@ -57,7 +57,7 @@ class Suite(msgspec.Struct, frozen=True, kw_only=True):
         return markdown([*self.report(result), *(["\n".join(lines)] if lines else [])])
 
 
-class Command(msgspec.Struct, frozen=True, kw_only=True):
+class SuiteCommand(msgspec.Struct, frozen=True, kw_only=True):
     """What measures nothing itself: compares results, draws from them, runs suites."""
 
     options: type

@@ -16,15 +16,15 @@ from typing import Annotated, Any
 import msgspec
 
 from fourshot.bench.core.closed_loop import CellMeasurement, CellRequests, repeated
-from fourshot.bench.core.engines import Base, EngineSpec, engines
+from fourshot.bench.core.engines import EngineSpec, SuiteBase, engines
 from fourshot.bench.core.options import Model, Out, Positive, TaskFolders
-from fourshot.bench.core.parts import MISSING, Page, Part, Section, Table
+from fourshot.bench.core.parts import MISSING, Page, Part, Section, TablePart
 from fourshot.bench.core.results import tell
-from fourshot.bench.core.rows import Rows
+from fourshot.bench.core.rows import ResultRows
 from fourshot.bench.core.statistics import ratio, with_interval
 from fourshot.bench.core.suite import Suite
 from fourshot.bench.core.targets import Target, at_least
-from fourshot.bench.core.workload import Request, Workload, load_workload
+from fourshot.bench.core.workload import PromptRequest, Workload, load_workload
 from fourshot.pipeline.report.figures import Curve, line_plot
 
 KINDS = ("adapters", "in context")
@@ -104,10 +104,10 @@ def cell_requests(cell: NumberCell, workload: Workload, settings: AdaptersSettin
     texts = list(workload.texts)
     draw.shuffle(texts)
 
-    def request(task: int, text: str) -> Request:
+    def request(task: int, text: str) -> PromptRequest:
         if cell.kind == "adapters":
-            return Request(prompt=workload.prompt(text), adapter=task)
-        return Request(prompt=workload.prompt(text, workload.drawn_shots(task)))
+            return PromptRequest(prompt=workload.prompt(text), adapter=task)
+        return PromptRequest(prompt=workload.prompt(text, workload.drawn_shots(task)))
 
     return CellRequests(
         requests=tuple(request(task, text) for task, text in zip(requested_tasks, texts, strict=False)),
@@ -117,7 +117,7 @@ def cell_requests(cell: NumberCell, workload: Workload, settings: AdaptersSettin
     )
 
 
-def measure(options: Options, rows: Rows) -> dict[str, Any]:
+def measure(options: Options, rows: ResultRows) -> dict[str, Any]:
     """Every cell that ``rows`` does not have yet, and what they come to."""
     from fourshot.engine.checkpoints.models import resolve_model
     from fourshot.serving.testing.adapters import make_adapter, task_of
@@ -134,14 +134,19 @@ def measure(options: Options, rows: Rows) -> dict[str, Any]:
                 str(make_adapter(Path(folder), task_of(f"random-{seed}"), seed=seed, base=model))
                 for seed in range(max(settings.numbers))
             )
-            base = Base(path=model.path, adapters=folders)
+            base = SuiteBase(path=model.path, adapters=folders)
             _measure_cells(missing, base, settings, workload, rows, options.out.with_suffix(".log"))
     assert rows.path
     return {**summarise(settings, rows.pieces), "rows": rows.path.name}
 
 
 def _measure_cells(
-    missing: Sequence[NumberCell], base: Base, settings: AdaptersSettings, workload: Workload, rows: Rows, log: Path
+    missing: Sequence[NumberCell],
+    base: SuiteBase,
+    settings: AdaptersSettings,
+    workload: Workload,
+    rows: ResultRows,
+    log: Path,
 ) -> None:
     plain = base.settings(kv_cache_mib=settings.kv_cache_mib, gpu_kv_cache_mib=settings.kv_cache_mib, compile=False)
     adapted = msgspec.structs.replace(plain, max_loras=settings.slots, memory_loras=settings.memory_adapters)
@@ -227,7 +232,7 @@ def report(result: Mapping[str, Any]) -> list[Part]:
             f"{ms:.1f}" if (ms := _fetches(cell, "cold").get("ms_each")) else MISSING
         ),
     }
-    return [about, Table.of(result["cells"], columns)]
+    return [about, TablePart.of(result["cells"], columns)]
 
 
 def _fetches(cell: Mapping[str, Any], source: str) -> Mapping[str, Any]:

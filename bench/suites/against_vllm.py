@@ -21,9 +21,9 @@ import msgspec
 
 from fourshot.bench.core.load import Load, LoadRequest, generate
 from fourshot.bench.core.options import Model, Out, Positive, as_settings
-from fourshot.bench.core.parts import Part, Table
+from fourshot.bench.core.parts import Part, TablePart
 from fourshot.bench.core.results import tell
-from fourshot.bench.core.rows import Rows
+from fourshot.bench.core.rows import ResultRows
 from fourshot.bench.core.statistics import ratio
 from fourshot.bench.core.suite import Suite
 from fourshot.bench.core.targets import at_most
@@ -104,7 +104,7 @@ main(parser.parse_args())
 """
 
 
-def measure(options: Options, rows: Rows) -> dict[str, Any]:
+def measure(options: Options, rows: ResultRows) -> dict[str, Any]:
     """Both harnesses by turns, so many times."""
     from fourshot.engine.checkpoints.models import resolve_model
     from fourshot.serving.testing.adapters import make_adapter, task_of
@@ -157,7 +157,7 @@ def report(result: Mapping[str, Any]) -> list[Part]:
     rows = [("requests/s", "requests_per_s", 2), ("mean latency, ms", "mean_latency_ms", 1)]
     sides = {"ours": "ours", "`vllm bench serve`": "vllm"}
     cells = [[name, *(f"{result[side][key]:.{digits}f}" for side in sides.values())] for name, key, digits in rows]
-    return [Table(["", *sides], cells)]
+    return [TablePart(["", *sides], cells)]
 
 
 SUITE = Suite(

@@ -25,7 +25,7 @@ import psutil
 
 from fourshot.bench.core.options import JsonOut, Positive
 from fourshot.bench.core.parts import rows_table
-from fourshot.bench.core.rows import Rows
+from fourshot.bench.core.rows import ResultRows
 from fourshot.bench.core.suite import Suite
 from fourshot.bench.core.targets import at_most
 from fourshot.pipeline.corpus.folder import CorpusFolder
@@ -139,7 +139,7 @@ def check(finished: Sequence[Path], expected: Sequence[CorpusRow]) -> dict[str, 
     return dict(faults)
 
 
-def measure(options: Options, rows: Rows) -> dict[str, Any]:
+def measure(options: Options, rows: ResultRows) -> dict[str, Any]:
     """Kill, and compare with a corpus that was left alone."""
     with tempfile.TemporaryDirectory() as root:
         make_small_corpus(Path(root) / "alone")

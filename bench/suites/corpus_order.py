@@ -16,9 +16,9 @@ from typing import Annotated, Any
 import msgspec
 
 from fourshot.bench.core.options import Model, Out, Positive, as_settings
-from fourshot.bench.core.parts import Part, Table
+from fourshot.bench.core.parts import Part, TablePart
 from fourshot.bench.core.results import tell
-from fourshot.bench.core.rows import Rows
+from fourshot.bench.core.rows import ResultRows
 from fourshot.bench.core.suite import Suite
 from fourshot.bench.core.targets import at_least
 from fourshot.engine.checkpoints.models import resolve_model
@@ -110,7 +110,7 @@ def measure_order(briefs: Sequence[TaskBrief], order: str, model: str, kv_mib: i
     }
 
 
-def measure(options: Options, rows: Rows) -> dict[str, Any]:
+def measure(options: Options, rows: ResultRows) -> dict[str, Any]:
     """Both orders in each memory."""
     model, briefs = resolve_model(options.model), task_briefs(options.data, options.draws_of_shots)
     pieces = {f"{order}, {kv_mib} MiB": (order, kv_mib) for kv_mib in options.kv_mib for order in ORDERS}
@@ -132,7 +132,7 @@ def report(result: Mapping[str, Any]) -> list[Part]:
         "draws/s": "{draws_per_s:.1f}",
         "prompt tokens from the cache": "{hit_rate:.1%}",
     }
-    return [Table.of(result["rows"], columns, left=2)]
+    return [TablePart.of(result["rows"], columns, left=2)]
 
 
 SUITE = Suite(

@@ -16,7 +16,7 @@ import psutil
 
 from fourshot.bench.core.options import JsonOut, Positive
 from fourshot.bench.core.parts import rows_table
-from fourshot.bench.core.rows import Rows
+from fourshot.bench.core.rows import ResultRows
 from fourshot.bench.core.suite import Suite
 from fourshot.bench.core.targets import Target, at_most
 from fourshot.engine.fake_engine import FAKE
@@ -97,7 +97,7 @@ def targets(row: dict[str, Any]) -> list[Target]:
     ]
 
 
-def measure(options: Options, rows: Rows) -> dict[str, Any]:
+def measure(options: Options, rows: ResultRows) -> dict[str, Any]:
     """One corpus."""
     with tempfile.TemporaryDirectory() as folder:
         row = measure_corpus(options, Path(folder) / "corpus")

@@ -21,7 +21,7 @@ from fourshot.bench.core.options import JsonOut, Positive
 from fourshot.bench.core.parts import rows_table
 from fourshot.bench.core.processes import call_apart, peak_bytes
 from fourshot.bench.core.results import tell
-from fourshot.bench.core.rows import Rows
+from fourshot.bench.core.rows import ResultRows
 from fourshot.bench.core.suite import Suite
 from fourshot.bench.core.targets import Target, at_least, at_most
 from fourshot.pipeline.synthesis.neardup import NearDuplicates
@@ -93,7 +93,7 @@ def measure_size(number: int) -> dict[str, Any]:
     }
 
 
-def measure(options: Options, rows: Rows) -> dict[str, Any]:
+def measure(options: Options, rows: ResultRows) -> dict[str, Any]:
     """Every size."""
     for size in options.sizes:
         if str(size) not in rows.pieces:

@@ -21,7 +21,7 @@ from fourshot.pipeline.distillation.annotating import (
 )
 from fourshot.pipeline.distillation.readers import NamedReader, Read, parts_of
 from fourshot.pipeline.events import Event, OnEvent
-from fourshot.pipeline.faults import Fault, counted, error, raise_errors
+from fourshot.pipeline.faults import TaskFault, counted, error, raise_errors
 from fourshot.pipeline.loop.rounds import RoundSink, finished_pairs
 from fourshot.pipeline.provenance import value_hash
 from fourshot.pipeline.rows.examples import normalise
@@ -62,7 +62,7 @@ def annotated_texts(
             notes.append(
                 f"{counted(summary.unreadable, 'text')} could not be read; of the first: {summary.why_unreadable}"
             )
-    table, rows, faults = read_table(out), list[tuple[str, tuple[float, ...] | None]](), list[Fault]()
+    table, rows, faults = read_table(out), list[tuple[str, tuple[float, ...] | None]](), list[TaskFault]()
     num_corrected = 0  # labels that a person gave
     needed = (*(unlabelled.fields or (unlabelled.text_column,)), LABEL)
     if missing_columns := [column for column in needed if column not in table.columns]:

@@ -22,7 +22,7 @@ import msgspec
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.faults import (
     MOST_NAMED,
-    Fault,
+    TaskFault,
     counted,
     error,
     nearest,
@@ -102,7 +102,7 @@ def load_table(source: DataSource, split: str) -> Table:
     return read_table(path, settings_of(source))
 
 
-def label_rows(task: Task, table: Table) -> tuple[list[Lined], list[Fault]]:
+def label_rows(task: Task, table: Table) -> tuple[list[Lined], list[TaskFault]]:
     """All rows that have a label of the task, empty texts included; and every fault of the others."""
     source = task.data
     columns = (*task.input_columns, source.label_column)
@@ -139,10 +139,10 @@ def label_rows(task: Task, table: Table) -> tuple[list[Lined], list[Fault]]:
     return [(line, example) for line, example in rows if example.label not in unknown], faults
 
 
-def read_rows(task: Task, table: Table) -> tuple[list[Lined], list[Fault]]:
+def read_rows(task: Task, table: Table) -> tuple[list[Lined], list[TaskFault]]:
     """All rows, and a fault for each whose text is no string or whose label is not one. No label is the label ""."""
     rows: list[Lined] = []
-    faults: list[Fault] = []
+    faults: list[TaskFault] = []
     source, names = task.data, task.label_names
     # What stands in a cell -> the label that it means: its name, also in another spelling of Unicode.
     label_of = {visible(name): name for name in names} | {name: name for name in names}
@@ -258,7 +258,7 @@ def count_labels(task: Task, examples: Iterable[Example]) -> dict[str, int]:
     return {name: counts[name] for name in task.label_names}
 
 
-def _unknown_label(task: Task, table: Table, value: str, lines: list[int]) -> Fault:
+def _unknown_label(task: Task, table: Table, value: str, lines: list[int]) -> TaskFault:
     subject = f"label {value!r}" if value else "a row without a label"
     labels = f"the task's labels are {shorten(task.label_names, MOST_NAMED)}."
     alike = [name for name in task.label_names if name.casefold() == value.casefold()]

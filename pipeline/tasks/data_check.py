@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from fourshot.engine.errors import InputError
-from fourshot.pipeline.faults import Fault, counted, error, errors_in, note, shorten, warning
+from fourshot.pipeline.faults import TaskFault, counted, error, errors_in, note, shorten, warning
 from fourshot.pipeline.rows.examples import clean, count_labels, label_rows, normalise, stand_in
 from fourshot.pipeline.rows.fields import bare_text
 from fourshot.pipeline.rows.row_doubts import MISREAD
@@ -21,12 +21,12 @@ _MARKUP = re.compile(
 )
 
 
-def data_faults(task: Task, k: int) -> list[Fault]:
+def data_faults(task: Task, k: int) -> list[TaskFault]:
     """Faults of the train split, the test split and the shots the user chose, and of what they have in common."""
     source = task.data
     if not source.hub and not Path(source.folder).is_dir():
         return [error("$.data", missing_split(source, source.train_split))]
-    faults: list[Fault] = []
+    faults: list[TaskFault] = []
     splits: dict[str, list[Example]] = {}
     counted_later: list[tuple[str, str, int]] = []  # split, its file, examples of each class that it needs
     for split, stem in (("shots", SHOTS_STEM), ("train", source.train_split), ("test", source.test_split)):
@@ -77,7 +77,7 @@ def data_faults(task: Task, k: int) -> list[Fault]:
     return faults + _overlaps(splits)
 
 
-def _scan(task: Task, stem: str) -> tuple[Table | None, list[Fault]]:
+def _scan(task: Task, stem: str) -> tuple[Table | None, list[TaskFault]]:
     if task.data.hub:
         return read_hub(task.data.hub, task.data.hub_config, stem), []
     folder = Path(task.data.folder)
@@ -89,7 +89,7 @@ def _scan(task: Task, stem: str) -> tuple[Table | None, list[Fault]]:
     return table, faults + ([note(path, f"beside it, {siblings} is not read.")] if siblings else [])
 
 
-def _missing(task: Task, split: str, stem: str, has_shots: bool) -> list[Fault]:
+def _missing(task: Task, split: str, stem: str, has_shots: bool) -> list[TaskFault]:
     problem = missing_split(task.data, stem)
     if split == "test":
         remedy = "Without it `fourshot corpus` and `fourshot distill` work; the rest needs test texts."
@@ -101,7 +101,7 @@ def _missing(task: Task, split: str, stem: str, has_shots: bool) -> list[Fault]:
 
 def _counts(
     task: Task, path: str, split: str, usable: dict[str, int], all_of_them: dict[str, int], k: int
-) -> list[Fault]:
+) -> list[TaskFault]:
     """Classes with few examples or none, by ``usable``, which lacks what stands in the test split too."""
     faults = []
     for name, count in usable.items():
@@ -122,7 +122,7 @@ def _counts(
     return faults
 
 
-def _overlaps(splits: dict[str, list[Example]]) -> list[Fault]:
+def _overlaps(splits: dict[str, list[Example]]) -> list[TaskFault]:
     test = {normalise(example.text) for example in splits.get("test", [])}
     faults = []
     for split in ("shots", "train"):

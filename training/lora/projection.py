@@ -18,7 +18,7 @@ def base_of(module: Any) -> Any:
     return getattr(module, "base_layer", module)
 
 
-class Frozen:
+class FrozenLinear:
     """A base's linear layer, weight [out, in], or several as one, to be multiplied from both sides.
 
     oneDNN rearranges a weight before each product. ``packed``, this is done once, for both directions, and costs
@@ -101,7 +101,7 @@ class Projection:
         A layer that has no adapter has one of rank 0 here.
         """
         self._layers = [[_Adapter(linear) for linear in group] for group in layers]
-        self._frozen = [Frozen([base_of(linear) for linear in group], packed) for group in layers]
+        self._frozen = [FrozenLinear([base_of(linear) for linear in group], packed) for group in layers]
         downs = [torch.cat([adapter.down for adapter in group]) for group in self._layers]
         ups = [torch.block_diag(*(adapter.up for adapter in group)) for group in self._layers]
         self.a = torch.stack(downs).requires_grad_(True)  # [L, rank, in]

@@ -38,7 +38,7 @@ DISTILLED = "distilled"  # in a group's folder: the distillation with its teache
 QUICK = StudentSettings(strategy="head")  # of the student that `distill` makes and no cell is
 
 
-class Group(msgspec.Struct, frozen=True, kw_only=True):
+class TeacherGroup(msgspec.Struct, frozen=True, kw_only=True):
     """What cells with one teacher have in common."""
 
     task: str
@@ -56,7 +56,7 @@ class StudentCell(msgspec.Struct, frozen=True, kw_only=True):
     amount: int = 0
 
 
-class Taught(msgspec.Struct, frozen=True, kw_only=True):
+class TeacherOutput(msgspec.Struct, frozen=True, kw_only=True):
     """A teacher's words, in the order in which cells take them."""
 
     folder: Path
@@ -86,7 +86,7 @@ class Taught(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def teach(
-    group: Group,
+    group: TeacherGroup,
     data: Path,
     root: Path,
     *,
@@ -96,7 +96,7 @@ def teach(
     model: str | None,
     student: str | None,
     test_limit: int,
-) -> Taught:
+) -> TeacherOutput:
     """Make the teacher, and have it annotate and write what the largest cell needs, or go on with that."""
     folder = root / group.task / group.real.replace("%", "pc") / f"seed{group.seed}"
     source_task = load_task(group.task, data / group.task)
@@ -130,7 +130,7 @@ def teach(
         annotations, _ = annotated_texts(table, folder / DISTILLED, group_task, "", _nobody, ignore)
         annotated, _ = learnable(annotations, shots, test)
         pairs = finished_pairs(RunFolder(folder / DISTILLED / TEACHER_FOLDER)) if per_class else []
-    return Taught(
+    return TeacherOutput(
         folder=folder,
         task=group_task,
         encoder=resolve_encoder(student),
@@ -143,7 +143,7 @@ def teach(
     )
 
 
-def measure_cell(taught: Taught, cell: StudentCell) -> dict[str, Any]:
+def measure_cell(taught: TeacherOutput, cell: StudentCell) -> dict[str, Any]:
     """The row of a cell, without what its group has in common; without an accuracy where there are no texts for it."""
     row: dict[str, Any] = {**msgspec.to_builtins(cell), "real_texts": len(taught.shots), "test_texts": len(taught.test)}
     if cell.strategy == TEACHER:

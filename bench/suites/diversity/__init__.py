@@ -17,10 +17,10 @@ from typing import Annotated, Any
 import msgspec
 
 from fourshot.bench.core.options import Model, Positive, TaskFolders, as_settings
-from fourshot.bench.core.parts import Part, Table, fill
+from fourshot.bench.core.parts import Part, TablePart, fill
 from fourshot.bench.core.results import read_result, task_title, tell
-from fourshot.bench.core.rows import Rows
-from fourshot.bench.core.suite import Command, Suite
+from fourshot.bench.core.rows import ResultRows
+from fourshot.bench.core.suite import Suite, SuiteCommand
 from fourshot.bench.suites.diversity.measures import NEIGHBOURS, check_installed, coverage, self_bleu
 from fourshot.engine.encoder import Encoder
 from fourshot.engine.errors import InputError, ShortRunError
@@ -139,7 +139,7 @@ def report(result: Mapping[str, Any]) -> list[Part]:
         size = " to ".join(map(str, dict.fromkeys((sizes[0], sizes[-1]))))
         lines = [_cells(recipe, [row for row in rows if row["way"] == recipe]) for recipe in (*RECIPES, REAL)]
         headings = ["", *(heading for heading, _, _ in MEASURES.values())]
-        parts += [f"**{task_title(name)}**, {size} texts:", Table(headings, lines)]
+        parts += [f"**{task_title(name)}**, {size} texts:", TablePart(headings, lines)]
     places = len(result["settings"]["tasks"]) * result["settings"]["seeds"]
     lines = [
         [
@@ -151,7 +151,7 @@ def report(result: Mapping[str, Any]) -> list[Part]:
     return [
         *parts,
         f"Against {_name(BASELINE)}, same task and seed, mean and standard error over {places}:",
-        Table(["", *(heading for heading, _, _, _ in GAINS.values())], lines),
+        TablePart(["", *(heading for heading, _, _, _ in GAINS.values())], lines),
     ]
 
 
@@ -178,7 +178,7 @@ def _on_event(event: Event) -> None:
         tell(f"{event.stage}: {event.message}")
 
 
-def measure(options: Options, rows: Rows) -> dict[str, Any]:
+def measure(options: Options, rows: ResultRows) -> dict[str, Any]:
     """Measure what the folder of the comparisons lacks."""
     if not options.data:
         raise InputError("--data is needed: a folder with a folder for each task.")
@@ -207,4 +207,4 @@ def command(options: Options) -> int:
     return 0
 
 
-SUITE = Command(options=Options, command=command)
+SUITE = SuiteCommand(options=Options, command=command)

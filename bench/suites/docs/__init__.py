@@ -21,7 +21,7 @@ import msgspec
 from fourshot.bench.core.comparisons import Comparisons, load_bases, load_comparisons
 from fourshot.bench.core.parts import fill, markdown
 from fourshot.bench.core.results import RESULTS, read_result, tell, write_result
-from fourshot.bench.core.suite import Command, Suite
+from fourshot.bench.core.suite import Suite, SuiteCommand
 from fourshot.bench.core.targets import target_lines, targets_of
 from fourshot.bench.suites import (
     adapters,
@@ -221,4 +221,4 @@ def run(options: Options) -> int:
     return 0
 
 
-SUITE = Command(options=Options, command=run)
+SUITE = SuiteCommand(options=Options, command=run)

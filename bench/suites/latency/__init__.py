@@ -15,12 +15,12 @@ from typing import Any
 import msgspec
 
 from fourshot.bench.core.closed_loop import CellRequests
-from fourshot.bench.core.engines import Base, Engines, EngineSpec, engines
+from fourshot.bench.core.engines import Engines, EngineSpec, SuiteBase, engines
 from fourshot.bench.core.model_shape import SHAPES, check_shape, shape_of, write_shape
 from fourshot.bench.core.processes import call_apart
 from fourshot.bench.core.results import tell
 from fourshot.bench.core.roofline import measure_machine
-from fourshot.bench.core.rows import Rows
+from fourshot.bench.core.rows import ResultRows
 from fourshot.bench.core.suite import Suite
 from fourshot.bench.core.workload import VARIANTS, Workload, load_workload
 from fourshot.bench.suites.latency.http import measure_http
@@ -68,7 +68,7 @@ def settings_of(options: Options) -> LatencySettings:
     return settings
 
 
-def engine_specs(base: Base, settings: LatencySettings, sleep_s: float = 0.0) -> dict[str, EngineSpec]:
+def engine_specs(base: SuiteBase, settings: LatencySettings, sleep_s: float = 0.0) -> dict[str, EngineSpec]:
     """The engines that the suite's variants need, by name."""
     plain = base.settings(
         kv_cache_mib=settings.kv_cache_mib,
@@ -104,7 +104,7 @@ def cell_requests(cell: LatencyCell, workload: Workload, settings: LatencySettin
 
 
 def measure_in_process(
-    specs: dict[str, EngineSpec], settings: LatencySettings, workloads: dict[str, Workload], rows: Rows, log: Path
+    specs: dict[str, EngineSpec], settings: LatencySettings, workloads: dict[str, Workload], rows: ResultRows, log: Path
 ) -> None:
     """Every cell that ``rows`` does not have yet."""
     cells = [cell for cell in in_process_cells(settings) if cell.name not in rows.pieces]
@@ -129,7 +129,7 @@ def _warm_up(running: Engines, name: str, workloads: dict[str, Workload], settin
         running[VARIANTS[name].engine].ask(CellRequests(requests=requests, warmup=(), labels=labels, concurrency=0))
 
 
-def prepare(options: Options, folder: Path, settings: LatencySettings) -> Base:
+def prepare(options: Options, folder: Path, settings: LatencySettings) -> SuiteBase:
     """Base model or shape, adapters of random weights, and the first of them merged."""
     from fourshot.engine.checkpoints.models import resolve_model
     from fourshot.serving.testing.adapters import make_adapter, task_of
@@ -148,7 +148,7 @@ def prepare(options: Options, folder: Path, settings: LatencySettings) -> Base:
     if not options.shape and "lora_merged" in settings.variants:  # apart: it takes a second base, whose memory we want
         merged = call_apart(merge_apart, model.path, adapters[0], str(folder / "merged"))
     load_format = "dummy" if options.shape else "auto"
-    return Base(path=model.path, load_format=load_format, adapters=adapters, merged=merged)
+    return SuiteBase(path=model.path, load_format=load_format, adapters=adapters, merged=merged)
 
 
 def merge_apart(model: str, adapter: str, out: str) -> str:
@@ -159,7 +159,7 @@ def merge_apart(model: str, adapter: str, out: str) -> str:
     return out
 
 
-def measure(options: Options, rows: Rows) -> dict[str, Any]:
+def measure(options: Options, rows: ResultRows) -> dict[str, Any]:
     """All cells that ``rows`` lacks; with --no-measure, what there is."""
     settings = settings_of(options)
     if not options.no_measure:
@@ -170,7 +170,7 @@ def measure(options: Options, rows: Rows) -> dict[str, Any]:
     return {**summarise(settings, rows.pieces), "rows": rows.path.name}
 
 
-def _measure_missing(options: Options, settings: LatencySettings, rows: Rows) -> None:
+def _measure_missing(options: Options, settings: LatencySettings, rows: ResultRows) -> None:
     log = options.out.with_suffix(".log")
     with tempfile.TemporaryDirectory() as folder:
         base = prepare(options, Path(folder), settings)

@@ -16,8 +16,8 @@ from fourshot.bench.core.comparisons import in_words
 from fourshot.bench.core.page import write_page
 from fourshot.bench.core.parts import Part, markdown
 from fourshot.bench.core.results import read_result, tell, write_result
-from fourshot.bench.core.rows import Rows
-from fourshot.bench.core.suite import Command, Suite
+from fourshot.bench.core.rows import ResultRows
+from fourshot.bench.core.suite import Suite, SuiteCommand
 from fourshot.bench.core.targets import target_lines, targets_of
 from fourshot.bench.suites.paper.bases import base_options, base_results, measure_bases
 from fourshot.bench.suites.paper.figures import accuracy_table
@@ -30,7 +30,7 @@ from fourshot.engine.checkpoints.models import resolve_model
 from fourshot.engine.errors import InputError
 
 
-def measure(options: Options, rows: Rows) -> dict[str, Any]:
+def measure(options: Options, rows: ResultRows) -> dict[str, Any]:
     """Measure what is missing. The result is written after every step, so a stopped suite leaves what it has."""
     header, out = rows.header, options.out
     assert out
@@ -108,4 +108,4 @@ def command(options: Options) -> int:
     return code
 
 
-SUITE = Command(options=Options, command=command)
+SUITE = SuiteCommand(options=Options, command=command)

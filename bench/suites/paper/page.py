@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from fourshot.bench.core.comparisons import in_words
 from fourshot.bench.core.page import link
-from fourshot.bench.core.parts import Page, Section, Table
+from fourshot.bench.core.parts import Page, Section, TablePart
 from fourshot.bench.core.results import task_title
 from fourshot.bench.suites.paper import figures
 from fourshot.bench.suites.paper.bases import BaseResult, base_results
@@ -81,11 +81,11 @@ def _paper(result: Mapping[str, Any], bases: Sequence[str]) -> Section:
         "The other accuracies of the paper's Table 1, its times, and the values behind its figures could not be looked "
         "up when this page was made. They are left out rather than recalled."
     )
-    facts = Table(["", "the paper", "source"], rows, words=True)
+    facts = TablePart(["", "the paper", "source"], rows, words=True)
     return Section("The paper, and what is known of it here", [intro, facts, left_out])
 
 
-def _sources(bases: Mapping[str, BaseResult]) -> Table:
+def _sources(bases: Mapping[str, BaseResult]) -> TablePart:
     rows = [
         (
             source["name"],
@@ -100,4 +100,4 @@ def _sources(bases: Mapping[str, BaseResult]) -> Table:
         for source in base.sources
     ]
     headings = ["comparison", *(["base"] if len(bases) > 1 else []), "task", "draws", "commit", "processor", "cores"]
-    return Table(headings, rows)
+    return TablePart(headings, rows)

@@ -21,9 +21,9 @@ import msgspec
 from fourshot.bench.core.load import Load, LoadAnswer, generate
 from fourshot.bench.core.model_shape import base_of
 from fourshot.bench.core.options import JsonOut, Model, Positive, Shape
-from fourshot.bench.core.parts import Part, Table
+from fourshot.bench.core.parts import Part, TablePart
 from fourshot.bench.core.results import read_result, tell
-from fourshot.bench.core.rows import Rows
+from fourshot.bench.core.rows import ResultRows
 from fourshot.bench.core.suite import Suite
 from fourshot.bench.core.targets import at_most
 from fourshot.bench.suites.serving.batches import batch_targets, multi_lora
@@ -72,7 +72,7 @@ def served(traffic: Traffic, cores: str) -> Iterator[tuple[RunningService, Path]
             yield service, root
 
 
-def measure(options: Options, rows: Rows) -> dict[str, Any]:
+def measure(options: Options, rows: ResultRows) -> dict[str, Any]:
     """All parts, one after the other: what a service does in ten minutes cannot be taken up in the middle."""
     if options.data is None:
         raise InputError("--data is needed: a folder with sst2/, trec/ and ag_news/.")
@@ -172,7 +172,7 @@ def report(result: Mapping[str, Any]) -> list[Part]:
         f"{result['batches'][0]['adapters']} adapters": "{ms_per_text[several]:.1f}",
         "relative to the base": "{ratio:.2f}",
     }
-    return [Table.of(loads.items(), columns, note=note), Table.of(result["batches"], prices, left=0)]
+    return [TablePart.of(loads.items(), columns, note=note), TablePart.of(result["batches"], prices, left=0)]
 
 
 class ServingSuite(Suite, frozen=True, kw_only=True):

@@ -23,14 +23,14 @@ import msgspec
 
 from fourshot.bench.core.model_shape import base_of, shape_of
 from fourshot.bench.core.options import POSITIONAL, Model, Positive, Shape, as_settings
-from fourshot.bench.core.parts import Part, Table
+from fourshot.bench.core.parts import Part, TablePart
 from fourshot.bench.core.processes import call_apart
 from fourshot.bench.core.results import tell
 from fourshot.bench.core.roofline import product_rate
-from fourshot.bench.core.rows import Rows
+from fourshot.bench.core.rows import ResultRows
 from fourshot.bench.core.suite import Suite
 from fourshot.bench.core.targets import Target, at_least, at_most
-from fourshot.bench.suites.training.trainers import TRAINERS, Training
+from fourshot.bench.suites.training.trainers import TRAINERS, TrainerCall
 from fourshot.engine.core import Adapter, EngineSettings
 from fourshot.engine.opening import open_engine
 from fourshot.engine.tokens import encode_prompts, load_tokenizer
@@ -82,7 +82,7 @@ def accuracies(
         engine.close()
 
 
-def measure(options: Options, rows: Rows) -> dict[str, Any]:
+def measure(options: Options, rows: ResultRows) -> dict[str, Any]:
     """Train, evaluate, set beside the machine. Nothing is kept: the adapters are measured together."""
     with base_of(options.model, options.shape) as model:
         return _measured(options, model)
@@ -101,7 +101,7 @@ def _measured(options: Options, model: "ResolvedModel") -> dict[str, Any]:
             prompts = tuple(reading_prompt(task, example.text, PromptFormat()) for example in examples)
             tokens = sum(map(len, encode_prompts(tokenizer, prompts)))
             for name, trainer in TRAINERS.items():
-                training = Training(
+                training = TrainerCall(
                     model=model.path,
                     prompts=prompts,
                     targets=tuple(task.label_names.index(example.label) for example in examples),
@@ -167,7 +167,7 @@ def report(result: Mapping[str, Any]) -> list[Part]:
         "accuracy": "{accuracy:.1%}",
         "memory, GB": lambda run: f"{run['peak_rss_bytes'] / 1e9:.2f}",
     }
-    return [Table.of(result["runs"], columns)]
+    return [TablePart.of(result["runs"], columns)]
 
 
 def settings(options: Options) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from fourshot.training.lora.settings import PRESETS, LoraSettings, rate_by_size
 from fourshot.training.lora.targets import target_modules
 
 
-class Training(msgspec.Struct, frozen=True, kw_only=True):
+class TrainerCall(msgspec.Struct, frozen=True, kw_only=True):
     """One training, as it is handed to a process."""
 
     model: str
@@ -33,7 +33,7 @@ class Training(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.structs.replace(PRESETS["default"], num_epochs=float(self.epochs), min_steps=1, soft_max_steps=0)
 
 
-class Trained(msgspec.Struct, frozen=True, kw_only=True):
+class TrainerResult(msgspec.Struct, frozen=True, kw_only=True):
     """What it came to."""
 
     adapter: Adapter
@@ -44,7 +44,7 @@ class Trained(msgspec.Struct, frozen=True, kw_only=True):
     computed_tokens: int = 0  # that went through the model, padding included; 0: not counted
 
 
-def our_trainer(training: Training) -> Trained:
+def our_trainer(training: TrainerCall) -> TrainerResult:
     """Train with `training.lora.train.LoraTrainer`."""
     from fourshot.training.lora.examples import TrainingExample
     from fourshot.training.lora.train import LoraTrainer
@@ -53,7 +53,7 @@ def our_trainer(training: Training) -> Trained:
     examples = [TrainingExample(prompt=prompt, target=target) for prompt, target in pairs]
     trainer = LoraTrainer(training.model)
     result = trainer.train(examples, training.labels, training.settings, training.out, seed=training.seed)
-    return Trained(
+    return TrainerResult(
         adapter=Adapter(name=result.name, path=result.path),
         seconds=result.seconds,
         steps=result.steps,
@@ -63,7 +63,7 @@ def our_trainer(training: Training) -> Trained:
     )
 
 
-def hf_trainer(training: Training) -> Trained:
+def hf_trainer(training: TrainerCall) -> TrainerResult:
     """Train with ``transformers.Trainer`` and PEFT."""
     import torch
     from peft import LoraConfig, get_peft_model
@@ -121,7 +121,7 @@ def hf_trainer(training: Training) -> Trained:
     adapter = Adapter(name=f"hf-trainer-{training.seed}", path=str(Path(training.out) / "adapter"))
     trainer.model.save_pretrained(adapter.path, save_embedding_layers=False)
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    return Trained(
+    return TrainerResult(
         adapter=adapter,
         seconds=seconds,
         steps=trainer.state.global_step,

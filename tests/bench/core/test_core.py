@@ -13,7 +13,7 @@ from fourshot.bench.core.load import Load, LoadRequest, choices
 from fourshot.bench.core.model_shape import SHAPES, base_of, shape_of, write_shape
 from fourshot.bench.core.results import check_data, check_out, read_result, write_result
 from fourshot.bench.core.roofline import Machine, Roof
-from fourshot.bench.core.rows import Rows
+from fourshot.bench.core.rows import ResultRows
 from fourshot.bench.core.statistics import estimate, ratio
 from fourshot.engine.checkpoints.models import resolve_model
 from fourshot.engine.errors import FourshotError, InputError
@@ -21,23 +21,23 @@ from fourshot.engine.errors import FourshotError, InputError
 
 def test_rows_are_there_again_and_a_torn_last_one_is_not(tmp_path: Path) -> None:
     path = tmp_path / "found.rows.jsonl"
-    rows = Rows(path, {"repeats": 3})
+    rows = ResultRows(path, {"repeats": 3})
     rows.add("one", {"a": 1})
     rows.add("two", [1, 2])
     with path.open("a") as file:
         file.write('{"piece": "three", "val')
-    again = Rows(path, {"repeats": 3})
+    again = ResultRows(path, {"repeats": 3})
     assert again.pieces == {"header": {}, "one": {"a": 1}, "two": [1, 2]}
     again.add("three", 3)
-    assert Rows(path, {"repeats": 3}).pieces["three"] == 3
+    assert ResultRows(path, {"repeats": 3}).pieces["three"] == 3
 
 
 def test_rows_of_other_settings_are_refused_by_name(tmp_path: Path) -> None:
-    Rows(tmp_path / "rows", {"repeats": 3, "k": 4}).add("one", 1)
+    ResultRows(tmp_path / "rows", {"repeats": 3, "k": 4}).add("one", 1)
     with pytest.raises(InputError, match="with other settings"):
-        Rows(tmp_path / "rows", {"repeats": 5, "k": 4})
+        ResultRows(tmp_path / "rows", {"repeats": 5, "k": 4})
     with pytest.raises(InputError, match="of another suite, or another version"):
-        Rows(tmp_path / "rows", {f"a{n}": n for n in range(9)})
+        ResultRows(tmp_path / "rows", {f"a{n}": n for n in range(9)})
 
 
 def test_a_result_is_read_back_and_another_suite_refused(tmp_path: Path) -> None:
@@ -145,11 +145,11 @@ def test_a_plan_in_order_sends_each_once_before_any_again() -> None:
 
 def test_a_refused_run_writes_nothing_and_rows_without_a_piece_do_not_block(tmp_path: Path) -> None:
     path = tmp_path / "rows"
-    Rows(path, {"repeats": 3})
+    ResultRows(path, {"repeats": 3})
     assert not path.exists()
     path.write_text('{"settings": {"repeats": 3}}\n')  # killed before its first piece
-    Rows(path, {"repeats": 5}).add("one", 1)
-    assert Rows(path, {"repeats": 5}).pieces == {"header": {}, "one": 1}
+    ResultRows(path, {"repeats": 5}).add("one", 1)
+    assert ResultRows(path, {"repeats": 5}).pieces == {"header": {}, "one": 1}
 
 
 def test_places_that_cannot_be_used_are_said_before_an_hour_is_spent(tmp_path: Path) -> None:

@@ -120,9 +120,9 @@ def test_a_suite_is_measured_written_and_told(
 ) -> None:
     """What a new suite has to define, and what it gets for it."""
     from fourshot.bench.core.options import Out
-    from fourshot.bench.core.parts import Page, Section, Table
+    from fourshot.bench.core.parts import Page, Section, TablePart
     from fourshot.bench.core.results import read_result
-    from fourshot.bench.core.rows import Rows
+    from fourshot.bench.core.rows import ResultRows
     from fourshot.bench.core.suite import Suite
     from fourshot.bench.core.targets import at_least
 
@@ -132,7 +132,7 @@ def test_a_suite_is_measured_written_and_told(
 
     numbers = []
 
-    def measure(options: Toy, rows: Rows) -> dict[str, Any]:
+    def measure(options: Toy, rows: ResultRows) -> dict[str, Any]:
         for number in range(options.repeats):
             if str(number) not in rows.pieces:
                 numbers.append(number)
@@ -141,7 +141,7 @@ def test_a_suite_is_measured_written_and_told(
         return {"rates": rates, "targets": [at_least("rate", "times", max(rates), 5)]}
 
     def report(result: Any) -> list[Any]:
-        return [Table(["repeat", "rate"], list(enumerate(result["rates"])))]
+        return [TablePart(["repeat", "rate"], list(enumerate(result["rates"])))]
 
     module = ModuleType("toy", "A toy.")
     module.SUITE = Suite(  # type: ignore[attr-defined]
