@@ -25,6 +25,7 @@ SUITES = {  # name -> what it measures; each is the `SUITE` of the module of tha
     "all": "latency, adapters, breakeven and paper, one after the other",
     "compare": "two results of latency, or of adapters: what changed by more than noise",
     "noise": "whether `compare` flags a slowdown that is planted, and nothing where nothing changed",
+    "machine": "the two numbers of a roofline: what this machine computes and reads per second at best",
     "against-vllm": "our load generator beside vLLM's own",
     "docs": "no measurement: the numbers in README and docs, and the README's picture, from results",
     "neardup": "time and memory of telling near duplicates",

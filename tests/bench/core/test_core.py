@@ -15,6 +15,7 @@ from fourshot.bench.core.results import check_data, check_out, read_result, writ
 from fourshot.bench.core.roofline import Machine, Roof
 from fourshot.bench.core.rows import ResultRows
 from fourshot.bench.core.statistics import estimate, ratio
+from fourshot.bench.suites import run_suite
 from fourshot.engine.checkpoints.models import resolve_model
 from fourshot.engine.errors import FourshotError, InputError
 
@@ -121,6 +122,17 @@ def test_waiting_for_a_gpu_is_no_part_of_its_rate(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: time.sleep(0.01))
     assert roofline.fastest(1.0, lambda: None) > 1.5 / 0.01
+
+
+def test_the_command_prints_the_two_numbers_of_a_roofline(
+    tiny_model: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(roofline, "SECONDS", 0.01)
+    monkeypatch.setattr(roofline, "BYTES", 1 << 16)
+    assert run_suite("machine", ["--model", tiny_model]) == 0
+    numbers = json.loads(capsys.readouterr().out)
+    assert sorted(numbers) == ["bytes_per_s", "flops"]
+    assert all(number > 1e6 for number in numbers.values())
 
 
 def test_what_a_gpu_is_to_do_is_not_measured_on_the_cpu_in_silence(monkeypatch: pytest.MonkeyPatch) -> None:
