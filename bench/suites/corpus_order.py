@@ -25,7 +25,7 @@ from fourshot.engine.checkpoints.models import resolve_model
 from fourshot.engine.core import EngineSettings, Sampling
 from fourshot.engine.opening import open_engine
 from fourshot.pipeline.loop.plan import class_slice, in_place_unit
-from fourshot.pipeline.loop.unit_runner import Inbox, work
+from fourshot.pipeline.loop.unit_runner import Inbox, run_units
 from fourshot.pipeline.loop.units import DrawUnit, TaskBrief, UnitProgress, UnitResult
 from fourshot.pipeline.synthesis.settings import PRESETS
 from fourshot.pipeline.tasks.shots import take_shots
@@ -94,7 +94,7 @@ def measure_order(briefs: Sequence[TaskBrief], order: str, model: str, kv_mib: i
     for _ in range(min(AHEAD, len(waiting))):
         inbox.put(waiting.pop(0))
     started = time.perf_counter()
-    work(engine, inbox, take)
+    run_units(engine, inbox, take)
     seconds, stats_after = time.perf_counter() - started, engine.stats()
     engine.close()
     prompt = stats_after.prompt_tokens - stats_before.prompt_tokens

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.faults import counted
-from fourshot.pipeline.rows.examples import normalise
+from fourshot.pipeline.rows.examples import normalised_text
 from fourshot.pipeline.rows.label_cells import read_text_cell
 from fourshot.pipeline.rows.review_table import check_alone, corrections
 from fourshot.pipeline.rows.text_table import check_written, write_table
@@ -89,10 +89,13 @@ def learnable_pairs(
     pairs: Sequence[Pair], real: Sequence[Pair], test: Sequence[Pair], noun: str
 ) -> tuple[list[Pair], list[str]]:
     """Without inputs that are measured on, are real ones, or stand there twice; and how many these were."""
-    tested, earlier_inputs = {normalise(pair.input) for pair in test}, {normalise(pair.input) for pair in real}
+    tested, earlier_inputs = (
+        {normalised_text(pair.input) for pair in test},
+        {normalised_text(pair.input) for pair in real},
+    )
     usable_pairs, measured, repeated = list[Pair](), 0, 0
     for pair in pairs:
-        key = normalise(pair.input)
+        key = normalised_text(pair.input)
         if key in tested:
             measured += 1
         elif key in earlier_inputs:

@@ -53,7 +53,7 @@ class _Sampled(NamedTuple):
     completions: Generator[Completion, None, None]
 
 
-def work(engine: Engine, inbox: Inbox, give: Callable[[UnitResult | UnitProgress], None]) -> None:
+def run_units(engine: Engine, inbox: Inbox, give: Callable[[UnitResult | UnitProgress], None]) -> None:
     """Do units as they come, in their order, until None comes."""
     runner = UnitRunner(engine, give)
     is_open = True

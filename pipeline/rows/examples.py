@@ -34,7 +34,7 @@ from fourshot.pipeline.faults import (
 from fourshot.pipeline.rows.columns import verdict_columns
 from fourshot.pipeline.rows.fields import no_text_in, row_input
 from fourshot.pipeline.rows.label_cells import LabelCell, read_label, visible
-from fourshot.pipeline.tables.files import Table, read_table, settings_of, table_warnings
+from fourshot.pipeline.tables.files import Table, read_settings_of, read_table, table_warnings
 from fourshot.pipeline.tables.hub import read_hub
 from fourshot.pipeline.tables.split_files import SPLIT_ALIASES, find_split_file, missing_split
 from fourshot.pipeline.task import DataSource, Example, Task
@@ -99,7 +99,7 @@ def load_table(source: DataSource, split: str) -> Table:
     path = find_split_file(Path(source.folder), stem) if source.folder else None
     if path is None:
         raise InputError(missing_split(source, stem))
-    return read_table(path, settings_of(source))
+    return read_table(path, read_settings_of(source))
 
 
 def label_rows(task: Task, table: Table) -> tuple[list[Lined], list[TaskFault]]:
@@ -202,7 +202,7 @@ def clean(split: str, path: str, rows: Sequence[Lined], fields: Sequence[str] = 
     """Leave out what the rules at the head of this module leave out, and say so."""
     copies: dict[str, list[Lined]] = defaultdict(list)
     for line, example in rows:
-        copies[normalise(example.text)].append((line, example))
+        copies[normalised_text(example.text)].append((line, example))
     empty = copies.pop("", [])
     torn, again = [], []
     for group in copies.values():
@@ -236,8 +236,8 @@ def clean(split: str, path: str, rows: Sequence[Lined], fields: Sequence[str] = 
 
 def drop_overlap(split: Split, test_texts: Iterable[str]) -> Split:
     """Leave out the examples whose text is also a test text: what is measured must not be learned from."""
-    tested = {normalise(text) for text in test_texts}
-    usable = [example for example in split.examples if normalise(example.text) not in tested]
+    tested = {normalised_text(text) for text in test_texts}
+    usable = [example for example in split.examples if normalised_text(example.text) not in tested]
     count = len(split.examples) - len(usable)
     if not count:
         return split
@@ -247,7 +247,7 @@ def drop_overlap(split: Split, test_texts: Iterable[str]) -> Split:
     )
 
 
-def normalise(text: str) -> str:
+def normalised_text(text: str) -> str:
     """What two texts have in common that count as the same: case, whitespace and spellings of an accent ignored."""
     return unicodedata.normalize("NFC", " ".join(text.split()).casefold())
 

@@ -17,7 +17,7 @@ import msgspec
 from fourshot.engine.errors import InputError
 from fourshot.engine.machine.files import replace_file
 from fourshot.pipeline.faults import MOST_NAMED, TaskFault, counted, error, nearest, raise_errors, shorten
-from fourshot.pipeline.rows.examples import normalise
+from fourshot.pipeline.rows.examples import normalised_text
 from fourshot.pipeline.rows.fields import split_fields
 from fourshot.pipeline.rows.label_cells import visible
 from fourshot.pipeline.rows.label_words import reads_as, retyped
@@ -194,7 +194,7 @@ def check_alone(path: Path, *endings: str) -> None:
 
 def corrections(table_name: str, texts: Iterable[str], out: str, remaining_texts: Iterable[str]) -> list[str]:
     """What is to be told of the texts of the table ``table_name`` that a person took out of ``out``, or put into it."""
-    before, after = (Counter(map(normalise, table_texts)) for table_texts in (texts, remaining_texts))
+    before, after = (Counter(map(normalised_text, table_texts)) for table_texts in (texts, remaining_texts))
     gone, new = (before - after).total(), (after - before).total()
     notes = [f"{counted(gone, 'text')} of {table_name} not in {out} any more, and not learnt"] if gone else []
     return notes + (

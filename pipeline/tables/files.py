@@ -25,9 +25,9 @@ __all__ = [
     "AS_FOUND",
     "ReadSettings",
     "Table",
+    "read_settings_of",
     "read_table",
     "scan_table",
-    "settings_of",
     "stream_table",
     "table_warnings",
 ]
@@ -156,7 +156,7 @@ def _unused(settings: ReadSettings, source: TableSource) -> list[TaskFault]:
     ]
 
 
-def settings_of(source: DataSource) -> ReadSettings:
+def read_settings_of(source: DataSource) -> ReadSettings:
     """How the files of a task are to be read."""
     return ReadSettings(encoding=source.encoding, header=source.header)
 

@@ -5,11 +5,11 @@ from pathlib import Path
 
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.faults import TaskFault, counted, error, errors_in, note, shorten, warning
-from fourshot.pipeline.rows.examples import clean, count_labels, label_rows, normalise, stand_in
+from fourshot.pipeline.rows.examples import clean, count_labels, label_rows, normalised_text, stand_in
 from fourshot.pipeline.rows.fields import bare_text
 from fourshot.pipeline.rows.row_doubts import MISREAD
 from fourshot.pipeline.rows.text_words import cut_texts
-from fourshot.pipeline.tables.files import Table, scan_table, settings_of
+from fourshot.pipeline.tables.files import Table, read_settings_of, scan_table
 from fourshot.pipeline.tables.hub import read_hub
 from fourshot.pipeline.tables.split_files import find_split_file, missing_split, split_files
 from fourshot.pipeline.task import Example, Task
@@ -69,9 +69,9 @@ def data_faults(task: Task, k: int) -> list[TaskFault]:
         fewest = k if split == "shots" or (split == "train" and "shots" not in splits) else 0
         if not errors_in(label_faults):  # else what is missing may be there under another label
             counted_later.append((split, table.path, fewest))
-    test = {normalise(example.text) for example in splits.get("test", [])}
+    test = {normalised_text(example.text) for example in splits.get("test", [])}
     for split, path, fewest in counted_later:
-        usable = [example for example in splits[split] if split == "test" or normalise(example.text) not in test]
+        usable = [example for example in splits[split] if split == "test" or normalised_text(example.text) not in test]
         all_of_them = count_labels(task, splits[split])
         faults += _counts(task, path, split, count_labels(task, usable), all_of_them, fewest)
     return faults + _overlaps(splits)
@@ -84,7 +84,7 @@ def _scan(task: Task, stem: str) -> tuple[Table | None, list[TaskFault]]:
     path = find_split_file(folder, stem)
     if path is None:
         return None, []
-    table, faults = scan_table(path, settings_of(task.data))
+    table, faults = scan_table(path, read_settings_of(task.data))
     siblings = shorten(file.name for file in split_files(folder, stem) if file != path)
     return table, faults + ([note(path, f"beside it, {siblings} is not read.")] if siblings else [])
 
@@ -123,10 +123,10 @@ def _counts(
 
 
 def _overlaps(splits: dict[str, list[Example]]) -> list[TaskFault]:
-    test = {normalise(example.text) for example in splits.get("test", [])}
+    test = {normalised_text(example.text) for example in splits.get("test", [])}
     faults = []
     for split in ("shots", "train"):
-        shared = sorted({normalise(example.text) for example in splits.get(split, [])} & test)
+        shared = sorted({normalised_text(example.text) for example in splits.get(split, [])} & test)
         if shared:
             are = "texts are" if len(shared) != 1 else "text is"
             problem = f"{len(shared)} {are} in the test split too: {shorten([repr(text[:40]) for text in shared], 3)}."

@@ -9,11 +9,11 @@ import msgspec
 
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.faults import TaskFault, counted, error, errors_in, note, raise_errors, shorten, warning
-from fourshot.pipeline.rows.examples import load_table, normalise
+from fourshot.pipeline.rows.examples import load_table, normalised_text
 from fourshot.pipeline.rows.fields import heading
 from fourshot.pipeline.rows.label_cells import read_text_cell
 from fourshot.pipeline.rows.text_table import check_only_name
-from fourshot.pipeline.tables.files import ReadSettings, Table, read_table, scan_table, settings_of, table_warnings
+from fourshot.pipeline.tables.files import ReadSettings, Table, read_settings_of, read_table, scan_table, table_warnings
 from fourshot.pipeline.tables.split_files import find_split_file, missing_split
 from fourshot.pipeline.tasks.generation import GenerationTask, Pair, PairSource
 
@@ -71,7 +71,7 @@ def read_pairs(source: PairSource, table: Table, split: str) -> tuple[list[Pair]
         if not text or not right:
             without.append(line)
             continue
-        key = normalise(text), normalise(right[0])
+        key = normalised_text(text), normalised_text(right[0])
         if key in earlier_keys:
             again.append(line)
             if split != "test":
@@ -155,8 +155,8 @@ def load_inputs(path: str | Path, source: PairSource, column: str | None = None,
 
 def without_tested(pairs: Sequence[Pair], test: Iterable[Pair]) -> tuple[list[Pair], list[str]]:
     """The pairs whose input is not tested on: what is measured must not be learnt; and what is to be told."""
-    tested = {normalise(pair.input) for pair in test}
-    usable_pairs = [pair for pair in pairs if normalise(pair.input) not in tested]
+    tested = {normalised_text(pair.input) for pair in test}
+    usable_pairs = [pair for pair in pairs if normalised_text(pair.input) not in tested]
     gone = len(pairs) - len(usable_pairs)
     return usable_pairs, [f"train: {counted(gone, 'input')} also in the test split left out"] if gone else []
 
@@ -220,4 +220,4 @@ def _scan(source: PairSource, split: str, stem: str) -> tuple[Table | None, list
     if source.hub:
         return load_table(source.tables, split), []
     path = find_split_file(Path(source.folder), stem)
-    return scan_table(path, settings_of(source.tables)) if path else (None, [])
+    return scan_table(path, read_settings_of(source.tables)) if path else (None, [])

@@ -18,7 +18,7 @@ from fourshot.serving.app.conventions import Conventions
 from fourshot.serving.app.docs_page import add_docs
 from fourshot.serving.app.guard import ACCESS, ASKER
 from fourshot.serving.app.keys import Key
-from fourshot.serving.app.openapi import CLASSIFY, GENERATE, TASKS, describe
+from fourshot.serving.app.openapi import CLASSIFY, GENERATE, TASKS, add_schemas
 from fourshot.serving.app.service import CLIENT_GONE, Caller, Service
 from fourshot.serving.settings import Limits
 
@@ -46,7 +46,7 @@ def add_routes(app: FastAPI, limits: Limits) -> None:
     app.exception_handler(RefusalError)(_refuse)
     app.add_middleware(Conventions)
     app.router.redirect_slashes = False
-    describe(app, limits)
+    add_schemas(app, limits)
     add_docs(app)
 
 

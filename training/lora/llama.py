@@ -24,7 +24,7 @@ from fourshot.training.lora.fast import is_plain
 from fourshot.training.lora.masks import SLIDING
 from fourshot.training.lora.norms import LayerNorms, SavedNorm, enter, leave, through
 from fourshot.training.lora.packing import PackedRow
-from fourshot.training.lora.projection import Projection, base_of, pays_to_pack
+from fourshot.training.lora.projection import Projection, frozen_linear, pays_to_pack
 
 GROUPS = (("q_proj", "k_proj", "v_proj"), ("o_proj",), ("gate_proj", "up_proj"), ("down_proj",))
 FAMILIES = ("llama", "mistral", "ministral", "cwm", "qwen2", "qwen3", "olmo2")
@@ -100,8 +100,8 @@ class LlamaDecoder:
     row_multiple = 8  # of tokens: padding costs more than the kernels of some more shapes
 
     def __init__(self, wrapped: Any) -> None:
-        """Raises ValueError where `fits` is false."""
-        if not fits(wrapped):
+        """Raises ValueError where `decoder_supports` is false."""
+        if not decoder_supports(wrapped):
             raise ValueError("this model is no Llama, or kin of it, with plain LoRA")
         self._model = wrapped.get_base_model().get_decoder()
         config = self._model.config
@@ -109,7 +109,9 @@ class LlamaDecoder:
         self._size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         self.checkpointing = False  # keep one layer's values at a time, compute the rest twice
         layers = [_parts(layer) for layer in self._model.layers]
-        packed = pays_to_pack([base_of(parts[name]).weight for parts in layers for names in GROUPS for name in names])
+        packed = pays_to_pack(
+            [frozen_linear(parts[name]).weight for parts in layers for names in GROUPS for name in names]
+        )
         self.projections = [
             Projection([[parts[name] for name in names] for parts in layers], packed=packed) for names in GROUPS
         ]
@@ -250,7 +252,7 @@ def _parts(layer: Any) -> dict[str, Any]:
     return {**dict(layer.self_attn.named_children()), **dict(layer.mlp.named_children())}
 
 
-def fits(wrapped: Any) -> bool:
+def decoder_supports(wrapped: Any) -> bool:
     """Whether `LlamaDecoder` computes what ``wrapped`` does."""
     model = wrapped.get_base_model()
     config = model.config

@@ -25,7 +25,7 @@ class SavedNorm(NamedTuple):
     inverse: Tensor  # float32 [..., 1]
 
 
-def normalise(x: Tensor, norm: Norm, out: Tensor) -> SavedNorm:
+def rms_normalise(x: Tensor, norm: Norm, out: Tensor) -> SavedNorm:
     """Write x [..., width] over its root mean square, times the gain, to ``out``; this may be x."""
     wide = x.float()
     inverse = wide.square().mean(-1, keepdim=True).add_(norm.epsilon).rsqrt_()
@@ -44,14 +44,14 @@ def normalise_backward(g: Tensor, norm: Norm, kept: SavedNorm) -> Tensor:
 def enter(x: Tensor, norm: Norm | None, out: Tensor) -> SavedNorm | None:
     """Write what a projection reads to ``out``: x, normalised where there is a norm."""
     if norm:
-        return normalise(x, norm, out)
+        return rms_normalise(x, norm, out)
     out.copy_(x)
     return None
 
 
 def leave(x: Tensor, y: Tensor, norm: Norm | None) -> tuple[Tensor, SavedNorm | None]:
     """x plus what came of it, ``y``, normalised where there is a norm. ``y`` is overwritten."""
-    kept = normalise(y, norm, y) if norm else None
+    kept = rms_normalise(y, norm, y) if norm else None
     return y.add_(x), kept
 
 
@@ -83,7 +83,7 @@ class LayerNorms:
     def queries_and_keys(self, qkv: Tensor) -> list[SavedNorm]:
         """Normalise those in ``qkv`` [T, (heads + 2 * kv_heads) * size], in place."""
         parts = [(qkv[:, columns].unflatten(1, norm.gain.shape), norm) for columns, norm in self._parts]
-        return [normalise(part, norm, part) for part, norm in parts]
+        return [rms_normalise(part, norm, part) for part, norm in parts]
 
     def queries_and_keys_backward(self, g: Tensor, kept: list[SavedNorm]) -> None:
         """Make the gradient of the normalised, shaped like ``qkv``, that of what it was before, in place."""

@@ -22,7 +22,7 @@ from fourshot.training.lora.examples import PROBE_TEXTS, OnStep, TrainingExample
 from fourshot.training.lora.fast import speed_up
 from fourshot.training.lora.held_out import HeldOut
 from fourshot.training.lora.label_loss import LabelLoss
-from fourshot.training.lora.llama import LlamaDecoder, fits
+from fourshot.training.lora.llama import LlamaDecoder, decoder_supports
 from fourshot.training.lora.memory import check_base_fits
 from fourshot.training.lora.optimize import Optimization
 from fourshot.training.lora.precision import choose_precision
@@ -100,7 +100,7 @@ class LoraTrainer:
             task_type="CAUSAL_LM",
         )
         wrapped = get_peft_model(self._base, config, autocast_adapter_dtype=False)
-        decoder = LlamaDecoder(wrapped) if fits(wrapped) else None
+        decoder = LlamaDecoder(wrapped) if decoder_supports(wrapped) else None
         if decoder is None:
             speed_up(wrapped)
         try:

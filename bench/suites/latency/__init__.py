@@ -34,7 +34,7 @@ from fourshot.pipeline.tasks.task_file import shipped_tasks
 ENGINE_WARMUP = {"icl_off": 4, "icl_cold": 4, "transformers_icl": 1, "transformers_lora": 1}  # requests; others: 24
 
 
-def settings_of(options: Options) -> LatencySettings:
+def latency_settings(options: Options) -> LatencySettings:
     """The defaults, or those of --settings, with what the command line says."""
     check_shape(options.model, options.shape)
     if options.tokenizer and not options.shape:
@@ -161,7 +161,7 @@ def merge_apart(model: str, adapter: str, out: str) -> str:
 
 def measure(options: Options, rows: ResultRows) -> dict[str, Any]:
     """All cells that ``rows`` lacks; with --no-measure, what there is."""
-    settings = settings_of(options)
+    settings = latency_settings(options)
     if not options.no_measure:
         _measure_missing(options, settings, rows)
     elif not any(cell.name in rows.pieces for cell in in_process_cells(settings)):
@@ -187,13 +187,13 @@ def _measure_missing(options: Options, settings: LatencySettings, rows: ResultRo
 
 
 def _tasks(options: Options) -> Sequence[str]:
-    settings = settings_of(options)
+    settings = latency_settings(options)
     return () if options.no_measure else settings.tasks
 
 
 SUITE = Suite(
     options=Options,
-    settings=lambda options: dict(msgspec.to_builtins(settings_of(options))),
+    settings=lambda options: dict(msgspec.to_builtins(latency_settings(options))),
     tasks=_tasks,
     measure=measure,
     report=report,

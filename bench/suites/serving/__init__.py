@@ -19,7 +19,7 @@ from typing import Annotated, Any
 import msgspec
 
 from fourshot.bench.core.load import Load, LoadAnswer, generate
-from fourshot.bench.core.model_shape import base_of
+from fourshot.bench.core.model_shape import opened_base
 from fourshot.bench.core.options import JsonOut, Model, Positive, Shape
 from fourshot.bench.core.parts import Part, TablePart
 from fourshot.bench.core.results import read_result, tell
@@ -76,7 +76,7 @@ def measure(options: Options, rows: ResultRows) -> dict[str, Any]:
     """All parts, one after the other: what a service does in ten minutes cannot be taken up in the middle."""
     if options.data is None:
         raise InputError("--data is needed: a folder with sst2/, trec/ and ag_news/.")
-    with base_of(options.model, options.shape) as base, tempfile.TemporaryDirectory() as folder:
+    with opened_base(options.model, options.shape) as base, tempfile.TemporaryDirectory() as folder:
         traffic = Traffic(Path(folder), options.data, base.path if options.shape else options.model)
         batches = multi_lora(traffic)
         _tell("batches", batches)

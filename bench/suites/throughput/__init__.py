@@ -19,7 +19,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from fourshot.bench.core.model_shape import base_of, shape_of
+from fourshot.bench.core.model_shape import opened_base, shape_of
 from fourshot.bench.core.options import Model, Out, Positive, Shape, TaskFolders, as_settings
 from fourshot.bench.core.processes import OpenerProcess, call_apart
 from fourshot.bench.core.results import tell
@@ -245,7 +245,7 @@ def measure(options: Options, rows: ResultRows) -> dict[str, Any]:
     """Every sampler, and the machine before and after."""
     if options.distilabel and not shutil.which(options.distilabel):
         raise InputError(f"--distilabel {options.distilabel} is no program. Name a Python interpreter.")
-    with base_of(options.model, options.shape) as model:
+    with opened_base(options.model, options.shape) as model:
         workload = load_workload(options.task, options.data, options.shots)
         measurement = ThroughputMeasurement(options, workload, model, rows)
         rows.add_once("machine", lambda: call_apart(measure_machine, model.path))

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
-from fourshot.bench.core.model_shape import base_of, shape_of
+from fourshot.bench.core.model_shape import opened_base, shape_of
 from fourshot.bench.core.options import POSITIONAL, Model, Positive, Shape, as_settings
 from fourshot.bench.core.parts import Part, TablePart
 from fourshot.bench.core.processes import call_apart
@@ -84,7 +84,7 @@ def accuracies(
 
 def measure(options: Options, rows: ResultRows) -> dict[str, Any]:
     """Train, evaluate, set beside the machine. Nothing is kept: the adapters are measured together."""
-    with base_of(options.model, options.shape) as model:
+    with opened_base(options.model, options.shape) as model:
         return _measured(options, model)
 
 

@@ -10,7 +10,7 @@ import torch
 
 from fourshot.bench.core import closed_loop, roofline
 from fourshot.bench.core.load import Load, LoadRequest, choices
-from fourshot.bench.core.model_shape import SHAPES, base_of, shape_of, write_shape
+from fourshot.bench.core.model_shape import SHAPES, opened_base, shape_of, write_shape
 from fourshot.bench.core.results import check_data, check_out, read_result, write_result
 from fourshot.bench.core.roofline import Machine, Roof
 from fourshot.bench.core.rows import ResultRows
@@ -177,7 +177,7 @@ def test_places_that_cannot_be_used_are_said_before_an_hour_is_spent(tmp_path: P
 def test_a_shape_is_written_with_weights_and_removed(tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM
 
-    with base_of(None, "tiny") as base:
+    with opened_base(None, "tiny") as base:
         folder = Path(base.path)
         model = AutoModelForCausalLM.from_pretrained(folder)
         weights = model.lm_head.weight.float()
@@ -187,8 +187,8 @@ def test_a_shape_is_written_with_weights_and_removed(tmp_path: Path) -> None:
 
 
 def test_a_shape_beside_a_model_and_an_unknown_one_are_refused() -> None:
-    with pytest.raises(InputError, match="Give one of them"), base_of("embedded", "tiny"):
+    with pytest.raises(InputError, match="Give one of them"), opened_base("embedded", "tiny"):
         pass
     unknown = r"unknown shape 'vicuna-70b'\. Allowed are vicuna-7b"
-    with pytest.raises(InputError, match=unknown), base_of(None, "vicuna-70b"):
+    with pytest.raises(InputError, match=unknown), opened_base(None, "vicuna-70b"):
         pass

@@ -17,7 +17,7 @@ from fourshot.bench.core.rows import ResultRows
 from fourshot.bench.core.workload import VARIANTS, PromptRequest, Workload, load_workload
 from fourshot.bench.suites.adapters import SUITE as ADAPTERS
 from fourshot.bench.suites.breakeven import break_even as breakeven_rows
-from fourshot.bench.suites.latency import SUITE, engine_specs, settings_of
+from fourshot.bench.suites.latency import SUITE, engine_specs, latency_settings
 from fourshot.bench.suites.latency.plan import (
     SATURATED,
     LatencyCell,
@@ -165,7 +165,7 @@ def test_numbers_out_of_range_are_refused_by_name(tmp_path: Path, wrong: dict[st
     settings = tmp_path / "settings.json"
     settings.write_text(json.dumps(wrong))
     with pytest.raises(InputError, match=place):
-        settings_of(Options(data=tmp_path, out=tmp_path / "out.json", settings=settings))
+        latency_settings(Options(data=tmp_path, out=tmp_path / "out.json", settings=settings))
 
 
 def test_an_adapter_that_is_slower_misses_its_targets() -> None:
