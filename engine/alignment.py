@@ -39,7 +39,7 @@ SENTENCES = (
 Encode = Callable[[str], list[int]]
 
 
-class Filler(msgspec.Struct, frozen=True, kw_only=True):
+class PromptFiller(msgspec.Struct, frozen=True, kw_only=True):
     """What stands in front of every prompt of a task."""
 
     token: str  # text of a special token, or a whole line
@@ -55,7 +55,7 @@ class Filler(msgspec.Struct, frozen=True, kw_only=True):
 @lru_cache(maxsize=1024)
 def filler_for(
     model: str, prompts: tuple[str, ...], text_tokens: int, most_tokens: int, *, sentences: bool = True
-) -> Filler | None:
+) -> PromptFiller | None:
     """What to put before prompts that differ in their texts alone, for the checkpoint in the folder ``model``.
 
     ``prompts``: one task's, of texts that begin in different ways. ``text_tokens``: what a text and its answer may
@@ -75,7 +75,7 @@ def filler_for(
         return None
     lines = (line for line in _lines(sentences) if len(encode(line + prompts[0])) == len(plain[0]) + number)
     for token, times in (*((line, 1) for line in lines), *((token, number) for token in _special_tokens(model))):
-        filler = Filler(token=token, number=times, prefix_tokens=prefix + number)
+        filler = PromptFiller(token=token, number=times, prefix_tokens=prefix + number)
         filled = [encode(filler.text + prompt) for prompt in prompts]
         if all(map(_is_inserted, filled, plain, repeat(number))):
             return filler

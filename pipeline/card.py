@@ -6,14 +6,14 @@ from typing import Literal
 
 import msgspec
 
-from fourshot.engine.alignment import Filler
+from fourshot.engine.alignment import PromptFiller
 from fourshot.engine.calibration import NONE, Calibration
 from fourshot.engine.chat import ChatTurns
 from fourshot.engine.checkpoints.models import ResolvedModel, broken_shards, resolve_again, resolve_model
 from fourshot.engine.core import Adapter, Verbalizer
 from fourshot.engine.errors import AdapterError
 from fourshot.engine.machine.files import read_json
-from fourshot.engine.probe import Probe, Probed
+from fourshot.engine.probe import Probe, ProbeResult
 from fourshot.pipeline.earlier_names import decode_stored
 from fourshot.pipeline.rows.text_words import MAX_TEXT_WORDS, LongTexts
 from fourshot.pipeline.scores import Scores
@@ -29,7 +29,7 @@ EXAMPLES_FILE = "examples.json"  # beside the card: what the adapter was trained
 LINK = "adapter"  # in a run folder: leads to the adapter of its classifier
 
 
-class Learnt(msgspec.Struct, frozen=True, kw_only=True):
+class TrainingText(msgspec.Struct, frozen=True, kw_only=True):
     """A text that an adapter was trained on."""
 
     text: str
@@ -48,7 +48,7 @@ class AdapterCard(msgspec.Struct, frozen=True, kw_only=True):
     prompt_version: str = PROMPT_VERSION
     wording: Wording = "task"  # of the prompts it was trained on
     chat: ChatTurns | None = None  # of the same: the base's chat template, with its hash; None: plain text
-    filler: Filler | None = None  # in front of the same; None: nothing, as in adapters of earlier versions
+    filler: PromptFiller | None = None  # in front of the same; None: nothing, as in adapters of earlier versions
     verbalizer: Verbalizer = "word"  # what it was trained to say for a label; before there was a choice, its word
     max_text_words: int = MAX_TEXT_WORDS
     # What is not read of longer ones. windows: all is, in parts; learnt is the first part.
@@ -69,7 +69,7 @@ class AdapterCard(msgspec.Struct, frozen=True, kw_only=True):
     train_flops: float = 0.0
     train_s: float
     probe: Probe | None = None  # what the trainer answered, to compare a server with
-    probed: Probed | None = None  # how vLLM compared; None: it was not asked yet
+    probed: ProbeResult | None = None  # how vLLM compared; None: it was not asked yet
     scores: Scores | None = None
     lineage: dict[str, str] = {}  # what -> content hash
 
@@ -105,12 +105,12 @@ class AdapterCard(msgspec.Struct, frozen=True, kw_only=True):
         return reading_prompt(self.task, text, form, shots)
 
 
-def load_examples(adapter: str | Path, card: AdapterCard) -> list[Learnt]:
+def load_examples(adapter: str | Path, card: AdapterCard) -> list[TrainingText]:
     """What the adapter in this folder was trained on; of one from before this was kept, its shots."""
     try:
-        return read_json(Path(adapter) / EXAMPLES_FILE, list[Learnt])
+        return read_json(Path(adapter) / EXAMPLES_FILE, list[TrainingText])
     except (FileNotFoundError, msgspec.DecodeError):
-        return [Learnt(text=shot.text, label=shot.label, kind="shot") for shot in card.shots]
+        return [TrainingText(text=shot.text, label=shot.label, kind="shot") for shot in card.shots]
 
 
 def load_card(adapter: str | Path) -> AdapterCard:

@@ -18,7 +18,7 @@ _NAMED = re.compile(r"""('[^']*'|"[^"]*")(, )?|( and )?\d+( \w+)?""")
 Severity = Literal["error", "warning", "note"]
 
 
-class Fault(msgspec.Struct, frozen=True):
+class TaskFault(msgspec.Struct, frozen=True):
     """One fault. An ``error`` stops a run, a ``warning`` changes what a run sees, a ``note`` is only good to know."""
 
     severity: Severity
@@ -39,19 +39,19 @@ class LeftOut(msgspec.Struct, frozen=True, kw_only=True):
     lines: tuple[int, ...]  # as `Table.rows` counts
 
 
-def error(place: object, problem: str, remedy: str = "") -> Fault:
-    return Fault("error", str(place), problem, remedy)
+def error(place: object, problem: str, remedy: str = "") -> TaskFault:
+    return TaskFault("error", str(place), problem, remedy)
 
 
-def warning(place: object, problem: str, remedy: str = "") -> Fault:
-    return Fault("warning", str(place), problem, remedy)
+def warning(place: object, problem: str, remedy: str = "") -> TaskFault:
+    return TaskFault("warning", str(place), problem, remedy)
 
 
-def note(place: object, problem: str, remedy: str = "") -> Fault:
-    return Fault("note", str(place), problem, remedy)
+def note(place: object, problem: str, remedy: str = "") -> TaskFault:
+    return TaskFault("note", str(place), problem, remedy)
 
 
-def condensed(faults: Sequence[Fault], all_of_them: str = " --json lists them all.") -> list[str]:
+def condensed(faults: Sequence[TaskFault], all_of_them: str = " --json lists them all.") -> list[str]:
     """The faults for people, a line each; of more than `MOST_ALIKE` that differ in names and numbers alone, the first.
 
     With 150 classes there may be hundreds of a kind.
@@ -69,18 +69,18 @@ def condensed(faults: Sequence[Fault], all_of_them: str = " --json lists them al
     return lines
 
 
-def errors_in(faults: Iterable[Fault]) -> list[Fault]:
+def errors_in(faults: Iterable[TaskFault]) -> list[TaskFault]:
     """Only the faults that stop a run."""
     return [fault for fault in faults if fault.severity == "error"]
 
 
-def raise_errors(faults: Iterable[Fault]) -> None:
+def raise_errors(faults: Iterable[TaskFault]) -> None:
     """Raise `InputError` with the faults that stop a run, one a line, if there are any; of many alike, the first."""
     if errors := errors_in(faults):
         raise InputError("\n".join(line.removeprefix("error: ") for line in condensed(errors, all_of_them="")))
 
 
-def read_text(path: Path) -> tuple[str, list[Fault]]:
+def read_text(path: Path) -> tuple[str, list[TaskFault]]:
     """A file as UTF-8, without the byte-order mark that spreadsheets like to write; or the fault with its line."""
     raw = path.read_bytes()
     try:

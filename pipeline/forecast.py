@@ -1,7 +1,7 @@
 """What a command will take on this machine: calls, tokens, seconds and memory, stage by stage.
 
-`Work` says what a stage asks for, `pipeline.speed` how long that takes here. Afterwards the seconds that each stage
-took stand beside what was forecast. Importing this module loads neither torch nor vllm.
+`StageWork` says what a stage asks for, `pipeline.speed` how long that takes here. Afterwards the seconds that each
+stage took stand beside what was forecast. Importing this module loads neither torch nor vllm.
 """
 
 import os
@@ -25,7 +25,7 @@ MEASURING = "measuring this machine for about a minute, once for each base model
 COMPILE_S = 60.0  # of torch.compile, which then samples twice as fast (docs/corpus.md)
 
 
-class Work(msgspec.Struct, frozen=True, kw_only=True):
+class StageWork(msgspec.Struct, frozen=True, kw_only=True):
     """What one stage asks of the machine. Prompt tokens are those that the prefix cache does not have."""
 
     stage: str
@@ -40,10 +40,10 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     train_tokens: float = 0
     compiled: bool = False
 
-    def __add__(self, other: "Work") -> "Work":
+    def __add__(self, other: "StageWork") -> "StageWork":
         return msgspec.structs.replace(self, **{name: getattr(self, name) + getattr(other, name) for name in NUMBERS})
 
-    def __mul__(self, times: float) -> "Work":
+    def __mul__(self, times: float) -> "StageWork":
         return msgspec.structs.replace(self, **{name: getattr(self, name) * times for name in NUMBERS})
 
     @property
@@ -128,12 +128,12 @@ class Forecast(msgspec.Struct, frozen=True, kw_only=True):
         return f"forecast {span(self.seconds)}, took {span(self.took_s)}{more}"
 
 
-def forecast(work: Iterable[Work], speed: Speed, at_once: Callable[[int], int] = lambda trainings: 1) -> Forecast:
+def forecast(work: Iterable[StageWork], speed: Speed, at_once: Callable[[int], int] = lambda trainings: 1) -> Forecast:
     """What ``work`` will take; parts of the same stage share one process.
 
     ``at_once`` says how many of so many trainings go on side by side, each with the memory of one.
     """
-    joined: dict[str, Work] = {}
+    joined: dict[str, StageWork] = {}
     for part in work:
         joined[part.stage] = joined[part.stage] + part if part.stage in joined else part
     stages = tuple(
@@ -147,7 +147,7 @@ def forecast(work: Iterable[Work], speed: Speed, at_once: Callable[[int], int] =
         for part in joined.values()
     )
 
-    def needs(part: Work) -> int:
+    def needs(part: StageWork) -> int:
         if part.opens == "trainer":
             return speed.trainer_bytes * at_once(round(part.trainings))
         return speed.engine_bytes if part.opens == "engine" else 0
@@ -163,7 +163,7 @@ def forecast(work: Iterable[Work], speed: Speed, at_once: Callable[[int], int] =
 
 
 def foretell(
-    model: ResolvedModel, work_of: Callable[[Speed], Sequence[Work]], on_event: OnEvent, *, anew: bool = False
+    model: ResolvedModel, work_of: Callable[[Speed], Sequence[StageWork]], on_event: OnEvent, *, anew: bool = False
 ) -> Forecast | None:
     """Forecast what ``work_of`` a machine of some speed gives, and tell; None where nothing is left to do.
 

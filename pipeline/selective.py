@@ -117,7 +117,7 @@ class Scope(msgspec.Struct, frozen=True, kw_only=True):
     num_others: int
 
 
-class Rule(msgspec.Struct, frozen=True, kw_only=True):
+class AbstentionRule(msgspec.Struct, frozen=True, kw_only=True):
     """When a text gets no label: by the probability of the likeliest one."""
 
     threshold: float = 0.0  # below it, the label is unsure
@@ -128,7 +128,7 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
         return "none_of_these" if probability < self.scope else "unsure" if probability < self.threshold else ""
 
 
-def rule_of(refusal: Refusal, curve: CoverageCurve | None, scope: Scope | None) -> Rule:
+def rule_of(refusal: Refusal, curve: CoverageCurve | None, scope: Scope | None) -> AbstentionRule:
     """What ``refusal`` asks of a classifier with this curve and scope.
 
     Raises InputError where it asks for what the classifier's card does not have.
@@ -145,4 +145,6 @@ def rule_of(refusal: Refusal, curve: CoverageCurve | None, scope: Scope | None) 
         raise InputError(
             "its card has no out-of-scope rule, so none_of_these cannot be told. Leave it out, or train again."
         )
-    return Rule(threshold=threshold, scope=scope.least_probability if scope and refusal.none_of_these else 0.0)
+    return AbstentionRule(
+        threshold=threshold, scope=scope.least_probability if scope and refusal.none_of_these else 0.0
+    )

@@ -91,11 +91,11 @@ class EngineProbe(msgspec.Struct, frozen=True, kw_only=True, tag="engine"):
     adapter: Adapter | None
 
 
-class Opened(msgspec.Struct, frozen=True, kw_only=True, tag="opened"):
+class ModelOpened(msgspec.Struct, frozen=True, kw_only=True, tag="opened"):
     """The model is open."""
 
 
-class Measured(msgspec.Struct, frozen=True, kw_only=True, tag="measured"):
+class SpeedMeasured(msgspec.Struct, frozen=True, kw_only=True, tag="measured"):
     """Fields of `Speed`; of the trainer also its adapter."""
 
     fields: dict[str, int | float]
@@ -134,7 +134,7 @@ def _measured(model: ResolvedModel, trains: bool) -> Speed:
     began, load = time.perf_counter(), _load()
     with tempfile.TemporaryDirectory(prefix="fourshot-speed-") as scratch:
         log = Path(scratch) / "log.txt"
-        trainer, open_trainer_s = Measured(fields=NO_TRAINER), 0.0
+        trainer, open_trainer_s = SpeedMeasured(fields=NO_TRAINER), 0.0
         if trains:
             trainer, open_trainer_s = _ask(TrainerProbe(model=model.path, folder=scratch), log)
         engine, open_engine_s = _ask(EngineProbe(model=model.path, adapter=trainer.adapter), log)
@@ -157,15 +157,15 @@ def _load() -> float:
     return psutil.cpu_percent(LOOK_S) / 100 * (os.cpu_count() or 1)
 
 
-def _ask(probe: TrainerProbe | EngineProbe, log: Path) -> tuple[Measured, float]:
+def _ask(probe: TrainerProbe | EngineProbe, log: Path) -> tuple[SpeedMeasured, float]:
     """What a child measured, and the seconds until it had the model open."""
     began = time.perf_counter()
     spins = TRAIN_SPINS if isinstance(probe, TrainerProbe) else ENGINE_SPINS
     with ChildProcess("fourshot.pipeline.speed", log, spins=spins) as child:
         child.send(probe)
         opened_s = 0.0
-        for message in child.messages(Opened | Measured):
-            if isinstance(message, Measured):
+        for message in child.messages(ModelOpened | SpeedMeasured):
+            if isinstance(message, SpeedMeasured):
                 return message, opened_s
             opened_s = round(time.perf_counter() - began, 2)
         raise child.error("The process that measures this machine")
@@ -175,7 +175,7 @@ def _work(parent: ParentLink) -> None:
     either: Any = TrainerProbe | EngineProbe
     probe = parent.receive(either)
     trains = isinstance(probe, TrainerProbe)
-    measured = (_trainer if trains else _engine)(probe, lambda: parent.send(Opened()))
+    measured = (_trainer if trains else _engine)(probe, lambda: parent.send(ModelOpened()))
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     parent.send(
         msgspec.structs.replace(
@@ -184,7 +184,7 @@ def _work(parent: ParentLink) -> None:
     )
 
 
-def _trainer(probe: TrainerProbe, opened: Callable[[], object]) -> Measured:
+def _trainer(probe: TrainerProbe, opened: Callable[[], object]) -> SpeedMeasured:
     from fourshot.pipeline.synthesis.prompts import PromptFormat, reading_prompt
     from fourshot.pipeline.tasks.shots import take_shots
     from fourshot.pipeline.tasks.task_file import load_task, shipped_tasks
@@ -218,13 +218,13 @@ def _trainer(probe: TrainerProbe, opened: Callable[[], object]) -> Measured:
     began, first, *_, last = times
     steps_s = (last - first) / (STEPS - 1) * result.steps
     beside_s = max(0.0, time.perf_counter() - began - steps_s)
-    return Measured(
+    return SpeedMeasured(
         fields={"train_token_s": steps_s / result.tokens, "training_s": beside_s},
         adapter=Adapter(name=result.name, path=result.path),
     )
 
 
-def _engine(probe: EngineProbe, opened: Callable[[], object]) -> Measured:
+def _engine(probe: EngineProbe, opened: Callable[[], object]) -> SpeedMeasured:
     from fourshot.engine.opening import open_engine
     from fourshot.pipeline.loop.rounds import draw_round
     from fourshot.pipeline.rows.examples import load_split
@@ -273,7 +273,7 @@ def _engine(probe: EngineProbe, opened: Callable[[], object]) -> Measured:
     prompt_token_s = seconds_per_token(count)
     draw(WARM_UP_DRAWS, 0)
     seconds, tokens, well_formed = draw(DRAWS_PER_CLASS, 1)
-    return Measured(
+    return SpeedMeasured(
         fields={
             "prompt_token_s": prompt_token_s,
             "shots_token_s": seconds_per_token(count // 2, shown=True),

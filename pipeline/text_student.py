@@ -186,9 +186,9 @@ def _open(folder: Path, card: TextStudentCard, *, many: bool) -> _Writer:
         return Seq2SeqWriter(folder)
     if many:
         return _EngineWriter(folder, "vllm")
-    from fourshot.training.students.llama_writer import LlamaWriter, fits
+    from fourshot.training.students.llama_writer import LlamaWriter, writer_supports
 
-    return LlamaWriter(folder) if fits(folder) else _EngineWriter(folder, "transformers")
+    return LlamaWriter(folder) if writer_supports(folder) else _EngineWriter(folder, "transformers")
 
 
 def greedy(max_tokens: int) -> Sampling:

@@ -1,4 +1,4 @@
-"""Prompts of one task counted in tokens, as `forecast.Work`: what drawing, reading and training ask of a machine.
+"""Prompts of one task counted in tokens, as `forecast.StageWork`: what drawing, reading and training ask of a machine.
 
 Importing this module loads neither torch nor vllm.
 """
@@ -13,7 +13,7 @@ import msgspec
 from fourshot.engine.chat import ChatTurns
 from fourshot.engine.core import EngineSettings, Verbalizer
 from fourshot.engine.labels import num_requests
-from fourshot.pipeline.forecast import Work
+from fourshot.pipeline.forecast import StageWork
 from fourshot.pipeline.synthesis.aligned import BEGINNINGS, aligned
 from fourshot.pipeline.synthesis.drawing import most_tokens
 from fourshot.pipeline.synthesis.prompt_style import ANSWER_TOKENS, in_turn
@@ -28,7 +28,7 @@ MOST_COUNTED = 100  # shots whose lengths stand for all, where there are twice a
 BLOCK = 32  # tokens: the prefix cache has whole blocks
 
 
-class Counts:
+class TokenCounts:
     """Prompts of one task, counted in tokens."""
 
     def __init__(self, task: Task, shots: Sequence[Example], settings: RunSettings, model_path: str) -> None:
@@ -37,7 +37,7 @@ class Counts:
         self.text_tokens = fmean(self.tokens(f" {shot.text}") for shot in self.shots) + 1
         self.num_labels = len(task.labels)
 
-    def draws(self, per_class: float, *, chat: ChatTurns | None = None, batches: float = 1) -> Work:
+    def draws(self, per_class: float, *, chat: ChatTurns | None = None, batches: float = 1) -> StageWork:
         """Of ``per_class`` draws for every class; ``batches``: how often the prefix cache is emptied meanwhile."""
         words, generate, variety = self.settings.max_text_words, self.settings.generate, self.settings.variety
         prompts, computed = 0.0, 0.0
@@ -51,14 +51,16 @@ class Counts:
             prompts += per_class
             computed += orders * prompt + (per_class - orders) * (prompt - (prompt - 1) // BLOCK * BLOCK)
         times = generate.keep_likelier_of
-        return Work(
+        return StageWork(
             stage="",
             calls=prompts * times,
             prompt_tokens=computed,
             output_tokens=prompts * times * self.text_tokens,
         )
 
-    def reads(self, texts: float, form: PromptFormat, *, adapter: bool = False, shots: Sequence[Example] = ()) -> Work:
+    def reads(
+        self, texts: float, form: PromptFormat, *, adapter: bool = False, shots: Sequence[Example] = ()
+    ) -> StageWork:
         """Of that many texts, each as long as a shot, behind as many of ``shots`` as fit."""
         shots = self.fitting(shots, form)
         shared, total = self._prompt(form, shots)
@@ -67,13 +69,13 @@ class Counts:
             texts *= fmean(len(parts_of(self.task, shot.text, form)) for shot in self.shots)
         tokens = texts * questions * (total - shared // BLOCK * BLOCK) + shared // BLOCK * BLOCK
         kind = "adapter_tokens" if adapter else "shots_tokens" if shots else "prompt_tokens"
-        return msgspec.structs.replace(Work(stage="", calls=texts), **{kind: tokens})
+        return msgspec.structs.replace(StageWork(stage="", calls=texts), **{kind: tokens})
 
     def committee(
         self, texts: float, forms: Sequence[PromptFormat], shots: Sequence[Example], chat: ChatTurns | None
-    ) -> Work:
+    ) -> StageWork:
         """Of texts read by adapters of ``forms``, and by the base model in context where the settings have it."""
-        annotate, total = self.settings.annotate, Work(stage="")
+        annotate, total = self.settings.annotate, StageWork(stage="")
         by_adapters = annotate.annotator == "adapters"
         if in_context := annotate.in_context if by_adapters else annotate.annotator == "icl":
             base = PromptFormat(verbalizer=self.settings.base_verbalizer, chat=chat)
@@ -120,12 +122,12 @@ class Counts:
             f"prompt, of {classes} of {self.num_labels} classes; more do not fit"
         )
 
-    def training(self, examples: int, settings: LoraSettings, form: PromptFormat) -> Work:
+    def training(self, examples: int, settings: LoraSettings, form: PromptFormat) -> StageWork:
         """Of one adapter on that many examples, each as long as a shot; a row of texts shares their beginning."""
         steps = settings.planned_steps(examples, self.num_labels)
         shared, total = self._prompt(form)
         tokens = shared + min(settings.batch_size, examples) * (total - shared + 1)
-        return Work(stage="", opens="trainer", trainings=1, steps=steps, train_tokens=steps * tokens)
+        return StageWork(stage="", opens="trainer", trainings=1, steps=steps, train_tokens=steps * tokens)
 
     def _prompt(self, form: PromptFormat, shots: Sequence[Example] = ()) -> tuple[int, float]:
         """Tokens that all prompts of a kind begin with, and of a whole one."""

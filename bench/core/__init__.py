@@ -22,7 +22,7 @@ options, and `SUITE`:
     SUITE = Suite(options=Options, measure=measure, report=report, settings=..., page=...)
 
 `fourshot bench NAME` reads the options, checks --out and --data, writes header and result to --out, a page beside it
-where there is a `page`, and prints the report and the targets. What computes rather than measures is a `Command`.
+where there is a `page`, and prints the report and the targets. What computes rather than measures is a `SuiteCommand`.
 
     suite.py      Suite, Command                                closed_loop.py  engines, and requests to them
     options.py    options as a struct                           load.py         requests over HTTP

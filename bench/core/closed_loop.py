@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from fourshot.bench.core.processes import Opened
+from fourshot.bench.core.processes import OpenerProcess
 from fourshot.bench.core.results import tell
 from fourshot.bench.core.statistics import percentile, with_values
-from fourshot.bench.core.workload import Request
+from fourshot.bench.core.workload import PromptRequest
 from fourshot.engine.core import Adapter, EngineSettings, Sampling
 from fourshot.engine.labels import label_tokens
 from fourshot.engine.machine.gpus import torch_device
@@ -55,8 +55,8 @@ class RequestTimes(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
 class CellRequests(msgspec.Struct, frozen=True, kw_only=True):
     """What to send."""
 
-    requests: tuple[Request, ...]
-    warmup: tuple[Request, ...]  # sent before, not counted; what they leave in the cache is there
+    requests: tuple[PromptRequest, ...]
+    warmup: tuple[PromptRequest, ...]  # sent before, not counted; what they leave in the cache is there
     labels: tuple[str, ...]  # words
     concurrency: int  # 0: all at once
 
@@ -150,7 +150,7 @@ def yardstick() -> float:
 
 
 def _closed_loop(
-    engine: Any, adapters: Sequence[Any], requests: Sequence[Request], cell: CellRequests
+    engine: Any, adapters: Sequence[Any], requests: Sequence[PromptRequest], cell: CellRequests
 ) -> list[RequestTimes]:
     labels = engine.label_tokens(cell.labels)
     concurrency = cell.concurrency or len(requests)
@@ -178,7 +178,7 @@ def _closed_loop(
 
 
 def _one_by_one(
-    engine: Any, adapters: Sequence[Any], requests: Sequence[Request], cell: CellRequests
+    engine: Any, adapters: Sequence[Any], requests: Sequence[PromptRequest], cell: CellRequests
 ) -> list[RequestTimes]:
     """Generation of the label, one request after the other: how the paper measured.
 
@@ -209,10 +209,10 @@ def request_times(sent_s: float, begun_s: float, done_s: float, prompt_tokens: i
     )
 
 
-Engines = Mapping[str, Opened[CellRequests, CellMeasurement]]
+Engines = Mapping[str, OpenerProcess[CellRequests, CellMeasurement]]
 
 
-class Base(msgspec.Struct, frozen=True, kw_only=True):
+class SuiteBase(msgspec.Struct, frozen=True, kw_only=True):
     """What all engines of a suite are opened on."""
 
     path: str
@@ -250,6 +250,6 @@ def engines(specs: Mapping[str, EngineSpec], log: Path) -> Iterator[Engines]:
     with ExitStack() as stack:
         running = {}
         for name, spec in specs.items():
-            running[name] = stack.enter_context(closing(Opened(open_for_cells, spec, log)))
+            running[name] = stack.enter_context(closing(OpenerProcess(open_for_cells, spec, log)))
             tell(f"engine {name}: ready in {running[name].start_s:.0f} s")
         yield running

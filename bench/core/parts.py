@@ -24,7 +24,7 @@ TEMPLATE = "page.html.j2"
 T = TypeVar("T")
 
 
-class Table(NamedTuple):
+class TablePart(NamedTuple):
     """Rows of cells, the first of each its heading. None is printed as a dash; numbers as they are given."""
 
     headings: Sequence[str]
@@ -35,7 +35,7 @@ class Table(NamedTuple):
     words: bool = False  # on a page: cells are texts, broken into lines
 
     @classmethod
-    def of(cls, rows: Iterable[T], columns: Mapping[str, str | Callable[[T], object]], **options: Any) -> "Table":
+    def of(cls, rows: Iterable[T], columns: Mapping[str, str | Callable[[T], object]], **options: Any) -> "TablePart":
         """A row for each of ``rows``, a column for each heading: a format of the row's keys, or a function of it."""
         cells = [
             [column.format_map(row) if isinstance(column, str) else column(row) for column in columns.values()]  # type: ignore[arg-type]
@@ -44,20 +44,20 @@ class Table(NamedTuple):
         return cls(list(columns), cells, **options)
 
 
-class Folded(NamedTuple):
+class FoldedPart(NamedTuple):
     """Parts behind a summary that opens them, on a page."""
 
     summary: str
     parts: "Sequence[Part]"
 
 
-class Code(NamedTuple):
+class CodePart(NamedTuple):
     """Lines to be copied."""
 
     lines: str
 
 
-Part = str | Table | Folded | Code  # a str is a paragraph; a Markup, which is a str too, is taken as it is
+Part = str | TablePart | FoldedPart | CodePart  # a str is a paragraph; a Markup, which is a str too, is taken as it is
 
 
 class Section(NamedTuple):
@@ -114,7 +114,7 @@ def target_lines(targets: Sequence[Target], digits: int = 6) -> list[str]:
 def rows_table(result: Mapping[str, Any]) -> list[Part]:
     """The report of a result whose ``rows`` say everything: a column for each of their keys."""
     rows: list[dict[str, Any]] = result["rows"]
-    return [Table(list(rows[0]), [list(row.values()) for row in rows])]
+    return [TablePart(list(rows[0]), [list(row.values()) for row in rows])]
 
 
 def markdown(parts: Sequence[Part]) -> str:
@@ -124,14 +124,14 @@ def markdown(parts: Sequence[Part]) -> str:
 
 def _markdown(part: Part) -> str:
     match part:
-        case Table():
+        case TablePart():
             rules = ["---"] * part.left + ["---:"] * (len(part.headings) - part.left)
             lines = [part.headings, rules, *part.rows]
             table = "\n".join(f"| {' | '.join(MISSING if c is None else str(c) for c in line)} |" for line in lines)
             return f"{table}\n\n{part.note}" if part.note else table
-        case Code():
+        case CodePart():
             return "\n".join(f"    {line}" for line in part.lines.splitlines())
-        case Folded():
+        case FoldedPart():
             return markdown(part.parts)
         case Markup():
             return ""  # a figure
@@ -148,7 +148,7 @@ def write_page(path: Path, page: Page, result: Mapping[str, Any]) -> Path:
         raise ValueError("a page of nothing: give at least one section")
     _check(part for section in page.sections for part in section.parts)
     templates = environment(Path(__file__).parent, autoescape=True)
-    kinds = {kind.__name__.lower(): kind for kind in (Markup, str, Table, Folded)}
+    kinds = {kind.__name__.lower(): kind for kind in (Markup, str, TablePart, FoldedPart)}
     templates.tests |= {name: lambda part, kind=kind: isinstance(part, kind) for name, kind in kinds.items()}
     html = templates.get_template(TEMPLATE).render(
         page=page,
@@ -162,9 +162,9 @@ def write_page(path: Path, page: Page, result: Mapping[str, Any]) -> Path:
 
 def _check(parts: Any) -> None:
     for part in parts:
-        if isinstance(part, Folded):
+        if isinstance(part, FoldedPart):
             _check(part.parts)
-        elif isinstance(part, Table):
+        elif isinstance(part, TablePart):
             for row in part.rows:
                 if len(row) != len(part.headings):
                     raise ValueError(f"a row of {len(row)} cells below {len(part.headings)} headings: {list(row)}")
@@ -180,7 +180,7 @@ def _targets(result: Mapping[str, Any]) -> list[Section]:
         )
         for target in targets_of(result)
     ]
-    return [Section("Targets", [Table(["", "target", "measured", ""], rows)])] if rows else []
+    return [Section("Targets", [TablePart(["", "target", "measured", ""], rows)])] if rows else []
 
 
 def _origin(result: Mapping[str, Any], extra_parts: Sequence[Part]) -> Section:
@@ -189,7 +189,7 @@ def _origin(result: Mapping[str, Any], extra_parts: Sequence[Part]) -> Section:
     parts: list[Part] = [*extra_parts, _facts(facts), _facts(flatten(result.get("versions", {})))]
     settings = flatten(result.get("settings", {}))
     if settings:
-        parts.append(Folded("Settings", [Table(["Setting", "Value"], list(settings.items()), words=True)]))
+        parts.append(FoldedPart("Settings", [TablePart(["Setting", "Value"], list(settings.items()), words=True)]))
     return Section("Where the numbers come from", parts)
 
 

@@ -45,7 +45,7 @@ def call_apart(
         return answer
 
 
-class Opened(Generic[Question, Answer]):
+class OpenerProcess(Generic[Question, Answer]):
     """An opener's process: ``opener(spec)`` is called there, and what it returned answers every `ask`."""
 
     def __init__(

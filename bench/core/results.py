@@ -82,7 +82,7 @@ def read_result(path: Path, suite: str = "") -> dict[str, Any]:
     return dict(result)
 
 
-class Rows:
+class ResultRows:
     """Finished pieces of a long measurement: a run that was killed goes on behind the last.
 
     They are by name in ``pieces``, one JSON line each in a file; the first line has the settings they belong to.

@@ -166,7 +166,7 @@ def write_random_weights(folder: str) -> None:
 
 
 @contextmanager
-def base_of(model: str | None, shape: str | None) -> Iterator[ResolvedModel]:
+def opened_base(model: str | None, shape: str | None) -> Iterator[ResolvedModel]:
     """The base that a suite's ``--model`` or ``--shape`` names; a shape is written with random weights and removed.
 
     Raises InputError if both are given, or the shape is unknown.

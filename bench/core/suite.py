@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from fourshot.bench.core.parts import Page, Part, markdown, target_lines, targets_of, write_page
-from fourshot.bench.core.results import Rows, check_data, check_out, header, tell, to_json, write_result
+from fourshot.bench.core.results import ResultRows, check_data, check_out, header, tell, to_json, write_result
 
 
 def named_tasks(options: Any) -> Sequence[str]:
@@ -19,7 +19,7 @@ class Suite(msgspec.Struct, frozen=True, kw_only=True):
     in all of them."""
 
     options: type
-    measure: Callable[[Any, Rows], dict[str, Any]]  # what the rows lack -> the result behind its header
+    measure: Callable[[Any, ResultRows], dict[str, Any]]  # what the rows lack -> the result behind its header
     settings: Callable[[Any], dict[str, Any]]  # what the result says it was measured with, beside the model
     tasks: Callable[[Any], Sequence[str]] = named_tasks  # that --data must have
     report: Callable[[Mapping[str, Any]], list[Part]] = lambda result: []  # on the console and in docs/
@@ -44,7 +44,7 @@ class Suite(msgspec.Struct, frozen=True, kw_only=True):
             resolved = {"model": shape or resolve_model(model).name} if named else {}
             return header(name, {**settings, **resolved}, dummy_weights=bool(shape))
 
-        rows = Rows(out.with_suffix(".rows.jsonl") if out else None, {**settings, **named}, describe)
+        rows = ResultRows(out.with_suffix(".rows.jsonl") if out else None, {**settings, **named}, describe)
         measured = self.measure(options, rows)
         result: dict[str, Any] = msgspec.to_builtins({**rows.header, **measured})
         if not out:
@@ -63,7 +63,7 @@ class Suite(msgspec.Struct, frozen=True, kw_only=True):
         return markdown([*self.report(result), *(["\n".join(lines)] if lines else [])])
 
 
-class Command(msgspec.Struct, frozen=True, kw_only=True):
+class SuiteCommand(msgspec.Struct, frozen=True, kw_only=True):
     """What measures nothing itself: compares results, draws from them, runs suites."""
 
     options: type

@@ -58,7 +58,7 @@ VARIANTS = {
 }
 
 
-class Request(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+class PromptRequest(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """One prompt, and which of the engine's adapters answers; -1 for none."""
 
     prompt: str
@@ -83,7 +83,7 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
                 "sent twice. Give a larger test file, or measure fewer requests."
             )
 
-    def requests(self, variant: Variant, start: int, number: int, many: int = 1) -> list[Request]:
+    def requests(self, variant: Variant, start: int, number: int, many: int = 1) -> list[PromptRequest]:
         """``number`` requests from text ``start`` on; ``many`` is what MANY adapters are.
 
         Raises InputError where the texts do not reach that far.
@@ -91,7 +91,7 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
         self.check_texts(start + number)
         adapters = many if variant.adapters == MANY else variant.adapters
         return [
-            Request(prompt=self._prompt(variant, start + n), adapter=n % adapters if adapters else -1)
+            PromptRequest(prompt=self._prompt(variant, start + n), adapter=n % adapters if adapters else -1)
             for n in range(number)
         ]
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from fourshot.engine.errors import InputError
 
 if TYPE_CHECKING:
-    from fourshot.bench.core.suite import Command, Suite
+    from fourshot.bench.core.suite import Suite, SuiteCommand
 
 SUITES = {  # name -> what it measures; each is the `SUITE` of the module of that name, with _ for -
     "corpus-kills": "whether a corpus loses a row, or gets one twice, when its processes are killed",
@@ -25,6 +25,7 @@ SUITES = {  # name -> what it measures; each is the `SUITE` of the module of tha
     "all": "latency, adapters, breakeven and paper, one after the other",
     "compare": "two results of latency, or of adapters: what changed by more than noise",
     "noise": "whether `compare` flags a slowdown that is planted, and nothing where nothing changed",
+    "machine": "the two numbers of a roofline: what this machine computes and reads per second at best",
     "against-vllm": "our load generator beside vLLM's own",
     "docs": "no measurement: the numbers in README and docs, and the README's picture, from results",
     "neardup": "time and memory of telling near duplicates",
@@ -35,7 +36,7 @@ SUITES = {  # name -> what it measures; each is the `SUITE` of the module of tha
 }
 
 
-def load_suite(name: str) -> "tuple[Suite | Command, str]":
+def load_suite(name: str) -> "tuple[Suite | SuiteCommand, str]":
     """A suite and its documentation. Raises InputError for a name that none has."""
     if name not in SUITES:
         raise InputError(f"unknown suite {name!r}. There are {', '.join(SUITES)}.")

@@ -17,11 +17,11 @@ import msgspec
 
 from fourshot.bench.core.closed_loop import CellMeasurement, CellRequests, EngineSpec, engines, repeated
 from fourshot.bench.core.options import Model, Out, Positive, TaskFolders
-from fourshot.bench.core.parts import MISSING, Page, Part, Section, Table, Target, at_least
-from fourshot.bench.core.results import Rows, tell
+from fourshot.bench.core.parts import MISSING, Page, Part, Section, TablePart, Target, at_least
+from fourshot.bench.core.results import ResultRows, tell
 from fourshot.bench.core.statistics import ratio, with_interval
 from fourshot.bench.core.suite import Suite
-from fourshot.bench.core.workload import Request, Workload, load_workload
+from fourshot.bench.core.workload import PromptRequest, Workload, load_workload
 from fourshot.engine.checkpoints.models import resolve_model
 from fourshot.engine.core import EngineSettings
 from fourshot.pipeline.report.figures import Curve, line_plot
@@ -103,10 +103,10 @@ def cell_requests(cell: NumberCell, workload: Workload, settings: AdaptersSettin
     texts = list(workload.texts)
     draw.shuffle(texts)
 
-    def request(task: int, text: str) -> Request:
+    def request(task: int, text: str) -> PromptRequest:
         if cell.kind == "adapters":
-            return Request(prompt=workload.prompt(text), adapter=task)
-        return Request(prompt=workload.prompt(text, workload.drawn_shots(task)))
+            return PromptRequest(prompt=workload.prompt(text), adapter=task)
+        return PromptRequest(prompt=workload.prompt(text, workload.drawn_shots(task)))
 
     return CellRequests(
         requests=tuple(request(task, text) for task, text in zip(requested_tasks, texts, strict=False)),
@@ -116,7 +116,7 @@ def cell_requests(cell: NumberCell, workload: Workload, settings: AdaptersSettin
     )
 
 
-def measure(options: Options, rows: Rows) -> dict[str, Any]:
+def measure(options: Options, rows: ResultRows) -> dict[str, Any]:
     """Every cell that ``rows`` does not have yet, and what they come to."""
     from fourshot.serving.testing.adapters import make_adapter, task_of
 
@@ -223,7 +223,7 @@ def report(result: Mapping[str, Any]) -> list[Part]:
         "memory": lambda cell: fetches(cell, "memory").get("uses", MISSING),
         "ms per fetch from disk": lambda cell: f"{ms:.1f}" if (ms := fetches(cell, "cold").get("ms_each")) else MISSING,
     }
-    return [about, Table.of(result["cells"], columns)]
+    return [about, TablePart.of(result["cells"], columns)]
 
 
 def page(result: Mapping[str, Any]) -> Page:

@@ -22,8 +22,8 @@ import msgspec
 
 from fourshot.bench.core.load import Load, LoadRequest, generate
 from fourshot.bench.core.options import Model, Out, Positive, as_settings
-from fourshot.bench.core.parts import Part, Table, at_most
-from fourshot.bench.core.results import Rows
+from fourshot.bench.core.parts import Part, TablePart, at_most
+from fourshot.bench.core.results import ResultRows
 from fourshot.bench.core.statistics import ratio
 from fourshot.bench.core.suite import Suite
 from fourshot.bench.core.workload import load_workload
@@ -104,7 +104,7 @@ main(parser.parse_args())
 """
 
 
-def measure(options: Options, rows: Rows) -> dict[str, Any]:
+def measure(options: Options, rows: ResultRows) -> dict[str, Any]:
     """Both harnesses by turns, so many times."""
     from fourshot.serving.testing.adapters import make_adapter, task_of
 
@@ -156,7 +156,7 @@ def report(result: Mapping[str, Any]) -> list[Part]:
     rows = [("requests/s", "requests_per_s", 2), ("mean latency, ms", "mean_latency_ms", 1)]
     sides = {"ours": "ours", "`vllm bench serve`": "vllm"}
     cells = [[name, *(f"{result[side][key]:.{digits}f}" for side in sides.values())] for name, key, digits in rows]
-    return [Table(["", *sides], cells)]
+    return [TablePart(["", *sides], cells)]
 
 
 SUITE = Suite(

@@ -15,7 +15,7 @@ import msgspec
 from fourshot.bench.core.options import Model, ThreeTasks
 from fourshot.bench.core.processes import fourshot
 from fourshot.bench.core.results import check_data, tell
-from fourshot.bench.core.suite import Command
+from fourshot.bench.core.suite import SuiteCommand
 from fourshot.engine.errors import InputError
 
 ALL = ("latency", "adapters", "breakeven", "paper")
@@ -54,4 +54,4 @@ def run_all(options: Options) -> int:
     return 0
 
 
-SUITE = Command(options=Options, command=run_all)
+SUITE = SuiteCommand(options=Options, command=run_all)

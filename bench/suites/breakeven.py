@@ -20,9 +20,9 @@ from typing import Annotated, Any
 import msgspec
 
 from fourshot.bench.core.options import Model, Out, ThreeTasks
-from fourshot.bench.core.parts import Page, Part, Section, Table
+from fourshot.bench.core.parts import Page, Part, Section, TablePart
 from fourshot.bench.core.processes import fourshot
-from fourshot.bench.core.results import Rows, read_result
+from fourshot.bench.core.results import ResultRows, read_result
 from fourshot.bench.core.suite import Suite
 from fourshot.engine.errors import InputError
 from fourshot.engine.machine.files import read_json, read_lines
@@ -92,7 +92,7 @@ def tasks(options: Options) -> list[str]:
     return list(options.tasks) or list(read_result(options.latency, "latency")["settings"]["tasks"])
 
 
-def measure(options: Options, rows: Rows) -> dict[str, Any]:
+def measure(options: Options, rows: ResultRows) -> dict[str, Any]:
     """Make what is missing."""
     latency = read_result(options.latency, "latency")
     names = tasks(options)
@@ -133,7 +133,7 @@ def report(result: Mapping[str, Any]) -> list[Part]:
         "and prompt tokens": "{saved_prompt_tokens:.0f}",
         "pays after requests": lambda row: "never, by time" if row["requests"] is None else f"{row['requests']:,.0f}",
     }
-    return [Table.of(result["rows"], columns, left=2)]
+    return [TablePart.of(result["rows"], columns, left=2)]
 
 
 def page(result: Mapping[str, Any]) -> Page:

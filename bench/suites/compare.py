@@ -23,9 +23,9 @@ import msgspec
 from scipy.stats import t  # type: ignore[import-untyped]
 
 from fourshot.bench.core.options import POSITIONAL
-from fourshot.bench.core.parts import Part, Table, markdown
+from fourshot.bench.core.parts import Part, TablePart, markdown
 from fourshot.bench.core.results import read_result
-from fourshot.bench.core.suite import Command
+from fourshot.bench.core.suite import SuiteCommand
 from fourshot.engine.errors import InputError
 
 CHANCE = 0.01  # of one false alarm among all cells
@@ -35,7 +35,7 @@ COMPARED = {"latency": ("route", "way", "task", "load"), "adapters": ("kind", "s
 MEASURES = {"requests_per_s": -1.0, "p50_ms": 1.0}  # sign of what is slower
 
 
-class Change(msgspec.Struct, frozen=True, kw_only=True):
+class CellChange(msgspec.Struct, frozen=True, kw_only=True):
     """One value of one cell."""
 
     cell: str
@@ -49,7 +49,7 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
 class ResultChanges(msgspec.Struct, frozen=True, kw_only=True):
     """What changed between two results."""
 
-    changes: tuple[Change, ...]
+    changes: tuple[CellChange, ...]
     scatter: float  # standard deviation of the logarithm of a repeat
     bound: float  # of a cell's change, as a share
     overall: float  # median change over all cells, as a share; above zero is slower
@@ -102,7 +102,7 @@ def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> ResultChange
     for ((cell, measure), earlier, later), change in zip(logs, slower, strict=True):
         bound = quantile * scatter * math.sqrt(1 / len(earlier) + 1 / len(later))
         changes.append(
-            Change(
+            CellChange(
                 cell=cell,
                 measure=measure,
                 before=math.exp(fmean(earlier)),
@@ -131,7 +131,7 @@ def report(compared: ResultChanges) -> list[Part]:
     beyond = "beyond noise" if compared.overall_flagged else "within noise"
     direction = "slower" if compared.overall > 0 else "faster"
     return [
-        *([Table(["cell", "", "before", "after", "slower by"], rows, left=2)] if rows else []),
+        *([TablePart(["cell", "", "before", "after", "slower by"], rows, left=2)] if rows else []),
         f"{len(flagged)} of {len(compared.changes)} values changed beyond noise (a repeat scatters by "
         f"{100 * compared.scatter:.1f} %, so a change counts from {100 * compared.bound:.0f} % on).\n"
         f"Everything together: {abs(100 * compared.overall):.1f} % {direction}, {beyond} (it counts from "
@@ -169,4 +169,4 @@ def run_compare(options: Options) -> int:
     return 1 if compared.slower else 0
 
 
-SUITE = Command(options=Options, command=run_compare)
+SUITE = SuiteCommand(options=Options, command=run_compare)

@@ -17,14 +17,14 @@ from typing import Annotated, Any
 import msgspec
 
 from fourshot.bench.core.options import Model, Out, Positive, as_settings
-from fourshot.bench.core.parts import Part, Table, at_least
-from fourshot.bench.core.results import Rows
+from fourshot.bench.core.parts import Part, TablePart, at_least
+from fourshot.bench.core.results import ResultRows
 from fourshot.bench.core.suite import Suite
 from fourshot.engine.checkpoints.models import resolve_model
 from fourshot.engine.core import EngineSettings, Sampling
 from fourshot.engine.opening import open_engine
 from fourshot.pipeline.loop.plan import class_slice, in_place_unit
-from fourshot.pipeline.loop.unit_runner import Inbox, work
+from fourshot.pipeline.loop.unit_runner import Inbox, run_units
 from fourshot.pipeline.loop.units import DrawUnit, TaskBrief, UnitProgress, UnitResult
 from fourshot.pipeline.synthesis.settings import PRESETS
 from fourshot.pipeline.tasks.shots import take_shots
@@ -93,7 +93,7 @@ def measure_order(briefs: Sequence[TaskBrief], order: str, model: str, kv_mib: i
     for _ in range(min(AHEAD, len(waiting))):
         inbox.put(waiting.pop(0))
     started = time.perf_counter()
-    work(engine, inbox, take)
+    run_units(engine, inbox, take)
     seconds, stats_after = time.perf_counter() - started, engine.stats()
     engine.close()
     prompt = stats_after.prompt_tokens - stats_before.prompt_tokens
@@ -109,7 +109,7 @@ def measure_order(briefs: Sequence[TaskBrief], order: str, model: str, kv_mib: i
     }
 
 
-def measure(options: Options, rows: Rows) -> dict[str, Any]:
+def measure(options: Options, rows: ResultRows) -> dict[str, Any]:
     """Both orders in each memory."""
     model, briefs = resolve_model(options.model), task_briefs(options.data, options.draws_of_shots)
     measured = [
@@ -134,7 +134,7 @@ def report(result: Mapping[str, Any]) -> list[Part]:
         "draws/s": "{draws_per_s:.1f}",
         "prompt tokens from the cache": "{hit_rate:.1%}",
     }
-    return [Table.of(result["rows"], columns, left=2)]
+    return [TablePart.of(result["rows"], columns, left=2)]
 
 
 SUITE = Suite(

@@ -21,7 +21,7 @@ import msgspec
 from fourshot.bench.core.options import REPEATED, Model, Positive, TaskFolders, as_settings
 from fourshot.bench.core.parts import at_least, at_most
 from fourshot.bench.core.processes import fourshot
-from fourshot.bench.core.results import Rows, tell
+from fourshot.bench.core.results import ResultRows, tell
 from fourshot.bench.core.suite import Suite
 from fourshot.bench.suites.corpus_kills import child_pids, rows_of
 from fourshot.pipeline.corpus.folder import CorpusFolder
@@ -115,7 +115,7 @@ def outcomes(folder: Path, tasks: tuple[str, ...]) -> list[ClassOutcome]:
     return [outcome for name in tasks for outcome in class_outcomes(name, counts[name])]
 
 
-def measure(options: Options, rows: Rows) -> dict[str, Any]:
+def measure(options: Options, rows: ResultRows) -> dict[str, Any]:
     """Make what is missing of the corpus, and look through it."""
     folder = options.out.with_suffix("")
     labels = sum(len(load_task(name, options.data / name).labels) for name in options.tasks)

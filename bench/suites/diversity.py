@@ -18,8 +18,8 @@ import msgspec
 import numpy as np
 
 from fourshot.bench.core.options import Model, Positive, TaskFolders, as_settings
-from fourshot.bench.core.parts import Part, Table, fill
-from fourshot.bench.core.results import Rows, read_result, task_title, tell, tell_end
+from fourshot.bench.core.parts import Part, TablePart, fill
+from fourshot.bench.core.results import ResultRows, read_result, task_title, tell, tell_end
 from fourshot.bench.core.suite import Suite
 from fourshot.engine.encoder import Encoder
 from fourshot.engine.errors import InputError, ShortRunError
@@ -180,7 +180,7 @@ def report(result: Mapping[str, Any]) -> list[Part]:
         size = " to ".join(map(str, dict.fromkeys((sizes[0], sizes[-1]))))
         lines = [_cells(recipe, [row for row in rows if row["way"] == recipe]) for recipe in (*RECIPES, REAL)]
         headings = ["", *(heading for heading, _, _ in MEASURES.values())]
-        parts += [f"**{task_title(name)}**, {size} texts:", Table(headings, lines)]
+        parts += [f"**{task_title(name)}**, {size} texts:", TablePart(headings, lines)]
     tasks, draws = len(result["settings"]["tasks"]), result["settings"]["seeds"]
     pairs = f"{tasks * draws} pairs ({tasks} tasks x {draws} draws)"
     lines = [
@@ -193,7 +193,7 @@ def report(result: Mapping[str, Any]) -> list[Part]:
     return [
         *parts,
         f"Against {_name(BASELINE)}, same task and seed, mean and standard error over {pairs}:",
-        Table(["", *(heading for heading, _, _, _ in GAINS.values())], lines),
+        TablePart(["", *(heading for heading, _, _, _ in GAINS.values())], lines),
     ]
 
 
@@ -215,7 +215,7 @@ def _gain(gain: Mapping[str, Any], factor: float, digits: str) -> str:
     return f"{factor * gain['mean']:+{digits}}" + (f" ± {factor * error:{digits}}" if error is not None else "")
 
 
-def measure(options: Options, rows: Rows) -> dict[str, Any]:
+def measure(options: Options, rows: ResultRows) -> dict[str, Any]:
     """Measure what the folder of the comparisons lacks."""
     if not options.data:
         raise InputError("--data is needed: a folder with a folder for each task.")

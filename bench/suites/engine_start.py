@@ -18,7 +18,7 @@ import psutil
 from fourshot.bench.core.options import JsonOut, Positive, as_settings
 from fourshot.bench.core.parts import at_least
 from fourshot.bench.core.processes import call_apart
-from fourshot.bench.core.results import Rows, tell
+from fourshot.bench.core.results import ResultRows, tell
 from fourshot.bench.core.suite import Suite
 from fourshot.engine.checkpoints.embedded import embedded_model
 from fourshot.engine.core import EngineSettings, Sampling
@@ -156,7 +156,7 @@ def lora_kernels() -> list[dict[str, Any]]:
     return rows
 
 
-def measure(options: Options, rows: Rows) -> dict[str, Any]:
+def measure(options: Options, rows: ResultRows) -> dict[str, Any]:
     """Both starts in turn, and the kernels; the processes inherit our cores but none of vLLM's environment."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("VLLM_")}
     runs: list[dict[str, Any]] = []

@@ -16,10 +16,10 @@ import msgspec
 
 from fourshot.bench.core.closed_loop import CellMeasurement, CellRequests, EngineSpec, engines
 from fourshot.bench.core.options import Model, Out, Positive, TaskFolders, as_settings
-from fourshot.bench.core.parts import Part, Table, at_least
-from fourshot.bench.core.results import Rows
+from fourshot.bench.core.parts import Part, TablePart, at_least
+from fourshot.bench.core.results import ResultRows
 from fourshot.bench.core.suite import Suite
-from fourshot.bench.core.workload import Request, Workload, load_workload
+from fourshot.bench.core.workload import PromptRequest, Workload, load_workload
 from fourshot.engine.checkpoints.models import resolve_model
 from fourshot.engine.core import EngineSettings
 from fourshot.engine.errors import InputError
@@ -57,11 +57,11 @@ def train_texts(workload: Workload, number: int) -> list[str]:
 def filter_requests(workload: Workload, texts: Sequence[str]) -> CellRequests:
     """Every text read with all shots, all of them queued at once."""
     prompts = [workload.prompt(text, workload.shots) for text in texts]
-    requests = tuple(Request(prompt=prompt) for prompt in prompts)
+    requests = tuple(PromptRequest(prompt=prompt) for prompt in prompts)
     return CellRequests(requests=requests, warmup=(), labels=workload.task.label_words, concurrency=0)
 
 
-def read_both_ways(model: str, requests: CellRequests, rows: Rows, log: Path) -> None:
+def read_both_ways(model: str, requests: CellRequests, rows: ResultRows, log: Path) -> None:
     """Both measurements of ``requests``, as far as ``rows`` lacks them."""
     if all(name in rows.pieces for name in ENGINES):
         return
@@ -114,7 +114,7 @@ def needed_tokens(model: str, workload: Workload, requests: CellRequests) -> dic
     return {"beginning": beginning, "prompts": prompts, "needed": needed}
 
 
-def measure(options: Options, rows: Rows) -> dict[str, Any]:
+def measure(options: Options, rows: ResultRows) -> dict[str, Any]:
     """Both engines over the same candidates."""
     model = resolve_model(options.model)
     workload = load_workload(options.task, options.data, options.shots, model.path)
@@ -135,7 +135,7 @@ def report(result: Mapping[str, Any]) -> list[Part]:
         "of those needed": lambda row: f"{row['computed_tokens'] / needed:.2f} times",
         "hit rate": "{hit_rate:.3f}",
     }
-    return [about, Table.of(result["ways"], columns)]
+    return [about, TablePart.of(result["ways"], columns)]
 
 
 SUITE = Suite(

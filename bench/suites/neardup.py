@@ -19,7 +19,7 @@ import msgspec
 from fourshot.bench.core.options import JsonOut, Positive
 from fourshot.bench.core.parts import Target, at_least, at_most, rows_table
 from fourshot.bench.core.processes import call_apart, peak_bytes
-from fourshot.bench.core.results import Rows
+from fourshot.bench.core.results import ResultRows
 from fourshot.bench.core.suite import Suite
 from fourshot.pipeline.synthesis.neardup import NearDuplicates
 
@@ -86,7 +86,7 @@ def measure_size(number: int) -> dict[str, Any]:
     }
 
 
-def measure(options: Options, rows: Rows) -> dict[str, Any]:
+def measure(options: Options, rows: ResultRows) -> dict[str, Any]:
     """Every size."""
     progress = "{us_per_text} us per text, {changed_found} of {changed} found"
     sizes = [rows.add_once(str(size), partial(call_apart, measure_size, size), progress) for size in options.sizes]

@@ -18,9 +18,9 @@ from typing import Annotated, Any
 import msgspec
 
 from fourshot.bench.core.options import Out, Positive
-from fourshot.bench.core.parts import Part, Table, at_least, at_most
+from fourshot.bench.core.parts import Part, TablePart, at_least, at_most
 from fourshot.bench.core.processes import fourshot
-from fourshot.bench.core.results import Rows, read_result, tell
+from fourshot.bench.core.results import ResultRows, read_result, tell
 from fourshot.bench.core.suite import Suite
 from fourshot.bench.suites.compare import compare
 
@@ -58,7 +58,7 @@ def run_once(name: str, sleep_ms: float, options: Options) -> dict[str, Any]:
     return read_result(out, "latency")
 
 
-def measure(options: Options, rows: Rows) -> dict[str, Any]:
+def measure(options: Options, rows: ResultRows) -> dict[str, Any]:
     """All runs and comparisons."""
     clean = [run_once("clean-0", 0.0, options)]
     slowed = []
@@ -112,7 +112,7 @@ def report(result: Mapping[str, Any]) -> list[Part]:
         f"All runs with all others: {pair_counts['flagged']} of {pair_counts['unchanged']} pairs of unchanged runs "
         f"flagged, {pair_counts['found']} of {pair_counts['slowed']} with a slowed one found."
     )
-    return [Table(headings, rows, note)]
+    return [TablePart(headings, rows, note)]
 
 
 SUITE = Suite(

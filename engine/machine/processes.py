@@ -34,14 +34,14 @@ TERMINATE_S = 5.0  # how long a child may take to end when it is asked to
 T = TypeVar("T")
 
 
-class Failure(msgspec.Struct, frozen=True, kw_only=True, tag="failure"):
+class ChildFailure(msgspec.Struct, frozen=True, kw_only=True, tag="failure"):
     """The last message of a child that failed."""
 
     kind: str  # class name in fourshot.engine.errors
     message: str
 
     @classmethod
-    def of(cls, error: FourshotError | OSError) -> "Failure":
+    def of(cls, error: FourshotError | OSError) -> "ChildFailure":
         if isinstance(error, FourshotError):
             return cls(kind=type(error).__name__, message=str(error))
         place = f" ({error.filename})" if error.filename else ""
@@ -82,7 +82,7 @@ class ChildProcess:
                 env={**variables, PARENT: str(os.getpid())},
             )
         self.pid = self._process.pid
-        self.failure: Failure | None = None  # that `messages` met
+        self.failure: ChildFailure | None = None  # that `messages` met
 
     def __enter__(self) -> "ChildProcess":
         return self
@@ -99,13 +99,13 @@ class ChildProcess:
             self._stdin.flush()
 
     def messages(self, kind: Any) -> Iterator[Any]:
-        """What the child sends, of type ``kind``, until it ends. A `Failure` ends them too, and is kept."""
+        """What the child sends, of type ``kind``, until it ends. A `ChildFailure` ends them too, and is kept."""
         decode = msgspec.json.Decoder(kind).decode
         for line in self._stdout:
             if not line.endswith(b"\n") or not line.startswith(b"{"):
                 continue  # cut short by its death, or of a launcher between us
             if line.startswith(_FAILURE):
-                self.failure = msgspec.json.decode(line, type=Failure)
+                self.failure = msgspec.json.decode(line, type=ChildFailure)
                 return
             yield decode(line)
 
@@ -199,7 +199,7 @@ def run_child(
 ) -> int:
     """The child's `main`: do ``work`` for the parent, and return the exit code.
 
-    Errors of the types ``reported`` are sent as a `Failure`; others end the process with a traceback in the log.
+    Errors of the types ``reported`` are sent as a `ChildFailure`; others end the process with a traceback in the log.
     ``launched``: a launcher, torchrun say, stands between the parent and this process.
     """
     parent = os.environ.pop(PARENT, "")
@@ -208,7 +208,7 @@ def run_child(
     try:
         work(link)
     except reported as error:
-        link.send(Failure.of(error))
+        link.send(ChildFailure.of(error))
         return error.exit_code if isinstance(error, FourshotError) else 1
     except KeyboardInterrupt:
         return 130

@@ -45,7 +45,7 @@ Stacked: TypeAlias = (
 )
 
 
-class Layer:
+class GroupedLayer:
     """The slices of one layer's adapters, moved so that those of a slot lie beside each other.
 
     A layer of several slices (q, k and v) reads one input, and vLLM keeps their weights apart. One product for all of
@@ -87,21 +87,23 @@ def _move(tensor: torch.Tensor, place: torch.Tensor) -> None:
     tensor.set_(place.untyped_storage(), place.storage_offset(), place.shape, place.stride())
 
 
-class Layers:
+class GroupedLayers:
     """Every layer that was met, by where its weights are."""
 
     def __init__(self) -> None:
-        self._met: dict[int, Layer] = {}
+        self._met: dict[int, GroupedLayer] = {}
 
-    def of(self, a: Stacked, b: Stacked) -> Layer:
+    def of(self, a: Stacked, b: Stacked) -> GroupedLayer:
         layer = self._met.get(a[0].data_ptr())
         if layer is None:
-            layer = Layer(a, b)  # moves the weights: only their new place is theirs, the old one becomes another's
+            layer = GroupedLayer(
+                a, b
+            )  # moves the weights: only their new place is theirs, the old one becomes another's
             self._met[a[0].data_ptr()] = layer
         return layer
 
 
-class Arranged:
+class ArrangedWeights:
     """Adapters' weights as products side by side need them: arranged once, until a slot gets other weights."""
 
     def __init__(self) -> None:
@@ -122,7 +124,7 @@ class Arranged:
 class SideBySide:
     """The adapters of a batch, all multiplied with all rows; what is not a row's own is zero in between."""
 
-    def __init__(self, slots: torch.Tensor, arranged: Arranged) -> None:
+    def __init__(self, slots: torch.Tensor, arranged: ArrangedWeights) -> None:
         self._slots, self._arranged = slots, arranged
         self._active = tuple(torch.unique(slots[slots >= 0]).tolist())
         self._masks: dict[tuple[int, int], torch.Tensor] = {}
@@ -162,8 +164,8 @@ class GroupedPunicaWrapper(PunicaWrapperCPU):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._arranged = Arranged()
-        self._layers = Layers()
+        self._arranged = ArrangedWeights()
+        self._layers = GroupedLayers()
         self._stretches: Stretches = []
         self._side_by_side: SideBySide | None = None
         self._sampled: Stretches = []

@@ -91,13 +91,13 @@ class Terminal:
         if self._quiet or self._json:
             yield ignore if self._quiet else lambda event: self.result("progress", event)
             return
-        from fourshot.cli.progress import Bars, Lines
+        from fourshot.cli.progress import ProgressBars, ProgressLines
 
         if sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
-            with Bars() as bars:
+            with ProgressBars() as bars:
                 yield bars
         else:
-            yield Lines(sys.stderr)
+            yield ProgressLines(sys.stderr)
 
     @contextmanager
     def hushed(self) -> Iterator[None]:

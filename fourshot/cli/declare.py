@@ -159,7 +159,9 @@ def read_command(words: Sequence[str], version: str) -> Options:
 
 
 def _parser(version: str) -> argparse.ArgumentParser:
-    parser = Parser(prog="fourshot", description="Four labelled examples per class in, a LoRA text classifier out.")
+    parser = SuggestingParser(
+        prog="fourshot", description="Four labelled examples per class in, a LoRA text classifier out."
+    )
     parser.add_argument("--version", action="version", version=f"fourshot {version}")
     places = {"": parser.add_subparsers(metavar="COMMAND", required=True)}
     for declared in COMMANDS:
@@ -183,7 +185,7 @@ def _clause(sentence: str) -> str:
     return (first + sentence[1:]).removesuffix(".")
 
 
-class Parser(argparse.ArgumentParser):
+class SuggestingParser(argparse.ArgumentParser):
     """An ArgumentParser whose errors name what was probably meant. Python 3.14 has the like as ``suggest_on_error``."""
 
     def __init__(self, **settings: Any) -> None:

@@ -13,7 +13,7 @@ from fourshot.pipeline.events import Event, span
 QUIET_S = 10.0  # between two lines about one step, where there is no terminal to draw a bar in
 
 
-class Bars:
+class ProgressBars:
     """A bar for each step that runs, with its rate and the time left; a step that is done stays as a line above.
 
     Trainings may run at the same time, so each has a bar of its own. Of another stage the last step has one.
@@ -33,7 +33,7 @@ class Bars:
         self._ended: set[tuple[str, str]] = set()  # stage and message of the steps that are done
         self._last_message = ""
 
-    def __enter__(self) -> "Bars":
+    def __enter__(self) -> "ProgressBars":
         self._progress.start()
         return self
 
@@ -92,7 +92,7 @@ class _Step:
     done: float = 0.0
 
 
-class Lines:
+class ProgressLines:
     """A line when a step begins and ends, and every `QUIET_S` seconds between: for logs.
 
     Trainings may run at the same time, so each is a step of its own. Of another stage the last step is.

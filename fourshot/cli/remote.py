@@ -45,7 +45,7 @@ def teacher_of(options: Options) -> dict[str, Any]:
     }
 
 
-def describe(teacher: RemoteTeacher) -> str:
+def teacher_line(teacher: RemoteTeacher) -> str:
     """How a remote teacher did, and what that cost, in two lines."""
     held_out, outside = teacher.held_out, teacher.outside
     accuracy = f", {held_out.accuracy:.0%} of {held_out.num_texts} shots right" if held_out else ""

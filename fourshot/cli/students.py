@@ -7,7 +7,7 @@ from fourshot.cli.console import Terminal, program
 from fourshot.cli.declare import MODEL, PLAN, Options, argument, command, flag, overrides, setting
 from fourshot.cli.options import settings_of, settings_options
 from fourshot.cli.predict import not_read
-from fourshot.cli.remote import REMOTE_OPTIONS, describe, first_of, teacher_of
+from fourshot.cli.remote import REMOTE_OPTIONS, first_of, teacher_line, teacher_of
 from fourshot.cli.runs import DATA, ENCODING, TASK
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.faults import counted
@@ -89,7 +89,7 @@ def annotate(options: Options, terminal: Terminal) -> None:
         terminal.say(f"Of the readers, {summary.agreement:.0%} say the label that was given, on average.")
     terminal.verdict(summary.forecast)
     if summary.remote_teacher:
-        terminal.say(describe(summary.remote_teacher))
+        terminal.say(teacher_line(summary.remote_teacher))
     terminal.say(f"{counted(summary.rows, 'row')} in {summary.out}, read by {summary.by}.")
     classifier = Path(options.task) / "adapter"
     if not options.by and classifier.exists():
@@ -166,7 +166,7 @@ def distill(options: Options, terminal: Terminal) -> None:
     else:
         terminal.say("Nothing was measured: the task has no test file.")
     if summary.remote_teacher:
-        terminal.say(describe(summary.remote_teacher))
+        terminal.say(teacher_line(summary.remote_teacher))
     if summary.held_out_agreement is not None:
         terminal.say(
             f"On {summary.held_out} texts that it did not learn, the student says what the teacher says in "

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from fourshot.cli.console import Terminal, one_line, program
 from fourshot.cli.declare import Options, overrides
 from fourshot.cli.options import settings_of
-from fourshot.cli.remote import describe, first_of, teacher_of
+from fourshot.cli.remote import first_of, teacher_line, teacher_of
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.faults import counted
 from fourshot.training.students.settings import StudentSettings, TextStudentSettings
@@ -71,7 +71,7 @@ def distill_text(task: "GenerationTask", options: Options, arguments: dict[str, 
     else:
         terminal.say("Nothing was measured: the task has no test file.")
     if summary.remote_teacher:
-        terminal.say(describe(summary.remote_teacher))
+        terminal.say(teacher_line(summary.remote_teacher))
     size = f"{summary.architecture}, {summary.parameters / 1e6:.0f} million parameters, {summary.megabytes:.0f} MB"
     terminal.say(f"Student: {summary.student_path} ({size})\nReport: {summary.report_path}")
     terminal.say(f"Try it: {program()} predict {shlex.quote(str(arguments['folder']))} 'An input of your own'")
@@ -106,7 +106,7 @@ def annotate_text(options: Options, arguments: dict[str, Any], terminal: Termina
         if count:
             terminal.say(f"{counted(count, 'row')} {outcome}.")
     if summary.remote_teacher:
-        terminal.say(describe(summary.remote_teacher))
+        terminal.say(teacher_line(summary.remote_teacher))
     rows = f"{summary.written} of {counted(summary.rows, 'row')} in {summary.out}"
     terminal.say(f"{rows} with a target, written by {summary.by}.")
 

@@ -48,7 +48,7 @@ LOST = 0.1  # share of a task's own texts that its out-of-scope rule may take fo
 OTHERS_FILE = "other_subjects.jsonl"
 
 
-class Unseen(msgspec.Struct, frozen=True, kw_only=True):
+class HeldOutCandidate(msgspec.Struct, frozen=True, kw_only=True):
     """A candidate that the classifier was not trained on."""
 
     text: str
@@ -56,7 +56,7 @@ class Unseen(msgspec.Struct, frozen=True, kw_only=True):
     certainty: float = 0.0  # the probability that a committee gives its likeliest label; 0: nobody compares with it
 
 
-class Calibrated(msgspec.Struct, frozen=True, kw_only=True):
+class CalibrationResult(msgspec.Struct, frozen=True, kw_only=True):
     """What was found of one adapter."""
 
     temperature: float = 1.0
@@ -84,7 +84,7 @@ class CalibrationItem(msgspec.Struct, frozen=True, kw_only=True):
     form: PromptFormat
     shots: tuple[Example, ...]
     judges: tuple[Reader, ...] = ()  # none where it learnt probabilities
-    unseen: tuple[Unseen, ...] = ()
+    unseen: tuple[HeldOutCandidate, ...] = ()
 
     @property
     def key(self) -> str:
@@ -110,17 +110,19 @@ class CalibrationItem(msgspec.Struct, frozen=True, kw_only=True):
             WorkFolder(self.adapter.path).write(CALIBRATED_FILE, calibrate(engine, self))
 
 
-def calibrate(engine: Engine, item: CalibrationItem) -> Calibrated:
+def calibrate(engine: Engine, item: CalibrationItem) -> CalibrationResult:
     """Ask the judges about what they have not seen, and the classifier about what it has not."""
     if not item.unseen:
-        return _by_shots(engine, item) if item.judges else Calibrated()
+        return _by_shots(engine, item) if item.judges else CalibrationResult()
     unseen_scores = _ask(engine, item, [unseen.text for unseen in item.unseen])
     if all(unseen.soft for unseen in item.unseen):
         temperature = fit_temperature(unseen_scores, np.array([unseen.soft for unseen in item.unseen]))
-        calibrated = Calibrated(temperature=temperature, num_soft=len(unseen_scores))
+        calibrated = CalibrationResult(temperature=temperature, num_soft=len(unseen_scores))
     elif all(unseen.certainty for unseen in item.unseen):
         certainty = float(np.mean([unseen.certainty for unseen in item.unseen]))
-        calibrated = Calibrated(temperature=match_certainty(unseen_scores, certainty), num_read=len(unseen_scores))
+        calibrated = CalibrationResult(
+            temperature=match_certainty(unseen_scores, certainty), num_read=len(unseen_scores)
+        )
     else:
         calibrated = _by_shots(engine, item)
     sure, off_topic = (
@@ -138,18 +140,18 @@ def calibrate(engine: Engine, item: CalibrationItem) -> Calibrated:
     return msgspec.structs.replace(calibrated, curve=coverage_curve(sure, sure, "held-out texts"), scope=scope)
 
 
-def _by_shots(engine: Engine, item: CalibrationItem) -> Calibrated:
+def _by_shots(engine: Engine, item: CalibrationItem) -> CalibrationResult:
     names = item.task.label_names
     left_out = [[item.shots[index] for index in judge.left_out] for judge in item.judges]
     held_out = [_read(engine, item, judge, shots) for judge, shots in zip(item.judges, left_out, strict=True) if shots]
     labels = np.array([names.index(shot.label) for shots in left_out for shot in shots])
     temperature = fit_temperature(np.concatenate(held_out), smoothed_targets(labels, len(names)))
-    return Calibrated(temperature=temperature, num_shots=len(labels))
+    return CalibrationResult(temperature=temperature, num_shots=len(labels))
 
 
 def temperature_of(adapter: Adapter) -> float:
     """That was found for an adapter that is calibrated."""
-    return WorkFolder(adapter.path).read(CALIBRATED_FILE, Calibrated).temperature
+    return WorkFolder(adapter.path).read(CALIBRATED_FILE, CalibrationResult).temperature
 
 
 def unseen_texts(
@@ -159,7 +161,7 @@ def unseen_texts(
     learnt_as: AnnotateSettings | None = None,
     factors: Mapping[str, float] | None = None,
     by_committee: bool = False,
-) -> tuple[Unseen, ...]:
+) -> tuple[HeldOutCandidate, ...]:
     """Some of what a classifier did not learn; none where there is too little.
 
     ``learnt_as``: with the probabilities of the labels ``names`` that would be learnt by these settings, and with the
@@ -169,7 +171,7 @@ def unseen_texts(
     if len(pairs) < FEWEST_UNSEEN:
         return ()
     return tuple(
-        Unseen(
+        HeldOutCandidate(
             text=candidate.text,
             soft=learnt_probabilities(candidate, verdict.probabilities, names, learnt_as, factors) if learnt_as else (),
             certainty=max(verdict.probabilities.values()) if by_committee else 0.0,

@@ -69,7 +69,7 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return coverage_curve(self.confidence, correct, "test split")
 
 
-class Answers(msgspec.Struct, frozen=True, kw_only=True):
+class SplitLogprobs(msgspec.Struct, frozen=True, kw_only=True):
     """What the engine said about every test text, before calibration."""
 
     logprobs: np.ndarray  # float32 [num_texts, num_labels]
@@ -90,7 +90,7 @@ def answer(
     adapter: Adapter | None = None,
     align: bool = False,
     content_free: bool = False,
-) -> Answers:
+) -> SplitLogprobs:
     """Score every text of ``test``. ``shots`` go into the prompt as far as they fit, so they are empty for adapters.
 
     ``form``: of the prompts that the adapter was trained on. ``align``: put filler before prompts that show shots.
@@ -116,7 +116,7 @@ def answer(
     before = engine.stats()
     logprobs = score([example.text for example in test])
     after = engine.stats()
-    return Answers(
+    return SplitLogprobs(
         logprobs=logprobs,
         content_free=score(list(calibrations.CONTENT_FREE)) if content_free else None,
         seconds=after.busy_s - before.busy_s,
@@ -127,7 +127,7 @@ def answer(
 
 
 def measure(
-    answers: Answers,
+    answers: SplitLogprobs,
     task: Task,
     test: Sequence[Example],
     calibration: Literal["none", "contextual", "batch"] = "none",

@@ -16,7 +16,7 @@ from fourshot.pipeline.events import Event, OnEvent
 from fourshot.pipeline.faults import MOST_NAMED, counted, shorten
 from fourshot.pipeline.loop.rounds import finished_pairs
 from fourshot.pipeline.provenance import value_hash
-from fourshot.pipeline.rows.review_table import Answer, ReviewRow, check_alone, read_review, write_review
+from fourshot.pipeline.rows.review_table import ReviewAnswer, ReviewRow, check_alone, read_review, write_review
 from fourshot.pipeline.synthesis.types import Candidate, Verdict
 from fourshot.pipeline.task import Example, Task
 from fourshot.pipeline.work_folder import MANIFEST_FILE
@@ -29,7 +29,7 @@ TextPairs = list[tuple[Candidate, Verdict]]
 class Decisions(msgspec.Struct, frozen=True, kw_only=True):
     """What a table says beyond what was proposed; empty where a person changed nothing."""
 
-    answers: dict[str, Answer] = {}  # by id of the text, where they differ
+    answers: dict[str, ReviewAnswer] = {}  # by id of the text, where they differ
     counts: dict[str, int] = {}  # "relabelled", "dropped", "kept", "labelled" -> texts
     unasked: int = 0  # rows that were relabelled and still say no under keep
     open: tuple[str, ...] = ()  # ids that a label was asked for, and have none
@@ -96,7 +96,7 @@ def run_in(path: str | Path) -> RunFolder:
     return folder
 
 
-class Opened(msgspec.Struct, frozen=True, kw_only=True):
+class ReviewSession(msgspec.Struct, frozen=True, kw_only=True):
     """A review that is there now."""
 
     path: str
@@ -106,7 +106,7 @@ class Opened(msgspec.Struct, frozen=True, kw_only=True):
     said: Decisions = Decisions()
 
 
-def open_review(folder: RunFolder, most: int = 0) -> Opened:
+def open_review(folder: RunFolder, most: int = 0) -> ReviewSession:
     """Write the table of a run's texts, the first ``most`` (0: all); one that is there is left alone and read.
 
     Raises InputError where there is nothing to review yet, and for a table with faults.
@@ -117,7 +117,7 @@ def open_review(folder: RunFolder, most: int = 0) -> Opened:
         if most and most < len(rows):
             left_out |= {"more useful ones came first": len(rows) - most}
         write_rows(folder, REVIEW, rows[: most or None])
-    return Opened(
+    return ReviewSession(
         path=str(folder.path / f"{REVIEW}.csv"),
         rows=len(written_rows(folder, REVIEW)),
         left_out=left_out,
@@ -161,7 +161,7 @@ def write_rows(folder: RunFolder, name: str, rows: Sequence[ReviewRow]) -> None:
     write_review(folder.path / f"{name}.csv", rows, task=folder.manifest().task)
 
 
-def answers_in(folder: RunFolder, name: str, task: Task) -> dict[str, Answer]:
+def answers_in(folder: RunFolder, name: str, task: Task) -> dict[str, ReviewAnswer]:
     """A person's answers by id. Raises InputError with every fault of the table, each with its line."""
     rows = written_rows(folder, name)
     return read_review(folder.path / f"{name}.csv", rows, task) if rows else {}
@@ -170,7 +170,7 @@ def answers_in(folder: RunFolder, name: str, task: Task) -> dict[str, Answer]:
 def decisions(folder: RunFolder, name: str, task: Task) -> Decisions:
     """What the table ``name`` says; nothing where there is none. Raises InputError as `answers_in` does."""
     answers = answers_in(folder, name, task)
-    changed: dict[str, Answer] = {}
+    changed: dict[str, ReviewAnswer] = {}
     counts, unasked, still_open = Counter[str](), 0, list[str]()
     for row in written_rows(folder, name):
         answer = answers[row.id]

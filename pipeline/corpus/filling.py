@@ -11,7 +11,7 @@ from fourshot.engine.checkpoints.models import ResolvedModel
 from fourshot.engine.errors import FourshotError
 from fourshot.pipeline.corpus.datacard import write_card
 from fourshot.pipeline.corpus.folder import CorpusFolder, ShardRecord
-from fourshot.pipeline.corpus.mending import Damage, MendSink
+from fourshot.pipeline.corpus.mending import MendSink, ShardDamage
 from fourshot.pipeline.corpus.plan import STAGE, remaining_work
 from fourshot.pipeline.corpus.settings import CorpusSettings
 from fourshot.pipeline.corpus.sink import ShardSink, replayed
@@ -29,7 +29,7 @@ COMPILE_FROM_ROWS = 2_000  # torch.compile takes a minute, and then samples twic
 MOST_LORAS = 8  # distinct adapters in a batch
 
 
-class Filling:
+class CorpusFilling:
     """One call's work on a corpus."""
 
     def __init__(
@@ -45,7 +45,7 @@ class Filling:
         """``failed``: tasks that dropped out, why; others are added. Raises RunFolderError for damage that stays."""
         self._files, self._briefs, self._failed, self._base = files, briefs, failed, base
         self._settings, self._corpus, self._on_event = settings, corpus, on_event
-        self._damage = Damage(files, on_event)
+        self._damage = ShardDamage(files, on_event)
         self._look()
         total = settings.generate.per_class * sum(len(brief.task.labels) for brief in briefs.values())
         kept = sum(

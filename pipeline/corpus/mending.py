@@ -21,7 +21,7 @@ from fourshot.pipeline.loop.units import DrawFault, TaskBrief, UnitProgress, Uni
 from fourshot.pipeline.task_data import TaskData
 
 
-class Damage:
+class ShardDamage:
     """What was found damaged so far in one call."""
 
     def __init__(self, files: CorpusFolder, on_event: OnEvent) -> None:

@@ -7,11 +7,11 @@ import msgspec
 from fourshot.engine.checkpoints.models import ResolvedModel
 from fourshot.pipeline.corpus.folder import ShardRecord
 from fourshot.pipeline.corpus.sink import replayed
-from fourshot.pipeline.forecast import Work
+from fourshot.pipeline.forecast import StageWork
 from fourshot.pipeline.loop.units import TaskBrief
 from fourshot.pipeline.speed import Speed
 from fourshot.pipeline.synthesis.prompts import PromptFormat
-from fourshot.pipeline.work_counts import Counts
+from fourshot.pipeline.work_counts import TokenCounts
 
 STAGE = "make the corpus"
 WASTE = 1.03  # draws that were on their way when a class had enough
@@ -24,9 +24,9 @@ def remaining_work(
     speed: Speed,
     *,
     compiled_from: int,
-) -> list[Work]:
+) -> list[StageWork]:
     """Of all tasks together, by the acceptance so far where there is one; an engine of so many rows is compiled."""
-    work = list[Work]()
+    work = list[StageWork]()
     plans = {name: replayed(brief, shards.get(name, ())) for name, brief in briefs.items()}
     rows = sum(sum(plan.counts.missing.values()) for plan in plans.values())
     compiled = rows >= compiled_from and not any(brief.readers for brief in briefs.values())
@@ -34,7 +34,7 @@ def remaining_work(
         plan = plans[name]
         if plan.is_done:
             continue
-        counts = Counts(brief.task, brief.shots, brief.settings, model.path)
+        counts = TokenCounts(brief.task, brief.shots, brief.settings, model.path)
         has_annotator = brief.settings.annotate.annotator != "none"
         expected = speed.accepted(counts.num_labels) if has_annotator else speed.well_formed
         draws = [
@@ -50,8 +50,8 @@ def remaining_work(
     return work
 
 
-def _reading(brief: TaskBrief, counts: Counts, texts: float) -> Work:
-    annotate, total = brief.settings.annotate, Work(stage="")
+def _reading(brief: TaskBrief, counts: TokenCounts, texts: float) -> StageWork:
+    annotate, total = brief.settings.annotate, StageWork(stage="")
     if annotate.annotator == "icl":
         form = PromptFormat(verbalizer=brief.settings.base_verbalizer, chat=brief.chat)
         total += counts.reads(texts, form, shots=brief.shots)

@@ -7,7 +7,7 @@ import msgspec
 
 from fourshot.engine.checkpoints.models import ResolvedModel, resolve_model
 from fourshot.engine.errors import FourshotError, InputError
-from fourshot.pipeline.corpus.filling import Filling, foretell_corpus
+from fourshot.pipeline.corpus.filling import CorpusFilling, foretell_corpus
 from fourshot.pipeline.corpus.folder import CorpusFolder, CorpusManifest, ShardRecord, TaskManifest
 from fourshot.pipeline.corpus.settings import CorpusSettings
 from fourshot.pipeline.corpus.sources import data_of, readers_of
@@ -23,7 +23,7 @@ from fourshot.pipeline.synthesis.prompts import version_of
 from fourshot.pipeline.synthesis.settings import PRESETS, RunSettings
 from fourshot.pipeline.task import Task
 from fourshot.pipeline.task_data import lost_shots
-from fourshot.pipeline.work_counts import Counts
+from fourshot.pipeline.work_counts import TokenCounts
 from fourshot.pipeline.work_folder import UNALIGNED, Layout
 from fourshot.training.jobs.cluster import check_cluster
 
@@ -90,9 +90,9 @@ def make_corpus(
             files.begin(_task_manifest(brief.task, brief.readers), brief.shots)
         briefs = _styled(files, briefs, base, settings, on_event)
         for brief in briefs.values():
-            for line in Counts(brief.task, brief.shots, settings, base.path).fitting_notes(brief.chat):
+            for line in TokenCounts(brief.task, brief.shots, settings, base.path).fitting_notes(brief.chat):
                 on_event(Event(stage="corpus", message=line))
-        return Filling(files, briefs, failed, base, settings, corpus, on_event).fill(forecast=forecast)
+        return CorpusFilling(files, briefs, failed, base, settings, corpus, on_event).fill(forecast=forecast)
 
 
 def plan_corpus(

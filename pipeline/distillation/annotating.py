@@ -27,7 +27,7 @@ from fourshot.pipeline.rows.text_table import TextTable, check_written, write_ta
 from fourshot.pipeline.student_card import RemoteTeacher
 from fourshot.pipeline.synthesis.prompts import PromptFormat
 from fourshot.pipeline.task import Example
-from fourshot.pipeline.work_counts import Counts
+from fourshot.pipeline.work_counts import TokenCounts
 from fourshot.pipeline.work_folder import Manifest, WorkFolder
 
 LABEL, PROBABILITY, AGREEMENT, BY = "annotated_label", "annotated_probability", "annotated_agreement", "annotated_by"
@@ -164,7 +164,7 @@ def foretell_annotation(
         return None
     model = ResolvedModel(path=teacher.model_path, name="", revision=teacher.model_revision)
     forms = [member.form(PromptFormat()) for member in teacher.readers if member.adapter]
-    counts = Counts(teacher.task, sample, teacher.settings, teacher.model_path)
+    counts = TokenCounts(teacher.task, sample, teacher.settings, teacher.model_path)
     work = counts.committee(texts, forms, teacher.shots, teacher.chat)
     return foretell(model, lambda _: [msgspec.structs.replace(work, stage="annotate")], on_event, anew=anew)
 

@@ -19,17 +19,17 @@ from fourshot.pipeline.forecast import Forecast
 from fourshot.pipeline.provenance import value_hash
 from fourshot.pipeline.rows.held_cells import check_cells
 from fourshot.pipeline.rows.text_table import check_written
-from fourshot.pipeline.runs.stages.write import Written
+from fourshot.pipeline.runs.stages.write import WrittenAnswer
 from fourshot.pipeline.student_card import RemoteTeacher
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.tasks.generation import GenerationTask, Pair
-from fourshot.pipeline.tasks.pairs import Inputs
+from fourshot.pipeline.tasks.pairs import InputRows
 from fourshot.pipeline.work_folder import Manifest, WorkFolder
 
 PART = 32  # inputs: what is lost by a kill
 Parts = Iterator[Sequence[str]]
-Write = Callable[[Parts], Iterator[list[Written]]]  # one list for each part, in their order
-Draw = Callable[[Iterator[range]], Iterator[list[Written]]]  # the same of pairs, each as its teacher writes them
+Write = Callable[[Parts], Iterator[list[WrittenAnswer]]]  # one list for each part, in their order
+Draw = Callable[[Iterator[range]], Iterator[list[WrittenAnswer]]]  # the same of pairs, each as its teacher writes them
 
 
 class NamedWriter(NamedTuple):
@@ -70,7 +70,7 @@ class TextAnnotationSummary(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def annotate_inputs(
-    table: Inputs,
+    table: InputRows,
     out: Path,
     writer: NamedWriter,
     *,
@@ -88,10 +88,10 @@ def annotate_inputs(
     with beside.lock():
         beside.claim(TextAnnotationManifest(inputs=value_hash(table.inputs), by=writer.name), over_unused=True)
         file = beside.path / ANSWERS_FILE
-        remaining_inputs = inputs[len(read_lines(file, Written)) :]
+        remaining_inputs = inputs[len(read_lines(file, WrittenAnswer)) :]
         estimate = foretell_writing(writer, remaining_inputs, on_event) if forecast and remaining_inputs else None
         write_lines(writer, inputs, file, on_event, "writing")
-        answers = read_lines(file, Written)
+        answers = read_lines(file, WrittenAnswer)
         write_annotated(table, out, answers, writer.name)
     shutil.rmtree(beside.path)
     faulty = sum(bool(answer.fault or not answer.text) for answer in answers)
@@ -114,7 +114,7 @@ def annotate_inputs(
 
 def write_lines(writer: NamedWriter, inputs: Sequence[str], file: Path, on_event: OnEvent, message: str) -> None:
     """Have ``writer`` write for those of ``inputs`` that ``file`` lacks, a line for each."""
-    done = len(read_lines(file, Written))
+    done = len(read_lines(file, WrittenAnswer))
     file.parent.mkdir(parents=True, exist_ok=True)
     if done == len(inputs):
         return

@@ -44,7 +44,7 @@ from fourshot.pipeline.rows.examples import limited
 from fourshot.pipeline.rows.text_table import check_added
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.tasks.generation import GenerationTask, Pair
-from fourshot.pipeline.tasks.pairs import Inputs, load_real, take_real
+from fourshot.pipeline.tasks.pairs import InputRows, load_real, take_real
 from fourshot.pipeline.text_metrics import check_scoring
 from fourshot.pipeline.work_folder import Manifest
 from fourshot.training.jobs.cluster import check_cluster
@@ -87,7 +87,7 @@ class TextDistillation(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     task: GenerationTask
-    unlabelled: Inputs | None = None  # the teacher writes their targets
+    unlabelled: InputRows | None = None  # the teacher writes their targets
     generate: int = 0  # pairs that the teacher writes; of ``by``, a remote one does
     real: int | None = None
     student: str | None = None  # None: the embedded base

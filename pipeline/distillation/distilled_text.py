@@ -12,7 +12,7 @@ from fourshot.pipeline.distillation.distilled import REMOTE_FILE
 from fourshot.pipeline.distillation.text_students import StudentMade
 from fourshot.pipeline.provenance import value_hash
 from fourshot.pipeline.report.texts import TextExample, TextReport, TextRow, write_text_report
-from fourshot.pipeline.runs.stages.write import Written
+from fourshot.pipeline.runs.stages.write import WrittenAnswer
 from fourshot.pipeline.student_card import STUDENT_FILE, STUDENT_LINK, RemoteTeacher, check_kept, file_hashes
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.tasks.generation import GenerationTask, Pair
@@ -58,7 +58,7 @@ def write_text_results(
     made_of: TextModel,
     *,
     teacher: str,
-    teacher_output: Sequence[Written],
+    teacher_output: Sequence[WrittenAnswer],
     test: Sequence[Pair],
     counts: PairCounts,
     settings: RunSettings,
@@ -146,7 +146,7 @@ def write_text_results(
     return summary
 
 
-def _scores(folder: Path, answers: Sequence[Written], test: Sequence[Pair]) -> TextScores | None:
+def _scores(folder: Path, answers: Sequence[WrittenAnswer], test: Sequence[Pair]) -> TextScores | None:
     """Of what was written for the test inputs, computed once; an input that could not be read counts as nothing."""
     if not test:
         return None

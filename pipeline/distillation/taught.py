@@ -21,10 +21,10 @@ from fourshot.pipeline.distillation.annotating import (
 )
 from fourshot.pipeline.distillation.readers import NamedReader, Read, parts_of
 from fourshot.pipeline.events import Event, OnEvent
-from fourshot.pipeline.faults import Fault, counted, error, raise_errors
+from fourshot.pipeline.faults import TaskFault, counted, error, raise_errors
 from fourshot.pipeline.loop.rounds import RoundSink, finished_pairs
 from fourshot.pipeline.provenance import value_hash
-from fourshot.pipeline.rows.examples import normalise
+from fourshot.pipeline.rows.examples import normalised_text
 from fourshot.pipeline.rows.fields import encoder_text
 from fourshot.pipeline.rows.review_table import check_alone, corrections
 from fourshot.pipeline.rows.text_table import TextTable
@@ -62,7 +62,7 @@ def annotated_texts(
             notes.append(
                 f"{counted(summary.unreadable, 'text')} could not be read; of the first: {summary.why_unreadable}"
             )
-    table, rows, faults = read_table(out), list[tuple[str, tuple[float, ...] | None]](), list[Fault]()
+    table, rows, faults = read_table(out), list[tuple[str, tuple[float, ...] | None]](), list[TaskFault]()
     num_corrected = 0  # labels that a person gave
     needed = (*(unlabelled.fields or (unlabelled.text_column,)), LABEL)
     if missing_columns := [column for column in needed if column not in table.columns]:
@@ -95,11 +95,14 @@ def unused_settings(settings: RunSettings) -> list[str]:
 
 def learnable(annotated: Annotated, shots: Sequence[Example], test: Sequence[Example]) -> tuple[Annotated, list[str]]:
     """Without texts that stand there twice, are shots, or are what is measured on; and how many these were."""
-    tested, earlier_keys = {normalise(example.text) for example in test}, {normalise(example.text) for example in shots}
+    tested, earlier_keys = (
+        {normalised_text(example.text) for example in test},
+        {normalised_text(example.text) for example in shots},
+    )
     usable: Annotated = []
     repeated = measured = 0
     for text, probabilities in annotated:
-        key = normalise(text)
+        key = normalised_text(text)
         if key in tested:
             measured += 1
         elif key in earlier_keys:

@@ -5,19 +5,19 @@ from pathlib import Path
 
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.faults import counted
-from fourshot.pipeline.rows.examples import normalise
+from fourshot.pipeline.rows.examples import normalised_text
 from fourshot.pipeline.rows.label_cells import read_text_cell
 from fourshot.pipeline.rows.review_table import check_alone, corrections
 from fourshot.pipeline.rows.text_table import check_written, write_table
-from fourshot.pipeline.runs.stages.write import Written
+from fourshot.pipeline.runs.stages.write import WrittenAnswer
 from fourshot.pipeline.tables.files import read_table
 from fourshot.pipeline.tasks.generation import GenerationTask, Pair, between
-from fourshot.pipeline.tasks.pairs import Inputs, input_of
+from fourshot.pipeline.tasks.pairs import InputRows, input_of
 
 TARGET, BY = "annotated_target", "annotated_by"
 
 
-def write_annotated(source: Inputs, out: Path, written: Iterable[Written], by: str) -> None:
+def write_annotated(source: InputRows, out: Path, written: Iterable[WrittenAnswer], by: str) -> None:
     """The user's rows with what the teacher wrote for each; nothing for a blank input, nor where it did not end.
 
     Raises InputError where the table has a column that would be added.
@@ -32,7 +32,7 @@ def write_annotated(source: Inputs, out: Path, written: Iterable[Written], by: s
     write_table(out, [*source.columns, TARGET, BY], rows)
 
 
-def annotated_pairs(source: Inputs, out: Path) -> tuple[list[Pair], list[str]]:
+def annotated_pairs(source: InputRows, out: Path) -> tuple[list[Pair], list[str]]:
     """What the table says, as a person may have corrected it; and what is to be told."""
     check_alone(out)
     table = read_table(out)
@@ -60,7 +60,11 @@ def annotated_pairs(source: Inputs, out: Path) -> tuple[list[Pair], list[str]]:
 
 
 def written_pairs(
-    task: GenerationTask, written: Sequence[Written], count: int, earlier_pairs: Sequence[Pair], test: Sequence[Pair]
+    task: GenerationTask,
+    written: Sequence[WrittenAnswer],
+    count: int,
+    earlier_pairs: Sequence[Pair],
+    test: Sequence[Pair],
 ) -> tuple[list[Pair], list[str]]:
     """The first ``count`` pairs that can be learnt of what a teacher wrote; and what is to be told.
 
@@ -85,10 +89,13 @@ def learnable_pairs(
     pairs: Sequence[Pair], real: Sequence[Pair], test: Sequence[Pair], noun: str
 ) -> tuple[list[Pair], list[str]]:
     """Without inputs that are measured on, are real ones, or stand there twice; and how many these were."""
-    tested, earlier_inputs = {normalise(pair.input) for pair in test}, {normalise(pair.input) for pair in real}
+    tested, earlier_inputs = (
+        {normalised_text(pair.input) for pair in test},
+        {normalised_text(pair.input) for pair in real},
+    )
     usable_pairs, measured, repeated = list[Pair](), 0, 0
     for pair in pairs:
-        key = normalise(pair.input)
+        key = normalised_text(pair.input)
         if key in tested:
             measured += 1
         elif key in earlier_inputs:

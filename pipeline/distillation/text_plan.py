@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import NamedTuple
 
-from fourshot.pipeline.forecast import Work
+from fourshot.pipeline.forecast import StageWork
 from fourshot.pipeline.tasks.generation import GenerationTask, Pair, between, drawing_prompt
 from fourshot.pipeline.token_counter import token_counter
 from fourshot.pipeline.work_counts import BLOCK, MOST_COUNTED
@@ -33,23 +33,23 @@ class TextCounts:
         self._input_tokens = fmean(map(tokens, sample)) if sample else self._learnt
         self._target = fmean(tokens(f" {pair.target}") for pair in learnt) + 1  # with the end token
 
-    def training(self, stage: str, examples: int, settings: LoraSettings) -> Work:
+    def training(self, stage: str, examples: int, settings: LoraSettings) -> StageWork:
         """Of one adapter on that many pairs; a row of texts shares their beginning."""
         steps, pair_tokens = settings.planned_steps(examples), self._learnt + self._between + self._target
         tokens = steps * (self._shared + min(settings.batch_size, examples) * pair_tokens)
-        return Work(stage=stage, opens="trainer", trainings=1, steps=steps, train_tokens=tokens)
+        return StageWork(stage=stage, opens="trainer", trainings=1, steps=steps, train_tokens=tokens)
 
-    def targets(self, stage: str, inputs: int, *, adapter: bool = True) -> Work:
+    def targets(self, stage: str, inputs: int, *, adapter: bool = True) -> StageWork:
         """Of so many inputs that targets are written for."""
         prompt_tokens = inputs * (self._input_tokens + self._between + self._shared % BLOCK)
         written = inputs * self._target
         if adapter:
-            return Work(stage=stage, calls=inputs, adapter_tokens=prompt_tokens, output_tokens=written)
-        return Work(stage=stage, calls=inputs, prompt_tokens=prompt_tokens, output_tokens=written)
+            return StageWork(stage=stage, calls=inputs, adapter_tokens=prompt_tokens, output_tokens=written)
+        return StageWork(stage=stage, calls=inputs, prompt_tokens=prompt_tokens, output_tokens=written)
 
-    def pairs(self, stage: str, pairs: int) -> Work:
+    def pairs(self, stage: str, pairs: int) -> StageWork:
         """Of so many pairs that are written, all from the same prompt."""
         written = pairs * (self._learnt + self._between + self._target)
-        return Work(
+        return StageWork(
             stage=stage, calls=pairs, adapter_tokens=pairs * (self._shared % BLOCK or BLOCK), output_tokens=written
         )

@@ -14,7 +14,7 @@ from fourshot.pipeline.runs.stage_driver import LOG_FILE
 from fourshot.pipeline.runs.stage_process import run_stage
 from fourshot.pipeline.runs.stages.text_student import CausalItem, CausalStage, Seq2SeqItem, Seq2SeqStage
 from fourshot.pipeline.runs.stages.train import TrainStage
-from fourshot.pipeline.runs.stages.write import WriteItem, WriteStage, Written
+from fourshot.pipeline.runs.stages.write import WriteItem, WriteStage, WrittenAnswer
 from fourshot.pipeline.student_card import check_kept
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.tasks.generation import GenerationTask, Pair, writing_prompt
@@ -33,7 +33,7 @@ class StudentMade(msgspec.Struct, frozen=True, kw_only=True):
     """A student, and what it wrote for the test inputs."""
 
     result: TextStudentResult
-    written: list[Written]
+    written: list[WrittenAnswer]
     key: str  # of its training
 
 

@@ -21,7 +21,7 @@ from fourshot.pipeline.provenance import value_hash
 from fourshot.pipeline.runs.stage_driver import LOG_FILE
 from fourshot.pipeline.runs.stage_process import run_stage
 from fourshot.pipeline.runs.stages.train import TrainStage
-from fourshot.pipeline.runs.stages.write import WriteItem, WriteStage, Written
+from fourshot.pipeline.runs.stages.write import WriteItem, WriteStage, WrittenAnswer
 from fourshot.pipeline.student_card import STUDENT_LINK
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.tasks.generation import GenerationTask, Pair, between, drawing_prompt, writing_prompt
@@ -32,7 +32,9 @@ from fourshot.training.lora.examples import TrainingExample
 SPARE = 2  # pairs drawn for each that is wanted, at most
 
 
-Taught = tuple[list[Written], list[Written], list[Written]]  # for test inputs, for the user's, and pairs of its own
+Taught = tuple[
+    list[WrittenAnswer], list[WrittenAnswer], list[WrittenAnswer]
+]  # for test inputs, for the user's, and pairs of its own
 
 
 class TrainedTeacher:
@@ -158,7 +160,7 @@ class AskedTeacher:
     def foretell(self, students: TextStudents, *, anew: bool = False) -> Forecast | None:
         """Forecast and tell what is left to ask of a remote teacher; None of others."""
         remaining_inputs, tested = (
-            texts[len(read_lines(file, Written)) :] for texts, file in zip(self._inputs, self._files, strict=True)
+            texts[len(read_lines(file, WrittenAnswer)) :] for texts, file in zip(self._inputs, self._files, strict=True)
         )
         pairs = self._pairs.missing if self._pairs else 0
         return foretell_writing(self._by, remaining_inputs, self._on_event, tested=tested, pairs=pairs)
@@ -169,7 +171,7 @@ class AskedTeacher:
             self._inputs, self._files, ("the inputs given", "the test inputs"), strict=True
         ):
             write_lines(self._by, texts, file, self._on_event, f"the teacher on {description}")
-        annotated, tested = (read_lines(file, Written) for file in self._files)
+        annotated, tested = (read_lines(file, WrittenAnswer) for file in self._files)
         return tested, annotated, self._pairs.drawn() if self._pairs else []
 
 
@@ -192,7 +194,7 @@ class _Pairs:
         identity = (by.name, "pairs", learnt, settings.sampling, settings.seed)
         self._file = folder / "written" / f"{value_hash(identity)}.jsonl"
         self._draw = by.draw(self._file.with_name("log.txt"), on_event, learnt, settings)
-        self._written = read_lines(self._file, Written)
+        self._written = read_lines(self._file, WrittenAnswer)
 
     @property
     def missing(self) -> int:
@@ -200,7 +202,7 @@ class _Pairs:
         usable, _ = written_pairs(self._task, self._written, self._count, self._known_pairs, self._test)
         return min(self._count - len(usable), SPARE * self._count - len(self._written))
 
-    def drawn(self) -> list[Written]:
+    def drawn(self) -> list[WrittenAnswer]:
         """All, once there are enough that can be learnt, or `SPARE` for each that is wanted."""
         for answers in self._draw(self._parts()):
             append_lines(self._file, answers)

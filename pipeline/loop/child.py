@@ -26,7 +26,7 @@ def _work(parent: ParentLink) -> None:
     engine = open_engine(parent.receive(EngineSettings))
     print(f"{READY}{time.perf_counter()}", flush=True)
     parent.send(Ready())
-    from fourshot.pipeline.loop.unit_runner import Inbox, work
+    from fourshot.pipeline.loop.unit_runner import Inbox, run_units
 
     inbox: Inbox = queue.SimpleQueue()
 
@@ -36,7 +36,7 @@ def _work(parent: ParentLink) -> None:
         inbox.put(None)
 
     threading.Thread(target=receive, daemon=True).start()
-    work(engine, inbox, parent.send)
+    run_units(engine, inbox, parent.send)
 
 
 if __name__ == "__main__":

@@ -8,14 +8,14 @@ from pathlib import Path
 
 from fourshot.engine.core import EngineSettings
 from fourshot.engine.machine.gpus import gpus
-from fourshot.engine.machine.processes import ChildProcess, Failure
+from fourshot.engine.machine.processes import ChildFailure, ChildProcess
 from fourshot.pipeline.loop.child import Ready
 from fourshot.pipeline.loop.units import TaskBrief, Unit, UnitKey, UnitProgress, UnitResult, all_faulty
 
 BATCHES_AHEAD = 3  # requests that an engine is given, in its largest batches: one runs, one waits, one is read
 GPU_BATCH = 1024  # the largest that vLLM chooses by itself
 MOST_DEATHS = 3  # in a row: of an engine before it was open, and of one that had a single unit
-_Message = Ready | UnitResult | UnitProgress | Failure | None  # None: the child has ended
+_Message = Ready | UnitResult | UnitProgress | ChildFailure | None  # None: the child has ended
 
 
 def requests_ahead(engine: EngineSettings, *, on_gpu: bool) -> int:
@@ -72,7 +72,7 @@ class LocalWorker:
     def _take(self, start: int, message: _Message) -> list[UnitResult | UnitProgress]:
         if start != self.starts:
             return []
-        if isinstance(message, Failure):
+        if isinstance(message, ChildFailure):
             raise message.error()
         if isinstance(message, UnitProgress):
             return [message]

@@ -15,13 +15,13 @@ import msgspec
 
 from fourshot.engine.core import EngineSettings
 from fourshot.engine.errors import FourshotError
-from fourshot.engine.machine.processes import Failure
+from fourshot.engine.machine.processes import ChildFailure
 from fourshot.engine.machine.temporary import own_folder
 from fourshot.engine.machine.threads import ENGINE_SPINS
 from fourshot.pipeline.loop.local_worker import MOST_DEATHS, LocalWorker, requests_ahead
 from fourshot.pipeline.loop.units import TaskBrief, Unit, UnitKey, UnitProgress, UnitResult
 from fourshot.training.jobs.cluster import CORES_PER_DEVICE, cluster, device_resources, has_gpus, nodes, on_node
-from fourshot.training.jobs.machines import Supplies, machine_name, provide, supplies
+from fourshot.training.jobs.machines import MachineSupplies, machine_name, provide, supplies
 
 ASK_S = 0.5  # how long an actor waits for results before it says that there are none
 LOOK_S = 5.0  # between two looks for machines that have joined
@@ -136,12 +136,12 @@ class RayWorkers:
         import ray
 
         try:
-            answer = msgspec.json.decode(ray.get(state.call), type=list[UnitResult | UnitProgress] | Failure)
+            answer = msgspec.json.decode(ray.get(state.call), type=list[UnitResult | UnitProgress] | ChildFailure)
         except ray.exceptions.RayError as error:  # the actor died, or its machine left
             failure = FourshotError(f"An actor died before it had answered: {str(error).splitlines()[0]}")
             self._lose(state, failure, is_fault=not state.has_answered)
             return []
-        if isinstance(answer, Failure):
+        if isinstance(answer, ChildFailure):
             self._lose(state, answer.error(), is_fault=True)
             return []
         state.has_answered = True
@@ -201,13 +201,13 @@ class RayWorkers:
 class _Actor:
     """On a worker: an engine, in a process of its own."""
 
-    def __init__(self, engine: bytes, supplies: Supplies) -> None:
+    def __init__(self, engine: bytes, supplies: MachineSupplies) -> None:
         self._engine, self._supplies = msgspec.json.decode(engine, type=EngineSettings), supplies
         self._worker: LocalWorker | None = None  # until the first call, which may say why there is none
         self._briefs: dict[str, TaskBrief] = {}
 
     def exchange(self, briefs: bytes, units: bytes) -> bytes:
-        """Take units, give back results; a `Failure` where the engine cannot be opened."""
+        """Take units, give back results; a `ChildFailure` where the engine cannot be opened."""
         try:
             if self._worker is None:
                 self._worker = self._open()
@@ -217,7 +217,7 @@ class _Actor:
                 self._worker.give(unit, self._briefs[unit.brief])
             return msgspec.json.encode(self._worker.wait(ASK_S))
         except (FourshotError, OSError) as error:
-            failure = Failure.of(error)
+            failure = ChildFailure.of(error)
             return msgspec.json.encode(msgspec.structs.replace(failure, message=f"{machine_name()}: {failure.message}"))
 
     def _open(self) -> LocalWorker:

@@ -23,7 +23,7 @@ from fourshot.pipeline.loop.progress import ProgressReporter
 from fourshot.pipeline.loop.units import Draw, DrawUnit, TaskBrief, UnitProgress, UnitResult
 from fourshot.pipeline.synthesis.attributes import Attributes
 from fourshot.pipeline.synthesis.committee import Reader
-from fourshot.pipeline.synthesis.evidence import describe
+from fourshot.pipeline.synthesis.evidence import evidence_line
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.synthesis.types import Candidate, Verdict
 from fourshot.pipeline.task import Example, Task
@@ -140,7 +140,7 @@ class RoundSink:
         else:
             if message.evidence and not self.folder.has(COMMITTEE_FILE):
                 self.folder.write(COMMITTEE_FILE, message.evidence)
-                weighed = f"{self._task.name}, the committee: {describe(message.evidence)}"
+                weighed = f"{self._task.name}, the committee: {evidence_line(message.evidence)}"
                 self._on_event(Event(stage="generate", message=weighed))
             return
         number, done, total = ledger.drawing()

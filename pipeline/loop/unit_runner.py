@@ -18,7 +18,7 @@ import numpy as np
 from fourshot.engine import seeds
 from fourshot.engine.core import Completion, Engine, Sampling
 from fourshot.engine.errors import FourshotError, InputError
-from fourshot.engine.machine.processes import Failure
+from fourshot.engine.machine.processes import ChildFailure
 from fourshot.pipeline.loop.units import (
     Draw,
     DrawFault,
@@ -53,7 +53,7 @@ class _Sampled(NamedTuple):
     completions: Generator[Completion, None, None]
 
 
-def work(engine: Engine, inbox: Inbox, give: Callable[[UnitResult | UnitProgress], None]) -> None:
+def run_units(engine: Engine, inbox: Inbox, give: Callable[[UnitResult | UnitProgress], None]) -> None:
     """Do units as they come, in their order, until None comes."""
     runner = UnitRunner(engine, give)
     is_open = True
@@ -153,7 +153,7 @@ class UnitRunner:
         )
 
     def _failed(self, unit: Unit, error: FourshotError) -> UnitResult:
-        return UnitResult(unit=unit, failure=Failure.of(error), engine=self._name, stats=self._engine.stats())
+        return UnitResult(unit=unit, failure=ChildFailure.of(error), engine=self._name, stats=self._engine.stats())
 
 
 class _Task:

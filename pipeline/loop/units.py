@@ -8,7 +8,7 @@ import msgspec
 
 from fourshot.engine.chat import ChatTurns
 from fourshot.engine.core import EngineStats
-from fourshot.engine.machine.processes import Failure
+from fourshot.engine.machine.processes import ChildFailure
 from fourshot.pipeline.synthesis.attributes import Attributes
 from fourshot.pipeline.synthesis.committee import Reader
 from fourshot.pipeline.synthesis.evidence import KindEvidence
@@ -119,7 +119,7 @@ class UnitResult(msgspec.Struct, frozen=True, kw_only=True, tag="result"):
     scores: tuple[tuple[float, ...], ...] = ()  # of a read unit, nats [num_texts, num_labels]
     agreement: tuple[float, ...] = ()  # of a read unit: share of a committee's readers that say its label, by text
     evidence: dict[str, KindEvidence] = {}  # by kind of reader, with the first texts that a worker reads
-    failure: Failure | None = None  # it cannot be done, here or elsewhere: an adapter does not load, say
+    failure: ChildFailure | None = None  # it cannot be done, here or elsewhere: an adapter does not load, say
     output_tokens: int = 0  # of a draw unit: of all its completions
     attributes: dict[str, Attributes] = {}  # by class, as this worker listed them for its first draw unit
     engine: str = ""  # which one, among all that were ever opened
@@ -136,7 +136,7 @@ class UnitProgress(msgspec.Struct, frozen=True, kw_only=True, tag="progress"):
 def all_faulty(unit: Unit, task: str, step: str, message: str) -> UnitResult:
     """The result of a unit of which nothing came."""
     if isinstance(unit, ReadUnit):
-        return UnitResult(unit=unit, failure=Failure(kind="FourshotError", message=message))
+        return UnitResult(unit=unit, failure=ChildFailure(kind="FourshotError", message=message))
     faults = [
         DrawFault(task=task, label=part.label, draw=part.first_id + number, step=step, message=message)
         for part in unit.slices

@@ -37,7 +37,7 @@ class Curve(NamedTuple):
     intervals: Sequence[tuple[float, float] | None] = ()
 
 
-class Bars(NamedTuple):
+class BarSeries(NamedTuple):
     """A named series: a value per group, None where it was not measured; ``intervals`` none at all or one per group."""
 
     name: str
@@ -87,7 +87,7 @@ def line_plot(
     return _figure(draw, HEIGHT, f"{y_name} against {x_name}. {ends}", note, len(curves))
 
 
-def bar_plot(groups: Sequence[str], series: Sequence[Bars], *, value_name: str, note: str = "") -> Markup:
+def bar_plot(groups: Sequence[str], series: Sequence[BarSeries], *, value_name: str, note: str = "") -> Markup:
     """A figure of horizontal bars from zero, one of each of ``series`` for each of ``groups``, with their numbers.
 
     Raises ValueError for no groups, no value at all, values below zero or not finite, and lengths that do not match.

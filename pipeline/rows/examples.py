@@ -22,7 +22,7 @@ import msgspec
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.faults import (
     MOST_NAMED,
-    Fault,
+    TaskFault,
     counted,
     error,
     nearest,
@@ -34,7 +34,7 @@ from fourshot.pipeline.faults import (
 from fourshot.pipeline.rows.columns import verdict_columns
 from fourshot.pipeline.rows.fields import no_text_in, row_input
 from fourshot.pipeline.rows.label_cells import LabelCell, read_label, visible
-from fourshot.pipeline.tables.files import Table, read_table, settings_of, table_warnings
+from fourshot.pipeline.tables.files import Table, read_settings_of, read_table, table_warnings
 from fourshot.pipeline.tables.hub import read_hub
 from fourshot.pipeline.tables.split_files import SPLIT_ALIASES, find_split_file, missing_split
 from fourshot.pipeline.task import DataSource, Example, Task
@@ -99,10 +99,10 @@ def load_table(source: DataSource, split: str) -> Table:
     path = find_split_file(Path(source.folder), stem) if source.folder else None
     if path is None:
         raise InputError(missing_split(source, stem))
-    return read_table(path, settings_of(source))
+    return read_table(path, read_settings_of(source))
 
 
-def label_rows(task: Task, table: Table) -> tuple[list[Lined], list[Fault]]:
+def label_rows(task: Task, table: Table) -> tuple[list[Lined], list[TaskFault]]:
     """All rows that have a label of the task, empty texts included; and every fault of the others."""
     source = task.data
     columns = (*task.input_columns, source.label_column)
@@ -139,10 +139,10 @@ def label_rows(task: Task, table: Table) -> tuple[list[Lined], list[Fault]]:
     return [(line, example) for line, example in rows if example.label not in unknown], faults
 
 
-def read_rows(task: Task, table: Table) -> tuple[list[Lined], list[Fault]]:
+def read_rows(task: Task, table: Table) -> tuple[list[Lined], list[TaskFault]]:
     """All rows, and a fault for each whose text is no string or whose label is not one. No label is the label ""."""
     rows: list[Lined] = []
-    faults: list[Fault] = []
+    faults: list[TaskFault] = []
     source, names = task.data, task.label_names
     # What stands in a cell -> the label that it means: its name, also in another spelling of Unicode.
     label_of = {visible(name): name for name in names} | {name: name for name in names}
@@ -202,7 +202,7 @@ def clean(split: str, path: str, rows: Sequence[Lined], fields: Sequence[str] = 
     """Leave out what the rules at the head of this module leave out, and say so."""
     copies: dict[str, list[Lined]] = defaultdict(list)
     for line, example in rows:
-        copies[normalise(example.text)].append((line, example))
+        copies[normalised_text(example.text)].append((line, example))
     empty = copies.pop("", [])
     torn, again = [], []
     for group in copies.values():
@@ -236,8 +236,8 @@ def clean(split: str, path: str, rows: Sequence[Lined], fields: Sequence[str] = 
 
 def drop_overlap(split: Split, test_texts: Iterable[str]) -> Split:
     """Leave out the examples whose text is also a test text: what is measured must not be learned from."""
-    tested = {normalise(text) for text in test_texts}
-    usable = [example for example in split.examples if normalise(example.text) not in tested]
+    tested = {normalised_text(text) for text in test_texts}
+    usable = [example for example in split.examples if normalised_text(example.text) not in tested]
     count = len(split.examples) - len(usable)
     if not count:
         return split
@@ -247,7 +247,7 @@ def drop_overlap(split: Split, test_texts: Iterable[str]) -> Split:
     )
 
 
-def normalise(text: str) -> str:
+def normalised_text(text: str) -> str:
     """What two texts have in common that count as the same: case, whitespace and spellings of an accent ignored."""
     return unicodedata.normalize("NFC", " ".join(text.split()).casefold())
 
@@ -258,7 +258,7 @@ def count_labels(task: Task, examples: Iterable[Example]) -> dict[str, int]:
     return {name: counts[name] for name in task.label_names}
 
 
-def _unknown_label(task: Task, table: Table, value: str, lines: list[int]) -> Fault:
+def _unknown_label(task: Task, table: Table, value: str, lines: list[int]) -> TaskFault:
     subject = f"label {value!r}" if value else "a row without a label"
     labels = f"the task's labels are {shorten(task.label_names, MOST_NAMED)}."
     alike = [name for name in task.label_names if name.casefold() == value.casefold()]

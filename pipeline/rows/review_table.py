@@ -16,8 +16,8 @@ import msgspec
 
 from fourshot.engine.errors import InputError
 from fourshot.engine.machine.files import replace_file
-from fourshot.pipeline.faults import MOST_NAMED, Fault, counted, error, nearest, raise_errors, shorten
-from fourshot.pipeline.rows.examples import normalise
+from fourshot.pipeline.faults import MOST_NAMED, TaskFault, counted, error, nearest, raise_errors, shorten
+from fourshot.pipeline.rows.examples import normalised_text
 from fourshot.pipeline.rows.fields import split_fields
 from fourshot.pipeline.rows.label_cells import visible
 from fourshot.pipeline.rows.label_words import reads_as, retyped
@@ -50,7 +50,7 @@ class ReviewRow(msgspec.Struct, frozen=True, kw_only=True):
         return {name: value.replace("\0", "")[:LONGEST_CELL] for name, value in (values or {}).items()}
 
 
-class Answer(msgspec.Struct, frozen=True, kw_only=True):
+class ReviewAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """What a person says of a text."""
 
     label: str
@@ -69,7 +69,7 @@ def columns_of(texts: Sequence[str]) -> tuple[str, ...]:
 
 
 def write_review(
-    path: Path, rows: Sequence[ReviewRow], answers: Mapping[str, Answer] | None = None, *, task: Task
+    path: Path, rows: Sequence[ReviewRow], answers: Mapping[str, ReviewAnswer] | None = None, *, task: Task
 ) -> None:
     """Write the table, whole or not at all; ``answers``, by id, stand in place of what was proposed."""
     texts = text_columns(task)
@@ -98,7 +98,7 @@ def unguard(cell: str) -> str:
     return cell[1:] if cell.startswith("'") and cell[1:].startswith(FORMULA_STARTS) else cell
 
 
-def read_review(path: Path, rows: Sequence[ReviewRow], task: Task) -> dict[str, Answer]:
+def read_review(path: Path, rows: Sequence[ReviewRow], task: Task) -> dict[str, ReviewAnswer]:
     """A person's answers by id, of every row that was written: one that is not there any more is not kept.
 
     Raises InputError with every fault, each with its line: an unknown label, a text that was changed, a row that is
@@ -114,8 +114,8 @@ def read_review(path: Path, rows: Sequence[ReviewRow], task: Task) -> dict[str, 
         )
         raise_errors([error(path, problem, f"Put it back, as it was written: {', '.join(columns)}.")])
     written = {row.id: row for row in rows}
-    answers: dict[str, Answer] = {}
-    faults: list[Fault] = []
+    answers: dict[str, ReviewAnswer] = {}
+    faults: list[TaskFault] = []
     for line, cells in table.rows.items():
         entry = {name: unguard(_cell(value)) for name, value in cells.items() if name in needed}
         if not any(cell.strip() for cell in entry.values()):
@@ -130,7 +130,7 @@ def read_review(path: Path, rows: Sequence[ReviewRow], task: Task) -> dict[str, 
         else:
             answers[name] = _answer(place, entry, written[name], texts, task, faults)
     raise_errors(faults)
-    return {row.id: answers.get(row.id, Answer(label=row.label, keep=False, is_deleted=True)) for row in rows}
+    return {row.id: answers.get(row.id, ReviewAnswer(label=row.label, keep=False, is_deleted=True)) for row in rows}
 
 
 def _cell(value: Any) -> str:
@@ -139,8 +139,8 @@ def _cell(value: Any) -> str:
 
 
 def _answer(
-    place: str, entry: Mapping[str, str], row: ReviewRow, texts: Sequence[str], task: Task, faults: list[Fault]
-) -> Answer:
+    place: str, entry: Mapping[str, str], row: ReviewRow, texts: Sequence[str], task: Task, faults: list[TaskFault]
+) -> ReviewAnswer:
     """What a row says; its faults go into ``faults``."""
     for name, shown in row.shown(texts).items():
         if retyped(visible(entry[name])) != retyped(visible(shown)):
@@ -158,7 +158,7 @@ def _answer(
         faults.append(error(place, f"unknown label {label_cell!r}; {allowed}", nearest(label_cell, task.label_names)))
     elif not label and row.label and keep:
         faults.append(error(place, "the label is gone.", "Put one in, or say no under keep."))
-    return Answer(label=label or "", keep=keep)
+    return ReviewAnswer(label=label or "", keep=keep)
 
 
 def label_named(cell: str, names: Sequence[str]) -> str | None:
@@ -194,7 +194,7 @@ def check_alone(path: Path, *endings: str) -> None:
 
 def corrections(table_name: str, texts: Iterable[str], out: str, remaining_texts: Iterable[str]) -> list[str]:
     """What is to be told of the texts of the table ``table_name`` that a person took out of ``out``, or put into it."""
-    before, after = (Counter(map(normalise, table_texts)) for table_texts in (texts, remaining_texts))
+    before, after = (Counter(map(normalised_text, table_texts)) for table_texts in (texts, remaining_texts))
     gone, new = (before - after).total(), (after - before).total()
     notes = [f"{counted(gone, 'text')} of {table_name} not in {out} any more, and not learnt"] if gone else []
     return notes + (

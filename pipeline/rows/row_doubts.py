@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from os.path import commonprefix
 
-from fourshot.pipeline.faults import Fault, clipped, counted, warning
+from fourshot.pipeline.faults import TaskFault, clipped, counted, warning
 from fourshot.pipeline.rows.columns import Columns
 from fourshot.pipeline.rows.examples import ONE_LABEL, Lined
 from fourshot.pipeline.rows.label_cells import perhaps_joined
@@ -27,7 +27,7 @@ LONG_NAME = 60  # characters, of a class
 
 def doubts_of_rows(
     place: str, table: Table, columns: Columns, rows: Sequence[Lined], examples: Sequence[Example]
-) -> list[Fault]:
+) -> list[TaskFault]:
     """Warnings of names of classes, of rows at the table's edge, of signs around texts and of a wrong encoding.
 
     ``place`` names the column of the labels. ``rows`` are all that were taken, ``examples`` those of them that repeat
@@ -41,7 +41,7 @@ def doubts_of_rows(
     ]
 
 
-def _doubtful_classes(place: str, examples: Sequence[Example]) -> list[Fault]:
+def _doubtful_classes(place: str, examples: Sequence[Example]) -> list[TaskFault]:
     """Warnings of classes whose names are long, look like several labels, or often mean that there is none."""
     counts = Counter(example.label for example in examples)
     names = [name for name in counts if name.casefold() in PERHAPS_MISSING and not propose_words(list(counts))]
@@ -59,7 +59,7 @@ def _doubtful_classes(place: str, examples: Sequence[Example]) -> list[Fault]:
     ]
 
 
-def _at_the_edge(place: str, table: Table, rows: Sequence[Lined]) -> list[Fault]:
+def _at_the_edge(place: str, table: Table, rows: Sequence[Lined]) -> list[TaskFault]:
     """Warnings of classes of one row, which is the table's first, second or last: perhaps no example at all."""
     counts = Counter(example.label for _, example in rows)
     if sum(count > 1 for count in counts.values()) < 2:  # a table of few rows says nothing
@@ -74,7 +74,7 @@ def _at_the_edge(place: str, table: Table, rows: Sequence[Lined]) -> list[Fault]
     ]
 
 
-def _around_texts(table: Table, columns: Columns, examples: Sequence[Example]) -> list[Fault]:
+def _around_texts(table: Table, columns: Columns, examples: Sequence[Example]) -> list[TaskFault]:
     """Warnings of signs that stand around each text, as trainers of other models and Python's bytes leave them."""
     texts = [example.text for example in examples]
     ends = commonprefix([text[::-1] for text in texts])[::-1]  # noqa: RUF071, characters are what is compared
@@ -91,7 +91,7 @@ def _around_texts(table: Table, columns: Columns, examples: Sequence[Example]) -
     return [warning(place, f"each text {' and '.join(marks)}.", "Remove it if it does not belong to the texts.")]
 
 
-def _misread(table: Table, examples: Sequence[Example]) -> list[Fault]:
+def _misread(table: Table, examples: Sequence[Example]) -> list[TaskFault]:
     """A warning of texts and labels that were damaged before, when they were read or saved in another encoding."""
     matches = [m for example in examples for m in [MISREAD.search(example.text) or MISREAD.search(example.label)] if m]
     if not matches:

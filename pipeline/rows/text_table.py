@@ -19,7 +19,7 @@ from fourshot.pipeline.tables.file_bytes import KINDS, table_ending
 from fourshot.pipeline.tables.files import read_table, stream_table
 from fourshot.pipeline.tables.grid import SENTENCE
 from fourshot.pipeline.tables.split_files import shards_of
-from fourshot.pipeline.tables.types import AS_FOUND, Reading, ReadSettings, TableError, Unread
+from fourshot.pipeline.tables.types import AS_FOUND, ReadSettings, TableError, TableScan, UnreadRow
 from fourshot.pipeline.task import Task
 
 WORDS_OF_A_TEXT = 3  # a name of so many words may be a text
@@ -42,8 +42,8 @@ class TextTable(msgspec.Struct, frozen=True, kw_only=True):
 
     def rows(self) -> Iterator[tuple[dict[str, Any], str]]:
         """(row, its text or ""), in the order of the file; memory stays flat but for JSON arrays and spreadsheets."""
-        for _, row in stream_table(Reading(path=self.path, settings=self.settings)):
-            if not isinstance(row, Unread):
+        for _, row in stream_table(TableScan(path=self.path, settings=self.settings)):
+            if not isinstance(row, UnreadRow):
                 yield row, self.text_of(row)
 
     def text_of(self, row: Mapping[str, Any]) -> str:
@@ -68,13 +68,13 @@ def open_texts(
     header = True if text_column and settings.header is None else settings.header
     settings = msgspec.structs.replace(settings, header=header, offers=("--encoding",))
     fields = task.input_fields if task else ()
-    reading = Reading(path=path, settings=settings)
+    reading = TableScan(path=path, settings=settings)
     columns: tuple[str, ...] = ()
     inputs: tuple[str, ...] = ()
     texts, wrong, left_out = 0, dict[int, str](), Counter[str]()
     try:
         for line, row in stream_table(reading):
-            if isinstance(row, Unread):
+            if isinstance(row, UnreadRow):
                 if row.is_error and not settings.skip_broken:
                     break
                 left_out[row.what] += 1

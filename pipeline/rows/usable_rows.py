@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from fourshot.engine.errors import InputError
-from fourshot.pipeline.faults import Fault, LeftOut, counted, note, shorten, warning
+from fourshot.pipeline.faults import LeftOut, TaskFault, counted, note, shorten, warning
 from fourshot.pipeline.rows.columns import ACCEPTED, Columns, find_columns, plain_cell
 from fourshot.pipeline.rows.examples import ONE_LABEL, Lined, clean, find_labels
 from fourshot.pipeline.rows.fields import input_in, no_text_in
@@ -61,7 +61,7 @@ class UsableRows(msgspec.Struct, frozen=True, kw_only=True):
     examples: list[Example]
     columns: Columns
     left_out: tuple[LeftOut, ...]  # with all their lines
-    notices: tuple[Fault, ...]
+    notices: tuple[TaskFault, ...]
 
 
 Lines = dict[str, list[int]]  # reason, or what was done -> the lines of the table
@@ -221,7 +221,7 @@ def _in_one_spelling(rows: Sequence[Lined], merge: bool) -> tuple[list[Lined], d
     return [(line, Example(text=example.text, label=new[example.label])) for line, example in rows], renamed
 
 
-def _unused(place: str, out: Lines, choices: TableChoices) -> list[Fault]:
+def _unused(place: str, out: Lines, choices: TableChoices) -> list[TaskFault]:
     """A warning of labels that were to mean none, and stand nowhere."""
     if not choices.missing_labels or out.get("marked_missing"):
         return []

@@ -3,9 +3,9 @@
 from typing import Literal
 
 from fourshot.engine.calibration import Calibration
-from fourshot.engine.probe import Probed
-from fourshot.pipeline.card import CARD_FILE, EXAMPLES_FILE, PROBED_FILE, AdapterCard, Learnt
-from fourshot.pipeline.cells.calibrating import CALIBRATED_FILE, Calibrated
+from fourshot.engine.probe import ProbeResult
+from fourshot.pipeline.card import CARD_FILE, EXAMPLES_FILE, PROBED_FILE, AdapterCard, TrainingText
+from fourshot.pipeline.cells.calibrating import CALIBRATED_FILE, CalibrationResult
 from fourshot.pipeline.cells.cell import MethodCell
 from fourshot.pipeline.cells.learnt import LearntTexts
 from fourshot.pipeline.cells.review import TextPairs
@@ -53,7 +53,7 @@ def write_cards(experiment: Experiment) -> None:
             train_flops=training.flops,
             train_s=training.seconds,
             probe=training.probe,
-            probed=beside.find(PROBED_FILE, Probed),
+            probed=beside.find(PROBED_FILE, ProbeResult),
             scores=outcome.evaluation.scores if outcome.evaluation else None,
             lineage=lineage | (learnt.lineage if cell.method.synthetic else {}),
         )
@@ -64,8 +64,8 @@ def write_cards(experiment: Experiment) -> None:
 def certainty_of(experiment: Experiment, cell: MethodCell) -> Certainty:
     """What the probabilities of a finished classifier are worth, as far as its run has found that out."""
     outcome, item = experiment.outcome(cell), experiment.calibration_item(cell)
-    calibrated = WorkFolder(item.adapter.path).find(CALIBRATED_FILE, Calibrated) if item else None
-    calibrated = calibrated or Calibrated()
+    calibrated = WorkFolder(item.adapter.path).find(CALIBRATED_FILE, CalibrationResult) if item else None
+    calibrated = calibrated or CalibrationResult()
     return Certainty(
         calibrated_on=calibrated.basis,
         temperature=calibrated.temperature,
@@ -74,18 +74,18 @@ def certainty_of(experiment: Experiment, cell: MethodCell) -> Certainty:
     )
 
 
-def _examples(learnt: LearntTexts, *, soft: bool) -> list[Learnt]:
+def _examples(learnt: LearntTexts, *, soft: bool) -> list[TrainingText]:
     """What a classifier was trained on, the shots first; ``soft``: with a probability of each label."""
     real = [
-        *(Learnt(text=shot.text, label=shot.label, kind="shot") for shot in learnt.shots),
-        *(Learnt(text=example.text, label=example.label, kind="unlabelled") for example in learnt.asked),
+        *(TrainingText(text=shot.text, label=shot.label, kind="shot") for shot in learnt.shots),
+        *(TrainingText(text=example.text, label=example.label, kind="unlabelled") for example in learnt.asked),
     ]
     kinds: list[tuple[Literal["synthetic", "unlabelled"], TextPairs]] = [
         ("synthetic", learnt.synthetic),
         ("unlabelled", learnt.unlabelled),
     ]
     return real + [
-        Learnt(text=c.text, label=(v.predicted if soft else c.label) or v.predicted or c.label, kind=kind)
+        TrainingText(text=c.text, label=(v.predicted if soft else c.label) or v.predicted or c.label, kind=kind)
         for kind, pairs in kinds
         for c, v in learnt.learnt(pairs)
     ]

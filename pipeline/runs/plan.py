@@ -13,7 +13,7 @@ from fourshot.pipeline.cells.calibrating import FEWEST_UNSEEN, MOST_UNSEEN, othe
 from fourshot.pipeline.cells.cell import MethodCell
 from fourshot.pipeline.cells.run_folder import GENERATED_FILE, POOL_FILE
 from fourshot.pipeline.events import OnEvent
-from fourshot.pipeline.forecast import Forecast, Work, foretell
+from fourshot.pipeline.forecast import Forecast, StageWork, foretell
 from fourshot.pipeline.loop.plan import draws_whole_rounds, first_draws
 from fourshot.pipeline.loop.rounds import pool_settings
 from fourshot.pipeline.runs.experiment import Experiment
@@ -23,7 +23,7 @@ from fourshot.pipeline.runs.trainings import annotator_jobs, reads_averages
 from fourshot.pipeline.speed import Speed
 from fourshot.pipeline.synthesis.prompts import PromptFormat
 from fourshot.pipeline.synthesis.settings import RunSettings
-from fourshot.pipeline.work_counts import Counts, rounds_for
+from fourshot.pipeline.work_counts import TokenCounts, rounds_for
 from fourshot.training.jobs.jobs import TrainingJob, finished
 from fourshot.training.lora.examples import PROBE_TEXTS
 from fourshot.training.students.train import finished_student
@@ -32,7 +32,7 @@ ENCODER_PARAMETERS = 22e6  # of the embedded encoder
 OPEN_SHARE = 0.3  # of texts that an average leaves open, so that each of its adapters reads them
 
 
-def remaining_work(experiments: Sequence[Experiment], until: StageName, speed: Speed) -> list[Work]:
+def remaining_work(experiments: Sequence[Experiment], until: StageName, speed: Speed) -> list[StageWork]:
     """Of every stage up to ``until``, in their order."""
     titles = [phase.title for phase in phases_until(until)]
     trains = STAGE_NAMES.index(until) >= STAGE_NAMES.index("train")
@@ -49,7 +49,7 @@ def foretell_runs(
     return foretell(experiments[0].model, lambda speed: remaining_work(experiments, until, speed), on_event, anew=anew)
 
 
-def teaching_work(experiment: Experiment, texts: int, speed: Speed, *, writes: bool) -> list[Work]:
+def teaching_work(experiment: Experiment, texts: int, speed: Speed, *, writes: bool) -> list[StageWork]:
     """Of the teacher of a distillation: trained on the shots, it ``writes`` texts, and reads so many others."""
     remaining, writer = _Remaining(experiment, speed), experiment.writers[0]
     jobs = {job.key: (job, writer) for job in experiment.annotator_jobs(writer)}
@@ -69,9 +69,9 @@ class _Remaining:
         self._experiment, self._speed = experiment, speed
         cells = (*experiment.trials, *experiment.writers, *experiment.cells)
         task, path = experiment.task, experiment.model.path
-        self._counts = {cell.key: Counts(task, cell.shots, cell.settings, path) for cell in cells}
+        self._counts = {cell.key: TokenCounts(task, cell.shots, cell.settings, path) for cell in cells}
 
-    def work(self, *, classifies: bool) -> list[Work]:
+    def work(self, *, classifies: bool) -> list[StageWork]:
         """Unless it ``classifies``, nothing is trained but annotators."""
         writers = self._experiment.writers
         return [
@@ -91,14 +91,14 @@ class _Remaining:
         pool = pool_settings(writer.settings, len(self._experiment.task.labels))
         return self._rounds(pool, pool.generate.per_class, self._speed.well_formed)
 
-    def _pool(self, writer: MethodCell) -> list[Work]:
+    def _pool(self, writer: MethodCell) -> list[StageWork]:
         rounds = self._pool_rounds(writer)
         if not rounds or writer.folder.has(POOL_FILE):
             return []
         work = self._counts[writer.key].draws(sum(rounds), chat=writer.form.chat, batches=len(rounds))
         return [_at("draw the pool", work)]
 
-    def encoders(self, writer: MethodCell) -> list[Work]:
+    def encoders(self, writer: MethodCell) -> list[StageWork]:
         """Those of the committee. They are trained and read beside the base, in seconds that its speed says."""
         experiment = self._experiment
         jobs = experiment.encoder_jobs(writer)
@@ -112,7 +112,9 @@ class _Remaining:
         counts = self._counts[writer.key]
         tokens = texts * counts.text_tokens * self._encoder_share
         return [
-            Work(stage="fine-tune the encoders", opens="trainer", trainings=len(unfinished_jobs), train_tokens=tokens)
+            StageWork(
+                stage="fine-tune the encoders", opens="trainer", trainings=len(unfinished_jobs), train_tokens=tokens
+            )
         ]
 
     @cached_property
@@ -121,7 +123,7 @@ class _Remaining:
         base = sum(prod(shape) for shape in checkpoint_shapes(Path(self._experiment.model.path)).values())
         return min(1.0, ENCODER_PARAMETERS / max(1, base))
 
-    def _annotators(self, *, classifies: bool) -> list[Work]:
+    def _annotators(self, *, classifies: bool) -> list[StageWork]:
         """Those on shots are known; those on the pool are, once it is drawn."""
         experiment, jobs = self._experiment, dict[str, tuple[TrainingJob, MethodCell]]()
         jobs |= {job.key: (job, trial) for trial in experiment.trials for job in experiment.annotator_jobs(trial)}
@@ -151,7 +153,7 @@ class _Remaining:
             jobs |= {job.key: (job, writer) for job in known_jobs}
         return [*work, *self._trainings(jobs)]
 
-    def _trainings(self, jobs: dict[str, tuple[TrainingJob, MethodCell]]) -> list[Work]:
+    def _trainings(self, jobs: dict[str, tuple[TrainingJob, MethodCell]]) -> list[StageWork]:
         """Those that are not finished."""
         return [
             _at("train the annotators", self._counts[cell.key].training(len(job.examples), job.settings, cell.form))
@@ -159,10 +161,10 @@ class _Remaining:
             if finished(self._experiment.store, job) is None
         ]
 
-    def _texts(self, writer: MethodCell) -> list[Work]:
+    def _texts(self, writer: MethodCell) -> list[StageWork]:
         """Texts of the pool are read, then more are drawn where it was not enough; and the user's own."""
         experiment, settings, counts = self._experiment, writer.settings, self._counts[writer.key]
-        generate, work = settings.generate, list[Work]()
+        generate, work = settings.generate, list[StageWork]()
         if experiment.unlabelled:
             work.append(_at("annotate", self._reading(writer, len(experiment.unlabelled))))
         instead = experiment.unlabelled and settings.unlabelled.mode == "instead"
@@ -177,11 +179,11 @@ class _Remaining:
             part = counts.draws(sum(rounds), chat=writer.form.chat, batches=len(rounds)) + part
         return [*work, _at("generate", part)]
 
-    def _reading(self, writer: MethodCell, texts: float) -> Work:
+    def _reading(self, writer: MethodCell, texts: float) -> StageWork:
         """By everyone in the committee, and by one of the folds."""
         annotate = writer.settings.annotate
         wordings = [wording for wording, _ in zip(cycle(annotate.wordings), range(annotate.num_adapters))]
-        counts, alone = self._counts[writer.key], Work(stage="")
+        counts, alone = self._counts[writer.key], StageWork(stage="")
         if reads_averages(writer.settings, counts.num_labels):
             for wording in (name for name in wordings if wordings.count(name) > 1):
                 form = msgspec.structs.replace(writer.form, wording=wording)
@@ -191,18 +193,18 @@ class _Remaining:
         forms = [msgspec.structs.replace(writer.form, wording=wording) for wording in wordings]
         encoded = texts * annotate.num_encoders if annotate.annotator == "adapters" else 0
         tokens = encoded * counts.text_tokens * self._encoder_share if encoded else 0.0  # as if the base read them
-        encoder_work = Work(stage="", calls=encoded, prompt_tokens=tokens)
+        encoder_work = StageWork(stage="", calls=encoded, prompt_tokens=tokens)
         return encoder_work + alone + counts.committee(texts, forms, writer.shots, writer.form.chat)
 
-    def _choosing(self, trial: MethodCell) -> list[Work]:
+    def _choosing(self, trial: MethodCell) -> list[StageWork]:
         """Shots are read, if the base model in context can be shown all of them."""
         form = PromptFormat(verbalizer=trial.settings.base_verbalizer, chat=trial.form.chat)
         if len(self._counts[trial.key].fitting(trial.shots, form)) < len(trial.shots):
             return []
         return [_at("choose what is learnt", self._reading(trial, len(trial.shots)))]
 
-    def _classifiers(self) -> list[Work]:
-        experiment, work = self._experiment, list[Work]()
+    def _classifiers(self) -> list[StageWork]:
+        experiment, work = self._experiment, list[StageWork]()
         for cell in experiment.cells:
             if not cell.method.synthetic or experiment.result(cell) is not None:
                 continue
@@ -211,8 +213,8 @@ class _Remaining:
             work.append(_at("train", part))
         return work
 
-    def _measuring(self) -> list[Work]:
-        experiment, work, answered = self._experiment, list[Work](), set[bytes]()
+    def _measuring(self) -> list[StageWork]:
+        experiment, work, answered = self._experiment, list[StageWork](), set[bytes]()
         for cell in experiment.cells:
             evaluation = experiment.evaluation_cell(cell)
             trained = cell.method.trained
@@ -246,5 +248,5 @@ class _Remaining:
         )
 
 
-def _at(stage: str, work: Work) -> Work:
+def _at(stage: str, work: StageWork) -> StageWork:
     return msgspec.structs.replace(work, stage=stage)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from fourshot.engine import calibration as calibrations
-from fourshot.engine.alignment import Filler
+from fourshot.engine.alignment import PromptFiller
 from fourshot.engine.calibration import SMALLEST, Calibration
 from fourshot.engine.chat import ChatTurns
 from fourshot.engine.core import Adapter, Engine, Verbalizer
@@ -48,7 +48,7 @@ class Reader(msgspec.Struct, frozen=True, kw_only=True):
     left_out: tuple[int, ...] = ()  # of an adapter and an encoder: the shots that it was not trained on
     wording: Wording = "task"  # of the prompts that it was trained on
     chat: ChatTurns | None = None  # of the same
-    filler: Filler | None = None  # of the same
+    filler: PromptFiller | None = None  # of the same
     verbalizer: Verbalizer = "word"  # what it learnt to say
     fold: int | None = None  # reads the candidates of this fold, which it was not trained on; None reads all
     averages: tuple["Reader", ...] = ()  # of an average: the adapters that it stands for

@@ -149,7 +149,7 @@ def weigh(held_out: "Mapping[str, np.ndarray]", targets: "np.ndarray") -> dict[s
     return evidence
 
 
-def describe(evidence: Mapping[str, KindEvidence]) -> str:
+def evidence_line(evidence: Mapping[str, KindEvidence]) -> str:
     """One line for people."""
     return ", ".join(
         f"{kind} weigh {item.weight:.2f} ({item.accuracy:.0%} of {item.num_texts} held-out shots)"

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from fourshot.engine.errors import InputError
-from fourshot.pipeline.rows.examples import normalise
+from fourshot.pipeline.rows.examples import normalised_text
 from fourshot.pipeline.rows.fields import bare_text, heading, join_fields, split_fields, written_fields
 from fourshot.pipeline.rows.text_words import CHARS_PER_WORD, has_unspaced, without_marks
 from fourshot.pipeline.synthesis.neardup import NearDuplicates, similar_to_any
@@ -108,11 +108,12 @@ class TextFilter:
         self._shots = [comparable(shot.text) for shot in shots]
         self._long_shots = [f" {shot} " for shot in self._shots if _is_long(shot)]
         self._all_shots = "".join(f" {shot} \n" for shot in self._shots)
-        self._instruction = normalise(task.instruction)
-        nouns = normalise(task.nouns)
+        self._instruction = normalised_text(task.instruction)
+        nouns = normalised_text(task.nouns)
         # The words around the shots in the generation prompt, in the parts that a real text does not hold by chance.
         self._prompt_parts = [f"few examples of {nouns}", f"generate more {nouns}"]
-        self._prompt_parts += [f"generate more {normalise(label.plural)}" for label in task.labels if label.plural]
+        plurals = [normalised_text(label.plural) for label in task.labels if label.plural]
+        self._prompt_parts += [f"generate more {plural}" for plural in plurals]
         names = (*task.label_names, *task.label_words)
         self._label_names = set(map(comparable, names))
         self._label_first = re.compile(rf"(?:{'|'.join(map(re.escape, names))})\s*[:\uff1a]", re.IGNORECASE)
@@ -162,7 +163,7 @@ class TextFilter:
             return "malformed"
         if comparable(text) in self._label_names or self._field.search(text) or self._label_first.match(text):
             return "leaks_label"
-        if self._repeats_prompt(normalise(text)):
+        if self._repeats_prompt(normalised_text(text)):
             return "repeats_prompt"
         if finish_reason == "length" and not _SENTENCE_END.search(text):
             return "unfinished"

@@ -11,7 +11,7 @@ from typing import Literal
 
 import msgspec
 
-from fourshot.engine.alignment import Filler
+from fourshot.engine.alignment import PromptFiller
 from fourshot.engine.chat import ChatTurns
 from fourshot.engine.core import Verbalizer
 from fourshot.pipeline.rows.fields import cut_fields, heading, values_of
@@ -50,7 +50,7 @@ class PromptFormat(msgspec.Struct, frozen=True, kw_only=True):
     max_text_words: int = MAX_TEXT_WORDS
     long_texts: LongTexts = "cut"  # what is left out of texts above that; of windows, a prompt shows the first
     chat: ChatTurns | None = None  # of the base's chat template; None: plain text
-    filler: Filler | None = None  # in front of everything, see `pipeline.synthesis.aligned`
+    filler: PromptFiller | None = None  # in front of everything, see `pipeline.synthesis.aligned`
 
     @property
     def version(self) -> str:

@@ -7,15 +7,15 @@ from collections.abc import Iterator
 from typing import Any
 
 from fourshot.pipeline.faults import counted, shorten, warning
-from fourshot.pipeline.tables.file_bytes import Source
+from fourshot.pipeline.tables.file_bytes import TableSource
 from fourshot.pipeline.tables.grid import grid_rows
 from fourshot.pipeline.tables.hidden_rows import hidden_rows
-from fourshot.pipeline.tables.types import Item, Reading, TableError
+from fourshot.pipeline.tables.types import Item, TableError, TableScan
 
 _BATCH_ROWS = 4096
 
 
-def read_columnar(reading: Reading, source: Source) -> Iterator[Item]:
+def read_columnar(reading: TableScan, source: TableSource) -> Iterator[Item]:
     """Yield the rows of a Parquet or Arrow file, some thousand held at a time. Raises `TableError`."""
     import pyarrow
 
@@ -41,7 +41,7 @@ def read_columnar(reading: Reading, source: Source) -> Iterator[Item]:
         raise TableError(problem, "Is the download complete?") from failure
 
 
-def _class_names(reading: Reading, written: bytes) -> dict[str, tuple[str, ...]]:
+def _class_names(reading: TableScan, written: bytes) -> dict[str, tuple[str, ...]]:
     """Per column, what `datasets` says that its integers, or those in its lists, stand for."""
     try:
         features = json.loads(written)
@@ -58,7 +58,7 @@ def _class_names(reading: Reading, written: bytes) -> dict[str, tuple[str, ...]]
     }
 
 
-def _batches(source: Source, stream: Any) -> tuple[Any, Iterator[Any]]:
+def _batches(source: TableSource, stream: Any) -> tuple[Any, Iterator[Any]]:
     import pyarrow
     import pyarrow.parquet
 
@@ -75,7 +75,7 @@ def _batches(source: Source, stream: Any) -> tuple[Any, Iterator[Any]]:
         return file.schema, iter(file)
 
 
-def read_spreadsheet(reading: Reading, source: Source) -> Iterator[Item]:
+def read_spreadsheet(reading: TableScan, source: TableSource) -> Iterator[Item]:
     """Yield the rows of the sheet asked for, or of the only one that has something in it. Raises `TableError`."""
     import python_calamine
 

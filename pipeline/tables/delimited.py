@@ -15,10 +15,10 @@ from typing import Any, TextIO
 import msgspec
 
 from fourshot.pipeline.faults import note, warning
-from fourshot.pipeline.tables.file_bytes import Source
+from fourshot.pipeline.tables.file_bytes import TableSource
 from fourshot.pipeline.tables.grid import grid_rows, names_its_rows
-from fourshot.pipeline.tables.text import Text, check_text
-from fourshot.pipeline.tables.types import Item, Reading, TableError
+from fourshot.pipeline.tables.text import DecodedText, check_text
+from fourshot.pipeline.tables.types import Item, TableError, TableScan
 
 DELIMITERS = ",;\t|"
 LARGEST_CELL = 2**31 - 1  # characters; the default of 131,072 is less than some e-mails have
@@ -51,7 +51,7 @@ class _Fit(msgspec.Struct, frozen=True, kw_only=True):
         return not self.odd and not self.fault
 
 
-def read_csv(reading: Reading, source: Source) -> Iterator[Item]:
+def read_csv(reading: TableScan, source: TableSource) -> Iterator[Item]:
     """Yield the rows of a CSV file. Raises `TableError` where no dialect reads it."""
     csv.field_size_limit(LARGEST_CELL)
     text = check_text(source, reading.settings)
@@ -67,7 +67,7 @@ def read_csv(reading: Reading, source: Source) -> Iterator[Item]:
         yield from grid_rows(reading, records, f" (separator {delimiter!r}{f'; {name}' * text.has_quotes})")
 
 
-def is_table(text: Text, delimiter: str) -> bool:
+def is_table(text: DecodedText, delimiter: str) -> bool:
     """Whether all of a text is a table of two columns or more with this separator."""
     with text.open(newline="") as stream:
         first = next((line for line in stream if line.strip()), "")
@@ -117,7 +117,7 @@ def _find_delimiter(sample: str, tabs: bool) -> str:
     return max(fits, key=lambda delimiter: fits[delimiter])
 
 
-def _find_reading(reading: Reading, text: Text, delimiter: str, skip: int) -> str:
+def _find_reading(reading: TableScan, text: DecodedText, delimiter: str, skip: int) -> str:
     """How the quotes of a file are meant: the first reading in which all records have the same number of cells.
 
     With tabs, where quotes rarely quote, a reading line by line that fits goes before one that does not need it.
@@ -151,7 +151,7 @@ def _find_reading(reading: Reading, text: Text, delimiter: str, skip: int) -> st
     return chosen
 
 
-def _fit(text: Text, delimiter: str, name: str, skip: int) -> _Fit:
+def _fit(text: DecodedText, delimiter: str, name: str, skip: int) -> _Fit:
     records, odd, spans = 0, 0, 0
     with text.open(newline="") as stream:
         try:
@@ -173,7 +173,7 @@ def _fit(text: Text, delimiter: str, name: str, skip: int) -> _Fit:
     return _Fit(records=records, odd=odd, spans=spans)
 
 
-def _quotes_are_needed(text: Text, skip: int, by_rows: bool) -> bool:
+def _quotes_are_needed(text: DecodedText, skip: int, by_rows: bool) -> bool:
     """Whether the quotes of a table with tabs, which can be read with and without them, look like those of a writer.
 
     Such a writer puts all names into quotes, or doubles a quote inside a text, or puts every cell of a column into

@@ -45,7 +45,7 @@ _NO_TABLES = {
 DAMAGED = (EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, RuntimeError, NotImplementedError, OSError)
 
 
-class Source(msgspec.Struct, frozen=True, kw_only=True):
+class TableSource(msgspec.Struct, frozen=True, kw_only=True):
     """One table in one file, to be opened as often as needed."""
 
     path: Path
@@ -70,7 +70,7 @@ def table_stem(path: PurePath) -> str:
     return path.name[: len(path.name) - len(table_ending(path))]
 
 
-def find_source(path: Path) -> Source:
+def find_source(path: Path) -> TableSource:
     """What table is in a file. Raises `TableError` for a file that is none, or holds several."""
     if path.is_dir():
         listing = shorten(sorted(entry.name for entry in path.iterdir()), 8) or "nothing"
@@ -91,7 +91,7 @@ def find_source(path: Path) -> Source:
     if head.startswith(_ZIP_BEGINNINGS):
         names = _names_in_zip(path)
         if any(part.startswith(_PARTS_OF_SPREADSHEETS) for part in names):
-            return Source(path=path, kind="spreadsheet", name=name)
+            return TableSource(path=path, kind="spreadsheet", name=name)
         if len(names) == 1:
             name, packing = names[0], ".zip"
         elif path.suffix.lower() in ("", ".zip", *KINDS):  # others are documents of other programs
@@ -116,7 +116,7 @@ def find_source(path: Path) -> Source:
             f"cannot read a {noun}; allowed are {', '.join(KINDS)}, also packed ({', '.join(PACKINGS)}).",
             "If it is one of these, call it so.",
         )
-    return Source(path=path, kind=kind, name=name, packing=packing)
+    return TableSource(path=path, kind=kind, name=name, packing=packing)
 
 
 def _names_in_zip(path: Path) -> list[str]:

@@ -11,23 +11,23 @@ from typing import Any
 
 import msgspec
 
-from fourshot.pipeline.faults import Fault, LeftOut, counted, error, raise_errors, shorten, warning
+from fourshot.pipeline.faults import LeftOut, TaskFault, counted, error, raise_errors, shorten, warning
 from fourshot.pipeline.tables.binary import read_columnar, read_spreadsheet
 from fourshot.pipeline.tables.delimited import read_csv
-from fourshot.pipeline.tables.file_bytes import DAMAGED, Source, find_source
+from fourshot.pipeline.tables.file_bytes import DAMAGED, TableSource, find_source
 from fourshot.pipeline.tables.json_tables import read_json
 from fourshot.pipeline.tables.lines import read_lines
 from fourshot.pipeline.tables.split_files import lone_shard, shards_of
-from fourshot.pipeline.tables.types import AS_FOUND, Item, Reading, ReadSettings, Table, TableError, Unread
+from fourshot.pipeline.tables.types import AS_FOUND, Item, ReadSettings, Table, TableError, TableScan, UnreadRow
 from fourshot.pipeline.task import DataSource
 
 __all__ = [
     "AS_FOUND",
     "ReadSettings",
     "Table",
+    "read_settings_of",
     "read_table",
     "scan_table",
-    "settings_of",
     "stream_table",
     "table_warnings",
 ]
@@ -60,18 +60,18 @@ def read_table(path: Path, settings: ReadSettings = AS_FOUND) -> Table:
     return table
 
 
-def scan_table(path: Path, settings: ReadSettings = AS_FOUND) -> tuple[Table, list[Fault]]:
+def scan_table(path: Path, settings: ReadSettings = AS_FOUND) -> tuple[Table, list[TaskFault]]:
     """Read what can be read; and every fault, errors first, then the table's notices and what was left out.
 
     A table with an error among its faults must not be used.
     """
-    reading = Reading(path=path, settings=settings)
+    reading = TableScan(path=path, settings=settings)
     rows: dict[int, dict[str, Any]] = {}
-    unread: dict[str, list[tuple[int, Unread]]] = defaultdict(list)
-    faults: list[Fault] = []
+    unread: dict[str, list[tuple[int, UnreadRow]]] = defaultdict(list)
+    faults: list[TaskFault] = []
     try:
         for number, row in stream_table(reading):
-            if isinstance(row, Unread):
+            if isinstance(row, UnreadRow):
                 unread[row.reason].append((number, row))
             else:
                 rows[number] = row
@@ -104,8 +104,8 @@ def scan_table(path: Path, settings: ReadSettings = AS_FOUND) -> tuple[Table, li
     return table, faults + [notice for notice in notices if notice.severity == "note"] + table_warnings(table)
 
 
-def stream_table(reading: Reading) -> Iterator[Item]:
-    """Yield (line, row) for every row, `Unread` in the place of one that cannot be used; memory stays flat.
+def stream_table(reading: TableScan) -> Iterator[Item]:
+    """Yield (line, row) for every row, `UnreadRow` in the place of one that cannot be used; memory stays flat.
 
     What is known of the file as a whole, its errors too, is in ``reading`` once all has been read. Raises `TableError`.
     JSON that is not in lines is held in memory, and so are spreadsheets.
@@ -133,7 +133,7 @@ def stream_table(reading: Reading) -> Iterator[Item]:
     reading.unit = "row"
 
 
-def _stream_file(reading: Reading, path: Path) -> Iterator[Item]:
+def _stream_file(reading: TableScan, path: Path) -> Iterator[Item]:
     source = find_source(path)
     reading.faults += _unused(reading.settings, source)
     try:
@@ -143,7 +143,7 @@ def _stream_file(reading: Reading, path: Path) -> Iterator[Item]:
         raise TableError(f"{problem}: {failure}.", "Is the download complete?") from failure
 
 
-def _unused(settings: ReadSettings, source: Source) -> list[Fault]:
+def _unused(settings: ReadSettings, source: TableSource) -> list[TaskFault]:
     """Warnings of settings that say nothing about this kind of file."""
     unused = {
         "an encoding": settings.encoding and source.kind not in ("csv", "json", "text"),
@@ -157,12 +157,12 @@ def _unused(settings: ReadSettings, source: Source) -> list[Fault]:
     ]
 
 
-def settings_of(source: DataSource) -> ReadSettings:
+def read_settings_of(source: DataSource) -> ReadSettings:
     """How the files of a task are to be read."""
     return ReadSettings(encoding=source.encoding, header=source.header)
 
 
-def _errors(reading: Reading, unread: list[tuple[int, Unread]], most: int) -> list[Fault]:
+def _errors(reading: TableScan, unread: list[tuple[int, UnreadRow]], most: int) -> list[TaskFault]:
     faults = [error(f"{reading.path}:{number}", row.what) for number, row in unread[:most]]
     if rest := len(unread) - len(faults):
         faults.append(error(reading.path, f"{counted(rest, 'more row')} {_WHY[unread[0][1].reason]}."))
@@ -173,7 +173,7 @@ def _errors(reading: Reading, unread: list[tuple[int, Unread]], most: int) -> li
     return [*faults[:-1], msgspec.structs.replace(faults[-1], remedy=remedy)]
 
 
-def table_warnings(table: Table) -> list[Fault]:
+def table_warnings(table: Table) -> list[TaskFault]:
     """What was left out of a table, and what about its file may mean that it was understood wrongly."""
     problems = (
         f"{counted(part.count, 'row')} {part.what} left out ({table.unit} {shorten(part.lines)})."
@@ -184,7 +184,7 @@ def table_warnings(table: Table) -> list[Fault]:
     ]
 
 
-def _chats(path: Path, reading: Reading, rows: dict[int, dict[str, Any]]) -> list[Fault]:
+def _chats(path: Path, reading: TableScan, rows: dict[int, dict[str, Any]]) -> list[TaskFault]:
     """The error of a file for chat fine-tuning, with a row as it should be."""
     row = next(iter(rows.values()), {})
     chats = [name for name, value in row.items() if _is_chat(value)]

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from fourshot.pipeline.faults import counted, error, shorten, warning
-from fourshot.pipeline.tables.types import Item, Reading, Unread
+from fourshot.pipeline.tables.types import Item, TableScan, UnreadRow
 
 _SEPARATORS = 'Put texts that hold the separator in "double quotes". Is the first line that of the names?'
 _ONE_COLUMN = (
@@ -23,7 +23,7 @@ _RULE = re.compile(r"\s*:?-{3,}:?\s*")
 SENTENCE = re.compile(r"(\S+\s+){3,}\S+[.!]")
 
 
-def grid_rows(reading: Reading, records: Iterator[tuple[int, Sequence[Any]]], hint: str) -> Iterator[Item]:
+def grid_rows(reading: TableScan, records: Iterator[tuple[int, Sequence[Any]]], hint: str) -> Iterator[Item]:
     """Yield rows by column name from (line, cells). ``hint`` says what is amiss where a row has cells too many.
 
     The first record names the columns, unless the settings say that there is no such line; a column without a name is
@@ -65,17 +65,17 @@ def grid_rows(reading: Reading, records: Iterator[tuple[int, Sequence[Any]]], hi
         if len(cells) != width:
             if len(cells) < width or any(cells[width:]):
                 problem = f"{counted(len(cells), 'field')} where the header has {width}{hint}."
-                yield number, Unread("field_count", problem, _ONE_COLUMN if width == 1 else _SEPARATORS)
+                yield number, UnreadRow("field_count", problem, _ONE_COLUMN if width == 1 else _SEPARATORS)
                 continue
             cells = cells[:width]
         if not named.isdisjoint(cells):
             # Files one after the other may each begin with a byte-order mark.
             if list(cells) == raw or [str(cells[0]).lstrip("\ufeff"), *cells[1:]] == header:
-                yield number, Unread("repeated_header", "repeating the column names", is_error=False)
+                yield number, UnreadRow("repeated_header", "repeating the column names", is_error=False)
                 continue
             doubt.see(number, cells)
         if second is not None and number == second[0] and _is_rule(cells):
-            yield number, Unread("rule", "of signs alone below the names, as Markdown has it", is_error=False)
+            yield number, UnreadRow("rule", "of signs alone below the names, as Markdown has it", is_error=False)
             continue
         if nameless:
             doubt.fill(number, cells)
@@ -127,7 +127,7 @@ class _Doubt:
         for place in self.nameless:
             self._filled[place] += bool(cells[place])
 
-    def judge(self, reading: Reading, line: int, columns: Sequence[str]) -> None:
+    def judge(self, reading: TableScan, line: int, columns: Sequence[str]) -> None:
         """Say what columns without a name hold; ask where the first line looks like an example."""
         for place in self.nameless:
             if not self._filled[place]:

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator
 from typing import Any, TextIO
 
 from fourshot.pipeline.faults import clipped, note, shorten
-from fourshot.pipeline.tables.file_bytes import Source
+from fourshot.pipeline.tables.file_bytes import TableSource
 from fourshot.pipeline.tables.text import check_text
-from fourshot.pipeline.tables.types import Item, Reading, TableError, Unread
+from fourshot.pipeline.tables.types import Item, TableError, TableScan, UnreadRow
 
 _SOME_DIGIT = re.compile(r"-?[0.]*[1-9]")
 _BETWEEN = re.compile(r"[\s,\ufeff]*")
@@ -20,7 +20,7 @@ _WAYS = (
 )
 
 
-def read_json(reading: Reading, source: Source) -> Iterator[Item]:
+def read_json(reading: TableScan, source: TableSource) -> Iterator[Item]:
     """Yield the rows of a JSON file. JSON Lines are streamed, other forms are held in memory. Raises `TableError`."""
     text = check_text(source, reading.settings)
     with text.open() as stream:
@@ -46,7 +46,7 @@ def read_json(reading: Reading, source: Source) -> Iterator[Item]:
     yield from _with_columns(reading, enumerate(map(_object, values), start=1))
 
 
-def _with_columns(reading: Reading, items: Iterable[Item]) -> Iterator[Item]:
+def _with_columns(reading: TableScan, items: Iterable[Item]) -> Iterator[Item]:
     """The items, their keys noted as columns."""
     for number, row in items:
         if isinstance(row, dict) and not row.keys() <= reading.columns.keys():
@@ -69,11 +69,11 @@ def _lines(stream: TextIO) -> Iterator[Item]:
             yield number, _object(decoder.read(line.strip("\ufeff\n")))
 
 
-def _object(row: Any) -> dict[str, Any] | Unread:
-    if isinstance(row, dict | Unread):
+def _object(row: Any) -> dict[str, Any] | UnreadRow:
+    if isinstance(row, dict | UnreadRow):
         return row
     problem = f"got a JSON {type(row).__name__}, each row must be an object."
-    return Unread("no_object", problem, 'Write it as {"text": "...", "label": "..."}.')
+    return UnreadRow("no_object", problem, 'Write it as {"text": "...", "label": "..."}.')
 
 
 class _Decoder:
@@ -91,9 +91,9 @@ class _Decoder:
             row = self._json.decode(line)
         except json.JSONDecodeError as failure:
             problem = f"not valid JSON: {failure.msg} (column {failure.colno})."
-            return Unread("broken_json", problem, "Write one JSON object per line.")
+            return UnreadRow("broken_json", problem, "Write one JSON object per line.")
         except (ValueError, RecursionError) as failure:  # a number of thousands of digits, brackets in thousands
-            return Unread("broken_json", f"JSON that cannot be read: {failure}.")
+            return UnreadRow("broken_json", f"JSON that cannot be read: {failure}.")
         return self._checked(row, line)
 
     def read_at(self, text: str, place: int) -> tuple[Any, int]:
@@ -127,15 +127,15 @@ class _Decoder:
 
     def _checked(self, row: Any, source: str) -> Any:
         if self._again:
-            return Unread("key_twice", f"the key {self._again[0]!r} stands there twice.", "Remove one.")
+            return UnreadRow("key_twice", f"the key {self._again[0]!r} stands there twice.", "Remove one.")
         if self._beyond:
             problem = f"the number {clipped(self._beyond[0], 30)} is beyond what can be kept, and would become another."
-            return Unread("beyond", problem, "Write it as a string.")
+            return UnreadRow("beyond", problem, "Write it as a string.")
         if "\\u" in source:
             try:
                 json.dumps(row, ensure_ascii=False).encode()
             except UnicodeEncodeError:
-                return Unread("half_pair", "half of a surrogate pair (\\ud800 to \\udfff).", "Write the whole one.")
+                return UnreadRow("half_pair", "half of a surrogate pair (\\ud800 to \\udfff).", "Write the whole one.")
         return row
 
 
@@ -164,7 +164,7 @@ def _holds_table(row: dict[str, Any]) -> bool:
     )
 
 
-def _table_in(reading: Reading, document: dict[str, Any]) -> list[Any]:
+def _table_in(reading: TableScan, document: dict[str, Any]) -> list[Any]:
     """The rows in a file's one object. Raises `TableError` where it is not plain which they are."""
     values = list(document.values())
     if not _holds_table(document):

@@ -3,15 +3,15 @@
 from collections.abc import Iterator
 
 from fourshot.pipeline.tables.delimited import is_table, read_csv
-from fourshot.pipeline.tables.file_bytes import Source
+from fourshot.pipeline.tables.file_bytes import TableSource
 from fourshot.pipeline.tables.text import check_text
-from fourshot.pipeline.tables.types import Item, Reading, TableError
+from fourshot.pipeline.tables.types import Item, TableError, TableScan
 
 _LABEL = "__label__"  # Source: fasttext.cc, "Text classification": each line begins with its labels
 _FEWEST_LINES = 5  # that are alike, before a separator is more likely than chance
 
 
-def read_lines(reading: Reading, source: Source) -> Iterator[Item]:
+def read_lines(reading: TableScan, source: TableSource) -> Iterator[Item]:
     """Yield a text per line. Raises `TableError` where the lines look like a table that is called .txt."""
     text = check_text(source, reading.settings)
     if is_table(text, "\t"):

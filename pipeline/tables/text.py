@@ -7,7 +7,7 @@ from typing import TextIO
 
 import msgspec
 
-from fourshot.pipeline.tables.file_bytes import Source
+from fourshot.pipeline.tables.file_bytes import TableSource
 from fourshot.pipeline.tables.types import ReadSettings, TableError
 
 _MARKS = {  # the longer ones first: UTF-32's begins as UTF-16's does
@@ -21,10 +21,10 @@ _BLOCK_BYTES = 1 << 20
 _SHOWN = 30  # bytes before and after one that is not UTF-8
 
 
-class Text(msgspec.Struct, frozen=True, kw_only=True):
+class DecodedText(msgspec.Struct, frozen=True, kw_only=True):
     """A source whose bytes have all been decoded once: reading it again meets no fault."""
 
-    source: Source
+    source: TableSource
     encoding: str
     has_quotes: bool
 
@@ -33,7 +33,7 @@ class Text(msgspec.Struct, frozen=True, kw_only=True):
         return io.TextIOWrapper(self.source.open(), encoding=self.encoding, newline=newline)
 
 
-def check_text(source: Source, settings: ReadSettings) -> Text:
+def check_text(source: TableSource, settings: ReadSettings) -> DecodedText:
     """Decode all of it, in flat memory. Raises `TableError` with the line of the first byte that is no text."""
     encoding = _find_encoding(source, settings.encoding)
     decoder = codecs.getincrementaldecoder(encoding)()
@@ -58,10 +58,10 @@ def check_text(source: Source, settings: ReadSettings) -> Text:
             has_quotes = has_quotes or '"' in text
             before += len(block)
             if not block:
-                return Text(source=source, encoding=encoding, has_quotes=has_quotes)
+                return DecodedText(source=source, encoding=encoding, has_quotes=has_quotes)
 
 
-def _find_encoding(source: Source, name: str) -> str:
+def _find_encoding(source: TableSource, name: str) -> str:
     with source.open() as stream:
         head = stream.read(4)
     mark = next((encoding for mark, encoding in _MARKS.items() if head.startswith(mark)), "")
@@ -85,7 +85,7 @@ def _find_encoding(source: Source, name: str) -> str:
 
 
 def _not_decoded(
-    source: Source, encoding: str, place: int, failure: UnicodeDecodeError, settings: ReadSettings
+    source: TableSource, encoding: str, place: int, failure: UnicodeDecodeError, settings: ReadSettings
 ) -> TableError:
     """The fault, its line, and what the place would be in the encoding that spreadsheets in the West write."""
     with source.open() as stream:
@@ -116,7 +116,7 @@ def _not_decoded(
     return TableError(problem, remedy, line)
 
 
-def _nul(source: Source, encoding: str, block: bytes) -> TableError:
+def _nul(source: TableSource, encoding: str, block: bytes) -> TableError:
     problem = "it has NUL characters, which no text has."
     guess = "utf-16-le" if block[1::2].count(0) >= block[::2].count(0) else "utf-16-be"
     as_guessed = block.decode(guess, "replace")

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from fourshot.pipeline.faults import Fault, LeftOut
+from fourshot.pipeline.faults import LeftOut, TaskFault
 
 
 class ReadSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,10 +30,10 @@ class Table(msgspec.Struct, frozen=True, kw_only=True):
     class_names: dict[str, tuple[str, ...]] = {}  # per column, what its integers stand for, where the data says so
     unit: Literal["line", "row"] = "line"  # what the keys of ``rows`` count
     left_out: tuple[LeftOut, ...] = ()
-    notices: tuple[Fault, ...] = ()  # warnings and notes: how the file was understood where that was not plain
+    notices: tuple[TaskFault, ...] = ()  # warnings and notes: how the file was understood where that was not plain
 
 
-class Unread(msgspec.Struct, frozen=True):
+class UnreadRow(msgspec.Struct, frozen=True):
     """Stands in a stream of rows for one that cannot be used."""
 
     reason: str  # the key of `LeftOut`
@@ -50,7 +50,7 @@ class TableError(Exception):
         self.what, self.remedy, self.line = problem, remedy, line
 
 
-class Reading(msgspec.Struct, kw_only=True):
+class TableScan(msgspec.Struct, kw_only=True):
     """One pass over a file. The readers fill in what they learn of it while they yield its rows."""
 
     path: Path
@@ -61,7 +61,7 @@ class Reading(msgspec.Struct, kw_only=True):
     numbers_rows: bool = False  # in a first column without a name, as pandas and R write it
     separator: str = ""  # of CSV
     encoding: str = ""  # of CSV; "utf-8" has no byte-order mark
-    faults: list[Fault] = []  # of the file as a whole
+    faults: list[TaskFault] = []  # of the file as a whole
 
 
-Item = tuple[int, dict[str, Any] | Unread]  # line or row number, and what is there
+Item = tuple[int, dict[str, Any] | UnreadRow]  # line or row number, and what is there

@@ -4,12 +4,12 @@ import re
 from pathlib import Path
 
 from fourshot.engine.errors import InputError
-from fourshot.pipeline.faults import Fault, counted, error, errors_in, note, shorten, warning
-from fourshot.pipeline.rows.examples import clean, count_labels, label_rows, normalise, stand_in
+from fourshot.pipeline.faults import TaskFault, counted, error, errors_in, note, shorten, warning
+from fourshot.pipeline.rows.examples import clean, count_labels, label_rows, normalised_text, stand_in
 from fourshot.pipeline.rows.fields import bare_text
 from fourshot.pipeline.rows.row_doubts import MISREAD
 from fourshot.pipeline.rows.text_words import cut_texts
-from fourshot.pipeline.tables.files import Table, scan_table, settings_of
+from fourshot.pipeline.tables.files import Table, read_settings_of, scan_table
 from fourshot.pipeline.tables.hub import read_hub
 from fourshot.pipeline.tables.split_files import find_split_file, missing_split, split_files
 from fourshot.pipeline.task import Example, Task
@@ -22,12 +22,12 @@ _MARKUP = re.compile(
 )
 
 
-def data_faults(task: Task, k: int) -> list[Fault]:
+def data_faults(task: Task, k: int) -> list[TaskFault]:
     """Faults of the train split, the test split and the shots the user chose, and of what they have in common."""
     source = task.data
     if not source.hub and not Path(source.folder).is_dir():
         return [error("$.data", missing_split(source, source.train_split))]
-    faults: list[Fault] = []
+    faults: list[TaskFault] = []
     splits: dict[str, list[Example]] = {}
     counted_later: list[tuple[str, str, int]] = []  # split, its file, examples of each class that it needs
     for split, stem in (("shots", SHOTS_STEM), ("train", source.train_split), ("test", source.test_split)):
@@ -70,27 +70,27 @@ def data_faults(task: Task, k: int) -> list[Fault]:
         fewest = k if split == "shots" or (split == "train" and "shots" not in splits) else 0
         if not errors_in(label_faults):  # else what is missing may be there under another label
             counted_later.append((split, table.path, fewest))
-    test = {normalise(example.text) for example in splits.get("test", [])}
+    test = {normalised_text(example.text) for example in splits.get("test", [])}
     for split, path, fewest in counted_later:
-        usable = [example for example in splits[split] if split == "test" or normalise(example.text) not in test]
+        usable = [example for example in splits[split] if split == "test" or normalised_text(example.text) not in test]
         all_of_them = count_labels(task, splits[split])
         faults += _counts(task, path, split, count_labels(task, usable), all_of_them, fewest)
     return faults + _overlaps(splits)
 
 
-def _scan(task: Task, stem: str) -> tuple[Table | None, list[Fault]]:
+def _scan(task: Task, stem: str) -> tuple[Table | None, list[TaskFault]]:
     if task.data.hub:
         return read_hub(task.data.hub, task.data.hub_config, stem), []
     folder = Path(task.data.folder)
     path = find_split_file(folder, stem)
     if path is None:
         return None, []
-    table, faults = scan_table(path, settings_of(task.data))
+    table, faults = scan_table(path, read_settings_of(task.data))
     siblings = shorten(file.name for file in split_files(folder, stem) if file != path)
     return table, faults + ([note(path, f"beside it, {siblings} is not read.")] if siblings else [])
 
 
-def _missing(task: Task, split: str, stem: str, has_shots: bool) -> list[Fault]:
+def _missing(task: Task, split: str, stem: str, has_shots: bool) -> list[TaskFault]:
     problem = missing_split(task.data, stem)
     if split == "test":
         remedy = "A run then trains a classifier and measures nothing; `evaluate` and `compare` need test texts."
@@ -102,7 +102,7 @@ def _missing(task: Task, split: str, stem: str, has_shots: bool) -> list[Fault]:
 
 def _counts(
     task: Task, path: str, split: str, usable: dict[str, int], all_of_them: dict[str, int], k: int
-) -> list[Fault]:
+) -> list[TaskFault]:
     """Classes with few examples or none, by ``usable``, which lacks what stands in the test split too."""
     faults = []
     for name, count in usable.items():
@@ -123,11 +123,11 @@ def _counts(
     return faults
 
 
-def _overlaps(splits: dict[str, list[Example]]) -> list[Fault]:
-    test = {normalise(example.text) for example in splits.get("test", [])}
+def _overlaps(splits: dict[str, list[Example]]) -> list[TaskFault]:
+    test = {normalised_text(example.text) for example in splits.get("test", [])}
     faults = []
     for split in ("shots", "train"):
-        shared = sorted({normalise(example.text) for example in splits.get(split, [])} & test)
+        shared = sorted({normalised_text(example.text) for example in splits.get(split, [])} & test)
         if shared:
             are = "texts are" if len(shared) != 1 else "text is"
             problem = f"{len(shared)} {are} in the test split too: {shorten([repr(text[:40]) for text in shared], 3)}."

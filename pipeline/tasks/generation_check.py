@@ -7,7 +7,7 @@ import msgspec
 from msgspec import inspect
 
 from fourshot.engine.errors import InputError
-from fourshot.pipeline.faults import Fault, error, nearest
+from fourshot.pipeline.faults import TaskFault, error, nearest
 from fourshot.pipeline.tables.files import scan_table
 from fourshot.pipeline.tables.split_files import find_split_file, missing_split
 from fourshot.pipeline.tasks.generation import KIND, GenerationTask, PairSource
@@ -17,7 +17,7 @@ KINDS = ("classification", KIND)
 USUAL_REFERENCES = "targets"
 
 
-def kind_faults(kind: Any) -> list[Fault]:
+def kind_faults(kind: Any) -> list[TaskFault]:
     """Of ``kind`` in a task file."""
     if kind in KINDS:
         return []
@@ -25,12 +25,12 @@ def kind_faults(kind: Any) -> list[Fault]:
     return [error("$.kind", problem, nearest(str(kind), KINDS, "Leave it out for a task with labels."))]
 
 
-def generation_faults(document: dict[str, Any], needs_source: bool = True) -> list[Fault]:
+def generation_faults(document: dict[str, Any], needs_source: bool = True) -> list[TaskFault]:
     """Unknown keys, wrong types, missing keys, columns that are the same, a data source named twice or never.
 
     ``document`` is without its kind.
     """
-    faults: list[Fault] = []
+    faults: list[TaskFault] = []
     if "labels" in document:
         problem = "a text generation task has no labels."
         faults.append(error("$.labels", problem, "Remove them, or kind if it is a classification task."))
@@ -45,7 +45,7 @@ def generation_faults(document: dict[str, Any], needs_source: bool = True) -> li
     return faults
 
 
-def _name_faults(sound: dict[str, Any]) -> list[Fault]:
+def _name_faults(sound: dict[str, Any]) -> list[TaskFault]:
     """Of what stands before an input and its target in a prompt."""
     plain = GenerationTask(name="", instruction="")
     names = {key: sound.get(key, getattr(plain, key)).strip() for key in ("input_name", "target_name")}
@@ -60,7 +60,7 @@ def _name_faults(sound: dict[str, Any]) -> list[Fault]:
     return faults
 
 
-def _column_faults(data: dict[str, Any]) -> list[Fault]:
+def _column_faults(data: dict[str, Any]) -> list[TaskFault]:
     inputs = data.get("input_columns", list(PairSource().input_columns))
     if not inputs:
         return [error("$.data.input_columns", "no column is named.", "Name the column of the inputs.")]

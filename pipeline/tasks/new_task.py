@@ -12,7 +12,7 @@ from msgspec import UNSET, UnsetType
 
 from fourshot.engine.errors import InputError
 from fourshot.engine.machine.files import append_lines, settle, staged_folder
-from fourshot.pipeline.faults import Fault, LeftOut, counted, errors_in, note, shorten, warning
+from fourshot.pipeline.faults import LeftOut, TaskFault, counted, errors_in, note, shorten, warning
 from fourshot.pipeline.rows.columns import ACCEPTED, SPLITS, Columns
 from fourshot.pipeline.rows.fields import split_fields
 from fourshot.pipeline.rows.label_words import label_word, propose_words, reads_as, says_nothing
@@ -50,7 +50,7 @@ class NewTask(msgspec.Struct, frozen=True, kw_only=True):
     labels: dict[str, int]  # name -> rows in the task
     asked_words: dict[str, str]  # name of a label whose word says nothing to a model -> a proposal, "" for none
     left_out: tuple[LeftOut, ...]
-    notices: tuple[Fault, ...]
+    notices: tuple[TaskFault, ...]
 
 
 def new_task(
@@ -201,7 +201,7 @@ def _place(name: str) -> tuple[bool, float, str]:
     return not is_number, float(name) if is_number else 0, name
 
 
-def _question(table: Table, columns: Columns, names: Iterable[str]) -> list[Fault]:
+def _question(table: Table, columns: Columns, names: Iterable[str]) -> list[TaskFault]:
     """A note that labels such as true and false need a question as the instruction."""
     if {name.casefold() for name in names} not in ({"true", "false"}, {"yes", "no"}):
         return []
@@ -209,7 +209,7 @@ def _question(table: Table, columns: Columns, names: Iterable[str]) -> list[Faul
     return [note(table.path, problem, 'Write it as the instruction, such as "Is the text a complaint?"')]
 
 
-def _label_as_text(table: Table, examples: Sequence[Example]) -> list[Fault]:
+def _label_as_text(table: Table, examples: Sequence[Example]) -> list[TaskFault]:
     """A warning of texts that are nothing but their label: nothing can be learnt from them."""
     if not (same := [example.text for example in examples if reads_as(example.text) == reads_as(example.label)]):
         return []
@@ -219,7 +219,7 @@ def _label_as_text(table: Table, examples: Sequence[Example]) -> list[Fault]:
     return [warning(table.path, problem, "Are these the columns of texts and labels?")]
 
 
-def _own_splits(table: Table) -> list[Fault]:
+def _own_splits(table: Table) -> list[TaskFault]:
     """A warning of a column that says which rows are for testing: here they are drawn."""
     first = next(iter(table.rows.values()))
     for column in (column for column in table.columns if str(first.get(column)).strip().lower() in SPLITS):
@@ -230,7 +230,7 @@ def _own_splits(table: Table) -> list[Fault]:
     return []
 
 
-def _words_elsewhere(table: Table, columns: Columns, asked_words: Mapping[str, str]) -> list[Fault]:
+def _words_elsewhere(table: Table, columns: Columns, asked_words: Mapping[str, str]) -> list[TaskFault]:
     """A note of the column that has a word for each label, where the labels themselves say nothing."""
     for column in columns.other_labels if asked_words else ():
         pairs = {(str(row.get(columns.labels[0])), str(row.get(column)).strip()) for row in table.rows.values()}

@@ -8,12 +8,12 @@ from typing import Any
 import msgspec
 
 from fourshot.engine.errors import InputError
-from fourshot.pipeline.faults import Fault, counted, error, errors_in, note, raise_errors, shorten, warning
-from fourshot.pipeline.rows.examples import load_table, normalise
+from fourshot.pipeline.faults import TaskFault, counted, error, errors_in, note, raise_errors, shorten, warning
+from fourshot.pipeline.rows.examples import load_table, normalised_text
 from fourshot.pipeline.rows.fields import heading
 from fourshot.pipeline.rows.label_cells import read_text_cell
 from fourshot.pipeline.rows.text_table import check_only_name
-from fourshot.pipeline.tables.files import ReadSettings, Table, read_table, scan_table, settings_of, table_warnings
+from fourshot.pipeline.tables.files import ReadSettings, Table, read_settings_of, read_table, scan_table, table_warnings
 from fourshot.pipeline.tables.split_files import find_split_file, missing_split
 from fourshot.pipeline.tasks.generation import GenerationTask, Pair, PairSource
 
@@ -28,7 +28,7 @@ class Pairs(msgspec.Struct, frozen=True, kw_only=True):
     notes: tuple[str, ...] = ()
 
 
-class Inputs(msgspec.Struct, frozen=True, kw_only=True):
+class InputRows(msgspec.Struct, frozen=True, kw_only=True):
     """A table without targets: its rows, and the input of each; "" where it has none."""
 
     path: Path
@@ -50,7 +50,7 @@ def load_pairs(task: GenerationTask, split: str) -> Pairs:
     return Pairs(pairs=pairs, notes=(*map(str, table_warnings(table)), *map(str, faults)))
 
 
-def read_pairs(source: PairSource, table: Table, split: str) -> tuple[list[Pair], list[Fault]]:
+def read_pairs(source: PairSource, table: Table, split: str) -> tuple[list[Pair], list[TaskFault]]:
     """The usable pairs of a table, and every fault of the other rows."""
     needed = [*source.input_columns, source.target_column]
     needed += [source.references_column] if source.references_column and split == "test" else []
@@ -58,7 +58,7 @@ def read_pairs(source: PairSource, table: Table, split: str) -> tuple[list[Pair]
         column_names = ", ".join(map(repr, table.columns))
         problem = f"no column {' and '.join(map(repr, missing))}; the columns are {column_names}."
         return [], [error(table.path, problem, COLUMNS)]
-    pairs, faults, earlier_keys = list[Pair](), list[Fault](), set[tuple[str, str]]()
+    pairs, faults, earlier_keys = list[Pair](), list[TaskFault](), set[tuple[str, str]]()
     without, again = list[int](), list[int]()
     for line, row in table.rows.items():
         try:
@@ -71,7 +71,7 @@ def read_pairs(source: PairSource, table: Table, split: str) -> tuple[list[Pair]
         if not text or not right:
             without.append(line)
             continue
-        key = normalise(text), normalise(right[0])
+        key = normalised_text(text), normalised_text(right[0])
         if key in earlier_keys:
             again.append(line)
             if split != "test":
@@ -116,7 +116,7 @@ def _texts(value: Any) -> list[str]:
     return [text] if text else []
 
 
-def load_inputs(path: str | Path, source: PairSource, column: str | None = None, encoding: str = "") -> Inputs:
+def load_inputs(path: str | Path, source: PairSource, column: str | None = None, encoding: str = "") -> InputRows:
     """The inputs of a table without targets; ``column`` and ``encoding``: where they are not the task's.
 
     A table with a single column needs no name. Raises `InputError`.
@@ -143,7 +143,7 @@ def load_inputs(path: str | Path, source: PairSource, column: str | None = None,
     raise_errors(faults)
     if not any(inputs):
         raise InputError(f"{path}: all inputs in {' and '.join(map(repr, columns))} are blank. Give at least one.")
-    return Inputs(
+    return InputRows(
         path=Path(path),
         columns=table.columns,
         input_columns=columns,
@@ -155,8 +155,8 @@ def load_inputs(path: str | Path, source: PairSource, column: str | None = None,
 
 def without_tested(pairs: Sequence[Pair], test: Iterable[Pair]) -> tuple[list[Pair], list[str]]:
     """The pairs whose input is not tested on: what is measured must not be learnt; and what is to be told."""
-    tested = {normalise(pair.input) for pair in test}
-    usable_pairs = [pair for pair in pairs if normalise(pair.input) not in tested]
+    tested = {normalised_text(pair.input) for pair in test}
+    usable_pairs = [pair for pair in pairs if normalised_text(pair.input) not in tested]
     gone = len(pairs) - len(usable_pairs)
     return usable_pairs, [f"train: {counted(gone, 'input')} also in the test split left out"] if gone else []
 
@@ -188,12 +188,12 @@ def take_real(pairs: Sequence[Pair], count: int | None, seed: int) -> list[Pair]
     return [pairs[index] for index in sorted(chosen)]
 
 
-def pair_faults(task: GenerationTask) -> list[Fault]:
+def pair_faults(task: GenerationTask) -> list[TaskFault]:
     """What is wrong with the data of a task: every fault of both splits, and of what they have in common."""
     source = task.data
     if not source.hub and not Path(source.folder).is_dir():
         return [error("$.data", missing_split(source.tables, source.train_split))]
-    faults, splits = list[Fault](), dict[str, list[Pair]]()
+    faults, splits = list[TaskFault](), dict[str, list[Pair]]()
     for split, stem in (("train", source.train_split), ("test", source.test_split)):
         try:
             table, table_faults = _scan(source, split, stem)
@@ -216,8 +216,8 @@ def pair_faults(task: GenerationTask) -> list[Fault]:
     return faults + [warning("$.data", f"{line}.") for line in shared]
 
 
-def _scan(source: PairSource, split: str, stem: str) -> tuple[Table | None, list[Fault]]:
+def _scan(source: PairSource, split: str, stem: str) -> tuple[Table | None, list[TaskFault]]:
     if source.hub:
         return load_table(source.tables, split), []
     path = find_split_file(Path(source.folder), stem)
-    return scan_table(path, settings_of(source.tables)) if path else (None, [])
+    return scan_table(path, read_settings_of(source.tables)) if path else (None, [])

@@ -12,7 +12,7 @@ from typing import Any
 
 from msgspec import inspect
 
-from fourshot.pipeline.faults import MOST_NAMED, Fault, counted, error, nearest, note, read_text, shorten, warning
+from fourshot.pipeline.faults import MOST_NAMED, TaskFault, counted, error, nearest, note, read_text, shorten, warning
 from fourshot.pipeline.rows.fields import heading, is_field_name
 from fourshot.pipeline.rows.label_cells import is_plain, visible
 from fourshot.pipeline.rows.label_words import propose_words, says_nothing
@@ -34,7 +34,7 @@ _EXPECTED: dict[type[inspect.Type], Any] = {
 }
 
 
-def read_document(path: Path) -> tuple[dict[str, Any], list[Fault]]:
+def read_document(path: Path) -> tuple[dict[str, Any], list[TaskFault]]:
     """The TOML document, or {} and the fault that keeps it from being read."""
     text, faults = read_text(path)
     try:
@@ -47,12 +47,12 @@ def read_document(path: Path) -> tuple[dict[str, Any], list[Fault]]:
         return {}, [error(location, f"not valid TOML: {reason}.", hint)]
 
 
-def shape_faults(document: dict[str, Any], needs_source: bool = True) -> list[Fault]:
+def shape_faults(document: dict[str, Any], needs_source: bool = True) -> list[TaskFault]:
     """Unknown keys, wrong types, missing keys, labels that cannot be told apart, a data source named twice or never.
 
     ``needs_source`` is False where the data's place is given from outside the file.
     """
-    faults: list[Fault] = []
+    faults: list[TaskFault] = []
     sound = sound_parts(document, inspect.type_info(Task), "$", faults)
     labels, data = sound.get("labels"), document.get("data", {})
     faults += empty_faults(sound, ("name", "instruction", "noun"), labels or [])
@@ -68,7 +68,7 @@ def shape_faults(document: dict[str, Any], needs_source: bool = True) -> list[Fa
     return faults
 
 
-def sound_parts(value: Any, kind: inspect.Type, at: str, faults: list[Fault]) -> Any:
+def sound_parts(value: Any, kind: inspect.Type, at: str, faults: list[TaskFault]) -> Any:
     """What of ``value`` is of ``kind``, the rest added to ``faults``; None where nothing is."""
     assert type(kind) in _EXPECTED, f"a field of type {kind} in fourshot.pipeline.task needs a rule here"
     expected = _EXPECTED[type(kind)]
@@ -99,7 +99,9 @@ def sound_parts(value: Any, kind: inspect.Type, at: str, faults: list[Fault]) ->
     return {key: part for key, part in parts.items() if part is not None}
 
 
-def empty_faults(document: dict[str, Any], keys: Sequence[str], labels: Sequence[dict[str, str]] = ()) -> list[Fault]:
+def empty_faults(
+    document: dict[str, Any], keys: Sequence[str], labels: Sequence[dict[str, str]] = ()
+) -> list[TaskFault]:
     """Texts that say nothing, and a name that is none for a folder."""
     values = {f"$.{key}": document.get(key) for key in keys}
     for i, label in enumerate(labels):
@@ -121,7 +123,7 @@ def empty_faults(document: dict[str, Any], keys: Sequence[str], labels: Sequence
     return faults
 
 
-def _label_faults(labels: list[dict[str, str]]) -> list[Fault]:
+def _label_faults(labels: list[dict[str, str]]) -> list[TaskFault]:
     faults = []
     if len(labels) < 2:
         problem = f"{counted(len(labels), 'label')}; a task needs at least 2."
@@ -169,7 +171,7 @@ def _label_faults(labels: list[dict[str, str]]) -> list[Fault]:
     return faults
 
 
-def instruction_form(instruction: str) -> list[Fault]:
+def instruction_form(instruction: str) -> list[TaskFault]:
     """A warning of an instruction that has places for a text, as templates of other tools do: none is filled in."""
     if not (place := _PLACEHOLDER.search(instruction)):
         return []
@@ -177,7 +179,7 @@ def instruction_form(instruction: str) -> list[Fault]:
     return [warning("$.instruction", problem, "Remove it, unless it is to be read so.")]
 
 
-def _instruction_faults(instruction: str, labels: list[dict[str, str]]) -> list[Fault]:
+def _instruction_faults(instruction: str, labels: list[dict[str, str]]) -> list[TaskFault]:
     """A warning of an instruction with names of labels whose words are others, and a note of one that names many."""
     pairs = [(label.get("name", ""), label.get("word") or label.get("name", "")) for label in labels]
     renamed = [(name, word) for name, word in pairs if name.casefold() != word.casefold()]
@@ -194,7 +196,7 @@ def _instruction_faults(instruction: str, labels: list[dict[str, str]]) -> list[
     return []
 
 
-def source_faults(hub: Any, folder: Any, hub_config: Any, needs_source: bool) -> list[Fault]:
+def source_faults(hub: Any, folder: Any, hub_config: Any, needs_source: bool) -> list[TaskFault]:
     """A data source named twice or never."""
     faults = []
     for key, place, form in (("hub", hub, "a data set as owner/name"), ("folder", folder, "a folder on this machine")):
@@ -210,7 +212,7 @@ def source_faults(hub: Any, folder: Any, hub_config: Any, needs_source: bool) ->
     return faults
 
 
-def field_faults(fields: list[Any]) -> list[Fault]:
+def field_faults(fields: list[Any]) -> list[TaskFault]:
     """What is wrong with the names of an input's fields."""
     faults = []
     if len(fields) < 2:
@@ -227,7 +229,7 @@ def field_faults(fields: list[Any]) -> list[Fault]:
     return faults
 
 
-def _column_faults(data: dict[str, Any], names: list[str], fields: Any) -> list[Fault]:
+def _column_faults(data: dict[str, Any], names: list[str], fields: Any) -> list[TaskFault]:
     faults = []
     label_column = data.get("label_column", "label")
     column = data.get("text_column", "text")
@@ -254,7 +256,7 @@ def _column_faults(data: dict[str, Any], names: list[str], fields: Any) -> list[
     return faults
 
 
-def word_faults(task: Task, tokenizer: Any) -> list[Fault]:
+def word_faults(task: Task, tokenizer: Any) -> list[TaskFault]:
     """How a model's tokenizer sees the label words. ``tokenizer``: anything with Hugging Face's ``encode``.
 
     Words that are the same tokens cannot be told apart: an error. Words of several tokens, or with a first token in

@@ -8,7 +8,7 @@ import msgspec
 
 from fourshot.engine.errors import InputError, TaskFileError
 from fourshot.pipeline.arguments import checked
-from fourshot.pipeline.faults import Fault, errors_in
+from fourshot.pipeline.faults import TaskFault, errors_in
 from fourshot.pipeline.tables.file_bytes import table_ending
 from fourshot.pipeline.tables.files import scan_table
 from fourshot.pipeline.tables.split_files import find_split_file, missing_split, own_splits
@@ -99,7 +99,7 @@ def check_task(
     deep: bool = True,
     k: int = 4,
     data_folder: str | Path | None = None,
-) -> list[Fault]:
+) -> list[TaskFault]:
     """Every fault of a task file: errors, warnings and notes, in the order of the file, then of its data.
 
     ``deep`` reads the data too (hub data sets may be downloaded for it); ``k`` is the number of shots per class that a
@@ -116,7 +116,7 @@ def check_task(
     return faults + data_faults(task, k) if deep else faults
 
 
-def _read(path: Path, data_folder: str | Path | None) -> tuple[Task | GenerationTask | None, list[Fault]]:
+def _read(path: Path, data_folder: str | Path | None) -> tuple[Task | GenerationTask | None, list[TaskFault]]:
     """The task, None where there are errors, and the faults of its file."""
     document, faults = read_document(path)
     kind = document.pop("kind", "classification")

@@ -114,7 +114,7 @@ TASKS: dict[str, Any] = {
 }
 
 
-def describe(app: FastAPI, limits: Limits) -> None:
+def add_schemas(app: FastAPI, limits: Limits) -> None:
     """Add our types to the document that the app gives."""
     original = app.openapi
     _, components = msgspec.json.schema_components(TYPES, ref_template=REF)

@@ -33,7 +33,7 @@ def bounded_protocol(limits: Limits) -> type[asyncio.Protocol]:
     """A protocol class for ``uvicorn.Config(http=...)``: parses as uvicorn does, hangs up on who overstays."""
     from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-    class Bounded(HttpToolsProtocol):
+    class BoundedHttpProtocol(HttpToolsProtocol):
         """Hangs up where headers are longer or slower than the limits; refuses more than so many connections."""
 
         _header_bytes = 0
@@ -168,7 +168,7 @@ def bounded_protocol(limits: Limits) -> type[asyncio.Protocol]:
                     timer.cancel()
             super().connection_lost(exc)
 
-    return Bounded
+    return BoundedHttpProtocol
 
 
 def _line_end(head: bytes) -> int:

@@ -18,8 +18,8 @@ from fourshot.serving.app.conventions import Conventions
 from fourshot.serving.app.docs_page import add_docs
 from fourshot.serving.app.guard import ACCESS, ASKER
 from fourshot.serving.app.keys import Key
-from fourshot.serving.app.openapi import CLASSIFY, GENERATE, TASKS, describe
-from fourshot.serving.app.service import CLIENT_GONE, Asker, Service
+from fourshot.serving.app.openapi import CLASSIFY, GENERATE, TASKS, add_schemas
+from fourshot.serving.app.service import CLIENT_GONE, Caller, Service
 from fourshot.serving.settings import Limits
 
 logger = logging.getLogger("fourshot.serving")
@@ -46,7 +46,7 @@ def add_routes(app: FastAPI, limits: Limits) -> None:
     app.exception_handler(RefusalError)(_refuse)
     app.add_middleware(Conventions)
     app.router.redirect_slashes = False
-    describe(app, limits)
+    add_schemas(app, limits)
     add_docs(app)
 
 
@@ -59,12 +59,12 @@ async def _generate(task: str, request: Request) -> Response:
 
 
 async def _answer(
-    task: str, request: Request, ask: Callable[[str, bytes, Asker], Coroutine[Any, Any, Any]]
+    task: str, request: Request, ask: Callable[[str, bytes, Caller], Coroutine[Any, Any, Any]]
 ) -> Response:
     key: Key | None = request.scope.get(ACCESS)
     if key is not None:
         key.require(task)
-    asker = Asker(name=request.scope.get(ASKER, ""), deadline_s=_deadline_s(request))
+    asker = Caller(name=request.scope.get(ASKER, ""), deadline_s=_deadline_s(request))
     body = await request.body()
     answering = asyncio.create_task(ask(task, body, asker))
     leaving = asyncio.create_task(_until_gone(request))

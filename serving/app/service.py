@@ -13,7 +13,7 @@ import numpy as np
 
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.rows.fields import as_texts
-from fourshot.pipeline.selective import Abstained, Rule, rule_of
+from fourshot.pipeline.selective import Abstained, AbstentionRule, rule_of
 from fourshot.pipeline.tasks.generation import GenerationTask
 from fourshot.pipeline.text_student import TextStudentCard
 from fourshot.serving.answers import RefusalError, quoted
@@ -33,7 +33,7 @@ from fourshot.serving.api import (
 from fourshot.serving.app.metrics import Metrics
 from fourshot.serving.app.requests import AnyRequest, read_request
 from fourshot.serving.models.adapter_sync import AdapterSync
-from fourshot.serving.models.scorer import Scored
+from fourshot.serving.models.scorer import ScoredText
 from fourshot.serving.models.version import ClassifierVersion, GeneratorVersion, Version
 from fourshot.serving.settings import Limits
 
@@ -41,14 +41,14 @@ Answer = TypeVar("Answer")
 CLIENT_GONE = 499  # as nginx counts what nobody is there to read: it is no fault of the service
 
 
-class Asker(msgspec.Struct, frozen=True, kw_only=True):
+class Caller(msgspec.Struct, frozen=True, kw_only=True):
     """Whom a request comes from, and by when it wants its answer."""
 
     name: str = ""  # of a key, or a peer's address: requests of one wait for each other, and take turns with others'
     deadline_s: float = math.inf  # from its arrival
 
 
-ANYBODY = Asker()
+ANYBODY = Caller()
 
 
 class Service:
@@ -87,11 +87,11 @@ class Service:
         refused = self.adapters.refused() if everything else []
         return TaskList(base_model=self._base_name, tasks=served, refused=refused)
 
-    async def classify(self, task: str, body: bytes, asker: Asker = ANYBODY) -> ClassifyResponse:
+    async def classify(self, task: str, body: bytes, asker: Caller = ANYBODY) -> ClassifyResponse:
         """Answer one request. Raises `RefusalError`."""
         return await self._respond(task, body, asker, ClassifyRequest, self._classified)
 
-    async def generate(self, task: str, body: bytes, asker: Asker = ANYBODY) -> GenerateResponse:
+    async def generate(self, task: str, body: bytes, asker: Caller = ANYBODY) -> GenerateResponse:
         """Answer one request to a text generation task. Raises `RefusalError`."""
         return await self._respond(task, body, asker, GenerateRequest, self._generated)
 
@@ -99,9 +99,9 @@ class Service:
         self,
         task: str,
         body: bytes,
-        asker: Asker,
+        asker: Caller,
         kind: type[AnyRequest],
-        answer: Callable[[Any, AnyRequest, Method, float, Asker], Awaitable[Answer]],
+        answer: Callable[[Any, AnyRequest, Method, float, Caller], Awaitable[Answer]],
     ) -> Answer:
         arrived = time.monotonic()
         code, method = 500, "adapter"
@@ -140,7 +140,7 @@ class Service:
                 self.metrics.latency.labels(task, method).observe(time.monotonic() - arrived)
 
     async def _classified(
-        self, version: ClassifierVersion, request: ClassifyRequest, method: Method, arrived: float, asker: Asker
+        self, version: ClassifierVersion, request: ClassifyRequest, method: Method, arrived: float, asker: Caller
     ) -> ClassifyResponse:
         try:
             texts = as_texts(version.task, request.inputs)
@@ -172,7 +172,7 @@ class Service:
         )
 
     async def _generated(
-        self, version: GeneratorVersion, request: GenerateRequest, method: Method, arrived: float, asker: Asker
+        self, version: GeneratorVersion, request: GenerateRequest, method: Method, arrived: float, asker: Caller
     ) -> GenerateResponse:
         self._check(version, asker)
         async with self._promised(version, len(request.inputs)):
@@ -221,7 +221,7 @@ class Service:
             total_tokens=prompt_tokens + completion_tokens,
         )
 
-    def _check(self, version: Version, asker: Asker, tokens: int = 0) -> None:
+    def _check(self, version: Version, asker: Caller, tokens: int = 0) -> None:
         try:
             version.dispatcher.check(asker.name, tokens, min(asker.deadline_s, self._limits.timeout_s))
         except RefusalError as refusal:
@@ -269,7 +269,7 @@ def _chosen(versions: Sequence[Version], method: Method) -> Version:
     )
 
 
-def _rule(version: ClassifierVersion, request: ClassifyRequest, method: Method) -> Rule:
+def _rule(version: ClassifierVersion, request: ClassifyRequest, method: Method) -> AbstentionRule:
     """When a text gets no label. Raises `RefusalError` where the version cannot tell."""
     card = None if method == "icl" or isinstance(version.card, TextStudentCard) else version.card
     try:
@@ -280,7 +280,7 @@ def _rule(version: ClassifierVersion, request: ClassifyRequest, method: Method) 
 
 
 def _result(
-    names: tuple[str, ...], row: np.ndarray, abstained: Abstained, scored: Scored, cut_words: int
+    names: tuple[str, ...], row: np.ndarray, abstained: Abstained, scored: ScoredText, cut_words: int
 ) -> Classified:
     best = int(row.argmax())
     return Classified(

@@ -55,7 +55,7 @@ ALL = Refusal()  # asks for a label of every text
 Answer = TypeVar("Answer")
 
 
-class Call(msgspec.Struct, Generic[Answer], frozen=True, kw_only=True):
+class ApiCall(msgspec.Struct, Generic[Answer], frozen=True, kw_only=True):
     """A request, and the type of its answer."""
 
     answer: type[Answer]
@@ -131,7 +131,7 @@ def explained(retrying: tenacity.BaseRetrying, url: str) -> Iterator[None]:
         ) from error
 
 
-def read(call: Call[Answer], response: httpx.Response, retrying: tenacity.BaseRetrying, url: str) -> Answer:
+def read(call: ApiCall[Answer], response: httpx.Response, retrying: tenacity.BaseRetrying, url: str) -> Answer:
     """The answer of the last attempt. Raises `ServiceError`, and `RequestError` for an answer of 4xx not retried."""
     code, tries = response.status_code, _tries(retrying)
     strange = f"{url} answered {code} {response.reason_phrase} to {call.method} {call.path}{tries}"
@@ -158,14 +158,14 @@ def read(call: Call[Answer], response: httpx.Response, retrying: tenacity.BaseRe
 
 def classify_call(
     task: str, texts: Given | Sequence[Given], method: Method | None, refusal: Refusal = ALL, first: int = 0
-) -> Call[ClassifyResponse]:
+) -> ApiCall[ClassifyResponse]:
     """The call for one request. Raises InputError for a task without a name, and for text that is no Unicode."""
     content: Any = texts if isinstance(texts, str | Mapping) else listed_texts(texts)
     request = ClassifyRequest(input=content, method=method, **msgspec.structs.asdict(refusal))
     return _post("classify", task, request, ClassifyResponse, first)
 
 
-def generate_calls(task: str, inputs: Sequence[str], batch: int) -> list[Call[GenerateResponse]]:
+def generate_calls(task: str, inputs: Sequence[str], batch: int) -> list[ApiCall[GenerateResponse]]:
     """The calls that have texts written for ``inputs``. Raises InputError, before any is sent, for a blank one."""
     texts = cast(list[str], checked_texts(inputs))
     return [
@@ -191,7 +191,7 @@ def written(answers: Sequence[GenerateResponse]) -> list[TextWritten]:
 
 def predict_calls(
     task: str, texts: Sequence[Given], method: Method | None, refusal: Refusal, batch: int
-) -> list[Call[ClassifyResponse]]:
+) -> list[ApiCall[ClassifyResponse]]:
     """The calls that classify ``texts`` in order. Raises InputError, before any is sent, for a blank text."""
     texts = checked_texts(texts)
     return [classify_call(task, texts[first:end], method, refusal, first) for first, end in _parts(texts, batch)]
@@ -217,7 +217,7 @@ def _parts(texts: Sequence[Given], batch: int) -> Iterator[tuple[int, int]]:
 
 def _post(
     route: str, task: str, request: ClassifyRequest | GenerateRequest, answer: type[Answer], first: int
-) -> Call[Answer]:
+) -> ApiCall[Answer]:
     if not task or not isinstance(task, str):
         raise InputError(f"there is no task to ask{f': {task!r:.60} is no name' if task else ''}. Give its name.")
     try:
@@ -227,7 +227,7 @@ def _post(
     # As a name of a folder, "." and ".." would be taken out of the address on its way.
     path = f"/v1/{route}/{quoted.replace('.', '%2E') if task in ('.', '..') else quoted}"
     body = _encoded(request)
-    return Call(answer=answer, method="POST", path=path, body=body, first=first, texts=len(request.inputs))
+    return ApiCall(answer=answer, method="POST", path=path, body=body, first=first, texts=len(request.inputs))
 
 
 def _encoded(value: Any) -> bytes:
@@ -254,8 +254,8 @@ def predictions(answers: Sequence[ClassifyResponse]) -> list[Prediction]:
     ]
 
 
-def tasks_call(everything: bool) -> Call[TaskList]:
-    return Call(answer=TaskList, method="GET", path="/v1/tasks?all=1" if everything else "/v1/tasks")
+def tasks_call(everything: bool) -> ApiCall[TaskList]:
+    return ApiCall(answer=TaskList, method="GET", path="/v1/tasks?all=1" if everything else "/v1/tasks")
 
 
 def http_options(

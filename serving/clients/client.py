@@ -28,7 +28,7 @@ from fourshot.serving.clients.calls import (
     BUSY,
     WRITTEN_BATCH,
     Answer,
-    Call,
+    ApiCall,
     classify_call,
     explained,
     generate_calls,
@@ -126,7 +126,7 @@ class Client:
         except httpx.RequestError:
             return False
 
-    def _ask(self, call: Call[Answer]) -> Answer:
+    def _ask(self, call: ApiCall[Answer]) -> Answer:
         retrying = tenacity.Retrying(sleep=self._sleep, **retry_policy(self._retries))
         with explained(retrying, self._called):
             response = retrying(self._http.request, **call.request())
@@ -194,7 +194,7 @@ class AsyncClient:
         """As `Client.generate`, with several requests on their way as in `predict`."""
         return written(await self._ask_all(generate_calls(task, inputs, batch), concurrency))
 
-    async def _ask_all(self, calls: Sequence[Call[Answer]], concurrency: int) -> list[Answer]:
+    async def _ask_all(self, calls: Sequence[ApiCall[Answer]], concurrency: int) -> list[Answer]:
         if concurrency < 1:
             raise InputError(f"concurrency is {concurrency}; at least 1 request must be on its way.")
         pace = Pace(concurrency)
@@ -218,7 +218,7 @@ class AsyncClient:
         except httpx.RequestError:
             return False
 
-    async def _ask(self, call: Call[Answer], pace: "Pace | None" = None) -> Answer:
+    async def _ask(self, call: ApiCall[Answer], pace: "Pace | None" = None) -> Answer:
         pace = pace or Pace(1)
 
         async def send() -> httpx.Response:

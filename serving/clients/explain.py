@@ -16,7 +16,7 @@ import msgspec
 
 from fourshot.engine.machine.files import replace_file
 from fourshot.engine.machine.home import home
-from fourshot.pipeline.card import AdapterCard, Learnt
+from fourshot.pipeline.card import AdapterCard, TrainingText
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,7 +34,7 @@ class Neighbour(msgspec.Struct, frozen=True, kw_only=True):
     similarity: float  # cosine, -1 to 1
 
 
-class Reading(msgspec.Struct, frozen=True, kw_only=True):
+class WordingScores(msgspec.Struct, frozen=True, kw_only=True):
     """What a wording of the prompt is answered."""
 
     label: str
@@ -45,13 +45,13 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     """What stands behind one answer."""
 
     nearest: tuple[Neighbour, ...]  # the most similar first
-    wordings: dict[str, Reading]  # of the prompt; the adapter was trained on the first of them
+    wordings: dict[str, WordingScores]  # of the prompt; the adapter was trained on the first of them
 
 
-class Examples:
+class ExampleIndex:
     """What a classifier learnt from, as it sees it: computed at the first question, and kept in fourshot's home."""
 
-    def __init__(self, card: AdapterCard, learnt: Sequence[Learnt], states: States) -> None:
+    def __init__(self, card: AdapterCard, learnt: Sequence[TrainingText], states: States) -> None:
         self._learnt, self._states = learnt, states
         prompts = [card.prompt(example.text) for example in learnt]
         content_hash = hashlib.sha256("\0".join(prompts).encode()).hexdigest()[:12]

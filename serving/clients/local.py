@@ -19,7 +19,7 @@ from fourshot.pipeline.arguments import checked, checked_but
 from fourshot.pipeline.card import AdapterCard, base_of, load_card, load_examples
 from fourshot.pipeline.rows.fields import Given, as_texts, bare_text, encoder_text
 from fourshot.pipeline.rows.text_words import check_unicode, words_left_out
-from fourshot.pipeline.selective import Abstained, Refusal, Refusing, Rule, rule_of
+from fourshot.pipeline.selective import Abstained, AbstentionRule, Refusal, Refusing, rule_of
 from fourshot.pipeline.student_card import (
     StudentCard,
     check_unchanged,
@@ -32,7 +32,7 @@ from fourshot.pipeline.synthesis.prompts import PromptFormat, Wording
 from fourshot.pipeline.synthesis.windows import label_scores, reading_prompts
 from fourshot.serving.adapter_lookup import find_adapter
 from fourshot.serving.api import VISIBLE
-from fourshot.serving.clients.explain import Examples, Explanation, Reading
+from fourshot.serving.clients.explain import ExampleIndex, Explanation, WordingScores
 
 if TYPE_CHECKING:
     import numpy as np
@@ -74,7 +74,7 @@ class LocalClassifier:
         folder = find_adapter(adapter_folder)
         self.card = self._adapter_card = load_card(folder)
         base = base_of(self.card, folder, model)
-        self._examples: Examples | None = None  # opened with the first explanation
+        self._examples: ExampleIndex | None = None  # opened with the first explanation
         self._adapter = Adapter(name=self.card.name, path=str(folder.resolve()))
         self._engine = open_engine(
             EngineSettings(model=base.path, kind=kind, max_loras=1, max_lora_rank=slot_rank(self.card.training.r))
@@ -139,7 +139,9 @@ class LocalClassifier:
             return []
         if self._examples is None:
             learnt = load_examples(self._adapter.path, self._adapter_card)
-            self._examples = Examples(self._adapter_card, learnt, lambda prompts: engine.states(prompts, self._adapter))
+            self._examples = ExampleIndex(
+                self._adapter_card, learnt, lambda prompts: engine.states(prompts, self._adapter)
+            )
         card = self._adapter_card
         nearest = self._examples.nearest([reading_prompts(card.task, text, card.prompt_format) for text in inputs])
         variants = [wording for wording in get_args(Wording) if wording != self._adapter_card.wording]
@@ -149,7 +151,7 @@ class LocalClassifier:
             for i, neighbours in enumerate(nearest)
         ]
 
-    def _readings(self, texts: Sequence[str], wording: Wording) -> list[Reading]:
+    def _readings(self, texts: Sequence[str], wording: Wording) -> list[WordingScores]:
         import numpy as np
 
         card = self._adapter_card
@@ -157,11 +159,11 @@ class LocalClassifier:
         if card.align and wording != card.wording:
             form = aligned(form, card.task, self._engine.settings)
         return [
-            Reading(label=card.task.label_names[int(row.argmax())], probability=float(row.max()))
+            WordingScores(label=card.task.label_names[int(row.argmax())], probability=float(row.max()))
             for row in np.exp(apply(card.calibration, self._scores(texts, form)))
         ]
 
-    def rule(self, refusal: Refusal) -> Rule:
+    def rule(self, refusal: Refusal) -> AbstentionRule:
         """When a text gets no label. Raises InputError where the card cannot tell."""
         try:
             return rule_of(refusal, self.card.coverage, self.card.scope)

@@ -39,7 +39,7 @@ OF_TEXTS = (400, 413)  # what a service answers where a text is too long, or sev
 FEW = 8  # texts that may all be refused by chance
 
 
-class Remote(msgspec.Struct, frozen=True, kw_only=True):
+class RemoteModel(msgspec.Struct, frozen=True, kw_only=True):
     """A model behind an OpenAI-compatible address, and the shots that it is shown."""
 
     model: str
@@ -54,7 +54,7 @@ def find_teacher(
     model: str | None = None,
     key: str | None = None,
     ray: str = "",
-    remote: Remote | None = None,
+    remote: RemoteModel | None = None,
 ) -> NamedReader:
     """Whoever ``by`` names. ``task``: what it must be of; an address needs one, the others know their own.
 
@@ -93,7 +93,7 @@ def find_teacher(
     return reader
 
 
-def _remote(url: str, task: Task, remote: Remote, model: str | None, key: str | None, ray: str) -> NamedReader:
+def _remote(url: str, task: Task, remote: RemoteModel, model: str | None, key: str | None, ray: str) -> NamedReader:
     for option, value in (("--model", model), ("--ray", ray)):
         if value:
             raise InputError(f"{option} is for models on this machine; {remote.model} answers at {url}. Leave it out.")

@@ -6,7 +6,7 @@ from pathlib import Path
 from fourshot.engine.errors import InputError, RequestError
 from fourshot.pipeline.distillation.annotating_text import NamedWriter, Parts, Write
 from fourshot.pipeline.events import Event, OnEvent
-from fourshot.pipeline.runs.stages.write import Written
+from fourshot.pipeline.runs.stages.write import WrittenAnswer
 from fourshot.pipeline.student_card import check_unchanged, find_student, is_text_student
 from fourshot.pipeline.tasks.generation import GenerationTask
 from fourshot.pipeline.text_student import FEW, Generator, TextWritten, load_text_student_card
@@ -53,7 +53,7 @@ def find_writer(
     check_unchanged(folder, card.files)
 
     def write(log: Path, on_event: OnEvent) -> Write:
-        def of_parts(parts: Parts) -> Iterator[list[Written]]:
+        def of_parts(parts: Parts) -> Iterator[list[WrittenAnswer]]:
             first = next(parts)
             on_event(Event(stage="annotate", message=f"opening {card.name}"))
             with Generator(folder, many=len(first) > FEW) as generator:
@@ -66,17 +66,18 @@ def find_writer(
     return NamedWriter(name=card.name, task=card.task, write=write)
 
 
-def _written(generate: Callable[[Sequence[str]], list[TextWritten]], inputs: Sequence[str]) -> list[Written]:
+def _written(generate: Callable[[Sequence[str]], list[TextWritten]], inputs: Sequence[str]) -> list[WrittenAnswer]:
     """An input that is refused gets a fault and takes no other with it."""
     try:
         return [
-            Written(text=result.text, is_whole=result.is_whole, is_cut=result.is_cut) for result in generate(inputs)
+            WrittenAnswer(text=result.text, is_whole=result.is_whole, is_cut=result.is_cut)
+            for result in generate(inputs)
         ]
     except InputError as error:
         if isinstance(error, RequestError) and error.code != 400:
             raise  # it is no text's fault
         if len(inputs) == 1:
-            return [Written(text="", fault=str(error))]
+            return [WrittenAnswer(text="", fault=str(error))]
         return [written for text in inputs for written in _written(generate, [text])]
 
 
@@ -91,7 +92,7 @@ def _service(url: str, task: GenerationTask, key: str | None) -> NamedWriter:
         )
 
     def write(log: Path, on_event: OnEvent) -> Write:
-        def of_parts(parts: Parts) -> Iterator[list[Written]]:
+        def of_parts(parts: Parts) -> Iterator[list[WrittenAnswer]]:
             with Client(url, key) as client:
                 for part in parts:
                     yield _written(lambda inputs: client.generate(task.name, inputs), part)

@@ -19,7 +19,7 @@ from fourshot.engine.vllm_seams.lora_support import check_lora_support
 from fourshot.serving.app.keys import Keys
 from fourshot.serving.fleet.supervisor import Say, Supervisor, listen
 from fourshot.serving.models.registry import FolderContents, Registry, base_named
-from fourshot.serving.models.slots import Fit, fit
+from fourshot.serving.models.slots import ServerFit, fit
 from fourshot.serving.settings import ServeSettings
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 ORIGIN = re.compile(r"https?://[^/?#@\sA-Z]+(:\d+)?")
 
 
-class Launch(msgspec.Struct, frozen=True, kw_only=True):
+class ServiceLaunch(msgspec.Struct, frozen=True, kw_only=True):
     """A service that is about to start: it has its address, and nothing of it runs yet."""
 
     settings: ServeSettings  # complete
@@ -66,7 +66,7 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
         return Replicas(self.settings, self.listening, self.replicas, self.ray, log, say)
 
 
-def prepare(settings: ServeSettings, replicas: int = 1, ray: str = "") -> Launch:
+def prepare(settings: ServeSettings, replicas: int = 1, ray: str = "") -> ServiceLaunch:
     """Complete ``settings`` and open the socket. Raises InputError before any model is loaded."""
     check_mounted(settings.adapters)
     settings.check()
@@ -89,7 +89,7 @@ def prepare(settings: ServeSettings, replicas: int = 1, ray: str = "") -> Launch
         )
     listening = listen(settings.host, settings.port)
     settings = msgspec.structs.replace(settings, port=listening.getsockname()[1])
-    return Launch(settings=settings, contents=contents, listening=listening, replicas=replicas, ray=ray)
+    return ServiceLaunch(settings=settings, contents=contents, listening=listening, replicas=replicas, ray=ray)
 
 
 def bare_host(host: str) -> str:
@@ -100,7 +100,7 @@ def bare_host(host: str) -> str:
     return host[1:-1] if host.startswith("[") and host.endswith("]") else host
 
 
-def complete(settings: ServeSettings, replicas: int = 1) -> tuple[ServeSettings, Fit | None, FolderContents]:
+def complete(settings: ServeSettings, replicas: int = 1) -> tuple[ServeSettings, ServerFit | None, FolderContents]:
     """``settings`` with everything computed, for each of ``replicas`` that share this machine.
 
     Nothing has to fit (None) where there are students alone: no base model is looked for, unless one is named.

@@ -16,7 +16,7 @@ from fourshot.engine.machine.temporary import own_folder
 from fourshot.serving.fleet.supervisor import Say, Supervisor, listen, replica_settings
 from fourshot.serving.settings import ServeSettings
 from fourshot.training.jobs.cluster import cluster, has_gpus, machines, nodes
-from fourshot.training.jobs.machines import Supplies, check_machines, machine_name, provide, supplies
+from fourshot.training.jobs.machines import MachineSupplies, check_machines, machine_name, provide, supplies
 
 REPLICA = "fourshot-replica-"  # how the folders of replicas begin
 WAIT_S = 120.0  # for an actor's first address: on a machine that is busy with other work its imports take a minute
@@ -97,7 +97,7 @@ def cores_each(cores: Sequence[int], number: int) -> int:
 class _Actor:
     """Runs a `Supervisor` in a thread of its own."""
 
-    def __init__(self, settings: ServeSettings, keys: str, threads: int, supplied: Supplies) -> None:
+    def __init__(self, settings: ServeSettings, keys: str, threads: int, supplied: MachineSupplies) -> None:
         import ray
 
         try:

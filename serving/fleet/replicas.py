@@ -73,14 +73,14 @@ class Replicas:
 
         from fourshot.serving.app.protocol import server_config
 
-        class Server(uvicorn.Server):
+        class ReplicaServer(uvicorn.Server):
             """Leaves signals to whoever started it."""
 
             @contextlib.contextmanager
             def capture_signals(self):  # type: ignore[no-untyped-def]
                 yield
 
-        server = Server(server_config(router, self._settings))
+        server = ReplicaServer(server_config(router, self._settings))
         serving = asyncio.create_task(server.serve(sockets=[self._listening]))
         stopped = asyncio.create_task(self._stopping.wait())
         await asyncio.wait({serving, stopped}, return_when=asyncio.FIRST_COMPLETED)

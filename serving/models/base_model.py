@@ -28,8 +28,8 @@ from fourshot.serving.api import Method
 from fourshot.serving.models.admission import stage
 from fourshot.serving.models.dispatcher import Dispatcher
 from fourshot.serving.models.registry import Card, InContext, StoredAdapter
-from fourshot.serving.models.scorer import Scored, Scorer, combined_answers
-from fourshot.serving.models.version import Prepared, Version
+from fourshot.serving.models.scorer import ScoredText, Scorer, combined_answers
+from fourshot.serving.models.version import PreparedRequest, Version
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -179,7 +179,7 @@ class ModelVersion:
             return reading_prompts(self.task, text, self._icl_form, self.shots)
         return reading_prompts(self.task, text, self._form)
 
-    async def prepare(self, texts: Sequence[str], method: Method) -> Prepared:
+    async def prepare(self, texts: Sequence[str], method: Method) -> PreparedRequest:
         parts = [self.prompts(text, method) for text in texts]
         prompts = encode_prompts(self._model.tokenizer, [prompt for windows in parts for prompt in windows])
         try:
@@ -188,12 +188,12 @@ class ModelVersion:
             raise RefusalError(400, "too_long", str(error)) from None
         form, bare = self._form, [bare_text(self.task, text) for text in texts]
         cut_words = [words_left_out(text, form.max_text_words, form.long_texts) for text in bare]
-        return Prepared(prompts=prompts, parts=list(map(len, parts)), cut_words=cut_words)
+        return PreparedRequest(prompts=prompts, parts=list(map(len, parts)), cut_words=cut_words)
 
-    def work_tokens(self, prepared: Prepared, method: Method) -> int:
+    def work_tokens(self, prepared: PreparedRequest, method: Method) -> int:
         return self._model.scorer.work_tokens(prepared.prompts, self.labels[method], self._lora_of(method))
 
-    async def score(self, prepared: Prepared, method: Method, asker: str) -> tuple[list[Scored], np.ndarray]:
+    async def score(self, prepared: PreparedRequest, method: Method, asker: str) -> tuple[list[ScoredText], np.ndarray]:
         calibration = self.card.calibration if isinstance(self.card, AdapterCard) else NONE
         if method == "icl":
             calibration = await self._calibrated_in_context()

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 BEGINNING_TOKENS, MOST_BEGINNINGS = 32, 4096  # one block of the cache; beginnings that are remembered
 
 
-class Scored(msgspec.Struct, frozen=True, kw_only=True):
+class ScoredText(msgspec.Struct, frozen=True, kw_only=True):
     """One text, scored."""
 
     logprobs: tuple[float, ...]  # nats, one per label, under the model's whole vocabulary
@@ -47,7 +47,7 @@ class Scorer:
 
     async def score_all(
         self, prompts: Sequence[Sequence[int]], labels: LabelTokens, lora: "LoRARequest | None", asker: str = ""
-    ) -> list[Scored]:
+    ) -> list[ScoredText]:
         """Score the prompts of one request, in their order. See `score`."""
         offsets = [0, *accumulate(map(len, prompts))]
         return await asyncio.gather(
@@ -66,7 +66,7 @@ class Scorer:
         lora: "LoRARequest | None",
         after_tokens: int = 0,
         asker: str = "",
-    ) -> Scored:
+    ) -> ScoredText:
         """Score one prompt, token ids, for every label. Cancelling it takes what waits out of the queue.
 
         ``after_tokens`` of the same request come first; ``asker`` is whose it is. Raises RefusalError where there will
@@ -84,7 +84,7 @@ class Scorer:
         for question, output, turn, done in answers:
             scoring.add(question, output)
             began, ended = min(began, _began(output, turn, done)), max(ended, done)
-        return Scored(
+        return ScoredText(
             logprobs=tuple(scoring.logprobs),
             prompt_tokens=scoring.prompt_tokens,
             cached_tokens=scoring.cached_tokens,
@@ -126,7 +126,7 @@ class Scorer:
         return question, last, turn, time.monotonic()
 
 
-def combined_answers(scored: Sequence[Scored], counts: Sequence[int]) -> list[Scored]:
+def combined_answers(scored: Sequence[ScoredText], counts: Sequence[int]) -> list[ScoredText]:
     """One for each text, which was asked about in so many prompts. See `pipeline.synthesis.windows`."""
     if len(counts) == len(scored):
         return list(scored)
@@ -136,7 +136,7 @@ def combined_answers(scored: Sequence[Scored], counts: Sequence[int]) -> list[Sc
         parts = scored[start : (start := start + number)]
         began = min(part.queue_s for part in parts)
         answers.append(
-            Scored(
+            ScoredText(
                 logprobs=tuple(row.tolist()),
                 prompt_tokens=sum(part.prompt_tokens for part in parts),
                 cached_tokens=sum(part.cached_tokens for part in parts),

@@ -34,7 +34,7 @@ STUDENT_BATCH_BYTES = 64 * MIB  # of activations, or of keys and values
 KV_REQUESTS = 256  # whole prompts that the cache may hold: more is not looked up again on a CPU
 
 
-class Fit(msgspec.Struct, frozen=True, kw_only=True):
+class ServerFit(msgspec.Struct, frozen=True, kw_only=True):
     """What a server is started with, and the figures behind it."""
 
     max_loras: int
@@ -75,7 +75,7 @@ def fit(
     contents: FolderContents,
     free: int | None = None,
     gpu_free: int | None = None,
-) -> Fit:
+) -> ServerFit:
     """Fill in what ``settings`` leave to be computed. Raises InputError where it cannot fit, with what would.
 
     ``free`` and ``gpu_free``: bytes of this machine's memory and of a GPU's, 0 without one; None: as they are now. On a
@@ -120,7 +120,7 @@ def fit(
             f"{in_memory} adapters in memory {in_memory * each_bytes / GIB:.1f}. "
             f"Lower {'' if gpu_free else '--kv-cache-mib, --max-loras or '}--max-cpu-loras."
         )
-    return Fit(
+    return ServerFit(
         max_loras=slots,
         max_cpu_loras=in_memory,
         max_lora_rank=rank,

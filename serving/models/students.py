@@ -25,8 +25,8 @@ from fourshot.serving.api import Method
 from fourshot.serving.models.admission import stage_student
 from fourshot.serving.models.dispatcher import BASE, LEAST_WINDOW_TOKENS, Dispatcher
 from fourshot.serving.models.registry import Card, InContext, StoredAdapter
-from fourshot.serving.models.scorer import Scored, combined_answers
-from fourshot.serving.models.version import Loader, Prepared, Timed, Version
+from fourshot.serving.models.scorer import ScoredText, combined_answers
+from fourshot.serving.models.version import Loader, PreparedRequest, TimedGeneration, Version
 from fourshot.serving.settings import Limits
 from fourshot.training.students.serving_model import ServingModel
 
@@ -167,23 +167,23 @@ class StudentVersion(_Student):
         super().__init__(students, stored, card, folder)
         self.task, self.model, self._max_tokens = card.task, model, card.training.max_tokens
 
-    async def prepare(self, texts: Sequence[str], method: Method) -> Prepared:
+    async def prepare(self, texts: Sequence[str], method: Method) -> PreparedRequest:
         return await asyncio.to_thread(self._read, texts)
 
-    def _read(self, texts: Sequence[str]) -> Prepared:
+    def _read(self, texts: Sequence[str]) -> PreparedRequest:
         parts = [self.model.parts(encoder_text(self.task, text, self._max_tokens)) for text in texts]
         cut_words = [student_left_out(self.task, text, self._max_tokens, self.model.read_chars) for text in texts]
         prompts = self.model.encode([part for windows in parts for part in windows])
-        return Prepared(prompts=prompts, parts=list(map(len, parts)), cut_words=cut_words)
+        return PreparedRequest(prompts=prompts, parts=list(map(len, parts)), cut_words=cut_words)
 
-    def work_tokens(self, prepared: Prepared, method: Method) -> int:
+    def work_tokens(self, prepared: PreparedRequest, method: Method) -> int:
         return sum(map(len, prepared.prompts))
 
     def compute(self, rows: Sequence[Sequence[int]]) -> np.ndarray:
         """Log-probabilities [num_rows, num_labels] of token ids."""
         return apply(NONE, self.model.logits(rows))
 
-    async def score(self, prepared: Prepared, method: Method, asker: str) -> tuple[list[Scored], np.ndarray]:
+    async def score(self, prepared: PreparedRequest, method: Method, asker: str) -> tuple[list[ScoredText], np.ndarray]:
         offsets = accumulate(map(len, prepared.prompts), initial=0)
         scored = await asyncio.gather(
             *(self._score(ids, offset, asker) for ids, offset in zip(prepared.prompts, offsets, strict=False))
@@ -191,9 +191,9 @@ class StudentVersion(_Student):
         scored = combined_answers(scored, prepared.parts)
         return scored, np.exp(np.array([text.logprobs for text in scored]))
 
-    async def _score(self, ids: Sequence[int], after_tokens: int, asker: str) -> Scored:
+    async def _score(self, ids: Sequence[int], after_tokens: int, asker: str) -> ScoredText:
         logprobs, queue_s, model_s = await self._students.ask(self, ids, len(ids), after_tokens, asker)
-        return Scored(
+        return ScoredText(
             logprobs=tuple(logprobs.tolist()),
             prompt_tokens=len(ids),
             cached_tokens=0,
@@ -222,13 +222,13 @@ class TextStudentVersion(_Student):
         """What is written for each."""
         return self._writer.generate(inputs)
 
-    async def generate(self, inputs: Sequence[str], tokens: Sequence[int], asker: str) -> list[Timed]:
+    async def generate(self, inputs: Sequence[str], tokens: Sequence[int], asker: str) -> list[TimedGeneration]:
         offsets = accumulate(tokens, initial=0)
         requests = (
             self._students.ask(self, text, work, offset, asker)
             for text, work, offset in zip(inputs, tokens, offsets, strict=False)
         )
-        return [Timed(*answer) for answer in await asyncio.gather(*requests)]
+        return [TimedGeneration(*answer) for answer in await asyncio.gather(*requests)]
 
 
 AnyVersion = StudentVersion | TextStudentVersion

@@ -16,10 +16,10 @@ from fourshot.pipeline.text_student import TextWritten
 from fourshot.serving.api import Method
 from fourshot.serving.models.dispatcher import Dispatcher
 from fourshot.serving.models.registry import Card, InContext, StoredAdapter
-from fourshot.serving.models.scorer import Scored
+from fourshot.serving.models.scorer import ScoredText
 
 
-class Prepared(msgspec.Struct, frozen=True, kw_only=True):
+class PreparedRequest(msgspec.Struct, frozen=True, kw_only=True):
     """The texts of a request, as a model is to read them."""
 
     prompts: list[list[int]]  # token ids
@@ -55,17 +55,17 @@ class ClassifierVersion(Version, Protocol):
     @property
     def task(self) -> Task: ...
 
-    async def prepare(self, texts: Sequence[str], method: Method) -> Prepared:
+    async def prepare(self, texts: Sequence[str], method: Method) -> PreparedRequest:
         """Raises RefusalError for texts that cannot be answered."""
 
-    def work_tokens(self, prepared: Prepared, method: Method) -> int:
+    def work_tokens(self, prepared: PreparedRequest, method: Method) -> int:
         """What will have to be computed."""
 
-    async def score(self, prepared: Prepared, method: Method, asker: str) -> tuple[list[Scored], np.ndarray]:
+    async def score(self, prepared: PreparedRequest, method: Method, asker: str) -> tuple[list[ScoredText], np.ndarray]:
         """One per text, and the label probabilities [num_texts, num_labels]. Raises RefusalError."""
 
 
-class Timed(NamedTuple):
+class TimedGeneration(NamedTuple):
     """What was written for one input, and when."""
 
     written: TextWritten
@@ -82,7 +82,7 @@ class GeneratorVersion(Version, Protocol):
     async def count_tokens(self, inputs: Sequence[str]) -> list[int]:
         """Of each input, with the most that may be written for it. Raises RefusalError for what cannot be read."""
 
-    async def generate(self, inputs: Sequence[str], tokens: Sequence[int], asker: str) -> list[Timed]:
+    async def generate(self, inputs: Sequence[str], tokens: Sequence[int], asker: str) -> list[TimedGeneration]:
         """One per input; ``tokens`` as `count_tokens` gives them. Raises RefusalError."""
 
 

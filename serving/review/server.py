@@ -16,7 +16,7 @@ from fourshot.engine.errors import FourshotError, InputError
 from fourshot.pipeline.cells.review import ASK, REVIEW, answers_in, decisions, has_table, open_review, written_rows
 from fourshot.pipeline.cells.run_folder import RunFolder
 from fourshot.pipeline.faults import MOST_NAMED, shorten
-from fourshot.pipeline.rows.review_table import Answer, label_named, own_columns, write_review
+from fourshot.pipeline.rows.review_table import ReviewAnswer, label_named, own_columns, write_review
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -44,7 +44,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     keep: bool
 
 
-class Desk:
+class ReviewDesk:
     """The table of one run that a person works on: what they are asked, until it is answered, else the review."""
 
     def __init__(self, folder: RunFolder) -> None:
@@ -69,7 +69,7 @@ class Desk:
             "rows": [{**msgspec.to_builtins(row), "said": answers[row.id]} for row in self.rows],
         }
 
-    def decide(self, name: str, decision: Decision) -> Answer:
+    def decide(self, name: str, decision: Decision) -> ReviewAnswer:
         """Put a decision into the table. Raises InputError where it cannot be one, or the table is in use."""
         label = label_named(decision.label, self.task.label_names)
         if label is None or (decision.keep and not label):
@@ -83,12 +83,12 @@ class Desk:
                 raise InputError(f"there is no text {name!r} in {path}.")
             if columns := own_columns(path, self.task):
                 raise InputError(f"{path} has columns of yours ({', '.join(columns)}), so go on in the spreadsheet.")
-            answers[name] = Answer(label=label, keep=decision.keep)
+            answers[name] = ReviewAnswer(label=label, keep=decision.keep)
             write_review(path, self.rows, answers, task=self.task)
         return answers[name]
 
 
-def review_app(desk: Desk, token: str) -> "Starlette":
+def review_app(desk: ReviewDesk, token: str) -> "Starlette":
     """Answers below /``token``/ alone, to this machine's own names."""
     from starlette.applications import Starlette
     from starlette.middleware import Middleware
@@ -138,7 +138,7 @@ def serve_review(folder: RunFolder, port: int, opened: Callable[[str], None]) ->
     """Answer on this machine until Ctrl-C; ``opened`` is given the address. Raises InputError for a taken port."""
     import uvicorn
 
-    desk, token = Desk(folder), secrets.token_urlsafe(16)
+    desk, token = ReviewDesk(folder), secrets.token_urlsafe(16)
     with socket.socket() as bound:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from fourshot.cli.console import Terminal, one_line
 from fourshot.cli.predict import doubts_of
-from fourshot.cli.progress import Bars, Lines
+from fourshot.cli.progress import ProgressBars, ProgressLines
 from fourshot.pipeline.events import Event, span
 
 
@@ -22,7 +22,7 @@ def steps(done: float, total: float = 40, stage: str = "train") -> Event:
 
 def test_a_log_gets_the_first_and_the_last_of_many_events() -> None:
     stream = io.StringIO()
-    lines = Lines(stream)
+    lines = ProgressLines(stream)
     lines(Event(stage="shots", message="20 drawn"))
     for done in range(1, 41):
         lines(steps(done))
@@ -34,7 +34,7 @@ def test_a_log_gets_the_first_and_the_last_of_many_events() -> None:
 
 def test_a_log_shows_every_step_of_the_work() -> None:
     stream = io.StringIO()
-    lines = Lines(stream)
+    lines = ProgressLines(stream)
     for stage in ("train", "evaluate", "train"):
         lines(steps(1, 2, stage))
         lines(steps(2, 2, stage))
@@ -45,7 +45,7 @@ def test_a_log_shows_every_step_of_the_work() -> None:
 
 def test_trainings_at_the_same_time_have_lines_of_their_own_at_their_own_pace() -> None:
     stream = io.StringIO()
-    lines = Lines(stream)
+    lines = ProgressLines(stream)
     for step in range(1, 6):
         for number in (1, 2):
             lines(Event(stage="train", message=f"notes, {number} of 2", done=step, total=5, unit="steps"))
@@ -55,7 +55,7 @@ def test_trainings_at_the_same_time_have_lines_of_their_own_at_their_own_pace() 
 
 def test_bars_show_count_figures_and_one_bar_per_step() -> None:
     stream = io.StringIO()
-    with Bars(Console(file=stream, force_terminal=True, width=120)) as bars:
+    with ProgressBars(Console(file=stream, force_terminal=True, width=120)) as bars:
         bars(Event(stage="shots", message="[not markup]"))
         bars(steps(1))
         bars(steps(40))

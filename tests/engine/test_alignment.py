@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from fourshot.engine.alignment import BLOCK_TOKENS, SENTENCES, Filler, filler_for
+from fourshot.engine.alignment import BLOCK_TOKENS, SENTENCES, PromptFiller, filler_for
 from fourshot.engine.tokens import encode_prompts, load_tokenizer
 from tests.engine.tiny_models import TOKENIZERS, tokenizer_of
 
@@ -126,4 +126,4 @@ def test_a_base_without_special_tokens_or_without_files_has_no_filler(tmp_path: 
 
 
 def test_its_text_is_the_token_repeated() -> None:
-    assert Filler(token="</s>", number=3, prefix_tokens=32).text == "</s></s></s>"
+    assert PromptFiller(token="</s>", number=3, prefix_tokens=32).text == "</s></s></s>"

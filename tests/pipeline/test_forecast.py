@@ -17,7 +17,7 @@ from fourshot.pipeline.cells.run_folder import RunFolder
 from fourshot.pipeline.distillation.annotating import AnnotationSummary, annotate_table, foretell_annotation
 from fourshot.pipeline.distillation.readers import NamedReader, Read, Teacher
 from fourshot.pipeline.events import Event
-from fourshot.pipeline.forecast import FORECAST_FILE, Forecast, Work, forecast
+from fourshot.pipeline.forecast import FORECAST_FILE, Forecast, StageWork, forecast
 from fourshot.pipeline.rows.text_table import open_texts
 from fourshot.pipeline.runs.stages import generate, recipe
 from fourshot.pipeline.speed import Speed
@@ -27,7 +27,7 @@ from fourshot.pipeline.synthesis.prompts import PromptFormat
 from fourshot.pipeline.synthesis.recipe import Recipe
 from fourshot.pipeline.synthesis.settings import AnnotateSettings, GenerateSettings, RunSettings
 from fourshot.pipeline.task import Example, Label, Task
-from fourshot.pipeline.work_counts import Counts, rounds_for
+from fourshot.pipeline.work_counts import TokenCounts, rounds_for
 from fourshot.training.lora.settings import LoraSettings
 from tests.pipeline.corpus.small_corpora import SHOTS, TASK, make, named, settings
 from tests.pipeline.distillation.test_annotating import reader, table
@@ -46,10 +46,10 @@ def on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def test_seconds_are_loading_and_tokens_and_stages_share_their_process() -> None:
     estimate = forecast(
         [
-            Work(stage="draw", calls=4, prompt_tokens=100, output_tokens=20),
-            Work(stage="draw", calls=1, shots_tokens=10, adapter_tokens=10),
-            Work(stage="train", opens="trainer", trainings=2, steps=3, train_tokens=30),
-            Work(stage="make", output_tokens=20, compiled=True),
+            StageWork(stage="draw", calls=4, prompt_tokens=100, output_tokens=20),
+            StageWork(stage="draw", calls=1, shots_tokens=10, adapter_tokens=10),
+            StageWork(stage="train", opens="trainer", trainings=2, steps=3, train_tokens=30),
+            StageWork(stage="make", output_tokens=20, compiled=True),
         ],
         SPEED,
     )
@@ -68,7 +68,7 @@ def test_seconds_are_loading_and_tokens_and_stages_share_their_process() -> None
 
 def test_trainings_side_by_side_take_less_time_and_the_memory_of_each() -> None:
     def seconds_of(trainings: int) -> tuple[float, float]:
-        work = [Work(stage="train", opens="trainer", trainings=trainings, steps=3, train_tokens=30)]
+        work = [StageWork(stage="train", opens="trainer", trainings=trainings, steps=3, train_tokens=30)]
         alone, pairs = forecast(work, SPEED), forecast(work, SPEED, lambda trainings: min(2, trainings))
         assert pairs.memory_bytes == 2 * alone.memory_bytes > 0
         return alone.seconds - 5, pairs.seconds - 5
@@ -86,7 +86,9 @@ def test_more_classes_keep_less_of_their_draws_unless_it_is_known(classes: int, 
 
 
 def test_what_stages_took_stands_beside_it_and_the_whole_is_judged_once_all_are_known() -> None:
-    estimate = forecast([Work(stage="draw", output_tokens=100), Work(stage="read", prompt_tokens=1000)], SPEED)
+    estimate = forecast(
+        [StageWork(stage="draw", output_tokens=100), StageWork(stage="read", prompt_tokens=1000)], SPEED
+    )
     partial = estimate.beside({"draw": 30.0, "another": 9.0})
     assert [stage.took_s for stage in partial.stages] == [30.0, None] and not partial.verdict
     assert estimate.beside({"draw": 30.0, "read": 30.0}).verdict == "forecast 40 s, took 60 s (50% more)"
@@ -237,7 +239,7 @@ def test_nothing_is_foretold_of_a_choice_that_is_not_made(tmp_path: Path, monkey
     monkeypatch.setattr(generate, "open_workers", lambda *_: InProcessWorker(engine))
     monkeypatch.setattr("fourshot.engine.opening.open_engine", lambda _: engine)
     monkeypatch.setattr(forecasts, "known_speed", lambda *_, **__: SPEED)
-    monkeypatch.setattr(Counts, "fitting", lambda self, shots, form: shots[:1])
+    monkeypatch.setattr(TokenCounts, "fitting", lambda self, shots, form: shots[:1])
     estimate = runs.run(tmp_path / "run", OTHERS["tried"], forecast=True).forecast
     assert estimate and "choose what is learnt" not in [stage.stage for stage in estimate.stages]
 
@@ -264,18 +266,18 @@ def test_shots_for_which_a_prompt_has_no_room_are_not_counted() -> None:
     names = [f"change setting {number:03}" for number in range(150)]
     many = Task(name="many", instruction="Sort.", noun="text", labels=tuple(Label(name=name) for name in names))
     shots = [Example(text=f"so please {turn} {name}", label=name) for name in names for turn in range(4)]
-    counts = Counts(many, shots, RunSettings(), MODEL.path)
+    counts = TokenCounts(many, shots, RunSettings(), MODEL.path)
     shown = counts.fitting(shots, PromptFormat())
     assert 0 < len(shown) < 150 and len({shot.label for shot in shown}) == len(shown), "one of each first"
     assert counts.fitting(shots[:8], PromptFormat()) == shots[:8]
     work = counts.reads(1, PromptFormat(), shots=shots)
     assert 0 < work.shots_tokens <= EngineSettings(model="m").max_model_len
     by_base = msgspec.structs.replace(RunSettings(), annotate=AnnotateSettings(annotator="icl"))
-    (message,) = Counts(many, shots, by_base, MODEL.path).fitting_notes(None)
+    (message,) = TokenCounts(many, shots, by_base, MODEL.path).fitting_notes(None)
     assert f"about {len(shown)} of 600 shots in its prompt, of {len(shown)} of 150 classes" in message
-    assert Counts(many, shots[:8], by_base, MODEL.path).fitting_notes(None) == []
+    assert TokenCounts(many, shots[:8], by_base, MODEL.path).fitting_notes(None) == []
     nobody = msgspec.structs.replace(by_base, annotate=AnnotateSettings(annotator="none"))
-    assert Counts(many, shots, nobody, MODEL.path).fitting_notes(None) == []
+    assert TokenCounts(many, shots, nobody, MODEL.path).fitting_notes(None) == []
 
 
 def test_long_shots_for_which_a_drawing_prompt_has_no_room_are_told() -> None:
@@ -285,7 +287,7 @@ def test_long_shots_for_which_a_drawing_prompt_has_no_room_are_told() -> None:
         for name in task.label_names
         for turn in range(4)
     ]
-    (message,) = Counts(task, shots, RunSettings(), MODEL.path).fitting_notes(None)
+    (message,) = TokenCounts(task, shots, RunSettings(), MODEL.path).fitting_notes(None)
     assert "long: prompts that draw texts show as many shots" in message and "2048 are allowed" in message
     short = [Example(text=f"short {shot.text[-1]}", label=shot.label) for shot in shots]
-    assert Counts(task, short, RunSettings(), MODEL.path).fitting_notes(None) == []
+    assert TokenCounts(task, short, RunSettings(), MODEL.path).fitting_notes(None) == []

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fourshot.engine.errors import InputError
-from fourshot.pipeline.selective import Refusal, Refusing, Rule, Scope, coverage_curve, rule_of
+from fourshot.pipeline.selective import AbstentionRule, Refusal, Refusing, Scope, coverage_curve, rule_of
 
 SURE = np.linspace(0.4, 0.99, 100)
 SCOPE = Scope(least_probability=0.5, false_rejects=0.05, num_texts=100, false_accepts=0.3, num_others=40)
@@ -44,7 +44,7 @@ def test_a_coverage_is_the_threshold_of_the_curve() -> None:
 
 
 def test_what_is_unsure_or_unlike_the_task_gets_no_label() -> None:
-    assert Rule().abstains(0.01) == ""
+    assert AbstentionRule().abstains(0.01) == ""
     rule = rule_of(Refusal(abstain_below=0.6, none_of_these=True), None, SCOPE)
     assert [rule.abstains(sure) for sure in (0.6, 0.59, 0.5, 0.49)] == ["", "unsure", "unsure", "none_of_these"]
     assert rule_of(Refusal(abstain_below=0.4), None, SCOPE).abstains(0.45) == ""

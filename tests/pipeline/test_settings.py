@@ -17,7 +17,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from fourshot.engine import seeds
-from fourshot.engine.alignment import Filler
+from fourshot.engine.alignment import PromptFiller
 from fourshot.engine.core import Adapter, Completion, EngineSettings, PerPromptAdapter, Sampling, Verbalizer
 from fourshot.engine.errors import FourshotError
 from fourshot.engine.fake_engine import WORDS, FakeEngine
@@ -204,7 +204,7 @@ def observed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     engine = Listener(heard)
     patch.setattr("fourshot.training.lora.train.LoraTrainer", Trainer)
     patch.setattr("fourshot.pipeline.runs.run.refuse_fake", lambda *_: None)  # here it can be trained
-    filler = Filler(token="~", number=2, prefix_tokens=32)  # as of a base with a tokenizer
+    filler = PromptFiller(token="~", number=2, prefix_tokens=32)  # as of a base with a tokenizer
     patch.setattr("fourshot.pipeline.synthesis.aligned.filler_for", lambda *_, **__: filler)
     patch.setattr(generate, "open_workers", lambda *_: InProcessWorker(engine))
     patch.setattr("fourshot.engine.opening.open_engine", lambda _: engine)

@@ -11,7 +11,7 @@ from fourshot.engine.core import Adapter, Engine
 from fourshot.engine.errors import FourshotError
 from fourshot.pipeline import speed as speeds
 from fourshot.pipeline.events import Event
-from fourshot.pipeline.forecast import SWITCH, Work, foretell
+from fourshot.pipeline.forecast import SWITCH, StageWork, foretell
 from fourshot.pipeline.speed import Speed, known_speed
 from tests.pipeline.machine_speeds import MODEL, SPEED, forecasts_on
 
@@ -52,7 +52,7 @@ def test_a_machine_is_measured_once_for_each_model_and_anew_where_that_is_asked(
 def test_trainings_are_measured_where_some_are_to_come_and_what_is_known_is_told_before(
     measured: list[ResolvedModel],
 ) -> None:
-    draws, trains = Work(stage="draw", calls=3, output_tokens=2_000), Work(stage="train", opens="trainer")
+    draws, trains = StageWork(stage="draw", calls=3, output_tokens=2_000), StageWork(stage="train", opens="trainer")
     events, to_do = list[Event](), [draws]
     for number in (1, 1, 2, 1):
         to_do[:] = [draws, trains][:number]
@@ -67,19 +67,22 @@ def test_what_its_processes_measure_becomes_a_speed(monkeypatch: pytest.MonkeyPa
     }
     adapter = Adapter(name="a", path="/a")
     of_trainer = {name: fields.pop(name) for name in ("train_token_s", "training_s", "trainer_bytes")}
-    answers = [(speeds.Measured(fields=of_trainer, adapter=adapter), 5.0), (speeds.Measured(fields=fields), 10.0)]
+    answers = [
+        (speeds.SpeedMeasured(fields=of_trainer, adapter=adapter), 5.0),
+        (speeds.SpeedMeasured(fields=fields), 10.0),
+    ]
     probes = list[Any]()
 
     def ask(probe: Any, _: Path) -> Any:
         probes.append(probe)
         measured, opened_s = answers[len(probes) - 1]
-        return msgspec.json.decode(msgspec.json.encode(measured), type=speeds.Measured), opened_s
+        return msgspec.json.decode(msgspec.json.encode(measured), type=speeds.SpeedMeasured), opened_s
 
     monkeypatch.setattr(speeds, "_ask", ask)
     speed = known_speed(MODEL)
     assert msgspec.structs.replace(speed, load=0.0, cores=0, took_s=0.0) == SPEED
     assert probes[1].adapter == adapter and known_speed(MODEL) == speed
-    answers = [(speeds.Measured(fields=fields), 10.0)]
+    answers = [(speeds.SpeedMeasured(fields=fields), 10.0)]
     probes.clear()
     alone = known_speed(MODEL, anew=True, trains=False)
     assert (alone.open_engine_s, alone.open_trainer_s, alone.trainer_bytes, len(probes)) == (10.0, 0.0, 0, 1)
@@ -92,7 +95,7 @@ def test_other_work_at_the_time_is_told_of_and_when_it_is_over_it_is_measured_an
     monkeypatch.setattr(speeds, "_measured", lambda *_: busy)
     for beside in (2.0, 1.5):
         monkeypatch.setattr(speeds, "_load", lambda beside=beside: beside)
-        estimate = foretell(MODEL, lambda _: [Work(stage="draw")], lambda _: None)
+        estimate = foretell(MODEL, lambda _: [StageWork(stage="draw")], lambda _: None)
         assert estimate and "other work kept 1.8 of 2 cores busy" in str(estimate)
     monkeypatch.setattr(speeds, "_measured", lambda *_: SPEED)
     monkeypatch.setattr(speeds, "_load", lambda: 0.2)
@@ -105,10 +108,10 @@ def test_what_cannot_be_measured_stops_nobody_but_who_asks_for_it(monkeypatch: p
 
     monkeypatch.setattr(speeds, "_measured", fail)
     events = list[Event]()
-    assert foretell(MODEL, lambda _: [Work(stage="draw")], events.append) is None
+    assert foretell(MODEL, lambda _: [StageWork(stage="draw")], events.append) is None
     assert events[-1].message == "none, for this machine could not be measured: no memory"
     with pytest.raises(FourshotError, match="no memory"):
-        foretell(MODEL, lambda _: [Work(stage="draw")], events.append, anew=True)
+        foretell(MODEL, lambda _: [StageWork(stage="draw")], events.append, anew=True)
 
 
 def test_nothing_is_measured_where_nothing_is_left_to_do_or_nobody_wants_it(
@@ -116,7 +119,7 @@ def test_nothing_is_measured_where_nothing_is_left_to_do_or_nobody_wants_it(
 ) -> None:
     assert foretell(MODEL, lambda _: [], lambda _: None, anew=True) is None
     monkeypatch.setenv(SWITCH, "0")
-    assert foretell(MODEL, lambda _: [Work(stage="draw")], lambda _: None) is None
+    assert foretell(MODEL, lambda _: [StageWork(stage="draw")], lambda _: None) is None
     assert not measured
 
 

@@ -27,7 +27,7 @@ from fourshot.serving.app.service import Service
 from fourshot.serving.models.base_model import BaseModel, ModelVersion
 from fourshot.serving.models.dispatcher import Dispatcher
 from fourshot.serving.models.registry import InContext
-from fourshot.serving.models.scorer import Scored
+from fourshot.serving.models.scorer import ScoredText
 from fourshot.serving.settings import Limits
 
 DESK = Task(
@@ -61,17 +61,17 @@ class FakeScorer:
 
     async def score_all(
         self, prompts: Sequence[Sequence[int]], labels: LabelTokens, lora: None, asker: str
-    ) -> list[Scored]:
+    ) -> list[ScoredText]:
         return await asyncio.gather(*(self._score(len(ids), asker) for ids in prompts))
 
-    async def _score(self, tokens: int, asker: str) -> Scored:
+    async def _score(self, tokens: int, asker: str) -> ScoredText:
         await self._dispatcher.turn("", tokens, asker=asker)
         try:
             await self.answers.wait()
         finally:
             self._dispatcher.done(tokens)
         logprobs = tuple(np.log([0.75, 0.25]))
-        return Scored(
+        return ScoredText(
             logprobs=logprobs, prompt_tokens=tokens, cached_tokens=0, completion_tokens=1, queue_s=0, model_s=0
         )
 

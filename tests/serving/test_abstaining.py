@@ -25,7 +25,7 @@ from fourshot.serving.clients.calls import classify_call
 from fourshot.serving.clients.local import LocalClassifier
 from fourshot.serving.models.base_model import ModelVersion
 from fourshot.serving.models.registry import StoredAdapter
-from fourshot.serving.models.scorer import Scored
+from fourshot.serving.models.scorer import ScoredText
 from fourshot.serving.settings import Limits
 from fourshot.serving.testing.adapters import task_of
 from fourshot.training.lora.settings import LoraSettings
@@ -81,9 +81,9 @@ class FakeScorer:
     def work_tokens(self, *_: Any) -> int:
         return 9
 
-    async def score_all(self, prompts: list[str], *_: Any) -> list[Scored]:
+    async def score_all(self, prompts: list[str], *_: Any) -> list[ScoredText]:
         return [
-            Scored(
+            ScoredText(
                 logprobs=logprobs(text), prompt_tokens=9, cached_tokens=0, completion_tokens=1, queue_s=0.0, model_s=0.1
             )
             for text in prompts

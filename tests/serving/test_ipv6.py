@@ -12,7 +12,7 @@ from fourshot.cli import main as cli
 from fourshot.engine.errors import InputError
 from fourshot.serving.app.guard import home_of
 from fourshot.serving.app.protocol import server_config
-from fourshot.serving.fleet.launch import Launch, prepare
+from fourshot.serving.fleet.launch import ServiceLaunch, prepare
 from fourshot.serving.fleet.supervisor import listen
 from fourshot.serving.settings import Limits, ServeSettings
 from fourshot.serving.testing.adapters import task_of
@@ -43,7 +43,7 @@ def test_no_host_is_not_taken_for_every_address(tmp_path: Path, host: str) -> No
 def test_the_address_that_is_printed(host: str, address: str) -> None:
     nothing: Any = None
     settings = ServeSettings(adapters="", host=host)
-    launch = Launch(settings=settings, contents=nothing, listening=nothing, replicas=1, ray="")
+    launch = ServiceLaunch(settings=settings, contents=nothing, listening=nothing, replicas=1, ray="")
     assert launch.address == f"http://{address}:8000"
 
 

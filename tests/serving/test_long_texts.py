@@ -16,7 +16,7 @@ from fourshot.pipeline.card import AdapterCard
 from fourshot.serving.clients.local import LocalClassifier
 from fourshot.serving.models.base_model import ModelVersion
 from fourshot.serving.models.registry import StoredAdapter
-from fourshot.serving.models.scorer import Scored, combined_answers
+from fourshot.serving.models.scorer import ScoredText, combined_answers
 from fourshot.serving.testing.adapters import task_of
 from fourshot.training.lora.settings import LoraSettings
 from tests.serving.app_in_process import answer_to
@@ -102,9 +102,9 @@ def test_windows_leave_nothing_out_and_are_the_same_here_and_on_a_server(
 
 
 def test_a_server_gives_one_answer_to_the_parts_of_a_text() -> None:
-    def part(first: float, **seconds: float) -> Scored:
+    def part(first: float, **seconds: float) -> ScoredText:
         logprobs = (math.log(first), math.log(1 - first))
-        return Scored(logprobs=logprobs, prompt_tokens=9, cached_tokens=4, completion_tokens=1, **seconds)
+        return ScoredText(logprobs=logprobs, prompt_tokens=9, cached_tokens=4, completion_tokens=1, **seconds)
 
     parts = [part(0.9, queue_s=1.0, model_s=1.0), part(0.5, queue_s=2.0, model_s=3.0), part(0.2, queue_s=0, model_s=1)]
     both, alone = combined_answers(parts, [2, 1])

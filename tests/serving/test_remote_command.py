@@ -57,5 +57,5 @@ def test_who_interrupts_at_once_has_nothing_sent(endpoint: FakeEndpoint, monkeyp
     with endpoints.Endpoint(f"{endpoint.url}/v1", "large", RemoteSettings(concurrency=1), "work") as asking:
         asking._loop.call_soon_threadsafe(time.sleep, 0.2)  # it is busy, and comes to both at once
         with pytest.raises(KeyboardInterrupt):
-            asking.ask([endpoints.Request(route="chat", body=body) for body in bodies])
+            asking.ask([endpoints.CompletionRequest(route="chat", body=body) for body in bodies])
     assert endpoint.chat_requests == []

@@ -18,7 +18,7 @@ from fourshot.pipeline.tasks.shots import take_shots
 from fourshot.pipeline.tasks.task_file import load_task
 from fourshot.serving.clients.remote import endpoint as endpoints
 from fourshot.serving.clients.remote.asking import asked_task
-from fourshot.serving.clients.remote.completions import Completion, Step, read_labels
+from fourshot.serving.clients.remote.completions import CompletionResponse, TokenStep, read_labels
 from fourshot.serving.clients.remote.settings import RemoteSettings
 from fourshot.serving.clients.remote.teacher import remote_teacher
 from tests.pipeline.task_folders import write_task
@@ -138,18 +138,23 @@ def test_votes_are_sampled_where_it_tells_no_probabilities(
 @pytest.mark.parametrize(
     ("completion", "masses"),
     [
-        (Completion(texts=("order",), steps=(Step("order", {"order": -0.2, " new": -1.8}),)), (0.82, 0.17)),
         (
-            Completion(texts=(" New order",), steps=(Step(" New", {" New": -0.1}), Step(" order", {" order": 0.0}))),
+            CompletionResponse(texts=("order",), steps=(TokenStep("order", {"order": -0.2, " new": -1.8}),)),
+            (0.82, 0.17),
+        ),
+        (
+            CompletionResponse(
+                texts=(" New order",), steps=(TokenStep(" New", {" New": -0.1}), TokenStep(" order", {" order": 0.0}))
+            ),
             (0, 0.9),
         ),
-        (Completion(texts=("new order", "It is an order.", "none", "**Order**")), (0.5, 0.25)),
-        (Completion(texts=("<think>new order? no</think> order",)), (1, 0)),
-        (Completion(texts=("orderly",), steps=(Step("orderly", {"orderly": -0.1}),)), (0, 0)),
+        (CompletionResponse(texts=("new order", "It is an order.", "none", "**Order**")), (0.5, 0.25)),
+        (CompletionResponse(texts=("<think>new order? no</think> order",)), (1, 0)),
+        (CompletionResponse(texts=("orderly",), steps=(TokenStep("orderly", {"orderly": -0.1}),)), (0, 0)),
     ],
 )
 def test_answers_are_read_by_the_tokens_that_tell_labels_apart(
-    completion: Completion, masses: tuple[float, float]
+    completion: CompletionResponse, masses: tuple[float, float]
 ) -> None:
     assert read_labels(completion, ("order", "new order")).masses == pytest.approx(masses, abs=0.01)
 

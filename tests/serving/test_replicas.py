@@ -21,7 +21,7 @@ from fourshot.serving.fleet.supervisor import Say, listen
 from fourshot.serving.settings import ServeSettings
 from fourshot.serving.testing.adapters import make_adapter, task_of
 from fourshot.serving.testing.server import running_service, wait_for
-from fourshot.training.jobs.machines import Needs, Supplies
+from fourshot.training.jobs.machines import MachineNeeds, MachineSupplies
 
 TASKS = 6
 THREADS = "OMP_NUM_THREADS"
@@ -111,7 +111,7 @@ def test_an_actor_without_a_server_makes_room_for_another(tmp_path: Path, monkey
     monkeypatch.setattr(ray_replicas, "Supervisor", Failing)
     monkeypatch.setattr(ray_replicas, "provide", lambda supplied: "")
     monkeypatch.setattr("os._exit", ended.append)
-    ray_replicas._Actor(ServeSettings(adapters=str(tmp_path)), "", 0, Supplies(Needs(), None))
+    ray_replicas._Actor(ServeSettings(adapters=str(tmp_path)), "", 0, MachineSupplies(MachineNeeds(), None))
     wait_for(lambda: ended)
     assert ended == [1]
 
@@ -120,7 +120,7 @@ def test_a_replica_that_was_stopped_leaves_no_folder(tmp_path: Path, monkeypatch
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setattr(ray_replicas, "Supervisor", FakeSupervisor)
     monkeypatch.setattr(ray_replicas, "provide", lambda supplied: "")
-    replica = ray_replicas._Actor(ServeSettings(adapters=str(tmp_path)), "", 1, Supplies(Needs(), None))
+    replica = ray_replicas._Actor(ServeSettings(adapters=str(tmp_path)), "", 1, MachineSupplies(MachineNeeds(), None))
     (folder,) = tmp_path.iterdir()
     assert folder.name.startswith("fourshot-replica-") and (folder / "keys.toml").exists()
     replica.stop()

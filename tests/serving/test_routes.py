@@ -12,7 +12,7 @@ from fourshot.serving.api import ClassifyResponse, Refused, TaskInfo, TaskList, 
 from fourshot.serving.app.guard import ACCESS
 from fourshot.serving.app.keys import Key
 from fourshot.serving.app.routes import add_routes
-from fourshot.serving.app.service import Asker
+from fourshot.serving.app.service import Caller
 from fourshot.serving.fleet.router import Router
 from fourshot.serving.settings import Limits
 from tests.serving.fake_replicas import Ask, FakeReplica, routed
@@ -23,7 +23,7 @@ NOTHING = Usage(prompt_tokens=0, cached_tokens=0, completion_tokens=0, total_tok
 class FakeService:
     """Answers for `a` and `b`; `busy` is rejected."""
 
-    async def classify(self, task: str, body: bytes, asker: Asker) -> ClassifyResponse:
+    async def classify(self, task: str, body: bytes, asker: Caller) -> ClassifyResponse:
         if task == "busy":
             raise RefusalError(429, "overloaded", "Too busy.", 3.4)
         return ClassifyResponse(task=task, method="adapter", adapter="a-1", results=[], usage=NOTHING, total_ms=1.0)

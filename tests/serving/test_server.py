@@ -28,7 +28,7 @@ from fourshot.pipeline.synthesis.prompts import PromptFormat, reading_prompt
 from fourshot.pipeline.task import Example
 from fourshot.pipeline.tasks.task_file import load_task
 from fourshot.serving.clients.remote.asking import RequestMode, requests_for
-from fourshot.serving.clients.remote.completions import Completion, read_labels
+from fourshot.serving.clients.remote.completions import CompletionResponse, read_labels
 from fourshot.serving.clients.remote.endpoint import Endpoint
 from fourshot.serving.clients.remote.settings import RemoteSettings
 from fourshot.serving.clients.remote.teacher import remote_teacher
@@ -188,7 +188,9 @@ def test_a_model_behind_vllm_s_own_routes_is_a_teacher(
     for mode in modes:
         with Endpoint(url, model, RemoteSettings(), "tests") as endpoint:
             requests = [requests_for(task, text, shots, mode, RemoteSettings())[0] for text in TEXTS]
-            completions = [completion for completion in endpoint.ask(requests) if isinstance(completion, Completion)]
+            completions = [
+                completion for completion in endpoint.ask(requests) if isinstance(completion, CompletionResponse)
+            ]
         assert [len(completion.texts) for completion in completions] == [
             1 if mode.likely else RemoteSettings().votes
         ] * len(TEXTS)

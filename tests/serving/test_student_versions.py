@@ -18,7 +18,7 @@ from fourshot.engine.errors import AdapterError
 from fourshot.engine.machine.files import write_json
 from fourshot.pipeline.student_card import STUDENT_FILE, file_hashes, load_student_card
 from fourshot.serving.app.metrics import Metrics
-from fourshot.serving.app.service import Asker, Service
+from fourshot.serving.app.service import Caller, Service
 from fourshot.serving.fleet.launch import complete
 from fourshot.serving.models.adapter_sync import AdapterSync
 from fourshot.serving.models.registry import Registry, base_named, no_base, write_pins
@@ -96,15 +96,15 @@ def test_texts_wait_before_a_busy_student_and_who_gives_up_leaves_nothing_there(
     body = json.dumps({"input": ["a text of some length, so to say"] * 200}).encode()
 
     async def run() -> None:
-        bulk = asyncio.create_task(service.classify("other", body, Asker(name="many")))
+        bulk = asyncio.create_task(service.classify("other", body, Caller(name="many")))
         while not batches:
             await asyncio.sleep(0.01)
-        single = asyncio.create_task(service.classify("other", b'{"input": "one"}', Asker(name="one")))
+        single = asyncio.create_task(service.classify("other", b'{"input": "one"}', Caller(name="one")))
         gate.set()
         assert (await single).results[0].label and len((await bulk).results) == 200
         gate.clear()
         students.dispatcher._done_tokens, students.dispatcher._busy_s = 100.0, 1.0  # tokens/s: it is slow now
-        waiting = asyncio.create_task(service.classify("other", body, Asker(name="many")))
+        waiting = asyncio.create_task(service.classify("other", body, Caller(name="many")))
         while not service.adapters.num_waiting:
             await asyncio.sleep(0.01)
         waiting.cancel()

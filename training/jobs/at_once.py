@@ -31,7 +31,7 @@ WEIGHTS_TIMES, BESIDE_BYTES = 2, 2 << 30  # memory of one training: so many time
 SHARE = 0.8  # of the free memory, for all of them
 
 
-class Width(msgspec.Struct, frozen=True, kw_only=True):
+class ParallelWidth(msgspec.Struct, frozen=True, kw_only=True):
     """How trainings share a machine."""
 
     at_once: int
@@ -39,7 +39,7 @@ class Width(msgspec.Struct, frozen=True, kw_only=True):
     gpus: tuple[str, ...] = ()  # as CUDA_VISIBLE_DEVICES names them; a training has one
 
 
-class Hired(msgspec.Struct, frozen=True, kw_only=True, tag="hired"):
+class WorkerSetup(msgspec.Struct, frozen=True, kw_only=True, tag="hired"):
     """The first message to a worker."""
 
     model: str
@@ -60,7 +60,7 @@ class JobFailed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
     message: str
 
 
-def width(model: str, jobs: int, requested: int = 0) -> Width:
+def width(model: str, jobs: int, requested: int = 0) -> ParallelWidth:
     """For ``jobs`` trainings of ``model``, a checkpoint folder. ``requested``: how many at once; 0: as many as fit."""
     cores, devices = available_cores(), tuple(gpus(os.environ))
     limit = requested or _from_environment()
@@ -68,7 +68,7 @@ def width(model: str, jobs: int, requested: int = 0) -> Width:
     threads = max(1, cores // max(1, at_once))
     if at_once > 1 and not limit:
         at_once = min(at_once, _that_fit(model, devices))
-    return Width(at_once=max(1, at_once), threads=threads, gpus=devices)
+    return ParallelWidth(at_once=max(1, at_once), threads=threads, gpus=devices)
 
 
 def _from_environment() -> int:
@@ -88,7 +88,12 @@ def _that_fit(model: str, devices: Sequence[str]) -> int:
 
 
 def do_jobs_at_once(
-    model: str, jobs: Sequence[tuple[int, TrainingJob]], store: Path, among: Width, log: Path, on_step: OnJobStep
+    model: str,
+    jobs: Sequence[tuple[int, TrainingJob]],
+    store: Path,
+    among: ParallelWidth,
+    log: Path,
+    on_step: OnJobStep,
 ) -> list[FailedJob]:
     """Train ``jobs``, with their numbers, into ``store``. One that fails does not stop the others, and is returned.
 
@@ -104,7 +109,7 @@ def do_jobs_at_once(
             environment["CUDA_VISIBLE_DEVICES"] = among.gpus[place % len(among.gpus)]
         with ChildProcess("fourshot.training.jobs.at_once", log, environment=environment) as child:
             children.append(child)
-            child.send(Hired(model=model, store=str(store)))
+            child.send(WorkerSetup(model=model, store=str(store)))
             while (numbered_job := _next_job(waiting)) is not None:
                 number, job = numbered_job
                 child.send(job)
@@ -155,7 +160,7 @@ def _followed(child: ChildProcess, job: TrainingJob, on_step: OnStep) -> FailedJ
 
 def work(parent: ParentLink) -> None:
     """In each process: the base is opened once, for all jobs it is given."""
-    hired = parent.receive(Hired)
+    hired = parent.receive(WorkerSetup)
     trainer = None
 
     def on_step(step: int, planned: int, loss: float) -> None:

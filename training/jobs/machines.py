@@ -30,7 +30,7 @@ PLACING_S = 1.0  # between two: machines tell each other what they have about as
 ANSWER_S = 120.0  # for a first task to begin on a machine
 
 
-class Needs(msgspec.Struct, frozen=True, kw_only=True):
+class MachineNeeds(msgspec.Struct, frozen=True, kw_only=True):
     """What every machine has to have, under the paths that the driver knows."""
 
     model: str = ""  # checkpoint folder; "" for none
@@ -40,17 +40,17 @@ class Needs(msgspec.Struct, frozen=True, kw_only=True):
     folders: tuple[str, ...] = ()  # that are read: of adapters, say
 
 
-class Supplies(NamedTuple):
+class MachineSupplies(NamedTuple):
     """What goes to a machine: its needs, and the actor that has the model's files."""
 
-    needs: Needs
+    needs: MachineNeeds
     giver: Any
 
 
 @contextmanager
 def supplies(
-    model: str, store: Path | None = None, folders: Sequence[str] = (), giver: "type[Giver] | None" = None
-) -> Iterator[Supplies]:
+    model: str, store: Path | None = None, folders: Sequence[str] = (), giver: "type[CheckpointServer] | None" = None
+) -> Iterator[MachineSupplies]:
     """For the time of the block, a probe lies in ``store``, and the checkpoint ``model`` is given to who asks.
 
     ``giver``: a class with more that workers ask the driver's machine for; a process less than an actor of its own.
@@ -60,7 +60,7 @@ def supplies(
 
     fake = is_fake(model) or not model
     probe = f"{PROBE}{secrets.token_hex(8)}"
-    needs = Needs(
+    needs = MachineNeeds(
         model="" if fake else model,
         content="" if fake else content_hash(Path(model)),
         store=str(store.resolve()) if store else "",
@@ -72,9 +72,9 @@ def supplies(
         for leftover in store.glob(f"{PROBE}*"):  # of a driver that was killed
             leftover.unlink(missing_ok=True)
         (store / probe).write_text(probe, encoding="utf-8")
-    actor = _beside_the_driver(giver or Giver, model) if needs.model else None
+    actor = _beside_the_driver(giver or CheckpointServer, model) if needs.model else None
     try:
-        yield Supplies(needs, actor)
+        yield MachineSupplies(needs, actor)
     finally:
         if actor:
             with suppress(ray.exceptions.RayError):
@@ -84,7 +84,7 @@ def supplies(
                 file.unlink(missing_ok=True)
 
 
-def _beside_the_driver(kind: "type[Giver]", model: str) -> Any:
+def _beside_the_driver(kind: "type[CheckpointServer]", model: str) -> Any:
     """An actor on the driver's machine, which lives as long as the driver does.
 
     Ray places it elsewhere where the machine that it asks has not heard of the driver's yet; then it is placed again.
@@ -105,10 +105,10 @@ def _beside_the_driver(kind: "type[Giver]", model: str) -> Any:
     )
 
 
-def check_machines(supplied: Supplies, nodes: Collection[str]) -> None:
+def check_machines(supplied: MachineSupplies, nodes: Collection[str]) -> None:
     """Have each of these nodes see to its needs, at the same time. Raises InputError that names all that cannot."""
     folders = msgspec.structs.replace(supplied.needs, model="")
-    faults = _faults(Supplies(folders, None), nodes, ANSWER_S)
+    faults = _faults(MachineSupplies(folders, None), nodes, ANSWER_S)
     if not faults and supplied.needs.model:
         faults = _faults(supplied, nodes, None)  # a large model takes as long as it takes
     if faults:
@@ -117,7 +117,7 @@ def check_machines(supplied: Supplies, nodes: Collection[str]) -> None:
         )
 
 
-def _faults(supplied: Supplies, nodes: Collection[str], timeout_s: float | None) -> list[str]:
+def _faults(supplied: MachineSupplies, nodes: Collection[str], timeout_s: float | None) -> list[str]:
     import ray
 
     needs = supplied.needs
@@ -144,7 +144,7 @@ def _faults(supplied: Supplies, nodes: Collection[str], timeout_s: float | None)
     return faults
 
 
-def _check(supplied: Supplies) -> tuple[str, str]:
+def _check(supplied: MachineSupplies) -> tuple[str, str]:
     """On a machine: its name, and what is wrong with it."""
     try:
         provide(supplied)
@@ -162,7 +162,7 @@ def machine_name() -> str:
     return f"{os.uname().nodename}-{ray.util.get_node_ip_address()}"
 
 
-def provide(supplied: Supplies) -> str:
+def provide(supplied: MachineSupplies) -> str:
     """On a machine: see to its needs. Returns the model's folder there.
 
     Raises InputError for a folder that is not shared, or not there; FourshotError where the model cannot be had.
@@ -188,7 +188,7 @@ def provide(supplied: Supplies) -> str:
 _models: dict[str, str] = {}  # content hash -> folder: a worker looks once
 
 
-def _fetched(needs: Needs, giver: Any) -> Path:
+def _fetched(needs: MachineNeeds, giver: Any) -> Path:
     """The checkpoint on this machine: where the driver has it, else where it was fetched to."""
 
     def is_whole(folder: Path) -> bool:
@@ -228,7 +228,7 @@ def _fetch(folder: Path, giver: Any) -> None:
         raise OSError(f"nobody could give it ({str(error).strip().splitlines()[-1]})") from error
 
 
-class Giver:
+class CheckpointServer:
     """Beside the driver: the files of a checkpoint."""
 
     def __init__(self, folder: str) -> None:

@@ -16,7 +16,7 @@ from fourshot.engine.machine.processes import ChildProcess, ParentLink, child_en
 from fourshot.engine.machine.threads import TRAIN_SPINS, available_cores
 from fourshot.training.jobs.jobs import TrainingJob, do_job, finished
 from fourshot.training.lora.examples import OnStep, TrainingResult
-from fourshot.training.lora.share import Share
+from fourshot.training.lora.share import BatchShare
 
 
 class StepDone(msgspec.Struct, frozen=True, kw_only=True, tag="step"):
@@ -61,7 +61,7 @@ def work(parent: ParentLink) -> None:
 
     model, file, store = sys.argv[1:4]
     state = PartialState(cpu=not torch.cuda.is_available())
-    share = Share(rank=state.process_index, world=state.num_processes)
+    share = BatchShare(rank=state.process_index, world=state.num_processes)
     job = msgspec.json.decode(Path(file).read_bytes(), type=TrainingJob)
 
     def on_step(step: int, planned: int, loss: float) -> None:

@@ -16,7 +16,14 @@ import msgspec
 from fourshot.engine.errors import FourshotError
 from fourshot.training.jobs.cluster import check_devices, cluster, device_resources, nodes, on_node
 from fourshot.training.jobs.jobs import FailedJob, OnJobStep, Placement, TrainingJob, do_job, finished
-from fourshot.training.jobs.machines import Giver, Supplies, check_machines, machine_name, provide, supplies
+from fourshot.training.jobs.machines import (
+    CheckpointServer,
+    MachineSupplies,
+    check_machines,
+    machine_name,
+    provide,
+    supplies,
+)
 from fourshot.training.jobs.processes import do_job_over_processes
 from fourshot.training.lora.examples import TrainingResult
 
@@ -71,7 +78,7 @@ class _Queue:
     """Jobs that Ray has, where each runs, and where it may not be tried again."""
 
     def __init__(
-        self, jobs: Sequence[TrainingJob], store: Path, supplied: Supplies, processes: int, tell: Tell
+        self, jobs: Sequence[TrainingJob], store: Path, supplied: MachineSupplies, processes: int, tell: Tell
     ) -> None:
         import ray
 
@@ -170,7 +177,7 @@ class _Queue:
         return result
 
 
-class _Board(Giver):
+class _Board(CheckpointServer):
     """Where workers write where they are and how far; read by the driver, beside which it is."""
 
     def __init__(self, folder: str) -> None:
@@ -191,7 +198,7 @@ class _Board(Giver):
         return written
 
 
-def _work(supplied: Supplies, job: TrainingJob, store: str, number: int, processes: int) -> _Failed | None:
+def _work(supplied: MachineSupplies, job: TrainingJob, store: str, number: int, processes: int) -> _Failed | None:
     """In a worker: do one job; None, or why it failed. Only the death of the worker is for Ray to try again."""
     import ray
 

@@ -16,7 +16,7 @@ from fourshot.training.lora.masks import attention_mask
 from fourshot.training.lora.memory import give_back, is_out_of_memory, row_tokens
 from fourshot.training.lora.output_layer import OutputLayer
 from fourshot.training.lora.packing import ROW_MULTIPLE, PackedRow, micro_batches, pack, shared_prefix_length
-from fourshot.training.lora.share import ALL, Share
+from fourshot.training.lora.share import ALL, BatchShare
 from fourshot.training.lora.written import encode_written
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class LabelLoss:
             )
 
     def backward(
-        self, batch: Sequence[int], scaler: torch.amp.GradScaler, share: Share = ALL
+        self, batch: Sequence[int], scaler: torch.amp.GradScaler, share: BatchShare = ALL
     ) -> tuple[float, float, int]:
         """Accumulate the gradients of the batch's mean loss, from none; of ``share``, the part that is its own.
 
@@ -112,7 +112,9 @@ class LabelLoss:
                 "shorter (max_text_words), close other programs, or take a smaller base."
             )
 
-    def _backward(self, indices: Sequence[int], scaler: torch.amp.GradScaler, share: Share) -> tuple[float, float, int]:
+    def _backward(
+        self, indices: Sequence[int], scaler: torch.amp.GradScaler, share: BatchShare
+    ) -> tuple[float, float, int]:
         total_weight = sum(self._weights[index] for index in indices)
         batch = share.of(indices)
         lengths = [len(self._tails[index]) for index in batch]

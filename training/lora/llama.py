@@ -22,9 +22,9 @@ from torch.utils import _pytree as pytree
 from fourshot.training.lora.attention import Segments, attend, attend_backward
 from fourshot.training.lora.fast import is_plain
 from fourshot.training.lora.masks import SLIDING
-from fourshot.training.lora.norms import LayerNorms, Normed, enter, leave, through
+from fourshot.training.lora.norms import LayerNorms, SavedNorm, enter, leave, through
 from fourshot.training.lora.packing import PackedRow
-from fourshot.training.lora.projection import Projection, base_of, pays_to_pack
+from fourshot.training.lora.projection import Projection, frozen_linear, pays_to_pack
 
 GROUPS = (("q_proj", "k_proj", "v_proj"), ("o_proj",), ("gate_proj", "up_proj"), ("down_proj",))
 FAMILIES = ("llama", "mistral", "ministral", "cwm", "qwen2", "qwen3", "olmo2")
@@ -42,27 +42,27 @@ class DecoderRow(NamedTuple):
     seed: int | None  # of the masks of dropout; None: nothing is dropped
 
 
-class Kept(NamedTuple):
+class SavedLayer(NamedTuple):
     """What one layer keeps for its gradients, beside what its projections read; None where a family has no norm."""
 
-    before_attention: Normed | None
-    queries_and_keys: list[Normed]
+    before_attention: SavedNorm | None
+    queries_and_keys: list[SavedNorm]
     rows: Tensor
     weights: Tensor
-    after_attention: Normed | None
-    before_mlp: Normed | None
+    after_attention: SavedNorm | None
+    before_mlp: SavedNorm | None
     both: Tensor  # gate and up [T, 2 * inner]
     opened: Tensor  # silu of the gate [T, inner]
-    after_mlp: Normed | None
+    after_mlp: SavedNorm | None
     masks: list[Tensor | None]  # of dropout, of each of `GROUPS`
 
 
-class Span(NamedTuple):
+class LayerSpan(NamedTuple):
     """What consecutive layers keep. After the last attention of the decoder there are N tokens instead of T."""
 
     inputs: list[Tensor]  # of each of `GROUPS`: [layers, T, in]
     lows: list[Tensor]  # the same times A^T: [layers, T, rank]
-    layers: list[Kept]
+    layers: list[SavedLayer]
 
 
 class Decode(torch.autograd.Function):
@@ -100,8 +100,8 @@ class LlamaDecoder:
     row_multiple = 8  # of tokens: padding costs more than the kernels of some more shapes
 
     def __init__(self, wrapped: Any) -> None:
-        """Raises ValueError where `fits` is false."""
-        if not fits(wrapped):
+        """Raises ValueError where `decoder_supports` is false."""
+        if not decoder_supports(wrapped):
             raise ValueError("this model is no Llama, or kin of it, with plain LoRA")
         self._model = wrapped.get_base_model().get_decoder()
         config = self._model.config
@@ -109,7 +109,9 @@ class LlamaDecoder:
         self._size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         self.checkpointing = False  # keep one layer's values at a time, compute the rest twice
         layers = [_parts(layer) for layer in self._model.layers]
-        packed = pays_to_pack([base_of(parts[name]).weight for parts in layers for names in GROUPS for name in names])
+        packed = pays_to_pack(
+            [frozen_linear(parts[name]).weight for parts in layers for names in GROUPS for name in names]
+        )
         self.projections = [
             Projection([[parts[name] for name in names] for parts in layers], packed=packed) for names in GROUPS
         ]
@@ -157,10 +159,10 @@ class LlamaDecoder:
         generator = torch.Generator(inputs[0].device).manual_seed(row.seed + layer)
         return [projection.mask(x, generator) for projection, x in zip(self.projections, inputs, strict=True)]
 
-    def forward(self, span: range, x: Tensor, row: DecoderRow) -> tuple[Tensor, Span]:
+    def forward(self, span: range, x: Tensor, row: DecoderRow) -> tuple[Tensor, LayerSpan]:
         """x [T, hidden] -> [T, hidden], after the last layer [N, hidden]."""
         num_rows, segments = self._num_rows(span, row), row.segments
-        kept = Span([], [], [])
+        kept = LayerSpan([], [], [])
         for projection, tokens in zip(self.projections, num_rows, strict=True):
             width, rank, _ = projection.sizes
             kept.inputs.append(x.new_empty(len(span), tokens, width))
@@ -184,11 +186,11 @@ class LlamaDecoder:
             torch.mul(opened, up, out=inputs[3])
             x, after_mlp = leave(x, down.forward(layer, inputs[3], lows[3], masks[3]), norms.after_mlp)
             norms_kept = before_attention, queries_and_keys, rows, weights, after_attention, before_mlp
-            kept.layers.append(Kept(*norms_kept, both, opened, after_mlp, masks))
+            kept.layers.append(SavedLayer(*norms_kept, both, opened, after_mlp, masks))
         return x, kept
 
     def backward(
-        self, span: range, g: Tensor, kept: Span, row: DecoderRow, of_weights: list[tuple[Tensor, Tensor]]
+        self, span: range, g: Tensor, kept: LayerSpan, row: DecoderRow, of_weights: list[tuple[Tensor, Tensor]]
     ) -> Tensor:
         """The gradient for the span's input [T, hidden], from that of its output; writes those of the weights."""
         num_rows = self._num_rows(span, row)
@@ -250,7 +252,7 @@ def _parts(layer: Any) -> dict[str, Any]:
     return {**dict(layer.self_attn.named_children()), **dict(layer.mlp.named_children())}
 
 
-def fits(wrapped: Any) -> bool:
+def decoder_supports(wrapped: Any) -> bool:
     """Whether `LlamaDecoder` computes what ``wrapped`` does."""
     model = wrapped.get_base_model()
     config = model.config

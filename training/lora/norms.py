@@ -18,44 +18,44 @@ class Norm(NamedTuple):
         return None if module is None else cls(module.weight.detach(), module.variance_epsilon)
 
 
-class Normed(NamedTuple):
+class SavedNorm(NamedTuple):
     """What a normalisation keeps."""
 
     unit: Tensor  # [..., width]
     inverse: Tensor  # float32 [..., 1]
 
 
-def normalise(x: Tensor, norm: Norm, out: Tensor) -> Normed:
+def rms_normalise(x: Tensor, norm: Norm, out: Tensor) -> SavedNorm:
     """Write x [..., width] over its root mean square, times the gain, to ``out``; this may be x."""
     wide = x.float()
     inverse = wide.square().mean(-1, keepdim=True).add_(norm.epsilon).rsqrt_()
     unit = (wide * inverse).to(x.dtype)
     torch.mul(unit, norm.gain, out=out)
-    return Normed(unit, inverse)
+    return SavedNorm(unit, inverse)
 
 
-def normalise_backward(g: Tensor, norm: Norm, kept: Normed) -> Tensor:
+def normalise_backward(g: Tensor, norm: Norm, kept: SavedNorm) -> Tensor:
     """The gradient for x, from that of the normalised, ``g``, which is overwritten."""
     wide, of_unit = kept.unit.float(), g.mul_(norm.gain).float()
     inner = (wide * of_unit).mean(-1, keepdim=True)
     return of_unit.addcmul_(wide, inner, value=-1).mul_(kept.inverse).to(g.dtype)
 
 
-def enter(x: Tensor, norm: Norm | None, out: Tensor) -> Normed | None:
+def enter(x: Tensor, norm: Norm | None, out: Tensor) -> SavedNorm | None:
     """Write what a projection reads to ``out``: x, normalised where there is a norm."""
     if norm:
-        return normalise(x, norm, out)
+        return rms_normalise(x, norm, out)
     out.copy_(x)
     return None
 
 
-def leave(x: Tensor, y: Tensor, norm: Norm | None) -> tuple[Tensor, Normed | None]:
+def leave(x: Tensor, y: Tensor, norm: Norm | None) -> tuple[Tensor, SavedNorm | None]:
     """x plus what came of it, ``y``, normalised where there is a norm. ``y`` is overwritten."""
-    kept = normalise(y, norm, y) if norm else None
+    kept = rms_normalise(y, norm, y) if norm else None
     return y.add_(x), kept
 
 
-def through(g: Tensor, norm: Norm | None, kept: Normed | None) -> Tensor:
+def through(g: Tensor, norm: Norm | None, kept: SavedNorm | None) -> Tensor:
     """The gradient before a norm, if there is one, from that after it, ``g``, which is then overwritten."""
     return normalise_backward(g, norm, kept) if norm and kept else g
 
@@ -80,12 +80,12 @@ class LayerNorms:
             split = heads * size
             self._parts = [(slice(0, split), q), (slice(split, split + kv_heads * size), k)]
 
-    def queries_and_keys(self, qkv: Tensor) -> list[Normed]:
+    def queries_and_keys(self, qkv: Tensor) -> list[SavedNorm]:
         """Normalise those in ``qkv`` [T, (heads + 2 * kv_heads) * size], in place."""
         parts = [(qkv[:, columns].unflatten(1, norm.gain.shape), norm) for columns, norm in self._parts]
-        return [normalise(part, norm, part) for part, norm in parts]
+        return [rms_normalise(part, norm, part) for part, norm in parts]
 
-    def queries_and_keys_backward(self, g: Tensor, kept: list[Normed]) -> None:
+    def queries_and_keys_backward(self, g: Tensor, kept: list[SavedNorm]) -> None:
         """Make the gradient of the normalised, shaped like ``qkv``, that of what it was before, in place."""
         for (columns, norm), normed in zip(self._parts, kept, strict=True):
             part = g[:, columns].unflatten(1, norm.gain.shape)

@@ -12,7 +12,7 @@ from fourshot.training.lora.held_out import HeldOut
 from fourshot.training.lora.label_loss import LabelLoss
 from fourshot.training.lora.schedule import Batches, has_converged, learning_rate
 from fourshot.training.lora.settings import LoraSettings
-from fourshot.training.lora.share import Share
+from fourshot.training.lora.share import BatchShare
 
 GRADIENT_NORM = 1.0  # gradients are clipped to this norm
 
@@ -28,7 +28,7 @@ class Optimization:
         num_labels: int,
         settings: LoraSettings,
         seed: int,
-        share: Share,
+        share: BatchShare,
         *,
         loss_scaling: bool,
     ) -> None:

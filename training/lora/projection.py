@@ -13,12 +13,12 @@ TYPICAL_ROWS = 256  # packing may choose by it; any number of rows can be multip
 PACKED_SHARE = 0.25  # of the free memory that packed weights may take
 
 
-def base_of(module: Any) -> Any:
+def frozen_linear(module: Any) -> Any:
     """The frozen linear layer of ``module``, which may have an adapter around it."""
     return getattr(module, "base_layer", module)
 
 
-class Frozen:
+class FrozenLinear:
     """A base's linear layer, weight [out, in], or several as one, to be multiplied from both sides.
 
     oneDNN rearranges a weight before each product. ``packed``, this is done once, for both directions, and costs
@@ -101,7 +101,7 @@ class Projection:
         A layer that has no adapter has one of rank 0 here.
         """
         self._layers = [[_Adapter(linear) for linear in group] for group in layers]
-        self._frozen = [Frozen([base_of(linear) for linear in group], packed) for group in layers]
+        self._frozen = [FrozenLinear([frozen_linear(linear) for linear in group], packed) for group in layers]
         downs = [torch.cat([adapter.down for adapter in group]) for group in self._layers]
         ups = [torch.block_diag(*(adapter.up for adapter in group)) for group in self._layers]
         self.a = torch.stack(downs).requires_grad_(True)  # [L, rank, in]
@@ -178,7 +178,7 @@ class _Adapter:
     """Of one linear layer; of rank 0 where PEFT gave it none."""
 
     def __init__(self, linear: Any) -> None:
-        if linear is base_of(linear):
+        if linear is frozen_linear(linear):
             weight, self.scaling, self._dropout = linear.weight, 0.0, None
             self.down, self.up = weight.new_empty(0, weight.shape[1]), weight.new_empty(weight.shape[0], 0)
         else:

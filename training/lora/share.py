@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class Share(msgspec.Struct, frozen=True, kw_only=True):
+class BatchShare(msgspec.Struct, frozen=True, kw_only=True):
     """Which part of each batch is this process's."""
 
     rank: int = 0
@@ -45,4 +45,4 @@ class Share(msgspec.Struct, frozen=True, kw_only=True):
         return [float(number) for number in summed_numbers]
 
 
-ALL = Share()
+ALL = BatchShare()

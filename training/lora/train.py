@@ -22,13 +22,13 @@ from fourshot.training.lora.examples import PROBE_TEXTS, OnStep, TrainingExample
 from fourshot.training.lora.fast import speed_up
 from fourshot.training.lora.held_out import HeldOut
 from fourshot.training.lora.label_loss import LabelLoss
-from fourshot.training.lora.llama import LlamaDecoder, fits
+from fourshot.training.lora.llama import LlamaDecoder, decoder_supports
 from fourshot.training.lora.memory import check_base_fits
 from fourshot.training.lora.optimize import Optimization
 from fourshot.training.lora.precision import choose_precision
 from fourshot.training.lora.saving import save_adapter
 from fourshot.training.lora.settings import LoraSettings, rate_by_size
-from fourshot.training.lora.share import ALL, Share
+from fourshot.training.lora.share import ALL, BatchShare
 from fourshot.training.lora.targets import target_modules
 from fourshot.training.lora.written import check_written
 
@@ -36,7 +36,7 @@ from fourshot.training.lora.written import check_written
 class LoraTrainer:
     """A frozen base model that trains one adapter after another, so that the base is loaded once for all of them."""
 
-    def __init__(self, model: str | Path, share: Share = ALL) -> None:
+    def __init__(self, model: str | Path, share: BatchShare = ALL) -> None:
         """``model`` is a checkpoint folder; ``share`` what this process does of each training."""
         with collector_paused():
             from transformers.utils import logging
@@ -100,7 +100,7 @@ class LoraTrainer:
             task_type="CAUSAL_LM",
         )
         wrapped = get_peft_model(self._base, config, autocast_adapter_dtype=False)
-        decoder = LlamaDecoder(wrapped) if fits(wrapped) else None
+        decoder = LlamaDecoder(wrapped) if decoder_supports(wrapped) else None
         if decoder is None:
             speed_up(wrapped)
         try:

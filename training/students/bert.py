@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class BertClassifier:
-    """The checkpoint in a folder that `fits`."""
+    """The checkpoint in a folder that `bert_supports`."""
 
     def __init__(self, folder: Path, device: str) -> None:
         from safetensors.torch import load_file
@@ -83,7 +83,7 @@ class FastTokens:
         }
 
 
-def fits(folder: Path) -> bool:
+def bert_supports(folder: Path) -> bool:
     """Whether `BertClassifier` computes what `transformers` does with the checkpoint in ``folder``."""
     config = json.loads((folder / "config.json").read_bytes())
     required = {"model_type": "bert", "architectures": ["BertForSequenceClassification"], "hidden_act": "gelu"}

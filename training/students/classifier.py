@@ -10,7 +10,7 @@ from fourshot.engine.checkpoints.models import broken_shards
 from fourshot.engine.collector import collector_paused
 from fourshot.engine.errors import AdapterError
 from fourshot.engine.machine.gpus import torch_device
-from fourshot.training.students.bert import BertClassifier, FastTokens, fits
+from fourshot.training.students.bert import BertClassifier, FastTokens, bert_supports
 from fourshot.training.students.encoders import BATCH, by_length, encoded
 from fourshot.training.students.windows import reads_windows, windows
 
@@ -70,7 +70,7 @@ class StudentClassifier(TextReader):
         self._logits, self._device = open_logits(folder)
         super().__init__(folder, max_tokens, in_parts=in_parts)
         self.tokens: Any
-        if fits(folder):
+        if bert_supports(folder):
             self.tokens = FastTokens(folder, max_tokens)
         else:
             self.tokens = partial(encoded, open_tokenizer(folder), max_tokens=max_tokens)
@@ -100,7 +100,7 @@ def open_logits(folder: Path) -> "tuple[Callable[..., torch.Tensor], str]":
         raise AdapterError(f"The student {folder} is damaged: {'; '.join(faults)}. Copy it again, whole.")
     with collector_paused():
         device = torch_device()
-    if fits(folder):
+    if bert_supports(folder):
         return BertClassifier(folder, device), device
     model = open_model(folder).to(device)
     return lambda **batch: model(**batch).logits, device

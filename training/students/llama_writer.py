@@ -22,7 +22,7 @@ FAMILIES = ("llama", "qwen2")  # the second has biases before the attention
 
 
 class LlamaWriter:
-    """The checkpoint in a folder that `fits`."""
+    """The checkpoint in a folder that `writer_supports`."""
 
     def __init__(self, folder: Path) -> None:
         with collector_paused():
@@ -171,7 +171,7 @@ def _end_token(folder: Path) -> str:
     return str(token["content"] if isinstance(token, dict) else token)
 
 
-def fits(folder: Path) -> bool:
+def writer_supports(folder: Path) -> bool:
     """Whether `LlamaWriter` writes what `transformers` does with the checkpoint in ``folder``."""
     needed = ("config.json", "tokenizer.json", "tokenizer_config.json")
     if not all((folder / name).is_file() for name in needed) or not _end_token(folder):

@@ -15,16 +15,16 @@ from typing import Any
 import msgspec
 
 from fourshot.bench.core.options import as_settings
-from fourshot.bench.core.parts import Page, Part, Section, Table
-from fourshot.bench.core.results import Rows, task_title, tell
+from fourshot.bench.core.parts import Page, Part, Section, TablePart
+from fourshot.bench.core.results import ResultRows, task_title, tell
 from fourshot.bench.core.statistics import estimate, with_interval
 from fourshot.bench.core.suite import Suite
 from fourshot.bench.suites.distill.cells import (
     NONE,
     TEACHER,
-    Group,
     Options,
     StudentCell,
+    TeacherGroup,
     check_real,
     measure_cell,
     teach,
@@ -35,7 +35,7 @@ from fourshot.pipeline.report.figures import Curve, line_plot
 Row = dict[str, Any]
 
 
-def measure(options: Options, rows: Rows) -> dict[str, Any]:
+def measure(options: Options, rows: ResultRows) -> dict[str, Any]:
     """Every cell that is not there yet; a teacher only where one of its cells is missing."""
     for real in options.real:
         check_real(real)
@@ -43,7 +43,7 @@ def measure(options: Options, rows: Rows) -> dict[str, Any]:
     if amounts and amounts[0] < 0:
         raise InputError(f"--amounts are numbers of texts from 0; got {amounts[0]}.")
     for task, real, seed in product(options.tasks, options.real, range(options.seeds)):
-        group = Group(task=task, real=real, seed=seed)
+        group = TeacherGroup(task=task, real=real, seed=seed)
         cells = [StudentCell(strategy=TEACHER), StudentCell(strategy=NONE)]
         cells += [StudentCell(strategy=name, amount=amount) for name in options.strategies for amount in amounts]
         missing = [cell for cell in cells if group.piece(cell) not in rows.pieces]
@@ -151,14 +151,14 @@ def report(result: Mapping[str, Any]) -> list[Part]:
         "larger one is better than by more than its interval."
     )
     if result["turning_points"]:
-        parts.append(Table.of(result["turning_points"], columns, left=2, note=note))
+        parts.append(TablePart.of(result["turning_points"], columns, left=2, note=note))
     if result["left_out"]:
         cells = ", ".join("{task} {real} {strategy} {amount}".format_map(row) for row in result["left_out"])
         parts.append(f"Not measured, for want of texts: {cells}.")
     return parts
 
 
-def _table(result: Mapping[str, Any], task: str) -> Table:
+def _table(result: Mapping[str, Any], task: str) -> TablePart:
     curves = [curve for curve in result["curves"] if curve["task"] == task]
     amounts = sorted({point["amount"] for curve in curves for point in curve["points"]})
     lines: list[list[object]] = []
@@ -174,7 +174,7 @@ def _table(result: Mapping[str, Any], task: str) -> Table:
             if curve["real"] == real:
                 by_amount = {point["amount"]: point for point in curve["points"]}
                 lines.append([real, curve["strategy"], *(with_interval(by_amount.get(amount)) for amount in amounts)])
-    return Table(["real data", "", *map(str, amounts)], lines, left=2)
+    return TablePart(["real data", "", *map(str, amounts)], lines, left=2)
 
 
 def page(result: Mapping[str, Any]) -> Page:

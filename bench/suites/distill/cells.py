@@ -87,7 +87,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     student: Annotated[str | None, "encoder; the embedded one if left out"] = None
 
 
-class Group(msgspec.Struct, frozen=True, kw_only=True):
+class TeacherGroup(msgspec.Struct, frozen=True, kw_only=True):
     """What cells with one teacher have in common."""
 
     task: str
@@ -105,7 +105,7 @@ class StudentCell(msgspec.Struct, frozen=True, kw_only=True):
     amount: int = 0
 
 
-class Taught(msgspec.Struct, frozen=True, kw_only=True):
+class TeacherOutput(msgspec.Struct, frozen=True, kw_only=True):
     """A teacher's words, in the order in which cells take them."""
 
     folder: Path
@@ -134,7 +134,7 @@ class Taught(msgspec.Struct, frozen=True, kw_only=True):
             shutil.rmtree(folder / "students", ignore_errors=True)
 
 
-def teach(group: Group, options: Options) -> Taught:
+def teach(group: TeacherGroup, options: Options) -> TeacherOutput:
     """Make the teacher, and have it annotate and write what the largest cell needs, or go on with that."""
     most, strategies, data, root = max(options.amounts, default=0), {*options.strategies}, options.data, options.out
     folder = root.with_suffix("") / group.task / group.real.replace("%", "pc") / f"seed{group.seed}"
@@ -169,7 +169,7 @@ def teach(group: Group, options: Options) -> Taught:
         annotations, _ = texts_of.annotated_texts(table, folder / DISTILLED, group_task, "", _nobody, ignore)
         annotated, _ = texts_of.learnable(annotations, shots, test)
         pairs = finished_pairs(RunFolder(folder / DISTILLED / TEACHER_FOLDER)) if per_class else []
-    return Taught(
+    return TeacherOutput(
         folder=folder,
         task=group_task,
         encoder=resolve_encoder(options.student),
@@ -182,7 +182,7 @@ def teach(group: Group, options: Options) -> Taught:
     )
 
 
-def measure_cell(taught: Taught, cell: StudentCell) -> dict[str, Any]:
+def measure_cell(taught: TeacherOutput, cell: StudentCell) -> dict[str, Any]:
     """The row of a cell, without what its group has in common; without an accuracy where there are no texts for it."""
     row: dict[str, Any] = {**msgspec.to_builtins(cell), "real_texts": len(taught.shots), "test_texts": len(taught.test)}
     if cell.strategy == TEACHER:

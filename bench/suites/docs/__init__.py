@@ -19,9 +19,9 @@ from typing import Annotated, Any, NamedTuple
 import msgspec
 
 from fourshot.bench.core.comparisons import Comparisons, load_bases, load_comparisons
-from fourshot.bench.core.parts import Table, fill, markdown, target_lines, targets_of
+from fourshot.bench.core.parts import TablePart, fill, markdown, target_lines, targets_of
 from fourshot.bench.core.results import RESULTS, read_result, tell, write_result
-from fourshot.bench.core.suite import Command
+from fourshot.bench.core.suite import SuiteCommand
 from fourshot.bench.suites import load_suite
 from fourshot.bench.suites.docs import method_tables as tables
 from fourshot.bench.suites.docs.accuracy_picture import accuracy_bars, description, draw_pictures
@@ -37,7 +37,7 @@ SEEN_FILE = "seen.toml"
 SuiteResult = Mapping[str, Any]
 
 
-class Look(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class SpotCheck(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Texts whose labels were compared with answers."""
 
     when: str  # a date
@@ -47,28 +47,28 @@ class Look(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     why: str
 
 
-class Looks(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class SpotChecks(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The file."""
 
-    seen: tuple[Look, ...]
+    seen: tuple[SpotCheck, ...]
 
 
-def load_looks(folder: Path) -> tuple[Look, ...]:
+def load_looks(folder: Path) -> tuple[SpotCheck, ...]:
     """Raises `InputError` where the file is missing, or is none."""
     file = folder / SEEN_FILE
     try:
-        return msgspec.toml.decode(file.read_bytes(), type=Looks).seen
+        return msgspec.toml.decode(file.read_bytes(), type=SpotChecks).seen
     except OSError as error:
         raise InputError(f"{file} cannot be read: {error.strerror}. It says which texts were seen when.") from error
     except msgspec.DecodeError as error:
-        keys = ", ".join(Look.__struct_fields__)
+        keys = ", ".join(SpotCheck.__struct_fields__)
         raise InputError(f"{file} is no list of looks: {error}. Write [[seen]] with {keys}.") from error
 
 
 def seen_table(folder: Path) -> str:
     """All looks, oldest first, as Markdown."""
     rows = [(look.when, look.base, look.texts, look.why, look.commit or None) for look in load_looks(folder)]
-    return markdown([Table(["date", "base model", "texts", "purpose", "commit"], rows, left=5)])
+    return markdown([TablePart(["date", "base model", "texts", "purpose", "commit"], rows, left=5)])
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -231,4 +231,4 @@ def run(options: Options) -> int:
     return 0
 
 
-SUITE = Command(options=Options, command=run)
+SUITE = SuiteCommand(options=Options, command=run)

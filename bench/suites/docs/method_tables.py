@@ -7,13 +7,13 @@ from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
 from fourshot.bench.core.comparisons import Comparisons, draw_means, in_words, method_rows
-from fourshot.bench.core.parts import MISSING, Table, Target, at_least, at_most, markdown, target_lines
+from fourshot.bench.core.parts import MISSING, TablePart, Target, at_least, at_most, markdown, target_lines
 from fourshot.bench.core.results import TITLES, short_name
 from fourshot.pipeline.provenance import source_commit
 from fourshot.pipeline.report.data import MethodRow
 
 
-class Column(NamedTuple):
+class MethodColumn(NamedTuple):
     """A number of each task in one column; it appears where results have it."""
 
     field: str  # of `MethodRow`
@@ -27,12 +27,12 @@ class Column(NamedTuple):
 
 
 BY_TASK = (
-    Column("ece_before", "ECE before the temperature", 2),
-    Column("ece", "ECE", 2),
-    Column("surest_80", "accuracy on the most confident 80 %", 1, 100),
-    Column("prompt_tokens_per_example", "prompt tokens per text"),
-    Column("real_examples", "real texts"),
-    Column("synthetic_examples", "synthetic texts"),
+    MethodColumn("ece_before", "ECE before the temperature", 2),
+    MethodColumn("ece", "ECE", 2),
+    MethodColumn("surest_80", "accuracy on the most confident 80 %", 1, 100),
+    MethodColumn("prompt_tokens_per_example", "prompt tokens per text"),
+    MethodColumn("real_examples", "real texts"),
+    MethodColumn("synthetic_examples", "synthetic texts"),
 )
 OVER_TASKS = tuple(
     column for column in BY_TASK if column.field in ("ece", "surest_80", "prompt_tokens_per_example")
@@ -139,8 +139,10 @@ def results_table(comparisons: Comparisons) -> str:
 
 
 def _table(
-    comparisons: Comparisons, columns: Sequence[Column], cell: Callable[[Column, Sequence[MethodRow | None]], str]
-) -> Table:
+    comparisons: Comparisons,
+    columns: Sequence[MethodColumn],
+    cell: Callable[[MethodColumn, Sequence[MethodRow | None]], str],
+) -> TablePart:
     """Accuracies of each method by task, their mean, and a ``cell`` for each of ``columns`` that results have."""
     every_row = [row for comparison in comparisons.values() for row in comparison.rows]
     measured = [column for column in columns if any(column.of(row) is not None for row in every_row)]
@@ -151,7 +153,7 @@ def _table(
         mean = MISSING if None in rows else f"{100 * fmean(row.accuracy for row in rows if row):.1f}"
         lines.append([name, *map(_accuracy, rows), mean, *(cell(column, rows) for column in measured)])
     headings = ["", *(TITLES[task] for task in comparisons), "mean", *(column.heading for column in measured)]
-    return Table(headings, lines)
+    return TablePart(headings, lines)
 
 
 def wordings_table(compared: Comparisons, in_context: Comparisons) -> str:
@@ -175,10 +177,10 @@ def wordings_table(compared: Comparisons, in_context: Comparisons) -> str:
     for name, columns in (("prompt tokens per text", tokens), ("prompt tokens in context, relative", ratios)):
         with_means = [[*column, fmean(column)] for column in columns]
         lines.append([name, *map(_two, zip(*with_means, strict=True))])
-    return markdown([Table(["", *TITLES.values(), "mean"], lines)])
+    return markdown([TablePart(["", *TITLES.values(), "mean"], lines)])
 
 
-def _mean_of(column: Column, rows: Sequence[MethodRow | None]) -> float | None:
+def _mean_of(column: MethodColumn, rows: Sequence[MethodRow | None]) -> float | None:
     numbers = [number for row in rows if (number := column.of(row)) is not None]
     return fmean(numbers) if len(numbers) == len(rows) else None
 

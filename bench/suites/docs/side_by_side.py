@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fourshot.bench.core.parts import Table, markdown, targets_of
+from fourshot.bench.core.parts import TablePart, markdown, targets_of
 from fourshot.bench.core.results import read_result
 
 EARLIER = "earlier"  # folder in that of the results: those that a later one stands in for
@@ -30,7 +30,7 @@ def _is_again(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
     return before["suite"] == now["suite"] and all(settings[0].get(key) == settings[1].get(key) for key in SAME)
 
 
-def _table(path: Path, before: Mapping[str, Any], other: Path, now: Mapping[str, Any]) -> Table:
+def _table(path: Path, before: Mapping[str, Any], other: Path, now: Mapping[str, Any]) -> TablePart:
     earlier = {target.name: target for target in targets_of(before)}
     pairs = [(earlier[target.name], target) for target in targets_of(now) if target.name in earlier]
     goals = [(then.name, then.goal) for then, target in pairs if then.goal != target.goal]
@@ -42,4 +42,4 @@ def _table(path: Path, before: Mapping[str, Any], other: Path, now: Mapping[str,
         [target.name, f"{target.goal:g}", f"{then.measured:.3g}", f"{target.measured:.3g}"] for then, target in pairs
     ]
     note = f"Targets at that time: {', '.join(f'{name} {goal:g}' for name, goal in goals)}." if goals else ""
-    return Table([f"{now['suite']}", "target", *columns], rows, note=note)
+    return TablePart([f"{now['suite']}", "target", *columns], rows, note=note)

@@ -16,11 +16,11 @@ from typing import Annotated, Any
 import msgspec
 
 from fourshot.bench.core.options import Out, Positive
-from fourshot.bench.core.parts import MISSING, Part, Table
-from fourshot.bench.core.results import Rows, read_result, tell
+from fourshot.bench.core.parts import MISSING, Part, TablePart
+from fourshot.bench.core.results import ResultRows, read_result, tell
 from fourshot.bench.core.suite import Suite
 from fourshot.bench.suites.fleet.replica import ServiceTimes, read_times
-from fourshot.bench.suites.fleet.simulation import PLAIN, ROUTINGS, Outcome, Scenario, simulate
+from fourshot.bench.suites.fleet.simulation import PLAIN, ROUTINGS, Scenario, SimulationResult, simulate
 from fourshot.engine.errors import InputError
 
 SCENARIOS = ("steady", "burst", "loss")
@@ -49,7 +49,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 SOURCES = ("latency", "serving", "adapters")
 
 
-def measure(options: Options, rows: Rows) -> dict[str, Any]:
+def measure(options: Options, rows: ResultRows) -> dict[str, Any]:
     """Simulate everything."""
     results = {name: read_result(getattr(options, name), name) for name in SOURCES}
     times = read_times(**results)
@@ -106,7 +106,7 @@ def needed(routing: str, load: int, options: Options, times: ServiceTimes) -> di
     """The fewest replicas that answer ``load`` requests a second well enough; None where `MOST_REPLICAS` do not."""
 
     def fits(replicas: int) -> bool:
-        outcome: Outcome = simulate(scenario("steady", routing, replicas, load, options), times)
+        outcome: SimulationResult = simulate(scenario("steady", routing, replicas, load, options), times)
         return outcome.p99_ms <= options.p99_ms and not outcome.refused
 
     number = fewest(fits, max(1, int(load / times.capacity_per_s)), MOST_REPLICAS)
@@ -167,14 +167,16 @@ def report(result: Mapping[str, Any]) -> list[Part]:
         "busy": lambda row: f"{row['busy']:.0%}",
     }
     note = "*Loosely*: with 8 requests above the bound in place of the router's own number."
-    return [about, Table.of(result["rows"], columns, left=2, note=note), _needed_table(result["needed"], settings)]
+    return [about, TablePart.of(result["rows"], columns, left=2, note=note), _needed_table(result["needed"], settings)]
 
 
-def _needed_table(rows: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> Table:
+def _needed_table(rows: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> TablePart:
     loads = list(dict.fromkeys(row["load"] for row in rows))
     numbers = {(row["routing"], row["load"]): row["replicas"] or f"> {MOST_REPLICAS}" for row in rows}
     cells = [[routing, *(numbers.get((routing, load), MISSING) for load in loads)] for routing in PLAIN]
-    return Table([f"replicas for a p99 of {settings['p99_ms']} ms", *(f"{load:,} requests/s" for load in loads)], cells)
+    return TablePart(
+        [f"replicas for a p99 of {settings['p99_ms']} ms", *(f"{load:,} requests/s" for load in loads)], cells
+    )
 
 
 def settings(options: Options) -> dict[str, Any]:

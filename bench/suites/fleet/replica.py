@@ -103,7 +103,7 @@ def _load_ms(adapters: Mapping[str, Any], kind: str) -> float:
     return sum(load["uses"] * load["ms_each"] for load in loads if load["uses"]) / uses
 
 
-class Request(NamedTuple):
+class SimulatedRequest(NamedTuple):
     """One text, which arrived then."""
 
     at_s: float
@@ -130,13 +130,13 @@ class SimulatedReplica:
             max_queue_s=limits.max_queue_s,
             clock=self._clock,
         )
-        self._waiting: list[tuple[Coroutine[Any, Any, None], Any, Request]] = []
-        self._in_engine: list[Request] = []  # handed to the engine, and not in a step yet
-        self.step: list[Request] = []
+        self._waiting: list[tuple[Coroutine[Any, Any, None], Any, SimulatedRequest]] = []
+        self._in_engine: list[SimulatedRequest] = []  # handed to the engine, and not in a step yet
+        self.step: list[SimulatedRequest] = []
         self._slots, self._memory = OrderedDict[str, None](), OrderedDict[str, None]()
         self.router.in_flight = 0
 
-    def accept(self, request: Request) -> bool:
+    def accept(self, request: SimulatedRequest) -> bool:
         """False where it is refused for the work ahead of it."""
         tokens = self._times.prompt_tokens
         try:
@@ -147,14 +147,14 @@ class SimulatedReplica:
         self._advance(self._dispatcher.turn(request.task, tokens), request)
         return True
 
-    def _advance(self, turn: Coroutine[Any, Any, None], request: Request) -> None:
+    def _advance(self, turn: Coroutine[Any, Any, None], request: SimulatedRequest) -> None:
         """It waits for its turn, or it is handed to the engine."""
         try:
             self._waiting.append((turn, turn.send(None), request))
         except StopIteration:
             self._in_engine.append(request)
 
-    def end_step(self) -> list[Request]:
+    def end_step(self) -> list[SimulatedRequest]:
         """What was answered."""
         finished, self.step = self.step, []
         for _ in finished:
@@ -172,7 +172,7 @@ class SimulatedReplica:
         """Begin a step where there is work and none is computed; the seconds it takes."""
         if self.step or not self._in_engine:
             return None
-        loads, later, adapters = {"slot": 0, "memory": 0, "disk": 0}, list[Request](), dict[str, str]()
+        loads, later, adapters = {"slot": 0, "memory": 0, "disk": 0}, list[SimulatedRequest](), dict[str, str]()
         for request in self._in_engine:
             fits = request.task in adapters or len(adapters) < self._times.slots
             if not fits or len(self.step) == MOST_TEXTS:
@@ -198,7 +198,7 @@ class SimulatedReplica:
                 cache.popitem(last=False)
         return was
 
-    def give_up(self) -> list[Request]:
+    def give_up(self) -> list[SimulatedRequest]:
         """It dies: what it had accepted and not answered."""
         lost = [*self.step, *self._in_engine, *(request for *_, request in self._waiting)]
         for turn, *_ in self._waiting:

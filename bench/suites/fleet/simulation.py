@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from fourshot.bench.suites.fleet.replica import Request, ServiceTimes, SimulatedReplica
+from fourshot.bench.suites.fleet.replica import ServiceTimes, SimulatedReplica, SimulatedRequest
 from fourshot.serving.api import ASKED_PATHS
 from fourshot.serving.fleet.router import SPARE, Replica, Router, preference
 from fourshot.serving.settings import Limits
@@ -34,7 +34,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     loss: tuple[float, float] = (0.0, 0.0)  # from, to (s): one replica is away; it comes back with nothing in memory
 
 
-class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+class SimulationResult(msgspec.Struct, frozen=True, kw_only=True):
     """What became of it. Latencies are those of requests that were answered, from their first arrival."""
 
     requests: int
@@ -81,16 +81,16 @@ SPARES = {"bounded, loosely": 8}  # requests above the bound, where it is not th
 PLAIN = tuple(name for name in ROUTINGS if name not in SPARES)
 
 
-def simulate(scenario: Scenario, times: ServiceTimes) -> Outcome:
+def simulate(scenario: Scenario, times: ServiceTimes) -> SimulationResult:
     """The same for the same seed, whatever machine it runs on."""
 
-    async def inside_a_loop() -> Outcome:  # the queue makes futures of it; nothing is awaited
+    async def inside_a_loop() -> SimulationResult:  # the queue makes futures of it; nothing is awaited
         return _Simulation(scenario, times).run()
 
     return asyncio.run(inside_a_loop())
 
 
-def arrivals(scenario: Scenario) -> list[Request]:
+def arrivals(scenario: Scenario) -> list[SimulatedRequest]:
     """A Poisson process, tasks by Zipf's law, and the burst's requests among them."""
     draw = np.random.default_rng(scenario.seed)
 
@@ -99,10 +99,10 @@ def arrivals(scenario: Scenario) -> list[Request]:
 
     times = poisson(0.0, scenario.seconds, scenario.rate)
     ranks = draw.choice(scenario.adapters, size=len(times), p=_popularity(scenario))
-    requests = [Request(at, f"task-{rank}") for at, rank in zip(times.tolist(), ranks.tolist(), strict=True)]
+    requests = [SimulatedRequest(at, f"task-{rank}") for at, rank in zip(times.tolist(), ranks.tolist(), strict=True)]
     start, end, rate = scenario.burst
     rare = f"task-{scenario.adapters // 2}"
-    return sorted([*requests, *(Request(at, rare) for at in poisson(start, end, rate).tolist())])
+    return sorted([*requests, *(SimulatedRequest(at, rare) for at in poisson(start, end, rate).tolist())])
 
 
 def _popularity(scenario: Scenario) -> np.ndarray:
@@ -124,7 +124,7 @@ class _Simulation:
         self.latencies: list[float] = []
         self.refused = self.moved = 0
 
-    def run(self) -> Outcome:
+    def run(self) -> SimulationResult:
         for replica in self.router.replicas:
             replica.well = True
         self._warm()
@@ -166,7 +166,7 @@ class _Simulation:
             self.steps += 1
             heapq.heappush(self.events, (self.now + seconds, self.steps, replica.router.number, replica.step))
 
-    def _arrive(self, request: Request) -> None:
+    def _arrive(self, request: SimulatedRequest) -> None:
         replica = self.replicas[self.route(self.router, request.task, self.draw).number]
         if replica.accept(request):
             self._begin(replica)
@@ -184,11 +184,11 @@ class _Simulation:
     def _return(self) -> None:
         self.replicas[0].router.well = True
 
-    def _outcome(self, requests: int) -> Outcome:
+    def _outcome(self, requests: int) -> SimulationResult:
         uses = {kind: sum(replica.uses[kind] for replica in self.replicas) for kind in ("slot", "memory", "disk")}
         busy = [replica.busy_s / max(self.now, self.scenario.seconds) for replica in self.replicas]
         p50, p99 = np.percentile(self.latencies, (50, 99)) * 1000
-        return Outcome(
+        return SimulationResult(
             requests=requests,
             answered=len(self.latencies),
             refused=self.refused,

@@ -14,9 +14,9 @@ from typing import Any
 
 import msgspec
 
-from fourshot.bench.core.closed_loop import Base, CellMeasurement, CellRequests, EngineSpec, engines
+from fourshot.bench.core.closed_loop import CellMeasurement, CellRequests, EngineSpec, SuiteBase, engines
 from fourshot.bench.core.processes import call_apart
-from fourshot.bench.core.results import Rows
+from fourshot.bench.core.results import ResultRows
 from fourshot.bench.core.roofline import SHAPES, check_shape, measure_machine, shape_of, write_shape
 from fourshot.bench.core.suite import Suite
 from fourshot.bench.core.workload import VARIANTS, Workload, load_workload
@@ -33,7 +33,7 @@ from fourshot.pipeline.tasks.task_file import shipped_tasks
 ENGINE_WARMUP = {"icl_off": 4, "icl_cold": 4, "transformers_icl": 1, "transformers_lora": 1}  # requests; others: 24
 
 
-def settings_of(options: Options) -> LatencySettings:
+def latency_settings(options: Options) -> LatencySettings:
     """The defaults, or those of --settings, with what the command line says."""
     check_shape(options.model, options.shape)
     if options.tokenizer and not options.shape:
@@ -64,7 +64,7 @@ def settings_of(options: Options) -> LatencySettings:
     return settings
 
 
-def engine_specs(base: Base, settings: LatencySettings, sleep_s: float = 0.0) -> dict[str, EngineSpec]:
+def engine_specs(base: SuiteBase, settings: LatencySettings, sleep_s: float = 0.0) -> dict[str, EngineSpec]:
     """The engines that the suite's variants need, by name."""
     plain = EngineSettings(
         model=base.path,
@@ -102,7 +102,7 @@ def cell_requests(cell: LatencyCell, workload: Workload, settings: LatencySettin
 
 
 def measure_in_process(
-    specs: dict[str, EngineSpec], settings: LatencySettings, workloads: dict[str, Workload], rows: Rows, log: Path
+    specs: dict[str, EngineSpec], settings: LatencySettings, workloads: dict[str, Workload], rows: ResultRows, log: Path
 ) -> None:
     """Every cell that ``rows`` does not have yet."""
     cells = in_process_cells(settings)
@@ -122,7 +122,7 @@ def measure_in_process(
         rows.add_cells(cells, ask)
 
 
-def prepare(options: Options, folder: Path, settings: LatencySettings) -> Base:
+def prepare(options: Options, folder: Path, settings: LatencySettings) -> SuiteBase:
     """Base model or shape, adapters of random weights, and the first of them merged."""
     from fourshot.serving.testing.adapters import make_adapter, task_of
 
@@ -140,7 +140,7 @@ def prepare(options: Options, folder: Path, settings: LatencySettings) -> Base:
     if not options.shape and "lora_merged" in settings.variants:  # apart: it takes a second base, whose memory we want
         merged = call_apart(merge_apart, model.path, adapters[0], str(folder / "merged"))
     load_format = "dummy" if options.shape else "auto"
-    return Base(path=model.path, load_format=load_format, adapters=adapters, merged=merged)
+    return SuiteBase(path=model.path, load_format=load_format, adapters=adapters, merged=merged)
 
 
 def merge_apart(model: str, adapter: str, out: str) -> str:
@@ -151,9 +151,9 @@ def merge_apart(model: str, adapter: str, out: str) -> str:
     return out
 
 
-def measure(options: Options, rows: Rows) -> dict[str, Any]:
+def measure(options: Options, rows: ResultRows) -> dict[str, Any]:
     """All cells that ``rows`` lacks; with --no-measure, what there is."""
-    settings = settings_of(options)
+    settings = latency_settings(options)
     if not options.no_measure:
         _measure_missing(options, settings, rows)
     elif not any(cell.name in rows.pieces for cell in in_process_cells(settings)):
@@ -162,7 +162,7 @@ def measure(options: Options, rows: Rows) -> dict[str, Any]:
     return {**summarise(settings, rows.pieces), "rows": rows.path.name}
 
 
-def _measure_missing(options: Options, settings: LatencySettings, rows: Rows) -> None:
+def _measure_missing(options: Options, settings: LatencySettings, rows: ResultRows) -> None:
     log = options.out.with_suffix(".log")
     with tempfile.TemporaryDirectory() as folder:
         base = prepare(options, Path(folder), settings)
@@ -180,8 +180,8 @@ def _measure_missing(options: Options, settings: LatencySettings, rows: Rows) ->
 
 SUITE = Suite(
     options=Options,
-    settings=lambda options: dict(msgspec.to_builtins(settings_of(options))),
-    tasks=lambda options: () if options.no_measure else settings_of(options).tasks,
+    settings=lambda options: dict(msgspec.to_builtins(latency_settings(options))),
+    tasks=lambda options: () if options.no_measure else latency_settings(options).tasks,
     measure=measure,
     report=report,
     page=page,

@@ -16,7 +16,7 @@ import msgspec
 
 from fourshot.bench.core.closed_loop import CellMeasurement, request_times
 from fourshot.bench.core.load import Load, LoadAnswer, LoadRequest, generate
-from fourshot.bench.core.results import Rows, tell
+from fourshot.bench.core.results import ResultRows, tell
 from fourshot.bench.core.workload import Workload
 from fourshot.bench.suites.latency.plan import LatencyCell, LatencySettings, Options, http_cells, open_cells
 from fourshot.engine.checkpoints.models import resolve_model
@@ -51,7 +51,9 @@ def servers(
         yield running
 
 
-def measure_http(options: Options, settings: LatencySettings, workloads: Mapping[str, Workload], rows: Rows) -> None:
+def measure_http(
+    options: Options, settings: LatencySettings, workloads: Mapping[str, Workload], rows: ResultRows
+) -> None:
     """Every cell that ``rows`` does not have yet."""
     cells = [*http_cells(settings), *open_cells(settings)]
     if all(cell.name in rows.pieces for cell in cells):
@@ -72,7 +74,7 @@ def measure_http(options: Options, settings: LatencySettings, workloads: Mapping
 
 
 def _prepared(
-    server: RunningService, cell: LatencyCell, settings: LatencySettings, workload: Workload, rows: Rows
+    server: RunningService, cell: LatencyCell, settings: LatencySettings, workload: Workload, rows: ResultRows
 ) -> Load:
     """The load of a cell, on a server whose cache was emptied and warmed with the examples."""
     server.http.post("/reset_prefix_cache").raise_for_status()
@@ -112,7 +114,7 @@ def _load(
     )
 
 
-def _capacity(cell: LatencyCell, settings: LatencySettings, rows: Rows) -> float:
+def _capacity(cell: LatencyCell, settings: LatencySettings, rows: ResultRows) -> float:
     """Requests per second of the variant's closed loops at the highest concurrency."""
     concurrency = max(settings.http_seconds)
     loops = [

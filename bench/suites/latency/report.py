@@ -5,12 +5,12 @@ from itertools import product
 from statistics import fmean
 from typing import Any
 
-from fourshot.bench.core.parts import MISSING, Page, Part, Section, Table
+from fourshot.bench.core.parts import MISSING, Page, Part, Section, TablePart
 from fourshot.bench.core.results import TITLES, task_title
 from fourshot.bench.core.statistics import with_interval
 from fourshot.bench.core.workload import VARIANTS
 from fourshot.bench.suites.latency.plan import FLOOR
-from fourshot.pipeline.report.figures import Bars, Curve, bar_plot, line_plot
+from fourshot.pipeline.report.figures import BarSeries, Curve, bar_plot, line_plot
 
 ROUTES = {"in-process": "in process", "http": "over HTTP", "http-open": "over HTTP, Poisson arrivals"}
 
@@ -20,7 +20,7 @@ def report(result: Mapping[str, Any]) -> list[Part]:
     return [cells(result), ratios(result)]
 
 
-def cells(result: Mapping[str, Any]) -> Table:
+def cells(result: Mapping[str, Any]) -> TablePart:
     """Every cell."""
     columns: dict[str, Any] = {
         "route": lambda cell: ROUTES[cell["route"]],
@@ -39,10 +39,10 @@ def cells(result: Mapping[str, Any]) -> Table:
         "TPOT": "n/a",
     }
     note = "TPOT: one token is answered, so there is no time per further token."
-    return Table.of(result["cells"], columns, note=note, left=4)
+    return TablePart.of(result["cells"], columns, note=note, left=4)
 
 
-def ratios(result: Mapping[str, Any], loads: Sequence[int | str] = ()) -> Table:
+def ratios(result: Mapping[str, Any], loads: Sequence[int | str] = ()) -> TablePart:
     """How much faster each variant is than in context, at ``loads`` or at all."""
 
     def against(state: str, measure: str, digits: int) -> Any:
@@ -66,10 +66,10 @@ def ratios(result: Mapping[str, Any], loads: Sequence[int | str] = ()) -> Table:
         f"{speed} warm: p50": against("icl_warm", "p50", 2),
     }
     rows = [row for row in result["against_icl"] if not loads or row["concurrency"] in loads]
-    return Table.of(rows, columns, left=3)
+    return TablePart.of(rows, columns, left=3)
 
 
-def rates(result: Mapping[str, Any], loads: Sequence[int | str] = ()) -> Table:
+def rates(result: Mapping[str, Any], loads: Sequence[int | str] = ()) -> TablePart:
     """Requests per second of every variant, lowest and highest repeat, and what a served adapter gains."""
     measured = {
         (cell["task"], cell["load"], cell["way"]): cell["requests_per_s"]["values"]
@@ -96,10 +96,10 @@ def rates(result: Mapping[str, Any], loads: Sequence[int | str] = ()) -> Table:
         if not loads or load in loads
     ]
     names = [VARIANTS[variant].display_name for variant in variants]
-    return Table(["task", "requests at a time", *names, "LoRA, one adapter, relative to cache off"], rows, left=2)
+    return TablePart(["task", "requests at a time", *names, "LoRA, one adapter, relative to cache off"], rows, left=2)
 
 
-def gain(result: Mapping[str, Any]) -> Table:
+def gain(result: Mapping[str, Any]) -> TablePart:
     """The headline: what a served adapter gains over each kind of in-context learning."""
     by_cell = {(row["way"], row["task"], row["concurrency"]): row for row in result["against_icl"]}
     measures = {"saturated": "throughput", 1: "p50"}
@@ -110,7 +110,7 @@ def gain(result: Mapping[str, Any]) -> Table:
             means = [by_cell[name, task, load][state][measure]["mean"] for state, (load, measure) in places]
             rows.append((f"{TITLES[task]}: {VARIANTS[name].display_name}", *(f"{mean:.1f}" for mean in means)))
     loads = [f"cache {state}, {load}" for state in ("off", "warm") for load in ("saturated", "alone (p50)")]
-    return Table(["speed relative to in-context", *loads], rows)
+    return TablePart(["speed relative to in-context", *loads], rows)
 
 
 def page(result: Mapping[str, Any]) -> Page:
@@ -163,7 +163,7 @@ def _gain_plot(result: Mapping[str, Any], load: int | str) -> Any:
             for estimate in of_tasks
         ]
         series.append(
-            Bars(VARIANTS[name].display_name, [estimate and estimate["mean"] for estimate in of_tasks], bounds)
+            BarSeries(VARIANTS[name].display_name, [estimate and estimate["mean"] for estimate in of_tasks], bounds)
         )
     measure = "p50 of single requests" if load == 1 else "saturated throughput"
     titles = [task_title(task) for task in tasks]

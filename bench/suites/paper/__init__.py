@@ -15,8 +15,8 @@ import msgspec
 from markupsafe import Markup
 
 from fourshot.bench.core.comparisons import in_words
-from fourshot.bench.core.parts import Page, Part, Section, Table, link, write_page
-from fourshot.bench.core.results import Rows, read_result, task_title, tell, write_result
+from fourshot.bench.core.parts import Page, Part, Section, TablePart, link, write_page
+from fourshot.bench.core.results import ResultRows, read_result, task_title, tell, write_result
 from fourshot.bench.core.suite import Suite
 from fourshot.bench.suites.paper import figures, scores
 from fourshot.bench.suites.paper.measure import PaperMeasurement, base_options, measure_bases
@@ -28,7 +28,7 @@ from fourshot.engine.errors import InputError
 PAPER_URL = "https://aclanthology.org/2024.lrec-main.533/"
 
 
-def measure(options: Options, rows: Rows) -> dict[str, Any]:
+def measure(options: Options, rows: ResultRows) -> dict[str, Any]:
     """Measure what is missing. The result is written after every step, so a stopped suite leaves what it has."""
     header, out = rows.header, options.out
     assert out
@@ -120,11 +120,11 @@ def _paper(result: Mapping[str, Any], bases: Sequence[str]) -> Section:
         "The other accuracies of the paper's Table 1, its times, and the values behind its figures could not be looked "
         "up when this page was made. They are left out rather than recalled."
     )
-    facts = Table(["", "the paper", "source"], rows, words=True)
+    facts = TablePart(["", "the paper", "source"], rows, words=True)
     return Section("The paper, and what is known of it here", [intro, facts, left_out])
 
 
-def _sources(bases: Mapping[str, scores.BaseResult]) -> Table:
+def _sources(bases: Mapping[str, scores.BaseResult]) -> TablePart:
     rows = [
         (
             source["name"],
@@ -139,7 +139,7 @@ def _sources(bases: Mapping[str, scores.BaseResult]) -> Table:
         for source in base.sources
     ]
     headings = ["comparison", *(["base"] if len(bases) > 1 else []), "task", "draws", "commit", "processor", "cores"]
-    return Table(headings, rows)
+    return TablePart(headings, rows)
 
 
 def draw(options: Options) -> bool:

@@ -4,13 +4,13 @@ from collections.abc import Mapping, Sequence
 
 from markupsafe import Markup
 
-from fourshot.bench.core.parts import Part, Section, Table
+from fourshot.bench.core.parts import Part, Section, TablePart
 from fourshot.bench.core.results import task_title
 from fourshot.bench.suites.paper import scores
 from fourshot.bench.suites.paper.timing import BATCH, MERGED, CountedTexts, Timing
 from fourshot.pipeline.cells.methods import METHODS
 from fourshot.pipeline.report.cloud import word_cloud
-from fourshot.pipeline.report.figures import Bars, Curve, bar_plot, line_plot
+from fourshot.pipeline.report.figures import BarSeries, Curve, bar_plot, line_plot
 from fourshot.pipeline.report.text import count, duration
 
 NOT_MEASURED = "not measured"
@@ -20,7 +20,7 @@ BATCH_NAMES = {1: "one at a time", BATCH: f"{BATCH} at a time"}
 SIDES = {"real": "real", "written": "synthetic, as written", "kept": "synthetic, kept"}
 
 
-def accuracy_table(means: scores.MeanScores, tasks: Sequence[str]) -> Table:
+def accuracy_table(means: scores.MeanScores, tasks: Sequence[str]) -> TablePart:
     """Table 1: a row for each method, a column for each task."""
     rows: list[tuple[object, ...]] = []
     for setup in scores.TABLE:
@@ -34,7 +34,7 @@ def accuracy_table(means: scores.MeanScores, tasks: Sequence[str]) -> Table:
         "Accuracy in per cent, ± the sample standard deviation over draws of the shots. The last two columns have one "
         f"number per task. {_measured_on(means, tasks, scores.TABLE)}"
     )
-    return Table(headings, rows, note=note, chosen=scores.TABLE.index(scores.FOURSHOT))
+    return TablePart(headings, rows, note=note, chosen=scores.TABLE.index(scores.FOURSHOT))
 
 
 def accuracies(means: scores.MeanScores, tasks: Sequence[str]) -> Section:
@@ -43,7 +43,7 @@ def accuracies(means: scores.MeanScores, tasks: Sequence[str]) -> Section:
     for task in tasks:
         of_task = [means.get((task, *setup)) for setup in scores.TABLE]
         values = [100 * mean.accuracy if mean else None for mean in of_task]
-        bars.append(Bars(task_title(task), values, [mean.interval if mean else None for mean in of_task]))
+        bars.append(BarSeries(task_title(task), values, [mean.interval if mean else None for mean in of_task]))
     if any(value is not None for series in bars for value in series.values):
         note = "Lines: one standard deviation over draws of the shots."
         parts.append(bar_plot(list(map(_setup_name, scores.TABLE)), bars, value_name="accuracy %", note=note))
@@ -60,9 +60,9 @@ def bases_side_by_side(means_of: Mapping[str, scores.MeanScores], tasks: Sequenc
         f"{base}: {_measured_on(means, tasks, scores.TABLE) or NOT_MEASURED}" for base, means in means_of.items()
     ]
     note = f"Mean accuracy over the tasks, in per cent. {' '.join(measured)}"
-    table = Table(["", *means_of], rows, note=note, chosen=scores.TABLE.index(scores.FOURSHOT))
+    table = TablePart(["", *means_of], rows, note=note, chosen=scores.TABLE.index(scores.FOURSHOT))
     bars = [
-        Bars(base, [None if mean is None else 100 * mean for mean in values])
+        BarSeries(base, [None if mean is None else 100 * mean for mean in values])
         for base, means in means_of.items()
         if any(values := [scores.mean_over_tasks(means, setup, tasks) for setup in scores.TABLE])
     ]
@@ -82,7 +82,7 @@ def inference_times(means: scores.MeanScores, timings: Sequence[Timing], tasks: 
         "the adapter added to the base's weights. vLLM: the seconds that the comparisons behind the accuracies took."
     )
     rows = [_time_row(means, timings, task, setup) for task in tasks for setup in TIMED]
-    parts: list[Part] = [intro, Table(headings, rows, note=note)]
+    parts: list[Part] = [intro, TablePart(headings, rows, note=note)]
     if ratios := _time_ratios(means, timings, tasks):
         remark = "A summary of the paper reports about 2 to 5 times. Load and cache change the ratio, on both sides."
         parts.append(
@@ -105,12 +105,12 @@ def _time_row(
     return f"{task_title(task)}, {name}", count(tokens), *per_text, all_texts, in_vllm
 
 
-def _time_ratios(means: scores.MeanScores, timings: Sequence[Timing], tasks: Sequence[str]) -> list[Bars]:
+def _time_ratios(means: scores.MeanScores, timings: Sequence[Timing], tasks: Sequence[str]) -> list[BarSeries]:
     """In context over LoRA: prompt tokens, which is what a time could follow, then the times."""
     pairs = [(means.get((task, *scores.ICL)), means.get((task, *scores.LORA))) for task in tasks]
-    series = [Bars("prompt tokens", [a.prompt_tokens / b.prompt_tokens if a and b else None for a, b in pairs])]
+    series = [BarSeries("prompt tokens", [a.prompt_tokens / b.prompt_tokens if a and b else None for a, b in pairs])]
     series += [
-        Bars(
+        BarSeries(
             f"transformers, {name}, {batch_name}",
             [scores.in_context_over(method, timings, task, batch) for task in tasks],
         )
@@ -118,7 +118,7 @@ def _time_ratios(means: scores.MeanScores, timings: Sequence[Timing], tasks: Seq
         for batch, batch_name in BATCH_NAMES.items()
     ]
     in_vllm = [a.seconds / b.seconds if a and b else None for a, b in pairs]
-    series.append(Bars("vLLM, all at once, prefix cache", in_vllm))
+    series.append(BarSeries("vLLM, all at once, prefix cache", in_vllm))
     return [bars for bars in series if any(value is not None for value in bars.values)]
 
 
@@ -154,7 +154,7 @@ def _size_figure(cells: Sequence[scores.PaperScore], task: str) -> list[Part]:
     headings = ["", "real per class", "synthetic per class, asked for", "accuracy %", "synthetic, all classes, kept"]
     return [
         line_plot(curves, x_name="texts per class", y_name="accuracy %", y_from_zero=False, note=about),
-        Table(headings, rows),
+        TablePart(headings, rows),
     ]
 
 
@@ -168,7 +168,7 @@ def ablation(means: scores.MeanScores, tasks: Sequence[str]) -> Section:
         "paper's way, though calibrated here. All start from {} labelled texts per class.</p>"
     ).format(scores.DEFAULT_SHOTS)
     note = f"Accuracy in per cent. {_measured_on(means, tasks, list(scores.ABLATION))}"
-    table = Table(["filter", *map(task_title, tasks), "mean"], rows, note=note, chosen=len(scores.ABLATION) - 1)
+    table = TablePart(["filter", *map(task_title, tasks), "mean"], rows, note=note, chosen=len(scores.ABLATION) - 1)
     return Section("The ablation: filter off and on", [intro, table])
 
 

@@ -21,9 +21,9 @@ import msgspec
 
 from fourshot.bench.core.load import Load, LoadAnswer, generate
 from fourshot.bench.core.options import JsonOut, Model, Positive, Shape
-from fourshot.bench.core.parts import Part, Table, Target, at_most
-from fourshot.bench.core.results import Rows, read_result, tell
-from fourshot.bench.core.roofline import base_of
+from fourshot.bench.core.parts import Part, TablePart, Target, at_most
+from fourshot.bench.core.results import ResultRows, read_result, tell
+from fourshot.bench.core.roofline import opened_base
 from fourshot.bench.core.suite import Suite
 from fourshot.bench.suites.serving.traffic import (
     CHURN_S,
@@ -120,11 +120,11 @@ def batch_targets(batches: Sequence[Mapping[str, Any]]) -> list[Target]:
     return [at_most(name.format_map(batch), "times", batch["ratio"], BATCH_GOAL) for batch in batches]
 
 
-def measure(options: Options, rows: Rows) -> dict[str, Any]:
+def measure(options: Options, rows: ResultRows) -> dict[str, Any]:
     """All parts, one after the other: what a service does in ten minutes cannot be taken up in the middle."""
     if options.data is None:
         raise InputError("--data is needed: a folder with sst2/, trec/ and ag_news/.")
-    with base_of(options.model, options.shape) as base, tempfile.TemporaryDirectory() as folder:
+    with opened_base(options.model, options.shape) as base, tempfile.TemporaryDirectory() as folder:
         traffic = Traffic(Path(folder), options.data, base.path if options.shape else options.model)
         batches = multi_lora(traffic)
         _tell("batches", batches)
@@ -225,7 +225,7 @@ def report(result: Mapping[str, Any]) -> list[Part]:
         f"{result['batches'][0]['adapters']} adapters": "{ms_per_text[several]:.1f}",
         "relative to the base": "{ratio:.2f}",
     }
-    return [Table.of(loads.items(), columns, note=note), Table.of(result["batches"], prices, left=0)]
+    return [TablePart.of(loads.items(), columns, note=note), TablePart.of(result["batches"], prices, left=0)]
 
 
 def print_table(options: Options) -> bool:

@@ -20,9 +20,9 @@ from typing import Annotated, Any
 import msgspec
 
 from fourshot.bench.core.options import Model, Out, Positive, Shape, TaskFolders, as_settings
-from fourshot.bench.core.processes import Opened, call_apart
-from fourshot.bench.core.results import Rows, tell
-from fourshot.bench.core.roofline import base_of, measure_machine, shape_of
+from fourshot.bench.core.processes import OpenerProcess, call_apart
+from fourshot.bench.core.results import ResultRows, tell
+from fourshot.bench.core.roofline import measure_machine, opened_base, shape_of
 from fourshot.bench.core.suite import Suite
 from fourshot.bench.core.workload import Workload, load_workload
 from fourshot.bench.suites import filter as filter_bench
@@ -111,10 +111,10 @@ def thinned(request: DrawRequest, texts: int, batch: int) -> DrawRequest:
     )
 
 
-class Measurement:
+class ThroughputMeasurement:
     """Measures what ``rows`` lacks."""
 
-    def __init__(self, options: Options, workload: Workload, model: ResolvedModel, rows: Rows) -> None:
+    def __init__(self, options: Options, workload: Workload, model: ResolvedModel, rows: ResultRows) -> None:
         self._options, self._workload, self._model, self._rows = options, workload, model, rows
         self._log = options.out.with_suffix(".log")
         self._engine = EngineSettings(model=model.path, gpu_kv_cache_bytes=GPU_KV_CACHE_BYTES)
@@ -126,9 +126,9 @@ class Measurement:
     @contextmanager
     def opened(
         self, name: str, warm: DrawRequest | None = None, vllm: dict[str, Any] | None = None, **python: str
-    ) -> Iterator[Opened[DrawRequest, DrawResult]]:
+    ) -> Iterator[OpenerProcess[DrawRequest, DrawResult]]:
         """A sampler's process, ready and warm."""
-        process = Opened(OPENERS[name], SamplerSetup(engine=self._engine, vllm=vllm or {}), self._log, **python)
+        process = OpenerProcess(OPENERS[name], SamplerSetup(engine=self._engine, vllm=vllm or {}), self._log, **python)
         try:
             if warm:
                 process.ask(warm)
@@ -137,7 +137,7 @@ class Measurement:
         finally:
             process.close()
 
-    def measure(self, name: str, process: Opened[DrawRequest, DrawResult], request: DrawRequest) -> None:
+    def measure(self, name: str, process: OpenerProcess[DrawRequest, DrawResult], request: DrawRequest) -> None:
         if name not in self._rows.pieces:
             result = process.ask(request)
             self._rows.add(name, result)
@@ -155,7 +155,7 @@ class Measurement:
                     self.measure(f"ceiling/{name}", process, request)
         return min(CEILINGS, key=lambda name: self.seconds(f"ceiling/{name}"))
 
-    def fastest_batch(self, process: Opened[DrawRequest, DrawResult]) -> int:
+    def fastest_batch(self, process: OpenerProcess[DrawRequest, DrawResult]) -> int:
         """Try each size of transformers' batches."""
         request, pieces = self.request(TRIAL_ROUND), self._rows.pieces
         for batch in BATCHES:
@@ -222,13 +222,13 @@ def _versions(python: str) -> dict[str, str]:
     return dict(json.loads(done.stdout))
 
 
-def measure(options: Options, rows: Rows) -> dict[str, Any]:
+def measure(options: Options, rows: ResultRows) -> dict[str, Any]:
     """Every sampler, and the machine before and after."""
     if options.distilabel and not shutil.which(options.distilabel):
         raise InputError(f"--distilabel {options.distilabel} is no program. Name a Python interpreter.")
-    with base_of(options.model, options.shape) as model:
+    with opened_base(options.model, options.shape) as model:
         workload = load_workload(options.task, options.data, options.shots)
-        measurement = Measurement(options, workload, model, rows)
+        measurement = ThroughputMeasurement(options, workload, model, rows)
         rows.add_once("machine", lambda: call_apart(measure_machine, model.path))
         measurement.side_by_side(measurement.fastest_ceiling())
         measurement.corpus()

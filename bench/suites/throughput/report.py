@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from fourshot.bench.core.parts import Part, Table, at_least
+from fourshot.bench.core.parts import Part, TablePart, at_least
 from fourshot.bench.core.roofline import Machine, ModelShape
 from fourshot.bench.core.statistics import estimate, ratio, with_interval
 from fourshot.bench.core.workload import Workload
@@ -35,7 +35,7 @@ CEILING_GOAL, BATCHES_GOAL = 0.95, 5.0
 AT_ONCE = EngineSettings(model="").max_num_seqs
 
 
-class Limit(msgspec.Struct, frozen=True, kw_only=True):
+class ThroughputBound(msgspec.Struct, frozen=True, kw_only=True):
     """What drawing these texts needs at least, whoever does it."""
 
     flops_per_token: float  # generated
@@ -43,7 +43,7 @@ class Limit(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
 
 
-def limit(shape: ModelShape, machine: Machine, result: DrawResult, together: int) -> Limit:
+def limit(shape: ModelShape, machine: Machine, result: DrawResult, together: int) -> ThroughputBound:
     """The longer of all operations at the machine's highest rate, and all reading from memory at its highest.
 
     Read are the weights once per step of ``together`` texts, and what is cached of a text once for each of its tokens.
@@ -56,7 +56,7 @@ def limit(shape: ModelShape, machine: Machine, result: DrawResult, together: int
     bytes_per_token = shape.weight_bytes / together + mean_position * shape.kv_bytes_per_token
     steps = result.output_tokens - texts
     computing = texts * shape.prompt_flops(prompt, result.cached_tokens / texts) + steps * flops
-    return Limit(
+    return ThroughputBound(
         flops_per_token=flops,
         bytes_per_token=bytes_per_token,
         seconds=max(computing / machine.flops, steps * bytes_per_token / machine.bytes_per_s),
@@ -84,7 +84,7 @@ def passing(workload: Workload, result: DrawResult) -> int:
 
 
 def sampler_row(
-    name: str, workload: Workload, repeats: Sequence[DrawResult], start_s: float, limits: Sequence[Limit]
+    name: str, workload: Workload, repeats: Sequence[DrawResult], start_s: float, limits: Sequence[ThroughputBound]
 ) -> dict[str, Any]:
     """One line of the table. Without ``limits`` nothing is said of the limit."""
 
@@ -179,7 +179,7 @@ def report(result: Mapping[str, Any]) -> list[Part]:
         f"The limit: a generated token takes {best['flops_per_token'] / 1e9:.3f} Gflop and, {AT_ONCE} at a time, "
         f"{best['bytes_per_token'] / 1e6:.1f} MB from memory. The machine does {roof['flops'] / 1e9:,.0f} Gflop/s "
         f"and reads {roof['bytes_per_s'] / 1e9:.1f} GB/s.",
-        Table(
+        TablePart(
             ["", "texts/s", "kept/s", "tokens/s generated", "of prompts", "first text, s", "start, s", "memory, GB",
              "times the limit"],
             [_cells(row) for row in result["ways"]],

@@ -1,7 +1,7 @@
 """Ways of drawing texts: vLLM alone, ours, a whole corpus, transformers in batches, distilabel.
 
-Each function opens one in its own process (`bench.core.processes.Opened`) and returns what draws. All get the same
-prompts and the same sampling, and give the texts back as they were generated. A text ends with its line.
+Each function opens one in its own process (`bench.core.processes.OpenerProcess`) and returns what draws. All get
+the same prompts and the same sampling, and give the texts back as they were generated. A text ends with its line.
 """
 
 import os

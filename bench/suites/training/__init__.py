@@ -24,10 +24,10 @@ from typing import Annotated, Any
 import msgspec
 
 from fourshot.bench.core.options import POSITIONAL, Model, Positive, Shape, as_settings
-from fourshot.bench.core.parts import Part, Table, Target, at_least, at_most
+from fourshot.bench.core.parts import Part, TablePart, Target, at_least, at_most
 from fourshot.bench.core.processes import call_apart, peak_bytes
-from fourshot.bench.core.results import Rows, tell
-from fourshot.bench.core.roofline import base_of, product_rate, shape_of
+from fourshot.bench.core.results import ResultRows, tell
+from fourshot.bench.core.roofline import opened_base, product_rate, shape_of
 from fourshot.bench.core.suite import Suite
 from fourshot.engine.checkpoints.models import ResolvedModel
 from fourshot.engine.core import Adapter, EngineSettings
@@ -58,7 +58,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     out: Annotated[Path | None, "where the result goes; without it, standard output"] = None
 
 
-class Training(msgspec.Struct, frozen=True, kw_only=True):
+class TrainerCall(msgspec.Struct, frozen=True, kw_only=True):
     """One training, as it is handed to a process."""
 
     model: str
@@ -79,7 +79,7 @@ class Training(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.structs.replace(PRESETS["default"], num_epochs=float(self.epochs), min_steps=1, soft_max_steps=0)
 
 
-class Trained(msgspec.Struct, frozen=True, kw_only=True):
+class TrainerResult(msgspec.Struct, frozen=True, kw_only=True):
     """What it came to."""
 
     adapter: Adapter
@@ -90,7 +90,7 @@ class Trained(msgspec.Struct, frozen=True, kw_only=True):
     computed_tokens: int = 0  # that went through the model, padding included; 0: not counted
 
 
-def our_trainer(training: Training) -> Trained:
+def our_trainer(training: TrainerCall) -> TrainerResult:
     """Train with `training.lora.train.LoraTrainer`."""
     from fourshot.training.lora.examples import TrainingExample
     from fourshot.training.lora.train import LoraTrainer
@@ -99,7 +99,7 @@ def our_trainer(training: Training) -> Trained:
     examples = [TrainingExample(prompt=prompt, target=target) for prompt, target in pairs]
     trainer = LoraTrainer(training.model)
     result = trainer.train(examples, training.labels, training.settings, training.out, seed=training.seed)
-    return Trained(
+    return TrainerResult(
         adapter=Adapter(name=result.name, path=result.path),
         seconds=result.seconds,
         steps=result.steps,
@@ -109,7 +109,7 @@ def our_trainer(training: Training) -> Trained:
     )
 
 
-def hf_trainer(training: Training) -> Trained:
+def hf_trainer(training: TrainerCall) -> TrainerResult:
     """Train with ``transformers.Trainer`` and PEFT."""
     import torch
     import transformers
@@ -160,7 +160,7 @@ def hf_trainer(training: Training) -> Trained:
     adapter = Adapter(name=f"hf-trainer-{training.seed}", path=str(Path(training.out) / "adapter"))
     trainer.model.save_pretrained(adapter.path, save_embedding_layers=False)
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    return Trained(
+    return TrainerResult(
         adapter=adapter,
         seconds=seconds,
         steps=trainer.state.global_step,
@@ -191,9 +191,9 @@ def accuracies(
         return [float((chosen == gold).mean()) for chosen in answers]
 
 
-def measure(options: Options, rows: Rows) -> dict[str, Any]:
+def measure(options: Options, rows: ResultRows) -> dict[str, Any]:
     """Train, evaluate, set beside the machine. Nothing is kept: the adapters are measured together."""
-    with base_of(options.model, options.shape) as model:
+    with opened_base(options.model, options.shape) as model:
         return _measured(options, model)
 
 
@@ -209,7 +209,7 @@ def _measured(options: Options, model: ResolvedModel) -> dict[str, Any]:
             prompts = tuple(reading_prompt(task, example.text, PromptFormat()) for example in examples)
             tokens = sum(map(len, encode_prompts(tokenizer, prompts)))
             for name, trainer in TRAINERS.items():
-                training = Training(
+                training = TrainerCall(
                     model=model.path,
                     prompts=prompts,
                     targets=tuple(task.label_names.index(example.label) for example in examples),
@@ -279,7 +279,7 @@ def report(result: Mapping[str, Any]) -> list[Part]:
         "accuracy": "{accuracy:.1%}",
         "memory, GB": lambda run: f"{run['peak_rss_bytes'] / 1e9:.2f}",
     }
-    return [Table.of(result["runs"], columns)]
+    return [TablePart.of(result["runs"], columns)]
 
 
 def settings(options: Options) -> dict[str, Any]:

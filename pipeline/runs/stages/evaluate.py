@@ -6,7 +6,7 @@ import msgspec
 
 from fourshot.engine.core import Adapter, Engine
 from fourshot.pipeline.cells.calibrating import temperature_of
-from fourshot.pipeline.cells.measuring import Answers, EvaluationCell, LeftOutCell, answer, measure
+from fourshot.pipeline.cells.measuring import EvaluationCell, LeftOutCell, SplitLogprobs, answer, measure
 from fourshot.pipeline.events import Event, OnEvent
 from fourshot.pipeline.runs.experiment import Experiment
 from fourshot.pipeline.runs.stages.probe import ProbeItem, ProbeStage, probe_items, probes
@@ -47,7 +47,7 @@ class EvaluateStage(EngineStage, frozen=True, kw_only=True, tag="evaluate"):
         for probe in item.probes:
             probe.do(engine)
         content_free = any(cell.calibration == "contextual" for cell in item.cells)
-        last: tuple[bytes, Answers] | None = None  # cells that differ only in calibration stand beside each other
+        last: tuple[bytes, SplitLogprobs] | None = None  # cells that differ only in calibration stand beside each other
         is_warm = False
         for number, cell in enumerate(sorted(item.cells, key=lambda cell: cell.answers_key), start=1):
             out, title = Path(cell.out), cell.title
@@ -70,7 +70,7 @@ class EvaluateStage(EngineStage, frozen=True, kw_only=True, tag="evaluate"):
             on_event(Event(stage=self.name, message=title, done=number, total=len(item.cells), unit="methods"))
 
 
-def _answers(item: TaskEvaluation, cell: EvaluationCell, engine: Engine, *, content_free: bool) -> Answers:
+def _answers(item: TaskEvaluation, cell: EvaluationCell, engine: Engine, *, content_free: bool) -> SplitLogprobs:
     return answer(
         engine,
         item.task,

@@ -22,7 +22,7 @@ from fourshot.pipeline.runs.stages.stage import Stage
 from fourshot.pipeline.synthesis.committee import Reader
 from fourshot.pipeline.synthesis.types import Candidate
 from fourshot.pipeline.task import Example
-from fourshot.pipeline.work_counts import Counts
+from fourshot.pipeline.work_counts import TokenCounts
 from fourshot.training.jobs.jobs import FailedJob
 
 
@@ -69,12 +69,12 @@ class TextsItem(msgspec.Struct, frozen=True, kw_only=True):
         return RoundSink(*arguments, pool=folder.pool if reads_pool else None, is_pool=self.is_pool, **more)
 
     def fitting_notes(self, model_path: str) -> list[str]:
-        """As `Counts` tells it; nothing of a pool."""
+        """As `TokenCounts` tells it; nothing of a pool."""
         folder = RunFolder(self.folder)
         manifest = folder.manifest()
         if self.is_pool:
             return []
-        return Counts(manifest.task, folder.shots(), folder.settings(), model_path).fitting_notes(self.chat)
+        return TokenCounts(manifest.task, folder.shots(), folder.settings(), model_path).fitting_notes(self.chat)
 
 
 class GenerateStage(Stage, frozen=True, kw_only=True, tag="generate"):

@@ -12,7 +12,7 @@ from fourshot.engine.machine.threads import TRAIN_SPINS
 from fourshot.pipeline.events import Event, OnEvent
 from fourshot.pipeline.provenance import value_hash
 from fourshot.pipeline.runs.stages.stage import Stage
-from fourshot.pipeline.runs.stages.write import PART, Written
+from fourshot.pipeline.runs.stages.write import PART, WrittenAnswer
 from fourshot.training.lora.merging import merge
 from fourshot.training.students.seq2seq import Seq2SeqJob, Seq2SeqWriter, finished_seq2seq, train_seq2seq
 
@@ -32,8 +32,8 @@ class Seq2SeqItem(msgspec.Struct, frozen=True, kw_only=True):
     def file(self) -> Path:
         return Path(self.folder) / f"{value_hash((self.texts, self.job.key))}.jsonl"
 
-    def lines(self) -> list[Written]:
-        return read_lines(self.file, Written)
+    def lines(self) -> list[WrittenAnswer]:
+        return read_lines(self.file, WrittenAnswer)
 
 
 class Seq2SeqStage(Stage, frozen=True, kw_only=True, tag="seq2seq"):
@@ -62,7 +62,9 @@ class Seq2SeqStage(Stage, frozen=True, kw_only=True, tag="seq2seq"):
             began_s = time.perf_counter()
             answers = writer.write(item.texts[done : done + PART])
             seconds = round((time.perf_counter() - began_s) / len(answers), 5)
-            append_lines(item.file, [Written(text=text, is_whole=ended, seconds=seconds) for text, ended, _ in answers])
+            append_lines(
+                item.file, [WrittenAnswer(text=text, is_whole=ended, seconds=seconds) for text, ended, _ in answers]
+            )
             done += len(answers)
             on_event(Event(stage="write", message=item.job.title, done=done, total=total, unit="texts"))
 

@@ -14,7 +14,7 @@ from fourshot.pipeline.runs.stages.stage import EngineStage
 PART = 128  # texts: what a kill costs
 
 
-class Written(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class WrittenAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What was said to one prompt."""
 
     text: str
@@ -43,9 +43,9 @@ class WriteItem(msgspec.Struct, frozen=True, kw_only=True):
     def file(self) -> Path:
         return Path(self.folder) / f"{self.key}.jsonl"
 
-    def lines(self) -> list[Written]:
+    def lines(self) -> list[WrittenAnswer]:
         """What is there so far."""
-        return read_lines(self.file, Written)
+        return read_lines(self.file, WrittenAnswer)
 
 
 class WriteStage(EngineStage, frozen=True, kw_only=True, tag="write"):
@@ -71,15 +71,15 @@ class WriteStage(EngineStage, frozen=True, kw_only=True, tag="write"):
             on_event(Event(stage=self.name, message=item.title, done=done, total=total, unit="texts"))
 
 
-def _write_part(engine: Engine, item: WriteItem, first: int) -> list[Written]:
+def _write_part(engine: Engine, item: WriteItem, first: int) -> list[WrittenAnswer]:
     """The next part, from prompt ``first`` on. A prompt that leaves no room for an answer gets a fault."""
     prompts = item.prompts[first : first + PART]
     room = engine.settings.max_model_len - item.sampling.max_tokens
     fits = [index for index, length in enumerate(engine.count_tokens(prompts)) if length <= room]
-    answers = [Written(text="", fault=f"its prompt is longer than {room} tokens")] * len(prompts)
+    answers = [WrittenAnswer(text="", fault=f"its prompt is longer than {room} tokens")] * len(prompts)
     sampling = msgspec.structs.replace(item.sampling, seed_offset=first)
     for completion in engine.sample([prompts[index] for index in fits], sampling, item.adapter):
-        answers[fits[completion.prompt_index]] = Written(
+        answers[fits[completion.prompt_index]] = WrittenAnswer(
             text=completion.text.strip(), is_whole=completion.finish_reason == "stop"
         )
     return answers

@@ -10,8 +10,8 @@ from fourshot.engine.core import SamplingSettings
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.synthesis.prompts import PromptFormat, reading_messages, reading_prompt
 from fourshot.pipeline.task import Example, Task
-from fourshot.serving.clients.remote.completions import Completion, bare
-from fourshot.serving.clients.remote.endpoint import Endpoint, Refused, Request
+from fourshot.serving.clients.remote.completions import CompletionResponse, bare
+from fourshot.serving.clients.remote.endpoint import CompletionRequest, Endpoint, RequestRefused
 from fourshot.serving.clients.remote.settings import RemoteSettings
 
 SPARE_TOKENS = 4  # beside those of the longest label
@@ -69,7 +69,7 @@ def requests_for(
     mode: RequestMode,
     settings: RemoteSettings,
     form: PromptFormat = FORM,
-) -> list[Request]:
+) -> list[CompletionRequest]:
     """What is sent for one text: one request, or one for each vote. ``task`` as `asked_task` gives it."""
     longest = max(len(word.encode()) for word in task.label_words)
     room = settings.answer_tokens or longest // BYTES_A_TOKEN + SPARE_TOKENS
@@ -83,15 +83,15 @@ def requests_for(
     if not mode.is_bare:
         body["temperature"] = 0.0 if mode.likely else VOTE_TEMPERATURE
     if mode.likely:
-        return [Request(route=mode.route, body=body)]
+        return [CompletionRequest(route=mode.route, body=body)]
     if mode.one_by_one:
-        return [Request(route=mode.route, body=body, sample=number) for number in range(settings.votes)]
-    return [Request(route=mode.route, body=body | {"n": settings.votes})]
+        return [CompletionRequest(route=mode.route, body=body, sample=number) for number in range(settings.votes)]
+    return [CompletionRequest(route=mode.route, body=body | {"n": settings.votes})]
 
 
 def writing_request(
     mode: RequestMode, content: str, settings: RemoteSettings, room: int, sampling: SamplingSettings, **options: Any
-) -> Request:
+) -> CompletionRequest:
     """What is sent to have a text written: ``content`` is the whole prompt, or of chat the user's message."""
     body: dict[str, Any] = {"max_completion_tokens" if mode.is_bare else "max_tokens": settings.answer_tokens or room}
     if mode.route == "chat":
@@ -102,17 +102,17 @@ def writing_request(
     if not mode.is_bare:
         body["temperature"] = sampling.temperature
         body |= {"top_p": sampling.top_p} if sampling.top_p < 1 else {}
-    return Request(route=mode.route, body=body, sample=options.get("sample", 0))
+    return CompletionRequest(route=mode.route, body=body, sample=options.get("sample", 0))
 
 
 def agreed_mode(
-    endpoint: Endpoint, modes: Sequence[RequestMode], request: Callable[[RequestMode], Request]
+    endpoint: Endpoint, modes: Sequence[RequestMode], request: Callable[[RequestMode], CompletionRequest]
 ) -> RequestMode:
     """The first of ``modes`` in which the endpoint writes. Raises InputError where it does in none."""
-    refused: list[Refused] = []
+    refused: list[RequestRefused] = []
     for mode in modes:
         answer = endpoint.ask([request(mode)])[0]
-        if isinstance(answer, Completion):
+        if isinstance(answer, CompletionResponse):
             return mode
         refused.append(answer)
     raise InputError(

@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fourshot.engine.errors import SpendingLimitError
-from fourshot.serving.clients.remote.completions import Completion
-from fourshot.serving.clients.remote.kept import Spent
+from fourshot.serving.clients.remote.completions import CompletionResponse
+from fourshot.serving.clients.remote.kept import TokensSpent
 from fourshot.serving.clients.remote.settings import RemoteSettings
 
 CHARS_A_TOKEN = 3.0  # at most so many in a token, until the endpoint has told: a limit is to hold from the beginning
@@ -15,7 +15,7 @@ CHARS_A_TOKEN = 3.0  # at most so many in a token, until the endpoint has told: 
 class Budget:
     """Of one piece of work."""
 
-    def __init__(self, settings: RemoteSettings, spent: Spent) -> None:
+    def __init__(self, settings: RemoteSettings, spent: TokensSpent) -> None:
         """``spent``: in earlier calls."""
         self._settings, self._spent = settings, spent
         self._failed = 0  # requests of this call that brought nothing
@@ -45,7 +45,7 @@ class Budget:
                 self._under_way.remove(max_cost)
                 self._changed.notify_all()
 
-    def paid(self, completion: Completion, chars: int) -> None:
+    def paid(self, completion: CompletionResponse, chars: int) -> None:
         self._spent = self._spent.plus(completion)
         self._tokens_a_char = max(self._tokens_a_char, completion.prompt_tokens / max(1, chars))
 

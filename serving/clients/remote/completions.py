@@ -12,18 +12,18 @@ LEADING_CHARS = " \t\r\n*_`\"'\u2018\u2019\u201c\u201d\u00ab\u00bb[(<#:-"  # wha
 THOUGHT = re.compile(r"^.*?</think>", re.DOTALL)  # what models say aloud before they answer
 
 
-class Step(msgspec.Struct, frozen=True, array_like=True):
+class TokenStep(msgspec.Struct, frozen=True, array_like=True):
     """One token of an answer."""
 
     token: str  # that was said
     likely: dict[str, float]  # log-probability of the likeliest tokens, in nats
 
 
-class Completion(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class CompletionResponse(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The answer to one request, as far as it is used."""
 
     texts: tuple[str, ...]  # one for each sample
-    steps: tuple[Step, ...] = ()  # of the first, where the endpoint tells
+    steps: tuple[TokenStep, ...] = ()  # of the first, where the endpoint tells
     prompt_tokens: int = 0
     output_tokens: int = 0
     is_cut: bool = False  # it had no room to end
@@ -80,7 +80,7 @@ class _Body(msgspec.Struct):
     error: msgspec.Raw = msgspec.Raw(b"null")  # of endpoints that answer 200 whatever happened
 
 
-def read_completion(content: bytes, sent_chars: int) -> Completion:
+def read_completion(content: bytes, sent_chars: int) -> CompletionResponse:
     """The body of an answer to a request of ``sent_chars`` characters. Raises StrangeAnswerError.
 
     An endpoint that does not count tokens is taken to have four characters in each: a limit on what is spent must hold.
@@ -95,7 +95,7 @@ def read_completion(content: bytes, sent_chars: int) -> Completion:
         raise StrangeAnswerError("it has no `choices` with a message or a text")
     texts = tuple((choice.message.text if choice.message else choice.text) or "" for choice in body.choices)
     usage = body.usage or _Usage()
-    return Completion(
+    return CompletionResponse(
         texts=texts,
         steps=_steps(body.choices[0].logprobs),
         prompt_tokens=math.ceil(usage.prompt_tokens or sent_chars / 4),
@@ -111,7 +111,7 @@ def _failure(error: msgspec.Raw) -> str:
     return " ".join(str(message or detail or "").split())
 
 
-def _steps(content: msgspec.Raw) -> tuple[Step, ...]:
+def _steps(content: msgspec.Raw) -> tuple[TokenStep, ...]:
     """Empty where no probabilities are told, or in a form of the endpoint's own: the answer itself is still good."""
     try:
         logprobs = msgspec.json.decode(content, type=_Logprobs | None)
@@ -121,14 +121,14 @@ def _steps(content: msgspec.Raw) -> tuple[Step, ...]:
         return ()
     if logprobs.content is not None:
         return tuple(
-            Step(step.token, {likely.token: likely.logprob for likely in (step, *(step.top_logprobs or ()))})
+            TokenStep(step.token, {likely.token: likely.logprob for likely in (step, *(step.top_logprobs or ()))})
             for step in logprobs.content
         )
     pairs = zip(logprobs.tokens or (), logprobs.top_logprobs or (), strict=False)
-    return tuple(Step(token, likely or {}) for token, likely in pairs)
+    return tuple(TokenStep(token, likely or {}) for token, likely in pairs)
 
 
-class Reading(NamedTuple):
+class LabelAnswer(NamedTuple):
     """What an answer says of a text."""
 
     masses: list[float]  # [num_labels]: probability of each label; what they lack of one is on no label
@@ -144,7 +144,7 @@ def bare(text: str) -> str:
     return text.lstrip(LEADING_CHARS).casefold()
 
 
-def read_labels(completion: Completion, words: Sequence[str]) -> Reading:
+def read_labels(completion: CompletionResponse, words: Sequence[str]) -> LabelAnswer:
     """Of an answer that is to be one of ``words``: from its tokens' probabilities where told, else from what it says.
 
     ``words`` must differ where they are `bare`.
@@ -153,13 +153,13 @@ def read_labels(completion: Completion, words: Sequence[str]) -> Reading:
     texts = [bare(THOUGHT.sub("", text)).strip() for text in completion.texts]
     votes = [_named(text, names) for text in texts]
     if completion.steps and (votes[0] is None or bare(completion.texts[0]).startswith(names[votes[0]])):
-        return Reading(_walked(completion.steps, names))
+        return LabelAnswer(_walked(completion.steps, names))
     counts = [float(votes.count(place)) for place in range(len(names))]
     agreement = max(counts) / sum(counts) if any(counts) and len(votes) > 1 else None
-    return Reading([count / len(votes) for count in counts], agreement)
+    return LabelAnswer([count / len(votes) for count in counts], agreement)
 
 
-def _walked(steps: Sequence[Step], names: Sequence[str]) -> list[float]:
+def _walked(steps: Sequence[TokenStep], names: Sequence[str]) -> list[float]:
     """Along the tokens that were said, the probability of every label that a likely token tells apart from the others.
 
     Tokens that several labels begin with are followed where they were said; elsewhere their probability is shared.

@@ -21,8 +21,8 @@ from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.synthesis.types import Candidate
 from fourshot.pipeline.task import Task
 from fourshot.serving.clients.remote.asking import RequestMode, agreed_mode, writing_modes, writing_request
-from fourshot.serving.clients.remote.completions import THOUGHT, Completion
-from fourshot.serving.clients.remote.endpoint import GO_ON, Endpoint, Refused, Request
+from fourshot.serving.clients.remote.completions import THOUGHT, CompletionResponse
+from fourshot.serving.clients.remote.endpoint import GO_ON, CompletionRequest, Endpoint, RequestRefused
 from fourshot.serving.clients.remote.settings import RemoteSettings
 
 SPARE = 1.5  # texts of a round for each that is wanted: each of them is paid for
@@ -107,7 +107,7 @@ class _RemoteWorker:
         )
         mode = self._mode
         answers = self._endpoint.ask([self._request(*named_prompt, brief, mode) for named_prompt in prompts])
-        refused = [answer for answer in answers if isinstance(answer, Refused)]
+        refused = [answer for answer in answers if isinstance(answer, RequestRefused)]
         if answers and len(refused) == len(answers):
             raise ServiceError(
                 f"{self._endpoint.model} writes none of {len(answers)} texts: {refused[0].message}. {GO_ON}"
@@ -116,10 +116,10 @@ class _RemoteWorker:
             Draw(candidate=_candidate(task, name, prompt, unit.batch, answer))
             for (name, prompt), answer in zip(prompts, answers, strict=True)
         ]
-        tokens = sum(answer.output_tokens for answer in answers if isinstance(answer, Completion))
+        tokens = sum(answer.output_tokens for answer in answers if isinstance(answer, CompletionResponse))
         return UnitResult(unit=unit, draws=tuple(draws), output_tokens=tokens)
 
-    def _request(self, name: str, prompt: DrawPrompt, brief: TaskBrief, mode: RequestMode) -> Request:
+    def _request(self, name: str, prompt: DrawPrompt, brief: TaskBrief, mode: RequestMode) -> CompletionRequest:
         """``name`` makes requests for different texts differ, where their prompts are the same."""
         task, settings = brief.task, brief.settings
         longest = max(len(shot.text.encode()) for shot in brief.shots)
@@ -135,9 +135,11 @@ class _RemoteWorker:
         return writing_request(mode, prompt.prompt, self._settings, room, settings.sampling, sample=number, stop=stop)
 
 
-def _candidate(task: Task, name: str, prompt: DrawPrompt, number: int, answer: Completion | Refused) -> Candidate:
+def _candidate(
+    task: Task, name: str, prompt: DrawPrompt, number: int, answer: CompletionResponse | RequestRefused
+) -> Candidate:
     """What was written; nothing of one that was refused, which the text filter then rejects."""
-    completion = answer if isinstance(answer, Completion) else Completion(texts=("",))
+    completion = answer if isinstance(answer, CompletionResponse) else CompletionResponse(texts=("",))
     return Candidate(
         id=name,
         text=clean_completion(task, alone(opening(task), THOUGHT.sub("", completion.texts[0]))),

@@ -23,7 +23,7 @@ from fourshot.serving.clients.client import Pace
 from fourshot.serving.clients.proxies import openai_client, proxy_for
 from fourshot.serving.clients.remote.budget import Budget
 from fourshot.serving.clients.remote.completions import (
-    Completion,
+    CompletionResponse,
     FailedAnswerError,
     StrangeAnswerError,
     read_completion,
@@ -43,7 +43,7 @@ MOST_FORBIDDEN = 8  # answers of 403 in a row: after so many it is no text that 
 GO_ON = "What was answered is kept, and the same command goes on from there."
 
 
-class Request(msgspec.Struct, frozen=True, kw_only=True):
+class CompletionRequest(msgspec.Struct, frozen=True, kw_only=True):
     """What is sent but for the model."""
 
     route: Literal["chat", "completions"]
@@ -56,14 +56,14 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
         return len(self.body.get("prompt", "")) + sum(len(turn["content"]) for turn in self.body.get("messages", ()))
 
 
-class Refused(msgspec.Struct, frozen=True, kw_only=True):
+class RequestRefused(msgspec.Struct, frozen=True, kw_only=True):
     """The endpoint will not answer this request, whoever sends it again; another one it may."""
 
     code: int
     message: str
 
 
-def key_of(url: str, model: str, request: Request) -> str:
+def key_of(url: str, model: str, request: CompletionRequest) -> str:
     """Of an answer that is kept."""
     return hashlib.sha256(msgspec.json.encode((url, model, request), order="sorted")).hexdigest()
 
@@ -103,7 +103,7 @@ class Endpoint:
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
 
-    def ask(self, requests: Sequence[Request]) -> list[Completion | Refused]:
+    def ask(self, requests: Sequence[CompletionRequest]) -> list[CompletionResponse | RequestRefused]:
         """The answer to each, kept before this returns.
 
         Raises RequestError for what the user must change, SpendingLimitError at a limit, ServiceError where trying
@@ -122,9 +122,11 @@ class Endpoint:
             raise
         return answering.result()
 
-    async def _all(self, requests: Sequence[Request]) -> list[Completion | Refused]:
+    async def _all(self, requests: Sequence[CompletionRequest]) -> list[CompletionResponse | RequestRefused]:
         keys = [key_of(self.url, self.model, request) for request in requests]
-        answers: dict[str, Completion | Refused] = {key: kept for key in set(keys) if (kept := self.kept.find(key))}
+        answers: dict[str, CompletionResponse | RequestRefused] = {
+            key: kept for key in set(keys) if (kept := self.kept.find(key))
+        }
         missing = {key: request for key, request in zip(keys, requests, strict=True) if key not in answers}
         queue, self._missing = iter(missing.items()), len(missing)
         faults = list[Exception]()
@@ -147,10 +149,10 @@ class Endpoint:
             raise faults[0]
         if self._forbidden and not self._answer_count:
             raise self._forbidden[0]
-        self.kept.use([key for key, answer in answers.items() if isinstance(answer, Completion)])
+        self.kept.use([key for key, answer in answers.items() if isinstance(answer, CompletionResponse)])
         return [answers[key] for key in keys if key in answers]
 
-    async def _answer(self, key: str, request: Request) -> Completion | Refused:
+    async def _answer(self, key: str, request: CompletionRequest) -> CompletionResponse | RequestRefused:
         async def pause(seconds: float) -> None:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._ended.wait(), seconds)
@@ -164,12 +166,12 @@ class Endpoint:
             reraise=True,
         )
         try:
-            completion: Completion = await retrying(self._send, key, request)
+            completion: CompletionResponse = await retrying(self._send, key, request)
         except _errors() as error:
             return await self._explained(error, int(retrying.statistics["attempt_number"]))
         return completion
 
-    async def _send(self, key: str, request: Request) -> Completion:
+    async def _send(self, key: str, request: CompletionRequest) -> CompletionResponse:
         """One try. Its answer is on the disk when this returns."""
         import openai
 
@@ -190,7 +192,7 @@ class Endpoint:
             self._budget.paid(completion, request.chars)
             return completion
 
-    async def _explained(self, error: Exception, tries: int) -> Refused:
+    async def _explained(self, error: Exception, tries: int) -> RequestRefused:
         """A refusal of this one request. Raises what to do about anything else that the last try came to."""
         import openai
 
@@ -217,7 +219,7 @@ class Endpoint:
             kind="strange_answer",
         ) from error
 
-    async def _explained_status(self, error: "openai.APIStatusError", answers: str) -> Refused:
+    async def _explained_status(self, error: "openai.APIStatusError", answers: str) -> RequestRefused:
         code, message = error.status_code, self._without_key(message_of(error)).rstrip(".")
         intro = f"{answers}: {message}."
         if code in (401, 403) and not is_moderated(error):
@@ -235,7 +237,7 @@ class Endpoint:
                 advice = "Name one with --teacher-model; an address usually ends in /v1."
                 raise RequestError(f"{intro} {listed} {advice}", code, "unknown_model")
         if code in REFUSALS:
-            return Refused(code=code, message=message)
+            return RequestRefused(code=code, message=message)
         if (asked_s := retry_after_s(error.response.headers) or 0) > LONGEST_RETRY_AFTER_S:
             intro += f" It asks to be left alone for {asked_s:.0f} s."
         raise ServiceError(f"{intro} {GO_ON}", code, "busy" if code == BUSY else "failed")

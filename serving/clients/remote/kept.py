@@ -16,7 +16,7 @@ import msgspec
 
 from fourshot.engine.errors import InputError
 from fourshot.engine.machine.home import home
-from fourshot.serving.clients.remote.completions import Completion
+from fourshot.serving.clients.remote.completions import CompletionResponse
 
 BUSY_S = 60.0  # how long another process may be writing
 SCHEMA = """
@@ -35,15 +35,15 @@ def answers_file(endpoint: str, model: str) -> Path:
     return home() / "answers" / f"{name}.sqlite"
 
 
-class Spent(NamedTuple):
+class TokensSpent(NamedTuple):
     """By one piece of work, over all its calls."""
 
     requests: int = 0  # that were answered
     prompt_tokens: int = 0
     output_tokens: int = 0
 
-    def plus(self, completion: Completion) -> "Spent":
-        return Spent(
+    def plus(self, completion: CompletionResponse) -> "TokensSpent":
+        return TokensSpent(
             self.requests + 1,
             self.prompt_tokens + completion.prompt_tokens,
             self.output_tokens + completion.output_tokens,
@@ -61,12 +61,12 @@ class KeptAnswers:
             self._rows = sqlite3.connect(self.path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
             self._rows.executescript(SCHEMA)
 
-    def find(self, key: str) -> Completion | None:
+    def find(self, key: str) -> CompletionResponse | None:
         with self._explained():
             row = self._rows.execute("SELECT said FROM answers WHERE key = ?", (key,)).fetchone()
-        return msgspec.json.decode(row[0], type=Completion) if row else None
+        return msgspec.json.decode(row[0], type=CompletionResponse) if row else None
 
-    def keep(self, key: str, completion: Completion) -> None:
+    def keep(self, key: str, completion: CompletionResponse) -> None:
         """On the disk when this returns."""
         tokens = completion.prompt_tokens, completion.output_tokens
         row = (key, msgspec.json.encode(completion), *tokens, self._work)
@@ -81,19 +81,19 @@ class KeptAnswers:
             self._rows.execute("COMMIT")
 
     @property
-    def spent(self) -> Spent:
+    def spent(self) -> TokensSpent:
         """What this work has paid for."""
         return self._sum("FROM answers WHERE paid_by = ?")
 
     @property
-    def used(self) -> Spent:
+    def used(self) -> TokensSpent:
         """What this work rests on, whoever paid for it."""
         return self._sum("FROM uses JOIN answers USING (key) WHERE work = ?")
 
-    def _sum(self, rows: str) -> Spent:
+    def _sum(self, rows: str) -> TokensSpent:
         sums = "SELECT count(*), coalesce(sum(prompt_tokens), 0), coalesce(sum(output_tokens), 0)"
         with self._explained():
-            return Spent(*self._rows.execute(f"{sums} {rows}", (self._work,)).fetchone())
+            return TokensSpent(*self._rows.execute(f"{sums} {rows}", (self._work,)).fetchone())
 
     @contextmanager
     def _explained(self) -> Iterator[None]:

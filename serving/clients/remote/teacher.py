@@ -30,9 +30,9 @@ from fourshot.pipeline.synthesis.windows import parts_of
 from fourshot.pipeline.task import Example, Task
 from fourshot.serving.clients.remote.account import accounted, work_of
 from fourshot.serving.clients.remote.asking import FORM, REQUEST_MODES, RequestMode, asked_task, requests_for
-from fourshot.serving.clients.remote.completions import LEAST, Completion, Reading, read_labels
+from fourshot.serving.clients.remote.completions import LEAST, CompletionResponse, LabelAnswer, read_labels
 from fourshot.serving.clients.remote.drawing import draw_texts, drawing_settings
-from fourshot.serving.clients.remote.endpoint import GO_ON, Endpoint, Refused, Request, key_of
+from fourshot.serving.clients.remote.endpoint import GO_ON, CompletionRequest, Endpoint, RequestRefused, key_of
 from fourshot.serving.clients.remote.forecasting import AskedTask, forecast_reading
 from fourshot.serving.clients.remote.kept import KeptAnswers, answers_file
 from fourshot.serving.clients.remote.settings import RemoteSettings, checked_endpoint, teacher_key
@@ -108,7 +108,7 @@ class _RemoteReader:
                 self._prepare(endpoint, on_event)
                 for texts in parts:
                     answers = self._readings(endpoint, [(text, self._shots) for text in texts])
-                    readings = [answer for answer in answers if isinstance(answer, Reading)]
+                    readings = [answer for answer in answers if isinstance(answer, LabelAnswer)]
                     if len(texts) >= FEW and not readings:
                         raise ServiceError(f"{self.name} reads none of {len(texts)} texts: {answers[0]}. {GO_ON}")
                     self._outside += [reading.outside for reading in readings]
@@ -133,10 +133,10 @@ class _RemoteReader:
         longest = max((shot.text for shot in self._shots), key=len)
         modes = [mode for mode in REQUEST_MODES if self._settings.teacher_api in ("auto", mode.route)]
         while True:
-            refused: list[Refused] = []
+            refused: list[RequestRefused] = []
             for mode in modes:
                 answer = endpoint.ask(self._requests(longest, self._shots, mode)[:1])[0]
-                if isinstance(answer, Refused):
+                if isinstance(answer, RequestRefused):
                     refused.append(answer)
                 elif answer.steps or not mode.likely:
                     return self._as_answered(mode, answer)
@@ -164,9 +164,9 @@ class _RemoteReader:
             for shot, fold in tested
         ]
         answers = self._readings(endpoint, questions)
-        self._outside += [answer.outside for answer in answers if isinstance(answer, Reading)]
+        self._outside += [answer.outside for answer in answers if isinstance(answer, LabelAnswer)]
         read_shots = [
-            (answer, shot) for answer, (shot, _) in zip(answers, tested, strict=True) if isinstance(answer, Reading)
+            (answer, shot) for answer, (shot, _) in zip(answers, tested, strict=True) if isinstance(answer, LabelAnswer)
         ]
         if not read_shots:
             raise InputError(
@@ -183,10 +183,12 @@ class _RemoteReader:
         message = f"{self._model}: {accuracy:.0%} of {len(tested)} shots right, each read with others in the prompt"
         on_event(Event(stage="annotate", message=message))
 
-    def _requests(self, text: str, shots: Sequence[Example], mode: RequestMode) -> list[Request]:
+    def _requests(self, text: str, shots: Sequence[Example], mode: RequestMode) -> list[CompletionRequest]:
         return requests_for(self._task, text, shots, mode, self._settings, self._form)
 
-    def _readings(self, endpoint: Endpoint, texts: Sequence[tuple[str, Sequence[Example]]]) -> list[Reading | _Unread]:
+    def _readings(
+        self, endpoint: Endpoint, texts: Sequence[tuple[str, Sequence[Example]]]
+    ) -> list[LabelAnswer | _Unread]:
         """Of each text, read behind some shots; of one in windows, the mean."""
         assert self._mode
         parts = [parts_of(self._task, text, self._form) for text, _ in texts]
@@ -201,19 +203,21 @@ class _RemoteReader:
         )
         return [_mean(list(islice(readings, len(several)))) for several in parts]
 
-    def _reading(self, answers: Sequence[Completion | Refused]) -> Reading | _Unread:
+    def _reading(self, answers: Sequence[CompletionResponse | RequestRefused]) -> LabelAnswer | _Unread:
         """Of all votes for one text."""
-        votes = [answer for answer in answers if isinstance(answer, Completion)]
+        votes = [answer for answer in answers if isinstance(answer, CompletionResponse)]
         if len(votes) < len(answers):
-            return _Unread(next(answer.message for answer in answers if isinstance(answer, Refused)))
-        joined = votes[0] if len(votes) == 1 else Completion(texts=tuple(text for vote in votes for text in vote.texts))
+            return _Unread(next(answer.message for answer in answers if isinstance(answer, RequestRefused)))
+        joined = votes[0]
+        if len(votes) > 1:
+            joined = CompletionResponse(texts=tuple(text for vote in votes for text in vote.texts))
         reading = read_labels(joined, self._task.label_words)
         if sum(reading.masses) >= LEAST:
             return reading
         ending = ", cut short" if any(vote.is_cut for vote in votes) else ""
         return _Unread(f"the teacher names none of the labels: {joined.texts[0][:80]!r}{ending}")
 
-    def _annotation(self, text: str, reading: Reading | _Unread) -> Annotation:
+    def _annotation(self, text: str, reading: LabelAnswer | _Unread) -> Annotation:
         if isinstance(reading, _Unread):
             return Annotation(fault=reading.fault)
         weight = self._evidence.weight if self._evidence else 1.0
@@ -271,20 +275,20 @@ class _RemoteReader:
             store.close()
         return None
 
-    def _as_answered(self, mode: RequestMode, answer: Completion) -> RequestMode:
+    def _as_answered(self, mode: RequestMode, answer: CompletionResponse) -> RequestMode:
         has_fewer = not mode.likely and len(answer.texts) < self._settings.votes
         return msgspec.structs.replace(mode, one_by_one=True) if has_fewer else mode
 
 
-def _mean(readings: Sequence[Reading | _Unread]) -> Reading | _Unread:
+def _mean(readings: Sequence[LabelAnswer | _Unread]) -> LabelAnswer | _Unread:
     """Of the parts of one text."""
-    parts_read = [part for part in readings if isinstance(part, Reading)]
+    parts_read = [part for part in readings if isinstance(part, LabelAnswer)]
     if len(readings) == 1 or len(parts_read) < len(readings):
         return next((part for part in readings if isinstance(part, _Unread)), readings[0])
-    return Reading([fmean(masses) for masses in zip(*(part.masses for part in parts_read), strict=True)])
+    return LabelAnswer([fmean(masses) for masses in zip(*(part.masses for part in parts_read), strict=True)])
 
 
-def _logs(readings: Sequence[Reading]) -> np.ndarray:
+def _logs(readings: Sequence[LabelAnswer]) -> np.ndarray:
     """Log-probabilities among the labels, float64 [num_texts, num_labels]."""
     masses = np.array([reading.masses for reading in readings])
     return np.log(masses / masses.sum(axis=1, keepdims=True) + SMALLEST)

@@ -16,16 +16,16 @@ from fourshot.engine.errors import ServiceError
 from fourshot.pipeline.distillation.annotating_text import Draw, NamedWriter, Parts, Write
 from fourshot.pipeline.events import OnEvent
 from fourshot.pipeline.forecast import Forecast
-from fourshot.pipeline.runs.stages.write import Written
+from fourshot.pipeline.runs.stages.write import WrittenAnswer
 from fourshot.pipeline.student_card import RemoteTeacher
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.tasks.generation import GenerationTask, Pair, between
 from fourshot.pipeline.tasks.pairs import load_real, take_real
 from fourshot.serving.clients.remote.account import accounted, work_of
 from fourshot.serving.clients.remote.asking import RequestMode, agreed_mode, writing_modes, writing_request
-from fourshot.serving.clients.remote.completions import THOUGHT, Completion
+from fourshot.serving.clients.remote.completions import THOUGHT, CompletionResponse
 from fourshot.serving.clients.remote.drawing import alone
-from fourshot.serving.clients.remote.endpoint import GO_ON, Endpoint, Refused, Request
+from fourshot.serving.clients.remote.endpoint import GO_ON, CompletionRequest, Endpoint, RequestRefused
 from fourshot.serving.clients.remote.forecasting import forecast_requests
 from fourshot.serving.clients.remote.settings import RemoteSettings, checked_endpoint, teacher_key
 
@@ -72,7 +72,7 @@ class _RemoteWriter:
         return f"{self._model} at {self._url}, {hashlib.sha256(msgspec.json.encode(identity)).hexdigest()[:12]}"
 
     def write(self, log: Path, on_event: OnEvent) -> Write:
-        def of_parts(parts: Parts) -> Iterator[list[Written]]:
+        def of_parts(parts: Parts) -> Iterator[list[WrittenAnswer]]:
             with Endpoint(self._url, self._model, self._settings, work_of(log), on_event) as endpoint:
                 for inputs in parts:
                     written = self._answers(endpoint, [partial(self._request, text) for text in inputs])
@@ -85,7 +85,7 @@ class _RemoteWriter:
     def draw(self, log: Path, on_event: OnEvent, real: Sequence[Pair], settings: RunSettings) -> Draw:
         """Pairs of its own, each of which is shown other ones of ``real``. Nothing is sent before one is asked for."""
 
-        def of_parts(parts: Iterator[range]) -> Iterator[list[Written]]:
+        def of_parts(parts: Iterator[range]) -> Iterator[list[WrittenAnswer]]:
             if (first := next(parts, None)) is None:
                 return
             with Endpoint(self._url, self._model, self._settings, work_of(log), on_event) as endpoint:
@@ -98,7 +98,9 @@ class _RemoteWriter:
 
         return of_parts
 
-    def _answers(self, endpoint: Endpoint, requests: Sequence[Callable[[RequestMode], Request]]) -> list[Written]:
+    def _answers(
+        self, endpoint: Endpoint, requests: Sequence[Callable[[RequestMode], CompletionRequest]]
+    ) -> list[WrittenAnswer]:
         """What it answers to each."""
         mode = self._mode = self._mode or agreed_mode(endpoint, writing_modes(self._settings), requests[0])
         return [_written(answer) for answer in endpoint.ask([request(mode) for request in requests])]
@@ -112,7 +114,7 @@ class _RemoteWriter:
         assert self._mode
         return accounted(endpoint, self._settings, f"{self._mode.route}, {noun}", len(self._shown_pairs))
 
-    def _request(self, text: str, mode: RequestMode) -> Request:
+    def _request(self, text: str, mode: RequestMode) -> CompletionRequest:
         """For the target of ``text``."""
         prompt = f"{self._prompt(self._shown_pairs)}{self._input_name}\n{text}"
         room = _room(len(pair.target.encode()) for pair in self._shown_pairs)
@@ -121,7 +123,9 @@ class _RemoteWriter:
             return writing_request(mode, message, self._settings, room, GREEDY)
         return writing_request(mode, f"{prompt}{between(self._task)}", self._settings, room, GREEDY, stop=[END])
 
-    def _drawing_request(self, real: Sequence[Pair], settings: RunSettings, number: int, mode: RequestMode) -> Request:
+    def _drawing_request(
+        self, real: Sequence[Pair], settings: RunSettings, number: int, mode: RequestMode
+    ) -> CompletionRequest:
         """For pair ``number``."""
         shown_pairs = random.Random(f"{settings.seed} {number}").sample(real, min(SHOWN, len(real)))
         room = _room(len(f"{pair.input}{pair.target}".encode()) for pair in real)
@@ -161,23 +165,23 @@ def _room(lengths: Iterable[int]) -> int:
     return max(LEAST_TOKENS, *lengths)
 
 
-def _written(answer: Completion | Refused) -> Written:
-    if isinstance(answer, Refused):
-        return Written(text="", fault=answer.message)
+def _written(answer: CompletionResponse | RequestRefused) -> WrittenAnswer:
+    if isinstance(answer, RequestRefused):
+        return WrittenAnswer(text="", fault=answer.message)
     text = THOUGHT.sub("", answer.texts[0]).strip()
     if not text:
-        return Written(text="", fault="the teacher wrote nothing" + ", cut short" * answer.is_cut)
-    return Written(text=text, is_whole=not answer.is_cut)
+        return WrittenAnswer(text="", fault="the teacher wrote nothing" + ", cut short" * answer.is_cut)
+    return WrittenAnswer(text=text, is_whole=not answer.is_cut)
 
 
-def _pair(task: GenerationTask, written: Written) -> Written:
+def _pair(task: GenerationTask, written: WrittenAnswer) -> WrittenAnswer:
     """A pair as `between` parts it, however many lines the teacher left there; a fault where it is none."""
     if written.fault:
         return written
     trimmed = alone(f"{task.input_name}:", written.text)
     text = re.sub(rf"\s*\n\s*{re.escape(task.target_name)}:\s*", f"{between(task)} ", trimmed)
     if not written.is_whole:
-        return Written(text="", fault="a pair did not come to an end; --answer-tokens gives it more room")
+        return WrittenAnswer(text="", fault="a pair did not come to an end; --answer-tokens gives it more room")
     if between(task) not in text:
-        return Written(text="", fault=f"a pair has no line {task.target_name!r}: {text[:80]!r}")
-    return Written(text=text)
+        return WrittenAnswer(text="", fault=f"a pair has no line {task.target_name!r}: {text[:80]!r}")
+    return WrittenAnswer(text=text)

@@ -10,32 +10,33 @@ import torch
 
 from fourshot.bench.core import closed_loop, roofline
 from fourshot.bench.core.load import Load, LoadRequest, choices
-from fourshot.bench.core.results import Rows, check_data, check_out, read_result, write_result
-from fourshot.bench.core.roofline import SHAPES, Machine, Roof, base_of, shape_of, write_shape
+from fourshot.bench.core.results import ResultRows, check_data, check_out, read_result, write_result
+from fourshot.bench.core.roofline import SHAPES, Machine, Roof, opened_base, shape_of, write_shape
 from fourshot.bench.core.statistics import estimate, ratio
+from fourshot.bench.suites import run_suite
 from fourshot.engine.checkpoints.models import resolve_model
 from fourshot.engine.errors import FourshotError, InputError
 
 
 def test_rows_are_there_again_and_a_torn_last_one_is_not(tmp_path: Path) -> None:
     path = tmp_path / "found.rows.jsonl"
-    rows = Rows(path, {"repeats": 3})
+    rows = ResultRows(path, {"repeats": 3})
     rows.add("one", {"a": 1})
     rows.add("two", [1, 2])
     with path.open("a") as file:
         file.write('{"piece": "three", "val')
-    again = Rows(path, {"repeats": 3})
+    again = ResultRows(path, {"repeats": 3})
     assert again.pieces == {"header": {}, "one": {"a": 1}, "two": [1, 2]}
     again.add("three", 3)
-    assert Rows(path, {"repeats": 3}).pieces["three"] == 3
+    assert ResultRows(path, {"repeats": 3}).pieces["three"] == 3
 
 
 def test_rows_of_other_settings_are_refused_by_name(tmp_path: Path) -> None:
-    Rows(tmp_path / "rows", {"repeats": 3, "k": 4}).add("one", 1)
+    ResultRows(tmp_path / "rows", {"repeats": 3, "k": 4}).add("one", 1)
     with pytest.raises(InputError, match="with other settings"):
-        Rows(tmp_path / "rows", {"repeats": 5, "k": 4})
+        ResultRows(tmp_path / "rows", {"repeats": 5, "k": 4})
     with pytest.raises(InputError, match="of another suite, or another version"):
-        Rows(tmp_path / "rows", {f"a{n}": n for n in range(9)})
+        ResultRows(tmp_path / "rows", {f"a{n}": n for n in range(9)})
 
 
 def test_a_result_is_read_back_and_another_suite_refused(tmp_path: Path) -> None:
@@ -121,6 +122,17 @@ def test_waiting_for_a_gpu_is_no_part_of_its_rate(monkeypatch: pytest.MonkeyPatc
     assert roofline.fastest(1.0, lambda: None) > 1.5 / 0.01
 
 
+def test_the_command_prints_the_two_numbers_of_a_roofline(
+    tiny_model: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(roofline, "SECONDS", 0.01)
+    monkeypatch.setattr(roofline, "BYTES", 1 << 16)
+    assert run_suite("machine", ["--model", tiny_model]) == 0
+    numbers = json.loads(capsys.readouterr().out)
+    assert sorted(numbers) == ["bytes_per_s", "flops"]
+    assert all(number > 1e6 for number in numbers.values())
+
+
 def test_what_a_gpu_is_to_do_is_not_measured_on_the_cpu_in_silence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fourshot.engine.machine.gpus.version", lambda package: "0.32.0")
     monkeypatch.setattr(torch.version, "cuda", "13.0")
@@ -143,11 +155,11 @@ def test_a_plan_in_order_sends_each_once_before_any_again() -> None:
 
 def test_a_refused_run_writes_nothing_and_rows_without_a_piece_do_not_block(tmp_path: Path) -> None:
     path = tmp_path / "rows"
-    Rows(path, {"repeats": 3})
+    ResultRows(path, {"repeats": 3})
     assert not path.exists()
     path.write_text('{"settings": {"repeats": 3}}\n')  # killed before its first piece
-    Rows(path, {"repeats": 5}).add("one", 1)
-    assert Rows(path, {"repeats": 5}).pieces == {"header": {}, "one": 1}
+    ResultRows(path, {"repeats": 5}).add("one", 1)
+    assert ResultRows(path, {"repeats": 5}).pieces == {"header": {}, "one": 1}
 
 
 def test_places_that_cannot_be_used_are_said_before_an_hour_is_spent(tmp_path: Path) -> None:
@@ -163,7 +175,7 @@ def test_places_that_cannot_be_used_are_said_before_an_hour_is_spent(tmp_path: P
 def test_a_shape_is_written_with_weights_and_removed(tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM
 
-    with base_of(None, "tiny") as base:
+    with opened_base(None, "tiny") as base:
         folder = Path(base.path)
         model = AutoModelForCausalLM.from_pretrained(folder)
         weights = model.lm_head.weight.float()
@@ -173,8 +185,8 @@ def test_a_shape_is_written_with_weights_and_removed(tmp_path: Path) -> None:
 
 
 def test_a_shape_beside_a_model_and_an_unknown_one_are_refused() -> None:
-    with pytest.raises(InputError, match="Give one of them"), base_of("embedded", "tiny"):
+    with pytest.raises(InputError, match="Give one of them"), opened_base("embedded", "tiny"):
         pass
     unknown = r"unknown shape 'vicuna-70b'\. Allowed are vicuna-7b"
-    with pytest.raises(InputError, match=unknown), base_of(None, "vicuna-70b"):
+    with pytest.raises(InputError, match=unknown), opened_base(None, "vicuna-70b"):
         pass

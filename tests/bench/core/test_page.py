@@ -8,10 +8,21 @@ from xml.etree import ElementTree
 import pytest
 from markupsafe import Markup
 
-from fourshot.bench.core.parts import Code, Folded, Page, Part, Section, Table, fill, link, markdown, write_page
+from fourshot.bench.core.parts import (
+    CodePart,
+    FoldedPart,
+    Page,
+    Part,
+    Section,
+    TablePart,
+    fill,
+    link,
+    markdown,
+    write_page,
+)
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.report import figures
-from fourshot.pipeline.report.figures import Bars, Curve, bar_plot, line_plot
+from fourshot.pipeline.report.figures import BarSeries, Curve, bar_plot, line_plot
 
 EVIL = '<script>alert("1")</script>&'
 RESULT = {
@@ -44,9 +55,9 @@ def bars(figure: Markup, colour: str = "fill: var(--") -> int:
 
 def test_a_page_loads_nothing_and_prints_every_text_as_it_is(tmp_path: Path) -> None:
     figure = line_plot([Curve(EVIL, [(1, 2), (2, 3)])], x_name=EVIL, y_name=EVIL, note=EVIL)
-    drawn = bar_plot([EVIL], [Bars(EVIL, [1.0])], value_name=EVIL, note=EVIL)
-    table = Table([EVIL, EVIL], [(EVIL, EVIL)], note=EVIL)
-    parts: list[Part] = [EVIL, table, Folded(EVIL, [Code(EVIL)]), figure, drawn]
+    drawn = bar_plot([EVIL], [BarSeries(EVIL, [1.0])], value_name=EVIL, note=EVIL)
+    table = TablePart([EVIL, EVIL], [(EVIL, EVIL)], note=EVIL)
+    parts: list[Part] = [EVIL, table, FoldedPart(EVIL, [CodePart(EVIL)]), figure, drawn]
     out = write_page(tmp_path / "new" / "page.html", Page(EVIL, [Section(EVIL, parts)], lead=EVIL), RESULT)
     page = out.read_text("utf-8")
     assert "<script" not in page and "alert(" in page
@@ -57,7 +68,7 @@ def test_a_page_loads_nothing_and_prints_every_text_as_it_is(tmp_path: Path) -> 
 def test_a_figure_is_well_formed_and_says_in_words_what_it_shows() -> None:
     for figure in (
         line_plot([Curve("a & b", [(1, 2), (4, 3)])], x_name="texts", y_name="points"),
-        bar_plot(["SST-2 <"], [Bars("a & b", [None]), Bars("c", [2.5])], value_name="points"),
+        bar_plot(["SST-2 <"], [BarSeries("a & b", [None]), BarSeries("c", [2.5])], value_name="points"),
     ):
         labels = [node.get("aria-label") for node in tree(figure).iter() if node.get("role") == "img"]
         assert len(labels) == 1 and labels[0] and "a & b" in labels[0]
@@ -69,7 +80,7 @@ def test_each_curve_and_bar_has_a_colour_of_the_style_sheet() -> None:
     css = (Path(figures.__file__).parent / "report.css").read_text(encoding="utf-8")
     names = [str(number) for number in range(7)]
     lines = line_plot([Curve(name, [(1, 2), (4, 3)]) for name in names], x_name="x", y_name="y")
-    bars_of_all = bar_plot(["g"], [Bars(name, [1.0]) for name in names], value_name="y")
+    bars_of_all = bar_plot(["g"], [BarSeries(name, [1.0]) for name in names], value_name="y")
     for figure in (lines, bars_of_all):
         used = set(re.findall(r"var\((--\w+)\)", figure))
         assert len(used) == 6 and all(f"{name}:" in css for name in used)
@@ -101,12 +112,12 @@ def test_error_bars_span_their_intervals() -> None:
     (_, low), (_, high) = path(figure, "stroke: var(--accent); stroke-linecap")
     curve = path(figure, "stroke: var(--accent); stroke-width: 1.5")
     assert high == pytest.approx(curve[1][1], abs=0.01) and (low + high) / 2 == pytest.approx(curve[0][1], abs=0.01)
-    figure = bar_plot(["g"], [Bars("a", [5.0], [(2.5, 10.0)])], value_name="ms")
+    figure = bar_plot(["g"], [BarSeries("a", [5.0], [(2.5, 10.0)])], value_name="ms")
     assert len([node for node in tree(figure).iter() if node.get("id") == "error"]) == 1
 
 
 def test_a_value_that_was_not_measured_has_no_bar_but_a_place() -> None:
-    figure = bar_plot(["g", "h"], [Bars("a", [1.0, None]), Bars("b", [None, 2.0])], value_name="ms")
+    figure = bar_plot(["g", "h"], [BarSeries("a", [1.0, None]), BarSeries("b", [None, 2.0])], value_name="ms")
     assert words(figure).count("\u2013") == 2 and {"1.0", "2.0", "g", "h"} <= set(words(figure))
 
 
@@ -132,14 +143,14 @@ def test_what_cannot_be_drawn_on_a_logarithmic_axis_raises(curves: list[Curve]) 
     [
         ([], []),
         (["g"], []),
-        (["g"], [Bars("a", [None])]),
-        (["g"], [Bars("a", [1.0, 2.0])]),
-        (["g"], [Bars("a", [-1.0])]),
-        (["g"], [Bars("a", [math.nan])]),
-        (["g", "h"], [Bars("a", [1.0, 2.0], [(0.0, 1.0)])]),
+        (["g"], [BarSeries("a", [None])]),
+        (["g"], [BarSeries("a", [1.0, 2.0])]),
+        (["g"], [BarSeries("a", [-1.0])]),
+        (["g"], [BarSeries("a", [math.nan])]),
+        (["g", "h"], [BarSeries("a", [1.0, 2.0], [(0.0, 1.0)])]),
     ],
 )
-def test_bars_of_nothing_or_of_what_does_not_fit_raise(groups: list[str], series: list[Bars]) -> None:
+def test_bars_of_nothing_or_of_what_does_not_fit_raise(groups: list[str], series: list[BarSeries]) -> None:
     with pytest.raises(ValueError, match=r"nothing|value|zero"):
         bar_plot(groups, series, value_name="ms")
 
@@ -148,14 +159,14 @@ def test_pages_and_tables_that_are_not_whole_raise(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="at least one section"):
         write_page(tmp_path / "page.html", Page("t", []), {})
     with pytest.raises(ValueError, match="2 cells below 1 headings"):
-        write_page(tmp_path / "page.html", Page("t", [Section("s", [Table(["a"], [("b", "c")])])]), {})
+        write_page(tmp_path / "page.html", Page("t", [Section("s", [TablePart(["a"], [("b", "c")])])]), {})
     with pytest.raises(ValueError, match="http"):
         link("here", "javascript:alert(1)")
     assert not list(tmp_path.iterdir())
 
 
 def test_the_same_parts_are_markdown() -> None:
-    table = Table(["way", "load", "rate"], [("lora", 1, None), ("icl", "all", 2.5)], left=2)
+    table = TablePart(["way", "load", "rate"], [("lora", 1, None), ("icl", "all", 2.5)], left=2)
     shown = "| way | load | rate |\n| --- | --- | ---: |\n| lora | 1 | - |\n| icl | all | 2.5 |"
     assert markdown(["Measured.", table, Markup("<svg/>")]) == f"Measured.\n\n{shown}"
 

@@ -120,8 +120,8 @@ def test_a_suite_is_measured_written_and_told(
 ) -> None:
     """What a new suite has to define, and what it gets for it."""
     from fourshot.bench.core.options import Out
-    from fourshot.bench.core.parts import Page, Section, Table, at_least
-    from fourshot.bench.core.results import Rows, read_result
+    from fourshot.bench.core.parts import Page, Section, TablePart, at_least
+    from fourshot.bench.core.results import ResultRows, read_result
     from fourshot.bench.core.suite import Suite
 
     class Toy(msgspec.Struct, frozen=True, kw_only=True):
@@ -130,7 +130,7 @@ def test_a_suite_is_measured_written_and_told(
 
     numbers = []
 
-    def measure(options: Toy, rows: Rows) -> dict[str, Any]:
+    def measure(options: Toy, rows: ResultRows) -> dict[str, Any]:
         for number in range(options.repeats):
             if str(number) not in rows.pieces:
                 numbers.append(number)
@@ -139,7 +139,7 @@ def test_a_suite_is_measured_written_and_told(
         return {"rates": rates, "targets": [at_least("rate", "times", max(rates), 5)]}
 
     def report(result: Any) -> list[Any]:
-        return [Table(["repeat", "rate"], list(enumerate(result["rates"])))]
+        return [TablePart(["repeat", "rate"], list(enumerate(result["rates"])))]
 
     module = ModuleType("toy", "A toy.")
     module.SUITE = Suite(  # type: ignore[attr-defined]

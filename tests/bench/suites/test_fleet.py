@@ -8,7 +8,7 @@ import pytest
 from fourshot.bench.core.results import RESULTS, read_result
 from fourshot.bench.suites import fleet
 from fourshot.bench.suites.fleet.replica import ServiceTimes, read_times
-from fourshot.bench.suites.fleet.simulation import PLAIN, Outcome, Scenario, arrivals, simulate
+from fourshot.bench.suites.fleet.simulation import PLAIN, Scenario, SimulationResult, arrivals, simulate
 from fourshot.engine.errors import InputError
 
 TIMES = ServiceTimes(
@@ -25,7 +25,7 @@ TIMES = ServiceTimes(
 SMALL = Scenario(routing="bounded rendezvous", replicas=4, rate=80, adapters=300, zipf=1.1, memory=40, seconds=12)
 
 
-def outcome(**changed: Any) -> Outcome:
+def outcome(**changed: Any) -> SimulationResult:
     return simulate(msgspec.structs.replace(SMALL, **changed), TIMES)
 
 

@@ -9,14 +9,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from fourshot.bench.core.closed_loop import Base, CellMeasurement, CellRequests, RequestTimes, run_cell
+from fourshot.bench.core.closed_loop import CellMeasurement, CellRequests, RequestTimes, SuiteBase, run_cell
 from fourshot.bench.core.parts import write_page
-from fourshot.bench.core.results import Rows
+from fourshot.bench.core.results import ResultRows
 from fourshot.bench.core.roofline import SHAPES
-from fourshot.bench.core.workload import VARIANTS, Request, Workload, load_workload
+from fourshot.bench.core.workload import VARIANTS, PromptRequest, Workload, load_workload
 from fourshot.bench.suites.adapters import SUITE as ADAPTERS
 from fourshot.bench.suites.breakeven import break_even as breakeven_rows
-from fourshot.bench.suites.latency import SUITE, engine_specs, settings_of
+from fourshot.bench.suites.latency import SUITE, engine_specs, latency_settings
 from fourshot.bench.suites.latency.plan import (
     SATURATED,
     LatencyCell,
@@ -146,7 +146,7 @@ def test_p50_is_not_compared_where_other_numbers_come_at_once() -> None:
 def test_what_the_limits_need_is_measured_without_being_asked_for() -> None:
     settings = LatencySettings(tasks=("sst2",), variants=("lora",))
     assert {cell.variant for cell in in_process_cells(settings)} == {"lora", "floor"}
-    assert set(engine_specs(Base(path=""), settings)) == {"lora", "base"}
+    assert set(engine_specs(SuiteBase(path=""), settings)) == {"lora", "base"}
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def test_numbers_out_of_range_are_refused_by_name(tmp_path: Path, wrong: dict[st
     settings = tmp_path / "settings.json"
     settings.write_text(json.dumps(wrong))
     with pytest.raises(InputError, match=place):
-        settings_of(Options(data=tmp_path, out=tmp_path / "out.json", settings=settings))
+        latency_settings(Options(data=tmp_path, out=tmp_path / "out.json", settings=settings))
 
 
 def test_an_adapter_that_is_slower_misses_its_targets() -> None:
@@ -229,8 +229,8 @@ def test_a_real_cell_keeps_its_concurrency_and_counts_its_hits(
     vllm_engine: Any, adapters: tuple[Adapter, Adapter]
 ) -> None:
     prefix = "Sort each text: good or bad.\n\n" + "Text: a fine example of a text\nLabel: good\n\n" * 8
-    requests = tuple(Request(prompt=f"{prefix}Text: number {n}\nLabel:", adapter=n % 2) for n in range(6))
-    warmup = tuple(Request(prompt=f"{prefix}Text: warm {n}\nLabel:", adapter=n) for n in range(2))
+    requests = tuple(PromptRequest(prompt=f"{prefix}Text: number {n}\nLabel:", adapter=n % 2) for n in range(6))
+    warmup = tuple(PromptRequest(prompt=f"{prefix}Text: warm {n}\nLabel:", adapter=n) for n in range(2))
     result = run_cell(
         vllm_engine,
         adapters,
@@ -278,7 +278,7 @@ def test_too_few_texts_are_told_before_anything_is_measured(
     tasks = {"tasks": ("sst2",)} if suite is SUITE else {}
     options = suite.options(data=tmp_path, out=tmp_path / "out.json", **tasks, **more)
     with pytest.raises(InputError, match=f"{needed - 1} different test texts; {needed} are needed"):
-        suite.measure(options, Rows(None, {}))
+        suite.measure(options, ResultRows(None, {}))
 
 
 @pytest.mark.skipif("FOURSHOT_DATA" not in os.environ, reason="FOURSHOT_DATA names no folder of data sets")

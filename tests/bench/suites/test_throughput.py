@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from fourshot.bench.core.processes import Opened
+from fourshot.bench.core.processes import OpenerProcess
 from fourshot.bench.core.roofline import SHAPES, Machine
 from fourshot.bench.core.workload import Workload
 from fourshot.bench.suites.throughput import BATCHES, SUITE, draw_request, thinned
@@ -94,7 +94,7 @@ def test_a_process_answers_and_its_end_is_told_with_what_it_printed(
 ) -> None:
     request = draw_request(workload, model, per_class=1, round_number=0)
     assert msgspec.json.decode(msgspec.json.encode(request), type=DrawRequest) == request
-    process = Opened(our_sampler, SamplerSetup(engine=EngineSettings(model="fake")), tmp_path / "log")
+    process = OpenerProcess(our_sampler, SamplerSetup(engine=EngineSettings(model="fake")), tmp_path / "log")
     try:
         assert len(process.ask(request).texts) == len(request.prompts)
         with pytest.raises(FourshotError, match="ValidationError"):

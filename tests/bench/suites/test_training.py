@@ -6,14 +6,14 @@ import pytest
 
 from fourshot.bench.core.processes import call_apart, peak_bytes
 from fourshot.bench.suites import training as suite
-from fourshot.bench.suites.training import Training
+from fourshot.bench.suites.training import TrainerCall
 from fourshot.engine.errors import InputError
 
 
 @pytest.mark.parametrize("texts", [12, 300])
 def test_ours_takes_as_many_passes_as_the_other_trainer(texts: int) -> None:
     """Ours has a bound on how often texts are repeated; here it would compare fewer steps with more."""
-    training = Training(
+    training = TrainerCall(
         model="", prompts=("x",) * texts, targets=(0,) * texts, labels=("a", "b"), epochs=6, seed=0, out=""
     )
     assert training.settings.planned_steps(texts, 2) == 6 * training.steps_per_epoch

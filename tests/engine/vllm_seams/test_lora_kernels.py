@@ -81,7 +81,7 @@ def test_the_switch_takes_the_plugin_out(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_layer_is_known_again_by_where_its_weights_were_moved_to() -> None:
-    layers = grouped_lora.Layers()
+    layers = grouped_lora.GroupedLayers()
     weights = [((torch.ones(2, 1, 8, width),), (torch.ones(2, 1, width, 8),)) for width in (64, 96)]
     before = [layers.of(*of_layer) for of_layer in weights]
     assert [layers.of(*of_layer) for of_layer in weights] == before

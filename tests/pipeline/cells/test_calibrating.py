@@ -12,7 +12,7 @@ from fourshot.pipeline.cells.calibrating import (
     CALIBRATED_FILE,
     MOST_UNSEEN,
     CalibrationItem,
-    Unseen,
+    HeldOutCandidate,
     calibrate,
     other_subjects,
     temperature_of,
@@ -27,7 +27,7 @@ from fourshot.pipeline.task import Example, Label, Task
 
 TASK = Task(name="mood", instruction="Say which.", noun="text", labels=(Label(name="good"), Label(name="bad")))
 SHOTS = tuple(Example(text=f"{name} {number}", label=name) for number in range(4) for name in TASK.label_names)
-UNSEEN = tuple(Unseen(text=f"{name} and new {number}") for number in range(20) for name in TASK.label_names)
+UNSEEN = tuple(HeldOutCandidate(text=f"{name} and new {number}") for number in range(20) for name in TASK.label_names)
 CERTAIN = np.log([0.999, 0.001])
 
 
@@ -52,7 +52,7 @@ class SureEngine:
         return np.array(rows, dtype=np.float32)
 
 
-def item(path: Path, *unseen: Unseen, judges: bool = True) -> CalibrationItem:
+def item(path: Path, *unseen: HeldOutCandidate, judges: bool = True) -> CalibrationItem:
     readers = tuple(
         Reader(adapter=Adapter(name=f"judge{fold}", path=""), left_out=(2 * fold, 2 * fold + 1)) for fold in range(4)
     )
@@ -75,14 +75,14 @@ def test_a_classifier_is_as_sure_as_judges_are_right_about_shots_they_have_not_s
 
 
 def test_one_that_learnt_probabilities_is_compared_with_them(tmp_path: Path) -> None:
-    soft = [Unseen(text=f"good {number}", soft=(0.8, 0.2)) for number in range(20)]
+    soft = [HeldOutCandidate(text=f"good {number}", soft=(0.8, 0.2)) for number in range(20)]
     calibrated = calibrate(SureEngine(), item(tmp_path, *soft, judges=False))  # type: ignore[arg-type]
     assert 1 / (1 + np.exp((CERTAIN[1] - CERTAIN[0]) / calibrated.temperature)) == pytest.approx(0.8, abs=0.01)
     assert calibrated.basis == "20 candidates with the annotators' probabilities"
 
 
 def test_one_of_synthetic_texts_is_as_sure_as_its_annotators_on_average(tmp_path: Path) -> None:
-    read = [Unseen(text=f"good {number}", certainty=0.6 + 0.02 * number) for number in range(20)]
+    read = [HeldOutCandidate(text=f"good {number}", certainty=0.6 + 0.02 * number) for number in range(20)]
     engine: Any = SureEngine()
     calibrated = calibrate(engine, item(tmp_path, *read))
     assert 1 / (1 + np.exp((CERTAIN[1] - CERTAIN[0]) / calibrated.temperature)) == pytest.approx(0.79, abs=0.01)

@@ -6,7 +6,7 @@ import pytest
 from fourshot.engine.chat import turns_of
 from fourshot.engine.core import Engine
 from fourshot.engine.errors import InputError
-from fourshot.pipeline.cells.measuring import Answers, answer, measure
+from fourshot.pipeline.cells.measuring import SplitLogprobs, answer, measure
 from fourshot.pipeline.synthesis.aligned import aligned
 from fourshot.pipeline.synthesis.prompts import PromptFormat
 from fourshot.pipeline.task import Example, Label, Task
@@ -21,10 +21,10 @@ TASK = Task(
 TEST = [Example(text=text, label=label) for text, label in (("fine", "good"), ("fun", "good"), ("sad", "bad"))]
 
 
-def answers(*probabilities: tuple[float, float], content_free: tuple[float, float] | None = None) -> Answers:
+def answers(*probabilities: tuple[float, float], content_free: tuple[float, float] | None = None) -> SplitLogprobs:
     free = None if content_free is None else np.log([content_free]).astype(np.float32)
     logprobs = np.log(probabilities).astype(np.float32)
-    return Answers(logprobs=logprobs, content_free=free, seconds=2.0, prompt_tokens=30, cached_tokens=10)
+    return SplitLogprobs(logprobs=logprobs, content_free=free, seconds=2.0, prompt_tokens=30, cached_tokens=10)
 
 
 def test_scores_and_the_answers_behind_them() -> None:

@@ -13,7 +13,7 @@ from fourshot.pipeline.distillation.taught import annotated_texts
 from fourshot.pipeline.distillation.text_pairs import annotated_pairs, write_annotated
 from fourshot.pipeline.events import ignore
 from fourshot.pipeline.rows.text_table import open_texts
-from fourshot.pipeline.runs.stages.write import Written
+from fourshot.pipeline.runs.stages.write import WrittenAnswer
 from fourshot.pipeline.tasks.generation import PairSource
 from fourshot.pipeline.tasks.pairs import load_inputs
 from fourshot.pipeline.tasks.task_file import load_task
@@ -68,7 +68,7 @@ def test_a_table_of_targets_without_its_columns_is_refused(tmp_path: Path) -> No
     path, out = tmp_path / "facts.jsonl", tmp_path / "out.csv"
     write_jsonl(path, [{"input": "a | b"}])
     inputs = load_inputs(path, PairSource())
-    write_annotated(inputs, out, [Written(text="A b.")], "me")
+    write_annotated(inputs, out, [WrittenAnswer(text="A b.")], "me")
     assert [(pair.input, pair.target) for pair in annotated_pairs(inputs, out)[0]] == [("a | b", "A b.")]
     out.write_text(out.read_text().replace("annotated_target", "target"))
     with pytest.raises(InputError, match=r"out.csv has no column 'annotated_target' any more"):

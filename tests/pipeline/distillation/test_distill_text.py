@@ -19,7 +19,7 @@ from fourshot.pipeline.distillation.distill_text import TextDistillation, distil
 from fourshot.pipeline.distillation.distilled_text import TextDistillSummary
 from fourshot.pipeline.distillation.text_pairs import written_pairs
 from fourshot.pipeline.runs.stages.stage import EngineStage, Stage
-from fourshot.pipeline.runs.stages.write import Written
+from fourshot.pipeline.runs.stages.write import WrittenAnswer
 from fourshot.pipeline.student_card import find_student, load_student_card
 from fourshot.pipeline.tasks.generation import GenerationTask, Pair
 from fourshot.pipeline.tasks.task_file import load_any_task
@@ -192,10 +192,10 @@ def test_what_a_teacher_wrote_is_taken_apart_and_counted(folder: Path) -> None:
     task = load_any_task(folder)
     assert isinstance(task, fourshot.GenerationTask)
     written = [
-        Written(text="Rome | in | Italy\n\nText: Rome is in Italy."),
-        Written(text="Rome | in | Italy"),
-        Written(text="Bonn\n\nText: Bonn", is_whole=False),
-        Written(text="rome | in  | Italy\n\nText: It is Rome."),
+        WrittenAnswer(text="Rome | in | Italy\n\nText: Rome is in Italy."),
+        WrittenAnswer(text="Rome | in | Italy"),
+        WrittenAnswer(text="Bonn\n\nText: Bonn", is_whole=False),
+        WrittenAnswer(text="rome | in  | Italy\n\nText: It is Rome."),
     ]
     pairs, notes = written_pairs(task, written, 2, [], [])
     assert pairs == [Pair(input="Rome | in | Italy", target="Rome is in Italy.")]

@@ -24,7 +24,7 @@ from fourshot.serving.settings import ServeSettings
 from fourshot.training.jobs import ray_jobs
 from fourshot.training.jobs.cluster import nodes, on_node
 from fourshot.training.jobs.jobs import Placement
-from fourshot.training.jobs.machines import Giver, Supplies, check_machines, provide, supplies
+from fourshot.training.jobs.machines import CheckpointServer, MachineSupplies, check_machines, provide, supplies
 from tests.training.jobs.fake_trainer import MACHINE, Wanted, check_each_is_there_once, install, jobs, seeds_begun
 from tests.waiting import wait_for
 
@@ -178,7 +178,7 @@ def test_a_machine_whose_disk_is_too_small_for_the_model_is_told_with_the_way_ou
     assert "No space left on device" in str(refused.value) and "FOURSHOT_HOME" in str(refused.value)
 
 
-class Counting(Giver):
+class Counting(CheckpointServer):
     """Counts who asks for the files."""
 
     requests = 0
@@ -217,7 +217,7 @@ class Replica(ray_replicas._Actor):
                 self._stopping = asyncio.Event()
                 self.run, self.stop = self._stopping.wait, self._stopping.set
 
-        def provide_once(supplied: Supplies) -> str:
+        def provide_once(supplied: MachineSupplies) -> str:
             with suppress(FileExistsError):
                 (beside / "failed").touch(exist_ok=False)
                 raise OSError(28, "No space left on device")

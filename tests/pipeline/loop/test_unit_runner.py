@@ -14,7 +14,7 @@ from fourshot.engine.chat import turns_of
 from fourshot.engine.core import Adapter, Completion, Engine, EngineSettings
 from fourshot.engine.fake_engine import FakeEngine
 from fourshot.pipeline.loop.plan import class_slice, in_place_unit, round_slices, split_slice
-from fourshot.pipeline.loop.unit_runner import Inbox, UnitRunner, work
+from fourshot.pipeline.loop.unit_runner import Inbox, UnitRunner, run_units
 from fourshot.pipeline.loop.units import DrawUnit, ReadUnit, TaskBrief, Unit, UnitProgress, UnitResult
 from fourshot.pipeline.synthesis.committee import Reader
 from fourshot.pipeline.synthesis.settings import AnnotateSettings
@@ -35,7 +35,7 @@ def done(engine: Engine, *units: Unit, task_brief: TaskBrief | None = None) -> l
     for item in (task_brief or brief(), *units, None):
         inbox.put(item)
     results: list[UnitResult | UnitProgress] = []
-    work(engine, inbox, results.append)
+    run_units(engine, inbox, results.append)
     return [result for result in results if isinstance(result, UnitResult)]
 
 

@@ -11,7 +11,7 @@ from fourshot.engine.errors import InputError
 from fourshot.pipeline.rows.review_table import (
     FORMULA_STARTS,
     LONGEST_CELL,
-    Answer,
+    ReviewAnswer,
     ReviewRow,
     guard,
     own_columns,
@@ -35,8 +35,8 @@ TEXTS = (
 ROWS = [ReviewRow(id=f"r00-{n:06d}", text=text, label="A-", keep=n != 1, why="kept") for n, text in enumerate(TEXTS)]
 
 
-def as_is() -> dict[str, Answer]:
-    return {row.id: Answer(label=row.label, keep=row.keep) for row in ROWS}
+def as_is() -> dict[str, ReviewAnswer]:
+    return {row.id: ReviewAnswer(label=row.label, keep=row.keep) for row in ROWS}
 
 
 @pytest.fixture
@@ -75,7 +75,9 @@ def test_the_fields_of_an_input_have_columns(tmp_path: Path) -> None:
     assert path.read_text("utf-8-sig").startswith(
         "id,premise,hypothesis,label,keep,why,probabilities\nr-1,'=1+1,Two.,A-"
     )
-    assert read_review(path, rows, task) == {"r-1": Answer(label="A-", keep=True)} and own_columns(path, task) == []
+    assert (
+        read_review(path, rows, task) == {"r-1": ReviewAnswer(label="A-", keep=True)} and own_columns(path, task) == []
+    )
     edit(path, ("Two.", "Three."))
     with pytest.raises(InputError, match="the hypothesis of r-1 was changed"):
         read_review(path, rows, task)
@@ -95,8 +97,8 @@ def test_labels_rows_and_words_for_yes_may_change(table: Path) -> None:
     lines = table.read_text(encoding="utf-8").splitlines(keepends=True)
     table.write_text("".join(line for line in lines if "@you" not in line), encoding="utf-8")
     answers = read_review(table, ROWS, TASK)
-    assert answers["r00-000005"] == Answer(label="true", keep=True)
-    assert answers["r00-000003"] == Answer(label="A-", keep=False, is_deleted=True)
+    assert answers["r00-000005"] == ReviewAnswer(label="true", keep=True)
+    assert answers["r00-000003"] == ReviewAnswer(label="A-", keep=False, is_deleted=True)
     unchanged = {name: answer for name, answer in answers.items() if name not in ("r00-000005", "r00-000003")}
     assert unchanged.items() <= as_is().items()
 
@@ -129,7 +131,7 @@ def test_numbers_and_truth_in_the_spreadsheet_s_own_language_are_no_change(tmp_p
     write_review(path, rows, task=task)
     edit(path, ("r-0,007,true,yes", "r-0,7,WAHR,VRAI"), ("r-1,true,false,no", "r-1,VERO,FALSO,FALSCH"))
     edit(path, ('"12,5",\'+1.50,yes', '12.5,"1,5",1.0'))
-    assert read_review(path, rows, task) == {row.id: Answer(label=row.label, keep=row.keep) for row in rows}
+    assert read_review(path, rows, task) == {row.id: ReviewAnswer(label=row.label, keep=row.keep) for row in rows}
     edit(path, ("7,WAHR,VRAI", "8,WAHR,Ja"))
     with pytest.raises(InputError, match=r"(?s)the text of r-0 was changed.*keep is 'Ja'; allowed are yes and no"):
         read_review(path, rows, task)
@@ -184,14 +186,14 @@ def test_of_many_faults_of_a_kind_the_first_are_told(tmp_path: Path) -> None:
 def test_a_text_that_no_cell_holds_is_shown_in_part(tmp_path: Path) -> None:
     row = ReviewRow(id="shot-0", text="word " * LONGEST_CELL, label="A", keep=True, why="shot")
     write_review(tmp_path / "t.csv", [row], task=TASK)
-    assert read_review(tmp_path / "t.csv", [row], TASK) == {"shot-0": Answer(label="A", keep=True)}
+    assert read_review(tmp_path / "t.csv", [row], TASK) == {"shot-0": ReviewAnswer(label="A", keep=True)}
 
 
 def test_answers_are_written_in_place_of_what_was_proposed_and_columns_of_one_s_own_are_known(table: Path) -> None:
     answers = {
         **as_is(),
-        "r00-000005": Answer(label="A", keep=False),
-        "r00-000004": Answer(label="A-", keep=False, is_deleted=True),
+        "r00-000005": ReviewAnswer(label="A", keep=False),
+        "r00-000004": ReviewAnswer(label="A-", keep=False, is_deleted=True),
     }
     write_review(table, ROWS, answers, task=TASK)
     assert read_review(table, ROWS, TASK) == answers

@@ -5,7 +5,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from fourshot.engine.alignment import Filler
+from fourshot.engine.alignment import PromptFiller
 from fourshot.engine.errors import RunFolderError
 from fourshot.pipeline.card import load_card
 from fourshot.pipeline.cells.cell import MethodCell
@@ -108,7 +108,7 @@ def shown(experiment: Experiment) -> dict[str, str]:
     return report_data(experiment, "A run").lineage.prompts
 
 
-FILLER = Filler(token="~", number=2, prefix_tokens=32)
+FILLER = PromptFiller(token="~", number=2, prefix_tokens=32)
 
 
 def filler_of_base(monkeypatch: pytest.MonkeyPatch) -> None:

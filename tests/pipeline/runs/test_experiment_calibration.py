@@ -5,7 +5,7 @@ from pathlib import Path
 
 from fourshot.engine.machine.files import write_json
 from fourshot.pipeline.card import load_card, load_examples
-from fourshot.pipeline.cells.calibrating import CALIBRATED_FILE, Calibrated
+from fourshot.pipeline.cells.calibrating import CALIBRATED_FILE, CalibrationResult
 from fourshot.pipeline.runs.cards import certainty_of, write_cards
 from fourshot.pipeline.runs.stages.train import on_real_texts
 from fourshot.pipeline.runs.summary import report_data
@@ -38,7 +38,7 @@ def test_the_card_says_the_temperature_and_what_it_was_found_on(tmp_path: Path) 
     finish(experiment)
     lora, fourshot = (experiment.result(experiment.cell(name)) for name in ("lora", "fourshot"))
     assert lora and fourshot
-    write_json(Path(fourshot.path) / CALIBRATED_FILE, Calibrated(temperature=2.5, num_shots=8))
+    write_json(Path(fourshot.path) / CALIBRATED_FILE, CalibrationResult(temperature=2.5, num_shots=8))
     write_cards(experiment)
     card = load_card(fourshot.path)
     assert (card.calibration.temperature, card.calibrated_on) == (2.5, "8 shots that adapters were trained without")

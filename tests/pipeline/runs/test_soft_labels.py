@@ -10,7 +10,7 @@ from fourshot.pipeline.cells.calibrating import unseen_texts
 from fourshot.pipeline.cells.cell import MethodCell, SeedExamples, method_cells
 from fourshot.pipeline.cells.learnt import LearntTexts, held_back
 from fourshot.pipeline.cells.review import Decisions, corrected_pairs
-from fourshot.pipeline.rows.review_table import Answer
+from fourshot.pipeline.rows.review_table import ReviewAnswer
 from fourshot.pipeline.runs.trainings import (
     annotator_jobs,
     classifier_job,
@@ -124,7 +124,7 @@ def test_some_of_many_kept_texts_are_held_back_to_be_asked_about_but_none_that_a
     assert len(learnt.kept) == 540 == len(classifier_job(TASK, "abc", cell(), learnt).examples) - len(SHOTS)
     unseen = unseen_texts(learnt.unseen, NAMES, learnt_as=PRESETS["soft"].annotate)
     assert len(unseen) == 60 and all(max(text.soft) > 0.9 for text in unseen)
-    corrected = Decisions(answers={key: Answer(keep=True, label=NAMES[0]) for key in held_ids})
+    corrected = Decisions(answers={key: ReviewAnswer(keep=True, label=NAMES[0]) for key in held_ids})
     assert not held_ids & held_back(msgspec.structs.replace(many, synthetic=corrected_pairs(pairs, corrected)))
     assert not held_back(msgspec.structs.replace(many, synthetic=pairs[:199])), "too few to calibrate on"
 

@@ -13,7 +13,7 @@ from fourshot.engine.fake_engine import FakeEngine
 from fourshot.pipeline.corpus.run import make_corpus
 from fourshot.pipeline.loop.plan import class_slice, in_place_unit
 from fourshot.pipeline.loop.rounds import draw_round
-from fourshot.pipeline.loop.unit_runner import Inbox, work
+from fourshot.pipeline.loop.unit_runner import Inbox, run_units
 from fourshot.pipeline.loop.units import TaskBrief, UnitProgress, UnitResult
 from fourshot.pipeline.synthesis.attributes import MOST_VALUES, Attributes, lengths_of, list_attributes, listed_values
 from fourshot.pipeline.synthesis.settings import (
@@ -143,7 +143,7 @@ def test_a_corpus_says_of_each_row_what_was_asked_for() -> None:
     unit = in_place_unit("one", 1, class_slice(settings, TASK.name, TASK.label_names[0], 0, 8))
     for item in (brief, unit, None):
         inbox.put(item)
-    work(engine, inbox, results.append)
+    run_units(engine, inbox, results.append)
     (result,) = results
     assert isinstance(result, UnitResult)
     attributes = [draw.candidate.attributes for draw in result.draws]

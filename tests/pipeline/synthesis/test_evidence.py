@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fourshot.engine import calibration as calibrations
-from fourshot.pipeline.synthesis.evidence import balanced_prior, describe, shot_folds, weigh
+from fourshot.pipeline.synthesis.evidence import balanced_prior, evidence_line, shot_folds, weigh
 
 TARGETS = np.array([0, 1, 2] * 4)
 
@@ -29,7 +29,7 @@ def test_who_is_right_about_unseen_shots_counts_more() -> None:
     assert evidence["good"].accuracy == pytest.approx(11 / 12)
     assert evidence["poor"].accuracy == pytest.approx(4 / 12)
     assert evidence["good"].num_texts == 12
-    assert "good weigh" in describe(evidence) and "92% of 12" in describe(evidence)
+    assert "good weigh" in evidence_line(evidence) and "92% of 12" in evidence_line(evidence)
 
 
 def test_who_is_certain_and_often_wrong_is_believed_less_than_who_is_unsure_and_as_often_wrong() -> None:

@@ -128,6 +128,7 @@ def test_texts_and_shots_are_cut_after_so_many_words() -> None:
         SST2, "one two three four", PromptFormat(max_text_words=2), [Example(text="a b c d e", label="positive")]
     )
     assert "Text: a b\nLabel: positive\n\nText: one two\nLabel:" in cut
+    assert reading_prompt(SST2, "one two", PromptFormat(max_text_words=2)).endswith("Text: one two\nLabel:")
 
 
 def test_the_model_reads_the_word_of_a_label_and_not_its_name() -> None:

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from fourshot.pipeline.faults import errors_in
 from fourshot.pipeline.tables.file_bytes import KINDS, PACKINGS
 from fourshot.pipeline.tables.files import ReadSettings, Table, scan_table, stream_table
-from fourshot.pipeline.tables.types import Reading, TableError, Unread
+from fourshot.pipeline.tables.types import TableError, TableScan, UnreadRow
 
 EXAMPLES = int(os.environ.get("FOURSHOT_EXAMPLES", "0"))
 MADE = settings(
@@ -54,9 +54,9 @@ def scan(name: str, content: bytes, read: ReadSettings) -> tuple[Table, bool]:
         table, faults = scan_table(path, read)
         assert all(fault.what and fault.where.startswith(str(path)) for fault in faults)
         assert all(part.count == len(part.lines) > 0 and part.what for part in table.left_out)
-        reading = Reading(path=path, settings=read)
+        reading = TableScan(path=path, settings=read)
         try:
-            assert sum(not isinstance(row, Unread) for _, row in stream_table(reading)) == len(table.rows)
+            assert sum(not isinstance(row, UnreadRow) for _, row in stream_table(reading)) == len(table.rows)
         except TableError:
             assert errors_in(faults)
         return table, bool(errors_in(faults))

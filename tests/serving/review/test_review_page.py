@@ -12,7 +12,7 @@ import pytest
 
 from fourshot.pipeline.cells.review import REVIEW, decisions
 from fourshot.pipeline.cells.run_folder import RunFolder
-from fourshot.pipeline.rows.review_table import Answer
+from fourshot.pipeline.rows.review_table import ReviewAnswer
 from fourshot.pipeline.task import Label
 from tests.pipeline.runs.small_run import TASK, write_run
 
@@ -75,10 +75,10 @@ def test_keys_keep_drop_relabel_and_take_back(page: "Page", folder: RunFolder) -
     with page.expect_response(lambda response: response.request.method == "PUT"):
         page.select_option("#labels select", "shade 8")
     assert decisions(folder, REVIEW, MANY).answers == {
-        "shot-0": Answer(label="warm", keep=False),
-        "r00-000001": Answer(label="cold", keep=True),
-        "r00-000003": Answer(label="cold", keep=True),
-        "r00-000000": Answer(label="shade 8", keep=True),
+        "shot-0": ReviewAnswer(label="warm", keep=False),
+        "r00-000001": ReviewAnswer(label="cold", keep=True),
+        "r00-000003": ReviewAnswer(label="cold", keep=True),
+        "r00-000000": ReviewAnswer(label="shade 8", keep=True),
     }
     assert "4 of 5 changed" in page.inner_text("#done")
     saved(page, "u")

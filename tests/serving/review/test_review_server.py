@@ -8,8 +8,8 @@ from starlette.testclient import TestClient
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.cells.review import ASK, REVIEW, decisions, write_rows
 from fourshot.pipeline.cells.run_folder import RunFolder
-from fourshot.pipeline.rows.review_table import Answer, ReviewRow
-from fourshot.serving.review.server import HOST, MOST_BYTES, Desk, review_app
+from fourshot.pipeline.rows.review_table import ReviewAnswer, ReviewRow
+from fourshot.serving.review.server import HOST, MOST_BYTES, ReviewDesk, review_app
 from tests.pipeline.runs.small_run import TASK, write_run
 
 TOKEN = "a-secret"
@@ -22,7 +22,7 @@ def folder(tmp_path: Path) -> RunFolder:
 
 
 def client_of(folder: RunFolder, **more: str) -> TestClient:
-    return TestClient(review_app(Desk(folder), TOKEN), base_url=f"http://{more.get('host', HOST)}/{TOKEN}/")
+    return TestClient(review_app(ReviewDesk(folder), TOKEN), base_url=f"http://{more.get('host', HOST)}/{TOKEN}/")
 
 
 def test_texts_are_shown_and_decisions_are_in_the_table_at_once(folder: RunFolder) -> None:
@@ -33,7 +33,10 @@ def test_texts_are_shown_and_decisions_are_in_the_table_at_once(folder: RunFolde
     assert client.put(f"rows/{DOUBTFUL}", json={"label": "cold", "keep": True}).status_code == 200
     assert client.put("rows/shot-0", json={"label": "warm", "keep": False}).status_code == 200
     review = decisions(folder, REVIEW, TASK)
-    assert review.answers == {DOUBTFUL: Answer(label="cold", keep=True), "shot-0": Answer(label="warm", keep=False)}
+    assert review.answers == {
+        DOUBTFUL: ReviewAnswer(label="cold", keep=True),
+        "shot-0": ReviewAnswer(label="warm", keep=False),
+    }
     shown = {row["id"]: row["said"] for row in client_of(folder).get("rows").json()["rows"]}
     assert (shown[DOUBTFUL]["label"], shown["shot-0"]["keep"]) == ("cold", False)
 
@@ -90,12 +93,12 @@ def test_what_a_person_is_asked_comes_before_the_review(folder: RunFolder) -> No
     client = client_of(folder)
     assert client.get("rows").json()["table"] == "ask.csv"
     client.put("rows/u00000001", json={"label": "cold", "keep": True})
-    assert decisions(folder, ASK, TASK).answers == {"u00000001": Answer(label="cold", keep=True)}
+    assert decisions(folder, ASK, TASK).answers == {"u00000001": ReviewAnswer(label="cold", keep=True)}
     assert not (folder.path / "review.csv").exists()
-    assert Desk(folder).name == REVIEW
+    assert ReviewDesk(folder).name == REVIEW
 
 
 def test_a_run_that_has_no_texts_yet_is_refused(folder: RunFolder) -> None:
     (folder.path / "generated.json").unlink()
     with pytest.raises(InputError, match="not all annotated yet"):
-        Desk(folder)
+        ReviewDesk(folder)

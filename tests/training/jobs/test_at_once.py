@@ -10,7 +10,7 @@ import pytest
 
 from fourshot.engine.errors import FourshotError, InputError
 from fourshot.training.jobs import at_once
-from fourshot.training.jobs.at_once import SWITCH, Width, do_jobs_at_once, width
+from fourshot.training.jobs.at_once import SWITCH, ParallelWidth, do_jobs_at_once, width
 from fourshot.training.jobs.jobs import Placement, TrainingJob, do_job, finished
 from fourshot.training.lora import memory
 from fourshot.training.lora.settings import LoraSettings
@@ -39,7 +39,7 @@ def test_each_is_what_it_is_alone_and_says_how_far_it_is(
     import torch
 
     steps: list[tuple[int, int, int, float]] = []
-    among = Width(at_once=2, threads=1)
+    among = ParallelWidth(at_once=2, threads=1)
     log = tmp_path / "log"
     failed = do_jobs_at_once(
         tiny_model, numbered(*JOBS), tmp_path, among, log, lambda *progress: steps.append(progress)
@@ -69,13 +69,15 @@ def test_the_longest_are_begun_first(tiny_model: str, tmp_path: Path) -> None:
             began.append(number)
 
     jobs = numbered(of_steps(1), of_steps(2), of_steps(3))
-    assert do_jobs_at_once(tiny_model, jobs, tmp_path, Width(at_once=1, threads=1), tmp_path / "log", note) == []
+    assert (
+        do_jobs_at_once(tiny_model, jobs, tmp_path, ParallelWidth(at_once=1, threads=1), tmp_path / "log", note) == []
+    )
     assert began == [2, 1, 0]
 
 
 def test_one_that_fails_does_not_stop_the_others(tiny_model: str, tmp_path: Path) -> None:
     one_label = msgspec.structs.replace(JOB, labels=("warm",), examples=JOB.examples[:1])
-    among = Width(at_once=2, threads=1)
+    among = ParallelWidth(at_once=2, threads=1)
     (failed,) = do_jobs_at_once(tiny_model, numbered(one_label, *JOBS[:2]), tmp_path, among, tmp_path / "log", _ignore)
     assert (failed.key, failed.kind) == (one_label.key, "InputError")
     assert "at least two labels" in failed.message
@@ -94,7 +96,7 @@ def test_a_process_that_is_killed_ends_the_others_and_the_next_call_goes_on(tiny
                 tiny_model,
                 numbered(JOB, *long_jobs),
                 tmp_path,
-                Width(at_once=3, threads=1),
+                ParallelWidth(at_once=3, threads=1),
                 tmp_path / "log",
                 lambda number, step, *_: begun.__setitem__(number, step),
             )
@@ -114,7 +116,7 @@ def test_a_process_that_is_killed_ends_the_others_and_the_next_call_goes_on(tiny
     assert finished(tmp_path, JOB)
     short_job = msgspec.structs.replace(JOB, seed=9)
     again = do_jobs_at_once(
-        tiny_model, numbered(short_job), tmp_path, Width(at_once=2, threads=1), tmp_path / "log", _ignore
+        tiny_model, numbered(short_job), tmp_path, ParallelWidth(at_once=2, threads=1), tmp_path / "log", _ignore
     )
     assert again == [] and finished(tmp_path, short_job)
 
@@ -150,7 +152,7 @@ def test_gpus_are_shared_as_far_as_their_memory_goes(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(at_once, "free_gpu_bytes", lambda names: 75 * GB)
     monkeypatch.setattr(at_once, "are_shared", lambda names: True)
     monkeypatch.setattr(memory, "checkpoint_shapes", lambda folder: {"weight": (7_000_000_000,)})
-    assert width("model", 12) == Width(at_once=4, threads=2, gpus=("0", "1"))  # 28 GB each
+    assert width("model", 12) == ParallelWidth(at_once=4, threads=2, gpus=("0", "1"))  # 28 GB each
     monkeypatch.setattr(at_once, "are_shared", lambda names: False)
     assert width("model", 12).at_once == 2
 

@@ -10,7 +10,7 @@ from fourshot.engine.errors import InputError
 from fourshot.training.jobs.jobs import CHECKPOINT_FILE, Placement, TrainingJob, do_job, finished
 from fourshot.training.jobs.processes import do_job_over_processes
 from fourshot.training.lora.settings import LoraSettings
-from fourshot.training.lora.share import Share
+from fourshot.training.lora.share import BatchShare
 from fourshot.training.lora.train import LoraTrainer
 from tests.training import notes
 
@@ -25,8 +25,8 @@ JOB = TrainingJob(
 
 
 def test_every_example_of_a_batch_is_somebodys() -> None:
-    assert [Share(rank=rank, world=3).of([5, 7, 1, 4]) for rank in range(3)] == [[5, 4], [7], [1]]
-    assert Share(rank=2, world=3).of([5]) == []
+    assert [BatchShare(rank=rank, world=3).of([5, 7, 1, 4]) for rank in range(3)] == [[5, 4], [7], [1]]
+    assert BatchShare(rank=2, world=3).of([5]) == []
 
 
 def test_two_processes_learn_what_one_learns(model: str, trainer: LoraTrainer, tmp_path: Path) -> None:

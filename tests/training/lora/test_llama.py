@@ -8,7 +8,7 @@ import torch
 
 from fourshot.training.lora import attention
 from fourshot.training.lora.attention import Segments
-from fourshot.training.lora.llama import GROUPS, LlamaDecoder, fits
+from fourshot.training.lora.llama import GROUPS, LlamaDecoder, decoder_supports
 from fourshot.training.lora.masks import attention_mask
 from fourshot.training.lora.packing import PackedRow, pack
 from fourshot.training.lora.projection import Projection, pays_to_pack
@@ -233,7 +233,7 @@ def test_blocks_that_belong_to_no_projection_stay_zero() -> None:
 )
 def test_other_models_do_not_fit(changes: dict[str, Any]) -> None:
     wrapped = tiny(**changes)
-    assert not fits(wrapped)
+    assert not decoder_supports(wrapped)
     with pytest.raises(ValueError, match="no Llama"):
         LlamaDecoder(wrapped)
 

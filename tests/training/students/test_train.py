@@ -11,7 +11,7 @@ import torch
 from fourshot.engine.calibration import combine_parts
 from fourshot.engine.encoder import Encoder
 from fourshot.engine.errors import AdapterError, InputError, ModelNotFoundError
-from fourshot.training.students.bert import fits
+from fourshot.training.students.bert import bert_supports
 from fourshot.training.students.classifier import StudentClassifier, open_model, open_tokenizer
 from fourshot.training.students.encoders import ResolvedEncoder, by_length, check_places, encoded, resolve_encoder
 from fourshot.training.students.examples import StudentJob, StudentResult, TaughtExample
@@ -91,7 +91,7 @@ def test_a_student_is_as_sure_as_its_teacher(tmp_path: Path) -> None:
 def test_torch_alone_answers_as_transformers_does(trained: tuple[StudentJob, Path, StudentResult]) -> None:
     _, _, result = trained
     folder = Path(result.path)
-    assert fits(folder)
+    assert bert_supports(folder)
     texts = [*ANIMALS, "Ünïcode, Emoji 🐶 and a very long text " * 20, "x", *MONEY]
     model, tokenizer = open_model(folder), open_tokenizer(folder)
     with torch.inference_mode():

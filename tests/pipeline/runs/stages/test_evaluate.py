@@ -7,7 +7,7 @@ import msgspec
 
 from fourshot.engine.core import Adapter
 from fourshot.engine.machine.files import read_json
-from fourshot.pipeline.cells.calibrating import CALIBRATED_FILE, Calibrated, CalibrationItem, Unseen
+from fourshot.pipeline.cells.calibrating import CALIBRATED_FILE, CalibrationItem, CalibrationResult, HeldOutCandidate
 from fourshot.pipeline.cells.measuring import Evaluation, EvaluationCell, LeftOutCell
 from fourshot.pipeline.events import Event, ignore
 from fourshot.pipeline.runs.stages.evaluate import EvaluateStage, TaskEvaluation
@@ -34,7 +34,7 @@ def adapter(folder: Path, name: str) -> Adapter:
 def probe_item(folder: Path) -> ProbeItem:
     classifier = adapter(folder, "own")
     judges = tuple(Reader(adapter=adapter(folder, f"judge{n}"), left_out=(2 * n, 2 * n + 1)) for n in range(4))
-    unseen = tuple(Unseen(text=example.text) for example in EXAMPLES)
+    unseen = tuple(HeldOutCandidate(text=example.text) for example in EXAMPLES)
     calibration = CalibrationItem(
         adapter=classifier, task=TASK, form=PromptFormat(), shots=EXAMPLES[:8], judges=judges, unseen=unseen
     )
@@ -58,7 +58,7 @@ def test_what_was_calibrated_is_measured_calibrated(tmp_path: Path) -> None:
     assert received == stage
     received.run(ignore)
     assert stage.is_done
-    calibrated = read_json(tmp_path / "own" / CALIBRATED_FILE, Calibrated)
+    calibrated = read_json(tmp_path / "own" / CALIBRATED_FILE, CalibrationResult)
     plain, trained = (read_json(Path(cell.out), Evaluation) for cell in cells)
     assert plain.predicted == trained.predicted and calibrated.temperature != 1.0
     assert (plain.scores.ece_before, trained.scores.ece_before) == (None, plain.scores.ece)
