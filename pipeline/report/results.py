@@ -14,7 +14,7 @@ def headline(data: ReportData) -> dict[str, str] | None:
     if row is None:
         return None
     texts = f"{count(data.num_test)} test texts" if data.num_test else "the test texts"
-    sentence = f"of {texts} answered correctly by {row.display_name}"
+    sentence = f"of {texts} classified correctly by {row.display_name}"
     if row.real_examples:
         sentence += f", from {count(row.real_examples)} labelled examples"
         if row.synthetic_examples:

@@ -113,7 +113,7 @@ def test_both_files_tell_the_same_numbers(html: str, markdown: str) -> None:
         "0.32.0",
     ):
         assert number in html and number in markdown, number
-    assert "of 200 test texts answered correctly by fourshot, from 12 labelled examples and 3 synthetic ones" in html
+    assert "of 200 test texts classified correctly by fourshot, from 12 labelled examples and 3 synthetic ones" in html
     assert "In context: 56.5\u00a0%, 27.4 points lower" in html
 
 

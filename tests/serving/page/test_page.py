@@ -94,7 +94,7 @@ def test_both_methods_are_asked_and_their_bars_are_the_answers(page: "Page", ser
     assert rows["queue_ms"] == ["1.3", "1.3"]
     assert rows["model_ms"] == ["20.5", "20.5"]
     assert rows["prompt tokens"] == ["40", "40"]
-    assert rows["of them cached"] == ["32", "32"]
+    assert rows["cached prompt tokens"] == ["32", "32"]
 
 
 def test_a_task_without_examples_is_not_asked_in_context(page: "Page", service: PageService) -> None:
