@@ -20,6 +20,7 @@ BANNED = re.compile(
     r"\b(book|keeper|played|scene|nouns|told to come back|times what in context|what in context does)\b", re.IGNORECASE
 )
 FAULTS = ROOT / "docs" / "faults.md"
+INPUTS = ROOT / "docs" / "inputs.md"
 
 
 def prose(page: Path) -> Iterator[tuple[int, str]]:
@@ -103,18 +104,19 @@ def test_files_that_are_named_are_there(page: Path) -> None:
     assert [name for name in named if not (ROOT / name.rstrip("/.")).exists()] == []
 
 
-def promises() -> list[tuple[str, list[str]]]:
-    """(fault, tests that hold what is promised for it) of each row of the tables in docs/faults.md."""
+def promises(page: Path) -> list[tuple[str, list[str]]]:
+    """(fault or kind, tests that hold what is promised for it) of each row of the tables of ``page``."""
     rows = []
-    for line in FAULTS.read_text(encoding="utf-8").splitlines():
+    for line in page.read_text(encoding="utf-8").splitlines():
         cells = [cell.strip() for cell in line.strip("|").split("|")]
-        if line.startswith("|") and not set(cells[0]) <= set("- :") and cells[0] != "fault":
+        if line.startswith("|") and not set(cells[0]) <= set("- :") and cells[0] not in ("fault", "kind"):
             rows.append((cells[0], re.findall(r"`(tests/[\w/]+\.py::\w+)`", cells[-1])))
     return rows
 
 
-def test_every_promise_about_faults_names_tests_that_exist() -> None:
-    rows = promises()
+@pytest.mark.parametrize("page", [FAULTS, INPUTS], ids=lambda page: page.stem)
+def test_every_promise_about_faults_and_inputs_names_tests_that_exist(page: Path) -> None:
+    rows = promises(page)
     assert len(rows) > 20
     missing = [f"{fault}: names no test" for fault, tests in rows if not tests]
     for fault, tests in rows:
@@ -123,6 +125,12 @@ def test_every_promise_about_faults_names_tests_that_exist() -> None:
             if name not in _collected(ROOT / file):
                 missing.append(f"{fault}: pytest collects no {test}")
     assert missing == []
+
+
+def test_every_test_of_a_kind_of_input_stands_in_the_table() -> None:
+    files = sorted((ROOT / "tests" / "cases").glob("test_*.py"))
+    tests = {f"tests/cases/{file.name}::{name}" for file in files for name in _collected(file)}
+    assert tests and tests - {test for _, named in promises(INPUTS) for test in named} == set()
 
 
 def _collected(file: Path) -> set[str]:

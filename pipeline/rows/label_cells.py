@@ -17,6 +17,11 @@ ERROR_VALUES |= {"#BEZUG!", "#WERT!", "#NV", "#ZAHL!", "#VALEUR!", "#NOM?", "#NO
 MISSING |= ERROR_VALUES
 MISSING_TEXT = MISSING - {"null", "NULL"}  # of a text, which may be any word
 QUOTED = re.compile(r"""[bu]?'((?:[^'\\]|\\.)*)'|[bu]?"((?:[^"\\]|\\.)*)\"""")
+# How Python and numpy show an array or a value of theirs: array(['a'], dtype=object), np.str_('a'), np.int64(1).
+SHOWN = re.compile(
+    r"(?:(?:np|numpy)\.\w+\((?P<any>.+?)|(?:array|frozenset|set)\((?P<row>[\[({].*?[\])}]))(?:,\s*dtype=[^()]*)?\)",
+    re.DOTALL,
+)
 FASTTEXT = re.compile(r"(__label__[^\s,]+[\s,]*)+")
 JOINED = re.compile(r"\s*[#;|,/&+]\s*|\s+and\s+")
 # Characters that do not show. Source: Unicode's Default_Ignorable_Code_Point, with controls and blanks.
@@ -40,6 +45,7 @@ class LabelCell(NamedTuple):
 TREATMENTS = {
     "list": "written as a list of one: the element was taken",
     "shares": "written as an object of 0 and 1, such as spaCy's cats: the one with 1 was taken",
+    "shown": "written as Python shows a value, such as array(['a']): what is in it was taken",
     "bytes": "written as bytes, such as b'a': read as text",
     "fasttext": "with __label__ before them: taken without it",
     "quotes": "in quotation marks: taken without them",
@@ -50,7 +56,7 @@ TREATMENTS = {
 
 def read_label(value: Any) -> LabelCell:
     """The labels in a cell. Raises ValueError, with what the cell holds, where that is no label."""
-    if value is None or (isinstance(value, float) and math.isnan(value)):
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return LabelCell(())
     if isinstance(value, float) and value.is_integer():  # an integer column with gaps, as tables libraries write it
         return LabelCell((str(int(value)),))
@@ -98,6 +104,8 @@ def _read_text(raw: str) -> LabelCell:
         return LabelCell(())
     if FASTTEXT.fullmatch(plain):
         return _listed(re.findall(r"__label__([^\s,]+)", plain))._replace(treatment="fasttext")
+    if shown := SHOWN.fullmatch(plain):
+        return _read_text(shown["any"] or shown["row"])._replace(treatment="shown")
     if plain[0] == plain[-1] and plain[0] in "\"'" and plain[0] not in plain[1:-1] and plain[1:-1].strip():
         return LabelCell(_read_text(plain[1:-1]).labels, "quotes")
     if plain[0] + plain[-1] not in ("[]", "()", "{}", "b'", 'b"'):

@@ -104,7 +104,8 @@ def says_nothing(word: str) -> bool:
 
 def propose_words(names: Sequence[str]) -> dict[str, str]:
     """A word for each of the classes where their names are a scale that is well known; {} where they are not."""
-    by_key = {name.strip().casefold(): name for name in names}
+    # A minus may be the sign of mathematics, as typesetters write it.
+    by_key = {name.strip().casefold().replace("\u2212", "-"): name for name in names}
     ratings = {key: _rating(key) for key in by_key}
     if all(points for points, _ in ratings.values()) and len({most for _, most in ratings.values()}) == 1:
         by_key = {ratings[key][0]: name for key, name in by_key.items()}

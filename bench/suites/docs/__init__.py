@@ -25,7 +25,7 @@ from fourshot.bench.core.suite import SuiteCommand
 from fourshot.bench.suites import load_suite
 from fourshot.bench.suites.docs import method_tables as tables
 from fourshot.bench.suites.docs.accuracy_picture import accuracy_bars, description, draw_pictures
-from fourshot.bench.suites.docs.side_by_side import EARLIER, side_by_side
+from fourshot.bench.suites.docs.side_by_side import AGAIN, side_by_side
 from fourshot.bench.suites.latency.report import gain, rates, ratios
 from fourshot.engine.checkpoints.embedded import NAME
 from fourshot.engine.errors import InputError
@@ -168,7 +168,7 @@ BLOCKS: dict[str, tuple[str, Callable[[ResultFolder], str]]] = {
     "gpu": (GPU_RESULTS, gpu_latency),
     **{name: _of_suite(name, lambda result: _section(result, "", _report(result))) for name in PLACED},
     **{name: _of_suite(name, _report) for name in ("engine-start", "diversity", "fleet", "serving", "paper")},
-    "again": (f"{EARLIER}/*.json", lambda results: side_by_side(results.folder)),
+    "again": (f"{AGAIN}/*.json", lambda results: side_by_side(results.folder)),
 }
 
 

@@ -45,6 +45,15 @@ from fourshot.pipeline.rows.label_cells import joined_labels, perhaps_joined, re
         ("['billing']", ("billing",)),
         ('["late fee", "lock"]', ("late fee", "lock")),
         ("['billing' 'lock']", ("billing", "lock")),  # numpy
+        ("array(['billing'])", ("billing",)),
+        ("array(['billing', 'lock'], dtype=object)", ("billing", "lock")),
+        ("array([], dtype=float64)", ()),
+        ("frozenset({'billing'})", ("billing",)),
+        ("np.str_('billing')", ("billing",)),
+        ("np.int64(1)", ("1",)),
+        ("set(up)", ("set(up)",)),
+        (float("inf"), ()),
+        ("inf", ("inf",)),
         ("[billing]", ("billing",)),  # Spark
         ("[0, 1]", ("0", "1")),
         ("('billing',)", ("billing",)),
