@@ -34,7 +34,10 @@ def checked_but(*exempt: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
 
     def check(function: Callable[P, R]) -> Callable[P, R]:
         signature = inspect.signature(function)
-        rest = next((one.name for one in signature.parameters.values() if one.kind is one.VAR_KEYWORD), "")
+        rest = next(
+            (parameter.name for parameter in signature.parameters.values() if parameter.kind is parameter.VAR_KEYWORD),
+            "",
+        )
         name = function.__qualname__.removesuffix(".__init__").removesuffix(".__new__").removeprefix("Local")
 
         @functools.lru_cache(maxsize=1)
