@@ -13,13 +13,14 @@ CONFIG = {"peft_type": "LORA", "r": 8, "target_modules": ["q_proj"], "base_model
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    for name, weights, more in [
+    changed: list[tuple[str, str, dict[str, object]]] = [
         ("plain", "adapter_model.safetensors", {}),
         ("dora", "adapter_model.safetensors", {"use_dora": True}),
         ("whole-layers", "adapter_model.safetensors", {"modules_to_save": ["lm_head"]}),
         ("pickled", "adapter_model.bin", {}),
         ("checkpoint-60/inner", "adapter_model.safetensors", {}),
-    ]:
+    ]
+    for name, weights, more in changed:
         made = tmp_path / "served" / name
         made.mkdir(parents=True)
         (made / "adapter_config.json").write_text(json.dumps(CONFIG | more))

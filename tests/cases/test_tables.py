@@ -7,7 +7,7 @@ import gzip
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -58,7 +58,7 @@ def csv(*lines: str, header: str = "text,label") -> str:
     return "\n".join([header, *lines]) + "\n"
 
 
-def jsonl(rows: list[dict[str, object]]) -> str:
+def jsonl(rows: list[dict[str, Any]]) -> str:
     return "".join(json.dumps(row) + "\n" for row in rows)
 
 
@@ -131,7 +131,7 @@ def test_a_json_array_and_objects_side_by_side_are_read_under_either_ending(new:
 
 
 def test_booleans_are_two_classes_and_a_question_is_asked_for(new: New) -> None:
-    rows: list[dict[str, object]] = [{"text": text, "label": label == "lock"} for text, label in ROWS]
+    rows: list[dict[str, Any]] = [{"text": text, "label": label == "lock"} for text, label in ROWS]
     done = new("complaints.jsonl", jsonl(rows))
     assert done.classes == ["False", "True"] and "Write it as the instruction" in done.said
 
@@ -165,8 +165,8 @@ def test_minus_one_zero_and_one_are_three_classes_and_words_are_proposed(new: Ne
 
 
 def test_lists_of_one_label_are_that_label_and_lists_of_two_or_none_are_refused(new: New) -> None:
-    rows: list[dict[str, object]] = [{"text": text, "label": [label]} for text, label in ROWS]
-    other: list[dict[str, object]] = [{"text": "Both.", "label": ["lock", "billing"]}, {"text": "None.", "label": []}]
+    rows: list[dict[str, Any]] = [{"text": text, "label": [label]} for text, label in ROWS]
+    other: list[dict[str, Any]] = [{"text": "Both.", "label": ["lock", "billing"]}, {"text": "None.", "label": []}]
     refused = new("lists.jsonl", jsonl(rows + other))
     assert refused.code == 2
     assert "no label in line 18" in refused.said and "several labels in line 17" in refused.said
@@ -188,7 +188,7 @@ def test_joined_labels_are_refused_with_their_lines(new: New, joined: str) -> No
 
 def test_what_was_rejected_or_ignored_in_an_annotation_tool_is_left_out_and_counted(new: New) -> None:
     answers = ["accept"] * 6 + ["reject", "ignore"]
-    rows: list[dict[str, object]] = [row | {"answer": answers[i % 8]} for i, row in enumerate(OBJECTS)]
+    rows: list[dict[str, Any]] = [row | {"answer": answers[i % 8]} for i, row in enumerate(OBJECTS)]
     done = new("binary.jsonl", jsonl(rows))
     assert len(done.texts) == 12 and "4 left out" in done.said
     assert "2 rows with 'reject' in the column 'answer'" in done.said
@@ -256,7 +256,7 @@ def test_a_shard_of_several_is_warned_about(new: New, tmp_path: Path) -> None:
 
 
 def test_chats_for_fine_tuning_are_refused_with_the_form_of_a_row(new: New) -> None:
-    rows: list[dict[str, object]] = [
+    rows: list[dict[str, Any]] = [
         {"messages": [{"role": "user", "content": text}, {"role": "assistant", "content": label}]}
         for text, label in ROWS
     ]
@@ -265,6 +265,6 @@ def test_chats_for_fine_tuning_are_refused_with_the_form_of_a_row(new: New) -> N
 
 
 def test_prompts_and_completions_are_read_and_the_mark_at_their_end_is_said(new: New) -> None:
-    rows: list[dict[str, object]] = [{"prompt": f"{text}\n\n###", "completion": f" {label}"} for text, label in ROWS]
+    rows: list[dict[str, Any]] = [{"prompt": f"{text}\n\n###", "completion": f" {label}"} for text, label in ROWS]
     done = new("pairs.jsonl", jsonl(rows))
     assert done.classes == ["billing", "lock"] and "each text ends with" in done.said
