@@ -39,10 +39,6 @@ WINGS = {
     "bench": {"core": (), "suites": ("core",)},
 }
 RAY_SET_UP = ("training/jobs/cluster.py", "training/jobs/machines.py")  # the second: what machines are given
-# Public classes that several modules define, each with the only folder where they may and the reason.
-SHARED_CLASSES = {
-    "Options": ("bench/suites", "every suite is a module with `Options` and `SUITE` (bench/core/__init__.py)"),
-}
 HEAVY = ("torch", "vllm", "ray", "transformers", "peft", "datasets", "sklearn", "matplotlib", "numpy")
 VALUE_TYPES = (
     "fourshot",
@@ -195,44 +191,6 @@ def test_imports_between_rooms_and_wings_point_one_way() -> None:
         "the reader of imports found no house to read"
     )
     assert arrow_faults(imports) == []
-
-
-def test_no_folder_of_code_is_larger_than_one_can_keep_in_mind() -> None:
-    lines: dict[str, int] = {}
-    for file in (file for folder in (*ROOMS, PACKAGE) for file in (ROOT / folder).rglob("*.py")):
-        folder = str(file.parent.relative_to(ROOT))
-        lines[folder] = lines.get(folder, 0) + len(file.read_text(encoding="utf-8").splitlines())
-    assert len(lines) > 20
-    assert {folder: count for folder, count in lines.items() if count > 2500} == {}
-
-
-def class_faults(root: Path) -> list[str]:
-    """Public classes of the product that are defined more than once, but for `SHARED_CLASSES`."""
-    places: dict[str, list[str]] = {}
-    for file in (file for folder in (*ROOMS, PACKAGE) for file in sorted((root / folder).rglob("*.py"))):
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"), str(file))):
-            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
-                path = file.relative_to(root)
-                folder, _ = SHARED_CLASSES.get(node.name, ("", ""))
-                if not folder or not path.is_relative_to(folder):
-                    places.setdefault(node.name, []).append(f"{path}:{node.lineno}")
-    return [f"{name}: {' and '.join(found)}" for name, found in sorted(places.items()) if len(found) > 1]
-
-
-def test_a_public_class_name_means_one_thing() -> None:
-    assert class_faults(ROOT) == []
-
-
-def test_a_class_name_that_is_defined_twice_is_found(tmp_path: Path) -> None:
-    plant(tmp_path, "bench/suites/a.py", "class Options: ...\nclass _Own: ...\nclass Request: ...")
-    plant(tmp_path, "bench/suites/b.py", "class Options: ...\nclass _Own: ...")
-    assert class_faults(tmp_path) == []
-    plant(tmp_path, "serving/c.py", "def lazy():\n    class Request: ...")
-    plant(tmp_path, "fourshot/cli/a.py", "class Options: ...\nclass Options: ...")
-    assert class_faults(tmp_path) == [
-        "Options: fourshot/cli/a.py:1 and fourshot/cli/a.py:2",
-        "Request: serving/c.py:2 and bench/suites/a.py:3",
-    ]
 
 
 def test_there_is_no_circle_of_files() -> None:
