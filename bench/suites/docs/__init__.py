@@ -88,7 +88,11 @@ class ResultFolder(NamedTuple):
 
     def files(self, prefix: str) -> list[Path]:
         """What begins with ``prefix``, or the file of that whole name."""
-        return sorted(self.folder.glob(prefix if "." in prefix else f"{prefix}-{self.hardware}.json"))
+        return sorted(self.folder.glob(self.named(prefix)))
+
+    def named(self, prefix: str) -> str:
+        """Of files, as `files` looks for them."""
+        return prefix if "." in prefix else f"{prefix}-{self.hardware}.json"
 
     def comparisons(self, prefix: str = "compare") -> Comparisons:
         return load_comparisons(self.folder, self.hardware, prefix)
@@ -192,11 +196,9 @@ def draw_blocks(results: ResultFolder, names: Sequence[str], required: bool = Fa
         if results.files(prefix):
             blocks[name] = wrapped(draw(results).strip())
         elif required:
-            raise InputError(
-                f"{results.folder} has no result {prefix}-{results.hardware}.json. Measure, or name others."
-            )
+            raise InputError(f"{results.folder} has no result {results.named(prefix)}. Measure, or name others.")
         else:
-            tell(f"{name} was not measured: there is no {prefix}-{results.hardware}.json in {results.folder}")
+            tell(f"{name} was not measured: there is no {results.named(prefix)} in {results.folder}")
     return blocks
 
 
