@@ -67,13 +67,14 @@ class Service:
         self._base_name, self._limits = base_name, limits
         self._requests: Counter[str] = Counter()
         self._in_flight: Counter[str] = Counter()
+        self._answering = 0  # requests, from their arrival: their texts are in flight one turn of the event loop later
         self._stopping = False
 
     async def drain(self, seconds: float) -> None:
         """Take no more requests, and wait until those that were taken are answered, for ``seconds`` at most."""
         self._stopping = True
         end = time.monotonic() + seconds
-        while (self._in_flight.total() or self.adapters.num_inside) and time.monotonic() < end:
+        while (self._answering or self.adapters.num_inside) and time.monotonic() < end:
             await asyncio.sleep(0.02)
         self.adapters.close(RefusalError(503, "stopping", "The service is being stopped.", 5.0))
         await asyncio.sleep(0.1)  # for the last answers to leave
@@ -106,6 +107,7 @@ class Service:
         arrived = time.monotonic()
         code, method = 500, "adapter"
         versions = self.adapters.current.get(task, ())
+        self._answering += 1
         try:
             if self._stopping:
                 raise RefusalError(503, "stopping", "The service is being stopped.", 5.0)
@@ -133,6 +135,7 @@ class Service:
                 504, "timeout", f"There was no answer within {within_s:g} s, {limit}. Send fewer texts at once.", 1.0
             ) from None
         finally:
+            self._answering -= 1
             # Only names that exist become labels of metrics: a client must not be able to make new ones.
             if versions:
                 self._requests[task] += 1

@@ -1,0 +1,44 @@
+"""A service that is being stopped: what it took is answered, what comes later is told to ask again."""
+
+import asyncio
+
+import pytest
+
+from fourshot.serving.answers import RefusalError
+from tests.serving.app_in_process import InProcess
+
+BODY = b'{"input": "The door is jammed."}'
+
+
+@pytest.mark.parametrize("turns", range(4))  # of the event loop, from the request's arrival to the signal
+def test_a_request_is_answered_however_shortly_before_the_stop_it_came(turns: int) -> None:
+    async def run() -> None:
+        app = InProcess()
+        app.scorer.answers.clear()
+        taken = asyncio.create_task(app.service.classify("desk", BODY))
+        for _ in range(1 + turns):
+            await asyncio.sleep(0)
+        asyncio.get_running_loop().call_later(0.3, app.scorer.answers.set)
+        await app.service.drain(5)
+        assert taken.done() and taken.result().results[0].label == "lock"
+
+    asyncio.run(run())
+
+
+def test_what_comes_after_the_stop_is_told_when_to_ask_again() -> None:
+    async def run() -> None:
+        app = InProcess()
+        app.scorer.answers.clear()
+        taken = asyncio.create_task(app.service.classify("desk", BODY))
+        await asyncio.sleep(0)
+        draining = asyncio.create_task(app.service.drain(5))
+        await asyncio.sleep(0)
+        with pytest.raises(RefusalError) as refused:
+            await app.service.classify("desk", BODY)
+        assert (refused.value.code, refused.value.kind) == (503, "stopping")
+        assert not draining.done()
+        app.scorer.answers.set()
+        await draining
+        assert (await taken).results[0].label == "lock"
+
+    asyncio.run(run())
