@@ -1,20 +1,18 @@
 """Filler in front of prompts, so that what all of them begin with fills whole blocks of the prefix cache.
 
 vLLM caches whole blocks and nothing less, and a task's instruction is shorter than a block: without filler it is
-computed for every text. The filler is a line of sentences that fit every classification task; where none has the right
-number of tokens, a special token's text, repeated. What follows the filler must have the ids that it has alone,
-and prompts stay plain text: the same in training, measuring and serving, in any process. Where a tokenizer does
-otherwise, there is no filler. docs/engine.md has the measurement of both kinds.
+computed for every text. The filler is a line of whole sentences that fit every classification task: a special token
+repeated costs accuracy (docs/engine.md has the measurement). What follows the filler must have the ids that it has
+alone, and prompts stay plain text: the same in training, measuring and serving, in any process. Where a tokenizer does
+otherwise, there is no filler.
 
 Importing this module loads neither torch nor transformers.
 """
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from itertools import combinations, repeat, takewhile
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -23,17 +21,18 @@ from fourshot.engine.fake_engine import is_fake
 
 BLOCK_TOKENS = 32  # of the cache on the CPU (`engine.vllm_start`); a multiple of a GPU's 16
 LEAST_GAIN_TOKENS = 8  # fewer that are cached beyond whole blocks are not worth a filler
-ROLES, BEGIN = ("eos_token", "pad_token"), "bos_token"  # which special token fills: the first that can
 
-# Some of them, in this order, are a line that may stand before any instruction: as long as is needed, and no news.
+FILLER_KIND = "sentences"  # what a folder notes: another word for other filler, because prompts are then others
+# Some of them, in this order, are a line that may stand before any instruction: as long as is needed, and no news. None
+# speaks of labels: two that did cost Qwen2.5-Coder-0.5B three points on SST-2 (docs/engine.md).
 SENTENCES = (
     "Here is a task.",
     "You are an annotator.",
     "Read it carefully.",
-    "Each of the texts has one label.",
-    "Choose the label that fits the text best.",
     "Then answer.",
     "Go.",
+    "It is not hard.",
+    "Take the time you need.",
 )
 
 Encode = Callable[[str], list[int]]
@@ -42,7 +41,7 @@ Encode = Callable[[str], list[int]]
 class PromptFiller(msgspec.Struct, frozen=True, kw_only=True):
     """What stands in front of every prompt of a task."""
 
-    token: str  # text of a special token, or a whole line
+    token: str  # a whole line; on cards of earlier versions the text of a special token
     number: int  # how often it stands there, at least once
     prefix_tokens: int  # all that comes before the text, filler included: whole blocks
     block_tokens: int = BLOCK_TOKENS
@@ -53,15 +52,13 @@ class PromptFiller(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @lru_cache(maxsize=1024)
-def filler_for(
-    model: str, prompts: tuple[str, ...], text_tokens: int, most_tokens: int, *, sentences: bool = True
-) -> PromptFiller | None:
+def filler_for(model: str, prompts: tuple[str, ...], text_tokens: int, most_tokens: int) -> PromptFiller | None:
     """What to put before prompts that differ in their texts alone, for the checkpoint in the folder ``model``.
 
     ``prompts``: one task's, of texts that begin in different ways. ``text_tokens``: what a text and its answer may
-    need; with the prefix they must stay within ``most_tokens``, the model's positions and its sliding window.
-    ``sentences``: a line may stand in front, as it may not before a chat template. None where they would not stay
-    there, where next to nothing would be gained, or where nothing leaves the rest of a prompt as it is.
+    need; with the prefix they must stay within ``most_tokens``, the model's positions and its sliding window. None
+    where they would not stay there, where next to nothing would be gained, or where no line leaves the rest of a
+    prompt as it is.
     """
     if is_fake(model) or not (Path(model) / "config.json").is_file():
         return None
@@ -69,23 +66,22 @@ def filler_for(
     plain = [encode(prompt) for prompt in prompts]
     prefix = min(_shared_tokens(plain[0], ids) for ids in plain[1:])
     gain = prefix % BLOCK_TOKENS
-    number = BLOCK_TOKENS - gain
-    fits = prefix + number + text_tokens <= min(most_tokens, readable_tokens(model) or most_tokens)
-    if gain < LEAST_GAIN_TOKENS or not fits:
+    if gain < LEAST_GAIN_TOKENS:
         return None
-    lines = (line for line in _lines(sentences) if len(encode(line + prompts[0])) == len(plain[0]) + number)
-    for token, times in (*((line, 1) for line in lines), *((token, number) for token in _special_tokens(model))):
-        filler = PromptFiller(token=token, number=times, prefix_tokens=prefix + number)
-        filled = [encode(filler.text + prompt) for prompt in prompts]
-        if all(map(_is_inserted, filled, plain, repeat(number))):
-            return filler
+    room = min(most_tokens, readable_tokens(model) or most_tokens) - prefix - text_tokens
+    for number in (BLOCK_TOKENS - gain, 2 * BLOCK_TOKENS - gain):  # a block more where no line is as short
+        for line in _lines() if number <= room else ():
+            filled = (encode(line + prompt) for prompt in prompts)
+            if all(map(_is_inserted, filled, plain, repeat(number))):
+                return PromptFiller(token=line, number=1, prefix_tokens=prefix + number)
     return None
 
 
-def _lines(sentences: bool) -> Iterator[str]:
-    """Lines of whole `SENTENCES`, those of few sentences first; none where there are to be no ``sentences``."""
-    for count in range(1, len(SENTENCES) + 1 if sentences else 1):
-        yield from (" ".join(chosen) + "\n" for chosen in combinations(SENTENCES, count))
+def _lines() -> Iterator[str]:
+    """Whole `SENTENCES` in one line, few first; without its end for tokenizers that put a space before a prompt."""
+    for end in ("\n", " "):
+        for count in range(1, len(SENTENCES) + 1):
+            yield from (" ".join(chosen) + end for chosen in combinations(SENTENCES, count))
 
 
 def _shared_tokens(ids: Sequence[int], other_ids: Sequence[int]) -> int:
@@ -113,22 +109,3 @@ def _encoder(model: str) -> Encode:
 
     tokenizer = Tokenizer.from_file(str(file))
     return lambda text: list(tokenizer.encode(text).ids)
-
-
-def _special_tokens(model: str) -> list[str]:
-    """Those that may fill, the likeliest first."""
-    by_role: dict[str, str] = {}
-    for file in ("special_tokens_map.json", "tokenizer_config.json"):
-        try:
-            config: dict[str, Any] = json.loads((Path(model) / file).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            continue
-        tokens = {role: config.get(role) for role in (*ROLES, BEGIN)}
-        by_role |= {
-            role: token["content"] if isinstance(token, dict) else token for role, token in tokens.items() if token
-        }
-    # Two begin tokens in front are read as one (`engine.tokens`), but where it is the end token too.
-    begin = by_role.pop(BEGIN, None)
-    if begin != by_role.get(ROLES[0]):
-        by_role = {role: token for role, token in by_role.items() if token != begin}
-    return list(dict.fromkeys(by_role[role] for role in ROLES if role in by_role))

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import msgspec
 from filelock import FileLock, Timeout
 
+from fourshot.engine.alignment import FILLER_KIND
 from fourshot.engine.errors import InputError, RunFolderError
 from fourshot.engine.machine.files import append_lines, check_mounted, keep_lines, read_lines, write_json
 from fourshot.pipeline.earlier_names import decode_stored
@@ -30,6 +31,12 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
     """What was decided when a folder was begun, and holds for as long as it is used."""
 
     align: bool = False
+    filler: str = ""  # `FILLER_KIND` where there is any; earlier versions repeated a special token and said nothing
+
+    @classmethod
+    def now(cls, align: bool) -> "Layout":
+        """Of a folder that is begun today."""
+        return cls(align=align, filler=FILLER_KIND if align else "")
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
@@ -131,12 +138,17 @@ class WorkFolder:
     def layout(self, layout: Layout) -> Layout:
         """That of the folder; ``layout`` for a new one. One that was begun without filler goes on without.
 
-        Raises RunFolderError where filler is not wanted and it was begun with it.
+        Raises RunFolderError where it was begun with filler, and none is wanted or it is put in front no more.
         """
         if not self.has(LAYOUT_FILE):
             begun = self.path.is_dir() and any(entry.name.startswith(OURS) for entry in self.path.iterdir())
             return Layout() if begun else layout
         stored_layout = self.read(LAYOUT_FILE, Layout)
+        if stored_layout.align and stored_layout.filler != FILLER_KIND:
+            raise RunFolderError(
+                f"{self.path} was begun by an earlier version, whose filler before prompts (align) this one does not "
+                "put there. Give another folder (--out), or go on with the version that began it."
+            )
         if stored_layout != layout:
             raise RunFolderError(
                 f"{self.path} was begun with align = {stored_layout.align}, and this call asks for {layout.align}. Set "

@@ -53,7 +53,7 @@ def make_corpus(
     untried_style(settings.prompt_style, base.path, base.name)  # an error now, before the folder is claimed
     with files.lock():
         on_event(Event(stage="corpus", message=f"reading the data, tasks: {len(tasks)}"))
-        layout = files.layout(Layout(align=settings.align))
+        layout = files.layout(Layout.now(settings.align))
         if layout.align != settings.align:
             on_event(Event(stage="corpus", message=UNALIGNED))
         settings = msgspec.structs.replace(settings, align=layout.align)

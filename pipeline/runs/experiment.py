@@ -70,7 +70,7 @@ class Experiment:
         """
         self.data, self.task, self.model = data, data.task, model
         self.root, self.flat = root, flat
-        self._layout = WorkFolder(root).layout(Layout(align=settings.align))
+        self._layout = WorkFolder(root).layout(Layout.now(settings.align))
         self.keeps_layout = self._layout.align != settings.align  # of a folder that was begun without filler
         self.settings = msgspec.structs.replace(settings, align=self._layout.align)
         self.store = store or root / "adapters"

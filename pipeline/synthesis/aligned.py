@@ -17,14 +17,16 @@ TOKENS_PER_WORD = 2  # of a long text; English has about 1.3, scripts without bl
 def aligned(form: PromptFormat, task: Task, engine: EngineSettings, shots: Sequence[Example] = ()) -> PromptFormat:
     """``form`` with the filler that `reading_prompt` is to put before prompts with these ``shots``.
 
-    ``engine``: of the engine that reads them. There is no filler where the longest text would not fit any more.
+    ``engine``: of the engine that reads them. There is no filler where the longest text would not fit any more, nor
+    before a chat template, which begins with what the model was trained to see first.
     """
     plain = msgspec.structs.replace(form, filler=None)
+    if form.chat is not None:
+        return plain
     filler = filler_for(
         engine.model,
         tuple(reading_prompt(task, text, plain, shots) for text in BEGINNINGS),
         text_tokens=TOKENS_PER_WORD * form.max_text_words,
         most_tokens=engine.max_model_len,
-        sentences=form.chat is None,
     )
     return msgspec.structs.replace(plain, filler=filler)

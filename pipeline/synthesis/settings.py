@@ -212,7 +212,7 @@ class RunSettings(Typed, frozen=True, kw_only=True, forbid_unknown_fields=True):
     max_text_words: int = MAX_TEXT_WORDS  # longer texts are cut, the same in training and serving
     # cut, middle: their end or middle is not read. windows: all is, in parts that overlap; learnt is the first part.
     long_texts: LongTexts = "cut"  # what is read of texts above max_text_words
-    align: bool = False  # filler before prompts, so that the cache holds all that is before a text (docs/engine.md)
+    align: bool = True  # filler before prompts, so that the cache holds all that is before a text (docs/engine.md)
     test_limit: int = 0  # test texts to measure on, 0 for all
     calibrate: bool = True  # find by how much classifiers are too sure; trains up to four small adapters of the shots
     allow_short: bool = False  # go on with what there is where a class stalls below N
@@ -291,6 +291,7 @@ PRESETS: dict[str, RunSettings] = {
         generate=GenerateSettings(per_class=21, max_candidates=256, keep_likelier_of=2),
         annotate=AnnotateSettings(annotator="icl"),
         train=TRAINING_PRESETS["paper"],
+        align=False,
     ),
     # Many texts for their own sake: read by the base model, so that nothing has to be trained first.
     "corpus": RunSettings(

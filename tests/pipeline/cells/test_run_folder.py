@@ -15,7 +15,7 @@ from fourshot.engine.errors import InputError, RunFolderError
 from fourshot.pipeline.cells.run_folder import RunFolder, RunManifest
 from fourshot.pipeline.synthesis.settings import PRESETS, AnnotateSettings, GenerateSettings, RunSettings
 from fourshot.pipeline.task import DataSource, Example, Label, Task
-from fourshot.pipeline.work_folder import Layout, WorkFolder
+from fourshot.pipeline.work_folder import LAYOUT_FILE, Layout, WorkFolder
 
 TASK = Task(name="colours", instruction="Warm or cold?", noun="note", labels=(Label(name="warm"), Label(name="cold")))
 
@@ -231,7 +231,7 @@ def test_a_folder_in_which_nothing_was_made_before_bad_input_is_left_as_it_was(t
 
 
 def test_a_folder_has_the_layout_that_it_was_begun_with(tmp_path: Path) -> None:
-    aligned, plain = Layout(align=True), Layout()
+    aligned, plain = Layout.now(True), Layout.now(False)
     new, old = WorkFolder(tmp_path / "new"), WorkFolder(tmp_path / "old")
     assert new.layout(aligned) == aligned and new.layout(plain) == plain
     new.path.mkdir()
@@ -245,6 +245,10 @@ def test_a_folder_has_the_layout_that_it_was_begun_with(tmp_path: Path) -> None:
     assert not [*old.path.iterdir()], "a folder without filler is as one of an earlier version"
     old.write("manifest.json", {})
     assert old.layout(aligned) == old.layout(plain) == plain
+    new.write(LAYOUT_FILE, {"align": True})  # whose filler was a special token
+    for layout in (aligned, plain):
+        with pytest.raises(RunFolderError, match=r"earlier version.*--out"):
+            new.layout(layout)
 
 
 @pytest.mark.parametrize("content", [b"", b'{"targets": "agr', b'{"targets": "other", "reason": ""}'])
