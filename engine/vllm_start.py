@@ -16,6 +16,8 @@ from fourshot.engine.vllm_seams import in_process, lora_kernels
 if TYPE_CHECKING:
     from vllm import LLMEngine
 
+# In the environment before vLLM is imported, where the user has not said otherwise.
+QUIET = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR"}
 # Per step; prompts are never cut, so it is also at least max_model_len. On two cores steps of 2,048 tokens are as fast
 # as longer ones, with adapters faster (what is added to stays in the cache), and who comes next waits half as long.
 CPU_BATCHED_TOKENS = 2048
@@ -29,9 +31,8 @@ def start(settings: EngineSettings) -> "LLMEngine":
     """Start vLLM in this process. On the CPU all cores compute; vLLM's own multi-process start idles one of them."""
     check_gpus(settings.gpus)
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
     with collector_paused():
         from vllm import EngineArgs, LLMEngine, SamplingParams
         from vllm.platforms import current_platform

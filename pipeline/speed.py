@@ -24,7 +24,9 @@ from fourshot.engine.machine.files import read_json, write_json
 from fourshot.engine.machine.home import home
 from fourshot.engine.machine.processes import ChildProcess, ParentLink, end_process, run_child
 from fourshot.engine.machine.threads import ENGINE_SPINS, TRAIN_SPINS, available_cores
+from fourshot.engine.opening import imports_of
 from fourshot.pipeline.provenance import describe_hardware, installed_versions, value_hash
+from fourshot.training.jobs.jobs import IMPORTS
 
 TASK = "support_tickets"
 STEPS = 3  # of training; the time between the first and the last one counts
@@ -159,9 +161,12 @@ def _load() -> float:
 
 def _ask(probe: TrainerProbe | EngineProbe, log: Path) -> tuple[SpeedMeasured, float]:
     """What a child measured, and the seconds until it had the model open."""
-    began = time.perf_counter()
-    spins = TRAIN_SPINS if isinstance(probe, TrainerProbe) else ENGINE_SPINS
-    with ChildProcess("fourshot.pipeline.speed", log, spins=spins) as child:
+    trains = isinstance(probe, TrainerProbe)
+    spins = TRAIN_SPINS if trains else ENGINE_SPINS
+    imports = IMPORTS if trains else imports_of(EngineSettings(model=probe.model))
+    with ChildProcess("fourshot.pipeline.speed", log, spins=spins, imports=imports) as child:
+        # From here on: what a copied process has imported is paid once a run, not at each opening.
+        began = time.perf_counter()
         child.send(probe)
         opened_s = 0.0
         for message in child.messages(ModelOpened | SpeedMeasured):

@@ -43,9 +43,10 @@ VARIANTS = {
     "icl_off": Variant(display_name="In context, cache off", engine="uncached", shots="fixed"),
     "icl_cold": Variant(display_name="In context, shots drawn per request", engine="base", shots="drawn"),
     "icl_warm": Variant(display_name="In context, cache warm", engine="base", shots="fixed"),
-    "lora": Variant(display_name="LoRA, one adapter", engine="lora", adapters=1),
+    # What was measured before there was filler; runs put it in front, see "lora_filler".
+    "lora": Variant(display_name="LoRA, one adapter", engine="lora", adapters=1, filler=False),
     "lora_bare": Variant(display_name="LoRA, bare text", engine="lora", adapters=1, wording="bare"),
-    "lora_filler": Variant(display_name="LoRA, one adapter, filler", engine="lora", adapters=1, filler=True),
+    "lora_filler": Variant(display_name="LoRA, one adapter, filler", engine="lora", adapters=1),
     "lora_many": Variant(display_name="LoRA, many adapters", engine="lora", adapters=MANY),
     "lora_merged": Variant(display_name="LoRA merged into the base", engine="merged"),
     "transformers_icl": Variant(

@@ -24,10 +24,11 @@ from typing import IO, Any, NoReturn, TypeVar, cast
 import msgspec
 
 from fourshot.engine.errors import FourshotError, from_name
+from fourshot.engine.machine.forks import ForkedProcess, fork
+from fourshot.engine.machine.parent import PARENT, die_with_parent
 from fourshot.engine.machine.threads import ENGINE_SPINS, waiting_briefly
 
 TOGETHER = "FOURSHOT_DIE_WITH_PARENT"  # in the environment: vLLM's own child processes end with the one that made them
-PARENT = "FOURSHOT_PARENT"  # in a child's environment: the process id of whoever it works for
 LOG_LINES_SHOWN = 15
 TERMINATE_S = 5.0  # how long a child may take to end when it is asked to
 
@@ -67,14 +68,20 @@ class ChildProcess:
         spins: str = ENGINE_SPINS,
         environment: Mapping[str, str] | None = None,
         python: str = sys.executable,
+        imports: str = "",
     ) -> None:
-        """Start ``python -m module``. ``environment`` is by default ours as `child_environment` gives it."""
+        """Start ``python -m module``. ``environment`` is by default ours as `child_environment` gives it.
+
+        ``imports``: a module whose import takes most of the child's start. Where it can be (`engine.machine.forks`),
+        the child is a copy of a process that has imported it.
+        """
         log.parent.mkdir(parents=True, exist_ok=True)
         self.log = log
         variables = child_environment(spins) if environment is None else environment
         with log.open("ab") as log_file:
             self._log_begin = log_file.tell()
-            self._process = subprocess.Popen(
+            copy = fork(imports, module, arguments, variables, log_file.fileno()) if imports else None
+            self._process: subprocess.Popen[bytes] | ForkedProcess = copy or subprocess.Popen(
                 [python, "-m", module, *arguments],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -238,17 +245,3 @@ def take_stdout() -> IO[bytes]:
 def child_environment(spins: str = ENGINE_SPINS) -> dict[str, str]:
     """Of a child that computes; it imports what its parent imports. ``spins``: see `engine.threads`."""
     return waiting_briefly({**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}, spins)
-
-
-def die_with_parent(parent: int | None = None) -> None:
-    """Ask Linux to end this process when its parent ends, however that ends.
-
-    ``parent``: the process id it should have. Where that has ended before we could ask, this ends at once.
-    """
-    if sys.platform == "linux":
-        import ctypes
-
-        set_parent_death_signal = 1  # PR_SET_PDEATHSIG, see prctl(2)
-        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
-    if parent is not None and os.getppid() != parent:
-        os._exit(1)

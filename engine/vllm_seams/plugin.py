@@ -7,7 +7,8 @@ same itself. Importing this module does not load vllm.
 import multiprocessing
 import os
 
-from fourshot.engine.machine.processes import TOGETHER, die_with_parent
+from fourshot.engine.machine.parent import die_with_parent
+from fourshot.engine.machine.processes import TOGETHER
 from fourshot.engine.vllm_seams import lora_kernels, lora_loads
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from fourshot.engine.core import EngineSettings
 from fourshot.engine.machine.gpus import gpus
 from fourshot.engine.machine.processes import ChildFailure, ChildProcess
+from fourshot.engine.opening import imports_of
 from fourshot.pipeline.loop.child import Ready
 from fourshot.pipeline.loop.units import TaskBrief, Unit, UnitKey, UnitProgress, UnitResult, all_faulty
 
@@ -122,7 +123,7 @@ class LocalWorker:
         self.starts += 1
         self._introduced: set[str] = set()  # briefs that this child has
         self._is_open = False
-        self._child = ChildProcess("fourshot.pipeline.loop.child", self._log)
+        self._child = ChildProcess("fourshot.pipeline.loop.child", self._log, imports=imports_of(self._engine))
         self._child.send(self._engine)
         threading.Thread(target=self._listen, args=(self.starts, self._child), daemon=True).start()
 

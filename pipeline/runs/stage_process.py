@@ -30,7 +30,8 @@ def run_stage(stage: Stage, on_event: OnEvent) -> Sequence[FailedJob]:
         return ()
     if not stage.needs_process:
         return stage.run(on_event)
-    with ChildProcess("fourshot.pipeline.runs.stage_process", Path(stage.log), spins=stage.spins) as child:
+    module = "fourshot.pipeline.runs.stage_process"
+    with ChildProcess(module, Path(stage.log), spins=stage.spins, imports=stage.imports) as child:
         child.send(stage)
         for message in child.messages(EventMessage | DoneMessage):
             if isinstance(message, DoneMessage):

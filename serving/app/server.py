@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from fourshot.engine.core import EngineSettings
-from fourshot.engine.machine.processes import TOGETHER, die_with_parent, take_stdout
+from fourshot.engine.machine.parent import die_with_parent
+from fourshot.engine.machine.processes import TOGETHER, take_stdout
 from fourshot.engine.machine.threads import ENGINE_SPINS, available_cores, waiting_briefly
 from fourshot.engine.vllm_seams import api_server
 from fourshot.engine.vllm_start import engine_arguments

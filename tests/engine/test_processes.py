@@ -10,6 +10,7 @@ import pytest
 from fourshot.engine import errors
 from fourshot.engine.errors import FourshotError, InputError
 from fourshot.engine.machine import processes
+from fourshot.engine.machine.parent import PARENT
 from fourshot.engine.machine.processes import ChildProcess, child_environment
 from tests.engine.child import Answer, Question
 from tests.waiting import wait_for
@@ -109,7 +110,7 @@ def test_a_child_dies_with_its_parent_and_with_one_that_is_dead_already(tmp_path
         child = psutil.Process(int(parent.stdout.readline()))
         parent.kill()
     wait_for(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE, "the child to end")
-    orphan = {**child_environment(), processes.PARENT: "1"}
+    orphan = {**child_environment(), PARENT: "1"}
     done = subprocess.run([sys.executable, "-m", "tests.engine.child", "answer"], env=orphan, input=b"", check=False)
     assert done.returncode == 1
 

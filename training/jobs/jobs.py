@@ -17,6 +17,7 @@ from fourshot.training.lora.settings import ALL, ALL_PROJECTIONS, LoraSettings
 if TYPE_CHECKING:
     from fourshot.training.lora.train import LoraTrainer
 
+IMPORTS = "fourshot.training.lora.imports"  # what takes most of the start of a process that trains
 RESULT_FILE = "result.json"
 CHECKPOINT_FILE = "unfinished.pt"
 

@@ -12,6 +12,7 @@ import msgspec
 from fourshot.engine.core import Adapter, Engine, EngineSettings
 from fourshot.engine.errors import FourshotError
 from fourshot.engine.machine.threads import ENGINE_SPINS
+from fourshot.engine.opening import imports_of, open_engine
 from fourshot.pipeline.events import Event, OnEvent
 from fourshot.pipeline.loop.workers import engine_settings
 from fourshot.training.jobs.jobs import HERE, FailedJob, Placement
@@ -37,6 +38,11 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True, tag_field="stage"):
     def is_done(self) -> bool:
         """Whether nothing is left to do, found out without loading a model."""
         return all(map(self.is_finished, self.items))
+
+    @property
+    def imports(self) -> str:
+        """The module whose import takes most of the start of its process, see `ChildProcess`."""
+        return ""
 
     def is_finished(self, item: Any) -> bool:
         """What the item says, unless its stage knows more."""
@@ -80,14 +86,16 @@ class EngineStage(Stage, frozen=True, kw_only=True):
     def run(self, on_event: OnEvent) -> list[FailedJob]:
         if self.is_done:
             return []
-        from fourshot.engine.opening import open_engine
-
         on_event(Event(stage=self.name, message="starting the engine"))
         engine = open_engine(self.engine_settings())
         try:
             return self._each(partial(self.do, engine=engine, on_event=on_event))
         finally:
             engine.close()
+
+    @property
+    def imports(self) -> str:
+        return imports_of(EngineSettings(model=self.model_path))
 
     def engine_settings(self) -> EngineSettings:
         """One adapter answers at a time here; and a run samples for less time than compiling takes."""

@@ -11,7 +11,7 @@ from fourshot.engine.machine.threads import TRAIN_SPINS, available_cores
 from fourshot.pipeline.events import Event, OnEvent
 from fourshot.pipeline.runs.experiment import Experiment
 from fourshot.pipeline.runs.stages.stage import Stage
-from fourshot.training.jobs.jobs import RESULT_FILE, FailedJob, OnJobStep, TrainingJob, do_job
+from fourshot.training.jobs.jobs import IMPORTS, RESULT_FILE, FailedJob, OnJobStep, TrainingJob, do_job
 from fourshot.training.lora.examples import OnStep, TrainingResult
 
 if TYPE_CHECKING:
@@ -31,6 +31,11 @@ class TrainStage(Stage, frozen=True, kw_only=True, tag="train"):
     what: str = "adapter"  # what is trained, for people
 
     spins: ClassVar[str] = TRAIN_SPINS
+
+    @property
+    def imports(self) -> str:
+        here = not self.placement.ray and (Path(self.model_path) / "config.json").is_file()
+        return IMPORTS if here else ""
 
     def is_finished(self, item: TrainingJob) -> bool:
         return (Path(self.store) / item.key / RESULT_FILE).exists()

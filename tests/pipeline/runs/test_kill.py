@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from fourshot.engine.probe import ProbeResult
+from fourshot.engine.probe import TOLERANCE, ProbeResult
 from fourshot.pipeline.card import PROBED_FILE, load_card
 from fourshot.pipeline.cells.calibrating import CALIBRATED_FILE
 from fourshot.pipeline.cells.measuring import Evaluation
@@ -136,4 +136,4 @@ def test_a_finished_run_is_merged_and_asked_what_its_trainer_asked(killed: Kille
     assert finished_files(killed[0]) == before
     (merged,) = (killed[0] / "merged").iterdir()
     assert (merged / "model.safetensors").stat().st_size > 100_000_000
-    assert RunFolder(merged).read(PROBED_FILE, ProbeResult).difference < 0.05
+    assert RunFolder(merged).read(PROBED_FILE, ProbeResult).difference < TOLERANCE

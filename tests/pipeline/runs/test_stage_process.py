@@ -14,7 +14,7 @@ import pytest
 
 from fourshot.engine import errors
 from fourshot.engine.errors import FourshotError, InputError
-from fourshot.engine.machine.processes import PARENT as PARENT_PID
+from fourshot.engine.machine.parent import PARENT as PARENT_PID
 from fourshot.pipeline.events import Event
 from fourshot.pipeline.runs.stage_process import run_stage
 from fourshot.pipeline.runs.stages.train import TrainStage

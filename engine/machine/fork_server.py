@@ -1,0 +1,152 @@
+"""A process that has imported what engines import, does nothing else, and is copied for each of them.
+
+Importing torch and vLLM takes longer than opening the embedded model. `engine.machine.forks` starts this process and
+asks for the copies. Each runs a module as ``python -m`` would, with standard streams of its own. The server has one
+thread and has computed nothing: what a library keeps that a copy cannot take over, a pool of threads for one, does not
+exist yet. It ends with whoever started it, and its copies end with it.
+
+A request is one datagram: the JSON of `ForkRequest`, with four file descriptors: standard input, output and error, and
+a socket. On the socket come a `BORN` with a file descriptor of the process, then its exit code.
+"""
+
+import contextlib
+import gc
+import importlib
+import os
+import runpy
+import selectors
+import signal
+import socket
+import struct
+import sys
+import traceback
+from pathlib import Path
+from typing import NoReturn
+
+import msgspec
+
+from fourshot.engine.collector import collector_paused
+from fourshot.engine.machine.parent import PARENT
+
+BORN, ENDED = struct.Struct("i"), struct.Struct("i")  # process id; exit code, negative for a signal
+MOST_REQUEST_BYTES = 1 << 16
+NUM_DESCRIPTORS = 4
+
+
+class ForkRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """What a copy does."""
+
+    module: str
+    arguments: tuple[str, ...]
+    folder: str  # it works in
+
+
+class ForkServer:
+    """Answers requests that come over ``requests`` until their other end is closed, or the process behind it ended."""
+
+    def __init__(self, requests: socket.socket, parent: int) -> None:
+        self._requests, self._at_interrupt = requests, signal.getsignal(signal.SIGINT)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the copies, and for who waits for them
+        self._children: dict[int, socket.socket] = {}
+        self._woken, self._wakes = socket.socketpair()  # for signals, which end no `select`
+        for end in (self._woken, self._wakes):
+            end.setblocking(False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(self._wakes.fileno())
+        self._parent = os.pidfd_open(parent)
+        self._selector = selectors.DefaultSelector()
+        for source in (self._requests, self._woken, self._parent):
+            self._selector.register(source, selectors.EVENT_READ)
+
+    def serve(self) -> None:
+        while True:
+            ready = {key.fileobj for key, _ in self._selector.select()}
+            if self._woken in ready:
+                with contextlib.suppress(BlockingIOError):
+                    self._woken.recv(1 << 12)
+                self._tell_ends()
+            if self._parent in ready:
+                return
+            if self._requests in ready and not self._answer():
+                return
+
+    def _answer(self) -> bool:
+        """Make the copy that is asked for; False where nobody asks any more."""
+        content, descriptors, _, _ = socket.recv_fds(
+            self._requests, MOST_REQUEST_BYTES, NUM_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC
+        )
+        if not content:
+            return False
+        request = msgspec.json.decode(content, type=ForkRequest)
+        *streams, number = descriptors
+        told = socket.socket(fileno=number)
+        server = os.getpid()
+        child = os.fork()
+        if not child:
+            told.close()
+            self._become(request, streams, server)
+        for stream in streams:
+            os.close(stream)
+        self._children[child] = told
+        descriptor = os.pidfd_open(child)  # nobody has waited for it yet, so it is this one for sure
+        with contextlib.suppress(OSError):
+            socket.send_fds(told, [BORN.pack(child)], [descriptor])
+        os.close(descriptor)
+        return True
+
+    def _tell_ends(self) -> None:
+        while self._children:
+            child, status = os.waitpid(-1, os.WNOHANG)
+            if not child:
+                return
+            told = self._children.pop(child)
+            with contextlib.suppress(OSError):
+                told.send(ENDED.pack(os.waitstatus_to_exitcode(status)))
+            told.close()
+
+    def _become(self, request: ForkRequest, streams: list[int], server: int) -> NoReturn:
+        """Run the module of ``request`` as a process of its own."""
+        code = 1
+        try:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            signal.signal(signal.SIGINT, self._at_interrupt)
+            self._selector.close()
+            for source in (self._requests, self._woken, self._wakes, *self._children.values()):
+                source.close()
+            os.close(self._parent)
+            for number, stream in enumerate(streams):
+                os.dup2(stream, number)
+                os.close(stream)
+            os.environ[PARENT] = str(server)
+            os.chdir(request.folder)
+            if not sys.flags.safe_path:
+                sys.path[0] = request.folder  # where ``-m`` looks first
+            sys.argv[1:] = request.arguments
+            runpy.run_module(request.module, run_name="__main__", alter_sys=True)
+            code = 0
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            with contextlib.suppress(OSError, ValueError):
+                sys.stdout.flush()
+                sys.stderr.flush()
+            os._exit(code)
+
+
+def main() -> None:
+    number, parent, imports = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+    server = ForkServer(socket.socket(fileno=number), parent)
+    with collector_paused():
+        importlib.import_module(imports)
+    gc.freeze()  # what is there stays: looking through it again would copy its pages
+    if len([*Path("/proc/self/task").iterdir()]) > 1:
+        sys.exit(f"{imports} has started threads, which a copy would not have")
+    server.serve()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

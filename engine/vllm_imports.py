@@ -1,0 +1,34 @@
+"""Imports what an engine needs, and nothing else: the process that is copied for engines (`machine.fork_server`).
+
+On a CPU alone. Modules of vLLM that another version does not have are left out; the copy then imports what it lacks.
+"""
+
+import contextlib
+import os
+from importlib import import_module
+
+from fourshot.engine.vllm_start import QUIET
+
+LATER = (  # what vLLM imports while it opens an engine
+    "vllm._custom_ops",
+    "vllm.v1.worker.cpu_worker",
+    "vllm.v1.attention.backends.cpu_attn",
+    "vllm.lora.worker_manager",
+    "vllm.model_executor.model_loader.default_loader",
+    "vllm.model_executor.models.llama",
+    "compressed_tensors",
+)
+
+for name, value in QUIET.items():
+    os.environ.setdefault(name, value)
+from vllm import EngineArgs, LLMEngine, SamplingParams  # noqa: E402, F401
+from vllm.platforms import current_platform  # noqa: E402
+
+import fourshot.engine.opening  # noqa: E402
+import fourshot.engine.vllm_engine  # noqa: E402
+import fourshot.engine.vllm_seams.cpu_sampling  # noqa: E402, F401
+
+assert current_platform.is_cpu(), "copies of a process are for the CPU alone"
+for name in LATER:
+    with contextlib.suppress(ImportError):
+        import_module(name)
