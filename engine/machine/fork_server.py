@@ -42,10 +42,12 @@ class ForkRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ForkServer:
-    """Answers requests that come over ``requests`` until their other end is closed, or the process behind it ended."""
+    """Answers what comes over ``requests`` until their other end is closed, its process has ended, or nothing comes."""
 
-    def __init__(self, requests: socket.socket, parent: int) -> None:
-        self._requests, self._at_interrupt = requests, signal.getsignal(signal.SIGINT)
+    def __init__(self, requests: socket.socket, parent: int, idle_s: float) -> None:
+        """``idle_s``: how long it waits without a copy."""
+        self._idle_s, self._requests = idle_s, requests
+        self._at_interrupt = signal.getsignal(signal.SIGINT)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the copies, and for who waits for them
         self._children: dict[int, socket.socket] = {}
         self._woken, self._wakes = socket.socketpair()  # for signals, which end no `select`
@@ -60,7 +62,9 @@ class ForkServer:
 
     def serve(self) -> None:
         while True:
-            ready = {key.fileobj for key, _ in self._selector.select()}
+            ready = {key.fileobj for key, _ in self._selector.select(None if self._children else self._idle_s)}
+            if not ready and not self._children:
+                return
             if self._woken in ready:
                 with contextlib.suppress(BlockingIOError):
                     self._woken.recv(1 << 12)
@@ -138,7 +142,7 @@ class ForkServer:
 
 def main() -> None:
     number, parent, imports = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
-    server = ForkServer(socket.socket(fileno=number), parent)
+    server = ForkServer(socket.socket(fileno=number), parent, idle_s=float(sys.argv[4]))
     with collector_paused():
         importlib.import_module(imports)
     gc.freeze()  # what is there stays: looking through it again would copy its pages

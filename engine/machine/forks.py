@@ -26,6 +26,7 @@ from fourshot.engine.machine.fork_server import BORN, ENDED, ForkRequest
 from fourshot.engine.machine.gpus import gpus
 
 MOST_SERVERS = 2  # each holds some 600 MB, most of it shared with its copies
+IDLE_S = 300.0  # after which a server without copies ends: a notebook may have done its run, and stay
 SERVER_PATIENCE_S = 2.0  # to end, when this process does
 
 
@@ -95,6 +96,7 @@ class _Server:
                     str(theirs.fileno()),
                     str(os.getpid()),
                     imports,
+                    str(IDLE_S),
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -113,7 +115,10 @@ class _Server:
 
     def fork(self, module: str, arguments: Sequence[str], log: int) -> ForkedProcess | None:
         """None where the server ends before it could."""
-        request = ForkRequest(module=module, arguments=tuple(arguments), folder=str(Path.cwd()))
+        try:
+            request = ForkRequest(module=module, arguments=tuple(arguments), folder=str(Path.cwd()))
+        except OSError:  # the folder is gone
+            return None
         told, tell = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         (input_end, stdin), (stdout, output_end) = os.pipe(), os.pipe()
         streams = os.fdopen(stdin, "wb"), os.fdopen(stdout, "rb")

@@ -147,6 +147,30 @@ def test_without_its_server_a_copy_is_killed_and_the_next_has_a_new_one(log: Pat
         assert state_of(child)["parent"] not in (server.pid, os.getpid())
 
 
+def test_a_server_without_copies_ends_after_a_while_and_a_busy_one_does_not(
+    log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(forks, "IDLE_S", 0.3)
+    with ChildProcess(MODULE, log, imports=IMPORTS) as child:
+        server = psutil.Process(state_of(child)["parent"])
+        with pytest.raises(psutil.TimeoutExpired):
+            server.wait(1)
+    wait_for(lambda: is_over(server), "the server to end")
+    with ChildProcess(MODULE, log, imports=IMPORTS) as child:
+        assert state_of(child)["parent"] not in (server.pid, os.getpid())
+
+
+def test_a_folder_that_is_gone_is_no_hindrance(log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    here.rmdir()
+    with ChildProcess("json.tool", log, imports=IMPORTS) as child:
+        child.finish()
+    assert child.wait() == 1, "it was started, and given no JSON"
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_copies_and_their_server_end_with_who_asked_for_them(number: signal.Signals, log: Path) -> None:
     owner = subprocess.Popen([sys.executable, "-c", OWNER, str(log)], stdout=subprocess.PIPE, env=child_environment())
