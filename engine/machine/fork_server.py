@@ -29,6 +29,8 @@ from fourshot.engine.collector import collector_paused
 from fourshot.engine.machine.parent import PARENT
 
 BORN, ENDED = struct.Struct("i"), struct.Struct("i")  # process id; exit code, negative for a signal
+# NumPy's and SciPy's OpenBLAS, which starts its threads when it is loaded. torch, which computes, has its own.
+ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1"}
 MOST_REQUEST_BYTES = 1 << 16
 NUM_DESCRIPTORS = 4
 
@@ -143,8 +145,12 @@ class ForkServer:
 def main() -> None:
     number, parent, imports = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
     server = ForkServer(socket.socket(fileno=number), parent, idle_s=float(sys.argv[4]))
+    usual = dict(os.environ)
+    os.environ |= ONE_THREAD
     with collector_paused():
         importlib.import_module(imports)
+    os.environ.clear()
+    os.environ.update(usual)
     gc.freeze()  # what is there stays: looking through it again would copy its pages
     if len([*Path("/proc/self/task").iterdir()]) > 1:
         sys.exit(f"{imports} has started threads, which a copy would not have")
