@@ -71,7 +71,7 @@ def test_what_cannot_be_served_is_refused_with_the_reason(tmp_path: Path, adapte
     odd = copy(adapter_folder, root, "odd-task")
     replace(odd / "card.json", '"mood"', '"../mood"')
     old = copy(adapter_folder, root, "old-prompts")
-    replace(old / "card.json", '"prompt_version":"1"', '"prompt_version":"0"')
+    replace(old / "card.json", '"prompt_version":"1-aligned"', '"prompt_version":"0"')
     refused = reasons(root)
     assert set(refused) == {path.name for path in root.iterdir()} - {"fine"}
     assert "leads out of" in refused["link-out"] and "leads out of" in refused["weights-link-out"]

@@ -389,7 +389,7 @@ def test_an_engine_that_is_killed_is_started_again_and_no_answer_is_wrong(
 
 def test_a_shutdown_answers_what_was_accepted(service: RunningService) -> None:
     """All eight are known to the service when the signal comes; what comes later may be told to ask again."""
-    inputs = [f"{text} {number} {'and so on ' * 20}" for number in range(4) for text in TEXTS]
+    inputs = [f"{text} {number} {'and so on ' * 10}" for number in range(4) for text in TEXTS]
 
     def texts_in_flight() -> int:
         return sum(info["in_flight"] for info in service.tasks()["tasks"])

@@ -12,7 +12,7 @@ import msgspec
 from fourshot.engine.core import Adapter, Engine, EngineSettings
 from fourshot.engine.errors import FourshotError
 from fourshot.engine.machine.threads import ENGINE_SPINS
-from fourshot.engine.opening import imports_of, open_engine
+from fourshot.engine.opening import imports_of
 from fourshot.pipeline.events import Event, OnEvent
 from fourshot.pipeline.loop.workers import engine_settings
 from fourshot.training.jobs.jobs import HERE, FailedJob, Placement
@@ -86,6 +86,8 @@ class EngineStage(Stage, frozen=True, kw_only=True):
     def run(self, on_event: OnEvent) -> list[FailedJob]:
         if self.is_done:
             return []
+        from fourshot.engine.opening import open_engine
+
         on_event(Event(stage=self.name, message="starting the engine"))
         engine = open_engine(self.engine_settings())
         try:
