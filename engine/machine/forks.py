@@ -25,7 +25,7 @@ import msgspec
 from fourshot.engine.machine.fork_server import BORN, ENDED, ForkRequest
 from fourshot.engine.machine.gpus import gpus
 
-MOST_SERVERS = 2  # each holds some 600 MB, most of it shared with its copies
+MOST_SERVERS = 3  # engines, trainings side by side, one training; each holds some 500 MB, shared with its copies
 IDLE_S = 300.0  # after which a server without copies ends: a notebook may have done its run, and stay
 SERVER_PATIENCE_S = 2.0  # to end, when this process does
 
@@ -165,6 +165,7 @@ class _Servers:
                 self._by_state, self._owner = {}, os.getpid()
             self._by_state = {key: server for key, server in self._by_state.items() if server.is_alive}
             if state in self._by_state:
+                self._by_state[state] = self._by_state.pop(state)  # the one used last is the last to go
                 return self._by_state[state]
             idle = [key for key, server in self._by_state.items() if server.is_idle]
             if len(self._by_state) == MOST_SERVERS and idle:
@@ -194,6 +195,12 @@ def fork(
         return None
     server = _servers.find(imports, environment, log)
     return server.fork(module, arguments, log) if server else None
+
+
+def prepare(imports: str, environment: Mapping[str, str], log: int) -> None:
+    """Have a server import ``imports`` now, for a `fork` to come. Returns at once."""
+    if _is_possible(environment):
+        _servers.find(imports, environment, log)
 
 
 def _is_possible(environment: Mapping[str, str]) -> bool:

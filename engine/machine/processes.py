@@ -24,7 +24,7 @@ from typing import IO, Any, NoReturn, TypeVar, cast
 import msgspec
 
 from fourshot.engine.errors import FourshotError, from_name
-from fourshot.engine.machine.forks import ForkedProcess, fork
+from fourshot.engine.machine.forks import ForkedProcess, fork, prepare
 from fourshot.engine.machine.parent import PARENT, die_with_parent
 from fourshot.engine.machine.threads import ENGINE_SPINS, waiting_briefly
 
@@ -175,6 +175,12 @@ class ChildProcess:
     def _stdout(self) -> IO[bytes]:
         assert self._process.stdout
         return self._process.stdout
+
+
+def prepare_child(imports: str, spins: str, log: Path) -> None:
+    """Begin with what a `ChildProcess` with these ``imports`` and ``spins`` will need; it starts sooner then."""
+    with log.open("ab") as log_file:
+        prepare(imports, child_environment(spins), log_file.fileno())
 
 
 class ParentLink:

@@ -6,7 +6,7 @@ from typing import Any, Union
 
 import msgspec
 
-from fourshot.engine.machine.processes import ChildProcess, ParentLink, end_process, run_child
+from fourshot.engine.machine.processes import ChildProcess, ParentLink, end_process, prepare_child, run_child
 from fourshot.pipeline.events import Event, OnEvent
 from fourshot.pipeline.runs.stages import STAGE_TYPES
 from fourshot.pipeline.runs.stages.stage import Stage
@@ -30,6 +30,11 @@ def run_stage(stage: Stage, on_event: OnEvent) -> Sequence[FailedJob]:
         return ()
     if not stage.needs_process:
         return stage.run(on_event)
+    imports, spins = stage.next_imports
+    if imports and stage.log:
+        prepare_child(imports, spins, Path(stage.log))
+    if (failed_jobs := stage.run_in_processes(on_event)) is not None:
+        return failed_jobs
     module = "fourshot.pipeline.runs.stage_process"
     with ChildProcess(module, Path(stage.log), spins=stage.spins, imports=stage.imports) as child:
         child.send(stage)

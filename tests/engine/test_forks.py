@@ -14,7 +14,7 @@ import pytest
 from fourshot.engine.core import EngineSettings
 from fourshot.engine.errors import FourshotError, InputError
 from fourshot.engine.machine import forks
-from fourshot.engine.machine.processes import ChildProcess, child_environment
+from fourshot.engine.machine.processes import ChildProcess, child_environment, prepare_child
 from fourshot.engine.opening import imports_of
 from fourshot.training.jobs.jobs import IMPORTS as TRAINING_IMPORTS
 from tests.waiting import wait_for
@@ -106,14 +106,18 @@ def test_copies_live_side_by_side_and_end_each_in_its_own_way(log: Path) -> None
 
 def test_another_environment_or_limit_gets_a_server_of_its_own(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     parents = []
-    for value in ("1", "2", "1", "3"):
+    for value in ("1", "2", "3", "1", "4"):
         monkeypatch.setenv("FOURSHOT_TRIED", value)
         with ChildProcess(MODULE, log, imports=IMPORTS) as child:
             state = state_of(child)
         assert state["environment"]["FOURSHOT_TRIED"] == value
         parents.append(state["parent"])
-    assert parents[0] == parents[2] and len({*parents}) == 3
-    assert len(forks._servers._by_state) == forks.MOST_SERVERS
+    assert parents[0] == parents[3] and len({*parents}) == 4
+    assert len(forks._servers._by_state) == forks.MOST_SERVERS == 3
+    for value, is_kept in (("3", True), ("1", True), ("2", False)):  # "2" was used the longest ago
+        monkeypatch.setenv("FOURSHOT_TRIED", value)
+        with ChildProcess(MODULE, log, imports=IMPORTS) as child:
+            assert (state_of(child)["parent"] in parents) == is_kept
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {77})
     with ChildProcess(MODULE, log, imports=IMPORTS) as child:
         assert state_of(child)["parent"] not in parents
@@ -121,10 +125,10 @@ def test_another_environment_or_limit_gets_a_server_of_its_own(log: Path, monkey
 
 def test_where_other_servers_are_busy_a_process_is_started_as_usual(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     children = []
-    for value in ("1", "2", "3"):
+    for value in ("1", "2", "3", "4"):
         monkeypatch.setenv("FOURSHOT_TRIED", value)
         children.append(ChildProcess(MODULE, log, imports=IMPORTS))
-    assert [state_of(child)["parent"] == os.getpid() for child in children] == [False, False, True]
+    assert [state_of(child)["parent"] == os.getpid() for child in children] == [False, False, False, True]
     for child in children:
         child.finish(10)
 
@@ -158,6 +162,13 @@ def test_a_server_without_copies_ends_after_a_while_and_a_busy_one_does_not(
     wait_for(lambda: is_over(server), "the server to end")
     with ChildProcess(MODULE, log, imports=IMPORTS) as child:
         assert state_of(child)["parent"] not in (server.pid, os.getpid())
+
+
+def test_a_server_that_was_prepared_is_used(log: Path) -> None:
+    prepare_child(IMPORTS, "77", log)
+    (server,) = forks._servers._by_state.values()
+    with ChildProcess(MODULE, log, spins="77", imports=IMPORTS) as child:
+        assert state_of(child)["parent"] == server._process.pid
 
 
 def test_a_folder_that_is_gone_is_no_hindrance(log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

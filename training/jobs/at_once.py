@@ -20,7 +20,7 @@ from fourshot.engine.machine.gpus import are_shared, free_gpu_bytes, gpus
 from fourshot.engine.machine.memory import free_bytes
 from fourshot.engine.machine.processes import ChildProcess, ParentLink, child_environment, end_process, run_child
 from fourshot.engine.machine.threads import TRAIN_SPINS, available_cores
-from fourshot.training.jobs.jobs import FailedJob, OnJobStep, TrainingJob, do_job
+from fourshot.training.jobs.jobs import IMPORTS, FailedJob, OnJobStep, TrainingJob, do_job
 from fourshot.training.jobs.processes import StepDone
 from fourshot.training.lora.examples import OnStep
 from fourshot.training.lora.memory import base_bytes
@@ -107,7 +107,7 @@ def do_jobs_at_once(
         environment = child_environment(TRAIN_SPINS) | {"OMP_NUM_THREADS": str(among.threads)}
         if among.gpus:
             environment["CUDA_VISIBLE_DEVICES"] = among.gpus[place % len(among.gpus)]
-        with ChildProcess("fourshot.training.jobs.at_once", log, environment=environment) as child:
+        with ChildProcess("fourshot.training.jobs.at_once", log, environment=environment, imports=IMPORTS) as child:
             children.append(child)
             child.send(WorkerSetup(model=model, store=str(store)))
             while (numbered_job := _next_job(waiting)) is not None:

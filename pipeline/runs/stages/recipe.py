@@ -3,6 +3,7 @@
 import msgspec
 
 from fourshot.engine.core import Adapter, Engine
+from fourshot.engine.machine.threads import TRAIN_SPINS
 from fourshot.pipeline.cells.run_folder import RECIPE_FILE, RunFolder
 from fourshot.pipeline.events import Event, OnEvent
 from fourshot.pipeline.runs.experiment import Experiment
@@ -11,6 +12,7 @@ from fourshot.pipeline.synthesis.committee import Committee, Reader
 from fourshot.pipeline.synthesis.recipe import Recipe, chosen_recipe
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.task import Example, Task
+from fourshot.training.jobs.jobs import IMPORTS
 
 
 class RecipeItem(msgspec.Struct, frozen=True, kw_only=True):
@@ -31,6 +33,10 @@ class RecipeStage(EngineStage, frozen=True, kw_only=True, tag="recipe"):
     """Find what is learnt and write it down."""
 
     items: tuple[RecipeItem, ...]
+
+    @property
+    def next_imports(self) -> tuple[str, str]:
+        return (IMPORTS, TRAIN_SPINS) if self.imports else ("", "")
 
     def is_finished(self, item: RecipeItem) -> bool:
         return RunFolder(item.folder).has(RECIPE_FILE)

@@ -44,6 +44,11 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True, tag_field="stage"):
         """The module whose import takes most of the start of its process, see `ChildProcess`."""
         return ""
 
+    @property
+    def next_imports(self) -> tuple[str, str]:
+        """``imports`` and ``spins`` of the stage that likely comes next, to be begun with meanwhile; "" for nothing."""
+        return "", ""
+
     def is_finished(self, item: Any) -> bool:
         """What the item says, unless its stage knows more."""
         return bool(item.is_finished)
@@ -51,6 +56,10 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True, tag_field="stage"):
     def run(self, on_event: OnEvent) -> list[FailedJob]:
         """Do in this process what is not finished. Returns what failed where ``keep_going``, else raises it."""
         return self._each(partial(self._do, on_event=on_event))
+
+    def run_in_processes(self, on_event: OnEvent) -> list[FailedJob] | None:
+        """Do it in several processes that are made for it; None where it is done in one, by `run`."""
+        return None
 
     def _do(self, item: Any, on_event: OnEvent) -> None:
         """Do one item, as far as it is not finished."""

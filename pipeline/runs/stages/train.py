@@ -4,10 +4,13 @@ import os
 from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, ClassVar
 
+from fourshot.engine.core import EngineSettings
 from fourshot.engine.errors import from_name
-from fourshot.engine.machine.threads import TRAIN_SPINS, available_cores
+from fourshot.engine.machine.threads import ENGINE_SPINS, TRAIN_SPINS, available_cores
+from fourshot.engine.opening import imports_of
 from fourshot.pipeline.events import Event, OnEvent
 from fourshot.pipeline.runs.experiment import Experiment
 from fourshot.pipeline.runs.stages.stage import Stage
@@ -37,6 +40,11 @@ class TrainStage(Stage, frozen=True, kw_only=True, tag="train"):
         here = not self.placement.ray and (Path(self.model_path) / "config.json").is_file()
         return IMPORTS if here else ""
 
+    @property
+    def next_imports(self) -> tuple[str, str]:
+        engine = imports_of(EngineSettings(model=self.model_path))
+        return (engine, ENGINE_SPINS) if self.imports else ("", "")
+
     def is_finished(self, item: TrainingJob) -> bool:
         return (Path(self.store) / item.key / RESULT_FILE).exists()
 
@@ -44,14 +52,8 @@ class TrainStage(Stage, frozen=True, kw_only=True, tag="train"):
         report = partial(self._report, on_event)
         if self.placement.ray:
             return self._ended(self._over_ray(on_event, report))
-        if self.placement.gpus_per_job == 1 and len(self.items) > 1 and not self.is_done:
-            from fourshot.training.jobs.at_once import do_jobs_at_once, width
-
-            among = width(self.model_path, len(self.items), self.placement.at_once)
-            if among.at_once > 1 or among.threads < available_cores():
-                jobs = [(number, job) for number, job in enumerate(self.items) if not self.is_finished(job)]
-                store, log = Path(self.store), Path(self.log or os.devnull)
-                return self._ended(do_jobs_at_once(self.model_path, jobs, store, among, log, report))
+        if (failed := self.run_in_processes(on_event)) is not None:
+            return failed
         train = _trainer(self.model_path, Path(self.store), self.placement.gpus_per_job)
         number = {job.key: number for number, job in enumerate(self.items)}
 
@@ -62,6 +64,26 @@ class TrainStage(Stage, frozen=True, kw_only=True, tag="train"):
                 on_step(result.steps, result.steps, result.losses[-1])  # it may have stopped early
 
         return self._each(do)
+
+    def run_in_processes(self, on_event: OnEvent) -> list[FailedJob] | None:
+        is_alone = self.placement.gpus_per_job != 1 or len(self.items) < 2 or self.is_done
+        if self.placement.ray or is_alone:
+            return None
+        from fourshot.training.jobs.at_once import do_jobs_at_once, width
+
+        among = width(self.model_path, len(self.items), self.placement.at_once)
+        if among.at_once == 1 and among.threads == available_cores():
+            return None
+        lock = Lock()
+
+        def tell(event: Event) -> None:
+            with lock:  # it comes from a thread for each process
+                on_event(event)
+
+        jobs = [(number, job) for number, job in enumerate(self.items) if not self.is_finished(job)]
+        log = Path(self.log or os.devnull)
+        report = partial(self._report, tell)
+        return self._ended(do_jobs_at_once(self.model_path, jobs, Path(self.store), among, log, report))
 
     def _over_ray(self, on_event: OnEvent, report: OnJobStep) -> list[FailedJob]:
         from fourshot.training.jobs.ray_jobs import run_jobs_over_ray

@@ -6,6 +6,7 @@ import threading
 from pathlib import Path
 
 import msgspec
+import psutil
 import pytest
 
 from fourshot.engine.errors import FourshotError, InputError
@@ -183,13 +184,12 @@ def _ignore(*_: object) -> None:
 
 
 def _children_of(process: int) -> list[int]:
-    """Process ids of its workers."""
-    pids = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            stat = (folder / "stat").read_text().rpartition(")")[2].split()
-            if int(stat[1]) == process and b"training.jobs.at_once" in (folder / "cmdline").read_bytes():
-                pids.append(int(folder.name))
-        except (OSError, IndexError):
-            continue
-    return sorted(pids)
+    """Process ids of its workers, which are copies of a process that it has started."""
+    servers = psutil.Process(process).children()
+    return sorted(
+        copy.pid
+        for server in servers
+        if any("fork_server" in argument for argument in server.cmdline())
+        for copy in server.children()
+        if copy.status() != psutil.STATUS_ZOMBIE
+    )
