@@ -145,12 +145,15 @@ class ForkServer:
 def main() -> None:
     number, parent, imports = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
     server = ForkServer(socket.socket(fileno=number), parent, idle_s=float(sys.argv[4]))
-    usual = dict(os.environ)
+    usual = {name: os.environ.get(name) for name in ONE_THREAD}
     os.environ |= ONE_THREAD
     with collector_paused():
         importlib.import_module(imports)
-    os.environ.clear()
-    os.environ.update(usual)
+    for name, value in usual.items():  # these alone: what libraries set when they are imported, copies keep
+        if value is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = value
     gc.freeze()  # what is there stays: looking through it again would copy its pages
     if len([*Path("/proc/self/task").iterdir()]) > 1:
         sys.exit(f"{imports} has started threads, which a copy would not have")

@@ -48,13 +48,11 @@ class ForkedProcess:
                     assert self.returncode is not None
                     return self.returncode
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            with selectors.DefaultSelector() as selector:
-                selector.register(self._descriptor, selectors.EVENT_READ)  # it is readable when the process has ended
-                if not selector.select(left):
-                    raise subprocess.TimeoutExpired(f"process {self.pid}", timeout or 0.0)
+            if not _ends_within(self._descriptor, left):
+                raise subprocess.TimeoutExpired(f"process {self.pid}", timeout or 0.0)
 
     def _has_ended(self) -> bool:
-        if self.returncode is None and _is_readable(self._descriptor):
+        if self.returncode is None and _ends_within(self._descriptor, 0):
             code = self._told.recv(ENDED.size)
             # Without its server, which was killed, it is killed as well.
             self.returncode = ENDED.unpack(code)[0] if len(code) == ENDED.size else -signal.SIGKILL
@@ -216,7 +214,8 @@ def _inherited() -> tuple[Any, ...]:
     return (*limits, *sorted(os.sched_getaffinity(0)), *(line for line in status if line.startswith("Umask")))
 
 
-def _is_readable(descriptor: int) -> bool:
+def _ends_within(descriptor: int, seconds: float | None) -> bool:
+    """Whether the process of a pidfd has ended, after ``seconds`` at most; None waits for as long as it takes."""
     with selectors.DefaultSelector() as selector:
-        selector.register(descriptor, selectors.EVENT_READ)
-        return bool(selector.select(0))
+        selector.register(descriptor, selectors.EVENT_READ)  # it is readable when the process has ended
+        return bool(selector.select(seconds))

@@ -291,7 +291,6 @@ PRESETS: dict[str, RunSettings] = {
         generate=GenerateSettings(per_class=21, max_candidates=256, keep_likelier_of=2),
         annotate=AnnotateSettings(annotator="icl"),
         train=TRAINING_PRESETS["paper"],
-        align=False,
     ),
     # Many texts for their own sake: read by the base model, so that nothing has to be trained first.
     "corpus": RunSettings(

@@ -164,6 +164,20 @@ def test_a_server_without_copies_ends_after_a_while_and_a_busy_one_does_not(
         assert state_of(child)["parent"] not in (server.pid, os.getpid())
 
 
+@pytest.mark.parametrize("threads", [None, "7"])
+def test_a_copy_has_the_environment_that_its_imports_leave(
+    threads: str | None, log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not the single thread that these had: that is for loading alone."""
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
+    if threads:
+        monkeypatch.setenv("OPENBLAS_NUM_THREADS", threads)
+    with ChildProcess(MODULE, log, imports="tests.engine.sets_a_variable") as child:
+        environment = state_of(child)["environment"]
+    assert environment["FOURSHOT_SET_AT_IMPORT"] == "1"
+    assert environment.get("OPENBLAS_NUM_THREADS") == threads
+
+
 def test_a_server_that_was_prepared_is_used(log: Path) -> None:
     prepare_child(IMPORTS, "77", log)
     (server,) = forks._servers._by_state.values()
