@@ -108,6 +108,11 @@ class _Server:
         return self._process.poll() is None
 
     @property
+    def is_unfit(self) -> bool:
+        """Whether it ended because what it has to import cannot be imported, or not be copied."""
+        return (self._process.poll() or 0) > 0
+
+    @property
     def is_idle(self) -> bool:
         return not any(copy.is_running for copy in self._copies)
 
@@ -153,15 +158,19 @@ class _Servers:
 
     def __init__(self) -> None:
         self._by_state: dict[Any, _Server] = {}
+        self._unfit = set[Any]()  # states whose server would end again, after as long an import
         self._owner, self._lock = os.getpid(), threading.Lock()
 
     def find(self, imports: str, environment: Mapping[str, str], log: int) -> _Server | None:
-        """One whose copies are what a process started now would be; None where others are too many, and busy."""
+        """One whose copies are what a process started now would be; None where there cannot be one."""
         state = (imports, *sorted(environment.items()), *_inherited())
         with self._lock:
             if self._owner != os.getpid():  # this process is itself a copy: they are its parent's
                 self._by_state, self._owner = {}, os.getpid()
+            self._unfit |= {key for key, server in self._by_state.items() if server.is_unfit}
             self._by_state = {key: server for key, server in self._by_state.items() if server.is_alive}
+            if state in self._unfit:
+                return None
             if state in self._by_state:
                 self._by_state[state] = self._by_state.pop(state)  # the one used last is the last to go
                 return self._by_state[state]

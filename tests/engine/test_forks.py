@@ -135,10 +135,16 @@ def test_where_other_servers_are_busy_a_process_is_started_as_usual(log: Path, m
 
 @pytest.mark.parametrize("imports", ["no.such.module", "tests.engine.starts_a_thread"])
 def test_a_server_that_cannot_be_costs_nothing_but_the_copies(imports: str, log: Path) -> None:
-    for _ in range(2):
+    def run() -> None:
         with ChildProcess(MODULE, log, imports=imports) as child:
             assert state_of(child)["parent"] == os.getpid()
         child.check("A child")
+
+    run()
+    (server,) = forks._servers._by_state.values()
+    wait_for(lambda: server.is_unfit, "the server to end")
+    run()
+    assert not forks._servers._by_state, "it is not tried again"
 
 
 def test_without_its_server_a_copy_is_killed_and_the_next_has_a_new_one(log: Path) -> None:
