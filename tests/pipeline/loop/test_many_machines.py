@@ -13,13 +13,18 @@ import pytest
 import ray
 from ray.cluster_utils import Cluster
 
+from fourshot.pipeline.distillation.annotating import annotate_table
+from fourshot.pipeline.distillation.readers import PART, Teacher, read_with
 from fourshot.pipeline.events import Event
 from fourshot.pipeline.loop.ray_workers import RayWorkers
 from fourshot.pipeline.loop.units import UnitProgress, UnitResult
+from fourshot.pipeline.rows.text_table import open_texts
+from fourshot.pipeline.synthesis.settings import AnnotateSettings, RunSettings
 from fourshot.training.jobs.jobs import FailedJob, Placement
 from fourshot.training.jobs.ray_jobs import run_jobs_over_ray
 from fourshot.training.lora.examples import TrainingResult
-from tests.pipeline.corpus.small_corpora import make, named, rows_of, settings
+from tests.pipeline.corpus.small_corpora import SHOTS, TASK, make, named, rows_of, settings
+from tests.pipeline.task_folders import write_jsonl
 from tests.training.jobs.fake_trainer import MACHINE, Wanted, check_each_is_there_once, install, jobs, seeds_begun
 from tests.waiting import wait_for
 
@@ -170,32 +175,56 @@ def test_a_machine_killed_in_a_training_costs_only_time(machines: Machines, chec
     assert sorted(seeds_begun(tmp_path, "a")) == [0, 1, 2, 3]
 
 
+def kill_in_the_middle(machines: Machines, name: str, patch: pytest.MonkeyPatch) -> None:
+    """Kill a machine as soon as two engines have done a unit each."""
+    heard: set[str] = set()
+    wait, has_room = RayWorkers.wait, RayWorkers.has_room
+
+    def listen(workers: RayWorkers, timeout_s: float) -> list[UnitResult | UnitProgress]:
+        results = wait(workers, timeout_s)
+        heard.update(result.engine for result in results if isinstance(result, UnitResult))
+        if len(heard) == 2 and name in machines.nodes:
+            machines.kill(name)
+        return results
+
+    # No unit is handed out before both are there: one would have done them all.
+    patch.setattr(RayWorkers, "has_room", lambda workers: has_room(workers) and (bool(heard) or _all_answer(workers)))
+    patch.setattr(RayWorkers, "wait", listen)
+
+
+def _all_answer(workers: RayWorkers) -> bool:
+    return len(workers._actors) == 2 and all(state.has_answered for state in workers._actors)
+
+
 def test_a_machine_killed_in_a_corpus_costs_no_row(
     machines: Machines, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machines.add("c")
     run_settings, tasks = settings(per_class=40), named("one", "two")
     make(tmp_path / "alone", tasks, run_settings)
-    heard: set[str] = set()
-    wait = RayWorkers.wait
-
-    def kill_a(workers: RayWorkers, timeout_s: float) -> list[UnitResult | UnitProgress]:
-        results = wait(workers, timeout_s)
-        heard.update(result.engine for result in results if isinstance(result, UnitResult))
-        if len(heard) == 2 and "a" in machines.nodes:
-            machines.kill("a")
-        return results
-
-    has_room = RayWorkers.has_room
-    # No unit is handed out before both are there: one would have done them all.
-    monkeypatch.setattr(
-        RayWorkers, "has_room", lambda workers: has_room(workers) and (bool(heard) or _all_answer(workers))
-    )
-    monkeypatch.setattr(RayWorkers, "wait", kill_a)
+    kill_in_the_middle(machines, "a", monkeypatch)
     make(tmp_path / "spread", tasks, run_settings, ray="auto", model="fake:delay_s=0.02")
     assert "a" not in machines.nodes, "only one machine did anything"
     assert rows_of(tmp_path / "spread") == rows_of(tmp_path / "alone")
 
 
-def _all_answer(workers: RayWorkers) -> bool:
-    return len(workers._actors) == 2 and all(state.has_answered for state in workers._actors)
+def test_a_machine_killed_in_an_annotation_costs_no_row(
+    machines: Machines, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every row is there once, in its place, with the answers of one engine."""
+    machines.add("d")
+    table = tmp_path / "inbox.jsonl"
+    write_jsonl(table, [{"id": number, "text": f"ticket {number} of my order"} for number in range(20 * PART + 7)])
+
+    def annotate(name: str, model: str, ray: str) -> bytes:
+        in_context = RunSettings(annotate=AnnotateSettings(annotator="icl"))
+        teacher = Teacher(name="in context", task=TASK, model_path=model, settings=in_context, shots=SHOTS)
+        read = read_with(teacher, tmp_path / f"{name}.log", ray)
+        summary = annotate_table(open_texts(table), tmp_path / f"{name}.jsonl", TASK.label_names, teacher.name, read)
+        assert (summary.rows, summary.why_unreadable) == (20 * PART + 7, "")
+        return (tmp_path / f"{name}.jsonl").read_bytes()
+
+    alone = annotate("alone", "fake", "")
+    kill_in_the_middle(machines, "c", monkeypatch)
+    assert annotate("spread", "fake:delay_s=0.02", "auto") == alone
+    assert "c" not in machines.nodes, "only one machine did anything"
