@@ -2,6 +2,7 @@
 
 plugin           what vLLM loads in each of its processes: lora_kernels, lora_loads
 lora_kernels     when the CPU's LoRA arithmetic is replaced;  grouped_lora: by what
+lora_files       adapters' files, read at once
 lora_loads       how often adapters are fetched, and when a slot gets other weights
 cpu_sampling     sampling on the CPU with less work per step
 in_process       an engine in this process: threads, and the end of it

@@ -12,8 +12,9 @@ between, where a token is ``adapters x rank`` numbers wide. That is more arithme
 SmolLM2-135M a fifth of the base's) in a fifth of the time (docs/engine.md has the measurement).
 """
 
+from collections.abc import Callable, Sequence
 from itertools import accumulate
-from typing import Any, TypeAlias
+from typing import Any, Generic, TypeAlias, TypeVar
 
 import torch
 from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
@@ -87,46 +88,74 @@ def _move(tensor: torch.Tensor, place: torch.Tensor) -> None:
     tensor.set_(place.untyped_storage(), place.storage_offset(), place.shape, place.stride())
 
 
-class GroupedLayers:
-    """Every layer that was met, by where its weights are."""
-
-    def __init__(self) -> None:
-        self._met: dict[int, GroupedLayer] = {}
-
-    def of(self, a: Stacked, b: Stacked) -> GroupedLayer:
-        layer = self._met.get(a[0].data_ptr())
-        if layer is None:
-            layer = GroupedLayer(
-                a, b
-            )  # moves the weights: only their new place is theirs, the old one becomes another's
-            self._met[a[0].data_ptr()] = layer
-        return layer
+SideBySideWeights: TypeAlias = "tuple[torch.Tensor, list[torch.Tensor]]"
 
 
-class ArrangedWeights:
-    """Adapters' weights as products side by side need them: arranged once, until a slot gets other weights."""
+class ArrangedLayer:
+    """One layer's adapters as products side by side need them: A and B of a kind in one matrix each, slot after slot.
 
-    def __init__(self) -> None:
-        self._by_layer: dict[int, tuple[int, tuple[int, ...], torch.Tensor, list[torch.Tensor]]] = {}  # by layer
+    A slot is copied here when it is first needed after it got other weights, not with the others: where many adapters
+    come by turns, most steps change a slot or two of them.
+    """
 
-    def of(self, active: tuple[int, ...], a: Stacked, b: Stacked) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """Of the ``active`` slots: all A's [slices * active * rank, in], and of each slice B [out, active * rank]."""
-        layer, changes = a[0].data_ptr(), lora_loads.slot_changes()
-        arranged = self._by_layer.get(layer)
-        if arranged is None or arranged[:2] != (changes, active):
+    def __init__(self, a: Stacked, b: Stacked) -> None:
+        self._a, self._b = a, b
+        slots, _, rank, width = a[0].shape
+        self._downs = a[0].new_zeros(len(a), slots, rank, width)
+        self._ups = [up.new_zeros(slots, rank, up.shape[2]) for up in b]
+        self._copied = [-1] * slots  # version of each slot's weights
+        self._some: tuple[tuple[int, ...], list[int], SideBySideWeights] | None = None
+
+    def of(self, active: tuple[int, ...], versions: Sequence[int]) -> SideBySideWeights:
+        """Of these slots: all A's [slices * slots * rank, in], and of each slice B [slots * rank, out]."""
+        for slot in active:
+            if self._copied[slot] != versions[slot]:
+                for number, (down, up) in enumerate(zip(self._a, self._b, strict=True)):
+                    self._downs[number, slot] = down[slot, 0]
+                    self._ups[number][slot] = up[slot, 0].t()
+                self._copied[slot] = versions[slot]
+        if len(active) == len(self._copied):
+            return self._downs.flatten(0, 2), [up.flatten(0, 1) for up in self._ups]
+        now = [versions[slot] for slot in active]
+        if self._some is None or self._some[:2] != (active, now):
             slots = torch.tensor(active)
-            downs = torch.cat([down[:, 0].index_select(0, slots).flatten(0, 1) for down in a])
-            ups = [up[:, 0].index_select(0, slots).transpose(0, 1).flatten(1) for up in b]
-            self._by_layer[layer] = arranged = (changes, active, downs, ups)
-        return arranged[2], arranged[3]
+            downs = self._downs.index_select(1, slots).flatten(0, 2)
+            self._some = active, now, (downs, [up.index_select(0, slots).flatten(0, 1) for up in self._ups])
+        return self._some[2]
+
+
+Made = TypeVar("Made")
+
+
+class ByLayer(Generic[Made]):
+    """What is made of each layer's stacked weights, once.
+
+    A layer is known by its first tensor, not by where that lies: `GroupedLayer` moves weights, and another layer's may
+    come to lie in the old place.
+    """
+
+    def __init__(self, make: Callable[[Stacked, Stacked], Made]) -> None:
+        self._make = make
+        self._made: dict[int, tuple[torch.Tensor, Made]] = {}  # by id of the tensor, which is kept: no other gets it
+
+    def of(self, a: Stacked, b: Stacked) -> Made:
+        if id(a[0]) not in self._made:
+            self._made[id(a[0])] = a[0], self._make(a, b)
+        return self._made[id(a[0])][1]
 
 
 class SideBySide:
-    """The adapters of a batch, all multiplied with all rows; what is not a row's own is zero in between."""
+    """The adapters of a batch, all multiplied with all rows; what is not a row's own is zero in between.
 
-    def __init__(self, slots: torch.Tensor, arranged: ArrangedWeights) -> None:
-        self._slots, self._arranged = slots, arranged
-        self._active = tuple(torch.unique(slots[slots >= 0]).tolist())
+    Where more than half of the slots are in the batch, all are multiplied: that is less work than to pick them out.
+    """
+
+    def __init__(self, slots: torch.Tensor, num_slots: int, layers: ByLayer[ArrangedLayer]) -> None:
+        self._slots, self._layers = slots, layers
+        active = tuple(torch.unique(slots[slots >= 0]).tolist())
+        is_most = num_slots < 2 * len(active) and num_slots <= MOST_SIDE_BY_SIDE
+        self._active = tuple(range(num_slots)) if is_most else active
+        self._versions = lora_loads.slot_versions(num_slots)
         self._masks: dict[tuple[int, int], torch.Tensor] = {}
 
     def _mask(self, slices: int, rank: int, dtype: torch.dtype) -> torch.Tensor:
@@ -140,12 +169,12 @@ class SideBySide:
 
     def add(self, y: torch.Tensor, x: torch.Tensor, a: Stacked, b: Stacked, scale: float) -> None:
         """Add every row's own ``scale * x A^T B^T`` to y, slice by slice."""
-        downs, ups = self._arranged.of(self._active, a, b)
+        downs, ups = self._layers.of(a, b).of(self._active, self._versions)
         low = (x @ downs.t()).mul_(self._mask(len(a), a[0].shape[2], x.dtype))
         offset = 0
         for up, part in zip(ups, low.chunk(len(a), dim=1), strict=True):
-            _add_product(y[:, offset : offset + len(up)], part, up.t(), scale)
-            offset += len(up)
+            _add_product(y[:, offset : offset + up.shape[1]], part, up, scale)
+            offset += up.shape[1]
 
 
 def _add_product(y: torch.Tensor, low: torch.Tensor, b: torch.Tensor, scale: float) -> None:
@@ -164,21 +193,20 @@ class GroupedPunicaWrapper(PunicaWrapperCPU):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._arranged = ArrangedWeights()
-        self._layers = GroupedLayers()
+        self._grouped, self._arranged = ByLayer(GroupedLayer), ByLayer(ArrangedLayer)
         self._stretches: Stretches = []
         self._side_by_side: SideBySide | None = None
         self._sampled: Stretches = []
 
-    def update_metadata(self, *args: Any, **kwargs: Any) -> None:
-        super().update_metadata(*args, **kwargs)
+    def update_metadata(self, mapping: Any, lora_index_to_id: list[int | None], *args: Any, **kwargs: Any) -> None:
+        super().update_metadata(mapping, lora_index_to_id, *args, **kwargs)
         slots = self.token_lora_indices
         self._stretches = stretches(slots)
         adapted, active = sum(rows.stop - rows.start for _, rows in self._stretches), {s for s, _ in self._stretches}
         is_short = len(self._stretches) > 1 and adapted < LONG_ROWS * len(self._stretches)
-        self._side_by_side = (
-            SideBySide(slots, self._arranged) if is_short and len(active) <= MOST_SIDE_BY_SIDE else None
-        )
+        self._side_by_side = None
+        if is_short and len(active) <= MOST_SIDE_BY_SIDE:
+            self._side_by_side = SideBySide(slots, len(lora_index_to_id), self._arranged)
         self._sampled = stretches(self.sampler_indices)
 
     def add_lora_linear(
@@ -198,7 +226,7 @@ class GroupedPunicaWrapper(PunicaWrapperCPU):
             return
         if not self._stretches:
             return
-        layer, x = self._layers.of(lora_a_stacked, lora_b_stacked), x.to(lora_a_stacked[0].dtype)
+        layer, x = self._grouped.of(lora_a_stacked, lora_b_stacked), x.to(lora_a_stacked[0].dtype)
         for slot, rows in self._stretches:
             is_whole = rows.stop - rows.start == len(x)
             layer.add(slot, y if is_whole else y[rows], x if is_whole else x[rows], scale)

@@ -3,7 +3,7 @@
 Replaces: ``CpuPlatform.get_punica_wrapper``, which names the class that multiplies adapters. vLLM up to 0.32 has two
 faults there: a row without adapter gets another row's, silently, and the adapter's matrices are copied once per token.
 The first is tried on a tensor of one element, so a vLLM that has mended both is left alone. ``FOURSHOT_LORA_PLUGIN=0``
-switches it off.
+switches it off, and the reading of adapters' files (`lora_files`) with it.
 
 Importing this module loads neither vllm nor torch.
 """
@@ -11,7 +11,7 @@ Importing this module loads neither vllm nor torch.
 import os
 from typing import Any
 
-from fourshot.engine.vllm_seams import lora_loads
+from fourshot.engine.vllm_seams import lora_files, lora_loads
 from fourshot.engine.vllm_seams.contract import Seam, vllm_version
 
 SWITCH = "FOURSHOT_LORA_PLUGIN"
@@ -52,6 +52,7 @@ def apply(enabled: bool) -> bool:
     # The arithmetic has to know when weights have changed: `lora_loads` counts it.
     put_in = enabled and SEAM.holds() and lora_loads.register() and (base_rows_get_an_adapter() or copies_per_token())
     CpuPlatform.get_punica_wrapper = classmethod(_wrapper) if put_in else _original["get_punica_wrapper"]
+    lora_files.apply(put_in)
     return put_in
 
 

@@ -8,6 +8,7 @@ Importing this module does not load vllm.
 """
 
 import time
+from collections import defaultdict
 from functools import wraps
 from typing import Any
 
@@ -26,7 +27,7 @@ SEAM = Seam(
     without="The metrics of adapter loads stay at zero.",
 )
 
-_slot_changes = 0
+_slot_versions: defaultdict[int, int] = defaultdict(int)
 _uses = dict.fromkeys(KINDS, 0)
 _seconds = dict.fromkeys(KINDS, 0.0)
 
@@ -55,10 +56,10 @@ def register() -> bool:
     activate_adapter = LoRAModelManager.activate_adapter
 
     @wraps(activate_adapter)
-    def activated(manager: Any, *args: Any, **options: Any) -> bool:
-        global _slot_changes
-        changed = bool(activate_adapter(manager, *args, **options))
-        _slot_changes += changed
+    def activated(manager: Any, lora_id: int) -> bool:
+        changed = bool(activate_adapter(manager, lora_id))
+        if changed:
+            _slot_versions[manager.lora_index_to_id.index(lora_id)] += 1
         return changed
 
     LoRAModelManager.activate_adapter = activated
@@ -73,9 +74,9 @@ def _kind(manager: Any, adapter_id: int) -> str:
     return "slot" if adapter_id in manager._adapter_manager.lora_index_to_id else "memory"
 
 
-def slot_changes() -> int:
-    """Goes up whenever a slot gets other weights."""
-    return _slot_changes
+def slot_versions(num_slots: int) -> list[int]:
+    """Of each slot a number that goes up whenever it gets other weights."""
+    return [_slot_versions[slot] for slot in range(num_slots)]
 
 
 def counts() -> dict[str, tuple[int, float]]:

@@ -11,6 +11,7 @@ from fourshot.engine.vllm_seams import (
     client,
     contract,
     in_process,
+    lora_files,
     lora_kernels,
     lora_loads,
     lora_support,
@@ -20,7 +21,17 @@ from fourshot.engine.vllm_seams.contract import Seam, faults
 pytest.importorskip("vllm")
 from fourshot.engine.vllm_seams import cpu_sampling
 
-SEAMS = (adapter_check, api_server, client, cpu_sampling, in_process, lora_kernels, lora_loads, lora_support)
+SEAMS = (
+    adapter_check,
+    api_server,
+    client,
+    cpu_sampling,
+    in_process,
+    lora_files,
+    lora_kernels,
+    lora_loads,
+    lora_support,
+)
 
 
 def seam(*relies_on: str) -> Seam:

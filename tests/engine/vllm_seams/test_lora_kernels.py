@@ -14,8 +14,8 @@ if not current_platform.is_cpu():
 from vllm.lora.layers import LoRAMapping  # noqa: E402
 from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU  # noqa: E402
 
-from fourshot.engine.vllm_seams import grouped_lora  # noqa: E402
-from fourshot.engine.vllm_seams.grouped_lora import GroupedPunicaWrapper, stretches  # noqa: E402
+from fourshot.engine.vllm_seams import grouped_lora, lora_loads  # noqa: E402
+from fourshot.engine.vllm_seams.grouped_lora import GroupedPunicaWrapper, Stacked, stretches  # noqa: E402
 
 SLOTS, RANK, WIDTH = 3, 8, 32
 OUT = (16, 24)
@@ -80,8 +80,72 @@ def test_the_switch_takes_the_plugin_out(monkeypatch: pytest.MonkeyPatch) -> Non
         lora_kernels.apply(enabled=before == lora_kernels.WRAPPER)
 
 
-def test_a_layer_is_known_again_by_where_its_weights_were_moved_to() -> None:
-    layers = grouped_lora.GroupedLayers()
-    weights = [((torch.ones(2, 1, 8, width),), (torch.ones(2, 1, width, 8),)) for width in (64, 96)]
+def layer(width: int = WIDTH) -> tuple[Stacked, Stacked]:
+    """Stacked weights of a layer with two slices, random."""
+    a = tuple(torch.randn(SLOTS, 1, RANK, width) for _ in OUT)
+    return a, tuple(torch.randn(SLOTS, 1, out, RANK) for out in OUT)
+
+
+def error_of(wrapper: GroupedPunicaWrapper, adapters: list[int], a: Stacked, b: Stacked) -> float:
+    """The largest error of a step whose rows have these adapters."""
+    mapping = LoRAMapping(index_mapping=tuple(adapters), prompt_mapping=tuple(adapters), is_prefill=True)
+    wrapper.update_metadata(mapping, [1, 2, 3], SLOTS, 100)
+    x, y = torch.randn(len(adapters), a[0].shape[-1]), torch.zeros(len(adapters), sum(OUT))
+    wrapper.add_lora_linear(y, x, a, b, 0.5, OUT)
+    for row, slot in enumerate(number - 1 for number in adapters):
+        y[row] -= torch.cat([0.5 * x[row] @ down[slot, 0].T @ up[slot, 0].T for down, up in zip(a, b, strict=True)])
+    return float(y.abs().max())
+
+
+MIXED, ALONE, TWO_SLOTS_OF_THREE = [1, 2, 3, 1], [1, 1], [2, 1]
+
+
+def test_a_layer_is_another_than_one_that_lay_in_its_place_before() -> None:
+    """The weights of a layer move when they are first multiplied alone, and their place becomes free."""
+    wrapper = GroupedPunicaWrapper(64, 64, device="cpu", max_loras=SLOTS)
+    (first_a, first_b), (a, b) = layer(), layer()
+    place = first_a[0].untyped_storage()
+    assert error_of(wrapper, MIXED, first_a, first_b) < 1e-4
+    assert error_of(wrapper, ALONE, first_a, first_b) < 1e-4
+    assert first_a[0].data_ptr() != place.data_ptr()
+    content = a[0].clone()
+    a[0].set_(place, 0, content.shape, content.stride())
+    a[0].copy_(content)
+    assert error_of(wrapper, MIXED, a, b) < 1e-4
+    assert error_of(wrapper, MIXED, first_a, first_b) < 1e-4
+    assert error_of(wrapper, ALONE, a, b) < 1e-4
+
+
+@pytest.mark.parametrize("adapters", [MIXED, ALONE, TWO_SLOTS_OF_THREE, [1, 3, 1], [2, 3]])
+def test_a_slot_that_gets_other_weights_is_multiplied_with_those(
+    adapters: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    versions = [0, 0, 0]
+    monkeypatch.setattr(lora_loads, "slot_versions", lambda slots: versions[:slots])
+    wrapper, (a, b) = GroupedPunicaWrapper(64, 64, device="cpu", max_loras=SLOTS), layer()
+    for slot in range(SLOTS):
+        assert error_of(wrapper, adapters, a, b) < 1e-4
+        for tensor in (*a, *b):
+            tensor[slot].normal_()
+        versions[slot] += 1
+    assert error_of(wrapper, adapters, a, b) < 1e-4
+
+
+def test_only_a_slot_with_other_weights_is_copied_again() -> None:
+    a, b = layer()
+    arranged = grouped_lora.ArrangedLayer(a, b)
+    before = [part.clone() for part in arranged.of((0, 1, 2), [0, 0, 0])[1]]
+    for up in b:
+        up.zero_()
+    ranks = slice(RANK, 2 * RANK)  # of slot 1
+    for part, first in zip(arranged.of((0, 1, 2), [0, 1, 0])[1], before, strict=True):
+        assert not part[ranks].any()
+        first[ranks] = 0
+        assert torch.equal(part, first)
+
+
+def test_what_is_made_of_a_layer_is_made_once() -> None:
+    layers = grouped_lora.ByLayer(grouped_lora.GroupedLayer)
+    weights = [layer(width) for width in (64, 96)]
     before = [layers.of(*of_layer) for of_layer in weights]
     assert [layers.of(*of_layer) for of_layer in weights] == before
