@@ -60,7 +60,7 @@ def filler_for(model: str, prompts: tuple[str, ...], text_tokens: int, most_toke
     where they would not stay there, where next to nothing would be gained, or where no line leaves the rest of a
     prompt as it is.
     """
-    if is_fake(model) or not (Path(model) / "config.json").is_file():
+    if not _has_tokens(model):
         return None
     encode = _encoder(model)
     plain = [encode(prompt) for prompt in prompts]
@@ -75,6 +75,15 @@ def filler_for(model: str, prompts: tuple[str, ...], text_tokens: int, most_toke
             if all(map(_is_inserted, filled, plain, repeat(number))):
                 return PromptFiller(token=line, number=1, prefix_tokens=prefix + number)
     return None
+
+
+def num_tokens(model: str, text: str) -> int:
+    """Of ``text`` for the checkpoint in the folder ``model``; 0 where that is no checkpoint."""
+    return len(_encoder(model)(text)) if _has_tokens(model) else 0
+
+
+def _has_tokens(model: str) -> bool:
+    return not is_fake(model) and (Path(model) / "config.json").is_file()
 
 
 def _lines() -> Iterator[str]:
@@ -108,4 +117,6 @@ def _encoder(model: str) -> Encode:
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(file))
+    tokenizer.no_truncation()  # it may have what a training cut at
+    tokenizer.no_padding()
     return lambda text: list(tokenizer.encode(text).ids)

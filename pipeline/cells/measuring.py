@@ -14,7 +14,7 @@ from fourshot.pipeline.metrics import score_predictions
 from fourshot.pipeline.scores import Scores
 from fourshot.pipeline.selective import CoverageCurve, coverage_curve
 from fourshot.pipeline.synthesis.aligned import aligned
-from fourshot.pipeline.synthesis.fitting import check_room, shots_that_fit
+from fourshot.pipeline.synthesis.fitting import check_room, longest_of, shots_that_fit
 from fourshot.pipeline.synthesis.prompts import PromptFormat
 from fourshot.pipeline.synthesis.windows import label_scores, parts_of
 from fourshot.pipeline.task import Example, Task
@@ -107,7 +107,8 @@ def answer(
     check_room(engine, shots, shown)
     if shown:
         plain = msgspec.structs.replace(form, filler=None)
-        form = aligned(plain, task, engine.settings, shown) if align else plain
+        longest = longest_of(engine, task, plain, parts) if align else ""
+        form = aligned(plain, task, engine.settings, shown, longest) if align else plain
 
     def score(texts: Sequence[str]) -> np.ndarray:
         return label_scores(engine, task, texts, form, shown, adapter)

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers import Tokenizer
 
-from fourshot.engine.alignment import BLOCK_TOKENS, SENTENCES, PromptFiller, filler_for
+from fourshot.engine.alignment import BLOCK_TOKENS, SENTENCES, PromptFiller, filler_for, num_tokens
 from fourshot.engine.tokens import encode_prompts, load_tokenizer
 from tests.engine.tiny_models import TOKENIZERS, tokenizer_of
 
@@ -110,6 +111,22 @@ def test_a_line_that_changes_what_follows_is_not_taken(tmp_path: Path) -> None:
         content["model"]["merges"].insert(0, [before, "S"])
     file.write_text(json.dumps(content))
     assert filler_for(model, task_prompts, text_tokens=100, most_tokens=2048) is None
+
+
+def test_a_tokenizer_that_cuts_or_pads_by_its_file_is_asked_for_whole_prompts(tmp_path: Path) -> None:
+    """As engines ask it: those of fine-tuned models often keep what their training cut at."""
+    long_prompts = tuple("~" * 50 + text for text in TEXTS)
+    model = base(tmp_path)
+    filler = filler_for(model, long_prompts, text_tokens=100, most_tokens=2048)
+    for change in ("truncation", "padding"):
+        tokenizer = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+        tokenizer.enable_truncation(40) if change == "truncation" else tokenizer.enable_padding(length=90)
+        (tmp_path / change).mkdir()
+        other = base(tmp_path / change)
+        tokenizer.save(f"{other}/tokenizer.json")
+        assert filler_for(other, long_prompts, text_tokens=100, most_tokens=2048) == filler
+        assert num_tokens(other, long_prompts[0]) == num_tokens(model, long_prompts[0]) == 51
+    assert filler
 
 
 def test_a_base_without_files_has_no_filler(tmp_path: Path) -> None:
