@@ -103,11 +103,11 @@ def answer(
         raise InputError("There is nothing to measure on: the test split is empty. Give one with at least one text.")
 
     parts = [part for example in test for part in parts_of(task, example.text, form)]
-    shown = shots_that_fit(engine, task, shots, form, parts)
+    longest = longest_of(engine, task, form, parts) if shots else ""
+    shown = shots_that_fit(engine, task, shots, form, [longest])
     check_room(engine, shots, shown)
     if shown:
         plain = msgspec.structs.replace(form, filler=None)
-        longest = longest_of(engine, task, plain, parts) if align else ""
         form = aligned(plain, task, engine.settings, shown, longest) if align else plain
 
     def score(texts: Sequence[str]) -> np.ndarray:

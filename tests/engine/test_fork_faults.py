@@ -2,13 +2,15 @@
 
 import os
 import resource
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from fourshot.engine.machine import forks
-from fourshot.engine.machine.processes import ChildProcess
+from fourshot.engine.machine.processes import ChildProcess, prepare_child
+from fourshot.engine.machine.threads import ENGINE_SPINS
 from tests.engine.test_forks import IMPORTS, MODULE, state_of
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="copies need Linux")
@@ -88,3 +90,11 @@ def test_copies_may_be_asked_for_while_others_are_counted(log: Path, monkeypatch
             patch.setattr(forks.ForkedProcess, "is_running", property(is_running))
             assert server.is_idle
         more[0].finish()
+
+
+def test_a_server_that_still_imports_does_not_outlive_who_asked_for_it(log: Path) -> None:
+    prepare_child("tests.engine.imports_slowly", ENGINE_SPINS, log)
+    (server,) = forks._servers._by_state.values()
+    began = time.monotonic()
+    forks._servers.end()
+    assert server._process.poll() is not None and time.monotonic() - began < 1
