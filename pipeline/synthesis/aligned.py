@@ -4,11 +4,12 @@ from collections.abc import Sequence
 
 import msgspec
 
-from fourshot.engine.alignment import filler_for, num_tokens
+from fourshot.engine.alignment import filler_for
 from fourshot.engine.core import EngineSettings
 from fourshot.pipeline.synthesis.prompt_style import ANSWER_TOKENS
 from fourshot.pipeline.synthesis.prompts import PromptFormat, reading_prompt
 from fourshot.pipeline.task import Example, Task
+from fourshot.pipeline.token_counter import token_counter
 
 # Texts begin in every way: with small and capital letters, digits, signs, other scripts.
 BEGINNINGS = ("a", "The", "1", "(", '"', "-", "é", "中")
@@ -30,7 +31,7 @@ def aligned(
         return plain
     text_tokens = TOKENS_PER_WORD * form.max_text_words
     if longest:
-        text_tokens = max(text_tokens, num_tokens(engine.model, form.shown_input(task, longest)) + ANSWER_TOKENS)
+        text_tokens = max(text_tokens, token_counter(engine.model)(form.shown_input(task, longest)) + ANSWER_TOKENS)
     filler = filler_for(
         engine.model,
         tuple(reading_prompt(task, text, plain, shots) for text in BEGINNINGS),

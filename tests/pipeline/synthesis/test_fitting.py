@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from tokenizers import Tokenizer
 
-from fourshot.engine.alignment import BLOCK_TOKENS, num_tokens
+from fourshot.engine.alignment import BLOCK_TOKENS
 from fourshot.engine.core import EngineSettings
 from fourshot.engine.fake_engine import FakeEngine
 from fourshot.pipeline.synthesis.aligned import aligned
@@ -104,7 +104,7 @@ def test_filler_leaves_room_for_a_text_of_more_tokens_than_is_usual(tmp_path: Pa
     prompts = [reading_prompt(TASK, text, form, shown) for shown in (SHOTS[:number] for number in range(6, 20))]
     fillers = 0
     for prompt, number in zip(prompts, range(6, 20), strict=True):
-        settings = EngineSettings(model=model, max_model_len=num_tokens(model, prompt) + ANSWER_TOKENS)
+        settings = EngineSettings(model=model, max_model_len=TokenCounter(model)(prompt) + ANSWER_TOKENS)
         assert aligned(form, TASK, settings, SHOTS[:number], text).filler is None
         wide = msgspec.structs.replace(settings, max_model_len=settings.max_model_len + 2 * BLOCK_TOKENS)
         fillers += aligned(form, TASK, wide, SHOTS[:number], text).filler is not None
