@@ -118,7 +118,8 @@ class ForkServer:
             child, status = os.waitpid(-1, os.WNOHANG)
             if not child:
                 return
-            told = self._children.pop(child)
+            if (told := self._children.pop(child, None)) is None:
+                continue  # a process that an import has left
             with contextlib.suppress(OSError):
                 told.send(ENDED.pack(os.waitstatus_to_exitcode(status)))
             told.close()

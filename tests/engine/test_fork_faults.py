@@ -6,12 +6,14 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from fourshot.engine.machine import forks
 from fourshot.engine.machine.processes import ChildProcess, prepare_child
 from fourshot.engine.machine.threads import ENGINE_SPINS
 from tests.engine.test_forks import IMPORTS, MODULE, state_of
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="copies need Linux")
 
@@ -98,3 +100,11 @@ def test_a_server_that_still_imports_does_not_outlive_who_asked_for_it(log: Path
     began = time.monotonic()
     forks._servers.end()
     assert server._process.poll() is not None and time.monotonic() - began < 1
+
+
+def test_a_process_that_an_import_left_may_end(log: Path) -> None:
+    with ChildProcess(MODULE, log, imports="tests.engine.leaves_a_process") as child:
+        server = psutil.Process(state_of(child)["parent"])
+        wait_for(lambda: len(server.children()) == 1, "the other process to end")
+        assert state_of(child)["parent"] == server.pid
+    child.check("A copy")
