@@ -95,7 +95,12 @@ def test_whole_prompts_are_read_with_the_few_lines_that_may_do(tmp_path: Path, m
     """A server asks for filler when an adapter arrives: seconds for prompts with many shots are too long."""
     model = base(tmp_path)
     encode, read = alignment._encoder(model), list[str]()
-    monkeypatch.setattr(alignment, "_encoder", lambda _: lambda text: read.append(text) or encode(text))
+
+    def noted(text: str) -> list[int]:
+        read.append(text)
+        return encode(text)
+
+    monkeypatch.setattr(alignment, "_encoder", lambda _: noted)
     for words in range(40):
         filler_for(model, prompts("Say what the weather is:" + words * " warm"), 9, 2048)
     assert sum("weather" in text for text in read) < 40 * 40
