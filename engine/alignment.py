@@ -22,6 +22,8 @@ from fourshot.engine.fake_engine import is_fake
 BLOCK_TOKENS = 32  # of the cache on the CPU (`engine.vllm_start`); a multiple of a GPU's 16
 LEAST_GAIN_TOKENS = 8  # fewer that are cached beyond whole blocks are not worth a filler
 
+MOST_BESIDE = 3  # tokens of a line alone that it has not in front of a prompt: begin, end, a space
+
 FILLER_KIND = "sentences"  # what a folder notes: another word for other filler, because prompts are then others
 # Some of them, in this order, are a line that may stand before any instruction: as long as is needed, and no news. None
 # speaks of labels: two that did cost Qwen2.5-Coder-0.5B three points on SST-2 (docs/engine.md).
@@ -70,11 +72,25 @@ def filler_for(model: str, prompts: tuple[str, ...], text_tokens: int, most_toke
         return None
     room = min(most_tokens, readable_tokens(model) or most_tokens) - prefix - text_tokens
     for number in (BLOCK_TOKENS - gain, 2 * BLOCK_TOKENS - gain):  # a block more where no line is as short
-        for line in _lines() if number <= room else ():
+        for line in _lines_of(model, number) if number <= room else ():
             filled = (encode(line + prompt) for prompt in prompts)
             if all(map(_is_inserted, filled, plain, repeat(number))):
                 return PromptFiller(token=line, number=1, prefix_tokens=prefix + number)
     return None
+
+
+def _lines_of(model: str, number: int) -> Iterator[str]:
+    """Those that may have ``number`` tokens in front of a prompt. Each is read before whole prompts, of shots too."""
+    for line, tokens in _line_tokens(model).items():
+        if number - 1 <= tokens <= number + MOST_BESIDE:
+            yield line
+
+
+@lru_cache(maxsize=8)
+def _line_tokens(model: str) -> dict[str, int]:
+    """Of each line alone, in their order."""
+    encode = _encoder(model)
+    return {line: len(encode(line)) for line in _lines()}
 
 
 def _lines() -> Iterator[str]:
@@ -108,4 +124,6 @@ def _encoder(model: str) -> Encode:
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(file))
+    tokenizer.no_truncation()  # it may have what a training cut at
+    tokenizer.no_padding()
     return lambda text: list(tokenizer.encode(text).ids)

@@ -9,7 +9,7 @@ from fourshot.engine.vllm_seams.lora_support import check_lora_support
 def imports_of(settings: EngineSettings) -> str:
     """The module that a process should have imported to open such an engine soon; "" where that takes no time."""
     is_vllm = settings.kind == "vllm" and not is_fake(settings.model)
-    return "fourshot.engine.vllm_imports" if is_vllm else ""
+    return "fourshot.engine.vllm_seams.imports" if is_vllm else ""
 
 
 def open_engine(settings: EngineSettings) -> Engine:

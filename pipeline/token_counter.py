@@ -14,6 +14,8 @@ class TokenCounter:
             from tokenizers import Tokenizer
 
             self._tokenizer = Tokenizer.from_file(str(file))
+            self._tokenizer.no_truncation()  # it may have what a training cut at
+            self._tokenizer.no_padding()
 
     @property
     def is_exact(self) -> bool:

@@ -19,7 +19,7 @@ from typing import Any, Generic, TypeVar, get_args, get_type_hints
 
 import msgspec
 
-from fourshot.engine.machine.processes import ChildProcess, ParentLink, end_process, run_child
+from fourshot.engine.machine.processes import ChildProcess, ParentLink, end_process, import_path, run_child
 
 STOP_S = 60.0
 VALUE = "value"  # the key of what a child sends
@@ -91,7 +91,7 @@ def _child(
     # As a user's shell has it, not as our stages have it.
     variables = {**(os.environ if environment is None else environment)}
     if python == sys.executable:
-        variables["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
+        variables["PYTHONPATH"] = import_path()
     name = f"{function.__module__}:{function.__name__}"
     return ChildProcess("fourshot.bench.core.processes", log, name, mode, cores, environment=variables, python=python)
 

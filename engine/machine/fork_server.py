@@ -1,7 +1,7 @@
 """A process that has imported what engines import, does nothing else, and is copied for each of them.
 
 Importing torch and vLLM takes longer than opening the embedded model. `engine.machine.forks` starts this process and
-asks for the copies. Each runs a module as ``python -m`` would, with standard streams of its own. The server has one
+asks for the copies. Each runs a module as ``python -P -m`` would, with standard streams of its own. The server has one
 thread and has computed nothing: what a library keeps that a copy cannot take over, a pool of threads for one, does not
 exist yet. It ends with whoever started it, and its copies end with it.
 
@@ -83,29 +83,43 @@ class ForkServer:
         )
         if not content:
             return False
-        request = msgspec.json.decode(content, type=ForkRequest)
+        with contextlib.ExitStack() as received:
+            for number in descriptors:
+                received.callback(os.close, number)
+            if len(descriptors) == NUM_DESCRIPTORS:  # there are fewer where this process has too many files open
+                self._copy(msgspec.json.decode(content, type=ForkRequest), descriptors)
+        return True
+
+    def _copy(self, request: ForkRequest, descriptors: list[int]) -> None:
+        """Where there is no memory or no number for another process, it is not made, and the others go on."""
         *streams, number = descriptors
-        told = socket.socket(fileno=number)
         server = os.getpid()
-        child = os.fork()
+        try:
+            told = socket.socket(fileno=os.dup(number))
+            child = os.fork()
+        except OSError:
+            return
         if not child:
             told.close()
+            os.close(number)
             self._become(request, streams, server)
-        for stream in streams:
-            os.close(stream)
         self._children[child] = told
-        descriptor = os.pidfd_open(child)  # nobody has waited for it yet, so it is this one for sure
+        try:
+            descriptor = os.pidfd_open(child)  # nobody has waited for it yet, so it is this one for sure
+        except OSError:
+            os.kill(child, signal.SIGKILL)
+            return
         with contextlib.suppress(OSError):
             socket.send_fds(told, [BORN.pack(child)], [descriptor])
         os.close(descriptor)
-        return True
 
     def _tell_ends(self) -> None:
         while self._children:
             child, status = os.waitpid(-1, os.WNOHANG)
             if not child:
                 return
-            told = self._children.pop(child)
+            if (told := self._children.pop(child, None)) is None:
+                continue  # a process that an import has left
             with contextlib.suppress(OSError):
                 told.send(ENDED.pack(os.waitstatus_to_exitcode(status)))
             told.close()
@@ -126,8 +140,6 @@ class ForkServer:
                 os.close(stream)
             os.environ[PARENT] = str(server)
             os.chdir(request.folder)
-            if not sys.flags.safe_path:
-                sys.path[0] = request.folder  # where ``-m`` looks first
             sys.argv[1:] = request.arguments
             runpy.run_module(request.module, run_name="__main__", alter_sys=True)
             code = 0

@@ -84,11 +84,13 @@ class _Server:
 
     def __init__(self, imports: str, environment: Mapping[str, str], log: int) -> None:
         self._copies = weakref.WeakSet[ForkedProcess]()
+        self._lock = threading.Lock()  # several threads may ask for copies
         self._requests, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._process = subprocess.Popen(
                 [
                     sys.executable,
+                    "-P",
                     "-m",
                     "fourshot.engine.machine.fork_server",
                     str(theirs.fileno()),
@@ -114,19 +116,22 @@ class _Server:
 
     @property
     def is_idle(self) -> bool:
-        return not any(copy.is_running for copy in self._copies)
+        with self._lock:
+            copies = list(self._copies)
+        return not any(copy.is_running for copy in copies)
 
     def fork(self, module: str, arguments: Sequence[str], log: int) -> ForkedProcess | None:
         """None where the server ends before it could."""
         try:
             request = ForkRequest(module=module, arguments=tuple(arguments), folder=str(Path.cwd()))
-        except OSError:  # the folder is gone
+            content = msgspec.json.encode(request)
+        except (OSError, UnicodeEncodeError):  # the folder is gone, or its name is no text
             return None
         told, tell = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         (input_end, stdin), (stdout, output_end) = os.pipe(), os.pipe()
         streams = os.fdopen(stdin, "wb"), os.fdopen(stdout, "rb")
         try:
-            socket.send_fds(self._requests, [msgspec.json.encode(request)], [input_end, output_end, log, tell.fileno()])
+            socket.send_fds(self._requests, [content], [input_end, output_end, log, tell.fileno()])
         except OSError:
             pass
         finally:
@@ -143,12 +148,14 @@ class _Server:
                 stream.close()
             return None
         copy = ForkedProcess(BORN.unpack(born)[0], descriptors[0], told, *streams)
-        self._copies.add(copy)
+        with self._lock:
+            self._copies.add(copy)
         return copy
 
     def end(self) -> None:
-        """With all of its copies."""
+        """With all of its copies, and at once: it may still import, which nobody needs any more."""
         self._requests.close()
+        self._process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(SERVER_PATIENCE_S)
 

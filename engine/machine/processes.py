@@ -70,7 +70,9 @@ class ChildProcess:
         python: str = sys.executable,
         imports: str = "",
     ) -> None:
-        """Start ``python -m module``. ``environment`` is by default ours as `child_environment` gives it.
+        """Start ``python -P -m module``, which imports nothing from the folder it works in for being there.
+
+        ``environment`` is by default ours as `child_environment` gives it.
 
         ``imports``: a module whose import takes most of the child's start. Where it can be (`engine.machine.forks`),
         the child is a copy of a process that has imported it.
@@ -82,7 +84,7 @@ class ChildProcess:
             self._log_begin = log_file.tell()
             copy = fork(imports, module, arguments, variables, log_file.fileno()) if imports else None
             self._process: subprocess.Popen[bytes] | ForkedProcess = copy or subprocess.Popen(
-                [python, "-m", module, *arguments],
+                [python, "-P", "-m", module, *arguments],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log_file,
@@ -250,4 +252,13 @@ def take_stdout() -> IO[bytes]:
 
 def child_environment(spins: str = ENGINE_SPINS) -> dict[str, str]:
     """Of a child that computes; it imports what its parent imports. ``spins``: see `engine.threads`."""
-    return waiting_briefly({**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}, spins)
+    return waiting_briefly({**os.environ, "PYTHONPATH": import_path()}, spins)
+
+
+def import_path() -> str:
+    """`sys.path` for the environment of a child: an entry for "here" is the folder that this process works in."""
+    folders = list(sys.path)
+    if "" in folders:
+        with contextlib.suppress(OSError):  # the folder is gone
+            folders[folders.index("")] = os.getcwd()
+    return os.pathsep.join(filter(None, folders))

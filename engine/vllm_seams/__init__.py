@@ -5,6 +5,7 @@ lora_kernels     when the CPU's LoRA arithmetic is replaced;  grouped_lora: by w
 lora_files       adapters' files, read at once
 lora_loads       how often adapters are fetched, and when a slot gets other weights
 cpu_sampling     sampling on the CPU with less work per step
+imports          what an engine imports, for the process that is copied for engines
 in_process       an engine in this process: threads, and the end of it
 lora_support     on which architectures vLLM serves adapters
 adapter_check    vLLM's own check of an adapter's files

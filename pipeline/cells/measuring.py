@@ -14,7 +14,7 @@ from fourshot.pipeline.metrics import score_predictions
 from fourshot.pipeline.scores import Scores
 from fourshot.pipeline.selective import CoverageCurve, coverage_curve
 from fourshot.pipeline.synthesis.aligned import aligned
-from fourshot.pipeline.synthesis.fitting import check_room, shots_that_fit
+from fourshot.pipeline.synthesis.fitting import check_room, longest_of, shots_that_fit
 from fourshot.pipeline.synthesis.prompts import PromptFormat
 from fourshot.pipeline.synthesis.windows import label_scores, parts_of
 from fourshot.pipeline.task import Example, Task
@@ -103,11 +103,12 @@ def answer(
         raise InputError("There is nothing to measure on: the test split is empty. Give one with at least one text.")
 
     parts = [part for example in test for part in parts_of(task, example.text, form)]
-    shown = shots_that_fit(engine, task, shots, form, parts)
+    longest = longest_of(engine, task, form, parts) if shots else ""
+    shown = shots_that_fit(engine, task, shots, form, [longest])
     check_room(engine, shots, shown)
     if shown:
         plain = msgspec.structs.replace(form, filler=None)
-        form = aligned(plain, task, engine.settings, shown) if align else plain
+        form = aligned(plain, task, engine.settings, shown, longest) if align else plain
 
     def score(texts: Sequence[str]) -> np.ndarray:
         return label_scores(engine, task, texts, form, shown, adapter)

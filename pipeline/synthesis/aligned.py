@@ -6,27 +6,36 @@ import msgspec
 
 from fourshot.engine.alignment import filler_for
 from fourshot.engine.core import EngineSettings
+from fourshot.pipeline.synthesis.prompt_style import ANSWER_TOKENS
 from fourshot.pipeline.synthesis.prompts import PromptFormat, reading_prompt
 from fourshot.pipeline.task import Example, Task
+from fourshot.pipeline.token_counter import token_counter
 
 # Texts begin in every way: with small and capital letters, digits, signs, other scripts.
 BEGINNINGS = ("a", "The", "1", "(", '"', "-", "é", "中")
 TOKENS_PER_WORD = 2  # of a long text; English has about 1.3, scripts without blanks have 1.2 to 1.7
 
 
-def aligned(form: PromptFormat, task: Task, engine: EngineSettings, shots: Sequence[Example] = ()) -> PromptFormat:
+def aligned(
+    form: PromptFormat, task: Task, engine: EngineSettings, shots: Sequence[Example] = (), longest: str = ""
+) -> PromptFormat:
     """``form`` with the filler that `reading_prompt` is to put before prompts with these ``shots``.
 
-    ``engine``: of the engine that reads them. There is no filler where the longest text would not fit any more, nor
-    before a chat template, which begins with what the model was trained to see first.
+    ``engine``: of the engine that reads them. ``longest``: the longest text, where it is known: links, or a script that
+    the base hardly knows, take more tokens than is usual, and shots may have left no room for filler too. There is no
+    filler where the longest text would not fit any more, nor before a chat template, which begins with what the model
+    was trained to see first.
     """
     plain = msgspec.structs.replace(form, filler=None)
     if form.chat is not None:
         return plain
+    text_tokens = TOKENS_PER_WORD * form.max_text_words
+    if longest:
+        text_tokens = max(text_tokens, token_counter(engine.model)(form.shown_input(task, longest)) + ANSWER_TOKENS)
     filler = filler_for(
         engine.model,
         tuple(reading_prompt(task, text, plain, shots) for text in BEGINNINGS),
-        text_tokens=TOKENS_PER_WORD * form.max_text_words,
+        text_tokens=text_tokens,
         most_tokens=engine.max_model_len,
     )
     return msgspec.structs.replace(plain, filler=filler)

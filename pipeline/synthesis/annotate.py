@@ -30,8 +30,9 @@ class InContextAnnotator:
             long_texts=settings.long_texts,
             chat=chat,
         )
-        self._shown = shots_that_fit(engine, task, shots, form, [longest_text(task, shots, settings.filter)])
-        self._form = aligned(form, task, engine.settings, self._shown) if settings.aligns else form
+        longest = longest_text(task, shots, settings.filter)
+        self._shown = shots_that_fit(engine, task, shots, form, [longest])
+        self._form = aligned(form, task, engine.settings, self._shown, longest) if settings.aligns else form
 
     def scores(self, texts: Sequence[str]) -> np.ndarray:
         """Raw label log-probabilities, float32 [num_texts, num_labels]."""

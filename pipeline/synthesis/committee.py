@@ -107,7 +107,7 @@ class Committee:
         if not readers:
             raise InputError("The adapters that annotate candidates are missing: none was given. Train at least one.")
         self._engine, self._task, self._shots = engine, task, shots
-        self._aligns, annotate = settings.aligns, settings.annotate
+        self._aligns, self._filter, annotate = settings.aligns, settings.filter, settings.annotate
         self._form = PromptFormat(max_text_words=settings.max_text_words, long_texts=settings.long_texts)
         self._of_folds = [reader for reader in readers if reader.fold is not None]
         self._fold_weight = annotate.fold_weight
@@ -275,7 +275,8 @@ class Committee:
         form = reader.form(self._form)
         shots = [self._shots[index] for index in reader.shown]
         if self._aligns and not reader.adapter:
-            form = aligned(form, self._task, self._engine.settings, shots)
+            longest = longest_text(self._task, self._shots, self._filter)
+            form = aligned(form, self._task, self._engine.settings, shots, longest)
         return calibrations.normalise(label_scores(self._engine, self._task, texts, form, shots, reader.adapter))
 
     def _encoded(self, files: EncoderFiles, texts: Sequence[str]) -> "np.ndarray":

@@ -31,6 +31,12 @@ def prompt_fits(engine: Engine, prompt: str, max_tokens: int) -> bool:
     return engine.count_tokens([prompt])[0] <= room
 
 
+def longest_of(engine: Engine, task: Task, form: PromptFormat, texts: Sequence[str]) -> str:
+    """Of ``texts``, as they are shown."""
+    shown = engine.count_tokens([form.shown_input(task, text) for text in texts])
+    return max(zip(shown, texts, strict=True))[1]
+
+
 def shots_that_fit(
     engine: Engine, task: Task, shots: Sequence[Example], form: PromptFormat, texts: Sequence[str]
 ) -> tuple[Example, ...]:
@@ -40,8 +46,7 @@ def shots_that_fit(
     """
     if not shots:
         return ()
-    shown = engine.count_tokens([form.shown_input(task, text) for text in texts])
-    longest = max(zip(shown, texts, strict=True))[1]
+    longest = longest_of(engine, task, form, texts)
     turns = in_turn(task, shots)
 
     def first(number: int) -> tuple[Example, ...]:

@@ -18,6 +18,7 @@ from pathlib import Path
 import msgspec
 
 from fourshot.engine.errors import FourshotError, InputError
+from fourshot.engine.machine.processes import import_path
 from fourshot.engine.machine.temporary import own_folder
 from fourshot.serving.answers import JSON, RefusalError
 from fourshot.serving.app.server import READY, environment
@@ -150,6 +151,7 @@ class Supervisor:
         with self._log.open("ab") as log:
             self._child = await asyncio.create_subprocess_exec(
                 sys.executable,
+                "-P",  # nothing is imported from the folder it works in for being there
                 "-m",
                 "fourshot.serving.app.server",
                 str(descriptor),
@@ -158,7 +160,7 @@ class Supervisor:
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log,
-                env=environment(self._environment, to_json(self._settings)),
+                env=environment({**self._environment, "PYTHONPATH": import_path()}, to_json(self._settings)),
                 pass_fds=(descriptor,),
                 start_new_session=True,  # so that all of its processes can be ended together
                 limit=MOST_LINE_BYTES,

@@ -71,12 +71,14 @@ class BaseModel:
 
     async def admit(self, stored: StoredAdapter | InContext) -> "ModelVersion":
         if isinstance(stored, InContext):
-            return ModelVersion(self, stored, self.labels(stored), None, None)
+            return await asyncio.to_thread(ModelVersion, self, stored, self.labels(stored), None, None)
         card = stored.card
         assert isinstance(card, AdapterCard)
         labels = self.labels(card)
         folder = await asyncio.to_thread(stage, stored.folder, card, self._staging, self._shapes, self._rank)
-        version = ModelVersion(self, stored, labels, await self._load(stored.name, folder), folder)
+        lora = await self._load(stored.name, folder)
+        # In a thread: filler is looked for, which takes a while for many shots.
+        version = await asyncio.to_thread(ModelVersion, self, stored, labels, lora, folder)
         await self._warm_up(version)
         return version
 

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers import Tokenizer
 
+from fourshot.engine import alignment
 from fourshot.engine.alignment import BLOCK_TOKENS, SENTENCES, PromptFiller, filler_for
 from fourshot.engine.tokens import encode_prompts, load_tokenizer
 from tests.engine.tiny_models import TOKENIZERS, tokenizer_of
@@ -89,6 +91,33 @@ def test_whole_sentences_fill(tmp_path: Path) -> None:
     assert line and line.number == 1 and line.text in LINES
 
 
+def test_whole_prompts_are_read_with_the_few_lines_that_may_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server asks for filler when an adapter arrives: seconds for prompts with many shots are too long."""
+    model = base(tmp_path)
+    encode, read = alignment._encoder(model), list[str]()
+
+    def noted(text: str) -> list[int]:
+        read.append(text)
+        return encode(text)
+
+    monkeypatch.setattr(alignment, "_encoder", lambda _: noted)
+    for words in range(40):
+        filler_for(model, prompts("Say what the weather is:" + words * " warm"), 9, 2048)
+    assert sum("weather" in text for text in read) < 40 * 40
+    assert sum("weather" not in text for text in read) == 2 * len(LINES), "lines alone are read once"
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
+def test_the_first_line_that_does_is_taken(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever its length is alone."""
+    model = base(tmp_path, kind)
+    tasks = [prompts("Label: the weather:" + words * " warm", TEXTS[:2]) for words in range(1, 40)]
+    fillers = [filler_for(model, task, 9, 2048) for task in tasks]
+    monkeypatch.setattr(alignment, "_lines_of", lambda *_: alignment._lines())
+    filler_for.cache_clear()
+    assert fillers == [filler_for(model, task, 9, 2048) for task in tasks]
+
+
 @pytest.mark.parametrize(("kind", "end"), [("Llama 2", " "), ("byte-level BPE", "\n")])
 def test_the_line_ends_where_the_prompt_s_first_word_stays_what_it_is(kind: str, end: str, tmp_path: Path) -> None:
     model = base(tmp_path, kind)
@@ -110,6 +139,21 @@ def test_a_line_that_changes_what_follows_is_not_taken(tmp_path: Path) -> None:
         content["model"]["merges"].insert(0, [before, "S"])
     file.write_text(json.dumps(content))
     assert filler_for(model, task_prompts, text_tokens=100, most_tokens=2048) is None
+
+
+def test_a_tokenizer_that_cuts_or_pads_by_its_file_is_asked_for_whole_prompts(tmp_path: Path) -> None:
+    """As engines ask it: those of fine-tuned models often keep what their training cut at."""
+    long_prompts = tuple("~" * 50 + text for text in TEXTS)
+    model = base(tmp_path)
+    filler = filler_for(model, long_prompts, text_tokens=100, most_tokens=2048)
+    for change in ("truncation", "padding"):
+        tokenizer = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+        tokenizer.enable_truncation(40) if change == "truncation" else tokenizer.enable_padding(length=90)
+        (tmp_path / change).mkdir()
+        other = base(tmp_path / change)
+        tokenizer.save(f"{other}/tokenizer.json")
+        assert filler_for(other, long_prompts, text_tokens=100, most_tokens=2048) == filler
+    assert filler
 
 
 def test_a_base_without_files_has_no_filler(tmp_path: Path) -> None:

@@ -80,6 +80,18 @@ def test_a_copy_is_as_a_process_of_its_own_but_has_imported_what_it_needs(
     assert copies[0]["arguments"] == ["--of", "mine"] and copies[0]["interrupt"] and copies[0]["files"] == [0, 1, 2, 3]
 
 
+@pytest.mark.parametrize("imports", [IMPORTS, ""])
+def test_modules_in_the_folder_where_it_works_hide_none(
+    imports: str, log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A command does not import what lies where it is called; its children, started with ``-m``, did."""
+    for name in ("selectors", "msgspec", "token"):
+        (tmp_path / f"{name}.py").write_text("raise RuntimeError('of the user')")
+    monkeypatch.chdir(tmp_path)
+    with ChildProcess(MODULE, log, imports=imports) as child:
+        assert (state_of(child)["parent"] != os.getpid()) == bool(imports)
+
+
 def test_copies_live_side_by_side_and_end_each_in_its_own_way(log: Path) -> None:
     children = [ChildProcess(MODULE, log, imports=IMPORTS) for _ in range(5)]
     refused, failed, ended, killed, finished = children
@@ -189,17 +201,6 @@ def test_a_server_that_was_prepared_is_used(log: Path) -> None:
     (server,) = forks._servers._by_state.values()
     with ChildProcess(MODULE, log, spins="77", imports=IMPORTS) as child:
         assert state_of(child)["parent"] == server._process.pid
-
-
-def test_a_folder_that_is_gone_is_no_hindrance(log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    here = tmp_path / "here"
-    here.mkdir()
-    monkeypatch.chdir(here)
-    here.rmdir()
-    with ChildProcess("json.tool", log, imports=IMPORTS) as child:
-        child.finish()
-    assert child.wait() == 1, "it was started, and given no JSON"
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])

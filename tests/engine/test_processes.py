@@ -122,3 +122,14 @@ def test_a_process_that_ends_at_once_does_what_was_registered_and_says_all(tmp_p
     )
     done = subprocess.run([sys.executable, "-c", code], env=child_environment(), capture_output=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (3, b"said\nregistered\n", b"")
+
+
+def test_a_child_imports_from_where_an_interactive_parent_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", ["", "/elsewhere"])
+    assert child_environment()["PYTHONPATH"] == f"{tmp_path}:/elsewhere"
+    here = tmp_path / "gone"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    here.rmdir()
+    assert child_environment()["PYTHONPATH"] == "/elsewhere"

@@ -20,7 +20,7 @@ from fourshot.serving.settings import ServeSettings
 from fourshot.serving.testing.server import wait_for
 from tests.waiting import until
 
-# Stands for Python, so `-m fourshot.serving.app.server FD RESTARTS STAGING` follows. {work} is done in place of vLLM.
+# Stands for Python, so `-P -m fourshot.serving.app.server FD RESTARTS STAGING` follows. {work} is done, not vLLM's.
 SERVER = """\
 #!{python}
 import multiprocessing, os, signal, sys, types
@@ -31,7 +31,7 @@ from fourshot.engine.vllm_seams import lora_kernels, lora_loads
 from fourshot.engine.vllm_seams.plugin import register
 from fourshot.serving.app import server
 
-sys.argv, folder, start = sys.argv[2:], Path({folder!r}), int(sys.argv[4])
+sys.argv, folder, start = sys.argv[3:], Path({folder!r}), int(sys.argv[5])
 
 def note(name):
     part = folder / f".{{name}}"

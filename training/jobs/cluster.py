@@ -5,13 +5,13 @@ A room that spreads work imports ray in one module of its own, for its tasks or 
 
 import os
 import socket
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from fourshot.engine.errors import FourshotError, InputError
+from fourshot.engine.machine.processes import import_path
 from fourshot.engine.machine.threads import TRAIN_SPINS, available_cores, waiting_briefly
 
 CORES_PER_DEVICE = 2  # what stands for a GPU where there is none
@@ -35,7 +35,7 @@ def cluster(address: str, spins: str = TRAIN_SPINS) -> Iterator[None]:
         yield
         return
     # Workers import what the driver imports, wherever that is installed.
-    variables = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "TOKENIZERS_PARALLELISM": "false"}
+    variables = {"PYTHONPATH": import_path(), "TOKENIZERS_PARALLELISM": "false"}
     runtime = {"env_vars": waiting_briefly(variables, spins)}
     quiet: dict[str, Any] = {"log_to_driver": False, "configure_logging": False, "runtime_env": runtime}
     try:

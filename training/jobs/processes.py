@@ -32,6 +32,7 @@ def do_job_over_processes(
 ) -> TrainingResult:
     """Train ``job`` into ``store`` with one process per GPU, or per equal part of the cores. Raises what it raised."""
     environment = child_environment(TRAIN_SPINS)
+    environment["PYTHONSAFEPATH"] = "1"  # torchrun starts its own without `-P`
     environment.setdefault("OMP_NUM_THREADS", str(max(1, available_cores() // processes)))
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "job.json"

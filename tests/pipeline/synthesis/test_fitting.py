@@ -2,17 +2,24 @@
 
 import random
 from collections import Counter
+from pathlib import Path
 
+import msgspec
 import pytest
+from tokenizers import Tokenizer
 
+from fourshot.engine.alignment import BLOCK_TOKENS
 from fourshot.engine.core import EngineSettings
 from fourshot.engine.fake_engine import FakeEngine
+from fourshot.pipeline.synthesis.aligned import aligned
 from fourshot.pipeline.synthesis.drawing import PromptSource
 from fourshot.pipeline.synthesis.fitting import NoRoomError, check_room, prompt_fits, shots_that_fit
 from fourshot.pipeline.synthesis.prompt_style import ANSWER_TOKENS
 from fourshot.pipeline.synthesis.prompts import PromptFormat, reading_prompt
 from fourshot.pipeline.synthesis.settings import GenerateSettings, RunSettings
 from fourshot.pipeline.task import Example, Label, Task
+from fourshot.pipeline.token_counter import TokenCounter
+from tests.engine.test_alignment import base
 
 TASK = Task(
     name="many",
@@ -88,3 +95,26 @@ def test_the_longest_text_is_that_as_it_is_shown() -> None:
     engine = FakeEngine(EngineSettings(model="fake", kind="fake", max_model_len=120))
     kept = shots_that_fit(engine, TASK, SHOTS, form, [cut, uncut])
     assert engine.count_tokens([reading_prompt(TASK, uncut, form, kept)])[0] + ANSWER_TOKENS <= 120
+
+
+def test_filler_leaves_room_for_a_text_of_more_tokens_than_is_usual(tmp_path: Path) -> None:
+    """Shots were shown as long as they fitted before it: filler would make the prompt too long."""
+    model = base(tmp_path)
+    form, text = PromptFormat(max_text_words=10), " ".join(["http://here.example/ab?c=123456789"] * 10)
+    prompts = [reading_prompt(TASK, text, form, shown) for shown in (SHOTS[:number] for number in range(6, 20))]
+    fillers = 0
+    for prompt, number in zip(prompts, range(6, 20), strict=True):
+        settings = EngineSettings(model=model, max_model_len=TokenCounter(model)(prompt) + ANSWER_TOKENS)
+        assert aligned(form, TASK, settings, SHOTS[:number], text).filler is None
+        wide = msgspec.structs.replace(settings, max_model_len=settings.max_model_len + 2 * BLOCK_TOKENS)
+        fillers += aligned(form, TASK, wide, SHOTS[:number], text).filler is not None
+    assert fillers
+
+
+def test_tokens_are_counted_beyond_what_a_tokenizer_s_file_cuts_at(tmp_path: Path) -> None:
+    model, text = base(tmp_path), "a text that is longer than forty tokens " * 9
+    assert (whole := TokenCounter(model)(text)) > 40
+    tokenizer = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    tokenizer.enable_truncation(40)
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    assert TokenCounter(model)(text) == whole
