@@ -20,6 +20,7 @@ MANIFEST_FILE = "manifest.json"
 LAYOUT_FILE = "layout.json"  # how prompts are laid out; not where they have no filler, as in earlier versions
 WORK_FILE = "remote_work.txt"  # names who pays for requests; goes with the folder that they are for
 NO_WORK = (MANIFEST_FILE, "pairs.json", "log.txt", WORK_FILE)
+KINDS = {"student": "a distillation", "format": "a corpus", "model_path": "a run"}  # by a key of its manifest
 LOCK_FILE = ".lock"
 BEGINNING = (MANIFEST_FILE, LAYOUT_FILE, "shots.json", "log.txt", LOCK_FILE)  # what is there before anything was made
 OURS = (MANIFEST_FILE, "seed", "adapters", "scores", "tasks.json")  # what the folder of a run or comparison has
@@ -63,6 +64,7 @@ class WorkFolder:
         """
         file = self.path / MANIFEST_FILE
         if file.exists():
+            self._check_kind(type(manifest))
             stored_manifest = self.read(MANIFEST_FILE, type(manifest))
             differences = list(_differences(stored_manifest.identity(), manifest.identity()))
             if differences and not (over_unused and self.is_unused):
@@ -81,6 +83,18 @@ class WorkFolder:
                 )
         self.path.mkdir(parents=True, exist_ok=True)
         self.write("manifest.json", manifest)
+
+    def _check_kind(self, manifest: type[Manifest]) -> None:
+        """Raise RunFolderError where the folder holds work of another kind."""
+        try:
+            stored_keys = msgspec.json.decode((self.path / MANIFEST_FILE).read_bytes(), type=dict[str, Any])
+        except msgspec.DecodeError:
+            return  # whoever reads it says so
+        kinds = (kind for key, kind in KINDS.items() if key in stored_keys and key not in manifest.__struct_fields__)
+        if kind := next(kinds, None):
+            raise RunFolderError(
+                f"{self.path} holds {kind}, and this command makes something else. Give another folder (--out)."
+            )
 
     @property
     def is_unused(self) -> bool:

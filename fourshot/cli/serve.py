@@ -65,6 +65,11 @@ def serve(options: Options, terminal: Terminal) -> None:
     contents = launch.contents
     refused = f", {len(contents.refused)} refused (fourshot adapters list says why)" if contents.refused else ""
     number = len({*contents.tasks, *contents.in_context})
+    if not number:
+        terminal.warn(
+            f"there is nothing to ask in {launch.settings.adapters} yet{refused}. What is put there is served without "
+            "a restart; of a run that was stopped, repeat the command that began it."
+        )
 
     def say(line: str) -> None:
         print(line if line.startswith("{") else json_line("warning", line), file=sys.stderr, flush=True)

@@ -58,10 +58,11 @@ def list_tasks(options: Options, terminal: Terminal) -> None:
 def new(options: Options, terminal: Terminal) -> None:
     """Write a task folder from a table of texts and labels."""
     from fourshot.pipeline.faults import clipped, counted, shorten
+    from fourshot.pipeline.rows.text_table import MADE_FROM
     from fourshot.pipeline.rows.usable_rows import TableChoices
     from fourshot.pipeline.tables.file_bytes import table_stem
     from fourshot.pipeline.tables.files import ReadSettings
-    from fourshot.pipeline.tasks.new_task import MADE_FROM, new_task
+    from fourshot.pipeline.tasks.new_task import new_task
 
     choices = TableChoices(
         text_columns=tuple(options.text_column),

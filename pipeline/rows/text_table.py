@@ -4,6 +4,7 @@ import csv
 import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path, PurePath
 from typing import Any, TextIO
 
@@ -23,6 +24,7 @@ from fourshot.pipeline.tables.types import AS_FOUND, ReadSettings, TableError, T
 from fourshot.pipeline.task import Task
 
 WORDS_OF_A_TEXT = 3  # a name of so many words may be a text
+MADE_FROM = "made_from.json"  # beside a task that `tasks new` wrote: what its table was
 WRITTEN = (".jsonl", ".csv", ".tsv", ".parquet")
 
 
@@ -60,8 +62,8 @@ def open_texts(
 ) -> TextTable:
     """A table in any format that `tasks new` reads; ``task``: what its data calls the text, or its fields.
 
-    Raises `InputError`: a file that cannot be read, a column of texts that is neither named nor the task's nor the only
-    one, a field without a column, a text that is no string, no text at all.
+    Raises `InputError`: a file that cannot be read, a column of texts that is neither named nor the task's nor plain
+    (`input_columns_of`), a field without a column, a text that is no string, no text at all.
     """
     path = Path(path)
     # With the column's name given, there is a line of names.
@@ -101,6 +103,9 @@ def open_texts(
         raise InputError(f"{path} has no rows that can be read. Give at least one.")
     if not texts:
         raise InputError(f"{path}: all texts in the column {column} are blank. Give at least one.")
+    notes = [named_by_first_line(path, columns, text_column)]
+    if len(columns) > 1:
+        notes.append(found_column(inputs[0], text_column, task))
     return TextTable(
         path=path,
         columns=columns,
@@ -113,16 +118,17 @@ def open_texts(
         warnings=(
             *(str(fault) for fault in reading.faults if fault.severity == "warning"),
             *(f"{path}: {counted(count, 'row')} left out: {problem}." for problem, count in left_out.items()),
-            *(f"{path}: {note}." for note in [named_by_first_line(path, columns, text_column)] if note and not fields),
+            *(f"{path}: {note}." for note in notes if note and not fields),
         ),
         content_hash=content_hash_of([path] if path.is_file() else shards_of(path), "\n".join(inputs)),
     )
 
 
 def input_columns_of(path: Path, columns: Sequence[str], text_column: str | None, task: Task | None) -> tuple[str, ...]:
-    """The column of texts: ``text_column``, else the task's, else the only one; or those of the task's fields.
+    """The column of texts: ``text_column``, else the task's, else the only one, else one that plainly is it.
 
-    Raises InputError.
+    That is the column which the task's own texts were taken from, or the only one with a usual name, such as Message.
+    Of a task with fields, the columns of these. Raises InputError.
     """
     column_names = ", ".join(map(repr, columns))
     if task and task.input_fields:
@@ -138,11 +144,32 @@ def input_columns_of(path: Path, columns: Sequence[str], text_column: str | None
     if not text_column and usual not in columns and len(columns) == 1:
         check_only_name(path, columns[0])
         return (columns[0],)
+    if not text_column and usual == "text" and (found := _plain_column(columns, task)):
+        return (found,)
     if (column := text_column or usual) in columns:
         return (column,)
     raise InputError(
         f"{path} has no column {column!r}; the columns are {column_names}. Name that of the texts: --text-column NAME."
     )
+
+
+class _MadeFrom(msgspec.Struct):
+    """What is asked here of the `MADE_FROM` of a task."""
+
+    text_columns: tuple[str, ...] = ()
+
+
+def _plain_column(columns: Sequence[str], task: Task | None) -> str:
+    """The column of texts, where it is not called "text"; "" where there is none, or a doubt."""
+    names: tuple[str, ...] = ()
+    if task and task.data.folder:
+        with suppress(OSError, msgspec.DecodeError):
+            made_from = (Path(task.data.folder) / MADE_FROM).read_bytes()
+            names = msgspec.json.decode(made_from, type=_MadeFrom).text_columns
+    if len(names) == 1 and names[0] in columns:
+        return names[0]
+    called = [column for column in columns if column.strip().lower() in TEXT_NAMES | PART_NAMES]
+    return called[0] if len(called) == 1 and called[0].strip().lower() in TEXT_NAMES else ""
 
 
 def check_only_name(path: Path, name: str) -> None:
@@ -156,6 +183,12 @@ def check_only_name(path: Path, name: str) -> None:
         f"{path}: its first line, {name[:60]!r}, would name its only column. If it is a text, write a line above it "
         f"that names the column, such as text. If it is the name: --text-column {shlex.quote(name)}"
     )
+
+
+def found_column(column: str, text_column: str | None, task: Task | None) -> str:
+    """For people: that a column of another name than was named was taken for the texts; else ""."""
+    is_named = text_column or column == (task.data.text_column if task else "text")
+    return "" if is_named else f"the texts are those of the column {column!r} (to name another: --text-column NAME)"
 
 
 def named_by_first_line(path: Path, columns: Sequence[str], text_column: str | None) -> str:

@@ -26,7 +26,7 @@ def load_unlabelled(
     """Up to ``most`` texts of a table, or of a file with one per line; 0: all. More are drawn from, by ``seed``.
 
     A label column is not read. Raises InputError for a file that cannot be read, and where the column of texts is
-    neither named nor the task's nor the only one.
+    neither named nor the task's nor plain (`input_columns_of`).
     """
     rows, origin = _rows(path, task, text_column, encoding)
     empty = [line for line, text in rows if not text]

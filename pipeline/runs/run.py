@@ -28,7 +28,7 @@ from fourshot.pipeline.runs.summary import left_out, report_data, table
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.task import Task
 from fourshot.pipeline.task_data import NO_TEST, TaskData, cut_line, lost_shots
-from fourshot.pipeline.work_folder import lead
+from fourshot.pipeline.work_folder import MANIFEST_FILE, lead
 from fourshot.training.jobs.cluster import check_cluster
 from fourshot.training.jobs.jobs import HERE, Placement
 
@@ -172,7 +172,7 @@ def load_shots(data: TaskData, settings: RunSettings, folder: RunFolder) -> Seed
     else:
         shots = data.shots(settings)
         data.tell_unused(shots)
-        if not folder.is_unused:
+        if folder.has(MANIFEST_FILE) and not folder.is_unused:
             data.tell(lost_shots(folder.path / SHOTS_FILE))
     return SeedExamples(seed=settings.seed, shots=tuple(shots))
 

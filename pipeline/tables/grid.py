@@ -26,10 +26,13 @@ SENTENCE = re.compile(r"(\S+\s+){3,}\S+[.!]")
 def grid_rows(reading: TableScan, records: Iterator[tuple[int, Sequence[Any]]], hint: str) -> Iterator[Item]:
     """Yield rows by column name from (line, cells). ``hint`` says what is amiss where a row has cells too many.
 
-    The first record names the columns, unless the settings say that there is no such line; a column without a name is
-    called by its place, from 1. Empty cells beyond the last column go. A record that repeats the names is left out.
+    The first record that is not blank names the columns, unless the settings say that there is no such line; a column
+    without a name is called by its place, from 1. Empty cells beyond the last column go. A record that repeats the
+    names is left out.
     """
     first = next(records, None)
+    while first and reading.settings.header is not False and not any(map(_is_filled, first[1])):
+        first = next(records, None)  # a blank line of a spreadsheet, which has separators
     if first is None:
         return
     line, cells = first
@@ -82,6 +85,10 @@ def grid_rows(reading: TableScan, records: Iterator[tuple[int, Sequence[Any]]], 
         yield number, dict(zip(columns, cells, strict=False))  # as many as there are columns
     if named:
         doubt.judge(reading, line, columns)
+
+
+def _is_filled(cell: Any) -> bool:
+    return cell is not None and bool(str(cell).strip("\ufeff \t\r\n"))
 
 
 def _is_rule(cells: Sequence[Any]) -> bool:

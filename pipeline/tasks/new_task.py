@@ -16,6 +16,7 @@ from fourshot.pipeline.faults import LeftOut, TaskFault, counted, errors_in, not
 from fourshot.pipeline.rows.columns import ACCEPTED, SPLITS, Columns
 from fourshot.pipeline.rows.fields import split_fields
 from fourshot.pipeline.rows.label_words import label_word, propose_words, reads_as, says_nothing
+from fourshot.pipeline.rows.text_table import MADE_FROM
 from fourshot.pipeline.rows.usable_rows import TableChoices, UsableRows, usable_rows
 from fourshot.pipeline.tables.file_bytes import table_stem
 from fourshot.pipeline.tables.files import Table, read_table
@@ -28,7 +29,6 @@ SHOTS_LEFT_FOR_TRAIN = 4  # a class gives rows to the test split only beyond the
 MOST_CLASSES = 1000  # of a column that nobody named: more are likelier ids or texts
 FEW_CLASSES = 20  # up to here a class may have one row
 NO_TEST = f"no row is left for testing: only a class with more than {SHOTS_LEFT_FOR_TRAIN} gives some."
-MADE_FROM = "made_from.json"
 UNDECIDED = TableChoices()
 
 

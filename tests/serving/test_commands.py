@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from fourshot.cli import main as cli
+from fourshot.engine.errors import InputError
+from fourshot.serving.fleet.launch import ServiceLaunch
 from fourshot.serving.testing.adapters import make_adapter, task_of
 from tests.serving.random_students import make_student
 
@@ -175,3 +177,19 @@ def test_bad_input_is_told_before_anything_is_loaded(
     monkeypatch.chdir(tmp_path)
     code, text = run_command(capfd, *words)
     assert code == 2 and reason in text
+
+
+def test_a_folder_with_nothing_to_ask_is_told_of_before_the_engine_starts(
+    tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    async def run(*_: object) -> None:
+        raise InputError("no further")
+
+    monkeypatch.setattr(ServiceLaunch, "run", run)
+    (tmp_path / "empty").mkdir()
+    make_adapter(root, task_of("mail"))
+    for folder, expected in ((tmp_path / "empty", True), (root, False)):
+        log = str(tmp_path / "log.jsonl")
+        code, text = run_command(capfd, "serve", "--adapters", str(folder), "--port", "0", "--log", log)
+        assert code == 2 and "no further" in text
+        assert (f"there is nothing to ask in {folder} yet" in text) == expected

@@ -37,18 +37,15 @@ class StudentSettings(Typed, frozen=True, kw_only=True, forbid_unknown_fields=Tr
                 "hard_share and min_confidence must be from 0 to 1, held_out from 0 to 0.5; got "
                 f"{self.hard_share}, {self.min_confidence} and {self.held_out}."
             )
-        positive = (self.temperature, self.real_weight, self.num_epochs, self.learning_rate)
-        if (
-            not all(0 < value < math.inf for value in positive)
-            or self.temperature < 1e-3
-            or min(self.few_texts, self.batch_size, self.min_steps) < 1
-            or self.max_tokens < 8
-        ):
-            raise InputError(
-                "real_weight, num_epochs and learning_rate must be above 0, temperature at least 0.001, few_texts, "
-                f"batch_size and min_steps at least 1, max_tokens at least 8; got {positive}, {self.few_texts}, "
-                f"{self.batch_size}, {self.min_steps} and {self.max_tokens}."
-            )
+        least = {"temperature": 1e-3, "few_texts": 1, "batch_size": 1, "min_steps": 1, "max_tokens": 8}
+        above_zero = ("temperature", "real_weight", "num_epochs", "learning_rate")
+        wrong = [
+            f"{name} must be {f'at least {least[name]}' if name in least else 'above 0'} and finite; got {value}"
+            for name in dict.fromkeys((*above_zero, *least))
+            if not (0 < (value := getattr(self, name)) < math.inf and value >= least.get(name, 0))
+        ]
+        if wrong:
+            raise InputError(f"{'; '.join(wrong)}.")
 
 
 class TextStudentSettings(Typed, frozen=True, kw_only=True, forbid_unknown_fields=True):

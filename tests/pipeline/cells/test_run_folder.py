@@ -1,5 +1,6 @@
 """What a run's folder promises to the stages that talk through it, and to whoever finds it later."""
 
+import json
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 from fourshot.engine.core import SamplingSettings
 from fourshot.engine.errors import InputError, RunFolderError
 from fourshot.pipeline.cells.run_folder import RunFolder, RunManifest
+from fourshot.pipeline.distillation.annotating import AnnotationManifest
 from fourshot.pipeline.synthesis.settings import PRESETS, AnnotateSettings, GenerateSettings, RunSettings
 from fourshot.pipeline.task import DataSource, Example, Label, Task
 from fourshot.pipeline.work_folder import LAYOUT_FILE, Layout, WorkFolder
@@ -146,6 +148,21 @@ def test_a_base_in_a_folder_is_known_by_its_content_whatever_it_is_called(tmp_pa
         RunFolder(tmp_path / "hub").claim(manifest(model_name="one/base", model_revision=commit))
         with pytest.raises(RunFolderError, match="model_name: the folder has 'one/base', this run has 'other/base'"):
             RunFolder(tmp_path / "hub").claim(manifest(model_name="other/base", model_revision=commit))
+
+
+@pytest.mark.parametrize(
+    ("stored_manifest", "kind"),
+    [({"student": {}, "encoder": "e"}, "a distillation"), ({"kind": "corpus", "format": "jsonl"}, "a corpus")],
+)
+def test_work_of_another_kind_is_named_and_not_called_broken(
+    tmp_path: Path, stored_manifest: dict[str, Any], kind: str
+) -> None:
+    (tmp_path / "manifest.json").write_text(json.dumps(stored_manifest))
+    with pytest.raises(RunFolderError, match=rf"holds {kind}, and this command makes something else.*\(--out\)\.$"):
+        RunFolder(tmp_path).claim(manifest())
+    RunFolder(tmp_path / "run").claim(manifest())
+    with pytest.raises(RunFolderError, match="holds a run, and this command"):
+        WorkFolder(tmp_path / "run").claim(AnnotationManifest(table="t", labels=("a", "b"), by="me"))
 
 
 def test_a_folder_that_was_moved_is_still_that_run(tmp_path: Path) -> None:

@@ -4,14 +4,18 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from fourshot.engine.errors import InputError
-from fourshot.pipeline.rows.text_table import open_texts
+from fourshot.pipeline.rows.text_table import MADE_FROM, open_texts
 from fourshot.pipeline.rows.unlabelled import load_unlabelled
+from fourshot.pipeline.rows.usable_rows import TableChoices
 from fourshot.pipeline.task import DataSource, Label, Task
 from fourshot.pipeline.tasks.generation import PairSource
+from fourshot.pipeline.tasks.new_task import new_task
 from fourshot.pipeline.tasks.pairs import load_inputs
+from fourshot.pipeline.tasks.task_file import load_task
 
 TASK = Task(
     name="mail",
@@ -43,6 +47,46 @@ def test_a_column_in_doubt_is_asked_for_and_the_only_one_is_not(tmp_path: Path) 
     with pytest.raises(InputError, match="no column 'nobody'"):
         load_unlabelled(table(tmp_path, [{"only": "A mail."}]), TASK, 0, "nobody")
     assert load_unlabelled(table(tmp_path, [{"only": "A mail."}]), TASK, 0).texts == ((1, "A mail."),)
+
+
+@pytest.mark.parametrize(
+    ("columns", "found"),
+    [
+        (("id", "Message"), "Message"),
+        (("Comment", "label"), "Comment"),
+        (("id", "Nachricht"), ""),
+        (("subject", "message"), ""),
+        (("comment", "review"), ""),
+    ],
+)
+def test_the_only_column_with_a_usual_name_is_read_and_named(
+    tmp_path: Path, columns: Sequence[str], found: str
+) -> None:
+    file = table(tmp_path, [{column: f"in {column}" for column in columns}])
+    task = msgspec.structs.replace(TASK, data=DataSource())
+    if not found:
+        for read in (lambda: load_unlabelled(file, task, 0), lambda: open_texts(file, task=task)):
+            with pytest.raises(InputError, match=r"no column 'text'.*--text-column NAME"):
+                read()
+        return
+    unlabelled = load_unlabelled(file, task, 0)
+    assert unlabelled.texts == ((1, f"in {found}"),) and f"column '{found}'" in unlabelled.note
+    texts = open_texts(file, task=task)
+    assert [*texts.texts()] == [f"in {found}"]
+    assert f"the texts are those of the column '{found}' (to name another: --text-column NAME)" in texts.warnings[0]
+    assert not open_texts(file, found, task).warnings
+
+
+def test_a_column_is_read_that_the_task_s_own_texts_are_from(tmp_path: Path) -> None:
+    """The quick start: a task of one export, and the texts of the next."""
+    rows = [{"id": number, "Nachricht": f"Text {number}", "Thema": "ab"[number % 2]} for number in range(12)]
+    made = new_task(table(tmp_path, rows), tmp_path / "made", TableChoices(text_columns=("Nachricht",)))
+    task, rest = load_task(made.task_file), [{"id": row["id"], "Nachricht": row["Nachricht"]} for row in rows]
+    assert load_unlabelled(table(tmp_path, rest, "rest.jsonl"), task, 0).texts[0] == (1, "Text 0")
+    assert open_texts(tmp_path / "rest.jsonl", task=task).text_column == "Nachricht"
+    (tmp_path / "made" / MADE_FROM).write_text("{")
+    with pytest.raises(InputError, match="no column 'text'"):
+        open_texts(tmp_path / "rest.jsonl", task=task)
 
 
 def test_a_first_line_that_may_be_a_text_is_asked_about(tmp_path: Path) -> None:

@@ -27,6 +27,15 @@ def pairs(table: Table) -> list[tuple[str, str]]:
 PLAIN = 'text,label\n"The lock, it jams.",lock\nCharged two times.,billing\nThe lock is stuck.,lock\n'
 
 
+@pytest.mark.parametrize("blank", [",\n", ";;;\n;;;\n", ' ,""\n'])
+def test_blank_lines_of_a_spreadsheet_above_the_names_are_passed_over(tmp_path: Path, blank: str) -> None:
+    content = PLAIN if "," in blank else "text;label;a;b\nThe lock, it jams.;lock;;\nCharged two times.;billing;;\n"
+    table = read(tmp_path, blank + content)
+    assert list(table.columns)[:2] == ["text", "label"] and pairs(table)[:2] == ROWS[:2]
+    numbered = read(tmp_path, blank + content, settings=ReadSettings(header=False))
+    assert list(numbered.columns)[:2] == ["1", "2"]
+
+
 @pytest.mark.parametrize(
     "content",
     [

@@ -12,8 +12,9 @@ import pytest
 
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.rows.examples import load_split
+from fourshot.pipeline.rows.text_table import MADE_FROM
 from fourshot.pipeline.rows.usable_rows import TableChoices
-from fourshot.pipeline.tasks.new_task import MADE_FROM, UNDECIDED, NewTask, new_task
+from fourshot.pipeline.tasks.new_task import UNDECIDED, NewTask, new_task
 from fourshot.pipeline.tasks.shots import take_shots
 from fourshot.pipeline.tasks.task_file import check_task, load_task
 from tests.pipeline.task_folders import PAIRS

@@ -143,8 +143,13 @@ def test_what_is_learnt_follows_the_settings() -> None:
     [
         ({"hard_share": 2.0}, "hard_share"),
         ({"held_out": 0.9}, "held_out"),
-        ({"temperature": 1e-9}, "temperature at least 0.001"),
-        ({"batch_size": 0}, "batch_size"),
+        ({"temperature": 1e-9}, r"^temperature must be at least 0\.001 and finite; got 1e-09\.$"),
+        ({"batch_size": 0}, "^batch_size must be at least 1 and finite; got 0"),
+        (
+            {"real_weight": 0.0, "max_tokens": 7},
+            "^real_weight must be above 0.*; max_tokens must be at least 8.*; got 7",
+        ),
+        ({"learning_rate": float("nan")}, "^learning_rate must be above 0 and finite; got nan"),
     ],
 )
 def test_settings_out_of_range_are_refused(changes: dict[str, float], message: str) -> None:
