@@ -11,6 +11,7 @@ Importing this module loads neither vllm nor torch.
 
 import os
 from collections.abc import Mapping
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,10 +71,8 @@ def apply(enabled: bool) -> bool:
         return False
     from vllm.lora.lora_model import LoRAModel
 
-    _original.setdefault("from_local_checkpoint", LoRAModel.from_local_checkpoint.__func__)
-    LoRAModel.from_local_checkpoint = classmethod(
-        _from_local_checkpoint if put_in else _original["from_local_checkpoint"]
-    )
+    theirs = _original.setdefault("from_local_checkpoint", LoRAModel.from_local_checkpoint.__func__)
+    LoRAModel.from_local_checkpoint = classmethod(wraps(theirs)(_from_local_checkpoint) if put_in else theirs)
     return put_in
 
 
@@ -85,7 +84,7 @@ def _from_local_checkpoint(
     decides = {**options, "lora_model_id": None}.values()
     key = (header, frozenset(expected_lora_modules), str(peft_helper), *map(str, decides))
     kind = _kinds.get(key)
-    if header and kind and (loras := _read(path, len(header), kind, options["dtype"])):
+    if header and kind and (loras := _read(path, header, kind, options["dtype"])):
         return cls(adapter_id, peft_helper.r, loras)
     model = _original["from_local_checkpoint"](cls, lora_dir, expected_lora_modules, peft_helper, **options)
     if header and key not in _kinds:
@@ -105,16 +104,17 @@ def _header(path: Path) -> bytes:
         return b""
 
 
-def _read(path: Path, header_bytes: int, kind: _Kind, dtype: "torch.dtype") -> dict[str, Any] | None:
-    """The layers of an adapter by vLLM's names, in one tensor; None where the file has another length."""
+def _read(path: Path, header: bytes, kind: _Kind, dtype: "torch.dtype") -> dict[str, Any] | None:
+    """The layers of an adapter by vLLM's names, in one tensor; None where the file is not of this kind any more."""
     import torch
     from vllm.lora.lora_weights import LoRALayerWeights
 
     content = torch.empty(kind.num_bytes, dtype=torch.uint8)
     with path.open("rb", buffering=0) as file:
-        offset = LENGTH_BYTES + header_bytes
-        file.seek(offset)
-        if os.fstat(file.fileno()).st_size != offset + kind.num_bytes or _fill(file, content) != kind.num_bytes:
+        begin = len(header).to_bytes(LENGTH_BYTES, "little") + header
+        if os.fstat(file.fileno()).st_size != len(begin) + kind.num_bytes or file.read(len(begin)) != begin:
+            return None
+        if _fill(file, content) != kind.num_bytes:
             return None
     numbers = content.view(getattr(torch, kind.dtype)).to(dtype)
     sizes = [shape[0] * shape[1] for shape in kind.shapes]
@@ -161,7 +161,7 @@ def _kind_of(path: Path, header: bytes, model: Any, options: Mapping[str, Any]) 
     )
     ends = [entries[name]["data_offsets"][1] for name in names]
     kind = _Kind(dtype=dtype, num_bytes=max(ends, default=0), shapes=shapes, layers=layers)
-    again = _read(path, len(header), kind, options["dtype"])
+    again = _read(path, header, kind, options["dtype"])
     if again is None or [*again] != [*model.loras]:
         return None
     same = all(

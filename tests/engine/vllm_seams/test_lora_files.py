@@ -19,7 +19,7 @@ from vllm.lora.lora_model import LoRAModel  # noqa: E402
 from vllm.lora.lora_weights import LoRALayerWeights  # noqa: E402
 from vllm.lora.peft_helper import PEFTHelper  # noqa: E402
 
-from fourshot.engine.vllm_seams import lora_files  # noqa: E402
+from fourshot.engine.vllm_seams import contract, lora_files  # noqa: E402
 
 WEIGHTS, CONFIG = lora_files.WEIGHTS, "adapter_config.json"
 MODULES = {"q_proj", "down_proj"}
@@ -178,3 +178,7 @@ def test_taken_out_again_vllm_reads_every_file(by_vllm: list[str], tmp_path: Pat
     for number in (1, 2):
         check(load(folder, number), folder)
     assert by_vllm == ["1", "2"]
+
+
+def test_the_contract_still_holds_with_our_reading_put_in(by_vllm: list[str]) -> None:
+    assert contract.faults(lora_files.SEAM) == []
