@@ -79,12 +79,13 @@ def apply(enabled: bool) -> bool:
 def _from_local_checkpoint(
     cls: Any, lora_dir: str, expected_lora_modules: set[str], peft_helper: Any, **options: Any
 ) -> Any:
-    path, adapter_id = Path(lora_dir) / WEIGHTS, options["lora_model_id"]
-    header = _header(path)
-    decides = {**options, "lora_model_id": None}.values()
-    key = (header, frozenset(expected_lora_modules), str(peft_helper), *map(str, decides))
+    """As vLLM's. What is given but the adapter's number decides, with the header, what is made of a file."""
+    path, adapter_id, dtype = Path(lora_dir) / WEIGHTS, options.get("lora_model_id"), options.get("dtype")
+    header = _header(path) if adapter_id and dtype else b""  # vLLM's worker gives both
+    decides = sorted((name, str(value)) for name, value in options.items() if name != "lora_model_id")
+    key = (header, frozenset(expected_lora_modules), str(peft_helper), *decides)
     kind = _kinds.get(key)
-    if header and kind and (loras := _read(path, header, kind, options["dtype"])):
+    if header and kind and (loras := _read(path, header, kind, dtype)):
         return cls(adapter_id, peft_helper.r, loras)
     model = _original["from_local_checkpoint"](cls, lora_dir, expected_lora_modules, peft_helper, **options)
     if header and key not in _kinds:
@@ -104,7 +105,7 @@ def _header(path: Path) -> bytes:
         return b""
 
 
-def _read(path: Path, header: bytes, kind: _Kind, dtype: "torch.dtype") -> dict[str, Any] | None:
+def _read(path: Path, header: bytes, kind: _Kind, dtype: Any) -> dict[str, Any] | None:
     """The layers of an adapter by vLLM's names, in one tensor; None where the file is not of this kind any more."""
     import torch
     from vllm.lora.lora_weights import LoRALayerWeights
@@ -147,7 +148,7 @@ def _kind_of(path: Path, header: bytes, model: Any, options: Mapping[str, Any]) 
     dtypes = {entries[name]["dtype"] for name in names}
     dtype = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}.get("".join(dtypes))
     pairs = {
-        parse_fine_tuned_lora_name(name, options["weights_mapper"]): number
+        parse_fine_tuned_lora_name(name, options.get("weights_mapper")): number
         for number, name in enumerate(names)
         if "lora_embedding" not in name
     }

@@ -3,7 +3,6 @@
 import os
 import resource
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -15,21 +14,10 @@ from fourshot.engine.machine.threads import ENGINE_SPINS
 from tests.engine.test_forks import IMPORTS, MODULE, state_of
 from tests.waiting import wait_for
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="copies need Linux")
-
-
-@pytest.fixture
-def log(tmp_path: Path) -> Path:
-    return tmp_path / "log.txt"
-
-
-@pytest.fixture(autouse=True)
-def servers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Of each test alone."""
-    own = forks._Servers()
-    monkeypatch.setattr(forks, "_servers", own)
-    yield
-    own.end()
+pytestmark = [
+    pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="copies need Linux"),
+    pytest.mark.usefixtures("own_servers"),
+]
 
 
 def test_a_folder_that_is_gone_is_no_hindrance(log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

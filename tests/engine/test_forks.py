@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,21 +30,10 @@ print(child.pid, flush=True)
 child.receive(dict)
 """
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="copies need Linux")
-
-
-@pytest.fixture
-def log(tmp_path: Path) -> Path:
-    return tmp_path / "log.txt"
-
-
-@pytest.fixture(autouse=True)
-def servers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Of each test alone."""
-    own = forks._Servers()
-    monkeypatch.setattr(forks, "_servers", own)
-    yield
-    own.end()
+pytestmark = [
+    pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="copies need Linux"),
+    pytest.mark.usefixtures("own_servers"),
+]
 
 
 def state_of(child: ChildProcess) -> dict[str, Any]:

@@ -182,3 +182,11 @@ def test_taken_out_again_vllm_reads_every_file(by_vllm: list[str], tmp_path: Pat
 
 def test_the_contract_still_holds_with_our_reading_put_in(by_vllm: list[str]) -> None:
     assert contract.faults(lora_files.SEAM) == []
+
+
+def test_a_call_that_leaves_out_what_a_worker_gives_is_vllm_s_own(by_vllm: list[str], tmp_path: Path) -> None:
+    folder = save(tmp_path / "one", 0)
+    helper = PEFTHelper.from_local_dir(str(folder), None)
+    for _ in range(2):
+        check(LoRAModel.from_local_checkpoint(str(folder), MODULES, helper, device="cpu"), folder)
+    assert len(by_vllm) == 2 and not lora_files._kinds
