@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -203,6 +204,15 @@ def test_copies_and_their_server_end_with_who_asked_for_them(number: signal.Sign
     wait_for(lambda: is_over(copy) and is_over(server), "the copy and its server to end")
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """What a shell begins in the background ignores Ctrl-C, and so does what it starts, unless it says otherwise."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_is_for_the_copy_and_not_for_its_server(log: Path) -> None:
     with ChildProcess(MODULE, log, imports=IMPORTS) as child:
         server = psutil.Process(state_of(child)["parent"])
