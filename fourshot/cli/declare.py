@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple, NoReturn, get_args, get_origin, get
 import msgspec
 
 from fourshot.cli.console import Terminal
-from fourshot.cli.given import wrong_dash
+from fourshot.cli.given import wrong_dash, wrong_start
 
 Options = argparse.Namespace
 Action = Callable[[Options, Terminal], int | None]  # returns the exit code; None is 0, done
@@ -146,7 +146,8 @@ def some_names_in(text: str) -> tuple[str, ...]:
 def read_command(words: Sequence[str], version: str) -> Options:
     """The parsed command line; ``action`` does what it asks for. Raises SystemExit for help and usage errors."""
     parser = _parser(version)
-    if wrong := wrong_dash(words, {argument.name for declared in COMMANDS for argument in declared.arguments}):
+    flags = {argument.name for declared in COMMANDS for argument in declared.arguments}
+    if wrong := wrong_dash(words, flags) or wrong_start(words, flags):
         parser.error(wrong)
     options, extra = parser.parse_known_args(words or ["--help"])
     options.words = words

@@ -70,3 +70,13 @@ def wrong_dash(words: Sequence[str], flags: Collection[str]) -> str:
         if word[0:1] in DASHES and word and f"--{name}" in flags:
             return f"{word!r} begins with a dash that is no hyphen, as from a page or a document. Type --{name}"
     return ""
+
+
+def wrong_start(words: Sequence[str], flags: Collection[str]) -> str:
+    """What is wrong with an option before the command, where argparse would only ask for a command; "" if nothing."""
+    name = words[0].partition("=")[0] if words else ""
+    if not name.startswith("-") or name in ("-h", "--help", "--version"):
+        return ""
+    if name in flags:
+        return f"{name} stands before the command. Options follow it: fourshot COMMAND {name}"
+    return f"unrecognized arguments: {name}"

@@ -105,8 +105,10 @@ class Service:
         answer: Callable[[Any, AnyRequest, Method, float, Caller], Awaitable[Answer]],
     ) -> Answer:
         arrived = time.monotonic()
-        code, method = 500, "adapter"
         versions = self.adapters.current.get(task, ())
+        code = 500
+        # What a request is counted under that is refused before it is known which it asks.
+        method = next((method for version in versions for method in version.methods), "adapter")
         self._answering += 1
         try:
             if self._stopping:

@@ -24,6 +24,9 @@ MIB, GIB = 1 << 20, 1 << 30
 BYTES_PER_WEIGHT = 2  # bf16 or fp16; on a machine without either, twice that
 MOST_SLOTS = 16  # more slots cost every batch, whoever is in it (docs/serving.md)
 SPARE_SLOTS = 1  # for a new version that is loaded while the old one still answers
+# What a slot takes on a CPU, in adapters: a layer's slices lie joined, with zeros between them (1.5), all slots once more
+# side by side, and those of a batch picked out of them (engine/vllm_seams/grouped_lora.py). Together at most this.
+CPU_SLOT_COPIES = 3
 SPARE_ADAPTERS = 8  # that may be added before the first has to leave memory
 PROCESS_BYTES = 1 * GIB  # of vLLM's processes, beside weights and cache
 LARGEST_KV_BYTES, LEAST_KV_BYTES = 1 * GIB, 64 * MIB
@@ -42,7 +45,7 @@ class ServerFit(msgspec.Struct, frozen=True, kw_only=True):
     max_lora_rank: int
     kv_cache_bytes: int
     adapters: int
-    adapter_bytes: int  # of one adapter of `max_lora_rank`, in a slot or in memory
+    adapter_bytes: int  # of one adapter of `max_lora_rank`
     base_bytes: int
     free_bytes: int
     needed_bytes: int
@@ -94,8 +97,9 @@ def fit(
     gpu_free = free_gpu_bytes(names) if names else gpu_free or 0
     fillers = [card.filler for card in cards]
     prefixes = sum(filler.prefix_tokens for filler in fillers if filler)
-    in_engine, kv, gpu_needed = base_bytes + slots * each_bytes, settings.kv_cache_bytes, 0
-    shares = f"the base takes {base_bytes / GIB:.1f}, {slots} slots {slots * each_bytes / GIB:.1f}"
+    slot_bytes = slots * each_bytes * (1 if gpu_free else CPU_SLOT_COPIES)
+    in_engine, kv, gpu_needed = base_bytes + slot_bytes, settings.kv_cache_bytes, 0
+    shares = f"the base takes {base_bytes / GIB:.1f}, {slots} slots {slot_bytes / GIB:.1f}"
     if gpu_free:
         gpu_needed = in_engine + GPU_STEP_BYTES
         least_kv = kv or decoder.kv_bytes(settings.max_model_len, 0, prefixes)

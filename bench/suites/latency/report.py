@@ -104,7 +104,7 @@ def gain(result: Mapping[str, Any]) -> TablePart:
     by_cell = {(row["way"], row["task"], row["concurrency"]): row for row in result["against_icl"]}
     measures = {"saturated": "throughput", 1: "p50"}
     rows = []
-    for task, name in product(result["settings"]["tasks"], ("lora", "lora_bare")):
+    for task, name in product(result["settings"]["tasks"], ("lora_filler", "lora", "lora_bare")):
         if all((name, task, load) in by_cell for load in measures):
             places = product(("icl_off", "icl_warm"), measures.items())
             means = [by_cell[name, task, load][state][measure]["mean"] for state, (load, measure) in places]

@@ -16,6 +16,7 @@ from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU  # noqa: E402
 
 from fourshot.engine.vllm_seams import grouped_lora, lora_loads  # noqa: E402
 from fourshot.engine.vllm_seams.grouped_lora import GroupedPunicaWrapper, Stacked, stretches  # noqa: E402
+from fourshot.serving.models.slots import CPU_SLOT_COPIES  # noqa: E402
 
 SLOTS, RANK, WIDTH = 3, 8, 32
 OUT = (16, 24)
@@ -149,3 +150,21 @@ def test_what_is_made_of_a_layer_is_made_once() -> None:
     weights = [layer(width) for width in (64, 96)]
     before = [layers.of(*of_layer) for of_layer in weights]
     assert [layers.of(*of_layer) for of_layer in weights] == before
+
+
+def test_what_is_kept_of_a_slot_is_no_more_than_a_service_counts_for_it() -> None:
+    """On the shapes of SmolLM2-135M: inputs and outputs of the products of one of its decoder layers."""
+    shapes = [(576, (576, 192, 192)), (576, (576,)), (576, (1536, 1536)), (1536, (576,))]
+    weights, storages, alive = 0, {}, []
+    for width, outs in shapes:
+        a = tuple(torch.zeros(SLOTS, 1, RANK, width) for _ in outs)
+        b = tuple(torch.zeros(SLOTS, 1, out, RANK) for out in outs)
+        weights += sum(tensor.nbytes for tensor in (*a, *b))
+        grouped, arranged = grouped_lora.GroupedLayer(a, b), grouped_lora.ArrangedLayer(a, b)
+        kept = [*a, *b, *(part for slot in grouped.slots for part in slot)]
+        for active in ((0, 1, 2), (1,)):
+            downs, ups = arranged.of(active, [0] * SLOTS)
+            kept += [downs, *ups]
+        storages |= {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in kept}
+        alive.append(kept)  # or another would come to lie in its place
+    assert 2.5 * weights < sum(storages.values()) <= CPU_SLOT_COPIES * weights
