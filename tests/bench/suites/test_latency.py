@@ -223,6 +223,9 @@ def test_break_even_is_the_price_over_the_gain_and_may_never_come() -> None:
     }
     never = {row["state"]: row for row in breakeven_rows({"sst2": {"seconds": 110.0}}, slow)}
     assert never["icl_warm"]["requests"] is None
+    filled = [{**cell, "way": "lora_filler"} for cell in latency["cells"] if cell["way"] == "lora"]
+    as_made = breakeven_rows({"sst2": {"seconds": 110.0}}, {"cells": [*slow["cells"], *filled]})
+    assert as_made == list(by_state.values()), "an adapter with filler is the one that runs make"
 
 
 def test_a_real_cell_keeps_its_concurrency_and_counts_its_hits(
