@@ -155,7 +155,8 @@ def test_what_is_made_of_a_layer_is_made_once() -> None:
 def test_what_is_kept_of_a_slot_is_no_more_than_a_service_counts_for_it() -> None:
     """On the shapes of SmolLM2-135M: inputs and outputs of the products of one of its decoder layers."""
     shapes = [(576, (576, 192, 192)), (576, (576,)), (576, (1536, 1536)), (1536, (576,))]
-    weights, storages, alive = 0, {}, []
+    weights, alive = 0, []
+    storages: dict[int, int] = {}  # bytes of each, by where it lies
     for width, outs in shapes:
         a = tuple(torch.zeros(SLOTS, 1, RANK, width) for _ in outs)
         b = tuple(torch.zeros(SLOTS, 1, out, RANK) for out in outs)
