@@ -14,8 +14,6 @@ os.environ.setdefault("FOURSHOT_FORECAST", "0")  # a command would first measure
 os.environ.setdefault("FOURSHOT_TRAIN_AT_ONCE", "1")  # tests run side by side themselves
 # Before torch is loaded. Threads that spin while they wait starve each other where the cores are shared.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores: more threads would only wait for each other
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Ray reads its mode and its token once a process: all its clusters have to have the same, whichever test is first.
 os.environ.setdefault("RAY_AUTH_MODE", "token")
 os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))

@@ -91,7 +91,7 @@ def test_students_alone_are_served_as_adapters_are_and_without_vllm(service: Run
     assert service.http.get("/v1/models").json()["error"]["type"] == "not_found"
     assert service.classify("task-0", {"input": []}).status_code == 400
     lines = service.http.get("/metrics").text
-    assert 'fourshot_requests_total{code="400",method="student",task="task-0"} 1.0' in lines
+    assert 'fourshot_requests_total{code="400",method="student",task="task-0"}' in lines
     assert 'method="adapter",task="task-0"' in lines, "what was asked for by name is counted under that name"
 
 
