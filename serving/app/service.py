@@ -106,9 +106,8 @@ class Service:
     ) -> Answer:
         arrived = time.monotonic()
         versions = self.adapters.current.get(task, ())
-        code = 500
-        # What a request is counted under that is refused before it is known which it asks.
-        method = next((method for version in versions for method in version.methods), "adapter")
+        # The method is what a request is counted under that is refused before it is known which it asks for.
+        code, method = 500, next((method for version in versions for method in version.methods), "adapter")
         self._answering += 1
         try:
             if self._stopping:

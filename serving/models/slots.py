@@ -24,8 +24,9 @@ MIB, GIB = 1 << 20, 1 << 30
 BYTES_PER_WEIGHT = 2  # bf16 or fp16; on a machine without either, twice that
 MOST_SLOTS = 16  # more slots cost every batch, whoever is in it (docs/serving.md)
 SPARE_SLOTS = 1  # for a new version that is loaded while the old one still answers
-# What a slot takes on a CPU, in adapters: a layer's slices lie joined, with zeros between (1.5); all slots lie beside
-# each other once more, and those of a batch are picked out (engine/vllm_seams/grouped_lora.py). At most this.
+# What a slot takes on a CPU, in adapters: a layer's slices lie joined, with zeros between; all slots lie beside each
+# other once more, and up to half of them are picked out (engine/vllm_seams/grouped_lora.py). It is 1.5 + 1 + 0.5 with
+# SmolLM2, and 0.1 more where keys have as many heads as queries.
 CPU_SLOT_COPIES = 3
 SPARE_ADAPTERS = 8  # that may be added before the first has to leave memory
 PROCESS_BYTES = 1 * GIB  # of vLLM's processes, beside weights and cache

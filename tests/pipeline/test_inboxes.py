@@ -1,4 +1,4 @@
-"""The demo's task in German and in Japanese: the text filter rejects none of its texts, as it would an English one."""
+"""The demo's task in German and in Japanese: the text filter rejects none of its test texts."""
 
 import json
 from pathlib import Path

@@ -108,6 +108,12 @@ class ResultFolder(NamedTuple):
         return read_result(files[0], name)
 
 
+def with_filler(results: ResultFolder) -> SuiteResult:
+    """The latency of adapters as runs make them: of a later measurement with filler, or of the suite's own result."""
+    later = results.files(f"{AGAIN}/latency-filler-*.json")
+    return read_result(later[-1], "latency") if later else results.suite("latency")
+
+
 def latency(result: SuiteResult) -> str:
     """Ratios at three loads, and the targets."""
     return _section(result, "", markdown([ratios(result, SHOWN_LOADS)]), "", *target_lines(targets_of(result)))
@@ -157,7 +163,6 @@ def _report(result: SuiteResult) -> str:
     return report
 
 
-WITH_FILLER = f"{AGAIN}/latency-filler-*.json"  # adapters as runs make them
 PLACED = ("adapters", "breakeven", "against-vllm", "throughput", "filter", "noise")  # below machine and commit
 # Block -> the beginning of its results' names, and how it is drawn.
 BLOCKS: dict[str, tuple[str, Callable[[ResultFolder], str]]] = {
@@ -168,7 +173,7 @@ BLOCKS: dict[str, tuple[str, Callable[[ResultFolder], str]]] = {
     "results": ("compare-*", lambda results: tables.base_tables(results.bases(), tables.results_table)),
     "seen": (SEEN_FILE, lambda results: seen_table(results.folder)),
     "wordings": ("bare-*", lambda results: tables.wordings_table(results.comparisons("bare"), results.comparisons())),
-    "gain": (WITH_FILLER, lambda results: markdown([gain(read_result(results.files(WITH_FILLER)[-1], "latency"))])),
+    "gain": ("latency", lambda results: markdown([gain(with_filler(results))])),
     "latency": _of_suite("latency", latency),
     "gpu": (GPU_RESULTS, gpu_latency),
     **{name: _of_suite(name, lambda result: _section(result, "", _report(result))) for name in PLACED},
