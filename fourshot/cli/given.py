@@ -75,7 +75,7 @@ def wrong_dash(words: Sequence[str], flags: Collection[str]) -> str:
 def wrong_start(words: Sequence[str], flags: Collection[str]) -> str:
     """What is wrong with an option before the command, where argparse would only ask for a command; "" if nothing."""
     name = words[0].partition("=")[0] if words else ""
-    if not name.startswith("-") or name in ("-h", "--help", "--version"):
+    if not name.startswith("-") or name in ("-h", "--help", "--version", "--"):
         return ""
     if name in flags:
         return f"{name} stands before the command. Options follow it: fourshot COMMAND {name}"
