@@ -11,7 +11,7 @@ from fourshot.engine.collector import collector_paused
 from fourshot.engine.core import EngineSettings
 from fourshot.engine.machine.gpus import check_gpus
 from fourshot.engine.vllm_scoring import MAX_LABEL_IDS, check_scoring
-from fourshot.engine.vllm_seams import in_process, lora_kernels
+from fourshot.engine.vllm_seams import cpu_eager, in_process, lora_kernels
 
 if TYPE_CHECKING:
     from vllm import LLMEngine
@@ -43,6 +43,7 @@ def start(settings: EngineSettings) -> "LLMEngine":
         from fourshot.engine.vllm_seams import cpu_sampling
 
         cpu_sampling.apply()
+        cpu_eager.apply()
         in_process.compute_on_all_cores()
     arguments = EngineArgs(**engine_arguments(settings, on_cpu))
     lora_kernels.apply(enabled=settings.lora_plugin)  # after EngineArgs, which loads installed plugins, this one too

@@ -1,4 +1,6 @@
-"""A vLLM general plugin: our LoRA arithmetic on the CPU (`lora_kernels`) and a count of adapter loads (`lora_loads`).
+"""A vLLM general plugin: our LoRA arithmetic and kernels on the CPU, and a count of adapter loads.
+
+These are `lora_kernels`, `cpu_eager` and `lora_loads`.
 
 vLLM loads it in each of its processes through the entry point group ``vllm.general_plugins``; `VllmEngine` applies the
 same itself. Importing this module does not load vllm.
@@ -9,12 +11,13 @@ import os
 
 from fourshot.engine.machine.parent import die_with_parent
 from fourshot.engine.machine.processes import TOGETHER
-from fourshot.engine.vllm_seams import lora_kernels, lora_loads
+from fourshot.engine.vllm_seams import cpu_eager, lora_kernels, lora_loads
 
 
 def register() -> None:
     """The entry point."""
-    lora_kernels.apply(enabled=True)
+    if lora_kernels.apply(enabled=True):
+        cpu_eager.apply()
     lora_loads.register()
     maker = multiprocessing.parent_process()
     if os.environ.get(TOGETHER) and maker is not None:

@@ -1,6 +1,5 @@
 """Prompt styles of many tasks on one base, which a child process opens where styles have to be tried."""
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from fourshot.engine.chat import turns_of
 from fourshot.engine.checkpoints.models import ResolvedModel
 from fourshot.engine.core import EngineSettings
 from fourshot.engine.errors import FourshotError
-from fourshot.engine.machine.processes import ChildProcess, ParentLink, run_child
+from fourshot.engine.machine.processes import ChildProcess, ParentLink, end_process, run_child
 from fourshot.engine.opening import open_engine
 from fourshot.pipeline.synthesis.prompt_style import ChosenStyle, StyleTrial, tried_style, untried_style
 from fourshot.pipeline.synthesis.prompts import PromptStyle
@@ -57,8 +56,7 @@ def _work(parent: ParentLink) -> None:
     engine = open_engine(EngineSettings(model=request.model_path, kind="transformers"))
     for trial in request.trials:
         parent.send(tried_style(engine, trial))
-    engine.close()
 
 
 if __name__ == "__main__":
-    sys.exit(run_child(_work, reported=(FourshotError,)))
+    end_process(run_child(_work, reported=(FourshotError,)))

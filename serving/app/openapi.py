@@ -19,6 +19,8 @@ from fourshot.serving.api import (
 from fourshot.serving.settings import Limits
 
 REF = "#/components/schemas/{name}"
+OURS = "fourshot"
+OUR_PATHS = ("/v1/classify/{task}", "/v1/generate/{task}", "/v1/tasks")  # as the document has them
 TYPES = (ClassifyRequest, ClassifyResponse, GenerateRequest, GenerateResponse, TaskList, ErrorAnswer)
 
 
@@ -130,6 +132,12 @@ def add_schemas(app: FastAPI, limits: Limits) -> None:
     def openapi() -> dict[str, Any]:
         document = original()
         document.setdefault("components", {}).setdefault("schemas", {}).update(components)
+        document["info"]["title"] = OURS  # vLLM's app is called after its framework
+        paths = document["paths"]
+        for path, operations in paths.items():
+            for operation in operations.values():
+                operation.setdefault("tags", [OURS if path in OUR_PATHS else "vLLM"])
+        document["paths"] = dict(sorted(paths.items(), key=lambda item: item[0] not in OUR_PATHS))  # ours first
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]

@@ -288,7 +288,9 @@ def test_openapi_describes_our_routes(service: RunningService) -> None:
     schemas = document["components"]["schemas"]
     assert {"input", "method", "model", "user", "stream"} <= set(schemas["ClassifyRequest"]["properties"])
     assert {"Classified", "Usage", "TaskInfo", "Refused", "ErrorAnswer", "Fault"} <= set(schemas)
-    assert "/v1/chat/completions" in document["paths"]
+    assert list(document["paths"])[:2] == ["/v1/classify/{task}", "/v1/tasks"], "ours are first"
+    assert document["info"]["title"] == "fourshot" and classify["tags"] == ["fourshot"]
+    assert document["paths"]["/v1/chat/completions"]["post"]["tags"] == ["vLLM"]
 
 
 @pytest.mark.parametrize(

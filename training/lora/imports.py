@@ -1,7 +1,19 @@
-"""Imports what a training needs, and nothing else: the process that is copied for trainings (`machine.fork_server`)."""
+"""Imports what a training needs, and nothing else: the process that is copied for trainings (`machine.fork_server`).
+
+vLLM, too, whose check every adapter passes when it is saved.
+"""
+
+import contextlib
+import os
 
 import peft  # noqa: F401
 import transformers.models.llama.modeling_llama  # noqa: F401
 from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: F401
 
 import fourshot.training.lora.train  # noqa: F401
+from fourshot.engine.vllm_start import QUIET
+
+for name, value in QUIET.items():
+    os.environ.setdefault(name, value)
+with contextlib.suppress(ImportError):
+    import vllm.lora.peft_helper  # noqa: F401

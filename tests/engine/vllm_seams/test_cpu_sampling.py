@@ -9,7 +9,8 @@ from vllm.v1.sample.metadata import SamplingMetadata
 from vllm.v1.sample.ops.topk_topp_sampler import TopKTopPSampler
 from vllm.v1.sample.sampler import Sampler
 
-from fourshot.engine.vllm_seams import cpu_sampling
+from fourshot.engine.vllm_seams import cpu_eager, cpu_sampling
+from fourshot.engine.vllm_seams.cpu_eager import FEW_ROWS
 
 ROWS, VOCABULARY = 5, 96
 
@@ -51,12 +52,13 @@ def metadata(**changes: Any) -> SamplingMetadata:
 def test_they_are_those_of_vllms_table(
     changes: dict[str, Any], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vllm.v1.sample.sampler.batched_count_greater_than", lambda x, values: (x >= values).sum(-1))
     cpu_sampling.apply()
+    cpu_eager.apply()
     torch.manual_seed(0)
     logits = (3 * torch.randn(ROWS, VOCABULARY)).to(dtype)
     sampler = Sampler()
     output = sampler(logits.clone(), metadata(**changes))
+    monkeypatch.setattr("vllm.v1.sample.sampler.batched_count_greater_than", lambda x, values: (x >= values).sum(-1))
     vllm_output = Sampler.forward.__wrapped__(sampler, logits.clone(), metadata(**changes))
     assert torch.equal(output.sampled_token_ids, vllm_output.sampled_token_ids)
     if vllm_output.logprobs_tensors is None:
@@ -73,14 +75,34 @@ def test_the_table_is_not_made(monkeypatch: pytest.MonkeyPatch) -> None:
     def table(logits: torch.Tensor) -> torch.Tensor:
         raise AssertionError("a table was made")
 
-    monkeypatch.setattr("vllm.v1.sample.sampler.batched_count_greater_than", lambda x, values: (x >= values).sum(-1))
     cpu_sampling.apply()
+    cpu_eager.apply()
     sampler = Sampler()
     monkeypatch.setattr(sampler, "compute_logprobs", table)
     output = sampler(torch.randn(ROWS, VOCABULARY), metadata(max_num_logprobs=0))
     assert (output.logprobs_tensors.logprobs < 0).all()
     with pytest.raises(AssertionError, match="a table"):
         sampler(torch.randn(ROWS, VOCABULARY), metadata(max_num_logprobs=-1))
+
+
+@pytest.mark.parametrize("rows", [1, FEW_ROWS, 3 * FEW_ROWS + 2])
+def test_normalisers_are_those_of_all_rows_at_once(rows: int) -> None:
+    torch.manual_seed(rows)
+    logits = 30 * torch.randn(rows, VOCABULARY)
+    logits[:, 0] = -torch.inf  # a token that cannot come
+    torch.testing.assert_close(cpu_sampling.normalisers(logits), logits.logsumexp(-1, keepdim=True), atol=1e-4, rtol=0)
+
+
+def test_nothing_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    def compiled(*_: Any) -> None:
+        raise AssertionError("a function was compiled")
+
+    cpu_sampling.apply()
+    cpu_eager.apply()
+    torch._dynamo.reset()
+    monkeypatch.setattr("torch._dynamo.convert_frame.ConvertFrame.__call__", compiled)
+    for changes in ({"max_num_logprobs": 0}, {"max_num_logprobs": None, "logprob_token_ids": {1: [4, 9]}}):
+        assert Sampler()(torch.randn(ROWS, VOCABULARY), metadata(**changes)).logprobs_tensors is not None
 
 
 def drawn(logits: torch.Tensor, k: list[int], generators: dict[int, torch.Generator] | None = None) -> torch.Tensor:

@@ -1,0 +1,79 @@
+"""What vLLM leaves to torch.compile on the CPU, for engines that are not compiled: those with adapters, and short ones.
+
+Importing this module loads neither vllm nor torch.
+
+Replaces: ``RMSNorm.forward_cpu``, which is eight operations of torch there, each a pass over memory. vLLM's CPU build
+has it as one kernel, and calls that on GPUs alone. It rounds once where the eight round three times. And the function
+that ranks tokens, ``batched_count_greater_than``: torch compiles it at the first step, which takes every engine two
+seconds, and ten where nothing is cached. docs/engine.md has the measurements.
+"""
+
+from functools import wraps
+from typing import Any
+
+from fourshot.engine.vllm_seams.contract import Seam
+
+FEW_ROWS = 8  # whose tables of the vocabulary stay in the processor's cache
+LANES = 16  # the kernel's vectors hold so many numbers at most: a width that they do not divide is left to vLLM
+
+_NORM = "vllm.model_executor.layers.layernorm:RMSNorm"
+SEAM = Seam(
+    name="normalisation and ranks that are not compiled",
+    relies_on=(
+        f"{_NORM}.forward_cpu",
+        f"{_NORM}.forward_native(self, x, residual)",
+        "vllm.v1.sample.sampler:batched_count_greater_than",
+    ),
+    without="Engines on the CPU start two seconds later, and those with adapters are a tenth slower.",
+)
+
+
+def apply() -> None:
+    """For engines opened from now on in this process, on the CPU build and where `SEAM` holds. Idempotent."""
+    from vllm.platforms import current_platform
+
+    if not current_platform.is_cpu() or not SEAM.holds():
+        return
+    import torch
+    from vllm.model_executor.layers.layernorm import RMSNorm
+    from vllm.v1.sample import sampler
+
+    current_platform.import_kernels()
+    sampler.batched_count_greater_than = ranks
+    has_kernels = hasattr(torch.ops._C, "rms_norm") and hasattr(torch.ops._C, "fused_add_rms_norm")
+    if has_kernels and not hasattr(RMSNorm.forward_cpu, "__wrapped__"):
+        RMSNorm.forward_cpu = _with_kernels(RMSNorm.forward_cpu)
+
+
+def _with_kernels(forward_cpu: Any) -> Any:
+    import torch
+
+    kernels = torch.ops._C
+
+    @wraps(forward_cpu)
+    def normalise(norm: Any, x: torch.Tensor, residual: torch.Tensor | None = None) -> Any:
+        weight = norm.weight
+        if (
+            norm.variance_size_override is not None
+            or weight.dtype != x.dtype
+            or x.shape[-1] % LANES
+            or not x.is_contiguous()
+            or not (residual is None or (residual.is_contiguous() and residual.dtype == x.dtype))
+        ):
+            return forward_cpu(norm, x, residual)
+        if residual is None:
+            out = torch.empty_like(x)
+            kernels.rms_norm(out, x, weight.data, norm.variance_epsilon)
+            return out
+        kernels.fused_add_rms_norm(x, residual, weight.data, norm.variance_epsilon)  # both in place, as on a GPU
+        return x, residual
+
+    return normalise
+
+
+def ranks(logits: Any, values: Any) -> Any:
+    """Int64 [rows]: how many of a row's ``logits``, [rows, vocabulary], are at least its value, [rows, 1]."""
+    import torch
+
+    pairs = zip(logits.split(FEW_ROWS), values.split(FEW_ROWS), strict=True)
+    return torch.cat([(rows >= own).sum(-1) for rows, own in pairs])
