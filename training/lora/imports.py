@@ -3,7 +3,6 @@
 vLLM, too, whose check every adapter passes when it is saved.
 """
 
-import contextlib
 import os
 
 import peft  # noqa: F401
@@ -11,9 +10,9 @@ import transformers.models.llama.modeling_llama  # noqa: F401
 from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: F401
 
 import fourshot.training.lora.train  # noqa: F401
+from fourshot.engine.vllm_seams import adapter_check
 from fourshot.engine.vllm_start import QUIET
 
 for name, value in QUIET.items():
     os.environ.setdefault(name, value)
-with contextlib.suppress(ImportError):
-    import vllm.lora.peft_helper  # noqa: F401
+adapter_check.SEAM.holds()  # which imports what it asks about
