@@ -20,8 +20,11 @@ class Estimate(msgspec.Struct, frozen=True, kw_only=True):
     repeats: int = 1
 
 
-def estimate(values: Sequence[float], *, signed: bool = False) -> Estimate:
-    """``signed``: what is estimated may be below nothing although no value is. Raises ValueError for no values."""
+def estimate(values: Sequence[float], *, signed: bool = False, most: float = math.inf) -> Estimate:
+    """``signed``: what is estimated may be below nothing although no value is. ``most``: it cannot be above that.
+
+    Raises ValueError for no values.
+    """
     if not values:
         raise ValueError("an estimate of nothing")
     mean = fmean(values)
@@ -31,7 +34,7 @@ def estimate(values: Sequence[float], *, signed: bool = False) -> Estimate:
 
     half = float(t.ppf((1 + CONFIDENCE) / 2, len(values) - 1)) * stdev(values) / math.sqrt(len(values))
     least = 0.0 if min(values) >= 0 and not signed else -math.inf  # no rate or time is below nothing
-    return Estimate(mean=mean, low=max(least, mean - half), high=mean + half, repeats=len(values))
+    return Estimate(mean=mean, low=max(least, mean - half), high=min(most, mean + half), repeats=len(values))
 
 
 def ratio(above: Sequence[float], below: Sequence[float]) -> Estimate:

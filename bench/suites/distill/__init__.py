@@ -72,7 +72,7 @@ def curves_of(rows: Sequence[Row]) -> list[dict[str, Any]]:
     curves = []
     for (task, real, strategy), curve_rows in _by_curve(rows).items():
         points = [
-            {"amount": amount, **msgspec.to_builtins(estimate([100 * row["accuracy"] for row in cells]))}
+            {"amount": amount, **msgspec.to_builtins(estimate([100 * row["accuracy"] for row in cells], most=100))}
             for amount, cells in _by_amount(curve_rows).items()
         ]
         curves.append({"task": task, "real": real, "strategy": strategy, "points": points})
@@ -169,7 +169,7 @@ def _table(result: Mapping[str, Any], task: str) -> TablePart:
             if (row["task"], row["real"], row["strategy"]) == (task, real, TEACHER)
         ]
         if teacher:
-            lines.append([real, "the teacher", with_interval(estimate(teacher)), *([None] * (len(amounts) - 1))])
+            lines.append([real, "the teacher", with_interval(estimate(teacher, most=100)), *([None] * (len(amounts) - 1))])
         for curve in curves:
             if curve["real"] == real:
                 by_amount = {point["amount"]: point for point in curve["points"]}

@@ -54,6 +54,7 @@ def test_an_interval_is_students() -> None:
     assert interval.high is not None
     assert interval.high - 10.0 == pytest.approx(4.3027 / math.sqrt(3), rel=1e-4)
     assert estimate([3.0]).low is None
+    assert estimate([80.0, 83.0], most=100).high == 100 and estimate([80.0, 83.0]).high > 100
     with pytest.raises(ValueError, match="nothing"):
         estimate([])
 
