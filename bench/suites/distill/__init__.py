@@ -169,7 +169,8 @@ def _table(result: Mapping[str, Any], task: str) -> TablePart:
             if (row["task"], row["real"], row["strategy"]) == (task, real, TEACHER)
         ]
         if teacher:
-            lines.append([real, "the teacher", with_interval(estimate(teacher, most=100)), *([None] * (len(amounts) - 1))])
+            accuracy = with_interval(estimate(teacher, most=100))
+            lines.append([real, "the teacher", accuracy, *([None] * (len(amounts) - 1))])
         for curve in curves:
             if curve["real"] == real:
                 by_amount = {point["amount"]: point for point in curve["points"]}
