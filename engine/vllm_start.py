@@ -27,12 +27,17 @@ CPU_BATCHED_TOKENS = 2048
 GPU_QUICK_START = {"mode": 0, "cudagraph_mode": "FULL_DECODE_ONLY"}
 
 
+def keep_quiet() -> None:
+    """Before vLLM is imported, in a process of ours: it prints errors alone and reports its use to nobody."""
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+
+
 def start(settings: EngineSettings) -> "LLMEngine":
     """Start vLLM in this process. On the CPU all cores compute; vLLM's own multi-process start idles one of them."""
     check_gpus(settings.gpus)
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
+    keep_quiet()
     with collector_paused():
         from vllm import EngineArgs, LLMEngine, SamplingParams
         from vllm.platforms import current_platform

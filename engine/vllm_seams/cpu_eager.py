@@ -9,9 +9,12 @@ seconds, and ten where nothing is cached. docs/engine.md has the measurements.
 """
 
 from functools import wraps
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fourshot.engine.vllm_seams.contract import Seam
+
+if TYPE_CHECKING:
+    import torch
 
 FEW_ROWS = 8  # whose tables of the vocabulary stay in the processor's cache
 LANES = 16  # the kernel's vectors hold so many numbers at most: a width that they do not divide is left to vLLM
@@ -71,7 +74,7 @@ def _with_kernels(forward_cpu: Any) -> Any:
     return normalise
 
 
-def ranks(logits: Any, values: Any) -> Any:
+def ranks(logits: "torch.Tensor", values: "torch.Tensor") -> "torch.Tensor":
     """Int64 [rows]: how many of a row's ``logits``, [rows, vocabulary], are at least its value, [rows, 1]."""
     import torch
 

@@ -4,10 +4,9 @@ On a CPU alone. Modules of vLLM that another version does not have are left out;
 """
 
 import contextlib
-import os
 from importlib import import_module
 
-from fourshot.engine.vllm_start import QUIET
+from fourshot.engine.vllm_start import keep_quiet
 
 LATER = (  # what vLLM imports while it opens an engine
     "vllm._custom_ops",
@@ -19,8 +18,7 @@ LATER = (  # what vLLM imports while it opens an engine
     "compressed_tensors",
 )
 
-for name, value in QUIET.items():
-    os.environ.setdefault(name, value)
+keep_quiet()
 from vllm import EngineArgs, LLMEngine, SamplingParams  # noqa: E402, F401
 from vllm.platforms import current_platform  # noqa: E402
 

@@ -19,8 +19,7 @@ from fourshot.serving.api import (
 from fourshot.serving.settings import Limits
 
 REF = "#/components/schemas/{name}"
-OURS = "fourshot"
-OUR_PATHS = ("/v1/classify/{task}", "/v1/generate/{task}", "/v1/tasks")  # as the document has them
+OURS, VLLMS = "fourshot", "vLLM"  # tags, below which the document lists routes
 TYPES = (ClassifyRequest, ClassifyResponse, GenerateRequest, GenerateResponse, TaskList, ErrorAnswer)
 
 
@@ -38,6 +37,7 @@ GUARDED = {401: "No key, or one that is not known.", 403: "A key that may not do
 def _task_route(name: str, summary: str, result: str, request_type: type, response_type: type) -> dict[str, Any]:
     return {
         "operation_id": name,
+        "tags": [OURS],
         "summary": summary,
         "response_model": None,
         "openapi_extra": {
@@ -96,6 +96,7 @@ GENERATE = _task_route(
 )
 TASKS: dict[str, Any] = {
     "operation_id": "tasks",
+    "tags": [OURS],
     "summary": "What is served.",
     "response_model": None,
     "openapi_extra": {
@@ -133,11 +134,11 @@ def add_schemas(app: FastAPI, limits: Limits) -> None:
         document = original()
         document.setdefault("components", {}).setdefault("schemas", {}).update(components)
         document["info"]["title"] = OURS  # vLLM's app is called after its framework
-        paths = document["paths"]
-        for path, operations in paths.items():
-            for operation in operations.values():
-                operation.setdefault("tags", [OURS if path in OUR_PATHS else "vLLM"])
-        document["paths"] = dict(sorted(paths.items(), key=lambda item: item[0] not in OUR_PATHS))  # ours first
+        tags = {
+            path: [operation.setdefault("tags", [VLLMS]) for operation in operations.values()]
+            for path, operations in document["paths"].items()
+        }
+        document["paths"] = dict(sorted(document["paths"].items(), key=lambda item: [OURS] not in tags[item[0]]))
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]

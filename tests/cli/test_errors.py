@@ -131,8 +131,6 @@ def test_a_folder_of_another_configuration(task: Path, capfd: pytest.CaptureFixt
     [
         (["rn"], "Did you mean run"),
         (["--verison"], "unrecognized arguments: --verison. Did you mean --version?"),
-        (["--", "run"], "invalid choice: '--' (choose from "),
-        (["--json", "run", "support_tickets"], "Options follow it: fourshot COMMAND --json"),
         (["run", "sst2", "--shot", "3"], "Did you mean --shots"),
         (["run", "sst2", "--annotator", "adapter"], "Did you mean adapters?"),
         (["tasks", "chek"], "Did you mean check?"),

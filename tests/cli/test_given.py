@@ -39,6 +39,11 @@ def refused(capfd: pytest.CaptureFixture[str], *words: str) -> str:
     return error
 
 
+def test_what_stands_before_the_command_is_told_where_it_belongs(capfd: pytest.CaptureFixture[str]) -> None:
+    assert "Options follow it: fourshot COMMAND --json" in refused(capfd, "--json", "run", "support_tickets")
+    assert "invalid choice: '--' (choose from " in refused(capfd, "--", "run")
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

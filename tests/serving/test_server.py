@@ -288,9 +288,7 @@ def test_openapi_describes_our_routes(service: RunningService) -> None:
     schemas = document["components"]["schemas"]
     assert {"input", "method", "model", "user", "stream"} <= set(schemas["ClassifyRequest"]["properties"])
     assert {"Classified", "Usage", "TaskInfo", "Refused", "ErrorAnswer", "Fault"} <= set(schemas)
-    assert list(document["paths"])[:3] == ["/v1/classify/{task}", "/v1/generate/{task}", "/v1/tasks"]
-    assert document["info"]["title"] == "fourshot" and classify["tags"] == ["fourshot"]
-    assert document["paths"]["/v1/chat/completions"]["post"]["tags"] == ["vLLM"]
+    assert list(document["paths"]).index("/v1/chat/completions") > 2  # after ours
 
 
 @pytest.mark.parametrize(

@@ -3,16 +3,13 @@
 vLLM, too, whose check every adapter passes when it is saved.
 """
 
-import os
-
 import peft  # noqa: F401
 import transformers.models.llama.modeling_llama  # noqa: F401
 from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: F401
 
 import fourshot.training.lora.train  # noqa: F401
 from fourshot.engine.vllm_seams import adapter_check
-from fourshot.engine.vllm_start import QUIET
+from fourshot.engine.vllm_start import keep_quiet
 
-for name, value in QUIET.items():
-    os.environ.setdefault(name, value)
+keep_quiet()
 adapter_check.SEAM.holds()  # which imports what it asks about

@@ -8,7 +8,7 @@ from vllm.v1.sample import sampler
 
 from fourshot.engine.vllm_seams import cpu_eager
 
-EIGHT_BITS = 2.0**-7  # two units in the last place of bfloat16, whose mantissa has eight bits
+LAST_PLACE = 2.0**-7  # the largest unit in the last place of bfloat16, relative to its number
 
 
 def norm_of(width: int, dtype: torch.dtype = torch.bfloat16, part: int | None = None) -> RMSNorm:
@@ -40,11 +40,11 @@ def test_it_is_vllms_norm_and_the_residual_is_added_in_place(
     norm, called = norm_of(96, dtype), kernels_called(monkeypatch)
     x, residual = 3 * torch.randn(rows, 96).to(dtype), torch.randn(rows, 96).to(dtype)
     exact = torch.nn.functional.rms_norm(x.double(), (96,), norm.weight.double(), 1e-5)
-    torch.testing.assert_close(norm.forward_cpu(x.clone()).double(), exact, rtol=EIGHT_BITS, atol=1e-6)
+    torch.testing.assert_close(norm.forward_cpu(x.clone()).double(), exact, rtol=LAST_PLACE, atol=1e-6)
     expected, expected_sum = norm.forward_native(x.clone(), residual.clone())
     given = residual.clone()
     normed, added = norm.forward_cpu(x.clone(), given)
-    torch.testing.assert_close(normed, expected, rtol=2 * EIGHT_BITS, atol=1e-6)
+    torch.testing.assert_close(normed, expected, rtol=2 * LAST_PLACE, atol=1e-6)
     assert torch.equal(added, expected_sum) and added.data_ptr() == given.data_ptr()
     assert {"_C.rms_norm", "_C.fused_add_rms_norm"} <= set(called)
 

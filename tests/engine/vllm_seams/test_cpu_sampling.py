@@ -94,7 +94,7 @@ def test_normalisers_are_those_of_all_rows_at_once(rows: int) -> None:
 
 
 def test_nothing_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    def compiled(*_: Any) -> None:
+    def compiled(*_: Any, **__: Any) -> None:
         raise AssertionError("a function was compiled")
 
     cpu_sampling.apply()

@@ -29,23 +29,23 @@ class Told(msgspec.Struct):
     type: str
 
 
-def write_inbox(folder: Path) -> Path:
-    """The demo's texts of two classes, as a task of its own; returns the task file."""
-    folder.mkdir(parents=True, exist_ok=True)
+def write_inbox(folder: Path) -> None:
+    """The demo's texts of two classes, as a task of its own."""
+    folder.mkdir()
     shipped = resources.files("fourshot.pipeline.tasks") / "shipped" / "support_tickets"
     for file in ("shots.jsonl", "test.jsonl"):
         rows = [json.loads(line) for line in (shipped / file).read_text(encoding="utf-8").splitlines()]
         write_jsonl(folder / file, [row for row in rows if row["label"] in LABELS])
     labels = "\n".join(f'[[labels]]\nname = "{label}"' for label in LABELS)
     head = f'name = "inbox"\ninstruction = "Is the ticket about {" or ".join(LABELS)}?"\nnoun = "support ticket"'
-    path = folder / "inbox.toml"
-    path.write_text(f'{head}\n\n[data]\nfolder = "."\n\n{labels}\n', encoding="utf-8")
-    return path
+    (folder / "inbox.toml").write_text(f'{head}\n\n[data]\nfolder = "."\n\n{labels}\n', encoding="utf-8")
 
 
 def start(folder: Path, *options: str) -> "subprocess.Popen[bytes]":
     """``fourshot run`` of the inbox beside ``folder``, into ``folder``."""
-    task = write_inbox(folder.parent / "inbox") if not (folder.parent / "inbox").exists() else folder.parent / "inbox"
+    task = folder.parent / "inbox"
+    if not task.exists():
+        write_inbox(task)
     command = [sys.executable, "-m", "fourshot", "run", str(task), "--out", str(folder), *BRIEF, *options]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 

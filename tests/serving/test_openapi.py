@@ -1,0 +1,22 @@
+"""The document of a service is called after us, and lists our routes before those that were there first."""
+
+from fastapi import FastAPI
+
+from fourshot.serving.app.routes import add_routes
+from fourshot.serving.settings import Limits
+
+
+def test_our_routes_come_first_and_are_told_from_vllms() -> None:
+    app = FastAPI()
+    app.get("/version")(lambda: "0.32")
+    add_routes(app, Limits())
+    for _ in range(2):  # the document is made once, and asked for again
+        document = app.openapi()
+        assert document["info"]["title"] == "fourshot"
+        tags = {path: [of["tags"] for of in operations.values()] for path, operations in document["paths"].items()}
+        assert list(tags.items()) == [
+            ("/v1/classify/{task}", [["fourshot"]]),
+            ("/v1/generate/{task}", [["fourshot"]]),
+            ("/v1/tasks", [["fourshot"]]),
+            ("/version", [["vLLM"]]),
+        ]
