@@ -7,6 +7,7 @@ import msgspec
 from fourshot.engine.checkpoints.models import ResolvedModel, resolve_model
 from fourshot.engine.errors import InputError
 
+STAGING = "fourshot-serving-"  # how the folders of adapters' copies begin
 ENVIRONMENT = "FOURSHOT_SERVE"  # holds a `ServeSettings` as JSON for vLLM's processes
 PROXIES = "FORWARDED_ALLOW_IPS"  # uvicorn's variable: whose X-Forwarded-For is believed
 NEAR_PROXIES = "127.0.0.1,::1,::ffff:127.0.0.1"  # on this machine; the last where the service listens at ::

@@ -17,7 +17,7 @@ import msgspec
 
 from fourshot.engine.checkpoints.made_once import made_once
 from fourshot.engine.errors import FourshotError, ModelNotFoundError
-from fourshot.engine.machine.files import disk_errors, settle, staged_folder
+from fourshot.engine.machine.files import disk_errors, read_json, settle, staged_folder
 from fourshot.engine.machine.home import HOME_VARIABLE, home
 
 NAME = "SmolLM2-135M-Instruct"
@@ -62,7 +62,7 @@ def embedded_folder() -> Path:
 def is_whole(folder: Path) -> bool:
     """Whether ``folder`` holds the checkpoint with every file at its full size."""
     try:
-        record = msgspec.json.decode((folder / RECORD).read_bytes(), type=UnpackRecord)
+        record = read_json(folder / RECORD, UnpackRecord)
         sizes = {name: (folder / name).stat().st_size for name in record.files}
     except (OSError, msgspec.DecodeError):
         return False

@@ -56,6 +56,8 @@ class InFlight:
                 yield output
         finally:
             self._counts[name] -= 1
+            if not self._counts[name]:
+                del self._counts[name]  # there may be as many names as there ever were versions
             self.total -= 1
 
 

@@ -3,6 +3,7 @@
 FastAPI, Starlette and vLLM each have forms of errors of their own, and redirect or refuse what is answered here.
 """
 
+import asyncio
 import contextlib
 import logging
 from http import HTTPStatus
@@ -45,8 +46,16 @@ class Conventions:
         answer = _Answer(scope, send)
         if scope["method"] == "HEAD":
             scope["method"] = "GET"
+        if not scope["path"].startswith("/"):  # "*", or what a client takes for an address
+            message = f"{scope['path'][:MOST_PATH_CHARS]!r} is no address here: they begin with a slash."
+            await send_refusal(answer, RefusalError(400, "bad_request", message))
+            return
         try:
             await self._app(scope, receive, answer)
+        except asyncio.CancelledError:  # the time to stop in is over
+            if not answer.has_begun:
+                await send_refusal(answer, RefusalError(503, "stopping", "The service is being stopped.", 5.0))
+            raise
         except Exception as error:
             logger.exception("%s has failed", type(error).__name__)
             if answer.has_begun:

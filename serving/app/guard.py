@@ -33,7 +33,9 @@ OPEN_PATHS = ("/", "/health", "/ping")  # answer without a key: they tell nothin
 TASKS_PATH = "/v1/tasks"  # with `ASKED_PATHS` what a key for some tasks may ask at all
 READ_KEYS_EVERY_S = 2.0
 OTHER_KEYS = (b"x-api-key", b"api-key", b"x-goog-api-key", b"ocp-apim-subscription-key")  # as other services take it
+PREFLIGHT = {b"origin", b"access-control-request-method"}  # headers; source: the Fetch standard, CORS-preflight fetch
 NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
+ALL_SQUARE = bytes.maketrans(b"{}", b"[]")
 MOST_DIGITS = 18  # of a length: no body has more, and Python reads no number of thousands
 MOST_MEMBERS = 100  # of a gzip body: each is looked for behind a copy of all that is left
 SHALLOW = 16  # brackets, below which nobody need count how deep they are
@@ -119,8 +121,8 @@ class Guard:
         path = scope["path"]
         if self._keys is None or (path in OPEN_PATHS and scope.get("method") in ("GET", "HEAD")):
             return None
-        if scope.get("method") == "OPTIONS":  # a browser asks so before it asks; there is no key in it
-            return None
+        if scope.get("method") == "OPTIONS" and {name for name, _ in scope["headers"]} >= PREFLIGHT:
+            return None  # a browser asks so before it asks; there is no key in it, and the answer has no data
         self._refresh_keys()
         field = next((value for name, value in scope["headers"] if name == b"authorization"), b"").decode("latin-1")
         key = self._keys.find(field)
@@ -177,7 +179,7 @@ class Guard:
             body = unpacked(body, packed, limits.max_body_bytes)
             kept = [pair for pair in scope["headers"] if pair[0] not in (b"content-encoding", b"content-length")]
             scope = {**scope, "headers": [*kept, (b"content-length", str(len(body)).encode())]}
-        if json_depth(body) > limits.max_json_depth:
+        if json_depth(body, limits.max_json_depth) > limits.max_json_depth:
             raise RefusalError(400, "too_deep", f"The body is nested deeper than {limits.max_json_depth} levels.")
         waiting = [{"type": "http.request", "body": body, "more_body": False}]
 
@@ -243,14 +245,16 @@ def unpacked(body: bytes, encoding: bytes, most_bytes: int) -> bytes:
     return content
 
 
-def json_depth(body: bytes) -> int:
-    """How deep the brackets of a JSON text are nested, those inside strings left out. Linear in its length."""
+def json_depth(body: bytes, most: int) -> int:
+    """How deep the brackets of a JSON text are nested, those inside strings left out; above ``most`` it may be too low.
+
+    Innermost pairs are taken out, level by level. In what is no JSON, brackets that none closes count as levels, too.
+    """
     if body.count(b"[") + body.count(b"{") <= SHALLOW:
         return 0
     unescaped = body.replace(rb"\\", b"").replace(rb"\"", b"")
-    brackets = b"".join(unescaped.split(b'"')[::2]).translate(None, NO_BRACKETS)
-    depth = deepest = 0
-    for byte in brackets:
-        depth += 1 if byte in b"[{" else -1
-        deepest = max(deepest, depth)
-    return deepest
+    brackets = b"".join(unescaped.split(b'"')[::2]).translate(ALL_SQUARE, NO_BRACKETS)
+    levels = 0
+    while b"[]" in brackets and levels <= most:
+        brackets, levels = brackets.replace(b"[]", b""), levels + 1
+    return levels + brackets.count(b"[")

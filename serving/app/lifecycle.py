@@ -89,10 +89,10 @@ async def _obey(service: Service, drain_s: float, tasks: "list[asyncio.Task[None
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _counting(metrics: Metrics) -> Callable[[str, str], None]:
-    def changed(task: str, name: str) -> None:
+def _counting(metrics: Metrics) -> Callable[[str, bool], None]:
+    def changed(task: str, is_served: bool) -> None:
         metrics.changes.labels(task).inc()
-        if not name:
+        if not is_served:
             metrics.forget(task)
 
     return changed

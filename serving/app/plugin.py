@@ -7,7 +7,6 @@ vLLM's server loads it where ``VLLM_PLUGINS`` names ``fourshot`` and `serving.se
 import asyncio
 import logging
 import os
-import tempfile
 from argparse import Namespace
 from functools import partial
 from pathlib import Path
@@ -17,6 +16,7 @@ from fastapi import FastAPI
 
 from fourshot.engine.checkpoints.models import checkpoint_shapes
 from fourshot.engine.core import EngineSettings
+from fourshot.engine.machine.temporary import own_folder
 from fourshot.engine.tokens import load_tokenizer
 from fourshot.engine.vllm_seams.lora_loads import WORKER_METHOD
 from fourshot.serving.app.lifecycle import at_start, live
@@ -28,7 +28,7 @@ from fourshot.serving.models.base_model import BaseModel
 from fourshot.serving.models.registry import Registry
 from fourshot.serving.models.scorer import Scorer
 from fourshot.serving.models.students import open_students, queue_of
-from fourshot.serving.settings import ENVIRONMENT, from_json
+from fourshot.serving.settings import ENVIRONMENT, STAGING, from_json
 
 logger = logging.getLogger("fourshot.serving")
 LOOK_AT_ENGINE_S = 0.2
@@ -55,7 +55,7 @@ class FourshotPlugin:
         lora, scheduler = engine_client.vllm_config.lora_config, engine_client.vllm_config.scheduler_config
         max_model_len = engine_client.model_config.max_model_len
         dispatcher = queue_of(limits, lora.max_loras, 2 * scheduler.max_num_batched_tokens)
-        staging = at_start.staging or Path(tempfile.mkdtemp(prefix="fourshot-serving-"))
+        staging = at_start.staging or own_folder(STAGING)
         model = BaseModel(
             engine=engine_client,
             models=state.openai_serving_models,

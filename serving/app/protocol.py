@@ -11,7 +11,7 @@ import socket
 import sys
 from typing import TYPE_CHECKING, Any
 
-from fourshot.serving.answers import JSON, RefusalError, send_refusal
+from fourshot.serving.answers import JSON, RefusalError, send_answer
 from fourshot.serving.app.guard import Guard
 from fourshot.serving.app.keys import Keys
 from fourshot.serving.settings import NEAR_PROXIES, PROXIES, Limits, ServeSettings
@@ -40,6 +40,7 @@ def bounded_protocol(limits: Limits) -> type[asyncio.Protocol]:
         _open_line = b""  # of the headers: the last line so far, of which the rest may come in another part
         _in_body = False
         _is_tls = False
+        _is_over = False  # there were too many connections when this one came
         _waiting: asyncio.TimerHandle | None = None
         _reading: asyncio.TimerHandle | None = None  # whether it takes what was sent
         _read_at, _unread_bytes = 0.0, 0  # when it last did, and what was left
@@ -47,6 +48,7 @@ def bounded_protocol(limits: Limits) -> type[asyncio.Protocol]:
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
+            self._is_over = len(self.connections) > limits.max_connections
             self._await_headers()
 
         def _await_headers(self) -> None:
@@ -88,7 +90,7 @@ def bounded_protocol(limits: Limits) -> type[asyncio.Protocol]:
             self._wait_no_longer()
             self._header_bytes, self._in_body = 0, True
             app = self.app
-            if len(self.connections) > limits.max_connections:
+            if self._is_over:
                 self.app = _full
             super().on_headers_complete()
             self.app = app
@@ -194,4 +196,5 @@ def server_config(app: Any, settings: ServeSettings) -> "uvicorn.Config":
 
 
 async def _full(scope: Any, receive: Any, send: Any) -> None:
-    await send_refusal(send, RefusalError(503, "too_many_connections", "There are too many connections.", 1.0))
+    refusal = RefusalError(503, "too_many_connections", "There are too many connections.", 1.0)
+    await send_answer(send, refusal.code, refusal.body, {**refusal.headers, "Connection": "close"})

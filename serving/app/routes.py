@@ -64,7 +64,9 @@ async def _answer(
     key: Key | None = request.scope.get(ACCESS)
     if key is not None:
         key.require(task)
-    asker = Caller(name=request.scope.get(ASKER, ""), deadline_s=_deadline_s(request))
+    asker = Caller(
+        name=request.scope.get(ASKER, ""), deadline_s=_deadline_s(request), tasks=key.tasks if key is not None else ()
+    )
     body = await request.body()
     answering = asyncio.create_task(ask(task, body, asker))
     leaving = asyncio.create_task(_until_gone(request))

@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 
 from fourshot.engine.errors import InputError
+from fourshot.pipeline.faults import MOST_NAMED, shorten
 from fourshot.pipeline.rows.fields import as_texts
 from fourshot.pipeline.selective import Abstained, AbstentionRule, rule_of
 from fourshot.pipeline.tasks.generation import GenerationTask
@@ -46,6 +47,7 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str = ""  # of a key, or a peer's address: requests of one wait for each other, and take turns with others'
     deadline_s: float = math.inf  # from its arrival
+    tasks: tuple[str, ...] = ()  # that it may ask; none: all
 
 
 ANYBODY = Caller()
@@ -54,14 +56,7 @@ ANYBODY = Caller()
 class Service:
     """The tasks of one server. All methods run on its event loop."""
 
-    def __init__(
-        self,
-        *,
-        base_name: str,
-        adapters: AdapterSync,
-        limits: Limits,
-        metrics: Metrics,
-    ) -> None:
+    def __init__(self, *, base_name: str, adapters: AdapterSync, limits: Limits, metrics: Metrics) -> None:
         """``base_name``: of the base model, "" where there are students alone."""
         self.adapters, self.metrics = adapters, metrics
         self._base_name, self._limits = base_name, limits
@@ -114,7 +109,8 @@ class Service:
                 raise RefusalError(503, "stopping", "The service is being stopped.", 5.0)
             request = read_request(body, self._limits, kind)
             if not versions:
-                names = ", ".join(sorted(self.adapters.current)) or "none yet"
+                mine = [name for name in sorted(self.adapters.current) if not asker.tasks or name in asker.tasks]
+                names = shorten(mine, MOST_NAMED) or "none yet"
                 raise RefusalError(404, "unknown_task", f"There is no task {quoted(task)} here. Tasks are: {names}.")
             fitting = _of_kind(versions, task, writes=kind is GenerateRequest)
             method = request.method or fitting[0].methods[0]
@@ -238,13 +234,13 @@ class Service:
         task = version.task.name
         version.in_use += 1
         self._in_flight[task] += texts
-        self.metrics.in_flight.labels(task).inc(texts)
+        self.metrics.in_flight.labels(task).set(self._in_flight[task])
         try:
             yield
         finally:
             version.in_use -= 1
             self._in_flight[task] -= texts
-            self.metrics.in_flight.labels(task).dec(texts)
+            self.metrics.in_flight.labels(task).set(self._in_flight[task])
 
 
 def _of_kind(versions: Sequence[Version], task: str, *, writes: bool) -> list[Version]:

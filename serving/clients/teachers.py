@@ -29,13 +29,13 @@ from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.task import Task
 from fourshot.pipeline.task_data import TaskData
 from fourshot.serving.adapter_lookup import find_adapter
+from fourshot.serving.api import OF_TEXTS
 from fourshot.serving.clients.remote.settings import KEY_VARIABLES, RemoteSettings
 from fourshot.serving.clients.remote.teacher import remote_teacher
 
 if TYPE_CHECKING:
     from fourshot.serving.clients.client import Client
 
-OF_TEXTS = (400, 413)  # what a service answers where a text is too long, or several are too many
 FEW = 8  # texts that may all be refused by chance
 
 

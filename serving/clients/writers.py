@@ -10,6 +10,7 @@ from fourshot.pipeline.runs.stages.write import WrittenAnswer
 from fourshot.pipeline.student_card import check_unchanged, find_student, is_text_student
 from fourshot.pipeline.tasks.generation import GenerationTask
 from fourshot.pipeline.text_student import FEW, Generator, TextWritten, load_text_student_card
+from fourshot.serving.api import OF_TEXTS
 from fourshot.serving.clients.remote.settings import RemoteSettings
 
 
@@ -74,11 +75,12 @@ def _written(generate: Callable[[Sequence[str]], list[TextWritten]], inputs: Seq
             for result in generate(inputs)
         ]
     except InputError as error:
-        if isinstance(error, RequestError) and error.code != 400:
+        if isinstance(error, RequestError) and error.code not in OF_TEXTS:
             raise  # it is no text's fault
         if len(inputs) == 1:
             return [WrittenAnswer(text="", fault=str(error))]
-        return [written for text in inputs for written in _written(generate, [text])]
+        half = len(inputs) // 2
+        return [*_written(generate, inputs[:half]), *_written(generate, inputs[half:])]
 
 
 def _service(url: str, task: GenerationTask, key: str | None) -> NamedWriter:

@@ -124,7 +124,7 @@ class Replicas:
 
         text = keys.read_text(encoding="utf-8")
         started = await asyncio.to_thread(RayReplicas, self._settings, self._number, self._ray, text, self._say)
-        replicas = [Replica(index, address) for index, address in enumerate(await asyncio.to_thread(started.addresses))]
+        replicas: list[Replica] = []
 
         async def follow() -> None:
             """An actor that Ray has started again has another address."""
@@ -139,11 +139,15 @@ class Replicas:
                         self._say(f"replica {replica.number} is now at {address}")
                         replica.address = address
 
-        following = asyncio.create_task(follow())
         try:
-            yield replicas
+            addresses = await asyncio.to_thread(started.addresses)
+            replicas += [Replica(index, address) for index, address in enumerate(addresses)]
+            following = asyncio.create_task(follow())
+            try:
+                yield replicas
+            finally:
+                following.cancel()
         finally:
-            following.cancel()
             await asyncio.to_thread(started.close)
 
 

@@ -10,25 +10,29 @@ import asyncio
 import contextlib
 import hashlib
 import logging
+import math
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache, partial
 from typing import Any
 from urllib.parse import quote
 
 import aiohttp
 import msgspec
+from yarl import URL
 
 from fourshot.serving.answers import RefusalError, send_answer, send_refusal
-from fourshot.serving.api import ASKED_PATHS, TaskList
-from fourshot.serving.app.guard import ACCESS, ASKER, ON_BEHALF
+from fourshot.serving.api import ASKED_PATHS, DEADLINE, TaskList
+from fourshot.serving.app.guard import ACCESS, ASKER, ON_BEHALF, TASKS_PATH
 from fourshot.serving.app.keys import Key
-from fourshot.serving.fleet.metrics_pages import merged
+from fourshot.serving.fleet.asgi import lifespan, while_there
+from fourshot.serving.fleet.merged_pages import merged, summed
 from fourshot.serving.settings import Limits
 
 logger = logging.getLogger("fourshot.serving")
 LOOK_EVERY_S = 0.5
 LOOK_S = 5.0  # for an answer to a look
+CONNECT_S = 5.0
 MOST_MISSES = 2  # looks in a row without an answer: a machine that is busy answers late
 PATIENCE_S = 3.0  # while no replica is well that was: one may be taken for gone that is only busy, or be back at once
 KEPT_S = 2.0  # an idle connection: uvicorn hangs up after 5 s, and may do so just as a request is sent
@@ -36,6 +40,7 @@ BOUND = 1.25  # of the mean load, above which a task's own replica is passed ove
 SPARE = 2  # requests more than that, so that few requests do not move at all (docs/serving.md says why no more)
 MOST_TASK_CHARS = 128  # that tell tasks apart: a client may ask for names as long as its headers, and each is kept
 RETRIED_CODES = (502, 503)  # what a replica that is going down or coming up answers
+OWN_PATHS = ("/health", "/metrics")  # answered here, for all replicas
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 HOP_BY_HOP = {
     b"connection",
@@ -43,6 +48,7 @@ HOP_BY_HOP = {
     b"transfer-encoding",
     b"te",
     b"upgrade",
+    b"expect",
     b"host",
     b"authorization",
     ON_BEHALF,
@@ -74,7 +80,6 @@ class Router:
         """Must be called on the loop that serves."""
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEPT_S),
-            timeout=aiohttp.ClientTimeout(total=self._limits.timeout_s + 30, connect=5),
             auto_decompress=False,
         )
 
@@ -123,15 +128,21 @@ class Router:
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan":
-            await _lifespan(receive, send)
+            await lifespan(receive, send)
             return
         if scope["type"] != "http":
             await send({"type": "websocket.close", "code": 1011})
             return
         path = scope["path"]
+        if path in OWN_PATHS and scope["method"] != "GET":
+            refusal = RefusalError(405, "method_not_allowed", f"{scope['method']} is not answered at {path!r}, GET is.")
+            await send_answer(send, refusal.code, refusal.body, {"Allow": "GET"})
+            return
         if path == "/health":
-            state = "well" if any(replica.well for replica in self.replicas) else "starting"
-            await send_answer(send, 200 if state == "well" else 503, msgspec.json.encode({"status": state}))
+            if any(replica.well for replica in self.replicas):
+                await send_answer(send, 200, msgspec.json.encode({"status": "well"}))
+            else:
+                await send_refusal(send, RefusalError(503, "starting", "No replica is up yet, or just now.", 5.0))
             return
         key: Key | None = scope.get(ACCESS)
         if key is not None and path.startswith(ASKED_PATHS):
@@ -143,37 +154,17 @@ class Router:
         if path == "/metrics":
             await send_answer(send, 200, await self._metrics(), content_type=METRICS_TYPE)
             return
+        if path == TASKS_PATH and scope["method"] == "GET" and (listed := await self._tasks(scope)):
+            await send_answer(send, 200, msgspec.json.encode(key.visible(listed) if key is not None else listed))
+            return
         body = (await receive()).get("body", b"")
-        await self._while_there(receive, send, partial(self._forward, scope, body))
-
-    @staticmethod
-    async def _while_there(receive: Any, send: Any, answer: Callable[[Any], Awaitable[None]]) -> None:
-        """Have ``answer`` send what it has to, and give it up where the client leaves: a replica need not go on."""
-        is_over = False
-
-        async def pass_on(message: dict[str, Any]) -> None:
-            nonlocal is_over
-            is_over = message["type"] == "http.response.body" and not message.get("more_body")
-            await send(message)
-
-        async def until_gone() -> None:
-            while (await receive())["type"] != "http.disconnect":
-                pass
-
-        answering, leaving = asyncio.ensure_future(answer(pass_on)), asyncio.create_task(until_gone())
-        try:
-            await asyncio.wait({answering, leaving}, return_when=asyncio.FIRST_COMPLETED)
-            if not (is_over or answering.done()):
-                answering.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await answering
-        finally:
-            answering.cancel()
-            leaving.cancel()
+        await while_there(receive, send, partial(self._forward, scope, body))
 
     async def _forward(self, scope: dict[str, Any], body: bytes, send: Any) -> None:
         """Hand a request on; where its replica fails before the first byte of an answer, to the next one."""
-        deadline = time.monotonic() + self._limits.timeout_s
+        asked_s, headers = _deadline(scope["headers"])
+        limit_s = min(self._limits.timeout_s, asked_s)
+        deadline = time.monotonic() + limit_s
         tried: set[int] = set()
         patient_until = 0.0 if not self._was_up else time.monotonic() + PATIENCE_S
         while time.monotonic() < deadline:
@@ -185,8 +176,15 @@ class Router:
                 await asyncio.sleep(LOOK_EVERY_S / 2)
                 continue
             tried.add(replica.number)
+            if asked_s < math.inf:
+                left_ms = max(1, round(1000 * (deadline - time.monotonic())))
+                scope = {**scope, "headers": [*headers, (DEADLINE.lower().encode(), str(left_ms).encode())]}
             if await self._ask(replica, scope, body, send):
                 return
+        if limit_s == asked_s and time.monotonic() >= deadline:
+            message = f"There was no answer within {limit_s:g} s, as {DEADLINE} asks."
+            await send_refusal(send, RefusalError(504, "timeout", message, 1.0))
+            return
         await send_refusal(send, RefusalError(503, "no_replica", "No replica is up just now.", 5.0))
 
     async def _ask(self, replica: Replica, scope: dict[str, Any], body: bytes, send: Any) -> bool:
@@ -205,23 +203,23 @@ class Router:
         replica.in_flight += 1
         has_begun = False
         try:
-            from yarl import URL
-
+            # Completions of vLLM's own routes take as long as their clients wait.
+            total_s = self._limits.timeout_s + 30 if scope["path"].startswith(ASKED_PATHS) else None
             async with self._session.request(
-                scope["method"], URL(address, encoded=True), data=body or None, headers=headers, allow_redirects=False
+                scope["method"],
+                URL(address, encoded=True),
+                data=body or None,
+                headers=headers,
+                allow_redirects=False,
+                timeout=aiohttp.ClientTimeout(total=total_s, connect=CONNECT_S),
             ) as answer:
                 if answer.status in RETRIED_CODES and answer.headers.get("Retry-After"):
                     return False
-                key: Key | None = scope.get(ACCESS)
-                if scope["path"] == "/v1/tasks" and answer.status == 200 and key is not None and key.tasks:
-                    listed = msgspec.json.decode(await answer.read(), type=TaskList)
-                    await send_answer(send, answer.status, msgspec.json.encode(key.visible(listed)))
-                    return True
                 answer_headers = [
-                    (name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in answer.headers.items()
+                    (name.lower(), value)
+                    for name, value in answer.raw_headers
+                    if name.lower() not in HOP_BY_HOP | OF_ANY_SERVER
                 ]
-                not_passed_on = HOP_BY_HOP | OF_ANY_SERVER
-                answer_headers = [(name, value) for name, value in answer_headers if name not in not_passed_on]
                 parts = answer.content.iter_any()
                 first = await anext(parts, b"")  # before the head: a replica that dies now has not answered
                 has_begun = True
@@ -243,20 +241,40 @@ class Router:
         finally:
             replica.in_flight -= 1
 
-    async def _metrics(self) -> bytes:
-        """The metrics of all replicas, each sample with the number of its replica."""
+    async def _pages(self, path: str) -> dict[int, str]:
+        """What all replicas that answer have at ``path``, by their numbers."""
         assert self._session is not None
         session, pages = self._session, dict[int, str]()
 
         async def fetch(replica: Replica) -> None:
             timeout, headers = aiohttp.ClientTimeout(total=LOOK_S), {"Authorization": f"Bearer {self._key}"}
             with contextlib.suppress(aiohttp.ClientError, TimeoutError, OSError):
-                address = f"{replica.address}/metrics"
+                address = URL(f"{replica.address}{path}", encoded=True)
                 async with session.get(address, headers=headers, timeout=timeout, raise_for_status=True) as answer:
                     pages[replica.number] = await answer.text()
 
         await asyncio.gather(*map(fetch, self.replicas))
-        return await asyncio.to_thread(merged, dict(sorted(pages.items())))
+        return dict(sorted(pages.items()))
+
+    async def _metrics(self) -> bytes:
+        """The metrics of all replicas, each sample with the number of its replica."""
+        return await asyncio.to_thread(merged, await self._pages("/metrics"))
+
+    async def _tasks(self, scope: dict[str, Any]) -> TaskList | None:
+        """What the first replica serves, with the requests of all; None where none answers so."""
+        query = scope.get("query_string", b"").decode("latin-1")
+        pages = await self._pages(f"{TASKS_PATH}{'?' + query if query else ''}")
+        lists = [msgspec.json.decode(page, type=TaskList) for page in pages.values()]
+        return summed(lists) if lists else None
+
+
+def _deadline(headers: Sequence[tuple[bytes, bytes]]) -> tuple[float, list[tuple[bytes, bytes]]]:
+    """In how many seconds a request wants its answer, and its other headers; a replica refuses what is no time."""
+    name = DEADLINE.lower().encode()
+    values = [value.strip() for header, value in headers if header == name]
+    if len(values) != 1 or not values[0].isdigit() or not 0 < len(values[0]) < 16 or not int(values[0]):
+        return math.inf, [*headers]
+    return int(values[0]) / 1000, [pair for pair in headers if pair[0] != name]
 
 
 def _task_in(path: str) -> str:
@@ -272,11 +290,3 @@ def preference(task: str, replicas: tuple[int, ...]) -> tuple[int, ...]:
         return hashlib.sha256(f"{task}\n{replicas[index]}".encode()).digest()
 
     return tuple(sorted(range(len(replicas)), key=weight, reverse=True))
-
-
-async def _lifespan(receive: Any, send: Any) -> None:
-    while True:
-        kind = (await receive())["type"]
-        await send({"type": f"{kind}.complete"})
-        if kind == "lifespan.shutdown":
-            return

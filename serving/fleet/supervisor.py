@@ -22,17 +22,16 @@ from fourshot.engine.machine.processes import import_path
 from fourshot.engine.machine.temporary import own_folder
 from fourshot.serving.answers import JSON, RefusalError
 from fourshot.serving.app.server import READY, environment
-from fourshot.serving.settings import ServeSettings, to_json
+from fourshot.serving.settings import STAGING, ServeSettings, to_json
 
-LONG_ENOUGH_S = 60.0  # a server that lived so long is started again at once
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0
+LONG_ENOUGH_S = 60.0  # after a life of that length the pause before the next start is the first one again
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 30.0
+PAUSES_GROW = 4  # times as long as the one before
 MOST_FAILED_STARTS = 3  # in a row, none of them ever ready: something is wrong that will not go away
 GRACE_S = 10.0  # after the time to drain
 LOG_LINES = 15
 MOST_LINE_BYTES = 1 << 20  # of what the server tells; `serving.app.logs` cuts its own
 ROUTER_HEADER_BYTES = 4096  # what it adds to a client's headers; bytes beyond ASCII it sends as two
-
-STAGING = "fourshot-serving-"  # how the folders of adapters' copies begin
 
 Say = Callable[[str], None]
 
@@ -106,7 +105,7 @@ class Supervisor:
 
     async def run(self) -> None:
         """Serve until `stop`. Raises FourshotError where the server cannot be started at all."""
-        failed, pause_s = 0, FIRST_PAUSE_S
+        failed, pause_s = 0, FIRST_PAUSE_S / PAUSES_GROW
         try:
             while not self._stopping.is_set():
                 await self._answer_instead()
@@ -121,13 +120,12 @@ class Supervisor:
                         f"All of it is in {self._log}."
                     )
                 self.restarts += 1
-                pause_s = (
-                    FIRST_PAUSE_S if time.monotonic() - started > LONG_ENOUGH_S else min(2 * pause_s, LONGEST_PAUSE_S)
-                )
+                lived_long = time.monotonic() - started > LONG_ENOUGH_S
+                pause_s = FIRST_PAUSE_S if lived_long else min(PAUSES_GROW * pause_s, LONGEST_PAUSE_S)
                 self._say(f"the server ended with exit code {code}; starting it again (log: {self._log})")
                 await self._answer_instead()
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._stopping.wait(), pause_s if not was_ready else 0.1)
+                    await asyncio.wait_for(self._stopping.wait(), pause_s)
         finally:
             await self._no_longer()
             self._listening.close()
@@ -146,8 +144,14 @@ class Supervisor:
 
     async def _one_server(self) -> tuple[bool, int]:
         """Start a server and wait for its end. Whether it was ever ready, and its exit code."""
+        staging = own_folder(STAGING)
+        try:
+            return await self._one_server_with(str(staging))
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+
+    async def _one_server_with(self, staging: str) -> tuple[bool, int]:
         descriptor = self._listening.fileno()
-        staging = str(own_folder(STAGING))
         with self._log.open("ab") as log:
             self._child = await asyncio.create_subprocess_exec(
                 sys.executable,
@@ -177,7 +181,6 @@ class Supervisor:
             self.ready.clear()
             self._end_all(child.pid)
             stopping.cancel()
-            shutil.rmtree(staging, ignore_errors=True)
         await telling  # to what it said last
         return ended
 

@@ -46,10 +46,10 @@ class AdapterSync:
         self._bad: dict[Path, tuple[Signature, str, float]] = {}
         self._leaving: dict[str, Version] = {}
         self._contents: FolderContents | None = None
-        self._logged: list[Refused] = []  # refusals that the log has already
+        self._logged: set[Refused] = set()  # refusals that the log has already
         self.current: dict[str, list[Version]] = {}  # by task: what answers, and what does if it is asked for
         self.damaged: set[str] = set()  # tasks that answer on with what is damaged in the folder
-        self.on_change: Callable[[str, str], None] = lambda task, name: None
+        self.on_change: Callable[[str, bool], None] = lambda task, is_served: None
 
     @property
     def loaders(self) -> list[Loader]:
@@ -92,7 +92,7 @@ class AdapterSync:
         for refused in contents.refused:
             if refused not in self._logged:
                 logger.warning("%s is refused: %s", refused.path, refused.reason)
-        self._logged = contents.refused
+        self._logged = {*contents.refused}
         self._contents = contents
         for task in sorted({*contents.tasks, *contents.in_context, *self.current}):
             await self._choose(task, contents)
@@ -151,7 +151,7 @@ class AdapterSync:
             del self.current[task]
         sources = " or ".join(f"by {version.name}" if version.name else "in context" for version in versions)
         logger.info("task %s is %s", task, f"answered {sources}" if sources else "no longer served")
-        self.on_change(task, versions[0].name if versions else "")
+        self.on_change(task, bool(versions))
 
     async def _first(
         self, current: Version | None, stored: Sequence[StoredAdapter], entry: InContext | None

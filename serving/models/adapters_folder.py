@@ -13,7 +13,7 @@ from fourshot.pipeline.synthesis.settings import PRESETS, RunSettings
 from fourshot.pipeline.task import Task
 from fourshot.pipeline.task_data import TaskData
 from fourshot.serving.adapter_lookup import find_classifier
-from fourshot.serving.models.admission import check_hash, read_student
+from fourshot.serving.models.admission import check_file_name, check_hash, read_student
 from fourshot.serving.models.registry import (
     IN_CONTEXT,
     PINS_FILE,
@@ -36,9 +36,12 @@ def add_adapter(root: Path, source: str) -> tuple[Card, bool]:
     is_student = (folder / STUDENT_FILE).is_file()
 
     def checked(place: Path) -> Card:
+        card: Card
         if is_student:
-            return read_student(place, place)
-        check_hash(place, card := load_card(place))
+            card = read_student(place, place)
+        else:
+            check_hash(place, card := load_card(place))
+        check_file_name(card.name)
         return card
 
     try:
@@ -64,8 +67,16 @@ def add_in_context(root: Path, task: Task, shots: int, seed: int, on_event: OnEv
 
 def remove(root: Path, name: str, base: str | None = None) -> list[Path]:
     """Take away all copies of an adapter, or what is refused or answered in context. Raises InputError for no such."""
-    contents = Registry(root, base_named(base)).read()
-    folders = [adapter.folder for adapter in contents.adapters if adapter.name == name]
+    registry = Registry(root, base_named(base))
+    contents = registry.read()
+    adapters = [adapter for adapter in contents.adapters if adapter.name == name]
+    for adapter in adapters:
+        if adapter.folder.parent != registry.root:  # what is linked to there would be found all the same
+            raise InputError(
+                f"{name} is a part of {registry.root / adapter.at}, which it would leave damaged. Move that folder out "
+                f"of {root}, or serve a folder of its own: fourshot adapters add {adapter.folder} --adapters FOLDER."
+            )
+    folders = [adapter.folder for adapter in adapters]
     folders += [root / fault.path for fault in contents.refused if fault.path == name]
     if name in contents.in_context:
         folders.append(root / f"{name}{IN_CONTEXT}")

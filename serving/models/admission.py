@@ -148,9 +148,19 @@ def check_task_name(name: str) -> None:
         raise AdapterError(f"its task is called {name!r}, which cannot stand in an address")
 
 
+def check_file_name(name: str) -> None:
+    """Raise AdapterError for the name of a version that cannot be that of its folder."""
+    if Path(name).name != name or name.startswith("."):
+        raise AdapterError(f"its card calls it {name!r}, which is no file name")
+
+
 def check_inside(path: Path, root: Path) -> None:
-    """Raise AdapterError where ``path``, its links followed, lies outside ``root``."""
-    if not path.resolve().is_relative_to(root.resolve()):
+    """Raise AdapterError where ``path``, its links followed, lies outside ``root``, or nowhere."""
+    try:
+        inside = path.resolve().is_relative_to(root.resolve())
+    except RuntimeError as error:  # Python 3.12 and before: links in a circle
+        raise AdapterError(f"{path.name} is a link that leads to itself") from error
+    if not inside:
         raise AdapterError(f"{path.name} is a link that leads out of the adapters' folder")
 
 
@@ -167,9 +177,8 @@ def stage(folder: Path, card: AdapterCard, staging: Path, base_shapes: Shapes, l
 
 def _staged(name: str, staging: Path, copy_to: Callable[[Path], None]) -> Path:
     """``staging``/``name``, filled by ``copy_to`` unless it is there, whole or not at all."""
+    check_file_name(name)
     final = staging / name
-    if Path(name).name != name or name.startswith("."):
-        raise AdapterError(f"its card calls it {name!r}, which is no file name")
     if final.is_dir():
         return final
     try:

@@ -77,14 +77,20 @@ class BaseModel:
         labels = self.labels(card)
         folder = await asyncio.to_thread(stage, stored.folder, card, self._staging, self._shapes, self._rank)
         lora = await self._load(stored.name, folder)
-        # In a thread: filler is looked for, which takes a while for many shots.
-        version = await asyncio.to_thread(ModelVersion, self, stored, labels, lora, folder)
-        await self._warm_up(version)
+        try:
+            # In a thread: filler is looked for, which takes a while for many shots.
+            version = await asyncio.to_thread(ModelVersion, self, stored, labels, lora, folder)
+            await self._warm_up(version)
+        except Exception as error:  # of any type, as vLLM has it
+            await self._engine.remove_lora(lora.lora_int_id)
+            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+            raise AdapterError(f"it cannot answer: {error}") from error
         return version
 
     async def _warm_up(self, version: "ModelVersion") -> None:
         """One answer before the first request: the instruction is in the prefix cache, and the adapter works."""
         (ids,) = encode_prompts(self.tokenizer, version.prompts(WARM_UP_TEXT, "adapter"))
+        check_lengths([ids], version.labels["adapter"].longest, self.settings.max_model_len)
         await self.scorer.score(ids, version.labels["adapter"], version.lora)
 
     async def _load(self, name: str, folder: Path) -> "LoRARequest":
@@ -164,6 +170,7 @@ class ModelVersion:
             self._icl_form = aligned(self._form, self.task, model.settings, self.shots)
         self.card: Card | None = source if isinstance(source, AdapterCard) else None
         self._icl_calibration: Calibration | None = None  # fitted when it is first asked for
+        self._fitting: asyncio.Task[Calibration] | None = None
         self.pinned = False  # in its slot
         self.left_at, self.in_use = 0.0, 0
 
@@ -210,8 +217,13 @@ class ModelVersion:
     async def _calibrated_in_context(self) -> Calibration:
         """Contextual calibration of the task's in-context prompt; three short requests, once per version."""
         if self._icl_calibration is None:
-            prompt_texts = [prompt for text in CONTENT_FREE for prompt in self.prompts(text, "icl")]
-            prompts = encode_prompts(self._model.tokenizer, prompt_texts)
-            scored = await self._model.scorer.score_all(prompts, self.labels["icl"], None)
-            self._icl_calibration = contextual(np.array([text.logprobs for text in scored]))
+            if self._fitting is None or self._fitting.done():  # the last one has failed
+                self._fitting = asyncio.create_task(self._fit_in_context())
+            self._icl_calibration = await asyncio.shield(self._fitting)  # who leaves takes it from nobody else
         return self._icl_calibration
+
+    async def _fit_in_context(self) -> Calibration:
+        prompt_texts = [prompt for text in CONTENT_FREE for prompt in self.prompts(text, "icl")]
+        prompts = encode_prompts(self._model.tokenizer, prompt_texts)
+        scored = await self._model.scorer.score_all(prompts, self.labels["icl"], None)
+        return contextual(np.array([text.logprobs for text in scored]))

@@ -158,6 +158,8 @@ class Registry:
             try:
                 self._base()
                 entry = read_in_context(file)
+                if file.name != (expected := f"{entry.task.name}{IN_CONTEXT}"):
+                    raise AdapterError(f"it is for the task {entry.task.name}; rename it to {expected}")
                 in_context[entry.task.name] = entry
             except AdapterError as error:
                 refused.append(Refused(path=file.name, reason=str(error)))
@@ -179,9 +181,13 @@ class Registry:
             return
         for folder in sorted(self.root.iterdir()):
             if folder.is_dir() and not folder.name.startswith(".") and folder.name != STORE:
-                distillations = _distillations(folder)
+                try:
+                    distillations = _distillations(folder)
+                    has_more = not distillations or bool({*folder.iterdir()} - {*distillations})
+                except OSError:  # `_examine` will say so
+                    distillations, has_more = [], True
                 yield from distillations
-                if not distillations or {*folder.iterdir()} - {*distillations}:
+                if has_more:
                     yield folder
 
     def _examine(self, place: Path, at: str, previous: "Examined") -> StoredAdapter | str:

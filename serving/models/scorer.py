@@ -6,9 +6,9 @@ Importing this module loads no vllm.
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from itertools import accumulate, count
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 import numpy as np
@@ -23,6 +23,7 @@ from fourshot.serving.models.dispatcher import BASE, Dispatcher
 if TYPE_CHECKING:
     from vllm.lora.request import LoRARequest
 
+Answer = TypeVar("Answer")
 BEGINNING_TOKENS, MOST_BEGINNINGS = 32, 4096  # one block of the cache; beginnings that are remembered
 
 
@@ -35,6 +36,16 @@ class ScoredText(msgspec.Struct, frozen=True, kw_only=True):
     completion_tokens: int
     queue_s: float  # until the engine began
     model_s: float
+
+
+async def all_or_none(asking: Iterable[Coroutine[Any, Any, Answer]]) -> list[Answer]:
+    """What each comes to, in their order; where one fails, the others are cancelled, for nobody waits for them."""
+    tasks = [*map(asyncio.ensure_future, asking)]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
 
 
 class Scorer:
@@ -50,8 +61,8 @@ class Scorer:
     ) -> list[ScoredText]:
         """Score the prompts of one request, in their order. See `score`."""
         offsets = [0, *accumulate(map(len, prompts))]
-        return await asyncio.gather(
-            *(self.score(prompt, labels, lora, offset, asker) for prompt, offset in zip(prompts, offsets, strict=False))
+        return await all_or_none(
+            self.score(prompt, labels, lora, offset, asker) for prompt, offset in zip(prompts, offsets, strict=False)
         )
 
     def work_tokens(self, prompts: Sequence[Sequence[int]], labels: LabelTokens, lora: "LoRARequest | None") -> int:
@@ -74,11 +85,9 @@ class Scorer:
         """
         arrived = time.monotonic()
         scoring = Scoring([0.0] * len(labels.ids))
-        answers = await asyncio.gather(
-            *(
-                self._ask([*prompt, *question.prefix], params, question, lora, after_tokens, asker)
-                for question, params in questions(labels)
-            )
+        answers = await all_or_none(
+            self._ask([*prompt, *question.prefix], params, question, lora, after_tokens, asker)
+            for question, params in questions(labels)
         )
         began, ended = float("inf"), arrived
         for question, output, turn, done in answers:

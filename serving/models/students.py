@@ -25,7 +25,7 @@ from fourshot.serving.api import Method
 from fourshot.serving.models.admission import stage_student
 from fourshot.serving.models.dispatcher import BASE, LEAST_WINDOW_TOKENS, Dispatcher
 from fourshot.serving.models.registry import Card, InContext, StoredAdapter
-from fourshot.serving.models.scorer import ScoredText, combined_answers
+from fourshot.serving.models.scorer import ScoredText, all_or_none, combined_answers
 from fourshot.serving.models.version import Loader, PreparedRequest, TimedGeneration, Version
 from fourshot.serving.settings import Limits
 from fourshot.training.students.serving_model import ServingModel
@@ -185,8 +185,8 @@ class StudentVersion(_Student):
 
     async def score(self, prepared: PreparedRequest, method: Method, asker: str) -> tuple[list[ScoredText], np.ndarray]:
         offsets = accumulate(map(len, prepared.prompts), initial=0)
-        scored = await asyncio.gather(
-            *(self._score(ids, offset, asker) for ids, offset in zip(prepared.prompts, offsets, strict=False))
+        scored = await all_or_none(
+            self._score(ids, offset, asker) for ids, offset in zip(prepared.prompts, offsets, strict=False)
         )
         scored = combined_answers(scored, prepared.parts)
         return scored, np.exp(np.array([text.logprobs for text in scored]))
@@ -228,7 +228,7 @@ class TextStudentVersion(_Student):
             self._students.ask(self, text, work, offset, asker)
             for text, work, offset in zip(inputs, tokens, offsets, strict=False)
         )
-        return [TimedGeneration(*answer) for answer in await asyncio.gather(*requests)]
+        return [TimedGeneration(*answer) for answer in await all_or_none(requests)]
 
 
 AnyVersion = StudentVersion | TextStudentVersion

@@ -130,7 +130,7 @@ def review_app(desk: ReviewDesk, token: str) -> "Starlette":
     return Starlette(
         routes=[Mount(f"/{token}", routes=routes)],
         middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"], www_redirect=False)],
-        exception_handlers={FourshotError: refuse, msgspec.DecodeError: refuse},
+        exception_handlers={FourshotError: refuse, msgspec.DecodeError: refuse, OSError: refuse},
     )
 
 

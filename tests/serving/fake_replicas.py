@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from fourshot.serving.api import TaskInfo, TaskList
+from fourshot.serving.api import ASKED_PATHS, DEADLINE, TaskInfo, TaskList
 from fourshot.serving.app.guard import ACCESS
 from fourshot.serving.app.keys import Key
 from fourshot.serving.fleet.router import Replica, Router
@@ -25,6 +25,8 @@ class FakeReplica:
         self.name = name
         self.requests: list[tuple[str, str, bytes]] = []
         self.askers: list[str] = []
+        self.deadlines: list[str] = []
+        self.counts = (0, 0)  # requests and texts in flight, of each task
         self.answer_with = 200
         self.break_next = 0
         self.answers = asyncio.Event()
@@ -49,6 +51,8 @@ class FakeReplica:
         assert request.headers["Authorization"] == f"Bearer {KEY}"
         self.requests.append((request.method, request.path_qs, await request.read()))
         self.askers.append(request.headers.get("X-Fourshot-Asker", ""))
+        if deadline := request.headers.get(DEADLINE):
+            self.deadlines.append(deadline)
         if self.break_next:
             self.break_next -= 1
             assert request.transport is not None
@@ -60,9 +64,10 @@ class FakeReplica:
                 text='# HELP fourshot_tasks b\nfourshot_tasks 3\nfourshot_x{task="a"} 1\nfourshot_y{} 2\n'
             )
         if request.path == "/v1/tasks" and self.answer_with == 200:
-            tasks = [
-                TaskInfo(task=name, labels=[], adapter="", versions=[], pinned=False, methods=[]) for name in ("a", "b")
-            ]
+            requests, in_flight = self.counts
+            plain = TaskInfo(task="a", labels=[], adapter="", versions=[], pinned=False, methods=[])
+            plain = msgspec.structs.replace(plain, requests=requests, in_flight=in_flight)
+            tasks = [plain, msgspec.structs.replace(plain, task="b")]
             return web.Response(body=msgspec.json.encode(TaskList(base_model="m", tasks=tasks)))
         headers = {"Retry-After": "1"} if self.answer_with == 503 else {}
         return web.json_response({"by": self.name}, status=self.answer_with, headers=headers)
@@ -92,6 +97,7 @@ def routed(
             app: Any = None,
             more: Sequence[tuple[bytes, bytes]] = (),
             leaves: asyncio.Event | None = None,
+            method: str = "",
         ) -> tuple[int, Any]:
             sent: list[dict[str, Any]] = []
 
@@ -107,7 +113,8 @@ def routed(
                 sent.append(message)
 
             headers = [(b"authorization", b"Bearer the-client's-own"), (b"content-type", b"application/json"), *more]
-            scope = {"type": "http", "path": path, "method": "POST", "headers": headers, "query_string": query}
+            usual = "POST" if path.startswith(ASKED_PATHS) else "GET"
+            scope = {"type": "http", "path": path, "method": method or usual, "headers": headers, "query_string": query}
             await (app or router)({**scope, "client": ("192.0.2.1", 1), ACCESS: key}, receive, send)
             answer = b"".join(message.get("body", b"") for message in sent[1:])
             try:

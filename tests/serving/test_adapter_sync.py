@@ -212,3 +212,25 @@ def test_in_context_is_not_offered_where_the_examples_do_not_fit(
     assert {info.task: info.methods for info in sync.tasks()} == {"desk": ["icl"], "many": ["adapter"]}
     version: Any = sync.current["many"][0]
     assert [len(question.tokens) for question in version.labels["adapter"].questions(128)] == [128, 22]
+
+
+@pytest.mark.parametrize("fault", [ValueError("longer than the model"), RuntimeError("no memory")])
+def test_one_that_cannot_answer_is_refused_and_takes_no_other_with_it(
+    tmp_path: Path, sync: Sync, monkeypatch: pytest.MonkeyPatch, fault: Exception
+) -> None:
+    bad, good = make_adapter(tmp_path, task_of("a-bad")), make_adapter(tmp_path, DESK)
+    removed: list[int] = []
+
+    async def warm_up(version: Any) -> None:
+        if version.task.name == "a-bad":
+            raise fault
+
+    async def remove(number: int) -> None:
+        removed.append(number)
+
+    monkeypatch.setattr(sync.model, "_warm_up", warm_up)
+    sync.model._engine.remove_lora = remove
+    for _ in range(2):
+        assert sync.now() == {"desk": good.name}
+    assert f"it cannot answer: {fault}" in sync.reasons()[bad.name]
+    assert len(removed) == 1, "loaded once, and given back"

@@ -77,6 +77,27 @@ def test_an_adapter_is_added_listed_pinned_and_removed(
     assert code == 2 and "There are: none" in text
 
 
+def test_what_is_a_part_of_a_run_is_not_taken_out_of_it(
+    tmp_path: Path, root: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    stored = make_adapter(root / "a-run" / "adapters" / "job", task_of("mood"))
+    (root / "a-run" / "adapter").symlink_to(stored)
+    code, text = run_command(capfd, "adapters", "remove", stored.name, "--adapters", str(root))
+    assert code == 2 and f"a part of {root / 'a-run'}" in text and "Move that folder out" in text
+    assert (root / "a-run" / "adapter").is_symlink() and (stored / "adapter_model.safetensors").is_file()
+
+
+def test_a_card_whose_name_leads_elsewhere_is_not_added(
+    tmp_path: Path, root: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    source = make_adapter(tmp_path / "made", task_of("mood"))
+    digest = source.name.rpartition("-")[2]
+    card = source / "card.json"
+    card.write_text(card.read_text().replace(source.name, f"/../x-{digest}"))
+    code, text = run_command(capfd, "adapters", "add", str(source), "--adapters", str(root))
+    assert code == 2 and "is no file name" in text and not list(root.parent.glob("x-*"))
+
+
 def test_a_student_is_added_listed_and_removed_and_needs_no_base_model(
     tmp_path: Path, root: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,7 +5,9 @@ from typing import Any
 
 import pytest
 
+from fourshot.serving.answers import RefusalError
 from fourshot.serving.app.conventions import Conventions, without_slash
+from fourshot.serving.app.service import Caller
 from fourshot.serving.settings import Limits
 from tests.serving.app_in_process import InProcess, answer_to
 
@@ -149,3 +151,40 @@ def test_a_page_of_another_site_may_ask_where_its_origin_was_named() -> None:
     ]
     plain = answer_to("OPTIONS", "/v1/classify/desk", b"", preflight)
     assert plain.code == 405 and "access-control-allow-origin" not in plain.headers
+
+
+def test_an_address_without_a_slash_is_refused() -> None:
+    answer = answer_to("OPTIONS", "*")
+    assert (answer.code, answer.error["type"]) == (400, "bad_request")
+
+
+def test_what_is_cut_off_at_the_stop_is_told_to_come_again() -> None:
+    async def never(*_: Any) -> None:
+        await asyncio.Event().wait()
+
+    async def run() -> None:
+        sent: list[dict[str, Any]] = []
+
+        async def send(message: dict[str, Any]) -> None:
+            sent.append(message)
+
+        scope = {"type": "http", "method": "POST", "path": "/v1/classify/desk", "headers": []}
+        cut_off = asyncio.create_task(Conventions(never)(scope, never, send))
+        await asyncio.sleep(0)
+        cut_off.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await cut_off
+        assert sent[0]["status"] == 503 and (b"retry-after", b"5") in sent[0]["headers"]
+
+    asyncio.run(run())
+
+
+def test_a_key_for_some_tasks_is_told_of_no_others() -> None:
+    async def run(*tasks: str) -> str:
+        service = InProcess().service
+        with pytest.raises(RefusalError) as refused:
+            await service.classify("nothing", TEXT, Caller(tasks=tasks))
+        return str(refused.value)
+
+    assert "Tasks are: desk, split." in asyncio.run(run())
+    assert "Tasks are: split." in asyncio.run(run("split", "nothing"))

@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from fourshot.serving.answers import RefusalError
+from fourshot.serving.models.scorer import all_or_none
 from tests.serving.app_in_process import InProcess
 
 BODY = b'{"input": "The door is jammed."}'
@@ -40,5 +41,44 @@ def test_what_comes_after_the_stop_is_told_when_to_ask_again() -> None:
         app.scorer.answers.set()
         await draining
         assert (await taken).results[0].label == "lock"
+
+    asyncio.run(run())
+
+
+def test_a_task_that_is_withdrawn_while_it_answers_has_no_texts_in_flight_after() -> None:
+    async def run() -> None:
+        app = InProcess()
+        app.scorer.answers.clear()
+        taken = asyncio.create_task(app.service.classify("desk", BODY))
+        gauge = app.service.metrics.in_flight
+        while not app.service._in_flight["desk"]:
+            await asyncio.sleep(0)
+        assert gauge.labels("desk")._value.get() == 1
+        app.service.metrics.forget("desk")
+        app.scorer.answers.set()
+        await taken
+        assert gauge.labels("desk")._value.get() == 0
+
+    asyncio.run(run())
+
+
+def test_where_one_of_several_fails_nobody_goes_on_with_the_others() -> None:
+    async def run() -> None:
+        ended: list[str] = []
+
+        async def long() -> None:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                ended.append("long")
+
+        async def failing() -> None:
+            await asyncio.sleep(0)
+            raise ValueError("no")
+
+        with pytest.raises(ValueError, match="no"):
+            await all_or_none([long(), failing()])
+        await asyncio.sleep(0)
+        assert ended == ["long"]
 
     asyncio.run(run())

@@ -229,4 +229,20 @@ def test_deep_nesting_is_refused_and_brackets_in_texts_are_not() -> None:
 )
 def test_depth_is_that_of_brackets_outside_strings(monkeypatch: pytest.MonkeyPatch, text: str, depth: int) -> None:
     monkeypatch.setattr("fourshot.serving.app.guard.SHALLOW", 0)
-    assert json_depth(text.encode()) == depth
+    assert json_depth(text.encode(), 32) == depth
+
+
+def test_only_a_browsers_preflight_comes_by_without_a_key(file: Path) -> None:
+    add_key(file, "k")
+    guard = Guard(app := App(), Limits(), Keys(file))
+    assert asyncio.run(ask(guard, "/metrics", method="OPTIONS"))[0] == 401
+    assert asyncio.run(ask(guard, "/metrics", method="OPTIONS", headers={"Origin": "https://a.example"}))[0] == 401
+    assert app.requests == []
+    preflight = {"Origin": "https://a.example", "Access-Control-Request-Method": "POST"}
+    assert asyncio.run(ask(guard, method="OPTIONS", headers=preflight))[0] == 200
+
+
+def test_depth_is_counted_no_further_than_it_matters() -> None:
+    assert json_depth(b"[" * 40 + b"]" * 40, 32) > 32
+    assert json_depth(b"[]" * 500_000, 32) == 1
+    assert json_depth(b"{}}" * 100_000, 32) == 1

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,9 @@ import pytest
 from fourshot.engine.checkpoints.models import checkpoint_shapes, resolve_model
 from fourshot.engine.errors import AdapterError, InputError
 from fourshot.pipeline.card import load_card
+from fourshot.pipeline.task import Example
 from fourshot.serving.models.admission import check_weights, stage
-from fourshot.serving.models.registry import Registry, base_named, write_pins
+from fourshot.serving.models.registry import InContext, Registry, base_named, write_in_context, write_pins
 from fourshot.serving.testing.adapters import make_adapter, task_of
 from tests.serving.random_students import make_student
 
@@ -140,3 +142,39 @@ def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     broken = make_adapter(tmp_path, task_of("mood"), size=float("nan"))
     with pytest.raises(AdapterError, match="not finite"):
         check_weights(broken, load_card(broken), checkpoint_shapes(Path(resolve_model(None).path)), 8)
+
+
+@pytest.mark.parametrize("config", ["[]", "3", "null", '{"r": '])
+def test_a_configuration_that_is_none_takes_no_other_adapter_with_it(tmp_path: Path, config: str) -> None:
+    bad, good = make_adapter(tmp_path, task_of("mood"), 1), make_adapter(tmp_path, task_of("desk"), 2)
+    (bad / "adapter_config.json").write_text(config)
+    contents = Registry(tmp_path, base_named(None)).read()
+    assert [adapter.name for adapter in contents.adapters] == [good.name]
+    assert [refused.path for refused in contents.refused] == [bad.name]
+
+
+def test_a_folder_that_may_not_be_read_takes_no_adapter_with_it(
+    tmp_path: Path, adapter_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy(adapter_folder, tmp_path)
+    closed = tmp_path / "lost+found"
+    closed.mkdir()
+    iterdir = Path.iterdir
+
+    def refuse(path: Path) -> Iterator[Path]:
+        if path == closed:
+            raise PermissionError(13, "Permission denied", str(path))
+        return iterdir(path)
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    contents = Registry(tmp_path, base_named(None)).read()
+    assert [adapter.name for adapter in contents.adapters] == [adapter_folder.name]
+    assert [refused.path for refused in contents.refused] == ["lost+found"]
+
+
+def test_examples_under_another_name_than_their_task_s_are_refused(tmp_path: Path) -> None:
+    task = task_of("mood")
+    shots = tuple(Example(text=f"a {label.word}", label=label.name) for label in task.labels)
+    file = write_in_context(tmp_path, InContext(task=task, shots=shots))
+    shutil.copy(file, tmp_path / "copy.in-context.json")
+    assert reasons(tmp_path) == {"copy.in-context.json": "it is for the task mood; rename it to mood.in-context.json"}

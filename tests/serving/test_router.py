@@ -15,7 +15,7 @@ from fourshot.serving.answers import send_answer
 from fourshot.serving.app.guard import Guard
 from fourshot.serving.app.keys import Key
 from fourshot.serving.app.protocol import bounded_protocol
-from fourshot.serving.fleet.metrics_pages import merged
+from fourshot.serving.fleet.merged_pages import merged
 from fourshot.serving.fleet.router import Replica, Router, preference
 from fourshot.serving.fleet.supervisor import listen, replica_settings
 from fourshot.serving.settings import Limits, ServeSettings
@@ -105,7 +105,7 @@ def test_a_key_for_some_tasks_sees_and_asks_no_others() -> None:
 def test_paths_and_queries_arrive_as_they_were_sent() -> None:
     async def test(router: Router, fakes: list[FakeReplica], ask: Ask) -> None:
         await ask("/v1/tasks", query=b"all=1&x=%2f")
-        assert ("POST", "/v1/tasks?all=1&x=%2f") in {request[:2] for replica in fakes for request in replica.requests}
+        assert ("GET", "/v1/tasks?all=1&x=%2f") in {request[:2] for replica in fakes for request in replica.requests}
 
     routed(test)
 

@@ -137,3 +137,48 @@ def test_over_ray_a_replica_that_is_long_in_starting_keeps_nobody_from_following
             assert said[0] == "replica 1 is now at http://second-2"
 
     asyncio.run(run())
+
+
+def test_what_the_router_answers_itself_is_read_alone() -> None:
+    async def test(router: Router, fakes: list[FakeReplica], ask: Ask) -> None:
+        for path in ("/metrics", "/health"):
+            assert (await ask(path))[0] == 200
+            code, answer = await ask(path, method="OPTIONS")
+            assert (code, answer["error"]["type"]) == (405, "method_not_allowed")
+
+    routed(test)
+
+
+def test_a_list_of_tasks_has_the_requests_of_all_replicas() -> None:
+    async def test(router: Router, fakes: list[FakeReplica], ask: Ask) -> None:
+        fakes[0].counts, fakes[1].counts = (3, 1), (4, 0)
+        code, listed = await ask("/v1/tasks", query=b"all=1")
+        assert code == 200
+        assert [(info["task"], info["requests"], info["in_flight"]) for info in listed["tasks"]] == [
+            ("a", 7, 1),
+            ("b", 7, 1),
+        ]
+        assert all(fake.requests[-1][1] == "/v1/tasks?all=1" for fake in fakes)
+        fakes[0].answers.clear()  # one that hangs counts for nothing
+        assert (await ask("/v1/tasks"))[1]["tasks"][0]["requests"] == 4
+
+    routed(test)
+
+
+def test_a_deadline_is_one_for_all_attempts_and_the_rest_of_it_is_sent_on() -> None:
+    async def test(router: Router, fakes: list[FakeReplica], ask: Ask) -> None:
+        more = [(b"x-deadline-ms", b"400")]
+        assert (await ask("/v1/classify/a", more=more))[0] == 200
+        (deadline,) = [deadline for fake in fakes for deadline in fake.deadlines]
+        assert 0 < int(deadline) <= 400
+        for fake in fakes:
+            fake.answer_with = 503
+        began = time.monotonic()
+        code, answer = await ask("/v1/classify/a", more=more)
+        assert (code, answer["error"]["type"]) == (504, "timeout") and "0.4 s" in answer["error"]["message"]
+        assert time.monotonic() - began < 4
+        fakes[0].answer_with = fakes[1].answer_with = 400
+        assert (await ask("/v1/classify/a", more=[(b"x-deadline-ms", b"soon")]))[0] == 400
+        assert "soon" in [*fakes[0].deadlines, *fakes[1].deadlines]
+
+    routed(test)

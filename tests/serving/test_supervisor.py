@@ -192,3 +192,27 @@ def test_server_and_engine_end_with_a_command_that_is_killed(tmp_path: Path) -> 
         owner.wait()
     _, alive = psutil.wait_procs(processes, timeout=10)
     assert alive == []
+
+
+def test_one_that_ends_soon_whenever_it_is_ready_waits_longer_each_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[float] = []
+    supervised = make_supervisor(tmp_path, listen("127.0.0.1", 0))
+
+    async def wait_for(waiting: Any, pause_s: float) -> None:
+        waiting.close()
+        pauses.append(pause_s)
+        if len(pauses) == 7:
+            supervised.stop()
+        raise TimeoutError
+
+    async def one_server() -> tuple[bool, int]:
+        if len(pauses) == 5:
+            monkeypatch.setattr(supervisor, "LONG_ENOUGH_S", -1.0)
+        return True, 1
+
+    monkeypatch.setattr(supervised, "_one_server", one_server)
+    monkeypatch.setattr(supervisor.asyncio, "wait_for", wait_for)
+    asyncio.run(supervised.run())
+    assert pauses == pytest.approx([0.1, 0.4, 1.6, 6.4, 25.6, 0.1, 0.1])

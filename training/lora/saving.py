@@ -42,7 +42,7 @@ def _save(wrapped: Any, folder: Path) -> None:
 
 def content_hash(adapter: Path) -> str:
     """Hash of the weights and of the configuration less where the base happened to lie."""
-    config = msgspec.json.decode((adapter / "adapter_config.json").read_bytes())
+    config = msgspec.json.decode((adapter / "adapter_config.json").read_bytes(), type=dict[str, Any])
     config.pop("base_model_name_or_path", None)
     digest = hashlib.sha256(msgspec.json.encode(config, order="sorted"))
     digest.update((adapter / "adapter_model.safetensors").read_bytes())

@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import random
+import threading
 import time
 from collections.abc import Sequence
 from functools import cached_property
@@ -207,11 +208,13 @@ class Seq2SeqWriter:
             from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
         self._model = AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=torch.float32).eval().to(torch_device())
         self._tokenizer = AutoTokenizer.from_pretrained(folder)
+        self._tokenizing = threading.Lock()  # how it pads and cuts is kept in the tokenizer, from call to call
         self.most_tokens: int = self._tokenizer.model_max_length  # of a text, that it reads
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text, all of it."""
-        return [list(ids) for ids in self._tokenizer(list(texts), truncation=False)["input_ids"]]
+        with self._tokenizing:
+            return [list(ids) for ids in self._tokenizer(list(texts), truncation=False)["input_ids"]]
 
     def write(
         self, texts: Sequence[str], max_tokens: int | None = None, batch: int = 16
@@ -226,7 +229,9 @@ class Seq2SeqWriter:
         written = [("", True, 0)] * len(texts)
         for start in range(0, len(order), batch):
             chosen = order[start : start + batch]
-            encoded = self._tokenizer([texts[i] for i in chosen], padding=True, truncation=True, return_tensors="pt")
+            part = [texts[i] for i in chosen]
+            with self._tokenizing:
+                encoded = self._tokenizer(part, padding=True, truncation=True, return_tensors="pt")
             encoded = encoded.to(self._model.device)
             with torch.inference_mode():
                 rows = self._model.generate(

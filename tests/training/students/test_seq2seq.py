@@ -1,5 +1,8 @@
 """Sequence-to-sequence students: small random models of the real classes, trained, saved and loaded by transformers."""
 
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +41,33 @@ def test_a_student_learns_to_write_and_is_loaded_by_transformers(write: Any, tmp
     loaded = AutoModelForSeq2SeqLM.from_pretrained(result.path)
     assert loaded.generation_config.max_new_tokens == 8
     assert sum(parameter.numel() for parameter in loaded.parameters()) == result.parameters
+
+
+def test_one_that_counts_tokens_and_one_that_writes_do_not_meet_in_the_tokenizer(tmp_path: Path) -> None:
+    """How it pads and cuts is the tokenizer's state: a service counts in one thread and writes in another."""
+    writer = Seq2SeqWriter(train_seq2seq(job(write_bart(tmp_path / "base")), tmp_path / "store").path)
+    tokenizer, inside, most = writer._tokenizer, Counter[str](), Counter[str]()
+
+    class Watched:
+        def __call__(self, *args: Any, **options: Any) -> Any:
+            inside["calls"] += 1
+            most["calls"] = max(most["calls"], inside["calls"])
+            try:
+                time.sleep(0.01)
+                return tokenizer(*args, **options)
+            finally:
+                inside["calls"] -= 1
+
+        def decode(self, *args: Any, **options: Any) -> Any:
+            return tokenizer.decode(*args, **options)
+
+    writer._tokenizer = Watched()
+    with ThreadPoolExecutor(4) as threads:
+        counted = [threads.submit(writer.encode, ["rome in x", "rome"]) for _ in range(8)]
+        written = [threads.submit(writer.write, ["nice in x", "rome in"]) for _ in range(2)]
+        assert [[len(row) for row in done.result()] for done in counted] == [[4, 2]] * 8
+        assert [done.result() for done in written] == [[("x has x", True, 4)] * 2] * 2
+    assert most["calls"] == 1
 
 
 def test_the_epoch_that_does_best_on_held_out_texts_is_kept(tmp_path: Path) -> None:

@@ -1,9 +1,13 @@
-"""The metrics pages of several replicas as one."""
+"""What several replicas tell of themselves, as one: metrics pages and lists of tasks."""
 
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 
+import msgspec
 from prometheus_client import Metric, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
+
+from fourshot.serving.api import TaskList
 
 
 def merged(pages: Mapping[int, str]) -> bytes:
@@ -24,3 +28,16 @@ def merged(pages: Mapping[int, str]) -> bytes:
             return families.values()
 
     return generate_latest(Pages())
+
+
+def summed(lists: Sequence[TaskList]) -> TaskList:
+    """The first of the replicas' lists of tasks, with the requests of all of them."""
+    requests, in_flight = Counter[str](), Counter[str]()
+    for info in (info for listed in lists for info in listed.tasks):
+        requests[info.task] += info.requests
+        in_flight[info.task] += info.in_flight
+    tasks = [
+        msgspec.structs.replace(info, requests=requests[info.task], in_flight=in_flight[info.task])
+        for info in lists[0].tasks
+    ]
+    return msgspec.structs.replace(lists[0], tasks=tasks)
