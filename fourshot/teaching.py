@@ -90,12 +90,13 @@ def plan_annotation(
     encoding: str = "",
     model: str | None = None,
     key: str | None = None,
+    ray: str = "",
     on_event: OnEvent | None = None,
     teacher_model: str | None = None,
     remote: RemoteSettings | None = None,
 ) -> Forecast | None:
     """What `annotate` would take by the speed of this machine as it is now; None for who reads without an engine."""
-    teacher = _teacher(task, by, data, model, key, "", _remote(teacher_model, remote))
+    teacher = _teacher(task, by, data, model, key, ray, _remote(teacher_model, remote))
     table = open_texts(unlabelled, text_column, teacher.task, ReadSettings(encoding=encoding))
     return foretell_annotation(teacher, table, sum(1 for _ in table.texts()), on_event or ignore, anew=True)
 

@@ -8,7 +8,7 @@ import msgspec
 class Event(msgspec.Struct, frozen=True, kw_only=True):
     """One line of progress."""
 
-    stage: str  # "shots", "annotators", "generate", "train", "evaluate", "report", "corpus", "forecast"
+    stage: str  # of the work, such as "generate" or "train"; "failed" tells of a task or text that drops out
     message: str = ""  # names the step: another message is another step
     detail: str = ""  # for people; changes from event to event of a step
     done: float = 0.0

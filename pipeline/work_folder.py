@@ -70,8 +70,8 @@ class WorkFolder:
             if differences and not (over_unused and self.is_unused):
                 shown = "\n".join(f"  - {difference}" for difference in differences[:8])
                 raise RunFolderError(
-                    f"{self.path} holds a run of another configuration:\n{shown}\n"
-                    "Give another folder (--out), the settings it was made with, or remove it to start anew."
+                    f"{self.path} holds work of another configuration:\n{shown}\n"
+                    "Give another place (--out), the settings it was made with, or remove it to start anew."
                 )
         elif self.path.is_dir() and any(self.path.iterdir()):
             prefixes = (LOCK_FILE, ".manifest.json.")  # the second: a manifest that a kill cut short
@@ -82,7 +82,7 @@ class WorkFolder:
                     "Give an empty or a new folder (--out)."
                 )
         self.path.mkdir(parents=True, exist_ok=True)
-        self.write("manifest.json", manifest)
+        self.write(MANIFEST_FILE, manifest)
 
     def _check_kind(self, manifest: type[Manifest]) -> None:
         """Raise RunFolderError where the folder holds work of another kind."""
@@ -215,11 +215,19 @@ def _differences(stored: Any, current: Any, at: str = "") -> Iterator[str]:
         for key in sorted(stored.keys() | current.keys()):
             yield from _differences(stored.get(key), current.get(key), f"{at}.{key}" if at else key)
     elif stored != current:
-        yield f"{at}: the folder has {clipped(repr(stored), 60)}, this run has {clipped(repr(current), 60)}"
+        yield f"{at}: the folder has {clipped(repr(stored), 60)}, this call has {clipped(repr(current), 60)}"
 
 
 def lead(link: Path, target: Path) -> None:
-    """Make ``link`` lead to ``target``; relative, so that the folder of both may be moved."""
+    """Make ``link`` lead to ``target``; relative, so that the folder of both may be moved.
+
+    Raises RunFolderError where something else than a link is in its place.
+    """
+    if link.exists() and not link.is_symlink():
+        raise RunFolderError(
+            f"{link} is there already, and is no link: {link.parent} was begun by another command. Give another folder "
+            "(--out), or move it away."
+        )
     staged = link.with_name(f".{link.name}")
     staged.unlink(missing_ok=True)
     staged.symlink_to(os.path.relpath(target.resolve(), link.parent.resolve()), target_is_directory=True)

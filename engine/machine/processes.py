@@ -253,7 +253,7 @@ def take_stdout() -> IO[bytes]:
 
 
 def child_environment(spins: str = ENGINE_SPINS) -> dict[str, str]:
-    """Of a child that computes; it imports what its parent imports. ``spins``: see `engine.threads`."""
+    """Of a child that computes; it imports what its parent imports. ``spins``: see `engine.machine.threads`."""
     return waiting_briefly({**os.environ, "PYTHONPATH": import_path()}, spins)
 
 

@@ -80,3 +80,13 @@ def wrong_start(words: Sequence[str], flags: Collection[str]) -> str:
     if name in flags:
         return f"{name} stands before the command. Options follow it: fourshot COMMAND {name}"
     return f"unrecognized arguments: {name}"
+
+
+def check_of_unlabelled(options: argparse.Namespace, names: Sequence[str]) -> None:
+    """Raise InputError for options, by their ``names``, that say how --unlabelled is read where it is not given."""
+    if options.unlabelled:
+        return
+    if words := " and ".join(f"--{name.replace('_', '-')}" for name in names if getattr(options, name)):
+        raise InputError(
+            f"{words} is for the texts of --unlabelled FILE, which is not given. Give it, or leave {words} out."
+        )

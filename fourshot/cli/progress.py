@@ -49,6 +49,7 @@ class ProgressBars:
         key = (event.stage, event.message if event.stage == "train" else "")
         bar = self._bars.get(key)
         if bar and (event.done < bar.completed or event.unit != bar.fields["unit"]):
+            self._progress.remove_task(bar.id)
             bar = None  # the next step of the stage
         if bar is None:
             if event.done >= event.total and (event.stage, event.message) in self._ended:

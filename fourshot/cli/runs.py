@@ -10,6 +10,7 @@ import msgspec
 
 from fourshot.cli.console import Terminal, exit_code, program
 from fourshot.cli.declare import MODEL, PLAN, Options, argument, command, flag, names_in
+from fourshot.cli.given import check_of_unlabelled
 from fourshot.cli.options import settings_of, settings_options
 from fourshot.engine.errors import InputError
 
@@ -73,12 +74,8 @@ def run(options: Options, terminal: Terminal) -> None:
     from fourshot.pipeline.tasks.task_file import load_task
 
     settings = settings_of(options)
+    check_of_unlabelled(options, OF_UNLABELLED)
     if unlabelled_settings := {name: value for name in OF_UNLABELLED if (value := getattr(options, name))}:
-        if not options.unlabelled:
-            words = " and ".join(f"--{name.replace('_', '-')}" for name in unlabelled_settings)
-            raise InputError(
-                f"{words} is for the texts of --unlabelled FILE, which is not given. Give it, or leave {words} out."
-            )
         settings = msgspec.structs.replace(
             settings, unlabelled=msgspec.structs.replace(settings.unlabelled, **unlabelled_settings)
         )
@@ -139,6 +136,7 @@ def train(options: Options, terminal: Terminal) -> int | None:
         raise InputError("--merge is for one task: a merged checkpoint is as large as the base. Name a TASK.")
     if options.unlabelled or options.ask:
         raise InputError("--unlabelled and --ask are for one task. Name a TASK in place of --tasks.")
+    check_of_unlabelled(options, OF_UNLABELLED)
     if options.data:
         raise InputError("--data is the data of one task. With --tasks, let each task file name its folder ([data]).")
     from fourshot import api

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from fourshot.cli.console import Terminal, program
 from fourshot.cli.declare import MODEL, PLAN, Options, argument, command, flag, overrides, setting
+from fourshot.cli.given import check_of_unlabelled
 from fourshot.cli.options import settings_of, settings_options
 from fourshot.cli.predict import not_read
 from fourshot.cli.remote import REMOTE_OPTIONS, first_of, teacher_line, teacher_of
@@ -61,7 +62,7 @@ def annotate(options: Options, terminal: Terminal) -> None:
     arguments |= {**teacher_of(options), "model": options.model}
     with terminal.progress() as on_event:
         if options.plan:
-            terminal.forecast(teaching.plan_annotation(options.task, on_event=on_event, **arguments))
+            terminal.forecast(teaching.plan_annotation(options.task, ray=options.ray, on_event=on_event, **arguments))
             return
         summary = teaching.annotate(
             options.task,
@@ -129,6 +130,7 @@ def distill(options: Options, terminal: Terminal) -> None:
     from fourshot.pipeline.tasks.generation import GenerationTask
     from fourshot.pipeline.tasks.task_file import load_any_task
 
+    check_of_unlabelled(options, ("text_column", "encoding"))
     if options.generate < 0:
         raise InputError(f"--generate is a number of texts per class, at least 1; got {options.generate}.")
     teacher = teacher_of(options)

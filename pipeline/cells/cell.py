@@ -31,7 +31,9 @@ class SeedExamples(msgspec.Struct, frozen=True, kw_only=True):
 
     seed: int
     shots: tuple[Example, ...]
-    more: tuple[Example, ...] = ()  # for methods that want more per class; contains the shots
+    more: tuple[
+        Example, ...
+    ] = ()  # of the train split, for methods that want more per class; with the shots, if these are of it
 
 
 class MethodCell(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,5 +1,6 @@
 """A corpus: many texts for many tasks, generated and filtered, in a folder that `datasets` can load."""
 
+import contextlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -66,20 +67,11 @@ def make_corpus(
             versions=installed_versions(),
         )
         files.forget_unstarted(manifest)
-        failed = {name: task for name, task in tasks.items() if isinstance(task, FourshotError)}
-        briefs: dict[str, TaskBrief] = {}
-        for name, task in tasks.items():
-            try:
-                if isinstance(task, Task):
-                    readers = _readers(task, corpus, base)
-                    files.forget_unstarted_task(_task_manifest(task, readers))
-                    briefs[name] = _brief(files, task, settings, readers, on_event)
-            except FourshotError as error:
-                failed[name] = error
-        if not briefs:
-            raise next(iter(failed.values()))
-        for name, fault in failed.items():  # now: the others may take hours
-            on_event(Event(stage="corpus", message=f"{name} drops out: {' '.join(str(fault).split())}"))
+        for task in tasks.values():
+            if isinstance(task, Task):
+                with contextlib.suppress(FourshotError):  # `_briefs` says why
+                    files.forget_unstarted_task(_task_manifest(task, _readers(task, corpus, base)))
+        briefs, failed = _briefs(files, tasks, settings, corpus, base, on_event)
         if ignored := [name for name in ("in_context", "num_encoders") if getattr(settings.annotate, name)]:
             named, reads = " and ".join(f"annotate.{name}" for name in ignored), WHO_READS[settings.annotate.annotator]
             message = f"{named} counts for nothing here: a corpus is read by {reads} alone"
@@ -106,17 +98,35 @@ def plan_corpus(
     """What `make_corpus` would take, by the speed of this machine as it is now; None where nothing is left to do."""
     _check(tasks, settings, corpus)
     files, base = CorpusFolder(folder), resolve_model(model)
-    loaded_tasks = {name: task for name, task in tasks.items() if isinstance(task, Task)}
-    if not loaded_tasks:
-        raise next(task for task in tasks.values() if isinstance(task, FourshotError))
-    briefs = {
-        name: _brief(files, task, settings, _readers(task, corpus, base), on_event)
-        for name, task in loaded_tasks.items()
-    }
+    briefs, _ = _briefs(files, tasks, settings, corpus, base, on_event)
     shards: dict[str, list[ShardRecord]] = {}
     for shard in files.journal():
         shards.setdefault(shard.task, []).append(shard)
     return foretell_corpus(briefs, shards, base, on_event, anew=True)
+
+
+def _briefs(
+    files: CorpusFolder,
+    tasks: Mapping[str, Task | FourshotError],
+    settings: RunSettings,
+    corpus: CorpusSettings,
+    base: ResolvedModel,
+    on_event: OnEvent,
+) -> tuple[dict[str, TaskBrief], dict[str, FourshotError]]:
+    """What is to be written for each task, and why some drop out, which is told. Raises the first error if all do."""
+    briefs, failed = dict[str, TaskBrief](), dict[str, FourshotError]()
+    for name, task in tasks.items():
+        try:
+            if isinstance(task, FourshotError):
+                raise task
+            briefs[name] = _brief(files, task, settings, _readers(task, corpus, base), on_event)
+        except FourshotError as error:
+            failed[name] = error
+    if not briefs:
+        raise next(iter(failed.values()))
+    for name, fault in failed.items():  # now: the others may take hours
+        on_event(Event(stage="corpus", message=f"{name} drops out: {' '.join(str(fault).split())}"))
+    return briefs, failed
 
 
 def _check(tasks: Mapping[str, Task | FourshotError], settings: RunSettings, corpus: CorpusSettings) -> None:

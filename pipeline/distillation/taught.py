@@ -80,9 +80,11 @@ def annotated_texts(
     if num_corrected:
         notes.append(f"{counted(num_corrected, 'label')} in {out.name} not of the teacher: learnt alone, as a person's")
     if blank := sum(not text for text, _ in rows):
-        notes.append(f"{blank} rows without a text were left out")
+        notes.append(f"left out, for want of a text: {counted(blank, 'row')}")
     if missing := len(rows) - blank - len(labelled):
-        notes.append(f"{missing} texts have no label in {out.name}: refused by the teacher, or removed there")
+        notes.append(
+            f"without a label in {out.name}: {counted(missing, 'text')}, refused by the teacher or removed there"
+        )
     return labelled, notes
 
 
@@ -110,8 +112,8 @@ def learnable(annotated: Annotated, shots: Sequence[Example], test: Sequence[Exa
         else:
             earlier_keys.add(key)
             usable.append((text, probabilities))
-    notes = [f"{measured} texts that are test texts were not learnt"] if measured else []
-    return usable, notes + ([f"{repeated} texts that repeat others were not learnt"] if repeated else [])
+    notes = [f"not learnt, because it is measured on: {counted(measured, 'text')}"] if measured else []
+    return usable, notes + ([f"not learnt, because repeated: {counted(repeated, 'text')}"] if repeated else [])
 
 
 def sure_enough(parts: Sequence[Annotated], least: float) -> tuple[list[int], list[str]]:

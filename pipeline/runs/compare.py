@@ -136,7 +136,7 @@ def _experiment(
 
 
 def _examples(data: TaskData, settings: RunSettings, seed: int, methods: Sequence[str]) -> SeedExamples:
-    """Shots of this seed's own, and as many real examples as a method wants; these contain the shots."""
+    """Shots of this seed's own, and as many of the train split as a method wants; the former may be among these."""
     shots = data.shots(settings, seed)
     most = max(METHODS[method].real_per_class for method in methods)
     more = draw_shots(data.train, data.task.label_names, most, seed) if most else []

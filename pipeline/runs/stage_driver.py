@@ -35,6 +35,7 @@ class StageDriver:
         self.experiments: dict[str, Experiment] = {}
         self.failed: dict[str, FailedJob] = {}
         self.took: dict[str, float] = {}  # seconds, by the title of a phase
+        self._told: list[Event] = []  # what is told of an experiment's settings, once
         self._is_checked = False  # whether the machines of a cluster can take part
         self._log, self._on_event, self._placement, self._keep_going = log, on_event, placement, keep_going
 
@@ -52,7 +53,10 @@ class StageDriver:
             messages = {_without_folds(cell) for cell in experiment.cells}
             messages |= {_other_passes(cell) for cell in experiment.cells if trains}
             for message in sorted(messages - {""}):
-                self._on_event(Event(stage="shots", message=f"{name}: {message}"))
+                event = Event(stage="shots", message=f"{name}: {message}")
+                if event not in self._told:  # a run that asks goes up to its question, and on
+                    self._told.append(event)
+                    self._on_event(event)
         for phase in phases_until(until):
             began = time.perf_counter()
             self.do(phase.plan)

@@ -85,7 +85,7 @@ class _Decoder:
         self._json = json.JSONDecoder(object_pairs_hook=self._build, parse_float=self._number)
 
     def read(self, line: str) -> Any:
-        """The one value in a line, `Unread` where there is none."""
+        """The one value in a line, `UnreadRow` where there is none."""
         self._forget()
         try:
             row = self._json.decode(line)
@@ -97,7 +97,7 @@ class _Decoder:
         return self._checked(row, line)
 
     def read_at(self, text: str, place: int) -> tuple[Any, int]:
-        """(value that begins at a place, `Unread` for one that cannot be used; where it ends). Raises `TableError`."""
+        """(value that begins at a place, `UnreadRow` for one that cannot be used; its end). Raises `TableError`."""
         self._forget()
         try:
             value, end = self._json.raw_decode(text, place)

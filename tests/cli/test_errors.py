@@ -123,7 +123,7 @@ def test_bad_input_leaves_no_run_behind(task: Path, capfd: pytest.CaptureFixture
 def test_a_folder_of_another_configuration(task: Path, capfd: pytest.CaptureFixture[str]) -> None:
     fourshot.run(task, folder="mine", until="shots")
     error = error_of(capfd, 2, "run", str(task), "--out", "mine", "--per-class", "9")
-    assert "generate.per_class: the folder has 50, this run has 9" in error and "--out" in error
+    assert "generate.per_class: the folder has 50, this call has 9" in error and "--out" in error
 
 
 @pytest.mark.parametrize(

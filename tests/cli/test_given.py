@@ -203,3 +203,17 @@ def test_a_call_for_one_task_or_another_format_is_bad_input() -> None:
     with pytest.raises(InputError, match="Allowed are jsonl, parquet"):
         fourshot.CorpusSettings(format="csv")  # type: ignore[arg-type]
     assert not Path("made").exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("run", "support_tickets", "--text-column", "x"),
+        ("train", "--tasks", "support_tickets", "--encoding", "cp1252"),
+        ("distill", "support_tickets", "--generate", "9", "--encoding", "cp1252"),
+    ],
+)
+def test_how_texts_are_read_that_are_not_given_is_refused(
+    capfd: pytest.CaptureFixture[str], words: tuple[str, ...]
+) -> None:
+    assert "is for the texts of --unlabelled FILE, which is not given" in refused(capfd, *words)

@@ -70,6 +70,14 @@ def test_bars_show_count_figures_and_one_bar_per_step() -> None:
     assert "10/20 steps" in shown and "loss 0.25" in shown
 
 
+def test_a_step_that_another_one_follows_leaves_no_bar_behind() -> None:
+    bars = ProgressBars(Console(file=io.StringIO(), force_terminal=True, width=120))
+    for number in range(4):
+        for unit in ("draws", "texts"):
+            bars(Event(stage="generate", message=f"round {number}", done=number + 1, total=64, unit=unit))
+    assert len(bars._progress.tasks) == 1
+
+
 def test_json_has_standard_output_for_itself(capfd: pytest.CaptureFixture[str]) -> None:
     with Terminal(json=True) as terminal:
         with terminal.progress() as on_event:

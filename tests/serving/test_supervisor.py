@@ -213,6 +213,6 @@ def test_one_that_ends_soon_whenever_it_is_ready_waits_longer_each_time(
         return True, 1
 
     monkeypatch.setattr(supervised, "_one_server", one_server)
-    monkeypatch.setattr(supervisor.asyncio, "wait_for", wait_for)
+    monkeypatch.setattr("fourshot.serving.fleet.supervisor.asyncio.wait_for", wait_for)
     asyncio.run(supervised.run())
     assert pauses == pytest.approx([0.1, 0.4, 1.6, 6.4, 25.6, 0.1, 0.1])

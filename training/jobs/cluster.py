@@ -26,7 +26,7 @@ def cluster(address: str, spins: str = TRAIN_SPINS) -> Iterator[None]:
     """Be connected to Ray; leaves a connection alone that the caller had.
 
     ``address``: "local" starts Ray on this machine for the time of the block, "auto" joins the cluster that this
-    machine belongs to, anything else is a cluster's address. ``spins`` of workers: see `engine.threads`. Raises
+    machine belongs to, anything else is a cluster's address. ``spins`` of workers: see `engine.machine.threads`. Raises
     InputError where there is no cluster.
     """
     import ray

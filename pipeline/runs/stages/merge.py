@@ -14,6 +14,8 @@ from fourshot.pipeline.runs.stages.stage import Stage
 from fourshot.pipeline.work_folder import WorkFolder
 from fourshot.training.lora.merging import merge
 
+CONFIG_FILE = "config.json"  # of the checkpoint
+
 
 class MergeItem(msgspec.Struct, frozen=True, kw_only=True):
     """An adapter, and the folder of the checkpoint to write."""
@@ -33,7 +35,7 @@ class MergeStage(Stage, frozen=True, kw_only=True, tag="merge"):
     items: tuple[MergeItem, ...]
 
     def is_finished(self, item: MergeItem) -> bool:
-        return WorkFolder(item.out).has(PROBED_FILE)
+        return WorkFolder(item.out).has(PROBED_FILE if item.probe else CONFIG_FILE)
 
     def _do(self, item: MergeItem, on_event: OnEvent) -> None:
         on_event(Event(stage=self.name, message=f"writing {item.out}"))

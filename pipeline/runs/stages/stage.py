@@ -30,7 +30,7 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True, tag_field="stage"):
     log: str = ""  # the file for what libraries print
 
     needs_process: ClassVar[bool] = True  # holds a model, whose memory is to be free for the next stage
-    spins: ClassVar[str] = ENGINE_SPINS  # of the process it is done in, see `engine.threads`
+    spins: ClassVar[str] = ENGINE_SPINS  # of the process it is done in, see `engine.machine.threads`
 
     @property
     def name(self) -> str:

@@ -79,7 +79,7 @@ def test_a_run_begun_before_probabilities_were_sharpened_keeps_its_recipe(
 def test_a_run_begun_before_the_shots_were_asked_goes_on_with_labels_that_agree(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     folder.claim(manifest(settings=RunSettings().with_targets("agreement")))
-    with pytest.raises(RunFolderError, match=r"annotate\.targets: the folder has 'agreement', this run has 'auto'"):
+    with pytest.raises(RunFolderError, match=r"annotate\.targets: the folder has 'agreement', this call has 'auto'"):
         folder.claim(manifest())
     stored = folder.read("manifest.json", dict)
     for name in ("targets", "soft_temperature", "intended_odds", "soft_epochs"):  # as before there were soft labels
@@ -96,8 +96,8 @@ def test_a_run_begun_before_the_shots_were_asked_goes_on_with_labels_that_agree(
 @pytest.mark.parametrize(
     ("changed", "named"),
     [
-        ({"model_revision": "def"}, "model_revision: the folder has 'abc', this run has 'def'"),
-        ({"settings": RunSettings(seed=1)}, "settings.seed: the folder has 0, this run has 1"),
+        ({"model_revision": "def"}, "model_revision: the folder has 'abc', this call has 'def'"),
+        ({"settings": RunSettings(seed=1)}, "settings.seed: the folder has 0, this call has 1"),
         ({"settings": RunSettings(sampling=SamplingSettings(top_k=5))}, "settings.sampling.top_k"),
         ({"settings": RunSettings(generate=GenerateSettings(per_class=5))}, "settings.generate.per_class"),
         ({"settings": PRESETS["paper"]}, "settings.annotate.annotator"),
@@ -141,12 +141,12 @@ def test_a_base_in_a_folder_is_known_by_its_content_whatever_it_is_called(tmp_pa
     with RunFolder(tmp_path).lock():
         RunFolder(tmp_path).claim(manifest(model_name="models/base"))
         RunFolder(tmp_path).claim(manifest(model_name="/moved/to/base/"))
-        with pytest.raises(RunFolderError, match="model_revision: the folder has 'abc', this run has 'abd'"):
+        with pytest.raises(RunFolderError, match="model_revision: the folder has 'abc', this call has 'abd'"):
             RunFolder(tmp_path).claim(manifest(model_name="models/base", model_revision="abd"))
     commit = "a" * 40
     with RunFolder(tmp_path / "hub").lock():
         RunFolder(tmp_path / "hub").claim(manifest(model_name="one/base", model_revision=commit))
-        with pytest.raises(RunFolderError, match="model_name: the folder has 'one/base', this run has 'other/base'"):
+        with pytest.raises(RunFolderError, match="model_name: the folder has 'one/base', this call has 'other/base'"):
             RunFolder(tmp_path / "hub").claim(manifest(model_name="other/base", model_revision=commit))
 
 

@@ -22,6 +22,7 @@ from fourshot.pipeline.tasks.task_paths import load_tasks
 from fourshot.training.lora.settings import LoraSettings
 from tests.pipeline.corpus.small_corpora import TASK, make, named
 from tests.pipeline.task_folders import COLD, WARM, rows_of, write_jsonl, write_task
+from tests.pipeline.task_folders import TASK as TASK_FILE
 
 MODEL = ResolvedModel(path="/models/a", name="a/model", revision="abc")
 
@@ -129,3 +130,18 @@ def test_a_label_with_a_bar_is_one_cell_of_the_data_card(tmp_path: Path) -> None
     outcome = ClassOutcome(task="one", label="billing|fees", state="finished", kept=1, drawn=2)
     row = _counts([outcome]).splitlines()[-1]
     assert row.startswith(r"| one | billing\|fees | finished | 1 | 2 |")
+
+
+def test_a_plan_goes_on_without_the_tasks_that_drop_out(tmp_path: Path) -> None:
+    for name in ("good", "bad"):
+        (tmp_path / name).mkdir()
+    good = load_task(write_task(tmp_path / "good"))
+    bad = load_task(write_task(tmp_path / "bad", TASK_FILE.replace('"colours"', '"few"')))
+    write_jsonl(tmp_path / "bad" / "train.jsonl", rows_of(WARM, "warm"))
+    events: list[Event] = []
+    tasks = {"few": bad, "colours": good}
+    plan_corpus(tasks, "fake", tmp_path / "out", PRESETS["corpus"], CorpusSettings(), events.append)
+    (dropped,) = [event.message for event in events if "drops out" in event.message]
+    assert dropped.startswith("few drops out: ")
+    with pytest.raises(InputError):
+        plan_corpus({"few": bad}, "fake", tmp_path / "out", PRESETS["corpus"], CorpusSettings(), events.append)

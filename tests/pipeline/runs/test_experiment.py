@@ -165,7 +165,7 @@ def test_a_folder_of_another_wording_is_refused(tmp_path: Path) -> None:
     experiment = begun(tmp_path / "run", "fourshot")
     other = msgspec.structs.replace(experiment.settings, wording="bare")
     again = Experiment(TaskData(experiment.task), MODEL, other, ["fourshot"], experiment.seeds, experiment.root)
-    with pytest.raises(RunFolderError, match=r"wording: the folder has 'task', this run has 'bare'"):
+    with pytest.raises(RunFolderError, match=r"wording: the folder has 'task', this call has 'bare'"):
         again.claim()
 
 

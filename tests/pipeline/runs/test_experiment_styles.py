@@ -76,7 +76,7 @@ def test_a_folder_of_another_style_is_refused(untried: None, tmp_path: Path) -> 
     experiment = begun(tmp_path / "run", "fourshot")
     other = msgspec.structs.replace(experiment.settings, prompt_style="chat")
     again = Experiment(TaskData(experiment.task), MODEL, other, ["fourshot"], experiment.seeds, experiment.root)
-    with pytest.raises(RunFolderError, match=r"prompt_style: the folder has 'plain', this run has 'chat'"):
+    with pytest.raises(RunFolderError, match=r"prompt_style: the folder has 'plain', this call has 'chat'"):
         again.claim()
 
 

@@ -166,3 +166,14 @@ def test_a_task_that_is_refused_before_anything_was_made_leaves_no_folder(
     (outcome,) = [line for line in lines if line["type"] == "task"]
     assert (code, outcome["message"], outcome["folder"]) == (2, "It is damaged.", "")
     assert not (tmp_path / "out" / "colours").exists()
+
+
+def test_a_task_that_was_run_alone_into_that_place_drops_out_and_the_others_go_on(base: str, tmp_path: Path) -> None:
+    tasks_in(tmp_path / "tasks")
+    out = tmp_path / "out" / "colours"
+    assert fourshot("train", tmp_path / "tasks" / "colours", "--out", out, "--model", base)[0] == 0
+    assert (out / "adapters").is_dir() and not (out / "adapters").is_symlink()
+    code, printed = train(base, tmp_path / "tasks", tmp_path / "out")
+    outcomes = {str(line["task"]): line for line in printed if line["type"] == "task"}
+    assert "is no link" in str(outcomes["colours"]["message"]) and "(--out)" in str(outcomes["colours"]["message"])
+    assert outcomes["shades"]["state"] == "finished" and code == 2
