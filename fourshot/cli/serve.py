@@ -71,6 +71,10 @@ def serve(options: Options, terminal: Terminal) -> None:
             "a restart; of a run that was stopped, repeat the command that began it."
         )
 
+    if unknown := [task for task in launch.settings.hot if task not in {*contents.tasks, *contents.in_context}]:
+        names = ", ".join(sorted({*contents.tasks, *contents.in_context})) or "none yet"
+        terminal.warn(f"--hot names {', '.join(unknown)}, which is not there. Tasks are: {names}.")
+
     def say(line: str) -> None:
         print(line if line.startswith("{") else json_line("warning", line), file=sys.stderr, flush=True)
 

@@ -222,6 +222,11 @@ def corrected_pairs(pairs: TextPairs, decided: Decisions) -> TextPairs:
 def tell_review(folder: RunFolder, task: Task, on_event: OnEvent) -> None:
     """Say what a review changes, before anything is done. Raises InputError for a table with faults."""
     decided = decisions(folder, REVIEW, task)
+    if {*decided.gone} == {*task.label_names}:
+        raise InputError(
+            f"{folder.path / REVIEW}.csv keeps no row, so there is nothing to learn. Say yes under keep for some, or "
+            "remove the table to go on without it."
+        )
     if has_table(folder, REVIEW):
         on_event(Event(stage="shots", message=f"{folder.path}: {in_words(REVIEW, decided)}"))
 

@@ -21,7 +21,7 @@ from fourshot.engine.errors import InputError
 from fourshot.engine.machine.files import read_made, write_json
 from fourshot.pipeline.cells.measuring import Evaluation
 from fourshot.pipeline.cells.run_folder import GENERATED_FILE, RunFolder
-from fourshot.pipeline.distillation.annotating import annotation_columns
+from fourshot.pipeline.distillation.annotating import annotated_file, annotation_columns
 from fourshot.pipeline.distillation.distill_plan import foretell_distillation
 from fourshot.pipeline.distillation.distilled import REMOTE_FILE, DistillSummary, write_results
 from fourshot.pipeline.distillation.readers import NamedReader, Teacher, read_with, teacher_of_run
@@ -161,6 +161,12 @@ def distill(
             name = teacher.name
             pairs = experiment.learnt(experiment.cells[0]).synthetic if writes else []
         annotated, notes = annotated_texts(unlabelled, folder, task, name, read, on_event)
+        if unlabelled and not (annotated or writes):
+            out = annotated_file(unlabelled.path, folder)
+            raise InputError(
+                f"{out}: no text has a label, so a student would learn the shots alone. Put labels in, or remove the "
+                "file to annotate anew."
+            )
         notes = [*shot_notes, *notes, *(unused_settings(settings) if by else [])]
         if test and not teacher_file.exists():
             write_json(teacher_file, teacher_measured(read, task, test, on_event))

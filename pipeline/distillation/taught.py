@@ -17,7 +17,6 @@ from fourshot.pipeline.distillation.annotating import (
     annotated_file,
     annotated_probabilities,
     is_own,
-    unfinished_folder,
 )
 from fourshot.pipeline.distillation.readers import NamedReader, Read, parts_of
 from fourshot.pipeline.events import Event, OnEvent
@@ -43,8 +42,8 @@ Annotated = list[tuple[str, tuple[float, ...]]]  # text, probabilities
 
 
 def is_annotated(out: Path) -> bool:
-    """Whether the teacher has read all of it."""
-    return out.exists() and not unfinished_folder(out).exists()
+    """Whether the teacher has read all of it: the table appears whole, and may have been put back by a person."""
+    return out.exists()
 
 
 def annotated_texts(
@@ -56,7 +55,6 @@ def annotated_texts(
     out, notes = annotated_file(unlabelled.path, folder), list(unlabelled.warnings)
     check_alone(out, UNFINISHED)
     if not is_annotated(out):
-        out.unlink(missing_ok=True)
         summary = annotate_table(unlabelled, out, task.label_names, by, read, on_event=on_event)
         if summary.unreadable:
             notes.append(

@@ -86,11 +86,15 @@ def label_word(name: str) -> str:
 
 
 def reads_as(name: str) -> str:
-    """What two names have in common that read the same: capitals, separators, leading zeros, full width ignored."""
+    """What two names have in common that read the same: capitals, separators, zeros before and behind a number, full
+    width ignored.
+    """
     plain = name.translate(ALIKE).strip()
     plain = plain.removeprefix("'") or plain  # spreadsheets have an apostrophe before what is to stay text
     word = unicodedata.normalize("NFKC", label_word(plain).casefold()).casefold().translate(ALIKE)
-    return word.replace(" ", "") if any(map(str.isalpha, word)) else re.sub(r"^([+-]?)0+(?=\d)", r"\1", word)
+    if any(map(str.isalpha, word)):
+        return word.replace(" ", "")
+    return re.sub(r"^([+-]?)0+(?=\d)", r"\1", re.sub(r"(?<=\d)\.0+$", "", word))
 
 
 def says_nothing(word: str) -> bool:

@@ -7,6 +7,7 @@ else is refused with its line. CSV with a byte-order mark, so that spreadsheets 
 import csv
 import io
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -28,6 +29,8 @@ COLUMNS = ("id", "text", "label", "keep", "why", "probabilities")
 # A spreadsheet takes what begins with one of these for a formula; with an apostrophe in front it does not. Source:
 # OWASP, "CSV Injection". The apostrophe is guarded like them, so that taking one away undoes every guard.
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "'", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+SAVED_AS = (".csv", ".tsv", ".txt", ".xlsx", ".xls", ".ods", ".numbers", ".jsonl")  # by whoever fills a table in
+BACKUPS = ("~", ".bak", ".orig", ".swp", ".tmp")  # of editors
 LONGEST_CELL = 32_000  # characters; spreadsheets cut cells after 32,767
 AS_WRITTEN = ReadSettings(header=True, offers=())
 YES, NO = ("yes", "y", "true", "1"), ("no", "n", "false", "0")  # as `retyped` reads them
@@ -181,10 +184,19 @@ def check_alone(path: Path, *endings: str) -> None:
 
     ``endings``: those of files of that name that are no such table.
     """
-    # What is downloaded again, or from a spreadsheet in the net, is called "review (1).csv" or "review - review.csv".
-    beside = [*path.parent.glob(f"{path.stem} (*).*"), *path.parent.glob(f"{path.stem} - *.*")]
-    beside += [file for file in path.parent.glob(f"{path.stem}.*") if file.suffix not in (path.suffix, *endings)]
-    if copies := sorted(file.name for file in beside):
+    # What is downloaded again or copied is called "review (1).csv", "Copy of review.csv", "review-corrected.xlsx".
+    named = re.compile(rf"(?<![a-z]){re.escape(path.stem)}", re.IGNORECASE)
+    beside = path.parent.iterdir() if path.parent.is_dir() else ()
+    if copies := sorted(
+        file.name
+        for file in beside
+        if named.search(file.name)
+        and file.name != path.name
+        and not file.name.startswith((".", "~"))  # of programs that have it open
+        and file.suffix.casefold() not in endings
+        and (file.suffix.casefold() in SAVED_AS or re.fullmatch(rf"{re.escape(path.stem)}\.\w+", file.name))
+        and not file.name.endswith(BACKUPS)
+    ):
         kind = f"{path.suffix.removeprefix('.').upper()} (UTF-8)" if path.suffix in (".csv", ".tsv") else "JSON Lines"
         raise InputError(
             f"{path.parent} has {', '.join(copies)}. A person's answers are read from {path.name} alone: save the "

@@ -112,4 +112,12 @@ def read_spreadsheet(reading: TableScan, source: TableSource) -> Iterator[Item]:
             )
             reading.faults.append(warning(reading.path, problem, "Delete them if they are not meant."))
         records = ((number, row) for number, row in enumerate(rows, start=1) if any(cell != "" for cell in row))
-        yield from grid_rows(reading, records, "")
+        for number, row in grid_rows(reading, records, ""):
+            yield number, {name: _plain(cell) for name, cell in row.items()} if isinstance(row, dict) else row
+
+
+def _plain(cell: Any) -> Any:
+    """A cell as a spreadsheet shows it: all of its numbers are floats, and a blank cell holds nothing."""
+    if isinstance(cell, float) and cell.is_integer():
+        return int(cell)
+    return None if cell == "" else cell

@@ -1,6 +1,7 @@
 """A file's bytes, unpacked, and what kind of table they are: by how they begin, then by the file's ending."""
 
 import bz2
+import codecs
 import gzip
 import lzma
 import re
@@ -110,6 +111,14 @@ def find_source(path: Path) -> TableSource:
         raise TableError("packed twice.", "Unpack it once.")
     if kind == "csv" and _JSON_BEGINNING.match(head):
         kind = "json"
+    if kind == "spreadsheet" and (text := _as_text(head)) is not None:
+        if "<" in text[:1]:
+            raise TableError(f"a web page that is called {suffix}.", "Open it in a spreadsheet, and save it as CSV.")
+        problem = f"not a spreadsheet but text that is called {suffix}."
+        raise TableError(problem, f"Call it {'.tsv' if chr(9) in text else '.csv'}.")
+    if kind is None and not packing and path.suffix.lower() in PACKINGS:
+        problem = f"it is called {path.suffix}, and does not begin like such a file."
+        raise TableError(problem, "Is the download complete? If it is not packed, take the ending away.")
     if kind is None:
         noun = f"{'packed ' if packing else ''}{f'{suffix} file' if suffix else 'file without an ending'}"
         raise TableError(
@@ -117,6 +126,17 @@ def find_source(path: Path) -> TableSource:
             "If it is one of these, call it so.",
         )
     return TableSource(path=path, kind=kind, name=name, packing=packing)
+
+
+def _as_text(head: bytes) -> str | None:
+    """The beginning of a text in a usual encoding; None for bytes that are none."""
+    encoding = "utf-16" if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+    try:
+        text = codecs.getincrementaldecoder(encoding)().decode(head).strip()  # the last character may be cut
+    except UnicodeDecodeError:
+        return None
+    is_text = text and not head.startswith(b"PK") and not re.search(r"[\0-\x08\x0e-\x1f]", text)
+    return text if is_text else None
 
 
 def _names_in_zip(path: Path) -> list[str]:

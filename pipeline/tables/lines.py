@@ -1,5 +1,6 @@
 """Text files with one text per line, with or without fastText's labels; or a table with tabs that is called .txt."""
 
+import re
 from collections.abc import Iterator
 
 from fourshot.pipeline.tables.delimited import is_table, read_csv
@@ -8,6 +9,8 @@ from fourshot.pipeline.tables.text import check_text
 from fourshot.pipeline.tables.types import Item, TableError, TableScan
 
 _LABEL = "__label__"  # Source: fasttext.cc, "Text classification": each line begins with its labels
+_NAMES = re.compile(r'"?\w+"?([,;|]"?\w+"?)+')  # a line that names the columns of a table, if one of them is usual
+_USUAL_NAMES = {"text", "label", "labels", "category", "class", "sentence", "message", "review", "sentiment", "intent"}
 _FEWEST_LINES = 5  # that are alike, before a separator is more likely than chance
 
 
@@ -17,12 +20,16 @@ def read_lines(reading: TableScan, source: TableSource) -> Iterator[Item]:
     if is_table(text, "\t"):
         yield from read_csv(reading, source)
         return
-    lines, labelled, counts = 0, True, {mark: set[int]() for mark in ";|"}
+    lines, first, labelled, counts = 0, "", True, {mark: set[int]() for mark in ";|"}
     with text.open() as stream:
         for line in filter(str.strip, stream):
+            first = first or line.strip()
             lines, labelled = lines + 1, labelled and line.startswith(_LABEL)
             for mark, line_counts in counts.items():
                 line_counts.add(line.count(mark))
+    if _NAMES.fullmatch(first) and _USUAL_NAMES & {*re.split(r"\W+", first.casefold())}:
+        problem = f"a table, or a file with one text per line? Its first line, {first!r}, looks like names of columns."
+        raise TableError(problem, "If it is a table, call it .csv. If not, save the texts as JSON Lines.")
     for mark, line_counts in counts.items():
         if lines >= _FEWEST_LINES and line_counts == {1}:
             problem = f"a table, or a file with one text per line? Each line has one {mark!r}."

@@ -12,7 +12,18 @@ from typing import Any
 
 from msgspec import inspect
 
-from fourshot.pipeline.faults import MOST_NAMED, TaskFault, counted, error, nearest, note, read_text, shorten, warning
+from fourshot.pipeline.faults import (
+    MOST_NAMED,
+    TaskFault,
+    clipped,
+    counted,
+    error,
+    nearest,
+    note,
+    read_text,
+    shorten,
+    warning,
+)
 from fourshot.pipeline.rows.fields import heading, is_field_name
 from fourshot.pipeline.rows.label_cells import is_plain, visible
 from fourshot.pipeline.rows.label_words import propose_words, says_nothing
@@ -20,6 +31,7 @@ from fourshot.pipeline.task import DataSource, Task
 from fourshot.pipeline.tasks.toml_hints import misplaced, toml_hint, type_hint
 
 _PLACEHOLDER = re.compile(r"\{\{?\s*[\w.]*\s*\}?\}|%s\b")
+NAME_OF_A_TASK = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}"  # a folder is called so, and a service's address has it
 LONG_WORD = 60  # characters, of a label's word
 # Labels that an instruction names: it is part of every prompt. Without a list of 77, adapters of two bases trained in
 # half of the time or less and were as accurate (docs/results.md, "77 classes"); with 18, neither differed.
@@ -117,8 +129,11 @@ def empty_faults(
         if value and path != "$.instruction" and len(value.strip().splitlines()) > 1
     ]
     name = document.get("name", "")
-    if name.strip() and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
-        problem = f"{name!r} is to name a folder: allowed are letters, digits, '_', '-', '.', first a letter or digit."
+    if name.strip() and not re.fullmatch(NAME_OF_A_TASK, name):
+        problem = (
+            f"{clipped(name, 40)!r} is to name a folder: allowed are letters, digits, '_', '-', '.', first a letter or "
+            "digit, at most 128."
+        )
         faults.append(error("$.name", problem, "Choose another name."))
     return faults
 

@@ -1,6 +1,7 @@
 """Task files: find one by name or path, load it, and explain every fault in it at once."""
 
 import difflib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +130,9 @@ def _read(path: Path, data_folder: str | Path | None) -> tuple[Task | Generation
     task: Task | GenerationTask = msgspec.convert(document, struct)
     source: Any = task.data
     if data_folder is None and source.folder:
-        source = msgspec.structs.replace(source, folder=str((path.parent / source.folder).resolve()))
+        source = msgspec.structs.replace(
+            source, folder=str((path.parent / os.path.expanduser(source.folder)).resolve())
+        )
         task = msgspec.structs.replace(task, data=source)
     return _with_data(task, data_folder), faults
 

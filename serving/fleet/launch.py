@@ -4,7 +4,8 @@ import asyncio
 import re
 import signal
 import socket
-from collections.abc import Callable
+import ssl
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,7 +41,8 @@ class ServiceLaunch(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def address(self) -> str:
-        return f"http://{self.settings.authority}"
+        scheme = "https" if "--ssl-certfile" in _names(self.settings.vllm_arguments) else "http"
+        return f"{scheme}://{self.settings.authority}"
 
     async def run(self, log: Path, say: Say, on_ready: Callable[[], None]) -> None:
         """Serve until SIGINT or SIGTERM. ``on_ready`` is called once, when the first request can be answered.
@@ -79,6 +81,7 @@ def prepare(settings: ServeSettings, replicas: int = 1, ray: str = "") -> Servic
                 f"--cors-origin {origin}: this is no origin. Give scheme, host and port of a site as browsers send "
                 "them, without a path or a slash at the end: https://app.example or http://localhost:3000."
             )
+    check_tls(settings.vllm_arguments)
     if replicas < 1:
         raise InputError(f"--replicas {replicas}: give at least 1.")
     settings, fitted, contents = complete(settings, 1 if ray else replicas)
@@ -90,6 +93,32 @@ def prepare(settings: ServeSettings, replicas: int = 1, ray: str = "") -> Servic
     listening = listen(settings.host, settings.port)
     settings = msgspec.structs.replace(settings, port=listening.getsockname()[1])
     return ServiceLaunch(settings=settings, contents=contents, listening=listening, replicas=replicas, ray=ray)
+
+
+def _names(words: Sequence[str]) -> dict[str, str]:
+    """Options among ``words``, with the values that follow them or an equals sign."""
+    values = dict(zip(words, [*words[1:], ""], strict=False))
+    return values | {name: value for word in words for name, sign, value in [word.partition("=")] if sign}
+
+
+def check_tls(words: Sequence[str]) -> None:
+    """Raise InputError where the options of vLLM's server name a certificate or a key that it could not serve with.
+
+    It would say so after its models are loaded, and end.
+    """
+    given = _names(words)
+    certificate, key = given.get("--ssl-certfile", ""), given.get("--ssl-keyfile")
+    if not certificate:
+        if key:
+            raise InputError("--ssl-keyfile is given without --ssl-certfile. Give both, or neither for http.")
+        return
+    try:
+        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(certificate, key, lambda: "")
+    except (OSError, ValueError) as error:  # the former is what TLS itself raises, too
+        raise InputError(
+            f"{certificate}{f' and {key}' if key else ''} cannot be used for TLS: {error}. Give a certificate and its "
+            "key, as PEM files without a password."
+        ) from error
 
 
 def bare_host(host: str) -> str:

@@ -214,3 +214,15 @@ def test_a_folder_with_nothing_to_ask_is_told_of_before_the_engine_starts(
         code, text = run_command(capfd, "serve", "--adapters", str(folder), "--port", "0", "--log", log)
         assert code == 2 and "no further" in text
         assert (f"there is nothing to ask in {folder} yet" in text) == expected
+
+
+def test_a_certificate_that_cannot_be_served_with_is_bad_input(
+    root: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "bad.pem").write_text("no certificate")
+    for certificate in ("nope.pem", str(tmp_path / "bad.pem")):
+        words = ("--vllm", "--ssl-keyfile", "nope.pem", f"--ssl-certfile={certificate}")
+        code, text = run_command(capfd, "serve", "--adapters", str(root), "--port", "0", *words)
+        assert code == 2 and f"{certificate} and nope.pem cannot be used for TLS" in text
+    code, text = run_command(capfd, "serve", "--adapters", str(root), "--vllm", "--ssl-keyfile", "nope.pem")
+    assert code == 2 and "without --ssl-certfile" in text

@@ -122,7 +122,10 @@ def test_a_table_that_was_changed_otherwise_stops_the_run_before_anything_is_don
     assert not runs.heard
 
 
-@pytest.mark.parametrize("name", ["review.xlsx", "review (1).csv", "review - review.csv"])
+NEAR_NAMES = ("Review.csv", "review-corrected.csv", "Kopie von review.csv", "reviewed.csv", "review_ann.ods")
+
+
+@pytest.mark.parametrize("name", ["review.xlsx", "review (1).csv", "review - review.csv", *NEAR_NAMES])
 def test_a_table_that_was_saved_as_something_else_is_not_overlooked(
     runs: WholeRuns, folder: RunFolder, name: str
 ) -> None:
@@ -130,6 +133,21 @@ def test_a_table_that_was_saved_as_something_else_is_not_overlooked(
     (folder.path / name).write_bytes(b"PK")
     message = rf"has {re.escape(name)}\. A person's answers are read from review\.csv alone"
     with pytest.raises(InputError, match=message):
+        runs.run(folder.path, SETTINGS)
+    assert not runs.heard
+
+
+def test_what_editors_leave_beside_the_table_is_no_other_table(runs: WholeRuns, folder: RunFolder) -> None:
+    open_review(folder)
+    for name in ("review.csv~", "review.csv.bak", ".~lock.review.csv#", "~$review.xlsx", "previews.csv"):
+        (folder.path / name).write_bytes(b"PK")
+    runs.run(folder.path, SETTINGS)
+
+
+def test_a_table_that_keeps_nothing_is_bad_input_that_names_it(runs: WholeRuns, folder: RunFolder) -> None:
+    open_review(folder)
+    edit(folder, lambda rows: [row | {"keep": "no"} for row in rows])
+    with pytest.raises(InputError, match=r"review\.csv keeps no row, so there is nothing to learn"):
         runs.run(folder.path, SETTINGS)
     assert not runs.heard
 

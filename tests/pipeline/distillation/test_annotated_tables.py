@@ -6,18 +6,18 @@ from pathlib import Path
 import pytest
 
 from fourshot.engine.errors import InputError
-from fourshot.pipeline.distillation.annotating import (
-    annotated_probabilities,
-)
+from fourshot.pipeline.distillation.annotating import annotate_table, annotated_probabilities
 from fourshot.pipeline.distillation.taught import annotated_texts
 from fourshot.pipeline.distillation.text_pairs import annotated_pairs, write_annotated
 from fourshot.pipeline.events import ignore
 from fourshot.pipeline.rows.text_table import open_texts
 from fourshot.pipeline.runs.stages.write import WrittenAnswer
+from fourshot.pipeline.tables.files import read_table
 from fourshot.pipeline.tasks.generation import PairSource
 from fourshot.pipeline.tasks.pairs import load_inputs
 from fourshot.pipeline.tasks.task_file import load_task
 from tests.pipeline.distillation.test_annotating import LABELS, reader, table
+from tests.pipeline.tables.test_file_bytes import spreadsheet
 from tests.pipeline.task_folders import write_jsonl, write_task
 
 
@@ -73,3 +73,19 @@ def test_a_table_of_targets_without_its_columns_is_refused(tmp_path: Path) -> No
     out.write_text(out.read_text().replace("annotated_target", "target"))
     with pytest.raises(InputError, match=r"out.csv has no column 'annotated_target' any more"):
         annotated_pairs(inputs, out)
+
+
+def test_numbers_of_a_spreadsheet_stay_as_they_are_shown(tmp_path: Path) -> None:
+    rows: list[list[object]] = [
+        ["text", "ticket", "score"],
+        ["ice cubes", 1001, 2.5],
+        ["hot soup", 1002, ""],
+        ["snow", 20240012345, 3],
+    ]
+    (tmp_path / "notes.xlsx").write_bytes(spreadsheet(rows))
+    notes = open_texts(tmp_path / "notes.xlsx")
+    for ending in ("csv", "jsonl", "parquet"):
+        annotate_table(notes, tmp_path / f"out.{ending}", LABELS, "me", reader())
+        written = read_table(tmp_path / f"out.{ending}").rows.values()
+        assert [str(row["ticket"]) for row in written] == ["1001", "1002", "20240012345"]
+        assert [row["score"] or None for row in written] == (["2.5", None, "3"] if ending == "csv" else [2.5, None, 3])

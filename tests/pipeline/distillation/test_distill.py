@@ -118,6 +118,7 @@ def test_a_student_learns_what_the_teacher_says_and_what_a_person_corrects(folde
 
     table = folder / "out" / "annotated.jsonl"
     table.write_text(table.read_text().replace('"annotated_label":"cold"', '"annotated_label":"warm"'))
+    (folder / "out" / "annotated.jsonl.unfinished").mkdir()  # of another start, stopped before the table was put back
     corrected = make(folder, teacher)
     assert len(teacher.questions) == num_questions and corrected.student_path != summary.student_path
     assert find_student(folder / "out") == Path(corrected.student_path)

@@ -106,6 +106,10 @@ def test_integers_stand_for_labels_through_label_values(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "train.jsonl", rows_of(WARM, 0) + rows_of(COLD[:2], 1) + rows_of(COLD[2:], 1.0))
     examples = load_split(load_task(path), "train").examples
     assert [example.label for example in examples] == ["warm"] * 4 + ["cold"] * 4
+    (tmp_path / "train.jsonl").unlink()  # a column with gaps, as tables libraries write it
+    lines = [f"{text},{number}.0" for number, group in enumerate((WARM, COLD)) for text in group]
+    (tmp_path / "train.csv").write_text("\n".join(["text,label", *lines]))
+    assert load_split(load_task(path), "train").examples == examples
 
 
 def test_true_and_false_stand_for_labels_however_they_are_written(tmp_path: Path) -> None:

@@ -103,6 +103,8 @@ def test_numbers_keep_their_signs_and_lose_a_fraction_of_zero() -> None:
     assert labels_of(use(texts("-1.0", "0.0", "1", "1.0", "-0.0", -1))) == ["-1", "0", "1", "1", "0", "-1"]
     assert labels_of(use(texts("1.0", "1.1", "2.0"))) == ["1.0", "1.1", "2.0"]  # versions
     assert labels_of(use(texts("007", "008"))) == ["007", "008"]  # codes
+    with pytest.raises(InputError, match=r"read the same: '4' and '4\.0'"):
+        use(texts("4", "4.0", "4.5", "5"))
 
 
 def test_grades_with_and_without_a_minus_are_classes_of_their_own() -> None:

@@ -95,6 +95,11 @@ def test_packed_and_renamed_files_are_read(tmp_path: Path, name: str, content: b
         ("t", b"text", "cannot read a file without an ending"),
         ("t.xls", b"\xd0\xcf\x11\xe0 and no more", "not a readable spreadsheet"),
         ("t.xlsx", b"PK", "not a readable spreadsheet"),
+        ("t.xls", CSV.replace(",", "\t").encode(), r"text that is called \.xls\. Call it \.tsv"),
+        ("t.xls", CSV.replace(",", "\t").encode("utf-16"), r"text that is called \.xls\. Call it \.tsv"),
+        ("t.xlsx", CSV.encode(), r"text that is called \.xlsx\. Call it \.csv"),
+        ("t.xls", b"\n<table><tr><td>text</td></tr></table>", r"a web page that is called \.xls"),
+        ("t.zip", b"PK", r"called \.zip, and does not begin like such a file"),
         ("t.arrow", b"ARROW1 and no more", "not a readable Arrow file"),
     ],
 )
@@ -168,7 +173,11 @@ def spreadsheet(*sheets: list[list[object]], merged: str = "", hidden: tuple[int
     """An .xlsx file in its plainest form: strings in the cells, numbers as numbers."""
 
     def cell(value: object) -> str:
-        return f"<c><v>{value}</v></c>" if isinstance(value, int) else f'<c t="inlineStr"><is><t>{value}</t></is></c>'
+        return (
+            f"<c><v>{value}</v></c>"
+            if isinstance(value, int | float)
+            else f'<c t="inlineStr"><is><t>{value}</t></is></c>'
+        )
 
     main = "http://schemas.openxmlformats.org/spreadsheetml/2006/main"
     link = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"

@@ -34,3 +34,6 @@ def test_a_table_with_tabs_is_one_and_other_separators_are_asked_about(tmp_path:
     assert read(tmp_path, 'text\tlabel\n"Two\nlines."\ta\nOne.\tb\n').rows[2]["text"] == "Two\nlines."
     with pytest.raises(InputError, match=r"Each line has one ';'. If it is a table, call it \.csv"):
         read(tmp_path, "".join(f"i feel {number};joy\n" for number in range(9)))
+    with pytest.raises(InputError, match=r"first line, 'text,label', looks like names of columns"):
+        read(tmp_path, "text,label\nI was charged twice,billing\n")
+    assert len(read(tmp_path, "Hello, message received\nlabel\ntext: label\n").rows) == 3
