@@ -51,13 +51,7 @@ class FoldedPart(NamedTuple):
     parts: "Sequence[Part]"
 
 
-class CodePart(NamedTuple):
-    """Lines to be copied."""
-
-    lines: str
-
-
-Part = str | TablePart | FoldedPart | CodePart  # a str is a paragraph; a Markup, which is a str too, is taken as it is
+Part = str | TablePart | FoldedPart  # a str is a paragraph; a Markup, which is a str too, is taken as it is
 
 
 class Section(NamedTuple):
@@ -92,13 +86,15 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def at_least(name: str, unit: str, measured: float, goal: float, digits: int = 3) -> Target:
-    """More is better. Kept with ``digits`` behind the point."""
-    return Target(name=name, unit=unit, measured=round(measured, digits), goal=goal, met=measured >= goal)
+    """More is better. Kept, and judged, with ``digits`` behind the point."""
+    measured = round(measured, digits)
+    return Target(name=name, unit=unit, measured=measured, goal=goal, met=measured >= goal)
 
 
 def at_most(name: str, unit: str, measured: float, goal: float, digits: int = 3) -> Target:
-    """Less is better. Kept with ``digits`` behind the point."""
-    return Target(name=name, unit=unit, measured=round(measured, digits), goal=goal, met=measured <= goal)
+    """Less is better. Kept, and judged, with ``digits`` behind the point."""
+    measured = round(measured, digits)
+    return Target(name=name, unit=unit, measured=measured, goal=goal, met=measured <= goal)
 
 
 def targets_of(result: Mapping[str, Any]) -> list[Target]:
@@ -129,8 +125,6 @@ def _markdown(part: Part) -> str:
             lines = [part.headings, rules, *part.rows]
             table = "\n".join(f"| {' | '.join(MISSING if c is None else str(c) for c in line)} |" for line in lines)
             return f"{table}\n\n{part.note}" if part.note else table
-        case CodePart():
-            return "\n".join(f"    {line}" for line in part.lines.splitlines())
         case FoldedPart():
             return markdown(part.parts)
         case Markup():

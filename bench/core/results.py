@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from fourshot.pipeline.events import Event
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"  # those that are committed
 TITLES = {"sst2": "SST-2", "trec": "TREC", "ag_news": "AG News"}  # task -> as it is printed
-HEADER = "header"  # of `Rows`: the piece that holds a result's first keys
+HEADER = "header"  # of `ResultRows`: the piece that holds a result's first keys
 
 
 def task_title(task: str) -> str:
@@ -98,7 +99,7 @@ class ResultRows:
         """
         self.path = path
         self.pieces: dict[str, Any] = {}
-        self._describe = describe
+        self._describe = cache(describe)  # once: what is measured for hours may be checked out anew meanwhile
         self._settings = current = msgspec.json.decode(msgspec.json.encode(settings))
         lines: list[Any] = read_lines(path, dict) if path else []
         if not path or len(lines) < 2:  # nothing that could be lost
@@ -144,7 +145,7 @@ class ResultRows:
     @property
     def header(self) -> dict[str, Any]:
         """The result's header, as it was when the first piece was kept."""
-        return dict(self.pieces.get(HEADER) or self._describe())
+        return {**(self.pieces.get(HEADER) or self._describe())}
 
 
 def check_out(path: Path) -> None:

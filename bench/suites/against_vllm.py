@@ -28,6 +28,7 @@ from fourshot.bench.core.statistics import ratio
 from fourshot.bench.core.suite import Suite
 from fourshot.bench.core.workload import load_workload
 from fourshot.engine.checkpoints.models import resolve_model
+from fourshot.engine.errors import FourshotError
 from fourshot.serving.testing.server import RunningService, running_service
 
 AGREEMENT_GOAL = 0.05
@@ -61,7 +62,7 @@ def our_harness(server: RunningService, model: str, prompts: Sequence[str], opti
     )
     answers = generate(load, options.load_cores)
     if bad := [answer for answer in answers if answer.status != 200]:
-        raise RuntimeError(f"{len(bad)} of {len(answers)} completions failed: {bad[0].answer[:300]}")
+        raise FourshotError(f"{len(bad)} of {len(answers)} completions failed: {bad[0].answer[:300]}")
     seconds = max(answer.done_s for answer in answers) - min(answer.sent_s for answer in answers)
     mean_s = fmean(answer.latency_s for answer in answers)
     return {"requests_per_s": len(answers) / seconds, "mean_latency_ms": 1000 * mean_s}
@@ -87,10 +88,10 @@ def vllm_harness(
         ]  # fmt: skip
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
-            raise RuntimeError(f"vllm bench serve ended with code {done.returncode}: {done.stderr[-2000:]}")
+            raise FourshotError(f"vllm bench serve ended with code {done.returncode}: {done.stderr[-2000:]}")
         measured = json.loads((Path(folder) / "found.json").read_text(encoding="utf-8"))
     if measured["completed"] != len(prompts):
-        raise RuntimeError(f"vllm bench serve completed {measured['completed']} of {len(prompts)}")
+        raise FourshotError(f"vllm bench serve completed {measured['completed']} of {len(prompts)}")
     return {"requests_per_s": measured["request_throughput"], "mean_latency_ms": measured["mean_e2el_ms"]}
 
 

@@ -24,6 +24,7 @@ from fourshot.bench.core.processes import fourshot
 from fourshot.bench.core.results import ResultRows, tell
 from fourshot.bench.core.suite import Suite
 from fourshot.bench.suites.corpus_kills import child_pids, rows_of
+from fourshot.engine.errors import FourshotError
 from fourshot.pipeline.corpus.folder import CorpusFolder
 from fourshot.pipeline.corpus.summary import ClassOutcome, class_outcomes, counted
 from fourshot.pipeline.synthesis.settings import PRESETS
@@ -75,10 +76,10 @@ def make(options: Options, folder: Path, target_rows: int) -> tuple[list[dict[st
                     break
             if time.monotonic() - started > PATIENCE_S:
                 driver.kill()
-                raise RuntimeError(f"{folder} is not finished after {PATIENCE_S:.0f} s")
+                raise FourshotError(f"{folder} is not finished after {PATIENCE_S:.0f} s")
         was_killed = driver.returncode == -signal.SIGKILL
         if driver.returncode and not was_killed:
-            raise RuntimeError(f"the command ended with {driver.returncode}; see {log}")
+            raise FourshotError(f"the command ended with {driver.returncode}; see {log}")
         seconds, ended = time.monotonic() - started, "driver killed" if was_killed else "finished"
         calls.append({"seconds": seconds, "rows": _num_rows(folder) - rows_before, "ended": ended})
         if not was_killed:

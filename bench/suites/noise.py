@@ -23,6 +23,7 @@ from fourshot.bench.core.processes import fourshot
 from fourshot.bench.core.results import ResultRows, read_result, tell
 from fourshot.bench.core.suite import Suite
 from fourshot.bench.suites.compare import compare
+from fourshot.engine.errors import FourshotError
 
 SETTINGS: dict[str, Any] = {
     "tasks": ["trec"],
@@ -53,7 +54,7 @@ def run_once(name: str, sleep_ms: float, options: Options) -> dict[str, Any]:
         done = subprocess.run(fourshot("bench", "latency", *words), capture_output=True, text=True)
         if done.returncode:
             out.unlink(missing_ok=True)
-            raise RuntimeError(f"run {name} ended with code {done.returncode}: {done.stderr[-2000:]}")
+            raise FourshotError(f"run {name} ended with code {done.returncode}: {done.stderr[-2000:]}")
         tell(f"run {name}: done")
     return read_result(out, "latency")
 
@@ -65,7 +66,7 @@ def measure(options: Options, rows: ResultRows) -> dict[str, Any]:
     comparisons = []
     for number in range(1, options.repeats + 1):
         clean.append(run_once(f"clean-{number}", 0.0, options))
-        slowed.append(run_once(f"slowed-{number}", options.sleep_ms, options))
+        slowed.append(run_once(f"slowed-{options.sleep_ms:g}-{number}", options.sleep_ms, options))
         for kind, pair in (("noise", clean[-2:]), ("planted", [clean[-1], slowed[-1]])):
             changes = compare(*pair)
             flagged = sum(change.flagged for change in changes.changes)

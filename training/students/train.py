@@ -155,9 +155,10 @@ class _Training:
         import torch
 
         self._fit_head()
-        best, best_state = self._held_out_loss(), copy.deepcopy(self._model.state_dict())
+        best = self._held_out_loss()
         if self.strategy == "head":
             return
+        best_state = copy.deepcopy(self._model.state_dict()) if self._held_texts else {}
         settings = self._settings
         per_pass = -(-len(self._texts) // settings.batch_size)
         epochs = max(round(settings.num_epochs), -(-settings.min_steps // per_pass))

@@ -61,10 +61,10 @@ def targets(comparisons: Comparisons) -> list[Target]:
         goals.append(("fourshot above icl_calibrated, mean", "points", fmean(above), 5))
         goals.append(("fourshot above icl_calibrated, worst task", "points", min(above), 0))
     # Rounded first: equal ones may differ in the last bit.
-    set_out = [at_least(name, unit, round(measured, 6), goal, digits=6) for name, unit, measured, goal in goals]
+    set_out = [at_least(name, unit, measured, goal, digits=6) for name, unit, measured, goal in goals]
     errors = [row.ece for row in fourshot_rows if row.ece is not None]
     if len(errors) == len(fourshot_rows):
-        set_out.append(at_most("fourshot, mean calibration error", "", round(fmean(errors), 6), 0.08, digits=6))
+        set_out.append(at_most("fourshot, mean calibration error", "", fmean(errors), 0.08, digits=6))
     return set_out
 
 

@@ -180,7 +180,11 @@ def _measure_missing(options: Options, settings: LatencySettings, rows: ResultRo
 
 SUITE = Suite(
     options=Options,
-    settings=lambda options: dict(msgspec.to_builtins(latency_settings(options))),
+    settings=lambda options: {
+        **msgspec.to_builtins(latency_settings(options)),
+        **({"tokenizer": str(options.tokenizer)} if options.tokenizer else {}),
+        **({"plant_sleep_ms": options.plant_sleep_ms} if options.plant_sleep_ms else {}),
+    },
     tasks=lambda options: () if options.no_measure else latency_settings(options).tasks,
     measure=measure,
     report=report,

@@ -20,6 +20,7 @@ from fourshot.bench.core.results import ResultRows, tell
 from fourshot.bench.core.workload import Workload
 from fourshot.bench.suites.latency.plan import LatencyCell, LatencySettings, Options, http_cells, open_cells
 from fourshot.engine.checkpoints.models import resolve_model
+from fourshot.engine.errors import FourshotError
 from fourshot.serving.testing.server import RunningService, running_service
 
 TIMEOUT_S = 60.0
@@ -79,7 +80,7 @@ def _prepared(
     """The load of a cell, on a server whose cache was emptied and warmed with the examples."""
     server.http.post("/reset_prefix_cache").raise_for_status()
     method = "adapter" if cell.variant == "lora" else "icl"
-    for text in workload.texts[-settings.warmup_requests :]:
+    for text in workload.texts[len(workload.texts) - settings.warmup_requests :]:
         server.classify(workload.task.name, {"input": text, "method": method}).raise_for_status()
     seconds = settings.http_seconds.get(cell.concurrency, settings.open_seconds)
     rate = cell.share * _capacity(cell, settings, rows) if cell.route == "http-open" else 0.0
@@ -96,8 +97,8 @@ def _load(
     clients: int,
     rate: float = 0.0,
 ) -> Load:
-    """Every text once, beginning elsewhere in each repeat."""
-    start = repeat * len(workload.texts) // 4
+    """Every text, beginning elsewhere in each of four repeats; then all of them again, if there is time."""
+    start = repeat % 4 * len(workload.texts) // 4
     path = f"/v1/classify/{workload.task.name}"
     return Load(
         url=server.address,
@@ -126,6 +127,9 @@ def _capacity(cell: LatencyCell, settings: LatencySettings, rows: ResultRows) ->
 
 def _measurement(answers: Sequence[LoadAnswer]) -> CellMeasurement:
     rows = []
+    if all(answer.status != 200 for answer in answers):  # before it is kept: nothing could be summed up
+        reason = f": {answers[0].status} {answers[0].answer[:300]}" if answers else ""
+        raise FourshotError(f"none of {len(answers)} requests was answered{reason}")
     for answer in answers:
         if answer.status != 200:
             continue

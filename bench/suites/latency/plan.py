@@ -36,7 +36,7 @@ class LatencySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     # a concurrency, it is not measured there.
     requests: Annotated[dict[Load, Positive], msgspec.Meta(min_length=1)] = msgspec.field(default_factory=REQUESTS.copy)
     slow_requests: dict[str, dict[Load, Positive]] = msgspec.field(default_factory=SLOW_REQUESTS.copy)
-    warmup_requests: int = 3
+    warmup_requests: Annotated[int, msgspec.Meta(ge=0)] = 3
     many_adapters: Positive = 8
     http: bool = True
     http_variants: tuple[str, ...] = msgspec.field(default=("lora", "icl_warm", "icl_off"), name="http_ways")

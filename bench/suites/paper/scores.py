@@ -170,7 +170,7 @@ def paper_targets(scores: Sequence[PaperScore], timings: Sequence[Timing], tasks
         ratios = [in_context_over(method, timings, task, 1) for task in tasks]
         if all(ratios):
             title = f"in context over {name}, time of one text in transformers, least task"
-            targets.append(at_least(title, "times", round(min(filter(None, ratios)), 3), TIMES_GOAL))
+            targets.append(at_least(title, "times", min(filter(None, ratios)), TIMES_GOAL))
     means = mean_scores(scores)
     for title, setup, baseline, goal in (
         ("the default recipe above in context, mean", FOURSHOT, ICL, COMPARABLE),
@@ -180,7 +180,7 @@ def paper_targets(scores: Sequence[PaperScore], timings: Sequence[Timing], tasks
     ):
         score, baseline_score = mean_over_tasks(means, setup, tasks), mean_over_tasks(means, baseline, tasks)
         if score is not None and baseline_score is not None:
-            targets.append(at_least(title, "points", round(100 * (score - baseline_score), 3), goal))
+            targets.append(at_least(title, "points", 100 * (score - baseline_score), goal))
     return targets
 
 

@@ -9,7 +9,6 @@ import pytest
 from markupsafe import Markup
 
 from fourshot.bench.core.parts import (
-    CodePart,
     FoldedPart,
     Page,
     Part,
@@ -57,7 +56,7 @@ def test_a_page_loads_nothing_and_prints_every_text_as_it_is(tmp_path: Path) -> 
     figure = line_plot([Curve(EVIL, [(1, 2), (2, 3)])], x_name=EVIL, y_name=EVIL, note=EVIL)
     drawn = bar_plot([EVIL], [BarSeries(EVIL, [1.0])], value_name=EVIL, note=EVIL)
     table = TablePart([EVIL, EVIL], [(EVIL, EVIL)], note=EVIL)
-    parts: list[Part] = [EVIL, table, FoldedPart(EVIL, [CodePart(EVIL)]), figure, drawn]
+    parts: list[Part] = [EVIL, table, FoldedPart(EVIL, [EVIL]), figure, drawn]
     out = write_page(tmp_path / "new" / "page.html", Page(EVIL, [Section(EVIL, parts)], lead=EVIL), RESULT)
     page = out.read_text("utf-8")
     assert "<script" not in page and "alert(" in page

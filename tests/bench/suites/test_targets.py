@@ -5,12 +5,15 @@ from typing import Any
 import pytest
 
 from fourshot.bench.core.closed_loop import CellMeasurement, RequestTimes
-from fourshot.bench.core.parts import Target, target_lines
+from fourshot.bench.core.load import LoadAnswer
+from fourshot.bench.core.parts import Target, at_least, at_most, target_lines
 from fourshot.bench.suites import training
 from fourshot.bench.suites.adapters import AdaptersSettings, cells, summarise
+from fourshot.bench.suites.latency.http import _measurement
 from fourshot.bench.suites.latency.plan import SATURATED, LatencySettings
 from fourshot.bench.suites.latency.summary import instruction_targets, targets
 from fourshot.bench.suites.serving import batch_targets
+from fourshot.engine.errors import FourshotError
 
 
 def measurement(seconds: float, cached: int = 0) -> CellMeasurement:
@@ -82,3 +85,15 @@ def test_a_shape_like_qwen_2_has_a_target_of_its_own() -> None:
         training.targets(runs, 1.0, goal)[0] for goal in (training.SPEED_GOAL, training.SPEED_GOALS["qwen2-135m"])
     ]
     assert [(speed.goal, speed.met) for speed in speeds] == [(5.0, False), (4.0, True)]
+
+
+def test_a_target_is_judged_by_the_number_that_is_shown() -> None:
+    assert at_least("rate", "", 0.79996, 0.8).line() == "rate: target 0.8, measured 0.8 (met)"
+    assert not at_least("rate", "", 0.799, 0.8).met
+    assert at_most("errors", "", 0.08004, 0.08).met and not at_most("errors", "", 0.081, 0.08).met
+
+
+def test_a_load_that_nobody_answered_is_told_and_not_kept() -> None:
+    refused = LoadAnswer(request=0, due_s=0.0, sent_s=0.0, done_s=1.0, status=503, answer='{"error": "starting"}')
+    with pytest.raises(FourshotError, match="none of 2 requests was answered: 503"):
+        _measurement([refused, refused])
