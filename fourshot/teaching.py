@@ -29,7 +29,7 @@ from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.tables.types import ReadSettings
 from fourshot.pipeline.task import Task
 from fourshot.pipeline.tasks.task_file import given_task, with_labels
-from fourshot.serving.clients.remote.settings import RemoteSettings, check_remote
+from fourshot.serving.clients.remote.settings import RemoteSettings, check_has_address, check_has_model
 from fourshot.serving.clients.teachers import RemoteModel, find_teacher
 from fourshot.training.jobs.jobs import Placement
 from fourshot.training.students.settings import StudentSettings
@@ -131,7 +131,7 @@ def _teacher(
 
 
 def _remote(model: str | None, settings: RemoteSettings | None, run: RunSettings | None = None) -> RemoteModel | None:
-    check_remote(True, model, settings, None)
+    check_has_model(model, settings)
     if model is None:
         return None
     return RemoteModel(model=model, settings=settings or RemoteSettings(), run=run or RunSettings())
@@ -223,7 +223,7 @@ def plan_distillation(
 def _by(
     by: str | Path | None, task: Task, model: str | None, key: str | None, ray: str, remote: RemoteModel | None
 ) -> NamedReader | None:
-    check_remote(by, remote.model if remote else None, None, key)
+    check_has_address(by, remote.model if remote else None, key)
     return find_teacher(by, task, model=model, key=key, ray=ray, remote=remote) if by else None
 
 

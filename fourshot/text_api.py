@@ -25,7 +25,7 @@ from fourshot.pipeline.tasks.pairs import InputRows, load_inputs
 from fourshot.pipeline.tasks.task_file import given_task, load_any_task
 from fourshot.pipeline.text_student import load_text_student_card
 from fourshot.pipeline.work_folder import MANIFEST_FILE
-from fourshot.serving.clients.remote.settings import RemoteSettings, check_remote
+from fourshot.serving.clients.remote.settings import RemoteSettings, check_has_address, check_has_model
 from fourshot.serving.clients.writers import find_writer
 from fourshot.training.jobs.jobs import Placement
 from fourshot.training.students.settings import TextStudentSettings
@@ -138,7 +138,8 @@ def _writer(
     real: int | None,
     settings: RunSettings | None,
 ) -> NamedWriter | None:
-    check_remote(by, teacher_model, remote, key)
+    check_has_model(teacher_model, remote)
+    check_has_address(by, teacher_model, key)
     if not by:
         return None
     seed = (settings or RunSettings()).seed
@@ -201,7 +202,7 @@ def _opened(
     else:
         named = _generation_task(task, data, "annotate")
         by = by or default_student_folder(named)
-    check_remote(True, teacher_model, remote, None)
+    check_has_model(teacher_model, remote)
     writer = find_writer(by, named, key=key, teacher_model=teacher_model, remote=remote)
     return writer, load_inputs(unlabelled, writer.task.data, text_column, encoding)
 

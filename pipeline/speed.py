@@ -225,7 +225,7 @@ def _trainer(probe: TrainerProbe, opened: Callable[[], object]) -> SpeedMeasured
     beside_s = max(0.0, time.perf_counter() - began - steps_s)
     return SpeedMeasured(
         fields={"train_token_s": steps_s / result.tokens, "training_s": beside_s},
-        adapter=Adapter(name=result.name, path=result.path),
+        adapter=result.adapter,
     )
 
 

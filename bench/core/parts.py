@@ -7,7 +7,6 @@ run's report and a little more, and the figures of `pipeline.report.figures`. Ev
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -16,7 +15,7 @@ from markupsafe import Markup
 
 from fourshot.engine.errors import InputError
 from fourshot.engine.machine.files import replace_file
-from fourshot.pipeline.report.text import flatten
+from fourshot.pipeline.report.text import flatten, now
 from fourshot.pipeline.report.write import environment
 
 MISSING = "-"
@@ -147,7 +146,7 @@ def write_page(path: Path, page: Page, result: Mapping[str, Any]) -> Path:
     html = templates.get_template(TEMPLATE).render(
         page=page,
         suite=result.get("suite", "benchmark"),
-        created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        created=now(),
         sections=[*page.sections, *_targets(result), _origin(result, page.origin)],
     )
     replace_file(path, html.encode())

@@ -195,11 +195,6 @@ def program() -> str:
     return "fourshot" if shutil.which("fourshot") or not called.endswith("fourshot") else shlex.quote(called)
 
 
-def exit_code(error: str) -> int:
-    """Of an error that is known by the name of its class."""
-    return int(getattr(getattr(errors, error, None), "exit_code", 1))
-
-
 def _cell(value: Any) -> str:
     if value is None:
         return ""

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import msgspec
 
-from fourshot.cli.console import Terminal, exit_code
+from fourshot.cli.console import Terminal
 from fourshot.cli.declare import MODEL, PLAN, Options, argument, command, overrides, setting
 from fourshot.cli.options import settings_of, settings_options
+from fourshot.engine.errors import error_class
 from fourshot.pipeline.corpus.settings import CorpusSettings
 
 DEFAULTS = CorpusSettings()
@@ -78,4 +79,4 @@ def corpus(options: Options, terminal: Terminal) -> int:
         )
     terminal.verdict(summary.forecast)
     terminal.say(f"{summary.rows} texts in {summary.folder}; README.md there says what they are.")
-    return max((exit_code(outcome.error) for outcome in summary.classes if outcome.error), default=0)
+    return max((error_class(outcome.error).exit_code for outcome in summary.classes if outcome.error), default=0)

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from fourshot.cli.console import Terminal, exit_code, program
+from fourshot.cli.console import Terminal, program
 from fourshot.cli.declare import MODEL, PLAN, Options, argument, command, flag, names_in
 from fourshot.cli.given import check_of_unlabelled
 from fourshot.cli.options import settings_of, settings_options
-from fourshot.engine.errors import InputError
+from fourshot.engine.errors import InputError, error_class
 
 if TYPE_CHECKING:
     from msgspec import UnsetType
@@ -161,7 +161,7 @@ def train(options: Options, terminal: Terminal) -> int | None:
     done = next((outcome for outcome in outcomes if outcome.state == "finished"), None)
     if done:
         terminal.say(f"Try one: {program()} predict {shlex.quote(done.folder)} 'A text of your own'")
-    return max((exit_code(outcome.error) for outcome in failed), default=0)
+    return max((error_class(outcome.error).exit_code for outcome in failed), default=0)
 
 
 @command(

@@ -1,7 +1,6 @@
 """What a distillation comes to: its students' cards, the table, and the report."""
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from fourshot.engine.machine.files import read_made, write_json
 from fourshot.pipeline.cells.measuring import Evaluation
 from fourshot.pipeline.provenance import installed_versions
 from fourshot.pipeline.report.data import Lineage, MethodRow, ReportData, method_row
+from fourshot.pipeline.report.text import now
 from fourshot.pipeline.report.write import write_report
 from fourshot.pipeline.rows.fields import sample_argument
 from fourshot.pipeline.runs.stages.student import StudentItem, parities
@@ -172,7 +172,7 @@ def _report(
     return ReportData(
         title=f"{task.name}: a student",
         task=task,
-        created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        created=now(),
         num_test=len(items[0].test),
         methods=tuple(table),
         headline_method="student" if table else "",

@@ -1,7 +1,6 @@
 """What the distillation of a text generation task comes to: its student's card, the table, and the report."""
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from fourshot.engine.machine.files import read_made, write_json
 from fourshot.pipeline.distillation.distilled import REMOTE_FILE
 from fourshot.pipeline.distillation.text_students import StudentMade
 from fourshot.pipeline.provenance import value_hash
+from fourshot.pipeline.report.text import now
 from fourshot.pipeline.report.texts import TextExample, TextReport, TextRow, write_text_report
 from fourshot.pipeline.runs.stages.write import WrittenAnswer
 from fourshot.pipeline.student_card import STUDENT_FILE, STUDENT_LINK, RemoteTeacher, check_kept, file_hashes
@@ -113,7 +113,7 @@ def write_text_results(
     ]
     report = TextReport(
         title=f"{task.name}: student of {teacher}",
-        created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        created=now(),
         rows=rows,
         examples=[
             TextExample(

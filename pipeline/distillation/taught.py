@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from fourshot.pipeline.events import Event, OnEvent
 from fourshot.pipeline.faults import TaskFault, counted, error, raise_errors
 from fourshot.pipeline.loop.rounds import RoundSink, finished_pairs
 from fourshot.pipeline.provenance import value_hash
-from fourshot.pipeline.rows.examples import normalised_text
+from fourshot.pipeline.rows.examples import unseen
 from fourshot.pipeline.rows.fields import encoder_text
 from fourshot.pipeline.rows.review_table import check_alone, corrections
 from fourshot.pipeline.rows.text_table import TextTable
@@ -95,21 +96,8 @@ def unused_settings(settings: RunSettings) -> list[str]:
 
 def learnable(annotated: Annotated, shots: Sequence[Example], test: Sequence[Example]) -> tuple[Annotated, list[str]]:
     """Without texts that stand there twice, are shots, or are what is measured on; and how many these were."""
-    tested, earlier_keys = (
-        {normalised_text(example.text) for example in test},
-        {normalised_text(example.text) for example in shots},
-    )
-    usable: Annotated = []
-    repeated = measured = 0
-    for text, probabilities in annotated:
-        key = normalised_text(text)
-        if key in tested:
-            measured += 1
-        elif key in earlier_keys:
-            repeated += 1
-        else:
-            earlier_keys.add(key)
-            usable.append((text, probabilities))
+    earlier, tested = ([example.text for example in examples] for examples in (shots, test))
+    usable, measured, repeated = unseen(annotated, itemgetter(0), earlier, tested)
     notes = [f"not learnt, because it is measured on: {counted(measured, 'text')}"] if measured else []
     return usable, notes + ([f"not learnt, because repeated: {counted(repeated, 'text')}"] if repeated else [])
 

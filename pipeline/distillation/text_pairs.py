@@ -1,11 +1,12 @@
 """What a student that writes learns: real pairs, a user's inputs as a teacher wrote for them, pairs that it wrote."""
 
 from collections.abc import Iterable, Sequence
+from operator import attrgetter
 from pathlib import Path
 
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.faults import counted
-from fourshot.pipeline.rows.examples import normalised_text
+from fourshot.pipeline.rows.examples import unseen
 from fourshot.pipeline.rows.label_cells import read_text_cell
 from fourshot.pipeline.rows.review_table import check_alone, corrections
 from fourshot.pipeline.rows.text_table import check_written, write_table
@@ -89,20 +90,8 @@ def learnable_pairs(
     pairs: Sequence[Pair], real: Sequence[Pair], test: Sequence[Pair], noun: str
 ) -> tuple[list[Pair], list[str]]:
     """Without inputs that are measured on, are real ones, or stand there twice; and how many these were."""
-    tested, earlier_inputs = (
-        {normalised_text(pair.input) for pair in test},
-        {normalised_text(pair.input) for pair in real},
-    )
-    usable_pairs, measured, repeated = list[Pair](), 0, 0
-    for pair in pairs:
-        key = normalised_text(pair.input)
-        if key in tested:
-            measured += 1
-        elif key in earlier_inputs:
-            repeated += 1
-        else:
-            earlier_inputs.add(key)
-            usable_pairs.append(pair)
+    earlier, tested = ([pair.input for pair in known] for known in (real, test))
+    usable_pairs, measured, repeated = unseen(pairs, attrgetter("input"), earlier, tested)
     notes = [f"{counted(measured, noun)} also in the test split left out"] if measured else []
     return usable_pairs, notes + (
         [f"{counted(repeated, noun)} repeating others or real ones left out"] if repeated else []

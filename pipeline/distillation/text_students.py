@@ -57,7 +57,7 @@ def trained(store: Path, job: TrainingJob) -> tuple[Adapter, TrainingResult]:
     """What became of a finished training."""
     result = finished(store, job)
     assert result
-    return Adapter(name=result.name, path=result.path), result
+    return result.adapter, result
 
 
 class TextStudents:

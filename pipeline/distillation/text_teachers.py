@@ -83,9 +83,7 @@ class TrainedTeacher:
         known. See `forecast.foretell`.
         """
         results = [finished(self._store, job) for job in self._jobs]
-        adapters = [
-            Adapter(name=result.name, path=result.path) if result else Adapter(name="", path="") for result in results
-        ]
+        adapters = [result.adapter if result else Adapter(name="", path="") for result in results]
         tested, annotated, *drawn = (len(item.prompts) - len(item.lines()) for item in self._items(adapters))
         counts = TextCounts(self._task, self._teaching, self._base.path)
         learnt, test, inputs, generate = self._teaching

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 from markupsafe import Markup
@@ -28,6 +29,11 @@ REASON_NAMES: dict[Reason, str] = {
     "missing_field": "lacks a field",
     "malformed": "malformed",
 }  # in the order of bars and legends: what is good, what the annotator refused, what is not new, what is malformed
+
+
+def now() -> str:
+    """The minute at which a report is written."""
+    return datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
 def per_cent(share: float | None) -> str:

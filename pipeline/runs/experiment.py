@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 import msgspec
 
 from fourshot.engine.checkpoints.models import ResolvedModel
-from fourshot.engine.core import Adapter
 from fourshot.pipeline.cells.calibrating import CalibrationItem, unseen_texts
 from fourshot.pipeline.cells.cell import Cells, MethodCell, SeedExamples, writer_names
 from fourshot.pipeline.cells.learnt import LearntTexts, learnt_texts
@@ -160,7 +159,7 @@ class Experiment:
 
     def readers(self, writer: MethodCell) -> tuple[Reader, ...]:
         """The finished members of the committee, each with what it is to read and how."""
-        adapters = [Adapter(name=result.name, path=result.path) for result in self.annotator_results(writer)]
+        adapters = [result.adapter for result in self.annotator_results(writer)]
         encoders = trainings.finished_encoders(self.encoder_store, self.encoder_jobs(writer))
         return trainings.committee(writer, adapters, encoders)
 
@@ -193,7 +192,7 @@ class Experiment:
         soft = cell.settings.annotate if cell.method.synthetic and cell.settings.learns_soft else None
         unseen = self.learnt(cell).unseen if judges or soft else ()
         item = CalibrationItem(
-            adapter=Adapter(name=trained.name, path=trained.path),
+            adapter=trained.adapter,
             task=self.task,
             form=cell.form,
             shots=judges.shots if judges else (),
@@ -247,7 +246,7 @@ class Experiment:
             out=str((self.root / "scores" / f"{cell.name}-{value_hash(decides)}.json").resolve()),
             title=f"{method.display_name}, seed {cell.seed}",
             shots=shots,
-            adapter=Adapter(name=trained.name, path=trained.path) if trained else None,
+            adapter=trained.adapter if trained else None,
             form=cell.form,
             align=cell.settings.aligns,
             calibration=method.calibration,

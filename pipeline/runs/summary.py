@@ -2,7 +2,6 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from datetime import UTC, datetime
 
 import msgspec
 
@@ -14,6 +13,7 @@ from fourshot.pipeline.forecast import FORECAST_FILE, Forecast
 from fourshot.pipeline.loop.rounds import Round
 from fourshot.pipeline.provenance import installed_versions
 from fourshot.pipeline.report.data import Lineage, MethodRow, ReportData, method_row
+from fourshot.pipeline.report.text import now
 from fourshot.pipeline.rows.fields import sample_argument
 from fourshot.pipeline.runs.cards import certainty_of
 from fourshot.pipeline.runs.experiment import Experiment, MethodOutcome
@@ -76,7 +76,7 @@ def report_data(experiment: Experiment, title: str) -> ReportData:
     return ReportData(
         title=title,
         task=experiment.task,
-        created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        created=now(),
         num_test=next((outcome.evaluation.scores.n for outcome in outcomes if outcome.evaluation), 0),
         methods=tuple(rows),
         left_out=left_out(experiment),

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from fourshot.engine.core import Adapter
 from fourshot.engine.probe import Probe
 
 PROBE_TEXTS = 10  # of the examples, whose answers by the finished adapter are kept
@@ -37,3 +38,8 @@ class TrainingResult(msgspec.Struct, frozen=True, kw_only=True):
     best_step: int = 0  # whose weights were saved
     flops: float = 0.0  # of the training loop, by the rule in docs/training.md
     probe: Probe | None = None  # what the finished adapter answers on a few of the examples
+
+    @property
+    def adapter(self) -> Adapter:
+        """As an engine is asked with it."""
+        return Adapter(name=self.name, path=self.path)

@@ -100,7 +100,7 @@ def our_trainer(training: TrainerCall) -> TrainerResult:
     trainer = LoraTrainer(training.model)
     result = trainer.train(examples, training.labels, training.settings, training.out, seed=training.seed)
     return TrainerResult(
-        adapter=Adapter(name=result.name, path=result.path),
+        adapter=result.adapter,
         seconds=result.seconds,
         steps=result.steps,
         final_loss=fmean(result.losses[-training.steps_per_epoch :]),

@@ -53,7 +53,7 @@ def synthetic_classifiers(experiment: Experiment) -> MergeStage:
     trained = [experiment.result(cell) for cell in experiment.cells if cell.method.synthetic]
     items = [
         MergeItem(
-            adapter=Adapter(name=result.name, path=result.path),
+            adapter=result.adapter,
             out=str(merged_folder(experiment.root, result.name)),
             probe=result.probe,
         )

@@ -62,7 +62,7 @@ def probe_items(experiment: Experiment) -> tuple[ProbeItem, ...]:
         (result, experiment.calibration_item(cell)) for cell in experiment.cells if (result := experiment.result(cell))
     ]
     return tuple(
-        ProbeItem(adapter=Adapter(name=result.name, path=result.path), probe=result.probe, calibration=calibration)
+        ProbeItem(adapter=result.adapter, probe=result.probe, calibration=calibration)
         for result, calibration in trained
         if result.probe or calibration
     )

@@ -54,10 +54,14 @@ class RemoteSettings(Typed, frozen=True, kw_only=True):
         return (prompt_tokens * self.price_in + output_tokens * self.price_out) / 1e6
 
 
-def check_remote(by: object, model: str | None, settings: RemoteSettings | None, key: str | None) -> None:
-    """Raise InputError for what nobody is asked with: a model or a key without an address, limits without a model."""
+def check_has_model(model: str | None, settings: RemoteSettings | None) -> None:
+    """Raise InputError for limits of a remote teacher without its model."""
     if settings is not None and not model:
         raise InputError("How a remote teacher is asked needs its model: give teacher_model, too (--teacher-model).")
+
+
+def check_has_address(by: object, model: str | None, key: str | None) -> None:
+    """Raise InputError for a model or a key that nobody is asked with, without an address."""
     if not by and (model or key is not None):
         problem = "--teacher-model is a model" if model else "--key is for a service"
         raise InputError(f"{problem} at an address. Give that, too: --{'teacher' if model else 'by'} http://host.")

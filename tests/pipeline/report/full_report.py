@@ -1,9 +1,8 @@
 """A report with everything in it, and a text that would hurt the page if it could."""
 
 from fourshot.pipeline.forecast import Forecast, StageForecast
-from fourshot.pipeline.report import Lineage, ReportData, method_row
 from fourshot.pipeline.report.candidates import Judged
-from fourshot.pipeline.report.data import Certainty
+from fourshot.pipeline.report.data import Certainty, Lineage, ReportData, method_row
 from fourshot.pipeline.report.text import REASON_NAMES
 from fourshot.pipeline.scores import Scores
 from fourshot.pipeline.selective import Scope, coverage_curve

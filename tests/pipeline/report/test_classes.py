@@ -4,8 +4,9 @@ from pathlib import Path
 
 import msgspec
 
-from fourshot.pipeline.report import ReportData, write_report
 from fourshot.pipeline.report.classes import FEWEST_KEPT, WORST_PAIRS, class_tables
+from fourshot.pipeline.report.data import ReportData
+from fourshot.pipeline.report.write import write_report
 from fourshot.pipeline.task import Label, Task
 
 NAMES = tuple(f"change account setting {number:03}" for number in range(150))

@@ -9,10 +9,11 @@ import pytest
 from markupsafe import Markup
 
 import fourshot.pipeline.report
-from fourshot.pipeline.report import MethodRow, ReportData, method_row, varied, write_report
+from fourshot.pipeline.report import varied
 from fourshot.pipeline.report.candidates import pick_examples
-from fourshot.pipeline.report.data import Certainty
+from fourshot.pipeline.report.data import Certainty, MethodRow, ReportData, method_row
 from fourshot.pipeline.report.text import REASON_NAMES, duration, flatten
+from fourshot.pipeline.report.write import write_report
 from fourshot.pipeline.synthesis.types import Reason
 from tests.pipeline.report.full_report import TASK, full_data, judged, scores
 

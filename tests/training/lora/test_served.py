@@ -23,7 +23,7 @@ def result(trainer: LoraTrainer, tmp_path_factory: pytest.TempPathFactory) -> Tr
 
 @pytest.fixture(scope="module")
 def trained(result: TrainingResult) -> Adapter:
-    return Adapter(name=result.name, path=result.path)
+    return result.adapter
 
 
 def trainers_own(trainer: LoraTrainer, adapter: Adapter, texts: tuple[str, ...]) -> np.ndarray:
@@ -87,7 +87,7 @@ def test_the_trainer_scores_labels_as_the_engine_does(
     settings = LoraSettings(max_steps=3, min_steps=3)
     result = trainer.train(notes.examples(), words, settings, tmp_path, verbalizer=verbalizer)
     assert result.probe and result.probe.verbalizer == verbalizer
-    adapter = Adapter(name=result.name, path=result.path)
+    adapter = result.adapter
     served = normalise(vllm_engine.score(list(result.probe.prompts), words, adapter, verbalizer))
     assert np.abs(served - np.array(result.probe.probabilities)).max() < 0.05
     assert np.allclose(np.array(result.probe.probabilities).sum(axis=1), 1, atol=1e-4)
