@@ -6,6 +6,7 @@ from pathlib import Path
 from fourshot.cli.console import Terminal, program
 from fourshot.cli.declare import MODEL, Options, argument, command, flag
 from fourshot.cli.runs import TASK
+from fourshot.engine.errors import InputError
 
 CLASSES_SHOWN = 8  # in the list of tasks
 DEFAULT_SHOTS = 4  # of each class, as `RunSettings.k`
@@ -118,11 +119,13 @@ def new(options: Options, terminal: Terminal) -> None:
 )
 def check(options: Options, terminal: Terminal) -> int:
     """Explain every fault of a task file and its data, all at once."""
-    from fourshot.pipeline.faults import condensed, errors_in
+    from fourshot.pipeline.faults import condensed, counted, errors_in
     from fourshot.pipeline.tasks.data_check import FEWER_SHOTS
     from fourshot.pipeline.tasks.task_file import check_task, find_task_file
 
     find_task_file(options.task)  # before a model is looked for
+    if options.shots < 1:
+        raise InputError(f"--shots is a number of examples per class, at least 1; got {options.shots}.")
     tokenizer = None
     if not options.no_model:
         from fourshot.engine.checkpoints.models import resolve_model
@@ -134,7 +137,8 @@ def check(options: Options, terminal: Terminal) -> int:
         terminal.say(line)
     errors = len(errors_in(faults))
     terminal.result("result", {"errors": errors, "faults": faults})
-    terminal.say(f"{errors} error{'s' if errors != 1 else ''}, {len(faults) - errors} warnings and notes.")
+    counts = (counted(sum(fault.severity == kind for fault in faults), kind) for kind in ("error", "warning", "note"))
+    terminal.say(f"{', '.join(counts)}.")
     if not errors:
         has_fewer = any(f"{FEWER_SHOTS} {options.shots} shots" in fault.what for fault in faults)
         terminal.say(f"Next: {_next_step(options, has_fewer=has_fewer)}")

@@ -147,7 +147,8 @@ def _is_about_a_row(column: str) -> bool:
 
 
 def _values(table: Table, column: str) -> list[Any]:
-    return [row.get(column) for row in table.rows.values()]
+    values = (row.get(column) for row in table.rows.values())
+    return [value.decode(errors="replace") if isinstance(value, bytes) else value for value in values]
 
 
 def _is_worded(values: Sequence[Any]) -> bool:

@@ -46,11 +46,9 @@ class GenerateSettings(Typed, frozen=True, kw_only=True, forbid_unknown_fields=T
     max_tokens: int = 0  # per text; 0 takes it from the longest shot
 
     def __post_init__(self) -> None:
-        if self.per_class < 1 or self.draws_per_round < 1 or self.max_candidates < 0:
-            raise InputError(
-                "per_class and draws_per_round must be at least 1, max_candidates at least 0; got "
-                f"{self.per_class}, {self.draws_per_round} and {self.max_candidates}."
-            )
+        for name, least in (("per_class", 1), ("draws_per_round", 1), ("max_candidates", 0)):
+            if (value := getattr(self, name)) < least:
+                raise InputError(f"generate.{name} must be at least {least}; got {value}.")
         if not (self.min_acceptance or self.max_candidates) or not 0 <= self.min_acceptance <= 1:
             raise InputError(
                 "min_acceptance is a share from 0 to 1, and not 0 where max_candidates is 0, or a class could be drawn "

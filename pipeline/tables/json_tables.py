@@ -69,10 +69,13 @@ def _lines(stream: TextIO) -> Iterator[Item]:
             yield number, _object(decoder.read(line.strip("\ufeff\n")))
 
 
+_KINDS = {type(None): "null", list: "list", str: "string", bool: "true or false", int: "number", float: "number"}
+
+
 def _object(row: Any) -> dict[str, Any] | UnreadRow:
     if isinstance(row, dict | UnreadRow):
         return row
-    problem = f"got a JSON {type(row).__name__}, each row must be an object."
+    problem = f"got a JSON {_KINDS.get(type(row), 'value')}, each row must be an object."
     return UnreadRow("no_object", problem, 'Write it as {"text": "...", "label": "..."}.')
 
 

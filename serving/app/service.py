@@ -116,7 +116,8 @@ class Service:
             method = request.method or fitting[0].methods[0]
             version = _chosen(fitting, method)
             within_s = min(self._limits.timeout_s, asker.deadline_s)
-            response = await asyncio.wait_for(answer(version, request, method, arrived, asker), within_s)
+            async with asyncio.timeout(within_s) as limit:
+                response = await answer(version, request, method, arrived, asker)
             code = 200
             return response
         except RefusalError as refusal:
@@ -126,10 +127,12 @@ class Service:
             code = CLIENT_GONE
             raise
         except TimeoutError:
+            if not limit.expired():  # it is of something within
+                raise
             code = 504
-            limit = f"as {DEADLINE} asks" if asker.deadline_s < self._limits.timeout_s else "the limit here"
+            whose = f"as {DEADLINE} asks" if asker.deadline_s < self._limits.timeout_s else "the limit here"
             raise RefusalError(
-                504, "timeout", f"There was no answer within {within_s:g} s, {limit}. Send fewer texts at once.", 1.0
+                504, "timeout", f"There was no answer within {within_s:g} s, {whose}. Send fewer texts at once.", 1.0
             ) from None
         finally:
             self._answering -= 1

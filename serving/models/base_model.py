@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from vllm.lora.request import LoRARequest
 
 WARM_UP_TEXT = "N/A"
+MOST_CHARS_AT_ONCE = 20_000  # of a request: more are made tokens of in a thread, so that nobody waits for it
 GRACE_S = 30.0  # a request of vLLM's own routes may have looked an adapter up and not come to the engine yet
 
 
@@ -189,6 +190,11 @@ class ModelVersion:
         return reading_prompts(self.task, text, self._form)
 
     async def prepare(self, texts: Sequence[str], method: Method) -> PreparedRequest:
+        if sum(map(len, texts)) > MOST_CHARS_AT_ONCE:
+            return await asyncio.to_thread(self._prepare, texts, method)
+        return self._prepare(texts, method)
+
+    def _prepare(self, texts: Sequence[str], method: Method) -> PreparedRequest:
         parts = [self.prompts(text, method) for text in texts]
         prompts = encode_prompts(self._model.tokenizer, [prompt for windows in parts for prompt in windows])
         try:

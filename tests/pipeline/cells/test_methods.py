@@ -89,7 +89,7 @@ def test_only_in_context_methods_show_examples_in_the_prompt() -> None:
         (AnnotateSettings, {"folds": 0, "num_adapters": 0}, "nobody would annotate"),
         (AnnotateSettings, {"fold_weight": 0.0}, "fold_weight above 0"),
         (AnnotateSettings, {"confidence": 1.5}, "confidence must be from 0 to 1"),
-        (GenerateSettings, {"draws_per_round": 0}, "draws_per_round must be at least 1, max_candidates at least 0"),
+        (GenerateSettings, {"draws_per_round": 0}, r"draws_per_round must be at least 1; got 0"),
     ],
 )
 def test_a_setting_out_of_bounds_is_refused_by_name(kind: type, wrong: dict[str, float], names: str) -> None:

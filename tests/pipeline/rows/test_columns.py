@@ -11,6 +11,7 @@ from fourshot.pipeline.tables.files import Table
 TEAMS = ("sales", "support", "sales", "support", "sales", "support")
 CELLS: dict[str, list[Any]] = {
     "sentence": [f"question number {i} about a price" for i in range(6)],
+    "bytes": [f"question number {i} about a price".encode() for i in range(6)],
     "short": ["lost card", "late fee", "no bike", "bad lock", "two fees", "old app"],
     "repeated": ["Say that you want an alarm."] * 3 + ["Ask for the music you like."] * 3,
     "japanese": ["料金が高い", "鍵が開かない", "自転車が壊れた", "返金してください", "充電できない", "領収書が欲しい"],
@@ -38,6 +39,7 @@ def find(header: str, **choices: Any) -> Columns:
     [
         ("id=number message=sentence team=team", "message", "team"),
         ("a=short b=team", "a", "b"),
+        ("text=bytes label=number", "text", "label"),
         ("words=japanese kind=team", "words", "kind"),
         ("words=dhivehi kind=team", "words", "kind"),
         ("text=short class=number", "text", "class"),

@@ -67,7 +67,7 @@ def test_what_stands_beside_the_rows_is_named(tmp_path: Path) -> None:
         ("[]", "no rows"),
         ("[{}, {}]", "no rows with anything in them"),
         ("text,label\nOne.,a\n", "not valid JSON"),
-        (json.dumps({"text": "a", "label": "b"}) + "\nnull\n", ":2: got a JSON NoneType"),
+        (json.dumps({"text": "a", "label": "b"}) + "\nnull\n", ":2: got a JSON null"),
     ],
 )
 def test_what_is_no_table_is_refused_in_few_lines(tmp_path: Path, content: str, message: str) -> None:
