@@ -116,7 +116,7 @@ class Adapter(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
-    """Counters since the engine started. Differences of two of these describe what ran between."""
+    """Counters since the engine started, or since an earlier moment."""
 
     prompt_tokens: int = 0
     output_tokens: int = 0
@@ -124,6 +124,16 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
     requests: int = 0
     busy_s: float = 0.0  # wall time inside `sample` and `score`
     start_s: float = 0.0  # wall time from opening to ready
+
+    @property
+    def computed_tokens(self) -> int:
+        """Prompt tokens that the prefix cache did not answer."""
+        return self.prompt_tokens - self.cached_tokens
+
+    def since(self, before: "EngineStats") -> "EngineStats":
+        """What ran after ``before``, of the same engine."""
+        counts = {name: getattr(self, name) - getattr(before, name) for name in self.__struct_fields__}
+        return EngineStats(**{**counts, "start_s": self.start_s})
 
 
 class EngineSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -252,9 +252,8 @@ def _engine(probe: EngineProbe, opened: Callable[[], object]) -> SpeedMeasured:
         engine.reset_prefix_cache()
         before = engine.stats()
         engine.score(prompts, task.label_words, adapter, form.verbalizer)
-        after = engine.stats()
-        computed = after.prompt_tokens - before.prompt_tokens - (after.cached_tokens - before.cached_tokens)
-        return (after.busy_s - before.busy_s) / max(1, computed)
+        ran = engine.stats().since(before)
+        return ran.busy_s / max(1, ran.computed_tokens)
 
     def draw(per_class: int, number: int) -> tuple[float, int, float]:
         """Seconds beside those for prompts, tokens, and the share of texts that are well-formed."""
@@ -262,12 +261,10 @@ def _engine(probe: EngineProbe, opened: Callable[[], object]) -> SpeedMeasured:
         engine.reset_prefix_cache()
         before = engine.stats()
         drawn = draw_round(engine, task, shots, settings, number, task.label_names)
-        after = engine.stats()
-        computed = after.prompt_tokens - before.prompt_tokens - (after.cached_tokens - before.cached_tokens)
+        ran = engine.stats().since(before)
         check = TextFilter(shots, settings.filter, task=task)
         good = sum(check.alone(candidate) is None for candidate in drawn)
-        seconds = after.busy_s - before.busy_s - computed * prompt_token_s
-        return seconds, after.output_tokens - before.output_tokens, good / len(drawn)
+        return ran.busy_s - ran.computed_tokens * prompt_token_s, ran.output_tokens, good / len(drawn)
 
     seconds_per_token(WARM_UP_TEXTS)  # an engine's first answers take longer
     if probe.adapter:

@@ -107,15 +107,15 @@ def run_cell(engine: Any, adapters: Sequence[Any], cell: CellRequests) -> CellMe
     yard_s = yardstick()
     send = _closed_loop if hasattr(engine, "begin_score") else _one_by_one
     send(engine, adapters, cell.warmup, cell)
-    stats_before, loads = engine.stats(), lora_loads.counts()
+    before, loads = engine.stats(), lora_loads.counts()
     started = time.perf_counter()
     rows = send(engine, adapters, cell.requests, cell)
-    seconds, stats_after = time.perf_counter() - started, engine.stats()
+    seconds, ran = time.perf_counter() - started, engine.stats().since(before)
     return CellMeasurement(
         rows=tuple(rows),
         seconds=seconds,
-        prompt_tokens=stats_after.prompt_tokens - stats_before.prompt_tokens,
-        cached_tokens=stats_after.cached_tokens - stats_before.cached_tokens,
+        prompt_tokens=ran.prompt_tokens,
+        cached_tokens=ran.cached_tokens,
         adapter_loads={
             kind: (uses - loads[kind][0], seconds - loads[kind][1])
             for kind, (uses, seconds) in lora_loads.counts().items()

@@ -78,7 +78,7 @@ def measure_order(briefs: Sequence[TaskBrief], order: str, model: str, kv_mib: i
         pass
     engine.score(["Text: one\nLabel:"], ["one", "two"])
     engine.reset_prefix_cache()
-    stats_before = engine.stats()
+    before = engine.stats()
     inbox: Inbox = queue.SimpleQueue()
     waiting = ordered_units(briefs, order)
     results: list[UnitResult] = []
@@ -94,18 +94,16 @@ def measure_order(briefs: Sequence[TaskBrief], order: str, model: str, kv_mib: i
         inbox.put(waiting.pop(0))
     started = time.perf_counter()
     run_units(engine, inbox, take)
-    seconds, stats_after = time.perf_counter() - started, engine.stats()
+    seconds, ran = time.perf_counter() - started, engine.stats().since(before)
     engine.close()
-    prompt = stats_after.prompt_tokens - stats_before.prompt_tokens
-    cached = stats_after.cached_tokens - stats_before.cached_tokens
     return {
         "order": order,
         "kv_mib": kv_mib,
         "seconds": seconds,
         "draws_per_s": sum(len(result.draws) for result in results) / seconds,
-        "prompt_tokens": prompt,
-        "computed_prompt_tokens": prompt - cached,
-        "hit_rate": cached / prompt,
+        "prompt_tokens": ran.prompt_tokens,
+        "computed_prompt_tokens": ran.computed_tokens,
+        "hit_rate": ran.cached_tokens / ran.prompt_tokens,
     }
 
 

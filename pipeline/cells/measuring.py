@@ -116,13 +116,13 @@ def answer(
     engine.reset_prefix_cache()
     before = engine.stats()
     logprobs = score([example.text for example in test])
-    after = engine.stats()
+    ran = engine.stats().since(before)
     return SplitLogprobs(
         logprobs=logprobs,
         content_free=score(list(calibrations.CONTENT_FREE)) if content_free else None,
-        seconds=after.busy_s - before.busy_s,
-        prompt_tokens=after.prompt_tokens - before.prompt_tokens,
-        cached_tokens=after.cached_tokens - before.cached_tokens,
+        seconds=ran.busy_s,
+        prompt_tokens=ran.prompt_tokens,
+        cached_tokens=ran.cached_tokens,
         shown=len(shown) if len(shown) < len(shots) else None,
     )
 

@@ -117,16 +117,16 @@ def our_sampler(setup: SamplerSetup) -> Sampler:
 
     def draw(request: DrawRequest) -> DrawResult:
         engine.reset_prefix_cache()
-        stats_before, task = engine.stats(), request.task
+        before, task = engine.stats(), request.task
         started = time.perf_counter()
         texts = draw_round(engine, task, request.shots, request.settings, request.round_number, task.label_names)
-        seconds, stats_after = time.perf_counter() - started, engine.stats()
+        seconds, ran = time.perf_counter() - started, engine.stats().since(before)
         return _result(
             request,
             [(candidate.text, candidate.num_tokens, candidate.finish_reason) for candidate in texts],
             seconds,
-            prompt_tokens=stats_after.prompt_tokens - stats_before.prompt_tokens,
-            cached_tokens=stats_after.cached_tokens - stats_before.cached_tokens,
+            prompt_tokens=ran.prompt_tokens,
+            cached_tokens=ran.cached_tokens,
         )
 
     return draw
