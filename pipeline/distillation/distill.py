@@ -161,17 +161,16 @@ def distill(
             name = teacher.name
             pairs = experiment.learnt(experiment.cells[0]).synthetic if writes else []
         annotated, notes = annotated_texts(unlabelled, folder, task, name, read, on_event)
+        _keep_account(by, folder)
         if unlabelled and not (annotated or writes):
-            out = annotated_file(unlabelled.path, folder)
             raise InputError(
-                f"{out}: no text has a label, so a student would learn the shots alone. Put labels in, or remove the "
-                "file to annotate anew."
+                f"{annotated_file(unlabelled.path, folder)}: no text has a label, so a student would learn the shots "
+                "alone. Put labels in, or remove the file to annotate anew."
             )
         notes = [*shot_notes, *notes, *(unused_settings(settings) if by else [])]
         if test and not teacher_file.exists():
             write_json(teacher_file, teacher_measured(read, task, test, on_event))
-        if by and (account := by.account()):
-            write_json(folder / REMOTE_FILE, account)
+        _keep_account(by, folder)
         taught, left_out = learnable(annotated, shots, data.test)
         notes += left_out
         written = written_texts(pairs, task, generate_per_class)
@@ -205,6 +204,12 @@ def distill(
             settings=settings,
             notes=[*notes, *unsure_notes],
         )
+
+
+def _keep_account(by: NamedReader | None, folder: Path) -> None:
+    """Write down what a remote teacher was asked so far, and what that cost."""
+    if by and (account := by.account()):
+        write_json(folder / REMOTE_FILE, account)
 
 
 def plan_distillation(

@@ -282,3 +282,12 @@ def test_a_teacher_asks_no_shots_so_a_folder_that_an_earlier_version_began_is_th
         for settings in (RunSettings(), RunSettings().with_targets("agreement"))
     )
     assert now == then
+
+
+def test_a_table_without_any_label_teaches_nothing_and_says_so(folder: Path) -> None:
+    teacher = Teacher()
+    make(folder, teacher)
+    table = folder / "out" / "annotated.jsonl"
+    table.write_text(re.sub(r'"annotated_label":"\w+"', '"annotated_label":null', table.read_text()))
+    with pytest.raises(InputError, match=r"annotated\.jsonl: no text has a label, so a student would learn the shots"):
+        make(folder, teacher)
