@@ -149,7 +149,9 @@ def test_what_the_router_answers_itself_is_read_alone() -> None:
     routed(test)
 
 
-def test_a_list_of_tasks_has_the_requests_of_all_replicas() -> None:
+def test_a_list_of_tasks_has_the_requests_of_all_replicas(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fourshot.serving.fleet.router.LOOK_S", 0.3)
+
     async def test(router: Router, fakes: list[FakeReplica], ask: Ask) -> None:
         fakes[0].counts, fakes[1].counts = (3, 1), (4, 0)
         code, listed = await ask("/v1/tasks", query=b"all=1")
@@ -161,6 +163,7 @@ def test_a_list_of_tasks_has_the_requests_of_all_replicas() -> None:
         assert all(fake.requests[-1][1] == "/v1/tasks?all=1" for fake in fakes)
         fakes[0].answers.clear()  # one that hangs counts for nothing
         assert (await ask("/v1/tasks"))[1]["tasks"][0]["requests"] == 4
+        fakes[0].answers.set()
 
     routed(test)
 

@@ -289,5 +289,5 @@ def test_a_hopeless_class_is_given_up_after_two_rounds(vllm_engine: Engine, tmp_
 
 
 def test_no_texts_wanted_is_refused() -> None:
-    with pytest.raises(InputError, match=r"per_class.*at least 1, .*; got 0"):
+    with pytest.raises(InputError, match=r"per_class must be at least 1; got 0"):
         settings(per_class=0)
