@@ -11,6 +11,7 @@ A key file is TOML. `fourshot keys add` writes it; the key itself is shown once 
 
 import contextlib
 import hashlib
+import logging
 import os
 import secrets
 import stat
@@ -24,6 +25,7 @@ from fourshot.engine.machine.files import changing, replace_file
 from fourshot.serving.answers import RefusalError, quoted
 from fourshot.serving.api import TaskList
 
+logger = logging.getLogger("fourshot.serving")
 PREFIX = "fs-"
 ALL_TASKS = "Name them, or leave `tasks` out for a key that may ask all, and vLLM's own routes."
 
@@ -79,6 +81,8 @@ class Keys:
             keys = read_keys(self._file)
         except OSError as error:
             raise InputError(f"the key file cannot be read: {error}") from error
+        if self._keys and not keys:
+            logger.warning("%s holds no key any more: nobody is let in until it does", self._file)
         self._stamp, self._keys = stamp, keys
 
     def find(self, authorization: str) -> Key | None:

@@ -42,14 +42,7 @@ def _task_route(name: str, summary: str, result: str, request_type: type, respon
         "response_model": None,
         "openapi_extra": {
             "requestBody": {"required": True, **_refers(request_type)},
-            "parameters": [
-                {
-                    "name": "task",
-                    "in": "path",
-                    "required": True,
-                    "schema": {"type": "string"},
-                    "description": "Its name.",
-                },
+            "parameters": [  # beside the task, which the framework adds
                 {
                     "name": DEADLINE,
                     "in": "header",

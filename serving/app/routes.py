@@ -12,7 +12,7 @@ import msgspec
 from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, Response
 
-from fourshot.serving.answers import JSON, RefusalError
+from fourshot.serving.answers import JSON, RefusalError, send_refusal
 from fourshot.serving.api import DEADLINE
 from fourshot.serving.app.conventions import Conventions
 from fourshot.serving.app.docs_page import add_docs
@@ -24,6 +24,7 @@ from fourshot.serving.settings import Limits
 
 logger = logging.getLogger("fourshot.serving")
 PAGE = "page.html"
+HEALTH_PATHS = ("/health", "/ping")  # vLLM's own, or those of `students_server`
 # The page is one file: nothing is fetched from elsewhere, and no other site may frame it.
 PAGE_HEADERS = {
     "Content-Security-Policy": (
@@ -44,10 +45,26 @@ def add_routes(app: FastAPI, limits: Limits) -> None:
     app.post("/v1/generate/{task:path}", **GENERATE)(_generate)
     app.get("/v1/tasks", **TASKS)(_tasks)
     app.exception_handler(RefusalError)(_refuse)
+    app.add_middleware(Readiness)
     app.add_middleware(Conventions)
     app.router.redirect_slashes = False
     add_schemas(app, limits)
     add_docs(app)
+
+
+class Readiness:
+    """ASGI middleware: who asks whether the service is well is told when it is being stopped, and sends no more."""
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+
+    async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        if scope["type"] == "http" and scope["path"] in HEALTH_PATHS:
+            service: Service | None = getattr(scope["app"].state, "fourshot", None)
+            if service is not None and service.stopping:
+                await send_refusal(send, RefusalError(503, "stopping", "The service is being stopped.", 5.0))
+                return
+        await self._app(scope, receive, send)
 
 
 async def _classify(task: str, request: Request) -> Response:

@@ -63,11 +63,11 @@ class Service:
         self._requests: Counter[str] = Counter()
         self._in_flight: Counter[str] = Counter()
         self._answering = 0  # requests, from their arrival: their texts are in flight one turn of the event loop later
-        self._stopping = False
+        self.stopping = False
 
     async def drain(self, seconds: float) -> None:
         """Take no more requests, and wait until those that were taken are answered, for ``seconds`` at most."""
-        self._stopping = True
+        self.stopping = True
         end = time.monotonic() + seconds
         while (self._answering or self.adapters.num_inside) and time.monotonic() < end:
             await asyncio.sleep(0.02)
@@ -105,7 +105,7 @@ class Service:
         code, method = 500, next((method for version in versions for method in version.methods), "adapter")
         self._answering += 1
         try:
-            if self._stopping:
+            if self.stopping:
                 raise RefusalError(503, "stopping", "The service is being stopped.", 5.0)
             request = read_request(body, self._limits, kind)
             if not versions:

@@ -82,6 +82,11 @@ def prepare(settings: ServeSettings, replicas: int = 1, ray: str = "") -> Servic
                 "them, without a path or a slash at the end: https://app.example or http://localhost:3000."
             )
     check_tls(settings.vllm_arguments)
+    if "--ssl-certfile" in _names(settings.vllm_arguments) and (replicas > 1 or ray):
+        raise InputError(
+            "--replicas and --ray answer over http: their router has no TLS. Put a proxy that speaks TLS before it, or "
+            "leave --ssl-certfile and --ssl-keyfile to a single server."
+        )
     if replicas < 1:
         raise InputError(f"--replicas {replicas}: give at least 1.")
     settings, fitted, contents = complete(settings, 1 if ray else replicas)

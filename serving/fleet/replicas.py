@@ -9,6 +9,9 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
+
+import msgspec
 
 from fourshot.engine.errors import FourshotError, InputError
 from fourshot.engine.machine.gpus import gpus
@@ -152,6 +155,11 @@ class Replicas:
 
 
 def _say_of(say: Say, replica: int, line: str) -> None:
+    """Pass on what a replica says, with its number: a line of its log keeps its level and its form."""
+    if line.startswith("{"):
+        with contextlib.suppress(msgspec.DecodeError):
+            say(msgspec.json.encode({**msgspec.json.decode(line, type=dict[str, Any]), "replica": replica}).decode())
+            return
     say(f"replica {replica}: {line}")
 
 

@@ -1,5 +1,6 @@
 """What `fourshot adapters` does to the folder that a server watches. A running server notices within seconds."""
 
+import contextlib
 import os
 import shutil
 from pathlib import Path
@@ -30,7 +31,7 @@ from fourshot.serving.models.registry import (
 def add_adapter(root: Path, source: str) -> tuple[Card, bool]:
     """Copy the adapter or student of the folder ``source`` there under its content-hashed name.
 
-    False where it is there already. Raises InputError where there is none, or a damaged one.
+    False where it is there already, and whole. Raises InputError where there is none, or a damaged one.
     """
     folder = find_classifier(source)
     is_student = (folder / STUDENT_FILE).is_file()
@@ -49,12 +50,14 @@ def add_adapter(root: Path, source: str) -> tuple[Card, bool]:
     except AdapterError as error:
         raise InputError(f"{folder} is not added: {error}") from error
     final = root / card.name
-    if final.exists():
-        checked(final)
-        return card, False
+    with contextlib.suppress(AdapterError):  # damaged: this copy takes its place
+        if final.exists() and checked(final):
+            return card, False
     with staged_folder(root, card.name) as staged:
         shutil.copytree(folder, staged, dirs_exist_ok=True, symlinks=False)
         os.utime(staged / (STUDENT_FILE if is_student else CARD_FILE))  # it is the newest now
+        if final.exists():
+            remove_folder(final)
         settle(staged, final)
     return card, True
 
@@ -89,6 +92,9 @@ def remove(root: Path, name: str, base: str | None = None) -> list[Path]:
             folder.unlink()
         else:
             remove_folder(folder)
+    if name in contents.pins.values():
+        with changing(root / PINS_FILE):
+            write_pins(root, {task: pinned for task, pinned in _pins(root).items() if pinned != name})
     return folders
 
 

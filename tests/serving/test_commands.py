@@ -77,6 +77,24 @@ def test_an_adapter_is_added_listed_pinned_and_removed(
     assert code == 2 and "There are: none" in text
 
 
+def test_a_damaged_copy_is_replaced_by_adding_it_again_and_a_pin_goes_with_its_version(
+    tmp_path: Path, root: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    source, at = make_adapter(tmp_path / "made", task_of("mood")), ("--adapters", str(root))
+    assert run_command(capfd, "adapters", "add", str(source), *at)[0] == 0
+    copy = root / source.name
+    for name in ("adapter_model.safetensors", "card.json"):
+        os.truncate(copy / name, 100)
+        assert run_command(capfd, "adapters", "add", str(source), *at)[0] == 0
+        assert (copy / name).read_bytes() == (source / name).read_bytes()
+    (copy / "adapter_config.json").unlink()
+    assert run_command(capfd, "adapters", "add", str(source), *at)[0] == 0
+    assert (copy / "adapter_config.json").is_file()
+    assert run_command(capfd, "adapters", "pin", source.name, *at)[0] == 0
+    assert run_command(capfd, "adapters", "remove", source.name, *at)[0] == 0
+    assert json.loads((root / "pins.json").read_text()) == {}
+
+
 def test_what_is_a_part_of_a_run_is_not_taken_out_of_it(
     tmp_path: Path, root: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -226,3 +244,12 @@ def test_a_certificate_that_cannot_be_served_with_is_bad_input(
         assert code == 2 and f"{certificate} and nope.pem cannot be used for TLS" in text
     code, text = run_command(capfd, "serve", "--adapters", str(root), "--vllm", "--ssl-keyfile", "nope.pem")
     assert code == 2 and "without --ssl-certfile" in text
+
+
+def test_replicas_answer_over_http_alone_and_say_so(
+    root: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fourshot.serving.fleet.launch.check_tls", lambda words: None)  # a certificate that is in order
+    words = ("--replicas", "2", "--vllm", "--ssl-certfile", "cert.pem")
+    code, text = run_command(capfd, "serve", "--adapters", str(root), *words)
+    assert code == 2 and "their router has no TLS" in text

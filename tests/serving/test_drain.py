@@ -82,3 +82,15 @@ def test_where_one_of_several_fails_nobody_goes_on_with_the_others() -> None:
         assert ended == ["long"]
 
     asyncio.run(run())
+
+
+def test_a_service_that_is_being_stopped_is_not_well() -> None:
+    async def run() -> None:
+        app = InProcess()
+        app.bare.get("/health")(lambda: None)
+        assert (await app.ask("GET", "/health")).code == 200
+        await app.service.drain(0)
+        answer = await app.ask("GET", "/health")
+        assert (answer.code, answer.error["type"], answer.headers["retry-after"]) == (503, "stopping", "5")
+
+    asyncio.run(run())

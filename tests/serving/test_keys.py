@@ -63,3 +63,14 @@ def test_a_key_without_a_limit_of_its_own_is_listed_with_where_that_is_set(
     assert listed[-3:] == ["a all as serve --max-concurrent", "b all as serve --max-concurrent", "c all 3"]
     assert cli.main(["keys", "add", file, "--name", "d", "--max-concurrent", "-1"]) == 2
     assert "(serve --max-concurrent)" in capfd.readouterr().err
+
+
+def test_a_file_that_holds_no_key_any_more_lets_nobody_in_and_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    secret = add_key(file := tmp_path / "keys.toml", "one")
+    keys = Keys(file)
+    file.write_text("")
+    with caplog.at_level("WARNING", "fourshot.serving"):
+        keys.refresh()
+    assert keys.find(f"Bearer {secret}") is None and "holds no key any more" in caplog.text

@@ -10,6 +10,10 @@ def test_our_routes_come_first_and_are_told_from_vllms() -> None:
     app = FastAPI()
     app.get("/version")(lambda: "0.32")
     add_routes(app, Limits())
+    for operations in app.openapi()["paths"].values():
+        for operation in operations.values():
+            names = [(parameter["in"], parameter["name"]) for parameter in operation.get("parameters", ())]
+            assert len(names) == len({*names}), "OpenAPI 3.1: the list must not include duplicated parameters"
     for _ in range(2):  # the document is made once, and asked for again
         document = app.openapi()
         assert document["info"]["title"] == "fourshot"

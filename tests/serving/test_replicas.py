@@ -1,6 +1,7 @@
 """Two real replicas over Ray: one is killed under load, and no request is lost."""
 
 import asyncio
+import json
 import socket
 import threading
 import time
@@ -16,7 +17,7 @@ from fourshot.engine.errors import FourshotError, InputError
 from fourshot.serving.app.keys import Keys
 from fourshot.serving.fleet import ray_replicas
 from fourshot.serving.fleet.ray_replicas import cores_each
-from fourshot.serving.fleet.replicas import Replicas, environments
+from fourshot.serving.fleet.replicas import Replicas, _say_of, environments
 from fourshot.serving.fleet.supervisor import Say, listen
 from fourshot.serving.settings import ServeSettings
 from fourshot.serving.testing.adapters import make_adapter, task_of
@@ -79,6 +80,14 @@ def test_replicas_of_one_machine_answer_behind_one_address(tmp_path: Path, monke
     assert {answer["log"] for answer in answers} == {"serve.0.log", "serve.1.log"}
     assert {(answer["threads"], answer["key"]) for answer in answers} == {("4", "router")}
     assert heard == ["replica 0: started", "replica 1: started"]
+
+
+def test_a_line_of_a_replica_s_log_keeps_its_level_and_names_the_replica() -> None:
+    heard: list[str] = []
+    _say_of(heard.append, 1, '{"level": "error", "event": "the engine has died"}')
+    _say_of(heard.append, 1, "started again")
+    assert json.loads(heard[0]) == {"level": "error", "event": "the engine has died", "replica": 1}
+    assert heard[1] == "replica 1: started again"
 
 
 def test_the_command_ends_where_no_replica_can_be_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
