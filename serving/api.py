@@ -13,6 +13,7 @@ from fourshot.pipeline.rows.label_cells import INVISIBLE
 from fourshot.pipeline.selective import Abstained, Refusal
 
 ASKED_PATHS = ("/v1/classify/", "/v1/generate/")  # a task's name follows
+HEALTH_PATHS = ("/health", "/ping")  # vLLM's own, or those of the server of students alone
 WRITES = "writes_texts"  # type of the error where a task without labels is asked for one
 OF_TEXTS = (400, 413)  # what a service answers where a text is too long, or several are too many
 DEADLINE = "X-Deadline-Ms"  # header of a request: milliseconds from its arrival to its answer, at most

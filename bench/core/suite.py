@@ -45,9 +45,9 @@ class Suite(msgspec.Struct, frozen=True, kw_only=True):
             return header(name, {**settings, **resolved}, dummy_weights=bool(shape))
 
         rows = ResultRows(out.with_suffix(".rows.jsonl") if out else None, {**settings, **named}, describe)
-        _ = rows.header  # now: its commit is that of the code which measures
+        first_keys = rows.header  # before: its commit is that of the code which measures
         measured = self.measure(options, rows)
-        result: dict[str, Any] = msgspec.to_builtins({**rows.header, **measured})
+        result: dict[str, Any] = msgspec.to_builtins({**first_keys, **measured})
         if not out:
             print(to_json(result), end="")
             return 0

@@ -3,6 +3,8 @@
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -16,6 +18,16 @@ def own_folder(beginning: str) -> Path:
     folder = tempfile.mkdtemp(prefix=f"{beginning}{os.getpid()}-")
     _process_folders.add(folder)
     return Path(folder)
+
+
+@contextmanager
+def lent_folder(beginning: str) -> Iterator[Path]:
+    """An `own_folder` for the time of the block."""
+    folder = own_folder(beginning)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def sweep(beginning: str) -> None:

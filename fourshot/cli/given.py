@@ -14,6 +14,7 @@ from fourshot.engine.machine.files import check_mounted
 
 PLACES = ("FOLDER", "FILE", "TABLE")  # metavars of what is a path for certain
 PERHAPS = (*PLACES, "ADAPTER", "RUN", "TASK", "PATH", "MODEL", "WHO")  # and of what may be one
+OF_UNLABELLED = ("text_column", "encoding")  # how its table is read
 DASHES = "\u2010\u2011\u2012\u2013\u2014\u2212"  # what editors and pages make of a hyphen, or of two
 
 
@@ -82,11 +83,11 @@ def wrong_start(words: Sequence[str], flags: Collection[str]) -> str:
     return f"unrecognized arguments: {name}"
 
 
-def check_of_unlabelled(options: argparse.Namespace, names: Sequence[str]) -> None:
-    """Raise InputError for options, by their ``names``, that say how --unlabelled is read where it is not given."""
+def check_of_unlabelled(options: argparse.Namespace) -> None:
+    """Raise InputError for options that say how --unlabelled is read where it is not given."""
     if options.unlabelled:
         return
-    if words := " and ".join(f"--{name.replace('_', '-')}" for name in names if getattr(options, name)):
+    if words := " and ".join(f"--{name.replace('_', '-')}" for name in OF_UNLABELLED if getattr(options, name)):
         raise InputError(
             f"{words} is for the texts of --unlabelled FILE, which is not given. Give it, or leave {words} out."
         )

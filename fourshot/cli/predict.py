@@ -149,7 +149,7 @@ def _refuse(options: Options, purpose: str, *names: str) -> None:
 
 def doubts_of(arguments: Sequence[str], texts: Sequence[str]) -> list[str]:
     """For people: what was given as a text, and may be a file of texts or a table."""
-    from fourshot.pipeline.rows.columns import TEXT_NAMES
+    from fourshot.pipeline.tables.types import TEXT_NAMES
 
     doubts = []
     for text in arguments:

@@ -10,7 +10,7 @@ import msgspec
 
 from fourshot.cli.console import Terminal, program
 from fourshot.cli.declare import MODEL, PLAN, Options, argument, command, flag, names_in
-from fourshot.cli.given import check_of_unlabelled
+from fourshot.cli.given import OF_UNLABELLED, check_of_unlabelled
 from fourshot.cli.options import settings_of, settings_options
 from fourshot.engine.errors import InputError, error_class
 
@@ -36,7 +36,6 @@ UNLABELLED = (
     ENCODING,
     argument("--ask", "N", "stop until you label the N of them whose labels would help most", type=int, default=0),
 )
-OF_UNLABELLED = ("text_column", "encoding")  # that are settings, too
 MERGE = flag("--merge", "write base and adapter as one checkpoint too, for servers that know no LoRA")
 TASKS_HELP = "in place of TASK: names, task files, or folders of them, each trained to an adapter, many at once"
 OUTCOMES = {  # key of `TaskOutcome` -> heading
@@ -74,7 +73,7 @@ def run(options: Options, terminal: Terminal) -> None:
     from fourshot.pipeline.tasks.task_file import load_task
 
     settings = settings_of(options)
-    check_of_unlabelled(options, OF_UNLABELLED)
+    check_of_unlabelled(options)
     if unlabelled_settings := {name: value for name in OF_UNLABELLED if (value := getattr(options, name))}:
         settings = msgspec.structs.replace(
             settings, unlabelled=msgspec.structs.replace(settings.unlabelled, **unlabelled_settings)
@@ -136,7 +135,7 @@ def train(options: Options, terminal: Terminal) -> int | None:
         raise InputError("--merge is for one task: a merged checkpoint is as large as the base. Name a TASK.")
     if options.unlabelled or options.ask:
         raise InputError("--unlabelled and --ask are for one task. Name a TASK in place of --tasks.")
-    check_of_unlabelled(options, OF_UNLABELLED)
+    check_of_unlabelled(options)
     if options.data:
         raise InputError("--data is the data of one task. With --tasks, let each task file name its folder ([data]).")
     from fourshot import api

@@ -64,15 +64,16 @@ def serve(options: Options, terminal: Terminal) -> None:
     terminal.say(f"Starting; log: {log}")
     contents = launch.contents
     refused = f", {len(contents.refused)} refused (fourshot adapters list says why)" if contents.refused else ""
-    number = len({*contents.tasks, *contents.in_context})
+    served = {*contents.tasks, *contents.in_context}
+    number = len(served)
     if not number:
         terminal.warn(
             f"there is nothing to ask in {launch.settings.adapters} yet{refused}. What is put there is served without "
             "a restart; of a run that was stopped, repeat the command that began it."
         )
 
-    if unknown := [task for task in launch.settings.hot if task not in {*contents.tasks, *contents.in_context}]:
-        names = ", ".join(sorted({*contents.tasks, *contents.in_context})) or "none yet"
+    if unknown := sorted({*launch.settings.hot} - served):
+        names = ", ".join(sorted(served)) or "none yet"
         terminal.warn(f"--hot names {', '.join(unknown)}, which is not there. Tasks are: {names}.")
 
     def say(line: str) -> None:

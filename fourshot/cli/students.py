@@ -130,7 +130,7 @@ def distill(options: Options, terminal: Terminal) -> None:
     from fourshot.pipeline.tasks.generation import GenerationTask
     from fourshot.pipeline.tasks.task_file import load_any_task
 
-    check_of_unlabelled(options, ("text_column", "encoding"))
+    check_of_unlabelled(options)
     if options.generate < 0:
         raise InputError(f"--generate is a number of texts per class, at least 1; got {options.generate}.")
     teacher = teacher_of(options)

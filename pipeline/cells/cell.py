@@ -31,9 +31,7 @@ class SeedExamples(msgspec.Struct, frozen=True, kw_only=True):
 
     seed: int
     shots: tuple[Example, ...]
-    more: tuple[
-        Example, ...
-    ] = ()  # of the train split, for methods that want more per class; with the shots, if these are of it
+    more: tuple[Example, ...] = ()  # of the train split, for methods that want more; the shots may be among them
 
 
 class MethodCell(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,6 +1,5 @@
 """A corpus: many texts for many tasks, generated and filtered, in a folder that `datasets` can load."""
 
-import contextlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -67,11 +66,7 @@ def make_corpus(
             versions=installed_versions(),
         )
         files.forget_unstarted(manifest)
-        for task in tasks.values():
-            if isinstance(task, Task):
-                with contextlib.suppress(FourshotError):  # `_briefs` says why
-                    files.forget_unstarted_task(_task_manifest(task, _readers(task, corpus, base)))
-        briefs, failed = _briefs(files, tasks, settings, corpus, base, on_event)
+        briefs, failed = _briefs(files, tasks, settings, corpus, base, on_event, forgets=True)
         if ignored := [name for name in ("in_context", "num_encoders") if getattr(settings.annotate, name)]:
             named, reads = " and ".join(f"annotate.{name}" for name in ignored), WHO_READS[settings.annotate.annotator]
             message = f"{named} counts for nothing here: a corpus is read by {reads} alone"
@@ -98,7 +93,7 @@ def plan_corpus(
     """What `make_corpus` would take, by the speed of this machine as it is now; None where nothing is left to do."""
     _check(tasks, settings, corpus)
     files, base = CorpusFolder(folder), resolve_model(model)
-    briefs, _ = _briefs(files, tasks, settings, corpus, base, on_event)
+    briefs, _ = _briefs(files, tasks, settings, corpus, base, on_event, forgets=False)
     shards: dict[str, list[ShardRecord]] = {}
     for shard in files.journal():
         shards.setdefault(shard.task, []).append(shard)
@@ -112,14 +107,22 @@ def _briefs(
     corpus: CorpusSettings,
     base: ResolvedModel,
     on_event: OnEvent,
+    *,
+    forgets: bool,
 ) -> tuple[dict[str, TaskBrief], dict[str, FourshotError]]:
-    """What is to be written for each task, and why some drop out, which is told. Raises the first error if all do."""
+    """What is to be written for each task, and why some drop out, which is told. Raises the first error if all do.
+
+    ``forgets``: a task whose file was changed before anything was written for it is begun anew.
+    """
     briefs, failed = dict[str, TaskBrief](), dict[str, FourshotError]()
     for name, task in tasks.items():
         try:
             if isinstance(task, FourshotError):
                 raise task
-            briefs[name] = _brief(files, task, settings, _readers(task, corpus, base), on_event)
+            readers = _readers(task, corpus, base)
+            if forgets:
+                files.forget_unstarted_task(_task_manifest(task, readers))
+            briefs[name] = _brief(files, task, settings, readers, on_event)
         except FourshotError as error:
             failed[name] = error
     if not briefs:

@@ -4,7 +4,6 @@ from pathlib import Path
 
 from fourshot.pipeline.distillation.annotating import annotated_file, foretell_annotation
 from fourshot.pipeline.distillation.readers import NamedReader
-from fourshot.pipeline.distillation.taught import is_annotated
 from fourshot.pipeline.events import OnEvent
 from fourshot.pipeline.forecast import Forecast, foretell
 from fourshot.pipeline.rows.text_table import TextTable
@@ -28,7 +27,7 @@ def foretell_distillation(
     each class.
     ``tested``: test texts that are left to be read.
     """
-    texts = sum(1 for _ in table.texts()) if table and not is_annotated(annotated_file(table.path, folder)) else 0
+    texts = sum(1 for _ in table.texts()) if table and not annotated_file(table.path, folder).exists() else 0
     if isinstance(reader, Experiment):
         experiment = reader
         return foretell(

@@ -42,11 +42,6 @@ OF_TRAINED = ("train", "wording", "prompt_style", "verbalizer", "base_verbalizer
 Annotated = list[tuple[str, tuple[float, ...]]]  # text, probabilities
 
 
-def is_annotated(out: Path) -> bool:
-    """Whether the teacher has read all of it: the table appears whole, and may have been put back by a person."""
-    return out.exists()
-
-
 def annotated_texts(
     unlabelled: TextTable | None, folder: Path, task: Task, by: str, read: Read, on_event: OnEvent
 ) -> tuple[Annotated, list[str]]:
@@ -55,7 +50,7 @@ def annotated_texts(
         return [], []
     out, notes = annotated_file(unlabelled.path, folder), list(unlabelled.warnings)
     check_alone(out, UNFINISHED)
-    if not is_annotated(out):
+    if not out.exists():  # it appears whole, and a person may have put it back
         summary = annotate_table(unlabelled, out, task.label_names, by, read, on_event=on_event)
         if summary.unreadable:
             notes.append(

@@ -12,12 +12,10 @@ from fourshot.pipeline.rows.label_cells import read_label
 from fourshot.pipeline.rows.text_words import UNSPACED, count_words, without_marks
 from fourshot.pipeline.tables.file_bytes import KINDS
 from fourshot.pipeline.tables.files import Table
+from fourshot.pipeline.tables.types import LABEL_NAMES, TEXT_NAMES
 
 MOST_CLASSES = 200  # of a column that is found by its contents
-TEXT_NAMES = {"text", "sentence", "message", "body", "content", "question", "review", "comment"}
-TEXT_NAMES |= {"description", "utterance"}
 PART_NAMES = {"subject", "title", "headline", "premise", "hypothesis", "context", "passage", "query", "prompt"}
-LABEL_NAMES = {"label", "class", "category", "intent", "topic", "target", "sentiment", "tag"}
 # Parts of the names of columns that say something about a row, and are no input or class where another column may be.
 ABOUT_A_ROW = {"id", "uuid", "idx", "index", "hash", "name", "author", "user", "username", "customer", "agent"}
 ABOUT_A_ROW |= {"annotator", "worker", "email", "url", "link", "date", "time", "timestamp", "created", "updated"}

@@ -41,7 +41,7 @@ from fourshot.pipeline.tables.split_files import SPLIT_ALIASES, find_split_file,
 from fourshot.pipeline.task import DataSource, Example, Task
 
 ONE_LABEL = "A task has one class per text: keep one label, or leave the row out."
-WHOLE = re.compile(r"[+-]?\d+\.0+")  # of an integer column with gaps, as CSV
+WHOLE = re.compile(r"[+-]?\d+\.0+")  # an integer, as tables libraries write one of a column with gaps
 T = TypeVar("T")
 Lined = tuple[int, Example]  # an example and its line in the file
 
@@ -179,9 +179,10 @@ def find_labels(source: DataSource, table: Table, value: Any, label_of: Mapping[
     key = str(value).strip()
     if key.casefold() in ("true", "false") and key not in source.label_values:  # TOML and JSON write true, Excel TRUE
         key = next((name for name in source.label_values if name.casefold() == key.casefold()), key)
-    integer = key.partition(".")[0] if WHOLE.fullmatch(key) else ""  # as tables libraries write it in CSV
-    if key not in (*source.label_values, *label_of) and integer in (*source.label_values, *label_of):
-        key = value = integer
+    if WHOLE.fullmatch(key) and key not in source.label_values and key not in label_of:
+        integer = key.partition(".")[0]
+        if integer in source.label_values or integer in label_of:
+            key = value = integer
     if key in source.label_values and value is not None:
         return LabelCell((source.label_values[key],))
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(class_names):

@@ -86,8 +86,9 @@ def label_word(name: str) -> str:
 
 
 def reads_as(name: str) -> str:
-    """What two names have in common that read the same: capitals, separators, zeros before and behind a number, full
-    width ignored.
+    """What two names have in common that read the same.
+
+    Capitals, separators and full width are ignored, as are zeros before a number and a fraction of zero.
     """
     plain = name.translate(ALIKE).strip()
     plain = plain.removeprefix("'") or plain  # spreadsheets have an apostrophe before what is to stay text

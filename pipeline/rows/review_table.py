@@ -184,24 +184,22 @@ def check_alone(path: Path, *endings: str) -> None:
 
     ``endings``: those of files of that name that are no such table.
     """
-    # What is downloaded again or copied is called "review (1).csv", "Copy of review.csv", "review-corrected.xlsx".
-    named = re.compile(rf"(?<![a-z]){re.escape(path.stem)}", re.IGNORECASE)
     beside = path.parent.iterdir() if path.parent.is_dir() else ()
-    if copies := sorted(
-        file.name
-        for file in beside
-        if named.search(file.name)
-        and file.name != path.name
-        and not file.name.startswith((".", "~"))  # of programs that have it open
-        and file.suffix.casefold() not in endings
-        and (file.suffix.casefold() in SAVED_AS or re.fullmatch(rf"{re.escape(path.stem)}\.\w+", file.name))
-        and not file.name.endswith(BACKUPS)
-    ):
+    if copies := sorted(file.name for file in beside if file.suffix not in endings and _is_copy(file.name, path)):
         kind = f"{path.suffix.removeprefix('.').upper()} (UTF-8)" if path.suffix in (".csv", ".tsv") else "JSON Lines"
         raise InputError(
             f"{path.parent} has {', '.join(copies)}. A person's answers are read from {path.name} alone: save the "
             f"table as {kind} under this name, and move the others away."
         )
+
+
+def _is_copy(name: str, path: Path) -> bool:
+    """Whether a file called ``name`` may be the table ``path``: "review (1).csv", "Copy of review.csv" or the like."""
+    if name == path.name or name.startswith((".", "~")) or name.endswith(BACKUPS):  # open in a program, or its backup
+        return False
+    is_named = re.search(rf"(?<![a-z]){re.escape(path.stem)}", name, re.IGNORECASE)
+    is_table = name.casefold().endswith(SAVED_AS) or re.fullmatch(rf"{re.escape(path.stem)}\.\w+", name)
+    return bool(is_named and is_table)
 
 
 def corrections(table_name: str, texts: Iterable[str], out: str, remaining_texts: Iterable[str]) -> list[str]:

@@ -14,13 +14,13 @@ from fourshot.engine.errors import InputError
 from fourshot.engine.machine.content_hash import content_hash_of
 from fourshot.engine.machine.files import replaced_file
 from fourshot.pipeline.faults import counted, shorten
-from fourshot.pipeline.rows.columns import PART_NAMES, TEXT_NAMES
+from fourshot.pipeline.rows.columns import PART_NAMES
 from fourshot.pipeline.rows.fields import input_in, no_text_in
 from fourshot.pipeline.tables.file_bytes import KINDS, table_ending
 from fourshot.pipeline.tables.files import read_table, stream_table
 from fourshot.pipeline.tables.grid import SENTENCE
 from fourshot.pipeline.tables.split_files import shards_of
-from fourshot.pipeline.tables.types import AS_FOUND, ReadSettings, TableError, TableScan, UnreadRow
+from fourshot.pipeline.tables.types import AS_FOUND, TEXT_NAMES, ReadSettings, TableError, TableScan, UnreadRow
 from fourshot.pipeline.task import Task
 
 WORDS_OF_A_TEXT = 3  # a name of so many words may be a text

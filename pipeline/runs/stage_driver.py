@@ -35,7 +35,7 @@ class StageDriver:
         self.experiments: dict[str, Experiment] = {}
         self.failed: dict[str, FailedJob] = {}
         self.took: dict[str, float] = {}  # seconds, by the title of a phase
-        self._told: list[Event] = []  # what is told of an experiment's settings, once
+        self._told: set[str] = set()  # messages on the settings of experiments
         self._is_checked = False  # whether the machines of a cluster can take part
         self._log, self._on_event, self._placement, self._keep_going = log, on_event, placement, keep_going
 
@@ -52,11 +52,12 @@ class StageDriver:
         for name, experiment in self.experiments.items():
             messages = {_without_folds(cell) for cell in experiment.cells}
             messages |= {_other_passes(cell) for cell in experiment.cells if trains}
-            for message in sorted(messages - {""}):
-                event = Event(stage="shots", message=f"{name}: {message}")
-                if event not in self._told:  # a run that asks goes up to its question, and on
-                    self._told.append(event)
-                    self._on_event(event)
+            messages = {
+                f"{name}: {message}" for message in messages - {""}
+            } - self._told  # it may go on after a question
+            for message in sorted(messages):
+                self._on_event(Event(stage="shots", message=message))
+            self._told |= messages
         for phase in phases_until(until):
             began = time.perf_counter()
             self.do(phase.plan)

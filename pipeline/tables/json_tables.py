@@ -69,7 +69,7 @@ def _lines(stream: TextIO) -> Iterator[Item]:
             yield number, _object(decoder.read(line.strip("\ufeff\n")))
 
 
-_KINDS = {type(None): "null", list: "list", str: "string", bool: "true or false", int: "number", float: "number"}
+_KINDS = {type(None): "null", list: "list", str: "string", bool: "boolean", int: "number", float: "number"}
 
 
 def _object(row: Any) -> dict[str, Any] | UnreadRow:

@@ -6,11 +6,10 @@ from collections.abc import Iterator
 from fourshot.pipeline.tables.delimited import is_table, read_csv
 from fourshot.pipeline.tables.file_bytes import TableSource
 from fourshot.pipeline.tables.text import check_text
-from fourshot.pipeline.tables.types import Item, TableError, TableScan
+from fourshot.pipeline.tables.types import LABEL_NAMES, TEXT_NAMES, Item, TableError, TableScan
 
 _LABEL = "__label__"  # Source: fasttext.cc, "Text classification": each line begins with its labels
 _NAMES = re.compile(r'"?\w+"?([,;|]"?\w+"?)+')  # a line that names the columns of a table, if one of them is usual
-_USUAL_NAMES = {"text", "label", "labels", "category", "class", "sentence", "message", "review", "sentiment", "intent"}
 _FEWEST_LINES = 5  # that are alike, before a separator is more likely than chance
 
 
@@ -27,7 +26,7 @@ def read_lines(reading: TableScan, source: TableSource) -> Iterator[Item]:
             lines, labelled = lines + 1, labelled and line.startswith(_LABEL)
             for mark, line_counts in counts.items():
                 line_counts.add(line.count(mark))
-    if _NAMES.fullmatch(first) and _USUAL_NAMES & {*re.split(r"\W+", first.casefold())}:
+    if _NAMES.fullmatch(first) and (TEXT_NAMES | LABEL_NAMES) & {*re.split(r"\W+", first.casefold())}:
         problem = f"a table, or a file with one text per line? Its first line, {first!r}, looks like names of columns."
         raise TableError(problem, "If it is a table, call it .csv. If not, save the texts as JSON Lines.")
     for mark, line_counts in counts.items():

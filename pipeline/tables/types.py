@@ -7,6 +7,11 @@ import msgspec
 
 from fourshot.pipeline.faults import LeftOut, TaskFault
 
+# How columns are usually called, in small letters.
+TEXT_NAMES = {"text", "sentence", "message", "body", "content", "question", "review", "comment"}
+TEXT_NAMES |= {"description", "utterance"}
+LABEL_NAMES = {"label", "class", "category", "intent", "topic", "target", "sentiment", "tag"}
+
 
 class ReadSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What a file does not say of itself for sure."""

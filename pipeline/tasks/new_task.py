@@ -12,7 +12,7 @@ from msgspec import UNSET, UnsetType
 
 from fourshot.engine.errors import InputError
 from fourshot.engine.machine.files import append_lines, settle, staged_folder
-from fourshot.pipeline.faults import LeftOut, TaskFault, clipped, counted, errors_in, note, shorten, warning
+from fourshot.pipeline.faults import LeftOut, TaskFault, counted, errors_in, note, shorten, warning
 from fourshot.pipeline.rows.columns import ACCEPTED, SPLITS, Columns
 from fourshot.pipeline.rows.fields import split_fields
 from fourshot.pipeline.rows.label_words import label_word, propose_words, reads_as, says_nothing
@@ -21,7 +21,7 @@ from fourshot.pipeline.rows.usable_rows import TableChoices, UsableRows, usable_
 from fourshot.pipeline.tables.file_bytes import table_stem
 from fourshot.pipeline.tables.files import Table, read_table
 from fourshot.pipeline.task import Example
-from fourshot.pipeline.tasks.task_check import MOST_LISTED, NAME_OF_A_TASK, field_faults
+from fourshot.pipeline.tasks.task_check import MOST_LISTED, field_faults, name_problem
 from fourshot.pipeline.tasks.task_file import load_task
 
 TEST_SHARE = 0.2
@@ -76,11 +76,8 @@ def new_task(
             f"{out} exists and is not empty; nothing was written. Choose another folder, or remove this one."
         )
     task_name = re.sub(r"[^a-z0-9]+", "_", table_stem(path).lower()).strip("_") or "task" if name is None else name
-    if not re.fullmatch(NAME_OF_A_TASK, task_name):
-        raise InputError(
-            f"{clipped(task_name, 40)!r} cannot be a task's name: letters, digits, '_', '-' and '.' are allowed, at "
-            "most 128, first a letter or digit. Give one: --name NAME"
-        )
+    if problem := name_problem(task_name):
+        raise InputError(f"{problem} Give one: --name NAME")
     _check_fields(choices)
     reading = choices.reading
     if reading.header is None and (choices.text_columns or choices.fields) and choices.label_columns:

@@ -31,7 +31,6 @@ from fourshot.pipeline.task import DataSource, Task
 from fourshot.pipeline.tasks.toml_hints import misplaced, toml_hint, type_hint
 
 _PLACEHOLDER = re.compile(r"\{\{?\s*[\w.]*\s*\}?\}|%s\b")
-NAME_OF_A_TASK = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}"  # a folder is called so, and a service's address has it
 LONG_WORD = 60  # characters, of a label's word
 # Labels that an instruction names: it is part of every prompt. Without a list of 77, adapters of two bases trained in
 # half of the time or less and were as accurate (docs/results.md, "77 classes"); with 18, neither differed.
@@ -129,13 +128,19 @@ def empty_faults(
         if value and path != "$.instruction" and len(value.strip().splitlines()) > 1
     ]
     name = document.get("name", "")
-    if name.strip() and not re.fullmatch(NAME_OF_A_TASK, name):
-        problem = (
-            f"{clipped(name, 40)!r} is to name a folder: allowed are letters, digits, '_', '-', '.', first a letter or "
-            "digit, at most 128."
-        )
+    if name.strip() and (problem := name_problem(name)):
         faults.append(error("$.name", problem, "Choose another name."))
     return faults
+
+
+def name_problem(name: str) -> str:
+    """Why a task cannot be called ``name``, "" where it can: a folder is called so, and a service's address has it."""
+    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}", name):
+        return ""
+    return (
+        f"{clipped(name, 40)!r} cannot be a task's name: allowed are letters, digits, '_', '-', '.', first a letter or "
+        "digit, at most 128."
+    )
 
 
 def _label_faults(labels: list[dict[str, str]]) -> list[TaskFault]:

@@ -20,7 +20,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from fourshot.engine.errors import InputError
 from fourshot.serving.answers import RefusalError, send_refusal
-from fourshot.serving.api import ASKED_PATHS, DEADLINE
+from fourshot.serving.api import ASKED_PATHS, DEADLINE, HEALTH_PATHS
 from fourshot.serving.app.conventions import Conventions
 from fourshot.serving.app.keys import Key, Keys
 from fourshot.serving.settings import ENVIRONMENT, Limits, from_json
@@ -29,7 +29,7 @@ logger = logging.getLogger("fourshot.serving")
 ACCESS = "fourshot.access"  # in the scope of a request: its `Key`
 ASKER = "fourshot.asker"  # in the scope: the name of its key, else the peer's address
 ON_BEHALF = b"x-fourshot-asker"  # header: what the router of replicas has found `ASKER` to be
-OPEN_PATHS = ("/", "/health", "/ping")  # answer without a key: they tell nothing about anybody's data
+OPEN_PATHS = ("/", *HEALTH_PATHS)  # answer without a key: they tell nothing about anybody's data
 TASKS_PATH = "/v1/tasks"  # with `ASKED_PATHS` what a key for some tasks may ask at all
 READ_KEYS_EVERY_S = 2.0
 OTHER_KEYS = (b"x-api-key", b"api-key", b"x-goog-api-key", b"ocp-apim-subscription-key")  # as other services take it

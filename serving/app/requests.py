@@ -1,14 +1,16 @@
-"""A request's body, read: as one of `serving.api`'s requests, or refused with what is allowed."""
+"""A request, read: its body as one of `serving.api`'s, and its deadline; or refused with what is allowed."""
 
 import json
+import math
 import re
+from collections.abc import Iterable
 from typing import TypeVar
 
 import msgspec
 
 from fourshot.pipeline.rows.fields import each_once
 from fourshot.serving.answers import RefusalError
-from fourshot.serving.api import VISIBLE, ClassifyRequest, GenerateRequest
+from fourshot.serving.api import DEADLINE, VISIBLE, ClassifyRequest, GenerateRequest
 from fourshot.serving.settings import Limits
 
 AnyRequest = TypeVar("AnyRequest", ClassifyRequest, GenerateRequest)
@@ -85,3 +87,21 @@ def _has_half_a_pair(body: bytes) -> bool:
     except (ValueError, RecursionError):
         return False
     return False
+
+
+def deadline_s(headers: Iterable[tuple[bytes, bytes]]) -> float:
+    """In how many seconds a request with these headers wants its answer; infinity where it does not say.
+
+    Raises `RefusalError` for what is no such time.
+    """
+    values = (value for name, value in headers if name == DEADLINE.lower().encode())
+    value = next(values, b"").strip()
+    if not value:
+        return math.inf
+    if not (value.isdigit() and len(value) < 16 and int(value)):
+        raise RefusalError(
+            400,
+            "bad_deadline",
+            f"{DEADLINE}: {value[:20].decode('latin-1')!r} is no number of milliseconds. Give a whole number from 1.",
+        )
+    return int(value) / 1000

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import logging
-import math
 from collections.abc import Callable, Coroutine
 from importlib import resources
 from typing import Any
@@ -13,18 +12,18 @@ from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, Response
 
 from fourshot.serving.answers import JSON, RefusalError, send_refusal
-from fourshot.serving.api import DEADLINE
+from fourshot.serving.api import HEALTH_PATHS
 from fourshot.serving.app.conventions import Conventions
 from fourshot.serving.app.docs_page import add_docs
 from fourshot.serving.app.guard import ACCESS, ASKER
 from fourshot.serving.app.keys import Key
 from fourshot.serving.app.openapi import CLASSIFY, GENERATE, TASKS, add_schemas
+from fourshot.serving.app.requests import deadline_s
 from fourshot.serving.app.service import CLIENT_GONE, Caller, Service
 from fourshot.serving.settings import Limits
 
 logger = logging.getLogger("fourshot.serving")
 PAGE = "page.html"
-HEALTH_PATHS = ("/health", "/ping")  # vLLM's own, or those of `students_server`
 # The page is one file: nothing is fetched from elsewhere, and no other site may frame it.
 PAGE_HEADERS = {
     "Content-Security-Policy": (
@@ -82,7 +81,9 @@ async def _answer(
     if key is not None:
         key.require(task)
     asker = Caller(
-        name=request.scope.get(ASKER, ""), deadline_s=_deadline_s(request), tasks=key.tasks if key is not None else ()
+        name=request.scope.get(ASKER, ""),
+        deadline_s=deadline_s(request.scope["headers"]),
+        tasks=key.tasks if key is not None else (),
     )
     body = await request.body()
     answering = asyncio.create_task(ask(task, body, asker))
@@ -110,18 +111,6 @@ def _service(request: Request) -> Service:
     if service is None:
         raise RefusalError(503, "starting", "The service is starting.", 5.0)
     return service
-
-
-def _deadline_s(request: Request) -> float:
-    """Within how many seconds the request wants its answer. Raises `RefusalError` for what is no such time."""
-    value = request.headers.get(DEADLINE, "").strip()
-    if not value:
-        return math.inf
-    if not (value.isascii() and value.isdigit() and len(value) < 16 and int(value)):
-        raise RefusalError(
-            400, "bad_deadline", f"{DEADLINE}: {value[:20]!r} is no number of milliseconds. Give a whole number from 1."
-        )
-    return int(value) / 1000
 
 
 async def _until_gone(request: Request) -> None:

@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from fastapi.responses import Response
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
 
+from fourshot.serving.api import HEALTH_PATHS
 from fourshot.serving.app.lifecycle import at_start, live
 from fourshot.serving.app.metrics import Metrics
 from fourshot.serving.app.protocol import server_config
@@ -36,7 +37,7 @@ def application(settings: ServeSettings, staging: Path) -> FastAPI:
 
     app = FastAPI(title="fourshot", lifespan=lifespan)
     add_routes(app, settings.limits)
-    for path in ("/health", "/ping"):
+    for path in HEALTH_PATHS:
         app.get(path, include_in_schema=False)(_health)
     app.get("/metrics", include_in_schema=False)(_metrics)
     return app

@@ -41,6 +41,7 @@ from fourshot.serving.clients.calls import (
     written,
 )
 from fourshot.serving.clients.local import Prediction
+from fourshot.serving.concurrency import all_or_none
 
 URL = "http://127.0.0.1:8000"
 TIMEOUT_S = 60.0
@@ -198,13 +199,7 @@ class AsyncClient:
         if concurrency < 1:
             raise InputError(f"concurrency is {concurrency}; at least 1 request must be on its way.")
         pace = Pace(concurrency)
-        requests = [asyncio.ensure_future(self._ask(call, pace)) for call in calls]
-        try:
-            return await asyncio.gather(*requests)
-        finally:
-            for request in requests:
-                request.cancel()
-            await asyncio.gather(*requests, return_exceptions=True)
+        return await all_or_none(self._ask(call, pace) for call in calls)
 
     @checked
     async def tasks(self, everything: bool = False) -> TaskList:

@@ -6,6 +6,7 @@ import signal
 import socket
 import ssl
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,7 +42,7 @@ class ServiceLaunch(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def address(self) -> str:
-        scheme = "https" if "--ssl-certfile" in _names(self.settings.vllm_arguments) else "http"
+        scheme = "https" if "--ssl-certfile" in _options_in(self.settings.vllm_arguments) else "http"
         return f"{scheme}://{self.settings.authority}"
 
     async def run(self, log: Path, say: Say, on_ready: Callable[[], None]) -> None:
@@ -82,7 +83,7 @@ def prepare(settings: ServeSettings, replicas: int = 1, ray: str = "") -> Servic
                 "them, without a path or a slash at the end: https://app.example or http://localhost:3000."
             )
     check_tls(settings.vllm_arguments)
-    if "--ssl-certfile" in _names(settings.vllm_arguments) and (replicas > 1 or ray):
+    if "--ssl-certfile" in _options_in(settings.vllm_arguments) and (replicas > 1 or ray):
         raise InputError(
             "--replicas and --ray answer over http: their router has no TLS. Put a proxy that speaks TLS before it, or "
             "leave --ssl-certfile and --ssl-keyfile to a single server."
@@ -100,9 +101,9 @@ def prepare(settings: ServeSettings, replicas: int = 1, ray: str = "") -> Servic
     return ServiceLaunch(settings=settings, contents=contents, listening=listening, replicas=replicas, ray=ray)
 
 
-def _names(words: Sequence[str]) -> dict[str, str]:
+def _options_in(words: Sequence[str]) -> dict[str, str]:
     """Options among ``words``, with the values that follow them or an equals sign."""
-    values = dict(zip(words, [*words[1:], ""], strict=False))
+    values = dict(pairwise([*words, ""]))
     return values | {name: value for word in words for name, sign, value in [word.partition("=")] if sign}
 
 
@@ -111,7 +112,7 @@ def check_tls(words: Sequence[str]) -> None:
 
     It would say so after its models are loaded, and end.
     """
-    given = _names(words)
+    given = _options_in(words)
     certificate, key = given.get("--ssl-certfile", ""), given.get("--ssl-keyfile")
     if not certificate:
         if key:

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import os
-import shutil
 import socket
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -15,7 +14,7 @@ import msgspec
 
 from fourshot.engine.errors import FourshotError, InputError
 from fourshot.engine.machine.gpus import gpus
-from fourshot.engine.machine.temporary import own_folder
+from fourshot.engine.machine.temporary import lent_folder
 from fourshot.engine.machine.threads import available_cores
 from fourshot.serving.app.keys import add_key
 from fourshot.serving.fleet.router import Replica, Router
@@ -42,11 +41,8 @@ class Replicas:
 
     async def run(self) -> None:
         """Route to them until `stop`. Raises FourshotError, or OSError, where none of them can be started."""
-        folder = own_folder(KEYS)
-        try:
+        with lent_folder(KEYS) as folder:
             await self._route(folder / "keys.toml")
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
         if len(self._failed) == self._number:
             raise self._failed[0]
 

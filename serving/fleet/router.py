@@ -25,6 +25,7 @@ from fourshot.serving.answers import RefusalError, send_answer, send_refusal
 from fourshot.serving.api import ASKED_PATHS, DEADLINE, TaskList
 from fourshot.serving.app.guard import ACCESS, ASKER, ON_BEHALF, TASKS_PATH
 from fourshot.serving.app.keys import Key
+from fourshot.serving.app.requests import deadline_s
 from fourshot.serving.fleet.asgi import lifespan, while_there
 from fourshot.serving.fleet.merged_pages import merged, summed
 from fourshot.serving.settings import Limits
@@ -162,9 +163,13 @@ class Router:
 
     async def _forward(self, scope: dict[str, Any], body: bytes, send: Any) -> None:
         """Hand a request on; where its replica fails before the first byte of an answer, to the next one."""
-        asked_s, headers = _deadline(scope["headers"])
-        limit_s = min(self._limits.timeout_s, asked_s)
-        deadline = time.monotonic() + limit_s
+        try:
+            asked_s = deadline_s(scope["headers"])
+        except RefusalError as refusal:
+            await send_refusal(send, refusal)
+            return
+        due = time.monotonic() + asked_s  # infinity where nothing is asked
+        deadline = min(due, time.monotonic() + self._limits.timeout_s)
         tried: set[int] = set()
         patient_until = 0.0 if not self._was_up else time.monotonic() + PATIENCE_S
         while time.monotonic() < deadline:
@@ -176,19 +181,16 @@ class Router:
                 await asyncio.sleep(LOOK_EVERY_S / 2)
                 continue
             tried.add(replica.number)
-            if asked_s < math.inf:
-                left_ms = max(1, round(1000 * (deadline - time.monotonic())))
-                scope = {**scope, "headers": [*headers, (DEADLINE.lower().encode(), str(left_ms).encode())]}
-            if await self._ask(replica, scope, body, send):
+            if await self._ask(replica, scope, body, send, due - time.monotonic()):
                 return
-        if limit_s == asked_s and time.monotonic() >= deadline:
-            message = f"There was no answer within {limit_s:g} s, as {DEADLINE} asks."
+        if time.monotonic() >= due:
+            message = f"There was no answer within {asked_s:g} s, as {DEADLINE} asks."
             await send_refusal(send, RefusalError(504, "timeout", message, 1.0))
             return
         await send_refusal(send, RefusalError(503, "no_replica", "No replica is up just now.", 5.0))
 
-    async def _ask(self, replica: Replica, scope: dict[str, Any], body: bytes, send: Any) -> bool:
-        """Whether ``replica`` answered; where not, nothing was sent to the client."""
+    async def _ask(self, replica: Replica, scope: dict[str, Any], body: bytes, send: Any, left_s: float) -> bool:
+        """Whether ``replica`` answered; where not, nothing was sent to the client. ``left_s``: until its deadline."""
         assert self._session is not None
         query = scope.get("query_string", b"").decode("latin-1")
         raw = scope.get("raw_path") or scope["path"].encode()
@@ -196,8 +198,10 @@ class Router:
         headers = [
             (name.decode("latin-1"), value.decode("latin-1"))
             for name, value in scope["headers"]
-            if name not in HOP_BY_HOP
+            if name not in HOP_BY_HOP and name != DEADLINE.lower().encode()
         ]
+        if left_s < math.inf:
+            headers.append((DEADLINE, str(max(1, round(1000 * left_s)))))
         headers.append(("Authorization", f"Bearer {self._key}"))
         headers.append((ON_BEHALF.decode(), quote(scope.get(ASKER, ""))))
         replica.in_flight += 1
@@ -241,8 +245,8 @@ class Router:
         finally:
             replica.in_flight -= 1
 
-    async def _pages(self, path: str) -> dict[int, str]:
-        """What all replicas that answer have at ``path``, by their numbers."""
+    async def _pages(self, path: str, replicas: Sequence[Replica]) -> dict[int, str]:
+        """What those of ``replicas`` that answer have at ``path``, by their numbers."""
         assert self._session is not None
         session, pages = self._session, dict[int, str]()
 
@@ -253,28 +257,20 @@ class Router:
                 async with session.get(address, headers=headers, timeout=timeout, raise_for_status=True) as answer:
                     pages[replica.number] = await answer.text()
 
-        await asyncio.gather(*map(fetch, self.replicas))
+        await asyncio.gather(*map(fetch, replicas))
         return dict(sorted(pages.items()))
 
     async def _metrics(self) -> bytes:
         """The metrics of all replicas, each sample with the number of its replica."""
-        return await asyncio.to_thread(merged, await self._pages("/metrics"))
+        return await asyncio.to_thread(merged, await self._pages("/metrics", self.replicas))
 
     async def _tasks(self, scope: dict[str, Any]) -> TaskList | None:
         """What the first replica serves, with the requests of all; None where none answers so."""
         query = scope.get("query_string", b"").decode("latin-1")
-        pages = await self._pages(f"{TASKS_PATH}{'?' + query if query else ''}")
+        well = [replica for replica in self.replicas if replica.well]
+        pages = await self._pages(f"{TASKS_PATH}{'?' + query if query else ''}", well)
         lists = [msgspec.json.decode(page, type=TaskList) for page in pages.values()]
         return summed(lists) if lists else None
-
-
-def _deadline(headers: Sequence[tuple[bytes, bytes]]) -> tuple[float, list[tuple[bytes, bytes]]]:
-    """In how many seconds a request wants its answer, and its other headers; a replica refuses what is no time."""
-    name = DEADLINE.lower().encode()
-    values = [value.strip() for header, value in headers if header == name]
-    if len(values) != 1 or not values[0].isdigit() or not 0 < len(values[0]) < 16 or not int(values[0]):
-        return math.inf, [*headers]
-    return int(values[0]) / 1000, [pair for pair in headers if pair[0] != name]
 
 
 def _task_in(path: str) -> str:

@@ -7,7 +7,6 @@ The socket is opened once and handed down, so a client that comes while there is
 import asyncio
 import contextlib
 import os
-import shutil
 import signal
 import socket
 import sys
@@ -19,7 +18,7 @@ import msgspec
 
 from fourshot.engine.errors import FourshotError, InputError
 from fourshot.engine.machine.processes import import_path
-from fourshot.engine.machine.temporary import own_folder
+from fourshot.engine.machine.temporary import lent_folder
 from fourshot.serving.answers import JSON, RefusalError
 from fourshot.serving.app.server import READY, environment
 from fourshot.serving.settings import STAGING, ServeSettings, to_json
@@ -105,7 +104,7 @@ class Supervisor:
 
     async def run(self) -> None:
         """Serve until `stop`. Raises FourshotError where the server cannot be started at all."""
-        failed, pause_s = 0, FIRST_PAUSE_S / PAUSES_GROW
+        failed, pause_s = 0, 0.0
         try:
             while not self._stopping.is_set():
                 await self._answer_instead()
@@ -121,7 +120,8 @@ class Supervisor:
                     )
                 self.restarts += 1
                 lived_long = time.monotonic() - started > LONG_ENOUGH_S
-                pause_s = FIRST_PAUSE_S if lived_long else min(PAUSES_GROW * pause_s, LONGEST_PAUSE_S)
+                pause_s = 0.0 if lived_long else pause_s
+                pause_s = min(max(FIRST_PAUSE_S, PAUSES_GROW * pause_s), LONGEST_PAUSE_S)
                 self._say(f"the server ended with exit code {code}; starting it again (log: {self._log})")
                 await self._answer_instead()
                 with contextlib.suppress(TimeoutError):
@@ -144,13 +144,11 @@ class Supervisor:
 
     async def _one_server(self) -> tuple[bool, int]:
         """Start a server and wait for its end. Whether it was ever ready, and its exit code."""
-        staging = own_folder(STAGING)
-        try:
-            return await self._one_server_with(str(staging))
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
+        with lent_folder(STAGING) as staging:
+            return await self._serve_from(str(staging))
 
-    async def _one_server_with(self, staging: str) -> tuple[bool, int]:
+    async def _serve_from(self, staging: str) -> tuple[bool, int]:
+        """As `_one_server`; copies of adapters go to ``staging``."""
         descriptor = self._listening.fileno()
         with self._log.open("ab") as log:
             self._child = await asyncio.create_subprocess_exec(

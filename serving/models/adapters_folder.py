@@ -1,6 +1,5 @@
 """What `fourshot adapters` does to the folder that a server watches. A running server notices within seconds."""
 
-import contextlib
 import os
 import shutil
 from pathlib import Path
@@ -49,14 +48,20 @@ def add_adapter(root: Path, source: str) -> tuple[Card, bool]:
         card = checked(folder)
     except AdapterError as error:
         raise InputError(f"{folder} is not added: {error}") from error
+
+    def is_whole(place: Path) -> bool:
+        try:
+            return checked(place) == card
+        except AdapterError:
+            return False
+
     final = root / card.name
-    with contextlib.suppress(AdapterError):  # damaged: this copy takes its place
-        if final.exists() and checked(final):
-            return card, False
+    if final.exists() and is_whole(final):
+        return card, False
     with staged_folder(root, card.name) as staged:
         shutil.copytree(folder, staged, dirs_exist_ok=True, symlinks=False)
         os.utime(staged / (STUDENT_FILE if is_student else CARD_FILE))  # it is the newest now
-        if final.exists():
+        if final.exists():  # and damaged
             remove_folder(final)
         settle(staged, final)
     return card, True

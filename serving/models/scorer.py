@@ -3,12 +3,11 @@
 Importing this module loads no vllm.
 """
 
-import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Sequence
 from itertools import accumulate, count
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -18,12 +17,12 @@ from fourshot.engine.vllm_scoring import Scoring, questions
 from fourshot.engine.vllm_seams.client import began_s
 from fourshot.pipeline.synthesis.windows import combined
 from fourshot.serving.answers import RefusalError
+from fourshot.serving.concurrency import all_or_none
 from fourshot.serving.models.dispatcher import BASE, Dispatcher
 
 if TYPE_CHECKING:
     from vllm.lora.request import LoRARequest
 
-Answer = TypeVar("Answer")
 BEGINNING_TOKENS, MOST_BEGINNINGS = 32, 4096  # one block of the cache; beginnings that are remembered
 
 
@@ -36,16 +35,6 @@ class ScoredText(msgspec.Struct, frozen=True, kw_only=True):
     completion_tokens: int
     queue_s: float  # until the engine began
     model_s: float
-
-
-async def all_or_none(asking: Iterable[Coroutine[Any, Any, Answer]]) -> list[Answer]:
-    """What each comes to, in their order; where one fails, the others are cancelled, for nobody waits for them."""
-    tasks = [*map(asyncio.ensure_future, asking)]
-    try:
-        return await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
 
 
 class Scorer:

@@ -22,10 +22,11 @@ from fourshot.pipeline.student_card import StudentCard, student_left_out
 from fourshot.pipeline.text_student import Generator, TextStudentCard, TextWritten
 from fourshot.serving.answers import RefusalError
 from fourshot.serving.api import Method
+from fourshot.serving.concurrency import all_or_none
 from fourshot.serving.models.admission import stage_student
 from fourshot.serving.models.dispatcher import BASE, LEAST_WINDOW_TOKENS, Dispatcher
 from fourshot.serving.models.registry import Card, InContext, StoredAdapter
-from fourshot.serving.models.scorer import ScoredText, all_or_none, combined_answers
+from fourshot.serving.models.scorer import ScoredText, combined_answers
 from fourshot.serving.models.version import Loader, PreparedRequest, TimedGeneration, Version
 from fourshot.serving.settings import Limits
 from fourshot.training.students.serving_model import ServingModel
