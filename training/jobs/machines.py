@@ -7,7 +7,6 @@ files through Ray, in pieces, by an actor where the driver runs: once, whoever a
 import hashlib
 import os
 import secrets
-import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -25,8 +24,6 @@ from fourshot.training.jobs.cluster import on_node
 
 PROBE = ".shared-"  # what the name of a file begins with that tells whether a folder is the same everywhere
 PIECE_BYTES = 16 << 20
-PLACINGS = 20  # tries to have an actor on a machine
-PLACING_S = 1.0  # between two: machines tell each other what they have about as often
 ANSWER_S = 120.0  # for a first task to begin on a machine
 
 
@@ -87,22 +84,13 @@ def supplies(
 def _beside_the_driver(kind: "type[CheckpointServer]", model: str) -> Any:
     """An actor on the driver's machine, which lives as long as the driver does.
 
-    Ray places it elsewhere where the machine that it asks has not heard of the driver's yet; then it is placed again.
+    It needs a byte of memory. What needs nothing is first sent to any machine, which may not know of the driver's yet;
+    what needs something to the machine of whoever asks. Source: Ray, gcs_actor_scheduler.cc, SelectForwardingNode.
     """
     import ray
 
-    driver_node = ray.get_runtime_context().get_node_id()
-    placed = ray.remote(num_cpus=0, scheduling_strategy=on_node(driver_node, soft=True))(kind)
-    for _ in range(PLACINGS):
-        actor = placed.remote(model)
-        with suppress(ray.exceptions.RayActorError):
-            if ray.get(actor.node.remote()) == driver_node:
-                return actor
-        ray.kill(actor)
-        time.sleep(PLACING_S)
-    raise FourshotError(
-        f"Ray placed nothing on its own machine {driver_node[:8]} in {PLACINGS} tries: is it overloaded?"
-    )
+    here = on_node(ray.get_runtime_context().get_node_id())
+    return ray.remote(num_cpus=0, memory=1, scheduling_strategy=here)(kind).remote(model)
 
 
 def check_machines(supplied: MachineSupplies, nodes: Collection[str]) -> None:
@@ -242,12 +230,6 @@ class CheckpointServer:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
             self._files.append((path.name, path.stat().st_size, digest))
         return self._files
-
-    def node(self) -> str:
-        """Ray's id of the machine that this is on."""
-        import ray
-
-        return str(ray.get_runtime_context().get_node_id())
 
     def piece(self, name: str, start: int) -> bytes:
         with (self._folder / name).open("rb") as file:

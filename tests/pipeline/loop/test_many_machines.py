@@ -21,6 +21,7 @@ from fourshot.pipeline.loop.units import UnitProgress, UnitResult
 from fourshot.pipeline.rows.text_table import open_texts
 from fourshot.pipeline.synthesis.settings import AnnotateSettings, RunSettings
 from fourshot.training.jobs.jobs import FailedJob, Placement
+from fourshot.training.jobs.machines import CheckpointServer, supplies
 from fourshot.training.jobs.ray_jobs import run_jobs_over_ray
 from fourshot.training.lora.examples import TrainingResult
 from tests.pipeline.corpus.small_corpora import SHOTS, TASK, make, named, rows_of, settings
@@ -105,6 +106,19 @@ def test_a_machine_whose_disk_is_full_gives_its_trainings_to_another(
     refused = seeds_begun(tmp_path, "b")
     assert refused and sorted(seeds_begun(tmp_path, "a")) == [0, 1, 2, 3]
     assert len(messages) == len(refused) and "No space left" in messages[0] and "another machine" in messages[0]
+
+
+class Where(CheckpointServer):
+    """Says which machine it is on."""
+
+    def node(self) -> str:
+        return str(ray.get_runtime_context().get_node_id())
+
+
+def test_a_checkpoint_is_given_by_the_driver_s_own_machine(machines: Machines, checkpoint: str) -> None:
+    for _ in range(4):  # by chance it would be another one, of three
+        with supplies(checkpoint, giver=Where) as supplied:
+            assert ray.get(supplied.giver.node.remote()) == ray.get_runtime_context().get_node_id()
 
 
 DRIVER = """
