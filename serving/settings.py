@@ -4,8 +4,10 @@ import math
 
 import msgspec
 
+from fourshot.engine.adapters import slot_rank
 from fourshot.engine.checkpoints.models import ResolvedModel, resolve_model
 from fourshot.engine.errors import InputError
+from fourshot.engine.vllm_seams.adapter_check import LARGEST_RANK
 
 STAGING = "fourshot-serving-"  # how the folders of adapters' copies begin
 ENVIRONMENT = "FOURSHOT_SERVE"  # holds a `ServeSettings` as JSON for vLLM's processes
@@ -77,6 +79,10 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
                     if name == "kv_cache_bytes":
                         name, value = "kv_cache_mib", self.kv_cache_bytes >> 20
                     raise InputError(f"--{name.replace('_', '-')} {value}: give a number of {least} or more.")
+        rank = self.max_lora_rank
+        if rank and (rank > LARGEST_RANK or rank != slot_rank(rank)):
+            fitting = min(slot_rank(rank), LARGEST_RANK)
+            raise InputError(f"--max-lora-rank {rank}: give a power of two, of 8 to {LARGEST_RANK}, as {fitting}.")
 
     @property
     def authority(self) -> str:

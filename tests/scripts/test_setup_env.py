@@ -1,7 +1,12 @@
 """What `make env` finds out before anything large is downloaded."""
 
-import importlib.util
+import importlib
+import os
 import re
+import sysconfig
+import venv
+import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -11,12 +16,18 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
-def setup_env() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("setup_env", ROOT / "scripts" / "setup_env.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def scripts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+
+
+@pytest.fixture
+def setup_env(scripts: None) -> ModuleType:
+    return importlib.import_module("setup_env")
+
+
+@pytest.fixture
+def installers(scripts: None) -> ModuleType:
+    return importlib.import_module("installers")
 
 
 def test_a_driver_that_is_too_old_for_the_build_is_told_of(
@@ -41,3 +52,105 @@ def test_the_cuda_of_a_build_is_that_of_the_documents(setup_env: ModuleType) -> 
     page = (ROOT / "docs" / "install.md").read_text(encoding="utf-8")
     (named,) = re.findall(r"the torch version it pins \(CUDA (\d+)\)", page)
     assert int(named) == setup_env.CUDA_OF_BUILD["gpu"]
+
+
+LISTING = """\
+:env:.cert='/etc/ssl/ours.crt'
+:env:.default-timeout='180'
+:env:.disable-pip-version-check='1'
+global.extra-index-url='\\nhttps://one.example/simple\\nhttps://two.example/simple'
+global.find-links='/wheels'
+global.index-url='https://global.example/simple'
+install.index-url='https://install.example/simple'
+freeze.exclude='other'
+"""
+
+
+def test_uv_is_told_what_pip_is_configured_to(installers: ModuleType) -> None:
+    arguments, variables = installers.as_uv(installers.configured(LISTING))
+    pairs = dict(zip(arguments[::2], arguments[1::2], strict=True))
+    assert pairs.pop("--default-index") == "https://install.example/simple"  # more particular than `global`
+    assert arguments.count("--index") == 2 and pairs.pop("--index") == "https://two.example/simple"
+    assert pairs == {"--find-links": "/wheels"}
+    assert variables == {"SSL_CERT_FILE": "/etc/ssl/ours.crt", "UV_HTTP_TIMEOUT": "180"}
+    assert installers.as_uv({"no-index": "1", "find-links": "/wheels"})[0] == ["--no-index", "--find-links", "/wheels"]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An environment with pip alone, and beside it a folder with the wheels of three packages."""
+    folder = tmp_path_factory.mktemp("made")
+    (folder / "wheels").mkdir()
+    for name in ("one", "two", "three"):
+        with zipfile.ZipFile(folder / "wheels" / f"{name}-1.0-py3-none-any.whl", "w") as wheel:
+            of_it = f"{name}-1.0.dist-info"
+            wheel.writestr(f"{name}.py", "")
+            wheel.writestr(f"{of_it}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+            wheel.writestr(f"{of_it}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+            wheel.writestr(f"{of_it}/RECORD", "")
+    venv.create(folder / "env", with_pip=True)
+    return folder
+
+
+@pytest.fixture
+def environment(made: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Its Python, which is offered those wheels and nothing else."""
+    for name in [name for name in os.environ if name.startswith(("PIP_", "UV_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(made / "wheels"))
+    monkeypatch.setenv("UV_CACHE_DIR", str(made / "cache"))
+    return made / "env" / "bin" / "python"
+
+
+def installer_of(package: str, python: Path) -> str:
+    (file,) = python.parent.parent.glob(f"lib/python*/site-packages/{package}-1.0.dist-info/INSTALLER")
+    return file.read_text().strip()
+
+
+@pytest.fixture
+def uv(environment: Path) -> Iterator[None]:
+    """That of the environment of the tests: pip then finds it installed."""
+    (site,) = environment.parent.parent.glob("lib/python*/site-packages")
+    (site / "uv.pth").write_text(sysconfig.get_paths()["purelib"])
+    yield
+    (site / "uv.pth").unlink()
+
+
+def test_pip_does_it_where_there_is_no_uv(installers: ModuleType, environment: Path) -> None:
+    assert installers.install(environment, "one")
+    assert installer_of("one", environment) == "pip"
+
+
+def test_uv_does_it_where_it_is(installers: ModuleType, environment: Path, uv: None) -> None:
+    assert installers.install(environment, "two")
+    assert installer_of("two", environment) == "uv"
+
+
+def test_pip_does_it_where_uv_has_no_word_for_an_option(
+    installers: ModuleType, environment: Path, uv: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PIP_PREFER_BINARY", "1")
+    assert installers.install(environment, "three")
+    assert installer_of("three", environment) == "pip"
+
+
+def test_what_a_kill_left_half_installed_is_installed_again(
+    installers: ModuleType, environment: Path, uv: None, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert installers.install(environment, "one")
+    (site,) = environment.parent.parent.glob("lib/python*/site-packages")
+    (site / "one-1.0.dist-info" / "INSTALLER").unlink()
+    (site / "one.py").unlink()
+    assert installers.install(environment, "one")
+    assert (site / "one.py").exists() and installer_of("one", environment) == "uv"
+    assert "one-1.0 was left half installed" in capfd.readouterr().out
+
+
+def test_what_neither_can_install_is_no_good_end(
+    installers: ModuleType, environment: Path, uv: None, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert not installers.install(environment, "absent")
+    told = capfd.readouterr()
+    assert "pip tries" in told.out and "No matching distribution found for absent" in told.err

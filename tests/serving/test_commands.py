@@ -53,6 +53,14 @@ def test_a_limit_that_lets_nothing_through_is_bad_input(
     assert code == 2 and f"{option} " in text and "or more" in text
 
 
+@pytest.mark.parametrize(("rank", "fitting"), [(2, 8), (24, 32), (1000, 512)])
+def test_a_rank_that_vllm_has_no_kernels_for_is_bad_input(
+    root: Path, rank: int, fitting: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    code, text = run_command(capfd, "serve", "--adapters", str(root), "--max-lora-rank", str(rank))
+    assert code == 2 and f"--max-lora-rank {rank}: " in text and f"as {fitting}." in text
+
+
 def test_an_adapter_is_added_listed_pinned_and_removed(
     tmp_path: Path, root: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

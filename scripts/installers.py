@@ -1,0 +1,99 @@
+"""Puts packages into the environment: with uv, and with pip where uv cannot stand for it.
+
+uv needs a third of pip's time here. It does not read pip's configuration, so this is told to it option by option; with
+an option that it has no word for, and wherever it fails, pip does the work. Standard library only: see `setup_env.py`.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+UV = "uv>=0.8"
+OPTIONS = {  # pip's: uv's, with one value each
+    "index-url": "--default-index",
+    "extra-index-url": "--index",
+    "find-links": "--find-links",
+    "constraint": "--constraints",
+    "trusted-host": "--allow-insecure-host",
+}
+VARIABLES = {"cert": "SSL_CERT_FILE", "proxy": "ALL_PROXY", "timeout": "UV_HTTP_TIMEOUT"}
+DEFAULT_TIMEOUT = "default-timeout"  # as PIP_DEFAULT_TIMEOUT is listed
+WITHOUT_EFFECT = {  # on what is installed
+    *(
+        "cache-dir",
+        "config-file",
+        "disable-pip-version-check",
+        "log",
+        "no-color",
+        "no-input",
+        "no-python-version-warning",
+    ),
+    *("no-warn-script-location", "progress-bar", "quiet", "retries", "root-user-action"),
+    *("require-virtualenv", "break-system-packages", "compile", "no-compile", "verbose"),
+}
+
+
+def pip(python: Path, *arguments: str, capture: bool = False) -> subprocess.CompletedProcess[str]:
+    command = [str(python), "-m", "pip", "--disable-pip-version-check", "--no-input", *arguments]
+    return subprocess.run(command, capture_output=capture, text=True, check=False)
+
+
+def configured(listing: str) -> dict[str, str]:
+    """What `pip config list` prints, by option. Variables count more than files, `install` more than `global`."""
+    found: dict[tuple[str, int], str] = {}
+    for line in listing.splitlines():
+        name, is_option, value = line.partition("=")
+        section, _, option = name.rpartition(".")
+        if is_option and section in (":env:", "install", "global"):
+            found[option, ("global", "install", ":env:").index(section)] = str(ast.literal_eval(value))
+    return {option: found[option, rank] for option, rank in sorted(found)}
+
+
+def as_uv(options: dict[str, str]) -> tuple[list[str], dict[str, str]] | None:
+    """Arguments and environment variables that tell uv what ``options`` tell pip; None where they cannot."""
+    arguments: list[str] = []
+    variables: dict[str, str] = {}
+    for option, value in options.items():
+        if option in OPTIONS:
+            arguments += [word for each in value.split() for word in (OPTIONS[option], each)]
+        elif option in VARIABLES or option == DEFAULT_TIMEOUT:
+            variables[VARIABLES[option.replace(DEFAULT_TIMEOUT, "timeout")]] = value
+        elif option == "no-index":
+            arguments += ["--no-index"] if value.lower() in ("1", "true", "yes", "on") else []
+        elif option not in WITHOUT_EFFECT:
+            return None
+    return arguments, variables
+
+
+def drop_unfinished(python: Path) -> None:
+    """Make uv and pip forget packages whose unpacking a kill cut short; they would take them for installed.
+
+    Both write INSTALLER into a package's metadata folder last, after all its files.
+    """
+    for metadata in python.parent.parent.glob("lib/python*/site-packages/*.dist-info"):
+        if not (metadata / "INSTALLER").exists():
+            print(f"[env] {metadata.name[: -len('.dist-info')]} was left half installed: once more", flush=True)
+            shutil.rmtree(metadata)
+
+
+def install(python: Path, *arguments: str, extra_index: str = "") -> bool:
+    """Install what ``arguments`` name, as `pip install` would; whether that came to a good end.
+
+    pip takes the newest of all indexes, uv by default that of the first index which has the package: not here.
+    """
+    drop_unfinished(python)
+    told = as_uv(configured(pip(python, "config", "list", capture=True).stdout))
+    if told and pip(python, "install", "--quiet", UV, capture=True).returncode == 0:
+        indexes = ["--index", extra_index] if extra_index else []
+        command = [str(python), "-m", "uv", "pip", "install", "--python", str(python), *told[0], *indexes]
+        command += ["--index-strategy", "unsafe-best-match", *arguments]
+        if subprocess.run(command, env={**os.environ, **told[1]}, check=False).returncode == 0:
+            return True
+        print("[env] uv could not install it; pip tries", flush=True)
+        drop_unfinished(python)
+    indexes = ["--extra-index-url", extra_index] if extra_index else []
+    return pip(python, "install", "--no-compile", *indexes, *arguments).returncode == 0
