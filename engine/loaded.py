@@ -1,5 +1,7 @@
 """What both engines share: the tokenizer, what is counted, and the refusal of what cannot be answered."""
 
+import os
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,7 +14,10 @@ from fourshot.engine.tokens import check_lengths, encode_prompts, load_tokenizer
 
 
 class LoadedModel:
-    """The base of an engine. A class that extends it loads its model between `__init__` and `_is_ready`."""
+    """The base of an engine. A class that extends it loads its model between `__init__` and `_is_ready`.
+
+    Threads may share it: what touches the model does so within `_busy`, one thread at a time.
+    """
 
     def __init__(self, settings: EngineSettings) -> None:
         self._started_s = time.perf_counter()
@@ -21,6 +26,7 @@ class LoadedModel:
         self._labels: dict[tuple[tuple[str, ...], Verbalizer], LabelTokens] = {}
         self._prompt_tokens = self._output_tokens = self._cached_tokens = self._requests = 0
         self._busy_s = self._start_s = 0.0
+        self._lock, self._process = threading.RLock(), os.getpid()
         self._model: Any = None  # what is loaded; None once it is closed
 
     def _is_ready(self, model: Any) -> None:
@@ -60,10 +66,13 @@ class LoadedModel:
         return ids
 
     def _check_open(self) -> None:
-        if self._model is None:
+        if os.getpid() != self._process:
             raise FourshotError(
-                "This engine is closed. Open another one with fourshot.engine.opening.open_engine(settings)."
+                "This engine was opened in another process, and cannot answer in a fork of it. Open one in each "
+                'process: with multiprocessing, in workers that are started by the method "spawn".'
             )
+        if self._model is None:
+            raise FourshotError("This classifier or engine is closed. Open another one.")
 
     def _count(self, prompt_tokens: int, output_tokens: int, cached_tokens: int = 0) -> None:
         """One request is answered."""
@@ -74,8 +83,10 @@ class LoadedModel:
 
     @contextmanager
     def _busy(self) -> Iterator[None]:
-        started = time.perf_counter()
-        try:
-            yield
-        finally:
-            self._busy_s += time.perf_counter() - started
+        self._check_open()  # before the lock, which another thread may have held when this process was forked
+        with self._lock:
+            started = time.perf_counter()
+            try:
+                yield
+            finally:
+                self._busy_s += time.perf_counter() - started

@@ -113,16 +113,17 @@ class VllmEngine(LoadedModel):
 
     def begin_score(self, prompt: Sequence[int], labels: LabelTokens, adapter: Adapter | None = None) -> "Scoring":
         """Queue one prompt, token ids of allowed length, to be scored like `score`; `advance` until it is ``done``."""
-        self._check_open()
         scoring = Scoring(np.zeros(len(labels.ids), dtype=np.float32))
-        lora = self._lora_request(adapter)
-        for question, params in questions(labels):
-            scoring.pending[self._add([*prompt, *question.prefix], params, lora, scoring)] = question
+        with self._busy():
+            lora = self._lora_request(adapter)
+            for question, params in questions(labels):
+                scoring.pending[self._add([*prompt, *question.prefix], params, lora, scoring)] = question
         return scoring
 
     def advance(self) -> None:
         """Run the model once, for all that is queued, and hand what finished to those who wait for it."""
         with self._busy():
+            self._check_open()  # another thread may have closed it
             for output in self._model.step():
                 if output.finished:
                     num_output_tokens = len(output.outputs[0].token_ids)
@@ -131,18 +132,19 @@ class VllmEngine(LoadedModel):
 
     def reset_prefix_cache(self) -> None:
         """Forget cached prefixes. Raises FourshotError while a `sample` is unfinished: its prefixes are in use."""
-        self._check_open()
-        if not self._model.reset_prefix_cache():
-            raise FourshotError(
-                "The prefix cache is in use by an unfinished `sample`. Take all its completions or close it first."
-            )
+        with self._busy():
+            if not self._model.reset_prefix_cache():
+                raise FourshotError(
+                    "The prefix cache is in use by an unfinished `sample`. Take all its completions or close it first."
+                )
 
     def close(self) -> None:
         """Give the memory back. Idempotent."""
-        if self._model is not None:
-            engines, self._model = [self._model], None
-            self._waiting.clear()
-            in_process.stop(engines)
+        with self._lock:
+            if self._model is not None:
+                engines, self._model = [self._model], None
+                self._waiting.clear()
+                in_process.stop(engines)
 
     def _add(
         self,
@@ -159,9 +161,10 @@ class VllmEngine(LoadedModel):
 
     def _abort(self, pending: "dict[str, Any]") -> None:
         """Drop what is unfinished of a call that was interrupted. Does nothing after a call that ran to its end."""
-        unfinished = [request_id for request_id in pending if self._waiting.pop(request_id, None) is not None]
-        if unfinished and self._model is not None:
-            self._model.abort_request(unfinished)
+        with self._lock:
+            unfinished = [request_id for request_id in pending if self._waiting.pop(request_id, None) is not None]
+            if unfinished and self._model is not None:
+                self._model.abort_request(unfinished)
 
     def _lora_request(self, adapter: Adapter | None) -> "LoRARequest | None":
         """The request of an adapter, loaded and checked at first sight. Ids come from a counter, one per name."""

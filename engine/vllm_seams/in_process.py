@@ -6,6 +6,9 @@ vLLM chooses how much a step holds.
 """
 
 import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 from fourshot.engine.machine.threads import available_cores
@@ -19,11 +22,13 @@ SEAM = Seam(
     relies_on=(
         "vllm.distributed.parallel_state:cleanup_dist_env_and_memory(shutdown_ray)",
         "vllm.v1.engine.core_client:EngineCoreClient.shutdown",
+        "vllm.v1.engine.core:cleanup_dist_env_and_memory",
         "vllm.usage.usage_lib:UsageContext",
     ),
     without="Memory of an engine that was closed may stay taken until the process ends.",
 )
 _set_num_threads: dict[str, Any] = {}  # torch's own function, while a vLLM engine has it replaced
+_open_engines: list[int] = [0]  # what vLLM keeps for the whole process is given back after the last
 
 
 def compute_on_all_cores() -> None:
@@ -38,7 +43,22 @@ def opened(kind: "type[LLMEngine]", arguments: "EngineArgs") -> "LLMEngine":
     """An engine for work in bulk: by default a large GPU takes 1,024 requests and 16,384 tokens a step."""
     from vllm.usage.usage_lib import UsageContext
 
-    return kind.from_engine_args(arguments, usage_context=UsageContext.LLM_CLASS)
+    engine = kind.from_engine_args(arguments, usage_context=UsageContext.LLM_CLASS)
+    _open_engines[0] += 1
+    return engine
+
+
+@contextmanager
+def _kept_for_others() -> Iterator[None]:
+    """vLLM's process groups outlast the end of an engine, because another one computes in them too."""
+    from vllm.v1.engine import core
+
+    given_back = core.cleanup_dist_env_and_memory
+    core.cleanup_dist_env_and_memory = wraps(given_back)(lambda *_, **__: None)
+    try:
+        yield
+    finally:
+        core.cleanup_dist_env_and_memory = given_back
 
 
 def stop(engines: "list[LLMEngine]") -> None:
@@ -49,6 +69,13 @@ def stop(engines: "list[LLMEngine]") -> None:
     import torch
 
     llm = engines.pop()
+    _open_engines[0] -= 1
+    if _open_engines[0]:
+        with _kept_for_others():
+            llm.engine_core.shutdown()
+        del llm
+        gc.collect()
+        return
     llm.engine_core.shutdown()
     del llm
     # vLLM forbids it for the rest of the process; a trainer that follows here needs it.

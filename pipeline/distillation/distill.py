@@ -30,6 +30,7 @@ from fourshot.pipeline.distillation.taught import (
     drawn_texts,
     kept_shots,
     learnable,
+    learnable_pairs,
     missing_texts,
     student_jobs,
     sure_enough,
@@ -172,9 +173,9 @@ def distill(
             write_json(teacher_file, teacher_measured(read, task, test, on_event))
         _keep_account(by, folder)
         taught, left_out = learnable(annotated, shots, data.test)
-        notes += left_out
+        pairs, others_left_out = learnable_pairs(pairs, shots, taught, data.test)
         written = written_texts(pairs, task, generate_per_class)
-        notes += missing_texts(written, generate_per_class * len(task.labels))
+        notes += [*left_out, *others_left_out, *missing_texts(written, generate_per_class * len(task.labels))]
         sure, unsure_notes = sure_enough([taught, written], training.min_confidence)
         jobs = student_jobs(task, encoder, shots, taught, written, training, settings.seed)
         items = [

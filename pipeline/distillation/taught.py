@@ -1,5 +1,6 @@
 """What a student learns: a user's texts as a teacher read them, texts that it wrote, and what of both is left out."""
 
+import zlib
 from collections.abc import Sequence
 from functools import partial
 from operator import itemgetter
@@ -93,8 +94,24 @@ def learnable(annotated: Annotated, shots: Sequence[Example], test: Sequence[Exa
     """Without texts that stand there twice, are shots, or are what is measured on; and how many these were."""
     earlier, tested = ([example.text for example in examples] for examples in (shots, test))
     usable, measured, repeated = unseen(annotated, itemgetter(0), earlier, tested)
-    notes = [f"not learnt, because it is measured on: {counted(measured, 'text')}"] if measured else []
-    return usable, notes + ([f"not learnt, because repeated: {counted(repeated, 'text')}"] if repeated else [])
+    return usable, _left_out(measured, repeated, "text")
+
+
+def learnable_pairs(
+    pairs: TextPairs, shots: Sequence[Example], annotated: Annotated, test: Sequence[Example]
+) -> tuple[TextPairs, list[str]]:
+    """Kept texts that the teacher wrote, without those that are among the others. A run may have written them that knew
+    neither the test texts nor the annotated ones of now.
+    """
+    earlier = [*(example.text for example in shots), *(text for text, _ in annotated)]
+    kept_pairs = [pair for pair in pairs if pair[1].kept]
+    usable, measured, repeated = unseen(kept_pairs, lambda pair: pair[0].text, earlier, [e.text for e in test])
+    return usable, _left_out(measured, repeated, "written text")
+
+
+def _left_out(measured: int, repeated: int, noun: str) -> list[str]:
+    notes = [f"not learnt, because it is measured on: {counted(measured, noun)}"] if measured else []
+    return notes + ([f"not learnt, because repeated: {counted(repeated, noun)}"] if repeated else [])
 
 
 def sure_enough(parts: Sequence[Annotated], least: float) -> tuple[list[int], list[str]]:
@@ -196,10 +213,17 @@ def teacher_measured(read: Read, task: Task, test: Sequence[Example], on_event: 
     import time
 
     rows: list[tuple[float, ...]] = []
-    at_random = (1 / len(task.labels),) * len(task.labels)
     began_s = time.perf_counter()
     for answers in read(parts_of([example.text for example in test])):
-        rows += [answer.probabilities or at_random for answer in answers]
+        for answer in answers:
+            text = test[len(rows)].text
+            rows.append(answer.probabilities or _at_random(text, len(task.labels)))
         message = "the teacher on the test texts"
         on_event(Event(stage="evaluate", message=message, done=len(rows), total=len(test), unit="texts"))
     return evaluation_of(np.array(rows), task, test, seconds=time.perf_counter() - began_s)
+
+
+def _at_random(text: str, num_labels: int) -> tuple[float, ...]:
+    """All labels equally likely, and one a hair likelier, which depends on the text: not always the first."""
+    chosen = zlib.crc32(text.encode()) % num_labels
+    return tuple(1 / num_labels + (1e-9 if index == chosen else 0.0) for index in range(num_labels))

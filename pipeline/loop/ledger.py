@@ -20,7 +20,7 @@ from fourshot.pipeline.loop.units import Draw, DrawFault, DrawUnit, ReadUnit, Ta
 from fourshot.pipeline.synthesis.annotate import judge
 from fourshot.pipeline.synthesis.filters import TextFilter
 from fourshot.pipeline.synthesis.overuse import WordUse
-from fourshot.pipeline.synthesis.types import Candidate, Reason, Verdict
+from fourshot.pipeline.synthesis.types import Reason, Verdict
 
 
 class JudgedBatch(NamedTuple):
@@ -41,7 +41,7 @@ class _Compared(NamedTuple):
     """A batch whose texts were compared with others, while the annotator reads those that passed."""
 
     reasons: Sequence[Reason | None]  # of every text
-    passed: Sequence[Candidate]
+    passed: Sequence[Draw]
     reads: Sequence[int]  # numbers of the read units with what passed
 
 
@@ -181,7 +181,7 @@ class Ledger:
         if not self._is_calibrated(draws):
             return None
         well_formed = [draw for draw in draws if draw.reason is None]
-        verdicts = self._verdicts([draw.candidate for draw in well_formed], [draw.scores for draw in well_formed])
+        verdicts = self._verdicts(well_formed, [draw.scores for draw in well_formed])
         faults = [fault for unit in batch.units for fault in self._results[unit.number].faults]
         return self._judged(batch, draws, [draw.reason for draw in draws], verdicts, faults)
 
@@ -191,14 +191,15 @@ class Ledger:
         if self._compared is None:
             self._fresh_read = self.plan.fresh and not batch.units
             reasons = [self._filter.check(draw.candidate) for draw in draws]
-            passed = [draw.candidate for draw, reason in zip(draws, reasons, strict=True) if reason is None]
-            self._is_calibrated(draws)  # what it is fitted on is read first
+            passed = [draw for draw, reason in zip(draws, reasons, strict=True) if reason is None]
+            self._is_calibrated(passed or draws)  # what it is fitted on is read first
             reads: Sequence[int] = ()
             if passed and self._has_annotator:
-                folds = [self._folds.get(candidate.id) for candidate in passed] if self._folds else []
-                reads = self._read([c.text for c in passed], folds, [c.label for c in passed])
+                read = [draw.candidate for draw in passed]
+                folds = [self._folds.get(candidate.id) for candidate in read] if self._folds else []
+                reads = self._read([c.text for c in read], folds, [c.label for c in read])
             self._compared = _Compared(reasons, passed, reads)
-        if not self._is_calibrated(draws) or not self._are_read(self._compared.reads):
+        if not self._is_calibrated(self._compared.passed or draws) or not self._are_read(self._compared.reads):
             return None
         compared, self._compared = self._compared, None
         scores = [row for number in compared.reads for row in self._scores.pop(number)]
@@ -230,10 +231,7 @@ class Ledger:
         return all(number in self._scores for number in numbers)
 
     def _is_calibrated(self, draws: Sequence[Draw]) -> bool:
-        """Fit the calibration as soon as it can be: when texts that say nothing are read, or the first of every class.
-
-        ``draws``: of the first batch.
-        """
+        """Fit it as soon as texts that say nothing are read, or those of the first batch, ``draws``."""
         if self.calibration is not None:
             return True
         if self.plan.reads_in_place and self._mode == "batch":
@@ -260,9 +258,9 @@ class Ledger:
             self.calibration = calibrations.batch(np.array(scores), shares)
         return True
 
-    def _verdicts(self, candidates: Sequence[Candidate], scores: Sequence[tuple[float, ...]]) -> dict[str, Verdict]:
+    def _verdicts(self, draws: Sequence[Draw], scores: Sequence[tuple[float, ...]]) -> dict[str, Verdict]:
         """What the annotator says, by candidate id."""
-        probabilities = None
+        candidates, probabilities = [draw.candidate for draw in draws], None
         if self._has_annotator and candidates:
             assert self.calibration is not None
             probabilities = np.exp(calibrations.apply(self.calibration, np.array(scores)))

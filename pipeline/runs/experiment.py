@@ -232,14 +232,11 @@ class Experiment:
             self.task.labels,
             shots,
             trained.name if trained else "",
-            cell.form.wording,
+            cell.form,
+            cell.form.version,
+            cell.settings.aligns,
             method.calibration,
-            self.settings.max_text_words,
             self.test_hash,
-            *((cell.form.version, cell.form.chat) if cell.form.chat else ()),
-            *((cell.form.filler or "aligned",) if cell.settings.aligns else ()),
-            *((cell.form.verbalizer,) if cell.form.verbalizer == "prefix" else ()),
-            *((self.settings.long_texts,) if self.settings.long_texts != "cut" else ()),
             *(("calibrated", calibrated.basis) if calibrated else ()),
         )
         return EvaluationCell(

@@ -13,7 +13,7 @@ from fourshot.engine.core import Adapter, Engine, Verbalizer
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.rows.fields import encoder_text
 from fourshot.pipeline.synthesis.aligned import aligned
-from fourshot.pipeline.synthesis.evidence import KindEvidence, balanced_prior, bounded_log, shot_folds, weigh
+from fourshot.pipeline.synthesis.evidence import KindEvidence, bounded_log, label_prior, shot_folds, weigh
 from fourshot.pipeline.synthesis.filters import longest_text
 from fourshot.pipeline.synthesis.fitting import shots_that_fit
 from fourshot.pipeline.synthesis.prompts import PromptFormat, Wording
@@ -220,7 +220,7 @@ class Committee:
                 self._of_unseen(reader)
             return
         names = self._task.label_names
-        targets = np.array([names.index(shot.label) for shot in self._shots])
+        targets = self._targets()
         totals: dict[str, np.ndarray] = {}
         counts: dict[str, np.ndarray] = {}
         for kind, readers in self._kinds.items():
@@ -233,6 +233,13 @@ class Committee:
         if len(answered_shots):
             held_out = {kind: totals[kind][answered_shots] / counts[kind][answered_shots] for kind in totals}
             self.evidence = weigh(held_out, targets[answered_shots])
+
+    def _targets(self) -> "np.ndarray":
+        """The shots' labels, as indices [num_shots]."""
+        import numpy as np
+
+        names = self._task.label_names
+        return np.array([names.index(shot.label) for shot in self._shots])
 
     def _of_unseen(self, reader: Reader) -> tuple[list[int], "np.ndarray"]:
         """The shots that a reader can be asked about, and what it says: log-probabilities [num_shots, num_labels]."""
@@ -250,7 +257,7 @@ class Committee:
             answers.append(self._answers(without, [self._shots[i].text for i in fold_shots]))
         logs = np.log(np.concatenate(answers) + SMALLEST)
         if unseen:
-            self._priors[reader] = balanced_prior(logs)
+            self._priors[reader] = label_prior(logs, self._targets()[unseen])
         return unseen, self._calibrated(reader, logs)
 
     def _read(self, reader: Reader, texts: Sequence[str]) -> "np.ndarray":

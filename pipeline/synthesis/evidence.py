@@ -102,16 +102,20 @@ def learnt_probabilities(
     return tuple(value / sum(likely) for value in likely)
 
 
-def balanced_prior(held_out: "np.ndarray") -> Calibration:
-    """Which labels a reader prefers, from its log-probabilities [num_texts, num_labels] for equally many of each label.
+def label_prior(held_out: "np.ndarray", targets: "np.ndarray") -> Calibration:
+    """Which labels a reader prefers, from its log-probabilities [num_texts, num_labels] for texts of known labels.
 
-    A text of every label for certain is added, so that few texts are not believed entirely.
+    ``targets``: their indices, [num_texts]. What is read as a label is compared with how many texts have it, so that a
+    label of few texts does not count as one that the reader avoids. A text of every label for certain is added, so that
+    few texts are not believed entirely. Of a label without a text nothing is known.
     """
     import numpy as np
 
-    num_texts, num_labels = held_out.shape
-    mean = (calibrations.normalise(held_out).sum(axis=0) + 1) / (num_texts + num_labels)
-    return Calibration(method="batch", log_prior=tuple(float(value) for value in np.log(mean)))
+    num_labels = held_out.shape[1]
+    counts = np.bincount(targets, minlength=num_labels)
+    preference = (calibrations.normalise(held_out).sum(axis=0) + 1) / ((counts + 1) * num_labels)
+    preference[counts == 0] = 1 / num_labels
+    return Calibration(method="batch", log_prior=tuple(float(value) for value in np.log(preference)))
 
 
 def weigh(held_out: "Mapping[str, np.ndarray]", targets: "np.ndarray") -> dict[str, KindEvidence]:

@@ -35,13 +35,18 @@ try:
     engine.score(["Label:"], ["yes", "no"])
 except Exception as error:
     message = str(error)
-print(json.dumps([open_used, used, message]))
+one, other = (open_engine(EngineSettings(model=sys.argv[2], kv_cache_bytes={KV_CACHE_BYTES})) for _ in range(2))
+before = one.score(["Label:"], ["yes", "no"]).tolist()
+other.close()
+after = one.score(["Label:"], ["yes", "no"]).tolist()
+one.close()
+print(json.dumps([open_used, used, message, before, after]))
 """
 
 
-def test_memory_comes_back_and_other_engines_follow(model: str) -> None:
+def test_memory_comes_back_and_other_engines_follow(model: str, tiny_model: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, model],
+        [sys.executable, "-c", SCRIPT, model, tiny_model],
         cwd=REPOSITORY,
         env=os.environ,
         capture_output=True,
@@ -49,8 +54,9 @@ def test_memory_comes_back_and_other_engines_follow(model: str) -> None:
         timeout=240,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    while_open, after, message = json.loads(done.stdout.splitlines()[-1])
+    while_open, after, message, alone, beside_a_closed_one = json.loads(done.stdout.splitlines()[-1])
     assert "closed" in message
+    assert alone == beside_a_closed_one
     weights_bytes = (Path(model) / "model.safetensors").stat().st_size
     assert while_open[0] - after[0] > weights_bytes / 2
     # What an engine leaves behind grows with each; that the kernel takes pages of an idle process back happens once.

@@ -23,7 +23,7 @@ from fourshot.pipeline.rows.fields import bare_text
 from fourshot.pipeline.rows.text_words import words_left_out
 from fourshot.pipeline.student_card import RemoteTeacher
 from fourshot.pipeline.synthesis.committee import PROMPT_FOLDS
-from fourshot.pipeline.synthesis.evidence import KindEvidence, balanced_prior, bounded_log, shot_folds, weigh
+from fourshot.pipeline.synthesis.evidence import KindEvidence, bounded_log, label_prior, shot_folds, weigh
 from fourshot.pipeline.synthesis.prompts import PromptFormat
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.synthesis.windows import parts_of
@@ -175,7 +175,7 @@ class _RemoteReader:
             )
         targets = np.array([self._labels.index(shot.label) for _, shot in read_shots])
         logs = _logs([reading for reading, _ in read_shots])
-        self._prior = balanced_prior(logs)
+        self._prior = label_prior(logs, targets)
         held_out = self._calibrated(logs)
         evidence = weigh({"remote": held_out}, targets)["remote"]
         accuracy = evidence.accuracy * len(read_shots) / len(tested)  # what it names no label of is wrong

@@ -15,7 +15,7 @@ from fourshot.pipeline.corpus.rows import row_of
 from fourshot.pipeline.loop.ledger import JudgedBatch, Ledger
 from fourshot.pipeline.loop.plan import AheadPlan, RoundPlan
 from fourshot.pipeline.loop.unit_runner import UnitRunner
-from fourshot.pipeline.loop.units import DrawUnit, Unit, UnitResult, all_faulty
+from fourshot.pipeline.loop.units import DrawUnit, ReadUnit, Unit, UnitResult, all_faulty
 from fourshot.pipeline.synthesis.settings import AnnotateSettings, RunSettings, VarietySettings
 from fourshot.pipeline.tasks.task_file import load_task
 from tests.pipeline.corpus.small_corpora import SHOTS, TASK, brief, settings
@@ -153,6 +153,24 @@ def test_the_calibration_that_was_asked_for_is_used(method: str) -> None:
         ledger, _ = filled(msgspec.structs.replace(settings(), annotate=annotate), rounds=rounds)
         assert isinstance(ledger.calibration, Calibration) and ledger.calibration.method == method
         assert len(ledger.calibration.log_prior) == (0 if method == "none" else 5)
+
+
+def test_a_calibration_from_texts_is_from_those_that_can_be_kept() -> None:
+    def blank_the_first(result: UnitResult) -> UnitResult:
+        if not (isinstance(result.unit, DrawUnit) and result.unit.number == 0):
+            return result
+        draw = result.draws[0]
+        blank = msgspec.structs.replace(draw, candidate=msgspec.structs.replace(draw.candidate, text=""))
+        return msgspec.structs.replace(result, draws=(blank, *result.draws[1:]))
+
+    issued: list[Unit] = []
+    annotate = AnnotateSettings(annotator="icl", calibration="batch")
+    ledger, judged = filled(
+        msgspec.structs.replace(settings(), annotate=annotate), spoil=blank_the_first, issued=issued, rounds=True
+    )
+    read = [text for unit in issued if isinstance(unit, ReadUnit) for text in unit.texts]
+    assert read and "" not in read and ledger.calibration is not None
+    assert sum(record.rejected.get("malformed", 0) for batch in judged for record in batch.records) == 1
 
 
 def test_draws_that_came_to_nothing_are_told_and_drawn_again() -> None:

@@ -226,6 +226,9 @@ def test_what_is_left_out_of_long_texts_is_the_same_in_training_measuring_and_se
     )
     out = {run.evaluation_cell(run.cell("icl")).out for run in (experiment, cut)}
     assert len(out) == 2, "no score of one is taken for the other's"
+    read_by = [msgspec.structs.replace(usual.settings, base_verbalizer=name) for name in ("auto", "word", "prefix")]
+    runs = [Experiment(usual.data, MODEL, each, ["icl"], usual.seeds, tmp_path / "middle") for each in read_by]
+    assert len({run.evaluation_cell(run.cell("icl")).out for run in runs}) == 3
     assert report_data(usual, "usual").long_texts == ()
     notes = report_data(experiment, "middle").long_texts
     assert notes[0].startswith("shots: 7 of 8 texts have more than 3 words (the longest 7): the middle is not read, ")

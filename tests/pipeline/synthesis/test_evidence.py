@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fourshot.engine import calibration as calibrations
-from fourshot.pipeline.synthesis.evidence import balanced_prior, evidence_line, shot_folds, weigh
+from fourshot.pipeline.synthesis.evidence import evidence_line, label_prior, shot_folds, weigh
 
 TARGETS = np.array([0, 1, 2] * 4)
 
@@ -50,5 +50,22 @@ def test_few_shots_move_weights_less_than_many() -> None:
 def test_a_label_that_is_always_preferred_is_preferred_no_more() -> None:
     biased = np.log(calibrations.normalise(answers(0.5) + np.array([2.0, 0.0, 0.0])))
     assert (biased.argmax(axis=1) == 0).all()
-    calibrated = calibrations.apply(balanced_prior(biased), biased)
+    calibrated = calibrations.apply(label_prior(biased, TARGETS), biased)
     assert (calibrated.argmax(axis=1) == TARGETS).all()
+
+
+@pytest.mark.parametrize(("num_first", "num_second"), [(4, 1), (4, 2), (25, 2)])
+def test_a_label_of_few_texts_is_not_one_that_the_reader_avoids(num_first: int, num_second: int) -> None:
+    targets = np.array([0] * num_first + [1] * num_second)
+    rows = np.where(targets[:, None] == np.arange(2), 0.9, 0.1)
+    prior = label_prior(np.log(rows), targets)
+    even = np.exp(calibrations.apply(prior, np.log(np.array([[0.5, 0.5]]))))
+    assert even[0, 0] == pytest.approx(0.5, abs=0.2)
+    read = np.exp(calibrations.apply(prior, np.log(np.array([[0.75, 0.25], [0.25, 0.75]]))))
+    assert (read.argmax(axis=1) == [0, 1]).all()
+
+
+def test_of_a_label_without_a_text_nothing_is_known() -> None:
+    prior = label_prior(np.log(np.array([[0.9, 0.1], [0.8, 0.2]])), np.array([0, 0]))
+    read = np.exp(calibrations.apply(prior, np.log(np.array([[0.75, 0.25]]))))
+    assert read[0, 0] == pytest.approx(0.75, abs=0.03)

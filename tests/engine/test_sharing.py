@@ -1,0 +1,50 @@
+"""One engine for several threads, and none for a fork of its process."""
+
+import os
+import signal
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from fourshot.engine.core import Engine, Sampling
+from fourshot.engine.errors import FourshotError
+
+PROMPTS = [f"{word} is" for word in ("Snow", "Fire", "Water", "Ice", "The sun", "A stove", "Steam")]
+LABELS = ["cold", "hot"]
+
+
+@pytest.fixture(params=["vllm_engine", "reference_engine"])
+def engine(request: pytest.FixtureRequest) -> Engine:
+    opened: Engine = request.getfixturevalue(request.param)
+    return opened
+
+
+def test_threads_get_the_answers_to_their_own_questions(engine: Engine) -> None:
+    asked = [PROMPTS[start:] + PROMPTS[:start] for start in range(4)]
+    alone = [engine.score(prompts, LABELS) for prompts in asked]
+
+    def ask(prompts: list[str]) -> np.ndarray:
+        drawn = list(engine.sample(prompts[:2], Sampling(max_tokens=4, seed=1)))
+        assert sorted(completion.prompt_index for completion in drawn) == [0, 1]
+        return engine.score(prompts, LABELS)
+
+    with ThreadPoolExecutor(4) as threads:
+        for scores, expected in zip(threads.map(ask, asked), alone, strict=True):
+            np.testing.assert_allclose(scores, expected, atol=0.05)  # in batches of other sizes
+
+
+def test_a_fork_is_told_to_open_its_own(engine: Engine) -> None:
+    reader, writer = os.pipe()
+    if not (child := os.fork()):
+        signal.alarm(20)
+        try:
+            engine.score(PROMPTS, LABELS)
+        except FourshotError as error:
+            os.write(writer, str(error).encode())
+        finally:
+            os._exit(0)
+    os.close(writer)
+    os.waitpid(child, 0)
+    with open(reader) as told:
+        assert "opened in another process" in told.read()

@@ -1,0 +1,50 @@
+"""What a student may learn of what its teacher wrote, and how a teacher is measured that refuses texts."""
+
+from collections.abc import Iterator
+
+from fourshot.pipeline.distillation.readers import Annotation, Parts
+from fourshot.pipeline.distillation.taught import learnable_pairs, teacher_measured
+from fourshot.pipeline.synthesis.types import Candidate, Verdict
+from fourshot.pipeline.task import Example, Label, Task
+
+TASK = Task(name="weather", instruction="Say it.", noun="note", labels=(Label(name="cold"), Label(name="warm")))
+
+
+def written(text: str, kept: bool = True) -> tuple[Candidate, Verdict]:
+    candidate = Candidate(
+        id=text,
+        label="cold",
+        text=text,
+        round=1,
+        prompt_hash="",
+        shots=(),
+        num_tokens=4,
+        cumulative_logprob=-4.0,
+        finish_reason="stop",
+    )
+    return candidate, Verdict(candidate_id=text, kept=kept, reason="kept" if kept else "too_short")
+
+
+def test_a_text_that_an_earlier_run_wrote_is_not_learnt_where_it_is_measured_on_or_annotated() -> None:
+    pairs = [written(text) for text in ("Frost at night", "A TEST  text", "A shot", "Annotated", "frost at night")]
+    usable, notes = learnable_pairs(
+        [*pairs, written("Rejected", kept=False)],
+        [Example(text="A shot", label="cold")],
+        [("Annotated", (1.0, 0.0))],
+        [Example(text="a test text", label="cold")],
+    )
+    assert [candidate.text for candidate, _ in usable] == ["Frost at night"]
+    assert notes == [
+        "not learnt, because it is measured on: 1 written text",
+        "not learnt, because repeated: 3 written texts",
+    ]
+
+
+def test_texts_that_the_teacher_refuses_count_as_answered_at_random_not_as_the_first_label() -> None:
+    def refuse(parts: Parts) -> Iterator[list[Annotation]]:
+        for texts in parts:
+            yield [Annotation(fault="no") for _ in texts]
+
+    test = [Example(text=f"Text {number}", label="cold") for number in range(400)]
+    scores = teacher_measured(refuse, TASK, test, lambda event: None).scores
+    assert 0.4 < scores.accuracy < 0.6
