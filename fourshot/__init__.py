@@ -123,8 +123,14 @@ _HOMES = {  # of the names above; the errors are in fourshot.engine.errors
 }
 
 
-def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module 'fourshot' has no attribute {name!r}")
-    home = importlib.import_module(_HOMES.get(name, "fourshot.engine.errors"))
-    return getattr(home, "LocalClassifier" if name == "Classifier" else name)
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+if not TYPE_CHECKING:  # a type checker is to see a misspelt name
+
+    def __getattr__(name: str) -> Any:
+        if name not in __all__:
+            raise AttributeError(f"module 'fourshot' has no attribute {name!r}")
+        home = importlib.import_module(_HOMES.get(name, "fourshot.engine.errors"))
+        return getattr(home, "LocalClassifier" if name == "Classifier" else name)

@@ -81,7 +81,7 @@ def test_it_has_one_import_name_and_all_that_is_in_the_folders(wheel: Path) -> N
     wanted = {
         f"{path.relative_to(ROOT)}" if room == "fourshot" else f"fourshot/{path.relative_to(ROOT)}"
         for room in (*ROOMS, "fourshot")
-        for kind in ("*.py", "*.toml", "*.jsonl", "*.html", "*.css", "*.j2", "grafana.json")
+        for kind in ("py.typed", "*.py", "*.toml", "*.jsonl", "*.html", "*.css", "*.j2", "grafana.json")
         for path in (ROOT / room).rglob(kind)  # does not follow links
         if "results" not in path.parts
     }

@@ -35,7 +35,7 @@ try:
     engine.score(["Label:"], ["yes", "no"])
 except Exception as error:
     message = str(error)
-one, other = (open_engine(EngineSettings(model=sys.argv[2], kv_cache_bytes={KV_CACHE_BYTES})) for _ in range(2))
+one, other = (open_engine(settings) for _ in range(2))
 before = one.score(["Label:"], ["yes", "no"]).tolist()
 other.close()
 after = one.score(["Label:"], ["yes", "no"]).tolist()
@@ -44,9 +44,9 @@ print(json.dumps([open_used, used, message, before, after]))
 """
 
 
-def test_memory_comes_back_and_other_engines_follow(model: str, tiny_model: str) -> None:
+def test_memory_comes_back_and_other_engines_follow(model: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, model, tiny_model],
+        [sys.executable, "-c", SCRIPT, model],
         cwd=REPOSITORY,
         env=os.environ,
         capture_output=True,
