@@ -14,6 +14,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     done: float = 0.0
     total: float = 0.0  # 0: no measure of progress
     unit: str = ""  # "texts", "steps"
+    notice: bool = False  # of the user's files or tasks: to be told without progress, too
     figures: dict[str, float] = {}  # e.g. {"loss": 0.31}, {"kept": 120, "tokens_per_s": 610}
 
 

@@ -5,6 +5,7 @@ Importing this module loads neither library.
 
 from collections.abc import Sequence
 from importlib.util import find_spec
+from typing import Any
 
 import msgspec
 
@@ -50,7 +51,16 @@ def score_texts(
     most = max(map(len, right))
     # sacrebleu wants one list per reference; None stands for one that a text does not have.
     streams = [[references[k] if k < len(references) else None for references in right] for k in range(most)]
-    chrf, bleu = CHRF(), BLEU()
+
+    class Chrf(CHRF):
+        """Its scores are of one type: of empty texts alone they are Python's, else numpy's. No mean takes both."""
+
+        def _compute_score_from_stats(self, stats: list[Any]) -> Any:
+            score = super()._compute_score_from_stats(stats)
+            score.score = float(score.score)
+            return score
+
+    chrf, bleu = Chrf(), BLEU()
     resampled = chrf.corpus_score(list(written), streams, n_bootstrap=RESAMPLES)
     kinds = ("rouge1", "rouge2", "rougeL")
     scorer = RougeScorer(kinds, use_stemmer=True)

@@ -25,6 +25,7 @@ LOCK_FILE = ".lock"
 BEGINNING = (MANIFEST_FILE, LAYOUT_FILE, "shots.json", "log.txt", LOCK_FILE)  # what is there before anything was made
 OURS = (MANIFEST_FILE, "seed", "adapters", "scores", "tasks.json")  # what the folder of a run or comparison has
 UNALIGNED = "the folder was begun without filler before prompts (align), and goes on without"
+REMEDY = "Give another place (--out), the settings it was made with, or remove it to start anew."
 T = TypeVar("T")
 
 
@@ -57,7 +58,7 @@ class WorkFolder:
         check_mounted(path)
         self.path = Path(path)
 
-    def claim(self, manifest: Manifest, *, over_unused: bool = False) -> None:
+    def claim(self, manifest: Manifest, *, over_unused: bool = False, remedy: str = REMEDY) -> None:
         """Make the folder this run's, or continue it. Raises RunFolderError if it belongs to another configuration.
 
         ``over_unused``: but not to one that made nothing, such as a command that a remote teacher refused.
@@ -69,10 +70,7 @@ class WorkFolder:
             differences = list(_differences(stored_manifest.identity(), manifest.identity()))
             if differences and not (over_unused and self.is_unused):
                 shown = "\n".join(f"  - {difference}" for difference in differences[:8])
-                raise RunFolderError(
-                    f"{self.path} holds work of another configuration:\n{shown}\n"
-                    "Give another place (--out), the settings it was made with, or remove it to start anew."
-                )
+                raise RunFolderError(f"{self.path} holds work of another configuration:\n{shown}\n{remedy}")
         elif self.path.is_dir() and any(self.path.iterdir()):
             prefixes = (LOCK_FILE, ".manifest.json.")  # the second: a manifest that a kill cut short
             strangers = sorted(entry.name for entry in self.path.iterdir() if not entry.name.startswith(prefixes))
@@ -214,6 +212,13 @@ def _differences(stored: Any, current: Any, at: str = "") -> Iterator[str]:
     if isinstance(stored, dict) and isinstance(current, dict):
         for key in sorted(stored.keys() | current.keys()):
             yield from _differences(stored.get(key), current.get(key), f"{at}.{key}" if at else key)
+    elif isinstance(stored, list | tuple) and isinstance(current, list | tuple) and len(stored) == len(current):
+        for number, pair in enumerate(zip(stored, current, strict=True), start=1):
+            yield from _differences(*pair, f"{at}, {number}")
+    elif isinstance(stored, list | tuple) and isinstance(current, list | tuple):
+        alone = [value for value in (*stored, *current) if value not in stored or value not in current]
+        counts = f"the folder has {len(stored)}, this call has {len(current)}"
+        yield f"{at}: {counts}; only one of them has {clipped(repr(alone[0]), 60)}"
     elif stored != current:
         yield f"{at}: the folder has {clipped(repr(stored), 60)}, this call has {clipped(repr(current), 60)}"
 

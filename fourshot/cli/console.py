@@ -17,7 +17,7 @@ from unicodedata import category
 import msgspec
 
 from fourshot.engine import errors
-from fourshot.pipeline.events import OnEvent, ignore, span
+from fourshot.pipeline.events import Event, OnEvent, span
 
 if TYPE_CHECKING:
     from fourshot.pipeline.forecast import Forecast
@@ -87,9 +87,9 @@ class Terminal:
 
     @contextmanager
     def progress(self) -> Iterator[OnEvent]:
-        """Bars on a terminal, a line now and then elsewhere, JSON for machines, nothing if quiet."""
+        """Bars on a terminal, a line now and then elsewhere, JSON for machines, notices alone if quiet."""
         if self._quiet or self._json:
-            yield ignore if self._quiet else lambda event: self.result("progress", event)
+            yield self._notice if self._quiet else lambda event: self.result("progress", event)
             return
         from fourshot.cli.progress import ProgressBars, ProgressLines
 
@@ -98,6 +98,10 @@ class Terminal:
                 yield bars
         else:
             yield ProgressLines(sys.stderr)
+
+    def _notice(self, event: Event) -> None:
+        if event.notice:
+            self.warn(event.message)
 
     @contextmanager
     def hushed(self) -> Iterator[None]:

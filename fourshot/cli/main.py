@@ -103,7 +103,8 @@ def _explain(error: BaseException) -> tuple[int, str]:
         )
     if isinstance(error, OSError):
         if error.filename and error.errno in IN_THE_WAY:
-            return 2, f"{error.filename} {IN_THE_WAY[error.errno]}"
+            # What is too large was being written: there is work that is kept.
+            return 1 if error.errno == errno.EFBIG else 2, f"{error.filename} {IN_THE_WAY[error.errno]}"
         return 1, f"{error}. Set {DEBUG}=1 to see where."
     if isinstance(error, UnicodeEncodeError) and "surrogates" in error.reason:
         return 2, f"what was given has bytes that are no UTF-8: {error}. Give it in UTF-8."

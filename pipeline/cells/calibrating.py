@@ -6,14 +6,13 @@ those is known, because these labels are.
 
 A classifier of synthetic texts was trained longer, and is surer than such judges. It is made as sure, on average, of
 candidates that it did not learn as the annotators are of them. Those are weighed by shots that they have not seen, so
-their certainty stands on labels (docs/training.md has the measurement). One that learnt probabilities is compared with
-those of such candidates.
+their certainty stands on labels. What a classifier of probabilities learns is surer than its annotators are, and says
+nothing of how right they are (docs/training-log.md has the measurements).
 
-Source: Guo et al. 2017, "On Calibration of Modern Neural Networks" (temperature scaling); Hinton et al. 2015,
-"Distilling the Knowledge in a Neural Network", section 2 (soft targets).
+Source: Guo et al. 2017, "On Calibration of Modern Neural Networks" (temperature scaling).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cache
 from importlib import resources
 from typing import TypeVar
@@ -32,9 +31,7 @@ from fourshot.engine.calibration import (
 from fourshot.engine.core import Adapter, Engine
 from fourshot.pipeline.selective import CoverageCurve, Scope, coverage_curve
 from fourshot.pipeline.synthesis.committee import Reader
-from fourshot.pipeline.synthesis.evidence import learnt_probabilities
 from fourshot.pipeline.synthesis.prompts import PromptFormat
-from fourshot.pipeline.synthesis.settings import AnnotateSettings
 from fourshot.pipeline.synthesis.types import Candidate, Verdict
 from fourshot.pipeline.synthesis.windows import label_scores
 from fourshot.pipeline.task import Example, Task
@@ -52,8 +49,7 @@ class HeldOutCandidate(msgspec.Struct, frozen=True, kw_only=True):
     """A candidate that the classifier was not trained on."""
 
     text: str
-    soft: tuple[float, ...] = ()  # what annotators say of each label, [num_labels], where that is what is learnt
-    certainty: float = 0.0  # the probability that a committee gives its likeliest label; 0: nobody compares with it
+    certainty: float = 0.0  # the probability that annotators give their likeliest label; 0: nobody compares with it
 
 
 class CalibrationResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,7 +57,6 @@ class CalibrationResult(msgspec.Struct, frozen=True, kw_only=True):
 
     temperature: float = 1.0
     num_shots: int = 0  # that the temperature was found on, or
-    num_soft: int = 0  # candidates with probabilities, or
     num_read: int = 0  # candidates that annotators are sure of to some degree
     curve: CoverageCurve | None = None  # from the candidates
     scope: Scope | None = None
@@ -71,9 +66,8 @@ class CalibrationResult(msgspec.Struct, frozen=True, kw_only=True):
         """For people; "" where the temperature was not found."""
         if self.num_shots:
             return f"{self.num_shots} shots that adapters were trained without"
-        if self.num_read:
-            return f"{self.num_read} candidates that it did not learn, to be as sure of them as its annotators"
-        return f"{self.num_soft} candidates with the annotators' probabilities" if self.num_soft else ""
+        of_them = f"{self.num_read} candidates that it did not learn, to be as sure of them as its annotators"
+        return of_them if self.num_read else ""
 
 
 class CalibrationItem(msgspec.Struct, frozen=True, kw_only=True):
@@ -115,10 +109,7 @@ def calibrate(engine: Engine, item: CalibrationItem) -> CalibrationResult:
     if not item.unseen:
         return _by_shots(engine, item) if item.judges else CalibrationResult()
     unseen_scores = _ask(engine, item, [unseen.text for unseen in item.unseen])
-    if all(unseen.soft for unseen in item.unseen):
-        temperature = fit_temperature(unseen_scores, np.array([unseen.soft for unseen in item.unseen]))
-        calibrated = CalibrationResult(temperature=temperature, num_soft=len(unseen_scores))
-    elif all(unseen.certainty for unseen in item.unseen):
+    if all(unseen.certainty for unseen in item.unseen):
         certainty = float(np.mean([unseen.certainty for unseen in item.unseen]))
         calibrated = CalibrationResult(
             temperature=match_certainty(unseen_scores, certainty), num_read=len(unseen_scores)
@@ -154,28 +145,15 @@ def temperature_of(adapter: Adapter) -> float:
     return WorkFolder(adapter.path).read(CALIBRATED_FILE, CalibrationResult).temperature
 
 
-def unseen_texts(
-    pairs: Sequence[tuple[Candidate, Verdict]],
-    names: Sequence[str],
-    *,
-    learnt_as: AnnotateSettings | None = None,
-    factors: Mapping[str, float] | None = None,
-    by_committee: bool = False,
-) -> tuple[HeldOutCandidate, ...]:
+def unseen_texts(pairs: Sequence[tuple[Candidate, Verdict]], *, compared: bool = False) -> tuple[HeldOutCandidate, ...]:
     """Some of what a classifier did not learn; none where there is too little.
 
-    ``learnt_as``: with the probabilities of the labels ``names`` that would be learnt by these settings, and with the
-    ``factors`` of what is learnt.
-    ``by_committee``: a committee read them, so that its certainty is one to compare with.
+    ``compared``: its certainty is to be compared with that of the annotators who read them.
     """
     if len(pairs) < FEWEST_UNSEEN:
         return ()
     return tuple(
-        HeldOutCandidate(
-            text=candidate.text,
-            soft=learnt_probabilities(candidate, verdict.probabilities, names, learnt_as, factors) if learnt_as else (),
-            certainty=max(verdict.probabilities.values()) if by_committee else 0.0,
-        )
+        HeldOutCandidate(text=candidate.text, certainty=max(verdict.probabilities.values()) if compared else 0.0)
         for candidate, verdict in evenly_chosen(pairs, MOST_UNSEEN)
     )
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import random
+import re
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,7 +14,7 @@ import msgspec
 from fourshot.engine.machine.files import replace_file
 from fourshot.pipeline.corpus.folder import CorpusFolder, CorpusManifest, ShardRecord
 from fourshot.pipeline.corpus.rows import features
-from fourshot.pipeline.corpus.settings import CorpusSettings
+from fourshot.pipeline.corpus.settings import UNKNOWN, CorpusSettings, Format
 from fourshot.pipeline.corpus.summary import ClassOutcome, CorpusSummary
 from fourshot.pipeline.synthesis.diversity import distinct, unique_trigram_curve
 from fourshot.pipeline.task import Task
@@ -57,9 +58,9 @@ def write_card(
     for shard in sampled:
         if shard.file:
             by_task.setdefault(shard.task, []).append(shard)
-    manifest = folder.manifest()
+    manifest, file = folder.manifest(), folder.path / "README.md"
     parts = [
-        _front_matter({name: folder.task(name) for name in tasks}, summary.rows, corpus),
+        _front_matter({name: folder.task(name) for name in tasks}, summary.rows, _licence(file, corpus), corpus.format),
         _introduction(tasks, summary, manifest),
         _counts(summary.classes),
         *([_diversity(folder, by_task)] if by_task else []),
@@ -67,7 +68,7 @@ def write_card(
         f"## Known risks\n\n{RISKS}",
         _provenance(manifest),
     ]
-    content, file = "\n".join(parts), folder.path / "README.md"
+    content = "\n".join(parts)
     copy_name = _changed_name(file)
     if copy_name:
         shutil.copy(file, file.with_name(copy_name))
@@ -81,19 +82,27 @@ def _changed_name(file: Path) -> str:
         return ""
     text = file.read_text(encoding="utf-8", errors="replace")
     written, _, seal = text.rpartition(f"\n{SEAL}")
-    return "" if seal.startswith(_hash(written)) else f"README.changed-{_hash(text)[:8]}.md"
+    return "" if seal == f"{_hash(written)} -->\n" else f"README.changed-{_hash(text)[:8]}.md"
 
 
 def _hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _front_matter(tasks: Mapping[str, Task], rows: int, corpus: CorpusSettings) -> str:
+def _licence(card: Path, corpus: CorpusSettings) -> str:
+    """That of this call, else the one that an earlier call was given, which the card has."""
+    if corpus.licence != UNKNOWN or not card.exists():
+        return corpus.licence
+    stored = re.search(r"^license: (.+)$", card.read_text(encoding="utf-8", errors="replace"), re.MULTILINE)
+    return stored[1].strip("'\"") if stored else UNKNOWN
+
+
+def _front_matter(tasks: Mapping[str, Task], rows: int, licence: str, kind: Format) -> str:
     from huggingface_hub import DatasetCardData
 
-    files = {task: [{"split": "train", "path": f"data/{task}/*.{corpus.format}"}] for task in tasks}
+    files = {task: [{"split": "train", "path": f"data/{task}/*.{kind}"}] for task in tasks}
     card = DatasetCardData(
-        license=corpus.licence,
+        license=licence,
         task_categories=["text-classification"],
         tags=["synthetic"],
         size_categories=[next((name for most, name in SIZES.items() if rows < most), "n>10M")],

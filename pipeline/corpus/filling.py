@@ -75,11 +75,13 @@ class CorpusFilling:
         stalled_classes = [
             (f"{name}, {label}", of_task.by_label[label])
             for name, of_task in counts.items()
+            if name in self._briefs  # others of the folder were not asked for
             for label in of_task.missing
             if of_task.has_stalled(label)
         ]
         if stalled_classes and not self._settings.allow_short:
-            raise short_run_error(stalled_classes, self._settings.generate.per_class, str(self._files.path))
+            per_class, place = self._settings.generate.per_class, str(self._files.path)
+            raise short_run_error(stalled_classes, per_class, place, self._failed)
         return msgspec.structs.replace(summary, forecast=estimate)
 
     def _fill(self) -> None:
@@ -115,12 +117,14 @@ class CorpusFilling:
         self._shards = {name: of_task for name, of_task in shards.items() if name not in self._failed}
         self._damaged = self._damage.look(self._shards, self._briefs.keys())
 
-    def _tell(self, line: str) -> None:
-        self._on_event(Event(stage="corpus", message=line))
+    def _tell(self, line: str, *, notice: bool = False) -> None:
+        self._on_event(Event(stage="corpus", message=line, notice=notice))
 
     def _tell_aside(self, files: Sequence[str]) -> None:
         shown = ", ".join(files[:3])
-        self._tell(f"{len(files)} files that the journal does not have are put aside, in damaged/: {shown}")
+        self._tell(
+            f"{len(files)} files that the journal does not have are put aside, in damaged/: {shown}", notice=True
+        )
 
     def _sinks(self) -> Mapping[str, Sink]:
         """Damaged shards come first: what is missing afterwards is drawn with all else."""
@@ -154,7 +158,9 @@ class CorpusFilling:
         )
         readable = [shard for shard in journal if shard.task not in self._failed]  # as far as is known
         if copy_name := write_card(files, summary, readable if is_last else (), self._corpus):
-            self._tell(f"README.md had been changed: it is written anew, and what was there is in {copy_name}")
+            self._tell(
+                f"README.md had been changed: it is written anew, and what was there is in {copy_name}", notice=True
+            )
         return summary, counts
 
 

@@ -119,7 +119,7 @@ class CorpusFolder(WorkFolder):
     def begin(self, manifest: TaskManifest, shots: Sequence[Example]) -> None:
         """Add a task, or go on with it. Raises RunFolderError if the corpus has another one of that name."""
         folder = self._of(manifest.task.name)
-        folder.claim(manifest)
+        folder.claim(manifest, remedy=f"Give the task as data/{manifest.task.name} has it, or another place (--out).")
         if not folder.has("shots.json"):
             folder.write("shots.json", shots)
 

@@ -10,6 +10,7 @@ from fourshot.engine.errors import FourshotError, InputError
 from fourshot.pipeline.corpus.filling import CorpusFilling, foretell_corpus
 from fourshot.pipeline.corpus.folder import CorpusFolder, CorpusManifest, ShardRecord, TaskManifest
 from fourshot.pipeline.corpus.settings import CorpusSettings
+from fourshot.pipeline.corpus.sink import check_begun
 from fourshot.pipeline.corpus.sources import data_of, readers_of
 from fourshot.pipeline.corpus.summary import CorpusSummary
 from fourshot.pipeline.events import Event, OnEvent, ignore
@@ -128,7 +129,8 @@ def _briefs(
     if not briefs:
         raise next(iter(failed.values()))
     for name, fault in failed.items():  # now: the others may take hours
-        on_event(Event(stage="corpus", message=f"{name} drops out: {' '.join(str(fault).split())}"))
+        message = f"{name} drops out: {' '.join(str(fault).split())}"
+        on_event(Event(stage="corpus", message=message, notice=True))
     return briefs, failed
 
 
@@ -154,6 +156,7 @@ def _readers(task: Task, corpus: CorpusSettings, base: ResolvedModel) -> tuple[R
 def _brief(
     files: CorpusFolder, task: Task, settings: RunSettings, readers: tuple[Reader, ...], on_event: OnEvent
 ) -> TaskBrief:
+    check_begun(files, task.name)
     data = data_of(task, on_event)
     _ = data.test  # read now: what it leaves out is told before hours of work, and a fault is this task's
     shots = files.shots(task.name)
@@ -161,7 +164,7 @@ def _brief(
         shots = data.shots(settings)
         file = files.path / "tasks" / task.name / "shots.json"
         if file.parent.exists() or (files.path / "data" / task.name).exists():
-            on_event(Event(stage="corpus", message=f"{task.name}: {lost_shots(file)}"))
+            on_event(Event(stage="corpus", message=f"{task.name}: {lost_shots(file)}", notice=True))
     return TaskBrief(
         key=task.name,
         task=task,

@@ -9,13 +9,14 @@ from fourshot.engine.core import Typed
 from fourshot.engine.errors import InputError
 
 Format = Literal["jsonl", "parquet"]
+UNKNOWN = "unknown"  # licence; a corpus that goes on keeps the one that it has
 
 
 class CorpusSettings(Typed, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How a corpus is written, and where its engines run. The comments are the help of `fourshot corpus`."""
 
     format: Format = "jsonl"  # of its files
-    licence: str = "unknown"  # for the data card; what the base model's licence says of its output
+    licence: str = UNKNOWN  # for the data card; what the base model's licence says of its output
     adapters: str = ""  # trained ones, for --annotator adapters
     rows_per_shard: int = 10_000
     shard_s: float = 30.0  # a smaller shard is written after this time: more would be lost by a kill
@@ -26,6 +27,8 @@ class CorpusSettings(Typed, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     def __post_init__(self) -> None:
         if self.format not in get_args(Format):
             raise InputError(f"format {self.format!r} is none of a corpus. Allowed are {', '.join(get_args(Format))}.")
+        if not self.licence.isprintable() or not self.licence.strip():
+            raise InputError(f"licence must be one line, such as apache-2.0; got {self.licence!r}.")
         if self.gpus_per_engine < 1:
             raise InputError(f"gpus_per_engine must be at least 1, got {self.gpus_per_engine}.")
         if self.rows_per_shard < 1 or self.shard_s < 0:

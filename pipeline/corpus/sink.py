@@ -16,6 +16,7 @@ from fourshot.pipeline.loop.plan import AheadPlan
 from fourshot.pipeline.loop.progress import ProgressReporter
 from fourshot.pipeline.loop.units import DrawFault, TaskBrief, UnitProgress, UnitResult
 from fourshot.pipeline.task_data import TaskData
+from fourshot.pipeline.work_folder import MANIFEST_FILE
 
 SHOWN_CLASSES = 2  # a line has room for no more
 
@@ -100,11 +101,24 @@ class ShardSink:
 def stored_calibration(folder: CorpusFolder, task: str) -> Calibration:
     """With which the texts of a task's shards were judged. Raises RunFolderError where it is gone."""
     if (calibration := folder.calibration(task)) is None:
-        raise RunFolderError(
-            f"{folder.path}/tasks/{task}/annotator.json is missing, with which the texts in data/{task} were judged. "
-            "Put it back, or make the task's texts anew in another folder (--out)."
-        )
+        raise _missing(folder, task, "annotator.json")
     return calibration
+
+
+def check_begun(folder: CorpusFolder, task: str) -> None:
+    """Raise RunFolderError where a task has texts, and what they were made by is gone."""
+    for name in (MANIFEST_FILE, "annotator.json"):
+        if not folder.has(f"tasks/{task}/{name}") and any(
+            shard.task == task and shard.rows for shard in folder.journal()
+        ):
+            raise _missing(folder, task, name)
+
+
+def _missing(folder: CorpusFolder, task: str, name: str) -> RunFolderError:
+    return RunFolderError(
+        f"{folder.path}/tasks/{task}/{name} is missing, by which the texts in data/{task} were made. Put it back, or "
+        "make the task's texts anew in another folder (--out)."
+    )
 
 
 def replayed(brief: TaskBrief, shards: Sequence[ShardRecord]) -> AheadPlan:

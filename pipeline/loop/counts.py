@@ -1,7 +1,8 @@
 """How far each class of a task is: the stall rule, forecasts, and what is said where a class is short."""
 
 from collections import Counter, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 
 import msgspec
 
@@ -163,15 +164,24 @@ def stalled(counts: ClassCounts, labels: Sequence[str]) -> str:
     return f"stalled: {', '.join(parts)}{more}"
 
 
-def short_run_error(classes: Sequence[tuple[str, ClassCount]], per_class: int, folder: str) -> ShortRunError:
-    """What is raised where classes have stalled, each with its title; all that there is lies in ``folder``."""
+def short_run_error(
+    classes: Sequence[tuple[str, ClassCount]],
+    per_class: int,
+    folder: str,
+    failed: Mapping[str, Exception] = MappingProxyType({}),
+) -> ShortRunError:
+    """What is raised where classes have stalled, each with its title; all that there is lies in ``folder``.
+
+    ``failed``: tasks beside them that dropped out.
+    """
     lines = [
         f"  - {title}: {count.kept} of {per_class} kept from {count.drawn} draws ({accepted(count)}); "
         f"{more_draws(count, per_class)}"
         for title, count in classes[:MOST_TOLD]
     ]
-    if rest := len(classes) - len(lines):
+    if (rest := len(classes) - len(lines)) > 0:
         lines.append(f"  - and {rest} more")
+    lines += [f"Task {name} dropped out: {' '.join(str(error).split())}" for name, error in failed.items()]
     listing = "\n".join(lines)
     return ShortRunError(
         f"Some classes stalled before they had enough texts:\n{listing}\nAll others are finished, and everything is in "

@@ -19,7 +19,6 @@ from fourshot.pipeline.cells.run_folder import POOL_FILE, SHOTS_FILE, RunManifes
 from fourshot.pipeline.provenance import installed_versions, value_hash
 from fourshot.pipeline.runs import trainings
 from fourshot.pipeline.synthesis.committee import Reader
-from fourshot.pipeline.synthesis.evidence import alignment
 from fourshot.pipeline.synthesis.prompt_style import untried_style
 from fourshot.pipeline.synthesis.prompts import version_of
 from fourshot.pipeline.synthesis.settings import RunSettings
@@ -189,8 +188,7 @@ class Experiment:
     def _calibration(
         self, cell: MethodCell, trained: TrainingResult, judges: MethodCell | None
     ) -> CalibrationItem | None:
-        soft = cell.settings.annotate if cell.method.synthetic and cell.settings.learns_soft else None
-        unseen = self.learnt(cell).unseen if judges or soft else ()
+        is_soft = bool(cell.method.synthetic and cell.settings.learns_soft)
         item = CalibrationItem(
             adapter=trained.adapter,
             task=self.task,
@@ -198,11 +196,8 @@ class Experiment:
             shots=judges.shots if judges else (),
             judges=self.readers(judges) if judges else (),
             unseen=unseen_texts(
-                unseen,
-                self.task.label_names,
-                learnt_as=soft,
-                factors=alignment(self.learnt(cell).kept, self.task.label_names, soft) if soft else None,
-                by_committee=cell.settings.annotate.annotator == "adapters",
+                self.learnt(cell).unseen if judges or is_soft else (),
+                compared=is_soft or cell.settings.annotate.annotator == "adapters",
             ),
         )
         return item if item.judges or item.unseen else None

@@ -33,7 +33,11 @@ def test_every_name_it_promises_is_there_and_light() -> None:
 
 def test_a_name_it_does_not_have_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="nonsense"):
-        _ = fourshot.nonsense
+        _ = fourshot.nonsense  # type: ignore[attr-defined]
+
+
+def test_names_that_were_not_used_yet_are_shown_to_who_completes_them() -> None:
+    assert set(fourshot.__all__) <= set(dir(fourshot))
 
 
 def test_errors_are_also_what_python_calls_them() -> None:

@@ -21,7 +21,6 @@ from fourshot.pipeline.cells.calibrating import (
 from fourshot.pipeline.cells.learnt import LearntTexts
 from fourshot.pipeline.synthesis.committee import Reader
 from fourshot.pipeline.synthesis.prompts import PromptFormat
-from fourshot.pipeline.synthesis.settings import AnnotateSettings
 from fourshot.pipeline.synthesis.types import Candidate, Reason, Verdict
 from fourshot.pipeline.task import Example, Label, Task
 
@@ -74,17 +73,11 @@ def test_a_classifier_is_as_sure_as_judges_are_right_about_shots_they_have_not_s
     assert calibrate(SureEngine(), item(tmp_path)).temperature < calibrated.temperature  # type: ignore[arg-type]
 
 
-def test_one_that_learnt_probabilities_is_compared_with_them(tmp_path: Path) -> None:
-    soft = [HeldOutCandidate(text=f"good {number}", soft=(0.8, 0.2)) for number in range(20)]
-    calibrated = calibrate(SureEngine(), item(tmp_path, *soft, judges=False))  # type: ignore[arg-type]
-    assert 1 / (1 + np.exp((CERTAIN[1] - CERTAIN[0]) / calibrated.temperature)) == pytest.approx(0.8, abs=0.01)
-    assert calibrated.basis == "20 candidates with the annotators' probabilities"
-
-
 def test_one_of_synthetic_texts_is_as_sure_as_its_annotators_on_average(tmp_path: Path) -> None:
     read = [HeldOutCandidate(text=f"good {number}", certainty=0.6 + 0.02 * number) for number in range(20)]
     engine: Any = SureEngine()
     calibrated = calibrate(engine, item(tmp_path, *read))
+    assert calibrate(engine, item(tmp_path, *read, judges=False)) == calibrated, "of probabilities"
     assert 1 / (1 + np.exp((CERTAIN[1] - CERTAIN[0]) / calibrated.temperature)) == pytest.approx(0.79, abs=0.01)
     assert calibrated.basis == "20 candidates that it did not learn, to be as sure of them as its annotators"
     assert {name for name, _ in engine.questions} == {"own"}, "judges say by how much shorter trainings are too sure"
@@ -134,14 +127,12 @@ def test_only_what_was_read_and_not_learnt_is_unseen() -> None:
     reasons: tuple[Reason, ...] = ("kept", "surplus", "label_disagrees", "malformed")
     pairs = [pair(number, reasons[number % 4]) for number in range(4 * 200)]
     unseen = LearntTexts(synthetic=pairs).unseen
-    chosen = unseen_texts(unseen, TASK.label_names, learnt_as=AnnotateSettings(soft_temperature=1.0, intended_odds=1.0))
+    chosen = unseen_texts(unseen, compared=True)
     assert len(chosen) == MOST_UNSEEN == len({entry.text for entry in chosen})
     assert {int(entry.text.split()[1]) % 4 for entry in chosen} == {1, 2}
-    assert {entry.soft for entry in chosen} == {(0.75, 0.25)}
-    assert {entry.soft for entry in unseen_texts(unseen, TASK.label_names)} == {()}
-    assert {entry.certainty for entry in unseen_texts(unseen, TASK.label_names)} == {0.0}
-    assert {entry.certainty for entry in unseen_texts(unseen, TASK.label_names, by_committee=True)} == {0.75}
-    assert unseen_texts(unseen[:19], TASK.label_names) == ()
+    assert {entry.certainty for entry in chosen} == {0.75}
+    assert {entry.certainty for entry in unseen_texts(unseen)} == {0.0}
+    assert unseen_texts(unseen[:19]) == ()
 
 
 def test_texts_of_other_subjects_are_many_and_different() -> None:

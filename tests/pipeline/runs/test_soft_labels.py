@@ -122,8 +122,9 @@ def test_some_of_many_kept_texts_are_held_back_to_be_asked_about_but_none_that_a
     assert len(held_ids) == 60 and held_ids < {candidate.id for candidate, _ in pairs}
     learnt = msgspec.structs.replace(many, held_back=held_ids)
     assert len(learnt.kept) == 540 == len(classifier_job(TASK, "abc", cell(), learnt).examples) - len(SHOTS)
-    unseen = unseen_texts(learnt.unseen, NAMES, learnt_as=PRESETS["soft"].annotate)
-    assert len(unseen) == 60 and all(max(text.soft) > 0.9 for text in unseen)
+    unseen = unseen_texts(learnt.unseen, compared=True)
+    certainty = max(pairs[0][1].probabilities.values())
+    assert len(unseen) == 60 and {text.certainty for text in unseen} == {certainty}
     corrected = Decisions(answers={key: ReviewAnswer(keep=True, label=NAMES[0]) for key in held_ids})
     assert not held_ids & held_back(msgspec.structs.replace(many, synthetic=corrected_pairs(pairs, corrected)))
     assert not held_back(msgspec.structs.replace(many, synthetic=pairs[:199])), "too few to calibrate on"
