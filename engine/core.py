@@ -5,7 +5,7 @@ Importing this module loads neither torch nor vllm.
 
 from collections.abc import Callable, Generator, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Literal, Protocol, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -54,7 +54,8 @@ def check_types(settings: msgspec.Struct) -> None:
             msgspec.convert(value, hint)
         except msgspec.ValidationError as error:
             shown = " ".join(f"{value!r:.60}".split())
-            raise InputError(f"{type(settings).__name__}: {name} is {shown}. {error}.") from None
+            allowed = f" Allowed: {', '.join(map(str, get_args(hint)))}." if get_origin(hint) is Literal else ""
+            raise InputError(f"{type(settings).__name__}: {name} is {shown}. {error}.{allowed}") from None
 
 
 @lru_cache

@@ -1,5 +1,6 @@
 """A folder of our own on disk: claimed by a manifest, locked while in use, and whole after a kill at any moment."""
 
+import errno
 import os
 import shutil
 from collections.abc import Iterable, Iterator
@@ -111,7 +112,12 @@ class WorkFolder:
         missing = [folder for folder in places if not folder.exists()]
         if file := next((place for place in places if place.exists() and not place.is_dir()), None):
             raise InputError(f"{file} is a file, and what is made needs a folder. Give another place (--out).")
-        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise InputError(f"{self.path} cannot be made: {error.strerror}. Give another place (--out).") from error
         is_new = all(entry.name == LOCK_FILE for entry in self.path.iterdir())
         file_lock = FileLock(self.path / LOCK_FILE)
         try:

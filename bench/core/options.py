@@ -39,6 +39,8 @@ def read_options(kind: type[T], words: Sequence[str], program: str, description:
     for field in msgspec.structs.fields(kind):  # type: ignore[arg-type]
         _add(parser, field, hints[field.name])
     values = {name: value for name, value in vars(parser.parse_args(words)).items() if value is not None}
+    if empty := [name for name, value in values.items() if value == "" and _plain(hints[name]) is Path]:
+        raise InputError(f"--{empty[0].replace('_', '-')} is empty. Give a path, or leave it out.")
     try:
         return msgspec.convert(values, kind, strict=False, dec_hook=lambda target_type, value: target_type(value))
     except msgspec.ValidationError as error:
@@ -89,6 +91,8 @@ class _Listed(argparse.Action):
     """Values with blanks or commas between them."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        if getattr(namespace, self.dest, None) is not None:
+            parser.error(f"{option_string} is given twice. Give all of its values behind one")
         setattr(namespace, self.dest, [part.strip() for value in values for part in value.split(",")])
 
 

@@ -19,12 +19,26 @@ from typing import Any, Generic, TypeVar, get_args, get_type_hints
 
 import msgspec
 
+from fourshot.engine.errors import InputError
 from fourshot.engine.machine.processes import ChildProcess, ParentLink, end_process, import_path, run_child
 
 STOP_S = 60.0
 VALUE = "value"  # the key of what a child sends
 Question = TypeVar("Question")
 Answer = TypeVar("Answer")
+
+
+def check_cores(option: str, cores: str) -> None:
+    """Raise InputError for ``cores`` that this process may not use; "" are all."""
+    usable = os.sched_getaffinity(0)
+    ranges = [part.partition("-") for part in cores.split(",")] if cores else []
+    try:
+        wanted = {core for first, _, last in ranges for core in range(int(first), int(last or first) + 1)}
+    except ValueError:
+        wanted = {-1}
+    if not wanted <= usable:
+        shown = ",".join(map(str, sorted(usable)))
+        raise InputError(f"{option} {cores}: give cores that this process may use ({shown}), such as {shown[:1]}.")
 
 
 def call_apart(

@@ -4,12 +4,15 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import msgspec
+from filelock import FileLock, Timeout
 
 from fourshot.engine.errors import InputError
 from fourshot.engine.machine.files import append_lines, read_lines, replace_file
@@ -19,6 +22,7 @@ from fourshot.pipeline.events import Event
 RESULTS = Path(__file__).resolve().parents[1] / "results"  # those that are committed
 TITLES = {"sst2": "SST-2", "trec": "TREC", "ag_news": "AG News"}  # task -> as it is printed
 HEADER = "header"  # of `ResultRows`: the piece that holds a result's first keys
+CONTINUED = "continued"  # and the one that says where and with what code later pieces were measured
 
 
 def task_title(task: str) -> str:
@@ -39,6 +43,7 @@ def header(suite: str, settings: dict[str, Any], *, dummy_weights: bool = False)
         "schema": 1,
         "suite": suite,
         "commit": source_commit(),
+        "date": datetime.now(UTC).date().isoformat(),
         "hardware": {**describe_hardware(), **_gpus()},
         "versions": installed_versions(),
         "settings": settings,
@@ -99,6 +104,7 @@ class ResultRows:
         """
         self.path = path
         self.pieces: dict[str, Any] = {}
+        self._goes_on = False  # behind an earlier call's pieces, and has added none
         self._describe = cache(describe)  # once: what is measured for hours may be checked out anew meanwhile
         self._settings = current = msgspec.json.decode(msgspec.json.encode(settings))
         lines: list[Any] = read_lines(path, dict) if path else []
@@ -116,9 +122,17 @@ class ResultRows:
                 "that file, or give the settings it was begun with to go on with it."
             )
         self.pieces = {line["piece"]: line["value"] for line in lines[1:]}
+        self._goes_on = True
+        tell(
+            f"{len(self.pieces) - (HEADER in self.pieces)} pieces of an earlier call are in {path} and not measured "
+            "again. To measure them anew, delete that file or name another --out."
+        )
 
     def add(self, piece: str, value: Any) -> None:
         """Keep ``value``, a struct or what JSON has."""
+        if self._goes_on and piece != CONTINUED:
+            self._goes_on = False
+            self._tell_changes()
         if not self.pieces and self.path:
             replace_file(self.path, msgspec.json.encode({"settings": self._settings}) + b"\n")
         if HEADER not in self.pieces and piece != HEADER:
@@ -126,6 +140,16 @@ class ResultRows:
         self.pieces[piece] = msgspec.to_builtins(value)
         if self.path:
             append_lines(self.path, [{"piece": piece, "value": value}])
+
+    def _tell_changes(self) -> None:
+        """Note it where pieces are added by other code, or on another machine, than those that are there."""
+        earlier, now = self.pieces.get(HEADER), msgspec.to_builtins(self._describe())
+        names = ("commit", "hardware", "versions")
+        if not earlier or all(earlier.get(name) == now.get(name) for name in names):
+            return
+        since = {"pieces": len(self.pieces), **{name: now.get(name) for name in ("date", *names)}}
+        tell(f"The pieces before are of commit {earlier.get('commit')}, or of another machine. The result says so.")
+        self.add(CONTINUED, [*self.pieces.get(CONTINUED, []), since])
 
     def add_once(self, piece: str, make: Callable[[], Any], progress: str = "") -> Any:
         """The value of ``piece``, made where it is not there yet. ``progress``: a format of the value's keys."""
@@ -145,19 +169,44 @@ class ResultRows:
     @property
     def header(self) -> dict[str, Any]:
         """The result's header, as it was when the first piece was kept."""
-        return {**(self.pieces.get(HEADER) or self._describe())}
+        continued = {CONTINUED: self.pieces[CONTINUED]} if CONTINUED in self.pieces else {}
+        return {**(self.pieces.get(HEADER) or self._describe()), **continued}
 
 
-def check_out(path: Path) -> None:
-    """Raise InputError where ``path`` cannot become a file."""
+def check_out(path: Path, suite: str) -> None:
+    """Raise InputError where ``path`` cannot become a file, or is one that is no result of ``suite``."""
     if path.is_dir():
         raise InputError(f"--out {path} is a folder. Name a file in it, such as {path / 'result.json'}.")
+    if path.exists() and path.stat().st_size:
+        try:
+            read_result(path, suite)
+        except InputError as error:
+            raise InputError(f"--out would be written over: {error} Or name a file that is not there.") from None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path.parent):
             pass
     except OSError as error:
         raise InputError(f"nothing can be written to {path.parent}: {error.strerror}. Name another --out.") from error
+
+
+@contextmanager
+def locked(out: Path | None) -> Iterator[None]:
+    """Hold ``out``. Raises InputError where another process measures into it: both would measure each other."""
+    if out is None:
+        yield
+        return
+    file = out.with_name(f".{out.name}.lock")
+    lock = FileLock(file)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise InputError(f"another process measures into {out}. Wait for it, or name another --out.") from None
+    try:
+        yield
+    finally:
+        file.unlink(missing_ok=True)
+        lock.release()
 
 
 def check_data(folder: Path, tasks: Sequence[str]) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from fourshot.bench.core.parts import Page, Part, markdown, target_lines, targets_of, write_page
-from fourshot.bench.core.results import ResultRows, check_data, check_out, header, tell, to_json, write_result
+from fourshot.bench.core.results import ResultRows, check_data, check_out, header, locked, tell, to_json, write_result
 
 
 def named_tasks(options: Any) -> Sequence[str]:
@@ -30,9 +30,14 @@ class Suite(msgspec.Struct, frozen=True, kw_only=True):
         """Measure what is missing, write everything, print the report."""
         if self.instead(options):
             return 0
-        out, model, shape = (getattr(options, field, None) for field in ("out", "model", "shape"))
+        out = getattr(options, "out", None)
         if out:
-            check_out(out)
+            check_out(out, name)
+        with locked(out):
+            return self._run(name, options)
+
+    def _run(self, name: str, options: Any) -> int:
+        out, model, shape = (getattr(options, field, None) for field in ("out", "model", "shape"))
         if data := getattr(options, "data", None):
             check_data(data, self.tasks(options))
         settings = self.settings(options)
@@ -45,9 +50,9 @@ class Suite(msgspec.Struct, frozen=True, kw_only=True):
             return header(name, {**settings, **resolved}, dummy_weights=bool(shape))
 
         rows = ResultRows(out.with_suffix(".rows.jsonl") if out else None, {**settings, **named}, describe)
-        first_keys = rows.header  # before: its commit is that of the code which measures
+        _ = rows.header  # before: its commit is that of the code which measures
         measured = self.measure(options, rows)
-        result: dict[str, Any] = msgspec.to_builtins({**first_keys, **measured})
+        result: dict[str, Any] = msgspec.to_builtins({**rows.header, **measured})
         if not out:
             print(to_json(result), end="")
             return 0

@@ -14,7 +14,7 @@ Exit code 1 where something became slower, 0 otherwise, 2 for files that cannot 
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, median, pvariance
 from typing import Annotated, Any
@@ -24,13 +24,14 @@ from scipy.stats import t  # type: ignore[import-untyped]
 
 from fourshot.bench.core.options import POSITIONAL
 from fourshot.bench.core.parts import Part, TablePart, markdown
-from fourshot.bench.core.results import read_result
+from fourshot.bench.core.results import read_result, tell
 from fourshot.bench.core.suite import SuiteCommand
 from fourshot.engine.errors import InputError
 
 CHANCE = 0.01  # of one false alarm among all cells
 DRIFT = 0.10  # share; more than twice the standard deviation over pairs of unchanged runs (docs/benchmarks.md)
 LEAST = 0.05  # of a cell, whatever its bound
+EQUAL_SPEED = "Values are geometric means over the repeats, as the first result's machine would have measured them."
 COMPARED = {"latency": ("route", "way", "task", "load"), "adapters": ("kind", "spread", "number")}
 MEASURES = {"requests_per_s": -1.0, "p50_ms": 1.0}  # sign of what is slower
 
@@ -70,6 +71,7 @@ def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> ResultChange
             f"got results of {before['suite']!r} and {after['suite']!r}. Both must be of one of these suites: "
             f"{', '.join(COMPARED)}."
         )
+    _check_comparable(before, after)
     if not before.get("cells") or not after.get("cells"):
         raise InputError(
             "a result without cells was given: its measurement was cut off before the first. Measure again."
@@ -86,6 +88,9 @@ def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> ResultChange
         raise InputError(
             "the two results have no cell with two repeats in common: measure both with the same settings."
         )
+    both_values = {key: (*earlier_values[key], *later_values[key]) for key in shared}
+    if zeros := [cell for (cell, _), values in both_values.items() if not all(values)]:
+        raise InputError(f"the cell {zeros[0]} has a value of 0, which nothing takes. Measure it again.")
     logs = [(key, list(map(math.log, earlier_values[key])), list(map(math.log, later_values[key]))) for key in shared]
     freedom = sum(len(earlier) + len(later) - 2 for _, earlier, later in logs)
     squares = (len(side) * pvariance(side) for _, *both_sides in logs for side in both_sides)
@@ -131,12 +136,32 @@ def report(compared: ResultChanges) -> list[Part]:
     beyond = "beyond noise" if compared.overall_flagged else "within noise"
     direction = "slower" if compared.overall > 0 else "faster"
     return [
-        *([TablePart(["cell", "", "before", "after", "slower by"], rows, left=2)] if rows else []),
+        *([TablePart(["cell", "", "before", "after", "slower by"], rows, left=2, note=EQUAL_SPEED)] if rows else []),
         f"{len(flagged)} of {len(compared.changes)} values changed beyond noise (a repeat scatters by "
         f"{100 * compared.scatter:.1f} %, so a change counts from {100 * compared.bound:.0f} % on).\n"
         f"Everything together: {abs(100 * compared.overall):.1f} % {direction}, {beyond} (it counts from "
         f"{100 * compared.overall_bound:.1f} % on).",
     ]
+
+
+def _check_comparable(before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
+    """Raise InputError where it is not the code that makes the difference, but what was computed."""
+    for name in ("model", "shape", "dummy_weights"):
+        values = [(result.get("settings") or {}).get(name, result.get(name)) for result in (before, after)]
+        if None not in values and values[0] != values[1]:
+            raise InputError(
+                f"the results are of another {name.replace('_', ' ')}: {values[0]} and {values[1]}. Give two that were "
+                "measured with the same."
+            )
+
+
+def _differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:
+    """What else differs, of what results say of themselves."""
+    for part in ("hardware", "versions", "settings"):
+        earlier, later = (result.get(part) or {} for result in (before, after))
+        for name in sorted({*earlier, *later}):
+            if earlier.get(name) != later.get(name):
+                yield f"{part} {name}: {earlier.get(name)}, {later.get(name)}"
 
 
 def _values(result: Mapping[str, Any], suite: str, yard_s: float) -> dict[tuple[str, str], Sequence[float]]:
@@ -164,7 +189,10 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
 def run_compare(options: Options) -> int:
     """Compare and print; 1 where something became slower."""
-    compared = compare(read_result(options.before), read_result(options.after))
+    before, after = read_result(options.before), read_result(options.after)
+    compared = compare(before, after)
+    if differences := list(_differences(before, after)):
+        tell("Not the same in both: " + "; ".join(differences))
     print(markdown(report(compared)))
     return 1 if compared.slower else 0
 

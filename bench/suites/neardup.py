@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from fourshot.bench.core.options import JsonOut, Positive
+from fourshot.bench.core.options import JsonOut
 from fourshot.bench.core.parts import Target, at_least, at_most, rows_table
 from fourshot.bench.core.processes import call_apart, peak_bytes
 from fourshot.bench.core.results import ResultRows
@@ -34,8 +34,11 @@ BYTES_GOAL = 1024  # per text
 SETTINGS = {"threshold": THRESHOLD, "patterned": PATTERNED, "changed": CHANGED, "vocabulary": VOCABULARY}
 
 
+Tenths = Annotated[int, msgspec.Meta(ge=10)]  # times are those of tenths
+
+
 class Options(msgspec.Struct, frozen=True, kw_only=True):
-    sizes: Annotated[tuple[Positive, ...], "numbers of texts"] = (10_000, 100_000, 1_000_000)
+    sizes: Annotated[tuple[Tenths, ...], "numbers of texts, each at least 10"] = (10_000, 100_000, 1_000_000)
     out: JsonOut = None
 
 

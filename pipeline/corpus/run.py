@@ -48,7 +48,7 @@ def make_corpus(
     raised.
     """
     _check(tasks, settings, corpus)
-    check_cluster(corpus.ray)
+    check_cluster(corpus.ray, corpus.gpus_per_engine)
     files = CorpusFolder(folder)
     base = resolve_model(model)
     untried_style(settings.prompt_style, base.path, base.name)  # an error now, before the folder is claimed

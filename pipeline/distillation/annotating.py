@@ -91,7 +91,7 @@ def annotate_table(
         raise InputError(f"--abstain-below is a probability, from 0 to 1; got {abstain_below}.")
     added = annotation_columns(labels)
     check_written(out, table.columns, added)
-    check_cells(out, table.columns, (row for row, _ in table.rows()))
+    check_cells(out, table.columns, (row for row, _ in table.rows()), table.column_types)
     beside = WorkFolder(unfinished_folder(out))
     with beside.lock():
         beside.claim(AnnotationManifest(table=table.content_hash, labels=tuple(labels), by=by), over_unused=True)

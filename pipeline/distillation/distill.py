@@ -112,7 +112,7 @@ def distill(
     _check(task, unlabelled, generate_per_class, by, model, settings)
     if onnx:
         check_onnx()
-    check_cluster(placement.ray)
+    check_cluster(placement.ray, placement.gpus_per_engine)
     encoder, training = resolve_encoder(student), student_settings or StudentSettings()
     check_places(encoder, training.max_tokens)
     base = None if by else resolve_model(model)

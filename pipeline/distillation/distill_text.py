@@ -135,7 +135,7 @@ def distill_text(
     task, unlabelled, by = distillation.task, distillation.unlabelled, distillation.by
     work = RunFolder(folder)
     with work.lock():
-        check_cluster(placement.ray)
+        check_cluster(placement.ray, placement.gpus_per_engine)
         ready = _prepared(distillation, folder, on_event, placement)
         (learnt, test, *_), teacher, students, notes = ready.teaching, ready.teacher, ready.students, ready.notes
         work.claim(ready.manifest, over_unused=True)

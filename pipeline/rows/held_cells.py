@@ -4,14 +4,20 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.faults import shorten
 
 
-def check_cells(out: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    """Raise InputError where ``out`` cannot hold the rows.
+def check_cells(
+    out: Path,
+    columns: Sequence[str],
+    rows: Iterable[Mapping[str, Any]],
+    types: Mapping[str, Any] = MappingProxyType({}),
+) -> None:
+    """Raise InputError where ``out`` cannot hold the rows. ``types``: pyarrow's, of columns that had one.
 
     In Parquet each column has one type, in CSV is no NUL, in JSON no infinite number. It is for before
     anything is asked about a table, which may take hours.
@@ -31,14 +37,26 @@ def check_cells(out: Path, columns: Sequence[str], rows: Iterable[Mapping[str, A
             values[column].append(row.get(column))
     for column, cells in values.items():
         try:
-            table = pyarrow.table({column: pyarrow.array(cells)})
+            table = pyarrow.table({column: arrow_array(cells, types.get(column))})
             pyarrow.parquet.ParquetWriter(pyarrow.BufferOutputStream(), table.schema).close()
         except (pyarrow.ArrowException, OverflowError) as failure:
-            types = shorten(sorted({type(cell).__name__ for cell in cells if cell is not None}))
+            found = shorten(sorted({type(cell).__name__ for cell in cells if cell is not None}))
             raise InputError(
-                f"{out}: Parquet cannot hold the column {column!r} ({types}): {str(failure).splitlines()[0]}. Nothing "
+                f"{out}: Parquet cannot hold the column {column!r} ({found}): {str(failure).splitlines()[0]}. Nothing "
                 f"was written. Give --out {out.with_suffix('.jsonl')} or a .csv, or give the column one type."
             ) from None
+
+
+def arrow_array(cells: Sequence[Any], kind: Any = None) -> Any:
+    """A pyarrow array of a column that was of the type ``kind``, else of what its cells are."""
+    import pyarrow
+
+    try:
+        return pyarrow.array(cells, type=kind)
+    except (pyarrow.ArrowException, OverflowError):
+        if kind is None:
+            raise
+        return pyarrow.array(cells)  # a type that is read, and not made of Python's objects
 
 
 def _check_nul(out: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:

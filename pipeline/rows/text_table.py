@@ -16,6 +16,7 @@ from fourshot.engine.machine.files import replaced_file
 from fourshot.pipeline.faults import counted, shorten
 from fourshot.pipeline.rows.columns import PART_NAMES
 from fourshot.pipeline.rows.fields import input_in, no_text_in
+from fourshot.pipeline.rows.held_cells import arrow_array
 from fourshot.pipeline.tables.file_bytes import KINDS, table_ending
 from fourshot.pipeline.tables.files import read_table, stream_table
 from fourshot.pipeline.tables.grid import SENTENCE
@@ -40,6 +41,7 @@ class TextTable(msgspec.Struct, frozen=True, kw_only=True):
     numbers_rows: bool = False  # in a first column without a name
     separator: str = ""  # of CSV
     encoding: str = ""  # of CSV
+    column_types: dict[str, Any] = {}  # pyarrow's, of Parquet and Arrow files
     warnings: tuple[str, ...] = ()  # how its file was understood where that was not plain, and what was left out
 
     def rows(self) -> Iterator[tuple[dict[str, Any], str]]:
@@ -115,6 +117,7 @@ def open_texts(
         numbers_rows=reading.numbers_rows,
         separator=reading.separator,
         encoding=reading.encoding,
+        column_types=reading.column_types,
         warnings=(
             *(str(fault) for fault in reading.faults if fault.severity == "warning"),
             *(f"{path}: {counted(count, 'row')} left out: {problem}." for problem, count in left_out.items()),
@@ -224,18 +227,20 @@ def write_table(
 ) -> None:
     """Write ``rows`` in the format that the name of ``out`` says; the file appears whole or not at all.
 
-    Rows are written as they come, but for Parquet, whose types are those of all rows. CSV has the separator of
-    ``source``, if that is CSV, and a byte-order mark unless that was UTF-8 without one: so the spreadsheet that wrote
-    the one opens the other.
+    Rows are written as they come, but for Parquet: its columns have the types of ``source``, others that of all rows.
+    CSV has the separator of ``source``, if that is CSV, and a byte-order mark unless that was UTF-8 without one: so the
+    spreadsheet that wrote the one opens the other.
     """
     kind = out.suffix.lower()
     is_alike = source is not None and kind == ".csv" == source.path.suffix.lower()
     with replaced_file(out) as staged:
         if kind == ".parquet":
-            import pyarrow
             import pyarrow.parquet
 
-            pyarrow.parquet.write_table(pyarrow.Table.from_pylist([_in_order(row, columns) for row in rows]), staged)
+            written, types = list(rows), source.column_types if source else {}
+            cells = {column: [row.get(column) for row in written] for column in columns}
+            table = pyarrow.table({name: arrow_array(of_it, types.get(name)) for name, of_it in cells.items()})
+            pyarrow.parquet.write_table(table, staged)
         elif kind == ".jsonl":
             with staged.open("wb") as file:
                 file.writelines(msgspec.json.encode(_in_order(row, columns), enc_hook=str) + b"\n" for row in rows)

@@ -78,7 +78,7 @@ def compare(
     ``forecast``: first tell what it will take.
     """
     _check(model, methods, seeds)
-    check_cluster(placement.ray)
+    check_cluster(placement.ray, placement.gpus_per_engine)
     run_folder = RunFolder(folder)
     with run_folder.lock():
         experiment = _experiment(task, model, settings, methods, seeds, folder, on_event)

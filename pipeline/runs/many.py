@@ -59,7 +59,7 @@ def train_tasks(
     take. Raises InputError for no tasks, a model that is none, a cluster that is not there.
     """
     refuse_fake(model, "A training")
-    check_cluster(placement.ray)
+    check_cluster(placement.ray, placement.gpus_per_engine)
     if not tasks:
         raise InputError("There is no task to train. Give names, task files, or folders with task files.")
     with RunFolder(root).lock():

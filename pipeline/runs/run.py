@@ -80,7 +80,7 @@ def run_task(
         check_askable(ask, unlabelled is not None)
     if unlabelled and settings.annotate.annotator == "none":
         raise InputError("Texts without labels need annotators, and annotate.annotator is 'none'. Set another.")
-    check_cluster(placement.ray)
+    check_cluster(placement.ray, placement.gpus_per_engine)
     run_folder = RunFolder(folder)
     with run_folder.lock():
         experiment = _experiment(task, model, settings, folder, unlabelled, on_event, last)

@@ -66,6 +66,7 @@ class TableScan(msgspec.Struct, kw_only=True):
     numbers_rows: bool = False  # in a first column without a name, as pandas and R write it
     separator: str = ""  # of CSV
     encoding: str = ""  # of CSV; "utf-8" has no byte-order mark
+    column_types: dict[str, Any] = {}  # pyarrow's, of Parquet and Arrow files
     faults: list[TaskFault] = []  # of the file as a whole
 
 

@@ -58,7 +58,9 @@ class LocalClassifier:
     card: AdapterCard | StudentCard
 
     @checked
-    def __new__(cls, adapter_folder: str | Path, *_: object, **__: object) -> "LocalClassifier":
+    def __new__(
+        cls, adapter_folder: str | Path, model: str | None = None, kind: EngineKind | None = None
+    ) -> "LocalClassifier":
         """A `LocalStudent` where the folder is a student's, or that of a distillation."""
         return super().__new__(LocalStudent if find_student(adapter_folder) else LocalClassifier)
 

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from fourshot.engine.errors import FourshotError, InputError
+from fourshot.engine.machine.gpus import check_gpus
 from fourshot.engine.machine.processes import import_path
 from fourshot.engine.machine.threads import TRAIN_SPINS, available_cores, waiting_briefly
 
@@ -60,8 +61,13 @@ def cluster(address: str, spins: str = TRAIN_SPINS) -> Iterator[None]:
         ray.shutdown()
 
 
-def check_cluster(address: str) -> None:
-    """Raise InputError where the cluster is not there, before anything is made; "" and "local" need none."""
+def check_cluster(address: str, gpus_per_engine: int = 1) -> None:
+    """Raise InputError where the cluster is not there, before anything is made; "" and "local" need none.
+
+    Without a cluster, this machine has to have the GPUs.
+    """
+    if not address:
+        check_gpus(gpus_per_engine)
     if address not in ("", "local"):
         with cluster(address):
             pass

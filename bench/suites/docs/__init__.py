@@ -223,6 +223,10 @@ def run(options: Options) -> int:
     results, only = ResultFolder(options.results, options.hardware), known_blocks(options.only)
     if options.out and not options.targets:
         raise InputError("--out goes with --targets.")
+    if not options.results.is_dir():
+        raise InputError(f"--results {options.results} is no folder. Name one with results of `fourshot bench`.")
+    if missing := [str(path) for path in options.write if not path.is_file()]:
+        raise InputError(f"--write: there is no file {missing[0]}. Name Markdown files that have markers.")
     if options.targets:
         comparisons = results.comparisons()
         print("\n".join(target_lines(tables.targets(comparisons))))

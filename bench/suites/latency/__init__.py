@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from fourshot.bench.core.closed_loop import CellMeasurement, CellRequests, EngineSpec, SuiteBase, engines
-from fourshot.bench.core.processes import call_apart
+from fourshot.bench.core.processes import call_apart, check_cores
 from fourshot.bench.core.results import ResultRows
 from fourshot.bench.core.roofline import SHAPES, check_shape, measure_machine, shape_of, write_shape
 from fourshot.bench.core.suite import Suite
@@ -36,6 +36,8 @@ ENGINE_WARMUP = {"icl_off": 4, "icl_cold": 4, "transformers_icl": 1, "transforme
 def latency_settings(options: Options) -> LatencySettings:
     """The defaults, or those of --settings, with what the command line says."""
     check_shape(options.model, options.shape)
+    check_cores("--cores", options.cores)
+    check_cores("--load-cores", options.load_cores)
     if options.tokenizer and not options.shape:
         raise InputError("--tokenizer goes with --shape: a model has a tokenizer of its own.")
     settings = LatencySettings()

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import time
 from pathlib import Path
 
@@ -10,7 +11,8 @@ import torch
 
 from fourshot.bench.core import closed_loop, roofline
 from fourshot.bench.core.load import Load, LoadRequest, choices
-from fourshot.bench.core.results import ResultRows, check_data, check_out, read_result, write_result
+from fourshot.bench.core.processes import check_cores
+from fourshot.bench.core.results import ResultRows, check_data, check_out, locked, read_result, write_result
 from fourshot.bench.core.roofline import SHAPES, Machine, Roof, opened_base, shape_of, write_shape
 from fourshot.bench.core.statistics import estimate, ratio
 from fourshot.bench.suites import run_suite
@@ -163,12 +165,49 @@ def test_a_refused_run_writes_nothing_and_rows_without_a_piece_do_not_block(tmp_
     assert ResultRows(path, {"repeats": 5}).pieces == {"header": {}, "one": 1}
 
 
+def test_pieces_of_other_code_are_told_apart_from_those_before(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    ResultRows(path, {}, lambda: {"commit": "one", "date": "a"}).add("first", 1)
+    same = ResultRows(path, {}, lambda: {"commit": "one", "date": "b"})
+    assert "1 pieces of an earlier call are in" in capfd.readouterr().err
+    same.add("second", 2)
+    assert same.header == {"commit": "one", "date": "a"}
+    other = ResultRows(path, {}, lambda: {"commit": "two", "date": "c"})
+    other.add("third", 3)
+    other.add("fourth", 4)
+    assert "are of commit one" in capfd.readouterr().err
+    (since,) = ResultRows(path, {}, lambda: {"commit": "two"}).header["continued"]
+    assert (since["commit"], since["date"], since["pieces"]) == ("two", "c", 3)
+
+
+def test_two_do_not_measure_into_one_file(tmp_path: Path) -> None:
+    out = tmp_path / "result.json"
+    with locked(out), pytest.raises(InputError, match="another process measures into"), locked(out):
+        pass
+    with locked(out), locked(None):
+        assert list(tmp_path.iterdir()) == [tmp_path / ".result.json.lock"]
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("cores", ["99", "0-99", "x", "-1", "0,,1"])
+def test_cores_that_are_not_there_are_bad_input(cores: str) -> None:
+    with pytest.raises(InputError, match=f"--cores {cores}: give cores that this process may use"):
+        check_cores("--cores", cores)
+    check_cores("--cores", "")
+    check_cores("--cores", str(min(os.sched_getaffinity(0))))
+
+
 def test_places_that_cannot_be_used_are_said_before_an_hour_is_spent(tmp_path: Path) -> None:
-    check_out(tmp_path / "new" / "result.json")
+    check_out(tmp_path / "new" / "result.json", "latency")
     with pytest.raises(InputError, match="is a folder"):
-        check_out(tmp_path)
+        check_out(tmp_path, "latency")
     with pytest.raises(InputError, match="nothing can be written"):
-        check_out(Path("/proc/nowhere/result.json"))
+        check_out(Path("/proc/nowhere/result.json"), "latency")
+    (tmp_path / "mine.json").write_text('{"precious": 1}')
+    with pytest.raises(InputError, match=r"would be written over: .*mine\.json is no result"):
+        check_out(tmp_path / "mine.json", "latency")
     with pytest.raises(InputError, match="trec"):
         check_data(tmp_path, ["trec"])
 

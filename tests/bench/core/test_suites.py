@@ -163,6 +163,8 @@ def test_a_suite_is_measured_written_and_told(
     assert numbers == [0, 1], "what was measured is not measured again"
     with pytest.raises(InputError, match="repeats"):
         run_suite("toy", ["--out", str(out), "--repeats", "3"])
+    with pytest.raises(InputError, match="--out is empty"):
+        run_suite("toy", ["--out", ""])
 
 
 def test_the_command_ends_with_two_for_wrong_options(capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from fourshot.bench.core.parts import markdown
+from fourshot.bench.core.results import write_result
 from fourshot.bench.suites.compare import compare, report
 from fourshot.cli import main as cli
 from fourshot.engine.errors import InputError
@@ -115,3 +116,27 @@ def test_a_slower_machine_is_not_a_slower_engine_and_values_stay_those_of_the_fi
     for cell in after["cells"]:
         cell["yardstick_s"] = [0.01] * 3
     assert compare(before, after).slower
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [("model", {"settings": {"model": "large"}}), ("dummy weights", {"dummy_weights": True})],
+)
+def test_results_of_another_model_are_not_compared(name: str, change: dict[str, object]) -> None:
+    with pytest.raises(InputError, match=f"are of another {name}"):
+        compare({**result(1), "settings": {"model": "small"}, "dummy_weights": False}, {**result(2), **change})
+
+
+def test_what_else_differs_is_told(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    files = [tmp_path / f"{cores}.json" for cores in (2, 4)]
+    for file, seed in zip(files, (1, 2), strict=True):
+        write_result(file, {**result(seed), "hardware": {"cores": int(file.stem)}})
+    assert cli.main(["bench", "compare", *map(str, files)]) == 0
+    assert "Not the same in both: hardware cores: 2, 4" in capfd.readouterr().err
+
+
+def test_a_value_of_zero_is_named() -> None:
+    broken = result(1)
+    broken["cells"][3]["p50_ms"]["values"][1] = 0.0
+    with pytest.raises(InputError, match="in-process/lora/sst2/3 has a value of 0"):
+        compare(broken, result(2))
