@@ -40,6 +40,8 @@ def find_adapter(folder: str | Path) -> Path:
     }
     foreign = sorted({path.name for path in folder.rglob("adapter_*") if path.is_file()})
     if not cards and foreign and not (folder / MANIFEST_FILE).exists():
+        if run := next((up for up in folder.resolve().parents if (up / MANIFEST_FILE).exists()), None):
+            raise InputError(f"{folder} is a part of the run in {run}, and answers nothing by itself. Name {run}.")
         raise InputError(
             f"{folder} holds an adapter ({', '.join(foreign)}) and no {CARD_FILE}: another trainer made it, or it was "
             "copied without its card. Only fourshot's own can be asked: the card says the task, its labels and the "

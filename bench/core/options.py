@@ -26,7 +26,7 @@ T = TypeVar("T")
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 Out = Annotated[Path, "where the result goes; .rows.jsonl and, where there is one, a page beside it"]
 JsonOut = Annotated[Path | None, "where the JSON goes; without it, standard output"]
-Model = Annotated[str | None, "base model; the embedded one if left out"]
+Model = Annotated[str | None, "base model; the bundled one if left out"]
 Shape = Annotated[str | None, f"a real architecture with random weights, in place of a model: {', '.join(SHAPES)}"]
 ThreeTasks = Annotated[Path, "a folder with sst2/, trec/ and ag_news/"]
 TaskFolders = Annotated[Path, "a folder with a folder for each task"]

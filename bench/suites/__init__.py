@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 SUITES = {  # name -> what it measures; each is the `SUITE` of the module of that name, with _ for -
     "corpus-kills": "whether a corpus loses a row, or gets one twice, when its processes are killed",
     "corpus-overhead": "what a corpus costs beside the engine",
-    "corpus-order": "what it gains that a corpus is made task by task",
+    "corpus-order": "making a corpus task by task, against alternating between the tasks",
     "corpus-real": "a corpus of real tasks, with kills on the way, looked through",
     "distill": "students by real data, and by texts that a teacher annotated or wrote",
     "diversity": "how varied synthetic texts are, and what adapters learn from them, by how they are asked for",

@@ -8,7 +8,7 @@ from fourshot.cli.declare import Options, argument, command, flag
 
 FOLDER = (
     argument("--adapters", "FOLDER", "the folder that a server watches", type=Path, required=True),
-    argument("--base", "MODEL", "its base model (default: the embedded one)"),
+    argument("--base", "MODEL", "its base model (default: the bundled one)"),
 )
 ADAPTER_CONFIG = "adapter_config.json"
 FOREIGN = (
@@ -20,7 +20,7 @@ HEADINGS = ("task", "adapter", "answers", "accuracy", "made", "folder")
 
 @command("adapters list", *FOLDER)
 def list_adapters(options: Options, terminal: Terminal) -> None:
-    """What is there, what answers, what is refused and why."""
+    """List the adapters: which of them answer, which are refused and why."""
     from fourshot.pipeline.scores import Scores
     from fourshot.pipeline.text_metrics import TextScores
     from fourshot.serving.models.registry import IN_CONTEXT, Registry, base_named
@@ -51,7 +51,7 @@ def list_adapters(options: Options, terminal: Terminal) -> None:
     "adapters add",
     argument("source", "ADAPTER", "an adapter's or a student's folder, or that of a finished run or distillation"),
     *FOLDER,
-    flag("--in-context", "ADAPTER is a task without one: answer in context with its examples until it has one"),
+    flag("--in-context", "ADAPTER names a task: answer in context with its examples until it has an adapter"),
     argument("--data", "FOLDER", "with --in-context: the task's train and test files"),
     argument("--shots", "K", "with --in-context", type=int, default=4),
     argument("--seed", "SEED", "with --in-context: draws the examples", type=int, default=0),
@@ -88,7 +88,7 @@ def remove(options: Options, terminal: Terminal) -> None:
 
 @command("adapters pin", argument("name", "NAME", "of the adapter"), *FOLDER)
 def pin(options: Options, terminal: Terminal) -> None:
-    """Have a task answered by one version, whatever else comes."""
+    """Always answer for a task with this version, even if newer ones are added."""
     from fourshot.serving.models import adapters_folder
 
     task = adapters_folder.pin(options.adapters, options.name, options.base)

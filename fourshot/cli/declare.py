@@ -61,7 +61,7 @@ def flag(name: str, help_text: str) -> Argument:
 
 PLAN = flag("--plan", "measure this machine, say what it will take, and do nothing")
 MODEL = argument(
-    "--model", "MODEL", "base: a Hugging Face id, also ID@REVISION, a folder or a GGUF file (default: the embedded one)"
+    "--model", "MODEL", "base: a Hugging Face id, also ID@REVISION, a folder or a GGUF file (default: the bundled one)"
 )
 
 

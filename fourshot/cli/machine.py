@@ -17,7 +17,7 @@ DEMO_TEXT = "I paid for the same photo book twice, can I have my money back?"
 
 @command("demo", MODEL, argument("--out", "FOLDER", "the run's", default=DEMO_FOLDER))
 def demo(options: Options, terminal: Terminal) -> None:
-    """The main job on an embedded task, from nothing to an answered sentence."""
+    """Train a classifier on a built-in task of support tickets, then classify one text."""
     from fourshot import api
     from fourshot.serving.clients.local import LocalClassifier
 
@@ -41,7 +41,7 @@ def demo(options: Options, terminal: Terminal) -> None:
     argument("--serve", "FOLDER", "what a server of this adapters' folder needs, and what fits"),
 )
 def doctor(options: Options, terminal: Terminal) -> int:
-    """What this machine has of what fourshot needs."""
+    """Check this machine for everything that fourshot needs."""
     if options.serve:
         return _fit(options, terminal)
     from fourshot.engine.doctor import examine

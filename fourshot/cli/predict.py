@@ -33,7 +33,7 @@ REASONS = {"unsure": "too unsure", "none_of_these": "unlike the task's texts"}
     argument(
         "texts", "TEXT", "texts, or objects of fields as JSON; without any, standard input, one per line", nargs="*"
     ),
-    argument("--model", "MODEL", "the base model, where it is not where it was in training"),
+    argument("--model", "MODEL", "the base model, if it has moved since training"),
     argument("--engine", None, "default: transformers for little text, else vllm", choices=["vllm", "transformers"]),
     argument("--url", "ADDRESS", "ask a service (`fourshot serve`), as http://127.0.0.1:8000"),
     argument("--key", "KEY", "of the service; better as FOURSHOT_API_KEY in the environment, in no process list"),

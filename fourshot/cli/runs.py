@@ -24,14 +24,14 @@ PLACE = (
     MODEL,
     PLAN,
     argument("--out", "FOLDER", "run folder (default: in runs/TASK/); a used one is continued"),
-    argument("--ray", "WHERE", "write, read and train over Ray: 'local', 'auto' or a cluster's address", default=""),
+    argument("--ray", "WHERE", "generate, annotate, train over Ray: 'local', 'auto' or an address", default=""),
     argument("--gpus-per-job", "N", "GPUs, or without GPUs processes, that share each training", type=int, default=1),
-    argument("--gpus-per-engine", "N", "GPUs that share the weights of what writes and reads", type=int, default=1),
+    argument("--gpus-per-engine", "N", "GPUs that share the weights of one inference engine", type=int, default=1),
     argument("--train-at-once", "N", "trainings side by side here (default: as fit)", type=int, default=0),
 )
 ENCODING = argument("--encoding", "NAME", "of --unlabelled, such as cp1252 (default: its byte-order mark, or UTF-8)")
 UNLABELLED = (
-    argument("--unlabelled", "FILE", "texts of yours without labels, learnt as the annotators read them"),
+    argument("--unlabelled", "FILE", "texts without labels, learnt with the labels of the annotators"),
     argument("--text-column", "NAME", "of --unlabelled, where it is not the task's text column or the only one"),
     ENCODING,
     argument("--ask", "N", "stop until you label the N of them whose labels would help most", type=int, default=0),

@@ -25,7 +25,7 @@ def mebibytes(text: str) -> int:  # its name stands in the error about a value t
 @command(
     "serve",
     argument("--adapters", "FOLDER", "adapters' folders, or those of runs", required=True),
-    argument("--base", "MODEL", "a Hugging Face id, a folder or a GGUF file (default: the embedded one)"),
+    argument("--base", "MODEL", "a Hugging Face id, a folder or a GGUF file (default: the bundled one)"),
     setting(DEFAULTS, "host", "HOST"),
     *(setting(DEFAULTS, name) for name in NUMBERS),
     argument(

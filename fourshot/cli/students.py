@@ -41,14 +41,20 @@ STUDENT_OPTIONS = tuple(
     argument("--by", "WHO", BY),
     argument("--key", "KEY", "of a service; better as FOURSHOT_API_KEY in the environment"),
     argument("--out", "FILE", "the table with labels; its ending says the format", required=True, type=Path),
-    argument("--abstain-below", "P", "texts of which nobody is so sure get no label, 0 to 1", type=float, default=0.0),
-    argument("--model", "MODEL", "the base model, where it is not where it was in training"),
+    argument(
+        "--abstain-below",
+        "P",
+        "no label for a text whose best one is less probable",
+        type=float,
+        default=0.0,
+    ),
+    argument("--model", "MODEL", "the base model, if it has moved since training"),
     RAY,
     PLAN,
     *REMOTE_OPTIONS,
 )
 def annotate(options: Options, terminal: Terminal) -> None:
-    """Say of each text of a table what it is, how surely, and who says so; or write a target for each input."""
+    """Label each text of a table, with probabilities and the annotator's name; or write a target for each input."""
     from fourshot import teaching
     from fourshot.text_api import writes_texts
 
@@ -112,7 +118,7 @@ def annotate(options: Options, terminal: Terminal) -> None:
         "--student",
         "MODEL",
         "an encoder, or for text generation a causal or sequence-to-sequence model: a Hugging Face id or a folder "
-        "(default: the embedded one)",
+        "(default: the bundled one)",
     ),
     MODEL,
     argument("--out", "FOLDER", "of the distillation (default: in runs/TASK/); a used one is continued"),
@@ -123,7 +129,7 @@ def annotate(options: Options, terminal: Terminal) -> None:
     *settings_options(without=["--per-class"]),
 )
 def distill(options: Options, terminal: Terminal) -> None:
-    """Make a small classifier that needs no language model, from what a teacher says of texts."""
+    """Train a small classifier, which needs no language model, on a teacher's labels."""
     from fourshot import teaching
     from fourshot.api import default_student_folder
     from fourshot.pipeline.rows.fields import sample_argument

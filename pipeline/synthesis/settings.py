@@ -201,7 +201,7 @@ class RunSettings(Typed, frozen=True, kw_only=True, forbid_unknown_fields=True):
     unlabelled: UnlabelledSettings = UnlabelledSettings()
     train: LoraSettings = TRAINING_PRESETS["default"]
     wording: Wording = "task"  # of the classifier's prompt, in training and serving; "bare" leaves out the instruction
-    prompt_style: PromptStyle = "plain"  # chat: through the base's chat template; auto: what reads the shots better
+    prompt_style: PromptStyle = "plain"  # chat: the base's chat template; auto: what reads more shots right
     # What adapters learn to say for a label: a token of its own, or its whole word.
     verbalizer: Literal["token", "word"] = "token"
     # What a base without an adapter says: whole words, or what tells them apart; auto: the latter for many labels.
@@ -213,8 +213,8 @@ class RunSettings(Typed, frozen=True, kw_only=True, forbid_unknown_fields=True):
     align: bool = True  # filler before prompts, so that the cache holds all that is before a text (docs/engine.md)
     test_limit: int = 0  # test texts to measure on, 0 for all
     calibrate: bool = True  # find by how much classifiers are too sure; trains up to four small adapters of the shots
-    allow_short: bool = False  # go on with what there is where a class stalls below N
-    allow_fewer_shots: bool = False  # go on where a class has fewer than k examples
+    allow_short: bool = False  # continue with fewer texts if a class stalls below N
+    allow_fewer_shots: bool = False  # continue if a class has fewer than k examples
 
     def __post_init__(self) -> None:
         check_numbers(self)

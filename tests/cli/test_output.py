@@ -98,6 +98,7 @@ def test_json_has_standard_output_for_itself(capfd: pytest.CaptureFixture[str]) 
         "total": 40,
         "unit": "steps",
         "figures": {},
+        "notice": False,
     }
     assert json.loads(second) == {"type": "result", "folder": "runs/x"}
     assert after == "after"

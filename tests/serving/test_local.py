@@ -171,6 +171,15 @@ def test_a_run_folder_stands_for_its_adapter_that_saw_synthetic_texts(tmp_path: 
     assert "with-synthetic (20 real and 10 synthetic texts" in str(error.value)
 
 
+def test_an_annotator_of_a_run_is_no_classifier_and_the_run_is_named(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text("{}")
+    annotator = tmp_path / "adapters" / "job" / "one"
+    annotator.mkdir(parents=True)
+    (annotator / "adapter_config.json").write_text("{}")
+    with pytest.raises(InputError, match=f"is a part of the run in {tmp_path}, and answers nothing by itself"):
+        find_adapter(annotator)
+
+
 def test_a_folder_without_adapter_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds no adapter"):
         find_adapter(tmp_path)

@@ -18,8 +18,8 @@ class StudentSettings(Typed, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     temperature: float = 1.0  # of the teacher's probabilities: above 1 softer, below 1 more certain
     hard_share: float = 0.0  # of what is learnt that is the teacher's likeliest label alone, 0 to 1
     weights: Literal["confidence", "equal"] = "confidence"  # texts count as the teacher is sure of them, or the same
-    min_confidence: float = 0.0  # texts of which the teacher is less sure are not learnt, 0 to 1
-    balance: bool = False  # have every class count the same, however often the teacher names it
+    min_confidence: float = 0.0  # texts whose best label is less probable to the teacher are not learnt, 0 to 1
+    balance: bool = False  # give all classes the same weight, however often the teacher predicts them
     held_out: float = 0.1  # share of the teacher's texts that is not learnt: it says when to stop
     real_weight: float = 4.0  # of a text that a person labelled, where one that the teacher is sure of counts 1
     num_epochs: float = 6.0  # at most: the one that does best on the held-out texts is kept

@@ -18,7 +18,7 @@ class RemoteSettings(Typed, frozen=True, kw_only=True):
 
     teacher_api: Literal["auto", "chat", "completions"] = "auto"  # what is asked; auto: chat, else completions
     votes: int = 8  # answers sampled for a text, where the endpoint tells no probabilities
-    answer_tokens: int = 0  # that an answer may have; 0: as the labels need; a model that thinks aloud needs more
+    answer_tokens: int = 0  # of an answer, at most; 0: what the labels need. Reasoning models need more
     concurrency: int = 8  # requests on their way at most; fewer while the endpoint is busy
     retries: int = 6  # of a request that failed and may succeed later
     timeout_s: float = 60.0  # that one answer may take
