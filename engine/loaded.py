@@ -12,11 +12,14 @@ from fourshot.engine.errors import FourshotError
 from fourshot.engine.labels import LabelTokens, label_tokens
 from fourshot.engine.tokens import check_lengths, encode_prompts, load_tokenizer
 
+# Of all engines of the process: vLLM keeps what a step is about, and torch its random numbers, once for all of them.
+LOCK = threading.RLock()
+
 
 class LoadedModel:
     """The base of an engine. A class that extends it loads its model between `__init__` and `_is_ready`.
 
-    Threads may share it: what touches the model does so within `_busy`, one thread at a time.
+    Threads may share it: what touches the model does so within `_busy`, one thread of the process at a time.
     """
 
     def __init__(self, settings: EngineSettings) -> None:
@@ -26,7 +29,7 @@ class LoadedModel:
         self._labels: dict[tuple[tuple[str, ...], Verbalizer], LabelTokens] = {}
         self._prompt_tokens = self._output_tokens = self._cached_tokens = self._requests = 0
         self._busy_s = self._start_s = 0.0
-        self._lock, self._process = threading.RLock(), os.getpid()
+        self._process, self._depth = os.getpid(), 0
         self._model: Any = None  # what is loaded; None once it is closed
 
     def _is_ready(self, model: Any) -> None:
@@ -65,8 +68,13 @@ class LoadedModel:
         check_lengths(ids, extra_tokens, self.settings.max_model_len)
         return ids
 
+    @property
+    def _is_inherited(self) -> bool:
+        """Whether this process is a fork of the one that opened it: what another thread locked there stays locked."""
+        return os.getpid() != self._process
+
     def _check_open(self) -> None:
-        if os.getpid() != self._process:
+        if self._is_inherited:
             raise FourshotError(
                 "This engine was opened in another process, and cannot answer in a fork of it. Open one in each "
                 'process: with multiprocessing, in workers that are started by the method "spawn".'
@@ -83,10 +91,14 @@ class LoadedModel:
 
     @contextmanager
     def _busy(self) -> Iterator[None]:
-        self._check_open()  # before the lock, which another thread may have held when this process was forked
-        with self._lock:
+        self._check_open()  # before the lock: see `_is_inherited`
+        with LOCK:
+            self._check_open()  # another thread may have closed it meanwhile
+            self._depth += 1
             started = time.perf_counter()
             try:
                 yield
             finally:
-                self._busy_s += time.perf_counter() - started
+                self._depth -= 1
+                if not self._depth:
+                    self._busy_s += time.perf_counter() - started

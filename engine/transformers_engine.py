@@ -19,7 +19,7 @@ from fourshot.engine.collector import collector_paused
 from fourshot.engine.core import Adapter, Completion, EngineSettings, PerPromptAdapter, Sampling, Verbalizer
 from fourshot.engine.errors import AdapterError
 from fourshot.engine.labels import LabelTokens
-from fourshot.engine.loaded import LoadedModel
+from fourshot.engine.loaded import LOCK, LoadedModel
 from fourshot.engine.loading import load_base
 from fourshot.engine.machine.gpus import torch_device
 from fourshot.engine.machine.threads import available_cores
@@ -47,7 +47,8 @@ class TransformersEngine(LoadedModel):
         is_old = self._device == "cuda" and torch.cuda.get_device_capability() < (8, 0)
         self._adapters: dict[str, str] = {}  # adapter name -> PEFT's key for it; PEFT allows no dots in a key
         dtype = torch.float16 if is_old else "auto"
-        self._is_ready(load_base(settings.model, dtype=dtype).to(self._device).eval())
+        with LOCK:
+            self._is_ready(load_base(settings.model, dtype=dtype).to(self._device).eval())
 
     def sample(
         self, prompts: Sequence[str], sampling: Sampling, adapter: PerPromptAdapter = None
@@ -205,8 +206,11 @@ class TransformersEngine(LoadedModel):
         """Give the memory back. Idempotent."""
         import torch
 
-        self._model = None
-        self._adapters.clear()
+        if self._is_inherited:
+            return
+        with LOCK:
+            self._model = None
+            self._adapters.clear()
         gc.collect()
         torch.cuda.empty_cache()  # torch keeps a GPU's memory for itself, and others find it taken
 

@@ -15,7 +15,7 @@ from fourshot.engine.adapters import per_prompt
 from fourshot.engine.core import Adapter, Completion, EngineSettings, PerPromptAdapter, Sampling, Verbalizer
 from fourshot.engine.errors import AdapterError, FourshotError, InputError
 from fourshot.engine.labels import LabelTokens
-from fourshot.engine.loaded import LoadedModel
+from fourshot.engine.loaded import LOCK, LoadedModel
 from fourshot.engine.tokens import word_biases
 from fourshot.engine.vllm_scoring import Scoring, questions
 from fourshot.engine.vllm_seams import in_process
@@ -34,7 +34,8 @@ class VllmEngine(LoadedModel):
         self._request_ids = count()
         self._waiting: dict[str, deque[RequestOutput] | Scoring] = {}  # request id -> where its output is waited for
         self._loras: dict[str, LoRARequest] = {}
-        self._is_ready(start(settings))
+        with LOCK:
+            self._is_ready(start(settings))
 
     def sample(
         self, prompts: Sequence[str], sampling: Sampling, adapter: PerPromptAdapter = None
@@ -123,7 +124,6 @@ class VllmEngine(LoadedModel):
     def advance(self) -> None:
         """Run the model once, for all that is queued, and hand what finished to those who wait for it."""
         with self._busy():
-            self._check_open()  # another thread may have closed it
             for output in self._model.step():
                 if output.finished:
                     num_output_tokens = len(output.outputs[0].token_ids)
@@ -140,7 +140,9 @@ class VllmEngine(LoadedModel):
 
     def close(self) -> None:
         """Give the memory back. Idempotent."""
-        with self._lock:
+        if self._is_inherited:
+            return
+        with LOCK:
             if self._model is not None:
                 engines, self._model = [self._model], None
                 self._waiting.clear()
@@ -161,7 +163,9 @@ class VllmEngine(LoadedModel):
 
     def _abort(self, pending: "dict[str, Any]") -> None:
         """Drop what is unfinished of a call that was interrupted. Does nothing after a call that ran to its end."""
-        with self._lock:
+        if self._is_inherited:
+            return
+        with LOCK:
             unfinished = [request_id for request_id in pending if self._waiting.pop(request_id, None) is not None]
             if unfinished and self._model is not None:
                 self._model.abort_request(unfinished)

@@ -224,7 +224,7 @@ def _differences(stored: Any, current: Any, at: str = "") -> Iterator[str]:
     elif isinstance(stored, list | tuple) and isinstance(current, list | tuple):
         alone = [value for value in (*stored, *current) if value not in stored or value not in current]
         counts = f"the folder has {len(stored)}, this call has {len(current)}"
-        yield f"{at}: {counts}; only one of them has {clipped(repr(alone[0]), 60)}"
+        yield f"{at}: {counts}" + (f"; only one of them has {clipped(repr(alone[0]), 60)}" if alone else "")
     elif stored != current:
         yield f"{at}: the folder has {clipped(repr(stored), 60)}, this call has {clipped(repr(current), 60)}"
 

@@ -14,14 +14,19 @@ from pathlib import Path
 
 UV = "uv>=0.8"
 OPTIONS = {  # pip's: uv's, with one value each
-    "index-url": "--default-index",
-    "extra-index-url": "--index",
     "find-links": "--find-links",
     "constraint": "--constraints",
     "trusted-host": "--allow-insecure-host",
 }
-VARIABLES = {"cert": "SSL_CERT_FILE", "proxy": "ALL_PROXY", "timeout": "UV_HTTP_TIMEOUT"}
+VARIABLES = {  # of uv, and not its options: everybody sees those of a process, and addresses may have passwords
+    "index-url": "UV_DEFAULT_INDEX",
+    "extra-index-url": "UV_INDEX",
+    "cert": "SSL_CERT_FILE",
+    "proxy": "ALL_PROXY",
+    "timeout": "UV_HTTP_TIMEOUT",
+}
 DEFAULT_TIMEOUT = "default-timeout"  # as PIP_DEFAULT_TIMEOUT is listed
+TRUE, FALSE = ("y", "yes", "t", "true", "on", "1"), ("n", "no", "f", "false", "off", "0")
 WITHOUT_EFFECT = {  # on what is installed
     *(
         "cache-dir",
@@ -42,14 +47,20 @@ def pip(python: Path, *arguments: str, capture: bool = False) -> subprocess.Comp
     return subprocess.run(command, capture_output=capture, text=True, check=False)
 
 
-def configured(listing: str) -> dict[str, str]:
-    """What `pip config list` prints, by option. Variables count more than files, `install` more than `global`."""
+def configured(listing: str) -> dict[str, str] | None:
+    """What `pip config list` prints, by option. Variables count more than files, `install` more than `global`.
+
+    None where several files have the same option: which of them counts is not printed.
+    """
     found: dict[tuple[str, int], str] = {}
     for line in listing.splitlines():
         name, is_option, value = line.partition("=")
         section, _, option = name.rpartition(".")
         if is_option and section in (":env:", "install", "global"):
-            found[option, ("global", "install", ":env:").index(section)] = str(ast.literal_eval(value))
+            key = option, ("global", "install", ":env:").index(section)
+            if key in found:
+                return None
+            found[key] = str(ast.literal_eval(value))
     return {option: found[option, rank] for option, rank in sorted(found)}
 
 
@@ -58,12 +69,13 @@ def as_uv(options: dict[str, str]) -> tuple[list[str], dict[str, str]] | None:
     arguments: list[str] = []
     variables: dict[str, str] = {}
     for option, value in options.items():
+        option = "timeout" if option == DEFAULT_TIMEOUT else option
         if option in OPTIONS:
             arguments += [word for each in value.split() for word in (OPTIONS[option], each)]
-        elif option in VARIABLES or option == DEFAULT_TIMEOUT:
-            variables[VARIABLES[option.replace(DEFAULT_TIMEOUT, "timeout")]] = value
-        elif option == "no-index":
-            arguments += ["--no-index"] if value.lower() in ("1", "true", "yes", "on") else []
+        elif option in VARIABLES:
+            variables[VARIABLES[option]] = " ".join(value.split())
+        elif option == "no-index" and value.lower() in (*TRUE, *FALSE):
+            arguments += ["--no-index"] if value.lower() in TRUE else []
         elif option not in WITHOUT_EFFECT:
             return None
     return arguments, variables
@@ -86,8 +98,9 @@ def install(python: Path, *arguments: str, extra_index: str = "") -> bool:
     pip takes the newest of all indexes, uv by default that of the first index which has the package: not here.
     """
     drop_unfinished(python)
-    told = as_uv(configured(pip(python, "config", "list", capture=True).stdout))
-    if told and pip(python, "install", "--quiet", UV, capture=True).returncode == 0:
+    options = configured(pip(python, "config", "list", capture=True).stdout)
+    told = as_uv(options) if options is not None else None
+    if told is not None and pip(python, "install", "--quiet", UV, capture=True).returncode == 0:
         indexes = ["--index", extra_index] if extra_index else []
         command = [str(python), "-m", "uv", "pip", "install", "--python", str(python), *told[0], *indexes]
         command += ["--index-strategy", "unsafe-best-match", *arguments]

@@ -19,6 +19,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # PYTHONSAFEPATH leaves it out
 import installers
 
 ROOT = Path(__file__).resolve().parent.parent

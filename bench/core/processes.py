@@ -36,7 +36,7 @@ def check_cores(option: str, cores: str) -> None:
         wanted = {core for first, _, last in ranges for core in range(int(first), int(last or first) + 1)}
     except ValueError:
         wanted = {-1}
-    if not wanted <= usable:
+    if cores and not (wanted and wanted <= usable):
         shown = ",".join(map(str, sorted(usable)))
         raise InputError(f"{option} {cores}: give cores that this process may use ({shown}), such as {shown[:1]}.")
 

@@ -124,7 +124,7 @@ class ResultRows:
         self.pieces = {line["piece"]: line["value"] for line in lines[1:]}
         self._goes_on = True
         tell(
-            f"{len(self.pieces) - (HEADER in self.pieces)} pieces of an earlier call are in {path} and not measured "
+            f"{len(self.pieces.keys() - {HEADER, CONTINUED})} pieces of an earlier call are in {path} and not measured "
             "again. To measure them anew, delete that file or name another --out."
         )
 
@@ -143,13 +143,15 @@ class ResultRows:
 
     def _tell_changes(self) -> None:
         """Note it where pieces are added by other code, or on another machine, than those that are there."""
-        earlier, now = self.pieces.get(HEADER), msgspec.to_builtins(self._describe())
+        continued = self.pieces.get(CONTINUED, [])
+        earlier, now = [self.pieces.get(HEADER), *continued][-1], msgspec.to_builtins(self._describe())
         names = ("commit", "hardware", "versions")
         if not earlier or all(earlier.get(name) == now.get(name) for name in names):
             return
-        since = {"pieces": len(self.pieces), **{name: now.get(name) for name in ("date", *names)}}
+        num_pieces = len(self.pieces.keys() - {HEADER, CONTINUED})
+        since = {"pieces": num_pieces, **{name: now.get(name) for name in ("date", *names)}}
         tell(f"The pieces before are of commit {earlier.get('commit')}, or of another machine. The result says so.")
-        self.add(CONTINUED, [*self.pieces.get(CONTINUED, []), since])
+        self.add(CONTINUED, [*continued, since])
 
     def add_once(self, piece: str, make: Callable[[], Any], progress: str = "") -> Any:
         """The value of ``piece``, made where it is not there yet. ``progress``: a format of the value's keys."""

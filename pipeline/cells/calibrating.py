@@ -57,6 +57,7 @@ class CalibrationResult(msgspec.Struct, frozen=True, kw_only=True):
 
     temperature: float = 1.0
     num_shots: int = 0  # that the temperature was found on, or
+    num_soft: int = 0  # candidates with probabilities, in files of earlier versions, or
     num_read: int = 0  # candidates that annotators are sure of to some degree
     curve: CoverageCurve | None = None  # from the candidates
     scope: Scope | None = None
@@ -66,8 +67,9 @@ class CalibrationResult(msgspec.Struct, frozen=True, kw_only=True):
         """For people; "" where the temperature was not found."""
         if self.num_shots:
             return f"{self.num_shots} shots that adapters were trained without"
-        of_them = f"{self.num_read} candidates that it did not learn, to be as sure of them as its annotators"
-        return of_them if self.num_read else ""
+        if self.num_read:
+            return f"{self.num_read} candidates that it did not learn, to be as sure of them as its annotators"
+        return f"{self.num_soft} candidates with the annotators' probabilities" if self.num_soft else ""
 
 
 class CalibrationItem(msgspec.Struct, frozen=True, kw_only=True):

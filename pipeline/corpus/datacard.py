@@ -3,7 +3,6 @@
 import hashlib
 import json
 import random
-import re
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -93,8 +92,15 @@ def _licence(card: Path, corpus: CorpusSettings) -> str:
     """That of this call, else the one that an earlier call was given, which the card has."""
     if corpus.licence != UNKNOWN or not card.exists():
         return corpus.licence
-    stored = re.search(r"^license: (.+)$", card.read_text(encoding="utf-8", errors="replace"), re.MULTILINE)
-    return stored[1].strip("'\"") if stored else UNKNOWN
+    import yaml
+
+    _, _, rest = card.read_text(encoding="utf-8", errors="replace").partition("---\n")
+    try:
+        front_matter = yaml.safe_load(rest.partition("\n---")[0])
+    except yaml.YAMLError:  # a person wrote there
+        return UNKNOWN
+    licence = front_matter.get("license") if isinstance(front_matter, dict) else None
+    return licence if isinstance(licence, str) and licence else UNKNOWN
 
 
 def _front_matter(tasks: Mapping[str, Task], rows: int, licence: str, kind: Format) -> str:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
@@ -51,12 +52,12 @@ def arrow_array(cells: Sequence[Any], kind: Any = None) -> Any:
     """A pyarrow array of a column that was of the type ``kind``, else of what its cells are."""
     import pyarrow
 
-    try:
-        return pyarrow.array(cells, type=kind)
-    except (pyarrow.ArrowException, OverflowError):
-        if kind is None:
-            raise
-        return pyarrow.array(cells)  # a type that is read, and not made of Python's objects
+    if kind is not None:
+        with suppress(pyarrow.ArrowException, OverflowError, TypeError, ValueError):
+            array = pyarrow.array(cells, type=kind)
+            if array.to_pylist() == list(cells):  # pyarrow rounds and cuts without a word
+                return array
+    return pyarrow.array(cells)
 
 
 def _check_nul(out: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:

@@ -27,7 +27,9 @@ def read_columnar(reading: TableScan, source: TableSource) -> Iterator[Item]:
             if twice := [name for name, times in Counter(names).items() if times > 1]:
                 raise TableError(f"the column {twice[0]!r} stands there twice.", "Rename or remove one.")
             reading.columns |= dict.fromkeys(names)
-            reading.column_types |= dict(zip(names, schema.types, strict=True))
+            for name, kind in zip(names, schema.types, strict=True):
+                # Files of one table may have others; then none is that of the column.
+                reading.column_types[name] = kind if reading.column_types.get(name, kind) == kind else None
             reading.class_names |= _class_names(reading, (schema.metadata or {}).get(b"huggingface", b"{}"))
             number = 0
             for batch in batches:

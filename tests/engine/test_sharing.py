@@ -2,11 +2,14 @@
 
 import os
 import signal
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
+from fourshot.engine import loaded
 from fourshot.engine.core import Engine, Sampling
 from fourshot.engine.errors import FourshotError
 
@@ -48,3 +51,39 @@ def test_a_fork_is_told_to_open_its_own(engine: Engine) -> None:
     os.waitpid(child, 0)
     with open(reader) as told:
         assert "opened in another process" in told.read()
+
+
+def test_two_engines_answer_in_two_threads(vllm_engine: Engine, reference_engine: Engine) -> None:
+    engines = [vllm_engine, reference_engine] * 2
+    alone = [engine.score(PROMPTS, LABELS) for engine in engines]
+    with ThreadPoolExecutor(4) as threads:
+        together = list(threads.map(lambda engine: engine.score(PROMPTS, LABELS), engines))
+    for scores, expected in zip(together, alone, strict=True):
+        np.testing.assert_allclose(scores, expected, atol=0.05)
+
+
+def test_time_in_calls_is_counted_once(vllm_engine: Engine) -> None:
+    before, began_s = vllm_engine.stats(), time.perf_counter()
+    vllm_engine.score(PROMPTS, LABELS)
+    took_s = time.perf_counter() - began_s
+    assert 0 < vllm_engine.stats().since(before).busy_s <= took_s
+
+
+def test_a_fork_gives_back_nothing_and_does_not_wait_for_a_thread_that_it_has_not(engine: Engine) -> None:
+    def hold() -> None:
+        with loaded.LOCK:
+            held.set()
+            done.wait(60)
+
+    held, done = threading.Event(), threading.Event()
+    holder = threading.Thread(target=hold)
+    holder.start()
+    held.wait(60)
+    if not (child := os.fork()):
+        signal.alarm(20)
+        engine.close()
+        os._exit(7)
+    done.set()
+    holder.join()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    assert engine.score(PROMPTS, LABELS).shape == (len(PROMPTS), len(LABELS))

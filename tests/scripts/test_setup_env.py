@@ -68,12 +68,16 @@ freeze.exclude='other'
 
 def test_uv_is_told_what_pip_is_configured_to(installers: ModuleType) -> None:
     arguments, variables = installers.as_uv(installers.configured(LISTING))
-    pairs = dict(zip(arguments[::2], arguments[1::2], strict=True))
-    assert pairs.pop("--default-index") == "https://install.example/simple"  # more particular than `global`
-    assert arguments.count("--index") == 2 and pairs.pop("--index") == "https://two.example/simple"
-    assert pairs == {"--find-links": "/wheels"}
-    assert variables == {"SSL_CERT_FILE": "/etc/ssl/ours.crt", "UV_HTTP_TIMEOUT": "180"}
-    assert installers.as_uv({"no-index": "1", "find-links": "/wheels"})[0] == ["--no-index", "--find-links", "/wheels"]
+    assert arguments == ["--find-links", "/wheels"]
+    assert variables == {
+        "UV_DEFAULT_INDEX": "https://install.example/simple",  # more particular than `global`
+        "UV_INDEX": "https://one.example/simple https://two.example/simple",
+        "SSL_CERT_FILE": "/etc/ssl/ours.crt",
+        "UV_HTTP_TIMEOUT": "180",
+    }
+    assert installers.as_uv({"no-index": "t", "find-links": "/a /b"})[0][0] == "--no-index"
+    assert installers.as_uv({"no-index": "perhaps"}) is None and installers.as_uv({"no-index": "0"}) == ([], {})
+    assert installers.configured("global.timeout='1'\nglobal.timeout='2'\n") is None
 
 
 @pytest.fixture(scope="module")

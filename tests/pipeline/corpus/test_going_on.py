@@ -25,6 +25,11 @@ def test_a_licence_holds_until_another_is_given(tmp_path: Path) -> None:
     assert "license: cc-by-4.0\n" in card.read_text()
     make(tmp_path, licence="apache-2.0")
     assert "license: apache-2.0\n" in card.read_text()
+    for licence in ("other: see O'Reilly's", '"as is"', "words " * 40 + "end"):
+        make(tmp_path, licence=licence)
+        written = card.read_text()
+        make(tmp_path)
+        assert card.read_text() == written
 
 
 @pytest.mark.parametrize("licence", ["", "mit\nfoo: bar"])

@@ -17,6 +17,7 @@ from fourshot.pipeline.distillation.annotating import (
     unfinished_folder,
 )
 from fourshot.pipeline.distillation.readers import Annotation, Parts, Read
+from fourshot.pipeline.rows.held_cells import arrow_array
 from fourshot.pipeline.rows.text_table import open_texts
 from fourshot.pipeline.rows.unlabelled import load_unlabelled
 from fourshot.pipeline.tables.files import read_table
@@ -310,3 +311,18 @@ def test_a_parquet_file_keeps_the_types_of_its_columns(tmp_path: Path) -> None:
     annotate(tmp_path / "notes.parquet", tmp_path / "out.parquet", reader())
     written = pyarrow.parquet.read_table(tmp_path / "out.parquet")
     assert written.select(list(columns)).equals(pyarrow.parquet.read_table(tmp_path / "notes.parquet"))
+
+
+def test_parquet_files_of_one_table_that_have_other_types_lose_nothing(tmp_path: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    for number, scores in enumerate((pyarrow.array([0.25, 1.75]), pyarrow.array([1, 3], pyarrow.int64()))):
+        name = tmp_path / f"notes-{number:05d}-of-00002.parquet"
+        pyarrow.parquet.write_table(pyarrow.table({"text": [f"snow {number}", "fire"], "score": scores}), name)
+    annotate(tmp_path / "notes-00000-of-00002.parquet", tmp_path / "out.parquet", reader())
+    assert pyarrow.parquet.read_table(tmp_path / "out.parquet")["score"].to_pylist() in (
+        [0.25, 1.75, 1, 3],
+        [0.25, 1.75],
+    )
+    assert arrow_array([0.25, 1.0], pyarrow.int64()).to_pylist() == [0.25, 1.0]
