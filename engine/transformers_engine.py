@@ -15,12 +15,12 @@ import numpy as np
 
 from fourshot.engine import seeds
 from fourshot.engine.adapters import per_prompt
-from fourshot.engine.collector import collector_paused
 from fourshot.engine.core import Adapter, Completion, EngineSettings, PerPromptAdapter, Sampling, Verbalizer
 from fourshot.engine.errors import AdapterError
 from fourshot.engine.labels import LabelTokens
 from fourshot.engine.loaded import LOCK, LoadedModel
 from fourshot.engine.loading import load_base
+from fourshot.engine.machine.collector import collector_paused
 from fourshot.engine.machine.gpus import torch_device
 from fourshot.engine.machine.threads import available_cores
 from fourshot.engine.tokens import word_biases

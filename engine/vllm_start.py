@@ -7,8 +7,8 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from fourshot.engine.alignment import BLOCK_TOKENS
-from fourshot.engine.collector import collector_paused
 from fourshot.engine.core import EngineSettings
+from fourshot.engine.machine.collector import collector_paused
 from fourshot.engine.machine.gpus import check_gpus
 from fourshot.engine.vllm_scoring import MAX_LABEL_IDS, check_scoring
 from fourshot.engine.vllm_seams import cpu_eager, in_process, lora_kernels

@@ -25,7 +25,7 @@ from typing import NoReturn
 
 import msgspec
 
-from fourshot.engine.collector import collector_paused
+from fourshot.engine.machine.collector import collector_paused
 from fourshot.engine.machine.parent import PARENT
 
 BORN, ENDED = struct.Struct("i"), struct.Struct("i")  # process id; exit code, negative for a signal

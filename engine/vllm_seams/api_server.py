@@ -9,7 +9,7 @@ import socket
 from importlib import import_module
 from typing import Any
 
-from fourshot.engine.collector import collector_paused
+from fourshot.engine.machine.collector import collector_paused
 from fourshot.engine.vllm_seams import client
 from fourshot.engine.vllm_seams.contract import Seam, vllm_version
 

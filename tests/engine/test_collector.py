@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from fourshot.engine.collector import collector_paused
+from fourshot.engine.machine.collector import collector_paused
 
 
 @pytest.fixture(autouse=True)

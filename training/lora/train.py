@@ -9,11 +9,11 @@ import msgspec
 import torch
 from msgspec import UNSET
 
-from fourshot.engine.collector import collector_paused
 from fourshot.engine.core import Verbalizer
 from fourshot.engine.errors import InputError
 from fourshot.engine.labels import label_tokens
 from fourshot.engine.loading import load_base
+from fourshot.engine.machine.collector import collector_paused
 from fourshot.engine.machine.gpus import torch_device
 from fourshot.engine.probe import Probe
 from fourshot.engine.tokens import load_tokenizer

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from fourshot.engine.calibration import combine_parts
 from fourshot.engine.checkpoints.models import broken_shards
-from fourshot.engine.collector import collector_paused
 from fourshot.engine.errors import AdapterError
+from fourshot.engine.machine.collector import collector_paused
 from fourshot.engine.machine.gpus import torch_device
 from fourshot.training.students.bert import BertClassifier, FastTokens, bert_supports
 from fourshot.training.students.encoders import BATCH, by_length, encoded

@@ -9,9 +9,9 @@ import msgspec
 
 from fourshot.engine.checkpoints.hub import WEIGHTS, download_model, split_revision
 from fourshot.engine.checkpoints.models import broken_shards, content_hash
-from fourshot.engine.collector import collector_paused
 from fourshot.engine.encoder import embedded_encoder
 from fourshot.engine.errors import InputError, ModelNotFoundError
+from fourshot.engine.machine.collector import collector_paused
 
 if TYPE_CHECKING:
     import torch

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fourshot.engine.collector import collector_paused
 from fourshot.engine.core import EngineSettings
+from fourshot.engine.machine.collector import collector_paused
 from fourshot.engine.machine.gpus import torch_device
 from fourshot.engine.machine.threads import available_cores
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from fourshot.engine.collector import collector_paused
 from fourshot.engine.errors import FourshotError, InputError
+from fourshot.engine.machine.collector import collector_paused
 from fourshot.engine.machine.files import write_json
 from fourshot.engine.machine.gpus import torch_device
 from fourshot.training.students.settings import TextStudentSettings

@@ -8,8 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fourshot.engine.collector import collector_paused
 from fourshot.engine.errors import FourshotError, InputError
+from fourshot.engine.machine.collector import collector_paused
 from fourshot.engine.machine.files import write_json
 from fourshot.engine.machine.gpus import torch_device
 from fourshot.training.students.encoders import by_length, encoded, last_linear, open_classifier
