@@ -71,17 +71,17 @@ class TaskData:
                 f"{len(shots)} of {len(self._pool):,} labelled texts are the shots; --shots takes more of each class"
             )
 
-    def tell(self, message: str) -> None:
+    def tell(self, message: str, *, notice: bool = False) -> None:
         """Tell of the shots."""
-        self._on_event(Event(stage="shots", message=f"{self.task.name}: {message}"))
+        self._on_event(Event(stage="shots", message=f"{self.task.name}: {message}", notice=notice))
 
     def _report(self, split: Split) -> list[Example]:
         for warning in split.warnings:
-            self._on_event(Event(stage="shots", message=warning))
+            self._on_event(Event(stage="shots", message=warning, notice=True))
         if self._settings and (
             line := cut_line(split.name, [example.text for example in split.examples], self._settings, self.task)
         ):
-            self._on_event(Event(stage="shots", message=line))
+            self._on_event(Event(stage="shots", message=line, notice=True))
         return split.examples
 
     def measured(self, limit: int) -> Sequence[Example]:

@@ -7,7 +7,7 @@ vLLM chooses how much a step holds.
 
 import gc
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +28,7 @@ SEAM = Seam(
     without="Memory of an engine that was closed may stay taken until the process ends.",
 )
 _set_num_threads: dict[str, Any] = {}  # torch's own function, while a vLLM engine has it replaced
-_open_engines: list[int] = [0]  # what vLLM keeps for the whole process is given back after the last
+_open_engines = [0]  # how many; what vLLM keeps for the whole process is given back after the last
 
 
 def compute_on_all_cores() -> None:
@@ -70,18 +70,15 @@ def stop(engines: "list[LLMEngine]") -> None:
 
     llm = engines.pop()
     _open_engines[0] -= 1
-    if _open_engines[0]:
-        with _kept_for_others():
-            llm.engine_core.shutdown()
-        del llm
-        gc.collect()
-        return
-    llm.engine_core.shutdown()
+    has_others = _open_engines[0] > 0
+    with _kept_for_others() if has_others else nullcontext():
+        llm.engine_core.shutdown()
     del llm
-    # vLLM forbids it for the rest of the process; a trainer that follows here needs it.
-    torch.set_num_threads = _set_num_threads.pop("torch", torch.set_num_threads)
-    if SEAM.holds():
-        from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
+    if not has_others:
+        # vLLM forbids it for the rest of the process; a trainer that follows here needs it.
+        torch.set_num_threads = _set_num_threads.pop("torch", torch.set_num_threads)
+        if SEAM.holds():
+            from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
 
-        cleanup_dist_env_and_memory()
+            cleanup_dist_env_and_memory()
     gc.collect()

@@ -92,14 +92,13 @@ def _licence(card: Path, corpus: CorpusSettings) -> str:
     """That of this call, else the one that an earlier call was given, which the card has."""
     if corpus.licence != UNKNOWN or not card.exists():
         return corpus.licence
-    import yaml
+    from huggingface_hub import metadata_load
+    from yaml import YAMLError
 
-    _, _, rest = card.read_text(encoding="utf-8", errors="replace").partition("---\n")
     try:
-        front_matter = yaml.safe_load(rest.partition("\n---")[0])
-    except yaml.YAMLError:  # a person wrote there
+        licence = (metadata_load(card) or {}).get("license")
+    except (YAMLError, ValueError):  # a person wrote there
         return UNKNOWN
-    licence = front_matter.get("license") if isinstance(front_matter, dict) else None
     return licence if isinstance(licence, str) and licence else UNKNOWN
 
 

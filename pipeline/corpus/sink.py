@@ -107,11 +107,9 @@ def stored_calibration(folder: CorpusFolder, task: str) -> Calibration:
 
 def check_begun(folder: CorpusFolder, task: str) -> None:
     """Raise RunFolderError where a task has texts, and what they were made by is gone."""
-    for name in (MANIFEST_FILE, "annotator.json"):
-        if not folder.has(f"tasks/{task}/{name}") and any(
-            shard.task == task and shard.rows for shard in folder.journal()
-        ):
-            raise _missing(folder, task, name)
+    missing = [name for name in (MANIFEST_FILE, "annotator.json") if not folder.has(f"tasks/{task}/{name}")]
+    if missing and any(shard.task == task and shard.rows for shard in folder.journal()):
+        raise _missing(folder, task, missing[0])
 
 
 def _missing(folder: CorpusFolder, task: str, name: str) -> RunFolderError:

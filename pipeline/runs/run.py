@@ -173,7 +173,7 @@ def load_shots(data: TaskData, settings: RunSettings, folder: RunFolder) -> Seed
         shots = data.shots(settings)
         data.tell_unused(shots)
         if folder.has(MANIFEST_FILE) and not folder.is_unused:
-            data.tell(lost_shots(folder.path / SHOTS_FILE))
+            data.tell(lost_shots(folder.path / SHOTS_FILE), notice=True)
     return SeedExamples(seed=settings.seed, shots=tuple(shots))
 
 
@@ -185,5 +185,5 @@ def _texts_of(file: Path | None, task: Task, settings: RunSettings, on_event: On
     unlabelled = load_unlabelled(file, task, options.most, options.text_column, settings.seed, options.encoding)
     on_event(Event(stage="shots", message=unlabelled.note))
     if line := cut_line("unlabelled", [text for _, text in unlabelled.texts], settings, task):
-        on_event(Event(stage="shots", message=line))
+        on_event(Event(stage="shots", message=line, notice=True))
     return unlabelled.texts

@@ -135,12 +135,9 @@ def empty_faults(
 
 def name_problem(name: str) -> str:
     """Why a task cannot be called ``name``, "" where it can: a folder is called so, and a service's address has it."""
-    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}", name):
-        return ""
-    return (
-        f"{clipped(name, 40)!r} cannot be a task's name: allowed are letters, digits, '_', '-', '.', first a letter or "
-        "digit, at most 128."
-    )
+    is_name = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}", name)
+    rule = "allowed are letters, digits, '_', '-', '.', first a letter or digit, at most 128."
+    return "" if is_name else f"{clipped(name, 40)!r} cannot be a task's name: {rule}"
 
 
 def _label_faults(labels: list[dict[str, str]]) -> list[TaskFault]:

@@ -23,6 +23,7 @@ from fourshot.pipeline.synthesis.committee import Reader
 from fourshot.pipeline.synthesis.prompts import PromptFormat
 from fourshot.pipeline.synthesis.types import Candidate, Reason, Verdict
 from fourshot.pipeline.task import Example, Label, Task
+from tests.pipeline.candidates import candidate
 
 TASK = Task(name="mood", instruction="Say which.", noun="text", labels=(Label(name="good"), Label(name="bad")))
 SHOTS = tuple(Example(text=f"{name} {number}", label=name) for number in range(4) for name in TASK.label_names)
@@ -106,21 +107,9 @@ def test_what_was_found_lies_beside_the_weights_and_is_not_found_again(tmp_path:
 
 
 def pair(number: int, reason: Reason) -> tuple[Candidate, Verdict]:
-    candidate = Candidate(
-        id=f"r00-{number:06d}",
-        text=f"text {number}",
-        label="good",
-        round=0,
-        prompt_hash="p",
-        shots=(),
-        num_tokens=4,
-        cumulative_logprob=-9.0,
-        finish_reason="stop",
-    )
+    drawn = candidate(number, f"text {number}", "good")
     probabilities = {"good": 0.75, "bad": 0.25}
-    return candidate, Verdict(
-        candidate_id=candidate.id, kept=reason == "kept", reason=reason, probabilities=probabilities
-    )
+    return drawn, Verdict(candidate_id=drawn.id, kept=reason == "kept", reason=reason, probabilities=probabilities)
 
 
 def test_only_what_was_read_and_not_learnt_is_unseen() -> None:

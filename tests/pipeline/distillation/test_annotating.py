@@ -17,7 +17,6 @@ from fourshot.pipeline.distillation.annotating import (
     unfinished_folder,
 )
 from fourshot.pipeline.distillation.readers import Annotation, Parts, Read
-from fourshot.pipeline.rows.held_cells import arrow_array
 from fourshot.pipeline.rows.text_table import open_texts
 from fourshot.pipeline.rows.unlabelled import load_unlabelled
 from fourshot.pipeline.tables.files import read_table
@@ -289,40 +288,3 @@ def test_an_infinite_number_is_not_written_as_nothing(tmp_path: Path, cell: str)
     with pytest.raises(InputError, match=r"infinite numbers, and row 2 of the column 'size' has one.*out\.csv"):
         annotate_table(notes, tmp_path / "out.jsonl", LABELS, "me", reader(read_texts=read_texts))
     assert not read_texts and annotate_table(notes, tmp_path / "out.csv", LABELS, "me", reader()).rows == 2
-
-
-def test_a_parquet_file_keeps_the_types_of_its_columns(tmp_path: Path) -> None:
-    import pyarrow
-    import pyarrow.parquet
-
-    columns = {
-        "text": pyarrow.array(["snow", "fire"]),
-        "at": pyarrow.array([1_700_000_000_123_456_789, None], pyarrow.timestamp("ns")),
-        "small": pyarrow.array([1, 2], pyarrow.int8()),
-        "large": pyarrow.array([2**64 - 1, 0], pyarrow.uint64()),
-        "half": pyarrow.array([0.5, None], pyarrow.float32()),
-        "kind": pyarrow.array(["a", "b"]).dictionary_encode(),
-        "pairs": pyarrow.array([[("a", 1)], []], pyarrow.map_(pyarrow.string(), pyarrow.int64())),
-        "none": pyarrow.array([None, None], pyarrow.string()),
-        "took": pyarrow.array([3, 4], pyarrow.duration("s")),
-    }
-    table = pyarrow.table(columns)
-    pyarrow.parquet.write_table(table, tmp_path / "notes.parquet")
-    annotate(tmp_path / "notes.parquet", tmp_path / "out.parquet", reader())
-    written = pyarrow.parquet.read_table(tmp_path / "out.parquet")
-    assert written.select(list(columns)).equals(pyarrow.parquet.read_table(tmp_path / "notes.parquet"))
-
-
-def test_parquet_files_of_one_table_that_have_other_types_lose_nothing(tmp_path: Path) -> None:
-    import pyarrow
-    import pyarrow.parquet
-
-    for number, scores in enumerate((pyarrow.array([0.25, 1.75]), pyarrow.array([1, 3], pyarrow.int64()))):
-        name = tmp_path / f"notes-{number:05d}-of-00002.parquet"
-        pyarrow.parquet.write_table(pyarrow.table({"text": [f"snow {number}", "fire"], "score": scores}), name)
-    annotate(tmp_path / "notes-00000-of-00002.parquet", tmp_path / "out.parquet", reader())
-    assert pyarrow.parquet.read_table(tmp_path / "out.parquet")["score"].to_pylist() in (
-        [0.25, 1.75, 1, 3],
-        [0.25, 1.75],
-    )
-    assert arrow_array([0.25, 1.0], pyarrow.int64()).to_pylist() == [0.25, 1.0]

@@ -6,23 +6,14 @@ from fourshot.pipeline.distillation.readers import Annotation, Parts
 from fourshot.pipeline.distillation.taught import learnable_pairs, teacher_measured
 from fourshot.pipeline.synthesis.types import Candidate, Verdict
 from fourshot.pipeline.task import Example, Label, Task
+from tests.pipeline.candidates import candidate
 
 TASK = Task(name="weather", instruction="Say it.", noun="note", labels=(Label(name="cold"), Label(name="warm")))
 
 
 def written(text: str, kept: bool = True) -> tuple[Candidate, Verdict]:
-    candidate = Candidate(
-        id=text,
-        label="cold",
-        text=text,
-        round=1,
-        prompt_hash="",
-        shots=(),
-        num_tokens=4,
-        cumulative_logprob=-4.0,
-        finish_reason="stop",
-    )
-    return candidate, Verdict(candidate_id=text, kept=kept, reason="kept" if kept else "too_short")
+    drawn = candidate(0, text, "cold")
+    return drawn, Verdict(candidate_id=drawn.id, kept=kept, reason="kept" if kept else "too_short")
 
 
 def test_a_text_that_an_earlier_run_wrote_is_not_learnt_where_it_is_measured_on_or_annotated() -> None:
@@ -33,7 +24,7 @@ def test_a_text_that_an_earlier_run_wrote_is_not_learnt_where_it_is_measured_on_
         [("Annotated", (1.0, 0.0))],
         [Example(text="a test text", label="cold")],
     )
-    assert [candidate.text for candidate, _ in usable] == ["Frost at night"]
+    assert [drawn.text for drawn, _ in usable] == ["Frost at night"]
     assert notes == [
         "not learnt, because it is measured on: 1 written text",
         "not learnt, because repeated: 3 written texts",

@@ -2,6 +2,7 @@
 
 import random
 import time
+from typing import Literal
 
 import msgspec
 import pytest
@@ -14,6 +15,7 @@ from fourshot.pipeline.synthesis.types import Candidate, Reason
 from fourshot.pipeline.task import Example
 from fourshot.pipeline.tasks.shots import take_shots
 from fourshot.pipeline.tasks.task_file import load_task
+from tests.pipeline import candidates
 
 TASK = load_task("support_tickets")
 SHOTS = take_shots(TASK, 4, seed=0)
@@ -27,17 +29,8 @@ PAIRS_OF_SHOTS = [
 
 
 def candidate(text: str, finish_reason: str = "stop", label: str = "bug") -> Candidate:
-    return Candidate(
-        id="r01-000001",
-        text=text,
-        label=label,
-        round=1,
-        prompt_hash="",
-        shots=(),
-        num_tokens=9,
-        cumulative_logprob=-9.0,
-        finish_reason="length" if finish_reason == "length" else "stop",
-    )
+    reason: Literal["length", "stop"] = "length" if finish_reason == "length" else "stop"
+    return msgspec.structs.replace(candidates.candidate(1, text, label), finish_reason=reason)
 
 
 def check(text: str, finish_reason: str = "stop") -> Reason | None:
