@@ -38,7 +38,7 @@ def check_cores(option: str, cores: str) -> None:
         wanted = {-1}
     if cores and not (wanted and wanted <= usable):
         shown = ",".join(map(str, sorted(usable)))
-        raise InputError(f"{option} {cores}: give cores that this process may use ({shown}), such as {shown[:1]}.")
+        raise InputError(f"{option} {cores}: give cores that this process may use ({shown}), such as {min(usable)}.")
 
 
 def call_apart(
