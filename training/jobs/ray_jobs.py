@@ -6,6 +6,7 @@ started again and finds what is finished. All jobs are given to Ray at once, and
 """
 
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -32,6 +33,7 @@ POLL_S = 0.5
 LOOK_S = 5.0  # between two looks for machines that have left
 # A network file system may show what another machine wrote only when its cache expires. Source: nfs(5), acdirmax.
 SEEN_S = 90.0
+COLOURS = re.compile(r"\x1b\[[0-9;]*m")  # of a terminal, in what Ray says
 
 Tell = Callable[[str], None]
 _trainers: dict[str, Any] = {}  # model folder -> trainer: a worker opens the base once, for all jobs it is given
@@ -152,8 +154,12 @@ class _Queue:
         job = self._jobs[number]
         try:
             failure = ray.get(reference)
+        except ray.exceptions.RayTaskError as error:  # what a library raised: there was no other try
+            message = f"{type(error.cause).__name__}: {error.cause}"
+            return FailedJob(key=job.key, kind="FourshotError", message=message)
         except ray.exceptions.RayError as error:
-            failed = f"Its worker died {RETRIES + 1} times: {str(error).splitlines()[0]}"
+            reason = COLOURS.sub("", str(error)).splitlines()[0]
+            failed = f"Its worker died {RETRIES + 1} times: {reason}"
             return FailedJob(key=job.key, kind="FourshotError", message=failed)
         if failure is not None:
             unfit = self._unfit.setdefault(number, set())

