@@ -14,6 +14,8 @@
 Every message says what was got, what is allowed, and what to do next. Exit codes: 0 done, 1 failed, 2 bad input.
 """
 
+from typing import Any
+
 
 class FourshotError(Exception):
     """Base of all errors that fourshot raises on purpose."""
@@ -35,6 +37,10 @@ class TaskFileError(InputError):
         self.faults = faults
         lines = "\n".join(f"  - {fault}" for fault in faults)
         super().__init__(f"{path} has {len(faults)} fault{'s' if len(faults) != 1 else ''}:\n{lines}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """How it comes out of another process: by default it would be made from its message."""
+        return type(self), (self.path, self.faults)
 
 
 class ModelNotFoundError(InputError):
