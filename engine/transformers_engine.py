@@ -22,6 +22,7 @@ from fourshot.engine.loaded import LOCK, LoadedModel
 from fourshot.engine.loading import load_base
 from fourshot.engine.machine.collector import collector_paused
 from fourshot.engine.machine.gpus import torch_device
+from fourshot.engine.machine.host_state import random_numbers_kept
 from fourshot.engine.machine.threads import available_cores
 from fourshot.engine.tokens import word_biases
 
@@ -238,10 +239,11 @@ class TransformersEngine(LoadedModel):
                     f"The adapter {adapter.path} has no weights (adapter_model.*). Copy it again, whole."
                 )
             try:
-                if self._adapters:
-                    self._model.load_adapter(adapter.path, adapter_name=key)
-                else:
-                    self._model = PeftModel.from_pretrained(self._model, adapter.path, adapter_name=key).eval()
+                with random_numbers_kept():  # PEFT draws weights first
+                    if self._adapters:
+                        self._model.load_adapter(adapter.path, adapter_name=key)
+                    else:
+                        self._model = PeftModel.from_pretrained(self._model, adapter.path, adapter_name=key).eval()
             except (OSError, ValueError, RuntimeError) as error:
                 raise AdapterError(
                     f"PEFT cannot load adapter {adapter.name!r} from {adapter.path}: {error}. It must be a LoRA "

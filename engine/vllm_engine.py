@@ -16,6 +16,7 @@ from fourshot.engine.core import Adapter, Completion, EngineSettings, PerPromptA
 from fourshot.engine.errors import AdapterError, FourshotError, InputError
 from fourshot.engine.labels import LabelTokens
 from fourshot.engine.loaded import LOCK, LoadedModel
+from fourshot.engine.machine.host_state import host_state_kept
 from fourshot.engine.tokens import word_biases
 from fourshot.engine.vllm_scoring import Scoring, questions
 from fourshot.engine.vllm_seams import in_process
@@ -34,7 +35,7 @@ class VllmEngine(LoadedModel):
         self._request_ids = count()
         self._waiting: dict[str, deque[RequestOutput] | Scoring] = {}  # request id -> where its output is waited for
         self._loras: dict[str, LoRARequest] = {}
-        with LOCK:
+        with LOCK, host_state_kept():
             self._is_ready(start(settings))
 
     def sample(

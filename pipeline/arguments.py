@@ -10,17 +10,28 @@ import inspect
 import math
 import numbers
 import os
+import re
 import types
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path, PurePath
 from typing import Any, Literal, ParamSpec, TypeVar, Union, Unpack, get_args, get_origin, get_type_hints
 
-from fourshot.engine.errors import InputError
+import msgspec
+
+from fourshot.engine.errors import FourshotError, InputError
 from fourshot.pipeline.faults import nearest
 
 P = ParamSpec("P")
 R = TypeVar("R")
 MOST_CHARS = 60  # of what was given, in a message
+# Options whose argument or setting has another name.
+OTHERWISE = {
+    "--out": "folder",
+    "--shots": "k",
+    "--candidates-per-draw": "generate.keep_likelier_of",
+    "--loss": "train.loss",
+}
+_FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]*[a-z]")
 WORDS = {str: "a string", int: "a whole number", float: "a number", bool: "True or False", Path: "a path"}
 WORDS |= {type(None): "None", dict: "a dictionary"}
 
@@ -62,7 +73,12 @@ def checked_but(*exempt: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
             for arguments in (given.arguments, given.arguments.get(rest, {})):
                 for key in arguments.keys() & known.keys() - {*exempt}:
                     arguments[key] = fitting(f"{name}: {key}", arguments[key], known[key])
-            return function(*given.args, **given.kwargs)
+            try:
+                return function(*given.args, **given.kwargs)
+            except FourshotError as error:
+                if words := in_python(str(error), known):
+                    error.add_note(words)
+                raise
 
         return wrapped
 
@@ -70,6 +86,33 @@ def checked_but(*exempt: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
 
 
 checked = checked_but()
+
+
+def in_python(message: str, parameters: Iterable[str]) -> str:
+    """What the options that ``message`` names are called in Python, as one line; "" where it names none.
+
+    Messages are written for the command line, where most people meet them.
+    """
+    words = []
+    for flag in dict.fromkeys(_FLAG.findall(message)):
+        name = OTHERWISE.get(flag, flag.removeprefix("--").replace("-", "_"))
+        if name in parameters:
+            words.append(f"{flag} is the argument {name}")
+        elif setting := next((key for key in _setting_names() if name in (key, key.rpartition(".")[2])), ""):
+            words.append(f"{flag} is settings.{setting}")
+    return f"In Python: {', '.join(words)}." if words else ""
+
+
+@functools.cache
+def _setting_names() -> list[str]:
+    """Of `RunSettings`, dotted."""
+    from fourshot.pipeline.synthesis.settings import RunSettings
+
+    def names(fields: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+        for key, value in fields.items():
+            yield from names(value, f"{prefix}{key}.") if isinstance(value, dict) else [f"{prefix}{key}"]
+
+    return [*names(msgspec.to_builtins(RunSettings()))]
 
 
 def fitting(what: str, value: Any, hint: Any) -> Any:

@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 
 import fourshot
+from fourshot.cli.options import OPTIONS
 from fourshot.engine.core import Typed
-from fourshot.pipeline.arguments import checked
+from fourshot.engine.errors import InputError
+from fourshot.pipeline.arguments import checked, in_python
 from fourshot.pipeline.selective import Refusal
 from fourshot.pipeline.tasks.task_file import given_task, shipped_tasks
 
@@ -208,3 +210,23 @@ def test_a_kind_that_adds_nothing_keeps_the_checks_of_what_it_is_made_of() -> No
         Same(-1)
     with pytest.raises(fourshot.InputError, match="Same: number is 'x'"):
         Same("x")  # type: ignore[arg-type]
+
+
+def test_an_error_in_python_says_what_the_options_it_names_are_called_there(tmp_path: Path) -> None:
+    settings = fourshot.RunSettings(k=9999)
+    with pytest.raises(InputError, match="--allow-fewer-shots") as raised:
+        fourshot.run("support_tickets", settings=settings, folder=tmp_path / "run")
+    [note] = raised.value.__notes__
+    assert "--shots is settings.k" in note and "--allow-fewer-shots is settings.allow_fewer_shots" in note
+    with pytest.raises(InputError, match="--unlabelled") as raised:
+        fourshot.run("support_tickets", ask=3, folder=tmp_path / "run")
+    assert "--ask is the argument ask" in raised.value.__notes__[0]
+
+
+def test_every_option_of_a_setting_is_found_by_its_name_in_python() -> None:
+    for option in OPTIONS:
+        assert in_python(f"Give {option.flag}.", ()) == f"In Python: {option.flag} is settings.{option.key}."
+    assert in_python("Give --out FOLDER, or --no-such, or a--b.", ("folder",)) == (
+        "In Python: --out is the argument folder."
+    )
+    assert in_python("There is none.", ("folder",)) == ""

@@ -16,20 +16,29 @@ REPOSITORY = Path(__file__).parents[2]
 KV_CACHE_BYTES = 256 << 20
 
 SCRIPT = f"""
-import json, sys
+import json, multiprocessing, os, random, sys
 import psutil
 from fourshot.engine.core import EngineSettings
 from fourshot.engine.opening import open_engine
 
 assert not {{"vllm", "torch"}} & set(sys.modules), "opening's import must stay light"
+import numpy, torch
+
+def host():
+    drawn = random.getstate(), numpy.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+    return drawn, sys.excepthook, multiprocessing.get_start_method(allow_none=True), os.environ.get("LD_PRELOAD")
+
+before_any = host()
 settings = EngineSettings(model=sys.argv[1], max_model_len=256, max_loras=1, kv_cache_bytes={KV_CACHE_BYTES})
 used, open_used = [], []
 for _ in range(3):
     engine = open_engine(settings)
+    assert host() == before_any, "what belongs to the program that opens it"
     engine.score(["Label:"] * 4, ["yes", "no"])
     open_used.append(psutil.Process().memory_info().rss)
     engine.close()
     engine.close()
+    assert host() == before_any
     used.append(psutil.Process().memory_info().rss)
 try:
     engine.score(["Label:"], ["yes", "no"])

@@ -5,8 +5,10 @@ Against the reference in float32, both engines in bf16 are equally far off (mean
 
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
+import torch
 
 from fourshot.engine.core import Adapter, Engine
 from tests.engine.prompts import IN_CONTEXT, LABELS, LONG_LABELS, ZERO_SHOT
@@ -43,6 +45,14 @@ def test_both_engines_agree_on_an_adapter(
         scores = vllm_engine.score(ZERO_SHOT, labels, adapter)
         assert_same(scores, reference_engine.score(ZERO_SHOT, labels, adapter))
         assert np.abs(scores - base).mean() > 3 * MEAN_NATS, "an adapter that changes nothing would prove nothing"
+
+
+def test_an_adapter_is_loaded_without_drawing_the_programs_random_numbers(
+    reference_engine: Engine, adapters: tuple[Adapter, Adapter]
+) -> None:
+    before = torch.get_rng_state()
+    reference_engine.score(ZERO_SHOT[:1], LABELS, msgspec.structs.replace(adapters[0], name="once-more"))
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_a_warm_prefix_cache_changes_nothing(vllm_engine: Engine, adapters: tuple[Adapter, Adapter]) -> None:
