@@ -118,6 +118,8 @@ def _setting_names() -> list[str]:
 def fitting(what: str, value: Any, hint: Any) -> Any:
     """``value`` as the annotation ``hint`` has it. Raises InputError, which calls it ``what``, where it is no such."""
     found = _fitted(value, hint)
+    if Path in get_args(hint) and isinstance(found, str) and not found.strip():  # it would be the current folder
+        raise InputError(f"{what} is blank. Give {allowed(hint)} that names something.")
     if found is _NOTHING:
         put = " Put it in a list." if isinstance(value, str) and _fitted([value], hint) is not _NOTHING else ""
         shown = " ".join(f"{value!r:.{MOST_CHARS}}".split())

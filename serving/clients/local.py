@@ -237,6 +237,8 @@ def listed_texts(texts: Iterable[Given]) -> list[Given]:
         raise InputError(f"predict takes a list of texts, got a {type(texts).__name__}. Give its column of texts.")
     if not isinstance(texts, Iterable):
         raise InputError(f"predict takes a list of texts, got {texts!r:.60}. Give a list of strings.")
+    if hasattr(texts, "to_pylist"):  # of pyarrow, whose items are of kinds of their own
+        texts = texts.to_pylist()
     texts = [str(text) if isinstance(text, str) else text for text in texts]  # numpy's strings are a kind of their own
     if none := [index for index, text in enumerate(texts) if not isinstance(text, str | Mapping)]:
         raise InputError(

@@ -126,6 +126,12 @@ def test_the_message_says_what_was_got_and_what_is_allowed(arguments: dict[str, 
         fourshot.run(**arguments)
 
 
+@pytest.mark.parametrize("call", [lambda: fourshot.run(" "), lambda: fourshot.Classifier("")])
+def test_a_blank_path_is_not_the_current_folder(call: Callable[[], object]) -> None:
+    with pytest.raises(InputError, match=r"(run: task|Classifier: adapter_folder) is blank\. Give a"):
+        call()
+
+
 def test_a_list_is_asked_for_where_one_is_needed() -> None:
     with pytest.raises(fourshot.InputError, match=r"compare: seeds is 3, .*Give a list, of which each is a whole"):
         fourshot.compare(NO_TASK, seeds=3)  # type: ignore[arg-type]

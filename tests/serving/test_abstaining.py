@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import pyarrow
 import pytest
 from prometheus_client import CollectorRegistry
 
@@ -236,6 +237,8 @@ def test_a_classifier_says_what_it_cannot_be_asked_with(
     array: Any = np.array(TEXTS)
     number: Any = np.float32(0.0)
     assert classifier.predict(array, abstain_below=number)[0].label == "good-label"
+    arrow: Any = pyarrow.chunked_array([TEXTS])
+    assert classifier.predict(arrow) == classifier.predict(TEXTS)
 
 
 @pytest.mark.usefixtures("classifier")

@@ -7,6 +7,7 @@ import msgspec
 
 from fourshot.training.jobs.jobs import do_job, finished
 from fourshot.training.lora.examples import TrainingResult
+from fourshot.training.lora.settings import LoraSettings
 from tests.training.jobs.fake_trainer import FakeTrainer, Wanted, jobs
 
 
@@ -27,3 +28,12 @@ def test_the_first_result_of_a_job_counts(tmp_path: Path) -> None:
     result = do_job(Overtaken(str(tmp_path)), job, store)  # type: ignore[arg-type]
     assert result == finished(store, job) and result.name == "notes-000000000000"
     assert sorted(entry.name for entry in (store / job.key).iterdir()) == [result.name, "result.json"]
+
+
+def test_a_store_of_an_earlier_version_is_known_again() -> None:
+    """Before there was ``soft_max_steps`` the bound was ``max_steps``, which manifests of that time say."""
+    bounded = msgspec.structs.replace(jobs(1)[0], settings=LoraSettings(max_steps=160))
+    assert bounded.key == "c7aad0c36d321148"  # what commit c847c48f made of it
+    others = [LoraSettings(), LoraSettings(max_steps=160, soft_max_steps=80), LoraSettings(soft_max_steps=0)]
+    keys = {msgspec.structs.replace(bounded, settings=settings).key for settings in others}
+    assert len(keys | {bounded.key}) == 4
