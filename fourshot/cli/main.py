@@ -25,6 +25,9 @@ IN_THE_WAY = {  # what a path is told to be where the system's word for it is on
 def program() -> NoReturn:
     """The process that is the command."""
     _open_streams()
+    if sys.flags.optimize > 1:
+        print("fourshot: transformers needs docstrings. Leave -OO out, and unset PYTHONOPTIMIZE.", file=sys.stderr)
+        sys.exit(2)
     from fourshot.engine.machine.processes import end_process
 
     end_process(main())

@@ -31,7 +31,10 @@ REASONS = {"unsure": "too unsure", "none_of_these": "unlike the task's texts"}
     "predict",
     argument("adapter", "ADAPTER", "folder of an adapter, a student or a finished run; with --url a task's name"),
     argument(
-        "texts", "TEXT", "texts, or objects of fields as JSON; without any, standard input, one per line", nargs="*"
+        "texts",
+        "TEXT",
+        "texts, or objects of fields as JSON; without any, or as -, standard input, one per line",
+        nargs="*",
     ),
     argument("--model", "MODEL", "the base model, if it has moved since training"),
     argument("--engine", None, "default: transformers for little text, else vllm", choices=["vllm", "transformers"]),
@@ -186,6 +189,8 @@ def read_texts(arguments: Sequence[str], terminal: Terminal) -> list[str]:
 
     Blank ones are left out, and counted.
     """
+    if list(arguments) == ["-"]:
+        arguments = []
     texts = list(arguments)
     if not texts:
         if sys.stdin.isatty():

@@ -161,7 +161,8 @@ class Bytes:
 def test_lines_end_as_they_do_anywhere(content: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", Bytes(content))
     terminal: Any = None
-    assert predict.read_texts([], terminal) == ["a", "b c"]
+    for arguments in ([], ["-"]):
+        assert predict.read_texts(arguments, terminal) == ["a", "b c"]
 
 
 def ran(script: str, **environment: str) -> "subprocess.CompletedProcess[bytes]":
@@ -185,6 +186,11 @@ def test_streams_that_are_closed_are_as_good_as_empty() -> None:
     assert "This is the only time" not in Path("k.toml").read_text()  # what is printed went nowhere else
     done = ran("$F predict nowhere <&-")
     assert done.returncode == 2 and b"no folder nowhere" in done.stderr
+
+
+def test_python_without_docstrings_is_told_of() -> None:
+    done = ran("$F tasks list", PYTHONOPTIMIZE="2")
+    assert done.returncode == 2 and b"Leave -OO out, and unset PYTHONOPTIMIZE" in done.stderr
 
 
 def test_characters_that_the_output_does_not_have_are_printed_as_codes() -> None:
