@@ -36,6 +36,13 @@ class LoadedModel:
         self._model = model
         self._start_s = time.perf_counter() - self._started_s
 
+    def __reduce__(self) -> str:
+        """Raises TypeError, as Python does for what cannot be copied: it would be the weights, or gigabytes of vLLM."""
+        raise TypeError(
+            "A classifier or engine holds a model, which is neither copied nor pickled. Open one in each process, and "
+            "pass its folder there."
+        )
+
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text as a prompt. Raises InputError as `engine.tokens.encode_prompts` does."""
         return encode_prompts(self._tokenizer, texts)

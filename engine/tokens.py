@@ -4,9 +4,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fourshot.engine.checkpoints.loading import explained
 from fourshot.engine.errors import InputError
 from fourshot.engine.fake_engine import is_fake
-from fourshot.engine.loading import explained
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -15,11 +15,11 @@ import numpy as np
 
 from fourshot.engine import seeds
 from fourshot.engine.adapters import per_prompt
+from fourshot.engine.checkpoints.loading import load_base
 from fourshot.engine.core import Adapter, Completion, EngineSettings, PerPromptAdapter, Sampling, Verbalizer
 from fourshot.engine.errors import AdapterError
 from fourshot.engine.labels import LabelTokens
 from fourshot.engine.loaded import LOCK, LoadedModel
-from fourshot.engine.loading import load_base
 from fourshot.engine.machine.collector import collector_paused
 from fourshot.engine.machine.gpus import torch_device
 from fourshot.engine.machine.host_state import random_numbers_kept

@@ -13,7 +13,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fourshot.api import compare, corpus, run, train
+    from fourshot.api import compare, corpus, run, settings, train
     from fourshot.engine.errors import (
         AdapterError,
         FourshotError,
@@ -94,11 +94,12 @@ __all__ = [
     "load_any_task",
     "load_task",
     "run",
+    "settings",
     "train",
 ]
 
 _HOMES = {  # of the names above; the errors are in fourshot.engine.errors
-    **dict.fromkeys(("compare", "corpus", "run", "train"), "fourshot.api"),
+    **dict.fromkeys(("compare", "corpus", "run", "settings", "train"), "fourshot.api"),
     **dict.fromkeys(("annotate", "distill"), "fourshot.teaching"),
     **dict.fromkeys(("Example", "Label", "Task"), "fourshot.pipeline.task"),
     **dict.fromkeys(("PRESETS", "RunSettings"), "fourshot.pipeline.synthesis.settings"),

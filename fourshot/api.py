@@ -1,8 +1,11 @@
 """The public functions of fourshot. `fourshot` hands them out on first use, since this module loads the packages."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from fourshot.cli.options import nested, with_values
+from fourshot.engine.errors import InputError
 from fourshot.pipeline.arguments import checked
 from fourshot.pipeline.corpus.run import make_corpus
 from fourshot.pipeline.corpus.settings import CorpusSettings
@@ -23,6 +26,21 @@ from fourshot.training.jobs.jobs import Placement
 def default_folder(task: str, preset: str = "default", seed: int = 0) -> Path:
     """Where the run of a task lies unless the user names a folder; "tasks" stands for the trainings of many tasks."""
     return Path("runs") / task / f"{preset}-seed{seed}"
+
+
+@checked
+def settings(values: Mapping[str, Any] | None = None, preset: str = "default") -> RunSettings:
+    """The settings of a preset, with ``values`` in place of its own: ``{"generate.per_class": 50, "train.r": 16}``.
+
+    Keys are the names in docs/settings.md; a part such as "train" may be a dictionary, too. Raises `InputError` for a
+    preset, a name or a value that is none.
+    """
+    if preset not in PRESETS:
+        raise InputError(f"There is no preset {preset!r}. The presets are {', '.join(PRESETS)}.")
+    chosen = PRESETS[preset]
+    for name, value in (values or {}).items():
+        chosen = with_values(chosen, nested(str(name), value), "settings")
+    return chosen
 
 
 @checked
@@ -124,9 +142,10 @@ def train(
 ) -> list[TaskOutcome]:
     """One adapter for each of many tasks: names, task files, or folders of them. Nothing is measured.
 
-    A task that fails is an outcome like the others, in the order given; finished ones are kept, so the same call goes
-    on where one was stopped. The other arguments are those of `run`; ``folder`` defaults to
-    runs/tasks/default-seed<seed>. Raises `InputError` where a path stands for no task, or two tasks have the same name.
+    A task that fails is an outcome like the others, in the order given; one that is named twice is trained once.
+    Finished ones are kept, so the same call goes on where one was stopped. The other arguments are those of `run`;
+    ``folder`` defaults to runs/tasks/default-seed<seed>. Raises `InputError` where a path stands for no task, or two
+    tasks have the same name.
     """
     settings = settings or RunSettings()
     folder = Path(folder or default_folder("tasks", seed=settings.seed))

@@ -27,6 +27,9 @@ MOST_CHARS = 60  # of what was given, in a message
 # Options whose argument or setting has another name.
 OTHERWISE = {
     "--out": "folder",
+    "--data": "data_folder",
+    "--teacher": "by",
+    "--engine": "kind",
     "--shots": "k",
     "--candidates-per-draw": "generate.keep_likelier_of",
     "--loss": "train.loss",
@@ -95,7 +98,8 @@ def in_python(message: str, parameters: Iterable[str]) -> str:
     """
     words = []
     for flag in dict.fromkeys(_FLAG.findall(message)):
-        name = OTHERWISE.get(flag, flag.removeprefix("--").replace("-", "_"))
+        name = flag.removeprefix("--").replace("-", "_")
+        name = name if name in parameters else OTHERWISE.get(flag, name)
         if name in parameters:
             words.append(f"{flag} is the argument {name}")
         elif setting := next((key for key in _setting_names() if name in (key, key.rpartition(".")[2])), ""):

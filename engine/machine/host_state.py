@@ -38,13 +38,13 @@ def random_numbers_kept() -> Iterator[None]:
 def host_state_kept() -> Iterator[None]:
     """`random_numbers_kept`, and with them the hook of uncaught errors, the start method, and what is preloaded."""
     hook, preloaded = sys.excepthook, os.environ.get(PRELOADED)
-    method = multiprocessing.get_start_method(allow_none=True)
+    is_settled = bool(multiprocessing.get_start_method(allow_none=True))
     with random_numbers_kept():
         try:
             yield
         finally:
             sys.excepthook = hook
-            if method is None:
+            if not is_settled:
                 multiprocessing.set_start_method(None, force=True)
             if preloaded is None:
                 os.environ.pop(PRELOADED, None)

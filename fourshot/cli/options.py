@@ -75,10 +75,10 @@ def settings_of(options: Options) -> RunSettings:
         key, sign, value = assignment.partition("=")
         if not sign:
             raise InputError(f"--set {assignment}: expected KEY=VALUE, such as train.r=16.")
-        settings = with_values(settings, _nested(key.strip(), _toml_value(value.strip())), f"--set {assignment}")
+        settings = with_values(settings, nested(key.strip(), _toml_value(value.strip())), f"--set {assignment}")
     for flag, key, _, spelled in OPTIONS:
         if (value := getattr(options, key, None)) is not None:
-            settings = with_values(settings, _nested(key, spelled.get(value, value)), f"{flag} {value}")
+            settings = with_values(settings, nested(key, spelled.get(value, value)), f"{flag} {value}")
     return settings
 
 
@@ -172,9 +172,9 @@ def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
     return merged
 
 
-def _nested(key: str, value: Any) -> dict[str, Any]:
+def nested(key: str, value: Any) -> dict[str, Any]:
     first, dot, rest = key.partition(".")
-    return {first: _nested(rest, value) if dot else value}
+    return {first: nested(rest, value) if dot else value}
 
 
 def _toml_value(text: str) -> Any:

@@ -4,7 +4,7 @@ Importing this module loads neither torch nor vllm.
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self, Unpack, get_args
 
@@ -83,7 +83,7 @@ class LocalClassifier:
         )
 
     @checked_but("texts")
-    def predict(self, texts: Sequence[Given], **refusing: Unpack[Refusing]) -> list[Prediction]:
+    def predict(self, texts: Iterable[Given], **refusing: Unpack[Refusing]) -> list[Prediction]:
         """One prediction per text, in their order; of a task with fields, objects of them stand for texts.
 
         Without a label: those less probable than ``abstain_below``, or, by the curve on the card, beyond the
@@ -125,7 +125,7 @@ class LocalClassifier:
         card = self._adapter_card
         return np.exp(apply(card.calibration, self._scores(texts, card.prompt_format)))
 
-    def explain(self, texts: Sequence[Given]) -> list[Explanation]:
+    def explain(self, texts: Iterable[Given]) -> list[Explanation]:
         """What stands behind the answer to each text: the nearest of the texts that the adapter was trained on, and
         what it answers to the other wordings of the prompt.
 
@@ -136,7 +136,7 @@ class LocalClassifier:
 
         engine = self._engine
         if not isinstance(engine, TransformersEngine):
-            raise InputError("an explanation needs the model's hidden states. Open it with the engine transformers.")
+            raise InputError("an explanation needs the model's hidden states. Open it with kind='transformers'.")
         if not inputs:
             return []
         if self._examples is None:
@@ -180,6 +180,13 @@ class LocalClassifier:
         """Give the memory back. Idempotent."""
         self._engine.close()
 
+    def __reduce__(self) -> str:
+        """Raises TypeError: see `engine.loaded.LoadedModel`."""
+        raise TypeError(
+            "A classifier holds a model, which is neither copied nor pickled. Open one in each process: "
+            "fourshot.Classifier(FOLDER)."
+        )
+
     def __enter__(self) -> Self:
         return self
 
@@ -210,7 +217,7 @@ class LocalStudent(LocalClassifier):
     def _left_out(self, text: str) -> int:
         return student_left_out(self.card.task, text, self._max_tokens, self._student.read_chars)
 
-    def explain(self, texts: Sequence[Given]) -> list[Explanation]:
+    def explain(self, texts: Iterable[Given]) -> list[Explanation]:
         raise InputError("a student has no prompt to explain an answer by. Ask the adapter that taught it.")
 
     def close(self) -> None:
@@ -230,9 +237,10 @@ def listed_texts(texts: Iterable[Given]) -> list[Given]:
 
     Raises InputError where it is one text instead of a list, or has what is no text.
     """
-    if isinstance(texts, str | Mapping):
-        kind = "string" if isinstance(texts, str) else "object"
-        raise InputError(f"predict takes a list of texts, got one {kind}. Put it in a list.")
+    if isinstance(texts, str | Mapping | bytes | Set):
+        kind = {str: "one string", bytes: "bytes", set: "a set, which has no order"}.get(type(texts), "one object")
+        remedy = {bytes: "Decode it, and put", set: "Put"}.get(type(texts), "Put")
+        raise InputError(f"predict takes a list of texts, got {kind}. {remedy} it in a list.")
     if getattr(texts, "ndim", 1) != 1:  # of a data frame, what is gone through are the names of its columns
         raise InputError(f"predict takes a list of texts, got a {type(texts).__name__}. Give its column of texts.")
     if not isinstance(texts, Iterable):

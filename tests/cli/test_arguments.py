@@ -236,3 +236,29 @@ def test_every_option_of_a_setting_is_found_by_its_name_in_python() -> None:
         "In Python: --out is the argument folder."
     )
     assert in_python("There is none.", ("folder",)) == ""
+
+
+def test_settings_are_made_from_their_dotted_names() -> None:
+    made = fourshot.settings({"generate.per_class": 50, "train": {"r": 16}, "k": 8}, preset="soft")
+    expected = msgspec.structs.replace(
+        (soft := fourshot.PRESETS["soft"]),
+        k=8,
+        generate=msgspec.structs.replace(soft.generate, per_class=50),
+        train=msgspec.structs.replace(soft.train, r=16),
+    )
+    assert made == expected and fourshot.settings() == fourshot.RunSettings()
+
+
+@pytest.mark.parametrize(
+    ("values", "preset", "message"),
+    [
+        ({"train.rr": 16}, "default", r"settings: there is no setting 'train\.rr'\. Settings are k,"),
+        ({"train.r": "many"}, "default", r"settings: train\.r: .*whole numbers"),
+        ({"train.r": 0}, "default", r"settings: r must be at least 1"),
+        ({}, "sofd", r"no preset 'sofd'\. The presets are default"),
+        (5, "default", r"settings: values is 5"),
+    ],
+)
+def test_settings_that_are_none_are_told(values: Any, preset: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        fourshot.settings(values, preset)

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from fourshot.engine.checkpoints.loading import explained, load_base
 from fourshot.engine.core import Adapter, EngineSettings
 from fourshot.engine.errors import AdapterError, ModelNotFoundError
-from fourshot.engine.loading import explained, load_base
 from fourshot.engine.opening import open_engine
 from fourshot.engine.tokens import load_tokenizer
 from tests.engine.tiny_models import FAMILIES, tiny_checkpoint

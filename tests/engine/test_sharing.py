@@ -1,9 +1,12 @@
 """One engine for several threads, and none for a fork of its process."""
 
+import copy
 import os
+import pickle
 import signal
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -51,6 +54,14 @@ def test_a_fork_is_told_to_open_its_own(engine: Engine) -> None:
     os.waitpid(child, 0)
     with open(reader) as told:
         assert "opened in another process" in told.read()
+
+
+@pytest.mark.parametrize("way", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_it_is_not_copied(engine: Engine, way: Callable[[object], object]) -> None:
+    for what in (engine, {"of a classifier": engine}):
+        if way is not copy.copy or what is engine:
+            with pytest.raises(TypeError, match="Open one in each process"):
+                way(what)
 
 
 def test_two_engines_answer_in_two_threads(vllm_engine: Engine, reference_engine: Engine) -> None:

@@ -1,6 +1,7 @@
 """A service and a classifier leave texts without a label where they are asked to, by what the adapter's card says."""
 
 import asyncio
+import copy
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -227,6 +228,8 @@ def test_a_class_called_none_or_unsure_is_told_from_a_text_without_a_label(
         ({"abstain_below": float("nan")}, r"abstain_below is nan"),
         ({"abstain": 0.5}, r"unexpected keyword argument 'abstain'\. Did you mean 'abstain_below'\?"),
         ({"texts": "sure"}, r"takes a list of texts, got one string"),
+        ({"texts": b"sure"}, r"got bytes\. Decode it, and put it in a list"),
+        ({"texts": {"sure"}}, r"got a set, which has no order"),
     ],
 )
 def test_a_classifier_says_what_it_cannot_be_asked_with(
@@ -237,6 +240,8 @@ def test_a_classifier_says_what_it_cannot_be_asked_with(
     array: Any = np.array(TEXTS)
     number: Any = np.float32(0.0)
     assert classifier.predict(array, abstain_below=number)[0].label == "good-label"
+    with pytest.raises(TypeError, match=r"Open one in each process: fourshot\.Classifier"):
+        copy.copy(classifier)
     arrow: Any = pyarrow.chunked_array([TEXTS])
     assert classifier.predict(arrow) == classifier.predict(TEXTS)
 
@@ -259,5 +264,5 @@ def test_what_cannot_be_asked_is_bad_input(
 
 
 def test_an_explanation_needs_hidden_states(classifier: LocalClassifier) -> None:
-    with pytest.raises(InputError, match="the engine transformers"):
+    with pytest.raises(InputError, match="kind='transformers'"):
         classifier.explain(["sure"])

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
+from fourshot.engine.checkpoints.loading import explained
 from fourshot.engine.checkpoints.models import checkpoint_shapes
 from fourshot.engine.errors import InputError
 from fourshot.engine.fake_engine import is_fake
-from fourshot.engine.loading import explained
 from fourshot.engine.vllm_seams.lora_support import check_lora_support
 from fourshot.training.lora.settings import ALL, ALL_PROJECTIONS, TargetModules
 

@@ -9,10 +9,10 @@ import msgspec
 import torch
 from msgspec import UNSET
 
+from fourshot.engine.checkpoints.loading import load_base
 from fourshot.engine.core import Verbalizer
 from fourshot.engine.errors import InputError
 from fourshot.engine.labels import label_tokens
-from fourshot.engine.loading import load_base
 from fourshot.engine.machine.collector import collector_paused
 from fourshot.engine.machine.gpus import torch_device
 from fourshot.engine.probe import Probe
