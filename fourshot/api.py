@@ -128,7 +128,7 @@ def compare(
 
 @checked
 def train(
-    tasks: Sequence[str | Path],
+    tasks: Sequence[Task | str | Path],
     *,
     model: str | None = None,
     settings: RunSettings | None = None,
@@ -140,7 +140,7 @@ def train(
     train_at_once: int = 0,
     forecast: bool = False,
 ) -> list[TaskOutcome]:
-    """One adapter for each of many tasks: names, task files, or folders of them. Nothing is measured.
+    """One adapter for each of many tasks: `Task`s, names, task files, or folders of them. Nothing is measured.
 
     A task that fails is an outcome like the others, in the order given; one that is named twice is trained once.
     Finished ones are kept, so the same call goes on where one was stopped. The other arguments are those of `run`;
@@ -155,7 +155,7 @@ def train(
 
 @checked
 def corpus(
-    tasks: Sequence[str | Path],
+    tasks: Sequence[Task | str | Path],
     folder: str | Path,
     *,
     data: str | Path | None = None,

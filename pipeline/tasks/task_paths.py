@@ -7,37 +7,52 @@ from fourshot.engine.errors import FourshotError, InputError
 from fourshot.pipeline.tables.split_files import find_split_file
 from fourshot.pipeline.task import Task
 from fourshot.pipeline.tasks.shots import SHOTS_STEM
-from fourshot.pipeline.tasks.task_file import find_task_file, load_task, shipped_tasks
+from fourshot.pipeline.tasks.task_file import find_task_file, given_task, shipped_tasks, with_labels
 
 
-def load_tasks(paths: Iterable[str | Path], data: str | Path | None = None) -> dict[str, Task | FourshotError]:
+def load_tasks(given: Iterable[Task | str | Path], data: str | Path | None = None) -> dict[str, Task | FourshotError]:
     """The tasks that names, files and folders stand for, by name; where a file is faulty, the error, by its path.
 
     A folder stands for the task files in it and in the folders directly below it. ``data`` takes the place of the
     tasks' own data: a folder with a folder for each task, named as it, or with the files themselves. Raises InputError
     where a path stands for nothing, or two tasks have the same name.
     """
-    if isinstance(paths, str | Path):  # its characters are no tasks
-        raise InputError(f"one task, {str(paths)!r}, where a list of them is needed. Put it in a list.")
+    if isinstance(given, str | Path):  # its characters are no tasks
+        raise InputError(f"one task, {str(given)!r}, where a list of them is needed. Put it in a list.")
     tasks: dict[str, Task | FourshotError] = {}
-    origin: dict[str, Path] = {}
-    for file in dict.fromkeys(file.resolve() for path in paths for file in _task_files(path)):
+    origin: dict[str, Task | Path] = {}
+    for source in _sources(given):
         try:
-            task = load_task(file)
+            task = with_labels(given_task(source))
         except FourshotError as error:
-            tasks[str(file)] = error
+            tasks[source.name if isinstance(source, Task) else str(source)] = error
             continue
         if task.name in tasks:
             raise InputError(
-                f"Two tasks are called {task.name!r}: {origin[task.name]} and {file}. Adapters and folders are named "
-                "after tasks: give each a name of its own."
+                f"Two tasks are called {task.name!r}: {_named(origin[task.name])} and {_named(source)}. Adapters and "
+                "folders are named after tasks: give each a name of its own."
             )
-        origin[task.name] = file
+        origin[task.name] = source
         try:
-            tasks[task.name] = task if data is None else load_task(file, _data_of(task.name, Path(data)))
+            tasks[task.name] = (
+                task if data is None else with_labels(given_task(source, _data_of(task.name, Path(data))))
+            )
         except FourshotError as error:
             tasks[task.name] = error
     return tasks
+
+
+def _sources(given: Iterable[Task | str | Path]) -> list[Task | Path]:
+    """Files, and tasks that were made in Python; what is named twice is there once."""
+    sources: list[Task | Path] = []
+    for entry in given:
+        found = [entry] if isinstance(entry, Task) else [file.resolve() for file in _task_files(entry)]
+        sources += [source for source in found if source not in sources]
+    return sources
+
+
+def _named(source: Task | Path) -> str:
+    return "one made in Python" if isinstance(source, Task) else str(source)
 
 
 def _data_of(name: str, data: Path) -> Path:

@@ -107,7 +107,7 @@ class LocalClassifier:
             for text, row in zip(inputs, self._answers(inputs), strict=True)
         ]
 
-    def _texts(self, inputs: Sequence[Given]) -> list[str]:
+    def _texts(self, inputs: Iterable[Given]) -> list[str]:
         texts = as_texts(self.card.task, checked_texts(inputs))
         check_unicode(texts)
         return texts

@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from fourshot.engine.errors import InputError, TaskFileError
+from fourshot.pipeline.tasks.task_file import load_task
 from fourshot.pipeline.tasks.task_paths import load_tasks
 from tests.pipeline.task_folders import tasks_in, write_task
 
@@ -32,3 +34,14 @@ def test_paths_that_stand_for_nothing_are_refused(tmp_path: Path) -> None:
         write_task(tmp_path / name)
     with pytest.raises(InputError, match="Two tasks are called 'colours'"):
         load_tasks([tmp_path])
+
+
+def test_tasks_made_in_python_stand_beside_files(tmp_path: Path) -> None:
+    made = msgspec.structs.replace(load_task("support_tickets"), name="made")
+    tasks = load_tasks([made, "support_tickets", made])
+    assert tasks == {"made": made, "support_tickets": load_task("support_tickets")}
+    other = msgspec.structs.replace(made, instruction="Name the department.")
+    with pytest.raises(InputError, match="Two tasks are called 'made': one made in Python and one made in Python"):
+        load_tasks([made, other])
+    faulty = msgspec.structs.replace(made, name="faulty", labels=made.labels[:1])
+    assert "the task 'faulty' has 1 fault" in str(load_tasks([faulty])["faulty"])
