@@ -6,6 +6,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -143,10 +144,14 @@ def settle(staged: Path, target: Path, *, replace: bool = False, sync: bool = Fa
 
     ``replace`` removes what was there before; ``sync`` has every file on the disk first, for what is costly to make.
     """
-    staged.chmod(0o755)  # mkdtemp makes folders that only their owner may read
+    hidden = _umask()
+    for path in (staged, *staged.rglob("*")):  # mkdtemp and safetensors make what only its owner may read
+        usual = (0o777 if path.is_dir() else 0o666) & ~hidden
+        if not path.is_symlink() and (mode := stat.S_IMODE(path.stat().st_mode)) | usual != mode:
+            with suppress(PermissionError):  # a file system without such rights
+                path.chmod(mode | usual)
     if sync:
         for path in staged.iterdir():
-            path.chmod(0o644)  # safetensors writes private files
             _sync(path)
         _sync(staged)
     if replace:
@@ -154,6 +159,15 @@ def settle(staged: Path, target: Path, *, replace: bool = False, sync: bool = Fa
     staged.rename(target)
     if sync:
         _sync(target.parent)
+
+
+def _umask() -> int:
+    """What this process takes away from the rights of new files. `os.umask` would change it, for all threads."""
+    try:
+        fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+        return int(fields["Umask"], 8)
+    except (OSError, KeyError, ValueError):
+        return 0o022
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Files and folders are whole or not there."""
 
+import os
 from pathlib import Path
 
 import msgspec
@@ -61,6 +62,25 @@ def test_a_folder_is_there_once_it_is_whole(tmp_path: Path, sync: bool) -> None:
         settle(staged, target, replace=True)
     assert (target / "file").read_text() == "another"
     assert list(target.parent.iterdir()) == [target]
+
+
+@pytest.mark.parametrize(("hidden", "of_files", "of_folders"), [(0o022, 0o644, 0o755), (0o007, 0o660, 0o770)])
+def test_others_may_read_a_folder_as_far_as_the_user_lets_them(
+    tmp_path: Path, hidden: int, of_files: int, of_folders: int
+) -> None:
+    before = os.umask(hidden)
+    try:
+        with staged_folder(tmp_path) as staged:
+            (staged / "inner").mkdir(0o700)
+            for file in (staged / "model.safetensors", staged / "inner" / "model.safetensors"):
+                file.touch(0o600)  # as safetensors does
+            (staged / "link").symlink_to("/nowhere")
+            settle(staged, tmp_path / "target")
+    finally:
+        os.umask(before)
+    modes = {path.name: path.lstat().st_mode & 0o777 for path in (tmp_path / "target").rglob("*")}
+    assert modes == {"inner": of_folders, "model.safetensors": of_files, "link": 0o777}
+    assert (tmp_path / "target").stat().st_mode & 0o777 == of_folders
 
 
 def test_a_folder_that_was_not_finished_leaves_nothing(tmp_path: Path) -> None:
