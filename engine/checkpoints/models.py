@@ -1,6 +1,8 @@
 """From what a user calls a model to a checkpoint folder on this machine."""
 
+import errno
 import json
+import os
 import zipfile
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -167,7 +169,7 @@ def _broken_file(file: Path) -> str:
 def tensor_shapes(file: Path) -> Shapes:
     """Shapes of a safetensors file's tensors, from its header alone.
 
-    Raises ValueError where the file is not whole, or cannot be opened.
+    Raises ValueError where the file is not whole, or cannot be opened; PermissionError where this user may not.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -180,6 +182,8 @@ def tensor_shapes(file: Path) -> Shapes:
             "it again"
         ) from error
     except OSError as error:
+        if file.exists() and not os.access(file, os.R_OK):  # safetensors says that there is no such file
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(file)) from error
         raise ValueError(_unopened(file, error)) from error
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from fourshot.engine.checkpoints import models
 from fourshot.engine.checkpoints.embedded import GGUF_SHA256, NAME
 from fourshot.engine.checkpoints.models import resolve_again, resolve_model
 from fourshot.engine.errors import InputError, ModelNotFoundError
@@ -172,3 +173,17 @@ def test_the_home_is_where_the_user_says(monkeypatch: pytest.MonkeyPatch, tmp_pa
     monkeypatch.delenv("FOURSHOT_HOME")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert home() == tmp_path / "fourshot"
+
+
+def test_weights_that_this_user_may_not_read_are_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise FileNotFoundError(2, "No such file or directory")  # what safetensors says; root may read everything
+
+    (tmp_path / "model.safetensors").touch()
+    monkeypatch.setattr("safetensors.safe_open", refused)
+    assert "cannot be opened" in models.broken_shards(tmp_path)[0]
+    monkeypatch.setattr("os.access", lambda *_: False)
+    with pytest.raises(PermissionError, match=r"Permission denied: '.*model\.safetensors'"):
+        models.broken_shards(tmp_path)
