@@ -1,7 +1,8 @@
 """What belongs to the process as a whole, and to the program that opens an engine in it: left as it was.
 
-vLLM and torch seed the global generators of random numbers, put their rank before every traceback, settle how
-`multiprocessing` starts processes, and preload libraries in children. A notebook or a service has its own use of these.
+vLLM, torch and Ray seed the global generators of random numbers, put their rank before every traceback, settle how
+`multiprocessing` starts processes, preload libraries in children, and have their own copies of packages imported before
+the installed ones. A notebook or a service has its own use of these.
 """
 
 import multiprocessing
@@ -36,14 +37,17 @@ def random_numbers_kept() -> Iterator[None]:
 
 @contextmanager
 def host_state_kept() -> Iterator[None]:
-    """`random_numbers_kept`, and with them the hook of uncaught errors, the start method, and what is preloaded."""
-    hook, preloaded = sys.excepthook, os.environ.get(PRELOADED)
+    """`random_numbers_kept`, and with them the hook of uncaught errors, the start method, what is preloaded, and which
+    places are searched first for a module.
+    """
+    hook, preloaded, places = sys.excepthook, os.environ.get(PRELOADED), [*sys.path]
     is_settled = bool(multiprocessing.get_start_method(allow_none=True))
     with random_numbers_kept():
         try:
             yield
         finally:
             sys.excepthook = hook
+            sys.path[:] = [*places, *(place for place in sys.path if place not in places)]
             if not is_settled:
                 multiprocessing.set_start_method(None, force=True)
             if preloaded is None:

@@ -26,8 +26,10 @@ import numpy, torch
 
 def host():
     drawn = random.getstate(), numpy.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
-    return drawn, sys.excepthook, multiprocessing.get_start_method(allow_none=True), os.environ.get("LD_PRELOAD")
+    method = multiprocessing.get_start_method(allow_none=True)
+    return drawn, sys.excepthook, method, os.environ.get("LD_PRELOAD"), sys.path[:num_places]
 
+num_places = len(sys.path)
 before_any = host()
 settings = EngineSettings(model=sys.argv[1], max_model_len=256, max_loras=1, kv_cache_bytes={KV_CACHE_BYTES})
 used, open_used = [], []
