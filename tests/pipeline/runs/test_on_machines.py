@@ -5,7 +5,6 @@ import os
 import sys
 import threading
 import types
-import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from fourshot.engine.core import Adapter, EngineSettings, PerPromptAdapter, Verbalizer
-from fourshot.engine.fake_engine import WORDS, FakeEngine
+from fourshot.engine.fake_engine import WORDS
 from fourshot.pipeline.distillation import distill as distillation
 from fourshot.pipeline.distillation.distill import distill
 from fourshot.pipeline.rows.text_table import open_texts
@@ -36,6 +34,7 @@ from fourshot.training.lora.share import ALL
 from fourshot.training.students.settings import StudentSettings
 from tests.pipeline.loop.machines import PLACEMENT, Machines, two_machines
 from tests.pipeline.task_folders import rows_of, write_jsonl, write_task
+from tests.pipeline.test_settings import Listener
 from tests.training.jobs.fake_trainer import MACHINE
 from tests.waiting import wait_for
 
@@ -85,21 +84,6 @@ def install() -> None:
     sys.modules["fourshot.training.lora.train"] = module
 
 
-class Engine(FakeEngine):
-    """Its scores follow from the adapter and the prompt."""
-
-    def score(
-        self,
-        prompts: Sequence[str],
-        labels: Sequence[str],
-        adapter: PerPromptAdapter = None,
-        verbalizer: Verbalizer = "word",
-    ) -> np.ndarray:
-        name = adapter.name if isinstance(adapter, Adapter) else ""
-        rows = [np.random.default_rng(zlib.crc32(f"{name}{prompt}".encode())).random(len(labels)) for prompt in prompts]
-        return np.log(np.array(rows, dtype=np.float32))
-
-
 @pytest.fixture(scope="module")
 def _cluster() -> Iterator[Machines]:
     with two_machines(install) as group:
@@ -116,7 +100,7 @@ def machines(_cluster: Machines, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     (checkpoint / "config.json").write_text("{}")
     monkeypatch.setattr(ray_jobs, "supplies", lambda _, *given, **named: supplies(str(checkpoint), *given, **named))
     monkeypatch.setattr("fourshot.training.lora.train.LoraTrainer", Trainer)
-    monkeypatch.setattr("fourshot.engine.opening.open_engine", lambda _: Engine(EngineSettings(model="fake")))
+    monkeypatch.setattr("fourshot.engine.opening.open_engine", lambda _: Listener([]))
     monkeypatch.setattr(StudentStage, "needs_process", False)
     for module in (comparing, distillation):
         monkeypatch.setattr(module, "refuse_fake", lambda *_: None)  # here it can be trained
