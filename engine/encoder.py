@@ -34,8 +34,8 @@ class Encoder:
         from transformers import AutoModel, AutoTokenizer
 
         folder = str(embedded_encoder())
-        self._tokenizer = AutoTokenizer.from_pretrained(folder)
-        self._model = AutoModel.from_pretrained(folder).eval()
+        self._tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        self._model = AutoModel.from_pretrained(folder, trust_remote_code=False).eval()
 
     def encode(self, texts: Sequence[str]) -> "np.ndarray":
         """Float32 [num_texts, 384]."""

@@ -27,7 +27,7 @@ def load_tokenizer(model: str | Path) -> "PreTrainedTokenizerBase":
         )
     from transformers import AutoTokenizer
 
-    return explained(lambda: AutoTokenizer.from_pretrained(str(model)), "tokenizer", model)
+    return explained(lambda: AutoTokenizer.from_pretrained(str(model), trust_remote_code=False), "tokenizer", model)
 
 
 def encode_prompt(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:

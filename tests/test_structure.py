@@ -60,3 +60,32 @@ def plant(root: Path, file: str, source: str) -> None:
     path = root / file
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(source)
+
+
+def code_that_a_checkpoint_may_bring(root: Path) -> list[str]:
+    """Calls of transformers' Auto classes that would ask at the terminal whether to run a checkpoint's own code."""
+    calls = []
+    for file in code_files(root):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"), str(file))):
+            if (
+                isinstance(node, ast.Call)
+                and isinstance(node.func, ast.Attribute)
+                and node.func.attr == "from_pretrained"
+            ):
+                owner = ast.unparse(node.func.value).rpartition(".")[2]
+                if owner.startswith("Auto") and "trust_remote_code=False" not in ast.unparse(node):
+                    calls.append(f"{file.relative_to(root)}:{node.lineno}")
+    return calls
+
+
+def test_no_code_of_a_checkpoint_is_run() -> None:
+    assert code_that_a_checkpoint_may_bring(ROOT) == []
+
+
+def test_a_call_that_would_ask_is_found(tmp_path: Path) -> None:
+    plant(
+        tmp_path, "engine/a.py", "AutoModel.from_pretrained(x, trust_remote_code=False)\nPeftModel.from_pretrained(x)"
+    )
+    assert code_that_a_checkpoint_may_bring(tmp_path) == []
+    plant(tmp_path, "engine/b.py", "transformers.AutoTokenizer.from_pretrained(x)")
+    assert code_that_a_checkpoint_may_bring(tmp_path) == ["engine/b.py:1"]

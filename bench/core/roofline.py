@@ -161,7 +161,9 @@ def write_random_weights(folder: str) -> None:
 
     torch.manual_seed(0)
     with torch.device(torch_device()):
-        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder), dtype=torch.bfloat16)
+        model = AutoModelForCausalLM.from_config(
+            AutoConfig.from_pretrained(folder, trust_remote_code=False), dtype=torch.bfloat16
+        )
     model.save_pretrained(folder)
 
 

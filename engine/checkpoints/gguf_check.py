@@ -25,7 +25,7 @@ def check_checkpoint(folder: Path, gguf: Path) -> float:
 
     tokenizer = load_tokenizer(folder)
     _check_round_trip(tokenizer, gguf)
-    model = AutoModelForCausalLM.from_pretrained(str(folder), dtype="auto").eval()
+    model = AutoModelForCausalLM.from_pretrained(str(folder), dtype="auto", trust_remote_code=False).eval()
     ids = torch.tensor([encode_prompt(tokenizer, TEXT.strip())])
     with torch.inference_mode():
         logits = model(input_ids=ids, use_cache=False).logits[0, :-1].float()

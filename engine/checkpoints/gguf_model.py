@@ -118,7 +118,7 @@ def convert(gguf: Path, folder: Path) -> str:
         reader = GGUFReader(gguf)
         architecture = str(_field(reader, "general.architecture"))
         place = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
-        config = AutoConfig.from_pretrained(**place)
+        config = AutoConfig.from_pretrained(**place, trust_remote_code=False)
         _complete(config, reader, architecture)
         model, info = AutoModelForCausalLM.from_pretrained(
             **place,
@@ -126,6 +126,7 @@ def convert(gguf: Path, folder: Path) -> str:
             quantization_config=GgufConfig(dequantize=True),
             dtype=torch.bfloat16,
             output_loading_info=True,
+            trust_remote_code=False,
         )
         tokenizer = gguf_tokenizer(gguf, reader)
     except FourshotError:

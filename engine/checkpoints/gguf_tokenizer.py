@@ -29,7 +29,7 @@ def gguf_tokenizer(gguf: Path, reader: "GGUFReader") -> "PreTrainedTokenizerBase
         field = reader.get_field(f"tokenizer.ggml.{key}")
         return None if field is None else field.contents()
 
-    tokenizer = AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
+    tokenizer = AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name, trust_remote_code=False)
     kind, splitter, begins = value("model"), value("pre") or "default", value("add_bos_token")
     if begins is None:
         begins = kind == "llama" or splitter in BEGINS_BY_DEFAULT

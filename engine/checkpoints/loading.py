@@ -23,7 +23,11 @@ def load_base(model: str | Path, **options: Any) -> Any:
 
     def load() -> Any:
         return AutoModelForCausalLM.from_pretrained(
-            str(model), output_loading_info=True, ignore_mismatched_sizes=True, **options
+            str(model),
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            **options,
+            trust_remote_code=False,
         )
 
     base, info = explained(load, "base model", model)

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import string
 from collections.abc import Callable, Sequence, Set
 from pathlib import PurePath
 from typing import Any, NamedTuple
@@ -24,6 +25,7 @@ ACCEPTED = {"accept", "accepted", "approve", "approved", "submitted", "true", "y
 REJECTED = {"reject", "rejected", "ignore", "ignored", "skip", "skipped", "discard", "discarded", "draft", "pending"}
 REJECTED |= {"returned", "declined", "timed-out", "timed out"}  # as sites for paid annotators say it
 PRODIGY = {"accept", "reject", "ignore"}  # Source: prodi.gy/docs, "answer" of an annotated task
+_LETTERS = re.compile(r"[^\W\d_]{2}")
 SPLITS = {"train", "training", "test", "testing", "dev", "val", "valid", "validation", "eval"}
 
 
@@ -118,13 +120,19 @@ def _text_columns(table: Table, excluded: set[str]) -> list[str]:
 def _label_columns(table: Table, excluded: set[str], by_name: bool = True) -> list[str]:
     free = [column for column in table.columns if column not in excluded]
     named = [column for column in free if _is_called(column, LABEL_NAMES)]
-    numbered = [column for column in free if _is_called(re.sub(r"[\W_]*\d+$", "", column), LABEL_NAMES)]
+    numbered = [column for column in free if _is_called(_unnumbered(column), LABEL_NAMES)]
     filled = [column for column in numbered if column in named or any(map(plain_cell, _values(table, column)))]
     named = filled if len(filled) > 1 else named  # label_1 and label_2
     if by_name and named:
         return named
     labels = _plausible(table, free, named, _looks_like_label)
     return [column for column in labels if not _is_called(column, TEXT_NAMES | PART_NAMES)] or labels
+
+
+def _unnumbered(column: str) -> str:
+    """Without a number at its end."""
+    name = column.rstrip("0123456789")
+    return name if name == column else name.rstrip(" \t" + string.punctuation)
 
 
 def _is_called(column: str, names: Set[str]) -> bool:
@@ -152,7 +160,7 @@ def _values(table: Table, column: str) -> list[Any]:
 def _is_worded(values: Sequence[Any]) -> bool:
     """Whether most are words of letters, with blanks between them where the script has blanks: no dates, no sums."""
     texts = [without_marks(value.strip()) for value in values if isinstance(value, str)]  # letters side by side
-    worded = sum(bool(re.search(r"[^\W\d_]{2,}\S*\s+\S", text) or UNSPACED.search(text)) for text in texts)
+    worded = sum(any(map(_LETTERS.search, text.split()[:-1])) or bool(UNSPACED.search(text)) for text in texts)
     return worded > len(values) / 2
 
 

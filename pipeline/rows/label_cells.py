@@ -16,13 +16,16 @@ ERROR_VALUES = {"#REF!", "#VALUE!", "#NAME?", "#DIV/0!", "#NUM!", "#NULL!", "#N/
 ERROR_VALUES |= {"#BEZUG!", "#WERT!", "#NV", "#ZAHL!", "#VALEUR!", "#NOM?", "#NOMBRE!", "#NOMBRE?", "#VALOR!"}
 MISSING |= ERROR_VALUES
 MISSING_TEXT = MISSING - {"null", "NULL"}  # of a text, which may be any word
-QUOTED = re.compile(r"""[bu]?'((?:[^'\\]|\\.)*)'|[bu]?"((?:[^"\\]|\\.)*)\"""")
+# Texts of others: each expression goes through them once, whatever they hold. So one that is not closed ends with them.
+QUOTED = re.compile(r"""[bu]?'((?:[^'\\]|\\.)*+)(?:'|\\?$)|[bu]?"((?:[^"\\]|\\.)*+)(?:"|\\?$)""", re.DOTALL)
 # How Python and numpy show an array or a value of theirs: array(['a'], dtype=object), np.str_('a'), np.int64(1).
 SHOWN = re.compile(
-    r"(?:(?:np|numpy)\.\w+\((?P<any>.+?)|(?:array|frozenset|set)\((?P<row>[\[({].*?[\])}]))(?:,\s*dtype=[^()]*)?\)",
+    r"(?:(?:np|numpy)\.\w+\((?P<any>.+?)|(?:array|frozenset|set)\((?P<row>[\[({].*?[\])}]))"
+    r"(?:,\s{0,9}dtype=[^()]{0,60})?\)",
     re.DOTALL,
 )
-FASTTEXT = re.compile(r"(__label__[^\s,]+[\s,]*)+")
+FASTTEXT = "__label__"
+MOST_NESTED = 4  # of values that Python shows in others
 JOINED = re.compile(r"\s*[#;|,/&+]\s*|\s+and\s+")
 # Characters that do not show. Source: Unicode's Default_Ignorable_Code_Point, with controls and blanks.
 INVISIBLE = (
@@ -93,7 +96,7 @@ def read_text_cell(value: Any) -> str | None:
     return "" if text in MISSING_TEXT or UNSEEN.fullmatch(text) else text
 
 
-def _read_text(raw: str) -> LabelCell:
+def _read_text(raw: str, depth: int = 0) -> LabelCell:
     """What a cell of text holds; containers are known by how Python, JSON, numpy and Spark write them.
 
     Raises ValueError where it is an object.
@@ -102,10 +105,12 @@ def _read_text(raw: str) -> LabelCell:
     treatment = "" if plain == raw else "blanks" if plain == " ".join(raw.split()) else "unicode"
     if plain in MISSING or not plain:
         return LabelCell(())
-    if FASTTEXT.fullmatch(plain):
-        return _listed(re.findall(r"__label__([^\s,]+)", plain))._replace(treatment="fasttext")
-    if shown := SHOWN.fullmatch(plain):
-        return _read_text(shown["any"] or shown["row"])._replace(treatment="shown")
+    if plain.startswith(FASTTEXT):
+        parts = [part for part in re.split(r"[\s,]+", plain) if part]
+        if all(part.startswith(FASTTEXT) and part != FASTTEXT for part in parts):
+            return _listed([part.removeprefix(FASTTEXT) for part in parts])._replace(treatment="fasttext")
+    if depth < MOST_NESTED and (shown := SHOWN.fullmatch(plain)):
+        return _read_text(shown["any"] or shown["row"], depth + 1)._replace(treatment="shown")
     if plain[0] == plain[-1] and plain[0] in "\"'" and plain[0] not in plain[1:-1] and plain[1:-1].strip():
         return LabelCell(_read_text(plain[1:-1]).labels, "quotes")
     if plain[0] + plain[-1] not in ("[]", "()", "{}", "b'", 'b"'):

@@ -77,14 +77,11 @@ def _at_the_edge(place: str, table: Table, rows: Sequence[Lined]) -> list[TaskFa
 def _around_texts(table: Table, columns: Columns, examples: Sequence[Example]) -> list[TaskFault]:
     """Warnings of signs that stand around each text, as trainers of other models and Python's bytes leave them."""
     texts = [example.text for example in examples]
-    ends = commonprefix([text[::-1] for text in texts])[::-1]  # noqa: RUF071, characters are what is compared
-    first = re.match(r"b['\"]|[^\w\s]*", commonprefix(texts))  # noqa: RUF071
-    last = re.search(r"\W*$", ends)
-    marks = [
-        f"{verb} with {part[0]!r}"
-        for verb, part in (("begins", first), ("ends", last))
-        if part and len(part[0].strip()) > 1
-    ]
+    first = re.match(r"b['\"]|[^\w\s]*", commonprefix(texts))  # noqa: RUF071, characters are what is compared
+    # Backwards, because a search for an end would begin at every character.
+    last = re.match(r"\W*", commonprefix([text[::-1] for text in texts]))  # noqa: RUF071
+    around = [("begins", first[0] if first else ""), ("ends", last[0][::-1] if last else "")]
+    marks = [f"{verb} with {part!r}" for verb, part in around if len(part.strip()) > 1]
     if len(texts) < 2 or not marks:
         return []
     place = f"{table.path}: column {' and '.join(map(repr, columns.texts))}"

@@ -19,7 +19,7 @@ from fourshot.pipeline.rows.fields import input_in, no_text_in
 from fourshot.pipeline.rows.held_cells import arrow_array
 from fourshot.pipeline.tables.file_bytes import KINDS, table_ending
 from fourshot.pipeline.tables.files import read_table, stream_table
-from fourshot.pipeline.tables.grid import SENTENCE
+from fourshot.pipeline.tables.grid import is_sentence
 from fourshot.pipeline.tables.split_files import shards_of
 from fourshot.pipeline.tables.types import AS_FOUND, TEXT_NAMES, ReadSettings, TableError, TableScan, UnreadRow
 from fourshot.pipeline.task import Task
@@ -180,7 +180,7 @@ def check_only_name(path: Path, name: str) -> None:
 
     What reads tables asks about a sentence itself.
     """
-    if len(name.split()) < WORDS_OF_A_TEXT or SENTENCE.fullmatch(name) or not _has_a_line_of_names(path):
+    if len(name.split()) < WORDS_OF_A_TEXT or is_sentence(name) or not _has_a_line_of_names(path):
         return
     raise InputError(
         f"{path}: its first line, {name[:60]!r}, would name its only column. If it is a text, write a line above it "

@@ -21,7 +21,7 @@ from fourshot.pipeline.task import Example, Task
 
 # Marks of all scripts that have one: Chinese and Japanese, Arabic, Hindi, Ethiopic, Armenian, Khmer, Burmese, Tibetan.
 _SENTENCE_END = re.compile(r"[.!?…。！？｡؟۔।॥።։។။།‼⁇⁈⁉][\"'”’»«)\]）」』】〉》\s]*$")  # noqa: RUF001 - not Latin ones
-_BULLET = re.compile(r"^(?:[-*•–]\s+|\(?\d{1,3}[.)]\s+|・\s*|[（(]?\d{1,3}[、．）]\s*)")  # noqa: RUF001 - so do others
+_BULLET = re.compile(r"^(?:[-*•–]\s+|\(?\d{1,3}[.)]\s+|・\s*|[（(]?\d{1,3}[、．）]\s*)+")  # noqa: RUF001 - so do others
 _QUOTES = {'"': '"', "'": "'", "“": "”", "‘": "’", "«": "»", "„": "“", "`": "`", "**": "**"}  # noqa: RUF001
 _QUOTES |= {"「": "」", "『": "』", "《": "》", "»": "«", "‚": "‘"}  # noqa: RUF001 - Chinese, Japanese, German
 

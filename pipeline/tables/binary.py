@@ -10,6 +10,7 @@ from fourshot.pipeline.faults import counted, shorten, warning
 from fourshot.pipeline.tables.file_bytes import TableSource
 from fourshot.pipeline.tables.grid import grid_rows
 from fourshot.pipeline.tables.hidden_rows import hidden_rows
+from fourshot.pipeline.tables.sheet_size import check_size
 from fourshot.pipeline.tables.types import Item, TableError, TableScan
 
 _BATCH_ROWS = 4096
@@ -86,6 +87,7 @@ def read_spreadsheet(reading: TableScan, source: TableSource) -> Iterator[Item]:
     try:
         with source.open() as stream:
             content = stream.read()
+        check_size(content)
         book = python_calamine.CalamineWorkbook.from_filelike(io.BytesIO(content))
         if (sheet_name := reading.settings.sheet) and sheet_name not in book.sheet_names:
             raise TableError(

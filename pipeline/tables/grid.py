@@ -20,7 +20,7 @@ _NO_HEADER = (
 )
 _LONGEST_NAME = 200  # characters; a question of a survey may be the name of a column
 _RULE = re.compile(r"\s*:?-{3,}:?\s*")
-SENTENCE = re.compile(r"(\S+\s+){3,}\S+[.!]")
+WORDS_OF_A_SENTENCE = 4
 
 
 def grid_rows(reading: TableScan, records: Iterator[tuple[int, Sequence[Any]]], hint: str) -> Iterator[Item]:
@@ -167,9 +167,15 @@ class _Doubt:
         for place, times in self._again.items():
             return f"{self.header[place]!r} stands in {counted(times, 'more row')} of column {place + 1}"
         for name in self.header:
-            if len(name) > _LONGEST_NAME or SENTENCE.fullmatch(name):
+            if len(name) > _LONGEST_NAME or is_sentence(name):
                 return f"{name[:60]!r} is a sentence"
         for place in self.nameless[self.nameless[:1] == [0] :]:  # the first one may number the rows
             if self._filled[place] > self.rows / 2:
                 return f"column {place + 1} has no name, and something in {counted(self._filled[place], 'row')}"
         return ""
+
+
+def is_sentence(name: str) -> bool:
+    """Whether what stands where the name of a column is expected is rather a text."""
+    words = name.split()
+    return len(words) >= WORDS_OF_A_SENTENCE and len(words[-1]) > 1 and name[-1] in ".!" and not name[0].isspace()

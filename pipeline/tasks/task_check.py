@@ -30,7 +30,7 @@ from fourshot.pipeline.rows.label_words import propose_words, says_nothing
 from fourshot.pipeline.task import DataSource, Task
 from fourshot.pipeline.tasks.toml_hints import misplaced, toml_hint, type_hint
 
-_PLACEHOLDER = re.compile(r"\{\{?\s*[\w.]*\s*\}?\}|%s\b")
+_PLACEHOLDER = re.compile(r"\{\{?\s{0,9}[\w.]{0,60}\s{0,9}\}?\}|%s\b")
 LONG_WORD = 60  # characters, of a label's word
 # Labels that an instruction names: it is part of every prompt. Without a list of 77, adapters of two bases trained in
 # half of the time or less and were as accurate (docs/results.md, "77 classes"); with 18, neither differed.

@@ -102,5 +102,5 @@ def config_shapes(folder: Path) -> dict[str, list[int]]:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder, trust_remote_code=False))
     return {name: list(weights.shape) for name, weights in model.named_parameters()}

@@ -18,7 +18,7 @@ def merge(model: str | Path, adapter: str | Path, out: str | Path) -> Path:
 
     logging.disable_progress_bar()
     out = Path(out)
-    base = AutoModelForCausalLM.from_pretrained(str(model), dtype="auto")
+    base = AutoModelForCausalLM.from_pretrained(str(model), dtype="auto", trust_remote_code=False)
     try:
         merged = PeftModel.from_pretrained(base, str(adapter)).merge_and_unload(safe_merge=True)
     except (RuntimeError, ValueError) as error:
@@ -28,6 +28,6 @@ def merge(model: str | Path, adapter: str | Path, out: str | Path) -> Path:
         ) from error
     with staged_folder(out.parent) as staged:
         merged.save_pretrained(str(staged))
-        AutoTokenizer.from_pretrained(str(model)).save_pretrained(str(staged))
+        AutoTokenizer.from_pretrained(str(model), trust_remote_code=False).save_pretrained(str(staged))
         settle(staged, out, replace=True)
     return out

@@ -68,7 +68,9 @@ def _shapes_of_architecture(model: str) -> dict[str, list[int]]:
 
     def build() -> torch.nn.Module:
         with torch.device("meta"):
-            built: torch.nn.Module = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(model))
+            built: torch.nn.Module = AutoModelForCausalLM.from_config(
+                AutoConfig.from_pretrained(model, trust_remote_code=False)
+            )
         return built
 
     built = explained(build, "base model", model)

@@ -114,11 +114,13 @@ def open_model(folder: Path) -> Any:
         from transformers.utils import logging
 
     logging.disable_progress_bar()
-    return AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
+    return AutoModelForSequenceClassification.from_pretrained(
+        folder, dtype=torch.float32, trust_remote_code=False
+    ).eval()
 
 
 def open_tokenizer(folder: Path) -> Any:
     """Its tokenizer, as `transformers` opens it."""
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(folder)
+    return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)

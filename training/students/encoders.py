@@ -66,7 +66,7 @@ def _check(folder: Path) -> None:
         ):
             faults.append(f"it is no encoder: config.json says architectures {config.get('architectures')}")
         else:
-            AutoConfig.from_pretrained(folder)
+            AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except OSError:
         faults.append("it has no config.json")
     except (ValueError, AttributeError) as error:
@@ -113,10 +113,16 @@ def open_classifier(folder: str | Path, labels: Sequence[str], seed: int) -> Any
 
     torch.manual_seed(seed)
     config = AutoConfig.from_pretrained(
-        folder, num_labels=len(labels), id2label=dict(enumerate(labels)), label2id={n: i for i, n in enumerate(labels)}
+        folder,
+        num_labels=len(labels),
+        id2label=dict(enumerate(labels)),
+        label2id={n: i for i, n in enumerate(labels)},
+        trust_remote_code=False,
     )
     config.problem_type = "single_label_classification"
-    model = AutoModelForSequenceClassification.from_pretrained(folder, config=config, dtype=torch.float32)
+    model = AutoModelForSequenceClassification.from_pretrained(
+        folder, config=config, dtype=torch.float32, trust_remote_code=False
+    )
     if is_read_by_mean(Path(folder)):
         _add_mean_layer(model)
     return model.eval()

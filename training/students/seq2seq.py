@@ -93,8 +93,10 @@ def train_seq2seq(job: Seq2SeqJob, store: Path, on_step: OnStep = lambda *_: Non
     torch.manual_seed(job.seed)
     taught = [index for index, example in enumerate(job.examples) if not example.is_real]
     held_out = set(random.Random(f"{job.seed}/held out").sample(taught, int(len(taught) * job.settings.held_out)))
-    model = AutoModelForSeq2SeqLM.from_pretrained(job.model, dtype=torch.float32).to(torch_device())
-    tokenizer = AutoTokenizer.from_pretrained(job.model)
+    model = AutoModelForSeq2SeqLM.from_pretrained(job.model, dtype=torch.float32, trust_remote_code=False).to(
+        torch_device()
+    )
+    tokenizer = AutoTokenizer.from_pretrained(job.model, trust_remote_code=False)
     tokenizer.model_max_length = job.settings.max_tokens  # what other tools cut at
     training = _Training(model, tokenizer, job, held_out)
     training.run(on_step)
@@ -206,8 +208,12 @@ class Seq2SeqWriter:
         with collector_paused():
             import torch
             from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
-        self._model = AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=torch.float32).eval().to(torch_device())
-        self._tokenizer = AutoTokenizer.from_pretrained(folder)
+        self._model = (
+            AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=torch.float32, trust_remote_code=False)
+            .eval()
+            .to(torch_device())
+        )
+        self._tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         self._tokenizing = threading.Lock()  # how it pads and cuts is kept in the tokenizer, from call to call
         self.most_tokens: int = self._tokenizer.model_max_length  # of a text, that it reads
 

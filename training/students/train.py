@@ -59,7 +59,7 @@ def train_student(job: StudentJob, store: Path, on_step: OnStep = lambda *_: Non
     learnt, held_out = hold_out(sure, settings.held_out, job.seed)
     began_s = time.perf_counter()
     torch.manual_seed(job.seed)
-    tokenizer = AutoTokenizer.from_pretrained(job.encoder)
+    tokenizer = AutoTokenizer.from_pretrained(job.encoder, trust_remote_code=False)
     tokenizer.model_max_length = settings.max_tokens  # what other tools cut at
     model = open_classifier(job.encoder, job.labels, job.seed).to(torch_device())
     training = _Training(model, tokenizer, learnt, held_out, settings, job.seed)

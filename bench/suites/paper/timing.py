@@ -62,7 +62,7 @@ def measure_timings(
     torch.set_num_threads(available_cores())
     device = torch_device()
     tokenizer = load_tokenizer(model_path)
-    model = AutoModelForCausalLM.from_pretrained(model_path, dtype="auto").to(device).eval()
+    model = AutoModelForCausalLM.from_pretrained(model_path, dtype="auto", trust_remote_code=False).to(device).eval()
     with tempfile.TemporaryDirectory() as folder:
         adapter = make_adapter(Path(folder), task_of("timed"), base=resolve_model(model_path))
 

@@ -185,7 +185,11 @@ def transformers_batches(setup: SamplerSetup) -> Sampler:
     tokenizer: Any = load_tokenizer(setup.engine.model)
     tokenizer.padding_side = "left"
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
-    model = AutoModelForCausalLM.from_pretrained(setup.engine.model, dtype=torch.bfloat16).to(device).eval()
+    model = (
+        AutoModelForCausalLM.from_pretrained(setup.engine.model, dtype=torch.bfloat16, trust_remote_code=False)
+        .to(device)
+        .eval()
+    )
 
     def draw(request: DrawRequest) -> DrawResult:
         stops = request.sampling.stop

@@ -117,13 +117,13 @@ def hf_trainer(training: TrainerCall) -> TrainerResult:
 
     settings = training.settings
     transformers.set_seed(training.seed)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(training.model)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(training.model, trust_remote_code=False)
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token  # some checkpoints have none; it is masked anyway
     rows = []
     for prompt, target in zip(training.prompts, training.targets, strict=True):
         prompt_ids, answer = (tokenizer(text)["input_ids"] for text in (prompt, f" {training.labels[target]}"))
         rows.append({"input_ids": prompt_ids + answer, "labels": [-100] * len(prompt_ids) + answer})
-    model = transformers.AutoModelForCausalLM.from_pretrained(training.model, dtype="auto")
+    model = transformers.AutoModelForCausalLM.from_pretrained(training.model, dtype="auto", trust_remote_code=False)
     config = LoraConfig(
         r=settings.r,
         lora_alpha=settings.lora_alpha,

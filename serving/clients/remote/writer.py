@@ -2,7 +2,6 @@
 
 import hashlib
 import random
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain
@@ -179,9 +178,19 @@ def _pair(task: GenerationTask, written: WrittenAnswer) -> WrittenAnswer:
     if written.fault:
         return written
     trimmed = alone(f"{task.input_name}:", written.text)
-    text = re.sub(rf"\s*\n\s*{re.escape(task.target_name)}:\s*", f"{between(task)} ", trimmed)
+    text = _joined(trimmed, f"{task.target_name}:", between(task))
     if not written.is_whole:
         return WrittenAnswer(text="", fault="a pair did not come to an end; --answer-tokens gives it more room")
     if between(task) not in text:
         return WrittenAnswer(text="", fault=f"a pair has no line {task.target_name!r}: {text[:80]!r}")
     return WrittenAnswer(text=text)
+
+
+def _joined(text: str, name: str, joint: str) -> str:
+    """``text`` with ``joint`` in place of the first line end before ``name``, of ``name``, and of the blanks around."""
+    lines = text.split("\n")
+    for number, line in enumerate(lines):
+        if number and line.lstrip().startswith(name):
+            before, after = "\n".join(lines[:number]), "\n".join([line.lstrip()[len(name) :], *lines[number + 1 :]])
+            return f"{before.rstrip()}{joint} {after.lstrip()}"
+    return text
