@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from fourshot.engine.checkpoints.embedded import GGUF_SHA256, NAME, embedded_model
+from fourshot.engine.checkpoints.embedded import GGUF_SHA256, NAME, embedded_folder, embedded_model
 from fourshot.engine.checkpoints.gguf_model import gguf_checkpoint, gguf_revision, is_gguf
 from fourshot.engine.checkpoints.hub import COMMIT, SMALL_FILES, WEIGHTS, at_revision, download_model, split_revision
 from fourshot.engine.errors import InputError, ModelNotFoundError
@@ -52,6 +52,8 @@ def resolve_model(name: str | None, *, weights: bool = True) -> ResolvedModel:
         fake_settings(name)
         return ResolvedModel(path=name, name=FAKE, revision="0")
     folder = Path(name).expanduser()
+    if folder.is_dir() and folder.resolve() == embedded_folder().resolve():
+        return resolve_model(None)  # whose revision is that of the file it was unpacked from
     if folder.is_dir():
         check_folder(folder, weights=weights)
         return ResolvedModel(path=str(folder.resolve()), name=name, revision=content_hash(folder))
@@ -64,6 +66,8 @@ def resolve_model(name: str | None, *, weights: bool = True) -> ResolvedModel:
     if is_gguf(folder):
         return ResolvedModel(path=str(gguf_checkpoint(folder)), name=name, revision=gguf_revision(folder))
     if folder.exists() or name.startswith(("/", "./", "../", "~")) or model.count("/") > 1:
+        if folder.is_file():
+            raise ModelNotFoundError(f"{name!r} is a file, and no GGUF file. Name its folder. {HOW_TO_GO_ON}")
         raise ModelNotFoundError(f"There is no model folder {name!r}, and no GGUF file. {HOW_TO_GO_ON}")
     snapshot = download_model(model, revision, HOW_TO_GO_ON, weights=weights)
     check_folder(snapshot, weights=weights)
@@ -113,6 +117,7 @@ def check_folder(folder: Path, *, weights: bool = True) -> None:
     if not any((folder / name).exists() for name in TOKENIZERS):
         faults.append(f"it has no tokenizer ({' or '.join(TOKENIZERS)})")
     faults += [fault for name in TOKENIZER_FILES if (fault := _broken_file(folder / name))]
+    faults += [] if faults else _tokens_without_a_row(folder)
     if faults:
         raise ModelNotFoundError(f"{folder} cannot be used as a base model: {'; '.join(faults)}. {HOW_TO_GO_ON}")
 
@@ -135,6 +140,21 @@ def _faults_of_config(folder: Path) -> list[str]:
     if quantization == "bitsandbytes":
         faults.append("its weights are those of bitsandbytes, which vLLM has no layers for (docs/models.md)")
     return faults
+
+
+def _tokens_without_a_row(folder: Path) -> list[str]:
+    """Of a tokenizer that is another model's: its ids go beyond the embeddings. Those of added tokens may be unused."""
+    try:
+        vocabulary = json.loads((folder / TOKENIZERS[0]).read_text(encoding="utf-8"))["model"]["vocab"]
+        ids = range(len(vocabulary)) if isinstance(vocabulary, list) else vocabulary.values()
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        num_rows = config.get("vocab_size") or config["text_config"]["vocab_size"]
+        largest = max(ids)
+    except (OSError, ValueError, LookupError, AttributeError, TypeError):
+        return []  # another kind of tokenizer
+    if largest < num_rows:
+        return []
+    return [f"its tokenizer has ids up to {largest:,}, and the model rows for {num_rows:,} tokens alone"]
 
 
 def _base_of_adapter(folder: Path) -> str:

@@ -101,8 +101,15 @@ def write_json(target: Path, value: Any) -> None:
 
 def read_json(file: Path, kind: type[T]) -> T:
     """Raises OSError, and msgspec.DecodeError with the path inside the file."""
+    check_regular(file)
     with as_decode_errors():
         return msgspec.json.decode(file.read_bytes(), type=kind)
+
+
+def check_regular(file: Path) -> None:
+    """Raise OSError where ``file`` is there and is a pipe, a socket or a device: reading one may never end."""
+    if file.exists() and not (file.is_file() or file.is_dir()):
+        raise OSError(errno.EINVAL, "Neither a file nor a folder", str(file))
 
 
 @contextmanager

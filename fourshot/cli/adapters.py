@@ -59,7 +59,7 @@ def list_adapters(options: Options, terminal: Terminal) -> None:
 def add(options: Options, terminal: Terminal) -> None:
     """Copy an adapter there, whole or not at all."""
     from fourshot.pipeline.tasks.task_file import load_task
-    from fourshot.serving.models.adapters_folder import add_adapter, add_in_context
+    from fourshot.serving.models.adapters_folder import add_adapter, add_in_context, doubts_of
 
     root = options.adapters
     if options.in_context:
@@ -70,6 +70,8 @@ def add(options: Options, terminal: Terminal) -> None:
         terminal.say(f"{task.name}: answered in context by whoever serves {root}, until it has an adapter.")
         return
     card, is_new = add_adapter(root, options.source)
+    for doubt in doubts_of(root, card):
+        terminal.warn(doubt)
     if not is_new:
         terminal.say(f"{card.name} is there already.")
     terminal.result("result", {"adapter": card.name, "task": card.task.name, "folder": root / card.name})

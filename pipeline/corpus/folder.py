@@ -128,6 +128,7 @@ class CorpusFolder(WorkFolder):
         try:
             lines, last = self.lines(JOURNAL_FILE, ShardRecord), dict[str, int]()
             for line in lines:
+                _check_place(line.file)
                 last[line.task] = check_records(line.rows, line.units, last.get(line.task, -1))
             return lines
         except RunFolderError:
@@ -287,6 +288,13 @@ class CorpusFolder(WorkFolder):
 
     def _of(self, task: str) -> WorkFolder:
         return WorkFolder(self.path / "tasks" / task)
+
+
+def _check_place(file: str) -> None:
+    """Raise ValueError where a shard is not in the corpus's own data: shards are written, and put aside."""
+    parts = Path(file).parts
+    if file and (len(parts) < 3 or parts[0] != "data" or ".." in parts or not _READ.fullmatch(parts[-1])):
+        raise ValueError(f"it names {file!r}, which is no shard in data/")
 
 
 def _read_or_none(folder: WorkFolder, kind: type[T]) -> T | None:

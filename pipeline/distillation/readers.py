@@ -102,7 +102,7 @@ def open_run(folder: Path) -> Experiment:
             f"revision {model.revision}. Put that model back, or run again on this one."
         )
     data = TaskData(manifest.task, needs_test=False)
-    seeds = [load_shots(data, manifest.settings, run_folder)]
+    seeds = [load_shots(data, manifest.settings, run_folder, goes_on=False)]
     return Experiment(data, model, manifest.settings, ["fourshot"], seeds, folder, flat=True)
 
 

@@ -165,10 +165,15 @@ def _experiment(
     return experiment
 
 
-def load_shots(data: TaskData, settings: RunSettings, folder: RunFolder) -> SeedExamples:
-    """The shots that the folder has, else those drawn from the train split, never a text of the test split."""
+def load_shots(data: TaskData, settings: RunSettings, folder: RunFolder, *, goes_on: bool = True) -> SeedExamples:
+    """The shots that the folder has, else those drawn from the train split, never a text of the test split.
+
+    ``goes_on``: they will be learnt, so that data which was changed meanwhile counts: see `TaskData.check_kept`.
+    """
     if folder.has(SHOTS_FILE):
         shots = folder.shots()
+        if goes_on:
+            data.check_kept(shots)
     else:
         shots = data.shots(settings)
         data.tell_unused(shots)

@@ -28,7 +28,7 @@ def hidden_rows(content: bytes, sheet: str) -> list[int]:
                 if _HIDDEN.search(row[1]):
                     hidden.append(number)
             return hidden
-    except (zipfile.BadZipFile, KeyError, StopIteration, ElementTree.ParseError):
+    except (zipfile.BadZipFile, KeyError, StopIteration, ValueError, ElementTree.ParseError):
         return []  # whether the file can be read at all is for its reader to say
 
 
@@ -39,5 +39,5 @@ def _part(book: zipfile.ZipFile, sheet: str) -> str:
         entry.attrib[_RELATION] for entry in entries if entry.get("name") == sheet and _RELATION in entry.attrib
     )
     links = ElementTree.fromstring(book.read("xl/_rels/workbook.xml.rels")).iter(f"{_PACKAGE}Relationship")
-    target = next(link.attrib["Target"] for link in links if link.get("Id") == relation)
+    *_, target = (link.attrib["Target"] for link in links if link.get("Id") == relation)  # calamine reads the last
     return posixpath.normpath(posixpath.join("/xl", target)).lstrip("/")

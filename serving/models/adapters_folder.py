@@ -2,18 +2,21 @@
 
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from fourshot.engine.errors import AdapterError, InputError
 from fourshot.engine.machine.files import changing, remove_folder, settle, staged_folder
-from fourshot.pipeline.card import CARD_FILE, load_card
+from fourshot.pipeline.card import CARD_FILE, AdapterCard, load_card
 from fourshot.pipeline.events import OnEvent, ignore
-from fourshot.pipeline.student_card import STUDENT_FILE
+from fourshot.pipeline.student_card import STUDENT_FILE, is_text_student, load_student_card
 from fourshot.pipeline.synthesis.settings import PRESETS, RunSettings
 from fourshot.pipeline.task import Task
 from fourshot.pipeline.task_data import TaskData
+from fourshot.pipeline.text_student import TextStudentCard, load_text_student_card
 from fourshot.serving.adapter_lookup import find_classifier
-from fourshot.serving.models.admission import check_file_name, check_hash, read_student
+from fourshot.serving.models.admission import check_file_name, check_hash, check_inside, read_student
 from fourshot.serving.models.registry import (
     IN_CONTEXT,
     PINS_FILE,
@@ -40,6 +43,8 @@ def add_adapter(root: Path, source: str) -> tuple[Card, bool]:
         if is_student:
             card = read_student(place, place)
         else:
+            for file in (place, *place.rglob("*")):
+                check_inside(file, place)
             check_hash(place, card := load_card(place))
         check_file_name(card.name)
         return card
@@ -65,6 +70,40 @@ def add_adapter(root: Path, source: str) -> tuple[Card, bool]:
             remove_folder(final)
         settle(staged, final)
     return card, True
+
+
+def doubts_of(root: Path, card: Card) -> list[str]:
+    """What a user may not expect of an adapter or a student beside those that are in ``root``."""
+    others = [other for other in _cards(root) if other.name != card.name]
+    doubts = []
+    labels = _labels(card)
+    if before := next((found for o in others if o.task.name == card.task.name and (found := _labels(o)) != labels), ()):
+        doubts.append(
+            f"versions of {card.task.name} there answer with other labels: {', '.join(before)}; this one with "
+            f"{', '.join(labels)}."
+        )
+    bases = {(o.model_name, o.model_revision) for o in others if isinstance(o, AdapterCard)}
+    if isinstance(card, AdapterCard) and bases and (card.model_name, card.model_revision) not in bases:
+        doubts.append(
+            f"it was trained on {card.model_name} ({card.model_revision}), and the adapters there on "
+            f"{', '.join(f'{name} ({revision})' for name, revision in sorted(bases))}. A server has one base, and "
+            "refuses those of others."
+        )
+    return doubts
+
+
+def _labels(card: Card) -> tuple[str, ...]:
+    return () if isinstance(card, TextStudentCard) else tuple(sorted(card.task.label_names))
+
+
+def _cards(root: Path) -> Iterator[Card]:
+    """Of the folders in ``root`` that have one that can be read."""
+    for folder in sorted(root.iterdir()):
+        with suppress(OSError, AdapterError):
+            if (folder / CARD_FILE).is_file():
+                yield load_card(folder)
+            elif (folder / STUDENT_FILE).is_file():
+                yield load_text_student_card(folder) if is_text_student(folder) else load_student_card(folder)
 
 
 def add_in_context(root: Path, task: Task, shots: int, seed: int, on_event: OnEvent = ignore) -> Path:

@@ -155,13 +155,15 @@ def check_file_name(name: str) -> None:
 
 
 def check_inside(path: Path, root: Path) -> None:
-    """Raise AdapterError where ``path``, its links followed, lies outside ``root``, or nowhere."""
+    """Raise AdapterError where ``path``, its links followed, lies outside ``root``, or nowhere, or cannot be copied."""
     try:
         inside = path.resolve().is_relative_to(root.resolve())
     except RuntimeError as error:  # Python 3.12 and before: links in a circle
         raise AdapterError(f"{path.name} is a link that leads to itself") from error
     if not inside:
         raise AdapterError(f"{path.name} is a link that leads out of the adapters' folder")
+    if path.exists() and not (path.is_file() or path.is_dir()):  # one would wait for ever to read a pipe
+        raise AdapterError(f"{path.name} is neither a file nor a folder")
 
 
 def stage(folder: Path, card: AdapterCard, staging: Path, base_shapes: Shapes, largest_rank: int) -> Path:
@@ -199,7 +201,7 @@ def check_weights(folder: Path, card: AdapterCard, base_shapes: Shapes, largest_
         raise AdapterError(f"its rank is {rank}; the server was started for at most {largest_rank} (--max-lora-rank)")
     try:
         shapes = tensor_shapes(folder / WEIGHTS)
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise AdapterError(str(error)) from error
     for name, shape in shapes.items():
         parts = LORA_WEIGHT.fullmatch(name)

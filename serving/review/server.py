@@ -35,6 +35,13 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
 }
+# The report needs no scripts, and may be somebody else's.
+REPORT_HEADERS = HEADERS | {
+    "Content-Security-Policy": (
+        "default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'self'; base-uri 'none'; "
+        "form-action 'none'"
+    )
+}
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -105,7 +112,7 @@ def review_app(desk: ReviewDesk, token: str) -> "Starlette":
     async def report(request: "Request") -> "Response":
         if not desk.folder.has("report.html"):
             return answer({"error": "There is no report yet: a run writes it at its end."}, 404)
-        return HTMLResponse((desk.folder.path / "report.html").read_bytes(), headers=HEADERS)
+        return HTMLResponse((desk.folder.path / "report.html").read_bytes(), headers=REPORT_HEADERS)
 
     async def rows(request: "Request") -> "Response":
         return answer(desk.view())

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from fourshot.engine.errors import InputError
+from fourshot.engine.errors import InputError, RunFolderError
 from fourshot.pipeline.cells.run_folder import SHOTS_FILE, RunFolder
 from fourshot.pipeline.distillation.readers import open_run
 from fourshot.pipeline.events import Event
@@ -81,3 +81,30 @@ def test_shots_that_are_gone_from_a_run_are_drawn_anew_with_a_line(tmp_path: Pat
     assert len(events) == 1
     with pytest.raises(InputError, match=r"holds no run: it has no shots\.json"):
         open_run(folder.path)
+
+
+def test_shots_of_a_run_that_the_data_has_otherwise_by_now_are_told(tmp_path: Path) -> None:
+    folder, events = write_run(tmp_path / "run"), list[Event]()
+    task = load_task(write_task(tmp_path))
+
+    def load(**more: bool) -> None:
+        events.clear()
+        load_shots(TaskData(task, events.append), RunSettings(), folder, **more)
+
+    load()
+    assert not events
+    shot = folder.shots()[0]
+    train = (tmp_path / "train.jsonl").read_text()
+    (tmp_path / "train.jsonl").write_text(train.replace(shot.text, f"{shot.text} Mended."))
+    load()
+    (event,) = events
+    assert (
+        event.notice and f"1 shot of this folder is not in the labelled data any more ({shot.text!r})" in event.message
+    )
+    (tmp_path / "train.jsonl").unlink()
+    load()
+    assert not events, "all that is needed is in the folder"
+    write_jsonl(tmp_path / "test.jsonl", rows_of([shot.text, "Ice cubes."], "cold"))
+    with pytest.raises(RunFolderError, match=r"1 shot of this folder is in the test split by now .* Start anew"):
+        load()
+    load(goes_on=False)

@@ -209,6 +209,23 @@ def test_a_journal_that_was_edited_is_refused(change: Any, tmp_path: Path) -> No
         make_small(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "place", ["data/../../mine.jsonl", "{outside}/mine.jsonl", "tasks/one/manifest.json", "data/x"]
+)
+def test_a_journal_leads_to_no_file_but_shards(place: str, tmp_path: Path) -> None:
+    """Of a corpus that comes from elsewhere: what is found in a damaged shard's place is put aside."""
+    folder, mine = tmp_path / "corpus", tmp_path / "mine.jsonl"
+    mine.write_text("mine\n")
+    make_small(folder)
+    name = place.format(outside=tmp_path)
+    journal = (folder / JOURNAL_FILE).read_text()
+    first = json.loads(journal.splitlines()[0])["file"]
+    (folder / JOURNAL_FILE).write_text(journal.replace(first, name))
+    with pytest.raises(RunFolderError, match=r"which is no shard in data/.*in another folder"):
+        make_small(folder)
+    assert mine.read_text() == "mine\n"
+
+
 def test_a_data_card_that_somebody_changed_is_kept_beside_the_new_one(tmp_path: Path) -> None:
     events = list[Event]()
     make_small(tmp_path)

@@ -75,6 +75,7 @@ def test_the_report_is_there_when_a_run_wrote_it(folder: RunFolder) -> None:
     assert client.get("report").status_code == 404
     (folder.path / "report.html").write_text("<p>a report</p>")
     assert client.get("report").text == "<p>a report</p>"
+    assert "script" not in client.get("report").headers["content-security-policy"], "it may be somebody else's"
 
 
 def test_while_a_run_works_there_or_a_spreadsheet_has_more_nothing_is_overwritten(folder: RunFolder) -> None:
