@@ -4,9 +4,7 @@ from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 
-from fourshot.engine.errors import InputError, RunFolderError
 from fourshot.pipeline.events import Event, OnEvent, ignore
-from fourshot.pipeline.faults import counted
 from fourshot.pipeline.rows.examples import Split, drop_overlap, limited, load_split
 from fourshot.pipeline.rows.fields import bare_text
 from fourshot.pipeline.rows.text_words import cut_texts
@@ -65,30 +63,6 @@ class TaskData:
     @property
     def _pool(self) -> list[Example]:
         return self.train if self._shots_file is None else self._shots_file
-
-    def check_kept(self, shots: Sequence[Example]) -> None:
-        """Of the shots of an earlier call: tell which the labelled data no longer has.
-
-        Raises RunFolderError where some are texts of the test split by now: what was learnt would be measured.
-        """
-        kept = {shot.text for shot in shots}
-        if tested := sorted(kept.intersection(self.test_texts)):
-            raise RunFolderError(
-                f"{self.task.name}: {counted(len(tested), 'shot')} of this folder {'are' if len(tested) > 1 else 'is'} "
-                f"in the test split by now ({tested[0][:60]!r}), so the result would be of texts that were learnt. "
-                "Start anew in another folder (--out), or put the data back as it was."
-            )
-        try:
-            labelled = load_chosen_shots(self.task) or load_split(self.task, "train")
-        except InputError:
-            return  # the folder has all that it needs
-        if changed := [shot.text for shot in shots if shot not in labelled.examples]:
-            self.tell(
-                f"{counted(len(changed), 'shot')} of this folder {'are' if len(changed) > 1 else 'is'} not in the "
-                f"labelled data any more ({changed[0][:60]!r}), and stay as they were. To learn from the data as it is "
-                "now, start anew in another folder (--out)",
-                notice=True,
-            )
 
     def tell_unused(self, shots: Sequence[Example]) -> None:
         """How many labelled texts are no shots, if there are such: a user may want more of them learnt."""

@@ -8,6 +8,7 @@ import secrets
 import shutil
 import stat
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,6 +18,7 @@ import msgspec
 
 from fourshot.engine.errors import FourshotError, InputError, RunFolderError
 
+PATIENCE_S = 20.0  # with another process that changes the same file
 STAGED = ".partial"  # how the name of a folder ends that is being filled
 _ADDRESS = re.compile(r"([A-Za-z][\w+.-]+)[:\w+.-]*:/")  # `Path` makes one slash of two; one letter is a drive
 
@@ -77,6 +79,22 @@ def _naming(file: Path) -> Iterator[None]:
         raise
 
 
+def _lock(descriptor: int, folder: Path) -> None:
+    """Raises OSError where locks are not to be had, InputError where another process keeps one for long."""
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise InputError(
+                    f"another process has locked {folder} for more than {PATIENCE_S:g} s, so nothing in it is changed. "
+                    "End it (lsof names it), and run the same command again."
+                ) from None
+            time.sleep(0.05)
+
+
 @contextmanager
 def changing(file: Path) -> Iterator[None]:
     """Inside, no other process is: what is read from ``file``, changed and written back loses nothing of theirs.
@@ -88,7 +106,7 @@ def changing(file: Path) -> Iterator[None]:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         with suppress(OSError):  # not every network file system locks folders
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            _lock(descriptor, folder)
         yield
     finally:
         os.close(descriptor)
@@ -206,8 +224,15 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def _check_own(file: Path) -> None:
+    """Raise RunFolderError where ``file`` is a link: a folder of somebody else may lead to a file of the user's."""
+    if file.is_symlink():
+        raise RunFolderError(f"{file} is a link, and is not written to. Put the file itself in its place.")
+
+
 def append_lines(file: Path, values: Iterable[Any]) -> None:
     """Add one line of JSON per value and have them on the disk before returning; a torn last one is cut away before."""
+    _check_own(file)
     with _naming(file), file.open("ab+") as opened:
         if opened.tell():
             opened.seek(-1, os.SEEK_END)
@@ -250,6 +275,7 @@ def check_lines(file: Path, count: int, finished: int) -> None:
 
 def keep_lines(file: Path, count: int) -> None:
     """Cut the file after ``count`` whole lines. Raises RunFolderError where it has fewer."""
+    _check_own(file)
     content = file.read_bytes() if file.exists() else b""
     lines = content.split(b"\n", count)
     check_lines(file, len(lines) - 1, count)

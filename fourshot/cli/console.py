@@ -12,10 +12,10 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from typing import TYPE_CHECKING, Any
-from unicodedata import category
 
 import msgspec
 
+from fourshot.cli.printable import harmless
 from fourshot.engine import errors
 from fourshot.pipeline.events import Event, OnEvent, span
 
@@ -46,16 +46,6 @@ FORECAST = {  # key of `pipeline.forecast.StageForecast` -> heading
     "steps": "training steps",
     "seconds": "seconds",
 }
-
-
-def one_line(text: str) -> str:
-    """``text`` for a terminal: on one line, in one column, and control characters, which could steer it, as codes."""
-    return harmless(" ".join(text.replace("\t", " ").splitlines()))
-
-
-def harmless(text: str) -> str:
-    """``text`` for a terminal: control characters as codes, but for line ends and tabs; a service may have sent it."""
-    return "".join(repr(char)[1:-1] if category(char) == "Cc" and char not in "\n\t" else char for char in text)
 
 
 class Terminal:
@@ -125,7 +115,7 @@ class Terminal:
     def say(self, text: str) -> None:
         """Print ``text`` for people."""
         if not self._json:
-            print(text)
+            print(harmless(text))
 
     def warn(self, text: str) -> None:
         """Say on standard error what its reader should mend."""
@@ -202,4 +192,4 @@ def program() -> str:
 def _cell(value: Any) -> str:
     if value is None:
         return ""
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
+    return f"{value:.3f}" if isinstance(value, float) else harmless(str(value))

@@ -18,6 +18,7 @@ IN_THE_WAY = {  # what a path is told to be where the system's word for it is on
     errno.EROFS: "is on a disk that is read-only. Give another place.",
     errno.EEXIST: "is there, and no folder. Move it away, or give another place.",
     errno.EFBIG: "is larger than files may be (ulimit -f, or the file system). Raise it, or give another place.",
+    errno.ENAMETOOLONG: "is too long a name for this file system. Give a shorter one.",
     errno.ELOOP: "is a link that leads to itself. Remove it, or give another place.",
 }
 
@@ -40,7 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     # Each declares its commands when it is imported; the help lists them in this order.
     from fourshot.cli import runs, review, students, corpus, tasks, predict, serve, adapters, keys, machine, bench  # noqa: F401, I001
-    from fourshot.cli.console import Terminal, harmless
+    from fourshot.cli.console import Terminal
+    from fourshot.cli.printable import harmless
     from fourshot.cli.declare import read_command
     from fourshot.cli.given import check_given
 
@@ -87,6 +89,14 @@ def _abandon_output() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
+def _has_current_folder() -> bool:
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return False
+    return True
+
+
 def _explain(error: BaseException) -> tuple[int, str]:
     """Exit code and message of an error that reached the edge of the process."""
     from fourshot.engine.errors import FourshotError
@@ -104,6 +114,11 @@ def _explain(error: BaseException) -> tuple[int, str]:
             f"the disk is full{place}. What was finished is kept. Make room and run the same command again, or name "
             "a folder on another disk with --out."
         )
+    if isinstance(error, MemoryError) or "Cannot allocate memory" in str(error):
+        reason = f" ({error})" if str(error) else ""
+        return 1, f"there is not enough memory{reason}. End other programs, raise a limit (ulimit -v), or give less."
+    if isinstance(error, FileNotFoundError) and not error.filename and not _has_current_folder():
+        return 2, "the current folder is gone. Change to one that is there (cd)."
     if isinstance(error, OSError):
         if error.filename and error.errno in IN_THE_WAY:
             # What is too large was being written: there is work that is kept.

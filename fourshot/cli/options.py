@@ -90,7 +90,7 @@ def with_file(settings: RunSettings, file: Path) -> RunSettings:
         raise InputError(f"the settings file {file} cannot be read: {error.strerror}. Name a TOML file.") from error
     except UnicodeDecodeError as error:
         raise InputError(f"the settings file {file} is not UTF-8: {error}. Save it as UTF-8.") from error
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise InputError(f"the settings file {file} is not valid TOML: {error}.") from error
     return with_values(settings, document, str(file))
 
@@ -181,7 +181,7 @@ def _toml_value(text: str) -> Any:
     """``text`` as TOML reads it; a bare word is a string, as on any command line."""
     try:
         document = tomllib.loads(f"value = {text}")
-    except tomllib.TOMLDecodeError:
+    except (tomllib.TOMLDecodeError, RecursionError):
         return text
     return document["value"] if len(document) == 1 else text  # a second line would be another setting
 

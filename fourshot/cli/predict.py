@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from fourshot.cli.console import Terminal, one_line
+from fourshot.cli.console import Terminal
 from fourshot.cli.declare import Options, argument, command, flag
+from fourshot.cli.printable import one_line
 from fourshot.engine.errors import InputError, RequestError
 from fourshot.pipeline.rows.fields import as_given, as_texts
 from fourshot.pipeline.selective import Refusal
@@ -129,11 +130,11 @@ def predict(options: Options, terminal: Terminal) -> None:
 def _explanation_text(explained: "Explanation") -> str:
     """For people, indented below the prediction."""
     lines = [
-        f"{neighbour.similarity:.2f}\t{neighbour.kind}\t{neighbour.label}\t{one_line(neighbour.text)}"
+        f"{neighbour.similarity:.2f}\t{neighbour.kind}\t{one_line(neighbour.label)}\t{one_line(neighbour.text)}"
         for neighbour in explained.nearest
     ]
     for wording, reading in explained.wordings.items():
-        lines.append(f"wording {wording}\t{reading.label}\t{reading.probability:.3f}")
+        lines.append(f"wording {wording}\t{one_line(reading.label)}\t{reading.probability:.3f}")
     return "\n".join(f"\t{line}" for line in lines)
 
 

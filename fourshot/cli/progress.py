@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
+from fourshot.cli.printable import harmless
 from fourshot.pipeline.events import Event, span
 
 QUIET_S = 10.0  # between two lines about one step, where there is no terminal to draw a bar in
@@ -55,7 +56,8 @@ class ProgressBars:
             if event.done >= event.total and (event.stage, event.message) in self._ended:
                 return  # the end of a step may be told twice
             bar = self._bars[key] = self._new_bar(event.unit)
-        name, count, figures_text = f"{event.stage}  {event.message}".rstrip(), _count(event), figures(event)
+        name, count = harmless(f"{event.stage}  {event.message}".rstrip()), _count(event)
+        figures_text = figures(event)
         self._progress.update(
             bar.id, completed=event.done, total=event.total, name=name, count=count, figures=figures_text
         )
@@ -70,7 +72,7 @@ class ProgressBars:
         return next(task for task in self._progress.tasks if task.id == bar)
 
     def _print(self, line: str) -> None:
-        self._progress.console.print(line, markup=False, highlight=False)
+        self._progress.console.print(harmless(line), markup=False, highlight=False)
 
 
 class _Rate(ProgressColumn):
@@ -131,7 +133,7 @@ class ProgressLines:
         return "  ".join(part for part in (*parts, figures(event)) if part)
 
     def _print(self, line: str) -> None:
-        print(line, file=self._stream, flush=True)
+        print(harmless(line), file=self._stream, flush=True)
 
 
 def figures(event: Event) -> str:

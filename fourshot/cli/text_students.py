@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fourshot.cli.console import Terminal, one_line, program
+from fourshot.cli.console import Terminal, program
 from fourshot.cli.declare import Options, overrides
 from fourshot.cli.options import settings_of
+from fourshot.cli.printable import one_line
 from fourshot.cli.remote import first_of, teacher_line, teacher_of
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.faults import counted

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any, TextIO
 
@@ -124,8 +125,7 @@ class _Decoder:
     def _build(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         row = dict(pairs)
         if len(row) != len(pairs):
-            keys = [key for key, _ in pairs]
-            self._again.extend(key for key in row if keys.count(key) > 1)
+            self._again.extend(key for key, times in Counter(key for key, _ in pairs).items() if times > 1)
         return row
 
     def _checked(self, row: Any, source: str) -> Any:

@@ -112,7 +112,7 @@ def read_keys(file: Path) -> tuple[Key, ...]:
         keys = msgspec.convert(tables, KeyFile).key
     except UnicodeDecodeError as error:
         raise InputError(f"{file} is not UTF-8: {error}. Save it as UTF-8; editors ask for the encoding.") from error
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise InputError(
             f"{file} is no key file: {error}. It holds [[key]] tables, each with a name and a sha256."
         ) from error

@@ -86,6 +86,10 @@ def bounded_protocol(limits: Limits) -> type[asyncio.Protocol]:
                 self._await_headers()
             super().on_message_begin()
 
+        def on_header(self, name: bytes, value: bytes) -> None:
+            if not self._in_body:  # what follows a chunked body is no header (RFC 9110, 6.5.1)
+                super().on_header(name, value)
+
         def on_headers_complete(self) -> None:
             self._wait_no_longer()
             self._header_bytes, self._in_body = 0, True

@@ -53,13 +53,17 @@ def proxy_for(address: httpx.URL) -> ProxyInUse | None:
 
 
 def openai_client(address: httpx.URL, proxy: ProxyInUse | None) -> Any:
-    """The HTTP client of the package `openai`, for requests there through ``proxy``, if there is one."""
+    """The HTTP client of the package `openai`, for requests there through ``proxy``, if there is one.
+
+    It follows no redirect: most lose what was sent, and texts are for nobody but who was named.
+    """
     import openai
 
     try:
-        return openai.DefaultAsyncHttpxClient(trust_env=not is_this_machine(address.host))
+        return openai.DefaultAsyncHttpxClient(follow_redirects=False, trust_env=not is_this_machine(address.host))
     except Exception:  # of whichever library it is made with: it fails on a variable that is not for this address
-        return openai.DefaultAsyncHttpxClient(trust_env=False, proxy=proxy.url if proxy else None)
+        proxy_url = proxy.url if proxy else None
+        return openai.DefaultAsyncHttpxClient(follow_redirects=False, trust_env=False, proxy=proxy_url)
 
 
 def is_this_machine(host: str) -> bool:

@@ -13,6 +13,7 @@ import fourshot
 from fourshot.cli import main as cli
 from fourshot.cli import predict
 from fourshot.engine.errors import InputError
+from tests.pipeline.task_folders import write_task
 
 CORPUS = ("corpus", "--model", "fake", "--annotator", "none", "--per-class", "2", "--quiet")
 TASKS = ("--tasks", "support_tickets")
@@ -223,3 +224,17 @@ def test_how_texts_are_read_that_are_not_given_is_refused(
     capfd: pytest.CaptureFixture[str], words: tuple[str, ...]
 ) -> None:
     assert "is for the texts of --unlabelled FILE, which is not given" in refused(capfd, *words)
+
+
+def test_a_folder_that_is_gone_is_told_of(tmp_path: Path) -> None:
+    task = write_task(tmp_path)
+    done = ran(f"mkdir {tmp_path}/gone && cd {tmp_path}/gone && rmdir ../gone && $F tasks check {task}")
+    assert done.returncode == 2 and b"the current folder is gone" in done.stderr
+
+
+def test_brackets_in_brackets_are_told_of(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    deep = tmp_path / "deep.toml"
+    deep.write_text("a = " + "[" * 5000 + "]" * 5000)
+    assert cli.main(["tasks", "check", str(deep)]) == 2 and "more deeply than can be read" in capfd.readouterr().out
+    assert "is not valid TOML" in refused(capfd, "run", "support_tickets", "--settings", str(deep))
+    assert "is no key file" in refused(capfd, "keys", "list", str(deep))

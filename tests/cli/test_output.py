@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from fourshot.cli.console import Terminal, one_line
+from fourshot.cli.console import Terminal
 from fourshot.cli.predict import doubts_of
+from fourshot.cli.printable import one_line
 from fourshot.cli.progress import ProgressBars, ProgressLines
 from fourshot.pipeline.events import Event, span
 
@@ -181,3 +182,20 @@ def test_predict_points_out_what_may_be_a_file_or_a_table(tmp_path: Path) -> Non
     assert "as in JSON Lines" in doubt
     assert not doubts_of([], ['{"question": "why?", "passage": "so"}'])
     assert not doubts_of([], ["the text, it is late", "text", ""]) and not doubts_of(lines, lines)
+
+
+def test_nothing_of_others_steers_the_terminal(capfd: pytest.CaptureFixture[str]) -> None:
+    evil = "bill\x1b]0;title\x07ing"
+    with Terminal(json=False, quiet=False) as terminal:
+        terminal.say(evil)
+        terminal.warn(evil)
+        terminal.table([{"label": evil}])
+    stream = io.StringIO()
+    ProgressLines(stream)(Event(stage="generate", message=evil))
+    console = io.StringIO()
+    with ProgressBars(Console(file=console, force_terminal=False)) as bars:
+        bars(Event(stage="generate", message=evil))
+        bars(Event(stage="generate", message=evil, done=1, total=1, unit="texts"))
+    out = capfd.readouterr()
+    for text in (out.out, out.err, stream.getvalue(), console.getvalue()):
+        assert "\x1b]" not in text and "\x07" not in text and r"bill\x1b]0;title\x07ing" in text

@@ -1,12 +1,14 @@
 """Files and folders are whole or not there."""
 
+import fcntl
 import os
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from fourshot.engine.errors import RunFolderError
+from fourshot.engine.errors import InputError, RunFolderError
+from fourshot.engine.machine import files
 from fourshot.engine.machine.files import (
     append_lines,
     keep_lines,
@@ -128,3 +130,29 @@ def test_a_file_of_an_earlier_call_that_was_changed_is_named(tmp_path: Path) -> 
         RunFolderError, match=r"result\.json was changed after it was written.*remove it to have it made"
     ):
         read_made(tmp_path / "result.json", dict)
+
+
+def test_a_pipe_is_no_document_and_a_link_is_not_written_to(tmp_path: Path) -> None:
+    """Of folders that come from elsewhere: reading the one never ends, the other leads to a file of the user's."""
+    os.mkfifo(tmp_path / "card.json")
+    with pytest.raises(OSError, match="Neither a file nor a folder"):
+        read_json(tmp_path / "card.json", dict[str, object])
+    mine, journal = tmp_path / "mine", tmp_path / "journal.jsonl"
+    mine.write_text("mine\nnot ended")
+    journal.symlink_to(mine)
+    with pytest.raises(RunFolderError, match="is a link, and is not written to"):
+        append_lines(journal, [1])
+    with pytest.raises(RunFolderError, match="is a link, and is not written to"):
+        keep_lines(journal, 0)
+    assert mine.read_text() == "mine\nnot ended"
+
+
+def test_a_lock_that_another_process_keeps_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "PATIENCE_S", 0.2)
+    other = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(other, fcntl.LOCK_EX)
+    with pytest.raises(InputError, match=r"another process has locked .*lsof names it"):
+        files.changing(tmp_path / "a").__enter__()
+    os.close(other)
+    with files.changing(tmp_path / "a"):
+        pass

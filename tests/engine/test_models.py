@@ -187,3 +187,25 @@ def test_weights_that_this_user_may_not_read_are_not_called_damaged(
     monkeypatch.setattr("os.access", lambda *_: False)
     with pytest.raises(PermissionError, match=r"Permission denied: '.*model\.safetensors'"):
         models.broken_shards(tmp_path)
+
+
+def test_a_tokenizer_of_another_model_is_told_before_anything_is_made(folder: Path) -> None:
+    tokenizer = json.loads((folder / "tokenizer.json").read_text()) if (folder / "tokenizer.json").exists() else {}
+    for vocabulary in ({"a": 0, "b": 900_000}, [["a", 0.0]] * 900_001):
+        (folder / "tokenizer.json").write_text(json.dumps({**tokenizer, "model": {"vocab": vocabulary}}))
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**config, "vocab_size": 49_152}))
+        with pytest.raises(ModelNotFoundError, match="ids up to 900,000, and the model rows for 49,152 tokens alone"):
+            resolve_model(str(folder))
+        (folder / "config.json").write_text(json.dumps({**config, "vocab_size": 900_001}))
+        resolve_model(str(folder))
+
+
+def test_the_embedded_model_is_itself_by_its_folder_too(model: str) -> None:
+    assert resolve_model(model) == resolve_model(None)
+
+
+def test_a_file_that_is_no_gguf_is_called_one(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(ModelNotFoundError, match=r"is a file, and no GGUF file\. Name its folder"):
+        resolve_model(str(tmp_path / "model.safetensors"))

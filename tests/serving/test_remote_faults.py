@@ -11,7 +11,7 @@ from fourshot.cli.main import main
 from fourshot.engine.errors import InputError, RequestError
 from fourshot.pipeline.task import Task
 from fourshot.pipeline.tasks.shots import take_shots
-from fourshot.serving.clients.remote.completions import read_completion
+from fourshot.serving.clients.remote.completions import StrangeAnswerError, read_completion
 from fourshot.serving.clients.remote.settings import RemoteSettings
 from fourshot.serving.clients.remote.teacher import remote_teacher
 from tests.pipeline.task_folders import write_jsonl
@@ -21,14 +21,17 @@ from tests.serving.test_remote_teacher import FakeEndpoint, annotations_of, endp
 __all__ = ("endpoint", "task")  # fixtures
 
 
-def test_a_redirect_that_loses_the_request_says_where_it_leads(
-    endpoint: FakeEndpoint, task: Task, tmp_path: Path
+@pytest.mark.parametrize("code", [301, 302, 307, 308])
+def test_a_redirect_is_not_followed_and_says_where_it_leads(
+    code: int, endpoint: FakeEndpoint, task: Task, tmp_path: Path
 ) -> None:
-    page = Reply(body=b"<html></html>")
-    for reply in (failure(405, "Method Not Allowed"), page):
-        endpoint.replies = [Reply(301, {"Location": "/v2/chat/completions", "Content-Length": "0"}), reply]
-        with pytest.raises(RequestError, match=rf"leads on to {endpoint.url}/v2, where .* --teacher {endpoint.url}/v2"):
+    """Texts and key are for the address that was named."""
+    for place, told in (("/v2/chat/completions", f"{endpoint.url}/v2"), ("http://host/v1", "http://host/v1")):
+        endpoint.replies = [Reply(code, {"Location": place, "Content-Length": "0"})]
+        before = len(endpoint.chat_requests)
+        with pytest.raises(RequestError, match=rf"leads on to {told}, where nothing was sent.* --teacher {told}"):
             annotations_of(teacher(endpoint, task), tmp_path, "snow")
+        assert len(endpoint.chat_requests) == before + 1
 
 
 def test_a_proxy_that_cannot_be_used_is_bad_input_that_names_its_variable(
@@ -130,3 +133,16 @@ def test_what_nobody_would_be_asked_with_is_refused_and_not_passed_over(task: Ta
     assert not (tmp_path / "out").exists()
     with pytest.raises(InputError, match="and localhost:8000/v1 is none: one begins with http"):
         fourshot.annotate(task, notes, tmp_path / "out.csv", by="localhost:8000/v1", teacher_model="large")
+
+
+@pytest.mark.parametrize("told", [-5, 0, 1e300, None, float("1e12") * 2])
+def test_tokens_that_nobody_can_have_read_are_not_believed(told: float | None) -> None:
+    body = {"choices": [{"text": "warm"}], "usage": {"prompt_tokens": told, "completion_tokens": told}}
+    completion = read_completion(json.dumps(body).encode(), 40)
+    assert (completion.prompt_tokens, completion.output_tokens) == (10, 1)
+
+
+@pytest.mark.parametrize("place", ['{"error": %s}', '{"choices": %s}', "%s"])
+def test_an_answer_that_is_nested_too_deep_is_none(place: str) -> None:
+    with pytest.raises(StrangeAnswerError):
+        read_completion((place % ("[" * 100_000 + "]" * 100_000)).encode(), 40)

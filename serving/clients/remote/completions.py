@@ -29,6 +29,9 @@ class CompletionResponse(msgspec.Struct, frozen=True, kw_only=True, omit_default
     is_cut: bool = False  # it had no room to end
 
 
+MOST_TOKENS = 1 << 40  # of one answer, by what an endpoint says; more than any reads
+
+
 class StrangeAnswerError(ValueError):
     """It is none of a completion."""
 
@@ -87,7 +90,7 @@ def read_completion(content: bytes, sent_chars: int) -> CompletionResponse:
     """
     try:
         body = msgspec.json.decode(content, type=_Body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise StrangeAnswerError(str(error)) from None
     if not body.choices or all(choice.message is None and choice.text is None for choice in body.choices):
         if message := _failure(body.error):
@@ -98,15 +101,23 @@ def read_completion(content: bytes, sent_chars: int) -> CompletionResponse:
     return CompletionResponse(
         texts=texts,
         steps=_steps(body.choices[0].logprobs),
-        prompt_tokens=math.ceil(usage.prompt_tokens or sent_chars / 4),
-        output_tokens=math.ceil(usage.completion_tokens or sum(map(len, texts)) / 4),
+        prompt_tokens=_counted(usage.prompt_tokens, sent_chars),
+        output_tokens=_counted(usage.completion_tokens, sum(map(len, texts))),
         is_cut=any(choice.finish_reason == "length" for choice in body.choices),
     )
 
 
+def _counted(told: float | None, chars: int) -> int:
+    """Tokens as the endpoint counts them, where that can be; else a quarter of the characters."""
+    return math.ceil(told if told and 0 < told <= MOST_TOKENS else chars / 4)
+
+
 def _failure(error: msgspec.Raw) -> str:
     """What an endpoint says that went wrong; "" where it says nothing of it."""
-    detail = msgspec.json.decode(error)
+    try:
+        detail = msgspec.json.decode(error)
+    except RecursionError:
+        detail = "something nested too deep to be read"
     message = detail.get("message") if isinstance(detail, dict) else detail
     return " ".join(str(message or detail or "").split())
 

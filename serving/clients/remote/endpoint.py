@@ -181,7 +181,6 @@ class Endpoint:
             try:
                 async with asyncio.timeout(self._settings.timeout_s):  # the client's own is that of one read
                     answer = await route.with_raw_response.create(model=self.model, **request.body)
-                self._check_sent(answer.http_response)
                 completion = read_completion(answer.content, request.chars)
             except openai.RateLimitError:
                 self._pace.learn(busy=True)
@@ -198,7 +197,7 @@ class Endpoint:
 
         tried = f" (tried {tries} times)" if tries > 1 else ""
         if isinstance(error, openai.APIStatusError):
-            self._check_sent(error.response)
+            self._check_place(error.response)
             return await self._explained_status(error, f"{self.model} at {self.url} answers {error.status_code}{tried}")
         if isinstance(error, openai.APITimeoutError | TimeoutError):
             raise ServiceError(
@@ -242,14 +241,14 @@ class Endpoint:
             intro += f" It asks to be left alone for {asked_s:.0f} s."
         raise ServiceError(f"{intro} {GO_ON}", code, "busy" if code == BUSY else "failed")
 
-    def _check_sent(self, response: Any) -> None:
-        """Raise RequestError where a redirect has led on without what was sent, as most of them do."""
-        if response.request.method == "POST":
+    def _check_place(self, response: Any) -> None:
+        """Raise RequestError where the answer is that somebody else answers."""
+        if not response.has_redirect_location:
             return
-        url = str(response.url).removesuffix("/completions").removesuffix("/chat")
+        url = str(response.url.join(response.headers["location"])).removesuffix("/completions").removesuffix("/chat")
         raise RequestError(
-            f"{self.url} leads on to {url}, where a request comes without its content. Give the address that answers "
-            f"itself: --teacher {url}, if that is the one.",
+            f"{self.url} leads on to {url}, where nothing was sent. Give the address that answers itself: --teacher "
+            f"{url}, if that is the one.",
             kind="moved",
         )
 

@@ -18,6 +18,7 @@ from fourshot.pipeline.rows.label_cells import read_label
 from fourshot.pipeline.rows.row_doubts import _around_texts
 from fourshot.pipeline.synthesis.filters import clean_text
 from fourshot.pipeline.tables.grid import is_sentence
+from fourshot.pipeline.tables.json_tables import _Decoder
 from fourshot.pipeline.task import Example
 from fourshot.pipeline.tasks.task_check import instruction_form
 from fourshot.serving.clients.remote.writer import _joined
@@ -66,6 +67,7 @@ def doubts(text: str) -> object:
         (instruction_form, "{" + " " * MANY + "x y"),
         (instruction_form, "{" * MANY),
         (is_sentence, "a" * MANY),
+        (lambda text: _Decoder()._build([(f"{text}{i}", 0) for i in range(MANY)] * 2), "k"),
         (is_sentence, "a " * MANY),
         (clean_text, "- " * MANY),
         (clean_text, "1. " * MANY),
