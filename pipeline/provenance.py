@@ -37,6 +37,12 @@ def installed_versions() -> dict[str, str]:
     return versions
 
 
+def made_by() -> dict[str, str]:
+    """`installed_versions`, and the `source_commit` where there is one: builds of one version differ."""
+    commit = source_commit()
+    return installed_versions() | ({"commit": commit} if commit else {})
+
+
 def source_commit() -> str:
     """Commit of the checkout this runs from, "+" behind it where files differ; empty for an installed package."""
     folder = Path(__file__).resolve().parent

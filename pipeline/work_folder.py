@@ -60,7 +60,13 @@ class WorkFolder:
         self.path = Path(path)
 
     def claim(self, manifest: Manifest, *, over_unused: bool = False, remedy: str = REMEDY) -> None:
-        """Make the folder this run's, or continue it. Raises RunFolderError if it belongs to another configuration.
+        """Make the folder this run's, or continue it. Raises as `check_claim` does."""
+        self.check_claim(manifest, over_unused=over_unused, remedy=remedy)
+        self.path.mkdir(parents=True, exist_ok=True)
+        self.write(MANIFEST_FILE, manifest)
+
+    def check_claim(self, manifest: Manifest, *, over_unused: bool = False, remedy: str = REMEDY) -> None:
+        """Raise RunFolderError if the folder belongs to another configuration; writes nothing.
 
         ``over_unused``: but not to one that made nothing, such as a command that a remote teacher refused.
         """
@@ -80,8 +86,6 @@ class WorkFolder:
                     f"{self.path} is not empty and holds no run (found {', '.join(strangers[:5])}). "
                     "Give an empty or a new folder (--out)."
                 )
-        self.path.mkdir(parents=True, exist_ok=True)
-        self.write(MANIFEST_FILE, manifest)
 
     def _check_kind(self, manifest: type[Manifest]) -> None:
         """Raise RunFolderError where the folder holds work of another kind."""

@@ -6,9 +6,12 @@ vLLM chooses how much a step holds.
 """
 
 import gc
+import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import wraps
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fourshot.engine.machine.threads import available_cores
@@ -27,6 +30,7 @@ SEAM = Seam(
     ),
     without="Memory of an engine that was closed may stay taken until the process ends.",
 )
+RENDEZVOUS = "VLLM_DIST_IDENT"
 _set_num_threads: dict[str, Any] = {}  # torch's own function, while a vLLM engine has it replaced
 _open_engines = [0]  # how many; what vLLM keeps for the whole process is given back after the last
 
@@ -45,7 +49,15 @@ def opened(kind: "type[LLMEngine]", arguments: "EngineArgs") -> "LLMEngine":
 
     engine = kind.from_engine_args(arguments, usage_context=UsageContext.LLM_CLASS)
     _open_engines[0] += 1
+    _forget_rendezvous()
     return engine
+
+
+def _forget_rendezvous() -> None:
+    """Remove the file by which the processes of an engine find each other, of which there is one: nobody else does."""
+    name = os.environ.get(RENDEZVOUS, "")  # of the CPU's worker alone
+    if name.startswith("vllm_dist_"):
+        (Path(tempfile.gettempdir()) / name).unlink(missing_ok=True)
 
 
 @contextmanager
@@ -81,4 +93,5 @@ def stop(engines: "list[LLMEngine]") -> None:
             from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
 
             cleanup_dist_env_and_memory()
+    _forget_rendezvous()  # the end of the groups writes it again
     gc.collect()

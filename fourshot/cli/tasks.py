@@ -152,6 +152,7 @@ def _next_step(options: Options, *, has_fewer: bool) -> str:
 
     step = "distill" if isinstance(load_any_task(options.task, options.data), GenerationTask) else "run"
     data = f" --data {shlex.quote(str(options.data))}" if options.data else ""
+    model = f" --model {shlex.quote(options.model)}" if options.model else ""
     shots = f" --shots {options.shots}" if step == "run" and options.shots != DEFAULT_SHOTS else ""
     fewer = " --allow-fewer-shots" if step == "run" and has_fewer else ""
-    return f"{program()} {step} {shlex.quote(options.task)}{data}{shots}{fewer}"
+    return f"{program()} {step} {shlex.quote(options.task)}{data}{model}{shots}{fewer}"

@@ -17,7 +17,7 @@ from fourshot.pipeline.events import Event, OnEvent, ignore
 from fourshot.pipeline.forecast import Forecast
 from fourshot.pipeline.loop.styles import choose_styles
 from fourshot.pipeline.loop.units import TaskBrief
-from fourshot.pipeline.provenance import installed_versions
+from fourshot.pipeline.provenance import made_by
 from fourshot.pipeline.synthesis.committee import Reader
 from fourshot.pipeline.synthesis.prompt_style import untried_style
 from fourshot.pipeline.synthesis.prompts import version_of
@@ -64,7 +64,7 @@ def make_corpus(
             model_name=base.name,
             model_revision=base.revision,
             format=corpus.format,
-            versions=installed_versions(),
+            versions=made_by(),
         )
         files.forget_unstarted(manifest)
         briefs, failed = _briefs(files, tasks, settings, corpus, base, on_event, forgets=True)

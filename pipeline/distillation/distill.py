@@ -40,7 +40,7 @@ from fourshot.pipeline.distillation.taught import (
 )
 from fourshot.pipeline.events import Event, OnEvent, ignore
 from fourshot.pipeline.forecast import Forecast
-from fourshot.pipeline.provenance import installed_versions, value_hash
+from fourshot.pipeline.provenance import made_by, value_hash
 from fourshot.pipeline.rows.text_table import TextTable, check_added
 from fourshot.pipeline.runs.experiment import Experiment
 from fourshot.pipeline.runs.run import load_shots
@@ -138,7 +138,7 @@ def distill(
                 encoder_revision=encoder.revision,
                 unlabelled=unlabelled.content_hash if unlabelled else "",
                 generate=generate_per_class,
-                versions=installed_versions(),
+                versions=made_by(),
             ),
             over_unused=True,
         )

@@ -39,7 +39,7 @@ from fourshot.pipeline.distillation.text_students import TextStudents
 from fourshot.pipeline.distillation.text_teachers import AskedTeacher, TrainedTeacher
 from fourshot.pipeline.events import Event, OnEvent, ignore
 from fourshot.pipeline.forecast import Forecast
-from fourshot.pipeline.provenance import installed_versions, value_hash
+from fourshot.pipeline.provenance import made_by, value_hash
 from fourshot.pipeline.rows.examples import limited
 from fourshot.pipeline.rows.text_table import check_added
 from fourshot.pipeline.synthesis.settings import RunSettings
@@ -205,7 +205,7 @@ def _prepared(distillation: TextDistillation, folder: Path, on_event: OnEvent, p
         real=f"{len(learnt)} pairs, {value_hash(learnt)}",
         unlabelled=value_hash(distillation.unlabelled.inputs) if distillation.unlabelled else "",
         generate=distillation.generate,
-        versions=installed_versions(),
+        versions=made_by(),
     )
     if by and made_of.kind == "seq2seq" and settings.train != RunSettings().train:
         notes.append("nothing came of train: neither this teacher nor this student learns through LoRA here")

@@ -3,7 +3,7 @@
 What stages need of it, jobs say, is computed once, when what it stands on is finished.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,7 +16,7 @@ from fourshot.pipeline.cells.cell import Cells, MethodCell, SeedExamples, writer
 from fourshot.pipeline.cells.learnt import LearntTexts, learnt_texts
 from fourshot.pipeline.cells.measuring import Evaluation, EvaluationCell, LeftOutCell
 from fourshot.pipeline.cells.run_folder import POOL_FILE, SHOTS_FILE, RunManifest
-from fourshot.pipeline.provenance import installed_versions, value_hash
+from fourshot.pipeline.provenance import made_by, value_hash
 from fourshot.pipeline.runs import trainings
 from fourshot.pipeline.synthesis.committee import Reader
 from fourshot.pipeline.synthesis.prompt_style import untried_style
@@ -107,8 +107,22 @@ class Experiment:
         """Make the folders its own. Raises RunFolderError for another's, InputError where no chat template is."""
         if not all(self.style_file(examples).exists() for examples in self.seeds):
             untried_style(self.settings.prompt_style, self.model.path, self.model.name)
+        for writer, manifest in self._manifests():
+            writer.folder.claim(manifest)
+            if not writer.folder.has(SHOTS_FILE):
+                writer.folder.write(SHOTS_FILE, writer.shots)
+        WorkFolder(self.root).keep_layout(self._layout)
+
+    def check_claim(self) -> None:
+        """Raise RunFolderError where `claim` would; writes nothing."""
+        for writer, manifest in self._manifests():
+            writer.folder.check_claim(manifest)
+
+    def _manifests(self) -> Iterator[tuple[MethodCell, RunManifest]]:
+        """Of the folders that texts are written into."""
         for writer in self._cells.asked_for(self._writer_names):
-            writer.folder.claim(
+            yield (
+                writer,
                 RunManifest(
                     task=self.task,
                     prompt_version=version_of(writer.settings.prompt_style),
@@ -116,13 +130,10 @@ class Experiment:
                     model_name=self.model.name,
                     model_revision=self.model.revision,
                     model_path=self.model.path,
-                    versions=installed_versions(),
+                    versions=made_by(),
                     unlabelled=value_hash(self.unlabelled) if self.unlabelled else "",
-                )
+                ),
             )
-            if not writer.folder.has(SHOTS_FILE):
-                writer.folder.write(SHOTS_FILE, writer.shots)
-        WorkFolder(self.root).keep_layout(self._layout)
 
     @property
     def first_cells(self) -> list[MethodCell]:

@@ -43,9 +43,14 @@ def remaining_work(experiments: Sequence[Experiment], until: StageName, speed: S
 def foretell_runs(
     experiments: Sequence[Experiment], until: StageName, on_event: OnEvent, *, anew: bool = False
 ) -> Forecast | None:
-    """Forecast what is left of experiments of one base model, and tell. See `forecast.foretell`."""
+    """Forecast what is left of experiments of one base model, and tell. See `forecast.foretell`.
+
+    ``anew``: nothing was begun. Raises RunFolderError where a folder belongs to another configuration.
+    """
     if not experiments:
         return None
+    for experiment in experiments if anew else ():
+        experiment.check_claim()
     return foretell(experiments[0].model, lambda speed: remaining_work(experiments, until, speed), on_event, anew=anew)
 
 

@@ -55,11 +55,11 @@ print(json.dumps([open_used, used, message, before, after]))
 """
 
 
-def test_memory_comes_back_and_other_engines_follow(model: str) -> None:
+def test_memory_comes_back_and_other_engines_follow(model: str, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, model],
         cwd=REPOSITORY,
-        env=os.environ,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
         capture_output=True,
         text=True,
         timeout=240,
@@ -67,6 +67,7 @@ def test_memory_comes_back_and_other_engines_follow(model: str) -> None:
     assert done.returncode == 0, done.stderr[-2000:]
     while_open, after, message, alone, beside_a_closed_one = json.loads(done.stdout.splitlines()[-1])
     assert "closed" in message
+    assert [*tmp_path.glob("vllm*")] == []
     assert alone == beside_a_closed_one
     weights_bytes = (Path(model) / "model.safetensors").stat().st_size
     assert while_open[0] - after[0] > weights_bytes / 2

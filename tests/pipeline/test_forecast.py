@@ -33,6 +33,7 @@ from tests.pipeline.corpus.small_corpora import SHOTS, TASK, make, named, settin
 from tests.pipeline.distillation.test_annotating import reader, table
 from tests.pipeline.loop.filling import InProcessWorker
 from tests.pipeline.machine_speeds import MODEL, SPEED, forecasts_on
+from tests.pipeline.runs.small_run import write_run
 from tests.pipeline.runs.whole_runs import WholeRuns
 
 NEAR = 0.3  # of what was forecast
@@ -232,6 +233,12 @@ PLANS: dict[str, list[str]] = {
     "train": ["train", "--tasks", "support_tickets"],
     "distill": ["distill", "support_tickets", "--generate", "5"],
 }
+
+
+def test_a_plan_is_refused_where_its_command_would_be(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    folder = write_run(tmp_path / "run").path
+    assert cli.main(["run", "support_tickets", "--plan", "--out", str(folder), "--quiet"]) == 2
+    assert "holds work of another configuration" in capfd.readouterr().err
 
 
 def test_nothing_is_foretold_of_a_choice_that_is_not_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from fourshot.engine.errors import RunFolderError
 from fourshot.pipeline.card import load_card
 from fourshot.pipeline.cells.cell import MethodCell
 from fourshot.pipeline.cells.learnt import LearntTexts
-from fourshot.pipeline.cells.run_folder import GENERATED_FILE
+from fourshot.pipeline.cells.run_folder import GENERATED_FILE, RunFolder
 from fourshot.pipeline.rows.examples import Split, load_split
 from fourshot.pipeline.runs.cards import write_cards
 from fourshot.pipeline.runs.experiment import Experiment
@@ -232,3 +232,13 @@ def test_what_is_left_out_of_long_texts_is_the_same_in_training_measuring_and_se
     assert report_data(usual, "usual").long_texts == ()
     notes = report_data(experiment, "middle").long_texts
     assert notes[0].startswith("shots: 7 of 8 texts have more than 3 words (the longest 7): the middle is not read, ")
+
+
+def test_a_run_says_which_build_it_is_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where this is a checkout; its version is that of all builds."""
+    monkeypatch.setattr("fourshot.pipeline.provenance.source_commit", lambda: "abc1234+")
+    (writer,) = begun(tmp_path / "run", "fourshot").writers
+    assert writer.folder.manifest().versions["commit"] == "abc1234+"
+    monkeypatch.setattr("fourshot.pipeline.provenance.source_commit", lambda: "")
+    begun(tmp_path / "installed", "fourshot")
+    assert "commit" not in RunFolder(next((tmp_path / "installed").rglob("manifest.json")).parent).manifest().versions
