@@ -8,7 +8,6 @@ fourshot, and reads some.
 import contextlib
 import os
 import resource
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +22,7 @@ from fourshot.engine.fake_engine import DISAGREES, NUM_WORDS, fake_settings, is_
 from fourshot.engine.machine.files import read_json, write_json
 from fourshot.engine.machine.home import home
 from fourshot.engine.machine.processes import ChildProcess, ParentLink, end_process, run_child
+from fourshot.engine.machine.temporary import lent_folder
 from fourshot.engine.machine.threads import ENGINE_SPINS, TRAIN_SPINS, available_cores
 from fourshot.engine.opening import imports_of
 from fourshot.pipeline.provenance import describe_hardware, installed_versions, value_hash
@@ -128,17 +128,18 @@ def known_speed(
                 return speed
     on_probe()
     speed = _measured(model, trains)
-    write_json(file, speed)
+    with contextlib.suppress(OSError):  # a home that only its owner may change: it is measured again next time
+        write_json(file, speed)
     return speed
 
 
 def _measured(model: ResolvedModel, trains: bool) -> Speed:
     began, load = time.perf_counter(), _load()
-    with tempfile.TemporaryDirectory(prefix="fourshot-speed-") as scratch:
-        log = Path(scratch) / "log.txt"
+    with lent_folder("fourshot-speed-") as scratch:
+        log = scratch / "log.txt"
         trainer, open_trainer_s = SpeedMeasured(fields=NO_TRAINER), 0.0
         if trains:
-            trainer, open_trainer_s = _ask(TrainerProbe(model=model.path, folder=scratch), log)
+            trainer, open_trainer_s = _ask(TrainerProbe(model=model.path, folder=str(scratch)), log)
         engine, open_engine_s = _ask(EngineProbe(model=model.path, adapter=trainer.adapter), log)
     fields = {
         **trainer.fields,

@@ -112,7 +112,7 @@ def read_stamp() -> dict[str, object]:
 
 def write_stamp(build: str, digest: str, dev: bool) -> None:
     draft = STAMP.with_suffix(".new")
-    draft.write_text(json.dumps({"build": build, "digest": digest, "dev": dev}))
+    draft.write_text(json.dumps({"build": build, "digest": digest, "dev": dev, "place": str(VENV)}))
     draft.replace(STAMP)
 
 
@@ -172,7 +172,10 @@ def installed_torch() -> str:
 
 
 def make_venv(build: str, torch_index: str) -> None:
-    """Leave a .venv whose Python can have the pinned torch: the one that is there, or the first candidate that does."""
+    """Leave a .venv whose Python can have the pinned torch: the one that is there, or the first candidate that does.
+
+    Raises SetupError where another one would have to be made, and what is there is somebody else's.
+    """
     version = torch_version(build)
     chosen = os.environ.get("PYTHON")
     present = python_version(PYTHON)
@@ -186,8 +189,13 @@ def make_venv(build: str, torch_index: str) -> None:
                 f"The environment has torch {installed}, wanted is {version}: {problem}\n{torch_advice(build)}"
             )
     problems = []
+    if VENV.exists() and not STAMP.exists() and any(VENV.iterdir()):
+        reason = f"Python {present}, which cannot have torch {version}" if present else "no Python that runs"
+        raise SetupError(f"{VENV} is there, was not made by `make env`, and has {reason}. Move it away, and try again.")
     for python in candidate_pythons():
         shutil.rmtree(VENV, ignore_errors=True)
+        VENV.mkdir(exist_ok=True)
+        write_stamp(build, digest="", dev=False)  # from now on it is ours
         result = subprocess.run([python, "-m", "venv", str(VENV)], capture_output=True, text=True, check=False)
         if result.returncode == 0:
             problem = torch_problem(version, torch_index)
@@ -195,7 +203,8 @@ def make_venv(build: str, torch_index: str) -> None:
                 say(f"{python} ({python_version(PYTHON)}), torch {version}")
                 return
         else:
-            problem = "it cannot make a virtual environment (on Debian and Ubuntu: install the package python3-venv)"
+            *_, reason = ["no reason given", *f"{result.stdout}\n{result.stderr}".strip().splitlines()]
+            problem = f"it cannot make a virtual environment: {reason} (Debian, Ubuntu: install python3-venv)"
         problems.append(f"  {python}: {problem}")
     shutil.rmtree(VENV, ignore_errors=True)
     raise SetupError(
@@ -264,12 +273,18 @@ def main() -> int:
     with open(ROOT / "pyproject.toml") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # two at once: the second waits, then finds it made
         stamp = read_stamp()
+        if stamp.get("place", str(VENV)) != str(VENV):  # what is in it names that place
+            say(f"the environment is that of {stamp['place']}: making one for {VENV}")
+            shutil.rmtree(VENV)
+            stamp = {}
         if stamp.get("build") not in (None, build):
             say(f"the environment is the {stamp['build']} build, wanted is {build}: making it anew")
             shutil.rmtree(VENV)
             stamp = {}
         dev = options.dev or bool(stamp.get("dev"))
-        if stamp.get("digest") == digest and stamp.get("dev") == dev and python_version(PYTHON):
+        version, chosen = python_version(PYTHON), os.environ.get("PYTHON")
+        is_chosen = not chosen or python_version(chosen) == version
+        if stamp.get("digest") == digest and stamp.get("dev") == dev and version and is_chosen:
             return 0
         check_driver(build)
         if not stamp:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from fourshot.cli.console import Terminal, program
 from fourshot.cli.declare import MODEL, Options, argument, command, flag
+from fourshot.cli.printable import as_word
 
 if TYPE_CHECKING:
     from fourshot.serving.models.registry import FolderContents
@@ -30,7 +31,7 @@ def demo(options: Options, terminal: Terminal) -> None:
     terminal.result("result", {"run": summary, "text": DEMO_TEXT, "answer": answer})
     terminal.scores(summary.table)
     terminal.say(f"Report: {Path(summary.report_path).resolve()}")
-    terminal.say(f"Ask the new classifier: {program()} predict {shlex.quote(options.out)} {shlex.quote(DEMO_TEXT)}")
+    terminal.say(f"Ask the new classifier: {program()} predict {as_word(options.out)} {shlex.quote(DEMO_TEXT)}")
     terminal.say(f"{answer.label}\t{answer.probability:.3f}\t{DEMO_TEXT}")
 
 

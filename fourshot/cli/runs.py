@@ -12,6 +12,7 @@ from fourshot.cli.console import Terminal, program
 from fourshot.cli.declare import MODEL, PLAN, Options, argument, command, flag, names_in
 from fourshot.cli.given import OF_UNLABELLED, check_of_unlabelled
 from fourshot.cli.options import settings_of, settings_options
+from fourshot.cli.printable import as_word
 from fourshot.engine.errors import InputError, error_class
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ def run(options: Options, terminal: Terminal) -> None:
     if summary.merged_path:
         terminal.say(f"Merged: {summary.merged_path}")
     if summary.adapter_path:
-        terminal.say(f"Try it: {program()} predict {shlex.quote(str(folder))} {sample_argument(task)}")
+        terminal.say(f"Try it: {program()} predict {as_word(folder)} {sample_argument(task)}")
 
 
 @command(
@@ -159,7 +160,7 @@ def train(options: Options, terminal: Terminal) -> int | None:
     terminal.say(f"{len(outcomes) - len(failed)} of {len(outcomes)} tasks have their adapter. Folder: {folder}")
     done = next((outcome for outcome in outcomes if outcome.state == "finished"), None)
     if done:
-        terminal.say(f"Try one: {program()} predict {shlex.quote(done.folder)} 'A text of your own'")
+        terminal.say(f"Try one: {program()} predict {as_word(done.folder)} 'A text of your own'")
     return max((error_class(outcome.error).exit_code for outcome in failed), default=0)
 
 

@@ -1,6 +1,5 @@
 """`annotate` and `distill`: a user's texts, read by a teacher; and a small classifier that learnt from it."""
 
-import shlex
 from pathlib import Path
 
 from fourshot.cli.console import Terminal, program
@@ -8,6 +7,7 @@ from fourshot.cli.declare import MODEL, PLAN, Options, argument, command, flag, 
 from fourshot.cli.given import check_of_unlabelled
 from fourshot.cli.options import settings_of, settings_options
 from fourshot.cli.predict import not_read
+from fourshot.cli.printable import as_word
 from fourshot.cli.remote import REMOTE_OPTIONS, first_of, teacher_line, teacher_of
 from fourshot.cli.runs import DATA, ENCODING, TASK
 from fourshot.engine.errors import InputError
@@ -188,4 +188,4 @@ def distill(options: Options, terminal: Terminal) -> None:
             f"texts; probabilities differ by up to {parity.largest_difference:.4f}{lost}."
         )
     terminal.say(f"Student: {summary.student_path} ({size})\nReport: {summary.report_path}")
-    terminal.say(f"Try it: {program()} predict {shlex.quote(str(folder))} {sample_argument(task)}")
+    terminal.say(f"Try it: {program()} predict {as_word(folder)} {sample_argument(task)}")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from fourshot.cli.console import Terminal, program
 from fourshot.cli.declare import MODEL, Options, argument, command, flag
+from fourshot.cli.printable import as_word
 from fourshot.cli.runs import TASK
 from fourshot.engine.errors import InputError
 
@@ -106,7 +107,7 @@ def new(options: Options, terminal: Terminal) -> None:
     left_out = f" What was left out: {Path(task.task_file).parent / MADE_FROM}." if dropped else ""
     terminal.say(
         f"Wrote {task.task_file}.{left_out} Make its instruction, noun and label words fit, then: "
-        f"{program()} tasks check {shlex.quote(task.task_file)}"
+        f"{program()} tasks check {as_word(task.task_file)}"
     )
 
 
@@ -151,8 +152,8 @@ def _next_step(options: Options, *, has_fewer: bool) -> str:
     from fourshot.pipeline.tasks.task_file import load_any_task
 
     step = "distill" if isinstance(load_any_task(options.task, options.data), GenerationTask) else "run"
-    data = f" --data {shlex.quote(str(options.data))}" if options.data else ""
+    data = f" --data {as_word(options.data)}" if options.data else ""
     model = f" --model {shlex.quote(options.model)}" if options.model else ""
     shots = f" --shots {options.shots}" if step == "run" and options.shots != DEFAULT_SHOTS else ""
     fewer = " --allow-fewer-shots" if step == "run" and has_fewer else ""
-    return f"{program()} {step} {shlex.quote(options.task)}{data}{model}{shots}{fewer}"
+    return f"{program()} {step} {as_word(options.task)}{data}{model}{shots}{fewer}"

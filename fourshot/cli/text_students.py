@@ -1,6 +1,5 @@
 """`distill`, `annotate` and `predict` of text generation tasks: a teacher writes, a student learns to, then does."""
 
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from fourshot.cli.console import Terminal, program
 from fourshot.cli.declare import Options, overrides
 from fourshot.cli.options import settings_of
-from fourshot.cli.printable import one_line
+from fourshot.cli.printable import as_word, one_line
 from fourshot.cli.remote import first_of, teacher_line, teacher_of
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.faults import counted
@@ -75,7 +74,7 @@ def distill_text(task: "GenerationTask", options: Options, arguments: dict[str, 
         terminal.say(teacher_line(summary.remote_teacher))
     size = f"{summary.architecture}, {summary.parameters / 1e6:.0f} million parameters, {summary.megabytes:.0f} MB"
     terminal.say(f"Student: {summary.student_path} ({size})\nReport: {summary.report_path}")
-    terminal.say(f"Try it: {program()} predict {shlex.quote(str(arguments['folder']))} 'An input of your own'")
+    terminal.say(f"Try it: {program()} predict {as_word(arguments['folder'])} 'An input of your own'")
 
 
 def annotate_text(options: Options, arguments: dict[str, Any], terminal: Terminal) -> None:

@@ -1,8 +1,10 @@
 """What `make env` finds out before anything large is downloaded."""
 
 import importlib
+import json
 import os
 import re
+import sys
 import sysconfig
 import venv
 import zipfile
@@ -158,3 +160,48 @@ def test_what_neither_can_install_is_no_good_end(
     assert not installers.install(environment, "absent")
     told = capfd.readouterr()
     assert "pip tries" in told.out and "No matching distribution found for absent" in told.err
+
+
+@pytest.fixture
+def place(setup_env: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Of an environment that the script would make; nothing is installed."""
+    folder = tmp_path / ".venv"
+    for name, value in (("VENV", folder), ("PYTHON", folder / "bin" / "python"), ("STAMP", folder / "stamp.json")):
+        monkeypatch.setattr(setup_env, name, value)
+    monkeypatch.setattr(setup_env, "install", lambda *_: None)
+    monkeypatch.setattr(setup_env, "torch_problem", lambda *_: "")
+    monkeypatch.setattr("sys.argv", ["setup_env.py", "--build", "cpu"])
+    monkeypatch.setenv("PYTHON", sys.executable)
+    return folder
+
+
+def test_an_environment_that_was_moved_or_copied_is_made_anew(
+    setup_env: ModuleType, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is in it names the place it was made for: it would run the code of that, or nothing."""
+    assert setup_env.main() == 0 and (place / "bin" / "python").exists()
+    (place / "kept").touch()
+    capsys.readouterr()
+    assert setup_env.main() == 0 and (place / "kept").exists() and capsys.readouterr().out == ""
+    stamp = json.loads((place / "stamp.json").read_text())
+    (place / "stamp.json").write_text(json.dumps(stamp | {"place": "/elsewhere/.venv"}))
+    assert setup_env.main() == 0 and not (place / "kept").exists()
+    assert "the environment is that of /elsewhere/.venv: making one for" in capsys.readouterr().out
+    monkeypatch.setattr(setup_env, "python_version", lambda python: "3.12" if python == sys.executable else "3.11")
+    (place / "kept").touch()
+    setup_env.main()
+    assert not (place / "kept").exists(), "PYTHON names another one"
+
+
+def test_what_somebody_else_made_is_not_taken_away(
+    setup_env: ModuleType, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.mkdir(parents=True)
+    (place / "notes.txt").write_text("mine")
+    with pytest.raises(
+        setup_env.SetupError, match=r"was not made by `make env`, and has no Python that runs\. Move it"
+    ):
+        setup_env.main()
+    assert (place / "notes.txt").read_text() == "mine"
+    (place / "notes.txt").unlink()
+    assert setup_env.main() == 0  # an empty folder is nobody's
