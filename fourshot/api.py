@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fourshot.cli.options import nested, with_values
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.arguments import checked
 from fourshot.pipeline.corpus.run import make_corpus
@@ -20,6 +19,7 @@ from fourshot.pipeline.task import Task
 from fourshot.pipeline.tasks.generation import GenerationTask
 from fourshot.pipeline.tasks.task_file import given_task, with_labels
 from fourshot.pipeline.tasks.task_paths import load_tasks
+from fourshot.setting_values import nested, with_values
 from fourshot.training.jobs.jobs import Placement
 
 

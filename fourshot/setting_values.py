@@ -1,0 +1,107 @@
+"""Settings from values that a user gives, in a file, as options or in Python; an error says what was meant."""
+
+import difflib
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import msgspec
+
+from fourshot.engine.errors import InputError
+from fourshot.pipeline.earlier_names import EARLIER_NAMES
+from fourshot.pipeline.synthesis.settings import PRESETS, RunSettings
+from fourshot.training.lora.settings import TargetModules
+
+SPELLED: dict[Any, str] = {  # of a type: how its values are written
+    bool: ". Allowed are true and false.",
+    int: ". Allowed are whole numbers such as 16.",
+    float: ". Allowed are numbers such as 0.5 or 1e-4.",
+}
+
+
+def with_values(settings: RunSettings, values: Mapping[str, Any], source: str) -> RunSettings:
+    """``settings`` with nested ``values`` put over them; ``source`` is what an error names. Raises `InputError`."""
+    current = msgspec.to_builtins(settings)
+    _check_keys(values, current, source)
+    try:
+        return msgspec.convert(_merged(current, values), RunSettings)
+    except msgspec.ValidationError as error:
+        message, _, place = str(error).removesuffix(" - at `$`").partition(" - at `$.")
+        place = place.rstrip("`")
+        named = message.endswith(".") or place in source  # sentences of ours name the setting
+        raise InputError(f"{source}: {message if named else f'{place}: {message}'}{_allowed(place)}") from error
+
+
+def flat(document: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of every setting in a nested document."""
+    for key, value in document.items():
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _check_keys(values: Mapping[str, Any], allowed: Mapping[str, Any], source: str, prefix: str = "") -> None:
+    for key, value in values.items():
+        if key not in allowed:
+            name = prefix + key
+            hint = EARLIER_NAMES[name] if name in EARLIER_NAMES else _suggestion(name)
+            raise InputError(f"{source}: there is no setting {name!r}. {hint}")
+        if isinstance(value, Mapping) and isinstance(allowed[key], Mapping):
+            _check_keys(value, allowed[key], source, f"{prefix}{key}.")
+
+
+def _allowed(place: str) -> str:
+    """What may stand at ``place``, where that is one of a few words, a list or a number; "" elsewhere."""
+    kind = _type_of(place.partition("[")[0]) if place else None
+    if kind == TargetModules:
+        return """. Allowed are all, and a list of names: '["q_proj", "v_proj"]'."""
+    written = ""
+    if get_origin(kind) is tuple:
+        kind = get_args(kind)[0]
+        written = f""" A list is written '["{get_args(kind)[0]}"]'.""" if get_origin(kind) is Literal else ""
+    if get_origin(kind) is Literal:
+        return f". Allowed are {', '.join(map(str, get_args(kind)))}.{written}"
+    return SPELLED.get(kind, "")
+
+
+def _suggestion(key: str) -> str:
+    last_of = {name: name.rpartition(".")[2] for name, _ in flat(msgspec.to_builtins(PRESETS["default"]))}
+    if key in last_of:  # in a file, as one key with a dot in it
+        return f"Write {key} without quotes around it."
+    groups = {name.partition(".")[0]: name.partition(".")[0] for name in last_of if "." in name}
+    last_of |= {} if "." in key else groups
+    group, _, setting = key.lower().rpartition(".")
+    matches = [name for name in last_of.values() if setting in (name, _initials(name))]
+    group_names = [name.rpartition(".")[2] for name in last_of if group and name.startswith(f"{group}.")]
+    matches = [name for name in matches if name in group_names] or matches
+    for names in (group_names, last_of.values()):  # a name of one letter is near any short word
+        matches = matches or difflib.get_close_matches(setting, [name for name in names if len(name) > 1], n=1)
+    if matches:
+        return f"Did you mean {' or '.join(repr(name) for name, last in last_of.items() if last == matches[0])}?"
+    return f"Settings are {', '.join(name for name in last_of if name not in groups)}."
+
+
+def _initials(name: str) -> str:
+    """As people shorten names of several words: lr for learning_rate; "" of one word."""
+    words = name.split("_")
+    return "".join(word[0] for word in words) if len(words) > 1 else ""
+
+
+def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in changes.items():
+        are_mappings = isinstance(value, Mapping) and isinstance(base.get(key), Mapping)
+        merged[key] = _merged(base[key], value) if are_mappings else value
+    return merged
+
+
+def nested(key: str, value: Any) -> dict[str, Any]:
+    first, dot, rest = key.partition(".")
+    return {first: nested(rest, value) if dot else value}
+
+
+def _type_of(key: str) -> Any:
+    kind: Any = RunSettings
+    for name in key.split("."):
+        kind = get_type_hints(kind)[name]
+    return kind
