@@ -34,6 +34,7 @@ OTHERWISE = {
     "--candidates-per-draw": "generate.keep_likelier_of",
     "--loss": "train.loss",
 }
+IN_PYTHON = "In Python:"
 _FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]*[a-z]")
 WORDS = {str: "a string", int: "a whole number", float: "a number", bool: "True or False", Path: "a path"}
 WORDS |= {type(None): "None", dict: "a dictionary"}
@@ -79,8 +80,9 @@ def checked_but(*exempt: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
             try:
                 return function(*given.args, **given.kwargs)
             except FourshotError as error:
-                if words := in_python(str(error), known):
-                    error.add_note(words)
+                if words := in_python(str(error), known):  # in the terms of the outermost function, which was called
+                    inner = [note for note in getattr(error, "__notes__", ()) if not note.startswith(IN_PYTHON)]
+                    error.__notes__ = [*inner, words]
                 raise
 
         return wrapped
@@ -104,7 +106,7 @@ def in_python(message: str, parameters: Iterable[str]) -> str:
             words.append(f"{flag} is the argument {name}")
         elif setting := next((key for key in _setting_names() if name in (key, key.rpartition(".")[2])), ""):
             words.append(f"{flag} is settings.{setting}")
-    return f"In Python: {', '.join(words)}." if words else ""
+    return f"{IN_PYTHON} {', '.join(words)}." if words else ""
 
 
 @functools.cache

@@ -132,6 +132,9 @@ def convert(gguf: Path, folder: Path) -> str:
     except FourshotError:
         raise
     except Exception as error:  # a damaged file, or an architecture unknown to it, ends transformers anywhere
+        if "cannot reshape array" in str(error):  # what its header announces is not there
+            size = f"{gguf.stat().st_size:,} bytes"
+            raise ModelNotFoundError(f"{gguf} ends too early ({size}). Copy or fetch it again, whole.") from error
         raise ModelNotFoundError(
             f"{gguf} cannot be read as a GGUF model: {type(error).__name__}: {error}. {ALTERNATIVE}"
         ) from error

@@ -18,6 +18,7 @@ import msgspec
 
 from fourshot.engine.errors import FourshotError, InputError, RunFolderError
 
+MOST_NAME_BYTES = 200
 PATIENCE_S = 20.0  # with another process that changes the same file
 STAGED = ".partial"  # how the name of a folder ends that is being filled
 _ADDRESS = re.compile(r"([A-Za-z][\w+.-]+)[:\w+.-]*:/")  # `Path` makes one slash of two; one letter is a drive
@@ -53,12 +54,17 @@ def replace_file(target: Path, content: bytes) -> None:
         staged.write_bytes(content)
 
 
+def _start_of(name: str) -> str:
+    """So much of a name that there is room for more: file systems end them at 255 bytes."""
+    return os.fsdecode(os.fsencode(name)[:MOST_NAME_BYTES])
+
+
 @contextmanager
 def replaced_file(target: Path) -> Iterator[Path]:
     """A hidden file to be written, which takes the place of ``target`` when the block is left without an error."""
     target.parent.mkdir(parents=True, exist_ok=True)
     # Process ids of two machines may be the same, and both may write into a folder that they share.
-    staged = target.with_name(f".{target.name}.{secrets.token_hex(4)}.{os.getpid()}")
+    staged = target.with_name(f".{_start_of(target.name)}.{secrets.token_hex(4)}.{os.getpid()}")
     try:
         with _naming(target):
             yield staged
@@ -157,7 +163,7 @@ def staged_folder(parent: Path, name: str = "") -> Iterator[Path]:
     Makes ``parent``. What was not settled when the block is left is removed.
     """
     parent.mkdir(parents=True, exist_ok=True)
-    staged = Path(tempfile.mkdtemp(dir=parent, prefix=f".{name}-" if name else ".", suffix=STAGED))
+    staged = Path(tempfile.mkdtemp(dir=parent, prefix=f".{_start_of(name)}-" if name else ".", suffix=STAGED))
     try:
         yield staged
     finally:
@@ -250,6 +256,7 @@ def read_lines(file: Path, kind: type[T]) -> list[T]:
     """
     if not file.exists():
         return []
+    check_regular(file)
     decode = msgspec.json.Decoder(kind).decode
     lines = file.read_bytes().split(b"\n")[:-1]
     items = []

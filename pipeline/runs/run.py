@@ -201,7 +201,8 @@ def _check_kept(data: TaskData, shots: Sequence[Example]) -> None:
         labelled = load_chosen_shots(data.task) or load_split(data.task, "train")
     except InputError:
         return  # the folder has all that it needs
-    if changed := [shot.text for shot in shots if shot not in labelled.examples]:
+    there = {(example.text, example.label) for example in labelled.examples}
+    if changed := [shot.text for shot in shots if (shot.text, shot.label) not in there]:
         data.tell(
             f"{counted(len(changed), 'shot')} of this folder {'are' if len(changed) > 1 else 'is'} not in the "
             f"labelled data any more ({changed[0][:60]!r}), and stay as they were. To learn from the data as it is "

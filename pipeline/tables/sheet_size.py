@@ -13,7 +13,7 @@ from fourshot.pipeline.tables.types import TableError
 MOST_CELLS = 100_000_000  # a million rows of a hundred columns: three gigabytes
 MOST_BYTES = 2 << 30  # of one part of the package, unpacked
 # A row, and a cell that has something in it: what only has a format is closed at once, and calamine leaves it out.
-_PLACE = re.compile(rb"""<(?:\w+:)?(?:c|row)\b[^<>]*?\sr=["']([A-Z]{0,3})(\d{1,7})["'][^<>]*(?<!/)>""")
+_PLACE = re.compile(rb"""<(?:\w+:)?(?:c|row)\b(?>[^<>]*?\sr=["']([A-Z]{0,3})(\d{1,7})["'])[^<>]*+(?<!/)>""")
 
 
 def check_size(content: bytes) -> None:

@@ -50,6 +50,15 @@ def test_whatever_is_no_json_is_told_in_one_way(tmp_path: Path, content: bytes) 
         read_json(tmp_path / "file.json", dict[str, object])
 
 
+@pytest.mark.parametrize("name", ["ü" * 127, "n" * 255])
+def test_a_name_may_be_as_long_as_the_file_system_allows(tmp_path: Path, name: str) -> None:
+    replace_file(tmp_path / name, b"whole")
+    assert [*tmp_path.iterdir()] == [tmp_path / name] and (tmp_path / name).read_bytes() == b"whole"
+    with staged_folder(tmp_path / "in", name) as staged:
+        settle(staged, tmp_path / "in" / name)
+    assert [*(tmp_path / "in").iterdir()] == [tmp_path / "in" / name]
+
+
 @pytest.mark.parametrize("sync", [False, True])
 def test_a_folder_is_there_once_it_is_whole(tmp_path: Path, sync: bool) -> None:
     target = tmp_path / "new" / "target"

@@ -172,3 +172,7 @@ def test_what_is_no_gguf_file_is_named(tmp_path: Path, learnt: Path) -> None:
     os.truncate(cut, 5000)
     with pytest.raises(ModelNotFoundError, match="cannot be read as a GGUF model"):
         resolve_model(str(cut))
+    half = shutil.copy(learnt, tmp_path / "half.gguf")
+    os.truncate(half, learnt.stat().st_size // 2)
+    with pytest.raises(ModelNotFoundError, match=r"half\.gguf ends too early \(.* bytes\)\. Copy or fetch it again"):
+        resolve_model(str(half))

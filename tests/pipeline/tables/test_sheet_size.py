@@ -41,6 +41,7 @@ def test_a_cell_far_from_the_table_is_told(far: str, name: str) -> None:
         package(f'{TABLE}<row r="1048576" ht="15"/><row r="3"><c r="XFD3" s="7"/></row>'),  # formats alone
         package(f'{TABLE}<row r="1048576"><c r="T1048576"><v>1</v></c></row>'),  # as long as a sheet can be
         package("<row " * 400_000),  # never closed: gone through once
+        package("<c" + ' r="A1"' * 400_000 + "/>"),
         package(TABLE)[:-30],
         b"",
         b"text,label",
