@@ -132,7 +132,7 @@ def _label_columns(table: Table, excluded: set[str], by_name: bool = True) -> li
 def _unnumbered(column: str) -> str:
     """Without a number at its end."""
     name = column.rstrip("0123456789")
-    return name if name == column else name.rstrip(" \t" + string.punctuation)
+    return name if name == column else name.rstrip(string.whitespace + string.punctuation)
 
 
 def _is_called(column: str, names: Set[str]) -> bool:
