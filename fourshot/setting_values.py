@@ -1,14 +1,15 @@
 """Settings from values that a user gives, in a file, as options or in Python; an error says what was meant."""
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 
 from fourshot.engine.errors import InputError
+from fourshot.pipeline.arguments import setting_names
 from fourshot.pipeline.earlier_names import EARLIER_NAMES
-from fourshot.pipeline.synthesis.settings import PRESETS, RunSettings
+from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.training.lora.settings import TargetModules
 
 SPELLED: dict[Any, str] = {  # of a type: how its values are written
@@ -29,15 +30,6 @@ def with_values(settings: RunSettings, values: Mapping[str, Any], source: str) -
         place = place.rstrip("`")
         named = message.endswith(".") or place in source  # sentences of ours name the setting
         raise InputError(f"{source}: {message if named else f'{place}: {message}'}{_allowed(place)}") from error
-
-
-def flat(document: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted key, value) of every setting in a nested document."""
-    for key, value in document.items():
-        if isinstance(value, Mapping):
-            yield from flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _check_keys(values: Mapping[str, Any], allowed: Mapping[str, Any], source: str, prefix: str = "") -> None:
@@ -65,7 +57,7 @@ def _allowed(place: str) -> str:
 
 
 def _suggestion(key: str) -> str:
-    last_of = {name: name.rpartition(".")[2] for name, _ in flat(msgspec.to_builtins(PRESETS["default"]))}
+    last_of = {name: name.rpartition(".")[2] for name in setting_names()}
     if key in last_of:  # in a file, as one key with a dot in it
         return f"Write {key} without quotes around it."
     groups = {name.partition(".")[0]: name.partition(".")[0] for name in last_of if "." in name}

@@ -104,13 +104,13 @@ def in_python(message: str, parameters: Iterable[str]) -> str:
         name = name if name in parameters else OTHERWISE.get(flag, name)
         if name in parameters:
             words.append(f"{flag} is the argument {name}")
-        elif setting := next((key for key in _setting_names() if name in (key, key.rpartition(".")[2])), ""):
+        elif setting := next((key for key in setting_names() if name in (key, key.rpartition(".")[2])), ""):
             words.append(f"{flag} is settings.{setting}")
     return f"{IN_PYTHON} {', '.join(words)}." if words else ""
 
 
 @functools.cache
-def _setting_names() -> list[str]:
+def setting_names() -> list[str]:
     """Of `RunSettings`, dotted."""
     from fourshot.pipeline.synthesis.settings import RunSettings
 

@@ -21,26 +21,18 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # PYTHONSAFEPATH leaves it out
 import installers
+from pythons import SUPPORTED, SetupError, candidate_pythons, python_version
 
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
 STAMP = VENV / "fourshot-env.json"
 
-SUPPORTED = ("3.13", "3.12", "3.11")  # newest first; pyproject.toml says the same as `requires-python`
 CPU_TORCH_INDEX = "https://download.pytorch.org/whl/cpu"
 FREE_DISK_GIB = {"cpu": 5, "gpu": 16, "v100": 16}  # installed size and the largest wheels beside it
 EXTRA_OF_BUILD = {"cpu": "cpu", "gpu": "gpu", "v100": ""}
 CUDA_OF_BUILD = {"gpu": 13, "v100": 12}  # major version of the pinned torch
 V100_CONSTRAINTS = ROOT / "constraints" / "v100.txt"
-
-
-class SetupError(Exception):
-    """Ends the set-up. ``str(error)`` is for the user; ``exit_code`` as in the module's docstring."""
-
-    def __init__(self, message: str, exit_code: int = 2) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code
 
 
 def say(message: str) -> None:
@@ -114,41 +106,6 @@ def write_stamp(build: str, digest: str, dev: bool) -> None:
     draft = STAMP.with_suffix(".new")
     draft.write_text(json.dumps({"build": build, "digest": digest, "dev": dev, "place": str(VENV)}))
     draft.replace(STAMP)
-
-
-def python_version(python: str | Path) -> str:
-    """'3.11' for an interpreter that runs, '' for one that does not (a version manager's stand-in, a moved folder)."""
-    code = "import sys; print('%d.%d' % sys.version_info[:2])"
-    try:
-        answer = subprocess.run([str(python), "-c", code], capture_output=True, text=True, check=False)
-    except OSError:
-        return ""
-    return answer.stdout.strip() if answer.returncode == 0 else ""
-
-
-def candidate_pythons() -> list[str]:
-    """Interpreters to try, in order: $PYTHON alone where it is set, else the supported ones that run, newest first."""
-    chosen = os.environ.get("PYTHON")
-    if chosen:
-        version = python_version(chosen)
-        if version not in SUPPORTED:
-            problem = f"is Python {version}" if version else "does not run"
-            raise SetupError(
-                f"PYTHON={chosen} {problem}. Allowed: Python {SUPPORTED[-1]} to {SUPPORTED[0]}. "
-                "Name another interpreter in PYTHON, or unset it to have one found."
-            )
-        return [chosen]
-    named = [f"python{version}" for version in SUPPORTED if python_version(f"python{version}") == version]
-    versions = {name[len("python") :] for name in named}
-    if python_version("python3") in set(SUPPORTED) - versions:
-        named.append("python3")
-    if not named:
-        raise SetupError(
-            f"No Python {SUPPORTED[-1]} to {SUPPORTED[0]} on the PATH "
-            f"(python3 is {python_version('python3') or 'absent'}). "
-            "Install one, or name it: make env PYTHON=/path/to/python3.12"
-        )
-    return named
 
 
 def torch_problem(version: str, torch_index: str) -> str:

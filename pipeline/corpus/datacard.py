@@ -11,9 +11,10 @@ from pathlib import Path
 import msgspec
 
 from fourshot.engine.machine.files import replace_file
-from fourshot.pipeline.corpus.folder import CorpusFolder, CorpusManifest, ShardRecord
+from fourshot.pipeline.corpus.folder import CorpusFolder, CorpusManifest
 from fourshot.pipeline.corpus.rows import features
 from fourshot.pipeline.corpus.settings import UNKNOWN, CorpusSettings, Format
+from fourshot.pipeline.corpus.shards import ShardRecord
 from fourshot.pipeline.corpus.summary import ClassOutcome, CorpusSummary
 from fourshot.pipeline.synthesis.diversity import distinct, unique_trigram_curve
 from fourshot.pipeline.task import Task

@@ -10,10 +10,11 @@ import msgspec
 from fourshot.engine.checkpoints.models import ResolvedModel
 from fourshot.engine.errors import FourshotError
 from fourshot.pipeline.corpus.datacard import write_card
-from fourshot.pipeline.corpus.folder import CorpusFolder, ShardRecord
+from fourshot.pipeline.corpus.folder import CorpusFolder
 from fourshot.pipeline.corpus.mending import MendSink, ShardDamage
 from fourshot.pipeline.corpus.plan import STAGE, remaining_work
 from fourshot.pipeline.corpus.settings import CorpusSettings
+from fourshot.pipeline.corpus.shards import ShardRecord
 from fourshot.pipeline.corpus.sink import ShardSink, replayed
 from fourshot.pipeline.corpus.summary import ClassOutcome, CorpusSummary, class_outcomes, counted
 from fourshot.pipeline.events import Event, OnEvent

@@ -12,7 +12,6 @@ tasks/<task>/        the task, its shots, and the annotator's calibration
 
 import hashlib
 import os
-import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,6 +26,7 @@ from fourshot.engine.errors import RunFolderError
 from fourshot.engine.machine.files import replace_file
 from fourshot.pipeline.corpus.rows import UNREADABLE, CorpusRow, encode_rows, read_rows
 from fourshot.pipeline.corpus.settings import Format
+from fourshot.pipeline.corpus.shards import READ, ShardRecord
 from fourshot.pipeline.loop.counts import DrawRecord, check_records
 from fourshot.pipeline.loop.units import DrawFault
 from fourshot.pipeline.synthesis.attributes import Attributes
@@ -41,7 +41,6 @@ ERRORS_FILE = "errors.jsonl"
 DAMAGED = "damaged"
 SCHEMA = 1
 T = TypeVar("T")
-_READ = re.compile(r".*\.(?:jsonl|parquet)")  # names of shards, of those being written, of what `datasets` reads too
 
 
 class CorpusManifest(Manifest, frozen=True, kw_only=True):
@@ -76,17 +75,6 @@ class TaskManifest(Manifest, frozen=True, kw_only=True):
         fields = super().identity()
         fields["task"].pop("data")  # the same data may lie elsewhere tomorrow; the shots are kept in the folder
         return fields
-
-
-class ShardRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """A line of the journal."""
-
-    task: str
-    file: str = ""  # relative to the folder; "" where the units gave no row
-    rows: int = 0
-    sha256: str = ""  # of the file; "": written before there were hashes
-    faults: int = 0  # lines added to errors.jsonl
-    units: tuple[DrawRecord, ...]
 
 
 class CorpusFolder(WorkFolder):
@@ -128,7 +116,6 @@ class CorpusFolder(WorkFolder):
         try:
             lines, last = self.lines(JOURNAL_FILE, ShardRecord), dict[str, int]()
             for line in lines:
-                _check_place(line.file)
                 last[line.task] = check_records(line.rows, line.units, last.get(line.task, -1))
             return lines
         except RunFolderError:
@@ -149,7 +136,7 @@ class CorpusFolder(WorkFolder):
         self.keep_lines(JOURNAL_FILE, len(shards))
         self.keep_lines(ERRORS_FILE, sum(shard.faults for shard in shards))
         known_files = {shard.file for shard in shards if shard.file}
-        disk_files = {str(file.relative_to(self.path)) for file in self.path.glob("data/*/*") if _READ.match(file.name)}
+        disk_files = {str(file.relative_to(self.path)) for file in self.path.glob("data/*/*") if READ.match(file.name)}
         strangers = sorted(disk_files - known_files)
         strays = [file for file in strangers if not Path(file).name.startswith(".")]
         counts = Counter(shard.task for shard in shards)
@@ -288,13 +275,6 @@ class CorpusFolder(WorkFolder):
 
     def _of(self, task: str) -> WorkFolder:
         return WorkFolder(self.path / "tasks" / task)
-
-
-def _check_place(file: str) -> None:
-    """Raise ValueError where a shard is not in the corpus's own data: shards are written, and put aside."""
-    parts = Path(file).parts
-    if file and (len(parts) < 3 or parts[0] != "data" or ".." in parts or not _READ.fullmatch(parts[-1])):
-        raise ValueError(f"it names {file!r}, which is no shard in data/")
 
 
 def _read_or_none(folder: WorkFolder, kind: type[T]) -> T | None:

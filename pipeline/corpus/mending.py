@@ -9,8 +9,9 @@ from collections.abc import Collection, Mapping, Sequence
 
 from fourshot.engine.checkpoints.models import ResolvedModel
 from fourshot.engine.errors import RunFolderError
-from fourshot.pipeline.corpus.folder import CorpusFolder, ShardRecord
+from fourshot.pipeline.corpus.folder import CorpusFolder
 from fourshot.pipeline.corpus.rows import row_of
+from fourshot.pipeline.corpus.shards import ShardRecord
 from fourshot.pipeline.corpus.sink import stored_calibration
 from fourshot.pipeline.events import Event, OnEvent
 from fourshot.pipeline.loop.counts import DrawRecord

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from fourshot.engine.checkpoints.models import ResolvedModel
-from fourshot.pipeline.corpus.folder import ShardRecord
+from fourshot.pipeline.corpus.shards import ShardRecord
 from fourshot.pipeline.corpus.sink import replayed
 from fourshot.pipeline.forecast import StageWork
 from fourshot.pipeline.loop.units import TaskBrief

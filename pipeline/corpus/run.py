@@ -8,8 +8,9 @@ import msgspec
 from fourshot.engine.checkpoints.models import ResolvedModel, resolve_model
 from fourshot.engine.errors import FourshotError, InputError
 from fourshot.pipeline.corpus.filling import CorpusFilling, foretell_corpus
-from fourshot.pipeline.corpus.folder import CorpusFolder, CorpusManifest, ShardRecord, TaskManifest
+from fourshot.pipeline.corpus.folder import CorpusFolder, CorpusManifest, TaskManifest
 from fourshot.pipeline.corpus.settings import CorpusSettings
+from fourshot.pipeline.corpus.shards import ShardRecord
 from fourshot.pipeline.corpus.sink import check_begun
 from fourshot.pipeline.corpus.sources import data_of, readers_of
 from fourshot.pipeline.corpus.summary import CorpusSummary

@@ -7,9 +7,10 @@ from itertools import islice
 from fourshot.engine.calibration import Calibration
 from fourshot.engine.checkpoints.models import ResolvedModel
 from fourshot.engine.errors import RunFolderError
-from fourshot.pipeline.corpus.folder import CorpusFolder, ShardRecord
+from fourshot.pipeline.corpus.folder import CorpusFolder
 from fourshot.pipeline.corpus.rows import CorpusRow, row_of
 from fourshot.pipeline.corpus.settings import CorpusSettings
+from fourshot.pipeline.corpus.shards import ShardRecord
 from fourshot.pipeline.loop.counts import ClassCounts, DrawRecord
 from fourshot.pipeline.loop.ledger import JudgedBatch, Ledger
 from fourshot.pipeline.loop.plan import AheadPlan

@@ -5,7 +5,7 @@ from typing import Literal
 
 import msgspec
 
-from fourshot.pipeline.corpus.folder import ShardRecord
+from fourshot.pipeline.corpus.shards import ShardRecord
 from fourshot.pipeline.forecast import Forecast
 from fourshot.pipeline.loop.counts import ClassCounts, accepted, more_draws
 from fourshot.pipeline.loop.progress import Rates

@@ -50,9 +50,7 @@ def read_document(path: Path) -> tuple[dict[str, Any], list[TaskFault]]:
     text, faults = read_text(path)
     try:
         return tomllib.loads(text), faults
-    except RecursionError:
-        return {}, [error(str(path), "brackets in brackets, more deeply than can be read.", "Write it more simply.")]
-    except tomllib.TOMLDecodeError as failure:
+    except (tomllib.TOMLDecodeError, RecursionError) as failure:
         place = re.search(r"line (\d+), column (\d+)", str(failure))
         location = f"{path}:{place[1]}:{place[2]}" if place else f"{path} (end of file)"
         reason = re.sub(r" \(at .*\)$", "", str(failure))

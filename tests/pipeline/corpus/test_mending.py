@@ -7,16 +7,15 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 
 from fourshot.cli import main as cli
 from fourshot.engine import fake_engine
 from fourshot.engine.core import EngineSettings
 from fourshot.engine.errors import RunFolderError
-from fourshot.pipeline.corpus.folder import JOURNAL_FILE, CorpusFolder, ShardRecord
-from fourshot.pipeline.corpus.rows import encode_rows
+from fourshot.pipeline.corpus.folder import JOURNAL_FILE, CorpusFolder
 from fourshot.pipeline.corpus.settings import Format
+from fourshot.pipeline.corpus.shards import ShardRecord
 from fourshot.pipeline.events import Event
 from tests.pipeline.corpus.small_corpora import TASK, make, named, rows_of, settings
 from tests.pipeline.loop.filling import InProcessWorker
@@ -275,43 +274,3 @@ def test_the_command_warns_of_it_also_where_it_is_quiet(tmp_path: Path, capfd: p
     assert "warning: data/support_tickets/000000.jsonl cannot be read" in err and "damaged" in err
     result = json.loads(out)
     assert (result["rows"], list(result["mended"])) == (20, ["data/support_tickets/000000.jsonl"])
-
-
-def test_datasets_loads_it_at_any_moment_under_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from datasets import load_dataset
-
-    add_shard, moments = CorpusFolder.add_shard, list[tuple[str, int]]()
-
-    def add(folder: CorpusFolder, task: str, number: int, *rest: Any) -> ShardRecord:
-        shard = add_shard(folder, task, number, *rest)
-        if number < 2:  # before the card is written again, as a kill might leave it
-            shutil.copytree(folder.path, tmp_path / str(len(moments)))
-            moments.append((task, number))
-        return shard
-
-    monkeypatch.setattr(CorpusFolder, "add_shard", add)
-    make_small(tmp_path / "corpus")
-    assert moments == [(task, number) for task in TASKS for number in (0, 1)]
-    for place, (task, number) in enumerate(moments):
-        folder = tmp_path / str(place)
-        assert "**Not all classes are finished: " in (folder / "README.md").read_text()
-        loaded = load_dataset(str(folder), task, split="train", cache_dir=str(tmp_path / "cache"))
-        shards = [shard for shard in CorpusFolder(folder).journal() if shard.task == task]
-        assert loaded.num_rows == sum(shard.rows for shard in shards) and len(shards) == number + 1
-    assert "Not all" not in (tmp_path / "corpus" / "README.md").read_text()
-
-
-@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
-def test_a_first_shard_of_empty_lists_loads_with_the_others(kind: Format, tmp_path: Path) -> None:
-    from datasets import load_dataset
-
-    make(tmp_path, named("one"), format=kind)
-    rows = rows_of(tmp_path)
-    bare = [msgspec.structs.replace(row, attributes=(), probabilities=(), shots=()) for row in rows[:9]]
-    rich = [msgspec.structs.replace(row, attributes=("topic: chains",)) for row in rows[9:]]
-    for number, part in enumerate((bare, rich)):
-        (tmp_path / "data" / "one" / f"{number:06d}.{kind}").write_bytes(encode_rows(part, kind))
-    loaded = load_dataset(str(tmp_path), "one", split="train", cache_dir=str(tmp_path / "cache"))
-    assert loaded["attributes"] == [[]] * 9 + [["topic: chains"]] * len(rich)
-    assert loaded["shots"] == [list(row.shots) for row in (*bare, *rich)]
-    assert str(loaded.features["shots"]) == "List(Value('int32'))"
