@@ -190,10 +190,10 @@ def test_a_client_that_does_not_read_its_answer_holds_no_connection(
     assert (received > size) is reads
 
 
-@pytest.mark.parametrize("trailer", [b"Content-Encoding: gzip", b"X-Deadline-Ms: 0", b"Content-Type: text/html"])
+@pytest.mark.parametrize("trailer", [b"Content-Encoding: gzip", b"X-Deadline-Ms: 0"])
 def test_what_follows_a_chunked_body_is_no_header(trailer: bytes) -> None:
     """A proxy in front looks at headers alone, and sets those that count."""
     body = b"%x\r\n%s\r\n0\r\n%s\r\n\r\n" % (len(BODY), BODY, trailer)
     answer = response_to(b"Transfer-Encoding: chunked", body=body)
     assert b" 200 OK" in answer and b'"label":"lock"' in answer
-    assert b" 200 OK" not in response_to(b"Transfer-Encoding: chunked", trailer, body=body) or b"text" in trailer
+    assert b" 200 OK" not in response_to(b"Transfer-Encoding: chunked", trailer, body=body), "as a header it counts"

@@ -29,10 +29,14 @@ BOUND_S = 20  # for what takes less than one, on a machine where other work runs
 
 @pytest.fixture(autouse=True)
 def bounded() -> Iterator[None]:
-    signal.signal(signal.SIGALRM, signal.default_int_handler)
+    def ended(*_: object) -> None:
+        raise TimeoutError(f"not done after {BOUND_S} s")
+
+    before = signal.signal(signal.SIGALRM, ended)
     signal.alarm(BOUND_S)
     yield
     signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
 
 
 @pytest.mark.parametrize(
