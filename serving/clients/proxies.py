@@ -5,6 +5,7 @@ httpx takes in every proxy variable when a client is made, and fails on one that
 
 import os
 import re
+from collections.abc import AsyncIterator
 from importlib.util import find_spec
 from ipaddress import IPv6Address, ip_address, ip_network
 from typing import Any
@@ -16,6 +17,7 @@ import msgspec
 from fourshot.engine.errors import InputError
 
 PORTS = {"http": 80, "https": 443}
+MOST_ANSWER_BYTES = 64 << 20  # unpacked; a megabyte of gzip may hold a gigabyte
 
 
 class ProxyInUse(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,15 +57,35 @@ def proxy_for(address: httpx.URL) -> ProxyInUse | None:
 def openai_client(address: httpx.URL, proxy: ProxyInUse | None) -> Any:
     """The HTTP client of the package `openai`, for requests there through ``proxy``, if there is one.
 
-    It follows no redirect: most lose what was sent, and texts are for nobody but who was named.
+    It follows no redirect: most lose what was sent, and texts are for nobody but who was named. An answer of more than
+    `MOST_ANSWER_BYTES` fails with AnswerTooLargeError while it is read.
     """
     import openai
 
+    options: dict[str, Any] = {"follow_redirects": False, "event_hooks": {"response": [_bound]}}
     try:
-        return openai.DefaultAsyncHttpxClient(follow_redirects=False, trust_env=not is_this_machine(address.host))
+        return openai.DefaultAsyncHttpxClient(trust_env=not is_this_machine(address.host), **options)
     except Exception:  # of whichever library it is made with: it fails on a variable that is not for this address
-        proxy_url = proxy.url if proxy else None
-        return openai.DefaultAsyncHttpxClient(follow_redirects=False, trust_env=False, proxy=proxy_url)
+        return openai.DefaultAsyncHttpxClient(trust_env=False, proxy=proxy.url if proxy else None, **options)
+
+
+class AnswerTooLargeError(Exception):
+    """A service sends more than any answer has."""
+
+
+async def _bound(response: Any) -> None:
+    """Have a response of any httpx count what it unpacks: the library itself puts all of it together in memory."""
+    read = response.aiter_bytes
+
+    async def bounded(chunk_size: int | None = None) -> AsyncIterator[bytes]:
+        total = 0
+        async for part in read(chunk_size):
+            total += len(part)
+            if total > MOST_ANSWER_BYTES:
+                raise AnswerTooLargeError(f"it is larger than {MOST_ANSWER_BYTES >> 20} MiB")
+            yield part
+
+    response.aiter_bytes = bounded
 
 
 def is_this_machine(host: str) -> bool:

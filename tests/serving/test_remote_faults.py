@@ -1,5 +1,6 @@
 """What endpoints of remote teachers get wrong that is no plain error: failures called success, redirects, no counts."""
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -8,9 +9,10 @@ import pytest
 
 import fourshot
 from fourshot.cli.main import main
-from fourshot.engine.errors import InputError, RequestError
+from fourshot.engine.errors import InputError, RequestError, ServiceError
 from fourshot.pipeline.task import Task
 from fourshot.pipeline.tasks.shots import take_shots
+from fourshot.serving.clients.proxies import MOST_ANSWER_BYTES
 from fourshot.serving.clients.remote.completions import StrangeAnswerError, read_completion
 from fourshot.serving.clients.remote.settings import RemoteSettings
 from fourshot.serving.clients.remote.teacher import remote_teacher
@@ -32,6 +34,19 @@ def test_a_redirect_is_not_followed_and_says_where_it_leads(
         with pytest.raises(RequestError, match=rf"leads on to {told}, where nothing was sent.* --teacher {told}"):
             annotations_of(teacher(endpoint, task), tmp_path, "snow")
         assert len(endpoint.chat_requests) == before + 1
+
+
+@pytest.mark.parametrize("code", [200, 400])
+def test_an_answer_without_end_is_not_read_to_its_end(
+    code: int, endpoint: FakeEndpoint, task: Task, tmp_path: Path
+) -> None:
+    """A megabyte of gzip holds a gigabyte, and the client puts all of it together in memory."""
+    packed = gzip.compress(b" " * (MOST_ANSWER_BYTES + 1))
+    assert len(packed) < MOST_ANSWER_BYTES / 500
+    endpoint.replies = [Reply(code, {"Content-Encoding": "gzip"}, packed)] * 2
+    with pytest.raises(ServiceError, match=r"not as an OpenAI.* \(tried 2 times\): it is larger than 64 MiB") as error:
+        annotations_of(teacher(endpoint, task, retries=1), tmp_path, "snow")
+    assert error.value.kind == "strange_answer"
 
 
 def test_a_proxy_that_cannot_be_used_is_bad_input_that_names_its_variable(

@@ -5,7 +5,6 @@ Source of what is sent and answered: https://platform.openai.com/docs/api-refere
 
 import asyncio
 import contextlib
-import hashlib
 import threading
 from collections.abc import Sequence
 from concurrent.futures import wait
@@ -20,7 +19,7 @@ from fourshot.pipeline.events import Event, OnEvent, ignore
 from fourshot.pipeline.faults import clipped
 from fourshot.serving.clients.calls import BUSY, pause_s, retry_after_s
 from fourshot.serving.clients.client import Pace
-from fourshot.serving.clients.proxies import openai_client, proxy_for
+from fourshot.serving.clients.proxies import AnswerTooLargeError, openai_client, proxy_for
 from fourshot.serving.clients.remote.budget import Budget
 from fourshot.serving.clients.remote.completions import (
     CompletionResponse,
@@ -61,11 +60,6 @@ class RequestRefused(msgspec.Struct, frozen=True, kw_only=True):
 
     code: int
     message: str
-
-
-def key_of(url: str, model: str, request: CompletionRequest) -> str:
-    """Of an answer that is kept."""
-    return hashlib.sha256(msgspec.json.encode((url, model, request), order="sorted")).hexdigest()
 
 
 class Endpoint:
@@ -123,7 +117,7 @@ class Endpoint:
         return answering.result()
 
     async def _all(self, requests: Sequence[CompletionRequest]) -> list[CompletionResponse | RequestRefused]:
-        keys = [key_of(self.url, self.model, request) for request in requests]
+        keys = [self.kept.key_of(request) for request in requests]
         answers: dict[str, CompletionResponse | RequestRefused] = {
             key: kept for key in set(keys) if (kept := self.kept.find(key))
         }
@@ -184,6 +178,10 @@ class Endpoint:
                 completion = read_completion(answer.content, request.chars)
             except openai.RateLimitError:
                 self._pace.learn(busy=True)
+                raise
+            except (AnswerTooLargeError, openai.APIConnectionError) as error:
+                if isinstance(cause := error.__cause__ or error, AnswerTooLargeError):  # some versions wrap it
+                    raise StrangeAnswerError(str(cause)) from None
                 raise
             self._pace.learn(busy=False)
             self._answer_count, self._forbidden = self._answer_count + 1, []

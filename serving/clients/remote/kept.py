@@ -10,7 +10,7 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -55,11 +55,15 @@ class KeptAnswers:
 
     def __init__(self, endpoint: str, model: str, work: str) -> None:
         """``work`` names who pays. Raises InputError where the file is none of ours, OSError where none can be."""
-        self.path, self._work = answers_file(endpoint, model), work
+        self.path, self._model, self._work = answers_file(endpoint, model), (endpoint, model), work
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self._explained():
             self._rows = sqlite3.connect(self.path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
             self._rows.executescript(SCHEMA)
+
+    def key_of(self, request: Any) -> str:
+        """Of the answer to ``request``, which JSON can hold."""
+        return hashlib.sha256(msgspec.json.encode((*self._model, request), order="sorted")).hexdigest()
 
     def find(self, key: str) -> CompletionResponse | None:
         with self._explained():

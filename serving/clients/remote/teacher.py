@@ -32,7 +32,7 @@ from fourshot.serving.clients.remote.account import accounted, work_of
 from fourshot.serving.clients.remote.asking import FORM, REQUEST_MODES, RequestMode, asked_task, requests_for
 from fourshot.serving.clients.remote.completions import LEAST, CompletionResponse, LabelAnswer, read_labels
 from fourshot.serving.clients.remote.drawing import draw_texts, drawing_settings
-from fourshot.serving.clients.remote.endpoint import GO_ON, CompletionRequest, Endpoint, RequestRefused, key_of
+from fourshot.serving.clients.remote.endpoint import GO_ON, CompletionRequest, Endpoint, RequestRefused
 from fourshot.serving.clients.remote.forecasting import AskedTask, forecast_reading
 from fourshot.serving.clients.remote.kept import KeptAnswers, answers_file
 from fourshot.serving.clients.remote.settings import RemoteSettings, checked_endpoint, teacher_key
@@ -268,7 +268,7 @@ class _RemoteReader:
         store, longest = KeptAnswers(self._url, self._model, ""), max((shot.text for shot in self._shots), key=len)
         try:
             for mode in REQUEST_MODES:
-                answer = store.find(key_of(self._url, self._model, self._requests(longest, self._shots, mode)[0]))
+                answer = store.find(store.key_of(self._requests(longest, self._shots, mode)[0]))
                 if answer and (answer.steps or not mode.likely):
                     return self._as_answered(mode, answer)
         finally:
