@@ -8,7 +8,7 @@
     │   └── RequestError        a request that a service refuses, whoever sends it again     (also a ServiceError)
     ├── ShortRunError           a class stalled below N and --allow-short was not given
     ├── SpendingLimitError      what a remote teacher may cost is spent; what it answered is kept
-    ├── AdapterError            an adapter that vLLM would not load, or that was made for another base
+    ├── AdapterError            an adapter or student that is damaged, or was made for another base: exit code 2
     └── ServiceError            a service that is not there, or answers with an error
 
 Every message says what was got, what is allowed, and what to do next. Exit codes: 0 done, 1 failed, 2 bad input.
@@ -60,7 +60,9 @@ class SpendingLimitError(FourshotError):
 
 
 class AdapterError(FourshotError):
-    """The adapter cannot be loaded, or was made for another base model."""
+    """The adapter or student cannot be loaded, or was made for another base model."""
+
+    exit_code = 2
 
 
 class ServiceError(FourshotError):
