@@ -42,6 +42,16 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
         return cls(align=align, filler=FILLER_KIND if align else "")
 
 
+class _BegunWith(msgspec.Struct):
+    align: bool = False
+
+
+class _Begun(msgspec.Struct):
+    """What a manifest says of the layout."""
+
+    settings: _BegunWith
+
+
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """Says what a folder holds."""
 
@@ -79,7 +89,8 @@ class WorkFolder:
                 shown = "\n".join(f"  - {difference}" for difference in differences[:8])
                 raise RunFolderError(f"{self.path} holds work of another configuration:\n{shown}\n{remedy}")
         elif self.path.is_dir() and any(self.path.iterdir()):
-            prefixes = (LOCK_FILE, ".manifest.json.")  # the second: a manifest that a kill cut short
+            # What a kill before the manifest leaves, and in the middle of it.
+            prefixes = (LOCK_FILE, LAYOUT_FILE, *(f".{name}." for name in (LAYOUT_FILE, MANIFEST_FILE)))
             strangers = sorted(entry.name for entry in self.path.iterdir() if not entry.name.startswith(prefixes))
             if strangers:
                 raise RunFolderError(
@@ -162,10 +173,14 @@ class WorkFolder:
 
         Raises RunFolderError where it was begun with filler, and none is wanted or it is put in front no more.
         """
-        if not self.has(LAYOUT_FILE):
-            begun = self.path.is_dir() and any(entry.name.startswith(OURS) for entry in self.path.iterdir())
-            return Layout() if begun else layout
-        stored_layout = self.read(LAYOUT_FILE, Layout)
+        if not (self.path.is_dir() and any(entry.name.startswith(OURS) for entry in self.path.iterdir())):
+            return layout
+        if self.has(LAYOUT_FILE):
+            stored_layout = self.read(LAYOUT_FILE, Layout)
+        elif self._was_aligned():
+            stored_layout = Layout.now(align=True)
+        else:
+            return Layout()
         if stored_layout.align and stored_layout.filler != FILLER_KIND:
             raise RunFolderError(
                 f"{self.path} was begun by an earlier version, whose filler before prompts (align) this one does not "
@@ -178,8 +193,15 @@ class WorkFolder:
             )
         return stored_layout
 
+    def _was_aligned(self) -> bool:
+        """Whether the manifest says that prompts begin with filler; those of versions without filler do not know."""
+        try:
+            return self.read(MANIFEST_FILE, _Begun).settings.align
+        except (FileNotFoundError, RunFolderError):
+            return False  # a comparison has its manifests further down
+
     def keep_layout(self, layout: Layout) -> None:
-        """Write it down, where there is anything to say."""
+        """Write it down, where there is anything to say: before a manifest, without which nothing was begun."""
         if layout.align:
             self.write(LAYOUT_FILE, layout)
 

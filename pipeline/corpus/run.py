@@ -73,8 +73,9 @@ def make_corpus(
             named, reads = " and ".join(f"annotate.{name}" for name in ignored), WHO_READS[settings.annotate.annotator]
             message = f"{named} counts for nothing here: a corpus is read by {reads} alone"
             on_event(Event(stage="corpus", message=message))
-        files.claim(manifest)
+        files.check_claim(manifest)
         files.keep_layout(layout)
+        files.claim(manifest)
         for brief in briefs.values():
             files.begin(_task_manifest(brief.task, brief.readers), brief.shots)
         briefs = _styled(files, briefs, base, settings, on_event)

@@ -107,11 +107,12 @@ class Experiment:
         """Make the folders its own. Raises RunFolderError for another's, InputError where no chat template is."""
         if not all(self.style_file(examples).exists() for examples in self.seeds):
             untried_style(self.settings.prompt_style, self.model.path, self.model.name)
+        self.check_claim()
+        WorkFolder(self.root).keep_layout(self._layout)
         for writer, manifest in self._manifests():
             writer.folder.claim(manifest)
             if not writer.folder.has(SHOTS_FILE):
                 writer.folder.write(SHOTS_FILE, writer.shots)
-        WorkFolder(self.root).keep_layout(self._layout)
 
     def check_claim(self) -> None:
         """Raise RunFolderError where `claim` would; writes nothing."""

@@ -262,6 +262,11 @@ def test_a_folder_has_the_layout_that_it_was_begun_with(tmp_path: Path) -> None:
     assert not [*old.path.iterdir()], "a folder without filler is as one of an earlier version"
     old.write("manifest.json", {})
     assert old.layout(aligned) == old.layout(plain) == plain
+    (new.path / LAYOUT_FILE).unlink()  # by hand, or a build that wrote it after the manifest was killed between
+    new.write("manifest.json", {"settings": {"align": True}})
+    assert new.layout(aligned) == aligned
+    with pytest.raises(RunFolderError, match="--out"):
+        new.layout(plain)
     new.write(LAYOUT_FILE, {"align": True})  # whose filler was a special token
     for layout in (aligned, plain):
         with pytest.raises(RunFolderError, match=r"earlier version.*--out"):

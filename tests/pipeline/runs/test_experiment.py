@@ -1,12 +1,14 @@
 """What an experiment trains and measures, told by its stages: nothing is trained here."""
 
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
 from fourshot.engine.alignment import PromptFiller
 from fourshot.engine.errors import RunFolderError
+from fourshot.pipeline import work_folder
 from fourshot.pipeline.card import load_card
 from fourshot.pipeline.cells.cell import MethodCell
 from fourshot.pipeline.cells.learnt import LearntTexts
@@ -101,6 +103,41 @@ def test_a_folder_keeps_the_layout_that_it_was_begun_with(tmp_path: Path, monkey
     other = msgspec.structs.replace(new.settings, align=False)
     with pytest.raises(RunFolderError, match=r"begun with align = True.*--set align="):
         Experiment(new.data, MODEL, other, METHODS, new.seeds, new.root)
+
+
+def test_a_kill_while_a_folder_is_begun_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After any number of its first files, of which one says that prompts begin with filler."""
+    filler_of_base(monkeypatch)
+    first = begun(tmp_path / "first", align=True)
+
+    def claimed(name: str) -> Experiment:
+        experiment = Experiment(first.data, MODEL, first.settings, METHODS, first.seeds, tmp_path / name)
+        experiment.claim()
+        return experiment
+
+    undisturbed = claimed("undisturbed")
+    names = files_of(undisturbed.root)
+    assert "layout.json" in names and len(names) >= 3
+    for written in range(len(names)):
+        left = [*range(written)]
+
+        def write(*arguments: Any, real: Any = work_folder.write_json, left: list[int] = left) -> None:
+            if not left:
+                raise KeyboardInterrupt
+            left.pop()
+            real(*arguments)
+
+        with monkeypatch.context() as killed:
+            killed.setattr(work_folder, "write_json", write)
+            with pytest.raises(KeyboardInterrupt):
+                claimed(f"killed-{written}")
+        again = claimed(f"killed-{written}")
+        assert (committee(again), files_of(again.root)) == (committee(undisturbed), names)
+        assert not again.keeps_layout
+
+
+def files_of(folder: Path) -> list[str]:
+    return sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
 
 
 def shown(experiment: Experiment) -> dict[str, str]:
