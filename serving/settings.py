@@ -67,6 +67,11 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     found_base: ResolvedModel | None = None  # of a replica over Ray: `base`, where its machine has it
     vllm_arguments: tuple[str, ...] = ()  # passed on to vLLM's server as they are
 
+    @property
+    def asks_keys(self) -> bool:
+        """Whether clients need a key; that which a replica asks for is its router's own."""
+        return bool(self.keys) and not self.behind_router
+
     def check(self) -> None:
         """Raise InputError, with its option, for a number that no service could work with."""
         for section in (self, self.limits):

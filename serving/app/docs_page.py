@@ -9,10 +9,24 @@ from fastapi.responses import HTMLResponse
 from starlette.staticfiles import StaticFiles
 
 FILES = "entrypoints/serve/instrumentator/static"  # in vLLM, for its option --enable-offline-docs
+DOCS_PATHS, DOCS_FILES = ("/docs", "/redoc"), "/docs/files"
 SCRIPT, STYLE = "swagger-ui-bundle.js", "swagger-ui.css"
 DRAWN_ELSEWHERE = ("/docs", "/docs/oauth2-redirect", "/redoc")  # FastAPI's pages, whose scripts come from other hosts
 # Addresses in the page begin where it lies, whatever a proxy puts before that, and with or without a slash at its end.
 BASE = "<script>document.write(`<base href=\"${location.pathname.replace(/(docs|redoc)\\/*$/, '')}\">`)</script>"
+# A service with keys shows its document to who has one: the key that this tab was given on the first page.
+WITH_KEY = """<p id="no-key" hidden>This service asks for an API key. Give it on
+<a href="./">the first page</a>, and open <a href="docs">this one</a> in the same tab.</p><script>
+const withKey = (request) => {
+  const key = sessionStorage.getItem("fourshot-key"), { origin } = new URL(request.url, document.baseURI);
+  if (key && origin === location.origin) request.headers.Authorization ||= `Bearer ${key}`;
+  return request;
+};
+const tellKey = (response) => {
+  if (response.status === 401) document.getElementById("no-key").hidden = false;
+  return response;
+};
+</script>"""
 HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; style-src 'self' 'unsafe-inline'; script-src 'self' 'unsafe-inline'; connect-src 'self'; "
@@ -32,15 +46,17 @@ def add_docs(app: FastAPI) -> None:
     response = get_swagger_ui_html(
         openapi_url=app.openapi_url.lstrip("/"),
         title="fourshot",
-        swagger_js_url=f"docs/files/{SCRIPT}",
-        swagger_css_url=f"docs/files/{STYLE}",
+        swagger_js_url=f"{DOCS_FILES}/{SCRIPT}"[1:],
+        swagger_css_url=f"{DOCS_FILES}/{STYLE}"[1:],
         swagger_favicon_url="data:,",
     )
-    page = bytes(response.body).decode().replace("<head>", f"<head>{BASE}")
+    page = bytes(response.body).decode().replace("<head>", f"<head>{BASE}").replace("<body>", f"<body>{WITH_KEY}")
+    bundle = "SwaggerUIBundle({"
+    page = page.replace(bundle, f"{bundle} requestInterceptor: withKey, responseInterceptor: tellKey,")
 
     async def docs() -> HTMLResponse:
         return HTMLResponse(page, headers=HEADERS)
 
-    for path in ("/docs", "/redoc"):
+    for path in DOCS_PATHS:
         app.get(path, include_in_schema=False)(docs)
-    app.mount("/docs/files", StaticFiles(directory=folder))
+    app.mount(DOCS_FILES, StaticFiles(directory=folder))

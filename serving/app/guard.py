@@ -22,6 +22,7 @@ from fourshot.engine.errors import InputError
 from fourshot.serving.answers import RefusalError, send_refusal
 from fourshot.serving.api import ASKED_PATHS, DEADLINE, HEALTH_PATHS
 from fourshot.serving.app.conventions import Conventions
+from fourshot.serving.app.docs_page import DOCS_FILES, DOCS_PATHS, SCRIPT, STYLE
 from fourshot.serving.app.keys import Key, Keys
 from fourshot.serving.settings import ENVIRONMENT, Limits, from_json
 
@@ -29,7 +30,8 @@ logger = logging.getLogger("fourshot.serving")
 ACCESS = "fourshot.access"  # in the scope of a request: its `Key`
 ASKER = "fourshot.asker"  # in the scope: the name of its key, else the peer's address
 ON_BEHALF = b"x-fourshot-asker"  # header: what the router of replicas has found `ASKER` to be
-OPEN_PATHS = ("/", *HEALTH_PATHS)  # answer without a key: they tell nothing about anybody's data
+# Answer without a key: they tell nothing about anybody's data, and a browser has no key to show when it opens a page.
+OPEN_PATHS = ("/", *HEALTH_PATHS, *DOCS_PATHS, f"{DOCS_FILES}/{SCRIPT}", f"{DOCS_FILES}/{STYLE}")
 TASKS_PATH = "/v1/tasks"  # with `ASKED_PATHS` what a key for some tasks may ask at all
 READ_KEYS_EVERY_S = 2.0
 OTHER_KEYS = (b"x-api-key", b"api-key", b"x-goog-api-key", b"ocp-apim-subscription-key")  # as other services take it
@@ -90,7 +92,10 @@ class Guard:
                 asker = None
                 owner = "This key" if key else "This address"
                 raise RefusalError(
-                    429, "too_many_requests", f"{owner} has {limit} requests on their way, which is its limit.", 1.0
+                    429,
+                    "too_many_requests",
+                    f"{owner} has {limit} request{'s' if limit > 1 else ''} under way, which is its limit.",
+                    1.0,
                 )
             self._busy[asker] += 1  # before its body is taken in, which takes memory
             if scope["type"] == "http":

@@ -110,8 +110,8 @@ TASKS: dict[str, Any] = {
 }
 
 
-def add_schemas(app: FastAPI, limits: Limits) -> None:
-    """Add our types to the document that the app gives."""
+def add_schemas(app: FastAPI, limits: Limits, has_keys: bool) -> None:
+    """Add our types to the document that the app gives, and how a key is shown where one is needed."""
     original = app.openapi
     _, components = msgspec.json.schema_components(TYPES, ref_template=REF)
     text = {"type": "string", "pattern": VISIBLE, "maxLength": limits.max_text_chars}
@@ -126,6 +126,9 @@ def add_schemas(app: FastAPI, limits: Limits) -> None:
     def openapi() -> dict[str, Any]:
         document = original()
         document.setdefault("components", {}).setdefault("schemas", {}).update(components)
+        if has_keys:
+            document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+            document["security"] = [{"key": []}]
         document["info"]["title"] = OURS  # vLLM's app is called after its framework
         tags = {
             path: [operation.setdefault("tags", [VLLMS]) for operation in operations.values()]

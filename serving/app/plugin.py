@@ -44,7 +44,8 @@ class FourshotPlugin:
 
     def attach_router(self, app: FastAPI) -> None:
         """Add the routes. The first request waits for `init_state`."""
-        add_routes(app, from_json(os.environ[ENVIRONMENT]).limits)
+        settings = from_json(os.environ[ENVIRONMENT])
+        add_routes(app, settings.limits, settings.asks_keys)
 
     async def init_state(self, engine_client: Any, state: Any, args: Namespace) -> None:
         """Load the adapters that are there, then watch their folder."""

@@ -37,7 +37,7 @@ PAGE_HEADERS = {
 encode = msgspec.json.Encoder().encode
 
 
-def add_routes(app: FastAPI, limits: Limits) -> None:
+def add_routes(app: FastAPI, limits: Limits, has_keys: bool = False) -> None:
     """Add them, with their description; they find the `Service` in the app's state."""
     app.get("/", include_in_schema=False)(_page)
     app.post("/v1/classify/{task:path}", **CLASSIFY)(_classify)  # any name: what is no task is told so
@@ -47,7 +47,7 @@ def add_routes(app: FastAPI, limits: Limits) -> None:
     app.add_middleware(Readiness)
     app.add_middleware(Conventions)
     app.router.redirect_slashes = False
-    add_schemas(app, limits)
+    add_schemas(app, limits, has_keys)
     add_docs(app)
 
 

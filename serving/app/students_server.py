@@ -36,7 +36,7 @@ def application(settings: ServeSettings, staging: Path) -> FastAPI:
             task.cancel()
 
     app = FastAPI(title="fourshot", lifespan=lifespan)
-    add_routes(app, settings.limits)
+    add_routes(app, settings.limits, settings.asks_keys)
     for path in HEALTH_PATHS:
         app.get(path, include_in_schema=False)(_health)
     app.get("/metrics", include_in_schema=False)(_metrics)

@@ -140,7 +140,7 @@ class InProcess:
             metrics=Metrics(CollectorRegistry()),
         )
         self.bare = FastAPI()  # without the guard, as other servers would mount it
-        add_routes(self.bare, limits)
+        add_routes(self.bare, limits, has_keys=keys is not None)
         self.bare.state.fourshot = self.service
         self.guard = Guard(self.bare, limits, keys, cors_origins)
 

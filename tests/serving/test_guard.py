@@ -86,9 +86,9 @@ def test_with_one_only_its_keys_may(file: Path) -> None:
         assert (status, body["error"]["code"], answer_headers["www-authenticate"]) == (401, 401, "Bearer")
     assert app.requests == []
     assert asyncio.run(ask(guard, headers=bearer(key)))[0] == 200
-    for path in ("/health", "/"):
+    for path in ("/health", "/", "/docs", "/redoc", "/docs/files/swagger-ui.css"):
         assert asyncio.run(ask(guard, path, method="GET"))[0] == 200
-    for path in ("/metrics", "/v1/models", "/openapi.json", "/health/../v1/tasks"):
+    for path in ("/metrics", "/v1/models", "/openapi.json", "/health/../v1/tasks", "/docs/files/../../v1/tasks"):
         assert asyncio.run(ask(guard, path, method="GET"))[0] == 401
 
 

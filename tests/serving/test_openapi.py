@@ -24,3 +24,12 @@ def test_our_routes_come_first_and_are_told_from_vllms() -> None:
             ("/v1/tasks", [["fourshot"]]),
             ("/version", [["vLLM"]]),
         ]
+
+
+def test_only_where_keys_are_asked_for_the_document_says_how_one_is_shown() -> None:
+    for has_keys in (False, True):
+        app = FastAPI()
+        add_routes(app, Limits(), has_keys)
+        document = app.openapi()
+        assert document.get("security", []) == ([{"key": []}] if has_keys else [])
+        assert ("securitySchemes" in document["components"]) == has_keys

@@ -3,12 +3,14 @@
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import uvicorn
 
 from fourshot.serving.answers import RefusalError, send_refusal
+from fourshot.serving.app.keys import Keys, add_key
 from fourshot.serving.fleet.supervisor import listen
 from tests.serving.app_in_process import InProcess
 from tests.waiting import wait_for
@@ -71,3 +73,22 @@ def test_the_documentation_is_drawn_from_the_service_alone(browser: "Browser", a
         page.get_by_text("X-Deadline-Ms", exact=True).wait_for()
         assert all(url.startswith((address, "data:")) for url in urls)
         assert complaints == []
+
+
+def test_with_keys_the_documentation_is_drawn_with_that_of_the_first_page(browser: "Browser", tmp_path: Path) -> None:
+    """A browser has no way to show a key when it opens a page."""
+    file = tmp_path / "keys.toml"
+    key = add_key(file, "reader")
+    with answering(InProcess(keys=Keys(file)).guard) as address, browser.new_context() as context:
+        page = context.new_page()
+        page.set_default_timeout(10_000)
+        page.goto(f"{address}/docs")
+        page.get_by_text("asks for an API key").wait_for()
+        page.get_by_role("link", name="the first page").click()
+        page.fill("#secret", key)
+        page.press("#secret", "Enter")
+        page.locator("#tasks tbody").get_by_text("desk").wait_for()
+        page.goto(f"{address}/docs")
+        page.get_by_text("The label of one text or of many.").wait_for()
+        assert page.get_by_text("asks for an API key").is_hidden()
+        page.get_by_role("button", name="Authorize").wait_for()

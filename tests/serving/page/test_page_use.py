@@ -215,3 +215,42 @@ return [...document.querySelectorAll("body *")]
   .filter(([, ratio]) => ratio < 4.5);
 }
 """
+
+
+def test_a_key_whose_requests_are_used_up_loses_nothing_that_was_seen(page: "Page", service: PageService) -> None:
+    """It may have one request under way: the page asks for one thing at a time, and what it knew still holds."""
+    service.tasks[0] = msgspec.structs.replace(service.tasks[0], requests=1, in_flight=3)
+    ready(page)
+    poll(page)
+    wait_for_text(page, "#tasks tbody tr:first-child td:nth-child(5)", "0")
+    service.faults["/"] = refusal(429, message="This key has 1 request under way, which is its limit.", Retry_After="1")
+    poll(page)
+    wait_for_text(page, "#state", "This key has 1 request under way, which is its limit. Looking again every 2 s.")
+    assert page.get_attribute("#state", "class") == "dim"
+    assert cells(page, "#tasks tbody tr")[0][4:6] == ["0", "3"]
+    del service.faults["/"]
+    service.received.clear()
+    poll(page)
+    wait_for_text(page, "#state", "Ready")
+    assert [request.path for request in service.received] == ["/v1/tasks?all=1", "/metrics"]
+
+
+def test_many_labels_leave_room_for_the_other_columns(page: "Page", service: PageService) -> None:
+    labels = [f"label_{number}" for number in range(77)]
+    service.tasks = [info("intents", labels, methods=["adapter", "student", "icl"])]
+    ready(page)
+    lines = """cell => {
+        const words = document.createRange();
+        words.selectNodeContents(cell);
+        return words.getClientRects().length;
+    }"""
+    assert page.locator("#tasks tbody td").nth(2).evaluate(lines) <= 3  # a word is in one line
+
+
+@pytest.mark.parametrize("page", [{"forced_colors": "active"}], indirect=True)
+def test_bars_are_seen_in_the_colours_of_the_system(page: "Page", service: PageService) -> None:
+    ready(page)
+    classify(page, "Not for me.")
+    bar = page.locator(".bar div").first
+    colour = "node => getComputedStyle(node).backgroundColor"
+    assert bar.locator("i").evaluate(colour) != bar.evaluate(colour)
