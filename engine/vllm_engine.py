@@ -3,6 +3,7 @@
 Importing this module does not load vllm; opening the engine does.
 """
 
+import contextlib
 from collections import deque
 from collections.abc import Generator, Sequence
 from itertools import count, product
@@ -35,6 +36,7 @@ class VllmEngine(LoadedModel):
         self._request_ids = count()
         self._waiting: dict[str, deque[RequestOutput] | Scoring] = {}  # request id -> where its output is waited for
         self._loras: dict[str, LoRARequest] = {}
+        self._lora_ids = count(1)  # of one that failed no other is called: vLLM may believe that it has it
         with LOCK, host_state_kept():
             self._is_ready(start(settings))
 
@@ -172,7 +174,7 @@ class VllmEngine(LoadedModel):
                 self._model.abort_request(unfinished)
 
     def _lora_request(self, adapter: Adapter | None) -> "LoRARequest | None":
-        """The request of an adapter, loaded and checked at first sight. Ids come from a counter, one per name."""
+        """The request of an adapter, loaded and checked at first sight. Ids come from a counter."""
         if adapter is None:
             return None
         loaded = self._loras.get(adapter.name)
@@ -185,10 +187,12 @@ class VllmEngine(LoadedModel):
                 f"Adapter {adapter.name!r} was given to an engine that was opened without LoRA (max_loras=0). "
                 "Open it with max_loras of at least 1."
             )
-        request = LoRARequest(adapter.name, len(self._loras) + 1, adapter.path)
+        request = LoRARequest(adapter.name, next(self._lora_ids), adapter.path)
         try:
             self._model.add_lora(request)
         except Exception as error:
+            with contextlib.suppress(Exception):  # it may be half in its slot, and vLLM believes that it has it
+                self._model.remove_lora(request.lora_int_id)
             raise AdapterError(
                 f"vLLM cannot load adapter {adapter.name!r} from {adapter.path}: {error}. It must be a LoRA adapter "
                 f"for {self.settings.model} of rank at most {self.settings.max_lora_rank} (max_lora_rank)."

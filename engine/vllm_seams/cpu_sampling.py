@@ -9,11 +9,13 @@ noise for the whole vocabulary. Here noise is drawn for the k that were found. W
 the same; a seed draws other texts than in vLLM. docs/engine.md has the measurement.
 """
 
+from collections.abc import Collection
 from dataclasses import replace
 from functools import wraps
 from typing import Any
 
 import torch
+from torch.nn.functional import pad
 
 from fourshot.engine.vllm_seams.contract import Seam
 from fourshot.engine.vllm_seams.cpu_eager import FEW_ROWS
@@ -73,15 +75,38 @@ def _without_table(forward: Any) -> Any:
             logprobs_mode_override,
         )
         tokens = sampled.sampled_token_ids.squeeze(-1).long()
-        if ids:
-            gathered = sampler.gather_specific_token_logprobs(raw, ids, tokens)
-        else:
+        if not ids:
             gathered = sampler.gather_logprobs(raw, num_logprobs, token_ids=tokens)
+        else:
+            gathered = sampler.gather_specific_token_logprobs(raw, ids, tokens)
+            if num_logprobs and len(ids) < len(raw):
+                gathered = _with_likeliest(gathered, sampler.gather_logprobs(raw, num_logprobs, token_ids=tokens), ids)
         return replace(
             sampled, logprobs_tensors=gathered._replace(logprobs=gathered.logprobs.float() - normalisers(raw))
         )
 
     return forward_without_table
+
+
+def _with_likeliest(given: Any, likeliest: Any, ids: Collection[int]) -> Any:
+    """``given`` for the rows ``ids``, whose tokens were given, and ``likeliest`` for all others.
+
+    vLLM has ``given`` for all: a completion that shares a step with what is scored would lose its likeliest tokens.
+    """
+    width = max(given.logprobs.shape[1], likeliest.logprobs.shape[1])
+    given, likeliest = (
+        part._replace(
+            logprob_token_ids=pad(part.logprob_token_ids, (0, width - part.logprobs.shape[1])),
+            logprobs=pad(part.logprobs, (0, width - part.logprobs.shape[1]), value=-torch.inf),
+        )
+        for part in (given, likeliest)
+    )
+    has_ids = torch.zeros(len(given.logprobs), 1, dtype=torch.bool)
+    has_ids[list(ids)] = True
+    return given._replace(
+        logprob_token_ids=torch.where(has_ids, given.logprob_token_ids, likeliest.logprob_token_ids),
+        logprobs=torch.where(has_ids, given.logprobs, likeliest.logprobs),
+    )
 
 
 def normalisers(logits: torch.Tensor) -> torch.Tensor:

@@ -15,6 +15,7 @@ from fourshot.engine.vllm_seams import (
     lora_files,
     lora_kernels,
     lora_loads,
+    lora_pins,
     lora_support,
 )
 from fourshot.engine.vllm_seams.contract import Seam, faults
@@ -32,6 +33,7 @@ SEAMS = (
     lora_files,
     lora_kernels,
     lora_loads,
+    lora_pins,
     lora_support,
 )
 

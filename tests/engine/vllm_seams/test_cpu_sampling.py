@@ -71,6 +71,29 @@ def test_they_are_those_of_vllms_table(
     assert torch.equal(output.logprobs_tensors.selected_token_ranks, vllm_output.logprobs_tensors.selected_token_ranks)
 
 
+@pytest.mark.parametrize("given", [{1: [4, 9], 3: [7]}, {1: [4, 9, 2, 8, 1], 3: [7]}], ids=["fewer", "more"])
+def test_rows_that_want_their_likeliest_tokens_have_them_beside_rows_whose_tokens_are_given(
+    given: dict[int, list[int]],
+) -> None:
+    """Completions of the server share steps with what is classified; vLLM's own sampler forgets them there."""
+    cpu_sampling.apply()
+    cpu_eager.apply()
+    logits = 3 * torch.randn(ROWS, VOCABULARY, generator=torch.Generator().manual_seed(0))
+    changes: list[dict[str, Any]] = [
+        {"max_num_logprobs": 3, "logprob_token_ids": given},
+        {"max_num_logprobs": 3},
+        {"max_num_logprobs": None, "logprob_token_ids": given},
+    ]
+    together, likeliest, only_given = (Sampler()(logits.clone(), metadata(**own)).logprobs_tensors for own in changes)
+    for row in range(ROWS):
+        expected = only_given if row in given else likeliest
+        width = 1 + (len(given[row]) if row in given else 3)
+        for tensors in zip(together[:2], expected[:2], strict=True):
+            assert torch.equal(*(tensor[row, :width] for tensor in tensors))
+        assert (together.logprobs[row, width:] == -torch.inf).all()
+    assert torch.equal(together.selected_token_ranks, likeliest.selected_token_ranks)
+
+
 def test_the_table_is_not_made(monkeypatch: pytest.MonkeyPatch) -> None:
     def table(logits: torch.Tensor) -> torch.Tensor:
         raise AssertionError("a table was made")

@@ -1,0 +1,56 @@
+"""Adapters that are pinned in their slot make room for a step that needs all slots, and come back after it.
+
+Replaces: ``LRUCacheWorkerLoRAManager._apply_adapters``, by itself with a loan of slots around it, in the process where
+the model runs. vLLM's scheduler lets as many adapters into a step as there are slots, and does not know which are
+pinned. Where that is more than pins leave room for, its worker throws an adapter of the step itself out of its slot,
+and the engine dies.
+
+Importing this module does not load vllm.
+"""
+
+from functools import wraps
+from typing import Any
+
+from fourshot.engine.vllm_seams.contract import Seam
+
+SEAM = Seam(
+    name="the loan of pinned slots",
+    relies_on=(
+        "vllm.lora.worker_manager:LRUCacheWorkerLoRAManager._apply_adapters(self, lora_requests)",
+        "vllm.lora.model_manager:LRUCacheLoRAModelManager._pin_lora_in_gpu_cache(self, lora_id)",
+        "vllm.lora.model_manager:AdapterLRUCache.pin(self, key)",
+    ),
+    without="With --hot, a step of as many other adapters as there are slots ends the engine.",
+)
+
+
+def register() -> bool:
+    """From now on. Idempotent. Returns whether `SEAM` holds."""
+    if not SEAM.holds():
+        return False
+    from vllm.lora.worker_manager import LRUCacheWorkerLoRAManager
+
+    apply_adapters = LRUCacheWorkerLoRAManager._apply_adapters
+    if hasattr(apply_adapters, "__wrapped__"):
+        return True
+
+    @wraps(apply_adapters)
+    def applied(manager: Any, lora_requests: set[Any]) -> None:
+        needed = {request.lora_int_id for request in lora_requests if request}
+        adapters = manager._adapter_manager
+        pinned: set[int] = adapters._active_adapters.pinned_items
+        lent: set[int] = manager.__dict__.setdefault("fourshot_lent", set())
+        over = len(needed | pinned) - adapters.lora_slots
+        for adapter_id in sorted(pinned - needed)[: max(over, 0)]:
+            pinned.remove(adapter_id)
+            lent.add(adapter_id)
+        apply_adapters(manager, lora_requests)
+        for adapter_id in sorted(lent):
+            if adapter_id not in adapters.list_adapters():
+                lent.remove(adapter_id)  # it was unloaded meanwhile
+            elif len(needed | pinned | {adapter_id}) <= adapters.lora_slots:
+                adapters._pin_lora_in_gpu_cache(adapter_id)
+                lent.remove(adapter_id)
+
+    LRUCacheWorkerLoRAManager._apply_adapters = applied
+    return True
