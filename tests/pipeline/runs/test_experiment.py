@@ -8,6 +8,7 @@ import pytest
 
 from fourshot.engine.alignment import PromptFiller
 from fourshot.engine.errors import RunFolderError
+from fourshot.engine.machine import files
 from fourshot.pipeline import work_folder
 from fourshot.pipeline.card import load_card
 from fourshot.pipeline.cells.cell import MethodCell
@@ -121,7 +122,7 @@ def test_a_kill_while_a_folder_is_begun_changes_nothing(tmp_path: Path, monkeypa
     for written in range(len(names)):
         left = [*range(written)]
 
-        def write(*arguments: Any, real: Any = work_folder.write_json, left: list[int] = left) -> None:
+        def write(*arguments: Any, real: Any = files.write_json, left: list[int] = left) -> None:
             if not left:
                 raise KeyboardInterrupt
             left.pop()
