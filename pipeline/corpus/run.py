@@ -139,6 +139,11 @@ def _briefs(
 def _check(tasks: Mapping[str, Task | FourshotError], settings: RunSettings, corpus: CorpusSettings) -> None:
     if not tasks:
         raise InputError("There is no task to write texts for. Give names, task files, or folders with task files.")
+    if settings.learns_soft:
+        raise InputError(
+            "A corpus has a label for each text, and these settings keep probabilities of all labels (annotate.targets "
+            "= soft). Leave that out, or take --preset corpus."
+        )
     if settings.annotate.annotator == "adapters" and not corpus.adapters:
         raise InputError(
             "The annotator 'adapters' needs trained ones, and a corpus trains none: name their folder (--adapters), "

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 WARM_UP_TEXT = "N/A"
 MOST_CHARS_AT_ONCE = 20_000  # of a request: more are made tokens of in a thread, so that nobody waits for it
+FIRST_ID = 1 << 20  # of adapters; vLLM's own (--lora-modules) begin at 1, and of two with one id it loads the first
 GRACE_S = 30.0  # a request of vLLM's own routes may have looked an adapter up and not come to the engine yet
 
 
@@ -64,7 +65,7 @@ class BaseModel:
         self.tokenizer, self.scorer, self.dispatcher, self.settings = tokenizer, scorer, dispatcher, settings
         self._staging, self._shapes, self._rank = staging, base_shapes, largest_rank
         self._in_flight = InFlight(engine)
-        self._ids = count(1)
+        self._ids = count(FIRST_ID)
 
     @property
     def num_inside(self) -> int:

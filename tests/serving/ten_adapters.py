@@ -45,7 +45,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def service(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
+def service(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory, adapters: tuple[Adapter, Adapter]
+) -> Iterator[RunningService]:
+    """Beside an adapter of vLLM's own option, which is nobody's task."""
     log = tmp_path_factory.mktemp("log") / "serve.log"
     limits = (
         "--max-body-bytes",
@@ -58,6 +61,9 @@ def service(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         "40",
         "--header-timeout-s",
         "2",
+        "--vllm",
+        "--lora-modules",
+        f"foreign={adapters[0].path}",
     )
     with running_service(folder, log, *limits) as started:
         yield started

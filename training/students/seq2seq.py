@@ -21,12 +21,14 @@ from fourshot.training.students.store import RESULT_FILE, OnStep, finished_in, s
 
 if TYPE_CHECKING:
     import torch
+    from transformers import GenerationConfig
 
 EPOCHS, BATCH = 10.0, 8
 # Source: documentation of transformers, T5: "1e-4 and 3e-4 work well for most problems"; Lewis et al. 2020 (BART) and
 # most after it take some 1e-5.
 RATES = {"t5": 3e-4, "mt5": 3e-4, "umt5": 3e-4, "longt5": 3e-4}
 RATE = 5e-5
+SPECIAL_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id", "forced_bos_token_id")
 
 
 class TaughtText(msgspec.Struct, frozen=True, kw_only=True):
@@ -100,9 +102,7 @@ def train_seq2seq(job: Seq2SeqJob, store: Path, on_step: OnStep = lambda *_: Non
     tokenizer.model_max_length = job.settings.max_tokens  # what other tools cut at
     training = _Training(model, tokenizer, job, held_out)
     training.run(on_step)
-    model.generation_config.max_length = None
-    model.generation_config.max_new_tokens = job.settings.max_target_tokens
-    model.generation_config.num_beams = 1  # how it is measured
+    model.generation_config = _likeliest(model.generation_config, job.settings.max_target_tokens)
     folder = store / job.key
     name = save_checkpoint(folder, job.name, model, tokenizer)
     result = TextStudentResult(
@@ -117,6 +117,18 @@ def train_seq2seq(job: Seq2SeqJob, store: Path, on_step: OnStep = lambda *_: Non
     )
     write_json(folder / RESULT_FILE, result)
     return result
+
+
+def _likeliest(config: "GenerationConfig", max_new_tokens: int | None) -> "GenerationConfig":
+    """How a student writes: the likeliest token at each step, until one that ends a text.
+
+    Bases bring more: the least length of a summary, no three tokens twice, an end that is put where a text is cut. What
+    is learnt here may be short, and repeat itself, and a text that is cut must not look whole.
+    """
+    from transformers import GenerationConfig
+
+    tokens = {name: getattr(config, name, None) for name in SPECIAL_TOKENS}
+    return GenerationConfig(**tokens, max_new_tokens=max_new_tokens)
 
 
 class _Training:
@@ -213,6 +225,10 @@ class Seq2SeqWriter:
             .eval()
             .to(torch_device())
         )
+        kept = self._model.generation_config
+        self._model.generation_config = _likeliest(kept, kept.max_new_tokens)  # earlier versions kept the base's own
+        ends = kept.eos_token_id
+        self._ends = set(ends if isinstance(ends, list) else [ends])
         self._tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         self._tokenizing = threading.Lock()  # how it pads and cuts is kept in the tokenizer, from call to call
         self.most_tokens: int = self._tokenizer.model_max_length  # of a text, that it reads
@@ -247,10 +263,10 @@ class Seq2SeqWriter:
                     **({"max_new_tokens": max_tokens} if max_tokens else {}),
                 )
             for index, row in zip(chosen, rows, strict=True):
-                tokens, end = row[1:].tolist(), self._model.generation_config.eos_token_id
-                length = tokens.index(end) + 1 if end in tokens else len(tokens)
+                tokens = row[1:].tolist()
+                end = next((place for place, token in enumerate(tokens) if token in self._ends), None)
                 text = self._tokenizer.decode(row, skip_special_tokens=True).strip()
-                written[index] = text, end in tokens, length
+                written[index] = text, end is not None, len(tokens) if end is None else end + 1
         return written
 
     def close(self) -> None:

@@ -14,7 +14,7 @@ from fourshot.pipeline.corpus.run import plan_corpus
 from fourshot.pipeline.corpus.settings import CorpusSettings
 from fourshot.pipeline.corpus.sources import data_of, readers_of
 from fourshot.pipeline.corpus.summary import ClassOutcome
-from fourshot.pipeline.events import Event
+from fourshot.pipeline.events import Event, ignore
 from fourshot.pipeline.synthesis.settings import PRESETS
 from fourshot.pipeline.task import Label, Task
 from fourshot.pipeline.tasks.task_file import load_task
@@ -144,3 +144,13 @@ def test_a_plan_goes_on_without_the_tasks_that_drop_out(tmp_path: Path) -> None:
     assert dropped.startswith("few drops out: ")
     with pytest.raises(InputError):
         plan_corpus({"few": bad}, "fake", tmp_path / "out", PRESETS["corpus"], CorpusSettings(), events.append)
+
+
+def test_a_corpus_of_probabilities_is_refused_before_it_is_begun(tmp_path: Path) -> None:
+    """Its rows have the label that they were drawn for, and these settings keep texts whose annotator says another."""
+    soft = msgspec.structs.replace(PRESETS["soft"], generate=PRESETS["corpus"].generate)
+    with pytest.raises(InputError, match=r"targets = soft.*--preset corpus"):
+        make(tmp_path / "out", run_settings=soft)
+    with pytest.raises(InputError, match=r"targets = soft.*--preset corpus"):
+        plan_corpus(named("one"), "fake", tmp_path / "out", soft, CorpusSettings(), ignore)
+    assert not (tmp_path / "out").exists()

@@ -1,5 +1,6 @@
 """Sequence-to-sequence students: small random models of the real classes, trained, saved and loaded by transformers."""
 
+import shutil
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -41,6 +42,25 @@ def test_a_student_learns_to_write_and_is_loaded_by_transformers(write: Any, tmp
     loaded = AutoModelForSeq2SeqLM.from_pretrained(result.path)
     assert loaded.generation_config.max_new_tokens == 8
     assert sum(parameter.numel() for parameter in loaded.parameters()) == result.parameters
+
+
+@pytest.mark.parametrize("write", [write_bart, write_t5], ids=["bart", "t5"])
+def test_how_its_base_writes_is_not_how_a_student_does(write: Any, tmp_path: Path) -> None:
+    """BART's checkpoints for summaries say how long one is at least, what may not recur, and put its end anywhere."""
+    base = write(tmp_path / "base")
+    config = AutoModelForSeq2SeqLM.from_pretrained(base).generation_config
+    end = config.eos_token_id
+    config.update(min_length=7, no_repeat_ngram_size=1, forced_eos_token_id=end, eos_token_id=[end], num_beams=4)
+    config.save_pretrained(base)
+    result = train_seq2seq(job(base), tmp_path / "store")
+    earlier = tmp_path / "earlier"  # as before, whose students kept what their base says
+    shutil.copytree(result.path, earlier)
+    config.update(max_new_tokens=8)
+    config.save_pretrained(earlier)
+    for folder in (result.path, earlier):
+        writer = Seq2SeqWriter(folder)
+        assert writer.write(["nice in x"]) == [("x has x", True, 4)]
+        assert writer.write(["nice in x"], max_tokens=2) == [("x has", False, 2)]
 
 
 def test_one_that_counts_tokens_and_one_that_writes_do_not_meet_in_the_tokenizer(tmp_path: Path) -> None:
