@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from fourshot.engine.alignment import BLOCK_TOKENS
 from fourshot.engine.core import EngineSettings
 from fourshot.engine.machine.collector import collector_paused
-from fourshot.engine.machine.gpus import check_gpus
+from fourshot.engine.machine.gpus import check_gpus, free_share, gpus
 from fourshot.engine.vllm_scoring import MAX_LABEL_IDS, check_scoring
 from fourshot.engine.vllm_seams import cpu_eager, in_process, lora_kernels
 
@@ -25,6 +25,7 @@ CPU_BATCHED_TOKENS = 2048
 # adapters so starts in 46 s instead of 101, and answers as much when saturated, which a run's stages are. A lone prompt
 # takes 61 ms instead of 11: a server compiles (docs/benchmarks.md, "On a GPU").
 GPU_QUICK_START = {"mode": 0, "cudagraph_mode": "FULL_DECODE_ONLY"}
+VLLM_SHARE = 0.92  # of all of a GPU's memory: vLLM takes it, and does not start where less is free
 
 
 def keep_quiet() -> None:
@@ -33,11 +34,20 @@ def keep_quiet() -> None:
         os.environ.setdefault(name, value)
 
 
+def keep_to_sizes() -> None:
+    """Have vLLM take the size of the KV cache that it is given; a variable that its documents once named overrules it.
+
+    Source: vllm/platforms/cpu.py, "Legacy setting".
+    """
+    os.environ.pop("VLLM_CPU_KVCACHE_SPACE", None)
+
+
 def start(settings: EngineSettings) -> "LLMEngine":
     """Start vLLM in this process. On the CPU all cores compute; vLLM's own multi-process start idles one of them."""
     check_gpus(settings.gpus)
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     keep_quiet()
+    keep_to_sizes()
     with collector_paused():
         from vllm import EngineArgs, LLMEngine, SamplingParams
         from vllm.platforms import current_platform
@@ -87,7 +97,7 @@ def _on_the_cpu(settings: EngineSettings) -> dict[str, Any]:
         # A prompt that is prefilled in pieces rewinds its random generator at each piece, which a CPU generator
         # cannot do: the engine dies. Whole prompts only, so that every request can have a seed.
         "enable_chunked_prefill": False,
-        "max_num_batched_tokens": max(settings.max_model_len, CPU_BATCHED_TOKENS),
+        "max_num_batched_tokens": max(settings.max_model_len, settings.max_num_seqs, CPU_BATCHED_TOKENS),
         "block_size": BLOCK_TOKENS,
         "kv_cache_memory_bytes": settings.kv_cache_bytes,
     }
@@ -105,4 +115,6 @@ def _on_a_gpu(settings: EngineSettings) -> dict[str, Any]:
         arguments["compilation_config"] = GPU_QUICK_START
     if settings.gpu_kv_cache_bytes:  # several engines may share the card: none looks for a share of its own
         arguments |= {"kv_cache_memory_bytes": settings.gpu_kv_cache_bytes, "gpu_memory_utilization": 0.05}
+    elif (share := free_share(gpus(os.environ))) < VLLM_SHARE:
+        arguments["gpu_memory_utilization"] = share
     return arguments

@@ -16,6 +16,12 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
 STEPS = 20  # of the curve: 5 %, 10 % ... of the texts
+ROUNDED = 1e9  # parts of one: a sure classifier is nearer to 1 than 1e-5
+
+
+def rounded_down(probability: float) -> float:
+    """As it is written down: never above what it is, or the text that it is of would lie below its own threshold."""
+    return math.floor(ROUNDED * probability) / ROUNDED
 
 
 class CoveragePoint(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,7 +76,7 @@ def coverage_curve(
         share = float(answered.mean())
         points[share] = CoveragePoint(
             coverage=round(share, 4),
-            threshold=math.floor(1e5 * threshold) / 1e5,
+            threshold=rounded_down(float(threshold)),
             accuracy=round(float(right[answered].mean()), 4),
         )
     return CoverageCurve(source=source, num_texts=len(sure), points=tuple(points.values()))

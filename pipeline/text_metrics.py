@@ -3,6 +3,7 @@
 Importing this module loads neither library.
 """
 
+import unicodedata
 from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import msgspec
 
 from fourshot.engine.errors import InputError
+from fourshot.pipeline.rows.text_words import characters, count_words, has_unspaced, script_runs
 
 RESAMPLES = 500  # of the test split, for the interval
 
@@ -37,8 +39,9 @@ def score_texts(
     """Score ``written`` against ``right``, the references of each, at least one.
 
     Source: Popovic 2015 (chrF) and Papineni et al. 2002 (BLEU) as in sacrebleu (Post 2018), with its defaults; Lin 2004
-    (ROUGE) as in rouge-score, with stemming. Raises InputError where there is nothing to score, or a library is
-    missing.
+    (ROUGE) as in rouge-score, with stemming. Words of other scripts count too, as `_Words` says, and where most
+    references are in a script without blanks, BLEU counts characters. Raises InputError where there is nothing to
+    score, or a library is missing.
     """
     if not written or len(written) != len(right) or not all(right):
         raise InputError(
@@ -60,10 +63,12 @@ def score_texts(
             score.score = float(score.score)
             return score
 
-    chrf, bleu = Chrf(), BLEU()
+    references_of_all = [reference for references in right for reference in references]
+    unspaced = 2 * sum(map(has_unspaced, references_of_all)) > len(references_of_all)
+    chrf, bleu = Chrf(), BLEU(tokenize="char") if unspaced else BLEU()
     resampled = chrf.corpus_score(list(written), streams, n_bootstrap=RESAMPLES)
     kinds = ("rouge1", "rouge2", "rougeL")
-    scorer = RougeScorer(kinds, use_stemmer=True)
+    scorer = RougeScorer(kinds, tokenizer=_Words())
     rouge = [scorer.score_multi(list(references), text) for text, references in zip(written, right, strict=True)]
     mean = {kind: 100 * sum(row[kind].fmeasure for row in rouge) / len(rouge) for kind in kinds}
     exact = sum(
@@ -77,12 +82,36 @@ def score_texts(
         chrf_interval=(round(max(0.0, middle - half), 2), round(min(100.0, middle + half), 2)),
         bleu=round(bleu.corpus_score(list(written), streams).score, 2),
         exact=round(exact / len(written), 4),
-        words=round(sum(len(text.split()) for text in written) / len(written), 1),
+        words=round(sum(map(count_words, written)) / len(written), 1),
         unfinished=unfinished,
         seconds=round(seconds, 2),
         signature=str(chrf.get_signature()),
         **{kind: round(value, 2) for kind, value in mean.items()},
     )
+
+
+class _Words:
+    """What ROUGE counts: words of rouge-score in ASCII; it knows no other letters, and drops them.
+
+    Elsewhere every run of letters, marks and digits, and single characters where a script has no blanks.
+    """
+
+    def __init__(self) -> None:
+        from rouge_score.tokenizers import DefaultTokenizer  # type: ignore[import-untyped]
+
+        self._ascii = DefaultTokenizer(use_stemmer=True)
+
+    def tokenize(self, text: str) -> list[str]:
+        """Of one text, in lower case."""
+        if text.isascii():
+            return list(self._ascii.tokenize(text))
+        import regex
+
+        words: list[str] = []
+        for word in regex.findall(r"[\p{L}\p{M}\p{N}]+", unicodedata.normalize("NFC", text).lower()):
+            for run in script_runs(word):
+                words += self._ascii.tokenize(run) if run.isascii() else characters(run) if has_unspaced(run) else [run]
+        return words
 
 
 def check_scoring() -> None:

@@ -10,6 +10,7 @@ from typing import Literal
 from fourshot.engine.errors import FourshotError, InputError
 
 MIB = 1 << 20
+SPARED = 0.97  # of what is free: the driver counts what a process's context takes only when there is one
 
 
 def gpus(environment: Mapping[str, str], devices: Path = Path("/dev")) -> list[str]:
@@ -48,6 +49,19 @@ def free_gpu_bytes(names: list[str]) -> int:
             f"nvidia-smi does not say how much memory is free on GPU {', '.join(names)}: {error}. Check the driver, "
             "and CUDA_VISIBLE_DEVICES."
         ) from error
+
+
+def free_share(names: Sequence[str]) -> float:
+    """Of the memory of the fullest of the GPUs ``names``, what an engine may take: nearly all that is free, 0 to 1.
+
+    1 where the driver does not say.
+    """
+    try:
+        answers = [line.replace("MiB", "").split(",") for line in ask_driver("memory.free,memory.total", names)]
+        shares = [int(free) / int(total) for free, total in answers]
+    except (OSError, ValueError, ZeroDivisionError, subprocess.SubprocessError):
+        return 1.0
+    return round(SPARED * min(shares, default=1.0 / SPARED), 3)
 
 
 def are_shared(names: Sequence[str]) -> bool:

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-PRELOADED = "LD_PRELOAD"
+KEPT = ("LD_PRELOAD", "VLLM_CPU_KVCACHE_SPACE")  # variables
 
 
 @contextmanager
@@ -37,10 +37,10 @@ def random_numbers_kept() -> Iterator[None]:
 
 @contextmanager
 def host_state_kept() -> Iterator[None]:
-    """`random_numbers_kept`, and with them the hook of uncaught errors, the start method, what is preloaded, and which
-    places are searched first for a module.
+    """`random_numbers_kept`, and with them the hook of uncaught errors, the start method, what is preloaded, how much
+    the engines of others may keep, and which places are searched first for a module.
     """
-    hook, preloaded, places = sys.excepthook, os.environ.get(PRELOADED), [*sys.path]
+    hook, variables, places = sys.excepthook, {name: os.environ.get(name) for name in KEPT}, [*sys.path]
     is_settled = bool(multiprocessing.get_start_method(allow_none=True))
     with random_numbers_kept():
         try:
@@ -50,7 +50,7 @@ def host_state_kept() -> Iterator[None]:
             sys.path[:] = [*places, *(place for place in sys.path if place not in places)]
             if not is_settled:
                 multiprocessing.set_start_method(None, force=True)
-            if preloaded is None:
-                os.environ.pop(PRELOADED, None)
-            else:
-                os.environ[PRELOADED] = preloaded
+            for name, value in variables.items():
+                os.environ.pop(name, None)
+                if value is not None:
+                    os.environ[name] = value

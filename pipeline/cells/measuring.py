@@ -12,7 +12,7 @@ from fourshot.engine.core import Adapter, Engine
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.metrics import score_predictions
 from fourshot.pipeline.scores import Scores
-from fourshot.pipeline.selective import CoverageCurve, coverage_curve
+from fourshot.pipeline.selective import CoverageCurve, coverage_curve, rounded_down
 from fourshot.pipeline.synthesis.aligned import aligned
 from fourshot.pipeline.synthesis.fitting import check_room, longest_of, shots_that_fit
 from fourshot.pipeline.synthesis.prompts import PromptFormat
@@ -180,7 +180,7 @@ def evaluation_of(
         scores=scores,
         predicted=tuple(int(index) for index in probabilities.argmax(axis=1)),
         gold=tuple(gold),
-        confidence=tuple(round(float(value), 5) for value in probabilities.max(axis=1)),
+        confidence=tuple(rounded_down(float(value)) for value in probabilities.max(axis=1)),
     )
     surest = msgspec.structs.replace(scores, surest_80=measured.curve.accuracy(0.8))
     return msgspec.structs.replace(measured, scores=surest)

@@ -20,12 +20,13 @@ from fourshot.engine.machine.parent import die_with_parent
 from fourshot.engine.machine.processes import TOGETHER, take_stdout
 from fourshot.engine.machine.threads import ENGINE_SPINS, available_cores, waiting_briefly
 from fourshot.engine.vllm_seams import api_server
-from fourshot.engine.vllm_start import engine_arguments
+from fourshot.engine.vllm_start import engine_arguments, keep_to_sizes
 from fourshot.serving.app.logs import log_to
 from fourshot.serving.settings import ENVIRONMENT, NEAR_PROXIES, PROXIES, ServeSettings, from_json
 
 READY = "fourshot: ready"  # on standard output: the next connection is ours
 CPU_BATCH = 128  # texts
+MOST_PATH = 107 - len("/") - 36  # characters of a folder for vLLM's sockets: 107 name a socket, a UUID is their name
 ON_BY_DEFAULT = ("enable_chunked_prefill",)  # switches of vLLM that have a --no- form, which is wanted
 
 
@@ -106,6 +107,9 @@ def main() -> None:
     out = TextIOWrapper(take_stdout(), encoding="utf-8", write_through=True)
     log_to(out)
     settings = from_json(os.environ[ENVIRONMENT])
+    keep_to_sizes()
+    if len(sys.argv[3]) <= MOST_PATH:  # else vLLM's sockets lie beside the folder, and stay there
+        os.environ.setdefault("VLLM_RPC_BASE_PATH", sys.argv[3])
     listening = socket.socket(fileno=int(sys.argv[1]))
     import uvloop
 

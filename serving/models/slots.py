@@ -93,7 +93,12 @@ def fit(
     rank = settings.max_lora_rank or max(ranks, default=8)
     each_bytes, students = decoder.adapter_bytes(rank), student_bytes(contents)
     tasks = len({card.task.name for card in cards})
-    slots = settings.max_loras or min(max(tasks, 1) + SPARE_SLOTS, MOST_SLOTS)
+    if settings.max_loras > settings.max_cpu_loras > 0:
+        raise InputError(
+            f"--max-cpu-loras {settings.max_cpu_loras}: every adapter in one of the {settings.max_loras} slots "
+            "(--max-loras) is in memory, too. Give at least as many, or leave one of the options out."
+        )
+    slots = settings.max_loras or min(max(tasks, 1) + SPARE_SLOTS, MOST_SLOTS, settings.max_cpu_loras or MOST_SLOTS)
     names = gpus(os.environ) if gpu_free is None else []
     gpu_free = free_gpu_bytes(names) if names else gpu_free or 0
     fillers = [card.filler for card in cards]

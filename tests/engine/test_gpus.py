@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from fourshot.engine.core import EngineSettings
 from fourshot.engine.errors import FourshotError, InputError
 from fourshot.engine.machine.gpus import MIB, are_shared, check_gpus, free_gpu_bytes, gpus, torch_device
+from fourshot.engine.vllm_start import engine_arguments
 
 
 def test_the_gpus_of_a_machine_are_counted_without_a_model_library(
@@ -29,6 +31,22 @@ def test_the_fullest_gpu_says_how_much_is_free(tmp_path: Path, monkeypatch: pyte
     assert free_gpu_bytes(["0", "3"]) == 70123 * MIB
     with pytest.raises(FourshotError, match="nvidia-smi does not say how much memory is free on GPU 7"):
         free_gpu_bytes(["7"])
+
+
+def test_an_engine_takes_what_is_free_of_the_fullest_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """vLLM takes 92 % of all memory, and does not start where another process has some of that."""
+    driver = tmp_path / "nvidia-smi"
+    driver.write_text(
+        '#!/bin/sh\ncase "$*" in *memory.free,memory.total*--id=0,1) echo "80000 MiB, 81920 MiB"; '
+        'echo "40960 MiB, 81920 MiB";; *--id=0) echo "80000 MiB, 81920 MiB";; *) echo "[N/A], [N/A]";; esac\n'
+    )
+    driver.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setattr("fourshot.engine.machine.gpus.version", lambda package: "0.32.0")
+    settings = EngineSettings(model="m")
+    for visible, share in (("0", None), ("0,1", 0.485), ("7", None)):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        assert engine_arguments(settings, on_cpu=False).get("gpu_memory_utilization") == share
 
 
 def test_a_gpu_for_one_process_alone_is_not_shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

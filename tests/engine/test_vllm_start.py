@@ -1,6 +1,7 @@
 """What vLLM is started with, checked against the arguments that its own build knows. No engine is opened."""
 
 import json
+import os
 
 import pytest
 from vllm import EngineArgs
@@ -8,7 +9,8 @@ from vllm.config import CompilationConfig
 
 from fourshot.engine.core import EngineSettings
 from fourshot.engine.errors import InputError
-from fourshot.engine.vllm_start import engine_arguments, start
+from fourshot.engine.machine.host_state import host_state_kept
+from fourshot.engine.vllm_start import engine_arguments, keep_to_sizes, start
 from fourshot.pipeline.loop.local_worker import BATCHES_AHEAD, GPU_BATCH, requests_ahead
 from fourshot.serving.app.server import vllm_arguments
 from fourshot.serving.settings import ServeSettings
@@ -53,3 +55,19 @@ def test_a_servers_command_line_holds_structures_as_json() -> None:
     arguments = vllm_arguments(ServeSettings(adapters="a", max_cpu_loras=3), QUICK, "base", on_cpu=False)
     config = json.loads(arguments[arguments.index("--compilation-config") + 1])
     assert config["mode"] == 0
+
+
+def test_the_cache_has_the_size_that_is_asked_for(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A variable that vLLM's documents once had everybody set would overrule it; it is left to the program's others."""
+    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "3")
+    settings = EngineSettings(model=model, kv_cache_bytes=256 << 20, max_model_len=512)
+    with host_state_kept():
+        keep_to_sizes()
+        config = EngineArgs(**engine_arguments(settings, on_cpu=True)).create_engine_config()
+    assert config.cache_config.kv_cache_memory_bytes == 256 << 20
+    assert os.environ["VLLM_CPU_KVCACHE_SPACE"] == "3"
+
+
+def test_a_batch_may_be_larger_than_a_step_usually_is() -> None:
+    arguments = engine_arguments(EngineSettings(model="m", max_num_seqs=4096), on_cpu=True)
+    assert arguments["max_num_batched_tokens"] >= arguments["max_num_seqs"] == 4096  # as vLLM wants it

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fourshot.engine.errors import InputError
-from fourshot.pipeline.selective import AbstentionRule, Refusal, Refusing, Scope, coverage_curve, rule_of
+from fourshot.pipeline.selective import AbstentionRule, Refusal, Refusing, Scope, coverage_curve, rounded_down, rule_of
 
 SURE = np.linspace(0.4, 0.99, 100)
 SCOPE = Scope(least_probability=0.5, false_rejects=0.05, num_texts=100, false_accepts=0.3, num_others=40)
@@ -73,3 +73,15 @@ def test_what_a_card_does_not_have_is_not_guessed(refusal: Refusal, message: str
 def test_shares_and_probabilities_are_between_0_and_1_and_exclude_each_other(fields: Refusing) -> None:
     with pytest.raises(InputError):
         Refusal(**fields)
+
+
+def test_a_classifier_that_is_nearly_certain_answers_the_share_that_is_asked_for() -> None:
+    """Its probabilities are nearer to 1 than five decimals can say."""
+    log_odds = np.random.default_rng(0).normal(14, 3, 500)
+    sure = 1 / (1 + np.exp(-log_odds))
+    written_down = [rounded_down(float(probability)) for probability in sure]
+    curve = coverage_curve(written_down, np.ones(500), "test split")
+    for coverage in (0.25, 0.5, 0.75):
+        rule = rule_of(Refusal(coverage=coverage), curve, None)
+        answered = np.mean([not rule.abstains(float(probability)) for probability in sure])
+        assert abs(answered - coverage) < 0.02

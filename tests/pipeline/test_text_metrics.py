@@ -33,3 +33,31 @@ def test_a_score_of_nothing_is_refused() -> None:
         score_texts([], [])
     with pytest.raises(InputError, match="got 1 and 1"):
         score_texts(["a"], [[]])
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["кошка сидит на окне", "Straße in Köln", "猫が窓に座っている", "बिल्ली खिड़की पर बैठी है", "קטן וגדול"],
+)
+def test_words_of_any_script_count(text: str) -> None:
+    same, other = score_texts([text], [[text]]), score_texts(["ни одно слово"], [[text]])
+    assert (same.rouge1, same.rouge2, same.rougeL, same.bleu) == (100, 100, 100, 100) or len(text.split()) < 4
+    assert (same.rouge1, same.rougeL) == (100, 100)
+    assert (other.rouge1, other.rougeL) == (0, 0)
+
+
+def test_a_script_without_blanks_is_counted_by_characters() -> None:
+    scores = score_texts(["猫が窓に座る"], [["猫が窓に寝る"]])
+    assert scores.rouge1 == pytest.approx(100 * 5 / 6, abs=0.01)
+    assert scores.bleu > 30
+    assert scores.words == 3  # two characters for a word
+
+
+def test_english_is_counted_as_rouge_score_does() -> None:
+    from rouge_score.rouge_scorer import RougeScorer
+
+    written, right = "The cats were running_home, 2 of them", "A cat ran home; 2 of the cats run"
+    expected = RougeScorer(["rouge1", "rougeL"], use_stemmer=True).score(right, written)
+    scores = score_texts([written], [[right]])
+    assert scores.rouge1 == pytest.approx(100 * expected["rouge1"].fmeasure, abs=0.01)
+    assert scores.rougeL == pytest.approx(100 * expected["rougeL"].fmeasure, abs=0.01)

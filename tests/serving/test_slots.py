@@ -44,6 +44,13 @@ def test_what_is_given_is_kept(contents: FolderContents) -> None:
     assert fitted.kv_cache_bytes == 300 * MIB
 
 
+def test_no_more_slots_than_adapters_in_memory(contents: FolderContents) -> None:
+    """vLLM wants it so, and says it after everything is loaded."""
+    assert fit(settings(max_cpu_loras=2), resolve_model(None), contents, FREE).max_loras == 2
+    with pytest.raises(InputError, match=r"--max-cpu-loras 2: .* 4 slots"):
+        fit(settings(max_loras=4, max_cpu_loras=2), resolve_model(None), contents, FREE)
+
+
 def test_many_adapters_do_not_mean_many_slots(contents: FolderContents) -> None:
     crowd = FolderContents(adapters=[contents.adapters[0]] * 500, refused=[], pins={})
     assert fit(settings(), resolve_model(None), crowd, FREE).max_loras <= MOST_SLOTS
