@@ -1,10 +1,14 @@
-"""Which task is chosen on the page at ``/``, and where it is found, in a real browser, against a fake server."""
+"""The list of tasks on the page at ``/``: the chosen one, the search and the load, in a real browser."""
 
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
+from prometheus_client import generate_latest
 
-from tests.serving.page.page_service import CLASSIFY, PageService, info, poll, ready, wait_for_text
+from fourshot.serving.fleet.merged_pages import merged
+from tests.serving.fake_server import Reply
+from tests.serving.page.page_service import CLASSIFY, PageService, cells, info, poll, ready, wait_for_text
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -64,3 +68,31 @@ def test_a_search_says_how_many_tasks_it_finds(page: "Page", service: PageServic
     page.fill("#filter", "nothing such")
     assert page.inner_text("#found") == "0 of 300 tasks"
     assert page.get_attribute("#found", "role") == "status"
+
+
+def test_an_address_that_is_written_anew_chooses_its_task(page: "Page", service: PageService) -> None:
+    ready(page)
+    page.evaluate("location.hash = 'task=topic'")
+    wait_for_text(page, "#chosen", "topic")
+    assert page.is_checked("#tasks tr:nth-child(2) input")
+
+
+def test_what_a_replica_counted_before_it_came_back_is_not_of_the_last_minute(
+    page: "Page", service: PageService
+) -> None:
+    fresh = generate_latest(service.metrics_registry).decode()
+    for _ in range(1000):
+        service.metrics.latency.labels("mood", "adapter").observe(4.0)
+    old = generate_latest(service.metrics_registry).decode()
+    one, both = (Reply(200, {}, merged(pages)) for pages in ({0: fresh}, {0: fresh, 1: old}))
+    service.faults["/metrics"] = one
+    ready(page)
+    poll(page)
+    wait_for_text(page, "#tasks tbody tr:first-child td:nth-child(5)", "0")
+    service.faults["/metrics"] = both
+    service.tasks[0] = msgspec.structs.replace(service.tasks[0], requests=1000, in_flight=1)
+    poll(page)
+    wait_for_text(page, "#tasks tbody tr:first-child td:nth-child(6)", "1")
+    poll(page)
+    wait_for_text(page, "#tasks tbody tr:first-child td:nth-child(5)", "0")
+    assert cells(page, "#tasks tbody tr")[0][6:] == ["\u2013"] * 2

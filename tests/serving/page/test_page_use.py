@@ -38,6 +38,8 @@ def test_a_key_is_asked_for_sent_and_forgotten(page: "Page", service: PageServic
     assert service.requests_to("/v1/tasks")[-1].key == "fs-wrong"
     page.keyboard.type("fs-right\n")
     wait_for_text(page, "#state", "Ready")
+    page.fill("#texts", "Not for me.")
+    assert '-H "Authorization: Bearer $FOURSHOT_API_KEY" ' in (page.text_content("#curl") or "")
     assert page.is_hidden("#key")
     service.received.clear()
     classify(page, "Not for me.")
