@@ -13,7 +13,7 @@ from tests.pipeline.report.full_report import full_data, judged
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
-A4 = {"width": 718, "height": 1047}  # pixels of a page within Chromium's margins
+WIDTH = 718  # of A4 in pixels, within Chromium's margins
 LONG = "A long text. " * 1500
 GROUND = "marks => marks.map(mark => getComputedStyle(mark).backgroundColor)"
 
@@ -26,11 +26,11 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def test_on_paper_nothing_is_cut_off_or_folded_away(browser: "Browser", url: str) -> None:
-    with browser.new_context(viewport=A4) as context:
+    with browser.new_context(viewport={"width": WIDTH, "height": 1047}) as context:
         page = context.new_page()
         page.goto(url)
         page.emulate_media(media="print")
-        assert page.evaluate("document.documentElement.scrollWidth") <= A4["width"]
+        assert page.evaluate("document.documentElement.scrollWidth") <= WIDTH
         reaches = "tables => tables.map(table => table.offsetWidth - table.parentElement.offsetWidth)"
         assert max(page.locator("table").evaluate_all(reaches)) <= 1
         assert page.locator("details:not([open])").count() > 4
