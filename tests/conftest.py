@@ -1,13 +1,18 @@
-"""Shared by all tests: the embedded model, unpacked once, and one engine of each kind, opened once per session."""
+"""Shared by all tests: the embedded model, unpacked once, one engine of each kind per session, and a browser."""
 
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from fourshot.engine.core import Adapter, Engine, EngineSettings
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("FOURSHOT_FORECAST", "0")  # a command would first measure this machine, for half a minute
@@ -37,6 +42,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items.sort(key=lambda item: place.get(item.nodeid.partition("::")[0], len(LONGEST)))
 
 
+CHROMIUM = shutil.which("chromium")
 ADAPTED = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
@@ -112,3 +118,15 @@ def reference_engine(model: str) -> Iterator[Engine]:
     engine = open_engine(EngineSettings(model=model, kind="transformers", max_model_len=1024))
     yield engine
     engine.close()
+
+
+@pytest.fixture(scope="module")  # not longer: while it is open, a loop of asyncio runs, and no other test can run one
+def browser() -> Iterator["Browser"]:
+    if CHROMIUM is None:
+        pytest.skip("needs chromium (Debian: chromium)")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        yield chromium
+        chromium.close()

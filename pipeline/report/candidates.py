@@ -72,13 +72,18 @@ def example_cards(data: ReportData, judged: Sequence[Judged]) -> list[dict[str, 
     cards = []
     for candidate, verdict in pick_examples(judged, NUM_EXAMPLES, data.seed):
         likeliest = sorted(verdict.probabilities, key=lambda name: -verdict.probabilities[name])
-        shown, intended_label = likeliest[:NUM_PROBABILITIES], "" if candidate.mixed else candidate.label
+        by_person = verdict.predicted != "" and not verdict.probabilities  # as `corrected_pairs` leaves it
+        shown, intended_label = (
+            likeliest[:NUM_PROBABILITIES],
+            candidate.label if by_person or not candidate.mixed else "",
+        )
         if intended_label in likeliest and intended_label not in shown:
             shown[-1] = intended_label
         cards.append(
             {
                 "text": candidate.text,
                 "label": intended_label,  # "": the prompt asked for no class
+                "by_person": by_person,  # the label; what the text was written as is not known any more
                 "reason": REASON_NAMES[verdict.reason],
                 "reason_class": f"r-{verdict.reason}",
                 "probabilities": {name: verdict.probabilities[name] for name in shown},

@@ -18,7 +18,8 @@ XLINK = "http://www.w3.org/1999/xlink"
 NO_VALUE = "\u2013"
 MAX_MARKED = 16  # points of a curve that get a dot each; more would run into one another
 WIDTH, HEIGHT, BAR = 5.4, 3.0, 0.21  # inches; what a phone shows at full size
-# Stand-ins, put into the drawing and replaced by the style sheet's; the second six of the curves are dashed.
+LINES, MARKERS = ("-", "--", ":", "-."), "os^D"  # of curves, in turn: twelve differ, four also without colours
+# Stand-ins, put into the drawing and replaced by the style sheet's.
 NAMES = ("accent", "c1", "c2", "c3", "c4", "c5")  # of the style sheet
 INK, COLOURS = "#010203", {f"#0{n}0{n}0{n}": f"var(--{name})" for n, name in enumerate(NAMES, start=4)}
 STYLE = {
@@ -70,9 +71,9 @@ def line_plot(
     def draw(axes: "Axes") -> None:
         for number, curve in enumerate(curves):
             xs, ys = zip(*curve.points, strict=True)
-            colour, dashed = list(COLOURS)[number % 6], number >= 6
-            marker = "o" if len(xs) <= MAX_MARKED else ""
-            axes.plot(xs, ys, color=colour, ls="--" if dashed else "-", marker=marker, ms=3.5, label=curve.name)
+            colour, line = list(COLOURS)[number % 6], LINES[number % 4]
+            marker = MARKERS[number % 4] if len(xs) <= MAX_MARKED else ""
+            axes.plot(xs, ys, color=colour, ls=line, marker=marker, ms=3.5, label=curve.name)
             for (x, _), interval in zip(curve.points, curve.intervals, strict=False):
                 if interval:
                     axes.plot((x, x), interval, color=colour, lw=1, gid="error")

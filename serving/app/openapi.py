@@ -23,8 +23,12 @@ OURS, VLLMS = "fourshot", "vLLM"  # tags, below which the document lists routes
 TYPES = (ClassifyRequest, ClassifyResponse, GenerateRequest, GenerateResponse, TaskList, ErrorAnswer)
 
 
+def _schema(of: type) -> dict[str, Any]:
+    return {"schema": {"$ref": REF.format(name=of.__name__)}}
+
+
 def _refers(to: type) -> dict[str, Any]:
-    return {"content": {"application/json": {"schema": {"$ref": REF.format(name=to.__name__)}}}}
+    return {"content": {"application/json": _schema(to)}}
 
 
 def _errors(descriptions: Mapping[int, str]) -> dict[int, Any]:
@@ -35,13 +39,14 @@ GUARDED = {401: "No key, or one that is not known.", 403: "A key that may not do
 
 
 def _task_route(name: str, summary: str, result: str, request_type: type, response_type: type) -> dict[str, Any]:
+    body = {**_schema(request_type), "example": {"input": "A text."}}  # else a page would show all that is ignored
     return {
         "operation_id": name,
         "tags": [OURS],
         "summary": summary,
         "response_model": None,
         "openapi_extra": {
-            "requestBody": {"required": True, **_refers(request_type)},
+            "requestBody": {"required": True, "content": {"application/json": body}},
             "parameters": [  # beside the task, which the framework adds
                 {
                     "name": DEADLINE,

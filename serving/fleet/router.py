@@ -33,6 +33,7 @@ from fourshot.serving.settings import Limits
 logger = logging.getLogger("fourshot.serving")
 LOOK_EVERY_S = 0.5
 LOOK_S = 5.0  # for an answer to a look
+AWAY_S = 0.4  # for one of a replica that is not well: who asks for all of them, such as the page, is to wait no longer
 CONNECT_S = 5.0
 MOST_MISSES = 2  # looks in a row without an answer: a machine that is busy answers late
 PATIENCE_S = 3.0  # while no replica is well that was: one may be taken for gone that is only busy, or be back at once
@@ -251,7 +252,8 @@ class Router:
         session, pages = self._session, dict[int, str]()
 
         async def fetch(replica: Replica) -> None:
-            timeout, headers = aiohttp.ClientTimeout(total=LOOK_S), {"Authorization": f"Bearer {self._key}"}
+            timeout = aiohttp.ClientTimeout(total=LOOK_S if replica.well else AWAY_S)
+            headers = {"Authorization": f"Bearer {self._key}"}
             with contextlib.suppress(aiohttp.ClientError, TimeoutError, OSError):
                 address = URL(f"{replica.address}{path}", encoded=True)
                 async with session.get(address, headers=headers, timeout=timeout, raise_for_status=True) as answer:

@@ -1,7 +1,9 @@
 """The document of a service is called after us, and lists our routes before those that were there first."""
 
+import msgspec
 from fastapi import FastAPI
 
+from fourshot.serving.api import ClassifyRequest
 from fourshot.serving.app.routes import add_routes
 from fourshot.serving.settings import Limits
 
@@ -33,3 +35,11 @@ def test_only_where_keys_are_asked_for_the_document_says_how_one_is_shown() -> N
         document = app.openapi()
         assert document.get("security", []) == ([{"key": []}] if has_keys else [])
         assert ("securitySchemes" in document["components"]) == has_keys
+
+
+def test_what_can_be_tried_out_is_a_request_of_one_text() -> None:
+    app = FastAPI()
+    add_routes(app, Limits())
+    for name in ("classify", "generate"):
+        body = app.openapi()["paths"][f"/v1/{name}/{{task}}"]["post"]["requestBody"]["content"]["application/json"]
+        assert msgspec.convert(body["example"], ClassifyRequest) == ClassifyRequest(input="A text.")

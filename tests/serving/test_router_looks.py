@@ -103,6 +103,23 @@ def test_one_replica_that_hangs_does_not_take_the_metrics_of_the_others(monkeypa
     routed(test)
 
 
+def test_metrics_wait_no_longer_for_a_replica_that_is_known_to_be_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fourshot.serving.fleet.router.LOOK_S", 0.1)
+    monkeypatch.setattr("fourshot.serving.fleet.router.LOOK_EVERY_S", 0.05)
+
+    async def test(router: Router, fakes: list[FakeReplica], ask: Ask) -> None:
+        fakes[0].answers.clear()
+        fakes[0].looked_at.clear()
+        await until(lambda: not router.replicas[0].well)
+        monkeypatch.setattr("fourshot.serving.fleet.router.LOOK_S", 60)
+        code, page = await asyncio.wait_for(ask("/metrics"), 5)
+        assert (code, 'replica="1"' in page, 'replica="0"' in page) == (200, True, False)
+        fakes[0].answers.set()
+        fakes[0].looked_at.set()
+
+    routed(test)
+
+
 def test_over_ray_a_replica_that_is_long_in_starting_keeps_nobody_from_following_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -85,6 +85,12 @@ def test_each_curve_and_bar_has_a_colour_of_the_style_sheet() -> None:
         assert len(used) == 6 and all(f"{name}:" in css for name in used)
 
 
+def test_without_colours_curves_are_told_apart_by_dashes_and_marks() -> None:
+    lines = line_plot([Curve(name, [(1, 2), (4, 3)]) for name in "abcdefghijkl"], x_name="x", y_name="y")
+    strokes = re.findall(r'style="fill: none; (?:stroke-dasharray: ([^;]*); [^"]*)?stroke: var\((--\w+)\)', lines)
+    assert len({*strokes}) == 12 and len({dashes for dashes, _ in strokes[:4]}) == 4
+
+
 def test_on_a_logarithmic_axis_equal_ratios_are_equally_far_apart() -> None:
     logs = line_plot([Curve("p99", [(1, 10), (32, 100), (1024, 1000)])], x_name="n", y_name="m", log_x=True, log_y=True)
     straight = line_plot([Curve("p99", [(0, 0), (32, 5), (64, 10)])], x_name="n", y_name="ms")

@@ -277,3 +277,10 @@ def test_the_value_types_load_without_numpy_or_templates() -> None:
     code += "print(sorted({'numpy', 'jinja2', 'matplotlib', 'torch'} & sys.modules.keys()))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert loaded.stdout.strip() == "[]"
+
+
+def test_the_example_of_the_document_makes_a_report(tmp_path: Path) -> None:
+    document = (Path(__file__).parents[3] / "docs" / "report.md").read_text(encoding="utf-8")
+    given = {"scores_per_seed": [scores(0.8)], "task": TASK, "run_folder": tmp_path}
+    exec(document.split("```python\n")[1].split("```")[0], given)
+    assert (tmp_path / "report.html").is_file() and (tmp_path / "report.md").is_file()

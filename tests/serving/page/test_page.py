@@ -154,8 +154,41 @@ def test_many_labels_are_shown_when_asked_for(page: "Page", service: PageService
     classify(page, "Where is my card?")
     shown = page.locator("#answer tr:has(.bar):visible")
     assert shown.count() == 12
-    page.click("#answer button")
+    page.focus("#answer button")
+    page.keyboard.press("Enter")
     assert shown.count() == 30
+    assert page.evaluate("document.activeElement.innerText").startswith("label 12")  # the first that was not shown
+
+
+def test_what_nobody_has_opened_is_not_drawn(page: "Page", service: PageService) -> None:
+    """A request may have 256 texts, and a task hundreds of labels: seconds, in which the page does not answer."""
+    shares = {f"label {index:03}": (150 - index) / 11325 for index in range(150)}
+    service.tasks = [info("intent", list(shares))]
+    service.shares = {"adapter": shares, "icl": shares}
+    ready(page)
+    page.fill("#texts", "\n".join(f"text {index}" for index in range(100)))
+    classify(page, "")
+    assert page.locator("#answer *").count() < 1000
+    page.click(".texts details:nth-child(3) summary")
+    page.locator(".texts .bar").nth(23).wait_for()
+    assert page.locator(".texts tr:has(.bar):visible").count() == 12
+
+
+def test_texts_from_right_to_left_stand_beside_their_labels(page: "Page", service: PageService) -> None:
+    label, text = "\u05d8\u05d5\u05d1", "\u0645\u0631\u062d\u0628\u0627"
+    service.shares = {method: {label: 0.75, "bad": 0.25} for method in MOODS}
+    ready(page)
+    page.fill("#texts", f"{text}\nbad")
+    classify(page, "")
+    first = page.locator(".texts summary").first
+    boxes = [first.get_by_text(words, exact=True).bounding_box() for words in (label, text)]
+    assert boxes[0] and boxes[1] and boxes[0]["x"] + boxes[0]["width"] <= boxes[1]["x"]
+    direction = "node => getComputedStyle(node).direction"
+    page.fill("#texts", text)
+    assert page.locator("#texts").evaluate(direction) == "rtl"
+    with page.expect_response(f"**{CLASSIFY}/*"):
+        classify(page, "")
+    assert page.locator("#answer > .cut").evaluate(direction) == "rtl"
 
 
 def test_texts_and_labels_are_never_html(page: "Page", service: PageService) -> None:
@@ -191,4 +224,4 @@ def test_a_text_generation_task_shows_what_is_written_for_each_text(page: "Page"
     assert msgspec.json.decode(request.body) == {"input": ["rome <b>", "oslo"], "method": "student"}
     assert page.locator(".written .out").all_inner_texts() == ["About rome <b>.", "About oslo."]
     assert "Cut at the most tokens" in page.inner_text("#answer") and service.requests_to(CLASSIFY) == []
-    assert "/v1/generate/facts" in (page.text_content("#curl") or "")
+    assert f"curl '{service.url}/v1/generate/facts' -H" in (page.text_content("#curl") or "")

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from fourshot.serving.api import Refused
-from tests.serving.fake_server import refusal, served
+from tests.serving.fake_server import Reply, refusal, served
 from tests.serving.page.page_service import (
     CLASSIFY,
     MOODS,
@@ -38,6 +38,8 @@ def test_a_key_is_asked_for_sent_and_forgotten(page: "Page", service: PageServic
     assert service.requests_to("/v1/tasks")[-1].key == "fs-wrong"
     page.keyboard.type("fs-right\n")
     wait_for_text(page, "#state", "Ready")
+    page.fill("#texts", "Not for me.")
+    assert '-H "Authorization: Bearer $FOURSHOT_API_KEY" ' in (page.text_content("#curl") or "")
     assert page.is_hidden("#key")
     service.received.clear()
     classify(page, "Not for me.")
@@ -76,11 +78,41 @@ def test_errors_are_put_in_words(page: "Page", service: PageService) -> None:
     ready(page)
     service.faults[CLASSIFY] = refusal(429, message="Too busy: 12 texts wait.", Retry_After="7")
     classify(page, "Not for me.")
-    assert page.inner_text("#answer .note") == "Too busy: 12 texts wait. Ask again in 7 s."
+    told = "Too busy: 12 texts wait. Ask again in 7 s."
+    assert page.locator("#answer .note").all_inner_texts() == [told, "Not asked."]
+    assert page.inner_text("#said") == f"Task mood. Adapter: {told}"
     assert len(service.requests_to(CLASSIFY)) == 1  # the second method is not asked of a service that is too busy
     with page.expect_response(f"**{CLASSIFY}/*"):
         page.click("#ask button.first")
     assert len(service.requests_to(CLASSIFY)) == 2
+
+
+@pytest.mark.parametrize("code", [400, 504])
+def test_what_one_method_cannot_do_is_said_of_it_alone(page: "Page", service: PageService, code: int) -> None:
+    """A text may be too long for an adapter, or take it too long, and not for a student."""
+    service.tasks[0] = info("mood", ["bad", "good"], methods=["adapter", "student", "icl"])
+    ready(page)
+    service.replies = [refusal(code, message="Not by this method.")]
+    classify(page, "Not for me.")
+    assert [request.method for request in service.requests_to(CLASSIFY)] == ["adapter", "student", "icl"]
+    assert page.locator("#answer .note").all_inner_texts() == ["Not by this method."]
+    status = page.get_by_role("status").filter(has_text="Task mood")  # for those who hear the page
+    said = "Task mood. Adapter: Not by this method. Student: good (87.5 %). In context: bad (62.5 %)."
+    assert status.inner_text() == said
+
+
+@pytest.mark.parametrize("body", [b'{"x": 1}', b"null", b"<html>"])
+def test_an_answer_of_another_form_is_told(page: "Page", service: PageService, body: bytes) -> None:
+    """Such as of a proxy."""
+    ready(page)
+    service.faults[CLASSIFY] = Reply(200, {}, body)
+    classify(page, "Not for me.")
+    assert page.locator("#answer .note").all_inner_texts()[1:] == ["Not asked."]
+    assert page.inner_text("#said").startswith("Task mood. Adapter: The answer could not be read: ")
+    service.faults["/v1/tasks"] = Reply(200, {}, body)
+    poll(page)
+    wait_for_text(page, "#state", re.compile("^The answer could not be read: "))
+    page.locator("#texts").press_sequentially("The page goes on.")
 
 
 def test_nothing_is_sent_without_a_text(page: "Page", service: PageService) -> None:
