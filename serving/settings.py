@@ -52,7 +52,7 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     port: int = 8000  # 0: a free one
     keys: str = ""  # API keys, made with `fourshot keys add`; without, everybody may ask
     cors_origins: tuple[str, ...] = ()  # sites whose pages may ask from a browser, as https://app.example; * for all
-    hot: tuple[str, ...] = ()  # tasks whose adapters never leave their slot
+    hot: tuple[str, ...] = ()  # tasks whose adapters keep their slot, but for a step that needs all slots
     max_loras: int = 0  # adapters that may share a batch; 0: computed
     max_cpu_loras: int = 0  # adapters kept in memory; 0: computed
     max_lora_rank: int = 0  # largest rank that is accepted; 0: that of the adapters there are
