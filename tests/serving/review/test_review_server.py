@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from starlette.testclient import TestClient
 
@@ -12,7 +11,8 @@ from fourshot.pipeline.cells.review import ASK, REVIEW, decisions, write_rows
 from fourshot.pipeline.cells.run_folder import RunFolder
 from fourshot.pipeline.rows.review_table import ReviewAnswer, ReviewRow, read_review
 from fourshot.serving.review import desk
-from fourshot.serving.review.server import HOST, MOST_BYTES, ReviewDesk, review_app
+from fourshot.serving.review.desk import ReviewDesk
+from fourshot.serving.review.server import HOST, MOST_BYTES, review_app
 from tests.pipeline.runs.small_run import TASK, write_run
 
 TOKEN = "a-secret"
@@ -28,10 +28,11 @@ def client_of(folder: RunFolder, **more: str) -> TestClient:
     return TestClient(review_app(ReviewDesk(folder), TOKEN), base_url=f"http://{more.get('host', HOST)}/{TOKEN}/")
 
 
-def put(client: TestClient, text_id: str, shown: tuple[str, bool], **said: Any) -> httpx.Response:
-    """``shown``: label and keep, as they were before."""
+def put(client: TestClient, text_id: str, shown: tuple[str, bool], **said: Any) -> tuple[int, Any]:
+    """Status and body. ``shown``: label and keep, as they were before."""
     decision = {"before": {"label": shown[0], "keep": shown[1]}, **said}
-    return client.put(f"rows/review.csv/{text_id}", json=decision)
+    answer = client.put(f"rows/review.csv/{text_id}", json=decision)
+    return answer.status_code, answer.json()
 
 
 def test_texts_are_shown_and_decisions_are_in_the_table_at_once(folder: RunFolder) -> None:
@@ -39,8 +40,8 @@ def test_texts_are_shown_and_decisions_are_in_the_table_at_once(folder: RunFolde
     view = client.get("rows").json()
     assert (view["labels"], view["table"], view["has_report"]) == (["warm", "cold"], "review.csv", False)
     assert [row["id"] for row in view["rows"]] == ["shot-0", "shot-1", DOUBTFUL, "r00-000003", KEPT]
-    assert put(client, DOUBTFUL, ("warm", False), label="cold", keep=True).status_code == 200
-    assert put(client, "shot-0", ("warm", True), label="warm", keep=False).status_code == 200
+    assert put(client, DOUBTFUL, ("warm", False), label="cold", keep=True)[0] == 200
+    assert put(client, "shot-0", ("warm", True), label="warm", keep=False)[0] == 200
     review = decisions(folder, REVIEW, TASK)
     assert review.answers == {
         DOUBTFUL: ReviewAnswer(label="cold", keep=True),
@@ -65,22 +66,21 @@ def test_texts_are_shown_and_decisions_are_in_the_table_at_once(folder: RunFolde
 def test_what_is_no_decision_is_refused(
     folder: RunFolder, text_id: str, said: dict[str, object], code: int, reason: str
 ) -> None:
-    answer = put(client_of(folder), text_id, ("warm", True), **said)
-    assert answer.status_code == code and reason in answer.json()["error"]
+    status, body = put(client_of(folder), text_id, ("warm", True), **said)
+    assert status == code and reason in body["error"]
     assert not decisions(folder, REVIEW, TASK).answers
 
 
 def test_a_decision_on_what_the_table_does_not_say_any_more_is_refused(folder: RunFolder) -> None:
     client = client_of(folder)
-    assert put(client, KEPT, ("warm", True), label="cold", keep=True).status_code == 200
-    late = put(client, KEPT, ("warm", True), label="warm", keep=False)
-    assert late.status_code == 409
-    assert late.json() == {
+    assert put(client, KEPT, ("warm", True), label="cold", keep=True)[0] == 200
+    status, body = put(client, KEPT, ("warm", True), label="warm", keep=False)
+    assert status == 409
+    assert body == {
         "error": "It was changed elsewhere and is kept as cold now. Decide again.",
         "present": {"label": "cold", "keep": True, "is_deleted": False},
     }
-    again = put(client, KEPT, ("warm", True), label="cold", keep=True)
-    assert again.status_code == 200, "sent twice: it says so already"
+    assert put(client, KEPT, ("warm", True), label="cold", keep=True)[0] == 200, "sent twice: it says so already"
     assert decisions(folder, REVIEW, TASK).answers == {KEPT: ReviewAnswer(label="cold", keep=True)}
 
 
@@ -102,10 +102,10 @@ def test_the_table_is_read_again_only_where_somebody_else_wrote_it(
     assert not reads
     lines = table.read_text("utf-8-sig").splitlines()
     table.write_text("\n".join(line for line in lines if not line.startswith("shot-0")), "utf-8-sig")
-    assert put(client, "shot-0", ("warm", True), label="cold", keep=True).json()["present"]["is_deleted"]
+    assert put(client, "shot-0", ("warm", True), label="cold", keep=True)[1]["present"]["is_deleted"]
     assert reads == [table]
     table.unlink()
-    assert "is not there any more" in put(client, "shot-0", ("warm", True), label="cold", keep=True).json()["error"]
+    assert "is not there any more" in put(client, "shot-0", ("warm", True), label="cold", keep=True)[1]["error"]
 
 
 def test_only_who_knows_the_address_on_this_machine_may_ask(folder: RunFolder) -> None:
@@ -131,7 +131,7 @@ def test_while_a_run_works_there_or_a_spreadsheet_has_more_nothing_is_overwritte
     client, table = client_of(folder), folder.path / "review.csv"
 
     def refusal() -> str:
-        return str(put(client, KEPT, ("warm", True), label="cold", keep=True).json()["error"])
+        return str(put(client, KEPT, ("warm", True), label="cold", keep=True)[1]["error"])
 
     with folder.lock():
         assert "Another fourshot process works" in refusal()
