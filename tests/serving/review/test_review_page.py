@@ -54,6 +54,9 @@ def test_a_label_that_is_typed_is_taken_at_enter_alone(page: "Page", folder: Run
     page.keyboard.type("dk2")  # keys elsewhere
     page.keyboard.press("Enter")
     assert page.inner_text("#note") == "No label is called “dk2”."
+    page.fill("#label", "HADE 7")
+    page.keyboard.press("Enter")
+    assert page.inner_text("#note") == "No label is called “HADE 7”. There is shade 7."
     page.keyboard.press("Escape")
     page.keyboard.press("n")
     assert page.inner_text("#why").startswith("2 of 5"), "the keys are keys again"

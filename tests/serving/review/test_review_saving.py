@@ -49,11 +49,15 @@ def test_what_cannot_be_saved_is_said_until_it_is_saved(page: "Page", folder: Ru
         page.keyboard.press("d")
         page.wait_for_selector("#fault:has-text('Not saved: Another fourshot process works')")
         assert page.inner_text("#why").startswith("2 of 5"), "the hand is there by now"
+        page.keyboard.press("1")
         page.keyboard.press("2")
-        page.keyboard.press("d")
         page.wait_for_selector("#fault:has-text('(Text 1, 2, 3.)')")
         assert page.get_attribute("#rows tr:nth-child(1)", "class") == "changed dropped failed"
-        assert "1 of 5 changed, 1 not saved yet" in page.inner_text("#done")
+        assert "3 of 5 changed, 3 not saved yet" in page.inner_text("#done")
+        page.keyboard.press("n")
+        page.keyboard.press("k")  # the last text, as the table has it
+        page.wait_for_selector("#note:has-text('Another fourshot process works')")
+        assert "(Text 1, 2, 3.)" in page.inner_text("#fault"), "nothing of the last one is lost"
     assert not decisions(folder, REVIEW, MANY).answers
     page.click("#rows tr:nth-child(4)")
     with page.expect_response(lambda response: response.request.method == "PUT"):
@@ -61,8 +65,11 @@ def test_what_cannot_be_saved_is_said_until_it_is_saved(page: "Page", folder: Ru
     assert "(Text 1, 2, 3.)" in page.inner_text("#fault"), "another text's success does not hide it"
     page.click("#again")
     page.wait_for_selector(NOTHING_WAITS)
+    assert page.inner_text("#fault") == ""
     assert decisions(folder, REVIEW, MANY).answers == {
         "shot-0": ReviewAnswer(label="warm", keep=False),
+        "shot-1": ReviewAnswer(label="warm", keep=True),
+        "r00-000001": ReviewAnswer(label="cold", keep=True),
         "r00-000003": ReviewAnswer(label="cold", keep=True),
     }
 
@@ -70,19 +77,13 @@ def test_what_cannot_be_saved_is_said_until_it_is_saved(page: "Page", folder: Ru
 def test_a_later_decision_that_is_saved_stands_where_an_earlier_one_was_refused(
     page: "Page", folder: RunFolder
 ) -> None:
-    refused = 0
-
-    def refuse_first(route: "Route") -> None:
-        nonlocal refused
-        refused += 1
-        if refused == 1:
-            route.fulfill(status=400, json={"error": "The disk is full."})
-        else:
-            route.continue_()
-
-    page.route("**/rows/review.csv/*", refuse_first)
-    for key in ("d", "p", "2"):
-        page.keyboard.press(key)
+    held: list[Route] = []
+    page.route("**/rows/review.csv/*", lambda route: route.continue_() if held else held.append(route))
+    with page.expect_request("**/rows/review.csv/shot-0"):
+        page.keyboard.press("d")
+    page.keyboard.press("p")
+    page.keyboard.press("2")
+    held[0].fulfill(status=400, json={"error": "The disk is full."})
     page.wait_for_selector(NOTHING_WAITS)
     assert page.inner_text("#rows tr:first-child").split("\t")[2:4] == ["cold", "yes"]
     assert page.inner_text("#fault") == ""
