@@ -13,10 +13,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from fourshot.engine.errors import FourshotError, InputError
-from fourshot.pipeline.cells.review import ASK, REVIEW, answers_in, decisions, has_table, open_review, written_rows
 from fourshot.pipeline.cells.run_folder import RunFolder
-from fourshot.pipeline.faults import MOST_NAMED, shorten
-from fourshot.pipeline.rows.review_table import ReviewAnswer, label_named, own_columns, write_review
+from fourshot.serving.review.desk import ChangedElsewhereError, Decision, ReviewDesk
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -25,6 +23,9 @@ if TYPE_CHECKING:
 
 HOST = "127.0.0.1"
 MOST_BYTES = 1 << 16  # of a request
+LOST = (
+    "There is nothing here. The address has a new secret each time: open the one that `fourshot report` printed last."
+)
 # One file each: nothing is fetched from elsewhere, and no other site may frame them.
 HEADERS = {
     "Content-Security-Policy": (
@@ -44,63 +45,12 @@ REPORT_HEADERS = HEADERS | {
 }
 
 
-class Decision(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a person decides of one text."""
-
-    label: str
-    keep: bool
-
-
-class ReviewDesk:
-    """The table of one run that a person works on: what they are asked, until it is answered, else the review."""
-
-    def __init__(self, folder: RunFolder) -> None:
-        """Writes the review where there is none. Raises InputError for a table with faults."""
-        self.folder, self.task = folder, folder.manifest().task
-        asks = has_table(folder, ASK) and decisions(folder, ASK, self.task).open
-        self.name = ASK if asks else REVIEW
-        if not asks:
-            with folder.lock():
-                open_review(folder)
-        self.rows = written_rows(folder, self.name)
-
-    def view(self) -> dict[str, Any]:
-        """All that the page shows."""
-        answers = answers_in(self.folder, self.name, self.task)
-        return {
-            "task": self.task.name,
-            "instruction": self.task.instruction,
-            "labels": self.task.label_names,
-            "table": f"{self.name}.csv",
-            "has_report": self.folder.has("report.html"),
-            "rows": [{**msgspec.to_builtins(row), "said": answers[row.id]} for row in self.rows],
-        }
-
-    def decide(self, name: str, decision: Decision) -> ReviewAnswer:
-        """Put a decision into the table. Raises InputError where it cannot be one, or the table is in use."""
-        label = label_named(decision.label, self.task.label_names)
-        if label is None or (decision.keep and not label):
-            raise InputError(
-                f"unknown label {decision.label!r}; allowed are {shorten(self.task.label_names, MOST_NAMED)}."
-            )
-        with self.folder.lock():
-            path = self.folder.path / f"{self.name}.csv"
-            answers = answers_in(self.folder, self.name, self.task)
-            if name not in answers:
-                raise InputError(f"there is no text {name!r} in {path}.")
-            if columns := own_columns(path, self.task):
-                raise InputError(f"{path} has columns of yours ({', '.join(columns)}), so go on in the spreadsheet.")
-            answers[name] = ReviewAnswer(label=label, keep=decision.keep)
-            write_review(path, self.rows, answers, task=self.task)
-        return answers[name]
-
-
 def review_app(desk: ReviewDesk, token: str) -> "Starlette":
     """Answers below /``token``/ alone, to this machine's own names."""
     from starlette.applications import Starlette
     from starlette.middleware import Middleware
     from starlette.middleware.trustedhost import TrustedHostMiddleware
-    from starlette.responses import HTMLResponse, Response
+    from starlette.responses import HTMLResponse, PlainTextResponse, Response
     from starlette.routing import Mount, Route
 
     def answer(value: Any, code: int = 200) -> Response:
@@ -114,8 +64,11 @@ def review_app(desk: ReviewDesk, token: str) -> "Starlette":
             return answer({"error": "There is no report yet: a run writes it at its end."}, 404)
         return HTMLResponse((desk.folder.path / "report.html").read_bytes(), headers=REPORT_HEADERS)
 
+    async def next_rows(request: "Request") -> "Response":
+        return answer(desk.view(desk.next_table()))
+
     async def rows(request: "Request") -> "Response":
-        return answer(desk.view())
+        return answer(desk.view(request.path_params["table"]))
 
     async def decide(request: "Request") -> "Response":
         body = b""
@@ -123,21 +76,36 @@ def review_app(desk: ReviewDesk, token: str) -> "Starlette":
             body += part
             if len(body) > MOST_BYTES:
                 return answer({"error": f"The body has more than {MOST_BYTES:,} bytes."}, 413)
-        return answer(desk.decide(request.path_params["name"], msgspec.json.decode(body, type=Decision)))
+        table, text_id = (request.path_params[name] for name in ("table", "text_id"))
+        return answer(desk.table(table).decide(text_id, msgspec.json.decode(body, type=Decision)))
 
     async def refuse(request: "Request", error: Exception) -> "Response":
         return answer({"error": str(error)}, 400)
 
+    async def show_present(request: "Request", error: Exception) -> "Response":
+        assert isinstance(error, ChangedElsewhereError)
+        return answer({"error": str(error), "present": error.present}, 409)
+
+    async def lost(request: "Request", error: Exception) -> "Response":
+        return PlainTextResponse(LOST, 404, HEADERS)
+
     routes = [
         Route("/", page),
         Route("/report", report),
-        Route("/rows", rows),
-        Route("/rows/{name}", decide, methods=["PUT"]),
+        Route("/rows", next_rows),
+        Route("/rows/{table}", rows),
+        Route("/rows/{table}/{text_id}", decide, methods=["PUT"]),
     ]
     return Starlette(
         routes=[Mount(f"/{token}", routes=routes)],
         middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"], www_redirect=False)],
-        exception_handlers={FourshotError: refuse, msgspec.DecodeError: refuse, OSError: refuse},
+        exception_handlers={
+            ChangedElsewhereError: show_present,
+            FourshotError: refuse,
+            msgspec.DecodeError: refuse,
+            OSError: refuse,
+            404: lost,
+        },
     )
 
 
