@@ -150,7 +150,7 @@ def distill_text(
             out = annotated_file(unlabelled.path, folder)
             if not out.exists():
                 write_annotated(unlabelled, out, annotated, teacher.name)
-            pairs, pair_notes = annotated_pairs(unlabelled, out)
+            pairs, pair_notes = annotated_pairs(unlabelled, out, annotated)
             taught, more = learnable_pairs(pairs, learnt, test, "input")
             pair_notes += more
         written, malformed = written_pairs(task, drawn, distillation.generate, [*learnt, *taught], test)
