@@ -28,6 +28,7 @@ from fourshot.pipeline.text_student import TextStudent, load_text_student_card
 from fourshot.training.lora.settings import LoraSettings
 from fourshot.training.students.seq2seq import TextStudentResult
 from fourshot.training.students.store import RESULT_FILE
+from tests.engine.tiny_models import tiny_checkpoint
 from tests.pipeline.machine_speeds import SPEED
 from tests.pipeline.task_folders import write_facts, write_jsonl
 from tests.training.students.small_seq2seq import write_bart
@@ -198,6 +199,14 @@ def test_what_makes_no_sense_is_refused_before_anything_is_made(
         changes = {"unlabelled": folder / changes["unlabelled"]}
     with pytest.raises(InputError, match=message):
         make(folder, tiny_model, **changes)
+    assert not (folder / "out").exists()
+
+
+def test_a_causal_student_that_cannot_be_trained_is_refused_before_anything_is_made(
+    folder: Path, tiny_model: str
+) -> None:
+    with pytest.raises(InputError, match="in a packed row"):
+        make(folder, tiny_model, student=tiny_checkpoint("lfm2", folder / "lfm2"))
     assert not (folder / "out").exists()
 
 
