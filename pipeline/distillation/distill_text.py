@@ -150,7 +150,7 @@ def distill_text(
             out = annotated_file(unlabelled.path, folder)
             if not out.exists():
                 write_annotated(unlabelled, out, annotated, teacher.name)
-            pairs, pair_notes = annotated_pairs(unlabelled, out)
+            pairs, pair_notes = annotated_pairs(unlabelled, out, annotated)
             taught, more = learnable_pairs(pairs, learnt, test, "input")
             pair_notes += more
         written, malformed = written_pairs(task, drawn, distillation.generate, [*learnt, *taught], test)
@@ -182,9 +182,9 @@ def _prepared(distillation: TextDistillation, folder: Path, on_event: OnEvent, p
     distillation.check()
     task, settings, by = distillation.task, distillation.settings, distillation.by
     base, made_of = resolve_model(distillation.model) if by is None else None, resolve_text_model(distillation.student)
-    if base:
-        check_trainable(base.path, settings.train.target_modules)
     students = TextStudents(task, made_of, settings, distillation.student_settings, folder, on_event, placement)
+    for model in filter(None, (base, made_of.model if made_of.kind == "causal" else None)):
+        check_trainable(model.path, settings.train.target_modules)
     on_event(Event(stage="shots", message="reading the data"))
     learnt, test, notes = read_data(task, settings, distillation.real)
     inputs = [text for text in distillation.unlabelled.inputs if text] if distillation.unlabelled else []

@@ -3,9 +3,10 @@
 import zlib
 from collections.abc import Sequence
 from functools import partial
-from operator import itemgetter
+from operator import attrgetter
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from fourshot.engine.errors import InputError
@@ -40,7 +41,7 @@ from fourshot.training.students.examples import StudentJob, TaughtExample
 from fourshot.training.students.settings import StudentSettings
 
 OF_TRAINED = ("train", "wording", "prompt_style", "verbalizer", "base_verbalizer", "shot_weight", "align")
-Annotated = list[tuple[str, tuple[float, ...]]]  # text, probabilities
+Annotated = list[TaughtExample]  # of which each is real whose label a person put into the table
 
 
 def annotated_texts(
@@ -57,26 +58,28 @@ def annotated_texts(
             notes.append(
                 f"{counted(summary.unreadable, 'text')} could not be read; of the first: {summary.why_unreadable}"
             )
-    table, rows, faults = read_table(out), list[tuple[str, tuple[float, ...] | None]](), list[TaskFault]()
-    num_corrected = 0  # labels that a person gave
+    table, faults = read_table(out), list[TaskFault]()
+    texts, labelled = list[str](), Annotated()
     needed = (*(unlabelled.fields or (unlabelled.text_column,)), LABEL)
     if missing_columns := [column for column in needed if column not in table.columns]:
         names = " and ".join(map(repr, missing_columns))
         raise InputError(f"{out} has no column {names} any more. Put it back, or remove the file to annotate anew.")
     for line, row in table.rows.items():
         try:
-            rows.append((unlabelled.text_of(row), annotated_probabilities(row, task.label_names)))
-            num_corrected += is_own(row, task.label_names)
+            texts.append(unlabelled.text_of(row))
+            probabilities = annotated_probabilities(row, task.label_names)
+            if texts[-1] and probabilities is not None:
+                own = is_own(row, task.label_names)
+                labelled.append(TaughtExample(text=texts[-1], probabilities=probabilities, is_real=own))
         except InputError as failure:
             faults.append(error(f"{out}:{line}", str(failure)))
     raise_errors(faults)
-    labelled = [(text, probabilities) for text, probabilities in rows if text and probabilities is not None]
-    notes += corrections(unlabelled.path.name, unlabelled.texts(), out.name, [text for text, _ in rows if text])
-    if num_corrected:
+    notes += corrections(unlabelled.path.name, unlabelled.texts(), out.name, filter(None, texts))
+    if num_corrected := sum(example.is_real for example in labelled):
         notes.append(f"{counted(num_corrected, 'label')} in {out.name} not of the teacher: learnt alone, as a person's")
-    if blank := sum(not text for text, _ in rows):
+    if blank := texts.count(""):
         notes.append(f"left out, for want of a text: {counted(blank, 'row')}")
-    if missing := len(rows) - blank - len(labelled):
+    if missing := len(texts) - blank - len(labelled):
         notes.append(
             f"without a label in {out.name}: {counted(missing, 'text')}, refused by the teacher or removed there"
         )
@@ -93,7 +96,7 @@ def unused_settings(settings: RunSettings) -> list[str]:
 def learnable(annotated: Annotated, shots: Sequence[Example], test: Sequence[Example]) -> tuple[Annotated, list[str]]:
     """Without texts that stand there twice, are shots, or are what is measured on; and how many these were."""
     earlier, tested = ([example.text for example in examples] for examples in (shots, test))
-    usable, measured, repeated = unseen(annotated, itemgetter(0), earlier, tested)
+    usable, measured, repeated = unseen(annotated, attrgetter("text"), earlier, tested)
     return usable, _left_out(measured, repeated, "text")
 
 
@@ -103,7 +106,7 @@ def learnable_pairs(
     """Kept texts that the teacher wrote, without those that are among the others. A run may have written them that knew
     neither the test texts nor the annotated ones of now.
     """
-    earlier = [*(example.text for example in shots), *(text for text, _ in annotated)]
+    earlier = [*(example.text for example in shots), *(example.text for example in annotated)]
     kept_pairs = [pair for pair in pairs if pair[1].kept]
     usable, measured, repeated = unseen(kept_pairs, lambda pair: pair[0].text, earlier, [e.text for e in test])
     return usable, _left_out(measured, repeated, "written text")
@@ -118,7 +121,7 @@ def sure_enough(parts: Sequence[Annotated], least: float) -> tuple[list[int], li
     """Of each part, how many texts a student learns that leaves out those of which the teacher is less sure than
     ``least``; and what is to be told of the others.
     """
-    learnt = [sum(max(probabilities) >= least for _, probabilities in part) for part in parts]
+    learnt = [sum(max(example.probabilities) >= least for example in part) for part in parts]
     unsure = sum(map(len, parts)) - sum(learnt)
     return learnt, [f"{counted(unsure, 'text')} not learnt: the teacher is less sure than {least:g}"] if unsure else []
 
@@ -168,7 +171,8 @@ def written_texts(pairs: TextPairs, task: Task, per_class: int) -> Annotated:
             counts[label] += 1
             probabilities = verdict.probabilities or {label: 1.0}
             total = sum(probabilities.values())
-            written.append((candidate.text, tuple(probabilities.get(name, 0.0) / total for name in task.label_names)))
+            shares = tuple(probabilities.get(name, 0.0) / total for name in task.label_names)
+            written.append(TaughtExample(text=candidate.text, probabilities=shares))
     return written
 
 
@@ -189,8 +193,8 @@ def student_jobs(
     """The student, and the same on the shots alone, to compare with."""
     real = taught_shots(task, shots, settings.max_tokens)
     taught = [
-        TaughtExample(text=encoder_text(task, text, settings.max_tokens), probabilities=probabilities)
-        for text, probabilities in (*annotated, *written)
+        msgspec.structs.replace(example, text=encoder_text(task, example.text, settings.max_tokens))
+        for example in (*annotated, *written)
     ]
 
     def job(title: str, examples: Sequence[TaughtExample]) -> StudentJob:

@@ -1,12 +1,15 @@
 """What a student that writes learns: real pairs, a user's inputs as a teacher wrote for them, pairs that it wrote."""
 
+import unicodedata
 from collections.abc import Iterable, Sequence
 from operator import attrgetter
 from pathlib import Path
 
+import msgspec
+
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.faults import counted
-from fourshot.pipeline.rows.examples import unseen
+from fourshot.pipeline.rows.examples import normalised_text, unseen
 from fourshot.pipeline.rows.label_cells import read_text_cell
 from fourshot.pipeline.rows.review_table import check_alone, corrections
 from fourshot.pipeline.rows.text_table import check_written, write_table
@@ -33,8 +36,11 @@ def write_annotated(source: InputRows, out: Path, written: Iterable[WrittenAnswe
     write_table(out, [*source.columns, TARGET, BY], rows)
 
 
-def annotated_pairs(source: InputRows, out: Path) -> tuple[list[Pair], list[str]]:
-    """What the table says, as a person may have corrected it; and what is to be told."""
+def annotated_pairs(source: InputRows, out: Path, written: Sequence[WrittenAnswer]) -> tuple[list[Pair], list[str]]:
+    """What the table says, as a person may have corrected it; and what is to be told.
+
+    ``written``: what the teacher wrote for each input that is not blank.
+    """
     check_alone(out)
     table = read_table(out)
     if missing := [column for column in (*source.input_columns, TARGET) if column not in table.columns]:
@@ -54,10 +60,25 @@ def annotated_pairs(source: InputRows, out: Path) -> tuple[list[Pair], list[str]
     pairs = [pair for pair in pairs if pair.input]
     source_inputs = (text for text in source.inputs if text)
     notes += corrections(source.path.name, source_inputs, out.name, [pair.input for pair in pairs])
+    inputs = filter(None, source.inputs)
+    by_teacher = {_pair_key(text, answer.text) for text, answer in zip(inputs, written, strict=True)}
+    pairs = [
+        msgspec.structs.replace(
+            pair, is_corrected=bool(pair.target) and _pair_key(pair.input, pair.target) not in by_teacher
+        )
+        for pair in pairs
+    ]
+    if num_corrected := sum(pair.is_corrected for pair in pairs):
+        notes.append(f"{counted(num_corrected, 'target')} in {out.name} not of the teacher: learnt as a person's")
     if without := sum(not pair.target for pair in pairs):
         reason = "the teacher did not come to an end, could not read them, or it was removed there"
         notes.append(f"{counted(without, 'input')} without a target in {out.name} left out: {reason}")
     return [pair for pair in pairs if pair.target], notes
+
+
+def _pair_key(text: str, target: str) -> tuple[str, str]:
+    """What two pairs have in common that count as the same: a spreadsheet changes whitespace, a person letter case."""
+    return normalised_text(text), unicodedata.normalize("NFC", " ".join(target.split()))
 
 
 def written_pairs(

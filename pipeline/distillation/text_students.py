@@ -135,7 +135,7 @@ class TextStudents:
 
     def _seq2seq(self, real: Sequence[Pair], taught: Sequence[Pair], test: Sequence[Pair]) -> list[StudentMade]:
         real_texts = [TaughtText(text=pair.input, target=pair.target, is_real=True) for pair in real]
-        more = [TaughtText(text=pair.input, target=pair.target) for pair in taught]
+        more = [TaughtText(text=pair.input, target=pair.target, is_real=pair.is_corrected) for pair in taught]
         store, model = self._folder / "students", self.made_of.model
         items = [
             Seq2SeqItem(

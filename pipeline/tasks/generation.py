@@ -56,6 +56,7 @@ class Pair(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     input: str
     target: str
     references: tuple[str, ...] = ()  # where there are several right answers: all of them, the target first
+    is_corrected: bool = False  # a person put the target in place of a teacher's
 
     @property
     def right(self) -> tuple[str, ...]:

@@ -124,6 +124,24 @@ FAMILIES = {
     "gpt2": Family("GPT2Config", "byte-level BPE"),
     "falcon": Family("FalconConfig", "byte-level BPE", new_decoder_architecture=True, num_kv_heads=1, bias=False),
 }
+# Whose layers see more than an attention mask lets them: nothing is trained on these.
+MIXING = {
+    "lfm2": Family("Lfm2Config", "byte-level BPE", layer_types=["conv", "full_attention"], block_ff_dim=96),
+    "falcon_h1": Family("FalconH1Config", "byte-level BPE"),
+    "recurrent_gemma": Family("RecurrentGemmaConfig", "Gemma"),
+    "granite_hybrid": Family(
+        "GraniteMoeHybridConfig",
+        "byte-level BPE",
+        layer_types=["mamba", "attention"],
+        mamba_n_heads=8,
+        mamba_d_head=16,
+        mamba_n_groups=1,
+        mamba_d_state=16,
+        num_local_experts=0,
+        num_experts_per_tok=0,
+        shared_intermediate_size=96,
+    ),
+}
 
 
 def tokenizer_of(kind: str) -> Any:
@@ -138,7 +156,7 @@ def tiny_checkpoint(family: str, folder: Path, **changes: Any) -> str:
     from transformers import AutoModelForCausalLM
 
     transformers.logging.disable_progress_bar()
-    family_model = FAMILIES[family]
+    family_model = (FAMILIES | MIXING)[family]
     tokenizer = tokenizer_of(family_model.tokenizer)
     tokenizer.save_pretrained(folder)
     values = {

@@ -1,8 +1,9 @@
 """Batches as one row of tokens: no padding between texts, and what all prompts begin with computed once.
 
 All prompts of a task begin with the same instruction. A packed row holds that prefix once and after it the rest of
-every prompt, each seeing the prefix and itself. In a causal model this gives each text what it would get in a row of
-its own, gradients included. TREC with its instruction: 8 prompts are 320 tokens one by one and 131 packed.
+every prompt, each seeing the prefix and itself. In a causal model of attention alone (`targets.unmasked_layers`) this
+gives each text what it would get in a row of its own, gradients included. TREC with its instruction: 8 prompts are 320
+tokens one by one and 131 packed.
 """
 
 from collections.abc import Iterator, Sequence

@@ -1,5 +1,6 @@
 """Which of a base's layers get an adapter: found in its checkpoint, not assumed from its family."""
 
+import json
 import re
 from collections.abc import Sequence
 from functools import lru_cache
@@ -15,6 +16,10 @@ from fourshot.training.lora.settings import ALL, ALL_PROJECTIONS, TargetModules
 # Of a decoder layer: its number stands in the name, whatever the layers' list is called.
 IN_A_LAYER = re.compile(r"\.\d+\.(?P<path>.+)\.weight")
 NO_PROJECTION = {"experts", "gate", "router"}  # of mixtures of experts, which are trained around their experts
+# What keeps the texts of a packed row apart is a mask of attention (`packing`), which other layers do not look at: a
+# convolution takes in the tokens before, a recurrence all of them. Known by their names in config.json and in weights.
+MASKED = {"full_attention", "sliding_attention", "chunked_attention", "attention"}
+UNMASKED = re.compile(r"conv|mamba|rg_lru|lstm|time_decay")
 
 
 def target_modules(model: str | Path, requested: TargetModules) -> tuple[str, ...]:
@@ -38,7 +43,21 @@ def check_trainable(model: str, requested: TargetModules) -> None:
     """Raise InputError where no adapter can be trained on this base and served; does nothing for a fake one."""
     if not is_fake(model):
         check_lora_support(model)
+        if kinds := unmasked_layers(model):
+            raise InputError(
+                f"The base in {model} has layers that see the texts before in a packed row ({', '.join(kinds)}), so no "
+                "adapter is trained on it; take one of attention layers alone (docs/models.md)."
+            )
         target_modules(model, requested)
+
+
+def unmasked_layers(model: str) -> list[str]:
+    """What a base has in its decoder layers that no attention mask keeps within a text; [] for attention alone."""
+    config = json.loads((Path(model) / "config.json").read_text(encoding="utf-8"))
+    layer_types = config.get("layer_types")
+    kinds = set(map(str, layer_types)) - MASKED if isinstance(layer_types, list) else set[str]()
+    paths = [match["path"] for name in _shapes(model) if (match := IN_A_LAYER.search(name))]
+    return sorted(kinds) or sorted({path.split(".")[0] for path in paths if UNMASKED.search(path)})
 
 
 @lru_cache(maxsize=8)
@@ -47,11 +66,17 @@ def projections(model: str) -> tuple[str, ...]:
 
     Raises InputError where there are none.
     """
-    shapes = checkpoint_shapes(Path(model)) or _shapes_of_architecture(model)
+    shapes = _shapes(model)
     names = {_projection(name, shape) for name, shape in shapes.items()} - {""}
     if not names:
         raise InputError(f"The base in {model} has no linear layers to train; it cannot get an adapter.")
     return ALL_PROJECTIONS if names == set(ALL_PROJECTIONS) else tuple(sorted(names))
+
+
+@lru_cache(maxsize=8)
+def _shapes(model: str) -> dict[str, list[int]]:
+    """Of all weights."""
+    return checkpoint_shapes(Path(model)) or _shapes_of_architecture(model)
 
 
 def _projection(name: str, shape: Sequence[int]) -> str:

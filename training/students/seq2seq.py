@@ -28,6 +28,7 @@ EPOCHS, BATCH = 10.0, 8
 # most after it take some 1e-5.
 RATES = {"t5": 3e-4, "mt5": 3e-4, "umt5": 3e-4, "longt5": 3e-4}
 RATE = 5e-5
+LOSS = "mean of pairs"  # in the key: earlier versions took that of tokens, and their students are others
 SPECIAL_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id", "forced_bos_token_id")
 
 
@@ -55,6 +56,7 @@ class Seq2SeqJob(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         """Content hash: all that decides the student's bytes."""
         content = msgspec.to_builtins(self)
         del content["title"], content["model"]
+        content["loss"] = LOSS
         return hashlib.sha256(msgspec.json.encode(content, order="sorted")).hexdigest()[:16]
 
 
@@ -79,9 +81,10 @@ def finished_seq2seq(store: Path, job: Seq2SeqJob) -> TextStudentResult | None:
 def train_seq2seq(job: Seq2SeqJob, store: Path, on_step: OnStep = lambda *_: None) -> TextStudentResult:
     """Train ``job`` into ``store``/<key>/<name>-<content hash>; finished once its result.json is written.
 
-    All weights learn, by the model's own loss, the mean over the target's tokens. A share of the teacher's texts is
-    held out and chooses the epoch. On a GPU where there is one; on the CPU, the same job, machine and thread count give
-    the same bytes. Raises InputError for nothing to learn, FourshotError where the loss is no longer a number.
+    All weights learn, and all pairs count the same: the loss is the mean over a target's tokens, then over pairs. A
+    share of the teacher's texts is held out and chooses the epoch. On a GPU where there is one; on the CPU, the same
+    job, machine and thread count give the same bytes. Raises InputError for nothing to learn, FourshotError where the
+    loss is no longer a number.
     """
     with collector_paused():
         import torch
@@ -182,7 +185,9 @@ class _Training:
         self._model.eval()
 
     def _loss(self, chosen: Sequence[int]) -> "torch.Tensor":
-        """Nats per target token."""
+        """Nats per target token, the mean of what each pair has; the model's own loss is the mean of all tokens."""
+        import torch
+
         examples, settings = [self._examples[index] for index in chosen], self._settings
         batch = self._tokenizer(
             [example.text for example in examples],
@@ -199,10 +204,10 @@ class _Training:
             return_tensors="pt",
         ).to(self._model.device)
         labels = targets["input_ids"].masked_fill(targets["attention_mask"] == 0, -100)
-        loss: torch.Tensor = self._model(
-            input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], labels=labels
-        ).loss
-        return loss
+        logits = self._model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], labels=labels).logits
+        losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
+        sums = losses.view(labels.shape).sum(1)  # padding has none
+        return (sums / targets["attention_mask"].sum(1).clamp_min(1)).mean()
 
     def _held_out_loss(self) -> float:
         import torch

@@ -7,15 +7,20 @@ import pytest
 
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.distillation.annotating import annotate_table, annotated_probabilities
-from fourshot.pipeline.distillation.taught import annotated_texts
+from fourshot.pipeline.distillation.taught import annotated_texts, learnable, student_jobs
 from fourshot.pipeline.distillation.text_pairs import annotated_pairs, write_annotated
 from fourshot.pipeline.events import ignore
 from fourshot.pipeline.rows.text_table import open_texts
 from fourshot.pipeline.runs.stages.write import WrittenAnswer
 from fourshot.pipeline.tables.files import read_table
+from fourshot.pipeline.task import Example
 from fourshot.pipeline.tasks.generation import PairSource
 from fourshot.pipeline.tasks.pairs import load_inputs
 from fourshot.pipeline.tasks.task_file import load_task
+from fourshot.training.students.encoders import ResolvedEncoder
+from fourshot.training.students.examples import StudentJob
+from fourshot.training.students.settings import StudentSettings
+from fourshot.training.students.train import hold_out, targets_of
 from tests.pipeline.distillation.test_annotating import LABELS, reader, table
 from tests.pipeline.tables.test_file_bytes import spreadsheet
 from tests.pipeline.task_folders import write_jsonl, write_task
@@ -45,12 +50,38 @@ def test_what_a_spreadsheet_does_to_an_annotated_table_by_itself_is_no_correctio
         annotated_probabilities({**row, "p_warm": "much"}, LABELS)
 
 
+def test_what_a_person_corrected_is_learnt_as_a_shot_is_and_never_held_out(tmp_path: Path) -> None:
+    task, settings = load_task(write_task(tmp_path)), StudentSettings(held_out=0.5)
+    texts = [f"{word} of {number}" for number in range(10) for word in ("ice", "tea")]
+    write_jsonl(tmp_path / "notes.jsonl", [{"text": text} for text in texts])
+    notes, encoder = open_texts(tmp_path / "notes.jsonl"), ResolvedEncoder(path="e", name="e", revision="1")
+    (tmp_path / "d").mkdir()
+
+    def student() -> StudentJob:
+        annotated, _ = annotated_texts(notes, tmp_path / "d", task, "me", reader(), ignore)
+        shots = [Example(text="a shot", label="cold")]
+        annotated, _ = learnable(annotated, shots, [])
+        return student_jobs(task, encoder, shots, annotated, [], settings, 0)[0]
+
+    assert [example.text for example in student().examples if example.is_real] == ["a shot"]
+    table = tmp_path / "d" / "annotated.jsonl"
+    lines = table.read_text().splitlines()
+    lines[:6] = [line.replace('label":"cold"', 'label":"warm"') for line in lines[:6]]
+    table.write_text("\n".join(lines))
+    learnt, held_out = hold_out(student().examples, settings.held_out, 0)
+    assert [example.text for example in learnt if example.is_real] == ["a shot", "ice of 0", "ice of 1", "ice of 2"]
+    assert len(held_out) == (len(texts) - 3) // 2
+    weights = targets_of(learnt, settings)[1].tolist()
+    assert {weight for example, weight in zip(learnt, weights, strict=True) if example.is_real} == {max(weights)}
+
+
 def test_faults_of_an_annotated_table_come_with_their_lines(tmp_path: Path) -> None:
     task = load_task(write_task(tmp_path))
     notes = open_texts(table(tmp_path))
 
     def texts() -> list[str]:
-        return [text for text, _ in annotated_texts(notes, tmp_path / "d", task, "me", reader(), ignore)[0]]
+        annotated, _ = annotated_texts(notes, tmp_path / "d", task, "me", reader(), ignore)
+        return [example.text for example in annotated]
 
     (tmp_path / "d").mkdir()
     assert texts() == ["ice cubes", "hot soup", "thick ice on all the lakes"]
@@ -67,12 +98,29 @@ def test_faults_of_an_annotated_table_come_with_their_lines(tmp_path: Path) -> N
 def test_a_table_of_targets_without_its_columns_is_refused(tmp_path: Path) -> None:
     path, out = tmp_path / "facts.jsonl", tmp_path / "out.csv"
     write_jsonl(path, [{"input": "a | b"}])
-    inputs = load_inputs(path, PairSource())
-    write_annotated(inputs, out, [WrittenAnswer(text="A b.")], "me")
-    assert [(pair.input, pair.target) for pair in annotated_pairs(inputs, out)[0]] == [("a | b", "A b.")]
+    inputs, written = load_inputs(path, PairSource()), [WrittenAnswer(text="A b.")]
+    write_annotated(inputs, out, written, "me")
+    assert [(pair.input, pair.target) for pair in annotated_pairs(inputs, out, written)[0]] == [("a | b", "A b.")]
     out.write_text(out.read_text().replace("annotated_target", "target"))
     with pytest.raises(InputError, match=r"out.csv has no column 'annotated_target' any more"):
-        annotated_pairs(inputs, out)
+        annotated_pairs(inputs, out, written)
+
+
+def test_a_target_that_a_person_wrote_is_told_from_what_a_spreadsheet_did_to_one(tmp_path: Path) -> None:
+    path, out = tmp_path / "facts.jsonl", tmp_path / "out.csv"
+    write_jsonl(path, [{"input": text} for text in ("a | b", " ", "c | d", "e | f", "g | h", "i | j")])
+    targets = ("A b.\nIn two lines.", "C d.", "e f.", "", "=1 Caf\u00e9")
+    inputs, written = load_inputs(path, PairSource()), [WrittenAnswer(text=text) for text in targets]
+    write_annotated(inputs, out, written, "me")
+
+    def corrected() -> list[str]:
+        return [pair.target for pair in annotated_pairs(inputs, out, written)[0] if pair.is_corrected]
+
+    assert corrected() == []
+    table = out.read_text().replace("\n", "\r\n").replace("\u00e9", "e\u0301")
+    out.write_text(table.replace("C d.", "A b. In two lines.").replace("e f.", "E f.").replace("g | h,", "g | h,G."))
+    assert corrected() == ["A b. In two lines.", "E f.", "G."]
+    assert "3 targets in out.csv not of the teacher: learnt as a person's" in (annotated_pairs(inputs, out, written)[1])
 
 
 def test_numbers_of_a_spreadsheet_stay_as_they_are_shown(tmp_path: Path) -> None:

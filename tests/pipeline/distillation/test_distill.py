@@ -31,6 +31,7 @@ from fourshot.pipeline.tasks.task_file import load_task
 from fourshot.serving.clients.local import LocalClassifier
 from fourshot.serving.clients.teachers import find_teacher
 from fourshot.training.lora.settings import LoraSettings
+from fourshot.training.students.examples import TaughtExample
 from fourshot.training.students.settings import StudentSettings
 from tests.pipeline.task_folders import COLD, write_jsonl, write_task
 
@@ -192,7 +193,9 @@ def test_a_plan_counts_what_is_left_and_fewer_texts_than_were_wanted_are_told(fo
         (folder / "out" / "teacher" / GENERATED_FILE).touch()
     assert [counts["generate"] for counts in forecasts[1:]] == [3]
     assert "(--per-class, of distill --generate)" in str(short_run_error([], 3, "out"))  # it has no --per-class
-    assert missing_texts([("snow", (0.0, 1.0))], 4) == ["the teacher wrote 1 of 4 texts that can be learnt"]
+    assert missing_texts([TaughtExample(text="snow", probabilities=(0.0, 1.0))], 4) == [
+        "the teacher wrote 1 of 4 texts that can be learnt"
+    ]
 
 
 def test_a_task_without_a_test_file_is_not_measured(folder: Path) -> None:

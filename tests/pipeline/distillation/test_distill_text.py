@@ -13,6 +13,7 @@ from fourshot.cli.main import main
 from fourshot.engine.core import EngineSettings
 from fourshot.engine.errors import AdapterError, InputError, RunFolderError
 from fourshot.engine.fake_engine import FakeEngine
+from fourshot.engine.machine.files import read_made
 from fourshot.pipeline import forecast as forecasts
 from fourshot.pipeline.distillation.annotating_text import NamedWriter
 from fourshot.pipeline.distillation.distill_text import TextDistillation, distill_text, read_data
@@ -25,6 +26,9 @@ from fourshot.pipeline.tasks.generation import GenerationTask, Pair
 from fourshot.pipeline.tasks.task_file import load_any_task
 from fourshot.pipeline.text_student import TextStudent, load_text_student_card
 from fourshot.training.lora.settings import LoraSettings
+from fourshot.training.students.seq2seq import TextStudentResult
+from fourshot.training.students.store import RESULT_FILE
+from tests.engine.tiny_models import tiny_checkpoint
 from tests.pipeline.machine_speeds import SPEED
 from tests.pipeline.task_folders import write_facts, write_jsonl
 from tests.training.students.small_seq2seq import write_bart
@@ -49,6 +53,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def make(folder: Path, model: str, **changes: Any) -> TextDistillSummary:
     arguments: dict[str, Any] = {"unlabelled": folder / "more.jsonl", "real": 3, "settings": BRIEF, "student": model}
     return fourshot.distill_text(folder, folder=folder / "out", model=model, **arguments | changes)
+
+
+def _held_out(summary: TextDistillSummary) -> int:
+    """Of a sequence-to-sequence student: texts that it did not learn."""
+    return read_made(Path(summary.student_path).parent / RESULT_FILE, TextStudentResult).held_out
 
 
 def plan(folder: Path, model: str, *words: str) -> list[str]:
@@ -151,6 +160,11 @@ def test_a_sequence_to_sequence_student_is_predicted_with(
     assert [row["method"] for row in summary.table] == ["student", "real", "teacher"]
     assert main(["predict", str(folder / "out"), "Rome | in | Italy", "--json"]) == 0
     assert '"written":' in capfd.readouterr().out
+    assert _held_out(summary) == 1
+    rows = [{"input": MORE[0], "annotated_target": "Cork."}, {"input": MORE[1], "annotated_target": "Turin."}]
+    write_jsonl(folder / "out" / "annotated.jsonl", rows)
+    corrected = make(folder, tiny_model, student=bart, student_settings=settings, generate=2)
+    assert corrected.annotated_pairs == 2 and _held_out(corrected) == 0, "what a person wrote is learnt"
     assert main(["predict", str(folder / "out"), "Rome", "--coverage", "0.5"]) == 2
     assert "this student writes texts" in capfd.readouterr().err
 
@@ -185,6 +199,14 @@ def test_what_makes_no_sense_is_refused_before_anything_is_made(
         changes = {"unlabelled": folder / changes["unlabelled"]}
     with pytest.raises(InputError, match=message):
         make(folder, tiny_model, **changes)
+    assert not (folder / "out").exists()
+
+
+def test_a_causal_student_that_cannot_be_trained_is_refused_before_anything_is_made(
+    folder: Path, tiny_model: str
+) -> None:
+    with pytest.raises(InputError, match="in a packed row"):
+        make(folder, tiny_model, student=tiny_checkpoint("lfm2", folder / "lfm2"))
     assert not (folder / "out").exists()
 
 

@@ -6,6 +6,7 @@ from fourshot.pipeline.distillation.readers import Annotation, Parts
 from fourshot.pipeline.distillation.taught import learnable_pairs, teacher_measured
 from fourshot.pipeline.synthesis.types import Candidate, Verdict
 from fourshot.pipeline.task import Example, Label, Task
+from fourshot.training.students.examples import TaughtExample
 from tests.pipeline.candidates import candidate
 
 TASK = Task(name="weather", instruction="Say it.", noun="note", labels=(Label(name="cold"), Label(name="warm")))
@@ -21,7 +22,7 @@ def test_a_text_that_an_earlier_run_wrote_is_not_learnt_where_it_is_measured_on_
     usable, notes = learnable_pairs(
         [*pairs, written("Rejected", kept=False)],
         [Example(text="A shot", label="cold")],
-        [("Annotated", (1.0, 0.0))],
+        [TaughtExample(text="Annotated", probabilities=(1.0, 0.0))],
         [Example(text="a test text", label="cold")],
     )
     assert [drawn.text for drawn, _ in usable] == ["Frost at night"]

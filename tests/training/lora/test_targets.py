@@ -1,5 +1,6 @@
 """Which layers get an adapter follows from the base, and what cannot be served is refused before it is trained."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -8,8 +9,8 @@ from fourshot.engine.errors import InputError
 from fourshot.engine.vllm_seams import lora_support
 from fourshot.engine.vllm_seams.lora_support import check_lora_support
 from fourshot.training.lora.settings import ALL, ALL_PROJECTIONS, LoraSettings
-from fourshot.training.lora.targets import check_trainable, projections, target_modules
-from tests.engine.tiny_models import FAMILIES, tiny_checkpoint
+from fourshot.training.lora.targets import check_trainable, projections, target_modules, unmasked_layers
+from tests.engine.tiny_models import FAMILIES, MIXING, tiny_checkpoint
 
 SEVEN = set(ALL_PROJECTIONS)
 EXPECTED = {
@@ -24,6 +25,8 @@ EXPECTED = {
     "gpt2": {"c_attn", "c_proj", "c_fc"},
     "falcon": {"query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"},
 }
+# What of their layers says so in the names of weights.
+NAMED = {"lfm2": "conv", "falcon_h1": "mamba", "recurrent_gemma": "temporal_block", "granite_hybrid": "mamba"}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -61,6 +64,25 @@ def test_a_base_that_vllm_serves_no_adapters_on_is_refused(family: str, tmp_path
     folder = tiny_checkpoint(family, tmp_path)
     with pytest.raises(InputError, match=r"serves no LoRA adapters on .*zero_shot,icl"):
         check_trainable(folder, ALL)
+
+
+@pytest.mark.parametrize("family", MIXING)
+def test_a_base_that_mixes_the_texts_of_a_packed_row_is_refused(
+    family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fourshot.training.lora.targets.check_lora_support", lambda model: None)  # it loads vLLM
+    folder = tiny_checkpoint(family, tmp_path)
+    with pytest.raises(InputError, match=r"in a packed row .* no adapter is trained on it") as error:
+        check_trainable(folder, ALL)
+    assert error.value.exit_code == 2
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "layer_types": None}))  # as in many checkpoints
+    assert unmasked_layers(folder) == [NAMED[family]]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_layers_of_attention_alone_keep_texts_apart(family: str, tmp_path: Path) -> None:
+    assert unmasked_layers(tiny_checkpoint(family, tmp_path)) == []
 
 
 def test_what_is_known_of_vllm_is_what_it_says(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,6 +45,27 @@ def test_a_student_learns_to_write_and_is_loaded_by_transformers(write: Any, tmp
 
 
 @pytest.mark.parametrize("write", [write_bart, write_t5], ids=["bart", "t5"])
+def test_a_pair_counts_the_same_however_long_its_target_is(write: Any, tmp_path: Path) -> None:
+    base = write(tmp_path / "base")
+    settings = TextStudentSettings(num_epochs=1, learning_rate=1e-4, batch_size=4)
+    pairs = TaughtText(text="rome in x", target="x"), TaughtText(text="oslo", target="x has x is | . " * 5)
+
+    def first_loss(*examples: TaughtText) -> float:
+        return train_seq2seq(job(base, examples=examples, settings=settings), tmp_path / "store").losses[0]
+
+    short, long = map(first_loss, pairs)
+    assert abs(short - long) > 0.01
+    assert first_loss(*pairs) == pytest.approx((short + long) / 2, rel=1e-5)
+
+
+def test_a_student_that_learnt_by_another_loss_is_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of earlier builds did: they are trained again."""
+    key = job(tmp_path).key
+    monkeypatch.setattr("fourshot.training.students.seq2seq.LOSS", "mean of tokens")
+    assert job(tmp_path).key != key
+
+
+@pytest.mark.parametrize("write", [write_bart, write_t5], ids=["bart", "t5"])
 def test_how_its_base_writes_is_not_how_a_student_does(write: Any, tmp_path: Path) -> None:
     """BART's checkpoints for summaries say how long one is at least, what may not recur, and put its end anywhere."""
     base = write(tmp_path / "base")
