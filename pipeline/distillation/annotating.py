@@ -21,13 +21,13 @@ from fourshot.pipeline.distillation.readers import Annotation, NamedReader, Read
 from fourshot.pipeline.events import Event, OnEvent, ignore
 from fourshot.pipeline.faults import MOST_NAMED, nearest, shorten
 from fourshot.pipeline.forecast import Forecast, foretell
+from fourshot.pipeline.work_counts import TokenCounts
 from fourshot.pipeline.rows.held_cells import check_cells
 from fourshot.pipeline.rows.review_table import label_named
 from fourshot.pipeline.rows.text_table import TextTable, check_written, write_table
 from fourshot.pipeline.student_card import RemoteTeacher
 from fourshot.pipeline.synthesis.prompts import PromptFormat
 from fourshot.pipeline.task import Example
-from fourshot.pipeline.work_counts import TokenCounts
 from fourshot.pipeline.work_folder import Manifest, WorkFolder
 
 LABEL, PROBABILITY, AGREEMENT, BY = "annotated_label", "annotated_probability", "annotated_agreement", "annotated_by"

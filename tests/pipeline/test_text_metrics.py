@@ -54,7 +54,7 @@ def test_a_script_without_blanks_is_counted_by_characters() -> None:
 
 
 def test_english_is_counted_as_rouge_score_does() -> None:
-    from rouge_score.rouge_scorer import RougeScorer
+    from rouge_score.rouge_scorer import RougeScorer  # type: ignore[import-untyped]
 
     written, right = "The cats were running_home, 2 of them", "A cat ran home; 2 of the cats run"
     expected = RougeScorer(["rouge1", "rougeL"], use_stemmer=True).score(right, written)
