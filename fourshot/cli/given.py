@@ -83,6 +83,13 @@ def wrong_start(words: Sequence[str], flags: Collection[str]) -> str:
     return f"unrecognized arguments: {name}"
 
 
+def refuse(options: argparse.Namespace, purpose: str, *names: str) -> None:
+    """Raise InputError for those of the options ``names`` that are given: they do nothing but for ``purpose``."""
+    given = [name for name in names if all(getattr(options, name) is not nothing for nothing in (None, False, ""))]
+    if refused := [f"--{name.replace('_', '-')}" for name in given]:
+        raise InputError(f"{' and '.join(refused)} {'are' if len(refused) > 1 else 'is'} for {purpose}. Leave it out.")
+
+
 def check_of_unlabelled(options: argparse.Namespace) -> None:
     """Raise InputError for options that say how --unlabelled is read where it is not given."""
     if options.unlabelled:

@@ -22,10 +22,12 @@ def list_tasks(options: Options, terminal: Terminal) -> None:
 
     rows = []
     for task in map(load_any_task, shipped_tasks()):
-        classes = "(text generation)" if isinstance(task, GenerationTask) else ", ".join(task.label_names)
+        classes = None if isinstance(task, GenerationTask) else task.label_names
         rows.append({"name": task.name, "classes": classes, "data": task.data.hub or "comes with fourshot"})
     terminal.result("result", {"tasks": rows})
-    terminal.table([{**row, "classes": shorten(row["classes"].split(", "), CLASSES_SHOWN)} for row in rows])
+    terminal.table(
+        [{**row, "classes": shorten(row["classes"] or ["(text generation)"], CLASSES_SHOWN)} for row in rows]
+    )
 
 
 @command(

@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 from fourshot.cli import main as cli
+from fourshot.engine.checkpoints.models import resolve_model
 from fourshot.engine.errors import InputError
 from fourshot.serving.fleet.launch import ServiceLaunch
 from fourshot.serving.testing.adapters import make_adapter, task_of
+from tests.engine.tiny_models import tiny_checkpoint
 from tests.serving.random_students import make_student
 
 
@@ -194,6 +196,48 @@ def test_a_task_without_adapter_is_listed_and_removed_too(root: Path, capfd: pyt
     assert code == 0 and "support_tickets" in text and "in context" in text
     assert run_command(capfd, "adapters", "remove", "support_tickets", *at)[0] == 0
     assert list(root.iterdir()) == []
+
+
+def test_an_adapter_is_checked_against_the_base_that_is_named(
+    tmp_path: Path, root: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    source, at = make_adapter(tmp_path / "made", task_of("mood")), ("--adapters", str(root))
+    other = tiny_checkpoint("llama", tmp_path / "other-base")
+    code, text = run_command(capfd, "adapters", "add", str(source), *at, "--base", other)
+    assert code == 2 and "is not added: it was trained on" in text and "the base here is" in text
+    student = make_student(tmp_path / "made", task_of("mood"))
+    for added in (source, student):
+        code, text = run_command(capfd, "adapters", "add", str(added), *at, "--base", "./nosuch")
+        assert code == 2 and "no model folder './nosuch'" in text
+    assert list(root.iterdir()) == []
+    assert run_command(capfd, "adapters", "add", str(source), *at, "--base", resolve_model(None).path)[0] == 0
+    assert (root / source.name / "card.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (("--data", "nowhere"), "--data is for a task that is answered in context"),
+        (("--shots", "99", "--seed", "0"), "--shots and --seed are for a task that is answered in context"),
+        (("--in-context", "--base", "nowhere"), "--base is for adapters"),
+    ],
+)
+def test_an_option_of_adding_that_would_do_nothing_is_refused(
+    words: tuple[str, ...], reason: str, root: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    code, text = run_command(capfd, "adapters", "add", "support_tickets", "--adapters", str(root), *words)
+    assert code == 2 and reason in text and list(root.iterdir()) == []
+
+
+def test_unpinning_looks_at_no_base(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["adapters", "unpin", "mood", "--adapters", str(root), "--base", "nowhere"])
+    assert "unrecognized arguments: --base" in capfd.readouterr().err
+
+
+def test_a_deep_look_is_not_at_a_folder(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    code, text = run_command(capfd, "doctor", "--deep", "--serve", str(root))
+    assert code == 2 and "--deep is for this machine by itself" in text
 
 
 def test_a_key_is_shown_once(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
