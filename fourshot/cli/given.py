@@ -15,6 +15,7 @@ from fourshot.engine.machine.files import check_mounted
 PLACES = ("FOLDER", "FILE", "TABLE")  # metavars of what is a path for certain
 PERHAPS = (*PLACES, "ADAPTER", "RUN", "TASK", "PATH", "MODEL", "WHO")  # and of what may be one
 OF_UNLABELLED = ("text_column", "encoding")  # how its table is read
+LISTS = ("METHODS", "SEEDS", "TASKS", "ORIGINS")  # metavars of comma-separated lists
 DASHES = "\u2010\u2011\u2012\u2013\u2014\u2212"  # what editors and pages make of a hyphen, or of two
 
 
@@ -41,8 +42,9 @@ def check_given(options: argparse.Namespace, warn: Callable[[str], object]) -> N
             complaint = f"{name} is given twice"
             if name != "--key":  # nobody shall read it
                 complaint += f", {' '.join(earlier)!r} and {' '.join(values)!r}"
-            if action.nargs:
-                raise InputError(f"{complaint}. Give it once, with all values behind it: {name} A B.")
+            if action.nargs or action.metavar in LISTS:
+                values_of = "A B" if action.nargs else "A,B"
+                raise InputError(f"{complaint}. Give it once, with all values behind it: {name} {values_of}.")
             warn(f"{complaint}: the last counts.")
             values_by_name[name] = values
     for action in options.parser._actions:

@@ -188,6 +188,8 @@ def read_texts(arguments: Sequence[str], terminal: Terminal) -> list[str]:
     """
     if list(arguments) == ["-"]:
         arguments = []
+    if "-" in arguments:
+        raise InputError("- stands for standard input, and texts are given beside it. Leave one of the two out.")
     texts = list(arguments)
     if not texts:
         if sys.stdin.isatty():

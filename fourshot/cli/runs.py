@@ -48,6 +48,7 @@ OUTCOMES = {  # key of `TaskOutcome` -> heading
     "train_s": "train s",
     "message": "why",
 }
+MOST_SEEDS = 1000
 SETTINGS = settings_options()
 
 
@@ -230,7 +231,13 @@ def read_seeds(text: str) -> list[int]:
         numbers = [int(part) for part in names_in(text)]
     except ValueError:
         numbers = []
-    seeds = list(range(numbers[0])) if len(numbers) == 1 and "," not in text else numbers
+    is_count = len(numbers) == 1 and "," not in text
+    if is_count and numbers[0] > MOST_SEEDS:
+        raise InputError(
+            f"--seeds {text}: give a count of at most {MOST_SEEDS:,}. Each seed is a whole run of every method. For "
+            f"one seed of that number, put a comma after it: --seeds {text},"
+        )
+    seeds = list(range(numbers[0])) if is_count else numbers
     if not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
         raise InputError(
             f"--seeds {text}: give a count of at least 1 (3 is 0,1,2), or a list of different seeds such as 0,1,2."

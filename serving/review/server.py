@@ -143,7 +143,7 @@ def review_app(desk: ReviewDesk, token: str) -> "Starlette":
 
 
 def serve_review(folder: RunFolder, port: int, opened: Callable[[str], None]) -> None:
-    """Answer on this machine until Ctrl-C; ``opened`` is given the address. Raises InputError for a port it cannot have."""
+    """Answer on this machine until Ctrl-C; ``opened`` gets the address. Raises InputError for a port that is taken."""
     import uvicorn
 
     if not 0 <= port <= MOST_PORT:

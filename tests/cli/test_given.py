@@ -17,6 +17,13 @@ from tests.pipeline.task_folders import write_task
 
 CORPUS = ("corpus", "--model", "fake", "--annotator", "none", "--per-class", "2", "--quiet")
 TASKS = ("--tasks", "support_tickets")
+COMMA_SEPARATED = {
+    "tasks": ("keys", "add", "k.toml", "--name", "a"),
+    "methods": ("compare", "support_tickets"),
+    "seeds": ("compare", "support_tickets"),
+    "hot": ("serve", "--adapters", "."),
+    "cors-origin": ("serve", "--adapters", "."),
+}
 
 
 @pytest.fixture(autouse=True)
@@ -68,6 +75,8 @@ def test_a_blank_value_is_refused_and_not_passed_over(
 
 def test_of_two_lists_none_is_left_out_and_of_two_values_the_last_counts(capfd: pytest.CaptureFixture[str]) -> None:
     assert "--tasks A B" in refused(capfd, *CORPUS, *TASKS, "--out", "a", "--tasks", "trec", "sst2")
+    for name, words in COMMA_SEPARATED.items():
+        assert f"all values behind it: --{name} A,B" in refused(capfd, *words, f"--{name}", "a", f"--{name}", "b")
     assert cli.main((*CORPUS, *TASKS, "--out", "a", "--out=b", "--seed", "-1", "--seed", "2")) == 0
     error = capfd.readouterr().err
     assert "--out is given twice, 'a' and 'b': the last counts" in error
@@ -164,6 +173,13 @@ def test_lines_end_as_they_do_anywhere(content: bytes, monkeypatch: pytest.Monke
     terminal: Any = None
     for arguments in ([], ["-"]):
         assert predict.read_texts(arguments, terminal) == ["a", "b c"]
+
+
+@pytest.mark.parametrize("texts", [("-", "hi"), ("hi", "-"), ("-", "-")])
+def test_standard_input_and_texts_beside_it_are_refused(texts: tuple[str, ...]) -> None:
+    terminal: Any = None
+    with pytest.raises(InputError, match="Leave one of the two out"):
+        predict.read_texts(texts, terminal)
 
 
 def ran(script: str, **environment: str) -> "subprocess.CompletedProcess[bytes]":

@@ -118,10 +118,11 @@ def test_seeds_are_a_count_or_a_list(text: str, seeds: list[int]) -> None:
     assert read_seeds(text) == seeds
 
 
-@pytest.mark.parametrize("text", ["0", "", "a", "1,1", "-2"])
+@pytest.mark.parametrize("text", ["0", "", "a", "1,1", "-2", "1001", "1000000000000"])
 def test_other_seeds_are_refused(text: str) -> None:
     with pytest.raises(InputError, match="--seeds"):
         read_seeds(text)
+    assert len(read_seeds("1000")) == 1000 and read_seeds("1001,") == [1001]
 
 
 def test_methods_keep_their_order_and_unknown_ones_are_refused() -> None:
