@@ -9,7 +9,7 @@ import msgspec
 
 from fourshot.api import default_folder, default_student_folder
 from fourshot.engine.errors import InputError
-from fourshot.pipeline.arguments import checked
+from fourshot.pipeline.arguments import check_of_unlabelled, checked
 from fourshot.pipeline.card import CARD_FILE, load_card
 from fourshot.pipeline.cells.run_folder import RunFolder
 from fourshot.pipeline.distillation import distill as distilling
@@ -228,6 +228,7 @@ def _by(
 
 
 def _texts(file: str | Path | None, text_column: str | None, task: Task, encoding: str) -> TextTable | None:
+    check_of_unlabelled(file, text_column, encoding)
     return open_texts(file, text_column, task, ReadSettings(encoding=encoding)) if file else None
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from fourshot.api import default_student_folder
 from fourshot.engine.errors import InputError
-from fourshot.pipeline.arguments import checked
+from fourshot.pipeline.arguments import check_of_unlabelled, checked
 from fourshot.pipeline.card import CARD_FILE
 from fourshot.pipeline.cells.run_folder import SHOTS_FILE
 from fourshot.pipeline.distillation import distill_text as distilling
@@ -66,7 +66,7 @@ def distill_text(
     named = _generation_task(task, data, "distill")
     distillation = distilling.TextDistillation(
         task=named,
-        unlabelled=load_inputs(unlabelled, named.data, text_column, encoding) if unlabelled else None,
+        unlabelled=_inputs(unlabelled, named, text_column, encoding),
         generate=generate,
         real=real,
         student=student,
@@ -108,7 +108,7 @@ def plan_text_distillation(
     named = _generation_task(task, data, "distill")
     distillation = distilling.TextDistillation(
         task=named,
-        unlabelled=load_inputs(unlabelled, named.data, text_column, encoding) if unlabelled else None,
+        unlabelled=_inputs(unlabelled, named, text_column, encoding),
         generate=generate,
         real=real,
         student=student,
@@ -127,6 +127,11 @@ def _generation_task(task: GenerationTask | str | Path, data: str | Path | None,
     if not isinstance(named, GenerationTask):
         raise InputError(f"{named.name} has labels, and is no text generation task. Use {with_labels}.")
     return named
+
+
+def _inputs(table: str | Path | None, task: GenerationTask, text_column: str | None, encoding: str) -> InputRows | None:
+    check_of_unlabelled(table, text_column, encoding)
+    return load_inputs(table, task.data, text_column, encoding) if table else None
 
 
 def _writer(

@@ -69,10 +69,12 @@ def list_adapters(options: Options, terminal: Terminal) -> None:
     flag("--in-context", "ADAPTER names a task: answer in context with its examples until it has an adapter"),
     argument("--data", "FOLDER", "with --in-context: the task's train and test files"),
     argument("--shots", "K", f"with --in-context: examples per class (default: {SHOTS})", type=int),
+    flag("--allow-fewer-shots", "with --in-context: go on where a class has fewer than K examples"),
     argument("--seed", "SEED", "with --in-context: draws the examples (default: 0)", type=int),
 )
 def add(options: Options, terminal: Terminal) -> None:
     """Copy an adapter there, whole or not at all."""
+    from fourshot.pipeline.synthesis.settings import RunSettings
     from fourshot.pipeline.tasks.task_file import load_task
     from fourshot.serving.models.adapters_folder import add_adapter, add_in_context, doubts_of
 
@@ -82,11 +84,12 @@ def add(options: Options, terminal: Terminal) -> None:
         task = load_task(options.source, options.data)
         with terminal.progress() as on_event:
             shots = SHOTS if options.shots is None else options.shots
-            file = add_in_context(root, task, shots, options.seed or 0, on_event)
+            settings = RunSettings(k=shots, seed=options.seed or 0, allow_fewer_shots=options.allow_fewer_shots)
+            file = add_in_context(root, task, settings, on_event)
         terminal.result("result", {"task": task.name, "file": file})
         terminal.say(f"{task.name}: answered in context by whoever serves {root}, until it has an adapter.")
         return
-    refuse(options, "a task that is answered in context (--in-context)", "data", "shots", "seed")
+    refuse(options, "a task that is answered in context (--in-context)", "data", "shots", "allow_fewer_shots", "seed")
     card, is_new = add_adapter(root, options.source, options.base)
     for doubt in doubts_of(root, card):
         terminal.warn(doubt)

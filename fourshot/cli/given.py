@@ -14,7 +14,6 @@ from fourshot.engine.machine.files import check_mounted
 
 PLACES = ("FOLDER", "FILE", "TABLE")  # metavars of what is a path for certain
 PERHAPS = (*PLACES, "ADAPTER", "RUN", "TASK", "PATH", "MODEL", "WHO")  # and of what may be one
-OF_UNLABELLED = ("text_column", "encoding")  # how its table is read
 LISTS = ("METHODS", "SEEDS", "TASKS", "ORIGINS")  # metavars of comma-separated lists
 DASHES = "\u2010\u2011\u2012\u2013\u2014\u2212"  # what editors and pages make of a hyphen, or of two
 
@@ -90,13 +89,3 @@ def refuse(options: argparse.Namespace, purpose: str, *names: str) -> None:
     given = [name for name in names if all(getattr(options, name) is not nothing for nothing in (None, False, ""))]
     if refused := [f"--{name.replace('_', '-')}" for name in given]:
         raise InputError(f"{' and '.join(refused)} {'are' if len(refused) > 1 else 'is'} for {purpose}. Leave it out.")
-
-
-def check_of_unlabelled(options: argparse.Namespace) -> None:
-    """Raise InputError for options that say how --unlabelled is read where it is not given."""
-    if options.unlabelled:
-        return
-    if words := " and ".join(f"--{name.replace('_', '-')}" for name in OF_UNLABELLED if getattr(options, name)):
-        raise InputError(
-            f"{words} is for the texts of --unlabelled FILE, which is not given. Give it, or leave {words} out."
-        )

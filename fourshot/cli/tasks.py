@@ -5,6 +5,7 @@ from pathlib import Path
 
 from fourshot.cli.console import Terminal, program
 from fourshot.cli.declare import MODEL, Options, argument, command, flag
+from fourshot.cli.given import refuse
 from fourshot.cli.printable import as_word
 from fourshot.cli.runs import TASK
 from fourshot.engine.errors import InputError
@@ -126,6 +127,8 @@ def check(options: Options, terminal: Terminal) -> int:
     from fourshot.pipeline.tasks.data_check import FEWER_SHOTS
     from fourshot.pipeline.tasks.task_file import check_task, find_task_file
 
+    if options.no_model:
+        refuse(options, "how a model sees the label words; --no-model skips that", "model")
     find_task_file(options.task)  # before a model is looked for
     if options.shots < 1:
         raise InputError(f"--shots is a number of examples per class, at least 1; got {options.shots}.")

@@ -111,9 +111,9 @@ def _cards(root: Path) -> Iterator[Card]:
                 yield load_text_student_card(folder) if is_text_student(folder) else load_student_card(folder)
 
 
-def add_in_context(root: Path, task: Task, shots: int, seed: int, on_event: OnEvent = ignore) -> Path:
-    """Have ``task`` answered in context, with ``shots`` examples per class, until it has an adapter."""
-    examples = TaskData(task, on_event, needs_test=False).shots(RunSettings(k=shots, seed=seed))
+def add_in_context(root: Path, task: Task, settings: RunSettings, on_event: OnEvent = ignore) -> Path:
+    """Have ``task`` answered in context, with the shots that ``settings`` draw, until it has an adapter."""
+    examples = TaskData(task, on_event, needs_test=False).shots(settings)
     return write_in_context(root, InContext(task=task, shots=tuple(examples), align=PRESETS["default"].align))
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -240,6 +241,37 @@ def test_how_texts_are_read_that_are_not_given_is_refused(
     capfd: pytest.CaptureFixture[str], words: tuple[str, ...]
 ) -> None:
     assert "is for the texts of --unlabelled FILE, which is not given" in refused(capfd, *words)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("compare", "support_tickets", "--set", "seed=5"), "For this seed alone, give --seeds 5,"),
+        (("compare", "support_tickets", "--plan", "--set", "seed=5"), "would not read seed = 5"),
+        (("tasks", "check", "support_tickets", "--no-model", "--model", "nowhere"), "--model is for how a model sees"),
+        (("corpus", "--tasks", "sst2", "--model", "fake", "--out", "c", "--data", "nowhere"), "with --data or as"),
+    ],
+)
+def test_what_would_do_nothing_is_refused_and_what_to_do_is_said(
+    words: tuple[str, ...], message: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert message.lower() in refused(capfd, *words).lower()
+
+
+def test_whoever_named_an_address_is_told_of_no_option_of_another_command(capfd: pytest.CaptureFixture[str]) -> None:
+    words = ("annotate", "support_tickets", "--unlabelled", "a.csv", "--out", "b.csv", "--by", "http://127.0.0.1:1")
+    assert cli.main(words) == 1
+    error = capfd.readouterr().err
+    assert "or give the address of one that runs" in error and "--url" not in error
+
+
+@pytest.mark.parametrize(
+    ("function", "task"), [(fourshot.distill, "support_tickets"), (fourshot.distill_text, "webnlg")]
+)
+def test_how_texts_are_read_that_are_not_given_is_refused_in_python(function: Callable[..., Any], task: str) -> None:
+    for argument in ({"text_column": "nope"}, {"encoding": "klingon"}):
+        with pytest.raises(InputError, match="for the texts of --unlabelled FILE, which is not given"):
+            function(task, generate=3, **argument)
 
 
 def test_a_folder_that_is_gone_is_told_of(tmp_path: Path) -> None:

@@ -55,6 +55,8 @@ def test_set_takes_lists_and_bare_words() -> None:
         (["--set", "train.lr=1e-4"], "Did you mean 'train.learning_rate'?"),
         (["--set", "lr=1e-4"], "Did you mean 'train.learning_rate'?"),
         (["--set", "train.maxsteps=3"], "Did you mean 'train.max_steps'?"),
+        (["--set", "shots=3"], "there is no setting 'shots'. It is called 'k' in settings."),
+        (["--set", "candidates-per-draw=2"], "It is called 'generate.keep_likelier_of' in settings."),
         (["--set", "quux=3"], "Settings are k, seed,"),
         (["--set", "train.rank=16"], "there is no setting 'train.rank'. It is called 'train.r' now."),
         (["--set", "sampling.seed=1"], "It was never read; texts are seeded by 'seed'."),

@@ -198,6 +198,33 @@ def test_a_task_without_adapter_is_listed_and_removed_too(root: Path, capfd: pyt
     assert list(root.iterdir()) == []
 
 
+def test_a_task_with_fewer_examples_is_added_in_context_where_that_is_said(
+    root: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    words = ("adapters", "add", "support_tickets", "--in-context", "--adapters", str(root), "--shots", "100000")
+    code, text = run_command(capfd, *words)
+    assert code == 2 and "accept unequal shots with --allow-fewer-shots" in text
+    assert run_command(capfd, *words, "--allow-fewer-shots")[0] == 0
+    (file,) = root.iterdir()
+    assert 0 < len(json.loads(file.read_text())["shots"]) < 100000
+
+
+def test_what_is_said_of_an_engine_that_is_not_there_is_told_of(
+    tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    async def run(*_: object) -> None:
+        raise InputError("no further")
+
+    monkeypatch.setattr(ServiceLaunch, "run", run)
+    words = ("serve", "--port", "0", "--log", str(tmp_path / "log.jsonl"), "--max-loras", "3", "--kv-cache-mib", "77")
+    make_student(root, task_of("mood"))
+    code, text = run_command(capfd, *words, "--adapters", str(root))
+    assert code == 2 and "--max-loras, --kv-cache-mib: of no use here, since there are students alone" in text
+    make_adapter(root, task_of("other"))
+    code, text = run_command(capfd, *words, "--adapters", str(root))
+    assert code == 2 and "of no use" not in text
+
+
 def test_an_adapter_is_checked_against_the_base_that_is_named(
     tmp_path: Path, root: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -247,6 +274,11 @@ def test_a_key_is_shown_once(tmp_path: Path, capfd: pytest.CaptureFixture[str]) 
     assert text.split()[0] not in file.read_text()
     assert "a, b" in run_command(capfd, "keys", "list", str(file))[1]
     assert run_command(capfd, "keys", "add", str(file), "--name", "ops")[0] == 2
+    for number in ("-1", "1000001", "99999999999999999999999"):
+        words = ("keys", "add", str(file), "--name", "many", "--max-concurrent", number)
+        code, text = run_command(capfd, *words)
+        assert code == 2 and "give 1 to 1,000,000" in text
+    assert "many" not in file.read_text()
     assert run_command(capfd, "keys", "remove", str(file), "--name", "ops")[0] == 0
     assert "holds no key" in run_command(capfd, "keys", "list", str(file))[1]
     assert "is not there: no key is held" in run_command(capfd, "keys", "list", str(tmp_path / "other.toml"))[1]
