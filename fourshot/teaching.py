@@ -9,7 +9,7 @@ import msgspec
 
 from fourshot.api import default_folder, default_student_folder
 from fourshot.engine.errors import InputError
-from fourshot.pipeline.arguments import check_of_unlabelled, checked
+from fourshot.pipeline.arguments import checked
 from fourshot.pipeline.card import CARD_FILE, load_card
 from fourshot.pipeline.cells.run_folder import RunFolder
 from fourshot.pipeline.distillation import distill as distilling
@@ -26,7 +26,7 @@ from fourshot.pipeline.forecast import Forecast
 from fourshot.pipeline.rows.text_table import TextTable, open_texts
 from fourshot.pipeline.student_card import find_student, load_student_card
 from fourshot.pipeline.synthesis.settings import RunSettings
-from fourshot.pipeline.tables.types import ReadSettings
+from fourshot.pipeline.tables.types import ReadSettings, check_of_unlabelled
 from fourshot.pipeline.task import Task
 from fourshot.pipeline.tasks.task_file import given_task, with_labels
 from fourshot.serving.clients.remote.settings import RemoteSettings, check_has_address, check_has_model

@@ -5,7 +5,7 @@ from typing import Any
 
 from fourshot.api import default_student_folder
 from fourshot.engine.errors import InputError
-from fourshot.pipeline.arguments import check_of_unlabelled, checked
+from fourshot.pipeline.arguments import checked
 from fourshot.pipeline.card import CARD_FILE
 from fourshot.pipeline.cells.run_folder import SHOTS_FILE
 from fourshot.pipeline.distillation import distill_text as distilling
@@ -20,6 +20,7 @@ from fourshot.pipeline.events import OnEvent, ignore
 from fourshot.pipeline.forecast import Forecast
 from fourshot.pipeline.student_card import find_student, is_text_student
 from fourshot.pipeline.synthesis.settings import RunSettings
+from fourshot.pipeline.tables.types import check_of_unlabelled
 from fourshot.pipeline.tasks.generation import GenerationTask
 from fourshot.pipeline.tasks.pairs import InputRows, load_inputs
 from fourshot.pipeline.tasks.task_file import given_task, load_any_task

@@ -133,15 +133,6 @@ def fitting(what: str, value: Any, hint: Any) -> Any:
     return found
 
 
-def check_of_unlabelled(table: str | Path | None, text_column: str | None, encoding: str | None) -> None:
-    """Raise InputError for what says how the table of --unlabelled is read where there is none."""
-    given = {"--text-column": text_column, "--encoding": encoding}
-    if not table and (words := " and ".join(name for name, value in given.items() if value)):
-        raise InputError(
-            f"{words} is for the texts of --unlabelled FILE, which is not given. Give it, or leave {words} out."
-        )
-
-
 _NOTHING = object()  # stands for what does not fit; None may
 
 

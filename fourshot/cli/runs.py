@@ -13,7 +13,7 @@ from fourshot.cli.declare import MODEL, PLAN, Options, argument, command, flag, 
 from fourshot.cli.options import settings_of, settings_options
 from fourshot.cli.printable import as_word
 from fourshot.engine.errors import InputError, error_class
-from fourshot.pipeline.arguments import check_of_unlabelled
+from fourshot.pipeline.tables.types import check_of_unlabelled
 
 if TYPE_CHECKING:
     from msgspec import UnsetType

@@ -10,8 +10,8 @@ from fourshot.cli.printable import as_word
 from fourshot.cli.remote import REMOTE_OPTIONS, first_of, teacher_line, teacher_of
 from fourshot.cli.runs import DATA, ENCODING, TASK
 from fourshot.engine.errors import InputError
-from fourshot.pipeline.arguments import check_of_unlabelled
 from fourshot.pipeline.faults import counted
+from fourshot.pipeline.tables.types import check_of_unlabelled
 from fourshot.training.students.settings import StudentSettings
 
 DEFAULTS = StudentSettings()

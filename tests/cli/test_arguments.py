@@ -269,7 +269,7 @@ def test_times_and_prices_are_finite(value: float) -> None:
         fourshot.CorpusSettings(shard_s=value)
     for name in ("timeout_s", "max_cost", "price_in", "price_out"):
         with pytest.raises(InputError, match=f"--{name.replace('_', '-')}"):
-            fourshot.RemoteSettings(**{"price_in": 1.0, "price_out": 1.0, name: value})
+            fourshot.RemoteSettings(**{"price_in": 1.0, "price_out": 1.0, name: value})  # type: ignore[arg-type]
 
 
 def test_settings_are_made_from_their_dotted_names() -> None:
