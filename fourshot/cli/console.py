@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from fourshot.pipeline.forecast import Forecast
 
 WIDE = 200  # columns of a table that is not printed to a terminal: never folded
-GAP = 2  # columns of a terminal between two columns of a table
+GAP, EDGES = 3, 2  # columns of a terminal between two columns of a table, and around all of them
 SCORES = {  # key of `pipeline.report.MethodRow` -> heading
     "display_name": "method",
     "accuracy": "accuracy",
@@ -182,8 +182,8 @@ class Terminal:
         cells = {key: [_cell(row.get(key)) for row in documents] for key in keys}
         widths = {key: max(map(cell_len, [headings.get(key, key), *cells[key]])) for key in keys}
         others = [width for key, width in widths.items() if key != whole]
-        # rich takes from the widest columns until all are as narrow as the narrowest, then from this one, too.
-        fits = widths.get(whole, 0) + len(others) * (min(others, default=0) + GAP) <= console.width
+        # As long as each of the others can be as wide as the narrowest of them: below that they are unreadable.
+        fits = widths.get(whole, 0) + len(others) * (min(others, default=0) + GAP) <= console.width - EDGES
         for key in keys:
             numeric = all(isinstance(row.get(key) or 0, int | float) for row in documents)
             table.add_column(
