@@ -244,7 +244,7 @@ def test_every_option_of_a_setting_is_found_by_its_name_in_python() -> None:
 def test_a_blank_model_is_not_the_current_folder(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(resolve_model(None).path)
     with pytest.raises(InputError, match="base model is blank"):
-        fourshot.run("support_tickets", model=model)
+        fourshot.run("support_tickets", model=model, folder=tmp_path / "out", until="shots")
     monkeypatch.chdir(embedded_encoder())
     with pytest.raises(InputError, match="encoder is blank"):
         fourshot.distill("support_tickets", generate=1, student=model, folder=tmp_path / "out")
