@@ -19,7 +19,7 @@ from fourshot.pipeline.task import Task
 from fourshot.pipeline.tasks.generation import GenerationTask
 from fourshot.pipeline.tasks.task_file import given_task, with_labels
 from fourshot.pipeline.tasks.task_paths import load_tasks
-from fourshot.setting_values import nested, with_values
+from fourshot.setting_values import nested, plain, with_values
 from fourshot.training.jobs.jobs import Placement
 
 
@@ -39,7 +39,7 @@ def settings(values: Mapping[str, Any] | None = None, preset: str = "default") -
         raise InputError(f"There is no preset {preset!r}. The presets are {', '.join(PRESETS)}.")
     chosen = PRESETS[preset]
     for name, value in (values or {}).items():
-        chosen = with_values(chosen, nested(str(name), value), "settings")
+        chosen = with_values(chosen, nested(str(name), plain(value)), "settings")
     return chosen
 
 

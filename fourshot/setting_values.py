@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import msgspec
 
 from fourshot.engine.errors import InputError
-from fourshot.pipeline.arguments import setting_names
+from fourshot.pipeline.arguments import OTHERWISE, setting_names
 from fourshot.pipeline.earlier_names import EARLIER_NAMES
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.training.lora.settings import TargetModules
@@ -60,6 +60,8 @@ def _suggestion(key: str) -> str:
     last_of = {name: name.rpartition(".")[2] for name in setting_names()}
     if key in last_of:  # in a file, as one key with a dot in it
         return f"Write {key} without quotes around it."
+    if (called := OTHERWISE.get(f"--{key.replace('_', '-')}")) in last_of:
+        return f"It is called {called!r} in settings."
     groups = {name.partition(".")[0]: name.partition(".")[0] for name in last_of if "." in name}
     last_of |= {} if "." in key else groups
     group, _, setting = key.lower().rpartition(".")
@@ -85,6 +87,15 @@ def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
         are_mappings = isinstance(value, Mapping) and isinstance(base.get(key), Mapping)
         merged[key] = _merged(base[key], value) if are_mappings else value
     return merged
+
+
+def plain(value: Any) -> Any:
+    """``value`` with numpy's numbers as Python's own, also inside lists and dictionaries."""
+    if isinstance(value, Mapping):
+        return {name: plain(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(part) for part in value]
+    return value.item() if getattr(value, "ndim", None) == 0 else value
 
 
 def nested(key: str, value: Any) -> dict[str, Any]:

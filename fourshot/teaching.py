@@ -26,7 +26,7 @@ from fourshot.pipeline.forecast import Forecast
 from fourshot.pipeline.rows.text_table import TextTable, open_texts
 from fourshot.pipeline.student_card import find_student, load_student_card
 from fourshot.pipeline.synthesis.settings import RunSettings
-from fourshot.pipeline.tables.types import ReadSettings
+from fourshot.pipeline.tables.types import ReadSettings, check_of_unlabelled
 from fourshot.pipeline.task import Task
 from fourshot.pipeline.tasks.task_file import given_task, with_labels
 from fourshot.serving.clients.remote.settings import RemoteSettings, check_has_address, check_has_model
@@ -228,6 +228,7 @@ def _by(
 
 
 def _texts(file: str | Path | None, text_column: str | None, task: Task, encoding: str) -> TextTable | None:
+    check_of_unlabelled(file, text_column, encoding)
     return open_texts(file, text_column, task, ReadSettings(encoding=encoding)) if file else None
 
 

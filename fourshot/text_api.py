@@ -20,6 +20,7 @@ from fourshot.pipeline.events import OnEvent, ignore
 from fourshot.pipeline.forecast import Forecast
 from fourshot.pipeline.student_card import find_student, is_text_student
 from fourshot.pipeline.synthesis.settings import RunSettings
+from fourshot.pipeline.tables.types import check_of_unlabelled
 from fourshot.pipeline.tasks.generation import GenerationTask
 from fourshot.pipeline.tasks.pairs import InputRows, load_inputs
 from fourshot.pipeline.tasks.task_file import given_task, load_any_task
@@ -66,7 +67,7 @@ def distill_text(
     named = _generation_task(task, data, "distill")
     distillation = distilling.TextDistillation(
         task=named,
-        unlabelled=load_inputs(unlabelled, named.data, text_column, encoding) if unlabelled else None,
+        unlabelled=_inputs(unlabelled, named, text_column, encoding),
         generate=generate,
         real=real,
         student=student,
@@ -108,7 +109,7 @@ def plan_text_distillation(
     named = _generation_task(task, data, "distill")
     distillation = distilling.TextDistillation(
         task=named,
-        unlabelled=load_inputs(unlabelled, named.data, text_column, encoding) if unlabelled else None,
+        unlabelled=_inputs(unlabelled, named, text_column, encoding),
         generate=generate,
         real=real,
         student=student,
@@ -127,6 +128,11 @@ def _generation_task(task: GenerationTask | str | Path, data: str | Path | None,
     if not isinstance(named, GenerationTask):
         raise InputError(f"{named.name} has labels, and is no text generation task. Use {with_labels}.")
     return named
+
+
+def _inputs(table: str | Path | None, task: GenerationTask, text_column: str | None, encoding: str) -> InputRows | None:
+    check_of_unlabelled(table, text_column, encoding)
+    return load_inputs(table, task.data, text_column, encoding) if table else None
 
 
 def _writer(

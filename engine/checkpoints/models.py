@@ -48,6 +48,8 @@ def resolve_model(name: str | None, *, weights: bool = True) -> ResolvedModel:
     """
     if name is None or name == NAME:
         return ResolvedModel(path=str(embedded_model()), name=NAME, revision=GGUF_SHA256[:12])
+    if not name.strip():  # it would be the current folder
+        raise ModelNotFoundError(f"The name of the base model is blank. {HOW_TO_GO_ON}")
     if is_fake(name):
         fake_settings(name)
         return ResolvedModel(path=name, name=FAKE, revision="0")

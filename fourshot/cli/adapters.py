@@ -1,20 +1,20 @@
 """`adapters list`, `add`, `remove`, `pin` and `unpin`: the folder that a server watches."""
 
-import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 from fourshot.cli.console import Terminal
 from fourshot.cli.declare import Options, argument, command, flag
+from fourshot.cli.given import refuse
 
-FOLDER = (
-    argument("--adapters", "FOLDER", "the folder that a server watches", type=Path, required=True),
-    argument("--base", "MODEL", "its base model (default: the bundled one)"),
-)
+ADAPTERS = argument("--adapters", "FOLDER", "the folder that a server watches", type=Path, required=True)
+FOLDER = (ADAPTERS, argument("--base", "MODEL", "its base model (default: the bundled one)"))
 ADAPTER_CONFIG = "adapter_config.json"
 FOREIGN = (
     "is an adapter of another trainer: it has no card, which says its task, labels and prompt; it cannot be served."
 )
 ADD_ONE = "Add one: fourshot adapters add ADAPTER --adapters FOLDER"
+SHOTS = 4  # of each class, unless the user says otherwise
 HEADINGS = ("task", "adapter", "answers", "accuracy", "made", "folder")
 
 
@@ -26,20 +26,34 @@ def list_adapters(options: Options, terminal: Terminal) -> None:
     from fourshot.serving.models.registry import IN_CONTEXT, Registry, base_named
 
     contents = Registry(options.adapters, base_named(options.base)).read()
-    rows = []
+    rows, documents = [], []
     for task in contents.tasks:
         for place, adapter in enumerate(contents.versions(task)):
             answers = "pinned" if contents.pins.get(task) == adapter.name else "" if place else "yes"
             scores = adapter.card.scores
             accuracy = f"{100 * scores.accuracy:.1f}" if isinstance(scores, Scores) else ""
             accuracy = f"chrF {scores.chrf:.1f}" if isinstance(scores, TextScores) else accuracy
-            written_at = time.strftime("%Y-%m-%d %H:%M", time.localtime(adapter.written_at))
-            rows.append((task, adapter.name, answers, accuracy, written_at, str(adapter.folder)))
-    rows += [(t, "", "in context", "", "", f"{t}{IN_CONTEXT}") for t in contents.in_context if t not in contents.tasks]
-    documents = [dict(zip(HEADINGS, row, strict=True)) for row in rows]
+            made = datetime.fromtimestamp(adapter.written_at, UTC)
+            folder = str(adapter.folder)
+            rows.append((task, adapter.name, answers, accuracy, f"{made.astimezone():%Y-%m-%d %H:%M}", folder))
+            documents.append(
+                {
+                    "task": task,
+                    "adapter": adapter.name,
+                    "answers": answers,
+                    "accuracy": scores.accuracy if isinstance(scores, Scores) else None,
+                    "chrf": scores.chrf if isinstance(scores, TextScores) else None,
+                    "made": made.isoformat(timespec="seconds"),
+                    "folder": folder,
+                }
+            )
+    for task in (name for name in contents.in_context if name not in contents.tasks):
+        rows.append((task, "", "in context", "", "", f"{task}{IN_CONTEXT}"))
+        of_adapters = dict.fromkeys(("adapter", "accuracy", "chrf", "made"))
+        documents.append({"task": task, "answers": "in context", "folder": f"{task}{IN_CONTEXT}", **of_adapters})
     terminal.result("result", {"adapters": documents, "refused": contents.refused})
     if rows:
-        terminal.table(documents)
+        terminal.table([dict(zip(HEADINGS, row, strict=True)) for row in rows], whole="adapter")
     for fault in contents.refused:
         terminal.say(f"refused: {fault.path}: {fault.reason}")
     if not rows and not contents.refused:
@@ -50,26 +64,33 @@ def list_adapters(options: Options, terminal: Terminal) -> None:
 @command(
     "adapters add",
     argument("source", "ADAPTER", "an adapter's or a student's folder, or that of a finished run or distillation"),
-    *FOLDER,
+    ADAPTERS,
+    argument("--base", "MODEL", "its base model: an adapter of another one is refused (default: none is checked)"),
     flag("--in-context", "ADAPTER names a task: answer in context with its examples until it has an adapter"),
     argument("--data", "FOLDER", "with --in-context: the task's train and test files"),
-    argument("--shots", "K", "with --in-context", type=int, default=4),
-    argument("--seed", "SEED", "with --in-context: draws the examples", type=int, default=0),
+    argument("--shots", "K", f"with --in-context: examples per class (default: {SHOTS})", type=int),
+    flag("--allow-fewer-shots", "with --in-context: go on where a class has fewer than K examples"),
+    argument("--seed", "SEED", "with --in-context: draws the examples (default: 0)", type=int),
 )
 def add(options: Options, terminal: Terminal) -> None:
     """Copy an adapter there, whole or not at all."""
+    from fourshot.pipeline.synthesis.settings import RunSettings
     from fourshot.pipeline.tasks.task_file import load_task
     from fourshot.serving.models.adapters_folder import add_adapter, add_in_context, doubts_of
 
     root = options.adapters
     if options.in_context:
+        refuse(options, "adapters; a task that is answered in context has no base yet", "base")
         task = load_task(options.source, options.data)
         with terminal.progress() as on_event:
-            file = add_in_context(root, task, options.shots, options.seed, on_event)
+            shots = SHOTS if options.shots is None else options.shots
+            settings = RunSettings(k=shots, seed=options.seed or 0, allow_fewer_shots=options.allow_fewer_shots)
+            file = add_in_context(root, task, settings, on_event)
         terminal.result("result", {"task": task.name, "file": file})
         terminal.say(f"{task.name}: answered in context by whoever serves {root}, until it has an adapter.")
         return
-    card, is_new = add_adapter(root, options.source)
+    refuse(options, "a task that is answered in context (--in-context)", "data", "shots", "allow_fewer_shots", "seed")
+    card, is_new = add_adapter(root, options.source, options.base)
     for doubt in doubts_of(root, card):
         terminal.warn(doubt)
     if not is_new:
@@ -98,7 +119,7 @@ def pin(options: Options, terminal: Terminal) -> None:
     terminal.say(f"{task} is answered by {options.name} until it is unpinned.")
 
 
-@command("adapters unpin", argument("task", "TASK", "that was pinned"), *FOLDER)
+@command("adapters unpin", argument("task", "TASK", "that was pinned"), ADAPTERS)
 def unpin(options: Options, terminal: Terminal) -> None:
     """Have a task answered by its newest version again."""
     from fourshot.serving.models import adapters_folder

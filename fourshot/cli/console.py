@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from fourshot.pipeline.forecast import Forecast
 
 WIDE = 200  # columns of a table that is not printed to a terminal: never folded
+GAP, EDGES = 3, 2  # columns of a terminal between two columns of a table, and around all of them
 SCORES = {  # key of `pipeline.report.MethodRow` -> heading
     "display_name": "method",
     "accuracy": "accuracy",
@@ -157,14 +158,16 @@ class Terminal:
         """Print the table of methods: rows are `pipeline.report.MethodRow` or mappings with its keys."""
         self.table(rows, SCORES)
 
-    def table(self, rows: Sequence[Any], headings: Mapping[str, str] | None = None) -> None:
+    def table(self, rows: Sequence[Any], headings: Mapping[str, str] | None = None, whole: str = "") -> None:
         """Print ``rows`` for people, structs or mappings; a column appears where any row has it.
 
-        ``headings``: which keys are shown, and how each is headed; all, by their keys, where there are none.
+        ``headings``: which keys are shown, and how each is headed; all, by their keys, where there are none. ``whole``:
+        the key of what people copy, which stays on one line where the terminal is wide enough for it.
         """
         if self._json:
             return
         from rich import box
+        from rich.cells import cell_len
         from rich.console import Console
         from rich.table import Table
         from rich.text import Text
@@ -174,13 +177,24 @@ class Terminal:
             keys = [key for key in headings if any(row.get(key) not in ("", None) for row in documents)]
         else:
             headings, keys = {}, list(dict.fromkeys(key for row in documents for key in row))
+        console = Console(width=None if sys.stdout.isatty() else WIDE, highlight=False)
         table = Table(box=box.SIMPLE, pad_edge=False)
+        cells = {key: [_cell(row.get(key)) for row in documents] for key in keys}
+        widths = {key: max(map(cell_len, [headings.get(key, key), *cells[key]])) for key in keys}
+        others = [width for key, width in widths.items() if key != whole]
+        # As long as each of the others can be as wide as the narrowest of them: below that they are unreadable.
+        fits = widths.get(whole, 0) + len(others) * (min(others, default=0) + GAP) <= console.width - EDGES
         for key in keys:
             numeric = all(isinstance(row.get(key) or 0, int | float) for row in documents)
-            table.add_column(headings.get(key, key), justify="right" if numeric else "left")
-        for row in documents:
-            table.add_row(*(Text(_cell(row.get(key))) for key in keys))
-        Console(width=None if sys.stdout.isatty() else WIDE, highlight=False).print(table)
+            table.add_column(
+                headings.get(key, key),
+                justify="right" if numeric else "left",
+                overflow="fold",  # an ellipsis would stand for a part of a name, or of a number
+                no_wrap=fits and key == whole,
+            )
+        for row in zip(*cells.values(), strict=True):
+            table.add_row(*map(Text, row))
+        console.print(table)
 
 
 def program() -> str:

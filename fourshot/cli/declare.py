@@ -8,7 +8,9 @@ import difflib
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import cache
+from itertools import takewhile
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, NoReturn, get_args, get_origin, get_type_hints
@@ -17,6 +19,7 @@ import msgspec
 
 from fourshot.cli.console import Terminal
 from fourshot.cli.given import wrong_dash, wrong_start
+from fourshot.cli.printable import harmless
 
 Options = argparse.Namespace
 Action = Callable[[Options, Terminal], int | None]  # returns the exit code; None is 0, done
@@ -45,6 +48,11 @@ class Command(NamedTuple):
     parser: Mapping[str, Any]  # more for `add_parser`
 
 
+KINDS = {  # name of an option's type -> what is allowed
+    "int": "a whole number, such as 4",
+    "float": "a number, such as 0.5",
+    "mebibytes": "a whole number of MiB, such as 512",
+}
 COMMANDS: list[Command] = []  # in the order of the help
 
 
@@ -144,7 +152,22 @@ def some_names_in(text: str) -> tuple[str, ...]:
 
 
 def read_command(words: Sequence[str], version: str) -> Options:
-    """The parsed command line; ``action`` does what it asks for. Raises SystemExit for help and usage errors."""
+    """The parsed command line; ``action`` does what it asks for.
+
+    Raises SystemExit for help and usage errors; a program that asked for JSON is told of these in a line.
+    """
+    try:
+        return _read(words, version)
+    except UsageError as error:
+        print(harmless(error.shown), file=sys.stderr)
+        own_words = takewhile(lambda word: word != "--", words[1:])  # without what is a text for certain
+        with Terminal(json="--json" in own_words) as terminal, suppress(OSError):  # nobody may read it any more
+            terminal.result("error", {"error": "InputError", "message": str(error), "exit_code": 2})
+        raise SystemExit(2) from None
+
+
+def _read(words: Sequence[str], version: str) -> Options:
+    """As `read_command`; raises UsageError for usage errors."""
     parser = _parser(version)
     flags = {argument.name for declared in COMMANDS for argument in declared.arguments}
     if wrong := wrong_dash(words, flags) or wrong_start(words, flags):
@@ -186,6 +209,14 @@ def _clause(sentence: str) -> str:
     return (first + sentence[1:]).removesuffix(".")
 
 
+class UsageError(Exception):
+    """What is wrong with a command line. ``shown``: the same for people, with the command and where to read on."""
+
+    def __init__(self, message: str, shown: str) -> None:
+        super().__init__(message)
+        self.shown = shown
+
+
 class SuggestingParser(argparse.ArgumentParser):
     """An ArgumentParser whose errors name what was probably meant. Python 3.14 has the like as ``suggest_on_error``."""
 
@@ -200,7 +231,7 @@ class SuggestingParser(argparse.ArgumentParser):
         return super()._get_values(action, arg_strings)
 
     def error(self, message: str) -> NoReturn:
-        """Print the message with near matches and where to read on; exit with 2."""
+        """Raise UsageError with the message, what is allowed, and near matches."""
         options = [flag for action in self._actions for flag in action.option_strings if flag.startswith("--")]
         suggestions = [
             match
@@ -212,4 +243,6 @@ class SuggestingParser(argparse.ArgumentParser):
             choices = [str(choice) for action in at for choice in action.choices or ()]
             suggestions += difflib.get_close_matches(wrong[2], choices, n=2, cutoff=0.5)
         hint = f". Did you mean {' or '.join(suggestions)}?" if suggestions else ""
-        self.exit(2, f"{self.prog}: {message}{hint}\nSee {self.prog} --help.\n")
+        if wrong := re.search(r": invalid (\w+) value: ", message):
+            hint = f". Give {KINDS[wrong[1]]}."
+        raise UsageError(f"{message}{hint}", f"{self.prog}: {message}{hint}\nSee {self.prog} --help.")

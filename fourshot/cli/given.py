@@ -14,7 +14,7 @@ from fourshot.engine.machine.files import check_mounted
 
 PLACES = ("FOLDER", "FILE", "TABLE")  # metavars of what is a path for certain
 PERHAPS = (*PLACES, "ADAPTER", "RUN", "TASK", "PATH", "MODEL", "WHO")  # and of what may be one
-OF_UNLABELLED = ("text_column", "encoding")  # how its table is read
+LISTS = ("METHODS", "SEEDS", "TASKS", "ORIGINS")  # metavars of comma-separated lists
 DASHES = "\u2010\u2011\u2012\u2013\u2014\u2212"  # what editors and pages make of a hyphen, or of two
 
 
@@ -41,8 +41,9 @@ def check_given(options: argparse.Namespace, warn: Callable[[str], object]) -> N
             complaint = f"{name} is given twice"
             if name != "--key":  # nobody shall read it
                 complaint += f", {' '.join(earlier)!r} and {' '.join(values)!r}"
-            if action.nargs:
-                raise InputError(f"{complaint}. Give it once, with all values behind it: {name} A B.")
+            if action.nargs or action.metavar in LISTS:
+                values_of = "A B" if action.nargs else "A,B"
+                raise InputError(f"{complaint}. Give it once, with all values behind it: {name} {values_of}.")
             warn(f"{complaint}: the last counts.")
             values_by_name[name] = values
     for action in options.parser._actions:
@@ -83,11 +84,8 @@ def wrong_start(words: Sequence[str], flags: Collection[str]) -> str:
     return f"unrecognized arguments: {name}"
 
 
-def check_of_unlabelled(options: argparse.Namespace) -> None:
-    """Raise InputError for options that say how --unlabelled is read where it is not given."""
-    if options.unlabelled:
-        return
-    if words := " and ".join(f"--{name.replace('_', '-')}" for name in OF_UNLABELLED if getattr(options, name)):
-        raise InputError(
-            f"{words} is for the texts of --unlabelled FILE, which is not given. Give it, or leave {words} out."
-        )
+def refuse(options: argparse.Namespace, purpose: str, *names: str) -> None:
+    """Raise InputError for those of the options ``names`` that are given: they do nothing but for ``purpose``."""
+    given = [name for name in names if all(getattr(options, name) is not nothing for nothing in (None, False, ""))]
+    if refused := [f"--{name.replace('_', '-')}" for name in given]:
+        raise InputError(f"{' and '.join(refused)} {'are' if len(refused) > 1 else 'is'} for {purpose}. Leave it out.")

@@ -42,12 +42,17 @@ def list_keys(options: Options, terminal: Terminal) -> None:
     """The names of the keys and what they may do."""
     from fourshot.serving.app.keys import read_keys
 
-    rows = [
-        {"name": key.name, "tasks": ", ".join(key.tasks) or "all", "at a time": key.max_concurrent or USUAL}
-        for key in read_keys(options.file)
+    keys = read_keys(options.file)
+    documents = [
+        {"name": key.name, "tasks": key.tasks or None, "max_concurrent": key.max_concurrent or None} for key in keys
     ]
-    terminal.result("result", {"keys": rows})
-    if rows:
-        terminal.table(rows)
+    terminal.result("result", {"keys": documents})
+    if keys:
+        terminal.table(
+            [
+                {"name": key.name, "tasks": ", ".join(key.tasks) or "all", "at a time": key.max_concurrent or USUAL}
+                for key in keys
+            ]
+        )
     else:
         terminal.say(f"{options.file} {'holds no key' if options.file.exists() else 'is not there: no key is held'}.")

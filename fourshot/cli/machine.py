@@ -2,14 +2,11 @@
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from fourshot.cli.console import Terminal, program
 from fourshot.cli.declare import MODEL, Options, argument, command, flag
+from fourshot.cli.given import refuse
 from fourshot.cli.printable import as_word
-
-if TYPE_CHECKING:
-    from fourshot.serving.models.registry import FolderContents
 
 DEMO_TASK = "support_tickets"
 DEMO_FOLDER = f"runs/{DEMO_TASK}/default-seed0"  # where `fourshot run support_tickets` goes, too
@@ -44,43 +41,45 @@ def demo(options: Options, terminal: Terminal) -> None:
 def doctor(options: Options, terminal: Terminal) -> int:
     """Check this machine for everything that fourshot needs."""
     if options.serve:
+        refuse(options, "this machine by itself; --serve loads no model", "deep")
         return _fit(options, terminal)
     from fourshot.engine.doctor import examine
 
-    failed = 0
+    count = failed = 0
     for finding in examine(options.model, options.deep):
-        failed += finding.state == "fail"
+        count, failed = count + 1, failed + (finding.state == "fail")
         terminal.result("finding", finding)
         terminal.say(f"{finding.state:<5} {finding.name:<18} {finding.found} {finding.remedy}".rstrip())
+    terminal.result("result", {"findings": count, "failed": failed})
     return 1 if failed else 0
 
 
 def _fit(options: Options, terminal: Terminal) -> int:
     """What a server of a folder would be started with, and why."""
+    from fourshot.engine.machine.memory import free_bytes
     from fourshot.serving.fleet.launch import complete
-    from fourshot.serving.models.slots import MIB, bytes_of_student
+    from fourshot.serving.models.slots import MIB, bytes_of_student, student_bytes
     from fourshot.serving.settings import ServeSettings
 
     _, fit, contents = complete(ServeSettings(adapters=options.serve, base=options.model))
-    terminal.result("fit", fit)
-    students = [adapter for adapter in contents.adapters if adapter.is_student]
-    lines = fit.lines() if fit else _alone(contents)
-    lines += [
-        ("student", f"{student.name}, {bytes_of_student(student) / MIB:.0f} MiB of memory") for student in students
-    ]
+    student_sizes = [(student.name, bytes_of_student(student)) for student in contents.adapters if student.is_student]
+    needed, free = student_bytes(contents), free_bytes()
+    terminal.result("fit", fit or {"student_bytes": needed, "free_bytes": free})
+    students = [{"name": name, "bytes": size} for name, size in student_sizes]
+    terminal.result("result", {"folder": options.serve, "students": students, "refused": contents.refused})
+    lines = fit.lines() if fit else _alone(needed, free)
+    lines += [("student", f"{name}, {size / MIB:.0f} MiB of memory") for name, size in student_sizes]
     lines += [("refused", f"{fault.path}: {fault.reason}") for fault in contents.refused]
     for heading, text in lines:
         terminal.say(f"{heading:<24}{text}")
     return 0
 
 
-def _alone(contents: "FolderContents") -> list[tuple[str, str]]:
-    """Of a service of students alone."""
-    from fourshot.engine.machine.memory import free_bytes
-    from fourshot.serving.models.slots import GIB, student_bytes
+def _alone(needed: int, free: int) -> list[tuple[str, str]]:
+    """Of a service of students alone, in bytes."""
+    from fourshot.serving.models.slots import GIB
 
-    needed, free = student_bytes(contents) / GIB, free_bytes() / GIB
     return [
         ("base model", "none is loaded: there are students alone"),
-        ("memory", f"{needed:.1f} GiB needed for students beside torch, {free:.1f} GiB free"),
+        ("memory", f"{needed / GIB:.1f} GiB needed for students beside torch, {free / GIB:.1f} GiB free"),
     ]

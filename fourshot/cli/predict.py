@@ -13,6 +13,7 @@ import msgspec
 
 from fourshot.cli.console import Terminal
 from fourshot.cli.declare import Options, argument, command, flag
+from fourshot.cli.given import refuse
 from fourshot.cli.printable import one_line
 from fourshot.engine.errors import InputError, RequestError
 from fourshot.pipeline.rows.fields import as_given, as_texts
@@ -57,8 +58,8 @@ def predict(options: Options, terminal: Terminal) -> None:
         from fourshot.serving.api import WRITES
         from fourshot.serving.clients.client import Client
 
-        _refuse(options, "an adapter on this machine; a service (--url) has its own", "model", "engine")
-        _refuse(options, "an adapter on this machine; a service (--url) explains nothing", "explain")
+        refuse(options, "an adapter on this machine; a service (--url) has its own", "model", "engine")
+        refuse(options, "an adapter on this machine; a service (--url) explains nothing", "explain")
         with Client(options.url, options.key) as client:
             texts = read_texts(options.texts, terminal)
             try:
@@ -68,7 +69,7 @@ def predict(options: Options, terminal: Terminal) -> None:
                     raise
                 from fourshot.cli.text_students import show
 
-                _refuse(options, "tasks with labels; this one writes texts", *FOR_LABELS)
+                refuse(options, "tasks with labels; this one writes texts", *FOR_LABELS)
                 written = client.generate(options.adapter, texts)
                 show(texts, written, terminal, {"url": client.url, "task": options.adapter})
                 return
@@ -79,7 +80,7 @@ def predict(options: Options, terminal: Terminal) -> None:
         from fourshot.serving.adapter_lookup import find_adapter
         from fourshot.serving.clients.local import LocalClassifier, engine_for
 
-        _refuse(options, "a service (--url)", "key", "method")
+        refuse(options, "a service (--url)", "key", "method")
         if re.match("https?://", options.adapter):
             raise InputError(
                 f"{options.adapter} is an address. To ask a service: --url {options.adapter} TASK [TEXT ...]"
@@ -88,11 +89,11 @@ def predict(options: Options, terminal: Terminal) -> None:
         if student and is_text_student(student):
             from fourshot.cli.text_students import write
 
-            _refuse(options, "tasks with labels; this student writes texts", "model", "explain", *FOR_LABELS)
+            refuse(options, "tasks with labels; this student writes texts", "model", "explain", *FOR_LABELS)
             write(student, read_texts(options.texts, terminal), options, terminal)
             return
         if student:
-            _refuse(options, "an adapter; a student has no language model", "model", "engine", "explain")
+            refuse(options, "an adapter; a student has no language model", "model", "engine", "explain")
         folder = student or find_adapter(options.adapter)
         card = load_student_card(student) if student else load_card(folder)
         task, curve = card.task, card.coverage
@@ -146,11 +147,6 @@ def not_read(num_cut: int, texts: int, words: int) -> str:
     )
 
 
-def _refuse(options: Options, purpose: str, *names: str) -> None:
-    if refused := [f"--{name.replace('_', '-')}" for name in names if getattr(options, name)]:
-        raise InputError(f"{' and '.join(refused)} {'are' if len(refused) > 1 else 'is'} for {purpose}. Leave it out.")
-
-
 def doubts_of(arguments: Sequence[str], texts: Sequence[str]) -> list[str]:
     """For people: what was given as a text, and may be a file of texts or a table."""
     from fourshot.pipeline.tables.types import TEXT_NAMES
@@ -192,6 +188,8 @@ def read_texts(arguments: Sequence[str], terminal: Terminal) -> list[str]:
     """
     if list(arguments) == ["-"]:
         arguments = []
+    if "-" in arguments:
+        raise InputError("- stands for standard input, and texts are given beside it. Leave one of the two out.")
     texts = list(arguments)
     if not texts:
         if sys.stdin.isatty():

@@ -2,6 +2,7 @@
 
 from fourshot.cli.console import Terminal
 from fourshot.cli.declare import Options, argument, command, flag
+from fourshot.cli.given import refuse
 from fourshot.engine.errors import InputError
 
 RUN = argument("run", "RUN", "the folder of a run")
@@ -32,7 +33,7 @@ def review(options: Options, terminal: Terminal) -> None:
     "report",
     RUN,
     flag("--serve", "open a page on this machine, to read the report and to review the texts"),
-    argument("--port", "PORT", "of the page (default: any that is free)", type=int, default=0),
+    argument("--port", "PORT", "of the page (default: any that is free)", type=int),
 )
 def report(options: Options, terminal: Terminal) -> None:
     """Say where a run's report is, or open it with its texts as a page."""
@@ -47,8 +48,9 @@ def report(options: Options, terminal: Terminal) -> None:
             terminal.result("ready", {"address": url})
             terminal.say(f"Open {url} in a browser on this machine. Ctrl-C ends it; what you decided is in the folder.")
 
-        serve_review(folder, options.port, opened)
+        serve_review(folder, options.port or 0, opened)
         return
+    refuse(options, "the page that --serve opens", "port")
     if not page.exists():
         raise InputError(f"there is no {page}: a run writes it at its end. Repeat the command of the run.")
     terminal.result("result", {"report": page})

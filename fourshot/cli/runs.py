@@ -10,10 +10,10 @@ import msgspec
 
 from fourshot.cli.console import Terminal, program
 from fourshot.cli.declare import MODEL, PLAN, Options, argument, command, flag, names_in
-from fourshot.cli.given import OF_UNLABELLED, check_of_unlabelled
 from fourshot.cli.options import settings_of, settings_options
 from fourshot.cli.printable import as_word
 from fourshot.engine.errors import InputError, error_class
+from fourshot.pipeline.tables.types import check_of_unlabelled
 
 if TYPE_CHECKING:
     from msgspec import UnsetType
@@ -48,6 +48,8 @@ OUTCOMES = {  # key of `TaskOutcome` -> heading
     "train_s": "train s",
     "message": "why",
 }
+MOST_SEEDS = 1000
+OF_UNLABELLED = ("text_column", "encoding")  # how its table is read
 SETTINGS = settings_options()
 
 
@@ -74,7 +76,7 @@ def run(options: Options, terminal: Terminal) -> None:
     from fourshot.pipeline.tasks.task_file import load_task
 
     settings = settings_of(options)
-    check_of_unlabelled(options)
+    check_of_unlabelled(options.unlabelled, options.text_column, options.encoding)
     if unlabelled_settings := {name: value for name in OF_UNLABELLED if (value := getattr(options, name))}:
         settings = msgspec.structs.replace(
             settings, unlabelled=msgspec.structs.replace(settings.unlabelled, **unlabelled_settings)
@@ -136,7 +138,7 @@ def train(options: Options, terminal: Terminal) -> int | None:
         raise InputError("--merge is for one task: a merged checkpoint is as large as the base. Name a TASK.")
     if options.unlabelled or options.ask:
         raise InputError("--unlabelled and --ask are for one task. Name a TASK in place of --tasks.")
-    check_of_unlabelled(options)
+    check_of_unlabelled(options.unlabelled, options.text_column, options.encoding)
     if options.data:
         raise InputError("--data is the data of one task. With --tasks, let each task file name its folder ([data]).")
     from fourshot import api
@@ -230,7 +232,13 @@ def read_seeds(text: str) -> list[int]:
         numbers = [int(part) for part in names_in(text)]
     except ValueError:
         numbers = []
-    seeds = list(range(numbers[0])) if len(numbers) == 1 and "," not in text else numbers
+    is_count = len(numbers) == 1 and "," not in text
+    if is_count and numbers[0] > MOST_SEEDS:
+        raise InputError(
+            f"--seeds {text}: give a count of at most {MOST_SEEDS:,}. Each seed is a whole run of every method. For "
+            f"one seed of that number, put a comma after it: --seeds {text},"
+        )
+    seeds = list(range(numbers[0])) if is_count else numbers
     if not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
         raise InputError(
             f"--seeds {text}: give a count of at least 1 (3 is 0,1,2), or a list of different seeds such as 0,1,2."

@@ -14,6 +14,8 @@ DEFAULTS = ServeSettings(adapters="")
 NUMBERS = (
     *("port", "max_loras", "max_cpu_loras", "max_lora_rank", "max_model_len", "max_num_seqs", "poll_s", "drain_s"),
 )
+# What is said of the engine, which students do without.
+OF_ENGINE = ("max_loras", "max_cpu_loras", "max_lora_rank", "kv_cache_bytes", "max_model_len", "max_num_seqs", "hot")
 ORIGINS_HELP = "comma-separated: sites whose pages may ask, as https://app.example; '*' for all (default: none)"
 VLLM_HELP = "what follows is for vLLM's server: --vllm --ssl-keyfile KEY --ssl-certfile CERT"
 
@@ -59,6 +61,10 @@ def serve(options: Options, terminal: Terminal) -> None:
         terminal.warn(
             f"anybody who reaches {launch.settings.host} may ask: there is no key. Make one with `fourshot keys add`."
         )
+    unused = [name for name in OF_ENGINE if name in overrides(options, ServeSettings)]
+    if launch.settings.students_only and unused:
+        names = ", ".join("--" + name.replace("_", "-").replace("bytes", "mib") for name in unused)
+        terminal.warn(f"{names}: of no use here, since there are students alone, and no engine runs for these.")
     log = Path(options.log) if options.log else home() / "logs" / f"serve-{launch.settings.port}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     terminal.say(f"Starting; log: {log}")

@@ -4,7 +4,6 @@ from pathlib import Path
 
 from fourshot.cli.console import Terminal, program
 from fourshot.cli.declare import MODEL, PLAN, Options, argument, command, flag, overrides, setting
-from fourshot.cli.given import check_of_unlabelled
 from fourshot.cli.options import settings_of, settings_options
 from fourshot.cli.predict import not_read
 from fourshot.cli.printable import as_word
@@ -12,6 +11,7 @@ from fourshot.cli.remote import REMOTE_OPTIONS, first_of, teacher_line, teacher_
 from fourshot.cli.runs import DATA, ENCODING, TASK
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.faults import counted
+from fourshot.pipeline.tables.types import check_of_unlabelled
 from fourshot.training.students.settings import StudentSettings
 
 DEFAULTS = StudentSettings()
@@ -136,7 +136,7 @@ def distill(options: Options, terminal: Terminal) -> None:
     from fourshot.pipeline.tasks.generation import GenerationTask
     from fourshot.pipeline.tasks.task_file import load_any_task
 
-    check_of_unlabelled(options)
+    check_of_unlabelled(options.unlabelled, options.text_column, options.encoding)
     if options.generate < 0:
         raise InputError(f"--generate is a number of texts per class, at least 1; got {options.generate}.")
     teacher = teacher_of(options)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from fourshot.cli.console import Terminal, program
 from fourshot.cli.declare import MODEL, Options, argument, command, flag
+from fourshot.cli.given import refuse
 from fourshot.cli.printable import as_word
 from fourshot.cli.runs import TASK
 from fourshot.engine.errors import InputError
@@ -22,10 +23,12 @@ def list_tasks(options: Options, terminal: Terminal) -> None:
 
     rows = []
     for task in map(load_any_task, shipped_tasks()):
-        classes = "(text generation)" if isinstance(task, GenerationTask) else ", ".join(task.label_names)
+        classes = None if isinstance(task, GenerationTask) else task.label_names
         rows.append({"name": task.name, "classes": classes, "data": task.data.hub or "comes with fourshot"})
     terminal.result("result", {"tasks": rows})
-    terminal.table([{**row, "classes": shorten(row["classes"].split(", "), CLASSES_SHOWN)} for row in rows])
+    terminal.table(
+        [{**row, "classes": shorten(row["classes"] or ["(text generation)"], CLASSES_SHOWN)} for row in rows]
+    )
 
 
 @command(
@@ -124,6 +127,8 @@ def check(options: Options, terminal: Terminal) -> int:
     from fourshot.pipeline.tasks.data_check import FEWER_SHOTS
     from fourshot.pipeline.tasks.task_file import check_task, find_task_file
 
+    if options.no_model:
+        refuse(options, "how a model sees the label words; --no-model skips that", "model")
     find_task_file(options.task)  # before a model is looked for
     if options.shots < 1:
         raise InputError(f"--shots is a number of examples per class, at least 1; got {options.shots}.")

@@ -3,6 +3,7 @@
 Importing this module loads neither torch nor vllm.
 """
 
+import math
 from typing import Literal, get_args
 
 from fourshot.engine.core import Typed
@@ -31,8 +32,8 @@ class CorpusSettings(Typed, frozen=True, kw_only=True, forbid_unknown_fields=Tru
             raise InputError(f"licence must be one line, such as apache-2.0; got {self.licence!r}.")
         if self.gpus_per_engine < 1:
             raise InputError(f"gpus_per_engine must be at least 1, got {self.gpus_per_engine}.")
-        if self.rows_per_shard < 1 or self.shard_s < 0:
+        if self.rows_per_shard < 1 or not 0 <= self.shard_s < math.inf:
             raise InputError(
-                f"rows_per_shard must be at least 1 and shard_s not negative; got {self.rows_per_shard} and "
-                f"{self.shard_s}."
+                "rows_per_shard must be at least 1 and shard_s a number of seconds, at least 0; got "
+                f"{self.rows_per_shard} and {self.shard_s}."
             )

@@ -77,7 +77,7 @@ def compare(
 
     ``forecast``: first tell what it will take.
     """
-    _check(model, methods, seeds)
+    _check(model, methods, seeds, settings)
     check_cluster(placement.ray, placement.gpus_per_engine)
     run_folder = RunFolder(folder)
     with run_folder.lock():
@@ -104,17 +104,22 @@ def plan_comparison(
     on_event: OnEvent,
 ) -> Forecast | None:
     """What `compare` would take, by the speed of this machine as it is now; None where nothing is left to do."""
-    _check(model, methods, seeds)
+    _check(model, methods, seeds, settings)
     experiment = _experiment(task, model, settings, methods, seeds, folder, on_event)
     return foretell_runs([experiment], "evaluate", on_event, anew=True)
 
 
-def _check(model: str | None, methods: Sequence[str], seeds: Sequence[int]) -> None:
+def _check(model: str | None, methods: Sequence[str], seeds: Sequence[int], settings: RunSettings) -> None:
     unknown = [method for method in methods if method not in METHODS]
     if unknown or not methods:
         raise InputError(f"Unknown methods {unknown}. The methods are {', '.join(METHODS)}.")
     if not seeds or len(set(seeds)) < len(seeds):
         raise InputError(f"Seeds must be at least one and all different, got {list(seeds)}.")
+    if settings.seed != RunSettings().seed:
+        raise InputError(
+            f"a comparison takes its seeds from --seeds, and would not read seed = {settings.seed} of the settings. "
+            f"Leave it out; for this seed alone, give --seeds {settings.seed},"
+        )
     refuse_fake(model, "A comparison")
 
 

@@ -95,7 +95,7 @@ def missing_split(source: DataSource, stem: str) -> str:
             "the task says neither a hub data set nor a folder. Set $.data.hub or $.data.folder, or give --data FOLDER."
         )
     if not folder.is_dir():
-        return f"no such data folder: {folder}. Set $.data.folder, or give a folder that is there with --data."
+        return f"no such data folder: {folder}. Name one that is there, with --data or as the task's $.data.folder."
     if (folder / stem).is_file() and (ending := table_ending(Path(stem))):
         return (
             f"the split {stem!r} is the name of a file. A split is named without the ending: {stem[: -len(ending)]!r}."

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from fourshot.engine.errors import InputError
 from fourshot.pipeline.faults import LeftOut, TaskFault
 
 # How columns are usually called, in small letters.
@@ -24,6 +25,15 @@ class ReadSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 AS_FOUND = ReadSettings()
+
+
+def check_of_unlabelled(table: str | Path | None, text_column: str | None, encoding: str | None) -> None:
+    """Raise InputError for what says how the table of --unlabelled is read where there is none."""
+    given = {"--text-column": text_column, "--encoding": encoding}
+    if not table and (words := " and ".join(name for name, value in given.items() if value)):
+        raise InputError(
+            f"{words} is for the texts of --unlabelled FILE, which is not given. Give it, or leave {words} out."
+        )
 
 
 class Table(msgspec.Struct, frozen=True, kw_only=True):

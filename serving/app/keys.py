@@ -26,6 +26,7 @@ from fourshot.serving.answers import RefusalError, quoted
 from fourshot.serving.api import TaskList
 
 logger = logging.getLogger("fourshot.serving")
+MOST_CONCURRENT = 1_000_000  # requests at a time; a typing error beyond
 PREFIX = "fs-"
 ALL_TASKS = "Name them, or leave `tasks` out for a key that may ask all, and vLLM's own routes."
 
@@ -132,10 +133,10 @@ def add_key(file: Path, name: str, tasks: tuple[str, ...] = (), max_concurrent: 
     name = name.strip()
     if not name or not name.isprintable():
         raise InputError("the key has no name, or one of several lines. Give it one (--name), such as whose it is.")
-    if max_concurrent < 0:
+    if not 0 <= max_concurrent <= MOST_CONCURRENT:
         raise InputError(
-            f"--max-concurrent {max_concurrent}: give 1 or more, or leave it out for the limit that the service has "
-            "for each key (serve --max-concurrent). To take a key away: keys remove."
+            f"--max-concurrent {max_concurrent}: give 1 to {MOST_CONCURRENT:,}, or leave it out for the limit that the "
+            "service has for each key (serve --max-concurrent). To take a key away: keys remove."
         )
     with changing(file):
         keys = read_keys(file)

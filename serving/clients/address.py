@@ -62,4 +62,4 @@ def remedy(error: httpx.RequestError, url: str) -> str:
         )
     if isinstance(error, httpx.RemoteProtocolError) and url.startswith("http:"):
         return "Something listens there. If it speaks TLS, give the address with https://."
-    return "Start one with `fourshot serve --adapters FOLDER`, or say where it is (--url, or url=)."
+    return "Start one with `fourshot serve --adapters FOLDER`, or give the address of one that runs."

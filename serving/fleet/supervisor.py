@@ -28,6 +28,7 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 30.0
 PAUSES_GROW = 4  # times as long as the one before
 MOST_FAILED_STARTS = 3  # in a row, none of them ever ready: something is wrong that will not go away
 GRACE_S = 10.0  # after the time to drain
+USAGE = 2  # exit code of a program that cannot read its options
 LOG_LINES = 15
 MOST_LINE_BYTES = 1 << 20  # of what the server tells; `serving.app.logs` cuts its own
 ROUTER_HEADER_BYTES = 4096  # what it adds to a client's headers; bytes beyond ASCII it sends as two
@@ -113,6 +114,12 @@ class Supervisor:
                 if self._stopping.is_set():
                     break
                 failed = 0 if was_ready else failed + 1
+                if failed and code == USAGE and self._settings.vllm_arguments:
+                    reason = (self._last_words().splitlines() or [""])[-1].partition("error: ")[2]
+                    raise InputError(
+                        f"vLLM's server does not take what follows --vllm: {reason or 'it ended with code 2'}. "
+                        f"Mend it, or leave it out. All that it said is in {self._log}."
+                    )
                 if failed >= MOST_FAILED_STARTS or (failed and not self.restarts):
                     raise FourshotError(
                         f"the server cannot be started (exit code {code}). It said:\n{self._last_words()}\n"

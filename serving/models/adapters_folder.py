@@ -16,7 +16,7 @@ from fourshot.pipeline.task import Task
 from fourshot.pipeline.task_data import TaskData
 from fourshot.pipeline.text_student import TextStudentCard, load_text_student_card
 from fourshot.serving.adapter_lookup import find_classifier
-from fourshot.serving.models.admission import check_file_name, check_hash, check_inside, read_student
+from fourshot.serving.models.admission import check_file_name, check_hash, check_inside, read_card, read_student
 from fourshot.serving.models.registry import (
     IN_CONTEXT,
     PINS_FILE,
@@ -30,12 +30,14 @@ from fourshot.serving.models.registry import (
 )
 
 
-def add_adapter(root: Path, source: str) -> tuple[Card, bool]:
+def add_adapter(root: Path, source: str, base: str | None = None) -> tuple[Card, bool]:
     """Copy the adapter or student of the folder ``source`` there under its content-hashed name.
 
-    False where it is there already, and whole. Raises InputError where there is none, or a damaged one.
+    ``base``: the model that a server there has, which an adapter must be of. False where it is there already, and
+    whole. Raises InputError where there is none, a damaged one, or one of another base.
     """
     folder = find_classifier(source)
+    find_base = base_named(base)
     is_student = (folder / STUDENT_FILE).is_file()
 
     def checked(place: Path) -> Card:
@@ -45,7 +47,10 @@ def add_adapter(root: Path, source: str) -> tuple[Card, bool]:
         else:
             for file in (place, *place.rglob("*")):
                 check_inside(file, place)
-            check_hash(place, card := load_card(place))
+            if base:
+                card = read_card(place, place, find_base)
+            else:
+                check_hash(place, card := load_card(place))
         check_file_name(card.name)
         return card
 
@@ -106,9 +111,9 @@ def _cards(root: Path) -> Iterator[Card]:
                 yield load_text_student_card(folder) if is_text_student(folder) else load_student_card(folder)
 
 
-def add_in_context(root: Path, task: Task, shots: int, seed: int, on_event: OnEvent = ignore) -> Path:
-    """Have ``task`` answered in context, with ``shots`` examples per class, until it has an adapter."""
-    examples = TaskData(task, on_event, needs_test=False).shots(RunSettings(k=shots, seed=seed))
+def add_in_context(root: Path, task: Task, settings: RunSettings, on_event: OnEvent = ignore) -> Path:
+    """Have ``task`` answered in context, with the shots that ``settings`` draw, until it has an adapter."""
+    examples = TaskData(task, on_event, needs_test=False).shots(settings)
     return write_in_context(root, InContext(task=task, shots=tuple(examples), align=PRESETS["default"].align))
 
 

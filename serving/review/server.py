@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
 HOST = "127.0.0.1"
+MOST_PORT = 65535
 MOST_BYTES = 1 << 16  # of a request
 LOST = (
     "There is nothing here. The address has a new secret each time: open the one that `fourshot report` printed last."
@@ -110,18 +111,20 @@ def review_app(desk: ReviewDesk, token: str) -> "Starlette":
 
 
 def serve_review(folder: RunFolder, port: int, opened: Callable[[str], None]) -> None:
-    """Answer on this machine until Ctrl-C; ``opened`` is given the address. Raises InputError for a taken port."""
+    """Answer on this machine until Ctrl-C; ``opened`` gets the address. Raises InputError for a port that is taken."""
     import uvicorn
 
-    desk, token = ReviewDesk(folder), secrets.token_urlsafe(16)
+    if not 0 <= port <= MOST_PORT:
+        raise InputError(f"--port {port} is no port: they go from 0, which takes a free one, to {MOST_PORT:,}.")
     with socket.socket() as bound:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             bound.bind((HOST, port))
-        except (OSError, OverflowError) as error:
+        except OSError as error:
             raise InputError(
                 f"port {port} cannot be had: {str(error).rstrip('.')}. Give another --port, or leave it out."
             ) from error
+        desk, token = ReviewDesk(folder), secrets.token_urlsafe(16)  # writes a table, so not before there is a port
         bound.listen()  # whoever opens the address at once waits until there is an answer
         opened(f"http://{HOST}:{bound.getsockname()[1]}/{token}/")
         server = uvicorn.Server(uvicorn.Config(review_app(desk, token), log_level="warning", access_log=False))

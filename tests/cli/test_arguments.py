@@ -14,7 +14,9 @@ import pytest
 
 import fourshot
 from fourshot.cli.options import OPTIONS
+from fourshot.engine.checkpoints.models import resolve_model
 from fourshot.engine.core import Typed
+from fourshot.engine.encoder import embedded_encoder
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.arguments import checked, in_python
 from fourshot.pipeline.selective import Refusal
@@ -236,6 +238,38 @@ def test_every_option_of_a_setting_is_found_by_its_name_in_python() -> None:
         "In Python: --out is the argument folder."
     )
     assert in_python("There is none.", ("folder",)) == ""
+
+
+@pytest.mark.parametrize("model", ["", " "])
+def test_a_blank_model_is_not_the_current_folder(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(resolve_model(None).path)
+    with pytest.raises(InputError, match="base model is blank"):
+        fourshot.run("support_tickets", model=model, folder=tmp_path / "out", until="shots")
+    monkeypatch.chdir(embedded_encoder())
+    with pytest.raises(InputError, match="encoder is blank"):
+        fourshot.distill("support_tickets", generate=1, student=model, folder=tmp_path / "out")
+
+
+def test_numbers_of_numpy_are_settings() -> None:
+    made = fourshot.settings(
+        {
+            "k": np.array([8])[0],
+            "train": {"r": np.int64(4), "learning_rate": np.float32(0.5)},
+            "align": np.bool_(False),
+            "sampling.bias": [("word", np.float64(-1))],
+        }
+    )
+    assert (made.k, made.train.r, made.train.learning_rate, made.align) == (8, 4, 0.5, False)
+    assert made.sampling.bias == (("word", -1.0),)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0])
+def test_times_and_prices_are_finite(value: float) -> None:
+    with pytest.raises(InputError, match="shard_s a number of seconds"):
+        fourshot.CorpusSettings(shard_s=value)
+    for name in ("timeout_s", "max_cost", "price_in", "price_out"):
+        with pytest.raises(InputError, match=f"--{name.replace('_', '-')}"):
+            fourshot.RemoteSettings(**{"price_in": 1.0, "price_out": 1.0, name: value})  # type: ignore[arg-type]
 
 
 def test_settings_are_made_from_their_dotted_names() -> None:

@@ -211,6 +211,41 @@ def test_machines_get_the_error_as_json(task: Path, capfd: pytest.CaptureFixture
     assert last["message"] in err
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ("run", "--json", "support_tickets", "--shots", "x"),
+            "argument --shots: invalid int value: 'x'. Give a whole",
+        ),
+        (
+            ("run", "support_tickets", "--confidence", "x"),
+            "argument --confidence: invalid float value: 'x'. Give a num",
+        ),
+        (("serve", "--adapters", ".", "--kv-cache-mib", "x"), "invalid mebibytes value: 'x'. Give a whole number of"),
+        (("run",), "the following arguments are required: TASK"),
+        (("run", "support_tickets", "--shot", "3"), "unrecognized arguments: --shot 3. Did you mean --shots or --set?"),
+        (("run", "support_tickets", "--annotator", "adapter"), "Did you mean adapters?"),
+        (("tasks", "chek"), "Did you mean check?"),
+        (("rn",), "Did you mean run or train?"),
+    ],
+)
+def test_machines_get_an_error_of_usage_as_json_too(
+    words: tuple[str, ...], message: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert message in error_of(capfd, 2, *(word for word in words if word != "--json"))
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(words if "--json" in words else [*words, "--json"])
+    out, err = capfd.readouterr()
+    (line,) = map(json.loads, out.splitlines())
+    assert (line["type"], line["error"], line["exit_code"]) == ("error", "InputError", 2)
+    assert message in line["message"] and line["message"] in err
+
+
+def test_a_text_is_no_wish_for_json(capfd: pytest.CaptureFixture[str]) -> None:
+    error_of(capfd, 2, "predict", "nowhere", "--shots", "--", "--json")
+
+
 def command(*words: str, **settings: object) -> "subprocess.Popen[str]":
     return subprocess.Popen(
         [sys.executable, "-m", "fourshot", *words],

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,13 @@ from tests.pipeline.task_folders import write_task
 
 CORPUS = ("corpus", "--model", "fake", "--annotator", "none", "--per-class", "2", "--quiet")
 TASKS = ("--tasks", "support_tickets")
+COMMA_SEPARATED = {
+    "tasks": ("keys", "add", "k.toml", "--name", "a"),
+    "methods": ("compare", "support_tickets"),
+    "seeds": ("compare", "support_tickets"),
+    "hot": ("serve", "--adapters", "."),
+    "cors-origin": ("serve", "--adapters", "."),
+}
 
 
 @pytest.fixture(autouse=True)
@@ -68,6 +76,8 @@ def test_a_blank_value_is_refused_and_not_passed_over(
 
 def test_of_two_lists_none_is_left_out_and_of_two_values_the_last_counts(capfd: pytest.CaptureFixture[str]) -> None:
     assert "--tasks A B" in refused(capfd, *CORPUS, *TASKS, "--out", "a", "--tasks", "trec", "sst2")
+    for name, words in COMMA_SEPARATED.items():
+        assert f"all values behind it: --{name} A,B" in refused(capfd, *words, f"--{name}", "a", f"--{name}", "b")
     assert cli.main((*CORPUS, *TASKS, "--out", "a", "--out=b", "--seed", "-1", "--seed", "2")) == 0
     error = capfd.readouterr().err
     assert "--out is given twice, 'a' and 'b': the last counts" in error
@@ -166,6 +176,13 @@ def test_lines_end_as_they_do_anywhere(content: bytes, monkeypatch: pytest.Monke
         assert predict.read_texts(arguments, terminal) == ["a", "b c"]
 
 
+@pytest.mark.parametrize("texts", [("-", "hi"), ("hi", "-"), ("-", "-")])
+def test_standard_input_and_texts_beside_it_are_refused(texts: tuple[str, ...]) -> None:
+    terminal: Any = None
+    with pytest.raises(InputError, match="Leave one of the two out"):
+        predict.read_texts(texts, terminal)
+
+
 def ran(script: str, **environment: str) -> "subprocess.CompletedProcess[bytes]":
     """A shell's command line, in which $F is the command."""
     variables = {
@@ -224,6 +241,37 @@ def test_how_texts_are_read_that_are_not_given_is_refused(
     capfd: pytest.CaptureFixture[str], words: tuple[str, ...]
 ) -> None:
     assert "is for the texts of --unlabelled FILE, which is not given" in refused(capfd, *words)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("compare", "support_tickets", "--set", "seed=5"), "For this seed alone, give --seeds 5,"),
+        (("compare", "support_tickets", "--plan", "--set", "seed=5"), "would not read seed = 5"),
+        (("tasks", "check", "support_tickets", "--no-model", "--model", "nowhere"), "--model is for how a model sees"),
+        (("corpus", "--tasks", "sst2", "--model", "fake", "--out", "c", "--data", "nowhere"), "with --data or as"),
+    ],
+)
+def test_what_would_do_nothing_is_refused_and_what_to_do_is_said(
+    words: tuple[str, ...], message: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert message.lower() in refused(capfd, *words).lower()
+
+
+def test_whoever_named_an_address_is_told_of_no_option_of_another_command(capfd: pytest.CaptureFixture[str]) -> None:
+    words = ("annotate", "support_tickets", "--unlabelled", "a.csv", "--out", "b.csv", "--by", "http://127.0.0.1:1")
+    assert cli.main(words) == 1
+    error = capfd.readouterr().err
+    assert "or give the address of one that runs" in error and "--url" not in error
+
+
+@pytest.mark.parametrize(
+    ("function", "task"), [(fourshot.distill, "support_tickets"), (fourshot.distill_text, "webnlg")]
+)
+def test_how_texts_are_read_that_are_not_given_is_refused_in_python(function: Callable[..., Any], task: str) -> None:
+    for argument in ({"text_column": "nope"}, {"encoding": "klingon"}):
+        with pytest.raises(InputError, match="for the texts of --unlabelled FILE, which is not given"):
+            function(task, generate=3, **argument)
 
 
 def test_a_folder_that_is_gone_is_told_of(tmp_path: Path) -> None:

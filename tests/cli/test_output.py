@@ -3,8 +3,10 @@
 import io
 import json
 import os
+import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -149,6 +151,25 @@ def test_the_table_of_scores_leaves_out_what_nobody_measured(capfd: pytest.Captu
     shown = capfd.readouterr().out
     assert "In context" in shown and "0.500" in shown and " 8" in shown
     assert "+-" not in shown
+
+
+@pytest.mark.parametrize("columns", [*range(32, 100, 2), 200])
+@pytest.mark.parametrize("name", ["tickets-257bdc82fb26", "support_tickets-257bdc82fb26"])
+def test_no_cell_of_a_table_is_cut(
+    name: str, columns: int, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    folder = "/work/somewhere/else/in/a/folder/of/adapters/" + name
+    row = {"task": "tickets", "adapter": name, "answers": "yes", "accuracy": "100.0", "made": "2026-11-29 12:00"}
+    with Terminal() as terminal:
+        terminal.table([{**row, "folder": folder}], whole="adapter")
+    shown = re.sub("\x1b.*?m", "", capfd.readouterr().out)
+    assert "\u2026" not in shown and max(map(len, shown.splitlines())) <= columns
+    signs = sorted(shown.replace("\u2500", ""))
+    assert not Counter(folder + "".join(row.values())) - Counter(signs)
+    if columns >= 80:
+        assert name in shown
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,8 @@ def test_set_takes_lists_and_bare_words() -> None:
         (["--set", "train.lr=1e-4"], "Did you mean 'train.learning_rate'?"),
         (["--set", "lr=1e-4"], "Did you mean 'train.learning_rate'?"),
         (["--set", "train.maxsteps=3"], "Did you mean 'train.max_steps'?"),
+        (["--set", "shots=3"], "there is no setting 'shots'. It is called 'k' in settings."),
+        (["--set", "candidates-per-draw=2"], "It is called 'generate.keep_likelier_of' in settings."),
         (["--set", "quux=3"], "Settings are k, seed,"),
         (["--set", "train.rank=16"], "there is no setting 'train.rank'. It is called 'train.r' now."),
         (["--set", "sampling.seed=1"], "It was never read; texts are seeded by 'seed'."),
@@ -118,10 +120,11 @@ def test_seeds_are_a_count_or_a_list(text: str, seeds: list[int]) -> None:
     assert read_seeds(text) == seeds
 
 
-@pytest.mark.parametrize("text", ["0", "", "a", "1,1", "-2"])
+@pytest.mark.parametrize("text", ["0", "", "a", "1,1", "-2", "1001", "1000000000000"])
 def test_other_seeds_are_refused(text: str) -> None:
     with pytest.raises(InputError, match="--seeds"):
         read_seeds(text)
+    assert len(read_seeds("1000")) == 1000 and read_seeds("1001,") == [1001]
 
 
 def test_methods_keep_their_order_and_unknown_ones_are_refused() -> None:

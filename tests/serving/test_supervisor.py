@@ -91,6 +91,17 @@ def test_a_server_that_never_gets_ready_ends_the_command_with_its_last_words(
         asyncio.run(make_supervisor(tmp_path, listen("127.0.0.1", 0)).run())
 
 
+def test_an_option_that_vllm_does_not_have_is_bad_input_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = "print('usage: serve [-h]\\nserve: error: unrecognized arguments: --nonsense', file=sys.stderr)"
+    monkeypatch.setattr(sys, "executable", server_does(tmp_path, usage, "sys.exit(2)"))
+    settings = ServeSettings(adapters=str(tmp_path), vllm_arguments=("--nonsense",))
+    supervised = Supervisor(settings, listen("127.0.0.1", 0), tmp_path / "log.txt", lambda _: None)
+    with pytest.raises(InputError, match=r"follows --vllm: unrecognized arguments: --nonsense\. .*log\.txt\.$"):
+        asyncio.run(supervised.run())
+
+
 def test_a_server_that_once_was_ready_is_tried_three_times_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

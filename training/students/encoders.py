@@ -38,6 +38,8 @@ def resolve_encoder(name: str | None) -> ResolvedEncoder:
     if name is None or name == NAME:
         folder = embedded_encoder()
         return ResolvedEncoder(path=str(folder), name=NAME, revision=content_hash(folder))
+    if not name.strip():  # it would be the current folder
+        raise ModelNotFoundError(f"The name of the encoder is blank. {HOW_TO_GO_ON}")
     folder = Path(name).expanduser()
     if not folder.is_dir():
         model, revision = split_revision(name)

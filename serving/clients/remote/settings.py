@@ -1,5 +1,6 @@
 """How a remote teacher is asked, and what that may cost. Loads no library of models or requests."""
 
+import math
 import os
 import re
 from typing import Literal
@@ -33,14 +34,14 @@ class RemoteSettings(Typed, frozen=True, kw_only=True):
                 "--votes and --concurrency must be at least 1, --retries and --answer-tokens at least 0; got "
                 f"{self.votes}, {self.concurrency}, {self.retries} and {self.answer_tokens}."
             )
-        if not self.timeout_s > 0:
+        if not 0 < self.timeout_s < math.inf:
             raise InputError(f"--timeout-s is {self.timeout_s:g}; give more than 0 seconds.")
         if self.max_requests is not None and self.max_requests < 1:
             raise InputError(f"--max-requests is {self.max_requests}; give at least 1, or leave it out for no limit.")
-        if self.max_cost is not None and not self.max_cost > 0:
+        if self.max_cost is not None and not 0 < self.max_cost < math.inf:
             raise InputError(f"--max-cost is {self.max_cost:g}; give more than 0, or leave it out for no limit.")
         prices = (self.price_in, self.price_out)
-        if any(price is not None and not price >= 0 for price in prices):
+        if any(price is not None and not 0 <= price < math.inf for price in prices):
             raise InputError(f"--price-in and --price-out are per million tokens, 0 or more; got {prices}.")
         if (self.price_in is None) != (self.price_out is None):
             raise InputError("--price-in and --price-out go together: a request costs for what it sends and gets.")

@@ -1,11 +1,13 @@
 """What the page of a review may do, and who may ask it."""
 
+import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
 
+from fourshot.cli import main as cli
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.cells.review import ASK, REVIEW, decisions, write_rows
 from fourshot.pipeline.cells.run_folder import RunFolder
@@ -160,3 +162,20 @@ def test_a_run_that_has_no_texts_yet_is_refused(folder: RunFolder) -> None:
     (folder.path / "generated.json").unlink()
     with pytest.raises(InputError, match="not all annotated yet"):
         ReviewDesk(folder)
+
+
+def test_a_port_that_cannot_be_had_opens_no_review(folder: RunFolder, capfd: pytest.CaptureFixture[str]) -> None:
+    before = sorted(folder.path.iterdir())
+    with socket.socket() as other:
+        other.bind((HOST, 0))
+        other.listen()
+        taken = other.getsockname()[1]
+        for port, reason in ((70000, "go from 0, which takes a free one, to 65,535"), (taken, "cannot be had")):
+            assert cli.main(["report", str(folder.path), "--serve", "--port", str(port)]) == 2
+            assert reason in capfd.readouterr().err and sorted(folder.path.iterdir()) == before
+
+
+def test_a_port_without_a_page_is_refused(folder: RunFolder, capfd: pytest.CaptureFixture[str]) -> None:
+    (folder.path / "report.html").write_text("<p>a report</p>")
+    assert cli.main(["report", str(folder.path), "--port", "0"]) == 2
+    assert "--port is for the page that --serve opens" in capfd.readouterr().err
