@@ -148,7 +148,8 @@ class WorkFolder:
                 self.forget_beginning()
             raise
         finally:
-            begun = {entry.name for entry in self.path.iterdir()} - {LOCK_FILE}
+            entries = self.path.iterdir() if self.path.exists() else ()  # its owner may have taken it away
+            begun = {entry.name for entry in entries} - {LOCK_FILE}
             run_files = [name for name in begun if name.startswith(OURS)]
             if not (begun if missing else run_files):
                 (self.path / LOCK_FILE).unlink(missing_ok=True)

@@ -16,6 +16,7 @@ from fourshot.pipeline.rows.fields import sample_argument
 from fourshot.pipeline.runs.stages.student import StudentItem, parities
 from fourshot.pipeline.selective import CoverageCurve
 from fourshot.pipeline.student_card import (
+    REMOTE_FILE,
     STUDENT_FILE,
     STUDENT_LINK,
     RemoteTeacher,
@@ -30,8 +31,6 @@ from fourshot.training.students.encoders import ResolvedEncoder
 from fourshot.training.students.examples import StudentResult
 from fourshot.training.students.onnx_export import Parity
 from fourshot.training.students.train import finished_student
-
-REMOTE_FILE = "remote_teacher.json"  # of a remote teacher: how it was asked, how right it was, what that cost
 
 
 class DistillSummary(msgspec.Struct, frozen=True, kw_only=True):

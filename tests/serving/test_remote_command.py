@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from fourshot.cli.main import main
+from fourshot.pipeline.distillation import annotating
 from fourshot.pipeline.task import Task
 from fourshot.serving.clients.remote import endpoint as endpoints
 from fourshot.serving.clients.remote.settings import RemoteSettings
@@ -44,6 +45,27 @@ def test_the_command_forecasts_annotates_and_writes_no_key(
     assert KEY not in printed.out + printed.err and {
         request.headers["authorization"] for request in endpoint.chat_requests
     } == {f"Bearer {KEY}"}
+
+
+def test_a_kill_before_the_table_does_not_lose_what_the_teacher_cost(
+    endpoint: FakeEndpoint,
+    task: Task,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    write_jsonl(tmp_path / "notes.jsonl", [{"text": text} for text in ("Deep snow.", "A fire.", "Thick ice.")])
+    command = ["annotate", str(tmp_path / "task.toml"), "--unlabelled", str(tmp_path / "notes.jsonl"), "--quiet"]
+    command += ["--out", str(tmp_path / "out.jsonl"), "--teacher", f"{endpoint.url}/v1", "--teacher-model", "large"]
+    with monkeypatch.context() as patched:
+        patched.setattr(annotating, "place_table", killed)
+        assert main(command) == 130
+    asked = len(endpoint.chat_requests)
+    assert main(command) == 0 and len(endpoint.chat_requests) == asked == 12
+    assert "88% of 8 shots right" in (printed := capfd.readouterr().out) and "12 requests" in printed
 
 
 def test_who_interrupts_at_once_has_nothing_sent(endpoint: FakeEndpoint, monkeypatch: pytest.MonkeyPatch) -> None:
