@@ -1,14 +1,12 @@
 """Files and folders that are whole or not there, and files of JSON lines that a kill may cut short."""
 
 import errno
-import fcntl
 import os
 import re
 import secrets
 import shutil
 import stat
 import tempfile
-import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,7 +17,6 @@ import msgspec
 from fourshot.engine.errors import FourshotError, InputError, RunFolderError
 
 MOST_NAME_BYTES = 200
-PATIENCE_S = 20.0  # with another process that changes the same file
 STAGED = ".partial"  # how the name of a folder ends that is being filled
 _ADDRESS = re.compile(r"([A-Za-z][\w+.-]+)[:\w+.-]*:/")  # `Path` makes one slash of two; one letter is a drive
 
@@ -70,8 +67,9 @@ def replaced_file(target: Path) -> Iterator[Path]:
             yield staged
             _sync(staged)
             os.replace(staged, target)
-    finally:
+    except BaseException:
         staged.unlink(missing_ok=True)
+        raise
 
 
 @contextmanager
@@ -83,39 +81,6 @@ def _naming(file: Path) -> Iterator[None]:
         if error.filename is None:
             error.filename = str(file)
         raise
-
-
-def _lock(descriptor: int, folder: Path) -> None:
-    """Raises OSError where locks are not to be had, InputError where another process keeps one for long."""
-    deadline = time.monotonic() + PATIENCE_S
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                raise InputError(
-                    f"another process has locked {folder} for more than {PATIENCE_S:g} s, so nothing in it is changed. "
-                    "End it (lsof names it), and run the same command again."
-                ) from None
-            time.sleep(0.05)
-
-
-@contextmanager
-def changing(file: Path) -> Iterator[None]:
-    """Inside, no other process is: what is read from ``file``, changed and written back loses nothing of theirs.
-
-    Its folder is what is locked, so nothing is left there.
-    """
-    folder = file.expanduser().resolve().parent
-    folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        with suppress(OSError):  # not every network file system locks folders
-            _lock(descriptor, folder)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def write_json(target: Path, value: Any) -> None:
@@ -288,3 +253,19 @@ def keep_lines(file: Path, count: int) -> None:
     check_lines(file, len(lines) - 1, count)
     if lines[count]:
         os.truncate(file, len(content) - len(lines[count]))
+
+
+def lead(link: Path, target: Path) -> None:
+    """Make ``link`` lead to ``target``; relative, so that the folder of both may be moved.
+
+    Raises RunFolderError where something else than a link is in its place.
+    """
+    if link.exists() and not link.is_symlink():
+        raise RunFolderError(
+            f"{link} is there already, and is no link: {link.parent} was begun by another command. Give another folder "
+            "(--out), or move it away."
+        )
+    staged = link.with_name(f".{link.name}")
+    staged.unlink(missing_ok=True)
+    staged.symlink_to(os.path.relpath(target.resolve(), link.parent.resolve()), target_is_directory=True)
+    os.replace(staged, link)

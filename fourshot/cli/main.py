@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from fourshot.cli import runs, review, students, corpus, tasks, predict, serve, adapters, keys, machine, bench  # noqa: F401, I001
     from fourshot.cli.console import Terminal
     from fourshot.cli.printable import harmless
-    from fourshot.cli.declare import read_command
+    from fourshot.cli.declare import GROUPS, read_command
     from fourshot.cli.given import check_given
 
     options = read_command(sys.argv[1:] if arguments is None else arguments, __version__)
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except (Exception, KeyboardInterrupt) as error:
             if os.environ.get(DEBUG, "0") not in ("", "0"):
                 raise
-            code, message = _explain(error)
+            code, message = _explain(error, goes_on=options.words[0] not in GROUPS)
             _abandon_output()
             print(f"fourshot: {harmless(message)}", file=sys.stderr)
             with contextlib.suppress(OSError):  # it may be the very place that is full
@@ -97,11 +97,16 @@ def _has_current_folder() -> bool:
     return True
 
 
-def _explain(error: BaseException) -> tuple[int, str]:
-    """Exit code and message of an error that reached the edge of the process."""
+def _explain(error: BaseException, *, goes_on: bool) -> tuple[int, str]:
+    """Exit code and message of an error that reached the edge of the process.
+
+    ``goes_on``: the same command, run again, goes on where this one stopped. Others do what they do in one step.
+    """
     from fourshot.engine.errors import FourshotError
 
     if isinstance(error, KeyboardInterrupt):
+        if not goes_on:
+            return 130, "stopped; it may be done already. See what is there before you run the same command again."
         return 130, "stopped; run the same command again to go on."
     full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
     full = full or "No space left on device" in str(error)  # libraries wrap it: their own type, the cause as text

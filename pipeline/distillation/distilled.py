@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from fourshot.engine.machine.files import read_made, write_json
+from fourshot.engine.machine.files import lead, read_made, write_json
 from fourshot.pipeline.cells.measuring import Evaluation
 from fourshot.pipeline.provenance import installed_versions
 from fourshot.pipeline.report.data import Lineage, MethodRow, ReportData, method_row
@@ -26,7 +26,6 @@ from fourshot.pipeline.student_card import (
 )
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.task import Example, Task
-from fourshot.pipeline.work_folder import lead
 from fourshot.training.students.encoders import ResolvedEncoder
 from fourshot.training.students.examples import StudentResult
 from fourshot.training.students.onnx_export import Parity

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from fourshot.engine.machine.files import read_made, write_json
+from fourshot.engine.machine.files import lead, read_made, write_json
 from fourshot.pipeline.distillation.text_students import StudentMade
 from fourshot.pipeline.provenance import value_hash
 from fourshot.pipeline.report.text import now
@@ -24,7 +24,6 @@ from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.tasks.generation import GenerationTask, Pair
 from fourshot.pipeline.text_metrics import TextScores, score_texts
 from fourshot.pipeline.text_student import TextStudentCard
-from fourshot.pipeline.work_folder import lead
 from fourshot.training.students.settings import TextStudentSettings
 from fourshot.training.students.text_models import TextModel
 

@@ -7,7 +7,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from fourshot.engine.errors import AdapterError, InputError
-from fourshot.engine.machine.files import changing, remove_folder, settle, staged_folder
+from fourshot.engine.machine.files import remove_folder, settle, staged_folder
+from fourshot.engine.machine.locks import changing
 from fourshot.pipeline.card import CARD_FILE, AdapterCard, load_card
 from fourshot.pipeline.events import OnEvent, ignore
 from fourshot.pipeline.student_card import STUDENT_FILE, is_text_student, load_student_card

@@ -1,14 +1,12 @@
 """Files and folders are whole or not there."""
 
-import fcntl
 import os
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from fourshot.engine.errors import InputError, RunFolderError
-from fourshot.engine.machine import files
+from fourshot.engine.errors import RunFolderError
 from fourshot.engine.machine.files import (
     append_lines,
     keep_lines,
@@ -154,14 +152,3 @@ def test_a_pipe_is_no_document_and_a_link_is_not_written_to(tmp_path: Path) -> N
     with pytest.raises(RunFolderError, match="is a link, and is not written to"):
         keep_lines(journal, 0)
     assert mine.read_text() == "mine\nnot ended"
-
-
-def test_a_lock_that_another_process_keeps_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "PATIENCE_S", 0.2)
-    other = os.open(tmp_path, os.O_RDONLY)
-    fcntl.flock(other, fcntl.LOCK_EX)
-    with pytest.raises(InputError, match=r"another process has locked .*lsof names it"):
-        files.changing(tmp_path / "a").__enter__()
-    os.close(other)
-    with files.changing(tmp_path / "a"):
-        pass
