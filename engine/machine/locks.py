@@ -6,7 +6,7 @@ import os
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -43,6 +43,18 @@ def held_lock(file: Path, busy: str = "", wait_s: float = 0.0) -> Iterator[None]
         yield
     finally:
         lock.release()
+
+
+@contextmanager
+def held_folder(folder: Path) -> Iterator[None]:
+    """Have others see that somebody fills ``folder``, where its file system has locks of folders."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import msgspec
 import pytest
 
 from fourshot.engine.errors import RunFolderError
+from fourshot.engine.machine import files
 from fourshot.engine.machine.files import (
     append_lines,
     keep_lines,
@@ -96,6 +97,21 @@ def test_a_folder_that_was_not_finished_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError), staged_folder(tmp_path) as staged:
         settle(staged / "broken", tmp_path / "target")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_kill_left_of_a_folder_goes_once_it_is_certain_that_nobody_fills_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left, of_another = tmp_path / ".a[1]-abc_de12.partial", tmp_path / ".b-abc_de12.partial"
+    for folder in (left, of_another):
+        folder.mkdir()
+        (folder / "weights").touch()
+    (tmp_path / ".a[1]-linked00.partial").symlink_to(of_another)
+    with staged_folder(tmp_path, "a[1]"):
+        assert left.exists(), "it may be of another machine, whose locks are not seen here"
+    monkeypatch.setattr(files, "ABANDONED_S", -1.0)
+    with staged_folder(tmp_path, "a[1]") as filled, staged_folder(tmp_path, "a[1]"):
+        assert filled.exists() and not left.exists() and (of_another / "weights").exists()
 
 
 def test_a_removed_folder_is_gone_with_what_it_held(tmp_path: Path) -> None:
