@@ -275,19 +275,3 @@ def keep_lines(file: Path, count: int) -> None:
     check_lines(file, len(lines) - 1, count)
     if lines[count]:
         os.truncate(file, len(content) - len(lines[count]))
-
-
-def lead(link: Path, target: Path) -> None:
-    """Make ``link`` lead to ``target``; relative, so that the folder of both may be moved.
-
-    Raises RunFolderError where something else than a link is in its place.
-    """
-    if link.exists() and not link.is_symlink():
-        raise RunFolderError(
-            f"{link} is there already, and is no link: {link.parent} was begun by another command. Give another folder "
-            "(--out), or move it away."
-        )
-    staged = link.with_name(f".{link.name}")
-    staged.unlink(missing_ok=True)
-    staged.symlink_to(os.path.relpath(target.resolve(), link.parent.resolve()), target_is_directory=True)
-    os.replace(staged, link)

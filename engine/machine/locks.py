@@ -11,7 +11,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from fourshot.engine.errors import InputError
+from fourshot.engine.errors import InputError, RunFolderError
 
 PATIENCE_S = 20.0  # with another process that changes the same file
 NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)  # what file systems without locks say
@@ -19,7 +19,8 @@ NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)  # what 
 
 @contextmanager
 def held_lock(file: Path, busy: str = "", wait_s: float = 0.0) -> Iterator[None]:
-    """Hold ``file``, which is made and stays there. Raises InputError where its file system has no locks.
+    """Hold ``file``, which is made and stays there. Raises InputError where its file system has no locks, and
+    RunFolderError where something is not found because its folder was moved meanwhile.
 
     ``busy``: what the InputError says where another process holds it for ``wait_s``; without it, it is waited for.
     """
@@ -41,6 +42,13 @@ def held_lock(file: Path, busy: str = "", wait_s: float = 0.0) -> Iterator[None]
         ) from error
     try:
         yield
+    except FileNotFoundError as error:
+        if file.parent.exists():
+            raise
+        raise RunFolderError(
+            f"{file.parent} was moved or removed while this command worked there. Run it again with the place that the "
+            "folder has now (--out): it goes on."
+        ) from error
     finally:
         lock.release()
 

@@ -19,6 +19,7 @@ IN_THE_WAY = {  # what a path is told to be where the system's word for it is on
     errno.EEXIST: "is there, and no folder. Move it away, or give another place.",
     errno.EFBIG: "is larger than files may be (ulimit -f, or the file system). Raise it, or give another place.",
     errno.ENAMETOOLONG: "is too long a name for this file system. Give a shorter one.",
+    errno.EMFILE: "cannot be opened: too many files are open already. Raise the limit (ulimit -n).",
     errno.ELOOP: "is a link that leads to itself. Remove it, or give another place.",
 }
 
@@ -126,8 +127,8 @@ def _explain(error: BaseException, *, goes_on: bool) -> tuple[int, str]:
         return 2, "the current folder is gone. Change to one that is there (cd)."
     if isinstance(error, OSError):
         if error.filename and error.errno in IN_THE_WAY:
-            # What is too large was being written: there is work that is kept.
-            return 1 if error.errno == errno.EFBIG else 2, f"{error.filename} {IN_THE_WAY[error.errno]}"
+            # What is too large was being written: there is work that is kept. Open files are nobody's input.
+            return 1 if error.errno in (errno.EFBIG, errno.EMFILE) else 2, f"{error.filename} {IN_THE_WAY[error.errno]}"
         return 1, f"{error}. Set {DEBUG}=1 to see where."
     if isinstance(error, UnicodeEncodeError) and "surrogates" in error.reason:
         return 2, f"what was given has bytes that are no UTF-8: {error}. Give it in UTF-8."

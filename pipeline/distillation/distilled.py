@@ -6,7 +6,8 @@ from typing import Any
 
 import msgspec
 
-from fourshot.engine.machine.files import lead, read_made, write_json
+from fourshot.engine.machine.files import read_made, write_json
+from fourshot.engine.machine.links import lead
 from fourshot.pipeline.cells.measuring import Evaluation
 from fourshot.pipeline.provenance import installed_versions
 from fourshot.pipeline.report.data import Lineage, MethodRow, ReportData, method_row

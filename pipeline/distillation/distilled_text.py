@@ -6,7 +6,8 @@ from typing import Any
 
 import msgspec
 
-from fourshot.engine.machine.files import lead, read_made, write_json
+from fourshot.engine.machine.files import read_made, write_json
+from fourshot.engine.machine.links import lead
 from fourshot.pipeline.distillation.text_students import StudentMade
 from fourshot.pipeline.provenance import value_hash
 from fourshot.pipeline.report.text import now

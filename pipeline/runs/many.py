@@ -9,7 +9,7 @@ import msgspec
 
 from fourshot.engine.checkpoints.models import ResolvedModel, refuse_fake, resolve_model
 from fourshot.engine.errors import FourshotError, InputError, error_class
-from fourshot.engine.machine.files import lead
+from fourshot.engine.machine.links import lead
 from fourshot.pipeline.card import LINK
 from fourshot.pipeline.cells.review import tell_review
 from fourshot.pipeline.cells.run_folder import RunFolder

@@ -9,7 +9,7 @@ from msgspec import UNSET, UnsetType
 
 from fourshot.engine.checkpoints.models import refuse_fake, resolve_model
 from fourshot.engine.errors import InputError, RunFolderError
-from fourshot.engine.machine.files import lead
+from fourshot.engine.machine.links import lead
 from fourshot.pipeline.card import LINK
 from fourshot.pipeline.cells.cell import SeedExamples
 from fourshot.pipeline.cells.review import tell_review

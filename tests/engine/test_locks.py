@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fourshot.bench.core.results import locked
-from fourshot.engine.errors import InputError
+from fourshot.engine.errors import InputError, RunFolderError
 from fourshot.engine.machine import locks
 from fourshot.pipeline.work_folder import WorkFolder
 
@@ -62,6 +62,20 @@ def test_a_file_system_without_locks_is_told_of_and_nothing_is_left_there(
         with pytest.raises(InputError, match="Mount it with locks"), place():
             pass
     assert [*tmp_path.rglob("*")] == [used]
+
+
+def test_a_folder_that_is_moved_while_it_is_worked_in_is_told_of(tmp_path: Path) -> None:
+    work = WorkFolder(tmp_path / "out")
+
+    def moved() -> None:
+        work.write("manifest.json", {})
+        (tmp_path / "out").rename(tmp_path / "elsewhere")
+        (tmp_path / "out" / "log.txt").read_text()
+
+    with pytest.raises(RunFolderError, match="was moved or removed while this command worked there"), work.lock():
+        moved()
+    with pytest.raises(FileNotFoundError), WorkFolder(tmp_path / "elsewhere").lock():
+        (tmp_path / "elsewhere" / "log.txt").read_text()
 
 
 def test_where_another_kind_of_lock_will_do_nothing_is_said_of_it(
