@@ -13,14 +13,10 @@ from fourshot.pipeline.arguments import checked
 from fourshot.pipeline.card import CARD_FILE, load_card
 from fourshot.pipeline.cells.run_folder import RunFolder
 from fourshot.pipeline.distillation import distill as distilling
-from fourshot.pipeline.distillation.annotating import (
-    AnnotationSummary,
-    annotate_table,
-    foretell_annotation,
-    unfinished_folder,
-)
+from fourshot.pipeline.distillation.annotating import AnnotationSummary, annotate_table, foretell_annotation
 from fourshot.pipeline.distillation.distilled import DistillSummary
 from fourshot.pipeline.distillation.readers import NamedReader
+from fourshot.pipeline.distillation.unfinished import unfinished_folder
 from fourshot.pipeline.events import OnEvent, ignore
 from fourshot.pipeline.forecast import Forecast
 from fourshot.pipeline.rows.text_table import TextTable, open_texts

@@ -23,6 +23,7 @@ STUDENT_FILE = "student.json"
 CONFIG, TOKENIZER = "config.json", "tokenizer.json"
 VOCABULARIES = ("vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model")
 STUDENT_LINK = "student"  # in the folder of a distillation: leads to its student
+REMOTE_FILE = "remote_teacher.json"  # of a remote teacher: how it was asked, how right it was, what that cost
 
 
 class RemoteTeacher(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,7 +1,6 @@
 """A folder of our own on disk: claimed by a manifest, locked while in use, and whole after a kill at any moment."""
 
 import errno
-import os
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -9,11 +8,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
-from filelock import FileLock, Timeout
 
 from fourshot.engine.alignment import FILLER_KIND
 from fourshot.engine.errors import InputError, RunFolderError
 from fourshot.engine.machine.files import append_lines, check_mounted, keep_lines, read_lines, write_json
+from fourshot.engine.machine.locks import held_lock
 from fourshot.pipeline.earlier_names import decode_stored
 from fourshot.pipeline.faults import clipped
 
@@ -134,28 +133,28 @@ class WorkFolder:
                 raise
             raise InputError(f"{self.path} cannot be made: {error.strerror}. Give another place (--out).") from error
         is_new = all(entry.name == LOCK_FILE for entry in self.path.iterdir())
-        file_lock = FileLock(self.path / LOCK_FILE)
+        busy = f"Another fourshot process works in {self.path}. Wait for it, or give another folder (--out)."
         try:
-            file_lock.acquire(timeout=0)
-        except Timeout:
-            raise InputError(
-                f"Another fourshot process works in {self.path}. Wait for it, or give another folder (--out)."
-            ) from None
-        try:
-            yield
-        except InputError:
-            if is_new:
-                self.forget_beginning()
-            raise
+            with held_lock(self.path / LOCK_FILE, busy):
+                try:
+                    yield
+                except InputError:
+                    if is_new:
+                        self.forget_beginning()
+                    raise
+                finally:
+                    self._leave_unlocked(was_missing=bool(missing))
         finally:
-            begun = {entry.name for entry in self.path.iterdir()} - {LOCK_FILE}
-            run_files = [name for name in begun if name.startswith(OURS)]
-            if not (begun if missing else run_files):
-                (self.path / LOCK_FILE).unlink(missing_ok=True)
-            file_lock.release()
             for folder in missing:
                 with suppress(OSError):  # it holds something
                     folder.rmdir()
+
+    def _leave_unlocked(self, *, was_missing: bool) -> None:
+        """Take the lock file away where no run was begun."""
+        entries = self.path.iterdir() if self.path.exists() else ()  # its owner may have taken it away
+        begun = {entry.name for entry in entries} - {LOCK_FILE}
+        if not (begun if was_missing else [name for name in begun if name.startswith(OURS)]):
+            (self.path / LOCK_FILE).unlink(missing_ok=True)
 
     def forget_beginning(self) -> None:
         """Empty the folder, where all that lies in it is how work began."""
@@ -253,19 +252,3 @@ def _differences(stored: Any, current: Any, at: str = "") -> Iterator[str]:
         yield f"{at}: {counts}" + (f"; only one of them has {clipped(repr(alone[0]), 60)}" if alone else "")
     elif stored != current:
         yield f"{at}: the folder has {clipped(repr(stored), 60)}, this call has {clipped(repr(current), 60)}"
-
-
-def lead(link: Path, target: Path) -> None:
-    """Make ``link`` lead to ``target``; relative, so that the folder of both may be moved.
-
-    Raises RunFolderError where something else than a link is in its place.
-    """
-    if link.exists() and not link.is_symlink():
-        raise RunFolderError(
-            f"{link} is there already, and is no link: {link.parent} was begun by another command. Give another folder "
-            "(--out), or move it away."
-        )
-    staged = link.with_name(f".{link.name}")
-    staged.unlink(missing_ok=True)
-    staged.symlink_to(os.path.relpath(target.resolve(), link.parent.resolve()), target_is_directory=True)
-    os.replace(staged, link)

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from filelock import FileLock, Timeout
 
 from fourshot.engine.errors import InputError
 from fourshot.engine.machine.files import append_lines, read_lines, replace_file
 from fourshot.engine.machine.gpus import ask_driver
+from fourshot.engine.machine.locks import held_lock
 from fourshot.pipeline.events import Event
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"  # those that are committed
@@ -199,16 +199,11 @@ def locked(out: Path | None) -> Iterator[None]:
         yield
         return
     file = out.with_name(f".{out.name}.lock")
-    lock = FileLock(file)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise InputError(f"another process measures into {out}. Wait for it, or name another --out.") from None
-    try:
-        yield
-    finally:
-        file.unlink(missing_ok=True)
-        lock.release()
+    with held_lock(file, f"another process measures into {out}. Wait for it, or name another --out."):
+        try:
+            yield
+        finally:
+            file.unlink(missing_ok=True)
 
 
 def check_data(folder: Path, tasks: Sequence[str]) -> None:

@@ -4,9 +4,8 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from filelock import FileLock
-
 from fourshot.engine.machine.files import STAGED
+from fourshot.engine.machine.locks import held_lock
 
 
 def made_once(folder: Path, is_whole: Callable[[Path], bool], make: Callable[[Path], None]) -> Path:
@@ -17,7 +16,7 @@ def made_once(folder: Path, is_whole: Callable[[Path], bool], make: Callable[[Pa
     if is_whole(folder):
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.parent / f"{folder.name}.lock"):
+    with held_lock(folder.parent / f"{folder.name}.lock"):
         if not is_whole(folder):
             # Nobody alive is writing there: what is there is what a killed process left.
             for leftover in (folder, *folder.parent.glob(f"*{folder.name}-*{STAGED}")):

@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import glob
 import os
 import re
 import secrets
@@ -17,10 +18,11 @@ from typing import Any, TypeVar
 import msgspec
 
 from fourshot.engine.errors import FourshotError, InputError, RunFolderError
+from fourshot.engine.machine.locks import held_folder
 
 MOST_NAME_BYTES = 200
-PATIENCE_S = 20.0  # with another process that changes the same file
 STAGED = ".partial"  # how the name of a folder ends that is being filled
+ABANDONED_S = 24 * 3600.0  # after which a folder that nobody holds was left by a kill: some file systems have no locks
 _ADDRESS = re.compile(r"([A-Za-z][\w+.-]+)[:\w+.-]*:/")  # `Path` makes one slash of two; one letter is a drive
 
 T = TypeVar("T")
@@ -70,8 +72,9 @@ def replaced_file(target: Path) -> Iterator[Path]:
             yield staged
             _sync(staged)
             os.replace(staged, target)
-    finally:
+    except BaseException:
         staged.unlink(missing_ok=True)
+        raise
 
 
 @contextmanager
@@ -83,39 +86,6 @@ def _naming(file: Path) -> Iterator[None]:
         if error.filename is None:
             error.filename = str(file)
         raise
-
-
-def _lock(descriptor: int, folder: Path) -> None:
-    """Raises OSError where locks are not to be had, InputError where another process keeps one for long."""
-    deadline = time.monotonic() + PATIENCE_S
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                raise InputError(
-                    f"another process has locked {folder} for more than {PATIENCE_S:g} s, so nothing in it is changed. "
-                    "End it (lsof names it), and run the same command again."
-                ) from None
-            time.sleep(0.05)
-
-
-@contextmanager
-def changing(file: Path) -> Iterator[None]:
-    """Inside, no other process is: what is read from ``file``, changed and written back loses nothing of theirs.
-
-    Its folder is what is locked, so nothing is left there.
-    """
-    folder = file.expanduser().resolve().parent
-    folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        with suppress(OSError):  # not every network file system locks folders
-            _lock(descriptor, folder)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def write_json(target: Path, value: Any) -> None:
@@ -160,14 +130,31 @@ def read_made(file: Path, kind: type[T]) -> T:
 def staged_folder(parent: Path, name: str = "") -> Iterator[Path]:
     """An empty folder in ``parent``, hidden, to be filled and then put in its place with `settle`.
 
-    Makes ``parent``. What was not settled when the block is left is removed.
+    Makes ``parent``. What was not settled when the block is left is removed; what a kill left of such a folder is when
+    the next one of its name is made, a day later or more.
     """
     parent.mkdir(parents=True, exist_ok=True)
-    staged = Path(tempfile.mkdtemp(dir=parent, prefix=f".{_start_of(name)}-" if name else ".", suffix=STAGED))
+    prefix = f".{_start_of(name)}-" if name else "."
+    for leftover in parent.glob(f"{glob.escape(prefix)}????????{STAGED}"):
+        _remove_abandoned(leftover)
+    staged = Path(tempfile.mkdtemp(dir=parent, prefix=prefix, suffix=STAGED))
     try:
-        yield staged
+        with held_folder(staged):
+            yield staged
     finally:
         shutil.rmtree(staged, ignore_errors=True)
+
+
+def _remove_abandoned(staged: Path) -> None:
+    """Remove a staged folder of which it is certain that nobody fills it any more."""
+    with suppress(OSError):  # somebody holds it, or has removed it; there are no locks; it is another user's
+        descriptor = os.open(staged, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if time.time() - os.fstat(descriptor).st_ctime > ABANDONED_S:
+                shutil.rmtree(staged, ignore_errors=True)
+        finally:
+            os.close(descriptor)
 
 
 def settle(staged: Path, target: Path, *, replace: bool = False, sync: bool = False) -> None:

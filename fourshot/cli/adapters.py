@@ -6,6 +6,7 @@ from pathlib import Path
 from fourshot.cli.console import Terminal
 from fourshot.cli.declare import Options, argument, command, flag
 from fourshot.cli.given import refuse
+from fourshot.cli.printable import as_word
 
 ADAPTERS = argument("--adapters", "FOLDER", "the folder that a server watches", type=Path, required=True)
 FOLDER = (ADAPTERS, argument("--base", "MODEL", "its base model (default: the bundled one)"))
@@ -15,6 +16,7 @@ FOREIGN = (
 )
 ADD_ONE = "Add one: fourshot adapters add ADAPTER --adapters FOLDER"
 SHOTS = 4  # of each class, unless the user says otherwise
+PIN_IT = "fourshot adapters pin {name} --adapters {root}"
 HEADINGS = ("task", "adapter", "answers", "accuracy", "made", "folder")
 
 
@@ -76,7 +78,7 @@ def add(options: Options, terminal: Terminal) -> None:
     """Copy an adapter there, whole or not at all."""
     from fourshot.pipeline.synthesis.settings import RunSettings
     from fourshot.pipeline.tasks.task_file import load_task
-    from fourshot.serving.models.adapters_folder import add_adapter, add_in_context, doubts_of
+    from fourshot.serving.models.adapters_folder import add_adapter, add_in_context, doubts_of, preferred_to
 
     root = options.adapters
     if options.in_context:
@@ -96,7 +98,11 @@ def add(options: Options, terminal: Terminal) -> None:
     if not is_new:
         terminal.say(f"{card.name} is there already.")
     terminal.result("result", {"adapter": card.name, "task": card.task.name, "folder": root / card.name})
-    terminal.say(f"{card.task.name}: {card.name} is in {root}. A running server answers with it within seconds.")
+    is_there = f"{card.task.name}: {card.name} is in {root}."
+    if reason := preferred_to(root, card):
+        terminal.warn(f"{is_there} {reason} To have it answer: {PIN_IT.format(name=card.name, root=as_word(root))}")
+    else:
+        terminal.say(f"{is_there} A running server answers with it within seconds.")
 
 
 @command("adapters remove", argument("name", "NAME", "of the adapter, as `list` shows it"), *FOLDER)

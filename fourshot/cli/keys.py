@@ -1,5 +1,6 @@
 """`keys add`, `remove` and `list`: who may ask a server."""
 
+import sys
 from pathlib import Path
 
 from fourshot.cli.console import Terminal
@@ -22,9 +23,13 @@ def add(options: Options, terminal: Terminal) -> None:
     """Make a key; it is shown once."""
     from fourshot.serving.app.keys import add_key
 
-    secret = add_key(options.file, options.name, options.tasks, options.max_concurrent)
-    terminal.result("result", {"name": options.name, "key": secret})
-    terminal.say(f"{secret}\nThis is the only time it is shown; {options.file} holds its hash.")
+    def show(secret: str) -> None:
+        terminal.result("result", {"name": options.name, "key": secret})
+        terminal.say(secret)
+        sys.stdout.flush()
+
+    add_key(options.file, options.name, options.tasks, options.max_concurrent, show)
+    terminal.say(f"This is the only time it is shown; {options.file} holds its hash.")
 
 
 @command("keys remove", FILE, NAME)

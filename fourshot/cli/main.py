@@ -19,6 +19,7 @@ IN_THE_WAY = {  # what a path is told to be where the system's word for it is on
     errno.EEXIST: "is there, and no folder. Move it away, or give another place.",
     errno.EFBIG: "is larger than files may be (ulimit -f, or the file system). Raise it, or give another place.",
     errno.ENAMETOOLONG: "is too long a name for this file system. Give a shorter one.",
+    errno.EMFILE: "cannot be opened: too many files are open already. Raise the limit (ulimit -n).",
     errno.ELOOP: "is a link that leads to itself. Remove it, or give another place.",
 }
 
@@ -43,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from fourshot.cli import runs, review, students, corpus, tasks, predict, serve, adapters, keys, machine, bench  # noqa: F401, I001
     from fourshot.cli.console import Terminal
     from fourshot.cli.printable import harmless
-    from fourshot.cli.declare import read_command
+    from fourshot.cli.declare import GROUPS, read_command
     from fourshot.cli.given import check_given
 
     options = read_command(sys.argv[1:] if arguments is None else arguments, __version__)
@@ -58,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except (Exception, KeyboardInterrupt) as error:
             if os.environ.get(DEBUG, "0") not in ("", "0"):
                 raise
-            code, message = _explain(error)
+            code, message = _explain(error, goes_on=options.words[0] not in GROUPS)
             _abandon_output()
             print(f"fourshot: {harmless(message)}", file=sys.stderr)
             with contextlib.suppress(OSError):  # it may be the very place that is full
@@ -97,11 +98,16 @@ def _has_current_folder() -> bool:
     return True
 
 
-def _explain(error: BaseException) -> tuple[int, str]:
-    """Exit code and message of an error that reached the edge of the process."""
+def _explain(error: BaseException, *, goes_on: bool) -> tuple[int, str]:
+    """Exit code and message of an error that reached the edge of the process.
+
+    ``goes_on``: the same command, run again, goes on where this one stopped. Others do what they do in one step.
+    """
     from fourshot.engine.errors import FourshotError
 
     if isinstance(error, KeyboardInterrupt):
+        if not goes_on:
+            return 130, "stopped; it may be done already. See what is there before you run the same command again."
         return 130, "stopped; run the same command again to go on."
     full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
     full = full or "No space left on device" in str(error)  # libraries wrap it: their own type, the cause as text
@@ -121,8 +127,8 @@ def _explain(error: BaseException) -> tuple[int, str]:
         return 2, "the current folder is gone. Change to one that is there (cd)."
     if isinstance(error, OSError):
         if error.filename and error.errno in IN_THE_WAY:
-            # What is too large was being written: there is work that is kept.
-            return 1 if error.errno == errno.EFBIG else 2, f"{error.filename} {IN_THE_WAY[error.errno]}"
+            # What is too large was being written: there is work that is kept. Open files are nobody's input.
+            return 1 if error.errno in (errno.EFBIG, errno.EMFILE) else 2, f"{error.filename} {IN_THE_WAY[error.errno]}"
         return 1, f"{error}. Set {DEBUG}=1 to see where."
     if isinstance(error, UnicodeEncodeError) and "surrogates" in error.reason:
         return 2, f"what was given has bytes that are no UTF-8: {error}. Give it in UTF-8."

@@ -18,7 +18,6 @@ from fourshot.pipeline.events import Event, OnEvent, ignore
 from fourshot.pipeline.forecast import Forecast
 from fourshot.pipeline.loop.styles import choose_styles
 from fourshot.pipeline.loop.units import TaskBrief
-from fourshot.pipeline.work_counts import TokenCounts
 from fourshot.pipeline.provenance import made_by
 from fourshot.pipeline.synthesis.committee import Reader
 from fourshot.pipeline.synthesis.prompt_style import untried_style
@@ -26,6 +25,7 @@ from fourshot.pipeline.synthesis.prompts import version_of
 from fourshot.pipeline.synthesis.settings import PRESETS, RunSettings
 from fourshot.pipeline.task import Task
 from fourshot.pipeline.task_data import lost_shots
+from fourshot.pipeline.work_counts import TokenCounts
 from fourshot.pipeline.work_folder import UNALIGNED, Layout
 from fourshot.training.jobs.cluster import check_cluster
 

@@ -4,7 +4,6 @@ Answers are on the disk part by part, beside the table that will be written, so 
 """
 
 import math
-import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -16,23 +15,29 @@ import msgspec
 
 from fourshot.engine.checkpoints.models import ResolvedModel
 from fourshot.engine.errors import InputError
-from fourshot.engine.machine.files import append_lines
+from fourshot.engine.machine.files import append_lines, remove_folder
+from fourshot.pipeline.distillation.accounts import accounted
 from fourshot.pipeline.distillation.readers import Annotation, NamedReader, Read, parts_of
+from fourshot.pipeline.distillation.unfinished import (
+    ANSWERS_FILE,
+    may_be_written,
+    num_lines,
+    place_table,
+    unfinished_folder,
+)
 from fourshot.pipeline.events import Event, OnEvent, ignore
 from fourshot.pipeline.faults import MOST_NAMED, nearest, shorten
 from fourshot.pipeline.forecast import Forecast, foretell
-from fourshot.pipeline.work_counts import TokenCounts
 from fourshot.pipeline.rows.held_cells import check_cells
 from fourshot.pipeline.rows.review_table import label_named
 from fourshot.pipeline.rows.text_table import TextTable, check_written, write_table
-from fourshot.pipeline.student_card import RemoteTeacher
+from fourshot.pipeline.student_card import REMOTE_FILE, RemoteTeacher
 from fourshot.pipeline.synthesis.prompts import PromptFormat
 from fourshot.pipeline.task import Example
+from fourshot.pipeline.work_counts import TokenCounts
 from fourshot.pipeline.work_folder import Manifest, WorkFolder
 
 LABEL, PROBABILITY, AGREEMENT, BY = "annotated_label", "annotated_probability", "annotated_agreement", "annotated_by"
-ANSWERS_FILE = "answers.jsonl"
-UNFINISHED = ".unfinished"  # behind the name of a table: the folder of its answers
 SAMPLE = 100  # texts whose length a forecast knows
 
 
@@ -84,17 +89,20 @@ def annotate_table(
 
     ``by``: names who reads, and must change with what they would answer. Rows keep their order and all their columns. A
     row whose likeliest label is less likely than ``abstain_below`` gets no label; its probabilities stay. ``forecast``
-    tells beforehand what so many texts take, ``account`` afterwards what a remote teacher cost.
+    tells beforehand what so many texts take, ``account`` what a remote teacher cost so far.
     Raises InputError where ``out`` is there, or a column that would be added.
     """
     if not 0 <= abstain_below <= 1:
         raise InputError(f"--abstain-below is a probability, from 0 to 1; got {abstain_below}.")
     added = annotation_columns(labels)
-    check_written(out, table.columns, added)
-    check_cells(out, table.columns, (row for row, _ in table.rows()), table.column_types)
     beside = WorkFolder(unfinished_folder(out))
+    manifest = AnnotationManifest(table=table.content_hash, labels=tuple(labels), by=by)
     with beside.lock():
-        beside.claim(AnnotationManifest(table=table.content_hash, labels=tuple(labels), by=by), over_unused=True)
+        if not may_be_written(out, beside, manifest, sum(1 for _ in table.texts())):
+            check_written(out, table.columns, added)
+        check_cells(out, table.columns, (row for row, _ in table.rows()), table.column_types)
+        beside.claim(manifest, over_unused=True)
+        read = accounted(read, account, beside.path)
         estimate = _read_rest(table, beside.path / ANSWERS_FILE, read, on_event, forecast)
         counts: Counter[str] = Counter()
         cut: Counter[str] = Counter()
@@ -117,8 +125,9 @@ def annotate_table(
                     agreed["share"] += answer.agreement
                 yield {**row, **cells}
 
-        write_table(out, [*table.columns, *added], rows(), table)
-    shutil.rmtree(beside.path)
+        place_table(out, beside, lambda file: write_table(file, [*table.columns, *added], rows(), table))
+        remote = beside.find(REMOTE_FILE, RemoteTeacher)
+        remove_folder(beside.path)
     return AnnotationSummary(
         out=str(out),
         by=by,
@@ -133,7 +142,7 @@ def annotate_table(
         agreement=round(agreed["share"] / agreed["texts"], 4) if agreed["texts"] else None,
         warnings=table.warnings,
         forecast=estimate,
-        remote_teacher=account(),
+        remote_teacher=remote,
     )
 
 
@@ -175,20 +184,11 @@ def annotated_file(table_path: Path, folder: Path) -> Path:
     return folder / f"annotated{suffix if suffix in ('.csv', '.tsv') else '.jsonl'}"
 
 
-def unfinished_folder(out: Path) -> Path:
-    """Where the answers lie until the table is written. Raises InputError where ``out`` is a folder, and no file."""
-    if out.is_dir():
-        raise InputError(
-            f"{out} is a folder, and the table needs a name: give a file, such as --out {out / 'out.csv'}."
-        )
-    return out.with_name(f"{out.name}{UNFINISHED}")
-
-
 def _read_rest(
     table: TextTable, file: Path, read: Read, on_event: OnEvent, forecast: Callable[[int], Forecast | None]
 ) -> Forecast | None:
     """Have the texts read whose answers the file lacks."""
-    done = sum(1 for _ in _answers(file))
+    done = num_lines(file)
     total = sum(1 for _ in table.texts())
     if done == total:
         return None

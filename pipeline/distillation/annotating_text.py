@@ -3,24 +3,24 @@
 What was written is on the disk part by part, beside the table that will be there, so a kill costs the part in work.
 """
 
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 
-from fourshot.engine.machine.files import append_lines, read_lines
-from fourshot.pipeline.distillation.annotating import ANSWERS_FILE, unfinished_folder
+from fourshot.engine.machine.files import append_lines, read_lines, remove_folder
+from fourshot.pipeline.distillation.accounts import accounted
 from fourshot.pipeline.distillation.readers import parts_of
 from fourshot.pipeline.distillation.text_pairs import BY, TARGET, write_annotated
+from fourshot.pipeline.distillation.unfinished import ANSWERS_FILE, may_be_written, place_table, unfinished_folder
 from fourshot.pipeline.events import Event, OnEvent, ignore
 from fourshot.pipeline.forecast import Forecast
 from fourshot.pipeline.provenance import value_hash
 from fourshot.pipeline.rows.held_cells import check_cells
 from fourshot.pipeline.rows.text_table import check_written
 from fourshot.pipeline.runs.stages.write import WrittenAnswer
-from fourshot.pipeline.student_card import RemoteTeacher
+from fourshot.pipeline.student_card import REMOTE_FILE, RemoteTeacher
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.tasks.generation import GenerationTask, Pair
 from fourshot.pipeline.tasks.pairs import InputRows
@@ -81,19 +81,22 @@ def annotate_inputs(
 
     Raises InputError where ``out`` is there, or a column that would be added.
     """
-    check_written(out, table.columns, [TARGET, BY])
-    check_cells(out, table.columns, table.rows)
     inputs = [text for text in table.inputs if text]
     beside = WorkFolder(unfinished_folder(out))
+    manifest = TextAnnotationManifest(inputs=value_hash(table.inputs), by=writer.name)
     with beside.lock():
-        beside.claim(TextAnnotationManifest(inputs=value_hash(table.inputs), by=writer.name), over_unused=True)
+        if not may_be_written(out, beside, manifest, len(inputs)):
+            check_written(out, table.columns, [TARGET, BY])
+        check_cells(out, table.columns, table.rows)
+        beside.claim(manifest, over_unused=True)
         file = beside.path / ANSWERS_FILE
         remaining_inputs = inputs[len(read_lines(file, WrittenAnswer)) :]
         estimate = foretell_writing(writer, remaining_inputs, on_event) if forecast and remaining_inputs else None
-        write_lines(writer, inputs, file, on_event, "writing")
+        write_lines(writer, inputs, file, on_event, "writing", account_in=beside.path)
         answers = read_lines(file, WrittenAnswer)
-        write_annotated(table, out, answers, writer.name)
-    shutil.rmtree(beside.path)
+        place_table(out, beside, lambda file: write_annotated(table, file, answers, writer.name))
+        remote = beside.find(REMOTE_FILE, RemoteTeacher)
+        remove_folder(beside.path)
     faulty = sum(bool(answer.fault or not answer.text) for answer in answers)
     unfinished = sum(not answer.is_whole for answer in answers if not answer.fault and answer.text)
     return TextAnnotationSummary(
@@ -108,17 +111,23 @@ def annotate_inputs(
         cut=sum(answer.is_cut for answer in answers),
         warnings=table.notes,
         forecast=estimate,
-        remote_teacher=writer.account(),
+        remote_teacher=remote,
     )
 
 
-def write_lines(writer: NamedWriter, inputs: Sequence[str], file: Path, on_event: OnEvent, message: str) -> None:
-    """Have ``writer`` write for those of ``inputs`` that ``file`` lacks, a line for each."""
+def write_lines(
+    writer: NamedWriter, inputs: Sequence[str], file: Path, on_event: OnEvent, message: str, *, account_in: Path
+) -> None:
+    """Have ``writer`` write for those of ``inputs`` that ``file`` lacks, a line for each.
+
+    What a remote one cost so far is written down in the folder ``account_in``.
+    """
     done = len(read_lines(file, WrittenAnswer))
     file.parent.mkdir(parents=True, exist_ok=True)
     if done == len(inputs):
         return
-    for answers in writer.write(file.with_name("log.txt"), on_event)(parts_of(inputs[done:], PART)):
+    write = accounted(writer.write(file.with_name("log.txt"), on_event), writer.account, account_in)
+    for answers in write(parts_of(inputs[done:], PART)):
         append_lines(file, answers)
         done += len(answers)
         on_event(Event(stage="annotate", message=message, done=done, total=len(inputs), unit="texts"))

@@ -21,9 +21,10 @@ from fourshot.engine.errors import InputError
 from fourshot.engine.machine.files import read_made, write_json
 from fourshot.pipeline.cells.measuring import Evaluation
 from fourshot.pipeline.cells.run_folder import GENERATED_FILE, RunFolder
+from fourshot.pipeline.distillation.accounts import accounted
 from fourshot.pipeline.distillation.annotating import annotated_file, annotation_columns
 from fourshot.pipeline.distillation.distill_plan import foretell_distillation
-from fourshot.pipeline.distillation.distilled import REMOTE_FILE, DistillSummary, write_results
+from fourshot.pipeline.distillation.distilled import DistillSummary, write_results
 from fourshot.pipeline.distillation.readers import NamedReader, Teacher, read_with, teacher_of_run
 from fourshot.pipeline.distillation.taught import (
     annotated_texts,
@@ -152,7 +153,8 @@ def distill(
             to_write = _unwritten(folder, by, generate_per_class)
             foretell_distillation(reader, unlabelled, folder, num_untested, on_event, writes=to_write)
         if by:
-            name, read, pairs = by.name, by.read(log, on_event), list(by.pairs)
+            name, pairs = by.name, list(by.pairs)
+            read = accounted(by.read(log, on_event), by.account, folder)
             if by.draw and writes:
                 pairs = drawn_texts(by, data, shots, settings, folder / TEACHER_FOLDER, log, on_event)
         else:
@@ -162,7 +164,6 @@ def distill(
             name = teacher.name
             pairs = experiment.learnt(experiment.cells[0]).synthetic if writes else []
         annotated, notes = annotated_texts(unlabelled, folder, task, name, read, on_event)
-        _keep_account(by, folder)
         if unlabelled and not (annotated or writes):
             raise InputError(
                 f"{annotated_file(unlabelled.path, folder)}: no text has a label, so a student would learn the shots "
@@ -171,7 +172,6 @@ def distill(
         notes = [*shot_notes, *notes, *(unused_settings(settings) if by else [])]
         if test and not teacher_file.exists():
             write_json(teacher_file, teacher_measured(read, task, test, on_event))
-        _keep_account(by, folder)
         taught, left_out = learnable(annotated, shots, data.test)
         pairs, others_left_out = learnable_pairs(pairs, shots, taught, data.test)
         written = written_texts(pairs, task, generate_per_class)
@@ -205,12 +205,6 @@ def distill(
             settings=settings,
             notes=[*notes, *unsure_notes],
         )
-
-
-def _keep_account(by: NamedReader | None, folder: Path) -> None:
-    """Write down what a remote teacher was asked so far, and what that cost."""
-    if by and (account := by.account()):
-        write_json(folder / REMOTE_FILE, account)
 
 
 def plan_distillation(

@@ -20,11 +20,9 @@ import msgspec
 
 from fourshot.engine.checkpoints.models import refuse_fake, resolve_model
 from fourshot.engine.errors import InputError
-from fourshot.engine.machine.files import write_json
 from fourshot.pipeline.cells.run_folder import RunFolder
 from fourshot.pipeline.distillation.annotating import annotated_file
 from fourshot.pipeline.distillation.annotating_text import NamedWriter
-from fourshot.pipeline.distillation.distilled import REMOTE_FILE
 from fourshot.pipeline.distillation.distilled_text import PairCounts, TextDistillSummary, write_text_results
 from fourshot.pipeline.distillation.text_pairs import (
     BY,
@@ -143,8 +141,6 @@ def distill_text(
         if forecast and (by or not placement.ray):  # of trainings it is of one machine
             teacher.foretell(students)
         tested, annotated, drawn = teacher.work()
-        if by and (account := by.account()):
-            write_json(folder / REMOTE_FILE, account)
         taught, pair_notes = list[Pair](), list[str]()
         if unlabelled:
             out = annotated_file(unlabelled.path, folder)

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from fourshot.engine.machine.files import read_made, write_json
+from fourshot.engine.machine.links import lead
 from fourshot.pipeline.cells.measuring import Evaluation
 from fourshot.pipeline.provenance import installed_versions
 from fourshot.pipeline.report.data import Lineage, MethodRow, ReportData, method_row
@@ -16,6 +17,7 @@ from fourshot.pipeline.rows.fields import sample_argument
 from fourshot.pipeline.runs.stages.student import StudentItem, parities
 from fourshot.pipeline.selective import CoverageCurve
 from fourshot.pipeline.student_card import (
+    REMOTE_FILE,
     STUDENT_FILE,
     STUDENT_LINK,
     RemoteTeacher,
@@ -25,13 +27,10 @@ from fourshot.pipeline.student_card import (
 )
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.task import Example, Task
-from fourshot.pipeline.work_folder import lead
 from fourshot.training.students.encoders import ResolvedEncoder
 from fourshot.training.students.examples import StudentResult
 from fourshot.training.students.onnx_export import Parity
 from fourshot.training.students.train import finished_student
-
-REMOTE_FILE = "remote_teacher.json"  # of a remote teacher: how it was asked, how right it was, what that cost
 
 
 class DistillSummary(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,5 +1,6 @@
 """What a student learns: a user's texts as a teacher read them, texts that it wrote, and what of both is left out."""
 
+import shutil
 import zlib
 from collections.abc import Sequence
 from functools import partial
@@ -13,15 +14,16 @@ from fourshot.engine.errors import InputError
 from fourshot.pipeline.cells.measuring import Evaluation, evaluation_of
 from fourshot.pipeline.cells.review import TextPairs
 from fourshot.pipeline.cells.run_folder import GENERATED_FILE
+from fourshot.pipeline.distillation.accounts import keep_account
 from fourshot.pipeline.distillation.annotating import (
     LABEL,
-    UNFINISHED,
     annotate_table,
     annotated_file,
     annotated_probabilities,
     is_own,
 )
 from fourshot.pipeline.distillation.readers import NamedReader, Read, parts_of
+from fourshot.pipeline.distillation.unfinished import UNFINISHED, unfinished_folder
 from fourshot.pipeline.events import Event, OnEvent
 from fourshot.pipeline.faults import TaskFault, counted, error, raise_errors
 from fourshot.pipeline.loop.rounds import RoundSink, finished_pairs
@@ -31,6 +33,7 @@ from fourshot.pipeline.rows.fields import encoder_text
 from fourshot.pipeline.rows.review_table import check_alone, corrections
 from fourshot.pipeline.rows.text_table import TextTable
 from fourshot.pipeline.runs.trainings import taught_shots
+from fourshot.pipeline.student_card import REMOTE_FILE
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.tables.files import read_table
 from fourshot.pipeline.task import Example, Task
@@ -52,7 +55,9 @@ def annotated_texts(
         return [], []
     out, notes = annotated_file(unlabelled.path, folder), list(unlabelled.warnings)
     check_alone(out, UNFINISHED)
-    if not out.exists():  # it appears whole, and a person may have put it back
+    if out.exists():  # it appeared whole, and a person may have put it back
+        shutil.rmtree(unfinished_folder(out), ignore_errors=True)  # a kill came before it was taken away
+    else:
         summary = annotate_table(unlabelled, out, task.label_names, by, read, on_event=on_event)
         if summary.unreadable:
             notes.append(
@@ -142,10 +147,13 @@ def drawn_texts(
     log: Path,
     on_event: OnEvent,
 ) -> TextPairs:
-    """The texts that a remote teacher writes into ``folder``, with what became of them."""
+    """The texts that a remote teacher writes into ``folder``, with what became of them.
+
+    What that cost is written down beside the folder; where a kill came before, from the answers that are kept.
+    """
     assert by.draw
     drawn = WorkFolder(folder)
-    if not drawn.has(GENERATED_FILE):
+    if not (drawn.has(GENERATED_FILE) and folder.with_name(REMOTE_FILE).exists()):
         drawn.path.mkdir(parents=True, exist_ok=True)
         test = [example.text for example in data.test]
         sink_of = partial(
@@ -158,6 +166,7 @@ def drawn_texts(
             done_file=GENERATED_FILE,
         )
         by.draw(log, on_event, settings, sink_of)
+        keep_account(by.account, folder.parent)
     return finished_pairs(drawn)
 
 

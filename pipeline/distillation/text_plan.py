@@ -5,9 +5,9 @@ from statistics import fmean
 from typing import NamedTuple
 
 from fourshot.pipeline.forecast import StageWork
-from fourshot.pipeline.work_counts import BLOCK, MOST_COUNTED
 from fourshot.pipeline.tasks.generation import GenerationTask, Pair, between, drawing_prompt
 from fourshot.pipeline.token_counter import token_counter
+from fourshot.pipeline.work_counts import BLOCK, MOST_COUNTED
 from fourshot.training.lora.settings import LoraSettings
 
 

@@ -11,6 +11,7 @@ import msgspec
 from fourshot.engine.checkpoints.models import ResolvedModel
 from fourshot.engine.core import Adapter, Sampling
 from fourshot.engine.machine.files import append_lines, read_lines
+from fourshot.pipeline.distillation.accounts import accounted
 from fourshot.pipeline.distillation.annotating_text import PART, NamedWriter, foretell_writing, write_lines
 from fourshot.pipeline.distillation.text_pairs import written_pairs
 from fourshot.pipeline.distillation.text_plan import Teaching, TextCounts
@@ -149,7 +150,7 @@ class AskedTeacher:
         self, by: NamedWriter, settings: RunSettings, folder: Path, on_event: OnEvent, teaching: Teaching
     ) -> None:
         """Raises InputError for a setting that ``by`` cannot be told."""
-        self._by, self._on_event, self.name = by, on_event, by.name
+        self._by, self._folder, self._on_event, self.name = by, folder, on_event, by.name
         self._inputs = list(teaching.inputs), [pair.input for pair in teaching.test]
         self._files = [folder / "written" / f"{value_hash((by.name, texts))}.jsonl" for texts in self._inputs]
         known_pairs = [*teaching.learnt, *(Pair(input=text, target="") for text in teaching.inputs)]
@@ -168,7 +169,8 @@ class AskedTeacher:
         for texts, file, description in zip(
             self._inputs, self._files, ("the inputs given", "the test inputs"), strict=True
         ):
-            write_lines(self._by, texts, file, self._on_event, f"the teacher on {description}")
+            message = f"the teacher on {description}"
+            write_lines(self._by, texts, file, self._on_event, message, account_in=self._folder)
         annotated, tested = (read_lines(file, WrittenAnswer) for file in self._files)
         return tested, annotated, self._pairs.drawn() if self._pairs else []
 
@@ -191,7 +193,8 @@ class _Pairs:
         self._task, self._known_pairs, self._on_event = by.task, known_pairs, on_event
         identity = (by.name, "pairs", learnt, settings.sampling, settings.seed)
         self._file = folder / "written" / f"{value_hash(identity)}.jsonl"
-        self._draw = by.draw(self._file.with_name("log.txt"), on_event, learnt, settings)
+        draw = by.draw(self._file.with_name("log.txt"), on_event, learnt, settings)
+        self._draw = accounted(draw, by.account, folder)
         self._written = read_lines(self._file, WrittenAnswer)
 
     @property

@@ -9,6 +9,7 @@ import msgspec
 
 from fourshot.engine.checkpoints.models import ResolvedModel, refuse_fake, resolve_model
 from fourshot.engine.errors import FourshotError, InputError, error_class
+from fourshot.engine.machine.links import lead
 from fourshot.pipeline.card import LINK
 from fourshot.pipeline.cells.review import tell_review
 from fourshot.pipeline.cells.run_folder import RunFolder
@@ -22,7 +23,7 @@ from fourshot.pipeline.runs.stages.probe import probes
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.task import Task
 from fourshot.pipeline.task_data import TaskData
-from fourshot.pipeline.work_folder import MANIFEST_FILE, lead
+from fourshot.pipeline.work_folder import MANIFEST_FILE
 from fourshot.training.jobs.cluster import check_cluster
 from fourshot.training.jobs.jobs import HERE, Placement
 

@@ -16,7 +16,6 @@ from fourshot.pipeline.events import OnEvent
 from fourshot.pipeline.forecast import Forecast, StageWork, foretell
 from fourshot.pipeline.loop.plan import draws_whole_rounds, first_draws
 from fourshot.pipeline.loop.rounds import pool_settings
-from fourshot.pipeline.work_counts import TokenCounts, rounds_for
 from fourshot.pipeline.runs.experiment import Experiment
 from fourshot.pipeline.runs.stages import STAGE_NAMES, StageName, phases_until
 from fourshot.pipeline.runs.stages.evaluate import WARM_UP_TEXTS
@@ -24,6 +23,7 @@ from fourshot.pipeline.runs.trainings import annotator_jobs, reads_averages
 from fourshot.pipeline.speed import Speed
 from fourshot.pipeline.synthesis.prompts import PromptFormat
 from fourshot.pipeline.synthesis.settings import RunSettings
+from fourshot.pipeline.work_counts import TokenCounts, rounds_for
 from fourshot.training.jobs.jobs import TrainingJob, finished
 from fourshot.training.lora.examples import PROBE_TEXTS
 from fourshot.training.students.train import finished_student

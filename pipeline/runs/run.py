@@ -9,6 +9,7 @@ from msgspec import UNSET, UnsetType
 
 from fourshot.engine.checkpoints.models import refuse_fake, resolve_model
 from fourshot.engine.errors import InputError, RunFolderError
+from fourshot.engine.machine.links import lead
 from fourshot.pipeline.card import LINK
 from fourshot.pipeline.cells.cell import SeedExamples
 from fourshot.pipeline.cells.review import tell_review
@@ -31,7 +32,7 @@ from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.task import Example, Task
 from fourshot.pipeline.task_data import NO_TEST, TaskData, cut_line, lost_shots
 from fourshot.pipeline.tasks.shots import load_chosen_shots
-from fourshot.pipeline.work_folder import MANIFEST_FILE, lead
+from fourshot.pipeline.work_folder import MANIFEST_FILE
 from fourshot.training.jobs.cluster import check_cluster
 from fourshot.training.jobs.jobs import HERE, Placement
 

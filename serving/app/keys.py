@@ -15,13 +15,15 @@ import logging
 import os
 import secrets
 import stat
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import msgspec
 
 from fourshot.engine.errors import InputError
-from fourshot.engine.machine.files import changing, replace_file
+from fourshot.engine.machine.files import replaced_file
+from fourshot.engine.machine.locks import changing
 from fourshot.serving.answers import RefusalError, quoted
 from fourshot.serving.api import TaskList
 
@@ -128,8 +130,17 @@ def read_keys(file: Path) -> tuple[Key, ...]:
     return keys
 
 
-def add_key(file: Path, name: str, tasks: tuple[str, ...] = (), max_concurrent: int = 0) -> str:
-    """Add a key and return it: the only time that it is seen. Raises InputError for what cannot be one."""
+def add_key(
+    file: Path,
+    name: str,
+    tasks: tuple[str, ...] = (),
+    max_concurrent: int = 0,
+    show: Callable[[str], object] = lambda secret: None,
+) -> str:
+    """Add a key and return it: the only time that it is seen. Raises InputError for what cannot be one.
+
+    ``show`` gets it before the file has it: no key that nobody has seen is left by a kill, or where ``show`` fails.
+    """
     name = name.strip()
     if not name or not name.isprintable():
         raise InputError("the key has no name, or one of several lines. Give it one (--name), such as whose it is.")
@@ -143,7 +154,8 @@ def add_key(file: Path, name: str, tasks: tuple[str, ...] = (), max_concurrent: 
         if any(key.name == name for key in keys):
             raise InputError(f"{file} has a key called {name!r} already. Remove it first, or take another name.")
         secret = PREFIX + secrets.token_urlsafe(32)
-        _write(file, (*keys, Key(name=name, sha256=hash_key(secret), tasks=tasks, max_concurrent=max_concurrent)))
+        key = Key(name=name, sha256=hash_key(secret), tasks=tasks, max_concurrent=max_concurrent)
+        _write(file, (*keys, key), lambda: show(secret))
     return secret
 
 
@@ -157,12 +169,26 @@ def remove_key(file: Path, name: str) -> None:
         _write(file, tuple(key for key in keys if key.name != name))
 
 
-def _write(file: Path, keys: tuple[Key, ...]) -> None:
-    """Replace the keys. A link goes on leading there; who could read the file still can, in a service's account say."""
+def _write(file: Path, keys: tuple[Key, ...], before: Callable[[], object] = lambda: None) -> None:
+    """Replace the keys. A link goes on leading there; who could read the file still can, in a service's account say.
+
+    ``before`` is called when all that is left to do is to put the file in its place.
+    """
     file = file.resolve()
     previous = file.stat() if file.exists() else None
-    replace_file(file, msgspec.toml.encode(KeyFile(key=keys)))
-    if previous:
-        with contextlib.suppress(PermissionError):  # only an administrator may give files away
-            os.chown(file, previous.st_uid, previous.st_gid)
-    os.chmod(file, stat.S_IMODE(previous.st_mode) if previous else 0o600)
+    with replaced_file(file) as staged:
+        staged.touch(0o600)
+        staged.write_bytes(msgspec.toml.encode(KeyFile(key=keys)))
+        if previous:
+            with contextlib.suppress(PermissionError):  # only an administrator may give files away
+                os.chown(staged, previous.st_uid, previous.st_gid)
+            _keep_mode(staged, file, stat.S_IMODE(previous.st_mode))
+        before()
+
+
+def _keep_mode(staged: Path, file: Path, mode: int) -> None:
+    """Give ``staged`` the rights of the file whose place it takes, where its file system has such rights."""
+    try:
+        staged.chmod(mode)
+    except PermissionError:
+        logger.warning("%s: its file system does not keep who may read it; before, that was %o", file, mode)

@@ -2,12 +2,14 @@
 
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 from fourshot.engine.errors import AdapterError, InputError
-from fourshot.engine.machine.files import changing, remove_folder, settle, staged_folder
+from fourshot.engine.machine.files import remove_folder, settle, staged_folder
+from fourshot.engine.machine.locks import changing
 from fourshot.pipeline.card import CARD_FILE, AdapterCard, load_card
 from fourshot.pipeline.events import OnEvent, ignore
 from fourshot.pipeline.student_card import STUDENT_FILE, is_text_student, load_student_card
@@ -31,9 +33,9 @@ from fourshot.serving.models.registry import (
 
 
 def add_adapter(root: Path, source: str, base: str | None = None) -> tuple[Card, bool]:
-    """Copy the adapter or student of the folder ``source`` there under its content-hashed name.
+    """Copy the adapter or student of the folder ``source`` there under its content-hashed name, as the newest.
 
-    ``base``: the model that a server there has, which an adapter must be of. False where it is there already, and
+    ``base``: the model that a server there has, which an adapter must be of. False where it was there already, and
     whole. Raises InputError where there is none, a damaged one, or one of another base.
     """
     folder = find_classifier(source)
@@ -65,12 +67,13 @@ def add_adapter(root: Path, source: str, base: str | None = None) -> tuple[Card,
         except AdapterError:
             return False
 
-    final = root / card.name
+    final, card_file = root / card.name, STUDENT_FILE if is_student else CARD_FILE
     if final.exists() and is_whole(final):
+        os.utime(final / card_file)
         return card, False
     with staged_folder(root, card.name) as staged:
         shutil.copytree(folder, staged, dirs_exist_ok=True, symlinks=False)
-        os.utime(staged / (STUDENT_FILE if is_student else CARD_FILE))  # it is the newest now
+        os.utime(staged / card_file)
         if final.exists():  # and damaged
             remove_folder(final)
         settle(staged, final)
@@ -79,7 +82,7 @@ def add_adapter(root: Path, source: str, base: str | None = None) -> tuple[Card,
 
 def doubts_of(root: Path, card: Card) -> list[str]:
     """What a user may not expect of an adapter or a student beside those that are in ``root``."""
-    others = [other for other in _cards(root) if other.name != card.name]
+    others = [other for other, _ in _cards(root) if other.name != card.name]
     doubts = []
     labels = _labels(card)
     if before := next((found for o in others if o.task.name == card.task.name and (found := _labels(o)) != labels), ()):
@@ -97,18 +100,32 @@ def doubts_of(root: Path, card: Card) -> list[str]:
     return doubts
 
 
+def preferred_to(root: Path, card: Card) -> str:
+    """Why another version of its task in ``root`` answers before ``card``; "" where none does."""
+    versions = {other.name: written_at for other, written_at in _cards(root) if other.task.name == card.task.name}
+    with suppress(AdapterError):
+        if pinned_name := read_pins(root).get(card.task.name):
+            return "" if pinned_name == card.name else f"{pinned_name} is pinned, and answers as long as it is there."
+    newest = max(versions, key=lambda name: versions[name])
+    if versions[newest] <= versions[card.name]:
+        return ""
+    dated = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(versions[newest]))
+    return f"{newest} answers until then, because its card is dated {dated}, later than now."
+
+
 def _labels(card: Card) -> tuple[str, ...]:
     return () if isinstance(card, TextStudentCard) else tuple(sorted(card.task.label_names))
 
 
-def _cards(root: Path) -> Iterator[Card]:
-    """Of the folders in ``root`` that have one that can be read."""
+def _cards(root: Path) -> Iterator[tuple[Card, float]]:
+    """Of the folders in ``root`` that have one that can be read, with when it was written."""
     for folder in sorted(root.iterdir()):
         with suppress(OSError, AdapterError):
-            if (folder / CARD_FILE).is_file():
-                yield load_card(folder)
-            elif (folder / STUDENT_FILE).is_file():
-                yield load_text_student_card(folder) if is_text_student(folder) else load_student_card(folder)
+            if (file := folder / CARD_FILE).is_file():
+                yield load_card(folder), file.stat().st_mtime
+            elif (file := folder / STUDENT_FILE).is_file():
+                card = load_text_student_card(folder) if is_text_student(folder) else load_student_card(folder)
+                yield card, file.stat().st_mtime
 
 
 def add_in_context(root: Path, task: Task, settings: RunSettings, on_event: OnEvent = ignore) -> Path:

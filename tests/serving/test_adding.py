@@ -2,11 +2,13 @@
 
 import json
 import os
+import time
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from fourshot.serving.models.registry import Registry, base_named
 from fourshot.serving.testing.adapters import make_adapter, task_of
 from tests.serving.test_commands import root, run_command
 
@@ -34,6 +36,33 @@ def test_what_is_added_beside_others_of_another_kind_is_told(
     card = json.loads((elsewhere / "card.json").read_text())
     (elsewhere / "card.json").write_text(json.dumps(card | {"model_name": "another", "model_revision": "1"}))
     assert "it was trained on another (1), and the adapters there on" in added(elsewhere)
+
+
+def test_who_answers_after_an_addition_is_told(tmp_path: Path, root: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    at = ("--adapters", str(root))
+    first, second = (make_adapter(tmp_path / str(seed), task_of("mood"), seed=seed) for seed in range(2))
+
+    def added(folder: Path) -> str:
+        code, text = run_command(capfd, "adapters", "add", str(folder), *at)
+        assert code == 0
+        return text
+
+    def answering() -> str:
+        return Registry(root, base_named(None)).read().versions("mood")[0].name
+
+    for folder in (first, second, first):
+        assert "A running server answers with it within seconds" in added(folder) and answering() == folder.name
+    assert run_command(capfd, "adapters", "pin", first.name, *at)[0] == 0
+    text = added(second)
+    assert f"{first.name} is pinned, and answers as long as it is there. To have it answer: fourshot adapters" in text
+    assert f"adapters pin {second.name} --adapters {root}" in text and answering() == first.name
+    assert "within seconds" not in text and "within seconds" in added(first)
+    assert run_command(capfd, "adapters", "unpin", "mood", *at)[0] == 0
+    ahead = time.time() + 3600
+    os.utime(root / first.name / "card.json", (ahead, ahead))
+    text = added(second)
+    assert f"{first.name} answers until then, because its card is dated 2" in text and answering() == first.name
+    assert "within seconds" not in text
 
 
 def test_an_adapter_with_links_or_pipes_is_not_added(

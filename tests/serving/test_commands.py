@@ -157,7 +157,7 @@ def test_a_student_without_its_tokenizer_answers_nothing_and_several_are_listed(
     assert code == 2 and f"no adapter, and students. Name one of them: {first}, {second}" in text
     (first / "tokenizer.json").unlink()
     code, text = run_command(capfd, "predict", str(first), "a text")
-    assert code == 1 and "is damaged: tokenizer.json changed since training, or was not copied whole" in text
+    assert code == 2 and "is damaged: tokenizer.json changed since training, or was not copied whole" in text
 
 
 def test_pins_that_cannot_be_read_are_bad_input(tmp_path: Path, root: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -184,7 +184,7 @@ def test_a_damaged_adapter_is_not_added_and_is_listed_as_refused(
     code, text = run_command(capfd, "doctor", "--serve", str(root))
     assert code == 0 and "refused" in text and "slots" in text
     code, text = run_command(capfd, "predict", str(source), "a text")
-    assert code == 1 and "is damaged" in text and "fault in fourshot" not in text
+    assert code == 2 and "is damaged" in text and "fault in fourshot" not in text
     assert run_command(capfd, "adapters", "remove", "broken", *at)[0] == 0
     assert list(root.iterdir()) == []
 

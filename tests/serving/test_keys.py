@@ -1,5 +1,7 @@
 """Key files and pins are changed by several people and scripts at once, through links, and for a service's account."""
 
+import errno
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -49,6 +51,67 @@ def test_a_link_to_a_key_file_stays_one_and_who_could_read_it_still_can(tmp_path
     assert link.is_symlink() and file.stat().st_mode & 0o777 == 0o640
     served.refresh()
     assert served.find(f"Bearer {first}") and served.find(f"Bearer {second}")
+
+
+def test_a_key_that_nobody_has_seen_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "keys.toml"
+    add_key(file, "first")
+    before = file.read_bytes()
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        add_key(file, "second", show=full)
+    assert file.read_bytes() == before and [*tmp_path.iterdir()] == [file]
+    rename = os.replace
+
+    def interrupted(source: Path, target: Path) -> None:
+        rename(source, target)
+        raise KeyboardInterrupt
+
+    capfd.readouterr()
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", interrupted)
+        assert cli.main(["keys", "add", str(file), "--name", "second"]) == 130
+    printed = capfd.readouterr()
+    assert Keys(file).find(f"Bearer {printed.out.strip()}"), "it was shown before it was there"
+    assert "it may be done already. See what is there" in printed.err
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o640])
+def test_who_may_read_a_key_file_is_so_before_it_is_in_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: int
+) -> None:
+    file, rename, modes = tmp_path / "keys.toml", os.replace, list[int]()
+    if mode != 0o600:
+        add_key(file, "first")
+        file.chmod(mode)
+
+    def noted(source: Path, target: Path) -> None:
+        modes.append(source.stat().st_mode & 0o777)
+        rename(source, target)
+
+    monkeypatch.setattr(os, "replace", noted)
+    add_key(file, "second")
+    assert modes == [mode]
+
+
+def test_a_file_system_without_rights_is_told_of_and_keeps_the_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "keys.toml"
+    add_key(file, "first")
+    file.chmod(0o640)
+
+    def refused(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "chmod", refused)
+    second = add_key(file, "second")
+    assert Keys(file).find(f"Bearer {second}") and "before, that was 640" in caplog.text
 
 
 def test_a_key_without_a_limit_of_its_own_is_listed_with_where_that_is_set(

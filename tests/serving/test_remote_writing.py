@@ -10,13 +10,18 @@ import pytest
 
 from fourshot.cli.main import main
 from fourshot.engine.errors import InputError, ServiceError, SpendingLimitError
+from fourshot.pipeline.cells.review import TextPairs
+from fourshot.pipeline.distillation import annotating_text
 from fourshot.pipeline.distillation.readers import NamedReader
+from fourshot.pipeline.distillation.taught import drawn_texts
 from fourshot.pipeline.events import Event, ignore
 from fourshot.pipeline.loop.rounds import READ_BY_ANNOTATOR, RoundSink, finished_pairs
 from fourshot.pipeline.runs.stages.stage import Stage
+from fourshot.pipeline.student_card import REMOTE_FILE
 from fourshot.pipeline.synthesis.prompts import PromptFormat
 from fourshot.pipeline.synthesis.settings import AnnotateSettings, GenerateSettings, RunSettings, VarietySettings
 from fourshot.pipeline.task import Task
+from fourshot.pipeline.task_data import TaskData
 from fourshot.pipeline.tasks.shots import take_shots
 from fourshot.pipeline.work_folder import WorkFolder
 from fourshot.serving.clients.remote.settings import RemoteSettings
@@ -108,6 +113,43 @@ def test_it_writes_for_each_class_what_passes_the_filter_and_reads_alike(
     assert draw(again, tmp_path / "elsewhere") == drawn and len(writing.written) == DRAWN, "all of it was kept"
     account = again.account()
     assert account and account.paid_requests == 0 < account.requests
+
+
+def test_a_kill_behind_the_last_text_does_not_lose_what_they_cost(
+    writing: WritingEndpoint, task: Task, tmp_path: Path
+) -> None:
+    folder, data = tmp_path / "teacher", TaskData(task, needs_test=False)
+
+    def drawn(reader: NamedReader) -> TextPairs:
+        return drawn_texts(reader, data, reader.shots, SETTINGS, folder, tmp_path / "log.txt", ignore)
+
+    pairs = drawn(teacher(writing, task))
+    account = (tmp_path / REMOTE_FILE).read_bytes()
+    (tmp_path / REMOTE_FILE).unlink()  # as a kill leaves it
+    asked = len(writing.chat_requests)
+    assert drawn(teacher(writing, task)) == pairs and len(writing.chat_requests) == asked
+    assert (tmp_path / REMOTE_FILE).read_bytes() == account
+
+
+def test_a_kill_between_the_targets_and_the_end_leaves_only_the_end_to_do(
+    writing: WritingEndpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def killed(_: Path) -> None:
+        raise KeyboardInterrupt
+
+    write_facts(tmp_path)
+    write_jsonl(
+        tmp_path / "more.jsonl", [{"input": text} for text in ("Cork | in | Ireland", " ", "Turin | in | Italy")]
+    )
+    command = ["annotate", str(tmp_path), "--unlabelled", str(tmp_path / "more.jsonl"), "--quiet"]
+    command += ["--out", str(tmp_path / "out.csv"), "--teacher", f"{writing.url}/v1", "--teacher-model", "large"]
+    with monkeypatch.context() as patched:
+        patched.setattr(annotating_text, "remove_folder", killed)
+        assert main(command) == 130
+    written, asked = (tmp_path / "out.csv").read_bytes(), len(writing.chat_requests)
+    assert main(command) == 0 and len(writing.chat_requests) == asked == 2
+    assert (tmp_path / "out.csv").read_bytes() == written and "2 requests" in capfd.readouterr().out
+    assert not list(tmp_path.glob("*.unfinished")) and main(command) == 2
 
 
 def test_what_was_answered_before_a_limit_or_a_fault_is_not_paid_twice(

@@ -16,13 +16,13 @@ from fourshot.pipeline.events import Event, OnEvent
 from fourshot.pipeline.loop.driver import Driver
 from fourshot.pipeline.loop.reading import UnlabelledSink
 from fourshot.pipeline.loop.rounds import RoundSink
-from fourshot.pipeline.work_counts import TokenCounts
 from fourshot.pipeline.loop.workers import engine_settings, open_workers
 from fourshot.pipeline.runs.experiment import Experiment
 from fourshot.pipeline.runs.stages.stage import Stage
 from fourshot.pipeline.synthesis.committee import Reader
 from fourshot.pipeline.synthesis.types import Candidate
 from fourshot.pipeline.task import Example
+from fourshot.pipeline.work_counts import TokenCounts
 from fourshot.training.jobs.jobs import FailedJob
 
 

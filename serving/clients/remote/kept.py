@@ -7,6 +7,7 @@ one transaction, so a sum over the rows of a piece of work is what that has paid
 import errno
 import hashlib
 import sqlite3
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,11 +15,12 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from fourshot.engine.errors import InputError
+from fourshot.engine.errors import FourshotError, InputError
 from fourshot.engine.machine.home import home
 from fourshot.serving.clients.remote.completions import CompletionResponse
 
 BUSY_S = 60.0  # how long another process may be writing
+PROBE_BYTES = 1 << 16  # of a file that shows whether one may be written
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS answers (
     key TEXT PRIMARY KEY, said BLOB NOT NULL, prompt_tokens INTEGER NOT NULL, output_tokens INTEGER NOT NULL,
@@ -54,7 +56,10 @@ class KeptAnswers:
     """Of one model at one endpoint, for one piece of work. For one thread at a time."""
 
     def __init__(self, endpoint: str, model: str, work: str) -> None:
-        """``work`` names who pays. Raises InputError where the file is none of ours, OSError where none can be."""
+        """``work`` names who pays.
+
+        Raises InputError where the file is none of ours, FourshotError or OSError where none can be.
+        """
         self.path, self._model, self._work = answers_file(endpoint, model), (endpoint, model), work
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self._explained():
@@ -104,13 +109,26 @@ class KeptAnswers:
         try:
             yield
         except sqlite3.OperationalError as error:
-            number = errno.ENOSPC if "full" in str(error) else errno.EIO
-            raise OSError(number, str(error), str(self.path)) from error
+            if "full" in str(error):
+                raise OSError(errno.ENOSPC, str(error), str(self.path)) from error
+            raise FourshotError(
+                f"{self.path} keeps what the teacher answers, and cannot be used: {self._reason(error)}. Mend that, or "
+                "set FOURSHOT_HOME to a folder on another disk; what was answered there is asked again then."
+            ) from error
         except sqlite3.DatabaseError as error:
             raise InputError(
                 f"{self.path} should hold what the teacher answered, and cannot be read: {error}. Put it back from a "
                 "copy, or move it away to have everything asked again."
             ) from error
+
+    def _reason(self, error: sqlite3.OperationalError) -> str:
+        """What the system says of a file beside it, which tells more than SQLite does, where that fails, too."""
+        try:
+            with tempfile.TemporaryFile(dir=self.path.parent) as probe:
+                probe.write(bytes(PROBE_BYTES))
+        except OSError as cause:
+            return cause.strerror or str(cause)
+        return str(error)
 
     def close(self) -> None:
         self._rows.close()

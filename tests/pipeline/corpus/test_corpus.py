@@ -154,8 +154,10 @@ def test_what_a_kill_left_half_done_is_cut_away_and_done_again(
     assert len(lines) > 3
     (folder / "journal.jsonl").write_bytes(b"".join(lines[:2]) + lines[2][:30])
     (folder / "data" / "one" / ".000009.jsonl.77").write_text("half a shard")
+    unknown = {f"{json.loads(line)['file']}".replace("data/", "damaged/") for line in lines[2:]}
     make(folder, named("one", "two"))
     assert rows_of(folder) == rows_of(reference[0])
+    assert {str(file.relative_to(folder)) for file in folder.glob("damaged/*/*")} == unknown
     assert not [file for file in folder.glob("data/*/*") if file.name.startswith(".")]
 
 

@@ -13,6 +13,7 @@ from fourshot.cli.main import main
 from fourshot.engine.checkpoints.models import ResolvedModel
 from fourshot.engine.errors import AdapterError, InputError, RunFolderError
 from fourshot.pipeline.cells.run_folder import GENERATED_FILE
+from fourshot.pipeline.distillation import annotating
 from fourshot.pipeline.distillation.distill import DistillManifest, _teacher_settings, distill, plan_distillation
 from fourshot.pipeline.distillation.distilled import DistillSummary
 from fourshot.pipeline.distillation.readers import Annotation, NamedReader, Parts, Read
@@ -142,6 +143,25 @@ def test_a_student_learns_what_the_teacher_says_and_what_a_person_corrects(folde
     write_jsonl(folder / "notes.jsonl", [{"text": "another table"}])
     with pytest.raises(RunFolderError, match="unlabelled"):
         make(folder, teacher)
+
+
+def test_a_kill_behind_the_table_does_not_lose_what_the_teacher_cost(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "test.jsonl").unlink()  # so that nothing is asked afterwards
+    with monkeypatch.context() as patched:
+        patched.setattr(annotating, "remove_folder", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            make(folder, Teacher())
+    again = Teacher()
+    summary = make(folder, again)
+    assert not again.questions and again.named(folder).account() is None
+    assert load_student_card(summary.student_path).remote_teacher == summary.remote_teacher == REMOTE
+    assert not list((folder / "out").glob("*.unfinished"))
+
+
+def interrupted(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def test_what_a_person_did_to_the_annotated_table_is_told(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,101 @@
+"""Locks between processes, also of several machines: they end with whoever holds them."""
+
+import errno
+import fcntl
+import os
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from fourshot.engine.errors import InputError, RunFolderError
+
+PATIENCE_S = 20.0  # with another process that changes the same file
+NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)  # what file systems without locks say
+
+
+@contextmanager
+def held_lock(file: Path, busy: str = "", wait_s: float = 0.0) -> Iterator[None]:
+    """Hold ``file``, which is made and stays there. Raises InputError where its file system has no locks, and
+    RunFolderError where something is not found because its folder was moved meanwhile.
+
+    ``busy``: what the InputError says where another process holds it for ``wait_s``; without it, it is waited for.
+    """
+    lock, was_there = FileLock(file), file.exists()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # without flock it takes another kind of lock, which will do
+            lock.acquire(timeout=wait_s if busy else -1)
+    except Timeout:
+        raise InputError(busy) from None
+    except (OSError, NotImplementedError) as error:
+        if isinstance(error, OSError) and error.errno not in NO_LOCKS:
+            raise
+        if not was_there:
+            file.unlink(missing_ok=True)
+        raise InputError(
+            f"{file.parent} is on a file system without locks ({error}), and two processes at once would damage what "
+            "is there. Mount it with locks, or give a place on another disk, such as a local one."
+        ) from error
+    try:
+        yield
+    except FileNotFoundError as error:
+        if file.parent.exists():
+            raise
+        raise RunFolderError(
+            f"{file.parent} was moved or removed while this command worked there. Run it again with the place that the "
+            "folder has now (--out): it goes on."
+        ) from error
+    finally:
+        lock.release()
+
+
+@contextmanager
+def held_folder(folder: Path) -> Iterator[None]:
+    """Have others see that somebody fills ``folder``, where its file system has locks of folders."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def changing(file: Path) -> Iterator[None]:
+    """Inside, no other process is: what is read from ``file``, changed and written back loses nothing of theirs.
+
+    Its folder is what is locked, so nothing is left there; NFS locks no folders, and gets a hidden file. Raises
+    InputError where another process keeps the lock for long, and as `held_lock`.
+    """
+    folder = file.expanduser().resolve().parent
+    folder.mkdir(parents=True, exist_ok=True)
+    busy = (
+        f"another process has locked {folder} for more than {PATIENCE_S:g} s, so nothing in it is changed. End it "
+        "(lsof names it), and run the same command again."
+    )
+    with ExitStack() as held:
+        descriptor = os.open(folder, os.O_RDONLY)
+        held.callback(os.close, descriptor)
+        try:
+            _lock(descriptor, busy)
+        except OSError:
+            held.enter_context(held_lock(folder / f".{file.name}.lock", busy, PATIENCE_S))
+        yield
+
+
+def _lock(descriptor: int, busy: str) -> None:
+    """Raises OSError where locks are not to be had, InputError where another process keeps one for long."""
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise InputError(busy) from None
+            time.sleep(0.05)
