@@ -77,8 +77,7 @@ def compare(
 
     ``forecast``: first tell what it will take.
     """
-    _check(model, methods, seeds)
-    check_cluster(placement.ray, placement.gpus_per_engine)
+    _check(model, methods, seeds, placement)
     run_folder = RunFolder(folder)
     with run_folder.lock():
         experiment = _experiment(task, model, settings, methods, seeds, folder, on_event)
@@ -102,20 +101,22 @@ def plan_comparison(
     seeds: Sequence[int],
     folder: Path,
     on_event: OnEvent,
+    placement: Placement = HERE,
 ) -> Forecast | None:
     """What `compare` would take, by the speed of this machine as it is now; None where nothing is left to do."""
-    _check(model, methods, seeds)
+    _check(model, methods, seeds, placement)
     experiment = _experiment(task, model, settings, methods, seeds, folder, on_event)
     return foretell_runs([experiment], "evaluate", on_event, anew=True)
 
 
-def _check(model: str | None, methods: Sequence[str], seeds: Sequence[int]) -> None:
+def _check(model: str | None, methods: Sequence[str], seeds: Sequence[int], placement: Placement) -> None:
     unknown = [method for method in methods if method not in METHODS]
     if unknown or not methods:
         raise InputError(f"Unknown methods {unknown}. The methods are {', '.join(METHODS)}.")
     if not seeds or len(set(seeds)) < len(seeds):
         raise InputError(f"Seeds must be at least one and all different, got {list(seeds)}.")
     refuse_fake(model, "A comparison")
+    check_cluster(placement.ray, placement.gpus_per_engine)
 
 
 def _experiment(
