@@ -87,12 +87,8 @@ def annotate_table(
     tells beforehand what so many texts take, ``account`` afterwards what a remote teacher cost.
     Raises InputError where ``out`` is there, or a column that would be added.
     """
-    if not 0 <= abstain_below <= 1:
-        raise InputError(f"--abstain-below is a probability, from 0 to 1; got {abstain_below}.")
-    added = annotation_columns(labels)
-    check_written(out, table.columns, added)
-    check_cells(out, table.columns, (row for row, _ in table.rows()), table.column_types)
-    beside = WorkFolder(unfinished_folder(out))
+    check_annotation(table, out, labels, abstain_below)
+    added, beside = annotation_columns(labels), WorkFolder(unfinished_folder(out))
     with beside.lock():
         beside.claim(AnnotationManifest(table=table.content_hash, labels=tuple(labels), by=by), over_unused=True)
         estimate = _read_rest(table, beside.path / ANSWERS_FILE, read, on_event, forecast)
@@ -135,6 +131,15 @@ def annotate_table(
         forecast=estimate,
         remote_teacher=account(),
     )
+
+
+def check_annotation(table: TextTable, out: Path, labels: Sequence[str], abstain_below: float) -> None:
+    """Raise InputError where ``table`` cannot be annotated into ``out``, before anybody is asked."""
+    if not 0 <= abstain_below <= 1:
+        raise InputError(f"--abstain-below is a probability, from 0 to 1; got {abstain_below}.")
+    check_written(out, table.columns, annotation_columns(labels))
+    check_cells(out, table.columns, (row for row, _ in table.rows()), table.column_types)
+    unfinished_folder(out)
 
 
 def foretell_annotation(

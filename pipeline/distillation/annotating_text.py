@@ -81,8 +81,7 @@ def annotate_inputs(
 
     Raises InputError where ``out`` is there, or a column that would be added.
     """
-    check_written(out, table.columns, [TARGET, BY])
-    check_cells(out, table.columns, table.rows)
+    check_inputs(table, out)
     inputs = [text for text in table.inputs if text]
     beside = WorkFolder(unfinished_folder(out))
     with beside.lock():
@@ -110,6 +109,13 @@ def annotate_inputs(
         forecast=estimate,
         remote_teacher=writer.account(),
     )
+
+
+def check_inputs(table: InputRows, out: Path) -> None:
+    """Raise InputError where the targets of ``table`` cannot be written into ``out``, before anybody is asked."""
+    check_written(out, table.columns, [TARGET, BY])
+    check_cells(out, table.columns, table.rows)
+    unfinished_folder(out)
 
 
 def write_lines(writer: NamedWriter, inputs: Sequence[str], file: Path, on_event: OnEvent, message: str) -> None:

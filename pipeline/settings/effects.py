@@ -138,10 +138,12 @@ def tell_unused(
     stage: str,
     on_event: OnEvent,
     usual: Sequence[str] = ("default",),
-) -> None:
-    """Tell what `unused_line` says, before the work of a command begins."""
-    if line := unused_line(settings, unused, usual):
+) -> list[str]:
+    """Tell what `unused_line` says, before the work of a command begins, and return it; nothing where all count."""
+    line = unused_line(settings, unused, usual)
+    if line:
         on_event(Event(stage=stage, message=line, notice=True))
+    return [line] if line else []
 
 
 def check_confidence(settings: RunSettings) -> None:

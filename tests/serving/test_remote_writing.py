@@ -236,7 +236,8 @@ def test_a_student_is_made_of_what_it_writes_and_nothing_is_paid_twice(
     if kind == "pairs":
         assert card["synthetic_pairs"] == 8 and "1 of 9 pairs that the teacher wrote are malformed" in printed.out
         assert "generate 8" in printed.err and "the student has room for 64 tokens" in printed.out
-        assert "nothing came of train" in printed.out
+        told = "settings without effect here: train.r (neither this teacher nor this student learns through LoRA)"
+        assert told in printed.out and told in printed.err
         assert main(["predict", str(tmp_path / "out"), "Rome " * 200]) == 0
         assert "1 of 1 inputs are longer than the student reads" in capfd.readouterr().err
     assert main(command) == 0
