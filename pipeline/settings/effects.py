@@ -24,9 +24,11 @@ OF_PROBABILITIES = (  # as a classifier learns them
     *(f"annotate.{name}" for name in ("soft_temperature", "soft_epochs", "intended_odds", "distribution_alignment")),
     "variety.mixed",
 )
-# Of trained adapters' wordings, those of the adapters that calibrate a classifier too.
+# Adapters that calibrate a classifier have the wordings, too; `check_confidence` refuses the confidence of nobody.
 OF_ANNOTATING = tuple(
-    f"annotate.{name}" for name in AnnotateSettings.__struct_fields__ if name not in ("annotator", "wordings")
+    f"annotate.{name}"
+    for name in AnnotateSettings.__struct_fields__
+    if name not in ("annotator", "wordings", "confidence")
 )
 OF_WRITING = ("generate", "variety", "sampling", "allow_short")
 OF_TRAINING = ("train", "wording", "verbalizer", "shot_weight", "calibrate")

@@ -192,7 +192,7 @@ def test_a_plan_counts_what_is_left_and_fewer_texts_than_were_wanted_are_told(fo
     for _ in range(2):
         plan_distillation(task, folder / "other", generate_per_class=3, by=writing)
         distill(task, folder / "other", generate_per_class=3, by=writing, student_settings=HEAD)
-        (folder / "other" / "teacher" / GENERATED_FILE).touch()
+        (folder / "other" / "teacher" / GENERATED_FILE).write_text("{}")
     assert [counts["generate"] for counts in forecasts[1:]] == [3]
     assert "(--per-class, of distill --generate)" in str(short_run_error([], 3, "out"))  # it has no --per-class
     assert missing_texts([("snow", (0.0, 1.0))], 4) == ["the teacher wrote 1 of 4 texts that can be learnt"]
