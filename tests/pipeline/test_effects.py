@@ -107,10 +107,15 @@ def test_a_corpus_tells_before_it_reads_its_tasks(tmp_path: Path, capfd: pytest.
 
 @pytest.mark.parametrize("annotator", ["icl", "none"])
 def test_what_a_corpus_tells_to_have_no_effect_has_none(annotator: str, tmp_path: Path) -> None:
-    values = {"generate.per_class": 4, "generate.draws_per_round": 16, "annotate.annotator": annotator}
+    values: dict[str, Any] = {"generate.per_class": 4, "generate.draws_per_round": 16, "annotate.annotator": annotator}
     values |= {"annotate.calibration": "none"}
     usual = fourshot.settings(values, "corpus")
-    idle = {"annotate.folds": 3, "annotate.num_adapters": 9, "annotate.in_context": 2, "annotate.num_encoders": 1}
+    idle: dict[str, Any] = {
+        "annotate.folds": 3,
+        "annotate.num_adapters": 9,
+        "annotate.in_context": 2,
+        "annotate.num_encoders": 1,
+    }
     idle |= {"annotate.weights": "equal", "annotate.average": "first", "annotate.wordings": ["answer"]}
     idle |= {"annotate.fold_weight": 9.0, "annotate.fold_epochs": 9.0, "annotate.pool_per_class": 9, "train.r": 2}
     idle |= {"annotate.soft_temperature": 2.0, "annotate.soft_epochs": 2.0, "annotate.intended_odds": 2.0}

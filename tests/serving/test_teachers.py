@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -140,7 +141,8 @@ def test_options_that_whoever_reads_does_not_need_are_refused(
     with pytest.raises(InputError, match=r"reads on this machine alone\. Leave --ray out"):
         find_teacher(student, ray="local")
     with served(FakeService()) as service:
-        for option in ({"model": "/nosuch"}, {"ray": "local"}):
+        options: list[dict[str, Any]] = [{"model": "/nosuch"}, {"ray": "local"}]
+        for option in options:
             with pytest.raises(InputError, match=rf"--{next(iter(option))} is for models .* a service answers at http"):
                 annotate(tone, tmp_path / "notes.csv", tmp_path / "out.csv", by=service.url, **option)
         assert not service.received
