@@ -8,7 +8,7 @@ import msgspec
 
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.arguments import OTHERWISE, setting_names
-from fourshot.pipeline.earlier_names import EARLIER_NAMES
+from fourshot.pipeline.settings.earlier_names import EARLIER_NAMES
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.training.lora.settings import TargetModules
 

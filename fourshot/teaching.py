@@ -13,7 +13,12 @@ from fourshot.pipeline.arguments import checked
 from fourshot.pipeline.card import CARD_FILE, load_card
 from fourshot.pipeline.cells.run_folder import RunFolder
 from fourshot.pipeline.distillation import distill as distilling
-from fourshot.pipeline.distillation.annotating import AnnotationSummary, annotate_table, foretell_annotation
+from fourshot.pipeline.distillation.annotating import (
+    AnnotationSummary,
+    annotate_table,
+    check_annotation,
+    foretell_annotation,
+)
 from fourshot.pipeline.distillation.distilled import DistillSummary
 from fourshot.pipeline.distillation.readers import NamedReader
 from fourshot.pipeline.distillation.unfinished import unfinished_folder
@@ -84,16 +89,23 @@ def plan_annotation(
     data: str | Path | None = None,
     text_column: str | None = None,
     encoding: str = "",
+    abstain_below: float = 0.0,
     model: str | None = None,
     key: str | None = None,
     ray: str = "",
     on_event: OnEvent | None = None,
     teacher_model: str | None = None,
     remote: RemoteSettings | None = None,
+    out: str | Path | None = None,
 ) -> Forecast | None:
-    """What `annotate` would take by the speed of this machine as it is now; None for who reads without an engine."""
+    """What `annotate` would take by the speed of this machine as it is now; None for who reads without an engine.
+
+    With ``out``, raises what `annotate` would.
+    """
     teacher = _teacher(task, by, data, model, key, ray, _remote(teacher_model, remote))
     table = open_texts(unlabelled, text_column, teacher.task, ReadSettings(encoding=encoding))
+    if out is not None:
+        check_annotation(table, Path(out), teacher.task.label_names, abstain_below)
     return foretell_annotation(teacher, table, sum(1 for _ in table.texts()), on_event or ignore, anew=True)
 
 
@@ -107,6 +119,8 @@ def _teacher(
     remote: RemoteModel | None,
 ) -> NamedReader:
     named: Task | None
+    if data is not None and isinstance(task, str | Path) and (_is_run(task) or _task_of(Path(task))):
+        raise InputError(f"--data is the data of a task, and the folder {task} knows its own. Leave it out.")
     if isinstance(task, str | Path) and _is_run(task):
         manifest = RunFolder(task).manifest()
         named, by = (manifest.task if by else None), by or task
@@ -191,6 +205,8 @@ def plan_distillation(
     unlabelled: str | Path | None = None,
     generate: int = 0,
     by: str | Path | None = None,
+    student: str | None = None,
+    student_settings: StudentSettings | None = None,
     folder: str | Path | None = None,
     data: str | Path | None = None,
     text_column: str | None = None,
@@ -198,6 +214,8 @@ def plan_distillation(
     model: str | None = None,
     settings: RunSettings | None = None,
     key: str | None = None,
+    ray: str = "",
+    onnx: bool = False,
     on_event: OnEvent | None = None,
     teacher_model: str | None = None,
     remote: RemoteSettings | None = None,
@@ -209,10 +227,14 @@ def plan_distillation(
         Path(folder or default_student_folder(task)),
         unlabelled=_texts(unlabelled, text_column, task, encoding),
         generate_per_class=generate,
-        by=_by(by, task, model, key, "", _remote(teacher_model, remote, settings)),
+        by=_by(by, task, model, key, ray, _remote(teacher_model, remote, settings)),
+        student=student,
+        student_settings=student_settings,
         model=model,
         settings=settings,
         on_event=on_event or ignore,
+        placement=Placement(ray=ray),
+        onnx=onnx,
     )
 
 

@@ -13,6 +13,7 @@ from fourshot.pipeline.distillation.annotating_text import (
     NamedWriter,
     TextAnnotationSummary,
     annotate_inputs,
+    check_inputs,
     foretell_writing,
 )
 from fourshot.pipeline.distillation.distilled_text import TextDistillSummary
@@ -96,6 +97,7 @@ def plan_text_distillation(
     encoding: str = "",
     model: str | None = None,
     settings: RunSettings | None = None,
+    ray: str = "",
     on_event: OnEvent | None = None,
     by: str | Path | None = None,
     key: str | None = None,
@@ -119,7 +121,7 @@ def plan_text_distillation(
         by=_writer(by, named, key, teacher_model, remote, real, settings),
     )
     at = Path(folder or default_student_folder(named))
-    return distilling.plan_text_distillation(distillation, at, on_event or ignore)
+    return distilling.plan_text_distillation(distillation, at, on_event or ignore, Placement(ray=ray))
 
 
 def _generation_task(task: GenerationTask | str | Path, data: str | Path | None, with_labels: str) -> GenerationTask:
@@ -180,10 +182,20 @@ def annotate_text(
 
 @checked
 def plan_text_annotation(
-    task: GenerationTask | str | Path, unlabelled: str | Path, *, on_event: OnEvent | None = None, **arguments: Any
+    task: GenerationTask | str | Path,
+    unlabelled: str | Path,
+    *,
+    out: str | Path | None = None,
+    on_event: OnEvent | None = None,
+    **arguments: Any,
 ) -> Forecast | None:
-    """What `annotate_text` with these ``arguments`` would take of a remote teacher; None of others. Sends nothing."""
+    """What `annotate_text` with these ``arguments`` would take of a remote teacher; None of others. Sends nothing.
+
+    With ``out``, raises what `annotate_text` would.
+    """
     writer, inputs = _opened(task, unlabelled, **arguments)
+    if out is not None:
+        check_inputs(inputs, Path(out))
     return foretell_writing(writer, [text for text in inputs.inputs if text], on_event or ignore)
 
 
@@ -201,6 +213,8 @@ def _opened(
     """Who writes, and for what."""
     named: GenerationTask | None = None
     if isinstance(task, str | Path) and (folder := find_student(task)):
+        if data is not None:
+            raise InputError(f"--data is the data of a task, and the folder {task} knows its own. Leave it out.")
         if by is None:
             by = task
         else:

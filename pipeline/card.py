@@ -14,10 +14,10 @@ from fourshot.engine.core import Adapter, Verbalizer
 from fourshot.engine.errors import AdapterError
 from fourshot.engine.machine.files import read_json
 from fourshot.engine.probe import Probe, ProbeResult
-from fourshot.pipeline.earlier_names import decode_stored
 from fourshot.pipeline.rows.text_words import MAX_TEXT_WORDS, LongTexts
 from fourshot.pipeline.scores import Scores
 from fourshot.pipeline.selective import CoverageCurve, Scope
+from fourshot.pipeline.settings.earlier_names import decode_stored
 from fourshot.pipeline.synthesis.committee import Reader
 from fourshot.pipeline.synthesis.prompts import PROMPT_VERSION, PromptFormat, Wording, reading_prompt
 from fourshot.pipeline.task import Example, Task

@@ -13,8 +13,8 @@ from fourshot.engine.alignment import FILLER_KIND
 from fourshot.engine.errors import InputError, RunFolderError
 from fourshot.engine.machine.files import append_lines, check_mounted, keep_lines, read_lines, write_json
 from fourshot.engine.machine.locks import held_lock
-from fourshot.pipeline.earlier_names import decode_stored
 from fourshot.pipeline.faults import clipped
+from fourshot.pipeline.settings.earlier_names import decode_stored
 
 MANIFEST_FILE = "manifest.json"
 LAYOUT_FILE = "layout.json"  # how prompts are laid out; not where they have no filler, as in earlier versions

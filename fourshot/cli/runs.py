@@ -18,6 +18,8 @@ from fourshot.pipeline.tables.types import check_of_unlabelled
 if TYPE_CHECKING:
     from msgspec import UnsetType
 
+    from fourshot.training.jobs.jobs import Placement
+
 TASK_HELP = "a task that comes with fourshot, a task file, or its folder"
 DATA = argument("--data", "FOLDER", "train and test files, in place of the task's own data")
 TASK = (argument("task", "TASK", TASK_HELP), DATA)
@@ -90,8 +92,8 @@ def run(options: Options, terminal: Terminal) -> None:
             from fourshot.pipeline.runs.run import plan_task
 
             texts = Path(options.unlabelled) if options.unlabelled else None
-            run_folder = Path(folder)
-            terminal.forecast(plan_task(task, options.model, settings, run_folder, on_event, options.until, texts))
+            where = Path(folder), on_event, options.until, _placement(options)
+            terminal.forecast(plan_task(task, options.model, settings, *where, texts, options.ask))
             return
         summary = api.run(task, settings=settings, folder=folder, on_event=on_event, **arguments)
     repeat_command = f"{program()} {shlex.join(['run', *options.words[1:]])}"  # whichever stage this call named
@@ -151,7 +153,8 @@ def train(options: Options, terminal: Terminal) -> int | None:
             from fourshot.pipeline.tasks.task_paths import load_tasks
 
             tasks = load_tasks(options.tasks)
-            terminal.forecast(plan_tasks(tasks, options.model, settings, Path(folder), on_event))
+            where = Path(folder), on_event, _placement(options)
+            terminal.forecast(plan_tasks(tasks, options.model, settings, *where))
             return 0
         outcomes = api.train(options.tasks, settings=settings, folder=folder, on_event=on_event, **_place(options))
     for outcome in outcomes:
@@ -188,8 +191,8 @@ def compare(options: Options, terminal: Terminal) -> None:
         if options.plan:
             from fourshot.pipeline.runs.compare import DEFAULT_METHODS, plan_comparison
 
-            chosen = methods or DEFAULT_METHODS
-            terminal.forecast(plan_comparison(task, options.model, settings, chosen, seeds, folder, on_event))
+            chosen, place = methods or DEFAULT_METHODS, _placement(options)
+            terminal.forecast(plan_comparison(task, options.model, settings, chosen, seeds, folder, on_event, place))
             return
         result = api.compare(
             task, methods, seeds=seeds, settings=settings, folder=folder, on_event=on_event, **_place(options)
@@ -210,6 +213,17 @@ def _place(options: Options) -> dict[str, Any]:
     names = ("model", "ray", "gpus_per_job", "gpus_per_engine", "train_at_once")
     placement = {name: getattr(options, name) for name in names}
     return {**placement, "forecast": not (options.quiet or options.ray)}  # it is of one machine
+
+
+def _placement(options: Options) -> "Placement":
+    from fourshot.training.jobs.jobs import Placement
+
+    return Placement(
+        ray=options.ray,
+        gpus_per_job=options.gpus_per_job,
+        gpus_per_engine=options.gpus_per_engine,
+        at_once=options.train_at_once,
+    )
 
 
 def choose_methods(text: str, methods: Mapping[str, object]) -> list[str]:

@@ -65,20 +65,14 @@ def annotate(options: Options, terminal: Terminal) -> None:
 
         annotate_text(options, arguments, terminal)
         return
-    arguments |= {**teacher_of(options), "model": options.model}
+    arguments |= {**teacher_of(options), "model": options.model, "ray": options.ray, "out": options.out}
+    arguments["abstain_below"] = options.abstain_below
     with terminal.progress() as on_event:
         if options.plan:
-            terminal.forecast(teaching.plan_annotation(options.task, ray=options.ray, on_event=on_event, **arguments))
+            terminal.forecast(teaching.plan_annotation(options.task, on_event=on_event, **arguments))
             return
-        summary = teaching.annotate(
-            options.task,
-            out=options.out,
-            **arguments,
-            abstain_below=options.abstain_below,
-            ray=options.ray,
-            on_event=on_event,
-            forecast=not (options.quiet or options.ray),
-        )
+        forecast = not (options.quiet or options.ray)
+        summary = teaching.annotate(options.task, on_event=on_event, forecast=forecast, **arguments)
     for warning in summary.warnings:
         terminal.warn(warning)
     if summary.cut:
@@ -151,21 +145,15 @@ def distill(options: Options, terminal: Terminal) -> None:
         return
     if options.real:
         raise InputError(f"--real is for text generation tasks, and {task.name} has labels. Say how many with --shots.")
+    arguments |= {name: getattr(options, name) for name in ("student", "ray", "onnx")}
+    arguments["student_settings"] = StudentSettings(**overrides(options, StudentSettings))
     arguments["settings"] = settings_of(options)
     with terminal.progress() as on_event:
         if options.plan:
             terminal.forecast(teaching.plan_distillation(task, on_event=on_event, **arguments))
             return
-        summary = teaching.distill(
-            task,
-            **arguments,
-            student=options.student,
-            student_settings=StudentSettings(**overrides(options, StudentSettings)),
-            ray=options.ray,
-            onnx=options.onnx,
-            on_event=on_event,
-            forecast=not (options.quiet or options.ray),
-        )
+        forecast = not (options.quiet or options.ray)
+        summary = teaching.distill(task, on_event=on_event, forecast=forecast, **arguments)
     terminal.result("result", summary)
     for note in summary.notes:
         terminal.say(f"{note}.")

@@ -58,7 +58,7 @@ def distill_text(task: "GenerationTask", options: Options, arguments: dict[str, 
     arguments["settings"] = settings_of(options)
     with terminal.progress() as on_event:
         if options.plan:
-            terminal.forecast(text_api.plan_text_distillation(task, on_event=on_event, **arguments))
+            terminal.forecast(text_api.plan_text_distillation(task, ray=options.ray, on_event=on_event, **arguments))
             return
         summary = text_api.distill_text(
             task, ray=options.ray, on_event=on_event, forecast=not options.quiet, **arguments
@@ -83,14 +83,12 @@ def annotate_text(options: Options, arguments: dict[str, Any], terminal: Termina
 
     if misplaced := [f"--{name.replace('_', '-')}" for name in OF_READING if getattr(options, name)]:
         raise InputError(f"{', '.join(misplaced)}: that is for tasks with labels, and these targets are. Leave it out.")
-    arguments |= teacher_of(options)
+    arguments |= {**teacher_of(options), "out": options.out}
     with terminal.progress() as on_event:
         if options.plan:
             terminal.forecast(text_api.plan_text_annotation(options.task, on_event=on_event, **arguments))
             return
-        summary = text_api.annotate_text(
-            options.task, out=options.out, on_event=on_event, forecast=not options.quiet, **arguments
-        )
+        summary = text_api.annotate_text(options.task, on_event=on_event, forecast=not options.quiet, **arguments)
     for warning in summary.warnings:
         terminal.warn(warning)
     terminal.result("result", summary)

@@ -82,10 +82,14 @@ class CorpusFolder(WorkFolder):
 
     def forget_unstarted(self, manifest: CorpusManifest) -> None:
         """Drop what a start with other settings left, where no text came of it: its engine did not open, say."""
-        old, journal = _read_or_none(self, CorpusManifest), self.has(JOURNAL_FILE)
-        if old and old.kind == manifest.kind and old.identity() != manifest.identity() and not journal:
+        if self.is_unstarted(manifest):
             shutil.rmtree(self.path / "tasks", ignore_errors=True)
             self.write(MANIFEST_FILE, manifest)
+
+    def is_unstarted(self, manifest: CorpusManifest) -> bool:
+        """Whether there is such a start."""
+        old, journal = _read_or_none(self, CorpusManifest), self.has(JOURNAL_FILE)
+        return bool(old and old.kind == manifest.kind and old.identity() != manifest.identity() and not journal)
 
     def forget_unstarted_task(self, manifest: TaskManifest) -> None:
         """The same for one task, where its file was changed after a start."""

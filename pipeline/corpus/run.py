@@ -19,6 +19,7 @@ from fourshot.pipeline.forecast import Forecast
 from fourshot.pipeline.loop.styles import choose_styles
 from fourshot.pipeline.loop.units import TaskBrief
 from fourshot.pipeline.provenance import made_by
+from fourshot.pipeline.settings.effects import check_confidence, tell_unused, unused_in_corpus
 from fourshot.pipeline.synthesis.committee import Reader
 from fourshot.pipeline.synthesis.prompt_style import untried_style
 from fourshot.pipeline.synthesis.prompts import version_of
@@ -29,7 +30,7 @@ from fourshot.pipeline.work_counts import TokenCounts
 from fourshot.pipeline.work_folder import UNALIGNED, Layout
 from fourshot.training.jobs.cluster import check_cluster
 
-WHO_READS = {"adapters": "the adapters that are named", "icl": "the base model, shown the shots,", "none": "nobody,"}
+UNCHANGED = ("corpus", "default")  # presets whose values nobody chose for a corpus
 
 
 def make_corpus(
@@ -49,30 +50,17 @@ def make_corpus(
     raised.
     """
     _check(tasks, settings, corpus)
-    check_cluster(corpus.ray, corpus.gpus_per_engine)
-    files = CorpusFolder(folder)
-    base = resolve_model(model)
-    untried_style(settings.prompt_style, base.path, base.name)  # an error now, before the folder is claimed
+    files, base = CorpusFolder(folder), _base(model, settings)
     with files.lock():
+        tell_unused(settings, unused_in_corpus(settings), "corpus", on_event, UNCHANGED)
         on_event(Event(stage="corpus", message=f"reading the data, tasks: {len(tasks)}"))
         layout = files.layout(Layout.now(settings.align))
         if layout.align != settings.align:
             on_event(Event(stage="corpus", message=UNALIGNED))
         settings = msgspec.structs.replace(settings, align=layout.align)
-        manifest = CorpusManifest(
-            prompt_version=version_of(settings.prompt_style),
-            settings=settings,
-            model_name=base.name,
-            model_revision=base.revision,
-            format=corpus.format,
-            versions=made_by(),
-        )
+        manifest = _manifest(settings, corpus, base)
         files.forget_unstarted(manifest)
         briefs, failed = _briefs(files, tasks, settings, corpus, base, on_event, forgets=True)
-        if ignored := [name for name in ("in_context", "num_encoders") if getattr(settings.annotate, name)]:
-            named, reads = " and ".join(f"annotate.{name}" for name in ignored), WHO_READS[settings.annotate.annotator]
-            message = f"{named} counts for nothing here: a corpus is read by {reads} alone"
-            on_event(Event(stage="corpus", message=message))
         files.check_claim(manifest)
         files.keep_layout(layout)
         files.claim(manifest)
@@ -95,7 +83,13 @@ def plan_corpus(
 ) -> Forecast | None:
     """What `make_corpus` would take, by the speed of this machine as it is now; None where nothing is left to do."""
     _check(tasks, settings, corpus)
-    files, base = CorpusFolder(folder), resolve_model(model)
+    files, base = CorpusFolder(folder), _base(model, settings)
+    tell_unused(settings, unused_in_corpus(settings), "corpus", on_event, UNCHANGED)
+    layout = files.layout(Layout.now(settings.align))
+    settings = msgspec.structs.replace(settings, align=layout.align)
+    manifest = _manifest(settings, corpus, base)
+    if not files.is_unstarted(manifest):
+        files.check_claim(manifest)
     briefs, _ = _briefs(files, tasks, settings, corpus, base, on_event, forgets=False)
     shards: dict[str, list[ShardRecord]] = {}
     for shard in files.journal():
@@ -136,6 +130,24 @@ def _briefs(
     return briefs, failed
 
 
+def _base(model: str | None, settings: RunSettings) -> ResolvedModel:
+    """Raises InputError where it has no prompts of the style that is wanted, before the folder is claimed."""
+    base = resolve_model(model)
+    untried_style(settings.prompt_style, base.path, base.name)
+    return base
+
+
+def _manifest(settings: RunSettings, corpus: CorpusSettings, base: ResolvedModel) -> CorpusManifest:
+    return CorpusManifest(
+        prompt_version=version_of(settings.prompt_style),
+        settings=settings,
+        model_name=base.name,
+        model_revision=base.revision,
+        format=corpus.format,
+        versions=made_by(),
+    )
+
+
 def _check(tasks: Mapping[str, Task | FourshotError], settings: RunSettings, corpus: CorpusSettings) -> None:
     if not tasks:
         raise InputError("There is no task to write texts for. Give names, task files, or folders with task files.")
@@ -154,6 +166,8 @@ def _check(tasks: Mapping[str, Task | FourshotError], settings: RunSettings, cor
             f"Adapters were given, but the annotator is {settings.annotate.annotator!r}, which asks none. Add "
             "--annotator adapters, or leave --adapters out."
         )
+    check_confidence(settings)
+    check_cluster(corpus.ray, corpus.gpus_per_engine)
 
 
 def _readers(task: Task, corpus: CorpusSettings, base: ResolvedModel) -> tuple[Reader, ...]:

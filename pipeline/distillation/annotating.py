@@ -92,8 +92,7 @@ def annotate_table(
     tells beforehand what so many texts take, ``account`` what a remote teacher cost so far.
     Raises InputError where ``out`` is there, or a column that would be added.
     """
-    if not 0 <= abstain_below <= 1:
-        raise InputError(f"--abstain-below is a probability, from 0 to 1; got {abstain_below}.")
+    _check_share(abstain_below)
     added = annotation_columns(labels)
     beside = WorkFolder(unfinished_folder(out))
     manifest = AnnotationManifest(table=table.content_hash, labels=tuple(labels), by=by)
@@ -144,6 +143,19 @@ def annotate_table(
         forecast=estimate,
         remote_teacher=remote,
     )
+
+
+def _check_share(abstain_below: float) -> None:
+    if not 0 <= abstain_below <= 1:
+        raise InputError(f"--abstain-below is a probability, from 0 to 1; got {abstain_below}.")
+
+
+def check_annotation(table: TextTable, out: Path, labels: Sequence[str], abstain_below: float) -> None:
+    """Raise InputError where ``table`` cannot be annotated into ``out``, before anybody is asked."""
+    _check_share(abstain_below)
+    check_written(out, table.columns, annotation_columns(labels))
+    check_cells(out, table.columns, (row for row, _ in table.rows()), table.column_types)
+    unfinished_folder(out)
 
 
 def foretell_annotation(

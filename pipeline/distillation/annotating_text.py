@@ -115,6 +115,13 @@ def annotate_inputs(
     )
 
 
+def check_inputs(table: InputRows, out: Path) -> None:
+    """Raise InputError where the targets of ``table`` cannot be written into ``out``, before anybody is asked."""
+    check_written(out, table.columns, [TARGET, BY])
+    check_cells(out, table.columns, table.rows)
+    unfinished_folder(out)
+
+
 def write_lines(
     writer: NamedWriter, inputs: Sequence[str], file: Path, on_event: OnEvent, message: str, *, account_in: Path
 ) -> None:

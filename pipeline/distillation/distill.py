@@ -16,13 +16,14 @@ from typing import Any
 
 import msgspec
 
-from fourshot.engine.checkpoints.models import ResolvedModel, refuse_fake, resolve_model
+from fourshot.engine.checkpoints.models import ResolvedModel, resolve_model
 from fourshot.engine.errors import InputError
 from fourshot.engine.machine.files import read_made, write_json
 from fourshot.pipeline.cells.measuring import Evaluation
 from fourshot.pipeline.cells.run_folder import GENERATED_FILE, RunFolder
 from fourshot.pipeline.distillation.accounts import accounted
-from fourshot.pipeline.distillation.annotating import annotated_file, annotation_columns
+from fourshot.pipeline.distillation.annotating import annotated_file
+from fourshot.pipeline.distillation.distill_check import check_distillation, teacher_settings, unused_settings
 from fourshot.pipeline.distillation.distill_plan import foretell_distillation
 from fourshot.pipeline.distillation.distilled import DistillSummary, write_results
 from fourshot.pipeline.distillation.readers import NamedReader, Teacher, read_with, teacher_of_run
@@ -36,13 +37,12 @@ from fourshot.pipeline.distillation.taught import (
     student_jobs,
     sure_enough,
     teacher_measured,
-    unused_settings,
     written_texts,
 )
 from fourshot.pipeline.events import Event, OnEvent, ignore
 from fourshot.pipeline.forecast import Forecast
 from fourshot.pipeline.provenance import made_by, value_hash
-from fourshot.pipeline.rows.text_table import TextTable, check_added
+from fourshot.pipeline.rows.text_table import TextTable
 from fourshot.pipeline.runs.experiment import Experiment
 from fourshot.pipeline.runs.run import load_shots
 from fourshot.pipeline.runs.stage_driver import LOG_FILE, StageDriver
@@ -53,10 +53,8 @@ from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.task import Example, Task
 from fourshot.pipeline.task_data import TaskData
 from fourshot.pipeline.work_folder import Manifest
-from fourshot.training.jobs.cluster import check_cluster
 from fourshot.training.jobs.jobs import HERE, Placement
-from fourshot.training.students.encoders import check_places, resolve_encoder
-from fourshot.training.students.onnx_export import check_onnx
+from fourshot.training.students.encoders import ResolvedEncoder
 from fourshot.training.students.settings import StudentSettings
 
 TEACHER_FOLDER = "teacher"
@@ -109,13 +107,12 @@ def distill(
     is not measured. ``onnx``: write the student as ONNX, too. ``forecast``: first tell what the teacher will take.
     Raises InputError for what the user gave, RunFolderError for a folder of something else.
     """
-    settings = _teacher_settings(settings or RunSettings(), generate_per_class)
-    _check(task, unlabelled, generate_per_class, by, model, settings)
-    if onnx:
-        check_onnx()
-    check_cluster(placement.ray, placement.gpus_per_engine)
-    encoder, training = resolve_encoder(student), student_settings or StudentSettings()
-    check_places(encoder, training.max_tokens)
+    settings, training = settings or RunSettings(), student_settings or StudentSettings()
+    encoder = check_distillation(
+        task, unlabelled, generate_per_class, by, student, training, model, settings, placement, onnx=onnx
+    )
+    unused_notes = unused_settings(settings, by, generate_per_class, on_event)
+    settings = teacher_settings(settings, generate_per_class)
     base = None if by else resolve_model(model)
     work = RunFolder(folder)
     with work.lock():
@@ -128,21 +125,8 @@ def distill(
         if experiment:
             experiment.check_trainable()
             shot_notes, shots = kept_shots(experiment.cells[0].shots, shots), experiment.cells[0].shots
-        work.claim(
-            DistillManifest(
-                task=task,
-                settings=settings,
-                student=training,
-                model=f"{base.name}@{base.revision}" if base else "",
-                teacher=by.name if by else "",
-                encoder=encoder.name,
-                encoder_revision=encoder.revision,
-                unlabelled=unlabelled.content_hash if unlabelled else "",
-                generate=generate_per_class,
-                versions=made_by(),
-            ),
-            over_unused=True,
-        )
+        manifest = _manifest(task, settings, training, base, by, encoder, unlabelled, generate_per_class)
+        work.claim(manifest, over_unused=True)
         log = folder / LOG_FILE
         test = tuple(data.measured(settings.test_limit)) if data.test else ()
         tested, teacher_file = value_hash(test), _teacher_file(folder, test)  # other test texts, other scores
@@ -169,7 +153,7 @@ def distill(
                 f"{annotated_file(unlabelled.path, folder)}: no text has a label, so a student would learn the shots "
                 "alone. Put labels in, or remove the file to annotate anew."
             )
-        notes = [*shot_notes, *notes, *(unused_settings(settings) if by else [])]
+        notes = [*shot_notes, *notes, *unused_notes]
         if test and not teacher_file.exists():
             write_json(teacher_file, teacher_measured(read, task, test, on_event))
         taught, left_out = learnable(annotated, shots, data.test)
@@ -214,42 +198,58 @@ def plan_distillation(
     unlabelled: TextTable | None = None,
     generate_per_class: int = 0,
     by: NamedReader | None = None,
+    student: str | None = None,
+    student_settings: StudentSettings | None = None,
     model: str | None = None,
     settings: RunSettings | None = None,
     on_event: OnEvent = ignore,
+    placement: Placement = HERE,
+    onnx: bool = False,
 ) -> Forecast | None:
     """What the teacher of such a `distill` would take; None for one that reads without an engine. Writes nothing."""
-    settings = _teacher_settings(settings or RunSettings(), generate_per_class)
-    _check(task, unlabelled, generate_per_class, by, model, settings)
+    settings, training = settings or RunSettings(), student_settings or StudentSettings()
+    encoder = check_distillation(
+        task, unlabelled, generate_per_class, by, student, training, model, settings, placement, onnx=onnx
+    )
+    unused_settings(settings, by, generate_per_class, on_event)
+    settings = teacher_settings(settings, generate_per_class)
+    base = None if by else resolve_model(model)
     data = TaskData(task, on_event, needs_test=False)
-    reader = by or _experiment(data, resolve_model(model), settings, folder)
+    experiment = _experiment(data, base, settings, folder) if base else None
+    if experiment:
+        experiment.check_trainable()
+    manifest = _manifest(task, settings, training, base, by, encoder, unlabelled, generate_per_class)
+    RunFolder(folder).check_claim(manifest, over_unused=True)
+    reader = by or experiment
+    assert reader
     test = tuple(data.measured(settings.test_limit)) if data.test else ()
     tested = 0 if _teacher_file(folder, test).exists() else len(test)
     writes = _unwritten(folder, by, generate_per_class)
     return foretell_distillation(reader, unlabelled, folder, tested, on_event, writes=writes, anew=True)
 
 
-def _check(
+def _manifest(
     task: Task,
+    settings: RunSettings,
+    training: StudentSettings,
+    base: ResolvedModel | None,
+    by: NamedReader | None,
+    encoder: ResolvedEncoder,
     unlabelled: TextTable | None,
     per_class: int,
-    by: NamedReader | None,
-    model: str | None,
-    settings: RunSettings,
-) -> None:
-    """Raise InputError for what cannot be done, before anything is written."""
-    refuse_fake(model, "A distillation")
-    if unlabelled is None and not per_class:
-        raise InputError("There is nothing for a student to learn. Give --unlabelled FILE, --generate N, or both.")
-    if by and per_class and not (by.pairs or by.draw):
-        raise InputError(
-            "--generate asks a teacher to write texts, and the one of --by has none: name a finished run, or leave "
-            "--by out to have a teacher trained that writes."
-        )
-    if unlabelled:
-        check_added(unlabelled.columns, annotation_columns(task.label_names))
-    if by and per_class:
-        by.check_draw(settings)
+) -> DistillManifest:
+    return DistillManifest(
+        task=task,
+        settings=settings,
+        student=training,
+        model=f"{base.name}@{base.revision}" if base else "",
+        teacher=by.name if by else "",
+        encoder=encoder.name,
+        encoder_revision=encoder.revision,
+        unlabelled=unlabelled.content_hash if unlabelled else "",
+        generate=per_class,
+        versions=made_by(),
+    )
 
 
 def _experiment(data: TaskData, base: ResolvedModel, settings: RunSettings, folder: Path) -> Experiment:
@@ -266,17 +266,6 @@ def _teacher_file(folder: Path, test: Sequence[Example]) -> Path:
 def _unwritten(folder: Path, by: NamedReader | None, per_class: int) -> int:
     """Texts of each class that are left to be written, by a teacher that is asked; of one that is trained, all."""
     return 0 if by and (folder / TEACHER_FOLDER / GENERATED_FILE).exists() else per_class
-
-
-def _teacher_settings(settings: RunSettings, per_class: int) -> RunSettings:
-    """A committee of the shots alone: no pool has to be written before there is anyone to read."""
-    annotate = settings.annotate
-    if annotate.annotator == "adapters" and annotate.num_readers > annotate.folds:
-        annotate = msgspec.structs.replace(annotate, folds=0)
-    texts = settings.generate
-    if per_class:
-        texts = msgspec.structs.replace(texts, per_class=per_class)
-    return msgspec.structs.replace(settings, annotate=annotate, generate=texts)
 
 
 def _train_teacher(

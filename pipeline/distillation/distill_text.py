@@ -40,6 +40,7 @@ from fourshot.pipeline.forecast import Forecast
 from fourshot.pipeline.provenance import made_by, value_hash
 from fourshot.pipeline.rows.examples import limited
 from fourshot.pipeline.rows.text_table import check_added
+from fourshot.pipeline.settings.effects import Unused, tell_unused
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.tasks.generation import GenerationTask, Pair
 from fourshot.pipeline.tasks.pairs import InputRows, load_real, take_real
@@ -52,6 +53,7 @@ from fourshot.training.students.settings import TextStudentSettings
 from fourshot.training.students.text_models import resolve_text_model
 
 USED = ("train", "seed", "sampling", "test_limit")  # of the settings of a run; the others are of classifiers
+OF_LABELS = ("held_out", "label_smoothing")  # of "train", the same
 
 
 class TextDistillManifest(Manifest, frozen=True, kw_only=True):
@@ -133,7 +135,6 @@ def distill_text(
     task, unlabelled, by = distillation.task, distillation.unlabelled, distillation.by
     work = RunFolder(folder)
     with work.lock():
-        check_cluster(placement.ray, placement.gpus_per_engine)
         ready = _prepared(distillation, folder, on_event, placement)
         (learnt, test, *_), teacher, students, notes = ready.teaching, ready.teacher, ready.students, ready.notes
         work.claim(ready.manifest, over_unused=True)
@@ -167,14 +168,18 @@ def distill_text(
         )
 
 
-def plan_text_distillation(distillation: TextDistillation, folder: Path, on_event: OnEvent = ignore) -> Forecast | None:
+def plan_text_distillation(
+    distillation: TextDistillation, folder: Path, on_event: OnEvent = ignore, placement: Placement = HERE
+) -> Forecast | None:
     """What such a `distill_text` would take; None for a teacher that writes without an engine. Writes nothing."""
-    ready = _prepared(distillation, folder, on_event, HERE)
+    ready = _prepared(distillation, folder, on_event, placement)
+    RunFolder(folder).check_claim(ready.manifest, over_unused=True)
     return ready.teacher.foretell(ready.students, anew=True)
 
 
 def _prepared(distillation: TextDistillation, folder: Path, on_event: OnEvent, placement: Placement) -> _Prepared:
     """Raises InputError for whatever cannot be done."""
+    check_cluster(placement.ray, placement.gpus_per_engine)
     distillation.check()
     task, settings, by = distillation.task, distillation.settings, distillation.by
     base, made_of = resolve_model(distillation.model) if by is None else None, resolve_text_model(distillation.student)
@@ -203,8 +208,9 @@ def _prepared(distillation: TextDistillation, folder: Path, on_event: OnEvent, p
         generate=distillation.generate,
         versions=made_by(),
     )
-    if by and made_of.kind == "seq2seq" and settings.train != RunSettings().train:
-        notes.append("nothing came of train: neither this teacher nor this student learns through LoRA here")
+    if by and made_of.kind == "seq2seq":
+        unused = [Unused(["train"], "neither this teacher nor this student learns through LoRA")]
+        notes += tell_unused(settings, unused, "shots", on_event)
     return _Prepared(manifest, teaching, teacher, students, [*notes, *students.notes])
 
 
@@ -235,6 +241,9 @@ def _check_settings(settings: RunSettings) -> None:
             f"{subject} of classifiers (--shots, --preset and their like); a text generation task uses "
             f"{', '.join(USED)}. Leave the others out."
         )
+    of_labels = [f"train.{name}" for name in OF_LABELS if getattr(settings.train, name) != getattr(usual.train, name)]
+    if of_labels:
+        raise InputError(f"{' and '.join(of_labels)}: only trainings of classifiers have that. Leave it out.")
 
 
 def read_data(

@@ -43,7 +43,6 @@ from fourshot.training.students.encoders import ResolvedEncoder
 from fourshot.training.students.examples import StudentJob, TaughtExample
 from fourshot.training.students.settings import StudentSettings
 
-OF_TRAINED = ("train", "wording", "prompt_style", "verbalizer", "base_verbalizer", "shot_weight", "align")
 Annotated = list[TaughtExample]  # of which each is real whose label a person put into the table
 
 
@@ -89,13 +88,6 @@ def annotated_texts(
             f"without a label in {out.name}: {counted(missing, 'text')}, refused by the teacher or removed there"
         )
     return labelled, notes
-
-
-def unused_settings(settings: RunSettings) -> list[str]:
-    """What is to be told of settings of a teacher that is trained, where there is one already."""
-    usual = RunSettings()
-    named = [name for name in OF_TRAINED if getattr(settings, name) != getattr(usual, name)]
-    return [f"nothing came of {', '.join(named)}: the teacher was not trained here"] if named else []
 
 
 def learnable(annotated: Annotated, shots: Sequence[Example], test: Sequence[Example]) -> tuple[Annotated, list[str]]:

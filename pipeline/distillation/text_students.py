@@ -179,8 +179,8 @@ def _with(settings: RunSettings, student: TextStudentSettings) -> LoraSettings:
     usual = TextStudentSettings()
     if names := [name for name in ("held_out", "max_tokens") if getattr(student, name) != getattr(usual, name)]:
         raise InputError(
-            f"{' and '.join(names)} of a student are for sequence-to-sequence models. This one is causal, and learns "
-            "through LoRA (--set train.KEY=VALUE). Leave them out."
+            f"{' and '.join(names)} of a student are for sequence-to-sequence models, and this one is causal. Leave "
+            "them out."
         )
     return msgspec.structs.replace(
         settings.train, **{name: value for name in OF_LORA if (value := getattr(student, name))}

@@ -77,8 +77,7 @@ def compare(
 
     ``forecast``: first tell what it will take.
     """
-    _check(model, methods, seeds, settings)
-    check_cluster(placement.ray, placement.gpus_per_engine)
+    _check(model, methods, seeds, settings, placement)
     run_folder = RunFolder(folder)
     with run_folder.lock():
         experiment = _experiment(task, model, settings, methods, seeds, folder, on_event)
@@ -102,14 +101,17 @@ def plan_comparison(
     seeds: Sequence[int],
     folder: Path,
     on_event: OnEvent,
+    placement: Placement = HERE,
 ) -> Forecast | None:
     """What `compare` would take, by the speed of this machine as it is now; None where nothing is left to do."""
-    _check(model, methods, seeds, settings)
+    _check(model, methods, seeds, settings, placement)
     experiment = _experiment(task, model, settings, methods, seeds, folder, on_event)
     return foretell_runs([experiment], "evaluate", on_event, anew=True)
 
 
-def _check(model: str | None, methods: Sequence[str], seeds: Sequence[int], settings: RunSettings) -> None:
+def _check(
+    model: str | None, methods: Sequence[str], seeds: Sequence[int], settings: RunSettings, placement: Placement
+) -> None:
     unknown = [method for method in methods if method not in METHODS]
     if unknown or not methods:
         raise InputError(f"Unknown methods {unknown}. The methods are {', '.join(METHODS)}.")
@@ -121,6 +123,7 @@ def _check(model: str | None, methods: Sequence[str], seeds: Sequence[int], sett
             f"Leave it out; for this seed alone, give --seeds {settings.seed},"
         )
     refuse_fake(model, "A comparison")
+    check_cluster(placement.ray, placement.gpus_per_engine)
 
 
 def _experiment(

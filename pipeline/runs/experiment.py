@@ -105,8 +105,6 @@ class Experiment:
 
     def claim(self) -> None:
         """Make the folders its own. Raises RunFolderError for another's, InputError where no chat template is."""
-        if not all(self.style_file(examples).exists() for examples in self.seeds):
-            untried_style(self.settings.prompt_style, self.model.path, self.model.name)
         self.check_claim()
         WorkFolder(self.root).keep_layout(self._layout)
         for writer, manifest in self._manifests():
@@ -115,7 +113,9 @@ class Experiment:
                 writer.folder.write(SHOTS_FILE, writer.shots)
 
     def check_claim(self) -> None:
-        """Raise RunFolderError where `claim` would; writes nothing."""
+        """Raise what `claim` would; writes nothing."""
+        if not all(self.style_file(examples).exists() for examples in self.seeds):
+            untried_style(self.settings.prompt_style, self.model.path, self.model.name)
         for writer, manifest in self._manifests():
             writer.folder.check_claim(manifest)
 

@@ -20,6 +20,7 @@ from fourshot.pipeline.runs.plan import foretell_runs
 from fourshot.pipeline.runs.run import load_shots
 from fourshot.pipeline.runs.stage_driver import LOG_FILE, StageDriver
 from fourshot.pipeline.runs.stages.probe import probes
+from fourshot.pipeline.settings.effects import check_confidence, tell_unused, unused_in_run
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.task import Task
 from fourshot.pipeline.task_data import TaskData
@@ -59,11 +60,9 @@ def train_tasks(
     ``tasks`` is what `load_tasks` gives; errors in it come back as outcomes. ``forecast``: first tell what it will
     take. Raises InputError for no tasks, a model that is none, a cluster that is not there.
     """
-    refuse_fake(model, "A training")
-    check_cluster(placement.ray, placement.gpus_per_engine)
-    if not tasks:
-        raise InputError("There is no task to train. Give names, task files, or folders with task files.")
+    _check(tasks, model, settings, placement)
     with RunFolder(root).lock():
+        tell_unused(settings, unused_in_run(settings, has_unlabelled=False), "shots", on_event)
         base, store = resolve_model(model), root / "adapters"
         driver = StageDriver(root / LOG_FILE, on_event, placement, keep_going=True)
         new_names = {name for name in tasks if not (root / name).exists()}
@@ -90,10 +89,16 @@ def train_tasks(
 
 
 def plan_tasks(
-    tasks: Mapping[str, Task | FourshotError], model: str | None, settings: RunSettings, root: Path, on_event: OnEvent
+    tasks: Mapping[str, Task | FourshotError],
+    model: str | None,
+    settings: RunSettings,
+    root: Path,
+    on_event: OnEvent,
+    placement: Placement = HERE,
 ) -> Forecast | None:
     """What `train_tasks` would take of those that can be read, by the speed of this machine as it is now."""
-    refuse_fake(model, "A training")
+    _check(tasks, model, settings, placement)
+    tell_unused(settings, unused_in_run(settings, has_unlabelled=False), "shots", on_event)
     base, experiments = resolve_model(model), list[Experiment]()
     for name, task in tasks.items():
         try:
@@ -101,6 +106,17 @@ def plan_tasks(
         except FourshotError as error:
             on_event(Event(stage="failed", message=f"{name}: {' '.join(str(error).split())}"))
     return foretell_runs(experiments, "train", on_event, anew=True)
+
+
+def _check(
+    tasks: Mapping[str, Task | FourshotError], model: str | None, settings: RunSettings, placement: Placement
+) -> None:
+    """Raise InputError for what can be trained of no task."""
+    refuse_fake(model, "A training")
+    check_confidence(settings)
+    check_cluster(placement.ray, placement.gpus_per_engine)
+    if not tasks:
+        raise InputError("There is no task to train. Give names, task files, or folders with task files.")
 
 
 def _experiment(

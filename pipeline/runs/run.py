@@ -28,6 +28,7 @@ from fourshot.pipeline.runs.stages import STAGE_NAMES, StageName
 from fourshot.pipeline.runs.stages.ask import check_askable, questions, unanswered
 from fourshot.pipeline.runs.stages.merge import merged_folder, synthetic_classifiers
 from fourshot.pipeline.runs.summary import left_out, report_data, table
+from fourshot.pipeline.settings.effects import check_confidence, tell_unused, unused_in_run
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.task import Example, Task
 from fourshot.pipeline.task_data import NO_TEST, TaskData, cut_line, lost_shots
@@ -77,14 +78,7 @@ def run_task(
     a class stalls; what was finished stays on disk.
     """
     last = until or "report"
-    if last not in STAGE_NAMES:
-        raise InputError(f"There is no stage {last!r}. The stages are {', '.join(STAGE_NAMES)}.")
-    refuse_fake(model, "A run")
-    if ask:
-        check_askable(ask, unlabelled is not None)
-    if unlabelled and settings.annotate.annotator == "none":
-        raise InputError("Texts without labels need annotators, and annotate.annotator is 'none'. Set another.")
-    check_cluster(placement.ray, placement.gpus_per_engine)
+    _check(model, settings, last, placement, unlabelled, ask)
     run_folder = RunFolder(folder)
     with run_folder.lock():
         experiment = _experiment(task, model, settings, folder, unlabelled, on_event, last)
@@ -132,13 +126,35 @@ def plan_task(
     folder: Path,
     on_event: OnEvent,
     until: StageName | None = None,
+    placement: Placement = HERE,
     unlabelled: Path | None = None,
+    ask: int = 0,
 ) -> Forecast | None:
     """What `run_task` would take, by the speed of this machine as it is now; None where nothing is left to do."""
-    refuse_fake(model, "A run")
     last = until or "report"
+    _check(model, settings, last, placement, unlabelled, ask)
     experiment = _experiment(task, model, settings, folder, unlabelled, on_event, last)
     return foretell_runs([experiment], last, on_event, anew=True)
+
+
+def _check(
+    model: str | None,
+    settings: RunSettings,
+    last: StageName,
+    placement: Placement,
+    unlabelled: Path | None,
+    ask: int,
+) -> None:
+    """Raise InputError for what cannot be done, as far as no file of the task says so."""
+    if last not in STAGE_NAMES:
+        raise InputError(f"There is no stage {last!r}. The stages are {', '.join(STAGE_NAMES)}.")
+    refuse_fake(model, "A run")
+    check_confidence(settings)
+    if ask:
+        check_askable(ask, unlabelled is not None)
+    if unlabelled and settings.annotate.annotator == "none":
+        raise InputError("Texts without labels need annotators, and annotate.annotator is 'none'. Set another.")
+    check_cluster(placement.ray, placement.gpus_per_engine)
 
 
 def _experiment(
@@ -150,6 +166,7 @@ def _experiment(
     on_event: OnEvent,
     last: StageName,
 ) -> Experiment:
+    tell_unused(settings, unused_in_run(settings, has_unlabelled=unlabelled is not None), "shots", on_event)
     on_event(Event(stage="shots", message="reading the data"))
     data = TaskData(task, on_event, settings, needs_test=last == "evaluate")
     if not data.test:

@@ -66,6 +66,7 @@ def find_teacher(
             raise InputError("A service (--by ADDRESS) is asked about a task: name one in place of the run.")
         if remote:
             return _remote(str(by), task, remote, model, key, ray)
+        _check_alone(model, ray, f"a service answers at {by}")
         return _service(str(by), task, key)
     folder = Path(by)
     if remote:
@@ -76,7 +77,7 @@ def find_teacher(
     if key is not None:
         raise InputError(f"--key is for a service, and {by} is a folder. Leave it out.")
     if student := find_student(folder):
-        reader = _student(student, model)
+        reader = _student(student, model, ray)
     elif (folder / SHOTS_FILE).is_file():
         if model is not None:
             raise InputError(f"--model is for an adapter; the run {by} knows its base model. Leave it out.")
@@ -94,15 +95,20 @@ def find_teacher(
 
 
 def _remote(url: str, task: Task, remote: RemoteModel, model: str | None, key: str | None, ray: str) -> NamedReader:
-    for option, value in (("--model", model), ("--ray", ray)):
-        if value:
-            raise InputError(f"{option} is for models on this machine; {remote.model} answers at {url}. Leave it out.")
+    _check_alone(model, ray, f"{remote.model} answers at {url}")
     if key is not None:
         raise InputError(f"A teacher's key is given in the environment, as {KEY_VARIABLES[0]}. Leave --key out.")
     run = remote.run
     shots = TaskData(task, needs_test=False).shots(run)
     form = PromptFormat(max_text_words=run.max_text_words, long_texts=run.long_texts)
     return remote_teacher(url, remote.model, task, shots, remote.settings, form)
+
+
+def _check_alone(model: str | None, ray: str, who: str) -> None:
+    """Raise InputError for what is said of models on this machine where ``who`` says what reads elsewhere."""
+    for option, value in (("--model", model), ("--ray", ray)):
+        if value:
+            raise InputError(f"{option} is for models on this machine; {who}. Leave it out.")
 
 
 def _engine(teacher: Teacher, ray: str) -> NamedReader:
@@ -112,9 +118,11 @@ def _engine(teacher: Teacher, ray: str) -> NamedReader:
     return NamedReader(name=teacher.name, task=teacher.task, read=read, shots=teacher.shots, teacher=teacher)
 
 
-def _student(folder: Path, model: str | None) -> NamedReader:
+def _student(folder: Path, model: str | None, ray: str) -> NamedReader:
     if model is not None:
         raise InputError(f"{folder} is a student, which needs no base model. Leave --model out.")
+    if ray:
+        raise InputError(f"{folder} is a student, which reads on this machine alone. Leave --ray out.")
     card = load_student_card(folder)
     check_unchanged(folder, card.files)
 

@@ -24,6 +24,7 @@ from fourshot.engine.fake_engine import WORDS, FakeEngine
 from fourshot.pipeline.runs import stage_driver
 from fourshot.pipeline.runs.run import run_task
 from fourshot.pipeline.runs.stages import generate
+from fourshot.pipeline.settings.effects import unused_in_run
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.tasks.task_file import load_task
 from fourshot.training.lora.examples import TrainingExample, TrainingResult
@@ -109,6 +110,17 @@ def other(hint: Any, value: Any) -> Any:
     if hint is bool:
         return not value
     return value + 1 if hint is int else value / 2 if value else 0.5
+
+
+def changed_to(key: str, hint: Any, before: Mapping[str, Any]) -> dict[str, Any]:
+    """Another value of the setting ``key`` than ``before`` has."""
+    value: Any = msgspec.to_builtins(msgspec.convert(before, RunSettings))
+    for name in key.split("."):
+        value = value[name]
+    changed: Any = CHANGED[key] if key in CHANGED else other(hint, value)
+    for name in reversed(key.split(".")):
+        changed = {name: changed}
+    return dict(changed)
 
 
 # The rest of `train` is the trainer's: tests/training/lora/test_settings.py.
@@ -232,13 +244,23 @@ def test_the_same_settings_come_to_the_same(observed: Any) -> None:
     assert observed.__wrapped__(json.dumps(BASE)) == observed.__wrapped__(json.dumps(BASE))
 
 
+def unused_cases() -> Iterator[tuple[str, Any, dict[str, Any]]]:
+    """(key, type, settings) of every setting that a run with these settings would tell to have no effect."""
+    for annotate in ({"annotator": "icl"}, {"annotator": "none"}, {"targets": "agreement", "folds": 0}):
+        settings = merged(BASE, {"annotate": annotate})
+        unused = unused_in_run(msgspec.convert(settings, RunSettings), has_unlabelled=False)
+        names = {name for names, _ in unused for name in names if name != "unlabelled"}
+        yield from ((key, hint, settings) for key, hint in SETTINGS_OF_RUNS if key in names)
+
+
+@pytest.mark.parametrize(("key", "hint", "before"), [*unused_cases()])
+def test_a_setting_that_is_told_to_have_no_effect_has_none(
+    observed: Any, key: str, hint: Any, before: dict[str, Any]
+) -> None:
+    assert observed(json.dumps(before)) == observed(json.dumps(merged(before, changed_to(key, hint, before))))
+
+
 @pytest.mark.parametrize(("key", "hint"), SETTINGS_OF_RUNS)
 def test_every_setting_changes_what_a_run_does(observed: Any, key: str, hint: Any) -> None:
     before = merged(BASE, GIVEN.get(key, {}))
-    value: Any = msgspec.to_builtins(msgspec.convert(before, RunSettings))
-    for name in key.split("."):
-        value = value[name]
-    changed: Any = CHANGED[key] if key in CHANGED else other(hint, value)
-    for name in reversed(key.split(".")):
-        changed = {name: changed}
-    assert observed(json.dumps(before)) != observed(json.dumps(merged(before, changed)))
+    assert observed(json.dumps(before)) != observed(json.dumps(merged(before, changed_to(key, hint, before))))

@@ -212,6 +212,9 @@ def test_a_remote_teacher_writes_targets_and_the_command_says_what_that_takes(
     command += ["--teacher", f"{writing.url}/v1", "--teacher-model", "large"]
     assert main([*command, "--plan", "--json"]) == 0
     assert json.loads(capfd.readouterr().out.splitlines()[-1])["calls"] == 2 and not writing.received
+    assert main([*command, "--votes", "3"]) == 2 and "--votes is for tasks with labels" in capfd.readouterr().err
+    assert main([*command, "--out", str(tmp_path / "out.foo"), "--plan"]) == 2 and not writing.received
+    assert "cannot write a .foo file" in capfd.readouterr().err
     assert main([*command, "--max-requests", "1"]) == 1
     assert "--max-requests 1 is reached" in capfd.readouterr().err
     assert main(command) == 0
@@ -278,7 +281,8 @@ def test_a_student_is_made_of_what_it_writes_and_nothing_is_paid_twice(
     if kind == "pairs":
         assert card["synthetic_pairs"] == 8 and "1 of 9 pairs that the teacher wrote are malformed" in printed.out
         assert "generate 8" in printed.err and "the student has room for 64 tokens" in printed.out
-        assert "nothing came of train" in printed.out
+        told = "settings without effect here: train.r (neither this teacher nor this student learns through LoRA)"
+        assert told in printed.out and told in printed.err
         assert main(["predict", str(tmp_path / "out"), "Rome " * 200]) == 0
         assert "1 of 1 inputs are longer than the student reads" in capfd.readouterr().err
     assert main(command) == 0

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -17,7 +18,7 @@ from fourshot.serving.adapter_lookup import find_adapter
 from fourshot.serving.api import TaskInfo, TaskList
 from fourshot.serving.clients.local import LocalClassifier, LocalStudent
 from fourshot.serving.clients.teachers import find_teacher
-from fourshot.teaching import plan_annotation
+from fourshot.teaching import annotate, distill, plan_annotation
 from tests.pipeline.task_folders import write_jsonl, write_task
 from tests.serving.fake_server import FakeService, Received, Reply, refusal, served
 from tests.serving.random_students import make_student
@@ -130,6 +131,43 @@ def test_another_s_labels_a_key_for_a_folder_and_nobody_are_refused(student: Pat
         find_teacher("http://127.0.0.1:9")
     with pytest.raises(InputError, match="holds no adapter"):
         find_teacher(tmp_path)
+
+
+def test_options_that_whoever_reads_does_not_need_are_refused(
+    student: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    tone = Task(name="tone", instruction="Sort.", noun="text", labels=(Label(name="good"), Label(name="bad")))
+    (tmp_path / "notes.csv").write_text("text\nso good\n")
+    with pytest.raises(InputError, match=r"reads on this machine alone\. Leave --ray out"):
+        find_teacher(student, ray="local")
+    with served(FakeService()) as service:
+        options: list[dict[str, Any]] = [{"model": "/nosuch"}, {"ray": "local"}]
+        for option in options:
+            with pytest.raises(InputError, match=rf"--{next(iter(option))} is for models .* a service answers at http"):
+                annotate(tone, tmp_path / "notes.csv", tmp_path / "out.csv", by=service.url, **option)
+        assert not service.received
+    with pytest.raises(InputError, match="a service answers at"):
+        distill(tone, unlabelled=tmp_path / "notes.csv", by="http://127.0.0.1:9", model="x", folder=tmp_path / "d")
+    with pytest.raises(InputError, match=r"--data is the data of a task, and the folder .* knows its own"):
+        annotate(student, tmp_path / "notes.csv", tmp_path / "out.csv", data="/nosuch")
+    assert not (tmp_path / "out.csv").exists() and not (tmp_path / "d").exists()
+
+
+def test_a_plan_of_annotating_is_refused_where_it_would_be(
+    student: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "notes.csv").write_text("text\nso good\n")
+    (tmp_path / "there.csv").touch()
+    command = ["annotate", str(student), "--unlabelled", str(tmp_path / "notes.csv"), "--out"]
+    bad = [["out.csv", "--abstain-below", "7"], ["out.foo"], ["there.csv"], ["out.csv", "--ray", "local"]]
+    for out, *words in bad:
+        said = []
+        for more in ([], ["--plan"]):
+            assert main([*command, str(tmp_path / out), *words, *more]) == 2
+            said.append(capfd.readouterr().err)
+        assert said[0] == said[1]
+    assert main([*command, str(tmp_path / "out.csv"), "--plan"]) == 0
+    assert not (tmp_path / "out.csv").exists() and not (tmp_path / "out.csv.unfinished").exists()
 
 
 TONE = TaskInfo(task="tone", labels=["good", "other"], adapter="tone-1", versions=["tone-1"], pinned=False, methods=[])

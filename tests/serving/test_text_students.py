@@ -170,3 +170,5 @@ def test_a_table_gets_targets_and_a_kill_costs_a_part(
         fourshot.annotate_text(FACTS, tmp_path / "facts.jsonl", tmp_path / "more.csv", by=tmp_path)
     with pytest.raises(InputError, match=r"support_tickets has labels, .* Use annotate\."):
         fourshot.annotate_text("support_tickets", tmp_path / "facts.jsonl", tmp_path / "more.csv")
+    with pytest.raises(InputError, match=r"--data is the data of a task, and the folder .* knows its own\."):
+        fourshot.annotate_text(student, tmp_path / "facts.jsonl", tmp_path / "more.csv", data="/nosuch")

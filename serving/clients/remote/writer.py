@@ -11,7 +11,7 @@ from statistics import fmean
 import msgspec
 
 from fourshot.engine.core import SamplingSettings
-from fourshot.engine.errors import ServiceError
+from fourshot.engine.errors import InputError, ServiceError
 from fourshot.pipeline.distillation.annotating_text import Draw, NamedWriter, Parts, Write
 from fourshot.pipeline.events import OnEvent
 from fourshot.pipeline.forecast import Forecast
@@ -42,6 +42,8 @@ def remote_writer(
 
     Sends nothing yet. Raises InputError for what cannot be asked.
     """
+    if settings.votes != RemoteSettings().votes:
+        raise InputError("--votes is for tasks with labels: a target is written once. Leave it out.")
     teacher_key()
     usable, *_ = load_real(task)
     shown_pairs = take_real(usable, real, seed)[:SHOWN]  # of those that are learnt, the first

@@ -14,7 +14,8 @@ from fourshot.engine.checkpoints.models import ResolvedModel
 from fourshot.engine.errors import AdapterError, InputError, RunFolderError
 from fourshot.pipeline.cells.run_folder import GENERATED_FILE
 from fourshot.pipeline.distillation import annotating
-from fourshot.pipeline.distillation.distill import DistillManifest, _teacher_settings, distill, plan_distillation
+from fourshot.pipeline.distillation.distill import DistillManifest, distill, plan_distillation
+from fourshot.pipeline.distillation.distill_check import teacher_settings
 from fourshot.pipeline.distillation.distilled import DistillSummary
 from fourshot.pipeline.distillation.readers import Annotation, NamedReader, Parts, Read
 from fourshot.pipeline.distillation.readers import Teacher as ReadingTeacher
@@ -207,10 +208,12 @@ def test_a_plan_counts_what_is_left_and_fewer_texts_than_were_wanted_are_told(fo
         make(folder, Teacher())
     assert forecasts == [{"generate": 0, "annotate": len(NOTES) + 3, "evaluate": 2}]
     writing = by._replace(draw=lambda *_: None)
-    for _ in range(2):
+    with pytest.raises(RunFolderError, match="another configuration"):
         plan_distillation(task, folder / "out", generate_per_class=3, by=writing)
-        (folder / "out" / "teacher").mkdir(exist_ok=True)
-        (folder / "out" / "teacher" / GENERATED_FILE).touch()
+    for _ in range(2):
+        plan_distillation(task, folder / "other", generate_per_class=3, by=writing)
+        distill(task, folder / "other", generate_per_class=3, by=writing, student_settings=HEAD)
+        (folder / "other" / "teacher" / GENERATED_FILE).write_text("{}")
     assert [counts["generate"] for counts in forecasts[1:]] == [3]
     assert "(--per-class, of distill --generate)" in str(short_run_error([], 3, "out"))  # it has no --per-class
     assert missing_texts([TaughtExample(text="snow", probabilities=(0.0, 1.0))], 4) == [
@@ -221,7 +224,7 @@ def test_a_plan_counts_what_is_left_and_fewer_texts_than_were_wanted_are_told(fo
 def test_a_task_without_a_test_file_is_not_measured(folder: Path) -> None:
     (folder / "test.jsonl").unlink()
     summary = make(folder, Teacher(), run=RunSettings(train=LoraSettings(r=16), wording="bare"))
-    assert "nothing came of train, wording: the teacher was not trained here" in summary.notes
+    assert "settings without effect here: train.r, wording (the teacher is not trained here)" in summary.notes
     assert summary.table == [] and summary.held_out_agreement is not None and summary.held_out > 0
     assert (folder / "out" / "report.md").exists()
 
@@ -292,7 +295,7 @@ def test_shots_of_a_folder_that_was_begun_hold_for_its_student_too_and_that_is_t
 )
 def test_a_teacher_writes_a_pool_only_where_nobody_else_could_read(readers: dict[str, int], folds: int) -> None:
     settings = RunSettings(annotate=AnnotateSettings(folds=2, **readers))  # type: ignore[arg-type]
-    assert _teacher_settings(settings, 0).annotate.folds == folds
+    assert teacher_settings(settings, 0).annotate.folds == folds
 
 
 def test_a_teacher_asks_no_shots_so_a_folder_that_an_earlier_version_began_is_the_same() -> None:
@@ -300,7 +303,7 @@ def test_a_teacher_asks_no_shots_so_a_folder_that_an_earlier_version_began_is_th
     task = load_task("support_tickets")
     now, then = (
         DistillManifest(
-            task=task, settings=_teacher_settings(settings, 0), student=StudentSettings(), generate=0, **rest
+            task=task, settings=teacher_settings(settings, 0), student=StudentSettings(), generate=0, **rest
         ).identity()
         for settings in (RunSettings(), RunSettings().with_targets("agreement"))
     )

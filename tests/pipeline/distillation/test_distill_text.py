@@ -90,6 +90,22 @@ def test_what_it_takes_is_told_and_nothing_is_made(
     assert not (folder / "out").exists()
 
 
+def test_options_that_no_training_on_texts_takes_are_refused_and_by_a_plan_too(
+    folder: Path, tiny_model: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for option, said in (
+        (["--set", "train.held_out=0.2"], "train.held_out: only trainings of classifiers have that. Leave it out."),
+        (["--set", "train.label_smoothing=0.2"], "train.label_smoothing: only trainings of classifiers have that"),
+        (["--held-out", "0.2"], "held_out of a student are for sequence-to-sequence models, and this one is"),
+        (["--ray", "bogus"], "There is no Ray cluster at 'bogus'"),
+    ):
+        command = plan(folder, tiny_model, *option)
+        for words in (command, [word for word in command if word != "--plan"]):
+            assert main(words) == 2
+            assert said in (message := capfd.readouterr().err) and "KEY=VALUE" not in message
+    assert not (folder / "out").exists()
+
+
 def test_which_pairs_are_real_does_not_hang_on_how_many_texts_are_measured(folder: Path) -> None:
     """A folder with other pairs is another distillation's, and one with another --test-limit is not."""
     tested = [json.loads(line) for line in (folder / "test.jsonl").read_text().splitlines()]
@@ -147,6 +163,7 @@ def test_a_causal_student_is_a_checkpoint_and_a_person_may_correct_what_it_learn
         make(folder, tiny_model)
     with pytest.raises(RunFolderError, match="real: the folder has '3 pairs"):
         make(folder, tiny_model, real=2)
+    assert main([*plan(folder, tiny_model), "--generate", "2"]) == 2
 
 
 def test_a_sequence_to_sequence_student_is_predicted_with(

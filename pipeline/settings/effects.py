@@ -1,0 +1,170 @@
+"""Which settings have an effect in which command: commands share them all, and a settings file may be for several.
+
+Those that somebody changed where nothing comes of them are told in one line, before the work begins. Importing this
+module loads neither torch nor vllm.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+
+from fourshot.engine.errors import InputError
+from fourshot.pipeline.events import Event, OnEvent
+from fourshot.pipeline.faults import shorten
+from fourshot.pipeline.synthesis.settings import PRESETS, AnnotateSettings, RunSettings
+
+MOST_TOLD = 8  # settings that are named for one reason
+OF_FOLDS = ("annotate.fold_weight", "annotate.fold_epochs", "annotate.pool_per_class")
+OF_COMMITTEE = (
+    *(f"annotate.{name}" for name in ("num_adapters", "in_context", "num_encoders", "folds", "weights", "average")),
+    *OF_FOLDS,
+)
+OF_PROBABILITIES = (  # as a classifier learns them
+    *(f"annotate.{name}" for name in ("soft_temperature", "soft_epochs", "intended_odds", "distribution_alignment")),
+    "variety.mixed",
+)
+# Adapters that calibrate a classifier have the wordings, too; `check_confidence` refuses the confidence of nobody.
+OF_ANNOTATING = tuple(
+    f"annotate.{name}"
+    for name in AnnotateSettings.__struct_fields__
+    if name not in ("annotator", "wordings", "confidence")
+)
+OF_WRITING = ("generate", "variety", "sampling", "allow_short")
+OF_TRAINING = ("train", "wording", "verbalizer", "shot_weight", "calibrate")
+OF_ENGINE = ("prompt_style", "base_verbalizer", "align")
+
+
+class Unused(NamedTuple):
+    """Settings that have no effect, and why."""
+
+    names: Sequence[str]  # dotted; a group stands for all that is in it
+    why: str
+
+
+def unused_in_run(settings: RunSettings, *, has_unlabelled: bool) -> list[Unused]:
+    """Of a run, for one task or many."""
+    annotate = settings.annotate
+    unused = [] if has_unlabelled else [Unused(["unlabelled"], "no file of texts without labels is given")]
+    if annotate.annotator == "none":
+        return [*unused, Unused([*OF_ANNOTATING, "variety.mixed"], "annotate.annotator is 'none'")]
+    if annotate.annotator == "icl":
+        unused.append(Unused(OF_COMMITTEE, "annotate.annotator is 'icl'"))
+    else:
+        unused.append(Unused(["annotate.calibration"], "it is of annotate.annotator 'icl'"))
+        if not annotate.folds:
+            # Without "auto" alone: otherwise these say that labels are learnt (`RunSettings.is_tried`).
+            names = OF_FOLDS[2:] if annotate.targets == "auto" else OF_FOLDS
+            unused.append(Unused(names, "annotate.folds is 0"))
+    if not (settings.learns_soft or settings.is_tried):
+        unused.append(Unused(OF_PROBABILITIES, "labels are learnt, not probabilities"))
+    return unused
+
+
+def unused_in_corpus(settings: RunSettings) -> list[Unused]:
+    """Of a corpus, which trains and measures nothing."""
+    annotator = settings.annotate.annotator
+    who = {"adapters": "the adapters that are named", "icl": "the base model, shown the shots"}.get(annotator)
+    unused = [
+        Unused([*OF_TRAINING, *OF_PROBABILITIES, "test_limit"], "a corpus trains and measures nothing"),
+        Unused(["unlabelled"], "a corpus reads its own texts alone"),
+        Unused([*OF_COMMITTEE, "annotate.wordings"], f"read by {who or 'nobody'}" + " alone" * bool(who)),
+    ]
+    if annotator != "icl":
+        unused.append(Unused(["annotate.calibration", "base_verbalizer"], "these are of annotate.annotator 'icl'"))
+    return unused
+
+
+def unused_by_teacher(settings: RunSettings, *, writes: bool) -> list[Unused]:
+    """Of a distillation whose teacher is trained: a committee of adapters, and no classifier."""
+    annotate = settings.annotate
+    keeps_folds = bool(annotate.folds) and annotate.num_readers == annotate.folds
+    unused = [
+        Unused(["unlabelled", "generate.per_class"], "--unlabelled and --generate say what is learnt"),
+        Unused(
+            ["wording", "calibrate", "train.held_out", *OF_PROBABILITIES[:-1]], "the classifier is a student of its own"
+        ),
+    ]
+    if not keeps_folds:
+        unused.append(Unused(["annotate.folds", *OF_FOLDS, "shot_weight"], "this teacher learns the shots alone"))
+    if not (writes or keeps_folds):
+        names = [*OF_WRITING, "annotate.targets", "annotate.confidence", "annotate.average"]
+        unused.append(Unused(names, "the teacher writes no texts"))
+    if annotate.annotator == "icl":
+        unused.append(Unused([*OF_COMMITTEE, "annotate.wordings"], "annotate.annotator is 'icl'"))
+    else:
+        unused.append(Unused(["annotate.calibration"], "it is of annotate.annotator 'icl'"))
+    return unused
+
+
+def unused_with_teacher(settings: RunSettings, *, is_remote: bool, has_shots: bool, writes: bool) -> list[Unused]:
+    """Of a distillation whose teacher is there already. One that ``is_remote`` is shown the shots, and may write."""
+    draws = is_remote and writes
+    of_annotating = [f"annotate.{name}" for name in AnnotateSettings.__struct_fields__]
+    if draws:
+        of_annotating = [
+            name for name in of_annotating if name.partition(".")[2] not in ("annotator", "targets", "confidence")
+        ]
+    unused = [
+        Unused([*OF_TRAINING, *OF_ENGINE, *of_annotating], "the teacher is not trained here"),
+        Unused(["unlabelled", "generate.per_class"], "--unlabelled and --generate say what is learnt"),
+    ]
+    if not draws:
+        unused.append(Unused([*OF_WRITING, "filter"], "no texts are written here"))
+    if not is_remote:
+        unused.append(Unused(["max_text_words", "long_texts"], "the teacher knows its prompts"))
+        if has_shots:
+            unused.append(Unused(["k", "allow_fewer_shots"], "the teacher knows its shots"))
+    return unused
+
+
+def unused_line(settings: RunSettings, unused: Sequence[Unused], usual: Sequence[str] = ("default",)) -> str:
+    """What is to be told of the settings that differ from those of the presets ``usual``; "" where all count."""
+    changed_names = list(dict.fromkeys(_changed(settings, [PRESETS[name] for name in usual])))
+    told, reasons = set[str](), list[str]()
+    for names, why in unused:
+        found = [
+            name
+            for name in changed_names
+            if name not in told and any(name == idle or name.startswith(f"{idle}.") for idle in names)
+        ]
+        told.update(found)
+        if found:
+            reasons.append(f"{shorten(found, MOST_TOLD)} ({why})")
+    return f"settings without effect here: {'; '.join(reasons)}" if reasons else ""
+
+
+def tell_unused(
+    settings: RunSettings,
+    unused: Sequence[Unused],
+    stage: str,
+    on_event: OnEvent,
+    usual: Sequence[str] = ("default",),
+) -> list[str]:
+    """Tell what `unused_line` says, before the work of a command begins, and return it; nothing where all count."""
+    line = unused_line(settings, unused, usual)
+    if line:
+        on_event(Event(stage=stage, message=line, notice=True))
+    return [line] if line else []
+
+
+def check_confidence(settings: RunSettings) -> None:
+    """Raise InputError for the least confidence of nobody: who gives it expects that texts are left out."""
+    if settings.annotate.confidence and settings.annotate.annotator == "none":
+        raise InputError(
+            "annotate.confidence (--confidence) is how sure an annotator has to be, and annotate.annotator is 'none'. "
+            "Leave one of them out."
+        )
+
+
+def _changed(settings: RunSettings, usual: Sequence[RunSettings]) -> Iterator[str]:
+    """Dotted names of the settings that are as in none of ``usual``."""
+
+    def differing(value: Any, others: Sequence[Any], name: str) -> Iterator[str]:
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                yield from differing(inner, [other[key] for other in others], f"{name}.{key}" if name else key)
+        elif all(value != other for other in others):
+            yield name
+
+    yield from differing(msgspec.to_builtins(settings), [msgspec.to_builtins(each) for each in usual], "")
