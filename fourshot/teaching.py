@@ -21,10 +21,10 @@ from fourshot.pipeline.distillation.annotating import (
 )
 from fourshot.pipeline.distillation.distilled import DistillSummary
 from fourshot.pipeline.distillation.readers import NamedReader
-from fourshot.pipeline.distillation.unfinished import unfinished_folder
 from fourshot.pipeline.events import OnEvent, ignore
 from fourshot.pipeline.forecast import Forecast
 from fourshot.pipeline.rows.text_table import TextTable, open_texts
+from fourshot.pipeline.rows.unfinished import unfinished_folder
 from fourshot.pipeline.student_card import find_student, load_student_card
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.tables.types import ReadSettings, check_of_unlabelled

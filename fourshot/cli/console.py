@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from fourshot.cli.printable import harmless
 from fourshot.engine import errors
 from fourshot.pipeline.events import Event, OnEvent, span
+from fourshot.printable import harmless
 
 if TYPE_CHECKING:
     from fourshot.pipeline.forecast import Forecast

@@ -19,7 +19,7 @@ import msgspec
 
 from fourshot.cli.console import Terminal
 from fourshot.cli.given import wrong_dash, wrong_start
-from fourshot.cli.printable import harmless
+from fourshot.printable import harmless
 
 Options = argparse.Namespace
 Action = Callable[[Options, Terminal], int | None]  # returns the exit code; None is 0, done

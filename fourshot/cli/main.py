@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Each declares its commands when it is imported; the help lists them in this order.
     from fourshot.cli import runs, review, students, corpus, tasks, predict, serve, adapters, keys, machine, bench  # noqa: F401, I001
     from fourshot.cli.console import Terminal
-    from fourshot.cli.printable import harmless
+    from fourshot.printable import harmless
     from fourshot.cli.declare import GROUPS, read_command
     from fourshot.cli.given import check_given
 

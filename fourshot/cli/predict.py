@@ -14,10 +14,10 @@ import msgspec
 from fourshot.cli.console import Terminal
 from fourshot.cli.declare import Options, argument, command, flag
 from fourshot.cli.given import refuse
-from fourshot.cli.printable import one_line
 from fourshot.engine.errors import InputError, RequestError
 from fourshot.pipeline.rows.fields import as_given, as_texts
 from fourshot.pipeline.selective import Refusal
+from fourshot.printable import one_line
 
 if TYPE_CHECKING:
     from fourshot.pipeline.task import Task

@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from fourshot.cli.printable import harmless
 from fourshot.pipeline.events import Event, span
+from fourshot.printable import harmless
 
 QUIET_S = 10.0  # between two lines about one step, where there is no terminal to draw a bar in
 

@@ -6,12 +6,12 @@ from fourshot.cli.console import Terminal, program
 from fourshot.cli.declare import MODEL, PLAN, Options, argument, command, flag, overrides, setting
 from fourshot.cli.options import settings_of, settings_options
 from fourshot.cli.predict import not_read
-from fourshot.cli.printable import as_word
 from fourshot.cli.remote import REMOTE_OPTIONS, first_of, teacher_line, teacher_of
 from fourshot.cli.runs import DATA, ENCODING, TASK
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.faults import counted
 from fourshot.pipeline.tables.types import check_of_unlabelled
+from fourshot.printable import as_word
 from fourshot.training.students.settings import StudentSettings
 
 DEFAULTS = StudentSettings()

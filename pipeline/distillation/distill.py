@@ -19,9 +19,9 @@ import msgspec
 from fourshot.engine.checkpoints.models import ResolvedModel, resolve_model
 from fourshot.engine.errors import InputError
 from fourshot.engine.machine.files import read_made, write_json
+from fourshot.pipeline.accounts import accounted
 from fourshot.pipeline.cells.measuring import Evaluation
 from fourshot.pipeline.cells.run_folder import GENERATED_FILE, RunFolder
-from fourshot.pipeline.distillation.accounts import accounted
 from fourshot.pipeline.distillation.annotating import annotated_file
 from fourshot.pipeline.distillation.distill_check import check_distillation, teacher_settings, unused_settings
 from fourshot.pipeline.distillation.distill_plan import foretell_distillation

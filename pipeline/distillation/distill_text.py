@@ -32,7 +32,6 @@ from fourshot.pipeline.distillation.text_pairs import (
     write_annotated,
     written_pairs,
 )
-from fourshot.pipeline.distillation.text_plan import Teaching
 from fourshot.pipeline.distillation.text_students import TextStudents
 from fourshot.pipeline.distillation.text_teachers import AskedTeacher, TrainedTeacher
 from fourshot.pipeline.events import Event, OnEvent, ignore
@@ -40,6 +39,7 @@ from fourshot.pipeline.forecast import Forecast
 from fourshot.pipeline.provenance import made_by, value_hash
 from fourshot.pipeline.rows.examples import limited
 from fourshot.pipeline.rows.text_table import check_added
+from fourshot.pipeline.runs.text_plan import Teaching
 from fourshot.pipeline.settings.effects import Unused, tell_unused
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.tasks.generation import GenerationTask, Pair

@@ -11,10 +11,10 @@ import msgspec
 import numpy as np
 
 from fourshot.engine.errors import InputError
+from fourshot.pipeline.accounts import keep_account
 from fourshot.pipeline.cells.measuring import Evaluation, evaluation_of
 from fourshot.pipeline.cells.review import TextPairs
 from fourshot.pipeline.cells.run_folder import GENERATED_FILE
-from fourshot.pipeline.distillation.accounts import keep_account
 from fourshot.pipeline.distillation.annotating import (
     LABEL,
     annotate_table,
@@ -23,7 +23,6 @@ from fourshot.pipeline.distillation.annotating import (
     is_own,
 )
 from fourshot.pipeline.distillation.readers import NamedReader, Read, parts_of
-from fourshot.pipeline.distillation.unfinished import UNFINISHED, unfinished_folder
 from fourshot.pipeline.events import Event, OnEvent
 from fourshot.pipeline.faults import TaskFault, counted, error, raise_errors
 from fourshot.pipeline.loop.rounds import RoundSink, finished_pairs
@@ -32,6 +31,7 @@ from fourshot.pipeline.rows.examples import unseen
 from fourshot.pipeline.rows.fields import encoder_text
 from fourshot.pipeline.rows.review_table import check_alone, corrections
 from fourshot.pipeline.rows.text_table import TextTable
+from fourshot.pipeline.rows.unfinished import UNFINISHED, unfinished_folder
 from fourshot.pipeline.runs.trainings import taught_shots
 from fourshot.pipeline.student_card import REMOTE_FILE
 from fourshot.pipeline.synthesis.settings import RunSettings

@@ -11,10 +11,9 @@ import msgspec
 from fourshot.engine.checkpoints.models import ResolvedModel
 from fourshot.engine.core import Adapter, Sampling
 from fourshot.engine.machine.files import append_lines, read_lines
-from fourshot.pipeline.distillation.accounts import accounted
+from fourshot.pipeline.accounts import accounted
 from fourshot.pipeline.distillation.annotating_text import PART, NamedWriter, foretell_writing, write_lines
 from fourshot.pipeline.distillation.text_pairs import written_pairs
-from fourshot.pipeline.distillation.text_plan import Teaching, TextCounts
 from fourshot.pipeline.distillation.text_students import TextStudents, lora_job, trained
 from fourshot.pipeline.events import Event, OnEvent
 from fourshot.pipeline.forecast import Forecast, foretell
@@ -23,6 +22,7 @@ from fourshot.pipeline.runs.stage_driver import LOG_FILE
 from fourshot.pipeline.runs.stage_process import run_stage
 from fourshot.pipeline.runs.stages.train import TrainStage
 from fourshot.pipeline.runs.stages.write import WriteItem, WriteStage, WrittenAnswer
+from fourshot.pipeline.runs.text_plan import Teaching, TextCounts
 from fourshot.pipeline.student_card import STUDENT_LINK
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.tasks.generation import GenerationTask, Pair, between, drawing_prompt, writing_prompt

@@ -14,9 +14,9 @@ from rich.console import Console
 
 from fourshot.cli.console import Terminal
 from fourshot.cli.predict import doubts_of
-from fourshot.cli.printable import one_line
 from fourshot.cli.progress import ProgressBars, ProgressLines
 from fourshot.pipeline.events import Event, span
+from fourshot.printable import one_line
 
 
 def steps(done: float, total: float = 40, stage: str = "train") -> Event:

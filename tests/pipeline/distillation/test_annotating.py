@@ -14,8 +14,8 @@ from fourshot.engine.machine.files import append_lines
 from fourshot.pipeline.distillation import annotating
 from fourshot.pipeline.distillation.annotating import AnnotationSummary, annotate_table
 from fourshot.pipeline.distillation.readers import Annotation, Parts, Read
-from fourshot.pipeline.distillation.unfinished import ANSWERS_FILE, unfinished_folder
 from fourshot.pipeline.rows.text_table import open_texts
+from fourshot.pipeline.rows.unfinished import ANSWERS_FILE, unfinished_folder
 from fourshot.pipeline.rows.unlabelled import load_unlabelled
 from fourshot.pipeline.tables.files import read_table
 from fourshot.pipeline.tables.types import ReadSettings
