@@ -15,7 +15,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from fourshot.engine.fake_engine import WORDS
-from fourshot.pipeline.distillation import distill as distillation
+from fourshot.pipeline.distillation import distill_check
 from fourshot.pipeline.distillation.distill import distill
 from fourshot.pipeline.rows.text_table import open_texts
 from fourshot.pipeline.runs import compare as comparing
@@ -102,7 +102,7 @@ def machines(_cluster: Machines, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("fourshot.training.lora.train.LoraTrainer", Trainer)
     monkeypatch.setattr("fourshot.engine.opening.open_engine", lambda _: Listener([]))
     monkeypatch.setattr(StudentStage, "needs_process", False)
-    for module in (comparing, distillation):
+    for module in (comparing, distill_check):
         monkeypatch.setattr(module, "refuse_fake", lambda *_: None)  # here it can be trained
     monkeypatch.setattr(stage_driver, "run_stage", lambda stage, on_event: stage.run(on_event))
     return _cluster
