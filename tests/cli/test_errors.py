@@ -3,9 +3,6 @@
 import errno
 import json
 import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -153,42 +150,6 @@ def test_a_full_disk_under_the_run(
     assert "the disk is full (runs/manifest.json)" in error and "--out" in error
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
-def test_a_full_disk_under_the_output() -> None:
-    with open("/dev/full", "w") as full:
-        process = command("tasks", "list", stdout=full)
-    _, error = process.communicate(timeout=60)
-    assert (process.returncode, error.count("\n")) == (1, 1)
-    assert "the disk is full" in error
-
-
-def test_a_reader_that_leaves_is_no_error() -> None:
-    read, write = os.pipe()
-    os.close(read)
-    process = command("tasks", "list", stdout=write)
-    os.close(write)
-    _, error = process.communicate(timeout=60)
-    assert error == ""
-
-
-def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
-    # What is started in the background of a script inherits an ignored SIGINT; a user at a terminal does not.
-    process = command(
-        "run",
-        "support_tickets",
-        "--out",
-        str(tmp_path / "run"),
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-    assert process.stderr is not None
-    assert process.stderr.readline().startswith("shots:")
-    process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert error.splitlines()[-1] == "fourshot: stopped; run the same command again to go on."
-    assert "Traceback" not in error
-
-
 def test_a_fault_of_our_own_says_how_to_see_it(
     task: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -244,16 +205,6 @@ def test_machines_get_an_error_of_usage_as_json_too(
 
 def test_a_text_is_no_wish_for_json(capfd: pytest.CaptureFixture[str]) -> None:
     error_of(capfd, 2, "predict", "nowhere", "--shots", "--", "--json")
-
-
-def command(*words: str, **settings: object) -> "subprocess.Popen[str]":
-    return subprocess.Popen(
-        [sys.executable, "-m", "fourshot", *words],
-        cwd=ROOT,
-        stderr=subprocess.PIPE,
-        text=True,
-        **settings,  # type: ignore[call-overload]
-    )
 
 
 @pytest.mark.parametrize(

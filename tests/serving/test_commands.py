@@ -8,11 +8,9 @@ from pathlib import Path
 import pytest
 
 from fourshot.cli import main as cli
-from fourshot.engine.checkpoints.models import resolve_model
 from fourshot.engine.errors import InputError
 from fourshot.serving.fleet.launch import ServiceLaunch
 from fourshot.serving.testing.adapters import make_adapter, task_of
-from tests.engine.tiny_models import tiny_checkpoint
 from tests.serving.random_students import make_student
 
 
@@ -207,64 +205,6 @@ def test_a_task_with_fewer_examples_is_added_in_context_where_that_is_said(
     assert run_command(capfd, *words, "--allow-fewer-shots")[0] == 0
     (file,) = root.iterdir()
     assert 0 < len(json.loads(file.read_text())["shots"]) < 100000
-
-
-def test_what_is_said_of_an_engine_that_is_not_there_is_told_of(
-    tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    async def run(*_: object) -> None:
-        raise InputError("no further")
-
-    monkeypatch.setattr(ServiceLaunch, "run", run)
-    words = ("serve", "--port", "0", "--log", str(tmp_path / "log.jsonl"), "--max-loras", "3", "--kv-cache-mib", "77")
-    make_student(root, task_of("mood"))
-    code, text = run_command(capfd, *words, "--adapters", str(root))
-    assert code == 2 and "--max-loras, --kv-cache-mib: of no use here, since there are students alone" in text
-    make_adapter(root, task_of("other"))
-    code, text = run_command(capfd, *words, "--adapters", str(root))
-    assert code == 2 and "of no use" not in text
-
-
-def test_an_adapter_is_checked_against_the_base_that_is_named(
-    tmp_path: Path, root: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    source, at = make_adapter(tmp_path / "made", task_of("mood")), ("--adapters", str(root))
-    other = tiny_checkpoint("llama", tmp_path / "other-base")
-    code, text = run_command(capfd, "adapters", "add", str(source), *at, "--base", other)
-    assert code == 2 and "is not added: it was trained on" in text and "the base here is" in text
-    student = make_student(tmp_path / "made", task_of("mood"))
-    for added in (source, student):
-        code, text = run_command(capfd, "adapters", "add", str(added), *at, "--base", "./nosuch")
-        assert code == 2 and "no model folder './nosuch'" in text
-    assert list(root.iterdir()) == []
-    assert run_command(capfd, "adapters", "add", str(source), *at, "--base", resolve_model(None).path)[0] == 0
-    assert (root / source.name / "card.json").is_file()
-
-
-@pytest.mark.parametrize(
-    ("words", "reason"),
-    [
-        (("--data", "nowhere"), "--data is for a task that is answered in context"),
-        (("--shots", "99", "--seed", "0"), "--shots and --seed are for a task that is answered in context"),
-        (("--in-context", "--base", "nowhere"), "--base is for adapters"),
-    ],
-)
-def test_an_option_of_adding_that_would_do_nothing_is_refused(
-    words: tuple[str, ...], reason: str, root: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    code, text = run_command(capfd, "adapters", "add", "support_tickets", "--adapters", str(root), *words)
-    assert code == 2 and reason in text and list(root.iterdir()) == []
-
-
-def test_unpinning_looks_at_no_base(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit, match="2"):
-        cli.main(["adapters", "unpin", "mood", "--adapters", str(root), "--base", "nowhere"])
-    assert "unrecognized arguments: --base" in capfd.readouterr().err
-
-
-def test_a_deep_look_is_not_at_a_folder(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    code, text = run_command(capfd, "doctor", "--deep", "--serve", str(root))
-    assert code == 2 and "--deep is for this machine by itself" in text
 
 
 def test_a_key_is_shown_once(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -14,8 +14,7 @@ from fourshot.engine.checkpoints.models import ResolvedModel
 from fourshot.engine.errors import AdapterError, InputError, RunFolderError
 from fourshot.pipeline.cells.run_folder import GENERATED_FILE
 from fourshot.pipeline.distillation import annotating
-from fourshot.pipeline.distillation.distill import DistillManifest, distill, plan_distillation
-from fourshot.pipeline.distillation.distill_check import teacher_settings
+from fourshot.pipeline.distillation.distill import distill, plan_distillation
 from fourshot.pipeline.distillation.distilled import DistillSummary
 from fourshot.pipeline.distillation.readers import Annotation, NamedReader, Parts, Read
 from fourshot.pipeline.distillation.readers import Teacher as ReadingTeacher
@@ -28,7 +27,7 @@ from fourshot.pipeline.runs.experiment import Experiment
 from fourshot.pipeline.runs.stages.stage import Stage
 from fourshot.pipeline.runs.stages.student import StudentStage
 from fourshot.pipeline.student_card import RemoteTeacher, find_student, load_student_card
-from fourshot.pipeline.synthesis.settings import AnnotateSettings, RunSettings
+from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.tasks.task_file import load_task
 from fourshot.serving.clients.local import LocalClassifier
 from fourshot.serving.clients.teachers import find_teacher
@@ -287,27 +286,6 @@ def test_shots_of_a_folder_that_was_begun_hold_for_its_student_too_and_that_is_t
     train.write_text(train.read_text().replace(shots[0].text, f"{shots[0].text} again"))
     again, notes = distilled()
     assert again == shots and "the shots are those that the folder was begun with" in notes[0]
-
-
-@pytest.mark.parametrize(
-    ("readers", "folds"),
-    [({"num_adapters": 3}, 0), ({"num_adapters": 0, "in_context": 1}, 0), ({"num_adapters": 0}, 2)],
-)
-def test_a_teacher_writes_a_pool_only_where_nobody_else_could_read(readers: dict[str, int], folds: int) -> None:
-    settings = RunSettings(annotate=AnnotateSettings(folds=2, **readers))  # type: ignore[arg-type]
-    assert teacher_settings(settings, 0).annotate.folds == folds
-
-
-def test_a_teacher_asks_no_shots_so_a_folder_that_an_earlier_version_began_is_the_same() -> None:
-    rest: dict[str, Any] = dict.fromkeys(("model", "teacher", "encoder", "encoder_revision", "unlabelled"), "")
-    task = load_task("support_tickets")
-    now, then = (
-        DistillManifest(
-            task=task, settings=teacher_settings(settings, 0), student=StudentSettings(), generate=0, **rest
-        ).identity()
-        for settings in (RunSettings(), RunSettings().with_targets("agreement"))
-    )
-    assert now == then
 
 
 def test_a_table_without_any_label_teaches_nothing_and_says_so(folder: Path) -> None:
