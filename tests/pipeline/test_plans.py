@@ -39,9 +39,12 @@ def test_plan_says_it_and_makes_nothing(tmp_path: Path, capfd: pytest.CaptureFix
     assert not (tmp_path / "c").exists()
 
 
-def test_a_plan_is_refused_where_its_command_would_be(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_plan_is_refused_where_its_command_would_be(
+    model: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     folder = write_run(tmp_path / "run").path
-    assert cli.main(["run", "support_tickets", "--plan", "--out", str(folder), "--quiet"]) == 2
+    words = ["run", "support_tickets", "--model", model, "--plan", "--out", str(folder), "--quiet"]
+    assert cli.main(words) == 2
     assert "holds work of another configuration" in capfd.readouterr().err
 
 
