@@ -9,11 +9,11 @@ import msgspec
 
 from fourshot.engine.errors import AdapterError, InputError
 from fourshot.engine.machine.files import read_json
+from fourshot.pipeline.remote_teacher import RemoteTeacher
 from fourshot.pipeline.rows.fields import encoder_text
 from fourshot.pipeline.rows.text_words import count_words
 from fourshot.pipeline.scores import Scores
 from fourshot.pipeline.selective import CoverageCurve, Scope
-from fourshot.pipeline.synthesis.evidence import KindEvidence
 from fourshot.pipeline.task import Example, Task
 from fourshot.pipeline.tasks.generation import KIND
 from fourshot.training.students.onnx_export import Parity
@@ -23,24 +23,6 @@ STUDENT_FILE = "student.json"
 CONFIG, TOKENIZER = "config.json", "tokenizer.json"
 VOCABULARIES = ("vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model")
 STUDENT_LINK = "student"  # in the folder of a distillation: leads to its student
-REMOTE_FILE = "remote_teacher.json"  # of a remote teacher: how it was asked, how right it was, what that cost
-
-
-class RemoteTeacher(msgspec.Struct, frozen=True, kw_only=True):
-    """A teacher behind an OpenAI-compatible address: how it was asked, how right it was, and what that cost."""
-
-    endpoint: str
-    model: str
-    asked: str  # "chat, probabilities of tokens", "completions, 8 votes"
-    shots: int  # in its prompt
-    requests: int  # whose answers were used
-    paid_requests: int  # of these, those that were paid for here: the others were kept from before
-    prompt_tokens: int  # of all that were used
-    output_tokens: int
-    cost: float | None = None  # of all that were used, in the unit of the prices; None: no prices were given
-    paid_cost: float | None = None
-    outside: float | None = None  # mean probability on no label, over what was read last
-    held_out: KindEvidence | None = None  # on shots, each read with others in the prompt; None: there are too few
 
 
 class StudentCard(msgspec.Struct, frozen=True, kw_only=True):

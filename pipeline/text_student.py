@@ -12,8 +12,14 @@ from fourshot.engine.errors import AdapterError, InputError
 from fourshot.engine.machine.files import read_json
 from fourshot.engine.tokens import check_lengths
 from fourshot.pipeline.arguments import checked
+from fourshot.pipeline.remote_teacher import RemoteTeacher
 from fourshot.pipeline.rows.text_words import check_unicode
-from fourshot.pipeline.student_card import STUDENT_FILE, RemoteTeacher, check_unchanged, find_student, is_text_student
+from fourshot.pipeline.student_card import (
+    STUDENT_FILE,
+    check_unchanged,
+    find_student,
+    is_text_student,
+)
 from fourshot.pipeline.tasks.generation import GenerationTask, writing_prompt
 from fourshot.pipeline.text_metrics import TextScores
 from fourshot.training.students.text_models import TextStudentKind

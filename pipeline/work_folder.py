@@ -203,6 +203,8 @@ class WorkFolder:
         """Write it down, where there is anything to say: before a manifest, without which nothing was begun."""
         if layout.align:
             self.write(LAYOUT_FILE, layout)
+        else:
+            (self.path / LAYOUT_FILE).unlink(missing_ok=True)  # of a start with filler that a kill ended at once
 
     def has(self, name: str) -> bool:
         return (self.path / name).exists()

@@ -58,10 +58,9 @@ def free_share(names: Sequence[str]) -> float:
     """
     try:
         answers = [line.replace("MiB", "").split(",") for line in ask_driver("memory.free,memory.total", names)]
-        shares = [int(free) / int(total) for free, total in answers]
+        return round(SPARED * min(int(free) / int(total) for free, total in answers), 3)
     except (OSError, ValueError, ZeroDivisionError, subprocess.SubprocessError):
         return 1.0
-    return round(SPARED * min(shares, default=1.0 / SPARED), 3)
 
 
 def are_shared(names: Sequence[str]) -> bool:

@@ -89,8 +89,9 @@ def _without_table(forward: Any) -> Any:
 
 
 def _with_likeliest(given: Any, likeliest: Any, ids: Collection[int]) -> Any:
-    """``given`` for the rows ``ids``, whose tokens were given, and ``likeliest`` for all others.
+    """``given`` for the rows ``ids``, whose tokens were given, and ``likeliest`` for all others: `LogprobsTensors`.
 
+    Token ids and log-probabilities, nats, [rows, most tokens of a row]; what a row lacks is token 0 with -inf.
     vLLM has ``given`` for all: a completion that shares a step with what is scored would lose its likeliest tokens.
     """
     width = max(given.logprobs.shape[1], likeliest.logprobs.shape[1])

@@ -243,6 +243,6 @@ class SuggestingParser(argparse.ArgumentParser):
             choices = [str(choice) for action in at for choice in action.choices or ()]
             suggestions += difflib.get_close_matches(wrong[2], choices, n=2, cutoff=0.5)
         hint = f". Did you mean {' or '.join(suggestions)}?" if suggestions else ""
-        if wrong := re.search(r": invalid (\w+) value: ", message):
-            hint = f". Give {KINDS[wrong[1]]}."
+        if (wrong := re.search(r": invalid (\w+) value: ", message)) and (kind := KINDS.get(wrong[1])):
+            hint = f". Give {kind}."
         raise UsageError(f"{message}{hint}", f"{self.prog}: {message}{hint}\nSee {self.prog} --help.")

@@ -4,7 +4,7 @@ from typing import Any
 
 from fourshot.cli.declare import Options, argument, overrides, setting
 from fourshot.engine.errors import InputError
-from fourshot.pipeline.student_card import RemoteTeacher
+from fourshot.pipeline.remote_teacher import RemoteTeacher
 from fourshot.serving.clients.remote.settings import KEY_VARIABLES, RemoteSettings
 
 DEFAULTS = RemoteSettings()

@@ -38,7 +38,12 @@ def mebibytes(text: str) -> int:  # its name stands in the error about a value t
         type=mebibytes,
     ),
     *(setting(DEFAULTS.limits, name) for name in Limits.__struct_fields__),
-    argument("--hot", "TASKS", "comma-separated: tasks whose adapters never leave their slot", type=names_in),
+    argument(
+        "--hot",
+        "TASKS",
+        "comma-separated: tasks whose adapters keep their slot, but for a step that needs all slots",
+        type=names_in,
+    ),
     setting(DEFAULTS, "keys", "FILE"),
     argument("--cors-origin", "ORIGINS", ORIGINS_HELP, type=some_names_in, dest="cors_origins"),
     argument("--replicas", "N", "servers that share the work", type=int, default=1),

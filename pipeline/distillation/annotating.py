@@ -16,11 +16,11 @@ import msgspec
 from fourshot.engine.checkpoints.models import ResolvedModel
 from fourshot.engine.errors import InputError
 from fourshot.engine.machine.files import append_lines, remove_folder
-from fourshot.pipeline.accounts import accounted
 from fourshot.pipeline.distillation.readers import Annotation, NamedReader, Read, parts_of
 from fourshot.pipeline.events import Event, OnEvent, ignore
 from fourshot.pipeline.faults import MOST_NAMED, nearest, shorten
 from fourshot.pipeline.forecast import Forecast, foretell
+from fourshot.pipeline.remote_teacher import REMOTE_FILE, RemoteTeacher, accounted
 from fourshot.pipeline.rows.held_cells import check_cells
 from fourshot.pipeline.rows.review_table import label_named
 from fourshot.pipeline.rows.text_table import TextTable, check_written, write_table
@@ -31,7 +31,6 @@ from fourshot.pipeline.rows.unfinished import (
     place_table,
     unfinished_folder,
 )
-from fourshot.pipeline.student_card import REMOTE_FILE, RemoteTeacher
 from fourshot.pipeline.synthesis.prompts import PromptFormat
 from fourshot.pipeline.task import Example
 from fourshot.pipeline.work_counts import TokenCounts

@@ -10,17 +10,16 @@ from typing import NamedTuple
 import msgspec
 
 from fourshot.engine.machine.files import append_lines, read_lines, remove_folder
-from fourshot.pipeline.accounts import accounted
 from fourshot.pipeline.distillation.readers import parts_of
 from fourshot.pipeline.distillation.text_pairs import BY, TARGET, write_annotated
 from fourshot.pipeline.events import Event, OnEvent, ignore
 from fourshot.pipeline.forecast import Forecast
 from fourshot.pipeline.provenance import value_hash
+from fourshot.pipeline.remote_teacher import REMOTE_FILE, RemoteTeacher, accounted
 from fourshot.pipeline.rows.held_cells import check_cells
 from fourshot.pipeline.rows.text_table import check_written
 from fourshot.pipeline.rows.unfinished import ANSWERS_FILE, may_be_written, place_table, unfinished_folder
 from fourshot.pipeline.runs.stages.write import WrittenAnswer
-from fourshot.pipeline.student_card import REMOTE_FILE, RemoteTeacher
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.tasks.generation import GenerationTask, Pair
 from fourshot.pipeline.tasks.pairs import InputRows

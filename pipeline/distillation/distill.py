@@ -19,7 +19,6 @@ import msgspec
 from fourshot.engine.checkpoints.models import ResolvedModel, resolve_model
 from fourshot.engine.errors import InputError
 from fourshot.engine.machine.files import read_made, write_json
-from fourshot.pipeline.accounts import accounted
 from fourshot.pipeline.cells.measuring import Evaluation
 from fourshot.pipeline.cells.run_folder import GENERATED_FILE, RunFolder
 from fourshot.pipeline.distillation.annotating import annotated_file
@@ -42,6 +41,7 @@ from fourshot.pipeline.distillation.taught import (
 from fourshot.pipeline.events import Event, OnEvent, ignore
 from fourshot.pipeline.forecast import Forecast
 from fourshot.pipeline.provenance import made_by, value_hash
+from fourshot.pipeline.remote_teacher import accounted
 from fourshot.pipeline.rows.text_table import TextTable
 from fourshot.pipeline.runs.experiment import Experiment
 from fourshot.pipeline.runs.run import load_shots

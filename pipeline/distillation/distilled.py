@@ -10,6 +10,7 @@ from fourshot.engine.machine.files import read_made, write_json
 from fourshot.engine.machine.links import lead
 from fourshot.pipeline.cells.measuring import Evaluation
 from fourshot.pipeline.provenance import installed_versions
+from fourshot.pipeline.remote_teacher import REMOTE_FILE, RemoteTeacher
 from fourshot.pipeline.report.data import Lineage, MethodRow, ReportData, method_row
 from fourshot.pipeline.report.text import now
 from fourshot.pipeline.report.write import write_report
@@ -17,10 +18,8 @@ from fourshot.pipeline.rows.fields import sample_argument
 from fourshot.pipeline.runs.stages.student import StudentItem, parities
 from fourshot.pipeline.selective import CoverageCurve
 from fourshot.pipeline.student_card import (
-    REMOTE_FILE,
     STUDENT_FILE,
     STUDENT_LINK,
-    RemoteTeacher,
     StudentCard,
     check_kept,
     file_hashes,

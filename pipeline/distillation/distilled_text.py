@@ -10,17 +10,11 @@ from fourshot.engine.machine.files import read_made, write_json
 from fourshot.engine.machine.links import lead
 from fourshot.pipeline.distillation.text_students import StudentMade
 from fourshot.pipeline.provenance import value_hash
+from fourshot.pipeline.remote_teacher import REMOTE_FILE, RemoteTeacher
 from fourshot.pipeline.report.text import now
 from fourshot.pipeline.report.texts import TextExample, TextReport, TextRow, write_text_report
 from fourshot.pipeline.runs.stages.write import WrittenAnswer
-from fourshot.pipeline.student_card import (
-    REMOTE_FILE,
-    STUDENT_FILE,
-    STUDENT_LINK,
-    RemoteTeacher,
-    check_kept,
-    file_hashes,
-)
+from fourshot.pipeline.student_card import STUDENT_FILE, STUDENT_LINK, check_kept, file_hashes
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.tasks.generation import GenerationTask, Pair
 from fourshot.pipeline.text_metrics import TextScores, score_texts

@@ -28,11 +28,11 @@ from fourshot.pipeline.loop.driver import WAIT_S
 from fourshot.pipeline.loop.rounds import CALIBRATION_FILE, RoundSink
 from fourshot.pipeline.loop.units import ReadUnit, TaskBrief, UnitResult
 from fourshot.pipeline.loop.workers import engine_settings, open_workers
+from fourshot.pipeline.remote_teacher import RemoteTeacher
 from fourshot.pipeline.rows.fields import bare_text
 from fourshot.pipeline.rows.text_words import words_left_out
 from fourshot.pipeline.runs.experiment import Experiment
 from fourshot.pipeline.runs.run import load_shots
-from fourshot.pipeline.student_card import RemoteTeacher
 from fourshot.pipeline.synthesis.committee import Reader
 from fourshot.pipeline.synthesis.settings import AnnotateSettings, RunSettings
 from fourshot.pipeline.synthesis.types import Candidate, Verdict

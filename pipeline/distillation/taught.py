@@ -11,7 +11,6 @@ import msgspec
 import numpy as np
 
 from fourshot.engine.errors import InputError
-from fourshot.pipeline.accounts import keep_account
 from fourshot.pipeline.cells.measuring import Evaluation, evaluation_of
 from fourshot.pipeline.cells.review import TextPairs
 from fourshot.pipeline.cells.run_folder import GENERATED_FILE
@@ -27,13 +26,13 @@ from fourshot.pipeline.events import Event, OnEvent
 from fourshot.pipeline.faults import TaskFault, counted, error, raise_errors
 from fourshot.pipeline.loop.rounds import RoundSink, finished_pairs
 from fourshot.pipeline.provenance import value_hash
+from fourshot.pipeline.remote_teacher import REMOTE_FILE, keep_account
 from fourshot.pipeline.rows.examples import unseen
 from fourshot.pipeline.rows.fields import encoder_text
 from fourshot.pipeline.rows.review_table import check_alone, corrections
 from fourshot.pipeline.rows.text_table import TextTable
 from fourshot.pipeline.rows.unfinished import UNFINISHED, unfinished_folder
 from fourshot.pipeline.runs.trainings import taught_shots
-from fourshot.pipeline.student_card import REMOTE_FILE
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.tables.files import read_table
 from fourshot.pipeline.task import Example, Task

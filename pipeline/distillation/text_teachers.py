@@ -11,13 +11,13 @@ import msgspec
 from fourshot.engine.checkpoints.models import ResolvedModel
 from fourshot.engine.core import Adapter, Sampling
 from fourshot.engine.machine.files import append_lines, read_lines
-from fourshot.pipeline.accounts import accounted
 from fourshot.pipeline.distillation.annotating_text import PART, NamedWriter, foretell_writing, write_lines
 from fourshot.pipeline.distillation.text_pairs import written_pairs
 from fourshot.pipeline.distillation.text_students import TextStudents, lora_job, trained
 from fourshot.pipeline.events import Event, OnEvent
 from fourshot.pipeline.forecast import Forecast, foretell
 from fourshot.pipeline.provenance import value_hash
+from fourshot.pipeline.remote_teacher import accounted
 from fourshot.pipeline.runs.stage_driver import LOG_FILE
 from fourshot.pipeline.runs.stage_process import run_stage
 from fourshot.pipeline.runs.stages.train import TrainStage

@@ -110,7 +110,7 @@ def preferred_to(root: Path, card: Card) -> str:
     if versions[newest] <= versions[card.name]:
         return ""
     dated = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(versions[newest]))
-    return f"{newest} answers until then, because its card is dated {dated}, later than now."
+    return f"{newest} goes on answering: its card is dated {dated}, later than now."
 
 
 def _labels(card: Card) -> tuple[str, ...]:

@@ -1,5 +1,6 @@
 """What the driver says about GPUs, with a driver of the test's own."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,27 +22,34 @@ def test_the_gpus_of_a_machine_are_counted_without_a_model_library(
     assert gpus({"CUDA_VISIBLE_DEVICES": ""}, tmp_path) == gpus({"CUDA_VISIBLE_DEVICES": "-1"}, tmp_path) == []
 
 
-def test_the_fullest_gpu_says_how_much_is_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    driver = tmp_path / "nvidia-smi"
-    driver.write_text(
-        '#!/bin/sh\ncase "$*" in *--id=0,3*) echo 81000; echo 70123;; *) echo "No devices"; exit 6;; esac\n'
-    )
-    driver.chmod(0o755)
+@pytest.fixture
+def driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Puts an `nvidia-smi` in the way that answers by the cases of a shell's ``case`` over its arguments."""
+    file = tmp_path / "nvidia-smi"
+
+    def answer(cases: str) -> None:
+        file.write_text(f'#!/bin/sh\ncase "$*" in {cases} esac\n')
+        file.chmod(0o755)
+
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    return answer
+
+
+def test_the_fullest_gpu_says_how_much_is_free(driver: Callable[[str], None]) -> None:
+    driver('*--id=0,3*) echo 81000; echo 70123;; *) echo "No devices"; exit 6;;')
     assert free_gpu_bytes(["0", "3"]) == 70123 * MIB
     with pytest.raises(FourshotError, match="nvidia-smi does not say how much memory is free on GPU 7"):
         free_gpu_bytes(["7"])
 
 
-def test_an_engine_takes_what_is_free_of_the_fullest_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_takes_what_is_free_of_the_fullest_gpu(
+    driver: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """vLLM takes 92 % of all memory, and does not start where another process has some of that."""
-    driver = tmp_path / "nvidia-smi"
-    driver.write_text(
-        '#!/bin/sh\ncase "$*" in *memory.free,memory.total*--id=0,1) echo "80000 MiB, 81920 MiB"; '
-        'echo "40960 MiB, 81920 MiB";; *--id=0) echo "80000 MiB, 81920 MiB";; *) echo "[N/A], [N/A]";; esac\n'
+    driver(
+        '*memory.free,memory.total*--id=0,1) echo "80000 MiB, 81920 MiB"; echo "40960 MiB, 81920 MiB";; '
+        '*--id=0) echo "80000 MiB, 81920 MiB";; *) echo "[N/A], [N/A]";;'
     )
-    driver.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     monkeypatch.setattr("fourshot.engine.machine.gpus.version", lambda package: "0.32.0")
     settings = EngineSettings(model="m")
     for visible, share in (("0", None), ("0,1", 0.485), ("7", None)):
@@ -49,14 +57,8 @@ def test_an_engine_takes_what_is_free_of_the_fullest_gpu(tmp_path: Path, monkeyp
         assert engine_arguments(settings, on_cpu=False).get("gpu_memory_utilization") == share
 
 
-def test_a_gpu_for_one_process_alone_is_not_shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    driver = tmp_path / "nvidia-smi"
-    driver.write_text(
-        '#!/bin/sh\ncase "$*" in *compute_mode*--id=0) echo Default;; *compute_mode*--id=0,1) echo Default; '
-        "echo Exclusive_Process;; *) exit 6;; esac\n"
-    )
-    driver.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+def test_a_gpu_for_one_process_alone_is_not_shared(driver: Callable[[str], None]) -> None:
+    driver("*compute_mode*--id=0) echo Default;; *--id=0,1) echo Default; echo Exclusive_Process;; *) exit 6;;")
     assert are_shared(["0"])
     assert not are_shared(["0", "1"])
     assert not are_shared(["7"])

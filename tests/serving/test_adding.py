@@ -61,7 +61,7 @@ def test_who_answers_after_an_addition_is_told(tmp_path: Path, root: Path, capfd
     ahead = time.time() + 3600
     os.utime(root / first.name / "card.json", (ahead, ahead))
     text = added(second)
-    assert f"{first.name} answers until then, because its card is dated 2" in text and answering() == first.name
+    assert f"{first.name} goes on answering: its card is dated 2" in text and answering() == first.name
     assert "within seconds" not in text
 
 

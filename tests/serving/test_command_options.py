@@ -6,23 +6,17 @@ import pytest
 
 from fourshot.cli import main as cli
 from fourshot.engine.checkpoints.models import resolve_model
-from fourshot.engine.errors import InputError
-from fourshot.serving.fleet.launch import ServiceLaunch
 from fourshot.serving.testing.adapters import make_adapter, task_of
 from tests.engine.tiny_models import tiny_checkpoint
 from tests.serving.random_students import make_student
-from tests.serving.test_commands import root, run_command
+from tests.serving.test_commands import root, run_command, unstarted
 
-__all__ = ("root",)  # fixtures
+__all__ = ("root", "unstarted")  # fixtures
 
 
 def test_what_is_said_of_an_engine_that_is_not_there_is_told_of(
-    tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, root: Path, unstarted: None, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    async def run(*_: object) -> None:
-        raise InputError("no further")
-
-    monkeypatch.setattr(ServiceLaunch, "run", run)
     words = ("serve", "--port", "0", "--log", str(tmp_path / "log.jsonl"), "--max-loras", "3", "--kv-cache-mib", "77")
     make_student(root, task_of("mood"))
     code, text = run_command(capfd, *words, "--adapters", str(root))

@@ -22,6 +22,16 @@ def run_command(capfd: pytest.CaptureFixture[str], *words: str) -> tuple[int, st
 
 
 @pytest.fixture
+def unstarted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A service that is prepared whole, and ends where it would be started."""
+
+    async def run(*_: object) -> None:
+        raise InputError("no further")
+
+    monkeypatch.setattr(ServiceLaunch, "run", run)
+
+
+@pytest.fixture
 def root(tmp_path: Path) -> Path:
     folder = tmp_path / "served"
     folder.mkdir()
@@ -243,12 +253,8 @@ def test_bad_input_is_told_before_anything_is_loaded(
 
 
 def test_a_folder_with_nothing_to_ask_is_told_of_before_the_engine_starts(
-    tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, root: Path, unstarted: None, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    async def run(*_: object) -> None:
-        raise InputError("no further")
-
-    monkeypatch.setattr(ServiceLaunch, "run", run)
     (tmp_path / "empty").mkdir()
     make_adapter(root, task_of("mail"))
     for folder, expected in ((tmp_path / "empty", True), (root, False)):

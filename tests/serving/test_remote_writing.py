@@ -16,8 +16,8 @@ from fourshot.pipeline.distillation.readers import NamedReader
 from fourshot.pipeline.distillation.taught import drawn_texts
 from fourshot.pipeline.events import Event, ignore
 from fourshot.pipeline.loop.rounds import READ_BY_ANNOTATOR, RoundSink, finished_pairs
+from fourshot.pipeline.remote_teacher import REMOTE_FILE
 from fourshot.pipeline.runs.stages.stage import Stage
-from fourshot.pipeline.student_card import REMOTE_FILE
 from fourshot.pipeline.synthesis.prompts import PromptFormat
 from fourshot.pipeline.synthesis.settings import AnnotateSettings, GenerateSettings, RunSettings, VarietySettings
 from fourshot.pipeline.task import Task

@@ -4,7 +4,7 @@ import uuid
 from pathlib import Path
 
 from fourshot.engine.machine.files import replace_file
-from fourshot.pipeline.student_card import RemoteTeacher
+from fourshot.pipeline.remote_teacher import RemoteTeacher
 from fourshot.pipeline.synthesis.evidence import KindEvidence
 from fourshot.pipeline.work_folder import WORK_FILE
 from fourshot.serving.clients.remote.endpoint import Endpoint
@@ -19,7 +19,7 @@ def work_of(log: Path) -> str:
     return file.read_text()
 
 
-def accounted(
+def account_of(
     endpoint: Endpoint,
     settings: RemoteSettings,
     request_kind: str,

@@ -19,16 +19,16 @@ from fourshot.pipeline.distillation.readers import Annotation, NamedReader, Part
 from fourshot.pipeline.events import Event, OnEvent
 from fourshot.pipeline.forecast import Forecast
 from fourshot.pipeline.loop.rounds import RoundSink
+from fourshot.pipeline.remote_teacher import RemoteTeacher
 from fourshot.pipeline.rows.fields import bare_text
 from fourshot.pipeline.rows.text_words import words_left_out
-from fourshot.pipeline.student_card import RemoteTeacher
 from fourshot.pipeline.synthesis.committee import PROMPT_FOLDS
 from fourshot.pipeline.synthesis.evidence import KindEvidence, bounded_log, label_prior, shot_folds, weigh
 from fourshot.pipeline.synthesis.prompts import PromptFormat
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.synthesis.windows import parts_of
 from fourshot.pipeline.task import Example, Task
-from fourshot.serving.clients.remote.account import accounted, work_of
+from fourshot.serving.clients.remote.account import account_of, work_of
 from fourshot.serving.clients.remote.asking import FORM, REQUEST_MODES, RequestMode, asked_task, requests_for
 from fourshot.serving.clients.remote.completions import LEAST, CompletionResponse, LabelAnswer, read_labels
 from fourshot.serving.clients.remote.drawing import draw_texts, drawing_settings
@@ -235,7 +235,7 @@ class _RemoteReader:
         assert self._mode
         request_kind = self._mode.describe(self._settings.votes)
         outside = round(fmean(self._outside), 6) if self._outside else None
-        return accounted(endpoint, self._settings, request_kind, len(self._shots), outside, self._evidence)
+        return account_of(endpoint, self._settings, request_kind, len(self._shots), outside, self._evidence)
 
     def draw(
         self, log: Path, on_event: OnEvent, settings: RunSettings, sink_of: Callable[[RunSettings], RoundSink]

@@ -15,12 +15,12 @@ from fourshot.engine.errors import InputError, ServiceError
 from fourshot.pipeline.distillation.annotating_text import Draw, NamedWriter, Parts, Write
 from fourshot.pipeline.events import OnEvent
 from fourshot.pipeline.forecast import Forecast
+from fourshot.pipeline.remote_teacher import RemoteTeacher
 from fourshot.pipeline.runs.stages.write import WrittenAnswer
-from fourshot.pipeline.student_card import RemoteTeacher
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.tasks.generation import GenerationTask, Pair, between
 from fourshot.pipeline.tasks.pairs import load_real, take_real
-from fourshot.serving.clients.remote.account import accounted, work_of
+from fourshot.serving.clients.remote.account import account_of, work_of
 from fourshot.serving.clients.remote.asking import RequestMode, agreed_mode, writing_modes, writing_request
 from fourshot.serving.clients.remote.completions import THOUGHT, CompletionResponse
 from fourshot.serving.clients.remote.drawing import alone
@@ -113,7 +113,7 @@ class _RemoteWriter:
 
     def _accounted(self, endpoint: Endpoint, noun: str) -> RemoteTeacher:
         assert self._mode
-        return accounted(endpoint, self._settings, f"{self._mode.route}, {noun}", len(self._shown_pairs))
+        return account_of(endpoint, self._settings, f"{self._mode.route}, {noun}", len(self._shown_pairs))
 
     def _request(self, text: str, mode: RequestMode) -> CompletionRequest:
         """For the target of ``text``."""

@@ -258,6 +258,8 @@ def test_a_folder_has_the_layout_that_it_was_begun_with(tmp_path: Path) -> None:
     with pytest.raises(RunFolderError, match="--out"):
         new.layout(plain)
     old.path.mkdir()
+    old.keep_layout(aligned)  # and killed: nothing was begun, so the next start may want it otherwise
+    assert old.layout(plain) == plain
     old.keep_layout(plain)
     assert not [*old.path.iterdir()], "a folder without filler is as one of an earlier version"
     old.write("manifest.json", {})

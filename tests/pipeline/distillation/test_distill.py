@@ -22,11 +22,12 @@ from fourshot.pipeline.distillation.taught import missing_texts
 from fourshot.pipeline.events import OnEvent
 from fourshot.pipeline.forecast import Forecast
 from fourshot.pipeline.loop.counts import short_run_error
+from fourshot.pipeline.remote_teacher import RemoteTeacher
 from fourshot.pipeline.rows.text_table import open_texts
 from fourshot.pipeline.runs.experiment import Experiment
 from fourshot.pipeline.runs.stages.stage import Stage
 from fourshot.pipeline.runs.stages.student import StudentStage
-from fourshot.pipeline.student_card import RemoteTeacher, find_student, load_student_card
+from fourshot.pipeline.student_card import find_student, load_student_card
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.tasks.task_file import load_task
 from fourshot.serving.clients.local import LocalClassifier
