@@ -1,6 +1,6 @@
 """A student of a text generation task: the card beside its weights, and the student opened, to write."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol, Self
 
@@ -13,6 +13,7 @@ from fourshot.engine.machine.files import read_json
 from fourshot.engine.tokens import check_lengths
 from fourshot.pipeline.arguments import checked
 from fourshot.pipeline.remote_teacher import RemoteTeacher
+from fourshot.pipeline.rows.text_lists import checked_strings
 from fourshot.pipeline.rows.text_words import check_unicode
 from fourshot.pipeline.student_card import (
     STUDENT_FILE,
@@ -109,14 +110,16 @@ class Generator:
 
         Raises InputError for a blank input, and for one that leaves a causal student no room to write.
         """
-        rows = self._writer.encode(self._prompts(_checked(inputs)))
+        texts = checked_strings(inputs, "generate")
+        check_unicode(texts)
+        rows = self._writer.encode(self._prompts(texts))
         if self.card.architecture == "causal":
             check_lengths(rows, self.card.max_target_tokens, self._writer.most_tokens)
         return [len(ids) for ids in rows]
 
     def generate(self, inputs: Sequence[str]) -> list[TextWritten]:
         """A text for each input, in their order: the likeliest token at each step. Raises as `count_tokens`."""
-        inputs = _checked(inputs)
+        inputs = checked_strings(inputs, "generate")
         lengths = self.count_tokens(inputs)
         if not lengths:
             return []
@@ -200,22 +203,3 @@ def _open(folder: Path, card: TextStudentCard, *, many: bool) -> _Writer:
 def greedy(max_tokens: int) -> Sampling:
     """The likeliest token at each step."""
     return Sampling(temperature=0.0, top_k=0, max_tokens=max_tokens)
-
-
-def _checked(inputs: Iterable[str]) -> list[str]:
-    """``inputs``, an array's and a generator's too, as a list of plain strings.
-
-    Raises InputError where it is one text instead of a list, or has a blank one, or what is no text.
-    """
-    if isinstance(inputs, str) or getattr(inputs, "ndim", 1) != 1:  # a data frame's would be the names of its columns
-        kind = "string" if isinstance(inputs, str) else type(inputs).__name__
-        raise InputError(f"generate takes a list of inputs, got one {kind}. Put the texts in a list.")
-    if not isinstance(inputs, Iterable):
-        raise InputError(f"generate takes a list of inputs, got {inputs!r:.60}. Give a list of strings.")
-    texts = list(inputs)
-    if wrong := [index for index, text in enumerate(texts) if not isinstance(text, str)]:
-        raise InputError(f"the input at {wrong[0]} is {texts[wrong[0]]!r:.60}, which is no text. Leave it out.")
-    if blank := [index for index, text in enumerate(texts) if not text.strip()]:
-        raise InputError(f"the inputs at {blank[:5]} are blank. Leave them out.")
-    check_unicode(texts)
-    return [str(text) for text in texts]

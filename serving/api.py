@@ -9,7 +9,6 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from fourshot.pipeline.rows.fields import Given
-from fourshot.pipeline.rows.label_cells import INVISIBLE
 from fourshot.pipeline.selective import Abstained, Refusal
 
 ASKED_PATHS = ("/v1/classify/", "/v1/generate/")  # a task's name follows
@@ -17,7 +16,6 @@ HEALTH_PATHS = ("/health", "/ping")  # vLLM's own, or those of the server of stu
 WRITES = "writes_texts"  # type of the error where a task without labels is asked for one
 OF_TEXTS = (400, 413)  # what a service answers where a text is too long, or several are too many
 DEADLINE = "X-Deadline-Ms"  # header of a request: milliseconds from its arrival to its answer, at most
-VISIBLE = rf"[^{INVISIBLE}]"
 
 
 Method = Literal["adapter", "student", "icl"]

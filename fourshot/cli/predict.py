@@ -69,7 +69,7 @@ def predict(options: Options, terminal: Terminal) -> None:
                     raise
                 from fourshot.cli.text_students import show
 
-                refuse(options, "tasks with labels; this one writes texts", *FOR_LABELS)
+                refuse(options, "tasks with labels; this one writes texts", "method", *FOR_LABELS)
                 written = client.generate(options.adapter, texts)
                 show(texts, written, terminal, {"url": client.url, "task": options.adapter})
                 return

@@ -120,7 +120,7 @@ def _check(
     if settings.seed != RunSettings().seed:
         raise InputError(
             f"a comparison takes its seeds from --seeds, and would not read seed = {settings.seed} of the settings. "
-            f"Leave it out; for this seed alone, give --seeds {settings.seed},"
+            f"Leave it out; for this seed alone, give '--seeds {settings.seed},'."
         )
     refuse_fake(model, "A comparison")
     check_cluster(placement.ray, placement.gpus_per_engine)

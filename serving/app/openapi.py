@@ -6,9 +6,9 @@ from typing import Any
 import msgspec
 from fastapi import FastAPI
 
+from fourshot.pipeline.rows.text_lists import VISIBLE
 from fourshot.serving.api import (
     DEADLINE,
-    VISIBLE,
     ClassifyRequest,
     ClassifyResponse,
     ErrorAnswer,

@@ -9,8 +9,9 @@ from typing import TypeVar
 import msgspec
 
 from fourshot.pipeline.rows.fields import each_once
+from fourshot.pipeline.rows.text_lists import VISIBLE
 from fourshot.serving.answers import RefusalError
-from fourshot.serving.api import DEADLINE, VISIBLE, ClassifyRequest, GenerateRequest
+from fourshot.serving.api import DEADLINE, ClassifyRequest, GenerateRequest
 from fourshot.serving.settings import Limits
 
 AnyRequest = TypeVar("AnyRequest", ClassifyRequest, GenerateRequest)

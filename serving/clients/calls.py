@@ -19,6 +19,7 @@ import tenacity
 from fourshot.engine.errors import InputError, RequestError, ServiceError
 from fourshot.pipeline.faults import counted
 from fourshot.pipeline.rows.fields import Given
+from fourshot.pipeline.rows.text_lists import checked_strings, checked_texts, listed_texts
 from fourshot.pipeline.selective import Refusal
 from fourshot.pipeline.text_student import TextWritten
 from fourshot.serving.api import (
@@ -32,7 +33,7 @@ from fourshot.serving.api import (
     TaskList,
 )
 from fourshot.serving.clients.address import doubt_of, leading_to, read_address, remedy, without_password
-from fourshot.serving.clients.local import Prediction, checked_texts, listed_texts
+from fourshot.serving.clients.local import Prediction
 from fourshot.serving.clients.proxies import proxy_for
 
 KEY_VARIABLE = "FOURSHOT_API_KEY"
@@ -160,14 +161,14 @@ def classify_call(
     task: str, texts: Given | Sequence[Given], method: Method | None, refusal: Refusal = ALL, first: int = 0
 ) -> ApiCall[ClassifyResponse]:
     """The call for one request. Raises InputError for a task without a name, and for text that is no Unicode."""
-    content: Any = texts if isinstance(texts, str | Mapping) else listed_texts(texts)
+    content: Any = texts if isinstance(texts, str | Mapping) else listed_texts(texts, "classify")
     request = ClassifyRequest(input=content, method=method, **msgspec.structs.asdict(refusal))
     return _post("classify", task, request, ClassifyResponse, first)
 
 
 def generate_calls(task: str, inputs: Sequence[str], batch: int) -> list[ApiCall[GenerateResponse]]:
     """The calls that have texts written for ``inputs``. Raises InputError, before any is sent, for a blank one."""
-    texts = cast(list[str], checked_texts(inputs))
+    texts = checked_strings(inputs, "generate")
     return [
         _post("generate", task, GenerateRequest(input=texts[first:end]), GenerateResponse, first)
         for first, end in _parts(texts, batch)
@@ -193,7 +194,7 @@ def predict_calls(
     task: str, texts: Sequence[Given], method: Method | None, refusal: Refusal, batch: int
 ) -> list[ApiCall[ClassifyResponse]]:
     """The calls that classify ``texts`` in order. Raises InputError, before any is sent, for a blank text."""
-    texts = checked_texts(texts)
+    texts = checked_texts(texts, "predict")
     return [classify_call(task, texts[first:end], method, refusal, first) for first, end in _parts(texts, batch)]
 
 

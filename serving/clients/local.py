@@ -3,8 +3,7 @@
 Importing this module loads neither torch nor vllm.
 """
 
-import re
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self, Unpack, get_args
 
@@ -18,6 +17,7 @@ from fourshot.engine.opening import open_engine
 from fourshot.pipeline.arguments import checked, checked_but
 from fourshot.pipeline.card import AdapterCard, base_of, load_card, load_examples
 from fourshot.pipeline.rows.fields import Given, as_texts, bare_text, encoder_text
+from fourshot.pipeline.rows.text_lists import checked_texts
 from fourshot.pipeline.rows.text_words import check_unicode, words_left_out
 from fourshot.pipeline.selective import Abstained, AbstentionRule, Refusal, Refusing, rule_of
 from fourshot.pipeline.student_card import (
@@ -31,7 +31,6 @@ from fourshot.pipeline.synthesis.aligned import aligned
 from fourshot.pipeline.synthesis.prompts import PromptFormat, Wording
 from fourshot.pipeline.synthesis.windows import label_scores, reading_prompts
 from fourshot.serving.adapter_lookup import find_adapter
-from fourshot.serving.api import VISIBLE
 from fourshot.serving.clients.explain import ExampleIndex, Explanation, WordingScores
 
 if TYPE_CHECKING:
@@ -108,7 +107,7 @@ class LocalClassifier:
         ]
 
     def _texts(self, inputs: Iterable[Given]) -> list[str]:
-        texts = as_texts(self.card.task, checked_texts(inputs))
+        texts = as_texts(self.card.task, checked_texts(inputs, "predict"))
         check_unicode(texts)
         return texts
 
@@ -222,38 +221,6 @@ class LocalStudent(LocalClassifier):
 
     def close(self) -> None:
         """Nothing is held but memory of this process."""
-
-
-def checked_texts(texts: Iterable[Given]) -> list[Given]:
-    """`listed_texts`, of which none is blank: that is an InputError, too."""
-    texts = listed_texts(texts)
-    if blank := [index for index, text in enumerate(texts) if isinstance(text, str) and not re.search(VISIBLE, text)]:
-        raise InputError(f"there is nothing to classify in the texts at {blank[:5]}. Leave blank texts out.")
-    return texts
-
-
-def listed_texts(texts: Iterable[Given]) -> list[Given]:
-    """``texts``, an array's and a generator's too, as a list of plain strings and objects.
-
-    Raises InputError where it is one text instead of a list, or has what is no text.
-    """
-    if isinstance(texts, str | Mapping | bytes | Set):
-        kind = {str: "one string", bytes: "bytes", set: "a set, which has no order"}.get(type(texts), "one object")
-        remedy = {bytes: "Decode it, and put", set: "Put"}.get(type(texts), "Put")
-        raise InputError(f"predict takes a list of texts, got {kind}. {remedy} it in a list.")
-    if getattr(texts, "ndim", 1) != 1:  # of a data frame, what is gone through are the names of its columns
-        raise InputError(f"predict takes a list of texts, got a {type(texts).__name__}. Give its column of texts.")
-    if not isinstance(texts, Iterable):
-        raise InputError(f"predict takes a list of texts, got {texts!r:.60}. Give a list of strings.")
-    if hasattr(texts, "to_pylist"):  # of pyarrow, whose items are of kinds of their own
-        texts = texts.to_pylist()
-    texts = [str(text) if isinstance(text, str) else text for text in texts]  # numpy's strings are a kind of their own
-    if none := [index for index, text in enumerate(texts) if not isinstance(text, str | Mapping)]:
-        raise InputError(
-            f"the input at {none[0]} is {texts[none[0]]!r:.60}, which is no text ({len(none)} such). Give strings, or "
-            "objects of a task's fields, and leave missing values out."
-        )
-    return texts
 
 
 def engine_for(texts: Sequence[str]) -> EngineKind:

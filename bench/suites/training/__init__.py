@@ -230,7 +230,7 @@ def _measured(options: Options, model: ResolvedModel) -> dict[str, Any]:
         gold = [task.label_names.index(example.label) for example in test]
         for run, accuracy in zip(runs, accuracies(model.path, adapters, answers, gold, task.label_words), strict=True):
             run["accuracy"] = accuracy
-    rates = matmul_rates(model.path, round(runs[0]["tokens_per_epoch"] * 8 / len(prompts)))
+    rates = matmul_rates(model.path, round(runs[0]["tokens_per_epoch"] * PRESETS["default"].batch_size / len(prompts)))
     parameters = shape_of(model.path).decoder_parameters
     for run in runs:
         run["useful_tflops"] = 4 * parameters * run["tokens_per_s"] / 1e12

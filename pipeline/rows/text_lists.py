@@ -1,0 +1,51 @@
+"""The texts that a caller gives, as a list: of strings, and where a task has fields, of objects."""
+
+import re
+from collections.abc import Iterable, Mapping, Set
+from typing import Any
+
+from fourshot.engine.errors import InputError
+from fourshot.pipeline.rows.fields import Given
+from fourshot.pipeline.rows.label_cells import INVISIBLE
+
+VISIBLE = rf"[^{INVISIBLE}]"
+
+
+def checked_texts(texts: Iterable[Given], function: str) -> list[Given]:
+    """`listed_texts`, of which none is blank: that is an InputError, too."""
+    listed = listed_texts(texts, function)
+    if blank := [index for index, text in enumerate(listed) if isinstance(text, str) and not re.search(VISIBLE, text)]:
+        raise InputError(f"{function} has nothing to read in the texts at {blank[:5]}. Leave blank texts out.")
+    return listed
+
+
+def checked_strings(texts: Iterable[str], function: str) -> list[str]:
+    """`checked_texts`, for a ``function`` that takes no objects of fields: they are an InputError."""
+    listed = checked_texts(texts, function)
+    if objects := [index for index, text in enumerate(listed) if not isinstance(text, str)]:
+        raise InputError(f"the input at {objects[0]} is an object. {function} takes strings; give one for each input.")
+    return [str(text) for text in listed]
+
+
+def listed_texts(texts: Iterable[Given], function: str) -> list[Given]:
+    """``texts``, an array's and a generator's too, as a list of plain strings and objects.
+
+    Raises InputError, in the name of the ``function`` that was called, where it is one text instead of a list, or has
+    what is no text.
+    """
+    expected = f"{function} takes a list of texts"
+    if isinstance(texts, str | Mapping | bytes | Set):
+        kind = {str: "one string", bytes: "bytes", set: "a set, which has no order"}.get(type(texts), "one object")
+        raise InputError(f"{expected}, got {kind}. {'Decode it, and put' if kind == 'bytes' else 'Put'} it in a list.")
+    if getattr(texts, "ndim", 1) != 1:  # of a data frame, what is gone through are the names of its columns
+        raise InputError(f"{expected}, got a {type(texts).__name__}. Give its column of texts.")
+    if not isinstance(texts, Iterable):
+        raise InputError(f"{expected}, got {texts!r:.60}. Give a list of strings.")
+    items: Iterable[Any] = texts.to_pylist() if hasattr(texts, "to_pylist") else texts  # of pyarrow: kinds of its own
+    listed = [str(text) if isinstance(text, str) else text for text in items]  # numpy's strings are a kind of their own
+    if none := [index for index, text in enumerate(listed) if not isinstance(text, str | Mapping)]:
+        raise InputError(
+            f"the input at {none[0]} is {listed[none[0]]!r:.60}, which is no text ({len(none)} such). Give strings, or "
+            "objects of a task's fields, and leave missing values out."
+        )
+    return listed
