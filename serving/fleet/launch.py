@@ -18,6 +18,7 @@ from fourshot.engine.machine.files import check_mounted
 from fourshot.engine.machine.memory import free_bytes
 from fourshot.engine.vllm_scoring import CANNOT_SCORE, installed_vllm_scores
 from fourshot.engine.vllm_seams.lora_support import check_lora_support
+from fourshot.serving.app.hosts import hosts_of, names_given
 from fourshot.serving.app.keys import Keys
 from fourshot.serving.fleet.supervisor import Say, Supervisor, listen
 from fourshot.serving.models.registry import FolderContents, Registry, base_named
@@ -73,7 +74,8 @@ def prepare(settings: ServeSettings, replicas: int = 1, ray: str = "") -> Servic
     """Complete ``settings`` and open the socket. Raises InputError before any model is loaded."""
     check_mounted(settings.adapters)
     settings.check()
-    settings = msgspec.structs.replace(settings, host=bare_host(settings.host))
+    names = names_given(settings.allowed_hosts)
+    settings = msgspec.structs.replace(settings, host=bare_host(settings.host), allowed_hosts=names)
     if settings.keys:
         Keys(settings.keys)  # raises for a file that is none
     for origin in settings.cors_origins:
@@ -97,7 +99,8 @@ def prepare(settings: ServeSettings, replicas: int = 1, ray: str = "") -> Servic
             "versions, need at least one. Raise --max-loras."
         )
     listening = listen(settings.host, settings.port)
-    settings = msgspec.structs.replace(settings, port=listening.getsockname()[1])
+    address, port, *_ = listening.getsockname()
+    settings = msgspec.structs.replace(settings, port=port, allowed_hosts=hosts_of(settings, address))
     return ServiceLaunch(settings=settings, contents=contents, listening=listening, replicas=replicas, ray=ray)
 
 

@@ -21,6 +21,7 @@ from fourshot.serving.testing.server import RunningService, running_service, wai
 from tests.serving.attacks import (  # what attacks a service of adapters attacks this one
     test_a_client_that_sends_its_headers_slowly_is_hung_up_on,
     test_a_flood_of_headers_is_hung_up_on,
+    test_a_page_whose_name_was_made_to_lead_here_is_told_nothing,
     test_a_path_leads_to_a_task_or_nowhere,
     test_a_request_that_cannot_be_answered_says_why,
     test_no_route_takes_an_adapter_by_its_path,
@@ -34,6 +35,7 @@ from tests.serving.random_students import make_student
 __all__ = (
     "test_a_client_that_sends_its_headers_slowly_is_hung_up_on",
     "test_a_flood_of_headers_is_hung_up_on",
+    "test_a_page_whose_name_was_made_to_lead_here_is_told_nothing",
     "test_a_path_leads_to_a_task_or_nowhere",
     "test_a_request_that_cannot_be_answered_says_why",
     "test_no_route_takes_an_adapter_by_its_path",
