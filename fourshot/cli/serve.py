@@ -7,7 +7,6 @@ from pathlib import Path
 
 from fourshot.cli.console import Terminal
 from fourshot.cli.declare import Options, argument, command, names_in, overrides, setting, some_names_in
-from fourshot.engine.errors import InputError
 from fourshot.serving.settings import Limits, ServeSettings
 
 LOCAL = ("127.0.0.1", "localhost", "::1")
@@ -17,7 +16,6 @@ NUMBERS = (
 )
 # What is said of the engine, which students do without.
 OF_ENGINE = ("max_loras", "max_cpu_loras", "max_lora_rank", "kv_cache_bytes", "max_model_len", "max_num_seqs", "hot")
-OF_VLLM_TOO = ("max_loras", "max_cpu_loras", "max_lora_rank", "max_model_len", "max_num_seqs")
 ORIGINS_HELP = "comma-separated: sites whose pages may ask, as https://app.example; '*' for all (default: none)"
 HOSTS_HELP = "comma-separated: names that clients may ask for, beside localhost; '*' for any (docs/serving.md)"
 VLLM_HELP = "what follows is for vLLM's server: --vllm --ssl-keyfile KEY --ssl-certfile CERT"
@@ -25,13 +23,6 @@ VLLM_HELP = "what follows is for vLLM's server: --vllm --ssl-keyfile KEY --ssl-c
 
 def mebibytes(text: str) -> int:  # its name stands in the error about a value that is none
     return int(text) << 20
-
-
-def own_options(options: Options) -> list[str]:
-    """Those of `serve` that stand behind ``--vllm``: vLLM's server, once it is loaded, refuses or ignores them."""
-    dest_by_name = {name: action.dest for action in options.parser._actions for name in action.option_strings}
-    names = (word.partition("=")[0] for word in options.vllm_arguments)
-    return [name for name in names if dest_by_name.get(name, OF_VLLM_TOO[0]) not in OF_VLLM_TOO]
 
 
 @command(
@@ -71,10 +62,6 @@ def serve(options: Options, terminal: Terminal) -> None:
     from fourshot.serving.fleet.launch import prepare
 
     options.vllm_arguments = tuple(options.vllm_arguments)
-    if misplaced := own_options(options):
-        raise InputError(
-            f"{', '.join(misplaced)}: what stands behind --vllm is for vLLM's server alone. Give it before --vllm."
-        )
     settings = ServeSettings(**overrides(options, ServeSettings), limits=Limits(**overrides(options, Limits)))
     launch = prepare(settings, options.replicas, options.ray)
     if launch.settings.host not in LOCAL and not settings.keys:
