@@ -52,6 +52,7 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     port: int = 8000  # 0: a free one
     keys: str = ""  # API keys, made with `fourshot keys add`; without, everybody may ask
     cors_origins: tuple[str, ...] = ()  # sites whose pages may ask from a browser, as https://app.example; * for all
+    allowed_hosts: tuple[str, ...] = ()  # names that clients may ask for beside this machine's own; `serving.app.hosts`
     hot: tuple[str, ...] = ()  # tasks whose adapters keep their slot, but for a step that needs all slots
     max_loras: int = 0  # adapters that may share a batch; 0: computed
     max_cpu_loras: int = 0  # adapters kept in memory; 0: computed
@@ -64,13 +65,14 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     limits: Limits = Limits()
     students_only: bool = False  # there are students and nothing else in the folder: no base model is loaded
     behind_router: bool = False  # whoever asks is the router of replicas, which says for whom
+    router_asks_keys: bool = False  # of a replica, whose own key is its router's: whether clients need one there
     found_base: ResolvedModel | None = None  # of a replica over Ray: `base`, where its machine has it
     vllm_arguments: tuple[str, ...] = ()  # passed on to vLLM's server as they are
 
     @property
     def asks_keys(self) -> bool:
-        """Whether clients need a key; that which a replica asks for is its router's own."""
-        return bool(self.keys) and not self.behind_router
+        """Whether clients need a key."""
+        return self.router_asks_keys if self.behind_router else bool(self.keys)
 
     def check(self) -> None:
         """Raise InputError, with its option, for a number that no service could work with."""

@@ -7,9 +7,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
+import psutil
+
 from fourshot.engine.errors import FourshotError, InputError
+from fourshot.engine.machine.memory import free_bytes
 
 MIB = 1 << 20
+NO_MEMORY = ("N/A", "Not Supported")  # of its own: GB10, Jetson
 SPARED = 0.97  # of what is free: the driver counts what a process's context takes only when there is one
 
 
@@ -43,7 +47,7 @@ def ask_driver(fields: str, names: Sequence[str] = ()) -> list[str]:
 def free_gpu_bytes(names: list[str]) -> int:
     """Memory that is free on the fullest of the GPUs ``names``. Raises FourshotError where the driver does not say."""
     try:
-        return min(int(line.split()[0]) for line in ask_driver("memory.free", names)) * MIB
+        return min(_bytes_in(line, free_bytes()) for line in ask_driver("memory.free", names))
     except (OSError, ValueError, subprocess.SubprocessError) as error:
         raise FourshotError(
             f"nvidia-smi does not say how much memory is free on GPU {', '.join(names)}: {error}. Check the driver, "
@@ -56,11 +60,23 @@ def free_share(names: Sequence[str]) -> float:
 
     1 where the driver does not say.
     """
+    own_free, own_total = free_bytes(), psutil.virtual_memory().total
     try:
-        answers = [line.replace("MiB", "").split(",") for line in ask_driver("memory.free,memory.total", names)]
-        return round(SPARED * min(int(free) / int(total) for free, total in answers), 3)
+        answers = [line.split(",") for line in ask_driver("memory.free,memory.total", names)]
+        shares = [_bytes_in(free, own_free) / _bytes_in(total, own_total) for free, total in answers]
+        return round(SPARED * min(shares), 3)
     except (OSError, ValueError, ZeroDivisionError, subprocess.SubprocessError):
         return 1.0
+
+
+def _bytes_in(answer: str, of_machine: int) -> int:
+    """A size that the driver tells, such as "81920 MiB"; ``of_machine`` for a GPU whose memory is the machine's.
+
+    Raises ValueError for another answer. vLLM counts such a GPU's memory so, too (vllm/utils/mem_utils.py).
+    """
+    if answer.strip(" []") in NO_MEMORY:
+        return of_machine
+    return int(answer.replace("MiB", "")) * MIB
 
 
 def are_shared(names: Sequence[str]) -> bool:

@@ -147,7 +147,7 @@ def some_names_in(text: str) -> tuple[str, ...]:
     """`names_in` where none is not all: an unset variable of a script must not open what it was to limit."""
     names = names_in(text)
     if not names:
-        raise argparse.ArgumentTypeError(f"{text!r} holds no name. Give some, or leave the option out for all.")
+        raise argparse.ArgumentTypeError(f"{text!r} holds no name. Give some, or leave the option out.")
     return names
 
 

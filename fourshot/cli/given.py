@@ -14,7 +14,7 @@ from fourshot.engine.machine.files import check_mounted
 
 PLACES = ("FOLDER", "FILE", "TABLE")  # metavars of what is a path for certain
 PERHAPS = (*PLACES, "ADAPTER", "RUN", "TASK", "PATH", "MODEL", "WHO")  # and of what may be one
-LISTS = ("METHODS", "SEEDS", "TASKS", "ORIGINS")  # metavars of comma-separated lists
+LISTS = ("METHODS", "SEEDS", "TASKS", "ORIGINS", "HOSTS")  # metavars of comma-separated lists
 DASHES = "\u2010\u2011\u2012\u2013\u2014\u2212"  # what editors and pages make of a hyphen, or of two
 
 

@@ -17,6 +17,7 @@ NUMBERS = (
 # What is said of the engine, which students do without.
 OF_ENGINE = ("max_loras", "max_cpu_loras", "max_lora_rank", "kv_cache_bytes", "max_model_len", "max_num_seqs", "hot")
 ORIGINS_HELP = "comma-separated: sites whose pages may ask, as https://app.example; '*' for all (default: none)"
+HOSTS_HELP = "comma-separated: names that clients may ask for, beside localhost; '*' for any (docs/serving.md)"
 VLLM_HELP = "what follows is for vLLM's server: --vllm --ssl-keyfile KEY --ssl-certfile CERT"
 
 
@@ -46,6 +47,7 @@ def mebibytes(text: str) -> int:  # its name stands in the error about a value t
     ),
     setting(DEFAULTS, "keys", "FILE"),
     argument("--cors-origin", "ORIGINS", ORIGINS_HELP, type=some_names_in, dest="cors_origins"),
+    argument("--allowed-hosts", "HOSTS", HOSTS_HELP, type=some_names_in),
     argument("--replicas", "N", "servers that share the work", type=int, default=1),
     argument("--ray", "WHERE", "replicas over Ray: 'local', 'auto' or an address", default=""),
     argument("--log", "FILE", "what the server's processes print (default: in the cache)"),

@@ -23,6 +23,7 @@ from fourshot.serving.answers import RefusalError, send_refusal
 from fourshot.serving.api import ASKED_PATHS, DEADLINE, HEALTH_PATHS
 from fourshot.serving.app.conventions import Conventions
 from fourshot.serving.app.docs_page import DOCS_FILES, DOCS_PATHS, SCRIPT, STYLE
+from fourshot.serving.app.hosts import check_host
 from fourshot.serving.app.keys import Key, Keys
 from fourshot.serving.settings import ENVIRONMENT, Limits, from_json
 
@@ -55,13 +56,19 @@ class Guard:
         keys: Keys | None = None,
         cors_origins: Sequence[str] = (),
         behind_router: bool = False,
+        allowed_hosts: Sequence[str] = (),
     ) -> None:
-        """All is as `serving.settings.ENVIRONMENT` says where ``limits`` are not given."""
+        """All is as `serving.settings.ENVIRONMENT` says where ``limits`` are not given.
+
+        ``allowed_hosts`` as `serving.app.hosts.hosts_of` gives them.
+        """
         self._app = app
         if limits is None:
             settings = from_json(os.environ[ENVIRONMENT])
             limits, keys = settings.limits, Keys(settings.keys) if settings.keys else None
             cors_origins, behind_router = settings.cors_origins, settings.behind_router
+            allowed_hosts = settings.allowed_hosts
+        self._allowed_hosts = allowed_hosts
         self._limits, self._keys, self._behind_router = limits, keys, behind_router
         self._read_keys_at = 0.0
         self._busy: Counter[str] = Counter()
@@ -124,6 +131,8 @@ class Guard:
     def _admit(self, scope: Scope) -> Key | None:
         """The key that the request showed; None where none is needed. Raises `RefusalError`."""
         path = scope["path"]
+        if self._allowed_hosts and path not in HEALTH_PATHS:  # what looks after services asks for these by any address
+            check_host(scope["headers"], self._allowed_hosts)
         if self._keys is None or (path in OPEN_PATHS and scope.get("method") in ("GET", "HEAD")):
             return None
         if scope.get("method") == "OPTIONS" and {name for name, _ in scope["headers"]} >= PREFLIGHT:

@@ -35,7 +35,11 @@ def _errors(descriptions: Mapping[int, str]) -> dict[int, Any]:
     return {code: {"description": description, **_refers(ErrorAnswer)} for code, description in descriptions.items()}
 
 
-GUARDED = {401: "No key, or one that is not known.", 403: "A key that may not do this."}
+GUARDED = {
+    401: "No key, or one that is not known.",
+    403: "A key that may not do this.",
+    421: "A name in the header Host that the service does not go by.",
+}
 
 
 def _task_route(name: str, summary: str, result: str, request_type: type, response_type: type) -> dict[str, Any]:

@@ -189,7 +189,7 @@ def server_config(app: Any, settings: ServeSettings) -> "uvicorn.Config":
 
     limits, keys = settings.limits, Keys(settings.keys) if settings.keys else None
     return uvicorn.Config(
-        Guard(app, limits, keys, settings.cors_origins, settings.behind_router),
+        Guard(app, limits, keys, settings.cors_origins, settings.behind_router, settings.allowed_hosts),
         http=bounded_protocol(limits),
         backlog=limits.max_connections,
         log_level="warning",

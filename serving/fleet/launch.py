@@ -18,17 +18,21 @@ from fourshot.engine.machine.files import check_mounted
 from fourshot.engine.machine.memory import free_bytes
 from fourshot.engine.vllm_scoring import CANNOT_SCORE, installed_vllm_scores
 from fourshot.engine.vllm_seams.lora_support import check_lora_support
+from fourshot.serving.app.hosts import hosts_of, names_given
 from fourshot.serving.app.keys import Keys
 from fourshot.serving.fleet.supervisor import Say, Supervisor, listen
 from fourshot.serving.models.registry import FolderContents, Registry, base_named
 from fourshot.serving.models.slots import ServerFit, fit
-from fourshot.serving.settings import ServeSettings
+from fourshot.serving.settings import Limits, ServeSettings
 
 if TYPE_CHECKING:
     from fourshot.serving.fleet.replicas import Replicas
 
 # Source: RFC 6454, section 6.2, for schemes that pages come by; hosts in small letters, as browsers send them.
 ORIGIN = re.compile(r"https?://[^/?#@\sA-Z]+(:\d+)?")
+# Options of the command, beside those that are called as their settings; and of these, what vLLM's server takes, too.
+COMMAND_OPTIONS = ("cors_origin", "kv_cache_mib", "replicas", "ray", "log", "json", "quiet")
+OF_VLLM_TOO = {"max_loras", "max_cpu_loras", "max_lora_rank", "max_model_len", "max_num_seqs"}
 
 
 class ServiceLaunch(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,7 +77,8 @@ def prepare(settings: ServeSettings, replicas: int = 1, ray: str = "") -> Servic
     """Complete ``settings`` and open the socket. Raises InputError before any model is loaded."""
     check_mounted(settings.adapters)
     settings.check()
-    settings = msgspec.structs.replace(settings, host=bare_host(settings.host))
+    names = names_given(settings.allowed_hosts)
+    settings = msgspec.structs.replace(settings, host=bare_host(settings.host), allowed_hosts=names)
     if settings.keys:
         Keys(settings.keys)  # raises for a file that is none
     for origin in settings.cors_origins:
@@ -82,6 +87,7 @@ def prepare(settings: ServeSettings, replicas: int = 1, ray: str = "") -> Servic
                 f"--cors-origin {origin}: this is no origin. Give scheme, host and port of a site as browsers send "
                 "them, without a path or a slash at the end: https://app.example or http://localhost:3000."
             )
+    check_order(settings.vllm_arguments)
     check_tls(settings.vllm_arguments)
     if "--ssl-certfile" in _options_in(settings.vllm_arguments) and (replicas > 1 or ray):
         raise InputError(
@@ -97,7 +103,8 @@ def prepare(settings: ServeSettings, replicas: int = 1, ray: str = "") -> Servic
             "versions, need at least one. Raise --max-loras."
         )
     listening = listen(settings.host, settings.port)
-    settings = msgspec.structs.replace(settings, port=listening.getsockname()[1])
+    address, port, *_ = listening.getsockname()
+    settings = msgspec.structs.replace(settings, port=port, allowed_hosts=hosts_of(settings, address))
     return ServiceLaunch(settings=settings, contents=contents, listening=listening, replicas=replicas, ray=ray)
 
 
@@ -105,6 +112,16 @@ def _options_in(words: Sequence[str]) -> dict[str, str]:
     """Options among ``words``, with the values that follow them or an equals sign."""
     values = dict(pairwise([*words, ""]))
     return values | {name: value for word in words for name, sign, value in [word.partition("=")] if sign}
+
+
+def check_order(words: Sequence[str]) -> None:
+    """Raise InputError where our own options stand behind ``--vllm``: vLLM, once loaded, refuses or ignores them."""
+    own = {*ServeSettings.__struct_fields__, *Limits.__struct_fields__, *COMMAND_OPTIONS} - OF_VLLM_TOO
+    names = {f"--{name.replace('_', '-')}" for name in own}
+    if misplaced := [name for name in (word.partition("=")[0] for word in words) if name in names]:
+        raise InputError(
+            f"{', '.join(misplaced)}: what stands behind --vllm is for vLLM's server alone. Give it before --vllm."
+        )
 
 
 def check_tls(words: Sequence[str]) -> None:

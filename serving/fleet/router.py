@@ -22,7 +22,7 @@ import msgspec
 from yarl import URL
 
 from fourshot.serving.answers import RefusalError, send_answer, send_refusal
-from fourshot.serving.api import ASKED_PATHS, DEADLINE, TaskList
+from fourshot.serving.api import ASKED_PATHS, DEADLINE, HEALTH_PATHS, TaskList
 from fourshot.serving.app.guard import ACCESS, ASKER, ON_BEHALF, TASKS_PATH
 from fourshot.serving.app.keys import Key
 from fourshot.serving.app.requests import deadline_s
@@ -140,7 +140,7 @@ class Router:
             refusal = RefusalError(405, "method_not_allowed", f"{scope['method']} is not answered at {path!r}, GET is.")
             await send_answer(send, refusal.code, refusal.body, {"Allow": "GET"})
             return
-        if path == "/health":
+        if path == "/health" or (path in HEALTH_PATHS and scope["method"] == "GET"):  # vLLM's /ping takes POST, too
             if any(replica.well for replica in self.replicas):
                 await send_answer(send, 200, msgspec.json.encode({"status": "well"}))
             else:

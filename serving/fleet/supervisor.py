@@ -78,7 +78,9 @@ def replica_settings(settings: ServeSettings, host: str, listening: socket.socke
         port=listening.getsockname()[1],
         keys=str(keys),
         cors_origins=(),
+        allowed_hosts=(),
         behind_router=True,
+        router_asks_keys=settings.asks_keys,
         limits=limits,
     )
 

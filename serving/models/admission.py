@@ -4,8 +4,12 @@ The engine reads adapters while it computes; a file that is gone or half written
 with it. So it never reads the watched folder: an adapter is copied, the copy is checked, and the copy is served.
 """
 
+import os
 import re
 import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -14,6 +18,7 @@ from fourshot.engine.checkpoints.models import ResolvedModel, Shapes, tensor_sha
 from fourshot.engine.errors import AdapterError
 from fourshot.engine.machine.content_hash import content_hash_of
 from fourshot.engine.machine.files import settle, staged_folder
+from fourshot.engine.machine.processes import import_path
 from fourshot.engine.vllm_seams.adapter_check import check_adapter
 from fourshot.pipeline.card import CARD_FILE, AdapterCard, load_card
 from fourshot.pipeline.student_card import STUDENT_FILE, StudentCard, is_text_student, load_student_card, sha256
@@ -27,8 +32,11 @@ WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 FILES = (CARD_FILE, CONFIG, WEIGHTS)
 WRITERS_FILES = (".json", ".safetensors", ".model", ".txt", ".jinja")  # of a checkpoint: nothing that is run
 MOST_CARD_BYTES = 16 << 20
+PROBE_S = 120.0  # for a tokenizer to be loaded: most take tenths of a second, and a machine may be busy
 TASK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")  # what may stand in a path without being escaped
 LORA_WEIGHT = re.compile(r"base_model\.model\.(.+)\.lora_([AB])\.weight")
+
+_usable_tokenizers = set[str]()  # SHA-256 of their files
 
 
 def read_card(folder: Path, root: Path, base: Callable[[], ResolvedModel]) -> AdapterCard:
@@ -123,6 +131,31 @@ def stage_student(folder: Path, card: StudentCard | TextStudentCard, staging: Pa
         check_files(copy, card, names)
 
     return _staged(card.name, staging, copy_to), onnx_file
+
+
+def check_tokenizer(folder: Path) -> None:
+    """Raise AdapterError where the tokenizer of a student cannot be used, or ends the process that tries to.
+
+    Its library does so with some files, and would take a service along. So another process tries it first, once for all
+    students that have the same.
+    """
+    file = folder / TOKENIZER
+    if not file.is_file() or (digest := sha256(file)) in _usable_tokenizers:
+        return
+    command = [sys.executable, "-P", "-m", "fourshot.serving.models.tokenizer_probe", str(file)]
+    environment = {**os.environ, "PYTHONPATH": import_path(), "RUST_BACKTRACE": "0"}
+    try:
+        tried = subprocess.run(
+            command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, timeout=PROBE_S, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise AdapterError(f"its {TOKENIZER} was not loaded within {PROBE_S:g} s") from None
+    if code := tried.returncode:
+        lines = [line for line in tried.stderr.decode(errors="replace").splitlines() if line.strip()]
+        said = next((line for line in reversed(lines) if not line.startswith("note:")), "no reason given")
+        ending = f"ends the process that loads it ({signal.Signals(-code).name})" if code < 0 else "cannot be used"
+        raise AdapterError(f"its {TOKENIZER} {ending}: {said}")
+    _usable_tokenizers.add(digest)
 
 
 def _check_size(card_file: Path) -> None:

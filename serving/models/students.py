@@ -22,16 +22,16 @@ from fourshot.pipeline.student_card import StudentCard, student_left_out
 from fourshot.pipeline.text_student import Generator, TextStudentCard, TextWritten
 from fourshot.serving.answers import RefusalError
 from fourshot.serving.api import Method
-from fourshot.serving.concurrency import all_or_none
-from fourshot.serving.models.admission import stage_student
+from fourshot.serving.concurrency import all_or_none, without_panics
+from fourshot.serving.models.admission import check_tokenizer, stage_student
 from fourshot.serving.models.dispatcher import BASE, LEAST_WINDOW_TOKENS, Dispatcher
 from fourshot.serving.models.registry import Card, InContext, StoredAdapter
 from fourshot.serving.models.scorer import ScoredText, combined_answers
+from fourshot.serving.models.tokenizer_probe import WARM_UP_TEXTS
 from fourshot.serving.models.version import Loader, PreparedRequest, TimedGeneration, Version
 from fourshot.serving.settings import Limits
 from fourshot.training.students.serving_model import ServingModel
 
-WARM_UP_TEXTS = ("N/A", "One text that is longer than the other.")
 WINDOW_TOKENS = 8192  # that are let in before it is known how fast students are here
 BATCH = 64  # texts that are computed before others come between
 WRITTEN_BATCH = 8  # the same of texts that are written, each as slowly as the longest of them
@@ -75,6 +75,7 @@ class Students(Loader):
         assert not isinstance(card, AdapterCard)
         folder, onnx_file = stage_student(stored.folder, card, self._staging)
         try:
+            check_tokenizer(folder)
             if isinstance(card, TextStudentCard):
                 writer = Generator(folder)
                 writer.generate(WARM_UP_TEXTS[:1])
@@ -82,7 +83,7 @@ class Students(Loader):
             model = ServingModel(folder, onnx_file, card.training.max_tokens, len(card.labels))
             model.logits(model.encode(WARM_UP_TEXTS))  # it works, and its kernels are there
             return StudentVersion(self, stored, card, folder, model)
-        except Exception as error:  # of any type, as the libraries have it: whatever it is, the files are no student
+        except BaseException as error:  # of any type, a panic of Rust too: whatever it is, the files are no student
             shutil.rmtree(folder, ignore_errors=True)
             if isinstance(error, AdapterError):
                 raise
@@ -128,7 +129,7 @@ class Students(Loader):
             compute: Callable[[list[Any]], Any] = version.compute
             try:
                 answers = await loop.run_in_executor(
-                    self._thread, compute, [question.model_input for question in batch]
+                    self._thread, without_panics, compute, [question.model_input for question in batch]
                 )
             except Exception as error:  # theirs to be told; others are answered
                 for question in batch:
@@ -169,7 +170,7 @@ class StudentVersion(_Student):
         self.task, self.model, self._max_tokens = card.task, model, card.training.max_tokens
 
     async def prepare(self, texts: Sequence[str], method: Method) -> PreparedRequest:
-        return await asyncio.to_thread(self._read, texts)
+        return await asyncio.to_thread(without_panics, self._read, texts)
 
     def _read(self, texts: Sequence[str]) -> PreparedRequest:
         parts = [self.model.parts(encoder_text(self.task, text, self._max_tokens)) for text in texts]
@@ -215,9 +216,10 @@ class TextStudentVersion(_Student):
 
     async def count_tokens(self, inputs: Sequence[str]) -> list[int]:
         try:
-            return [self._max_tokens + length for length in await asyncio.to_thread(self._writer.count_tokens, inputs)]
+            lengths = await asyncio.to_thread(without_panics, self._writer.count_tokens, inputs)
         except InputError as error:
             raise RefusalError(400, "too_long", str(error)) from None
+        return [self._max_tokens + length for length in lengths]
 
     def compute(self, inputs: Sequence[str]) -> list[TextWritten]:
         """What is written for each."""

@@ -24,6 +24,7 @@ COMMA_SEPARATED = {
     "seeds": ("compare", "support_tickets"),
     "hot": ("serve", "--adapters", "."),
     "cors-origin": ("serve", "--adapters", "."),
+    "allowed-hosts": ("serve", "--adapters", "."),
 }
 
 

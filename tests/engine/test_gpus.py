@@ -2,7 +2,9 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
+import psutil
 import pytest
 
 from fourshot.engine.core import EngineSettings
@@ -42,17 +44,29 @@ def test_the_fullest_gpu_says_how_much_is_free(driver: Callable[[str], None]) ->
         free_gpu_bytes(["7"])
 
 
+def test_a_gpu_without_memory_of_its_own_has_what_is_free_of_the_machine_s(
+    driver: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver('*--id=0) echo "[N/A]";; *--id=1) echo "[Not Supported]";; *) echo "[GPU requires reset]";;')
+    monkeypatch.setattr("fourshot.engine.machine.gpus.free_bytes", lambda: 40 * MIB)
+    assert free_gpu_bytes(["0"]) == free_gpu_bytes(["1"]) == 40 * MIB
+    with pytest.raises(FourshotError, match="GPU requires reset"):
+        free_gpu_bytes(["2"])
+
+
 def test_an_engine_takes_what_is_free_of_the_fullest_gpu(
     driver: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """vLLM takes 92 % of all memory, and does not start where another process has some of that."""
     driver(
         '*memory.free,memory.total*--id=0,1) echo "80000 MiB, 81920 MiB"; echo "40960 MiB, 81920 MiB";; '
-        '*--id=0) echo "80000 MiB, 81920 MiB";; *) echo "[N/A], [N/A]";;'
+        '*--id=0) echo "80000 MiB, 81920 MiB";; *--id=8) echo "[N/A], [N/A]";; *) echo "[Unknown Error], 81920 MiB";;'
     )
+    monkeypatch.setattr("fourshot.engine.machine.gpus.free_bytes", lambda: 40 * MIB)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=80 * MIB))
     monkeypatch.setattr("fourshot.engine.machine.gpus.version", lambda package: "0.32.0")
     settings = EngineSettings(model="m")
-    for visible, share in (("0", None), ("0,1", 0.485), ("7", None)):
+    for visible, share in (("0", None), ("0,1", 0.485), ("7", None), ("8", 0.485)):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
         assert engine_arguments(settings, on_cpu=False).get("gpu_memory_utilization") == share
 

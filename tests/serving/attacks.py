@@ -49,7 +49,7 @@ def test_what_is_no_request_is_refused(service: RunningService, body: bytes) -> 
     ["..%2f..%2fetc%2fpasswd", "%2e%2e", "task-0%00", "task-0/../task-1", "%ff", "a" * 5000, "task-0%0d%0aX: y"],
 )
 def test_a_path_leads_to_a_task_or_nowhere(service: RunningService, path: str) -> None:
-    head = f"POST /v1/classify/{path} HTTP/1.1\r\nHost: x\r\nContent-Length: 14\r\nConnection: close\r\n\r\n"
+    head = f"POST /v1/classify/{path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 14\r\nConnection: close\r\n\r\n"
     answer = raw(service, head.encode() + b'{"input": "x"}')
     assert answer.startswith((b"HTTP/1.1 404", b"HTTP/1.1 400")), answer[:200]
 
@@ -86,6 +86,12 @@ def test_a_client_that_sends_its_headers_slowly_is_hung_up_on(service: RunningSe
     started = time.monotonic()
     assert raw(service, b"GET /health HTTP/1.1\r\nHost: x\r\n") == b""
     assert time.monotonic() - started < 10
+
+
+def test_a_page_whose_name_was_made_to_lead_here_is_told_nothing(service: RunningService) -> None:
+    for path in ("/", "/v1/tasks", "/openapi.json"):
+        answer = service.http.get(path, headers={"Host": f"evil.example:{service.http.base_url.port}"})
+        assert (answer.status_code, answer.json()["error"]["type"]) == (421, "unknown_host")
 
 
 def test_the_page_is_there(service: RunningService) -> None:

@@ -1,8 +1,11 @@
 """Students with random weights that are otherwise whole, of both kinds: a small model, a tokenizer of signs, a card."""
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 from tokenizers import Tokenizer
 from tokenizers.decoders import Fuse
@@ -21,7 +24,7 @@ from transformers import (
 from fourshot.engine.machine.content_hash import content_hash_of
 from fourshot.engine.machine.files import settle, staged_folder, write_json
 from fourshot.pipeline.selective import CoverageCurve
-from fourshot.pipeline.student_card import STUDENT_FILE, StudentCard, file_hashes
+from fourshot.pipeline.student_card import STUDENT_FILE, StudentCard, file_hashes, load_student_card
 from fourshot.pipeline.task import Task
 from fourshot.pipeline.tasks.generation import GenerationTask
 from fourshot.pipeline.text_student import TextStudentCard
@@ -75,6 +78,23 @@ def make_student(
         write_json(staged / STUDENT_FILE, card)
         settle(staged, root / card.name)
     return root / card.name
+
+
+def change_tokenizer(student: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """``change`` its tokenizer.json, of which the card is told."""
+    file = student / "tokenizer.json"
+    content = json.loads(file.read_text("utf-8"))
+    change(content)
+    file.write_text(json.dumps(content), "utf-8")
+    card = load_student_card(student)
+    (student / STUDENT_FILE).unlink()
+    write_json(student / STUDENT_FILE, msgspec.structs.replace(card, files=file_hashes(student)))
+
+
+def end_its_process(tokenizer: dict[str, Any]) -> None:
+    """Have the library end the process: a word is a deep tree to it, and to give that back overflows the stack."""
+    tokenizer["model"] = {"type": "Unigram", "unk_id": 0, "vocab": [["[UNK]", 0.0], ["a" * 500_000, -1.0]]}
+    tokenizer["pre_tokenizer"] = tokenizer["post_processor"] = None
 
 
 def make_text_student(root: Path, task: GenerationTask, seed: int = 0) -> Path:

@@ -26,6 +26,17 @@ def test_what_is_said_of_an_engine_that_is_not_there_is_told_of(
     assert code == 2 and "of no use" not in text
 
 
+def test_an_option_that_stands_where_vllm_s_are_is_told_of_before_anything_is_loaded(
+    tmp_path: Path, root: Path, unstarted: None, capfd: pytest.CaptureFixture[str]
+) -> None:
+    make_adapter(root, task_of("mood"))
+    words = ("serve", "--adapters", str(root), "--port", "0", "--log", str(tmp_path / "log.jsonl"), "--vllm")
+    code, text = run_command(capfd, *words, "--max-loras", "2", "--keys=keys.toml", "--port", "80", "--json")
+    assert code == 2 and "--keys, --port, --json: what stands behind --vllm is for vLLM's server alone" in text
+    code, text = run_command(capfd, *words, "--max-loras", "2", "--no-enable-prefix-caching")
+    assert code == 2 and "no further" in text
+
+
 def test_an_adapter_is_checked_against_the_base_that_is_named(
     tmp_path: Path, root: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

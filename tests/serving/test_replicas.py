@@ -66,12 +66,14 @@ def test_replicas_of_one_machine_answer_behind_one_address(tmp_path: Path, monke
 
     async def run() -> list[dict[str, str]]:
         listening = listen("127.0.0.1", 0)
-        settings = ServeSettings(adapters=str(tmp_path), port=listening.getsockname()[1])
+        settings = ServeSettings(adapters=str(tmp_path), port=listening.getsockname()[1], allowed_hosts=("a.example",))
         replicas = Replicas(settings, listening, 2, "", tmp_path / "serve.log", heard.append)
         serving = asyncio.create_task(replicas.run())
         await asyncio.wait_for(replicas.ready.wait(), 10)
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{settings.port}") as client:
             answers = [await client.post(f"/v1/classify/task-{number}", json={}) for number in range(20)]
+            assert (await client.get("/v1/tasks", headers={"Host": "evil.example"})).status_code == 421
+            assert (await client.get("/v1/models", headers={"Host": "a.example"})).status_code == 200
         replicas.stop()
         await asyncio.wait_for(serving, 10)
         return [answer.json() for answer in answers]

@@ -81,7 +81,9 @@ def test_where_all_are_away_it_waits_a_while_then_says_so() -> None:
             await fake.runner.cleanup()
             fake.runner = None
         await until(lambda: not any(replica.well for replica in router.replicas))
-        assert (await ask("/health"))[0] == 503
+        for path in ("/health", "/ping"):
+            code, answer = await ask(path)
+            assert (code, answer["error"]["type"]) == (503, "starting"), "at once: it is no matter of one replica"
         code, answer = await ask("/v1/classify/a")
         assert (code, answer["error"]["type"]) == (503, "no_replica")
 

@@ -25,6 +25,7 @@ from fourshot.serving.testing.server import RunningService, wait_for
 from tests.serving.attacks import (
     test_a_client_that_sends_its_headers_slowly_is_hung_up_on,
     test_a_flood_of_headers_is_hung_up_on,
+    test_a_page_whose_name_was_made_to_lead_here_is_told_nothing,
     test_a_path_leads_to_a_task_or_nowhere,
     test_a_request_that_cannot_be_answered_says_why,
     test_no_route_takes_an_adapter_by_its_path,
@@ -52,6 +53,7 @@ __all__ = (
     "test_a_client_that_sends_its_headers_slowly_is_hung_up_on",
     "test_a_flood_of_headers_is_hung_up_on",
     "test_a_model_behind_vllm_s_own_routes_is_a_teacher",
+    "test_a_page_whose_name_was_made_to_lead_here_is_told_nothing",
     "test_a_path_leads_to_a_task_or_nowhere",
     "test_a_request_that_cannot_be_answered_says_why",
     "test_addresses_of_ours_and_of_vllms_answer_in_one_form",

@@ -5,8 +5,10 @@ import errno
 import json
 import os
 import shutil
+import subprocess
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -20,6 +22,7 @@ from fourshot.pipeline.student_card import STUDENT_FILE, file_hashes, load_stude
 from fourshot.serving.app.metrics import Metrics
 from fourshot.serving.app.service import Caller, Service
 from fourshot.serving.fleet.launch import complete
+from fourshot.serving.models import admission
 from fourshot.serving.models.adapter_sync import AdapterSync
 from fourshot.serving.models.registry import Registry, base_named, no_base, write_pins
 from fourshot.serving.models.students import Students, queue_of
@@ -27,7 +30,7 @@ from fourshot.serving.settings import Limits, ServeSettings
 from fourshot.serving.testing.adapters import make_adapter, task_of
 from fourshot.training.students.onnx_export import Parity
 from fourshot.training.students.serving_model import ServingModel, file_to_use
-from tests.serving.random_students import MAX_TOKENS, make_student
+from tests.serving.random_students import MAX_TOKENS, change_tokenizer, make_student
 from tests.serving.test_adapter_sync import Sync
 
 TASK, OTHER = task_of("task-0", ("good", "bad", "so-so")), task_of("other")
@@ -141,23 +144,31 @@ def test_what_a_full_disk_kept_out_is_tried_again_and_told_once(
     assert [*sync.current] == ["other"] and not sync.refused()
 
 
-def test_a_student_that_fails_is_a_fault_and_others_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+class Panic(BaseException):
+    """As a library in Rust raises it."""
+
+
+@pytest.mark.parametrize("name", ["logits", "encode"])
+@pytest.mark.parametrize(("fault", "raised"), [(AdapterError("no"), AdapterError), (Panic("no"), RuntimeError)])
+def test_a_student_that_fails_is_a_fault_and_others_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, fault: BaseException, raised: type[Exception]
+) -> None:
     make_student(tmp_path, OTHER)
     make_student(tmp_path, TASK)
     service, _ = service_of(tmp_path, Limits())
     (version,) = service.adapters.current["other"]
 
     def fails(rows: object) -> None:
-        raise AdapterError("it cannot compute")
+        raise fault
 
-    monkeypatch.setattr(version.model, "logits", fails)  # type: ignore[attr-defined]
+    monkeypatch.setattr(version.model, name, fails)  # type: ignore[attr-defined]
 
     async def run() -> list[Any]:
         calls = [service.classify(task, b'{"input": ["a", "b"]}') for task in ("other", "task-0")]
         return await asyncio.gather(*calls, return_exceptions=True)
 
     failed, answered = asyncio.run(run())
-    assert isinstance(failed, AdapterError) and len(answered.results) == 2
+    assert isinstance(failed, raised) and len(answered.results) == 2
 
 
 def test_a_student_that_no_model_can_be_made_of_is_refused_and_the_others_are_served(tmp_path: Path) -> None:
@@ -203,3 +214,25 @@ def test_a_student_whose_answers_are_no_numbers_is_refused(tmp_path: Path) -> No
         model.logits([[2, 3]])
     with pytest.raises(AdapterError, match="cannot be loaded"):
         ServingModel(student, "onnx/model.onnx", MAX_TOKENS, 2)
+
+
+def test_a_tokenizer_is_tried_by_another_process_once_for_all_students_that_have_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = list[str]()
+
+    def run(command: list[str], **options: Any) -> Any:
+        tried.append(command[-1])
+        return subprocess.run(command, **options)
+
+    monkeypatch.setattr(admission, "_usable_tokenizers", set())
+    monkeypatch.setattr(admission, "subprocess", SimpleNamespace(**{**vars(subprocess), "run": run}))
+    first, second = make_student(tmp_path, OTHER), make_student(tmp_path, TASK)
+    for student in (first, second, first):
+        admission.check_tokenizer(student)
+    assert tried == [str(first / "tokenizer.json")]
+    monkeypatch.setattr(admission, "PROBE_S", 0.001)
+    change_tokenizer(second, lambda tokenizer: tokenizer.update(truncation=None, padding=None, version="1.0 "))
+    with pytest.raises(AdapterError, match=r"not loaded within 0\.001 s"):
+        admission.check_tokenizer(second)
+    assert len(tried) == 2

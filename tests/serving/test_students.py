@@ -21,6 +21,7 @@ from fourshot.serving.testing.server import RunningService, running_service, wai
 from tests.serving.attacks import (  # what attacks a service of adapters attacks this one
     test_a_client_that_sends_its_headers_slowly_is_hung_up_on,
     test_a_flood_of_headers_is_hung_up_on,
+    test_a_page_whose_name_was_made_to_lead_here_is_told_nothing,
     test_a_path_leads_to_a_task_or_nowhere,
     test_a_request_that_cannot_be_answered_says_why,
     test_no_route_takes_an_adapter_by_its_path,
@@ -29,11 +30,12 @@ from tests.serving.attacks import (  # what attacks a service of adapters attack
     test_what_is_no_request_is_refused,
     version_of,
 )
-from tests.serving.random_students import make_student
+from tests.serving.random_students import change_tokenizer, end_its_process, make_student
 
 __all__ = (
     "test_a_client_that_sends_its_headers_slowly_is_hung_up_on",
     "test_a_flood_of_headers_is_hung_up_on",
+    "test_a_page_whose_name_was_made_to_lead_here_is_told_nothing",
     "test_a_path_leads_to_a_task_or_nowhere",
     "test_a_request_that_cannot_be_answered_says_why",
     "test_no_route_takes_an_adapter_by_its_path",
@@ -144,6 +146,34 @@ def test_students_come_and_go_under_load_and_every_answer_is_of_the_version_it_n
     assert not wrong, wrong[0]
     reasons = " ".join(refusal["reason"] for refusal in service.tasks(True)["refused"])
     assert "started for students alone" in reasons and "not those that its card names" in reasons
+
+
+def test_a_student_whose_tokenizer_ends_processes_does_not_end_the_service(
+    service: RunningService, folder: Path, tmp_path: Path
+) -> None:
+    before = {process.pid for process in service.processes()}
+    for seed, change in ((7, end_its_process), (8, panic)):
+        deadly = make_student(tmp_path, OTHER, seed=seed)
+        change_tokenizer(deadly, change)
+        shutil.copytree(deadly, folder / deadly.name)
+        refused: list[str] = []
+
+        def is_refused(name: str = deadly.name, refused: list[str] = refused) -> bool:
+            refused[:] = [one["reason"] for one in service.tasks(True)["refused"] if one["path"] == name]
+            return bool(refused)
+
+        wait_for(is_refused)
+        assert "tokenizer.json" in refused[0] and service.classify("task-0", {"input": "x"}).status_code == 200
+        shutil.rmtree(folder / deadly.name)
+    extra = make_student(folder, OTHER)
+    wait_for(lambda: version_of(service, "other") == extra.name)
+    shutil.rmtree(extra)
+    assert {process.pid for process in service.processes()} == before
+
+
+def panic(tokenizer: dict[str, Any]) -> None:
+    """Have the library panic, which is no Exception to Python."""
+    tokenizer["normalizer"] = {"type": "Precompiled", "precompiled_charsmap": "AAAAgAAA"}
 
 
 def test_a_shutdown_answers_what_was_accepted(service: RunningService) -> None:

@@ -21,7 +21,7 @@ from tests.serving.page.page_service import (
 )
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Page
+    from playwright.sync_api import Page, Route
 
 NONE = "\u2013"  # stands where there is no number
 HOSTILE = "<img src=x onerror=window.hurt=1>"
@@ -174,6 +174,46 @@ def test_what_nobody_has_opened_is_not_drawn(page: "Page", service: PageService)
     assert page.locator(".texts tr:has(.bar):visible").count() == 12
 
 
+def test_what_a_reader_opened_stays_so_when_the_next_method_answers(page: "Page", service: PageService) -> None:
+    shares = {f"label {index:02}": (30 - index) / 465 for index in range(30)}
+    service.tasks = [info("intent", list(shares))]
+    service.shares = {"adapter": shares, "icl": shares}
+    ready(page)
+    held: list[Route] = []
+    page.route(f"**{CLASSIFY}/*", lambda route: held.append(route) if "icl" in _sent(route) else route.continue_())
+    standing = "document.activeElement.innerText.trim()"
+    for texts, opened in ((6, [2]), (3, [0, 2]), (1, [])):  # few are open from the start: here one is closed
+        page.fill("#texts", "\n".join(f"text {index}" for index in range(texts)))
+        with page.expect_request(lambda request: "icl" in (request.post_data or "")):
+            page.click("#ask button.first")
+        last = page.locator("#answer" if texts == 1 else ".texts details:nth-child(3)")
+        if texts > 1:
+            page.click(f".texts details:nth-child({3 if texts == 6 else 2}) summary")
+        last.get_by_role("button", name="All 30 labels").press("Enter")
+        assert page.evaluate(standing).startswith("label 12")
+        if texts > 1:
+            last.locator("summary").focus()
+        held.pop().continue_()
+        last.get_by_text("In context").wait_for()
+        are_open = page.locator(".texts details").evaluate_all("all => all.map(one => one.open)")
+        assert [index for index, is_open in enumerate(are_open) if is_open] == opened
+        assert last.locator("tr:has(.bar):visible").count() == 30
+        assert page.evaluate(standing).startswith("3. label 00 text 2" if texts > 1 else "label 12")
+
+
+def test_a_reason_can_be_copied_while_the_page_looks_again(page: "Page", service: PageService) -> None:
+    service.refused = [Refused(path="broken", reason="its weights are not those that its card names")]
+    ready(page)
+    page.click("#refused summary")
+    page.locator("#refused td").last.select_text()
+    poll(page)
+    poll(page)
+    assert page.evaluate("getSelection().toString()") == service.refused[0].reason
+    service.refused = [Refused(path="broken", reason="no weights")]
+    poll(page)
+    wait_for_text(page, "#refused tbody", re.compile("no weights"))
+
+
 def test_texts_from_right_to_left_stand_beside_their_labels(page: "Page", service: PageService) -> None:
     label, text = "\u05d8\u05d5\u05d1", "\u0645\u0631\u062d\u0628\u0627"
     service.shares = {method: {label: 0.75, "bad": 0.25} for method in MOODS}
@@ -225,3 +265,7 @@ def test_a_text_generation_task_shows_what_is_written_for_each_text(page: "Page"
     assert page.locator(".written .out").all_inner_texts() == ["About rome <b>.", "About oslo."]
     assert "Cut at the most tokens" in page.inner_text("#answer") and service.requests_to(CLASSIFY) == []
     assert f"curl '{service.url}/v1/generate/facts' -H" in (page.text_content("#curl") or "")
+
+
+def _sent(route: "Route") -> str:
+    return route.request.post_data or ""
