@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from fourshot.pipeline.tasks.generation import GenerationTask
     from fourshot.pipeline.text_student import TextWritten
 
-LABELS_ONLY = ("onnx",)  # options of distill
-OF_READING = ("abstain_below", "model", "ray")  # options of annotate, where there are labels
+LABELS_ONLY = ("onnx", "votes")  # options of distill
+OF_READING = ("abstain_below", "model", "ray", "votes")  # options of annotate, where there are labels
 SCORES = {  # key of a row of `TextDistillSummary` -> heading
     "display_name": "method",
     "chrf": "chrF",
@@ -82,7 +82,8 @@ def annotate_text(options: Options, arguments: dict[str, Any], terminal: Termina
     from fourshot import text_api
 
     if misplaced := [f"--{name.replace('_', '-')}" for name in OF_READING if getattr(options, name)]:
-        raise InputError(f"{', '.join(misplaced)}: that is for tasks with labels, and these targets are. Leave it out.")
+        subject = f"{', '.join(misplaced)} {'are' if len(misplaced) > 1 else 'is'}"
+        raise InputError(f"{subject} for tasks with labels, and this one is a text generation task. Leave it out.")
     arguments |= {**teacher_of(options), "out": options.out}
     with terminal.progress() as on_event:
         if options.plan:

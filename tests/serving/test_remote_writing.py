@@ -212,7 +212,11 @@ def test_a_remote_teacher_writes_targets_and_the_command_says_what_that_takes(
     command += ["--teacher", f"{writing.url}/v1", "--teacher-model", "large"]
     assert main([*command, "--plan", "--json"]) == 0
     assert json.loads(capfd.readouterr().out.splitlines()[-1])["calls"] == 2 and not writing.received
-    assert main([*command, "--votes", "3"]) == 2 and "--votes is for tasks with labels" in capfd.readouterr().err
+    distilling = ["distill", str(tmp_path), *command[2:4], *command[-4:], "--out", str(tmp_path / "d")]
+    for votes in ("3", "8"):  # the default, too
+        assert main([*command, "--votes", votes]) == 2 and "--votes is for tasks with labels" in capfd.readouterr().err
+        assert main([*distilling, "--votes", votes]) == 2
+        assert "--votes: that is for tasks with labels" in capfd.readouterr().err
     assert main([*command, "--out", str(tmp_path / "out.foo"), "--plan"]) == 2 and not writing.received
     assert "cannot write a .foo file" in capfd.readouterr().err
     assert main([*command, "--max-requests", "1"]) == 1
