@@ -10,11 +10,9 @@ from typing import Any, NamedTuple
 import msgspec
 
 from fourshot.engine.errors import InputError
-from fourshot.pipeline.cells.methods import METHODS, Method
 from fourshot.pipeline.events import Event, OnEvent
 from fourshot.pipeline.faults import shorten
 from fourshot.pipeline.synthesis.settings import PRESETS, AnnotateSettings, RunSettings
-from fourshot.training.lora.settings import LoraSettings
 
 MOST_TOLD = 8  # settings that are named for one reason
 OF_FOLDS = ("annotate.fold_weight", "annotate.fold_epochs", "annotate.pool_per_class")
@@ -63,49 +61,6 @@ def unused_in_run(settings: RunSettings, *, has_unlabelled: bool) -> list[Unused
     if not (settings.learns_soft or settings.is_tried):
         unused.append(Unused(OF_PROBABILITIES, "labels are learnt, not probabilities"))
     return unused
-
-
-def unused_in_comparison(settings: RunSettings, methods: Sequence[str]) -> list[Unused]:
-    """Of a comparison: what none of ``methods`` uses, nor those whose texts they stand on."""
-    names = dict.fromkeys(name for method in methods for name in (method, METHODS[method].texts_of) if name)
-    unused_by_method = [list(_unused_by(METHODS[name], settings)) for name in names]
-    by_reason: dict[str, list[str]] = {}
-    for setting in _changed(settings, [PRESETS["default"]]):
-        reasons = {_why_unused(setting, unused) for unused in unused_by_method}
-        if "" not in reasons:
-            reason = reasons.pop() if len(reasons) == 1 else "not used by any method that is compared"
-            by_reason.setdefault(reason, []).append(setting)
-    return [Unused(unused_names, reason) for reason, unused_names in by_reason.items()]
-
-
-def _unused_by(method: Method, settings: RunSettings) -> Iterator[Unused]:
-    """What a method does not use, be it because its recipe says something else."""
-    own = method.settings(settings)
-    yield Unused(list(_changed(own, [settings])), "the methods that are compared have values of their own")
-    if method.synthetic:
-        yield from unused_in_run(own, has_unlabelled=False)
-        return
-    of_writing = [*OF_WRITING, "filter", "shot_weight", "unlabelled", "train.held_out"]
-    yield Unused(of_writing, "no method that is compared writes texts")
-    of_annotating = [f"annotate.{name}" for name in AnnotateSettings.__struct_fields__]
-    if method.trained:  # its calibration has adapters with the wordings of annotators, unless there are more real texts
-        of_annotating = [name for name in of_annotating if name != "annotate.wordings" or method.real_per_class]
-        yield Unused([*of_annotating, "base_verbalizer"], "no method that is compared has annotators")
-        return
-    # A loss on texts takes the filler away from all (`RunSettings.aligns`).
-    of_training = [f"train.{name}" for name in LoraSettings.__struct_fields__ if name != "loss"]
-    of_training += [name for name in OF_TRAINING if name != "train"]
-    yield Unused([*of_annotating, *of_training], "no method that is compared is trained")
-
-
-def _why_unused(setting: str, unused: Sequence[Unused]) -> str:
-    """ "" for one that is used."""
-    return next((why for names, why in unused if any(_is_of(setting, name) for name in names)), "")
-
-
-def _is_of(setting: str, name: str) -> bool:
-    """Whether ``name`` is that of the setting, or of a group that it is in."""
-    return setting == name or setting.startswith(f"{name}.")
 
 
 def unused_in_corpus(settings: RunSettings) -> list[Unused]:
@@ -167,10 +122,10 @@ def unused_with_teacher(settings: RunSettings, *, is_remote: bool, has_shots: bo
 
 def unused_line(settings: RunSettings, unused: Sequence[Unused], usual: Sequence[str] = ("default",)) -> str:
     """What is to be told of the settings that differ from those of the presets ``usual``; "" where all count."""
-    changed_names = list(dict.fromkeys(_changed(settings, [PRESETS[name] for name in usual])))
+    changed = list(dict.fromkeys(changed_names(settings, [PRESETS[name] for name in usual])))
     told, reasons = set[str](), list[str]()
     for names, why in unused:
-        found = [name for name in changed_names if name not in told and any(_is_of(name, idle) for idle in names)]
+        found = [name for name in changed if name not in told and any(is_of(name, idle) for idle in names)]
         told.update(found)
         if found:
             reasons.append(f"{shorten(found, MOST_TOLD)} ({why})")
@@ -200,7 +155,7 @@ def check_confidence(settings: RunSettings) -> None:
         )
 
 
-def _changed(settings: RunSettings, usual: Sequence[RunSettings]) -> Iterator[str]:
+def changed_names(settings: RunSettings, usual: Sequence[RunSettings]) -> Iterator[str]:
     """Dotted names of the settings that are as in none of ``usual``."""
 
     def differing(value: Any, others: Sequence[Any], name: str) -> Iterator[str]:
@@ -211,3 +166,8 @@ def _changed(settings: RunSettings, usual: Sequence[RunSettings]) -> Iterator[st
             yield name
 
     yield from differing(msgspec.to_builtins(settings), [msgspec.to_builtins(each) for each in usual], "")
+
+
+def is_of(setting: str, name: str) -> bool:
+    """Whether ``name`` is that of the setting, or of a group that it is in."""
+    return setting == name or setting.startswith(f"{name}.")

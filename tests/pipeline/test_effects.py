@@ -11,12 +11,12 @@ from fourshot.cli.main import main
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.events import Event, ignore
 from fourshot.pipeline.runs.compare import DEFAULT_METHODS, plan_comparison
+from fourshot.pipeline.runs.compared_settings import unused_in_comparison
 from fourshot.pipeline.runs.many import plan_tasks
 from fourshot.pipeline.runs.run import plan_task
 from fourshot.pipeline.settings.effects import (
     Unused,
     unused_by_teacher,
-    unused_in_comparison,
     unused_in_corpus,
     unused_in_run,
     unused_line,

@@ -23,9 +23,10 @@ from fourshot.engine.errors import FourshotError
 from fourshot.engine.fake_engine import WORDS, FakeEngine
 from fourshot.pipeline.runs import stage_driver
 from fourshot.pipeline.runs.compare import compare
+from fourshot.pipeline.runs.compared_settings import unused_in_comparison
 from fourshot.pipeline.runs.run import run_task
 from fourshot.pipeline.runs.stages import generate
-from fourshot.pipeline.settings.effects import unused_in_comparison, unused_in_run
+from fourshot.pipeline.settings.effects import unused_in_run
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.tasks.task_file import load_task
 from fourshot.training.lora.examples import TrainingExample, TrainingResult
