@@ -46,6 +46,7 @@ def unused_in_run(settings: RunSettings, *, has_unlabelled: bool) -> list[Unused
     """Of a run, for one task or many."""
     annotate = settings.annotate
     unused = [] if has_unlabelled else [Unused(["unlabelled"], "no file of texts without labels is given")]
+    unused += [*_ruled_out(settings)]
     if has_unlabelled and settings.unlabelled.mode == "instead" and not annotate.has_pool:
         unused.append(Unused(OF_WRITING, "unlabelled.mode is 'instead', so no texts are written"))
     if annotate.annotator == "none":
@@ -63,12 +64,21 @@ def unused_in_run(settings: RunSettings, *, has_unlabelled: bool) -> list[Unused
     return unused
 
 
+def _ruled_out(settings: RunSettings) -> Iterator[Unused]:
+    """By other values, whatever the command."""
+    if settings.variety.shots_shown >= settings.k:
+        yield Unused(["variety.shots_shown"], "prompts show all k shots of a class as it is")
+    if settings.train.min_warmup_steps and not settings.train.warmup:
+        yield Unused(["train.min_warmup_steps"], "train.warmup is 0")
+
+
 def unused_in_corpus(settings: RunSettings) -> list[Unused]:
     """Of a corpus, which trains and measures nothing."""
     annotator = settings.annotate.annotator
     who = {"adapters": "the adapters that are named", "icl": "the base model, shown the shots"}.get(annotator)
     unused = [
         Unused([*OF_TRAINING, *OF_PROBABILITIES, "test_limit"], "a corpus trains and measures nothing"),
+        *_ruled_out(settings),
         Unused(["unlabelled"], "a corpus reads its own texts alone"),
         Unused([*OF_COMMITTEE, "annotate.wordings"], f"read by {who or 'nobody'}" + " alone" * bool(who)),
     ]

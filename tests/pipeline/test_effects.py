@@ -63,6 +63,17 @@ def test_a_run_on_your_texts_alone_tells_what_is_of_writing() -> None:
     assert told_in_run(has_unlabelled=True, annotate__folds=2, **values) == "", "a pool is drawn"
 
 
+def test_what_another_value_rules_out_is_told() -> None:
+    assert told_in_run(variety__shots_shown=3) == told_in_run(variety__shots_shown=4, k=8) == ""
+    told = told_in_run(variety__shots_shown=4, train__warmup=0.0, train__min_warmup_steps=3)
+    assert told == (
+        "settings without effect here: variety.shots_shown (prompts show all k shots of a class as it is); "
+        "train.min_warmup_steps (train.warmup is 0)"
+    )
+    corpus = fourshot.settings({"variety.shots_shown": 9}, "corpus")
+    assert "variety.shots_shown (" in unused_line(corpus, unused_in_corpus(corpus), ("corpus", "default"))
+
+
 def test_a_comparison_tells_what_none_of_its_methods_uses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def told(methods: Sequence[str], **values: Any) -> str:
         settings = fourshot.settings({name.replace("__", "."): value for name, value in values.items()})

@@ -258,7 +258,7 @@ def unused_cases() -> Iterator[tuple[str, Any, dict[str, Any]]]:
         {"targets": "agreement", "folds": 0},
     ]
     instead = {"unlabelled": {"mode": "instead"}}
-    for changes in (*({"annotate": annotate} for annotate in annotators), instead):
+    for changes in (*({"annotate": annotate} for annotate in annotators), instead, {"variety": {"shots_shown": 2}}):
         settings = merged(BASE, changes)
         unused = unused_in_run(msgspec.convert(settings, RunSettings), has_unlabelled=changes == instead)
         names = {name for names, _ in unused for name in names if name != "unlabelled"}
