@@ -13,11 +13,10 @@ import msgspec
 from fourshot.engine.chat import ChatTurns
 from fourshot.engine.core import EngineSettings, Verbalizer
 from fourshot.engine.labels import num_requests
-from fourshot.engine.tokens import ANCHOR
-from fourshot.pipeline.faults import MOST_NAMED, shorten
 from fourshot.pipeline.forecast import StageWork
 from fourshot.pipeline.synthesis.aligned import BEGINNINGS, aligned
 from fourshot.pipeline.synthesis.drawing import most_tokens
+from fourshot.pipeline.synthesis.fitting import bias_note
 from fourshot.pipeline.synthesis.prompt_style import ANSWER_TOKENS, in_turn
 from fourshot.pipeline.synthesis.prompts import PromptFormat, generation_prompt, reading_prompt
 from fourshot.pipeline.synthesis.settings import RunSettings
@@ -93,11 +92,9 @@ class TokenCounts:
         return shots if total <= room else in_turn(self.task, shots)[: int(len(shots) * room / total)]
 
     def fitting_notes(self, chat: ChatTurns | None) -> list[str]:
-        """How many shots are shown where texts are drawn, and where the base model annotates, if not all fit.
-
-        And which words have no bias, because the model has no token for them.
-        """
-        return [line for line in (self._drawing_note(chat), self._reading_note(chat), self._bias_note()) if line]
+        """How many shots are shown where texts are drawn and the base annotates, if not all fit; words without bias."""
+        no_bias = bias_note(self.task.name, self.settings.sampling.bias, self.tokens)
+        return [line for line in (self._drawing_note(chat), self._reading_note(chat), no_bias) if line]
 
     def _drawing_note(self, chat: ChatTurns | None) -> str:
         words, room = self.settings.max_text_words, EngineSettings(model=self._model_path).max_model_len
@@ -126,16 +123,6 @@ class TokenCounts:
             f"{self.task.name}: the base model annotates with about {len(shown)} of {len(self.shots)} shots in its "
             f"prompt, of {classes} of {self.num_labels} classes; more do not fit"
         )
-
-    def _bias_note(self) -> str:
-        anchor = self.tokens.pieces(ANCHOR)
-        several = [
-            word for word, _ in self.settings.sampling.bias if self.tokens.pieces(f"{ANCHOR} {word}")[:-1] != anchor
-        ]
-        if not (several and self.tokens.is_exact):
-            return ""
-        words = shorten(map(repr, several), MOST_NAMED)
-        return f"{self.task.name}: sampling.bias has no effect on {words}: only words of a single token can have one"
 
     def training(self, examples: int, settings: LoraSettings, form: PromptFormat) -> StageWork:
         """Of one adapter on that many examples, each as long as a shot; a row of texts shares their beginning."""

@@ -21,21 +21,20 @@ DASHES = "\u2010\u2011\u2012\u2013\u2014\u2212"  # what editors and pages make o
 def check_given(options: argparse.Namespace, warn: Callable[[str], object]) -> None:
     """Raise InputError for an option that is blank, a list that is given twice, and an address in a path's place.
 
-    Of another option, and of a setting (--set), the last value counts, as in other programs, and ``warn`` is told so: a
-    script may add its own to what stands there. A setting's own option counts more than --set. A blank one is an unset
-    variable of a script: without it, a service has no keys, and a folder is where one stands.
+    Of another option the last value counts, as in other programs, and ``warn`` is told so: a script may add its own to
+    what stands there. A blank one is an unset variable of a script: without it, a service has no keys, and a folder is
+    where one stands.
     """
     values_by_name: dict[str, list[str]] = {}
     for action, values in options.parser.occurrences:
-        is_set = action.dest == "sets"
-        may_repeat = isinstance(action, argparse._AppendAction) and not is_set
-        if not action.option_strings or action.nargs == argparse.REMAINDER or may_repeat:
+        if (
+            not action.option_strings
+            or action.nargs == argparse.REMAINDER
+            or isinstance(action, argparse._AppendAction)
+        ):
             continue
         name = action.option_strings[-1]
-        if is_set:  # of each setting
-            key, _, value = values[0].partition("=")
-            name, values = f"{name} {key.strip()}", [value.strip()]
-        elif any(not value.strip() for value in values):
+        if any(not value.strip() for value in values):
             raise InputError(f"{name} is blank, as from a variable that is not set. Give a value, or leave it out.")
         earlier = values_by_name.setdefault(name, values)
         if earlier != values:
@@ -49,9 +48,6 @@ def check_given(options: argparse.Namespace, warn: Callable[[str], object]) -> N
             values_by_name[name] = values
     for action in options.parser._actions:
         value = getattr(options, action.dest, None)
-        overruled = values_by_name.get(f"--set {action.dest}", [])
-        if overruled and value is not None and overruled[0].strip("\"'").casefold() != str(value).casefold():
-            warn(f"{action.option_strings[-1]} {value} counts, and not --set {action.dest}={overruled[0]}.")
         if not action.option_strings and action.nargs is None and isinstance(value, str) and not value.strip():
             raise InputError(f"{action.metavar} is blank, as from a variable that is not set. Give it.")
         if action.metavar in PERHAPS and isinstance(value, str | Path):

@@ -153,4 +153,4 @@ def test_of_a_setting_that_is_given_twice_it_is_told_which_counts(
     told = [line for line in capfd.readouterr().err.splitlines() if "count" in line]
     assert len(told) == 2
     assert "--set k is given twice, '3' and '2': the last counts." in told[0]
-    assert "--seed 2 counts, and not --set seed=1." in told[1]
+    assert "--set seed=1 does not count: the setting's own option says 2." in told[1]
