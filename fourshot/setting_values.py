@@ -1,7 +1,7 @@
 """Settings from values that a user gives, in a file, as options or in Python; an error says what was meant."""
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
@@ -87,6 +87,20 @@ def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
         are_mappings = isinstance(value, Mapping) and isinstance(base.get(key), Mapping)
         merged[key] = _merged(base[key], value) if are_mappings else value
     return merged
+
+
+def tell_given_twice(options: Mapping[str, Any], warn: Callable[[str], object]) -> None:
+    """Tell which value counts of settings for which `--set`, or `--set` and their own option, give several."""
+    values: dict[str, str] = {}
+    for assignment in options.get("sets", ()):
+        key, _, value = (part.strip() for part in assignment.partition("="))
+        if (earlier := values.setdefault(key, value)) != value:
+            warn(f"--set {key} is given twice, {earlier!r} and {value!r}: the last counts.")
+            values[key] = value
+    for key, value in values.items():
+        own = options.get(key)
+        if own is not None and str(own).casefold() != value.strip("\"'").casefold():
+            warn(f"--set {key}={value} does not count: the setting's own option says {own}.")
 
 
 def plain(value: Any) -> Any:

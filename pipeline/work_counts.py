@@ -16,6 +16,7 @@ from fourshot.engine.labels import num_requests
 from fourshot.pipeline.forecast import StageWork
 from fourshot.pipeline.synthesis.aligned import BEGINNINGS, aligned
 from fourshot.pipeline.synthesis.drawing import most_tokens
+from fourshot.pipeline.synthesis.fitting import bias_note
 from fourshot.pipeline.synthesis.prompt_style import ANSWER_TOKENS, in_turn
 from fourshot.pipeline.synthesis.prompts import PromptFormat, generation_prompt, reading_prompt
 from fourshot.pipeline.synthesis.settings import RunSettings
@@ -91,8 +92,9 @@ class TokenCounts:
         return shots if total <= room else in_turn(self.task, shots)[: int(len(shots) * room / total)]
 
     def fitting_notes(self, chat: ChatTurns | None) -> list[str]:
-        """How many shots are shown where texts are drawn, and where the base model annotates, if not all fit."""
-        return [line for line in (self._drawing_note(chat), self._reading_note(chat)) if line]
+        """How many shots are shown where texts are drawn and the base annotates, if not all fit; words without bias."""
+        no_bias = bias_note(self.task.name, self.settings.sampling.bias, self.tokens)
+        return [line for line in (self._drawing_note(chat), self._reading_note(chat), no_bias) if line]
 
     def _drawing_note(self, chat: ChatTurns | None) -> str:
         words, room = self.settings.max_text_words, EngineSettings(model=self._model_path).max_model_len

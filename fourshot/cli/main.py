@@ -46,11 +46,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from fourshot.printable import harmless
     from fourshot.cli.declare import GROUPS, read_command
     from fourshot.cli.given import check_given
+    from fourshot.setting_values import tell_given_twice
 
     options = read_command(sys.argv[1:] if arguments is None else arguments, __version__)
     with Terminal(json=options.json, quiet=options.quiet) as terminal:
         try:
             check_given(options, terminal.warn)
+            tell_given_twice(vars(options), terminal.warn)
             code: int = options.action(options, terminal) or 0
             sys.stdout.flush()
         except BrokenPipeError:

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from fourshot.pipeline.tasks.generation import GenerationTask
     from fourshot.pipeline.text_student import TextWritten
 
-LABELS_ONLY = ("onnx",)  # options of distill
-OF_READING = ("abstain_below", "model", "ray")  # options of annotate, where there are labels
+LABELS_ONLY = ("onnx", "votes")  # options of distill
+OF_READING = ("abstain_below", "model", "ray", "votes")  # options of annotate, where there are labels
 SCORES = {  # key of a row of `TextDistillSummary` -> heading
     "display_name": "method",
     "chrf": "chrF",
@@ -41,15 +41,8 @@ def distill_text(task: "GenerationTask", options: Options, arguments: dict[str, 
     from fourshot import text_api
 
     student_settings = overrides(options, StudentSettings)
-    misplaced = [
-        f"--{name.replace('_', '-')}" for name in student_settings if name not in TextStudentSettings.__struct_fields__
-    ]
-    misplaced += [f"--{name.replace('_', '-')}" for name in LABELS_ONLY if getattr(options, name)]
-    if misplaced:
-        raise InputError(
-            f"{', '.join(misplaced)}: that is for tasks with labels, and {task.name} is a text generation task. Leave "
-            "it out."
-        )
+    of_labels = [name for name in student_settings if name not in TextStudentSettings.__struct_fields__]
+    _refuse([*of_labels, *(name for name in LABELS_ONLY if getattr(options, name))])
     arguments |= {
         "real": _real(options.real),
         "student": options.student,
@@ -81,8 +74,7 @@ def annotate_text(options: Options, arguments: dict[str, Any], terminal: Termina
     """Write a target for each input of a table; ``arguments``: those that annotating with labels has, too."""
     from fourshot import text_api
 
-    if misplaced := [f"--{name.replace('_', '-')}" for name in OF_READING if getattr(options, name)]:
-        raise InputError(f"{', '.join(misplaced)}: that is for tasks with labels, and these targets are. Leave it out.")
+    _refuse([name for name in OF_READING if getattr(options, name)])
     arguments |= {**teacher_of(options), "out": options.out}
     with terminal.progress() as on_event:
         if options.plan:
@@ -107,6 +99,13 @@ def annotate_text(options: Options, arguments: dict[str, Any], terminal: Termina
         terminal.say(teacher_line(summary.remote_teacher))
     rows = f"{summary.written} of {counted(summary.rows, 'row')} in {summary.out}"
     terminal.say(f"{rows} with a target, written by {summary.by}.")
+
+
+def _refuse(names: Sequence[str]) -> None:
+    """Raise InputError for options of tasks with labels."""
+    if names:
+        given = ", ".join(f"--{name.replace('_', '-')}" for name in names)
+        raise InputError(f"{given}: that is for tasks with labels, and this is a text generation task. Leave it out.")
 
 
 def _real(text: str | None) -> int | None:

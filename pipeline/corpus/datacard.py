@@ -11,7 +11,8 @@ from pathlib import Path
 import msgspec
 
 from fourshot.engine.machine.files import replace_file
-from fourshot.pipeline.corpus.folder import CorpusFolder, CorpusManifest
+from fourshot.pipeline.corpus.folder import CorpusFolder
+from fourshot.pipeline.corpus.manifests import CorpusManifest
 from fourshot.pipeline.corpus.rows import features
 from fourshot.pipeline.corpus.settings import UNKNOWN, CorpusSettings, Format
 from fourshot.pipeline.corpus.shards import ShardRecord

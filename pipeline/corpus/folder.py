@@ -16,69 +16,46 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 
 from fourshot.engine.calibration import Calibration
-from fourshot.engine.checkpoints.models import is_of_content
 from fourshot.engine.errors import RunFolderError
 from fourshot.engine.machine.files import replace_file
+from fourshot.pipeline.corpus.manifests import CorpusManifest, TaskManifest
 from fourshot.pipeline.corpus.rows import UNREADABLE, CorpusRow, encode_rows, read_rows
 from fourshot.pipeline.corpus.settings import Format
 from fourshot.pipeline.corpus.shards import READ, ShardRecord
 from fourshot.pipeline.loop.counts import DrawRecord, check_records
 from fourshot.pipeline.loop.units import DrawFault
+from fourshot.pipeline.provenance import value_hash
 from fourshot.pipeline.synthesis.attributes import Attributes
 from fourshot.pipeline.synthesis.prompt_style import STYLE_FILE, ChosenStyle
-from fourshot.pipeline.synthesis.prompts import PROMPT_VERSION
-from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.task import Example, Task
-from fourshot.pipeline.work_folder import MANIFEST_FILE, Manifest, WorkFolder
+from fourshot.pipeline.work_folder import MANIFEST_FILE, WorkFolder
 
 JOURNAL_FILE = "journal.jsonl"
 ERRORS_FILE = "errors.jsonl"
+SHOTS_FILE = "shots.json"
 DAMAGED = "damaged"
-SCHEMA = 1
+ANOTHER_TASK = "Give the task as data/{} has it, or another place (--out)."  # what to do about one
 T = TypeVar("T")
-
-
-class CorpusManifest(Manifest, frozen=True, kw_only=True):
-    """Says which corpus a folder holds. Two are the same if all of this is equal but the versions."""
-
-    schema: int = SCHEMA
-    kind: str = "corpus"
-    prompt_version: str = PROMPT_VERSION
-    settings: RunSettings
-    model_name: str
-    model_revision: str
-    format: Format
-    versions: dict[str, str] = msgspec.field(default_factory=dict)
-
-    def identity(self) -> dict[str, Any]:
-        fields = super().identity()
-        if is_of_content(self.model_revision):
-            fields.pop("model_name")  # of a folder that may be called from elsewhere, or have been moved
-        fields["settings"] = msgspec.to_builtins(self.settings.untried)
-        fields["settings"].pop("allow_short")
-        fields["settings"].pop("align")  # the folder says (`LAYOUT_FILE`); manifests of earlier versions do not
-        return fields
-
-
-class TaskManifest(Manifest, frozen=True, kw_only=True):
-    """Says which task a task's folder is of. Others may be added to a corpus, none can be changed."""
-
-    task: Task
-    adapters: tuple[str, ...] = ()  # names of those that re-label
-
-    def identity(self) -> dict[str, Any]:
-        fields = super().identity()
-        fields["task"].pop("data")  # the same data may lie elsewhere tomorrow; the shots are kept in the folder
-        return fields
 
 
 class CorpusFolder(WorkFolder):
     """The shards of a corpus, and what is known of its tasks."""
+
+    def check_links(self) -> None:
+        """Raise RunFolderError where something in it is a link, through which files elsewhere would be changed."""
+        entries = self.path.iterdir() if self.has(MANIFEST_FILE) else ()
+        ours = [entry for entry in entries if not entry.name.startswith(".")]
+        links = sorted(place for entry in ours for place in (entry, *entry.rglob("*")) if place.is_symlink())
+        if links:
+            raise RunFolderError(
+                f"{links[0]} is a link, and a corpus is written into its own folder alone. Put what it leads to in its "
+                "place, or move the whole corpus: its folder itself may be a link."
+            )
 
     def forget_unstarted(self, manifest: CorpusManifest) -> None:
         """Drop what a start with other settings left, where no text came of it: its engine did not open, say."""
@@ -93,10 +70,16 @@ class CorpusFolder(WorkFolder):
 
     def forget_unstarted_task(self, manifest: TaskManifest) -> None:
         """The same for one task, where its file was changed after a start."""
-        folder, name = self._of(manifest.task.name), manifest.task.name
-        old = _read_or_none(folder, TaskManifest)
-        if old and old.identity() != manifest.identity() and not any(shard.task == name for shard in self.journal()):
-            shutil.rmtree(folder.path)
+        if self._is_unstarted_task(manifest):
+            shutil.rmtree(self._of(manifest.task.name).path)
+
+    def _is_unstarted_task(self, manifest: TaskManifest) -> bool:
+        old = _read_or_none(self._of(manifest.task.name), TaskManifest)
+        return bool(old and old.identity() != manifest.identity() and not self.has_units(manifest.task.name))
+
+    def has_units(self, task: str) -> bool:
+        """Whether anything was drawn for a task."""
+        return any(shard.task == task for shard in self.journal())
 
     def manifest(self) -> CorpusManifest:
         return self.read(MANIFEST_FILE, CorpusManifest)
@@ -111,9 +94,16 @@ class CorpusFolder(WorkFolder):
     def begin(self, manifest: TaskManifest, shots: Sequence[Example]) -> None:
         """Add a task, or go on with it. Raises RunFolderError if the corpus has another one of that name."""
         folder = self._of(manifest.task.name)
-        folder.claim(manifest, remedy=f"Give the task as data/{manifest.task.name} has it, or another place (--out).")
-        if not folder.has("shots.json"):
-            folder.write("shots.json", shots)
+        manifest = msgspec.structs.replace(manifest, shots=value_hash(shots))
+        folder.claim(manifest, remedy=ANOTHER_TASK.format(manifest.task.name))
+        if not folder.has(SHOTS_FILE):
+            folder.write(SHOTS_FILE, shots)
+
+    def check_begin(self, manifest: TaskManifest) -> None:
+        """Raise what `begin` would after `forget_unstarted_task`; writes nothing."""
+        if not self._is_unstarted_task(manifest):
+            folder, remedy = self._of(manifest.task.name), ANOTHER_TASK.format(manifest.task.name)
+            folder.check_claim(manifest, remedy=remedy)
 
     def journal(self) -> list[ShardRecord]:
         """Raises RunFolderError where a line is none, or cannot have been written so."""
@@ -254,7 +244,12 @@ class CorpusFolder(WorkFolder):
 
     def shots(self, task: str) -> list[Example] | None:
         """The shots of a task, or None where it was not begun."""
-        return self._of(task).find("shots.json", list[Example])
+        return self._of(task).find(SHOTS_FILE, list[Example])
+
+    def shots_hash(self, task: str) -> str:
+        """Of the shots that the texts of a task were made from; "" where that is not known."""
+        manifest = self._of(task).find(MANIFEST_FILE, TaskManifest)
+        return manifest.shots if manifest else ""
 
     def calibration(self, task: str) -> Calibration | None:
         return self._of(task).find("annotator.json", Calibration)

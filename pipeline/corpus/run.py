@@ -8,10 +8,12 @@ import msgspec
 from fourshot.engine.checkpoints.models import ResolvedModel, resolve_model
 from fourshot.engine.errors import FourshotError, InputError
 from fourshot.pipeline.corpus.filling import CorpusFilling, foretell_corpus
-from fourshot.pipeline.corpus.folder import CorpusFolder, CorpusManifest, TaskManifest
+from fourshot.pipeline.corpus.folder import SHOTS_FILE, CorpusFolder
+from fourshot.pipeline.corpus.manifests import CorpusManifest, TaskManifest
+from fourshot.pipeline.corpus.mending import ShardDamage
 from fourshot.pipeline.corpus.settings import CorpusSettings
 from fourshot.pipeline.corpus.shards import ShardRecord
-from fourshot.pipeline.corpus.sink import check_begun
+from fourshot.pipeline.corpus.sink import check_begun, check_shots
 from fourshot.pipeline.corpus.sources import data_of, readers_of
 from fourshot.pipeline.corpus.summary import CorpusSummary
 from fourshot.pipeline.events import Event, OnEvent, ignore
@@ -52,6 +54,7 @@ def make_corpus(
     _check(tasks, settings, corpus)
     files, base = CorpusFolder(folder), _base(model, settings)
     with files.lock():
+        files.check_links()
         tell_unused(settings, unused_in_corpus(settings), "corpus", on_event, UNCHANGED)
         on_event(Event(stage="corpus", message=f"reading the data, tasks: {len(tasks)}"))
         layout = files.layout(Layout.now(settings.align))
@@ -84,16 +87,22 @@ def plan_corpus(
     """What `make_corpus` would take, by the speed of this machine as it is now; None where nothing is left to do."""
     _check(tasks, settings, corpus)
     files, base = CorpusFolder(folder), _base(model, settings)
+    files.check_links()
     tell_unused(settings, unused_in_corpus(settings), "corpus", on_event, UNCHANGED)
     layout = files.layout(Layout.now(settings.align))
     settings = msgspec.structs.replace(settings, align=layout.align)
     manifest = _manifest(settings, corpus, base)
-    if not files.is_unstarted(manifest):
+    is_new = files.is_unstarted(manifest)
+    if not is_new:
         files.check_claim(manifest)
-    briefs, _ = _briefs(files, tasks, settings, corpus, base, on_event, forgets=False)
+    briefs, failed = _briefs(files, tasks, settings, corpus, base, on_event, forgets=False)
+    for brief in briefs.values() if not is_new else ():
+        files.check_begin(_task_manifest(brief.task, brief.readers))
     shards: dict[str, list[ShardRecord]] = {}
     for shard in files.journal():
-        shards.setdefault(shard.task, []).append(shard)
+        if shard.task not in failed:
+            shards.setdefault(shard.task, []).append(shard)
+    ShardDamage(files, on_event).look(shards, briefs.keys())
     return foretell_corpus(briefs, shards, base, on_event, anew=True)
 
 
@@ -180,12 +189,12 @@ def _brief(
     check_begun(files, task.name)
     data = data_of(task, on_event)
     _ = data.test  # read now: what it leaves out is told before hours of work, and a fault is this task's
-    shots = files.shots(task.name)
-    if shots is None:
-        shots = data.shots(settings)
-        file = files.path / "tasks" / task.name / "shots.json"
-        if file.parent.exists() or (files.path / "data" / task.name).exists():
-            on_event(Event(stage="corpus", message=f"{task.name}: {lost_shots(file)}", notice=True))
+    stored_shots = files.shots(task.name)
+    shots = data.shots(settings) if stored_shots is None else stored_shots
+    check_shots(files, task.name, shots)
+    file = files.path / "tasks" / task.name / SHOTS_FILE
+    if stored_shots is None and (file.parent.exists() or (files.path / "data" / task.name).exists()):
+        on_event(Event(stage="corpus", message=f"{task.name}: {lost_shots(file)}", notice=True))
     return TaskBrief(
         key=task.name,
         task=task,

@@ -7,7 +7,7 @@ from itertools import islice
 from fourshot.engine.calibration import Calibration
 from fourshot.engine.checkpoints.models import ResolvedModel
 from fourshot.engine.errors import RunFolderError
-from fourshot.pipeline.corpus.folder import CorpusFolder
+from fourshot.pipeline.corpus.folder import SHOTS_FILE, CorpusFolder
 from fourshot.pipeline.corpus.rows import CorpusRow, row_of
 from fourshot.pipeline.corpus.settings import CorpusSettings
 from fourshot.pipeline.corpus.shards import ShardRecord
@@ -16,6 +16,8 @@ from fourshot.pipeline.loop.ledger import JudgedBatch, Ledger
 from fourshot.pipeline.loop.plan import AheadPlan
 from fourshot.pipeline.loop.progress import ProgressReporter
 from fourshot.pipeline.loop.units import DrawFault, TaskBrief, UnitProgress, UnitResult
+from fourshot.pipeline.provenance import value_hash
+from fourshot.pipeline.task import Example
 from fourshot.pipeline.task_data import TaskData
 from fourshot.pipeline.work_folder import MANIFEST_FILE
 
@@ -111,6 +113,22 @@ def check_begun(folder: CorpusFolder, task: str) -> None:
     missing = [name for name in (MANIFEST_FILE, "annotator.json") if not folder.has(f"tasks/{task}/{name}")]
     if missing and any(shard.task == task and shard.rows for shard in folder.journal()):
         raise _missing(folder, task, missing[0])
+
+
+def check_shots(folder: CorpusFolder, task: str, shots: Sequence[Example]) -> None:
+    """Raise RunFolderError where what was drawn for a task was not drawn from ``shots``: its rows name them by number.
+
+    Those are in the folder, or the same draw as at the start where they are gone from there.
+    """
+    if folder.shots_hash(task) in ("", value_hash(shots)) or not folder.has_units(task):
+        return
+    name = f"tasks/{task}/{SHOTS_FILE}"
+    if not folder.has(name):
+        raise _missing(folder, task, SHOTS_FILE)
+    raise RunFolderError(
+        f"{folder.path}/{name} was changed after texts were made from it, whose rows name its shots by number. Put it "
+        "back as it was, or make the task's texts anew in another folder (--out)."
+    )
 
 
 def _missing(folder: CorpusFolder, task: str, name: str) -> RunFolderError:

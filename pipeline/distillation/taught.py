@@ -27,8 +27,9 @@ from fourshot.pipeline.faults import TaskFault, counted, error, raise_errors
 from fourshot.pipeline.loop.rounds import RoundSink, finished_pairs
 from fourshot.pipeline.provenance import value_hash
 from fourshot.pipeline.remote_teacher import REMOTE_FILE, keep_account
-from fourshot.pipeline.rows.examples import unseen
+from fourshot.pipeline.rows.examples import normalised_text
 from fourshot.pipeline.rows.fields import encoder_text
+from fourshot.pipeline.rows.repeats import told, torn, unseen
 from fourshot.pipeline.rows.review_table import check_alone, corrections
 from fourshot.pipeline.rows.text_table import TextTable
 from fourshot.pipeline.rows.unfinished import UNFINISHED, unfinished_folder
@@ -90,10 +91,15 @@ def annotated_texts(
 
 
 def learnable(annotated: Annotated, shots: Sequence[Example], test: Sequence[Example]) -> tuple[Annotated, list[str]]:
-    """Without texts that stand there twice, are shots, or are what is measured on; and how many these were."""
+    """Without texts that stand there twice, are shots, or are what is measured on; and how many these were.
+
+    Where a person gave a text different labels, none of them is learnt, as of training data.
+    """
     earlier, tested = ([example.text for example in examples] for examples in (shots, test))
-    usable, measured, repeated = unseen(annotated, attrgetter("text"), earlier, tested)
-    return usable, _left_out(measured, repeated, "text")
+    doubtful = torn((example.text, example.probabilities) for example in annotated if example.is_real)
+    certain = [example for example in annotated if normalised_text(example.text) not in doubtful]
+    usable, measured, repeated = unseen(certain, attrgetter("text"), earlier, tested, attrgetter("is_real"))
+    return usable, [*told(doubtful, "text", "none is learnt"), *_left_out(measured, repeated, "text")]
 
 
 def learnable_pairs(

@@ -14,7 +14,7 @@ import re
 import shlex
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -278,23 +278,3 @@ def _unknown_label(task: Task, table: Table, value: str, lines: list[int]) -> Ta
         problem = f"{subject} ({counted(len(lines), 'row')}) and no other: the split has no labels, and {labels}"
         remedy = 'Public test splits often are not. Name a split with labels, such as $.data.test_split = "validation".'
     return error(f"{table.path}:{shorten(lines, 3)}", problem, remedy)
-
-
-def unseen(
-    items: Iterable[T], text_of: Callable[[T], str], earlier: Iterable[str], tested: Iterable[str]
-) -> tuple[list[T], int, int]:
-    """Those whose text is neither measured on (``tested``), nor among ``earlier`` ones or those before it.
-
-    Beside them, how many were measured on, and how many were repeated.
-    """
-    test_keys, keys = set(map(normalised_text, tested)), set(map(normalised_text, earlier))
-    usable, measured, repeated = list[T](), 0, 0
-    for item in items:
-        if (key := normalised_text(text_of(item))) in test_keys:
-            measured += 1
-        elif key in keys:
-            repeated += 1
-        else:
-            keys.add(key)
-            usable.append(item)
-    return usable, measured, repeated

@@ -17,11 +17,13 @@ from fourshot.pipeline.forecast import FORECAST_FILE, Forecast
 from fourshot.pipeline.provenance import describe_hardware, installed_versions, source_commit
 from fourshot.pipeline.report.data import MethodRow
 from fourshot.pipeline.report.write import write_report
+from fourshot.pipeline.runs.compared_settings import unused_in_comparison
 from fourshot.pipeline.runs.experiment import Experiment
 from fourshot.pipeline.runs.plan import foretell_runs
 from fourshot.pipeline.runs.stage_driver import LOG_FILE, StageDriver
 from fourshot.pipeline.runs.summary import left_out, report_data, table
 from fourshot.pipeline.scores import Scores
+from fourshot.pipeline.settings.effects import tell_unused
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.task import Task
 from fourshot.pipeline.task_data import TaskData
@@ -135,6 +137,7 @@ def _experiment(
     folder: Path,
     on_event: OnEvent,
 ) -> Experiment:
+    tell_unused(settings, unused_in_comparison(settings, methods), "shots", on_event)
     on_event(Event(stage="shots", message="reading the data"))
     data = TaskData(task, on_event, settings)
     examples = [_examples(data, settings, seed, methods) for seed in seeds]

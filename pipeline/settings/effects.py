@@ -46,6 +46,9 @@ def unused_in_run(settings: RunSettings, *, has_unlabelled: bool) -> list[Unused
     """Of a run, for one task or many."""
     annotate = settings.annotate
     unused = [] if has_unlabelled else [Unused(["unlabelled"], "no file of texts without labels is given")]
+    unused += [*_ruled_out(settings)]
+    if has_unlabelled and settings.unlabelled.mode == "instead" and not annotate.has_pool:
+        unused.append(Unused(OF_WRITING, "unlabelled.mode is 'instead', so no texts are written"))
     if annotate.annotator == "none":
         return [*unused, Unused([*OF_ANNOTATING, "variety.mixed"], "annotate.annotator is 'none'")]
     if annotate.annotator == "icl":
@@ -61,12 +64,21 @@ def unused_in_run(settings: RunSettings, *, has_unlabelled: bool) -> list[Unused
     return unused
 
 
+def _ruled_out(settings: RunSettings) -> Iterator[Unused]:
+    """By other values, whatever the command."""
+    if settings.variety.shots_shown >= settings.k:
+        yield Unused(["variety.shots_shown"], "prompts show all k shots of a class as it is")
+    if settings.train.min_warmup_steps and not settings.train.warmup:
+        yield Unused(["train.min_warmup_steps"], "train.warmup is 0")
+
+
 def unused_in_corpus(settings: RunSettings) -> list[Unused]:
     """Of a corpus, which trains and measures nothing."""
     annotator = settings.annotate.annotator
     who = {"adapters": "the adapters that are named", "icl": "the base model, shown the shots"}.get(annotator)
     unused = [
         Unused([*OF_TRAINING, *OF_PROBABILITIES, "test_limit"], "a corpus trains and measures nothing"),
+        *_ruled_out(settings),
         Unused(["unlabelled"], "a corpus reads its own texts alone"),
         Unused([*OF_COMMITTEE, "annotate.wordings"], f"read by {who or 'nobody'}" + " alone" * bool(who)),
     ]
@@ -120,14 +132,10 @@ def unused_with_teacher(settings: RunSettings, *, is_remote: bool, has_shots: bo
 
 def unused_line(settings: RunSettings, unused: Sequence[Unused], usual: Sequence[str] = ("default",)) -> str:
     """What is to be told of the settings that differ from those of the presets ``usual``; "" where all count."""
-    changed_names = list(dict.fromkeys(_changed(settings, [PRESETS[name] for name in usual])))
+    changed = list(dict.fromkeys(changed_names(settings, [PRESETS[name] for name in usual])))
     told, reasons = set[str](), list[str]()
     for names, why in unused:
-        found = [
-            name
-            for name in changed_names
-            if name not in told and any(name == idle or name.startswith(f"{idle}.") for idle in names)
-        ]
+        found = [name for name in changed if name not in told and any(is_of(name, idle) for idle in names)]
         told.update(found)
         if found:
             reasons.append(f"{shorten(found, MOST_TOLD)} ({why})")
@@ -157,7 +165,7 @@ def check_confidence(settings: RunSettings) -> None:
         )
 
 
-def _changed(settings: RunSettings, usual: Sequence[RunSettings]) -> Iterator[str]:
+def changed_names(settings: RunSettings, usual: Sequence[RunSettings]) -> Iterator[str]:
     """Dotted names of the settings that are as in none of ``usual``."""
 
     def differing(value: Any, others: Sequence[Any], name: str) -> Iterator[str]:
@@ -168,3 +176,8 @@ def _changed(settings: RunSettings, usual: Sequence[RunSettings]) -> Iterator[st
             yield name
 
     yield from differing(msgspec.to_builtins(settings), [msgspec.to_builtins(each) for each in usual], "")
+
+
+def is_of(setting: str, name: str) -> bool:
+    """Whether ``name`` is that of the setting, or of a group that it is in."""
+    return setting == name or setting.startswith(f"{name}.")

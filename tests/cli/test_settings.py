@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from fourshot.cli.declare import read_command
+from fourshot.cli.main import main
 from fourshot.cli.options import settings_of
 from fourshot.cli.runs import choose_methods, read_seeds
 from fourshot.engine.errors import InputError
@@ -140,3 +141,16 @@ def test_a_key_with_a_dot_in_quotes_is_told_to_lose_them(tmp_path: Path) -> None
     (tmp_path / "mine.toml").write_text('"train.r" = 4\n')
     with pytest.raises(InputError, match=r"no setting 'train\.r'\. Write train\.r without quotes around it\."):
         settings("--settings", str(tmp_path / "mine.toml"))
+
+
+def test_of_a_setting_that_is_given_twice_it_is_told_which_counts(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    words = ["corpus", "--tasks", "support_tickets", "--model", "fake", "--per-class", "2", "--quiet", "--allow-short"]
+    words += ["--out", str(tmp_path / "out"), "--annotator", "none", "--seed", "2"]
+    settings = ("k=3", " k = 2", "seed=1", "annotate.annotator='none'", "allow_short=true", "sampling.top_p=1.0")
+    assert main([*words, *(word for setting in settings for word in ("--set", setting))]) == 0
+    told = [line for line in capfd.readouterr().err.splitlines() if "count" in line]
+    assert len(told) == 2
+    assert "--set k is given twice, '3' and '2': the last counts." in told[0]
+    assert "--set seed=1 does not count: the setting's own option says 2." in told[1]

@@ -1,5 +1,6 @@
 """Settings without effect are told in one line before the work begins; what surely was to have one is refused."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ import fourshot
 from fourshot.cli.main import main
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.events import Event, ignore
+from fourshot.pipeline.runs.compare import DEFAULT_METHODS, plan_comparison
+from fourshot.pipeline.runs.compared_settings import unused_in_comparison
 from fourshot.pipeline.runs.many import plan_tasks
 from fourshot.pipeline.runs.run import plan_task
 from fourshot.pipeline.settings.effects import (
@@ -48,6 +51,54 @@ def test_a_run_tells_what_nobody_reads() -> None:
     assert "variety.mixed (labels are learnt, not prob" in told_in_run(annotate__targets="agreement", variety__mixed=1)
     assert told_in_run(variety__mixed=1, annotate__soft_epochs=2) == "", "the shots may speak for probabilities"
     assert told_in_run(annotate__fold_weight=1.0) == "", "without it, the shots would say what is learnt"
+
+
+def test_a_run_on_your_texts_alone_tells_what_is_of_writing() -> None:
+    values: dict[str, Any] = {"unlabelled__mode": "instead", "generate__per_class": 9, "sampling__top_k": 9}
+    told = told_in_run(has_unlabelled=True, variety__attributes=True, filter__min_letters=0.1, **values)
+    assert told == (
+        "settings without effect here: sampling.top_k, generate.per_class, variety.attributes (unlabelled.mode is "
+        "'instead', so no texts are written)"
+    )
+    assert told_in_run(has_unlabelled=True, annotate__folds=2, **values) == "", "a pool is drawn"
+
+
+def test_what_another_value_rules_out_is_told() -> None:
+    assert told_in_run(variety__shots_shown=3) == told_in_run(variety__shots_shown=4, k=8) == ""
+    told = told_in_run(variety__shots_shown=4, train__warmup=0.0, train__min_warmup_steps=3)
+    assert told == (
+        "settings without effect here: variety.shots_shown (prompts show all k shots of a class as it is); "
+        "train.min_warmup_steps (train.warmup is 0)"
+    )
+    corpus = fourshot.settings({"variety.shots_shown": 9}, "corpus")
+    assert "variety.shots_shown (" in unused_line(corpus, unused_in_corpus(corpus), ("corpus", "default"))
+
+
+def test_a_comparison_tells_what_none_of_its_methods_uses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def told(methods: Sequence[str], **values: Any) -> str:
+        settings = fourshot.settings({name.replace("__", "."): value for name, value in values.items()})
+        return unused_line(settings, unused_in_comparison(settings, methods))
+
+    many: dict[str, Any] = {"train__r": 4, "filter__min_letters": 0.1, "base_verbalizer": "word", "shot_weight": 2.0}
+    assert told(DEFAULT_METHODS, **many) == told(["fourshot_bare", "icl"], **many) == ""
+    assert told(["zero_shot", "icl"], **many) == (
+        "settings without effect here: filter.min_letters, shot_weight (no method that is compared writes texts); "
+        "train.r (no method that is compared is trained)"
+    )
+    assert told(["icl"], train__loss="text", k=9, prompt_style="chat", test_limit=9) == "", "it takes the filler away"
+    assert told(["lora"], annotate__folds=2, annotate__wordings=["bare"]).endswith(
+        "here: annotate.folds (no method that is compared has annotators)"
+    )
+    assert "annotate.wordings (" in told(["lora25"], annotate__wordings=["bare"])
+    assert told(["soft", "soft_as_read"], annotate__folds=2, generate__per_class=9, variety__attributes=True) == (
+        "settings without effect here: generate.per_class, annotate.folds (the methods that are compared have values "
+        "of their own)"
+    )
+    assert told(["icl", "unfiltered"], annotate__num_adapters=2).endswith("(not used by any method that is compared)")
+    monkeypatch.setattr("fourshot.pipeline.runs.compare.refuse_fake", lambda *_: None)
+    settings, events = fourshot.settings({"train.r": 4}), list[Event]()
+    plan_comparison(named("one")["one"], "fake", settings, ["icl"], [0], tmp_path / "out", events.append)
+    assert events[0].notice and "train.r (no method" in events[0].message
 
 
 def test_a_corpus_tells_what_is_of_trainings_and_of_others_who_read() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from fourshot.engine.core import Adapter, EngineSettings, PerPromptAdapter, Sampling
+from fourshot.engine.core import Adapter, EngineSettings, PerPromptAdapter, Sampling, SamplingSettings
 from fourshot.engine.fake_engine import FakeEngine
 from fourshot.pipeline import forecast as forecasts
 from fourshot.pipeline.cells.run_folder import RunFolder
@@ -250,3 +250,14 @@ def test_long_shots_for_which_a_drawing_prompt_has_no_room_are_told() -> None:
     assert "long: prompts that draw texts show as many shots" in message and "2048 are allowed" in message
     short = [Example(text=f"short {shot.text[-1]}", label=shot.label) for shot in shots]
     assert TokenCounts(task, short, RunSettings(), MODEL.path).fitting_notes(None) == []
+
+
+def test_words_that_no_bias_reaches_are_told(model: str) -> None:
+    task = Task(name="two", instruction="Sort.", noun="text", labels=(Label(name="good"), Label(name="bad")))
+    shots = [Example(text=f"a {name} text", label=name) for name in task.label_names]
+    bias = (("the", -1.0), ("antidisestablishmentarianism", -1.0), ("and", 1.0), ("two words", 1.0))
+    settings = msgspec.structs.replace(RunSettings(), sampling=SamplingSettings(bias=bias))
+    (message,) = TokenCounts(task, shots, settings, model).fitting_notes(None)
+    assert message.startswith("two: sampling.bias has no effect on 'antidisestablishmentarianism', 'two words': only")
+    none = msgspec.structs.replace(RunSettings(), sampling=SamplingSettings(bias=bias[:1]))
+    assert TokenCounts(task, shots, none, model).fitting_notes(None) == []

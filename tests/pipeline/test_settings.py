@@ -22,6 +22,8 @@ from fourshot.engine.core import Adapter, Completion, EngineSettings, PerPromptA
 from fourshot.engine.errors import FourshotError
 from fourshot.engine.fake_engine import WORDS, FakeEngine
 from fourshot.pipeline.runs import stage_driver
+from fourshot.pipeline.runs.compare import compare
+from fourshot.pipeline.runs.compared_settings import unused_in_comparison
 from fourshot.pipeline.runs.run import run_task
 from fourshot.pipeline.runs.stages import generate
 from fourshot.pipeline.settings.effects import unused_in_run
@@ -202,7 +204,7 @@ class Trainer:
 
 @pytest.fixture(scope="module")
 def observed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """What a run with some settings, given as JSON, comes to: everything that was asked, and how it ended."""
+    """What a run, or a comparison of methods, comes to with some settings, given as JSON: what was asked, the end."""
     data = tmp_path_factory.mktemp("task")
     task = load_task(write_task(data))
     cold = [f"A frozen {word} in the cold rain." for word in WORDS[:9]]
@@ -215,7 +217,8 @@ def observed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     heard: list[Any] = Trainer.heard
     engine = Listener(heard)
     patch.setattr("fourshot.training.lora.train.LoraTrainer", Trainer)
-    patch.setattr("fourshot.pipeline.runs.run.refuse_fake", lambda *_: None)  # here it can be trained
+    for command in ("run", "compare"):
+        patch.setattr(f"fourshot.pipeline.runs.{command}.refuse_fake", lambda *_: None)  # here it can be trained
     filler = PromptFiller(token="~", number=2, prefix_tokens=32)  # as of a base with a tokenizer
     patch.setattr("fourshot.pipeline.synthesis.aligned.filler_for", lambda *_, **__: filler)
     patch.setattr(generate, "open_workers", lambda *_: InProcessWorker(engine))
@@ -223,14 +226,17 @@ def observed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     patch.setattr(stage_driver, "run_stage", lambda stage, on_event: stage.run(on_event))
 
     @cache
-    def observe(settings: str) -> str:
+    def observe(settings: str, methods: tuple[str, ...] = ()) -> str:
         heard.clear()
         run_settings = msgspec.json.decode(settings, type=RunSettings)
         folder = tmp_path_factory.mktemp("run")
         try:
             unlabelled = data / "own.jsonl" if run_settings.unlabelled != RunSettings().unlabelled else None
-            summary = run_task(task, "fake", run_settings, folder, until="evaluate", unlabelled=unlabelled)
-            heard.append(len(summary.table))
+            if methods:
+                heard.append(len(compare(task, "fake", run_settings, methods, [0], folder).rows))
+            else:
+                summary = run_task(task, "fake", run_settings, folder, until="evaluate", unlabelled=unlabelled)
+                heard.append(len(summary.table))
         except FourshotError as error:
             heard.append(str(error).replace(str(tmp_path_factory.getbasetemp()), ""))
         heard.extend(file.read_text() for file in sorted(folder.rglob("verdicts.jsonl")))
@@ -246,11 +252,22 @@ def test_the_same_settings_come_to_the_same(observed: Any) -> None:
 
 def unused_cases() -> Iterator[tuple[str, Any, dict[str, Any]]]:
     """(key, type, settings) of every setting that a run with these settings would tell to have no effect."""
-    for annotate in ({"annotator": "icl"}, {"annotator": "none"}, {"targets": "agreement", "folds": 0}):
-        settings = merged(BASE, {"annotate": annotate})
-        unused = unused_in_run(msgspec.convert(settings, RunSettings), has_unlabelled=False)
+    annotators: list[dict[str, Any]] = [
+        {"annotator": "icl"},
+        {"annotator": "none"},
+        {"targets": "agreement", "folds": 0},
+    ]
+    instead = {"unlabelled": {"mode": "instead"}}
+    for changes in (*({"annotate": annotate} for annotate in annotators), instead, {"variety": {"shots_shown": 2}}):
+        settings = merged(BASE, changes)
+        unused = unused_in_run(msgspec.convert(settings, RunSettings), has_unlabelled=changes == instead)
         names = {name for names, _ in unused for name in names if name != "unlabelled"}
-        yield from ((key, hint, settings) for key, hint in SETTINGS_OF_RUNS if key in names)
+        yield from ((key, hint, settings) for key, hint in SETTINGS_OF_RUNS if is_in(key, names))
+
+
+def is_in(key: str, names: set[str]) -> bool:
+    """Whether a setting, or the group that it is in, is among ``names``."""
+    return key in names or key.partition(".")[0] in names
 
 
 @pytest.mark.parametrize(("key", "hint", "before"), [*unused_cases()])
@@ -264,3 +281,16 @@ def test_a_setting_that_is_told_to_have_no_effect_has_none(
 def test_every_setting_changes_what_a_run_does(observed: Any, key: str, hint: Any) -> None:
     before = merged(BASE, GIVEN.get(key, {}))
     assert observed(json.dumps(before)) != observed(json.dumps(merged(before, changed_to(key, hint, before))))
+
+
+@pytest.mark.parametrize(
+    "methods", [("zero_shot", "icl"), ("lora",), ("icl_calibrated", "lora_bare"), ("soft", "paper"), ("unfiltered",)]
+)
+def test_settings_that_a_comparison_tells_to_have_no_effect_have_none(observed: Any, methods: tuple[str, ...]) -> None:
+    changed, told = BASE, 0
+    for key, hint in SETTINGS_OF_RUNS:
+        change = changed_to(key, hint, BASE)
+        unused = unused_in_comparison(msgspec.convert(merged(BASE, change), RunSettings), methods)
+        if is_in(key, {name for names, _ in unused for name in names}):
+            changed, told = merged(changed, change), told + 1
+    assert told > 20 and observed(json.dumps(BASE), methods) == observed(json.dumps(changed), methods)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+import fourshot
 from fourshot.cli.main import main
 from fourshot.engine.errors import InputError, ServiceError, SpendingLimitError
 from fourshot.pipeline.cells.review import TextPairs
@@ -212,7 +213,14 @@ def test_a_remote_teacher_writes_targets_and_the_command_says_what_that_takes(
     command += ["--teacher", f"{writing.url}/v1", "--teacher-model", "large"]
     assert main([*command, "--plan", "--json"]) == 0
     assert json.loads(capfd.readouterr().out.splitlines()[-1])["calls"] == 2 and not writing.received
-    assert main([*command, "--votes", "3"]) == 2 and "--votes is for tasks with labels" in capfd.readouterr().err
+    distilling = ["distill", str(tmp_path), *command[2:4], *command[-4:], "--out", str(tmp_path / "d")]
+    for words in (command, distilling):
+        for votes in ("3", "8"):  # the default, too
+            assert main([*words, "--votes", votes]) == 2
+            assert "--votes: that is for tasks with labels" in capfd.readouterr().err
+    asks: dict[str, Any] = {"teacher_model": "large", "remote": RemoteSettings(votes=3)}
+    with pytest.raises(InputError, match="--votes is for tasks with labels"):
+        fourshot.annotate_text(tmp_path, tmp_path / "more.jsonl", tmp_path / "o.csv", by=f"{writing.url}/v1", **asks)
     assert main([*command, "--out", str(tmp_path / "out.foo"), "--plan"]) == 2 and not writing.received
     assert "cannot write a .foo file" in capfd.readouterr().err
     assert main([*command, "--max-requests", "1"]) == 1

@@ -17,7 +17,8 @@ import fourshot
 from fourshot.cli import main as cli
 from fourshot.engine.core import Engine
 from fourshot.engine.errors import FourshotError, InputError, RunFolderError, ShortRunError
-from fourshot.pipeline.corpus.folder import CorpusFolder, CorpusManifest
+from fourshot.pipeline.corpus.folder import CorpusFolder
+from fourshot.pipeline.corpus.manifests import CorpusManifest
 from fourshot.pipeline.corpus.rows import features
 from fourshot.pipeline.events import Event
 from fourshot.pipeline.rows.fields import bare_text

@@ -1,21 +1,39 @@
 """A corpus that goes on: what an earlier call left is not changed unseen, and only what was asked for is judged."""
 
+import shutil
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
 from fourshot.cli.main import main
 from fourshot.engine.errors import InputError, RunFolderError, ShortRunError
-from fourshot.pipeline.corpus.folder import CorpusFolder, TaskManifest
+from fourshot.pipeline.corpus.folder import CorpusFolder
+from fourshot.pipeline.corpus.manifests import TaskManifest
+from fourshot.pipeline.corpus.run import plan_corpus
 from fourshot.pipeline.corpus.settings import CorpusSettings
-from fourshot.pipeline.events import Event
+from fourshot.pipeline.events import Event, OnEvent, ignore
 from fourshot.pipeline.synthesis.settings import AnnotateSettings
 from tests.pipeline.corpus.small_corpora import SHOTS, TASK, make, named, settings
 
 
 def states(folder: Path) -> dict[str, bytes]:
     return {str(file): file.read_bytes() for file in folder.rglob("*") if file.is_file() and file.name != ".lock"}
+
+
+def plan(folder: Path, tasks: dict[str, Any], on_event: OnEvent = ignore) -> None:
+    plan_corpus(tasks, "fake", folder, settings(), CorpusSettings(), on_event)
+
+
+def check_refused(folder: Path, tasks: dict[str, Any], why: str) -> None:
+    """By the command and its plan, in the same words, and nothing is written."""
+    before, said = states(folder), []
+    for call in (make, plan):
+        with pytest.raises(RunFolderError, match=why) as refused:
+            call(folder, tasks)
+        said.append(str(refused.value))
+    assert states(folder) == before and said[0] == said[1]
 
 
 def test_a_licence_holds_until_another_is_given(tmp_path: Path) -> None:
@@ -97,3 +115,87 @@ def test_another_class_is_named_and_the_advice_does_no_damage(tmp_path: Path) ->
     described = (msgspec.structs.replace(TASK.labels[0], description="x"), *TASK.labels[1:])
     with pytest.raises(RunFolderError, match=r"task\.labels, 1\.description: .*'x'"):
         folder.begin(TaskManifest(task=msgspec.structs.replace(TASK, labels=described)), SHOTS)
+
+
+def test_a_plan_refuses_a_task_that_was_changed_after_its_texts_and_damage_that_nobody_mends(tmp_path: Path) -> None:
+    make(tmp_path, named("one", "two"))
+    changed = msgspec.structs.replace(TASK, name="one", instruction="Say what it is about.")
+    check_refused(tmp_path, {"one": changed}, r"(?s)task\.instruction: .*Give the task as data/one has it")
+    CorpusFolder(tmp_path).begin(TaskManifest(task=msgspec.structs.replace(changed, name="three")), SHOTS)
+    plan(tmp_path, named("three"))  # no text came of the other task of that name
+    (tmp_path / "data" / "two" / "000000.jsonl").unlink()
+    check_refused(tmp_path, named("one"), r"data/two/000000\.jsonl is missing\. .*name the task two, too")
+    events: list[Event] = []
+    plan(tmp_path, named("one", "two"), events.append)
+    assert any("000000.jsonl is missing: its texts are made again" in event.message for event in events)
+
+
+@pytest.mark.parametrize(
+    "place", ["README.md", "journal.jsonl", "data", "data/one", "data/one/000000.jsonl", "tasks/one"]
+)
+def test_a_corpus_with_a_link_in_it_is_refused_and_what_it_leads_to_is_as_it_was(place: str, tmp_path: Path) -> None:
+    folder, elsewhere = tmp_path / "corpus", tmp_path / "elsewhere"
+    make(folder)
+    (folder / place).rename(elsewhere)
+    (folder / place).symlink_to(elsewhere)
+    if elsewhere.is_dir():
+        (elsewhere / "mine.jsonl").write_text("mine\n")
+    before = states(tmp_path)
+    check_refused(folder, named("one"), rf"corpus/{place} is a link, and a corpus is written into its own folder alone")
+    assert states(tmp_path) == before
+
+
+def test_the_folder_of_a_corpus_may_be_a_link(tmp_path: Path) -> None:
+    make(tmp_path / "large disk" / "corpus")
+    (tmp_path / "corpus").symlink_to(tmp_path / "large disk" / "corpus")
+    assert make(tmp_path / "corpus", named("one", "two")).rows == 2 * 12 * len(TASK.labels)
+
+
+def test_shots_that_were_changed_after_texts_were_made_from_them_are_refused(tmp_path: Path) -> None:
+    make(tmp_path)
+    file = tmp_path / "tasks" / "one" / "shots.json"
+    written = file.read_bytes()
+    file.write_bytes(written.replace(b"\n", b" "))  # as another program formats it
+    make(tmp_path)
+    text = SHOTS[0].text.encode()
+    assert text in written
+    file.write_bytes(written.replace(text, b"Another text."))
+    check_refused(tmp_path, named("one"), r"tasks/one/shots\.json was changed after texts were made from it")
+    manifest = tmp_path / "tasks" / "one" / "manifest.json"
+    stored = msgspec.json.decode(manifest.read_bytes())
+    del stored["shots"]
+    manifest.write_bytes(msgspec.json.encode(stored))
+    make(tmp_path)  # of a version that did not write down which they were
+    file.write_bytes(written)
+    check_refused(tmp_path, named("one"), "was changed after texts")
+
+
+def test_shots_that_no_text_was_made_from_yet_may_be_changed(tmp_path: Path) -> None:
+    make(tmp_path)
+    CorpusFolder(tmp_path).begin(TaskManifest(task=msgspec.structs.replace(TASK, name="two")), SHOTS)
+    file = tmp_path / "tasks" / "two" / "shots.json"
+    file.write_bytes(file.read_bytes().replace(SHOTS[0].text.encode(), b"A text of my own."))
+    make(tmp_path, named("one", "two"))
+    shots = CorpusFolder(tmp_path).shots("two")
+    assert shots and shots[0].text == "A text of my own."
+    make(tmp_path, named("one", "two"))
+
+
+def test_shots_that_are_gone_are_drawn_anew_only_where_they_are_the_same(tmp_path: Path) -> None:
+    data, folder = tmp_path / "data", tmp_path / "corpus"
+    shutil.copytree(TASK.data.folder, data)
+    source = msgspec.structs.replace(TASK.data, folder=str(data))
+    tasks = {"one": msgspec.structs.replace(TASK, name="one", data=source)}
+    make(folder, tasks)
+    file = folder / "tasks" / "one" / "shots.json"
+    written = file.read_bytes()
+    file.unlink()
+    make(folder, tasks)
+    assert file.read_bytes() == written
+    file.unlink()
+    content = (data / "shots.jsonl").read_text()
+    assert SHOTS[0].text in content
+    (data / "shots.jsonl").write_text(content.replace(SHOTS[0].text, "Another text."))
+    check_refused(folder, tasks, r"tasks/one/shots\.json is missing, by which the texts in data/one were made")
+    file.write_bytes(written)
+    make(folder, tasks)

@@ -8,17 +8,17 @@ import pytest
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.distillation.annotating import annotate_table, annotated_probabilities
 from fourshot.pipeline.distillation.taught import annotated_texts, learnable, student_jobs
-from fourshot.pipeline.distillation.text_pairs import annotated_pairs, write_annotated
+from fourshot.pipeline.distillation.text_pairs import annotated_pairs, learnable_pairs, write_annotated
 from fourshot.pipeline.events import ignore
 from fourshot.pipeline.rows.text_table import open_texts
 from fourshot.pipeline.runs.stages.write import WrittenAnswer
 from fourshot.pipeline.tables.files import read_table
 from fourshot.pipeline.task import Example
-from fourshot.pipeline.tasks.generation import PairSource
+from fourshot.pipeline.tasks.generation import Pair, PairSource
 from fourshot.pipeline.tasks.pairs import load_inputs
 from fourshot.pipeline.tasks.task_file import load_task
 from fourshot.training.students.encoders import ResolvedEncoder
-from fourshot.training.students.examples import StudentJob
+from fourshot.training.students.examples import StudentJob, TaughtExample
 from fourshot.training.students.settings import StudentSettings
 from fourshot.training.students.train import hold_out, targets_of
 from tests.pipeline.distillation.test_annotating import LABELS, reader, table
@@ -137,3 +137,65 @@ def test_numbers_of_a_spreadsheet_stay_as_they_are_shown(tmp_path: Path) -> None
         written = read_table(tmp_path / f"out.{ending}").rows.values()
         assert [str(row["ticket"]) for row in written] == ["1001", "1002", "20240012345"]
         assert [row["score"] or None for row in written] == (["2.5", None, "3"] if ending == "csv" else [2.5, None, 3])
+
+
+def test_of_rows_with_the_same_text_a_persons_label_is_learnt_wherever_it_stands(tmp_path: Path) -> None:
+    task = load_task(write_task(tmp_path))
+    write_jsonl(
+        tmp_path / "notes.jsonl", [{"text": text} for text in ("an ice", "tea", "An ice", "snow", "TEA", "AN ice")]
+    )
+    notes, table = open_texts(tmp_path / "notes.jsonl"), tmp_path / "d" / "annotated.jsonl"
+    table.parent.mkdir()
+
+    def learnt(labels: dict[str, str]) -> tuple[dict[str, tuple[float, ...]], list[str]]:
+        """With these labels in the rows of those texts."""
+        annotated_texts(notes, table.parent, task, "me", reader(), ignore)
+        rows = read_table(table).rows.values()
+        write_jsonl(
+            table, [{**row, "annotated_label": labels.get(row["text"], row["annotated_label"])} for row in rows]
+        )
+        annotated, _ = annotated_texts(notes, table.parent, task, "me", reader(), ignore)
+        table.unlink()
+        usable, told = learnable(annotated, [], [])
+        return {example.text: example.probabilities for example in usable}, told
+
+    repeated = "not learnt, because repeated: 3 texts"
+    texts, told = learnt({})
+    assert [*texts] == ["an ice", "tea", "snow"] and told == [repeated]
+    texts, told = learnt({"An ice": "warm"})
+    assert [*texts] == ["tea", "An ice", "snow"] and texts["An ice"] == (1.0, 0.0) and told == [repeated]
+    texts, told = learnt({"An ice": "warm", "AN ice": "warm", "TEA": "cold"})
+    assert [*texts] == ["An ice", "snow", "TEA"] and texts["TEA"] == (0.0, 1.0) and told == [repeated]
+
+
+def test_labels_of_a_person_that_contradict_each_other_are_told_and_not_learnt() -> None:
+    def of_a_person(text: str, label: int) -> TaughtExample:
+        return TaughtExample(text=text, probabilities=(1.0 - label, float(label)), is_real=True)
+
+    of_the_teacher = TaughtExample(text="ICE", probabilities=(0.2, 0.8))
+    annotated = [of_the_teacher, of_a_person("Ice\n cubes", 1), of_a_person("ice", 0), of_a_person("ice cubes", 0)]
+    usable, told = learnable(annotated, [], [])
+    assert [(example.text, example.is_real) for example in usable] == [("ice", True)]
+    assert told == [
+        "1 text with different answers of a person, such as 'Ice cubes': none is learnt",
+        "not learnt, because repeated: 1 text",
+    ]
+
+
+def test_of_rows_with_the_same_input_a_persons_target_is_learnt_and_several_are_told() -> None:
+    def pair(text: str, target: str, is_corrected: bool = True) -> Pair:
+        return Pair(input=text, target=target, is_corrected=is_corrected)
+
+    pairs = [
+        pair("a | b", "A b.", False),
+        pair("c", "C."),
+        pair("A | b", "Ab."),
+        pair("a | B", "Abb."),
+        pair("C", "C."),
+    ]
+    learnt, told = learnable_pairs(pairs, [], [], "input")
+    assert [pair.target for pair in learnt] == ["C.", "Ab."]
+    assert told == [
+        "1 input with different answers of a person, such as 'A | b': the first is learnt",
+        "3 inputs repeating others or real ones left out",
+    ]

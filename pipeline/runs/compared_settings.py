@@ -1,0 +1,53 @@
+"""Which settings have no effect in a comparison of some methods. Importing this module loads neither torch nor vllm."""
+
+from collections.abc import Iterator, Sequence
+
+from fourshot.pipeline.cells.methods import METHODS, Method
+from fourshot.pipeline.settings.effects import (
+    OF_TRAINING,
+    OF_WRITING,
+    Unused,
+    changed_names,
+    is_of,
+    unused_in_run,
+)
+from fourshot.pipeline.synthesis.settings import PRESETS, AnnotateSettings, RunSettings
+from fourshot.training.lora.settings import LoraSettings
+
+
+def unused_in_comparison(settings: RunSettings, methods: Sequence[str]) -> list[Unused]:
+    """Of a comparison: what none of ``methods`` uses, nor those whose texts they stand on."""
+    names = dict.fromkeys(name for method in methods for name in (method, METHODS[method].texts_of) if name)
+    unused_by_method = [list(_unused_by(METHODS[name], settings)) for name in names]
+    by_reason: dict[str, list[str]] = {}
+    for setting in changed_names(settings, [PRESETS["default"]]):
+        reasons = {_why_unused(setting, unused) for unused in unused_by_method}
+        if "" not in reasons:
+            reason = reasons.pop() if len(reasons) == 1 else "not used by any method that is compared"
+            by_reason.setdefault(reason, []).append(setting)
+    return [Unused(unused_names, reason) for reason, unused_names in by_reason.items()]
+
+
+def _unused_by(method: Method, settings: RunSettings) -> Iterator[Unused]:
+    """What a method does not use, be it because its recipe says something else."""
+    own = method.settings(settings)
+    yield Unused(list(changed_names(own, [settings])), "the methods that are compared have values of their own")
+    if method.synthetic:
+        yield from unused_in_run(own, has_unlabelled=False)
+        return
+    of_writing = [*OF_WRITING, "filter", "shot_weight", "unlabelled", "train.held_out"]
+    yield Unused(of_writing, "no method that is compared writes texts")
+    of_annotating = [f"annotate.{name}" for name in AnnotateSettings.__struct_fields__]
+    if method.trained:  # its calibration has adapters with the wordings of annotators, unless there are more real texts
+        of_annotating = [name for name in of_annotating if name != "annotate.wordings" or method.real_per_class]
+        yield Unused([*of_annotating, "base_verbalizer"], "no method that is compared has annotators")
+        return
+    # A loss on texts takes the filler away from all (`RunSettings.aligns`).
+    of_training = [f"train.{name}" for name in LoraSettings.__struct_fields__ if name != "loss"]
+    of_training += [name for name in OF_TRAINING if name != "train"]
+    yield Unused([*of_annotating, *of_training], "no method that is compared is trained")
+
+
+def _why_unused(setting: str, unused: Sequence[Unused]) -> str:
+    """Why a method does not use a setting; "" where it does."""
+    return next((why for names, why in unused if any(is_of(setting, name) for name in names)), "")
