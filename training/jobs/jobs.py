@@ -43,6 +43,8 @@ class TrainingJob(msgspec.Struct, frozen=True, kw_only=True, dict=True):
             content["settings"]["target_modules"] = ALL_PROJECTIONS
         if not self.settings.min_warmup_steps:  # earlier versions knew no such bound
             del content["settings"]["min_warmup_steps"]
+        if self.settings.adapted_layers == 1:  # nor that one
+            del content["settings"]["adapted_layers"]
         if 0 < self.settings.max_steps <= self.settings.soft_max_steps:  # nor that one, which then bounds nothing
             del content["settings"]["soft_max_steps"]
         return hashlib.sha256(msgspec.json.encode(content, order="sorted")).hexdigest()[:16]

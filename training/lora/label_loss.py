@@ -11,6 +11,7 @@ from fourshot.engine.labels import LabelTokens
 from fourshot.engine.machine.memory import free_bytes
 from fourshot.engine.tokens import encode_prompts
 from fourshot.training.lora.examples import TrainingExample
+from fourshot.training.lora.frozen_states import FrozenStates, fits
 from fourshot.training.lora.llama import LlamaDecoder
 from fourshot.training.lora.masks import attention_mask
 from fourshot.training.lora.memory import give_back, is_out_of_memory, row_tokens
@@ -64,6 +65,7 @@ class LabelLoss:
         self._answers = answers
         self._prompts = [prompt[shared:] for prompt in prompts]
         self._labels = tokens.ids if tokens else ()
+        self.frozen_states = _frozen_states(decoder, self._prefix, self._tails, self.device, model.config.hidden_size)
         self.parameters = decoder.parameters() if decoder else [p for p in wrapped.parameters() if p.requires_grad]
         sees = shared + max(len(tail) for tail in self._tails)
         self.most_tokens = row_tokens(model.config, sees, free_bytes(model.device.type))
@@ -123,7 +125,9 @@ class LabelLoss:
             chosen = [batch[position] for position in run]
             row = pack(self._prefix, [self._tails[index] for index in chosen], self.device, self._multiple)
             positions, targets, weights, label_weights = self._aims(chosen, row.starts)
-            logits = self._logits(self._hidden(row, positions))
+            known = self.frozen_states
+            states = known.of_row(chosen, row.input_ids.shape[1], self.most_tokens) if known else None
+            logits = self._logits(self._hidden(row, positions, states))
             if self._spread is not None:
                 targets = self._spread[chosen].to(self.device)
             losses = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
@@ -157,10 +161,12 @@ class LabelLoss:
         logits = self._head(hidden[last : last + len(answer)])
         return logits.log_softmax(dim=1).gather(1, answer[:, None]).sum()[None]
 
-    def _hidden(self, row: PackedRow, positions: torch.Tensor | None = None) -> torch.Tensor:
+    def _hidden(
+        self, row: PackedRow, positions: torch.Tensor | None = None, states: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Last hidden states [N, hidden_size] at N ``positions`` of the row, or of all its tokens."""
         if self._written_out:
-            return self._written_out(row, positions)
+            return self._written_out(row, positions, states)
         output = self._decoder(
             input_ids=row.input_ids,
             position_ids=row.position_ids,
@@ -196,6 +202,15 @@ class LabelLoss:
             weights.extend([weight / len(aimed)] * len(aimed))
             label_weights.extend(weight / len(answer) if position >= last else 0.0 for position in aimed_positions)
         return [torch.tensor(values, device=self.device) for values in (positions, targets, weights, label_weights)]
+
+
+def _frozen_states(
+    decoder: LlamaDecoder | None, prefix: Sequence[int], tails: Sequence[Sequence[int]], device: str, width: int
+) -> FrozenStates | None:
+    """None where no layer is below the adapters, or where so many states are not to be kept."""
+    if decoder is None or not decoder.first or not fits(sum(map(len, tails)), 2 * width):
+        return None
+    return FrozenStates(decoder, prefix, tails, device)
 
 
 def _spread_targets(examples: Sequence[TrainingExample], num_labels: int, smoothing: float) -> torch.Tensor | None:

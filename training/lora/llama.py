@@ -112,8 +112,10 @@ class LlamaDecoder:
         packed = pays_to_pack(
             [frozen_linear(parts[name]).weight for parts in layers for names in GROUPS for name in names]
         )
+        self.first = next(number for number, parts in enumerate(layers) if _has_adapter(parts))
         self.projections = [
-            Projection([[parts[name] for name in names] for parts in layers], packed=packed) for names in GROUPS
+            Projection([[parts[name] for name in names] for parts in layers], self.first, packed=packed)
+            for names in GROUPS
         ]
         self._norms = [LayerNorms(layer, self._heads, self._kv_heads, self._size) for layer in self._model.layers]
         kinds = getattr(config, "layer_types", None) or [SLIDING] * len(layers)
@@ -129,22 +131,38 @@ class LlamaDecoder:
         for projection in self.projections:
             projection.write_back()
 
-    def __call__(self, row: PackedRow, positions: Tensor | None = None) -> Tensor:
-        """[N, hidden_size], for the tokens of the row at ``positions`` [N], or for all of them."""
-        x = self._model.embed_tokens(row.input_ids)[0]
+    def __call__(self, row: PackedRow, positions: Tensor | None = None, states: Tensor | None = None) -> Tensor:
+        """[N, hidden_size], for the tokens of the row at ``positions`` [N], or for all of them.
+
+        ``states``: what `below` gives for the tokens of this row, if it is known.
+        """
+        x = self.below(row) if states is None else states
         if positions is None:
             positions = torch.arange(len(x), device=x.device)
-        cos, sin = self._angles(x, row.position_ids)
-        segments = Segments(row, x.dtype, self._heads, self._kv_heads, self._windows)
         drops = any(projection.dropout for projection in self.projections)
-        shared = DecoderRow(segments, cos, sin, positions, int(torch.randint(1 << 60, ())) if drops else None)
+        shared = self._shared(row, x, positions, int(torch.randint(1 << 60, ())) if drops else None)
         normed: Tensor = self._model.norm(Decode.apply(x, self, shared, torch.is_grad_enabled(), *self.parameters()))
         return normed
 
+    @torch.no_grad()
+    def below(self, row: PackedRow) -> Tensor:
+        """What the first layer with an adapter reads of a row, [T, hidden_size]: no training changes it."""
+        x: Tensor = self._model.embed_tokens(row.input_ids)[0]
+        if self.first:
+            shared = self._shared(row, x, torch.arange(len(x), device=x.device), None)
+            for layer in range(self.first):
+                x, _ = self.forward(range(layer, layer + 1), x, shared)
+        return x
+
     def spans(self) -> list[range]:
-        """Layers that are computed together; the last is alone, for it has fewer tokens."""
+        """Layers with adapters that are computed together; the last is alone, for it has fewer tokens."""
         size, last = 1 if self.checkpointing else SPAN, len(self._norms) - 1
-        return [*(range(start, min(start + size, last)) for start in range(0, last, size)), range(last, last + 1)]
+        starts = range(self.first, last, size)
+        return [*(range(start, min(start + size, last)) for start in starts), range(last, last + 1)]
+
+    def _shared(self, row: PackedRow, x: Tensor, positions: Tensor, seed: int | None) -> DecoderRow:
+        segments = Segments(row, x.dtype, self._heads, self._kv_heads, self._windows)
+        return DecoderRow(segments, *self._angles(x, row.position_ids), positions, seed)
 
     def _num_rows(self, span: range, row: DecoderRow) -> list[int]:
         """Tokens that each of `GROUPS` computes."""
@@ -227,7 +245,7 @@ class LlamaDecoder:
                 of_answers[:-1] = of_answer
             attend_backward(of_answers, values.rows, values.weights, row.cos, row.sin, row.segments, of_qkv)
             norms.queries_and_keys_backward(of_qkv, values.queries_and_keys)
-            if layer == 0:  # embeddings are frozen
+            if layer == self.first:  # what is below is frozen
                 qkv.low_gradient(layer, of_qkv, low[0])
             else:
                 of_normed = qkv.backward(layer, of_qkv, low[0], values.masks[0])
@@ -259,11 +277,16 @@ def decoder_supports(wrapped: Any) -> bool:
     if config.model_type not in FAMILIES or config.hidden_act != "silu" or getattr(config, "attention_dropout", 0):
         return False
     layers = [_parts(layer) for layer in model.get_decoder().layers]
-    kinds = {tuple(_kind(parts.get(name)) for names in GROUPS for name in names) for parts in layers}
-    if len(kinds) > 1:
+    kinds = [tuple(_kind(parts.get(name)) for names in GROUPS for name in names) for parts in layers]
+    first = next((number for number, kind in enumerate(kinds) if set(kind) != {NO_ADAPTER}), len(kinds))
+    if len(set(kinds[first:])) != 1:
         return False
-    adapted = set(kinds.pop()) - {NO_ADAPTER}
+    adapted = set(kinds[first]) - {NO_ADAPTER}
     return OTHER not in adapted and len(adapted) == 1  # one tensor holds the adapters of all layers
+
+
+def _has_adapter(parts: dict[str, Any]) -> bool:
+    return any(_kind(parts[name]) != NO_ADAPTER for names in GROUPS for name in names)
 
 
 def _kind(module: Any) -> tuple[float, ...]:

@@ -22,16 +22,17 @@ class FrozenLinear:
     """A base's linear layer, weight [out, in], or several as one, to be multiplied from both sides.
 
     oneDNN rearranges a weight before each product. ``packed``, this is done once, for both directions, and costs
-    another two times the weight's memory.
+    another two times the weight's memory. A layer that is not ``trained_through`` has one direction only.
     """
 
-    def __init__(self, layers: Sequence[Any], packed: bool) -> None:
+    def __init__(self, layers: Sequence[Any], packed: bool, trained_through: bool = True) -> None:
         self._packed, weights = packed, [layer.weight for layer in layers]
         biases = [layer.weight.new_zeros(layer.out_features) if layer.bias is None else layer.bias for layer in layers]
         self._bias = torch.cat(biases).detach() if any(layer.bias is not None for layer in layers) else None
         if packed:
             stacked = torch.cat([weight.detach() for weight in weights])
-            self._packed_weight, self._packed_transposed = _pack(stacked), _pack(stacked.t().contiguous())
+            self._packed_weight = _pack(stacked)
+            self._packed_transposed = _pack(stacked.t().contiguous()) if trained_through else None
         else:
             self._weight = _stacked(weights)
 
@@ -89,19 +90,23 @@ def _stacked(weights: Sequence[Any]) -> Tensor:
 
 
 class Projection:
-    """Linear layers that read the same input, in all L decoder layers: ``y = x W^T + scaling * (x A^T) B^T``.
+    """Linear layers that read the same input, in all decoder layers: ``y = x W^T + scaling * (x A^T) B^T``.
 
-    A is stacked, B a block-diagonal matrix whose other blocks stay zero. One tensor holds those of all layers, so that
-    the optimizer has few tensors, and gradients of several layers are one product.
+    A is stacked, B a block-diagonal matrix whose other blocks stay zero. One tensor holds those of all L layers with
+    adapters, so that the optimizer has few tensors, and gradients of several layers are one product.
     """
 
-    def __init__(self, layers: Sequence[Sequence[Any]], *, packed: bool) -> None:
+    def __init__(self, layers: Sequence[Sequence[Any]], first: int, *, packed: bool) -> None:
         """``layers`` are those that read the same input for each decoder layer; PEFT's, one active adapter each.
 
-        A layer that has no adapter has one of rank 0 here.
+        Decoder layers before number ``first`` have none. In the others, a layer without one has one of rank 0 here.
         """
-        self._layers = [[_Adapter(linear) for linear in group] for group in layers]
-        self._frozen = [FrozenLinear([frozen_linear(linear) for linear in group], packed) for group in layers]
+        self._first = first
+        self._layers = [[_Adapter(linear) for linear in group] for group in layers[first:]]
+        self._frozen = [
+            FrozenLinear([frozen_linear(linear) for linear in group], packed, trained_through=layer >= first)
+            for layer, group in enumerate(layers)
+        ]
         downs = [torch.cat([adapter.down for adapter in group]) for group in self._layers]
         ups = [torch.block_diag(*(adapter.up for adapter in group)) for group in self._layers]
         self.a = torch.stack(downs).requires_grad_(True)  # [L, rank, in]
@@ -110,8 +115,9 @@ class Projection:
         blocks = [torch.full_like(adapter.up, self.scaling) for adapter in self._layers[0]]
         self._scale = torch.block_diag(*blocks).t()  # [rank, out], of B's gradient: 0 off the blocks
         # Views of each layer, made once: a step would make thousands.
-        self._a, self._b = self.a.detach().unbind(), self.b.detach().unbind()
-        self._a_t, self._b_t = [a.t() for a in self._a], [b.t() for b in self._b]
+        self._a = dict(enumerate(self.a.detach().unbind(), first))
+        self._b = dict(enumerate(self.b.detach().unbind(), first))
+        self._a_t, self._b_t = ({layer: view.t() for layer, view in views.items()} for views in (self._a, self._b))
 
     @property
     def sizes(self) -> tuple[int, int, int]:
@@ -134,6 +140,8 @@ class Projection:
         With ``mask`` x becomes what the adapters read, which is what `weight_gradients` wants.
         """
         y = self._frozen[layer].forward(x)
+        if layer < self._first:
+            return y
         torch.mm(x if mask is None else x.mul_(mask), self._a_t[layer], out=low)
         return y.addmm_(low, self._b[layer], alpha=self.scaling)
 
@@ -159,13 +167,13 @@ class Projection:
 
         Each [len(span), T, ...]: x, x A^T, the gradients of y and of x A^T.
         """
-        of_a, of_b = (gradient[span.start : span.stop] for gradient in gradients)
+        of_a, of_b = (gradient[span.start - self._first : span.stop - self._first] for gradient in gradients)
         torch.bmm(of_low.transpose(1, 2), x, out=of_a)
         torch.bmm(low.transpose(1, 2), g, out=of_b).mul_(self._scale)
 
     def write_back(self) -> None:
         """Give the adapters' weights to PEFT's layers."""
-        for group, a, b in zip(self._layers, self._a, self._b, strict=True):
+        for group, a, b in zip(self._layers, self._a.values(), self._b.values(), strict=True):
             row = column = 0
             for adapter in group:
                 out, rank = adapter.up.shape

@@ -21,6 +21,7 @@ class LoraSettings(Typed, frozen=True, kw_only=True, forbid_unknown_fields=True)
     lora_alpha: int = 32
     lora_dropout: float = 0.0
     target_modules: TargetModules = ALL  # every projection of the base's decoder layers, or the names of some
+    adapted_layers: float = 1.0  # share of the base's decoder layers that get an adapter, the last ones
     learning_rate: float = 0.0  # 0: by the size of the base, `rate_by_size`
     weight_decay: float = 0.0
     batch_size: int = 8
@@ -48,6 +49,11 @@ class LoraSettings(Typed, frozen=True, kw_only=True, forbid_unknown_fields=True)
             raise InputError(
                 "max_steps and soft_max_steps must be at least 0 (0: no bound), num_epochs a number of at least 0; got "
                 f"{self.max_steps}, {self.soft_max_steps} and {self.num_epochs}."
+            )
+        if not 0 < self.adapted_layers <= 1:
+            raise InputError(
+                "adapted_layers is a share of the base's decoder layers, above 0 and at most 1 (all of them); got "
+                f"{self.adapted_layers}."
             )
         if not 0 <= self.learning_rate < float("inf"):
             raise InputError(

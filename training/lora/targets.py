@@ -39,6 +39,15 @@ def target_modules(model: str | Path, requested: TargetModules) -> tuple[str, ..
     return tuple(requested)
 
 
+def adapted_layers(num_layers: int, share: float) -> list[int] | None:
+    """Numbers of the decoder layers that get an adapter, the last ones, at least one; None for all of them.
+
+    The layers below stay those of the base. So what they make of a text is the same in each step of a training.
+    """
+    count = max(1, round(share * num_layers))
+    return None if count >= num_layers else list(range(num_layers - count, num_layers))
+
+
 def check_trainable(model: str, requested: TargetModules) -> None:
     """Raise InputError where no adapter can be trained on this base and served; does nothing for a fake one."""
     if not is_fake(model):

@@ -1,6 +1,7 @@
 """One LoRA training: examples in, an adapter folder that vLLM loads out."""
 
 import random
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -29,8 +30,10 @@ from fourshot.training.lora.precision import choose_precision
 from fourshot.training.lora.saving import save_adapter
 from fourshot.training.lora.settings import LoraSettings, rate_by_size
 from fourshot.training.lora.share import ALL, BatchShare
-from fourshot.training.lora.targets import target_modules
+from fourshot.training.lora.targets import adapted_layers, target_modules
 from fourshot.training.lora.written import check_written
+
+LAYER = re.compile(r"(?:^|\.)(\d+)\.")  # the number of a decoder layer, in a weight's name
 
 
 class LoraTrainer:
@@ -92,11 +95,13 @@ class LoraTrainer:
         tokens = label_tokens(self.tokenizer, labels, verbalizer) if labels else None
         random.seed(seed)
         torch.manual_seed(seed)
+        layers = adapted_layers(self._base.config.get_text_config().num_hidden_layers, settings.adapted_layers)
         config = LoraConfig(
             r=settings.r,
             lora_alpha=settings.lora_alpha,
             lora_dropout=settings.lora_dropout,
             target_modules=list(target_modules(self.model_path, settings.target_modules)),
+            layers_to_transform=layers,
             task_type="CAUSAL_LM",
         )
         wrapped = get_peft_model(self._base, config, autocast_adapter_dtype=False)
@@ -130,7 +135,9 @@ class LoraTrainer:
             name, path = save_adapter(wrapped, Path(out_dir), prefix) if self.share.tells else ("", Path())
             if unfinished and self.share.tells:
                 unfinished.remove()
-            flops = run.num_tokens * flops_per_token(wrapped)  # before the adapter is taken off: its weights count
+            below = loss_of.frozen_states.num_tokens if loss_of.frozen_states else run.num_tokens
+            # Before the adapter is taken off: its weights count.
+            flops = operations(wrapped, layers[0] if layers else 0, run.num_tokens, below)
         finally:
             wrapped.unload()
         return TrainingResult(
@@ -165,13 +172,23 @@ def _probe(
     )
 
 
-def flops_per_token(wrapped: Any) -> int:
-    """Of one token through a frozen decoder with adapters, forward and backward (docs/training.md)."""
+def operations(wrapped: Any, first: int, num_tokens: int, tokens_below: int) -> int:
+    """Of tokens that went forward and backward, and of those that went forward through the layers before ``first``.
+
+    A frozen weight takes 2 operations a token in each direction, one of an adapter 6 (docs/training.md).
+    """
     decoder = wrapped.get_base_model().get_decoder()
     embeddings = {id(parameter) for parameter in decoder.get_input_embeddings().parameters()}
-    frozen = sum(p.numel() for p in decoder.parameters() if not p.requires_grad and id(p) not in embeddings)
-    adapted = sum(p.numel() for p in decoder.parameters() if p.requires_grad)
-    return 4 * frozen + 6 * adapted
+    frozen = below = adapted = 0
+    for name, parameter in decoder.named_parameters():
+        number = LAYER.search(name)
+        if parameter.requires_grad:
+            adapted += parameter.numel()
+        elif number and int(number[1]) < first:
+            below += parameter.numel()
+        elif id(parameter) not in embeddings:
+            frozen += parameter.numel()
+    return num_tokens * (4 * frozen + 6 * adapted) + tokens_below * 2 * below
 
 
 def _check(examples: Sequence[TrainingExample], held_out: Sequence[TrainingExample], labels: Sequence[str]) -> None:

@@ -40,7 +40,7 @@ from fourshot.pipeline.task_data import TaskData
 from fourshot.pipeline.tasks.shots import draw_shots
 from fourshot.pipeline.tasks.task_file import load_task
 from fourshot.training.lora.settings import PRESETS, LoraSettings, rate_by_size
-from fourshot.training.lora.targets import target_modules
+from fourshot.training.lora.targets import adapted_layers, target_modules
 
 SPEED_GOALS = {"qwen2-135m": 4.0}  # by shape; others have SPEED_GOAL
 SPEED_GOAL, SHARE_GOAL, SECONDS_GOAL, ACCURACY_GOAL = 5.0, 0.4, 40.0, -1.0
@@ -129,6 +129,7 @@ def hf_trainer(training: TrainerCall) -> TrainerResult:
         lora_alpha=settings.lora_alpha,
         lora_dropout=settings.lora_dropout,
         target_modules=list(target_modules(training.model, settings.target_modules)),
+        layers_to_transform=adapted_layers(model.config.get_text_config().num_hidden_layers, settings.adapted_layers),
         task_type="CAUSAL_LM",
     )
     arguments = transformers.TrainingArguments(

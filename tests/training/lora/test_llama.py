@@ -113,6 +113,16 @@ def test_hidden_states_and_every_gradient_equal_those_of_transformers_and_peft(f
     compare(hidden, gradients, *of_peft(wrapped, row), count=28)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_so_they_are_where_the_layers_below_have_no_adapter(family: str) -> None:
+    kind, more = FAMILIES[family]
+    wrapped, row = tiny(family=kind, more=more, layers_to_transform=[1]), packed("prefix and texts")
+    decoder = LlamaDecoder(wrapped)
+    assert decoder.first == 1
+    hidden, gradients = of_decoder(decoder, wrapped, row)
+    compare(hidden, gradients, *of_peft(wrapped, row), count=14)
+
+
 @pytest.mark.parametrize("family", ["Llama", "Mistral, a window", "Cwm"])
 def test_a_prefix_far_longer_than_the_texts_is_taken_apart_and_gives_the_same(
     family: str, monkeypatch: pytest.MonkeyPatch

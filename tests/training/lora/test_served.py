@@ -72,6 +72,17 @@ def test_the_probe_passes_the_adapter_it_was_made_for_and_no_other(
         check_probe(vllm_engine, adapters[0], result.probe)
 
 
+def test_an_adapter_of_the_upper_layers_is_served_as_it_was_trained(
+    trainer: LoraTrainer, vllm_engine: Engine, tmp_path: Path
+) -> None:
+    settings = LoraSettings(max_steps=6, adapted_layers=0.4)
+    result = trainer.train(notes.examples(), notes.WORDS, settings, tmp_path)
+    assert result.probe and check_probe(vllm_engine, result.adapter, result.probe).difference < 0.05
+    prompts = [notes.prompt(text) for text in notes.UNSEEN]
+    served, unadapted = (normalise(vllm_engine.score(prompts, notes.WORDS, a)) for a in (result.adapter, None))
+    assert np.abs(served - unadapted).max() > 0.1
+
+
 @pytest.mark.parametrize(
     ("words", "verbalizer"),
     [

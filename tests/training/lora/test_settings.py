@@ -100,6 +100,9 @@ def test_the_papers_preset_is_what_the_paper_says() -> None:
         ({"label_smoothing": 1.0}, "label_smoothing"),
         ({"label_smoothing": 0.1, "loss": "text"}, "label_smoothing"),
         ({"target_modules": ()}, "target_modules"),
+        ({"adapted_layers": 0.0}, "adapted_layers"),
+        ({"adapted_layers": 1.5}, "adapted_layers"),
+        ({"adapted_layers": float("nan")}, "adapted_layers"),
     ],
 )
 def test_a_setting_that_cannot_train_is_refused_by_name(wrong: dict, named: str) -> None:
@@ -113,6 +116,7 @@ CHANGED = {
     "lora_alpha": 16,
     "lora_dropout": 0.5,
     "target_modules": ("q_proj",),
+    "adapted_layers": 0.5,
     "learning_rate": 0.01,
     "weight_decay": 0.5,
     "warmup": 0.5,

@@ -69,6 +69,25 @@ def test_operations_are_counted_of_the_base_and_of_the_adapter(tiny_trainer: Lor
     assert result.flops == result.tokens * (4 * frozen + 6 * adapter)
 
 
+@pytest.mark.parametrize(("share", "layers"), [(0.5, {1}), (0.1, {1}), (1.0, {0, 1})])
+def test_only_the_last_layers_get_an_adapter_and_what_is_below_is_computed_once(
+    tiny_trainer: LoraTrainer, tmp_path: Path, share: float, layers: set[int]
+) -> None:
+    from safetensors.torch import load_file
+
+    settings = msgspec.structs.replace(BRIEF, adapted_layers=share)
+    result = tiny_trainer.train(notes.examples(), notes.WORDS, settings, tmp_path)
+    weights = load_file(Path(result.path) / "adapter_model.safetensors")
+    assert {int(name.split(".layers.")[1].split(".")[0]) for name in weights} == layers
+    assert all(tensor.any() for tensor in weights.values())
+    below = [p.numel() for name, p in tiny_trainer._base.get_decoder().named_parameters() if "layers.0." in name]
+    whole = tiny_trainer.train(notes.examples(), notes.WORDS, BRIEF, tmp_path)
+    if share < 1:
+        assert result.flops < whole.flops - 2 * result.tokens * sum(below)
+    else:
+        assert result.path == whole.path
+
+
 def test_training_leaves_the_base_as_it_was(tiny_trainer: LoraTrainer, tmp_path: Path) -> None:
     import torch
 

@@ -1,0 +1,59 @@
+"""What the lowest layer with an adapter reads of each example: computed once, for no step of a training changes it.
+
+A text is trained on in some tens of steps, and the layers below the adapters are frozen. Their part of the forward pass
+is then paid for once a text instead of once a step.
+"""
+
+from collections.abc import Sequence
+
+import torch
+
+from fourshot.training.lora.llama import LlamaDecoder
+from fourshot.training.lora.packing import micro_batches, pack
+
+TOGETHER = 8  # examples that are computed in one row, always the same ones: so are the bytes, whatever is asked first
+MOST_BYTES = 1 << 30  # that may be kept; a number of its own, for what is free differs from start to start
+
+
+class FrozenStates:
+    """Of examples that share a ``prefix``; each has a tail of its own. In tokens."""
+
+    def __init__(
+        self, decoder: LlamaDecoder, prefix: Sequence[int], tails: Sequence[Sequence[int]], device: str
+    ) -> None:
+        self._decoder, self._prefix, self._tails, self._device = decoder, prefix, tails, device
+        self._of_tails: dict[int, torch.Tensor] = {}
+        self._of_prefix: torch.Tensor | None = None
+
+    @property
+    def num_tokens(self) -> int:
+        """Of all examples."""
+        return len(self._prefix) + sum(map(len, self._tails))
+
+    def of_row(self, chosen: Sequence[int], num_tokens: int, most_tokens: int) -> torch.Tensor:
+        """[num_tokens, hidden_size] of the prefix and the ``chosen`` tails in a row, zero where it is padded.
+
+        What is not known yet is computed in rows of ``most_tokens``.
+        """
+        if self._prefix and self._of_prefix is None:
+            self._of_prefix = self._decoder.below(pack([], [self._prefix], self._device, self._decoder.row_multiple))
+        for group in sorted({index // TOGETHER for index in chosen if index not in self._of_tails}):
+            self._compute(range(group * TOGETHER, min((group + 1) * TOGETHER, len(self._tails))), most_tokens)
+        before = [] if self._of_prefix is None else [self._of_prefix[: len(self._prefix)]]
+        states = torch.cat([*before, *(self._of_tails[index] for index in chosen)])
+        return torch.nn.functional.pad(states, (0, 0, 0, num_tokens - len(states)))
+
+    def _compute(self, group: range, most_tokens: int) -> None:
+        for run in micro_batches([len(self._tails[index]) for index in group], len(self._prefix), most_tokens):
+            members = [group[position] for position in run]
+            row = pack(
+                self._prefix, [self._tails[index] for index in members], self._device, self._decoder.row_multiple
+            )
+            states = self._decoder.below(row)
+            for index, start, length in zip(members, row.starts, row.lengths, strict=True):
+                self._of_tails[index] = states[start : start + length].clone()
+
+
+def fits(num_tokens: int, token_bytes: int) -> bool:
+    """Whether the states of so many tokens may be kept."""
+    return num_tokens * token_bytes <= MOST_BYTES
