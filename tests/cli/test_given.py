@@ -247,7 +247,7 @@ def test_how_texts_are_read_that_are_not_given_is_refused(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("compare", "support_tickets", "--set", "seed=5"), "For this seed alone, give --seeds 5,"),
+        (("compare", "support_tickets", "--set", "seed=5"), "For this seed alone, give '--seeds 5,'."),
         (("compare", "support_tickets", "--plan", "--set", "seed=5"), "would not read seed = 5"),
         (("tasks", "check", "support_tickets", "--no-model", "--model", "nowhere"), "--model is for how a model sees"),
         (("corpus", "--tasks", "sst2", "--model", "fake", "--out", "c", "--data", "nowhere"), "with --data or as"),
