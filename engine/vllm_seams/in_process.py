@@ -7,6 +7,7 @@ vLLM chooses how much a step holds.
 
 import gc
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -14,6 +15,7 @@ from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fourshot.engine.machine.host_state import give_variables_back
 from fourshot.engine.machine.threads import available_cores
 from fourshot.engine.vllm_seams.contract import Seam
 
@@ -50,7 +52,19 @@ def opened(kind: "type[LLMEngine]", arguments: "EngineArgs") -> "LLMEngine":
     engine = kind.from_engine_args(arguments, usage_context=UsageContext.LLM_CLASS)
     _open_engines[0] += 1
     _forget_rendezvous()
+    _forget_importers()
     return engine
+
+
+def _forget_importers() -> None:
+    """An error that a module of vLLM met at its import and keeps has the frames of whoever was importing it.
+
+    They hold the first engine of the process, and all else that is known where it was opened.
+    """
+    for name in [name for name in sys.modules if name.startswith("vllm.")]:
+        for value in [*vars(sys.modules[name]).values()]:
+            if issubclass(type(value), BaseException):
+                value.__traceback__ = None
 
 
 def _forget_rendezvous() -> None:
@@ -95,3 +109,5 @@ def stop(engines: "list[LLMEngine]") -> None:
             cleanup_dist_env_and_memory()
     _forget_rendezvous()  # the end of the groups writes it again
     gc.collect()
+    if not has_others:
+        give_variables_back()
