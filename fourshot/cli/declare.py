@@ -13,7 +13,7 @@ from functools import cache
 from itertools import takewhile
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple, NoReturn, get_args, get_origin, get_type_hints
+from typing import IO, Any, Literal, NamedTuple, NoReturn, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -154,7 +154,7 @@ def some_names_in(text: str) -> tuple[str, ...]:
 def read_command(words: Sequence[str], version: str) -> Options:
     """The parsed command line; ``action`` does what it asks for.
 
-    Raises SystemExit for help and usage errors; a program that asked for JSON is told of these in a line.
+    Raises SystemExit for help and usage errors, OSError where help cannot be written; a program that asked for JSON is told of these in a line.
     """
     try:
         return _read(words, version)
@@ -229,6 +229,12 @@ class SuggestingParser(argparse.ArgumentParser):
         """Called by argparse for each of these."""
         self.occurrences.append((action, arg_strings))
         return super()._get_values(action, arg_strings)
+
+    def _print_message(self, message: str, file: IO[str] | None = None) -> None:
+        """Called by argparse for help and the version; its own would be silent where they cannot be written."""
+        stream = file or sys.stderr
+        stream.write(message)
+        stream.flush()
 
     def error(self, message: str) -> NoReturn:
         """Raise UsageError with the message, what is allowed, and near matches."""

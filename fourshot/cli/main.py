@@ -47,7 +47,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from fourshot.cli.declare import GROUPS, read_command
     from fourshot.cli.given import check_given
 
-    options = read_command(sys.argv[1:] if arguments is None else arguments, __version__)
+    try:
+        options = read_command(sys.argv[1:] if arguments is None else arguments, __version__)
+    except OSError as error:  # of help that is printed
+        _abandon_output()
+        if not isinstance(error, BrokenPipeError):
+            print(f"fourshot: {_explain(error, goes_on=False)[1]}", file=sys.stderr)
+        return 1
     with Terminal(json=options.json, quiet=options.quiet) as terminal:
         try:
             check_given(options, terminal.warn)
