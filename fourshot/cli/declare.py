@@ -154,7 +154,8 @@ def some_names_in(text: str) -> tuple[str, ...]:
 def read_command(words: Sequence[str], version: str) -> Options:
     """The parsed command line; ``action`` does what it asks for.
 
-    Raises SystemExit for help and usage errors, OSError where help cannot be written; a program that asked for JSON is told of these in a line.
+    Raises SystemExit for help and usage errors; a program that asked for JSON is told of these in a line.
+    Raises OSError where help cannot be written.
     """
     try:
         return _read(words, version)

@@ -26,6 +26,7 @@ IN_THE_WAY = {  # what a path is told to be where the system's word for it is on
 
 def program() -> NoReturn:
     """The process that is the command."""
+    _leave_ascii()
     _open_streams()
     if sys.flags.optimize > 1:
         print("fourshot: transformers needs docstrings. Leave -OO out, and unset PYTHONOPTIMIZE.", file=sys.stderr)
@@ -71,6 +72,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             with contextlib.suppress(OSError):  # it may be the very place that is full
                 terminal.result("error", {"error": type(error).__name__, "message": message, "exit_code": code})
     return code
+
+
+def _leave_ascii() -> None:
+    """Begin again in UTF-8 where the locale has ASCII alone: paths, texts and names of classes have all characters.
+
+    Python does so itself for the locale C, unless ``PYTHONUTF8=0``.
+    """
+    if sys.getfilesystemencoding() == "ascii" and os.environ.get("PYTHONUTF8") != "1":
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, "PYTHONUTF8": "1"})
 
 
 def _open_streams() -> None:

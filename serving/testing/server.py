@@ -75,7 +75,7 @@ def running_service(adapters: Path, log: Path, *options: str, cores: str = "") -
     command += ["--port", "0", "--json", "--log", str(log), *options]
     # In a session of its own: Ctrl-C on the tests does not reach it before they end it themselves.
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, encoding="utf-8", start_new_session=True
     )
     try:
         yield RunningService(process, _address(process, log))
@@ -101,5 +101,5 @@ def _address(process: "subprocess.Popen[str]", log: Path) -> str:
             lines.append(line)
     finally:
         timer.cancel()
-    end_of_log = log.read_text(errors="replace")[-3000:] if log.exists() else ""
+    end_of_log = log.read_text(encoding="utf-8", errors="replace")[-3000:] if log.exists() else ""
     raise RuntimeError(f"the service did not start: exit code {process.wait()}\n{''.join(lines[-5:])}{end_of_log}")
