@@ -15,9 +15,10 @@ from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fourshot.engine.errors import InputError
 from fourshot.engine.machine.host_state import give_variables_back
 from fourshot.engine.machine.threads import available_cores
-from fourshot.engine.vllm_seams.contract import Seam
+from fourshot.engine.vllm_seams.contract import Seam, vllm_version
 
 if TYPE_CHECKING:
     from vllm import EngineArgs, LLMEngine
@@ -46,14 +47,30 @@ def compute_on_all_cores() -> None:
 
 
 def opened(kind: "type[LLMEngine]", arguments: "EngineArgs") -> "LLMEngine":
-    """An engine for work in bulk: by default a large GPU takes 1,024 requests and 16,384 tokens a step."""
+    """An engine for work in bulk: by default a large GPU takes 1,024 requests and 16,384 tokens a step.
+
+    Raises InputError where vLLM has no model for the base, or takes none of its architecture started like this.
+    """
     from vllm.usage.usage_lib import UsageContext
 
-    engine = kind.from_engine_args(arguments, usage_context=UsageContext.LLM_CLASS)
+    try:
+        engine = kind.from_engine_args(arguments, usage_context=UsageContext.LLM_CLASS)
+    except (ValueError, AssertionError, NotImplementedError) as error:
+        raise InputError(
+            f"vLLM {vllm_version()} does not open the base model {arguments.model}: {_reason(error)} Take another one; "
+            "docs/models.md lists which are tested. If the reason is a size, change the setting that is named."
+        ) from error
     _open_engines[0] += 1
     _forget_rendezvous()
     _forget_importers()
     return engine
+
+
+def _reason(error: Exception) -> str:
+    """What vLLM says in one sentence: without the values that were checked, which are pages."""
+    found = error.errors() if hasattr(error, "errors") else []  # of pydantic
+    words = " ".join(str(found[0]["msg"] if found else error).split()) or type(error).__name__
+    return words if words.endswith(".") else f"{words}."
 
 
 def _forget_importers() -> None:
