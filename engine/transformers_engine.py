@@ -5,7 +5,7 @@ Importing this module does not load torch; opening the engine does.
 """
 
 import gc
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
@@ -153,7 +153,9 @@ class TransformersEngine(LoadedModel):
                     scores[chunk] = self._score([ids[index] for index in chunk], tokens, adapter_)
         return scores
 
-    def states(self, prompts: Sequence[str], adapter: Adapter | None = None) -> np.ndarray:
+    def states(
+        self, prompts: Sequence[str], adapter: Adapter | None = None, on_read: Callable[[int], None] = lambda _: None
+    ) -> np.ndarray:
         """What the label is read from: the last hidden state of each prompt, float32 [num_prompts, hidden_size]."""
         import torch
 
@@ -171,6 +173,7 @@ class TransformersEngine(LoadedModel):
                     )
                 for index, state in zip(chunk, output.last_hidden_state[:, -1].float().cpu().numpy(), strict=True):
                     states[index] = state
+                on_read(sum(state.size > 0 for state in states))  # how many there are by now
         return np.stack(states)
 
     def _score(self, rows: list[list[int]], tokens: LabelTokens, adapter: Adapter | None) -> np.ndarray:
