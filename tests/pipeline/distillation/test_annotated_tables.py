@@ -137,3 +137,18 @@ def test_numbers_of_a_spreadsheet_stay_as_they_are_shown(tmp_path: Path) -> None
         written = read_table(tmp_path / f"out.{ending}").rows.values()
         assert [str(row["ticket"]) for row in written] == ["1001", "1002", "20240012345"]
         assert [row["score"] or None for row in written] == (["2.5", None, "3"] if ending == "csv" else [2.5, None, 3])
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl", "parquet"])
+def test_bytes_are_base64_where_a_format_has_none_and_texts_in_bytes_are_texts(tmp_path: Path, ending: str) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    picture, out = b"\x89PNG\x00", tmp_path / f"out.{ending}"
+    rows = [{"text": "Caf\u00e9 of ice".encode(), "picture": picture}, {"text": b"tea", "picture": None}]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "notes.parquet")
+    annotate_table(open_texts(tmp_path / "notes.parquet"), out, LABELS, "me", reader())
+    first, second = read_table(out).rows.values()
+    is_parquet = ending == "parquet"
+    assert first["picture"] == (picture if is_parquet else "iVBORwA=") and not second["picture"]
+    assert first["text"] == (rows[0]["text"] if is_parquet else "Caf\u00e9 of ice")
