@@ -13,7 +13,7 @@ from functools import cache
 from itertools import takewhile
 from pathlib import Path
 from types import MappingProxyType
-from typing import IO, Any, Literal, NamedTuple, NoReturn, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, NoReturn, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -231,11 +231,9 @@ class SuggestingParser(argparse.ArgumentParser):
         self.occurrences.append((action, arg_strings))
         return super()._get_values(action, arg_strings)
 
-    def _print_message(self, message: str, file: IO[str] | None = None) -> None:
+    def _print_message(self, message: str, file: Any = None) -> None:
         """Called by argparse for help and the version; its own would be silent where they cannot be written."""
-        stream = file or sys.stderr
-        stream.write(message)
-        stream.flush()
+        print(message, end="", file=file or sys.stderr, flush=True)
 
     def error(self, message: str) -> NoReturn:
         """Raise UsageError with the message, what is allowed, and near matches."""
