@@ -1,7 +1,6 @@
 """What both engines share: the tokenizer, what is counted, and the refusal of what cannot be answered."""
 
 import os
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,10 +9,8 @@ from typing import Any
 from fourshot.engine.core import EngineSettings, EngineStats, Verbalizer
 from fourshot.engine.errors import FourshotError
 from fourshot.engine.labels import LabelTokens, label_tokens
+from fourshot.engine.machine.turns import turn
 from fourshot.engine.tokens import check_lengths, encode_prompts, load_tokenizer
-
-# Of all engines of the process: vLLM keeps what a step is about, and torch its random numbers, once for all of them.
-LOCK = threading.RLock()
 
 
 class LoadedModel:
@@ -99,7 +96,7 @@ class LoadedModel:
     @contextmanager
     def _busy(self) -> Iterator[None]:
         self._check_open()  # before the lock: see `_is_inherited`
-        with LOCK:
+        with turn():
             self._check_open()  # another thread may have closed it meanwhile
             self._depth += 1
             started = time.perf_counter()

@@ -5,7 +5,7 @@ Importing this module does not load torch; opening the engine does.
 """
 
 import gc
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
@@ -19,11 +19,12 @@ from fourshot.engine.checkpoints.loading import load_base
 from fourshot.engine.core import Adapter, Completion, EngineSettings, PerPromptAdapter, Sampling, Verbalizer
 from fourshot.engine.errors import AdapterError
 from fourshot.engine.labels import LabelTokens
-from fourshot.engine.loaded import LOCK, LoadedModel
+from fourshot.engine.loaded import LoadedModel
 from fourshot.engine.machine.collector import collector_paused
 from fourshot.engine.machine.gpus import torch_device
 from fourshot.engine.machine.host_state import random_numbers_kept
 from fourshot.engine.machine.threads import available_cores
+from fourshot.engine.machine.turns import turn
 from fourshot.engine.tokens import word_biases
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class TransformersEngine(LoadedModel):
         is_old = self._device == "cuda" and torch.cuda.get_device_capability() < (8, 0)
         self._adapters: dict[str, str] = {}  # adapter name -> PEFT's key for it; PEFT allows no dots in a key
         dtype = torch.float16 if is_old else "auto"
-        with LOCK:
+        with turn():
             self._is_ready(load_base(settings.model, dtype=dtype).to(self._device).eval())
 
     def sample(
@@ -152,7 +153,9 @@ class TransformersEngine(LoadedModel):
                     scores[chunk] = self._score([ids[index] for index in chunk], tokens, adapter_)
         return scores
 
-    def states(self, prompts: Sequence[str], adapter: Adapter | None = None) -> np.ndarray:
+    def states(
+        self, prompts: Sequence[str], adapter: Adapter | None = None, on_read: Callable[[int], None] = lambda _: None
+    ) -> np.ndarray:
         """What the label is read from: the last hidden state of each prompt, float32 [num_prompts, hidden_size]."""
         import torch
 
@@ -170,6 +173,7 @@ class TransformersEngine(LoadedModel):
                     )
                 for index, state in zip(chunk, output.last_hidden_state[:, -1].float().cpu().numpy(), strict=True):
                     states[index] = state
+                on_read(sum(state.size > 0 for state in states))  # how many there are by now
         return np.stack(states)
 
     def _score(self, rows: list[list[int]], tokens: LabelTokens, adapter: Adapter | None) -> np.ndarray:
@@ -209,7 +213,7 @@ class TransformersEngine(LoadedModel):
 
         if self._is_inherited:
             return
-        with LOCK:
+        with turn():
             self._model = None
             self._adapters.clear()
         gc.collect()

@@ -4,8 +4,11 @@ Importing this module does not load vllm; opening the engine does.
 """
 
 import contextlib
+import os
+import weakref
 from collections import deque
 from collections.abc import Generator, Sequence
+from functools import partial
 from itertools import count, product
 from typing import TYPE_CHECKING, Any
 
@@ -16,16 +19,19 @@ from fourshot.engine.adapters import per_prompt
 from fourshot.engine.core import Adapter, Completion, EngineSettings, PerPromptAdapter, Sampling, Verbalizer
 from fourshot.engine.errors import AdapterError, FourshotError, InputError
 from fourshot.engine.labels import LabelTokens
-from fourshot.engine.loaded import LOCK, LoadedModel
-from fourshot.engine.machine.host_state import host_state_kept
+from fourshot.engine.loaded import LoadedModel
+from fourshot.engine.machine.host_state import host_state_kept, variables_lent
+from fourshot.engine.machine.turns import afterwards, turn
 from fourshot.engine.tokens import word_biases
 from fourshot.engine.vllm_scoring import Scoring, questions
 from fourshot.engine.vllm_seams import in_process
 from fourshot.engine.vllm_start import start
 
 if TYPE_CHECKING:
-    from vllm import RequestOutput, SamplingParams
+    from vllm import LLMEngine, RequestOutput, SamplingParams
     from vllm.lora.request import LoRARequest
+
+_inherited: "list[list[LLMEngine]]" = []  # of a fork, to its end: the process groups in them end the process if they go
 
 
 class VllmEngine(LoadedModel):
@@ -37,8 +43,10 @@ class VllmEngine(LoadedModel):
         self._waiting: dict[str, deque[RequestOutput] | Scoring] = {}  # request id -> where its output is waited for
         self._loras: dict[str, LoRARequest] = {}
         self._lora_ids = count(1)  # of one that failed no other is called: vLLM may believe that it has it
-        with LOCK, host_state_kept():
+        with turn(), variables_lent(), host_state_kept():
             self._is_ready(start(settings))
+        self._unless_closed = weakref.finalize(self, _dropped, [self._model], os.getpid())
+        self._unless_closed.atexit = False  # the memory of a process goes with it
 
     def sample(
         self, prompts: Sequence[str], sampling: Sampling, adapter: PerPromptAdapter = None
@@ -145,8 +153,9 @@ class VllmEngine(LoadedModel):
         """Give the memory back. Idempotent."""
         if self._is_inherited:
             return
-        with LOCK:
+        with turn():
             if self._model is not None:
+                self._unless_closed.detach()
                 engines, self._model = [self._model], None
                 self._waiting.clear()
                 in_process.stop(engines)
@@ -168,7 +177,7 @@ class VllmEngine(LoadedModel):
         """Drop what is unfinished of a call that was interrupted. Does nothing after a call that ran to its end."""
         if self._is_inherited:
             return
-        with LOCK:
+        with turn():
             unfinished = [request_id for request_id in pending if self._waiting.pop(request_id, None) is not None]
             if unfinished and self._model is not None:
                 self._model.abort_request(unfinished)
@@ -199,6 +208,14 @@ class VllmEngine(LoadedModel):
             ) from error
         self._loras[adapter.name] = request
         return request
+
+
+def _dropped(engines: "list[LLMEngine]", process: int) -> None:
+    """Nobody has an engine any more, and it was not closed: vLLM would keep its memory."""
+    if os.getpid() == process:
+        afterwards(partial(in_process.stop, engines))
+    else:
+        _inherited.append(engines)
 
 
 def _completion(output: "RequestOutput", prompt_index: int, sample_index: int) -> Completion:

@@ -165,7 +165,7 @@ def _ask(probe: TrainerProbe | EngineProbe, log: Path) -> tuple[SpeedMeasured, f
     trains = isinstance(probe, TrainerProbe)
     spins = TRAIN_SPINS if trains else ENGINE_SPINS
     imports = IMPORTS if trains else imports_of(EngineSettings(model=probe.model))
-    with ChildProcess("fourshot.pipeline.speed", log, spins=spins, imports=imports) as child:
+    with ChildProcess("fourshot.pipeline.speed", log, spins=spins, imports=imports, keeps_log=False) as child:
         # From here on: what a copied process has imported is paid once a run, not at each opening.
         began = time.perf_counter()
         child.send(probe)

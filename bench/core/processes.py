@@ -52,7 +52,7 @@ def call_apart(
     kind: Any = GenericAlias(dict, (str, get_type_hints(function)["return"]))
     with (
         tempfile.TemporaryDirectory() as folder,
-        _child(function, "call", Path(folder) / "log", cores=cores, environment=environment) as child,
+        _child(function, "call", Path(folder) / "log", cores=cores, environment=environment, keeps_log=False) as child,
     ):
         child.send(arguments)
         answer: Answer = child.receive(kind)[VALUE]
@@ -101,13 +101,15 @@ def _child(
     cores: str = "",
     python: str = sys.executable,
     environment: Mapping[str, str] | None = None,
+    keeps_log: bool = True,
 ) -> ChildProcess:
     # As a user's shell has it, not as our stages have it.
     variables = {**(os.environ if environment is None else environment)}
     if python == sys.executable:
         variables["PYTHONPATH"] = import_path()
     name = f"{function.__module__}:{function.__name__}"
-    return ChildProcess("fourshot.bench.core.processes", log, name, mode, cores, environment=variables, python=python)
+    module, arguments = "fourshot.bench.core.processes", (name, mode, cores)
+    return ChildProcess(module, log, *arguments, environment=variables, python=python, keeps_log=keeps_log)
 
 
 def main(name: str, mode: str, cores: str = "") -> int:

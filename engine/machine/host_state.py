@@ -1,18 +1,33 @@
 """What belongs to the process as a whole, and to the program that opens an engine in it: left as it was.
 
 vLLM, torch and Ray seed the global generators of random numbers, put their rank before every traceback, settle how
-`multiprocessing` starts processes, preload libraries in children, and have their own copies of packages imported before
-the installed ones. A notebook or a service has its own use of these.
+`multiprocessing` starts processes, preload libraries in children, set variables, and have their own copies of packages
+imported before the installed ones. A notebook or a service has its own use of these.
 """
 
 import multiprocessing
 import os
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 KEPT = ("LD_PRELOAD", "VLLM_CPU_KVCACHE_SPACE")  # variables
+# Beginnings of the names of the variables that an engine's libraries set, and we for them: some 20 on the CPU.
+OF_LIBRARIES = (
+    "AITER_",
+    "LOCAL_WORLD_SIZE",
+    "NCCL_",
+    "NUMEXPR_",
+    "PYTORCH_",
+    "RAY_",
+    "TILELANG_",
+    "TORCH",
+    "TRITON_",
+    "VLLM_",
+)
+_lent: dict[str, tuple[str | None, str | None]] = {}  # while engines are open: name -> the program's value, theirs
+_own: dict[str, str] = {}  # what they had last: some is set when a library is imported, and not again
 
 
 @contextmanager
@@ -51,6 +66,50 @@ def host_state_kept() -> Iterator[None]:
             if not is_settled:
                 multiprocessing.set_start_method(None, force=True)
             for name, value in variables.items():
-                os.environ.pop(name, None)
-                if value is not None:
-                    os.environ[name] = value
+                _set(name, value)
+
+
+@contextmanager
+def variables_lent() -> Iterator[None]:
+    """Around the opening of an engine: the variables that its libraries set there are noted.
+
+    They stay until `give_variables_back`, because the libraries read some of them while they answer.
+    """
+    is_first, before = not _lent, _of_libraries()
+    os.environ.update({name: value for name, value in _own.items() if name not in before})
+    try:
+        yield
+    except BaseException:
+        _note(before)
+        if is_first:
+            give_variables_back()
+        raise
+    _note(before)
+
+
+def _note(before: Mapping[str, str]) -> None:
+    after = _of_libraries()
+    for name in before.keys() | after.keys():
+        if before.get(name) != after.get(name):
+            programs, _ = _lent.get(name, (before.get(name), None))
+            _lent[name] = programs, after.get(name)
+
+
+def give_variables_back() -> None:
+    """After the last engine: the variables are the program's again, but for what it has set itself meanwhile."""
+    for name, (programs, theirs) in _lent.items():
+        if os.environ.get(name) == theirs:
+            _set(name, programs)
+            if theirs is not None:
+                _own[name] = theirs
+    _lent.clear()
+
+
+def _of_libraries() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name.startswith(OF_LIBRARIES)}
+
+
+def _set(name: str, value: str | None) -> None:
+    os.environ.pop(name, None)
+    if value is not None:
+        os.environ[name] = value

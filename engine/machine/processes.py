@@ -70,6 +70,7 @@ class ChildProcess:
         environment: Mapping[str, str] | None = None,
         python: str = sys.executable,
         imports: str = "",
+        keeps_log: bool = True,
     ) -> None:
         """Start ``python -P -m module``, which imports nothing from the folder it works in for being there.
 
@@ -77,9 +78,12 @@ class ChildProcess:
 
         ``imports``: a module whose import takes most of the child's start. Where it can be (`engine.machine.forks`),
         the child is a copy of a process that has imported it.
+
+        ``keeps_log``: the log will be there for whoever reads an error of this.
         """
         log.parent.mkdir(parents=True, exist_ok=True)
         self.log = log
+        self._log_place = f" ({log})" if keeps_log else ""
         variables = child_environment(spins) if environment is None else environment
         with log.open("ab") as log_file:
             self._log_begin = log_file.tell()
@@ -139,7 +143,7 @@ class ChildProcess:
         hint = " It may have run out of memory." if code == -signal.SIGKILL else ""
         return FourshotError(
             f"{subject} {ending}.{hint} Finished work is kept; run the same command again to go on. "
-            f"The end of its log ({self.log}):\n{self.log_tail()}"
+            f"The end of its log{self._log_place}:\n{self.log_tail()}"
         )
 
     def log_tail(self) -> str:

@@ -7,6 +7,7 @@ vLLM chooses how much a step holds.
 
 import gc
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -14,8 +15,10 @@ from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fourshot.engine.errors import InputError
+from fourshot.engine.machine.host_state import give_variables_back
 from fourshot.engine.machine.threads import available_cores
-from fourshot.engine.vllm_seams.contract import Seam
+from fourshot.engine.vllm_seams.contract import Seam, vllm_version
 
 if TYPE_CHECKING:
     from vllm import EngineArgs, LLMEngine
@@ -44,13 +47,41 @@ def compute_on_all_cores() -> None:
 
 
 def opened(kind: "type[LLMEngine]", arguments: "EngineArgs") -> "LLMEngine":
-    """An engine for work in bulk: by default a large GPU takes 1,024 requests and 16,384 tokens a step."""
+    """An engine for work in bulk: by default a large GPU takes 1,024 requests and 16,384 tokens a step.
+
+    Raises InputError where vLLM has no model for the base, or takes none of its architecture started like this.
+    """
     from vllm.usage.usage_lib import UsageContext
 
-    engine = kind.from_engine_args(arguments, usage_context=UsageContext.LLM_CLASS)
+    try:
+        engine = kind.from_engine_args(arguments, usage_context=UsageContext.LLM_CLASS)
+    except (ValueError, AssertionError, NotImplementedError) as error:
+        raise InputError(
+            f"vLLM {vllm_version()} does not open the base model {arguments.model}: {_reason(error)} Take another one; "
+            "docs/models.md lists which are tested. If the reason is a size, change the setting that is named."
+        ) from error
     _open_engines[0] += 1
     _forget_rendezvous()
+    _forget_importers()
     return engine
+
+
+def _reason(error: Exception) -> str:
+    """What vLLM says in one sentence: without the values that were checked, which are pages."""
+    found = error.errors() if hasattr(error, "errors") else []  # of pydantic
+    words = " ".join(str(found[0]["msg"] if found else error).split()) or type(error).__name__
+    return words if words.endswith(".") else f"{words}."
+
+
+def _forget_importers() -> None:
+    """An error that a module of vLLM met at its import and keeps has the frames of whoever was importing it.
+
+    They hold the first engine of the process, and all else that is known where it was opened.
+    """
+    for name in [name for name in sys.modules if name.startswith("vllm.")]:
+        for value in [*vars(sys.modules[name]).values()]:
+            if issubclass(type(value), BaseException):
+                value.__traceback__ = None
 
 
 def _forget_rendezvous() -> None:
@@ -95,3 +126,5 @@ def stop(engines: "list[LLMEngine]") -> None:
             cleanup_dist_env_and_memory()
     _forget_rendezvous()  # the end of the groups writes it again
     gc.collect()
+    if not has_others:
+        give_variables_back()

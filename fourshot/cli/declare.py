@@ -155,6 +155,7 @@ def read_command(words: Sequence[str], version: str) -> Options:
     """The parsed command line; ``action`` does what it asks for.
 
     Raises SystemExit for help and usage errors; a program that asked for JSON is told of these in a line.
+    Raises OSError where help cannot be written.
     """
     try:
         return _read(words, version)
@@ -229,6 +230,10 @@ class SuggestingParser(argparse.ArgumentParser):
         """Called by argparse for each of these."""
         self.occurrences.append((action, arg_strings))
         return super()._get_values(action, arg_strings)
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """Called by argparse for help and the version; its own would be silent where they cannot be written."""
+        print(message, end="", file=file or sys.stderr, flush=True)
 
     def error(self, message: str) -> NoReturn:
         """Raise UsageError with the message, what is allowed, and near matches."""

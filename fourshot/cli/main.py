@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from fourshot import __version__
+from fourshot.streams import abandon_output, leave_ascii, open_streams
 
 DEBUG = "FOURSHOT_DEBUG"
 IN_THE_WAY = {  # what a path is told to be where the system's word for it is one of these
@@ -26,7 +27,8 @@ IN_THE_WAY = {  # what a path is told to be where the system's word for it is on
 
 def program() -> NoReturn:
     """The process that is the command."""
-    _open_streams()
+    leave_ascii()
+    open_streams()
     if sys.flags.optimize > 1:
         print("fourshot: transformers needs docstrings. Leave -OO out, and unset PYTHONOPTIMIZE.", file=sys.stderr)
         sys.exit(2)
@@ -48,7 +50,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from fourshot.cli.given import check_given
     from fourshot.setting_values import tell_given_twice
 
-    options = read_command(sys.argv[1:] if arguments is None else arguments, __version__)
+    try:
+        options = read_command(sys.argv[1:] if arguments is None else arguments, __version__)
+    except OSError as error:  # of help that is printed
+        abandon_output()
+        if not isinstance(error, BrokenPipeError):
+            print(f"fourshot: {_explain(error, goes_on=False)[1]}", file=sys.stderr)
+        return 1
     with Terminal(json=options.json, quiet=options.quiet) as terminal:
         try:
             check_given(options, terminal.warn)
@@ -56,40 +64,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
             code: int = options.action(options, terminal) or 0
             sys.stdout.flush()
         except BrokenPipeError:
-            _abandon_output()  # whoever read it has gone
+            abandon_output()  # whoever read it has gone
             return 1
         except (Exception, KeyboardInterrupt) as error:
             if os.environ.get(DEBUG, "0") not in ("", "0"):
                 raise
             code, message = _explain(error, goes_on=options.words[0] not in GROUPS)
-            _abandon_output()
+            abandon_output()
             print(f"fourshot: {harmless(message)}", file=sys.stderr)
             with contextlib.suppress(OSError):  # it may be the very place that is full
                 terminal.result("error", {"error": type(error).__name__, "message": message, "exit_code": code})
     return code
-
-
-def _open_streams() -> None:
-    """Whoever starts the command may have closed its streams, or have an encoding without half of all characters.
-
-    The first file or socket that is opened would take a closed stream's place, and get what is printed.
-    """
-    for number, name in enumerate(("stdin", "stdout", "stderr")):
-        try:
-            os.fstat(number)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free, so this one
-            setattr(sys, name, open(number, "w" if number else "r", encoding="utf-8", closefd=False))  # noqa: SIM115
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-
-
-def _abandon_output() -> None:
-    """Drop what cannot be written to standard output: Python would try again at exit, and fail with a trace."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def _has_current_folder() -> bool:

@@ -5,6 +5,7 @@ import shlex
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import nullcontext
 from itertools import zip_longest
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ from fourshot.cli.console import Terminal
 from fourshot.cli.declare import Options, argument, command, flag
 from fourshot.cli.given import refuse
 from fourshot.engine.errors import InputError, RequestError
+from fourshot.pipeline.events import Event, ignore
 from fourshot.pipeline.rows.fields import as_given, as_texts
 from fourshot.pipeline.selective import Refusal
 from fourshot.printable import one_line
@@ -108,9 +110,14 @@ def predict(options: Options, terminal: Terminal) -> None:
             raise InputError("--explain reads hidden states, which --engine vllm does not give. Leave --engine out.")
         kind = "transformers" if options.explain else options.engine or engine_for(texts)
         opened = {} if student else {"model": options.model, "kind": kind}
-        with terminal.hushed(), LocalClassifier(folder, **opened) as classifier:
-            predictions = classifier.predict(texts, **refusing)
-            explanations = classifier.explain(texts) if options.explain else []
+        # Of what explains, the progress is shown: it reads all that the adapter was trained on.
+        with terminal.progress() if options.explain else nullcontext(ignore) as on_event:
+            on_event(Event(stage="explain", message="opening the model"))
+            with terminal.hushed():
+                classifier = LocalClassifier(folder, **opened)
+            with nullcontext() if options.explain else terminal.hushed(), classifier:
+                predictions = classifier.predict(texts, **refusing)
+                explanations = classifier.explain(texts, on_event) if options.explain else []
         source = {"student" if student else "adapter": folder}
     if cut_words := [prediction.cut_words for prediction in predictions if prediction.cut_words]:
         terminal.warn(not_read(len(cut_words), len(texts), sum(cut_words)))

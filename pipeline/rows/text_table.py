@@ -2,6 +2,7 @@
 
 import csv
 import shlex
+from base64 import b64encode
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -229,8 +230,10 @@ def write_table(
 
     Rows are written as they come, but for Parquet: its columns have the types of ``source``, others that of all rows.
     CSV has the separator of ``source``, if that is CSV, and a byte-order mark unless that was UTF-8 without one: so the
-    spreadsheet that wrote the one opens the other.
+    spreadsheet that wrote the one opens the other. Parquet alone holds bytes: elsewhere those that are texts of
+    ``source`` are written as text, others as base64.
     """
+    texts = (*source.fields, source.text_column) if source else ()
     kind = out.suffix.lower()
     is_alike = source is not None and kind == ".csv" == source.path.suffix.lower()
     with replaced_file(out) as staged:
@@ -243,7 +246,9 @@ def write_table(
             pyarrow.parquet.write_table(table, staged)
         elif kind == ".jsonl":
             with staged.open("wb") as file:
-                file.writelines(msgspec.json.encode(_in_order(row, columns), enc_hook=str) + b"\n" for row in rows)
+                file.writelines(
+                    msgspec.json.encode(_without_bytes(row, columns, texts), enc_hook=str) + b"\n" for row in rows
+                )
         else:
             separator = source.separator if source and is_alike else "\t" if kind == ".tsv" else ","
             encoding = "utf-8-sig" if source and is_alike and source.encoding != "utf-8" else "utf-8"
@@ -251,7 +256,7 @@ def write_table(
                 writer = csv.writer(_LineFeeds(text_file), delimiter=separator)
                 is_nameless = source is not None and source.numbers_rows
                 writer.writerow(["", *columns[1:]] if is_nameless else columns)
-                writer.writerows(_cells(row, columns) for row in rows)
+                writer.writerows(_cells(_without_bytes(row, columns, texts)) for row in rows)
 
 
 class _LineFeeds:
@@ -267,13 +272,17 @@ class _LineFeeds:
         self._file.write(line.removesuffix("\r\n") + "\n")
 
 
-def _in_order(row: dict[str, Any], columns: Sequence[str]) -> dict[str, Any]:
-    return {column: row.get(column) for column in columns}
+def _without_bytes(row: dict[str, Any], columns: Sequence[str], texts: Sequence[str]) -> dict[str, Any]:
+    """The cells of ``columns``, in this order."""
+    cells = {column: row.get(column) for column in columns}
+    for column, value in cells.items():
+        if isinstance(value, bytes):
+            cells[column] = (value if column in texts else b64encode(value)).decode()
+    return cells
 
 
-def _cells(row: dict[str, Any], columns: Sequence[str]) -> Iterator[Any]:
-    for column in columns:
-        value = row.get(column)
+def _cells(row: dict[str, Any]) -> Iterator[Any]:
+    for value in row.values():
         if isinstance(value, dict | list):
             value = msgspec.json.encode(value, enc_hook=str).decode()
         yield value.replace("\0", "") if isinstance(value, str) else value  # of what was added: see `held_cells`

@@ -17,12 +17,15 @@ import msgspec
 from fourshot.engine.machine.files import replace_file
 from fourshot.engine.machine.home import home
 from fourshot.pipeline.card import AdapterCard, TrainingText
+from fourshot.pipeline.events import Event, OnEvent
 
 if TYPE_CHECKING:
     import numpy as np
 
+STAGE = "explain"  # of its events
 NEAREST = 5
-States = Callable[[Sequence[str]], "np.ndarray"]  # prompts -> [num_prompts, hidden_size]
+OnRead = Callable[[int], None]  # is told how many prompts are read
+States = Callable[[Sequence[str], OnRead], "np.ndarray"]  # prompts -> [num_prompts, hidden_size]
 
 
 class Neighbour(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,7 +54,7 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
 class ExampleIndex:
     """What a classifier learnt from, as it sees it: computed at the first question, and kept in fourshot's home."""
 
-    def __init__(self, card: AdapterCard, learnt: Sequence[TrainingText], states: States) -> None:
+    def __init__(self, card: AdapterCard, learnt: Sequence[TrainingText], states: States, on_event: OnEvent) -> None:
         self._learnt, self._states = learnt, states
         prompts = [card.prompt(example.text) for example in learnt]
         content_hash = hashlib.sha256("\0".join(prompts).encode()).hexdigest()[:12]
@@ -61,7 +64,12 @@ class ExampleIndex:
         try:
             self._example_states = np.load(file)
         except (OSError, ValueError):
-            self._example_states = states(prompts)
+            self._example_states = states(
+                prompts,
+                lambda done: on_event(
+                    Event(stage=STAGE, message="training texts", done=done, total=len(prompts), unit="texts")
+                ),
+            )
             content = io.BytesIO()
             np.save(content, self._example_states)
             with contextlib.suppress(OSError):  # it only saves time
@@ -72,7 +80,7 @@ class ExampleIndex:
         """Of each text, which has one prompt or more: the nearest to any of them."""
         import numpy as np
 
-        states = self._states([prompt for parts in prompts for prompt in parts])
+        states = self._states([prompt for parts in prompts for prompt in parts], lambda _: None)
         starts = [0, *accumulate(len(parts) for parts in prompts)][:-1]
         similar = np.maximum.reduceat(_unit(states - self._mean) @ _unit(self._example_states - self._mean).T, starts)
         return [

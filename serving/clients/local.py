@@ -16,6 +16,7 @@ from fourshot.engine.errors import InputError
 from fourshot.engine.opening import open_engine
 from fourshot.pipeline.arguments import checked, checked_but
 from fourshot.pipeline.card import AdapterCard, base_of, load_card, load_examples
+from fourshot.pipeline.events import Event, OnEvent, ignore
 from fourshot.pipeline.rows.fields import Given, as_texts, bare_text, encoder_text
 from fourshot.pipeline.rows.text_lists import checked_texts
 from fourshot.pipeline.rows.text_words import check_unicode, words_left_out
@@ -31,7 +32,7 @@ from fourshot.pipeline.synthesis.aligned import aligned
 from fourshot.pipeline.synthesis.prompts import PromptFormat, Wording
 from fourshot.pipeline.synthesis.windows import label_scores, reading_prompts
 from fourshot.serving.adapter_lookup import find_adapter
-from fourshot.serving.clients.explain import ExampleIndex, Explanation, WordingScores
+from fourshot.serving.clients.explain import STAGE, ExampleIndex, Explanation, WordingScores
 
 if TYPE_CHECKING:
     import numpy as np
@@ -124,7 +125,7 @@ class LocalClassifier:
         card = self._adapter_card
         return np.exp(apply(card.calibration, self._scores(texts, card.prompt_format)))
 
-    def explain(self, texts: Iterable[Given]) -> list[Explanation]:
+    def explain(self, texts: Iterable[Given], on_event: OnEvent = ignore) -> list[Explanation]:
         """What stands behind the answer to each text: the nearest of the texts that the adapter was trained on, and
         what it answers to the other wordings of the prompt.
 
@@ -141,12 +142,19 @@ class LocalClassifier:
         if self._examples is None:
             learnt = load_examples(self._adapter.path, self._adapter_card)
             self._examples = ExampleIndex(
-                self._adapter_card, learnt, lambda prompts: engine.states(prompts, self._adapter)
+                self._adapter_card,
+                learnt,
+                lambda prompts, on_read: engine.states(prompts, self._adapter, on_read),
+                on_event,
             )
         card = self._adapter_card
         nearest = self._examples.nearest([reading_prompts(card.task, text, card.prompt_format) for text in inputs])
         variants = [wording for wording in get_args(Wording) if wording != self._adapter_card.wording]
-        readings = {wording: self._readings(inputs, wording) for wording in (self._adapter_card.wording, *variants)}
+        readings = dict[Wording, list[WordingScores]]()
+        for wording in (self._adapter_card.wording, *variants):
+            readings[wording] = self._readings(inputs, wording)
+            step, total = "wordings of the prompt", 1 + len(variants)
+            on_event(Event(stage=STAGE, message=step, done=len(readings), total=total, unit="wordings"))
         return [
             Explanation(nearest=neighbours, wordings={wording: answers[i] for wording, answers in readings.items()})
             for i, neighbours in enumerate(nearest)
@@ -216,7 +224,7 @@ class LocalStudent(LocalClassifier):
     def _left_out(self, text: str) -> int:
         return student_left_out(self.card.task, text, self._max_tokens, self._student.read_chars)
 
-    def explain(self, texts: Iterable[Given]) -> list[Explanation]:
+    def explain(self, texts: Iterable[Given], on_event: OnEvent = ignore) -> list[Explanation]:
         raise InputError("a student has no prompt to explain an answer by. Ask the adapter that taught it.")
 
     def close(self) -> None:

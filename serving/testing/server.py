@@ -68,17 +68,23 @@ def wait_for(condition: Callable[[], object], timeout_s: float = 30) -> None:
 def running_service(adapters: Path, log: Path, *options: str, cores: str = "") -> Iterator[RunningService]:
     """Start `fourshot serve` on a free port, on ``cores`` ("0,1") where given; ends it with SIGTERM.
 
-    Raises RuntimeError, with the end of ``log``, where it does not get ready.
+    Raises RuntimeError, with the end of ``log``, where it does not get ready, or has ended when the block fails.
     """
     pinned = ["taskset", "-c", cores] if cores else []
     command = [*pinned, sys.executable, "-m", "fourshot", "serve", "--adapters", str(adapters)]
     command += ["--port", "0", "--json", "--log", str(log), *options]
     # In a session of its own: Ctrl-C on the tests does not reach it before they end it themselves.
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, encoding="utf-8", start_new_session=True
     )
     try:
-        yield RunningService(process, _address(process, log))
+        service = RunningService(process, _address(process, log))
+        try:
+            yield service
+        except Exception as error:
+            if process.poll() is None:
+                raise
+            raise RuntimeError(f"the service ended: exit code {process.returncode}\n{_end_of(log)}") from error
     finally:
         process.send_signal(signal.SIGTERM)
         try:
@@ -101,5 +107,9 @@ def _address(process: "subprocess.Popen[str]", log: Path) -> str:
             lines.append(line)
     finally:
         timer.cancel()
-    end_of_log = log.read_text(errors="replace")[-3000:] if log.exists() else ""
-    raise RuntimeError(f"the service did not start: exit code {process.wait()}\n{''.join(lines[-5:])}{end_of_log}")
+    raise RuntimeError(f"the service did not start: exit code {process.wait()}\n{''.join(lines[-5:])}{_end_of(log)}")
+
+
+def _end_of(log: Path) -> str:
+    """It may be in a folder that goes with the service."""
+    return log.read_text(encoding="utf-8", errors="replace")[-3000:] if log.exists() else ""

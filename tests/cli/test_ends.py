@@ -12,18 +12,20 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
-def test_a_full_disk_under_the_output() -> None:
+@pytest.mark.parametrize("words", ["tasks list", "--help", "run --help", "--version"])
+def test_a_full_disk_under_the_output(words: str) -> None:
     with open("/dev/full", "w") as full:
-        process = command("tasks", "list", stdout=full)
+        process = command(*words.split(), stdout=full)
     _, error = process.communicate(timeout=60)
     assert (process.returncode, error.count("\n")) == (1, 1)
     assert "the disk is full" in error
 
 
-def test_a_reader_that_leaves_is_no_error() -> None:
+@pytest.mark.parametrize("words", ["tasks list", "--help"])
+def test_a_reader_that_leaves_is_no_error(words: str) -> None:
     read, write = os.pipe()
     os.close(read)
-    process = command("tasks", "list", stdout=write)
+    process = command(*words.split(), stdout=write)
     os.close(write)
     _, error = process.communicate(timeout=60)
     assert error == ""

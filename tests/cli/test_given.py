@@ -217,6 +217,18 @@ def test_characters_that_the_output_does_not_have_are_printed_as_codes() -> None
     assert done.returncode == 0 and "caf\u00e9\\U0001f692".encode("latin-1") in done.stdout
 
 
+def test_a_locale_of_ascii_alone_takes_no_characters_away() -> None:
+    rows = [f"Text {number},{label}\n" for number, label in enumerate(["gr\u00f6\u00dfe", "\u00fcbel"] * 20)]
+    Path("t\u00e4sk.csv").write_text("".join(["text,label\n", *rows]), encoding="utf-8")
+    ascii_alone = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = ran(
+        "$F tasks new t\u00e4sk.csv --name gruen --out gr\u00fcn && $F tasks check gr\u00fcn --no-model", **ascii_alone
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    assert "gr\u00f6\u00dfe" in done.stdout.decode() + done.stderr.decode()
+    assert Path("gr\u00fcn").is_dir()
+
+
 def test_a_full_disk_under_json_is_told_in_a_line() -> None:
     done = ran("$F tasks list --json > /dev/full")
     assert (done.returncode, done.stderr.count(b"\n")) == (1, 1) and b"the disk is full" in done.stderr

@@ -22,7 +22,7 @@ from fourshot.engine.core import EngineSettings
 from fourshot.engine.opening import open_engine
 
 assert not {{"vllm", "torch"}} & set(sys.modules), "opening's import must stay light"
-import numpy, torch
+import numpy, torch, torch._dynamo  # which itself sets a variable
 
 def host():
     drawn = random.getstate(), numpy.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
@@ -30,7 +30,7 @@ def host():
     return drawn, sys.excepthook, method, os.environ.get("LD_PRELOAD"), sys.path[:num_places]
 
 num_places = len(sys.path)
-before_any = host()
+before_any, variables = host(), dict(os.environ)
 settings = EngineSettings(model=sys.argv[1], max_model_len=256, max_loras=1, kv_cache_bytes={KV_CACHE_BYTES})
 used, open_used = [], []
 for _ in range(3):
@@ -41,6 +41,7 @@ for _ in range(3):
     engine.close()
     engine.close()
     assert host() == before_any
+    assert dict(os.environ) == variables
     used.append(psutil.Process().memory_info().rss)
 try:
     engine.score(["Label:"], ["yes", "no"])
@@ -85,3 +86,41 @@ def test_the_reference_gives_a_gpus_memory_back_too(tiny_model: str, monkeypatch
     assert not emptied
     engine.close()
     assert emptied
+
+
+DROPPED = f"""
+import json, os, sys
+import psutil
+from fourshot.engine.core import EngineSettings
+from fourshot.engine.machine.turns import turn
+from fourshot.engine.opening import open_engine
+
+def is_open():
+    return "VLLM_ENABLE_V1_MULTIPROCESSING" in os.environ
+
+settings = EngineSettings(model=sys.argv[1], max_model_len=256, compile=False, kv_cache_bytes={KV_CACHE_BYTES})
+engine = open_engine(settings)
+engine.score(["Label:"] * 4, ["yes", "no"])
+if not (child := os.fork()):
+    del engine
+    os._exit(0 if is_open() else 1)
+assert os.waitpid(child, 0)[1] == 0, "a fork gives nothing back"
+used = [psutil.Process().memory_info().rss]
+with turn():
+    del engine
+    assert is_open(), "whoever is at it is not disturbed"
+assert not is_open()
+used.append(psutil.Process().memory_info().rss)
+kept_to_the_end = open_engine(settings)
+print(json.dumps(used))
+"""
+
+
+def test_an_engine_that_nobody_has_any_more_gives_its_memory_back_too(model: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", DROPPED, model], cwd=REPOSITORY, capture_output=True, text=True, timeout=240
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "Traceback" not in done.stderr and "Exception ignored" not in done.stderr
+    while_open, after = json.loads(done.stdout.splitlines()[-1])
+    assert while_open - after > (Path(model) / "model.safetensors").stat().st_size / 2

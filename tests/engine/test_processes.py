@@ -80,6 +80,14 @@ def test_a_dead_child_is_told_with_its_own_last_words(tmp_path: Path) -> None:
     child.send(Question(number=1))  # nobody hears it, and it does not raise
 
 
+def test_a_log_that_nobody_will_find_is_shown_and_not_named(tmp_path: Path) -> None:
+    log = tmp_path / "log.txt"
+    with ChildProcess("tests.engine.child", log, "die", keeps_log=False) as child:
+        child.send(Question(number=1))
+        with pytest.raises(FourshotError, match=r"The end of its log:\nthe last words$"):
+            child.receive(Answer)
+
+
 def test_a_message_that_death_cut_short_is_no_message(tmp_path: Path) -> None:
     with start(tmp_path / "log.txt", "half") as child:
         assert list(child.messages(Answer)) == []

@@ -12,9 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from fourshot.engine import loaded
 from fourshot.engine.core import Engine, Sampling
 from fourshot.engine.errors import FourshotError
+from fourshot.engine.machine.turns import afterwards, turn
 
 PROMPTS = [f"{word} is" for word in ("Snow", "Fire", "Water", "Ice", "The sun", "A stove", "Steam")]
 LABELS = ["cold", "hot"]
@@ -82,7 +82,7 @@ def test_time_in_calls_is_counted_once(vllm_engine: Engine) -> None:
 
 def test_a_fork_gives_back_nothing_and_does_not_wait_for_a_thread_that_it_has_not(engine: Engine) -> None:
     def hold() -> None:
-        with loaded.LOCK:
+        with turn():
             held.set()
             done.wait(60)
 
@@ -98,3 +98,28 @@ def test_a_fork_gives_back_nothing_and_does_not_wait_for_a_thread_that_it_has_no
     holder.join()
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
     assert engine.score(PROMPTS, LABELS).shape == (len(PROMPTS), len(LABELS))
+
+
+def test_what_waits_for_a_turn_is_done_at_its_end_by_the_thread_that_has_it() -> None:
+    def hold() -> None:
+        with turn(), turn():
+            held.set()
+            done.wait(60)
+        ended.set()
+
+    held, done, ended, by = threading.Event(), threading.Event(), threading.Event(), list[threading.Thread]()
+    holder = threading.Thread(target=hold)
+    holder.start()
+    held.wait(60)
+    afterwards(lambda: by.append(threading.current_thread()))
+    assert by == []
+    done.set()
+    ended.wait(60)
+    assert by == [holder]
+    with turn():
+        with turn():
+            afterwards(lambda: by.append(threading.current_thread()))
+        assert by == [holder]
+    assert by[1:] == [threading.current_thread()]
+    afterwards(lambda: by.append(threading.current_thread()))
+    assert by[2:] == [threading.current_thread()]

@@ -1,7 +1,8 @@
-"""What vLLM is started with, checked against the arguments that its own build knows. No engine is opened."""
+"""What vLLM is started with, checked against the arguments that its own build knows. No engine is opened that opens."""
 
 import json
 import os
+from pathlib import Path
 
 import pytest
 from vllm import EngineArgs
@@ -9,11 +10,14 @@ from vllm.config import CompilationConfig
 
 from fourshot.engine.core import EngineSettings
 from fourshot.engine.errors import InputError
+from fourshot.engine.machine import host_state
 from fourshot.engine.machine.host_state import host_state_kept
+from fourshot.engine.opening import open_engine
 from fourshot.engine.vllm_start import engine_arguments, keep_to_sizes, start
 from fourshot.pipeline.loop.local_worker import BATCHES_AHEAD, GPU_BATCH, requests_ahead
 from fourshot.serving.app.server import vllm_arguments
 from fourshot.serving.settings import ServeSettings
+from tests.engine.tiny_models import tiny_checkpoint
 
 QUICK = EngineSettings(model="m", max_loras=2, compile=False)
 
@@ -66,6 +70,44 @@ def test_the_cache_has_the_size_that_is_asked_for(model: str, monkeypatch: pytes
         config = EngineArgs(**engine_arguments(settings, on_cpu=True)).create_engine_config()
     assert config.cache_config.kv_cache_memory_bytes == 256 << 20
     assert os.environ["VLLM_CPU_KVCACHE_SPACE"] == "3"
+
+
+@pytest.mark.parametrize(
+    ("family", "reason"), [("lfm2", "Chunked prefill is required"), ("recurrent_gemma", "no other way to handle it")]
+)
+def test_a_base_that_vllm_does_not_open_is_bad_input_with_vllms_reason(
+    family: str, reason: str, tmp_path: Path
+) -> None:
+    settings = EngineSettings(
+        model=tiny_checkpoint(family, tmp_path), max_model_len=256, compile=False, kv_cache_bytes=64 << 20
+    )
+    with pytest.raises(InputError, match=rf"does not open the base model .*: .*{reason}.*\. Take another") as caught:
+        open_engine(settings)
+    assert "\n" not in str(caught.value)
+
+
+def test_variables_of_libraries_go_with_the_last_engine_or_one_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host_state, "_lent", {})
+    monkeypatch.setattr(host_state, "_own", {})
+    monkeypatch.setenv("VLLM_OURS", "1")
+    program = dict(os.environ)
+
+    def fail_after_imports() -> None:
+        os.environ["VLLM_OURS"], os.environ["TRITON_ONCE"], os.environ["VLLM_EACH"] = "2", "yes", "first"
+        raise InputError("no such base")
+
+    with pytest.raises(InputError), host_state.variables_lent():
+        fail_after_imports()
+    assert dict(os.environ) == program
+    with host_state.variables_lent():
+        assert os.environ["TRITON_ONCE"] == "yes", "which is set when a library is imported, and read later"
+        os.environ["VLLM_EACH"] = "second"
+    with host_state.variables_lent():  # another engine
+        os.environ["VLLM_EACH"] = "third"
+    os.environ["TRITON_ONCE"] = "the program's"
+    host_state.give_variables_back()
+    assert dict(os.environ) == program | {"TRITON_ONCE": "the program's"}
+    del os.environ["TRITON_ONCE"]
 
 
 def test_a_batch_may_be_larger_than_a_step_usually_is() -> None:

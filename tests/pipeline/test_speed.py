@@ -9,6 +9,7 @@ import pytest
 from fourshot.engine.checkpoints.models import ResolvedModel
 from fourshot.engine.core import Adapter, Engine
 from fourshot.engine.errors import FourshotError
+from fourshot.engine.machine.processes import ChildProcess
 from fourshot.pipeline import speed as speeds
 from fourshot.pipeline.events import Event
 from fourshot.pipeline.forecast import SWITCH, StageWork, foretell
@@ -112,6 +113,18 @@ def test_what_cannot_be_measured_stops_nobody_but_who_asks_for_it(monkeypatch: p
     assert events[-1].message == "none, for this machine could not be measured: no memory"
     with pytest.raises(FourshotError, match="no memory"):
         foretell(MODEL, lambda _: [StageWork(stage="draw")], events.append, anew=True)
+
+
+def test_a_process_that_dies_as_it_measures_names_no_log_that_is_gone(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def dying(_: str, log: Path, *, keeps_log: bool, **__: object) -> ChildProcess:
+        return ChildProcess("tests.engine.child", log, "die", keeps_log=keeps_log)
+
+    monkeypatch.setattr(speeds, "ChildProcess", dying)
+    with pytest.raises(FourshotError, match=r"The end of its log:\nTraceback") as caught:
+        speeds._ask(speeds.EngineProbe(model="model", adapter=None), tmp_path / "log.txt")
+    assert "log.txt" not in str(caught.value)
 
 
 def test_nothing_is_measured_where_nothing_is_left_to_do_or_nobody_wants_it(

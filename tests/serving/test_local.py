@@ -17,6 +17,7 @@ from fourshot.engine.core import Adapter, Engine, Verbalizer
 from fourshot.engine.errors import AdapterError, InputError
 from fourshot.engine.fake_engine import FakeEngine
 from fourshot.pipeline.card import CARD_FILE, AdapterCard
+from fourshot.pipeline.events import Event
 from fourshot.pipeline.runs.trainings import classification_examples
 from fourshot.pipeline.synthesis.prompts import PromptFormat, Wording, reading_prompt
 from fourshot.pipeline.task import Example
@@ -92,7 +93,12 @@ def test_it_answers_as_its_adapter_scores(
     folder = write_adapter(tmp_path / "adapter", card, adapters[0])
     with LocalClassifier(folder, kind="transformers") as classifier:
         predictions = classifier.predict(TEXTS)
-        explained = classifier.explain(TEXTS[:1])[0]
+        events = list[Event]()
+        explained = classifier.explain(TEXTS[:1], events.append)[0]
+        assert [(event.message, event.done, event.total) for event in events] == [
+            ("training texts", 3, 3),
+            *(("wordings of the prompt", done, 3) for done in (1, 2, 3)),
+        ]
         assert not classifier.predict([]) and not classifier.explain([])
         with pytest.raises(InputError, match="Leave blank texts out"):
             classifier.predict(["fine", " "])
@@ -204,6 +210,24 @@ def test_objects_of_fields_are_answered_as_the_lines_of_a_prompt(
     assert next(line for line in events if line["type"] == "prediction")["text"] == pair
     assert cli.main(["predict", str(folder), "Ann sold her car."]) == 2
     assert "is an object of the fields premise, hypothesis" in capfd.readouterr().err
+
+
+def test_what_an_explanation_is_at_is_told_on_standard_error(
+    tmp_path: Path,
+    card: AdapterCard,
+    adapters: tuple[Adapter, Adapter],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("fourshot.serving.clients.explain.home", lambda: tmp_path / "home")
+    card = msgspec.structs.replace(card, shots=(Example(text=TEXTS[0], label="bug"),))
+    folder = write_adapter(tmp_path / "adapter", card, adapters[0])
+    assert cli.main(["predict", str(folder), TEXTS[0], "--explain"]) == 0
+    told = capfd.readouterr()
+    assert told.err.splitlines()[:2] == ["explain: opening the model", "explain: training texts  1/1 texts"]
+    assert cli.main(["predict", str(folder), TEXTS[0], "--explain", "--quiet"]) == 0
+    quiet = capfd.readouterr()
+    assert "explain" not in quiet.err and quiet.out == told.out
 
 
 def test_nothing_to_classify_is_bad_input(tmp_path: Path, card: AdapterCard, capfd: pytest.CaptureFixture[str]) -> None:

@@ -63,6 +63,20 @@ def service(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         yield started
 
 
+def test_a_service_that_ends_meanwhile_leaves_the_end_of_its_log(folder: Path, tmp_path: Path) -> None:
+    log = tmp_path / "serve.log"
+
+    def use() -> None:
+        with running_service(folder, log, *LIMITS) as started:
+            started.process.terminate()
+            started.process.wait(60)
+            log.write_text("its last words")
+            started.tasks()
+
+    with pytest.raises(RuntimeError, match=r"the service ended: exit code 0\nits last words$"):
+        use()
+
+
 def predicted(student: Path) -> np.ndarray:
     """What `predict` says of the texts, [num_texts, num_labels]."""
     with LocalClassifier(student) as classifier:

@@ -199,3 +199,18 @@ def test_of_rows_with_the_same_input_a_persons_target_is_learnt_and_several_are_
         "1 input with different answers of a person, such as 'A | b': the first is learnt",
         "3 inputs repeating others or real ones left out",
     ]
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl", "parquet"])
+def test_bytes_are_base64_where_a_format_has_none_and_texts_in_bytes_are_texts(tmp_path: Path, ending: str) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    picture, text, out = b"\x89PNG\x00", "Caf\u00e9 of ice", tmp_path / f"out.{ending}"
+    rows = [{"text": text.encode(), "picture": picture}, {"text": b"tea", "picture": None}]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "notes.parquet")
+    annotate_table(open_texts(tmp_path / "notes.parquet"), out, LABELS, "me", reader())
+    first, second = read_table(out).rows.values()
+    is_parquet = ending == "parquet"
+    assert first["picture"] == (picture if is_parquet else "iVBORwA=") and not second["picture"]
+    assert first["text"] == (text.encode() if is_parquet else text)

@@ -1,0 +1,36 @@
+"""The streams and characters that a command is started with. Importing this loads the standard library alone."""
+
+import os
+import sys
+
+
+def leave_ascii() -> None:
+    """Begin again in UTF-8 where the locale has ASCII alone: paths, texts and names of classes have all characters.
+
+    Python does so itself for the locale C, unless ``PYTHONUTF8=0``.
+    """
+    if sys.getfilesystemencoding() == "ascii" and os.environ.get("PYTHONUTF8") != "1":
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, "PYTHONUTF8": "1"})
+
+
+def open_streams() -> None:
+    """Whoever starts the command may have closed its streams, or have an encoding without half of all characters.
+
+    The first file or socket that is opened would take a closed stream's place, and get what is printed.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free, so this one
+            setattr(sys, name, open(number, "w" if number else "r", encoding="utf-8", closefd=False))  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+
+
+def abandon_output() -> None:
+    """Drop what cannot be written to standard output: Python would try again at exit, and fail with a trace."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
