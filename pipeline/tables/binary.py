@@ -14,6 +14,7 @@ from fourshot.pipeline.tables.sheet_size import check_size
 from fourshot.pipeline.tables.types import Item, TableError, TableScan
 
 _BATCH_ROWS = 4096
+_STREAM_END = b"\xff\xff\xff\xff\0\0\0\0"  # Source: Arrow Columnar Format, "IPC Streaming Format"
 
 
 def read_columnar(reading: TableScan, source: TableSource) -> Iterator[Item]:
@@ -23,7 +24,7 @@ def read_columnar(reading: TableScan, source: TableSource) -> Iterator[Item]:
     reading.unit = "row"
     try:
         with source.open() as stream:
-            schema, batches = _batches(source, io.BytesIO(stream.read()) if source.packing else stream)
+            schema, batches = _batches(reading, source, io.BytesIO(stream.read()) if source.packing else stream)
             names = schema.names
             if twice := [name for name, times in Counter(names).items() if times > 1]:
                 raise TableError(f"the column {twice[0]!r} stands there twice.", "Rename or remove one.")
@@ -62,7 +63,7 @@ def _class_names(reading: TableScan, written: bytes) -> dict[str, tuple[str, ...
     }
 
 
-def _batches(source: TableSource, stream: Any) -> tuple[Any, Iterator[Any]]:
+def _batches(reading: TableScan, source: TableSource, stream: Any) -> tuple[Any, Iterator[Any]]:
     import pyarrow
     import pyarrow.parquet
 
@@ -74,8 +75,13 @@ def _batches(source: TableSource, stream: Any) -> tuple[Any, Iterator[Any]]:
         file = pyarrow.ipc.open_file(stream)
         return file.schema, (file.get_batch(place) for place in range(file.num_record_batches))
     except pyarrow.ArrowInvalid:  # as `datasets` writes them: a stream, which has no index
+        stream.seek(max(0, stream.seek(0, io.SEEK_END) - len(_STREAM_END)))
+        has_end = stream.read() == _STREAM_END
         stream.seek(0)
         file = pyarrow.ipc.open_stream(stream)
+        if not has_end:
+            problem = "a stream without its end: rows may be missing."
+            reading.faults.append(warning(reading.path, problem, "Is the download complete?"))
         return file.schema, iter(file)
 
 

@@ -56,6 +56,9 @@ def arrow(kind: str) -> bytes:
         ("t.csv.bz2", bz2.compress(CSV.encode())),
         ("t.csv.xz", lzma.compress(CSV.encode())),
         ("t.csv.zst", zstd(CSV.encode())),
+        ("t.csv.zst", b"\x50\x2a\x4d\x18\4\0\0\0size" + zstd(CSV.encode())),  # as pzstd writes it
+        ("t.csv.bz2", bz2.compress(CSV[:90].encode()) + bz2.compress(CSV[90:].encode()) + bytes(8)),
+        ("t.csv.xz", lzma.compress(CSV[:90].encode()) + bytes(4) + lzma.compress(CSV[90:].encode())),
         ("t.csv", gzip.compress(CSV.encode(), mtime=0)),
         ("t.csv.gz", CSV.encode()),  # as a browser leaves it
         ("t.csv", msgspec.json.encode(ROWS)),
@@ -79,6 +82,9 @@ def test_packed_and_renamed_files_are_read(tmp_path: Path, name: str, content: b
         ("t.csv.gz", gzip.compress(CSV.encode(), mtime=0)[:-12], "cannot be unpacked"),
         ("t.csv.gz", gzip.compress(CSV.encode(), mtime=0)[:5], "cannot be unpacked"),
         ("t.csv.zst", zstd(CSV.encode())[:-5], "cannot be unpacked|no rows"),
+        ("t.csv.bz2", bz2.compress(CSV.encode()) + b"Bzh9 and more", "cannot be unpacked"),
+        ("t.csv.bz2", bz2.compress(CSV.encode())[:-5], "cannot be unpacked: the file ends before"),
+        ("t.csv.xz", lzma.compress(CSV.encode()) + b"\xfd7zXY\x00 and more", "cannot be unpacked"),
         ("t.zip", zipped({"a.csv": CSV})[:-30], "cannot be unpacked"),
         ("t.zip", zipped({"a.csv": CSV, "b.csv": CSV}), r"a ZIP file with a\.csv, b\.csv; it must hold one table"),
         ("t.zip", zipped({}), "a ZIP file with nothing"),
@@ -146,6 +152,22 @@ def test_what_a_parquet_file_says_of_its_class_numbers_is_used_or_does_no_harm(
     read = read_table(tmp_path / "t.parquet")
     assert list(find_labels(DataSource(), read, [1], {}).labels) == list(map(str, first))
     assert ["cannot be read" in fault.what for fault in read.notices] == [True] * (metadata is None)
+
+
+def test_an_arrow_stream_without_its_end_is_warned_about(tmp_path: Path) -> None:
+    import pyarrow
+
+    table, out = pyarrow.Table.from_pylist(ROWS), io.BytesIO()
+    with pyarrow.ipc.new_stream(out, table.schema) as writer:
+        writer.write_table(table, max_chunksize=4)
+        half = out.tell()
+    whole = out.getvalue()
+    for name, content in (("t.arrow", whole[:half]), ("t.arrow.gz", gzip.compress(whole[:half]))):
+        (tmp_path / name).write_bytes(content)
+        [notice] = read_table(tmp_path / name).notices
+        assert notice.severity == "warning" and "a stream without its end" in notice.what
+    (tmp_path / "t.arrow").write_bytes(whole)
+    assert read_table(tmp_path / "t.arrow").notices == ()
 
 
 @pytest.mark.parametrize("kind", ["file", "stream"])
