@@ -57,7 +57,7 @@ class _Fit(msgspec.Struct, frozen=True, kw_only=True):
 def read_csv(reading: TableScan, source: TableSource) -> Iterator[Item]:
     """Yield the rows of a CSV file. Raises `TableError` where no dialect reads it."""
     csv.field_size_limit(LARGEST_CELL)
-    text = check_text(source, reading.settings)
+    text = check_text(reading, source)
     with text.open(newline="") as stream:
         sample = stream.read(_SAMPLE)
     match = _SEPARATOR_LINE.match(sample)

@@ -23,7 +23,7 @@ _WAYS = (
 
 def read_json(reading: TableScan, source: TableSource) -> Iterator[Item]:
     """Yield the rows of a JSON file. JSON Lines are streamed, other forms are held in memory. Raises `TableError`."""
-    text = check_text(source, reading.settings)
+    text = check_text(reading, source)
     with text.open() as stream:
         by_line = _is_by_line(stream)
     if not by_line:

@@ -15,7 +15,7 @@ _FEWEST_LINES = 5  # that are alike, before a separator is more likely than chan
 
 def read_lines(reading: TableScan, source: TableSource) -> Iterator[Item]:
     """Yield a text per line. Raises `TableError` where the lines look like a table that is called .txt."""
-    text = check_text(source, reading.settings)
+    text = check_text(reading, source)
     if is_table(text, "\t"):
         yield from read_csv(reading, source)
         return
