@@ -11,17 +11,12 @@ from fourshot.pipeline.rows.columns import Columns
 from fourshot.pipeline.rows.examples import ONE_LABEL, Lined
 from fourshot.pipeline.rows.label_cells import perhaps_joined
 from fourshot.pipeline.rows.label_words import propose_words
+from fourshot.pipeline.rows.misread import misread_place
 from fourshot.pipeline.tables.files import Table
 from fourshot.pipeline.task import Example
 
 PERHAPS_MISSING = {"none", "na", "n/a", "nil", "?", "-", "--", "\u2013", "\u2014", "unlabeled", "unlabelled"}
 PERHAPS_MISSING |= {"undefined", "missing", "(null)", "<null>", "(none)", "<none>", "(blank)", "(empty)"}
-# UTF-8 read as Windows-1252, Windows-1252 read as Latin-1, what stands for a byte that was not understood, and how
-# spreadsheets keep control characters in their files, _x000D_.
-MISREAD = re.compile(
-    "[\u0080-\u0084\u0086-\u009f]|"
-    "\u00c3[\u0080-\u00bf\u0152-\u0178\u02c6-\u2122]|\u00e2\u20ac|\u00c2[\u00a0-\u00bf]|\ufffd|_x00[01][0-9A-F]_"
-)
 LONG_NAME = 60  # characters, of a class
 
 
@@ -90,9 +85,8 @@ def _around_texts(table: Table, columns: Columns, examples: Sequence[Example]) -
 
 def _misread(table: Table, examples: Sequence[Example]) -> list[TaskFault]:
     """A warning of texts and labels that were damaged before, when they were read or saved in another encoding."""
-    matches = [m for example in examples for m in [MISREAD.search(example.text) or MISREAD.search(example.label)] if m]
-    if not matches:
+    places = [near for row in examples if (near := misread_place(row.text) or misread_place(row.label))]
+    if not places:
         return []
-    near = matches[0].string[max(0, matches[0].start() - 12) : matches[0].end() + 12]
-    problem = f"{counted(len(matches), 'row')} with signs of another encoding, such as {near!r}."
+    problem = f"{counted(len(places), 'row')} with signs of another encoding, such as {places[0]!r}."
     return [warning(table.path, problem, "Export the table again as UTF-8, or put the letters back.")]
