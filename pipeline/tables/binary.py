@@ -36,7 +36,7 @@ def read_columnar(reading: TableScan, source: TableSource) -> Iterator[Item]:
             number = 0
             for batch in batches:
                 batch.validate(full=True)  # damaged offsets would be read beyond the end
-                for row in batch.to_pylist():
+                for row in _with_shortest_floats(batch).to_pylist():
                     number += 1
                     yield number, row
     # ValueError: bytes in a column of strings that are no text, times that Python's types cannot hold.
@@ -44,6 +44,18 @@ def read_columnar(reading: TableScan, source: TableSource) -> Iterator[Item]:
     except (pyarrow.ArrowException, OSError, ValueError, OverflowError, MemoryError) as failure:
         problem = f"not a readable {source.kind.capitalize()} file: {str(failure) or type(failure).__name__}."
         raise TableError(problem, "Is the download complete?") from failure
+
+
+def _with_shortest_floats(batch: Any) -> Any:
+    """``batch`` with 0.1 in place of 0.10000000149011612, which is how Python would show a float of 32 bits."""
+    import pyarrow
+
+    narrow = (pyarrow.float16(), pyarrow.float32())
+    for place, field in enumerate(batch.schema):
+        if field.type in narrow:
+            shown = batch.column(place).cast(pyarrow.float32()).cast(pyarrow.string())
+            batch = batch.set_column(place, field.name, shown.cast(pyarrow.float64()))
+    return batch
 
 
 def _class_names(reading: TableScan, written: bytes) -> dict[str, tuple[str, ...]]:

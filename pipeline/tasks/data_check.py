@@ -7,10 +7,10 @@ from fourshot.engine.errors import InputError
 from fourshot.pipeline.faults import TaskFault, counted, error, errors_in, note, shorten, warning
 from fourshot.pipeline.rows.examples import clean, count_labels, label_rows, normalised_text, stand_in
 from fourshot.pipeline.rows.fields import bare_text
-from fourshot.pipeline.rows.misread import misread_place
 from fourshot.pipeline.rows.text_words import cut_texts
 from fourshot.pipeline.tables.files import Table, read_settings_of, scan_table
 from fourshot.pipeline.tables.hub import read_hub
+from fourshot.pipeline.tables.misread import misread_place
 from fourshot.pipeline.tables.split_files import find_split_file, missing_split, split_files
 from fourshot.pipeline.task import Example, Task
 from fourshot.pipeline.tasks.shots import SHOTS_STEM

@@ -154,6 +154,18 @@ def test_what_a_parquet_file_says_of_its_class_numbers_is_used_or_does_no_harm(
     assert ["cannot be read" in fault.what for fault in read.notices] == [True] * (metadata is None)
 
 
+@pytest.mark.parametrize("bits", [16, 32])
+def test_short_floats_are_read_as_they_were_written(tmp_path: Path, bits: int) -> None:
+    import numpy
+    import pyarrow.parquet
+
+    label = numpy.array([0.5, 0.25, 2, numpy.nan] if bits == 16 else [0.1, 4.7, 3e-9, numpy.inf], dtype=f"float{bits}")
+    table = pyarrow.table({"text": ["a", "b", "c", "d"], "label": label})
+    pyarrow.parquet.write_table(table, tmp_path / "t.parquet")
+    cells = [row["label"] for row in read_table(tmp_path / "t.parquet").rows.values()]
+    assert list(map(str, cells)) == (["0.5", "0.25", "2.0", "nan"] if bits == 16 else ["0.1", "4.7", "3e-09", "inf"])
+
+
 def test_an_arrow_stream_without_its_end_is_warned_about(tmp_path: Path) -> None:
     import pyarrow
 

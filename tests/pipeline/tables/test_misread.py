@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from fourshot.pipeline.rows.misread import misread_place
+from fourshot.pipeline.tables.misread import misread_place
 
 GERMAN, SIGNS, POLISH = (
     "es ist f\u00fcr mich",
