@@ -9,7 +9,8 @@ from typing import Any
 from fourshot.pipeline.faults import counted, shorten, warning
 from fourshot.pipeline.tables.file_bytes import TableSource
 from fourshot.pipeline.tables.grid import grid_rows
-from fourshot.pipeline.tables.hidden_rows import hidden_rows
+from fourshot.pipeline.tables.hidden_rows import hidden_rows, unstored_results
+from fourshot.pipeline.tables.line_breaks import with_line_breaks
 from fourshot.pipeline.tables.sheet_size import check_size
 from fourshot.pipeline.tables.types import Item, TableError, TableScan
 
@@ -106,6 +107,7 @@ def read_spreadsheet(reading: TableScan, source: TableSource) -> Iterator[Item]:
         with source.open() as stream:
             content = stream.read()
         check_size(content)
+        content = with_line_breaks(content)
         book = python_calamine.CalamineWorkbook.from_filelike(io.BytesIO(content))
         if (sheet_name := reading.settings.sheet) and sheet_name not in book.sheet_names:
             raise TableError(
@@ -134,6 +136,10 @@ def read_spreadsheet(reading: TableScan, source: TableSource) -> Iterator[Item]:
                 f"{counted(len(hidden), 'row')} that the sheet hides: read like the others (row {shorten(hidden)})."
             )
             reading.faults.append(warning(reading.path, problem, "Delete them if they are not meant."))
+        if cells := unstored_results(content, name):
+            problem = f"{counted(len(cells), 'formula')} whose result the file lacks: read as empty ({shorten(cells)})."
+            remedy = "Open the file in a spreadsheet program, and save it there."
+            reading.faults.append(warning(reading.path, problem, remedy))
         records = ((number, row) for number, row in enumerate(rows, start=1) if any(cell != "" for cell in row))
         for number, row in grid_rows(reading, records, ""):
             yield number, {name: _plain(cell) for name, cell in row.items()} if isinstance(row, dict) else row

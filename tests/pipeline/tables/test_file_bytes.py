@@ -203,6 +203,9 @@ def test_a_packed_table_in_capitals_makes_a_task_and_serves_as_a_split(tmp_path:
     assert len(load_split(task, "train").examples) == 8
 
 
+LINK = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
+
+
 def spreadsheet(*sheets: list[list[object]], merged: str = "", hidden: tuple[int, ...] = ()) -> bytes:
     """An .xlsx file in its plainest form: strings in the cells, numbers as numbers."""
 
@@ -213,8 +216,7 @@ def spreadsheet(*sheets: list[list[object]], merged: str = "", hidden: tuple[int
             else f'<c t="inlineStr"><is><t>{value}</t></is></c>'
         )
 
-    main = "http://schemas.openxmlformats.org/spreadsheetml/2006/main"
-    link = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
+    main, link = "http://schemas.openxmlformats.org/spreadsheetml/2006/main", LINK
     package = "http://schemas.openxmlformats.org/package/2006"
     numbers = range(1, len(sheets) + 1)
     entries = "".join(f'<sheet name="S{n}" sheetId="{n}" r:id="r{n}"/>' for n in numbers)
