@@ -91,7 +91,7 @@ def find_source(path: Path) -> TableSource:
     except OSError as failure:
         raise TableError(f"cannot be opened: {failure.strerror}.", "Check who may read it.") from failure
     for start, (problem, remedy) in _NO_TABLES.items():
-        if head.lower().startswith(start):
+        if head.removeprefix(codecs.BOM_UTF8).lstrip().lower().startswith(start):
             raise TableError(problem, remedy)
     name, packing = path.name, next((end for start, end in _BEGINNINGS.items() if head.startswith(start)), "")
     if head.startswith(_ZIP_BEGINNINGS):
@@ -117,6 +117,8 @@ def find_source(path: Path) -> TableSource:
     if kind == "csv" and _JSON_BEGINNING.match(head):
         kind = "json"
     if kind == "spreadsheet" and (text := _as_text(head)) is not None:
+        if text.startswith("<?xml"):
+            raise TableError("an XML spreadsheet of 2003.", "Open it in a spreadsheet program, and save it as .xlsx.")
         if "<" in text[:1]:
             raise TableError(f"a web page that is called {suffix}.", "Open it in a spreadsheet, and save it as CSV.")
         problem = f"not a spreadsheet but text that is called {suffix}."

@@ -98,6 +98,8 @@ def test_packed_and_renamed_files_are_read(tmp_path: Path, name: str, content: b
             "a pointer of Git LFS.*git lfs pull",
         ),
         ("t.csv", b"<!DOCTYPE html><html><body>Log in</body></html>", "a web page, not a table"),
+        ("t.txt", b"\xef\xbb\xbf\r\n\n <html><body>502</body></html>", "a web page, not a table"),
+        ("t.xls", b'<?xml version="1.0"?>\n<?mso-application progid="Excel.Sheet"?>', "an XML spreadsheet of 2003"),
         ("t", b"text", "cannot read a file without an ending"),
         ("t.xls", b"\xd0\xcf\x11\xe0 and no more", "not a readable spreadsheet"),
         ("t.xlsx", b"PK", "not a readable spreadsheet"),
