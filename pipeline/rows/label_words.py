@@ -110,12 +110,17 @@ def reads_as(name: str) -> str:
     return re.sub(r"^([+-]?)0+(?=\d)", r"\1", re.sub(r"(?<=\d)\.0+$", "", word))
 
 
+def looks_as(name: str) -> str:
+    """What two names have in common that look the same, in capitals of several alphabets."""
+    return reads_as(name.translate(_CAPITALS))
+
+
 def names_alike(names: Collection[str]) -> list[list[str]]:
     """The names in groups, in their order: of those that read or look the same, or all mean yes, or no."""
     is_question = len(names) > 2 and all(name.strip().casefold() in _YES | _NO for name in names)
     group_of: dict[tuple[str, str], list[str]] = {}
     for name in names:
-        keys = [("reads", reads_as(name)), ("looks", reads_as(name.translate(_CAPITALS)))]
+        keys = [("reads", reads_as(name)), ("looks", looks_as(name))]
         if is_question:
             keys.append(("means", "yes" if name.strip().casefold() in _YES else "no"))
         known = {id(group): group for key in keys if (group := group_of.get(key))}

@@ -250,8 +250,11 @@ def write_table(
             with staged.open("w", encoding=encoding, newline="") as text_file:
                 is_nameless = source is not None and source.numbers_rows
                 # In tables with tabs quotes rarely quote: names in quotes say that these do.
-                quoting = csv.QUOTE_ALL if separator == "\t" else csv.QUOTE_MINIMAL
-                names = csv.writer(_LineFeeds(text_file), delimiter=separator, quoting=quoting)
+                names = csv.writer(
+                    _LineFeeds(text_file),
+                    delimiter=separator,
+                    quoting=csv.QUOTE_ALL if separator == "\t" else csv.QUOTE_MINIMAL,
+                )
                 names.writerow(["", *columns[1:]] if is_nameless else columns)
                 writer = csv.writer(_LineFeeds(text_file), delimiter=separator)
                 writer.writerows(_cells(row, columns) for row in rows)

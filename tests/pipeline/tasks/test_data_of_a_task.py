@@ -134,6 +134,7 @@ def test_a_data_folder_makes_up_for_a_file_without_a_source(tmp_path: Path) -> N
         ("['warm']", "\"['warm']\" is how tables write no label, a list or quotes, not the name of a class."),
         ("nan", "'nan' is how tables write no label, a list or quotes, not the name of a class."),
         ("co\u200bld", "'co\\u200bld' looks like 'cold'."),
+        ("\u0421OLD", "'\\u0421OLD' looks like 'cold'."),
     ],
 )
 def test_names_that_the_data_cannot_have_or_nobody_tells_apart_are_warned_about(
