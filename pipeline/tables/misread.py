@@ -25,6 +25,7 @@ _ALPHABETS = ("cp1252", "cp1250", "cp1251", "cp1254", "cp1256", "mac_roman", "cp
 _IDEOGRAPHS = ("gbk", "big5", "cp932", "cp949")
 _FEWEST = {**dict.fromkeys(_ALPHABETS, 2), **dict.fromkeys(_IDEOGRAPHS, 3)}  # letters, before it is no chance
 _BEYOND_ASCII = re.compile(r"[^\x00-\x7f]+")
+_MOST_PARTS = 50  # of a text, which are enough to know
 _NEAR = 12  # characters
 
 
@@ -39,8 +40,10 @@ def misread_place(text: str) -> str:
 
 
 def _is_misread(parts: list[str]) -> bool:
-    """Whether all of a text that is not ASCII becomes shorter, and letters, when a code page turns it into UTF-8."""
-    joined = " ".join(parts)
+    """Whether what is not ASCII at the beginning of a text becomes letters when a code page turns it into UTF-8."""
+    if not parts or min(map(len, parts)) < 2:  # as most texts with accents have them
+        return False
+    joined = " ".join(parts[:_MOST_PARTS])
     for page, fewest in _FEWEST.items():
         try:
             letters = joined.encode(page).decode().replace(" ", "")

@@ -60,6 +60,8 @@ def test_utf_8_that_was_read_in_a_code_page_is_known(text: str, page: str) -> No
         "\u221a\u03c0 and \u221a2, \u00ac\u2203x",
         "\u251c\u2500\u2500 folder \u2514\u2500\u2500 file",
         "\u8054\u901a",
+        "a_x00zz",
+        "",
     ],
 )
 def test_what_people_write_is_not(text: str) -> None:
