@@ -79,9 +79,12 @@ def table_stem(path: PurePath) -> str:
 def find_source(path: Path) -> TableSource:
     """What table is in a file. Raises `TableError` for a file that is none, or holds several."""
     if path.is_dir():
-        listing = shorten(sorted(entry.name for entry in path.iterdir()), 8) or "nothing"
-        problem = f"a folder, not a file; in it is {listing}."
-        raise TableError(problem, "Name the table in it; of shards, what they have in common.")
+        names = sorted(entry.name for entry in path.iterdir())
+        problem = f"a folder, not a file; in it is {shorten(names, 8) or 'nothing'}."
+        remedy = "Name the table in it; of shards, what they have in common."
+        if column := next((name.partition("=")[0] for name in names if re.fullmatch(r"\w+=.*", name)), ""):
+            remedy = f"Write one table, in which what the names of these folders say is a column {column!r}."
+        raise TableError(problem, remedy)
     if not path.is_file():
         problem = "not a file that can be read twice, but a pipe or a device." if path.exists() else "no such file."
         raise TableError(problem, "Save it as a file." if path.exists() else "Check the path.")

@@ -117,6 +117,13 @@ def test_damaged_and_other_files_are_refused(tmp_path: Path, name: str, content:
         read_table(tmp_path / name)
 
 
+def test_a_column_in_the_names_of_folders_is_to_be_written_into_a_table(tmp_path: Path) -> None:
+    for name in ("lock", "billing"):
+        (tmp_path / "set" / f"label={name}").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"a folder, not a file; in it is label=billing.*is a column 'label'"):
+        read_table(tmp_path / "set")
+
+
 @pytest.mark.parametrize("name", ["notes", "notes.ann"])
 def test_a_file_that_would_be_its_tasks_folder_is_not_to_be_removed(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
