@@ -35,7 +35,7 @@ from fourshot.pipeline.rows.text_table import TextTable
 from fourshot.pipeline.rows.unfinished import UNFINISHED, unfinished_folder
 from fourshot.pipeline.runs.trainings import taught_shots
 from fourshot.pipeline.synthesis.settings import RunSettings
-from fourshot.pipeline.tables.files import read_table
+from fourshot.pipeline.tables.files import read_table, table_warnings
 from fourshot.pipeline.task import Example, Task
 from fourshot.pipeline.task_data import TaskData
 from fourshot.pipeline.work_folder import WorkFolder
@@ -78,6 +78,7 @@ def annotated_texts(
         except InputError as failure:
             faults.append(error(f"{out}:{line}", str(failure)))
     raise_errors(faults)
+    notes += map(str, table_warnings(table))
     notes += corrections(unlabelled.path.name, unlabelled.texts(), out.name, filter(None, texts))
     if num_corrected := sum(example.is_real for example in labelled):
         notes.append(f"{counted(num_corrected, 'label')} in {out.name} not of the teacher: learnt alone, as a person's")

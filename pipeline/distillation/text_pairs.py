@@ -15,7 +15,7 @@ from fourshot.pipeline.rows.repeats import told, torn, unseen
 from fourshot.pipeline.rows.review_table import check_alone, corrections
 from fourshot.pipeline.rows.text_table import check_written, write_table
 from fourshot.pipeline.runs.stages.write import WrittenAnswer
-from fourshot.pipeline.tables.files import read_table
+from fourshot.pipeline.tables.files import read_table, table_warnings
 from fourshot.pipeline.tasks.generation import GenerationTask, Pair, between
 from fourshot.pipeline.tasks.pairs import InputRows, input_of
 
@@ -55,7 +55,7 @@ def annotated_pairs(source: InputRows, out: Path, written: Sequence[WrittenAnswe
         ]
     except TypeError as error:
         raise InputError(f"{out}: {error}. Write texts there, or leave the cell of {TARGET} empty.") from None
-    notes = list(source.notes)
+    notes = [*source.notes, *map(str, table_warnings(table))]
     if blank := sum(not pair.input for pair in pairs):
         notes.append(f"{counted(blank, 'row')} without an input left out")
     pairs = [pair for pair in pairs if pair.input]

@@ -82,7 +82,9 @@ def find_columns(
     elif len(table.columns) < 2:
         name = "A task needs a column of texts and one of labels: add what is missing."
     joined = ""
-    if len(texts) > 1 and not chosen_texts:
+    if len(texts) == len(table.columns) > 1 and not any(_is_called(text, TEXT_NAMES) for text in texts):
+        joined = " If each column is a class with its texts in it, write a row for each text: its text, its label."
+    elif len(texts) > 1 and not chosen_texts:
         joined = " Several --text-column are joined to one text."
         fields = " ".join(f"--field {shlex.quote(column)}" for column in texts[:4])
         joined += f" To keep them apart, as a premise and a hypothesis are: {fields}."

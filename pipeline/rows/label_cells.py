@@ -26,7 +26,7 @@ SHOWN = re.compile(
 )
 FASTTEXT = "__label__"
 MOST_NESTED = 4  # of values that Python shows in others
-JOINED = re.compile(r"\s*[#;|,/&+]\s*|\s+and\s+")
+JOINED = re.compile(r"\s*[#;|,/&+:\u3001\uff0c\uff1b\u061b\u060c]\s*|\s+(?:and|or|-)\s+")
 # Characters that do not show. Source: Unicode's Default_Ignorable_Code_Point, with controls and blanks.
 INVISIBLE = (
     r"\s\u0000-\u001f\u007f-\u009f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f"
@@ -172,10 +172,15 @@ def _joins(text: str, place: int) -> bool:
 
 
 def perhaps_joined(names: Collection[str]) -> list[str]:
-    """Of the names those that may be several labels in one cell: one part of each is a name, too."""
+    """Of the names those that may be several labels in one cell: one part of each is a name, or each of its words."""
     alone = {name.casefold() for name in names}
     parts = {name: re.split(r"\s*[;|,]\s*", name.casefold()) for name in names if any(map(str.isalpha, name))}
-    return [name for name, words in parts.items() if len(words) > 1 and not alone.isdisjoint(filter(None, words))]
+    return [
+        name
+        for name, words in parts.items()
+        if (len(words) > 1 and not alone.isdisjoint(filter(None, words)))
+        or (" " in name and alone.issuperset(name.casefold().split()))  # in lines of their own, which became blanks
+    ]
 
 
 def joined_labels(names: Collection[str]) -> dict[str, tuple[str, ...]]:

@@ -1,8 +1,9 @@
 """What a model reads for a class: the label's name as words, and proposals where the name says nothing."""
 
+import html
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from fourshot.pipeline.rows.text_words import without_marks
 
@@ -53,14 +54,23 @@ NUMBERED = re.compile(
 # confusables.txt, of the letters of Cyrillic and Greek alphabets those that no eye tells apart.
 ALIKE = str.maketrans(
     "\u0430\u0441\u0435\u04bb\u0456\u0458\u043e\u0440\u0455\u0445\u0443\u03bf"
-    "\u2019\u2018\u02bc\u2010\u2011\u2012\u2013\u2014\u2212\u201c\u201d\u201e",
-    "acehijopsxyo'''------\"\"\"",
+    "\u2019\u2018\u02bc\u2010\u2011\u2012\u2013\u2014\u2212\u201c\u201d\u201e"
+    "\u064a\u0649\u0643",  # yeh and kaf, which Persian and Urdu have letters of their own for
+    "acehijopsxyo'''------\"\"\"\u06cc\u06cc\u06a9",
+)
+# Capitals that look like Latin ones, where the small letters may not. Source: as above.
+_CAPITALS = str.maketrans(
+    "\u0410\u0412\u0415\u041a\u041c\u041d\u041e\u0420\u0421\u0422\u0423\u0425\u0405\u0406\u0408"
+    "\u0391\u0392\u0395\u0396\u0397\u0399\u039a\u039c\u039d\u039f\u03a1\u03a4\u03a5\u03a7",
+    "ABEKMHOPCTYXSIJABEZHIKMNOPTYX",
 )
 # How spreadsheets write true and false in their languages. Source: Microsoft, "TRUE function", in each language.
 TRUE = {"true", "wahr", "vrai", "verdadero", "verdadeiro", "vero", "waar", "prawda", "sant", "sand", "sann", "tosi"}
 TRUE |= {"pravda", "igaz", "do\u011fru", "\u0438\u0441\u0442\u0438\u043d\u0430"}
 FALSE = {"false", "falsch", "faux", "falso", "onwaar", "fa\u0142sz", "falskt", "falsk", "usann", "ep\u00e4tosi"}
 FALSE |= {"nepravda", "hamis", "yanli\u015f", "yanl\u0131\u015f", "\u043b\u043e\u0436\u044c"}
+_YES = TRUE | {"yes", "y", "t", "1", "ja", "j", "oui", "s\u00ed", "sim"}
+_NO = FALSE | {"no", "n", "f", "0", "nein", "non", "n\u00e3o"}
 
 
 def retyped(cell: str) -> str:
@@ -88,14 +98,39 @@ def label_word(name: str) -> str:
 def reads_as(name: str) -> str:
     """What two names have in common that read the same.
 
-    Capitals, separators and full width are ignored, as are zeros before a number and a fraction of zero.
+    Capitals, separators, full width, HTML's way of writing a sign and another script's of a digit are ignored, as are
+    zeros before a number and a fraction of zero.
     """
-    plain = name.translate(ALIKE).strip()
+    plain = re.sub(r"&#?\w{1,8};", lambda entity: html.unescape(entity[0]), name).translate(ALIKE).strip()
+    plain = "".join(str(unicodedata.decimal(sign, sign)) for sign in plain)
     plain = plain.removeprefix("'") or plain  # spreadsheets have an apostrophe before what is to stay text
     word = unicodedata.normalize("NFKC", label_word(plain).casefold()).casefold().translate(ALIKE)
     if any(map(str.isalpha, word)):
         return word.replace(" ", "")
     return re.sub(r"^([+-]?)0+(?=\d)", r"\1", re.sub(r"(?<=\d)\.0+$", "", word))
+
+
+def looks_as(name: str) -> str:
+    """What two names have in common that look the same, in capitals of several alphabets."""
+    return reads_as(name.translate(_CAPITALS))
+
+
+def names_alike(names: Collection[str]) -> list[list[str]]:
+    """The names in groups, in their order: of those that read or look the same, or all mean yes, or no."""
+    is_question = len(names) > 2 and all(name.strip().casefold() in _YES | _NO for name in names)
+    group_of: dict[tuple[str, str], list[str]] = {}
+    for name in names:
+        keys = [("reads", reads_as(name)), ("looks", looks_as(name))]
+        if is_question:
+            keys.append(("means", "yes" if name.strip().casefold() in _YES else "no"))
+        known = {id(group): group for key in keys if (group := group_of.get(key))}
+        group, *others = known.values() or [[]]
+        for other in others:
+            group += other
+            group_of |= {key: group for key, members in group_of.items() if members is other}
+        group.append(name)
+        group_of |= dict.fromkeys(keys, group)
+    return list({id(group): group for group in group_of.values()}.values())
 
 
 def says_nothing(word: str) -> bool:

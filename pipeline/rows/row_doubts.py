@@ -1,28 +1,32 @@
 """What may be amiss with the rows that a task was made of: nothing is left out for it, and the user is told."""
 
+import difflib
 import re
 import shlex
 from collections import Counter
 from collections.abc import Sequence
 from os.path import commonprefix
 
-from fourshot.pipeline.faults import TaskFault, clipped, counted, warning
+from fourshot.pipeline.faults import TaskFault, clipped, counted, shorten, warning
 from fourshot.pipeline.rows.columns import Columns
 from fourshot.pipeline.rows.examples import ONE_LABEL, Lined
 from fourshot.pipeline.rows.label_cells import perhaps_joined
 from fourshot.pipeline.rows.label_words import propose_words
 from fourshot.pipeline.tables.files import Table
+from fourshot.pipeline.tables.misread import misread_place
 from fourshot.pipeline.task import Example
 
 PERHAPS_MISSING = {"none", "na", "n/a", "nil", "?", "-", "--", "\u2013", "\u2014", "unlabeled", "unlabelled"}
 PERHAPS_MISSING |= {"undefined", "missing", "(null)", "<null>", "(none)", "<none>", "(blank)", "(empty)"}
-# UTF-8 read as Windows-1252, Windows-1252 read as Latin-1, what stands for a byte that was not understood, and how
-# spreadsheets keep control characters in their files, _x000D_.
-MISREAD = re.compile(
-    "[\u0080-\u0084\u0086-\u009f]|"
-    "\u00c3[\u0080-\u00bf\u0152-\u0178\u02c6-\u2122]|\u00e2\u20ac|\u00c2[\u00a0-\u00bf]|\ufffd|_x00[01][0-9A-F]_"
-)
 LONG_NAME = 60  # characters, of a class
+QUOTES = "\"'`\u201c\u201d\u201e\u2018\u2019\u201a\u00ab\u00bb\u300c\u300d"
+# A date as tables hold it, and what spreadsheets make of 1-4.
+_MONTH = r"[A-Z][a-z\u00e4\u00e9\u00fb]{2,3}"
+DATE = re.compile(rf"\d{{4}}-\d\d-\d\d(?:[T ][\d:.]+)?|\d{{1,2}}[-. ]{{1,2}}{_MONTH}\.?|{_MONTH}-\d\d")
+_NO_TEXT = PERHAPS_MISSING - {"?"} | {"null", "[deleted]", "[removed]", "#n/a", "tbd"}
+_PATH = re.compile(r"[a-z]\w*://\S+|[^\s<>]*[/\\][^\s<>]*\.\w{2,5}", re.IGNORECASE)
+_FEW, _MANY = 2, 5  # rows of a class whose name is perhaps a slip, and of the one that was meant
+_ALIKE = 0.87  # of 1: biling and billing have 0.92, unpaid and paid 0.8. Source: Python's `difflib`
 
 
 def doubts_of_rows(
@@ -36,7 +40,10 @@ def doubts_of_rows(
     return [
         *_doubtful_classes(place, examples),
         *_at_the_edge(place, table, rows),
+        *_slips(place, examples),
+        *_dates(place, examples),
         *_around_texts(table, columns, examples),
+        *_no_texts(table, columns, examples),
         *_misread(table, examples),
     ]
 
@@ -81,18 +88,57 @@ def _around_texts(table: Table, columns: Columns, examples: Sequence[Example]) -
     # Backwards, because a search for an end would begin at every character.
     last = re.match(r"\W*", commonprefix([text[::-1] for text in texts]))  # noqa: RUF071
     around = [("begins", first[0] if first else ""), ("ends", last[0][::-1] if last else "")]
-    marks = [f"{verb} with {part!r}" for verb, part in around if len(part.strip()) > 1]
+    is_quoted = all(part.strip() and part.strip() in QUOTES for _, part in around)
+    marks = [f"{verb} with {part!r}" for verb, part in around if len(part.strip()) > 1 or is_quoted]
     if len(texts) < 2 or not marks:
         return []
     place = f"{table.path}: column {' and '.join(map(repr, columns.texts))}"
     return [warning(place, f"each text {' and '.join(marks)}.", "Remove it if it does not belong to the texts.")]
 
 
+def _no_texts(table: Table, columns: Columns, examples: Sequence[Example]) -> list[TaskFault]:
+    """Warnings of texts that often stand for none, and of a column of paths or addresses in place of what is there."""
+    texts = [example.text for example in examples]
+    place = f"{table.path}: column {' and '.join(map(repr, columns.texts))}"
+    faults = []
+    if none := [text for text in texts if text.casefold() in _NO_TEXT]:
+        problem = f"{counted(len(none), 'text')} such as {none[0]!r}."
+        faults.append(warning(place, problem, "If there is no text, remove these rows."))
+    if len(texts) > 1 and all(map(_PATH.fullmatch, texts)):
+        problem = f"each text is a path or an address, such as {clipped(texts[0], LONG_NAME)!r}."
+        faults.append(warning(place, problem, "It is read as it is. If the texts are there, put them into the table."))
+    return faults
+
+
+def _dates(place: str, examples: Sequence[Example]) -> list[TaskFault]:
+    """A warning of classes that are dates, as which a spreadsheet keeps a label such as 1-4."""
+    names = sorted({example.label for example in examples if DATE.fullmatch(example.label)})
+    if not names:
+        return []
+    become = "became a class" if len(names) == 1 else "became classes"
+    doubt = "Did a spreadsheet make them of labels such as 1-4? Then put these back, in cells of the format Text."
+    return [warning(place, f"{shorten(map(repr, names))} {become}: dates.", doubt)]
+
+
+def _slips(place: str, examples: Sequence[Example]) -> list[TaskFault]:
+    """Warnings of classes of a row or two whose names are nearly those of others, of many rows."""
+    counts = Counter(example.label for example in examples)
+    many = [name for name, count in counts.items() if count >= _MANY]
+    faults = []
+    for name in [name for name, count in counts.items() if count <= _FEW][: len(many) * _MANY]:
+        signs = re.sub(r"[^\W\d_]", "", name)  # which tell level 1 from level 2
+        alike = [other for other in many if re.sub(r"[^\W\d_]", "", other) == signs and not name.endswith(other)]
+        near = difflib.get_close_matches(name, [other for other in alike if not other.endswith(name)], 1, _ALIKE)
+        if near:
+            problem = f"{name!r} became a class of {counted(counts[name], 'row')}."
+            faults.append(warning(place, problem, f"Is it {near[0]!r}? Then write it so."))
+    return faults
+
+
 def _misread(table: Table, examples: Sequence[Example]) -> list[TaskFault]:
     """A warning of texts and labels that were damaged before, when they were read or saved in another encoding."""
-    matches = [m for example in examples for m in [MISREAD.search(example.text) or MISREAD.search(example.label)] if m]
-    if not matches:
+    places = [near for row in examples if (near := misread_place(row.text) or misread_place(row.label))]
+    if not places:
         return []
-    near = matches[0].string[max(0, matches[0].start() - 12) : matches[0].end() + 12]
-    problem = f"{counted(len(matches), 'row')} with signs of another encoding, such as {near!r}."
+    problem = f"{counted(len(places), 'row')} with signs of another encoding, such as {places[0]!r}."
     return [warning(table.path, problem, "Export the table again as UTF-8, or put the letters back.")]

@@ -253,9 +253,15 @@ def write_table(
             separator = source.separator if source and is_alike else "\t" if kind == ".tsv" else ","
             encoding = "utf-8-sig" if source and is_alike and source.encoding != "utf-8" else "utf-8"
             with staged.open("w", encoding=encoding, newline="") as text_file:
-                writer = csv.writer(_LineFeeds(text_file), delimiter=separator)
                 is_nameless = source is not None and source.numbers_rows
-                writer.writerow(["", *columns[1:]] if is_nameless else columns)
+                # In tables with tabs quotes rarely quote: names in quotes say that these do.
+                names = csv.writer(
+                    _LineFeeds(text_file),
+                    delimiter=separator,
+                    quoting=csv.QUOTE_ALL if separator == "\t" else csv.QUOTE_MINIMAL,
+                )
+                names.writerow(["", *columns[1:]] if is_nameless else columns)
+                writer = csv.writer(_LineFeeds(text_file), delimiter=separator)
                 writer.writerows(_cells(_without_bytes(row, columns, texts)) for row in rows)
 
 

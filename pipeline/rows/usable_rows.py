@@ -17,7 +17,7 @@ from fourshot.pipeline.rows.columns import ACCEPTED, Columns, find_columns, plai
 from fourshot.pipeline.rows.examples import ONE_LABEL, Lined, clean, find_labels
 from fourshot.pipeline.rows.fields import input_in, no_text_in
 from fourshot.pipeline.rows.label_cells import TREATMENTS, LabelCell, joined_labels, read_text_cell
-from fourshot.pipeline.rows.label_words import reads_as
+from fourshot.pipeline.rows.label_words import names_alike, reads_as
 from fourshot.pipeline.rows.row_doubts import LONG_NAME, doubts_of_rows
 from fourshot.pipeline.tables.files import AS_FOUND, ReadSettings, Table
 from fourshot.pipeline.task import DataSource, Example
@@ -200,14 +200,13 @@ def _in_one_spelling(rows: Sequence[Lined], merge: bool) -> tuple[list[Lined], d
     new = {name: name for name in counts}
     if all(re.fullmatch(r"[+-]?\d+(\.0+|,00?)?", name) for name in counts):
         new = {name: re.sub(r"^-0$", "0", re.split("[.,]", name)[0]) for name in counts}
-    alike: dict[str, list[str]] = defaultdict(list)
-    for name in sorted(counts, key=lambda name: (-counts[name], name)):
-        alike[reads_as(new[name])].append(name)
+    by_number = sorted(counts, key=lambda name: (-counts[name], name))
     doubts = {}
-    for names in alike.values():
-        if len({new[name] for name in names}) > 1:
+    for alike in names_alike(dict.fromkeys(new[name] for name in by_number)):
+        names = [name for name in by_number if new[name] in alike]
+        if len(alike) > 1:
             new |= dict.fromkeys(names, names[0])
-            if not merge and names[0].casefold() not in ("true", "false"):
+            if not merge and {name.casefold() for name in names} not in ({"true"}, {"false"}):
                 doubts[" and ".join(map(repr, sorted(names)))] = names[0]
     if doubts:
         raise InputError(

@@ -9,11 +9,13 @@ from typing import Any
 from fourshot.pipeline.faults import counted, shorten, warning
 from fourshot.pipeline.tables.file_bytes import TableSource
 from fourshot.pipeline.tables.grid import grid_rows
-from fourshot.pipeline.tables.hidden_rows import hidden_rows
+from fourshot.pipeline.tables.hidden_rows import hidden_rows, unstored_results
+from fourshot.pipeline.tables.line_breaks import with_line_breaks
 from fourshot.pipeline.tables.sheet_size import check_size
 from fourshot.pipeline.tables.types import Item, TableError, TableScan
 
 _BATCH_ROWS = 4096
+_STREAM_END = b"\xff\xff\xff\xff\0\0\0\0"  # Source: Arrow Columnar Format, "IPC Streaming Format"
 
 
 def read_columnar(reading: TableScan, source: TableSource) -> Iterator[Item]:
@@ -23,7 +25,7 @@ def read_columnar(reading: TableScan, source: TableSource) -> Iterator[Item]:
     reading.unit = "row"
     try:
         with source.open() as stream:
-            schema, batches = _batches(source, io.BytesIO(stream.read()) if source.packing else stream)
+            schema, batches = _batches(reading, source, io.BytesIO(stream.read()) if source.packing else stream)
             names = schema.names
             if twice := [name for name, times in Counter(names).items() if times > 1]:
                 raise TableError(f"the column {twice[0]!r} stands there twice.", "Rename or remove one.")
@@ -35,7 +37,7 @@ def read_columnar(reading: TableScan, source: TableSource) -> Iterator[Item]:
             number = 0
             for batch in batches:
                 batch.validate(full=True)  # damaged offsets would be read beyond the end
-                for row in batch.to_pylist():
+                for row in _with_shortest_floats(batch).to_pylist():
                     number += 1
                     yield number, row
     # ValueError: bytes in a column of strings that are no text, times that Python's types cannot hold.
@@ -43,6 +45,18 @@ def read_columnar(reading: TableScan, source: TableSource) -> Iterator[Item]:
     except (pyarrow.ArrowException, OSError, ValueError, OverflowError, MemoryError) as failure:
         problem = f"not a readable {source.kind.capitalize()} file: {str(failure) or type(failure).__name__}."
         raise TableError(problem, "Is the download complete?") from failure
+
+
+def _with_shortest_floats(batch: Any) -> Any:
+    """``batch`` with 0.1 in place of 0.10000000149011612, which is how Python would show a float of 32 bits."""
+    import pyarrow
+
+    narrow = (pyarrow.float16(), pyarrow.float32())
+    for place, field in enumerate(batch.schema):
+        if field.type in narrow:
+            shown = batch.column(place).cast(pyarrow.float32()).cast(pyarrow.string())
+            batch = batch.set_column(place, field.name, shown.cast(pyarrow.float64()))
+    return batch
 
 
 def _class_names(reading: TableScan, written: bytes) -> dict[str, tuple[str, ...]]:
@@ -62,7 +76,7 @@ def _class_names(reading: TableScan, written: bytes) -> dict[str, tuple[str, ...
     }
 
 
-def _batches(source: TableSource, stream: Any) -> tuple[Any, Iterator[Any]]:
+def _batches(reading: TableScan, source: TableSource, stream: Any) -> tuple[Any, Iterator[Any]]:
     import pyarrow
     import pyarrow.parquet
 
@@ -74,8 +88,13 @@ def _batches(source: TableSource, stream: Any) -> tuple[Any, Iterator[Any]]:
         file = pyarrow.ipc.open_file(stream)
         return file.schema, (file.get_batch(place) for place in range(file.num_record_batches))
     except pyarrow.ArrowInvalid:  # as `datasets` writes them: a stream, which has no index
+        stream.seek(max(0, stream.seek(0, io.SEEK_END) - len(_STREAM_END)))
+        has_end = stream.read() == _STREAM_END
         stream.seek(0)
         file = pyarrow.ipc.open_stream(stream)
+        if not has_end:
+            problem = "a stream without its end: rows may be missing."
+            reading.faults.append(warning(reading.path, problem, "Is the download complete?"))
         return file.schema, iter(file)
 
 
@@ -88,6 +107,7 @@ def read_spreadsheet(reading: TableScan, source: TableSource) -> Iterator[Item]:
         with source.open() as stream:
             content = stream.read()
         check_size(content)
+        content = with_line_breaks(content)
         book = python_calamine.CalamineWorkbook.from_filelike(io.BytesIO(content))
         if (sheet_name := reading.settings.sheet) and sheet_name not in book.sheet_names:
             raise TableError(
@@ -116,6 +136,10 @@ def read_spreadsheet(reading: TableScan, source: TableSource) -> Iterator[Item]:
                 f"{counted(len(hidden), 'row')} that the sheet hides: read like the others (row {shorten(hidden)})."
             )
             reading.faults.append(warning(reading.path, problem, "Delete them if they are not meant."))
+        if cells := unstored_results(content, name):
+            problem = f"{counted(len(cells), 'formula')} whose result the file lacks: read as empty ({shorten(cells)})."
+            remedy = "Open the file in a spreadsheet program, and save it there."
+            reading.faults.append(warning(reading.path, problem, remedy))
         records = ((number, row) for number, row in enumerate(rows, start=1) if any(cell != "" for cell in row))
         for number, row in grid_rows(reading, records, ""):
             yield number, {name: _plain(cell) for name, cell in row.items()} if isinstance(row, dict) else row

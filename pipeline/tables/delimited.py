@@ -14,7 +14,7 @@ from typing import Any, TextIO
 
 import msgspec
 
-from fourshot.pipeline.faults import note, warning
+from fourshot.pipeline.faults import note, shorten, warning
 from fourshot.pipeline.tables.file_bytes import TableSource
 from fourshot.pipeline.tables.grid import grid_rows, names_its_rows
 from fourshot.pipeline.tables.text import DecodedText, check_text
@@ -25,17 +25,20 @@ LARGEST_CELL = 2**31 - 1  # characters; the default of 131,072 is less than some
 _SAMPLE = 1 << 18  # characters that the separator is told from
 _SEPARATOR_LINE = re.compile(r'"?sep=(.)"?[\r\n]+', re.IGNORECASE)  # as spreadsheets write and read it
 QUOTED: dict[str, Any] = {}
+_ESCAPED: dict[str, Any] = {"escapechar": "\\"}  # without "doublequote", `csv` accepts anything behind a cell
 # Source: Python's `csv`, "Dialects and Formatting Parameters".
 READINGS: dict[str, dict[str, Any]] = {
     "cells in double quotes": QUOTED,
     "cells in double quotes after a blank": {"skipinitialspace": True},
-    "cells in double quotes, with a backslash before a quote that belongs to the text": {
-        "escapechar": "\\",
-        "doublequote": False,
-    },
+    "cells in double quotes, with a backslash before a quote or a backslash of the text": _ESCAPED,
+    "cells in double quotes, with a backslash before a quote of the text": _ESCAPED,
     "quotes as characters like any other": {"quoting": csv.QUOTE_NONE},
 }
-LITERAL = READINGS["quotes as characters like any other"]
+_QUOTED, _AFTER_BLANK, _ALL_ESCAPED, _QUOTES_ESCAPED, _LITERAL = READINGS
+LITERAL = READINGS[_LITERAL]
+# Backslashes that belong to the text, each of which `csv` would drop, by reading; a pair of the first one is an escape.
+_BACKSLASHES = {_ALL_ESCAPED: re.compile(r'\\["\\]|\\'), _QUOTES_ESCAPED: re.compile(r'\\+(?!["\\])')}
+_NOT_BY_MYSQL = re.compile(r"\\(?![nrt0bZN])")  # Source: MySQL, "LOAD DATA", escape sequences
 
 
 class _Fit(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,7 +57,7 @@ class _Fit(msgspec.Struct, frozen=True, kw_only=True):
 def read_csv(reading: TableScan, source: TableSource) -> Iterator[Item]:
     """Yield the rows of a CSV file. Raises `TableError` where no dialect reads it."""
     csv.field_size_limit(LARGEST_CELL)
-    text = check_text(source, reading.settings)
+    text = check_text(reading, source)
     with text.open(newline="") as stream:
         sample = stream.read(_SAMPLE)
     match = _SEPARATOR_LINE.match(sample)
@@ -63,7 +66,7 @@ def read_csv(reading: TableScan, source: TableSource) -> Iterator[Item]:
     reading.separator, reading.encoding = delimiter, text.encoding
     name = _find_reading(reading, text, delimiter, skip) if text.has_quotes else next(iter(READINGS))
     with text.open(newline="") as stream:
-        records = _records(stream, delimiter, READINGS[name], skip)
+        records = _records(stream, delimiter, name, skip)
         yield from grid_rows(reading, records, f" (separator {delimiter!r}{f'; {name}' * text.has_quotes})")
 
 
@@ -71,13 +74,15 @@ def is_table(text: DecodedText, delimiter: str) -> bool:
     """Whether all of a text is a table of two columns or more with this separator."""
     with text.open(newline="") as stream:
         first = next((line for line in stream if line.strip()), "")
-    quoted, *_, literal = READINGS
-    return delimiter in first and any(_fit(text, delimiter, name, 0).is_clean for name in (literal, quoted))
+    return delimiter in first and any(_fit(text, delimiter, name, 0).is_clean for name in (_LITERAL, _QUOTED))
 
 
-def _records(stream: TextIO, delimiter: str, reading: dict[str, Any], skip: int) -> Iterator[tuple[int, list[str]]]:
+def _records(stream: TextIO, delimiter: str, name: str, skip: int) -> Iterator[tuple[int, list[str]]]:
     """Yield (line on which the record starts, its cells); blank lines are skipped. Raises `TableError`."""
-    reader = csv.reader(itertools.islice(stream, skip, None), delimiter=delimiter, strict=True, **reading)
+    lines: Iterator[str] = itertools.islice(stream, skip, None)
+    if backslashes := _BACKSLASHES.get(name):
+        lines = (backslashes.sub(_doubled, line) for line in lines)
+    reader = csv.reader(lines, delimiter=delimiter, strict=True, **READINGS[name])
     start = skip + 1
     try:
         for cells in reader:
@@ -90,6 +95,12 @@ def _records(stream: TextIO, delimiter: str, reading: dict[str, Any], skip: int)
             "Close it, double each quote that belongs to a text, or save the file as JSON Lines.",
             start,
         ) from failure
+
+
+def _doubled(backslashes: re.Match[str]) -> str:
+    """Backslashes of a text as `csv` wants them; an escape as it is."""
+    is_escape = backslashes.re is _BACKSLASHES[_ALL_ESCAPED] and len(backslashes[0]) == 2
+    return backslashes[0] if is_escape else backslashes[0] * 2
 
 
 def _find_delimiter(sample: str, tabs: bool) -> str:
@@ -120,9 +131,10 @@ def _find_delimiter(sample: str, tabs: bool) -> str:
 def _find_reading(reading: TableScan, text: DecodedText, delimiter: str, skip: int) -> str:
     """How the quotes of a file are meant: the first reading in which all records have the same number of cells.
 
-    With tabs, where quotes rarely quote, a reading line by line that fits goes before one that does not need it.
+    Without quotes that is so of each file whose texts lack the separator, which comes last therefore. With tabs, where
+    quotes rarely quote, a reading line by line that fits goes before one that does not need it.
     """
-    quoted, *mixed, literal = READINGS
+    quoted, literal = _QUOTED, _LITERAL
     opens = re.compile(rf'(?:^|{re.escape(delimiter)}) *"')
     with text.open(newline="") as stream:
         if not any(map(opens.search, stream)):
@@ -130,8 +142,8 @@ def _find_reading(reading: TableScan, text: DecodedText, delimiter: str, skip: i
     fits = {quoted: _fit(text, delimiter, quoted, skip)}
     if fits[quoted].spans or not fits[quoted].is_clean or delimiter == "\t":
         fits[literal] = _fit(text, delimiter, literal, skip)
-    if not any(fit.is_clean for fit in fits.values()):
-        fits |= {name: _fit(text, delimiter, name, skip) for name in mixed}
+    if not fits[quoted].is_clean:
+        fits |= {name: _fit(text, delimiter, name, skip) for name in (_AFTER_BLANK, _ALL_ESCAPED)}
     clean = [name for name in READINGS if name in fits and fits[name].is_clean]
     chosen = clean[0] if clean else quoted
     # Each line is a record, and quotes would swallow some?
@@ -142,6 +154,8 @@ def _find_reading(reading: TableScan, text: DecodedText, delimiter: str, skip: i
         else:
             by_line = literal in clean and not _quotes_are_needed(text, skip, by_rows=not doubtful)
         chosen = literal if by_line else chosen
+    if chosen == _ALL_ESCAPED:
+        chosen = _by_backslashes(reading, text)
     message = f"separated by {delimiter!r}; read with {chosen}."
     if doubtful and (chosen == literal or delimiter != "\t"):
         message += f" From line {fits[quoted].spans} on, several lines could also be one cell, or rows of their own."
@@ -151,11 +165,33 @@ def _find_reading(reading: TableScan, text: DecodedText, delimiter: str, skip: i
     return chosen
 
 
+def _by_backslashes(reading: TableScan, text: DecodedText) -> str:
+    r"""What backslashes escape beside quotes: also backslashes, unless one stands before what MySQL escapes not.
+
+    A \\n of such a file may be a line break or the end of C:\\n: it stays, with a warning.
+    """
+    lines, sample, name = [], "", _ALL_ESCAPED
+    with text.open() as stream:
+        for number, line in enumerate(stream, start=1):
+            alone = [match for match in _BACKSLASHES[_ALL_ESCAPED].finditer(line) if len(match[0]) == 1]
+            if alone:
+                lines.append(number)
+                sample = sample or line[alone[0].start() : alone[0].start() + 12].rstrip()
+                name = _QUOTES_ESCAPED if any(_NOT_BY_MYSQL.match(line, at.start()) for at in alone) else name
+    if lines:
+        problem = (
+            f"backslashes before other characters than a quote are kept, such as {sample!r} (line {shorten(lines)})."
+        )
+        remedy = "If they stand for something, such as \\n for a line break, save the table as JSON Lines."
+        reading.faults.append(warning(reading.path, problem, remedy))
+    return name
+
+
 def _fit(text: DecodedText, delimiter: str, name: str, skip: int) -> _Fit:
     records, odd, spans = 0, 0, 0
     with text.open(newline="") as stream:
         try:
-            rows = _records(stream, delimiter, READINGS[name], skip)
+            rows = _records(stream, delimiter, name, skip)
             last, cells = next(rows, (0, []))
             width, records = len(cells), 1
             for records, (line, cells) in enumerate(rows, start=2):
@@ -180,7 +216,7 @@ def _quotes_are_needed(text: DecodedText, skip: int, by_rows: bool) -> bool:
     quotes, or every one with a comma. ``by_rows``: look at more than the names.
     """
     with text.open(newline="") as stream:
-        records = _records(stream, "\t", LITERAL, skip)
+        records = _records(stream, "\t", _LITERAL, skip)
         _, names = next(records, (0, [""]))
         return all(name.startswith('"') for name in names) or (
             by_rows and _written_with_quotes(cells for _, cells in records)

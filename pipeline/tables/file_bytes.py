@@ -3,6 +3,7 @@
 import bz2
 import codecs
 import gzip
+import io
 import lzma
 import re
 import zipfile
@@ -28,11 +29,15 @@ KINDS: dict[str, Kind] = {
 PACKINGS = (".gz", ".bz2", ".xz", ".zst", ".zip")
 # Source: the formats' own documents; what `file` and pandas look at too.
 _BEGINNINGS = {b"\x1f\x8b": ".gz", b"BZh": ".bz2", b"\xfd7zXZ\x00": ".xz", b"\x28\xb5\x2f\xfd": ".zst"}
+# A frame to skip, which may come first. Source: RFC 8878, 3.1.2; pzstd writes one before each frame.
+_BEGINNINGS |= {bytes([first]) + b"\x2a\x4d\x18": ".zst" for first in range(0x50, 0x60)}
 _KIND_BEGINNINGS: dict[bytes, Kind] = {b"PAR1": "parquet", b"ARROW1": "arrow", b"\xd0\xcf\x11\xe0": "spreadsheet"}
 _PARTS_OF_SPREADSHEETS = ("xl/", "content.xml")  # in the ZIP file that a spreadsheet is
 _ZIP_BEGINNINGS = (b"PK\x03\x04", b"PK\x05\x06")  # the second one: with nothing in it
 _JSON_BEGINNING = re.compile(rb'(\xef\xbb\xbf)?\s*(\[\s*)?\{\s*"')
 _HEAD_BYTES = 64
+_BLOCK_BYTES = 1 << 16  # of a compressed file
+_DECOMPRESSORS: dict[str, Callable[[], Any]] = {".bz2": bz2.BZ2Decompressor, ".xz": lzma.LZMADecompressor}
 _NO_TABLES = {
     b"version https://git-lfs": ("a pointer of Git LFS, not the file itself.", "Fetch it: git lfs pull."),
     **dict.fromkeys(
@@ -74,9 +79,12 @@ def table_stem(path: PurePath) -> str:
 def find_source(path: Path) -> TableSource:
     """What table is in a file. Raises `TableError` for a file that is none, or holds several."""
     if path.is_dir():
-        listing = shorten(sorted(entry.name for entry in path.iterdir()), 8) or "nothing"
-        problem = f"a folder, not a file; in it is {listing}."
-        raise TableError(problem, "Name the table in it; of shards, what they have in common.")
+        names = sorted(entry.name for entry in path.iterdir())
+        problem = f"a folder, not a file; in it is {shorten(names, 8) or 'nothing'}."
+        remedy = "Name the table in it; of shards, what they have in common."
+        if column := next((name.partition("=")[0] for name in names if re.fullmatch(r"\w+=.*", name)), ""):
+            remedy = f"Write one table, in which what the names of these folders say is a column {column!r}."
+        raise TableError(problem, remedy)
     if not path.is_file():
         problem = "not a file that can be read twice, but a pipe or a device." if path.exists() else "no such file."
         raise TableError(problem, "Save it as a file." if path.exists() else "Check the path.")
@@ -86,7 +94,7 @@ def find_source(path: Path) -> TableSource:
     except OSError as failure:
         raise TableError(f"cannot be opened: {failure.strerror}.", "Check who may read it.") from failure
     for start, (problem, remedy) in _NO_TABLES.items():
-        if head.lower().startswith(start):
+        if head.removeprefix(codecs.BOM_UTF8).lstrip().lower().startswith(start):
             raise TableError(problem, remedy)
     name, packing = path.name, next((end for start, end in _BEGINNINGS.items() if head.startswith(start)), "")
     if head.startswith(_ZIP_BEGINNINGS):
@@ -112,6 +120,8 @@ def find_source(path: Path) -> TableSource:
     if kind == "csv" and _JSON_BEGINNING.match(head):
         kind = "json"
     if kind == "spreadsheet" and (text := _as_text(head)) is not None:
+        if text.startswith("<?xml"):
+            raise TableError("an XML spreadsheet of 2003.", "Open it in a spreadsheet program, and save it as .xlsx.")
         if "<" in text[:1]:
             raise TableError(f"a web page that is called {suffix}.", "Open it in a spreadsheet, and save it as CSV.")
         problem = f"not a spreadsheet but text that is called {suffix}."
@@ -157,5 +167,46 @@ def _open(path: Path, packing: str, member: str) -> BinaryIO:
         import pyarrow
 
         return cast(BinaryIO, pyarrow.CompressedInputStream(pyarrow.OSFile(str(path)), "zstd"))
-    opens: dict[str, Callable[..., Any]] = {"": Path.open, ".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+    if packing in _DECOMPRESSORS:
+        return cast(BinaryIO, io.BufferedReader(_Streams(path, _DECOMPRESSORS[packing]), _BLOCK_BYTES))
+    opens: dict[str, Callable[..., Any]] = {"": Path.open, ".gz": gzip.open}
     return cast(BinaryIO, opens[packing](path, "rb"))
+
+
+class _Streams(io.RawIOBase):
+    """The bytes in one compressed stream or several, one after the other.
+
+    Where a later stream does not begin as it should, Python's own readers end as if the file did. Reading raises
+    EOFError, OSError or LZMAError.
+    """
+
+    def __init__(self, path: Path, new_decompressor: Callable[[], Any]) -> None:
+        self._file = path.open("rb")
+        self._new_decompressor, self._decompressor, self._packed = new_decompressor, new_decompressor(), b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        content = b""
+        while not content:
+            if self._decompressor.eof:
+                # Between the streams and at the end may be zeros. Source: The .xz File Format, 2.2.
+                self._packed = self._decompressor.unused_data.lstrip(b"\0")
+                while not self._packed and (block := self._file.read(_BLOCK_BYTES)):
+                    self._packed = block.lstrip(b"\0")
+                if not self._packed:
+                    return 0
+                self._decompressor = self._new_decompressor()
+            elif self._decompressor.needs_input and not self._packed:
+                self._packed = self._file.read(_BLOCK_BYTES)
+                if not self._packed:
+                    raise EOFError("the file ends before its last stream does")
+            content = self._decompressor.decompress(self._packed, len(buffer))
+            self._packed = b""
+        buffer[: len(content)] = content
+        return len(content)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()

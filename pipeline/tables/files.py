@@ -82,7 +82,7 @@ def scan_table(path: Path, settings: ReadSettings = AS_FOUND) -> tuple[Table, li
     left_out = []
     for reason, group in unread.items():
         if group[0][1].is_error and not settings.skip_broken:
-            faults += _errors(reading, group, _ERRORS_SHOWN if rows else 1)
+            faults += _errors(reading, group, _ERRORS_SHOWN if rows else 1, is_all=not rows)
         else:
             lines = tuple(number for number, _ in group)
             left_out.append(LeftOut(reason=reason, what=_WHY[reason], count=len(group), lines=lines))
@@ -162,12 +162,13 @@ def read_settings_of(source: DataSource) -> ReadSettings:
     return ReadSettings(encoding=source.encoding, header=source.header)
 
 
-def _errors(reading: TableScan, unread: list[tuple[int, UnreadRow]], most: int) -> list[TaskFault]:
+def _errors(reading: TableScan, unread: list[tuple[int, UnreadRow]], most: int, is_all: bool) -> list[TaskFault]:
+    """Errors of rows that cannot be read; ``is_all``: of the table, so that to leave them out is no way out."""
     faults = [error(f"{reading.path}:{number}", row.what) for number, row in unread[:most]]
     if rest := len(unread) - len(faults):
         faults.append(error(reading.path, f"{counted(rest, 'more row')} {_WHY[unread[0][1].reason]}."))
     leave_out = " Or leave such rows out: fourshot tasks new --skip-broken." * (
-        "--skip-broken" in reading.settings.offers
+        "--skip-broken" in reading.settings.offers and not is_all
     )
     remedy = f"{unread[0][1].remedy}{leave_out}".strip()
     return [*faults[:-1], msgspec.structs.replace(faults[-1], remedy=remedy)]

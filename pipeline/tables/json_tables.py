@@ -23,7 +23,7 @@ _WAYS = (
 
 def read_json(reading: TableScan, source: TableSource) -> Iterator[Item]:
     """Yield the rows of a JSON file. JSON Lines are streamed, other forms are held in memory. Raises `TableError`."""
-    text = check_text(source, reading.settings)
+    text = check_text(reading, source)
     with text.open() as stream:
         by_line = _is_by_line(stream)
     if not by_line:
@@ -182,7 +182,10 @@ def _table_in(reading: TableScan, document: dict[str, Any]) -> list[Any]:
             return values
     tables = [key for key, value in document.items() if isinstance(value, list) and _all_objects(value)]
     if len(tables) != 1:
-        raise TableError(f"one JSON object with {shorten(map(repr, document))}: which of it are the rows?", _WAYS)
+        remedy = _WAYS
+        if all(isinstance(value, list) and all(isinstance(cell, str) for cell in value) for value in values):
+            remedy = 'If each key is a class with its texts, write each text as {"text": "...", "label": "..."}.'
+        raise TableError(f"one JSON object with {shorten(map(repr, document))}: which of it are the rows?", remedy)
     beside = [repr(key) for key in document if key != tables[0]]
     also = f"; beside them, {shorten(beside)} is not read" if beside else ""
     reading.faults.append(note(reading.path, f"the rows are those of {tables[0]!r}{also}."))

@@ -15,17 +15,24 @@ _FEWEST_LINES = 5  # that are alike, before a separator is more likely than chan
 
 def read_lines(reading: TableScan, source: TableSource) -> Iterator[Item]:
     """Yield a text per line. Raises `TableError` where the lines look like a table that is called .txt."""
-    text = check_text(source, reading.settings)
+    text = check_text(reading, source)
     if is_table(text, "\t"):
         yield from read_csv(reading, source)
         return
-    lines, first, labelled, counts = 0, "", True, {mark: set[int]() for mark in ";|"}
+    lines, first, num_labels, unlabelled, counts = 0, "", 0, 0, {mark: set[int]() for mark in ";|"}
     with text.open() as stream:
-        for line in filter(str.strip, stream):
+        for number, line in enumerate(stream, start=1):
+            if not line.strip():
+                continue
             first = first or line.strip()
-            lines, labelled = lines + 1, labelled and line.startswith(_LABEL)
+            lines, num_labels = lines + 1, num_labels + (_LABEL in line)
+            unlabelled = unlabelled or (0 if line.lstrip().startswith(_LABEL) else number)
             for mark, line_counts in counts.items():
                 line_counts.add(line.count(mark))
+    labelled = not unlabelled
+    if unlabelled and num_labels > lines / 2:
+        problem = f"{num_labels} of {lines} lines hold {_LABEL}, as those of fastText, and this one does not begin so."
+        raise TableError(problem, f"Write each line as {_LABEL}NAME and the text, or remove it.", unlabelled)
     if _NAMES.fullmatch(first) and (TEXT_NAMES | LABEL_NAMES) & {*re.split(r"\W+", first.casefold())}:
         problem = f"a table, or a file with one text per line? Its first line, {first!r}, looks like names of columns."
         raise TableError(problem, "If it is a table, call it .csv. If not, save the texts as JSON Lines.")

@@ -7,8 +7,9 @@ from typing import TextIO
 
 import msgspec
 
+from fourshot.pipeline.faults import warning
 from fourshot.pipeline.tables.file_bytes import TableSource
-from fourshot.pipeline.tables.types import ReadSettings, TableError
+from fourshot.pipeline.tables.types import ReadSettings, TableError, TableScan
 
 _MARKS = {  # the longer ones first: UTF-32's begins as UTF-16's does
     codecs.BOM_UTF32_LE: "utf-32",
@@ -19,6 +20,11 @@ _MARKS = {  # the longer ones first: UTF-32's begins as UTF-16's does
 }
 _BLOCK_BYTES = 1 << 20
 _SHOWN = 30  # bytes before and after one that is not UTF-8
+# What switches to Japanese, Chinese or Korean letters in encodings whose bytes are ASCII. Source: RFC 1468, RFC 1557.
+_ISO_2022 = re.compile(r"\x1b\$(?:[@AB]|\([A-D]|\)C)")
+_LETTER = re.compile(r"(?![a-zA-Z])[^\W\d_]")
+_NEAR = 12  # characters
+_FEWEST_LETTERS = 3  # in UTF-7, before it is more likely than chance
 
 
 class DecodedText(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,9 +39,15 @@ class DecodedText(msgspec.Struct, frozen=True, kw_only=True):
         return io.TextIOWrapper(self.source.open(), encoding=self.encoding, newline=newline)
 
 
-def check_text(source: TableSource, settings: ReadSettings) -> DecodedText:
-    """Decode all of it, in flat memory. Raises `TableError` with the line of the first byte that is no text."""
+def check_text(reading: TableScan, source: TableSource) -> DecodedText:
+    """Decode all of it, in flat memory. Raises `TableError` with the line of the first byte that is no text.
+
+    Where the bytes are as well those of another encoding, ``reading`` gets a warning.
+    """
+    settings = reading.settings
     encoding = _find_encoding(source, settings.encoding)
+    is_named = codecs.lookup(encoding).name not in ("utf-8", "utf-8-sig")
+    other = _Other("utf-8" if is_named else "utf-7")
     decoder = codecs.getincrementaldecoder(encoding)()
     has_quotes, before = False, 0
     with source.open() as stream:
@@ -55,10 +67,54 @@ def check_text(source: TableSource, settings: ReadSettings) -> DecodedText:
                 raise TableError(f"not {encoding}: {failure}.", "Give its encoding, such as utf-16-le.") from failure
             if "\0" in text:
                 raise _nul(source, encoding, block)
+            if not is_named and (match := _ISO_2022.search(text)):
+                raise _escaped(source, match[0], settings)
+            other.see(block)
             has_quotes = has_quotes or '"' in text
             before += len(block)
             if not block:
+                if other.letters and settings.encoding and is_named:
+                    problem = f"read as {encoding}, and it is valid UTF-8, where it says {other.sample!r}."
+                    reading.faults.append(warning(reading.path, problem, "Should --encoding be left out?"))
+                elif other.letters >= _FEWEST_LETTERS and not is_named:
+                    problem = f"its letters may be written as UTF-7, in which it says {other.sample!r}."
+                    reading.faults.append(warning(reading.path, problem, "Then save the file as UTF-8, or name that."))
                 return DecodedText(source=source, encoding=encoding, has_quotes=has_quotes)
+
+
+class _Other:
+    """Whether a file's bytes can be read in another encoding, too, and hold letters beyond ASCII there."""
+
+    def __init__(self, encoding: str) -> None:
+        self._decoder: codecs.IncrementalDecoder | None = codecs.getincrementaldecoder(encoding)()
+        self._is_seven_bits = encoding == "utf-7"
+        self.letters, self.sample = 0, ""
+
+    def see(self, block: bytes) -> None:
+        """The next bytes; none at the end."""
+        if not self._decoder:
+            return
+        try:
+            text = self._decoder.decode(block, final=not block) if not self._is_seven_bits or block.isascii() else None
+        except UnicodeError:
+            text = None
+        if text is None:
+            self._decoder, self.letters = None, 0
+        elif not text.isascii():
+            found = list(_LETTER.finditer(text))
+            self.letters += len(found)
+            if found and not self.sample:
+                self.sample = text[max(0, found[0].start() - _NEAR) : found[0].start() + _NEAR].strip()
+
+
+def _escaped(source: TableSource, mark: str, settings: ReadSettings) -> TableError:
+    name = "iso2022_kr" if mark.endswith(")C") else "iso2022_jp_2"
+    with io.TextIOWrapper(source.open(), encoding="utf-8") as stream:
+        line = next(number for number, text in enumerate(stream, start=1) if mark in text)
+    remedy = "Save the file as UTF-8."
+    if "--encoding" in settings.offers:
+        remedy = f"Save it as UTF-8, or name its encoding (--encoding {name}; in a task file, $.data.encoding)."
+    return TableError("it has the escape signs of ISO-2022, in which e-mails are written.", remedy, line)
 
 
 def _find_encoding(source: TableSource, name: str) -> str:

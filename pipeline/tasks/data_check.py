@@ -7,10 +7,10 @@ from fourshot.engine.errors import InputError
 from fourshot.pipeline.faults import TaskFault, counted, error, errors_in, note, shorten, warning
 from fourshot.pipeline.rows.examples import clean, count_labels, label_rows, normalised_text, stand_in
 from fourshot.pipeline.rows.fields import bare_text
-from fourshot.pipeline.rows.row_doubts import MISREAD
 from fourshot.pipeline.rows.text_words import cut_texts
 from fourshot.pipeline.tables.files import Table, read_settings_of, scan_table
 from fourshot.pipeline.tables.hub import read_hub
+from fourshot.pipeline.tables.misread import misread_place
 from fourshot.pipeline.tables.split_files import find_split_file, missing_split, split_files
 from fourshot.pipeline.task import Example, Task
 from fourshot.pipeline.tasks.shots import SHOTS_STEM
@@ -62,7 +62,7 @@ def data_faults(task: Task, k: int) -> list[TaskFault]:
             faults.append(
                 note(table.path, problem, "It is read as it is. Are the texts to be classified written so, too?")
             )
-        if damaged := [line for line, example in rows if MISREAD.search(example.text)]:
+        if damaged := [line for line, example in rows if misread_place(example.text)]:
             problem = f"{counted(len(damaged), 'text')} with signs of another encoding (line {shorten(damaged)})."
             remedy = "Save the table again as UTF-8. Is $.data.encoding set, and of another file?"
             faults.append(warning(table.path, problem, remedy if source.encoding else remedy.partition(" Is")[0]))

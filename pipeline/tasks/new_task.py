@@ -2,9 +2,8 @@
 
 import random
 import re
-import shlex
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -12,22 +11,22 @@ from msgspec import UNSET, UnsetType
 
 from fourshot.engine.errors import InputError
 from fourshot.engine.machine.files import append_lines, settle, staged_folder
-from fourshot.pipeline.faults import LeftOut, TaskFault, counted, errors_in, note, shorten, warning
-from fourshot.pipeline.rows.columns import ACCEPTED, SPLITS, Columns
+from fourshot.pipeline.faults import LeftOut, TaskFault, counted, errors_in, note, warning
+from fourshot.pipeline.rows.columns import SPLITS, Columns
 from fourshot.pipeline.rows.fields import split_fields
 from fourshot.pipeline.rows.label_words import label_word, propose_words, reads_as, says_nothing
 from fourshot.pipeline.rows.text_table import MADE_FROM
-from fourshot.pipeline.rows.usable_rows import TableChoices, UsableRows, usable_rows
+from fourshot.pipeline.rows.usable_rows import TableChoices, usable_rows
 from fourshot.pipeline.tables.file_bytes import table_stem
 from fourshot.pipeline.tables.files import Table, read_table
 from fourshot.pipeline.task import Example
+from fourshot.pipeline.tasks.classes import label_counts, words_elsewhere
 from fourshot.pipeline.tasks.task_check import MOST_LISTED, field_faults, name_problem
 from fourshot.pipeline.tasks.task_file import load_task
 
 TEST_SHARE = 0.2
 SHOTS_LEFT_FOR_TRAIN = 4  # a class gives rows to the test split only beyond these
 MOST_CLASSES = 1000  # of a column that nobody named: more are likelier ids or texts
-FEW_CLASSES = 20  # up to here a class may have one row
 NO_TEST = f"no row is left for testing: only a class with more than {SHOTS_LEFT_FOR_TRAIN} gives some."
 UNDECIDED = TableChoices()
 
@@ -86,7 +85,7 @@ def new_task(
     if is_table:
         raise InputError(f"{out} is the table itself; nothing was written. Name the task's folder: --out FOLDER.")
     usable = usable_rows(table, choices)
-    counts = _label_counts(usable, most=None if choices.label_columns else MOST_CLASSES)
+    counts = label_counts(table, usable, most=None if choices.label_columns else MOST_CLASSES)
     proposals = propose_words(list(counts))
     asked_words = {
         name: proposals.get(name, "") for name in counts if says_nothing(name) or says_nothing(label_word(name))
@@ -110,7 +109,7 @@ def new_task(
         left_out=usable.left_out,
         notices=(
             *usable.notices,
-            *_words_elsewhere(table, usable.columns, asked_words),
+            *words_elsewhere(table, usable.columns, asked_words),
             *_question(table, usable.columns, counts),
             *_own_splits(table),
             *_label_as_text(table, usable.examples),
@@ -166,41 +165,6 @@ def split_by_label(examples: Sequence[Example], seed: int) -> tuple[list[Example
     return train, [examples[index] for index in sorted(chosen)]
 
 
-def _label_counts(usable: UsableRows, most: int | None) -> dict[str, int]:
-    """Rows per label, by name. Raises `InputError` where they are no classes of a task, or more than ``most``."""
-    column, counts = usable.columns.labels[0], Counter(example.label for example in usable.examples)
-    left_out = "".join(f" {counted(part.count, 'row')} {part.what} left out." for part in usable.left_out)
-    if len(counts) < 2:
-        content = f"only {next(iter(counts))!r}" if counts else "nothing usable"
-        verdict = usable.columns.verdict
-        verdicts = f" To learn what was accepted: --label-column {shlex.quote(verdict)} --verdict-column none."
-        if not counts:
-            verdicts = f" Rows count as accepted where that column says one of {', '.join(sorted(ACCEPTED))}."
-        raise InputError(
-            f"a task needs at least 2 classes; the column {column!r} has {content}. Is it the label column?{left_out}"
-            f"{verdicts if verdict else ''}"
-        )
-    if len(counts) > (most or len(counts)):
-        raise InputError(
-            f"the column {column!r} has {len(counts):,} different values in {len(usable.examples):,} rows, more than "
-            f"the {most:,} of a column that nobody named: it may hold ids. If these are the labels: --label-column "
-            f"{shlex.quote(column)}.{left_out}"
-        )
-    if len(counts) > max(FEW_CLASSES, len(usable.examples) / 2):
-        raise InputError(
-            f"the column {column!r} has {len(counts)} different values in {len(usable.examples)} rows; more than "
-            f"{FEW_CLASSES} classes must have two rows or more on average. Is it the label column? To name another: "
-            f"--label-column NAME.{left_out}"
-        )
-    return {name: counts[name] for name in sorted(counts, key=_place)}
-
-
-def _place(name: str) -> tuple[bool, float, str]:
-    """Numbers by their value, then names."""
-    is_number = bool(re.fullmatch(r"[+-]?\d{1,9}(\.\d+)?", name, re.ASCII))
-    return not is_number, float(name) if is_number else 0, name
-
-
 def _question(table: Table, columns: Columns, names: Iterable[str]) -> list[TaskFault]:
     """A note that labels such as true and false need a question as the instruction."""
     if {name.casefold() for name in names} not in ({"true", "false"}, {"yes", "no"}):
@@ -227,19 +191,6 @@ def _own_splits(table: Table) -> list[TaskFault]:
         if len(values) > 1 and values <= SPLITS:
             problem = f"the column {column!r} ({', '.join(sorted(values))}) is not used: the test rows are drawn anew."
             return [warning(table.path, problem, "To keep its splits, write a file for each: docs/tasks.md says how.")]
-    return []
-
-
-def _words_elsewhere(table: Table, columns: Columns, asked_words: Mapping[str, str]) -> list[TaskFault]:
-    """A note of the column that has a word for each label, where the labels themselves say nothing."""
-    for column in columns.other_labels if asked_words else ():
-        pairs = {(str(row.get(columns.labels[0])), str(row.get(column)).strip()) for row in table.rows.values()}
-        labels, words = map(set, zip(*pairs, strict=True))
-        if len(pairs) == len(labels) == len(words) and not any(map(says_nothing, words)):
-            problem = (
-                f"the column {column!r} has a word for each value of {columns.labels[0]!r}: {shorten(sorted(words))}."
-            )
-            return [note(table.path, problem, f"To use it: --label-column {shlex.quote(column)}")]
     return []
 
 

@@ -26,7 +26,7 @@ from fourshot.pipeline.faults import (
 )
 from fourshot.pipeline.rows.fields import heading, is_field_name
 from fourshot.pipeline.rows.label_cells import is_plain, visible
-from fourshot.pipeline.rows.label_words import propose_words, says_nothing
+from fourshot.pipeline.rows.label_words import looks_as, propose_words, says_nothing
 from fourshot.pipeline.task import DataSource, Task
 from fourshot.pipeline.tasks.toml_hints import misplaced, toml_hint, type_hint
 
@@ -172,8 +172,9 @@ def _label_faults(labels: list[dict[str, str]]) -> list[TaskFault]:
         for i, word in enumerate(words)
         if len(word) > LONG_WORD
     ]
+    looks = [looks_as(visible(name)) for name in names]
     for i, name in enumerate(names):
-        same = [other for other in names[:i] if visible(other) == visible(name) and other.casefold() != name.casefold()]
+        same = [names[j] for j in range(i) if looks[j] == looks[i] and names[j].casefold() != name.casefold()]
         if name.strip() and not is_plain(name):
             problem = f"{name!r} is how tables write no label, a list or quotes, not the name of a class."
             faults.append(warning(f"$.labels[{i}].name", problem, "Rename it, and map it under [data.label_values]."))

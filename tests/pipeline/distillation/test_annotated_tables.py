@@ -10,7 +10,7 @@ from fourshot.pipeline.distillation.annotating import annotate_table, annotated_
 from fourshot.pipeline.distillation.taught import annotated_texts, learnable, student_jobs
 from fourshot.pipeline.distillation.text_pairs import annotated_pairs, learnable_pairs, write_annotated
 from fourshot.pipeline.events import ignore
-from fourshot.pipeline.rows.text_table import open_texts
+from fourshot.pipeline.rows.text_table import open_texts, write_table
 from fourshot.pipeline.runs.stages.write import WrittenAnswer
 from fourshot.pipeline.tables.files import read_table
 from fourshot.pipeline.task import Example
@@ -93,6 +93,34 @@ def test_faults_of_an_annotated_table_come_with_their_lines(tmp_path: Path) -> N
     out.write_text(content.replace("annotated_label", "mine", 1))
     with pytest.raises(InputError, match=r"annotated.csv has no column 'annotated_label' any more"):
         texts()
+
+
+def test_a_cell_with_tabs_before_a_line_break_stays_one_in_an_annotated_table(tmp_path: Path) -> None:
+    texts = ["Order 12\tshipped\tParis\nplease check", "Thanks\ta\tlot\n", "fine"]
+    rows = [{"text": text, "annotated_label": "warm", "p_warm": 1} for text in texts]
+    write_table(tmp_path / "t.tsv", list(rows[0]), rows)
+    read = read_table(tmp_path / "t.tsv")
+    assert [row["text"] for row in read.rows.values()] == texts
+    assert [notice.severity for notice in read.notices] == ["note"]
+
+
+def test_what_is_left_out_of_an_annotated_table_is_told(tmp_path: Path) -> None:
+    def repeat_names(out: Path) -> None:
+        content = out.read_text(encoding="utf-8")
+        out.write_text(content + content.splitlines()[0] + "\n", encoding="utf-8")
+
+    task, notes = load_task(write_task(tmp_path)), open_texts(table(tmp_path))
+    (tmp_path / "d").mkdir()
+    annotated_texts(notes, tmp_path / "d", task, "me", reader(), ignore)
+    repeat_names(tmp_path / "d" / "annotated.csv")
+    _, told = annotated_texts(notes, tmp_path / "d", task, "me", reader(), ignore)
+    assert any("1 row that repeat the names of the columns left out" in note for note in told)
+    write_jsonl(tmp_path / "facts.jsonl", [{"input": "a | b"}])
+    inputs, written = load_inputs(tmp_path / "facts.jsonl", PairSource()), [WrittenAnswer(text="A b.")]
+    write_annotated(inputs, tmp_path / "out.csv", written, "me")
+    repeat_names(tmp_path / "out.csv")
+    _, told = annotated_pairs(inputs, tmp_path / "out.csv", written)
+    assert any("1 row that repeat the names of the columns left out" in note for note in told)
 
 
 def test_a_table_of_targets_without_its_columns_is_refused(tmp_path: Path) -> None:

@@ -128,3 +128,9 @@ def test_objects_are_not_searched_for_texts_and_the_form_of_a_row_is_told() -> N
     rows = {1: {"messages": [{"role": "user", "content": "Where is it?"}]}}
     with pytest.raises(InputError, match=r"'messages' holds lists or objects.*\{\"text\": \"\.\.\.\", \"label\""):
         find_columns(Table(path="t.jsonl", columns=("messages",), rows=rows))
+
+
+def test_a_column_for_each_class_is_no_text_to_be_joined() -> None:
+    with pytest.raises(InputError, match="If each column is a class with its texts") as caught:
+        find("billing=sentence login=japanese damage=short")
+    assert "--field" not in str(caught.value)

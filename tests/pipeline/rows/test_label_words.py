@@ -2,7 +2,7 @@
 
 import pytest
 
-from fourshot.pipeline.rows.label_words import label_word, propose_words, reads_as, retyped, says_nothing
+from fourshot.pipeline.rows.label_words import label_word, names_alike, propose_words, reads_as, retyped, says_nothing
 
 
 @pytest.mark.parametrize(
@@ -46,10 +46,31 @@ def test_signs_tell_names_apart(names: tuple[str, str]) -> None:
         ("'billing", "billing"),
         ("Billing", "b\u0456lling"),
         ("\u041e\u0420", "op"),
+        ("R&D", "R&amp;D"),
+        ("\u0648\u0631\u0632\u0634\u064a", "\u0648\u0631\u0632\u0634\u06cc"),
+        ("1", "\u0661"),
     ],
 )
 def test_capitals_separators_and_widths_do_not(names: tuple[str, str]) -> None:
     assert reads_as(names[0]) == reads_as(names[1])
+
+
+@pytest.mark.parametrize(
+    ("names", "groups"),
+    [
+        (["MOBILE", "lock", "\u041cOBILE", "mobile"], [["MOBILE", "\u041cOBILE", "mobile"], ["lock"]]),
+        (["\u0422\u041e\u041c", "TOM", "\u0442\u043e\u043c"], [["\u0422\u041e\u041c", "TOM", "\u0442\u043e\u043c"]]),
+        (["tom", "\u0442\u043e\u043c"], [["tom"], ["\u0442\u043e\u043c"]]),
+        (["B", "\u0412", "\u0392"], [["B", "\u0412", "\u0392"]]),
+        (["mm", "\u03bcm", "\u00b5m"], [["mm"], ["\u03bcm", "\u00b5m"]]),
+        (["Yes", "Y", "No", "N"], [["Yes", "Y"], ["No", "N"]]),
+        (["TRUE", "WAHR", "0"], [["TRUE", "WAHR"], ["0"]]),
+        (["yes", "y", "maybe"], [["yes"], ["y"], ["maybe"]]),
+        (["1", "0"], [["1"], ["0"]]),
+    ],
+)
+def test_names_are_alike_that_read_or_look_the_same_or_mean_yes(names: list[str], groups: list[list[str]]) -> None:
+    assert names_alike(names) == groups
 
 
 @pytest.mark.parametrize(

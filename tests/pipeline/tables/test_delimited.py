@@ -69,6 +69,30 @@ def test_cells_in_quotes_after_a_blank_and_with_backslashes_are_told_from_what_f
     assert "with a backslash" in str(backslash.notices[0])
 
 
+@pytest.mark.parametrize(
+    ("written", "text", "kept"),
+    [
+        (
+            r"C:\temp\new, \alpha and \\server, \"no\" twice\\",
+            'C:\\temp\\new, \\alpha and \\\\server, "no" twice\\',
+            True,
+        ),  # Spark
+        (r"a, \"no\" of C:\\x\\", 'a, "no" of C:\\x\\', False),  # MySQL
+        (r"a, \"no\"\nand C:\\x", 'a, "no"\\nand C:\\x', True),
+        (r"she said \"no\"", 'she said "no"', False),  # nothing that needs the quotes
+    ],
+)
+@pytest.mark.parametrize("mark", [",", ";"])
+def test_backslashes_that_escape_nothing_stay_in_the_texts(
+    tmp_path: Path, mark: str, written: str, text: str, kept: bool
+) -> None:
+    table = read(tmp_path, f'"text"{mark}"label"\n"{written}"{mark}"a"\n"Fine"{mark}"b"\n')
+    assert pairs(table) == [(text, "a"), ("Fine", "b")]
+    warnings = [notice.what for notice in table.notices if notice.severity == "warning"]
+    assert ["backslashes before other characters" in what and "(line 2)" in what for what in warnings] == [True] * kept
+    assert any("with a backslash" in str(notice) for notice in table.notices)
+
+
 def test_tabs_without_quoting_give_as_many_rows_as_lines(tmp_path: Path) -> None:
     lines = [
         '"A beauty , they said',

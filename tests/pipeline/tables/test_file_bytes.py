@@ -56,6 +56,9 @@ def arrow(kind: str) -> bytes:
         ("t.csv.bz2", bz2.compress(CSV.encode())),
         ("t.csv.xz", lzma.compress(CSV.encode())),
         ("t.csv.zst", zstd(CSV.encode())),
+        ("t.csv.zst", b"\x50\x2a\x4d\x18\4\0\0\0size" + zstd(CSV.encode())),  # as pzstd writes it
+        ("t.csv.bz2", bz2.compress(CSV[:90].encode()) + bz2.compress(CSV[90:].encode()) + bytes(8)),
+        ("t.csv.xz", lzma.compress(CSV[:90].encode()) + bytes(4) + lzma.compress(CSV[90:].encode())),
         ("t.csv", gzip.compress(CSV.encode(), mtime=0)),
         ("t.csv.gz", CSV.encode()),  # as a browser leaves it
         ("t.csv", msgspec.json.encode(ROWS)),
@@ -79,6 +82,9 @@ def test_packed_and_renamed_files_are_read(tmp_path: Path, name: str, content: b
         ("t.csv.gz", gzip.compress(CSV.encode(), mtime=0)[:-12], "cannot be unpacked"),
         ("t.csv.gz", gzip.compress(CSV.encode(), mtime=0)[:5], "cannot be unpacked"),
         ("t.csv.zst", zstd(CSV.encode())[:-5], "cannot be unpacked|no rows"),
+        ("t.csv.bz2", bz2.compress(CSV.encode()) + b"Bzh9 and more", "cannot be unpacked"),
+        ("t.csv.bz2", bz2.compress(CSV.encode())[:-5], "cannot be unpacked: the file ends before"),
+        ("t.csv.xz", lzma.compress(CSV.encode()) + b"\xfd7zXY\x00 and more", "cannot be unpacked"),
         ("t.zip", zipped({"a.csv": CSV})[:-30], "cannot be unpacked"),
         ("t.zip", zipped({"a.csv": CSV, "b.csv": CSV}), r"a ZIP file with a\.csv, b\.csv; it must hold one table"),
         ("t.zip", zipped({}), "a ZIP file with nothing"),
@@ -92,6 +98,8 @@ def test_packed_and_renamed_files_are_read(tmp_path: Path, name: str, content: b
             "a pointer of Git LFS.*git lfs pull",
         ),
         ("t.csv", b"<!DOCTYPE html><html><body>Log in</body></html>", "a web page, not a table"),
+        ("t.txt", b"\xef\xbb\xbf\r\n\n <html><body>502</body></html>", "a web page, not a table"),
+        ("t.xls", b'<?xml version="1.0"?>\n<?mso-application progid="Excel.Sheet"?>', "an XML spreadsheet of 2003"),
         ("t", b"text", "cannot read a file without an ending"),
         ("t.xls", b"\xd0\xcf\x11\xe0 and no more", "not a readable spreadsheet"),
         ("t.xlsx", b"PK", "not a readable spreadsheet"),
@@ -107,6 +115,13 @@ def test_damaged_and_other_files_are_refused(tmp_path: Path, name: str, content:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError, match=message):
         read_table(tmp_path / name)
+
+
+def test_a_column_in_the_names_of_folders_is_to_be_written_into_a_table(tmp_path: Path) -> None:
+    for name in ("lock", "billing"):
+        (tmp_path / "set" / f"label={name}").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"a folder, not a file; in it is label=billing.*is a column 'label'"):
+        read_table(tmp_path / "set")
 
 
 @pytest.mark.parametrize("name", ["notes", "notes.ann"])
@@ -148,6 +163,34 @@ def test_what_a_parquet_file_says_of_its_class_numbers_is_used_or_does_no_harm(
     assert ["cannot be read" in fault.what for fault in read.notices] == [True] * (metadata is None)
 
 
+@pytest.mark.parametrize("bits", [16, 32])
+def test_short_floats_are_read_as_they_were_written(tmp_path: Path, bits: int) -> None:
+    import numpy
+    import pyarrow.parquet
+
+    label = numpy.array([0.5, 0.25, 2, numpy.nan] if bits == 16 else [0.1, 4.7, 3e-9, numpy.inf], dtype=f"float{bits}")
+    table = pyarrow.table({"text": ["a", "b", "c", "d"], "label": label})
+    pyarrow.parquet.write_table(table, tmp_path / "t.parquet")
+    cells = [row["label"] for row in read_table(tmp_path / "t.parquet").rows.values()]
+    assert list(map(str, cells)) == (["0.5", "0.25", "2.0", "nan"] if bits == 16 else ["0.1", "4.7", "3e-09", "inf"])
+
+
+def test_an_arrow_stream_without_its_end_is_warned_about(tmp_path: Path) -> None:
+    import pyarrow
+
+    table, out = pyarrow.Table.from_pylist(ROWS), io.BytesIO()
+    with pyarrow.ipc.new_stream(out, table.schema) as writer:
+        writer.write_table(table, max_chunksize=4)
+        half = out.tell()
+    whole = out.getvalue()
+    for name, content in (("t.arrow", whole[:half]), ("t.arrow.gz", gzip.compress(whole[:half]))):
+        (tmp_path / name).write_bytes(content)
+        [notice] = read_table(tmp_path / name).notices
+        assert notice.severity == "warning" and "a stream without its end" in notice.what
+    (tmp_path / "t.arrow").write_bytes(whole)
+    assert read_table(tmp_path / "t.arrow").notices == ()
+
+
 @pytest.mark.parametrize("kind", ["file", "stream"])
 def test_a_damaged_byte_of_an_arrow_file_is_explained_or_changes_a_cell(tmp_path: Path, kind: str) -> None:
     sound = arrow(kind)
@@ -169,6 +212,9 @@ def test_a_packed_table_in_capitals_makes_a_task_and_serves_as_a_split(tmp_path:
     assert len(load_split(task, "train").examples) == 8
 
 
+LINK = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
+
+
 def spreadsheet(*sheets: list[list[object]], merged: str = "", hidden: tuple[int, ...] = ()) -> bytes:
     """An .xlsx file in its plainest form: strings in the cells, numbers as numbers."""
 
@@ -179,8 +225,7 @@ def spreadsheet(*sheets: list[list[object]], merged: str = "", hidden: tuple[int
             else f'<c t="inlineStr"><is><t>{value}</t></is></c>'
         )
 
-    main = "http://schemas.openxmlformats.org/spreadsheetml/2006/main"
-    link = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
+    main, link = "http://schemas.openxmlformats.org/spreadsheetml/2006/main", LINK
     package = "http://schemas.openxmlformats.org/package/2006"
     numbers = range(1, len(sheets) + 1)
     entries = "".join(f'<sheet name="S{n}" sheetId="{n}" r:id="r{n}"/>' for n in numbers)

@@ -60,6 +60,7 @@ def test_what_stands_beside_the_rows_is_named(tmp_path: Path) -> None:
         (json.dumps(ROWS, indent=1)[:-20], r":11: not valid JSON: Expecting property"),
         ("[" + ", ".join([LINES[0], "{'text': 'x'}"]) + "]", ":1: not valid JSON: Expecting property name"),
         (json.dumps([["text", "label"], ["One.", "a"]]), ":1: got a JSON list, each row must be an object"),
+        (json.dumps({"a": ["x", "y"], "b": ["z"]}), "If each key is a class with its texts, write each text as"),
         (json.dumps({"a": ROWS, "b": ROWS[:1]}), "one JSON object with 'a', 'b': which of it are the rows"),
         ("[" * 100_000, "JSON that cannot be read"),
         ('{"text": "a", "label": ' + "9" * 5000 + "}", "JSON that cannot be read"),
@@ -118,3 +119,12 @@ def test_numbers_that_are_what_they_say_are_kept(tmp_path: Path) -> None:
     rows = [{"text": "One.", "sizes": [0.0, -0.0, 1e308, 5e-324, 12345678901234567890]}, {"text": "Two.", "sizes": []}]
     content = "\n".join([json.dumps(rows[0]).replace("-0.0", "-0.0e5"), json.dumps(rows[1])])
     assert list(read(tmp_path, content, "t.jsonl").rows.values()) == rows
+
+
+def test_rows_are_not_to_be_left_out_where_none_would_remain(tmp_path: Path) -> None:
+    path = tmp_path / "t.json"
+    for content, is_way_out in (([["a text", "a"]] * 3, False), ([*ROWS, ["a text", "a"]], True)):
+        path.write_text(json.dumps(content))
+        with pytest.raises(InputError, match="each row must be an object") as caught:
+            read_table(path)
+        assert ("--skip-broken" in str(caught.value)) is is_way_out

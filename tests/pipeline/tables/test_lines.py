@@ -37,3 +37,17 @@ def test_a_table_with_tabs_is_one_and_other_separators_are_asked_about(tmp_path:
     with pytest.raises(InputError, match=r"first line, 'text,label', looks like names of columns"):
         read(tmp_path, "text,label\nI was charged twice,billing\n")
     assert len(read(tmp_path, "Hello, message received\nlabel\ntext: label\n").rows) == 3
+
+
+def test_a_line_without_a_label_among_those_of_fasttext_is_named(tmp_path: Path) -> None:
+    path, lines = tmp_path / "t.txt", ["__label__a one", " __label__b two", "__label__a three", "four"]
+    path.write_text("\n".join(lines[:3]))
+    assert [row["label"] for row in read_table(path).rows.values()] == ["a", "b", "a"]
+    for content, line in ((lines, 4), ([f"{text} __label__a" for text in ("one", "two")], 1)):
+        path.write_text("\n".join(content))
+        with pytest.raises(
+            InputError, match=rf":{line}: . of . lines hold __label__.*Write each line as __label__NAME"
+        ):
+            read_table(path)
+    path.write_text("What is __label__?\nOne.\nTwo.\n")
+    assert len(read_table(path).rows) == 3

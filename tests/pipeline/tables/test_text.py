@@ -55,6 +55,8 @@ def test_a_bad_byte_far_into_a_file_has_its_line(tmp_path: Path, newline: str) -
         (TEXT.encode(), "hex", "there is no encoding 'hex'"),
         (TEXT.encode("utf-8-sig"), "cp1252", "byte-order mark of UTF-8, and the encoding cp1252 was asked for"),
         (TEXT.encode("cp1252"), "ascii", "not ascii: ordinal not in range"),
+        ("text,label\nfine,a\n\u8acb\u6c42,b\n".encode("iso2022_jp"), "", r":3: .*ISO-2022.*--encoding iso2022_jp"),
+        ("text,label\n\uad6d\ub9bd,b\n".encode("iso2022_kr"), "", r":2: .*ISO-2022.*--encoding iso2022_kr"),
     ],
 )
 def test_what_cannot_be_decoded_is_refused_with_what_to_do(
@@ -62,3 +64,23 @@ def test_what_cannot_be_decoded_is_refused_with_what_to_do(
 ) -> None:
     with pytest.raises(InputError, match=message):
         read(tmp_path, content, encoding)
+
+
+@pytest.mark.parametrize("encoding", ["cp1251", "mac_roman", "gbk", "latin-1"])
+def test_a_named_encoding_of_a_file_in_utf_8_is_warned_about(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("text,label\nżółta łódź,faktura\nzamek jest zły,zamek\n", encoding="utf-8")
+    [notice] = read_table(path, ReadSettings(encoding=encoding)).notices
+    assert f"read as {encoding}, and it is valid UTF-8, where it says 'text,label\\nżółta" in str(notice)
+    path.write_text(TEXT, encoding="cp1252")
+    assert not any("UTF-8" in str(notice) for notice in read_table(path, ReadSettings(encoding="cp1252")).notices)
+
+
+def test_letters_in_utf_7_are_warned_about(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("text,label\nżółta łódź,faktura\nzamek jest zły,zamek\n", encoding="utf-7")
+    [notice] = read_table(path).notices
+    assert notice.severity == "warning" and "UTF-7, in which it says 'text,label\\nżółta" in str(notice)
+    for plain in ("mail a+tag@x.org or C++ and 1 + 1", "call +49 30 123456 or +4930123456", "so +- 3"):
+        path.write_text(f"text,label\n{plain},a\nFine.,b\n")
+        assert read_table(path).notices == ()

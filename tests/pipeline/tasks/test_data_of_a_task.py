@@ -72,7 +72,8 @@ def test_texts_that_were_read_in_another_encoding_are_warned_of(tmp_path: Path) 
     write_jsonl(tmp_path / "train.jsonl", rows_of([*WARM, "Caf\u00e9 au lait."], "warm") + rows_of(COLD, "cold"))
     text = (tmp_path / "train.jsonl").read_text(encoding="utf-8").replace("\\u00e9", "\u00e9")
     (tmp_path / "train.jsonl").write_text(text, encoding="utf-8")
-    [fault] = check_task(path)
+    named, fault = check_task(path)
+    assert "read as latin-1, and it is valid UTF-8" in named.what
     assert (fault.severity, fault.what) == ("warning", "1 text with signs of another encoding (line 5).")
     assert "Is $.data.encoding set" in fault.remedy
 
@@ -133,6 +134,7 @@ def test_a_data_folder_makes_up_for_a_file_without_a_source(tmp_path: Path) -> N
         ("['warm']", "\"['warm']\" is how tables write no label, a list or quotes, not the name of a class."),
         ("nan", "'nan' is how tables write no label, a list or quotes, not the name of a class."),
         ("co\u200bld", "'co\\u200bld' looks like 'cold'."),
+        ("\u0421OLD", "'\\u0421OLD' looks like 'cold'."),
     ],
 )
 def test_names_that_the_data_cannot_have_or_nobody_tells_apart_are_warned_about(

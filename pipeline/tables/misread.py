@@ -1,0 +1,62 @@
+"""Texts that were damaged before: UTF-8 that was read in another encoding, and what stands for bytes no one understood.
+
+Source: ftfy (https://ftfy.readthedocs.io), which repairs them: what a code page turns back into UTF-8 was read in it.
+"""
+
+import re
+import unicodedata
+
+# UTF-8 read as Windows-1252, Windows-1252 read as Latin-1, what stands for a byte that was not understood, and how
+# spreadsheets keep control characters in their files, _x000D_.
+_PLAIN = (
+    "[\u0080-\u0084\u0086-\u009f]|\ufffd|_x00[01][0-9A-F]_|"
+    "\u00c3[\u0080-\u00bf\u0152-\u0178\u02c6-\u2122]|\u00e2\u20ac|\u00c2[\u00a0-\u00bf]|\u00ef\u00bf\u00bd|\u00f0\u0178"
+)
+# An accented letter, or a sign of typesetters, of UTF-8 that was read as Mac OS Roman, as the code pages 437 and 850,
+# as Windows-1251, as GBK. Not among them: the roots of formulas, and the lines of boxes.
+_OTHERS = (
+    "\u221a[\u00c0-\u00fc\u2020\u00b0\u00a2\u00a3\u00a7\u2022\u00b6\u00ae\u00a9\u2122\u00b4\u00a8\u00b1\u00aa\u00ba]|"
+    "\u201a\u00c4[\u00f4\u00fa\u00f9\u00f2\u00ec\u00ee\u00b6\u00a2]|"
+    "\u251c[\u00a1-\u00ff\u20a7\u0192\u2310\u2591-\u2593\u2550-\u256c\u2510\u255b]|\u0393\u00c7[\u00a0-\u00ff]|"
+    "\u0432\u0402[\u2122\u045a\u045c\u045d\u201c\u201d\u00a6]|\u951f\u65a4\u62f7"
+)
+_SIGNS = re.compile(f"{_PLAIN}|{_OTHERS}")
+_ALPHABETS = ("cp1252", "cp1250", "cp1251", "cp1254", "cp1256", "mac_roman", "cp437", "cp850")
+_IDEOGRAPHS = ("gbk", "big5", "cp932", "cp949")
+_FEWEST = {**dict.fromkeys(_ALPHABETS, 2), **dict.fromkeys(_IDEOGRAPHS, 3)}  # letters, before it is no chance
+_BEYOND_ASCII = re.compile(r"[^\x00-\x7f]+")
+_MOST_PARTS = 50  # of a text, which are enough to know
+_NEAR = 12  # characters
+
+
+def misread_place(text: str) -> str:
+    """What stands around the first sign of another encoding in a text; "" where there is none."""
+    if text.isascii() and "_x00" not in text:
+        return ""
+    match = _SIGNS.search(text)
+    if not match and _is_misread(_BEYOND_ASCII.findall(text)):
+        match = _BEYOND_ASCII.search(text)
+    return text[max(0, match.start() - _NEAR) : match.end() + _NEAR] if match else ""
+
+
+def _is_misread(parts: list[str]) -> bool:
+    """Whether what is not ASCII at the beginning of a text becomes letters when a code page turns it into UTF-8."""
+    if not parts or min(map(len, parts)) < 2:  # as most texts with accents have them
+        return False
+    joined = " ".join(parts[:_MOST_PARTS])
+    for page, fewest in _FEWEST.items():
+        try:
+            letters = joined.encode(page).decode().replace(" ", "")
+        except UnicodeError:
+            continue
+        beyond = [letter for letter in letters if not letter.isascii()]
+        if len(beyond) >= fewest and all(_is_likely(letter, page) for letter in beyond):
+            return True
+    return False
+
+
+def _is_likely(letter: str, page: str) -> bool:
+    """Whether a character is one that texts have, not one that an accented letter and a sign behind it give."""
+    if letter >= "\u2000":
+        return unicodedata.category(letter) not in ("Cn", "Co", "Cs")
+    return page in _ALPHABETS and (letter <= "\u017f" or ("\u0370" <= letter <= "\u06ff" and letter.isalpha()))
