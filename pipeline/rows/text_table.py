@@ -74,20 +74,15 @@ def open_texts(
     fields = task.input_fields if task else ()
     reading = TableScan(path=path, settings=settings)
     columns: tuple[str, ...] = ()
-    inputs: tuple[str, ...] = ()
-    texts, wrong, left_out = 0, dict[int, str](), Counter[str]()
+    rows, texts, wrong, left_out = 0, 0, dict[int, str](), Counter[str]()
     try:
-        for line, row in stream_table(reading):
+        for _, row in stream_table(reading):
             if isinstance(row, UnreadRow):
                 if row.is_error and not settings.skip_broken:
                     break
                 left_out[row.what] += 1
                 continue
-            inputs = inputs or input_columns_of(path, tuple(reading.columns), text_column, task)
-            text = input_in(row, fields, inputs[0])
-            texts += bool(text)
-            if text is None:
-                wrong[line] = type(row[no_text_in(row, inputs)]).__name__
+            rows += 1
         else:
             columns = tuple(reading.columns)
     except TableError:
@@ -95,14 +90,22 @@ def open_texts(
     if not columns or any(fault.severity == "error" for fault in reading.faults):
         read_table(path, settings)  # it says everything that is wrong
         raise InputError(f"{path} cannot be read as a table.")
+    if not rows:
+        raise InputError(f"{path} has no rows that can be read. Give at least one.")
+    # In JSON the first row need not have the text: only the whole file says which columns there are.
+    inputs = input_columns_of(path, columns, text_column, task)
+    for line, row in stream_table(TableScan(path=path, settings=settings)):
+        if not isinstance(row, UnreadRow):
+            text = input_in(row, fields, inputs[0])
+            texts += bool(text)
+            if text is None:
+                wrong[line] = type(row[no_text_in(row, inputs)]).__name__
     column = " or ".join(map(repr, inputs))
     if wrong:
         raise InputError(
             f"{path}:{shorten(list(wrong))}: the text is a {next(iter(wrong.values()))}, it must be a string. Is "
             f"{column} the column of texts?{'' if fields else ' To name another: --text-column NAME.'}"
         )
-    if not inputs:
-        raise InputError(f"{path} has no rows that can be read. Give at least one.")
     if not texts:
         raise InputError(f"{path}: all texts in the column {column} are blank. Give at least one.")
     notes = [named_by_first_line(path, columns, text_column)]

@@ -89,6 +89,15 @@ def test_a_column_is_read_that_the_task_s_own_texts_are_from(tmp_path: Path) -> 
         open_texts(tmp_path / "rest.jsonl", task=task)
 
 
+def test_the_column_of_texts_need_not_be_in_the_first_row(tmp_path: Path) -> None:
+    task, rest = msgspec.structs.replace(TASK, data=DataSource()), [{"text": f"Text {number}"} for number in range(3)]
+    for first in ({"content": "closed"}, {"id": "t-0"}, {"id": 0, "title": "x"}):
+        file = table(tmp_path, [first, *rest])
+        for texts in (open_texts(file, task=task).texts(), (text for _, text in load_unlabelled(file, task, 0).texts)):
+            assert [*texts] == ["Text 0", "Text 1", "Text 2"]
+    assert open_texts(table(tmp_path, [{"id": 0}, {"body": "A mail."}]), "body").text_column == "body"
+
+
 def test_a_first_line_that_may_be_a_text_is_asked_about(tmp_path: Path) -> None:
     file = tmp_path / "own.csv"
     file.write_text("I was charged twice\ncannot log in\n")
