@@ -247,6 +247,9 @@ def test_annotators_in_columns_of_their_own_must_agree() -> None:
     used = usable_rows(table, msgspec.structs.replace(LENIENT, label_columns=("ann", "bob")))
     assert labels_of(used) == ["lock", "lock", "damage"]
     assert left_out(used) == {"contradiction": (4,), "no_label": (6,)}
+    table = table_of(*({"text": f"note {i}", "ann": a, "bob": b or "-1"} for i, (a, b) in enumerate(votes[1:3] * 2)))
+    used = usable_rows(table, TableChoices(label_columns=("ann", "bob"), missing_labels=("-1", "lock")))
+    assert (labels_of(used), left_out(used)) == (["damage"] * 2, {"marked_missing": (2, 4)}) and not used.notices
 
 
 def verdict_rows(column: str, *verdicts: str) -> Table:
