@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 
+from fourshot.pipeline.faults import shorten
 from fourshot.pipeline.tables.delimited import is_table, read_csv
 from fourshot.pipeline.tables.file_bytes import TableSource
 from fourshot.pipeline.tables.text import check_text
@@ -19,13 +20,20 @@ def read_lines(reading: TableScan, source: TableSource) -> Iterator[Item]:
     if is_table(text, "\t"):
         yield from read_csv(reading, source)
         return
-    lines, first, labelled, counts = 0, "", True, {mark: set[int]() for mark in ";|"}
+    lines, first, bare, counts = 0, "", list[int](), {mark: set[int]() for mark in ";|"}
     with text.open() as stream:
-        for line in filter(str.strip, stream):
-            first = first or line.strip()
-            lines, labelled = lines + 1, labelled and line.startswith(_LABEL)
+        for number, line in enumerate(stream, start=1):
+            if not line.strip():
+                continue
+            first, lines = first or line.strip(), lines + 1
+            if not line.startswith(_LABEL):
+                bare.append(number)
             for mark, line_counts in counts.items():
                 line_counts.add(line.count(mark))
+    if 0 < len(bare) < lines / 2:
+        problem = f"the other lines begin with {_LABEL}, as fastText has it; line {shorten(bare)} does not."
+        raise TableError(problem, "Write a label before each text, or before none.", bare[0])
+    labelled = not bare
     if _NAMES.fullmatch(first) and (TEXT_NAMES | LABEL_NAMES) & {*re.split(r"\W+", first.casefold())}:
         problem = f"a table, or a file with one text per line? Its first line, {first!r}, looks like names of columns."
         raise TableError(problem, "If it is a table, call it .csv. If not, save the texts as JSON Lines.")

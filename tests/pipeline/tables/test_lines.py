@@ -28,6 +28,12 @@ def test_labels_as_fasttext_writes_them_are_labels(tmp_path: Path) -> None:
     ]
 
 
+def test_a_line_without_a_label_among_such_with_one_is_asked_about(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"t\.txt:3: the other lines begin with __label__, .*; line 3 does not"):
+        read(tmp_path, "__label__lock It jams.\n__label__fee Twice.\n __label__fee Too much.\n")
+    assert len(read(tmp_path, "One.\nTwo.\n__label__lock is what fastText writes.\n").rows) == 3
+
+
 def test_a_table_with_tabs_is_one_and_other_separators_are_asked_about(tmp_path: Path) -> None:
     settings = ReadSettings(header=False)
     assert read(tmp_path, "ham\tHello.\nspam\tWin!\n", settings).rows[2] == {"1": "spam", "2": "Win!"}
