@@ -28,8 +28,12 @@ ABOUT_A_ROW = {"id", "uuid", "idx", "index", "hash", "name", "author", "user", "
 ABOUT_A_ROW |= {"annotator", "worker", "email", "url", "link", "date", "time", "timestamp", "created", "updated"}
 ABOUT_A_ROW |= {"file", "path", "address", "phone", "split", "userid", "answerid", "lead"}
 ACCEPTED = {"accept", "accepted", "approve", "approved", "submitted", "true", "yes", "1"}
+ACCEPTED |= {"validated", "verified"}
 REJECTED = {"reject", "rejected", "ignore", "ignored", "skip", "skipped", "discard", "discarded", "draft", "pending"}
+REJECTED |= {"default", "unvalidated", "unverified", "cancelled", "canceled"}  # "default": Argilla 1, not yet looked at
 REJECTED |= {"returned", "declined", "timed-out", "timed out"}  # as sites for paid annotators say it
+DENIED = {"false", "no", "0"}  # in a column that asks whether a row was approved
+APPROVAL = re.compile(r"(approved|accepted|verified|validated)$")
 PRODIGY = {"accept", "reject", "ignore"}  # Source: prodi.gy/docs, "answer" of an annotated task
 SPLITS = {"train", "training", "test", "testing", "dev", "val", "valid", "validation", "eval"}
 
@@ -197,14 +201,26 @@ def verdict_columns(table: Table) -> list[str]:
 def _is_verdict(table: Table, column: str) -> bool:
     if _is_called(column, LABEL_NAMES):
         return False
-    words = set()
+    is_question = bool(APPROVAL.search(column.lower()))
+    known = ACCEPTED | REJECTED | (DENIED if is_question else set())
+    words = set[str]()
     for value in values_of(table, column):
-        word = plain_cell(value).casefold()
-        if word and word not in ACCEPTED | REJECTED:
+        words |= _verdicts_in(value)
+        if not words <= known:
             return False
-        words.add(word)
-    is_prodigys = column == "answer" and words - {""} <= PRODIGY
-    return not words.isdisjoint(REJECTED) and (is_prodigys or not words.isdisjoint(ACCEPTED))
+    is_prodigys = column == "answer" and words <= PRODIGY
+    return not words.isdisjoint(known - ACCEPTED) and (is_prodigys or not words.isdisjoint(ACCEPTED))
+
+
+def _verdicts_in(value: Any) -> set[str]:
+    """One for each person who judged the row."""
+    return set(plain_cell(value).casefold().split(", ")) - {""}
+
+
+def is_accepted(value: Any) -> bool:
+    """Whether all who judged a row accepted it."""
+    verdicts = _verdicts_in(value)
+    return bool(verdicts) and verdicts <= ACCEPTED
 
 
 def _verdict_column(table: Table, columns: Sequence[str], choice: str) -> str:

@@ -16,6 +16,8 @@ from fourshot.pipeline.task import Example
 
 PERHAPS_MISSING = {"none", "na", "n/a", "nil", "?", "-", "--", "\u2013", "\u2014", "unlabeled", "unlabelled"}
 PERHAPS_MISSING |= {"undefined", "missing", "(null)", "<null>", "(none)", "<none>", "(blank)", "(empty)"}
+PERHAPS_MISSING |= {"skip", "skipped", "unknown", "unsure", "not sure", "todo", "tbd", "abstain", "no label"}
+PERHAPS_MISSING |= {"not labeled", "not labelled", "not annotated"}
 # UTF-8 read as Windows-1252, Windows-1252 read as Latin-1, what stands for a byte that was not understood, and how
 # spreadsheets keep control characters in their files, _x000D_.
 MISREAD = re.compile(

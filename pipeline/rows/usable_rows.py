@@ -14,7 +14,7 @@ import msgspec
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.faults import LeftOut, TaskFault, counted, note, shorten, warning
 from fourshot.pipeline.rows.column_looks import plain_cell
-from fourshot.pipeline.rows.columns import ACCEPTED, Columns, find_columns
+from fourshot.pipeline.rows.columns import Columns, find_columns, is_accepted
 from fourshot.pipeline.rows.examples import ONE_LABEL, Lined, clean, find_labels
 from fourshot.pipeline.rows.fields import input_in, no_text_in
 from fourshot.pipeline.rows.label_cells import TREATMENTS, LabelCell, joined_labels, read_text_cell
@@ -122,7 +122,7 @@ def _sort_rows(table: Table, columns: Columns, choices: TableChoices) -> tuple[l
         text = "\n".join(part for part in parts if part)
         if choices.fields:
             text = input_in(row, choices.fields, "") or ""
-        if columns.verdict and verdict.casefold() not in ACCEPTED:
+        if columns.verdict and not is_accepted(row.get(columns.verdict)):
             out[f"{columns.verdict}={verdict}"].append(line)
         elif None in parts:
             out["not_text"].append(line)

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from fourshot.engine.errors import InputError
-from fourshot.pipeline.rows.columns import Columns, find_columns
+from fourshot.pipeline.rows.columns import Columns, find_columns, is_accepted, verdict_columns
 from fourshot.pipeline.tables.files import Table
 
 TEAMS = ("sales", "support", "sales", "support", "sales", "support")
@@ -149,6 +149,29 @@ def test_only_a_column_that_is_called_answer_holds_verdicts_unasked() -> None:
     with pytest.raises(InputError, match=r"'decision' \(accept\) looks like.*If it is the label: --label-column dec"):
         find("text=sentence decision=verdict")
     assert find("text=sentence decision=verdict", verdict_column="none").labels == ("decision",)
+
+
+@pytest.mark.parametrize(
+    ("column", "verdicts"),
+    [
+        ("status", ["Validated", "Default", "Discarded"]),
+        ("responses.status", [["submitted", "discarded"], ["submitted", "submitted"], ["discarded", "discarded"]]),
+        ("is_approved", ["TRUE", "FALSE", "TRUE"]),
+        ("verified", ["yes", "no", ""]),
+    ],
+)
+def test_verdicts_as_annotation_tools_write_them_are_asked_about(column: str, verdicts: list[Any]) -> None:
+    rows = {i: {"text": CELLS["sentence"][i], "label": TEAMS[i], column: verdicts[i % 3]} for i in range(6)}
+    table = Table(path="t.csv", columns=("text", "label", column), rows=rows)
+    with pytest.raises(InputError, match=r"may say which labels a person rejected\. Then give --verdict-column"):
+        find_columns(table)
+    assert verdict_columns(table) == [column]
+    assert list(map(is_accepted, verdicts)).count(True) == (2 if column == "is_approved" else 1)
+
+
+def test_true_and_false_are_verdicts_where_the_name_says_so_alone() -> None:
+    rows = {i: {"text": CELLS["sentence"][i], "urgent": i % 2 == 0, "team": TEAMS[i]} for i in range(6)}
+    assert verdict_columns(Table(path="t.csv", columns=("text", "urgent", "team"), rows=rows)) == []
 
 
 def test_two_columns_of_labels_are_asked_for() -> None:

@@ -144,6 +144,8 @@ def test_a_name_that_often_means_no_label_is_pointed_out_and_can_be_left_out() -
     assert [(some.reason, some.what, some.lines) for some in used.left_out] == [
         ("marked_missing", "with a label that means none (--missing-label)", (4,))
     ]
+    for name in ("Skip", "skipped", "unsure", "TODO"):
+        assert [f"--missing-label={name}" in str(fault) for fault in use(texts("lock", name)).notices] == [True]
     assert ["--missing-label=-1" in str(fault) for fault in use(texts(0, 1, 2, -1)).notices] == [True]
     assert not use(texts(0, 1, -1)).notices  # negative, neutral, positive
 
