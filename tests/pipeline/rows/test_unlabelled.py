@@ -106,7 +106,15 @@ def test_a_first_line_that_may_be_a_text_is_asked_about(tmp_path: Path) -> None:
             InputError, match=r"'I was charged twice', would name its only column.*--text-column 'I was"
         ):
             read()
-    assert load_unlabelled(file, TASK, 0, "I was charged twice").texts == ((2, "cannot log in"),)
+    named = load_unlabelled(file, TASK, 0, "I was charged twice")
+    assert named.texts == ((2, "cannot log in"),)
+    assert "the first line, 'I was charged twice', was taken for the name" in named.note
+    two = tmp_path / "two.csv"
+    two.write_text("I was charged twice,2024-01-01\ncannot log in,2024-01-02\n")
+    for read in (lambda: load_unlabelled(two, TASK, 0), lambda: open_texts(two)):
+        with pytest.raises(InputError, match="with 'I was charged twice', is a row, write a line above it that names"):
+            read()
+    assert "was taken for the name" in str(open_texts(two, "I was charged twice").warnings)
     with pytest.raises(InputError, match="would name its only column"):
         load_inputs(file, PairSource())
     file.write_text("late parcel\ncannot log in\n")
