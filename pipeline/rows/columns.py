@@ -35,7 +35,6 @@ REJECTED |= {"returned", "declined", "timed-out", "timed out"}  # as sites for p
 DENIED = {"false", "no", "0"}  # in a column that asks whether a row was approved
 APPROVAL = re.compile(r"(approved|accepted|verified|validated)$")
 PRODIGY = {"accept", "reject", "ignore"}  # Source: prodi.gy/docs, "answer" of an annotated task
-SPLITS = {"train", "training", "test", "testing", "dev", "val", "valid", "validation", "eval"}
 
 
 class Columns(NamedTuple):
