@@ -82,6 +82,22 @@ def test_shards_that_number_the_classes_otherwise_are_read_by_their_own_names(tm
     assert [fault.what for fault in read_table(split).notices if "numbers the classes" in fault.what]
 
 
+def test_an_error_in_a_shard_has_its_file_and_its_line(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    (folder / "part-00000.csv").write_text("text,label\nIt is hot.,warm\nIt is icy.,cold\n")
+    (folder / "part-00001.csv").write_text("text,label\nIt burns.,warm\nIt is icy, too,cold\n")
+    with pytest.raises(InputError, match=r"part-00001\.csv:3: 3 fields where the header has 2"):
+        read_table(folder)
+    (folder / "part-00001.csv").write_text("text,label\nIt burns.,warm\nIt is icy.\0,cold\n")
+    with pytest.raises(InputError, match=r"part-00001\.csv:3: .*NUL"):
+        read_table(folder)
+    (folder / "part-00001.csv").write_text("text,label\nIt burns.,warm\n")
+    (folder / "part-00000.csv").write_text("It is hot.,warm\nIt is icy.,warm\nIt is cold.,cold\nIt burns.,warm\n")
+    with pytest.raises(InputError, match=r"part-00000\.csv:1: the first line looks like an example"):
+        read_table(folder)
+
+
 def test_a_missing_shard_is_named_and_a_lone_one_is_warned_about(tmp_path: Path) -> None:
     task = write_task(tmp_path)
     (tmp_path / "train.jsonl").unlink()
