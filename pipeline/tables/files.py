@@ -139,8 +139,9 @@ def _stream_shard(reading: TableScan, shard: Path) -> Iterator[dict[str, Any] | 
     before = len(reading.faults)
     try:
         for number, row in _stream_file(reading, shard):
-            is_unread = isinstance(row, UnreadRow)
-            yield msgspec.structs.replace(row, place=f"{shard}:{number}") if is_unread else row
+            if isinstance(row, UnreadRow):
+                row = msgspec.structs.replace(row, place=f"{shard}:{number}")
+            yield row
     except TableError as failure:
         place = shard.name if failure.line is None else f"{shard.name}:{failure.line}"
         raise TableError(f"{place}: {failure.what}", failure.remedy) from failure
