@@ -9,24 +9,32 @@ from typing import Any, NamedTuple
 
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.faults import shorten
-from fourshot.pipeline.rows.label_cells import read_label
-from fourshot.pipeline.rows.text_words import UNSPACED, count_words, without_marks
+from fourshot.pipeline.rows.column_looks import (
+    has_sentences,
+    is_worded,
+    looks_like_label,
+    looks_like_text,
+    plain_cell,
+    repeats_names,
+    values_of,
+)
 from fourshot.pipeline.tables.file_bytes import KINDS
 from fourshot.pipeline.tables.files import Table
 from fourshot.pipeline.tables.types import LABEL_NAMES, TEXT_NAMES
 
-MOST_CLASSES = 200  # of a column that is found by its contents
 PART_NAMES = {"subject", "title", "headline", "premise", "hypothesis", "context", "passage", "query", "prompt"}
-# Parts of the names of columns that say something about a row, and are no input or class where another column may be.
+# What a column is called that says something about a row, and is no input or class where another column may be.
 ABOUT_A_ROW = {"id", "uuid", "idx", "index", "hash", "name", "author", "user", "username", "customer", "agent"}
 ABOUT_A_ROW |= {"annotator", "worker", "email", "url", "link", "date", "time", "timestamp", "created", "updated"}
 ABOUT_A_ROW |= {"file", "path", "address", "phone", "split", "userid", "answerid", "lead"}
 ACCEPTED = {"accept", "accepted", "approve", "approved", "submitted", "true", "yes", "1"}
+ACCEPTED |= {"validated", "verified"}
 REJECTED = {"reject", "rejected", "ignore", "ignored", "skip", "skipped", "discard", "discarded", "draft", "pending"}
+REJECTED |= {"default", "unvalidated", "unverified", "cancelled", "canceled"}  # "default": Argilla 1, not yet looked at
 REJECTED |= {"returned", "declined", "timed-out", "timed out"}  # as sites for paid annotators say it
+DENIED = {"false", "no", "0"}  # in a column that asks whether a row was approved
+APPROVAL = re.compile(r"(approved|accepted|verified|validated)$")
 PRODIGY = {"accept", "reject", "ignore"}  # Source: prodi.gy/docs, "answer" of an annotated task
-_LETTERS = re.compile(r"[^\W\d_]{2}")
-SPLITS = {"train", "training", "test", "testing", "dev", "val", "valid", "validation", "eval"}
 
 
 class Columns(NamedTuple):
@@ -36,6 +44,7 @@ class Columns(NamedTuple):
     labels: tuple[str, ...]  # of one annotator each where there are several
     other_texts: tuple[str, ...] = ()
     other_labels: tuple[str, ...] = ()
+    set_aside: tuple[str, ...] = ()  # looked right as well, but their names say something about a row
     verdict: str = ""  # the column in which an annotation tool keeps whether the label was accepted
 
 
@@ -55,24 +64,35 @@ def find_columns(
     if twice := [column for place, column in enumerate(named) if column in named[:place]]:
         role = "as text and as label" if twice[0] in text_columns and twice[0] in label_columns else "twice"
         raise InputError(f"the column {twice[0]!r} was named {role}. Name each column once; there are {column_names}.")
-    verdicts = verdict_columns(table)
+    verdicts = [] if verdict_column == "none" else verdict_columns(table)
     labels = _label_columns(table, {*text_columns, *verdicts})
     chosen_labels = list(label_columns) or _decided(labels, "label")
     texts = _text_columns(table, set(chosen_labels))
     chosen_texts = list(text_columns) or _decided(texts, "text")
+    others = [column for column in table.columns if column not in (*labels, *verdicts, *(chosen_texts or texts))]
+    unlikely = [column for column in others if not _is_about_a_row(column) and repeats_names(values_of(table, column))]
+    if unlikely and not label_columns and not any(_is_called(_unnumbered(column), LABEL_NAMES) for column in labels):
+        labels, chosen_labels = [*labels, *unlikely], []
     chosen = {*chosen_texts, *chosen_labels}
     if chosen_texts and chosen_labels and len(chosen) == len(chosen_texts) + len(chosen_labels):
         return Columns(
             texts=tuple(chosen_texts),
             labels=tuple(chosen_labels),
             other_texts=_unchosen(texts, chosen),
-            other_labels=_unchosen(_label_columns(table, set(verdicts), by_name=False), chosen),
+            other_labels=_unchosen([*_label_columns(table, set(verdicts), by_name=False), *unlikely], chosen),
+            set_aside=_set_aside(
+                table,
+                chosen | set(verdicts),
+                texts=not text_columns and not any(_is_called(column, TEXT_NAMES) for column in chosen_texts),
+                labels=not label_columns and not any(_is_called(column, LABEL_NAMES) for column in chosen_labels),
+            ),
             verdict=_verdict_column(table, [column for column in verdicts if column not in chosen], verdict_column),
         )
     doubts = [
-        f"several may be the {kind}: {', '.join(_with_value(table, column) for column in columns)}"
+        f"{'several' if len(columns) > 1 else 'one'} may be the {kind}: "
+        + ", ".join(_with_value(table, column) for column in columns)
         for kind, columns, chosen in (("text", texts, chosen_texts), ("label", labels, chosen_labels))
-        if not chosen and len(columns) > 1
+        if not chosen and (len(columns) > 1 or (unlikely and kind == "label"))
     ]
     missing = " and ".join(kind for kind, chosen in (("text", chosen_texts), ("label", chosen_labels)) if not chosen)
     named = [f"--{kind}-column NAME" for kind in ("text", "label") if not missing or kind in missing]
@@ -88,9 +108,13 @@ def find_columns(
         joined = " Several --text-column are joined to one text."
         fields = " ".join(f"--field {shlex.quote(column)}" for column in texts[:4])
         joined += f" To keep them apart, as a premise and a hypothesis are: {fields}."
+    verdict = ""
+    if verdicts and not chosen_labels:
+        verdict = f" {_with_value(table, verdicts[0])} looks like a person's verdicts on the rows."
+        verdict += f" If it is the label: --label-column {shlex.quote(verdicts[0])}."
     raise InputError(
         f"cannot tell which column of {table.path} is the {missing or 'text and which the label'}; "
-        f"the columns are {column_names}.{''.join(f' Of these, {doubt}.' for doubt in doubts)}{nested}"
+        f"the columns are {column_names}.{''.join(f' Of these, {doubt}.' for doubt in doubts)}{nested}{verdict}"
         f"{_one_hot(table, labels) if not chosen_labels else ''}{_unseparated(table)}"
         f"{f' {name}' if name else ''}{joined}"
     )
@@ -98,6 +122,13 @@ def find_columns(
 
 def _unchosen(columns: Sequence[str], chosen: set[str]) -> tuple[str, ...]:
     return tuple(column for column in columns if column not in chosen and not _is_about_a_row(column))
+
+
+def _set_aside(table: Table, excluded: Set[str], texts: bool, labels: bool) -> tuple[str, ...]:
+    """Columns that look like texts or labels, where those are looked for, and are called what says who wrote a row."""
+    looks = [look for look, is_asked in ((looks_like_text, texts), (looks_like_label, labels)) if is_asked]
+    aside = [column for column in table.columns if column not in excluded and _is_about_a_row(column)]
+    return tuple(column for column in aside if any(look(values_of(table, column)) for look in looks))
 
 
 def _decided(columns: Sequence[str], name: str) -> list[str]:
@@ -113,21 +144,21 @@ def _text_columns(table: Table, excluded: set[str]) -> list[str]:
     named = [
         column
         for column in free
-        if (_is_called(column, TEXT_NAMES) and any(isinstance(value, str) for value in _values(table, column)))
-        or (_is_called(column, PART_NAMES) and _is_worded(_values(table, column)))
+        if (_is_called(column, TEXT_NAMES) and any(isinstance(value, str) for value in values_of(table, column)))
+        or (_is_called(column, PART_NAMES) and is_worded(values_of(table, column)))
     ]
-    return _plausible(table, free, named, _looks_like_text)
+    return _plausible(table, free, named, looks_like_text)
 
 
 def _label_columns(table: Table, excluded: set[str], by_name: bool = True) -> list[str]:
     free = [column for column in table.columns if column not in excluded]
     named = [column for column in free if _is_called(column, LABEL_NAMES)]
     numbered = [column for column in free if _is_called(_unnumbered(column), LABEL_NAMES)]
-    filled = [column for column in numbered if column in named or any(map(plain_cell, _values(table, column)))]
+    filled = [column for column in numbered if column in named or any(map(plain_cell, values_of(table, column)))]
     named = filled if len(filled) > 1 else named  # label_1 and label_2
     if by_name and named:
         return named
-    labels = _plausible(table, free, named, _looks_like_label)
+    labels = _plausible(table, free, named, looks_like_label)
     return [column for column in labels if not _is_called(column, TEXT_NAMES | PART_NAMES)] or labels
 
 
@@ -144,54 +175,23 @@ def _is_called(column: str, names: Set[str]) -> bool:
 def _plausible(
     table: Table, free: Sequence[str], named: Sequence[str], looks_right: Callable[[Sequence[Any]], bool]
 ) -> list[str]:
-    """Columns that are named so or look so, in the table's order; those about a row only where there is no other."""
-    right = [column for column in free if column in named or looks_right(_values(table, column))]
-    return [column for column in right if column in named or not _is_about_a_row(column)] or right
+    """Columns that are named so or look so, in the table's order; those about a row only where there is no other.
+
+    Sentences stay among the texts, whatever their column is called.
+    """
+    right = [column for column in free if column in named or looks_right(values_of(table, column))]
+    likely = [column for column in right if column in named or not _is_about_a_row(column)]
+    if looks_right is looks_like_text:
+        likely = [column for column in right if column in likely or has_sentences(values_of(table, column))]
+    return likely or right
 
 
 def _is_about_a_row(column: str) -> bool:
+    """As the noun says that a name ends with: user_name, date of birth and created_at are, user_message is not."""
     words = re.findall(r"[a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", column).lower())
-    return not ABOUT_A_ROW.isdisjoint(words)
-
-
-def _values(table: Table, column: str) -> list[Any]:
-    values = (row.get(column) for row in table.rows.values())
-    return [value.decode(errors="replace") if isinstance(value, bytes) else value for value in values]
-
-
-def _is_worded(values: Sequence[Any]) -> bool:
-    """Whether most are words of letters, with blanks between them where the script has blanks: no dates, no sums."""
-    texts = [without_marks(value.strip()) for value in values if isinstance(value, str)]  # letters side by side
-    worded = sum(any(map(_LETTERS.search, text.split()[:-1])) or bool(UNSPACED.search(text)) for text in texts)
-    return worded > len(values) / 2
-
-
-def _looks_like_text(values: Sequence[Any]) -> bool:
-    texts = [value.strip() for value in values if isinstance(value, str) and value.strip()]
-    if not _is_worded(values):
-        return False
-    # Sentences may be repeated, such as what several questions are about; labels of two or three words are.
-    is_long = sum(map(count_words, texts)) >= 5 * len(texts)
-    return len(set(texts)) > len(texts) * (0.1 if is_long else 0.5)
-
-
-def _looks_like_label(values: Sequence[Any]) -> bool:
-    distinct, filled = set(), 0
-    for value in values:
-        text = plain_cell(value)
-        distinct.add(text)
-        filled += bool(text)
-        if len(text) > 40 or len(distinct) > MOST_CLASSES + 1:
-            return False
-    return 1 < len(distinct - {""}) <= min(MOST_CLASSES, len(values) / 2) and filled >= len(values) / 2
-
-
-def plain_cell(value: Any) -> str:
-    """The labels in a cell as one text; "" where it has none, or an object."""
-    try:
-        return ", ".join(read_label(value).labels)
-    except ValueError:
-        return ""
+    nouns = words[: words.index("of")] if "of" in words[1:] else words
+    nouns = [word for word in nouns if word not in ("at", "by", "on")]
+    return nouns[-1:] != [] and nouns[-1] in ABOUT_A_ROW
 
 
 def verdict_columns(table: Table) -> list[str]:
@@ -200,39 +200,54 @@ def verdict_columns(table: Table) -> list[str]:
 
 
 def _is_verdict(table: Table, column: str) -> bool:
-    words = set()
-    for value in _values(table, column):
-        word = plain_cell(value).casefold()
-        if word and word not in ACCEPTED | REJECTED:
+    if _is_called(column, LABEL_NAMES):
+        return False
+    is_question = bool(APPROVAL.search(column.lower()))
+    known = ACCEPTED | REJECTED | (DENIED if is_question else set())
+    words = set[str]()
+    for value in values_of(table, column):
+        words |= _verdicts_in(value)
+        if not words <= known:
             return False
-        words.add(word)
-    is_prodigys = column == "answer" and words - {""} <= PRODIGY
-    return not words.isdisjoint(REJECTED) and (is_prodigys or not words.isdisjoint(ACCEPTED))
+    is_prodigys = column == "answer" and words <= PRODIGY
+    return not words.isdisjoint(known - ACCEPTED) and (is_prodigys or not words.isdisjoint(ACCEPTED))
+
+
+def _verdicts_in(value: Any) -> set[str]:
+    """One for each person who judged the row."""
+    return set(plain_cell(value).casefold().split(", ")) - {""}
+
+
+def is_accepted(value: Any) -> bool:
+    """Whether all who judged a row accepted it."""
+    verdicts = _verdicts_in(value)
+    return bool(verdicts) and verdicts <= ACCEPTED
 
 
 def _verdict_column(table: Table, columns: Sequence[str], choice: str) -> str:
-    """The column with a person's verdict on each label: Prodigy's is known, the like is asked for."""
+    """The column with a person's verdict on each label: that of Prodigy, "answer", is known, the like is asked for."""
     if choice:
         return "" if choice == "none" else choice
-    sure = [c for c in columns if {plain_cell(value).casefold() for value in _values(table, c)} <= {*PRODIGY, ""}]
-    if columns and len(sure) != 1:
+    words = {plain_cell(value).casefold() for column in columns for value in values_of(table, column)}
+    is_sure = columns == ["answer"] and words <= {*PRODIGY, ""}
+    if columns and not is_sure:
         raise InputError(
             f"{table.path}: {' and '.join(_with_value(table, column) for column in columns)} may say which labels a "
             f"person rejected. Then give --verdict-column {shlex.quote(columns[0])}: only accepted rows are used, "
             "the others counted. If not, give --verdict-column none."
         )
-    return sure[0] if sure else ""
+    return columns[0] if columns else ""
 
 
 def _with_value(table: Table, column: str) -> str:
-    texts = (" ".join(str(value).split()) for value in _values(table, column) if value is not None)
+    texts = (" ".join(str(value).split()) for value in values_of(table, column) if value is not None)
     value = next(filter(None, texts), "")
     return f"{column!r} ({value[:40]}{'...' if len(value) > 40 else ''})"
 
 
 def _one_hot(table: Table, labels: Sequence[str]) -> str:
     """What to do where each class has a column."""
-    cells = {plain_cell(value).casefold() for column in labels for value in _values(table, column)}
+    cells = {plain_cell(value).casefold() for column in labels for value in values_of(table, column)}
     is_one_hot = len(labels) > 1 and cells <= {"0", "1", "true", "false"}
     return " If each is a class, with 0 and 1 in it, write one column with the name of the class." if is_one_hot else ""
 

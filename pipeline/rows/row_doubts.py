@@ -18,6 +18,8 @@ from fourshot.pipeline.task import Example
 
 PERHAPS_MISSING = {"none", "na", "n/a", "nil", "?", "-", "--", "\u2013", "\u2014", "unlabeled", "unlabelled"}
 PERHAPS_MISSING |= {"undefined", "missing", "(null)", "<null>", "(none)", "<none>", "(blank)", "(empty)"}
+PERHAPS_MISSING |= {"skip", "skipped", "unknown", "unsure", "not sure", "todo", "tbd", "abstain", "no label"}
+PERHAPS_MISSING |= {"not labeled", "not labelled", "not annotated"}
 LONG_NAME = 60  # characters, of a class
 QUOTES = "\"'`\u201c\u201d\u201e\u2018\u2019\u201a\u00ab\u00bb\u300c\u300d"
 # A date as tables hold it, and what spreadsheets make of 1-4.

@@ -75,20 +75,15 @@ def open_texts(
     fields = task.input_fields if task else ()
     reading = TableScan(path=path, settings=settings)
     columns: tuple[str, ...] = ()
-    inputs: tuple[str, ...] = ()
-    texts, wrong, left_out = 0, dict[int, str](), Counter[str]()
+    rows, texts, wrong, left_out = 0, 0, dict[int, str](), Counter[str]()
     try:
-        for line, row in stream_table(reading):
+        for _, row in stream_table(reading):
             if isinstance(row, UnreadRow):
                 if row.is_error and not settings.skip_broken:
                     break
                 left_out[row.what] += 1
                 continue
-            inputs = inputs or input_columns_of(path, tuple(reading.columns), text_column, task)
-            text = input_in(row, fields, inputs[0])
-            texts += bool(text)
-            if text is None:
-                wrong[line] = type(row[no_text_in(row, inputs)]).__name__
+            rows += 1
         else:
             columns = tuple(reading.columns)
     except TableError:
@@ -96,14 +91,22 @@ def open_texts(
     if not columns or any(fault.severity == "error" for fault in reading.faults):
         read_table(path, settings)  # it says everything that is wrong
         raise InputError(f"{path} cannot be read as a table.")
+    if not rows:
+        raise InputError(f"{path} has no rows that can be read. Give at least one.")
+    # In JSON the first row need not have the text: only the whole file says which columns there are.
+    inputs = input_columns_of(path, columns, text_column, task)
+    for line, row in stream_table(TableScan(path=path, settings=settings)):
+        if not isinstance(row, UnreadRow):
+            text = input_in(row, fields, inputs[0])
+            texts += bool(text)
+            if text is None:
+                wrong[line] = type(row[no_text_in(row, inputs)]).__name__
     column = " or ".join(map(repr, inputs))
     if wrong:
         raise InputError(
             f"{path}:{shorten(list(wrong))}: the text is a {next(iter(wrong.values()))}, it must be a string. Is "
             f"{column} the column of texts?{'' if fields else ' To name another: --text-column NAME.'}"
         )
-    if not inputs:
-        raise InputError(f"{path} has no rows that can be read. Give at least one.")
     if not texts:
         raise InputError(f"{path}: all texts in the column {column} are blank. Give at least one.")
     notes = [named_by_first_line(path, columns, text_column)]
@@ -152,8 +155,12 @@ def input_columns_of(path: Path, columns: Sequence[str], text_column: str | None
         return (found,)
     if (column := text_column or usual) in columns:
         return (column,)
+    doubt = ""
+    if (name := next(filter(_may_be_a_text, columns), "")) and _has_a_line_of_names(path):
+        doubt = f" If the first line, with {name[:60]!r}, is a row, write a line above it that names the columns."
     raise InputError(
-        f"{path} has no column {column!r}; the columns are {column_names}. Name that of the texts: --text-column NAME."
+        f"{path} has no column {column!r}; the columns are {column_names}.{doubt} "
+        f"Name that of the texts: --text-column NAME."
     )
 
 
@@ -181,12 +188,16 @@ def check_only_name(path: Path, name: str) -> None:
 
     What reads tables asks about a sentence itself.
     """
-    if len(name.split()) < WORDS_OF_A_TEXT or is_sentence(name) or not _has_a_line_of_names(path):
+    if not _may_be_a_text(name) or is_sentence(name) or not _has_a_line_of_names(path):
         return
     raise InputError(
         f"{path}: its first line, {name[:60]!r}, would name its only column. If it is a text, write a line above it "
         f"that names the column, such as text. If it is the name: --text-column {shlex.quote(name)}"
     )
+
+
+def _may_be_a_text(name: str) -> bool:
+    return len(name.split()) >= WORDS_OF_A_TEXT
 
 
 def found_column(column: str, text_column: str | None, task: Task | None) -> str:
@@ -196,10 +207,14 @@ def found_column(column: str, text_column: str | None, task: Task | None) -> str
 
 
 def named_by_first_line(path: Path, columns: Sequence[str], text_column: str | None) -> str:
-    """For people: that the first line was taken for the name of the only column, where that is not plain; else ""."""
-    name = columns[0].strip().lower()
-    is_plain = len(columns) > 1 or text_column or name in TEXT_NAMES | PART_NAMES or not _has_a_line_of_names(path)
-    return "" if is_plain else f"the first line, {columns[0]!r}, was taken for the name of the column"
+    """For people: that the first line was taken for the name of the column, where that is not plain; else "".
+
+    Of a column that was named, it is not where the name may be a text.
+    """
+    name = text_column or columns[0]
+    is_plain = not _may_be_a_text(name) if text_column else len(columns) > 1
+    is_plain = is_plain or name.strip().lower() in TEXT_NAMES | PART_NAMES or not _has_a_line_of_names(path)
+    return "" if is_plain else f"the first line, {name!r}, was taken for the name of the column"
 
 
 def _has_a_line_of_names(path: Path) -> bool:

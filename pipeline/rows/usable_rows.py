@@ -13,7 +13,8 @@ import msgspec
 
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.faults import LeftOut, TaskFault, counted, note, shorten, warning
-from fourshot.pipeline.rows.columns import ACCEPTED, Columns, find_columns, plain_cell
+from fourshot.pipeline.rows.column_looks import plain_cell
+from fourshot.pipeline.rows.columns import Columns, find_columns, is_accepted
 from fourshot.pipeline.rows.examples import ONE_LABEL, Lined, clean, find_labels
 from fourshot.pipeline.rows.fields import input_in, no_text_in
 from fourshot.pipeline.rows.label_cells import TREATMENTS, LabelCell, joined_labels, read_text_cell
@@ -99,6 +100,7 @@ def usable_rows(table: Table, choices: TableChoices) -> UsableRows:
             *table.notices,
             *notices,
             *doubts_of_rows(place, table, columns, rows, split.examples),
+            *_set_aside(table, columns),
             *_unused(place, out, choices),
         ),
     )
@@ -120,7 +122,7 @@ def _sort_rows(table: Table, columns: Columns, choices: TableChoices) -> tuple[l
         text = "\n".join(part for part in parts if part)
         if choices.fields:
             text = input_in(row, choices.fields, "") or ""
-        if columns.verdict and verdict.casefold() not in ACCEPTED:
+        if columns.verdict and not is_accepted(row.get(columns.verdict)):
             out[f"{columns.verdict}={verdict}"].append(line)
         elif None in parts:
             out["not_text"].append(line)
@@ -128,7 +130,7 @@ def _sort_rows(table: Table, columns: Columns, choices: TableChoices) -> tuple[l
             out["empty_text"].append(line)
         else:
             try:
-                cell = _agreed(table, columns.labels, row)
+                cell = _agreed(table, columns.labels, row, choices.missing_labels)
             except ValueError:
                 out["not_label"].append(line)
                 continue
@@ -145,12 +147,19 @@ def _sort_rows(table: Table, columns: Columns, choices: TableChoices) -> tuple[l
     return rows, out, treated_lines
 
 
-def _agreed(table: Table, columns: Sequence[str], row: Mapping[str, Any]) -> LabelCell:
-    """The labels of a row, on which all agree who gave one; "differ" where they do not. Raises ValueError."""
+def _agreed(table: Table, columns: Sequence[str], row: Mapping[str, Any], missing: Sequence[str]) -> LabelCell:
+    """The labels of a row, on which all agree who gave one; "differ" where they do not. Raises ValueError.
+
+    Who gave one of ``missing`` gave none.
+    """
     cells = [find_labels(DataSource(label_column=column), table, row.get(column), {}) for column in columns]
-    filled_cells = [cell for cell in cells if cell.labels]
+    filled_cells = [cell for cell in cells if cell.labels and not (len(cell.labels) == 1 and cell.labels[0] in missing)]
     alike = {tuple(map(reads_as, cell.labels)) for cell in filled_cells}
-    return LabelCell(filled_cells[0].labels, "differ") if len(alike) > 1 else (filled_cells or cells)[0]
+    return (
+        LabelCell(filled_cells[0].labels, "differ")
+        if len(alike) > 1
+        else (filled_cells or sorted(cells, key=lambda cell: not cell.labels))[0]
+    )
 
 
 def _noun(reason: str, columns: Columns, choices: TableChoices) -> str:
@@ -218,6 +227,16 @@ def _in_one_spelling(rows: Sequence[Lined], merge: bool) -> tuple[list[Lined], d
         if new[example.label] != example.label:
             renamed[example.label, new[example.label]].append(line)
     return [(line, Example(text=example.text, label=new[example.label])) for line, example in rows], renamed
+
+
+def _set_aside(table: Table, columns: Columns) -> list[TaskFault]:
+    """A note of the columns that look right as well, and were not taken for what they are called."""
+    if not columns.set_aside:
+        return []
+    problem = (
+        f"not taken for texts or labels, because of what they are called: {shorten(map(repr, columns.set_aside))}."
+    )
+    return [note(table.path, problem, "If one is meant: --text-column NAME, --label-column NAME.")]
 
 
 def _unused(place: str, out: Lines, choices: TableChoices) -> list[TaskFault]:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from fourshot.pipeline.faults import counted, shorten, warning
+from fourshot.pipeline.faults import counted, note, shorten, warning
 from fourshot.pipeline.tables.file_bytes import TableSource
 from fourshot.pipeline.tables.grid import grid_rows
 from fourshot.pipeline.tables.hidden_rows import hidden_rows, unstored_results
@@ -33,13 +33,14 @@ def read_columnar(reading: TableScan, source: TableSource) -> Iterator[Item]:
             for name, kind in zip(names, schema.types, strict=True):
                 # Files of one table may have others; then none is that of the column.
                 reading.column_types[name] = kind if reading.column_types.get(name, kind) == kind else None
-            reading.class_names |= _class_names(reading, (schema.metadata or {}).get(b"huggingface", b"{}"))
+            class_names = _class_names(reading, (schema.metadata or {}).get(b"huggingface", b"{}"))
+            places = _add_class_names(reading, class_names)
             number = 0
             for batch in batches:
                 batch.validate(full=True)  # damaged offsets would be read beyond the end
                 for row in _with_shortest_floats(batch).to_pylist():
                     number += 1
-                    yield number, row
+                    yield number, row | {name: _renumbered(row[name], places[name]) for name in places}
     # ValueError: bytes in a column of strings that are no text, times that Python's types cannot hold.
     # MemoryError: damaged lengths.
     except (pyarrow.ArrowException, OSError, ValueError, OverflowError, MemoryError) as failure:
@@ -74,6 +75,27 @@ def _class_names(reading: TableScan, written: bytes) -> dict[str, tuple[str, ...
     return {
         column: tuple(map(str, class_names)) for column, class_names in names.items() if isinstance(class_names, list)
     }
+
+
+def _add_class_names(reading: TableScan, class_names: dict[str, tuple[str, ...]]) -> dict[str, list[int]]:
+    """Add a file's names to those of the table; per column, the table's number of each, where it is another one."""
+    places = {}
+    for column, names in class_names.items():
+        of_table = tuple(dict.fromkeys((*reading.class_names.get(column, ()), *names)))
+        if column not in reading.class_names:
+            of_table = names
+        elif of_table[: len(names)] != names:
+            places[column] = [of_table.index(name) for name in names]
+            problem = f"a file numbers the classes in the column {column!r} otherwise than those before it: "
+            reading.faults.append(note(reading.path, f"{problem}its rows are read by its own names."))
+        reading.class_names[column] = of_table
+    return places
+
+
+def _renumbered(value: Any, places: list[int]) -> Any:
+    if isinstance(value, list):
+        return [_renumbered(item, places) for item in value]
+    return places[value] if isinstance(value, int) and 0 <= value < len(places) else value
 
 
 def _batches(reading: TableScan, source: TableSource, stream: Any) -> tuple[Any, Iterator[Any]]:

@@ -4,6 +4,7 @@ One reader for all that is given as a table. Each row of a file comes back, or i
 with its line; what cannot be told for sure is asked for. What the values mean, `pipeline.rows.examples` says.
 """
 
+import re
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -123,7 +124,7 @@ def stream_table(reading: TableScan) -> Iterator[Item]:
         return
     rows, num_columns = 0, 0
     for shard in shards:
-        for _, row in _stream_file(reading, shard):
+        for row in _stream_shard(reading, shard):
             rows += 1
             yield rows, row
         if num_columns and len(reading.columns) > num_columns:
@@ -131,6 +132,24 @@ def stream_table(reading: TableScan) -> Iterator[Item]:
             reading.faults.append(warning(shard, f"has columns that shards before it lack: {more}."))
         num_columns = len(reading.columns)
     reading.unit = "row"
+
+
+def _stream_shard(reading: TableScan, shard: Path) -> Iterator[dict[str, Any] | UnreadRow]:
+    """Yield the rows of a file of several; what cannot be used, and what is said of it, has the place in that file."""
+    before = len(reading.faults)
+    try:
+        for number, row in _stream_file(reading, shard):
+            if isinstance(row, UnreadRow):
+                row = msgspec.structs.replace(row, place=f"{shard}:{number}")
+            yield row
+    except TableError as failure:
+        place = shard.name if failure.line is None else f"{shard.name}:{failure.line}"
+        raise TableError(f"{place}: {failure.what}", failure.remedy) from failure
+    whole = re.compile(rf"{re.escape(str(reading.path))}(?=:\d+$|$)")
+    reading.faults[before:] = [
+        msgspec.structs.replace(fault, where=whole.sub(lambda _: str(shard), fault.where))
+        for fault in reading.faults[before:]
+    ]
 
 
 def _stream_file(reading: TableScan, path: Path) -> Iterator[Item]:
@@ -164,7 +183,7 @@ def read_settings_of(source: DataSource) -> ReadSettings:
 
 def _errors(reading: TableScan, unread: list[tuple[int, UnreadRow]], most: int, is_all: bool) -> list[TaskFault]:
     """Errors of rows that cannot be read; ``is_all``: of the table, so that to leave them out is no way out."""
-    faults = [error(f"{reading.path}:{number}", row.what) for number, row in unread[:most]]
+    faults = [error(row.place or f"{reading.path}:{number}", row.what) for number, row in unread[:most]]
     if rest := len(unread) - len(faults):
         faults.append(error(reading.path, f"{counted(rest, 'more row')} {_WHY[unread[0][1].reason]}."))
     leave_out = " Or leave such rows out: fourshot tasks new --skip-broken." * (

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from fourshot.pipeline.faults import counted, error, shorten, warning
-from fourshot.pipeline.tables.types import Item, TableScan, UnreadRow
+from fourshot.pipeline.tables.types import LABEL_NAMES, TEXT_NAMES, Item, TableScan, UnreadRow
 
 _SEPARATORS = 'Put texts that hold the separator in "double quotes". Is the first line that of the names?'
 _ONE_COLUMN = (
@@ -62,7 +62,7 @@ def grid_rows(reading: TableScan, records: Iterator[tuple[int, Sequence[Any]]], 
                 reading.faults.append(error(f"{reading.path}:{line}", problem, remedy))
     reading.columns |= dict.fromkeys(columns)
     width, named = len(columns), {name for name in [*raw, *header] if name not in ("", None)} if any(header) else set()
-    doubt = _Doubt(header, raw)
+    doubt = _Doubt(header, raw, second[1] if second else ())
     nameless = doubt.nameless if named else []
     for number, cells in records:
         if len(cells) != width:
@@ -102,6 +102,12 @@ def names_its_rows(first: Sequence[Any], second: Sequence[Any]) -> bool:
     return len(second) == len(first) + 1 and str(second[0]) == "1"
 
 
+def _has_usual_names(cells: Sequence[Any]) -> bool:
+    """Whether there is a usual name of a column of texts among them, and one of labels."""
+    names = {str(cell).strip().lower() for cell in cells}
+    return not names.isdisjoint(TEXT_NAMES) and not names.isdisjoint(LABEL_NAMES)
+
+
 def _names(header: Sequence[str]) -> list[str]:
     """The columns' names; a place for those that have none, written so that it is no other column's name."""
     places = (f"column {place}" if str(place) in header else str(place) for place in range(1, len(header) + 1))
@@ -111,8 +117,9 @@ def _names(header: Sequence[str]) -> list[str]:
 class _Doubt:
     """What speaks against a first line being the names of the columns."""
 
-    def __init__(self, header: Sequence[str], raw: Sequence[Any]) -> None:
+    def __init__(self, header: Sequence[str], raw: Sequence[Any], second: Sequence[Any]) -> None:
         self.header = header
+        self._second = second
         self._raw = raw  # a number in a spreadsheet is one, and no text
         self.rows = 0
         self.nameless = [place for place, name in enumerate(header) if not name]
@@ -172,6 +179,8 @@ class _Doubt:
         for place in self.nameless[self.nameless[:1] == [0] :]:  # the first one may number the rows
             if self._filled[place] > self.rows / 2:
                 return f"column {place + 1} has no name, and something in {counted(self._filled[place], 'row')}"
+        if _has_usual_names(self._second) and not _has_usual_names(self.header):
+            return f"the next one, {', '.join(map(str, self._second))[:60]!r}, has usual names of columns"
         return ""
 
 

@@ -55,6 +55,7 @@ class UnreadRow(msgspec.Struct, frozen=True):
     what: str
     remedy: str = ""
     is_error: bool = True  # False: left out in any case
+    place: str = ""  # in a shard: its file and the line there
 
 
 class TableError(Exception):

@@ -3,7 +3,7 @@
 import random
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -11,16 +11,16 @@ from msgspec import UNSET, UnsetType
 
 from fourshot.engine.errors import InputError
 from fourshot.engine.machine.files import append_lines, settle, staged_folder
-from fourshot.pipeline.faults import LeftOut, TaskFault, counted, errors_in, note, warning
-from fourshot.pipeline.rows.columns import SPLITS, Columns
+from fourshot.pipeline.faults import LeftOut, TaskFault, errors_in, warning
 from fourshot.pipeline.rows.fields import split_fields
-from fourshot.pipeline.rows.label_words import label_word, propose_words, reads_as, says_nothing
+from fourshot.pipeline.rows.label_words import label_word, propose_words, says_nothing
 from fourshot.pipeline.rows.text_table import MADE_FROM
 from fourshot.pipeline.rows.usable_rows import TableChoices, usable_rows
 from fourshot.pipeline.tables.file_bytes import table_stem
-from fourshot.pipeline.tables.files import Table, read_table
+from fourshot.pipeline.tables.files import read_table
 from fourshot.pipeline.task import Example
-from fourshot.pipeline.tasks.classes import label_counts, words_elsewhere
+from fourshot.pipeline.tasks.classes import label_counts
+from fourshot.pipeline.tasks.table_doubts import doubts_of_table, splits_beside
 from fourshot.pipeline.tasks.task_check import MOST_LISTED, field_faults, name_problem
 from fourshot.pipeline.tasks.task_file import load_task
 
@@ -109,10 +109,8 @@ def new_task(
         left_out=usable.left_out,
         notices=(
             *usable.notices,
-            *words_elsewhere(table, usable.columns, asked_words),
-            *_question(table, usable.columns, counts),
-            *_own_splits(table),
-            *_label_as_text(table, usable.examples),
+            *doubts_of_table(table, usable.columns, usable.examples, counts, asked_words),
+            *splits_beside(path),
             *(
                 []
                 if test
@@ -163,35 +161,6 @@ def split_by_label(examples: Sequence[Example], seed: int) -> tuple[list[Example
         chosen.update(random.Random(f"{seed}/{label}").sample(indices, count))
     train = [example for index, example in enumerate(examples) if index not in chosen]
     return train, [examples[index] for index in sorted(chosen)]
-
-
-def _question(table: Table, columns: Columns, names: Iterable[str]) -> list[TaskFault]:
-    """A note that labels such as true and false need a question as the instruction."""
-    if {name.casefold() for name in names} not in ({"true", "false"}, {"yes", "no"}):
-        return []
-    problem = f"{' and '.join(names)} in the column {columns.labels[0]!r} answer a question that no model can guess."
-    return [note(table.path, problem, 'Write it as the instruction, such as "Is the text a complaint?"')]
-
-
-def _label_as_text(table: Table, examples: Sequence[Example]) -> list[TaskFault]:
-    """A warning of texts that are nothing but their label: nothing can be learnt from them."""
-    if not (same := [example.text for example in examples if reads_as(example.text) == reads_as(example.label)]):
-        return []
-    problem = (
-        f"{counted(len(same), 'text')} {'is' if len(same) == 1 else 'are'} only the label, such as {same[0][:60]!r}."
-    )
-    return [warning(table.path, problem, "Are these the columns of texts and labels?")]
-
-
-def _own_splits(table: Table) -> list[TaskFault]:
-    """A warning of a column that says which rows are for testing: here they are drawn."""
-    first = next(iter(table.rows.values()))
-    for column in (column for column in table.columns if str(first.get(column)).strip().lower() in SPLITS):
-        values = {str(row.get(column)).strip().lower() for row in table.rows.values()}
-        if len(values) > 1 and values <= SPLITS:
-            problem = f"the column {column!r} ({', '.join(sorted(values))}) is not used: the test rows are drawn anew."
-            return [warning(table.path, problem, "To keep its splits, write a file for each: docs/tasks.md says how.")]
-    return []
 
 
 def _task_file(name: str, task: NewTask, examples: Sequence[Example]) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from fourshot.engine.errors import InputError
-from fourshot.pipeline.rows.columns import Columns, find_columns
+from fourshot.pipeline.rows.columns import Columns, find_columns, is_accepted, verdict_columns
 from fourshot.pipeline.tables.files import Table
 
 TEAMS = ("sales", "support", "sales", "support", "sales", "support")
@@ -23,6 +23,8 @@ CELLS: dict[str, list[Any]] = {
     "date": [f"2025-02-0{i} 09:41:00" for i in range(6)],
     "person": ["Ann Lee", "Bo Chan", "Cy Dean", "Di Evers", "Ed Frank", "Flo Gray"],
     "list": [["sales"], ["support"]] * 3,
+    "verdict": ["accept", "reject"] * 3,
+    "phrase": ["A loan that was sold to another bank, or a lease"] * 3 + ["A card that is lost"] * 3,
     "half": ["a", None, "b", None, "", float("nan")],
 }
 
@@ -49,6 +51,9 @@ def find(header: str, **choices: Any) -> Columns:
         ("data=sentence annotator=number choice=team", "data", "choice"),
         ("data=sentence notes=half accept=list", "data", "accept"),
         ("customer_name=person label=team", "customer_name", "label"),
+        ("what=sentence agent=team kind=number", "what", "kind"),
+        ("what=sentence created_by=team dateOfOrder=number kind=number", "what", "kind"),
+        ("text=sentence label=verdict venue=team", "text", "label"),
     ],
 )
 def test_columns_that_are_plain_are_found(header: str, text: str, label: str) -> None:
@@ -100,6 +105,73 @@ def test_a_usual_name_does_not_beat_other_columns_of_texts() -> None:
 def test_the_other_columns_that_may_be_meant_are_named() -> None:
     columns = find("text=sentence title=short label=number label_text=team id=number")
     assert (columns.other_texts, columns.other_labels) == (("title",), ("label_text",))
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        ("user_message=sentence response=short intent=team", r"be the text: 'user_message' .*, 'response' "),
+        ("email=sentence summary=short label=team", r"be the text: 'email' .*, 'summary' "),
+        ("email_body=short summary=short label=team", r"be the text: 'email_body' .*, 'summary' "),
+        ("text=sentence user_intent=team channel=number", r"be the label: 'user_intent' .*, 'channel' "),
+        ("text=sentence lead_status=team region=number", r"be the label: 'lead_status' .*, 'region' "),
+    ],
+)
+def test_a_person_in_the_name_sets_no_column_aside_that_is_called_or_filled_otherwise(
+    header: str, message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        find(header)
+
+
+def test_what_is_set_aside_for_its_name_is_told() -> None:
+    columns = find("what=sentence customer_name=person agent=team created_at=date kind=number")
+    assert columns.set_aside == ("customer_name", "agent")
+    assert find("text=sentence customer_name=person agent=team label=number").set_aside == ()
+
+
+def test_labels_that_are_long_or_many_are_asked_for_and_named() -> None:
+    with pytest.raises(InputError, match=r"be the label: 'priority' \(0\), 'issue' \(A loan that was"):
+        find("text=sentence issue=phrase priority=number")
+    assert find("text=sentence issue=phrase label=number").other_labels == ("issue",)
+    texts = [f"question number {i} about a price" for i in range(900)]
+    rows = {i: {"q": text, "Absicht": f"intent {i % 300}", "Kanal": i % 2} for i, text in enumerate(texts)}
+    with pytest.raises(InputError, match=r"be the label: 'Kanal' \(0\), 'Absicht' \(intent 0\)"):
+        find_columns(Table(path="t.csv", columns=("q", "Absicht", "Kanal"), rows=rows))
+    with pytest.raises(InputError, match=r"one may be the label: 'Absicht' \(intent 0\)"):
+        find_columns(Table(path="t.csv", columns=("q", "Absicht"), rows=rows))
+
+
+def test_only_a_column_that_is_called_answer_holds_verdicts_unasked() -> None:
+    assert find("text=sentence label=team answer=verdict").verdict == "answer"
+    with pytest.raises(InputError, match=r"'decision' \(accept\) may say which labels a person rejected"):
+        find("text=sentence label=team decision=verdict")
+    with pytest.raises(InputError, match=r"'decision' \(accept\) looks like.*If it is the label: --label-column dec"):
+        find("text=sentence decision=verdict")
+    assert find("text=sentence decision=verdict", verdict_column="none").labels == ("decision",)
+
+
+@pytest.mark.parametrize(
+    ("column", "verdicts"),
+    [
+        ("status", ["Validated", "Default", "Discarded"]),
+        ("responses.status", [["submitted", "discarded"], ["submitted", "submitted"], ["discarded", "discarded"]]),
+        ("is_approved", ["TRUE", "FALSE", "TRUE"]),
+        ("verified", ["yes", "no", ""]),
+    ],
+)
+def test_verdicts_as_annotation_tools_write_them_are_asked_about(column: str, verdicts: list[Any]) -> None:
+    rows = {i: {"text": CELLS["sentence"][i], "label": TEAMS[i], column: verdicts[i % 3]} for i in range(6)}
+    table = Table(path="t.csv", columns=("text", "label", column), rows=rows)
+    with pytest.raises(InputError, match=r"may say which labels a person rejected\. Then give --verdict-column"):
+        find_columns(table)
+    assert verdict_columns(table) == [column]
+    assert list(map(is_accepted, verdicts)).count(True) == (2 if column == "is_approved" else 1)
+
+
+def test_true_and_false_are_verdicts_where_the_name_says_so_alone() -> None:
+    rows = {i: {"text": CELLS["sentence"][i], "urgent": i % 2 == 0, "team": TEAMS[i]} for i in range(6)}
+    assert verdict_columns(Table(path="t.csv", columns=("text", "urgent", "team"), rows=rows)) == []
 
 
 def test_two_columns_of_labels_are_asked_for() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from fourshot.pipeline.rows import columns
+from fourshot.pipeline.rows import column_looks, columns
 from fourshot.pipeline.rows.columns import Columns
 from fourshot.pipeline.rows.label_cells import read_label
 from fourshot.pipeline.rows.row_doubts import _around_texts
@@ -64,7 +64,7 @@ def doubts(text: str) -> object:
 @pytest.mark.parametrize(
     ("function", "text"),
     [
-        (lambda text: columns._is_worded([text]), "a" * MANY),
+        (lambda text: column_looks.is_worded([text]), "a" * MANY),
         (columns._unnumbered, "_" * MANY + "a"),
         (doubts, "." * MANY),
         (lambda text: doubts(text[::-1]), "a" + "." * MANY),
@@ -95,7 +95,7 @@ def test_what_they_find_is_what_they_found() -> None:
     names = ("label_1", "label", "label 12", "2024")
     assert [columns._unnumbered(name) for name in names] == ["label", "label", "label", ""]
     texts = ("two words", "2 words", "1 2", "word", "a b c", "12ab c", "短い文")
-    assert [columns._is_worded([text]) for text in texts] == [True, False, False, False, False, True, True]
+    assert [column_looks.is_worded([text]) for text in texts] == [True, False, False, False, False, True, True]
     assert clean_text("- 1. • text") == "text" and clean_text('- "1. text"') == "text"
     assert _joined("a \n\n Target:\n b\nTarget: c", "Target:", " ->") == "a -> b\nTarget: c"
     assert _joined("Target: a", "Target:", " ->") == "Target: a"

@@ -89,6 +89,15 @@ def test_a_column_is_read_that_the_task_s_own_texts_are_from(tmp_path: Path) -> 
         open_texts(tmp_path / "rest.jsonl", task=task)
 
 
+def test_the_column_of_texts_need_not_be_in_the_first_row(tmp_path: Path) -> None:
+    task, rest = msgspec.structs.replace(TASK, data=DataSource()), [{"text": f"Text {number}"} for number in range(3)]
+    for first in ({"content": "closed"}, {"id": "t-0"}, {"id": 0, "title": "x"}):
+        file = table(tmp_path, [first, *rest])
+        for texts in (open_texts(file, task=task).texts(), (text for _, text in load_unlabelled(file, task, 0).texts)):
+            assert [*texts] == ["Text 0", "Text 1", "Text 2"]
+    assert open_texts(table(tmp_path, [{"id": 0}, {"body": "A mail."}]), "body").text_column == "body"
+
+
 def test_a_first_line_that_may_be_a_text_is_asked_about(tmp_path: Path) -> None:
     file = tmp_path / "own.csv"
     file.write_text("I was charged twice\ncannot log in\n")
@@ -97,7 +106,15 @@ def test_a_first_line_that_may_be_a_text_is_asked_about(tmp_path: Path) -> None:
             InputError, match=r"'I was charged twice', would name its only column.*--text-column 'I was"
         ):
             read()
-    assert load_unlabelled(file, TASK, 0, "I was charged twice").texts == ((2, "cannot log in"),)
+    named = load_unlabelled(file, TASK, 0, "I was charged twice")
+    assert named.texts == ((2, "cannot log in"),)
+    assert "the first line, 'I was charged twice', was taken for the name" in named.note
+    two = tmp_path / "two.csv"
+    two.write_text("I was charged twice,2024-01-01\ncannot log in,2024-01-02\n")
+    for read in (lambda: load_unlabelled(two, TASK, 0), lambda: open_texts(two)):
+        with pytest.raises(InputError, match="with 'I was charged twice', is a row, write a line above it that names"):
+            read()
+    assert "was taken for the name" in str(open_texts(two, "I was charged twice").warnings)
     with pytest.raises(InputError, match="would name its only column"):
         load_inputs(file, PairSource())
     file.write_text("late parcel\ncannot log in\n")

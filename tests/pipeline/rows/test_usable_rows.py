@@ -144,6 +144,8 @@ def test_a_name_that_often_means_no_label_is_pointed_out_and_can_be_left_out() -
     assert [(some.reason, some.what, some.lines) for some in used.left_out] == [
         ("marked_missing", "with a label that means none (--missing-label)", (4,))
     ]
+    for name in ("Skip", "skipped", "unsure", "TODO"):
+        assert [f"--missing-label={name}" in str(fault) for fault in use(texts("lock", name)).notices] == [True]
     assert ["--missing-label=-1" in str(fault) for fault in use(texts(0, 1, 2, -1)).notices] == [True]
     assert not use(texts(0, 1, -1)).notices  # negative, neutral, positive
 
@@ -247,6 +249,9 @@ def test_annotators_in_columns_of_their_own_must_agree() -> None:
     used = usable_rows(table, msgspec.structs.replace(LENIENT, label_columns=("ann", "bob")))
     assert labels_of(used) == ["lock", "lock", "damage"]
     assert left_out(used) == {"contradiction": (4,), "no_label": (6,)}
+    table = table_of(*({"text": f"note {i}", "ann": a, "bob": b or "-1"} for i, (a, b) in enumerate(votes[1:3] * 2)))
+    used = usable_rows(table, TableChoices(label_columns=("ann", "bob"), missing_labels=("-1", "lock")))
+    assert (labels_of(used), left_out(used)) == (["damage"] * 2, {"marked_missing": (2, 4)}) and not used.notices
 
 
 def verdict_rows(column: str, *verdicts: str) -> Table:

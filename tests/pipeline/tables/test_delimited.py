@@ -218,3 +218,12 @@ def test_rows_of_another_width_are_errors_or_left_out_as_asked(tmp_path: Path) -
     assert len(table.rows) == 15
     [gone] = table.left_out
     assert (gone.reason, gone.count, gone.lines) == ("field_count", 15, tuple(range(3, 32, 2)))
+
+
+def test_a_line_above_the_names_is_asked_about(tmp_path: Path) -> None:
+    path = tmp_path / "train.csv"
+    path.write_text("# exported by X,2024\ntext,label\nIt is hot.,warm\nIt is icy.,cold\n")
+    with pytest.raises(InputError, match=r"the next one, 'text, label', has usual names.*remove what stands above it"):
+        read_table(path)
+    path.write_text("text,label\ncomment,topic\nIt is icy.,cold\n")
+    assert len(read_table(path).rows) == 2

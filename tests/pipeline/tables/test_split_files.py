@@ -59,6 +59,45 @@ def test_a_data_set_saved_to_disk_is_a_folder_of_splits(tmp_path: Path) -> None:
     assert [example.label for example in load_split(task, "train").examples] == ["warm"] * 4 + ["cold"] * 4
 
 
+@pytest.mark.parametrize("as_list", [False, True])
+def test_shards_that_number_the_classes_otherwise_are_read_by_their_own_names(tmp_path: Path, as_list: bool) -> None:
+    import datasets
+
+    task = load_task(write_task(tmp_path))
+    (tmp_path / "train.jsonl").unlink()
+    (tmp_path / "train").mkdir()
+    texts, labels = [*WARM, *COLD], ["warm"] * 4 + ["cold"] * 4
+    for number, names, rows in ((0, ["warm"], range(4)), (1, ["cold", "warm"], (0, 4, 5)), (2, ["cold"], (6, 7))):
+        feature: Any = datasets.ClassLabel(names=names)
+        cells: list[Any] = [names.index(labels[row]) for row in rows]
+        if as_list:
+            feature, cells = datasets.Sequence(feature), [[cell] for cell in cells]
+        features = datasets.Features({"text": datasets.Value("string"), "label": feature})
+        shard = datasets.Dataset.from_dict({"text": [texts[row] for row in rows], "label": cells}, features=features)
+        shard.to_parquet(tmp_path / "train" / f"part-0000{number}.parquet")
+    examples = load_split(task, "train").examples
+    assert [(example.text, example.label) for example in examples] == [*zip(texts, labels, strict=True)]
+    split = find_split_file(tmp_path, "train")
+    assert split is not None
+    assert [fault.what for fault in read_table(split).notices if "numbers the classes" in fault.what]
+
+
+def test_an_error_in_a_shard_has_its_file_and_its_line(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    (folder / "part-00000.csv").write_text("text,label\nIt is hot.,warm\nIt is icy.,cold\n")
+    (folder / "part-00001.csv").write_text("text,label\nIt burns.,warm\nIt is icy, too,cold\n")
+    with pytest.raises(InputError, match=r"part-00001\.csv:3: 3 fields where the header has 2"):
+        read_table(folder)
+    (folder / "part-00001.csv").write_text("text,label\nIt burns.,warm\nIt is icy.\0,cold\n")
+    with pytest.raises(InputError, match=r"part-00001\.csv:3: .*NUL"):
+        read_table(folder)
+    (folder / "part-00001.csv").write_text("text,label\nIt burns.,warm\n")
+    (folder / "part-00000.csv").write_text("It is hot.,warm\nIt is icy.,warm\nIt is cold.,cold\nIt burns.,warm\n")
+    with pytest.raises(InputError, match=r"part-00000\.csv:1: the first line looks like an example"):
+        read_table(folder)
+
+
 def test_a_missing_shard_is_named_and_a_lone_one_is_warned_about(tmp_path: Path) -> None:
     task = write_task(tmp_path)
     (tmp_path / "train.jsonl").unlink()

@@ -169,6 +169,29 @@ def test_true_and_false_ask_for_a_question(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("column", "values"),
+    [
+        ("part", ["train", "test", "unlabeled"]),
+        ("part", ["train", "train", "holdout"]),
+        ("ml_use", ["", "training", "test"]),
+        ("is_test", ["FALSE", "FALSE", "TRUE"]),
+    ],
+)
+def test_a_column_of_splits_may_have_other_values_too(tmp_path: Path, column: str, values: list[str]) -> None:
+    split = [(*row, values[(i + i // 3) % 3]) for i, row in enumerate(rows(8))]
+    table = write_csv(tmp_path / "d.csv", ("text", "label", column), split)
+    assert any(f"the column '{column}' (" in fault.what for fault in new_task(table, tmp_path / "out").notices)
+
+
+def test_the_test_file_beside_a_training_file_is_pointed_out(tmp_path: Path) -> None:
+    for name in ("reviews_train.csv", "reviews_test.csv", "other_test.csv", "reviews_test.md"):
+        write_csv(tmp_path / name, ("text", "label"), rows(8))
+    [notice] = new_task(tmp_path / "reviews_train.csv", tmp_path / "out").notices
+    assert notice.what == "beside it, reviews_test.csv is not read: the test rows are drawn from reviews_train.csv."
+    assert new_task(tmp_path / "other_test.csv", tmp_path / "other").notices == ()
+
+
 def test_a_column_of_splits_is_pointed_out(tmp_path: Path) -> None:
     split = [(*row, "Test" if i % 5 == 0 else "train") for i, row in enumerate(rows(8))]
     report = new_task(write_csv(tmp_path / "d.csv", ("text", "label", "part"), split), tmp_path / "out")
