@@ -26,7 +26,7 @@ from fourshot.serving.api import ASKED_PATHS, DEADLINE, TaskList
 from fourshot.serving.app.guard import ACCESS, ASKER, ON_BEHALF, TASKS_PATH
 from fourshot.serving.app.keys import Key
 from fourshot.serving.app.requests import deadline_s
-from fourshot.serving.fleet.asgi import lifespan, while_there
+from fourshot.serving.fleet.asgi import STOPPING, Drain, lifespan, while_there
 from fourshot.serving.fleet.merged_pages import merged, summed
 from fourshot.serving.settings import Limits
 
@@ -77,6 +77,7 @@ class Router:
         self._session: aiohttp.ClientSession | None = None
         self._was_up = False  # any of them, ever
         self._looks: set[asyncio.Task[None]] = set()
+        self.drain = Drain()
 
     async def open(self) -> None:
         """Must be called on the loop that serves."""
@@ -140,6 +141,9 @@ class Router:
             refusal = RefusalError(405, "method_not_allowed", f"{scope['method']} is not answered at {path!r}, GET is.")
             await send_answer(send, refusal.code, refusal.body, {"Allow": "GET"})
             return
+        if self.drain.stopping and (path == "/health" or scope["method"] == "POST"):
+            await send_refusal(send, STOPPING)
+            return
         if path == "/health":
             if any(replica.well for replica in self.replicas):
                 await send_answer(send, 200, msgspec.json.encode({"status": "well"}))
@@ -160,7 +164,7 @@ class Router:
             await send_answer(send, 200, msgspec.json.encode(key.visible(listed) if key is not None else listed))
             return
         body = (await receive()).get("body", b"")
-        await while_there(receive, send, partial(self._forward, scope, body))
+        await while_there(receive, send, partial(self.drain.answer, partial(self._forward, scope, body)))
 
     async def _forward(self, scope: dict[str, Any], body: bytes, send: Any) -> None:
         """Hand a request on; where its replica fails before the first byte of an answer, to the next one."""
