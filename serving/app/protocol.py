@@ -48,6 +48,7 @@ def bounded_protocol(limits: Limits) -> type[asyncio.Protocol]:
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
+            self.timeout_keep_alive = limits.keep_alive_s  # of whatever server: vLLM's has uvicorn's 5 s
             self._is_over = len(self.connections) > limits.max_connections
             self._await_headers()
 
