@@ -29,6 +29,6 @@ def test_a_pin_of_what_is_not_there_is_listed_and_logged_once(
     assert f"desk is pinned to {old.name}, which cannot be served" in sync.reasons()["pins.json"]
     assert caplog.text.count("pins.json is refused") == 1
     assert cli.main(["adapters", "list", "--adapters", str(tmp_path)]) == 0
-    assert f"refused: pins.json: desk is pinned to {old.name}" in capfd.readouterr().err
+    assert f"refused: pins.json: desk is pinned to {old.name}" in capfd.readouterr().out
     write_pins(tmp_path, {})
     assert sync.now() == {"desk": new.name} and sync.reasons() == {}
