@@ -35,6 +35,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     timeout_s: float = 60.0  # from a request's arrival to its answer
     header_timeout_s: float = 10.0  # for a client to send its headers
     body_timeout_s: float = 20.0  # for a client to send its body
+    keep_alive_s: float = 75.0  # of an idle connection; a proxy in front is to close its own earlier
     max_header_bytes: int = 32 << 10  # of a request
     max_json_depth: int = 32  # of objects and lists in each other
     max_wait_ms: float = 250.0  # how long a text may be passed over by texts whose adapter is in a slot

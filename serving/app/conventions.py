@@ -131,6 +131,9 @@ def _kind_and_message(scope: Scope, code: int, headers: dict[bytes, bytes], body
         allowed = headers.get(b"allow", b"").decode("latin-1") or "another method"
         return "method_not_allowed", f"{scope['method']} is not answered at {path!r}, {allowed} is."
     if code == 400 and scope["method"] == "OPTIONS":
+        refused = body.decode("utf-8", "replace").partition("Disallowed CORS ")[2]  # Starlette's words
+        if refused and "origin" not in refused:
+            return "cors", f"Pages of this origin may ask, but not so: not allowed is the {refused}."
         return "cors", "Pages of this origin may not ask. Start the service with --cors-origin ORIGIN to let them."
     phrase = HTTPStatus(code).phrase if code in HTTPStatus._value2member_map_ else "Error"
     detail = ""

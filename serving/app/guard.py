@@ -20,7 +20,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from fourshot.engine.errors import InputError
 from fourshot.serving.answers import RefusalError, send_refusal
-from fourshot.serving.api import ASKED_PATHS, DEADLINE, HEALTH_PATHS
+from fourshot.serving.api import ASKED_PATHS, HEALTH_PATHS
 from fourshot.serving.app.conventions import Conventions
 from fourshot.serving.app.docs_page import DOCS_FILES, DOCS_PATHS, SCRIPT, STYLE
 from fourshot.serving.app.hosts import check_host
@@ -78,7 +78,7 @@ class Guard:
                 guarded,
                 allow_origins=cors_origins,
                 allow_methods=("GET", "POST"),
-                allow_headers=("Authorization", "Content-Type", "Content-Encoding", DEADLINE),
+                allow_headers=("*",),  # clients add their own, as OpenAI's for JavaScript
                 expose_headers=("Retry-After",),
             )
         self._conventions = Conventions(guarded)

@@ -13,6 +13,7 @@ from fourshot.serving.app.service import Service
 from fourshot.serving.settings import ServeSettings
 
 logger = logging.getLogger("fourshot.serving")
+LOADING_S = 1.0  # of new adapters between two looks at the folder: a pin or a removal waits no longer, but for one
 
 
 class AtStart:
@@ -56,17 +57,18 @@ async def live(
 async def _watch(
     service: Service, poll_s: float, count: Callable[[], Awaitable[None]], is_down: Callable[[], bool]
 ) -> None:
-    """Look at the folder every ``poll_s`` seconds, as long as the server runs."""
-    adapters, metrics = service.adapters, service.metrics
+    """Look at the folder every ``poll_s`` seconds, as long as the server runs; at once where more is to be loaded."""
+    adapters, metrics, is_done = service.adapters, service.metrics, True
     while True:
         metrics.tasks.set(len(adapters.current))
         metrics.refused.set(len(adapters.refused()))
         metrics.damaged.set(len(adapters.damaged))
         metrics.waiting.set(adapters.num_waiting)
         metrics.rate.set(adapters.tokens_per_s)
-        await asyncio.sleep(poll_s)
+        await asyncio.sleep(poll_s if is_done else 0)
+        is_done = True
         try:
-            await adapters.refresh()
+            is_done = await adapters.refresh(LOADING_S)
             await count()
         except asyncio.CancelledError:
             raise

@@ -26,10 +26,10 @@ def json_line(level: str, event: str, at: float | None = None, error: str = "") 
     return msgspec.json.encode(fields).decode()
 
 
-def log_to(stream: TextIO) -> None:
-    """Send the service's log there, and nowhere else."""
+def log_to(stream: TextIO, name: str = LOGGER) -> None:
+    """Send the service's log there, or that of the library ``name``, and nowhere else."""
     handler = logging.StreamHandler(stream)
     handler.setFormatter(JsonLines())
-    logger = logging.getLogger(LOGGER)
+    logger = logging.getLogger(name)
     logger.handlers, logger.propagate = [handler], False
     logger.setLevel(logging.INFO)

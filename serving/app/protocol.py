@@ -48,6 +48,8 @@ def bounded_protocol(limits: Limits) -> type[asyncio.Protocol]:
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
+            # Of whatever server: vLLM's has uvicorn's 5 s. It is given to the event loop, which takes fractions.
+            self.timeout_keep_alive = limits.keep_alive_s  # type: ignore[assignment]
             self._is_over = len(self.connections) > limits.max_connections
             self._await_headers()
 

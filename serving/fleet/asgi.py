@@ -5,6 +5,10 @@ import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from fourshot.serving.answers import RefusalError, send_refusal
+
+STOPPING = RefusalError(503, "stopping", "The service is being stopped.", 5.0)
+
 
 async def while_there(receive: Any, send: Any, answer: Callable[[Any], Awaitable[None]]) -> None:
     """Have ``answer`` send what it has to, and give it up where the client leaves: a replica need not go on."""
@@ -29,6 +33,43 @@ async def while_there(receive: Any, send: Any, answer: Callable[[Any], Awaitable
     finally:
         answering.cancel()
         leaving.cancel()
+
+
+class Drain:
+    """Requests under way, and the end of them all."""
+
+    def __init__(self) -> None:
+        self._answering: set[asyncio.Future[None]] = set()
+        self.stopping = self._is_over = False
+
+    async def answer(self, answer: Callable[[Any], Awaitable[None]], send: Any) -> None:
+        """Have ``answer`` send what it has to, for as long as there is time to."""
+        has_begun = False
+
+        async def pass_on(message: dict[str, Any]) -> None:
+            nonlocal has_begun
+            has_begun = True
+            await send(message)
+
+        answering = asyncio.ensure_future(answer(pass_on))
+        self._answering.add(answering)
+        answering.add_done_callback(self._answering.discard)
+        try:
+            await answering
+        except asyncio.CancelledError:
+            if has_begun or not self._is_over:
+                raise
+            await send_refusal(send, STOPPING)
+
+    async def run(self, seconds: float) -> None:
+        """Wait for what was accepted; who was not answered ``seconds`` later is told to ask again."""
+        self.stopping = True
+        if self._answering:
+            await asyncio.wait(self._answering, timeout=seconds)
+        self._is_over = True
+        for answering in self._answering:
+            answering.cancel()
+        await asyncio.sleep(0.1)  # for the last answers to leave
 
 
 async def lifespan(receive: Any, send: Any) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import socket
+import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -17,6 +18,7 @@ from fourshot.engine.machine.gpus import gpus
 from fourshot.engine.machine.temporary import lent_folder
 from fourshot.engine.machine.threads import available_cores
 from fourshot.serving.app.keys import add_key
+from fourshot.serving.app.logs import log_to
 from fourshot.serving.fleet.router import Replica, Router
 from fourshot.serving.fleet.supervisor import Say, Supervisor, listen, replica_settings
 from fourshot.serving.settings import ServeSettings
@@ -80,9 +82,12 @@ class Replicas:
                 yield
 
         server = ReplicaServer(server_config(router, self._settings))
+        log_to(sys.stderr, "uvicorn")
         serving = asyncio.create_task(server.serve(sockets=[self._listening]))
         stopped = asyncio.create_task(self._stopping.wait())
         await asyncio.wait({serving, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        if not serving.done():
+            await router.drain.run(self._settings.drain_s)
         server.should_exit = True
         stopped.cancel()
         await serving

@@ -26,7 +26,7 @@ from fourshot.serving.api import ASKED_PATHS, DEADLINE, HEALTH_PATHS, TaskList
 from fourshot.serving.app.guard import ACCESS, ASKER, ON_BEHALF, TASKS_PATH
 from fourshot.serving.app.keys import Key
 from fourshot.serving.app.requests import deadline_s
-from fourshot.serving.fleet.asgi import lifespan, while_there
+from fourshot.serving.fleet.asgi import STOPPING, Drain, lifespan, while_there
 from fourshot.serving.fleet.merged_pages import merged, summed
 from fourshot.serving.settings import Limits
 
@@ -37,7 +37,7 @@ AWAY_S = 0.4  # for one of a replica that is not well: who asks for all of them,
 CONNECT_S = 5.0
 MOST_MISSES = 2  # looks in a row without an answer: a machine that is busy answers late
 PATIENCE_S = 3.0  # while no replica is well that was: one may be taken for gone that is only busy, or be back at once
-KEPT_S = 2.0  # an idle connection: uvicorn hangs up after 5 s, and may do so just as a request is sent
+KEPT_S = 2.0  # an idle connection: a replica hangs up, too, and may do so just as a request is sent
 BOUND = 1.25  # of the mean load, above which a task's own replica is passed over
 SPARE = 2  # requests more than that, so that few requests do not move at all (docs/serving.md says why no more)
 MOST_TASK_CHARS = 128  # that tell tasks apart: a client may ask for names as long as its headers, and each is kept
@@ -77,6 +77,7 @@ class Router:
         self._session: aiohttp.ClientSession | None = None
         self._was_up = False  # any of them, ever
         self._looks: set[asyncio.Task[None]] = set()
+        self.drain = Drain()
 
     async def open(self) -> None:
         """Must be called on the loop that serves."""
@@ -140,7 +141,11 @@ class Router:
             refusal = RefusalError(405, "method_not_allowed", f"{scope['method']} is not answered at {path!r}, GET is.")
             await send_answer(send, refusal.code, refusal.body, {"Allow": "GET"})
             return
-        if path == "/health" or (path in HEALTH_PATHS and scope["method"] == "GET"):  # vLLM's /ping takes POST, too
+        is_health = path == "/health" or (path in HEALTH_PATHS and scope["method"] == "GET")  # /ping takes POST, too
+        if self.drain.stopping and (is_health or scope["method"] == "POST"):
+            await send_refusal(send, STOPPING)
+            return
+        if is_health:
             if any(replica.well for replica in self.replicas):
                 await send_answer(send, 200, msgspec.json.encode({"status": "well"}))
             else:
@@ -160,7 +165,7 @@ class Router:
             await send_answer(send, 200, msgspec.json.encode(key.visible(listed) if key is not None else listed))
             return
         body = (await receive()).get("body", b"")
-        await while_there(receive, send, partial(self._forward, scope, body))
+        await while_there(receive, send, partial(self.drain.answer, partial(self._forward, scope, body)))
 
     async def _forward(self, scope: dict[str, Any], body: bytes, send: Any) -> None:
         """Hand a request on; where its replica fails before the first byte of an answer, to the next one."""

@@ -4,6 +4,9 @@ A version answers from the moment it is loaded and has answered once; until then
 is gone from the folder answers what it was already asked, then its memory and its copy are given back. One that is
 damaged there is not gone: the copy that was checked answers on, and whoever asks what is refused is told.
 
+Loading takes a while, so what needs none, such as a pin of a version that was loaded or a removal, is done first, and
+the folder is looked at again before all that is new is loaded.
+
 A task may have an adapter and a student; both are ready, and the pinned or the newer one answers unless asked for.
 """
 
@@ -12,6 +15,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -46,6 +50,7 @@ class AdapterSync:
         self._bad: dict[Path, tuple[Signature, str, float]] = {}
         self._leaving: dict[str, Version] = {}
         self._contents: FolderContents | None = None
+        self._unloaded: set[str] = set()  # tasks that have something new which was not tried yet
         self._logged: set[Refused] = set()  # refusals that the log has already
         self.current: dict[str, list[Version]] = {}  # by task: what answers, and what does if it is asked for
         self.damaged: set[str] = set()  # tasks that answer on with what is damaged in the folder
@@ -81,25 +86,44 @@ class AdapterSync:
         assert loader is not None, "the registry has refused it"
         return loader
 
-    async def refresh(self) -> None:
-        """Look at the folder and act on it. Returns when all that is new answers."""
+    async def refresh(self, load_s: float = math.inf) -> bool:
+        """Look at the folder and act on it. Returns whether all that is new answers.
+
+        After ``load_s`` seconds of loading, the rest is left to the next look.
+        """
         try:
             contents = await asyncio.to_thread(self._registry.read)
         except OSError as error:  # a network disk that is away for a moment takes no task away
             logger.warning("the adapters' folder cannot be read: %s", error)
-            return
+            return True
         contents = self._with_damaged(contents)
         for refused in contents.refused:
             if refused not in self._logged:
                 logger.warning("%s is refused: %s", refused.path, refused.reason)
         self._logged = {*contents.refused}
         self._contents = contents
+        self._unloaded = set()
         for task in sorted({*contents.tasks, *contents.in_context, *self.current}):
-            await self._choose(task, contents)
+            await self._choose(task, contents, may_load=False)
+        waiting, load_until = sorted(self._unloaded, key=partial(self._turn, contents)), time.monotonic() + load_s
+        for place, task in enumerate(waiting):
+            if place and time.monotonic() >= load_until:
+                break
+            self._unloaded.discard(task)
+            await self._choose(task, contents, may_load=True)
         await self._clear_out()
         leaving = {version.task.name for version in self._leaving.values()}  # first out of their slots
         for loader in self.loaders:
             await loader.pin([version for task in self.current.keys() - leaving for version in self.current[task]])
+        return not self._unloaded
+
+    def _turn(self, contents: FolderContents, task: str) -> tuple[int, str]:
+        """Of a task that has something to load: what answers and should no longer is replaced first."""
+        current = {version.name for version in self.current.get(task, ())}
+        if not current:
+            return 2, task
+        is_gone = not current <= {stored.name for stored in contents.versions(task)}
+        return (0 if is_gone or contents.pins.get(task, "") not in {"", *current} else 1), task
 
     def _with_damaged(self, contents: FolderContents) -> FolderContents:
         """``contents`` with what is served, lies there still, and can no longer be read as it was."""
@@ -123,17 +147,25 @@ class AdapterSync:
             contents, adapters=adapters, in_context=in_context, refused=list(refused.values())
         )
 
-    async def _choose(self, task: str, contents: FolderContents) -> None:
-        """Have the first adapter and the first student of ``task`` that can answer do so."""
+    async def _choose(self, task: str, contents: FolderContents, *, may_load: bool) -> None:
+        """Have the first adapter and the first student of ``task`` that can answer do so.
+
+        Unless it ``may_load``, what answers does so until what comes before it is loaded.
+        """
         previous, stored = self.current.get(task, []), contents.versions(task)
         candidates = []
         for student in (False, True):
             current = next((version for version in previous if _is_student(version.stored) is student), None)
             entry = None if student else contents.in_context.get(task)
             candidates.append(
-                await self._first(current, [adapter for adapter in stored if adapter.is_student is student], entry)
+                await self._first(
+                    current, [adapter for adapter in stored if adapter.is_student is student], entry, may_load
+                )
             )
         order = [adapter.name for adapter in stored]  # examples alone, which have no name, come last
+        for place, version in enumerate(previous):  # one that is gone answers until another can
+            if version.name not in order:
+                order.insert(place, version.name)
         versions = sorted(
             (version for version in candidates if version),
             key=lambda version: order.index(version.name) if version.name else 1 << 30,
@@ -154,14 +186,21 @@ class AdapterSync:
         self.on_change(task, bool(versions))
 
     async def _first(
-        self, current: Version | None, stored: Sequence[StoredAdapter], entry: InContext | None
+        self, current: Version | None, stored: Sequence[StoredAdapter], entry: InContext | None, may_load: bool
     ) -> Version | None:
         """The first of ``stored`` that can answer, else ``entry``; ``current`` is what does."""
         for adapter in stored:
             if current is not None and current.name == adapter.name:
                 current.card = adapter.card
                 return current
-            if version := self._ready.get(adapter.name) or await self._admit(adapter):
+            if version := self._ready.get(adapter.name):
+                return version
+            if self._is_refused(adapter):
+                continue
+            if not may_load:
+                self._unloaded.add(adapter.card.task.name)
+                return current
+            if version := await self._admit(adapter):
                 return version
         if entry is None or (current is not None and current.stored == entry):
             return current if entry is not None else None
@@ -171,11 +210,14 @@ class AdapterSync:
             logger.warning("task %s cannot be answered in context: %s", entry.task.name, error)
             return None
 
+    def _is_refused(self, stored: StoredAdapter) -> bool:
+        """Whether it could not be loaded, and is not to be tried again yet."""
+        refusal = self._bad.get(stored.folder)
+        return refusal is not None and refusal[0] == stored.signature and time.monotonic() < refusal[2]
+
     async def _admit(self, stored: StoredAdapter) -> Version | None:
         """Load what is in the folder; None where it is refused."""
         refusal = self._bad.get(stored.folder)
-        if refusal is not None and refusal[0] == stored.signature and time.monotonic() < refusal[2]:
-            return None
         try:
             version = await self._loader(stored).admit(stored)
         except FourshotError as error:

@@ -1,6 +1,7 @@
 """Adapters, and examples alone, on the base model that vLLM runs. Importing this module loads no vllm."""
 
 import asyncio
+import logging
 import shutil
 import time
 from collections.abc import Sequence
@@ -35,9 +36,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
     from vllm.lora.request import LoRARequest
 
+logger = logging.getLogger("fourshot.serving")
 WARM_UP_TEXT = "N/A"
 MOST_CHARS_AT_ONCE = 20_000  # of a request: more are made tokens of in a thread, so that nobody waits for it
 FIRST_ID = 1 << 20  # of adapters; vLLM's own (--lora-modules) begin at 1, and of two with one id it loads the first
+PIN_AGAIN_S = 10.0  # after an attempt to pin that failed
 GRACE_S = 30.0  # a request of vLLM's own routes may have looked an adapter up and not come to the engine yet
 
 
@@ -141,8 +144,17 @@ class BaseModel:
         for version in versions:
             if not isinstance(version, ModelVersion) or version.task.name not in self._hot:
                 continue
-            if version.lora is not None and not version.pinned:
-                version.pinned = await self._engine.pin_lora(version.lora.lora_int_id)
+            if version.lora is not None and not version.pinned and time.monotonic() >= version.pin_from:
+                await self._pin(version, version.lora)
+
+    async def _pin(self, version: "ModelVersion", lora: "LoRARequest") -> None:
+        """Keep it in its slot; where that fails it answers from wherever it is, and is tried again later."""
+        try:
+            await self._engine.add_lora(lora)  # others that were loaded since may have pushed it out of memory
+            version.pinned = await self._engine.pin_lora(lora.lora_int_id)
+        except Exception as error:  # of any type: it crossed a process
+            logger.warning("%s cannot be kept in a slot yet (--hot): %s", version.name, error)
+            version.pin_from = time.monotonic() + PIN_AGAIN_S
 
 
 class ModelVersion:
@@ -173,7 +185,7 @@ class ModelVersion:
         self.card: Card | None = source if isinstance(source, AdapterCard) else None
         self._icl_calibration: Calibration | None = None  # fitted when it is first asked for
         self._fitting: asyncio.Task[Calibration] | None = None
-        self.pinned = False  # in its slot
+        self.pinned, self.pin_from = False, 0.0  # in its slot, and when that may be tried; monotonic seconds
         self.left_at, self.in_use = 0.0, 0
 
     @property

@@ -23,6 +23,7 @@ from fourshot.pipeline.text_student import TextStudentCard
 from fourshot.pipeline.work_folder import MANIFEST_FILE
 from fourshot.serving.adapter_lookup import find_adapter
 from fourshot.serving.api import Refused
+from fourshot.serving.models.absent_pins import absent_pins
 from fourshot.serving.models.admission import FILES, check_task_name, read_card, read_student
 
 PINS_FILE = "pins.json"
@@ -165,6 +166,7 @@ class Registry:
                 refused.append(Refused(path=file.name, reason=str(error)))
         try:
             self._pins = read_pins(self.root)
+            refused += absent_pins(PINS_FILE, self._pins, [adapter.card for adapter in adapters.values()])
         except AdapterError as error:  # those that were read before stay
             refused.append(Refused(path=PINS_FILE, reason=str(error)))
         return FolderContents(adapters=list(adapters.values()), refused=refused, pins=self._pins, in_context=in_context)

@@ -79,6 +79,8 @@ def test_nobody_is_killed_while_requests_are_answered() -> None:
     waits += [int(COMPOSE[0]["services"]["serve"]["stop_grace_period"].removesuffix("s"))]
     waits += [int(wait) for wait in re.findall(r"^TimeoutStopSec=(\d+)$", UNIT, re.MULTILINE)]
     assert len(waits) == 4 and min(waits) > DEFAULTS.drain_s + GRACE_S
+    (pause,) = [value["sleep"]["seconds"] for key, value in EVERYTHING if key == "preStop"]  # requests still come
+    assert pause >= 5 and waits[0] > pause + DEFAULTS.drain_s + GRACE_S
 
 
 def test_compose_names_services_and_files_as_they_are() -> None:

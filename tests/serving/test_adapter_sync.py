@@ -234,3 +234,54 @@ def test_one_that_cannot_answer_is_refused_and_takes_no_other_with_it(
         assert sync.now() == {"desk": good.name}
     assert f"it cannot answer: {fault}" in sync.reasons()[bad.name]
     assert len(removed) == 1, "loaded once, and given back"
+
+
+def test_a_pin_and_a_removal_do_not_wait_until_all_that_is_new_is_loaded(
+    tmp_path: Path, sync: Sync, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = make_adapter(tmp_path, DESK, 1)
+    assert sync.now() == {"desk": old.name}
+    new, gone = make_adapter(tmp_path, DESK, 2), make_adapter(tmp_path, task_of("gone"))
+    os.utime(old / "card.json", (1000, 1000))
+    assert sync.now() == {"desk": new.name, "gone": gone.name}
+    others = {name: make_adapter(tmp_path, task_of(name)) for name in ("a-new", "b-new", "z-new")}
+    newest = make_adapter(tmp_path, task_of("z-new"), 2)
+    os.utime(others["z-new"] / "card.json", (1000, 1000))
+    write_pins(tmp_path, {"desk": old.name})
+    shutil.rmtree(gone)
+    seen = []
+
+    async def warm_up(version: Any) -> None:
+        seen.append({info.task: info.adapter for info in sync.tasks()})
+
+    monkeypatch.setattr(sync.model, "_warm_up", warm_up)
+    assert asyncio.run(sync.refresh(load_s=0.0)) is False  # one is loaded, the others at the next looks
+    assert seen == [{"desk": old.name}]
+    made = make_adapter(tmp_path, DESK, 3)  # of what is answered already: first
+    write_pins(tmp_path, {"desk": made.name})
+    assert asyncio.run(sync.refresh(load_s=0.0)) is False
+    assert {info.task: info.adapter for info in sync.tasks()} == {"a-new": others["a-new"].name, "desk": made.name}
+    assert [asyncio.run(sync.refresh(load_s=0.0)) for _ in range(2)] == [False, True]
+    assert sync.now() == {
+        "a-new": others["a-new"].name,
+        "b-new": others["b-new"].name,
+        "desk": made.name,
+        "z-new": newest.name,
+    }
+
+
+def test_a_version_that_is_replaced_in_one_go_answers_until_the_new_one_is_loaded(
+    tmp_path: Path, sync: Sync, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = make_adapter(tmp_path, DESK, 1)
+    assert sync.now() == {"desk": old.name}
+    shutil.rmtree(old)
+    new, other = make_adapter(tmp_path, DESK, 2), make_adapter(tmp_path, task_of("a-new"))
+    seen = []
+
+    async def warm_up(version: Any) -> None:
+        seen.append([(info.task, info.adapter) for info in sync.tasks()])
+
+    monkeypatch.setattr(sync.model, "_warm_up", warm_up)
+    assert sync.now() == {"a-new": other.name, "desk": new.name}
+    assert seen == [[("desk", old.name)], [("desk", new.name)]]

@@ -9,7 +9,7 @@ from fourshot.serving.answers import RefusalError
 from fourshot.serving.app.conventions import Conventions, without_slash
 from fourshot.serving.app.service import Caller
 from fourshot.serving.settings import Limits
-from tests.serving.app_in_process import InProcess, answer_to
+from tests.serving.app_in_process import Answer, InProcess, answer_to
 
 TEXT = b'{"input": "The bolt is stuck"}'
 PROXY = [("Host", "api.example"), ("X-Forwarded-Proto", "https"), ("X-Forwarded-Prefix", "/llm")]
@@ -151,6 +151,28 @@ def test_a_page_of_another_site_may_ask_where_its_origin_was_named() -> None:
     ]
     plain = answer_to("OPTIONS", "/v1/classify/desk", b"", preflight)
     assert plain.code == 405 and "access-control-allow-origin" not in plain.headers
+
+
+def test_a_page_may_send_headers_of_its_own_and_is_told_what_it_may_not() -> None:
+    def preflight(*more: tuple[str, str], asked: str = "POST") -> Answer:
+        usual = [("Origin", "https://app.example"), ("Access-Control-Request-Method", asked)]
+        return answer_to(
+            "OPTIONS",
+            "/v1/chat/completions",
+            b"",
+            [*usual, *more],
+            make_app=lambda: InProcess(Limits(), cors_origins=("https://app.example",)),
+        )
+
+    names = "authorization,content-type,x-stainless-arch,x-stainless-retry-count,traceparent"  # OpenAI's client
+    answer = preflight(("Access-Control-Request-Headers", names))
+    assert (answer.code, answer.headers["access-control-allow-headers"]) == (200, names)
+    for refused, what in [
+        (preflight(asked="DELETE"), "method"),
+        (preflight(("Access-Control-Request-Private-Network", "true")), "private-network"),
+    ]:
+        assert (refused.code, refused.error["type"]) == (400, "cors")
+        assert refused.error["message"] == f"Pages of this origin may ask, but not so: not allowed is the {what}."
 
 
 def test_an_address_without_a_slash_is_refused() -> None:

@@ -197,3 +197,28 @@ def test_what_follows_a_chunked_body_is_no_header(trailer: bytes) -> None:
     answer = response_to(b"Transfer-Encoding: chunked", body=body)
     assert b" 200 OK" in answer and b'"label":"lock"' in answer
     assert b" 200 OK" not in response_to(b"Transfer-Encoding: chunked", trailer, body=body), "as a header it counts"
+
+
+def test_an_idle_connection_is_kept_for_as_long_as_the_limits_say() -> None:
+    async def run() -> float:
+        limits = Limits(keep_alive_s=6.0)  # more than uvicorn's own
+        config = uvicorn.Config(
+            InProcess(limits).guard, port=0, http=bounded_protocol(limits), log_config=None, lifespan="off"
+        )
+        config.load()
+        server = uvicorn.Server(config)
+        server.lifespan = config.lifespan_class(config)
+        await server.startup()
+        try:
+            port = server.servers[0].sockets[0].getsockname()[1]
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(head(LENGTH) + BODY)
+            assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
+            began = asyncio.get_running_loop().time()
+            await asyncio.wait_for(reader.read(), 30)  # until the service hangs up
+            writer.close()
+            return asyncio.get_running_loop().time() - began
+        finally:
+            await server.shutdown()
+
+    assert asyncio.run(run()) >= 5.9

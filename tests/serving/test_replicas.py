@@ -32,6 +32,8 @@ OPTIONS = ("--replicas", "2", "--ray", "local", "--kv-cache-mib", "64", "--max-l
 class FakeSupervisor:
     """Stands for a `Supervisor`: its server says which replica it is, and what it was asked with."""
 
+    is_asked = asyncio.Event()  # what it never answers
+
     def __init__(
         self, settings: ServeSettings, listening: socket.socket, log: Path, say: Say, environment: dict[str, str]
     ) -> None:
@@ -42,6 +44,9 @@ class FakeSupervisor:
     async def _answer(self, request: web.Request) -> web.Response:
         if request.path == "/health":
             return web.Response()
+        if request.path == "/v1/classify/never":
+            self.is_asked.set()
+            await self._stopping.wait()
         key = Keys(self._keys).find(request.headers["Authorization"])
         about = {"log": self._log.name, "threads": self._threads, "key": key.name if key else ""}
         return web.json_response(about)
@@ -57,6 +62,34 @@ class FakeSupervisor:
 
     def stop(self) -> None:
         self._stopping.set()
+
+
+def test_while_replicas_stop_the_address_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("fourshot.serving.fleet.replicas.Supervisor", FakeSupervisor)
+
+    async def run() -> None:
+        listening = listen("127.0.0.1", 0)
+        settings = ServeSettings(adapters=str(tmp_path), port=listening.getsockname()[1], drain_s=1.0)
+        replicas = Replicas(settings, listening, 2, "", tmp_path / "serve.log", lambda line: None)
+        serving = asyncio.create_task(replicas.run())
+        await asyncio.wait_for(replicas.ready.wait(), 10)
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{settings.port}") as client:
+            assert (await client.get("/health")).status_code == 200
+            waiting = asyncio.create_task(client.post("/v1/classify/never", json={}))
+            await asyncio.wait_for(FakeSupervisor.is_asked.wait(), 10)
+            replicas.stop()
+            await asyncio.sleep(0)
+            for answer in (await client.get("/health"), await client.post("/v1/classify/task-0", json={})):
+                assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+                assert answer.json()["error"]["type"] == "stopping"
+            assert (await client.get("/v1/models")).status_code == 200
+            assert (await waiting).json()["error"]["type"] == "stopping"  # once its time was over
+        await asyncio.wait_for(serving, 10)
+
+    asyncio.run(run())
+    assert capfd.readouterr().err == ""
 
 
 def test_replicas_of_one_machine_answer_behind_one_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
