@@ -10,7 +10,7 @@ import msgspec
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.faults import counted
 from fourshot.pipeline.rows.examples import normalised_text
-from fourshot.pipeline.rows.label_cells import read_text_cell
+from fourshot.pipeline.rows.labels.cells import read_text_cell
 from fourshot.pipeline.rows.repeats import told, torn, unseen
 from fourshot.pipeline.rows.review_table import check_alone, corrections
 from fourshot.pipeline.rows.text_table import check_written, write_table

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from fourshot.pipeline.rows.label_cells import read_label
+from fourshot.pipeline.rows.labels.cells import read_label
 from fourshot.pipeline.rows.text_words import UNSPACED, count_words, without_marks
 from fourshot.pipeline.tables.files import Table
 

@@ -34,7 +34,7 @@ from fourshot.pipeline.faults import (
 )
 from fourshot.pipeline.rows.columns import verdict_columns
 from fourshot.pipeline.rows.fields import no_text_in, row_input
-from fourshot.pipeline.rows.label_cells import LabelCell, read_label, visible
+from fourshot.pipeline.rows.labels.cells import LabelCell, read_label, visible
 from fourshot.pipeline.tables.files import Table, read_settings_of, read_table, table_warnings
 from fourshot.pipeline.tables.hub import read_hub
 from fourshot.pipeline.tables.split_files import SPLIT_ALIASES, find_split_file, missing_split

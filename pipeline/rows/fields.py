@@ -16,7 +16,7 @@ import msgspec
 
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.faults import MOST_NAMED, nearest, shorten
-from fourshot.pipeline.rows.label_cells import UNSEEN, read_text_cell
+from fourshot.pipeline.rows.labels.cells import UNSEEN, read_text_cell
 from fourshot.pipeline.rows.text_words import LongTexts, count_words, shown_text, text_windows
 from fourshot.pipeline.task import Task
 

@@ -20,8 +20,8 @@ from fourshot.engine.machine.files import replace_file
 from fourshot.pipeline.faults import MOST_NAMED, TaskFault, counted, error, nearest, raise_errors, shorten
 from fourshot.pipeline.rows.examples import normalised_text
 from fourshot.pipeline.rows.fields import split_fields
-from fourshot.pipeline.rows.label_cells import visible
-from fourshot.pipeline.rows.label_words import reads_as, retyped
+from fourshot.pipeline.rows.labels.cells import visible
+from fourshot.pipeline.rows.labels.words import reads_as, retyped
 from fourshot.pipeline.tables.files import ReadSettings, read_table
 from fourshot.pipeline.task import Task
 

@@ -10,8 +10,8 @@ from os.path import commonprefix
 from fourshot.pipeline.faults import TaskFault, clipped, counted, shorten, warning
 from fourshot.pipeline.rows.columns import Columns
 from fourshot.pipeline.rows.examples import ONE_LABEL, Lined
-from fourshot.pipeline.rows.label_cells import perhaps_joined
-from fourshot.pipeline.rows.label_words import propose_words
+from fourshot.pipeline.rows.labels.cells import perhaps_joined
+from fourshot.pipeline.rows.labels.words import propose_words
 from fourshot.pipeline.tables.files import Table
 from fourshot.pipeline.tables.misread import misread_place
 from fourshot.pipeline.task import Example

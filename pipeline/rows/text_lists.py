@@ -6,7 +6,7 @@ from typing import Any
 
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.rows.fields import Given
-from fourshot.pipeline.rows.label_cells import INVISIBLE
+from fourshot.pipeline.rows.labels.cells import INVISIBLE
 
 VISIBLE = rf"[^{INVISIBLE}]"
 

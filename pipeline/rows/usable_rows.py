@@ -17,8 +17,8 @@ from fourshot.pipeline.rows.column_looks import plain_cell
 from fourshot.pipeline.rows.columns import Columns, find_columns, is_accepted
 from fourshot.pipeline.rows.examples import ONE_LABEL, Lined, clean, find_labels
 from fourshot.pipeline.rows.fields import input_in, no_text_in
-from fourshot.pipeline.rows.label_cells import TREATMENTS, LabelCell, joined_labels, read_text_cell
-from fourshot.pipeline.rows.label_words import names_alike, reads_as
+from fourshot.pipeline.rows.labels.cells import TREATMENTS, LabelCell, joined_labels, read_text_cell
+from fourshot.pipeline.rows.labels.words import names_alike, reads_as
 from fourshot.pipeline.rows.row_doubts import LONG_NAME, doubts_of_rows
 from fourshot.pipeline.tables.files import AS_FOUND, ReadSettings, Table
 from fourshot.pipeline.task import DataSource, Example

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.faults import TaskFault, counted, note, shorten
 from fourshot.pipeline.rows.columns import ACCEPTED, Columns
-from fourshot.pipeline.rows.label_words import says_nothing
+from fourshot.pipeline.rows.labels.words import says_nothing
 from fourshot.pipeline.rows.usable_rows import UsableRows
 from fourshot.pipeline.tables.files import Table
 

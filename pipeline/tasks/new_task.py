@@ -13,7 +13,7 @@ from fourshot.engine.errors import InputError
 from fourshot.engine.machine.files import append_lines, settle, staged_folder
 from fourshot.pipeline.faults import LeftOut, TaskFault, errors_in, warning
 from fourshot.pipeline.rows.fields import split_fields
-from fourshot.pipeline.rows.label_words import label_word, propose_words, says_nothing
+from fourshot.pipeline.rows.labels.words import label_word, propose_words, says_nothing
 from fourshot.pipeline.rows.text_table import MADE_FROM
 from fourshot.pipeline.rows.usable_rows import TableChoices, usable_rows
 from fourshot.pipeline.tables.file_bytes import table_stem

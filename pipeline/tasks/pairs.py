@@ -11,7 +11,7 @@ from fourshot.engine.errors import InputError
 from fourshot.pipeline.faults import TaskFault, counted, error, errors_in, note, raise_errors, shorten, warning
 from fourshot.pipeline.rows.examples import load_table, normalised_text
 from fourshot.pipeline.rows.fields import heading
-from fourshot.pipeline.rows.label_cells import read_text_cell
+from fourshot.pipeline.rows.labels.cells import read_text_cell
 from fourshot.pipeline.rows.text_table import check_only_name
 from fourshot.pipeline.tables.files import ReadSettings, Table, read_settings_of, read_table, scan_table, table_warnings
 from fourshot.pipeline.tables.split_files import find_split_file, missing_split

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fourshot.pipeline.faults import TaskFault, counted, note, shorten, warning
 from fourshot.pipeline.rows.columns import Columns
-from fourshot.pipeline.rows.label_words import reads_as
+from fourshot.pipeline.rows.labels.words import reads_as
 from fourshot.pipeline.tables.file_bytes import table_ending, table_stem
 from fourshot.pipeline.tables.files import Table
 from fourshot.pipeline.task import Example

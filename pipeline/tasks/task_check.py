@@ -25,8 +25,8 @@ from fourshot.pipeline.faults import (
     warning,
 )
 from fourshot.pipeline.rows.fields import heading, is_field_name
-from fourshot.pipeline.rows.label_cells import is_plain, visible
-from fourshot.pipeline.rows.label_words import looks_as, propose_words, says_nothing
+from fourshot.pipeline.rows.labels.cells import is_plain, visible
+from fourshot.pipeline.rows.labels.words import looks_as, propose_words, says_nothing
 from fourshot.pipeline.task import DataSource, Task
 from fourshot.pipeline.tasks.toml_hints import misplaced, toml_hint, type_hint
 

@@ -14,7 +14,7 @@ import pytest
 
 from fourshot.pipeline.rows import column_looks, columns
 from fourshot.pipeline.rows.columns import Columns
-from fourshot.pipeline.rows.label_cells import read_label
+from fourshot.pipeline.rows.labels.cells import read_label
 from fourshot.pipeline.rows.row_doubts import _around_texts
 from fourshot.pipeline.synthesis.filters import clean_text
 from fourshot.pipeline.tables.grid import is_sentence

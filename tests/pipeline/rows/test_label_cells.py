@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from fourshot.pipeline.rows.label_cells import joined_labels, perhaps_joined, read_label, read_text_cell, visible
+from fourshot.pipeline.rows.labels.cells import joined_labels, perhaps_joined, read_label, read_text_cell, visible
 
 
 @pytest.mark.parametrize(

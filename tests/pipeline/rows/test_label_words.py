@@ -2,7 +2,7 @@
 
 import pytest
 
-from fourshot.pipeline.rows.label_words import label_word, names_alike, propose_words, reads_as, retyped, says_nothing
+from fourshot.pipeline.rows.labels.words import label_word, names_alike, propose_words, reads_as, retyped, says_nothing
 
 
 @pytest.mark.parametrize(

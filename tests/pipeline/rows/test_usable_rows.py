@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.faults import errors_in
 from fourshot.pipeline.rows.examples import load_split
-from fourshot.pipeline.rows.label_cells import read_label
+from fourshot.pipeline.rows.labels.cells import read_label
 from fourshot.pipeline.rows.usable_rows import TableChoices, UsableRows, usable_rows
 from fourshot.pipeline.tables.files import ReadSettings, Table
 from fourshot.pipeline.tasks.new_task import new_task
