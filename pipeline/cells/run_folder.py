@@ -24,22 +24,18 @@ POOL_FILE = "pool/drawn.json"
 UNLABELLED_FILE = "unlabelled/annotated.json"
 
 
-class RunManifest(Manifest, frozen=True, kw_only=True):
-    """Says which run a folder belongs to. Two runs are the same if all of this is equal but the versions."""
+class ExperimentManifest(Manifest, frozen=True, kw_only=True):
+    """What methods were applied to. Two are the same if all of this is equal but the versions."""
 
     schema: int = SCHEMA
-    prompt_version: str = PROMPT_VERSION
     task: Task
     settings: RunSettings
     model_name: str
     model_revision: str
-    model_path: str
     versions: dict[str, str] = msgspec.field(default_factory=dict)
-    unlabelled: str = ""  # content hash of the user's texts that are read; "": there are none
 
     def identity(self) -> dict[str, Any]:
         fields = super().identity()
-        fields.pop("model_path")
         if is_of_content(self.model_revision):
             fields.pop("model_name")  # of a folder that may be called from elsewhere, or have been moved
         fields["task"].pop("data")  # the same data may lie elsewhere tomorrow; the shots are kept in the folder
@@ -49,6 +45,19 @@ class RunManifest(Manifest, frozen=True, kw_only=True):
         fields["settings"].pop("allow_short")
         fields["settings"].pop("calibrate")  # it is done after all that is trained
         fields["settings"].pop("align")  # the folder says (`LAYOUT_FILE`); manifests of earlier versions do not
+        return fields
+
+
+class RunManifest(ExperimentManifest, frozen=True, kw_only=True):
+    """Says which run a folder belongs to."""
+
+    prompt_version: str = PROMPT_VERSION
+    model_path: str
+    unlabelled: str = ""  # content hash of the user's texts that are read; "": there are none
+
+    def identity(self) -> dict[str, Any]:
+        fields = super().identity()
+        fields.pop("model_path")
         return fields
 
 
