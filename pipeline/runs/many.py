@@ -9,7 +9,7 @@ import msgspec
 
 from fourshot.engine.checkpoints.models import ResolvedModel, refuse_fake, resolve_model
 from fourshot.engine.errors import FourshotError, InputError, error_class
-from fourshot.engine.machine.links import lead
+from fourshot.engine.machine.links import check_links, lead
 from fourshot.engine.machine.locks import make_room_for_locks
 from fourshot.pipeline.card import LINK
 from fourshot.pipeline.cells.review import tell_review
@@ -64,6 +64,7 @@ def train_tasks(
     _check(tasks, model, settings, placement)
     make_room_for_locks(len(tasks))
     with RunFolder(root).lock(), ExitStack() as locks:
+        check_links(root)
         tell_unused(settings, unused_in_run(settings, has_unlabelled=False), "shots", on_event)
         base, store = resolve_model(model), root / "adapters"
         driver = StageDriver(root / LOG_FILE, on_event, placement, keep_going=True)

@@ -23,6 +23,7 @@ from fourshot.pipeline.task import Example
 from fourshot.pipeline.tasks.task_file import load_task
 from fourshot.serving.adapter_lookup import find_adapter
 from fourshot.serving.clients.local import LocalClassifier, engine_for
+from fourshot.training.lora.adapter_files import content_hash
 from fourshot.training.lora.settings import LoraSettings
 from tests.pipeline.chat import CHAT
 
@@ -51,6 +52,7 @@ def write_adapter(folder: Path, card: AdapterCard, adapter: Adapter | None = Non
     folder.mkdir(parents=True)
     if adapter is not None:
         shutil.copytree(adapter.path, folder, dirs_exist_ok=True)
+        card = msgspec.structs.replace(card, name=f"tickets-{content_hash(folder)}")
     (folder / CARD_FILE).write_bytes(msgspec.json.encode(card))
     return folder
 
