@@ -3,6 +3,8 @@
 docs/design.md has a list of its files.
 """
 
+import shlex
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -20,8 +22,21 @@ SHOTS_FILE = "shots.json"
 GENERATED_FILE = "generated.json"
 RECIPE_FILE = "recipe.json"
 COMMAND_FILE = "command.txt"
+TYPED_IN, WORKED_IN = "\n# typed in ", "\n# worked in "  # the lines after it
 POOL_FILE = "pool/drawn.json"
 UNLABELLED_FILE = "unlabelled/annotated.json"
+
+
+def _with_out(command: str, folder: Path) -> str:
+    """The command line for ``folder``, whichever it named."""
+    words = shlex.split(command)
+    for number, word in enumerate(words):
+        if word == "--out" or word.startswith("--out="):
+            del words[number : number + (2 if word == "--out" else 1)]
+            break
+    else:
+        number = len(words)
+    return shlex.join([*words[:number], "--out", str(folder), *words[number:]])
 
 
 class ExperimentManifest(Manifest, frozen=True, kw_only=True):
@@ -79,14 +94,26 @@ class RunFolder(WorkFolder):
         return self.read(SHOTS_FILE, list[Example])
 
     def write_command(self, command: str) -> None:
-        """Keep the command line that worked here, for a person to repeat."""
-        replace_file(self.path / COMMAND_FILE, f"{command}\n".encode())
+        """Keep the command line that worked here, for a person to repeat, and where it did."""
+        places = f"{TYPED_IN}{Path.cwd()}{WORKED_IN}{self.path.resolve()}"
+        replace_file(self.path / COMMAND_FILE, f"{command}{places}\n".encode())
 
     @property
     def command(self) -> str:
-        """What a person repeats to go on, as the end of a sentence: the command line, where there was one."""
+        """What a person repeats to go on, as the end of a sentence: the command line, where there was one.
+
+        It names this folder, wherever it was moved, and the one that its other paths begin at, where that is not the
+        current one.
+        """
         file = self.path / COMMAND_FILE
-        return f"this:\n  {file.read_text(encoding='utf-8').strip()}" if file.exists() else "the command of the run."
+        if not file.exists():
+            return "the command of the run."
+        command, _, places = file.read_text(encoding="utf-8").strip().partition(TYPED_IN)
+        typed_in, _, worked_in = places.partition(WORKED_IN)  # earlier versions wrote neither
+        elsewhere = bool(typed_in) and Path(typed_in).is_dir() and not Path(typed_in).samefile(Path.cwd())
+        if worked_in != str(self.path.resolve()):
+            command = _with_out(command, self.path.resolve() if elsewhere else self.path)
+        return f"this{f', in {typed_in}' if elsewhere else ''}:\n  {command}"
 
     def has_texts(self, settings: RunSettings, *, unlabelled: bool) -> bool:
         """Whether all texts that are to be learnt are annotated; ``unlabelled``: some of them are the user's."""
