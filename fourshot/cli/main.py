@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from fourshot import __version__
+from fourshot import __version__, start
 
 DEBUG = "FOURSHOT_DEBUG"
 IN_THE_WAY = {  # what a path is told to be where the system's word for it is one of these
@@ -26,13 +26,18 @@ IN_THE_WAY = {  # what a path is told to be where the system's word for it is on
 
 def program() -> NoReturn:
     """The process that is the command."""
-    _open_streams()
+    start.open_streams()
     if sys.flags.optimize > 1:
         print("fourshot: transformers needs docstrings. Leave -OO out, and unset PYTHONOPTIMIZE.", file=sys.stderr)
         sys.exit(2)
-    from fourshot.engine.machine.processes import end_process
+    try:
+        start.lend_home()
+        from fourshot.engine.machine.processes import end_process
 
-    end_process(main())
+        end_process(main())
+    except KeyboardInterrupt:  # while modules are imported: `main` says what becomes of work that was begun
+        print("fourshot: stopped.", file=sys.stderr)
+        sys.exit(130)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -54,7 +59,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             code: int = options.action(options, terminal) or 0
             sys.stdout.flush()
         except BrokenPipeError:
-            _abandon_output()  # whoever read it has gone
+            _abandon_output()
+            if hasattr(options, "out"):  # what was done is kept; of others, such as `predict | head`, nothing is amiss
+                with contextlib.suppress(OSError):
+                    print(
+                        "fourshot: who read the output has gone; run the same command again to go on.", file=sys.stderr
+                    )
             return 1
         except (Exception, KeyboardInterrupt) as error:
             if os.environ.get(DEBUG, "0") not in ("", "0"):
@@ -65,21 +75,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             with contextlib.suppress(OSError):  # it may be the very place that is full
                 terminal.result("error", {"error": type(error).__name__, "message": message, "exit_code": code})
     return code
-
-
-def _open_streams() -> None:
-    """Whoever starts the command may have closed its streams, or have an encoding without half of all characters.
-
-    The first file or socket that is opened would take a closed stream's place, and get what is printed.
-    """
-    for number, name in enumerate(("stdin", "stdout", "stderr")):
-        try:
-            os.fstat(number)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free, so this one
-            setattr(sys, name, open(number, "w" if number else "r", encoding="utf-8", closefd=False))  # noqa: SIM115
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
 
 
 def _abandon_output() -> None:

@@ -95,6 +95,15 @@ def test_it_answers_as_its_adapter_scores(
     with LocalClassifier(folder, kind="transformers") as classifier:
         predictions = classifier.predict(TEXTS)
         explained = classifier.explain(TEXTS[:1])[0]
+        (states,) = (tmp_path / "home" / "states").iterdir()
+        whole = states.read_bytes()
+        for damaged in (b"", b"PK\x03\x04", whole[: len(whole) // 2]):
+            states.write_bytes(damaged)
+            classifier._examples = None
+            assert classifier.explain(TEXTS[:1])[0] == explained and states.read_bytes() == whole
+        np.save(states, np.load(states)[:1])  # of other examples
+        classifier._examples = None
+        assert classifier.explain(TEXTS[:1])[0] == explained
         assert not classifier.predict([]) and not classifier.explain([])
         with pytest.raises(InputError, match="Leave blank texts out"):
             classifier.predict(["fine", " "])
