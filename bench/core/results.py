@@ -129,8 +129,8 @@ class ResultRows:
         lines = read_lines(path, _Line) if path else []
         if not path or len(lines) < 2:  # nothing that could be lost
             return
-        earlier, pieces = lines[0].settings, {line.piece: line.value for line in lines[1:]}
-        if not isinstance(earlier, dict) or UNSET in (*pieces.keys(), *pieces.values()):
+        earlier = lines[0].settings
+        if earlier is UNSET or any(line.piece is UNSET or line.value is UNSET for line in lines[1:]):
             raise InputError(
                 f"{path} was changed after it was written: its first line has the settings, each other one a piece and "
                 "its value. Put it back, delete it, or name another --out."
@@ -145,7 +145,7 @@ class ResultRows:
                 f"{path} holds a measurement {difference} ({examples}). Name another --out, delete "
                 "that file, or give the settings it was begun with to go on with it."
             )
-        self.pieces = pieces
+        self.pieces = {str(line.piece): line.value for line in lines[1:]}
         self._goes_on = True
         tell(
             f"{len(self.pieces.keys() - {HEADER, CONTINUED})} pieces of an earlier call are in {path} and not measured "

@@ -41,7 +41,8 @@ def test_the_command_to_repeat_names_the_folder_where_it_is_now(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, out: list[str]
 ) -> None:
     place, other = tmp_path / "my place", tmp_path / "other"
-    place.mkdir(), other.mkdir()
+    place.mkdir()
+    other.mkdir()
     monkeypatch.chdir(place)
     typed = shlex.join(["fourshot", "run", "mine/task.toml", *out, "--seed", "1"])
     RunFolder("base").path.mkdir()
