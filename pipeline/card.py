@@ -21,6 +21,7 @@ from fourshot.pipeline.settings.earlier_names import decode_stored
 from fourshot.pipeline.synthesis.committee import Reader
 from fourshot.pipeline.synthesis.prompts import PROMPT_VERSION, PromptFormat, Wording, reading_prompt
 from fourshot.pipeline.task import Example, Task
+from fourshot.training.lora.adapter_files import ADAPTER_WEIGHTS, is_unchanged
 from fourshot.training.lora.settings import LoraSettings
 
 CARD_FILE = "card.json"
@@ -139,7 +140,10 @@ def base_of(card: AdapterCard, adapter: Path, model: str | None = None) -> Resol
             f"The adapter {adapter} was trained on prompts of version {card.prompt_version}; this fourshot "
             f"renders version {renders}. Train again, or install the fourshot it was made with."
         )
-    if faults := broken_shards(adapter):
+    faults = broken_shards(adapter)
+    if not faults and (adapter / ADAPTER_WEIGHTS).is_file() and not is_unchanged(adapter, card.name):
+        faults = ["its weights are not those that its card names"]
+    if faults:
         raise AdapterError(f"The adapter {adapter} is damaged: {'; '.join(faults)}. Copy it again, whole.")
     # The hub may have another state of that name by now.
     base = resolve_again(card.model_name, card.model_revision) if model is None else resolve_model(model)

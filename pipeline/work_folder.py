@@ -20,7 +20,8 @@ MANIFEST_FILE = "manifest.json"
 LAYOUT_FILE = "layout.json"  # how prompts are laid out; not where they have no filler, as in earlier versions
 WORK_FILE = "remote_work.txt"  # names who pays for requests; goes with the folder that they are for
 NO_WORK = (MANIFEST_FILE, "pairs.json", "log.txt", WORK_FILE)
-KINDS = {"student": "a distillation", "format": "a corpus", "model_path": "a run"}  # by a key of its manifest
+# What a folder holds, by a key of its manifest.
+KINDS = {"student": "a distillation", "format": "a corpus", "methods": "a comparison", "model_path": "a run"}
 LOCK_FILE = ".lock"
 BEGINNING = (MANIFEST_FILE, LAYOUT_FILE, "shots.json", "log.txt", LOCK_FILE)  # what is there before anything was made
 OURS = (MANIFEST_FILE, "seed", "adapters", "scores", "tasks.json")  # what the folder of a run or comparison has

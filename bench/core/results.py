@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from fourshot.engine.errors import InputError
 from fourshot.engine.machine.files import append_lines, read_lines, replace_file
@@ -59,6 +60,16 @@ def _gpus() -> dict[str, Any]:
         return {}
 
 
+def beside(out: Path, ending: str) -> Path:
+    """What a measurement writes beside its result, with this ending; "": a folder.
+
+    Only ``.json`` is taken off: behind the last dot of another name may be all that tells it from its neighbour's.
+    """
+    if out.suffix == ".json":
+        return out.with_name(out.stem + ending)
+    return out.with_name(out.name + (ending or ".files"))
+
+
 def to_json(result: Any) -> str:
     """As a result file has it."""
     return json.dumps(msgspec.to_builtins(result), indent=1) + "\n"
@@ -88,6 +99,14 @@ def read_result(path: Path, suite: str = "") -> dict[str, Any]:
     return dict(result)
 
 
+class _Line(msgspec.Struct, frozen=True, kw_only=True):
+    """One of `ResultRows`."""
+
+    settings: dict[str, Any] | UnsetType = UNSET  # of the first line alone
+    piece: str | UnsetType = UNSET
+    value: Any = UNSET
+
+
 class ResultRows:
     """Finished pieces of a long measurement: a run that was killed goes on behind the last.
 
@@ -107,10 +126,15 @@ class ResultRows:
         self._goes_on = False  # behind an earlier call's pieces, and has added none
         self._describe = cache(describe)  # once: what is measured for hours may be checked out anew meanwhile
         self._settings = current = msgspec.json.decode(msgspec.json.encode(settings))
-        lines: list[Any] = read_lines(path, dict) if path else []
+        lines = read_lines(path, _Line) if path else []
         if not path or len(lines) < 2:  # nothing that could be lost
             return
-        earlier: dict[str, Any] = lines[0]["settings"]
+        earlier = lines[0].settings
+        if earlier is UNSET or any(line.piece is UNSET or line.value is UNSET for line in lines[1:]):
+            raise InputError(
+                f"{path} was changed after it was written: its first line has the settings, each other one a piece and "
+                "its value. Put it back, delete it, or name another --out."
+            )
         if earlier != current:
             changed = sorted(key for key in {*earlier, *current} if earlier.get(key) != current.get(key))
             examples = ", ".join(changed[:5]) + (f" and {len(changed) - 5} more" if len(changed) > 5 else "")
@@ -121,7 +145,7 @@ class ResultRows:
                 f"{path} holds a measurement {difference} ({examples}). Name another --out, delete "
                 "that file, or give the settings it was begun with to go on with it."
             )
-        self.pieces = {line["piece"]: line["value"] for line in lines[1:]}
+        self.pieces = {str(line.piece): line.value for line in lines[1:]}
         self._goes_on = True
         tell(
             f"{len(self.pieces.keys() - {HEADER, CONTINUED})} pieces of an earlier call are in {path} and not measured "
@@ -198,7 +222,7 @@ def locked(out: Path | None) -> Iterator[None]:
     if out is None:
         yield
         return
-    file = out.with_name(f".{out.name}.lock")
+    file = out.with_name(f".{beside(out, '.json').name}.lock")  # the same for all that write the same beside it
     with held_lock(file, f"another process measures into {out}. Wait for it, or name another --out."):
         try:
             yield

@@ -6,7 +6,17 @@ from typing import Any
 import msgspec
 
 from fourshot.bench.core.parts import Page, Part, markdown, target_lines, targets_of, write_page
-from fourshot.bench.core.results import ResultRows, check_data, check_out, header, locked, tell, to_json, write_result
+from fourshot.bench.core.results import (
+    ResultRows,
+    beside,
+    check_data,
+    check_out,
+    header,
+    locked,
+    tell,
+    to_json,
+    write_result,
+)
 
 
 def named_tasks(options: Any) -> Sequence[str]:
@@ -49,7 +59,7 @@ class Suite(msgspec.Struct, frozen=True, kw_only=True):
             resolved = {"model": shape or resolve_model(model).name} if named else {}
             return header(name, {**settings, **resolved}, dummy_weights=bool(shape))
 
-        rows = ResultRows(out.with_suffix(".rows.jsonl") if out else None, {**settings, **named}, describe)
+        rows = ResultRows(beside(out, ".rows.jsonl") if out else None, {**settings, **named}, describe)
         _ = rows.header  # before: its commit is that of the code which measures
         measured = self.measure(options, rows)
         result: dict[str, Any] = msgspec.to_builtins({**rows.header, **measured})
@@ -57,7 +67,7 @@ class Suite(msgspec.Struct, frozen=True, kw_only=True):
             print(to_json(result), end="")
             return 0
         write_result(out, result)
-        page = getattr(options, "report", out.with_suffix(".html"))
+        page = getattr(options, "report", beside(out, ".html"))
         if self.page and page:
             tell(f"Page: {write_page(page, self.page(result), result)}")
         print(self.markdown(result))

@@ -18,7 +18,7 @@ import msgspec
 from fourshot.bench.core.closed_loop import CellMeasurement, CellRequests, EngineSpec, engines, repeated
 from fourshot.bench.core.options import Model, Out, Positive, TaskFolders
 from fourshot.bench.core.parts import MISSING, Page, Part, Section, TablePart, Target, at_least
-from fourshot.bench.core.results import ResultRows, tell
+from fourshot.bench.core.results import ResultRows, beside, tell
 from fourshot.bench.core.statistics import ratio, with_interval
 from fourshot.bench.core.suite import Suite
 from fourshot.bench.core.workload import PromptRequest, Workload, load_workload
@@ -138,7 +138,7 @@ def measure(options: Options, rows: ResultRows) -> dict[str, Any]:
             adapted = msgspec.structs.replace(plain, max_loras=settings.slots, memory_loras=settings.memory_adapters)
             specs = {KINDS[0]: EngineSpec(settings=adapted, adapters=folders), KINDS[1]: EngineSpec(settings=plain)}
 
-            with engines(specs, options.out.with_suffix(".log")) as running:
+            with engines(specs, beside(options.out, ".log")) as running:
 
                 def ask(cell: NumberCell) -> CellMeasurement:
                     return running[cell.kind].ask(cell_requests(cell, workload, settings))

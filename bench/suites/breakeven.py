@@ -22,7 +22,7 @@ import msgspec
 from fourshot.bench.core.options import Model, Out, ThreeTasks
 from fourshot.bench.core.parts import Page, Part, Section, TablePart
 from fourshot.bench.core.processes import fourshot
-from fourshot.bench.core.results import ResultRows, read_result
+from fourshot.bench.core.results import ResultRows, beside, read_result
 from fourshot.bench.core.suite import Suite
 from fourshot.engine.errors import InputError
 from fourshot.engine.machine.files import read_json, read_lines
@@ -42,7 +42,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
 def make(task: str, options: Options) -> dict[str, Any]:
     """Make an adapter in a folder beside the result, from nothing, and say what it took."""
-    folder = options.out.with_suffix("") / task
+    folder = beside(options.out, "") / task
     shutil.rmtree(folder, ignore_errors=True)
     words = (task, "--data", options.data / task, "--out", folder, "--quiet", "--allow-short")
     started = time.perf_counter()

@@ -21,7 +21,7 @@ import msgspec
 from fourshot.bench.core.options import REPEATED, Model, Positive, TaskFolders, as_settings
 from fourshot.bench.core.parts import at_least, at_most
 from fourshot.bench.core.processes import fourshot
-from fourshot.bench.core.results import ResultRows, tell
+from fourshot.bench.core.results import ResultRows, beside, tell
 from fourshot.bench.core.suite import Suite
 from fourshot.bench.suites.corpus_kills import child_pids, rows_of
 from fourshot.engine.errors import FourshotError
@@ -118,12 +118,12 @@ def outcomes(folder: Path, tasks: tuple[str, ...]) -> list[ClassOutcome]:
 
 def measure(options: Options, rows: ResultRows) -> dict[str, Any]:
     """Make what is missing of the corpus, and look through it."""
-    folder = options.out.with_suffix("")
+    folder = beside(options.out, "")
     labels = sum(len(load_task(name, options.data / name).labels) for name in options.tasks)
     target_rows = options.per_class * labels
     calls, killed = make(options, folder, target_rows)
     corpus = inspect(folder, options.tasks)
-    shutil.copyfile(folder / "README.md", options.out.with_suffix(".md"))
+    shutil.copyfile(folder / "README.md", beside(options.out, ".md"))
     not_loaded = corpus["rows"] - sum(corpus["loaded_rows"].values())
     return {
         "calls": calls,

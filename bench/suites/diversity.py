@@ -19,7 +19,7 @@ import numpy as np
 
 from fourshot.bench.core.options import Model, Positive, TaskFolders, as_settings
 from fourshot.bench.core.parts import Part, TablePart, fill
-from fourshot.bench.core.results import ResultRows, read_result, task_title, tell, tell_end
+from fourshot.bench.core.results import ResultRows, beside, read_result, task_title, tell, tell_end
 from fourshot.bench.core.suite import Suite
 from fourshot.engine.encoder import Encoder
 from fourshot.engine.errors import InputError, ShortRunError
@@ -110,7 +110,7 @@ def coverage(real: np.ndarray, others: np.ndarray, neighbours: int = NEIGHBOURS)
 def measure_task(name: str, data: Path, options: Options, encoder: Encoder) -> list[dict[str, Any]]:
     """A row for each recipe and seed, and one for real texts per seed."""
     task = load_task(name, data / name)
-    folder = options.out.with_suffix("") / name
+    folder = beside(options.out, "") / name
     generate = GenerateSettings(per_class=options.per_class, draws_per_round=options.draws_per_round)
     settings = RunSettings(generate=generate, allow_short=True)
     comparison = compare(task, options.model, settings, RECIPES, range(options.seeds), folder, on_event=tell_end)

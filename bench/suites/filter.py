@@ -17,7 +17,7 @@ import msgspec
 from fourshot.bench.core.closed_loop import CellMeasurement, CellRequests, EngineSpec, engines
 from fourshot.bench.core.options import Model, Out, Positive, TaskFolders, as_settings
 from fourshot.bench.core.parts import Part, TablePart, at_least
-from fourshot.bench.core.results import ResultRows
+from fourshot.bench.core.results import ResultRows, beside
 from fourshot.bench.core.suite import Suite
 from fourshot.bench.core.workload import PromptRequest, Workload, load_workload
 from fourshot.engine.checkpoints.models import resolve_model
@@ -119,7 +119,7 @@ def measure(options: Options, rows: ResultRows) -> dict[str, Any]:
     model = resolve_model(options.model)
     workload = load_workload(options.task, options.data, options.shots, model.path)
     requests = filter_requests(workload, train_texts(workload, options.candidates))
-    read_both_ways(model.path, requests, rows, options.out.with_suffix(".log"))
+    read_both_ways(model.path, requests, rows, beside(options.out, ".log"))
     tokens = needed_tokens(model.path, workload, requests)
     return {"tokens": tokens, **summarise(rows.pieces, options.candidates)}
 

@@ -20,7 +20,7 @@ import msgspec
 from fourshot.bench.core.options import Out, Positive
 from fourshot.bench.core.parts import Part, TablePart, at_least, at_most
 from fourshot.bench.core.processes import fourshot
-from fourshot.bench.core.results import ResultRows, read_result, tell
+from fourshot.bench.core.results import ResultRows, beside, read_result, tell
 from fourshot.bench.core.suite import Suite
 from fourshot.bench.suites.compare import compare
 from fourshot.engine.errors import FourshotError
@@ -44,7 +44,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
 def run_once(name: str, sleep_ms: float, options: Options) -> dict[str, Any]:
     """One small suite, unless its result lies there."""
-    folder = options.out.with_suffix("")
+    folder = beside(options.out, "")
     out = folder / f"{name}.json"
     if not out.exists():
         folder.mkdir(parents=True, exist_ok=True)

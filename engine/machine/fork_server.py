@@ -26,7 +26,7 @@ from typing import NoReturn
 import msgspec
 
 from fourshot.engine.machine.collector import collector_paused
-from fourshot.engine.machine.parent import PARENT
+from fourshot.engine.machine.parent import PARENT, die_with_parent, notice_parents_end
 
 BORN, ENDED = struct.Struct("i"), struct.Struct("i")  # process id; exit code, negative for a signal
 # NumPy's and SciPy's OpenBLAS, which starts its threads when it is loaded. torch, which computes, has its own.
@@ -156,6 +156,7 @@ class ForkServer:
 
 def main() -> None:
     number, parent, imports = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+    die_with_parent(parent)  # while it imports; then it watches the parent itself
     server = ForkServer(socket.socket(fileno=number), parent, idle_s=float(sys.argv[4]))
     usual = {name: os.environ.get(name) for name in ONE_THREAD}
     os.environ |= ONE_THREAD
@@ -169,6 +170,7 @@ def main() -> None:
     gc.freeze()  # what is there stays: looking through it again would copy its pages
     if len([*Path("/proc/self/task").iterdir()]) > 1:
         sys.exit(f"{imports} has started threads, which a copy would not have")
+    notice_parents_end()
     server.serve()
     os._exit(0)
 

@@ -1,11 +1,30 @@
 """Links inside a folder of our own, which lead to what is the result of several."""
 
+import errno
 import filecmp
 import os
 from pathlib import Path
 
-from fourshot.engine.errors import RunFolderError
+from fourshot.engine.errors import InputError, RunFolderError
 from fourshot.engine.machine.files import remove_folder
+
+NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)  # what file systems without them say
+
+
+def check_links(folder: Path) -> None:
+    """Raise InputError where links cannot be made in ``folder``: before the work of which one leads to the result."""
+    link = folder / ".lock.link"  # a kill may leave it, which is none of the work then, as the lock's file
+    link.unlink(missing_ok=True)
+    try:
+        link.symlink_to(folder.name)
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        raise InputError(
+            f"{folder} is on a file system without symbolic links ({error.strerror}), such as exFAT, and one leads to "
+            "what comes of this command. Give a place on another disk (--out), and copy what you need from there."
+        ) from error
+    link.unlink()
 
 
 def lead(link: Path, target: Path) -> None:

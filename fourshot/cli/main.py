@@ -1,40 +1,30 @@
 """The `fourshot` command: options in, an exit code and, where something fails, one sentence out."""
 
 import contextlib
-import errno
 import os
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from fourshot import __version__
-from fourshot.streams import abandon_output, leave_ascii, open_streams
-
-DEBUG = "FOURSHOT_DEBUG"
-IN_THE_WAY = {  # what a path is told to be where the system's word for it is one of these
-    errno.EISDIR: "is a folder, and a file is needed there. Move it away, or give another place.",
-    errno.ENOTDIR: "cannot be reached: a part of it is a file. Move that away, or give another place.",
-    errno.EACCES: "may not be read or written by this user. Change who may, or give another place.",
-    errno.EPERM: "may not be changed by this user. Change who may, or give another place.",
-    errno.EROFS: "is on a disk that is read-only. Give another place.",
-    errno.EEXIST: "is there, and no folder. Move it away, or give another place.",
-    errno.EFBIG: "is larger than files may be (ulimit -f, or the file system). Raise it, or give another place.",
-    errno.ENAMETOOLONG: "is too long a name for this file system. Give a shorter one.",
-    errno.EMFILE: "cannot be opened: too many files are open already. Raise the limit (ulimit -n).",
-    errno.ELOOP: "is a link that leads to itself. Remove it, or give another place.",
-}
+from fourshot import __version__, start
+from fourshot.failures import DEBUG, explain
 
 
 def program() -> NoReturn:
     """The process that is the command."""
-    leave_ascii()
-    open_streams()
+    start.leave_ascii()
+    start.open_streams()
     if sys.flags.optimize > 1:
         print("fourshot: transformers needs docstrings. Leave -OO out, and unset PYTHONOPTIMIZE.", file=sys.stderr)
         sys.exit(2)
-    from fourshot.engine.machine.processes import end_process
+    try:
+        start.lend_home()
+        from fourshot.engine.machine.processes import end_process
 
-    end_process(main())
+        end_process(main())
+    except KeyboardInterrupt:  # while modules are imported: `main` says what becomes of work that was begun
+        print("fourshot: stopped.", file=sys.stderr)
+        sys.exit(130)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -53,9 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options = read_command(sys.argv[1:] if arguments is None else arguments, __version__)
     except OSError as error:  # of help that is printed
-        abandon_output()
+        start.abandon_output()
         if not isinstance(error, BrokenPipeError):
-            print(f"fourshot: {_explain(error, goes_on=False)[1]}", file=sys.stderr)
+            print(f"fourshot: {explain(error, goes_on=False)[1]}", file=sys.stderr)
         return 1
     with Terminal(json=options.json, quiet=options.quiet) as terminal:
         try:
@@ -64,62 +54,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
             code: int = options.action(options, terminal) or 0
             sys.stdout.flush()
         except BrokenPipeError:
-            abandon_output()  # whoever read it has gone
+            start.abandon_output()
+            if hasattr(options, "out"):  # what was done is kept; of others, such as `predict | head`, nothing is amiss
+                with contextlib.suppress(OSError):
+                    print(
+                        "fourshot: who read the output has gone; run the same command again to go on.", file=sys.stderr
+                    )
             return 1
         except (Exception, KeyboardInterrupt) as error:
             if os.environ.get(DEBUG, "0") not in ("", "0"):
                 raise
-            code, message = _explain(error, goes_on=options.words[0] not in GROUPS)
-            abandon_output()
+            code, message = explain(error, goes_on=options.words[0] not in GROUPS)
+            start.abandon_output()
             print(f"fourshot: {harmless(message)}", file=sys.stderr)
             with contextlib.suppress(OSError):  # it may be the very place that is full
                 terminal.result("error", {"error": type(error).__name__, "message": message, "exit_code": code})
     return code
-
-
-def _has_current_folder() -> bool:
-    try:
-        os.getcwd()
-    except FileNotFoundError:
-        return False
-    return True
-
-
-def _explain(error: BaseException, *, goes_on: bool) -> tuple[int, str]:
-    """Exit code and message of an error that reached the edge of the process.
-
-    ``goes_on``: the same command, run again, goes on where this one stopped. Others do what they do in one step.
-    """
-    from fourshot.engine.errors import FourshotError
-
-    if isinstance(error, KeyboardInterrupt):
-        if not goes_on:
-            return 130, "stopped; it may be done already. See what is there before you run the same command again."
-        return 130, "stopped; run the same command again to go on."
-    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-    full = full or "No space left on device" in str(error)  # libraries wrap it: their own type, the cause as text
-    # Errors of ours that name it say it in one line; a stage that died of it shows its log, which is no help here.
-    if isinstance(error, FourshotError) and not (full and "\n" in str(error)):
-        return error.exit_code, str(error)
-    if full:
-        place = f" ({error.filename})" if isinstance(error, OSError) and error.filename else ""
-        return 1, (
-            f"the disk is full{place}. What was finished is kept. Make room and run the same command again, or name "
-            "a folder on another disk with --out."
-        )
-    if isinstance(error, MemoryError) or "Cannot allocate memory" in str(error):
-        reason = f" ({error})" if str(error) else ""
-        return 1, f"there is not enough memory{reason}. End other programs, raise a limit (ulimit -v), or give less."
-    if isinstance(error, FileNotFoundError) and not error.filename and not _has_current_folder():
-        return 2, "the current folder is gone. Change to one that is there (cd)."
-    if isinstance(error, OSError):
-        if error.filename and error.errno in IN_THE_WAY:
-            # What is too large was being written: there is work that is kept. Open files are nobody's input.
-            return 1 if error.errno in (errno.EFBIG, errno.EMFILE) else 2, f"{error.filename} {IN_THE_WAY[error.errno]}"
-        return 1, f"{error}. Set {DEBUG}=1 to see where."
-    if isinstance(error, UnicodeEncodeError) and "surrogates" in error.reason:
-        return 2, f"what was given has bytes that are no UTF-8: {error}. Give it in UTF-8."
-    return 1, (
-        f"unexpected {type(error).__name__}: {error}\nThis is a fault in fourshot, not in what you gave. "
-        f"Set {DEBUG}=1 and run the command again to see where."
-    )

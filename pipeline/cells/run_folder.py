@@ -3,6 +3,8 @@
 docs/design.md has a list of its files.
 """
 
+import shlex
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -20,26 +22,35 @@ SHOTS_FILE = "shots.json"
 GENERATED_FILE = "generated.json"
 RECIPE_FILE = "recipe.json"
 COMMAND_FILE = "command.txt"
+TYPED_IN, WORKED_IN = "\n# typed in ", "\n# worked in "  # the lines after it
 POOL_FILE = "pool/drawn.json"
 UNLABELLED_FILE = "unlabelled/annotated.json"
 
 
-class RunManifest(Manifest, frozen=True, kw_only=True):
-    """Says which run a folder belongs to. Two runs are the same if all of this is equal but the versions."""
+def _with_out(command: str, folder: Path) -> str:
+    """The command line for ``folder``, whichever it named."""
+    words = shlex.split(command)
+    for number, word in enumerate(words):
+        if word == "--out" or word.startswith("--out="):
+            del words[number : number + (2 if word == "--out" else 1)]
+            break
+    else:
+        number = len(words)
+    return shlex.join([*words[:number], "--out", str(folder), *words[number:]])
+
+
+class ExperimentManifest(Manifest, frozen=True, kw_only=True):
+    """What methods were applied to. Two are the same if all of this is equal but the versions."""
 
     schema: int = SCHEMA
-    prompt_version: str = PROMPT_VERSION
     task: Task
     settings: RunSettings
     model_name: str
     model_revision: str
-    model_path: str
     versions: dict[str, str] = msgspec.field(default_factory=dict)
-    unlabelled: str = ""  # content hash of the user's texts that are read; "": there are none
 
     def identity(self) -> dict[str, Any]:
         fields = super().identity()
-        fields.pop("model_path")
         if is_of_content(self.model_revision):
             fields.pop("model_name")  # of a folder that may be called from elsewhere, or have been moved
         fields["task"].pop("data")  # the same data may lie elsewhere tomorrow; the shots are kept in the folder
@@ -49,6 +60,19 @@ class RunManifest(Manifest, frozen=True, kw_only=True):
         fields["settings"].pop("allow_short")
         fields["settings"].pop("calibrate")  # it is done after all that is trained
         fields["settings"].pop("align")  # the folder says (`LAYOUT_FILE`); manifests of earlier versions do not
+        return fields
+
+
+class RunManifest(ExperimentManifest, frozen=True, kw_only=True):
+    """Says which run a folder belongs to."""
+
+    prompt_version: str = PROMPT_VERSION
+    model_path: str
+    unlabelled: str = ""  # content hash of the user's texts that are read; "": there are none
+
+    def identity(self) -> dict[str, Any]:
+        fields = super().identity()
+        fields.pop("model_path")
         return fields
 
 
@@ -70,14 +94,26 @@ class RunFolder(WorkFolder):
         return self.read(SHOTS_FILE, list[Example])
 
     def write_command(self, command: str) -> None:
-        """Keep the command line that worked here, for a person to repeat."""
-        replace_file(self.path / COMMAND_FILE, f"{command}\n".encode())
+        """Keep the command line that worked here, for a person to repeat, and where it did."""
+        places = f"{TYPED_IN}{Path.cwd()}{WORKED_IN}{self.path.resolve()}"
+        replace_file(self.path / COMMAND_FILE, f"{command}{places}\n".encode())
 
     @property
     def command(self) -> str:
-        """What a person repeats to go on, as the end of a sentence: the command line, where there was one."""
+        """What a person repeats to go on, as the end of a sentence: the command line, where there was one.
+
+        It names this folder, wherever it was moved, and the one that its other paths begin at, where that is not the
+        current one.
+        """
         file = self.path / COMMAND_FILE
-        return f"this:\n  {file.read_text(encoding='utf-8').strip()}" if file.exists() else "the command of the run."
+        if not file.exists():
+            return "the command of the run."
+        command, _, places = file.read_text(encoding="utf-8").strip().partition(TYPED_IN)
+        typed_in, _, worked_in = places.partition(WORKED_IN)  # earlier versions wrote neither
+        elsewhere = bool(typed_in) and Path(typed_in).is_dir() and not Path(typed_in).samefile(Path.cwd())
+        if worked_in != str(self.path.resolve()):
+            command = _with_out(command, self.path.resolve() if elsewhere else self.path)
+        return f"this{f', in {typed_in}' if elsewhere else ''}:\n  {command}"
 
     def has_texts(self, settings: RunSettings, *, unlabelled: bool) -> bool:
         """Whether all texts that are to be learnt are annotated; ``unlabelled``: some of them are the user's."""

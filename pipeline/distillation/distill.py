@@ -19,6 +19,7 @@ import msgspec
 from fourshot.engine.checkpoints.models import ResolvedModel, resolve_model
 from fourshot.engine.errors import InputError
 from fourshot.engine.machine.files import read_made, write_json
+from fourshot.engine.machine.links import check_links
 from fourshot.pipeline.cells.measuring import Evaluation
 from fourshot.pipeline.cells.run_folder import GENERATED_FILE, RunFolder
 from fourshot.pipeline.distillation.annotating import annotated_file
@@ -116,6 +117,7 @@ def distill(
     base = None if by else resolve_model(model)
     work = RunFolder(folder)
     with work.lock():
+        check_links(folder)
         on_event(Event(stage="shots", message="reading the data"))
         data = TaskData(task, on_event, needs_test=False)
         shots = by.shots if by else ()

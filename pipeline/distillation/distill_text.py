@@ -20,6 +20,7 @@ import msgspec
 
 from fourshot.engine.checkpoints.models import refuse_fake, resolve_model
 from fourshot.engine.errors import InputError
+from fourshot.engine.machine.links import check_links
 from fourshot.pipeline.cells.run_folder import RunFolder
 from fourshot.pipeline.distillation.annotating import annotated_file
 from fourshot.pipeline.distillation.annotating_text import NamedWriter
@@ -135,6 +136,7 @@ def distill_text(
     task, unlabelled, by = distillation.task, distillation.unlabelled, distillation.by
     work = RunFolder(folder)
     with work.lock():
+        check_links(folder)
         ready = _prepared(distillation, folder, on_event, placement)
         (learnt, test, *_), teacher, students, notes = ready.teaching, ready.teacher, ready.students, ready.notes
         work.claim(ready.manifest, over_unused=True)

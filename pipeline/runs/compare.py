@@ -1,6 +1,8 @@
 """The paper's Table 1 for one task: methods beside each other over several draws of shots."""
 
+import re
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +10,13 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from fourshot.engine.checkpoints.models import refuse_fake, resolve_model
-from fourshot.engine.errors import InputError
+from fourshot.engine.errors import InputError, RunFolderError
 from fourshot.pipeline.cells.cell import SeedExamples
 from fourshot.pipeline.cells.methods import METHODS
-from fourshot.pipeline.cells.run_folder import RunFolder
+from fourshot.pipeline.cells.run_folder import ExperimentManifest, RunFolder
 from fourshot.pipeline.events import Event, OnEvent, ignore
 from fourshot.pipeline.forecast import FORECAST_FILE, Forecast
-from fourshot.pipeline.provenance import describe_hardware, installed_versions, source_commit
+from fourshot.pipeline.provenance import describe_hardware, installed_versions, made_by, source_commit
 from fourshot.pipeline.report.data import MethodRow
 from fourshot.pipeline.report.write import write_report
 from fourshot.pipeline.runs.compared_settings import unused_in_comparison
@@ -28,11 +30,25 @@ from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.task import Task
 from fourshot.pipeline.task_data import TaskData
 from fourshot.pipeline.tasks.shots import draw_shots
+from fourshot.pipeline.work_folder import MANIFEST_FILE
 from fourshot.training.jobs.cluster import check_cluster
 from fourshot.training.jobs.jobs import HERE, Placement
 
 SCHEMA = 1
+RESULT_FILE = "comparison.json"
+# What a comparison has in its folder before there is a result.
+UNFINISHED = re.compile(r"seed\d+|scores|adapters|encoders|averages|log\.txt|forecast\.json|layout\.json|\..*")
 DEFAULT_METHODS = ("zero_shot", "icl", "lora", "fourshot", "lora25")
+
+
+class ComparisonManifest(ExperimentManifest, frozen=True, kw_only=True):
+    """Says which comparison a folder belongs to."""
+
+    methods: tuple[str, ...]  # and
+    seeds: tuple[int, ...]  # of the last call: another may add some
+
+    def identity(self) -> dict[str, Any]:
+        return {name: value for name, value in super().identity().items() if name not in ("methods", "seeds")}
 
 
 class SeedResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,12 +93,16 @@ def compare(
 ) -> Comparison:
     """Measure ``methods`` on every seed, each with shots of its own. Resumes; writes comparison.json and the report.
 
-    ``forecast``: first tell what it will take.
+    ``forecast``: first tell what it will take. Raises RunFolderError for a folder of anything else.
     """
     _check(model, methods, seeds, settings, placement)
     run_folder = RunFolder(folder)
-    with run_folder.lock():
+    with run_folder.lock(), ExitStack() as locks:
         experiment = _experiment(task, model, settings, methods, seeds, folder, on_event)
+        manifest = _check_claim(run_folder, experiment, methods)
+        for writer in experiment.writers:  # a person may review their texts, and `run` go on in their folders
+            locks.enter_context(writer.folder.lock())
+        run_folder.write(MANIFEST_FILE, manifest)
         driver = StageDriver(folder / LOG_FILE, on_event, placement)
         driver.add(task.name, experiment)
         estimate = foretell_runs([experiment], "evaluate", on_event) if forecast else None
@@ -90,7 +110,7 @@ def compare(
         if estimate:
             run_folder.write(FORECAST_FILE, estimate.beside(driver.took))
         result = _result(experiment, seeds)
-        run_folder.write("comparison.json", result)
+        run_folder.write(RESULT_FILE, result)
         write_report(report_data(experiment, f"{task.name}: {len(seeds)} draws of shots"), folder)
         return result
 
@@ -108,6 +128,7 @@ def plan_comparison(
     """What `compare` would take, by the speed of this machine as it is now; None where nothing is left to do."""
     _check(model, methods, seeds, settings, placement)
     experiment = _experiment(task, model, settings, methods, seeds, folder, on_event)
+    _check_claim(RunFolder(folder), experiment, methods)
     return foretell_runs([experiment], "evaluate", on_event, anew=True)
 
 
@@ -144,6 +165,34 @@ def _experiment(
     experiment = Experiment(data, resolve_model(model), settings, methods, examples, folder)
     experiment.check_trainable()
     return experiment
+
+
+def _check_claim(folder: RunFolder, experiment: Experiment, methods: Sequence[str]) -> ComparisonManifest:
+    """What the folder will say that it holds. Raises RunFolderError where it holds anything else."""
+    manifest = ComparisonManifest(
+        task=experiment.task,
+        settings=experiment.settings,
+        model_name=experiment.model.name,
+        model_revision=experiment.model.revision,
+        versions=made_by(),
+        methods=tuple(methods),
+        seeds=tuple(examples.seed for examples in experiment.seeds),
+    )
+    if folder.has(MANIFEST_FILE) or not _is_of_earlier_version(folder, manifest):
+        folder.check_claim(manifest)
+    return manifest
+
+
+def _is_of_earlier_version(folder: RunFolder, manifest: ComparisonManifest) -> bool:
+    """Whether the same was compared here by a version that wrote no manifest of comparisons."""
+    if not folder.has(RESULT_FILE):
+        names = [entry.name for entry in folder.path.iterdir()] if folder.path.is_dir() else []
+        return all(map(UNFINISHED.fullmatch, names)) and any(name.startswith(("seed", "scores")) for name in names)
+    try:
+        result = folder.read(RESULT_FILE, Comparison)
+    except RunFolderError:  # a file of someone else
+        return False
+    return (result.task, result.model_revision) == (manifest.task.name, manifest.model_revision)
 
 
 def _examples(data: TaskData, settings: RunSettings, seed: int, methods: Sequence[str]) -> SeedExamples:

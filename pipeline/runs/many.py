@@ -1,7 +1,7 @@
 """Many tasks, one base: one adapter for each; a task that fails drops out with its reason, the others go on."""
 
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Literal
 
@@ -9,7 +9,8 @@ import msgspec
 
 from fourshot.engine.checkpoints.models import ResolvedModel, refuse_fake, resolve_model
 from fourshot.engine.errors import FourshotError, InputError, error_class
-from fourshot.engine.machine.links import lead
+from fourshot.engine.machine.links import check_links, lead
+from fourshot.engine.machine.locks import make_room_for_locks
 from fourshot.pipeline.card import LINK
 from fourshot.pipeline.cells.review import tell_review
 from fourshot.pipeline.cells.run_folder import RunFolder
@@ -61,7 +62,9 @@ def train_tasks(
     take. Raises InputError for no tasks, a model that is none, a cluster that is not there.
     """
     _check(tasks, model, settings, placement)
-    with RunFolder(root).lock():
+    make_room_for_locks(len(tasks))
+    with RunFolder(root).lock(), ExitStack() as locks:
+        check_links(root)
         tell_unused(settings, unused_in_run(settings, has_unlabelled=False), "shots", on_event)
         base, store = resolve_model(model), root / "adapters"
         driver = StageDriver(root / LOG_FILE, on_event, placement, keep_going=True)
@@ -69,6 +72,8 @@ def train_tasks(
         on_event(Event(stage="shots", message=f"reading the data, tasks: {len(tasks)}"))
         for name, task in tasks.items():
             try:
+                if isinstance(task, Task):
+                    locks.enter_context(RunFolder(root / name).lock())  # other commands may be given it by itself
                 driver.add(name, _experiment(task, base, settings, root / name, store, on_event))
                 lead(root / name / "adapters", store)  # so that `evaluate --out` there finds them
             except FourshotError as error:

@@ -9,7 +9,7 @@ from msgspec import UNSET, UnsetType
 
 from fourshot.engine.checkpoints.models import refuse_fake, resolve_model
 from fourshot.engine.errors import InputError, RunFolderError
-from fourshot.engine.machine.links import lead
+from fourshot.engine.machine.links import check_links, lead
 from fourshot.pipeline.card import LINK
 from fourshot.pipeline.cells.cell import SeedExamples
 from fourshot.pipeline.cells.review import tell_review
@@ -81,6 +81,8 @@ def run_task(
     _check(model, settings, last, placement, unlabelled, ask)
     run_folder = RunFolder(folder)
     with run_folder.lock():
+        if STAGE_NAMES.index(last) >= STAGE_NAMES.index("train"):
+            check_links(folder)
         experiment = _experiment(task, model, settings, folder, unlabelled, on_event, last)
         driver = StageDriver(folder / LOG_FILE, on_event, placement)
         driver.add(task.name, experiment)

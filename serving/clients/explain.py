@@ -8,6 +8,7 @@ Representations" (what all representations have in common says nothing).
 import contextlib
 import hashlib
 import io
+import zipfile
 from collections.abc import Callable, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING
@@ -62,8 +63,12 @@ class ExampleIndex:
         import numpy as np
 
         try:
-            self._example_states = np.load(file)
-        except (OSError, ValueError):
+            kept = np.load(file)
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile):  # not there, or not whole
+            kept = None
+        if isinstance(kept, np.ndarray) and kept.ndim == 2 and len(kept) == len(prompts):
+            self._example_states = kept
+        else:
             self._example_states = states(
                 prompts,
                 lambda done: on_event(

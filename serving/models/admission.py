@@ -23,7 +23,7 @@ from fourshot.engine.vllm_seams.adapter_check import check_adapter
 from fourshot.pipeline.card import CARD_FILE, AdapterCard, load_card
 from fourshot.pipeline.student_card import STUDENT_FILE, StudentCard, is_text_student, load_student_card, sha256
 from fourshot.pipeline.text_student import TextStudentCard, load_text_student_card
-from fourshot.training.lora.saving import content_hash
+from fourshot.training.lora.adapter_files import content_hash
 from fourshot.training.students.onnx_export import ONNX_FOLDER
 from fourshot.training.students.serving_model import CONFIG as STUDENT_CONFIG
 from fourshot.training.students.serving_model import TOKENIZER, file_to_use

@@ -20,7 +20,7 @@ from fourshot.pipeline.synthesis.prompts import PromptFormat, Wording
 from fourshot.pipeline.synthesis.settings import PRESETS
 from fourshot.pipeline.task import Example, Label, Task
 from fourshot.serving.models.admission import WEIGHTS
-from fourshot.training.lora.saving import content_hash
+from fourshot.training.lora.adapter_files import content_hash
 from fourshot.training.lora.settings import LoraSettings
 from fourshot.training.lora.targets import projections
 

@@ -2,6 +2,8 @@
 
 import os
 import resource
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -9,9 +11,9 @@ import psutil
 import pytest
 
 from fourshot.engine.machine import forks
-from fourshot.engine.machine.processes import ChildProcess, prepare_child
+from fourshot.engine.machine.processes import ChildProcess, child_environment, prepare_child
 from fourshot.engine.machine.threads import ENGINE_SPINS
-from tests.engine.test_forks import IMPORTS, MODULE, state_of
+from tests.engine.test_forks import IMPORTS, MODULE, is_over, state_of
 from tests.waiting import wait_for
 
 pytestmark = [
@@ -62,6 +64,21 @@ def test_a_server_with_too_many_files_keeps_its_copies(log: Path) -> None:
             with ChildProcess(MODULE, log, imports=IMPORTS) as second:
                 assert state_of(second)["parent"] == (os.getpid() if room < 6 else server), room
         assert state_of(first)["parent"] == server
+
+
+def test_a_server_ends_with_who_asked_for_it_while_it_imports(log: Path) -> None:
+    words = "import sys; from pathlib import Path; from fourshot.engine.machine.processes import prepare_child"
+    code = f"{words}; prepare_child('tests.engine.imports_for_ever', '0', Path(sys.argv[1])); sys.stdin.read()"
+    owner = subprocess.Popen([sys.executable, "-c", code, str(log)], stdin=subprocess.PIPE, env=child_environment())
+    with owner:
+        wait_for(lambda: log.exists() and "importing" in log.read_text(), "the server")
+        (server,) = psutil.Process(owner.pid).children()
+        owner.kill()
+    try:
+        wait_for(lambda: is_over(server), "the server to end")
+    finally:
+        if server.is_running():
+            server.kill()
 
 
 def test_copies_may_be_asked_for_while_others_are_counted(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,16 +1,21 @@
 """The card beside an adapter."""
 
+import os
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from fourshot.engine.alignment import PromptFiller
+from fourshot.engine.checkpoints.models import resolve_model
 from fourshot.engine.errors import AdapterError
-from fourshot.pipeline.card import CARD_FILE, AdapterCard, load_card
+from fourshot.pipeline.card import CARD_FILE, AdapterCard, base_of, load_card
 from fourshot.pipeline.synthesis.prompts import PromptFormat, reading_prompt
 from fourshot.pipeline.task import Example
 from fourshot.pipeline.tasks.task_file import load_task
+from fourshot.training.lora.adapter_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, content_hash
 from fourshot.training.lora.settings import LoraSettings
 
 CARD = AdapterCard(
@@ -136,3 +141,19 @@ def test_what_is_left_out_of_long_texts_lies_on_the_card_and_earlier_versions_re
     del old["long_texts"]
     (tmp_path / CARD_FILE).write_bytes(msgspec.json.encode(old))
     assert load_card(tmp_path).long_texts == "cut" and load_card(tmp_path).prompt_format.version == "1"
+
+
+def test_an_adapter_whose_weights_are_not_those_of_its_card_is_not_asked(tmp_path: Path) -> None:
+    """Of the same size, so that nothing but their content says so."""
+    (tmp_path / ADAPTER_CONFIG).write_text("{}")
+    save_file({"weight": np.zeros(1000)}, tmp_path / ADAPTER_WEIGHTS)
+    base = resolve_model(None)
+    card = msgspec.structs.replace(CARD, name=f"a-{content_hash(tmp_path)}", model_revision=base.revision)
+    assert base_of(card, tmp_path, base.path) == base
+    with (tmp_path / ADAPTER_WEIGHTS).open("r+b") as file:
+        file.seek(-4000, os.SEEK_END)
+        file.write(b"x" * 40)
+    with pytest.raises(
+        AdapterError, match=r"is damaged: its weights are not those that its card names\. Copy it again"
+    ):
+        base_of(card, tmp_path, base.path)

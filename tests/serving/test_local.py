@@ -24,6 +24,7 @@ from fourshot.pipeline.task import Example
 from fourshot.pipeline.tasks.task_file import load_task
 from fourshot.serving.adapter_lookup import find_adapter
 from fourshot.serving.clients.local import LocalClassifier, engine_for
+from fourshot.training.lora.adapter_files import content_hash
 from fourshot.training.lora.settings import LoraSettings
 from tests.pipeline.chat import CHAT
 
@@ -52,6 +53,7 @@ def write_adapter(folder: Path, card: AdapterCard, adapter: Adapter | None = Non
     folder.mkdir(parents=True)
     if adapter is not None:
         shutil.copytree(adapter.path, folder, dirs_exist_ok=True)
+        card = msgspec.structs.replace(card, name=f"tickets-{content_hash(folder)}")
     (folder / CARD_FILE).write_bytes(msgspec.json.encode(card))
     return folder
 
@@ -99,6 +101,15 @@ def test_it_answers_as_its_adapter_scores(
             ("training texts", 3, 3),
             *(("wordings of the prompt", done, 3) for done in (1, 2, 3)),
         ]
+        (states,) = (tmp_path / "home" / "states").iterdir()
+        whole = states.read_bytes()
+        for damaged in (b"", b"PK\x03\x04", whole[: len(whole) // 2]):
+            states.write_bytes(damaged)
+            classifier._examples = None
+            assert classifier.explain(TEXTS[:1])[0] == explained and states.read_bytes() == whole
+        np.save(states, np.load(states)[:1])  # of other examples
+        classifier._examples = None
+        assert classifier.explain(TEXTS[:1])[0] == explained
         assert not classifier.predict([]) and not classifier.explain([])
         with pytest.raises(InputError, match="Leave blank texts out"):
             classifier.predict(["fine", " "])

@@ -1,16 +1,18 @@
 """Trainings by content: a job that was done before, with the same examples and settings, is not done again."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from fourshot.engine.checkpoints.models import broken_shards
 from fourshot.engine.core import Typed, Verbalizer
 from fourshot.engine.errors import InputError
 from fourshot.engine.machine.files import read_made, remove_folder, write_json
+from fourshot.training.lora.adapter_files import ADAPTER_WEIGHTS
 from fourshot.training.lora.examples import OnStep, TrainingExample, TrainingResult
 from fourshot.training.lora.settings import ALL, ALL_PROJECTIONS, LoraSettings
 
@@ -83,12 +85,25 @@ OnJobStep = Callable[[int, int, int, float], None]
 
 
 def finished(store: Path, job: TrainingJob) -> TrainingResult | None:
-    """The result of a job that the store has, with its path as it is now: stores may be moved."""
+    """The result of a job that the store has, with its path as it is now: stores may be moved.
+
+    None where its weights are not there, or not whole, such as after a copy that left out large files.
+    """
     file = store / job.key / RESULT_FILE
     if not file.exists():
         return None
     result = read_made(file, TrainingResult)
-    return msgspec.structs.replace(result, path=str((store / job.key / result.name).resolve()))
+    adapter = store / job.key / result.name
+    if not (adapter / ADAPTER_WEIGHTS).is_file() or broken_shards(adapter):
+        return None
+    return msgspec.structs.replace(result, path=str(adapter.resolve()))
+
+
+def lost(store: Path, jobs: Iterable[TrainingJob]) -> list[str]:
+    """Folders of jobs that were finished, and whose weights are not there any more."""
+    return [
+        str(store / job.key) for job in jobs if (store / job.key / RESULT_FILE).exists() and not finished(store, job)
+    ]
 
 
 def do_job(trainer: "LoraTrainer", job: TrainingJob, store: Path, on_step: OnStep | None = None) -> TrainingResult:

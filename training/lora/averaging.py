@@ -16,7 +16,7 @@ import msgspec
 from fourshot.engine.adapters import rank_of
 from fourshot.engine.core import Adapter
 from fourshot.engine.machine.files import disk_errors, settle, staged_folder
-from fourshot.training.lora.saving import NAME_DIGITS
+from fourshot.training.lora.adapter_files import NAME_DIGITS
 
 MOST_RANK = 512  # that vLLM has kernels for
 

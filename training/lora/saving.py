@@ -1,6 +1,5 @@
-"""Adapters on disk: named by what is in them, checked by vLLM's own rules before anyone relies on them."""
+"""Adapters are saved under a name that says what is in them, and checked by vLLM's own rules before."""
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +7,11 @@ import msgspec
 
 from fourshot.engine.machine.files import disk_errors, settle, staged_folder
 from fourshot.engine.vllm_seams.adapter_check import check_adapter
-
-NAME_DIGITS = 12  # of the hash; 48 bits tell apart any number of adapters that a disk holds
+from fourshot.training.lora.adapter_files import content_hash, is_unchanged
 
 
 def save_adapter(wrapped: Any, parent: Path, prefix: str) -> tuple[str, Path]:
-    """Save a PEFT model's adapter as ``parent``/<prefix>-<hash>; a folder of that name already holds the same weights.
+    """Save a PEFT model's adapter as ``parent``/<prefix>-<hash>, unless a folder of that name holds the same weights.
 
     The folder appears whole or not at all. Raises AdapterError if vLLM would not load it, OSError if the disk is full.
     """
@@ -23,8 +21,8 @@ def save_adapter(wrapped: Any, parent: Path, prefix: str) -> tuple[str, Path]:
         _sort_config(staged / "adapter_config.json")
         check_adapter(staged)
         name = f"{prefix}-{content_hash(staged)}"
-        if not (parent / name).exists():
-            settle(staged, parent / name)
+        if not is_unchanged(parent / name, name):
+            settle(staged, parent / name, replace=True)
         return name, parent / name
 
 
@@ -38,12 +36,3 @@ def _sort_config(config_file: Path) -> None:
 def _save(wrapped: Any, folder: Path) -> None:
     with disk_errors(folder.parent):
         wrapped.save_pretrained(str(folder), safe_serialization=True, save_embedding_layers=False)
-
-
-def content_hash(adapter: Path) -> str:
-    """Hash of the weights and of the configuration less where the base happened to lie."""
-    config = msgspec.json.decode((adapter / "adapter_config.json").read_bytes(), type=dict[str, Any])
-    config.pop("base_model_name_or_path", None)
-    digest = hashlib.sha256(msgspec.json.encode(config, order="sorted"))
-    digest.update((adapter / "adapter_model.safetensors").read_bytes())
-    return digest.hexdigest()[:NAME_DIGITS]

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from fourshot.bench.core.options import Model, Out, Positive, TaskFolders
-from fourshot.bench.core.results import tell_end
+from fourshot.bench.core.results import beside, tell_end
 from fourshot.engine.errors import InputError
 from fourshot.engine.machine.files import append_lines, read_json, settle, staged_folder
 from fourshot.pipeline.cells.measuring import Evaluation
@@ -137,7 +137,7 @@ class TeacherOutput(msgspec.Struct, frozen=True, kw_only=True):
 def teach(group: TeacherGroup, options: Options) -> TeacherOutput:
     """Make the teacher, and have it annotate and write what the largest cell needs, or go on with that."""
     most, strategies, data, root = max(options.amounts, default=0), {*options.strategies}, options.data, options.out
-    folder = root.with_suffix("") / group.task / group.real.replace("%", "pc") / f"seed{group.seed}"
+    folder = beside(root, "") / group.task / group.real.replace("%", "pc") / f"seed{group.seed}"
     source_task = load_task(group.task, data / group.task)
     splits = TaskData(source_task)
     shots = real_examples(splits.train, source_task.label_names, group.real, group.seed)

@@ -16,7 +16,7 @@ import msgspec
 
 from fourshot.bench.core.closed_loop import CellMeasurement, CellRequests, EngineSpec, SuiteBase, engines
 from fourshot.bench.core.processes import call_apart, check_cores
-from fourshot.bench.core.results import ResultRows
+from fourshot.bench.core.results import ResultRows, beside
 from fourshot.bench.core.roofline import SHAPES, check_shape, measure_machine, shape_of, write_shape
 from fourshot.bench.core.suite import Suite
 from fourshot.bench.core.workload import VARIANTS, Workload, load_workload
@@ -165,7 +165,7 @@ def measure(options: Options, rows: ResultRows) -> dict[str, Any]:
 
 
 def _measure_missing(options: Options, settings: LatencySettings, rows: ResultRows) -> None:
-    log = options.out.with_suffix(".log")
+    log = beside(options.out, ".log")
     with tempfile.TemporaryDirectory() as folder:
         base = prepare(options, Path(folder), settings)
         workloads = {name: load_workload(name, options.data, settings.k, base.path) for name in settings.tasks}

@@ -16,7 +16,7 @@ import msgspec
 
 from fourshot.bench.core.closed_loop import CellMeasurement, request_times
 from fourshot.bench.core.load import Load, LoadAnswer, LoadRequest, generate
-from fourshot.bench.core.results import ResultRows, tell
+from fourshot.bench.core.results import ResultRows, beside, tell
 from fourshot.bench.core.workload import Workload
 from fourshot.bench.suites.latency.plan import LatencyCell, LatencySettings, Options, http_cells, open_cells
 from fourshot.engine.checkpoints.models import resolve_model
@@ -45,7 +45,7 @@ def servers(
         running = {}
         for name, options_of_one in {"served": [], "uncached": ["--vllm", "--no-enable-prefix-caching"]}.items():
             if name == "served" or "icl_off" in settings.http_variants:
-                log = options.out.with_suffix(f".{name}.log")
+                log = beside(options.out, f".{name}.log")
                 server = running_service(adapters, log, *options_of_all, *options_of_one, cores=options.cores)
                 running[name] = stack.enter_context(server)
                 tell(f"server {name}: ready")

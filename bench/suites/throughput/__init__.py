@@ -21,7 +21,7 @@ import msgspec
 
 from fourshot.bench.core.options import Model, Out, Positive, Shape, TaskFolders, as_settings
 from fourshot.bench.core.processes import OpenerProcess, call_apart
-from fourshot.bench.core.results import ResultRows, tell
+from fourshot.bench.core.results import ResultRows, beside, tell
 from fourshot.bench.core.roofline import measure_machine, opened_base, shape_of
 from fourshot.bench.core.suite import Suite
 from fourshot.bench.core.workload import Workload, load_workload
@@ -116,7 +116,7 @@ class ThroughputMeasurement:
 
     def __init__(self, options: Options, workload: Workload, model: ResolvedModel, rows: ResultRows) -> None:
         self._options, self._workload, self._model, self._rows = options, workload, model, rows
-        self._log = options.out.with_suffix(".log")
+        self._log = beside(options.out, ".log")
         self._engine = EngineSettings(model=model.path, gpu_kv_cache_bytes=GPU_KV_CACHE_BYTES)
 
     def request(self, round_number: int) -> DrawRequest:

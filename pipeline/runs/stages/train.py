@@ -14,7 +14,7 @@ from fourshot.engine.opening import imports_of
 from fourshot.pipeline.events import Event, OnEvent
 from fourshot.pipeline.runs.experiment import Experiment
 from fourshot.pipeline.runs.stages.stage import Stage
-from fourshot.training.jobs.jobs import IMPORTS, RESULT_FILE, FailedJob, OnJobStep, TrainingJob, do_job
+from fourshot.training.jobs.jobs import IMPORTS, FailedJob, OnJobStep, TrainingJob, do_job, finished, lost
 from fourshot.training.lora.examples import OnStep, TrainingResult
 
 if TYPE_CHECKING:
@@ -46,14 +46,15 @@ class TrainStage(Stage, frozen=True, kw_only=True, tag="train"):
         return (engine, ENGINE_SPINS) if self.imports else ("", "")
 
     def is_finished(self, item: TrainingJob) -> bool:
-        return (Path(self.store) / item.key / RESULT_FILE).exists()
+        return finished(Path(self.store), item) is not None
 
     def run(self, on_event: OnEvent) -> list[FailedJob]:
         report = partial(self._report, on_event)
-        if self.placement.ray:
-            return self._ended(self._over_ray(on_event, report))
         if (failed := self.run_in_processes(on_event)) is not None:
             return failed
+        self._tell_lost(on_event)
+        if self.placement.ray:
+            return self._ended(self._over_ray(on_event, report))
         train = _trainer(self.model_path, Path(self.store), self.placement.gpus_per_job)
         number = {job.key: number for number, job in enumerate(self.items)}
 
@@ -80,6 +81,7 @@ class TrainStage(Stage, frozen=True, kw_only=True, tag="train"):
             with lock:  # it comes from a thread for each process
                 on_event(event)
 
+        self._tell_lost(on_event)
         jobs = [(number, job) for number, job in enumerate(self.items) if not self.is_finished(job)]
         log = Path(self.log or os.devnull)
         report = partial(self._report, tell)
@@ -93,6 +95,11 @@ class TrainStage(Stage, frozen=True, kw_only=True, tag="train"):
 
         outcomes = run_jobs_over_ray(self.model_path, self.items, Path(self.store), self.placement, report, tell)
         return [outcome for outcome in outcomes if isinstance(outcome, FailedJob)]
+
+    def _tell_lost(self, on_event: OnEvent) -> None:
+        for folder in lost(Path(self.store), self.items):
+            message = f"{folder} has no whole weights any more, so that adapter is trained again"
+            on_event(Event(stage=self.name, message=message, notice=True))
 
     def _ended(self, failed: list[FailedJob]) -> list[FailedJob]:
         """Raises one error for all of them, of the first one's kind, unless the stage keeps going."""

@@ -12,7 +12,7 @@ import torch
 from fourshot.bench.core import closed_loop, roofline
 from fourshot.bench.core.load import Load, LoadRequest, choices
 from fourshot.bench.core.processes import check_cores
-from fourshot.bench.core.results import ResultRows, check_data, check_out, locked, read_result, write_result
+from fourshot.bench.core.results import ResultRows, beside, check_data, check_out, locked, read_result, write_result
 from fourshot.bench.core.roofline import SHAPES, Machine, Roof, opened_base, shape_of, write_shape
 from fourshot.bench.core.statistics import estimate, ratio
 from fourshot.bench.suites import run_suite
@@ -39,6 +39,31 @@ def test_rows_of_other_settings_are_refused_by_name(tmp_path: Path) -> None:
         ResultRows(tmp_path / "rows", {"repeats": 5, "k": 4})
     with pytest.raises(InputError, match="of another suite, or another version"):
         ResultRows(tmp_path / "rows", {f"a{n}": n for n in range(9)})
+
+
+@pytest.mark.parametrize("changed", ['{"piece": "one"}', '{"value": 1}', '{"settings": {"repeats": 3}}', None])
+def test_rows_that_were_edited_are_refused_by_the_name_of_their_file(tmp_path: Path, changed: str | None) -> None:
+    path = tmp_path / "a.rows.jsonl"
+    rows = ResultRows(path, {"repeats": 3})
+    rows.add("one", 1)
+    rows.add("two", 2)
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([*lines[:-1], changed, ""] if changed else [*lines[1:], ""]))
+    with pytest.raises(InputError, match=r"a\.rows\.jsonl was changed after it was written: its first line"):
+        ResultRows(path, {"repeats": 3})
+
+
+def test_what_lies_beside_a_result_is_of_no_other_result(tmp_path: Path) -> None:
+    outs = [tmp_path / name for name in ("v1.json", "v1.0", "v1.1", "v1.0.json.txt")]
+    for ending in (".rows.jsonl", ".html", ""):
+        assert len({beside(out, ending) for out in outs} | {*outs}) == 2 * len(outs)
+    assert beside(outs[0], ".rows.jsonl").name == "v1.rows.jsonl"
+    with (
+        locked(tmp_path / "v1.json"),
+        pytest.raises(InputError, match="another process measures into"),
+        locked(tmp_path / "v1"),  # whose rows would be the same
+    ):
+        pass
 
 
 def test_a_result_is_read_back_and_another_suite_refused(tmp_path: Path) -> None:

@@ -3,6 +3,9 @@
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+from safetensors.numpy import save_file
+
 from fourshot.engine.checkpoints.models import ResolvedModel
 from fourshot.pipeline.card import AdapterCard
 from fourshot.pipeline.cells.cell import SeedExamples
@@ -16,6 +19,7 @@ from fourshot.pipeline.synthesis.types import Verdict
 from fourshot.pipeline.task_data import TaskData
 from fourshot.pipeline.tasks.task_file import load_task
 from fourshot.training.jobs.jobs import RESULT_FILE, TrainingJob
+from fourshot.training.lora.adapter_files import ADAPTER_WEIGHTS
 from fourshot.training.lora.examples import TrainingResult
 from tests.pipeline.candidates import candidate as made
 from tests.pipeline.task_folders import write_task
@@ -75,10 +79,16 @@ def finish(experiment: Experiment) -> dict[str, TrainingJob]:
         result = TrainingResult(
             name=f"adapter-{key}", path="", steps=1, planned_steps=1, losses=(0.5,), tokens=9, seconds=1.0, examples=2
         )
-        (experiment.store / key / result.name).mkdir(parents=True)
-        RunFolder(experiment.store / key).write(RESULT_FILE, result)
+        write_finished(experiment.store / key, result)
         trained[result.name] = job
     return trained
+
+
+def write_finished(folder: Path, result: TrainingResult) -> None:
+    """What lies in a job's folder once it is finished."""
+    (folder / result.name).mkdir(parents=True)
+    save_file({"weight": np.zeros(1)}, folder / result.name / ADAPTER_WEIGHTS)
+    RunFolder(folder).write(RESULT_FILE, result)
 
 
 def prompts_of(card: AdapterCard) -> set[str]:

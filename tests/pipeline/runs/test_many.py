@@ -140,6 +140,28 @@ def test_evaluate_measures_what_was_trained(base: str, trained: Trained) -> None
     assert scores and scores.n == 2
 
 
+def test_a_task_has_one_owner_and_the_others_go_on_without_it(
+    base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tasks, out = tasks_in(tmp_path / "tasks"), tmp_path / "out"
+    codes = []
+
+    def disturbed(stage: Stage, on_event: OnEvent) -> Sequence[FailedJob]:
+        codes.append(fourshot("evaluate", tasks / "colours", "--out", out / "colours", "--model", base)[0])
+        return run_here(stage, on_event)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("fourshot.pipeline.runs.stage_driver.run_stage", disturbed)
+        assert train(base, tasks / "colours", out)[0] == 0
+    assert set(codes) == {2}, "it is refused for as long as the other one works there"
+    with RunFolder(out / "colours").lock():
+        code, printed = train(base, tasks, out)
+    outcomes = {str(line["task"]): line for line in printed if line["type"] == "task"}
+    assert code == 2 and "Another fourshot process works in" in str(outcomes["colours"]["message"])
+    assert outcomes["shades"]["state"] == "finished"
+    assert fourshot("evaluate", tasks / "colours", "--out", out / "colours", "--model", base)[0] == 0
+
+
 def test_classes_that_stall_fail_their_tasks_with_the_forecast(base: str, tmp_path: Path) -> None:
     tasks_in(tmp_path / "tasks")
     stall = ("--per-class", "50", "--set", "generate.max_candidates=2")

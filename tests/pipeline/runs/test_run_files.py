@@ -2,6 +2,8 @@
 
 import errno
 import os
+import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -32,6 +34,35 @@ def test_the_command_is_read_as_it_was_written_whatever_the_locale(tmp_path: Pat
     command = [sys.executable, "-c", code, str(tmp_path)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ascii("this:\n  fourshot run größe")
+
+
+@pytest.mark.parametrize("out", [["--out", "base"], ["--out=base"], []])
+def test_the_command_to_repeat_names_the_folder_where_it_is_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, out: list[str]
+) -> None:
+    place, other = tmp_path / "my place", tmp_path / "other"
+    place.mkdir()
+    other.mkdir()
+    monkeypatch.chdir(place)
+    typed = shlex.join(["fourshot", "run", "mine/task.toml", *out, "--seed", "1"])
+    RunFolder("base").path.mkdir()
+    RunFolder("base").write_command(typed)
+    assert RunFolder("base").command == RunFolder(place / "base").command == f"this:\n  {typed}"
+    shutil.copytree("base", "moved")
+    now = "--out moved --seed 1" if out else "--seed 1 --out moved"
+    assert RunFolder("moved").command == f"this:\n  fourshot run mine/task.toml {now}"
+    monkeypatch.chdir(other)
+    assert RunFolder(place / "base").command == f"this, in {place}:\n  {typed}"
+    assert f"this, in {place}:\n" in RunFolder(place / "moved").command
+    assert f"--out {shlex.quote(str(place / 'moved'))}" in RunFolder(place / "moved").command
+    place.rename(tmp_path / "all moved")
+    assert RunFolder("../all moved/base").command.startswith("this:\n  fourshot run mine/task.toml ")
+    assert "--out '../all moved/base'" in RunFolder("../all moved/base").command
+
+
+def test_a_command_of_an_earlier_version_is_repeated_into_its_folder(tmp_path: Path) -> None:
+    (tmp_path / "command.txt").write_text("fourshot run trec --out elsewhere\n")
+    assert RunFolder(tmp_path).command == f"this:\n  fourshot run trec --out {tmp_path}"
 
 
 def test_a_file_that_nobody_wrote_has_no_lines(tmp_path: Path) -> None:

@@ -19,11 +19,15 @@ from fourshot.pipeline.events import Event
 from fourshot.pipeline.runs.stage_process import run_stage
 from fourshot.pipeline.runs.stages.train import TrainStage
 from fourshot.training.jobs.jobs import TrainingJob
-from fourshot.training.lora.examples import TrainingExample
+from fourshot.training.lora.examples import TrainingExample, TrainingResult
 from fourshot.training.lora.settings import LoraSettings
+from tests.pipeline.runs.begun_experiments import write_finished
 from tests.waiting import wait_for
 
 PATIENCE_S = 30
+RESULT = TrainingResult(
+    name="notes-0", path="", steps=1, planned_steps=1, losses=(0.5,), tokens=9, seconds=1.0, examples=1
+)
 
 # Python imports this by itself at start, in every process that has its folder in the path.
 AT_START = """\
@@ -225,8 +229,6 @@ if {module!r} in sys.orig_argv:
 
 
 def test_where_nothing_is_left_to_do_no_process_is_started(tmp_path: Path, stage: TrainStage, log: Path) -> None:
-    done = tmp_path / "store" / stage.items[0].key
-    done.mkdir(parents=True)
-    (done / "result.json").write_text("{}")
+    write_finished(tmp_path / "store" / stage.items[0].key, RESULT)
     run_stage(stage, lambda _: None)
     assert not log.exists()

@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
+from safetensors.numpy import save_file
 
 from fourshot.engine.machine.files import settle, staged_folder
 from fourshot.training.jobs.jobs import FailedJob, TrainingJob
+from fourshot.training.lora.adapter_files import ADAPTER_WEIGHTS
 from fourshot.training.lora.examples import OnStep, TrainingExample, TrainingResult
 from fourshot.training.lora.settings import LoraSettings
 from fourshot.training.lora.share import ALL
@@ -63,7 +66,7 @@ class FakeTrainer:
             wait_for((beside / "go").exists, "the test", 120)
         name = f"{prefix}-{seed:012d}"
         with staged_folder(folder) as staged:
-            (staged / "adapter_model.safetensors").write_bytes(bytes([seed]))
+            save_file({"seed": np.array([seed])}, staged / ADAPTER_WEIGHTS)
             if not (folder / name).exists():
                 settle(staged, folder / name)
         return TrainingResult(

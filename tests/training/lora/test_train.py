@@ -8,8 +8,8 @@ import pytest
 
 from fourshot.engine.errors import FourshotError, InputError
 from fourshot.engine.vllm_seams.adapter_check import check_adapter
+from fourshot.training.lora.adapter_files import content_hash
 from fourshot.training.lora.examples import TrainingExample
-from fourshot.training.lora.saving import content_hash
 from fourshot.training.lora.settings import PRESETS, LoraSettings
 from fourshot.training.lora.train import LoraTrainer
 from tests.training import notes

@@ -1,5 +1,6 @@
 """The stage that trains: what is finished is left alone, and a failure stops the others only where it is to."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from fourshot.pipeline.events import Event
 from fourshot.pipeline.runs.stages.train import TrainStage
 from fourshot.training.jobs.at_once import SWITCH
 from fourshot.training.jobs.jobs import TrainingJob, finished
+from fourshot.training.lora.adapter_files import ADAPTER_WEIGHTS
 from tests.pipeline.runs.test_trainings import TASK, job
 
 
@@ -32,6 +34,31 @@ def test_a_finished_job_is_not_trained_again_not_even_in_a_store_that_was_moved(
     assert again.run(events.append) == []  # would fail if it opened the model
     assert finished(moved, job()) == msgspec.structs.replace(trained, path=str(moved / job().key / trained.name))
     assert finished(moved, job(model_revision="abd")) is None
+
+
+@pytest.mark.parametrize("side_by_side", ["1", "2"])
+def test_a_finished_job_whose_weights_are_gone_is_trained_again_to_the_same(
+    tiny_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, side_by_side: str
+) -> None:
+    """Some programs that copy or clean up leave out large files, and what lies beside them stays."""
+    monkeypatch.setenv(SWITCH, side_by_side)
+    jobs = [job(seed=seed) for seed in range(2)]
+    stage(tiny_model, tmp_path, *jobs).run(lambda _: None)
+    trained = [finished(tmp_path, job) for job in jobs]
+    gone, cut = (Path(result.path) / ADAPTER_WEIGHTS for result in trained if result)
+    content = gone.read_bytes(), cut.read_bytes()
+    gone.unlink()
+    os.truncate(cut, len(content[1]) // 2)
+    assert not stage(tiny_model, tmp_path, *jobs).is_done
+    events = list[Event]()
+    stage(tiny_model, tmp_path, *jobs).run(events.append)
+    told = [event.message for event in events if event.notice]
+    assert told == [
+        f"{file.parents[1]} has no whole weights any more, so that adapter is trained again" for file in (gone, cut)
+    ]
+    assert (gone.read_bytes(), cut.read_bytes()) == content
+    assert [result and result.path for result in trained] == [str(file.parent) for file in (gone, cut)]
+    assert stage(tiny_model, tmp_path, *jobs).is_done
 
 
 def test_a_job_that_fails_stops_the_others_only_where_it_is_to(tiny_model: str, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The streams and characters that a command is started with. Importing this loads the standard library alone."""
+"""What the process of the `fourshot` command needs before anything else. Importing this loads the standard library."""
 
 import os
 import sys
@@ -34,3 +34,11 @@ def abandon_output() -> None:
         sys.stdout.flush()
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+def lend_home() -> None:
+    """A user who has no home gets fourshot's, where there is one: libraries would make a folder called ~."""
+    from fourshot.engine.machine.home import HOME_VARIABLE
+
+    if os.path.expanduser("~") == "~" and (chosen := os.environ.get(HOME_VARIABLE)):
+        os.environ["HOME"] = os.path.abspath(chosen)

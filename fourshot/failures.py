@@ -1,0 +1,66 @@
+"""What is said of an error that reached the edge of the process, and with which exit code."""
+
+import errno
+import os
+
+from fourshot.engine.errors import FourshotError
+
+DEBUG = "FOURSHOT_DEBUG"
+IN_THE_WAY = {  # what a path is told to be where the system's word for it is one of these
+    errno.EISDIR: "is a folder, and a file is needed there. Move it away, or give another place.",
+    errno.ENOTDIR: "cannot be reached: a part of it is a file. Move that away, or give another place.",
+    errno.EACCES: "may not be read or written by this user. Change who may, or give another place.",
+    errno.EPERM: "may not be changed by this user. Change who may, or give another place.",
+    errno.EROFS: "is on a disk that is read-only. Give another place.",
+    errno.EEXIST: "is there, and no folder. Move it away, or give another place.",
+    errno.EFBIG: "is larger than files may be (ulimit -f, or the file system). Raise it, or give another place.",
+    errno.ENAMETOOLONG: "is too long a name for this file system. Give a shorter one.",
+    errno.EMFILE: "cannot be opened: too many files are open already. Raise the limit (ulimit -n).",
+    errno.ELOOP: "is a link that leads to itself. Remove it, or give another place.",
+}
+
+
+def _has_current_folder() -> bool:
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def explain(error: BaseException, *, goes_on: bool) -> tuple[int, str]:
+    """Exit code and message of an error.
+
+    ``goes_on``: the same command, run again, goes on where this one stopped. Others do what they do in one step.
+    """
+    if isinstance(error, KeyboardInterrupt):
+        if not goes_on:
+            return 130, "stopped; it may be done already. See what is there before you run the same command again."
+        return 130, "stopped; run the same command again to go on."
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    full = full or "No space left on device" in str(error)  # libraries wrap it: their own type, the cause as text
+    # Errors of ours that name it say it in one line; a stage that died of it shows its log, which is no help here.
+    if isinstance(error, FourshotError) and not (full and "\n" in str(error)):
+        return error.exit_code, str(error)
+    if full:
+        place = f" ({error.filename})" if isinstance(error, OSError) and error.filename else ""
+        return 1, (
+            f"the disk is full{place}. What was finished is kept. Make room and run the same command again, or name "
+            "a folder on another disk with --out."
+        )
+    if isinstance(error, MemoryError) or "Cannot allocate memory" in str(error):
+        reason = f" ({error})" if str(error) else ""
+        return 1, f"there is not enough memory{reason}. End other programs, raise a limit (ulimit -v), or give less."
+    if isinstance(error, FileNotFoundError) and not error.filename and not _has_current_folder():
+        return 2, "the current folder is gone. Change to one that is there (cd)."
+    if isinstance(error, OSError):
+        if error.filename and error.errno in IN_THE_WAY:
+            # What is too large was being written: there is work that is kept. Open files are nobody's input.
+            return 1 if error.errno in (errno.EFBIG, errno.EMFILE) else 2, f"{error.filename} {IN_THE_WAY[error.errno]}"
+        return 1, f"{error}. Set {DEBUG}=1 to see where."
+    if isinstance(error, UnicodeEncodeError) and "surrogates" in error.reason:
+        return 2, f"what was given has bytes that are no UTF-8: {error}. Give it in UTF-8."
+    return 1, (
+        f"unexpected {type(error).__name__}: {error}\nThis is a fault in fourshot, not in what you gave. "
+        f"Set {DEBUG}=1 and run the command again to see where."
+    )

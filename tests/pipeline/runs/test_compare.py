@@ -1,0 +1,112 @@
+"""The folder of a comparison: its own, or left alone."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from fourshot.engine.errors import InputError, RunFolderError
+from fourshot.pipeline.events import OnEvent
+from fourshot.pipeline.runs.compare import Comparison, compare, plan_comparison
+from fourshot.pipeline.runs.stages.stage import Stage
+from fourshot.pipeline.synthesis.settings import GenerateSettings, RunSettings
+from fourshot.pipeline.task import Task
+from fourshot.pipeline.work_folder import WorkFolder
+from fourshot.training.jobs.jobs import FailedJob
+from tests.pipeline.runs.whole_runs import WholeRuns
+
+SETTINGS = RunSettings(k=2, generate=GenerateSettings(per_class=4))
+
+
+@pytest.fixture
+def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WholeRuns:
+    monkeypatch.setattr("fourshot.pipeline.runs.compare.refuse_fake", lambda *_: None)
+    return WholeRuns(tmp_path / "task", monkeypatch)
+
+
+def compared(task: Task, folder: Path, *methods: str, settings: RunSettings = SETTINGS) -> Comparison:
+    return compare(task, "fake", settings, methods or ["zero_shot"], [0], folder)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in sorted(folder.rglob("*")) if file.is_file()}
+
+
+@pytest.mark.parametrize("mine", ["report.html", "comparison.json", "notes.txt", "plots/mine.json"])
+def test_a_folder_with_something_else_in_it_is_refused_and_left_alone(
+    runs: WholeRuns, tmp_path: Path, mine: str
+) -> None:
+    folder = tmp_path / "out"
+    (folder / mine).parent.mkdir(parents=True)
+    (folder / mine).write_text("mine")
+    (folder / "my report.html").write_text("mine, too")
+    before = contents(folder)
+    for call in (compared, planned):
+        with pytest.raises(RunFolderError, match=r"is not empty and holds no run.*--out"):
+            call(runs.task, folder)
+    assert contents(folder) == before
+
+
+def planned(task: Task, folder: Path) -> None:
+    plan_comparison(task, "fake", SETTINGS, ["zero_shot"], [0], folder, lambda _: None)
+
+
+def test_the_folder_of_a_run_is_refused_and_a_run_in_that_of_a_comparison(runs: WholeRuns, tmp_path: Path) -> None:
+    runs.run(tmp_path / "run", SETTINGS)
+    before = contents(tmp_path / "run")
+    with pytest.raises(RunFolderError, match="holds a run, and this command makes something else"):
+        compared(runs.task, tmp_path / "run")
+    assert contents(tmp_path / "run") == before
+    compared(runs.task, tmp_path / "compared")
+    with pytest.raises(RunFolderError, match="holds a comparison, and this command makes something else"):
+        runs.run(tmp_path / "compared", SETTINGS)
+
+
+def test_another_configuration_is_refused_and_more_methods_and_seeds_are_not(runs: WholeRuns, tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    first = compared(runs.task, folder)
+    result = (folder / "comparison.json").read_bytes()
+    with pytest.raises(RunFolderError, match=r"settings\.max_text_words"):
+        compared(runs.task, folder, settings=msgspec.structs.replace(SETTINGS, max_text_words=20))
+    with pytest.raises(RunFolderError, match=r"task\.instruction"):
+        compared(msgspec.structs.replace(runs.task, instruction="Hot?"), folder)
+    assert (folder / "comparison.json").read_bytes() == result
+    more = compare(runs.task, "fake", SETTINGS, ["zero_shot", "icl"], [0, 1], folder)
+    assert len(more.results) == 4 and more.results[0] == first.results[0]
+
+
+@pytest.mark.parametrize("unfinished", [False, True])
+def test_a_comparison_of_an_earlier_version_goes_on(runs: WholeRuns, tmp_path: Path, unfinished: bool) -> None:
+    """It wrote no manifest."""
+    folder = tmp_path / "out"
+    first = compared(runs.task, folder, "zero_shot", "lora")
+    (folder / "manifest.json").unlink()
+    if unfinished:
+        for name in ("comparison.json", "report.html", "report.md"):
+            (folder / name).unlink()
+    else:
+        with pytest.raises(RunFolderError, match="is not empty and holds no run"):
+            compared(msgspec.structs.replace(runs.task, name="shades"), folder)
+    runs.heard.clear()
+    assert compared(runs.task, folder, "zero_shot", "lora").results == first.results
+    assert runs.trained == []
+
+
+def test_the_texts_of_a_comparison_have_one_owner(
+    runs: WholeRuns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, refused = tmp_path / "out", list[str]()
+
+    def disturbed(stage: Stage, on_event: OnEvent) -> Sequence[FailedJob]:
+        with pytest.raises(InputError, match="Another fourshot process works in") as busy, texts.lock():
+            pass
+        refused.append(str(busy.value))
+        return stage.run(on_event)
+
+    texts = WorkFolder(folder / "seed0" / "fourshot")
+    monkeypatch.setattr("fourshot.pipeline.runs.stage_driver.run_stage", disturbed)
+    compared(runs.task, folder, "fourshot")
+    assert refused
+    with texts.lock(), pytest.raises(InputError, match="Another fourshot process works in"):  # of a review
+        compared(runs.task, folder, "fourshot")
