@@ -34,7 +34,7 @@ class TextTable(msgspec.Struct, frozen=True, kw_only=True):
 
     path: Path
     columns: tuple[str, ...]
-    text_column: str  # "" where an input has fields, a column each
+    text_columns: tuple[str, ...]  # several are joined; none where an input has fields, a column each
     settings: ReadSettings
     content_hash: str
     fields: tuple[str, ...] = ()
@@ -52,7 +52,7 @@ class TextTable(msgspec.Struct, frozen=True, kw_only=True):
 
     def text_of(self, row: Mapping[str, Any]) -> str:
         """The input in a row, "" where there is none."""
-        return input_in(row, self.fields, self.text_column) or ""
+        return input_in(row, self.fields, self.text_columns) or ""
 
     def texts(self) -> Iterator[str]:
         """Of the rows that have one."""
@@ -84,7 +84,7 @@ def open_texts(
                 left_out[row.what] += 1
                 continue
             inputs = inputs or input_columns_of(path, tuple(reading.columns), text_column, task)
-            text = input_in(row, fields, inputs[0])
+            text = input_in(row, fields, inputs)
             texts += bool(text)
             if text is None:
                 wrong[line] = type(row[no_text_in(row, inputs)]).__name__
@@ -107,11 +107,11 @@ def open_texts(
         raise InputError(f"{path}: all texts in the column {column} are blank. Give at least one.")
     notes = [named_by_first_line(path, columns, text_column)]
     if len(columns) > 1:
-        notes.append(found_column(inputs[0], text_column, task))
+        notes.append(found_columns(inputs, text_column, task))
     return TextTable(
         path=path,
         columns=columns,
-        text_column="" if fields else inputs[0],
+        text_columns=() if fields else inputs,
         fields=fields,
         settings=settings,
         numbers_rows=reading.numbers_rows,
@@ -128,10 +128,10 @@ def open_texts(
 
 
 def input_columns_of(path: Path, columns: Sequence[str], text_column: str | None, task: Task | None) -> tuple[str, ...]:
-    """The column of texts: ``text_column``, else the task's, else the only one, else one that plainly is it.
+    """The columns of texts: ``text_column``, else the task's, else the only one, else what plainly is it.
 
-    That is the column which the task's own texts were taken from, or the only one with a usual name, such as Message.
-    Of a task with fields, the columns of these. Raises InputError.
+    Those are the columns which the task's own texts were taken from, several to be joined, or the only one with a usual
+    name, such as Message. Of a task with fields, the columns of these. Raises InputError.
     """
     column_names = ", ".join(map(repr, columns))
     if task and task.input_fields:
@@ -144,10 +144,20 @@ def input_columns_of(path: Path, columns: Sequence[str], text_column: str | None
             )
         return task.input_fields
     usual = task.data.text_column if task else "text"
+    made_from = _columns_made_from(task) if task and usual == "text" and not text_column else ()
+    if made_from and set(made_from) <= set(columns):
+        return made_from
+    if task and len(made_from) > 1 and usual not in columns and set(made_from) & set(columns):
+        missing = [column for column in made_from if column not in columns]
+        raise InputError(
+            f"{path} has no column {' and '.join(map(repr, missing))}; the columns are {column_names}. A text of "
+            f"{task.name} is {' and '.join(map(repr, made_from))}, joined. Give the table all of them, or name the one "
+            "column that has whole texts: --text-column NAME."
+        )
     if not text_column and usual not in columns and len(columns) == 1:
         check_only_name(path, columns[0])
         return (columns[0],)
-    if not text_column and usual == "text" and (found := _plain_column(columns, task)):
+    if not text_column and usual == "text" and (found := _plain_column(columns)):
         return (found,)
     if (column := text_column or usual) in columns:
         return (column,)
@@ -162,15 +172,17 @@ class _MadeFrom(msgspec.Struct):
     text_columns: tuple[str, ...] = ()
 
 
-def _plain_column(columns: Sequence[str], task: Task | None) -> str:
-    """The column of texts, where it is not called "text"; "" where there is none, or a doubt."""
-    names: tuple[str, ...] = ()
-    if task and task.data.folder:
+def _columns_made_from(task: Task) -> tuple[str, ...]:
+    """The columns of its table that `tasks new` took the texts from, joined if there are several; () if none did."""
+    if task.data.folder:
         with suppress(OSError, msgspec.DecodeError):
             made_from = (Path(task.data.folder) / MADE_FROM).read_bytes()
-            names = msgspec.json.decode(made_from, type=_MadeFrom).text_columns
-    if len(names) == 1 and names[0] in columns:
-        return names[0]
+            return msgspec.json.decode(made_from, type=_MadeFrom).text_columns
+    return ()
+
+
+def _plain_column(columns: Sequence[str]) -> str:
+    """The only column with a usual name of texts that is not "text"; "" where there is none, or a doubt."""
     called = [column for column in columns if column.strip().lower() in TEXT_NAMES | PART_NAMES]
     return called[0] if len(called) == 1 and called[0].strip().lower() in TEXT_NAMES else ""
 
@@ -188,10 +200,12 @@ def check_only_name(path: Path, name: str) -> None:
     )
 
 
-def found_column(column: str, text_column: str | None, task: Task | None) -> str:
-    """For people: that a column of another name than was named was taken for the texts; else ""."""
-    is_named = text_column or column == (task.data.text_column if task else "text")
-    return "" if is_named else f"the texts are those of the column {column!r} (to name another: --text-column NAME)"
+def found_columns(columns: Sequence[str], text_column: str | None, task: Task | None) -> str:
+    """For people: that columns of other names than were named were taken for the texts; else ""."""
+    if text_column or tuple(columns) == (task.data.text_column if task else "text",):
+        return ""
+    named = f"the column {columns[0]!r}" if len(columns) == 1 else f"{' and '.join(map(repr, columns))}, joined"
+    return f"the texts are those of {named} (to name another: --text-column NAME)"
 
 
 def named_by_first_line(path: Path, columns: Sequence[str], text_column: str | None) -> str:

@@ -117,9 +117,7 @@ def _sort_rows(table: Table, columns: Columns, choices: TableChoices) -> tuple[l
     for line, row in table.rows.items():
         verdict = plain_cell(row.get(columns.verdict))
         parts = [read_text_cell(row.get(column)) for column in columns.texts]
-        text = "\n".join(part for part in parts if part)
-        if choices.fields:
-            text = input_in(row, choices.fields, "") or ""
+        text = input_in(row, choices.fields, columns.texts) or ""
         if columns.verdict and verdict.casefold() not in ACCEPTED:
             out[f"{columns.verdict}={verdict}"].append(line)
         elif None in parts:
