@@ -16,7 +16,7 @@ import msgspec
 from fourshot.engine.checkpoints.models import ResolvedModel
 from fourshot.engine.errors import InputError
 from fourshot.engine.machine.files import append_lines, remove_folder
-from fourshot.pipeline.distillation.readers import Annotation, NamedReader, Read, parts_of
+from fourshot.pipeline.distillation.readers import Annotation, NamedReader, Read, growing_parts
 from fourshot.pipeline.events import Event, OnEvent, ignore
 from fourshot.pipeline.faults import MOST_NAMED, nearest, shorten
 from fourshot.pipeline.forecast import Forecast, foretell
@@ -204,7 +204,7 @@ def _read_rest(
     if done == total:
         return None
     estimate, began = forecast(total - done), time.perf_counter()
-    for answers in read(parts_of(islice(table.texts(), done, None))):
+    for answers in read(growing_parts(islice(table.texts(), done, None))):
         append_lines(file, answers)
         done += len(answers)
         on_event(Event(stage="annotate", message="reading", done=done, total=total, unit="texts"))
