@@ -216,7 +216,11 @@ def named_by_first_line(path: Path, columns: Sequence[str], text_column: str | N
 
 
 def _has_a_line_of_names(path: Path) -> bool:
-    return KINDS.get(PurePath(table_ending(path)).stem or table_ending(path)) in ("csv", "spreadsheet")
+    return _kind(path) in ("csv", "spreadsheet")
+
+
+def _kind(path: Path) -> str | None:
+    return KINDS.get(PurePath(table_ending(path)).stem or table_ending(path))
 
 
 def check_written(out: Path, columns: Sequence[str], more: Sequence[str]) -> None:
@@ -242,8 +246,8 @@ def write_table(
     """Write ``rows`` in the format that the name of ``out`` says; the file appears whole or not at all.
 
     Rows are written as they come, but for Parquet: its columns have the types of ``source``, others that of all rows.
-    CSV has the separator of ``source``, if that is CSV, and a byte-order mark unless that was UTF-8 without one: so the
-    spreadsheet that wrote the one opens the other.
+    CSV has the separator of ``source``, if that is CSV, and a byte-order mark if that was not UTF-8 without one, or was
+    a spreadsheet: so the spreadsheet that wrote the one opens the other.
     """
     kind = out.suffix.lower()
     is_alike = source is not None and kind == ".csv" == source.path.suffix.lower()
@@ -260,7 +264,8 @@ def write_table(
                 file.writelines(msgspec.json.encode(_in_order(row, columns), enc_hook=str) + b"\n" for row in rows)
         else:
             separator = source.separator if source and is_alike else "\t" if kind == ".tsv" else ","
-            encoding = "utf-8-sig" if source and is_alike and source.encoding != "utf-8" else "utf-8"
+            is_for_people = source and (source.encoding != "utf-8" if is_alike else _kind(source.path) == "spreadsheet")
+            encoding = "utf-8-sig" if kind == ".csv" and is_for_people else "utf-8"
             with staged.open("w", encoding=encoding, newline="") as text_file:
                 writer = csv.writer(_LineFeeds(text_file), delimiter=separator)
                 is_nameless = source is not None and source.numbers_rows

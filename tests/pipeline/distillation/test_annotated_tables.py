@@ -139,6 +139,16 @@ def test_numbers_of_a_spreadsheet_stay_as_they_are_shown(tmp_path: Path) -> None
         assert [row["score"] or None for row in written] == (["2.5", None, "3"] if ending == "csv" else [2.5, None, 3])
 
 
+def test_a_spreadsheet_s_texts_are_written_so_that_spreadsheets_open_them(tmp_path: Path) -> None:
+    """Without the mark they take UTF-8 for another encoding."""
+    (tmp_path / "notes.xlsx").write_bytes(spreadsheet([["text"], ["Gr\u00fc\u00dfe"], ["hot soup"]]))
+    for ending, mark in (("csv", b"\xef\xbb\xbftext,"), ("tsv", b"text\t"), ("jsonl", b'{"text":')):
+        out = tmp_path / f"out.{ending}"
+        annotate_table(open_texts(tmp_path / "notes.xlsx"), out, LABELS, "me", reader())
+        assert out.read_bytes().startswith(mark)
+        assert list(open_texts(out).texts()) == ["Gr\u00fc\u00dfe", "hot soup"]
+
+
 def test_of_rows_with_the_same_text_a_persons_label_is_learnt_wherever_it_stands(tmp_path: Path) -> None:
     task = load_task(write_task(tmp_path))
     write_jsonl(
