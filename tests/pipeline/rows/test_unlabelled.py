@@ -93,7 +93,7 @@ def test_columns_that_the_task_s_own_texts_were_joined_of_are_joined_again(tmp_p
     """Half of each text would be read otherwise, with other answers."""
     (tmp_path / MADE_FROM).write_bytes(msgspec.json.encode({"text_columns": ["Subject", "Description"]}))
     task = msgspec.structs.replace(TASK, data=DataSource(folder=str(tmp_path)))
-    rows = [
+    rows: list[dict[str, object]] = [
         {"Id": "1", "Subject": "Slow", "Description": "It takes minutes."},
         {"Id": "2", "Subject": "Slow", "Description": None},
     ]
