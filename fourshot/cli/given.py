@@ -27,11 +27,8 @@ def check_given(options: argparse.Namespace, warn: Callable[[str], object]) -> N
     """
     values_by_name: dict[str, list[str]] = {}
     for action, values in options.parser.occurrences:
-        if (
-            not action.option_strings
-            or action.nargs == argparse.REMAINDER
-            or isinstance(action, argparse._AppendAction)
-        ):
+        is_positional = not action.option_strings or action.nargs == argparse.REMAINDER
+        if is_positional or isinstance(action, argparse._AppendAction):
             continue
         name = action.option_strings[-1]
         if any(not value.strip() for value in values):
@@ -44,6 +41,8 @@ def check_given(options: argparse.Namespace, warn: Callable[[str], object]) -> N
             if action.nargs or action.metavar in LISTS:
                 values_of = "A B" if action.nargs else "A,B"
                 raise InputError(f"{complaint}. Give it once, with all values behind it: {name} {values_of}.")
+            if name == "--text-column":  # half of each text would be read
+                raise InputError(f"{complaint}. Name one, or none for the columns that `tasks new` joined.")
             warn(f"{complaint}: the last counts.")
             values_by_name[name] = values
     for action in options.parser._actions:

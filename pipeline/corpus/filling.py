@@ -44,6 +44,7 @@ class CorpusFilling:
         on_event: OnEvent,
     ) -> None:
         """``failed``: tasks that dropped out, why; others are added. Raises RunFolderError for damage that stays."""
+        self._whole = {name for name in failed if self._is_whole(files, name, settings)}
         self._files, self._briefs, self._failed, self._base = files, briefs, failed, base
         self._settings, self._corpus, self._on_event = settings, corpus, on_event
         self._damage = ShardDamage(files, on_event)
@@ -57,6 +58,15 @@ class CorpusFilling:
         )
         self._progress, self._rates = ProgressReporter(on_event, "corpus", "rows", kept, total), Rates()
         self._compiled = total - kept >= COMPILE_FROM_ROWS
+
+    @staticmethod
+    def _is_whole(files: CorpusFolder, name: str, settings: RunSettings) -> bool:
+        """Whether all texts of a task that dropped out are there: to the folder, it is finished."""
+        if name not in files.tasks():
+            return False
+        journal = files.journal()
+        is_finished = not counted(files.task(name), settings.generate, journal).missing
+        return is_finished and not any(files.damage(shard) for shard in journal if shard.task == name)
 
     def fill(self, *, forecast: bool) -> CorpusSummary:
         """Until every class has enough or has stalled. Raises ShortRunError, and what ended all tasks."""
@@ -157,8 +167,11 @@ class CorpusFilling:
             mended=dict(self._damage.faults),
             rates=self._rates,
         )
-        readable = [shard for shard in journal if shard.task not in self._failed]  # as far as is known
-        if copy_name := write_card(files, summary, readable if is_last else (), self._corpus):
+        unread = self._failed.keys() - self._whole  # what is known of their shards is from the journal alone
+        readable = [shard for shard in journal if shard.task not in unread]
+        shown = tuple(one for one in classes if one.state != "failed" or one.task not in self._whole)
+        of_card = msgspec.structs.replace(summary, classes=shown)
+        if copy_name := write_card(files, of_card, readable if is_last else (), self._corpus):
             self._tell(
                 f"README.md had been changed: it is written anew, and what was there is in {copy_name}", notice=True
             )

@@ -16,14 +16,14 @@ import msgspec
 from fourshot.engine.checkpoints.models import ResolvedModel
 from fourshot.engine.errors import InputError
 from fourshot.engine.machine.files import append_lines, remove_folder
-from fourshot.pipeline.distillation.readers import Annotation, NamedReader, Read, parts_of
+from fourshot.pipeline.distillation.readers import Annotation, NamedReader, Read, growing_parts
 from fourshot.pipeline.events import Event, OnEvent, ignore
 from fourshot.pipeline.faults import MOST_NAMED, nearest, shorten
 from fourshot.pipeline.forecast import Forecast, foretell
 from fourshot.pipeline.remote_teacher import REMOTE_FILE, RemoteTeacher, accounted
 from fourshot.pipeline.rows.held_cells import check_cells
 from fourshot.pipeline.rows.review_table import label_named
-from fourshot.pipeline.rows.text_table import TextTable, check_written, write_table
+from fourshot.pipeline.rows.text_table import TextTable
 from fourshot.pipeline.rows.unfinished import (
     ANSWERS_FILE,
     may_be_written,
@@ -31,6 +31,7 @@ from fourshot.pipeline.rows.unfinished import (
     place_table,
     unfinished_folder,
 )
+from fourshot.pipeline.rows.written_table import check_written, write_table
 from fourshot.pipeline.synthesis.prompts import PromptFormat
 from fourshot.pipeline.task import Example
 from fourshot.pipeline.work_counts import TokenCounts
@@ -204,7 +205,7 @@ def _read_rest(
     if done == total:
         return None
     estimate, began = forecast(total - done), time.perf_counter()
-    for answers in read(parts_of(islice(table.texts(), done, None))):
+    for answers in read(growing_parts(islice(table.texts(), done, None))):
         append_lines(file, answers)
         done += len(answers)
         on_event(Event(stage="annotate", message="reading", done=done, total=total, unit="texts"))

@@ -17,8 +17,8 @@ from fourshot.pipeline.forecast import Forecast
 from fourshot.pipeline.provenance import value_hash
 from fourshot.pipeline.remote_teacher import REMOTE_FILE, RemoteTeacher, accounted
 from fourshot.pipeline.rows.held_cells import check_cells
-from fourshot.pipeline.rows.text_table import check_written
 from fourshot.pipeline.rows.unfinished import ANSWERS_FILE, may_be_written, place_table, unfinished_folder
+from fourshot.pipeline.rows.written_table import check_written
 from fourshot.pipeline.runs.stages.write import WrittenAnswer
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.tasks.generation import GenerationTask, Pair

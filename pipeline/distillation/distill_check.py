@@ -7,7 +7,8 @@ from fourshot.engine.errors import InputError
 from fourshot.pipeline.distillation.annotating import annotation_columns
 from fourshot.pipeline.distillation.readers import NamedReader
 from fourshot.pipeline.events import OnEvent
-from fourshot.pipeline.rows.text_table import TextTable, check_added
+from fourshot.pipeline.rows.text_table import TextTable
+from fourshot.pipeline.rows.written_table import check_added
 from fourshot.pipeline.settings.effects import tell_unused, unused_by_teacher, unused_with_teacher
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.task import Task

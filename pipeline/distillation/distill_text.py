@@ -39,7 +39,7 @@ from fourshot.pipeline.events import Event, OnEvent, ignore
 from fourshot.pipeline.forecast import Forecast
 from fourshot.pipeline.provenance import made_by, value_hash
 from fourshot.pipeline.rows.examples import limited
-from fourshot.pipeline.rows.text_table import check_added
+from fourshot.pipeline.rows.written_table import check_added
 from fourshot.pipeline.runs.text_plan import Teaching
 from fourshot.pipeline.settings.effects import Unused, tell_unused
 from fourshot.pipeline.synthesis.settings import RunSettings

@@ -40,7 +40,8 @@ from fourshot.pipeline.task import Example, Task
 from fourshot.pipeline.task_data import TaskData
 from fourshot.pipeline.work_folder import MANIFEST_FILE
 
-PART = 256  # texts: what is lost by a kill, and what is on the disk at once
+PART = 256  # texts: the most that a kill costs, and that are on the disk at once
+FIRST_PART = 16  # texts: of a few, too, people see how far they are
 
 
 class Annotation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -259,6 +260,14 @@ class _Queue:
                 return
             del self._open[part]
             yield answers
+
+
+def growing_parts(texts: Iterable[str]) -> Iterator[Sequence[str]]:
+    """``texts`` in their order, from `FIRST_PART` at a time up to `PART`: each a quarter of those before it."""
+    iterator, before = iter(texts), 0
+    while part := tuple(islice(iterator, min(max(FIRST_PART, before // 4), PART))):
+        before += len(part)
+        yield part
 
 
 def parts_of(texts: Iterable[str], size: int = PART) -> Iterator[Sequence[str]]:

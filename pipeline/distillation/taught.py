@@ -64,7 +64,7 @@ def annotated_texts(
             )
     table, faults = read_table(out), list[TaskFault]()
     texts, labelled = list[str](), Annotated()
-    needed = (*(unlabelled.fields or (unlabelled.text_column,)), LABEL)
+    needed = (*(unlabelled.fields or unlabelled.text_columns), LABEL)
     if missing_columns := [column for column in needed if column not in table.columns]:
         names = " and ".join(map(repr, missing_columns))
         raise InputError(f"{out} has no column {names} any more. Put it back, or remove the file to annotate anew.")

@@ -13,7 +13,7 @@ from fourshot.pipeline.rows.examples import normalised_text
 from fourshot.pipeline.rows.labels.cells import read_text_cell
 from fourshot.pipeline.rows.repeats import told, torn, unseen
 from fourshot.pipeline.rows.review_table import check_alone, corrections
-from fourshot.pipeline.rows.text_table import check_written, write_table
+from fourshot.pipeline.rows.written_table import check_written, write_table
 from fourshot.pipeline.runs.stages.write import WrittenAnswer
 from fourshot.pipeline.tables.files import read_table, table_warnings
 from fourshot.pipeline.tasks.generation import GenerationTask, Pair, between

@@ -157,11 +157,16 @@ def more_draws(count: ClassCount, per_class: int) -> str:
     return f"about {round((per_class - count.kept) / count.acceptance)} more draws"
 
 
-def stalled(counts: ClassCounts, labels: Sequence[str]) -> str:
-    """Which classes stall and at what, in one line for people; the rest of many is counted."""
+def short_classes(counts: ClassCounts, labels: Sequence[str]) -> str:
+    """How many texts each class has and was to have, in one line for people; the rest of many is counted."""
     parts = [f"{label} with {counts.by_label[label].kept} of {counts.per_class} texts" for label in labels[:MOST_TOLD]]
     more = f" and {len(labels) - len(parts)} more" if len(labels) > len(parts) else ""
-    return f"stalled: {', '.join(parts)}{more}"
+    return f"{', '.join(parts)}{more}"
+
+
+def stalled(counts: ClassCounts, labels: Sequence[str]) -> str:
+    """Which classes stall and at what, as `short_classes`."""
+    return f"stalled: {short_classes(counts, labels)}"
 
 
 def short_run_error(

@@ -72,6 +72,9 @@ class UnlabelledSink(RoundSink):
         message = f"{self._task.name}, your texts"
         self._progress.report(message, f"read as: {kept}", figures={"filter_s": record.filter_s})
 
+    def _report_short(self, counts: ClassCounts) -> None:
+        """Nothing was to be drawn."""
+
     def finish(self, ledger: Ledger) -> None:
         """Say what became of all texts, by reason."""
         super().finish(ledger)

@@ -5,6 +5,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any
 
+from fourshot.pipeline.faults import shorten
 from fourshot.pipeline.report.classes import FEWEST_KEPT, has_many_classes
 from fourshot.pipeline.report.data import ReportData
 from fourshot.pipeline.report.text import REASON_NAMES, per_cent
@@ -43,6 +44,18 @@ def reason_figure(data: ReportData) -> dict[str, Any] | None:
         "total": sum(row["total"] for row in rows),
         "kept": sum(row["kept"] for row in rows),
     }
+
+
+def short_classes(data: ReportData) -> str:
+    """Which classes have fewer texts than were asked for, where the run was to go on with them; "" if none."""
+    if not data.settings.get("allow_short"):
+        return ""
+    wanted = data.settings["generate"]["per_class"]
+    kept = Counter(verdict.predicted or candidate.label for candidate, verdict in data.kept)
+    short = [f"{name} with {kept[name]:,}" for name in data.task.label_names if kept[name] < wanted]
+    if not (short and reason_figure(data)):
+        return ""
+    return f"Short of the {wanted:,} texts that were asked for of each class (--allow-short): {shorten(short)}."
 
 
 def own_texts(data: ReportData) -> str:

@@ -45,6 +45,7 @@ def _context(data: ReportData) -> dict[str, Any]:
         "accuracy": results.accuracy_figure(data),
         "classes": classes.class_tables(data),
         "reasons": candidates.reason_figure(data),
+        "short": candidates.short_classes(data),
         "own": candidates.own_texts(data),
         "reviewed": candidates.review(data),
         "kept": candidates.example_cards(data, data.kept),

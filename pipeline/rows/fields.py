@@ -97,13 +97,14 @@ def encoder_text(task: Task, text: str, max_tokens: int) -> str:
 
 def row_input(task: Task, row: Mapping[str, Any]) -> str | None:
     """The input in a row of the task's data: "" where it, or one of its fields, is empty; None where it is no text."""
-    return input_in(row, task.input_fields, task.data.text_column)
+    return input_in(row, task.input_fields, (task.data.text_column,))
 
 
-def input_in(row: Mapping[str, Any], fields: Sequence[str], text_column: str) -> str | None:
-    """See `row_input`; ``fields``: none, where a text is one column."""
+def input_in(row: Mapping[str, Any], fields: Sequence[str], text_columns: Sequence[str]) -> str | None:
+    """See `row_input`; ``fields``: none, where a text is one column, or several, joined line by line."""
     if not fields:
-        return read_text_cell(row.get(text_column))
+        parts = [read_text_cell(row.get(column)) for column in text_columns]
+        return None if None in parts else "\n".join(part for part in parts if part)
     values = {field: read_text_cell(row.get(field)) for field in fields}
     if None in values.values():
         return None

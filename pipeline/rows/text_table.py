@@ -1,23 +1,19 @@
-"""Tables of texts without labels, read row by row, and what is written beside their columns."""
+"""Tables of texts without labels, read row by row."""
 
-import csv
 import shlex
-from base64 import b64encode
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path, PurePath
-from typing import Any, TextIO
+from typing import Any
 
 import msgspec
 
 from fourshot.engine.errors import InputError
 from fourshot.engine.machine.content_hash import content_hash_of
-from fourshot.engine.machine.files import replaced_file
 from fourshot.pipeline.faults import counted, shorten
 from fourshot.pipeline.rows.columns import PART_NAMES
 from fourshot.pipeline.rows.fields import input_in, no_text_in
-from fourshot.pipeline.rows.held_cells import arrow_array
 from fourshot.pipeline.tables.file_bytes import KINDS, table_ending
 from fourshot.pipeline.tables.files import read_table, stream_table
 from fourshot.pipeline.tables.grid import is_sentence
@@ -27,7 +23,6 @@ from fourshot.pipeline.task import Task
 
 WORDS_OF_A_TEXT = 3  # a name of so many words may be a text
 MADE_FROM = "made_from.json"  # beside a task that `tasks new` wrote: what its table was
-WRITTEN = (".jsonl", ".csv", ".tsv", ".parquet")
 
 
 class TextTable(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,7 +30,7 @@ class TextTable(msgspec.Struct, frozen=True, kw_only=True):
 
     path: Path
     columns: tuple[str, ...]
-    text_column: str  # "" where an input has fields, a column each
+    text_columns: tuple[str, ...]  # several are joined; none where an input has fields, a column each
     settings: ReadSettings
     content_hash: str
     fields: tuple[str, ...] = ()
@@ -53,7 +48,7 @@ class TextTable(msgspec.Struct, frozen=True, kw_only=True):
 
     def text_of(self, row: Mapping[str, Any]) -> str:
         """The input in a row, "" where there is none."""
-        return input_in(row, self.fields, self.text_column) or ""
+        return input_in(row, self.fields, self.text_columns) or ""
 
     def texts(self) -> Iterator[str]:
         """Of the rows that have one."""
@@ -97,7 +92,7 @@ def open_texts(
     inputs = input_columns_of(path, columns, text_column, task)
     for line, row in stream_table(TableScan(path=path, settings=settings)):
         if not isinstance(row, UnreadRow):
-            text = input_in(row, fields, inputs[0])
+            text = input_in(row, fields, inputs)
             texts += bool(text)
             if text is None:
                 wrong[line] = type(row[no_text_in(row, inputs)]).__name__
@@ -111,11 +106,11 @@ def open_texts(
         raise InputError(f"{path}: all texts in the column {column} are blank. Give at least one.")
     notes = [named_by_first_line(path, columns, text_column)]
     if len(columns) > 1:
-        notes.append(found_column(inputs[0], text_column, task))
+        notes.append(found_columns(inputs, text_column, task))
     return TextTable(
         path=path,
         columns=columns,
-        text_column="" if fields else inputs[0],
+        text_columns=() if fields else inputs,
         fields=fields,
         settings=settings,
         numbers_rows=reading.numbers_rows,
@@ -132,10 +127,10 @@ def open_texts(
 
 
 def input_columns_of(path: Path, columns: Sequence[str], text_column: str | None, task: Task | None) -> tuple[str, ...]:
-    """The column of texts: ``text_column``, else the task's, else the only one, else one that plainly is it.
+    """The columns of texts: ``text_column``, else the task's, else the only one, else what plainly is it.
 
-    That is the column which the task's own texts were taken from, or the only one with a usual name, such as Message.
-    Of a task with fields, the columns of these. Raises InputError.
+    Those are the columns which the task's own texts were taken from, several to be joined, or the only one with a usual
+    name, such as Message. Of a task with fields, the columns of these. Raises InputError.
     """
     column_names = ", ".join(map(repr, columns))
     if task and task.input_fields:
@@ -148,10 +143,20 @@ def input_columns_of(path: Path, columns: Sequence[str], text_column: str | None
             )
         return task.input_fields
     usual = task.data.text_column if task else "text"
+    made_from = _columns_made_from(task) if task and usual == "text" and not text_column else ()
+    if made_from and set(made_from) <= set(columns):
+        return made_from
+    if task and len(made_from) > 1 and usual not in columns and set(made_from) & set(columns):
+        missing = [column for column in made_from if column not in columns]
+        raise InputError(
+            f"{path} has no column {' and '.join(map(repr, missing))}; the columns are {column_names}. A text of "
+            f"{task.name} is {' and '.join(map(repr, made_from))}, joined. Give the table all of them, or name the one "
+            "column that has whole texts: --text-column NAME."
+        )
     if not text_column and usual not in columns and len(columns) == 1:
         check_only_name(path, columns[0])
         return (columns[0],)
-    if not text_column and usual == "text" and (found := _plain_column(columns, task)):
+    if not text_column and usual == "text" and (found := _plain_column(columns)):
         return (found,)
     if (column := text_column or usual) in columns:
         return (column,)
@@ -170,15 +175,17 @@ class _MadeFrom(msgspec.Struct):
     text_columns: tuple[str, ...] = ()
 
 
-def _plain_column(columns: Sequence[str], task: Task | None) -> str:
-    """The column of texts, where it is not called "text"; "" where there is none, or a doubt."""
-    names: tuple[str, ...] = ()
-    if task and task.data.folder:
+def _columns_made_from(task: Task) -> tuple[str, ...]:
+    """The columns of its table that `tasks new` took the texts from, joined if there are several; () if none did."""
+    if task.data.folder:
         with suppress(OSError, msgspec.DecodeError):
             made_from = (Path(task.data.folder) / MADE_FROM).read_bytes()
-            names = msgspec.json.decode(made_from, type=_MadeFrom).text_columns
-    if len(names) == 1 and names[0] in columns:
-        return names[0]
+            return msgspec.json.decode(made_from, type=_MadeFrom).text_columns
+    return ()
+
+
+def _plain_column(columns: Sequence[str]) -> str:
+    """The only column with a usual name of texts that is not "text"; "" where there is none, or a doubt."""
     called = [column for column in columns if column.strip().lower() in TEXT_NAMES | PART_NAMES]
     return called[0] if len(called) == 1 and called[0].strip().lower() in TEXT_NAMES else ""
 
@@ -200,10 +207,12 @@ def _may_be_a_text(name: str) -> bool:
     return len(name.split()) >= WORDS_OF_A_TEXT
 
 
-def found_column(column: str, text_column: str | None, task: Task | None) -> str:
-    """For people: that a column of another name than was named was taken for the texts; else ""."""
-    is_named = text_column or column == (task.data.text_column if task else "text")
-    return "" if is_named else f"the texts are those of the column {column!r} (to name another: --text-column NAME)"
+def found_columns(columns: Sequence[str], text_column: str | None, task: Task | None) -> str:
+    """For people: that columns of other names than were named were taken for the texts; else ""."""
+    if text_column or tuple(columns) == (task.data.text_column if task else "text",):
+        return ""
+    named = f"the column {columns[0]!r}" if len(columns) == 1 else f"{' and '.join(map(repr, columns))}, joined"
+    return f"the texts are those of {named} (to name another: --text-column NAME)"
 
 
 def named_by_first_line(path: Path, columns: Sequence[str], text_column: str | None) -> str:
@@ -218,92 +227,8 @@ def named_by_first_line(path: Path, columns: Sequence[str], text_column: str | N
 
 
 def _has_a_line_of_names(path: Path) -> bool:
-    return KINDS.get(PurePath(table_ending(path)).stem or table_ending(path)) in ("csv", "spreadsheet")
+    return table_kind(path) in ("csv", "spreadsheet")
 
 
-def check_written(out: Path, columns: Sequence[str], more: Sequence[str]) -> None:
-    """Raise InputError where ``out`` is there, is of no format that is written, or ``columns`` has one of ``more``."""
-    if out.exists():
-        raise InputError(f"{out} is there already; nothing was written. Give another --out, or remove it.")
-    if out.suffix.lower() not in WRITTEN:
-        raise InputError(f"cannot write a {out.suffix or 'nameless'} file ({out}); allowed are {', '.join(WRITTEN)}.")
-    check_added(columns, more)
-
-
-def check_added(columns: Sequence[str], more: Sequence[str]) -> None:
-    """Raise InputError where ``columns`` has one of ``more``."""
-    if clashes := [column for column in more if column in columns]:
-        raise InputError(
-            f"the table has a column {' and '.join(map(repr, clashes))}, which is what would be added. Rename it first."
-        )
-
-
-def write_table(
-    out: Path, columns: Sequence[str], rows: Iterable[dict[str, Any]], source: TextTable | None = None
-) -> None:
-    """Write ``rows`` in the format that the name of ``out`` says; the file appears whole or not at all.
-
-    Rows are written as they come, but for Parquet: its columns have the types of ``source``, others that of all rows.
-    CSV has the separator of ``source``, if that is CSV, and a byte-order mark unless that was UTF-8 without one: so the
-    spreadsheet that wrote the one opens the other. Parquet alone holds bytes: elsewhere those that are texts of
-    ``source`` are written as text, others as base64.
-    """
-    texts = (*source.fields, source.text_column) if source else ()
-    kind = out.suffix.lower()
-    is_alike = source is not None and kind == ".csv" == source.path.suffix.lower()
-    with replaced_file(out) as staged:
-        if kind == ".parquet":
-            import pyarrow.parquet
-
-            written, types = list(rows), source.column_types if source else {}
-            cells = {column: [row.get(column) for row in written] for column in columns}
-            table = pyarrow.table({name: arrow_array(of_it, types.get(name)) for name, of_it in cells.items()})
-            pyarrow.parquet.write_table(table, staged)
-        elif kind == ".jsonl":
-            with staged.open("wb") as file:
-                file.writelines(
-                    msgspec.json.encode(_without_bytes(row, columns, texts), enc_hook=str) + b"\n" for row in rows
-                )
-        else:
-            separator = source.separator if source and is_alike else "\t" if kind == ".tsv" else ","
-            encoding = "utf-8-sig" if source and is_alike and source.encoding != "utf-8" else "utf-8"
-            with staged.open("w", encoding=encoding, newline="") as text_file:
-                is_nameless = source is not None and source.numbers_rows
-                # In tables with tabs quotes rarely quote: names in quotes say that these do.
-                names = csv.writer(
-                    _LineFeeds(text_file),
-                    delimiter=separator,
-                    quoting=csv.QUOTE_ALL if separator == "\t" else csv.QUOTE_MINIMAL,
-                )
-                names.writerow(["", *columns[1:]] if is_nameless else columns)
-                writer = csv.writer(_LineFeeds(text_file), delimiter=separator)
-                writer.writerows(_cells(_without_bytes(row, columns, texts)) for row in rows)
-
-
-class _LineFeeds:
-    """Takes lines of a CSV writer, and ends them with a line feed alone.
-
-    Below Python 3.13 a writer quotes only those line ends in a cell that it ends lines with: it has to think of both.
-    """
-
-    def __init__(self, file: TextIO) -> None:
-        self._file = file
-
-    def write(self, line: str) -> None:
-        self._file.write(line.removesuffix("\r\n") + "\n")
-
-
-def _without_bytes(row: dict[str, Any], columns: Sequence[str], texts: Sequence[str]) -> dict[str, Any]:
-    """The cells of ``columns``, in this order."""
-    cells = {column: row.get(column) for column in columns}
-    for column, value in cells.items():
-        if isinstance(value, bytes):
-            cells[column] = (value if column in texts else b64encode(value)).decode()
-    return cells
-
-
-def _cells(row: dict[str, Any]) -> Iterator[Any]:
-    for value in row.values():
-        if isinstance(value, dict | list):
-            value = msgspec.json.encode(value, enc_hook=str).decode()
-        yield value.replace("\0", "") if isinstance(value, str) else value  # of what was added: see `held_cells`
+def table_kind(path: Path) -> str | None:
+    return KINDS.get(PurePath(table_ending(path)).stem or table_ending(path))

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from fourshot.engine.errors import InputError
-from fourshot.pipeline.rows.text_table import check_written
+from fourshot.pipeline.rows.written_table import check_written
 from fourshot.pipeline.work_folder import MANIFEST_FILE, Manifest, WorkFolder
 
 ANSWERS_FILE = "answers.jsonl"

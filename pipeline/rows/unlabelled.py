@@ -51,7 +51,7 @@ def _rows(path: Path, task: Task, text_column: str, encoding: str) -> tuple[list
     columns = input_columns_of(path, table.columns, text_column, task)
     rows, faults = [], []
     for line, row in table.rows.items():
-        text = input_in(row, task.input_fields, columns[0])
+        text = input_in(row, task.input_fields, columns)
         if text is None:
             column = no_text_in(row, columns)
             problem = f"the text is a {type(row[column]).__name__}, it must be a string."

@@ -65,6 +65,7 @@ class UsableRows(msgspec.Struct, frozen=True, kw_only=True):
     notices: tuple[TaskFault, ...]
 
 
+BLANK_PART = "blank part"
 Lines = dict[str, list[int]]  # reason, or what was done -> the lines of the table
 
 
@@ -73,11 +74,16 @@ def usable_rows(table: Table, choices: TableChoices) -> UsableRows:
     texts = choices.fields or choices.text_columns
     columns = find_columns(table, texts, choices.label_columns, choices.verdict_column)
     rows, out, treated_lines = _sort_rows(table, columns, choices)
+    blank_lines = treated_lines.pop(BLANK_PART, [])
     place = f"{table.path}: column {' and '.join(map(repr, columns.labels))}"
     notices = [
         note(place, f"{counted(len(lines), 'label')} {TREATMENTS[key]}{_at(table, lines)}.")
         for key, lines in treated_lines.items()
     ]
+    if blank_lines:
+        what = f"{counted(len(blank_lines), 'text')} with a blank part{_at(table, blank_lines)}"
+        where = f"{table.path}: column {' and '.join(map(repr, columns.texts))}"
+        notices.append(note(where, f"{what}: the others alone are read."))
     joined = joined_labels({example.label for _, example in rows})
     out["several_labels"] += [line for line, example in rows if example.label in joined]
     _refuse(table, columns, out, choices, joined)
@@ -119,9 +125,7 @@ def _sort_rows(table: Table, columns: Columns, choices: TableChoices) -> tuple[l
     for line, row in table.rows.items():
         verdict = plain_cell(row.get(columns.verdict))
         parts = [read_text_cell(row.get(column)) for column in columns.texts]
-        text = "\n".join(part for part in parts if part)
-        if choices.fields:
-            text = input_in(row, choices.fields, "") or ""
+        text = input_in(row, choices.fields, columns.texts) or ""
         if columns.verdict and not is_accepted(row.get(columns.verdict)):
             out[f"{columns.verdict}={verdict}"].append(line)
         elif None in parts:
@@ -142,6 +146,8 @@ def _sort_rows(table: Table, columns: Columns, choices: TableChoices) -> tuple[l
                 out["several_labels"].append(line)
             else:
                 rows.append((line, Example(text=text, label=cell.labels[0])))
+                if "" in parts:
+                    treated_lines[BLANK_PART].append(line)
                 if cell.treatment:
                     treated_lines[cell.treatment].append(line)
     return rows, out, treated_lines

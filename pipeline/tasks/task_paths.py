@@ -7,20 +7,22 @@ from fourshot.engine.errors import FourshotError, InputError
 from fourshot.pipeline.tables.split_files import find_split_file
 from fourshot.pipeline.task import Task
 from fourshot.pipeline.tasks.shots import SHOTS_STEM
-from fourshot.pipeline.tasks.task_file import find_task_file, given_task, shipped_tasks, with_labels
+from fourshot.pipeline.tasks.task_file import SHIPPED_FOLDER, find_task_file, given_task, shipped_tasks, with_labels
 
 
 def load_tasks(given: Iterable[Task | str | Path], data: str | Path | None = None) -> dict[str, Task | FourshotError]:
     """The tasks that names, files and folders stand for, by name; where a file is faulty, the error, by its path.
 
     A folder stands for the task files in it and in the folders directly below it. ``data`` takes the place of the
-    tasks' own data: a folder with a folder for each task, named as it, or with the files themselves. Raises InputError
-    where a path stands for nothing, or two tasks have the same name.
+    tasks' own data: a folder with a folder for each task, named as it, or with the files themselves. A shipped task
+    that brings its data keeps them where only others have a folder there. Raises InputError where a path stands for
+    nothing, or two tasks have the same name.
     """
     if isinstance(given, str | Path):  # its characters are no tasks
         raise InputError(f"one task, {str(given)!r}, where a list of them is needed. Put it in a list.")
     tasks: dict[str, Task | FourshotError] = {}
     origin: dict[str, Task | Path] = {}
+    without_folder: dict[str, FourshotError] = {}  # that bring their data
     for source in _sources(given):
         try:
             task = with_labels(given_task(source))
@@ -39,7 +41,10 @@ def load_tasks(given: Iterable[Task | str | Path], data: str | Path | None = Non
             )
         except FourshotError as error:
             tasks[task.name] = error
-    return tasks
+            is_shipped = SHIPPED_FOLDER.resolve() in Path(task.data.folder or "").resolve().parents
+            if is_shipped and data and Path(data).is_dir() and not (Path(data) / task.name).exists():
+                tasks[task.name], without_folder[task.name] = task, error
+    return tasks if tasks.keys() != without_folder.keys() else {**without_folder}
 
 
 def _sources(given: Iterable[Task | str | Path]) -> list[Task | Path]:

@@ -89,6 +89,14 @@ def test_of_two_lists_none_is_left_out_and_of_two_values_the_last_counts(capfd: 
     assert "--key is given twice: the last counts" in error and "fs-" not in error
 
 
+def test_a_second_column_of_texts_is_refused_where_one_is_read(capfd: pytest.CaptureFixture[str]) -> None:
+    columns = ("--text-column", "Subject", "--text-column", "Description")
+    for words in (("annotate", "desk", "--out", "o.csv"), ("distill", "desk"), ("run", "desk")):
+        assert "--text-column is given twice, 'Subject' and 'Description'. Name one" in refused(
+            capfd, *words, "--unlabelled", "new.csv", *columns
+        )
+
+
 def test_what_is_given_twice_for_good_is_taken(capfd: pytest.CaptureFixture[str]) -> None:
     words = (*CORPUS, *TASKS, "--out", "c", "--out", "c", "--quiet", "--set", "k=4", "--set", "sampling.top_p=1.0")
     assert cli.main(words) == 0

@@ -6,9 +6,10 @@ import msgspec
 import pytest
 
 from fourshot.engine.errors import InputError, TaskFileError
+from fourshot.pipeline.task import Task
 from fourshot.pipeline.tasks.task_file import load_task
 from fourshot.pipeline.tasks.task_paths import load_tasks
-from tests.pipeline.task_folders import tasks_in, write_task
+from tests.pipeline.task_folders import tasks_in, write_jsonl, write_task
 
 
 def test_paths_are_names_files_and_folders(tmp_path: Path) -> None:
@@ -22,6 +23,23 @@ def test_paths_are_names_files_and_folders(tmp_path: Path) -> None:
     ]
     (faulty,) = (task for task in tasks.values() if isinstance(task, Exception))
     assert isinstance(faulty, TaskFileError)
+
+
+def test_a_shipped_task_keeps_its_data_where_only_others_have_a_folder(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    (data / "colours").mkdir(parents=True)
+    write_task(tmp_path)
+    write_jsonl(data / "colours" / "train.jsonl", [{"text": "red", "label": "warm"}])
+    tasks = load_tasks([tmp_path / "task.toml", "support_tickets"], data)
+    colours, tickets = tasks["colours"], tasks["support_tickets"]
+    assert isinstance(colours, Task) and colours.data.folder == str(data / "colours")
+    assert tickets == load_task("support_tickets")
+    (alone,) = load_tasks(["support_tickets"], data).values()
+    assert "has no folder 'support_tickets'" in str(alone)
+    assert isinstance(load_tasks(["trec", "support_tickets"], data)["trec"], InputError)
+    (data / "support_tickets").mkdir()
+    own = load_tasks([tmp_path / "task.toml", "support_tickets"], data)["support_tickets"]
+    assert isinstance(own, Task) and own.data.folder == str(data / "support_tickets")
 
 
 def test_paths_that_stand_for_nothing_are_refused(tmp_path: Path) -> None:

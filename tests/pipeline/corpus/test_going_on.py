@@ -77,6 +77,20 @@ def test_a_task_that_dropped_out_is_named_beside_classes_that_stalled(tmp_path: 
     assert "one, " in str(short.value) and "Task two dropped out: no such data" in str(short.value)
 
 
+def test_the_card_of_a_finished_task_stays_as_it_is_where_a_later_call_lacks_its_data(tmp_path: Path) -> None:
+    make(tmp_path, named("one"))
+    summary = make(tmp_path, {**named("two"), "one": InputError("no such data")})
+    assert [outcome.error for outcome in summary.classes if outcome.state == "failed"] == ["InputError"]
+    card = (tmp_path / "README.md").read_text()
+    assert "failed" not in card and "Not all classes are finished" not in card
+    assert "| one |" in card.partition("## Diversity")[2] and "| two |" in card.partition("## Diversity")[2]
+    (shard,) = (tmp_path / "data" / "one").iterdir()
+    shard.unlink()
+    make(tmp_path, {**named("two"), "one": InputError("no such data")})
+    card = (tmp_path / "README.md").read_text()
+    assert "1 failed" in card and "| one |" not in card.partition("## Diversity")[2]
+
+
 def test_only_tasks_of_the_call_are_judged(tmp_path: Path) -> None:
     hopeless = msgspec.structs.replace(
         settings(), annotate=AnnotateSettings(annotator="icl", calibration="batch", confidence=1.0)

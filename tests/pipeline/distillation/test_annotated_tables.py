@@ -10,7 +10,8 @@ from fourshot.pipeline.distillation.annotating import annotate_table, annotated_
 from fourshot.pipeline.distillation.taught import annotated_texts, learnable, student_jobs
 from fourshot.pipeline.distillation.text_pairs import annotated_pairs, learnable_pairs, write_annotated
 from fourshot.pipeline.events import ignore
-from fourshot.pipeline.rows.text_table import open_texts, write_table
+from fourshot.pipeline.rows.text_table import open_texts
+from fourshot.pipeline.rows.written_table import write_table
 from fourshot.pipeline.runs.stages.write import WrittenAnswer
 from fourshot.pipeline.tables.files import read_table
 from fourshot.pipeline.task import Example
@@ -165,6 +166,16 @@ def test_numbers_of_a_spreadsheet_stay_as_they_are_shown(tmp_path: Path) -> None
         written = read_table(tmp_path / f"out.{ending}").rows.values()
         assert [str(row["ticket"]) for row in written] == ["1001", "1002", "20240012345"]
         assert [row["score"] or None for row in written] == (["2.5", None, "3"] if ending == "csv" else [2.5, None, 3])
+
+
+def test_a_spreadsheet_s_texts_are_written_so_that_spreadsheets_open_them(tmp_path: Path) -> None:
+    """Without the mark they take UTF-8 for another encoding."""
+    (tmp_path / "notes.xlsx").write_bytes(spreadsheet([["text"], ["Gr\u00fc\u00dfe"], ["hot soup"]]))
+    for ending, mark in (("csv", b"\xef\xbb\xbftext,"), ("tsv", b'"text"\t'), ("jsonl", b'{"text":')):
+        out = tmp_path / f"out.{ending}"
+        annotate_table(open_texts(tmp_path / "notes.xlsx"), out, LABELS, "me", reader())
+        assert out.read_bytes().startswith(mark)
+        assert list(open_texts(out).texts()) == ["Gr\u00fc\u00dfe", "hot soup"]
 
 
 def test_of_rows_with_the_same_text_a_persons_label_is_learnt_wherever_it_stands(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import csv
 import json
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from fourshot.engine.errors import InputError, RunFolderError
 from fourshot.engine.machine.files import append_lines
 from fourshot.pipeline.distillation.annotating import AnnotationSummary, annotate_table
 from fourshot.pipeline.distillation.readers import Annotation, Parts, Read
+from fourshot.pipeline.events import Event
 from fourshot.pipeline.rows.text_table import open_texts
 from fourshot.pipeline.rows.unfinished import ANSWERS_FILE, unfinished_folder
 from fourshot.pipeline.rows.unlabelled import load_unlabelled
@@ -79,6 +81,18 @@ def table(folder: Path, name: str = "notes.csv") -> Path:
 
 def annotate(path: Path, out: Path, read: Read | None = None, abstain_below: float = 0.0) -> AnnotationSummary:
     return annotate_table(open_texts(path), out, LABELS, "somebody", read or reader(), abstain_below=abstain_below)
+
+
+def test_progress_is_told_long_before_the_most_that_a_part_holds(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "many.jsonl", [{"text": f"soup {number}"} for number in range(2_000)])
+    events: list[Event] = []
+    texts = open_texts(tmp_path / "many.jsonl")
+    annotate_table(texts, tmp_path / "out.jsonl", LABELS, "somebody", reader(), on_event=events.append)
+    done = [event.done for event in events if event.message == "reading" and event.done is not None]
+    assert done[0] == 16 and done[-1] == 2_000
+    steps = [later - earlier for earlier, later in pairwise(done)]
+    assert all(step <= max(16, earlier / 4) for step, earlier in zip(steps, done[:-1], strict=True))
+    assert max(steps) == 256
 
 
 @pytest.mark.parametrize("ending", [".csv", ".tsv", ".jsonl", ".parquet"])
@@ -172,7 +186,7 @@ def test_what_was_answered_is_not_asked_again(tmp_path: Path) -> None:
     answers.write_bytes(answers.read_bytes()[:-9])  # the last line was cut short
     read_texts: list[str] = []
     assert annotate(path, out, reader(read_texts=read_texts)).rows == 600
-    assert (read_texts[0], len(read_texts)) == ("note 255 of ice", 345)
+    assert (read_texts[0], len(read_texts)) == ("note 15 of ice", 585)
     assert [row["text"] for row in read_table(out).rows.values()] == [f"note {number} of ice" for number in range(600)]
 
 

@@ -42,6 +42,23 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
 
+def test_classes_with_fewer_texts_than_were_asked_for_are_named(tmp_path: Path) -> None:
+    kept = tuple(judged(number, label, "kept") for number, label in enumerate(("good", "good", "bad")))
+    for allow_short, is_named in ((True, True), (False, False)):
+        settings = {"allow_short": allow_short, "generate": {"per_class": 2}}
+        (folder := tmp_path / str(allow_short)).mkdir()
+        for file in write_report(msgspec.structs.replace(full_data(), kept=kept, settings=settings), folder):
+            said = "Short of the 2 texts that were asked for of each class (--allow-short): bad with 1, mixed with 0."
+            assert (said in file.read_text()) == is_named
+
+
+def test_the_word_surplus_is_explained_where_it_stands(tmp_path: Path) -> None:
+    for name, rejected in (("with", (judged(9, "bad", "surplus"),)), ("without", (judged(9, "bad", "too_long"),))):
+        (folder := tmp_path / name).mkdir()
+        for file in write_report(msgspec.structs.replace(full_data(), rejected=rejected), folder):
+            assert ("Surplus ones are good, but their class had enough." in file.read_text()) == (name == "with")
+
+
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return write_report(full_data(), tmp_path_factory.mktemp("report"))

@@ -7,7 +7,8 @@ import pyarrow.parquet
 import pytest
 
 from fourshot.pipeline.rows.held_cells import arrow_array, check_cells
-from fourshot.pipeline.rows.text_table import open_texts, write_table
+from fourshot.pipeline.rows.text_table import open_texts
+from fourshot.pipeline.rows.written_table import write_table
 
 COLUMNS = {
     "text": pyarrow.array(["snow", "fire"]),

@@ -83,7 +83,7 @@ def test_a_column_is_read_that_the_task_s_own_texts_are_from(tmp_path: Path) -> 
     made = new_task(table(tmp_path, rows), tmp_path / "made", TableChoices(text_columns=("Nachricht",)))
     task, rest = load_task(made.task_file), [{"id": row["id"], "Nachricht": row["Nachricht"]} for row in rows]
     assert load_unlabelled(table(tmp_path, rest, "rest.jsonl"), task, 0).texts[0] == (1, "Text 0")
-    assert open_texts(tmp_path / "rest.jsonl", task=task).text_column == "Nachricht"
+    assert open_texts(tmp_path / "rest.jsonl", task=task).text_columns == ("Nachricht",)
     (tmp_path / "made" / MADE_FROM).write_text("{")
     with pytest.raises(InputError, match="no column 'text'"):
         open_texts(tmp_path / "rest.jsonl", task=task)
@@ -95,7 +95,30 @@ def test_the_column_of_texts_need_not_be_in_the_first_row(tmp_path: Path) -> Non
         file = table(tmp_path, [first, *rest])
         for texts in (open_texts(file, task=task).texts(), (text for _, text in load_unlabelled(file, task, 0).texts)):
             assert [*texts] == ["Text 0", "Text 1", "Text 2"]
-    assert open_texts(table(tmp_path, [{"id": 0}, {"body": "A mail."}]), "body").text_column == "body"
+    assert open_texts(table(tmp_path, [{"id": 0}, {"body": "A mail."}]), "body").text_columns == ("body",)
+
+
+def test_columns_that_the_task_s_own_texts_were_joined_of_are_joined_again(tmp_path: Path) -> None:
+    """Half of each text would be read otherwise, with other answers."""
+    (tmp_path / MADE_FROM).write_bytes(msgspec.json.encode({"text_columns": ["Subject", "Description"]}))
+    task = msgspec.structs.replace(TASK, data=DataSource(folder=str(tmp_path)))
+    rows: list[dict[str, object]] = [
+        {"Id": "1", "Subject": "Slow", "Description": "It takes minutes."},
+        {"Id": "2", "Subject": "Slow", "Description": None},
+    ]
+    path = table(tmp_path, rows, "in.jsonl")
+    wanted = ["Slow\nIt takes minutes.", "Slow"]
+    texts = open_texts(path, None, task)
+    assert list(texts.texts()) == wanted
+    assert "'Subject' and 'Description', joined" in texts.warnings[0]
+    assert [text for _, text in load_unlabelled(path, task, 0).texts] == wanted
+    assert list(open_texts(path, "Subject", task).texts()) == ["Slow", "Slow"]
+    for half in (table(tmp_path, [{"Id": "1", "Subject": "Slow"}]), table(tmp_path, [{"Subject": "Slow"}], "b.jsonl")):
+        for read in (open_texts, lambda path, _, task: load_unlabelled(path, task, 0)):
+            with pytest.raises(InputError, match=r"no column 'Description'.*'Subject' and 'Description', joined"):
+                read(half, None, task)
+    whole = table(tmp_path, [{"text": "Slow", "Subject": "No"}], "c.jsonl")
+    assert list(open_texts(whole, None, task).texts()) == ["Slow"]
 
 
 def test_a_first_line_that_may_be_a_text_is_asked_about(tmp_path: Path) -> None:

@@ -115,7 +115,12 @@ def test_columns_of_a_text_can_be_joined_and_the_task_file_says_so(tmp_path: Pat
         (f"{label} {i}", "" if i == 3 else f"what I wrote about it, {i}", label) for i in range(8) for label in "ab"
     ]
     table = write_csv(tmp_path / "d.csv", ("subject", "body", "label"), parts)
-    path = task_of(table, tmp_path / "out", TableChoices(text_columns=("subject", "body")))
+    report = new_task(table, tmp_path / "out", TableChoices(text_columns=("subject", "body")))
+    blank = [fault for fault in report.notices if "blank part" in fault.what]
+    assert [(fault.severity, fault.what) for fault in blank] == [
+        ("note", "2 texts with a blank part (line 8, 9): the others alone are read.")
+    ]
+    path = Path(report.task_file)
     texts = {example.text for split in ("train", "test") for example in load_split(load_task(path), split).examples}
     assert {"a 0\nwhat I wrote about it, 0", "b 3"} <= texts
     assert "# Each text is the columns 'subject' and 'body', one after the other." in path.read_text()
