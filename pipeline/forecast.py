@@ -21,7 +21,7 @@ SWITCH = "FOURSHOT_FORECAST"  # environment: "0" where nobody reads it, and a ne
 TOKENS = ("prompt_tokens", "shots_tokens", "adapter_tokens", "output_tokens", "train_tokens")
 NUMBERS = ("calls", *TOKENS, "trainings", "steps")
 SIDE_BY_SIDE = 1.4  # times as fast two trainings on two cores are side by side (docs/training.md); more: not measured
-MEASURING = "measuring this machine for about a minute, once for each base model"
+MEASURING = "measuring this machine, about a minute on idle cores"
 COMPILE_S = 60.0  # of torch.compile, which then samples twice as fast (docs/corpus.md)
 
 

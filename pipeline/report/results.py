@@ -29,7 +29,7 @@ def headline(data: ReportData) -> dict[str, str] | None:
     return {
         "number": f"{per_cent(row.accuracy)}\u00a0%",
         "sentence": f"{sentence}.",
-        "comparison": _comparison(data, row),
+        "comparison": " ".join(filter(None, (_comparison(data, row), _better(data, row)))),
     }
 
 
@@ -78,3 +78,20 @@ def _comparison(data: ReportData, row: MethodRow) -> str:
         row_tokens, icl_tokens = count(row.prompt_tokens_per_example), count(icl.prompt_tokens_per_example)
         words += f", with {icl_tokens} prompt tokens per text instead of {row_tokens}"
     return f"{words}."
+
+
+def _better(data: ReportData, row: MethodRow) -> str:
+    """The best of the other methods that make do with as few labelled texts, where it is better than this one."""
+    others = [
+        other
+        for other in data.methods
+        if other is not row and other.method != "icl" and (other.real_examples or 0) <= (row.real_examples or 0)
+    ]
+    best = max(others, key=lambda other: other.accuracy, default=row)
+    if best.accuracy <= row.accuracy:
+        return ""
+    points = 100 * (best.accuracy - row.accuracy)
+    words = f"{best.display_name}: {per_cent(best.accuracy)}\u00a0%, {points:.1f} points higher"
+    if row.interval and best.accuracy <= row.interval[1]:
+        return f"{words}, which may be chance; more test texts would tell."
+    return f"{words}: on these texts it is the better classifier."

@@ -135,6 +135,24 @@ def test_both_files_tell_the_same_numbers(html: str, markdown: str) -> None:
     assert "In context: 56.5\u00a0%, 27.4 points lower" in html
 
 
+@pytest.mark.parametrize(
+    ("accuracy", "said"),
+    [
+        (0.85, "LoRA: 85.0 %, 1.1 points higher, which may be chance; more test texts would tell."),
+        (0.99, "LoRA: 99.0 %, 15.1 points higher: on these texts it is the better classifier."),
+        (0.8, ""),
+    ],
+)
+def test_a_simpler_method_that_was_better_is_named(tmp_path: Path, accuracy: float, said: str) -> None:
+    data = full_data()
+    lora = MethodRow(method="lora", display_name="LoRA", accuracy=accuracy, real_examples=12)
+    many = MethodRow(method="lora25", display_name="Many", accuracy=1.0, real_examples=75)  # of more labelled texts
+    rows = [row for row in data.methods if row.method not in ("lora", "lora25")]
+    for file in write_report(msgspec.structs.replace(data, methods=(*rows, lora, many)), tmp_path):
+        text = file.read_text().replace("\u00a0", " ")
+        assert said in text and ("points higher" in text) == bool(said)
+
+
 def test_texts_without_labels_and_what_a_person_said_are_told(html: str, markdown: str) -> None:
     for words in (
         "Of 1,000 texts without labels, 930 are learnt as the annotators read them, and 20 as a person labelled them.",
