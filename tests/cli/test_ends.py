@@ -75,7 +75,7 @@ def test_ctrl_c_while_the_command_is_imported_is_one_line(tmp_path: Path, module
     )
     process = command(
         *("tasks", "list"),
-        env=os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{os.environ['PYTHONPATH']}"},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, (str(tmp_path), os.environ.get("PYTHONPATH"))))},
         stdout=subprocess.DEVNULL,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )

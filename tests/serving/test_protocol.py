@@ -164,7 +164,7 @@ def test_a_client_that_does_not_read_its_answer_holds_no_connection(
 
     async def ask() -> tuple[int, int]:
         config = uvicorn.Config(
-            large, port=0, http=bounded_protocol(Limits(body_timeout_s=0.3)), log_config=None, lifespan="off"
+            large, port=0, http=bounded_protocol(Limits(body_timeout_s=1.0)), log_config=None, lifespan="off"
         )
         config.load()
         server = uvicorn.Server(config)

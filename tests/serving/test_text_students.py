@@ -76,7 +76,7 @@ def test_each_route_answers_for_its_kind_and_says_where_the_other_is_asked(tmp_p
     with fourshot.Generator(student) as generator:
         expected = generator.generate(INPUTS)
         assert generator.generate(iter(INPUTS)) == expected  # type: ignore[arg-type]
-        for wrong, message in ((np.array([["x"]]), "got one ndarray"), (["x", None], "the input at 1 is None")):
+        for wrong, message in ((np.array([["x"]]), "got a ndarray"), (["x", None], "the input at 1 is None")):
             with pytest.raises(InputError, match=message):
                 generator.generate(wrong)  # type: ignore[arg-type]
     assert [result.text for result in answer.results] == [result.text for result in expected]

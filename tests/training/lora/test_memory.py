@@ -65,7 +65,7 @@ class Memory:
 
 def limit(monkeypatch: pytest.MonkeyPatch, fits: int, fits_checkpointed: int) -> Memory:
     limited = Memory(fits, fits_checkpointed)
-    monkeypatch.setattr(LabelLoss, "_hidden", lambda loss, row, positions: limited(loss, row, positions))
+    monkeypatch.setattr(LabelLoss, "_hidden", lambda loss, row, positions, states: limited(loss, row, positions))
     return limited
 
 
@@ -101,7 +101,7 @@ def test_a_text_that_does_not_fit_at_all_is_said(
 
 
 def test_other_errors_pass(trainer: LoraTrainer, wrapped: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(loss: LabelLoss, row: PackedRow, positions: Tensor) -> Tensor:
+    def broken(loss: LabelLoss, row: PackedRow, positions: Tensor, states: Tensor | None) -> Tensor:
         raise RuntimeError("shapes do not match")
 
     monkeypatch.setattr(LabelLoss, "_hidden", broken)
