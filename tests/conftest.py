@@ -1,6 +1,7 @@
 """Shared by all tests: the embedded model, unpacked once, one engine of each kind per session, and a browser."""
 
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -76,6 +77,47 @@ def tiny_model(model: str, tmp_path_factory: pytest.TempPathFactory) -> str:
     )
     LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
     return str(folder)
+
+
+@pytest.fixture(scope="session")
+def narrow_model(model: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Two random layers that vLLM computes too. What they write is lines of few words, drawn from the same 128."""
+    import torch
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    folder: Path = tmp_path_factory.mktemp("narrow")
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=1,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    random_model = LlamaForCausalLM(config)
+    vocabulary = sorted(tokenizer.get_vocab().items(), key=lambda entry: entry[1])
+    words = [token for word, token in vocabulary if re.fullmatch("Ġ[A-Za-z]{4,}", word)][:128]
+    (newline,) = tokenizer.encode("\n", add_special_tokens=False)
+    with torch.no_grad():  # what all tokens have in common makes these words likely, and the end of a line more so
+        random_model.model.embed_tokens.weight[:, 0] = 0.1
+        random_model.lm_head.weight[words, 0] = 2.0
+        random_model.lm_head.weight[newline, 0] = 2.5
+    random_model.to(torch.bfloat16).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def narrow_engine(narrow_model: str) -> Iterator[Engine]:
+    """vLLM on a base that costs next to nothing: for what does not depend on what is learnt."""
+    from fourshot.engine.opening import open_engine
+
+    engine = open_engine(EngineSettings(model=narrow_model, max_loras=2, kv_cache_bytes=64 << 20, max_model_len=1024))
+    yield engine
+    engine.close()
 
 
 @pytest.fixture(scope="session")

@@ -137,19 +137,14 @@ def test_nothing_is_measured_where_nothing_is_left_to_do_or_nobody_wants_it(
 
 
 def test_a_real_base_is_measured_in_all_its_parts(
-    tiny_model: str,
-    vllm_engine: Engine,
-    adapters: tuple[Adapter, Adapter],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    narrow_engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The trainer on a tiny base; the engine is the one that all tests share, in this process."""
+    """The trainer and the engine that tests share, both in this process and on the same narrow base."""
     opened = list[str]()
-    trainer = speeds._trainer(
-        speeds.TrainerProbe(model=tiny_model, folder=str(tmp_path)), lambda: opened.append("trainer")
-    )
-    monkeypatch.setattr("fourshot.engine.opening.open_engine", lambda _: vllm_engine)
-    probe = speeds.EngineProbe(model=vllm_engine.settings.model, adapter=adapters[0])
+    base = narrow_engine.settings.model
+    trainer = speeds._trainer(speeds.TrainerProbe(model=base, folder=str(tmp_path)), lambda: opened.append("trainer"))
+    monkeypatch.setattr("fourshot.engine.opening.open_engine", lambda _: narrow_engine)
+    probe = speeds.EngineProbe(model=base, adapter=trainer.adapter)
     engine = speeds._engine(probe, lambda: opened.append("engine"))
     fields = trainer.fields | engine.fields
     assert all(value > 0 for name, value in fields.items() if name != "well_formed")

@@ -171,28 +171,6 @@ def test_a_replica_that_was_stopped_leaves_no_folder(tmp_path: Path, monkeypatch
     assert [*tmp_path.iterdir()] == []
 
 
-@pytest.fixture(scope="module")
-def narrow_model(model: str, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Two random layers with heads of a size that vLLM computes: what this test holds does not depend on answers."""
-    import torch
-    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
-
-    folder = tmp_path_factory.mktemp("narrow")
-    tokenizer = AutoTokenizer.from_pretrained(model)
-    tokenizer.save_pretrained(folder)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=64,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=1,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-    )
-    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
-    return str(folder)
-
-
 def test_replicas_on_one_machine_divide_its_gpus() -> None:
     visible = [environment["CUDA_VISIBLE_DEVICES"] for environment in environments(2, {}, ["0", "1", "2", "3", "4"])]
     assert visible == ["0,1", "2,3"]
