@@ -164,6 +164,12 @@ def short_classes(counts: ClassCounts, labels: Sequence[str]) -> str:
     return f"{', '.join(parts)}{more}"
 
 
+def short_notice(task: str, counts: ClassCounts) -> str:
+    """For people, at the end of a run that may go on with fewer texts: which classes have fewer."""
+    short = short_classes(counts, list(counts.missing))
+    return f"{task}, short of texts: {short}. The run goes on with these (--allow-short)."
+
+
 def stalled(counts: ClassCounts, labels: Sequence[str]) -> str:
     """Which classes stall and at what, as `short_classes`."""
     return f"stalled: {short_classes(counts, labels)}"

@@ -16,7 +16,7 @@ from fourshot.engine.core import Engine
 from fourshot.engine.errors import RunFolderError
 from fourshot.engine.machine.files import check_lines
 from fourshot.pipeline.events import Event, OnEvent, ignore
-from fourshot.pipeline.loop.counts import ClassCounts, records_of, short_classes, short_run_error, stalled
+from fourshot.pipeline.loop.counts import ClassCounts, records_of, short_notice, short_run_error, stalled
 from fourshot.pipeline.loop.ledger import JudgedBatch, Ledger
 from fourshot.pipeline.loop.plan import Biases, DrawPlan, RoundPlan, round_slices
 from fourshot.pipeline.loop.progress import ProgressReporter
@@ -160,8 +160,8 @@ class RoundSink:
         if counts.missing and not self._settings.allow_short:
             lacking_classes = [(label, counts.by_label[label]) for label in counts.missing]
             raise short_run_error(lacking_classes, counts.per_class, self.key)
-        if counts.missing:
-            self._report_short(counts)
+        if counts.missing and not self._is_pool:
+            self._on_event(Event(stage="generate", message=short_notice(self._task.name, counts), notice=True))
         if self._done_file:
             kept = sum(sum(record.kept.values()) for record in self.folder.lines("rounds.jsonl", Round))
             self.folder.write(self._done_file, {"kept": kept})
@@ -197,15 +197,8 @@ class RoundSink:
         message = f"{self._task.name}, round {record.number + 1}: {kept}" + (f"; {forecast}" if forecast else "")
         figures = {"filter_s": record.filter_s}
         if record.output_tokens:  # a round from the pool was sampled before
-            figures["sample_s"] = record.sample_s
-            figures["tokens_per_s"] = round(record.output_tokens / record.sample_s, 1)
+            figures |= {"sample_s": record.sample_s, "tokens_per_s": round(record.output_tokens / record.sample_s, 1)}
         self._progress.report(message, figures=figures)
-
-    def _report_short(self, counts: ClassCounts) -> None:
-        if not self._is_pool:
-            short = short_classes(counts, list(counts.missing))
-            message = f"{self._task.name}, short of texts: {short}. The run goes on with these (--allow-short)."
-            self._on_event(Event(stage="generate", message=message, notice=True))
 
     def _report_stalled(self, counts: ClassCounts) -> None:
         """At once, as far as the run goes on: other classes may take long, and then it ends for want of these."""

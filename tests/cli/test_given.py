@@ -89,14 +89,6 @@ def test_of_two_lists_none_is_left_out_and_of_two_values_the_last_counts(capfd: 
     assert "--key is given twice: the last counts" in error and "fs-" not in error
 
 
-def test_a_second_column_of_texts_is_refused_where_one_is_read(capfd: pytest.CaptureFixture[str]) -> None:
-    columns = ("--text-column", "Subject", "--text-column", "Description")
-    for words in (("annotate", "desk", "--out", "o.csv"), ("distill", "desk"), ("run", "desk")):
-        assert "--text-column is given twice, 'Subject' and 'Description'. Name one" in refused(
-            capfd, *words, "--unlabelled", "new.csv", *columns
-        )
-
-
 def test_what_is_given_twice_for_good_is_taken(capfd: pytest.CaptureFixture[str]) -> None:
     words = (*CORPUS, *TASKS, "--out", "c", "--out", "c", "--quiet", "--set", "k=4", "--set", "sampling.top_p=1.0")
     assert cli.main(words) == 0
@@ -229,9 +221,8 @@ def test_a_locale_of_ascii_alone_takes_no_characters_away() -> None:
     rows = [f"Text {number},{label}\n" for number, label in enumerate(["gr\u00f6\u00dfe", "\u00fcbel"] * 20)]
     Path("t\u00e4sk.csv").write_text("".join(["text,label\n", *rows]), encoding="utf-8")
     ascii_alone = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-    done = ran(
-        "$F tasks new t\u00e4sk.csv --name gruen --out gr\u00fcn && $F tasks check gr\u00fcn --no-model", **ascii_alone
-    )
+    words = "$F tasks new t\u00e4sk.csv --name gruen --out gr\u00fcn && $F tasks check gr\u00fcn --no-model"
+    done = ran(words, **ascii_alone)
     assert done.returncode == 0, done.stderr.decode()
     assert "gr\u00f6\u00dfe" in done.stdout.decode() + done.stderr.decode()
     assert Path("gr\u00fcn").is_dir()

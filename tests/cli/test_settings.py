@@ -154,3 +154,11 @@ def test_of_a_setting_that_is_given_twice_it_is_told_which_counts(
     assert len(told) == 2
     assert "--set k is given twice, '3' and '2': the last counts." in told[0]
     assert "--set seed=1 does not count: the setting's own option says 2." in told[1]
+
+
+def test_a_second_column_of_texts_is_refused_where_one_is_read(capfd: pytest.CaptureFixture[str]) -> None:
+    columns = ("--text-column", "Subject", "--text-column", "Description")
+    for words in (("annotate", "desk", "--out", "o.csv"), ("distill", "desk"), ("run", "desk")):
+        assert main((*words, "--unlabelled", "new.csv", *columns)) == 2
+        error = capfd.readouterr().err
+        assert "--text-column is given twice, 'Subject' and 'Description'. Name one" in error

@@ -256,26 +256,6 @@ def test_a_class_that_stalls_is_reported_with_its_rate_and_forecast_and_everythi
     assert kept_pairs == [pair for pair in judged if pair[1].kept]
 
 
-def test_classes_that_end_short_are_named_once_more_at_the_end(tmp_path: Path) -> None:
-    """That a class stalled was told hours ago, if it was not the last."""
-    short = TASK.label_names[0]
-    run_settings = msgspec.structs.replace(settings(per_class=4), allow_short=True)
-    for is_pool, times in ((False, 1), (True, 0)):
-        events: list[Event] = []
-        (folder := tmp_path / str(is_pool)).mkdir()
-        sink = RoundSink(WorkFolder(folder), TASK, SHOTS, run_settings, on_event=events.append, is_pool=is_pool)
-        ledger = sink.open()
-        ledger.counts.add(
-            DrawRecord(number=0, label=label, draws=4, passed=kept, kept=kept, rejected={})
-            for label in TASK.label_names
-            for kept in (3 if label == short else 4,)
-        )
-        sink.finish(ledger)
-        told = [event.message for event in events if event.notice]
-        said = f"{TASK.name}, short of texts: {short} with 3 of 4 texts. The run goes on with these (--allow-short)."
-        assert told == [said] * times
-
-
 def test_a_class_that_stalls_is_told_of_at_once_while_others_go_on(tmp_path: Path) -> None:
     hopeless, fine = TASK.label_names[:2]
     for allow_short, what_comes in ((False, "ends, unless --allow-short is given"), (True, "goes on with these")):

@@ -1,0 +1,45 @@
+"""What a report says of classes that are short, of texts that are surplus, and of a simpler method that was better."""
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from fourshot.pipeline.report.data import MethodRow
+from fourshot.pipeline.report.write import write_report
+from tests.pipeline.report.full_report import full_data, judged
+
+
+def test_classes_with_fewer_texts_than_were_asked_for_are_named(tmp_path: Path) -> None:
+    kept = tuple(judged(number, label, "kept") for number, label in enumerate(("good", "good", "bad")))
+    for allow_short, is_named in ((True, True), (False, False)):
+        settings = {"allow_short": allow_short, "generate": {"per_class": 2}}
+        (folder := tmp_path / str(allow_short)).mkdir()
+        for file in write_report(msgspec.structs.replace(full_data(), kept=kept, settings=settings), folder):
+            said = "Short of the 2 texts that were asked for of each class (--allow-short): bad with 1, mixed with 0."
+            assert (said in file.read_text()) == is_named
+
+
+def test_the_word_surplus_is_explained_where_it_stands(tmp_path: Path) -> None:
+    for name, rejected in (("with", (judged(9, "bad", "surplus"),)), ("without", (judged(9, "bad", "too_long"),))):
+        (folder := tmp_path / name).mkdir()
+        for file in write_report(msgspec.structs.replace(full_data(), rejected=rejected), folder):
+            assert ("Surplus ones are good, but their class had enough." in file.read_text()) == (name == "with")
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "said"),
+    [
+        (0.85, "LoRA: 85.0 %, 1.1 points higher, which may be chance; more test texts would tell."),
+        (0.99, "LoRA: 99.0 %, 15.1 points higher: on these texts it is the better classifier."),
+        (0.8, ""),
+    ],
+)
+def test_a_simpler_method_that_was_better_is_named(tmp_path: Path, accuracy: float, said: str) -> None:
+    data = full_data()
+    lora = MethodRow(method="lora", display_name="LoRA", accuracy=accuracy, real_examples=12)
+    many = MethodRow(method="lora25", display_name="Many", accuracy=1.0, real_examples=75)  # of more labelled texts
+    rows = [row for row in data.methods if row.method not in ("lora", "lora25")]
+    for file in write_report(msgspec.structs.replace(data, methods=(*rows, lora, many)), tmp_path):
+        text = file.read_text().replace("\u00a0", " ")
+        assert said in text and ("points higher" in text) == bool(said)
