@@ -72,15 +72,12 @@ def test_the_cache_has_the_size_that_is_asked_for(model: str, monkeypatch: pytes
     assert os.environ["VLLM_CPU_KVCACHE_SPACE"] == "3"
 
 
-@pytest.mark.parametrize(
-    ("family", "reason"), [("lfm2", "Chunked prefill is required"), ("recurrent_gemma", "no other way to handle it")]
-)
-def test_a_base_that_vllm_does_not_open_is_bad_input_with_vllms_reason(
-    family: str, reason: str, tmp_path: Path
-) -> None:
+def test_a_base_that_vllm_does_not_open_is_bad_input_with_vllms_reason(tmp_path: Path) -> None:
+    """Not RecurrentGemma: vLLM changes transformers' class of it for the rest of this process."""
     settings = EngineSettings(
-        model=tiny_checkpoint(family, tmp_path), max_model_len=256, compile=False, kv_cache_bytes=64 << 20
+        model=tiny_checkpoint("lfm2", tmp_path), max_model_len=256, compile=False, kv_cache_bytes=64 << 20
     )
+    reason = "Chunked prefill is required"
     with pytest.raises(InputError, match=rf"does not open the base model .*: .*{reason}.*\. Take another") as caught:
         open_engine(settings)
     assert "\n" not in str(caught.value)
