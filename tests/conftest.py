@@ -6,7 +6,7 @@ import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -55,50 +55,38 @@ def model() -> str:
     return str(embedded_model())
 
 
-@pytest.fixture(scope="session")
-def tiny_model(model: str, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The embedded model's tokenizer with two narrow random layers: for what does not depend on what is learnt."""
+def random_llama(model: str, **sizes: int) -> tuple[Any, Any]:
+    """Two random layers of these ``sizes``, and the tokenizer of ``model`` for them."""
     import torch
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-    folder: Path = tmp_path_factory.mktemp("tiny")
     tokenizer = AutoTokenizer.from_pretrained(model)
-    tokenizer.save_pretrained(folder)
+    ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
     torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-    )
-    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    return LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), num_hidden_layers=2, **ends, **sizes)), tokenizer
+
+
+def saved(random_model: Any, tokenizer: Any, folder: Path) -> str:
+    import torch
+
+    tokenizer.save_pretrained(folder)
+    random_model.to(torch.bfloat16).save_pretrained(folder)
     return str(folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(model: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The embedded model's tokenizer with two narrow random layers: for what does not depend on what is learnt."""
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4, "num_key_value_heads": 2}
+    return saved(*random_llama(model, **sizes), tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(scope="session")
 def narrow_model(model: str, tmp_path_factory: pytest.TempPathFactory) -> str:
     """Two random layers that vLLM computes too. What they write is lines of few words, drawn from the same 128."""
     import torch
-    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-    folder: Path = tmp_path_factory.mktemp("narrow")
-    tokenizer = AutoTokenizer.from_pretrained(model)
-    tokenizer.save_pretrained(folder)
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=64,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=1,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-    )
-    random_model = LlamaForCausalLM(config)
+    random_model, tokenizer = random_llama(model, hidden_size=64, intermediate_size=64, num_attention_heads=1)
     vocabulary = sorted(tokenizer.get_vocab().items(), key=lambda entry: entry[1])
     words = [token for word, token in vocabulary if re.fullmatch("Ġ[A-Za-z]{4,}", word)][:128]
     (newline,) = tokenizer.encode("\n", add_special_tokens=False)
@@ -106,8 +94,7 @@ def narrow_model(model: str, tmp_path_factory: pytest.TempPathFactory) -> str:
         random_model.model.embed_tokens.weight[:, 0] = 0.1
         random_model.lm_head.weight[words, 0] = 2.0
         random_model.lm_head.weight[newline, 0] = 2.5
-    random_model.to(torch.bfloat16).save_pretrained(folder)
-    return str(folder)
+    return saved(random_model, tokenizer, tmp_path_factory.mktemp("narrow"))
 
 
 @pytest.fixture(scope="session")

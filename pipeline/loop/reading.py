@@ -44,6 +44,8 @@ def as_candidates(texts: Sequence[tuple[int, str]]) -> tuple[Candidate, ...]:
 class UnlabelledSink(RoundSink):
     """Fills the folder for the user's texts with a verdict on each."""
 
+    _draws = False
+
     def __init__(
         self,
         folder: WorkFolder,
@@ -71,9 +73,6 @@ class UnlabelledSink(RoundSink):
         kept = ", ".join(f"{name} {number}" for name, number in record.kept.items()) or "none"
         message = f"{self._task.name}, your texts"
         self._progress.report(message, f"read as: {kept}", figures={"filter_s": record.filter_s})
-
-    def _report_short(self, counts: ClassCounts) -> None:
-        """Nothing was to be drawn."""
 
     def finish(self, ledger: Ledger) -> None:
         """Say what became of all texts, by reason."""

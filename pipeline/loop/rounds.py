@@ -51,6 +51,8 @@ class Round(msgspec.Struct, frozen=True, kw_only=True):
 class RoundSink:
     """Fills a run folder, or the pool of one: texts that are drawn before those who will read them are trained."""
 
+    _draws = True  # and does not read what is there
+
     def __init__(
         self,
         folder: WorkFolder,
@@ -77,8 +79,7 @@ class RoundSink:
         self._settings = pool_settings(settings, len(task.labels)) if is_pool else settings
         self._chat, self._readers, self._test_texts, self._on_event = chat, tuple(readers), test_texts, on_event
         self._spread, self._done_file = spread, done_file
-        self._began_s = self._sampled_s = 0.0
-        self._output_tokens = 0
+        self._began_s, self._sampled_s, self._output_tokens = 0.0, 0.0, 0
         self._stalled: set[str] = set()  # classes that were told of
 
     @property
@@ -160,14 +161,13 @@ class RoundSink:
         if counts.missing and not self._settings.allow_short:
             lacking_classes = [(label, counts.by_label[label]) for label in counts.missing]
             raise short_run_error(lacking_classes, counts.per_class, self.key)
-        if counts.missing and not self._is_pool:
+        if counts.missing and self._draws and not self._is_pool:
             self._on_event(Event(stage="generate", message=short_notice(self._task.name, counts), notice=True))
         if self._done_file:
             kept = sum(sum(record.kept.values()) for record in self.folder.lines("rounds.jsonl", Round))
             self.folder.write(self._done_file, {"kept": kept})
 
     def _write(self, ledger: Ledger, batch: JudgedBatch) -> None:
-        now = time.perf_counter()
         kept = Counter(draw.candidate.label or verdict.predicted for draw, verdict in batch.kept)
         record = Round(
             number=batch.number,
@@ -175,7 +175,7 @@ class RoundSink:
             kept={name: kept[name] for name in self._task.label_names if kept[name]},
             drawn={count.label: count.draws for count in batch.records},
             sample_s=self._sampled_s - self._began_s,
-            filter_s=now - self._sampled_s,
+            filter_s=time.perf_counter() - self._sampled_s,
             output_tokens=self._output_tokens,
         )
         if self._settings.annotate.annotator == "icl" and not self.folder.has(CALIBRATION_FILE):

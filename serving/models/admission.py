@@ -23,13 +23,12 @@ from fourshot.engine.vllm_seams.adapter_check import check_adapter
 from fourshot.pipeline.card import CARD_FILE, AdapterCard, load_card
 from fourshot.pipeline.student_card import STUDENT_FILE, StudentCard, is_text_student, load_student_card, sha256
 from fourshot.pipeline.text_student import TextStudentCard, load_text_student_card
-from fourshot.training.lora.adapter_files import content_hash
+from fourshot.training.lora.adapter_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, content_hash
 from fourshot.training.students.onnx_export import ONNX_FOLDER
 from fourshot.training.students.serving_model import CONFIG as STUDENT_CONFIG
 from fourshot.training.students.serving_model import TOKENIZER, file_to_use
 
-WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
-FILES = (CARD_FILE, CONFIG, WEIGHTS)
+FILES = (CARD_FILE, ADAPTER_CONFIG, ADAPTER_WEIGHTS)
 WRITERS_FILES = (".json", ".safetensors", ".model", ".txt", ".jinja")  # of a checkpoint: nothing that is run
 MOST_CARD_BYTES = 16 << 20
 PROBE_S = 120.0  # for a tokenizer to be loaded: most take tenths of a second, and a machine may be busy
@@ -45,10 +44,10 @@ def read_card(folder: Path, root: Path, base: Callable[[], ResolvedModel]) -> Ad
     for name in FILES:
         check_inside(folder / name, root)
     served = base()
-    if not (folder / WEIGHTS).is_file():
+    if not (folder / ADAPTER_WEIGHTS).is_file():
         pickled = [path.name for path in folder.glob("*.bin")] + [path.name for path in folder.glob("*.pt")]
         problem = f"only {pickled[0]}, which is pickled: reading it would run its code" if pickled else "no weights"
-        raise AdapterError(f"it has {problem}. Save it as {WEIGHTS}.")
+        raise AdapterError(f"it has {problem}. Save it as {ADAPTER_WEIGHTS}.")
     _check_size(folder / CARD_FILE)
     card = load_card(folder)
     if card.prompt_version != (renders := card.prompt_format.version):
@@ -233,7 +232,7 @@ def check_weights(folder: Path, card: AdapterCard, base_shapes: Shapes, largest_
     if slot_rank(rank) > largest_rank:
         raise AdapterError(f"its rank is {rank}; the server was started for at most {largest_rank} (--max-lora-rank)")
     try:
-        shapes = tensor_shapes(folder / WEIGHTS)
+        shapes = tensor_shapes(folder / ADAPTER_WEIGHTS)
     except (OSError, ValueError) as error:
         raise AdapterError(str(error)) from error
     for name, shape in shapes.items():
@@ -246,7 +245,7 @@ def check_weights(folder: Path, card: AdapterCard, base_shapes: Shapes, largest_
         needed = [shape[0], base_shape[1]] if parts[2] == "A" else [base_shape[0], shape[1]]
         if shape != needed or shape[0 if parts[2] == "A" else 1] > slot_rank(rank):
             raise AdapterError(f"its {name} has shape {shape}; the base model needs {needed}")
-    _check_finite(folder / WEIGHTS)
+    _check_finite(folder / ADAPTER_WEIGHTS)
 
 
 def _check_finite(file: Path) -> None:

@@ -19,8 +19,7 @@ from fourshot.pipeline.synthesis.aligned import aligned
 from fourshot.pipeline.synthesis.prompts import PromptFormat, Wording
 from fourshot.pipeline.synthesis.settings import PRESETS
 from fourshot.pipeline.task import Example, Label, Task
-from fourshot.serving.models.admission import WEIGHTS
-from fourshot.training.lora.adapter_files import content_hash
+from fourshot.training.lora.adapter_files import ADAPTER_WEIGHTS, content_hash
 from fourshot.training.lora.settings import LoraSettings
 from fourshot.training.lora.targets import projections
 
@@ -62,7 +61,7 @@ def make_adapter(
             weights[f"{prefix}.lora_A.weight"] = torch.randn(rank, shape[1], generator=random) * shape[1] ** -0.5
             weights[f"{prefix}.lora_B.weight"] = torch.randn(shape[0], rank, generator=random) * size
     with staged_folder(root) as staged:
-        save_file({name: value.to(torch.bfloat16) for name, value in weights.items()}, staged / WEIGHTS)
+        save_file({name: value.to(torch.bfloat16) for name, value in weights.items()}, staged / ADAPTER_WEIGHTS)
         config = {
             "peft_type": "LORA",
             "task_type": "CAUSAL_LM",

@@ -23,6 +23,16 @@ def head(*headers: bytes) -> bytes:
     return b"\r\n".join((b"POST /v1/classify/desk HTTP/1.1", b"Host: x", *headers, b"", b""))
 
 
+async def started(app: Any, limits: Limits) -> tuple[uvicorn.Server, int]:
+    """A server that answers with ``app``, and its port. Whoever asks for it shuts it down."""
+    config = uvicorn.Config(app, port=0, http=bounded_protocol(limits), log_config=None, lifespan="off")
+    config.load()
+    server = uvicorn.Server(config)
+    server.lifespan = config.lifespan_class(config)
+    await server.startup()
+    return server, server.servers[0].sockets[0].getsockname()[1]
+
+
 def response_to(*headers: bytes, body: bytes = BODY, sent: Sequence[bytes] = (), is_last: bool = False) -> bytes:
     """The whole answer to one request; the body is sent a moment after the headers are.
 
@@ -32,15 +42,8 @@ def response_to(*headers: bytes, body: bytes = BODY, sent: Sequence[bytes] = (),
 
     async def ask() -> bytes:
         limits = Limits()
-        config = uvicorn.Config(
-            InProcess(limits).guard, port=0, http=bounded_protocol(limits), log_config=None, lifespan="off"
-        )
-        config.load()
-        server = uvicorn.Server(config)
-        server.lifespan = config.lifespan_class(config)
-        await server.startup()
+        server, port = await started(InProcess(limits).guard, limits)
         try:
-            port = server.servers[0].sockets[0].getsockname()[1]
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             for part in sent or (head(b"Connection: close", *headers), body):
                 writer.write(part)
@@ -125,13 +128,7 @@ def test_a_client_that_closes_its_side_gets_its_answer_and_one_that_has_left_is_
     async def ask() -> tuple[bytes, bool]:
         app, limits = InProcess(), Limits()
         app.scorer.answers.clear()
-        server = uvicorn.Server(
-            uvicorn.Config(app.guard, port=0, http=bounded_protocol(limits), log_config=None, lifespan="off")
-        )
-        server.config.load()
-        server.lifespan = server.config.lifespan_class(server.config)
-        await server.startup()
-        port = server.servers[0].sockets[0].getsockname()[1]
+        server, port = await started(app.guard, limits)
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(head(LENGTH) + BODY)
         await until(lambda: bool(app.service._in_flight.total()))
@@ -163,14 +160,7 @@ def test_a_client_that_does_not_read_its_answer_holds_no_connection(
         await send_answer(send, 200, bytes(size), {"Connection": "close"})
 
     async def ask() -> tuple[int, int]:
-        config = uvicorn.Config(
-            large, port=0, http=bounded_protocol(Limits(body_timeout_s=1.0)), log_config=None, lifespan="off"
-        )
-        config.load()
-        server = uvicorn.Server(config)
-        server.lifespan = config.lifespan_class(config)
-        await server.startup()
-        port = server.servers[0].sockets[0].getsockname()[1]
+        server, port = await started(large, Limits(body_timeout_s=1.0))
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(head(LENGTH) + BODY)
         received = 0
@@ -202,15 +192,8 @@ def test_what_follows_a_chunked_body_is_no_header(trailer: bytes) -> None:
 def test_an_idle_connection_is_kept_for_as_long_as_the_limits_say() -> None:
     async def run() -> float:
         limits = Limits(keep_alive_s=6.0)  # more than uvicorn's own
-        config = uvicorn.Config(
-            InProcess(limits).guard, port=0, http=bounded_protocol(limits), log_config=None, lifespan="off"
-        )
-        config.load()
-        server = uvicorn.Server(config)
-        server.lifespan = config.lifespan_class(config)
-        await server.startup()
+        server, port = await started(InProcess(limits).guard, limits)
         try:
-            port = server.servers[0].sockets[0].getsockname()[1]
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             writer.write(head(LENGTH) + BODY)
             assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")

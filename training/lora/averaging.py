@@ -16,7 +16,7 @@ import msgspec
 from fourshot.engine.adapters import rank_of
 from fourshot.engine.core import Adapter
 from fourshot.engine.machine.files import disk_errors, settle, staged_folder
-from fourshot.training.lora.adapter_files import NAME_DIGITS
+from fourshot.training.lora.adapter_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, NAME_DIGITS
 
 MOST_RANK = 512  # that vLLM has kernels for
 
@@ -49,13 +49,13 @@ def _write(members: Sequence[Path], folder: Path) -> None:
     import torch
     from safetensors.torch import load_file, save_file
 
-    factors = [load_file(member / "adapter_model.safetensors") for member in members]
+    factors = [load_file(member / ADAPTER_WEIGHTS) for member in members]
     stacked = {
         key: torch.cat([tensors[key] for tensors in factors], dim=0 if "lora_A" in key else 1).contiguous()
         for key in factors[0]
     }
     with disk_errors(folder.parent):
-        save_file(stacked, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-    config: dict[str, Any] = msgspec.json.decode((members[0] / "adapter_config.json").read_bytes())
+        save_file(stacked, folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
+    config: dict[str, Any] = msgspec.json.decode((members[0] / ADAPTER_CONFIG).read_bytes())
     config["r"] *= len(members)
-    (folder / "adapter_config.json").write_bytes(msgspec.json.format(msgspec.json.encode(config), indent=2))
+    (folder / ADAPTER_CONFIG).write_bytes(msgspec.json.format(msgspec.json.encode(config), indent=2))

@@ -7,7 +7,7 @@ import msgspec
 
 from fourshot.engine.machine.files import disk_errors, settle, staged_folder
 from fourshot.engine.vllm_seams.adapter_check import check_adapter
-from fourshot.training.lora.adapter_files import content_hash, is_unchanged
+from fourshot.training.lora.adapter_files import ADAPTER_CONFIG, content_hash, is_unchanged
 
 
 def save_adapter(wrapped: Any, parent: Path, prefix: str) -> tuple[str, Path]:
@@ -18,7 +18,7 @@ def save_adapter(wrapped: Any, parent: Path, prefix: str) -> tuple[str, Path]:
     with staged_folder(parent) as staged:
         _save(wrapped, staged)
         (staged / "README.md").unlink(missing_ok=True)  # an empty model card template
-        _sort_config(staged / "adapter_config.json")
+        _sort_config(staged / ADAPTER_CONFIG)
         check_adapter(staged)
         name = f"{prefix}-{content_hash(staged)}"
         if not is_unchanged(parent / name, name):

@@ -6,6 +6,7 @@ import msgspec
 
 from fourshot.pipeline.events import Event
 from fourshot.pipeline.loop.counts import DrawRecord
+from fourshot.pipeline.loop.reading import UnlabelledSink
 from fourshot.pipeline.loop.rounds import RoundSink
 from fourshot.pipeline.synthesis.settings import GenerateSettings, RunSettings
 from fourshot.pipeline.tasks.shots import take_shots
@@ -34,3 +35,13 @@ def test_classes_that_end_short_are_named_once_more_at_the_end(tmp_path: Path) -
         told = [event.message for event in events if event.notice]
         said = f"{TASK.name}, short of texts: {short} with 3 of 4 texts. The run goes on with these (--allow-short)."
         assert told == [said] * times
+
+
+def test_nothing_is_short_of_texts_that_are_read_and_not_drawn(tmp_path: Path) -> None:
+    events: list[Event] = []
+    settings = RunSettings(generate=GenerateSettings(per_class=4))
+    sink = UnlabelledSink(WorkFolder(tmp_path), TASK, SHOTS, settings, [], on_event=events.append)
+    ledger = sink.open()
+    assert ledger.counts.missing
+    sink.finish(ledger)
+    assert events and not any(event.notice for event in events)
