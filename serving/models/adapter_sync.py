@@ -97,10 +97,11 @@ class AdapterSync:
             logger.warning("the adapters' folder cannot be read: %s", error)
             return True
         contents = self._with_damaged(contents)
-        for refused in contents.refused:
+        all_refused = contents.refused
+        for refused in all_refused:
             if refused not in self._logged:
                 logger.warning("%s is refused: %s", refused.path, refused.reason)
-        self._logged = {*contents.refused}
+        self._logged = {*all_refused}
         self._contents = contents
         self._unloaded = set()
         for task in sorted({*contents.tasks, *contents.in_context, *self.current}):
@@ -127,7 +128,7 @@ class AdapterSync:
 
     def _with_damaged(self, contents: FolderContents) -> FolderContents:
         """``contents`` with what is served, lies there still, and can no longer be read as it was."""
-        refused = {refusal.path: refusal for refusal in contents.refused}
+        refused = {fault.path: fault for fault in contents.faults}
         adapters, in_context = list(contents.adapters), dict(contents.in_context)
         names = {stored.name for stored in adapters}
         self.damaged = set()
@@ -144,7 +145,7 @@ class AdapterSync:
             reason = f"{refused[place].reason} The task {task} is answered on, by the copy that was loaded before."
             refused[place] = Refused(path=place, reason=reason)
         return msgspec.structs.replace(
-            contents, adapters=adapters, in_context=in_context, refused=list(refused.values())
+            contents, adapters=adapters, in_context=in_context, faults=list(refused.values())
         )
 
     async def _choose(self, task: str, contents: FolderContents, *, may_load: bool) -> None:

@@ -95,16 +95,19 @@ class FolderContents(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """What was in the folder at one moment."""
 
     adapters: list[StoredAdapter]  # the same adapter may be there twice, and one of the two be broken
-    refused: list[Refused]
+    faults: list[Refused]  # of what lies there
     pins: dict[str, str]  # task -> the name of the adapter that is to answer
     in_context: dict[str, InContext] = {}  # by task
 
     def versions(self, task: str) -> list[StoredAdapter]:
         """Of ``task``: the pinned one first, then the newest first."""
-        stored = self._by_task.get(task, ())
-        return sorted(
-            stored, key=lambda adapter: (self.pins.get(task) != adapter.name, -adapter.written_at, adapter.name)
-        )
+        pinned = self.pins.get(task)
+        return sorted(self._by_task.get(task, ()), key=lambda one: (one.name != pinned, -one.written_at, one.name))
+
+    @property
+    def refused(self) -> list[Refused]:
+        """What is not served, and why; pins of versions that are not there, too."""
+        return [*self.faults, *absent_pins(PINS_FILE, self.pins, [adapter.card for adapter in self.adapters])]
 
     @cached_property
     def _by_task(self) -> dict[str, list[StoredAdapter]]:
@@ -146,12 +149,12 @@ class Registry:
         previous, self._examined = self._examined, {}  # what is there no more is forgotten
         self._searched = {place: self._searched[place] for place in self._searched.keys() & {*places}}
         adapters: dict[Path, StoredAdapter] = {}  # by where it is, links followed
-        refused: list[Refused] = []
+        faults: list[Refused] = []
         for folder in places:
             at = place_in(self.root, folder)
             adapter = self._examine(folder, at, previous)
             if isinstance(adapter, str):
-                refused.append(Refused(path=at, reason=in_utf8(adapter)))
+                faults.append(Refused(path=at, reason=in_utf8(adapter)))
             else:
                 adapters.setdefault(adapter.folder.resolve(), adapter)
         in_context = {}
@@ -163,19 +166,16 @@ class Registry:
                     raise AdapterError(f"it is for the task {entry.task.name}; rename it to {expected}")
                 in_context[entry.task.name] = entry
             except AdapterError as error:
-                refused.append(Refused(path=file.name, reason=str(error)))
+                faults.append(Refused(path=file.name, reason=str(error)))
         try:
             self._pins = read_pins(self.root)
-            refused += absent_pins(PINS_FILE, self._pins, [adapter.card for adapter in adapters.values()])
         except AdapterError as error:  # those that were read before stay
-            refused.append(Refused(path=PINS_FILE, reason=str(error)))
-        return FolderContents(adapters=list(adapters.values()), refused=refused, pins=self._pins, in_context=in_context)
+            faults.append(Refused(path=PINS_FILE, reason=str(error)))
+        return FolderContents(adapters=list(adapters.values()), faults=faults, pins=self._pins, in_context=in_context)
 
     def place(self, stored: StoredAdapter | InContext) -> str:
         """What a refusal of ``stored`` would be listed under."""
-        if isinstance(stored, InContext):
-            return f"{stored.task.name}{IN_CONTEXT}"
-        return stored.at
+        return f"{stored.task.name}{IN_CONTEXT}" if isinstance(stored, InContext) else stored.at
 
     def _places(self) -> Iterator[Path]:
         if any((self.root / name).is_file() for name in (CARD_FILE, STUDENT_FILE, MANIFEST_FILE)):

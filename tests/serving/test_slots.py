@@ -52,7 +52,7 @@ def test_no_more_slots_than_adapters_in_memory(contents: FolderContents) -> None
 
 
 def test_many_adapters_do_not_mean_many_slots(contents: FolderContents) -> None:
-    crowd = FolderContents(adapters=[contents.adapters[0]] * 500, refused=[], pins={})
+    crowd = FolderContents(adapters=[contents.adapters[0]] * 500, faults=[], pins={})
     assert fit(settings(), resolve_model(None), crowd, FREE).max_loras <= MOST_SLOTS
 
 
@@ -62,7 +62,7 @@ def test_little_memory_keeps_fewer_adapters_in_it(contents: FolderContents) -> N
 
 
 def test_the_cache_has_room_for_what_every_adapter_keeps_there(contents: FolderContents) -> None:
-    crowd = FolderContents(adapters=[contents.adapters[0]] * 500, refused=[], pins={})
+    crowd = FolderContents(adapters=[contents.adapters[0]] * 500, faults=[], pins={})
     small_cache, large_cache = (
         fit(settings(), resolve_model(None), folder_contents, FREE).kv_cache_bytes
         for folder_contents in (contents, crowd)
@@ -84,7 +84,7 @@ def test_an_empty_folder_can_be_served(tmp_path: Path) -> None:
 
 
 def test_on_a_gpu_base_and_slots_lie_there_and_other_adapters_here(contents: FolderContents) -> None:
-    crowd = FolderContents(adapters=[contents.adapters[0]] * 500, refused=[], pins={})
+    crowd = FolderContents(adapters=[contents.adapters[0]] * 500, faults=[], pins={})
     fitted = fit(settings(), resolve_model(None), crowd, FREE, gpu_free=80 * GIB)
     assert fitted.kv_cache_bytes == 0  # vLLM takes what is left
     assert fitted.gpu_needed_bytes >= fitted.base_bytes + fitted.max_loras * fitted.adapter_bytes

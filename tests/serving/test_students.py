@@ -149,8 +149,8 @@ def test_students_come_and_go_under_load_and_every_answer_is_of_the_version_it_n
             wait_for(lambda: version_of(service, "other") == extra.name)
             shutil.rmtree(extra)
             wait_for(lambda: version_of(service, "other") == "")
-            make_adapter(folder, OTHER)
-            wait_for(lambda: len(service.tasks(True)["refused"]) == 3)
+            refused = {first.name, broken.name, make_adapter(folder, OTHER).name}  # and no pin of what answers on
+            wait_for(lambda: {refusal["path"] for refusal in service.tasks(True)["refused"]} == refused)
             shutil.rmtree(first)
             (folder / "pins.json").unlink()
             wait_for(lambda: version_of(service, "task-0") == second.name)
