@@ -46,7 +46,7 @@ def explain(error: BaseException, *, goes_on: bool) -> tuple[int, str]:
         place = f" ({error.filename})" if isinstance(error, OSError) and error.filename else ""
         return 1, (
             f"the disk is full{place}. What was finished is kept. Make room and run the same command again, or name "
-            "a folder on another disk with --out."
+            "a folder on another disk."
         )
     if isinstance(error, MemoryError) or "Cannot allocate memory" in str(error):
         reason = f" ({error})" if str(error) else ""

@@ -241,13 +241,13 @@ class SuggestingParser(argparse.ArgumentParser):
         suggestions = [
             match
             for word in re.findall(r"(?<![\w-])--?[\w-]+", message.partition("unrecognized arguments: ")[2])
-            for match in difflib.get_close_matches(word, options, n=2, cutoff=0.5)
+            for match in difflib.get_close_matches(word, options, n=2)
         ]
         if wrong := re.match(r"argument ([^:]+): invalid choice: '([^']*)'", message):
             at = [action for action in self._actions if wrong[1] in (action.metavar, "/".join(action.option_strings))]
             choices = [str(choice) for action in at for choice in action.choices or ()]
             suggestions += difflib.get_close_matches(wrong[2], choices, n=2, cutoff=0.5)
-        hint = f". Did you mean {' or '.join(suggestions)}?" if suggestions else ""
+        hint = f". Did you mean {' or '.join(dict.fromkeys(suggestions))}?" if suggestions else ""
         if (wrong := re.search(r": invalid (\w+) value: ", message)) and (kind := KINDS.get(wrong[1])):
             hint = f". Give {kind}."
         raise UsageError(f"{message}{hint}", f"{self.prog}: {message}{hint}\nSee {self.prog} --help.")

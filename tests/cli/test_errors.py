@@ -147,7 +147,7 @@ def test_a_full_disk_under_the_run(
 
     monkeypatch.setattr(os, "fsync", full)
     error = error_of(capfd, 1, "run", str(task))
-    assert "the disk is full (runs/manifest.json)" in error and "--out" in error
+    assert "the disk is full (runs/manifest.json)" in error and "another disk" in error
 
 
 def test_a_fault_of_our_own_says_how_to_see_it(
