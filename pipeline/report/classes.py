@@ -1,4 +1,4 @@
-"""Many classes: which are answered worst, and which are taken for which, as tables in place of a bar for each class."""
+"""Which classes are taken for which: a confusion matrix, or the worst pairs where there are many classes."""
 
 from collections import Counter
 from typing import Any
@@ -12,6 +12,39 @@ FEWEST_KEPT = 12  # classes whose candidates are drawn, where there are many
 
 def has_many_classes(data: ReportData) -> bool:
     return len(data.task.labels) > MANY_CLASSES
+
+
+def confusion_matrix(data: ReportData) -> dict[str, Any] | None:
+    """Answers by class; None for many classes or no answers.
+
+    Each row is a class of the task, in its order, with a cell for every class that its texts were answered as. Shares
+    are of the texts of the row (recall on the diagonal); ``precisions`` are of the answers of each column.
+    """
+    if not data.answers or has_many_classes(data):
+        return None
+    names = data.task.label_names
+    counts = Counter(data.answers)
+    of_class, answered = (Counter(side) for side in zip(*data.answers, strict=True))
+    rows = [
+        {
+            "label": gold,
+            "texts": of_class[gold],
+            "recall": counts[gold, gold] / of_class[gold] if of_class[gold] else None,
+            "cells": [
+                {
+                    "count": counts[gold, predicted],
+                    "share": counts[gold, predicted] / max(1, of_class[gold]),
+                    "is_right": gold == predicted,
+                }
+                for predicted in names
+            ],
+        }
+        for gold in names
+    ]
+    return {
+        "rows": rows,
+        "precisions": [counts[name, name] / answered[name] if answered[name] else None for name in names],
+    }
 
 
 def class_tables(data: ReportData) -> dict[str, Any] | None:

@@ -44,6 +44,7 @@ def _context(data: ReportData) -> dict[str, Any]:
         "error": text.error,
         "accuracy": results.accuracy_figure(data),
         "classes": classes.class_tables(data),
+        "confusion": classes.confusion_matrix(data),
         "reasons": candidates.reason_figure(data),
         "short": candidates.short_classes(data),
         "own": candidates.own_texts(data),

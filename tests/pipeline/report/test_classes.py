@@ -4,7 +4,7 @@ from pathlib import Path
 
 import msgspec
 
-from fourshot.pipeline.report.classes import FEWEST_KEPT, WORST_PAIRS, class_tables
+from fourshot.pipeline.report.classes import FEWEST_KEPT, WORST_PAIRS, class_tables, confusion_matrix
 from fourshot.pipeline.report.data import ReportData
 from fourshot.pipeline.report.write import write_report
 from fourshot.pipeline.task import Label, Task
@@ -43,9 +43,30 @@ def test_a_page_of_150_classes_is_light_and_draws_few_bars(tmp_path: Path) -> No
     assert row in page and f"| {NAMES[7]} | {NAMES[8]} | 4 |" in markdown
 
 
-def test_few_classes_are_told_as_before(tmp_path: Path) -> None:
-    few = msgspec.structs.replace(MANY, labels=MANY.labels[:10])
-    small = msgspec.structs.replace(data(), task=few, reason_counts={NAMES[0]: {"kept": 3}})
-    without = msgspec.structs.replace(small, answers=())
-    pages = [write_report(report, tmp_path / str(number)) for number, report in enumerate((small, without))]
-    assert [path.read_bytes() for path in pages[0]] == [path.read_bytes() for path in pages[1]]
+def test_few_classes_have_a_confusion_matrix(tmp_path: Path) -> None:
+    few = Task(name="colours", instruction="Classify.", noun="text", labels=(Label(name="red"), Label(name="<b>blue")))
+    answers = (*(("red", "red"),) * 3, ("red", "<b>blue"), ("<b>blue", "<b>blue"))
+    small = ReportData(title="Colours", task=few, answers=answers)
+    matrix = confusion_matrix(small)
+    assert matrix and class_tables(small) is None and confusion_matrix(data()) is None
+    assert [[cell["count"] for cell in row["cells"]] for row in matrix["rows"]] == [[3, 1], [0, 1]]
+    assert [row["recall"] for row in matrix["rows"]] == [0.75, 1.0] and matrix["precisions"] == [1.0, 0.5]
+    page, markdown = (path.read_text(encoding="utf-8") for path in write_report(small, tmp_path))
+    assert '<td class="own" style="--share:0.750">3</td><td class="other" style="--share:0.250">1</td>' in page
+    assert (
+        "<b>blue" not in page and "| red | 3 | 1 | 75.0 |" in markdown and "| Precision % | 100.0 | 50.0 |" in markdown
+    )
+
+
+def test_a_class_that_is_never_answered_and_one_without_texts_have_no_share(tmp_path: Path) -> None:
+    few = msgspec.structs.replace(MANY, labels=MANY.labels[:3])
+    matrix = confusion_matrix(ReportData(title="", task=few, answers=((NAMES[0], NAMES[1]),)))
+    assert matrix and matrix["precisions"] == [None, 0.0, None]
+    assert [row["recall"] for row in matrix["rows"]] == [0.0, None, None]
+
+
+def test_without_answers_there_is_none(tmp_path: Path) -> None:
+    page, markdown = (
+        path.read_text(encoding="utf-8") for path in write_report(ReportData(title="", task=MANY), tmp_path)
+    )
+    assert "confused" not in page and "Precision" not in markdown
