@@ -61,6 +61,7 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     gold: tuple[int, ...]
     confidence: tuple[float, ...]  # probability of the label answered
     shown: int | None = None  # shots in the prompt, where not all of them fitted
+    alone_s: float | None = None  # median seconds of a text asked by itself, where that was measured
 
     @property
     def curve(self) -> CoverageCurve:

@@ -17,7 +17,7 @@ def certainty_part(certainty: Certainty | None) -> dict[str, Any]:
         f"Probabilities are calibrated with temperature {certainty.temperature:.2f}, found on "
         f"{certainty.calibrated_on}. No test label was used."
         if certainty.calibrated_on
-        else "Probabilities are not calibrated: nothing was held out that could tell how sure to be."
+        else f"Probabilities are not calibrated: {certainty.uncalibrated_because}."
     ]
     if scope := certainty.scope:
         lines.append(

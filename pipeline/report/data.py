@@ -51,9 +51,20 @@ class Certainty(msgspec.Struct, frozen=True, kw_only=True):
     """What the probabilities of a classifier are worth."""
 
     calibrated_on: str = ""  # "": it is not calibrated
+    uncalibrated_because: str = "nothing was held out that could tell how sure to be"
     temperature: float = 1.0
     coverage: CoverageCurve | None = None
     scope: Scope | None = None
+
+
+class UnsureText(msgspec.Struct, frozen=True, kw_only=True):
+    """One of the user's texts about which the teacher was least sure."""
+
+    text: str
+    label: str  # the likeliest one
+    probability: float
+    second: str = ""  # the next likeliest one
+    agreement: float | None = None  # share of the readers that gave the label
 
 
 class ReportData(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,6 +84,8 @@ class ReportData(msgspec.Struct, frozen=True, kw_only=True):
     reason_counts: dict[str, dict[str, int]] = {}  # class -> reason -> number; empty: counted from the two below
     kept: tuple[tuple[Candidate, Verdict], ...] = ()
     rejected: tuple[tuple[Candidate, Verdict], ...] = ()
+    facts: dict[str, str] = {}  # what the classifier is and costs, where that is more than the table has
+    unsure: tuple[UnsureText, ...] = ()  # what a teacher was least sure of, that first
     unlabelled: dict[str, int] = {}  # reason -> number of the user's own texts
     labelled: int = 0  # of the user's own texts, those that a person was asked about and labelled
     reviewed: dict[str, int] = {}  # "relabelled", "dropped", "kept" -> texts that a person decided so

@@ -2,7 +2,8 @@
 
 import time
 from pathlib import Path
-from typing import ClassVar
+from statistics import median
+from typing import TYPE_CHECKING, ClassVar
 
 import msgspec
 
@@ -17,6 +18,11 @@ from fourshot.pipeline.task import Example, Task
 from fourshot.training.students.examples import StudentJob, StudentResult
 from fourshot.training.students.onnx_export import ONNX_FOLDER, PARITY_FILE, Parity, export_onnx
 from fourshot.training.students.train import finished_student, train_student
+
+if TYPE_CHECKING:
+    from fourshot.training.students.classifier import StudentClassifier
+
+ASKED_ALONE = 50  # texts that are timed one by one
 
 
 class StudentItem(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,13 +71,21 @@ class StudentStage(Stage, frozen=True, kw_only=True, tag="student"):
             began_s = time.perf_counter()
             probabilities = classifier.probabilities(texts)
             seconds = time.perf_counter() - began_s
-            write_json(Path(item.out), evaluation_of(probabilities, item.task, item.test, seconds=seconds))
+            evaluation = evaluation_of(probabilities, item.task, item.test, seconds=seconds)
+            alone_s = median(_seconds_alone(classifier, text) for text in texts[:ASKED_ALONE])
+            write_json(Path(item.out), msgspec.structs.replace(evaluation, alone_s=alone_s))
             on_event(Event(stage="evaluate", message=job.title, done=len(texts), total=len(texts), unit="texts"))
         if item.onnx and not parities(result):
             on_event(Event(stage="export", message=f"{job.title}: ONNX, in float and int8"))
             test = [(example.text, item.task.label_names.index(example.label)) for example in item.test]
             shown = [(encoder_text(item.task, text, job.settings.max_tokens), label) for text, label in test]
             export_onnx(Path(result.path), job.settings.max_tokens, [example.text for example in job.examples], shown)
+
+
+def _seconds_alone(classifier: "StudentClassifier", text: str) -> float:
+    began_s = time.perf_counter()
+    classifier.probabilities([text])
+    return time.perf_counter() - began_s
 
 
 def encoders(experiment: Experiment) -> StudentStage:

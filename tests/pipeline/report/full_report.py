@@ -2,7 +2,7 @@
 
 from fourshot.pipeline.forecast import Forecast, StageForecast
 from fourshot.pipeline.report.candidates import Judged
-from fourshot.pipeline.report.data import Certainty, Lineage, ReportData, method_row
+from fourshot.pipeline.report.data import Certainty, Lineage, ReportData, UnsureText, method_row
 from fourshot.pipeline.report.text import REASON_NAMES
 from fourshot.pipeline.scores import Scores
 from fourshot.pipeline.selective import Scope, coverage_curve
@@ -60,6 +60,12 @@ def full_data() -> ReportData:
             temperature=2.5,
             coverage=coverage_curve([0.9, 0.8, 0.7, 0.6], [1, 1, 1, 0], "test split"),
             scope=Scope(least_probability=0.4, false_rejects=0.05, num_texts=100, false_accepts=0.225, num_others=40),
+        ),
+        answers=(("good", "good"), ("good", "bad"), ("bad", "bad")),
+        facts={"parameters": "22,713,216", HOSTILE: HOSTILE},
+        unsure=(
+            UnsureText(text=HOSTILE, label="good", probability=0.41, second="bad", agreement=0.5),
+            UnsureText(text="so so", label="bad", probability=0.44),
         ),
         recipe="learns probabilities of all labels: of 12 held-out shots, the base in context reads 75% correctly",
         kept=tuple(judged(i, label, "kept", HOSTILE) for i, label in enumerate(("good", "bad", "mixed"))),

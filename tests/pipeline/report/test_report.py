@@ -138,6 +138,13 @@ def test_how_far_a_probability_is_to_be_trusted_is_told(html: str, markdown: str
     assert "Probabilities are not calibrated" in file.read_text()
 
 
+def test_size_cost_and_what_the_teacher_was_unsure_of_are_told(html: str, markdown: str) -> None:
+    assert "22,713,216" in html and "- parameters: 22,713,216" in markdown
+    for page in (html, markdown):
+        assert page.index("What the teacher was least sure of") < page.index("so so")
+    assert "| good | 0.41 | bad | 0.50 |" in markdown and "| bad | 0.44 | – | – | so so |" in markdown
+
+
 def test_what_the_classifier_learns_and_why_is_told(html: str, markdown: str) -> None:
     for report in (html, markdown.replace("\\", "")):
         assert "The classifier learns probabilities of all labels: of 12 held-out shots, the base in context" in report
