@@ -5,13 +5,18 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fourshot.engine.checkpoints.loading import explained
 from fourshot.engine.checkpoints.models import checkpoint_shapes
 from fourshot.engine.errors import InputError
 from fourshot.engine.fake_engine import is_fake
+from fourshot.engine.machine.collector import collector_paused
 from fourshot.engine.vllm_seams.lora_support import check_lora_support
-from fourshot.training.lora.settings import ALL, ALL_PROJECTIONS, TargetModules
+from fourshot.training.lora.settings import ALL, ALL_PROJECTIONS, LoraSettings, TargetModules
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
 
 # Of a decoder layer: its number stands in the name, whatever the layers' list is called.
 IN_A_LAYER = re.compile(r"\.\d+\.(?P<path>.+)\.weight")
@@ -37,6 +42,21 @@ def target_modules(model: str | Path, requested: TargetModules) -> tuple[str, ..
             f"are {', '.join(available)}. Name some of these, or say 'all'."
         )
     return tuple(requested)
+
+
+def lora_config(model: str | Path, num_layers: int, settings: LoraSettings) -> "LoraConfig":
+    """PEFT's, for an adapter on the base in ``model``, which has ``num_layers`` decoder layers."""
+    with collector_paused():
+        from peft import LoraConfig
+
+    return LoraConfig(
+        r=settings.r,
+        lora_alpha=settings.lora_alpha,
+        lora_dropout=settings.lora_dropout,
+        target_modules=list(target_modules(model, settings.target_modules)),
+        layers_to_transform=adapted_layers(num_layers, settings.adapted_layers),
+        task_type="CAUSAL_LM",
+    )
 
 
 def adapted_layers(num_layers: int, share: float) -> list[int] | None:
