@@ -1,12 +1,12 @@
 """Which of a base's layers get an adapter: found in its checkpoint, not assumed from its family."""
 
-import json
 import re
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fourshot.engine.checkpoints.config import read_config
 from fourshot.engine.checkpoints.loading import explained
 from fourshot.engine.checkpoints.models import checkpoint_shapes
 from fourshot.engine.errors import InputError
@@ -82,7 +82,7 @@ def check_trainable(model: str, requested: TargetModules) -> None:
 
 def unmasked_layers(model: str) -> list[str]:
     """What a base has in its decoder layers that no attention mask keeps within a text; [] for attention alone."""
-    config = json.loads((Path(model) / "config.json").read_text(encoding="utf-8"))
+    config = read_config(model)
     layer_types = config.get("layer_types")
     kinds = set(map(str, layer_types)) - MASKED if isinstance(layer_types, list) else set[str]()
     paths = [match["path"] for name in _shapes(model) if (match := IN_A_LAYER.search(name))]
