@@ -12,7 +12,15 @@ import msgspec
 from fourshot.engine.checkpoints.config import read_config
 from fourshot.engine.checkpoints.embedded import GGUF_SHA256, NAME, embedded_folder, embedded_model
 from fourshot.engine.checkpoints.gguf_model import gguf_checkpoint, gguf_revision, is_gguf
-from fourshot.engine.checkpoints.hub import COMMIT, SMALL_FILES, WEIGHTS, at_revision, download_model, split_revision
+from fourshot.engine.checkpoints.hub import (
+    COMMIT,
+    SMALL_FILES,
+    WEIGHTS,
+    at_revision,
+    download_model,
+    is_path,
+    split_revision,
+)
 from fourshot.engine.errors import InputError, ModelNotFoundError
 from fourshot.engine.fake_engine import FAKE, fake_settings, is_fake
 from fourshot.engine.machine.content_hash import content_hash_of
@@ -68,7 +76,7 @@ def resolve_model(name: str | None, *, weights: bool = True) -> ResolvedModel:
         )
     if is_gguf(folder):
         return ResolvedModel(path=str(gguf_checkpoint(folder)), name=name, revision=gguf_revision(folder))
-    if folder.exists() or name.startswith(("/", "./", "../", "~")) or model.count("/") > 1:
+    if folder.exists() or is_path(name):
         if folder.is_file():
             raise ModelNotFoundError(f"{name!r} is a file, and no GGUF file. Name its folder. {HOW_TO_GO_ON}")
         raise ModelNotFoundError(f"There is no model folder {name!r}, and no GGUF file. {HOW_TO_GO_ON}")

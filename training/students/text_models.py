@@ -7,7 +7,7 @@ import msgspec
 
 from fourshot.engine.checkpoints.config import read_config
 from fourshot.engine.checkpoints.gguf_model import is_gguf
-from fourshot.engine.checkpoints.hub import WEIGHTS, download_model, split_revision
+from fourshot.engine.checkpoints.hub import WEIGHTS, download_model, is_path, split_revision
 from fourshot.engine.checkpoints.models import TOKENIZERS, ResolvedModel, broken_shards, content_hash, resolve_model
 from fourshot.engine.errors import ModelNotFoundError
 
@@ -37,7 +37,7 @@ def resolve_text_model(name: str | None) -> TextModel:
         resolved = ResolvedModel(path=str(folder.resolve()), name=name, revision="")
     else:
         model, revision = split_revision(name)
-        if name.startswith(("/", "./", "../", "~")) or model.count("/") > 1:
+        if is_path(name):
             raise ModelNotFoundError(f"There is no model folder {name!r}. {HOW_TO_GO_ON}")
         folder = download_model(model, revision, HOW_TO_GO_ON)
         resolved = ResolvedModel(path=str(folder), name=model, revision=folder.name)
