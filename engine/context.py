@@ -1,12 +1,12 @@
 """How long a text a base can read. Beyond it answers would be wrong, or end the engine."""
 
-import json
 import logging
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from fourshot.engine.checkpoints.config import read_config
 from fourshot.engine.core import EngineSettings
 
 NAMES = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")  # as families call it
@@ -30,7 +30,7 @@ def readable_tokens(model: str | Path) -> int | None:
 def _config(model: str | Path) -> dict[str, Any]:
     """Of the text model in a checkpoint folder; empty where it has none that can be read."""
     try:
-        config = json.loads((Path(model) / "config.json").read_text(encoding="utf-8"))
+        config = read_config(model)
     except (OSError, ValueError):
         return {}
     return config.get("text_config") or config

@@ -43,6 +43,11 @@ class RefusalError(Exception):
         return headers
 
 
+def stopping() -> RefusalError:
+    """For whoever asks while the service ends."""
+    return RefusalError(503, "stopping", "The service is being stopped.", 5.0)
+
+
 def quoted(name: str) -> str:
     """A name that a client gave, for a message: quoted, and cut where it is long."""
     return repr(name if len(name) <= MOST_NAME_CHARS else f"{name[:MOST_NAME_CHARS]}...")

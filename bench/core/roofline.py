@@ -15,11 +15,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from fourshot.bench.core.processes import call_apart
+from fourshot.engine.checkpoints.config import read_config
 from fourshot.engine.checkpoints.models import ResolvedModel, resolve_model
 from fourshot.engine.errors import InputError
 from fourshot.engine.machine.gpus import torch_device
@@ -103,8 +103,7 @@ SHAPES = {
 
 def shape_of(model: str | Path) -> ModelShape:
     """The shape of a checkpoint folder. Raises InputError for a config without the sizes of a Llama-like decoder."""
-    path = Path(model) / "config.json"
-    config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    config = read_config(model)
     heads = config.get("num_attention_heads") or 1
     derived = {"num_key_value_heads": heads, "head_dim": config.get("hidden_size", 0) // heads}
     fields = {**derived, **{name: value for name, value in config.items() if value is not None}}
@@ -112,8 +111,8 @@ def shape_of(model: str | Path) -> ModelShape:
         return msgspec.convert({**fields, "tied": bool(config.get("tie_word_embeddings"))}, ModelShape)
     except msgspec.ValidationError as error:
         raise InputError(
-            f"{path}: {error}. The suites count operations of Llama-like models. Give one whose config has the usual "
-            "sizes, or --shape."
+            f"{Path(model) / 'config.json'}: {error}. The suites count operations of Llama-like models. Give one whose "
+            "config has the usual sizes, or --shape."
         ) from error
 
 

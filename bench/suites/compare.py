@@ -17,7 +17,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, median, pvariance
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 from scipy.stats import t  # type: ignore[import-untyped]
@@ -65,6 +65,54 @@ class ResultChanges(msgspec.Struct, frozen=True, kw_only=True):
 
 def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> ResultChanges:
     """Raises InputError for results of different suites, or without a cell and two repeats in common."""
+    pairs = _pairs(before, after)
+    freedom = sum(len(pair.earlier) + len(pair.later) - 2 for pair in pairs)
+    squares = (len(side) * pvariance(side) for pair in pairs for side in (pair.earlier, pair.later))
+    scatter = math.sqrt(sum(squares) / freedom)
+    quantile = t.ppf(1 - CHANCE / len(pairs) / 2, freedom)
+    repeats = min(min(len(pair.earlier), len(pair.later)) for pair in pairs)
+    overall = median(pair.slower for pair in pairs)
+    # A median over many cells scatters far less than a cell; what is left is what the repeats of all share.
+    overall_bound = max(math.log1p(DRIFT), 3 * scatter * math.sqrt(2 / repeats / len(pairs)) * 1.25)
+    overall_flagged = abs(overall) > overall_bound
+    drift = 0.0 if overall_flagged else overall
+    return ResultChanges(
+        changes=tuple(pair.change(drift, quantile * scatter) for pair in pairs),
+        scatter=scatter,
+        bound=math.expm1(quantile * scatter * math.sqrt(2 / repeats)),
+        overall=math.expm1(overall),
+        overall_bound=math.expm1(overall_bound),
+        overall_flagged=overall_flagged,
+    )
+
+
+class CellPair(NamedTuple):
+    """One value of one cell in both results: logarithms, one per repeat."""
+
+    cell: str
+    measure: str
+    earlier: list[float]
+    later: list[float]
+
+    @property
+    def slower(self) -> float:
+        return MEASURES[self.measure] * (fmean(self.later) - fmean(self.earlier))
+
+    def change(self, drift: float, bound: float) -> CellChange:
+        """``drift``: what all pairs have in common; ``bound``: on what a repeat is off by chance."""
+        bound *= math.sqrt(1 / len(self.earlier) + 1 / len(self.later))
+        return CellChange(
+            cell=self.cell,
+            measure=self.measure,
+            before=math.exp(fmean(self.earlier)),
+            after=math.exp(fmean(self.later)),
+            slower=math.expm1(self.slower),
+            flagged=abs(self.slower - drift) > max(bound, math.log1p(LEAST)),
+        )
+
+
+def _pairs(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[CellPair]:
+    """Of what both have, with two repeats at least. Raises InputError where that is nothing, or not comparable."""
     suite = before["suite"]
     if suite != after["suite"] or suite not in COMPARED:
         raise InputError(
@@ -78,52 +126,15 @@ def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> ResultChange
         )
     yards = [yard for cell in before["cells"] for yard in cell.get("yardstick_s") or [] if yard]
     yard_s = median(yards) if yards else 0.0  # 0 where it was not timed
-    earlier_values, later_values = _values(before, suite, yard_s), _values(after, suite, yard_s)
-    shared = [
-        key
-        for key in earlier_values
-        if key in later_values and min(len(earlier_values[key]), len(later_values[key])) > 1
-    ]
+    earlier, later = _values(before, suite, yard_s), _values(after, suite, yard_s)
+    shared = [key for key in earlier if key in later and min(len(earlier[key]), len(later[key])) > 1]
     if not shared:
         raise InputError(
             "the two results have no cell with two repeats in common: measure both with the same settings."
         )
-    both_values = {key: (*earlier_values[key], *later_values[key]) for key in shared}
-    if zeros := [cell for (cell, _), values in both_values.items() if not all(values)]:
+    if zeros := [key[0] for key in shared if not all((*earlier[key], *later[key]))]:
         raise InputError(f"the cell {zeros[0]} has a value of 0, which nothing takes. Measure it again.")
-    logs = [(key, list(map(math.log, earlier_values[key])), list(map(math.log, later_values[key]))) for key in shared]
-    freedom = sum(len(earlier) + len(later) - 2 for _, earlier, later in logs)
-    squares = (len(side) * pvariance(side) for _, *both_sides in logs for side in both_sides)
-    scatter = math.sqrt(sum(squares) / freedom)
-    quantile = t.ppf(1 - CHANCE / len(shared) / 2, freedom)
-    repeats = min(min(len(earlier), len(later)) for _, earlier, later in logs)
-    slower = [MEASURES[measure] * (fmean(later) - fmean(earlier)) for (_, measure), earlier, later in logs]
-    overall = median(slower)
-    # A median over many cells scatters far less than a cell; what is left is what the repeats of all share.
-    overall_bound = max(math.log1p(DRIFT), 3 * scatter * math.sqrt(2 / repeats / len(logs)) * 1.25)
-    overall_flagged = abs(overall) > overall_bound
-    drift = 0.0 if overall_flagged else overall
-    changes = []
-    for ((cell, measure), earlier, later), change in zip(logs, slower, strict=True):
-        bound = quantile * scatter * math.sqrt(1 / len(earlier) + 1 / len(later))
-        changes.append(
-            CellChange(
-                cell=cell,
-                measure=measure,
-                before=math.exp(fmean(earlier)),
-                after=math.exp(fmean(later)),
-                slower=math.expm1(change),
-                flagged=abs(change - drift) > max(bound, math.log1p(LEAST)),
-            )
-        )
-    return ResultChanges(
-        changes=tuple(changes),
-        scatter=scatter,
-        bound=math.expm1(quantile * scatter * math.sqrt(2 / repeats)),
-        overall=math.expm1(overall),
-        overall_bound=math.expm1(overall_bound),
-        overall_flagged=overall_flagged,
-    )
+    return [CellPair(*key, list(map(math.log, earlier[key])), list(map(math.log, later[key]))) for key in shared]
 
 
 def report(compared: ResultChanges) -> list[Part]:

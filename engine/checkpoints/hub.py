@@ -21,6 +21,11 @@ def split_revision(name: str) -> tuple[str, str | None]:
     return model, revision or None
 
 
+def is_path(name: str) -> bool:
+    """Whether a name is that of a place on this machine, there or not, and no Hugging Face id."""
+    return name.startswith(("/", "./", "../", "~")) or split_revision(name)[0].count("/") > 1
+
+
 def at_revision(name: str, revision: str) -> str:
     """The name of exactly that state of a model, where ``revision`` is a commit of the hub; else ``name``."""
     return f"{name}@{revision}" if COMMIT.fullmatch(revision) else name

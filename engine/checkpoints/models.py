@@ -9,9 +9,18 @@ from typing import Any, TypeAlias
 
 import msgspec
 
+from fourshot.engine.checkpoints.config import read_config
 from fourshot.engine.checkpoints.embedded import GGUF_SHA256, NAME, embedded_folder, embedded_model
 from fourshot.engine.checkpoints.gguf_model import gguf_checkpoint, gguf_revision, is_gguf
-from fourshot.engine.checkpoints.hub import COMMIT, SMALL_FILES, WEIGHTS, at_revision, download_model, split_revision
+from fourshot.engine.checkpoints.hub import (
+    COMMIT,
+    SMALL_FILES,
+    WEIGHTS,
+    at_revision,
+    download_model,
+    is_path,
+    split_revision,
+)
 from fourshot.engine.errors import InputError, ModelNotFoundError
 from fourshot.engine.fake_engine import FAKE, fake_settings, is_fake
 from fourshot.engine.machine.content_hash import content_hash_of
@@ -67,7 +76,7 @@ def resolve_model(name: str | None, *, weights: bool = True) -> ResolvedModel:
         )
     if is_gguf(folder):
         return ResolvedModel(path=str(gguf_checkpoint(folder)), name=name, revision=gguf_revision(folder))
-    if folder.exists() or name.startswith(("/", "./", "../", "~")) or model.count("/") > 1:
+    if folder.exists() or is_path(name):
         if folder.is_file():
             raise ModelNotFoundError(f"{name!r} is a file, and no GGUF file. Name its folder. {HOW_TO_GO_ON}")
         raise ModelNotFoundError(f"There is no model folder {name!r}, and no GGUF file. {HOW_TO_GO_ON}")
@@ -126,7 +135,7 @@ def check_folder(folder: Path, *, weights: bool = True) -> None:
 
 def _faults_of_config(folder: Path) -> list[str]:
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = read_config(folder)
         architectures = config.get("architectures") or []
         is_list = isinstance(architectures, list) and all(isinstance(name, str) for name in architectures)
         quantization = (config.get("quantization_config") or {}).get("quant_method")
@@ -149,7 +158,7 @@ def _tokens_without_a_row(folder: Path) -> list[str]:
     try:
         vocabulary = json.loads((folder / TOKENIZERS[0]).read_text(encoding="utf-8"))["model"]["vocab"]
         ids = range(len(vocabulary)) if isinstance(vocabulary, list) else vocabulary.values()
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = read_config(folder)
         num_rows = config.get("vocab_size") or config["text_config"]["vocab_size"]
         largest = max(ids)
     except (OSError, ValueError, LookupError, AttributeError, TypeError):

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from fourshot.serving.answers import JSON, RefusalError, send_refusal
+from fourshot.serving.answers import JSON, RefusalError, send_refusal, stopping
 from fourshot.serving.api import ErrorAnswer
 
 logger = logging.getLogger("fourshot.serving")
@@ -54,7 +54,7 @@ class Conventions:
             await self._app(scope, receive, answer)
         except asyncio.CancelledError:  # the time to stop in is over
             if not answer.has_begun:
-                await send_refusal(answer, RefusalError(503, "stopping", "The service is being stopped.", 5.0))
+                await send_refusal(answer, stopping())
             raise
         except Exception as error:
             logger.exception("%s has failed", type(error).__name__)

@@ -9,15 +9,15 @@ import os
 import re
 import socket
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from fourshot.serving.answers import JSON, RefusalError, send_answer
 from fourshot.serving.app.guard import Guard
 from fourshot.serving.app.keys import Keys
 from fourshot.serving.settings import NEAR_PROXIES, PROXIES, Limits, ServeSettings
-
-if TYPE_CHECKING:
-    import uvicorn
 
 # Java's HttpClient asks for HTTP/2 so, Apache's for TLS; the parser would then pass over the body. Only a POST
 # cannot become a WebSocket.
@@ -29,154 +29,27 @@ TLS = b"\x16\x03"  # how a client begins that takes the address for https
 NO_TLS = "The client speaks TLS, the service does not. Ask http://, or start it with --vllm --ssl-certfile CERT."
 
 
-def bounded_protocol(limits: Limits) -> type[asyncio.Protocol]:
-    """A protocol class for ``uvicorn.Config(http=...)``: parses as uvicorn does, hangs up on who overstays."""
-    from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+class HeaderGate:
+    """Lets the parser have headers in whole lines and without the wishes that it would stumble over; counts them."""
 
-    class BoundedHttpProtocol(HttpToolsProtocol):
-        """Hangs up where headers are longer or slower than the limits; refuses more than so many connections."""
+    def __init__(self) -> None:
+        self.num_bytes = 0  # of the headers so far; whoever has got all of them sets it back
+        self.is_tls = False
+        self._open_line = b""  # the last line so far, of which the rest may come in another part
 
-        _header_bytes = 0
-        _open_line = b""  # of the headers: the last line so far, of which the rest may come in another part
-        _in_body = False
-        _is_tls = False
-        _is_over = False  # there were too many connections when this one came
-        _waiting: asyncio.TimerHandle | None = None
-        _reading: asyncio.TimerHandle | None = None  # whether it takes what was sent
-        _read_at, _unread_bytes = 0.0, 0  # when it last did, and what was left
-        _looking: asyncio.TimerHandle | None = None  # whether the client is there, whose side is closed
-
-        def connection_made(self, transport: Any) -> None:
-            super().connection_made(transport)
-            # Of whatever server: vLLM's has uvicorn's 5 s. It is given to the event loop, which takes fractions.
-            self.timeout_keep_alive = limits.keep_alive_s  # type: ignore[assignment]
-            self._is_over = len(self.connections) > limits.max_connections
-            self._await_headers()
-
-        def _await_headers(self) -> None:
-            self._waiting = self.loop.call_later(limits.header_timeout_s, self._hang_up)
-
-        def _wait_no_longer(self) -> None:
-            if self._waiting is not None:
-                self._waiting.cancel()
-                self._waiting = None
-
-        def _hang_up(self) -> None:
-            self._wait_no_longer()
-            self.transport.abort()
-
-        def data_received(self, data: bytes) -> None:
-            if not self._in_body:
-                open_bytes, data = len(self._open_line), self._open_line + data
-                end = data.find(b"\r\n\r\n")
-                cut = end + 4 if end >= 0 else _line_end(data)
-                head, rest = data[:cut], data[cut:]
-                self._open_line = b"" if end >= 0 else rest
-                self._header_bytes += (cut if end >= 0 else len(data)) - open_bytes
-                if self._header_bytes > limits.max_header_bytes:
-                    self._hang_up()
-                    return
-                self._is_tls = data.startswith(TLS)
-                if head.startswith(b"POST ") or not WEBSOCKET.search(head):
-                    head = WISH.sub(b"", head)
-                data = head + rest if end >= 0 else head
-            if data:
-                super().data_received(data)
-
-        def on_message_begin(self) -> None:
-            if self._waiting is None:
-                self._await_headers()
-            super().on_message_begin()
-
-        def on_header(self, name: bytes, value: bytes) -> None:
-            if not self._in_body:  # what follows a chunked body is no header (RFC 9110, 6.5.1)
-                super().on_header(name, value)
-
-        def on_headers_complete(self) -> None:
-            self._wait_no_longer()
-            self._header_bytes, self._in_body = 0, True
-            app = self.app
-            if self._is_over:
-                self.app = _full
-            super().on_headers_complete()
-            self.app = app
-
-        def on_message_complete(self) -> None:
-            self._in_body = False  # the next request on the connection has headers of its own
-            super().on_message_complete()
-
-        def on_response_complete(self) -> None:
-            self._see_that_it_reads()
-            super().on_response_complete()
-
-        def pause_writing(self) -> None:
-            self._see_that_it_reads()
-            super().pause_writing()
-
-        def resume_writing(self) -> None:
-            self._read_at = self.loop.time()
-            super().resume_writing()
-
-        def _see_that_it_reads(self) -> None:
-            """Hang up on a client that takes nothing of its answer for as long as it may take to send its body."""
-            if self._reading is None:
-                self._read_at, self._unread_bytes = self.loop.time(), self.transport.get_write_buffer_size()
-                self._look_whether_it_reads()
-
-        def _look_whether_it_reads(self) -> None:
-            unread_bytes, now = self.transport.get_write_buffer_size(), self.loop.time()
-            if unread_bytes < self._unread_bytes:
-                self._read_at = now
-            self._unread_bytes, self._reading = unread_bytes, None
-            if unread_bytes and now - self._read_at >= limits.body_timeout_s:
-                self.transport.abort()
-            elif unread_bytes:
-                self._reading = self.loop.call_later(limits.body_timeout_s / 10, self._look_whether_it_reads)
-
-        def send_400_response(self, msg: str) -> None:
-            # uvicorn's own words are the same for every fault; the parser's error, being handled now, says which it is.
-            fault = f"This is no HTTP/1.1: {sys.exception() or msg}. Look at the Content-Length, too."
-            message = NO_TLS if self._is_tls else fault
-            body = RefusalError(400, "bad_request", message).body
-            head = f"HTTP/1.1 400 Bad Request\r\nContent-Type: {JSON}\r\nContent-Length: {len(body)}\r\n"
-            self.transport.write(f"{head}Connection: close\r\n\r\n".encode() + body)
-            self.transport.close()
-
-        def eof_received(self) -> bool | None:  # type: ignore[override]
-            """A client that sends no more has left, or has closed its side alone and waits for its answer.
-
-            Both look the same until something is sent. Source: RFC 9110, section 15.2 (a client of HTTP/1.1 passes over
-            1xx answers that it does not expect); who has left answers it with a reset.
-            """
-            cycle = self.cycle
-            is_asking = cycle is not None and not (cycle.more_body or cycle.response_complete or self.pipeline)
-            if not is_asking or cycle.scope["http_version"] != "1.1" or self.scheme == "https":
-                return None  # uvicorn then hangs up
-            cycle.keep_alive = False
-            if not cycle.response_started:
-                self.transport.write(STILL_THERE)
-                self._look_whether_gone(FIRST_LOOK_S)
-            return True
-
-        def _look_whether_gone(self, after_s: float) -> None:
-            def look() -> None:
-                if self.cycle.response_started or self.transport.is_closing():
-                    return
-                if self.transport.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
-                    self.transport.abort()
-                else:
-                    self._look_whether_gone(min(2 * after_s, LONGEST_LOOK_S))
-
-            self._looking = self.loop.call_later(after_s, look)
-
-        def connection_lost(self, exc: Exception | None) -> None:
-            self._wait_no_longer()
-            for timer in (self._looking, self._reading):
-                if timer is not None:
-                    timer.cancel()
-            super().connection_lost(exc)
-
-    return BoundedHttpProtocol
+    def let_in(self, data: bytes) -> bytes:
+        """What the parser gets, now that ``data`` came."""
+        open_bytes, data = len(self._open_line), self._open_line + data
+        end = data.find(b"\r\n\r\n")
+        is_whole = end >= 0
+        cut = end + 4 if is_whole else _line_end(data)
+        head, rest = data[:cut], data[cut:]
+        self._open_line = b"" if is_whole else rest
+        self.num_bytes += (cut if is_whole else len(data)) - open_bytes
+        self.is_tls = data.startswith(TLS)
+        if head.startswith(b"POST ") or not WEBSOCKET.search(head):
+            head = WISH.sub(b"", head)
+        return head + rest if is_whole else head
 
 
 def _line_end(head: bytes) -> int:
@@ -185,10 +58,155 @@ def _line_end(head: bytes) -> int:
     return end if end >= 0 else len(head) - head.endswith(b"\r")
 
 
-def server_config(app: Any, settings: ServeSettings) -> "uvicorn.Config":
-    """Of a server of ours: ``app`` behind the guard, bounded as ``settings`` say."""
-    import uvicorn
+class ReadingWatch:
+    """Hangs up on a client that takes nothing of its answer for ``patience_s``."""
 
+    def __init__(self, transport: asyncio.Transport, patience_s: float) -> None:
+        self._transport, self._patience_s, self._loop = transport, patience_s, asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
+        self._read_at, self._unread_bytes = 0.0, 0  # when it last took some, and what was left
+
+    def start(self) -> None:
+        """Watch until all is taken; does nothing where it is being watched."""
+        if self._timer is None:
+            self.has_read()
+            self._look()
+
+    def has_read(self) -> None:
+        self._read_at = self._loop.time()
+
+    def stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _look(self) -> None:
+        unread_bytes = self._transport.get_write_buffer_size()
+        if unread_bytes < self._unread_bytes:
+            self.has_read()
+        self._unread_bytes, self._timer = unread_bytes, None
+        if unread_bytes and self._loop.time() - self._read_at >= self._patience_s:
+            self._transport.abort()
+        elif unread_bytes:
+            self._timer = self._loop.call_later(self._patience_s / 10, self._look)
+
+
+async def hang_up_when_gone(transport: asyncio.Transport, cycle: RequestResponseCycle) -> None:
+    """Hang up on a client that has left before it was answered. `STILL_THERE` was sent: who has left resets on that."""
+    wait_s = FIRST_LOOK_S
+    while not (cycle.response_started or transport.is_closing()):
+        if transport.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            transport.abort()
+        await asyncio.sleep(wait_s)
+        wait_s = min(2 * wait_s, LONGEST_LOOK_S)
+
+
+class BoundedHttpProtocol(HttpToolsProtocol):
+    """Hangs up where headers are longer or slower than the limits; refuses more than so many connections."""
+
+    limits: Limits
+    _in_body = False
+    _is_over = False  # there were too many connections when this one came
+    _headers_due: asyncio.TimerHandle | None = None
+    _leaving: asyncio.Task[None] | None = None  # whether the client is there, whose side is closed
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        # Of whatever server: vLLM's has uvicorn's 5 s. It is given to the event loop, which takes fractions.
+        self.timeout_keep_alive = self.limits.keep_alive_s  # type: ignore[assignment]
+        self._is_over = len(self.connections) > self.limits.max_connections
+        self._gate, self._reading = HeaderGate(), ReadingWatch(transport, self.limits.body_timeout_s)
+        self._await_headers()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._await_no_headers()
+        self._reading.stop()
+        if self._leaving is not None:
+            self._leaving.cancel()
+        super().connection_lost(exc)
+
+    def _await_headers(self) -> None:
+        self._headers_due = self.loop.call_later(self.limits.header_timeout_s, self.transport.abort)
+
+    def _await_no_headers(self) -> None:
+        if self._headers_due is not None:
+            self._headers_due.cancel()
+            self._headers_due = None
+
+    def data_received(self, data: bytes) -> None:
+        if not self._in_body:
+            data = self._gate.let_in(data)
+            if self._gate.num_bytes > self.limits.max_header_bytes:
+                self.transport.abort()
+                return
+        if data:
+            super().data_received(data)
+
+    def on_message_begin(self) -> None:
+        if self._headers_due is None:
+            self._await_headers()
+        super().on_message_begin()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self._in_body:  # what follows a chunked body is no header (RFC 9110, 6.5.1)
+            super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        self._await_no_headers()
+        self._gate.num_bytes, self._in_body = 0, True
+        app = self.app
+        if self._is_over:
+            self.app = _full
+        super().on_headers_complete()
+        self.app = app
+
+    def on_message_complete(self) -> None:
+        self._in_body = False  # the next request on the connection has headers of its own
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        self._reading.start()
+        super().on_response_complete()
+
+    def pause_writing(self) -> None:
+        self._reading.start()
+        super().pause_writing()
+
+    def resume_writing(self) -> None:
+        self._reading.has_read()
+        super().resume_writing()
+
+    def send_400_response(self, msg: str) -> None:
+        # uvicorn's own words are the same for every fault; the parser's error, being handled now, says which it is.
+        fault = f"This is no HTTP/1.1: {sys.exception() or msg}. Look at the Content-Length, too."
+        body = RefusalError(400, "bad_request", NO_TLS if self._gate.is_tls else fault).body
+        head = f"HTTP/1.1 400 Bad Request\r\nContent-Type: {JSON}\r\nContent-Length: {len(body)}\r\n"
+        self.transport.write(f"{head}Connection: close\r\n\r\n".encode() + body)
+        self.transport.close()
+
+    def eof_received(self) -> bool | None:  # type: ignore[override]
+        """A client that sends no more has left, or has closed its side alone and waits for its answer.
+
+        Both look the same until something is sent. Source: RFC 9110, section 15.2 (a client of HTTP/1.1 passes over
+        1xx answers that it does not expect).
+        """
+        cycle = self.cycle
+        is_asking = cycle is not None and not (cycle.more_body or cycle.response_complete or self.pipeline)
+        if not is_asking or cycle.scope["http_version"] != "1.1" or self.scheme == "https":
+            return None  # uvicorn then hangs up
+        cycle.keep_alive = False
+        if not cycle.response_started:
+            self.transport.write(STILL_THERE)
+            self._leaving = self.loop.create_task(hang_up_when_gone(self.transport, cycle))
+        return True
+
+
+def bounded_protocol(limits: Limits) -> type[BoundedHttpProtocol]:
+    """A protocol class for ``uvicorn.Config(http=...)``: parses as uvicorn does, hangs up on who overstays."""
+    return type("BoundedHttpProtocol", (BoundedHttpProtocol,), {"limits": limits})
+
+
+def server_config(app: Any, settings: ServeSettings) -> uvicorn.Config:
+    """Of a server of ours: ``app`` behind the guard, bounded as ``settings`` say."""
     limits, keys = settings.limits, Keys(settings.keys) if settings.keys else None
     return uvicorn.Config(
         Guard(app, limits, keys, settings.cors_origins, settings.behind_router, settings.allowed_hosts),

@@ -11,7 +11,7 @@ import msgspec
 from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, Response
 
-from fourshot.serving.answers import JSON, RefusalError, send_refusal
+from fourshot.serving.answers import JSON, RefusalError, send_refusal, stopping
 from fourshot.serving.api import HEALTH_PATHS
 from fourshot.serving.app.conventions import Conventions
 from fourshot.serving.app.docs_page import add_docs
@@ -61,7 +61,7 @@ class Readiness:
         if scope["type"] == "http" and scope["path"] in HEALTH_PATHS:
             service: Service | None = getattr(scope["app"].state, "fourshot", None)
             if service is not None and service.stopping:
-                await send_refusal(send, RefusalError(503, "stopping", "The service is being stopped.", 5.0))
+                await send_refusal(send, stopping())
                 return
         await self._app(scope, receive, send)
 

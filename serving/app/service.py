@@ -17,7 +17,7 @@ from fourshot.pipeline.rows.fields import as_texts
 from fourshot.pipeline.selective import Abstained, AbstentionRule, rule_of
 from fourshot.pipeline.tasks.generation import GenerationTask
 from fourshot.pipeline.text_student import TextStudentCard
-from fourshot.serving.answers import RefusalError, quoted
+from fourshot.serving.answers import RefusalError, quoted, stopping
 from fourshot.serving.api import (
     DEADLINE,
     WRITES,
@@ -71,7 +71,7 @@ class Service:
         end = time.monotonic() + seconds
         while (self._answering or self.adapters.num_inside) and time.monotonic() < end:
             await asyncio.sleep(0.02)
-        self.adapters.close(RefusalError(503, "stopping", "The service is being stopped.", 5.0))
+        self.adapters.close(stopping())
         await asyncio.sleep(0.1)  # for the last answers to leave
 
     def tasks(self, everything: bool) -> TaskList:
@@ -106,7 +106,7 @@ class Service:
         self._answering += 1
         try:
             if self.stopping:
-                raise RefusalError(503, "stopping", "The service is being stopped.", 5.0)
+                raise stopping()
             request = read_request(body, self._limits, kind)
             if not versions:
                 mine = [name for name in sorted(self.adapters.current) if not asker.tasks or name in asker.tasks]

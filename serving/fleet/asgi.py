@@ -5,9 +5,7 @@ import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from fourshot.serving.answers import RefusalError, send_refusal
-
-STOPPING = RefusalError(503, "stopping", "The service is being stopped.", 5.0)
+from fourshot.serving.answers import send_refusal, stopping
 
 
 async def while_there(receive: Any, send: Any, answer: Callable[[Any], Awaitable[None]]) -> None:
@@ -59,7 +57,7 @@ class Drain:
         except asyncio.CancelledError:
             if has_begun or not self._is_over:
                 raise
-            await send_refusal(send, STOPPING)
+            await send_refusal(send, stopping())
 
     async def run(self, seconds: float) -> None:
         """Wait for what was accepted; who was not answered ``seconds`` later is told to ask again."""

@@ -21,12 +21,12 @@ import aiohttp
 import msgspec
 from yarl import URL
 
-from fourshot.serving.answers import RefusalError, send_answer, send_refusal
+from fourshot.serving.answers import RefusalError, send_answer, send_refusal, stopping
 from fourshot.serving.api import ASKED_PATHS, DEADLINE, HEALTH_PATHS, TaskList
 from fourshot.serving.app.guard import ACCESS, ASKER, ON_BEHALF, TASKS_PATH
 from fourshot.serving.app.keys import Key
 from fourshot.serving.app.requests import deadline_s
-from fourshot.serving.fleet.asgi import STOPPING, Drain, lifespan, while_there
+from fourshot.serving.fleet.asgi import Drain, lifespan, while_there
 from fourshot.serving.fleet.merged_pages import merged, summed
 from fourshot.serving.settings import Limits
 
@@ -143,7 +143,7 @@ class Router:
             return
         is_health = path == "/health" or (path in HEALTH_PATHS and scope["method"] == "GET")  # /ping takes POST, too
         if self.drain.stopping and (is_health or scope["method"] == "POST"):
-            await send_refusal(send, STOPPING)
+            await send_refusal(send, stopping())
             return
         if is_health:
             if any(replica.well for replica in self.replicas):
@@ -198,18 +198,8 @@ class Router:
     async def _ask(self, replica: Replica, scope: dict[str, Any], body: bytes, send: Any, left_s: float) -> bool:
         """Whether ``replica`` answered; where not, nothing was sent to the client. ``left_s``: until its deadline."""
         assert self._session is not None
-        query = scope.get("query_string", b"").decode("latin-1")
         raw = scope.get("raw_path") or scope["path"].encode()
-        address = f"{replica.address}{raw.split(b'?')[0].decode('latin-1')}{'?' + query if query else ''}"
-        headers = [
-            (name.decode("latin-1"), value.decode("latin-1"))
-            for name, value in scope["headers"]
-            if name not in HOP_BY_HOP and name != DEADLINE.lower().encode()
-        ]
-        if left_s < math.inf:
-            headers.append((DEADLINE, str(max(1, round(1000 * left_s)))))
-        headers.append(("Authorization", f"Bearer {self._key}"))
-        headers.append((ON_BEHALF.decode(), quote(scope.get(ASKER, ""))))
+        address = f"{replica.address}{raw.split(b'?')[0].decode('latin-1')}{_query(scope)}"
         replica.in_flight += 1
         has_begun = False
         try:
@@ -219,7 +209,7 @@ class Router:
                 scope["method"],
                 URL(address, encoded=True),
                 data=body or None,
-                headers=headers,
+                headers=self._headers(scope, left_s),
                 allow_redirects=False,
                 timeout=aiohttp.ClientTimeout(total=total_s, connect=CONNECT_S),
             ) as answer:
@@ -251,6 +241,17 @@ class Router:
         finally:
             replica.in_flight -= 1
 
+    def _headers(self, scope: dict[str, Any], left_s: float) -> list[tuple[str, str]]:
+        """What a replica is asked with: the client's own headers, for whom they are, and our key."""
+        headers = [
+            (name.decode("latin-1"), value.decode("latin-1"))
+            for name, value in scope["headers"]
+            if name not in HOP_BY_HOP and name != DEADLINE.lower().encode()
+        ]
+        if left_s < math.inf:
+            headers.append((DEADLINE, str(max(1, round(1000 * left_s)))))
+        return [*headers, ("Authorization", f"Bearer {self._key}"), (ON_BEHALF.decode(), quote(scope.get(ASKER, "")))]
+
     async def _pages(self, path: str, replicas: Sequence[Replica]) -> dict[int, str]:
         """What those of ``replicas`` that answer have at ``path``, by their numbers."""
         assert self._session is not None
@@ -273,11 +274,16 @@ class Router:
 
     async def _tasks(self, scope: dict[str, Any]) -> TaskList | None:
         """What the first replica serves, with the requests of all; None where none answers so."""
-        query = scope.get("query_string", b"").decode("latin-1")
         well = [replica for replica in self.replicas if replica.well]
-        pages = await self._pages(f"{TASKS_PATH}{'?' + query if query else ''}", well)
+        pages = await self._pages(f"{TASKS_PATH}{_query(scope)}", well)
         lists = [msgspec.json.decode(page, type=TaskList) for page in pages.values()]
         return summed(lists) if lists else None
+
+
+def _query(scope: dict[str, Any]) -> str:
+    """With its question mark; "" for none."""
+    query = scope.get("query_string", b"").decode("latin-1")
+    return f"?{query}" if query else ""
 
 
 def _task_in(path: str) -> str:

@@ -136,7 +136,7 @@ class Supervisor:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._stopping.wait(), pause_s)
         finally:
-            await self._no_longer()
+            self._no_longer()
             self._listening.close()
 
     def stop(self) -> None:
@@ -196,7 +196,7 @@ class Supervisor:
         async for line in output:
             text = line.decode("utf-8", "replace").rstrip()
             if text == READY:
-                await self._no_longer()
+                self._no_longer()
                 self.ready.set()
             elif text:
                 self._say(text)
@@ -222,7 +222,7 @@ class Supervisor:
                 self._not_now, sock=socket.socket(fileno=os.dup(self._listening.fileno()))
             )
 
-    async def _no_longer(self) -> None:
+    def _no_longer(self) -> None:
         if self._stand_in is not None:
             self._stand_in.close()
             self._stand_in = None

@@ -81,8 +81,7 @@ class AdapterSync:
             loader.dispatcher.close(refusal)
 
     def _loader(self, stored: StoredAdapter | InContext) -> Loader:
-        writes = isinstance(stored, StoredAdapter) and stored.writes
-        loader = self._writers if writes else self._students if _is_student(stored) else self._base_model
+        loader = self._writers if stored.writes else self._students if stored.is_student else self._base_model
         assert loader is not None, "the registry has refused it"
         return loader
 
@@ -134,16 +133,15 @@ class AdapterSync:
         self.damaged = set()
         for task, version in [(task, version) for task, versions in self.current.items() for version in versions]:
             stored = version.stored
-            place = self._registry.place(stored)
-            if place not in refused or version.name in names or (task in in_context and not _is_student(stored)):
+            if stored.at not in refused or version.name in names or (task in in_context and not stored.is_student):
                 continue
             if isinstance(stored, StoredAdapter):
                 adapters.append(stored)
             else:
                 in_context[task] = stored
             self.damaged.add(task)
-            reason = f"{refused[place].reason} The task {task} is answered on, by the copy that was loaded before."
-            refused[place] = Refused(path=place, reason=reason)
+            reason = f"{refused[stored.at].reason} The task {task} is answered on, by the copy that was loaded before."
+            refused[stored.at] = Refused(path=stored.at, reason=reason)
         return msgspec.structs.replace(
             contents, adapters=adapters, in_context=in_context, faults=list(refused.values())
         )
@@ -156,7 +154,7 @@ class AdapterSync:
         previous, stored = self.current.get(task, []), contents.versions(task)
         candidates = []
         for student in (False, True):
-            current = next((version for version in previous if _is_student(version.stored) is student), None)
+            current = next((version for version in previous if version.stored.is_student is student), None)
             entry = None if student else contents.in_context.get(task)
             candidates.append(
                 await self._first(
@@ -258,18 +256,18 @@ class AdapterSync:
         student = next(
             (version.card for version in versions if isinstance(version.card, StudentCard | TextStudentCard)), None
         )
-        writes = isinstance(first.task, GenerationTask)
+        classified = None if isinstance(first.task, GenerationTask) else first.task
         return TaskInfo(
             task=task,
-            labels=[] if isinstance(first.task, GenerationTask) else list(first.task.label_names),
+            labels=list(classified.label_names) if classified else [],
             adapter=first.name,
             versions=_names(contents, task),
             pinned=bool(contents and first.name and contents.pins.get(task) == first.name),
             methods=methods,
             student=student.name if student else "",
-            fields=UNSET if isinstance(first.task, GenerationTask) else list(first.task.input_fields) or UNSET,
+            fields=(list(classified.input_fields) or UNSET) if classified else UNSET,
             teacher=student.teacher if student else "",
-            kind="generation" if writes else UNSET,
+            kind=UNSET if classified else "generation",
         )
 
     def refused(self) -> list[Refused]:
@@ -289,7 +287,3 @@ def _names(contents: FolderContents | None, task: str) -> list[str]:
     """Of the versions in the folder, the newest first, each once."""
     stored = sorted(contents.versions(task), key=lambda adapter: -adapter.written_at) if contents else []
     return list(dict.fromkeys(adapter.name for adapter in stored))
-
-
-def _is_student(stored: StoredAdapter | InContext) -> bool:
-    return isinstance(stored, StoredAdapter) and stored.is_student

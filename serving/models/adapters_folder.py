@@ -20,7 +20,6 @@ from fourshot.pipeline.text_student import TextStudentCard, load_text_student_ca
 from fourshot.serving.adapter_lookup import find_classifier
 from fourshot.serving.models.admission import check_file_name, check_hash, check_inside, read_card, read_student
 from fourshot.serving.models.registry import (
-    IN_CONTEXT,
     PINS_FILE,
     Card,
     InContext,
@@ -147,8 +146,8 @@ def remove(root: Path, name: str, base: str | None = None) -> list[Path]:
             )
     folders = [adapter.folder for adapter in adapters]
     folders += [root / fault.path for fault in contents.refused if fault.path == name]
-    if name in contents.in_context:
-        folders.append(root / f"{name}{IN_CONTEXT}")
+    if entry := contents.in_context.get(name):
+        folders.append(root / entry.at)
     if not folders:
         names = [adapter.name for adapter in contents.adapters]
         names += [*(fault.path for fault in contents.refused), *contents.in_context]

@@ -70,13 +70,9 @@ def read_student(folder: Path, root: Path) -> StudentCard | TextStudentCard:
     for file in (folder, *folder.rglob("*")):
         check_inside(file, root)
     _check_size(folder / STUDENT_FILE)
-    card: StudentCard | TextStudentCard
-    if is_text_student(folder):
-        card = load_text_student_card(folder)
-    else:
-        card = load_student_card(folder)
-        if card.labels != card.task.label_names:
-            raise AdapterError("the labels of its card are not those of its task")
+    card = load_text_student_card(folder) if is_text_student(folder) else load_student_card(folder)
+    if isinstance(card, StudentCard) and card.labels != card.task.label_names:
+        raise AdapterError("the labels of its card are not those of its task")
     check_task_name(card.task.name)
     check_files(folder, card, student_files(folder, card)[0])
     return card

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from functools import cache, cached_property, partial
 from pathlib import Path
+from typing import ClassVar
 
 import msgspec
 
@@ -61,7 +62,7 @@ class StoredAdapter(msgspec.Struct, frozen=True, kw_only=True):
     folder: Path
     written_at: float  # when its card was written, seconds since the epoch: the newest version of a task answers
     signature: Signature
-    at: str = "."  # the place in the folder where it was found
+    at: str = "."  # the place in the folder where it was found, under which a refusal of it is listed
 
     @property
     def name(self) -> str:
@@ -85,6 +86,13 @@ class InContext(msgspec.Struct, frozen=True, kw_only=True):
     max_text_words: int = MAX_TEXT_WORDS
     prompt_version: str = PROMPT_VERSION
     align: bool = False  # filler before the instruction; not in files of earlier versions
+    is_student: ClassVar[bool] = False
+    writes: ClassVar[bool] = False
+
+    @property
+    def at(self) -> str:
+        """The name of its file."""
+        return f"{self.task.name}{IN_CONTEXT}"
 
     @property
     def prompt_format(self) -> PromptFormat:
@@ -162,8 +170,8 @@ class Registry:
             try:
                 self._base()
                 entry = read_in_context(file)
-                if file.name != (expected := f"{entry.task.name}{IN_CONTEXT}"):
-                    raise AdapterError(f"it is for the task {entry.task.name}; rename it to {expected}")
+                if file.name != entry.at:
+                    raise AdapterError(f"it is for the task {entry.task.name}; rename it to {entry.at}")
                 in_context[entry.task.name] = entry
             except AdapterError as error:
                 faults.append(Refused(path=file.name, reason=str(error)))
@@ -172,10 +180,6 @@ class Registry:
         except AdapterError as error:  # those that were read before stay
             faults.append(Refused(path=PINS_FILE, reason=str(error)))
         return FolderContents(adapters=list(adapters.values()), faults=faults, pins=self._pins, in_context=in_context)
-
-    def place(self, stored: StoredAdapter | InContext) -> str:
-        """What a refusal of ``stored`` would be listed under."""
-        return f"{stored.task.name}{IN_CONTEXT}" if isinstance(stored, InContext) else stored.at
 
     def _places(self) -> Iterator[Path]:
         if any((self.root / name).is_file() for name in (CARD_FILE, STUDENT_FILE, MANIFEST_FILE)):
@@ -267,9 +271,8 @@ def read_in_context(file: Path) -> InContext:
 def write_in_context(root: Path, entry: InContext) -> Path:
     """Have ``entry`` answered in context by whoever serves ``root``."""
     check_task_name(entry.task.name)
-    file = root / f"{entry.task.name}{IN_CONTEXT}"
-    write_json(file, entry)
-    return file
+    write_json(root / entry.at, entry)
+    return root / entry.at
 
 
 def _distillations(folder: Path) -> list[Path]:

@@ -5,6 +5,7 @@ Importing this module loads neither torch nor vllm.
 """
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
@@ -34,6 +35,7 @@ LARGEST_KV_BYTES, LEAST_KV_BYTES = 1 * GIB, 64 * MIB
 SHARE_FOR_KV = 0.25  # of what is free
 GPU_SHARE = 0.92  # of a GPU's memory, which vLLM takes
 GPU_STEP_BYTES = 2 * GIB  # of a step's activations, and graphs of steps
+LOWER_ON_GPU = "--kv-cache-mib, --max-loras or --max-model-len, or end what else uses it"
 STUDENT_BATCH_BYTES = 64 * MIB  # of activations, or of keys and values
 KV_REQUESTS = 256  # whole prompts that the cache may hold: more is not looked up again on a CPU
 
@@ -87,49 +89,29 @@ def fit(
     """
     decoder = read_json(Path(base.path) / "config.json", _Decoder)
     free = free_bytes() if free is None else free
-    base_bytes = sum(file.stat().st_size for file in Path(base.path).glob("*.safetensors"))
+    gpu_free = _free_on_gpu() if gpu_free is None else gpu_free
     cards = [stored.card for stored in contents.adapters if isinstance(stored.card, AdapterCard)]
-    ranks = [slot_rank(card.training.r) for card in cards]
-    rank = settings.max_lora_rank or max(ranks, default=8)
-    each_bytes, students = decoder.adapter_bytes(rank), student_bytes(contents)
     tasks = len({card.task.name for card in cards})
-    if settings.max_loras > settings.max_cpu_loras > 0:
-        raise InputError(
-            f"--max-cpu-loras {settings.max_cpu_loras}: every adapter in one of the {settings.max_loras} slots "
-            "(--max-loras) is in memory, too. Give at least as many, or leave one of the options out."
-        )
-    slots = settings.max_loras or min(max(tasks, 1) + SPARE_SLOTS, MOST_SLOTS, settings.max_cpu_loras or MOST_SLOTS)
-    names = gpus(os.environ) if gpu_free is None else []
-    gpu_free = free_gpu_bytes(names) if names else gpu_free or 0
-    fillers = [card.filler for card in cards]
-    prefixes = sum(filler.prefix_tokens for filler in fillers if filler)
+    rank = settings.max_lora_rank or max((slot_rank(card.training.r) for card in cards), default=8)
+    slots, each_bytes, students = _num_slots(settings, tasks), decoder.adapter_bytes(rank), student_bytes(contents)
+    prefixes = sum(card.filler.prefix_tokens for card in cards if card.filler)
+    base_bytes = sum(file.stat().st_size for file in Path(base.path).glob("*.safetensors"))
     slot_bytes = slots * each_bytes * (1 if gpu_free else CPU_SLOT_COPIES)
-    in_engine, kv, gpu_needed = base_bytes + slot_bytes, settings.kv_cache_bytes, 0
-    shares = f"the base takes {base_bytes / GIB:.1f}, {slots} slots {slot_bytes / GIB:.1f}"
+    engine = {"the base takes": base_bytes, f"{slots} slots": slot_bytes}
+    shares = {"students": students} if students else {}
+    kv, gpu_needed, lower = settings.kv_cache_bytes, 0, "--max-cpu-loras"
     if gpu_free:
-        gpu_needed = in_engine + GPU_STEP_BYTES
         least_kv = kv or decoder.kv_bytes(settings.max_model_len, 0, prefixes)
-        if gpu_needed + least_kv > gpu_free * GPU_SHARE:
-            raise InputError(
-                f"This does not fit on the GPU: {(gpu_needed + least_kv) / GIB:.1f} GiB are needed, "
-                f"{gpu_free * GPU_SHARE / GIB:.1f} GiB are free for it. Of these {shares}, the KV cache "
-                f"{least_kv / GIB:.1f}. Lower --kv-cache-mib, --max-loras or --max-model-len, or end what else uses it."
-            )
-        reserved, shares = PROCESS_BYTES + students, ""
+        on_gpu = {**engine, "the KV cache": least_kv}
+        gpu_needed = _needed(on_gpu, GPU_STEP_BYTES, gpu_free * GPU_SHARE, LOWER_ON_GPU, on_gpu=True) - least_kv
     else:
-        room = free - in_engine - PROCESS_BYTES - students
+        lower = f"--kv-cache-mib, --max-loras or {lower}"
+        room = free - PROCESS_BYTES - students - sum(engine.values())
         kv = kv or decoder.kv_bytes(settings.max_model_len, int(room * SHARE_FOR_KV), prefixes)
-        reserved = PROCESS_BYTES + students + in_engine + kv
-        shares = f"{shares}, the KV cache {kv / GIB:.1f}, "
-    shares += f"students {students / GIB:.1f}, " if students else ""
-    in_memory = settings.max_cpu_loras or max(slots, min(tasks + SPARE_ADAPTERS, (free - reserved) // each_bytes))
-    needed = reserved + in_memory * each_bytes
-    if needed > free:
-        raise InputError(
-            f"This does not fit: {needed / GIB:.1f} GiB are needed, {free / GIB:.1f} GiB are free. Of these {shares}"
-            f"{in_memory} adapters in memory {in_memory * each_bytes / GIB:.1f}. "
-            f"Lower {'' if gpu_free else '--kv-cache-mib, --max-loras or '}--max-cpu-loras."
-        )
+        shares = {**engine, "the KV cache": kv, **shares}
+    most_loaded = (free - PROCESS_BYTES - sum(shares.values())) // each_bytes
+    in_memory = settings.max_cpu_loras or max(slots, min(tasks + SPARE_ADAPTERS, most_loaded))
+    shares[f"{in_memory} adapters in memory"] = in_memory * each_bytes
     return ServerFit(
         max_loras=slots,
         max_cpu_loras=in_memory,
@@ -139,11 +121,40 @@ def fit(
         adapter_bytes=each_bytes,
         base_bytes=base_bytes,
         free_bytes=free,
-        needed_bytes=needed,
+        needed_bytes=_needed(shares, PROCESS_BYTES, free, lower),
         student_bytes=students,
         gpu_free_bytes=gpu_free,
         gpu_needed_bytes=gpu_needed,
     )
+
+
+def _free_on_gpu() -> int:
+    """Bytes; 0 without one."""
+    names = gpus(os.environ)
+    return free_gpu_bytes(names) if names else 0
+
+
+def _num_slots(settings: ServeSettings, num_tasks: int) -> int:
+    """Raises InputError where fewer adapters were to be in memory than in slots."""
+    if settings.max_loras > settings.max_cpu_loras > 0:
+        raise InputError(
+            f"--max-cpu-loras {settings.max_cpu_loras}: every adapter in one of the {settings.max_loras} slots "
+            "(--max-loras) is in memory, too. Give at least as many, or leave one of the options out."
+        )
+    return settings.max_loras or min(max(num_tasks, 1) + SPARE_SLOTS, MOST_SLOTS, settings.max_cpu_loras or MOST_SLOTS)
+
+
+def _needed(shares: Mapping[str, int], other_bytes: int, free: float, lower: str, *, on_gpu: bool = False) -> int:
+    """Bytes of all ``shares``, named by what takes them, and others. Raises InputError where fewer are ``free``."""
+    needed = other_bytes + sum(shares.values())
+    if needed > free:
+        parts = ", ".join(f"{name} {size / GIB:.1f}" for name, size in shares.items())
+        place, purpose = (" on the GPU", " for it") if on_gpu else ("", "")
+        raise InputError(
+            f"This does not fit{place}: {needed / GIB:.1f} GiB are needed, {free / GIB:.1f} GiB are free{purpose}. Of "
+            f"these {parts}. Lower {lower}."
+        )
+    return needed
 
 
 def student_bytes(contents: FolderContents) -> int:

@@ -8,18 +8,20 @@ import socket
 from collections.abc import Callable
 from contextlib import suppress
 from importlib import resources
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
+import uvicorn
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, PlainTextResponse, Response
+from starlette.routing import Mount, Route
 
 from fourshot.engine.errors import FourshotError, InputError
 from fourshot.pipeline.cells.run_folder import RunFolder
 from fourshot.serving.review.desk import ChangedElsewhereError, Decision, ReviewDesk
-
-if TYPE_CHECKING:
-    from starlette.applications import Starlette
-    from starlette.requests import Request
-    from starlette.responses import Response
 
 HOST = "127.0.0.1"
 MOST_PORT = 65535
@@ -46,74 +48,78 @@ REPORT_HEADERS = HEADERS | {
 }
 
 
-def review_app(desk: ReviewDesk, token: str) -> "Starlette":
+def review_app(desk: ReviewDesk, token: str) -> Starlette:
     """Answers below /``token``/ alone, to this machine's own names."""
-    from starlette.applications import Starlette
-    from starlette.middleware import Middleware
-    from starlette.middleware.trustedhost import TrustedHostMiddleware
-    from starlette.responses import HTMLResponse, PlainTextResponse, Response
-    from starlette.routing import Mount, Route
-
-    def answer(value: Any, code: int = 200) -> Response:
-        return Response(msgspec.json.encode(value), code, HEADERS, "application/json")
-
-    async def page(request: "Request") -> "Response":
-        return HTMLResponse(resources.files(__package__).joinpath("page.html").read_text("utf-8"), headers=HEADERS)
-
-    async def report(request: "Request") -> "Response":
-        if not desk.folder.has("report.html"):
-            return answer({"error": "There is no report yet: a run writes it at its end."}, 404)
-        return HTMLResponse((desk.folder.path / "report.html").read_bytes(), headers=REPORT_HEADERS)
-
-    async def next_rows(request: "Request") -> "Response":
-        return answer(desk.view(desk.next_table()))
-
-    async def rows(request: "Request") -> "Response":
-        return answer(desk.view(request.path_params["table"]))
-
-    async def decide(request: "Request") -> "Response":
-        body = b""
-        async for part in request.stream():
-            body += part
-            if len(body) > MOST_BYTES:
-                return answer({"error": f"The body has more than {MOST_BYTES:,} bytes."}, 413)
-        table, text_id = (request.path_params[name] for name in ("table", "text_id"))
-        return answer(desk.table(table).decide(text_id, msgspec.json.decode(body, type=Decision)))
-
-    async def refuse(request: "Request", error: Exception) -> "Response":
-        return answer({"error": str(error)}, 400)
-
-    async def show_present(request: "Request", error: Exception) -> "Response":
-        assert isinstance(error, ChangedElsewhereError)
-        return answer({"error": str(error), "present": error.present}, 409)
-
-    async def lost(request: "Request", error: Exception) -> "Response":
-        return PlainTextResponse(LOST, 404, HEADERS)
-
-    routes = [
-        Route("/", page),
-        Route("/report", report),
-        Route("/rows", next_rows),
-        Route("/rows/{table}", rows),
-        Route("/rows/{table}/{text_id}", decide, methods=["PUT"]),
+    routes = _Routes(desk)
+    below = [
+        Route("/", routes.page),
+        Route("/report", routes.report),
+        Route("/rows", routes.next_rows),
+        Route("/rows/{table}", routes.rows),
+        Route("/rows/{table}/{text_id}", routes.decide, methods=["PUT"]),
     ]
     return Starlette(
-        routes=[Mount(f"/{token}", routes=routes)],
+        routes=[Mount(f"/{token}", routes=below)],
         middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"], www_redirect=False)],
         exception_handlers={
-            ChangedElsewhereError: show_present,
-            FourshotError: refuse,
-            msgspec.DecodeError: refuse,
-            OSError: refuse,
-            404: lost,
+            ChangedElsewhereError: _show_present,
+            FourshotError: _refuse,
+            msgspec.DecodeError: _refuse,
+            OSError: _refuse,
+            404: _lost,
         },
     )
 
 
+class _Routes:
+    """What one desk answers."""
+
+    def __init__(self, desk: ReviewDesk) -> None:
+        self._desk = desk
+
+    async def page(self, request: Request) -> Response:
+        return HTMLResponse(resources.files(__package__).joinpath("page.html").read_text("utf-8"), headers=HEADERS)
+
+    async def report(self, request: Request) -> Response:
+        if not self._desk.folder.has("report.html"):
+            return _json({"error": "There is no report yet: a run writes it at its end."}, 404)
+        return HTMLResponse((self._desk.folder.path / "report.html").read_bytes(), headers=REPORT_HEADERS)
+
+    async def next_rows(self, request: Request) -> Response:
+        return _json(self._desk.view(self._desk.next_table()))
+
+    async def rows(self, request: Request) -> Response:
+        return _json(self._desk.view(request.path_params["table"]))
+
+    async def decide(self, request: Request) -> Response:
+        body = b""
+        async for part in request.stream():
+            body += part
+            if len(body) > MOST_BYTES:
+                return _json({"error": f"The body has more than {MOST_BYTES:,} bytes."}, 413)
+        table, text_id = (request.path_params[name] for name in ("table", "text_id"))
+        return _json(self._desk.table(table).decide(text_id, msgspec.json.decode(body, type=Decision)))
+
+
+def _json(value: Any, code: int = 200) -> Response:
+    return Response(msgspec.json.encode(value), code, HEADERS, "application/json")
+
+
+async def _refuse(request: Request, error: Exception) -> Response:
+    return _json({"error": str(error)}, 400)
+
+
+async def _show_present(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ChangedElsewhereError)
+    return _json({"error": str(error), "present": error.present}, 409)
+
+
+async def _lost(request: Request, error: Exception) -> Response:
+    return PlainTextResponse(LOST, 404, HEADERS)
+
+
 def serve_review(folder: RunFolder, port: int, opened: Callable[[str], None]) -> None:
     """Answer on this machine until Ctrl-C; ``opened`` gets the address. Raises InputError for a port that is taken."""
-    import uvicorn
-
     if not 0 <= port <= MOST_PORT:
         raise InputError(f"--port {port} is no port: they go from 0, which takes a free one, to {MOST_PORT:,}.")
     with socket.socket() as bound:

@@ -6,6 +6,7 @@ What a service costs does not depend on what its adapters have learnt, so benchm
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import torch
@@ -19,7 +20,7 @@ from fourshot.pipeline.synthesis.aligned import aligned
 from fourshot.pipeline.synthesis.prompts import PromptFormat, Wording
 from fourshot.pipeline.synthesis.settings import PRESETS
 from fourshot.pipeline.task import Example, Label, Task
-from fourshot.training.lora.adapter_files import ADAPTER_WEIGHTS, content_hash
+from fourshot.training.lora.adapter_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, content_hash
 from fourshot.training.lora.settings import LoraSettings
 from fourshot.training.lora.targets import projections
 
@@ -53,25 +54,10 @@ def make_adapter(
     form = PromptFormat(wording=wording)
     if align:
         form = aligned(form, task, EngineSettings(model=base.path))
-    random = torch.Generator().manual_seed(seed)
-    weights, targets = {}, projections(base.path)
-    for name, shape in (checkpoint_shapes(Path(base.path)) or config_shapes(Path(base.path))).items():
-        if name.removesuffix(".weight").rsplit(".", 1)[-1] in targets:
-            prefix = f"base_model.model.{name.removesuffix('.weight')}"
-            weights[f"{prefix}.lora_A.weight"] = torch.randn(rank, shape[1], generator=random) * shape[1] ** -0.5
-            weights[f"{prefix}.lora_B.weight"] = torch.randn(shape[0], rank, generator=random) * size
+    examples = tuple(Example(text=f"an example of {label.name}", label=label.name) for label in task.labels)
     with staged_folder(root) as staged:
-        save_file({name: value.to(torch.bfloat16) for name, value in weights.items()}, staged / ADAPTER_WEIGHTS)
-        config = {
-            "peft_type": "LORA",
-            "task_type": "CAUSAL_LM",
-            "r": rank,
-            "lora_alpha": 32,
-            "target_modules": sorted(targets),
-            "bias": "none",
-            "base_model_name_or_path": base.path,
-        }
-        (staged / "adapter_config.json").write_text(json.dumps(config))
+        save_file(_random_weights(base.path, seed, size, rank), staged / ADAPTER_WEIGHTS)
+        (staged / ADAPTER_CONFIG).write_text(json.dumps(_peft_config(base.path, rank)))
         name = f"{task.name}-{content_hash(staged)}"
         card = AdapterCard(
             name=name,
@@ -83,8 +69,7 @@ def make_adapter(
             filler=form.filler,
             verbalizer=verbalizer,
             training=LoraSettings(r=rank),
-            shots=tuple(shots)
-            or tuple(Example(text=f"an example of {label.name}", label=label.name) for label in task.labels),
+            shots=tuple(shots) or examples,
             real_examples=8,
             synthetic_examples=20,
             steps=1,
@@ -94,6 +79,29 @@ def make_adapter(
         (staged / CARD_FILE).write_bytes(msgspec.json.encode(card))
         settle(staged, root / name)
     return root / name
+
+
+def _random_weights(base: str, seed: int, size: float, rank: int) -> dict[str, torch.Tensor]:
+    """Of every projection: bfloat16 A [rank, inputs], and B [outputs, rank] with the standard deviation ``size``."""
+    random, targets, weights = torch.Generator().manual_seed(seed), projections(base), {}
+    for name, shape in (checkpoint_shapes(Path(base)) or config_shapes(Path(base))).items():
+        if (path := name.removesuffix(".weight")).rpartition(".")[2] in targets:
+            a, b = torch.randn(rank, shape[1], generator=random), torch.randn(shape[0], rank, generator=random)
+            weights[f"base_model.model.{path}.lora_A.weight"] = (a * shape[1] ** -0.5).to(torch.bfloat16)
+            weights[f"base_model.model.{path}.lora_B.weight"] = (b * size).to(torch.bfloat16)
+    return weights
+
+
+def _peft_config(base: str, rank: int) -> dict[str, Any]:
+    return {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "r": rank,
+        "lora_alpha": 32,
+        "target_modules": sorted(projections(base)),
+        "bias": "none",
+        "base_model_name_or_path": base,
+    }
 
 
 def config_shapes(folder: Path) -> dict[str, list[int]]:

@@ -27,7 +27,7 @@ import multiprocessing, os, signal, sys, types
 from pathlib import Path
 lifecycle = types.SimpleNamespace(at_start=types.SimpleNamespace())
 sys.modules["fourshot.serving.app.lifecycle"] = lifecycle
-from fourshot.engine.vllm_seams import lora_kernels, lora_loads
+from fourshot.engine.vllm_seams import lora_kernels, lora_loads, lora_pins
 from fourshot.engine.vllm_seams.plugin import register
 from fourshot.serving.app import server
 
@@ -39,7 +39,7 @@ def note(name):
     part.rename(folder / name)
 
 def engine():
-    lora_kernels.apply, lora_loads.register = lambda **_: None, lambda: None
+    lora_kernels.apply = lora_loads.register = lora_pins.register = lambda **_: None  # each would import vLLM
     register()
     note("engine")
     signal.pause()

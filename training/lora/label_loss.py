@@ -75,13 +75,7 @@ class LabelLoss:
             torch.tensor([label[0] for label in tokens.ids], device=self.device) if tokens and tokens.one_step else None
         )
         self._targets = [example.target for example in examples]
-        self._spread = _spread_targets(examples, len(tokens.ids), smoothing) if tokens else None
-        if tokens and self._spread is not None and (whole_text or not tokens.one_step):
-            raise InputError(
-                "Soft targets and label_smoothing need the loss on the label alone and labels that one token tells "
-                f"apart; got loss {'text' if whole_text else 'label'!r} and the label words {list(tokens.words)}. "
-                "Set train.loss to 'label' and verbalizer to 'token'."
-            )
+        self._spread = _spread_targets(examples, tokens, smoothing, whole_text) if tokens else None
 
     def backward(
         self, batch: Sequence[int], scaler: torch.amp.GradScaler, share: BatchShare = ALL
@@ -213,10 +207,19 @@ def _frozen_states(
     return FrozenStates(decoder, prefix, tails, device)
 
 
-def _spread_targets(examples: Sequence[TrainingExample], num_labels: int, smoothing: float) -> torch.Tensor | None:
+def _spread_targets(
+    examples: Sequence[TrainingExample], tokens: LabelTokens, smoothing: float, whole_text: bool
+) -> torch.Tensor | None:
     """Float32 [num_examples, num_labels], rows sum to one; None where every target is one label for certain."""
     if not smoothing and all(example.soft is UNSET for example in examples):
         return None
+    if whole_text or not tokens.one_step:
+        raise InputError(
+            "Soft targets and label_smoothing need the loss on the label alone and labels that one token tells apart; "
+            f"got loss {'text' if whole_text else 'label'!r} and the label words {list(tokens.words)}. Set train.loss "
+            "to 'label' and verbalizer to 'token'."
+        )
+    num_labels = len(tokens.ids)
     rows = torch.zeros(len(examples), num_labels)
     for row, example in zip(rows, examples, strict=True):
         if example.soft is UNSET:

@@ -1,13 +1,15 @@
 """The steps of one training: the adapter's weights, the optimizer's state, and all else that the next step needs."""
 
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from fourshot.engine.errors import FourshotError
+from fourshot.engine.probe import Probe
 from fourshot.training.lora.checkpoint import Checkpoint
-from fourshot.training.lora.examples import OnStep
+from fourshot.training.lora.examples import OnStep, TrainingResult
 from fourshot.training.lora.held_out import HeldOut
 from fourshot.training.lora.label_loss import LabelLoss
 from fourshot.training.lora.schedule import Batches, has_converged, learning_rate
@@ -47,10 +49,7 @@ class Optimization:
         self.losses: list[float] = []  # one per step, nats
         self._label_losses: list[float] = []  # whether the task is learnt shows here; a text stays surprising
         self.num_tokens = 0
-
-    @property
-    def seconds(self) -> float:
-        return time.perf_counter() - self._started
+        self._num_examples, self._seconds = num_examples, 0.0
 
     def run(self, on_step: OnStep | None, checkpoint: Checkpoint | None) -> None:
         """Take the planned steps, or those that are left where there is a checkpoint; less if the loss converges."""
@@ -73,6 +72,26 @@ class Optimization:
         # No loss was taken after the last step.
         if not all(bool(torch.isfinite(master).all()) for master in self._masters):
             raise self._diverged("The weights are", len(self.losses))
+        self._seconds = time.perf_counter() - self._started
+
+    def result(self, name: str, path: Path, probe: Probe | None, flops: float) -> TrainingResult:
+        """What `run` came to, of the adapter ``name`` that is saved at ``path``."""
+        num_steps = len(self.losses)
+        return TrainingResult(
+            name=name,
+            path=str(path),
+            steps=num_steps,
+            planned_steps=self.planned,
+            losses=tuple(self.losses),
+            tokens=self.num_tokens,
+            seconds=self._seconds,
+            examples=self._num_examples,
+            flops=flops,
+            probe=probe,
+            held_out_losses=tuple(self.held_out.curve),
+            learning_rate=self._settings.learning_rate,
+            best_step=self.held_out.best_step or num_steps,
+        )
 
     def _step(self, step: int) -> None:
         for group in self._adamw.param_groups:
@@ -111,7 +130,7 @@ class Optimization:
             "label_losses": self._label_losses,
             "held_out": self.held_out.state(),
             "num_tokens": self.num_tokens,
-            "seconds": self.seconds,
+            "seconds": time.perf_counter() - self._started,
         }
 
     def _load(self, state: dict[str, Any]) -> None:

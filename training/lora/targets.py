@@ -1,17 +1,22 @@
 """Which of a base's layers get an adapter: found in its checkpoint, not assumed from its family."""
 
-import json
 import re
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from fourshot.engine.checkpoints.config import read_config
 from fourshot.engine.checkpoints.loading import explained
 from fourshot.engine.checkpoints.models import checkpoint_shapes
 from fourshot.engine.errors import InputError
 from fourshot.engine.fake_engine import is_fake
+from fourshot.engine.machine.collector import collector_paused
 from fourshot.engine.vllm_seams.lora_support import check_lora_support
-from fourshot.training.lora.settings import ALL, ALL_PROJECTIONS, TargetModules
+from fourshot.training.lora.settings import ALL, ALL_PROJECTIONS, LoraSettings, TargetModules
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
 
 # Of a decoder layer: its number stands in the name, whatever the layers' list is called.
 IN_A_LAYER = re.compile(r"\.\d+\.(?P<path>.+)\.weight")
@@ -39,6 +44,21 @@ def target_modules(model: str | Path, requested: TargetModules) -> tuple[str, ..
     return tuple(requested)
 
 
+def lora_config(model: str | Path, num_layers: int, settings: LoraSettings) -> "LoraConfig":
+    """PEFT's, for an adapter on the base in ``model``, which has ``num_layers`` decoder layers."""
+    with collector_paused():
+        from peft import LoraConfig
+
+    return LoraConfig(
+        r=settings.r,
+        lora_alpha=settings.lora_alpha,
+        lora_dropout=settings.lora_dropout,
+        target_modules=list(target_modules(model, settings.target_modules)),
+        layers_to_transform=adapted_layers(num_layers, settings.adapted_layers),
+        task_type="CAUSAL_LM",
+    )
+
+
 def adapted_layers(num_layers: int, share: float) -> list[int] | None:
     """Numbers of the decoder layers that get an adapter, the last ones, at least one; None for all of them.
 
@@ -62,7 +82,7 @@ def check_trainable(model: str, requested: TargetModules) -> None:
 
 def unmasked_layers(model: str) -> list[str]:
     """What a base has in its decoder layers that no attention mask keeps within a text; [] for attention alone."""
-    config = json.loads((Path(model) / "config.json").read_text(encoding="utf-8"))
+    config = read_config(model)
     layer_types = config.get("layer_types")
     kinds = set(map(str, layer_types)) - MASKED if isinstance(layer_types, list) else set[str]()
     paths = [match["path"] for name in _shapes(model) if (match := IN_A_LAYER.search(name))]

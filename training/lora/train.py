@@ -2,7 +2,8 @@
 
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from fourshot.training.lora.precision import choose_precision
 from fourshot.training.lora.saving import save_adapter
 from fourshot.training.lora.settings import LoraSettings, rate_by_size
 from fourshot.training.lora.share import ALL, BatchShare
-from fourshot.training.lora.targets import adapted_layers, target_modules
+from fourshot.training.lora.targets import lora_config
 from fourshot.training.lora.written import check_written
 
 LAYER = re.compile(r"(?:^|\.)(\d+)\.")  # the number of a decoder layer, in a weight's name
@@ -85,49 +86,25 @@ class LoraTrainer:
         are saved. Raises InputError for no examples or a target that is no label, FourshotError where the loss is no
         longer a number.
         """
-        with collector_paused():
-            from peft import LoraConfig, get_peft_model
-
         _check(examples, held_out, labels)
-        if not settings.learning_rate:
-            size = sum(parameter.numel() for parameter in self._base.parameters())
-            settings = msgspec.structs.replace(settings, learning_rate=rate_by_size(size))
+        settings = self._with_rate(settings)
         tokens = label_tokens(self.tokenizer, labels, verbalizer) if labels else None
-        random.seed(seed)
-        torch.manual_seed(seed)
-        layers = adapted_layers(self._base.config.get_text_config().num_hidden_layers, settings.adapted_layers)
-        config = LoraConfig(
-            r=settings.r,
-            lora_alpha=settings.lora_alpha,
-            lora_dropout=settings.lora_dropout,
-            target_modules=list(target_modules(self.model_path, settings.target_modules)),
-            layers_to_transform=layers,
-            task_type="CAUSAL_LM",
-        )
-        wrapped = get_peft_model(self._base, config, autocast_adapter_dtype=False)
-        decoder = LlamaDecoder(wrapped) if decoder_supports(wrapped) else None
-        if decoder is None:
-            speed_up(wrapped)
-        try:
+        with self._adapted(settings, seed) as (wrapped, decoder):
             unfinished = Checkpoint(checkpoint, checkpoint_s) if checkpoint else None
-            whole_text = settings.loss == "text"
-            all_examples = [*examples, *held_out]
             loss_of = LabelLoss(
                 self.tokenizer,
                 wrapped,
-                all_examples,
+                [*examples, *held_out],
                 tokens,
-                whole_text=whole_text,
+                whole_text=settings.loss == "text",
                 smoothing=settings.label_smoothing,
                 decoder=decoder,
             )
             unseen = HeldOut(wrapped, loss_of, len(examples), [example.target for example in held_out])
-            loss_scaling = self.precision.loss_scaling
-            size = len(examples), len(labels)
-            run = Optimization(loss_of, unseen, *size, settings, seed, self.share, loss_scaling=loss_scaling)
+            size, scaling = (len(examples), len(labels)), self.precision.loss_scaling
+            run = Optimization(loss_of, unseen, *size, settings, seed, self.share, loss_scaling=scaling)
             wrapped.train()
             run.run(on_step, unfinished)
-            seconds = run.seconds
             wrapped.eval()
             probe = _probe(loss_of, examples, labels, verbalizer) if labels else None
             if decoder:
@@ -135,26 +112,38 @@ class LoraTrainer:
             name, path = save_adapter(wrapped, Path(out_dir), prefix) if self.share.tells else ("", Path())
             if unfinished and self.share.tells:
                 unfinished.remove()
-            below = loss_of.frozen_states.num_tokens if loss_of.frozen_states else run.num_tokens
-            # Before the adapter is taken off: its weights count.
-            flops = operations(wrapped, layers[0] if layers else 0, run.num_tokens, below)
+            states = loss_of.frozen_states
+            flops = operations(wrapped, run.num_tokens, states.num_tokens if states else run.num_tokens)
+        return run.result(name, path, probe, float(flops))
+
+    def _with_rate(self, settings: LoraSettings) -> LoraSettings:
+        """``settings`` with a learning rate: where they leave it open, by the size of the base."""
+        if settings.learning_rate:
+            return settings
+        size = sum(parameter.numel() for parameter in self._base.parameters())
+        return msgspec.structs.replace(settings, learning_rate=rate_by_size(size))
+
+    @contextmanager
+    def _adapted(self, settings: LoraSettings, seed: int) -> Iterator[tuple[Any, LlamaDecoder | None]]:
+        """The base in PEFT with a new adapter, which is taken off at the end; and its decoder where that is ours.
+
+        All that is random in a training follows from ``seed``.
+        """
+        with collector_paused():
+            from peft import get_peft_model
+
+        num_layers = self._base.config.get_text_config().num_hidden_layers
+        config = lora_config(self.model_path, num_layers, settings)
+        random.seed(seed)
+        torch.manual_seed(seed)
+        wrapped = get_peft_model(self._base, config, autocast_adapter_dtype=False)
+        try:
+            decoder = LlamaDecoder(wrapped) if decoder_supports(wrapped) else None
+            if decoder is None:
+                speed_up(wrapped)
+            yield wrapped, decoder
         finally:
             wrapped.unload()
-        return TrainingResult(
-            name=name,
-            path=str(path),
-            steps=len(run.losses),
-            planned_steps=run.planned,
-            losses=tuple(run.losses),
-            tokens=run.num_tokens,
-            seconds=seconds,
-            examples=len(examples),
-            flops=float(flops),
-            probe=probe,
-            held_out_losses=tuple(unseen.curve),
-            learning_rate=settings.learning_rate,
-            best_step=unseen.best_step or len(run.losses),
-        )
 
 
 def _probe(
@@ -172,11 +161,13 @@ def _probe(
     )
 
 
-def operations(wrapped: Any, first: int, num_tokens: int, tokens_below: int) -> int:
-    """Of tokens that went forward and backward, and of those that went forward through the layers before ``first``.
+def operations(wrapped: Any, num_tokens: int, tokens_below: int) -> int:
+    """Of tokens that went forward and backward, and of those that went forward through the layers below the adapter.
 
-    A frozen weight takes 2 operations a token in each direction, one of an adapter 6 (docs/training.md).
+    The adapter is on: its weights count. A frozen weight takes 2 operations a token in each direction, one of an
+    adapter 6 (docs/training.md).
     """
+    first = (wrapped.active_peft_config.layers_to_transform or [0])[0]
     decoder = wrapped.get_base_model().get_decoder()
     embeddings = {id(parameter) for parameter in decoder.get_input_embeddings().parameters()}
     frozen = below = adapted = 0

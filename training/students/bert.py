@@ -4,10 +4,11 @@ Source: Devlin et al. 2019, "BERT"; the names of the weights are those of `trans
 whose answers a test compares.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from fourshot.engine.checkpoints.config import read_config
 
 if TYPE_CHECKING:
     import torch
@@ -19,7 +20,7 @@ class BertClassifier:
     def __init__(self, folder: Path, device: str) -> None:
         from safetensors.torch import load_file
 
-        self._config = json.loads((folder / "config.json").read_bytes())
+        self._config = read_config(folder)
         self._weights = load_file(folder / "model.safetensors", device=device)
 
     def __call__(self, input_ids: "torch.Tensor", attention_mask: "torch.Tensor") -> "torch.Tensor":
@@ -69,9 +70,7 @@ class FastTokens:
 
         self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self._tokenizer.enable_truncation(max_tokens)
-        self._tokenizer.enable_padding(
-            pad_id=json.loads((folder / "config.json").read_bytes()).get("pad_token_id") or 0
-        )
+        self._tokenizer.enable_padding(pad_id=read_config(folder).get("pad_token_id") or 0)
 
     def __call__(self, texts: Sequence[str]) -> Mapping[str, "torch.Tensor"]:
         import torch
@@ -85,7 +84,7 @@ class FastTokens:
 
 def bert_supports(folder: Path) -> bool:
     """Whether `BertClassifier` computes what `transformers` does with the checkpoint in ``folder``."""
-    config = json.loads((folder / "config.json").read_bytes())
+    config = read_config(folder)
     required = {"model_type": "bert", "architectures": ["BertForSequenceClassification"], "hidden_act": "gelu"}
     usual = {"position_embedding_type": "absolute", "is_decoder": False, "add_cross_attention": False}
     return (

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from fourshot.engine.checkpoints.hub import WEIGHTS, download_model, split_revision
+from fourshot.engine.checkpoints.config import read_config
+from fourshot.engine.checkpoints.hub import WEIGHTS, download_model, is_path, split_revision
 from fourshot.engine.checkpoints.models import broken_shards, content_hash
 from fourshot.engine.encoder import embedded_encoder
 from fourshot.engine.errors import InputError, ModelNotFoundError
@@ -43,7 +44,7 @@ def resolve_encoder(name: str | None) -> ResolvedEncoder:
     folder = Path(name).expanduser()
     if not folder.is_dir():
         model, revision = split_revision(name)
-        if name.startswith(("/", "./", "../", "~")) or model.count("/") > 1:
+        if is_path(name):
             raise ModelNotFoundError(f"There is no encoder folder {name!r}. {HOW_TO_GO_ON}")
         folder = download_model(model, revision, HOW_TO_GO_ON)
         _check(folder)
@@ -56,7 +57,7 @@ def _check(folder: Path) -> None:
     """Raise ModelNotFoundError where ``folder`` is no encoder that can be made a classifier."""
     faults = broken_shards(folder)
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = read_config(folder)
         kind = str(config.get("model_type"))
         from transformers import AutoConfig
         from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
@@ -190,7 +191,7 @@ def last_linear(model: Any) -> Any:
 
 def check_places(encoder: ResolvedEncoder, max_tokens: int) -> None:
     """Raise InputError where texts of ``max_tokens`` tokens are longer than ``encoder`` reads."""
-    config = json.loads((Path(encoder.path) / "config.json").read_text(encoding="utf-8"))
+    config = read_config(encoder.path)
     places = config.get("max_position_embeddings")
     if any(kind in str(config.get("model_type")) for kind in PADDED) and isinstance(places, int):
         places -= int(config.get("pad_token_id", 1)) + 1

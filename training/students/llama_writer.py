@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fourshot.engine.checkpoints.config import read_config
 from fourshot.engine.core import EngineSettings
 from fourshot.engine.machine.collector import collector_paused
 from fourshot.engine.machine.gpus import torch_device
@@ -31,7 +32,7 @@ class LlamaWriter:
             from tokenizers import Tokenizer
 
         torch.set_num_threads(available_cores())
-        self._config: dict[str, Any] = json.loads((folder / "config.json").read_bytes())
+        self._config = read_config(folder)
         weights: dict[str, torch.Tensor] = {}
         device = torch_device()
         for file in sorted(folder.glob("*.safetensors")):
@@ -176,7 +177,7 @@ def writer_supports(folder: Path) -> bool:
     needed = ("config.json", "tokenizer.json", "tokenizer_config.json")
     if not all((folder / name).is_file() for name in needed) or not _end_token(folder):
         return False
-    config = json.loads((folder / "config.json").read_bytes())
+    config = read_config(folder)
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
     return (
         config.get("model_type") in FAMILIES

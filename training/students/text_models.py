@@ -1,13 +1,13 @@
 """Models that students of text generation tasks are made of: of which kind one is, and where it lies."""
 
-import json
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import msgspec
 
+from fourshot.engine.checkpoints.config import read_config
 from fourshot.engine.checkpoints.gguf_model import is_gguf
-from fourshot.engine.checkpoints.hub import WEIGHTS, download_model, split_revision
+from fourshot.engine.checkpoints.hub import WEIGHTS, download_model, is_path, split_revision
 from fourshot.engine.checkpoints.models import TOKENIZERS, ResolvedModel, broken_shards, content_hash, resolve_model
 from fourshot.engine.errors import ModelNotFoundError
 
@@ -37,7 +37,7 @@ def resolve_text_model(name: str | None) -> TextModel:
         resolved = ResolvedModel(path=str(folder.resolve()), name=name, revision="")
     else:
         model, revision = split_revision(name)
-        if name.startswith(("/", "./", "../", "~")) or model.count("/") > 1:
+        if is_path(name):
             raise ModelNotFoundError(f"There is no model folder {name!r}. {HOW_TO_GO_ON}")
         folder = download_model(model, revision, HOW_TO_GO_ON)
         resolved = ResolvedModel(path=str(folder), name=model, revision=folder.name)
@@ -56,7 +56,7 @@ def resolve_text_model(name: str | None) -> TextModel:
 def _is_seq2seq(folder: Path) -> bool:
     """Whether it reads with one half and writes with the other. Raises ModelNotFoundError for an encoder alone."""
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = read_config(folder)
         architectures = [str(name) for name in config.get("architectures") or ()]
         is_seq2seq = bool(config.get("is_encoder_decoder"))
     except (OSError, ValueError, AttributeError):
@@ -73,6 +73,6 @@ def places_of(model: TextModel) -> int | None:
     """How many tokens an input or a target may have; None where positions are relative, as in T5, or it is causal."""
     if model.kind == "causal":
         return None
-    config = json.loads((Path(model.model.path) / "config.json").read_text(encoding="utf-8"))
+    config = read_config(model.model.path)
     names = [f"max_{part}position_embeddings" for part in ("", "encoder_", "decoder_")]
     return min((config[name] for name in names if isinstance(config.get(name), int)), default=None)

@@ -1,8 +1,9 @@
 """Long texts that a student reads in parts: that its checkpoint says so, and which parts a text has."""
 
-import json
 from pathlib import Path
 from typing import Any
+
+from fourshot.engine.checkpoints.config import read_config
 
 WINDOWS = "fourshot_windows"  # in a checkpoint's configuration
 SHARED = 8  # either end of a part may lose one of so many of its tokens to a word; parts share twice as many
@@ -10,8 +11,7 @@ SHARED = 8  # either end of a part may lose one of so many of its tokens to a wo
 
 def reads_windows(folder: Path) -> bool:
     """Whether the student in ``folder`` reads long texts in parts."""
-    config = json.loads((folder / "config.json").read_bytes())
-    return bool(config.get(WINDOWS)) and (folder / "tokenizer.json").is_file()
+    return bool(read_config(folder).get(WINDOWS)) and (folder / "tokenizer.json").is_file()
 
 
 def windows(tokenizer: Any, text: str, max_tokens: int) -> list[str]:

@@ -15,7 +15,7 @@ the model, and the share of the matmul rate is taken of these.
 
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from statistics import fmean, median
@@ -40,7 +40,7 @@ from fourshot.pipeline.task_data import TaskData
 from fourshot.pipeline.tasks.shots import draw_shots
 from fourshot.pipeline.tasks.task_file import load_task
 from fourshot.training.lora.settings import PRESETS, LoraSettings, rate_by_size
-from fourshot.training.lora.targets import adapted_layers, target_modules
+from fourshot.training.lora.targets import lora_config
 
 SPEED_GOALS = {"qwen2-135m": 4.0}  # by shape; others have SPEED_GOAL
 SPEED_GOAL, SHARE_GOAL, SECONDS_GOAL, ACCURACY_GOAL = 5.0, 0.4, 40.0, -1.0
@@ -113,25 +113,14 @@ def hf_trainer(training: TrainerCall) -> TrainerResult:
     """Train with ``transformers.Trainer`` and PEFT."""
     import torch
     import transformers
-    from peft import LoraConfig, get_peft_model
+    from peft import get_peft_model
 
     settings = training.settings
     transformers.set_seed(training.seed)
     tokenizer = transformers.AutoTokenizer.from_pretrained(training.model, trust_remote_code=False)
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token  # some checkpoints have none; it is masked anyway
-    rows = []
-    for prompt, target in zip(training.prompts, training.targets, strict=True):
-        prompt_ids, answer = (tokenizer(text)["input_ids"] for text in (prompt, f" {training.labels[target]}"))
-        rows.append({"input_ids": prompt_ids + answer, "labels": [-100] * len(prompt_ids) + answer})
     model = transformers.AutoModelForCausalLM.from_pretrained(training.model, dtype="auto", trust_remote_code=False)
-    config = LoraConfig(
-        r=settings.r,
-        lora_alpha=settings.lora_alpha,
-        lora_dropout=settings.lora_dropout,
-        target_modules=list(target_modules(training.model, settings.target_modules)),
-        layers_to_transform=adapted_layers(model.config.get_text_config().num_hidden_layers, settings.adapted_layers),
-        task_type="CAUSAL_LM",
-    )
+    config = lora_config(training.model, model.config.get_text_config().num_hidden_layers, settings)
     arguments = transformers.TrainingArguments(
         output_dir=training.out,
         per_device_train_batch_size=settings.batch_size,
@@ -152,7 +141,7 @@ def hf_trainer(training: TrainerCall) -> TrainerResult:
     trainer = transformers.Trainer(
         model=get_peft_model(model, config),
         args=arguments,
-        train_dataset=rows,
+        train_dataset=list(_masked_rows(training, tokenizer)),
         data_collator=transformers.DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=-100),
     )
     started = time.perf_counter()
@@ -168,6 +157,13 @@ def hf_trainer(training: TrainerCall) -> TrainerResult:
         final_loss=fmean(losses[-training.steps_per_epoch :]),
         peak_rss_bytes=peak_bytes(),
     )
+
+
+def _masked_rows(training: TrainerCall, tokenizer: Any) -> Iterator[dict[str, list[int]]]:
+    """Prompts with their labels; the loss is taken of the latter alone."""
+    for prompt, target in zip(training.prompts, training.targets, strict=True):
+        prompt_ids, answer = (tokenizer(text)["input_ids"] for text in (prompt, f" {training.labels[target]}"))
+        yield {"input_ids": prompt_ids + answer, "labels": [-100] * len(prompt_ids) + answer}
 
 
 TRAINERS = {"ours": our_trainer, "hf_trainer": hf_trainer}
