@@ -95,7 +95,7 @@ METHODS: dict[str, Method] = {
     "lora": _lora(display_name="LoRA on the shots"),
     "fourshot": _synthetic(display_name="fourshot"),
     # What fourshot learns from: its annotators, asked about the test texts. Nothing is trained that it does not train.
-    "committee": Method(display_name="The annotators' mean", annotators_of="fourshot"),
+    "committee": Method(display_name="Mean of the annotators", annotators_of="fourshot"),
     # The same classifiers, with the preference for a label taken off as in context: fitted on the test texts.
     "lora_calibrated": _lora(display_name="LoRA on the shots, bias-corrected", calibration="batch"),
     "fourshot_calibrated": _synthetic(
