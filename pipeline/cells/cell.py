@@ -99,7 +99,7 @@ def method_cells(
 
 
 def writer_names(methods: Sequence[str]) -> list[str]:
-    """The methods whose texts are needed, be it by another method, then those that need annotators of no such text."""
+    """The methods whose texts are needed, be it by another method; then those that need annotators of none of these."""
     writers = [METHODS[name].texts_of or name for name in methods if METHODS[name].synthetic]
     others = [name for name in methods if METHODS[name].annotators_of and METHODS[name].annotators_of not in writers]
     return list(dict.fromkeys([*writers, *others]))

@@ -104,7 +104,7 @@ class Committee:
         shots: Sequence[Example] = (),
         longest: str = "",
     ) -> None:
-        """``shots``: of the run. ``longest``: text to make room for, "": a candidate. Raises InputError: no readers."""
+        """``shots``: of the run. ``longest``: text; "": a candidate's. Raises InputError where there are no readers."""
         if not readers:
             raise InputError("The adapters that annotate candidates are missing: none was given. Train at least one.")
         self._engine, self._task, self._shots = engine, task, shots
