@@ -68,12 +68,13 @@ def method_cells(
     """
     cells = []
     for name, examples in product(methods, seeds):
-        method, writer = METHODS[name], METHODS[name].texts_of or name
+        method, writer = METHODS[name], METHODS[name].texts_of or METHODS[name].annotators_of or name
         method_settings = msgspec.structs.replace(method.settings(settings), seed=examples.seed)
-        uses_shots = method.trained or method.shots_in_prompt
+        asks_adapters = method.trained or method.has_annotators
+        uses_shots = asks_adapters or method.shots_in_prompt
         # What was not trained needs the instruction, and knows words alone.
         plain = PromptFormat(
-            verbalizer=method_settings.learnt_verbalizer if method.trained else method_settings.base_verbalizer,
+            verbalizer=method_settings.learnt_verbalizer if asks_adapters else method_settings.base_verbalizer,
             max_text_words=method_settings.max_text_words,
             long_texts=method_settings.long_texts,
             chat=chats.get(examples.seed),
@@ -98,8 +99,10 @@ def method_cells(
 
 
 def writer_names(methods: Sequence[str]) -> list[str]:
-    """The methods whose texts are needed, be it by another method."""
-    return list(dict.fromkeys(METHODS[name].texts_of or name for name in methods if METHODS[name].synthetic))
+    """The methods whose texts are needed, be it by another method; then those that need annotators of none of these."""
+    writers = [METHODS[name].texts_of or name for name in methods if METHODS[name].synthetic]
+    others = [name for name in methods if METHODS[name].annotators_of and METHODS[name].annotators_of not in writers]
+    return list(dict.fromkeys([*writers, *others]))
 
 
 class Cells:
@@ -163,7 +166,7 @@ class Cells:
 
     def _with_recipe(self, cell: MethodCell) -> MethodCell:
         folder = cell.folder
-        if not (cell.method.synthetic and cell.settings.is_tried):
+        if not (cell.method.has_annotators and cell.settings.is_tried):
             return cell
         if folder.path not in self._recipes:
             if (recipe := folder.recipe()) is None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from time import perf_counter
 from typing import Literal
 
 import msgspec
@@ -14,10 +15,34 @@ from fourshot.pipeline.metrics import score_predictions
 from fourshot.pipeline.scores import Scores
 from fourshot.pipeline.selective import CoverageCurve, coverage_curve, rounded_down
 from fourshot.pipeline.synthesis.aligned import aligned
+from fourshot.pipeline.synthesis.committee import Committee, Reader
+from fourshot.pipeline.synthesis.filters import longest_text
 from fourshot.pipeline.synthesis.fitting import check_room, longest_of, shots_that_fit
 from fourshot.pipeline.synthesis.prompts import PromptFormat
+from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.synthesis.windows import label_scores, parts_of
 from fourshot.pipeline.task import Example, Task
+
+
+class Annotators(msgspec.Struct, frozen=True, kw_only=True):
+    """Readers that answer together, and what they are weighed by."""
+
+    readers: tuple[Reader, ...]
+    shots: tuple[Example, ...]
+    settings: RunSettings
+
+    @property
+    def basis(self) -> tuple[object, ...]:
+        """All that their answers depend on beside the base and what is read of a text, wherever their files lie."""
+        readers = [
+            (
+                [files.name for files in (reader.adapter, reader.encoder) if files],
+                msgspec.structs.replace(reader, adapter=None, encoder=None),
+            )
+            for reader in self.readers
+        ]
+        annotate = self.settings.annotate
+        return readers, self.shots, self.settings.filter, annotate.weights, annotate.fold_weight
 
 
 class EvaluationCell(msgspec.Struct, frozen=True, kw_only=True):
@@ -31,6 +56,7 @@ class EvaluationCell(msgspec.Struct, frozen=True, kw_only=True):
     align: bool = False  # the prompts that show shots
     calibration: Literal["none", "contextual", "batch"] = "none"
     has_temperature: bool = False  # lies beside the adapter
+    annotators: Annotators | None = None  # answer, in place of the adapter
 
     @property
     def left_out(self) -> str:
@@ -44,7 +70,14 @@ class EvaluationCell(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def answers_key(self) -> bytes:
         """Equal for cells whose answers are the same before calibration."""
-        return msgspec.json.encode((self.shots, self.adapter, self.form, self.align))
+        return msgspec.json.encode((self.shots, self.adapter, self.form, self.align, self.annotators))
+
+    @property
+    def asked(self) -> list[tuple[Adapter | None, PromptFormat]]:
+        """The adapters that answer, None for the base, each with the form of its prompts."""
+        if not self.annotators:
+            return [(self.adapter, self.form)]
+        return [(reader.adapter, reader.form(self.form)) for reader in self.annotators.readers if not reader.encoder]
 
 
 class LeftOutCell(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,7 +106,7 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class SplitLogprobs(msgspec.Struct, frozen=True, kw_only=True):
     """What the engine said about every test text, before calibration."""
 
-    logprobs: np.ndarray  # float32 [num_texts, num_labels]
+    logprobs: np.ndarray  # float32 or float64 [num_texts, num_labels]
     content_free: np.ndarray | None  # float32 [num_content_free_texts, num_labels]
     seconds: float
     prompt_tokens: int
@@ -125,6 +158,37 @@ def answer(
         prompt_tokens=ran.prompt_tokens,
         cached_tokens=ran.cached_tokens,
         shown=len(shown) if len(shown) < len(shots) else None,
+    )
+
+
+def answer_together(
+    engine: Engine, task: Task, test: Sequence[Example], form: PromptFormat, annotators: Annotators
+) -> SplitLogprobs:
+    """What all annotators say of every text of ``test``, averaged and weighed as for candidates.
+
+    ``form``: what is read of long texts. Every one of them reads every text, also where an average of adapters reads
+    candidates first: which of those are open depends on the class that they were drawn for, and these have none.
+    Seconds and tokens are those of all readers; what is asked about shots, to weigh them, is left out.
+    """
+    readers, shots, settings = annotators.readers, annotators.shots, annotators.settings
+    longest = ""
+    if any(reader.kind == "in context" for reader in readers):  # whose prompts show shots, and have room for a text
+        parts = [part for example in test for part in parts_of(task, example.text, form)]
+        longest = longest_of(engine, task, form, [longest_text(task, shots, settings.filter), *parts])
+    committee = Committee(engine, task, readers, settings, shots, longest)
+    engine.reset_prefix_cache()
+    committee.ask_about_shots()
+    engine.reset_prefix_cache()
+    before, began = engine.stats(), perf_counter()
+    probabilities = committee.probabilities([example.text for example in test])
+    elapsed_s, ran = perf_counter() - began, engine.stats().since(before)
+    has_encoders = any(reader.encoder for reader in readers)  # they compute outside of the engine
+    return SplitLogprobs(
+        logprobs=np.log(probabilities + calibrations.SMALLEST),
+        content_free=None,
+        seconds=elapsed_s if has_encoders else ran.busy_s,
+        prompt_tokens=ran.prompt_tokens,
+        cached_tokens=ran.cached_tokens,
     )
 
 

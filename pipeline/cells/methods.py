@@ -3,12 +3,13 @@
 Importing this module loads neither torch nor vllm.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal
 
 import msgspec
 
+from fourshot.engine.errors import InputError
 from fourshot.pipeline.synthesis.settings import PRESETS, RunSettings
 
 
@@ -22,10 +23,16 @@ class Method(msgspec.Struct, frozen=True, kw_only=True):
     real_per_class: int = 0  # 0: the shots
     synthetic: bool = False
     texts_of: str = ""  # the method whose synthetic texts it is trained on; "": its own
+    annotators_of: str = ""  # the method whose annotators answer together, in place of a classifier; "": none
     changed: Callable[[RunSettings], RunSettings] | None = None  # the run's settings, as this method has them
 
     def settings(self, base: RunSettings) -> RunSettings:
         return self.changed(base) if self.changed else base
+
+    @property
+    def has_annotators(self) -> bool:
+        """Whether annotators are trained for it: to read its texts, or to answer."""
+        return self.synthetic or bool(self.annotators_of)
 
 
 def _paper(base: RunSettings) -> RunSettings:
@@ -87,6 +94,8 @@ METHODS: dict[str, Method] = {
     # LoRA, trained on the shots alone; on shots and kept synthetic texts.
     "lora": _lora(display_name="LoRA on the shots"),
     "fourshot": _synthetic(display_name="fourshot"),
+    # What fourshot learns from: its annotators, asked about the test texts. Nothing is trained that it does not train.
+    "committee": Method(display_name="Mean of the annotators", annotators_of="fourshot"),
     # The same classifiers, with the preference for a label taken off as in context: fitted on the test texts.
     "lora_calibrated": _lora(display_name="LoRA on the shots, bias-corrected", calibration="batch"),
     "fourshot_calibrated": _synthetic(
@@ -128,3 +137,14 @@ METHODS: dict[str, Method] = {
     "suppressed": _varied("suppressed words", suppress=1.0),
     "attributes_suppressed": _varied("attributes, suppressed words", attributes=True, suppress=1.0),
 }
+
+
+def check_annotators(methods: Sequence[str], settings: RunSettings) -> None:
+    """Raise InputError for a method that asks the committee, where there is none."""
+    for name in methods:
+        method = METHODS[name]
+        if method.annotators_of and (annotator := method.settings(settings).annotate.annotator) != "adapters":
+            raise InputError(
+                f"The method {name} is the committee's answer, and annotate.annotator is {annotator!r}. Leave the "
+                "method out, or set annotate.annotator to 'adapters'. icl and icl_calibrated ask the base in context."
+            )

@@ -12,7 +12,7 @@ from msgspec import UNSET, UnsetType
 from fourshot.engine.checkpoints.models import refuse_fake, resolve_model
 from fourshot.engine.errors import InputError, RunFolderError
 from fourshot.pipeline.cells.cell import SeedExamples
-from fourshot.pipeline.cells.methods import METHODS
+from fourshot.pipeline.cells.methods import METHODS, check_annotators
 from fourshot.pipeline.cells.run_folder import ExperimentManifest, RunFolder
 from fourshot.pipeline.events import Event, OnEvent, ignore
 from fourshot.pipeline.forecast import FORECAST_FILE, Forecast
@@ -145,6 +145,7 @@ def _check(
             f"a comparison takes its seeds from --seeds, and would not read seed = {settings.seed} of the settings. "
             f"Leave it out; for this seed alone, give '--seeds {settings.seed},'."
         )
+    check_annotators(methods, settings)
     refuse_fake(model, "A comparison")
     check_cluster(placement.ray, placement.gpus_per_engine)
 

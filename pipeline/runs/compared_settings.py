@@ -32,7 +32,10 @@ def _unused_by(method: Method, settings: RunSettings) -> Iterator[Unused]:
     """What a method does not use, be it because its recipe says something else."""
     own = method.settings(settings)
     yield Unused(list(changed_names(own, [settings])), "the methods that are compared have values of their own")
-    if method.synthetic:
+    if method.annotators_of:
+        of_texts = ["wording", "calibrate", "annotate.average", *(() if own.annotate.has_pool else OF_WRITING)]
+        yield Unused(of_texts, "no method that is compared learns texts")
+    if method.has_annotators:
         yield from unused_in_run(own, has_unlabelled=False)
         return
     of_writing = [*OF_WRITING, "filter", "shot_weight", "unlabelled", "train.held_out"]

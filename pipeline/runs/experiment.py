@@ -14,7 +14,7 @@ from fourshot.engine.checkpoints.models import ResolvedModel
 from fourshot.pipeline.cells.calibrating import CalibrationItem, unseen_texts
 from fourshot.pipeline.cells.cell import Cells, MethodCell, SeedExamples, writer_names
 from fourshot.pipeline.cells.learnt import LearntTexts, learnt_texts
-from fourshot.pipeline.cells.measuring import Evaluation, EvaluationCell, LeftOutCell
+from fourshot.pipeline.cells.measuring import Annotators, Evaluation, EvaluationCell, LeftOutCell
 from fourshot.pipeline.cells.run_folder import POOL_FILE, SHOTS_FILE, RunManifest
 from fourshot.pipeline.provenance import made_by, value_hash
 from fourshot.pipeline.runs import trainings
@@ -47,7 +47,7 @@ class MethodOutcome(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Experiment:
-    """Methods times seeds in one folder: ``cells``, and ``writers``, the cells whose texts they stand on."""
+    """Methods times seeds in one folder: ``cells``, and ``writers``, the cells whose texts or annotators they need."""
 
     def __init__(
         self,
@@ -232,6 +232,9 @@ class Experiment:
         """What is measured, into a file named by all that the answers depend on: no old score is taken for new."""
         method, trained = cell.method, self.result(cell)
         shots, calibrated = cell.shots if method.shots_in_prompt else (), self.calibration_item(cell)
+        annotators = None
+        if method.annotators_of:
+            annotators = Annotators(readers=self.readers(cell), shots=cell.shots, settings=cell.settings)
         decides = (
             cell.name,
             self.model.revision,
@@ -245,6 +248,7 @@ class Experiment:
             method.calibration,
             self.test_hash,
             *(("calibrated", calibrated.basis) if calibrated else ()),
+            *(("annotators", annotators.basis) if annotators else ()),
         )
         return EvaluationCell(
             out=str((self.root / "scores" / f"{cell.name}-{value_hash(decides)}.json").resolve()),
@@ -255,6 +259,7 @@ class Experiment:
             align=cell.settings.aligns,
             calibration=method.calibration,
             has_temperature=calibrated is not None,
+            annotators=annotators,
         )
 
     def outcomes(self) -> list[MethodOutcome]:

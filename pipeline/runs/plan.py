@@ -84,7 +84,7 @@ class _Remaining:
             *(part for writer in writers for part in self._pool(writer)),
             *self._annotators(classifies=classifies),
             *(part for writer in writers for part in self.encoders(writer)),
-            *(part for writer in writers for part in self._texts(writer)),
+            *(part for writer in writers if writer.method.synthetic for part in self._texts(writer)),
             *self._classifiers(),
             *self._measuring(),
         ]
@@ -184,12 +184,12 @@ class _Remaining:
             part = counts.draws(sum(rounds), chat=writer.form.chat, batches=len(rounds)) + part
         return [*work, _at("generate", part)]
 
-    def _reading(self, writer: MethodCell, texts: float) -> StageWork:
-        """By everyone in the committee, and by one of the folds."""
+    def _reading(self, writer: MethodCell, texts: float, *, averages: bool = True) -> StageWork:
+        """By everyone in the committee, and by one of the folds; without ``averages``, by each adapter itself."""
         annotate = writer.settings.annotate
         wordings = [wording for wording, _ in zip(cycle(annotate.wordings), range(annotate.num_adapters))]
         counts, alone = self._counts[writer.key], StageWork(stage="")
-        if reads_averages(writer.settings, counts.num_labels):
+        if averages and reads_averages(writer.settings, counts.num_labels):
             for wording in (name for name in wordings if wordings.count(name) > 1):
                 form = msgspec.structs.replace(writer.form, wording=wording)
                 alone += counts.reads(texts * OPEN_SHARE, form, adapter=True)
@@ -230,6 +230,10 @@ class _Remaining:
             if evaluation.is_done or key in answered or not has_room or not is_asked:
                 continue
             answered.add(key)
+            if cell.method.annotators_of:
+                asked = texts + min(WARM_UP_TEXTS, texts) + len(cell.shots)
+                work.append(_at("evaluate", self._reading(cell, asked, averages=False)))
+                continue
             work.append(_at("evaluate", counts.reads(texts, cell.form, adapter=trained, shots=evaluation.shots)))
             more = min(WARM_UP_TEXTS, texts) + (self._probed(cell) if trained else 0)
             work.append(_at("evaluate", counts.reads(more, cell.form, adapter=trained)))

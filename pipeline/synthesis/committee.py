@@ -102,12 +102,14 @@ class Committee:
         readers: Sequence[Reader],
         settings: RunSettings,
         shots: Sequence[Example] = (),
+        longest: str = "",
     ) -> None:
-        """``shots``: of the run. Raises InputError where there are no readers."""
+        """``shots``: of the run. ``longest``: text; "": a candidate's. Raises InputError where there are no readers."""
         if not readers:
             raise InputError("The adapters that annotate candidates are missing: none was given. Train at least one.")
         self._engine, self._task, self._shots = engine, task, shots
-        self._aligns, self._filter, annotate = settings.aligns, settings.filter, settings.annotate
+        self._aligns, annotate = settings.aligns, settings.annotate
+        self._longest = longest or (longest_text(task, shots, settings.filter) if shots else "")
         self._form = PromptFormat(max_text_words=settings.max_text_words, long_texts=settings.long_texts)
         self._of_folds = [reader for reader in readers if reader.fold is not None]
         self._fold_weight = annotate.fold_weight
@@ -115,7 +117,7 @@ class Committee:
         self._kinds: dict[str, list[Reader]] = {}
         for reader in readers:
             if reader.fold is None:
-                fitted = self._fitted(reader, settings) if reader.kind == "in context" else reader
+                fitted = self._fitted(reader) if reader.kind == "in context" else reader
                 self._kinds.setdefault(reader.kind, []).append(fitted)
         self._encoders: dict[EncoderFiles, StudentClassifier] = {}
         self._priors: dict[Reader, Calibration] = {}
@@ -129,12 +131,11 @@ class Committee:
         """Whether the shots fit into the prompts of those who are shown them."""
         return all(len(reader.shown) == len(self._shots) for reader in self._kinds.get("in context", ()))
 
-    def _fitted(self, reader: Reader, settings: RunSettings) -> Reader:
+    def _fitted(self, reader: Reader) -> Reader:
         """A reader in context, shown as many of its shots as fit."""
         form = msgspec.structs.replace(self._form, wording=reader.wording, chat=reader.chat)
         shots = [self._shots[index] for index in reader.shown]
-        longest = longest_text(self._task, self._shots, settings.filter)
-        fitting = set(shots_that_fit(self._engine, self._task, shots, form, [longest]))
+        fitting = set(shots_that_fit(self._engine, self._task, shots, form, [self._longest]))
         return msgspec.structs.replace(
             reader, shown=tuple(index for index in reader.shown if self._shots[index] in fitting)
         )
@@ -250,7 +251,7 @@ class Committee:
             return unseen, self._read(reader, [self._shots[i].text for i in unseen])
         folds = shot_folds([shot.label for shot in self._shots], PROMPT_FOLDS)
         unseen, answers = [], [np.zeros((0, len(self._task.labels)))]
-        for fold in sorted({fold for fold in folds if fold is not None}):
+        for fold in sorted({fold for index in reader.shown if (fold := folds[index]) is not None}):
             fold_shots = [i for i in reader.shown if folds[i] == fold]
             without = msgspec.structs.replace(reader, shown=tuple(i for i in reader.shown if folds[i] != fold))
             unseen += fold_shots
@@ -282,8 +283,7 @@ class Committee:
         form = reader.form(self._form)
         shots = [self._shots[index] for index in reader.shown]
         if self._aligns and not reader.adapter:
-            longest = longest_text(self._task, self._shots, self._filter)
-            form = aligned(form, self._task, self._engine.settings, shots, longest)
+            form = aligned(form, self._task, self._engine.settings, shots, self._longest)
         return calibrations.normalise(label_scores(self._engine, self._task, texts, form, shots, reader.adapter))
 
     def _encoded(self, files: EncoderFiles, texts: Sequence[str]) -> "np.ndarray":

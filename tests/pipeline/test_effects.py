@@ -94,6 +94,11 @@ def test_a_comparison_tells_what_none_of_its_methods_uses(tmp_path: Path, monkey
         "settings without effect here: generate.per_class, annotate.folds (the methods that are compared have values "
         "of their own)"
     )
+    assert told(["icl", "committee"], train__r=4, annotate__folds=2, generate__per_class=9) == "", "it has a pool"
+    assert told(["committee"], train__r=4, annotate__average="first", generate__per_class=9).endswith(
+        "here: generate.per_class, annotate.average (no method that is compared learns texts)"
+    )
+    assert told(["committee", "fourshot"], annotate__average="first", generate__per_class=9, wording="bare") == ""
     assert told(["icl", "unfiltered"], annotate__num_adapters=2).endswith("(not used by any method that is compared)")
     monkeypatch.setattr("fourshot.pipeline.runs.compare.refuse_fake", lambda *_: None)
     settings, events = fourshot.settings({"train.r": 4}), list[Event]()

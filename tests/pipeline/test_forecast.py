@@ -16,6 +16,7 @@ from fourshot.pipeline.distillation.readers import NamedReader, Read, Teacher
 from fourshot.pipeline.events import Event
 from fourshot.pipeline.forecast import FORECAST_FILE, Forecast, StageWork, forecast
 from fourshot.pipeline.rows.text_table import open_texts
+from fourshot.pipeline.runs.compare import compare
 from fourshot.pipeline.runs.stages import generate, recipe
 from fourshot.pipeline.synthesis.committee import Reader
 from fourshot.pipeline.synthesis.filters import FilterSettings
@@ -164,6 +165,23 @@ def test_what_a_run_asks_is_near_what_was_forecast(name: str, tmp_path: Path, mo
         "it comes first"
     )
     assert runs.run(tmp_path / "run", run_settings, forecast=True).forecast is None, "nothing was left to do"
+
+
+def test_a_committee_that_answers_is_forecast_by_each_of_its_members(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs, engine = WholeRuns(tmp_path / "task", monkeypatch), Counting()
+    monkeypatch.setattr("fourshot.pipeline.runs.compare.refuse_fake", lambda *_: None)
+    monkeypatch.setattr("fourshot.engine.opening.open_engine", lambda _: engine)
+    monkeypatch.setattr(forecasts, "known_speed", lambda *_, **__: SPEED)
+    folder, averaging = tmp_path / "out", AnnotateSettings(targets="agreement", average="first")
+    settings = msgspec.structs.replace(SMALL, annotate=averaging)
+    compare(runs.task, "fake", settings, ["committee"], [0], folder, forecast=True)
+    estimate = RunFolder(folder).read(FORECAST_FILE, Forecast)
+    # By four adapters: two texts, the same to warm up, and shots, of which each is asked about the half it left out.
+    assert (estimate.calls, engine.calls) == (4 * (2 + 2 + 4), 4 * (2 + 2 + 2))
+    assert [stage.stage for stage in estimate.stages] == ["train the annotators", "evaluate"]
+    assert sum(stage.steps for stage in estimate.stages) == sum(call[-1] for call in runs.heard if len(call) == 6)
 
 
 def test_a_corpus_is_forecast_by_its_draws_and_when_it_goes_on_by_what_is_missing(tmp_path: Path) -> None:

@@ -113,7 +113,7 @@ def scores_of(comparison: MeasuredComparison, source: int) -> list[PaperScore]:
 def amounts(method: str, k: int, per_class: int) -> tuple[int, int]:
     """Real and synthetic texts per class that ``method`` is given where shots are ``k`` and synthetic ``per_class``."""
     settings = METHODS[method]
-    uses_real = settings.trained or settings.shots_in_prompt
+    uses_real = settings.trained or settings.shots_in_prompt or settings.has_annotators
     return (settings.real_per_class or k) if uses_real else 0, per_class if settings.synthetic else 0
 
 

@@ -6,7 +6,14 @@ import msgspec
 
 from fourshot.engine.core import Adapter, Engine
 from fourshot.pipeline.cells.calibrating import temperature_of
-from fourshot.pipeline.cells.measuring import EvaluationCell, LeftOutCell, SplitLogprobs, answer, measure
+from fourshot.pipeline.cells.measuring import (
+    EvaluationCell,
+    LeftOutCell,
+    SplitLogprobs,
+    answer,
+    answer_together,
+    measure,
+)
 from fourshot.pipeline.events import Event, OnEvent
 from fourshot.pipeline.runs.experiment import Experiment
 from fourshot.pipeline.runs.stages.probe import ProbeItem, ProbeStage, probe_items, probes
@@ -41,7 +48,8 @@ class EvaluateStage(EngineStage, frozen=True, kw_only=True, tag="evaluate"):
 
     def adapters(self) -> set[Adapter]:
         probed = {adapter for item in self.items for probe in item.probes for adapter in probe.adapters}
-        return probed | {cell.adapter for item in self.items for cell in item.cells if cell.adapter}
+        asked = {adapter for item in self.items for cell in item.cells for adapter, _ in cell.asked if adapter}
+        return probed | asked
 
     def do(self, item: TaskEvaluation, engine: Engine, on_event: OnEvent) -> None:
         for probe in item.probes:
@@ -71,6 +79,8 @@ class EvaluateStage(EngineStage, frozen=True, kw_only=True, tag="evaluate"):
 
 
 def _answers(item: TaskEvaluation, cell: EvaluationCell, engine: Engine, *, content_free: bool) -> SplitLogprobs:
+    if cell.annotators:
+        return answer_together(engine, item.task, item.test, cell.form, cell.annotators)
     return answer(
         engine,
         item.task,
@@ -85,7 +95,7 @@ def _answers(item: TaskEvaluation, cell: EvaluationCell, engine: Engine, *, cont
 
 def _warm_up(item: TaskEvaluation, engine: Engine) -> None:
     """Answer some texts for nothing: an engine's first answers take longer, which would be held against one method."""
-    for adapter, form in dict.fromkeys((cell.adapter, cell.form) for cell in item.cells):
+    for adapter, form in dict.fromkeys(asked for cell in item.cells for asked in cell.asked):
         answer(engine, item.task, item.test[:WARM_UP_TEXTS], form=form, adapter=adapter)
 
 

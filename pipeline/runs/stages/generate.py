@@ -134,7 +134,7 @@ def rounds(experiment: Experiment) -> GenerateStage:
     writers = [
         writer
         for writer in experiment.writers
-        if not (experiment.unlabelled and writer.settings.unlabelled.mode == "instead")
+        if writer.method.synthetic and not (experiment.unlabelled and writer.settings.unlabelled.mode == "instead")
     ]
     items = [_item(experiment, writer, readers=experiment.text_readers(writer)) for writer in writers]
     return _stage(experiment, items)

@@ -2,21 +2,24 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from fourshot.engine.core import Adapter
 from fourshot.engine.machine.files import read_json
 from fourshot.pipeline.cells.calibrating import CALIBRATED_FILE, CalibrationItem, CalibrationResult, HeldOutCandidate
-from fourshot.pipeline.cells.measuring import Evaluation, EvaluationCell, LeftOutCell
+from fourshot.pipeline.cells.measuring import Annotators, Evaluation, EvaluationCell, LeftOutCell, answer_together
 from fourshot.pipeline.events import Event, ignore
 from fourshot.pipeline.runs.stages.evaluate import EvaluateStage, TaskEvaluation
 from fourshot.pipeline.runs.stages.probe import ProbeItem, ProbeStage
 from fourshot.pipeline.synthesis.committee import Reader
 from fourshot.pipeline.synthesis.prompts import PromptFormat
+from fourshot.pipeline.synthesis.settings import AnnotateSettings, RunSettings
 from fourshot.pipeline.task import Example, Label, Task
 from fourshot.serving.testing.adapters import task_of
 from fourshot.training.jobs.jobs import Placement
+from tests.pipeline.test_settings import Listener
 
 TASK = task_of("tone")
 EXAMPLES = tuple(
@@ -71,6 +74,47 @@ def test_where_nothing_is_measured_it_is_calibrated_when_it_is_probed(tmp_path: 
     stage.run(ignore)
     assert stage.is_done
     assert (tmp_path / "own" / CALIBRATED_FILE).exists()
+
+
+def cell_of(folder: Path, readers: tuple[Reader, ...], **settings: Any) -> EvaluationCell:
+    """Of readers that answer together, in a file named by their number."""
+    annotators = Annotators(readers=readers, shots=EXAMPLES[:8], settings=RunSettings(**settings))
+    return EvaluationCell(out=str(folder / f"{len(readers)}.json"), title="committee", annotators=annotators)
+
+
+def test_annotators_that_answer_together_take_what_each_of_them_takes(tmp_path: Path) -> None:
+    readers = probe_item(tmp_path).calibration.judges  # type: ignore[union-attr]
+    plain = EvaluationCell(out=str(tmp_path / "plain.json"), title="plain")
+    equal = AnnotateSettings(weights="equal")
+    cells = (plain, cell_of(tmp_path, readers), cell_of(tmp_path, readers[:1], annotate=equal))
+    stage = EvaluateStage(model_path="fake", items=(TaskEvaluation(task=TASK, test=EXAMPLES, cells=cells),))
+    assert {adapter.name for adapter in stage.adapters()} == {f"judge{number}" for number in range(4)}
+    received = msgspec.json.decode(msgspec.json.encode(stage), type=EvaluateStage)
+    received.run(ignore)
+    alone, four, one = (read_json(Path(cell.out), Evaluation) for cell in cells)
+    assert one.scores.prompt_tokens == alone.scores.prompt_tokens
+    assert four.scores.prompt_tokens == 4 * one.scores.prompt_tokens, "without what was asked to weigh them"
+    assert four.predicted == one.predicted == alone.predicted, "the fake engine says the same with each"
+    assert four.scores.ece_before is None
+
+
+def test_annotators_in_context_show_fewer_shots_before_a_long_test_text() -> None:
+    heard: list[Any] = []
+    shown = tuple(range(8))
+    annotators = Annotators(
+        readers=(Reader(adapter=None, shown=shown), Reader(adapter=None, shown=shown[::-1])),
+        shots=EXAMPLES[:8],
+        settings=RunSettings(max_text_words=4000),
+    )
+    engine, fits = Listener(heard), []
+    for words in (1, 1580):
+        test = (Example(text="word " * words, label=EXAMPLES[0].label),)
+        answer_together(engine, TASK, test, PromptFormat(max_text_words=4000), annotators)
+        prompts = [prompt for prompts, *_ in heard for prompt in prompts if test[0].text.strip() in prompt]
+        assert len(prompts) == 2 and max(engine.count_tokens(prompts)) <= engine.settings.max_model_len
+        fits.append(prompts[0].count("Label:") - 1)
+        heard.clear()
+    assert fits[0] == 8 > fits[1] > 0
 
 
 def many_classes(folder: Path, number: int) -> TaskEvaluation:
