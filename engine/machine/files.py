@@ -5,6 +5,7 @@ import fcntl
 import glob
 import os
 import re
+import resource
 import secrets
 import shutil
 import stat
@@ -45,6 +46,19 @@ def check_mounted(place: str | Path) -> None:
             raise InputError(f"{file} is a file, so nothing can be below it: {place}. Give another place.") from error
         if error.errno == errno.ENAMETOOLONG:
             raise InputError(f"{str(place)[:200]!r} cannot be a path: {error.strerror}. Give another one.") from error
+
+
+def allow_open_files(count: int) -> None:
+    """Let this process, and those that it starts, open ``count`` files more, as far as its user may.
+
+    Locks and connections are such files; systemd, shells and containers often begin with 1,024.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY:
+        wanted = soft + count
+        resource.setrlimit(
+            resource.RLIMIT_NOFILE, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard)
+        )
 
 
 def replace_file(target: Path, content: bytes) -> None:

@@ -3,7 +3,6 @@
 import errno
 import fcntl
 import os
-import resource
 import time
 import warnings
 from collections.abc import Iterator
@@ -52,16 +51,6 @@ def held_lock(file: Path, busy: str = "", wait_s: float = 0.0) -> Iterator[None]
         ) from error
     finally:
         lock.release()
-
-
-def make_room_for_locks(count: int) -> None:
-    """Let this process hold ``count`` locks more, each of which is an open file, as far as its user may."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != resource.RLIM_INFINITY:
-        wanted = soft + count
-        resource.setrlimit(
-            resource.RLIMIT_NOFILE, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard)
-        )
 
 
 @contextmanager

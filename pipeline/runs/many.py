@@ -9,8 +9,8 @@ import msgspec
 
 from fourshot.engine.checkpoints.models import ResolvedModel, refuse_fake, resolve_model
 from fourshot.engine.errors import FourshotError, InputError, error_class
+from fourshot.engine.machine.files import allow_open_files
 from fourshot.engine.machine.links import check_links, lead
-from fourshot.engine.machine.locks import make_room_for_locks
 from fourshot.pipeline.card import LINK
 from fourshot.pipeline.cells.review import tell_review
 from fourshot.pipeline.cells.run_folder import RunFolder
@@ -62,7 +62,7 @@ def train_tasks(
     take. Raises InputError for no tasks, a model that is none, a cluster that is not there.
     """
     _check(tasks, model, settings, placement)
-    make_room_for_locks(len(tasks))
+    allow_open_files(len(tasks))  # a lock is one
     with RunFolder(root).lock(), ExitStack() as locks:
         check_links(root)
         tell_unused(settings, unused_in_run(settings, has_unlabelled=False), "shots", on_event)

@@ -14,7 +14,7 @@ import msgspec
 
 from fourshot.engine.checkpoints.models import refuse_fake
 from fourshot.engine.errors import InputError
-from fourshot.engine.machine.files import check_mounted
+from fourshot.engine.machine.files import allow_open_files, check_mounted
 from fourshot.engine.machine.memory import free_bytes
 from fourshot.engine.vllm_scoring import CANNOT_SCORE, installed_vllm_scores
 from fourshot.engine.vllm_seams.lora_support import check_lora_support
@@ -55,6 +55,8 @@ class ServiceLaunch(msgspec.Struct, frozen=True, kw_only=True):
         ``log`` gets what the server's processes print; ``say`` what their owner should know. Raises FourshotError
         where a server cannot be started at all.
         """
+        # A connection is one, and of the router two: its client's, and that to a replica.
+        allow_open_files(2 * self.settings.limits.max_connections)
         servers = self._servers(log, say)
         serving, waiting = asyncio.create_task(servers.run()), asyncio.create_task(servers.ready.wait())
         for number in (signal.SIGINT, signal.SIGTERM):

