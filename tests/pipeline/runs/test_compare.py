@@ -8,7 +8,7 @@ import pytest
 
 from fourshot.engine.errors import InputError, RunFolderError
 from fourshot.pipeline.events import OnEvent
-from fourshot.pipeline.runs.compare import Comparison, compare, plan_comparison
+from fourshot.pipeline.runs.compare import Comparison, ComparisonRequest, compare, plan_comparison
 from fourshot.pipeline.runs.stages.stage import Stage
 from fourshot.pipeline.synthesis.settings import GenerateSettings, RunSettings
 from fourshot.pipeline.task import Task
@@ -49,7 +49,7 @@ def test_a_folder_with_something_else_in_it_is_refused_and_left_alone(
 
 
 def planned(task: Task, folder: Path) -> None:
-    plan_comparison(task, "fake", SETTINGS, ["zero_shot"], [0], folder, lambda _: None)
+    plan_comparison(ComparisonRequest(task, "fake", SETTINGS, ["zero_shot"], [0], folder), lambda _: None)
 
 
 def test_the_folder_of_a_run_is_refused_and_a_run_in_that_of_a_comparison(runs: WholeRuns, tmp_path: Path) -> None:
