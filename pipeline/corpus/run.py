@@ -112,12 +112,13 @@ def make_corpus(
 def _opened(request: CorpusRequest, on_event: OnEvent) -> CorpusWork:
     """The work as it is asked for. Raises InputError for what cannot be done, before the folder is claimed."""
     _check(request)
-    base = resolve_model(request.model)
+    files, base = CorpusFolder(request.folder), resolve_model(request.model)
     untried_style(request.settings.prompt_style, base.path, base.name)
-    return CorpusWork(CorpusFolder(request.folder), base, request.settings, request.corpus, on_event)
+    return CorpusWork(files, base, request.settings, request.corpus, on_event)
 
 
 def _check_folder(work: CorpusWork) -> None:
+    """Raise RunFolderError for a link in it; tell which settings nothing comes of."""
     work.files.check_links()
     tell_unused(work.settings, unused_in_corpus(work.settings), "corpus", work.on_event, UNCHANGED)
 
