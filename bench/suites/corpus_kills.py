@@ -29,7 +29,7 @@ from fourshot.bench.core.results import ResultRows
 from fourshot.bench.core.suite import Suite
 from fourshot.pipeline.corpus.folder import CorpusFolder
 from fourshot.pipeline.corpus.rows import CorpusRow, read_rows
-from fourshot.pipeline.corpus.run import make_corpus
+from fourshot.pipeline.corpus.run import CorpusRequest, do_corpus
 from fourshot.pipeline.corpus.settings import CorpusSettings
 from fourshot.pipeline.synthesis.settings import PRESETS
 from fourshot.pipeline.tasks.task_file import load_task
@@ -53,7 +53,7 @@ def make_small_corpus(folder: Path) -> None:
     generate = msgspec.structs.replace(preset.generate, per_class=PER_CLASS, draws_per_round=16)
     tasks = {name: msgspec.structs.replace(shape, name=name) for name in (f"{TASK}_{n}" for n in range(NUM_TASKS))}
     settings = msgspec.structs.replace(preset, generate=generate)
-    make_corpus(tasks, SLOW, folder, settings, CorpusSettings(shard_s=0.1))
+    do_corpus(CorpusRequest(tasks, SLOW, folder, settings, CorpusSettings(shard_s=0.1)))
 
 
 def rows_of(folder: Path) -> list[CorpusRow]:

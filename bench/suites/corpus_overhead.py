@@ -19,7 +19,7 @@ from fourshot.bench.core.parts import Target, at_most, rows_table
 from fourshot.bench.core.results import ResultRows
 from fourshot.bench.core.suite import Suite
 from fourshot.engine.fake_engine import FAKE
-from fourshot.pipeline.corpus.run import make_corpus
+from fourshot.pipeline.corpus.run import CorpusRequest, do_corpus
 from fourshot.pipeline.corpus.settings import CorpusSettings
 from fourshot.pipeline.events import Event
 from fourshot.pipeline.synthesis.settings import PRESETS
@@ -56,7 +56,8 @@ def measure_corpus(options: Options, folder: Path) -> dict[str, Any]:
 
     started = time.perf_counter()
     tasks = {name: msgspec.structs.replace(shape, name=name) for name in names}
-    summary = make_corpus(tasks, FAKE, folder, settings, CorpusSettings(format=options.format), on_event)
+    request = CorpusRequest(tasks, FAKE, folder, settings, CorpusSettings(format=options.format))
+    summary = do_corpus(request, on_event)
     seconds = time.perf_counter() - started
     first, last = log[0], log[-1]
     early_row = next(row for row in log if row["rows"] >= 0.2 * summary.rows)

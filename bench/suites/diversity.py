@@ -26,7 +26,7 @@ from fourshot.engine.errors import InputError, ShortRunError
 from fourshot.pipeline.cells.methods import METHODS
 from fourshot.pipeline.cells.run_folder import RunFolder
 from fourshot.pipeline.loop.rounds import finished_pairs
-from fourshot.pipeline.runs.compare import compare
+from fourshot.pipeline.runs.compare import ComparisonRequest, do_comparison
 from fourshot.pipeline.synthesis.diversity import distinct, unique_trigram_curve
 from fourshot.pipeline.synthesis.settings import GenerateSettings, RunSettings
 from fourshot.pipeline.task_data import TaskData
@@ -113,7 +113,8 @@ def measure_task(name: str, data: Path, options: Options, encoder: Encoder) -> l
     folder = beside(options.out, "") / name
     generate = GenerateSettings(per_class=options.per_class, draws_per_round=options.draws_per_round)
     settings = RunSettings(generate=generate, allow_short=True)
-    comparison = compare(task, options.model, settings, RECIPES, range(options.seeds), folder, on_event=tell_end)
+    request = ComparisonRequest(task, options.model, settings, RECIPES, range(options.seeds), folder)
+    comparison = do_comparison(request, tell_end)
     accuracies = {(result.method, result.seed): result.scores.accuracy for result in comparison.results}
     pool = [example.text for example in TaskData(task).train]
     rows = []

@@ -40,28 +40,20 @@ CLASSES = {  # key of `ClassOutcome` -> heading
 )
 def corpus(options: Options, terminal: Terminal) -> int:
     """Write many texts for many tasks, as a data set."""
-    from fourshot import api
     from fourshot.cli.progress import rate
-    from fourshot.pipeline.corpus.run import plan_corpus
+    from fourshot.pipeline.corpus.run import CorpusRequest, do_corpus, plan_corpus
     from fourshot.pipeline.events import span
     from fourshot.pipeline.tasks.task_paths import load_tasks
 
     settings, corpus_settings = settings_of(options), CorpusSettings(**overrides(options, CorpusSettings))
     with terminal.progress() as on_event:
+        tasks = load_tasks(options.tasks, options.data)
+        request = CorpusRequest(tasks, options.model, Path(options.out), settings, corpus_settings)
         if options.plan:
-            tasks = load_tasks(options.tasks, options.data)
-            terminal.forecast(plan_corpus(tasks, options.model, Path(options.out), settings, corpus_settings, on_event))
+            terminal.forecast(plan_corpus(request, on_event))
             return 0
-        summary = api.corpus(
-            options.tasks,
-            options.out,
-            data=options.data,
-            model=options.model,
-            settings=settings,
-            corpus_settings=corpus_settings,
-            on_event=on_event,
-            forecast=not (options.quiet or corpus_settings.ray),  # it is of one machine
-        )
+        is_foretold = not (options.quiet or corpus_settings.ray)  # it is of one machine
+        summary = do_corpus(request, on_event, forecast=is_foretold)
     for file, wrong in summary.mended.items():
         aside = "" if wrong == "is missing" else f"; what was there is in {summary.folder}/damaged"
         terminal.warn(f"{file} {wrong}; its texts were made again{aside}")

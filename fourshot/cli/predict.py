@@ -5,10 +5,9 @@ import shlex
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import nullcontext
 from itertools import zip_longest
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
@@ -16,19 +15,32 @@ from fourshot.cli.console import Terminal
 from fourshot.cli.declare import Options, argument, command, flag
 from fourshot.cli.given import refuse
 from fourshot.engine.errors import InputError, RequestError
-from fourshot.pipeline.events import Event, ignore
+from fourshot.pipeline.events import Event
 from fourshot.pipeline.rows.fields import as_given, as_texts
 from fourshot.pipeline.selective import Refusal
 from fourshot.printable import one_line
 
 if TYPE_CHECKING:
+    from fourshot.pipeline.card import AdapterCard
+    from fourshot.pipeline.student_card import StudentCard
     from fourshot.pipeline.task import Task
     from fourshot.serving.clients.explain import Explanation
+    from fourshot.serving.clients.local import Prediction
 
 NO_LABEL = ""  # as in tables; any word may be the name of a class
 FOR_LABELS = ("abstain_below", "coverage", "none_of_these")
 FEW = 50  # texts that a threshold comes from
 REASONS = {"unsure": "too unsure", "none_of_these": "unlike the task's texts"}
+
+
+class Answers(NamedTuple):
+    """Predictions for texts, and where they are from."""
+
+    source: dict[str, object]
+    texts: Sequence[str]
+    predictions: Sequence["Prediction"]
+    task: "Task | None" = None  # where it is known here
+    explanations: Sequence["Explanation"] = ()  # as many as texts, or none
 
 
 @command(
@@ -52,73 +64,103 @@ REASONS = {"unsure": "too unsure", "none_of_these": "unlike the task's texts"}
 )
 def predict(options: Options, terminal: Terminal) -> None:
     """Classify texts with a trained adapter or a student; or write, with a student of a text generation task."""
-    refusal = Refusal(**{name: getattr(options, name) for name in Refusal.__struct_fields__})
-    refusing = msgspec.structs.asdict(refusal)
-    explanations: list[Explanation] = []
-    task: Task | None = None
-    if options.url:
-        from fourshot.serving.api import WRITES
-        from fourshot.serving.clients.client import Client
+    refusing = msgspec.structs.asdict(Refusal(**{name: getattr(options, name) for name in FOR_LABELS}))
+    answers = _ask_service(options, refusing, terminal) if options.url else _ask_here(options, refusing, terminal)
+    if answers:
+        _show(answers, terminal)
 
-        refuse(options, "an adapter on this machine; a service (--url) has its own", "model", "engine")
-        refuse(options, "an adapter on this machine; a service (--url) explains nothing", "explain")
-        with Client(options.url, options.key) as client:
-            texts = read_texts(options.texts, terminal)
-            try:
-                predictions = client.predict(options.adapter, texts, options.method, **refusing)
-            except RequestError as error:
-                if error.kind != WRITES:
-                    raise
-                from fourshot.cli.text_students import show
 
-                refuse(options, "tasks with labels; this one writes texts", "method", *FOR_LABELS)
-                written = client.generate(options.adapter, texts)
-                show(texts, written, terminal, {"url": client.url, "task": options.adapter})
-                return
-        source: dict[str, object] = {"url": client.url, "task": options.adapter}
-    else:
-        from fourshot.pipeline.card import load_card
-        from fourshot.pipeline.student_card import find_student, is_text_student, load_student_card
-        from fourshot.serving.adapter_lookup import find_adapter
-        from fourshot.serving.clients.local import LocalClassifier, engine_for
+def _ask_service(options: Options, refusing: dict[str, Any], terminal: Terminal) -> Answers | None:
+    """None for a text generation task: what the service wrote is shown."""
+    from fourshot.serving.api import WRITES
+    from fourshot.serving.clients.client import Client
 
-        refuse(options, "a service (--url)", "key", "method")
-        if re.match("https?://", options.adapter):
-            raise InputError(
-                f"{options.adapter} is an address. To ask a service: --url {options.adapter} TASK [TEXT ...]"
-            )
-        student = find_student(options.adapter)
-        if student and is_text_student(student):
-            from fourshot.cli.text_students import write
+    refuse(options, "an adapter on this machine; a service (--url) has its own", "model", "engine")
+    refuse(options, "an adapter on this machine; a service (--url) explains nothing", "explain")
+    with Client(options.url, options.key) as client:
+        texts, source = read_texts(options.texts, terminal), {"url": client.url, "task": options.adapter}
+        try:
+            return Answers(source, texts, client.predict(options.adapter, texts, options.method, **refusing))
+        except RequestError as error:
+            if error.kind != WRITES:
+                raise
+            from fourshot.cli.text_students import show
 
-            refuse(options, "tasks with labels; this student writes texts", "model", "explain", *FOR_LABELS)
-            write(student, read_texts(options.texts, terminal), options, terminal)
-            return
-        if student:
-            refuse(options, "an adapter; a student has no language model", "model", "engine", "explain")
-        folder = student or find_adapter(options.adapter)
-        card = load_student_card(student) if student else load_card(folder)
-        task, curve = card.task, card.coverage
-        if options.coverage is not None and curve and curve.num_texts < FEW:
-            texts_of = "texts of the test split" if curve.source == "test split" else "held-out texts"
-            terminal.warn(
-                f"the threshold for a coverage of {options.coverage} comes from {curve.num_texts} {texts_of}, which is "
-                "few: another share may get a label. --abstain-below P takes a probability instead."
-            )
-        texts = as_texts(task, read_texts(options.texts, terminal))
-        if options.explain and options.engine == "vllm":
-            raise InputError("--explain reads hidden states, which --engine vllm does not give. Leave --engine out.")
-        kind = "transformers" if options.explain else options.engine or engine_for(texts)
-        opened = {} if student else {"model": options.model, "kind": kind}
-        # Of what explains, the progress is shown: it reads all that the adapter was trained on.
-        with terminal.progress() if options.explain else nullcontext(ignore) as on_event:
-            on_event(Event(stage="explain", message="opening the model"))
-            with terminal.hushed():
-                classifier = LocalClassifier(folder, **opened)
-            with nullcontext() if options.explain else terminal.hushed(), classifier:
-                predictions = classifier.predict(texts, **refusing)
-                explanations = classifier.explain(texts, on_event) if options.explain else []
-        source = {"student" if student else "adapter": folder}
+            refuse(options, "tasks with labels; this one writes texts", "method", *FOR_LABELS)
+            show(texts, client.generate(options.adapter, texts), terminal, source)
+            return None
+
+
+def _ask_here(options: Options, refusing: dict[str, Any], terminal: Terminal) -> Answers | None:
+    """None for a student of a text generation task: what it wrote is shown."""
+    from fourshot.pipeline.student_card import find_student, is_text_student
+
+    refuse(options, "a service (--url)", "key", "method")
+    if re.match("https?://", options.adapter):
+        raise InputError(f"{options.adapter} is an address. To ask a service: --url {options.adapter} TASK [TEXT ...]")
+    student = find_student(options.adapter)
+    if student is None:
+        return _ask_adapter(options, refusing, terminal)
+    if not is_text_student(student):
+        return _ask_student(student, options, refusing, terminal)
+    from fourshot.cli.text_students import write
+
+    refuse(options, "tasks with labels; this student writes texts", "model", "explain", *FOR_LABELS)
+    write(student, read_texts(options.texts, terminal), options, terminal)
+    return None
+
+
+def _ask_student(student: Path, options: Options, refusing: dict[str, Any], terminal: Terminal) -> Answers:
+    from fourshot.pipeline.student_card import load_student_card
+    from fourshot.serving.clients.local import LocalClassifier
+
+    refuse(options, "an adapter; a student has no language model", "model", "engine", "explain")
+    card = load_student_card(student)
+    texts = _texts_for(card, options, terminal)
+    with terminal.hushed(), LocalClassifier(student) as classifier:
+        predictions = classifier.predict(texts, **refusing)
+    return Answers({"student": student}, texts, predictions, card.task)
+
+
+def _ask_adapter(options: Options, refusing: dict[str, Any], terminal: Terminal) -> Answers:
+    from fourshot.pipeline.card import load_card
+    from fourshot.serving.adapter_lookup import find_adapter
+    from fourshot.serving.clients.local import LocalClassifier, engine_for
+
+    folder = find_adapter(options.adapter)
+    card = load_card(folder)
+    texts = _texts_for(card, options, terminal)
+    if not options.explain:
+        kind = options.engine or engine_for(texts)
+        with terminal.hushed(), LocalClassifier(folder, model=options.model, kind=kind) as classifier:
+            return Answers({"adapter": folder}, texts, classifier.predict(texts, **refusing), card.task)
+    if options.engine == "vllm":
+        raise InputError("--explain reads hidden states, which --engine vllm does not give. Leave --engine out.")
+    with terminal.progress() as on_event:  # it reads all that the adapter was trained on
+        on_event(Event(stage="explain", message="opening the model"))
+        with terminal.hushed():
+            classifier = LocalClassifier(folder, model=options.model, kind="transformers")
+        with classifier:
+            predictions = classifier.predict(texts, **refusing)
+            explanations = classifier.explain(texts, on_event)
+    return Answers({"adapter": folder}, texts, predictions, card.task, explanations)
+
+
+def _texts_for(card: "AdapterCard | StudentCard", options: Options, terminal: Terminal) -> list[str]:
+    """What is to be classified. Warns first where the threshold of a coverage comes from few texts."""
+    curve = card.coverage
+    if options.coverage is not None and curve and curve.num_texts < FEW:
+        texts_of = "texts of the test split" if curve.source == "test split" else "held-out texts"
+        terminal.warn(
+            f"the threshold for a coverage of {options.coverage} comes from {curve.num_texts} {texts_of}, which is "
+            "few: another share may get a label. --abstain-below P takes a probability instead."
+        )
+    return as_texts(card.task, read_texts(options.texts, terminal))
+
+
+def _show(answers: Answers, terminal: Terminal) -> None:
+    """A line for each text, and for people how many were cut or have no label."""
+    source, texts, predictions, task, explanations = answers
     if cut_words := [prediction.cut_words for prediction in predictions if prediction.cut_words]:
         terminal.warn(not_read(len(cut_words), len(texts), sum(cut_words)))
     for text, prediction, explained in zip_longest(texts, predictions, explanations):

@@ -4,7 +4,7 @@ import difflib
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -18,6 +18,8 @@ from fourshot.printable import as_word
 if TYPE_CHECKING:
     from msgspec import UnsetType
 
+    from fourshot.pipeline.runs.run import RunSummary
+    from fourshot.pipeline.task import Task
     from fourshot.training.jobs.jobs import Placement
 
 TASK_HELP = "a task that comes with fourshot, a task file, or its folder"
@@ -69,12 +71,12 @@ SETTINGS = settings_options()
     "generate", *TASK, *PLACE, *UNLABELLED, *SETTINGS, until="generate", merge=False, parser={"aliases": ["filter"]},
     about="Write and filter the synthetic texts, and stop there.",
 )  # fmt: skip
-@command("run", *TASK, *PLACE, MERGE, *UNLABELLED, *SETTINGS, until=None)
+@command("run", *TASK, *PLACE, MERGE, *UNLABELLED, *SETTINGS, until="report")
 def run(options: Options, terminal: Terminal) -> None:
     """All steps: shots, synthetic texts, training, evaluation, report."""
-    from fourshot import api
+    from fourshot.api import default_folder
     from fourshot.pipeline.cells.run_folder import RunFolder
-    from fourshot.pipeline.rows.fields import sample_argument
+    from fourshot.pipeline.runs.run import RunRequest, do_run, plan_run
     from fourshot.pipeline.tasks.task_file import load_task
 
     settings = settings_of(options)
@@ -84,21 +86,35 @@ def run(options: Options, terminal: Terminal) -> None:
             settings, unlabelled=msgspec.structs.replace(settings.unlabelled, **unlabelled_settings)
         )
     task = load_task(options.task, options.data)
-    folder = options.out or api.default_folder(task.name, options.preset, settings.seed)
-    arguments = {**_place(options), "until": options.until, "merge": options.merge}
-    arguments |= {"unlabelled": options.unlabelled, "ask": options.ask}
+    folder = options.out or default_folder(task.name, options.preset, settings.seed)
+    request = RunRequest(
+        task,
+        options.model,
+        settings,
+        Path(folder),
+        until=options.until,
+        placement=_placement(options),
+        merge=options.merge,
+        unlabelled=Path(options.unlabelled) if options.unlabelled else None,
+        ask=options.ask,
+    )
     with terminal.progress() as on_event:
         if options.plan:
-            from fourshot.pipeline.runs.run import plan_task
-
-            texts = Path(options.unlabelled) if options.unlabelled else None
-            where = Path(folder), on_event, options.until, _placement(options)
-            terminal.forecast(plan_task(task, options.model, settings, *where, texts, options.ask))
+            terminal.forecast(plan_run(request, on_event))
             return
-        summary = api.run(task, settings=settings, folder=folder, on_event=on_event, **arguments)
+        summary = do_run(request, on_event, forecast=_is_foretold(options))
     repeat_command = f"{program()} {shlex.join(['run', *options.words[1:]])}"  # whichever stage this call named
     RunFolder(folder).write_command(repeat_command)
     terminal.result("result", summary)
+    _say_summary(summary, task, folder, repeat_command, terminal)
+
+
+def _say_summary(
+    summary: "RunSummary", task: "Task", folder: str | Path, repeat_command: str, terminal: Terminal
+) -> None:
+    """For people: the scores, where everything lies, and what to do next."""
+    from fourshot.pipeline.rows.fields import sample_argument
+
     if summary.table:
         terminal.scores(summary.table)
         for row in summary.table:
@@ -143,20 +159,19 @@ def train(options: Options, terminal: Terminal) -> int | None:
     check_of_unlabelled(options.unlabelled, options.text_column, options.encoding)
     if options.data:
         raise InputError("--data is the data of one task. With --tasks, let each task file name its folder ([data]).")
-    from fourshot import api
+    from fourshot.api import default_folder
+    from fourshot.pipeline.runs.many import TrainingsRequest, do_trainings, plan_trainings
+    from fourshot.pipeline.tasks.task_paths import load_tasks
 
     settings = settings_of(options)
-    folder = options.out or api.default_folder("tasks", options.preset, settings.seed)
+    folder = options.out or default_folder("tasks", options.preset, settings.seed)
     with terminal.progress() as on_event:
+        tasks = load_tasks(options.tasks)
+        request = TrainingsRequest(tasks, options.model, settings, Path(folder), _placement(options))
         if options.plan:
-            from fourshot.pipeline.runs.many import plan_tasks
-            from fourshot.pipeline.tasks.task_paths import load_tasks
-
-            tasks = load_tasks(options.tasks)
-            where = Path(folder), on_event, _placement(options)
-            terminal.forecast(plan_tasks(tasks, options.model, settings, *where))
+            terminal.forecast(plan_trainings(request, on_event))
             return 0
-        outcomes = api.train(options.tasks, settings=settings, folder=folder, on_event=on_event, **_place(options))
+        outcomes = do_trainings(request, on_event, forecast=_is_foretold(options))
     for outcome in outcomes:
         terminal.result("task", outcome)
     terminal.table(outcomes, OUTCOMES)
@@ -179,24 +194,21 @@ def train(options: Options, terminal: Terminal) -> int | None:
 )
 def compare(options: Options, terminal: Terminal) -> None:
     """Measure several methods on one task, as a table."""
-    from fourshot import api
     from fourshot.pipeline.cells.methods import METHODS
+    from fourshot.pipeline.runs.compare import DEFAULT_METHODS, ComparisonRequest, do_comparison, plan_comparison
     from fourshot.pipeline.tasks.task_file import load_task
 
-    methods, seeds = choose_methods(options.methods, METHODS) if options.methods else (), read_seeds(options.seeds)
+    methods = choose_methods(options.methods, METHODS) if options.methods else DEFAULT_METHODS
+    seeds = read_seeds(options.seeds)
     settings = settings_of(options)
     task = load_task(options.task, options.data)
     folder = Path(options.out or f"runs/{task.name}/compare-{options.preset}")
+    request = ComparisonRequest(task, options.model, settings, methods, seeds, folder, _placement(options))
     with terminal.progress() as on_event:
         if options.plan:
-            from fourshot.pipeline.runs.compare import DEFAULT_METHODS, plan_comparison
-
-            chosen, place = methods or DEFAULT_METHODS, _placement(options)
-            terminal.forecast(plan_comparison(task, options.model, settings, chosen, seeds, folder, on_event, place))
+            terminal.forecast(plan_comparison(request, on_event))
             return
-        result = api.compare(
-            task, methods, seeds=seeds, settings=settings, folder=folder, on_event=on_event, **_place(options)
-        )
+        result = do_comparison(request, on_event, forecast=_is_foretold(options))
     document = {"folder": folder, "rows": result.rows}
     terminal.result("result", document | ({"left_out": result.left_out} if result.left_out else {}))
     terminal.scores(result.rows)
@@ -209,10 +221,9 @@ def _say_left_out(left_out: "Mapping[str, str] | UnsetType", terminal: Terminal)
         terminal.say(f"{method} is left out: {reason}")
 
 
-def _place(options: Options) -> dict[str, Any]:
-    names = ("model", "ray", "gpus_per_job", "gpus_per_engine", "train_at_once")
-    placement = {name: getattr(options, name) for name in names}
-    return {**placement, "forecast": not (options.quiet or options.ray)}  # it is of one machine
+def _is_foretold(options: Options) -> bool:
+    """Whether the command is to begin with a forecast."""
+    return not (options.quiet or options.ray)  # it is of one machine
 
 
 def _placement(options: Options) -> "Placement":

@@ -25,52 +25,61 @@ from fourshot.pipeline.loop.progress import ProgressReporter, Rates
 from fourshot.pipeline.loop.units import TaskBrief
 from fourshot.pipeline.loop.workers import engine_settings, open_workers
 from fourshot.pipeline.synthesis.settings import RunSettings
+from fourshot.pipeline.work_folder import Layout
 
 COMPILE_FROM_ROWS = 2_000  # torch.compile takes a minute, and then samples twice as fast
 MOST_LORAS = 8  # distinct adapters in a batch
 
 
-class CorpusFilling:
-    """One call's work on a corpus."""
+class CorpusWork(msgspec.Struct, frozen=True):
+    """One call's work on a corpus: where, with which base, and how."""
 
-    def __init__(
-        self,
-        files: CorpusFolder,
-        briefs: Mapping[str, TaskBrief],
-        failed: dict[str, FourshotError],
-        base: ResolvedModel,
-        settings: RunSettings,
-        corpus: CorpusSettings,
-        on_event: OnEvent,
-    ) -> None:
+    files: CorpusFolder
+    base: ResolvedModel
+    settings: RunSettings
+    corpus: CorpusSettings
+    on_event: OnEvent
+
+    def tell(self, message: str, *, notice: bool = False) -> None:
+        self.on_event(Event(stage="corpus", message=message, notice=notice))
+
+    def aligned(self, layout: Layout) -> "CorpusWork":
+        """With prompts as the folder has them laid out."""
+        return msgspec.structs.replace(self, settings=msgspec.structs.replace(self.settings, align=layout.align))
+
+
+class CorpusFilling:
+    """One call's filling of a corpus."""
+
+    def __init__(self, work: CorpusWork, briefs: Mapping[str, TaskBrief], failed: dict[str, FourshotError]) -> None:
         """``failed``: tasks that dropped out, why; others are added. Raises RunFolderError for damage that stays."""
-        self._whole = {name for name in failed if self._is_whole(files, name, settings)}
-        self._files, self._briefs, self._failed, self._base = files, briefs, failed, base
-        self._settings, self._corpus, self._on_event = settings, corpus, on_event
-        self._damage = ShardDamage(files, on_event)
+        self._work, self._files, self._settings = work, work.files, work.settings
+        self._briefs, self._failed = briefs, failed
+        self._whole = {name for name in failed if self._is_whole(name)}
+        self._damage = ShardDamage(work.files, work.on_event)
         self._look()
-        total = settings.generate.per_class * sum(len(brief.task.labels) for brief in briefs.values())
+        total = work.settings.generate.per_class * sum(len(brief.task.labels) for brief in briefs.values())
         kept = sum(
             shard.rows
             for name in briefs
             for shard in self._shards.get(name, ())
             if shard.file not in self._damaged.get(name, ())
         )
-        self._progress, self._rates = ProgressReporter(on_event, "corpus", "rows", kept, total), Rates()
+        self._progress, self._rates = ProgressReporter(work.on_event, "corpus", "rows", kept, total), Rates()
         self._compiled = total - kept >= COMPILE_FROM_ROWS
 
-    @staticmethod
-    def _is_whole(files: CorpusFolder, name: str, settings: RunSettings) -> bool:
+    def _is_whole(self, name: str) -> bool:
         """Whether all texts of a task that dropped out are there: to the folder, it is finished."""
+        files = self._files
         if name not in files.tasks():
             return False
         journal = files.journal()
-        is_finished = not counted(files.task(name), settings.generate, journal).missing
+        is_finished = not counted(files.task(name), self._settings.generate, journal).missing
         return is_finished and not any(files.damage(shard) for shard in journal if shard.task == name)
 
     def fill(self, *, forecast: bool) -> CorpusSummary:
         """Until every class has enough or has stalled. Raises ShortRunError, and what ended all tasks."""
-        estimate = foretell_corpus(self._briefs, self._shards, self._base, self._on_event) if forecast else None
+        estimate = foretell_corpus(self._work, self._briefs, self._shards) if forecast else None
         began = time.perf_counter()
         try:
             self._fill()
@@ -100,17 +109,17 @@ class CorpusFilling:
             workers, was_whole = None, False
             while not was_whole and (sinks := self._sinks()):
                 if workers is None:
-                    self._tell("starting the engine")
+                    self._work.tell("starting the engine")
                     readers = [reader for brief in self._briefs.values() for reader in brief.readers]
                     engine = engine_settings(
-                        self._base.path,
+                        self._work.base.path,
                         [reader.adapter for reader in readers],
                         MOST_LORAS,
                         compiled=self._compiled,
-                        gpus=self._corpus.gpus_per_engine,
+                        gpus=self._work.corpus.gpus_per_engine,
                     )
                     log = self._files.path / "log.txt"
-                    opened = open_workers(engine, self._corpus.ray, log, readers, self._tell)
+                    opened = open_workers(engine, self._work.corpus.ray, log, readers, self._work.tell)
                     workers = stack.enter_context(closing(opened))
                     self._put_down()  # while the engine starts
                 driver, was_mended = Driver(sinks, keep_going=True), bool(self._damaged)
@@ -128,25 +137,23 @@ class CorpusFilling:
         self._shards = {name: of_task for name, of_task in shards.items() if name not in self._failed}
         self._damaged = self._damage.look(self._shards, self._briefs.keys())
 
-    def _tell(self, line: str, *, notice: bool = False) -> None:
-        self._on_event(Event(stage="corpus", message=line, notice=notice))
-
     def _tell_aside(self, files: Sequence[str]) -> None:
         shown = ", ".join(files[:3])
-        self._tell(
+        self._work.tell(
             f"{len(files)} files that the journal does not have are put aside, in damaged/: {shown}", notice=True
         )
 
     def _sinks(self) -> Mapping[str, Sink]:
         """Damaged shards come first: what is missing afterwards is drawn with all else."""
         files, shards, progress = self._files, self._shards, self._progress
+        base, corpus = self._work.base, self._work.corpus
         if self._damaged:
             return {
-                name: MendSink(files, self._briefs[name], shards[name], of_task, self._base, progress)
+                name: MendSink(files, self._briefs[name], shards[name], of_task, base, progress)
                 for name, of_task in self._damaged.items()
             }
         return {
-            name: ShardSink(files, brief, shards.get(name, ()), self._base, self._corpus, progress, self._put_down)
+            name: ShardSink(files, brief, shards.get(name, ()), base, corpus, progress, self._put_down)
             for name, brief in self._briefs.items()
             if name not in self._failed and not replayed(brief, shards.get(name, ())).is_done
         }
@@ -171,25 +178,24 @@ class CorpusFilling:
         readable = [shard for shard in journal if shard.task not in unread]
         shown = tuple(one for one in classes if one.state != "failed" or one.task not in self._whole)
         of_card = msgspec.structs.replace(summary, classes=shown)
-        if copy_name := write_card(files, of_card, readable if is_last else (), self._corpus):
-            self._tell(
+        if copy_name := write_card(files, of_card, readable if is_last else (), self._work.corpus):
+            self._work.tell(
                 f"README.md had been changed: it is written anew, and what was there is in {copy_name}", notice=True
             )
         return summary, counts
 
 
 def foretell_corpus(
+    work: CorpusWork,
     briefs: Mapping[str, TaskBrief],
     shards: Mapping[str, Sequence[ShardRecord]],
-    base: ResolvedModel,
-    on_event: OnEvent,
     *,
     anew: bool = False,
 ) -> Forecast | None:
     """Forecast what is left of a corpus, and tell. See `forecast.foretell`."""
     return foretell(
-        base,
-        lambda speed: remaining_work(briefs, shards, base, speed, compiled_from=COMPILE_FROM_ROWS),
-        on_event,
+        work.base,
+        lambda speed: remaining_work(briefs, shards, work.base, speed, compiled_from=COMPILE_FROM_ROWS),
+        work.on_event,
         anew=anew,
     )

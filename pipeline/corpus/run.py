@@ -5,9 +5,9 @@ from pathlib import Path
 
 import msgspec
 
-from fourshot.engine.checkpoints.models import ResolvedModel, resolve_model
+from fourshot.engine.checkpoints.models import resolve_model
 from fourshot.engine.errors import FourshotError, InputError
-from fourshot.pipeline.corpus.filling import CorpusFilling, foretell_corpus
+from fourshot.pipeline.corpus.filling import CorpusFilling, CorpusWork, foretell_corpus
 from fourshot.pipeline.corpus.folder import SHOTS_FILE, CorpusFolder
 from fourshot.pipeline.corpus.manifests import CorpusManifest, TaskManifest
 from fourshot.pipeline.corpus.mending import ShardDamage
@@ -16,7 +16,7 @@ from fourshot.pipeline.corpus.shards import ShardRecord
 from fourshot.pipeline.corpus.sink import check_begun, check_shots
 from fourshot.pipeline.corpus.sources import data_of, readers_of
 from fourshot.pipeline.corpus.summary import CorpusSummary
-from fourshot.pipeline.events import Event, OnEvent, ignore
+from fourshot.pipeline.events import OnEvent, ignore
 from fourshot.pipeline.forecast import Forecast
 from fourshot.pipeline.loop.styles import choose_styles
 from fourshot.pipeline.loop.units import TaskBrief
@@ -35,6 +35,67 @@ from fourshot.training.jobs.cluster import check_cluster
 UNCHANGED = ("corpus", "default")  # presets whose values nobody chose for a corpus
 
 
+class CorpusRequest(msgspec.Struct, frozen=True):
+    """Which corpus is to be made."""
+
+    tasks: Mapping[str, Task | FourshotError]  # what `load_tasks` gives; one that fails is an outcome, others go on
+    model: str | None
+    folder: Path
+    settings: RunSettings = PRESETS["corpus"]
+    corpus: CorpusSettings = CorpusSettings()
+
+
+def do_corpus(request: CorpusRequest, on_event: OnEvent = ignore, *, forecast: bool = False) -> CorpusSummary:
+    """Make a corpus, or go on where an earlier call was stopped; ``forecast``: first tell what it will take.
+
+    Raises InputError for what the user gave, RunFolderError for a folder that holds something else, ShortRunError where
+    classes stall and ``allow_short`` is not set; finished shards stay on disk whatever is raised.
+    """
+    work = _opened(request, on_event)
+    files, align = work.files, request.settings.align
+    with files.lock():
+        _check_folder(work)
+        work.tell(f"reading the data, tasks: {len(request.tasks)}")
+        layout = files.layout(Layout.now(align))
+        if layout.align != align:
+            work.tell(UNALIGNED)
+        work = work.aligned(layout)
+        manifest = _manifest(work)
+        files.forget_unstarted(manifest)
+        briefs, failed = _briefs(work, request.tasks, forgets=True)
+        files.check_claim(manifest)
+        files.keep_layout(layout)
+        files.claim(manifest)
+        for brief in briefs.values():
+            files.begin(_task_manifest(brief.task, brief.readers), brief.shots)
+        briefs = _styled(work, briefs)
+        for brief in briefs.values():
+            for line in TokenCounts(brief.task, brief.shots, brief.settings, work.base.path).fitting_notes(brief.chat):
+                work.tell(line)
+        return CorpusFilling(work, briefs, failed).fill(forecast=forecast)
+
+
+def plan_corpus(request: CorpusRequest, on_event: OnEvent) -> Forecast | None:
+    """What `do_corpus` would take, by the speed of this machine as it is now; None where nothing is left to do."""
+    work = _opened(request, on_event)
+    files = work.files
+    _check_folder(work)
+    work = work.aligned(files.layout(Layout.now(request.settings.align)))
+    manifest = _manifest(work)
+    is_new = files.is_unstarted(manifest)
+    if not is_new:
+        files.check_claim(manifest)
+    briefs, failed = _briefs(work, request.tasks, forgets=False)
+    for brief in briefs.values() if not is_new else ():
+        files.check_begin(_task_manifest(brief.task, brief.readers))
+    shards: dict[str, list[ShardRecord]] = {}
+    for shard in files.journal():
+        if shard.task not in failed:
+            shards.setdefault(shard.task, []).append(shard)
+    ShardDamage(files, on_event).look(shards, briefs.keys())
+    return foretell_corpus(work, briefs, shards, anew=True)
+
+
 def make_corpus(
     tasks: Mapping[str, Task | FourshotError],
     model: str | None,
@@ -44,77 +105,26 @@ def make_corpus(
     on_event: OnEvent = ignore,
     forecast: bool = False,
 ) -> CorpusSummary:
-    """Make the corpus of ``tasks`` in ``folder``, or go on where an earlier call was stopped.
-
-    ``tasks`` is what `load_tasks` gives; a task that fails is an outcome, and the others go on. ``forecast``: first
-    tell what it will take. Raises InputError for what the user gave, RunFolderError for a folder that holds something
-    else, ShortRunError where classes stall and ``allow_short`` is not set; finished shards stay on disk whatever is
-    raised.
-    """
-    _check(tasks, settings, corpus)
-    files, base = CorpusFolder(folder), _base(model, settings)
-    with files.lock():
-        files.check_links()
-        tell_unused(settings, unused_in_corpus(settings), "corpus", on_event, UNCHANGED)
-        on_event(Event(stage="corpus", message=f"reading the data, tasks: {len(tasks)}"))
-        layout = files.layout(Layout.now(settings.align))
-        if layout.align != settings.align:
-            on_event(Event(stage="corpus", message=UNALIGNED))
-        settings = msgspec.structs.replace(settings, align=layout.align)
-        manifest = _manifest(settings, corpus, base)
-        files.forget_unstarted(manifest)
-        briefs, failed = _briefs(files, tasks, settings, corpus, base, on_event, forgets=True)
-        files.check_claim(manifest)
-        files.keep_layout(layout)
-        files.claim(manifest)
-        for brief in briefs.values():
-            files.begin(_task_manifest(brief.task, brief.readers), brief.shots)
-        briefs = _styled(files, briefs, base, settings, on_event)
-        for brief in briefs.values():
-            for line in TokenCounts(brief.task, brief.shots, settings, base.path).fitting_notes(brief.chat):
-                on_event(Event(stage="corpus", message=line))
-        return CorpusFilling(files, briefs, failed, base, settings, corpus, on_event).fill(forecast=forecast)
+    """`do_corpus` of a request in parts."""
+    return do_corpus(CorpusRequest(tasks, model, folder, settings, corpus), on_event, forecast=forecast)
 
 
-def plan_corpus(
-    tasks: Mapping[str, Task | FourshotError],
-    model: str | None,
-    folder: Path,
-    settings: RunSettings,
-    corpus: CorpusSettings,
-    on_event: OnEvent,
-) -> Forecast | None:
-    """What `make_corpus` would take, by the speed of this machine as it is now; None where nothing is left to do."""
-    _check(tasks, settings, corpus)
-    files, base = CorpusFolder(folder), _base(model, settings)
-    files.check_links()
-    tell_unused(settings, unused_in_corpus(settings), "corpus", on_event, UNCHANGED)
-    layout = files.layout(Layout.now(settings.align))
-    settings = msgspec.structs.replace(settings, align=layout.align)
-    manifest = _manifest(settings, corpus, base)
-    is_new = files.is_unstarted(manifest)
-    if not is_new:
-        files.check_claim(manifest)
-    briefs, failed = _briefs(files, tasks, settings, corpus, base, on_event, forgets=False)
-    for brief in briefs.values() if not is_new else ():
-        files.check_begin(_task_manifest(brief.task, brief.readers))
-    shards: dict[str, list[ShardRecord]] = {}
-    for shard in files.journal():
-        if shard.task not in failed:
-            shards.setdefault(shard.task, []).append(shard)
-    ShardDamage(files, on_event).look(shards, briefs.keys())
-    return foretell_corpus(briefs, shards, base, on_event, anew=True)
+def _opened(request: CorpusRequest, on_event: OnEvent) -> CorpusWork:
+    """The work as it is asked for. Raises InputError for what cannot be done, before the folder is claimed."""
+    _check(request)
+    files, base = CorpusFolder(request.folder), resolve_model(request.model)
+    untried_style(request.settings.prompt_style, base.path, base.name)
+    return CorpusWork(files, base, request.settings, request.corpus, on_event)
+
+
+def _check_folder(work: CorpusWork) -> None:
+    """Raise RunFolderError for a link in it; tell which settings nothing comes of."""
+    work.files.check_links()
+    tell_unused(work.settings, unused_in_corpus(work.settings), "corpus", work.on_event, UNCHANGED)
 
 
 def _briefs(
-    files: CorpusFolder,
-    tasks: Mapping[str, Task | FourshotError],
-    settings: RunSettings,
-    corpus: CorpusSettings,
-    base: ResolvedModel,
-    on_event: OnEvent,
-    *,
-    forgets: bool,
+    work: CorpusWork, tasks: Mapping[str, Task | FourshotError], *, forgets: bool
 ) -> tuple[dict[str, TaskBrief], dict[str, FourshotError]]:
     """What is to be written for each task, and why some drop out, which is told. Raises the first error if all do.
 
@@ -125,40 +135,33 @@ def _briefs(
         try:
             if isinstance(task, FourshotError):
                 raise task
-            readers = _readers(task, corpus, base)
+            readers = readers_of(task, Path(work.corpus.adapters), work.base) if work.corpus.adapters else ()
             if forgets:
-                files.forget_unstarted_task(_task_manifest(task, readers))
-            briefs[name] = _brief(files, task, settings, readers, on_event)
+                work.files.forget_unstarted_task(_task_manifest(task, readers))
+            briefs[name] = _brief(work, task, readers)
         except FourshotError as error:
             failed[name] = error
     if not briefs:
         raise next(iter(failed.values()))
     for name, fault in failed.items():  # now: the others may take hours
-        message = f"{name} drops out: {' '.join(str(fault).split())}"
-        on_event(Event(stage="corpus", message=message, notice=True))
+        work.tell(f"{name} drops out: {' '.join(str(fault).split())}", notice=True)
     return briefs, failed
 
 
-def _base(model: str | None, settings: RunSettings) -> ResolvedModel:
-    """Raises InputError where it has no prompts of the style that is wanted, before the folder is claimed."""
-    base = resolve_model(model)
-    untried_style(settings.prompt_style, base.path, base.name)
-    return base
-
-
-def _manifest(settings: RunSettings, corpus: CorpusSettings, base: ResolvedModel) -> CorpusManifest:
+def _manifest(work: CorpusWork) -> CorpusManifest:
     return CorpusManifest(
-        prompt_version=version_of(settings.prompt_style),
-        settings=settings,
-        model_name=base.name,
-        model_revision=base.revision,
-        format=corpus.format,
+        prompt_version=version_of(work.settings.prompt_style),
+        settings=work.settings,
+        model_name=work.base.name,
+        model_revision=work.base.revision,
+        format=work.corpus.format,
         versions=made_by(),
     )
 
 
-def _check(tasks: Mapping[str, Task | FourshotError], settings: RunSettings, corpus: CorpusSettings) -> None:
-    if not tasks:
+def _check(request: CorpusRequest) -> None:
+    settings, corpus = request.settings, request.corpus
+    if not request.tasks:
         raise InputError("There is no task to write texts for. Give names, task files, or folders with task files.")
     if settings.learns_soft:
         raise InputError(
@@ -179,27 +182,22 @@ def _check(tasks: Mapping[str, Task | FourshotError], settings: RunSettings, cor
     check_cluster(corpus.ray, corpus.gpus_per_engine)
 
 
-def _readers(task: Task, corpus: CorpusSettings, base: ResolvedModel) -> tuple[Reader, ...]:
-    return readers_of(task, Path(corpus.adapters), base) if corpus.adapters else ()
-
-
-def _brief(
-    files: CorpusFolder, task: Task, settings: RunSettings, readers: tuple[Reader, ...], on_event: OnEvent
-) -> TaskBrief:
+def _brief(work: CorpusWork, task: Task, readers: tuple[Reader, ...]) -> TaskBrief:
+    files = work.files
     check_begun(files, task.name)
-    data = data_of(task, on_event)
+    data = data_of(task, work.on_event)
     _ = data.test  # read now: what it leaves out is told before hours of work, and a fault is this task's
     stored_shots = files.shots(task.name)
-    shots = data.shots(settings) if stored_shots is None else stored_shots
+    shots = data.shots(work.settings) if stored_shots is None else stored_shots
     check_shots(files, task.name, shots)
     file = files.path / "tasks" / task.name / SHOTS_FILE
     if stored_shots is None and (file.parent.exists() or (files.path / "data" / task.name).exists()):
-        on_event(Event(stage="corpus", message=f"{task.name}: {lost_shots(file)}", notice=True))
+        work.tell(f"{task.name}: {lost_shots(file)}", notice=True)
     return TaskBrief(
         key=task.name,
         task=task,
         shots=tuple(shots),
-        settings=settings,
+        settings=work.settings,
         readers=readers,
         attributes=files.attributes(task.name),
     )
@@ -209,18 +207,16 @@ def _task_manifest(task: Task, readers: Iterable[Reader]) -> TaskManifest:
     return TaskManifest(task=task, adapters=tuple(reader.adapter.name for reader in readers if reader.adapter))
 
 
-def _styled(
-    files: CorpusFolder, briefs: Mapping[str, TaskBrief], base: ResolvedModel, settings: RunSettings, on_event: OnEvent
-) -> dict[str, TaskBrief]:
+def _styled(work: CorpusWork, briefs: Mapping[str, TaskBrief]) -> dict[str, TaskBrief]:
     """The briefs with the prompt style of each, found now where no earlier call did."""
-    if settings.prompt_style == "plain":
+    files, style, words = work.files, work.settings.prompt_style, work.settings.max_text_words
+    if style == "plain":
         return dict(briefs)
     new = {name: (brief.task, brief.shots) for name, brief in briefs.items() if files.style(name) is None}
-    words, log = settings.max_text_words, files.path / "log.txt"
-    styles = dict(zip(new, choose_styles(settings.prompt_style, base, list(new.values()), words, log), strict=True))
-    for name, style in styles.items():
-        files.write_style(name, style)
-        on_event(Event(stage="corpus", message=f"{name}, {style}"))
+    styles = choose_styles(style, work.base, list(new.values()), words, files.path / "log.txt")
+    for name, chosen in zip(new, styles, strict=True):
+        files.write_style(name, chosen)
+        work.tell(f"{name}, {chosen}")
     return {
         name: msgspec.structs.replace(brief, chat=written.chat)
         for name, brief in briefs.items()

@@ -32,7 +32,7 @@ class ClassOutcome(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CorpusSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """What a call of `make_corpus` left."""
+    """What a call of `do_corpus` left."""
 
     folder: str
     rows: int

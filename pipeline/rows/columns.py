@@ -4,11 +4,10 @@ import re
 import shlex
 import string
 from collections.abc import Callable, Sequence, Set
-from pathlib import PurePath
 from typing import Any, NamedTuple
 
 from fourshot.engine.errors import InputError
-from fourshot.pipeline.faults import shorten
+from fourshot.pipeline.rows.column_doubts import ColumnSearch, column_doubt, names_of, with_value
 from fourshot.pipeline.rows.column_looks import (
     has_sentences,
     is_worded,
@@ -18,7 +17,6 @@ from fourshot.pipeline.rows.column_looks import (
     repeats_names,
     values_of,
 )
-from fourshot.pipeline.tables.file_bytes import KINDS
 from fourshot.pipeline.tables.files import Table
 from fourshot.pipeline.tables.types import LABEL_NAMES, TEXT_NAMES
 
@@ -56,14 +54,43 @@ def find_columns(
     ``verdict_column`` "none" says that there is none. Raises `InputError` with the columns there are where one is
     missing, and with those that may be meant where there are several.
     """
-    column_names = shorten(map(repr, table.columns), 30)
+    _check_named(table, text_columns, label_columns, verdict_column)
+    search = _search(table, text_columns, label_columns, verdict_column)
+    texts, labels = search.chosen_texts, search.chosen_labels
+    chosen, verdicts = {*texts, *labels}, search.verdicts
+    if not texts or not labels or len(chosen) < len(texts) + len(labels):
+        raise InputError(column_doubt(table, search))
+    return Columns(
+        texts=tuple(texts),
+        labels=tuple(labels),
+        other_texts=_unchosen(search.texts, chosen),
+        other_labels=_unchosen([*_label_columns(table, set(verdicts), by_name=False), *search.unlikely], chosen),
+        set_aside=_set_aside(
+            table,
+            chosen | set(verdicts),
+            texts=not text_columns and not any(_is_called(column, TEXT_NAMES) for column in texts),
+            labels=not label_columns and not any(_is_called(column, LABEL_NAMES) for column in labels),
+        ),
+        verdict=_verdict_column(table, [column for column in verdicts if column not in chosen], verdict_column),
+    )
+
+
+def _check_named(table: Table, text_columns: Sequence[str], label_columns: Sequence[str], verdict_column: str) -> None:
+    """Raise InputError for a column that is not there, and for one that was named twice."""
     for column in (*text_columns, *label_columns, *([verdict_column] if verdict_column not in ("", "none") else [])):
         if column not in table.columns:
-            raise InputError(f"{table.path} has no column {column!r}; the columns are {column_names}.")
+            raise InputError(f"{table.path} has no column {column!r}; the columns are {names_of(table)}.")
     named = [*text_columns, *label_columns]
     if twice := [column for place, column in enumerate(named) if column in named[:place]]:
         role = "as text and as label" if twice[0] in text_columns and twice[0] in label_columns else "twice"
-        raise InputError(f"the column {twice[0]!r} was named {role}. Name each column once; there are {column_names}.")
+        raise InputError(
+            f"the column {twice[0]!r} was named {role}. Name each column once; there are {names_of(table)}."
+        )
+
+
+def _search(
+    table: Table, text_columns: Sequence[str], label_columns: Sequence[str], verdict_column: str
+) -> ColumnSearch:
     verdicts = [] if verdict_column == "none" else verdict_columns(table)
     labels = _label_columns(table, {*text_columns, *verdicts})
     chosen_labels = list(label_columns) or _decided(labels, "label")
@@ -73,51 +100,7 @@ def find_columns(
     unlikely = [column for column in others if not _is_about_a_row(column) and repeats_names(values_of(table, column))]
     if unlikely and not label_columns and not any(_is_called(_unnumbered(column), LABEL_NAMES) for column in labels):
         labels, chosen_labels = [*labels, *unlikely], []
-    chosen = {*chosen_texts, *chosen_labels}
-    if chosen_texts and chosen_labels and len(chosen) == len(chosen_texts) + len(chosen_labels):
-        return Columns(
-            texts=tuple(chosen_texts),
-            labels=tuple(chosen_labels),
-            other_texts=_unchosen(texts, chosen),
-            other_labels=_unchosen([*_label_columns(table, set(verdicts), by_name=False), *unlikely], chosen),
-            set_aside=_set_aside(
-                table,
-                chosen | set(verdicts),
-                texts=not text_columns and not any(_is_called(column, TEXT_NAMES) for column in chosen_texts),
-                labels=not label_columns and not any(_is_called(column, LABEL_NAMES) for column in chosen_labels),
-            ),
-            verdict=_verdict_column(table, [column for column in verdicts if column not in chosen], verdict_column),
-        )
-    doubts = [
-        f"{'several' if len(columns) > 1 else 'one'} may be the {kind}: "
-        + ", ".join(_with_value(table, column) for column in columns)
-        for kind, columns, chosen in (("text", texts, chosen_texts), ("label", labels, chosen_labels))
-        if not chosen and (len(columns) > 1 or (unlikely and kind == "label"))
-    ]
-    missing = " and ".join(kind for kind, chosen in (("text", chosen_texts), ("label", chosen_labels)) if not chosen)
-    named = [f"--{kind}-column NAME" for kind in ("text", "label") if not missing or kind in missing]
-    name = f"Name {'it' if chosen_texts or chosen_labels else 'them'}: {' '.join(named)}."
-    if nested := _nested(table):
-        name = ""
-    elif len(table.columns) < 2:
-        name = "A task needs a column of texts and one of labels: add what is missing."
-    joined = ""
-    if len(texts) == len(table.columns) > 1 and not any(_is_called(text, TEXT_NAMES) for text in texts):
-        joined = " If each column is a class with its texts in it, write a row for each text: its text, its label."
-    elif len(texts) > 1 and not chosen_texts:
-        joined = " Several --text-column are joined to one text."
-        fields = " ".join(f"--field {shlex.quote(column)}" for column in texts[:4])
-        joined += f" To keep them apart, as a premise and a hypothesis are: {fields}."
-    verdict = ""
-    if verdicts and not chosen_labels:
-        verdict = f" {_with_value(table, verdicts[0])} looks like a person's verdicts on the rows."
-        verdict += f" If it is the label: --label-column {shlex.quote(verdicts[0])}."
-    raise InputError(
-        f"cannot tell which column of {table.path} is the {missing or 'text and which the label'}; "
-        f"the columns are {column_names}.{''.join(f' Of these, {doubt}.' for doubt in doubts)}{nested}{verdict}"
-        f"{_one_hot(table, labels) if not chosen_labels else ''}{_unseparated(table)}"
-        f"{f' {name}' if name else ''}{joined}"
-    )
+    return ColumnSearch(texts, labels, chosen_texts, chosen_labels, verdicts, unlikely)
 
 
 def _unchosen(columns: Sequence[str], chosen: set[str]) -> tuple[str, ...]:
@@ -232,44 +215,8 @@ def _verdict_column(table: Table, columns: Sequence[str], choice: str) -> str:
     is_sure = columns == ["answer"] and words <= {*PRODIGY, ""}
     if columns and not is_sure:
         raise InputError(
-            f"{table.path}: {' and '.join(_with_value(table, column) for column in columns)} may say which labels a "
+            f"{table.path}: {' and '.join(with_value(table, column) for column in columns)} may say which labels a "
             f"person rejected. Then give --verdict-column {shlex.quote(columns[0])}: only accepted rows are used, "
             "the others counted. If not, give --verdict-column none."
         )
     return columns[0] if columns else ""
-
-
-def _with_value(table: Table, column: str) -> str:
-    texts = (" ".join(str(value).split()) for value in values_of(table, column) if value is not None)
-    value = next(filter(None, texts), "")
-    return f"{column!r} ({value[:40]}{'...' if len(value) > 40 else ''})"
-
-
-def _one_hot(table: Table, labels: Sequence[str]) -> str:
-    """What to do where each class has a column."""
-    cells = {plain_cell(value).casefold() for column in labels for value in values_of(table, column)}
-    is_one_hot = len(labels) > 1 and cells <= {"0", "1", "true", "false"}
-    return " If each is a class, with 0 and 1 in it, write one column with the name of the class." if is_one_hot else ""
-
-
-def _unseparated(table: Table) -> str:
-    """What to do where what separates the columns is not known."""
-    is_csv = KINDS.get(PurePath(table.path).suffix.lower()) == "csv"
-    if len(table.columns) > 1 or not is_csv or not re.search(r"\W", table.columns[0]):
-        return ""
-    return " If this is several columns, write what separates them into a first line of its own, such as sep=^ ."
-
-
-def _nested(table: Table) -> str:
-    """What a row must look like, where a column holds objects or lists: the text is somewhere in them."""
-    first = next(iter(table.rows.values()), {})
-    nested = [column for column, value in first.items() if isinstance(value, list | dict)]
-    if not nested:
-        return ""
-    if {"annotations", "data"} <= set(nested):
-        return " This is Label Studio's whole export: take its CSV or JSON-MIN export."
-    holds = "holds" if len(nested) == 1 else "hold"
-    return (
-        f" {', '.join(map(repr, nested))} {holds} lists or objects: take text and label out of them, so that a row "
-        'reads {"text": "...", "label": "..."}.'
-    )

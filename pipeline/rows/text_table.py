@@ -68,42 +68,10 @@ def open_texts(
     header = True if text_column and settings.header is None else settings.header
     settings = msgspec.structs.replace(settings, header=header, offers=("--encoding",))
     fields = task.input_fields if task else ()
-    reading = TableScan(path=path, settings=settings)
-    columns: tuple[str, ...] = ()
-    rows, texts, wrong, left_out = 0, 0, dict[int, str](), Counter[str]()
-    try:
-        for _, row in stream_table(reading):
-            if isinstance(row, UnreadRow):
-                if row.is_error and not settings.skip_broken:
-                    break
-                left_out[row.what] += 1
-                continue
-            rows += 1
-        else:
-            columns = tuple(reading.columns)
-    except TableError:
-        pass
-    if not columns or any(fault.severity == "error" for fault in reading.faults):
-        read_table(path, settings)  # it says everything that is wrong
-        raise InputError(f"{path} cannot be read as a table.")
-    if not rows:
-        raise InputError(f"{path} has no rows that can be read. Give at least one.")
-    # In JSON the first row need not have the text: only the whole file says which columns there are.
+    reading, left_out = _scanned(path, settings)
+    columns = tuple(reading.columns)
     inputs = input_columns_of(path, columns, text_column, task)
-    for line, row in stream_table(TableScan(path=path, settings=settings)):
-        if not isinstance(row, UnreadRow):
-            text = input_in(row, fields, inputs)
-            texts += bool(text)
-            if text is None:
-                wrong[line] = type(row[no_text_in(row, inputs)]).__name__
-    column = " or ".join(map(repr, inputs))
-    if wrong:
-        raise InputError(
-            f"{path}:{shorten(list(wrong))}: the text is a {next(iter(wrong.values()))}, it must be a string. Is "
-            f"{column} the column of texts?{'' if fields else ' To name another: --text-column NAME.'}"
-        )
-    if not texts:
-        raise InputError(f"{path}: all texts in the column {column} are blank. Give at least one.")
+    _check_inputs(path, settings, fields, inputs)
     notes = [named_by_first_line(path, columns, text_column)]
     if len(columns) > 1:
         notes.append(found_columns(inputs, text_column, task))
@@ -124,6 +92,52 @@ def open_texts(
         ),
         content_hash=content_hash_of([path] if path.is_file() else shards_of(path), "\n".join(inputs)),
     )
+
+
+def _scanned(path: Path, settings: ReadSettings) -> tuple[TableScan, Counter[str]]:
+    """What a pass over the whole file says of it, and how many rows are left out, by why.
+
+    In JSON the first row need not have the text: only the whole file says which columns there are. Raises InputError
+    for a file that cannot be read, or has no row that can.
+    """
+    reading, rows, left_out, is_read = TableScan(path=path, settings=settings), 0, Counter[str](), False
+    try:
+        for _, row in stream_table(reading):
+            if not isinstance(row, UnreadRow):
+                rows += 1
+            elif row.is_error and not settings.skip_broken:
+                break
+            else:
+                left_out[row.what] += 1
+        else:
+            is_read = bool(reading.columns)
+    except TableError:
+        pass
+    if not is_read or any(fault.severity == "error" for fault in reading.faults):
+        read_table(path, settings)  # it says everything that is wrong
+        raise InputError(f"{path} cannot be read as a table.")
+    if not rows:
+        raise InputError(f"{path} has no rows that can be read. Give at least one.")
+    return reading, left_out
+
+
+def _check_inputs(path: Path, settings: ReadSettings, fields: Sequence[str], inputs: Sequence[str]) -> None:
+    """Raise InputError for texts that are no strings, and where all are blank."""
+    has_text, wrong = False, dict[int, str]()
+    for line, row in stream_table(TableScan(path=path, settings=settings)):
+        if not isinstance(row, UnreadRow):
+            text = input_in(row, fields, inputs)
+            has_text |= bool(text)
+            if text is None:
+                wrong[line] = type(row[no_text_in(row, inputs)]).__name__
+    column = " or ".join(map(repr, inputs))
+    if wrong:
+        raise InputError(
+            f"{path}:{shorten(list(wrong))}: the text is a {next(iter(wrong.values()))}, it must be a string. Is "
+            f"{column} the column of texts?{'' if fields else ' To name another: --text-column NAME.'}"
+        )
+    if not has_text:
+        raise InputError(f"{path}: all texts in the column {column} are blank. Give at least one.")
 
 
 def input_columns_of(path: Path, columns: Sequence[str], text_column: str | None, task: Task | None) -> tuple[str, ...]:

@@ -80,6 +80,51 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     left_out: dict[str, str] | UnsetType = UNSET  # method -> why it has no row
 
 
+class ComparisonRequest(msgspec.Struct, frozen=True):
+    """What is to be compared."""
+
+    task: Task
+    model: str | None
+    settings: RunSettings
+    methods: Sequence[str]
+    seeds: Sequence[int]
+    folder: Path
+    placement: Placement = HERE
+
+
+def do_comparison(request: ComparisonRequest, on_event: OnEvent = ignore, *, forecast: bool = False) -> Comparison:
+    """Measure the methods on every seed, each with shots of its own. Resumes; writes comparison.json and the report.
+
+    ``forecast``: first tell what it will take. Raises RunFolderError for a folder of anything else.
+    """
+    _check(request)
+    task, path, folder = request.task, request.folder, RunFolder(request.folder)
+    with folder.lock(), ExitStack() as locks:
+        experiment = _experiment(request, on_event)
+        manifest = _check_claim(request, experiment)
+        for writer in experiment.writers:  # a person may review their texts, and `run` go on in their folders
+            locks.enter_context(writer.folder.lock())
+        folder.write(MANIFEST_FILE, manifest)
+        driver = StageDriver(path / LOG_FILE, on_event, request.placement)
+        driver.add(task.name, experiment)
+        estimate = foretell_runs([experiment], "evaluate", on_event) if forecast else None
+        driver.run("evaluate")
+        if estimate:
+            folder.write(FORECAST_FILE, estimate.beside(driver.took))
+        result = _result(experiment, request.seeds)
+        folder.write(RESULT_FILE, result)
+        write_report(report_data(experiment, f"{task.name}: {len(request.seeds)} draws of shots"), path)
+        return result
+
+
+def plan_comparison(request: ComparisonRequest, on_event: OnEvent) -> Forecast | None:
+    """What `do_comparison` would take, by the speed of this machine now; None where nothing is left to do."""
+    _check(request)
+    experiment = _experiment(request, on_event)
+    _check_claim(request, experiment)
+    return foretell_runs([experiment], "evaluate", on_event, anew=True)
+
+
 def compare(
     task: Task,
     model: str | None,
@@ -91,92 +136,49 @@ def compare(
     placement: Placement = HERE,
     forecast: bool = False,
 ) -> Comparison:
-    """Measure ``methods`` on every seed, each with shots of its own. Resumes; writes comparison.json and the report.
-
-    ``forecast``: first tell what it will take. Raises RunFolderError for a folder of anything else.
-    """
-    _check(model, methods, seeds, settings, placement)
-    run_folder = RunFolder(folder)
-    with run_folder.lock(), ExitStack() as locks:
-        experiment = _experiment(task, model, settings, methods, seeds, folder, on_event)
-        manifest = _check_claim(run_folder, experiment, methods)
-        for writer in experiment.writers:  # a person may review their texts, and `run` go on in their folders
-            locks.enter_context(writer.folder.lock())
-        run_folder.write(MANIFEST_FILE, manifest)
-        driver = StageDriver(folder / LOG_FILE, on_event, placement)
-        driver.add(task.name, experiment)
-        estimate = foretell_runs([experiment], "evaluate", on_event) if forecast else None
-        driver.run("evaluate")
-        if estimate:
-            run_folder.write(FORECAST_FILE, estimate.beside(driver.took))
-        result = _result(experiment, seeds)
-        run_folder.write(RESULT_FILE, result)
-        write_report(report_data(experiment, f"{task.name}: {len(seeds)} draws of shots"), folder)
-        return result
+    """`do_comparison` of a request in parts."""
+    request = ComparisonRequest(task, model, settings, methods, seeds, folder, placement)
+    return do_comparison(request, on_event, forecast=forecast)
 
 
-def plan_comparison(
-    task: Task,
-    model: str | None,
-    settings: RunSettings,
-    methods: Sequence[str],
-    seeds: Sequence[int],
-    folder: Path,
-    on_event: OnEvent,
-    placement: Placement = HERE,
-) -> Forecast | None:
-    """What `compare` would take, by the speed of this machine as it is now; None where nothing is left to do."""
-    _check(model, methods, seeds, settings, placement)
-    experiment = _experiment(task, model, settings, methods, seeds, folder, on_event)
-    _check_claim(RunFolder(folder), experiment, methods)
-    return foretell_runs([experiment], "evaluate", on_event, anew=True)
-
-
-def _check(
-    model: str | None, methods: Sequence[str], seeds: Sequence[int], settings: RunSettings, placement: Placement
-) -> None:
+def _check(request: ComparisonRequest) -> None:
+    methods, seeds, seed = request.methods, request.seeds, request.settings.seed
     unknown = [method for method in methods if method not in METHODS]
     if unknown or not methods:
         raise InputError(f"Unknown methods {unknown}. The methods are {', '.join(METHODS)}.")
     if not seeds or len(set(seeds)) < len(seeds):
         raise InputError(f"Seeds must be at least one and all different, got {list(seeds)}.")
-    if settings.seed != RunSettings().seed:
+    if seed != RunSettings().seed:
         raise InputError(
-            f"a comparison takes its seeds from --seeds, and would not read seed = {settings.seed} of the settings. "
-            f"Leave it out; for this seed alone, give '--seeds {settings.seed},'."
+            f"a comparison takes its seeds from --seeds, and would not read seed = {seed} of the settings. "
+            f"Leave it out; for this seed alone, give '--seeds {seed},'."
         )
-    check_annotators(methods, settings)
-    refuse_fake(model, "A comparison")
-    check_cluster(placement.ray, placement.gpus_per_engine)
+    check_annotators(methods, request.settings)
+    refuse_fake(request.model, "A comparison")
+    check_cluster(request.placement.ray, request.placement.gpus_per_engine)
 
 
-def _experiment(
-    task: Task,
-    model: str | None,
-    settings: RunSettings,
-    methods: Sequence[str],
-    seeds: Sequence[int],
-    folder: Path,
-    on_event: OnEvent,
-) -> Experiment:
+def _experiment(request: ComparisonRequest, on_event: OnEvent) -> Experiment:
+    settings, methods = request.settings, request.methods
     tell_unused(settings, unused_in_comparison(settings, methods), "shots", on_event)
     on_event(Event(stage="shots", message="reading the data"))
-    data = TaskData(task, on_event, settings)
-    examples = [_examples(data, settings, seed, methods) for seed in seeds]
-    experiment = Experiment(data, resolve_model(model), settings, methods, examples, folder)
+    data = TaskData(request.task, on_event, settings)
+    examples = [_examples(data, settings, seed, methods) for seed in request.seeds]
+    experiment = Experiment(data, resolve_model(request.model), settings, methods, examples, request.folder)
     experiment.check_trainable()
     return experiment
 
 
-def _check_claim(folder: RunFolder, experiment: Experiment, methods: Sequence[str]) -> ComparisonManifest:
+def _check_claim(request: ComparisonRequest, experiment: Experiment) -> ComparisonManifest:
     """What the folder will say that it holds. Raises RunFolderError where it holds anything else."""
+    folder = RunFolder(request.folder)
     manifest = ComparisonManifest(
         task=experiment.task,
         settings=experiment.settings,
         model_name=experiment.model.name,
         model_revision=experiment.model.revision,
         versions=made_by(),
-        methods=tuple(methods),
+        methods=tuple(request.methods),
         seeds=tuple(examples.seed for examples in experiment.seeds),
     )
     if folder.has(MANIFEST_FILE) or not _is_of_earlier_version(folder, manifest):

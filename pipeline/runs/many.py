@@ -47,6 +47,71 @@ class TaskOutcome(msgspec.Struct, frozen=True, kw_only=True):
     message: str = ""
 
 
+class TrainingsRequest(msgspec.Struct, frozen=True):
+    """Which adapters are to be trained."""
+
+    tasks: Mapping[str, Task | FourshotError]  # what `load_tasks` gives
+    model: str | None
+    settings: RunSettings
+    root: Path
+    placement: Placement = HERE
+
+    @property
+    def store(self) -> Path:
+        """Where the adapters of all tasks lie."""
+        return self.root / "adapters"
+
+
+def do_trainings(request: TrainingsRequest, on_event: OnEvent = ignore, *, forecast: bool = False) -> list[TaskOutcome]:
+    """One adapter per task, each run in ``root``/<task>, all adapters in ``root``/adapters; what is finished is kept.
+
+    Errors in the place of tasks come back as outcomes. ``forecast``: first tell what it will take. Raises InputError
+    for no tasks, a model that is none, a cluster that is not there.
+    """
+    _check(request)
+    tasks, root, folder = request.tasks, request.root, RunFolder(request.root)
+    allow_open_files(len(tasks))  # a lock is one
+    with folder.lock(), ExitStack() as locks:
+        check_links(root)
+        base = _base(request, on_event)
+        driver = StageDriver(root / LOG_FILE, on_event, request.placement, keep_going=True)
+        new_names = {name for name in tasks if not (root / name).exists()}
+        on_event(Event(stage="shots", message=f"reading the data, tasks: {len(tasks)}"))
+        for name, task in tasks.items():
+            try:
+                if isinstance(task, Task):
+                    locks.enter_context(RunFolder(root / name).lock())  # other commands may be given it by itself
+                driver.add(name, _experiment(request, name, base, on_event))
+                lead(root / name / "adapters", request.store)  # so that `evaluate --out` there finds them
+            except FourshotError as error:
+                driver.drop(name, error)
+        estimate = foretell_runs([*driver.experiments.values()], "train", on_event) if forecast else None
+        driver.run("train")
+        driver.do(probes)
+        driver.write_cards()
+        if estimate:
+            folder.write(FORECAST_FILE, estimate.beside(driver.took))
+        for name in new_names & driver.failed.keys():
+            if error_class(driver.failed[name].kind).exit_code == InputError.exit_code:
+                _forget(root / name)
+        outcomes = [_outcome(name, root / name, driver) for name in tasks]
+        if any(outcome.folder for outcome in outcomes):
+            folder.write(OUTCOME_FILE, outcomes)
+        return outcomes
+
+
+def plan_trainings(request: TrainingsRequest, on_event: OnEvent) -> Forecast | None:
+    """What `do_trainings` would take of those that can be read, by the speed of this machine as it is now."""
+    _check(request)
+    base, experiments = _base(request, on_event), list[Experiment]()
+    for name in request.tasks:
+        try:
+            experiments.append(_experiment(request, name, base, on_event))
+        except FourshotError as error:
+            on_event(Event(stage="failed", message=f"{name}: {' '.join(str(error).split())}"))
+    return foretell_runs(experiments, "train", on_event, anew=True)
+
+
 def train_tasks(
     tasks: Mapping[str, Task | FourshotError],
     model: str | None,
@@ -56,90 +121,36 @@ def train_tasks(
     placement: Placement = HERE,
     forecast: bool = False,
 ) -> list[TaskOutcome]:
-    """One adapter per task, each run in ``root``/<task>, all adapters in ``root``/adapters; what is finished is kept.
-
-    ``tasks`` is what `load_tasks` gives; errors in it come back as outcomes. ``forecast``: first tell what it will
-    take. Raises InputError for no tasks, a model that is none, a cluster that is not there.
-    """
-    _check(tasks, model, settings, placement)
-    allow_open_files(len(tasks))  # a lock is one
-    with RunFolder(root).lock(), ExitStack() as locks:
-        check_links(root)
-        tell_unused(settings, unused_in_run(settings, has_unlabelled=False), "shots", on_event)
-        base, store = resolve_model(model), root / "adapters"
-        driver = StageDriver(root / LOG_FILE, on_event, placement, keep_going=True)
-        new_names = {name for name in tasks if not (root / name).exists()}
-        on_event(Event(stage="shots", message=f"reading the data, tasks: {len(tasks)}"))
-        for name, task in tasks.items():
-            try:
-                if isinstance(task, Task):
-                    locks.enter_context(RunFolder(root / name).lock())  # other commands may be given it by itself
-                driver.add(name, _experiment(task, base, settings, root / name, store, on_event))
-                lead(root / name / "adapters", store)  # so that `evaluate --out` there finds them
-            except FourshotError as error:
-                driver.drop(name, error)
-        estimate = foretell_runs([*driver.experiments.values()], "train", on_event) if forecast else None
-        driver.run("train")
-        driver.do(probes)
-        driver.write_cards()
-        if estimate:
-            RunFolder(root).write(FORECAST_FILE, estimate.beside(driver.took))
-        for name in new_names & driver.failed.keys():
-            if error_class(driver.failed[name].kind).exit_code == InputError.exit_code:
-                _forget(root / name)
-        outcomes = [_outcome(name, root / name, driver) for name in tasks]
-        if any(outcome.folder for outcome in outcomes):
-            RunFolder(root).write(OUTCOME_FILE, outcomes)
-        return outcomes
+    """`do_trainings` of a request in parts."""
+    return do_trainings(TrainingsRequest(tasks, model, settings, root, placement), on_event, forecast=forecast)
 
 
-def plan_tasks(
-    tasks: Mapping[str, Task | FourshotError],
-    model: str | None,
-    settings: RunSettings,
-    root: Path,
-    on_event: OnEvent,
-    placement: Placement = HERE,
-) -> Forecast | None:
-    """What `train_tasks` would take of those that can be read, by the speed of this machine as it is now."""
-    _check(tasks, model, settings, placement)
-    tell_unused(settings, unused_in_run(settings, has_unlabelled=False), "shots", on_event)
-    base, experiments = resolve_model(model), list[Experiment]()
-    for name, task in tasks.items():
-        try:
-            experiments.append(_experiment(task, base, settings, root / name, root / "adapters", on_event))
-        except FourshotError as error:
-            on_event(Event(stage="failed", message=f"{name}: {' '.join(str(error).split())}"))
-    return foretell_runs(experiments, "train", on_event, anew=True)
-
-
-def _check(
-    tasks: Mapping[str, Task | FourshotError], model: str | None, settings: RunSettings, placement: Placement
-) -> None:
+def _check(request: TrainingsRequest) -> None:
     """Raise InputError for what can be trained of no task."""
-    refuse_fake(model, "A training")
-    check_confidence(settings)
-    check_cluster(placement.ray, placement.gpus_per_engine)
-    if not tasks:
+    refuse_fake(request.model, "A training")
+    check_confidence(request.settings)
+    check_cluster(request.placement.ray, request.placement.gpus_per_engine)
+    if not request.tasks:
         raise InputError("There is no task to train. Give names, task files, or folders with task files.")
 
 
-def _experiment(
-    task: Task | FourshotError,
-    model: ResolvedModel,
-    settings: RunSettings,
-    root: Path,
-    store: Path,
-    on_event: OnEvent,
-) -> Experiment:
-    """The run of a task for its adapter alone."""
+def _base(request: TrainingsRequest, on_event: OnEvent) -> ResolvedModel:
+    """The base model; first tells which settings nothing comes of."""
+    unused = unused_in_run(request.settings, has_unlabelled=False)
+    tell_unused(request.settings, unused, "shots", on_event)
+    return resolve_model(request.model)
+
+
+def _experiment(request: TrainingsRequest, name: str, model: ResolvedModel, on_event: OnEvent) -> Experiment:
+    """The run of one task for its adapter alone. Raises the task's error, if it is one."""
+    task, settings, folder = request.tasks[name], request.settings, request.root / name
     if isinstance(task, FourshotError):
         raise task
     data = TaskData(task, on_event, settings, needs_test=False)
-    seeds = [load_shots(data, settings, RunFolder(root))]
-    experiment = Experiment(data, model, settings, ["fourshot"], seeds, root, flat=True, store=store)
+    seeds = [load_shots(data, settings, RunFolder(folder))]
+    experiment = Experiment(data, model, settings, ["fourshot"], seeds, folder, flat=True, store=request.store)
     experiment.check_trainable()
-    tell_review(RunFolder(root), task, on_event)
+    tell_review(RunFolder(folder), task, on_event)
     return experiment
 
 

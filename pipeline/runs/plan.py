@@ -143,20 +143,29 @@ class _Remaining:
                 continue
             known_jobs = experiment.annotator_jobs(writer)
             if annotate.has_pool and not known_jobs:
-                if annotate.num_adapters:
-                    alone = msgspec.structs.replace(annotate, folds=0)
-                    settings = msgspec.structs.replace(writer.settings, annotate=alone)
-                    of_shots = msgspec.structs.replace(writer, settings=settings)
-                    known_jobs = annotator_jobs(experiment.task, experiment.model.revision, of_shots)
-                labels = len(experiment.task.labels)
-                pool = sum(self._pool_rounds(writer)) * self._speed.well_formed * labels
-                most = writer.settings.pool_per_class(labels) * labels
-                fold_examples = len(writer.shots) + round(min(pool, most) * (1 - 1 / annotate.folds))
-                brief = msgspec.structs.replace(writer.settings.train, num_epochs=annotate.fold_epochs)
-                fold = self._counts[writer.key].training(fold_examples, brief, writer.form)
-                work.append(_at("train the annotators", fold * annotate.folds))
+                known_jobs = self._jobs_on_shots(writer)
+                work.append(self._fold_trainings(writer))
             jobs |= {job.key: (job, writer) for job in known_jobs}
         return [*work, *self._trainings(jobs)]
+
+    def _jobs_on_shots(self, writer: MethodCell) -> list[TrainingJob]:
+        """Of a committee with folds: the adapters that need no pool."""
+        annotate = writer.settings.annotate
+        if not annotate.num_adapters:
+            return []
+        settings = msgspec.structs.replace(writer.settings, annotate=msgspec.structs.replace(annotate, folds=0))
+        of_shots = msgspec.structs.replace(writer, settings=settings)
+        return annotator_jobs(self._experiment.task, self._experiment.model.revision, of_shots)
+
+    def _fold_trainings(self, writer: MethodCell) -> StageWork:
+        """Of the adapters on the folds of a pool that is not drawn yet."""
+        annotate, labels = writer.settings.annotate, len(self._experiment.task.labels)
+        pool = sum(self._pool_rounds(writer)) * self._speed.well_formed * labels
+        most = writer.settings.pool_per_class(labels) * labels
+        examples = len(writer.shots) + round(min(pool, most) * (1 - 1 / annotate.folds))
+        brief = msgspec.structs.replace(writer.settings.train, num_epochs=annotate.fold_epochs)
+        fold = self._counts[writer.key].training(examples, brief, writer.form)
+        return _at("train the annotators", fold * annotate.folds)
 
     def _trainings(self, jobs: dict[str, tuple[TrainingJob, MethodCell]]) -> list[StageWork]:
         """Those that are not finished."""

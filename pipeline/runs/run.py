@@ -53,6 +53,68 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
     forecast: Forecast | None = None  # what was foretold of this call, beside what it took
 
 
+class RunRequest(msgspec.Struct, frozen=True):
+    """What a run is to be."""
+
+    task: Task
+    model: str | None
+    settings: RunSettings
+    folder: Path
+    until: StageName = "report"  # the last stage to do; without a test file nothing is measured: an error if "evaluate"
+    placement: Placement = HERE
+    merge: bool = False  # write base and adapter as one checkpoint, too, to ``folder``/merged/<adapter>
+    unlabelled: Path | None = None  # a file of texts without labels, learnt as the annotators read them
+    ask: int = 0  # stop when they are annotated, until a person has labelled so many, in a table that is written
+
+    def reaches(self, stage: StageName) -> bool:
+        """Whether ``stage`` is one of those to do."""
+        return STAGE_NAMES.index(stage) <= STAGE_NAMES.index(self.until)
+
+
+def do_run(request: RunRequest, on_event: OnEvent = ignore, *, forecast: bool = False) -> RunSummary:
+    """Do what is asked for, or go on where an earlier call was stopped; ``forecast``: first tell what it will take.
+
+    What a person changed in a table that `review` wrote is learnt, too. Raises InputError for what the user gave,
+    RunFolderError for a folder of another configuration, ShortRunError where a class stalls; what was finished stays
+    on disk.
+    """
+    _check(request)
+    task, path, ask, folder = request.task, request.folder, request.ask, RunFolder(request.folder)
+    with folder.lock():
+        if request.reaches("train"):
+            check_links(path)
+        experiment = _experiment(request, on_event)
+        driver = StageDriver(path / LOG_FILE, on_event, request.placement)
+        driver.add(task.name, experiment)
+        tell_review(folder, task, on_event)
+        estimate = foretell_runs([experiment], request.until, on_event) if forecast else None
+        if ask and request.reaches("annotate"):
+            driver.run("annotate")
+            driver.do(lambda run: questions(run, ask))
+        if waiting := unanswered(experiment, ask, on_event):
+            return RunSummary(folder=str(path), table=[], ask_path=str(waiting))
+        driver.run(request.until)
+        if trained := experiment.result(experiment.cell("fourshot")):
+            lead(path / LINK, Path(trained.path))  # others may lie there too: of texts before they were reviewed
+        if request.merge:
+            driver.do(synthetic_classifiers)
+        if estimate:
+            estimate = estimate.beside(driver.took)
+            folder.write(FORECAST_FILE, estimate)
+        if request.until == "report":
+            write_report(report_data(experiment, f"{task.name}, seed {request.settings.seed}"), path)
+        summary = _summary(request, experiment, estimate)
+        if summary.table or summary.report_path:
+            folder.write("summary.json", summary)
+        return summary
+
+
+def plan_run(request: RunRequest, on_event: OnEvent) -> Forecast | None:
+    """What `do_run` would take, by the speed of this machine as it is now; None where nothing is left to do."""
+    _check(request)
+    return foretell_runs([_experiment(request, on_event)], request.until, on_event, anew=True)
+
+
 def run_task(
     task: Task,
     model: str | None,
@@ -66,126 +128,57 @@ def run_task(
     ask: int = 0,
     forecast: bool = False,
 ) -> RunSummary:
-    """Run ``task`` in ``folder``, or go on where an earlier call was stopped; ``until`` names the last stage to do.
-
-    ``merge``: write base and adapter as one checkpoint, too, to ``folder``/merged/<adapter>. ``unlabelled``: a file of
-    texts without labels, learnt as the annotators read them. ``ask``: stop when they are annotated, until a person has
-    labelled so many of them, in a table that the summary names. What a person changed in a table that `review` wrote
-    is learnt, too. ``forecast``: first tell what it will take. Without a test file nothing is measured: an error only
-    where ``until`` is "evaluate".
-
-    Raises InputError for what the user gave, RunFolderError for a folder of another configuration, ShortRunError where
-    a class stalls; what was finished stays on disk.
-    """
-    last = until or "report"
-    _check(model, settings, last, placement, unlabelled, ask)
-    run_folder = RunFolder(folder)
-    with run_folder.lock():
-        if STAGE_NAMES.index(last) >= STAGE_NAMES.index("train"):
-            check_links(folder)
-        experiment = _experiment(task, model, settings, folder, unlabelled, on_event, last)
-        driver = StageDriver(folder / LOG_FILE, on_event, placement)
-        driver.add(task.name, experiment)
-        tell_review(run_folder, task, on_event)
-        estimate = foretell_runs([experiment], last, on_event) if forecast else None
-        if ask and STAGE_NAMES.index(last) >= STAGE_NAMES.index("annotate"):
-            driver.run("annotate")
-            driver.do(lambda run: questions(run, ask))
-        if waiting := unanswered(experiment, ask, on_event):
-            return RunSummary(folder=str(folder), table=[], ask_path=str(waiting))
-        driver.run(last)
-        trained = experiment.result(experiment.cell("fourshot"))
-        if trained:
-            lead(folder / LINK, Path(trained.path))  # others may lie there too: of texts before they were reviewed
-        if merge:
-            driver.do(synthetic_classifiers)
-        rows = table(experiment)
-        if estimate:
-            estimate = estimate.beside(driver.took)
-            run_folder.write(FORECAST_FILE, estimate)
-        report = ""
-        if last == "report":
-            html, _ = write_report(report_data(experiment, f"{task.name}, seed {settings.seed}"), folder)
-            report = str(html)
-        summary = RunSummary(
-            folder=str(folder),
-            table=[msgspec.to_builtins(row) for row in rows],
-            adapter_path=trained.path if trained else "",
-            report_path=report,
-            merged_path=str(merged_folder(folder, trained.name)) if merge and trained else "",
-            forecast=estimate,
-            left_out=left_out(experiment) or UNSET,
-        )
-        if rows or report:
-            run_folder.write("summary.json", summary)
-        return summary
+    """`do_run` of a request in parts."""
+    request = RunRequest(task, model, settings, folder, until or "report", placement, merge, unlabelled, ask)
+    return do_run(request, on_event, forecast=forecast)
 
 
-def plan_task(
-    task: Task,
-    model: str | None,
-    settings: RunSettings,
-    folder: Path,
-    on_event: OnEvent,
-    until: StageName | None = None,
-    placement: Placement = HERE,
-    unlabelled: Path | None = None,
-    ask: int = 0,
-) -> Forecast | None:
-    """What `run_task` would take, by the speed of this machine as it is now; None where nothing is left to do."""
-    last = until or "report"
-    _check(model, settings, last, placement, unlabelled, ask)
-    experiment = _experiment(task, model, settings, folder, unlabelled, on_event, last)
-    return foretell_runs([experiment], last, on_event, anew=True)
-
-
-def _check(
-    model: str | None,
-    settings: RunSettings,
-    last: StageName,
-    placement: Placement,
-    unlabelled: Path | None,
-    ask: int,
-) -> None:
+def _check(request: RunRequest) -> None:
     """Raise InputError for what cannot be done, as far as no file of the task says so."""
-    if last not in STAGE_NAMES:
-        raise InputError(f"There is no stage {last!r}. The stages are {', '.join(STAGE_NAMES)}.")
-    refuse_fake(model, "A run")
-    check_confidence(settings)
-    if ask:
-        check_askable(ask, unlabelled is not None)
-    if unlabelled and settings.annotate.annotator == "none":
+    if request.until not in STAGE_NAMES:
+        raise InputError(f"There is no stage {request.until!r}. The stages are {', '.join(STAGE_NAMES)}.")
+    refuse_fake(request.model, "A run")
+    check_confidence(request.settings)
+    if request.ask:
+        check_askable(request.ask, request.unlabelled is not None)
+    if request.unlabelled and request.settings.annotate.annotator == "none":
         raise InputError("Texts without labels need annotators, and annotate.annotator is 'none'. Set another.")
-    check_cluster(placement.ray, placement.gpus_per_engine)
+    check_cluster(request.placement.ray, request.placement.gpus_per_engine)
 
 
-def _experiment(
-    task: Task,
-    model: str | None,
-    settings: RunSettings,
-    folder: Path,
-    unlabelled: Path | None,
-    on_event: OnEvent,
-    last: StageName,
-) -> Experiment:
+def _experiment(request: RunRequest, on_event: OnEvent) -> Experiment:
+    task, settings, unlabelled = request.task, request.settings, request.unlabelled
     tell_unused(settings, unused_in_run(settings, has_unlabelled=unlabelled is not None), "shots", on_event)
     on_event(Event(stage="shots", message="reading the data"))
-    data = TaskData(task, on_event, settings, needs_test=last == "evaluate")
+    data = TaskData(task, on_event, settings, needs_test=request.until == "evaluate")
     if not data.test:
         data.tell(f"{NO_TEST}, so this run trains a classifier and measures nothing")
     texts = _texts_of(unlabelled, task, settings, on_event)
     experiment = Experiment(
         data,
-        resolve_model(model),
+        resolve_model(request.model),
         settings,
         RUN_METHODS,
-        [load_shots(data, settings, RunFolder(folder))],
-        folder,
+        [load_shots(data, settings, RunFolder(request.folder))],
+        request.folder,
         flat=True,
         unlabelled=as_candidates(texts),
     )
     experiment.check_trainable()
     return experiment
+
+
+def _summary(request: RunRequest, experiment: Experiment, estimate: Forecast | None) -> RunSummary:
+    folder, trained = request.folder, experiment.result(experiment.cell("fourshot"))
+    return RunSummary(
+        folder=str(folder),
+        table=[msgspec.to_builtins(row) for row in table(experiment)],
+        adapter_path=trained.path if trained else "",
+        report_path=str(folder / "report.html") if request.until == "report" else "",
+        merged_path=str(merged_folder(folder, trained.name)) if request.merge and trained else "",
+        forecast=estimate,
+        left_out=left_out(experiment) or UNSET,
+    )
 
 
 def load_shots(data: TaskData, settings: RunSettings, folder: RunFolder, *, goes_on: bool = True) -> SeedExamples:

@@ -78,6 +78,29 @@ def table_stem(path: PurePath) -> str:
 
 def find_source(path: Path) -> TableSource:
     """What table is in a file. Raises `TableError` for a file that is none, or holds several."""
+    head = _head_of(path)
+    name, packing = path.name, next((end for start, end in _BEGINNINGS.items() if head.startswith(start)), "")
+    if head.startswith(_ZIP_BEGINNINGS):
+        names = _names_in_zip(path)
+        if any(part.startswith(_PARTS_OF_SPREADSHEETS) for part in names):
+            return TableSource(path=path, kind="spreadsheet", name=name)
+        if len(names) == 1:
+            name, packing = names[0], ".zip"
+        elif path.suffix.lower() in ("", ".zip", *KINDS):  # others are documents of other programs
+            raise TableError(f"a ZIP file with {shorten(names) or 'nothing'}; it must hold one table.", "Unpack it.")
+    elif path.suffix.lower() in PACKINGS:  # also where a browser has unpacked it and left its name
+        name = path.stem
+    if packing:
+        try:
+            with _open(path, packing, name) as stream:
+                head = stream.read(_HEAD_BYTES)
+        except DAMAGED as failure:
+            raise TableError(f"cannot be unpacked: {failure}.", "Is the download complete?") from failure
+    return TableSource(path=path, kind=_kind_of(head, path, name, packing), name=name, packing=packing)
+
+
+def _head_of(path: Path) -> bytes:
+    """The file's first bytes. Raises TableError where it cannot be read, and for what is not the file itself."""
     if path.is_dir():
         names = sorted(entry.name for entry in path.iterdir())
         problem = f"a folder, not a file; in it is {shorten(names, 8) or 'nothing'}."
@@ -96,23 +119,11 @@ def find_source(path: Path) -> TableSource:
     for start, (problem, remedy) in _NO_TABLES.items():
         if head.removeprefix(codecs.BOM_UTF8).lstrip().lower().startswith(start):
             raise TableError(problem, remedy)
-    name, packing = path.name, next((end for start, end in _BEGINNINGS.items() if head.startswith(start)), "")
-    if head.startswith(_ZIP_BEGINNINGS):
-        names = _names_in_zip(path)
-        if any(part.startswith(_PARTS_OF_SPREADSHEETS) for part in names):
-            return TableSource(path=path, kind="spreadsheet", name=name)
-        if len(names) == 1:
-            name, packing = names[0], ".zip"
-        elif path.suffix.lower() in ("", ".zip", *KINDS):  # others are documents of other programs
-            raise TableError(f"a ZIP file with {shorten(names) or 'nothing'}; it must hold one table.", "Unpack it.")
-    elif path.suffix.lower() in PACKINGS:  # also where a browser has unpacked it and left its name
-        name = path.stem
-    if packing:
-        try:
-            with _open(path, packing, name) as stream:
-                head = stream.read(_HEAD_BYTES)
-        except DAMAGED as failure:
-            raise TableError(f"cannot be unpacked: {failure}.", "Is the download complete?") from failure
+    return head
+
+
+def _kind_of(head: bytes, path: Path, name: str, packing: str) -> Kind:
+    """What kind of table begins with ``head``, once unpacked. Raises TableError where it is none."""
     suffix = PurePath(name).suffix.lower()
     kind = next((kind for start, kind in _KIND_BEGINNINGS.items() if head.startswith(start)), KINDS.get(suffix))
     if packing and kind != "spreadsheet" and head.startswith((*_BEGINNINGS, *_ZIP_BEGINNINGS)):
@@ -135,7 +146,7 @@ def find_source(path: Path) -> TableSource:
             f"cannot read a {noun}; allowed are {', '.join(KINDS)}, also packed ({', '.join(PACKINGS)}).",
             "If it is one of these, call it so.",
         )
-    return TableSource(path=path, kind=kind, name=name, packing=packing)
+    return kind
 
 
 def _as_text(head: bytes) -> str | None:

@@ -18,6 +18,7 @@ _NO_HEADER = (
     ", or give --no-header: they are then called 1, 2, ... (in a task file, $.data.header = false). If this one does: "
     "--text-column NAME --label-column NAME."
 )
+_NUMBERED = "rows have a cell more than the line of names: the first was taken for its number, as R writes it."
 _LONGEST_NAME = 200  # characters; a question of a survey may be the name of a column
 _RULE = re.compile(r"\s*:?-{3,}:?\s*")
 WORDS_OF_A_SENTENCE = 4
@@ -30,36 +31,24 @@ def grid_rows(reading: TableScan, records: Iterator[tuple[int, Sequence[Any]]], 
     without a name is called by its place, from 1. Empty cells beyond the last column go. A record that repeats the
     names is left out.
     """
-    first = next(records, None)
-    while first and reading.settings.header is not False and not any(map(_is_filled, first[1])):
-        first = next(records, None)  # a blank line of a spreadsheet, which has separators
+    has_names = reading.settings.header is not False
+    # A blank line of a spreadsheet has separators.
+    first = next((record for record in records if not has_names or any(map(_is_filled, record[1]))), None)
     if first is None:
         return
     line, cells = first
     second = next(records, None)
     if second is not None:
         records = itertools.chain([second], records)
-        if reading.settings.header is not False and names_its_rows(cells, second[1]):
+        if has_names and names_its_rows(cells, second[1]):
             cells = ["", *cells]
-            problem = (
-                "rows have a cell more than the line of names: the first was taken for its number, as R writes it."
-            )
-            reading.faults.append(warning(reading.path, problem))
-    raw = list(cells)
-    header = [f"{cell:g}" if isinstance(cell, float) else str(cell).strip("\ufeff \t\r\n") for cell in cells]
-    if reading.settings.header is False:
-        header = [""] * len(header)
-        columns = _names(header)
-        yield line, dict(zip(columns, cells, strict=True))
+            reading.faults.append(warning(reading.path, _NUMBERED))
+    raw, header = list(cells), [_name_in(cell) if has_names else "" for cell in cells]
+    columns = _names(header)
+    if has_names:
+        _refuse_repeated(columns, reading, line)
     else:
-        columns = _names(header)
-        for name, times in Counter(columns).items():
-            if times > 1:
-                problem = f"the column {name!r} stands there {times} times."
-                remedy = "Rename or remove one."
-                if "--no-header" in reading.settings.offers:
-                    remedy += " If no line names the columns: --no-header."
-                reading.faults.append(error(f"{reading.path}:{line}", problem, remedy))
+        yield line, dict(zip(columns, cells, strict=True))
     reading.columns |= dict.fromkeys(columns)
     width, named = len(columns), {name for name in [*raw, *header] if name not in ("", None)} if any(header) else set()
     doubt = _Doubt(header, raw, second[1] if second else ())
@@ -85,6 +74,21 @@ def grid_rows(reading: TableScan, records: Iterator[tuple[int, Sequence[Any]]], 
         yield number, dict(zip(columns, cells, strict=False))  # as many as there are columns
     if named:
         doubt.judge(reading, line, columns)
+
+
+def _name_in(cell: Any) -> str:
+    return f"{cell:g}" if isinstance(cell, float) else str(cell).strip("\ufeff \t\r\n")
+
+
+def _refuse_repeated(columns: Sequence[str], reading: TableScan, line: int) -> None:
+    """Note an error for each name that several columns have."""
+    for name, times in Counter(columns).items():
+        if times > 1:
+            remedy = "Rename or remove one."
+            if "--no-header" in reading.settings.offers:
+                remedy += " If no line names the columns: --no-header."
+            problem = f"the column {name!r} stands there {times} times."
+            reading.faults.append(error(f"{reading.path}:{line}", problem, remedy))
 
 
 def _is_filled(cell: Any) -> bool:

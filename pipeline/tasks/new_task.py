@@ -15,9 +15,9 @@ from fourshot.pipeline.faults import LeftOut, TaskFault, errors_in, warning
 from fourshot.pipeline.rows.fields import split_fields
 from fourshot.pipeline.rows.labels.words import label_word, propose_words, says_nothing
 from fourshot.pipeline.rows.text_table import MADE_FROM
-from fourshot.pipeline.rows.usable_rows import TableChoices, usable_rows
+from fourshot.pipeline.rows.usable_rows import TableChoices, UsableRows, usable_rows
 from fourshot.pipeline.tables.file_bytes import table_stem
-from fourshot.pipeline.tables.files import read_table
+from fourshot.pipeline.tables.files import Table, read_table
 from fourshot.pipeline.task import Example
 from fourshot.pipeline.tasks.classes import label_counts
 from fourshot.pipeline.tasks.table_doubts import doubts_of_table, splits_beside
@@ -85,39 +85,8 @@ def new_task(
     if is_table:
         raise InputError(f"{out} is the table itself; nothing was written. Name the task's folder: --out FOLDER.")
     usable = usable_rows(table, choices)
-    counts = label_counts(table, usable, most=None if choices.label_columns else MOST_CLASSES)
-    proposals = propose_words(list(counts))
-    asked_words = {
-        name: proposals.get(name, "") for name in counts if says_nothing(name) or says_nothing(label_word(name))
-    }
     train, test = split_by_label(usable.examples, seed)
-    task = NewTask(
-        task_file=f"{task_name}.toml",
-        table=str(path),
-        rows=len(table.rows) + sum(part.count for part in table.left_out),
-        unit=table.unit,
-        train=len(train),
-        test=len(test),
-        text_columns=usable.columns.texts,
-        fields=choices.fields or UNSET,
-        label_columns=usable.columns.labels,
-        verdict_column=usable.columns.verdict,
-        other_text_columns=usable.columns.other_texts,
-        other_label_columns=usable.columns.other_labels,
-        labels=counts,
-        asked_words=asked_words,
-        left_out=usable.left_out,
-        notices=(
-            *usable.notices,
-            *doubts_of_table(table, usable.columns, usable.examples, counts, asked_words),
-            *splits_beside(path),
-            *(
-                []
-                if test
-                else [warning(table.path, NO_TEST, "Add rows, or write a test file: else runs measure nothing.")]
-            ),
-        ),
-    )
+    task = _summary(f"{task_name}.toml", table, choices, usable, len(train), len(test))
     with staged_folder(out.parent, out.name) as staged:
         append_lines(staged / "train.jsonl", _rows(train, choices.fields))
         if test:
@@ -128,6 +97,44 @@ def new_task(
         load_task(task_file)
         settle(staged, out)
     return msgspec.structs.replace(task, task_file=str(out / task.task_file))
+
+
+def _summary(task_file: str, table: Table, choices: TableChoices, usable: UsableRows, train: int, test: int) -> NewTask:
+    """What becomes of a table, of whose rows so many are for training and for testing.
+
+    Raises InputError for more than 1,000 classes in a column that is not named.
+    """
+    columns = usable.columns
+    counts = label_counts(table, usable, most=None if choices.label_columns else MOST_CLASSES)
+    proposals = propose_words(list(counts))
+    asked_words = {
+        name: proposals.get(name, "") for name in counts if says_nothing(name) or says_nothing(label_word(name))
+    }
+    notices = [
+        *usable.notices,
+        *doubts_of_table(table, columns, usable.examples, counts, asked_words),
+        *splits_beside(Path(table.path)),
+    ]
+    if not test:
+        notices.append(warning(table.path, NO_TEST, "Add rows, or write a test file: else runs measure nothing."))
+    return NewTask(
+        task_file=task_file,
+        table=table.path,
+        rows=len(table.rows) + sum(part.count for part in table.left_out),
+        unit=table.unit,
+        train=train,
+        test=test,
+        text_columns=columns.texts,
+        fields=choices.fields or UNSET,
+        label_columns=columns.labels,
+        verdict_column=columns.verdict,
+        other_text_columns=columns.other_texts,
+        other_label_columns=columns.other_labels,
+        labels=counts,
+        asked_words=asked_words,
+        left_out=usable.left_out,
+        notices=tuple(notices),
+    )
 
 
 def _check_fields(choices: TableChoices) -> None:

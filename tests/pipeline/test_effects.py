@@ -10,10 +10,10 @@ import fourshot
 from fourshot.cli.main import main
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.events import Event, ignore
-from fourshot.pipeline.runs.compare import DEFAULT_METHODS, plan_comparison
+from fourshot.pipeline.runs.compare import DEFAULT_METHODS, ComparisonRequest, plan_comparison
 from fourshot.pipeline.runs.compared_settings import unused_in_comparison
-from fourshot.pipeline.runs.many import plan_tasks
-from fourshot.pipeline.runs.run import plan_task
+from fourshot.pipeline.runs.many import TrainingsRequest, plan_trainings
+from fourshot.pipeline.runs.run import RunRequest, plan_run
 from fourshot.pipeline.settings.effects import (
     Unused,
     unused_by_teacher,
@@ -102,7 +102,8 @@ def test_a_comparison_tells_what_none_of_its_methods_uses(tmp_path: Path, monkey
     assert told(["icl", "unfiltered"], annotate__num_adapters=2).endswith("(not used by any method that is compared)")
     monkeypatch.setattr("fourshot.pipeline.runs.compare.refuse_fake", lambda *_: None)
     settings, events = fourshot.settings({"train.r": 4}), list[Event]()
-    plan_comparison(named("one")["one"], "fake", settings, ["icl"], [0], tmp_path / "out", events.append)
+    request = ComparisonRequest(named("one")["one"], "fake", settings, ["icl"], [0], tmp_path / "out")
+    plan_comparison(request, events.append)
     assert events[0].notice and "train.r (no method" in events[0].message
 
 
@@ -195,9 +196,9 @@ def test_a_least_confidence_of_nobody_is_refused(tmp_path: Path, capfd: pytest.C
     with pytest.raises(InputError, match=message):
         fourshot.run("support_tickets", folder=tmp_path / "out", settings=nobody)
     with pytest.raises(InputError, match=message):
-        plan_task(named("one")["one"], None, nobody, tmp_path / "out", ignore)
+        plan_run(RunRequest(named("one")["one"], None, nobody, tmp_path / "out"), ignore)
     with pytest.raises(InputError, match=message):
-        plan_tasks(named("one"), None, nobody, tmp_path / "out", ignore)
+        plan_trainings(TrainingsRequest(named("one"), None, nobody, tmp_path / "out"), ignore)
     with pytest.raises(InputError, match=message):
         make(tmp_path / "out", run_settings=nobody)
     for more in ([], ["--plan"]):

@@ -22,9 +22,9 @@ from fourshot.engine.core import Adapter, Completion, EngineSettings, PerPromptA
 from fourshot.engine.errors import FourshotError
 from fourshot.engine.fake_engine import WORDS, FakeEngine
 from fourshot.pipeline.runs import stage_driver
-from fourshot.pipeline.runs.compare import compare
+from fourshot.pipeline.runs.compare import ComparisonRequest, do_comparison
 from fourshot.pipeline.runs.compared_settings import unused_in_comparison
-from fourshot.pipeline.runs.run import run_task
+from fourshot.pipeline.runs.run import RunRequest, do_run
 from fourshot.pipeline.runs.stages import generate
 from fourshot.pipeline.settings.effects import unused_in_run
 from fourshot.pipeline.synthesis.settings import RunSettings
@@ -233,10 +233,11 @@ def observed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         try:
             unlabelled = data / "own.jsonl" if run_settings.unlabelled != RunSettings().unlabelled else None
             if methods:
-                heard.append(len(compare(task, "fake", run_settings, methods, [0], folder).rows))
+                comparison = ComparisonRequest(task, "fake", run_settings, methods, [0], folder)
+                heard.append(len(do_comparison(comparison).rows))
             else:
-                summary = run_task(task, "fake", run_settings, folder, until="evaluate", unlabelled=unlabelled)
-                heard.append(len(summary.table))
+                request = RunRequest(task, "fake", run_settings, folder, "evaluate", unlabelled=unlabelled)
+                heard.append(len(do_run(request).table))
         except FourshotError as error:
             heard.append(str(error).replace(str(tmp_path_factory.getbasetemp()), ""))
         heard.extend(file.read_text() for file in sorted(folder.rglob("verdicts.jsonl")))

@@ -29,7 +29,7 @@ from fourshot.engine.machine.files import replace_file
 from fourshot.pipeline.cells.methods import METHODS
 from fourshot.pipeline.events import Event, OnEvent
 from fourshot.pipeline.rows.examples import load_split
-from fourshot.pipeline.runs.compare import compare
+from fourshot.pipeline.runs.compare import ComparisonRequest, do_comparison
 from fourshot.pipeline.synthesis.prompts import PromptFormat, reading_prompt
 from fourshot.pipeline.task import Task
 from fourshot.pipeline.tasks.shots import take_shots
@@ -47,7 +47,7 @@ class PaperMeasurement:
         self,
         options: Options,
         on_step: Callable[[dict[str, Any]], None],
-        compare: Callable[..., object] = compare,  # writes comparison.json into its folder
+        compare: Callable[..., object] = do_comparison,  # writes comparison.json into its folder
         time_task: Callable[[Task], list[timing.Timing]] | None = None,
     ) -> None:
         self.options, self.on_step, self.compare = options, on_step, compare
@@ -98,7 +98,8 @@ class PaperMeasurement:
         if not (measured := self._finished(folder, planned, methods)):
             placement = Placement(ray=self.options.ray)
             task, model = self.tasks[planned.task], self.options.model
-            self.compare(task, model, planned.settings, methods, planned.seeds, folder, _teller(), placement)
+            request = ComparisonRequest(task, model, planned.settings, methods, planned.seeds, folder, placement)
+            self.compare(request, _teller())
             measured = read_comparison(folder / "comparison.json")
         self._take(measured, planned.folder)
 

@@ -136,7 +136,7 @@ def corpus(setup: SamplerSetup) -> Sampler:
     """`fourshot corpus` into a folder. Its time is counted from when its engine is open to the last row on disk."""
     from fourshot.pipeline.corpus import filling
     from fourshot.pipeline.corpus.folder import CorpusFolder
-    from fourshot.pipeline.corpus.run import make_corpus
+    from fourshot.pipeline.corpus.run import CorpusRequest, do_corpus
     from fourshot.pipeline.events import Event
     from fourshot.pipeline.loop.child import READY
 
@@ -150,7 +150,8 @@ def corpus(setup: SamplerSetup) -> Sampler:
         folder, task = Path(request.folder), request.task
         began = time.perf_counter()
         with patch.object(filling, "COMPILE_FROM_ROWS", 0):  # the engine as a large corpus has it
-            summary = make_corpus({task.name: task}, setup.engine.model, folder, request.settings, on_event=on_event)
+            corpus_request = CorpusRequest({task.name: task}, setup.engine.model, folder, request.settings)
+            summary = do_corpus(corpus_request, on_event)
         ended = time.perf_counter()
         lines = (folder / "log.txt").read_text(encoding="utf-8", errors="replace").splitlines()
         ready = next((float(line.removeprefix(READY)) for line in lines if line.startswith(READY)), began)

@@ -1,7 +1,6 @@
 """The paper suite without its work: comparisons and times that nobody measured."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -17,7 +16,7 @@ from fourshot.engine.checkpoints.models import resolve_model
 from fourshot.pipeline.cells.methods import METHODS
 from fourshot.pipeline.cells.run_folder import RunFolder
 from fourshot.pipeline.report.data import method_row
-from fourshot.pipeline.runs.compare import Comparison, SeedResult
+from fourshot.pipeline.runs.compare import Comparison, ComparisonRequest, SeedResult
 from fourshot.pipeline.scores import Scores
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.task import Task
@@ -83,26 +82,19 @@ def cells(task: str, methods: Sequence[str], seeds: Sequence[int]) -> list[Paper
 
 
 class FakeCompare:
-    """A `compare` that measures nothing; ``dies_at`` is the call that is killed."""
+    """A `do_comparison` that measures nothing; ``dies_at`` is the call that is killed."""
 
     def __init__(self, dies_at: int = 0) -> None:
         self.made: list[tuple[str, tuple[str, ...]]] = []
         self.dies_at = dies_at
 
-    def __call__(
-        self,
-        task: Task,
-        model: str | None,
-        settings: RunSettings,
-        methods: Sequence[str],
-        seeds: Sequence[int],
-        folder: Path,
-        *_: Any,
-    ) -> None:
+    def __call__(self, request: ComparisonRequest, *_: Any) -> None:
+        folder, methods = request.folder, request.methods
         self.made.append((f"{folder.parent.name}/{folder.name}", tuple(methods)))
         if len(self.made) == self.dies_at:
             raise KeyboardInterrupt
-        RunFolder(folder).write("comparison.json", comparison(task.name, methods, seeds, settings, model))
+        result = comparison(request.task.name, methods, request.seeds, request.settings, request.model)
+        RunFolder(folder).write("comparison.json", result)
 
 
 def times(task: Task) -> list[Timing]:

@@ -7,7 +7,7 @@ import msgspec
 
 from fourshot.pipeline.corpus.folder import CorpusFolder
 from fourshot.pipeline.corpus.rows import CorpusRow, read_rows
-from fourshot.pipeline.corpus.run import make_corpus
+from fourshot.pipeline.corpus.run import CorpusRequest, do_corpus
 from fourshot.pipeline.corpus.settings import CorpusSettings
 from fourshot.pipeline.corpus.summary import CorpusSummary
 from fourshot.pipeline.events import OnEvent, ignore
@@ -48,9 +48,8 @@ def make(
 ) -> CorpusSummary:
     """A corpus of a fake engine."""
     corpus_settings = CorpusSettings(**corpus)
-    return make_corpus(
-        tasks or named("one"), model, folder, run_settings or settings(), corpus_settings, on_event, forecast
-    )
+    request = CorpusRequest(tasks or named("one"), model, folder, run_settings or settings(), corpus_settings)
+    return do_corpus(request, on_event, forecast=forecast)
 
 
 def rows_of(folder: Path) -> list[CorpusRow]:

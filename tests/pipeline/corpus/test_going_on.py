@@ -11,7 +11,7 @@ from fourshot.cli.main import main
 from fourshot.engine.errors import InputError, RunFolderError, ShortRunError
 from fourshot.pipeline.corpus.folder import CorpusFolder
 from fourshot.pipeline.corpus.manifests import TaskManifest
-from fourshot.pipeline.corpus.run import plan_corpus
+from fourshot.pipeline.corpus.run import CorpusRequest, plan_corpus
 from fourshot.pipeline.corpus.settings import CorpusSettings
 from fourshot.pipeline.events import Event, OnEvent, ignore
 from fourshot.pipeline.synthesis.settings import AnnotateSettings
@@ -23,7 +23,7 @@ def states(folder: Path) -> dict[str, bytes]:
 
 
 def plan(folder: Path, tasks: dict[str, Any], on_event: OnEvent = ignore) -> None:
-    plan_corpus(tasks, "fake", folder, settings(), CorpusSettings(), on_event)
+    plan_corpus(CorpusRequest(tasks, "fake", folder, settings()), on_event)
 
 
 def check_refused(folder: Path, tasks: dict[str, Any], why: str) -> None:

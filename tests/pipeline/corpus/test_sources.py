@@ -10,8 +10,7 @@ from fourshot.engine.checkpoints.models import ResolvedModel
 from fourshot.engine.errors import AdapterError, InputError, RunFolderError
 from fourshot.pipeline.card import CARD_FILE, AdapterCard, load_card
 from fourshot.pipeline.corpus.datacard import _counts
-from fourshot.pipeline.corpus.run import plan_corpus
-from fourshot.pipeline.corpus.settings import CorpusSettings
+from fourshot.pipeline.corpus.run import CorpusRequest, plan_corpus
 from fourshot.pipeline.corpus.sources import data_of, readers_of
 from fourshot.pipeline.corpus.summary import ClassOutcome
 from fourshot.pipeline.events import Event, ignore
@@ -88,8 +87,7 @@ def test_rows_that_a_corpus_leaves_out_are_told_under_the_name_of_their_task(tmp
     write_jsonl(tmp_path / "train.jsonl", rows_of([*WARM, WARM[0], "Ice cubes."], "warm") + rows_of(COLD, "cold"))
     write_jsonl(tmp_path / "test.jsonl", rows_of(["Ice cubes.", ""], "cold"))
     events: list[Event] = []
-    settings, corpus = PRESETS["corpus"], CorpusSettings()
-    plan_corpus({"colours": task}, "fake", tmp_path / "out", settings, corpus, events.append)
+    plan_corpus(CorpusRequest({"colours": task}, "fake", tmp_path / "out"), events.append)
     assert [(event.stage, event.message.replace(str(tmp_path), "")) for event in events[:3]] == [
         ("corpus", "colours: /test.jsonl: 1 row without a text left out (line 2)."),
         ("corpus", "colours: /train.jsonl: 1 row repeating an earlier text left out (line 5)."),
@@ -139,11 +137,11 @@ def test_a_plan_goes_on_without_the_tasks_that_drop_out(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "bad" / "train.jsonl", rows_of(WARM, "warm"))
     events: list[Event] = []
     tasks = {"few": bad, "colours": good}
-    plan_corpus(tasks, "fake", tmp_path / "out", PRESETS["corpus"], CorpusSettings(), events.append)
+    plan_corpus(CorpusRequest(tasks, "fake", tmp_path / "out"), events.append)
     (dropped,) = [event.message for event in events if "drops out" in event.message]
     assert dropped.startswith("few drops out: ")
     with pytest.raises(InputError):
-        plan_corpus({"few": bad}, "fake", tmp_path / "out", PRESETS["corpus"], CorpusSettings(), events.append)
+        plan_corpus(CorpusRequest({"few": bad}, "fake", tmp_path / "out"), events.append)
 
 
 def test_a_corpus_of_probabilities_is_refused_before_it_is_begun(tmp_path: Path) -> None:
@@ -152,5 +150,5 @@ def test_a_corpus_of_probabilities_is_refused_before_it_is_begun(tmp_path: Path)
     with pytest.raises(InputError, match=r"targets = soft.*--preset corpus"):
         make(tmp_path / "out", run_settings=soft)
     with pytest.raises(InputError, match=r"targets = soft.*--preset corpus"):
-        plan_corpus(named("one"), "fake", tmp_path / "out", soft, CorpusSettings(), ignore)
+        plan_corpus(CorpusRequest(named("one"), "fake", tmp_path / "out", soft), ignore)
     assert not (tmp_path / "out").exists()

@@ -8,7 +8,7 @@ import pytest
 
 from fourshot.engine.errors import InputError, RunFolderError
 from fourshot.pipeline.events import OnEvent
-from fourshot.pipeline.runs.compare import Comparison, compare, plan_comparison
+from fourshot.pipeline.runs.compare import Comparison, ComparisonRequest, do_comparison, plan_comparison
 from fourshot.pipeline.runs.stages.stage import Stage
 from fourshot.pipeline.synthesis.settings import GenerateSettings, RunSettings
 from fourshot.pipeline.task import Task
@@ -26,7 +26,7 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WholeRuns:
 
 
 def compared(task: Task, folder: Path, *methods: str, settings: RunSettings = SETTINGS) -> Comparison:
-    return compare(task, "fake", settings, methods or ["zero_shot"], [0], folder)
+    return do_comparison(ComparisonRequest(task, "fake", settings, methods or ["zero_shot"], [0], folder))
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -49,7 +49,7 @@ def test_a_folder_with_something_else_in_it_is_refused_and_left_alone(
 
 
 def planned(task: Task, folder: Path) -> None:
-    plan_comparison(task, "fake", SETTINGS, ["zero_shot"], [0], folder, lambda _: None)
+    plan_comparison(ComparisonRequest(task, "fake", SETTINGS, ["zero_shot"], [0], folder), lambda _: None)
 
 
 def test_the_folder_of_a_run_is_refused_and_a_run_in_that_of_a_comparison(runs: WholeRuns, tmp_path: Path) -> None:
@@ -72,7 +72,7 @@ def test_another_configuration_is_refused_and_more_methods_and_seeds_are_not(run
     with pytest.raises(RunFolderError, match=r"task\.instruction"):
         compared(msgspec.structs.replace(runs.task, instruction="Hot?"), folder)
     assert (folder / "comparison.json").read_bytes() == result
-    more = compare(runs.task, "fake", SETTINGS, ["zero_shot", "icl"], [0, 1], folder)
+    more = do_comparison(ComparisonRequest(runs.task, "fake", SETTINGS, ["zero_shot", "icl"], [0, 1], folder))
     assert len(more.results) == 4 and more.results[0] == first.results[0]
 
 

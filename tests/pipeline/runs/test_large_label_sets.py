@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from fourshot.pipeline.faults import condensed
-from fourshot.pipeline.runs.run import run_task
+from fourshot.pipeline.runs.run import RunRequest, do_run
 from fourshot.pipeline.runs.stages.evaluate import EvaluateStage
 from fourshot.pipeline.synthesis.settings import PRESETS
 from fourshot.pipeline.tasks.new_task import new_task
@@ -41,7 +41,8 @@ def test_a_task_of_150_classes_becomes_a_run_with_a_report(tmp_path: Path, monke
         annotate=msgspec.structs.replace(preset.annotate, pool_per_class=2),
         allow_short=True,
     )
-    summary = run_task(load_task(task.task_file), "fake", settings, tmp_path / "run", runs.events.append)
+    request = RunRequest(load_task(task.task_file), "fake", settings, tmp_path / "run")
+    summary = do_run(request, runs.events.append)
     assert [row["display_name"] for row in summary.table] == ["Zero-shot", "LoRA on the shots", "fourshot"]
     assert isinstance(summary.left_out, dict) and "one shot of each of 150 classes" in summary.left_out["In context"]
     (average,) = (tmp_path / "run" / "averages").iterdir()
@@ -52,7 +53,7 @@ def test_a_task_of_150_classes_becomes_a_run_with_a_report(tmp_path: Path, monke
         assert "In context is left out: a prompt of 2,048 tokens" in page and len(page) < 200_000
     assert "Which classes are confused" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     monkeypatch.setattr(EvaluateStage, "do", lambda *_: pytest.fail("it was measured"))
-    again = run_task(load_task(task.task_file), "fake", settings, tmp_path / "run", runs.events.append, "evaluate")
+    again = do_run(msgspec.structs.replace(request, until="evaluate"), runs.events.append)
     assert again.left_out == summary.left_out and again.table == summary.table
 
 

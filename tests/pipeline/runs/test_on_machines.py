@@ -22,7 +22,7 @@ from fourshot.pipeline.rows.text_table import open_texts
 from fourshot.pipeline.runs import compare as comparing
 from fourshot.pipeline.runs import run as running
 from fourshot.pipeline.runs import stage_driver
-from fourshot.pipeline.runs.compare import Comparison, compare
+from fourshot.pipeline.runs.compare import Comparison, ComparisonRequest, do_comparison
 from fourshot.pipeline.runs.run import RunSummary, run_task
 from fourshot.pipeline.runs.stages.student import StudentStage
 from fourshot.pipeline.synthesis.settings import RunSettings
@@ -151,7 +151,8 @@ def test_a_comparison_loses_nothing_with_a_machine(machines: Machines, tmp_path:
     settings = RunSettings(k=2, generate=generate)
 
     def compared(folder: Path, placement: Placement) -> Comparison:
-        return compare(task, "fake", settings, ["icl", "lora", "fourshot"], [0, 1], folder, placement=placement)
+        methods = ["icl", "lora", "fourshot"]
+        return do_comparison(ComparisonRequest(task, "fake", settings, methods, [0, 1], folder, placement))
 
     alone = compared(tmp_path / "alone", HERE)
     killer = die_in_a_training(machines, tmp_path / "spread")

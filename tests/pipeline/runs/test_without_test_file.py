@@ -7,7 +7,7 @@ import pytest
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.cells.run_folder import RunFolder
 from fourshot.pipeline.loop.rounds import finished_pairs
-from fourshot.pipeline.runs.run import RunSummary, plan_task, run_task
+from fourshot.pipeline.runs.run import RunRequest, RunSummary, do_run, plan_run
 from fourshot.pipeline.synthesis.settings import GenerateSettings, RunSettings
 from tests.pipeline.runs.whole_runs import WholeRuns, card_of
 
@@ -23,7 +23,7 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WholeRuns:
 
 def whole(runs: WholeRuns, folder: Path) -> RunSummary:
     runs.heard.clear()
-    return run_task(runs.task, "fake", SETTINGS, folder, runs.events.append)
+    return do_run(RunRequest(runs.task, "fake", SETTINGS, folder), runs.events.append)
 
 
 def test_a_classifier_is_trained_and_measured_once_there_is_a_test_file(runs: WholeRuns, tmp_path: Path) -> None:
@@ -39,7 +39,8 @@ def test_a_classifier_is_trained_and_measured_once_there_is_a_test_file(runs: Wh
     assert card.scores is None and card.calibrated_on, "it is probed and calibrated all the same"
     assert {verdict.kept for _, verdict in finished_pairs(RunFolder(folder))} == {True, False}
 
-    assert plan_task(runs.task, "fake", SETTINGS, folder, runs.events.append) is None, "nothing is left to do"
+    request = RunRequest(runs.task, "fake", SETTINGS, folder)
+    assert plan_run(request, runs.events.append) is None, "nothing is left to do"
 
     test.write_bytes(rows)
     measured = whole(runs, folder)

@@ -10,7 +10,7 @@ from fourshot.engine.fake_engine import WORDS
 from fourshot.pipeline.card import CARD_FILE, AdapterCard
 from fourshot.pipeline.events import Event
 from fourshot.pipeline.runs import stage_driver
-from fourshot.pipeline.runs.run import RunSummary, run_task
+from fourshot.pipeline.runs.run import RunRequest, RunSummary, do_run
 from fourshot.pipeline.runs.stages import generate
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.tasks.task_file import load_task
@@ -41,10 +41,11 @@ class WholeRuns:
         patch.setattr("fourshot.engine.opening.open_engine", lambda _: engine)
         patch.setattr(stage_driver, "run_stage", lambda stage, on_event: stage.run(on_event))
 
-    def run(self, folder: Path, settings: RunSettings, **more: Any) -> RunSummary:
+    def run(self, folder: Path, settings: RunSettings, forecast: bool = False, **more: Any) -> RunSummary:
         self.events.clear()
         self.heard.clear()
-        return run_task(self.task, "fake", settings, folder, self.events.append, "evaluate", **more)
+        request = RunRequest(self.task, "fake", settings, folder, "evaluate", **more)
+        return do_run(request, self.events.append, forecast=forecast)
 
     @property
     def messages(self) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 
 from fourshot.engine.core import Completion, EngineSettings, PerPromptAdapter, Sampling, Verbalizer
 from fourshot.engine.fake_engine import FakeEngine
-from fourshot.pipeline.corpus.run import make_corpus
+from fourshot.pipeline.corpus.run import CorpusRequest, do_corpus
 from fourshot.pipeline.loop.plan import class_slice, in_place_unit
 from fourshot.pipeline.loop.rounds import draw_round
 from fourshot.pipeline.loop.unit_runner import Inbox, run_units
@@ -158,7 +158,7 @@ def test_a_corpus_keeps_what_was_listed_and_says_so_on_its_card(tmp_path: Path) 
         corpus, generate=generate, variety=varied, annotate=AnnotateSettings(annotator="none")
     )
     task = msgspec.structs.replace(TASK, name="one")
-    make_corpus({"one": task}, "fake:otherwise=a refund, late parcels", tmp_path, settings)
+    do_corpus(CorpusRequest({"one": task}, "fake:otherwise=a refund, late parcels", tmp_path, settings))
     listed = WorkFolder(tmp_path / "tasks" / "one").read("attributes.json", dict[str, Attributes])
     assert {attributes.values["topic"] for attributes in listed.values()} == {("a refund", "late parcels")}
     card = (tmp_path / "README.md").read_text()

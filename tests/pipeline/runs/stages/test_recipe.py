@@ -13,7 +13,7 @@ from fourshot.pipeline.cells.review import review_rows
 from fourshot.pipeline.cells.run_folder import RECIPE_FILE, RunFolder
 from fourshot.pipeline.distillation.readers import open_run, teacher_of_run
 from fourshot.pipeline.loop.rounds import finished_pairs
-from fourshot.pipeline.runs.run import run_task
+from fourshot.pipeline.runs.run import RunRequest, do_run
 from fourshot.pipeline.runs.stages import recipe as stage
 from fourshot.pipeline.runs.summary import report_data
 from fourshot.pipeline.runs.trainings import annotator_jobs, judges_of, trial_of
@@ -70,7 +70,7 @@ def test_a_run_goes_on_as_its_shots_say_and_asks_them_once(
     targets: Literal["agreement", "soft"],
 ) -> None:
     evidence_seen, folder, is_soft = says(monkeypatch, targets), RunFolder(tmp_path / "run"), targets == "soft"
-    run_task(runs.task, "fake", SETTINGS, folder.path, until="annotators")  # as if it had been killed after that
+    do_run(RunRequest(runs.task, "fake", SETTINGS, folder.path, "annotators"))  # as if it had been killed after that
     recipe = folder.recipe()
     assert recipe and recipe.targets == targets and recipe.evidence.keys() == {"adapters", "in context"}
     assert recipe.evidence["adapters"].num_texts == len(folder.shots()) == 4, "every shot is held out from someone"
@@ -102,7 +102,7 @@ def test_where_not_all_shots_fit_into_a_prompt_labels_must_agree(
     engine = Listener(runs.heard)
     engine.settings = EngineSettings(model="fake", max_model_len=60)
     monkeypatch.setattr("fourshot.engine.opening.open_engine", lambda _: engine)
-    run_task(runs.task, "fake", SETTINGS, tmp_path / "run", runs.events.append, until="annotators")
+    do_run(RunRequest(runs.task, "fake", SETTINGS, tmp_path / "run", "annotators"), runs.events.append)
     recipe = RunFolder(tmp_path / "run").recipe()
     assert recipe and recipe.targets == "agreement" and "not all shots fit into one prompt" in recipe.reason
     assert str(recipe) in runs.messages and not evidence_seen
@@ -115,13 +115,13 @@ def test_who_said_what_is_learnt_or_who_reads_is_not_told_otherwise(
     runs: WholeRuns, evidence_seen: Asked, tmp_path: Path, settings_given: dict[str, Any]
 ) -> None:
     settings = msgspec.structs.replace(SETTINGS, annotate=msgspec.structs.replace(SETTINGS.annotate, **settings_given))
-    run_task(runs.task, "fake", settings, tmp_path / "run", until="annotators")
+    do_run(RunRequest(runs.task, "fake", settings, tmp_path / "run", "annotators"))
     assert runs.heard and not evidence_seen and not RunFolder(tmp_path / "run").has(RECIPE_FILE)
 
 
 def test_one_shot_of_each_class_says_nothing(runs: WholeRuns, evidence_seen: Asked, tmp_path: Path) -> None:
     settings, folder = msgspec.structs.replace(SETTINGS, k=1), RunFolder(tmp_path / "run")
-    run_task(runs.task, "fake", settings, folder.path, until="annotators")
+    do_run(RunRequest(runs.task, "fake", settings, folder.path, "annotators"))
     assert not evidence_seen and not folder.has(RECIPE_FILE)
     assert not folder.settings().learns_soft
 
