@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 from operator import attrgetter
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -14,14 +15,16 @@ from fourshot.engine.errors import InputError
 from fourshot.pipeline.cells.measuring import Evaluation, evaluation_of
 from fourshot.pipeline.cells.review import TextPairs
 from fourshot.pipeline.cells.run_folder import GENERATED_FILE
-from fourshot.pipeline.distillation.annotating import (
+from fourshot.pipeline.distillation.annotated_tables import (
     LABEL,
-    annotate_table,
     annotated_file,
     annotated_probabilities,
     is_own,
+    read_annotated,
 )
+from fourshot.pipeline.distillation.annotating import annotate_table
 from fourshot.pipeline.distillation.readers import NamedReader, Read, parts_of
+from fourshot.pipeline.distillation.request import LabelDistillation
 from fourshot.pipeline.events import Event, OnEvent
 from fourshot.pipeline.faults import TaskFault, counted, error, raise_errors
 from fourshot.pipeline.loop.rounds import RoundSink, finished_pairs
@@ -35,7 +38,7 @@ from fourshot.pipeline.rows.text_table import TextTable
 from fourshot.pipeline.rows.unfinished import UNFINISHED, unfinished_folder
 from fourshot.pipeline.runs.trainings import taught_shots
 from fourshot.pipeline.synthesis.settings import RunSettings
-from fourshot.pipeline.tables.files import read_table, table_warnings
+from fourshot.pipeline.tables.files import table_warnings
 from fourshot.pipeline.task import Example, Task
 from fourshot.pipeline.task_data import TaskData
 from fourshot.pipeline.work_folder import WorkFolder
@@ -62,12 +65,8 @@ def annotated_texts(
             notes.append(
                 f"{counted(summary.unreadable, 'text')} could not be read; of the first: {summary.why_unreadable}"
             )
-    table, faults = read_table(out), list[TaskFault]()
-    texts, labelled = list[str](), Annotated()
-    needed = (*(unlabelled.fields or unlabelled.text_columns), LABEL)
-    if missing_columns := [column for column in needed if column not in table.columns]:
-        names = " and ".join(map(repr, missing_columns))
-        raise InputError(f"{out} has no column {names} any more. Put it back, or remove the file to annotate anew.")
+    table = read_annotated(out, [*(unlabelled.fields or unlabelled.text_columns), LABEL])
+    texts, labelled, faults = list[str](), Annotated(), list[TaskFault]()
     for line, row in table.rows.items():
         try:
             texts.append(unlabelled.text_of(row))
@@ -89,6 +88,32 @@ def annotated_texts(
             f"without a label in {out.name}: {counted(missing, 'text')}, refused by the teacher or removed there"
         )
     return labelled, notes
+
+
+class Lesson(NamedTuple):
+    """What a student learns beside the shots."""
+
+    annotated: Annotated
+    written: Annotated
+    num_annotated: int  # of these, those of which the teacher is sure enough
+    num_written: int
+    notes: list[str]  # what is left out
+
+
+def lesson_of(
+    request: LabelDistillation,
+    annotated: Annotated,
+    pairs: TextPairs,
+    shots: Sequence[Example],
+    test: Sequence[Example],
+) -> Lesson:
+    """What can be learnt of the user's texts, and of the ``pairs`` that the teacher wrote as many as were wanted."""
+    taught, left_out = learnable(annotated, shots, test)
+    kept_pairs, others_left_out = learnable_pairs(pairs, shots, taught, test)
+    written = written_texts(kept_pairs, request.task, request.generate)
+    missing = missing_texts(written, request.generate * len(request.task.labels))
+    (num_taught, num_written), unsure = sure_enough([taught, written], request.student_settings.min_confidence)
+    return Lesson(taught, written, num_taught, num_written, [*left_out, *others_left_out, *missing, *unsure])
 
 
 def learnable(annotated: Annotated, shots: Sequence[Example], test: Sequence[Example]) -> tuple[Annotated, list[str]]:

@@ -9,8 +9,7 @@ import msgspec
 from fourshot.engine.checkpoints.models import ResolvedModel, checkpoint_shapes
 from fourshot.engine.core import Adapter
 from fourshot.engine.errors import InputError
-from fourshot.pipeline.events import OnEvent
-from fourshot.pipeline.runs.stage_driver import LOG_FILE
+from fourshot.pipeline.distillation.request import TextDistillation
 from fourshot.pipeline.runs.stage_process import run_stage
 from fourshot.pipeline.runs.stages.text_student import CausalItem, CausalStage, Seq2SeqItem, Seq2SeqStage
 from fourshot.pipeline.runs.stages.train import TrainStage
@@ -19,7 +18,7 @@ from fourshot.pipeline.student_card import check_kept
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.tasks.generation import GenerationTask, Pair, writing_prompt
 from fourshot.pipeline.text_student import greedy
-from fourshot.training.jobs.jobs import Placement, TrainingJob, finished
+from fourshot.training.jobs.jobs import TrainingJob, finished
 from fourshot.training.lora.examples import TrainingExample, TrainingResult
 from fourshot.training.lora.settings import LoraSettings
 from fourshot.training.students.seq2seq import Seq2SeqJob, TaughtText, TextStudentResult, finished_seq2seq
@@ -63,23 +62,14 @@ def trained(store: Path, job: TrainingJob) -> tuple[Adapter, TrainingResult]:
 class TextStudents:
     """Makes students of one model."""
 
-    def __init__(
-        self,
-        task: GenerationTask,
-        made_of: TextModel,
-        settings: RunSettings,
-        student_settings: TextStudentSettings,
-        folder: Path,
-        on_event: OnEvent,
-        placement: Placement,
-    ) -> None:
+    def __init__(self, request: TextDistillation, made_of: TextModel) -> None:
         """Raises InputError for a student's setting that a model of this kind does not have."""
-        self._task, self.made_of, self._folder = task, made_of, folder
-        self.student_settings, self.notes = _within(student_settings, places_of(made_of))
-        self._on_event, self._placement, self._log = on_event, placement, str(folder / LOG_FILE)
-        self.settings = settings
+        self._request, self._task, self._folder, self.made_of = request, request.task, request.folder, made_of
+        self.student_settings, self.notes = _within(request.student_settings, places_of(made_of))
+        self.settings = request.settings
         if made_of.kind == "causal":
-            self.settings = msgspec.structs.replace(settings, train=_with(settings, student_settings))
+            train = _with(request.settings, request.student_settings)
+            self.settings = msgspec.structs.replace(request.settings, train=train)
 
     def lora_of(self, base: ResolvedModel) -> LoraSettings | None:
         """How students learn through LoRA of ``base``; None for those of another model."""
@@ -162,7 +152,8 @@ class TextStudents:
         return results
 
     def _run(self, stage: TrainStage | CausalStage | WriteStage | Seq2SeqStage) -> None:
-        run_stage(msgspec.structs.replace(stage, log=self._log, placement=self._placement), self._on_event)
+        placed = msgspec.structs.replace(stage, log=str(self._request.log), placement=self._request.placement)
+        run_stage(placed, self._request.on_event)
 
 
 def _within(settings: TextStudentSettings, places: int | None) -> tuple[TextStudentSettings, list[str]]:

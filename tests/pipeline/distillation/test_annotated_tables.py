@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from fourshot.engine.errors import InputError
-from fourshot.pipeline.distillation.annotating import annotate_table, annotated_probabilities
+from fourshot.pipeline.distillation.annotated_tables import annotated_probabilities
+from fourshot.pipeline.distillation.annotating import annotate_table
 from fourshot.pipeline.distillation.taught import annotated_texts, learnable, student_jobs
 from fourshot.pipeline.distillation.text_pairs import annotated_pairs, learnable_pairs, write_annotated
 from fourshot.pipeline.events import ignore

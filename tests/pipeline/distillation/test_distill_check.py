@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from fourshot.pipeline.distillation.distill import DistillManifest
-from fourshot.pipeline.distillation.distill_check import teacher_settings
+from fourshot.pipeline.distillation.manifests import DistillManifest
+from fourshot.pipeline.distillation.request import teacher_settings
 from fourshot.pipeline.synthesis.settings import AnnotateSettings, RunSettings
 from fourshot.pipeline.tasks.task_file import load_task
 from fourshot.training.students.settings import StudentSettings
