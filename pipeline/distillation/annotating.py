@@ -22,13 +22,7 @@ from fourshot.pipeline.forecast import Forecast, foretell
 from fourshot.pipeline.remote_teacher import REMOTE_FILE, RemoteTeacher, accounted
 from fourshot.pipeline.rows.held_cells import check_cells
 from fourshot.pipeline.rows.text_table import TextTable
-from fourshot.pipeline.rows.unfinished import (
-    ANSWERS_FILE,
-    may_be_written,
-    num_lines,
-    place_table,
-    unfinished_folder,
-)
+from fourshot.pipeline.rows.unfinished import ANSWERS_FILE, may_be_written, num_lines, place_table, unfinished_folder
 from fourshot.pipeline.rows.written_table import check_written, write_table
 from fourshot.pipeline.synthesis.prompts import PromptFormat
 from fourshot.pipeline.task import Example

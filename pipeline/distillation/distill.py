@@ -17,20 +17,16 @@ from typing import NamedTuple
 import msgspec
 
 from fourshot.engine.checkpoints.models import ResolvedModel, resolve_model
-from fourshot.engine.errors import InputError
 from fourshot.engine.machine.files import read_made, write_json
 from fourshot.engine.machine.links import check_links
 from fourshot.pipeline.cells.measuring import Evaluation
-from fourshot.pipeline.cells.review import TextPairs
 from fourshot.pipeline.cells.run_folder import GENERATED_FILE, RunFolder
 from fourshot.pipeline.distillation.annotated_tables import annotated_file
 from fourshot.pipeline.distillation.annotating import foretell_annotation
 from fourshot.pipeline.distillation.distilled import Distilled, DistillSummary, write_results
-from fourshot.pipeline.distillation.manifests import DistillManifest
 from fourshot.pipeline.distillation.readers import NamedReader, Read, run_reader
 from fourshot.pipeline.distillation.request import LabelDistillation, teacher_settings
 from fourshot.pipeline.distillation.taught import (
-    Annotated,
     Lesson,
     annotated_texts,
     drawn_texts,
@@ -47,14 +43,11 @@ from fourshot.pipeline.runs.experiment import Experiment
 from fourshot.pipeline.runs.plan import teaching_work
 from fourshot.pipeline.runs.run import load_shots
 from fourshot.pipeline.runs.stage_driver import StageDriver
-from fourshot.pipeline.runs.stage_process import run_stage
 from fourshot.pipeline.runs.stages import generate, student, style, train
 from fourshot.pipeline.runs.stages.student import StudentItem, StudentStage
 from fourshot.pipeline.task import Example
 from fourshot.pipeline.task_data import TaskData
 from fourshot.training.students.encoders import ResolvedEncoder, check_places, resolve_encoder
-
-TEACHER_FOLDER = "teacher"
 
 
 class _Accepted(NamedTuple):
@@ -82,14 +75,15 @@ def distill(request: LabelDistillation, *, forecast: bool = False) -> DistillSum
         experiment, shot_notes = _experiment(accepted, data), list[str]()
         if experiment:
             shot_notes, shots = kept_shots(experiment.cells[0].shots, shots), experiment.cells[0].shots
-        work.claim(DistillManifest.of(request, accepted.base, accepted.encoder), over_unused=True)
+        work.claim(request.manifest(accepted.base, accepted.encoder), over_unused=True)
         test = _test(request, data)
         if forecast:
             _foretell(request, experiment, test)
         teacher = _teach(request, experiment)
         read = accounted(teacher.read(request.log, request.on_event), teacher.account, request.folder)
-        pairs = _pairs(request, teacher, data, shots)
-        annotated, notes = _annotate(request, teacher, read)
+        draws = teacher.draw and request.writes
+        pairs = drawn_texts(request, teacher, data, shots) if draws else list(teacher.pairs)
+        annotated, notes = annotated_texts(request, teacher.name, read)
         teacher_evaluation = _measure_teacher(request, read, test)
         lesson = lesson_of(request, annotated, pairs, shots, data.test)
         return write_results(
@@ -113,7 +107,7 @@ def plan_distillation(request: LabelDistillation) -> Forecast | None:
     request = accepted.request
     data = TaskData(request.task, request.on_event, needs_test=False)
     experiment = _experiment(accepted, data)
-    manifest = DistillManifest.of(request, accepted.base, accepted.encoder)
+    manifest = request.manifest(accepted.base, accepted.encoder)
     RunFolder(request.folder).check_claim(manifest, over_unused=True)
     return _foretell(request, experiment, _test(request, data), anew=True)
 
@@ -131,7 +125,7 @@ def _accept(request: LabelDistillation) -> _Accepted:
 
 def _experiment(accepted: _Accepted, data: TaskData) -> Experiment | None:
     """Whose annotators are the teacher; None where that is there already."""
-    request, base, folder = accepted.request, accepted.base, accepted.request.folder / TEACHER_FOLDER
+    request, base, folder = accepted.request, accepted.base, accepted.request.teacher_folder
     if base is None:
         return None
     seeds = [load_shots(data, request.settings, RunFolder(folder))]
@@ -168,7 +162,7 @@ def _foretell(
             anew=anew,
         )
     assert by
-    writes = 0 if (request.folder / TEACHER_FOLDER / GENERATED_FILE).exists() else request.generate
+    writes = 0 if (request.teacher_folder / GENERATED_FILE).exists() else request.generate
     return foretell_annotation(by, table, texts, request.on_event, tested=tested, writes=writes, anew=anew)
 
 
@@ -187,26 +181,6 @@ def _teach(request: LabelDistillation, experiment: Experiment | None) -> NamedRe
     if request.writes:
         driver.do(generate.rounds)
     return run_reader(experiment, request.placement.ray)
-
-
-def _pairs(request: LabelDistillation, teacher: NamedReader, data: TaskData, shots: Sequence[Example]) -> TextPairs:
-    """Texts that the teacher wrote, with what became of them; a remote one writes them now."""
-    if not (teacher.draw and request.writes):
-        return list(teacher.pairs)
-    folder = request.folder / TEACHER_FOLDER
-    return drawn_texts(teacher, data, shots, request.settings, folder, request.log, request.on_event)
-
-
-def _annotate(request: LabelDistillation, teacher: NamedReader, read: Read) -> tuple[Annotated, list[str]]:
-    """The user's texts with what the teacher says of them; and what is to be told."""
-    table, folder = request.unlabelled, request.folder
-    annotated, notes = annotated_texts(table, folder, request.task, teacher.name, read, request.on_event)
-    if table and not (annotated or request.writes):
-        raise InputError(
-            f"{annotated_file(table.path, folder)}: no text has a label, so a student would learn the shots alone. Put "
-            "labels in, or remove the file to annotate anew."
-        )
-    return annotated, notes
 
 
 def _measure_teacher(request: LabelDistillation, read: Read, test: Sequence[Example]) -> Evaluation | None:
@@ -236,6 +210,5 @@ def _train_students(
         )
         for job in jobs
     ]
-    store, log = str(request.folder / "students"), str(request.log)
-    run_stage(StudentStage(model_path=encoder.path, items=tuple(items), store=store, log=log), request.on_event)
+    request.run(StudentStage(model_path=encoder.path, items=tuple(items), store=str(request.folder / "students")))
     return items

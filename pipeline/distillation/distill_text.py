@@ -21,8 +21,7 @@ from fourshot.engine.machine.links import check_links
 from fourshot.pipeline.cells.run_folder import RunFolder
 from fourshot.pipeline.distillation.annotated_tables import annotated_file
 from fourshot.pipeline.distillation.distilled_text import TextDistilled, TextDistillSummary, write_text_results
-from fourshot.pipeline.distillation.manifests import TextDistillManifest
-from fourshot.pipeline.distillation.request import TextDistillation
+from fourshot.pipeline.distillation.request import TextDistillation, TextDistillManifest
 from fourshot.pipeline.distillation.text_pairs import annotated_pairs, learnable_pairs, write_annotated, written_pairs
 from fourshot.pipeline.distillation.text_students import TextStudents
 from fourshot.pipeline.distillation.text_teachers import AskedTeacher, TrainedTeacher
@@ -68,20 +67,21 @@ def distill_text(request: TextDistillation, *, forecast: bool = False) -> TextDi
         tested, annotated, drawn = teacher.work()
         taught, pair_notes = _annotate(request, teacher.name, annotated, teaching)
         written, malformed = written_pairs(request.task, drawn, request.generate, [*learnt, *taught], test)
-        results = students.make(learnt, [*taught, *written], test)
+        student, alone = students.make(learnt, [*taught, *written], test)
         return write_text_results(
             TextDistilled(
                 request=request,
                 students=students,
                 teacher=teacher.name,
-                teacher_output=tested,
                 test=test,
+                student=student,
+                written_alone=alone,
+                written_by_teacher=tested,
                 real=len(learnt),
                 annotated=len(taught),
                 synthetic=len(written),
                 notes=[*notes, *pair_notes, *malformed],
-            ),
-            results,
+            )
         )
 
 
@@ -111,7 +111,8 @@ def _prepare(request: TextDistillation) -> _Prepared:
     else:
         assert base
         teacher = TrainedTeacher(request, base, teaching, students.student_settings.max_target_tokens)
-    manifest = TextDistillManifest.of(request, base, students, learnt)
+    who = f"{base.name}@{base.revision}" if base else teacher.name
+    manifest = request.manifest(who, made_of.model, students.student_settings, learnt)
     if by and made_of.kind == "seq2seq":
         unused = [Unused(["train"], "neither this teacher nor this student learns through LoRA")]
         notes += tell_unused(settings, unused, "shots", request.on_event)

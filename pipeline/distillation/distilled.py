@@ -18,13 +18,7 @@ from fourshot.pipeline.report.write import write_report
 from fourshot.pipeline.rows.fields import sample_argument
 from fourshot.pipeline.runs.stages.student import StudentItem, parities
 from fourshot.pipeline.selective import CoverageCurve
-from fourshot.pipeline.student_card import (
-    STUDENT_FILE,
-    STUDENT_LINK,
-    StudentCard,
-    check_kept,
-    file_hashes,
-)
+from fourshot.pipeline.student_card import STUDENT_FILE, STUDENT_LINK, StudentCard, check_kept, file_hashes
 from fourshot.pipeline.task import Example
 from fourshot.training.students.encoders import ResolvedEncoder
 from fourshot.training.students.examples import StudentResult
@@ -160,32 +154,21 @@ def _carded(made: Distilled, item: StudentItem, remote: RemoteTeacher | None) ->
 
 def _table(made: Distilled, students: Sequence[_Student]) -> list[MethodRow]:
     """One row per method that was measured."""
-    num_shots, (main, alone) = len(made.shots), students
-    student = f"Student ({made.encoder.name})"
-    rows = [
-        _row("student", student, main.evaluation, num_shots, made.annotated, made.synthetic),
-        _row("shots", TITLES[1], alone.evaluation, num_shots),
-        _row("teacher", f"Teacher ({made.teacher})", made.teacher_evaluation, num_shots),
-    ]
-    return [row for row in rows if row]
-
-
-def _row(
-    key: str, name: str, evaluation: Evaluation | None, real: int, annotated: int = 0, synthetic: int = 0
-) -> MethodRow | None:
-    if evaluation is None:
-        return None
-    row = method_row(
-        key,
-        name,
-        [evaluation.scores],
-        real_examples=real,
-        synthetic_examples=synthetic,
-        unlabelled_examples=annotated or None,
+    main, alone = (student.evaluation for student in students)
+    methods = (
+        ("student", f"Student ({made.encoder.name})", main, made.annotated, made.synthetic),
+        ("shots", TITLES[1], alone, 0, 0),
+        ("teacher", f"Teacher ({made.teacher})", made.teacher_evaluation, 0, 0),
     )
-    # Of the teacher only the whole is known, its start included; and a student has no prompt.
-    seconds = None if key == "teacher" else row.seconds_per_example
-    return msgspec.structs.replace(row, prompt_tokens_per_example=None, seconds_per_example=seconds)
+    rows = []
+    for key, name, evaluation, annotated, synthetic in methods:
+        if evaluation:
+            counts = {"real_examples": len(made.shots), "unlabelled_examples": annotated or None}
+            row = method_row(key, name, [evaluation.scores], synthetic_examples=synthetic, **counts)
+            # Of the teacher only the whole is known, its start included; and a student has no prompt.
+            seconds = None if key == "teacher" else row.seconds_per_example
+            rows.append(msgspec.structs.replace(row, prompt_tokens_per_example=None, seconds_per_example=seconds))
+    return rows
 
 
 def _report(made: Distilled, table: Sequence[MethodRow], students: Sequence[_Student]) -> ReportData:

@@ -48,8 +48,10 @@ class TextDistilled(msgspec.Struct, frozen=True, kw_only=True):
     request: TextDistillation
     students: TextStudents
     teacher: str
-    teacher_output: Sequence[WrittenAnswer]  # for the test inputs
     test: Sequence[Pair]
+    student: StudentMade
+    written_alone: Sequence[WrittenAnswer]  # for the test inputs, by the student of the real pairs alone
+    written_by_teacher: Sequence[WrittenAnswer]  # the same
     real: int  # pairs
     annotated: int
     synthetic: int
@@ -62,19 +64,18 @@ class _Measured(NamedTuple):
     method: str
     display_name: str
     written: Sequence[WrittenAnswer]
+    annotated: int  # pairs that it learnt beside the real ones
+    synthetic: int
     scores: TextScores | None
-    annotated: int = 0  # pairs that it learnt beside the real ones
-    synthetic: int = 0
 
 
-def write_text_results(made: TextDistilled, results: Sequence[StudentMade]) -> TextDistillSummary:
-    """Write card, summary and report. ``results``: the student, then the one on the real pairs alone."""
-    folder, (main, _) = made.request.folder, results
-    remote = remote_teacher_of(folder)
-    measured = _measured(made, results)
-    path = Path(main.result.path)
+def write_text_results(made: TextDistilled) -> TextDistillSummary:
+    """Write card, summary and report."""
+    folder, result = made.request.folder, made.student.result
+    remote, measured = remote_teacher_of(folder), _measured(made)
+    path = Path(result.path)
     check_kept(path)
-    write_json(path / STUDENT_FILE, _card(made, main, measured, remote))
+    write_json(path / STUDENT_FILE, _card(made, measured, remote))
     lead(folder / STUDENT_LINK, path)
     report = _report(made, measured)
     page = write_text_report(report, folder)
@@ -86,9 +87,9 @@ def write_text_results(made: TextDistilled, results: Sequence[StudentMade]) -> T
         annotated_pairs=made.annotated,
         synthetic_pairs=made.synthetic,
         architecture=made.students.made_of.kind,
-        parameters=main.result.parameters,
+        parameters=result.parameters,
         megabytes=megabytes(path),
-        train_s=round(main.result.seconds, 1),
+        train_s=round(result.seconds, 1),
         notes=made.notes,
         report_path=str(page),
         remote_teacher=remote,
@@ -97,24 +98,19 @@ def write_text_results(made: TextDistilled, results: Sequence[StudentMade]) -> T
     return summary
 
 
-def _measured(made: TextDistilled, results: Sequence[StudentMade]) -> list[_Measured]:
+def _measured(made: TextDistilled) -> list[_Measured]:
     """The student, the one on the real pairs alone, and the teacher."""
-    main, alone = (result.written for result in results)
-    main_scores, alone_scores, teacher_scores = (
-        _scores(made.request.folder, written, made.test) for written in (main, alone, made.teacher_output)
-    )
     name = f"Student ({made.students.made_of.model.name})"
-    return [
-        _Measured("student", name, main, main_scores, made.annotated, made.synthetic),
-        _Measured("real", "The same on the real pairs alone", alone, alone_scores),
-        _Measured("teacher", f"Teacher ({made.teacher})", made.teacher_output, teacher_scores),
-    ]
+    writers = (
+        ("student", name, made.student.written, made.annotated, made.synthetic),
+        ("real", "The same on the real pairs alone", made.written_alone, 0, 0),
+        ("teacher", f"Teacher ({made.teacher})", made.written_by_teacher, 0, 0),
+    )
+    return [_Measured(*writer, scores=_scores(made.request.folder, writer[2], made.test)) for writer in writers]
 
 
-def _card(
-    made: TextDistilled, main: StudentMade, measured: Sequence[_Measured], remote: RemoteTeacher | None
-) -> TextStudentCard:
-    students, made_of, result = made.students, made.students.made_of, main.result
+def _card(made: TextDistilled, measured: Sequence[_Measured], remote: RemoteTeacher | None) -> TextStudentCard:
+    students, made_of, result = made.students, made.students.made_of, made.student.result
     training = students.settings.train if made_of.kind == "causal" else students.student_settings
     return TextStudentCard(
         name=result.name,
@@ -135,7 +131,7 @@ def _card(
         scores=measured[0].scores,
         teacher_scores=measured[-1].scores,
         remote_teacher=remote,
-        lineage={"job": main.key},
+        lineage={"job": made.student.key},
         files=file_hashes(Path(result.path)),
     )
 

@@ -1,27 +1,34 @@
 """What is asked of a distillation and of its plan; what of it cannot be done, and which settings have no effect."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
-from fourshot.engine.checkpoints.models import refuse_fake
+from fourshot.engine.checkpoints.models import ResolvedModel, refuse_fake
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.distillation.annotated_tables import annotation_columns
 from fourshot.pipeline.distillation.annotating_text import NamedWriter
 from fourshot.pipeline.distillation.readers import NamedReader
 from fourshot.pipeline.distillation.text_pairs import ADDED
 from fourshot.pipeline.events import OnEvent, ignore
+from fourshot.pipeline.provenance import made_by, value_hash
 from fourshot.pipeline.rows.text_table import TextTable
 from fourshot.pipeline.rows.written_table import check_added
 from fourshot.pipeline.runs.stage_driver import LOG_FILE
+from fourshot.pipeline.runs.stage_process import run_stage
+from fourshot.pipeline.runs.stages.stage import Stage
 from fourshot.pipeline.settings.effects import tell_unused, unused_by_teacher, unused_with_teacher
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.task import Task
-from fourshot.pipeline.tasks.generation import GenerationTask
+from fourshot.pipeline.tasks.generation import GenerationTask, Pair
 from fourshot.pipeline.tasks.pairs import InputRows
 from fourshot.pipeline.text_metrics import check_scoring
+from fourshot.pipeline.work_folder import Manifest
 from fourshot.training.jobs.cluster import check_cluster
 from fourshot.training.jobs.jobs import HERE, Placement
+from fourshot.training.students.encoders import ResolvedEncoder
 from fourshot.training.students.onnx_export import check_onnx
 from fourshot.training.students.settings import StudentSettings, TextStudentSettings
 
@@ -29,8 +36,58 @@ USED = ("train", "seed", "sampling", "test_limit")  # of the settings of a run, 
 OF_LABELS = ("held_out", "label_smoothing")  # of "train", what they do not use
 
 
+class DistillationManifest(Manifest, frozen=True, kw_only=True):
+    """What the manifest of any distillation has."""
+
+    schema: int = 1
+    task: Task | GenerationTask
+    settings: RunSettings
+    student: StudentSettings | TextStudentSettings
+    model: str  # name and revision
+
+    def identity(self) -> dict[str, Any]:
+        fields = super().identity()
+        fields.pop("student")  # a training is named by its settings: another one lies beside the first
+        fields["task"].pop("data")
+        fields["settings"] = msgspec.to_builtins(self.settings.untried)
+        fields["settings"].pop("test_limit")
+        fields["settings"].pop("allow_short")
+        return fields
+
+
+class DistillManifest(DistillationManifest, frozen=True, kw_only=True):
+    """Says which distillation of a task with labels a folder belongs to.
+
+    ``model`` is "" with a teacher that is there already.
+    """
+
+    task: Task
+    student: StudentSettings
+    teacher: str  # "" for one that is trained here
+    encoder: str
+    encoder_revision: str
+    unlabelled: str  # content hash; "" for none
+    generate: int
+    versions: dict[str, str] = msgspec.field(default_factory=dict)
+
+
+class TextDistillManifest(DistillationManifest, frozen=True, kw_only=True):
+    """Says which distillation of a text generation task a folder belongs to.
+
+    ``model`` is the name of a teacher that is there already.
+    """
+
+    task: GenerationTask
+    student: TextStudentSettings
+    base: str  # of the student, name and revision
+    real: str  # how many pairs, and their content hash
+    unlabelled: str  # content hash; "" for none
+    generate: int
+    versions: dict[str, str] = msgspec.field(default_factory=dict)
+
+
 class Distillation(msgspec.Struct, frozen=True, kw_only=True):
-    """What is asked of any distillation."""
+    """What is asked of any distillation: the job and its plan take the same."""
 
     folder: Path  # where it is made
     generate: int = 0  # texts of each class, or pairs in all, that the teacher writes
@@ -44,15 +101,24 @@ class Distillation(msgspec.Struct, frozen=True, kw_only=True):
     def log(self) -> Path:
         return self.folder / LOG_FILE
 
+    def run(self, stage: Stage) -> None:
+        """Do ``stage`` where the placement says; what libraries print goes to the log of the folder."""
+        run_stage(msgspec.structs.replace(stage, log=str(self.log), placement=self.placement), self.on_event)
+
 
 class LabelDistillation(Distillation, frozen=True, kw_only=True):
-    """Of a task with labels: the teacher is ``by``, else a committee of adapters that is trained on the shots."""
+    """One of a task with labels: the teacher is ``by``, else a committee of adapters, trained on the shots."""
 
     task: Task
     unlabelled: TextTable | None = None  # the teacher annotates its texts
     by: NamedReader | None = None
     student_settings: StudentSettings = StudentSettings()
     onnx: bool = False  # write the student as ONNX, too
+
+    @property
+    def teacher_folder(self) -> Path:
+        """The run of a teacher that is trained here, and what a remote one writes."""
+        return self.folder / "teacher"
 
     @property
     def writes(self) -> bool:
@@ -90,9 +156,24 @@ class LabelDistillation(Distillation, frozen=True, kw_only=True):
             unused = unused_by_teacher(self.settings, writes=self.writes)
         return tell_unused(self.settings, unused, "shots", self.on_event)
 
+    def manifest(self, base: ResolvedModel | None, encoder: ResolvedEncoder) -> DistillManifest:
+        """``base``: of a teacher that is trained here."""
+        return DistillManifest(
+            task=self.task,
+            settings=self.settings,
+            student=self.student_settings,
+            model=f"{base.name}@{base.revision}" if base else "",
+            teacher=self.by.name if self.by else "",
+            encoder=encoder.name,
+            encoder_revision=encoder.revision,
+            unlabelled=self.unlabelled.content_hash if self.unlabelled else "",
+            generate=self.generate,
+            versions=made_by(),
+        )
+
 
 class TextDistillation(Distillation, frozen=True, kw_only=True):
-    """Of a text generation task: the teacher is ``by``, else a base with an adapter that learnt ``real`` pairs."""
+    """One of a text generation task: the teacher is ``by``, else a base with an adapter that learnt ``real`` pairs."""
 
     task: GenerationTask
     unlabelled: InputRows | None = None  # the teacher writes their targets
@@ -122,6 +203,22 @@ class TextDistillation(Distillation, frozen=True, kw_only=True):
             )
         if self.settings.sampling.bias:
             raise InputError("sampling.bias: only a teacher that is trained here can be told that. Leave it out.")
+
+    def manifest(
+        self, teacher: str, student: ResolvedModel, student_settings: TextStudentSettings, learnt: Sequence[Pair]
+    ) -> TextDistillManifest:
+        """``teacher``: its base, or its name."""
+        return TextDistillManifest(
+            task=self.task,
+            settings=self.settings,
+            student=student_settings,
+            model=teacher,
+            base=f"{student.name}@{student.revision}",
+            real=f"{len(learnt)} pairs, {value_hash(learnt)}",
+            unlabelled=value_hash(self.unlabelled.inputs) if self.unlabelled else "",
+            generate=self.generate,
+            versions=made_by(),
+        )
 
 
 def _check_teaches(unlabelled: TextTable | InputRows | None, generate: int) -> None:

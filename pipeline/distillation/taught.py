@@ -37,7 +37,6 @@ from fourshot.pipeline.rows.review_table import check_alone, corrections
 from fourshot.pipeline.rows.text_table import TextTable
 from fourshot.pipeline.rows.unfinished import UNFINISHED, unfinished_folder
 from fourshot.pipeline.runs.trainings import taught_shots
-from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.tables.files import table_warnings
 from fourshot.pipeline.task import Example, Task
 from fourshot.pipeline.task_data import TaskData
@@ -49,35 +48,51 @@ from fourshot.training.students.settings import StudentSettings
 Annotated = list[TaughtExample]  # of which each is real whose label a person put into the table
 
 
-def annotated_texts(
-    unlabelled: TextTable | None, folder: Path, task: Task, by: str, read: Read, on_event: OnEvent
-) -> tuple[Annotated, list[str]]:
-    """The user's texts with what the teacher says, or what a person made of that; and what is to be told."""
+def annotated_texts(request: LabelDistillation, by: str, read: Read) -> tuple[Annotated, list[str]]:
+    """The user's texts with what the teacher ``by`` says, or what a person made of that; and what is to be told.
+
+    Raises InputError where a student would learn nothing of that.
+    """
+    unlabelled, labels = request.unlabelled, request.task.label_names
     if unlabelled is None:
         return [], []
-    out, notes = annotated_file(unlabelled.path, folder), list(unlabelled.warnings)
+    out, notes = annotated_file(unlabelled.path, request.folder), list(unlabelled.warnings)
     check_alone(out, UNFINISHED)
     if out.exists():  # it appeared whole, and a person may have put it back
         shutil.rmtree(unfinished_folder(out), ignore_errors=True)  # a kill came before it was taken away
     else:
-        summary = annotate_table(unlabelled, out, task.label_names, by, read, on_event=on_event)
+        summary = annotate_table(unlabelled, out, labels, by, read, on_event=request.on_event)
         if summary.unreadable:
             notes.append(
                 f"{counted(summary.unreadable, 'text')} could not be read; of the first: {summary.why_unreadable}"
             )
+    labelled, told_of_labels = _labelled_texts(unlabelled, out, labels)
+    if not (labelled or request.writes):
+        raise InputError(
+            f"{out}: no text has a label, so a student would learn the shots alone. Put labels in, or remove the file "
+            "to annotate anew."
+        )
+    return labelled, [*notes, *told_of_labels]
+
+
+def _labelled_texts(unlabelled: TextTable, out: Path, labels: Sequence[str]) -> tuple[Annotated, list[str]]:
+    """What the annotated table ``out`` says of each text, and how it differs from what the teacher was given and said.
+
+    Raises InputError with all that cannot be read there.
+    """
     table = read_annotated(out, [*(unlabelled.fields or unlabelled.text_columns), LABEL])
     texts, labelled, faults = list[str](), Annotated(), list[TaskFault]()
     for line, row in table.rows.items():
         try:
             texts.append(unlabelled.text_of(row))
-            probabilities = annotated_probabilities(row, task.label_names)
+            probabilities = annotated_probabilities(row, labels)
             if texts[-1] and probabilities is not None:
-                own = is_own(row, task.label_names)
+                own = is_own(row, labels)
                 labelled.append(TaughtExample(text=texts[-1], probabilities=probabilities, is_real=own))
         except InputError as failure:
             faults.append(error(f"{out}:{line}", str(failure)))
     raise_errors(faults)
-    notes += map(str, table_warnings(table))
+    notes = [str(warning) for warning in table_warnings(table)]
     notes += corrections(unlabelled.path.name, unlabelled.texts(), out.name, filter(None, texts))
     if num_corrected := sum(example.is_real for example in labelled):
         notes.append(f"{counted(num_corrected, 'label')} in {out.name} not of the teacher: learnt alone, as a person's")
@@ -161,35 +176,26 @@ def kept_shots(stored_shots: Sequence[Example], current_shots: Sequence[Example]
     return ["the shots are those that the folder was begun with; for those of the data as it is now give another --out"]
 
 
-def drawn_texts(
-    by: NamedReader,
-    data: TaskData,
-    shots: Sequence[Example],
-    settings: RunSettings,
-    folder: Path,
-    log: Path,
-    on_event: OnEvent,
-) -> TextPairs:
-    """The texts that a remote teacher writes into ``folder``, with what became of them.
+def drawn_texts(request: LabelDistillation, by: NamedReader, data: TaskData, shots: Sequence[Example]) -> TextPairs:
+    """The texts that a remote teacher writes, with what became of them.
 
-    What that cost is written down beside the folder; where a kill came before, from the answers that are kept.
+    What that cost is written down in the folder; where a kill came before, from the answers that are kept.
     """
     assert by.draw
-    drawn = WorkFolder(folder)
-    if not (drawn.has(GENERATED_FILE) and folder.with_name(REMOTE_FILE).exists()):
+    drawn = WorkFolder(request.teacher_folder)
+    if not (drawn.has(GENERATED_FILE) and (request.folder / REMOTE_FILE).exists()):
         drawn.path.mkdir(parents=True, exist_ok=True)
-        test = [example.text for example in data.test]
         sink_of = partial(
             RoundSink,
             drawn,
             by.task,
             shots,
-            test_texts=lambda: test,
-            on_event=on_event,
+            test_texts=lambda: data.test_texts,
+            on_event=request.on_event,
             done_file=GENERATED_FILE,
         )
-        by.draw(log, on_event, settings, sink_of)
-        keep_account(by.account, folder.parent)
+        by.draw(request.log, request.on_event, request.settings, sink_of)
+        keep_account(by.account, request.folder)
     return finished_pairs(drawn)
 
 

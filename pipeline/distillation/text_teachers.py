@@ -13,27 +13,21 @@ from fourshot.engine.machine.files import append_lines, read_lines
 from fourshot.pipeline.distillation.annotating_text import PART, NamedWriter, foretell_writing, write_lines
 from fourshot.pipeline.distillation.request import TextDistillation
 from fourshot.pipeline.distillation.text_pairs import written_pairs
-from fourshot.pipeline.distillation.text_students import TextStudents, lora_job, trained
+from fourshot.pipeline.distillation.text_students import ADAPTERS, TextStudents, lora_job, targets_item, train_adapters
 from fourshot.pipeline.events import Event
 from fourshot.pipeline.forecast import Forecast, foretell
 from fourshot.pipeline.provenance import value_hash
 from fourshot.pipeline.remote_teacher import accounted
-from fourshot.pipeline.runs.stage_process import run_stage
-from fourshot.pipeline.runs.stages.train import TrainStage
 from fourshot.pipeline.runs.stages.write import WriteItem, WriteStage, WrittenAnswer
 from fourshot.pipeline.runs.text_plan import Teaching, TextCounts
 from fourshot.pipeline.student_card import STUDENT_LINK
-from fourshot.pipeline.tasks.generation import Pair, between, drawing_prompt, writing_prompt
-from fourshot.pipeline.text_student import greedy
+from fourshot.pipeline.tasks.generation import Pair, between, drawing_prompt
 from fourshot.training.jobs.jobs import TrainingJob, finished
 from fourshot.training.lora.examples import TrainingExample
 
 SPARE = 2  # pairs drawn for each that is wanted, at most
-
-
-Taught = tuple[
-    list[WrittenAnswer], list[WrittenAnswer], list[WrittenAnswer]
-]  # for test inputs, for the user's, and pairs of its own
+Answers = list[WrittenAnswer]
+Taught = tuple[Answers, Answers, Answers]  # for test inputs, for the user's, and pairs of its own
 
 
 class TrainedTeacher:
@@ -42,7 +36,6 @@ class TrainedTeacher:
     def __init__(self, request: TextDistillation, base: ResolvedModel, teaching: Teaching, most_tokens: int) -> None:
         self._request, self._task, self._settings = request, request.task, request.settings
         self._base, self._teaching, self._most_tokens = base, teaching, most_tokens
-        self._store = request.folder / "adapters"
         self._jobs = [lora_job(self._task, "teacher", base, teaching.learnt, self._settings)]
         if teaching.generate:
             self._jobs.append(self._drawing_job())
@@ -50,20 +43,10 @@ class TrainedTeacher:
 
     def work(self) -> Taught:
         """Learn, then write."""
-        request, log = self._request, str(self._request.log)
-        stage = TrainStage(
-            model_path=self._base.path,
-            items=tuple(self._jobs),
-            store=str(self._store),
-            what="teacher",
-            log=log,
-            placement=request.placement,
-        )
-        run_stage(stage, request.on_event)
-        adapters = [trained(self._store, job)[0] for job in self._jobs]
-        self.name = adapters[0].name
-        items = self._items(adapters)
-        run_stage(WriteStage(model_path=self._base.path, items=tuple(items), log=log), request.on_event)
+        results = train_adapters(self._request, "teacher", self._base, self._jobs)
+        self.name = results[0].name
+        items = self._items([result.adapter for result in results])
+        self._request.run(WriteStage(model_path=self._base.path, items=tuple(items)))
         tested, annotated, *drawn = (item.lines() for item in items)
         return tested, annotated, drawn[0] if drawn else []
 
@@ -71,7 +54,7 @@ class TrainedTeacher:
         """Forecast and tell what is left to do, with the students where these are of the same base, whose speed is
         known. See `forecast.foretell`.
         """
-        results = [finished(self._store, job) for job in self._jobs]
+        results = [finished(self._request.folder / ADAPTERS, job) for job in self._jobs]
         adapters = [result.adapter if result else Adapter(name="", path="") for result in results]
         tested, annotated, *drawn = (len(item.prompts) - len(item.lines()) for item in self._items(adapters))
         counts = TextCounts(self._task, self._teaching, self._base.path)
@@ -103,22 +86,12 @@ class TrainedTeacher:
                 seed=self._settings.seed,
             )
             prompts = (drawing_prompt(self._task),) * (SPARE * generate)
-            items.append(
-                msgspec.structs.replace(
-                    self._item("pairs of the teacher's own", [], adapters[1]), prompts=prompts, sampling=sampling
-                )
-            )
+            item = self._item("pairs of the teacher's own", [], adapters[1])
+            items.append(msgspec.structs.replace(item, prompts=prompts, sampling=sampling))
         return items
 
     def _item(self, title: str, inputs: Iterable[str], adapter: Adapter) -> WriteItem:
-        return WriteItem(
-            title=title,
-            folder=str(self._request.folder / "written"),
-            prompts=tuple(writing_prompt(self._task, text) for text in inputs),
-            sampling=greedy(self._most_tokens),
-            model_revision=self._base.revision,
-            adapter=adapter,
-        )
+        return targets_item(self._request, title, inputs, self._most_tokens, self._base.revision, adapter)
 
     def _drawing_job(self) -> TrainingJob:
         """Learns inputs with their targets, from the instruction alone."""

@@ -20,10 +20,9 @@ from fourshot.engine.machine.files import append_lines, read_json, settle, stage
 from fourshot.pipeline.cells.measuring import Evaluation
 from fourshot.pipeline.cells.run_folder import RunFolder
 from fourshot.pipeline.distillation import taught as texts_of
-from fourshot.pipeline.distillation.distill import TEACHER_FOLDER, distill
+from fourshot.pipeline.distillation.distill import distill
 from fourshot.pipeline.distillation.readers import Annotation, Parts
 from fourshot.pipeline.distillation.request import LabelDistillation
-from fourshot.pipeline.events import ignore
 from fourshot.pipeline.loop.rounds import finished_pairs
 from fourshot.pipeline.rows.examples import limited
 from fourshot.pipeline.rows.fields import values_of
@@ -168,9 +167,9 @@ def teach(group: TeacherGroup, options: Options) -> TeacherOutput:
         )
         summary = distill(request)
         accuracy = next(row["accuracy"] for row in summary.table if row["method"] == TEACHER)
-        annotations, _ = texts_of.annotated_texts(table, folder / DISTILLED, group_task, "", _nobody, ignore)
+        annotations, _ = texts_of.annotated_texts(request, "", _nobody)
         annotated, _ = texts_of.learnable(annotations, shots, test)
-        pairs = finished_pairs(RunFolder(folder / DISTILLED / TEACHER_FOLDER)) if per_class else []
+        pairs = finished_pairs(RunFolder(request.teacher_folder)) if per_class else []
     return TeacherOutput(
         folder=folder,
         task=group_task,
