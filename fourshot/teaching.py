@@ -21,6 +21,7 @@ from fourshot.pipeline.distillation.annotating import (
 )
 from fourshot.pipeline.distillation.distilled import DistillSummary
 from fourshot.pipeline.distillation.readers import NamedReader
+from fourshot.pipeline.distillation.request import LabelDistillation
 from fourshot.pipeline.events import OnEvent, ignore
 from fourshot.pipeline.forecast import Forecast
 from fourshot.pipeline.rows.text_table import TextTable, open_texts
@@ -182,18 +183,20 @@ def distill(
     """
     task = with_labels(given_task(task, data))
     return distilling.distill(
-        task,
-        Path(folder or default_student_folder(task)),
-        unlabelled=_texts(unlabelled, text_column, task, encoding),
-        generate_per_class=generate,
-        by=_by(by, task, model, key, ray, _remote(teacher_model, remote, settings)),
-        student=student,
-        student_settings=student_settings,
-        model=model,
-        settings=settings,
-        on_event=on_event or ignore,
-        placement=Placement(ray=ray),
-        onnx=onnx,
+        LabelDistillation(
+            task=task,
+            folder=Path(folder or default_student_folder(task)),
+            unlabelled=_texts(unlabelled, text_column, task, encoding),
+            generate=generate,
+            by=_by(by, task, model, key, ray, _remote(teacher_model, remote, settings)),
+            student=student,
+            student_settings=student_settings or StudentSettings(),
+            model=model,
+            settings=settings or RunSettings(),
+            on_event=on_event or ignore,
+            placement=Placement(ray=ray),
+            onnx=onnx,
+        ),
         forecast=forecast,
     )
 
@@ -223,18 +226,20 @@ def plan_distillation(
     """What `distill` would take of the teacher; None for who reads without an engine."""
     task = with_labels(given_task(task, data))
     return distilling.plan_distillation(
-        task,
-        Path(folder or default_student_folder(task)),
-        unlabelled=_texts(unlabelled, text_column, task, encoding),
-        generate_per_class=generate,
-        by=_by(by, task, model, key, ray, _remote(teacher_model, remote, settings)),
-        student=student,
-        student_settings=student_settings,
-        model=model,
-        settings=settings,
-        on_event=on_event or ignore,
-        placement=Placement(ray=ray),
-        onnx=onnx,
+        LabelDistillation(
+            task=task,
+            folder=Path(folder or default_student_folder(task)),
+            unlabelled=_texts(unlabelled, text_column, task, encoding),
+            generate=generate,
+            by=_by(by, task, model, key, ray, _remote(teacher_model, remote, settings)),
+            student=student,
+            student_settings=student_settings or StudentSettings(),
+            model=model,
+            settings=settings or RunSettings(),
+            on_event=on_event or ignore,
+            placement=Placement(ray=ray),
+            onnx=onnx,
+        )
     )
 
 

@@ -17,6 +17,7 @@ from fourshot.pipeline.distillation.annotating_text import (
     foretell_writing,
 )
 from fourshot.pipeline.distillation.distilled_text import TextDistillSummary
+from fourshot.pipeline.distillation.request import TextDistillation
 from fourshot.pipeline.events import OnEvent, ignore
 from fourshot.pipeline.forecast import Forecast
 from fourshot.pipeline.student_card import find_student, is_text_student
@@ -66,8 +67,9 @@ def distill_text(
     folder of something else.
     """
     named = _generation_task(task, data, "distill")
-    distillation = distilling.TextDistillation(
+    request = TextDistillation(
         task=named,
+        folder=Path(folder or default_student_folder(named)),
         unlabelled=_inputs(unlabelled, named, text_column, encoding),
         generate=generate,
         real=real,
@@ -76,10 +78,10 @@ def distill_text(
         model=model,
         settings=settings or RunSettings(),
         by=_writer(by, named, key, teacher_model, remote, real, settings),
+        on_event=on_event or ignore,
+        placement=Placement(ray=ray),
     )
-    at = Path(folder or default_student_folder(named))
-    listener = on_event or ignore
-    return distilling.distill_text(distillation, at, on_event=listener, placement=Placement(ray=ray), forecast=forecast)
+    return distilling.distill_text(request, forecast=forecast)
 
 
 @checked
@@ -109,8 +111,9 @@ def plan_text_distillation(
     Sends nothing to a remote teacher.
     """
     named = _generation_task(task, data, "distill")
-    distillation = distilling.TextDistillation(
+    request = TextDistillation(
         task=named,
+        folder=Path(folder or default_student_folder(named)),
         unlabelled=_inputs(unlabelled, named, text_column, encoding),
         generate=generate,
         real=real,
@@ -119,9 +122,10 @@ def plan_text_distillation(
         model=model,
         settings=settings or RunSettings(),
         by=_writer(by, named, key, teacher_model, remote, real, settings),
+        on_event=on_event or ignore,
+        placement=Placement(ray=ray),
     )
-    at = Path(folder or default_student_folder(named))
-    return distilling.plan_text_distillation(distillation, at, on_event or ignore, Placement(ray=ray))
+    return distilling.plan_text_distillation(request)
 
 
 def _generation_task(task: GenerationTask | str | Path, data: str | Path | None, with_labels: str) -> GenerationTask:

@@ -1,6 +1,7 @@
 """`annotate` and `distill`: a user's texts, read by a teacher; and a small classifier that learnt from it."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fourshot.cli.console import Terminal, program
 from fourshot.cli.declare import MODEL, PLAN, Options, argument, command, flag, overrides, setting
@@ -13,6 +14,9 @@ from fourshot.pipeline.faults import counted
 from fourshot.pipeline.tables.types import check_of_unlabelled
 from fourshot.printable import as_word
 from fourshot.training.students.settings import StudentSettings
+
+if TYPE_CHECKING:
+    from fourshot.pipeline.distillation.distilled import DistillSummary
 
 DEFAULTS = StudentSettings()
 BY = "who says what the texts are: a finished run, an adapter, a student, or the address of a service"
@@ -154,6 +158,12 @@ def distill(options: Options, terminal: Terminal) -> None:
             return
         forecast = not (options.quiet or options.ray)
         summary = teaching.distill(task, on_event=on_event, forecast=forecast, **arguments)
+    _tell_student(summary, terminal)
+    terminal.say(f"Try it: {program()} predict {as_word(folder)} {sample_argument(task)}")
+
+
+def _tell_student(summary: "DistillSummary", terminal: Terminal) -> None:
+    """How right it is, how large, and where it lies."""
     terminal.result("result", summary)
     for note in summary.notes:
         terminal.say(f"{note}.")
@@ -176,4 +186,3 @@ def distill(options: Options, terminal: Terminal) -> None:
             f"texts; probabilities differ by up to {parity.largest_difference:.4f}{lost}."
         )
     terminal.say(f"Student: {summary.student_path} ({size})\nReport: {summary.report_path}")
-    terminal.say(f"Try it: {program()} predict {as_word(folder)} {sample_argument(task)}")

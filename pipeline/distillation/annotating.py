@@ -3,7 +3,6 @@
 Answers are on the disk part by part, beside the table that will be written, so a kill costs the part in work.
 """
 
-import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -16,28 +15,20 @@ import msgspec
 from fourshot.engine.checkpoints.models import ResolvedModel
 from fourshot.engine.errors import InputError
 from fourshot.engine.machine.files import append_lines, remove_folder
+from fourshot.pipeline.distillation.annotated_tables import AGREEMENT, BY, LABEL, PROBABILITY, annotation_columns
 from fourshot.pipeline.distillation.readers import Annotation, NamedReader, Read, growing_parts
 from fourshot.pipeline.events import Event, OnEvent, ignore
-from fourshot.pipeline.faults import MOST_NAMED, nearest, shorten
 from fourshot.pipeline.forecast import Forecast, foretell
 from fourshot.pipeline.remote_teacher import REMOTE_FILE, RemoteTeacher, accounted
 from fourshot.pipeline.rows.held_cells import check_cells
-from fourshot.pipeline.rows.review_table import label_named
 from fourshot.pipeline.rows.text_table import TextTable
-from fourshot.pipeline.rows.unfinished import (
-    ANSWERS_FILE,
-    may_be_written,
-    num_lines,
-    place_table,
-    unfinished_folder,
-)
+from fourshot.pipeline.rows.unfinished import ANSWERS_FILE, may_be_written, num_lines, place_table, unfinished_folder
 from fourshot.pipeline.rows.written_table import check_written, write_table
 from fourshot.pipeline.synthesis.prompts import PromptFormat
 from fourshot.pipeline.task import Example
 from fourshot.pipeline.work_counts import TokenCounts
 from fourshot.pipeline.work_folder import Manifest, WorkFolder
 
-LABEL, PROBABILITY, AGREEMENT, BY = "annotated_label", "annotated_probability", "annotated_agreement", "annotated_by"
 SAMPLE = 100  # texts whose length a forecast knows
 
 
@@ -66,11 +57,6 @@ class AnnotationSummary(msgspec.Struct, frozen=True, kw_only=True):
     warnings: tuple[str, ...] = ()  # of how the table was read
     forecast: Forecast | None = None  # what was foretold of this call, beside what it took
     remote_teacher: RemoteTeacher | None = None  # who read, where that was one: how well, and what it cost
-
-
-def annotation_columns(labels: Sequence[str]) -> list[str]:
-    """What is added to a table: the likeliest label, and ``p_LABEL`` for each."""
-    return [LABEL, PROBABILITY, AGREEMENT, BY, *(f"p_{label}" for label in labels)]
 
 
 def annotate_table(
@@ -102,47 +88,68 @@ def annotate_table(
         check_cells(out, table.columns, (row for row, _ in table.rows()), table.column_types)
         beside.claim(manifest, over_unused=True)
         read = accounted(read, account, beside.path)
-        estimate = _read_rest(table, beside.path / ANSWERS_FILE, read, on_event, forecast)
-        counts: Counter[str] = Counter()
-        cut: Counter[str] = Counter()
-        agreed = {"texts": 0.0, "share": 0.0}
-        faults = list[str]()
-
-        def rows() -> Iterator[dict[str, Any]]:
-            answers = _answers(beside.path / ANSWERS_FILE)
-            for row, text in table.rows():
-                answer = next(answers) if text else None
-                cells, kind = _cells(answer, labels, by, abstain_below)
-                counts[kind] += 1
-                if answer and answer.fault and not faults:
-                    faults.append(answer.fault)
-                if answer and answer.cut_words:
-                    cut["texts"] += 1
-                    cut["words"] += answer.cut_words
-                if answer and answer.agreement is not None:
-                    agreed["texts"] += 1
-                    agreed["share"] += answer.agreement
-                yield {**row, **cells}
-
-        place_table(out, beside, lambda file: write_table(file, [*table.columns, *added], rows(), table))
+        file = beside.path / ANSWERS_FILE
+        estimate = _read_rest(table, file, read, on_event, forecast)
+        rows = _AnnotatedRows(table, labels, by, abstain_below)
+        place_table(out, beside, lambda to: write_table(to, [*table.columns, *added], rows.of(_answers(file)), table))
         remote = beside.find(REMOTE_FILE, RemoteTeacher)
         remove_folder(beside.path)
-    return AnnotationSummary(
-        out=str(out),
-        by=by,
-        rows=counts.total(),
-        labelled={label: counts[f"={label}"] for label in labels},
-        abstained=counts["abstained"],
-        blank=counts["blank"],
-        unreadable=counts["unreadable"],
-        why_unreadable="".join(faults),
-        cut=cut["texts"],
-        cut_words=cut["words"],
-        agreement=round(agreed["share"] / agreed["texts"], 4) if agreed["texts"] else None,
-        warnings=table.warnings,
-        forecast=estimate,
-        remote_teacher=remote,
-    )
+    return rows.summary(out, estimate, remote)
+
+
+class _AnnotatedRows:
+    """Rows with what is added to them, and what became of those that were taken."""
+
+    def __init__(self, table: TextTable, labels: Sequence[str], by: str, abstain_below: float) -> None:
+        self._table, self._labels, self._by, self._abstain_below = table, labels, by, abstain_below
+        self._outcomes = Counter[str]()  # "=LABEL", or why there is none
+        self._fault = ""  # the first
+        self._cut = self._cut_words = 0
+        self._agreement, self._num_agreements = 0.0, 0  # sum; of texts that several read
+
+    def of(self, answers: Iterator[Annotation]) -> Iterator[dict[str, Any]]:
+        """``answers``: one for each row with a text."""
+        for row, text in self._table.rows():
+            answer = next(answers) if text else None
+            cells, outcome = self._cells(answer)
+            self._outcomes[outcome] += 1
+            if answer:
+                self._fault = self._fault or answer.fault
+                self._cut += bool(answer.cut_words)
+                self._cut_words += answer.cut_words
+                if answer.agreement is not None:
+                    self._agreement += answer.agreement
+                    self._num_agreements += 1
+            yield {**row, **cells}
+
+    def _cells(self, answer: Annotation | None) -> tuple[dict[str, Any], str]:
+        """What is added to a row, and what became of it."""
+        if answer is None or answer.fault:
+            return {}, "blank" if answer is None else "unreadable"
+        probability = max(answer.probabilities)
+        is_sure = probability >= self._abstain_below
+        label = self._labels[answer.probabilities.index(probability)] if is_sure else None
+        cells = {LABEL: label, PROBABILITY: probability, AGREEMENT: answer.agreement, BY: self._by}
+        cells |= {f"p_{name}": value for name, value in zip(self._labels, answer.probabilities, strict=True)}
+        return cells, f"={label}" if label else "abstained"
+
+    def summary(self, out: Path, estimate: Forecast | None, remote: RemoteTeacher | None) -> AnnotationSummary:
+        return AnnotationSummary(
+            out=str(out),
+            by=self._by,
+            rows=self._outcomes.total(),
+            labelled={label: self._outcomes[f"={label}"] for label in self._labels},
+            abstained=self._outcomes["abstained"],
+            blank=self._outcomes["blank"],
+            unreadable=self._outcomes["unreadable"],
+            why_unreadable=self._fault,
+            cut=self._cut,
+            cut_words=self._cut_words,
+            agreement=round(self._agreement / self._num_agreements, 4) if self._num_agreements else None,
+            warnings=self._table.warnings,
+            forecast=estimate,
+            remote_teacher=remote,
+        )
 
 
 def _check_share(abstain_below: float) -> None:
@@ -190,12 +197,6 @@ def foretell_annotation(
     return foretell(model, lambda _: [msgspec.structs.replace(work, stage="annotate")], on_event, anew=anew)
 
 
-def annotated_file(table_path: Path, folder: Path) -> Path:
-    """Where a distillation has what its teacher says of a table: in the table's own format, where that is text."""
-    suffix = table_path.suffix.lower()
-    return folder / f"annotated{suffix if suffix in ('.csv', '.tsv') else '.jsonl'}"
-
-
 def _read_rest(
     table: TextTable, file: Path, read: Read, on_event: OnEvent, forecast: Callable[[int], Forecast | None]
 ) -> Forecast | None:
@@ -219,62 +220,3 @@ def _answers(file: Path) -> Iterator[Annotation]:
     decode = msgspec.json.Decoder(Annotation).decode
     with file.open("rb") as lines:
         yield from (decode(line) for line in lines if line.endswith(b"\n"))
-
-
-def _cells(
-    answer: Annotation | None, labels: Sequence[str], by: str, abstain_below: float
-) -> tuple[dict[str, Any], str]:
-    """What is added to a row, and what became of it: "=LABEL", or why there is none."""
-    if answer is None or answer.fault:
-        return {}, "blank" if answer is None else "unreadable"
-    probability = max(answer.probabilities)
-    label = labels[answer.probabilities.index(probability)] if probability >= abstain_below else None
-    cells = {LABEL: label, PROBABILITY: probability, AGREEMENT: answer.agreement, BY: by}
-    cells |= {f"p_{name}": value for name, value in zip(labels, answer.probabilities, strict=True)}
-    return cells, f"={label}" if label else "abstained"
-
-
-def annotated_probabilities(row: dict[str, Any], labels: Sequence[str]) -> tuple[float, ...] | None:
-    """What a row of such a table teaches, as a person may have corrected it; None: nothing.
-
-    A label that is not the likeliest one, or has no probabilities beside it, was put there by a person, and counts
-    alone. Raises InputError where it is none of ``labels``.
-    """
-    cell = "" if row.get(LABEL) is None else str(row[LABEL]).strip()
-    label = label_named(cell, labels)
-    if label is None:
-        allowed = f"allowed are {shorten(labels, MOST_NAMED)}, or nothing to leave a row out."
-        raise InputError(f"{LABEL} is {cell!r}; {allowed} {nearest(cell, labels)}".rstrip())
-    if not label:
-        return None
-    if is_own(row, labels):
-        return tuple(float(name == label) for name in labels)
-    shares = _teacher_shares(row, labels)
-    return tuple(value / sum(shares) for value in shares)
-
-
-def is_own(row: dict[str, Any], labels: Sequence[str]) -> bool:
-    """Whether a person put the label into a row that can be read: it is not the likeliest one."""
-    label = label_named("" if row.get(LABEL) is None else str(row[LABEL]), labels)
-    shares = _teacher_shares(row, labels)
-    return bool(label) and not (shares and labels[shares.index(max(shares))] == label)
-
-
-def _teacher_shares(row: dict[str, Any], labels: Sequence[str]) -> list[float]:
-    """The teacher's probabilities in a row, as they are there; none where they are not all there. Raises InputError."""
-    shares = [_share(f"p_{name}", row.get(f"p_{name}")) for name in labels]
-    known_shares = [share for share in shares if share is not None]
-    is_known = len(known_shares) == len(labels) and 0 < sum(known_shares) < math.inf and min(known_shares) >= 0
-    return known_shares if is_known else []
-
-
-def _share(column: str, cell: Any) -> float | None:
-    """A probability as a spreadsheet left it, with a comma or as per cent; None where there is none.
-
-    Raises InputError for what is no number.
-    """
-    text = "" if cell is None else str(cell).strip().removesuffix("%").replace(",", ".")
-    try:
-        return float(text) if text else None
-    except ValueError:
-        raise InputError(f"{column} is {cell!r}; allowed are numbers, or nothing for a label of your own.") from None

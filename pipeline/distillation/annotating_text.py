@@ -11,7 +11,7 @@ import msgspec
 
 from fourshot.engine.machine.files import append_lines, read_lines, remove_folder
 from fourshot.pipeline.distillation.readers import parts_of
-from fourshot.pipeline.distillation.text_pairs import BY, TARGET, write_annotated
+from fourshot.pipeline.distillation.text_pairs import ADDED, write_annotated
 from fourshot.pipeline.events import Event, OnEvent, ignore
 from fourshot.pipeline.forecast import Forecast
 from fourshot.pipeline.provenance import value_hash
@@ -85,7 +85,7 @@ def annotate_inputs(
     manifest = TextAnnotationManifest(inputs=value_hash(table.inputs), by=writer.name)
     with beside.lock():
         if not may_be_written(out, beside, manifest, len(inputs)):
-            check_written(out, table.columns, [TARGET, BY])
+            check_written(out, table.columns, ADDED)
         check_cells(out, table.columns, table.rows)
         beside.claim(manifest, over_unused=True)
         file = beside.path / ANSWERS_FILE
@@ -116,7 +116,7 @@ def annotate_inputs(
 
 def check_inputs(table: InputRows, out: Path) -> None:
     """Raise InputError where the targets of ``table`` cannot be written into ``out``, before anybody is asked."""
-    check_written(out, table.columns, [TARGET, BY])
+    check_written(out, table.columns, ADDED)
     check_cells(out, table.columns, table.rows)
     unfinished_folder(out)
 

@@ -12,274 +12,203 @@ scores/, summary.json, report.html, report.md
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import msgspec
 
 from fourshot.engine.checkpoints.models import ResolvedModel, resolve_model
-from fourshot.engine.errors import InputError
 from fourshot.engine.machine.files import read_made, write_json
 from fourshot.engine.machine.links import check_links
 from fourshot.pipeline.cells.measuring import Evaluation
 from fourshot.pipeline.cells.run_folder import GENERATED_FILE, RunFolder
-from fourshot.pipeline.distillation.annotating import annotated_file
-from fourshot.pipeline.distillation.distill_check import check_distillation, teacher_settings, unused_settings
-from fourshot.pipeline.distillation.distill_plan import foretell_distillation
-from fourshot.pipeline.distillation.distilled import DistillSummary, write_results
-from fourshot.pipeline.distillation.readers import NamedReader, Teacher, read_with, teacher_of_run
+from fourshot.pipeline.distillation.annotated_tables import annotated_file
+from fourshot.pipeline.distillation.annotating import foretell_annotation
+from fourshot.pipeline.distillation.distilled import Distilled, DistillSummary, write_results
+from fourshot.pipeline.distillation.readers import NamedReader, Read, run_reader
+from fourshot.pipeline.distillation.request import LabelDistillation, teacher_settings
 from fourshot.pipeline.distillation.taught import (
+    Lesson,
     annotated_texts,
     drawn_texts,
     kept_shots,
-    learnable,
-    learnable_pairs,
-    missing_texts,
+    lesson_of,
     student_jobs,
-    sure_enough,
     teacher_measured,
-    written_texts,
 )
-from fourshot.pipeline.events import Event, OnEvent, ignore
-from fourshot.pipeline.forecast import Forecast
-from fourshot.pipeline.provenance import made_by, value_hash
+from fourshot.pipeline.events import Event
+from fourshot.pipeline.forecast import Forecast, foretell
+from fourshot.pipeline.provenance import value_hash
 from fourshot.pipeline.remote_teacher import accounted
-from fourshot.pipeline.rows.text_table import TextTable
 from fourshot.pipeline.runs.experiment import Experiment
+from fourshot.pipeline.runs.plan import teaching_work
 from fourshot.pipeline.runs.run import load_shots
-from fourshot.pipeline.runs.stage_driver import LOG_FILE, StageDriver
-from fourshot.pipeline.runs.stage_process import run_stage
+from fourshot.pipeline.runs.stage_driver import StageDriver
 from fourshot.pipeline.runs.stages import generate, student, style, train
 from fourshot.pipeline.runs.stages.student import StudentItem, StudentStage
-from fourshot.pipeline.synthesis.settings import RunSettings
-from fourshot.pipeline.task import Example, Task
+from fourshot.pipeline.task import Example
 from fourshot.pipeline.task_data import TaskData
-from fourshot.pipeline.work_folder import Manifest
-from fourshot.training.jobs.jobs import HERE, Placement
-from fourshot.training.students.encoders import ResolvedEncoder
-from fourshot.training.students.settings import StudentSettings
-
-TEACHER_FOLDER = "teacher"
+from fourshot.training.students.encoders import ResolvedEncoder, check_places, resolve_encoder
 
 
-class DistillManifest(Manifest, frozen=True, kw_only=True):
-    """Says which distillation a folder belongs to."""
+class _Accepted(NamedTuple):
+    """A distillation that can be done, as far as no data of its task says otherwise."""
 
-    schema: int = 1
-    task: Task
-    settings: RunSettings
-    student: StudentSettings
-    model: str  # name and revision; "" with a teacher that is there already
-    teacher: str
-    encoder: str
-    encoder_revision: str
-    unlabelled: str  # content hash; "" for none
-    generate: int
-    versions: dict[str, str] = msgspec.field(default_factory=dict)
-
-    def identity(self) -> dict[str, Any]:
-        fields = super().identity()
-        fields.pop("student")  # a training is named by its settings: another one lies beside the first
-        fields["task"].pop("data")
-        fields["settings"] = msgspec.to_builtins(self.settings.untried)
-        fields["settings"].pop("test_limit")
-        fields["settings"].pop("allow_short")
-        return fields
+    request: LabelDistillation  # with the settings of its teacher
+    encoder: ResolvedEncoder  # of the student
+    base: ResolvedModel | None  # of a teacher that is trained here
+    notes: list[str]
 
 
-def distill(
-    task: Task,
-    folder: Path,
-    *,
-    unlabelled: TextTable | None = None,
-    generate_per_class: int = 0,
-    by: NamedReader | None = None,
-    student: str | None = None,
-    student_settings: StudentSettings | None = None,
-    model: str | None = None,
-    settings: RunSettings | None = None,
-    on_event: OnEvent = ignore,
-    placement: Placement = HERE,
-    onnx: bool = False,
-    forecast: bool = False,
-) -> DistillSummary:
-    """Make a student of ``task`` in ``folder``, or go on where an earlier call was stopped.
+def distill(request: LabelDistillation, *, forecast: bool = False) -> DistillSummary:
+    """Make the student in its folder, or go on where an earlier call was stopped.
 
-    Without ``by`` the teacher is a committee of adapters of ``model``, trained on the shots. A task without a test file
-    is not measured. ``onnx``: write the student as ONNX, too. ``forecast``: first tell what the teacher will take.
+    A task without a test file is not measured. ``forecast``: first tell what the teacher will take.
     Raises InputError for what the user gave, RunFolderError for a folder of something else.
     """
-    settings, training = settings or RunSettings(), student_settings or StudentSettings()
-    encoder = check_distillation(
-        task, unlabelled, generate_per_class, by, student, training, model, settings, placement, onnx=onnx
-    )
-    unused_notes = unused_settings(settings, by, generate_per_class, on_event)
-    settings = teacher_settings(settings, generate_per_class)
-    base = None if by else resolve_model(model)
-    work = RunFolder(folder)
+    accepted = _accept(request)
+    request, work = accepted.request, RunFolder(request.folder)
     with work.lock():
-        check_links(folder)
-        on_event(Event(stage="shots", message="reading the data"))
-        data = TaskData(task, on_event, needs_test=False)
-        shots = by.shots if by else ()
-        shots = shots or tuple(data.shots(settings))
-        experiment = _experiment(data, base, settings, folder) if base else None
-        shot_notes = list[str]()
+        check_links(request.folder)
+        request.on_event(Event(stage="shots", message="reading the data"))
+        data = TaskData(request.task, request.on_event, needs_test=False)
+        shots = (request.by.shots if request.by else ()) or tuple(data.shots(request.settings))
+        experiment, shot_notes = _experiment(accepted, data), list[str]()
         if experiment:
-            experiment.check_trainable()
             shot_notes, shots = kept_shots(experiment.cells[0].shots, shots), experiment.cells[0].shots
-        manifest = _manifest(task, settings, training, base, by, encoder, unlabelled, generate_per_class)
-        work.claim(manifest, over_unused=True)
-        log = folder / LOG_FILE
-        test = tuple(data.measured(settings.test_limit)) if data.test else ()
-        tested, teacher_file = value_hash(test), _teacher_file(folder, test)  # other test texts, other scores
-        writes = generate_per_class > 0
+        work.claim(request.manifest(accepted.base, accepted.encoder), over_unused=True)
+        test = _test(request, data)
         if forecast:
-            num_untested, reader = 0 if teacher_file.exists() else len(test), by or experiment
-            assert reader
-            to_write = _unwritten(folder, by, generate_per_class)
-            foretell_distillation(reader, unlabelled, folder, num_untested, on_event, writes=to_write)
-        if by:
-            name, pairs = by.name, list(by.pairs)
-            read = accounted(by.read(log, on_event), by.account, folder)
-            if by.draw and writes:
-                pairs = drawn_texts(by, data, shots, settings, folder / TEACHER_FOLDER, log, on_event)
-        else:
-            assert experiment
-            teacher = _train_teacher(experiment, log, on_event, placement, writes=writes)
-            read = read_with(teacher, log, placement.ray, lambda line: on_event(Event(stage="annotate", message=line)))
-            name = teacher.name
-            pairs = experiment.learnt(experiment.cells[0]).synthetic if writes else []
-        annotated, notes = annotated_texts(unlabelled, folder, task, name, read, on_event)
-        if unlabelled and not (annotated or writes):
-            raise InputError(
-                f"{annotated_file(unlabelled.path, folder)}: no text has a label, so a student would learn the shots "
-                "alone. Put labels in, or remove the file to annotate anew."
-            )
-        notes = [*shot_notes, *notes, *unused_notes]
-        if test and not teacher_file.exists():
-            write_json(teacher_file, teacher_measured(read, task, test, on_event))
-        taught, left_out = learnable(annotated, shots, data.test)
-        pairs, others_left_out = learnable_pairs(pairs, shots, taught, data.test)
-        written = written_texts(pairs, task, generate_per_class)
-        notes += [*left_out, *others_left_out, *missing_texts(written, generate_per_class * len(task.labels))]
-        sure, unsure_notes = sure_enough([taught, written], training.min_confidence)
-        jobs = student_jobs(task, encoder, shots, taught, written, training, settings.seed)
-        items = [
-            StudentItem(
-                job=job,
-                task=task,
-                test=test,
-                out=str(folder / "scores" / f"student-{job.key}-{tested}.json"),
-                onnx=onnx and job is jobs[0],
-            )
-            for job in jobs
-        ]
-        run_stage(
-            StudentStage(model_path=encoder.path, items=tuple(items), store=str(folder / "students"), log=str(log)),
-            on_event,
-        )
+            _foretell(request, experiment, test)
+        teacher = _teach(request, experiment)
+        read = accounted(teacher.read(request.log, request.on_event), teacher.account, request.folder)
+        draws = teacher.draw and request.writes
+        pairs = drawn_texts(request, teacher, data, shots) if draws else list(teacher.pairs)
+        annotated, notes = annotated_texts(request, teacher.name, read)
+        teacher_evaluation = _measure_teacher(request, read, test)
+        lesson = lesson_of(request, annotated, pairs, shots, data.test)
         return write_results(
-            folder,
-            task,
-            items,
-            encoder=encoder,
-            teacher=name,
-            teacher_evaluation=read_made(teacher_file, Evaluation) if test else None,
-            shots=shots,
-            annotated=sure[0],
-            synthetic=sure[1],
-            settings=settings,
-            notes=[*notes, *unsure_notes],
+            Distilled(
+                request=request,
+                encoder=accepted.encoder,
+                shots=shots,
+                teacher=teacher.name,
+                teacher_evaluation=teacher_evaluation,
+                annotated=lesson.num_annotated,
+                synthetic=lesson.num_written,
+                notes=[*shot_notes, *notes, *accepted.notes, *lesson.notes],
+            ),
+            _train_students(accepted, lesson, shots, test),
         )
 
 
-def plan_distillation(
-    task: Task,
-    folder: Path,
-    *,
-    unlabelled: TextTable | None = None,
-    generate_per_class: int = 0,
-    by: NamedReader | None = None,
-    student: str | None = None,
-    student_settings: StudentSettings | None = None,
-    model: str | None = None,
-    settings: RunSettings | None = None,
-    on_event: OnEvent = ignore,
-    placement: Placement = HERE,
-    onnx: bool = False,
-) -> Forecast | None:
+def plan_distillation(request: LabelDistillation) -> Forecast | None:
     """What the teacher of such a `distill` would take; None for one that reads without an engine. Writes nothing."""
-    settings, training = settings or RunSettings(), student_settings or StudentSettings()
-    encoder = check_distillation(
-        task, unlabelled, generate_per_class, by, student, training, model, settings, placement, onnx=onnx
-    )
-    unused_settings(settings, by, generate_per_class, on_event)
-    settings = teacher_settings(settings, generate_per_class)
-    base = None if by else resolve_model(model)
-    data = TaskData(task, on_event, needs_test=False)
-    experiment = _experiment(data, base, settings, folder) if base else None
+    accepted = _accept(request)
+    request = accepted.request
+    data = TaskData(request.task, request.on_event, needs_test=False)
+    experiment = _experiment(accepted, data)
+    manifest = request.manifest(accepted.base, accepted.encoder)
+    RunFolder(request.folder).check_claim(manifest, over_unused=True)
+    return _foretell(request, experiment, _test(request, data), anew=True)
+
+
+def _accept(request: LabelDistillation) -> _Accepted:
+    """Raises InputError for what cannot be done, before anything is written."""
+    request.check()
+    encoder = resolve_encoder(request.student)
+    check_places(encoder, request.student_settings.max_tokens)
+    notes = request.tell_unused()
+    settings = teacher_settings(request.settings, request.generate)
+    base = None if request.by else resolve_model(request.model)
+    return _Accepted(msgspec.structs.replace(request, settings=settings), encoder, base, notes)
+
+
+def _experiment(accepted: _Accepted, data: TaskData) -> Experiment | None:
+    """Whose annotators are the teacher; None where that is there already."""
+    request, base, folder = accepted.request, accepted.base, accepted.request.teacher_folder
+    if base is None:
+        return None
+    seeds = [load_shots(data, request.settings, RunFolder(folder))]
+    experiment = Experiment(data, base, request.settings, ["fourshot"], seeds, folder, flat=True)
+    experiment.check_trainable()
+    return experiment
+
+
+def _test(request: LabelDistillation, data: TaskData) -> tuple[Example, ...]:
+    """What is measured on; nothing without a test file."""
+    return tuple(data.measured(request.settings.test_limit)) if data.test else ()
+
+
+def _scores_file(request: LabelDistillation, who: str, test: Sequence[Example]) -> Path:
+    """What ``who`` got on these test texts: others have other scores."""
+    return request.folder / "scores" / f"{who}-{value_hash(tuple(test))}.json"
+
+
+def _foretell(
+    request: LabelDistillation, experiment: Experiment | None, test: Sequence[Example], *, anew: bool = False
+) -> Forecast | None:
+    """Forecast and tell what the teacher has left to do; None for one that reads without an engine.
+
+    The student's own training, seconds to minutes, is not in it. See `forecast.foretell`.
+    """
+    table, by = request.unlabelled, request.by
+    texts = sum(1 for _ in table.texts()) if table and not annotated_file(table.path, request.folder).exists() else 0
+    tested = 0 if _scores_file(request, "teacher", test).exists() else len(test)
     if experiment:
-        experiment.check_trainable()
-    manifest = _manifest(task, settings, training, base, by, encoder, unlabelled, generate_per_class)
-    RunFolder(folder).check_claim(manifest, over_unused=True)
-    reader = by or experiment
-    assert reader
-    test = tuple(data.measured(settings.test_limit)) if data.test else ()
-    tested = 0 if _teacher_file(folder, test).exists() else len(test)
-    writes = _unwritten(folder, by, generate_per_class)
-    return foretell_distillation(reader, unlabelled, folder, tested, on_event, writes=writes, anew=True)
+        return foretell(
+            experiment.model,
+            lambda speed: teaching_work(experiment, texts + tested, speed, writes=request.writes),
+            request.on_event,
+            anew=anew,
+        )
+    assert by
+    writes = 0 if (request.teacher_folder / GENERATED_FILE).exists() else request.generate
+    return foretell_annotation(by, table, texts, request.on_event, tested=tested, writes=writes, anew=anew)
 
 
-def _manifest(
-    task: Task,
-    settings: RunSettings,
-    training: StudentSettings,
-    base: ResolvedModel | None,
-    by: NamedReader | None,
-    encoder: ResolvedEncoder,
-    unlabelled: TextTable | None,
-    per_class: int,
-) -> DistillManifest:
-    return DistillManifest(
-        task=task,
-        settings=settings,
-        student=training,
-        model=f"{base.name}@{base.revision}" if base else "",
-        teacher=by.name if by else "",
-        encoder=encoder.name,
-        encoder_revision=encoder.revision,
-        unlabelled=unlabelled.content_hash if unlabelled else "",
-        generate=per_class,
-        versions=made_by(),
-    )
-
-
-def _experiment(data: TaskData, base: ResolvedModel, settings: RunSettings, folder: Path) -> Experiment:
-    """Whose annotators are the teacher."""
-    seeds = [load_shots(data, settings, RunFolder(folder / TEACHER_FOLDER))]
-    return Experiment(data, base, settings, ["fourshot"], seeds, folder / TEACHER_FOLDER, flat=True)
-
-
-def _teacher_file(folder: Path, test: Sequence[Example]) -> Path:
-    """What the teacher got on these test texts."""
-    return folder / "scores" / f"teacher-{value_hash(tuple(test))}.json"
-
-
-def _unwritten(folder: Path, by: NamedReader | None, per_class: int) -> int:
-    """Texts of each class that are left to be written, by a teacher that is asked; of one that is trained, all."""
-    return 0 if by and (folder / TEACHER_FOLDER / GENERATED_FILE).exists() else per_class
-
-
-def _train_teacher(
-    experiment: Experiment, log: Path, on_event: OnEvent, placement: Placement, *, writes: bool
-) -> Teacher:
-    driver = StageDriver(log, on_event, placement)
+def _teach(request: LabelDistillation, experiment: Experiment | None) -> NamedReader:
+    """The teacher, trained on the shots where nobody was named."""
+    if experiment is None:
+        assert request.by
+        return request.by
+    driver = StageDriver(request.log, request.on_event, request.placement)
     driver.add(experiment.task.name, experiment)
     driver.do(style.prompt_styles)
     if any(writer.settings.annotate.has_pool for writer in experiment.writers):
         driver.do(generate.pools)
     driver.do(train.annotators)
     driver.do(student.encoders)
-    if writes:
+    if request.writes:
         driver.do(generate.rounds)
-    return teacher_of_run(experiment)
+    return run_reader(experiment, request.placement.ray)
+
+
+def _measure_teacher(request: LabelDistillation, read: Read, test: Sequence[Example]) -> Evaluation | None:
+    """The teacher on the test texts, read once; None without any."""
+    if not test:
+        return None
+    file = _scores_file(request, "teacher", test)
+    if not file.exists():
+        write_json(file, teacher_measured(read, request.task, test, request.on_event))
+    return read_made(file, Evaluation)
+
+
+def _train_students(
+    accepted: _Accepted, lesson: Lesson, shots: Sequence[Example], test: tuple[Example, ...]
+) -> list[StudentItem]:
+    """The student, then the one on the shots alone; both are trained and measured."""
+    request, encoder, seed = accepted.request, accepted.encoder, accepted.request.settings.seed
+    texts = lesson.annotated, lesson.written
+    jobs = student_jobs(request.task, encoder, shots, *texts, request.student_settings, seed)
+    items = [
+        StudentItem(
+            job=job,
+            task=request.task,
+            test=test,
+            out=str(_scores_file(request, f"student-{job.key}", test)),
+            onnx=request.onnx and job is jobs[0],
+        )
+        for job in jobs
+    ]
+    request.run(StudentStage(model_path=encoder.path, items=tuple(items), store=str(request.folder / "students")))
+    return items

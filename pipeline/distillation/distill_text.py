@@ -13,101 +13,30 @@ remote_teacher.json  how a remote teacher was asked, and what that cost
 scores/, summary.json, report.html, report.md
 """
 
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
-import msgspec
-
-from fourshot.engine.checkpoints.models import refuse_fake, resolve_model
-from fourshot.engine.errors import InputError
+from fourshot.engine.checkpoints.models import resolve_model
 from fourshot.engine.machine.links import check_links
 from fourshot.pipeline.cells.run_folder import RunFolder
-from fourshot.pipeline.distillation.annotating import annotated_file
-from fourshot.pipeline.distillation.annotating_text import NamedWriter
-from fourshot.pipeline.distillation.distilled_text import PairCounts, TextDistillSummary, write_text_results
-from fourshot.pipeline.distillation.text_pairs import (
-    BY,
-    TARGET,
-    annotated_pairs,
-    learnable_pairs,
-    write_annotated,
-    written_pairs,
-)
+from fourshot.pipeline.distillation.annotated_tables import annotated_file
+from fourshot.pipeline.distillation.distilled_text import TextDistilled, TextDistillSummary, write_text_results
+from fourshot.pipeline.distillation.request import TextDistillation, TextDistillManifest
+from fourshot.pipeline.distillation.text_pairs import annotated_pairs, learnable_pairs, write_annotated, written_pairs
 from fourshot.pipeline.distillation.text_students import TextStudents
 from fourshot.pipeline.distillation.text_teachers import AskedTeacher, TrainedTeacher
-from fourshot.pipeline.events import Event, OnEvent, ignore
+from fourshot.pipeline.events import Event
 from fourshot.pipeline.forecast import Forecast
-from fourshot.pipeline.provenance import made_by, value_hash
 from fourshot.pipeline.rows.examples import limited
-from fourshot.pipeline.rows.written_table import check_added
+from fourshot.pipeline.runs.stages.write import WrittenAnswer
 from fourshot.pipeline.runs.text_plan import Teaching
 from fourshot.pipeline.settings.effects import Unused, tell_unused
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.tasks.generation import GenerationTask, Pair
-from fourshot.pipeline.tasks.pairs import InputRows, load_real, take_real
-from fourshot.pipeline.text_metrics import check_scoring
-from fourshot.pipeline.work_folder import Manifest
+from fourshot.pipeline.tasks.pairs import load_real, take_real
 from fourshot.training.jobs.cluster import check_cluster
-from fourshot.training.jobs.jobs import HERE, Placement
 from fourshot.training.lora.targets import check_trainable
-from fourshot.training.students.settings import TextStudentSettings
 from fourshot.training.students.text_models import resolve_text_model
-
-USED = ("train", "seed", "sampling", "test_limit")  # of the settings of a run; the others are of classifiers
-OF_LABELS = ("held_out", "label_smoothing")  # of "train", the same
-
-
-class TextDistillManifest(Manifest, frozen=True, kw_only=True):
-    """Says which distillation a folder belongs to."""
-
-    schema: int = 1
-    task: GenerationTask
-    settings: RunSettings
-    student: TextStudentSettings
-    model: str  # name and revision
-    base: str  # of the student
-    real: str  # how many pairs, and their content hash
-    unlabelled: str  # content hash; "" for none
-    generate: int
-    versions: dict[str, str] = msgspec.field(default_factory=dict)
-
-    def identity(self) -> dict[str, Any]:
-        fields = super().identity()
-        fields.pop("student")  # a training is named by its settings: another one lies beside the first
-        fields["task"].pop("data")
-        fields["settings"] = msgspec.to_builtins(self.settings.untried)
-        fields["settings"].pop("test_limit")
-        return fields
-
-
-class TextDistillation(msgspec.Struct, frozen=True, kw_only=True):
-    """What is to be distilled.
-
-    The teacher is ``by``, else ``model`` (None: the embedded base) with an adapter that learnt ``real`` pairs (0: all;
-    None: `USUAL_REAL`, or all where there are fewer).
-    """
-
-    task: GenerationTask
-    unlabelled: InputRows | None = None  # the teacher writes their targets
-    generate: int = 0  # pairs that the teacher writes; of ``by``, a remote one does
-    real: int | None = None
-    student: str | None = None  # None: the embedded base
-    student_settings: TextStudentSettings = TextStudentSettings()
-    model: str | None = None
-    settings: RunSettings = RunSettings()
-    by: NamedWriter | None = None
-
-    def check(self) -> None:
-        """Raise InputError for what cannot be done, as far as no file says so."""
-        refuse_fake(self.model, "A distillation")
-        _check_settings(self.settings)
-        if self.unlabelled is None and not self.generate:
-            raise InputError("There is nothing for a student to learn. Give --unlabelled FILE, --generate N, or both.")
-        if self.by:
-            _check_asked(self.by, self.generate, self.model, self.settings)
-        check_scoring()
-        if self.unlabelled:
-            check_added(self.unlabelled.columns, [TARGET, BY])
 
 
 class _Prepared(NamedTuple):
@@ -120,132 +49,88 @@ class _Prepared(NamedTuple):
     notes: list[str]
 
 
-def distill_text(
-    distillation: TextDistillation,
-    folder: Path,
-    *,
-    on_event: OnEvent = ignore,
-    placement: Placement = HERE,
-    forecast: bool = False,
-) -> TextDistillSummary:
-    """Make the student in ``folder``, or go on where an earlier call was stopped.
+def distill_text(request: TextDistillation, *, forecast: bool = False) -> TextDistillSummary:
+    """Make the student in its folder, or go on where an earlier call was stopped.
 
     A task without a test file is not measured. ``forecast``: first tell what the teacher will take.
     Raises InputError for what the user gave, RunFolderError for a folder of something else.
     """
-    task, unlabelled, by = distillation.task, distillation.unlabelled, distillation.by
-    work = RunFolder(folder)
+    work = RunFolder(request.folder)
     with work.lock():
-        check_links(folder)
-        ready = _prepared(distillation, folder, on_event, placement)
-        (learnt, test, *_), teacher, students, notes = ready.teaching, ready.teacher, ready.students, ready.notes
-        work.claim(ready.manifest, over_unused=True)
+        check_links(request.folder)
+        manifest, teaching, teacher, students, notes = _prepare(request)
+        learnt, test, *_ = teaching
+        work.claim(manifest, over_unused=True)
         work.write("pairs.json", learnt)
-        if forecast and (by or not placement.ray):  # of trainings it is of one machine
+        if forecast and (request.by or not request.placement.ray):  # of trainings it is of one machine
             teacher.foretell(students)
         tested, annotated, drawn = teacher.work()
-        taught, pair_notes = list[Pair](), list[str]()
-        if unlabelled:
-            out = annotated_file(unlabelled.path, folder)
-            if not out.exists():
-                write_annotated(unlabelled, out, annotated, teacher.name)
-            pairs, pair_notes = annotated_pairs(unlabelled, out, annotated)
-            taught, more = learnable_pairs(pairs, learnt, test, "input")
-            pair_notes += more
-        written, malformed = written_pairs(task, drawn, distillation.generate, [*learnt, *taught], test)
-        notes += [*pair_notes, *malformed]
-        results = students.make(learnt, [*taught, *written], test)
+        taught, pair_notes = _annotate(request, teacher.name, annotated, teaching)
+        written, malformed = written_pairs(request.task, drawn, request.generate, [*learnt, *taught], test)
+        student, alone = students.make(learnt, [*taught, *written], test)
         return write_text_results(
-            folder,
-            task,
-            results,
-            students.made_of,
-            teacher=teacher.name,
-            teacher_output=tested,
-            test=test,
-            counts=PairCounts(real=len(learnt), annotated=len(taught), synthetic=len(written)),
-            settings=students.settings,
-            student_settings=students.student_settings,
-            notes=notes,
+            TextDistilled(
+                request=request,
+                students=students,
+                teacher=teacher.name,
+                test=test,
+                student=student,
+                written_alone=alone,
+                written_by_teacher=tested,
+                real=len(learnt),
+                annotated=len(taught),
+                synthetic=len(written),
+                notes=[*notes, *pair_notes, *malformed],
+            )
         )
 
 
-def plan_text_distillation(
-    distillation: TextDistillation, folder: Path, on_event: OnEvent = ignore, placement: Placement = HERE
-) -> Forecast | None:
+def plan_text_distillation(request: TextDistillation) -> Forecast | None:
     """What such a `distill_text` would take; None for a teacher that writes without an engine. Writes nothing."""
-    ready = _prepared(distillation, folder, on_event, placement)
-    RunFolder(folder).check_claim(ready.manifest, over_unused=True)
+    ready = _prepare(request)
+    RunFolder(request.folder).check_claim(ready.manifest, over_unused=True)
     return ready.teacher.foretell(ready.students, anew=True)
 
 
-def _prepared(distillation: TextDistillation, folder: Path, on_event: OnEvent, placement: Placement) -> _Prepared:
+def _prepare(request: TextDistillation) -> _Prepared:
     """Raises InputError for whatever cannot be done."""
-    check_cluster(placement.ray, placement.gpus_per_engine)
-    distillation.check()
-    task, settings, by = distillation.task, distillation.settings, distillation.by
-    base, made_of = resolve_model(distillation.model) if by is None else None, resolve_text_model(distillation.student)
-    students = TextStudents(task, made_of, settings, distillation.student_settings, folder, on_event, placement)
+    check_cluster(request.placement.ray, request.placement.gpus_per_engine)
+    request.check()
+    settings, by = request.settings, request.by
+    base, made_of = resolve_model(request.model) if by is None else None, resolve_text_model(request.student)
+    students = TextStudents(request, made_of)
     for model in filter(None, (base, made_of.model if made_of.kind == "causal" else None)):
         check_trainable(model.path, settings.train.target_modules)
-    on_event(Event(stage="shots", message="reading the data"))
-    learnt, test, notes = read_data(task, settings, distillation.real)
-    inputs = [text for text in distillation.unlabelled.inputs if text] if distillation.unlabelled else []
-    teaching = Teaching(learnt, test, inputs, distillation.generate)
+    request.on_event(Event(stage="shots", message="reading the data"))
+    learnt, test, notes = read_data(request.task, settings, request.real)
+    inputs = [text for text in request.unlabelled.inputs if text] if request.unlabelled else []
+    teaching = Teaching(learnt, test, inputs, request.generate)
     teacher: TrainedTeacher | AskedTeacher
     if by:
-        teacher = AskedTeacher(by, settings, folder, on_event, teaching)
+        teacher = AskedTeacher(request, by, teaching)
     else:
         assert base
-        most = students.student_settings.max_target_tokens
-        teacher = TrainedTeacher(task, base, settings, folder, on_event, placement, teaching, most)
-    manifest = TextDistillManifest(
-        task=task,
-        settings=settings,
-        student=students.student_settings,
-        model=f"{base.name}@{base.revision}" if base else teacher.name,
-        base=f"{made_of.model.name}@{made_of.model.revision}",
-        real=f"{len(learnt)} pairs, {value_hash(learnt)}",
-        unlabelled=value_hash(distillation.unlabelled.inputs) if distillation.unlabelled else "",
-        generate=distillation.generate,
-        versions=made_by(),
-    )
+        teacher = TrainedTeacher(request, base, teaching, students.student_settings.max_target_tokens)
+    who = f"{base.name}@{base.revision}" if base else teacher.name
+    manifest = request.manifest(who, made_of.model, students.student_settings, learnt)
     if by and made_of.kind == "seq2seq":
         unused = [Unused(["train"], "neither this teacher nor this student learns through LoRA")]
-        notes += tell_unused(settings, unused, "shots", on_event)
+        notes += tell_unused(settings, unused, "shots", request.on_event)
     return _Prepared(manifest, teaching, teacher, students, [*notes, *students.notes])
 
 
-def _check_asked(by: NamedWriter, generate: int, model: str | None, settings: RunSettings) -> None:
-    """Raise InputError for what a teacher cannot be asked that is there already."""
-    if model is not None:
-        raise InputError(f"--model is for a teacher that is trained here, and {by.name} is none. Leave it out.")
-    if generate and by.draw is None:
-        raise InputError(
-            f"{by.name} writes targets for inputs, and no pairs of its own: give inputs with --unlabelled FILE, and "
-            "leave --generate out."
-        )
-    if settings.sampling.bias:
-        raise InputError("sampling.bias: only a teacher that is trained here can be told that. Leave it out.")
-
-
-def _check_settings(settings: RunSettings) -> None:
-    """Raise InputError for a setting of classifiers, which would change nothing here."""
-    usual = RunSettings()
-    names = [
-        name
-        for name in RunSettings.__struct_fields__
-        if name not in USED and getattr(settings, name) != getattr(usual, name)
-    ]
-    if names:
-        subject = f"The settings {', '.join(names)} are" if len(names) > 1 else f"The setting {names[0]} is"
-        raise InputError(
-            f"{subject} of classifiers (--shots, --preset and their like); a text generation task uses "
-            f"{', '.join(USED)}. Leave the others out."
-        )
-    of_labels = [f"train.{name}" for name in OF_LABELS if getattr(settings.train, name) != getattr(usual.train, name)]
-    if of_labels:
-        raise InputError(f"{' and '.join(of_labels)}: only trainings of classifiers have that. Leave it out.")
+def _annotate(
+    request: TextDistillation, teacher: str, written: Sequence[WrittenAnswer], teaching: Teaching
+) -> tuple[list[Pair], list[str]]:
+    """What can be learnt of the user's inputs with the targets ``written`` for them; and what is to be told."""
+    if request.unlabelled is None:
+        return [], []
+    out = annotated_file(request.unlabelled.path, request.folder)
+    if not out.exists():
+        write_annotated(request.unlabelled, out, written, teacher)
+    pairs, notes = annotated_pairs(request.unlabelled, out, written)
+    learnable, left_out = learnable_pairs(pairs, teaching.learnt, teaching.test, "input")
+    return learnable, [*notes, *left_out]
 
 
 def read_data(

@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from fourshot.engine.machine.files import read_made, write_json
 from fourshot.engine.machine.links import lead
 from fourshot.pipeline.cells.measuring import Evaluation
+from fourshot.pipeline.distillation.request import LabelDistillation
 from fourshot.pipeline.provenance import installed_versions
 from fourshot.pipeline.remote_teacher import REMOTE_FILE, RemoteTeacher
 from fourshot.pipeline.report.data import Lineage, MethodRow, ReportData, method_row
@@ -17,19 +18,14 @@ from fourshot.pipeline.report.write import write_report
 from fourshot.pipeline.rows.fields import sample_argument
 from fourshot.pipeline.runs.stages.student import StudentItem, parities
 from fourshot.pipeline.selective import CoverageCurve
-from fourshot.pipeline.student_card import (
-    STUDENT_FILE,
-    STUDENT_LINK,
-    StudentCard,
-    check_kept,
-    file_hashes,
-)
-from fourshot.pipeline.synthesis.settings import RunSettings
-from fourshot.pipeline.task import Example, Task
+from fourshot.pipeline.student_card import STUDENT_FILE, STUDENT_LINK, StudentCard, check_kept, file_hashes
+from fourshot.pipeline.task import Example
 from fourshot.training.students.encoders import ResolvedEncoder
 from fourshot.training.students.examples import StudentResult
 from fourshot.training.students.onnx_export import Parity
 from fourshot.training.students.train import finished_student
+
+TITLES = ("Student", "The same on the shots alone")
 
 
 class DistillSummary(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,140 +49,151 @@ class DistillSummary(msgspec.Struct, frozen=True, kw_only=True):
     report_path: str = ""
 
 
-def write_results(
-    folder: Path,
-    task: Task,
-    items: Sequence[StudentItem],
-    *,
-    encoder: ResolvedEncoder,
-    teacher: str,
-    teacher_evaluation: Evaluation | None,
-    shots: Sequence[Example],
-    annotated: int,
-    synthetic: int,
-    settings: RunSettings,
-    notes: Sequence[str],
-) -> DistillSummary:
+class Distilled(msgspec.Struct, frozen=True, kw_only=True):
+    """What the students of a distillation were made of, and who taught them."""
+
+    request: LabelDistillation  # with the settings of the teacher
+    encoder: ResolvedEncoder
+    shots: tuple[Example, ...]
+    teacher: str
+    teacher_evaluation: Evaluation | None
+    annotated: int  # texts that were learnt
+    synthetic: int
+    notes: list[str]
+
+
+class _Student(NamedTuple):
+    """One that is finished."""
+
+    item: StudentItem
+    result: StudentResult
+    evaluation: Evaluation | None
+
+
+def write_results(made: Distilled, items: Sequence[StudentItem]) -> DistillSummary:
     """Write cards, summary and report. ``items``: the student, then the one on the shots alone."""
-    remote = read_made(folder / REMOTE_FILE, RemoteTeacher) if (folder / REMOTE_FILE).exists() else None
-    results, evaluations = list[StudentResult](), list[Evaluation | None]()
-    for number, item in enumerate(items):
-        result = finished_student(folder / "students", item.job)
-        assert result
-        check_kept(Path(result.path))
-        evaluation = read_made(Path(item.out), Evaluation) if item.test else None
-        results.append(result)
-        evaluations.append(evaluation)
-        is_taught = number == 0
-        card = StudentCard(
-            name=result.name,
-            task=task,
-            labels=item.job.labels,
-            encoder=encoder.name,
-            encoder_revision=encoder.revision,
-            teacher=teacher if is_taught else "",
-            strategy=result.strategy,
-            training=item.job.settings,
-            seed=item.job.seed,
-            shots=tuple(shots),
-            real_examples=len(shots),
-            annotated_examples=annotated if is_taught else 0,
-            synthetic_examples=synthetic if is_taught else 0,
-            parameters=result.parameters,
-            steps=result.steps,
-            train_s=round(result.seconds, 2),
-            held_out=result.held_out,
-            held_out_agreement=result.held_out_agreement,
-            scores=evaluation.scores if evaluation else None,
-            coverage=evaluation.curve if evaluation else None,
-            teacher_scores=teacher_evaluation.scores if teacher_evaluation else None,
-            remote_teacher=remote if is_taught else None,
-            lineage={"job": item.job.key},
-            files=file_hashes(Path(result.path)),
-            onnx=tuple(parities(result)),
-        )
-        write_json(Path(result.path) / STUDENT_FILE, card)
-    main, path = results[0], Path(results[0].path)
+    folder = made.request.folder
+    remote = remote_teacher_of(folder)
+    alone = msgspec.structs.replace(made, teacher="", annotated=0, synthetic=0)
+    students = [_carded(made, items[0], remote), _carded(alone, items[1], None)]
+    (_, main, evaluation), path = students[0], Path(students[0].result.path)
     lead(folder / STUDENT_LINK, path)
-    rows = [
-        _row("student", f"Student ({encoder.name})", evaluations[0], len(shots), annotated, synthetic),
-        _row("shots", "The same on the shots alone", evaluations[1], len(shots)),
-        _row("teacher", f"Teacher ({teacher})", teacher_evaluation, len(shots)),
-    ]
-    table = [row for row in rows if row]
-    report, _ = write_report(_report(folder, task, table, results, items, encoder, shots, settings), folder)
-    measured = {"student": evaluations[0], "teacher": teacher_evaluation}
+    table = _table(made, students)
+    report, _ = write_report(_report(made, table, students), folder)
+    measured = {"student": evaluation, "teacher": made.teacher_evaluation}
     summary = DistillSummary(
         folder=str(folder),
         student_path=str(path),
         table=[msgspec.to_builtins(row) for row in table],
-        annotated_examples=annotated,
-        synthetic_examples=synthetic,
+        annotated_examples=made.annotated,
+        synthetic_examples=made.synthetic,
         strategy=main.strategy,
         parameters=main.parameters,
-        megabytes=round(sum(file.stat().st_size for file in path.iterdir() if file.is_file()) / 1e6, 1),
+        megabytes=megabytes(path),
         train_s=round(main.seconds, 1),
         held_out=main.held_out,
         held_out_agreement=main.held_out_agreement,
         coverage={name: evaluation.curve for name, evaluation in measured.items() if evaluation},
         onnx=parities(main),
         remote_teacher=remote,
-        notes=list(notes),
+        notes=made.notes,
         report_path=str(report),
     )
     write_json(folder / "summary.json", summary)
     return summary
 
 
-def _row(
-    key: str, name: str, evaluation: Evaluation | None, real: int, annotated: int = 0, synthetic: int = 0
-) -> MethodRow | None:
-    if evaluation is None:
-        return None
-    row = method_row(
-        key,
-        name,
-        [evaluation.scores],
-        real_examples=real,
-        synthetic_examples=synthetic,
-        unlabelled_examples=annotated or None,
+def remote_teacher_of(folder: Path) -> RemoteTeacher | None:
+    """What a distillation's remote teacher cost; None where it had none."""
+    file = folder / REMOTE_FILE
+    return read_made(file, RemoteTeacher) if file.exists() else None
+
+
+def megabytes(folder: Path) -> float:
+    """Of a checkpoint."""
+    return round(sum(file.stat().st_size for file in folder.iterdir() if file.is_file()) / 1e6, 1)
+
+
+def _carded(made: Distilled, item: StudentItem, remote: RemoteTeacher | None) -> _Student:
+    """A finished student, once its card is written."""
+    result = finished_student(made.request.folder / "students", item.job)
+    assert result
+    folder = Path(result.path)
+    check_kept(folder)
+    evaluation = read_made(Path(item.out), Evaluation) if item.test else None
+    card = StudentCard(
+        name=result.name,
+        task=made.request.task,
+        labels=item.job.labels,
+        encoder=made.encoder.name,
+        encoder_revision=made.encoder.revision,
+        teacher=made.teacher,
+        strategy=result.strategy,
+        training=item.job.settings,
+        seed=item.job.seed,
+        shots=made.shots,
+        real_examples=len(made.shots),
+        annotated_examples=made.annotated,
+        synthetic_examples=made.synthetic,
+        parameters=result.parameters,
+        steps=result.steps,
+        train_s=round(result.seconds, 2),
+        held_out=result.held_out,
+        held_out_agreement=result.held_out_agreement,
+        scores=evaluation.scores if evaluation else None,
+        coverage=evaluation.curve if evaluation else None,
+        teacher_scores=made.teacher_evaluation.scores if made.teacher_evaluation else None,
+        remote_teacher=remote,
+        lineage={"job": item.job.key},
+        files=file_hashes(folder),
+        onnx=tuple(parities(result)),
     )
-    # Of the teacher only the whole is known, its start included; and a student has no prompt.
-    seconds = None if key == "teacher" else row.seconds_per_example
-    return msgspec.structs.replace(row, prompt_tokens_per_example=None, seconds_per_example=seconds)
+    write_json(folder / STUDENT_FILE, card)
+    return _Student(item, result, evaluation)
 
 
-def _report(
-    folder: Path,
-    task: Task,
-    table: Sequence[MethodRow],
-    results: Sequence[StudentResult],
-    items: Sequence[StudentItem],
-    encoder: ResolvedEncoder,
-    shots: Sequence[Example],
-    settings: RunSettings,
-) -> ReportData:
-    titles = ("Student", "The same on the shots alone")
+def _table(made: Distilled, students: Sequence[_Student]) -> list[MethodRow]:
+    """One row per method that was measured."""
+    main, alone = (student.evaluation for student in students)
+    methods = (
+        ("student", f"Student ({made.encoder.name})", main, made.annotated, made.synthetic),
+        ("shots", TITLES[1], alone, 0, 0),
+        ("teacher", f"Teacher ({made.teacher})", made.teacher_evaluation, 0, 0),
+    )
+    rows = []
+    for key, name, evaluation, annotated, synthetic in methods:
+        if evaluation:
+            counts = {"real_examples": len(made.shots), "unlabelled_examples": annotated or None}
+            row = method_row(key, name, [evaluation.scores], synthetic_examples=synthetic, **counts)
+            # Of the teacher only the whole is known, its start included; and a student has no prompt.
+            seconds = None if key == "teacher" else row.seconds_per_example
+            rows.append(msgspec.structs.replace(row, prompt_tokens_per_example=None, seconds_per_example=seconds))
+    return rows
+
+
+def _report(made: Distilled, table: Sequence[MethodRow], students: Sequence[_Student]) -> ReportData:
+    task, (item, result, _) = made.request.task, students[0]
+    settings = {"student": item.job.settings, "teacher": made.request.settings}
     return ReportData(
         title=f"{task.name}: a student",
         task=task,
         created=now(),
-        num_test=len(items[0].test),
+        num_test=len(item.test),
         methods=tuple(table),
         headline_method="student" if table else "",
         losses={
-            title: tuple(enumerate(result.losses, start=1))
-            for title, result in zip(titles, results, strict=True)
-            if result.losses
+            title: tuple(enumerate(student.result.losses, start=1))
+            for title, student in zip(TITLES, students, strict=True)
+            if student.result.losses
         },
-        stage_seconds={"train": round(results[0].seconds, 2)},
-        settings={"student": msgspec.to_builtins(items[0].job.settings), "teacher": msgspec.to_builtins(settings)},
+        stage_seconds={"train": round(result.seconds, 2)},
+        settings=msgspec.to_builtins(settings),
         versions=installed_versions(),
         lineage=Lineage(
-            base_model=encoder.name,
-            revision=encoder.revision,
-            hashes={"student": results[0].name},
-            shots=tuple(shots),
+            base_model=made.encoder.name,
+            revision=made.encoder.revision,
+            hashes={"student": result.name},
+            shots=made.shots,
         ),
-        try_it=f"fourshot predict {folder} {sample_argument(task)}",
+        try_it=f"fourshot predict {made.request.folder} {sample_argument(task)}",
     )

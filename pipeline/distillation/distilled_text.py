@@ -2,25 +2,24 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from fourshot.engine.machine.files import read_made, write_json
 from fourshot.engine.machine.links import lead
-from fourshot.pipeline.distillation.text_students import StudentMade
+from fourshot.pipeline.distillation.distilled import megabytes, remote_teacher_of
+from fourshot.pipeline.distillation.request import TextDistillation
+from fourshot.pipeline.distillation.text_students import StudentMade, TextStudents
 from fourshot.pipeline.provenance import value_hash
-from fourshot.pipeline.remote_teacher import REMOTE_FILE, RemoteTeacher
+from fourshot.pipeline.remote_teacher import RemoteTeacher
 from fourshot.pipeline.report.text import now
 from fourshot.pipeline.report.texts import TextExample, TextReport, TextRow, write_text_report
 from fourshot.pipeline.runs.stages.write import WrittenAnswer
 from fourshot.pipeline.student_card import STUDENT_FILE, STUDENT_LINK, check_kept, file_hashes
-from fourshot.pipeline.synthesis.settings import RunSettings
-from fourshot.pipeline.tasks.generation import GenerationTask, Pair
+from fourshot.pipeline.tasks.generation import Pair
 from fourshot.pipeline.text_metrics import TextScores, score_texts
 from fourshot.pipeline.text_student import TextStudentCard
-from fourshot.training.students.settings import TextStudentSettings
-from fourshot.training.students.text_models import TextModel
 
 SHOWN = 10  # test inputs in the report
 
@@ -43,107 +42,128 @@ class TextDistillSummary(msgspec.Struct, frozen=True, kw_only=True):
     remote_teacher: RemoteTeacher | None = None
 
 
-class PairCounts(msgspec.Struct, frozen=True, kw_only=True):
-    """What a student learnt."""
+class TextDistilled(msgspec.Struct, frozen=True, kw_only=True):
+    """What the students of a distillation were made of, and who taught them."""
 
-    real: int
+    request: TextDistillation
+    students: TextStudents
+    teacher: str
+    test: Sequence[Pair]
+    student: StudentMade
+    written_alone: Sequence[WrittenAnswer]  # for the test inputs, by the student of the real pairs alone
+    written_by_teacher: Sequence[WrittenAnswer]  # the same
+    real: int  # pairs
     annotated: int
     synthetic: int
+    notes: list[str]
 
 
-def write_text_results(
-    folder: Path,
-    task: GenerationTask,
-    results: Sequence[StudentMade],
-    made_of: TextModel,
-    *,
-    teacher: str,
-    teacher_output: Sequence[WrittenAnswer],
-    test: Sequence[Pair],
-    counts: PairCounts,
-    settings: RunSettings,
-    student_settings: TextStudentSettings,
-    notes: Sequence[str],
-) -> TextDistillSummary:
-    """Write card, summary and report. ``results``: the student, then the one on the real pairs alone."""
-    remote = read_made(folder / REMOTE_FILE, RemoteTeacher) if (folder / REMOTE_FILE).exists() else None
-    main, alone = results
-    outputs = (main.written, alone.written, teacher_output)
-    scores = [_scores(folder, output, test) for output in outputs]
-    path = Path(main.result.path)
+class _Measured(NamedTuple):
+    """Who wrote for the test inputs."""
+
+    method: str
+    display_name: str
+    written: Sequence[WrittenAnswer]
+    annotated: int  # pairs that it learnt beside the real ones
+    synthetic: int
+    scores: TextScores | None
+
+
+def write_text_results(made: TextDistilled) -> TextDistillSummary:
+    """Write card, summary and report."""
+    folder, result = made.request.folder, made.student.result
+    remote, measured = remote_teacher_of(folder), _measured(made)
+    path = Path(result.path)
     check_kept(path)
-    causal = made_of.kind == "causal"
-    card = TextStudentCard(
-        name=main.result.name,
-        task=task,
-        architecture=made_of.kind,
-        base=made_of.model.name,
-        base_revision=made_of.model.revision,
-        teacher=teacher,
-        training=msgspec.to_builtins(settings.train if causal else student_settings),
-        seed=settings.seed,
-        max_target_tokens=student_settings.max_target_tokens,
-        real_pairs=counts.real,
-        annotated_pairs=counts.annotated,
-        synthetic_pairs=counts.synthetic,
-        parameters=main.result.parameters,
-        steps=main.result.steps,
-        train_s=round(main.result.seconds, 2),
-        scores=scores[0],
-        teacher_scores=scores[2],
-        remote_teacher=remote,
-        lineage={"job": main.key},
-        files=file_hashes(path),
-    )
-    write_json(path / STUDENT_FILE, card)
+    write_json(path / STUDENT_FILE, _card(made, measured, remote))
     lead(folder / STUDENT_LINK, path)
-    names = (f"Student ({made_of.model.name})", "The same on the real pairs alone", f"Teacher ({teacher})")
-    learnt = (counts, PairCounts(real=counts.real, annotated=0, synthetic=0), None)
-    rows = [
-        TextRow(
-            method=method,
-            display_name=name,
-            scores=score,
-            real_pairs=counts.real,
-            annotated_pairs=of.annotated if of else 0,
-            synthetic_pairs=of.synthetic if of else 0,
-        )
-        for method, name, score, of in zip(("student", "real", "teacher"), names, scores, learnt, strict=True)
-        if score
-    ]
-    report = TextReport(
-        title=f"{task.name}: student of {teacher}",
-        created=now(),
-        rows=rows,
-        examples=[
-            TextExample(
-                input=pair.input,
-                right=pair.right,
-                written={name: texts[index].text for name, texts in zip(names, outputs, strict=True)},
-            )
-            for index, pair in list(enumerate(test))[:SHOWN]
-        ],
-        notes=list(notes),
-        signature=scores[0].signature if scores[0] else "",
-    )
+    report = _report(made, measured)
     page = write_text_report(report, folder)
     summary = TextDistillSummary(
         folder=str(folder),
         student_path=str(path),
-        table=[row.as_table_row() for row in rows],
-        real_pairs=counts.real,
-        annotated_pairs=counts.annotated,
-        synthetic_pairs=counts.synthetic,
-        architecture=made_of.kind,
-        parameters=main.result.parameters,
-        megabytes=round(sum(file.stat().st_size for file in path.iterdir() if file.is_file()) / 1e6, 1),
-        train_s=round(main.result.seconds, 1),
-        notes=list(notes),
+        table=[row.as_table_row() for row in report.rows],
+        real_pairs=made.real,
+        annotated_pairs=made.annotated,
+        synthetic_pairs=made.synthetic,
+        architecture=made.students.made_of.kind,
+        parameters=result.parameters,
+        megabytes=megabytes(path),
+        train_s=round(result.seconds, 1),
+        notes=made.notes,
         report_path=str(page),
         remote_teacher=remote,
     )
     write_json(folder / "summary.json", summary)
     return summary
+
+
+def _measured(made: TextDistilled) -> list[_Measured]:
+    """The student, the one on the real pairs alone, and the teacher."""
+    name = f"Student ({made.students.made_of.model.name})"
+    writers = (
+        ("student", name, made.student.written, made.annotated, made.synthetic),
+        ("real", "The same on the real pairs alone", made.written_alone, 0, 0),
+        ("teacher", f"Teacher ({made.teacher})", made.written_by_teacher, 0, 0),
+    )
+    return [_Measured(*writer, scores=_scores(made.request.folder, writer[2], made.test)) for writer in writers]
+
+
+def _card(made: TextDistilled, measured: Sequence[_Measured], remote: RemoteTeacher | None) -> TextStudentCard:
+    students, made_of, result = made.students, made.students.made_of, made.student.result
+    training = students.settings.train if made_of.kind == "causal" else students.student_settings
+    return TextStudentCard(
+        name=result.name,
+        task=made.request.task,
+        architecture=made_of.kind,
+        base=made_of.model.name,
+        base_revision=made_of.model.revision,
+        teacher=made.teacher,
+        training=msgspec.to_builtins(training),
+        seed=students.settings.seed,
+        max_target_tokens=students.student_settings.max_target_tokens,
+        real_pairs=made.real,
+        annotated_pairs=made.annotated,
+        synthetic_pairs=made.synthetic,
+        parameters=result.parameters,
+        steps=result.steps,
+        train_s=round(result.seconds, 2),
+        scores=measured[0].scores,
+        teacher_scores=measured[-1].scores,
+        remote_teacher=remote,
+        lineage={"job": made.student.key},
+        files=file_hashes(Path(result.path)),
+    )
+
+
+def _report(made: TextDistilled, measured: Sequence[_Measured]) -> TextReport:
+    scores = measured[0].scores
+    return TextReport(
+        title=f"{made.request.task.name}: student of {made.teacher}",
+        created=now(),
+        rows=[
+            TextRow(
+                method=writer.method,
+                display_name=writer.display_name,
+                scores=writer.scores,
+                real_pairs=made.real,
+                annotated_pairs=writer.annotated,
+                synthetic_pairs=writer.synthetic,
+            )
+            for writer in measured
+            if writer.scores
+        ],
+        examples=[
+            TextExample(
+                input=pair.input,
+                right=pair.right,
+                written={writer.display_name: writer.written[index].text for writer in measured},
+            )
+            for index, pair in enumerate(made.test[:SHOWN])
+        ],
+        notes=made.notes,
+        signature=scores.signature if scores else "",
+    )
 
 
 def _scores(folder: Path, answers: Sequence[WrittenAnswer], test: Sequence[Pair]) -> TextScores | None:

@@ -22,7 +22,7 @@ from fourshot.engine.errors import InputError
 from fourshot.engine.machine.files import read_made
 from fourshot.pipeline.card import base_of, load_card
 from fourshot.pipeline.cells.run_folder import SHOTS_FILE, RunFolder
-from fourshot.pipeline.events import OnEvent
+from fourshot.pipeline.events import Event, OnEvent
 from fourshot.pipeline.forecast import Forecast
 from fourshot.pipeline.loop.driver import WAIT_S
 from fourshot.pipeline.loop.rounds import CALIBRATION_FILE, RoundSink
@@ -260,6 +260,21 @@ class _Queue:
                 return
             del self._open[part]
             yield answers
+
+
+def engine_reader(teacher: Teacher, ray: str) -> NamedReader:
+    """``teacher`` as somebody who reads, see `read_with`."""
+
+    def read(log: Path, on_event: OnEvent) -> Read:
+        return read_with(teacher, log, ray, lambda line: on_event(Event(stage="annotate", message=line)))
+
+    return NamedReader(name=teacher.name, task=teacher.task, read=read, shots=teacher.shots, teacher=teacher)
+
+
+def run_reader(experiment: Experiment, ray: str) -> NamedReader:
+    """Those who read the candidates of a run, with the texts that it wrote. Raises as `teacher_of_run`."""
+    reader = engine_reader(teacher_of_run(experiment), ray)
+    return reader._replace(pairs=experiment.learnt(experiment.cells[0]).synthetic)
 
 
 def growing_parts(texts: Iterable[str]) -> Iterator[Sequence[str]]:

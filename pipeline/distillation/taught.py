@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 from operator import attrgetter
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -14,14 +15,16 @@ from fourshot.engine.errors import InputError
 from fourshot.pipeline.cells.measuring import Evaluation, evaluation_of
 from fourshot.pipeline.cells.review import TextPairs
 from fourshot.pipeline.cells.run_folder import GENERATED_FILE
-from fourshot.pipeline.distillation.annotating import (
+from fourshot.pipeline.distillation.annotated_tables import (
     LABEL,
-    annotate_table,
     annotated_file,
     annotated_probabilities,
     is_own,
+    read_annotated,
 )
+from fourshot.pipeline.distillation.annotating import annotate_table
 from fourshot.pipeline.distillation.readers import NamedReader, Read, parts_of
+from fourshot.pipeline.distillation.request import LabelDistillation
 from fourshot.pipeline.events import Event, OnEvent
 from fourshot.pipeline.faults import TaskFault, counted, error, raise_errors
 from fourshot.pipeline.loop.rounds import RoundSink, finished_pairs
@@ -34,8 +37,7 @@ from fourshot.pipeline.rows.review_table import check_alone, corrections
 from fourshot.pipeline.rows.text_table import TextTable
 from fourshot.pipeline.rows.unfinished import UNFINISHED, unfinished_folder
 from fourshot.pipeline.runs.trainings import taught_shots
-from fourshot.pipeline.synthesis.settings import RunSettings
-from fourshot.pipeline.tables.files import read_table, table_warnings
+from fourshot.pipeline.tables.files import table_warnings
 from fourshot.pipeline.task import Example, Task
 from fourshot.pipeline.task_data import TaskData
 from fourshot.pipeline.work_folder import WorkFolder
@@ -46,39 +48,51 @@ from fourshot.training.students.settings import StudentSettings
 Annotated = list[TaughtExample]  # of which each is real whose label a person put into the table
 
 
-def annotated_texts(
-    unlabelled: TextTable | None, folder: Path, task: Task, by: str, read: Read, on_event: OnEvent
-) -> tuple[Annotated, list[str]]:
-    """The user's texts with what the teacher says, or what a person made of that; and what is to be told."""
+def annotated_texts(request: LabelDistillation, by: str, read: Read) -> tuple[Annotated, list[str]]:
+    """The user's texts with what the teacher ``by`` says, or what a person made of that; and what is to be told.
+
+    Raises InputError where a student would learn nothing of that.
+    """
+    unlabelled, labels = request.unlabelled, request.task.label_names
     if unlabelled is None:
         return [], []
-    out, notes = annotated_file(unlabelled.path, folder), list(unlabelled.warnings)
+    out, notes = annotated_file(unlabelled.path, request.folder), list(unlabelled.warnings)
     check_alone(out, UNFINISHED)
     if out.exists():  # it appeared whole, and a person may have put it back
         shutil.rmtree(unfinished_folder(out), ignore_errors=True)  # a kill came before it was taken away
     else:
-        summary = annotate_table(unlabelled, out, task.label_names, by, read, on_event=on_event)
+        summary = annotate_table(unlabelled, out, labels, by, read, on_event=request.on_event)
         if summary.unreadable:
             notes.append(
                 f"{counted(summary.unreadable, 'text')} could not be read; of the first: {summary.why_unreadable}"
             )
-    table, faults = read_table(out), list[TaskFault]()
-    texts, labelled = list[str](), Annotated()
-    needed = (*(unlabelled.fields or unlabelled.text_columns), LABEL)
-    if missing_columns := [column for column in needed if column not in table.columns]:
-        names = " and ".join(map(repr, missing_columns))
-        raise InputError(f"{out} has no column {names} any more. Put it back, or remove the file to annotate anew.")
+    labelled, told_of_labels = _labelled_texts(unlabelled, out, labels)
+    if not (labelled or request.writes):
+        raise InputError(
+            f"{out}: no text has a label, so a student would learn the shots alone. Put labels in, or remove the file "
+            "to annotate anew."
+        )
+    return labelled, [*notes, *told_of_labels]
+
+
+def _labelled_texts(unlabelled: TextTable, out: Path, labels: Sequence[str]) -> tuple[Annotated, list[str]]:
+    """What the annotated table ``out`` says of each text, and how it differs from what the teacher was given and said.
+
+    Raises InputError with all that cannot be read there.
+    """
+    table = read_annotated(out, [*(unlabelled.fields or unlabelled.text_columns), LABEL])
+    texts, labelled, faults = list[str](), Annotated(), list[TaskFault]()
     for line, row in table.rows.items():
         try:
             texts.append(unlabelled.text_of(row))
-            probabilities = annotated_probabilities(row, task.label_names)
+            probabilities = annotated_probabilities(row, labels)
             if texts[-1] and probabilities is not None:
-                own = is_own(row, task.label_names)
+                own = is_own(row, labels)
                 labelled.append(TaughtExample(text=texts[-1], probabilities=probabilities, is_real=own))
         except InputError as failure:
             faults.append(error(f"{out}:{line}", str(failure)))
     raise_errors(faults)
-    notes += map(str, table_warnings(table))
+    notes = [str(warning) for warning in table_warnings(table)]
     notes += corrections(unlabelled.path.name, unlabelled.texts(), out.name, filter(None, texts))
     if num_corrected := sum(example.is_real for example in labelled):
         notes.append(f"{counted(num_corrected, 'label')} in {out.name} not of the teacher: learnt alone, as a person's")
@@ -89,6 +103,32 @@ def annotated_texts(
             f"without a label in {out.name}: {counted(missing, 'text')}, refused by the teacher or removed there"
         )
     return labelled, notes
+
+
+class Lesson(NamedTuple):
+    """What a student learns beside the shots."""
+
+    annotated: Annotated
+    written: Annotated
+    num_annotated: int  # of these, those of which the teacher is sure enough
+    num_written: int
+    notes: list[str]  # what is left out
+
+
+def lesson_of(
+    request: LabelDistillation,
+    annotated: Annotated,
+    pairs: TextPairs,
+    shots: Sequence[Example],
+    test: Sequence[Example],
+) -> Lesson:
+    """What can be learnt of the user's texts, and of the ``pairs`` that the teacher wrote as many as were wanted."""
+    taught, left_out = learnable(annotated, shots, test)
+    kept_pairs, others_left_out = learnable_pairs(pairs, shots, taught, test)
+    written = written_texts(kept_pairs, request.task, request.generate)
+    missing = missing_texts(written, request.generate * len(request.task.labels))
+    (num_taught, num_written), unsure = sure_enough([taught, written], request.student_settings.min_confidence)
+    return Lesson(taught, written, num_taught, num_written, [*left_out, *others_left_out, *missing, *unsure])
 
 
 def learnable(annotated: Annotated, shots: Sequence[Example], test: Sequence[Example]) -> tuple[Annotated, list[str]]:
@@ -136,35 +176,26 @@ def kept_shots(stored_shots: Sequence[Example], current_shots: Sequence[Example]
     return ["the shots are those that the folder was begun with; for those of the data as it is now give another --out"]
 
 
-def drawn_texts(
-    by: NamedReader,
-    data: TaskData,
-    shots: Sequence[Example],
-    settings: RunSettings,
-    folder: Path,
-    log: Path,
-    on_event: OnEvent,
-) -> TextPairs:
-    """The texts that a remote teacher writes into ``folder``, with what became of them.
+def drawn_texts(request: LabelDistillation, by: NamedReader, data: TaskData, shots: Sequence[Example]) -> TextPairs:
+    """The texts that a remote teacher writes, with what became of them.
 
-    What that cost is written down beside the folder; where a kill came before, from the answers that are kept.
+    What that cost is written down in the folder; where a kill came before, from the answers that are kept.
     """
     assert by.draw
-    drawn = WorkFolder(folder)
-    if not (drawn.has(GENERATED_FILE) and folder.with_name(REMOTE_FILE).exists()):
+    drawn = WorkFolder(request.teacher_folder)
+    if not (drawn.has(GENERATED_FILE) and (request.folder / REMOTE_FILE).exists()):
         drawn.path.mkdir(parents=True, exist_ok=True)
-        test = [example.text for example in data.test]
         sink_of = partial(
             RoundSink,
             drawn,
             by.task,
             shots,
-            test_texts=lambda: test,
-            on_event=on_event,
+            test_texts=lambda: data.test_texts,
+            on_event=request.on_event,
             done_file=GENERATED_FILE,
         )
-        by.draw(log, on_event, settings, sink_of)
-        keep_account(by.account, folder.parent)
+        by.draw(request.log, request.on_event, request.settings, sink_of)
+        keep_account(by.account, request.folder)
     return finished_pairs(drawn)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 
 from fourshot.engine.errors import InputError
+from fourshot.pipeline.distillation.annotated_tables import BY, read_annotated
 from fourshot.pipeline.faults import counted
 from fourshot.pipeline.rows.examples import normalised_text
 from fourshot.pipeline.rows.labels.cells import read_text_cell
@@ -15,11 +16,12 @@ from fourshot.pipeline.rows.repeats import told, torn, unseen
 from fourshot.pipeline.rows.review_table import check_alone, corrections
 from fourshot.pipeline.rows.written_table import check_written, write_table
 from fourshot.pipeline.runs.stages.write import WrittenAnswer
-from fourshot.pipeline.tables.files import read_table, table_warnings
+from fourshot.pipeline.tables.files import table_warnings
 from fourshot.pipeline.tasks.generation import GenerationTask, Pair, between
 from fourshot.pipeline.tasks.pairs import InputRows, input_of
 
-TARGET, BY = "annotated_target", "annotated_by"
+TARGET = "annotated_target"
+ADDED = [TARGET, BY]  # columns
 
 
 def write_annotated(source: InputRows, out: Path, written: Iterable[WrittenAnswer], by: str) -> None:
@@ -27,14 +29,14 @@ def write_annotated(source: InputRows, out: Path, written: Iterable[WrittenAnswe
 
     Raises InputError where the table has a column that would be added.
     """
-    check_written(out, source.columns, [TARGET, BY])
+    check_written(out, source.columns, ADDED)
     answers = iter(written)
     rows = []
     for row, text in zip(source.rows, source.inputs, strict=True):
         answer = next(answers) if text else None
         target = answer.text if answer and answer.is_whole and not answer.fault else ""
         rows.append({**row, TARGET: target or None, BY: by if target else None})
-    write_table(out, [*source.columns, TARGET, BY], rows)
+    write_table(out, [*source.columns, *ADDED], rows)
 
 
 def annotated_pairs(source: InputRows, out: Path, written: Sequence[WrittenAnswer]) -> tuple[list[Pair], list[str]]:
@@ -43,10 +45,7 @@ def annotated_pairs(source: InputRows, out: Path, written: Sequence[WrittenAnswe
     ``written``: what the teacher wrote for each input that is not blank.
     """
     check_alone(out)
-    table = read_table(out)
-    if missing := [column for column in (*source.input_columns, TARGET) if column not in table.columns]:
-        names = " and ".join(map(repr, missing))
-        raise InputError(f"{out} has no column {names} any more. Put it back, or remove the file to annotate anew.")
+    table = read_annotated(out, [*source.input_columns, TARGET])
     rows = table.rows.values()
     try:
         pairs = [

@@ -1,17 +1,14 @@
 """The students of a text generation task: the one that is wanted, and the same on the real pairs alone."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from math import prod
-from pathlib import Path
 
 import msgspec
 
 from fourshot.engine.checkpoints.models import ResolvedModel, checkpoint_shapes
 from fourshot.engine.core import Adapter
 from fourshot.engine.errors import InputError
-from fourshot.pipeline.events import OnEvent
-from fourshot.pipeline.runs.stage_driver import LOG_FILE
-from fourshot.pipeline.runs.stage_process import run_stage
+from fourshot.pipeline.distillation.request import TextDistillation
 from fourshot.pipeline.runs.stages.text_student import CausalItem, CausalStage, Seq2SeqItem, Seq2SeqStage
 from fourshot.pipeline.runs.stages.train import TrainStage
 from fourshot.pipeline.runs.stages.write import WriteItem, WriteStage, WrittenAnswer
@@ -19,13 +16,14 @@ from fourshot.pipeline.student_card import check_kept
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.tasks.generation import GenerationTask, Pair, writing_prompt
 from fourshot.pipeline.text_student import greedy
-from fourshot.training.jobs.jobs import Placement, TrainingJob, finished
+from fourshot.training.jobs.jobs import TrainingJob, finished
 from fourshot.training.lora.examples import TrainingExample, TrainingResult
 from fourshot.training.lora.settings import LoraSettings
 from fourshot.training.students.seq2seq import Seq2SeqJob, TaughtText, TextStudentResult, finished_seq2seq
 from fourshot.training.students.settings import TextStudentSettings
 from fourshot.training.students.text_models import TextModel, places_of
 
+ADAPTERS = "adapters"  # folder of trainings through LoRA
 OF_LORA = ("num_epochs", "learning_rate", "batch_size")  # student settings that a causal student takes
 
 
@@ -53,91 +51,95 @@ def lora_job(
     )
 
 
-def trained(store: Path, job: TrainingJob) -> tuple[Adapter, TrainingResult]:
-    """What became of a finished training."""
-    result = finished(store, job)
-    assert result
-    return result.adapter, result
+def train_adapters(
+    request: TextDistillation, what: str, base: ResolvedModel, jobs: Sequence[TrainingJob]
+) -> list[TrainingResult]:
+    """Train adapters of ``base``, as far as they are not there. ``what``: who they are of, for people."""
+    store = request.folder / ADAPTERS
+    request.run(TrainStage(model_path=base.path, items=tuple(jobs), store=str(store), what=what))
+    results = [result for job in jobs if (result := finished(store, job))]
+    assert len(results) == len(jobs)
+    return results
+
+
+def targets_item(
+    request: TextDistillation,
+    title: str,
+    inputs: Iterable[str],
+    most_tokens: int,
+    model_revision: str,
+    adapter: Adapter | None = None,
+) -> WriteItem:
+    """Has a target written for each of ``inputs``."""
+    return WriteItem(
+        title=title,
+        folder=str(request.folder / "written"),
+        prompts=tuple(writing_prompt(request.task, text) for text in inputs),
+        sampling=greedy(most_tokens),
+        model_revision=model_revision,
+        adapter=adapter,
+    )
 
 
 class TextStudents:
     """Makes students of one model."""
 
-    def __init__(
-        self,
-        task: GenerationTask,
-        made_of: TextModel,
-        settings: RunSettings,
-        student_settings: TextStudentSettings,
-        folder: Path,
-        on_event: OnEvent,
-        placement: Placement,
-    ) -> None:
+    def __init__(self, request: TextDistillation, made_of: TextModel) -> None:
         """Raises InputError for a student's setting that a model of this kind does not have."""
-        self._task, self.made_of, self._folder = task, made_of, folder
-        self.student_settings, self.notes = _within(student_settings, places_of(made_of))
-        self._on_event, self._placement, self._log = on_event, placement, str(folder / LOG_FILE)
-        self.settings = settings
+        self._request, self._task, self.made_of = request, request.task, made_of
+        self.student_settings, self.notes = _within(request.student_settings, places_of(made_of))
+        self.settings = request.settings
         if made_of.kind == "causal":
-            self.settings = msgspec.structs.replace(settings, train=_with(settings, student_settings))
+            train = _with(request.settings, request.student_settings)
+            self.settings = msgspec.structs.replace(request.settings, train=train)
 
     def lora_of(self, base: ResolvedModel) -> LoraSettings | None:
         """How students learn through LoRA of ``base``; None for those of another model."""
         same = self.made_of.kind == "causal" and self.made_of.model.revision == base.revision
         return self.settings.train if same else None
 
-    def make(self, real: Sequence[Pair], taught: Sequence[Pair], test: Sequence[Pair]) -> list[StudentMade]:
-        """The student on ``real`` and ``taught``, then the one on ``real`` alone; each writes for ``test``."""
-        if self.made_of.kind == "seq2seq":
-            return self._seq2seq(real, taught, test)
-        base = self.made_of.model
-        store = self._folder / "adapters"
-        jobs = [lora_job(self._task, "student", base, [*real, *taught], self.settings)]
-        # Named as the teacher: where both are of one base and learn the same, it is the same training.
-        jobs.append(lora_job(self._task, "teacher", base, real, self.settings))
-        self._run(TrainStage(model_path=base.path, items=tuple(jobs), store=str(store), what="student"))
-        (adapter, result), (alone, alone_result) = (trained(store, job) for job in jobs)
-        checkpoint = self._folder / "students" / jobs[0].key / adapter.name
-        check_kept(checkpoint)
-        self._run(CausalStage(model_path=base.path, items=(CausalItem(adapter=adapter, out=str(checkpoint)),)))
-        prompts = tuple(writing_prompt(self._task, pair.input) for pair in test)
-        item = WriteItem(
-            title="the student on the test inputs",
-            folder=str(self._folder / "written"),
-            prompts=prompts,
-            sampling=greedy(self.student_settings.max_target_tokens),
-            model_revision=f"merged {adapter.name}",
-        )
-        baseline = msgspec.structs.replace(
-            item, title="the student on the real pairs alone", model_revision=base.revision, adapter=alone
-        )
-        self._run(WriteStage(model_path=str(checkpoint), items=(item,)))
-        self._run(WriteStage(model_path=base.path, items=(baseline,)))
-        parameters = sum(prod(shape) for shape in checkpoint_shapes(checkpoint).values())
-        return [
-            StudentMade(
-                result=TextStudentResult(
-                    name=trained_as.name,
-                    path=str(path),
-                    parameters=parameters,
-                    steps=trained_as.steps,
-                    seconds=trained_as.seconds,
-                    losses=trained_as.losses,
-                ),
-                written=written.lines(),
-                key=job.key,
-            )
-            for job, trained_as, written, path in (
-                (jobs[0], result, item, checkpoint),
-                (jobs[1], alone_result, baseline, alone.path),
-            )
-        ]
+    def make(
+        self, real: Sequence[Pair], taught: Sequence[Pair], test: Sequence[Pair]
+    ) -> tuple[StudentMade, list[WrittenAnswer]]:
+        """The student of ``real`` and ``taught``; and what the same of ``real`` alone writes for ``test``."""
+        make = self._seq2seq if self.made_of.kind == "seq2seq" else self._causal
+        return make(real, taught, test)
 
-    def _seq2seq(self, real: Sequence[Pair], taught: Sequence[Pair], test: Sequence[Pair]) -> list[StudentMade]:
+    def _causal(
+        self, real: Sequence[Pair], taught: Sequence[Pair], test: Sequence[Pair]
+    ) -> tuple[StudentMade, list[WrittenAnswer]]:
+        request, base = self._request, self.made_of.model
+        job = lora_job(self._task, "student", base, [*real, *taught], self.settings)
+        # Named as the teacher: where both are of one base and learn the same, it is the same training.
+        job_alone = lora_job(self._task, "teacher", base, real, self.settings)
+        result, alone = train_adapters(request, "student", base, [job, job_alone])
+        checkpoint = request.folder / "students" / job.key / result.name
+        check_kept(checkpoint)
+        item = CausalItem(adapter=result.adapter, out=str(checkpoint))
+        request.run(CausalStage(model_path=base.path, items=(item,)))
+        inputs, most = [pair.input for pair in test], self.student_settings.max_target_tokens
+        written = targets_item(request, "the student on the test inputs", inputs, most, f"merged {result.name}")
+        title = "the student on the real pairs alone"
+        written_alone = targets_item(request, title, inputs, most, base.revision, alone.adapter)
+        request.run(WriteStage(model_path=str(checkpoint), items=(written,)))
+        request.run(WriteStage(model_path=base.path, items=(written_alone,)))
+        student = TextStudentResult(
+            name=result.name,
+            path=str(checkpoint),
+            parameters=sum(prod(shape) for shape in checkpoint_shapes(checkpoint).values()),
+            steps=result.steps,
+            seconds=result.seconds,
+            losses=result.losses,
+        )
+        return StudentMade(result=student, written=written.lines(), key=job.key), written_alone.lines()
+
+    def _seq2seq(
+        self, real: Sequence[Pair], taught: Sequence[Pair], test: Sequence[Pair]
+    ) -> tuple[StudentMade, list[WrittenAnswer]]:
         real_texts = [TaughtText(text=pair.input, target=pair.target, is_real=True) for pair in real]
         more = [TaughtText(text=pair.input, target=pair.target, is_real=pair.is_corrected) for pair in taught]
-        store, model = self._folder / "students", self.made_of.model
-        items = [
+        store, model = self._request.folder / "students", self.made_of.model
+        item, alone = (
             Seq2SeqItem(
                 job=Seq2SeqJob(
                     name=self._task.name,
@@ -149,20 +151,14 @@ class TextStudents:
                     seed=self.settings.seed,
                 ),
                 texts=tuple(pair.input for pair in test),
-                folder=str(self._folder / "written"),
+                folder=str(self._request.folder / "written"),
             )
             for title, examples in (("student", real_texts + more), ("student on the real pairs alone", real_texts))
-        ]
-        self._run(Seq2SeqStage(model_path=model.path, items=tuple(items), store=str(store)))
-        results = []
-        for item in items:
-            result = finished_seq2seq(store, item.job)
-            assert result
-            results.append(StudentMade(result=result, written=item.lines(), key=item.key))
-        return results
-
-    def _run(self, stage: TrainStage | CausalStage | WriteStage | Seq2SeqStage) -> None:
-        run_stage(msgspec.structs.replace(stage, log=self._log, placement=self._placement), self._on_event)
+        )
+        self._request.run(Seq2SeqStage(model_path=model.path, items=(item, alone), store=str(store)))
+        result = finished_seq2seq(store, item.job)
+        assert result
+        return StudentMade(result=result, written=item.lines(), key=item.key), alone.lines()
 
 
 def _within(settings: TextStudentSettings, places: int | None) -> tuple[TextStudentSettings, list[str]]:

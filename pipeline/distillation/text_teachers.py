@@ -4,7 +4,6 @@ Each writes targets for inputs, and pairs of its own.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 
 import msgspec
 
@@ -12,70 +11,42 @@ from fourshot.engine.checkpoints.models import ResolvedModel
 from fourshot.engine.core import Adapter, Sampling
 from fourshot.engine.machine.files import append_lines, read_lines
 from fourshot.pipeline.distillation.annotating_text import PART, NamedWriter, foretell_writing, write_lines
+from fourshot.pipeline.distillation.request import TextDistillation
 from fourshot.pipeline.distillation.text_pairs import written_pairs
-from fourshot.pipeline.distillation.text_students import TextStudents, lora_job, trained
-from fourshot.pipeline.events import Event, OnEvent
+from fourshot.pipeline.distillation.text_students import ADAPTERS, TextStudents, lora_job, targets_item, train_adapters
+from fourshot.pipeline.events import Event
 from fourshot.pipeline.forecast import Forecast, foretell
 from fourshot.pipeline.provenance import value_hash
 from fourshot.pipeline.remote_teacher import accounted
-from fourshot.pipeline.runs.stage_driver import LOG_FILE
-from fourshot.pipeline.runs.stage_process import run_stage
-from fourshot.pipeline.runs.stages.train import TrainStage
 from fourshot.pipeline.runs.stages.write import WriteItem, WriteStage, WrittenAnswer
 from fourshot.pipeline.runs.text_plan import Teaching, TextCounts
 from fourshot.pipeline.student_card import STUDENT_LINK
-from fourshot.pipeline.synthesis.settings import RunSettings
-from fourshot.pipeline.tasks.generation import GenerationTask, Pair, between, drawing_prompt, writing_prompt
-from fourshot.pipeline.text_student import greedy
-from fourshot.training.jobs.jobs import Placement, TrainingJob, finished
+from fourshot.pipeline.tasks.generation import Pair, between, drawing_prompt
+from fourshot.training.jobs.jobs import TrainingJob, finished
 from fourshot.training.lora.examples import TrainingExample
 
 SPARE = 2  # pairs drawn for each that is wanted, at most
-
-
-Taught = tuple[
-    list[WrittenAnswer], list[WrittenAnswer], list[WrittenAnswer]
-]  # for test inputs, for the user's, and pairs of its own
+Answers = list[WrittenAnswer]
+Taught = tuple[Answers, Answers, Answers]  # for test inputs, for the user's, and pairs of its own
 
 
 class TrainedTeacher:
     """A base with an adapter that learnt the real pairs, and with another one where it is to write inputs, too."""
 
-    def __init__(
-        self,
-        task: GenerationTask,
-        base: ResolvedModel,
-        settings: RunSettings,
-        folder: Path,
-        on_event: OnEvent,
-        placement: Placement,
-        teaching: Teaching,
-        most_tokens: int,
-    ) -> None:
-        self._task, self._base, self._settings, self._folder = task, base, settings, folder
-        self._on_event, self._placement, self._most_tokens = on_event, placement, most_tokens
-        self._teaching, self._store = teaching, folder / "adapters"
-        self._jobs = [lora_job(task, "teacher", base, teaching.learnt, settings)]
+    def __init__(self, request: TextDistillation, base: ResolvedModel, teaching: Teaching, most_tokens: int) -> None:
+        self._request, self._task, self._settings = request, request.task, request.settings
+        self._base, self._teaching, self._most_tokens = base, teaching, most_tokens
+        self._jobs = [lora_job(self._task, "teacher", base, teaching.learnt, self._settings)]
         if teaching.generate:
             self._jobs.append(self._drawing_job())
         self.name = ""
 
     def work(self) -> Taught:
         """Learn, then write."""
-        log = str(self._folder / LOG_FILE)
-        stage = TrainStage(
-            model_path=self._base.path,
-            items=tuple(self._jobs),
-            store=str(self._store),
-            what="teacher",
-            log=log,
-            placement=self._placement,
-        )
-        run_stage(stage, self._on_event)
-        adapters = [trained(self._store, job)[0] for job in self._jobs]
-        self.name = adapters[0].name
-        items = self._items(adapters)
-        run_stage(WriteStage(model_path=self._base.path, items=tuple(items), log=log), self._on_event)
+        results = train_adapters(self._request, "teacher", self._base, self._jobs)
+        self.name = results[0].name
+        items = self._items([result.adapter for result in results])
+        self._request.run(WriteStage(model_path=self._base.path, items=tuple(items)))
         tested, annotated, *drawn = (item.lines() for item in items)
         return tested, annotated, drawn[0] if drawn else []
 
@@ -83,7 +54,7 @@ class TrainedTeacher:
         """Forecast and tell what is left to do, with the students where these are of the same base, whose speed is
         known. See `forecast.foretell`.
         """
-        results = [finished(self._store, job) for job in self._jobs]
+        results = [finished(self._request.folder / ADAPTERS, job) for job in self._jobs]
         adapters = [result.adapter if result else Adapter(name="", path="") for result in results]
         tested, annotated, *drawn = (len(item.prompts) - len(item.lines()) for item in self._items(adapters))
         counts = TextCounts(self._task, self._teaching, self._base.path)
@@ -95,11 +66,11 @@ class TrainedTeacher:
         if drawn:
             pairs = counts.pairs("generate", drawn[0])
             work.append(msgspec.structs.replace(pairs, opens="nothing" if work[-1].calls else "engine"))
-        if (train := students.lora_of(self._base)) and not (self._folder / STUDENT_LINK).exists():
+        if (train := students.lora_of(self._base)) and not (self._request.folder / STUDENT_LINK).exists():
             work.append(counts.training("train the student", len(learnt) + len(inputs) + generate, train))
             work.append(counts.targets("evaluate", len(test), adapter=False))
         remaining_work = [part for part in work if part.calls or part.trainings]
-        return foretell(self._base, lambda _: remaining_work, self._on_event, anew=anew)
+        return foretell(self._base, lambda _: remaining_work, self._request.on_event, anew=anew)
 
     def _items(self, adapters: Sequence[Adapter]) -> list[WriteItem]:
         """For the test inputs, for the user's, and pairs of its own where these are wanted."""
@@ -115,22 +86,12 @@ class TrainedTeacher:
                 seed=self._settings.seed,
             )
             prompts = (drawing_prompt(self._task),) * (SPARE * generate)
-            items.append(
-                msgspec.structs.replace(
-                    self._item("pairs of the teacher's own", [], adapters[1]), prompts=prompts, sampling=sampling
-                )
-            )
+            item = self._item("pairs of the teacher's own", [], adapters[1])
+            items.append(msgspec.structs.replace(item, prompts=prompts, sampling=sampling))
         return items
 
     def _item(self, title: str, inputs: Iterable[str], adapter: Adapter) -> WriteItem:
-        return WriteItem(
-            title=title,
-            folder=str(self._folder / "written"),
-            prompts=tuple(writing_prompt(self._task, text) for text in inputs),
-            sampling=greedy(self._most_tokens),
-            model_revision=self._base.revision,
-            adapter=adapter,
-        )
+        return targets_item(self._request, title, inputs, self._most_tokens, self._base.revision, adapter)
 
     def _drawing_job(self) -> TrainingJob:
         """Learns inputs with their targets, from the instruction alone."""
@@ -146,15 +107,12 @@ class TrainedTeacher:
 class AskedTeacher:
     """Somebody who is there already, and is asked."""
 
-    def __init__(
-        self, by: NamedWriter, settings: RunSettings, folder: Path, on_event: OnEvent, teaching: Teaching
-    ) -> None:
+    def __init__(self, request: TextDistillation, by: NamedWriter, teaching: Teaching) -> None:
         """Raises InputError for a setting that ``by`` cannot be told."""
-        self._by, self._folder, self._on_event, self.name = by, folder, on_event, by.name
+        self._by, self._folder, self._on_event, self.name = by, request.folder, request.on_event, by.name
         self._inputs = list(teaching.inputs), [pair.input for pair in teaching.test]
-        self._files = [folder / "written" / f"{value_hash((by.name, texts))}.jsonl" for texts in self._inputs]
-        known_pairs = [*teaching.learnt, *(Pair(input=text, target="") for text in teaching.inputs)]
-        self._pairs = _Pairs(by, folder, teaching, known_pairs, settings, on_event) if teaching.generate else None
+        self._files = [self._folder / "written" / f"{value_hash((by.name, texts))}.jsonl" for texts in self._inputs]
+        self._pairs = _Pairs(request, by, teaching) if teaching.generate else None
 
     def foretell(self, students: TextStudents, *, anew: bool = False) -> Forecast | None:
         """Forecast and tell what is left to ask of a remote teacher; None of others."""
@@ -178,23 +136,16 @@ class AskedTeacher:
 class _Pairs:
     """Pairs that a teacher who is asked writes, on the disk part by part; each is paid for, so no more than needed."""
 
-    def __init__(
-        self,
-        by: NamedWriter,
-        folder: Path,
-        teaching: Teaching,
-        known_pairs: Sequence[Pair],
-        settings: RunSettings,
-        on_event: OnEvent,
-    ) -> None:
+    def __init__(self, request: TextDistillation, by: NamedWriter, teaching: Teaching) -> None:
         """Raises InputError for a setting that ``by`` cannot be told."""
         assert by.draw
-        learnt, self._test, _, self._count = teaching
-        self._task, self._known_pairs, self._on_event = by.task, known_pairs, on_event
+        learnt, self._test, inputs, self._count = teaching
+        self._task, self._on_event, settings = by.task, request.on_event, request.settings
+        self._known_pairs = [*learnt, *(Pair(input=text, target="") for text in inputs)]
         identity = (by.name, "pairs", learnt, settings.sampling, settings.seed)
-        self._file = folder / "written" / f"{value_hash(identity)}.jsonl"
-        draw = by.draw(self._file.with_name("log.txt"), on_event, learnt, settings)
-        self._draw = accounted(draw, by.account, folder)
+        self._file = request.folder / "written" / f"{value_hash(identity)}.jsonl"
+        draw = by.draw(self._file.with_name("log.txt"), request.on_event, learnt, settings)
+        self._draw = accounted(draw, by.account, request.folder)
         self._written = read_lines(self._file, WrittenAnswer)
 
     @property

@@ -14,13 +14,12 @@ from fourshot.pipeline.distillation.readers import (
     NamedReader,
     Parts,
     Read,
-    Teacher,
+    engine_reader,
     open_run,
-    read_with,
+    run_reader,
     teacher_of_adapter,
-    teacher_of_run,
 )
-from fourshot.pipeline.events import Event, OnEvent
+from fourshot.pipeline.events import OnEvent
 from fourshot.pipeline.faults import MOST_NAMED, shorten
 from fourshot.pipeline.rows.fields import encoder_text
 from fourshot.pipeline.student_card import check_unchanged, find_student, load_student_card, student_left_out
@@ -81,11 +80,9 @@ def find_teacher(
     elif (folder / SHOTS_FILE).is_file():
         if model is not None:
             raise InputError(f"--model is for an adapter; the run {by} knows its base model. Leave it out.")
-        experiment = open_run(folder)
-        reader = _engine(teacher_of_run(experiment), ray)
-        reader = reader._replace(pairs=experiment.learnt(experiment.cells[0]).synthetic)
+        reader = run_reader(open_run(folder), ray)
     else:
-        reader = _engine(teacher_of_adapter(find_adapter(folder), model), ray)
+        reader = engine_reader(teacher_of_adapter(find_adapter(folder), model), ray)
     if task and reader.task.label_names != task.label_names:
         raise InputError(
             f"{by} tells apart {shorten(reader.task.label_names, MOST_NAMED)}; the task {task.name} has the labels "
@@ -109,13 +106,6 @@ def _check_alone(model: str | None, ray: str, who: str) -> None:
     for option, value in (("--model", model), ("--ray", ray)):
         if value:
             raise InputError(f"{option} is for models on this machine; {who}. Leave it out.")
-
-
-def _engine(teacher: Teacher, ray: str) -> NamedReader:
-    def read(log: Path, on_event: OnEvent) -> Read:
-        return read_with(teacher, log, ray, lambda line: on_event(Event(stage="annotate", message=line)))
-
-    return NamedReader(name=teacher.name, task=teacher.task, read=read, shots=teacher.shots, teacher=teacher)
 
 
 def _student(folder: Path, model: str | None, ray: str) -> NamedReader:

@@ -84,7 +84,7 @@ def test_a_plan_of_onnx_needs_what_writes_it(
     def missing() -> None:
         raise InputError("no onnx here")
 
-    monkeypatch.setattr("fourshot.pipeline.distillation.distill_check.check_onnx", missing)
+    monkeypatch.setattr("fourshot.pipeline.distillation.request.check_onnx", missing)
     assert cli.main([*DISTILL, "--onnx", "--plan", "--out", str(tmp_path / "out")]) == 2
     assert "no onnx here" in capfd.readouterr().err
 

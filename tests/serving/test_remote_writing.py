@@ -14,6 +14,7 @@ from fourshot.engine.errors import InputError, ServiceError, SpendingLimitError
 from fourshot.pipeline.cells.review import TextPairs
 from fourshot.pipeline.distillation import annotating_text
 from fourshot.pipeline.distillation.readers import NamedReader
+from fourshot.pipeline.distillation.request import LabelDistillation
 from fourshot.pipeline.distillation.taught import drawn_texts
 from fourshot.pipeline.events import Event, ignore
 from fourshot.pipeline.loop.rounds import READ_BY_ANNOTATOR, RoundSink, finished_pairs
@@ -119,10 +120,10 @@ def test_it_writes_for_each_class_what_passes_the_filter_and_reads_alike(
 def test_a_kill_behind_the_last_text_does_not_lose_what_they_cost(
     writing: WritingEndpoint, task: Task, tmp_path: Path
 ) -> None:
-    folder, data = tmp_path / "teacher", TaskData(task, needs_test=False)
+    request, data = LabelDistillation(task=task, folder=tmp_path, settings=SETTINGS), TaskData(task, needs_test=False)
 
     def drawn(reader: NamedReader) -> TextPairs:
-        return drawn_texts(reader, data, reader.shots, SETTINGS, folder, tmp_path / "log.txt", ignore)
+        return drawn_texts(request, reader, data, reader.shots)
 
     pairs = drawn(teacher(writing, task))
     account = (tmp_path / REMOTE_FILE).read_bytes()

@@ -20,9 +20,9 @@ from fourshot.engine.machine.files import append_lines, read_json, settle, stage
 from fourshot.pipeline.cells.measuring import Evaluation
 from fourshot.pipeline.cells.run_folder import RunFolder
 from fourshot.pipeline.distillation import taught as texts_of
-from fourshot.pipeline.distillation.distill import TEACHER_FOLDER, distill
+from fourshot.pipeline.distillation.distill import distill
 from fourshot.pipeline.distillation.readers import Annotation, Parts
-from fourshot.pipeline.events import ignore
+from fourshot.pipeline.distillation.request import LabelDistillation
 from fourshot.pipeline.loop.rounds import finished_pairs
 from fourshot.pipeline.rows.examples import limited
 from fourshot.pipeline.rows.fields import values_of
@@ -154,21 +154,22 @@ def teach(group: TeacherGroup, options: Options) -> TeacherOutput:
     accuracy, annotated, pairs = None, list[Any](), list[Any]()
     if table or per_class:
         settings = RunSettings(seed=group.seed, k=len(shots), allow_fewer_shots=True, allow_short=True)
-        summary = distill(
-            group_task,
-            folder / DISTILLED,
+        request = LabelDistillation(
+            task=group_task,
+            folder=folder / DISTILLED,
             unlabelled=table,
-            generate_per_class=per_class,
+            generate=per_class,
             student=options.student,
             student_settings=QUICK,
             model=options.model,
             settings=settings,
             on_event=tell_end,
         )
+        summary = distill(request)
         accuracy = next(row["accuracy"] for row in summary.table if row["method"] == TEACHER)
-        annotations, _ = texts_of.annotated_texts(table, folder / DISTILLED, group_task, "", _nobody, ignore)
+        annotations, _ = texts_of.annotated_texts(request, "", _nobody)
         annotated, _ = texts_of.learnable(annotations, shots, test)
-        pairs = finished_pairs(RunFolder(folder / DISTILLED / TEACHER_FOLDER)) if per_class else []
+        pairs = finished_pairs(RunFolder(request.teacher_folder)) if per_class else []
     return TeacherOutput(
         folder=folder,
         task=group_task,

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from fourshot.bench.core.results import read_result
@@ -12,7 +13,9 @@ from fourshot.bench.suites.distill import turning_points
 from fourshot.bench.suites.distill.cells import check_real, real_examples
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.distillation.distill import distill
+from fourshot.pipeline.distillation.distilled import DistillSummary
 from fourshot.pipeline.distillation.readers import Annotation, NamedReader, Parts, Read
+from fourshot.pipeline.distillation.request import LabelDistillation
 from fourshot.pipeline.events import OnEvent
 from fourshot.pipeline.runs.stages.student import StudentStage
 from fourshot.pipeline.synthesis.types import Verdict
@@ -43,15 +46,16 @@ def taught_groups(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Which teachers were made; each annotates by the rule, and wrote four texts per class."""
     folders: list[str] = []
 
-    def taught(task: Any, folder: Path, **more: Any) -> Any:
-        folders.append(f"{folder.parent.parent.name}/{folder.parent.name}")
+    def taught(request: LabelDistillation) -> DistillSummary:
+        group = request.folder.parent
+        folders.append(f"{group.parent.name}/{group.name}")
         read: Read = by_rule
 
         def opened(log: Path, on_event: OnEvent) -> Read:
             return read
 
-        by = NamedReader(name="rule", task=task, read=opened, pairs=pairs)
-        return distill(task, folder, by=by, **{**more, "model": None})
+        by = NamedReader(name="rule", task=request.task, read=opened, pairs=pairs)
+        return distill(msgspec.structs.replace(request, by=by, model=None))
 
     pairs = [
         (

@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 
 from fourshot.engine.errors import InputError
-from fourshot.pipeline.distillation.annotating import annotate_table, annotated_probabilities
+from fourshot.pipeline.distillation.annotated_tables import annotated_probabilities
+from fourshot.pipeline.distillation.annotating import annotate_table
+from fourshot.pipeline.distillation.request import LabelDistillation
 from fourshot.pipeline.distillation.taught import annotated_texts, learnable, student_jobs
 from fourshot.pipeline.distillation.text_pairs import annotated_pairs, learnable_pairs, write_annotated
-from fourshot.pipeline.events import ignore
 from fourshot.pipeline.rows.text_table import open_texts
 from fourshot.pipeline.rows.written_table import write_table
 from fourshot.pipeline.runs.stages.write import WrittenAnswer
@@ -56,10 +57,11 @@ def test_what_a_person_corrected_is_learnt_as_a_shot_is_and_never_held_out(tmp_p
     texts = [f"{word} of {number}" for number in range(10) for word in ("ice", "tea")]
     write_jsonl(tmp_path / "notes.jsonl", [{"text": text} for text in texts])
     notes, encoder = open_texts(tmp_path / "notes.jsonl"), ResolvedEncoder(path="e", name="e", revision="1")
+    request = LabelDistillation(task=task, folder=tmp_path / "d", unlabelled=notes)
     (tmp_path / "d").mkdir()
 
     def student() -> StudentJob:
-        annotated, _ = annotated_texts(notes, tmp_path / "d", task, "me", reader(), ignore)
+        annotated, _ = annotated_texts(request, "me", reader())
         shots = [Example(text="a shot", label="cold")]
         annotated, _ = learnable(annotated, shots, [])
         return student_jobs(task, encoder, shots, annotated, [], settings, 0)[0]
@@ -78,10 +80,10 @@ def test_what_a_person_corrected_is_learnt_as_a_shot_is_and_never_held_out(tmp_p
 
 def test_faults_of_an_annotated_table_come_with_their_lines(tmp_path: Path) -> None:
     task = load_task(write_task(tmp_path))
-    notes = open_texts(table(tmp_path))
+    request = LabelDistillation(task=task, folder=tmp_path / "d", unlabelled=open_texts(table(tmp_path)))
 
     def texts() -> list[str]:
-        annotated, _ = annotated_texts(notes, tmp_path / "d", task, "me", reader(), ignore)
+        annotated, _ = annotated_texts(request, "me", reader())
         return [example.text for example in annotated]
 
     (tmp_path / "d").mkdir()
@@ -111,10 +113,11 @@ def test_what_is_left_out_of_an_annotated_table_is_told(tmp_path: Path) -> None:
         out.write_text(content + content.splitlines()[0] + "\n", encoding="utf-8")
 
     task, notes = load_task(write_task(tmp_path)), open_texts(table(tmp_path))
+    request = LabelDistillation(task=task, folder=tmp_path / "d", unlabelled=notes)
     (tmp_path / "d").mkdir()
-    annotated_texts(notes, tmp_path / "d", task, "me", reader(), ignore)
+    annotated_texts(request, "me", reader())
     repeat_names(tmp_path / "d" / "annotated.csv")
-    _, told = annotated_texts(notes, tmp_path / "d", task, "me", reader(), ignore)
+    _, told = annotated_texts(request, "me", reader())
     assert any("1 row that repeat the names of the columns left out" in note for note in told)
     write_jsonl(tmp_path / "facts.jsonl", [{"input": "a | b"}])
     inputs, written = load_inputs(tmp_path / "facts.jsonl", PairSource()), [WrittenAnswer(text="A b.")]
@@ -184,16 +187,17 @@ def test_of_rows_with_the_same_text_a_persons_label_is_learnt_wherever_it_stands
         tmp_path / "notes.jsonl", [{"text": text} for text in ("an ice", "tea", "An ice", "snow", "TEA", "AN ice")]
     )
     notes, table = open_texts(tmp_path / "notes.jsonl"), tmp_path / "d" / "annotated.jsonl"
+    request = LabelDistillation(task=task, folder=table.parent, unlabelled=notes)
     table.parent.mkdir()
 
     def learnt(labels: dict[str, str]) -> tuple[dict[str, tuple[float, ...]], list[str]]:
         """With these labels in the rows of those texts."""
-        annotated_texts(notes, table.parent, task, "me", reader(), ignore)
+        annotated_texts(request, "me", reader())
         rows = read_table(table).rows.values()
         write_jsonl(
             table, [{**row, "annotated_label": labels.get(row["text"], row["annotated_label"])} for row in rows]
         )
-        annotated, _ = annotated_texts(notes, table.parent, task, "me", reader(), ignore)
+        annotated, _ = annotated_texts(request, "me", reader())
         table.unlink()
         usable, told = learnable(annotated, [], [])
         return {example.text: example.probabilities for example in usable}, told

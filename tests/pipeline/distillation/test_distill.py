@@ -18,6 +18,7 @@ from fourshot.pipeline.distillation.distill import distill, plan_distillation
 from fourshot.pipeline.distillation.distilled import DistillSummary
 from fourshot.pipeline.distillation.readers import Annotation, NamedReader, Parts, Read
 from fourshot.pipeline.distillation.readers import Teacher as ReadingTeacher
+from fourshot.pipeline.distillation.request import LabelDistillation
 from fourshot.pipeline.distillation.taught import missing_texts
 from fourshot.pipeline.events import OnEvent
 from fourshot.pipeline.forecast import Forecast
@@ -83,14 +84,13 @@ class Teacher:
 def make(
     folder: Path, teacher: Teacher, settings: StudentSettings = HEAD, run: RunSettings | None = None
 ) -> DistillSummary:
-    return distill(
-        load_task(folder / "task.toml"),
-        folder / "out",
-        unlabelled=open_texts(folder / "notes.jsonl"),
-        by=teacher.named(folder),
-        student_settings=settings,
-        settings=run,
-    )
+    notes, by = open_texts(folder / "notes.jsonl"), teacher.named(folder)
+    request = asked(folder, unlabelled=notes, by=by, student_settings=settings, settings=run or RunSettings())
+    return distill(request)
+
+
+def asked(folder: Path, out: str = "out", **arguments: Any) -> LabelDistillation:
+    return LabelDistillation(task=load_task(folder / "task.toml"), folder=folder / out, **arguments)
 
 
 @pytest.fixture
@@ -201,18 +201,19 @@ def test_a_plan_counts_what_is_left_and_fewer_texts_than_were_wanted_are_told(fo
         forecasts.append(dict(counts))
         return Forecast(seconds=0.0, calls=1, tokens=1, memory_bytes=0, stages=())
 
-    task, notes = load_task(folder / "task.toml"), open_texts(folder / "notes.jsonl")
+    notes = open_texts(folder / "notes.jsonl")
     by = Teacher().named(folder)._replace(forecast=forecast)
     for _ in range(2):
-        plan_distillation(task, folder / "out", unlabelled=notes, by=by)
+        plan_distillation(asked(folder, unlabelled=notes, by=by))
         make(folder, Teacher())
     assert forecasts == [{"generate": 0, "annotate": len(NOTES) + 3, "evaluate": 2}]
     writing = by._replace(draw=lambda *_: None)
     with pytest.raises(RunFolderError, match="another configuration"):
-        plan_distillation(task, folder / "out", generate_per_class=3, by=writing)
+        plan_distillation(asked(folder, generate=3, by=writing))
     for _ in range(2):
-        plan_distillation(task, folder / "other", generate_per_class=3, by=writing)
-        distill(task, folder / "other", generate_per_class=3, by=writing, student_settings=HEAD)
+        request = asked(folder, "other", generate=3, by=writing, student_settings=HEAD)
+        plan_distillation(request)
+        distill(request)
         (folder / "other" / "teacher" / GENERATED_FILE).write_text("{}")
     assert [counts["generate"] for counts in forecasts[1:]] == [3]
     assert "(--per-class, of distill --generate)" in str(short_run_error([], 3, "out"))  # it has no --per-class
@@ -230,11 +231,10 @@ def test_a_task_without_a_test_file_is_not_measured(folder: Path) -> None:
 
 
 def test_nothing_to_learn_and_nobody_who_writes_are_refused(folder: Path) -> None:
-    task = load_task(folder / "task.toml")
     with pytest.raises(InputError, match="--unlabelled FILE"):
-        distill(task, folder / "out")
+        distill(asked(folder))
     with pytest.raises(InputError, match="has none"):
-        distill(task, folder / "out", generate_per_class=3, by=Teacher().named(folder))
+        distill(asked(folder, generate=3, by=Teacher().named(folder)))
     with pytest.raises(InputError, match="--max-tokens 513: all-MiniLM-L6-v2 reads at most 512 tokens"):
         make(folder, Teacher(), StudentSettings(max_tokens=513))
     write_jsonl(folder / "notes.jsonl", [{"text": "snow", "p_cold": 1}])
@@ -257,7 +257,7 @@ def test_a_teacher_is_four_adapters_of_the_shots_and_nothing_more(
     monkeypatch.setattr(Experiment, "check_trainable", lambda self: None)
     monkeypatch.setattr("fourshot.pipeline.runs.stage_driver.run_stage", record)
     with pytest.raises(InputError, match="0 of its 4 annotators"):
-        distill(load_task(folder / "task.toml"), folder / "out", unlabelled=open_texts(folder / "notes.jsonl"))
+        distill(asked(folder, unlabelled=open_texts(folder / "notes.jsonl")))
     assert [(stage.name, len(stage.items)) for stage in stages if stage.items] == [("train", 4)]
 
 
@@ -266,9 +266,9 @@ def test_shots_of_a_folder_that_was_begun_hold_for_its_student_too_and_that_is_t
 ) -> None:
     def distilled() -> tuple[Any, list[str]]:
         settings = RunSettings(k=1, allow_fewer_shots=True)
-        task, model = load_task(folder / "task.toml"), str(folder)
-        notes = open_texts(folder / "notes.jsonl")
-        summary = distill(task, folder / "out", unlabelled=notes, settings=settings, model=model, student_settings=HEAD)
+        notes, model = open_texts(folder / "notes.jsonl"), str(folder)
+        request = asked(folder, unlabelled=notes, settings=settings, model=model, student_settings=HEAD)
+        summary = distill(request)
         return load_student_card(summary.student_path).shots, summary.notes
 
     base = ResolvedModel(path="nowhere", name="base", revision="1")
@@ -279,8 +279,8 @@ def test_shots_of_a_folder_that_was_begun_hold_for_its_student_too_and_that_is_t
     monkeypatch.setattr("fourshot.pipeline.distillation.distill.resolve_model", lambda name: base)
     monkeypatch.setattr(Experiment, "check_trainable", lambda self: None)
     monkeypatch.setattr("fourshot.pipeline.runs.stage_driver.run_stage", lambda stage, on_event: ())
-    monkeypatch.setattr("fourshot.pipeline.distillation.distill.teacher_of_run", lambda experiment: taught)
-    monkeypatch.setattr("fourshot.pipeline.distillation.distill.read_with", lambda *_: reads._read)
+    monkeypatch.setattr("fourshot.pipeline.distillation.readers.teacher_of_run", lambda experiment: taught)
+    monkeypatch.setattr("fourshot.pipeline.distillation.readers.read_with", lambda *_: reads._read)
     shots, notes = distilled()
     assert not any("shots" in note for note in notes)
     train = folder / "train.jsonl"

@@ -16,8 +16,9 @@ from fourshot.engine.fake_engine import FakeEngine
 from fourshot.engine.machine.files import read_made
 from fourshot.pipeline import forecast as forecasts
 from fourshot.pipeline.distillation.annotating_text import NamedWriter
-from fourshot.pipeline.distillation.distill_text import TextDistillation, distill_text, read_data
+from fourshot.pipeline.distillation.distill_text import distill_text, read_data
 from fourshot.pipeline.distillation.distilled_text import TextDistillSummary
+from fourshot.pipeline.distillation.request import TextDistillation
 from fourshot.pipeline.distillation.text_pairs import written_pairs
 from fourshot.pipeline.runs.stages.stage import EngineStage, Stage
 from fourshot.pipeline.runs.stages.write import WrittenAnswer
@@ -245,4 +246,4 @@ def test_what_a_teacher_wrote_is_taken_apart_and_counted(folder: Path) -> None:
     ]
     student = NamedWriter(name="a student", task=task, write=lambda *_: pytest.fail("it is asked"))
     with pytest.raises(InputError, match="a student writes targets for inputs, and no pairs of its own"):
-        distill_text(TextDistillation(task=task, generate=2, by=student), folder / "out")
+        distill_text(TextDistillation(task=task, folder=folder / "out", generate=2, by=student))

@@ -16,8 +16,9 @@ from safetensors.numpy import save_file
 
 from fourshot.engine.fake_engine import WORDS
 from fourshot.pipeline.cells.run_folder import GENERATED_FILE
-from fourshot.pipeline.distillation import distill_check
+from fourshot.pipeline.distillation import request as distill_request
 from fourshot.pipeline.distillation.distill import distill
+from fourshot.pipeline.distillation.request import LabelDistillation
 from fourshot.pipeline.rows.text_table import open_texts
 from fourshot.pipeline.runs import compare as comparing
 from fourshot.pipeline.runs import run as running
@@ -105,7 +106,7 @@ def machines(_cluster: Machines, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("fourshot.training.lora.train.LoraTrainer", Trainer)
     monkeypatch.setattr("fourshot.engine.opening.open_engine", lambda _: Listener([]))
     monkeypatch.setattr(StudentStage, "needs_process", False)
-    for module in (comparing, distill_check, running):
+    for module in (comparing, distill_request, running):
         monkeypatch.setattr(module, "refuse_fake", lambda *_: None)  # here it can be trained
     monkeypatch.setattr(stage_driver, "run_stage", lambda stage, on_event: stage.run(on_event))
     return _cluster
@@ -170,8 +171,15 @@ def test_a_distillation_loses_nothing_with_a_machine(machines: Machines, tmp_pat
     head = StudentSettings(strategy="head", held_out=0.2, max_tokens=32)
 
     def distilled(folder: Path, placement: Placement) -> tuple[bytes, Any]:
-        table = open_texts(tmp_path / "notes.jsonl")
-        summary = distill(task, folder, unlabelled=table, student_settings=head, model="fake", placement=placement)
+        request = LabelDistillation(
+            task=task,
+            folder=folder,
+            unlabelled=open_texts(tmp_path / "notes.jsonl"),
+            student_settings=head,
+            model="fake",
+            placement=placement,
+        )
+        summary = distill(request)
         rows = [{name: row[name] for name in ("method", "accuracy", "ece")} for row in summary.table]
         return (folder / "annotated.jsonl").read_bytes(), rows
 

@@ -1,11 +1,10 @@
-"""The settings of a teacher that a distillation trains."""
+"""What is asked of a distillation: the settings of a teacher that it trains."""
 
 from typing import Any
 
 import pytest
 
-from fourshot.pipeline.distillation.distill import DistillManifest
-from fourshot.pipeline.distillation.distill_check import teacher_settings
+from fourshot.pipeline.distillation.request import DistillManifest, teacher_settings
 from fourshot.pipeline.synthesis.settings import AnnotateSettings, RunSettings
 from fourshot.pipeline.tasks.task_file import load_task
 from fourshot.training.students.settings import StudentSettings

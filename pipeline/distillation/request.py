@@ -1,0 +1,256 @@
+"""What is asked of a distillation and of its plan; what of it cannot be done, and which settings have no effect."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from fourshot.engine.checkpoints.models import ResolvedModel, refuse_fake
+from fourshot.engine.errors import InputError
+from fourshot.pipeline.distillation.annotated_tables import annotation_columns
+from fourshot.pipeline.distillation.annotating_text import NamedWriter
+from fourshot.pipeline.distillation.readers import NamedReader
+from fourshot.pipeline.distillation.text_pairs import ADDED
+from fourshot.pipeline.events import OnEvent, ignore
+from fourshot.pipeline.provenance import made_by, value_hash
+from fourshot.pipeline.rows.text_table import TextTable
+from fourshot.pipeline.rows.written_table import check_added
+from fourshot.pipeline.runs.stage_driver import LOG_FILE
+from fourshot.pipeline.runs.stage_process import run_stage
+from fourshot.pipeline.runs.stages.stage import Stage
+from fourshot.pipeline.settings.effects import tell_unused, unused_by_teacher, unused_with_teacher
+from fourshot.pipeline.synthesis.settings import RunSettings
+from fourshot.pipeline.task import Task
+from fourshot.pipeline.tasks.generation import GenerationTask, Pair
+from fourshot.pipeline.tasks.pairs import InputRows
+from fourshot.pipeline.text_metrics import check_scoring
+from fourshot.pipeline.work_folder import Manifest
+from fourshot.training.jobs.cluster import check_cluster
+from fourshot.training.jobs.jobs import HERE, Placement
+from fourshot.training.students.encoders import ResolvedEncoder
+from fourshot.training.students.onnx_export import check_onnx
+from fourshot.training.students.settings import StudentSettings, TextStudentSettings
+
+USED = ("train", "seed", "sampling", "test_limit")  # of the settings of a run, by text generation tasks
+OF_LABELS = ("held_out", "label_smoothing")  # of "train", what they do not use
+
+
+class DistillationManifest(Manifest, frozen=True, kw_only=True):
+    """What the manifest of any distillation has."""
+
+    schema: int = 1
+    task: Task | GenerationTask
+    settings: RunSettings
+    student: StudentSettings | TextStudentSettings
+    model: str  # name and revision
+
+    def identity(self) -> dict[str, Any]:
+        fields = super().identity()
+        fields.pop("student")  # a training is named by its settings: another one lies beside the first
+        fields["task"].pop("data")
+        fields["settings"] = msgspec.to_builtins(self.settings.untried)
+        fields["settings"].pop("test_limit")
+        fields["settings"].pop("allow_short")
+        return fields
+
+
+class DistillManifest(DistillationManifest, frozen=True, kw_only=True):
+    """Says which distillation of a task with labels a folder belongs to.
+
+    ``model`` is "" with a teacher that is there already.
+    """
+
+    task: Task
+    student: StudentSettings
+    teacher: str  # "" for one that is trained here
+    encoder: str
+    encoder_revision: str
+    unlabelled: str  # content hash; "" for none
+    generate: int
+    versions: dict[str, str] = msgspec.field(default_factory=dict)
+
+
+class TextDistillManifest(DistillationManifest, frozen=True, kw_only=True):
+    """Says which distillation of a text generation task a folder belongs to.
+
+    ``model`` is the name of a teacher that is there already.
+    """
+
+    task: GenerationTask
+    student: TextStudentSettings
+    base: str  # of the student, name and revision
+    real: str  # how many pairs, and their content hash
+    unlabelled: str  # content hash; "" for none
+    generate: int
+    versions: dict[str, str] = msgspec.field(default_factory=dict)
+
+
+class Distillation(msgspec.Struct, frozen=True, kw_only=True):
+    """What is asked of any distillation: the job and its plan take the same."""
+
+    folder: Path  # where it is made
+    generate: int = 0  # texts of each class, or pairs in all, that the teacher writes
+    student: str | None = None  # None: the embedded one
+    model: str | None = None  # base of a teacher that is trained here; None: the embedded one
+    settings: RunSettings = RunSettings()
+    on_event: OnEvent = ignore
+    placement: Placement = HERE
+
+    @property
+    def log(self) -> Path:
+        return self.folder / LOG_FILE
+
+    def run(self, stage: Stage) -> None:
+        """Do ``stage`` where the placement says; what libraries print goes to the log of the folder."""
+        run_stage(msgspec.structs.replace(stage, log=str(self.log), placement=self.placement), self.on_event)
+
+
+class LabelDistillation(Distillation, frozen=True, kw_only=True):
+    """One of a task with labels: the teacher is ``by``, else a committee of adapters, trained on the shots."""
+
+    task: Task
+    unlabelled: TextTable | None = None  # the teacher annotates its texts
+    by: NamedReader | None = None
+    student_settings: StudentSettings = StudentSettings()
+    onnx: bool = False  # write the student as ONNX, too
+
+    @property
+    def teacher_folder(self) -> Path:
+        """The run of a teacher that is trained here, and what a remote one writes."""
+        return self.folder / "teacher"
+
+    @property
+    def writes(self) -> bool:
+        """Whether the teacher is to write texts."""
+        return self.generate > 0
+
+    def check(self) -> None:
+        """Raise InputError for what cannot be done, as far as no file says so."""
+        refuse_fake(self.model, "A distillation")
+        _check_teaches(self.unlabelled, self.generate)
+        if self.by and self.generate and not (self.by.pairs or self.by.draw):
+            raise InputError(
+                "--generate asks a teacher to write texts, and the one of --by has none: name a finished run, or leave "
+                "--by out to have a teacher trained that writes."
+            )
+        if self.by is None and self.settings.annotate.annotator == "none":
+            raise InputError(
+                "annotate.annotator (--annotator) says who the teacher is, and 'none' is nobody. Set another, or name "
+                "a teacher with --by."
+            )
+        if self.unlabelled:
+            check_added(self.unlabelled.columns, annotation_columns(self.task.label_names))
+        if self.by and self.generate:
+            self.by.check_draw(teacher_settings(self.settings, self.generate))
+        if self.onnx:
+            check_onnx()
+        check_cluster(self.placement.ray, self.placement.gpus_per_engine)
+
+    def tell_unused(self) -> list[str]:
+        """Tell which settings have no effect; for the summary, that line."""
+        if self.by:
+            is_remote, has_shots = self.by.draw is not None, bool(self.by.shots)
+            unused = unused_with_teacher(self.settings, is_remote=is_remote, has_shots=has_shots, writes=self.writes)
+        else:
+            unused = unused_by_teacher(self.settings, writes=self.writes)
+        return tell_unused(self.settings, unused, "shots", self.on_event)
+
+    def manifest(self, base: ResolvedModel | None, encoder: ResolvedEncoder) -> DistillManifest:
+        """``base``: of a teacher that is trained here."""
+        return DistillManifest(
+            task=self.task,
+            settings=self.settings,
+            student=self.student_settings,
+            model=f"{base.name}@{base.revision}" if base else "",
+            teacher=self.by.name if self.by else "",
+            encoder=encoder.name,
+            encoder_revision=encoder.revision,
+            unlabelled=self.unlabelled.content_hash if self.unlabelled else "",
+            generate=self.generate,
+            versions=made_by(),
+        )
+
+
+class TextDistillation(Distillation, frozen=True, kw_only=True):
+    """One of a text generation task: the teacher is ``by``, else a base with an adapter that learnt ``real`` pairs."""
+
+    task: GenerationTask
+    unlabelled: InputRows | None = None  # the teacher writes their targets
+    real: int | None = None  # 0: all; None: `USUAL_REAL`, or all where there are fewer
+    by: NamedWriter | None = None
+    student_settings: TextStudentSettings = TextStudentSettings()
+
+    def check(self) -> None:
+        """Raise InputError for what cannot be done, as far as no file says so."""
+        refuse_fake(self.model, "A distillation")
+        _check_no_classifier(self.settings)
+        _check_teaches(self.unlabelled, self.generate)
+        if self.by:
+            self._check_asked(self.by)
+        check_scoring()
+        if self.unlabelled:
+            check_added(self.unlabelled.columns, ADDED)
+
+    def _check_asked(self, by: NamedWriter) -> None:
+        """Raise InputError for what a teacher cannot be asked that is there already."""
+        if self.model is not None:
+            raise InputError(f"--model is for a teacher that is trained here, and {by.name} is none. Leave it out.")
+        if self.generate and by.draw is None:
+            raise InputError(
+                f"{by.name} writes targets for inputs, and no pairs of its own: give inputs with --unlabelled FILE, "
+                "and leave --generate out."
+            )
+        if self.settings.sampling.bias:
+            raise InputError("sampling.bias: only a teacher that is trained here can be told that. Leave it out.")
+
+    def manifest(
+        self, teacher: str, student: ResolvedModel, student_settings: TextStudentSettings, learnt: Sequence[Pair]
+    ) -> TextDistillManifest:
+        """``teacher``: its base, or its name."""
+        return TextDistillManifest(
+            task=self.task,
+            settings=self.settings,
+            student=student_settings,
+            model=teacher,
+            base=f"{student.name}@{student.revision}",
+            real=f"{len(learnt)} pairs, {value_hash(learnt)}",
+            unlabelled=value_hash(self.unlabelled.inputs) if self.unlabelled else "",
+            generate=self.generate,
+            versions=made_by(),
+        )
+
+
+def _check_teaches(unlabelled: TextTable | InputRows | None, generate: int) -> None:
+    if unlabelled is None and not generate:
+        raise InputError("There is nothing for a student to learn. Give --unlabelled FILE, --generate N, or both.")
+
+
+def _check_no_classifier(settings: RunSettings) -> None:
+    """Raise InputError for a setting of classifiers, which would change nothing of a text generation task."""
+    usual = RunSettings()
+    names = [
+        name
+        for name in RunSettings.__struct_fields__
+        if name not in USED and getattr(settings, name) != getattr(usual, name)
+    ]
+    if names:
+        subject = f"The settings {', '.join(names)} are" if len(names) > 1 else f"The setting {names[0]} is"
+        raise InputError(
+            f"{subject} of classifiers (--shots, --preset and their like); a text generation task uses "
+            f"{', '.join(USED)}. Leave the others out."
+        )
+    of_labels = [f"train.{name}" for name in OF_LABELS if getattr(settings.train, name) != getattr(usual.train, name)]
+    if of_labels:
+        raise InputError(f"{' and '.join(of_labels)}: only trainings of classifiers have that. Leave it out.")
+
+
+def teacher_settings(settings: RunSettings, per_class: int) -> RunSettings:
+    """A committee of the shots alone: no pool has to be written before there is anyone to read."""
+    annotate = settings.annotate
+    if annotate.annotator == "adapters" and annotate.num_readers > annotate.folds:
+        annotate = msgspec.structs.replace(annotate, folds=0)
+    texts = settings.generate
+    if per_class:
+        texts = msgspec.structs.replace(texts, per_class=per_class)
+    return msgspec.structs.replace(settings, annotate=annotate, generate=texts)
