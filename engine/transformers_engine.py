@@ -270,8 +270,10 @@ class TransformersEngine(LoadedModel):
         return ids.to(self._device), mask.to(self._device)
 
     def _pad_id(self) -> int:
+        """A token for positions that no one looks at. Some tokenizers have one of their own that the model lacks."""
         pad = self._tokenizer.pad_token_id
-        return pad if pad is not None else (self._tokenizer.eos_token_id or 0)
+        num_rows = self._model.get_input_embeddings().weight.shape[0]
+        return pad if pad is not None and pad < num_rows else (self._tokenizer.eos_token_id or 0)
 
 
 def quick_output(model: Any) -> None:

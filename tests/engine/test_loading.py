@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from fourshot.engine.checkpoints.loading import explained, load_base
@@ -77,4 +78,14 @@ def test_an_adapter_without_weights_is_not_looked_for_on_the_hub(checkpoint: Pat
     engine = open_engine(EngineSettings(model=str(checkpoint), kind="transformers"))
     with pytest.raises(AdapterError, match=r"has no weights \(adapter_model\.\*\)\. Copy it again, whole\."):
         engine.score(["Label:"], ["good", "bad"], Adapter(name="a", path=str(tmp_path)))
+    engine.close()
+
+
+def test_texts_are_padded_with_a_token_that_the_base_has(tmp_path: Path) -> None:
+    """transformers gives a Qwen 2 tokenizer without <|endoftext|> that token, behind all that the model knows."""
+    engine: Any = open_engine(EngineSettings(model=tiny_checkpoint("qwen2", tmp_path), kind="transformers"))
+    assert engine._tokenizer.pad_token_id >= engine._model.config.vocab_size
+    prompts = ["Label:", "A longer text.\nLabel:"]
+    alone = np.concatenate([engine.score([prompt], ["good", "bad"]) for prompt in prompts])
+    np.testing.assert_allclose(engine.score(prompts, ["good", "bad"]), alone, atol=0.1)
     engine.close()

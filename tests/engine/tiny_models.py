@@ -118,7 +118,7 @@ FAMILIES = {
         query_pre_attn_scalar=32,
         layer_types=["sliding_attention", "full_attention"],
     ),
-    "phi3": Family("Phi3Config", "Llama 2", pad_token_id=0),
+    "phi3": Family("Phi3Config", "Llama 2", pad_token_id=0, sliding_window=32),
     "gpt_neox": Family("GPTNeoXConfig", "byte-level BPE", **NEOX),
     "olmo2": Family("Olmo2Config", "byte-level BPE", pad_token_id=0),
     "gpt2": Family("GPT2Config", "byte-level BPE"),
