@@ -6,13 +6,13 @@ from typing import Any
 
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.arguments import checked
-from fourshot.pipeline.corpus.run import make_corpus
+from fourshot.pipeline.corpus.run import CorpusRequest, do_corpus
 from fourshot.pipeline.corpus.settings import CorpusSettings
 from fourshot.pipeline.corpus.summary import CorpusSummary
 from fourshot.pipeline.events import OnEvent, ignore
 from fourshot.pipeline.runs import compare as comparing
-from fourshot.pipeline.runs.many import TaskOutcome, train_tasks
-from fourshot.pipeline.runs.run import RunSummary, run_task
+from fourshot.pipeline.runs.many import TaskOutcome, TrainingsRequest, do_trainings
+from fourshot.pipeline.runs.run import RunRequest, RunSummary, do_run
 from fourshot.pipeline.runs.stages import StageName
 from fourshot.pipeline.synthesis.settings import PRESETS, RunSettings
 from fourshot.pipeline.task import Task
@@ -76,19 +76,10 @@ def run(
     task = with_labels(given_task(task))
     settings = settings or RunSettings()
     folder = Path(folder or default_folder(task.name, seed=settings.seed))
-    return run_task(
-        task,
-        model,
-        settings,
-        folder,
-        on_event or ignore,
-        until,
-        Placement(ray=ray, gpus_per_job=gpus_per_job, gpus_per_engine=gpus_per_engine, at_once=train_at_once),
-        merge,
-        Path(unlabelled) if unlabelled else None,
-        ask,
-        forecast,
-    )
+    placement = Placement(ray=ray, gpus_per_job=gpus_per_job, gpus_per_engine=gpus_per_engine, at_once=train_at_once)
+    texts = Path(unlabelled) if unlabelled else None
+    request = RunRequest(task, model, settings, folder, until or "report", placement, merge, texts, ask)
+    return do_run(request, on_event or ignore, forecast=forecast)
 
 
 @checked
@@ -113,17 +104,16 @@ def compare(
     of `run`; ``folder`` defaults to runs/<task>/compare.
     """
     task = with_labels(given_task(task))
-    return comparing.compare(
+    request = comparing.ComparisonRequest(
         task,
         model,
         settings or RunSettings(),
         methods or comparing.DEFAULT_METHODS,
         seeds,
         Path(folder or f"runs/{task.name}/compare"),
-        on_event or ignore,
         Placement(ray=ray, gpus_per_job=gpus_per_job, gpus_per_engine=gpus_per_engine, at_once=train_at_once),
-        forecast,
     )
+    return comparing.do_comparison(request, on_event or ignore, forecast=forecast)
 
 
 @checked
@@ -150,7 +140,8 @@ def train(
     settings = settings or RunSettings()
     folder = Path(folder or default_folder("tasks", seed=settings.seed))
     placement = Placement(ray=ray, gpus_per_job=gpus_per_job, gpus_per_engine=gpus_per_engine, at_once=train_at_once)
-    return train_tasks(load_tasks(tasks), model, settings, folder, on_event or ignore, placement, forecast)
+    request = TrainingsRequest(load_tasks(tasks), model, settings, folder, placement)
+    return do_trainings(request, on_event or ignore, forecast=forecast)
 
 
 @checked
@@ -173,15 +164,9 @@ def corpus(
     Raises `InputError` for bad input, `ShortRunError` where a class stalls,
     `RunFolderError` for a folder that holds something else.
     """
-    return make_corpus(
-        load_tasks(tasks, data),
-        model,
-        Path(folder),
-        settings or PRESETS["corpus"],
-        corpus_settings or CorpusSettings(),
-        on_event or ignore,
-        forecast,
-    )
+    chosen = settings or PRESETS["corpus"], corpus_settings or CorpusSettings()
+    request = CorpusRequest(load_tasks(tasks, data), model, Path(folder), *chosen)
+    return do_corpus(request, on_event or ignore, forecast=forecast)
 
 
 def default_student_folder(task: Task | GenerationTask) -> Path:

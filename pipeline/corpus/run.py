@@ -96,19 +96,6 @@ def plan_corpus(request: CorpusRequest, on_event: OnEvent) -> Forecast | None:
     return foretell_corpus(work, briefs, shards, anew=True)
 
 
-def make_corpus(
-    tasks: Mapping[str, Task | FourshotError],
-    model: str | None,
-    folder: Path,
-    settings: RunSettings = PRESETS["corpus"],
-    corpus: CorpusSettings = CorpusSettings(),  # noqa: B008 - frozen
-    on_event: OnEvent = ignore,
-    forecast: bool = False,
-) -> CorpusSummary:
-    """`do_corpus` of a request in parts."""
-    return do_corpus(CorpusRequest(tasks, model, folder, settings, corpus), on_event, forecast=forecast)
-
-
 def _opened(request: CorpusRequest, on_event: OnEvent) -> CorpusWork:
     """The work as it is asked for. Raises InputError for what cannot be done, before the folder is claimed."""
     _check(request)

@@ -125,22 +125,6 @@ def plan_comparison(request: ComparisonRequest, on_event: OnEvent) -> Forecast |
     return foretell_runs([experiment], "evaluate", on_event, anew=True)
 
 
-def compare(
-    task: Task,
-    model: str | None,
-    settings: RunSettings,
-    methods: Sequence[str],
-    seeds: Sequence[int],
-    folder: Path,
-    on_event: OnEvent = ignore,
-    placement: Placement = HERE,
-    forecast: bool = False,
-) -> Comparison:
-    """`do_comparison` of a request in parts."""
-    request = ComparisonRequest(task, model, settings, methods, seeds, folder, placement)
-    return do_comparison(request, on_event, forecast=forecast)
-
-
 def _check(request: ComparisonRequest) -> None:
     methods, seeds, seed = request.methods, request.seeds, request.settings.seed
     unknown = [method for method in methods if method not in METHODS]

@@ -112,19 +112,6 @@ def plan_trainings(request: TrainingsRequest, on_event: OnEvent) -> Forecast | N
     return foretell_runs(experiments, "train", on_event, anew=True)
 
 
-def train_tasks(
-    tasks: Mapping[str, Task | FourshotError],
-    model: str | None,
-    settings: RunSettings,
-    root: Path,
-    on_event: OnEvent = ignore,
-    placement: Placement = HERE,
-    forecast: bool = False,
-) -> list[TaskOutcome]:
-    """`do_trainings` of a request in parts."""
-    return do_trainings(TrainingsRequest(tasks, model, settings, root, placement), on_event, forecast=forecast)
-
-
 def _check(request: TrainingsRequest) -> None:
     """Raise InputError for what can be trained of no task."""
     refuse_fake(request.model, "A training")

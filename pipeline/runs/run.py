@@ -115,24 +115,6 @@ def plan_run(request: RunRequest, on_event: OnEvent) -> Forecast | None:
     return foretell_runs([_experiment(request, on_event)], request.until, on_event, anew=True)
 
 
-def run_task(
-    task: Task,
-    model: str | None,
-    settings: RunSettings,
-    folder: Path,
-    on_event: OnEvent = ignore,
-    until: StageName | None = None,
-    placement: Placement = HERE,
-    merge: bool = False,
-    unlabelled: Path | None = None,
-    ask: int = 0,
-    forecast: bool = False,
-) -> RunSummary:
-    """`do_run` of a request in parts."""
-    request = RunRequest(task, model, settings, folder, until or "report", placement, merge, unlabelled, ask)
-    return do_run(request, on_event, forecast=forecast)
-
-
 def _check(request: RunRequest) -> None:
     """Raise InputError for what cannot be done, as far as no file of the task says so."""
     if request.until not in STAGE_NAMES:

@@ -16,7 +16,7 @@ from fourshot.pipeline.distillation.readers import NamedReader, Read, Teacher
 from fourshot.pipeline.events import Event
 from fourshot.pipeline.forecast import FORECAST_FILE, Forecast, StageWork, forecast
 from fourshot.pipeline.rows.text_table import open_texts
-from fourshot.pipeline.runs.compare import compare
+from fourshot.pipeline.runs.compare import ComparisonRequest, do_comparison
 from fourshot.pipeline.runs.stages import generate, recipe
 from fourshot.pipeline.synthesis.committee import Reader
 from fourshot.pipeline.synthesis.filters import FilterSettings
@@ -176,7 +176,7 @@ def test_a_committee_that_answers_is_forecast_by_each_of_its_members(
     monkeypatch.setattr(forecasts, "known_speed", lambda *_, **__: SPEED)
     folder, averaging = tmp_path / "out", AnnotateSettings(targets="agreement", average="first")
     settings = msgspec.structs.replace(SMALL, annotate=averaging)
-    compare(runs.task, "fake", settings, ["committee"], [0], folder, forecast=True)
+    do_comparison(ComparisonRequest(runs.task, "fake", settings, ["committee"], [0], folder), forecast=True)
     estimate = RunFolder(folder).read(FORECAST_FILE, Forecast)
     # By four adapters: two texts, the same to warm up, and shots, of which each is asked about the half it left out.
     assert (estimate.calls, engine.calls) == (4 * (2 + 2 + 4), 4 * (2 + 2 + 2))

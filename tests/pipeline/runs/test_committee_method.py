@@ -15,7 +15,7 @@ from fourshot.pipeline.card import CARD_FILE
 from fourshot.pipeline.cells.measuring import Evaluation
 from fourshot.pipeline.report.data import MethodRow
 from fourshot.pipeline.rows.examples import load_split
-from fourshot.pipeline.runs.compare import compare
+from fourshot.pipeline.runs.compare import ComparisonRequest, do_comparison
 from fourshot.pipeline.runs.run import RUN_METHODS
 from fourshot.pipeline.synthesis.evidence import DOUBT, KindEvidence
 from fourshot.pipeline.synthesis.settings import PRESETS, AnnotateSettings, GenerateSettings, RunSettings
@@ -39,7 +39,8 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WholeRuns:
 def compared(runs: WholeRuns, folder: Path, *methods: str, settings: RunSettings = SETTINGS) -> dict[str, MethodRow]:
     """The table's rows by method; `runs` has heard the last comparison alone."""
     runs.heard.clear()
-    return {row.method: row for row in compare(runs.task, "fake", settings, methods, [0], folder).rows}
+    request = ComparisonRequest(runs.task, "fake", settings, methods, [0], folder)
+    return {row.method: row for row in do_comparison(request).rows}
 
 
 def evaluation(folder: Path) -> Evaluation:

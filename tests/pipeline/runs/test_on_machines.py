@@ -24,7 +24,7 @@ from fourshot.pipeline.runs import compare as comparing
 from fourshot.pipeline.runs import run as running
 from fourshot.pipeline.runs import stage_driver
 from fourshot.pipeline.runs.compare import Comparison, ComparisonRequest, do_comparison
-from fourshot.pipeline.runs.run import RunSummary, run_task
+from fourshot.pipeline.runs.run import RunRequest, RunSummary, do_run
 from fourshot.pipeline.runs.stages.student import StudentStage
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.task import Task
@@ -206,7 +206,7 @@ def test_a_run_loses_nothing_with_a_machine_that_draws_its_texts(
     settings = RunSettings(k=2, generate=generate)
 
     def run(folder: Path, model: str, placement: Placement) -> RunSummary:
-        return run_task(task, model, settings, folder, placement=placement)
+        return do_run(RunRequest(task, model, settings, folder, placement=placement))
 
     alone = run(tmp_path / "alone", "fake", HERE)
     kill_in_the_middle(machines, DRAWS, monkeypatch)
