@@ -96,6 +96,10 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     shown: int | None = None  # shots in the prompt, where not all of them fitted
     alone_s: float | None = None  # median seconds of a text asked by itself, where that was measured
 
+    def answers(self, names: Sequence[str]) -> tuple[tuple[str, str], ...]:
+        """(label, answer) of each test text, by ``names`` of the labels."""
+        return tuple((names[gold], names[predicted]) for gold, predicted in zip(self.gold, self.predicted, strict=True))
+
     @property
     def curve(self) -> CoverageCurve:
         """How accurate the surest answers are."""

@@ -39,6 +39,7 @@ from fourshot.pipeline.events import Event
 from fourshot.pipeline.forecast import Forecast, foretell
 from fourshot.pipeline.provenance import value_hash
 from fourshot.pipeline.remote_teacher import accounted
+from fourshot.pipeline.report.students import least_sure
 from fourshot.pipeline.runs.experiment import Experiment
 from fourshot.pipeline.runs.plan import teaching_work
 from fourshot.pipeline.runs.run import load_shots
@@ -85,6 +86,7 @@ def distill(request: LabelDistillation, *, forecast: bool = False) -> DistillSum
         pairs = drawn_texts(request, teacher, data, shots) if draws else list(teacher.pairs)
         annotated, notes = annotated_texts(request, teacher.name, read)
         teacher_evaluation = _measure_teacher(request, read, test)
+        labels = request.task.label_names
         lesson = lesson_of(request, annotated, pairs, shots, data.test)
         return write_results(
             Distilled(
@@ -95,6 +97,7 @@ def distill(request: LabelDistillation, *, forecast: bool = False) -> DistillSum
                 teacher_evaluation=teacher_evaluation,
                 annotated=lesson.num_annotated,
                 synthetic=lesson.num_written,
+                unsure=least_sure(((x.text, x.probabilities) for x in annotated if not x.is_real), labels),
                 notes=[*shot_notes, *notes, *accepted.notes, *lesson.notes],
             ),
             _train_students(accepted, lesson, shots, test),

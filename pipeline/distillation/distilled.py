@@ -12,7 +12,8 @@ from fourshot.pipeline.cells.measuring import Evaluation
 from fourshot.pipeline.distillation.request import LabelDistillation
 from fourshot.pipeline.provenance import installed_versions
 from fourshot.pipeline.remote_teacher import REMOTE_FILE, RemoteTeacher
-from fourshot.pipeline.report.data import Lineage, MethodRow, ReportData, method_row
+from fourshot.pipeline.report.data import Certainty, Lineage, MethodRow, ReportData, UnsureText, method_row
+from fourshot.pipeline.report.students import student_facts
 from fourshot.pipeline.report.text import now
 from fourshot.pipeline.report.write import write_report
 from fourshot.pipeline.rows.fields import sample_argument
@@ -25,6 +26,7 @@ from fourshot.training.students.examples import StudentResult
 from fourshot.training.students.onnx_export import Parity
 from fourshot.training.students.train import finished_student
 
+UNCALIBRATED = "the student learns the teacher's own"
 TITLES = ("Student", "The same on the shots alone")
 
 
@@ -59,6 +61,7 @@ class Distilled(msgspec.Struct, frozen=True, kw_only=True):
     teacher_evaluation: Evaluation | None
     annotated: int  # texts that were learnt
     synthetic: int
+    unsure: tuple[UnsureText, ...]
     notes: list[str]
 
 
@@ -172,7 +175,9 @@ def _table(made: Distilled, students: Sequence[_Student]) -> list[MethodRow]:
 
 
 def _report(made: Distilled, table: Sequence[MethodRow], students: Sequence[_Student]) -> ReportData:
-    task, (item, result, _) = made.request.task, students[0]
+    task, (item, result, evaluation) = made.request.task, students[0]
+    speed = (evaluation.scores, evaluation.alone_s) if evaluation else (None, None)
+    cost = megabytes(Path(result.path)), *speed, parities(result), remote_teacher_of(made.request.folder)
     settings = {"student": item.job.settings, "teacher": made.request.settings}
     return ReportData(
         title=f"{task.name}: a student",
@@ -181,6 +186,10 @@ def _report(made: Distilled, table: Sequence[MethodRow], students: Sequence[_Stu
         num_test=len(item.test),
         methods=tuple(table),
         headline_method="student" if table else "",
+        answers=evaluation.answers(task.label_names) if evaluation else (),
+        certainty=Certainty(uncalibrated_because=UNCALIBRATED, coverage=evaluation.curve) if evaluation else None,
+        facts=student_facts(result, *cost),
+        unsure=made.unsure,
         losses={
             title: tuple(enumerate(student.result.losses, start=1))
             for title, student in zip(TITLES, students, strict=True)

@@ -58,13 +58,12 @@ class Certainty(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class UnsureText(msgspec.Struct, frozen=True, kw_only=True):
-    """One of the user's texts about which the teacher was least sure."""
+    """One of the user's texts of which a teacher was least sure."""
 
     text: str
     label: str  # the likeliest one
     probability: float
-    second: str = ""  # the next likeliest one
-    agreement: float | None = None  # share of the readers that gave the label
+    second: str  # the next likeliest one
 
 
 class ReportData(msgspec.Struct, frozen=True, kw_only=True):

@@ -64,7 +64,7 @@ def report_data(experiment: Experiment, title: str) -> ReportData:
     main = _main_cell(experiment)
     learnt = experiment.learnt(main) if main else LearntTexts(shots=first.shots)
     pairs = learnt.synthetic
-    trained = experiment.result(main) if main else None
+    trained, measured = (experiment.result(main), experiment.outcome(main).evaluation) if main else (None, None)
     texts_by_use = {
         "shots": [shot.text for shot in first.shots],
         "unlabelled": [candidate.text for candidate in experiment.unlabelled],
@@ -80,7 +80,7 @@ def report_data(experiment: Experiment, title: str) -> ReportData:
         num_test=next((outcome.evaluation.scores.n for outcome in outcomes if outcome.evaluation), 0),
         methods=tuple(rows),
         left_out=left_out(experiment),
-        answers=_answers(experiment, main),
+        answers=measured.answers(experiment.task.label_names) if measured else (),
         long_texts=tuple(filter(None, cut)),
         certainty=certainty_of(experiment, main) if main and trained else None,
         recipe=str(recipe) if main and (recipe := main.folder.recipe()) else "",
@@ -107,15 +107,6 @@ def report_data(experiment: Experiment, title: str) -> ReportData:
         ),
         try_it=f"fourshot predict {experiment.root} {sample_argument(experiment.task)}" if trained else "",
         seed=first.seed,
-    )
-
-
-def _answers(experiment: Experiment, main: MethodCell | None) -> tuple[tuple[str, str], ...]:
-    evaluation, names = experiment.outcome(main).evaluation if main else None, experiment.task.label_names
-    if evaluation is None:
-        return ()
-    return tuple(
-        (names[gold], names[predicted]) for gold, predicted in zip(evaluation.gold, evaluation.predicted, strict=True)
     )
 
 

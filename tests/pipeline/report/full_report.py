@@ -64,8 +64,8 @@ def full_data() -> ReportData:
         answers=(("good", "good"), ("good", "bad"), ("bad", "bad")),
         facts={"parameters": "22,713,216", HOSTILE: HOSTILE},
         unsure=(
-            UnsureText(text=HOSTILE, label="good", probability=0.41, second="bad", agreement=0.5),
-            UnsureText(text="so so", label="bad", probability=0.44),
+            UnsureText(text=HOSTILE, label="good", probability=0.41, second="bad"),
+            UnsureText(text="so so", label="bad", probability=0.44, second="mixed"),
         ),
         recipe="learns probabilities of all labels: of 12 held-out shots, the base in context reads 75% correctly",
         kept=tuple(judged(i, label, "kept", HOSTILE) for i, label in enumerate(("good", "bad", "mixed"))),
