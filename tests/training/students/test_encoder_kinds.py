@@ -181,7 +181,7 @@ def test_texts_are_cut_and_padded_at_their_end_whatever_the_tokenizer_says(tmp_p
 
 
 def test_an_encoder_that_labels_each_token_learns_vectors_of_texts(tmp_path: Path) -> None:
-    config = {**SHAPE, "vocab_size": 200, "num_hidden_layers": 1, "max_position_embeddings": MAX_TOKENS}
+    config: dict[str, Any] = {**SHAPE, "vocab_size": 200, "num_hidden_layers": 1, "max_position_embeddings": MAX_TOKENS}
     config |= {"num_key_value_heads": 2, "pad_token_id": 0, "classifier_pooling": "late"}
     save_encoder(tmp_path / "encoder", "EuroBertForMaskedLM", config, word_pieces(), SPECIAL)
     result = train(tmp_path / "encoder", tmp_path / "students")
