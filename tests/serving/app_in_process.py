@@ -62,40 +62,50 @@ class FakeScorer:
     async def score_all(
         self, prompts: Sequence[Sequence[int]], labels: LabelTokens, lora: None, asker: str
     ) -> list[ScoredText]:
-        return await asyncio.gather(*(self._score(len(ids), asker) for ids in prompts))
+        return await asyncio.gather(*(self._score(len(ids), len(labels.words), asker) for ids in prompts))
 
-    async def _score(self, tokens: int, asker: str) -> ScoredText:
+    async def _score(self, tokens: int, num_labels: int, asker: str) -> ScoredText:
         await self._dispatcher.turn("", tokens, asker=asker)
         try:
             await self.answers.wait()
         finally:
             self._dispatcher.done(tokens)
-        logprobs = tuple(np.log([0.75, 0.25]))
+        rest = num_labels - 1
+        logprobs = tuple(np.log([0.75, *[0.25 / rest] * rest]))
         return ScoredText(
             logprobs=logprobs, prompt_tokens=tokens, cached_tokens=0, completion_tokens=1, queue_s=0, model_s=0
         )
 
 
 class FakeAdapters:
-    """Two tasks that are answered in context: `desk`, and `split`, whose inputs have fields."""
+    """Two tasks that are answered in context, `desk`, and `split`, whose inputs have fields; and those of ``add``."""
 
     def __init__(self, scorer: FakeScorer, dispatcher: Dispatcher) -> None:
         self.num_inside, self.close = 0, dispatcher.close
         model: Any = object.__new__(BaseModel)  # without an engine
         model.tokenizer, model.scorer, model.dispatcher = FakeTokenizer(), scorer, dispatcher
         model.settings = EngineSettings(model="fake", max_model_len=2048)
-        shots = tuple(Example(text=f"a {label.name}", label=label.name) for label in DESK.labels)
-        labels = LabelTokens(words=("lock", "billing"), ids=((1,), (2,)), terminated=False)
+        self._model, self.current = model, dict[str, list[ModelVersion]]()
+        self.add(DESK, [Example(text=f"a {label.name}", label=label.name) for label in DESK.labels])
         split = msgspec.structs.replace(DESK, name="split", fields=("subject", "body"))
-        pairs = InContext(task=split, shots=(Example(text="Subject: a\nBody: b", label="lock"),))
-        self.current: dict[str, list[ModelVersion]] = {}
-        for stored in (InContext(task=DESK, shots=shots), pairs):
-            version = ModelVersion(model, stored, {"icl": labels}, None, None)
-            version._icl_calibration = NONE
-            self.current[stored.task.name] = [version]
+        self.add(split, [Example(text="Subject: a\nBody: b", label="lock")])
+
+    def add(self, task: Task, shots: Sequence[Example]) -> None:
+        """Have it answered in context, too."""
+        ids = tuple((number,) for number in range(1, 1 + len(task.labels)))
+        labels = LabelTokens(words=task.label_words, ids=ids, terminated=False)
+        version = ModelVersion(self._model, InContext(task=task, shots=tuple(shots)), {"icl": labels}, None, None)
+        version._icl_calibration = NONE
+        self.current[task.name] = [version]
 
     def tasks(self) -> list[TaskInfo]:
-        return [TaskInfo(task="desk", labels=[], adapter="", versions=[], pinned=False, methods=["icl"])]
+        return [
+            TaskInfo(
+                task=name, labels=[*version.task.label_names], adapter="", versions=[], pinned=False, methods=["icl"]
+            )
+            for name, (version,) in self.current.items()
+            if name != "split"
+        ]
 
     def refused(self) -> list[Refused]:
         return [Refused(path="broken", reason="why")]
@@ -133,9 +143,10 @@ class InProcess:
             tokens_per_s=tokens_per_s,
         )
         self.scorer = FakeScorer(self.dispatcher)
+        self.adapters = FakeAdapters(self.scorer, self.dispatcher)
         self.service = Service(
             base_name="a/model",
-            adapters=FakeAdapters(self.scorer, self.dispatcher),  # type: ignore[arg-type]
+            adapters=self.adapters,  # type: ignore[arg-type]
             limits=limits,
             metrics=Metrics(CollectorRegistry()),
         )

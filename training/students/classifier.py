@@ -11,7 +11,7 @@ from fourshot.engine.errors import AdapterError
 from fourshot.engine.machine.collector import collector_paused
 from fourshot.engine.machine.gpus import torch_device
 from fourshot.training.students.bert import BertClassifier, FastTokens, bert_supports
-from fourshot.training.students.encoders import BATCH, by_length, encoded
+from fourshot.training.students.encoders import BATCH, by_length, encoded, open_tokenizer
 from fourshot.training.students.windows import reads_windows, windows
 
 if TYPE_CHECKING:
@@ -117,10 +117,3 @@ def open_model(folder: Path) -> Any:
     return AutoModelForSequenceClassification.from_pretrained(
         folder, dtype=torch.float32, trust_remote_code=False
     ).eval()
-
-
-def open_tokenizer(folder: Path) -> Any:
-    """Its tokenizer, as `transformers` opens it."""
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)

@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 NAME = "all-MiniLM-L6-v2"
 BATCH = 64
 HOW_TO_GO_ON = "Leave --student out to use the embedded encoder, name a Hugging Face id, or give a checkpoint folder."
-PADDED = ("roberta", "camembert", "mpnet", "longformer", "xmod")  # places are numbered from behind that of padding
+# Places are numbered from behind that of padding.
+PADDED = ("roberta", "camembert", "mpnet", "longformer", "xmod", "ibert", "data2vec-text", "luke", "esm")
+MIXES_PADDING = ("fnet", "convbert")  # an answer would change with the texts that share a batch
+TOKENIZER_FILES = ("tokenizer.json", "vocab*", "*.model")
 
 
 class ResolvedEncoder(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,7 +63,10 @@ def _check(folder: Path) -> None:
         config = read_config(folder)
         kind = str(config.get("model_type"))
         from transformers import AutoConfig
-        from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
+        from transformers.models.auto.modeling_auto import (
+            MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+            MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+        )
 
         if kind not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES:
             faults.append(f"transformers knows no text classifier of the kind {kind!r}")
@@ -68,8 +74,15 @@ def _check(folder: Path) -> None:
             name.endswith(("ForCausalLM", "LMHeadModel")) for name in config.get("architectures") or ()
         ):
             faults.append(f"it is no encoder: config.json says architectures {config.get('architectures')}")
+        elif (
+            kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+            or AutoConfig.from_pretrained(folder, trust_remote_code=False).is_encoder_decoder
+        ):
+            faults.append(f"a model of the kind {kind!r} is no encoder of texts, such as BERT or RoBERTa")
+        elif kind in MIXES_PADDING:
+            faults.append(f"an encoder of the kind {kind!r} reads the padding of a batch as a part of its texts")
         else:
-            AutoConfig.from_pretrained(folder, trust_remote_code=False)
+            faults += _tokenizer_faults(folder)
     except OSError:
         faults.append("it has no config.json")
     except (ValueError, AttributeError) as error:
@@ -78,6 +91,29 @@ def _check(folder: Path) -> None:
         faults.append(f"it has no weights ({' or '.join(WEIGHTS)})")
     if faults:
         raise ModelNotFoundError(f"{folder} cannot be used as a student: {'; '.join(faults)}. {HOW_TO_GO_ON}")
+
+
+def _tokenizer_faults(folder: Path) -> list[str]:
+    """Why texts cannot be encoded in batches; ``transformers`` makes an empty tokenizer where it finds no files."""
+    if not any(any(folder.glob(pattern)) for pattern in TOKENIZER_FILES):
+        return [f"it has no tokenizer ({' or '.join(TOKENIZER_FILES)})"]
+    try:
+        tokenizer = open_tokenizer(folder)
+    except Exception as error:  # of any type, as the libraries have it
+        return [f"its tokenizer cannot be loaded: {error}"]
+    return [] if tokenizer.pad_token else ["its tokenizer has no padding token (pad_token in tokenizer_config.json)"]
+
+
+def open_tokenizer(folder: str | Path) -> Any:
+    """Its tokenizer, as `transformers` opens it; it cuts and pads at the end of a text, whatever its files say.
+
+    Positions count from the first token, and what serves a student cuts and pads there too.
+    """
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    tokenizer.padding_side = tokenizer.truncation_side = "right"
+    return tokenizer
 
 
 def by_length(
@@ -109,6 +145,8 @@ def open_classifier(folder: str | Path, labels: Sequence[str], seed: int) -> Any
     """A classifier of ``labels`` with the encoder's weights, of the class that transformers has for that encoder.
 
     An encoder that sentence-transformers reads by the mean over its tokens keeps doing so (`_add_mean_layer`).
+    A classifier of other labels, such as RoBERTa for natural language inference, is given a new last layer.
+    Raises InputError where other weights have not the shapes that its configuration says.
     """
     with collector_paused():
         import torch
@@ -123,9 +161,20 @@ def open_classifier(folder: str | Path, labels: Sequence[str], seed: int) -> Any
         trust_remote_code=False,
     )
     config.problem_type = "single_label_classification"
-    model = AutoModelForSequenceClassification.from_pretrained(
-        folder, config=config, dtype=torch.float32, trust_remote_code=False
+    if getattr(config, "classifier_pooling", "") == "late":  # EuroBERT's: labels for each token, no vector of a text
+        config.classifier_pooling = "mean"
+    model, loading = AutoModelForSequenceClassification.from_pretrained(
+        folder,
+        config=config,
+        dtype=torch.float32,
+        trust_remote_code=False,
+        ignore_mismatched_sizes=True,
+        output_loading_info=True,
     )
+    head = last_linear(model)
+    new = {name for name, parameter in model.named_parameters() if any(parameter is own for own in head.parameters())}
+    if wrong := sorted({name for name, *_ in loading["mismatched_keys"]} - new):
+        raise InputError(f"The weights of the encoder {folder} do not fit its config.json: {', '.join(wrong[:3])}.")
     if is_read_by_mean(Path(folder)):
         _add_mean_layer(model)
     return model.eval()
@@ -192,6 +241,10 @@ def last_linear(model: Any) -> Any:
 def check_places(encoder: ResolvedEncoder, max_tokens: int) -> None:
     """Raise InputError where texts of ``max_tokens`` tokens are longer than ``encoder`` reads."""
     config = read_config(encoder.path)
+    if "max_position_embeddings" not in config:  # it has the number that is usual for its kind
+        from transformers import AutoConfig
+
+        config = AutoConfig.from_pretrained(encoder.path, trust_remote_code=False).to_dict()
     places = config.get("max_position_embeddings")
     if any(kind in str(config.get("model_type")) for kind in PADDED) and isinstance(places, int):
         places -= int(config.get("pad_token_id", 1)) + 1

@@ -12,7 +12,7 @@ from fourshot.engine.errors import FourshotError, InputError
 from fourshot.engine.machine.collector import collector_paused
 from fourshot.engine.machine.files import write_json
 from fourshot.engine.machine.gpus import torch_device
-from fourshot.training.students.encoders import by_length, encoded, last_linear, open_classifier
+from fourshot.training.students.encoders import by_length, encoded, last_linear, open_classifier, open_tokenizer
 from fourshot.training.students.examples import StudentJob, StudentResult, TaughtExample
 from fourshot.training.students.settings import StudentSettings
 from fourshot.training.students.store import RESULT_FILE, OnStep, finished_in, save_checkpoint
@@ -41,7 +41,6 @@ def train_student(job: StudentJob, store: Path, on_step: OnStep = lambda *_: Non
     """
     with collector_paused():
         import torch
-        from transformers import AutoTokenizer
         from transformers.utils import logging
 
     logging.disable_progress_bar()
@@ -59,7 +58,7 @@ def train_student(job: StudentJob, store: Path, on_step: OnStep = lambda *_: Non
     learnt, held_out = hold_out(sure, settings.held_out, job.seed)
     began_s = time.perf_counter()
     torch.manual_seed(job.seed)
-    tokenizer = AutoTokenizer.from_pretrained(job.encoder, trust_remote_code=False)
+    tokenizer = open_tokenizer(job.encoder)
     tokenizer.model_max_length = settings.max_tokens  # what other tools cut at
     model = open_classifier(job.encoder, job.labels, job.seed).to(torch_device())
     training = _Training(model, tokenizer, learnt, held_out, settings, job.seed)

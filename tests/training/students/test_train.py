@@ -12,8 +12,15 @@ from fourshot.engine.calibration import combine_parts
 from fourshot.engine.encoder import Encoder
 from fourshot.engine.errors import AdapterError, InputError, ModelNotFoundError
 from fourshot.training.students.bert import bert_supports
-from fourshot.training.students.classifier import StudentClassifier, open_model, open_tokenizer
-from fourshot.training.students.encoders import ResolvedEncoder, by_length, check_places, encoded, resolve_encoder
+from fourshot.training.students.classifier import StudentClassifier, open_model
+from fourshot.training.students.encoders import (
+    ResolvedEncoder,
+    by_length,
+    check_places,
+    encoded,
+    open_tokenizer,
+    resolve_encoder,
+)
 from fourshot.training.students.examples import StudentJob, StudentResult, TaughtExample
 from fourshot.training.students.serving_model import ServingModel
 from fourshot.training.students.settings import StudentSettings
