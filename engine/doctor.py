@@ -37,7 +37,7 @@ class DoctorFinding(msgspec.Struct, frozen=True):
 
     name: str
     state: State
-    found: str
+    observation: str
     remedy: str = ""
 
 

@@ -76,8 +76,8 @@ def opened(kind: "type[LLMEngine]", arguments: "EngineArgs") -> "LLMEngine":
 
 def _reason(error: Exception) -> str:
     """What vLLM says in one sentence: without the values that were checked, which are pages."""
-    found = error.errors() if hasattr(error, "errors") else []  # of pydantic
-    words = " ".join(str(found[0]["msg"] if found else error).split()) or type(error).__name__
+    faults = error.errors() if hasattr(error, "errors") else []  # of pydantic
+    words = " ".join(str(faults[0]["msg"] if faults else error).split()) or type(error).__name__
     return words if words.endswith(".") else f"{words}."
 
 
