@@ -37,7 +37,7 @@ class DoctorFinding(msgspec.Struct, frozen=True):
 
     name: str
     state: State
-    observation: str
+    found: str
     remedy: str = ""
 
 

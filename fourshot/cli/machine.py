@@ -49,7 +49,7 @@ def doctor(options: Options, terminal: Terminal) -> int:
     for finding in examine(options.model, options.deep):
         count, failed = count + 1, failed + (finding.state == "fail")
         terminal.result("finding", finding)
-        terminal.say(f"{finding.state:<5} {finding.name:<18} {finding.observation} {finding.remedy}".rstrip())
+        terminal.say(f"{finding.state:<5} {finding.name:<18} {finding.found} {finding.remedy}".rstrip())
     terminal.result("result", {"findings": count, "failed": failed})
     return 1 if failed else 0
 

@@ -20,7 +20,7 @@ def review(options: Options, terminal: Terminal) -> None:
         opened = open_review(folder, options.most)
     terminal.result("result", opened)
     if not opened.is_new:
-        terminal.say(f"{opened.path} is there already. {in_words(REVIEW, opened.decided)}.")
+        terminal.say(f"{opened.path} is there already. {in_words(REVIEW, opened.said)}.")
         terminal.say(f"To have it written anew, move it away first. To learn from it, repeat {folder.command}")
         return
     left_out = ", ".join(f"{number} {reason.replace('_', ' ')}" for reason, number in opened.left_out.items())

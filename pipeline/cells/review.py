@@ -103,7 +103,7 @@ class ReviewSession(msgspec.Struct, frozen=True, kw_only=True):
     rows: int
     left_out: dict[str, int] = {}  # texts that are not in the table, by reason
     is_new: bool = False
-    decided: Decisions = Decisions()
+    said: Decisions = Decisions()
 
 
 def open_review(folder: RunFolder, most: int = 0) -> ReviewSession:
@@ -122,7 +122,7 @@ def open_review(folder: RunFolder, most: int = 0) -> ReviewSession:
         rows=len(written_rows(folder, REVIEW)),
         left_out=left_out,
         is_new=is_new,
-        decided=decisions(folder, REVIEW, folder.manifest().task),
+        said=decisions(folder, REVIEW, folder.manifest().task),
     )
 
 

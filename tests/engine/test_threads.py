@@ -21,5 +21,5 @@ def test_what_is_no_number_of_threads_does_not_count(setting: str, monkeypatch: 
     usual = available_cores()
     monkeypatch.setenv("OMP_NUM_THREADS", setting)
     assert available_cores() == usual
-    assert "(OMP_NUM_THREADS)" not in doctor._in_process().observation
+    assert "(OMP_NUM_THREADS)" not in doctor._in_process().found
     assert doctor._in_process().state == ("note" if setting else "ok")

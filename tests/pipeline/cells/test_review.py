@@ -171,7 +171,7 @@ def test_a_class_of_which_a_review_leaves_nothing_is_named(
 ) -> None:
     open_review(folder)
     edit(folder, lambda rows: [{**row, "label": "warm"} if row["keep"] == "yes" else row for row in rows])
-    assert open_review(folder).decided.gone == ("cold",)
+    assert open_review(folder).said.gone == ("cold",)
     assert cli.main(["review", str(folder.path)]) == 0
     assert "; no row is left of 'cold', so nothing in the table teaches it." in capfd.readouterr().out
 
