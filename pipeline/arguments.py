@@ -123,14 +123,14 @@ def setting_names() -> list[str]:
 
 def fitting(what: str, value: Any, hint: Any) -> Any:
     """``value`` as the annotation ``hint`` has it. Raises InputError, which calls it ``what``, where it is no such."""
-    found = _fitted(value, hint)
-    if Path in get_args(hint) and isinstance(found, str) and not found.strip():  # it would be the current folder
+    fitted = _fitted(value, hint)
+    if Path in get_args(hint) and isinstance(fitted, str) and not fitted.strip():  # it would be the current folder
         raise InputError(f"{what} is blank. Give {allowed(hint)} that names something.")
-    if found is _NOTHING:
+    if fitted is _NOTHING:
         put = " Put it in a list." if isinstance(value, str) and _fitted([value], hint) is not _NOTHING else ""
         shown = " ".join(f"{value!r:.{MOST_CHARS}}".split())
         raise InputError(f"{what} is {shown}, of the type {type(value).__name__}. Give {allowed(hint)}.{put}")
-    return found
+    return fitted
 
 
 _NOTHING = object()  # stands for what does not fit; None may
@@ -141,7 +141,7 @@ def _fitted(value: Any, hint: Any) -> Any:
     if hint in (Any, object) or isinstance(hint, TypeVar):
         return value
     if origin in (Union, types.UnionType):
-        return next((found for kind in get_args(hint) if (found := _fitted(value, kind)) is not _NOTHING), _NOTHING)
+        return next((fitted for kind in get_args(hint) if (fitted := _fitted(value, kind)) is not _NOTHING), _NOTHING)
     if origin is Literal:
         return str(value) if isinstance(value, str) and value in get_args(hint) else _NOTHING
     if origin is collections.abc.Callable:

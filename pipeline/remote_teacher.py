@@ -37,12 +37,12 @@ P = TypeVar("P")
 def accounted(ask: Callable[[P], Iterator[T]], account: Account, folder: Path) -> Callable[[P], Iterator[T]]:
     """``ask``, but whenever answers come, what was asked so far is first written down in ``folder``."""
 
-    def asked(parts: P) -> Iterator[T]:
+    def ask_accounted(parts: P) -> Iterator[T]:
         for answers in ask(parts):
             keep_account(account, folder)
             yield answers
 
-    return asked
+    return ask_accounted
 
 
 def keep_account(account: Account, folder: Path) -> None:

@@ -165,10 +165,10 @@ def summarise(settings: AdaptersSettings, pieces: Mapping[str, Any]) -> dict[str
 def targets(settings: AdaptersSettings, groups: Mapping[tuple[str, int, float], list[CellMeasurement]]) -> list[Target]:
     """Many adapters by Zipf's law beside one, and how much of the adapters' prompts the cache serves."""
     goals = []
-    one = groups.get((KINDS[0], 1, settings.zipf[0]))
+    alone = groups.get((KINDS[0], 1, settings.zipf[0]))
     for zipf in filter(None, settings.zipf):
-        if one and (many := groups.get((KINDS[0], MANY_ADAPTERS, zipf))):
-            rates = [[measured.rate for measured in repeats] for repeats in (many, one)]
+        if alone and (many := groups.get((KINDS[0], MANY_ADAPTERS, zipf))):
+            rates = [[measured.rate for measured in repeats] for repeats in (many, alone)]
             name = f"{MANY_ADAPTERS:,} adapters, Zipf {zipf:g}: share of the throughput of one"
             goals.append(at_least(name, "", ratio(*rates).mean, MANY_GOAL))
     hit_rates = [

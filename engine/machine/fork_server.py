@@ -95,22 +95,22 @@ class ForkServer:
         *streams, number = descriptors
         server = os.getpid()
         try:
-            told = socket.socket(fileno=os.dup(number))
+            starter = socket.socket(fileno=os.dup(number))
             child = os.fork()
         except OSError:
             return
         if not child:
-            told.close()
+            starter.close()
             os.close(number)
             self._become(request, streams, server)
-        self._children[child] = told
+        self._children[child] = starter
         try:
             descriptor = os.pidfd_open(child)  # nobody has waited for it yet, so it is this one for sure
         except OSError:
             os.kill(child, signal.SIGKILL)
             return
         with contextlib.suppress(OSError):
-            socket.send_fds(told, [BORN.pack(child)], [descriptor])
+            socket.send_fds(starter, [BORN.pack(child)], [descriptor])
         os.close(descriptor)
 
     def _tell_ends(self) -> None:
@@ -118,11 +118,11 @@ class ForkServer:
             child, status = os.waitpid(-1, os.WNOHANG)
             if not child:
                 return
-            if (told := self._children.pop(child, None)) is None:
+            if (starter := self._children.pop(child, None)) is None:
                 continue  # a process that an import has left
             with contextlib.suppress(OSError):
-                told.send(ENDED.pack(os.waitstatus_to_exitcode(status)))
-            told.close()
+                starter.send(ENDED.pack(os.waitstatus_to_exitcode(status)))
+            starter.close()
 
     def _become(self, request: ForkRequest, streams: list[int], server: int) -> NoReturn:
         """Run the module of ``request`` as a process of its own."""

@@ -33,11 +33,11 @@ SERVER_PATIENCE_S = 2.0  # to end, when this process does
 class ForkedProcess:
     """A copy, as far as `subprocess.Popen` is needed of it."""
 
-    def __init__(self, pid: int, descriptor: int, told: socket.socket, stdin: IO[bytes], stdout: IO[bytes]) -> None:
-        """``descriptor``: of the process, so that no other with its number is ever meant. ``told``: its end."""
+    def __init__(self, pid: int, descriptor: int, server: socket.socket, stdin: IO[bytes], stdout: IO[bytes]) -> None:
+        """``descriptor``: of the process, so that no other with its number is ever meant. ``server``: its end."""
         self.pid, self.stdin, self.stdout = pid, stdin, stdout
         self.returncode: int | None = None
-        self._descriptor, self._told, self._lock = descriptor, told, threading.Lock()
+        self._descriptor, self._server, self._lock = descriptor, server, threading.Lock()
 
     def wait(self, timeout: float | None = None) -> int:
         """Its exit code. Raises subprocess.TimeoutExpired where it runs for longer than ``timeout`` seconds."""
@@ -53,10 +53,10 @@ class ForkedProcess:
 
     def _has_ended(self) -> bool:
         if self.returncode is None and _ends_within(self._descriptor, 0):
-            code = self._told.recv(ENDED.size)
+            code = self._server.recv(ENDED.size)
             # Without its server, which was killed, it is killed as well.
             self.returncode = ENDED.unpack(code)[0] if len(code) == ENDED.size else -signal.SIGKILL
-            self._told.close()
+            self._server.close()
         return self.returncode is not None
 
     def terminate(self) -> None:
@@ -127,7 +127,7 @@ class _Server:
             content = msgspec.json.encode(request)
         except (OSError, UnicodeEncodeError):  # the folder is gone, or its name is no text
             return None
-        told, tell = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        of_server, tell = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         (input_end, stdin), (stdout, output_end) = os.pipe(), os.pipe()
         streams = os.fdopen(stdin, "wb"), os.fdopen(stdout, "rb")
         try:
@@ -139,15 +139,15 @@ class _Server:
             os.close(input_end)
             os.close(output_end)
         try:
-            born, descriptors, _, _ = socket.recv_fds(told, BORN.size, 1, socket.MSG_CMSG_CLOEXEC)
+            born, descriptors, _, _ = socket.recv_fds(of_server, BORN.size, 1, socket.MSG_CMSG_CLOEXEC)
         except OSError:
             born, descriptors = b"", []
         if not descriptors:
-            told.close()
+            of_server.close()
             for stream in streams:
                 stream.close()
             return None
-        copy = ForkedProcess(BORN.unpack(born)[0], descriptors[0], told, *streams)
+        copy = ForkedProcess(BORN.unpack(born)[0], descriptors[0], of_server, *streams)
         with self._lock:
             self._copies.add(copy)
         return copy

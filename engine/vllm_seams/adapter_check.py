@@ -14,6 +14,7 @@ from fourshot.engine.vllm_seams.contract import Seam
 LARGEST_RANK = 512  # the largest that vLLM has kernels for
 SEAM = Seam(
     name="the check of an adapter's configuration",
+    written_for=("0.26", "0.32"),
     relies_on=(
         "vllm.lora.peft_helper:PEFTHelper.from_local_dir",
         "vllm.lora.peft_helper:PEFTHelper.validate_legal(self, lora_config)",

@@ -1,8 +1,8 @@
 """vLLM's OpenAI server, started from Python on a socket of ours and with HTTP settings of ours.
 
-Relies on: ``run_server_worker``, which ``vllm serve`` runs, and on the parser of its command line; both moved
-between 0.26 and 0.32.
-Nothing is replaced. Without it there is no server.
+Relies on: ``run_server_worker``, which ``vllm serve`` runs, on the parser of its command line, and on the models of the
+OpenAI routes in the state of the application; all moved between 0.26 and 0.32. Nothing is replaced.
+Without it there is no server.
 """
 
 import socket
@@ -16,13 +16,16 @@ from fourshot.engine.vllm_seams.contract import Seam, vllm_version
 _MOVED = not vllm_version().startswith("0.26.")
 _ARGUMENTS = "vllm.entrypoints.launchers.cli_args" if _MOVED else "vllm.entrypoints.openai.cli_args"
 _WORKER = "vllm.entrypoints.launchers.api_server.entry" if _MOVED else "vllm.entrypoints.openai.api_server"
+_STATE = "vllm.entrypoints.launchers.api_server.app_state" if _MOVED else "vllm.entrypoints.openai.api_server"
 SEAM = Seam(
     name="vLLM's server",
+    written_for=("0.26", "0.32"),
     relies_on=(
         f"{_WORKER}:run_server_worker(listen_address, sock, args, client_config, uvicorn_kwargs)",
         "vllm.utils.argparse_utils:FlexibleArgumentParser",
         f"{_ARGUMENTS}:make_arg_parser(parser)",
         f"{_ARGUMENTS}:validate_parsed_serve_args(args)",
+        f"{_STATE}:init_app_state sets openai_serving_models",
     ),
     without="Nothing can be served.",
 )
@@ -39,6 +42,11 @@ async def run(arguments: list[str], address: str, listening: socket.socket, **uv
     parsed = command_line.make_arg_parser(FlexibleArgumentParser()).parse_args(arguments)
     command_line.validate_parsed_serve_args(parsed)
     await worker.run_server_worker(address, listening, parsed, **uvicorn)
+
+
+def models_of(state: Any) -> Any:
+    """The server's ``OpenAIServingModels``, of the ``state`` that vLLM gives to an endpoint plugin."""
+    return state.openai_serving_models
 
 
 def on_cpu() -> bool:

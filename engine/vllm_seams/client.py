@@ -1,8 +1,9 @@
-"""The engine's client inside vLLM's server (``AsyncLLM``): who is in flight, what is a model, when a request began.
+"""The engine's client inside vLLM's server (``AsyncLLM``): its limits, who is in flight, what is a model, and when.
 
 Replaces: ``generate`` of the one client, by itself with a count around it. Relies on: ``pin_lora`` and ``remove_lora``
-of the client, ``lora_requests`` of the OpenAI routes (what is in it is a model there), ``scheduled_ts`` of a request's
-statistics. Without it adapters could not be taken away while others are in use, so a server is not started.
+of the client and the configuration it was started with, ``lora_requests`` of the OpenAI routes (what is in it is a
+model there), ``scheduled_ts`` of a request's statistics. Without it adapters could not be taken away while others are
+in use, so a server is not started.
 
 Importing this module loads no vllm.
 """
@@ -11,11 +12,14 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any
 
+import msgspec
+
 from fourshot.engine.vllm_seams.contract import Seam
 
 _CLIENT = "vllm.v1.engine.async_llm:AsyncLLM"
 SEAM = Seam(
     name="adapters in vLLM's server",
+    written_for=("0.26", "0.32"),
     relies_on=(
         f"{_CLIENT}.generate",
         f"{_CLIENT}.add_lora(self, lora_request)",
@@ -23,11 +27,40 @@ SEAM = Seam(
         f"{_CLIENT}.pin_lora(self, lora_id)",
         f"{_CLIENT}.collective_rpc(self, method, timeout, args, kwargs)",
         f"{_CLIENT}.errored",
-        "vllm.entrypoints.openai.models.serving:OpenAIServingModels",
+        f"{_CLIENT}.__init__ sets vllm_config",
+        f"{_CLIENT}.__init__ sets model_config",
+        "vllm.config:VllmConfig.lora_config",
+        "vllm.config:VllmConfig.scheduler_config",
+        "vllm.config:LoRAConfig.max_loras",
+        "vllm.config:LoRAConfig.max_lora_rank",
+        "vllm.config:SchedulerConfig.max_num_batched_tokens",
+        "vllm.config:ModelConfig.max_model_len",
+        "vllm.entrypoints.openai.models.serving:OpenAIServingModels.__init__ sets lora_requests",
+        "vllm.lora.request:LoRARequest.lora_name",
         "vllm.v1.metrics.stats:RequestStateStats.scheduled_ts",
     ),
     without="Adapters cannot be served.",
 )
+
+
+class EngineLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """What the engine takes at most, as it was started."""
+
+    num_loras: int  # adapters of a step
+    lora_rank: int
+    step_tokens: int  # of all requests
+    prompt_tokens: int  # with what is generated
+
+
+def limits_of(client: Any) -> EngineLimits:
+    """Of the engine behind ``client``, which serves adapters."""
+    config = client.vllm_config
+    return EngineLimits(
+        num_loras=config.lora_config.max_loras,
+        lora_rank=config.lora_config.max_lora_rank,
+        step_tokens=config.scheduler_config.max_num_batched_tokens,
+        prompt_tokens=client.model_config.max_model_len,
+    )
 
 
 class InFlight:

@@ -1,23 +1,24 @@
 """What a seam relies on of vLLM's insides, and what happens under a vLLM that is another one.
 
 Each module beside this one is a seam: one place where we replace or use something that vLLM does not promise to keep.
-Its docstring says what, and its `Seam` names every function it relies on, with its parameters. A seam is asked before
-it is used. Where all of it is there, it is applied; under a version that it was not tried on, one line in the log says
-so. Where something is missing or has other parameters, the seam is left out, and one line says what is lost.
+Its docstring says what, and its `Seam` names the releases it was written for and everything it relies on, functions
+with their parameters. A seam is asked before it is used. Where all of it is there, it is applied; under a version that
+it was not written for, one line in the log says so. Where something is missing or has other parameters, the seam is
+left out, and one line says what is lost.
 
 Importing this module loads neither vllm nor torch.
 """
 
+import dis
 import inspect
 import logging
 from functools import cache
 from importlib import import_module
+from typing import Any
 
 import msgspec
 
 from fourshot.engine.errors import FourshotError
-
-WRITTEN_FOR = ("0.26", "0.32")  # releases whose sources were read and whose contracts were tried
 
 logger = logging.getLogger("fourshot.engine")
 
@@ -26,7 +27,9 @@ class Seam(msgspec.Struct, frozen=True, kw_only=True):
     """One place where we touch vLLM's insides."""
 
     name: str  # as a message calls it
-    # "module:Class.function(parameters, as, they, are, called)", or without the parentheses where it only has to exist.
+    written_for: tuple[str, ...]  # releases whose sources were read, and keep the contract
+    # "module:Class.function(parameters, as, they, are, called)", or without the parentheses where it only has to exist;
+    # "module:Class.function sets name" for an attribute that objects have and their class has not.
     relies_on: tuple[str, ...]
     without: str  # a sentence: what is lost where the seam is left out
 
@@ -39,7 +42,8 @@ class Seam(msgspec.Struct, frozen=True, kw_only=True):
         if not self.holds():
             raise FourshotError(
                 f"vLLM {vllm_version()} is not one that this version of fourshot can use ({self.name}: "
-                f"{'; '.join(faults(self))}). {self.without} Install vLLM {' or '.join(WRITTEN_FOR)} (docs/install.md)."
+                f"{'; '.join(faults(self))}). {self.without} Install vLLM {' or '.join(self.written_for)} "
+                "(docs/install.md)."
             )
 
 
@@ -48,12 +52,12 @@ def _holds(seam: Seam) -> bool:
     missing = faults(seam)
     if missing:
         logger.warning("vLLM %s: %s is left out: %s. %s", vllm_version(), seam.name, "; ".join(missing), seam.without)
-    elif not vllm_version().startswith(tuple(f"{release}." for release in WRITTEN_FOR)):
+    elif not vllm_version().startswith(tuple(f"{release}." for release in seam.written_for)):
         logger.warning(
             "vLLM %s: %s was tried on %s only; all it relies on is there, so it is applied",
             vllm_version(),
             seam.name,
-            " and ".join(WRITTEN_FOR),
+            " and ".join(seam.written_for),
         )
     return not missing
 
@@ -64,18 +68,27 @@ def faults(seam: Seam) -> list[str]:
 
 
 def _fault(reference: str) -> str:
-    place, parenthesis, parameters = reference.removesuffix(")").partition("(")
+    function, _, attribute = reference.partition(" sets ")
+    place, parenthesis, parameters = function.removesuffix(")").partition("(")
     module, _, path = place.partition(":")
     try:
-        target = import_module(module)
+        target: Any = import_module(module)
         for name in filter(None, path.split(".")):
             target = getattr(target, name)
     except (ImportError, AttributeError):
         return f"{place} is not there"
+    if attribute:
+        return "" if attribute in _attributes_set(target) else f"{place} sets no {attribute}"
     if not parenthesis:
         return ""
-    has = ", ".join(inspect.signature(target).parameters)  # type: ignore[arg-type]
+    has = ", ".join(inspect.signature(target).parameters)
     return "" if has == parameters else f"{place} takes ({has}) where ({parameters}) is relied on"
+
+
+def _attributes_set(function: Any) -> set[str]:
+    """Names of the attributes that a function of Python assigns, of whatever object."""
+    instructions = dis.get_instructions(inspect.unwrap(function))
+    return {instruction.argval for instruction in instructions if instruction.opname == "STORE_ATTR"}
 
 
 def vllm_version() -> str:

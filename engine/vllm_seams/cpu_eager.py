@@ -22,9 +22,12 @@ LANES = 16  # the kernel's vectors hold so many numbers at most: a width that th
 _NORM = "vllm.model_executor.layers.layernorm:RMSNorm"
 SEAM = Seam(
     name="normalisation and ranks that are not compiled",
+    written_for=("0.32",),
     relies_on=(
         f"{_NORM}.forward_cpu",
         f"{_NORM}.forward_native(self, x, residual)",
+        f"{_NORM}.__init__ sets variance_epsilon",
+        f"{_NORM}.__init__ sets variance_size_override",
         "vllm.v1.sample.sampler:batched_count_greater_than",
     ),
     without="Engines on the CPU start two seconds later, and what is not compiled takes 4 to 12 % longer.",

@@ -27,13 +27,21 @@ Generators = dict[int, torch.Generator]
 
 
 _SAMPLER = "vllm.v1.sample.sampler:Sampler"
+_DRAW = "vllm.v1.sample.ops.topk_topp_sampler:TopKTopPSampler"
+_METADATA = "vllm.v1.sample.metadata:SamplingMetadata"
 SEAM = Seam(
     name="our sampling on the CPU",
+    written_for=("0.26", "0.32"),
     relies_on=(
         f"{_SAMPLER}.forward(self, logits, sampling_metadata, predict_bonus_token, logprobs_mode_override)",
         f"{_SAMPLER}.gather_logprobs(logprobs, num_logprobs, token_ids)",
         f"{_SAMPLER}.gather_specific_token_logprobs(self, logprobs, logprob_token_ids, sampled)",
-        "vllm.v1.sample.ops.topk_topp_sampler:TopKTopPSampler.forward_cpu(self, logits, generators, k, p)",
+        f"{_SAMPLER}.__init__ sets logprobs_mode",
+        f"{_METADATA}.__init__ sets max_num_logprobs",
+        f"{_METADATA}.__init__ sets logprob_token_ids",
+        f"{_DRAW}.forward_cpu(self, logits, generators, k, p)",
+        f"{_DRAW}.__init__ sets logprobs_mode",
+        f"{_DRAW}.__init__ sets use_fp64_gumbel",
     ),
     without="Sampling is slower, and a seed draws other texts than with this seam.",
 )

@@ -25,13 +25,18 @@ if TYPE_CHECKING:
 
 SEAM = Seam(
     name="giving back what an engine took",
+    written_for=("0.26", "0.32"),
     relies_on=(
         "vllm.distributed.parallel_state:cleanup_dist_env_and_memory(shutdown_ray)",
+        "vllm.v1.engine.llm_engine:LLMEngine.__init__ sets engine_core",
         "vllm.v1.engine.core_client:EngineCoreClient.shutdown",
         "vllm.v1.engine.core:cleanup_dist_env_and_memory",
+        "vllm.v1.engine.llm_engine:LLMEngine.from_engine_args(engine_args, usage_context, stat_loggers, "
+        "enable_multiprocessing)",
         "vllm.usage.usage_lib:UsageContext",
     ),
-    without="Memory of an engine that was closed may stay taken until the process ends.",
+    without="Memory of an engine that was closed may stay taken until the process ends, and a large GPU takes fewer "
+    "requests a step.",
 )
 RENDEZVOUS = "VLLM_DIST_IDENT"
 _set_num_threads: dict[str, Any] = {}  # torch's own function, while a vLLM engine has it replaced
@@ -51,10 +56,13 @@ def opened(kind: "type[LLMEngine]", arguments: "EngineArgs") -> "LLMEngine":
 
     Raises InputError where vLLM has no model for the base, or takes none of its architecture started like this.
     """
-    from vllm.usage.usage_lib import UsageContext
+    options = {}
+    if SEAM.holds():
+        from vllm.usage.usage_lib import UsageContext
 
+        options["usage_context"] = UsageContext.LLM_CLASS
     try:
-        engine = kind.from_engine_args(arguments, usage_context=UsageContext.LLM_CLASS)
+        engine = kind.from_engine_args(arguments, **options)
     except (ValueError, AssertionError, NotImplementedError) as error:
         raise InputError(
             f"vLLM {vllm_version()} does not open the base model {arguments.model}: {_reason(error)} Take another one; "
@@ -68,8 +76,8 @@ def opened(kind: "type[LLMEngine]", arguments: "EngineArgs") -> "LLMEngine":
 
 def _reason(error: Exception) -> str:
     """What vLLM says in one sentence: without the values that were checked, which are pages."""
-    found = error.errors() if hasattr(error, "errors") else []  # of pydantic
-    words = " ".join(str(found[0]["msg"] if found else error).split()) or type(error).__name__
+    faults = error.errors() if hasattr(error, "errors") else []  # of pydantic
+    words = " ".join(str(faults[0]["msg"] if faults else error).split()) or type(error).__name__
     return words if words.endswith(".") else f"{words}."
 
 
@@ -114,8 +122,9 @@ def stop(engines: "list[LLMEngine]") -> None:
     llm = engines.pop()
     _open_engines[0] -= 1
     has_others = _open_engines[0] > 0
-    with _kept_for_others() if has_others else nullcontext():
-        llm.engine_core.shutdown()
+    if SEAM.holds():
+        with _kept_for_others() if has_others else nullcontext():
+            llm.engine_core.shutdown()
     del llm
     if not has_others:
         # vLLM forbids it for the rest of the process; a trainer that follows here needs it.

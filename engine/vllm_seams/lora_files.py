@@ -29,6 +29,7 @@ MOST_KINDS = 32  # kept; a header of a large model has some hundred kilobytes
 _METADATA = "__metadata__"
 SEAM = Seam(
     name="reading an adapter's file at once",
+    written_for=("0.32",),
     relies_on=(
         "vllm.lora.lora_model:LoRAModel.from_local_checkpoint(lora_dir, expected_lora_modules, peft_helper, "
         "lora_model_id, device, dtype, model_vocab_size, weights_mapper, skip_prefixes, moe_ep_spec)",

@@ -22,12 +22,13 @@ _PUNICA = "vllm.lora.punica_wrapper.punica_cpu:PunicaWrapperCPU"
 _STACKED = "x, lora_a_stacked, lora_b_stacked, scale"
 SEAM = Seam(
     name="our LoRA arithmetic on the CPU",
+    written_for=("0.26", "0.32"),
     relies_on=(
         "vllm.platforms.cpu:CpuPlatform.get_punica_wrapper()",
         "vllm.lora.ops.torch_ops:bgmv_expand(inputs, lora_b_weights, output_tensor, lora_indices_tensor, add_inputs)",
         f"{_PUNICA}.add_lora_linear(self, y, {_STACKED}, output_slices, buffer, kwargs)",
         f"{_PUNICA}.add_lora_logits(self, y, {_STACKED}, buffer, kwargs)",
-        f"{_PUNICA}.update_metadata",
+        f"{_PUNICA}.update_metadata(self, mapping, lora_index_to_id, max_loras, vocab_size, kwargs)",
         f"{_PUNICA}.token_lora_indices",
         f"{_PUNICA}.sampler_indices",
     ),

@@ -18,10 +18,14 @@ WORKER_METHOD = "fourshot_adapter_loads"  # of vLLM's workers, for ``collective_
 KINDS = ("cold", "memory", "slot")
 SEAM = Seam(
     name="the count of adapter loads",
+    written_for=("0.26", "0.32"),
     relies_on=(
         "vllm.lora.worker_manager:LRUCacheWorkerLoRAManager.add_adapter(self, lora_request)",
         "vllm.lora.worker_manager:LRUCacheWorkerLoRAManager.list_adapters(self)",
+        "vllm.lora.worker_manager:LRUCacheWorkerLoRAManager.create_lora_manager sets _adapter_manager",
         "vllm.lora.model_manager:LoRAModelManager.activate_adapter(self, lora_id)",
+        "vllm.lora.model_manager:LoRAModelManager.__init__ sets lora_index_to_id",
+        "vllm.lora.request:LoRARequest.lora_int_id",
         "vllm.v1.worker.worker_base:WorkerBase",
     ),
     without="The metrics of adapter loads stay at zero.",

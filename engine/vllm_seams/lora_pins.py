@@ -13,12 +13,21 @@ from typing import Any
 
 from fourshot.engine.vllm_seams.contract import Seam
 
+_WORKER = "vllm.lora.worker_manager:LRUCacheWorkerLoRAManager"
+_MANAGER = "vllm.lora.model_manager:LRUCacheLoRAModelManager"
 SEAM = Seam(
     name="the loan of pinned slots",
+    written_for=("0.26", "0.32"),
     relies_on=(
-        "vllm.lora.worker_manager:LRUCacheWorkerLoRAManager._apply_adapters(self, lora_requests)",
-        "vllm.lora.model_manager:LRUCacheLoRAModelManager._pin_lora_in_gpu_cache(self, lora_id)",
+        f"{_WORKER}._apply_adapters(self, lora_requests)",
+        f"{_WORKER}.create_lora_manager sets _adapter_manager",
+        f"{_MANAGER}.__init__ sets _active_adapters",
+        f"{_MANAGER}._pin_lora_in_gpu_cache(self, lora_id)",
+        f"{_MANAGER}.list_adapters(self)",
+        f"{_MANAGER}.lora_slots",
         "vllm.lora.model_manager:AdapterLRUCache.pin(self, key)",
+        "vllm.utils.cache:LRUCache.__init__ sets pinned_items",
+        "vllm.lora.request:LoRARequest.lora_int_id",
     ),
     without="With --hot, a step of as many other adapters as there are slots ends the engine.",
 )

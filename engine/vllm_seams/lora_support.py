@@ -25,6 +25,7 @@ KNOWN = (
 PARTS = ("text_config", "vision_config", "audio_config")  # in config.json, of what reads more than texts
 SEAM = Seam(
     name="what vLLM serves adapters on",
+    written_for=("0.26", "0.32"),
     relies_on=(
         "vllm.model_executor.models.registry:ModelRegistry.models",
         "vllm.model_executor.models.registry:_LazyRegisteredModel.load_model_cls(self)",

@@ -41,9 +41,9 @@ def check_cells(
             table = pyarrow.table({column: arrow_array(cells, types.get(column))})
             pyarrow.parquet.ParquetWriter(pyarrow.BufferOutputStream(), table.schema).close()
         except (pyarrow.ArrowException, OverflowError) as failure:
-            found = shorten(sorted({type(cell).__name__ for cell in cells if cell is not None}))
+            kinds = shorten(sorted({type(cell).__name__ for cell in cells if cell is not None}))
             raise InputError(
-                f"{out}: Parquet cannot hold the column {column!r} ({found}): {str(failure).splitlines()[0]}. Nothing "
+                f"{out}: Parquet cannot hold the column {column!r} ({kinds}): {str(failure).splitlines()[0]}. Nothing "
                 f"was written. Give --out {out.with_suffix('.jsonl')} or a .csv, or give the column one type."
             ) from None
 

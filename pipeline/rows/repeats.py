@@ -37,12 +37,12 @@ def unseen(
 
 def torn(answers: Iterable[tuple[str, Hashable]]) -> dict[str, str]:
     """Of (text, what a person says of it), the texts with several answers, by what equal ones have in common."""
-    texts, said = dict[str, str](), defaultdict[str, set[Hashable]](set)
+    texts, answers_by_text = dict[str, str](), defaultdict[str, set[Hashable]](set)
     for text, answer in answers:
         key = normalised_text(text)
         texts.setdefault(key, text)
-        said[key].add(answer)
-    return {key: text for key, text in texts.items() if len(said[key]) > 1}
+        answers_by_text[key].add(answer)
+    return {key: text for key, text in texts.items() if len(answers_by_text[key]) > 1}
 
 
 def told(torn_texts: dict[str, str], noun: str, fate: str) -> list[str]:

@@ -170,8 +170,8 @@ def input_columns_of(path: Path, columns: Sequence[str], text_column: str | None
     if not text_column and usual not in columns and len(columns) == 1:
         check_only_name(path, columns[0])
         return (columns[0],)
-    if not text_column and usual == "text" and (found := _plain_column(columns)):
-        return (found,)
+    if not text_column and usual == "text" and (plain := _plain_column(columns)):
+        return (plain,)
     if (column := text_column or usual) in columns:
         return (column,)
     doubt = ""

@@ -133,12 +133,12 @@ def unused_with_teacher(settings: RunSettings, *, is_remote: bool, has_shots: bo
 def unused_line(settings: RunSettings, unused: Sequence[Unused], usual: Sequence[str] = ("default",)) -> str:
     """What is to be told of the settings that differ from those of the presets ``usual``; "" where all count."""
     changed = list(dict.fromkeys(changed_names(settings, [PRESETS[name] for name in usual])))
-    told, reasons = set[str](), list[str]()
+    named, reasons = set[str](), list[str]()
     for names, why in unused:
-        found = [name for name in changed if name not in told and any(is_of(name, idle) for idle in names)]
-        told.update(found)
-        if found:
-            reasons.append(f"{shorten(found, MOST_TOLD)} ({why})")
+        idle_names = [name for name in changed if name not in named and any(is_of(name, idle) for idle in names)]
+        named.update(idle_names)
+        if idle_names:
+            reasons.append(f"{shorten(idle_names, MOST_TOLD)} ({why})")
     return f"settings without effect here: {'; '.join(reasons)}" if reasons else ""
 
 

@@ -101,10 +101,10 @@ class _Other:
         if text is None:
             self._decoder, self.letters = None, 0
         elif not text.isascii():
-            found = list(_LETTER.finditer(text))
-            self.letters += len(found)
-            if found and not self.sample:
-                self.sample = text[max(0, found[0].start() - _NEAR) : found[0].start() + _NEAR].strip()
+            letters = list(_LETTER.finditer(text))
+            self.letters += len(letters)
+            if letters and not self.sample:
+                self.sample = text[max(0, letters[0].start() - _NEAR) : letters[0].start() + _NEAR].strip()
 
 
 def _escaped(source: TableSource, mark: str, settings: ReadSettings) -> TableError:

@@ -29,8 +29,8 @@ def label_counts(table: Table, usable: UsableRows, most: int | None) -> dict[str
             named = f"--label-column {shlex.quote(others[0])}"
             left_out = f" The labels may also be in {' or '.join(map(repr, others))}: {named}.{left_out}"
         problem = f"a task needs at least 2 classes; the column {column!r} has {content}. Is it the label column?"
-        told = [str(notice) for notice in table.notices if notice.severity == "warning"]  # they may say why
-        raise InputError("\n".join([f"{problem}{left_out}{verdicts if verdict else ''}", *told]))
+        warnings = [str(notice) for notice in table.notices if notice.severity == "warning"]  # they may say why
+        raise InputError("\n".join([f"{problem}{left_out}{verdicts if verdict else ''}", *warnings]))
     if len(counts) > (most or len(counts)):
         raise InputError(
             f"the column {column!r} has {len(counts):,} different values in {len(usable.examples):,} rows, more than "

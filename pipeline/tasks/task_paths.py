@@ -51,8 +51,8 @@ def _sources(given: Iterable[Task | str | Path]) -> list[Task | Path]:
     """Files, and tasks that were made in Python; what is named twice is there once."""
     sources: list[Task | Path] = []
     for entry in given:
-        found = [entry] if isinstance(entry, Task) else [file.resolve() for file in _task_files(entry)]
-        sources += [source for source in found if source not in sources]
+        of_entry = [entry] if isinstance(entry, Task) else [file.resolve() for file in _task_files(entry)]
+        sources += [source for source in of_entry if source not in sources]
     return sources
 
 

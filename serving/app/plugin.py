@@ -18,6 +18,8 @@ from fourshot.engine.checkpoints.models import checkpoint_shapes
 from fourshot.engine.core import EngineSettings
 from fourshot.engine.machine.temporary import own_folder
 from fourshot.engine.tokens import load_tokenizer
+from fourshot.engine.vllm_seams.api_server import models_of
+from fourshot.engine.vllm_seams.client import limits_of
 from fourshot.engine.vllm_seams.lora_loads import WORKER_METHOD
 from fourshot.serving.app.lifecycle import at_start, live
 from fourshot.serving.app.metrics import Metrics
@@ -50,23 +52,21 @@ class FourshotPlugin:
     async def init_state(self, engine_client: Any, state: Any, args: Namespace) -> None:
         """Load the adapters that are there, then watch their folder."""
         settings = from_json(os.environ[ENVIRONMENT])
-        limits = settings.limits
+        limits, of_engine = settings.limits, limits_of(engine_client)
         base = settings.find_base()
         tokenizer = load_tokenizer(base.path)
-        lora, scheduler = engine_client.vllm_config.lora_config, engine_client.vllm_config.scheduler_config
-        max_model_len = engine_client.model_config.max_model_len
-        dispatcher = queue_of(limits, lora.max_loras, 2 * scheduler.max_num_batched_tokens)
+        dispatcher = queue_of(limits, of_engine.num_loras, 2 * of_engine.step_tokens)
         staging = at_start.staging or own_folder(STAGING)
         model = BaseModel(
             engine=engine_client,
-            models=state.openai_serving_models,
+            models=models_of(state),
             tokenizer=tokenizer,
             scorer=Scorer(engine_client, dispatcher),
             dispatcher=dispatcher,
             staging=staging,
             base_shapes=checkpoint_shapes(Path(base.path)),
-            largest_rank=lora.max_lora_rank,
-            settings=EngineSettings(model=base.path, max_model_len=max_model_len),
+            largest_rank=of_engine.lora_rank,
+            settings=EngineSettings(model=base.path, max_model_len=of_engine.prompt_tokens),
             hot=settings.hot,
         )
         students, writers = open_students(staging, limits)

@@ -61,7 +61,7 @@ def _family(host: str) -> socket.AddressFamily:
     if ":" in host:
         return socket.AF_INET6
     try:
-        families = {found[0] for found in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)}
+        families = {address[0] for address in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)}
     except (OSError, UnicodeError):
         families = set()
     return socket.AF_INET6 if families == {socket.AF_INET6} else socket.AF_INET

@@ -84,7 +84,8 @@ def doubts_of(root: Path, card: Card) -> list[str]:
     others = [other for other, _ in _cards(root) if other.name != card.name]
     doubts = []
     labels = _labels(card)
-    if before := next((found for o in others if o.task.name == card.task.name and (found := _labels(o)) != labels), ()):
+    of_task = [_labels(other) for other in others if other.task.name == card.task.name]
+    if before := next((theirs for theirs in of_task if theirs != labels), ()):
         doubts.append(
             f"versions of {card.task.name} there answer with other labels: {', '.join(before)}; this one with "
             f"{', '.join(labels)}."

@@ -147,9 +147,9 @@ def check_tokenizer(folder: Path) -> None:
         raise AdapterError(f"its {TOKENIZER} was not loaded within {PROBE_S:g} s") from None
     if code := tried.returncode:
         lines = [line for line in tried.stderr.decode(errors="replace").splitlines() if line.strip()]
-        said = next((line for line in reversed(lines) if not line.startswith("note:")), "no reason given")
+        reason = next((line for line in reversed(lines) if not line.startswith("note:")), "no reason given")
         ending = f"ends the process that loads it ({signal.Signals(-code).name})" if code < 0 else "cannot be used"
-        raise AdapterError(f"its {TOKENIZER} {ending}: {said}")
+        raise AdapterError(f"its {TOKENIZER} {ending}: {reason}")
     _usable_tokenizers.add(digest)
 
 

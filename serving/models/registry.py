@@ -109,8 +109,8 @@ class FolderContents(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 
     def versions(self, task: str) -> list[StoredAdapter]:
         """Of ``task``: the pinned one first, then the newest first."""
-        pinned = self.pins.get(task)
-        return sorted(self._by_task.get(task, ()), key=lambda one: (one.name != pinned, -one.written_at, one.name))
+        stored, pinned = self._by_task.get(task, ()), self.pins.get(task)
+        return sorted(stored, key=lambda version: (version.name != pinned, -version.written_at, version.name))
 
     @property
     def refused(self) -> list[Refused]:

@@ -4,9 +4,11 @@ Each text attends to the instruction and to itself only.
 """
 
 from collections.abc import Iterable
+from functools import partial
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from fourshot.training.lora.packing import PackedRow
 
@@ -26,23 +28,28 @@ class Segments:
     def __init__(
         self, row: PackedRow, dtype: torch.dtype, heads: int, kv_heads: int, windows: Iterable[int | None] = (None,)
     ) -> None:
-        """``windows``: how many tokens a query sees at most, itself included; None for all."""
+        """``windows``: how many tokens a query sees at most, itself included; None for all.
+
+        All is built where the row is, in one copy of a few numbers: a GPU waits neither for the masks nor for how many
+        tokens a choice leaves.
+        """
         prefix, device = row.prefix_length, row.input_ids.device
         pieces = _pieces(prefix, max(row.lengths))
         spans = [*pieces, *zip(row.starts, row.lengths, strict=True)]
         longest, num_tokens = max(length for _, length in spans), row.input_ids.shape[1]
-        every, offsets = heads + 2 * kv_heads, torch.arange(longest)
-        starts, lengths = (torch.tensor(part)[:, None] for part in zip(*spans, strict=True))
+        numbers, zeros = (partial(make, dtype=torch.long, device=device) for make in (torch.arange, torch.zeros))
+        every, offsets = heads + 2 * kv_heads, numbers(longest)
+        starts, lengths = torch.tensor([*zip(*spans, strict=True)], device=device)[:, :, None]  # both [S, 1]
         inside = offsets < lengths  # [S, L]
         queries = torch.where(inside, starts + offsets, 0)  # [S, L]: places in the row
-        unused = torch.zeros(len(spans), -(prefix + longest) % KEY_MULTIPLE, dtype=torch.long)
-        keys = torch.cat([torch.arange(prefix).expand(len(spans), prefix), queries, unused], dim=1)  # [S, K]
+        unused = zeros(len(spans), -(prefix + longest) % KEY_MULTIPLE)
+        keys = torch.cat([numbers(prefix).expand(len(spans), prefix), queries, unused], dim=1)  # [S, K]
         # A whole prefix is a segment of its own, and does not precede itself.
-        is_tail, is_whole = starts >= prefix, torch.tensor(len(pieces) < 2)
-        sees_prefix = (is_tail | ~is_whole).expand(len(spans), prefix)
+        is_tail, is_whole = starts >= prefix, len(pieces) < 2
+        sees_prefix = (is_tail | (not is_whole)).expand(len(spans), prefix)
         visible = torch.cat([sees_prefix, inside & (is_tail | is_whole), unused.bool()], dim=1)  # [S, K]
         places = torch.where(is_tail | is_whole, prefix, starts) + offsets  # [S, L]: of the queries, among the keys
-        behind = places[:, :, None] - torch.arange(keys.shape[1])  # [S, L, K]: how far a key lies before a query
+        behind = places[:, :, None] - numbers(keys.shape[1])  # [S, L, K]: how far a key lies before a query
         self.prefix, self.heads, self.kv_heads = prefix, heads, kv_heads
         self.used = prefix + sum(row.lengths)  # tokens; after them comes padding
         group, self.shape = heads // kv_heads, (len(spans), kv_heads, longest, keys.shape[1])
@@ -50,26 +57,23 @@ class Segments:
         for window in set(windows):
             near = (behind >= 0) & (behind < window) if window else behind >= 0
             allowed = visible[:, None, :] & near  # [S, L, K]
-            mask = torch.zeros(allowed.shape, dtype=dtype).masked_fill_(~allowed, torch.finfo(dtype).min)
+            mask = zeros(allowed.shape, dtype=dtype).masked_fill_(~allowed, torch.finfo(dtype).min)
             # [S * kv_heads, group * L, K]: the heads that share keys are rows of one product.
-            mask = mask[:, None, None].expand(-1, kv_heads, group, -1, -1).flatten(0, 1).flatten(1, 2)
-            self.masks[window] = mask.to(device)
-        q = queries[:, None, None, :] * every + torch.arange(heads).view(kv_heads, group, 1)  # [S, kv, group, L]
-        k = keys[:, None, :] * every + heads + torch.arange(kv_heads)[:, None]  # [S, kv, K]
+            self.masks[window] = mask[:, None, None].expand(-1, kv_heads, group, -1, -1).flatten(0, 1).flatten(1, 2)
+        q = queries[:, None, None, :] * every + numbers(heads).view(kv_heads, group, 1)  # [S, kv, group, L]
+        k = keys[:, None, :] * every + heads + numbers(kv_heads)[:, None]  # [S, kv, K]
         self.counts = q.numel(), k.numel()
-        self.rows = torch.cat([q.flatten(), k.flatten(), k.flatten() + kv_heads]).to(device)  # of queries, keys, values
+        self.rows = torch.cat([q.flatten(), k.flatten(), k.flatten() + kv_heads])  # of queries, keys, values
         # Padding takes its gradient from a row of zeros after the last token.
         answers = torch.where(inside, queries, num_tokens)[:, None, None, :]
-        answers = answers * heads + torch.arange(heads).view(kv_heads, group, 1)
-        self.answer_rows = answers.flatten().to(device)
+        self.answer_rows = (answers * heads + numbers(heads).view(kv_heads, group, 1)).flatten()
         # The other way round: where each token's query, key and value lie. Padding of the row points anywhere.
-        segment, offset = (torch.zeros(num_tokens, dtype=torch.long) for _ in range(2))
-        segment[queries[inside]] = torch.arange(len(spans))[:, None].expand(inside.shape)[inside]
-        offset[queries[inside]] = offsets.expand(inside.shape)[inside]
-        back_q = (segment[:, None] * heads + torch.arange(heads)) * longest + offset[:, None]  # [T, heads]
-        back_k = (segment[:, None] * kv_heads + torch.arange(kv_heads)) * keys.shape[1] + prefix + offset[:, None]
-        back = [back_q, back_k + q.numel(), back_k + q.numel() + k.numel()]
-        self.back_q, self.back = back_q.to(device), torch.cat(back, dim=1).flatten().to(device)
+        segment = numbers(len(spans)).repeat_interleave(lengths[:, 0], output_size=self.used)
+        offset = numbers(self.used) - starts[:, 0].index_select(0, segment)
+        segment, offset = (pad(part, (0, num_tokens - self.used))[:, None] for part in (segment, offset))  # [T, 1]
+        self.back_q = (segment * heads + numbers(heads)) * longest + offset  # [T, heads]
+        back_k = (segment * kv_heads + numbers(kv_heads)) * keys.shape[1] + prefix + offset
+        self.back = torch.cat([self.back_q, back_k + q.numel(), back_k + q.numel() + k.numel()], dim=1).flatten()
 
 
 def _pieces(prefix: int, longest_tail: int) -> list[tuple[int, int]]:

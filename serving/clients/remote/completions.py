@@ -107,9 +107,9 @@ def read_completion(content: bytes, sent_chars: int) -> CompletionResponse:
     )
 
 
-def _counted(told: float | None, chars: int) -> int:
+def _counted(reported: float | None, chars: int) -> int:
     """Tokens as the endpoint counts them, where that can be; else a quarter of the characters."""
-    return math.ceil(told if told and 0 < told <= MOST_TOKENS else chars / 4)
+    return math.ceil(reported if reported and 0 < reported <= MOST_TOKENS else chars / 4)
 
 
 def _failure(error: msgspec.Raw) -> str:

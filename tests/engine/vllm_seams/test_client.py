@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any
 
-from fourshot.engine.vllm_seams.client import InFlight, add_model, began_s, remove_model
+from fourshot.engine.vllm_seams.client import EngineLimits, InFlight, add_model, began_s, limits_of, remove_model
 
 
 async def generate(prompt: str, *, lora_request: Any = None) -> AsyncIterator[str]:
@@ -37,6 +37,15 @@ def test_requests_are_in_flight_until_their_last_answer_their_failure_or_their_e
 
     asyncio.run(ask())
     assert in_flight.total == 0
+
+
+def test_the_limits_are_those_that_the_engine_was_started_with() -> None:
+    config = SimpleNamespace(
+        lora_config=SimpleNamespace(max_loras=4, max_lora_rank=16),
+        scheduler_config=SimpleNamespace(max_num_batched_tokens=2048),
+    )
+    client = SimpleNamespace(vllm_config=config, model_config=SimpleNamespace(max_model_len=512))
+    assert limits_of(client) == EngineLimits(num_loras=4, lora_rank=16, step_tokens=2048, prompt_tokens=512)
 
 
 def test_an_adapter_is_a_model_until_it_is_removed() -> None:

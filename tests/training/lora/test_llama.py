@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from fourshot.training.lora import attention
 from fourshot.training.lora.attention import Segments
@@ -136,6 +138,31 @@ def test_a_prefix_far_longer_than_the_texts_is_taken_apart_and_gives_the_same(
     assert (undivided.shape[0], undivided.shape[2]) == (3, 20) and (parts.shape[0], parts.shape[2]) == (9, 3)
     hidden, gradients = of_decoder(LlamaDecoder(wrapped), wrapped, row)
     compare(hidden, gradients, *of_peft(wrapped, row), count=28)
+
+
+class MadeOn(TorchDispatchMode):
+    """On which devices tensors are made meanwhile."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.devices = set[str]()
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = function(*args, **(kwargs or {}))
+        self.devices |= {part.device.type for part in tree_leaves(made) if isinstance(part, torch.Tensor)}
+        return made
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_masks_and_indices_of_a_row_are_made_where_the_row_is(name: str) -> None:
+    """A tensor without numbers, too: what a GPU would have to be waited for cannot be asked of it."""
+    prefix, tails = TEXTS[name]
+    row = pack(prefix, tails, "meta")
+    with MadeOn() as made:
+        segments = Segments(row, torch.float16, 4, 2, (None, 3))
+    assert made.devices == {"meta"}
+    here = Segments(packed(name), torch.float16, 4, 2, (None, 3))
+    assert segments.back.shape == here.back.shape and segments.masks[3].shape == here.masks[3].shape
 
 
 @pytest.mark.parametrize("targets", [["q_proj", "v_proj"], ["down_proj"], ALL])
