@@ -13,12 +13,8 @@ LARGE_SUBPACKAGES = {"bench/suites": 7600, "pipeline/runs": 3350, "serving/clien
 VAGUE_NAMES = {"found", "one", "told", "said", "asked"}  # of what? A name says what a value is, not that it is there
 VAGUE_STILL = {
     "engine/doctor.py found": "a key of what `doctor --json` prints",
-    "pipeline/cells/learnt.py asked": "to be renamed with its users in pipeline/runs",
     "pipeline/cells/review.py said": "a key of what `review --json` prints",
-    "pipeline/corpus/filling.py one": "to be renamed",
     "pipeline/remote_teacher.py asked": "a key of remote_teacher.json",
-    "pipeline/rows/repeats.py told": "to be renamed with its users in pipeline/distillation",
-    "pipeline/runs/stages/style.py asked": "to be renamed",
     "serving/review/desk.py said": "a key of what the page of a review gets",
 }
 # Public classes that several modules define, each with the only folder where they may and the reason.

@@ -25,7 +25,8 @@ def list_adapters(options: Options, terminal: Terminal) -> None:
     """List the adapters: which of them answer, which are refused and why."""
     from fourshot.pipeline.scores import Scores
     from fourshot.pipeline.text_metrics import TextScores
-    from fourshot.serving.models.registry import IN_CONTEXT, Registry, base_named
+    from fourshot.serving.models.in_context import IN_CONTEXT
+    from fourshot.serving.models.registry import Registry, base_named
 
     contents = Registry(options.adapters, base_named(options.base)).read()
     rows, documents = [], []

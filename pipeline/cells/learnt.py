@@ -24,7 +24,7 @@ class LearntTexts(msgspec.Struct, frozen=True, kw_only=True):
     """As a person left them. Verdicts say which of the texts are learnt."""
 
     shots: tuple[Example, ...] = ()
-    asked: tuple[Example, ...] = ()  # the user's texts that a person labelled
+    answered: tuple[Example, ...] = ()  # the user's texts that a person labelled
     synthetic: TextPairs = []
     unlabelled: TextPairs = []
     review: Decisions = Decisions()
@@ -33,7 +33,7 @@ class LearntTexts(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def real(self) -> tuple[Example, ...]:
-        return (*self.shots, *self.asked)
+        return (*self.shots, *self.answered)
 
     @property
     def kept(self) -> TextPairs:
@@ -71,7 +71,7 @@ def learnt_texts(cell: MethodCell, task: Task) -> LearntTexts:
     answers = {name: answer for name, answer in labelled.answers.items() if answer.keep}
     learnt = LearntTexts(
         shots=corrected_shots(cell.shots, review),
-        asked=tuple(Example(text=c.text, label=answers[c.id].label) for c, _ in unlabelled_pairs if c.id in answers),
+        answered=tuple(Example(text=c.text, label=answers[c.id].label) for c, _ in unlabelled_pairs if c.id in answers),
         synthetic=[] if instead else corrected_pairs(finished_pairs(cell.folder), review),
         unlabelled=corrected_pairs(
             corrected_pairs([(c, v) for c, v in unlabelled_pairs if c.id not in answers], labelled), review

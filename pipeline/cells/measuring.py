@@ -73,7 +73,7 @@ class EvaluationCell(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.json.encode((self.shots, self.adapter, self.form, self.align, self.annotators))
 
     @property
-    def asked(self) -> list[tuple[Adapter | None, PromptFormat]]:
+    def answering(self) -> list[tuple[Adapter | None, PromptFormat]]:
         """The adapters that answer, None for the base, each with the form of its prompts."""
         if not self.annotators:
             return [(self.adapter, self.form)]

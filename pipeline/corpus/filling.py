@@ -176,7 +176,7 @@ class CorpusFilling:
         )
         unread = self._failed.keys() - self._whole  # what is known of their shards is from the journal alone
         readable = [shard for shard in journal if shard.task not in unread]
-        shown = tuple(one for one in classes if one.state != "failed" or one.task not in self._whole)
+        shown = tuple(row for row in classes if row.state != "failed" or row.task not in self._whole)
         of_card = msgspec.structs.replace(summary, classes=shown)
         if copy_name := write_card(files, of_card, readable if is_last else (), self._work.corpus):
             self._work.tell(

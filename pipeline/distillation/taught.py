@@ -32,7 +32,7 @@ from fourshot.pipeline.provenance import value_hash
 from fourshot.pipeline.remote_teacher import REMOTE_FILE, keep_account
 from fourshot.pipeline.rows.examples import normalised_text
 from fourshot.pipeline.rows.fields import encoder_text
-from fourshot.pipeline.rows.repeats import told, torn, unseen
+from fourshot.pipeline.rows.repeats import torn, torn_notes, unseen
 from fourshot.pipeline.rows.review_table import check_alone, corrections
 from fourshot.pipeline.rows.text_table import TextTable
 from fourshot.pipeline.rows.unfinished import UNFINISHED, unfinished_folder
@@ -140,7 +140,7 @@ def learnable(annotated: Annotated, shots: Sequence[Example], test: Sequence[Exa
     doubtful = torn((example.text, example.probabilities) for example in annotated if example.is_real)
     certain = [example for example in annotated if normalised_text(example.text) not in doubtful]
     usable, measured, repeated = unseen(certain, attrgetter("text"), earlier, tested, attrgetter("is_real"))
-    return usable, [*told(doubtful, "text", "none is learnt"), *_left_out(measured, repeated, "text")]
+    return usable, [*torn_notes(doubtful, "text", "none is learnt"), *_left_out(measured, repeated, "text")]
 
 
 def learnable_pairs(

@@ -45,7 +45,7 @@ def torn(answers: Iterable[tuple[str, Hashable]]) -> dict[str, str]:
     return {key: text for key, text in texts.items() if len(answers_by_text[key]) > 1}
 
 
-def told(torn_texts: dict[str, str], noun: str, fate: str) -> list[str]:
+def torn_notes(torn_texts: dict[str, str], noun: str, fate: str) -> list[str]:
     """For people: what becomes of `torn` texts; nothing where there are none."""
     if not torn_texts:
         return []

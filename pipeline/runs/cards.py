@@ -78,7 +78,7 @@ def _examples(learnt: LearntTexts, *, soft: bool) -> list[TrainingText]:
     """What a classifier was trained on, the shots first; ``soft``: with a probability of each label."""
     real = [
         *(TrainingText(text=shot.text, label=shot.label, kind="shot") for shot in learnt.shots),
-        *(TrainingText(text=example.text, label=example.label, kind="unlabelled") for example in learnt.asked),
+        *(TrainingText(text=example.text, label=example.label, kind="unlabelled") for example in learnt.answered),
     ]
     kinds: list[tuple[Literal["synthetic", "unlabelled"], TextPairs]] = [
         ("synthetic", learnt.synthetic),

@@ -240,8 +240,8 @@ class _Remaining:
                 continue
             answered.add(key)
             if cell.method.annotators_of:
-                asked = texts + min(WARM_UP_TEXTS, texts) + len(cell.shots)
-                work.append(_at("evaluate", self._reading(cell, asked, averages=False)))
+                num_read = texts + min(WARM_UP_TEXTS, texts) + len(cell.shots)
+                work.append(_at("evaluate", self._reading(cell, num_read, averages=False)))
                 continue
             work.append(_at("evaluate", counts.reads(texts, cell.form, adapter=trained, shots=evaluation.shots)))
             more = min(WARM_UP_TEXTS, texts) + (self._probed(cell) if trained else 0)

@@ -89,7 +89,7 @@ def report_data(experiment: Experiment, title: str) -> ReportData:
         kept=tuple(pair for pair in pairs if pair[1].kept),
         rejected=tuple(pair for pair in pairs if not pair[1].kept),
         unlabelled=dict(Counter(verdict.reason for _, verdict in learnt.unlabelled)),
-        labelled=len(learnt.asked),
+        labelled=len(learnt.answered),
         reviewed=learnt.review.counts,
         real_texts=_by_class(bare_shots(experiment.task, [*first.shots, *first.more])),
         synthetic_texts=_by_class(bare_shots(experiment.task, written)),

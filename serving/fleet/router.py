@@ -282,8 +282,7 @@ class Router:
 
 def _query(scope: dict[str, Any]) -> str:
     """With its question mark; "" for none."""
-    query = scope.get("query_string", b"").decode("latin-1")
-    return f"?{query}" if query else ""
+    return f"?{query.decode('latin-1')}" if (query := scope.get("query_string")) else ""
 
 
 def _task_in(path: str) -> str:

@@ -27,7 +27,8 @@ from fourshot.pipeline.tasks.generation import GenerationTask
 from fourshot.pipeline.text_student import TextStudentCard
 from fourshot.serving.answers import RefusalError
 from fourshot.serving.api import Method, Refused, TaskInfo
-from fourshot.serving.models.registry import FolderContents, InContext, Registry, Signature, StoredAdapter, place_in
+from fourshot.serving.models.in_context import InContext
+from fourshot.serving.models.registry import FolderContents, Registry, Signature, StoredAdapter, place_in
 from fourshot.serving.models.version import Loader, Version
 
 logger = logging.getLogger("fourshot.serving")

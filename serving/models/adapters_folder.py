@@ -19,14 +19,13 @@ from fourshot.pipeline.task_data import TaskData
 from fourshot.pipeline.text_student import TextStudentCard, load_text_student_card
 from fourshot.serving.adapter_lookup import find_classifier
 from fourshot.serving.models.admission import check_file_name, check_hash, check_inside, read_card, read_student
+from fourshot.serving.models.in_context import InContext, write_in_context
 from fourshot.serving.models.registry import (
     PINS_FILE,
     Card,
-    InContext,
     Registry,
     base_named,
     read_pins,
-    write_in_context,
     write_pins,
 )
 

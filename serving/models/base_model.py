@@ -28,7 +28,8 @@ from fourshot.serving.answers import RefusalError
 from fourshot.serving.api import Method
 from fourshot.serving.models.admission import stage
 from fourshot.serving.models.dispatcher import Dispatcher
-from fourshot.serving.models.registry import Card, InContext, StoredAdapter
+from fourshot.serving.models.in_context import InContext
+from fourshot.serving.models.registry import Card, StoredAdapter
 from fourshot.serving.models.scorer import ScoredText, Scorer, combined_answers
 from fourshot.serving.models.version import PreparedRequest, Version
 

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator
 from functools import cache, cached_property, partial
 from pathlib import Path
-from typing import ClassVar
 
 import msgspec
 
@@ -16,19 +15,16 @@ from fourshot.engine.checkpoints.models import ResolvedModel, resolve_model
 from fourshot.engine.errors import AdapterError, FourshotError, InputError
 from fourshot.engine.machine.files import read_json, write_json
 from fourshot.pipeline.card import CARD_FILE, LINK, AdapterCard
-from fourshot.pipeline.rows.text_words import MAX_TEXT_WORDS
 from fourshot.pipeline.student_card import STUDENT_FILE, STUDENT_LINK, StudentCard
-from fourshot.pipeline.synthesis.prompts import PROMPT_VERSION, PromptFormat
-from fourshot.pipeline.task import Example, Task
 from fourshot.pipeline.text_student import TextStudentCard
 from fourshot.pipeline.work_folder import MANIFEST_FILE
 from fourshot.serving.adapter_lookup import find_adapter
 from fourshot.serving.api import Refused
 from fourshot.serving.models.absent_pins import absent_pins
-from fourshot.serving.models.admission import FILES, check_task_name, read_card, read_student
+from fourshot.serving.models.admission import FILES, read_card, read_student
+from fourshot.serving.models.in_context import IN_CONTEXT, InContext, read_in_context
 
 PINS_FILE = "pins.json"
-IN_CONTEXT = ".in-context.json"  # how the file of a task without adapter ends
 STORE = "adapters"  # of `fourshot train --tasks`: its adapters are linked to from the tasks' folders
 SEARCH_EVERY_S = 10.0  # for adapters deep inside run folders, which takes longer than looking at one
 
@@ -76,27 +72,6 @@ class StoredAdapter(msgspec.Struct, frozen=True, kw_only=True):
     def writes(self) -> bool:
         """Whether it is a student of a text generation task."""
         return isinstance(self.card, TextStudentCard)
-
-
-class InContext(msgspec.Struct, frozen=True, kw_only=True):
-    """A task that is answered by the base and its shots, for as long as it has no adapter."""
-
-    task: Task
-    shots: tuple[Example, ...]
-    max_text_words: int = MAX_TEXT_WORDS
-    prompt_version: str = PROMPT_VERSION
-    align: bool = False  # filler before the instruction; not in files of earlier versions
-    is_student: ClassVar[bool] = False
-    writes: ClassVar[bool] = False
-
-    @property
-    def at(self) -> str:
-        """The name of its file."""
-        return f"{self.task.name}{IN_CONTEXT}"
-
-    @property
-    def prompt_format(self) -> PromptFormat:
-        return PromptFormat(max_text_words=self.max_text_words)
 
 
 class FolderContents(msgspec.Struct, frozen=True, kw_only=True, dict=True):
@@ -252,27 +227,6 @@ def place_in(root: Path, folder: Path) -> str:
 def in_utf8(text: str) -> str:
     """``text`` with codes for what is no UTF-8: file names may have any bytes, answers and logs may not."""
     return text.encode("utf-8", "backslashreplace").decode()
-
-
-def read_in_context(file: Path) -> InContext:
-    """Raises AdapterError, with the reason, for a file that cannot be answered from."""
-    try:
-        entry = read_json(file, InContext)
-    except (OSError, msgspec.DecodeError) as error:
-        raise AdapterError(f"it cannot be read: {error}") from error
-    if entry.prompt_version != PROMPT_VERSION:
-        raise AdapterError(f"it is for prompts of version {entry.prompt_version}; this one is {PROMPT_VERSION}")
-    if not entry.shots or {shot.label for shot in entry.shots} - set(entry.task.label_names):
-        raise AdapterError("it has no examples, or examples of labels that its task does not have")
-    check_task_name(entry.task.name)
-    return entry
-
-
-def write_in_context(root: Path, entry: InContext) -> Path:
-    """Have ``entry`` answered in context by whoever serves ``root``."""
-    check_task_name(entry.task.name)
-    write_json(root / entry.at, entry)
-    return root / entry.at
 
 
 def _distillations(folder: Path) -> list[Path]:

@@ -25,7 +25,8 @@ from fourshot.serving.api import Method
 from fourshot.serving.concurrency import all_or_none, without_panics
 from fourshot.serving.models.admission import check_tokenizer, stage_student
 from fourshot.serving.models.dispatcher import BASE, LEAST_WINDOW_TOKENS, Dispatcher
-from fourshot.serving.models.registry import Card, InContext, StoredAdapter
+from fourshot.serving.models.in_context import InContext
+from fourshot.serving.models.registry import Card, StoredAdapter
 from fourshot.serving.models.scorer import ScoredText, combined_answers
 from fourshot.serving.models.tokenizer_probe import WARM_UP_TEXTS
 from fourshot.serving.models.version import Loader, PreparedRequest, TimedGeneration, Version

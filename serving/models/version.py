@@ -15,7 +15,8 @@ from fourshot.pipeline.tasks.generation import GenerationTask
 from fourshot.pipeline.text_student import TextWritten
 from fourshot.serving.api import Method
 from fourshot.serving.models.dispatcher import Dispatcher
-from fourshot.serving.models.registry import Card, InContext, StoredAdapter
+from fourshot.serving.models.in_context import InContext
+from fourshot.serving.models.registry import Card, StoredAdapter
 from fourshot.serving.models.scorer import ScoredText
 
 

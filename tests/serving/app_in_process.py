@@ -26,7 +26,7 @@ from fourshot.serving.app.routes import add_routes
 from fourshot.serving.app.service import Service
 from fourshot.serving.models.base_model import BaseModel, ModelVersion
 from fourshot.serving.models.dispatcher import Dispatcher
-from fourshot.serving.models.registry import InContext
+from fourshot.serving.models.in_context import InContext
 from fourshot.serving.models.scorer import ScoredText
 from fourshot.serving.settings import Limits
 

@@ -17,7 +17,8 @@ from fourshot.engine.tokens import load_tokenizer
 from fourshot.pipeline.task import Example
 from fourshot.serving.models.adapter_sync import AdapterSync
 from fourshot.serving.models.base_model import BaseModel
-from fourshot.serving.models.registry import InContext, Registry, base_named, write_in_context, write_pins
+from fourshot.serving.models.in_context import InContext, write_in_context
+from fourshot.serving.models.registry import Registry, base_named, write_pins
 from fourshot.serving.models.students import Students, queue_of
 from fourshot.serving.settings import Limits
 from fourshot.serving.testing.adapters import make_adapter, task_of

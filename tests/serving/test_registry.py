@@ -12,7 +12,8 @@ from fourshot.engine.errors import AdapterError, InputError
 from fourshot.pipeline.card import load_card
 from fourshot.pipeline.task import Example
 from fourshot.serving.models.admission import check_weights, stage
-from fourshot.serving.models.registry import InContext, Registry, base_named, write_in_context, write_pins
+from fourshot.serving.models.in_context import InContext, write_in_context
+from fourshot.serving.models.registry import Registry, base_named, write_pins
 from fourshot.serving.testing.adapters import make_adapter, task_of
 from tests.serving.random_students import make_student
 

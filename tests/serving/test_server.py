@@ -19,7 +19,7 @@ import numpy as np
 
 from fourshot.pipeline.card import AdapterCard
 from fourshot.pipeline.task import Example
-from fourshot.serving.models.registry import InContext, write_in_context
+from fourshot.serving.models.in_context import InContext, write_in_context
 from fourshot.serving.testing.adapters import make_adapter, task_of
 from fourshot.serving.testing.server import RunningService, wait_for
 from tests.serving.attacks import (

@@ -147,11 +147,10 @@ def corpus(setup: SamplerSetup) -> Sampler:
             if event.unit == "rows" and event.done and not first:
                 first.append(time.perf_counter())
 
-        folder, task = Path(request.folder), request.task
+        folder, tasks = Path(request.folder), {request.task.name: request.task}
         began = time.perf_counter()
         with patch.object(filling, "COMPILE_FROM_ROWS", 0):  # the engine as a large corpus has it
-            corpus_request = CorpusRequest({task.name: task}, setup.engine.model, folder, request.settings)
-            summary = do_corpus(corpus_request, on_event)
+            summary = do_corpus(CorpusRequest(tasks, setup.engine.model, folder, request.settings), on_event)
         ended = time.perf_counter()
         lines = (folder / "log.txt").read_text(encoding="utf-8", errors="replace").splitlines()
         ready = next((float(line.removeprefix(READY)) for line in lines if line.startswith(READY)), began)

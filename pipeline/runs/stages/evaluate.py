@@ -48,8 +48,8 @@ class EvaluateStage(EngineStage, frozen=True, kw_only=True, tag="evaluate"):
 
     def adapters(self) -> set[Adapter]:
         probed = {adapter for item in self.items for probe in item.probes for adapter in probe.adapters}
-        asked = {adapter for item in self.items for cell in item.cells for adapter, _ in cell.asked if adapter}
-        return probed | asked
+        answering = {adapter for item in self.items for cell in item.cells for adapter, _ in cell.answering if adapter}
+        return probed | answering
 
     def do(self, item: TaskEvaluation, engine: Engine, on_event: OnEvent) -> None:
         for probe in item.probes:
@@ -95,7 +95,7 @@ def _answers(item: TaskEvaluation, cell: EvaluationCell, engine: Engine, *, cont
 
 def _warm_up(item: TaskEvaluation, engine: Engine) -> None:
     """Answer some texts for nothing: an engine's first answers take longer, which would be held against one method."""
-    for adapter, form in dict.fromkeys(asked for cell in item.cells for asked in cell.asked):
+    for adapter, form in dict.fromkeys(pair for cell in item.cells for pair in cell.answering):
         answer(engine, item.task, item.test[:WARM_UP_TEXTS], form=form, adapter=adapter)
 
 

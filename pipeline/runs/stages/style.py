@@ -33,7 +33,7 @@ class StyleStage(Stage, frozen=True, kw_only=True, tag="style"):
 
     items: tuple[StyleItem, ...]
     model: ResolvedModel
-    asked: PromptStyle
+    wanted: PromptStyle
     max_text_words: int
 
     needs_process: ClassVar[bool] = False  # the base is opened in a process of its own
@@ -43,10 +43,10 @@ class StyleStage(Stage, frozen=True, kw_only=True, tag="style"):
 
     def run(self, on_event: OnEvent) -> list[FailedJob]:
         items = [item for item in self.items if not self.is_finished(item)]
-        if items and self.asked == "auto":
+        if items and self.wanted == "auto":
             on_event(Event(stage="shots", message="trying prompts as plain text and in chat"))
         tasks = [(item.task, item.shots) for item in items]
-        styles = choose_styles(self.asked, self.model, tasks, self.max_text_words, Path(self.log))
+        styles = choose_styles(self.wanted, self.model, tasks, self.max_text_words, Path(self.log))
         for item, style in zip(items, styles, strict=True):
             out = Path(item.out)
             WorkFolder(out.parent).write(out.name, style)
@@ -64,7 +64,7 @@ def prompt_styles(experiment: Experiment) -> StyleStage:
     return StyleStage(
         model_path=experiment.model.path,
         model=experiment.model,
-        asked=settings.prompt_style,
+        wanted=settings.prompt_style,
         max_text_words=settings.max_text_words,
         items=tuple(items),
     )

