@@ -18,6 +18,9 @@ from fourshot.engine.machine.turns import afterwards, turn
 
 PROMPTS = [f"{word} is" for word in ("Snow", "Fire", "Water", "Ice", "The sun", "A stove", "Steam")]
 LABELS = ["cold", "hot"]
+# Nats: in a batch of another size, or with its prefix in the cache, the same question is computed in another order, which
+# changed answers by 0.13 with AMX. Those of threads that are mixed up differ by more than 3.
+NEAR = 0.3
 
 
 @pytest.fixture(params=["vllm_engine", "reference_engine"])
@@ -37,7 +40,7 @@ def test_threads_get_the_answers_to_their_own_questions(engine: Engine) -> None:
 
     with ThreadPoolExecutor(4) as threads:
         for scores, expected in zip(threads.map(ask, asked), alone, strict=True):
-            np.testing.assert_allclose(scores, expected, atol=0.05)  # in batches of other sizes
+            np.testing.assert_allclose(scores, expected, rtol=0, atol=NEAR)
 
 
 def test_a_fork_is_told_to_open_its_own(engine: Engine) -> None:
@@ -70,7 +73,7 @@ def test_two_engines_answer_in_two_threads(vllm_engine: Engine, reference_engine
     with ThreadPoolExecutor(4) as threads:
         together = list(threads.map(lambda engine: engine.score(PROMPTS, LABELS), engines))
     for scores, expected in zip(together, alone, strict=True):
-        np.testing.assert_allclose(scores, expected, atol=0.05)
+        np.testing.assert_allclose(scores, expected, rtol=0, atol=NEAR)
 
 
 def test_time_in_calls_is_counted_once(vllm_engine: Engine) -> None:

