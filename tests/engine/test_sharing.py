@@ -18,7 +18,7 @@ from fourshot.engine.machine.turns import afterwards, turn
 
 PROMPTS = [f"{word} is" for word in ("Snow", "Fire", "Water", "Ice", "The sun", "A stove", "Steam")]
 LABELS = ["cold", "hot"]
-# Nats: in a batch of another size, or with its prefix in the cache, the same question is computed in another order, which
+# Nats: in a batch of another size, or with its prefix cached, the same question is computed in another order, which
 # changed answers by 0.13 with AMX. Those of threads that are mixed up differ by more than 3.
 NEAR = 0.3
 
