@@ -1,12 +1,12 @@
 """What this machine has of what fourshot needs. Plain, it loads no model library; deep, it opens the engine."""
 
+import ctypes
 import os
 import platform
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from ctypes.util import find_library
 from importlib.metadata import PackageNotFoundError, entry_points, version
 from pathlib import Path
 from typing import Literal
@@ -29,6 +29,7 @@ from fourshot.engine.vllm_seams import lora_kernels
 GIB = 1 << 30
 LEAST_MEMORY_BYTES = 4 * GIB  # vLLM with the embedded model and its 1 GiB KV cache needs about 2.5 GiB
 LEAST_DISK_BYTES = 1 * GIB
+LIBNUMA = "libnuma.so.1"  # by which vLLM's CPU kernels load it
 
 State = Literal["ok", "note", "fail"]
 
@@ -85,7 +86,11 @@ def _packages() -> Iterator[DoctorFinding]:
 
 
 def _libnuma() -> DoctorFinding:
-    remedy = "" if find_library("numa") else "Install it with the system's packages (Debian: apt-get install libnuma1)."
+    remedy = ""
+    try:
+        ctypes.CDLL(LIBNUMA)  # the loader's own search, as for vLLM
+    except OSError:
+        remedy = "Install it with the system's packages (Debian: apt-get install libnuma1)."
     return _finding("libnuma", "fail", "for vLLM's CPU kernels", remedy)
 
 

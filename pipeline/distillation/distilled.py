@@ -26,7 +26,7 @@ from fourshot.training.students.examples import StudentResult
 from fourshot.training.students.onnx_export import Parity
 from fourshot.training.students.train import finished_student
 
-UNCALIBRATED = "the student learns the teacher's own"
+UNCALIBRATED = "a student learns those of its teacher, and no temperature is fitted"
 TITLES = ("Student", "The same on the shots alone")
 
 

@@ -37,7 +37,7 @@ def test_what_is_missing_is_said_with_a_remedy(tmp_path: Path, monkeypatch: pyte
 def test_a_machine_without_the_library_of_vllm_s_cpu_kernels_is_told_its_package(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(doctor, "find_library", lambda name: None)
+    monkeypatch.setattr(doctor, "LIBNUMA", "libnuma.so.0-of-no-system")
     monkeypatch.setattr(doctor, "_version", lambda package: "1")
     finding = looked_at()["libnuma"]
     assert finding.state == "fail" and "apt-get install libnuma1" in finding.remedy
