@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from fourshot.engine.checkpoints.models import ResolvedModel
-from fourshot.pipeline.cells.calibrating import CalibrationItem, unseen_texts
+from fourshot.pipeline.cells.calibrating import CalibrationItem, typical_texts, unseen_texts
 from fourshot.pipeline.cells.cell import Cells, MethodCell, SeedExamples, writer_names
 from fourshot.pipeline.cells.learnt import LearntTexts, learnt_texts
 from fourshot.pipeline.cells.measuring import Annotators, Evaluation, EvaluationCell, LeftOutCell
@@ -201,16 +201,15 @@ class Experiment:
         self, cell: MethodCell, trained: TrainingResult, judges: MethodCell | None
     ) -> CalibrationItem | None:
         is_soft = bool(cell.method.synthetic and cell.settings.learns_soft)
+        not_learnt = self.learnt(cell).unseen if judges or is_soft else []
         item = CalibrationItem(
             adapter=trained.adapter,
             task=self.task,
             form=cell.form,
             shots=judges.shots if judges else (),
             judges=self.readers(judges) if judges else (),
-            unseen=unseen_texts(
-                self.learnt(cell).unseen if judges or is_soft else (),
-                compared=is_soft or cell.settings.annotate.annotator == "adapters",
-            ),
+            unseen=unseen_texts(not_learnt, compared=is_soft or cell.settings.annotate.annotator == "adapters"),
+            typical=typical_texts(not_learnt),
         )
         return item if item.judges or item.unseen else None
 

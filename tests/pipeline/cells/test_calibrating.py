@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -16,6 +17,7 @@ from fourshot.pipeline.cells.calibrating import (
     calibrate,
     other_subjects,
     temperature_of,
+    typical_texts,
     unseen_texts,
 )
 from fourshot.pipeline.cells.learnt import LearntTexts
@@ -94,6 +96,15 @@ def test_texts_it_has_not_learnt_give_the_curve_and_those_of_other_subjects_the_
     assert calibrated.scope.false_rejects <= 0.1
 
 
+def test_the_rule_spares_texts_of_which_annotators_are_of_one_mind_not_all_that_was_not_learnt(tmp_path: Path) -> None:
+    doubtful = item(tmp_path, *(HeldOutCandidate(text=f"unclear {number}", certainty=0.9) for number in range(30)))
+    typical = msgspec.structs.replace(doubtful, typical=tuple(f"good and new {number}" for number in range(20)))
+    lenient, strict = (calibrate(SureEngine(), each) for each in (doubtful, typical))  # type: ignore[arg-type]
+    assert lenient.scope and lenient.scope.false_accepts == 1.0 and lenient.scope.num_texts == 30
+    assert strict.scope and strict.scope.false_accepts == 0.0 and strict.scope.num_texts == 20
+    assert (strict.temperature, strict.curve) == (lenient.temperature, lenient.curve), "the rule's texts alone differ"
+
+
 def test_what_was_found_lies_beside_the_weights_and_is_not_found_again(tmp_path: Path) -> None:
     engine: Any = SureEngine()
     calibration = item(tmp_path)
@@ -106,10 +117,10 @@ def test_what_was_found_lies_beside_the_weights_and_is_not_found_again(tmp_path:
     assert {adapter.name for adapter in calibration.adapters} == {"own", "judge0", "judge1", "judge2", "judge3"}
 
 
-def pair(number: int, reason: Reason) -> tuple[Candidate, Verdict]:
+def pair(number: int, reason: Reason, predicted: str = "") -> tuple[Candidate, Verdict]:
     drawn = candidate(number, f"text {number}", "good")
-    probabilities = {"good": 0.75, "bad": 0.25}
-    return drawn, Verdict(candidate_id=drawn.id, kept=reason == "kept", reason=reason, probabilities=probabilities)
+    read = {"predicted": predicted, "probabilities": {"good": 0.75, "bad": 0.25}}
+    return drawn, Verdict(candidate_id=drawn.id, kept=reason == "kept", reason=reason, **read)
 
 
 def test_only_what_was_read_and_not_learnt_is_unseen() -> None:
@@ -122,6 +133,16 @@ def test_only_what_was_read_and_not_learnt_is_unseen() -> None:
     assert {entry.certainty for entry in chosen} == {0.75}
     assert {entry.certainty for entry in unseen_texts(unseen)} == {0.0}
     assert unseen_texts(unseen[:19]) == ()
+
+
+def test_typical_are_those_whose_annotators_say_what_was_asked_for() -> None:
+    reasons: tuple[Reason, ...] = ("surplus", "kept", "label_disagrees", "low_confidence")
+    pairs = [pair(number, reasons[number % 4], predicted="good" if number % 8 < 4 else "bad") for number in range(800)]
+    chosen = typical_texts(pairs)
+    assert len(set(chosen)) == MOST_UNSEEN and {int(text.split()[1]) % 8 for text in chosen} == {0, 1}
+    by_person = [(msgspec.structs.replace(drawn, origin="user", label=""), verdict) for drawn, verdict in pairs]
+    assert {int(text.split()[1]) % 8 for text in typical_texts(by_person)} == {0, 1, 4, 5}
+    assert typical_texts(pairs[:39]) == (), "too few"
 
 
 def test_texts_of_other_subjects_are_many_and_different() -> None:
