@@ -48,6 +48,7 @@ class StudentCard(msgspec.Struct, frozen=True, kw_only=True):
     held_out: int = 0  # texts that were annotated and not learnt
     held_out_agreement: float | None = None  # share of these on which student and teacher say the same
     scores: Scores | None = None
+    calibrated_on: str = ""  # for people; "": how sure it is was not fitted to anything
     coverage: CoverageCurve | None = None  # how accurate it is where it answers a share of the texts
     scope: Scope | None = None  # which texts are none of the task's; a student has no rule for that yet
     teacher_scores: Scores | None = None

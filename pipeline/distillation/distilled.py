@@ -26,7 +26,7 @@ from fourshot.training.students.examples import StudentResult
 from fourshot.training.students.onnx_export import Parity
 from fourshot.training.students.train import finished_student
 
-UNCALIBRATED = "a student learns those of its teacher, and no temperature is fitted"
+UNCALIBRATED = "with --strategy plain that takes 20 annotated texts that are not learnt"
 TITLES = ("Student", "The same on the shots alone")
 
 
@@ -145,6 +145,7 @@ def _carded(made: Distilled, item: StudentItem, remote: RemoteTeacher | None) ->
         held_out_agreement=result.held_out_agreement,
         scores=evaluation.scores if evaluation else None,
         coverage=evaluation.curve if evaluation else None,
+        calibrated_on=result.calibrated_on,
         teacher_scores=made.teacher_evaluation.scores if made.teacher_evaluation else None,
         remote_teacher=remote,
         lineage={"job": item.job.key},
@@ -174,6 +175,15 @@ def _table(made: Distilled, students: Sequence[_Student]) -> list[MethodRow]:
     return rows
 
 
+def _certainty(result: StudentResult, curve: CoverageCurve | None) -> Certainty:
+    return Certainty(
+        calibrated_on=result.calibrated_on,
+        temperature=result.temperature,
+        uncalibrated_because=UNCALIBRATED,
+        coverage=curve,
+    )
+
+
 def _report(made: Distilled, table: Sequence[MethodRow], students: Sequence[_Student]) -> ReportData:
     task, (item, result, evaluation) = made.request.task, students[0]
     speed = (evaluation.scores, evaluation.alone_s) if evaluation else (None, None)
@@ -187,7 +197,7 @@ def _report(made: Distilled, table: Sequence[MethodRow], students: Sequence[_Stu
         methods=tuple(table),
         headline_method="student" if table else "",
         answers=evaluation.answers(task.label_names) if evaluation else (),
-        certainty=Certainty(uncalibrated_because=UNCALIBRATED, coverage=evaluation.curve) if evaluation else None,
+        certainty=_certainty(result, evaluation.curve) if evaluation else None,
         facts=student_facts(result, *cost),
         unsure=made.unsure,
         losses={

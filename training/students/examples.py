@@ -53,3 +53,5 @@ class StudentResult(msgspec.Struct, frozen=True, kw_only=True):
     held_out: int = 0  # texts
     held_out_losses: tuple[float, ...] = ()  # cross-entropy with the teacher, nats: of the head alone, then by epoch
     held_out_agreement: float | None = None  # share of the held-out texts on which student and teacher say the same
+    temperature: float = 1.0  # that its last layer was divided by
+    calibrated_on: str = ""  # for people; "" where no temperature was found

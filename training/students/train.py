@@ -14,6 +14,14 @@ from fourshot.engine.machine.files import write_json
 from fourshot.engine.machine.gpus import torch_device
 from fourshot.training.students.encoders import by_length, encoded, last_linear, open_classifier, open_tokenizer
 from fourshot.training.students.examples import StudentJob, StudentResult, TaughtExample
+from fourshot.training.students.heads import (
+    Taught,
+    best_scale,
+    cross_entropy,
+    fit_head,
+    logits_without_each,
+    smoothed,
+)
 from fourshot.training.students.settings import StudentSettings
 from fourshot.training.students.store import RESULT_FILE, OnStep, finished_in, save_checkpoint
 from fourshot.training.students.windows import WINDOWS
@@ -21,7 +29,6 @@ from fourshot.training.students.windows import WINDOWS
 if TYPE_CHECKING:
     import torch
 
-HEAD_STEPS = 60
 LEAST_TO_SCALE = 20  # held-out texts
 
 
@@ -63,7 +70,7 @@ def train_student(job: StudentJob, store: Path, on_step: OnStep = lambda *_: Non
     model = open_classifier(job.encoder, job.labels, job.seed).to(torch_device())
     training = _Training(model, tokenizer, learnt, held_out, settings, job.seed)
     training.run(on_step)
-    training.scale()
+    temperature, calibrated_on = training.scale()
     folder = store / job.key
     if settings.long_texts == "windows":
         setattr(model.config, WINDOWS, True)
@@ -81,6 +88,8 @@ def train_student(job: StudentJob, store: Path, on_step: OnStep = lambda *_: Non
         held_out=len(held_out),
         held_out_losses=tuple(training.held_out_losses),
         held_out_agreement=training.agreement(),
+        temperature=temperature,
+        calibrated_on=calibrated_on,
     )
     write_json(folder / RESULT_FILE, result)
     return result
@@ -96,8 +105,8 @@ def hold_out(
     return learnt, [examples[index] for index in sorted(chosen)]
 
 
-def targets_of(examples: Sequence[TaughtExample], settings: StudentSettings) -> "tuple[torch.Tensor, torch.Tensor]":
-    """What is to be said of each text, [num_texts, num_labels], and how much it counts, [num_texts], one on average."""
+def targets_of(examples: Sequence[TaughtExample], settings: StudentSettings) -> Taught:
+    """What is to be said of each text, and how much it counts, one on average."""
     import torch
 
     taught = torch.tensor([example.probabilities for example in examples], dtype=torch.float32)
@@ -117,7 +126,7 @@ def targets_of(examples: Sequence[TaughtExample], settings: StudentSettings) -> 
     if settings.balance:
         share = (soft * weights[:, None]).sum(0) / weights.sum()
         weights = weights * (soft / (num_labels * share.clamp_min(1e-3))).sum(1)
-    return soft, weights / weights.mean()
+    return Taught(soft, weights / weights.mean())
 
 
 class _Training:
@@ -135,9 +144,10 @@ class _Training:
         self._model, self._settings = model, settings
         self._tokens = partial(encoded, tokenizer, max_tokens=settings.max_tokens, device=model.device)
         self._texts, self._held_texts = [example.text for example in learnt], [example.text for example in held_out]
-        self._targets, self._weights = (part.to(model.device) for part in targets_of(learnt, settings))
+        self._taught = targets_of(learnt, settings).to(model.device)
         if held_out:
-            self._held_targets, self._held_weights = (part.to(model.device) for part in targets_of(held_out, settings))
+            self._held = targets_of(held_out, settings).to(model.device)
+        self._is_real = [example.is_real for example in learnt]
         self._random = random.Random(seed)
         self._head = last_linear(model)
         self._head.register_forward_pre_hook(self._keep_input)
@@ -195,20 +205,26 @@ class _Training:
         elif self.strategy == "geometric":
             self._fit_head()
 
-    def scale(self) -> None:
-        """Make the student as sure as the teacher is of the held-out texts, by one factor for all logits.
+    def scale(self) -> tuple[float, str]:
+        """Make the student as sure as its teacher; returns the temperature, and what it was found on ("": not at all).
 
-        Source: Guo et al. 2017, "On Calibration of Modern Neural Networks", section 4.2 (temperature scaling).
+        Found on the texts that were held out. Where those are few, on those that were learnt: a last layer that is
+        fitted to few texts is held back so much that it is far too unsure of all. None is fitted so where it learnt
+        together with the encoder, and what learnt the shots alone has no teacher.
         """
-        import torch
-
-        if len(self._held_texts) < LEAST_TO_SCALE:
-            return
-        logits = self._outputs(self._held_texts, lambda logits: logits)
-        factors = torch.logspace(-1, 1.5, 51, device=logits.device)
-        losses = [_cross_entropy(factor * logits, self._held_targets, self._held_weights) for factor in factors]
+        if len(self._held_texts) >= LEAST_TO_SCALE:
+            logits, taught = self._outputs(self._held_texts, lambda logits: logits), self._held
+            basis = f"{len(logits)} texts that it did not learn, to be as sure of them as its teacher"
+        elif self.strategy == "plain" or all(self._is_real):
+            return 1.0, ""
+        else:
+            taught = smoothed(self._taught, self._is_real)
+            logits = logits_without_each(self._head, self._vectors_of_learnt(), self._taught)
+            basis = f"{len(logits)} texts that it learnt, each asked of a last layer that was fitted without it"
+        scale = best_scale(logits, taught)
         for parameter in self._head.parameters():
-            parameter.data *= factors[torch.stack(losses).argmin()]
+            parameter.data *= scale
+        return 1 / scale, basis
 
     def _batches(self) -> list[list[int]]:
         """All texts once, shuffled; the last batch may be smaller."""
@@ -222,42 +238,31 @@ class _Training:
 
         self._model.train()
         logits = self._model(**self._tokens([self._texts[i] for i in batch])).logits
-        targets, weights = self._targets[batch], self._weights[batch]
+        taught = self._taught.at(batch)
         if self.strategy == "plain":
-            return _cross_entropy(logits, targets, weights)
+            return cross_entropy(logits, taught)
         # How alike two texts are is to be how likely the teacher thinks both of one class: what SetFit does with pairs
         # of labelled texts, for labels that are not certain. Source: Tunstall et al. 2022, "Efficient Few-Shot Learning
         # Without Prompts", section 3.
         vectors = torch.nn.functional.normalize(self._vectors, dim=1)
-        pairs = weights[:, None] * weights * (1 - torch.eye(len(batch), device=weights.device))
-        return (pairs * (vectors @ vectors.T - targets @ targets.T) ** 2).sum() / pairs.sum().clamp_min(1e-6)
+        pairs = taught.weights[:, None] * taught.weights * (1 - torch.eye(len(batch), device=logits.device))
+        unlike = (vectors @ vectors.T - taught.targets @ taught.targets.T) ** 2
+        return (pairs * unlike).sum() / pairs.sum().clamp_min(1e-6)
 
     def _fit_head(self) -> None:
         """The best last layer for the vectors as they are: logistic regression, as convex as that is."""
-        import torch
+        fit_head(self._head, self._vectors_of_learnt(), self._taught)
 
-        vectors = self._outputs(self._texts, lambda logits: self._vectors)
-        self._head.weight.data.zero_()
-        self._head.bias.data.zero_()
-        parameters = list(self._head.parameters())
-        optimizer = torch.optim.LBFGS(parameters, max_iter=HEAD_STEPS, line_search_fn="strong_wolfe")
-        scale = 0.5 / len(self._texts)  # one over twice the inverse strength 1, scikit-learn's default
-
-        def closure() -> "torch.Tensor":
-            optimizer.zero_grad()
-            loss = _cross_entropy(self._head(vectors), self._targets, self._weights)
-            loss = loss + scale * (self._head.weight**2).sum()
-            loss.backward()
-            return loss
-
-        optimizer.step(closure)
+    def _vectors_of_learnt(self) -> "torch.Tensor":
+        """What the last layer gets of the texts that are learnt, [num_texts, size]."""
+        return self._outputs(self._texts, lambda _: self._vectors)
 
     def _held_out_loss(self) -> float:
         """Cross-entropy with the teacher, nats; 0 where nothing is held out."""
         if not self._held_texts:
             return 0.0
         logits = self._outputs(self._held_texts, lambda logits: logits)
-        self.held_out_losses.append(float(_cross_entropy(logits, self._held_targets, self._held_weights)))
+        self.held_out_losses.append(float(cross_entropy(logits, self._held)))
         return self.held_out_losses[-1]
 
     def agreement(self) -> float | None:
@@ -265,7 +270,7 @@ class _Training:
         if not self._held_texts:
             return None
         labels = self._outputs(self._held_texts, lambda logits: logits).argmax(1)
-        return float((labels == self._held_targets.argmax(1)).float().mean())
+        return float((labels == self._held.targets.argmax(1)).float().mean())
 
     def _outputs(self, texts: Sequence[str], of: "Callable[[torch.Tensor], torch.Tensor]") -> "torch.Tensor":
         import torch
@@ -273,12 +278,6 @@ class _Training:
         self._model.eval()
         with torch.no_grad():
             return by_length(self._tokens, texts, lambda batch: of(self._model(**batch).logits))
-
-
-def _cross_entropy(logits: "torch.Tensor", targets: "torch.Tensor", weights: "torch.Tensor") -> "torch.Tensor":
-    """Weighted mean, nats."""
-    losses = -(targets * logits.log_softmax(1)).sum(1)
-    return (weights * losses).sum() / weights.sum()
 
 
 def _check(job: StudentJob) -> None:

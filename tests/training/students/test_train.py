@@ -83,16 +83,30 @@ def test_a_long_text_is_answered_by_its_parts(trained: tuple[StudentJob, Path, S
     assert usual.key == middle.key != brief.key
 
 
-def test_a_student_is_as_sure_as_its_teacher(tmp_path: Path) -> None:
+@pytest.mark.parametrize("held_out", [0.5, 0.0])
+def test_a_student_is_as_sure_as_its_teacher(tmp_path: Path, held_out: float) -> None:
     animals = [f"The {animal} {does}." for animal in ("dog", "cat", "owl", "horse", "fox") for does in ("eats", "runs")]
     money = [f"The {noun} {does}." for noun in ("bank", "loan", "tax", "share", "fee") for does in ("rises", "falls")]
     taught = [TaughtExample(text=text, probabilities=(0.97, 0.03)) for text in (*animals, *ANIMALS)]
     taught += [TaughtExample(text=text, probabilities=(0.03, 0.97)) for text in (*money, *MONEY)]
-    brief = msgspec.structs.replace(job(tmp_path, "head", held_out=0.5), examples=tuple(taught * 2))
+    examples = tuple(taught * 2 if held_out else taught)
+    brief = msgspec.structs.replace(job(tmp_path, "head", held_out=held_out), examples=examples)
     result = train_student(brief, tmp_path)
-    assert result.held_out == 28
+    assert (
+        result.held_out == 28 * (held_out > 0)
+        and result.calibrated_on.startswith("28 texts")
+        and result.temperature < 1
+    )
     sure = StudentClassifier(result.path, 32).probabilities([*animals, *money]).max(axis=1)
     assert 0.85 < sure.mean() < 0.99, "a regression on these few texts alone is not sure of any"
+
+
+def test_what_nobody_teaches_and_what_learns_with_its_last_layer_is_not_made_surer(tmp_path: Path) -> None:
+    few = job(tmp_path, "plain", min_steps=1, num_epochs=1.0)
+    alone = msgspec.structs.replace(job(tmp_path, "head"), examples=few.examples[:4])
+    for brief in (few, alone):
+        result = train_student(brief, tmp_path)
+        assert (result.temperature, result.calibrated_on) == (1.0, "")
 
 
 def test_torch_alone_answers_as_transformers_does(trained: tuple[StudentJob, Path, StudentResult]) -> None:

@@ -1,0 +1,93 @@
+"""The last layer of a student: fitted to vectors that stay as they are, and made as sure as it should be."""
+
+import copy
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from fourshot.engine.calibration import smoothed_targets
+
+if TYPE_CHECKING:
+    import torch
+
+HEAD_STEPS = 60
+NUM_FOLDS = 5
+
+
+class Taught(NamedTuple):
+    """What is to be said of some texts."""
+
+    targets: "torch.Tensor"  # probabilities [num_texts, num_labels]
+    weights: "torch.Tensor"  # how much each text counts [num_texts]
+
+    def at(self, rows: Sequence[int]) -> "Taught":
+        return Taught(self.targets[rows], self.weights[rows])
+
+    def to(self, device: "torch.device") -> "Taught":
+        return Taught(self.targets.to(device), self.weights.to(device))
+
+
+def cross_entropy(logits: "torch.Tensor", taught: Taught) -> "torch.Tensor":
+    """Weighted mean, nats."""
+    losses = -(taught.targets * logits.log_softmax(1)).sum(1)
+    return (taught.weights * losses).sum() / taught.weights.sum()
+
+
+def fit_head(head: "torch.nn.Linear", vectors: "torch.Tensor", taught: Taught) -> None:
+    """The best last layer for ``vectors`` [num_texts, size]: logistic regression, as convex as that is."""
+    import torch
+
+    head.weight.data.zero_()
+    head.bias.data.zero_()
+    optimizer = torch.optim.LBFGS(list(head.parameters()), max_iter=HEAD_STEPS, line_search_fn="strong_wolfe")
+    scale = 0.5 / len(vectors)  # one over twice the inverse strength 1, scikit-learn's default
+
+    def closure() -> "torch.Tensor":
+        optimizer.zero_grad()
+        loss = cross_entropy(head(vectors), taught) + scale * (head.weight**2).sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+
+
+def logits_without_each(head: "torch.nn.Linear", vectors: "torch.Tensor", taught: Taught) -> "torch.Tensor":
+    """What last layers say of texts that they were fitted without: logits [num_texts, num_labels].
+
+    Each fold has its share of every class. ``head`` itself stays as it is.
+    """
+    import torch
+
+    order = torch.argsort(taught.targets.argmax(1), stable=True).tolist()
+    logits = torch.zeros_like(taught.targets)
+    for fold in range(NUM_FOLDS):
+        left_out = order[fold::NUM_FOLDS]
+        others = sorted(set(order).difference(left_out))
+        if left_out and others:
+            other_head = copy.deepcopy(head)
+            fit_head(other_head, vectors[others], taught.at(others))
+            with torch.no_grad():
+                logits[left_out] = other_head(vectors[left_out])
+    return logits
+
+
+def smoothed(taught: Taught, is_real: Sequence[bool]) -> Taught:
+    """With a little doubt in the labels of those texts that a person labelled."""
+    import torch
+
+    rows = [row for row, real in enumerate(is_real) if real]
+    labels = taught.targets[rows].argmax(1).cpu().numpy()
+    targets = taught.targets.clone()
+    targets[rows] = torch.from_numpy(smoothed_targets(labels, targets.shape[1])).to(targets)
+    return taught._replace(targets=targets)
+
+
+def best_scale(logits: "torch.Tensor", taught: Taught) -> float:
+    """The factor for all logits with which they fit best, 0.1 to 32.
+
+    Source: Guo et al. 2017, "On Calibration of Modern Neural Networks", section 4.2 (temperature scaling).
+    """
+    import torch
+
+    factors = torch.logspace(-1, 1.5, 51, device=logits.device)
+    losses = [cross_entropy(factor * logits, taught) for factor in factors]
+    return float(factors[torch.stack(losses).argmin()])
