@@ -5,7 +5,7 @@ import json
 import random
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -17,8 +17,8 @@ from fourshot.pipeline.corpus.rows import features
 from fourshot.pipeline.corpus.settings import UNKNOWN, CorpusSettings, Format
 from fourshot.pipeline.corpus.shards import ShardRecord
 from fourshot.pipeline.corpus.summary import ClassOutcome, CorpusSummary
+from fourshot.pipeline.provenance import value_hash
 from fourshot.pipeline.synthesis.diversity import distinct, unique_trigram_curve
-from fourshot.pipeline.task import Task
 
 SEAL = "<!-- SHA-256 of all above: "  # by which a change is known
 SAMPLE = 1_000  # texts per task that diversity is told of
@@ -61,7 +61,7 @@ def write_card(
             by_task.setdefault(shard.task, []).append(shard)
     manifest, file = folder.manifest(), folder.path / "README.md"
     parts = [
-        _front_matter({name: folder.task(name) for name in tasks}, summary.rows, _licence(file, corpus), corpus.format),
+        _front_matter(folder, summary.rows, _licence(file, corpus), corpus.format),
         _introduction(tasks, summary, manifest),
         _counts(summary.classes),
         *([_diversity(folder, by_task)] if by_task else []),
@@ -104,16 +104,29 @@ def _licence(card: Path, corpus: CorpusSettings) -> str:
     return licence if isinstance(licence, str) and licence else UNKNOWN
 
 
-def _front_matter(tasks: Mapping[str, Task], rows: int, licence: str, kind: Format) -> str:
+def _front_matter(folder: CorpusFolder, rows: int, licence: str, kind: Format) -> str:
+    """With what is different in every corpus: `datasets` keeps what it has read of a folder by the folder's name and
+    what is said here, and would go on giving the rows of an earlier state, or of a folder of the same name.
+    """
     from huggingface_hub import DatasetCardData
 
-    files = {task: [{"split": "train", "path": f"data/{task}/*.{kind}"}] for task in tasks}
+    tasks, journal = {name: folder.task(name) for name in folder.tasks()}, folder.journal()
+    shards = {name: [shard for shard in journal if shard.task == name and shard.file] for name in tasks}
+    contents = {name: value_hash([(shard.file, shard.rows, shard.sha256) for shard in shards[name]]) for name in tasks}
+    configs = [
+        {
+            "config_name": name,
+            "description": f"{sum(shard.rows for shard in shards[name])} rows, content {contents[name]}",
+            "data_files": [{"split": "train", "path": f"data/{name}/*.{kind}"}],
+        }
+        for name in tasks
+    ]
     card = DatasetCardData(
         license=licence,
         task_categories=["text-classification"],
         tags=["synthetic"],
         size_categories=[next((name for most, name in SIZES.items() if rows < most), "n>10M")],
-        configs=[{"config_name": task, "data_files": of_task} for task, of_task in files.items()],
+        configs=configs,
         dataset_info=[{"config_name": name, "features": features(task.input_fields)} for name, task in tasks.items()],
     )
     return f"---\n{card.to_yaml()}\n---\n"

@@ -4,8 +4,6 @@ import copy
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from fourshot.engine.calibration import smoothed_targets
-
 if TYPE_CHECKING:
     import torch
 
@@ -71,14 +69,18 @@ def logits_without_each(head: "torch.nn.Linear", vectors: "torch.Tensor", taught
 
 
 def smoothed(taught: Taught, is_real: Sequence[bool]) -> Taught:
-    """With a little doubt in the labels of those texts that a person labelled."""
+    """With a little doubt in the labels of those texts that a person labelled; fewer texts leave more.
+
+    Without that, a few texts that are all answered rightly would ask for certainty. Source: Platt 1999, "Probabilistic
+    Outputs for Support Vector Machines", section 2.2 (targets of (n + 1) / (n + 2)).
+    """
     import torch
 
-    rows = [row for row, real in enumerate(is_real) if real]
-    labels = taught.targets[rows].argmax(1).cpu().numpy()
-    targets = taught.targets.clone()
-    targets[rows] = torch.from_numpy(smoothed_targets(labels, targets.shape[1])).to(targets)
-    return taught._replace(targets=targets)
+    num_texts, num_labels = taught.targets.shape
+    doubt = 1 / (num_texts + 2)
+    doubted = (1 - doubt - doubt / max(1, num_labels - 1)) * taught.targets + doubt / max(1, num_labels - 1)
+    real = torch.tensor(is_real, device=doubted.device)
+    return taught._replace(targets=torch.where(real[:, None], doubted, taught.targets))
 
 
 def best_scale(logits: "torch.Tensor", taught: Taught) -> float:

@@ -208,19 +208,19 @@ class _Training:
     def scale(self) -> tuple[float, str]:
         """Make the student as sure as its teacher; returns the temperature, and what it was found on ("": not at all).
 
-        Found on the texts that were held out. Where those are few, on those that were learnt: a last layer that is
-        fitted to few texts is held back so much that it is far too unsure of all. None is fitted so where it learnt
-        together with the encoder, and what learnt the shots alone has no teacher.
+        A last layer that is fitted to few texts is held back so much that it is far too unsure of all. By how much is
+        found on the texts that it learnt, which are many more than those held out. Where the last layer learnt together
+        with the encoder, those held out are asked. What learnt the shots alone has no teacher, and stays as it is.
         """
-        if len(self._held_texts) >= LEAST_TO_SCALE:
-            logits, taught = self._outputs(self._held_texts, lambda logits: logits), self._held
-            basis = f"{len(logits)} texts that it did not learn, to be as sure of them as its teacher"
-        elif self.strategy == "plain" or all(self._is_real):
-            return 1.0, ""
-        else:
+        if self.strategy != "plain" and not all(self._is_real):
             taught = smoothed(self._taught, self._is_real)
             logits = logits_without_each(self._head, self._vectors_of_learnt(), self._taught)
             basis = f"{len(logits)} texts that it learnt, each asked of a last layer that was fitted without it"
+        elif len(self._held_texts) >= LEAST_TO_SCALE:
+            logits, taught = self._outputs(self._held_texts, lambda logits: logits), self._held
+            basis = f"{len(logits)} texts that it did not learn, to be as sure of them as its teacher"
+        else:
+            return 1.0, ""
         scale = best_scale(logits, taught)
         for parameter in self._head.parameters():
             parameter.data *= scale

@@ -83,20 +83,18 @@ def test_a_long_text_is_answered_by_its_parts(trained: tuple[StudentJob, Path, S
     assert usual.key == middle.key != brief.key
 
 
-@pytest.mark.parametrize("held_out", [0.5, 0.0])
-def test_a_student_is_as_sure_as_its_teacher(tmp_path: Path, held_out: float) -> None:
+@pytest.mark.parametrize(
+    ("strategy", "basis"), [("head", "28 texts that it learnt, "), ("plain", "28 texts that it did not learn, ")]
+)
+def test_a_student_is_as_sure_as_its_teacher(tmp_path: Path, strategy: str, basis: str) -> None:
     animals = [f"The {animal} {does}." for animal in ("dog", "cat", "owl", "horse", "fox") for does in ("eats", "runs")]
     money = [f"The {noun} {does}." for noun in ("bank", "loan", "tax", "share", "fee") for does in ("rises", "falls")]
     taught = [TaughtExample(text=text, probabilities=(0.97, 0.03)) for text in (*animals, *ANIMALS)]
     taught += [TaughtExample(text=text, probabilities=(0.03, 0.97)) for text in (*money, *MONEY)]
-    examples = tuple(taught * 2 if held_out else taught)
-    brief = msgspec.structs.replace(job(tmp_path, "head", held_out=held_out), examples=examples)
+    settings = StudentSettings(strategy=strategy, max_tokens=32, held_out=0.5, num_epochs=1.0, min_steps=1)  # type: ignore[arg-type]
+    brief = msgspec.structs.replace(job(tmp_path), examples=tuple(taught * 2), settings=settings)
     result = train_student(brief, tmp_path)
-    assert (
-        result.held_out == 28 * (held_out > 0)
-        and result.calibrated_on.startswith("28 texts")
-        and result.temperature < 1
-    )
+    assert result.held_out == 28 and result.calibrated_on.startswith(basis) and result.temperature < 1
     sure = StudentClassifier(result.path, 32).probabilities([*animals, *money]).max(axis=1)
     assert 0.85 < sure.mean() < 0.99, "a regression on these few texts alone is not sure of any"
 
