@@ -114,7 +114,10 @@ def label_rows(task: Task, table: Table) -> tuple[list[Lined], list[TaskFault]]:
             f"no column {' and '.join(map(repr, missing))}; the columns are {', '.join(map(repr, table.columns))}."
         )
         keys = "$.fields" if task.input_fields else "$.data.text_column"
-        remedy = f"Set {keys} and $.data.label_column; if no line names the columns, $.data.header = false."
+        remedy = (
+            f"Rename the columns of this file to {' and '.join(map(repr, columns))}; or, if all files of the task have "
+            f"others, set {keys} and $.data.label_column. If no line names the columns, set $.data.header = false."
+        )
         if missing == [source.label_column]:
             remedy += " Rows without labels are neither learnt nor measured: leave such a file away."
         return [], [error(table.path, problem, remedy)]

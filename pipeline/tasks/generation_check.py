@@ -11,7 +11,8 @@ from fourshot.pipeline.faults import TaskFault, error, nearest
 from fourshot.pipeline.tables.files import scan_table
 from fourshot.pipeline.tables.split_files import find_split_file, missing_split
 from fourshot.pipeline.tasks.generation import KIND, GenerationTask, PairSource
-from fourshot.pipeline.tasks.task_check import empty_faults, instruction_form, sound_parts, source_faults
+from fourshot.pipeline.tasks.task_check import empty_faults, sound_parts, source_faults
+from fourshot.pipeline.tasks.wording import instruction_form
 
 KINDS = ("classification", KIND)
 USUAL_REFERENCES = "targets"

@@ -21,13 +21,18 @@ from fourshot.pipeline.tables.files import Table, read_table
 from fourshot.pipeline.task import Example
 from fourshot.pipeline.tasks.classes import label_counts
 from fourshot.pipeline.tasks.table_doubts import doubts_of_table, splits_beside
-from fourshot.pipeline.tasks.task_check import MOST_LISTED, field_faults, name_problem
+from fourshot.pipeline.tasks.task_check import field_faults, name_problem
 from fourshot.pipeline.tasks.task_file import load_task
+from fourshot.pipeline.tasks.wording import MOST_LISTED
 
 TEST_SHARE = 0.2
 SHOTS_LEFT_FOR_TRAIN = 4  # a class gives rows to the test split only beyond these
 MOST_CLASSES = 1000  # of a column that nobody named: more are likelier ids or texts
 NO_TEST = f"no row is left for testing: only a class with more than {SHOTS_LEFT_FOR_TRAIN} gives some."
+TEST_WANTED = (
+    "Add rows, or write test.jsonl or test.csv beside the task file, with the columns of train.jsonl: "
+    "else runs measure nothing."
+)
 UNDECIDED = TableChoices()
 
 
@@ -116,7 +121,7 @@ def _summary(task_file: str, table: Table, choices: TableChoices, usable: Usable
         *splits_beside(Path(table.path)),
     ]
     if not test:
-        notices.append(warning(table.path, NO_TEST, "Add rows, or write a test file: else runs measure nothing."))
+        notices.append(warning(table.path, NO_TEST, TEST_WANTED))
     return NewTask(
         task_file=task_file,
         table=table.path,
@@ -182,10 +187,10 @@ def _task_file(name: str, task: NewTask, examples: Sequence[Example]) -> str:
 # make them fit, then run: fourshot tasks check FILE{joined if len(task.text_columns) > 1 and not task.fields else ""}
 {_pair("name", name)}
 {_pair("instruction", _instruction(words))}
-noun = "text" # what one text is, such as "movie review" or "support ticket"
+noun = "text" # what one text is, such as "movie review" or "support ticket"; several: noun_plural
 {fields}
 [data]
-folder = "." # train.jsonl and test.jsonl beside this file; {MADE_FROM} says what was left out
+folder = "." # train.jsonl{" and test.jsonl" if task.test else ""} beside this file; {MADE_FROM} says what was left out
 """
     ]
     for label, word in zip(task.labels, words, strict=True):

@@ -29,12 +29,9 @@ from fourshot.pipeline.rows.labels.cells import is_plain, visible
 from fourshot.pipeline.rows.labels.words import looks_as, propose_words, says_nothing
 from fourshot.pipeline.task import DataSource, Task
 from fourshot.pipeline.tasks.toml_hints import misplaced, toml_hint, type_hint
+from fourshot.pipeline.tasks.wording import instruction_form, instruction_names, noun_form
 
-_PLACEHOLDER = re.compile(r"\{\{?\s{0,9}[\w.]{0,60}\s{0,9}\}?\}|%s\b")
 LONG_WORD = 60  # characters, of a label's word
-# Labels that an instruction names: it is part of every prompt. Without a list of 77, adapters of two bases trained in
-# half of the time or less and were as accurate (docs/results.md, "77 classes"); with 18, neither differed.
-MOST_LISTED = 30
 _TOML_NAMES = {str: "string", int: "integer", float: "float", bool: "boolean", list: "array", dict: "table"}
 _EXPECTED: dict[type[inspect.Type], Any] = {
     inspect.StructType: dict,
@@ -68,8 +65,8 @@ def shape_faults(document: dict[str, Any], needs_source: bool = True) -> list[Ta
     labels, data = sound.get("labels"), document.get("data", {})
     faults += empty_faults(sound, ("name", "instruction", "noun"), labels or [])
     if labels is not None:
-        faults += [*_label_faults(labels), *_instruction_faults(sound.get("instruction", ""), labels)]
-    faults += instruction_form(sound.get("instruction", ""))
+        faults += [*_label_faults(labels), *instruction_names(sound.get("instruction", ""), labels)]
+    faults += [*instruction_form(sound.get("instruction", "")), *noun_form(sound)]
     if isinstance(data, dict):
         faults += source_faults(data.get("hub"), data.get("folder"), data.get("hub_config"), needs_source)
         names = [label["name"] for label in labels or [] if "name" in label]
@@ -187,31 +184,6 @@ def _label_faults(labels: list[dict[str, str]]) -> list[TaskFault]:
             remedy = f"Does a text of {name!r} get the answer {word!r}? If not, exchange the words."
             faults.append(warning(f"$.labels[{i}].word", problem, remedy))
     return faults
-
-
-def instruction_form(instruction: str) -> list[TaskFault]:
-    """A warning of an instruction that has places for a text, as templates of other tools do: none is filled in."""
-    if not (place := _PLACEHOLDER.search(instruction)):
-        return []
-    problem = f"{place[0]!r} stays as it is: the text follows the instruction by itself."
-    return [warning("$.instruction", problem, "Remove it, unless it is to be read so.")]
-
-
-def _instruction_faults(instruction: str, labels: list[dict[str, str]]) -> list[TaskFault]:
-    """A warning of an instruction with names of labels whose words are others, and a note of one that names many."""
-    pairs = [(label.get("name", ""), label.get("word") or label.get("name", "")) for label in labels]
-    renamed = [(name, word) for name, word in pairs if name.casefold() != word.casefold()]
-
-    def named(text: str) -> bool:
-        return bool(text.strip() and re.search(rf"(?<!\w){re.escape(text)}(?!\w)", instruction, re.IGNORECASE))
-
-    if len(renamed) >= 2 and all(named(name) and not named(word) for name, word in renamed):
-        names, words = (shorten([repr(pair[part]) for pair in renamed]) for part in (0, 1))
-        return [warning("$.instruction", f"it names {names}, where the model answers {words}.", "Use the words in it.")]
-    if (listed := sum(named(word) for _, word in pairs)) > MOST_LISTED:
-        remedy = "It is part of every prompt: a few as examples make trainings and answers faster."
-        return [note("$.instruction", f"it names {listed} labels.", remedy)]
-    return []
 
 
 def source_faults(hub: Any, folder: Any, hub_config: Any, needs_source: bool) -> list[TaskFault]:

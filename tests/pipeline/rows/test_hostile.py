@@ -20,7 +20,7 @@ from fourshot.pipeline.synthesis.filters import clean_text
 from fourshot.pipeline.tables.grid import is_sentence
 from fourshot.pipeline.tables.json_tables import _Decoder
 from fourshot.pipeline.task import Example
-from fourshot.pipeline.tasks.task_check import instruction_form
+from fourshot.pipeline.tasks.wording import instruction_form
 from fourshot.serving.clients.remote.writer import _joined
 
 MANY = 100_000

@@ -1,0 +1,50 @@
+"""How a task file's words read in a prompt: its instruction, and what it calls one text and several."""
+
+import re
+from typing import Any
+
+from fourshot.pipeline.faults import TaskFault, note, shorten, warning
+
+_PLACEHOLDER = re.compile(r"\{\{?\s{0,9}[\w.]{0,60}\s{0,9}\}?\}|%s\b")
+# A noun of several words whose last one is not what there are several of, or whose plural takes more than an s.
+_NOT_LAST = re.compile(r"\w\s+(?:about|at|by|for|from|in|of|on|to|with)\s+\w", re.IGNORECASE)
+_OTHER_PLURAL = re.compile(r"(?:s|x|z|ch|sh|[^aeiou\W]y)$", re.IGNORECASE)
+# Labels that an instruction names: it is part of every prompt. Without a list of 77, adapters of two bases trained in
+# half of the time or less and were as accurate (docs/results.md, "77 classes"); with 18, neither differed.
+MOST_LISTED = 30
+
+
+def instruction_form(instruction: str) -> list[TaskFault]:
+    """A warning of an instruction that has places for a text, as templates of other tools do: none is filled in."""
+    if not (place := _PLACEHOLDER.search(instruction)):
+        return []
+    problem = f"{place[0]!r} stays as it is: the text follows the instruction by itself."
+    return [warning("$.instruction", problem, "Remove it, unless it is to be read so.")]
+
+
+def instruction_names(instruction: str, labels: list[dict[str, str]]) -> list[TaskFault]:
+    """A warning of an instruction with names of labels whose words are others, and a note of one that names many."""
+    pairs = [(label.get("name", ""), label.get("word") or label.get("name", "")) for label in labels]
+    renamed = [(name, word) for name, word in pairs if name.casefold() != word.casefold()]
+
+    def named(text: str) -> bool:
+        return bool(text.strip() and re.search(rf"(?<!\w){re.escape(text)}(?!\w)", instruction, re.IGNORECASE))
+
+    if len(renamed) >= 2 and all(named(name) and not named(word) for name, word in renamed):
+        names, words = (shorten([repr(pair[part]) for pair in renamed]) for part in (0, 1))
+        return [warning("$.instruction", f"it names {names}, where the model answers {words}.", "Use the words in it.")]
+    if (listed := sum(named(word) for _, word in pairs)) > MOST_LISTED:
+        remedy = "It is part of every prompt: a few as examples make trainings and answers faster."
+        return [note("$.instruction", f"it names {listed} labels.", remedy)]
+    return []
+
+
+def noun_form(document: dict[str, Any]) -> list[TaskFault]:
+    """A warning of a noun that gets an s where English has another plural: the prompts for new texts have both."""
+    noun = str(document.get("noun", "")).strip()
+    if document.get("noun_plural") or not (_NOT_LAST.search(noun) or _OTHER_PLURAL.search(noun)):
+        return []
+    problem = f"the prompts for new texts call several of them {f'{noun}s'!r}."
+    return [
+        warning("$.noun_plural", problem, 'Write what several are called, such as noun_plural = "support tickets".')
+    ]
