@@ -55,6 +55,7 @@ class TrainStage(Stage, frozen=True, kw_only=True, tag="train"):
         self._tell_lost(on_event)
         if self.placement.ray:
             return self._ended(self._over_ray(on_event, report))
+        self._tell_start(on_event)
         train = _trainer(self.model_path, Path(self.store), self.placement.gpus_per_job)
         number = {job.key: number for number, job in enumerate(self.items)}
 
@@ -82,6 +83,7 @@ class TrainStage(Stage, frozen=True, kw_only=True, tag="train"):
                 on_event(event)
 
         self._tell_lost(on_event)
+        self._tell_start(on_event)
         jobs = [(number, job) for number, job in enumerate(self.items) if not self.is_finished(job)]
         log = Path(self.log or os.devnull)
         report = partial(self._report, tell)
@@ -100,6 +102,10 @@ class TrainStage(Stage, frozen=True, kw_only=True, tag="train"):
         for folder in lost(Path(self.store), self.items):
             message = f"{folder} has no whole weights any more, so that adapter is trained again"
             on_event(Event(stage=self.name, message=message, notice=True))
+
+    def _tell_start(self, on_event: OnEvent) -> None:
+        if not self.is_done:  # on a busy machine it is a minute until the first step
+            on_event(Event(stage=self.name, message="loading the base model"))
 
     def _ended(self, failed: list[FailedJob]) -> list[FailedJob]:
         """Raises one error for all of them, of the first one's kind, unless the stage keeps going."""
