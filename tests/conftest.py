@@ -28,11 +28,18 @@ os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 LONGEST = (
     "tests/pipeline/runs/test_kill.py",
     "tests/serving/test_server.py",
+    "tests/pipeline/runs/test_on_machines.py",
     "tests/training/jobs/test_ray_jobs.py",
     "tests/serving/test_replicas.py",
+    "tests/pipeline/loop/test_many_machines.py",
     "tests/pipeline/loop/test_rounds.py",
-    "tests/pipeline/synthesis/test_drawing.py",
     "tests/engine/test_closing.py",
+    "tests/pipeline/loop/test_cut_off.py",
+    "tests/training/jobs/test_processes.py",
+    "tests/pipeline/loop/test_ray_workers.py",
+    "tests/training/jobs/test_at_once.py",
+    "tests/training/lora/test_families.py",
+    "tests/scripts/test_setup_env.py",
 )
 
 
