@@ -117,11 +117,21 @@ def narrow_engine(narrow_model: str) -> Iterator[Engine]:
 @pytest.fixture(scope="session")
 def adapters(model: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Adapter, Adapter]:
     """Two LoRA adapters of rank 8 on all projections, random but far enough from nothing to change answers."""
+    return random_adapters(model, tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def narrow_adapters(narrow_model: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Adapter, Adapter]:
+    """As `adapters`, on the narrow base."""
+    return random_adapters(narrow_model, tmp_path_factory)
+
+
+def random_adapters(model: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Adapter, Adapter]:
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
-    random_adapters = []
+    made = []
     for seed in (0, 1):
         torch.manual_seed(seed)
         base = AutoModelForCausalLM.from_pretrained(model, dtype="auto")
@@ -132,8 +142,8 @@ def adapters(model: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Adap
                 torch.nn.init.normal_(weights, std=0.06)
         folder: Path = tmp_path_factory.mktemp("adapter")
         adapted.save_pretrained(str(folder))
-        random_adapters.append(Adapter(name=f"random-{seed}", path=str(folder)))
-    return random_adapters[0], random_adapters[1]
+        made.append(Adapter(name=f"random-{seed}", path=str(folder)))
+    return made[0], made[1]
 
 
 @pytest.fixture(scope="session")
