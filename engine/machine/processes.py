@@ -243,7 +243,7 @@ def end_process(code: int) -> NoReturn:
     They thaw what was frozen, so freezing it is not enough.
     """
     gc.disable()
-    gc.collect = lambda generation=2: 0  # type: ignore[assignment]
+    gc.collect = lambda generation=2: 0
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):  # nobody reads it any more, or it is closed
