@@ -28,11 +28,18 @@ os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 LONGEST = (
     "tests/pipeline/runs/test_kill.py",
     "tests/serving/test_server.py",
+    "tests/pipeline/runs/test_on_machines.py",
     "tests/training/jobs/test_ray_jobs.py",
     "tests/serving/test_replicas.py",
+    "tests/pipeline/loop/test_many_machines.py",
     "tests/pipeline/loop/test_rounds.py",
-    "tests/pipeline/synthesis/test_drawing.py",
     "tests/engine/test_closing.py",
+    "tests/pipeline/loop/test_cut_off.py",
+    "tests/training/jobs/test_processes.py",
+    "tests/pipeline/loop/test_ray_workers.py",
+    "tests/training/jobs/test_at_once.py",
+    "tests/training/lora/test_families.py",
+    "tests/scripts/test_setup_env.py",
 )
 
 
@@ -110,11 +117,21 @@ def narrow_engine(narrow_model: str) -> Iterator[Engine]:
 @pytest.fixture(scope="session")
 def adapters(model: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Adapter, Adapter]:
     """Two LoRA adapters of rank 8 on all projections, random but far enough from nothing to change answers."""
+    return random_adapters(model, tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def narrow_adapters(narrow_model: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Adapter, Adapter]:
+    """As `adapters`, on the narrow base."""
+    return random_adapters(narrow_model, tmp_path_factory)
+
+
+def random_adapters(model: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Adapter, Adapter]:
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
-    random_adapters = []
+    made = []
     for seed in (0, 1):
         torch.manual_seed(seed)
         base = AutoModelForCausalLM.from_pretrained(model, dtype="auto")
@@ -125,8 +142,8 @@ def adapters(model: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Adap
                 torch.nn.init.normal_(weights, std=0.06)
         folder: Path = tmp_path_factory.mktemp("adapter")
         adapted.save_pretrained(str(folder))
-        random_adapters.append(Adapter(name=f"random-{seed}", path=str(folder)))
-    return random_adapters[0], random_adapters[1]
+        made.append(Adapter(name=f"random-{seed}", path=str(folder)))
+    return made[0], made[1]
 
 
 @pytest.fixture(scope="session")

@@ -132,6 +132,28 @@ def test_a_process_that_ends_at_once_does_what_was_registered_and_says_all(tmp_p
     assert (done.returncode, done.stdout, done.stderr) == (3, b"said\nregistered\n", b"")
 
 
+def test_a_process_that_ends_at_once_collects_nothing_first() -> None:
+    code = """
+import atexit, gc
+from fourshot.engine.machine.processes import end_process
+
+class Garbage:
+    def __init__(self): self.itself = self
+    def __del__(self): print("collected")
+
+@atexit.register
+def as_vllm_does():
+    gc.unfreeze()
+    gc.collect()
+
+gc.disable()
+Garbage()
+end_process(0)
+"""
+    done = subprocess.run([sys.executable, "-c", code], env=child_environment(), capture_output=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+
 def test_a_child_imports_from_where_an_interactive_parent_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", ["", "/elsewhere"])

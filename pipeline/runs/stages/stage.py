@@ -19,6 +19,8 @@ from fourshot.pipeline.events import Event, OnEvent
 from fourshot.pipeline.loop.workers import engine_settings
 from fourshot.training.jobs.jobs import HERE, FailedJob, Placement
 
+_kept_to_the_end: list[Engine] = []  # of this process: an engine that nobody has any more is closed
+
 
 class Stage(msgspec.Struct, frozen=True, kw_only=True, tag_field="stage"):
     """Subclasses say what their items are, when one is finished, and how they are done."""
@@ -108,6 +110,8 @@ class EngineStage(Stage, frozen=True, kw_only=True):
             # there may be processes of vLLM's own, which hold theirs until they are told.
             if gpus(os.environ):
                 engine.close()
+            else:
+                _kept_to_the_end.append(engine)
 
     @property
     def imports(self) -> str:

@@ -17,9 +17,9 @@ from tests.pipeline.task_folders import write_jsonl
 LABELS = ("billing", "login")  # of the demo's five: each more is more to draw, to read and to hold in context
 
 BRIEF = (
-    *("--per-class", "3", "--allow-short", "--test-limit", "12", "--json"),
+    *("--per-class", "3", "--allow-short", "--json"),
     *("--set", "generate.draws_per_round=4", "--set", "generate.max_candidates=12", "--set", "generate.max_tokens=20"),
-    *("--set", "train.max_steps=4", "--set", "train.target_modules=['q_proj','v_proj']"),
+    *("--set", "train.max_steps=12", "--set", "train.target_modules=['q_proj','v_proj']"),
 )
 
 
@@ -41,26 +41,27 @@ def write_inbox(folder: Path) -> None:
     (folder / "inbox.toml").write_text(f'{head}\n\n[data]\nfolder = "."\n\n{labels}\n', encoding="utf-8")
 
 
-def start(folder: Path, *options: str) -> "subprocess.Popen[bytes]":
-    """``fourshot run`` of the inbox beside ``folder``, into ``folder``."""
+def start(folder: Path, base: str, *options: str) -> "subprocess.Popen[bytes]":
+    """``fourshot run`` of the inbox beside ``folder``, into ``folder``, with the checkpoint ``base``."""
     task = folder.parent / "inbox"
     if not task.exists():
         write_inbox(task)
-    command = [sys.executable, "-m", "fourshot", "run", str(task), "--out", str(folder), *BRIEF, *options]
+    command = [sys.executable, "-m", "fourshot", "run", str(task), "--out", str(folder)]
+    command += ["--model", base, *BRIEF, *options]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
-def run(folder: Path, *options: str) -> list[Event]:
+def run(folder: Path, base: str, *options: str) -> list[Event]:
     """Run to the end; returns what was told."""
-    process = start(folder, *options)
+    process = start(folder, base, *options)
     out, err = process.communicate()
     assert process.returncode == 0, err.decode()[-2000:]
     return [event for line in out.splitlines() if (event := event_of(line))]
 
 
-def kill_when(folder: Path, due: Callable[[Event], bool]) -> None:
+def kill_when(folder: Path, base: str, due: Callable[[Event], bool]) -> None:
     """Run until an event is ``due``, then kill the process at once, as a power cut would; its child must go with it."""
-    process = start(folder)
+    process = start(folder, base)
     assert process.stdout
     try:
         for line in process.stdout:

@@ -3,20 +3,25 @@
 The work of the child is replaced here by a few lines of each test; the processes are real.
 """
 
+import gc
 import os
 import signal
 import subprocess
 import sys
 import textwrap
+import weakref
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from fourshot.engine import errors
+from fourshot.engine.core import Adapter, Engine
 from fourshot.engine.errors import FourshotError, InputError
 from fourshot.engine.machine.parent import PARENT as PARENT_PID
-from fourshot.pipeline.events import Event
+from fourshot.pipeline.events import Event, OnEvent
 from fourshot.pipeline.runs.stage_process import run_stage
+from fourshot.pipeline.runs.stages.stage import EngineStage
 from fourshot.pipeline.runs.stages.train import TrainStage
 from fourshot.training.jobs.jobs import TrainingJob
 from fourshot.training.lora.examples import TrainingExample, TrainingResult
@@ -232,3 +237,25 @@ def test_where_nothing_is_left_to_do_no_process_is_started(tmp_path: Path, stage
     write_finished(tmp_path / "store" / stage.items[0].key, RESULT)
     run_stage(stage, lambda _: None)
     assert not log.exists()
+
+
+class Asking(EngineStage, frozen=True, kw_only=True, tag="asking"):
+    """Notes which engine it was given."""
+
+    def is_finished(self, item: Any) -> bool:
+        return False
+
+    def adapters(self) -> set[Adapter]:
+        return set()
+
+    def do(self, item: "list[weakref.ref[Engine]]", engine: Engine, on_event: OnEvent) -> None:
+        item.append(weakref.ref(engine))
+
+
+def test_an_engine_lasts_as_long_as_the_process_of_its_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of vLLM that nobody has any more is closed, which takes it seconds, and its process ends anyway."""
+    monkeypatch.setattr("fourshot.pipeline.runs.stages.stage.gpus", lambda _: [])
+    given: list[weakref.ref[Engine]] = []
+    assert Asking(model_path="fake", items=(given,)).run(lambda event: None) == []
+    gc.collect()
+    assert given[0]() is not None

@@ -1,4 +1,4 @@
-"""Many trainings over Ray: four logical GPUs, workers and drivers that are killed, jobs that cannot be done."""
+"""Many trainings over Ray: two logical GPUs, workers and drivers that are killed, jobs that cannot be done."""
 
 import contextlib
 import os
@@ -24,7 +24,8 @@ from tests.training import notes
 from tests.waiting import wait_for
 
 AUTO = Placement(ray="auto")
-NUM_JOBS = 5  # each is a process of its own, which imports torch: four at once, and one that waits
+NUM_GPUS = 2
+NUM_JOBS = 5  # two at once, in processes that import torch first, and three that wait
 STEPS = 40
 
 
@@ -44,13 +45,13 @@ JOBS = [job(seed) for seed in range(NUM_JOBS)]
 
 
 @pytest.fixture(scope="module")
-def four_gpus() -> Iterator[None]:
-    """A cluster that counts four GPUs, whatever the machine has: where jobs run is decided by the count."""
+def two_gpus() -> Iterator[None]:
+    """A cluster that counts two GPUs, whatever the machine has: where jobs run is decided by the count."""
     environment = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
     ray.init(
         address="local",
         num_cpus=1,
-        num_gpus=4,
+        num_gpus=NUM_GPUS,
         include_dashboard=False,
         object_store_memory=100 << 20,
         log_to_driver=False,
@@ -87,7 +88,7 @@ class Observed(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def undisturbed(four_gpus: None, tiny_model: str, tmp_path_factory: pytest.TempPathFactory) -> Observed:
+def undisturbed(two_gpus: None, tiny_model: str, tmp_path_factory: pytest.TempPathFactory) -> Observed:
     steps: dict[int, list[int]] = {}
     most = 0
 
@@ -101,14 +102,14 @@ def undisturbed(four_gpus: None, tiny_model: str, tmp_path_factory: pytest.TempP
     return Observed(names, steps, most)
 
 
-def test_four_jobs_run_at_once_and_tell_how_far_they_are(undisturbed: Observed) -> None:
+def test_two_jobs_run_at_once_and_tell_how_far_they_are(undisturbed: Observed) -> None:
     assert len(set(undisturbed.names)) == NUM_JOBS
-    assert undisturbed.most_at_once == 4
+    assert undisturbed.most_at_once == NUM_GPUS
     assert undisturbed.steps and all(steps == sorted(steps) for steps in undisturbed.steps.values())
 
 
 def test_two_workers_killed_cost_nothing_but_time(
-    undisturbed: Observed, four_gpus: None, tiny_model: str, tmp_path: Path
+    undisturbed: Observed, two_gpus: None, tiny_model: str, tmp_path: Path
 ) -> None:
     killed: list[int] = []
 
@@ -186,7 +187,7 @@ def end(family: list[psutil.Process]) -> None:
     psutil.wait_procs(family, timeout=10)
 
 
-def test_a_job_that_fails_says_why_and_the_others_go_on(four_gpus: None, tiny_model: str, tmp_path: Path) -> None:
+def test_a_job_that_fails_says_why_and_the_others_go_on(two_gpus: None, tiny_model: str, tmp_path: Path) -> None:
     not_a_number = job(0, settings=LoraSettings(min_steps=9, max_steps=9, learning_rate=1e30))
     one_class = job(0, labels=("warm",), examples=(TrainingExample(prompt="Label:", target=0),))
     outcomes = run_jobs_over_ray(tiny_model, [not_a_number, JOBS[0], one_class], tmp_path, AUTO)
@@ -200,7 +201,7 @@ def test_a_store_that_has_everything_needs_no_cluster(tiny_model: str, tmp_path:
     assert run_jobs_over_ray(tiny_model, [], tmp_path, Placement(ray="no-such-host:1")) == []
 
 
-@pytest.mark.usefixtures("four_gpus")
+@pytest.mark.usefixtures("two_gpus")
 def test_a_cluster_that_is_there_is_seen_to_answer() -> None:
     cluster._check_answering(ray.get_runtime_context().gcs_address)
 
