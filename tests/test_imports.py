@@ -28,6 +28,7 @@ WINGS = {
         "cells": ("rows", "synthesis", "loop"),
         "runs": ("rows", "tasks", "synthesis", "settings", "loop", "report", "cells"),
         "distillation": ("tables", "rows", "tasks", "synthesis", "settings", "loop", "report", "cells", "runs"),
+        "text_distillation": ("tasks", "rows", "synthesis", "settings", "report", "cells", "runs", "distillation"),
     },
     "serving": {
         "clients": (),
