@@ -93,7 +93,7 @@ def with_students(teacher: Forecast, students: Forecast | None) -> Forecast:
         tokens=teacher.tokens + counted * students.tokens,
         memory_bytes=max(teacher.memory_bytes, students.memory_bytes),
         stages=(*teacher.stages, *students.stages),
-        doubt="; ".join(dict.fromkeys(filter(None, (teacher.doubt, students.doubt)))),
+        doubt="; ".join(dict.fromkeys(filter(None, (*teacher.doubt.split("; "), *students.doubt.split("; "))))),
     )
 
 
