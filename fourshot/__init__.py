@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from fourshot.pipeline.corpus.summary import CorpusSummary
     from fourshot.pipeline.distillation.annotating import AnnotationSummary
     from fourshot.pipeline.distillation.distilled import DistillSummary
-    from fourshot.pipeline.distillation.distilled_text import TextDistillSummary
     from fourshot.pipeline.events import Event
     from fourshot.pipeline.runs.compare import Comparison
     from fourshot.pipeline.runs.many import TaskOutcome
@@ -39,6 +38,7 @@ if TYPE_CHECKING:
     from fourshot.pipeline.task import Example, Label, Task
     from fourshot.pipeline.tasks.generation import GenerationTask
     from fourshot.pipeline.tasks.task_file import load_any_task, load_task
+    from fourshot.pipeline.text_distillation.distilled_text import TextDistillSummary
     from fourshot.pipeline.text_student import Generator, TextStudent
     from fourshot.serving.clients.client import AsyncClient, Client
     from fourshot.serving.clients.local import LocalClassifier as Classifier
@@ -115,7 +115,7 @@ _HOMES = {  # of the names above; the errors are in fourshot.engine.errors
     "RunSummary": "fourshot.pipeline.runs.run",
     "GenerationTask": "fourshot.pipeline.tasks.generation",
     "StudentSettings": "fourshot.training.students.settings",
-    "TextDistillSummary": "fourshot.pipeline.distillation.distilled_text",
+    "TextDistillSummary": "fourshot.pipeline.text_distillation.distilled_text",
     **dict.fromkeys(("Generator", "TextStudent"), "fourshot.pipeline.text_student"),
     "TextStudentSettings": "fourshot.training.students.settings",
     "TaskOutcome": "fourshot.pipeline.runs.many",

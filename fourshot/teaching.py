@@ -223,7 +223,7 @@ def plan_distillation(
     teacher_model: str | None = None,
     remote: RemoteSettings | None = None,
 ) -> Forecast | None:
-    """What `distill` would take of the teacher; None for who reads without an engine."""
+    """What `distill` would take; None where nothing is left to do."""
     task = with_labels(given_task(task, data))
     return distilling.plan_distillation(
         LabelDistillation(

@@ -8,7 +8,6 @@ from fourshot.engine.errors import InputError
 from fourshot.pipeline.arguments import checked
 from fourshot.pipeline.card import CARD_FILE
 from fourshot.pipeline.cells.run_folder import SHOTS_FILE
-from fourshot.pipeline.distillation import distill_text as distilling
 from fourshot.pipeline.distillation.annotating_text import (
     NamedWriter,
     TextAnnotationSummary,
@@ -16,7 +15,6 @@ from fourshot.pipeline.distillation.annotating_text import (
     check_inputs,
     foretell_writing,
 )
-from fourshot.pipeline.distillation.distilled_text import TextDistillSummary
 from fourshot.pipeline.distillation.request import TextDistillation
 from fourshot.pipeline.events import OnEvent, ignore
 from fourshot.pipeline.forecast import Forecast
@@ -26,6 +24,8 @@ from fourshot.pipeline.tables.types import check_of_unlabelled
 from fourshot.pipeline.tasks.generation import GenerationTask
 from fourshot.pipeline.tasks.pairs import InputRows, load_inputs
 from fourshot.pipeline.tasks.task_file import given_task, load_any_task
+from fourshot.pipeline.text_distillation import distill_text as distilling
+from fourshot.pipeline.text_distillation.distilled_text import TextDistillSummary
 from fourshot.pipeline.text_student import load_text_student_card
 from fourshot.pipeline.work_folder import MANIFEST_FILE
 from fourshot.serving.clients.remote.settings import RemoteSettings, check_has_address, check_has_model

@@ -92,16 +92,17 @@ class Forecast(msgspec.Struct, frozen=True, kw_only=True):
     memory_bytes: int  # the most that a process needs
     stages: tuple[StageForecast, ...]
     took_s: float | None = None  # all stages, once they are done
-    doubt: str = ""  # why the speed of this machine may be another
-    asks: str = ""  # the remote model that all calls are requests to; of these neither time nor memory is known
+    doubt: str = ""  # why it may take another time
+    asks: str = ""  # the remote model that all calls are requests to; what seconds there are, are of this machine
     cost: float | None = None  # of these; None: no prices were given
 
     def __str__(self) -> str:
         doubt = f"; {self.doubt}" if self.doubt else ""
         if self.asks:
             cost = "no prices were given" if self.cost is None else f"cost about {self.cost:.4g}"
-            parts = ", ".join(f"{stage.stage} {stage.calls:,}" for stage in self.stages)
-            return f"{self.calls:,} requests to {self.asks} ({parts}), about {self.tokens:,} tokens, {cost}{doubt}"
+            parts = ", ".join(f"{stage.stage} {stage.calls:,}" for stage in self.stages if not stage.seconds)
+            requests = f"{self.calls:,} requests to {self.asks} ({parts}), about {self.tokens:,} tokens, {cost}"
+            return requests + (f"; then about {span(self.seconds)} here" if self.seconds else "") + doubt
         parts = ", ".join(f"{stage.stage} {span(stage.seconds)}" for stage in self.stages)
         return (
             f"about {span(self.seconds)}, {self.calls:,} calls, {self.tokens:,} tokens, "
@@ -163,9 +164,15 @@ def forecast(work: Iterable[StageWork], speed: Speed, at_once: Callable[[int], i
 
 
 def foretell(
-    model: ResolvedModel, work_of: Callable[[Speed], Sequence[StageWork]], on_event: OnEvent, *, anew: bool = False
+    model: ResolvedModel,
+    work_of: Callable[[Speed], Sequence[StageWork]],
+    on_event: OnEvent,
+    *,
+    anew: bool = False,
+    complete: Callable[[Forecast], Forecast] = lambda estimate: estimate,
 ) -> Forecast | None:
-    """Forecast what ``work_of`` a machine of some speed gives, and tell; None where nothing is left to do.
+    """Forecast what ``work_of`` a machine of some speed gives, with what else ``complete`` puts to it, and tell; None
+    where nothing is left to do.
 
     Without ``anew``, a speed that cannot be measured is told of and stops nobody; with it FourshotError is raised. And
     without it, `SWITCH` set to 0 means no forecast.
@@ -185,6 +192,6 @@ def foretell(
             raise
         on_event(Event(stage="forecast", message=f"none, for this machine could not be measured: {error}"))
         return None
-    estimate = forecast(work_of(speed), speed, lambda trainings: width(model.path, trainings).at_once)
+    estimate = complete(forecast(work_of(speed), speed, lambda trainings: width(model.path, trainings).at_once))
     on_event(Event(stage="forecast", message=str(estimate)))
     return estimate

@@ -63,10 +63,7 @@ class Speed(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def doubt(self) -> str:
-        """Why not to believe it, "" where there is no reason."""
-        if self.load > BUSY:
-            return f"measured while other work kept {self.load:.1f} of {self.cores} cores busy"
-        return ""
+        return doubt_of(self.load, self.cores)
 
     def accepted(self, classes: int) -> float:
         """Share of the draws that is kept, of a task with so many classes."""
@@ -118,13 +115,11 @@ def known_speed(
         seconds = fake_settings(model.path).delay_s / NUM_WORDS
         acceptance = 1 - 1 / DISAGREES
         return msgspec.structs.replace(ANY_SPEED, output_token_s=seconds, well_formed=1.0, acceptance=acceptance)
-    machine = value_hash((describe_hardware(), available_cores(), installed_versions()))
-    file = home() / "speed" / f"{model.revision}-{machine}.json"
+    file = speed_file(model.revision)
     if file.exists() and not anew:
         with contextlib.suppress(msgspec.DecodeError):  # of another version
             speed = read_json(file, Speed)
-            # What was measured beside other work is, once that is over.
-            if (speed.trainer_bytes or not trains) and (speed.load <= BUSY or _load() > speed.load - BUSY):
+            if (speed.trainer_bytes or not trains) and still_holds(speed.load):
                 return speed
     on_probe()
     speed = _measured(model, trains)
@@ -134,7 +129,7 @@ def known_speed(
 
 
 def _measured(model: ResolvedModel, trains: bool) -> Speed:
-    began, load = time.perf_counter(), _load()
+    began, load = time.perf_counter(), busy_cores()
     with lent_folder("fourshot-speed-") as scratch:
         log = scratch / "log.txt"
         trainer, open_trainer_s = SpeedMeasured(fields=NO_TRAINER), 0.0
@@ -153,8 +148,23 @@ def _measured(model: ResolvedModel, trains: bool) -> Speed:
     return msgspec.convert(fields, Speed)
 
 
-def _load() -> float:
-    """Cores that are busy now."""
+def speed_file(revision: str) -> Path:
+    """Where the speed of a checkpoint on this machine is kept."""
+    machine = value_hash((describe_hardware(), available_cores(), installed_versions()))
+    return home() / "speed" / f"{revision}-{machine}.json"
+
+
+def still_holds(load: float) -> bool:
+    """Whether a speed needs no other: what was measured beside other work is measured again, once that is over."""
+    return load <= BUSY or busy_cores() > load - BUSY
+
+
+def doubt_of(load: float, cores: int) -> str:
+    """Why not to believe a speed, "" where there is no reason."""
+    return f"measured while other work kept {load:.1f} of {cores} cores busy" if load > BUSY else ""
+
+
+def busy_cores() -> float:
     import psutil
 
     return psutil.cpu_percent(LOOK_S) / 100 * (os.cpu_count() or 1)
@@ -183,11 +193,8 @@ def _work(parent: ParentLink) -> None:
     trains = isinstance(probe, TrainerProbe)
     measured = (_trainer if trains else _engine)(probe, lambda: parent.send(ModelOpened()))
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    parent.send(
-        msgspec.structs.replace(
-            measured, fields={**measured.fields, "trainer_bytes" if trains else "engine_bytes": most}
-        )
-    )
+    fields = {**measured.fields, "trainer_bytes" if trains else "engine_bytes": most}
+    parent.send(msgspec.structs.replace(measured, fields=fields))
 
 
 def _trainer(probe: TrainerProbe, opened: Callable[[], object]) -> SpeedMeasured:

@@ -5,7 +5,7 @@ Importing this module loads neither torch nor vllm.
 
 from collections.abc import Sequence
 from itertools import takewhile
-from math import ceil, perm
+from math import perm
 from statistics import fmean
 
 import msgspec
@@ -146,15 +146,3 @@ class TokenCounts:
         if not self.tokens.is_exact:
             return 1
         return num_requests([tuple(self.tokens.pieces(f" {word}")) for word in self.task.label_words], verbalizer)
-
-
-def rounds_for(missing: float, rate: float, first: int, most: int, *, equal_rounds: bool) -> list[int]:
-    """Draws of each round until a class has enough; ``equal_rounds``: all as the first.
-
-    See `pipeline.loop.plan.RoundPlan`.
-    """
-    rate, rounds = max(rate, 0.01), list[int]()
-    while missing > (0.1 * rate * most if rounds else 0):
-        rounds.append(min(most, ceil(missing / rate)) if rounds and not equal_rounds else first)
-        missing -= rate * rounds[-1]
-    return rounds

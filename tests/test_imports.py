@@ -27,7 +27,11 @@ WINGS = {
         "report": ("rows", "synthesis"),
         "cells": ("rows", "synthesis", "loop"),
         "runs": ("rows", "tasks", "synthesis", "settings", "loop", "report", "cells"),
-        "distillation": ("tables", "rows", "tasks", "synthesis", "settings", "loop", "report", "cells", "runs"),
+        "students": ("rows", "tasks", "runs"),
+        "distillation": (
+            *("tables", "rows", "tasks", "synthesis", "settings", "loop", "report", "cells", "runs", "students"),
+        ),
+        "text_distillation": ("tasks", "rows", "synthesis", "settings", "report", "cells", "runs", "distillation"),
     },
     "serving": {
         "clients": (),

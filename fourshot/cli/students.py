@@ -185,4 +185,5 @@ def _tell_student(summary: "DistillSummary", terminal: Terminal) -> None:
             f"{parity.file} ({parity.megabytes:.0f} MB): another label for {parity.other_labels} of {parity.texts} "
             f"texts; probabilities differ by up to {parity.largest_difference:.4f}{lost}."
         )
+    terminal.verdict(summary.forecast)
     terminal.say(f"Student: {summary.student_path} ({size})\nReport: {summary.report_path}")

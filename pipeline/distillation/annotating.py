@@ -174,27 +174,31 @@ def foretell_annotation(
     tested: int = 0,
     writes: int = 0,
     anew: bool = False,
+    complete: Callable[[Forecast], Forecast] = lambda estimate: estimate,
 ) -> Forecast | None:
     """Forecast what it takes to have ``texts`` texts of a table read, and tell; None for who reads without an engine.
 
     ``tested``: test texts that are read besides. ``writes``: texts of each class that a remote teacher writes, where it
-    can. See `forecast.foretell`.
+    can. ``complete``: see `forecast.foretell`.
     """
     teacher, sample_texts = reader.teacher, list(islice(table.texts(), SAMPLE)) if table else []
     drawn = writes if reader.draw else 0
     if reader.forecast and texts + tested + drawn:  # it takes no measuring of this machine
-        estimate = reader.forecast(sample_texts, {"generate": drawn, "annotate": texts, "evaluate": tested})
+        estimate = complete(reader.forecast(sample_texts, {"generate": drawn, "annotate": texts, "evaluate": tested}))
         on_event(Event(stage="forecast", message=str(estimate)))
         return estimate
-    texts += tested
     sample = [Example(text=text, label=reader.task.label_names[0]) for text in sample_texts]
-    if teacher is None or not (texts and sample):
+    if teacher is None or not (texts + tested and sample):
         return None
     model = ResolvedModel(path=teacher.model_path, name="", revision=teacher.model_revision)
     forms = [member.form(PromptFormat()) for member in teacher.readers if member.adapter]
     counts = TokenCounts(teacher.task, sample, teacher.settings, teacher.model_path)
-    work = counts.committee(texts, forms, teacher.shots, teacher.chat)
-    return foretell(model, lambda _: [msgspec.structs.replace(work, stage="annotate")], on_event, anew=anew)
+    work = [
+        msgspec.structs.replace(counts.committee(count, forms, teacher.shots, teacher.chat), stage=stage)
+        for stage, count in {"annotate": texts, "evaluate": tested}.items()
+        if count
+    ]
+    return foretell(model, lambda _: work, on_event, anew=anew, complete=complete)
 
 
 def _read_rest(

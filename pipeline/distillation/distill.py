@@ -8,9 +8,11 @@ annotated.jsonl   the user's table with what the teacher says; a person may corr
 students/<job>/   finished trainings; `student` leads to the one that is the result
 remote_teacher.json  how a remote teacher was asked, how right it was, and what that cost
 scores/, summary.json, report.html, report.md
+forecast.json     what the last call was foretold to take, beside what it took
 """
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +22,7 @@ from fourshot.engine.checkpoints.models import ResolvedModel, resolve_model
 from fourshot.engine.machine.files import read_made, write_json
 from fourshot.engine.machine.links import check_links
 from fourshot.pipeline.cells.measuring import Evaluation
+from fourshot.pipeline.cells.review import TextPairs
 from fourshot.pipeline.cells.run_folder import GENERATED_FILE, RunFolder
 from fourshot.pipeline.distillation.annotated_tables import annotated_file
 from fourshot.pipeline.distillation.annotating import foretell_annotation
@@ -30,25 +33,30 @@ from fourshot.pipeline.distillation.taught import (
     Lesson,
     annotated_texts,
     drawn_texts,
+    expected_lesson,
     kept_shots,
     lesson_of,
-    student_jobs,
     teacher_measured,
 )
 from fourshot.pipeline.events import Event
-from fourshot.pipeline.forecast import Forecast, foretell
+from fourshot.pipeline.forecast import FORECAST_FILE, Forecast, foretell
+from fourshot.pipeline.loop.rounds import finished_pairs
 from fourshot.pipeline.provenance import value_hash
 from fourshot.pipeline.remote_teacher import accounted
 from fourshot.pipeline.report.students import least_sure
 from fourshot.pipeline.runs.experiment import Experiment
 from fourshot.pipeline.runs.plan import teaching_work
 from fourshot.pipeline.runs.run import load_shots
-from fourshot.pipeline.runs.stage_driver import StageDriver
+from fourshot.pipeline.runs.stage_driver import StageDriver, timed
 from fourshot.pipeline.runs.stages import generate, student, style, train
 from fourshot.pipeline.runs.stages.student import StudentItem, StudentStage
+from fourshot.pipeline.students.jobs import student_jobs
+from fourshot.pipeline.students.plan import STUDENTS, foretell_students, with_students
 from fourshot.pipeline.task import Example
 from fourshot.pipeline.task_data import TaskData
 from fourshot.training.students.encoders import ResolvedEncoder, check_places, resolve_encoder
+
+NO_TEACHER = "without the teacher, whose time is not known"
 
 
 class _Accepted(NamedTuple):
@@ -63,7 +71,7 @@ class _Accepted(NamedTuple):
 def distill(request: LabelDistillation, *, forecast: bool = False) -> DistillSummary:
     """Make the student in its folder, or go on where an earlier call was stopped.
 
-    A task without a test file is not measured. ``forecast``: first tell what the teacher will take.
+    A task without a test file is not measured. ``forecast``: first tell what that will take.
     Raises InputError for what the user gave, RunFolderError for a folder of something else.
     """
     accepted = _accept(request)
@@ -72,22 +80,30 @@ def distill(request: LabelDistillation, *, forecast: bool = False) -> DistillSum
         check_links(request.folder)
         request.on_event(Event(stage="shots", message="reading the data"))
         data = TaskData(request.task, request.on_event, needs_test=False)
-        shots = (request.by.shots if request.by else ()) or tuple(data.shots(request.settings))
+        shots = _shots(request, data)
         experiment, shot_notes = _experiment(accepted, data), list[str]()
         if experiment:
             shot_notes, shots = kept_shots(experiment.cells[0].shots, shots), experiment.cells[0].shots
         work.claim(request.manifest(accepted.base, accepted.encoder), over_unused=True)
         test = _test(request, data)
-        if forecast:
-            _foretell(request, experiment, test)
-        teacher = _teach(request, experiment)
+        estimate = _foretell(accepted, experiment, data, shots, test) if forecast else None
+        took = dict[str, float]()
+        teacher = _teach(request, experiment, took)
         read = accounted(teacher.read(request.log, request.on_event), teacher.account, request.folder)
         draws = teacher.draw and request.writes
         pairs = drawn_texts(request, teacher, data, shots) if draws else list(teacher.pairs)
-        annotated, notes = annotated_texts(request, teacher.name, read)
-        teacher_evaluation = _measure_teacher(request, read, test)
+        with timed(took, "annotate"):
+            annotated, notes = annotated_texts(request, teacher.name, read)
+        with timed(took, "evaluate"):
+            teacher_evaluation = _measure_teacher(request, read, test)
         labels = request.task.label_names
         lesson = lesson_of(request, annotated, pairs, shots, data.test)
+        stage = _students(accepted, lesson, shots, test)
+        with timed(took, STUDENTS):
+            request.run(stage)
+        if estimate:
+            estimate = estimate.beside(took)
+            work.write(FORECAST_FILE, estimate)
         return write_results(
             Distilled(
                 request=request,
@@ -99,20 +115,22 @@ def distill(request: LabelDistillation, *, forecast: bool = False) -> DistillSum
                 synthetic=lesson.num_written,
                 unsure=least_sure(((x.text, x.probabilities) for x in annotated if not x.is_real), labels),
                 notes=[*shot_notes, *notes, *accepted.notes, *lesson.notes],
+                forecast=estimate,
             ),
-            _train_students(accepted, lesson, shots, test),
+            stage.items,
         )
 
 
 def plan_distillation(request: LabelDistillation) -> Forecast | None:
-    """What the teacher of such a `distill` would take; None for one that reads without an engine. Writes nothing."""
+    """What such a `distill` would take; None where nothing is left to do. Writes nothing."""
     accepted = _accept(request)
     request = accepted.request
     data = TaskData(request.task, request.on_event, needs_test=False)
     experiment = _experiment(accepted, data)
     manifest = request.manifest(accepted.base, accepted.encoder)
     RunFolder(request.folder).check_claim(manifest, over_unused=True)
-    return _foretell(request, experiment, _test(request, data), anew=True)
+    shots = experiment.cells[0].shots if experiment else _shots(request, data)
+    return _foretell(accepted, experiment, data, shots, _test(request, data), anew=True)
 
 
 def _accept(request: LabelDistillation) -> _Accepted:
@@ -137,6 +155,11 @@ def _experiment(accepted: _Accepted, data: TaskData) -> Experiment | None:
     return experiment
 
 
+def _shots(request: LabelDistillation, data: TaskData) -> tuple[Example, ...]:
+    """Those that a teacher learnt who is there already, where they are known; else those of the data."""
+    return (request.by.shots if request.by else ()) or tuple(data.shots(request.settings))
+
+
 def _test(request: LabelDistillation, data: TaskData) -> tuple[Example, ...]:
     """What is measured on; nothing without a test file."""
     return tuple(data.measured(request.settings.test_limit)) if data.test else ()
@@ -147,30 +170,63 @@ def _scores_file(request: LabelDistillation, who: str, test: Sequence[Example]) 
     return request.folder / "scores" / f"{who}-{value_hash(tuple(test))}.json"
 
 
-def _foretell(
-    request: LabelDistillation, experiment: Experiment | None, test: Sequence[Example], *, anew: bool = False
-) -> Forecast | None:
-    """Forecast and tell what the teacher has left to do; None for one that reads without an engine.
+def _written(request: LabelDistillation, experiment: Experiment | None) -> TextPairs:
+    """The texts that the teacher wrote, once it did."""
+    if request.by and not request.by.draw:
+        return list(request.by.pairs)
+    if not (request.teacher_folder / GENERATED_FILE).exists():
+        return []
+    if experiment:
+        return experiment.learnt(experiment.cells[0]).synthetic
+    return finished_pairs(RunFolder(request.teacher_folder))
 
-    The student's own training, seconds to minutes, is not in it. See `forecast.foretell`.
+
+def _foretell(
+    accepted: _Accepted,
+    experiment: Experiment | None,
+    data: TaskData,
+    shots: Sequence[Example],
+    test: tuple[Example, ...],
+    *,
+    anew: bool = False,
+) -> Forecast | None:
+    """Forecast and tell what is left to do of the teacher, where that is known, and of the students.
+
+    See `forecast.foretell`.
     """
+    request, tell = accepted.request, accepted.request.on_event
     table, by = request.unlabelled, request.by
     texts = sum(1 for _ in table.texts()) if table and not annotated_file(table.path, request.folder).exists() else 0
     tested = 0 if _scores_file(request, "teacher", test).exists() else len(test)
+    lesson = expected_lesson(request, _written(request, experiment), shots, data.test)
+    stage = _students(accepted, lesson, shots, test)
+    students = foretell_students(stage, accepted.encoder, tell, anew=anew)
+    complete = partial(with_students, students=students)
     if experiment:
-        return foretell(
+        reads = {"annotate": texts, "evaluate": tested}
+        estimate = foretell(
             experiment.model,
-            lambda speed: teaching_work(experiment, texts + tested, speed, writes=request.writes),
-            request.on_event,
+            lambda speed: teaching_work(experiment, reads, speed, writes=request.writes),
+            tell,
             anew=anew,
+            complete=complete,
         )
-    assert by
-    writes = 0 if (request.teacher_folder / GENERATED_FILE).exists() else request.generate
-    return foretell_annotation(by, table, texts, request.on_event, tested=tested, writes=writes, anew=anew)
+    else:
+        assert by
+        writes = 0 if (request.teacher_folder / GENERATED_FILE).exists() else request.generate
+        estimate = foretell_annotation(
+            by, table, texts, tell, tested=tested, writes=writes, anew=anew, complete=complete
+        )
+    if estimate is None and students:
+        estimate = students
+        if texts or tested:
+            estimate = msgspec.structs.replace(students, doubt=f"{NO_TEACHER}; {students.doubt}".strip("; "))
+        tell(Event(stage="forecast", message=str(estimate)))
+    return estimate
 
 
-def _teach(request: LabelDistillation, experiment: Experiment | None) -> NamedReader:
-    """The teacher, trained on the shots where nobody was named."""
+def _teach(request: LabelDistillation, experiment: Experiment | None, took: dict[str, float]) -> NamedReader:
+    """The teacher, trained on the shots where nobody was named; what that ``took``, by stage."""
     if experiment is None:
         assert request.by
         return request.by
@@ -178,11 +234,15 @@ def _teach(request: LabelDistillation, experiment: Experiment | None) -> NamedRe
     driver.add(experiment.task.name, experiment)
     driver.do(style.prompt_styles)
     if any(writer.settings.annotate.has_pool for writer in experiment.writers):
-        driver.do(generate.pools)
-    driver.do(train.annotators)
-    driver.do(student.encoders)
+        with timed(took, "draw the pool"):
+            driver.do(generate.pools)
+    with timed(took, "train the annotators"):
+        driver.do(train.annotators)
+    with timed(took, "fine-tune the encoders"):
+        driver.do(student.encoders)
     if request.writes:
-        driver.do(generate.rounds)
+        with timed(took, "generate"):
+            driver.do(generate.rounds)
     return run_reader(experiment, request.placement.ray)
 
 
@@ -196,9 +256,7 @@ def _measure_teacher(request: LabelDistillation, read: Read, test: Sequence[Exam
     return read_made(file, Evaluation)
 
 
-def _train_students(
-    accepted: _Accepted, lesson: Lesson, shots: Sequence[Example], test: tuple[Example, ...]
-) -> list[StudentItem]:
+def _students(accepted: _Accepted, lesson: Lesson, shots: Sequence[Example], test: tuple[Example, ...]) -> StudentStage:
     """The student, then the one on the shots alone; both are trained and measured."""
     request, encoder, seed = accepted.request, accepted.encoder, accepted.request.settings.seed
     texts = lesson.annotated, lesson.written
@@ -213,5 +271,4 @@ def _train_students(
         )
         for job in jobs
     ]
-    request.run(StudentStage(model_path=encoder.path, items=tuple(items), store=str(request.folder / "students")))
-    return items
+    return StudentStage(model_path=encoder.path, items=tuple(items), store=str(request.folder / "students"))

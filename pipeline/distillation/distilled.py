@@ -10,6 +10,7 @@ from fourshot.engine.machine.files import read_made, write_json
 from fourshot.engine.machine.links import lead
 from fourshot.pipeline.cells.measuring import Evaluation
 from fourshot.pipeline.distillation.request import LabelDistillation
+from fourshot.pipeline.forecast import FORECAST_FILE, Forecast
 from fourshot.pipeline.provenance import installed_versions
 from fourshot.pipeline.remote_teacher import REMOTE_FILE, RemoteTeacher
 from fourshot.pipeline.report.data import Certainty, Lineage, MethodRow, ReportData, UnsureText, method_row
@@ -21,6 +22,7 @@ from fourshot.pipeline.runs.stages.student import StudentItem, parities
 from fourshot.pipeline.selective import CoverageCurve
 from fourshot.pipeline.student_card import STUDENT_FILE, STUDENT_LINK, StudentCard, check_kept, file_hashes
 from fourshot.pipeline.task import Example
+from fourshot.pipeline.work_folder import WorkFolder
 from fourshot.training.students.encoders import ResolvedEncoder
 from fourshot.training.students.examples import StudentResult
 from fourshot.training.students.onnx_export import Parity
@@ -48,6 +50,7 @@ class DistillSummary(msgspec.Struct, frozen=True, kw_only=True):
     onnx: list[Parity] = []  # how its ONNX files answer beside it
     remote_teacher: RemoteTeacher | None = None
     notes: list[str] = []  # what was left out, and why
+    forecast: Forecast | None = None  # what was foretold of this call, beside what it took
     report_path: str = ""
 
 
@@ -63,6 +66,7 @@ class Distilled(msgspec.Struct, frozen=True, kw_only=True):
     synthetic: int
     unsure: tuple[UnsureText, ...]
     notes: list[str]
+    forecast: Forecast | None = None
 
 
 class _Student(NamedTuple):
@@ -100,6 +104,7 @@ def write_results(made: Distilled, items: Sequence[StudentItem]) -> DistillSumma
         onnx=parities(main),
         remote_teacher=remote,
         notes=made.notes,
+        forecast=made.forecast,
         report_path=str(report),
     )
     write_json(folder / "summary.json", summary)
@@ -206,6 +211,7 @@ def _report(made: Distilled, table: Sequence[MethodRow], students: Sequence[_Stu
             if student.result.losses
         },
         stage_seconds={"train": round(result.seconds, 2)},
+        forecast=WorkFolder(made.request.folder).find(FORECAST_FILE, Forecast),
         settings=msgspec.to_builtins(settings),
         versions=installed_versions(),
         lineage=Lineage(

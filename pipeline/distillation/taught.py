@@ -4,11 +4,11 @@ import shutil
 import zlib
 from collections.abc import Sequence
 from functools import partial
+from itertools import cycle, islice
 from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
 
-import msgspec
 import numpy as np
 
 from fourshot.engine.errors import InputError
@@ -31,19 +31,15 @@ from fourshot.pipeline.loop.rounds import RoundSink, finished_pairs
 from fourshot.pipeline.provenance import value_hash
 from fourshot.pipeline.remote_teacher import REMOTE_FILE, keep_account
 from fourshot.pipeline.rows.examples import normalised_text
-from fourshot.pipeline.rows.fields import encoder_text
 from fourshot.pipeline.rows.repeats import torn, torn_notes, unseen
 from fourshot.pipeline.rows.review_table import check_alone, corrections
 from fourshot.pipeline.rows.text_table import TextTable
 from fourshot.pipeline.rows.unfinished import UNFINISHED, unfinished_folder
-from fourshot.pipeline.runs.trainings import taught_shots
 from fourshot.pipeline.tables.files import table_warnings
 from fourshot.pipeline.task import Example, Task
 from fourshot.pipeline.task_data import TaskData
 from fourshot.pipeline.work_folder import WorkFolder
-from fourshot.training.students.encoders import ResolvedEncoder
-from fourshot.training.students.examples import StudentJob, TaughtExample
-from fourshot.training.students.settings import StudentSettings
+from fourshot.training.students.examples import TaughtExample
 
 Annotated = list[TaughtExample]  # of which each is real whose label a person put into the table
 
@@ -66,7 +62,7 @@ def annotated_texts(request: LabelDistillation, by: str, read: Read) -> tuple[An
             notes.append(
                 f"{counted(summary.unreadable, 'text')} could not be read; of the first: {summary.why_unreadable}"
             )
-    labelled, told_of_labels = _labelled_texts(unlabelled, out, labels)
+    labelled, told_of_labels = labelled_texts(unlabelled, out, labels)
     if not (labelled or request.writes):
         raise InputError(
             f"{out}: no text has a label, so a student would learn the shots alone. Put labels in, or remove the file "
@@ -75,7 +71,7 @@ def annotated_texts(request: LabelDistillation, by: str, read: Read) -> tuple[An
     return labelled, [*notes, *told_of_labels]
 
 
-def _labelled_texts(unlabelled: TextTable, out: Path, labels: Sequence[str]) -> tuple[Annotated, list[str]]:
+def labelled_texts(unlabelled: TextTable, out: Path, labels: Sequence[str]) -> tuple[Annotated, list[str]]:
     """What the annotated table ``out`` says of each text, and how it differs from what the teacher was given and said.
 
     Raises InputError with all that cannot be read there.
@@ -129,6 +125,26 @@ def lesson_of(
     missing = missing_texts(written, request.generate * len(request.task.labels))
     (num_taught, num_written), unsure = sure_enough([taught, written], request.student_settings.min_confidence)
     return Lesson(taught, written, num_taught, num_written, [*left_out, *others_left_out, *missing, *unsure])
+
+
+def expected_lesson(
+    request: LabelDistillation, pairs: TextPairs, shots: Sequence[Example], test: Sequence[Example]
+) -> Lesson:
+    """What will be learnt, as far as the teacher said and wrote it (``pairs``). A text that it did not read yet has any
+    label; one that it did not write yet is a shot.
+    """
+    table, labels = request.unlabelled, request.task.label_names
+    any_label = tuple(float(name == labels[0]) for name in labels)
+    annotated = Annotated()
+    if table and (out := annotated_file(table.path, request.folder)).exists():
+        annotated, _ = labelled_texts(table, out, labels)
+    elif table:
+        annotated = [TaughtExample(text=text, probabilities=any_label) for text in table.texts()]
+    lesson = lesson_of(request, annotated, pairs, shots, test)
+    if pairs or not request.writes:
+        return lesson
+    written = islice(cycle(shots), request.generate * len(labels))
+    return lesson._replace(written=[TaughtExample(text=shot.text, probabilities=any_label) for shot in written])
 
 
 def learnable(annotated: Annotated, shots: Sequence[Example], test: Sequence[Example]) -> tuple[Annotated, list[str]]:
@@ -217,37 +233,6 @@ def written_texts(pairs: TextPairs, task: Task, per_class: int) -> Annotated:
 def missing_texts(written: Annotated, total: int) -> list[str]:
     """What is to be told where the teacher wrote fewer texts than it was to."""
     return [f"the teacher wrote {len(written)} of {total} texts that can be learnt"] if len(written) < total else []
-
-
-def student_jobs(
-    task: Task,
-    encoder: ResolvedEncoder,
-    shots: Sequence[Example],
-    annotated: Annotated,
-    written: Annotated,
-    settings: StudentSettings,
-    seed: int,
-) -> list[StudentJob]:
-    """The student, and the same on the shots alone, to compare with."""
-    real = taught_shots(task, shots, settings.max_tokens)
-    taught = [
-        msgspec.structs.replace(example, text=encoder_text(task, example.text, settings.max_tokens))
-        for example in (*annotated, *written)
-    ]
-
-    def job(title: str, examples: Sequence[TaughtExample]) -> StudentJob:
-        return StudentJob(
-            name=task.name,
-            title=f"{task.name}, {title}",
-            encoder=encoder.path,
-            encoder_revision=encoder.revision,
-            labels=task.label_names,
-            examples=tuple(examples),
-            settings=settings,
-            seed=seed,
-        )
-
-    return [job("student", real + taught), job("student on the shots alone", real)]
 
 
 def teacher_measured(read: Read, task: Task, test: Sequence[Example], on_event: OnEvent) -> Evaluation:

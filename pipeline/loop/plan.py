@@ -280,3 +280,15 @@ def split_slice(draw_slice: DrawSlice, most: int) -> list[DrawSlice]:
         )
         for start in range(0, draw_slice.draws, most)
     ]
+
+
+def rounds_for(missing: float, rate: float, first: int, most: int, *, equal_rounds: bool) -> list[int]:
+    """Draws of each round until a class has enough; ``equal_rounds``: all as the first.
+
+    See `RoundPlan`.
+    """
+    rate, rounds = max(rate, 0.01), list[int]()
+    while missing > (0.1 * rate * most if rounds else 0):
+        rounds.append(min(most, math.ceil(missing / rate)) if rounds and not equal_rounds else first)
+        missing -= rate * rounds[-1]
+    return rounds

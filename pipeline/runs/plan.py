@@ -1,6 +1,6 @@
 """What the stages of an experiment will ask for, as far as they are not done yet."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from itertools import cycle
 from math import prod
@@ -14,7 +14,7 @@ from fourshot.pipeline.cells.cell import MethodCell
 from fourshot.pipeline.cells.run_folder import GENERATED_FILE, POOL_FILE
 from fourshot.pipeline.events import OnEvent
 from fourshot.pipeline.forecast import Forecast, StageWork, foretell
-from fourshot.pipeline.loop.plan import draws_whole_rounds, first_draws
+from fourshot.pipeline.loop.plan import draws_whole_rounds, first_draws, rounds_for
 from fourshot.pipeline.loop.rounds import pool_settings
 from fourshot.pipeline.runs.experiment import Experiment
 from fourshot.pipeline.runs.stages import STAGE_NAMES, StageName, phases_until
@@ -23,7 +23,7 @@ from fourshot.pipeline.runs.trainings import annotator_jobs, reads_averages
 from fourshot.pipeline.speed import Speed
 from fourshot.pipeline.synthesis.prompts import PromptFormat
 from fourshot.pipeline.synthesis.settings import RunSettings
-from fourshot.pipeline.work_counts import TokenCounts, rounds_for
+from fourshot.pipeline.work_counts import TokenCounts
 from fourshot.training.jobs.jobs import TrainingJob, finished
 from fourshot.training.lora.examples import PROBE_TEXTS
 from fourshot.training.students.train import finished_student
@@ -54,8 +54,8 @@ def foretell_runs(
     return foretell(experiments[0].model, lambda speed: remaining_work(experiments, until, speed), on_event, anew=anew)
 
 
-def teaching_work(experiment: Experiment, texts: int, speed: Speed, *, writes: bool) -> list[StageWork]:
-    """Of the teacher of a distillation: trained on the shots, it ``writes`` texts, and reads so many others."""
+def teaching_work(experiment: Experiment, reads: Mapping[str, int], speed: Speed, *, writes: bool) -> list[StageWork]:
+    """Of the teacher of a distillation: trained on the shots, it ``writes`` texts, and reads so many, by stage."""
     remaining, writer = _Remaining(experiment, speed), experiment.writers[0]
     jobs = {job.key: (job, writer) for job in experiment.annotator_jobs(writer)}
     return [
@@ -63,7 +63,7 @@ def teaching_work(experiment: Experiment, texts: int, speed: Speed, *, writes: b
         *remaining._trainings(jobs),
         *remaining.encoders(writer),
         *(remaining._texts(writer) if writes else ()),
-        *([_at("annotate", remaining._reading(writer, texts))] if texts else ()),
+        *(_at(stage, remaining._reading(writer, texts)) for stage, texts in reads.items() if texts),
     ]
 
 

@@ -4,6 +4,8 @@ So one engine writes the texts of all, and all trainings are one queue, in this 
 """
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -59,9 +61,8 @@ class StageDriver:
                 self._on_event(Event(stage="shots", message=message))
             self._told |= messages
         for phase in phases_until(until):
-            began = time.perf_counter()
-            self.do(phase.plan)
-            self.took[phase.title] = self.took.get(phase.title, 0.0) + time.perf_counter() - began
+            with timed(self.took, phase.title):
+                self.do(phase.plan)
             if phase.writes_cards:
                 self.write_cards()
 
@@ -106,6 +107,14 @@ class StageDriver:
             self.failed[name] = failure
             reason = " ".join(failure.message.removeprefix(name).split())
             self._on_event(Event(stage="failed", message=f"{name}: {reason}"))
+
+
+@contextmanager
+def timed(took: dict[str, float], title: str) -> Iterator[None]:
+    """Count the seconds of the block to those that ``title`` took."""
+    began_s = time.perf_counter()
+    yield
+    took[title] = took.get(title, 0.0) + time.perf_counter() - began_s
 
 
 def _without_folds(cell: MethodCell) -> str:

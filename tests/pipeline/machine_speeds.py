@@ -7,6 +7,7 @@ import pytest
 from fourshot.engine.checkpoints.models import ResolvedModel
 from fourshot.pipeline.forecast import SWITCH
 from fourshot.pipeline.speed import Speed
+from fourshot.pipeline.students.speed import EncoderSpeed
 
 MODEL = ResolvedModel(path="/models/none", name="none", revision="r1")
 SPEED = Speed(
@@ -20,6 +21,15 @@ SPEED = Speed(
     training_s=2.0,
     engine_bytes=3_000,
     trainer_bytes=2_000,
+)
+ENCODER_SPEED = EncoderSpeed(
+    open_s=4.0,
+    training_s=1.0,
+    step_s=0.1,
+    learn_token_s=0.01,
+    read_token_s=0.001,
+    alone_s=0.02,
+    process_bytes=5_000,
 )
 
 

@@ -15,6 +15,7 @@ from fourshot.pipeline.distillation.annotating import AnnotationSummary, annotat
 from fourshot.pipeline.distillation.readers import NamedReader, Read, Teacher
 from fourshot.pipeline.events import Event
 from fourshot.pipeline.forecast import FORECAST_FILE, Forecast, StageWork, forecast
+from fourshot.pipeline.loop.plan import rounds_for
 from fourshot.pipeline.rows.text_table import open_texts
 from fourshot.pipeline.runs.compare import ComparisonRequest, do_comparison
 from fourshot.pipeline.runs.stages import generate, recipe
@@ -24,7 +25,7 @@ from fourshot.pipeline.synthesis.prompts import PromptFormat
 from fourshot.pipeline.synthesis.recipe import Recipe
 from fourshot.pipeline.synthesis.settings import AnnotateSettings, GenerateSettings, RunSettings
 from fourshot.pipeline.task import Example, Label, Task
-from fourshot.pipeline.work_counts import TokenCounts, rounds_for
+from fourshot.pipeline.work_counts import TokenCounts
 from fourshot.training.lora.settings import LoraSettings
 from tests.pipeline.corpus.small_corpora import SHOTS, TASK, make, named, settings
 from tests.pipeline.distillation.test_annotating import reader, table

@@ -11,7 +11,8 @@ from fourshot.engine.checkpoints.models import ResolvedModel
 from fourshot.engine.errors import InputError
 from fourshot.pipeline import forecast as forecasts
 from fourshot.pipeline.speed import Speed
-from tests.pipeline.machine_speeds import SPEED
+from fourshot.pipeline.students import plan
+from tests.pipeline.machine_speeds import ENCODER_SPEED, SPEED
 from tests.pipeline.runs.small_run import write_run
 from tests.pipeline.test_forecast import on
 
@@ -111,8 +112,10 @@ def test_every_long_command_has_a_plan(
         return SPEED
 
     monkeypatch.setattr(forecasts, "known_speed", known_speed)
+    monkeypatch.setattr(plan, "known_encoder_speed", lambda *_, **__: ENCODER_SPEED)
     out = str(tmp_path / "out")
     assert cli.main([*PLANS[command], "--model", model, "--out", out, "--plan", "--json", "--quiet"]) == 0
     printed = json.loads(capfd.readouterr().out.splitlines()[-1])
     assert arguments == {"model": model, "anew": True, "trains": True}
+    assert [stage["stage"] for stage in printed["stages"]].count(plan.STUDENTS) == (command == "distill")
     assert printed["type"] == "forecast" and printed["seconds"] > sum((10, 5)) and not (tmp_path / "out").exists()

@@ -95,11 +95,11 @@ def test_other_work_at_the_time_is_told_of_and_when_it_is_over_it_is_measured_an
     busy = msgspec.structs.replace(SPEED, load=1.8, cores=2)
     monkeypatch.setattr(speeds, "_measured", lambda *_: busy)
     for beside in (2.0, 1.5):
-        monkeypatch.setattr(speeds, "_load", lambda beside=beside: beside)
+        monkeypatch.setattr(speeds, "busy_cores", lambda beside=beside: beside)
         estimate = foretell(MODEL, lambda _: [StageWork(stage="draw")], lambda _: None)
         assert estimate and "other work kept 1.8 of 2 cores busy" in str(estimate)
     monkeypatch.setattr(speeds, "_measured", lambda *_: SPEED)
-    monkeypatch.setattr(speeds, "_load", lambda: 0.2)
+    monkeypatch.setattr(speeds, "busy_cores", lambda: 0.2)
     assert known_speed(MODEL) == known_speed(MODEL) == SPEED
 
 

@@ -47,6 +47,17 @@ class StudentSettings(Typed, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         if wrong:
             raise InputError(f"{'; '.join(wrong)}.")
 
+    def strategy_for(self, texts: int) -> Literal["geometric", "plain", "head"]:
+        """How an encoder learns from so many texts, those that are held out among them."""
+        if self.strategy != "auto":
+            return self.strategy
+        return "geometric" if texts <= self.few_texts else "plain"
+
+    def planned_passes(self, texts: int) -> int:
+        """Passes over so many texts that are learnt, where none is the last before its time."""
+        per_pass = math.ceil(texts / self.batch_size)
+        return max(round(self.num_epochs), math.ceil(self.min_steps / per_pass))
+
 
 class TextStudentSettings(Typed, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How a small model learns to write what a teacher writes; 0: as is usual for the model's kind.

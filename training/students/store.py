@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from fourshot.engine.machine.content_hash import content_hash_of
-from fourshot.engine.machine.files import read_made, settle, staged_folder
+from fourshot.engine.machine.files import disk_errors, read_made, settle, staged_folder
 
 RESULT_FILE = "result.json"
 OnStep = Callable[[int, int, float], None]  # step, planned steps, loss
@@ -24,8 +24,11 @@ def finished_in(folder: Path, kind: type[Result]) -> Result | None:
 
 
 def save_checkpoint(folder: Path, name: str, model: Any, tokenizer: Any) -> str:
-    """Write ``folder``/<name>-<content hash>, whole or not at all. Returns the name with the hash."""
-    with staged_folder(folder) as staged:
+    """Write ``folder``/<name>-<content hash>, whole or not at all. Returns the name with the hash.
+
+    Raises OSError if the disk is full.
+    """
+    with disk_errors(folder), staged_folder(folder) as staged:
         model.save_pretrained(staged)
         tokenizer.save_pretrained(staged)
         hashed = f"{name}-{content_hash_of(staged.glob('*.safetensors'))}"

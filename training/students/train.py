@@ -1,6 +1,7 @@
 """One student: texts and what a teacher says of them in, a checkpoint that `transformers` loads out."""
 
 import copy
+import math
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -151,8 +152,7 @@ class _Training:
         self._random = random.Random(seed)
         self._head = last_linear(model)
         self._head.register_forward_pre_hook(self._keep_input)
-        is_few = len(learnt) + len(held_out) <= settings.few_texts
-        self.strategy = ("geometric" if is_few else "plain") if settings.strategy == "auto" else settings.strategy
+        self.strategy = settings.strategy_for(len(learnt) + len(held_out))
         self.losses: list[float] = []
         self.held_out_losses: list[float] = []
 
@@ -169,9 +169,8 @@ class _Training:
             return
         best_state = copy.deepcopy(self._model.state_dict()) if self._held_texts else {}
         settings = self._settings
-        per_pass = -(-len(self._texts) // settings.batch_size)
-        epochs = max(round(settings.num_epochs), -(-settings.min_steps // per_pass))
-        planned = epochs * per_pass
+        epochs = settings.planned_passes(len(self._texts))
+        planned = epochs * math.ceil(len(self._texts) / settings.batch_size)
         head = list(self._head.parameters())
         body = [p for p in self._model.parameters() if p.requires_grad and not any(p is h for h in head)]
         groups = [{"params": body, "lr": settings.learning_rate}]

@@ -30,6 +30,7 @@ from fourshot.pipeline.rows.text_table import open_texts
 from fourshot.pipeline.runs.stage_driver import LOG_FILE
 from fourshot.pipeline.runs.stage_process import run_stage
 from fourshot.pipeline.runs.stages.student import StudentItem, StudentStage
+from fourshot.pipeline.students.jobs import student_jobs
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.task import DataSource, Example, Task
 from fourshot.pipeline.task_data import TaskData
@@ -194,7 +195,7 @@ def measure_cell(taught: TeacherOutput, cell: StudentCell) -> dict[str, Any]:
     if cell.amount and not annotated and not written:
         return {**row, "left_out": "there are no such texts"}
     settings = StudentSettings()
-    job = texts_of.student_jobs(taught.task, taught.encoder, taught.shots, annotated, written, settings, taught.seed)[0]
+    job = student_jobs(taught.task, taught.encoder, taught.shots, annotated, written, settings, taught.seed)[0]
     out = taught.folder / "scores" / f"cell-{job.key}.json"
     store = taught.folder / "students"
     if not out.exists():

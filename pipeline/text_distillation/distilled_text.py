@@ -10,7 +10,6 @@ from fourshot.engine.machine.files import read_made, write_json
 from fourshot.engine.machine.links import lead
 from fourshot.pipeline.distillation.distilled import megabytes, remote_teacher_of
 from fourshot.pipeline.distillation.request import TextDistillation
-from fourshot.pipeline.distillation.text_students import StudentMade, TextStudents
 from fourshot.pipeline.provenance import value_hash
 from fourshot.pipeline.remote_teacher import RemoteTeacher
 from fourshot.pipeline.report.text import now
@@ -18,6 +17,7 @@ from fourshot.pipeline.report.texts import TextExample, TextReport, TextRow, wri
 from fourshot.pipeline.runs.stages.write import WrittenAnswer
 from fourshot.pipeline.student_card import STUDENT_FILE, STUDENT_LINK, check_kept, file_hashes
 from fourshot.pipeline.tasks.generation import Pair
+from fourshot.pipeline.text_distillation.text_students import StudentMade, TextStudents
 from fourshot.pipeline.text_metrics import TextScores, score_texts
 from fourshot.pipeline.text_student import TextStudentCard
 

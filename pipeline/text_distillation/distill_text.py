@@ -20,11 +20,8 @@ from fourshot.engine.checkpoints.models import resolve_model
 from fourshot.engine.machine.links import check_links
 from fourshot.pipeline.cells.run_folder import RunFolder
 from fourshot.pipeline.distillation.annotated_tables import annotated_file
-from fourshot.pipeline.distillation.distilled_text import TextDistilled, TextDistillSummary, write_text_results
 from fourshot.pipeline.distillation.request import TextDistillation, TextDistillManifest
 from fourshot.pipeline.distillation.text_pairs import annotated_pairs, learnable_pairs, write_annotated, written_pairs
-from fourshot.pipeline.distillation.text_students import TextStudents
-from fourshot.pipeline.distillation.text_teachers import AskedTeacher, TrainedTeacher
 from fourshot.pipeline.events import Event
 from fourshot.pipeline.forecast import Forecast
 from fourshot.pipeline.rows.examples import limited
@@ -34,6 +31,9 @@ from fourshot.pipeline.settings.effects import Unused, tell_unused
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.tasks.generation import GenerationTask, Pair
 from fourshot.pipeline.tasks.pairs import load_real, take_real
+from fourshot.pipeline.text_distillation.distilled_text import TextDistilled, TextDistillSummary, write_text_results
+from fourshot.pipeline.text_distillation.text_students import TextStudents
+from fourshot.pipeline.text_distillation.text_teachers import AskedTeacher, TrainedTeacher
 from fourshot.training.jobs.cluster import check_cluster
 from fourshot.training.lora.targets import check_trainable
 from fourshot.training.students.text_models import resolve_text_model

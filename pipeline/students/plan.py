@@ -1,0 +1,141 @@
+"""What the students of a distillation will take of this machine, as far as they are not finished."""
+
+import os
+from collections.abc import Sequence
+from functools import partial
+from math import ceil
+from pathlib import Path
+from statistics import fmean
+from typing import NamedTuple, TypeVar
+
+import msgspec
+
+from fourshot.pipeline.events import Event, OnEvent
+from fourshot.pipeline.forecast import SWITCH, Forecast, StageForecast
+from fourshot.pipeline.rows.fields import encoder_text
+from fourshot.pipeline.runs.stages.student import ASKED_ALONE, StudentItem, StudentStage
+from fourshot.pipeline.students.speed import EncoderSpeed, known_encoder_speed, padded_tokens, token_lengths
+from fourshot.pipeline.work_counts import MOST_COUNTED
+from fourshot.training.students.encoders import ResolvedEncoder
+from fourshot.training.students.examples import StudentJob
+from fourshot.training.students.onnx_export import PROBED_TEXTS
+from fourshot.training.students.train import finished_student
+
+STUDENTS = "train the students"  # the stage, in which they are measured and exported, too
+MEASURING = "measuring how fast the student learns on this machine, some seconds on idle cores"
+AT_MOST = "less where a student stops early"
+# ONNX is written by Python code, as libraries are imported: in so many times the time until an encoder is open.
+EXPORT_OPENINGS = 3.0
+Sampled = TypeVar("Sampled")
+
+
+class StudentWork(NamedTuple):
+    """What a part of the work asks, and how long that takes."""
+
+    seconds: float
+    tokens: float = 0
+    steps: int = 0
+    texts: int = 0  # that a finished student is asked
+
+
+def foretell_students(
+    stage: StudentStage, encoder: ResolvedEncoder, on_event: OnEvent, *, anew: bool = False
+) -> Forecast | None:
+    """What is left of ``stage`` will take at most; None where nothing is, or where nobody wants to know.
+
+    ``anew`` as for `pipeline.forecast.foretell`; it is told by whoever asks.
+    """
+    if stage.is_done or (not anew and os.environ.get(SWITCH) == "0"):
+        return None
+    try:
+        max_tokens = stage.items[0].job.settings.max_tokens
+        tell = partial(on_event, Event(stage="forecast", message=MEASURING))
+        speed = known_encoder_speed(encoder, max_tokens, tell, anew=anew)
+    except Exception as error:  # whatever it is: who asked for a student is to have it
+        if anew:
+            raise
+        message = f"none of the students, for this machine could not be measured: {error}"
+        on_event(Event(stage="forecast", message=message))
+        return None
+    return forecast_students(stage, speed)
+
+
+def forecast_students(stage: StudentStage, speed: EncoderSpeed) -> Forecast:
+    """All that is left of ``stage``, in one process."""
+    items = [item for item in stage.items if not stage.is_finished(item)]
+    work = [part for item in items for part in _work(item, Path(stage.store), speed)]
+    total = StageForecast(
+        stage=STUDENTS,
+        calls=sum(part.texts for part in work),
+        tokens=round(sum(part.tokens for part in work)),
+        steps=sum(part.steps for part in work),
+        seconds=round(speed.open_s + sum(part.seconds for part in work), 1),
+    )
+    return Forecast(
+        seconds=total.seconds,
+        calls=total.calls,
+        tokens=total.tokens,
+        memory_bytes=speed.process_bytes,
+        stages=(total,),
+        doubt="; ".join(filter(None, (AT_MOST if total.steps else "", speed.doubt))),
+    )
+
+
+def with_students(teacher: Forecast, students: Forecast | None) -> Forecast:
+    """The teacher's work, and then that of the students. Of a remote teacher, calls and tokens are requests alone."""
+    if students is None:
+        return teacher
+    counted = 0 if teacher.asks else 1
+    return msgspec.structs.replace(
+        teacher,
+        seconds=round(teacher.seconds + students.seconds, 1),
+        calls=teacher.calls + counted * students.calls,
+        tokens=teacher.tokens + counted * students.tokens,
+        memory_bytes=max(teacher.memory_bytes, students.memory_bytes),
+        stages=(*teacher.stages, *students.stages),
+        doubt="; ".join(dict.fromkeys(filter(None, (*teacher.doubt.split("; "), *students.doubt.split("; "))))),
+    )
+
+
+def _work(item: StudentItem, store: Path, speed: EncoderSpeed) -> list[StudentWork]:
+    """Of one student that is not finished."""
+    result, job, tested = finished_student(store, item.job), item.job, item.test
+    texts = [encoder_text(item.task, example.text, job.settings.max_tokens) for example in _some(tested)]
+    test_tokens = fmean(_lengths(job, texts)) if texts else 0.0
+    work = []
+    if result is None:
+        work.append(training_work(job, speed))
+    if tested and not Path(item.out).exists():
+        read = len(tested) * test_tokens
+        alone_s = min(ASKED_ALONE, len(tested)) * speed.alone_s
+        work.append(StudentWork(read * speed.read_token_s + alone_s, tokens=read, texts=len(tested)))
+    if item.onnx:
+        probed = min(PROBED_TEXTS, len(job.examples)) * fmean(_lengths(job, [x.text for x in _some(job.examples)]))
+        read = 3 * (probed + len(tested) * test_tokens)  # by the checkpoint and both files
+        work.append(StudentWork(EXPORT_OPENINGS * speed.open_s + read * speed.read_token_s, tokens=read))
+    return work
+
+
+def training_work(job: StudentJob, speed: EncoderSpeed) -> StudentWork:
+    """Of a training without an early stop, in which the teacher is sure enough of all texts (`train_student`)."""
+    settings, taught = job.settings, sum(not example.is_real for example in job.examples)
+    held_out = int(taught * settings.held_out)
+    learnt, strategy = len(job.examples) - held_out, settings.strategy_for(len(job.examples))
+    lengths = _lengths(job, [example.text for example in _some(job.examples)])
+    passes = 0 if strategy == "head" else settings.planned_passes(learnt)
+    steps = passes * ceil(learnt / settings.batch_size)
+    # The last layer is fitted to all texts that are learnt; the held-out ones are read before and after, and by pass.
+    fits = 1 + (passes if held_out else 1) * (strategy == "geometric")
+    read = (fits * learnt + (3 + passes) * held_out) * fmean(lengths)
+    tokens = passes * learnt * padded_tokens(lengths, min(settings.batch_size, learnt))
+    seconds = speed.training_s + steps * speed.step_s + tokens * speed.learn_token_s + read * speed.read_token_s
+    return StudentWork(seconds, tokens=tokens + read, steps=steps)
+
+
+def _some(texts: Sequence[Sampled]) -> Sequence[Sampled]:
+    """As many as stand for all."""
+    return texts[:: max(1, len(texts) // MOST_COUNTED)]
+
+
+def _lengths(job: StudentJob, texts: Sequence[str]) -> list[int]:
+    return token_lengths(job.encoder, texts, job.settings.max_tokens)
