@@ -26,15 +26,17 @@ from fourshot.pipeline.distillation.annotating import annotate_table
 from fourshot.pipeline.distillation.readers import NamedReader, Read, parts_of
 from fourshot.pipeline.distillation.request import LabelDistillation
 from fourshot.pipeline.events import Event, OnEvent
-from fourshot.pipeline.faults import TaskFault, counted, error, raise_errors
+from fourshot.pipeline.faults import TaskFault, clipped, counted, error, raise_errors
 from fourshot.pipeline.loop.rounds import RoundSink, finished_pairs
 from fourshot.pipeline.provenance import value_hash
 from fourshot.pipeline.remote_teacher import REMOTE_FILE, keep_account
 from fourshot.pipeline.rows.examples import normalised_text
+from fourshot.pipeline.rows.fields import bare_text
 from fourshot.pipeline.rows.repeats import torn, torn_notes, unseen
 from fourshot.pipeline.rows.review_table import check_alone, corrections
 from fourshot.pipeline.rows.text_table import TextTable
 from fourshot.pipeline.rows.unfinished import UNFINISHED, unfinished_folder
+from fourshot.pipeline.synthesis.neardup import NearDuplicates
 from fourshot.pipeline.tables.files import table_warnings
 from fourshot.pipeline.task import Example, Task
 from fourshot.pipeline.task_data import TaskData
@@ -124,7 +126,23 @@ def lesson_of(
     written = written_texts(kept_pairs, request.task, request.generate)
     missing = missing_texts(written, request.generate * len(request.task.labels))
     (num_taught, num_written), unsure = sure_enough([taught, written], request.student_settings.min_confidence)
-    return Lesson(taught, written, num_taught, num_written, [*left_out, *others_left_out, *missing, *unsure])
+    near = _near_test(request, taught, test)
+    return Lesson(taught, written, num_taught, num_written, [*left_out, *others_left_out, *missing, *unsure, *near])
+
+
+def _near_test(request: LabelDistillation, learnt: Annotated, test: Sequence[Example]) -> list[str]:
+    """What is to be told of texts that nearly repeat one that is measured on: they are the user's, and are learnt."""
+    tested = NearDuplicates(request.settings.filter.near_test)
+    for example in test:
+        tested.add(bare_text(request.task, example.text))
+    near = [example for example in learnt if tested.find(bare_text(request.task, example.text))] if test else []
+    if not near:
+        return []
+    first = clipped(" ".join(near[0].text.split()), 60)
+    return [
+        f"learnt, although nearly a test text: {counted(len(near), 'text')}, such as {first!r}; scores on the test "
+        "texts may be too high for others"
+    ]
 
 
 def expected_lesson(

@@ -1,9 +1,11 @@
 """What a student may learn of what its teacher wrote, and how a teacher is measured that refuses texts."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from fourshot.pipeline.distillation.readers import Annotation, Parts
-from fourshot.pipeline.distillation.taught import learnable_pairs, teacher_measured
+from fourshot.pipeline.distillation.request import LabelDistillation
+from fourshot.pipeline.distillation.taught import learnable_pairs, lesson_of, teacher_measured
 from fourshot.pipeline.synthesis.types import Candidate, Verdict
 from fourshot.pipeline.task import Example, Label, Task
 from fourshot.training.students.examples import TaughtExample
@@ -30,6 +32,20 @@ def test_a_text_that_an_earlier_run_wrote_is_not_learnt_where_it_is_measured_on_
         "not learnt, because it is measured on: 1 written text",
         "not learnt, because repeated: 3 written texts",
     ]
+
+
+def test_a_text_that_is_nearly_a_test_text_is_learnt_and_that_is_told(tmp_path: Path) -> None:
+    texts = ("The lake near our house is frozen again!", "Sunburn in May", "lake near our house is frozen again")
+    annotated = [TaughtExample(text=text, probabilities=(1.0, 0.0)) for text in texts]
+    test = [Example(text="the lake near our house is frozen again", label="cold")]
+    request = LabelDistillation(task=TASK, folder=tmp_path)
+    lesson = lesson_of(request, annotated, [], [], test)
+    assert len(lesson.annotated) == 3
+    (note,) = lesson.notes
+    assert note.startswith("learnt, although nearly a test text: 2 texts, such as 'The lake near our")
+    assert (
+        lesson_of(request, annotated[1:2], [], [], test).notes == lesson_of(request, annotated, [], [], []).notes == []
+    )
 
 
 def test_texts_that_the_teacher_refuses_count_as_answered_at_random_not_as_the_first_label() -> None:
