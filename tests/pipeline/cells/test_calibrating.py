@@ -119,8 +119,14 @@ def test_what_was_found_lies_beside_the_weights_and_is_not_found_again(tmp_path:
 
 def pair(number: int, reason: Reason, predicted: str = "") -> tuple[Candidate, Verdict]:
     drawn = candidate(number, f"text {number}", "good")
-    read = {"predicted": predicted, "probabilities": {"good": 0.75, "bad": 0.25}}
-    return drawn, Verdict(candidate_id=drawn.id, kept=reason == "kept", reason=reason, **read)
+    verdict = Verdict(
+        candidate_id=drawn.id,
+        kept=reason == "kept",
+        reason=reason,
+        predicted=predicted,
+        probabilities={"good": 0.75, "bad": 0.25},
+    )
+    return drawn, verdict
 
 
 def test_only_what_was_read_and_not_learnt_is_unseen() -> None:

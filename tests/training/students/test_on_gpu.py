@@ -9,6 +9,7 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, BertConfig, BertF
 from fourshot.training.students import seq2seq, train
 from fourshot.training.students.encoders import last_linear
 from fourshot.training.students.examples import TaughtExample
+from fourshot.training.students.heads import cross_entropy
 from fourshot.training.students.seq2seq import Seq2SeqJob, Seq2SeqWriter, TaughtText, train_seq2seq
 from fourshot.training.students.settings import StudentSettings, TextStudentSettings
 from tests.training.students.small_seq2seq import write_bart, write_t5
@@ -34,7 +35,7 @@ def test_all_that_a_classifier_learns_from_is_on_the_gpu(tmp_path: Path, strateg
     loss = training._loss([0, 1, 2])
     loss.backward()
     vectors = training._outputs(training._held_texts, lambda logits: training._vectors)
-    vector_loss = train._cross_entropy(last_linear(model)(vectors), training._held_targets, training._held_weights)
+    vector_loss = cross_entropy(last_linear(model)(vectors), training._held)
     assert {loss.device.type, vectors.device.type, vector_loss.device.type} == {"meta"}
 
 
