@@ -56,7 +56,7 @@ def start(root: Path, name: str, out: str, death: str = "") -> int:
 
     teaching.distill = watched  # type: ignore[assignment]
     if death == "report":
-        distilled.write_report = die  # type: ignore[assignment,attr-defined]
+        vars(distilled)["write_report"] = die
     words = ["distill", str(root / "task.toml"), "--unlabelled", str(root / "notes.jsonl"), "--json", "--onnx"]
     words += ["--by", str(next(root.glob("teacher/*"))), "--student", str(root / "encoder"), "--max-tokens", "32"]
     os._exit(main([*words, "--out", str(root / out)]))
