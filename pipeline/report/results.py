@@ -16,9 +16,12 @@ def headline(data: ReportData) -> dict[str, str] | None:
     texts = f"{count(data.num_test)} test texts" if data.num_test else "the test texts"
     sentence = f"of {texts} classified correctly by {row.display_name}"
     if row.real_examples:
-        sentence += f", from {count(row.real_examples)} labelled examples"
+        learnt = [f"{count(row.real_examples)} labelled examples"]
+        if row.unlabelled_examples:
+            learnt.append(f"{count(row.unlabelled_examples)} texts with the labels of annotators")
         if row.synthetic_examples:
-            sentence += f" and {count(row.synthetic_examples)} synthetic ones"
+            learnt.append(f"{count(row.synthetic_examples)} synthetic ones")
+        sentence += f", from {', '.join(learnt[:-1])} and {learnt[-1]}" if learnt[1:] else f", from {learnt[0]}"
     details = []
     if row.interval:
         details.append(f"95\u00a0% interval {per_cent(row.interval[0])} to {per_cent(row.interval[1])}\u00a0%")
