@@ -166,7 +166,7 @@ def _tell_student(summary: "DistillSummary", terminal: Terminal) -> None:
     """How right it is, how large, and where it lies."""
     terminal.result("result", summary)
     for note in summary.notes:
-        terminal.say(f"{note}.")
+        terminal.say(f"{note.removesuffix('.')}.")
     if summary.table:
         terminal.scores(summary.table)
     else:

@@ -220,3 +220,22 @@ def test_nothing_of_others_steers_the_terminal(capfd: pytest.CaptureFixture[str]
     out = capfd.readouterr()
     for text in (out.out, out.err, stream.getvalue(), console.getvalue()):
         assert "\x1b]" not in text and "\x07" not in text and r"bill\x1b]0;title\x07ing" in text
+
+
+def test_a_note_of_a_distillation_ends_in_one_full_stop(capsys: pytest.CaptureFixture[str]) -> None:
+    from fourshot.cli.students import _tell_student
+    from fourshot.pipeline.distillation.distilled import DistillSummary
+
+    made = {"annotated_examples": 1, "synthetic_examples": 0, "strategy": "head", "parameters": 1, "megabytes": 1.0}
+    summary = DistillSummary(
+        folder="d",
+        student_path="s",
+        table=[],
+        train_s=1.0,
+        held_out=0,
+        held_out_agreement=None,
+        **made,  # type: ignore[arg-type]
+        notes=["texts.csv: 1 row left out.", "1 text repeated"],
+    )
+    _tell_student(summary, Terminal())
+    assert capsys.readouterr().out.startswith("texts.csv: 1 row left out.\n1 text repeated.\n")
