@@ -261,9 +261,11 @@ def _chosen(versions: Sequence[Version], method: Method) -> Version:
     for version in versions:
         if method in version.methods:
             return version
-    reasons = {"adapter": "has no adapter", "student": "has no student"}
     name = versions[0].name or versions[0].task.name
     methods = [offered for version in versions for offered in version.methods]
+    reasons = {"adapter": "has no adapter", "student": "has no student"}
+    if set(methods) == {"student"}:
+        reasons["icl"] = "is a student, which has no prompt that could show examples"
     raise RefusalError(
         400,
         f"no_{method}",
