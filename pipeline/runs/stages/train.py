@@ -1,11 +1,13 @@
 """Trainings of adapters: those of the shots and of annotators before texts are written, the classifiers after."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import cache, partial
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Self
+
+import msgspec
 
 from fourshot.engine.core import EngineSettings
 from fourshot.engine.errors import from_name
@@ -32,6 +34,7 @@ class TrainStage(Stage, frozen=True, kw_only=True, tag="train"):
     items: tuple[TrainingJob, ...]
     store: str
     what: str = "adapter"  # what is trained, for people
+    kinds: dict[str, str] = msgspec.field(default_factory=dict)  # by a job's key, where it is something else
 
     spins: ClassVar[str] = TRAIN_SPINS
 
@@ -44,6 +47,10 @@ class TrainStage(Stage, frozen=True, kw_only=True, tag="train"):
     def next_imports(self) -> tuple[str, str]:
         engine = imports_of(EngineSettings(model=self.model_path))
         return (engine, ENGINE_SPINS) if self.imports else ("", "")
+
+    def joined(self, stages: Collection[Self]) -> Self:
+        kinds = {key: kind for stage in stages for key, kind in stage.kinds.items()}
+        return msgspec.structs.replace(super().joined(stages), kinds=kinds)
 
     def is_finished(self, item: TrainingJob) -> bool:
         return finished(Path(self.store), item) is not None
@@ -116,7 +123,11 @@ class TrainStage(Stage, frozen=True, kw_only=True, tag="train"):
         return failed
 
     def _report(self, on_event: OnEvent, number: int, step: int, planned: int, loss: float) -> None:
-        title = f"{self.items[number].name}, {self.what} {number + 1} of {len(self.items)}"
+        kinds = [self.kinds.get(job.key, self.what) for job in self.items]
+        kind, count = kinds[number], kinds.count(kinds[number])
+        title = f"{self.items[number].name}, {kind}"
+        if count > 1 or kind == self.what:
+            title += f" {kinds[: number + 1].count(kind)} of {count}"
         figures = {"loss": round(loss, 4)}
         on_event(Event(stage=self.name, message=title, done=step, total=planned, unit="steps", figures=figures))
 
@@ -132,10 +143,14 @@ def on_real_texts(experiment: Experiment) -> TrainStage:
 
     In a run the latter is the adapter of the shots, which is an annotator too.
     """
-    jobs = [job for writer in experiment.writers for job in experiment.annotator_jobs(writer)]
-    jobs += [experiment.job(cell) for cell in experiment.cells if cell.method.trained and not cell.method.synthetic]
-    jobs += [job for cell in experiment.cells for job in experiment.judge_jobs(cell)]
-    return _stage(experiment, jobs, "annotator" if experiment.flat else "adapter")
+    named = [(job, "annotator") for job in annotators(experiment).items]
+    on_shots = [cell for cell in experiment.cells if cell.method.trained and not cell.method.synthetic]
+    named += [(experiment.job(cell), cell.method.display_name) for cell in on_shots]
+    named += [(job, "adapter for calibration") for cell in experiment.cells for job in experiment.judge_jobs(cell)]
+    stage = _stage(experiment, [job for job, _ in named], "adapter")
+    if not experiment.flat:
+        return stage
+    return msgspec.structs.replace(stage, kinds={job.key: kind for job, kind in reversed(named)})  # the first counts
 
 
 def annotators(experiment: Experiment) -> TrainStage:
