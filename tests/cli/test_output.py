@@ -16,6 +16,7 @@ from fourshot.cli.console import Terminal
 from fourshot.cli.predict import doubts_of
 from fourshot.cli.progress import ProgressBars, ProgressLines
 from fourshot.pipeline.events import Event, span
+from fourshot.pipeline.forecast import Forecast, StageForecast
 from fourshot.printable import one_line
 
 
@@ -239,3 +240,10 @@ def test_a_note_of_a_distillation_ends_in_one_full_stop(capsys: pytest.CaptureFi
     )
     _tell_student(summary, Terminal())
     assert capsys.readouterr().out.startswith("texts.csv: 1 row left out.\n1 text repeated.\n")
+
+
+def test_a_plan_shows_whole_seconds(capsys: pytest.CaptureFixture[str]) -> None:
+    stage = StageForecast(stage="train", calls=0, tokens=9, steps=4, seconds=157.9)
+    Terminal().forecast(Forecast(seconds=157.9, calls=0, tokens=9, memory_bytes=0, stages=(stage,)))
+    table = capsys.readouterr().out
+    assert "158" in table and "157" not in table
