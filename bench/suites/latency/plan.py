@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from fourshot.bench.core.options import HIDDEN, Model, Out, THREE_TASKS, Positive, Shape
+from fourshot.bench.core.options import HIDDEN, THREE_TASKS, Model, Out, Positive, Shape
 from fourshot.bench.core.workload import VARIANTS
 
 FLOOR = "floor"  # a request without a text: the limits need it, so it is measured whatever else is
