@@ -1,11 +1,11 @@
 """Trainings of adapters: those of the shots and of annotators before texts are written, the classifiers after."""
 
 import os
-from collections.abc import Callable, Collection
-from functools import cache, partial
+from collections.abc import Collection
+from functools import partial
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import ClassVar, Self
 
 import msgspec
 
@@ -16,11 +16,8 @@ from fourshot.engine.opening import imports_of
 from fourshot.pipeline.events import Event, OnEvent
 from fourshot.pipeline.runs.experiment import Experiment
 from fourshot.pipeline.runs.stages.stage import Stage
-from fourshot.training.jobs.jobs import IMPORTS, FailedJob, OnJobStep, TrainingJob, do_job, finished, lost
-from fourshot.training.lora.examples import OnStep, TrainingResult
-
-if TYPE_CHECKING:
-    from fourshot.training.lora.train import LoraTrainer
+from fourshot.training.jobs.jobs import IMPORTS, FailedJob, OnJobStep, TrainingJob, finished, lost
+from fourshot.training.jobs.processes import training
 
 
 class TrainStage(Stage, frozen=True, kw_only=True, tag="train"):
@@ -63,7 +60,7 @@ class TrainStage(Stage, frozen=True, kw_only=True, tag="train"):
         if self.placement.ray:
             return self._ended(self._over_ray(on_event, report))
         self._tell_start(on_event)
-        train = _trainer(self.model_path, Path(self.store), self.placement.gpus_per_job)
+        train = training(self.model_path, Path(self.store), self.placement.gpus_per_job)
         number = {job.key: number for number, job in enumerate(self.items)}
 
         def do(job: TrainingJob) -> None:
@@ -167,22 +164,3 @@ def classifiers(experiment: Experiment) -> TrainStage:
 
 def _stage(experiment: Experiment, jobs: list[TrainingJob], noun: str) -> TrainStage:
     return TrainStage(model_path=experiment.model.path, store=str(experiment.store), items=tuple(jobs), what=noun)
-
-
-def _trainer(model: str, store: Path, processes: int) -> Callable[[TrainingJob, OnStep], TrainingResult]:
-    """Trains a job: in this process, which opens the base when it is first asked to, or over several."""
-
-    @cache
-    def open_trainer() -> "LoraTrainer":
-        from fourshot.training.lora.train import LoraTrainer
-
-        return LoraTrainer(model)
-
-    def train(job: TrainingJob, on_step: OnStep) -> TrainingResult:
-        if processes > 1:
-            from fourshot.training.jobs.processes import do_job_over_processes
-
-            return do_job_over_processes(model, job, store, processes, on_step)
-        return do_job(open_trainer(), job, store, on_step)
-
-    return train
