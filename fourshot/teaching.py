@@ -22,7 +22,7 @@ from fourshot.pipeline.distillation.annotating import (
 from fourshot.pipeline.distillation.distilled import DistillSummary
 from fourshot.pipeline.distillation.readers import NamedReader
 from fourshot.pipeline.distillation.request import LabelDistillation
-from fourshot.pipeline.events import OnEvent, ignore
+from fourshot.pipeline.events import Event, OnEvent, ignore
 from fourshot.pipeline.forecast import Forecast
 from fourshot.pipeline.rows.text_table import TextTable, open_texts
 from fourshot.pipeline.rows.unfinished import unfinished_folder
@@ -66,8 +66,8 @@ def annotate(
     Raises `InputError` for bad input, `ServiceError` where a service does not answer, `SpendingLimitError` at a limit.
     """
     teacher = _teacher(task, by, data, model, key, ray, _remote(teacher_model, remote))
-    table = open_texts(unlabelled, text_column, teacher.task, ReadSettings(encoding=encoding))
     tell = on_event or ignore
+    table = _opened(unlabelled, text_column, teacher.task, encoding, tell)
     return annotate_table(
         table,
         Path(out),
@@ -104,10 +104,11 @@ def plan_annotation(
     With ``out``, raises what `annotate` would.
     """
     teacher = _teacher(task, by, data, model, key, ray, _remote(teacher_model, remote))
-    table = open_texts(unlabelled, text_column, teacher.task, ReadSettings(encoding=encoding))
+    tell = on_event or ignore
+    table = _opened(unlabelled, text_column, teacher.task, encoding, tell)
     if out is not None:
         check_annotation(table, Path(out), teacher.task.label_names, abstain_below)
-    return foretell_annotation(teacher, table, sum(1 for _ in table.texts()), on_event or ignore, anew=True)
+    return foretell_annotation(teacher, table, sum(1 for _ in table.texts()), tell, anew=True)
 
 
 def _teacher(
@@ -186,7 +187,7 @@ def distill(
         LabelDistillation(
             task=task,
             folder=Path(folder or default_student_folder(task)),
-            unlabelled=_texts(unlabelled, text_column, task, encoding),
+            unlabelled=_texts(unlabelled, text_column, task, encoding, on_event),
             generate=generate,
             by=_by(by, task, model, key, ray, _remote(teacher_model, remote, settings)),
             student=student,
@@ -229,7 +230,7 @@ def plan_distillation(
         LabelDistillation(
             task=task,
             folder=Path(folder or default_student_folder(task)),
-            unlabelled=_texts(unlabelled, text_column, task, encoding),
+            unlabelled=_texts(unlabelled, text_column, task, encoding, on_event),
             generate=generate,
             by=_by(by, task, model, key, ray, _remote(teacher_model, remote, settings)),
             student=student,
@@ -250,9 +251,19 @@ def _by(
     return find_teacher(by, task, model=model, key=key, ray=ray, remote=remote) if by else None
 
 
-def _texts(file: str | Path | None, text_column: str | None, task: Task, encoding: str) -> TextTable | None:
+def _texts(
+    file: str | Path | None, text_column: str | None, task: Task, encoding: str, on_event: OnEvent | None
+) -> TextTable | None:
     check_of_unlabelled(file, text_column, encoding)
-    return open_texts(file, text_column, task, ReadSettings(encoding=encoding)) if file else None
+    return _opened(file, text_column, task, encoding, on_event or ignore) if file else None
+
+
+def _opened(file: str | Path, text_column: str | None, task: Task, encoding: str, tell: OnEvent) -> TextTable:
+    """Tells before any work which columns are read, where that was found."""
+    table = open_texts(file, text_column, task, ReadSettings(encoding=encoding))
+    if table.note:
+        tell(Event(stage="annotate", message=table.note))
+    return table
 
 
 def _task_of(folder: Path) -> Task | None:

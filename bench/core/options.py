@@ -28,7 +28,8 @@ Out = Annotated[Path, "where the result goes; .rows.jsonl and, where there is on
 JsonOut = Annotated[Path | None, "where the JSON goes; without it, standard output"]
 Model = Annotated[str | None, "base model; the bundled one if left out"]
 Shape = Annotated[str | None, f"a real architecture with random weights, in place of a model: {', '.join(SHAPES)}"]
-ThreeTasks = Annotated[Path, "a folder with sst2/, trec/ and ag_news/"]
+THREE_TASKS = "a folder with sst2/, trec/ and ag_news/"
+ThreeTasks = Annotated[Path, THREE_TASKS]
 TaskFolders = Annotated[Path, "a folder with a folder for each task"]
 
 

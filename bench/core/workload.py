@@ -76,12 +76,12 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
     k: int
     model: str = ""  # folder of the base, for the filler that runs put in front with `align`; "": there is none
 
-    def check_texts(self, needed: int) -> None:
-        """Raise InputError where there are fewer texts than are ``needed``."""
+    def check_texts(self, needed: int, remedy: str = "or measure fewer requests") -> None:
+        """Raise InputError where there are fewer texts than are ``needed``; ``remedy``: beside a larger file."""
         if needed > len(self.texts):
             raise InputError(
                 f"{self.task.name} has {len(self.texts)} different test texts; {needed} are needed, because no text is "
-                "sent twice. Give a larger test file, or measure fewer requests."
+                f"sent twice. Give a larger test file{remedy and f', {remedy}'}."
             )
 
     def requests(self, variant: Variant, start: int, number: int, many: int = 1) -> list[PromptRequest]:

@@ -123,7 +123,9 @@ def measure(options: Options, rows: ResultRows) -> dict[str, Any]:
     settings = options.settings
     model = resolve_model(options.model)
     workload = load_workload(settings.task, options.data, settings.k, model.path)
-    workload.check_texts(settings.requests + min(max(settings.numbers), settings.most_warmup) + MORE_WARMUP)
+    needed = settings.requests + MORE_WARMUP  # and one for each adapter, up to a number
+    fewer = f"or measure fewer adapters: --most {len(workload.texts) - needed}" if len(workload.texts) > needed else ""
+    workload.check_texts(needed + min(max(settings.numbers), settings.most_warmup), fewer)
     with tempfile.TemporaryDirectory(dir=options.scratch) as folder:
         if any(cell.name not in rows.pieces for cell in cells(settings)):
             tell(f"{max(settings.numbers)} adapters of random weights")

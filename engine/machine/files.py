@@ -9,7 +9,6 @@ import resource
 import secrets
 import shutil
 import stat
-import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -82,7 +81,7 @@ def replaced_file(target: Path) -> Iterator[Path]:
     # Process ids of two machines may be the same, and both may write into a folder that they share.
     staged = target.with_name(f".{_start_of(target.name)}.{secrets.token_hex(4)}.{os.getpid()}")
     try:
-        with _naming(target):
+        with _naming(target, staged):
             yield staged
             _sync(staged)
             os.replace(staged, target)
@@ -92,13 +91,14 @@ def replaced_file(target: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _naming(file: Path) -> Iterator[None]:
-    """Say of which file an error is: a disk that gets full while one is written does not."""
+def _naming(target: Path, staged: Path | None = None) -> Iterator[None]:
+    """Say of which place an error is: of a full disk none is named, and what is ``staged`` is nothing a user knows."""
     try:
         yield
     except OSError as error:
-        if error.filename is None:
-            error.filename = str(file)
+        if error.filename in (None, str(staged)):
+            is_of_folder = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
+            error.filename = str(target.parent.absolute() if is_of_folder else target)
         raise
 
 
@@ -151,7 +151,9 @@ def staged_folder(parent: Path, name: str = "") -> Iterator[Path]:
     prefix = f".{_start_of(name)}-" if name else "."
     for leftover in parent.glob(f"{glob.escape(prefix)}????????{STAGED}"):
         _remove_abandoned(leftover)
-    staged = Path(tempfile.mkdtemp(dir=parent, prefix=prefix, suffix=STAGED))
+    staged = parent / f"{prefix}{secrets.token_hex(4)}{STAGED}"
+    with _naming(staged, staged):
+        staged.mkdir(mode=0o700)
     try:
         with held_folder(staged):
             yield staged

@@ -30,7 +30,7 @@ SCORES = {  # key of `pipeline.report.MethodRow` -> heading
     "accuracy_deviation": "+-",
     "macro_f1": "macro-F1",
     "ece": "ECE",
-    "ece_before": "before",
+    "ece_before": "ECE before",
     "surest_80": "surest 80 %",
     "seconds_per_example": "s/text",
     "prompt_tokens_per_example": "prompt tokens",
@@ -142,7 +142,8 @@ class Terminal:
         if forecast.asks:
             self.say(f"{forecast}.")
             return
-        self.table(forecast.stages, FORECAST)
+        stages = [{**msgspec.structs.asdict(stage), "seconds": round(stage.seconds)} for stage in forecast.stages]
+        self.table(stages, FORECAST)
         doubt = f"; {forecast.doubt}" if forecast.doubt else ""
         self.say(
             f"About {span(forecast.seconds)}, {forecast.calls:,} calls, {forecast.tokens:,} tokens, "

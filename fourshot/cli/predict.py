@@ -14,7 +14,7 @@ import msgspec
 from fourshot.cli.console import Terminal
 from fourshot.cli.declare import Options, argument, command, flag
 from fourshot.cli.given import refuse
-from fourshot.engine.errors import InputError, RequestError
+from fourshot.engine.errors import FourshotError, InputError, RequestError
 from fourshot.pipeline.events import Event
 from fourshot.pipeline.rows.fields import as_given, as_texts
 from fourshot.pipeline.selective import Refusal
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 NO_LABEL = ""  # as in tables; any word may be the name of a class
 FOR_LABELS = ("abstain_below", "coverage", "none_of_these")
+ARGUMENTS = "abstain_below|none_of_these(?= cannot)|coverage(?= both| is a share)"  # as messages name the options
 FEW = 50  # texts that a threshold comes from
 REASONS = {"unsure": "too unsure", "none_of_these": "unlike the task's texts"}
 
@@ -64,8 +65,12 @@ class Answers(NamedTuple):
 )
 def predict(options: Options, terminal: Terminal) -> None:
     """Classify texts with a trained adapter or a student; or write, with a student of a text generation task."""
-    refusing = msgspec.structs.asdict(Refusal(**{name: getattr(options, name) for name in FOR_LABELS}))
-    answers = _ask_service(options, refusing, terminal) if options.url else _ask_here(options, refusing, terminal)
+    try:
+        refusing = msgspec.structs.asdict(Refusal(**{name: getattr(options, name) for name in FOR_LABELS}))
+        answers = _ask_service(options, refusing, terminal) if options.url else _ask_here(options, refusing, terminal)
+    except FourshotError as error:  # it names arguments of Python, or the fields of a request
+        error.args = (re.sub(ARGUMENTS, lambda name: f"--{name[0].replace('_', '-')}", str(error)),)
+        raise
     if answers:
         _show(answers, terminal)
 

@@ -45,13 +45,7 @@ STUDENT_OPTIONS = tuple(
     argument("--by", "WHO", BY),
     argument("--key", "KEY", "of a service; better as FOURSHOT_API_KEY in the environment"),
     argument("--out", "FILE", "the table with labels; its ending says the format", required=True, type=Path),
-    argument(
-        "--abstain-below",
-        "P",
-        "no label for a text whose best one is less probable",
-        type=float,
-        default=0.0,
-    ),
+    argument("--abstain-below", "P", "no label for a text whose best one is less probable", type=float, default=0.0),
     argument("--model", "MODEL", "the base model, if it has moved since training"),
     RAY,
     PLAN,
@@ -166,7 +160,7 @@ def _tell_student(summary: "DistillSummary", terminal: Terminal) -> None:
     """How right it is, how large, and where it lies."""
     terminal.result("result", summary)
     for note in summary.notes:
-        terminal.say(f"{note}.")
+        terminal.say(f"{note.removesuffix('.')}.")
     if summary.table:
         terminal.scores(summary.table)
     else:

@@ -115,7 +115,7 @@ def open_review(folder: RunFolder, most: int = 0) -> ReviewSession:
     if is_new:
         rows, left_out = review_rows(folder)
         if most and most < len(rows):
-            left_out |= {"more useful ones came first": len(rows) - most}
+            left_out |= {"less useful than those in it": len(rows) - most}
         write_rows(folder, REVIEW, rows[: most or None])
     return ReviewSession(
         path=str(folder.path / f"{REVIEW}.csv"),

@@ -47,7 +47,12 @@ class CorpusFolder(WorkFolder):
     """The shards of a corpus, and what is known of its tasks."""
 
     def check_links(self) -> None:
-        """Raise RunFolderError where something in it is a link, through which files elsewhere would be changed."""
+        """Raise RunFolderError where something in it is a link, through which files elsewhere would be changed.
+
+        A run's folder has links of its own: of work of another kind, that is said instead.
+        """
+        if self.has(MANIFEST_FILE):
+            self._check_kind(CorpusManifest)
         entries = self.path.iterdir() if self.has(MANIFEST_FILE) else ()
         ours = [entry for entry in entries if not entry.name.startswith(".")]
         links = sorted(place for entry in ours for place in (entry, *entry.rglob("*")) if place.is_symlink())

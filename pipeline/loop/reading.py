@@ -60,19 +60,23 @@ class UnlabelledSink(RoundSink):
         settings = msgspec.structs.replace(settings, variety=variety, allow_short=True)
         super().__init__(folder, task, shots, settings, **more)
         self._texts = texts
+        self._kept = Counter[str]()  # texts so far, by the label that they were given
 
     def _plan(self, brief: TaskBrief) -> ReadPlan:
         return ReadPlan(brief, self._texts, spread=self._spread)
 
     def _reporter(self, ledger: Ledger, finished: Sequence[Round]) -> ProgressReporter:
         done = sum(record.num_candidates for record in finished)
+        for record in finished:
+            self._kept.update(record.kept)
         return ProgressReporter(self._on_event, "annotate", "texts", done, len(self._texts))
 
     def _report_round(self, counts: ClassCounts, record: Round) -> None:
         self._progress.add(record.num_candidates - sum(record.kept.values()))  # those kept are counted already
-        kept = ", ".join(f"{name} {number}" for name, number in record.kept.items()) or "none"
+        self._kept.update(record.kept)
+        kept = ", ".join(f"{name} {self._kept[name]}" for name in self._task.label_names if self._kept[name]) or "none"
         message = f"{self._task.name}, your texts"
-        self._progress.report(message, f"read as: {kept}", figures={"filter_s": record.filter_s})
+        self._progress.report(message, f"kept so far: {kept}", figures={"filter_s": record.filter_s})
 
     def finish(self, ledger: Ledger) -> None:
         """Say what became of all texts, by reason."""

@@ -2,11 +2,20 @@
 
 from typing import Any
 
-from fourshot.pipeline.report.data import Certainty
+from fourshot.pipeline.report.data import Certainty, ReportData
 from fourshot.pipeline.report.figures import Curve, line_plot
 from fourshot.pipeline.report.text import count, per_cent
 
+FEW_TEXTS = 200  # of fewer, the calibration error is mostly chance
 SHOWN = (0.25, 0.5, 0.75, 0.9, 1.0)  # shares of the texts in the table
+
+
+def ece_doubt(data: ReportData) -> str:
+    """A sentence where the test texts are too few for the calibration error of the table; else ""."""
+    if not 0 < data.num_test < FEW_TEXTS or all(row.ece is None for row in data.methods):
+        return ""
+    texts = "one text" if data.num_test == 1 else f"{count(data.num_test)} texts"
+    return f"The calibration error (ECE) of {texts} is uncertain: differences, also before and after, may be chance."
 
 
 def certainty_part(certainty: Certainty | None) -> dict[str, Any]:

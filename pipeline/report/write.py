@@ -41,6 +41,7 @@ def _context(data: ReportData) -> dict[str, Any]:
         "headline": results.headline(data),
         "chosen": results.headline_row(data),
         "certainty": certainty.certainty_part(data.certainty),
+        "ece_doubt": certainty.ece_doubt(data),
         "error": text.error,
         "accuracy": results.accuracy_figure(data),
         "classes": classes.class_tables(data),

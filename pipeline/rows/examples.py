@@ -274,7 +274,8 @@ def _unknown_label(task: Task, table: Table, value: str, lines: list[int]) -> Ta
     if left_out := [name for name in task.data.leave_out or () if name.casefold() == value.casefold()]:
         hint = f"$.data.leave_out has {left_out[0]!r}, in another spelling."
     problem = f"{subject} ({counted(len(lines), 'row')}); {labels} {hint}".rstrip()
-    remedy = "Add it under [[labels]], map it under [data.label_values], or remove the rows."
+    remedy = "Add it under [[labels]], map it under [data.label_values], or remove the rows"
+    remedy += f" (leave_out = [{value!r}] under [data] leaves them out)."
     if not value:
         remedy = "Fill it in, or remove the rows."
     if value in ("-1", "") and len(lines) == len(table.rows):

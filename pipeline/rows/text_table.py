@@ -39,6 +39,7 @@ class TextTable(msgspec.Struct, frozen=True, kw_only=True):
     encoding: str = ""  # of CSV
     column_types: dict[str, Any] = {}  # pyarrow's, of Parquet and Arrow files
     warnings: tuple[str, ...] = ()  # how its file was understood where that was not plain, and what was left out
+    note: str = ""  # which columns were taken for the texts, where others than usual were
 
     def rows(self) -> Iterator[tuple[dict[str, Any], str]]:
         """(row, its text or ""), in the order of the file; memory stays flat but for JSON arrays and spreadsheets."""
@@ -72,9 +73,8 @@ def open_texts(
     columns = tuple(reading.columns)
     inputs = input_columns_of(path, columns, text_column, task)
     _check_inputs(path, settings, fields, inputs)
-    notes = [named_by_first_line(path, columns, text_column)]
-    if len(columns) > 1:
-        notes.append(found_columns(inputs, text_column, task))
+    doubt = "" if fields else named_by_first_line(path, columns, text_column)
+    note = found_columns(inputs, text_column, task) if len(columns) > 1 and not fields else ""
     return TextTable(
         path=path,
         columns=columns,
@@ -88,8 +88,9 @@ def open_texts(
         warnings=(
             *(str(fault) for fault in reading.faults if fault.severity == "warning"),
             *(f"{path}: {counted(count, 'row')} left out: {problem}." for problem, count in left_out.items()),
-            *(f"{path}: {note}." for note in notes if note and not fields),
+            *([f"{path}: {doubt}."] if doubt else []),
         ),
+        note=note and f"{path}: {note}",
         content_hash=content_hash_of([path] if path.is_file() else shards_of(path), "\n".join(inputs)),
     )
 

@@ -71,9 +71,8 @@ class StageDriver:
         stages = {name: plan(experiment) for name, experiment in self.experiments.items()}
         if not stages:
             return
-        items = [item for stage in stages.values() for item in stage.items]
         joined = msgspec.structs.replace(
-            next(iter(stages.values())).with_items(items),
+            next(iter(stages.values())).joined(stages.values()),
             placement=self._placement,
             keep_going=self._keep_going,
             log=str(self._log),

@@ -38,7 +38,7 @@ class GenerateSettings(Typed, frozen=True, kw_only=True, forbid_unknown_fields=T
     """How many texts, and how they are drawn."""
 
     per_class: int = 50  # synthetic texts to keep per class
-    draws_per_round: int = 64  # candidates per class and round, for classes that still need some
+    draws_per_round: int = 64  # candidates per class and round at most, for classes that still need some
     keep_likelier_of: Literal[1, 2] = 1  # completions per draw, of which the likelier is taken
     # Per class; one that has drawn this many without reaching N has stalled. 0: as many as N needs at min_acceptance.
     max_candidates: int = 640

@@ -1,6 +1,8 @@
 """Data sets of the hub, through `datasets`: one split as a table, or what to do where it is not to be had."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from fourshot.engine.errors import InputError
@@ -12,13 +14,8 @@ def read_hub(name: str, config: str, split: str) -> Table:
     import datasets
 
     try:
-        try:
-            loaded = datasets.load_dataset(name, config or None, split=split)
-        except RuntimeError as failure:
-            if "scripts are no longer supported" not in str(failure):
-                raise
-            # The hub keeps a converted copy of data sets that still carry a loading script, under this revision.
-            loaded = datasets.load_dataset(name, config or None, split=split, revision="refs/convert/parquet")
+        with _without_retry_lines():
+            loaded = _load(name, config or None, split)
     except Exception as failure:  # the hub client raises dozens of kinds; all mean that the data is not to be had
         first_line = (str(failure).splitlines() or [type(failure).__name__])[0]
         raise InputError(
@@ -41,6 +38,33 @@ def read_hub(name: str, config: str, split: str) -> Table:
             if isinstance(feature, datasets.ClassLabel)
         },
     )
+
+
+def _load(name: str, config: str | None, split: str) -> Any:
+    """The split as a `datasets.Dataset`."""
+    import datasets
+
+    try:
+        return datasets.load_dataset(name, config, split=split)
+    except RuntimeError as failure:
+        if "scripts are no longer supported" not in str(failure):
+            raise
+    # The hub keeps a converted copy of data sets that still carry a loading script, under this revision.
+    return datasets.load_dataset(name, config, split=split, revision="refs/convert/parquet")
+
+
+@contextmanager
+def _without_retry_lines() -> Iterator[None]:
+    """Inside, the hub's client does not print two lines for each of its attempts; the last one's error says it all."""
+    from huggingface_hub.utils import logging
+
+    verbosity = logging.get_verbosity()
+    if "HF_HUB_VERBOSITY" not in os.environ:
+        logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
 
 
 def _named(feature: Any, value: Any, *, is_inner: bool = False) -> Any:

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 import msgspec
 
+from fourshot.pipeline.faults import nearest
 from fourshot.pipeline.rows.fields import each_once
 from fourshot.pipeline.rows.text_lists import VISIBLE
 from fourshot.serving.answers import RefusalError
@@ -29,6 +30,7 @@ HINTS = {  # by the beginning of a body that is no JSON
 }
 ESCAPED = re.compile(rb"\\u00[2-7]", re.IGNORECASE)  # what needs no escape: a name that is written so is another's twin
 FORM = re.compile(rb"(?:input|text|inputs|method)=")
+UNKNOWN = re.compile(r"unknown field `(\w{1,40})`$")
 MOST_MESSAGE_CHARS = 300  # characters of what the parser says: it repeats names, which may be as long as the body
 
 
@@ -47,6 +49,8 @@ def read_request(body: bytes, limits: Limits, kind: type[AnyRequest]) -> AnyRequ
             hint = " It looks like a form; send JSON (with Python's requests: json=, not data=)."
         if _has_half_a_pair(body):
             hint = " A text has half of a surrogate pair, as where an emoji was cut in two. Send whole characters."
+        if unknown := UNKNOWN.search(str(error)):
+            hint = f" {nearest(unknown[1], kind.__struct_encode_fields__)}".rstrip()
         message = "it is empty" if not body.strip() else str(error)
         if len(message) > MOST_MESSAGE_CHARS:
             message = f"{message[: MOST_MESSAGE_CHARS // 2]} ... {message[-MOST_MESSAGE_CHARS // 2 :]}"

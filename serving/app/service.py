@@ -261,15 +261,14 @@ def _chosen(versions: Sequence[Version], method: Method) -> Version:
     for version in versions:
         if method in version.methods:
             return version
-    reasons = {"adapter": "has no adapter", "student": "has no student"}
     name = versions[0].name or versions[0].task.name
     methods = [offered for version in versions for offered in version.methods]
-    raise RefusalError(
-        400,
-        f"no_{method}",
-        f"{name} {reasons.get(method, 'holds no examples that a prompt has room for')}; it answers with "
-        f"{' or '.join(methods)}.",
-    )
+    no_examples = "holds no examples that a prompt has room for"
+    if {*methods} == {"student"}:
+        no_examples = "is a student, which has no prompt that could show examples"
+    reasons = {"adapter": "has no adapter", "student": "has no student", "icl": no_examples}
+    message = f"{name} {reasons[method]}; it answers with {' or '.join(methods)}."
+    raise RefusalError(400, f"no_{method}", message)
 
 
 def _rule(version: ClassifierVersion, request: ClassifyRequest, method: Method) -> AbstentionRule:

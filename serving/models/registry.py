@@ -119,6 +119,8 @@ class Registry:
     def __init__(self, root: str | Path, base: FindBase) -> None:
         """``base`` is called once something needs it. Raises InputError where there is no such folder."""
         self.root = Path(os.path.normpath(Path(root).expanduser().absolute()))
+        if self.root.is_file():
+            raise InputError(f"{root} is a file. Name the folder that your adapters are in (--adapters).")
         if not self.root.is_dir():
             raise InputError(f"there is no folder {root}. Make it, or name the one your adapters are in (--adapters).")
         self._base = base

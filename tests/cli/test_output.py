@@ -16,6 +16,7 @@ from fourshot.cli.console import Terminal
 from fourshot.cli.predict import doubts_of
 from fourshot.cli.progress import ProgressBars, ProgressLines
 from fourshot.pipeline.events import Event, span
+from fourshot.pipeline.forecast import Forecast, StageForecast
 from fourshot.printable import one_line
 
 
@@ -220,3 +221,29 @@ def test_nothing_of_others_steers_the_terminal(capfd: pytest.CaptureFixture[str]
     out = capfd.readouterr()
     for text in (out.out, out.err, stream.getvalue(), console.getvalue()):
         assert "\x1b]" not in text and "\x07" not in text and r"bill\x1b]0;title\x07ing" in text
+
+
+def test_a_note_of_a_distillation_ends_in_one_full_stop(capsys: pytest.CaptureFixture[str]) -> None:
+    from fourshot.cli.students import _tell_student
+    from fourshot.pipeline.distillation.distilled import DistillSummary
+
+    made = {"annotated_examples": 1, "synthetic_examples": 0, "strategy": "head", "parameters": 1, "megabytes": 1.0}
+    summary = DistillSummary(
+        folder="d",
+        student_path="s",
+        table=[],
+        train_s=1.0,
+        held_out=0,
+        held_out_agreement=None,
+        **made,  # type: ignore[arg-type]
+        notes=["texts.csv: 1 row left out.", "1 text repeated"],
+    )
+    _tell_student(summary, Terminal())
+    assert capsys.readouterr().out.startswith("texts.csv: 1 row left out.\n1 text repeated.\n")
+
+
+def test_a_plan_shows_whole_seconds(capsys: pytest.CaptureFixture[str]) -> None:
+    stage = StageForecast(stage="train", calls=0, tokens=9, steps=4, seconds=157.9)
+    Terminal().forecast(Forecast(seconds=157.9, calls=0, tokens=9, memory_bytes=0, stages=(stage,)))
+    table = capsys.readouterr().out
+    assert "158" in table and "157" not in table

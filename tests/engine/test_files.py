@@ -1,7 +1,9 @@
 """Files and folders are whole or not there."""
 
+import errno
 import os
 from pathlib import Path
+from typing import Any, NoReturn
 
 import msgspec
 import pytest
@@ -34,6 +36,27 @@ def test_a_file_that_cannot_be_written_stays_as_it_was(tmp_path: Path, monkeypat
         replace_file(file, b"new")
     assert file.read_bytes() == b"old"
     assert list(file.parent.iterdir()) == [file]
+
+
+def test_of_a_folder_that_may_not_be_written_to_the_folder_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not our hidden file in it, which nobody knows of. As root has all rights, the system's answer is planted."""
+    make_folder = Path.mkdir
+
+    def refuse(place: Path, *_: object) -> NoReturn:
+        raise PermissionError(errno.EACCES, "Permission denied", str(place))
+
+    def refuse_hidden(place: Path, **options: Any) -> None:
+        refuse(place) if place.name.startswith(".") else make_folder(place, **options)
+
+    monkeypatch.setattr(Path, "write_bytes", refuse)
+    monkeypatch.setattr(Path, "mkdir", refuse_hidden)
+    with pytest.raises(PermissionError) as of_file:
+        replace_file(tmp_path / "keys.toml", b"")
+    with pytest.raises(PermissionError) as of_folder, staged_folder(tmp_path, "task"):
+        pass
+    assert of_file.value.filename == of_folder.value.filename == str(tmp_path)
 
 
 def test_json_is_read_as_it_was_written(tmp_path: Path) -> None:

@@ -66,6 +66,8 @@ def test_the_openai_client_still_works(service: RunningService, cards: dict[str,
         logprobs=1,
     )
     assert adapted.choices[0].text and plain.choices[0].text
+    answer: Any = client.post("/classify/task-3", body={"input": TEXTS[:1]}, cast_to=object)
+    assert answer["results"][0]["label"] in card.task.label_names
 
 
 def test_the_form_of_an_answer_may_be_asked_for(service: RunningService) -> None:

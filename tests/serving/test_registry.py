@@ -106,6 +106,9 @@ def test_what_was_mended_in_place_is_looked_at_again_whatever_its_time_of_change
 def test_no_folder_is_bad_input(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="there is no folder"):
         Registry(tmp_path / "nowhere", base_named(None))
+    (tmp_path / "mailbox.csv").touch()
+    with pytest.raises(InputError, match=r"mailbox\.csv is a file\. Name the folder"):
+        Registry(tmp_path / "mailbox.csv", base_named(None))
 
 
 def test_the_copy_that_is_served_is_checked(tmp_path: Path, adapter_folder: Path) -> None:

@@ -38,7 +38,8 @@ def test_what_openai_clients_and_gateways_add_is_ignored(added: dict[str, Any]) 
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        (b'{"inputs": "x"}', "`inputs`"),
+        (b'{"inputs": "x"}', "`inputs`. Did you mean 'input'?"),
+        (b'{"input": "x", "abstain": 0.5}', "`abstain`. Did you mean 'abstain_below'?"),
         (b'{"input": "x", "dimensions": 3}', "`dimensions`"),
         (b'{"messages": [{"role": "user", "content": "x"}]}', "`messages`"),
         (b'{"input": [1, 2, 3]}', "$.input[0]"),

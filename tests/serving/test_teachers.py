@@ -103,6 +103,22 @@ def test_what_a_student_cannot_do_is_refused(
     assert option[0].strip("-").replace("-", "_") in capfd.readouterr().err.replace("-", "_")
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--abstain-below", "70"], "--abstain-below is a probability, 0 to 1; got 70"),
+        (["--abstain-below", "0.5", "--coverage", "0.5"], "--abstain-below and --coverage both say"),
+        (["--coverage", "1.5"], "--coverage is a share"),
+        (["--none-of-these"], "--none-of-these cannot be told"),
+    ],
+)
+def test_messages_of_the_command_name_options_and_not_the_arguments_of_python(
+    student: Path, options: list[str], message: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["predict", str(student), "snow", *options]) == 2
+    assert message in capfd.readouterr().err
+
+
 def test_a_data_frame_is_no_list_of_texts(student: Path) -> None:
     frame = pytest.importorskip("pandas").DataFrame({"text": ["snow"]})
     with LocalClassifier(student) as classifier:

@@ -88,6 +88,8 @@ def test_each_route_answers_for_its_kind_and_says_where_the_other_is_asked(tmp_p
     refusal = refused(service, "generate", "desk", {"input": "x"})
     assert (refusal.code, refusal.kind) == (400, "has_labels") and "/v1/classify/desk" in str(refusal)
     assert refused(service, "generate", "facts", {"input": "x", "method": "icl"}).kind == "no_icl"
+    refusal = refused(service, "classify", "desk", {"input": "x", "method": "icl"})
+    assert (refusal.kind, "a student, which has no prompt" in str(refusal)) == ("no_icl", True)
     assert refused(service, "generate", "facts", {"input": {"a": "b"}}).kind == "bad_request"
     assert refused(service, "generate", "facts", {"input": ["x"] * 5}).kind == "too_many_texts"
     assert refused(service, "generate", "facts", {"input": ["x", " "]}).kind == "blank_text"

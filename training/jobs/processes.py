@@ -7,7 +7,10 @@ is what `do_job_over_processes` starts; accelerate finds out who is who, and whi
 
 import sys
 import tempfile
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -18,6 +21,9 @@ from fourshot.training.jobs.jobs import TrainingJob, do_job, finished
 from fourshot.training.lora.examples import OnStep, TrainingResult
 from fourshot.training.lora.share import BatchShare
 
+if TYPE_CHECKING:
+    from fourshot.training.lora.train import LoraTrainer
+
 
 class StepDone(msgspec.Struct, frozen=True, kw_only=True, tag="step"):
     """What the first process tells after every step."""
@@ -25,6 +31,23 @@ class StepDone(msgspec.Struct, frozen=True, kw_only=True, tag="step"):
     step: int
     planned: int
     loss: float
+
+
+def training(model: str, store: Path, processes: int) -> Callable[[TrainingJob, OnStep], TrainingResult]:
+    """Trains a job: in this process, which opens the base when it is first asked to, or over several."""
+
+    @cache
+    def open_trainer() -> "LoraTrainer":
+        from fourshot.training.lora.train import LoraTrainer
+
+        return LoraTrainer(model)
+
+    def train(job: TrainingJob, on_step: OnStep) -> TrainingResult:
+        if processes > 1:
+            return do_job_over_processes(model, job, store, processes, on_step)
+        return do_job(open_trainer(), job, store, on_step)
+
+    return train
 
 
 def do_job_over_processes(

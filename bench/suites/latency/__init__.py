@@ -21,7 +21,7 @@ from fourshot.bench.core.roofline import SHAPES, check_shape, measure_machine, s
 from fourshot.bench.core.suite import Suite
 from fourshot.bench.core.workload import VARIANTS, Workload, load_workload
 from fourshot.bench.suites.latency.http import measure_http
-from fourshot.bench.suites.latency.plan import LatencyCell, LatencySettings, Options, in_process_cells
+from fourshot.bench.suites.latency.plan import LatencyCell, LatencySettings, Options, fewer_requests, in_process_cells
 from fourshot.bench.suites.latency.report import page, report
 from fourshot.bench.suites.latency.summary import summarise
 from fourshot.engine.checkpoints.models import resolve_model
@@ -117,7 +117,7 @@ def measure_in_process(
             return running[VARIANTS[cell.variant].engine].ask(requests)
 
         for name, workload in product(settings.variants, workloads.values()):  # kernels are built for the first shapes
-            number, labels = ENGINE_WARMUP.get(name, 24), workload.task.label_words
+            number, labels = min(ENGINE_WARMUP.get(name, 24), len(workload.texts)), workload.task.label_words
             last = len(workload.texts) - number
             requests = tuple(workload.requests(VARIANTS[name], last, number, settings.many_adapters))
             running[VARIANTS[name].engine].ask(CellRequests(requests=requests, warmup=(), labels=labels, concurrency=0))
@@ -167,10 +167,11 @@ def measure(options: Options, rows: ResultRows) -> dict[str, Any]:
 def _measure_missing(options: Options, settings: LatencySettings, rows: ResultRows) -> None:
     log = beside(options.out, ".log")
     with tempfile.TemporaryDirectory() as folder:
+        workloads = {name: load_workload(name, options.data, settings.k) for name in settings.tasks}
+        for workload in workloads.values():  # before anything is made: the last repeat needs the last of the texts
+            workload.check_texts(settings.texts_needed, fewer_requests(settings, len(workload.texts)))
         base = prepare(options, Path(folder), settings)
-        workloads = {name: load_workload(name, options.data, settings.k, base.path) for name in settings.tasks}
-        for workload in workloads.values():  # before an hour is spent: the last repeat needs the last of the texts
-            workload.check_texts(settings.repeats * settings.most_requests + settings.warmup_requests)
+        workloads = {name: msgspec.structs.replace(workload, model=base.path) for name, workload in workloads.items()}
         rows.add_once("shape", lambda: shape_of(base.path))
         rows.add_once("machine", lambda: call_apart(measure_machine, base.path))
         specs = engine_specs(base, settings, options.plant_sleep_ms / 1000)

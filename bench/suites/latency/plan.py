@@ -1,5 +1,6 @@
 """What the latency suite measures: its options, its settings, and the cells that follow from them, shuffled."""
 
+import json
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from fourshot.bench.core.options import HIDDEN, Model, Out, Positive, Shape, ThreeTasks
+from fourshot.bench.core.options import HIDDEN, THREE_TASKS, Model, Out, Positive, Shape
 from fourshot.bench.core.workload import VARIANTS
 
 FLOOR = "floor"  # a request without a text: the limits need it, so it is measured whatever else is
@@ -61,9 +62,23 @@ class LatencySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         """Of one in-process cell; so many texts lie between the first texts of two repeats."""
         return max(number for some in (self.requests, *self.slow_requests.values()) for number in some.values())
 
+    @property
+    def texts_needed(self) -> int:
+        """Different texts in each task's test split: no in-process cell sends one that another repeat sent."""
+        return self.repeats * self.most_requests + self.warmup_requests
+
+
+def fewer_requests(settings: LatencySettings, num_texts: int) -> str:
+    """For people: how to measure with so many texts; "" where they are too few for that."""
+    most = (num_texts - settings.warmup_requests) // settings.repeats
+    if most < 1:
+        return ""
+    smaller = json.dumps({"requests": {"1": min(REQUESTS[1], most), SATURATED: most}, "slow_requests": {}})
+    return f"or measure fewer requests: put {smaller}, for example, into a file, and name it with --settings"
+
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
-    data: ThreeTasks
+    data: Annotated[Path, f"{THREE_TASKS}, each with {LatencySettings().texts_needed} different test texts"]
     out: Out
     model: Model = None
     shape: Shape = None

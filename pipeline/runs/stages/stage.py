@@ -4,7 +4,7 @@ A stage is idempotent: items that are finished are left alone, so one that was k
 """
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any, ClassVar, Self
 
@@ -69,9 +69,10 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True, tag_field="stage"):
         """Do one item, as far as it is not finished."""
         raise NotImplementedError
 
-    def with_items(self, items: Iterable[Any]) -> Self:
-        """The same stage for ``items``, each once, in their order."""
-        return msgspec.structs.replace(self, items=tuple({item.key: item for item in items}.values()))
+    def joined(self, stages: Collection[Self]) -> Self:
+        """The same stage for the items of all ``stages``, each once, in their order."""
+        items = {item.key: item for stage in stages for item in stage.items}
+        return msgspec.structs.replace(self, items=tuple(items.values()))
 
     def _each(self, do: Callable[[Any], None]) -> list[FailedJob]:
         failed = []

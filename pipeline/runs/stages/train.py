@@ -1,11 +1,13 @@
 """Trainings of adapters: those of the shots and of annotators before texts are written, the classifiers after."""
 
 import os
-from collections.abc import Callable
-from functools import cache, partial
+from collections.abc import Collection
+from functools import partial
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar, Self
+
+import msgspec
 
 from fourshot.engine.core import EngineSettings
 from fourshot.engine.errors import from_name
@@ -14,11 +16,8 @@ from fourshot.engine.opening import imports_of
 from fourshot.pipeline.events import Event, OnEvent
 from fourshot.pipeline.runs.experiment import Experiment
 from fourshot.pipeline.runs.stages.stage import Stage
-from fourshot.training.jobs.jobs import IMPORTS, FailedJob, OnJobStep, TrainingJob, do_job, finished, lost
-from fourshot.training.lora.examples import OnStep, TrainingResult
-
-if TYPE_CHECKING:
-    from fourshot.training.lora.train import LoraTrainer
+from fourshot.training.jobs.jobs import IMPORTS, FailedJob, OnJobStep, TrainingJob, finished, lost
+from fourshot.training.jobs.processes import training
 
 
 class TrainStage(Stage, frozen=True, kw_only=True, tag="train"):
@@ -32,6 +31,7 @@ class TrainStage(Stage, frozen=True, kw_only=True, tag="train"):
     items: tuple[TrainingJob, ...]
     store: str
     what: str = "adapter"  # what is trained, for people
+    kinds: dict[str, str] = msgspec.field(default_factory=dict)  # by a job's key, where it is something else
 
     spins: ClassVar[str] = TRAIN_SPINS
 
@@ -45,6 +45,10 @@ class TrainStage(Stage, frozen=True, kw_only=True, tag="train"):
         engine = imports_of(EngineSettings(model=self.model_path))
         return (engine, ENGINE_SPINS) if self.imports else ("", "")
 
+    def joined(self, stages: Collection[Self]) -> Self:
+        kinds = {key: kind for stage in stages for key, kind in stage.kinds.items()}
+        return msgspec.structs.replace(super().joined(stages), kinds=kinds)
+
     def is_finished(self, item: TrainingJob) -> bool:
         return finished(Path(self.store), item) is not None
 
@@ -56,7 +60,7 @@ class TrainStage(Stage, frozen=True, kw_only=True, tag="train"):
         if self.placement.ray:
             return self._ended(self._over_ray(on_event, report))
         self._tell_start(on_event)
-        train = _trainer(self.model_path, Path(self.store), self.placement.gpus_per_job)
+        train = training(self.model_path, Path(self.store), self.placement.gpus_per_job)
         number = {job.key: number for number, job in enumerate(self.items)}
 
         def do(job: TrainingJob) -> None:
@@ -116,7 +120,11 @@ class TrainStage(Stage, frozen=True, kw_only=True, tag="train"):
         return failed
 
     def _report(self, on_event: OnEvent, number: int, step: int, planned: int, loss: float) -> None:
-        title = f"{self.items[number].name}, {self.what} {number + 1} of {len(self.items)}"
+        kinds = [self.kinds.get(job.key, self.what) for job in self.items]
+        kind, count = kinds[number], kinds.count(kinds[number])
+        title = f"{self.items[number].name}, {kind}"
+        if count > 1 or kind == self.what:
+            title += f" {kinds[: number + 1].count(kind)} of {count}"
         figures = {"loss": round(loss, 4)}
         on_event(Event(stage=self.name, message=title, done=step, total=planned, unit="steps", figures=figures))
 
@@ -132,10 +140,14 @@ def on_real_texts(experiment: Experiment) -> TrainStage:
 
     In a run the latter is the adapter of the shots, which is an annotator too.
     """
-    jobs = [job for writer in experiment.writers for job in experiment.annotator_jobs(writer)]
-    jobs += [experiment.job(cell) for cell in experiment.cells if cell.method.trained and not cell.method.synthetic]
-    jobs += [job for cell in experiment.cells for job in experiment.judge_jobs(cell)]
-    return _stage(experiment, jobs, "annotator" if experiment.flat else "adapter")
+    named = [(job, "annotator") for job in annotators(experiment).items]
+    on_shots = [cell for cell in experiment.cells if cell.method.trained and not cell.method.synthetic]
+    named += [(experiment.job(cell), cell.method.display_name) for cell in on_shots]
+    named += [(job, "adapter for calibration") for cell in experiment.cells for job in experiment.judge_jobs(cell)]
+    stage = _stage(experiment, [job for job, _ in named], "adapter")
+    if not experiment.flat:
+        return stage
+    return msgspec.structs.replace(stage, kinds={job.key: kind for job, kind in reversed(named)})  # the first counts
 
 
 def annotators(experiment: Experiment) -> TrainStage:
@@ -152,22 +164,3 @@ def classifiers(experiment: Experiment) -> TrainStage:
 
 def _stage(experiment: Experiment, jobs: list[TrainingJob], noun: str) -> TrainStage:
     return TrainStage(model_path=experiment.model.path, store=str(experiment.store), items=tuple(jobs), what=noun)
-
-
-def _trainer(model: str, store: Path, processes: int) -> Callable[[TrainingJob, OnStep], TrainingResult]:
-    """Trains a job: in this process, which opens the base when it is first asked to, or over several."""
-
-    @cache
-    def open_trainer() -> "LoraTrainer":
-        from fourshot.training.lora.train import LoraTrainer
-
-        return LoraTrainer(model)
-
-    def train(job: TrainingJob, on_step: OnStep) -> TrainingResult:
-        if processes > 1:
-            from fourshot.training.jobs.processes import do_job_over_processes
-
-            return do_job_over_processes(model, job, store, processes, on_step)
-        return do_job(open_trainer(), job, store, on_step)
-
-    return train

@@ -11,10 +11,8 @@ import pytest
 
 from fourshot.bench.core.closed_loop import CellMeasurement, CellRequests, RequestTimes, SuiteBase, run_cell
 from fourshot.bench.core.parts import write_page
-from fourshot.bench.core.results import ResultRows
 from fourshot.bench.core.roofline import SHAPES
 from fourshot.bench.core.workload import VARIANTS, PromptRequest, Workload, load_workload
-from fourshot.bench.suites.adapters import SUITE as ADAPTERS
 from fourshot.bench.suites.breakeven import break_even as breakeven_rows
 from fourshot.bench.suites.latency import SUITE, engine_specs, latency_settings
 from fourshot.bench.suites.latency.plan import (
@@ -264,24 +262,6 @@ def test_bad_settings_are_refused_with_what_is_allowed(tmp_path: Path, capsys: A
     assert cli.main(words) == 2
     assert "no folder sst2, trec, ag_news" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["settings.json"]
-
-
-@pytest.mark.parametrize(
-    ("suite", "more", "needed"), [(SUITE, {"shape": "tiny", "repeats": 5}, 483), (ADAPTERS, {"most": 8}, 120)]
-)
-def test_too_few_texts_are_told_before_anything_is_measured(
-    suite: Any, more: dict[str, Any], needed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A text that is sent twice would be in the cache as a whole."""
-    monkeypatch.delattr("fourshot.bench.core.processes.ChildProcess")  # what measures has a process of its own
-    (tmp_path / "sst2").mkdir()
-    for split in ("train", "test"):
-        lines = [json.dumps({"text": f"text {n}", "label": ("negative", "positive")[n % 2]}) for n in range(needed - 1)]
-        (tmp_path / "sst2" / f"{split}.jsonl").write_text("\n".join(lines) + "\n")
-    tasks = {"tasks": ("sst2",)} if suite is SUITE else {}
-    options = suite.options(data=tmp_path, out=tmp_path / "out.json", **tasks, **more)
-    with pytest.raises(InputError, match=f"{needed - 1} different test texts; {needed} are needed"):
-        suite.measure(options, ResultRows(None, {}))
 
 
 @pytest.mark.skipif("FOURSHOT_DATA" not in os.environ, reason="FOURSHOT_DATA names no folder of data sets")

@@ -183,7 +183,7 @@ def test_the_command_says_where_the_table_is_what_it_left_out_and_what_was_chang
     printed = capfd.readouterr().out
     assert (
         f"Wrote {folder.path / 'review.csv'}: 5 texts. Left out:" in printed
-        and "more useful ones came first" in printed
+        and "less useful than those in it" in printed
     )
     edit(folder, lambda rows: rows[1:])
     assert cli.main(["review", str(folder.path), "--json"]) == 0

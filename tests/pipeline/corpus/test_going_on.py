@@ -159,6 +159,14 @@ def test_a_corpus_with_a_link_in_it_is_refused_and_what_it_leads_to_is_as_it_was
     assert states(tmp_path) == before
 
 
+def test_the_folder_of_a_run_is_called_one_whatever_links_it_has(tmp_path: Path) -> None:
+    """A run's result is a link, and to put what it leads to in its place would mend nothing."""
+    (tmp_path / "manifest.json").write_text('{"model_path": "m"}')
+    (tmp_path / "adapters").mkdir()
+    (tmp_path / "adapter").symlink_to("adapters")
+    check_refused(tmp_path, named("one"), "holds a run, and this command makes something else. Give another folder")
+
+
 def test_the_folder_of_a_corpus_may_be_a_link(tmp_path: Path) -> None:
     make(tmp_path / "large disk" / "corpus")
     (tmp_path / "corpus").symlink_to(tmp_path / "large disk" / "corpus")

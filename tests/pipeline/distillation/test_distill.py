@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from fourshot import teaching
 from fourshot.cli.main import main
 from fourshot.engine.checkpoints.models import ResolvedModel
 from fourshot.engine.errors import AdapterError, InputError, RunFolderError
@@ -18,7 +19,7 @@ from fourshot.pipeline.distillation.distilled import DistillSummary
 from fourshot.pipeline.distillation.readers import Annotation, NamedReader, Parts, Read
 from fourshot.pipeline.distillation.readers import Teacher as ReadingTeacher
 from fourshot.pipeline.distillation.request import LabelDistillation
-from fourshot.pipeline.events import OnEvent
+from fourshot.pipeline.events import Event, OnEvent
 from fourshot.pipeline.remote_teacher import RemoteTeacher
 from fourshot.pipeline.rows.text_table import open_texts
 from fourshot.pipeline.runs.experiment import Experiment
@@ -198,6 +199,16 @@ def test_a_task_without_a_test_file_is_not_measured(folder: Path) -> None:
     assert "settings without effect here: train.r, wording (the teacher is not trained here)" in summary.notes
     assert summary.table == [] and summary.held_out_agreement is not None and summary.held_out > 0
     assert (folder / "out" / "report.md").exists()
+
+
+def test_which_column_is_read_is_told_before_any_work(folder: Path) -> None:
+    write_jsonl(folder / "notes.jsonl", [{"Nr": 1, "Message": "snow"}])
+    arguments: dict[str, Any] = {"task": load_task(folder / "task.toml"), "unlabelled": folder / "notes.jsonl"}
+    for student in (teaching.distill, teaching.plan_distillation):
+        events: list[Event] = []
+        with pytest.raises(InputError, match="nowhere"):
+            student(**arguments, folder=folder / "out", student="./nowhere", on_event=events.append)
+        assert "the texts are those of the column 'Message'" in events[0].message
 
 
 def test_nothing_to_learn_and_nobody_who_writes_are_refused(folder: Path) -> None:

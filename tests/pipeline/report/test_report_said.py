@@ -43,3 +43,9 @@ def test_a_simpler_method_that_was_better_is_named(tmp_path: Path, accuracy: flo
     for file in write_report(msgspec.structs.replace(data, methods=(*rows, lora, many)), tmp_path):
         text = file.read_text().replace("\u00a0", " ")
         assert said in text and ("points higher" in text) == bool(said)
+
+
+@pytest.mark.parametrize(("num_test", "said"), [(30, "error (ECE) of 30 texts is uncertain"), (200, ""), (0, "")])
+def test_a_calibration_error_of_few_texts_is_called_uncertain(tmp_path: Path, num_test: int, said: str) -> None:
+    for file in write_report(msgspec.structs.replace(full_data(), num_test=num_test), tmp_path):
+        assert said in file.read_text() and ("is uncertain" in file.read_text()) == bool(said)

@@ -217,6 +217,15 @@ def test_names_that_earlier_builds_gave_are_still_known(tmp_path: Path) -> None:
     assert {example.label for example in load_split(load_task(path), "train").examples} == {"['warm']", "1.0"}
 
 
+def test_a_label_that_the_task_lacks_may_be_left_out_and_that_is_said(tmp_path: Path) -> None:
+    task_file = write_task(tmp_path)
+    write_jsonl(tmp_path / "train.jsonl", [*ROWS, {"text": "Buy now.", "label": "spam"}])
+    with pytest.raises(InputError, match=r"label 'spam' .*leave_out = \['spam'\] under \[data\]"):
+        load_split(load_task(task_file), "train")
+    write_task(tmp_path, TASK.replace('folder = "."', "folder = \".\"\nleave_out = ['spam']"))
+    assert len(load_split(load_task(task_file), "train").examples) == len(ROWS)
+
+
 def test_a_label_that_is_to_be_left_out_is_known_in_another_spelling(tmp_path: Path) -> None:
     toml = TASK.replace('folder = "."', 'folder = "."\nleave_out = ["Spam"]')
     task = load_task(write_task(tmp_path, toml))

@@ -73,8 +73,8 @@ def test_the_only_column_with_a_usual_name_is_read_and_named(
     assert unlabelled.texts == ((1, f"in {found}"),) and f"column '{found}'" in unlabelled.note
     texts = open_texts(file, task=task)
     assert [*texts.texts()] == [f"in {found}"]
-    assert f"the texts are those of the column '{found}' (to name another: --text-column NAME)" in texts.warnings[0]
-    assert not open_texts(file, found, task).warnings
+    assert texts.note == f"{file}: the texts are those of the column '{found}' (to name another: --text-column NAME)"
+    assert not open_texts(file, found, task).note and not texts.warnings, "it is no warning that all is as usual"
 
 
 def test_a_column_is_read_that_the_task_s_own_texts_are_from(tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def test_columns_that_the_task_s_own_texts_were_joined_of_are_joined_again(tmp_p
     wanted = ["Slow\nIt takes minutes.", "Slow"]
     texts = open_texts(path, None, task)
     assert list(texts.texts()) == wanted
-    assert "'Subject' and 'Description', joined" in texts.warnings[0]
+    assert "'Subject' and 'Description', joined" in texts.note
     assert [text for _, text in load_unlabelled(path, task, 0).texts] == wanted
     assert list(open_texts(path, "Subject", task).texts()) == ["Slow", "Slow"]
     for half in (table(tmp_path, [{"Id": "1", "Subject": "Slow"}]), table(tmp_path, [{"Subject": "Slow"}], "b.jsonl")):

@@ -115,8 +115,8 @@ def test_the_same_command_again_trains_nothing_and_a_mended_task_alone(base: str
     shutil.rmtree(out.parent / "tasks" / "one_class")
     code, printed = train(base, out.parent / "tasks", out)
     assert code == 0
-    assert {line["message"] for line in printed if line.get("stage") == "train"} == {
-        *(f"few, annotator {number} of 12" for number in range(5, 9)),  # which calibrate it
+    assert {line["message"] for line in printed if line.get("stage") == "train" and line["total"]} == {
+        *(f"few, adapter for calibration {number} of 12" for number in range(5, 9)),
         "few, classifier 2 of 3",
     }
     assert load_card(find_adapter(out / "few")).task.name == "few"
@@ -133,8 +133,8 @@ def test_evaluate_measures_what_was_trained(base: str, trained: Trained) -> None
     before = find_adapter(out)
     code, printed = fourshot("evaluate", task, "--out", out, "--model", base)
     assert code == 0
-    trainings = {line["message"] for line in printed if line.get("stage") == "train"}
-    assert trainings == {"shades, annotator 1 of 5"}, "only that of the shots alone, to compare with"
+    trainings = {line["message"] for line in printed if line.get("stage") == "train" and line["total"]}
+    assert trainings == {"shades, LoRA on the shots"}, "to compare with"
     assert find_adapter(out) == before
     scores = load_card(before).scores
     assert scores and scores.n == 2

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 import shlex
 from collections import Counter
 from collections.abc import Sequence
@@ -81,6 +82,8 @@ def test_they_are_filtered_read_and_learnt_beside_those_that_are_drawn(
     }
     assert "25 unlabelled texts in" in runs.messages and "1 row without a text left out (line 26)" in runs.messages
     assert "your texts: 20 kept" in runs.messages and "1 too short" in runs.messages
+    told = [event.detail for event in runs.events if event.stage == "annotate" and event.detail.startswith("kept")]
+    assert sum(map(int, re.findall(r"\d+", told[-1]))) == 20, "of all of its rounds, and not of the last"
     classifier = runs.trained[-1]
     learnt = dict(zip(texts_of(classifier), classifier, strict=True))
     assert set(GOOD) <= set(learnt) and not set(BAD.values()) & set(learnt)

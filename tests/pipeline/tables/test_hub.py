@@ -1,16 +1,19 @@
 """Data sets from a hub on loopback, in processes of their own: what is read, what is kept, what is said."""
 
 import json
+import logging
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
+from fourshot.engine.errors import InputError
+from fourshot.pipeline.tables.hub import read_hub
 from tests.hub.server import Hub, Repository, running_hub
 
 ROOT = Path(__file__).parents[3]
@@ -106,3 +109,18 @@ def test_what_cannot_be_had_is_told_with_what_to_do(hub: Hub, tmp_path: Path) ->
     assert "Unknown split \"dev\". Should be one of ['train', 'test']" in split
     assert "Repo id must" in revision  # the data is what the main branch has
     assert member["rows"] == TRAIN
+
+
+def test_what_the_hub_s_client_says_of_each_attempt_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Six lines of a library would stand before the one that says what to do."""
+    client, shown = logging.getLogger("huggingface_hub.utils._http"), []
+
+    def load(*_: object, **__: object) -> NoReturn:
+        shown.append(client.isEnabledFor(logging.WARNING))
+        raise ConnectionError("not reached")
+
+    monkeypatch.delenv("HF_HUB_VERBOSITY", raising=False)
+    monkeypatch.setattr("datasets.load_dataset", load)
+    with pytest.raises(InputError, match="not reached\nTo work without the hub"):
+        read_hub("org/weather", "", "train")
+    assert shown == [False] and client.isEnabledFor(logging.WARNING)

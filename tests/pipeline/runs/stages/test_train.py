@@ -74,6 +74,21 @@ def test_a_job_that_fails_stops_the_others_only_where_it_is_to(tiny_model: str, 
     assert finished(tmp_path, other) is None
 
 
+def test_progress_calls_each_training_what_it_is_among_its_kind(tmp_path: Path) -> None:
+    jobs, events = [job(seed=seed) for seed in range(6)], list[Event]()
+    kinds = dict(zip((job.key for job in jobs), [*["annotator"] * 2, "LoRA on the shots"] * 2, strict=True))
+    halves = [msgspec.structs.replace(stage("m", tmp_path, *part), kinds=kinds) for part in (jobs[:3], jobs[3:])]
+    joined = halves[0].joined(halves)
+    for number in range(6):
+        joined._report(events.append, number, 1, 9, 0.5)
+    halves[0]._report(events.append, 2, 1, 9, 0.5)
+    assert [event.message.removeprefix("tickets, ") for event in events] == [
+        *("annotator 1 of 4", "annotator 2 of 4", "LoRA on the shots 1 of 2"),
+        *("annotator 3 of 4", "annotator 4 of 4", "LoRA on the shots 2 of 2"),
+        "LoRA on the shots",
+    ]
+
+
 def test_several_are_trained_side_by_side(tiny_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(SWITCH, "2")
     jobs = [job(seed=seed) for seed in range(3)]
