@@ -36,6 +36,15 @@ def headline(data: ReportData) -> dict[str, str] | None:
     }
 
 
+def shown_parts(data: ReportData) -> dict[str, bool]:
+    """Columns that some method fills, and the parts on synthetic texts, which a student may have learnt none of."""
+    return {
+        "prompt_tokens": any(row.prompt_tokens_per_example is not None for row in data.methods),
+        "annotated": any(row.unlabelled_examples for row in data.methods),
+        "synthetic": not data.facts or any(row.synthetic_examples for row in data.methods),
+    }
+
+
 def headline_row(data: ReportData) -> MethodRow | None:
     """The row the report is about. Raises ValueError where `ReportData.headline_method` names none of the rows."""
     if not data.methods:

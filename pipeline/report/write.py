@@ -40,6 +40,7 @@ def _context(data: ReportData) -> dict[str, Any]:
         "data": data,
         "headline": results.headline(data),
         "chosen": results.headline_row(data),
+        "shows": results.shown_parts(data),
         "certainty": certainty.certainty_part(data.certainty),
         "ece_doubt": certainty.ece_doubt(data),
         "error": text.error,
