@@ -11,6 +11,7 @@ import msgspec
 import pytest
 import ray
 
+from fourshot.engine.errors import FourshotError
 from fourshot.pipeline.distillation.annotating import annotate_table
 from fourshot.pipeline.distillation.readers import PART, Teacher, read_with
 from fourshot.pipeline.events import Event
@@ -135,6 +136,18 @@ def test_a_machine_where_no_engine_opens_is_done_without_and_that_is_told(
     make(tmp_path / "spread", ray="auto", model=f"fake:fails_where={MACHINE}=b", on_event=events.append)
     assert rows_of(tmp_path / "spread") == rows_of(tmp_path / "alone")
     assert len(messages()) == 1 and "has no driver" in messages()[0]
+
+
+def test_a_machine_that_cannot_open_its_engine_ends_no_corpus(machines: Machines, tmp_path: Path) -> None:
+    model = f"fake:delay_s=0.005;first_fails={tmp_path / 'bad'}"
+    summary = make(tmp_path / "spread", run_settings=settings(per_class=60), ray="auto", model=model)
+    assert (tmp_path / "bad").exists(), "no engine was refused"
+    assert {outcome.state for outcome in summary.classes} == {"finished"}
+
+
+def test_machines_none_of_which_can_open_an_engine_end_it_with_their_reason(machines: Machines, tmp_path: Path) -> None:
+    with pytest.raises(FourshotError, match="this machine has no driver"):
+        make(tmp_path, ray="auto", model="fake:fails_on_opening=true")
 
 
 def test_a_machine_killed_in_a_training_costs_only_time(machines: Machines, checkpoint: str, tmp_path: Path) -> None:
