@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -77,9 +78,10 @@ class Where(CheckpointServer):
 
 
 def test_a_checkpoint_is_given_by_the_driver_s_own_machine(machines: Machines, checkpoint: str) -> None:
-    for _ in range(4):  # by chance it would be another one, of three
-        with supplies(checkpoint, giver=Where) as supplied:
-            assert ray.get(supplied.giver.node.remote()) == ray.get_runtime_context().get_node_id()
+    with ExitStack() as all_supplied:
+        suppliers = [all_supplied.enter_context(supplies(checkpoint, giver=Where)) for _ in range(4)]
+        where = ray.get([supplied.giver.node.remote() for supplied in suppliers])
+    assert where == [ray.get_runtime_context().get_node_id()] * 4, "by chance each would be another one, of three"
 
 
 DRIVER = """
