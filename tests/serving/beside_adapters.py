@@ -1,8 +1,9 @@
 """What a service of adapters answers beside their tasks: in context, by vLLM's own routes, and of itself.
 
-A module that imports these has the fixtures `service`, `cards`, `base` and `own_engine`.
+A module that imports these has the fixtures of `ten_adapters`.
 """
 
+import shutil
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,11 @@ from fourshot.serving.clients.remote.completions import CompletionResponse, read
 from fourshot.serving.clients.remote.endpoint import Endpoint
 from fourshot.serving.clients.remote.settings import RemoteSettings
 from fourshot.serving.clients.remote.teacher import remote_teacher
-from fourshot.serving.testing.server import RunningService
+from fourshot.serving.models.in_context import InContext, write_in_context
+from fourshot.serving.testing.adapters import make_adapter, task_of
+from fourshot.serving.testing.server import RunningService, wait_for
 from tests.pipeline.task_folders import COLD, WARM, write_task
+from tests.serving.attacks import version_of
 from tests.serving.ten_adapters import TEXTS, TOLERANCE, probabilities
 
 
@@ -44,6 +48,27 @@ def test_in_context_it_answers_with_the_base_and_the_shots_of_the_card(
     answer = service.classify("task-1", {"input": TEXTS, "method": "icl"})
     assert np.abs(probabilities(answer, card.task) - expected).max() < 2 * TOLERANCE
     assert (answer.json()["method"], answer.json()["adapter"]) == ("icl", "")
+
+
+def test_a_task_without_an_adapter_is_answered_in_context_until_it_has_one(
+    service: RunningService, folder: Path, base: ResolvedModel
+) -> None:
+    task = task_of("young", ("warm", "cold"))
+    shots = tuple(Example(text=f"a {label.word} day", label=label.name) for label in task.labels)
+    file = write_in_context(folder, InContext(task=task, shots=shots))
+    wait_for(lambda: "young" in {info["task"] for info in service.tasks()["tasks"]})
+    answer = service.classify("young", {"input": "a warm evening"}).json()
+    assert (answer["method"], answer["adapter"], len(answer["results"][0]["probabilities"])) == ("icl", "", 2)
+    refused = service.classify("young", {"input": "x", "method": "adapter"})
+    assert (refused.status_code, refused.json()["error"]["type"]) == (400, "no_adapter")
+    adapter = make_adapter(folder, task, seed=3, base=base)
+    wait_for(lambda: version_of(service, "young") == adapter.name)
+    assert service.classify("young", {"input": "a warm evening"}).json()["method"] == "adapter"
+    shutil.rmtree(adapter)
+    wait_for(lambda: version_of(service, "young") == "")
+    assert service.classify("young", {"input": "a warm evening"}).json()["method"] == "icl"
+    file.unlink()
+    wait_for(lambda: "young" not in {info["task"] for info in service.tasks()["tasks"]})
 
 
 def test_the_openai_client_still_works(

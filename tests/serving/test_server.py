@@ -19,8 +19,6 @@ import numpy as np
 
 from fourshot.engine.checkpoints.models import ResolvedModel
 from fourshot.pipeline.card import AdapterCard
-from fourshot.pipeline.task import Example
-from fourshot.serving.models.in_context import InContext, write_in_context
 from fourshot.serving.testing.adapters import make_adapter, task_of
 from fourshot.serving.testing.server import RunningService, wait_for
 from tests.serving.attacks import (
@@ -37,6 +35,7 @@ from tests.serving.attacks import (
 )
 from tests.serving.beside_adapters import (
     test_a_model_behind_vllm_s_own_routes_is_a_teacher,
+    test_a_task_without_an_adapter_is_answered_in_context_until_it_has_one,
     test_addresses_of_ours_and_of_vllms_answer_in_one_form,
     test_in_context_it_answers_with_the_base_and_the_shots_of_the_card,
     test_openapi_describes_our_routes,
@@ -69,6 +68,7 @@ __all__ = (
     "test_a_page_whose_name_was_made_to_lead_here_is_told_nothing",
     "test_a_path_leads_to_a_task_or_nowhere",
     "test_a_request_that_cannot_be_answered_says_why",
+    "test_a_task_without_an_adapter_is_answered_in_context_until_it_has_one",
     "test_addresses_of_ours_and_of_vllms_answer_in_one_form",
     "test_in_context_it_answers_with_the_base_and_the_shots_of_the_card",
     "test_no_route_takes_an_adapter_by_its_path",
@@ -166,27 +166,6 @@ def test_versions_come_and_go_without_a_restart(
     shutil.rmtree(extra)
     wait_for(lambda: version_of(service, "extra") == "")
     assert service.classify("extra", {"input": "x"}).status_code == 404
-
-
-def test_a_task_without_an_adapter_is_answered_in_context_until_it_has_one(
-    service: RunningService, folder: Path, base: ResolvedModel
-) -> None:
-    task = task_of("young", ("warm", "cold"))
-    shots = tuple(Example(text=f"a {label.word} day", label=label.name) for label in task.labels)
-    file = write_in_context(folder, InContext(task=task, shots=shots))
-    wait_for(lambda: "young" in {info["task"] for info in service.tasks()["tasks"]})
-    answer = service.classify("young", {"input": "a warm evening"}).json()
-    assert (answer["method"], answer["adapter"], len(answer["results"][0]["probabilities"])) == ("icl", "", 2)
-    refused = service.classify("young", {"input": "x", "method": "adapter"})
-    assert (refused.status_code, refused.json()["error"]["type"]) == (400, "no_adapter")
-    adapter = make_adapter(folder, task, seed=3, base=base)
-    wait_for(lambda: version_of(service, "young") == adapter.name)
-    assert service.classify("young", {"input": "a warm evening"}).json()["method"] == "adapter"
-    shutil.rmtree(adapter)
-    wait_for(lambda: version_of(service, "young") == "")
-    assert service.classify("young", {"input": "a warm evening"}).json()["method"] == "icl"
-    file.unlink()
-    wait_for(lambda: "young" not in {info["task"] for info in service.tasks()["tasks"]})
 
 
 def test_a_broken_adapter_harms_nothing_and_is_listed(
