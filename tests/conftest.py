@@ -62,7 +62,7 @@ def model() -> str:
     return str(embedded_model())
 
 
-def random_llama(model: str, **sizes: int) -> tuple[Any, Any]:
+def random_llama(model: str, **sizes: float) -> tuple[Any, Any]:
     """Two random layers of these ``sizes``, and the tokenizer of ``model`` for them."""
     import torch
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
@@ -102,6 +102,26 @@ def narrow_model(model: str, tmp_path_factory: pytest.TempPathFactory) -> str:
         random_model.lm_head.weight[words, 0] = 2.0
         random_model.lm_head.weight[newline, 0] = 2.5
     return saved(random_model, tokenizer, tmp_path_factory.mktemp("narrow"))
+
+
+@pytest.fixture(scope="session")
+def decided_model(model: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Two random layers, for vLLM too. As a trained base, they have labels nats apart that depend on the text.
+
+    Whatever they are asked, " warm" and " cold" are among the likeliest tokens.
+    """
+    import torch
+
+    sizes = {"hidden_size": 64, "intermediate_size": 64, "num_attention_heads": 1}
+    random_model, tokenizer = random_llama(model, **sizes, initializer_range=0.1)
+    words = [tokenizer.encode(word, add_special_tokens=False)[0] for word in (" warm", " cold")]
+    with torch.no_grad():  # what all tokens have in common passes through the layers, and makes these words likely
+        random_model.lm_head.weight.mul_(3)
+        random_model.lm_head.weight[words, 0] = 30.0
+        random_model.model.embed_tokens.weight[:, 0] = 0.3
+        for layer in random_model.model.layers:
+            layer.self_attn.o_proj.weight[0] = layer.mlp.down_proj.weight[0] = 0.0
+    return saved(random_model, tokenizer, tmp_path_factory.mktemp("decided"))
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ import importlib
 import json
 import os
 import re
+import subprocess
 import sys
 import sysconfig
 import venv
@@ -11,6 +12,7 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -164,8 +166,13 @@ def test_what_neither_can_install_is_no_good_end(
 
 @pytest.fixture
 def place(setup_env: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Of an environment that the script would make; nothing is installed."""
-    folder = tmp_path / ".venv"
+    """Of an environment that the script would make; nothing is installed, not even pip, which takes seconds."""
+    folder, run = tmp_path / ".venv", subprocess.run
+
+    def without_pip(command: Any, **how: Any) -> Any:
+        return run([*command, "--without-pip"] if "venv" in command else command, **how)
+
+    monkeypatch.setattr("subprocess.run", without_pip)
     for name, value in (("VENV", folder), ("PYTHON", folder / "bin" / "python"), ("STAMP", folder / "stamp.json")):
         monkeypatch.setattr(setup_env, name, value)
     monkeypatch.setattr(setup_env, "install", lambda *_: None)

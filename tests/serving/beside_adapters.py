@@ -1,8 +1,9 @@
 """What a service of adapters answers beside their tasks: in context, by vLLM's own routes, and of itself.
 
-A module that imports these has the fixtures `service`, `cards` and `vllm_engine`.
+A module that imports these has the fixtures of `ten_adapters`.
 """
 
+import shutil
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import openai
 import pytest
 
 from fourshot.engine.calibration import CONTENT_FREE, NONE, apply, contextual
+from fourshot.engine.checkpoints.models import ResolvedModel
 from fourshot.engine.core import Engine
 from fourshot.engine.errors import RequestError
 from fourshot.pipeline.card import AdapterCard
@@ -24,18 +26,21 @@ from fourshot.serving.clients.remote.completions import CompletionResponse, read
 from fourshot.serving.clients.remote.endpoint import Endpoint
 from fourshot.serving.clients.remote.settings import RemoteSettings
 from fourshot.serving.clients.remote.teacher import remote_teacher
-from fourshot.serving.testing.server import RunningService
+from fourshot.serving.models.in_context import InContext, write_in_context
+from fourshot.serving.testing.adapters import make_adapter, task_of
+from fourshot.serving.testing.server import RunningService, wait_for
 from tests.pipeline.task_folders import COLD, WARM, write_task
+from tests.serving.attacks import version_of
 from tests.serving.ten_adapters import TEXTS, TOLERANCE, probabilities
 
 
 def test_in_context_it_answers_with_the_base_and_the_shots_of_the_card(
-    service: RunningService, cards: dict[str, AdapterCard], vllm_engine: Engine
+    service: RunningService, cards: dict[str, AdapterCard], own_engine: Engine
 ) -> None:
     card = cards["task-1"]
 
     def score(texts: list[str]) -> np.ndarray:
-        return vllm_engine.score(
+        return own_engine.score(
             [reading_prompt(card.task, t, PromptFormat(), card.shots) for t in texts], card.task.label_words
         )
 
@@ -45,10 +50,33 @@ def test_in_context_it_answers_with_the_base_and_the_shots_of_the_card(
     assert (answer.json()["method"], answer.json()["adapter"]) == ("icl", "")
 
 
-def test_the_openai_client_still_works(service: RunningService, cards: dict[str, AdapterCard]) -> None:
+def test_a_task_without_an_adapter_is_answered_in_context_until_it_has_one(
+    service: RunningService, folder: Path, base: ResolvedModel
+) -> None:
+    task = task_of("young", ("warm", "cold"))
+    shots = tuple(Example(text=f"a {label.word} day", label=label.name) for label in task.labels)
+    file = write_in_context(folder, InContext(task=task, shots=shots))
+    wait_for(lambda: "young" in {info["task"] for info in service.tasks()["tasks"]})
+    answer = service.classify("young", {"input": "a warm evening"}).json()
+    assert (answer["method"], answer["adapter"], len(answer["results"][0]["probabilities"])) == ("icl", "", 2)
+    refused = service.classify("young", {"input": "x", "method": "adapter"})
+    assert (refused.status_code, refused.json()["error"]["type"]) == (400, "no_adapter")
+    adapter = make_adapter(folder, task, seed=3, base=base)
+    wait_for(lambda: version_of(service, "young") == adapter.name)
+    assert service.classify("young", {"input": "a warm evening"}).json()["method"] == "adapter"
+    shutil.rmtree(adapter)
+    wait_for(lambda: version_of(service, "young") == "")
+    assert service.classify("young", {"input": "a warm evening"}).json()["method"] == "icl"
+    file.unlink()
+    wait_for(lambda: "young" not in {info["task"] for info in service.tasks()["tasks"]})
+
+
+def test_the_openai_client_still_works(
+    service: RunningService, cards: dict[str, AdapterCard], base: ResolvedModel
+) -> None:
     client = openai.OpenAI(base_url=f"{service.address}/v1", api_key="none")
     models = [model.id for model in client.models.list()]
-    assert models[0] == "SmolLM2-135M-Instruct"
+    assert models[0] == base.name
     assert {card.name for card in cards.values()} <= set(models)
     completion = client.chat.completions.create(
         model=models[0], messages=[{"role": "user", "content": "Say hello."}], max_tokens=5
@@ -70,9 +98,9 @@ def test_the_openai_client_still_works(service: RunningService, cards: dict[str,
     assert answer["results"][0]["label"] in card.task.label_names
 
 
-def test_the_form_of_an_answer_may_be_asked_for(service: RunningService) -> None:
+def test_the_form_of_an_answer_may_be_asked_for(service: RunningService, base: ResolvedModel) -> None:
     client = openai.OpenAI(base_url=f"{service.address}/v1", api_key="none")
-    model, turns = "SmolLM2-135M-Instruct", [{"role": "user", "content": "Say hello."}]
+    model, turns = base.name, [{"role": "user", "content": "Say hello."}]
     create: Any = partial(client.chat.completions.create, model=model, messages=turns, max_tokens=20)
     chosen = create(extra_body={"structured_outputs": {"choice": ["yes", "no"]}})
     assert chosen.choices[0].message.content in ("yes", "no")
@@ -81,12 +109,12 @@ def test_the_form_of_an_answer_may_be_asked_for(service: RunningService) -> None
 
 
 def test_a_model_behind_vllm_s_own_routes_is_a_teacher(
-    service: RunningService, vllm_engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    service: RunningService, base: ResolvedModel, own_engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FOURSHOT_HOME", str(tmp_path / "home"))
     task = load_task(write_task(tmp_path))
     shots = [Example(text=text, label=label) for text, label in ((WARM[0], "warm"), (COLD[0], "cold"))]
-    url, model = f"{service.address}/v1", "SmolLM2-135M-Instruct"
+    url, model = f"{service.address}/v1", base.name
     modes = (
         RequestMode(route="chat", likely=20),
         RequestMode(route="completions", likely=20),
@@ -104,7 +132,7 @@ def test_a_model_behind_vllm_s_own_routes_is_a_teacher(
         if mode.route == "completions":
             masses = np.array([read_labels(completion, task.label_words).masses for completion in completions])
             prompts = [reading_prompt(task, text, PromptFormat(), shots) for text in TEXTS]
-            offline = np.exp(apply(NONE, vllm_engine.score(prompts, task.label_words)))
+            offline = np.exp(apply(NONE, own_engine.score(prompts, task.label_words)))
             assert np.abs(masses / masses.sum(axis=1, keepdims=True) - offline).max() < TOLERANCE
     reader = remote_teacher(url, model, task, shots, RemoteSettings())
     (answers,) = reader.read(tmp_path / "log.txt", ignore)([TEXTS])

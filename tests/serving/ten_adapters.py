@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from fourshot.engine.calibration import apply
-from fourshot.engine.core import Adapter, Engine, Verbalizer
+from fourshot.engine.checkpoints.models import ResolvedModel, resolve_model
+from fourshot.engine.core import Adapter, Engine, EngineSettings, Verbalizer
+from fourshot.engine.opening import open_engine
 from fourshot.pipeline.card import AdapterCard, load_card
 from fourshot.pipeline.synthesis.prompts import Wording
 from fourshot.pipeline.task import Task
@@ -34,23 +36,38 @@ TOLERANCE = 0.1  # of a probability, as the card's probe allows: bf16 logits nea
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def base(decided_model: str) -> ResolvedModel:
+    """What is promised of a service depends on nothing that its base has learnt."""
+    return resolve_model(decided_model)
+
+
+@pytest.fixture(scope="module")
+def own_engine(base: ResolvedModel) -> Iterator[Engine]:
+    """On the same base."""
+    opened = open_engine(EngineSettings(model=base.path, max_loras=2, kv_cache_bytes=64 << 20, max_model_len=1024))
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, base: ResolvedModel) -> Path:
     root = tmp_path_factory.mktemp("adapters")
     for number, words in enumerate(WORDS):
         wording: Wording = "bare" if number in BARE else "task"
         verbalizer: Verbalizer = "token" if number in ONE_STEP else "word"
         task = task_of(f"task-{number}", words)
-        make_adapter(root, task, seed=number, wording=wording, verbalizer=verbalizer, align=number % 2 == 0)
+        make_adapter(root, task, number, wording=wording, verbalizer=verbalizer, align=number % 2 == 0, base=base)
     return root
 
 
 @pytest.fixture(scope="module")
-def service(
-    folder: Path, tmp_path_factory: pytest.TempPathFactory, adapters: tuple[Adapter, Adapter]
-) -> Iterator[RunningService]:
+def service(folder: Path, tmp_path_factory: pytest.TempPathFactory, base: ResolvedModel) -> Iterator[RunningService]:
     """Beside an adapter of vLLM's own option, which is nobody's task."""
     log = tmp_path_factory.mktemp("log") / "serve.log"
+    foreign = make_adapter(tmp_path_factory.mktemp("foreign"), task_of("foreign"), base=base)
     limits = (
+        "--base",
+        base.path,
         "--max-body-bytes",
         "20000",
         "--max-texts",
@@ -63,7 +80,7 @@ def service(
         "2",
         "--vllm",
         "--lora-modules",
-        f"foreign={adapters[0].path}",
+        f"foreign={foreign}",
     )
     with running_service(folder, log, *limits) as started:
         yield started
@@ -76,14 +93,14 @@ def cards(folder: Path) -> dict[str, AdapterCard]:
 
 
 @pytest.fixture(scope="module")
-def offline(cards: dict[str, AdapterCard], folder: Path, vllm_engine: Engine) -> dict[str, np.ndarray]:
+def offline(cards: dict[str, AdapterCard], folder: Path, own_engine: Engine) -> dict[str, np.ndarray]:
     """What each adapter says about the texts in an engine of our own: probabilities [num_texts, num_labels]."""
     by_name = {}
     for name, card in cards.items():
         prompts = [card.prompt(text) for text in TEXTS]
         adapter = Adapter(name=card.name, path=str(folder / card.name))
         by_name[name] = np.exp(
-            apply(card.calibration, vllm_engine.score(prompts, card.task.label_words, adapter, card.verbalizer))
+            apply(card.calibration, own_engine.score(prompts, card.task.label_words, adapter, card.verbalizer))
         )
     return by_name
 

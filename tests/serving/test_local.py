@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -13,9 +13,10 @@ from fourshot.cli import main as cli
 from fourshot.engine.calibration import Calibration
 from fourshot.engine.chat import ChatTurns
 from fourshot.engine.checkpoints.models import ResolvedModel, resolve_model
-from fourshot.engine.core import Adapter, Engine, Verbalizer
+from fourshot.engine.core import Adapter, Engine, EngineSettings, Verbalizer
 from fourshot.engine.errors import AdapterError, InputError
 from fourshot.engine.fake_engine import FakeEngine
+from fourshot.engine.opening import open_engine
 from fourshot.pipeline.card import CARD_FILE, AdapterCard
 from fourshot.pipeline.events import Event
 from fourshot.pipeline.runs.trainings import classification_examples
@@ -32,8 +33,8 @@ TEXTS = ["I was charged twice.", "Where is my parcel?", "The app crashes when I 
 
 
 @pytest.fixture(scope="module")
-def card() -> AdapterCard:
-    base = resolve_model(None)
+def card(narrow_model: str) -> AdapterCard:
+    base = resolve_model(narrow_model)
     return AdapterCard(
         name="tickets-0123",
         task=load_task("support_tickets"),
@@ -46,6 +47,13 @@ def card() -> AdapterCard:
         train_tokens=1,
         train_s=1.0,
     )
+
+
+@pytest.fixture(scope="module")
+def narrow_reference(narrow_model: str) -> Iterator[Engine]:
+    engine = open_engine(EngineSettings(model=narrow_model, kind="transformers", max_model_len=1024))
+    yield engine
+    engine.close()
 
 
 def write_adapter(folder: Path, card: AdapterCard, adapter: Adapter | None = None) -> Path:
@@ -83,8 +91,8 @@ def test_it_opens_the_state_of_the_base_that_it_was_trained_on(
 def test_it_answers_as_its_adapter_scores(
     tmp_path: Path,
     card: AdapterCard,
-    adapters: tuple[Adapter, Adapter],
-    reference_engine: Engine,
+    narrow_adapters: tuple[Adapter, Adapter],
+    narrow_reference: Engine,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("fourshot.serving.clients.explain.home", lambda: tmp_path / "home")
@@ -92,7 +100,7 @@ def test_it_answers_as_its_adapter_scores(
     labels = ("billing", "shipping", "bug")
     shots = tuple(Example(text=text, label=label) for text, label in zip(TEXTS, labels, strict=True))
     card = msgspec.structs.replace(card, calibration=prior, shots=shots)
-    folder = write_adapter(tmp_path / "adapter", card, adapters[0])
+    folder = write_adapter(tmp_path / "adapter", card, narrow_adapters[0])
     with LocalClassifier(folder, kind="transformers") as classifier:
         predictions = classifier.predict(TEXTS)
         events = list[Event]()
@@ -116,7 +124,7 @@ def test_it_answers_as_its_adapter_scores(
         with pytest.raises(InputError, match="Put it in a list"):
             classifier.predict("one text")
     prompts = [reading_prompt(card.task, text, PromptFormat()) for text in TEXTS]
-    scores = reference_engine.score(prompts, card.task.label_words, adapters[0])
+    scores = narrow_reference.score(prompts, card.task.label_words, narrow_adapters[0])
     expected = np.exp(scores.astype(np.float64) - np.asarray(prior.log_prior))
     expected /= expected.sum(axis=1, keepdims=True)
     for prediction, row in zip(predictions, expected, strict=True):
@@ -136,8 +144,8 @@ def test_it_answers_as_its_adapter_scores(
 def test_it_asks_in_the_form_of_the_card(
     tmp_path: Path,
     card: AdapterCard,
-    adapters: tuple[Adapter, Adapter],
-    reference_engine: Engine,
+    narrow_adapters: tuple[Adapter, Adapter],
+    narrow_reference: Engine,
     monkeypatch: pytest.MonkeyPatch,
     wording: Wording,
     chat: ChatTurns | None,
@@ -151,10 +159,10 @@ def test_it_asks_in_the_form_of_the_card(
             self, prompts: Sequence[str], labels: Sequence[str], adapter: Adapter, verbalizer: Verbalizer
         ) -> np.ndarray:
             scored_prompts.extend(prompts)
-            return reference_engine.score(prompts, labels, adapter, verbalizer)
+            return narrow_reference.score(prompts, labels, adapter, verbalizer)
 
     monkeypatch.setattr("fourshot.serving.clients.local.open_engine", lambda settings: Overheard())
-    predictions = LocalClassifier(write_adapter(tmp_path / "adapter", card, adapters[0])).predict(TEXTS)
+    predictions = LocalClassifier(write_adapter(tmp_path / "adapter", card, narrow_adapters[0])).predict(TEXTS)
     examples = [Example(text=text, label=card.task.label_names[0]) for text in TEXTS]
     trained_on = classification_examples(card.task, examples, form)
     assert scored_prompts == [example.prompt for example in trained_on]
@@ -226,13 +234,13 @@ def test_objects_of_fields_are_answered_as_the_lines_of_a_prompt(
 def test_what_an_explanation_is_at_is_told_on_standard_error(
     tmp_path: Path,
     card: AdapterCard,
-    adapters: tuple[Adapter, Adapter],
+    narrow_adapters: tuple[Adapter, Adapter],
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr("fourshot.serving.clients.explain.home", lambda: tmp_path / "home")
     card = msgspec.structs.replace(card, shots=(Example(text=TEXTS[0], label="bug"),))
-    folder = write_adapter(tmp_path / "adapter", card, adapters[0])
+    folder = write_adapter(tmp_path / "adapter", card, narrow_adapters[0])
     assert cli.main(["predict", str(folder), TEXTS[0], "--explain"]) == 0
     told = capfd.readouterr()
     assert told.err.splitlines()[:2] == ["explain: opening the model", "explain: training texts  1/1 texts"]

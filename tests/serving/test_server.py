@@ -17,9 +17,8 @@ from pathlib import Path
 import httpx
 import numpy as np
 
+from fourshot.engine.checkpoints.models import ResolvedModel
 from fourshot.pipeline.card import AdapterCard
-from fourshot.pipeline.task import Example
-from fourshot.serving.models.in_context import InContext, write_in_context
 from fourshot.serving.testing.adapters import make_adapter, task_of
 from fourshot.serving.testing.server import RunningService, wait_for
 from tests.serving.attacks import (
@@ -36,19 +35,32 @@ from tests.serving.attacks import (
 )
 from tests.serving.beside_adapters import (
     test_a_model_behind_vllm_s_own_routes_is_a_teacher,
+    test_a_task_without_an_adapter_is_answered_in_context_until_it_has_one,
     test_addresses_of_ours_and_of_vllms_answer_in_one_form,
     test_in_context_it_answers_with_the_base_and_the_shots_of_the_card,
     test_openapi_describes_our_routes,
     test_the_form_of_an_answer_may_be_asked_for,
     test_the_openai_client_still_works,
 )
-from tests.serving.ten_adapters import TEXTS, TOLERANCE, cards, folder, offline, probabilities, service
+from tests.serving.ten_adapters import (
+    TEXTS,
+    TOLERANCE,
+    base,
+    cards,
+    folder,
+    offline,
+    own_engine,
+    probabilities,
+    service,
+)
 from tests.waiting import until
 
 __all__ = (
+    "base",
     "cards",
     "folder",
     "offline",
+    "own_engine",
     "service",
     "test_a_client_that_sends_its_headers_slowly_is_hung_up_on",
     "test_a_flood_of_headers_is_hung_up_on",
@@ -56,6 +68,7 @@ __all__ = (
     "test_a_page_whose_name_was_made_to_lead_here_is_told_nothing",
     "test_a_path_leads_to_a_task_or_nowhere",
     "test_a_request_that_cannot_be_answered_says_why",
+    "test_a_task_without_an_adapter_is_answered_in_context_until_it_has_one",
     "test_addresses_of_ours_and_of_vllms_answer_in_one_form",
     "test_in_context_it_answers_with_the_base_and_the_shots_of_the_card",
     "test_no_route_takes_an_adapter_by_its_path",
@@ -98,11 +111,9 @@ def test_each_answers_alone_as_it_does_offline(
 
 
 def test_each_answers_the_same_among_others_and_the_base(
-    service: RunningService, cards: dict[str, AdapterCard], offline: dict[str, np.ndarray]
+    service: RunningService, cards: dict[str, AdapterCard], offline: dict[str, np.ndarray], base: ResolvedModel
 ) -> None:
-    base = service.http.get("/v1/models").json()["data"][0]["id"]
-    # The third token is a near tie: in a batch of another size it may be another one.
-    prompt = {"model": base, "prompt": "The capital of France is", "max_tokens": 2, "temperature": 0}
+    prompt = {"model": base.name, "prompt": "The capital of France is", "max_tokens": 2, "temperature": 0}
 
     def completed(_: int) -> str:
         return str(service.http.post("/v1/completions", json=prompt).json()["choices"][0]["text"])
@@ -138,10 +149,10 @@ def test_answers_have_times_and_counts(service: RunningService, cards: dict[str,
 
 
 def test_versions_come_and_go_without_a_restart(
-    service: RunningService, folder: Path, cards: dict[str, AdapterCard]
+    service: RunningService, folder: Path, cards: dict[str, AdapterCard], base: ResolvedModel
 ) -> None:
     first = cards["task-9"].name
-    second = make_adapter(folder, cards["task-9"].task, seed=99)
+    second = make_adapter(folder, cards["task-9"].task, seed=99, base=base)
     wait_for(lambda: version_of(service, "task-9") == second.name)
     assert service.classify("task-9", {"input": TEXTS}).json()["adapter"] == second.name
     (folder / "pins.json").write_text(json.dumps({"task-9": first}))
@@ -150,40 +161,19 @@ def test_versions_come_and_go_without_a_restart(
     wait_for(lambda: version_of(service, "task-9") == second.name)
     shutil.rmtree(second)
     wait_for(lambda: version_of(service, "task-9") == first)
-    extra = make_adapter(folder, task_of("extra"), seed=5)
+    extra = make_adapter(folder, task_of("extra"), seed=5, base=base)
     wait_for(lambda: version_of(service, "extra") == extra.name)
     shutil.rmtree(extra)
     wait_for(lambda: version_of(service, "extra") == "")
     assert service.classify("extra", {"input": "x"}).status_code == 404
 
 
-def test_a_task_without_an_adapter_is_answered_in_context_until_it_has_one(
-    service: RunningService, folder: Path
-) -> None:
-    task = task_of("young", ("warm", "cold"))
-    shots = tuple(Example(text=f"a {label.word} day", label=label.name) for label in task.labels)
-    file = write_in_context(folder, InContext(task=task, shots=shots))
-    wait_for(lambda: "young" in {info["task"] for info in service.tasks()["tasks"]})
-    answer = service.classify("young", {"input": "a warm evening"}).json()
-    assert (answer["method"], answer["adapter"], len(answer["results"][0]["probabilities"])) == ("icl", "", 2)
-    refused = service.classify("young", {"input": "x", "method": "adapter"})
-    assert (refused.status_code, refused.json()["error"]["type"]) == (400, "no_adapter")
-    adapter = make_adapter(folder, task, seed=3)
-    wait_for(lambda: version_of(service, "young") == adapter.name)
-    assert service.classify("young", {"input": "a warm evening"}).json()["method"] == "adapter"
-    shutil.rmtree(adapter)
-    wait_for(lambda: version_of(service, "young") == "")
-    assert service.classify("young", {"input": "a warm evening"}).json()["method"] == "icl"
-    file.unlink()
-    wait_for(lambda: "young" not in {info["task"] for info in service.tasks()["tasks"]})
-
-
 def test_a_broken_adapter_harms_nothing_and_is_listed(
-    service: RunningService, folder: Path, cards: dict[str, AdapterCard]
+    service: RunningService, folder: Path, cards: dict[str, AdapterCard], base: ResolvedModel
 ) -> None:
-    broken = make_adapter(folder, cards["task-8"].task, seed=77)
+    broken = make_adapter(folder, cards["task-8"].task, seed=77, base=base)
     with (broken / "adapter_model.safetensors").open("r+b") as file:
-        file.truncate(100_000)
+        file.truncate(10_000)
     wait_for(lambda: any(refusal["path"] == broken.name for refusal in service.tasks(True)["refused"]))
     (reason,) = [refusal["reason"] for refusal in service.tasks(True)["refused"] if refusal["path"] == broken.name]
     assert "not those that its card names" in reason
@@ -193,11 +183,11 @@ def test_a_broken_adapter_harms_nothing_and_is_listed(
 
 
 def test_a_broken_copy_of_an_adapter_does_not_hide_the_whole_one(
-    service: RunningService, folder: Path, tmp_path: Path
+    service: RunningService, folder: Path, base: ResolvedModel, tmp_path: Path
 ) -> None:
-    intact = make_adapter(tmp_path, task_of("twice"), seed=55)
+    intact = make_adapter(tmp_path, task_of("twice"), seed=55, base=base)
     copy = Path(shutil.copytree(intact, folder / "a-copy"))  # stands before the whole one in the folder
-    os.truncate(copy / "adapter_model.safetensors", 50_000)
+    os.truncate(copy / "adapter_model.safetensors", 10_000)
     wait_for(lambda: "a-copy" in {refusal["path"] for refusal in service.tasks(True)["refused"]})
     shutil.copytree(intact, folder / ".making")
     (folder / ".making").rename(folder / intact.name)
@@ -208,10 +198,12 @@ def test_a_broken_copy_of_an_adapter_does_not_hide_the_whole_one(
     wait_for(lambda: version_of(service, "twice") == "")
 
 
-def test_a_task_whose_only_version_is_damaged_answers_on(service: RunningService, folder: Path, tmp_path: Path) -> None:
-    adapter = make_adapter(folder, task_of("hurt"), seed=66)
+def test_a_task_whose_only_version_is_damaged_answers_on(
+    service: RunningService, folder: Path, base: ResolvedModel
+) -> None:
+    adapter = make_adapter(folder, task_of("hurt"), seed=66, base=base)
     wait_for(lambda: version_of(service, "hurt") == adapter.name)
-    os.truncate(adapter / "adapter_model.safetensors", 100_000)
+    os.truncate(adapter / "adapter_model.safetensors", 10_000)
     wait_for(lambda: "fourshot_damaged_adapters 1.0" in service.http.get("/metrics").text)
     assert service.classify("hurt", {"input": "x"}).json()["adapter"] == adapter.name
     (reason,) = [refusal["reason"] for refusal in service.tasks(True)["refused"] if refusal["path"] == adapter.name]
@@ -286,12 +278,14 @@ def test_a_shutdown_answers_what_was_accepted(service: RunningService) -> None:
         return sum(info["in_flight"] for info in service.tasks()["tasks"])
 
     wait_for(lambda: not texts_in_flight())  # of the tests before
-    engines = service.engines()
+    (engine,) = service.engines()
+    engine.suspend()  # so narrow a base would have answered before the signal came
     with ThreadPoolExecutor(8) as pool:
         futures = [pool.submit(service.classify, f"task-{n}", {"input": inputs}) for n in range(8)]
         wait_for(lambda: 0 < sum(not future.done() for future in futures) * len(inputs) <= texts_in_flight())
         service.process.send_signal(signal.SIGTERM)
+        engine.resume()
         codes = {future.result().status_code for future in futures}
     assert 200 in codes and codes <= {200, 429}
     assert service.process.wait(30) == 0
-    assert not any(engine.is_running() for engine in engines)
+    assert not engine.is_running()

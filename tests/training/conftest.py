@@ -13,3 +13,9 @@ def trainer(model: str) -> LoraTrainer:
 def tiny_trainer(tiny_model: str) -> LoraTrainer:
     """Two narrow random layers under the embedded model's tokenizer: for all that does not."""
     return LoraTrainer(tiny_model)
+
+
+@pytest.fixture(scope="session")
+def decided_trainer(decided_model: str) -> LoraTrainer:
+    """Two narrow random layers that can learn, and whose losses and gradients are as large as a trained base's."""
+    return LoraTrainer(decided_model)

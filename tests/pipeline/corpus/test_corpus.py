@@ -280,10 +280,10 @@ def test_a_corpus_asks_no_shots_so_one_that_an_earlier_version_began_is_the_same
 
 
 def test_the_command_makes_a_corpus_of_a_real_model(
-    vllm_engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    narrow_engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """One command from end to end; the engine is the one that all tests share, in this process."""
-    monkeypatch.setattr("fourshot.pipeline.corpus.filling.open_workers", lambda *_: InProcessWorker(vllm_engine))
+    monkeypatch.setattr("fourshot.pipeline.corpus.filling.open_workers", lambda *_: InProcessWorker(narrow_engine))
     words = ["corpus", "--tasks", "support_tickets", "--per-class", "2", "--out", str(tmp_path / "c"), "--allow-short"]
     brief = ["--json", "--set", "generate.max_candidates=8", "--set", "generate.max_tokens=40"]
     assert cli.main([*words, *brief]) == 0

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import msgspec
 import pytest
 import ray
 
+from fourshot.engine.errors import FourshotError
 from fourshot.pipeline.distillation.annotating import annotate_table
 from fourshot.pipeline.distillation.readers import PART, Teacher, read_with
 from fourshot.pipeline.events import Event
@@ -76,9 +78,10 @@ class Where(CheckpointServer):
 
 
 def test_a_checkpoint_is_given_by_the_driver_s_own_machine(machines: Machines, checkpoint: str) -> None:
-    for _ in range(4):  # by chance it would be another one, of three
-        with supplies(checkpoint, giver=Where) as supplied:
-            assert ray.get(supplied.giver.node.remote()) == ray.get_runtime_context().get_node_id()
+    with ExitStack() as all_supplied:
+        suppliers = [all_supplied.enter_context(supplies(checkpoint, giver=Where)) for _ in range(4)]
+        where = ray.get([supplied.giver.node.remote() for supplied in suppliers])
+    assert where == [ray.get_runtime_context().get_node_id()] * 4, "by chance each would be another one, of three"
 
 
 DRIVER = """
@@ -135,6 +138,18 @@ def test_a_machine_where_no_engine_opens_is_done_without_and_that_is_told(
     make(tmp_path / "spread", ray="auto", model=f"fake:fails_where={MACHINE}=b", on_event=events.append)
     assert rows_of(tmp_path / "spread") == rows_of(tmp_path / "alone")
     assert len(messages()) == 1 and "has no driver" in messages()[0]
+
+
+def test_a_machine_that_cannot_open_its_engine_ends_no_corpus(machines: Machines, tmp_path: Path) -> None:
+    model = f"fake:delay_s=0.005;first_fails={tmp_path / 'bad'}"
+    summary = make(tmp_path / "spread", run_settings=settings(per_class=60), ray="auto", model=model)
+    assert (tmp_path / "bad").exists(), "no engine was refused"
+    assert {outcome.state for outcome in summary.classes} == {"finished"}
+
+
+def test_machines_none_of_which_can_open_an_engine_end_it_with_their_reason(machines: Machines, tmp_path: Path) -> None:
+    with pytest.raises(FourshotError, match="this machine has no driver"):
+        make(tmp_path, ray="auto", model="fake:fails_on_opening=true")
 
 
 def test_a_machine_killed_in_a_training_costs_only_time(machines: Machines, checkpoint: str, tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from fourshot.engine.errors import FourshotError
 from fourshot.pipeline.loop.ray_workers import RayWorkers
 from fourshot.pipeline.loop.units import UnitProgress, UnitResult
 from tests.pipeline.corpus.small_corpora import make, named, rows_of, settings
@@ -40,16 +39,3 @@ def test_a_worker_that_leaves_costs_no_row_and_the_rows_are_those_of_one_engine(
     assert killed and len(set(heard)) >= 2
     assert rows_of(tmp_path / "spread") == rows_of(tmp_path / "alone")
     assert not ray.is_initialized()
-
-
-def test_a_machine_that_cannot_open_its_engine_ends_no_corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OMP_NUM_THREADS", "4")
-    model = f"fake:delay_s=0.005;first_fails={tmp_path / 'bad'}"
-    summary = make(tmp_path / "spread", run_settings=settings(per_class=60), ray="local", model=model)
-    assert (tmp_path / "bad").exists(), "no engine was refused"
-    assert {outcome.state for outcome in summary.classes} == {"finished"}
-
-
-def test_machines_none_of_which_can_open_an_engine_end_it_with_their_reason(tmp_path: Path) -> None:
-    with pytest.raises(FourshotError, match="this machine has no driver"):
-        make(tmp_path, ray="local", model="fake:fails_on_opening=true")

@@ -87,12 +87,12 @@ def test_a_text_that_cannot_be_read_is_told_and_the_others_are_read() -> None:
     assert result.draws == (*readable.draws[:3], *readable.draws[4:])
 
 
-def test_a_real_engine_draws_several_units_at_once_and_reads_them(vllm_engine: Engine) -> None:
+def test_a_real_engine_draws_several_units_at_once_and_reads_them(narrow_engine: Engine) -> None:
     run_settings = msgspec.structs.replace(
         settings(max_tokens=48), annotate=AnnotateSettings(annotator="icl", calibration="contextual")
     )
     first = msgspec.structs.replace(LOGIN, number=0)
-    results = done(vllm_engine, first, BUG, task_brief=brief(TASK, run_settings))
+    results = done(narrow_engine, first, BUG, task_brief=brief(TASK, run_settings))
     assert [result.unit for result in results] == [first, BUG]
     for result in results:
         assert len(result.draws) == 8 and not result.faults
@@ -104,14 +104,14 @@ def test_a_real_engine_draws_several_units_at_once_and_reads_them(vllm_engine: E
     assert Counter(draw.candidate.label for draw in results[0].draws) == {"login": 8}
 
 
-def test_a_real_engine_has_the_requests_of_a_unit_before_its_texts_are_asked_for(vllm_engine: Engine) -> None:
-    runner = UnitRunner(vllm_engine)
+def test_a_real_engine_has_the_requests_of_a_unit_before_its_texts_are_asked_for(narrow_engine: Engine) -> None:
+    runner = UnitRunner(narrow_engine)
     runner.introduce(brief(TASK, settings(max_tokens=8)))
-    before = vllm_engine.stats().requests
+    before = narrow_engine.stats().requests
     runner.begin(BUG)
     runner.begin(LOGIN)
     first = runner.finish()
-    finished = vllm_engine.stats().requests - before
+    finished = narrow_engine.stats().requests - before
     read = sum(draw.reason is None for draw in first.draws)
     assert finished > 8 + read, "texts of the second unit were drawn while the first was drawn and read"
     assert runner.finish().unit == LOGIN and not runner.is_busy
@@ -123,11 +123,11 @@ def test_of_two_tries_one_is_taken(keep: int) -> None:
     assert len(result.draws) == 8 and result.stats.output_tokens == 12 * 8 * keep + 8
 
 
-def test_adapters_read_what_the_base_has_drawn(vllm_engine: Engine, adapters: tuple[Adapter, Adapter]) -> None:
+def test_adapters_read_what_the_base_has_drawn(narrow_engine: Engine, narrow_adapters: tuple[Adapter, Adapter]) -> None:
     run_settings = msgspec.structs.replace(settings(max_tokens=48), annotate=AnnotateSettings())
-    readers = tuple(Reader(adapter=adapter) for adapter in adapters)
+    readers = tuple(Reader(adapter=adapter) for adapter in narrow_adapters)
     task_brief = msgspec.structs.replace(brief(TASK, run_settings), readers=readers)
-    first, _ = done(vllm_engine, LOGIN, BUG, task_brief=task_brief)
+    first, _ = done(narrow_engine, LOGIN, BUG, task_brief=task_brief)
     read = [draw for draw in first.draws if draw.reason is None]
     assert read and all(sum(map(math.exp, draw.scores)) == pytest.approx(1, abs=1e-3) for draw in read)
 

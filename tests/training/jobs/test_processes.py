@@ -20,7 +20,7 @@ JOB = TrainingJob(
     examples=tuple(notes.examples()),
     held_out=tuple(notes.examples(("Toast.",), ("Sleet.",))),
     labels=notes.WORDS,
-    settings=LoraSettings(min_steps=8, max_steps=8, batch_size=3, min_warmup_steps=0, learning_rate=2e-4),
+    settings=LoraSettings(min_steps=8, max_steps=8, batch_size=3, min_warmup_steps=0, learning_rate=0.01),
 )
 
 
@@ -29,10 +29,10 @@ def test_every_example_of_a_batch_is_somebodys() -> None:
     assert BatchShare(rank=2, world=3).of([5]) == []
 
 
-def test_two_processes_learn_what_one_learns(model: str, trainer: LoraTrainer, tmp_path: Path) -> None:
+def test_two_processes_learn_what_one_learns(decided_model: str, decided_trainer: LoraTrainer, tmp_path: Path) -> None:
     steps: list[tuple[int, int, float]] = []
-    alone = do_job(trainer, JOB, tmp_path / "alone")
-    shared = do_job_over_processes(model, JOB, tmp_path / "shared", 2, lambda *progress: steps.append(progress))
+    alone = do_job(decided_trainer, JOB, tmp_path / "alone")
+    shared = do_job_over_processes(decided_model, JOB, tmp_path / "shared", 2, lambda *progress: steps.append(progress))
     assert finished(tmp_path / "shared", JOB) == shared
     assert [step for step, _, _ in steps] == list(range(1, 9))
     assert shared.losses == pytest.approx(alone.losses, rel=0.05, abs=0.02)

@@ -62,11 +62,11 @@ def test_a_mask_is_built_where_the_row_is() -> None:
 
 
 @pytest.fixture(scope="module")
-def exact_trainer(model: str) -> LoraTrainer:
-    """The embedded model in float32, where packed and unpacked may differ by rounding only."""
+def exact_trainer(decided_model: str) -> LoraTrainer:
+    """In float32, where packed and unpacked may differ by rounding only."""
     patch = pytest.MonkeyPatch()
     patch.setattr("fourshot.training.lora.train.choose_precision", lambda *_: Precision(base="float32"))
-    trainer = LoraTrainer(model)
+    trainer = LoraTrainer(decided_model)
     patch.undo()
     return trainer
 
@@ -159,15 +159,15 @@ def test_packed_rows_give_the_loss_and_gradients_of_rows_of_their_own(
     assert torch.isfinite(slope).all()
 
 
-def test_in_bfloat16_packing_costs_no_more_than_rounding(trainer: LoraTrainer) -> None:
+def test_in_bfloat16_packing_costs_no_more_than_rounding(decided_trainer: LoraTrainer) -> None:
     """bfloat16 has 8 bits: losses within 2 %, gradients within 10 % of each other (cosine 0.99)."""
     import torch
 
     examples = notes.examples(notes.WARM[:2], notes.COLD[:2])
-    wrapped = adapted(trainer)
+    wrapped = adapted(decided_trainer)
     try:
-        loss, slope = packed(trainer, wrapped, examples, notes.WORDS, False)
-        expected_loss, expected_slope = one_by_one(trainer, wrapped, examples, notes.WORDS, False)
+        loss, slope = packed(decided_trainer, wrapped, examples, notes.WORDS, False)
+        expected_loss, expected_slope = one_by_one(decided_trainer, wrapped, examples, notes.WORDS, False)
     finally:
         wrapped.unload()
     assert loss == pytest.approx(expected_loss, rel=0.02)

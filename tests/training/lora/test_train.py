@@ -101,32 +101,32 @@ def test_training_leaves_the_base_as_it_was(tiny_trainer: LoraTrainer, tmp_path:
 
 
 def test_the_label_loss_is_that_of_the_label_and_the_text_loss_that_of_every_token(
-    trainer: LoraTrainer, tmp_path: Path
+    decided_trainer: LoraTrainer, tmp_path: Path
 ) -> None:
     """By hand, from the base's logits: a new adapter changes nothing, so the first loss is the base's. bf16: 3 %."""
     import torch
 
     examples = notes.examples((), notes.WARM[:1])  # the wrong label: the loss of the right one is tiny
-    ids = trainer.tokenizer(examples[0].prompt + " cold")["input_ids"]
-    warm = trainer.tokenizer(examples[0].prompt + " warm")["input_ids"][-1]
+    ids = decided_trainer.tokenizer(examples[0].prompt + " cold")["input_ids"]
+    warm = decided_trainer.tokenizer(examples[0].prompt + " warm")["input_ids"][-1]
     with torch.no_grad():
-        logits = trainer._base(input_ids=torch.tensor([ids])).logits[0].float()
+        logits = decided_trainer._base(input_ids=torch.tensor([ids])).logits[0].float()
     choice = torch.log_softmax(logits[-2, [ids[-1], warm]], dim=0)
     every = [torch.log_softmax(logits[at], dim=0)[ids[at + 1]] for at in range(len(ids) - 1)]
     single = LoraSettings(max_steps=1)
-    label = trainer.train(examples, notes.WORDS, single, tmp_path)
-    text = trainer.train(examples, notes.WORDS, msgspec.structs.replace(single, loss="text"), tmp_path)
+    label = decided_trainer.train(examples, notes.WORDS, single, tmp_path)
+    text = decided_trainer.train(examples, notes.WORDS, msgspec.structs.replace(single, loss="text"), tmp_path)
     assert label.losses[0] == pytest.approx(-float(choice[0]), rel=0.03)
     assert text.losses[0] == pytest.approx(-float(sum(every)) / len(every), rel=0.03)
 
 
-def test_labels_of_several_tokens_are_learnt(trainer: LoraTrainer, tmp_path: Path) -> None:
+def test_labels_of_several_tokens_are_learnt(decided_trainer: LoraTrainer, tmp_path: Path) -> None:
     words = ("pleasantly warm", "bitterly cold")
-    result = trainer.train(notes.examples(), words, LoraSettings(max_steps=12), tmp_path)
+    result = decided_trainer.train(notes.examples(), words, LoraSettings(max_steps=12, learning_rate=0.01), tmp_path)
     assert result.losses[-1] < 0.5 * result.losses[0]
 
 
-def test_an_example_counts_as_much_as_its_weight(trainer: LoraTrainer, tmp_path: Path) -> None:
+def test_an_example_counts_as_much_as_its_weight(decided_trainer: LoraTrainer, tmp_path: Path) -> None:
     single = LoraSettings(max_steps=1)
     light, heavy = notes.examples(notes.WARM[:1], notes.COLD[:1])
     losses = {}
@@ -136,7 +136,7 @@ def test_an_example_counts_as_much_as_its_weight(trainer: LoraTrainer, tmp_path:
         "even": [light, heavy],
         "uneven": [light, msgspec.structs.replace(heavy, weight=3.0)],
     }.items():
-        losses[name] = trainer.train(pair, notes.WORDS, single, tmp_path).losses[0]
+        losses[name] = decided_trainer.train(pair, notes.WORDS, single, tmp_path).losses[0]
     assert losses["even"] == pytest.approx((losses["light"] + losses["heavy"]) / 2, rel=0.03)
     assert losses["uneven"] == pytest.approx((losses["light"] + 3 * losses["heavy"]) / 4, rel=0.03)
     assert abs(losses["light"] - losses["heavy"]) > 0.2  # else nothing was shown
