@@ -13,7 +13,7 @@ from fourshot.training.lora.settings import LoraSettings
 from fourshot.training.lora.train import LoraTrainer
 from tests.training import notes
 
-SETTINGS = LoraSettings(min_steps=8, max_steps=8, batch_size=4, min_warmup_steps=0, learning_rate=0.01)
+SETTINGS = LoraSettings(min_steps=8, max_steps=8, batch_size=4, min_warmup_steps=0)
 GIVEN = notes.examples()
 AGREEING = notes.examples(("Steam over a bath.", "July in the desert."), ("Icicles hang from the roof.", "Sleet."))
 CONTRADICTING = [TrainingExample(prompt=example.prompt, target=1 - example.target) for example in GIVEN]
@@ -27,24 +27,24 @@ def weights(result: TrainingResult) -> dict[str, torch.Tensor]:
     return dict(load_file(Path(result.path) / "adapter_model.safetensors"))
 
 
-def test_they_choose_the_pass(decided_trainer: LoraTrainer, tmp_path: Path) -> None:
-    plain = trained(decided_trainer, tmp_path, [])
+def test_they_choose_the_pass(trainer: LoraTrainer, tmp_path: Path) -> None:
+    plain = trained(trainer, tmp_path, [])
     assert plain.held_out_losses == () and plain.best_step == 8
-    misled = trained(decided_trainer, tmp_path, CONTRADICTING)
+    misled = trained(trainer, tmp_path, CONTRADICTING)
     steps, losses = zip(*misled.held_out_losses, strict=True)
     assert steps == (2, 4, 6, 8)  # a pass is two batches
     assert misled.best_step == steps[losses.index(min(losses))] < 8, "the better it learns, the worse these are"
     assert misled.losses == plain.losses and misled.name != plain.name
-    helped = trained(decided_trainer, tmp_path, AGREEING)
+    helped = trained(trainer, tmp_path, AGREEING)
     assert helped.best_step > misled.best_step
     if helped.best_step == 8:
         assert all(torch.equal(weight, weights(plain)[name]) for name, weight in weights(helped).items())
 
 
-def test_a_held_out_label_that_is_none_is_refused(decided_trainer: LoraTrainer, tmp_path: Path) -> None:
+def test_a_held_out_label_that_is_none_is_refused(trainer: LoraTrainer, tmp_path: Path) -> None:
     wrong = [TrainingExample(prompt="Label:", target=2)]
     with pytest.raises(InputError, match=r"0 to 1; got \[2\]"):
-        decided_trainer.train(GIVEN, notes.WORDS, SETTINGS, tmp_path, held_out=wrong)
+        trainer.train(GIVEN, notes.WORDS, SETTINGS, tmp_path, held_out=wrong)
 
 
 @pytest.mark.parametrize(("share", "held_per_class"), [(0.0, 0), (0.1, 1), (0.25, 2), (0.5, 5)])
