@@ -113,7 +113,8 @@ def test_each_answers_alone_as_it_does_offline(
 def test_each_answers_the_same_among_others_and_the_base(
     service: RunningService, cards: dict[str, AdapterCard], offline: dict[str, np.ndarray], base: ResolvedModel
 ) -> None:
-    prompt = {"model": base.name, "prompt": "The capital of France is", "max_tokens": 2, "temperature": 0}
+    # Two tokens that are likelier than the next ones by nats: in a batch of another size the same ones come.
+    prompt = {"model": base.name, "prompt": "Bread is made of", "max_tokens": 2, "temperature": 0}
 
     def completed(_: int) -> str:
         return str(service.http.post("/v1/completions", json=prompt).json()["choices"][0]["text"])
