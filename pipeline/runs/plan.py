@@ -256,8 +256,10 @@ class _Remaining:
             return PROBE_TEXTS + len(cell.shots)
         drawn = (sum(self._pool_rounds(cell)) or first_draws(cell.settings)) * self._speed.well_formed
         unseen = max(0.0, drawn - cell.settings.generate.per_class) * len(self._experiment.task.labels)
-        off_topic = len(other_subjects()) + min(MOST_UNSEEN, round(unseen)) if unseen >= FEWEST_UNSEEN else 0
-        return PROBE_TEXTS + len(cell.shots) + off_topic
+        if unseen < FEWEST_UNSEEN:
+            return PROBE_TEXTS + len(cell.shots)
+        # It is asked about texts that it did not learn, at most as many again that are typical, and others.
+        return PROBE_TEXTS + len(cell.shots) + 2 * min(MOST_UNSEEN, round(unseen)) + len(other_subjects())
 
     def _rounds(self, settings: RunSettings, per_class: float, rate: float) -> list[int]:
         equal_rounds = draws_whole_rounds(settings, len(self._experiment.task.labels))

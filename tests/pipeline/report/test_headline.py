@@ -31,7 +31,7 @@ def test_the_headline_counts_all_that_was_learnt() -> None:
 def test_a_student_s_report_has_no_empty_columns_or_parts(tmp_path: Path, is_markdown: bool) -> None:
     row = msgspec.structs.replace(full_data().methods[-1], unlabelled_examples=61, synthetic_examples=0)
     bare = msgspec.structs.replace(row, prompt_tokens_per_example=None)
-    parts = ("Synthetic texts, kept", "Diversity", "Prompt tokens / text")
+    parts = ("Synthetic", "Diversity", "Prompt tokens / text")
 
     def report(*rows: MethodRow, facts: dict[str, str]) -> str:
         changed = msgspec.structs.replace(full_data(), methods=rows, headline_method=rows[0].method, facts=facts)
