@@ -155,6 +155,7 @@ def distill(
     *,
     unlabelled: str | Path | None = None,
     generate: int = 0,
+    real: int | str | None = None,
     by: str | Path | None = None,
     student: str | None = None,
     student_settings: StudentSettings | None = None,
@@ -176,8 +177,9 @@ def distill(
 
     A teacher annotates the texts of the table ``unlabelled``, or writes ``generate`` texts per class, or both, and the
     encoder ``student`` (None: the embedded one) learns what it says. The teacher is trained on the shots, or is ``by``:
-    a finished run, an adapter, a student, or the address of a service (``key`` for that). ``onnx`` writes the student
-    as ONNX too. ``folder`` defaults to runs/<task>/student. ``teacher_model`` and ``remote`` as for `annotate`, other
+    a finished run, an adapter, a student, or the address of a service (``key`` for that). ``real`` takes more of the
+    labelled data than the shots: a number per class, a share such as "5%", or "all". ``onnx`` writes the student as
+    ONNX too. ``folder`` defaults to runs/<task>/student. ``teacher_model`` and ``remote`` as for `annotate`, other
     arguments as for `run`. Raises `InputError` for bad input, `ShortRunError` where a class stalls, `RunFolderError`
     for a folder that holds something else, `ServiceError` where a service does not answer, `SpendingLimitError` at a
     limit.
@@ -189,6 +191,7 @@ def distill(
             folder=Path(folder or default_student_folder(task)),
             unlabelled=_texts(unlabelled, text_column, task, encoding, on_event),
             generate=generate,
+            real="" if real is None else str(real),
             by=_by(by, task, model, key, ray, _remote(teacher_model, remote, settings)),
             student=student,
             student_settings=student_settings or StudentSettings(),
@@ -208,6 +211,7 @@ def plan_distillation(
     *,
     unlabelled: str | Path | None = None,
     generate: int = 0,
+    real: int | str | None = None,
     by: str | Path | None = None,
     student: str | None = None,
     student_settings: StudentSettings | None = None,
@@ -232,6 +236,7 @@ def plan_distillation(
             folder=Path(folder or default_student_folder(task)),
             unlabelled=_texts(unlabelled, text_column, task, encoding, on_event),
             generate=generate,
+            real="" if real is None else str(real),
             by=_by(by, task, model, key, ray, _remote(teacher_model, remote, settings)),
             student=student,
             student_settings=student_settings or StudentSettings(),

@@ -11,7 +11,7 @@ from fourshot.pipeline.rows.text_words import cut_texts
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.tables.split_files import find_split_file
 from fourshot.pipeline.task import Example, Task
-from fourshot.pipeline.tasks.shots import draw_shots, load_chosen_shots
+from fourshot.pipeline.tasks.shots import draw_shots, load_chosen_shots, real_examples
 
 NO_TEST = "there is no test file"
 
@@ -26,11 +26,14 @@ class TaskData:
         settings: RunSettings | None = None,
         *,
         needs_test: bool = True,
+        real: str = "",
     ) -> None:
         """``needs_test``: else a task whose folder has no test file has no test texts. ``settings``: of the run that
-        reads them, to tell how much of them it will not read.
+        reads them, to tell how much of them it will not read. ``real``: how many examples are the shots, as
+        `real_examples` takes it; "": as many as the settings say.
         """
         self.task, self._on_event, self._settings, self._needs_test = task, on_event, settings, needs_test
+        self._real = real
 
     @cached_property
     def test(self) -> list[Example]:
@@ -58,6 +61,8 @@ class TaskData:
         text of the test split. ``seed`` defaults to that of the settings. Raises InputError as `draw_shots` does.
         """
         seed = settings.seed if seed is None else seed
+        if self._real:
+            return real_examples(self._pool, self.task.label_names, self._real, seed)
         return draw_shots(self._pool, self.task.label_names, settings.k, seed, settings.allow_fewer_shots)
 
     @property
@@ -67,9 +72,8 @@ class TaskData:
     def tell_unused(self, shots: Sequence[Example]) -> None:
         """How many labelled texts are no shots, if there are such: a user may want more of them learnt."""
         if len(shots) < len(self._pool):
-            self.tell(
-                f"{len(shots)} of {len(self._pool):,} labelled texts are the shots; --shots takes more of each class"
-            )
+            more = "--real takes more of them" if self._real else "--shots takes more of each class"
+            self.tell(f"{len(shots)} of {len(self._pool):,} labelled texts are the shots; {more}")
 
     def tell(self, message: str, *, notice: bool = False) -> None:
         """Tell of the shots."""

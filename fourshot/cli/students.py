@@ -102,7 +102,7 @@ def annotate(options: Options, terminal: Terminal) -> None:
     TEXT_COLUMN,
     ENCODING,
     argument("--generate", "N", "texts per class, or pairs in all, that the teacher writes", type=int, default=0),
-    argument("--real", "N", "pairs of a text generation task that are learnt, or 'all' (default: 100)"),
+    argument("--real", "N", "real examples learnt: per class, a share as 5%%, all; or pairs, all (default: 100)"),
     argument("--by", "WHO", f"{BY} (default: a teacher that is trained on the shots)"),
     argument("--key", "KEY", "of a service; better as FOURSHOT_API_KEY in the environment"),
     flag("--onnx", "write the student as ONNX too, in float and int8, with how both answer beside it"),
@@ -141,9 +141,9 @@ def distill(options: Options, terminal: Terminal) -> None:
 
         distill_text(task, options, arguments, terminal)
         return
-    if options.real:
-        raise InputError(f"--real is for text generation tasks, and {task.name} has labels. Say how many with --shots.")
-    arguments |= {name: getattr(options, name) for name in ("student", "ray", "onnx")}
+    if options.real and options.shots is not None:
+        raise InputError(f"--real {options.real} and --shots {options.shots} both say how many. Leave one out.")
+    arguments |= {name: getattr(options, name) for name in ("real", "student", "ray", "onnx")}
     arguments["student_settings"] = StudentSettings(**overrides(options, StudentSettings))
     arguments["settings"] = settings_of(options)
     with terminal.progress() as on_event:

@@ -28,7 +28,7 @@ from fourshot.pipeline.distillation.annotated_tables import annotated_file
 from fourshot.pipeline.distillation.annotating import foretell_annotation
 from fourshot.pipeline.distillation.distilled import Distilled, DistillSummary, write_results
 from fourshot.pipeline.distillation.readers import NamedReader, Read, run_reader
-from fourshot.pipeline.distillation.request import LabelDistillation, teacher_settings
+from fourshot.pipeline.distillation.request import LabelDistillation
 from fourshot.pipeline.distillation.taught import (
     Lesson,
     annotated_texts,
@@ -79,7 +79,7 @@ def distill(request: LabelDistillation, *, forecast: bool = False) -> DistillSum
     with work.lock():
         check_links(request.folder)
         request.on_event(Event(stage="shots", message="reading the data"))
-        data = TaskData(request.task, request.on_event, needs_test=False)
+        data = request.data()
         shots = _shots(request, data)
         experiment, shot_notes = _experiment(accepted, data), list[str]()
         if experiment:
@@ -125,7 +125,7 @@ def plan_distillation(request: LabelDistillation) -> Forecast | None:
     """What such a `distill` would take; None where nothing is left to do. Writes nothing."""
     accepted = _accept(request)
     request = accepted.request
-    data = TaskData(request.task, request.on_event, needs_test=False)
+    data = request.data()
     experiment = _experiment(accepted, data)
     manifest = request.manifest(accepted.base, accepted.encoder)
     RunFolder(request.folder).check_claim(manifest, over_unused=True)
@@ -139,9 +139,8 @@ def _accept(request: LabelDistillation) -> _Accepted:
     encoder = resolve_encoder(request.student)
     check_places(encoder, request.student_settings.max_tokens)
     notes = request.tell_unused()
-    settings = teacher_settings(request.settings, request.generate)
     base = None if request.by else resolve_model(request.model)
-    return _Accepted(msgspec.structs.replace(request, settings=settings), encoder, base, notes)
+    return _Accepted(request.with_teacher_settings(), encoder, base, notes)
 
 
 def _experiment(accepted: _Accepted, data: TaskData) -> Experiment | None:

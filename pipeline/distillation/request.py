@@ -22,8 +22,10 @@ from fourshot.pipeline.runs.stages.stage import Stage
 from fourshot.pipeline.settings.effects import tell_unused, unused_by_teacher, unused_with_teacher
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.task import Task
+from fourshot.pipeline.task_data import TaskData
 from fourshot.pipeline.tasks.generation import GenerationTask, Pair
 from fourshot.pipeline.tasks.pairs import InputRows
+from fourshot.pipeline.tasks.shots import check_real
 from fourshot.pipeline.text_metrics import check_scoring
 from fourshot.pipeline.work_folder import Manifest
 from fourshot.training.jobs.cluster import check_cluster
@@ -68,6 +70,7 @@ class DistillManifest(DistillationManifest, frozen=True, kw_only=True):
     encoder_revision: str
     unlabelled: str  # content hash; "" for none
     generate: int
+    real: str = ""  # real examples that are learnt, where that is not the settings' number of each class
     versions: dict[str, str] = msgspec.field(default_factory=dict)
 
 
@@ -111,6 +114,7 @@ class LabelDistillation(Distillation, frozen=True, kw_only=True):
 
     task: Task
     unlabelled: TextTable | None = None  # the teacher annotates its texts
+    real: str = ""  # real examples that teacher and student learn, see `real_examples`; "": `RunSettings.k` per class
     by: NamedReader | None = None
     student_settings: StudentSettings = StudentSettings()
     onnx: bool = False  # write the student as ONNX, too
@@ -129,6 +133,8 @@ class LabelDistillation(Distillation, frozen=True, kw_only=True):
         """Raise InputError for what cannot be done, as far as no file says so."""
         refuse_fake(self.model, "A distillation")
         _check_teaches(self.unlabelled, self.generate)
+        if self.real:
+            self._check_real()
         if self.by and self.generate and not (self.by.pairs or self.by.draw):
             raise InputError(
                 "--generate asks a teacher to write texts, and the one of --by has none: name a finished run, or leave "
@@ -146,6 +152,28 @@ class LabelDistillation(Distillation, frozen=True, kw_only=True):
         if self.onnx:
             check_onnx()
         check_cluster(self.placement.ray, self.placement.gpus_per_engine)
+
+    def _check_real(self) -> None:
+        """Raise InputError where nothing would learn that many real examples."""
+        check_real(self.real)
+        if self.by:
+            raise InputError(f"--real is for a teacher that is trained here, and {self.by.name} is none. Leave it out.")
+
+    def with_teacher_settings(self) -> "LabelDistillation":
+        """The same with the settings of its teacher. A number of real examples is the settings' number per class."""
+        settings, real = self.settings, self.real
+        if real.isdigit():
+            settings, real = msgspec.structs.replace(settings, k=int(real)), ""
+        settings = teacher_settings(settings, self.generate)
+        if real and not settings.variety.shots_shown:  # thousands of texts fit into no prompt
+            settings = msgspec.structs.replace(
+                settings, variety=msgspec.structs.replace(settings.variety, shots_shown=settings.k)
+            )
+        return msgspec.structs.replace(self, settings=settings, real=real)
+
+    def data(self) -> TaskData:
+        """The task's splits; of real examples, as many as are asked for."""
+        return TaskData(self.task, self.on_event, needs_test=False, real=self.real)
 
     def tell_unused(self) -> list[str]:
         """Tell which settings have no effect; for the summary, that line."""
@@ -168,6 +196,7 @@ class LabelDistillation(Distillation, frozen=True, kw_only=True):
             encoder_revision=encoder.revision,
             unlabelled=self.unlabelled.content_hash if self.unlabelled else "",
             generate=self.generate,
+            real=self.real,
             versions=made_by(),
         )
 

@@ -1,6 +1,7 @@
 """The real examples a run starts from: k per class, drawn with a seed, or chosen by the user."""
 
 import random
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from fourshot.pipeline.tables.split_files import find_split_file
 from fourshot.pipeline.task import Example, Task
 
 SHOTS_STEM = "shots"
+ALL = "all"
 
 
 def draw_shots(
@@ -41,6 +43,34 @@ def draw_shots(
         drawn += pool[:k]
     random.Random(f"{seed}/order").shuffle(drawn)
     return drawn
+
+
+def check_real(real: str) -> None:
+    """Raise InputError for what says no amount of real data."""
+    number = real.removesuffix("%")
+    is_share = real.endswith("%")
+    if real == ALL or (number.isascii() and number.isdigit() and 0 < int(number) <= (100 if is_share else 10**9)):
+        return
+    raise InputError(f"--real {real}: give a number per class, a share from 1% to 100%, or all.")
+
+
+def real_examples(examples: Sequence[Example], labels: Sequence[str], real: str, seed: int) -> list[Example]:
+    """The real examples of one draw.
+
+    ``real``: a number of each label (all of a label that has fewer), "all", or a share such as "5%", which has the
+    labels as they are in the data, each at least once. Raises InputError for a label without examples.
+    """
+    one_of_each = draw_shots(examples, labels, 1, seed)
+    examples = [example for example in examples if example.label in labels]
+    if real == ALL:
+        return examples
+    if not real.endswith("%"):
+        return draw_shots(examples, labels, int(real), seed, allow_fewer=True)
+    shuffled = list(examples)
+    random.Random(f"{seed}/share").shuffle(shuffled)
+    share = shuffled[: len(shuffled) * int(real.removesuffix("%")) // 100]
+    label_counts = Counter(example.label for example in share)
+    return share + [example for example in one_of_each if not label_counts[example.label]]
 
 
 def take_shots(task: Task, k: int, seed: int) -> list[Example]:

@@ -25,12 +25,12 @@ from fourshot.bench.suites.distill.cells import (
     Options,
     StudentCell,
     TeacherGroup,
-    check_real,
     measure_cell,
     teach,
 )
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.report.figures import Curve, line_plot
+from fourshot.pipeline.tasks.shots import check_real
 
 Row = dict[str, Any]
 

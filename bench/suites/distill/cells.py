@@ -6,8 +6,7 @@ Real data is a number per class, a share of the train split, or all of it.
 import math
 import random
 import shutil
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,7 +14,6 @@ import msgspec
 
 from fourshot.bench.core.options import Model, Out, Positive, TaskFolders
 from fourshot.bench.core.results import beside, tell_end
-from fourshot.engine.errors import InputError
 from fourshot.engine.machine.files import append_lines, read_json, settle, staged_folder
 from fourshot.pipeline.cells.measuring import Evaluation
 from fourshot.pipeline.cells.run_folder import RunFolder
@@ -34,7 +32,7 @@ from fourshot.pipeline.students.jobs import student_jobs
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.task import DataSource, Example, Task
 from fourshot.pipeline.task_data import TaskData
-from fourshot.pipeline.tasks.shots import draw_shots
+from fourshot.pipeline.tasks.shots import real_examples
 from fourshot.pipeline.tasks.task_file import load_task
 from fourshot.training.students.encoders import ResolvedEncoder, resolve_encoder
 from fourshot.training.students.settings import StudentSettings
@@ -44,31 +42,6 @@ TEACHER, NONE = "teacher", "none"  # strategies of rows: the teacher itself, a s
 UNLABELLED = "unlabelled.jsonl"
 DISTILLED = "distilled"  # in a group's folder: the distillation with its teacher
 QUICK = StudentSettings(strategy="head")  # of the student that `distill` makes and no cell is
-ALL = "all"
-
-
-def check_real(real: str) -> None:
-    """Raise InputError for what says no amount of real data."""
-    number = real.removesuffix("%")
-    is_share = real.endswith("%")
-    if real == ALL or (number.isascii() and number.isdigit() and 0 < int(number) <= (100 if is_share else 10**9)):
-        return
-    raise InputError(f"--real {real}: give a number per class, a share from 1% to 100%, or all.")
-
-
-def real_examples(train: Sequence[Example], labels: Sequence[str], real: str, seed: int) -> list[Example]:
-    """The real examples of one draw. A share has the classes as they are in the data, each at least once."""
-    if real == ALL:
-        return list(train)
-    if not real.endswith("%"):
-        return draw_shots(train, labels, int(real), seed, allow_fewer=True)
-    shuffled = list(train)
-    random.Random(f"{seed}/share").shuffle(shuffled)
-    count = max(1, len(shuffled) * int(real.removesuffix("%")) // 100)
-    chosen = shuffled[:count]
-    label_counts = Counter(example.label for example in chosen)
-    first = {example.label: example for example in reversed(shuffled)}  # of each label
-    return chosen + [first[label] for label in labels if label in first and not label_counts[label]]
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):

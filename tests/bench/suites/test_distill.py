@@ -10,8 +10,6 @@ import pytest
 from fourshot.bench.core.results import read_result
 from fourshot.bench.suites import run_suite
 from fourshot.bench.suites.distill import turning_points
-from fourshot.bench.suites.distill.cells import check_real, real_examples
-from fourshot.engine.errors import InputError
 from fourshot.pipeline.distillation.distill import distill
 from fourshot.pipeline.distillation.distilled import DistillSummary
 from fourshot.pipeline.distillation.readers import Annotation, NamedReader, Parts, Read
@@ -19,7 +17,6 @@ from fourshot.pipeline.distillation.request import LabelDistillation
 from fourshot.pipeline.events import OnEvent
 from fourshot.pipeline.runs.stages.student import StudentStage
 from fourshot.pipeline.synthesis.types import Verdict
-from fourshot.pipeline.task import Example
 from fourshot.serving.testing.adapters import task_of
 from fourshot.training.students.settings import StudentSettings
 from tests.pipeline.candidates import candidate
@@ -126,14 +123,3 @@ def test_a_curve_turns_where_no_larger_amount_is_better() -> None:
     (turn,) = turning_points(rows)
     assert turn["no_gain_beyond"] == 100 and turn["gain"]["mean"] == pytest.approx(20.33, abs=0.01)
     assert turn["then"]["mean"] == pytest.approx(-1.0) and turn["then"]["low"] < 0
-
-
-def test_real_data_is_a_number_per_class_a_share_or_all() -> None:
-    train = [Example(text=f"{label}{n}", label=label) for label, count in (("a", 90), ("b", 10)) for n in range(count)]
-    assert len(real_examples(train, ["a", "b"], "4", 0)) == 8
-    few_examples = real_examples(train, ["a", "b"], "2%", 0)
-    assert {example.label for example in few_examples} == {"a", "b"} and len(few_examples) <= 3
-    assert real_examples(train, ["a", "b"], "all", 0) == train
-    for wrong in ("0", "many", "0%", "101%", "-3", "²"):
-        with pytest.raises(InputError, match="--real"):
-            check_real(wrong)

@@ -1,13 +1,22 @@
 """What is asked of a distillation: the settings of a teacher that it trains."""
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from fourshot.pipeline.distillation.request import DistillManifest, teacher_settings
-from fourshot.pipeline.synthesis.settings import AnnotateSettings, RunSettings
+from fourshot.cli.main import main
+from fourshot.engine.checkpoints.models import resolve_model
+from fourshot.engine.errors import InputError
+from fourshot.pipeline.distillation.readers import NamedReader
+from fourshot.pipeline.distillation.request import DistillManifest, LabelDistillation, teacher_settings
+from fourshot.pipeline.rows.text_table import open_texts
+from fourshot.pipeline.synthesis.settings import AnnotateSettings, RunSettings, VarietySettings
 from fourshot.pipeline.tasks.task_file import load_task
+from fourshot.training.students.encoders import resolve_encoder
 from fourshot.training.students.settings import StudentSettings
+from tests.pipeline.task_folders import COLD, WARM, write_jsonl, write_task
 
 
 @pytest.mark.parametrize(
@@ -29,3 +38,55 @@ def test_a_teacher_asks_no_shots_so_a_folder_that_an_earlier_version_began_is_th
         for settings in (RunSettings(), RunSettings().with_targets("agreement"))
     )
     assert now == then
+
+
+@pytest.fixture
+def request_of(tmp_path: Path) -> Callable[..., LabelDistillation]:
+    """A distillation of a task with four examples per class."""
+    file = write_task(tmp_path)
+    write_jsonl(tmp_path / "notes.jsonl", [{"text": "Snow fell."}])
+    notes, task = open_texts(tmp_path / "notes.jsonl"), load_task(file)
+
+    def asked(**arguments: Any) -> LabelDistillation:
+        return LabelDistillation(task=task, folder=tmp_path / "out", unlabelled=notes, **arguments)
+
+    return asked
+
+
+def test_a_teacher_learns_as_many_real_examples_as_are_wanted(request_of: Callable[..., LabelDistillation]) -> None:
+    def learnt(**arguments: Any) -> list[str]:
+        request = request_of(**arguments).with_teacher_settings()
+        return [shot.text for shot in request.data().shots(request.settings)]
+
+    assert sorted(learnt(real="all")) == sorted(WARM + COLD) and len(learnt(real="2")) == 4
+    assert len(learnt(real="75%")) == 6 and len(learnt(real="1%")) == 2, "of each class at least one"
+    assert learnt(real="3") == learnt(settings=RunSettings(k=3)), "a number is that of --shots"
+
+
+def test_prompts_show_a_few_of_many_real_examples(request_of: Callable[..., LabelDistillation]) -> None:
+    shown = RunSettings(variety=VarietySettings(shots_shown=2))
+    for arguments, count in (({"real": "all"}, 4), ({"real": "50"}, 0), ({"real": "5%", "settings": shown}, 2)):
+        assert request_of(**arguments).with_teacher_settings().settings.variety.shots_shown == count
+
+
+def test_a_folder_is_of_one_amount_of_real_examples(request_of: Callable[..., LabelDistillation]) -> None:
+    base, encoder = resolve_model(None), resolve_encoder(None)
+
+    def identity(**arguments: Any) -> dict[str, Any]:
+        return request_of(**arguments).with_teacher_settings().manifest(base, encoder).identity()
+
+    assert identity(real="5%") != identity(real="10%") != identity()
+    assert identity(real="4") == identity()
+
+
+def test_real_examples_are_refused_where_nobody_would_learn_them(
+    request_of: Callable[..., LabelDistillation], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(InputError, match="--real 0: give a number per class, a share"):
+        request_of(real="0").check()
+    by = NamedReader(name="somebody", task=request_of().task, read=lambda *_: iter)  # type: ignore[arg-type,return-value]
+    with pytest.raises(InputError, match="trained here, and somebody is none"):
+        request_of(real="5%", by=by).check()
+    command = ["distill", str(tmp_path), "--unlabelled", str(tmp_path / "notes.jsonl")]
+    assert main([*command, "--real", "5%", "--shots", "8"]) == 2
+    assert "--real 5% and --shots 8 both say how many" in capsys.readouterr().err

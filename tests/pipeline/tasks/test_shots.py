@@ -7,7 +7,7 @@ import pytest
 
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.task import Example
-from fourshot.pipeline.tasks.shots import draw_shots, take_shots
+from fourshot.pipeline.tasks.shots import check_real, draw_shots, real_examples, take_shots
 from fourshot.pipeline.tasks.task_file import load_task
 from tests.pipeline.task_folders import COLD, WARM, rows_of, write_jsonl, write_task
 
@@ -79,3 +79,17 @@ def test_shots_that_the_user_chose_are_used_whatever_the_seed(tmp_path: Path) ->
 def test_without_chosen_shots_they_come_from_the_train_split(tmp_path: Path) -> None:
     task = load_task(write_task(tmp_path))
     assert {shot.text for shot in take_shots(task, 4, seed=0)} == {*WARM, *COLD}
+
+
+def test_real_examples_are_a_number_per_class_a_share_or_all() -> None:
+    train = [Example(text=f"{label}{n}", label=label) for label, count in (("a", 90), ("b", 10)) for n in range(count)]
+    assert len(real_examples(train, ["a", "b"], "4", 0)) == 8
+    few_examples = real_examples(train, ["a", "b"], "2%", 0)
+    assert {example.label for example in few_examples} == {"a", "b"} and len(few_examples) <= 3
+    assert real_examples([*train, Example(text="c", label="c")], ["a", "b"], "all", 0) == train
+    assert len(real_examples(train, ["a", "b"], "20", 0)) == 30, "all of a label that has fewer"
+    with pytest.raises(InputError, match="'c' has 0"):
+        real_examples(train, ["a", "b", "c"], "all", 0)
+    for wrong in ("0", "many", "0%", "101%", "-3", "²"):
+        with pytest.raises(InputError, match="--real"):
+            check_real(wrong)
