@@ -23,7 +23,7 @@ from fourshot.pipeline.distillation.distilled import DistillSummary
 from fourshot.pipeline.distillation.readers import NamedReader
 from fourshot.pipeline.distillation.request import LabelDistillation
 from fourshot.pipeline.events import Event, OnEvent, ignore
-from fourshot.pipeline.forecast import Forecast
+from fourshot.pipeline.forecasts.forecast import Forecast
 from fourshot.pipeline.rows.text_table import TextTable, open_texts
 from fourshot.pipeline.rows.unfinished import unfinished_folder
 from fourshot.pipeline.student_card import find_student, load_student_card

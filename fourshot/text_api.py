@@ -17,7 +17,7 @@ from fourshot.pipeline.distillation.annotating_text import (
 )
 from fourshot.pipeline.distillation.request import TextDistillation
 from fourshot.pipeline.events import OnEvent, ignore
-from fourshot.pipeline.forecast import Forecast
+from fourshot.pipeline.forecasts.forecast import Forecast
 from fourshot.pipeline.student_card import find_student, is_text_student
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.tables.types import check_of_unlabelled

@@ -20,7 +20,7 @@ from fourshot.pipeline.events import Event, OnEvent, span
 from fourshot.printable import harmless
 
 if TYPE_CHECKING:
-    from fourshot.pipeline.forecast import Forecast
+    from fourshot.pipeline.forecasts.forecast import Forecast
 
 WIDE = 200  # columns of a table that is not printed to a terminal: never folded
 GAP, EDGES = 3, 2  # columns of a terminal between two columns of a table, and around all of them
@@ -40,7 +40,7 @@ SCORES = {  # key of `pipeline.report.MethodRow` -> heading
 }
 
 
-FORECAST = {  # key of `pipeline.forecast.StageForecast` -> heading
+FORECAST = {  # key of `pipeline.forecasts.forecast.StageForecast` -> heading
     "stage": "stage",
     "calls": "calls",
     "tokens": "tokens",

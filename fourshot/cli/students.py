@@ -141,8 +141,8 @@ def distill(options: Options, terminal: Terminal) -> None:
 
         distill_text(task, options, arguments, terminal)
         return
-    if options.real and options.shots is not None:
-        raise InputError(f"--real {options.real} and --shots {options.shots} both say how many. Leave one out.")
+    if options.real and options.k is not None:
+        raise InputError(f"--real {options.real} and --shots {options.k} both say how many. Leave one out.")
     arguments |= {name: getattr(options, name) for name in ("real", "student", "ray", "onnx")}
     arguments["student_settings"] = StudentSettings(**overrides(options, StudentSettings))
     arguments["settings"] = settings_of(options)

@@ -18,7 +18,7 @@ from fourshot.pipeline.corpus.shards import ShardRecord
 from fourshot.pipeline.corpus.sink import ShardSink, replayed
 from fourshot.pipeline.corpus.summary import ClassOutcome, CorpusSummary, class_outcomes, counted
 from fourshot.pipeline.events import Event, OnEvent
-from fourshot.pipeline.forecast import FORECAST_FILE, Forecast, foretell
+from fourshot.pipeline.forecasts.forecast import FORECAST_FILE, Forecast, foretell, settled
 from fourshot.pipeline.loop.counts import ClassCounts, short_run_error
 from fourshot.pipeline.loop.driver import Driver, Sink
 from fourshot.pipeline.loop.progress import ProgressReporter, Rates
@@ -87,7 +87,7 @@ class CorpusFilling:
             self._put_down()
             raise
         if estimate:
-            estimate = estimate.beside({STAGE: time.perf_counter() - began})
+            estimate = settled(estimate, {STAGE: time.perf_counter() - began})
             self._files.write(FORECAST_FILE, estimate)
         summary, counts = self._put_down(is_last=True)
         if self._briefs.keys() <= self._failed.keys():

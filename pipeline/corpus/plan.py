@@ -7,11 +7,11 @@ import msgspec
 from fourshot.engine.checkpoints.models import ResolvedModel
 from fourshot.pipeline.corpus.shards import ShardRecord
 from fourshot.pipeline.corpus.sink import replayed
-from fourshot.pipeline.forecast import StageWork
+from fourshot.pipeline.forecasts.forecast import StageWork
+from fourshot.pipeline.forecasts.speed import Speed
+from fourshot.pipeline.forecasts.work_counts import TokenCounts
 from fourshot.pipeline.loop.units import TaskBrief
-from fourshot.pipeline.speed import Speed
 from fourshot.pipeline.synthesis.prompts import PromptFormat
-from fourshot.pipeline.work_counts import TokenCounts
 
 STAGE = "make the corpus"
 WASTE = 1.03  # draws that were on their way when a class had enough

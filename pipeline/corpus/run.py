@@ -17,7 +17,8 @@ from fourshot.pipeline.corpus.sink import check_begun, check_shots
 from fourshot.pipeline.corpus.sources import data_of, readers_of
 from fourshot.pipeline.corpus.summary import CorpusSummary
 from fourshot.pipeline.events import OnEvent, ignore
-from fourshot.pipeline.forecast import Forecast
+from fourshot.pipeline.forecasts.forecast import Forecast
+from fourshot.pipeline.forecasts.work_counts import TokenCounts
 from fourshot.pipeline.loop.styles import choose_styles
 from fourshot.pipeline.loop.units import TaskBrief
 from fourshot.pipeline.provenance import made_by
@@ -28,7 +29,6 @@ from fourshot.pipeline.synthesis.prompts import version_of
 from fourshot.pipeline.synthesis.settings import PRESETS, RunSettings
 from fourshot.pipeline.task import Task
 from fourshot.pipeline.task_data import lost_shots
-from fourshot.pipeline.work_counts import TokenCounts
 from fourshot.pipeline.work_folder import UNALIGNED, Layout
 from fourshot.training.jobs.cluster import check_cluster
 

@@ -6,7 +6,7 @@ from typing import Literal
 import msgspec
 
 from fourshot.pipeline.corpus.shards import ShardRecord
-from fourshot.pipeline.forecast import Forecast
+from fourshot.pipeline.forecasts.forecast import Forecast
 from fourshot.pipeline.loop.counts import ClassCounts, accepted, more_draws
 from fourshot.pipeline.loop.progress import Rates
 from fourshot.pipeline.synthesis.settings import GenerateSettings

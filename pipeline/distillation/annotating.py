@@ -18,7 +18,8 @@ from fourshot.engine.machine.files import append_lines, remove_folder
 from fourshot.pipeline.distillation.annotated_tables import AGREEMENT, BY, LABEL, PROBABILITY, annotation_columns
 from fourshot.pipeline.distillation.readers import Annotation, NamedReader, Read, growing_parts
 from fourshot.pipeline.events import Event, OnEvent, ignore
-from fourshot.pipeline.forecast import Forecast, foretell
+from fourshot.pipeline.forecasts.forecast import Forecast, foretell, settled
+from fourshot.pipeline.forecasts.work_counts import TokenCounts
 from fourshot.pipeline.remote_teacher import REMOTE_FILE, RemoteTeacher, accounted
 from fourshot.pipeline.rows.held_cells import check_cells
 from fourshot.pipeline.rows.text_table import TextTable
@@ -26,7 +27,6 @@ from fourshot.pipeline.rows.unfinished import ANSWERS_FILE, may_be_written, num_
 from fourshot.pipeline.rows.written_table import check_written, write_table
 from fourshot.pipeline.synthesis.prompts import PromptFormat
 from fourshot.pipeline.task import Example
-from fourshot.pipeline.work_counts import TokenCounts
 from fourshot.pipeline.work_folder import Manifest, WorkFolder
 
 SAMPLE = 100  # texts whose length a forecast knows
@@ -214,7 +214,7 @@ def _read_rest(
         append_lines(file, answers)
         done += len(answers)
         on_event(Event(stage="annotate", message="reading", done=done, total=total, unit="texts"))
-    return estimate.beside({"annotate": time.perf_counter() - began}) if estimate else None
+    return settled(estimate, {"annotate": time.perf_counter() - began}) if estimate else None
 
 
 def _answers(file: Path) -> Iterator[Annotation]:

@@ -13,7 +13,7 @@ from fourshot.engine.machine.files import append_lines, read_lines, remove_folde
 from fourshot.pipeline.distillation.readers import parts_of
 from fourshot.pipeline.distillation.text_pairs import ADDED, write_annotated
 from fourshot.pipeline.events import Event, OnEvent, ignore
-from fourshot.pipeline.forecast import Forecast
+from fourshot.pipeline.forecasts.forecast import Forecast
 from fourshot.pipeline.provenance import value_hash
 from fourshot.pipeline.remote_teacher import REMOTE_FILE, RemoteTeacher, accounted
 from fourshot.pipeline.rows.held_cells import check_cells

@@ -39,7 +39,7 @@ from fourshot.pipeline.distillation.taught import (
     teacher_measured,
 )
 from fourshot.pipeline.events import Event
-from fourshot.pipeline.forecast import FORECAST_FILE, Forecast, foretell
+from fourshot.pipeline.forecasts.forecast import FORECAST_FILE, Forecast, foretell, settled
 from fourshot.pipeline.loop.rounds import finished_pairs
 from fourshot.pipeline.provenance import value_hash
 from fourshot.pipeline.remote_teacher import accounted
@@ -102,7 +102,7 @@ def distill(request: LabelDistillation, *, forecast: bool = False) -> DistillSum
         with timed(took, STUDENTS):
             request.run(stage)
         if estimate:
-            estimate = estimate.beside(took)
+            estimate = settled(estimate, took)
             work.write(FORECAST_FILE, estimate)
         return write_results(
             Distilled(

@@ -10,7 +10,7 @@ from fourshot.engine.machine.files import read_made, write_json
 from fourshot.engine.machine.links import lead
 from fourshot.pipeline.cells.measuring import Evaluation
 from fourshot.pipeline.distillation.request import LabelDistillation
-from fourshot.pipeline.forecast import FORECAST_FILE, Forecast
+from fourshot.pipeline.forecasts.forecast import FORECAST_FILE, Forecast
 from fourshot.pipeline.provenance import installed_versions
 from fourshot.pipeline.remote_teacher import REMOTE_FILE, RemoteTeacher
 from fourshot.pipeline.report.data import Certainty, Lineage, MethodRow, ReportData, UnsureText, method_row

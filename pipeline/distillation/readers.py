@@ -23,7 +23,7 @@ from fourshot.engine.machine.files import read_made
 from fourshot.pipeline.card import base_of, load_card
 from fourshot.pipeline.cells.run_folder import SHOTS_FILE, RunFolder
 from fourshot.pipeline.events import Event, OnEvent
-from fourshot.pipeline.forecast import Forecast
+from fourshot.pipeline.forecasts.forecast import Forecast
 from fourshot.pipeline.loop.driver import WAIT_S
 from fourshot.pipeline.loop.rounds import CALIBRATION_FILE, RoundSink
 from fourshot.pipeline.loop.units import ReadUnit, TaskBrief, UnitResult

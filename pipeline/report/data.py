@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from fourshot.pipeline.forecast import Forecast
+from fourshot.pipeline.forecasts.forecast import Forecast
 from fourshot.pipeline.scores import Scores
 from fourshot.pipeline.selective import CoverageCurve, Scope
 from fourshot.pipeline.synthesis.types import Candidate, Verdict

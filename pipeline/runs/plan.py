@@ -13,17 +13,17 @@ from fourshot.pipeline.cells.calibrating import FEWEST_UNSEEN, MOST_UNSEEN, othe
 from fourshot.pipeline.cells.cell import MethodCell
 from fourshot.pipeline.cells.run_folder import GENERATED_FILE, POOL_FILE
 from fourshot.pipeline.events import OnEvent
-from fourshot.pipeline.forecast import Forecast, StageWork, foretell
+from fourshot.pipeline.forecasts.forecast import Forecast, StageWork, foretell
+from fourshot.pipeline.forecasts.speed import Speed
+from fourshot.pipeline.forecasts.work_counts import TokenCounts
 from fourshot.pipeline.loop.plan import draws_whole_rounds, first_draws, rounds_for
 from fourshot.pipeline.loop.rounds import pool_settings
 from fourshot.pipeline.runs.experiment import Experiment
 from fourshot.pipeline.runs.stages import STAGE_NAMES, StageName, phases_until
 from fourshot.pipeline.runs.stages.evaluate import WARM_UP_TEXTS
 from fourshot.pipeline.runs.trainings import annotator_jobs, reads_averages
-from fourshot.pipeline.speed import Speed
 from fourshot.pipeline.synthesis.prompts import PromptFormat
 from fourshot.pipeline.synthesis.settings import RunSettings
-from fourshot.pipeline.work_counts import TokenCounts
 from fourshot.training.jobs.jobs import TrainingJob, finished
 from fourshot.training.lora.examples import PROBE_TEXTS
 from fourshot.training.students.train import finished_student

@@ -16,7 +16,7 @@ from fourshot.pipeline.cells.review import tell_review
 from fourshot.pipeline.cells.run_folder import SHOTS_FILE, RunFolder
 from fourshot.pipeline.events import Event, OnEvent, ignore
 from fourshot.pipeline.faults import counted
-from fourshot.pipeline.forecast import FORECAST_FILE, Forecast
+from fourshot.pipeline.forecasts.forecast import FORECAST_FILE, Forecast, settled
 from fourshot.pipeline.loop.reading import as_candidates
 from fourshot.pipeline.report.write import write_report
 from fourshot.pipeline.rows.examples import load_split
@@ -99,7 +99,7 @@ def do_run(request: RunRequest, on_event: OnEvent = ignore, *, forecast: bool = 
         if request.merge:
             driver.do(synthetic_classifiers)
         if estimate:
-            estimate = estimate.beside(driver.took)
+            estimate = settled(estimate, driver.took)
             folder.write(FORECAST_FILE, estimate)
         if request.until == "report":
             write_report(report_data(experiment, f"{task.name}, seed {request.settings.seed}"), path)

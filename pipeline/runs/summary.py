@@ -9,7 +9,7 @@ from fourshot.engine.core import EngineSettings
 from fourshot.pipeline.cells.cell import MethodCell
 from fourshot.pipeline.cells.learnt import LearntTexts
 from fourshot.pipeline.cells.methods import METHODS
-from fourshot.pipeline.forecast import FORECAST_FILE, Forecast
+from fourshot.pipeline.forecasts.forecast import FORECAST_FILE, Forecast
 from fourshot.pipeline.loop.rounds import Round
 from fourshot.pipeline.provenance import installed_versions
 from fourshot.pipeline.report.data import Lineage, MethodRow, ReportData, method_row

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import NamedTuple
 
-from fourshot.pipeline.forecast import StageWork
+from fourshot.pipeline.forecasts.forecast import StageWork
+from fourshot.pipeline.forecasts.work_counts import BLOCK, MOST_COUNTED
 from fourshot.pipeline.tasks.generation import GenerationTask, Pair, between, drawing_prompt
 from fourshot.pipeline.token_counter import token_counter
-from fourshot.pipeline.work_counts import BLOCK, MOST_COUNTED
 from fourshot.training.lora.settings import LoraSettings
 
 

@@ -11,11 +11,11 @@ from typing import NamedTuple, TypeVar
 import msgspec
 
 from fourshot.pipeline.events import Event, OnEvent
-from fourshot.pipeline.forecast import SWITCH, Forecast, StageForecast
+from fourshot.pipeline.forecasts.forecast import SWITCH, Forecast, StageForecast
+from fourshot.pipeline.forecasts.work_counts import MOST_COUNTED
 from fourshot.pipeline.rows.fields import encoder_text
 from fourshot.pipeline.runs.stages.student import ASKED_ALONE, StudentItem, StudentStage
 from fourshot.pipeline.students.speed import EncoderSpeed, known_encoder_speed, padded_tokens, token_lengths
-from fourshot.pipeline.work_counts import MOST_COUNTED
 from fourshot.training.students.encoders import ResolvedEncoder
 from fourshot.training.students.examples import StudentJob
 from fourshot.training.students.onnx_export import PROBED_TEXTS
@@ -43,7 +43,7 @@ def foretell_students(
 ) -> Forecast | None:
     """What is left of ``stage`` will take at most; None where nothing is, or where nobody wants to know.
 
-    ``anew`` as for `pipeline.forecast.foretell`; it is told by whoever asks.
+    ``anew`` as for `pipeline.forecasts.forecast.foretell`; it is told by whoever asks.
     """
     if stage.is_done or (not anew and os.environ.get(SWITCH) == "0"):
         return None

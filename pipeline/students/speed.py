@@ -19,7 +19,8 @@ from fourshot.engine.machine.files import read_json, write_json
 from fourshot.engine.machine.processes import ChildProcess, ParentLink, end_process, run_child
 from fourshot.engine.machine.temporary import lent_folder
 from fourshot.engine.machine.threads import TRAIN_SPINS, available_cores
-from fourshot.pipeline.speed import TASK, ModelOpened, busy_cores, doubt_of, speed_file, still_holds
+from fourshot.pipeline.forecasts.probe import TASK, ModelOpened
+from fourshot.pipeline.forecasts.speed import busy_cores, doubt_of, speed_file, still_holds
 from fourshot.pipeline.token_counter import token_counter
 from fourshot.training.students.encoders import ResolvedEncoder
 from fourshot.training.students.examples import StudentJob, StudentResult, TaughtExample

@@ -23,7 +23,7 @@ from fourshot.pipeline.distillation.annotated_tables import annotated_file
 from fourshot.pipeline.distillation.request import TextDistillation, TextDistillManifest
 from fourshot.pipeline.distillation.text_pairs import annotated_pairs, learnable_pairs, write_annotated, written_pairs
 from fourshot.pipeline.events import Event
-from fourshot.pipeline.forecast import Forecast
+from fourshot.pipeline.forecasts.forecast import Forecast
 from fourshot.pipeline.rows.examples import limited
 from fourshot.pipeline.runs.stages.write import WrittenAnswer
 from fourshot.pipeline.runs.text_plan import Teaching

@@ -14,7 +14,7 @@ from fourshot.pipeline.distillation.annotating_text import PART, NamedWriter, fo
 from fourshot.pipeline.distillation.request import TextDistillation
 from fourshot.pipeline.distillation.text_pairs import written_pairs
 from fourshot.pipeline.events import Event
-from fourshot.pipeline.forecast import Forecast, foretell
+from fourshot.pipeline.forecasts.forecast import Forecast, foretell
 from fourshot.pipeline.provenance import value_hash
 from fourshot.pipeline.remote_teacher import accounted
 from fourshot.pipeline.runs.stages.write import WriteItem, WriteStage, WrittenAnswer

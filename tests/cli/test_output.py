@@ -16,7 +16,7 @@ from fourshot.cli.console import Terminal
 from fourshot.cli.predict import doubts_of
 from fourshot.cli.progress import ProgressBars, ProgressLines
 from fourshot.pipeline.events import Event, span
-from fourshot.pipeline.forecast import Forecast, StageForecast
+from fourshot.pipeline.forecasts.forecast import Forecast, StageForecast
 from fourshot.printable import one_line
 
 

@@ -13,6 +13,7 @@ from fourshot.engine.chat import ChatTurns
 from fourshot.pipeline.cells.cell import MethodCell
 from fourshot.pipeline.cells.run_folder import GENERATED_FILE, POOL_FILE, UNLABELLED_FILE, RunFolder
 from fourshot.pipeline.events import Event, OnEvent
+from fourshot.pipeline.forecasts.work_counts import TokenCounts
 from fourshot.pipeline.loop.driver import Driver
 from fourshot.pipeline.loop.reading import UnlabelledSink
 from fourshot.pipeline.loop.rounds import RoundSink
@@ -22,7 +23,6 @@ from fourshot.pipeline.runs.stages.stage import Stage
 from fourshot.pipeline.synthesis.committee import Reader
 from fourshot.pipeline.synthesis.types import Candidate
 from fourshot.pipeline.task import Example
-from fourshot.pipeline.work_counts import TokenCounts
 from fourshot.training.jobs.jobs import FailedJob
 
 

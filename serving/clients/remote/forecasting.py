@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import NamedTuple
 
-from fourshot.pipeline.forecast import Forecast, StageForecast
+from fourshot.pipeline.forecasts.forecast import Forecast, StageForecast
 from fourshot.pipeline.synthesis.committee import PROMPT_FOLDS
 from fourshot.pipeline.synthesis.evidence import shot_folds
 from fourshot.pipeline.synthesis.prompts import PromptFormat

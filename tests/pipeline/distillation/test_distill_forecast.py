@@ -11,7 +11,7 @@ from fourshot.pipeline.distillation.distill import distill, plan_distillation
 from fourshot.pipeline.distillation.request import LabelDistillation
 from fourshot.pipeline.distillation.taught import missing_texts
 from fourshot.pipeline.events import Event
-from fourshot.pipeline.forecast import FORECAST_FILE, SWITCH, Forecast
+from fourshot.pipeline.forecasts.forecast import FORECAST_FILE, SWITCH, Forecast
 from fourshot.pipeline.loop.counts import short_run_error
 from fourshot.pipeline.rows.text_table import open_texts
 from fourshot.pipeline.students import plan

@@ -14,10 +14,10 @@ from fourshot.engine.core import EngineSettings
 from fourshot.engine.errors import AdapterError, InputError, RunFolderError
 from fourshot.engine.fake_engine import FakeEngine
 from fourshot.engine.machine.files import read_made
-from fourshot.pipeline import forecast as forecasts
 from fourshot.pipeline.distillation.annotating_text import NamedWriter
 from fourshot.pipeline.distillation.request import TextDistillation
 from fourshot.pipeline.distillation.text_pairs import written_pairs
+from fourshot.pipeline.forecasts import forecast as forecasts
 from fourshot.pipeline.runs.stages.stage import EngineStage, Stage
 from fourshot.pipeline.runs.stages.write import WrittenAnswer
 from fourshot.pipeline.student_card import find_student, load_student_card
@@ -30,7 +30,7 @@ from fourshot.training.lora.settings import LoraSettings
 from fourshot.training.students.seq2seq import TextStudentResult
 from fourshot.training.students.store import RESULT_FILE
 from tests.engine.tiny_models import tiny_checkpoint
-from tests.pipeline.machine_speeds import SPEED
+from tests.pipeline.forecasts.machine_speeds import SPEED
 from tests.pipeline.task_folders import write_facts, write_jsonl
 from tests.training.students.small_seq2seq import write_bart
 

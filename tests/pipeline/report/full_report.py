@@ -1,6 +1,6 @@
 """A report with everything in it, and a text that would hurt the page if it could."""
 
-from fourshot.pipeline.forecast import Forecast, StageForecast
+from fourshot.pipeline.forecasts.forecast import Forecast, StageForecast
 from fourshot.pipeline.report.candidates import Judged
 from fourshot.pipeline.report.data import Certainty, Lineage, ReportData, UnsureText, method_row
 from fourshot.pipeline.report.text import REASON_NAMES

@@ -7,9 +7,9 @@ import msgspec
 import pytest
 
 from fourshot.engine.errors import FourshotError
-from fourshot.pipeline import speed as speeds
 from fourshot.pipeline.events import Event
-from fourshot.pipeline.forecast import SWITCH, Forecast, StageForecast
+from fourshot.pipeline.forecasts import speed as speeds
+from fourshot.pipeline.forecasts.forecast import SWITCH, Forecast, StageForecast
 from fourshot.pipeline.runs.stages.student import StudentItem, StudentStage
 from fourshot.pipeline.students import plan
 from fourshot.pipeline.students import speed as encoder_speeds
@@ -20,7 +20,7 @@ from fourshot.training.students.encoders import ResolvedEncoder
 from fourshot.training.students.examples import StudentJob, TaughtExample
 from fourshot.training.students.settings import StudentSettings
 from fourshot.training.students.train import train_student
-from tests.pipeline.machine_speeds import ENCODER_SPEED, forecasts_on
+from tests.pipeline.forecasts.machine_speeds import ENCODER_SPEED, forecasts_on
 from tests.training.students.tiny_encoders import make_encoder
 
 TASK = Task(name="two", instruction="Sort.", noun="text", labels=(Label(name="warm"), Label(name="cold")))

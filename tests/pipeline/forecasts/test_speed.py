@@ -10,11 +10,12 @@ from fourshot.engine.checkpoints.models import ResolvedModel
 from fourshot.engine.core import Adapter, Engine
 from fourshot.engine.errors import FourshotError
 from fourshot.engine.machine.processes import ChildProcess
-from fourshot.pipeline import speed as speeds
 from fourshot.pipeline.events import Event
-from fourshot.pipeline.forecast import SWITCH, StageWork, foretell
-from fourshot.pipeline.speed import Speed, known_speed
-from tests.pipeline.machine_speeds import MODEL, SPEED, forecasts_on
+from fourshot.pipeline.forecasts import probe as probes_of
+from fourshot.pipeline.forecasts import speed as speeds
+from fourshot.pipeline.forecasts.forecast import SWITCH, StageWork, foretell, settled
+from fourshot.pipeline.forecasts.speed import Experience, Speed, known_speed
+from tests.pipeline.forecasts.machine_speeds import MODEL, SPEED, forecasts_on
 
 
 @pytest.fixture(autouse=True)
@@ -69,21 +70,21 @@ def test_what_its_processes_measure_becomes_a_speed(monkeypatch: pytest.MonkeyPa
     adapter = Adapter(name="a", path="/a")
     of_trainer = {name: fields.pop(name) for name in ("train_token_s", "training_s", "trainer_bytes")}
     answers = [
-        (speeds.SpeedMeasured(fields=of_trainer, adapter=adapter), 5.0),
-        (speeds.SpeedMeasured(fields=fields), 10.0),
+        (probes_of.SpeedMeasured(fields=of_trainer, adapter=adapter), 5.0),
+        (probes_of.SpeedMeasured(fields=fields), 10.0),
     ]
     probes = list[Any]()
 
     def ask(probe: Any, _: Path) -> Any:
         probes.append(probe)
         measured, opened_s = answers[len(probes) - 1]
-        return msgspec.json.decode(msgspec.json.encode(measured), type=speeds.SpeedMeasured), opened_s
+        return msgspec.json.decode(msgspec.json.encode(measured), type=probes_of.SpeedMeasured), opened_s
 
     monkeypatch.setattr(speeds, "_ask", ask)
     speed = known_speed(MODEL)
     assert msgspec.structs.replace(speed, load=0.0, cores=0, took_s=0.0) == SPEED
     assert probes[1].adapter == adapter and known_speed(MODEL) == speed
-    answers = [(speeds.SpeedMeasured(fields=fields), 10.0)]
+    answers = [(probes_of.SpeedMeasured(fields=fields), 10.0)]
     probes.clear()
     alone = known_speed(MODEL, anew=True, trains=False)
     assert (alone.open_engine_s, alone.open_trainer_s, alone.trainer_bytes, len(probes)) == (10.0, 0.0, 0, 1)
@@ -123,7 +124,7 @@ def test_a_process_that_dies_as_it_measures_names_no_log_that_is_gone(
 
     monkeypatch.setattr(speeds, "ChildProcess", dying)
     with pytest.raises(FourshotError, match=r"The end of its log:\nTraceback") as caught:
-        speeds._ask(speeds.EngineProbe(model="model", adapter=None), tmp_path / "log.txt")
+        speeds._ask(probes_of.EngineProbe(model="model", adapter=None), tmp_path / "log.txt")
     assert "log.txt" not in str(caught.value)
 
 
@@ -142,11 +143,48 @@ def test_a_real_base_is_measured_in_all_its_parts(
     """The trainer and the engine that tests share, both in this process and on the same narrow base."""
     opened = list[str]()
     base = narrow_engine.settings.model
-    trainer = speeds._trainer(speeds.TrainerProbe(model=base, folder=str(tmp_path)), lambda: opened.append("trainer"))
+    trainer = probes_of._trainer(
+        probes_of.TrainerProbe(model=base, folder=str(tmp_path)), lambda: opened.append("trainer")
+    )
     monkeypatch.setattr("fourshot.engine.opening.open_engine", lambda _: narrow_engine)
-    probe = speeds.EngineProbe(model=base, adapter=trainer.adapter)
-    engine = speeds._engine(probe, lambda: opened.append("engine"))
+    probe = probes_of.EngineProbe(model=base, adapter=trainer.adapter)
+    engine = probes_of._engine(probe, lambda: opened.append("engine"))
     fields = trainer.fields | engine.fields
     assert all(value > 0 for name, value in fields.items() if name != "well_formed")
     assert {*fields} == {name for name in Speed.__struct_fields__ if name.endswith(("token_s", "ing_s", "formed"))}
     assert trainer.adapter and Path(trainer.adapter.path).is_dir() and opened == ["trainer", "engine"]
+
+
+def test_a_forecast_is_corrected_by_what_earlier_commands_took(measured: list[ResolvedModel]) -> None:
+    """A machine on which trainings take twice as long as measured, the engine a third less, and draws anything."""
+    work = [
+        StageWork(stage="train", opens="trainer", trainings=2, train_tokens=100),
+        StageWork(stage="draw", output_tokens=500),
+        StageWork(stage="read", calls=1_000, prompt_tokens=2_000),
+    ]
+    real_s = {"train": 2 * 59.0, "draw": 1_000.0, "read": 2 / 3 * 30.0}
+    errors = list[list[float]]()
+    for _ in range(6):
+        estimate = foretell(MODEL, lambda _: work, lambda _: None)
+        assert estimate
+        errors.append([abs(real_s[stage.stage] / stage.seconds - 1) for stage in estimate.stages])
+        assert settled(estimate, real_s).took_s == sum(real_s.values())
+    train, _, read = zip(*errors, strict=True)
+    assert train[0] == pytest.approx(1.0) and read[0] == pytest.approx(1 / 3)
+    assert [*train] == sorted(train, reverse=True) and train[1] < 0.5 and train[-1] < 0.15 and read[-1] < 0.1
+    assert len(measured) == 1
+    kept = known_speed(MODEL, anew=True)
+    assert kept.trainer.factor == pytest.approx(known_speed(MODEL).trainer.factor) and 1.4 < kept.trainer.factor < 2
+
+
+def test_a_command_that_was_stopped_for_hours_and_stages_of_seconds_say_little(measured: list[ResolvedModel]) -> None:
+    brief, long = StageWork(stage="brief", opens="trainer"), StageWork(stage="long", calls=9, prompt_tokens=9_000)
+    estimate = foretell(MODEL, lambda _: [brief, long], lambda _: None)
+    assert estimate and estimate.stages[0].seconds < 10 < estimate.stages[1].seconds
+    settled(estimate, {"brief": 50.0, "long": 40_000.0})
+    speed = known_speed(MODEL)
+    assert speed.trainer == Experience() and speed.engine == Experience(factor=2.0, commands=1)
+    settled(estimate.beside({}), {"long": 1.0})
+    assert known_speed(MODEL).engine.commands == 2
+    settled(msgspec.structs.replace(estimate, revision="never measured"), {"long": 1.0})
+    assert len(measured) == 1

@@ -1,7 +1,7 @@
 """What a command will take on this machine: calls, tokens, seconds and memory, stage by stage.
 
-`StageWork` says what a stage asks for, `pipeline.speed` how long that takes here. Afterwards the seconds that each
-stage took stand beside what was forecast. Importing this module loads neither torch nor vllm.
+`StageWork` says what a stage asks for, `pipeline.forecasts.speed` how long that takes here. Afterwards the seconds that
+each stage took stand beside what was forecast. Importing this module loads neither torch nor vllm.
 """
 
 import os
@@ -13,7 +13,7 @@ import msgspec
 
 from fourshot.engine.checkpoints.models import ResolvedModel
 from fourshot.pipeline.events import Event, OnEvent, span
-from fourshot.pipeline.speed import ANY_SPEED, Speed, known_speed
+from fourshot.pipeline.forecasts.speed import ANY_SPEED, Speed, known_speed, learn_from
 from fourshot.training.jobs.at_once import width
 
 FORECAST_FILE = "forecast.json"
@@ -22,6 +22,7 @@ TOKENS = ("prompt_tokens", "shots_tokens", "adapter_tokens", "output_tokens", "t
 NUMBERS = ("calls", *TOKENS, "trainings", "steps")
 SIDE_BY_SIDE = 1.4  # times as fast two trainings on two cores are side by side (docs/training.md); more: not measured
 MEASURING = "measuring this machine, about a minute on idle cores"
+LEAST_S = 10.0  # of stages that say how fast a machine is: shorter ones say more of what else it did
 COMPILE_S = 60.0  # of torch.compile, which then samples twice as fast (docs/corpus.md)
 
 
@@ -54,9 +55,10 @@ class StageWork(msgspec.Struct, frozen=True, kw_only=True):
         """``at_once``: how many trainings go on side by side."""
         if self.opens == "trainer":
             alone = self.trainings * speed.training_s + self.train_tokens * speed.train_token_s
-            return speed.open_trainer_s + alone * _share_of_alone(self.trainings, at_once)
+            seconds = speed.open_trainer_s + alone * _share_of_alone(self.trainings, at_once)
+            return seconds * speed.trainer.factor
         opening = 0.0 if self.opens == "nothing" else speed.open_engine_s + (COMPILE_S if self.compiled else 0)
-        return (
+        return speed.engine.factor * (
             opening
             + self.prompt_tokens * speed.prompt_token_s
             + self.shots_tokens * speed.shots_token_s
@@ -80,6 +82,8 @@ class StageForecast(msgspec.Struct, frozen=True, kw_only=True):
     tokens: int  # computed: prompts that no cache has, answers, trainings
     steps: int  # of trainings
     seconds: float
+    opens: Literal["engine", "trainer", ""] = ""  # whose speed the seconds stand on; "": neither's
+    draws: bool = False  # it draws texts, and how many draws it takes is not known before
     took_s: float | None = None  # once it is done
 
 
@@ -92,6 +96,7 @@ class Forecast(msgspec.Struct, frozen=True, kw_only=True):
     memory_bytes: int  # the most that a process needs
     stages: tuple[StageForecast, ...]
     took_s: float | None = None  # all stages, once they are done
+    revision: str = ""  # of the base on whose speed it stands
     doubt: str = ""  # why it may take another time
     asks: str = ""  # the remote model that all calls are requests to; what seconds there are, are of this machine
     cost: float | None = None  # of these; None: no prices were given
@@ -119,6 +124,16 @@ class Forecast(msgspec.Struct, frozen=True, kw_only=True):
         total = sum(seconds for seconds in times if seconds is not None)
         return msgspec.structs.replace(self, stages=stages, took_s=round(total, 1) if None not in times else None)
 
+    def share(self, opens: str) -> float | None:
+        """How many times its forecast the engine or the trainer took, where that is known and long enough.
+
+        Not counting stages that draw texts: how many draws it takes depends on the task, not on the machine.
+        """
+        stages = [stage for stage in self.stages if stage.opens == opens and not stage.draws]
+        done = [(stage.took_s, stage.seconds) for stage in stages if stage.took_s is not None]
+        took_s, forecast_s = (sum(seconds) for seconds in zip(*done, strict=True)) if done else (0.0, 0.0)
+        return took_s / forecast_s if forecast_s >= LEAST_S else None
+
     @property
     def verdict(self) -> str:
         """How right it was; "" before that is known."""
@@ -144,6 +159,8 @@ def forecast(work: Iterable[StageWork], speed: Speed, at_once: Callable[[int], i
             tokens=round(part.tokens),
             steps=round(part.steps),
             seconds=round(part.seconds(speed, at_once(round(part.trainings))), 1),
+            opens="trainer" if part.opens == "trainer" else "engine",
+            draws=part.output_tokens > 0,
         )
         for part in joined.values()
     )
@@ -192,6 +209,15 @@ def foretell(
             raise
         on_event(Event(stage="forecast", message=f"none, for this machine could not be measured: {error}"))
         return None
-    estimate = complete(forecast(work_of(speed), speed, lambda trainings: width(model.path, trainings).at_once))
+    estimate = forecast(work_of(speed), speed, lambda trainings: width(model.path, trainings).at_once)
+    estimate = complete(msgspec.structs.replace(estimate, revision=model.revision))
     on_event(Event(stage="forecast", message=str(estimate)))
+    return estimate
+
+
+def settled(estimate: Forecast, took: Mapping[str, float]) -> Forecast:
+    """``estimate`` beside the seconds that stages took, by name; later forecasts of this base are corrected by them."""
+    estimate = estimate.beside(took)
+    if estimate.revision:
+        learn_from(estimate.revision, engine=estimate.share("engine"), trainer=estimate.share("trainer"))
     return estimate

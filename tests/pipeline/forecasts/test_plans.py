@@ -9,12 +9,12 @@ import pytest
 from fourshot.cli import main as cli
 from fourshot.engine.checkpoints.models import ResolvedModel
 from fourshot.engine.errors import InputError
-from fourshot.pipeline import forecast as forecasts
-from fourshot.pipeline.speed import Speed
+from fourshot.pipeline.forecasts import forecast as forecasts
+from fourshot.pipeline.forecasts.speed import Speed
 from fourshot.pipeline.students import plan
-from tests.pipeline.machine_speeds import ENCODER_SPEED, SPEED
+from tests.pipeline.forecasts.machine_speeds import ENCODER_SPEED, SPEED
+from tests.pipeline.forecasts.test_forecast import on
 from tests.pipeline.runs.small_run import write_run
-from tests.pipeline.test_forecast import on
 
 __all__ = ("on",)  # fixtures
 PLANS: dict[str, list[str]] = {

@@ -13,7 +13,7 @@ import msgspec
 from fourshot.engine.chat import ChatTurns
 from fourshot.engine.core import EngineSettings, Verbalizer
 from fourshot.engine.labels import num_requests
-from fourshot.pipeline.forecast import StageWork
+from fourshot.pipeline.forecasts.forecast import StageWork
 from fourshot.pipeline.synthesis.aligned import BEGINNINGS, aligned
 from fourshot.pipeline.synthesis.drawing import most_tokens
 from fourshot.pipeline.synthesis.fitting import bias_note

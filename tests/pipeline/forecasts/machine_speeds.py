@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from fourshot.engine.checkpoints.models import ResolvedModel
-from fourshot.pipeline.forecast import SWITCH
-from fourshot.pipeline.speed import Speed
+from fourshot.pipeline.forecasts.forecast import SWITCH
+from fourshot.pipeline.forecasts.speed import Speed
 from fourshot.pipeline.students.speed import EncoderSpeed
 
 MODEL = ResolvedModel(path="/models/none", name="none", revision="r1")

@@ -9,12 +9,13 @@ import pytest
 
 from fourshot.engine.core import Adapter, EngineSettings, PerPromptAdapter, Sampling, SamplingSettings
 from fourshot.engine.fake_engine import FakeEngine
-from fourshot.pipeline import forecast as forecasts
 from fourshot.pipeline.cells.run_folder import RunFolder
 from fourshot.pipeline.distillation.annotating import AnnotationSummary, annotate_table, foretell_annotation
 from fourshot.pipeline.distillation.readers import NamedReader, Read, Teacher
 from fourshot.pipeline.events import Event
-from fourshot.pipeline.forecast import FORECAST_FILE, Forecast, StageWork, forecast
+from fourshot.pipeline.forecasts import forecast as forecasts
+from fourshot.pipeline.forecasts.forecast import FORECAST_FILE, Forecast, StageWork, forecast
+from fourshot.pipeline.forecasts.work_counts import TokenCounts
 from fourshot.pipeline.loop.plan import rounds_for
 from fourshot.pipeline.rows.text_table import open_texts
 from fourshot.pipeline.runs.compare import ComparisonRequest, do_comparison
@@ -25,12 +26,11 @@ from fourshot.pipeline.synthesis.prompts import PromptFormat
 from fourshot.pipeline.synthesis.recipe import Recipe
 from fourshot.pipeline.synthesis.settings import AnnotateSettings, GenerateSettings, RunSettings
 from fourshot.pipeline.task import Example, Label, Task
-from fourshot.pipeline.work_counts import TokenCounts
 from fourshot.training.lora.settings import LoraSettings
 from tests.pipeline.corpus.small_corpora import SHOTS, TASK, make, named, settings
 from tests.pipeline.distillation.test_annotating import reader, table
+from tests.pipeline.forecasts.machine_speeds import MODEL, SPEED, forecasts_on
 from tests.pipeline.loop.filling import InProcessWorker
-from tests.pipeline.machine_speeds import MODEL, SPEED, forecasts_on
 from tests.pipeline.runs.whole_runs import WholeRuns
 
 NEAR = 0.3  # of what was forecast

@@ -1,0 +1,207 @@
+"""How fast a base model is on this machine: measured once, in seconds, and kept in the home folder.
+
+Forecasts stand on it (`pipeline.forecasts.forecast`). The base is trained for a few steps, where that is asked for, and
+then opened in the engine, where it draws and reads texts of the task that comes with fourshot
+(`pipeline.forecasts.probe`). Commands that were forecast correct it by what they took.
+"""
+
+import contextlib
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from fourshot.engine.checkpoints.models import ResolvedModel
+from fourshot.engine.core import EngineSettings
+from fourshot.engine.fake_engine import DISAGREES, NUM_WORDS, fake_settings, is_fake
+from fourshot.engine.machine.files import read_json, write_json
+from fourshot.engine.machine.home import home
+from fourshot.engine.machine.processes import ChildProcess
+from fourshot.engine.machine.temporary import lent_folder
+from fourshot.engine.machine.threads import ENGINE_SPINS, TRAIN_SPINS, available_cores
+from fourshot.engine.opening import imports_of
+from fourshot.pipeline.forecasts.probe import EngineProbe, ModelOpened, SpeedMeasured, TrainerProbe
+from fourshot.pipeline.provenance import describe_hardware, installed_versions, value_hash
+from fourshot.training.jobs.jobs import IMPORTS
+
+LOOK_S = 0.5  # at what else the machine does
+BUSY = 0.5  # cores that other work has, from which on it makes a difference
+# Of all draws, those that are kept: half of them with up to four classes, fewer with more. It was 0.5 to 0.9 with two
+# and four classes, 0.3 to 0.4 with five and six, 0.3 with 18, 0.15 with 77 (docs/cli.md).
+ACCEPTED, FEW_CLASSES, FALLS = 0.5, 4, 0.4
+MOST_COMMANDS = 3  # that count as one each; then every further command has a fifth of the weight
+MOST_WRONG = 4.0  # times: a command that was stopped for a while, or shared the machine, does not count more
+WELL_FORMED = 0.8  # of the draws, those that pass the text filter
+
+
+class Experience(msgspec.Struct, frozen=True, kw_only=True):
+    """What commands that were forecast took, beside what was measured."""
+
+    factor: float = 1.0  # times as long as measured
+    commands: int = 0  # that say so
+
+    def with_command(self, took: float) -> "Experience":
+        """After one more, which ``took`` so many times its forecast, and that was with this factor.
+
+        The geometric mean of the measured speed and of the commands, of which late ones count more than early ones.
+        """
+        weight = 1 / (min(self.commands, MOST_COMMANDS) + 2)
+        took = min(max(took, 1 / MOST_WRONG), MOST_WRONG)
+        return Experience(factor=self.factor * took**weight, commands=self.commands + 1)
+
+    def beside(self, measured_before: float, measured_now: float) -> "Experience":
+        """The same for a machine that was measured again: the new speed counts as much as one command."""
+        if not (self.commands and measured_before and measured_now):
+            return Experience()
+        commands = min(self.commands, MOST_COMMANDS)
+        factor = (self.factor * measured_before / measured_now) ** (commands / (commands + 1))
+        return Experience(factor=factor, commands=self.commands)
+
+
+class Speed(msgspec.Struct, frozen=True, kw_only=True):
+    """Seconds and bytes. "Computed" tokens are those that no cache has."""
+
+    open_engine_s: float  # from the start of its process
+    open_trainer_s: float
+    prompt_token_s: float  # of a computed prompt token, base model
+    shots_token_s: float  # the same behind shots, which are cached and attended to
+    adapter_token_s: float  # the same with an adapter
+    output_token_s: float  # of a sampled token, in a full batch
+    train_token_s: float  # forward and backward
+    training_s: float  # of a training beside its steps: it begins slowly, is compared with the base, and saved
+    engine_bytes: int  # the most that its process had
+    trainer_bytes: int  # 0: neither training nor an adapter was measured
+    well_formed: float = WELL_FORMED  # share of the draws
+    acceptance: float | None = None  # share of the draws that is kept; None: as usual with so many classes
+    load: float = 0.0  # cores that were busy when nothing was measured yet
+    cores: int = 0
+    took_s: float = 0.0
+    engine: Experience = Experience()
+    trainer: Experience = Experience()
+
+    @property
+    def doubt(self) -> str:
+        return doubt_of(self.load, self.cores)
+
+    def accepted(self, classes: int) -> float:
+        """Share of the draws that is kept, of a task with so many classes."""
+        if self.acceptance is not None:
+            return self.acceptance
+        return ACCEPTED * min(1.0, FEW_CLASSES / max(1, classes)) ** FALLS
+
+
+# A machine on which nothing takes time: to see whether there is any work, and for the engine without a model.
+ANY_SPEED = msgspec.convert({name: 0 for name in Speed.__struct_fields__ if name.endswith(("_s", "_bytes"))}, Speed)
+
+
+NO_TRAINER = {"train_token_s": 0.0, "training_s": 0.0, "trainer_bytes": 0}
+
+
+def known_speed(
+    model: ResolvedModel, on_probe: Callable[[], object] = lambda: None, *, anew: bool = False, trains: bool = True
+) -> Speed:
+    """The speed of ``model`` here, measured now where it is not known yet, or ``anew``; ``on_probe`` is called before.
+
+    ``trains``: of trainings and adapters, too. Raises FourshotError where it cannot be measured.
+    """
+    if is_fake(model.path):
+        seconds = fake_settings(model.path).delay_s / NUM_WORDS
+        acceptance = 1 - 1 / DISAGREES
+        return msgspec.structs.replace(ANY_SPEED, output_token_s=seconds, well_formed=1.0, acceptance=acceptance)
+    before = _kept(model.revision)
+    if before and not anew and (before.trainer_bytes or not trains) and still_holds(before.load):
+        return before
+    on_probe()
+    speed = _measured(model, trains)
+    if before:
+        engine = before.engine.beside(before.prompt_token_s, speed.prompt_token_s)
+        trainer = before.trainer.beside(before.train_token_s, speed.train_token_s)
+        speed = msgspec.structs.replace(speed, engine=engine, trainer=trainer)
+    _keep(model.revision, speed)
+    return speed
+
+
+def learn_from(revision: str, *, engine: float | None, trainer: float | None) -> None:
+    """Correct the speed of a base by a command that took so many times its forecast; None: nothing of that was done."""
+    if speed := _kept(revision):
+        changes = {
+            kind: getattr(speed, kind).with_command(took)
+            for kind, took in (("engine", engine), ("trainer", trainer))
+            if took is not None
+        }
+        _keep(revision, msgspec.structs.replace(speed, **changes))
+
+
+def _kept(revision: str) -> Speed | None:
+    """The speed that was measured before, or None."""
+    file = speed_file(revision)
+    if file.exists():
+        with contextlib.suppress(msgspec.DecodeError, OSError):  # of another version
+            return read_json(file, Speed)
+    return None
+
+
+def _keep(revision: str, speed: Speed) -> None:
+    with contextlib.suppress(OSError):  # a home that only its owner may change: it is measured again next time
+        write_json(speed_file(revision), speed)
+
+
+def _measured(model: ResolvedModel, trains: bool) -> Speed:
+    began, load = time.perf_counter(), busy_cores()
+    with lent_folder("fourshot-speed-") as scratch:
+        log = scratch / "log.txt"
+        trainer, open_trainer_s = SpeedMeasured(fields=NO_TRAINER), 0.0
+        if trains:
+            trainer, open_trainer_s = _ask(TrainerProbe(model=model.path, folder=str(scratch)), log)
+        engine, open_engine_s = _ask(EngineProbe(model=model.path, adapter=trainer.adapter), log)
+    fields = {
+        **trainer.fields,
+        **engine.fields,
+        "open_trainer_s": open_trainer_s,
+        "open_engine_s": open_engine_s,
+        "load": round(load, 2),
+        "cores": available_cores(),
+        "took_s": round(time.perf_counter() - began, 1),
+    }
+    return msgspec.convert(fields, Speed)
+
+
+def speed_file(revision: str) -> Path:
+    """Where the speed of a checkpoint on this machine is kept."""
+    machine = value_hash((describe_hardware(), available_cores(), installed_versions()))
+    return home() / "speed" / f"{revision}-{machine}.json"
+
+
+def still_holds(load: float) -> bool:
+    """Whether a speed needs no other: what was measured beside other work is measured again, once that is over."""
+    return load <= BUSY or busy_cores() > load - BUSY
+
+
+def doubt_of(load: float, cores: int) -> str:
+    """Why not to believe a speed, "" where there is no reason."""
+    return f"measured while other work kept {load:.1f} of {cores} cores busy" if load > BUSY else ""
+
+
+def busy_cores() -> float:
+    import psutil
+
+    return psutil.cpu_percent(LOOK_S) / 100 * (os.cpu_count() or 1)
+
+
+def _ask(probe: TrainerProbe | EngineProbe, log: Path) -> tuple[SpeedMeasured, float]:
+    """What a child measured, and the seconds until it had the model open."""
+    trains = isinstance(probe, TrainerProbe)
+    spins = TRAIN_SPINS if trains else ENGINE_SPINS
+    imports = IMPORTS if trains else imports_of(EngineSettings(model=probe.model))
+    with ChildProcess("fourshot.pipeline.forecasts.probe", log, spins=spins, imports=imports, keeps_log=False) as child:
+        # From here on: what a copied process has imported is paid once a run, not at each opening.
+        began = time.perf_counter()
+        child.send(probe)
+        opened_s = 0.0
+        for message in child.messages(ModelOpened | SpeedMeasured):
+            if isinstance(message, SpeedMeasured):
+                return message, opened_s
+            opened_s = round(time.perf_counter() - began, 2)
+        raise child.error("The process that measures this machine")
