@@ -96,7 +96,7 @@ class Forecast(msgspec.Struct, frozen=True, kw_only=True):
     memory_bytes: int  # the most that a process needs
     stages: tuple[StageForecast, ...]
     took_s: float | None = None  # all stages, once they are done
-    revision: str = ""  # of the base on whose speed it stands
+    revision: str = ""  # of the base of whose speed the time that it takes will tell; "": of none
     doubt: str = ""  # why it may take another time
     asks: str = ""  # the remote model that all calls are requests to; what seconds there are, are of this machine
     cost: float | None = None  # of these; None: no prices were given
@@ -186,13 +186,16 @@ def foretell(
     on_event: OnEvent,
     *,
     anew: bool = False,
+    at_once: int = 0,
+    goes_on: bool = False,
     complete: Callable[[Forecast], Forecast] = lambda estimate: estimate,
 ) -> Forecast | None:
     """Forecast what ``work_of`` a machine of some speed gives, with what else ``complete`` puts to it, and tell; None
     where nothing is left to do.
 
-    Without ``anew``, a speed that cannot be measured is told of and stops nobody; with it FourshotError is raised. And
-    without it, `SWITCH` set to 0 means no forecast.
+    ``at_once``: trainings side by side, 0 for as many as fit. ``goes_on``: some of the work was begun before, so what
+    the rest takes says nothing of the speed. Without ``anew``, a speed that cannot be measured is told of and stops
+    nobody; with it FourshotError is raised. And without it, `SWITCH` set to 0 means no forecast.
     """
     if not anew and os.environ.get(SWITCH) == "0":
         return None
@@ -209,15 +212,22 @@ def foretell(
             raise
         on_event(Event(stage="forecast", message=f"none, for this machine could not be measured: {error}"))
         return None
-    estimate = forecast(work_of(speed), speed, lambda trainings: width(model.path, trainings).at_once)
-    estimate = complete(msgspec.structs.replace(estimate, revision=model.revision))
+
+    def side_by_side(trainings: int) -> int:
+        return width(model.path, trainings, at_once).at_once
+
+    estimate = forecast(work_of(speed), speed, side_by_side)
+    estimate = complete(msgspec.structs.replace(estimate, revision="" if goes_on else model.revision))
     on_event(Event(stage="forecast", message=str(estimate)))
     return estimate
 
 
-def settled(estimate: Forecast, took: Mapping[str, float]) -> Forecast:
-    """``estimate`` beside the seconds that stages took, by name; later forecasts of this base are corrected by them."""
+def settled(estimate: Forecast, took: Mapping[str, float], *, failed: bool = False) -> Forecast:
+    """``estimate`` beside the seconds that stages took, by name; later forecasts of this base are corrected by them.
+
+    ``failed``: some of the work was not done, so that they say nothing.
+    """
     estimate = estimate.beside(took)
-    if estimate.revision:
+    if estimate.revision and not failed:
         learn_from(estimate.revision, engine=estimate.share("engine"), trainer=estimate.share("trainer"))
     return estimate

@@ -116,8 +116,11 @@ def known_speed(
     on_probe()
     speed = _measured(model, trains)
     if before:
+        if not trains:  # what was measured of trainings before stays
+            of_trainer = ("open_trainer_s", "train_token_s", "training_s", "trainer_bytes")
+            speed = msgspec.structs.replace(speed, **{name: getattr(before, name) for name in of_trainer})
         engine = before.engine.beside(before.prompt_token_s, speed.prompt_token_s)
-        trainer = before.trainer.beside(before.train_token_s, speed.train_token_s)
+        trainer = before.trainer.beside(before.train_token_s, speed.train_token_s) if trains else before.trainer
         speed = msgspec.structs.replace(speed, engine=engine, trainer=trainer)
     _keep(model.revision, speed)
     return speed

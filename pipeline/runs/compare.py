@@ -107,7 +107,8 @@ def do_comparison(request: ComparisonRequest, on_event: OnEvent = ignore, *, for
         folder.write(MANIFEST_FILE, manifest)
         driver = StageDriver(path / LOG_FILE, on_event, request.placement)
         driver.add(task.name, experiment)
-        estimate = foretell_runs([experiment], "evaluate", on_event) if forecast else None
+        at_once = request.placement.at_once
+        estimate = foretell_runs([experiment], "evaluate", on_event, at_once=at_once) if forecast else None
         driver.run("evaluate")
         if estimate:
             folder.write(FORECAST_FILE, settled(estimate, driver.took))
@@ -122,7 +123,7 @@ def plan_comparison(request: ComparisonRequest, on_event: OnEvent) -> Forecast |
     _check(request)
     experiment = _experiment(request, on_event)
     _check_claim(request, experiment)
-    return foretell_runs([experiment], "evaluate", on_event, anew=True)
+    return foretell_runs([experiment], "evaluate", on_event, anew=True, at_once=request.placement.at_once)
 
 
 def _check(request: ComparisonRequest) -> None:

@@ -85,12 +85,13 @@ def do_trainings(request: TrainingsRequest, on_event: OnEvent = ignore, *, forec
                 lead(root / name / "adapters", request.store)  # so that `evaluate --out` there finds them
             except FourshotError as error:
                 driver.drop(name, error)
-        estimate = foretell_runs([*driver.experiments.values()], "train", on_event) if forecast else None
+        at_once, experiments = request.placement.at_once, [*driver.experiments.values()]
+        estimate = foretell_runs(experiments, "train", on_event, at_once=at_once) if forecast else None
         driver.run("train")
         driver.do(probes)
         driver.write_cards()
         if estimate:
-            folder.write(FORECAST_FILE, settled(estimate, driver.took))
+            folder.write(FORECAST_FILE, settled(estimate, driver.took, failed=bool(driver.failed)))
         for name in new_names & driver.failed.keys():
             if error_class(driver.failed[name].kind).exit_code == InputError.exit_code:
                 _forget(root / name)
@@ -109,7 +110,7 @@ def plan_trainings(request: TrainingsRequest, on_event: OnEvent) -> Forecast | N
             experiments.append(_experiment(request, name, base, on_event))
         except FourshotError as error:
             on_event(Event(stage="failed", message=f"{name}: {' '.join(str(error).split())}"))
-    return foretell_runs(experiments, "train", on_event, anew=True)
+    return foretell_runs(experiments, "train", on_event, anew=True, at_once=request.placement.at_once)
 
 
 def _check(request: TrainingsRequest) -> None:

@@ -11,7 +11,7 @@ import msgspec
 from fourshot.engine.checkpoints.models import checkpoint_shapes
 from fourshot.pipeline.cells.calibrating import FEWEST_UNSEEN, MOST_UNSEEN, other_subjects
 from fourshot.pipeline.cells.cell import MethodCell
-from fourshot.pipeline.cells.run_folder import GENERATED_FILE, POOL_FILE
+from fourshot.pipeline.cells.run_folder import GENERATED_FILE, POOL_FILE, UNLABELLED_FILE
 from fourshot.pipeline.events import OnEvent
 from fourshot.pipeline.forecasts.forecast import Forecast, StageWork, foretell
 from fourshot.pipeline.forecasts.speed import Speed
@@ -41,17 +41,31 @@ def remaining_work(experiments: Sequence[Experiment], until: StageName, speed: S
 
 
 def foretell_runs(
-    experiments: Sequence[Experiment], until: StageName, on_event: OnEvent, *, anew: bool = False
+    experiments: Sequence[Experiment], until: StageName, on_event: OnEvent, *, anew: bool = False, at_once: int = 0
 ) -> Forecast | None:
     """Forecast what is left of experiments of one base model, and tell. See `forecast.foretell`.
 
-    ``anew``: nothing was begun. Raises RunFolderError where a folder belongs to another configuration.
+    ``anew``: nothing was begun. ``at_once``: trainings side by side, 0 for as many as fit. Raises RunFolderError where
+    a folder belongs to another configuration.
     """
     if not experiments:
         return None
     for experiment in experiments if anew else ():
         experiment.check_claim()
-    return foretell(experiments[0].model, lambda speed: remaining_work(experiments, until, speed), on_event, anew=anew)
+    return foretell(
+        experiments[0].model,
+        lambda speed: remaining_work(experiments, until, speed),
+        on_event,
+        anew=anew,
+        at_once=at_once,
+        goes_on=any(map(was_begun, experiments)),
+    )
+
+
+def was_begun(experiment: Experiment) -> bool:
+    """Whether an earlier call trained, drew or read anything of it, finished or not."""
+    folders = [writer.folder.path / part for writer in experiment.writers for part in ("", "unlabelled")]
+    return any(experiment.store.glob("*")) or any((folder / "candidates.jsonl").exists() for folder in folders)
 
 
 def teaching_work(experiment: Experiment, reads: Mapping[str, int], speed: Speed, *, writes: bool) -> list[StageWork]:
@@ -179,7 +193,7 @@ class _Remaining:
         """Texts of the pool are read, then more are drawn where it was not enough; and the user's own."""
         experiment, settings, counts = self._experiment, writer.settings, self._counts[writer.key]
         generate, work = settings.generate, list[StageWork]()
-        if experiment.unlabelled:
+        if experiment.unlabelled and not writer.folder.has(UNLABELLED_FILE):
             work.append(_at("annotate", self._reading(writer, len(experiment.unlabelled))))
         instead = experiment.unlabelled and settings.unlabelled.mode == "instead"
         if instead or writer.folder.has(GENERATED_FILE):

@@ -13,7 +13,7 @@ from fourshot.engine.machine.processes import ChildProcess
 from fourshot.pipeline.events import Event
 from fourshot.pipeline.forecasts import probe as probes_of
 from fourshot.pipeline.forecasts import speed as speeds
-from fourshot.pipeline.forecasts.forecast import SWITCH, StageWork, foretell, settled
+from fourshot.pipeline.forecasts.forecast import SIDE_BY_SIDE, SWITCH, StageWork, foretell, settled
 from fourshot.pipeline.forecasts.speed import Experience, Speed, known_speed
 from tests.pipeline.forecasts.machine_speeds import MODEL, SPEED, forecasts_on
 
@@ -30,7 +30,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[ResolvedModel]:
 
     def measure(model: ResolvedModel, trains: bool) -> Speed:
         models.append(model)
-        return SPEED if trains else msgspec.structs.replace(SPEED, trainer_bytes=0)
+        return SPEED if trains else msgspec.structs.replace(SPEED, trainer_bytes=0, train_token_s=0.0, training_s=0.0)
 
     monkeypatch.setattr(speeds, "_measured", measure)
     return models
@@ -86,7 +86,7 @@ def test_what_its_processes_measure_becomes_a_speed(monkeypatch: pytest.MonkeyPa
     assert probes[1].adapter == adapter and known_speed(MODEL) == speed
     answers = [(probes_of.SpeedMeasured(fields=fields), 10.0)]
     probes.clear()
-    alone = known_speed(MODEL, anew=True, trains=False)
+    alone = known_speed(msgspec.structs.replace(MODEL, revision="r2"), trains=False)
     assert (alone.open_engine_s, alone.open_trainer_s, alone.trainer_bytes, len(probes)) == (10.0, 0.0, 0, 1)
 
 
@@ -188,3 +188,34 @@ def test_a_command_that_was_stopped_for_hours_and_stages_of_seconds_say_little(m
     assert known_speed(MODEL).engine.commands == 2
     settled(msgspec.structs.replace(estimate, revision="never measured"), {"long": 1.0})
     assert len(measured) == 1
+
+
+def test_work_that_was_begun_before_or_that_failed_says_nothing_of_the_speed(measured: list[ResolvedModel]) -> None:
+    work = [StageWork(stage="read", calls=1_000, prompt_tokens=9_000)]
+    resumed = foretell(MODEL, lambda _: work, lambda _: None, goes_on=True)
+    whole = foretell(MODEL, lambda _: work, lambda _: None)
+    assert resumed and whole and resumed.seconds == whole.seconds
+    settled(resumed, {"read": 1.0})
+    settled(whole, {"read": 1.0}, failed=True)
+    assert known_speed(MODEL, trains=False).engine == Experience()
+    settled(whole, {"read": 1.0})
+    assert known_speed(MODEL, trains=False).engine.commands == 1 and len(measured) == 1
+
+
+def test_as_many_trainings_side_by_side_are_forecast_as_are_asked_for(measured: list[ResolvedModel]) -> None:
+    work = [StageWork(stage="train", opens="trainer", trainings=2, train_tokens=100)]
+    alone, pair = (foretell(MODEL, lambda _: work, lambda _: None, at_once=number) for number in (1, 2))
+    assert alone and pair and alone.memory_bytes * 2 == pair.memory_bytes
+    assert alone.seconds - 5 == pytest.approx(SIDE_BY_SIDE * (pair.seconds - 5), abs=0.2)
+
+
+def test_what_is_known_of_trainings_stays_where_the_engine_alone_is_measured_again(
+    measured: list[ResolvedModel],
+) -> None:
+    work = [StageWork(stage="train", opens="trainer", trainings=2, train_tokens=100)]
+    estimate = foretell(MODEL, lambda _: work, lambda _: None)
+    assert estimate
+    settled(estimate, {"train": 2 * estimate.seconds})
+    before, again = known_speed(MODEL), known_speed(MODEL, anew=True, trains=False)
+    assert again == before and again.trainer_bytes and again.trainer.commands == 1
+    assert known_speed(MODEL) == before and len(measured) == 2
