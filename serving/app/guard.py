@@ -31,6 +31,7 @@ logger = logging.getLogger("fourshot.serving")
 ACCESS = "fourshot.access"  # in the scope of a request: its `Key`
 ASKER = "fourshot.asker"  # in the scope: the name of its key, else the peer's address
 ON_BEHALF = b"x-fourshot-asker"  # header: what the router of replicas has found `ASKER` to be
+FOR_TASKS = b"x-fourshot-tasks"  # header, of the router, too: what the client's key is for; left out for everything
 # Answer without a key: they tell nothing about anybody's data, and a browser has no key to show when it opens a page.
 OPEN_PATHS = ("/", *HEALTH_PATHS, *DOCS_PATHS, f"{DOCS_FILES}/{SCRIPT}", f"{DOCS_FILES}/{STYLE}")
 TASKS_PATH = "/v1/tasks"  # with `ASKED_PATHS` what a key for some tasks may ask at all
@@ -142,6 +143,9 @@ class Guard:
         key = self._keys.find(field)
         if key is None:
             raise RefusalError(401, "no_key", f"{no_key(scope, field)} Give one as: Authorization: Bearer KEY.")
+        if self._behind_router:  # the router's own key may ask everything, who asks through it may not
+            fields = [value.decode("latin-1") for name, value in scope["headers"] if name == FOR_TASKS]
+            key = key.limited_to(fields[0]) if fields else key
         if key.tasks and not (path.startswith(ASKED_PATHS) or path == TASKS_PATH):
             raise RefusalError(403, "forbidden", f"This key is for the tasks {', '.join(key.tasks)} and nothing else.")
         return key

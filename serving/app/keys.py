@@ -18,6 +18,7 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import quote, unquote
 
 import msgspec
 
@@ -30,6 +31,7 @@ from fourshot.serving.api import TaskList
 logger = logging.getLogger("fourshot.serving")
 MOST_CONCURRENT = 1_000_000  # requests at a time; a typing error beyond
 PREFIX = "fs-"
+MOST_TASKS_CHARS = 32 << 10  # of the names of a key's tasks, in a header
 ALL_TASKS = "Name them, or leave `tasks` out for a key that may ask all, and vLLM's own routes."
 
 
@@ -55,6 +57,15 @@ class Key(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
             return listed
         tasks = [info for info in listed.tasks if self.may_ask(info.task)]
         return msgspec.structs.replace(listed, tasks=tasks, refused=[])
+
+    def tasks_field(self, first: str) -> str:
+        """`tasks` as a header tells a replica of them; beyond `MOST_TASKS_CHARS` they are left out, ``first`` last."""
+        field = ",".join(quote(task, safe="") for task in sorted(self.tasks, key=lambda task: task != first))
+        return field if len(field) <= MOST_TASKS_CHARS else field[:MOST_TASKS_CHARS].rpartition(",")[0]
+
+    def limited_to(self, field: str) -> "Key":
+        """This key for the tasks of a `tasks_field`: none where that is empty."""
+        return msgspec.structs.replace(self, tasks=tuple(map(unquote, field.split(","))))
 
 
 class KeyFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

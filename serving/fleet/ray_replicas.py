@@ -123,13 +123,16 @@ class _Actor:
             self._loop = asyncio.get_running_loop()
             self._supervisor = Supervisor(own_settings, listening, folder / "serve.log", print, environment)
             running.set()
-            try:
-                await self._supervisor.run()
-            except FourshotError as error:
-                print(error, flush=True)
-                os._exit(1)  # Ray makes another; this one would go on without a server
+            await self._supervisor.run()
 
-        self._thread = threading.Thread(target=asyncio.run, args=(run(),), daemon=True)
+        def serve() -> None:
+            try:
+                asyncio.run(run())
+            except Exception as error:  # of whatever kind: this actor would go on without a server, and answer
+                print(error if isinstance(error, FourshotError) else repr(error), flush=True)
+                os._exit(1)  # Ray makes another
+
+        self._thread = threading.Thread(target=serve, daemon=True)
         self._thread.start()
         running.wait(30)
 

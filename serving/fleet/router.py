@@ -23,7 +23,7 @@ from yarl import URL
 
 from fourshot.serving.answers import RefusalError, send_answer, send_refusal, stopping
 from fourshot.serving.api import ASKED_PATHS, DEADLINE, HEALTH_PATHS, TaskList
-from fourshot.serving.app.guard import ACCESS, ASKER, ON_BEHALF, TASKS_PATH
+from fourshot.serving.app.guard import ACCESS, ASKER, FOR_TASKS, ON_BEHALF, TASKS_PATH
 from fourshot.serving.app.keys import Key
 from fourshot.serving.app.requests import deadline_s
 from fourshot.serving.fleet.asgi import Drain, lifespan, while_there
@@ -44,17 +44,8 @@ MOST_TASK_CHARS = 128  # that tell tasks apart: a client may ask for names as lo
 RETRIED_CODES = (502, 503)  # what a replica that is going down or coming up answers
 OWN_PATHS = ("/health", "/metrics")  # answered here, for all replicas
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-HOP_BY_HOP = {
-    b"connection",
-    b"keep-alive",
-    b"transfer-encoding",
-    b"te",
-    b"upgrade",
-    b"expect",
-    b"host",
-    b"authorization",
-    ON_BEHALF,
-}
+HOP_BY_HOP = {b"connection", b"keep-alive", b"transfer-encoding", b"te", b"upgrade", b"expect", b"host"}
+HOP_BY_HOP |= {b"authorization", ON_BEHALF, FOR_TASKS}  # the router's own
 OF_ANY_SERVER = {b"date", b"server"}  # written by the one in front of this app, too
 
 
@@ -242,7 +233,7 @@ class Router:
             replica.in_flight -= 1
 
     def _headers(self, scope: dict[str, Any], left_s: float) -> list[tuple[str, str]]:
-        """What a replica is asked with: the client's own headers, for whom they are, and our key."""
+        """What a replica is asked with: the client's own headers, our key, who asks and what their key is for."""
         headers = [
             (name.decode("latin-1"), value.decode("latin-1"))
             for name, value in scope["headers"]
@@ -250,6 +241,9 @@ class Router:
         ]
         if left_s < math.inf:
             headers.append((DEADLINE, str(max(1, round(1000 * left_s)))))
+        key: Key | None = scope.get(ACCESS)
+        if key is not None and key.tasks:  # else the replica would answer as the router's key may see
+            headers.append((FOR_TASKS.decode(), key.tasks_field(_task_in(scope["path"]))))
         return [*headers, ("Authorization", f"Bearer {self._key}"), (ON_BEHALF.decode(), quote(scope.get(ASKER, "")))]
 
     async def _pages(self, path: str, replicas: Sequence[Replica]) -> dict[int, str]:
@@ -286,8 +280,8 @@ def _query(scope: dict[str, Any]) -> str:
 
 
 def _task_in(path: str) -> str:
-    """The name behind one of `ASKED_PATHS`."""
-    return path.split("/", 3)[3]
+    """The name behind one of `ASKED_PATHS`; of another path, its end."""
+    return path.split("/", 3)[-1]
 
 
 @lru_cache(maxsize=1 << 14)  # tasks: of 64 replicas it takes 60 us, and a router is one process

@@ -20,6 +20,7 @@ from fourshot.engine.errors import FourshotError, InputError
 from fourshot.engine.machine.processes import import_path
 from fourshot.engine.machine.temporary import lent_folder
 from fourshot.serving.answers import JSON, RefusalError
+from fourshot.serving.app.keys import MOST_TASKS_CHARS
 from fourshot.serving.app.server import READY, environment
 from fourshot.serving.settings import STAGING, ServeSettings, to_json
 
@@ -31,7 +32,7 @@ GRACE_S = 10.0  # after the time to drain
 USAGE = 2  # exit code of a program that cannot read its options
 LOG_LINES = 15
 MOST_LINE_BYTES = 1 << 20  # of what the server tells; `serving.app.logs` cuts its own
-ROUTER_HEADER_BYTES = 4096  # what it adds to a client's headers; bytes beyond ASCII it sends as two
+ROUTER_HEADER_BYTES = 4096 + MOST_TASKS_CHARS  # what it adds to a client's headers; bytes beyond ASCII it sends as two
 
 Say = Callable[[str], None]
 

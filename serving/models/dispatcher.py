@@ -76,7 +76,8 @@ class Dispatcher:
         self._last_due: dict[str, float] = {}  # by asker: when all of that will be
         self._texts: Counter[str] = Counter()  # by asker: all that wait
         self._given_tokens: dict[str, int] = {}  # by asker: tokens given so far, where that is more than `_level`
-        self._level = 0  # tokens that whose turn it was last had been given before: where somebody new starts
+        # Where somebody new starts: at what whose turn it was last had been given before, or above those forgotten.
+        self._level = 0
         self._recent: OrderedDict[str, None] = OrderedDict()  # adapters, the last used last: what the slots hold
         self.num_waiting = self._running_tokens = 0  # texts; tokens
         self._done_tokens, self._busy_s = tokens_per_s, 1.0 if tokens_per_s else 0.0  # both fade
@@ -223,6 +224,8 @@ class Dispatcher:
         self._level = max(self._level, tokens_before)
         self._given_tokens[work.asker] = tokens_before + work.tokens
         if len(self._given_tokens) > MOST_ASKERS:
+            # A quarter at least goes: of those who ask once, none is ever above the level, and each would be kept.
+            self._level = max(self._level, sorted(self._given_tokens.values())[MOST_ASKERS // 4])
             self._given_tokens = {asker: tokens for asker, tokens in self._given_tokens.items() if tokens > self._level}
 
     def _next(self) -> _Waiting:

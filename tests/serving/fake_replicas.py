@@ -2,15 +2,18 @@
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 import msgspec
+import uvicorn
 from aiohttp import web
 
 from fourshot.serving.api import ASKED_PATHS, DEADLINE, TaskInfo, TaskList
 from fourshot.serving.app.guard import ACCESS
 from fourshot.serving.app.keys import Key
+from fourshot.serving.app.protocol import bounded_protocol
 from fourshot.serving.fleet.router import Replica, Router
 from fourshot.serving.settings import Limits
 from tests.waiting import until
@@ -71,6 +74,18 @@ class FakeReplica:
             return web.Response(body=msgspec.json.encode(TaskList(base_model="m", tasks=tasks)))
         headers = {"Retry-After": "1"} if self.answer_with == 503 else {}
         return web.json_response({"by": self.name}, status=self.answer_with, headers=headers)
+
+
+@asynccontextmanager
+async def serving(app: Any, limits: Limits) -> AsyncIterator[int]:
+    """Serve an ASGI ``app`` as the service does; gives its port."""
+    config = uvicorn.Config(app, port=0, http=bounded_protocol(limits), log_config=None, lifespan="off")
+    config.load()
+    server = uvicorn.Server(config)
+    server.lifespan = config.lifespan_class(config)
+    await server.startup()
+    yield server.servers[0].sockets[0].getsockname()[1]
+    await server.shutdown()
 
 
 Ask = Callable[..., Awaitable[tuple[int, Any]]]

@@ -164,6 +164,27 @@ def test_what_is_remembered_of_askers_is_bounded(monkeypatch: pytest.MonkeyPatch
     asyncio.run(run())
 
 
+def test_who_asked_once_is_forgotten_before_who_asked_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fourshot.serving.models.dispatcher.MOST_ASKERS", 10)
+
+    async def run() -> None:
+        model = Model(Clock())
+        await model.dispatcher.turn("a", 1000, asker="much")
+        model.dispatcher.done(900)  # the rest runs on: nobody is forgotten for there being no work
+        for number in range(50):
+            await model.ask(f"asker {number}")
+            await model.work(1)
+            assert len(model.dispatcher._given_tokens) <= 10
+        await model.ask("much")
+        await model.ask("new", 2)
+        del model.served[:]
+        await model.work(3)
+        assert model.served == ["new", "new", "much"]
+        await model.leave()
+
+    asyncio.run(run())
+
+
 def test_a_batch_job_of_64_clients_is_answered_and_not_refused_and_another_client_hardly_waits() -> None:
     """Each client asks again as soon as it is answered, or when it was told to; ten texts a second are answered."""
 

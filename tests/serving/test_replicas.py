@@ -1,6 +1,7 @@
 """Two real replicas over Ray: one is killed under load, and no request is lost."""
 
 import asyncio
+import errno
 import json
 import socket
 import threading
@@ -158,6 +159,21 @@ def test_an_actor_without_a_server_makes_room_for_another(tmp_path: Path, monkey
     ray_replicas._Actor(ServeSettings(adapters=str(tmp_path)), "", 0, MachineSupplies(MachineNeeds(), None))
     wait_for(lambda: ended)
     assert ended == [1]
+
+
+def test_an_actor_whose_machine_can_start_no_process_ends_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    async def failing(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    ended: list[int] = []
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", failing)
+    monkeypatch.setattr(ray_replicas, "provide", lambda supplied: "")
+    monkeypatch.setattr("os._exit", ended.append)
+    ray_replicas._Actor(ServeSettings(adapters=str(tmp_path)), "", 0, MachineSupplies(MachineNeeds(), None))
+    wait_for(lambda: ended, 10)
+    assert ended == [1] and "Cannot allocate memory" in capfd.readouterr().out
 
 
 def test_a_replica_that_was_stopped_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

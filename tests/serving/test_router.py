@@ -3,23 +3,19 @@
 import asyncio
 import gzip
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-import uvicorn
 
 from fourshot.serving.answers import send_answer
 from fourshot.serving.app.guard import Guard
 from fourshot.serving.app.keys import Key
-from fourshot.serving.app.protocol import bounded_protocol
 from fourshot.serving.fleet.merged_pages import merged
 from fourshot.serving.fleet.router import Replica, Router, preference
 from fourshot.serving.fleet.supervisor import listen, replica_settings
 from fourshot.serving.settings import Limits, ServeSettings
-from tests.serving.fake_replicas import KEY, Ask, FakeReplica, routed
+from tests.serving.fake_replicas import KEY, Ask, FakeReplica, routed, serving
 from tests.waiting import until
 
 
@@ -132,16 +128,6 @@ def test_a_replica_gets_the_address_without_a_slash_the_body_unpacked_and_whose_
 def test_headers_that_the_router_takes_are_taken_by_its_replicas_too(tmp_path: Path) -> None:
     async def fine(scope: dict[str, Any], receive: Any, send: Any) -> None:
         await send_answer(send, 200, b"{}")
-
-    @asynccontextmanager
-    async def serving(app: Any, limits: Limits) -> AsyncIterator[int]:
-        config = uvicorn.Config(app, port=0, http=bounded_protocol(limits), log_config=None, lifespan="off")
-        config.load()
-        server = uvicorn.Server(config)
-        server.lifespan = config.lifespan_class(config)
-        await server.startup()
-        yield server.servers[0].sockets[0].getsockname()[1]
-        await server.shutdown()
 
     async def run() -> None:
         limits = Limits(timeout_s=5)

@@ -28,6 +28,7 @@ from fourshot.serving.clients.remote.settings import RemoteSettings
 SPARE = 1.5  # texts of a round for each that is wanted: each of them is paid for
 LEAST_TOKENS = 48  # of a text, at most 1.5 times as long as the longest shot
 BYTES_A_TOKEN = 2  # at least
+FIRST_ROUND = "r00-"  # how its ids begin: answers to its requests were kept, and paid for, under the number alone
 Reads = Callable[[Sequence[str]], list[tuple[float, ...]]]  # log-probabilities of each text
 
 
@@ -124,7 +125,7 @@ class _RemoteWorker:
         task, settings = brief.task, brief.settings
         longest = max(len(shot.text.encode()) for shot in brief.shots)
         room = settings.generate.max_tokens or max(LEAST_TOKENS, math.ceil(1.5 * longest / BYTES_A_TOKEN))
-        number = int.from_bytes(name.encode()[-6:])
+        number = int.from_bytes(name.removeprefix(FIRST_ROUND).encode())
         if mode.route == "chat":
             examples = prompt.prompt.removesuffix(opening(task)).rstrip()
             lines = ", ".join(f'"{heading(field)}:"' for field in task.input_fields)
