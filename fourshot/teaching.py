@@ -18,6 +18,7 @@ from fourshot.pipeline.distillation.annotating import (
     annotate_table,
     check_annotation,
     foretell_annotation,
+    texts_left,
 )
 from fourshot.pipeline.distillation.distilled import DistillSummary
 from fourshot.pipeline.distillation.readers import NamedReader
@@ -108,7 +109,8 @@ def plan_annotation(
     table = _opened(unlabelled, text_column, teacher.task, encoding, tell)
     if out is not None:
         check_annotation(table, Path(out), teacher.task.label_names, abstain_below)
-    return foretell_annotation(teacher, table, sum(1 for _ in table.texts()), tell, anew=True)
+    texts = sum(1 for _ in table.texts()) if out is None else texts_left(table, Path(out))
+    return foretell_annotation(teacher, table, texts, tell, anew=True)
 
 
 def _teacher(

@@ -165,6 +165,13 @@ def check_annotation(table: TextTable, out: Path, labels: Sequence[str], abstain
     unfinished_folder(out)
 
 
+def texts_left(table: TextTable, out: Path) -> int:
+    """How many texts of ``table`` have no answer yet: neither in ``out`` nor, of a call that was stopped, beside it."""
+    if out.exists():
+        return 0
+    return sum(1 for _ in table.texts()) - num_lines(unfinished_folder(out) / ANSWERS_FILE)
+
+
 def foretell_annotation(
     reader: NamedReader,
     table: TextTable | None,

@@ -25,7 +25,7 @@ from fourshot.pipeline.cells.measuring import Evaluation
 from fourshot.pipeline.cells.review import TextPairs
 from fourshot.pipeline.cells.run_folder import GENERATED_FILE, RunFolder
 from fourshot.pipeline.distillation.annotated_tables import annotated_file
-from fourshot.pipeline.distillation.annotating import foretell_annotation
+from fourshot.pipeline.distillation.annotating import foretell_annotation, texts_left
 from fourshot.pipeline.distillation.distilled import Distilled, DistillSummary, write_results
 from fourshot.pipeline.distillation.readers import NamedReader, Read, run_reader
 from fourshot.pipeline.distillation.request import LabelDistillation
@@ -195,7 +195,7 @@ def _foretell(
     """
     request, tell = accepted.request, accepted.request.on_event
     table, by = request.unlabelled, request.by
-    texts = sum(1 for _ in table.texts()) if table and not annotated_file(table.path, request.folder).exists() else 0
+    texts = texts_left(table, annotated_file(table.path, request.folder)) if table else 0
     tested = 0 if _scores_file(request, "teacher", test).exists() else len(test)
     lesson = expected_lesson(request, _written(request, experiment), shots, data.test)
     stage = _students(accepted, lesson, shots, test)

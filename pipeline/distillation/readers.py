@@ -3,7 +3,6 @@
 Texts come in parts and answers go out in parts, in their order, so that neither is held in memory whole.
 """
 
-import hashlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -16,12 +15,12 @@ import numpy as np
 
 from fourshot.engine import calibration as calibrations
 from fourshot.engine.calibration import NONE, Calibration
-from fourshot.engine.chat import ChatTurns
 from fourshot.engine.checkpoints.models import resolve_again
 from fourshot.engine.errors import InputError
 from fourshot.engine.machine.files import read_made
 from fourshot.pipeline.card import base_of, load_card
 from fourshot.pipeline.cells.run_folder import SHOTS_FILE, RunFolder
+from fourshot.pipeline.distillation.teacher import Teacher, answers_hash
 from fourshot.pipeline.events import Event, OnEvent
 from fourshot.pipeline.forecasts.forecast import Forecast
 from fourshot.pipeline.loop.driver import WAIT_S
@@ -33,7 +32,6 @@ from fourshot.pipeline.rows.fields import bare_text
 from fourshot.pipeline.rows.text_words import words_left_out
 from fourshot.pipeline.runs.experiment import Experiment
 from fourshot.pipeline.runs.run import load_shots
-from fourshot.pipeline.synthesis.committee import Reader
 from fourshot.pipeline.synthesis.settings import AnnotateSettings, RunSettings
 from fourshot.pipeline.synthesis.types import Candidate, Verdict
 from fourshot.pipeline.task import Example, Task
@@ -55,20 +53,6 @@ class Annotation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 Parts = Iterable[Sequence[str]]
 Read = Callable[[Parts], Iterator[list[Annotation]]]  # one list for each part, in their order
-
-
-class Teacher(msgspec.Struct, frozen=True, kw_only=True):
-    """Readers on a base model, and what they have to know."""
-
-    name: str
-    task: Task
-    model_path: str
-    model_revision: str = ""
-    settings: RunSettings
-    shots: tuple[Example, ...]
-    readers: tuple[Reader, ...] = ()  # none: the base model, shown the shots
-    chat: ChatTurns | None = None
-    calibration: Calibration = NONE
 
 
 class NamedReader(NamedTuple):
@@ -121,8 +105,8 @@ def teacher_of_run(experiment: Experiment) -> Teacher:
             "that began it again."
         )
     calibrated = writer.folder.has(CALIBRATION_FILE)
-    return Teacher(
-        name=f"committee of {len(readers)}, {_hash(readers)}" if readers else f"{experiment.model.name} in context",
+    teacher = Teacher(
+        name=f"committee of {len(readers)}" if readers else f"{experiment.model.name} in context",
         task=experiment.task,
         model_path=experiment.model.path,
         model_revision=experiment.model.revision,
@@ -132,17 +116,7 @@ def teacher_of_run(experiment: Experiment) -> Teacher:
         chat=writer.form.chat,
         calibration=read_made(folder / CALIBRATION_FILE, Calibration) if calibrated else NONE,
     )
-
-
-def _hash(readers: Sequence[Reader]) -> str:
-    """Twelve hex digits that change with who reads, wherever their files lie."""
-    identities = []
-    for reader in readers:
-        fields = msgspec.to_builtins(msgspec.structs.replace(reader, adapter=None))
-        del fields["encoder"]
-        files = reader.adapter or reader.encoder
-        identities.append((files.name if files else "", fields))
-    return hashlib.sha256(msgspec.json.encode(identities)).hexdigest()[:12]
+    return msgspec.structs.replace(teacher, name=f"{teacher.name}, {answers_hash(teacher)}")
 
 
 def teacher_of_adapter(folder: Path, model: str | None = None) -> Teacher:

@@ -36,6 +36,7 @@ from fourshot.training.students.settings import StudentSettings, TextStudentSett
 
 USED = ("train", "seed", "sampling", "test_limit")  # of the settings of a run, by text generation tasks
 OF_LABELS = ("held_out", "label_smoothing")  # of "train", what they do not use
+MOST_SHOWN = 25  # of a class's examples, in a prompt that asks for more; where there are more, it shows a few
 
 
 class DistillationManifest(Manifest, frozen=True, kw_only=True):
@@ -161,18 +162,17 @@ class LabelDistillation(Distillation, frozen=True, kw_only=True):
 
     def with_teacher_settings(self) -> "LabelDistillation":
         """The same with the settings of its teacher. A number of real examples is the settings' number per class."""
-        settings, real = self.settings, self.real
-        if real.isdigit():
-            settings, real = msgspec.structs.replace(settings, k=int(real)), ""
+        is_number = self.real.isdigit()
+        settings = msgspec.structs.replace(self.settings, k=int(self.real)) if is_number else self.settings
         settings = teacher_settings(settings, self.generate)
-        if real and not settings.variety.shots_shown:  # thousands of texts fit into no prompt
-            settings = msgspec.structs.replace(
-                settings, variety=msgspec.structs.replace(settings.variety, shots_shown=settings.k)
-            )
-        return msgspec.structs.replace(self, settings=settings, real=real)
+        is_share = self.real and not is_number
+        if (is_share or settings.k > MOST_SHOWN) and not settings.variety.shots_shown:
+            few = msgspec.structs.replace(settings.variety, shots_shown=RunSettings().k)
+            settings = msgspec.structs.replace(settings, variety=few)
+        return msgspec.structs.replace(self, settings=settings)
 
     def data(self) -> TaskData:
-        """The task's splits; of real examples, as many as are asked for."""
+        """The task's splits; of real examples, as many as are asked for, or all of a class that has fewer."""
         return TaskData(self.task, self.on_event, needs_test=False, real=self.real)
 
     def tell_unused(self) -> list[str]:
@@ -196,7 +196,7 @@ class LabelDistillation(Distillation, frozen=True, kw_only=True):
             encoder_revision=encoder.revision,
             unlabelled=self.unlabelled.content_hash if self.unlabelled else "",
             generate=self.generate,
-            real=self.real,
+            real="" if self.real.isdigit() else self.real,  # a number is the settings'
             versions=made_by(),
         )
 

@@ -60,6 +60,7 @@ class PromptSource:
         self._attributes, self._chat, self._fits = attributes, chat, fits
         self._class_shots = [index for index, shot in enumerate(shots) if shot.label == label.name]
         self._rendered: dict[tuple[object, ...], DrawPrompt] = {}  # few shots have few orders
+        self._shots_that_fitted = 0  # into the last prompt that had no room for all; 0: none was
 
     def draw(self, numbers: random.Random) -> DrawPrompt:
         """The next prompt; shots, their order and attributes follow from ``numbers``."""
@@ -109,11 +110,25 @@ class PromptSource:
         render: Callable[[tuple[int, ...], dict[str, str]], str],
         mixed: bool = False,
     ) -> DrawPrompt:
-        """With as many shots of ``order`` as fit, the first ones."""
+        """With as many shots of ``order`` as fit, the first ones.
+
+        Counting the tokens of many shots is slow, so their number is bisected, around what fitted last.
+        """
+        last = self._shots_that_fitted
+        fitting, too_many = 1, len(order) + 1
+        count, step = (max(2, min(last, len(order))), 1) if last else (len(order), len(order))
+        while too_many - fitting > 1:
+            if self._fits(render(order[:count], attributes)):
+                fitting, count = count, count + step
+            else:
+                too_many, count = count, count - step
+            if not fitting < count < too_many:
+                count = (fitting + too_many) // 2
+            step *= 2
+        if fitting < len(order):
+            self._shots_that_fitted = fitting
+        order = order[:fitting]
         prompt = render(order, attributes)
-        while len(order) > 1 and not self._fits(prompt):
-            order = order[:-1]
-            prompt = render(order, attributes)
         return DrawPrompt(
             label=self._label.name,
             shots=order,

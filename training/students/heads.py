@@ -1,6 +1,5 @@
 """The last layer of a student: fitted to vectors that stay as they are, and made as sure as it should be."""
 
-import copy
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -61,11 +60,19 @@ def logits_without_each(head: "torch.nn.Linear", vectors: "torch.Tensor", taught
         left_out = order[fold::NUM_FOLDS]
         others = sorted(set(order).difference(left_out))
         if left_out and others:
-            other_head = copy.deepcopy(head)
+            other_head = _like(head)
             fit_head(other_head, vectors[others], taught.at(others))
             with torch.no_grad():
                 logits[left_out] = other_head(vectors[left_out])
     return logits
+
+
+def _like(head: "torch.nn.Linear") -> "torch.nn.Linear":
+    """A layer of the same size, whose weights are to be set. A copy would take along what its hooks lead to."""
+    import torch
+
+    size = {"in_features": head.in_features, "out_features": head.out_features}
+    return torch.nn.utils.skip_init(torch.nn.Linear, **size, device=head.weight.device, dtype=head.weight.dtype)
 
 
 def smoothed(taught: Taught, is_real: Sequence[bool]) -> Taught:

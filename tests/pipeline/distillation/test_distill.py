@@ -17,8 +17,8 @@ from fourshot.pipeline.distillation import annotating
 from fourshot.pipeline.distillation.distill import distill
 from fourshot.pipeline.distillation.distilled import DistillSummary
 from fourshot.pipeline.distillation.readers import Annotation, NamedReader, Parts, Read
-from fourshot.pipeline.distillation.readers import Teacher as ReadingTeacher
 from fourshot.pipeline.distillation.request import LabelDistillation
+from fourshot.pipeline.distillation.teacher import Teacher as ReadingTeacher
 from fourshot.pipeline.events import Event, OnEvent
 from fourshot.pipeline.remote_teacher import RemoteTeacher
 from fourshot.pipeline.rows.text_table import open_texts

@@ -3,11 +3,14 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from fourshot.engine.errors import RunFolderError
 from fourshot.pipeline.cells.run_folder import GENERATED_FILE
+from fourshot.pipeline.distillation.annotating import texts_left
 from fourshot.pipeline.distillation.distill import distill, plan_distillation
+from fourshot.pipeline.distillation.readers import FIRST_PART
 from fourshot.pipeline.distillation.request import LabelDistillation
 from fourshot.pipeline.distillation.taught import missing_texts
 from fourshot.pipeline.events import Event
@@ -73,3 +76,25 @@ def test_a_plan_counts_what_is_left_and_fewer_texts_than_were_wanted_are_told(fo
     assert missing_texts([TaughtExample(text="snow", probabilities=(0.0, 1.0))], 4) == [
         "the teacher wrote 1 of 4 texts that can be learnt"
     ]
+
+
+def test_texts_that_a_stopped_call_has_had_read_are_not_foretold_again(folder: Path) -> None:
+    """A remote teacher's price was that of the whole table."""
+    annotated: list[int] = []
+
+    def forecast(sample: Sequence[str], counts: Mapping[str, int]) -> Forecast:
+        annotated.append(counts["annotate"])
+        return Forecast(seconds=0.0, calls=1, tokens=1, memory_bytes=0, stages=())
+
+    def stop(event: Event) -> None:
+        if event.stage == "annotate" and event.done:
+            raise KeyboardInterrupt
+
+    notes, by = open_texts(folder / "notes.jsonl"), Teacher().named(folder)._replace(forecast=forecast)
+    request = asked(folder, unlabelled=notes, by=by, student_settings=HEAD)
+    with pytest.raises(KeyboardInterrupt):
+        distill(msgspec.structs.replace(request, on_event=stop))
+    plan_distillation(request)
+    distill(request, forecast=True)
+    assert annotated == 2 * [len(NOTES) + 3 - FIRST_PART]
+    assert texts_left(notes, folder / "out" / "annotated.jsonl") == 0

@@ -1,6 +1,9 @@
 """Texts read by an engine in a process of its own: in order, and one that is refused takes no other with it."""
 
+import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,11 +14,18 @@ from fourshot.engine.core import Adapter
 from fourshot.engine.errors import InputError
 from fourshot.engine.machine.files import write_json
 from fourshot.pipeline.card import CARD_FILE, AdapterCard
+from fourshot.pipeline.cells.cell import SeedExamples
 from fourshot.pipeline.distillation import readers
-from fourshot.pipeline.distillation.readers import Teacher, open_run, parts_of, read_with, teacher_of_adapter
+from fourshot.pipeline.distillation.readers import open_run, parts_of, read_with, teacher_of_adapter, teacher_of_run
+from fourshot.pipeline.distillation.teacher import Teacher
+from fourshot.pipeline.loop.rounds import CALIBRATION_FILE
+from fourshot.pipeline.provenance import value_hash
+from fourshot.pipeline.runs.experiment import Experiment
 from fourshot.pipeline.synthesis.committee import Reader
+from fourshot.pipeline.synthesis.filters import FilterSettings
 from fourshot.pipeline.synthesis.settings import AnnotateSettings, RunSettings
 from fourshot.pipeline.task import Example
+from fourshot.pipeline.task_data import TaskData
 from fourshot.pipeline.tasks.task_file import load_task
 from fourshot.training.lora.settings import LoraSettings
 from tests.pipeline.task_folders import write_task
@@ -79,3 +89,63 @@ def test_an_adapter_annotates_as_sure_as_its_card_says(tmp_path: Path, monkeypat
 def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds no run"):
         open_run(tmp_path)
+
+
+@pytest.fixture
+def name_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """The name of those who read for a run with these settings, on a base of that revision."""
+    task = load_task(write_task(tmp_path))
+    data = TaskData(task)
+
+    def name(
+        readers_: tuple[Reader, ...] = (),
+        revision: str = "1",
+        num_shots: int = 8,
+        log_prior: object = None,
+        **settings: Any,
+    ) -> str:
+        annotate = {"annotator": "adapters", "num_adapters": len(readers_)} if readers_ else {"annotator": "icl"}
+        annotate |= settings.pop("annotate", {})
+        chosen = RunSettings(annotate=AnnotateSettings(**annotate), **settings)
+        seeds = [SeedExamples(seed=0, shots=tuple(data.train[:num_shots]))]
+        model = ResolvedModel(path="nowhere", name="base", revision=revision)
+        folder = tmp_path / value_hash([chosen, log_prior])
+        if log_prior:
+            write_json(folder / CALIBRATION_FILE, Calibration(method="batch", log_prior=log_prior))  # type: ignore[arg-type]
+        monkeypatch.setattr(Experiment, "readers", lambda self, writer: readers_)
+        return teacher_of_run(Experiment(data, model, chosen, ["fourshot"], seeds, folder, flat=True)).name
+
+    return name
+
+
+def test_teachers_in_context_are_named_by_all_that_they_answer_with(name_of: Callable[..., str]) -> None:
+    """Shots, say: a folder that one run's teacher began took the other's, and reported the first one's answers."""
+    names = [
+        name_of(),
+        name_of(num_shots=5),
+        name_of(revision="2"),
+        name_of(align=False),
+        name_of(base_verbalizer="prefix"),
+        name_of(max_text_words=9),
+        name_of(long_texts="windows"),
+        name_of(filter=FilterSettings(longest_chars=5000)),
+        name_of(log_prior=(0.5, -0.5)),
+    ]
+    assert len(set(names)) == len(names) and names[0] == name_of()
+    assert all(re.fullmatch("base in context, [0-9a-f]{12}", name) for name in names)
+    assert name_of(seed=7, calibrate=False) == names[0], "what no reader sees"
+
+
+def test_committees_are_named_by_what_is_read_of_texts_too(name_of: Callable[..., str]) -> None:
+    in_context = (*ADAPTERS, Reader(adapter=None, shown=(1, 0)))
+    names = [
+        name_of(ADAPTERS),
+        name_of(ADAPTERS, max_text_words=9),
+        name_of(ADAPTERS, long_texts="middle"),
+        name_of(ADAPTERS, annotate={"weights": "equal"}),
+        name_of(in_context),
+        name_of(in_context, num_shots=5),
+        name_of(in_context, revision="2"),
+    ]
+    assert len(set(names)) == len(names)
+    assert names[0] == "committee of 2, 02388621721f", "as earlier versions named it"

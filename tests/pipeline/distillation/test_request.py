@@ -1,5 +1,6 @@
 """What is asked of a distillation: the settings of a teacher that it trains."""
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from fourshot.pipeline.synthesis.settings import AnnotateSettings, RunSettings, 
 from fourshot.pipeline.tasks.task_file import load_task
 from fourshot.training.students.encoders import resolve_encoder
 from fourshot.training.students.settings import StudentSettings
-from tests.pipeline.task_folders import COLD, WARM, write_jsonl, write_task
+from tests.pipeline.task_folders import COLD, WARM, rows_of, write_jsonl, write_task
 
 
 @pytest.mark.parametrize(
@@ -65,8 +66,29 @@ def test_a_teacher_learns_as_many_real_examples_as_are_wanted(request_of: Callab
 
 def test_prompts_show_a_few_of_many_real_examples(request_of: Callable[..., LabelDistillation]) -> None:
     shown = RunSettings(variety=VarietySettings(shots_shown=2))
-    for arguments, count in (({"real": "all"}, 4), ({"real": "50"}, 0), ({"real": "5%", "settings": shown}, 2)):
+    for arguments, count in (
+        ({"real": "all"}, 4),
+        ({"real": "5%", "settings": shown}, 2),
+        ({"real": "25"}, 0),
+        ({"real": "26"}, 4),
+        ({"real": "1000", "settings": shown}, 2),
+        ({"settings": RunSettings(k=1000)}, 4),
+    ):
         assert request_of(**arguments).with_teacher_settings().settings.variety.shots_shown == count
+
+
+def test_a_class_with_fewer_real_examples_than_are_asked_for_gives_all_of_them(
+    request_of: Callable[..., LabelDistillation],
+) -> None:
+    """Such a command failed, and was advised to give fewer --shots."""
+    request = request_of(real="3").with_teacher_settings()
+    rows = rows_of(WARM, "warm") + rows_of(COLD[:2], "cold")
+    write_jsonl(request.folder.parent / "train.jsonl", rows)
+    assert Counter(shot.label for shot in request.data().shots(request.settings)) == {"warm": 3, "cold": 2}
+    assert not request.settings.allow_fewer_shots, "the folder is that of --shots 3"
+    asked = request_of(settings=RunSettings(k=3)).with_teacher_settings()
+    with pytest.raises(InputError, match=r"'cold' has 2.*--shots 2"):
+        asked.data().shots(asked.settings)
 
 
 def test_a_folder_is_of_one_amount_of_real_examples(request_of: Callable[..., LabelDistillation]) -> None:
@@ -77,6 +99,7 @@ def test_a_folder_is_of_one_amount_of_real_examples(request_of: Callable[..., La
 
     assert identity(real="5%") != identity(real="10%") != identity()
     assert identity(real="4") == identity()
+    assert identity(real="100") == identity(settings=RunSettings(k=100))
 
 
 def test_real_examples_are_refused_where_nobody_would_learn_them(

@@ -11,7 +11,8 @@ from fourshot.engine.core import Adapter, EngineSettings, PerPromptAdapter, Samp
 from fourshot.engine.fake_engine import FakeEngine
 from fourshot.pipeline.cells.run_folder import GENERATED_FILE, RunFolder
 from fourshot.pipeline.distillation.annotating import AnnotationSummary, annotate_table, foretell_annotation
-from fourshot.pipeline.distillation.readers import NamedReader, Read, Teacher
+from fourshot.pipeline.distillation.readers import NamedReader, Read
+from fourshot.pipeline.distillation.teacher import Teacher
 from fourshot.pipeline.events import Event
 from fourshot.pipeline.forecasts import forecast as forecasts
 from fourshot.pipeline.forecasts.forecast import FORECAST_FILE, Forecast, StageWork, forecast

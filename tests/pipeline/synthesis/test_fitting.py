@@ -15,7 +15,7 @@ from fourshot.pipeline.synthesis.aligned import aligned
 from fourshot.pipeline.synthesis.drawing import PromptSource
 from fourshot.pipeline.synthesis.fitting import NoRoomError, check_room, prompt_fits, shots_that_fit
 from fourshot.pipeline.synthesis.prompt_style import ANSWER_TOKENS
-from fourshot.pipeline.synthesis.prompts import PromptFormat, reading_prompt
+from fourshot.pipeline.synthesis.prompts import PromptFormat, generation_prompt, reading_prompt
 from fourshot.pipeline.synthesis.settings import GenerateSettings, RunSettings
 from fourshot.pipeline.task import Example, Label, Task
 from fourshot.pipeline.token_counter import TokenCounter
@@ -86,6 +86,27 @@ def test_prompts_that_draw_texts_show_as_many_shots_as_fit_and_one_at_least() ->
         assert least.shots == full.shots[:1]
         sizes.add(len(cut.shots))
     assert sizes and max(sizes) > 1
+
+
+def test_prompts_of_many_shots_are_counted_a_few_times_each() -> None:
+    """One shot after another was left out, and the rest counted again: a prompt of 1,000 shots took 80 seconds."""
+    label, counted = TASK.labels[0], list[str]()
+    shots = [Example(text=f"text {'word ' * (number % 40)}{number}", label=label.name) for number in range(400)]
+
+    def fits(prompt: str) -> bool:
+        counted.append(prompt)
+        return len(prompt) < 5000
+
+    settings = RunSettings()
+    roomy, short = PromptSource(TASK, label, shots, settings), PromptSource(TASK, label, shots, settings, fits=fits)
+    for number in range(40):
+        full, cut = (source.draw(random.Random(number)) for source in (roomy, short))
+        length = len(cut.shots)
+        longer = generation_prompt(
+            TASK, label, [shots[index] for index in full.shots[: length + 1]], max_text_words=settings.max_text_words
+        )
+        assert cut.shots == full.shots[:length] and len(cut.prompt) < 5000 <= len(longer)
+    assert len(counted) < 40 * 9, "fewer than the bisection of all shots takes"
 
 
 def test_the_longest_text_is_that_as_it_is_shown() -> None:

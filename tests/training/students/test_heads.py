@@ -30,6 +30,25 @@ def test_texts_are_answered_by_layers_that_were_fitted_without_them() -> None:
     assert all(torch.equal(before[name], value) for name, value in head.state_dict().items())
 
 
+def test_layers_of_folds_take_nothing_along_that_hooks_lead_to() -> None:
+    """The hook of a training leads to the whole model, which was copied five times."""
+
+    class Training:
+        def keep_input(self, module: object, inputs: object) -> None:
+            pass
+
+        def __deepcopy__(self, memo: object) -> "Training":
+            raise AssertionError
+
+    vectors, taught = clusters(per_class=4, spread=0.1)
+    head = torch.nn.Linear(16, 3)
+    before = torch.random.get_rng_state()
+    expected = logits_without_each(head, vectors, taught)
+    assert torch.equal(before, torch.random.get_rng_state()), "what is drawn later is as it was"
+    head.register_forward_pre_hook(Training().keep_input)
+    assert torch.equal(logits_without_each(head, vectors, taught), expected)
+
+
 def test_a_layer_of_few_texts_is_scaled_to_be_surer_and_one_that_is_often_wrong_less() -> None:
     vectors, taught = clusters(per_class=8, spread=0.1)
     head = torch.nn.Linear(16, 3)
