@@ -45,7 +45,7 @@ from fourshot.pipeline.provenance import value_hash
 from fourshot.pipeline.remote_teacher import accounted
 from fourshot.pipeline.report.students import least_sure
 from fourshot.pipeline.runs.experiment import Experiment
-from fourshot.pipeline.runs.plan import teaching_work, was_begun
+from fourshot.pipeline.runs.plan import teaching_work
 from fourshot.pipeline.runs.run import load_shots
 from fourshot.pipeline.runs.stage_driver import StageDriver, timed
 from fourshot.pipeline.runs.stages import generate, student, style, train
@@ -209,7 +209,7 @@ def _foretell(
             tell,
             anew=anew,
             at_once=request.placement.at_once,
-            goes_on=was_begun(experiment),
+            goes_on=any(experiment.store.glob("*")),
             complete=complete,
         )
     else:

@@ -107,8 +107,7 @@ def do_comparison(request: ComparisonRequest, on_event: OnEvent = ignore, *, for
         folder.write(MANIFEST_FILE, manifest)
         driver = StageDriver(path / LOG_FILE, on_event, request.placement)
         driver.add(task.name, experiment)
-        at_once = request.placement.at_once
-        estimate = foretell_runs([experiment], "evaluate", on_event, at_once=at_once) if forecast else None
+        estimate = foretell_runs([experiment], "evaluate", on_event, request.placement) if forecast else None
         driver.run("evaluate")
         if estimate:
             folder.write(FORECAST_FILE, settled(estimate, driver.took))
@@ -123,7 +122,7 @@ def plan_comparison(request: ComparisonRequest, on_event: OnEvent) -> Forecast |
     _check(request)
     experiment = _experiment(request, on_event)
     _check_claim(request, experiment)
-    return foretell_runs([experiment], "evaluate", on_event, anew=True, at_once=request.placement.at_once)
+    return foretell_runs([experiment], "evaluate", on_event, request.placement, anew=True)
 
 
 def _check(request: ComparisonRequest) -> None:

@@ -85,8 +85,8 @@ def do_trainings(request: TrainingsRequest, on_event: OnEvent = ignore, *, forec
                 lead(root / name / "adapters", request.store)  # so that `evaluate --out` there finds them
             except FourshotError as error:
                 driver.drop(name, error)
-        at_once, experiments = request.placement.at_once, [*driver.experiments.values()]
-        estimate = foretell_runs(experiments, "train", on_event, at_once=at_once) if forecast else None
+        experiments = [*driver.experiments.values()]
+        estimate = foretell_runs(experiments, "train", on_event, request.placement) if forecast else None
         driver.run("train")
         driver.do(probes)
         driver.write_cards()
@@ -110,7 +110,7 @@ def plan_trainings(request: TrainingsRequest, on_event: OnEvent) -> Forecast | N
             experiments.append(_experiment(request, name, base, on_event))
         except FourshotError as error:
             on_event(Event(stage="failed", message=f"{name}: {' '.join(str(error).split())}"))
-    return foretell_runs(experiments, "train", on_event, anew=True, at_once=request.placement.at_once)
+    return foretell_runs(experiments, "train", on_event, request.placement, anew=True)
 
 
 def _check(request: TrainingsRequest) -> None:

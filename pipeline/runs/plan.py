@@ -1,7 +1,7 @@
 """What the stages of an experiment will ask for, as far as they are not done yet."""
 
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import cycle
 from math import prod
 from pathlib import Path
@@ -24,7 +24,7 @@ from fourshot.pipeline.runs.stages.evaluate import WARM_UP_TEXTS
 from fourshot.pipeline.runs.trainings import annotator_jobs, reads_averages
 from fourshot.pipeline.synthesis.prompts import PromptFormat
 from fourshot.pipeline.synthesis.settings import RunSettings
-from fourshot.training.jobs.jobs import TrainingJob, finished
+from fourshot.training.jobs.jobs import Placement, TrainingJob, finished
 from fourshot.training.lora.examples import PROBE_TEXTS
 from fourshot.training.students.train import finished_student
 
@@ -41,31 +41,18 @@ def remaining_work(experiments: Sequence[Experiment], until: StageName, speed: S
 
 
 def foretell_runs(
-    experiments: Sequence[Experiment], until: StageName, on_event: OnEvent, *, anew: bool = False, at_once: int = 0
+    experiments: Sequence[Experiment], until: StageName, on_event: OnEvent, placement: Placement, *, anew: bool = False
 ) -> Forecast | None:
     """Forecast what is left of experiments of one base model, and tell. See `forecast.foretell`.
 
-    ``anew``: nothing was begun. ``at_once``: trainings side by side, 0 for as many as fit. Raises RunFolderError where
-    a folder belongs to another configuration.
+    ``anew``: nothing was begun. Raises RunFolderError where a folder belongs to another configuration.
     """
     if not experiments:
         return None
     for experiment in experiments if anew else ():
         experiment.check_claim()
-    return foretell(
-        experiments[0].model,
-        lambda speed: remaining_work(experiments, until, speed),
-        on_event,
-        anew=anew,
-        at_once=at_once,
-        goes_on=any(map(was_begun, experiments)),
-    )
-
-
-def was_begun(experiment: Experiment) -> bool:
-    """Whether an earlier call trained, drew or read anything of it, finished or not."""
-    folders = [writer.folder.path / part for writer in experiment.writers for part in ("", "unlabelled")]
-    return any(experiment.store.glob("*")) or any((folder / "candidates.jsonl").exists() for folder in folders)
+    work_of, goes_on = partial(remaining_work, experiments, until), any(any(x.store.glob("*")) for x in experiments)
+    return foretell(experiments[0].model, work_of, on_event, anew=anew, at_once=placement.at_once, goes_on=goes_on)
 
 
 def teaching_work(experiment: Experiment, reads: Mapping[str, int], speed: Speed, *, writes: bool) -> list[StageWork]:

@@ -87,8 +87,7 @@ def do_run(request: RunRequest, on_event: OnEvent = ignore, *, forecast: bool = 
         driver = StageDriver(path / LOG_FILE, on_event, request.placement)
         driver.add(task.name, experiment)
         tell_review(folder, task, on_event)
-        at_once = request.placement.at_once
-        estimate = foretell_runs([experiment], request.until, on_event, at_once=at_once) if forecast else None
+        estimate = foretell_runs([experiment], request.until, on_event, request.placement) if forecast else None
         if ask and request.reaches("annotate"):
             driver.run("annotate")
             driver.do(lambda run: questions(run, ask))
@@ -113,8 +112,7 @@ def do_run(request: RunRequest, on_event: OnEvent = ignore, *, forecast: bool = 
 def plan_run(request: RunRequest, on_event: OnEvent) -> Forecast | None:
     """What `do_run` would take, by the speed of this machine as it is now; None where nothing is left to do."""
     _check(request)
-    experiment, at_once = _experiment(request, on_event), request.placement.at_once
-    return foretell_runs([experiment], request.until, on_event, anew=True, at_once=at_once)
+    return foretell_runs([_experiment(request, on_event)], request.until, on_event, request.placement, anew=True)
 
 
 def _check(request: RunRequest) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from fourshot.engine.core import Adapter, EngineSettings, PerPromptAdapter, Sampling, SamplingSettings
 from fourshot.engine.fake_engine import FakeEngine
-from fourshot.pipeline.cells.run_folder import GENERATED_FILE, RunFolder
+from fourshot.pipeline.cells.run_folder import RunFolder
 from fourshot.pipeline.distillation.annotating import AnnotationSummary, annotate_table, foretell_annotation
 from fourshot.pipeline.distillation.readers import NamedReader, Read
 from fourshot.pipeline.distillation.teacher import Teacher
@@ -33,7 +33,6 @@ from tests.pipeline.distillation.test_annotating import reader, table
 from tests.pipeline.forecasts.machine_speeds import MODEL, SPEED, forecasts_on
 from tests.pipeline.loop.filling import InProcessWorker
 from tests.pipeline.runs.whole_runs import WholeRuns
-from tests.pipeline.task_folders import write_jsonl
 
 NEAR = 0.3  # of what was forecast
 
@@ -168,27 +167,6 @@ def test_what_a_run_asks_is_near_what_was_forecast(name: str, tmp_path: Path, mo
         "it comes first"
     )
     assert runs.run(tmp_path / "run", run_settings, forecast=True).forecast is None, "nothing was left to do"
-
-
-def test_texts_of_the_user_that_were_read_before_are_not_forecast_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    runs, engine = WholeRuns(tmp_path / "task", monkeypatch), Counting()
-    monkeypatch.setattr(generate, "open_workers", lambda *_: InProcessWorker(engine))
-    monkeypatch.setattr("fourshot.engine.opening.open_engine", lambda _: engine)
-    monkeypatch.setattr(forecasts, "known_speed", lambda *_, **__: SPEED)
-    file = tmp_path / "own.jsonl"
-    write_jsonl(
-        file, [{"text": f"{word} and {word} in the valley"} for word in ("dune", "fog", "hill", "moss", "reed")]
-    )
-
-    runs.run(tmp_path / "run", SMALL, forecast=True, unlabelled=file)
-    folder, messages = RunFolder(tmp_path / "run"), runs.messages
-    assert "annotate " in messages
-    (folder.path / GENERATED_FILE).unlink()  # as if it had been stopped while it drew
-    again = runs.run(folder.path, SMALL, forecast=True, unlabelled=file).forecast
-    assert again and "annotate" not in [stage.stage for stage in again.stages]
-    assert not again.revision, "what the rest takes says nothing of the speed"
 
 
 def test_a_committee_that_answers_is_forecast_by_each_of_its_members(

@@ -9,12 +9,17 @@ import pytest
 from fourshot.cli import main as cli
 from fourshot.engine.checkpoints.models import ResolvedModel
 from fourshot.engine.errors import InputError
+from fourshot.pipeline.cells.run_folder import GENERATED_FILE, RunFolder
 from fourshot.pipeline.forecasts import forecast as forecasts
 from fourshot.pipeline.forecasts.speed import Speed
+from fourshot.pipeline.runs.stages import generate
 from fourshot.pipeline.students import plan
 from tests.pipeline.forecasts.machine_speeds import ENCODER_SPEED, SPEED
-from tests.pipeline.forecasts.test_forecast import on
+from tests.pipeline.forecasts.test_forecast import SMALL, Counting, on
+from tests.pipeline.loop.filling import InProcessWorker
 from tests.pipeline.runs.small_run import write_run
+from tests.pipeline.runs.whole_runs import WholeRuns
+from tests.pipeline.task_folders import write_jsonl
 
 __all__ = ("on",)  # fixtures
 PLANS: dict[str, list[str]] = {
@@ -119,3 +124,22 @@ def test_every_long_command_has_a_plan(
     assert arguments == {"model": model, "anew": True, "trains": True}
     assert [stage["stage"] for stage in printed["stages"]].count(plan.STUDENTS) == (command == "distill")
     assert printed["type"] == "forecast" and printed["seconds"] > sum((10, 5)) and not (tmp_path / "out").exists()
+
+
+def test_texts_of_the_user_that_were_read_before_are_not_forecast_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs, engine = WholeRuns(tmp_path / "task", monkeypatch), Counting()
+    monkeypatch.setattr(generate, "open_workers", lambda *_: InProcessWorker(engine))
+    monkeypatch.setattr("fourshot.engine.opening.open_engine", lambda _: engine)
+    monkeypatch.setattr(forecasts, "known_speed", lambda *_, **__: SPEED)
+    file = tmp_path / "own.jsonl"
+    write_jsonl(
+        file, [{"text": f"{word} and {word} in the valley"} for word in ("dune", "fog", "hill", "moss", "reed")]
+    )
+    runs.run(tmp_path / "run", SMALL, forecast=True, unlabelled=file)
+    folder, messages = RunFolder(tmp_path / "run"), runs.messages
+    assert "annotate " in messages
+    (folder.path / GENERATED_FILE).unlink()  # as if it had been stopped while it drew
+    again = runs.run(folder.path, SMALL, forecast=True, unlabelled=file).forecast
+    assert again and "annotate" not in [stage.stage for stage in again.stages]
