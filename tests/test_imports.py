@@ -28,7 +28,7 @@ WINGS = {
         "report": ("rows", "synthesis", "forecasts"),
         "cells": ("rows", "synthesis", "loop"),
         "runs": ("rows", "tasks", "synthesis", "settings", "loop", "report", "cells", "forecasts"),
-        "students": ("rows", "tasks", "runs", "forecasts"),
+        "students": ("rows", "tasks", "cells", "runs", "forecasts"),
         "distillation": (
             *("tables", "rows", "tasks", "synthesis", "settings", "loop", "report"),
             *("cells", "runs", "students", "forecasts"),

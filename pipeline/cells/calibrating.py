@@ -107,6 +107,32 @@ class CalibrationItem(msgspec.Struct, frozen=True, kw_only=True):
             WorkFolder(self.adapter.path).write(CALIBRATED_FILE, calibrate(engine, self))
 
 
+def calibration_of(
+    adapter: Adapter,
+    task: Task,
+    form: PromptFormat,
+    shots: Sequence[Example],
+    judges: Sequence[Reader],
+    not_learnt: Sequence[tuple[Candidate, Verdict]],
+    *,
+    compared: bool,
+) -> CalibrationItem | None:
+    """How an adapter is calibrated on what its classifier did not learn; None where there is nothing to do so on.
+
+    ``compared``: its certainty is compared with that of the annotators.
+    """
+    item = CalibrationItem(
+        adapter=adapter,
+        task=task,
+        form=form,
+        shots=tuple(shots),
+        judges=tuple(judges),
+        unseen=unseen_texts(not_learnt, compared=compared),
+        typical=typical_texts(not_learnt),
+    )
+    return item if item.judges or item.unseen else None
+
+
 def calibrate(engine: Engine, item: CalibrationItem) -> CalibrationResult:
     """Ask the judges about what they have not seen, and the classifier about what it has not."""
     if not item.unseen:

@@ -51,6 +51,13 @@ class MethodCell(msgspec.Struct, frozen=True, kw_only=True):
     def key(self) -> tuple[str, int]:
         return self.name, self.seed
 
+    @property
+    def self_trains(self) -> bool:
+        """Whether a first classifier reads its texts again."""
+        annotate = self.settings.annotate
+        has_labels = annotate.annotator != "none" and not self.settings.learns_soft
+        return self.method.synthetic and annotate.self_training and has_labels
+
 
 def method_cells(
     settings: RunSettings,

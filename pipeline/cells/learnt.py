@@ -13,6 +13,7 @@ from fourshot.pipeline.cells.review import (
     corrected_shots,
     decisions,
 )
+from fourshot.pipeline.cells.second_reading import SecondReading, read_again, surest
 from fourshot.pipeline.loop.rounds import READ_BY_ANNOTATOR, finished_pairs
 from fourshot.pipeline.provenance import value_hash
 from fourshot.pipeline.task import Example, Task
@@ -61,18 +62,24 @@ class LearntTexts(msgspec.Struct, frozen=True, kw_only=True):
         return hashes | {name: content for name, content in table_hashes.items() if content}
 
 
-def learnt_texts(cell: MethodCell, task: Task) -> LearntTexts:
-    """What is there, as far as rounds are finished. Raises InputError for a table with faults."""
+def learnt_texts(cell: MethodCell, task: Task, again: SecondReading | None = None) -> LearntTexts:
+    """What is there, as far as rounds are finished; ``again``: what a first classifier says of the texts.
+
+    Raises InputError for a table with faults.
+    """
     if not cell.method.synthetic:
         return LearntTexts(shots=cell.real)
     review, labelled = (decisions(cell.folder, name, task) for name in (REVIEW, ASK))
     unlabelled_pairs = finished_pairs(cell.folder.unlabelled)
     instead = bool(unlabelled_pairs) and cell.settings.unlabelled.mode == "instead"
     answers = {name: answer for name, answer in labelled.answers.items() if answer.keep}
+    drawn_pairs = [] if instead else finished_pairs(cell.folder)
+    if again:
+        drawn_pairs = read_again(drawn_pairs, again, cell.settings.generate.per_class)
     learnt = LearntTexts(
         shots=corrected_shots(cell.shots, review),
         answered=tuple(Example(text=c.text, label=answers[c.id].label) for c, _ in unlabelled_pairs if c.id in answers),
-        synthetic=[] if instead else corrected_pairs(finished_pairs(cell.folder), review),
+        synthetic=corrected_pairs(drawn_pairs, review),
         unlabelled=corrected_pairs(
             corrected_pairs([(c, v) for c, v in unlabelled_pairs if c.id not in answers], labelled), review
         ),
@@ -82,6 +89,11 @@ def learnt_texts(cell: MethodCell, task: Task) -> LearntTexts:
     if not (cell.settings.calibrate and cell.settings.learns_soft):
         return learnt
     return msgspec.structs.replace(learnt, held_back=held_back(learnt))
+
+
+def first_learnt_texts(learnt: LearntTexts, per_class: int) -> LearntTexts:
+    """What a first classifier learns: of the texts that the model wrote those of which annotators are surest."""
+    return msgspec.structs.replace(learnt, synthetic=surest(learnt.synthetic, per_class))
 
 
 def held_back(learnt: LearntTexts) -> frozenset[str]:

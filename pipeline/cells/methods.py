@@ -52,12 +52,21 @@ def _bare(base: RunSettings) -> RunSettings:
     return msgspec.structs.replace(base, wording="bare")
 
 
-def _recipe(group: Literal["annotate", "variety"], display_name: str, **changes: Any) -> Method:
-    """As fourshot, with ``changes`` to one group of settings."""
+def _changed(group: Literal["annotate", "variety"], **changes: Any) -> Callable[[RunSettings], RunSettings]:
+    """With ``changes`` to one group of settings."""
 
     def changed(base: RunSettings) -> RunSettings:
-        settings = msgspec.structs.replace(getattr(base, group), **changes)
-        return msgspec.structs.replace(base, **{group: settings}, allow_short=True)
+        return msgspec.structs.replace(base, **{group: msgspec.structs.replace(getattr(base, group), **changes)})
+
+    return changed
+
+
+def _recipe(group: Literal["annotate", "variety"], display_name: str, **changes: Any) -> Method:
+    """As fourshot, with ``changes`` to one group of settings."""
+    with_changes = _changed(group, **changes)
+
+    def changed(base: RunSettings) -> RunSettings:
+        return msgspec.structs.replace(with_changes(base), allow_short=True)
 
     return _synthetic(display_name=display_name, changed=changed)
 
@@ -100,6 +109,10 @@ METHODS: dict[str, Method] = {
     "lora_calibrated": _lora(display_name="LoRA on the shots, bias-corrected", calibration="batch"),
     "fourshot_calibrated": _synthetic(
         display_name="fourshot, bias-corrected", texts_of="fourshot", calibration="batch"
+    ),
+    # The same texts, read again by a first classifier.
+    "self_training": _synthetic(
+        display_name="fourshot, self-trained", texts_of="fourshot", changed=_changed("annotate", self_training=True)
     ),
     # In-context filter without calibration, loss on the whole text.
     "paper": _synthetic(display_name="The paper's recipe", changed=_paper),

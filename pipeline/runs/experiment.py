@@ -11,13 +11,14 @@ from typing import Any, TypeVar
 import msgspec
 
 from fourshot.engine.checkpoints.models import ResolvedModel
-from fourshot.pipeline.cells.calibrating import CalibrationItem, typical_texts, unseen_texts
+from fourshot.pipeline.cells import trainings
+from fourshot.pipeline.cells.calibrating import CalibrationItem, calibration_of
 from fourshot.pipeline.cells.cell import Cells, MethodCell, SeedExamples, writer_names
+from fourshot.pipeline.cells.first_classifier import FirstClassifier
 from fourshot.pipeline.cells.learnt import LearntTexts, learnt_texts
 from fourshot.pipeline.cells.measuring import Annotators, Evaluation, EvaluationCell, LeftOutCell
 from fourshot.pipeline.cells.run_folder import POOL_FILE, SHOTS_FILE, RunManifest
 from fourshot.pipeline.provenance import made_by, value_hash
-from fourshot.pipeline.runs import trainings
 from fourshot.pipeline.synthesis.committee import Reader
 from fourshot.pipeline.synthesis.prompt_style import untried_style
 from fourshot.pipeline.synthesis.prompts import version_of
@@ -149,7 +150,14 @@ class Experiment:
         """What a method's classifier learns from, as far as it is there, with a person's corrections."""
         if not self._has_texts(cell):
             return learnt_texts(cell, self.task)
-        return self._once(("learnt", *cell.key), lambda: learnt_texts(cell, self.task))
+        reading = first.reading if (first := self.first_classifier(cell)) else None
+        return self._once(("learnt", *cell.key), lambda: learnt_texts(cell, self.task, reading))
+
+    def first_classifier(self, cell: MethodCell) -> FirstClassifier | None:
+        """Who reads the texts of a method again; None where nobody does, or they are not there yet."""
+        if not (cell.self_trains and self._are_annotated(cell)):
+            return None
+        return self._once(("first", *cell.key), lambda: FirstClassifier(self.task, self.model, cell, self.store))
 
     @property
     def trials(self) -> list[MethodCell]:
@@ -201,17 +209,10 @@ class Experiment:
         self, cell: MethodCell, trained: TrainingResult, judges: MethodCell | None
     ) -> CalibrationItem | None:
         is_soft = bool(cell.method.synthetic and cell.settings.learns_soft)
-        not_learnt = self.learnt(cell).unseen if judges or is_soft else []
-        item = CalibrationItem(
-            adapter=trained.adapter,
-            task=self.task,
-            form=cell.form,
-            shots=judges.shots if judges else (),
-            judges=self.readers(judges) if judges else (),
-            unseen=unseen_texts(not_learnt, compared=is_soft or cell.settings.annotate.annotator == "adapters"),
-            typical=typical_texts(not_learnt),
-        )
-        return item if item.judges or item.unseen else None
+        pairs = self.learnt(cell).unseen if judges or is_soft else []
+        shots, readers = (judges.shots, self.readers(judges)) if judges else ((), ())
+        is_compared = is_soft or cell.settings.annotate.annotator == "adapters"
+        return calibration_of(trained.adapter, self.task, cell.form, shots, readers, pairs, compared=is_compared)
 
     def job(self, cell: MethodCell) -> TrainingJob:
         """The training of a method's classifier; for one that stands on synthetic texts, once they are there."""
@@ -286,9 +287,11 @@ class Experiment:
     def test_hash(self) -> str:
         return value_hash(self.test)
 
+    def _are_annotated(self, cell: MethodCell) -> bool:
+        return not cell.method.synthetic or cell.folder.has_texts(cell.settings, unlabelled=bool(self.unlabelled))
+
     def _has_texts(self, cell: MethodCell) -> bool:
-        unlabelled = bool(self.unlabelled)
-        return not cell.method.synthetic or cell.folder.has_texts(cell.settings, unlabelled=unlabelled)
+        return self._are_annotated(cell) and not ((first := self.first_classifier(cell)) and first.reading is None)
 
     def _once(self, key: object, compute: Callable[[], T]) -> T:
         """What was computed for ``key`` before, else now: for what never changes once it is finished."""

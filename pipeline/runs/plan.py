@@ -12,6 +12,8 @@ from fourshot.engine.checkpoints.models import checkpoint_shapes
 from fourshot.pipeline.cells.calibrating import FEWEST_UNSEEN, MOST_UNSEEN, other_subjects
 from fourshot.pipeline.cells.cell import MethodCell
 from fourshot.pipeline.cells.run_folder import GENERATED_FILE, POOL_FILE, UNLABELLED_FILE
+from fourshot.pipeline.cells.second_reading import FIRST_SHARE
+from fourshot.pipeline.cells.trainings import annotator_jobs, reads_averages
 from fourshot.pipeline.events import OnEvent
 from fourshot.pipeline.forecasts.forecast import Forecast, StageWork, foretell
 from fourshot.pipeline.forecasts.speed import Speed
@@ -21,7 +23,6 @@ from fourshot.pipeline.loop.rounds import pool_settings
 from fourshot.pipeline.runs.experiment import Experiment
 from fourshot.pipeline.runs.stages import STAGE_NAMES, StageName, phases_until
 from fourshot.pipeline.runs.stages.evaluate import WARM_UP_TEXTS
-from fourshot.pipeline.runs.trainings import annotator_jobs, reads_averages
 from fourshot.pipeline.synthesis.prompts import PromptFormat
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.training.jobs.jobs import Placement, TrainingJob, finished
@@ -223,10 +224,26 @@ class _Remaining:
         for cell in experiment.cells:
             if not cell.method.synthetic or experiment.result(cell) is not None:
                 continue
+            work += self._second_reading(cell)
             kept = cell.settings.generate.per_class * len(experiment.task.labels) + len(experiment.unlabelled)
             part = self._counts[cell.key].training(len(cell.shots) + kept, cell.settings.classifier_training, cell.form)
             work.append(_at("train", part))
         return work
+
+    def _second_reading(self, cell: MethodCell) -> list[StageWork]:
+        """The training of a first classifier, and what it reads."""
+        first = self._experiment.first_classifier(cell)
+        if not cell.self_trains or (first and first.reading):
+            return []
+        counts, per_class = self._counts[cell.key], cell.settings.generate.per_class
+        drawn = per_class * counts.num_labels / self._speed.accepted(counts.num_labels)
+        texts = len(first.texts) if first else drawn * self._speed.well_formed
+        reading = _at("read the texts again", counts.reads(texts, cell.form, adapter=True))
+        if first and first.result:
+            return [reading]
+        examples = len(cell.shots) + round(FIRST_SHARE * per_class) * counts.num_labels
+        training = counts.training(examples, cell.settings.train, cell.form)
+        return [_at("train the first classifier", training), reading]
 
     def _measuring(self) -> list[StageWork]:
         experiment, work, answered = self._experiment, list[StageWork](), set[bytes]()

@@ -30,6 +30,7 @@ OF_ANNOTATING = tuple(
     for name in AnnotateSettings.__struct_fields__
     if name not in ("annotator", "wordings", "confidence")
 )
+SELF_TRAINING = "annotate.self_training"
 OF_WRITING = ("generate", "variety", "sampling", "allow_short")
 OF_TRAINING = ("train", "wording", "verbalizer", "shot_weight", "calibrate")
 OF_ENGINE = ("prompt_style", "base_verbalizer", "align")
@@ -61,6 +62,8 @@ def unused_in_run(settings: RunSettings, *, has_unlabelled: bool) -> list[Unused
             unused.append(Unused(names, "annotate.folds is 0"))
     if not (settings.learns_soft or settings.is_tried):
         unused.append(Unused(OF_PROBABILITIES, "labels are learnt, not probabilities"))
+    if settings.learns_soft:
+        unused.append(Unused([SELF_TRAINING], "probabilities are learnt, not labels"))
     return unused
 
 
@@ -77,7 +80,7 @@ def unused_in_corpus(settings: RunSettings) -> list[Unused]:
     annotator = settings.annotate.annotator
     who = {"adapters": "the adapters that are named", "icl": "the base model, shown the shots"}.get(annotator)
     unused = [
-        Unused([*OF_TRAINING, *OF_PROBABILITIES, "test_limit"], "a corpus trains and measures nothing"),
+        Unused([*OF_TRAINING, *OF_PROBABILITIES, SELF_TRAINING, "test_limit"], "a corpus trains and measures nothing"),
         *_ruled_out(settings),
         Unused(["unlabelled"], "a corpus reads its own texts alone"),
         Unused([*OF_COMMITTEE, "annotate.wordings"], f"read by {who or 'nobody'}" + " alone" * bool(who)),
@@ -94,7 +97,8 @@ def unused_by_teacher(settings: RunSettings, *, writes: bool) -> list[Unused]:
     unused = [
         Unused(["unlabelled", "generate.per_class"], "--unlabelled and --generate say what is learnt"),
         Unused(
-            ["wording", "calibrate", "train.held_out", *OF_PROBABILITIES[:-1]], "the classifier is a student of its own"
+            ["wording", "calibrate", "train.held_out", SELF_TRAINING, *OF_PROBABILITIES[:-1]],
+            "the classifier is a student of its own",
         ),
     ]
     if not keeps_folds:

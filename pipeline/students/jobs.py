@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import msgspec
 
+from fourshot.pipeline.cells.trainings import taught_shots
 from fourshot.pipeline.rows.fields import encoder_text
-from fourshot.pipeline.runs.trainings import taught_shots
 from fourshot.pipeline.task import Example, Task
 from fourshot.training.students.encoders import ResolvedEncoder
 from fourshot.training.students.examples import StudentJob, TaughtExample

@@ -18,8 +18,8 @@ from fourshot.engine.errors import AdapterError, InputError
 from fourshot.engine.fake_engine import FakeEngine
 from fourshot.engine.opening import open_engine
 from fourshot.pipeline.card import CARD_FILE, AdapterCard
+from fourshot.pipeline.cells.trainings import classification_examples
 from fourshot.pipeline.events import Event
-from fourshot.pipeline.runs.trainings import classification_examples
 from fourshot.pipeline.synthesis.prompts import PromptFormat, Wording, reading_prompt
 from fourshot.pipeline.task import Example
 from fourshot.pipeline.tasks.task_file import load_task

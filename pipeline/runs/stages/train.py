@@ -156,6 +156,12 @@ def annotators(experiment: Experiment) -> TrainStage:
     return _stage(experiment, jobs, "annotator")
 
 
+def first_classifiers(experiment: Experiment) -> TrainStage:
+    """The trainings of those who read the texts again."""
+    firsts = [first for cell in experiment.cells if (first := experiment.first_classifier(cell))]
+    return _stage(experiment, [first.job for first in firsts], "first classifier")
+
+
 def classifiers(experiment: Experiment) -> TrainStage:
     """The trainings that stand on synthetic texts."""
     jobs = [experiment.job(cell) for cell in experiment.cells if cell.method.synthetic]

@@ -127,6 +127,9 @@ OTHERS: dict[str, RunSettings] = {
     "soft": msgspec.structs.replace(
         SMALL, annotate=AnnotateSettings(targets="soft", folds=0, num_adapters=2, in_context=2)
     ),
+    "self-training": msgspec.structs.replace(
+        SMALL, annotate=msgspec.structs.replace(SMALL.annotate, self_training=True)
+    ),
     "tried": msgspec.structs.replace(SMALL, annotate=AnnotateSettings(pool_per_class=24)),
 }
 

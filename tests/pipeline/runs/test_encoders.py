@@ -7,11 +7,11 @@ import msgspec
 import pytest
 
 from fourshot.engine.errors import InputError, ModelNotFoundError
+from fourshot.pipeline.cells import trainings
 from fourshot.pipeline.cells.cell import SeedExamples, method_cells
 from fourshot.pipeline.cells.run_folder import RunFolder
+from fourshot.pipeline.cells.trainings import encoder_jobs
 from fourshot.pipeline.distillation.readers import open_run, teacher_of_run
-from fourshot.pipeline.runs import trainings
-from fourshot.pipeline.runs.trainings import encoder_jobs
 from fourshot.pipeline.synthesis.evidence import KindEvidence
 from fourshot.pipeline.synthesis.settings import AnnotateSettings, GenerateSettings, RunSettings
 from fourshot.pipeline.task import Example

@@ -14,6 +14,7 @@ from fourshot.pipeline.card import load_card
 from fourshot.pipeline.cells.cell import MethodCell
 from fourshot.pipeline.cells.learnt import LearntTexts
 from fourshot.pipeline.cells.run_folder import GENERATED_FILE, RunFolder
+from fourshot.pipeline.cells.trainings import classifier_job
 from fourshot.pipeline.rows.examples import Split, load_split
 from fourshot.pipeline.runs.cards import write_cards
 from fourshot.pipeline.runs.experiment import Experiment
@@ -21,7 +22,6 @@ from fourshot.pipeline.runs.stage_driver import StageDriver
 from fourshot.pipeline.runs.stages.generate import rounds
 from fourshot.pipeline.runs.stages.train import classifiers, on_real_texts
 from fourshot.pipeline.runs.summary import report_data
-from fourshot.pipeline.runs.trainings import classifier_job
 from fourshot.pipeline.task import Task
 from fourshot.pipeline.task_data import TaskData
 from fourshot.pipeline.work_folder import LAYOUT_FILE
@@ -219,7 +219,7 @@ def test_a_split_is_read_once_and_a_job_rendered_once(tmp_path: Path, monkeypatc
         return classifier_job(task, revision, cell, learnt)
 
     monkeypatch.setattr("fourshot.pipeline.task_data.load_split", reading)
-    monkeypatch.setattr("fourshot.pipeline.runs.trainings.classifier_job", rendering)
+    monkeypatch.setattr("fourshot.pipeline.cells.trainings.classifier_job", rendering)
     experiment = begun(tmp_path / "run")
     finish(experiment)
     write_cards(experiment)

@@ -10,14 +10,14 @@ from fourshot.pipeline.cells.calibrating import unseen_texts
 from fourshot.pipeline.cells.cell import MethodCell, SeedExamples, method_cells
 from fourshot.pipeline.cells.learnt import LearntTexts, held_back
 from fourshot.pipeline.cells.review import Decisions, corrected_pairs
-from fourshot.pipeline.rows.review_table import ReviewAnswer
-from fourshot.pipeline.runs.trainings import (
+from fourshot.pipeline.cells.trainings import (
     annotator_jobs,
     classifier_job,
     shot_orders,
     shots_left_out,
     soft_examples,
 )
+from fourshot.pipeline.rows.review_table import ReviewAnswer
 from fourshot.pipeline.synthesis.evidence import alignment, learnt_probabilities
 from fourshot.pipeline.synthesis.prompts import PromptFormat
 from fourshot.pipeline.synthesis.settings import PRESETS, AnnotateSettings

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from fourshot.engine.core import Adapter
-from fourshot.pipeline.runs.trainings import averaged, classification_examples
+from fourshot.pipeline.cells.trainings import averaged, classification_examples
 from fourshot.pipeline.synthesis.committee import Reader
 from fourshot.pipeline.synthesis.prompts import PromptFormat, reading_prompt
 from fourshot.pipeline.task import Example

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from fourshot.engine.errors import InputError
-from fourshot.pipeline.runs.trainings import hold_out
+from fourshot.pipeline.cells.trainings import hold_out
 from fourshot.training.lora.examples import TrainingExample, TrainingResult
 from fourshot.training.lora.settings import LoraSettings
 from fourshot.training.lora.train import LoraTrainer

@@ -11,12 +11,12 @@ from fourshot.engine.core import EngineSettings
 from fourshot.pipeline.cells.cell import MethodCell, SeedExamples, method_cells
 from fourshot.pipeline.cells.review import review_rows
 from fourshot.pipeline.cells.run_folder import RECIPE_FILE, RunFolder
+from fourshot.pipeline.cells.trainings import annotator_jobs, judges_of, trial_of
 from fourshot.pipeline.distillation.readers import open_run, teacher_of_run
 from fourshot.pipeline.loop.rounds import finished_pairs
 from fourshot.pipeline.runs.run import RunRequest, do_run
 from fourshot.pipeline.runs.stages import recipe as stage
 from fourshot.pipeline.runs.summary import report_data
-from fourshot.pipeline.runs.trainings import annotator_jobs, judges_of, trial_of
 from fourshot.pipeline.synthesis.evidence import KindEvidence
 from fourshot.pipeline.synthesis.recipe import Recipe
 from fourshot.pipeline.synthesis.settings import GenerateSettings, RunSettings

@@ -1,0 +1,86 @@
+"""Self-training: a first classifier reads the run's texts again, and the surest of what it says are learnt.
+
+Source: Scudder 1965, "Probability of error of some adaptive pattern-recognition machines"; Yarowsky 1995,
+"Unsupervised Word Sense Disambiguation Rivaling Supervised Methods".
+"""
+
+import msgspec
+import numpy as np
+
+from fourshot.engine.calibration import normalise
+from fourshot.engine.core import Adapter, Engine
+from fourshot.engine.machine.threads import TRAIN_SPINS
+from fourshot.pipeline.cells.second_reading import SecondReading
+from fourshot.pipeline.events import Event, OnEvent
+from fourshot.pipeline.runs.experiment import Experiment
+from fourshot.pipeline.runs.stages.stage import EngineStage
+from fourshot.pipeline.synthesis.prompts import PromptFormat
+from fourshot.pipeline.synthesis.types import Candidate
+from fourshot.pipeline.synthesis.windows import label_scores
+from fourshot.pipeline.task import Task
+from fourshot.pipeline.work_folder import WorkFolder
+from fourshot.training.jobs.jobs import IMPORTS
+
+
+class SecondReadingItem(msgspec.Struct, frozen=True, kw_only=True):
+    """A first classifier, and the texts that it reads."""
+
+    folder: str
+    file: str  # in the folder
+    task: Task
+    form: PromptFormat
+    adapter: Adapter
+    texts: tuple[Candidate, ...]
+
+    @property
+    def key(self) -> str:
+        return f"{self.folder}/{self.file}"
+
+    @property
+    def is_finished(self) -> bool:
+        return WorkFolder(self.folder).has(self.file)
+
+
+class SecondReadingStage(EngineStage, frozen=True, kw_only=True, tag="second_reading"):
+    """Read the texts of each item and write down what was read."""
+
+    items: tuple[SecondReadingItem, ...]
+
+    @property
+    def next_imports(self) -> tuple[str, str]:
+        return (IMPORTS, TRAIN_SPINS) if self.imports else ("", "")
+
+    def adapters(self) -> set[Adapter]:
+        return {item.adapter for item in self.items}
+
+    def do(self, item: SecondReadingItem, engine: Engine, on_event: OnEvent) -> None:
+        if not item.is_finished:
+            engine.reset_prefix_cache()  # what is read must not depend on what was asked before
+            texts = [candidate.text for candidate in item.texts]
+            scores = label_scores(engine, item.task, texts, item.form, adapter=item.adapter)
+            probabilities, names = normalise(scores), item.task.label_names
+            reading = SecondReading(
+                labels={
+                    candidate.id: (names[int(np.argmax(row))], round(float(row.max()), 6))
+                    for candidate, row in zip(item.texts, probabilities, strict=True)
+                }
+            )
+            WorkFolder(item.folder).write(item.file, reading)
+            on_event(Event(stage=self.name, message=f"{item.task.name}: {len(texts)} texts were read again"))
+
+
+def second_readings(experiment: Experiment) -> SecondReadingStage:
+    """What the first classifiers that are trained have to read."""
+    items = [
+        SecondReadingItem(
+            folder=str(cell.folder.path),
+            file=first.file,
+            task=experiment.task,
+            form=cell.form,
+            adapter=first.result.adapter,
+            texts=first.texts,
+        )
+        for cell in experiment.cells
+        if (first := experiment.first_classifier(cell)) and first.result
+    ]
+    return SecondReadingStage(model_path=experiment.model.path, items=tuple(items))
