@@ -21,9 +21,12 @@ class SecondReading(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def surest(pairs: TextPairs, per_class: int) -> TextPairs:
-    """Of the texts whose annotators say what was asked for, the surest of each class, in their order."""
+    """Of the texts whose annotators say what was asked for, the surest of each class, in their order.
+
+    First come those that a person labelled.
+    """
     agreed = [pair for pair in pairs if pair[1].reason in ("kept", "surplus")]
-    certainties = {c.id: (c.label, v.probabilities.get(c.label, 0.0)) for c, v in agreed}
+    certainties = {c.id: (c.label, v.probabilities[c.label] if v.probabilities else 1.0) for c, v in agreed}
     chosen = _surest_of_each(certainties, max(1, round(FIRST_SHARE * per_class)))
     return [(c, _kept(v, v.predicted)) for c, v in agreed if c.id in chosen]
 

@@ -39,6 +39,12 @@ def test_a_first_classifier_learns_half_of_each_class_the_surest() -> None:
     assert [c.id for c, _ in surest(PAIRS, 2)] == ["b", "e"] and [c.id for c, _ in surest(PAIRS, 1)] == ["b", "e"]
 
 
+def test_what_a_person_labelled_is_learnt_first() -> None:
+    drawn, verdict = pair("g", "warm", "warm", 0.5)[0]
+    labelled = (drawn, msgspec.structs.replace(verdict, probabilities={}))
+    assert [c.id for c, _ in surest([*PAIRS, labelled], 2)] == ["e", "g"]
+
+
 def test_the_surest_that_it_reads_are_learnt_as_it_reads_them_and_others_are_surplus() -> None:
     again = read_again(PAIRS, READING, 2)
     assert [(c.id, c.label, v.reason, v.predicted) for c, v in again if v.kept] == [
