@@ -167,6 +167,43 @@ def test_a_suite_is_measured_written_and_told(
         run_suite("toy", ["--out", ""])
 
 
+def test_a_result_goes_on_with_the_data_it_was_begun_with_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Else one file has numbers of two data sets."""
+    from fourshot.bench.core.options import Out, TaskFolders
+    from fourshot.bench.core.results import DATA
+    from fourshot.bench.core.suite import Suite
+
+    class Toy(msgspec.Struct, frozen=True, kw_only=True):
+        out: Out
+        data: TaskFolders | None = None
+        tasks: tuple[str, ...] = ("trec",)
+
+    module = ModuleType("toy", "A toy.")
+    module.SUITE = Suite(  # type: ignore[attr-defined]
+        options=Toy, settings=lambda options: {}, measure=lambda options, rows: {"first": rows.add_once("first", dict)}
+    )
+    monkeypatch.setitem(registry.SUITES, "toy", "A toy")
+    monkeypatch.setattr(registry, "import_module", lambda name: module)
+    file = tmp_path / "data" / "trec" / "test.jsonl"
+    file.parent.mkdir(parents=True)
+    file.write_text("here\n")
+    words = ["--out", str(tmp_path / "toy.json"), "--data", str(tmp_path / "data")]
+    assert run_suite("toy", words) == run_suite("toy", words) == 0
+    for other_words, content in ((words, "gone\n"), (words[:2], "here\n")):
+        file.write_text(content)
+        with pytest.raises(InputError, match=r"with other settings \(content of --data\)"):
+            run_suite("toy", other_words)
+    assert run_suite("toy", words) == 0
+    rows = tmp_path / "toy.rows.jsonl"
+    first, *pieces = rows.read_text().splitlines(keepends=True)
+    assert DATA in first and "does not say" not in capsys.readouterr().err
+    rows.write_text("".join(['{"settings":{}}\n', *pieces]))  # of an earlier version
+    assert run_suite("toy", words) == 0
+    assert "does not say what data it was measured on" in capsys.readouterr().err
+
+
 def test_the_command_ends_with_two_for_wrong_options(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["bench", "breakeven"]) == 2
     assert "--latency" in capsys.readouterr().err
