@@ -9,7 +9,7 @@ import pytest
 
 from fourshot.bench.core.results import read_result
 from fourshot.bench.suites import run_suite
-from fourshot.bench.suites.distill import turning_points
+from fourshot.bench.suites.distill import SUITE, turning_points
 from fourshot.pipeline.distillation.distill import distill
 from fourshot.pipeline.distillation.distilled import DistillSummary
 from fourshot.pipeline.distillation.readers import Annotation, NamedReader, Parts, Read
@@ -123,3 +123,22 @@ def test_a_curve_turns_where_no_larger_amount_is_better() -> None:
     (turn,) = turning_points(rows)
     assert turn["no_gain_beyond"] == 100 and turn["gain"]["mean"] == pytest.approx(20.33, abs=0.01)
     assert turn["then"]["mean"] == pytest.approx(-1.0) and turn["then"]["low"] < 0
+
+
+def test_where_a_curve_turns_is_not_said_of_one_pair() -> None:
+    """One seed of one task has no interval: that more texts do not help was not measured."""
+    cells = (("none", 0, 0.5), ("annotate", 100, 0.9))
+    one = [
+        {"task": "t", "real": "4", "seed": 0, "strategy": strategy, "amount": amount, "accuracy": accuracy}
+        for strategy, amount, accuracy in cells
+    ]
+    assert turning_points(one) == [
+        {"real": "4", "strategy": "annotate", "no_gain_beyond": None, "gain": None, "then": None}
+    ]
+    other = [{**row, "seed": 1, "accuracy": row["accuracy"] + 0.01} for row in one]
+    larger = {**one[1], "amount": 300}
+    (turn,) = turning_points([*one, *other, larger])
+    assert turn["no_gain_beyond"] is None, "nor of what only one pair went on from"
+    assert turning_points([*one, *other])[0]["no_gain_beyond"] == 100
+    result = {"settings": {"tasks": []}, "turning_points": turning_points(one), "left_out": []}
+    assert "| 4 | annotate | - | - | - |" in SUITE.markdown({**result, "targets": []})
