@@ -10,6 +10,8 @@ import pytest
 from fourshot.bench.core.results import read_result
 from fourshot.bench.suites import run_suite
 from fourshot.bench.suites.distill import SUITE, turning_points
+from fourshot.bench.suites.distill.cells import Options, TeacherGroup, teach
+from fourshot.engine.errors import InputError
 from fourshot.pipeline.distillation.distill import distill
 from fourshot.pipeline.distillation.distilled import DistillSummary
 from fourshot.pipeline.distillation.readers import Annotation, NamedReader, Parts, Read
@@ -104,6 +106,38 @@ def test_a_tiny_grid_is_measured_gone_on_with_and_drawn(
     taught_groups.clear()
     assert run_suite("distill", words) == 0
     assert taught_groups == ["all/seed0"] and read_result(out)["rows"] == result["rows"]
+
+
+def test_a_teacher_is_told_of_no_idle_settings_and_is_of_its_data_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class AskedError(Exception): ...
+
+    idle: list[list[str]] = []
+
+    def asked(request: LabelDistillation) -> None:
+        idle.append(request.tell_unused())
+        raise AskedError
+
+    monkeypatch.setattr("fourshot.bench.suites.distill.cells.distill", asked)
+    monkeypatch.setattr(
+        "fourshot.bench.suites.distill.cells.load_task", lambda name, data: load(tmp_path / "colours.toml", data)
+    )
+    (tmp_path / "data" / "colours").mkdir(parents=True)
+    (tmp_path / "colours.toml").write_text(TASK)
+    write_jsonl(tmp_path / "data" / "colours" / "test.jsonl", NOTES[1::2])
+    train = tmp_path / "data" / "colours" / "train.jsonl"
+    group = TeacherGroup(task="colours", real="2", seed=0)
+    for strategy in ("annotate", "generate"):
+        options = Options(data=tmp_path / "data", out=tmp_path / f"{strategy}.json", strategies=(strategy,))
+        for _ in range(2):
+            write_jsonl(train, NOTES[::2])
+            with pytest.raises(AskedError):
+                teach(group, options)
+        write_jsonl(train, NOTES[2::2])
+        with pytest.raises(InputError, match=f"{strategy}/colours/2/seed0 has a teacher of other data"):
+            teach(group, options)
+    assert idle == [[]] * 4
 
 
 def load(file: Path, data: Path) -> Any:
