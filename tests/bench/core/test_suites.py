@@ -4,7 +4,7 @@ import pkgutil
 import re
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 import pytest
@@ -72,6 +72,7 @@ class Given(msgspec.Struct, frozen=True, kw_only=True):
     repeats: Annotated[Positive, "100 % of them"] = 3
     sizes: tuple[int, ...] = (1, 2)
     names: Annotated[tuple[str, ...] | None, "names"] = None
+    kinds: tuple[Literal["annotate", "generate"], ...] = ()
     set: Annotated[tuple[str, ...], REPEATED, "KEY=VALUE"] = ()
     no_http: bool = False
     secret: Annotated[float, HIDDEN] = 0.0
@@ -99,6 +100,8 @@ def test_options_are_read_as_they_are_declared() -> None:
         ([], "--data"),
         (["--data", "x", "--repeats", "0"], "--repeats 0: expected `int` >= 1"),
         (["--data", "x", "--sizes", "1", "b"], "--sizes 1 b: expected `int`"),
+        (["--data", "x", "--kinds", "z"], "--kinds: got 'z'; allowed are annotate, generate.$"),
+        (["--data", "x", "--kinds", "generate,anotate"], "allowed are annotate, generate. Did you mean 'annotate'?"),
         (["--data", "x", "--repeat-often"], "--repeat-often.*--help"),
     ],
 )
