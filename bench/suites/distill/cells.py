@@ -29,8 +29,8 @@ from fourshot.pipeline.rows.text_table import open_texts
 from fourshot.pipeline.runs.stage_driver import LOG_FILE
 from fourshot.pipeline.runs.stage_process import run_stage
 from fourshot.pipeline.runs.stages.student import StudentItem, StudentStage
-from fourshot.pipeline.students.jobs import student_jobs
 from fourshot.pipeline.student_card import file_hashes
+from fourshot.pipeline.students.jobs import student_jobs
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.task import DataSource, Example, Task
 from fourshot.pipeline.task_data import TaskData
