@@ -79,6 +79,14 @@ def test_a_corpus_that_is_stopped_before_its_first_shard_says_that_nothing_was_k
     assert told() == [], "they are there"
 
 
+def test_the_folder_of_trainings_is_refused_without_a_word_of_how_it_goes_on(tmp_path: Path) -> None:
+    events = list[Event]()
+    (tmp_path / "tasks.json").write_text("[]")
+    with pytest.raises(RunFolderError, match=r"is not empty and holds no run \(found tasks\.json\)"):
+        make(tmp_path, on_event=events.append)
+    assert not [event.message for event in events if "goes on" in event.message]
+
+
 @pytest.mark.parametrize("licence", ["", "mit\nfoo: bar"])
 def test_a_licence_is_one_line(licence: str) -> None:
     with pytest.raises(InputError, match="licence must be one line"):
