@@ -162,7 +162,7 @@ def test_a_curve_turns_where_no_larger_amount_is_better() -> None:
 def test_where_a_curve_turns_is_not_said_of_one_pair() -> None:
     """One seed of one task has no interval: that more texts do not help was not measured."""
     cells = (("none", 0, 0.5), ("annotate", 100, 0.9))
-    one = [
+    one: list[dict[str, Any]] = [
         {"task": "t", "real": "4", "seed": 0, "strategy": strategy, "amount": amount, "accuracy": accuracy}
         for strategy, amount, accuracy in cells
     ]
