@@ -9,7 +9,13 @@ import msgspec
 from fourshot.engine.alignment import PromptFiller
 from fourshot.engine.calibration import NONE, Calibration
 from fourshot.engine.chat import ChatTurns
-from fourshot.engine.checkpoints.models import ResolvedModel, broken_shards, resolve_again, resolve_model
+from fourshot.engine.checkpoints.models import (
+    ResolvedModel,
+    broken_shards,
+    damage_message,
+    resolve_again,
+    resolve_model,
+)
 from fourshot.engine.core import Adapter, Verbalizer
 from fourshot.engine.errors import AdapterError
 from fourshot.engine.machine.files import read_json
@@ -144,7 +150,7 @@ def base_of(card: AdapterCard, adapter: Path, model: str | None = None) -> Resol
     if not faults and (adapter / ADAPTER_WEIGHTS).is_file() and not is_unchanged(adapter, card.name):
         faults = ["its weights are not those that its card names"]
     if faults:
-        raise AdapterError(f"The adapter {adapter} is damaged: {'; '.join(faults)}. Copy it again, whole.")
+        raise AdapterError(damage_message(f"The adapter {adapter}", faults))
     # The hub may have another state of that name by now.
     base = resolve_again(card.model_name, card.model_revision) if model is None else resolve_model(model)
     if base.revision != card.model_revision:

@@ -11,7 +11,7 @@ from fourshot.pipeline.rows.text_words import cut_texts
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.tables.split_files import find_split_file
 from fourshot.pipeline.task import Example, Task
-from fourshot.pipeline.tasks.shots import draw_shots, load_chosen_shots, real_examples
+from fourshot.pipeline.tasks.shots import SHOTS_STEM, draw_shots, load_chosen_shots, real_examples
 
 NO_TEST = "there is no test file"
 
@@ -69,11 +69,24 @@ class TaskData:
     def _pool(self) -> list[Example]:
         return self.train if self._shots_file is None else self._shots_file
 
-    def tell_unused(self, shots: Sequence[Example]) -> None:
-        """How many labelled texts are no shots, if there are such: a user may want more of them learnt."""
-        if len(shots) < len(self._pool):
-            more = "--real takes more of them" if self._real else "--shots takes more of each class"
-            self.tell(f"{len(shots)} of {len(self._pool):,} labelled texts are the shots; {more}")
+    @property
+    def _pool_name(self) -> str:
+        """Where the shots come from, for people."""
+        source = self.task.data
+        stem = source.train_split if self._shots_file is None else SHOTS_STEM
+        file = find_split_file(Path(source.folder), stem) if source.folder else None
+        return file.name if file else f"the split {stem!r}"
+
+    def tell_counts(self, shots: Sequence[Example]) -> None:
+        """How many labelled texts are no shots, if there are such: a user may want more of them learnt. With ``real``
+        also where all are, and of which file: beside chosen shots, "all" are not those of the train split.
+        """
+        has_more = len(shots) < len(self._pool)
+        if has_more or self._real:
+            of_file = f" of {self._pool_name}" if self._real else ""
+            remedy = "--real takes more of them" if self._real else "--shots takes more of each class"
+            line = f"{len(shots):,} of {len(self._pool):,} labelled texts{of_file} are the shots"
+            self.tell(f"{line}; {remedy}" if has_more else line)
 
     def tell(self, message: str, *, notice: bool = False) -> None:
         """Tell of the shots."""

@@ -6,7 +6,7 @@ from typing import Any, Literal, Protocol, Self
 
 import msgspec
 
-from fourshot.engine.checkpoints.models import broken_shards
+from fourshot.engine.checkpoints.models import broken_shards, damage_message
 from fourshot.engine.core import EngineSettings, Sampling
 from fourshot.engine.errors import AdapterError, InputError
 from fourshot.engine.machine.files import read_json
@@ -188,7 +188,7 @@ class _EngineWriter:
 def _open(folder: Path, card: TextStudentCard, *, many: bool) -> _Writer:
     """What writes; of a causal student not vLLM, unless ``many`` texts are to come."""
     if faults := broken_shards(folder) or ([] if any(folder.glob("*.safetensors")) else ["it has no weights"]):
-        raise AdapterError(f"The student {folder} is damaged: {'; '.join(faults)}. Copy it again, whole.")
+        raise AdapterError(damage_message(f"The student {folder}", faults))
     if card.architecture == "seq2seq":
         from fourshot.training.students.seq2seq import Seq2SeqWriter
 

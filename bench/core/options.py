@@ -19,6 +19,7 @@ import msgspec
 
 from fourshot.bench.core.roofline import SHAPES
 from fourshot.engine.errors import InputError
+from fourshot.pipeline.faults import nearest
 
 POSITIONAL, REPEATED, HIDDEN = object(), object(), object()  # REPEATED: once per value, which may hold a comma
 T = TypeVar("T")
@@ -47,6 +48,10 @@ def read_options(kind: type[T], words: Sequence[str], program: str, description:
     except msgspec.ValidationError as error:
         fault, _, place = str(error).partition(" - at `$.")
         name = place.rstrip("`").partition("[")[0]
+        if choices := _choices(hints.get(name)):
+            wrong = next(value for value in values[name] if value not in choices)
+            fault = " ".join([f"got {wrong!r}; allowed are {', '.join(choices)}.", nearest(wrong, choices)]).strip()
+            raise InputError(f"--{name.replace('_', '-')}: {fault}") from error
         raise InputError(f"--{name.replace('_', '-')} {_as_text(values.get(name))}: {fault.lower()}.") from error
 
 
@@ -82,6 +87,13 @@ def _plain(hint: Any) -> Any:
         (hint,) = (part for part in get_args(hint) if part is not NoneType)
         return _plain(hint)
     return hint
+
+
+def _choices(hint: Any) -> tuple[str, ...]:
+    """What a tuple of a few words may have in it; argparse checks one word alone. () for other types."""
+    plain = _plain(hint)
+    item = get_args(plain)[0] if get_origin(plain) is tuple else None
+    return get_args(item) if get_origin(item) is Literal else ()
 
 
 def _as_text(value: Any) -> str:

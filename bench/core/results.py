@@ -19,11 +19,15 @@ from fourshot.engine.machine.files import append_lines, read_lines, replace_file
 from fourshot.engine.machine.gpus import ask_driver
 from fourshot.engine.machine.locks import held_lock
 from fourshot.pipeline.events import Event
+from fourshot.pipeline.provenance import value_hash
+from fourshot.pipeline.student_card import sha256
+from fourshot.pipeline.tables.file_bytes import table_ending
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"  # those that are committed
 TITLES = {"sst2": "SST-2", "trec": "TREC", "ag_news": "AG News"}  # task -> as it is printed
 HEADER = "header"  # of `ResultRows`: the piece that holds a result's first keys
 CONTINUED = "continued"  # and the one that says where and with what code later pieces were measured
+DATA = "content of --data"  # of its settings: a hash
 
 
 def task_title(task: str) -> str:
@@ -135,6 +139,10 @@ class ResultRows:
                 f"{path} was changed after it was written: its first line has the settings, each other one a piece and "
                 "its value. Put it back, delete it, or name another --out."
             )
+        if DATA not in earlier or DATA not in current:  # of an earlier version; summed up without the data
+            if DATA in current:
+                tell(f"{path} does not say what data it was measured on. Make sure that --data is the same.")
+            earlier, current = ({**known, DATA: None} for known in (earlier, current))
         if earlier != current:
             changed = sorted(key for key in {*earlier, *current} if earlier.get(key) != current.get(key))
             examples = ", ".join(changed[:5]) + (f" and {len(changed) - 5} more" if len(changed) > 5 else "")
@@ -238,6 +246,12 @@ def check_data(folder: Path, tasks: Sequence[str]) -> None:
             f"--data {folder} has no folder {', '.join(missing)}. Each task's train and test files are in a folder "
             "that is named as the task."
         )
+
+
+def data_hash(folder: Path, tasks: Sequence[str]) -> str:
+    """Of all tables in the folders of the tasks, by name and content."""
+    tables = [file for name in tasks for file in sorted((folder / name).rglob("*")) if table_ending(file)]
+    return value_hash([(str(file.relative_to(folder)), sha256(file)) for file in tables if file.is_file()])
 
 
 def tell_end(event: Event) -> None:

@@ -7,10 +7,12 @@ import msgspec
 
 from fourshot.bench.core.parts import Page, Part, markdown, target_lines, targets_of, write_page
 from fourshot.bench.core.results import (
+    DATA,
     ResultRows,
     beside,
     check_data,
     check_out,
+    data_hash,
     header,
     locked,
     tell,
@@ -50,6 +52,8 @@ class Suite(msgspec.Struct, frozen=True, kw_only=True):
         out, model, shape = (getattr(options, field, None) for field in ("out", "model", "shape"))
         if data := getattr(options, "data", None):
             check_data(data, self.tasks(options))
+        has_data = hasattr(options, "data") and self.tasks(options)
+        measured_on = {DATA: data and data_hash(data, self.tasks(options))} if has_data else {}
         settings = self.settings(options)
         named = {"model": shape or model or "embedded"} if hasattr(options, "model") else {}
 
@@ -59,7 +63,7 @@ class Suite(msgspec.Struct, frozen=True, kw_only=True):
             resolved = {"model": shape or resolve_model(model).name} if named else {}
             return header(name, {**settings, **resolved}, dummy_weights=bool(shape))
 
-        rows = ResultRows(beside(out, ".rows.jsonl") if out else None, {**settings, **named}, describe)
+        rows = ResultRows(beside(out, ".rows.jsonl") if out else None, {**settings, **named, **measured_on}, describe)
         _ = rows.header  # before: its commit is that of the code which measures
         measured = self.measure(options, rows)
         result: dict[str, Any] = msgspec.to_builtins({**rows.header, **measured})

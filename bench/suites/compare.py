@@ -79,7 +79,7 @@ def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> ResultChange
     return ResultChanges(
         changes=tuple(pair.change(drift, quantile * scatter) for pair in pairs),
         scatter=scatter,
-        bound=math.expm1(quantile * scatter * math.sqrt(2 / repeats)),
+        bound=max(math.expm1(quantile * scatter * math.sqrt(2 / repeats)), LEAST),
         overall=math.expm1(overall),
         overall_bound=math.expm1(overall_bound),
         overall_flagged=overall_flagged,
@@ -149,10 +149,15 @@ def report(compared: ResultChanges) -> list[Part]:
     return [
         *([TablePart(["cell", "", "before", "after", "slower by"], rows, left=2, note=EQUAL_SPEED)] if rows else []),
         f"{len(flagged)} of {len(compared.changes)} values changed beyond noise (a repeat scatters by "
-        f"{100 * compared.scatter:.1f} %, so a change counts from {100 * compared.bound:.0f} % on).\n"
-        f"Everything together: {abs(100 * compared.overall):.1f} % {direction}, {beyond} (it counts from "
-        f"{100 * compared.overall_bound:.1f} % on).",
+        f"{100 * compared.scatter:.1f} %, so a change counts {_beyond(compared.bound)}).\n"
+        f"Everything together: {abs(100 * compared.overall):.1f} % {direction}, {beyond} (it counts "
+        f"{_beyond(compared.overall_bound)}).",
     ]
+
+
+def _beyond(bound: float) -> str:
+    """From where on a change counts, as ``slower`` of `CellChange`: a ratio, as large in both directions."""
+    return f"from {100 * bound:+.1f} % or {100 * (1 / (1 + bound) - 1):+.1f} % on"
 
 
 def _check_comparable(before: Mapping[str, Any], after: Mapping[str, Any]) -> None:

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -195,6 +196,12 @@ def _broken_file(file: Path) -> str:
     if not content or not isinstance(document, dict):
         return f"its {file.name} has nothing of a tokenizer in it ({len(content):,} bytes): copy or fetch it again"
     return ""
+
+
+def damage_message(subject: str, faults: Sequence[str]) -> str:
+    """For a folder with such faults, as `broken_shards` names them; with the remedy, where they do not end with it."""
+    message = f"{subject} is damaged: {'; '.join(faults)}."
+    return message if faults[-1].endswith("it again") else f"{message} Copy it again, whole."
 
 
 def tensor_shapes(file: Path) -> Shapes:

@@ -83,8 +83,10 @@ class CorpusFilling:
         began = time.perf_counter()
         try:
             self._fill()
-        except BaseException:
-            self._put_down()
+        except BaseException as error:
+            summary, _ = self._put_down()
+            if isinstance(error, KeyboardInterrupt) and not summary.shards:
+                self._work.tell("nothing was kept yet", notice=True)
             raise
         if estimate:
             estimate = settled(estimate, {STAGE: time.perf_counter() - began})
@@ -122,6 +124,8 @@ class CorpusFilling:
                     opened = open_workers(engine, self._work.corpus.ray, log, readers, self._work.tell)
                     workers = stack.enter_context(closing(opened))
                     self._put_down()  # while the engine starts
+                    if self._settings.variety.attributes and not all(self._briefs[name].attributes for name in sinks):
+                        self._work.tell("topics and styles of each class are listed; texts follow (variety.attributes)")
                 driver, was_mended = Driver(sinks, keep_going=True), bool(self._damaged)
                 try:
                     driver.run(workers)

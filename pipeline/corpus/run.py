@@ -57,13 +57,13 @@ def do_corpus(request: CorpusRequest, on_event: OnEvent = ignore, *, forecast: b
         _check_folder(work)
         work.tell(f"reading the data, tasks: {len(request.tasks)}")
         layout = files.layout(Layout.now(align))
-        if layout.align != align:
-            work.tell(UNALIGNED)
         work = work.aligned(layout)
         manifest = _manifest(work)
         files.forget_unstarted(manifest)
         briefs, failed = _briefs(work, request.tasks, forgets=True)
         files.check_claim(manifest)
+        if layout.align != align:
+            work.tell(UNALIGNED)
         files.keep_layout(layout)
         files.claim(manifest)
         for brief in briefs.values():

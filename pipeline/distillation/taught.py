@@ -170,11 +170,14 @@ def learnable(annotated: Annotated, shots: Sequence[Example], test: Sequence[Exa
 
     Where a person gave a text different labels, none of them is learnt, as of training data.
     """
-    earlier, tested = ([example.text for example in examples] for examples in (shots, test))
+    shot_keys = {normalised_text(shot.text) for shot in shots}
     doubtful = torn((example.text, example.probabilities) for example in annotated if example.is_real)
     certain = [example for example in annotated if normalised_text(example.text) not in doubtful]
-    usable, measured, repeated = unseen(certain, attrgetter("text"), earlier, tested, attrgetter("is_real"))
-    return usable, [*torn_notes(doubtful, "text", "none is learnt"), *_left_out(measured, repeated, "text")]
+    others = [example for example in certain if normalised_text(example.text) not in shot_keys]
+    usable, measured, repeated = unseen(others, attrgetter("text"), (), [x.text for x in test], attrgetter("is_real"))
+    notes = [*torn_notes(doubtful, "text", "none is learnt"), *_left_out(measured, repeated, "text")]
+    num_shots = len(certain) - len(others)
+    return usable, notes + ([f"learnt as shots already: {counted(num_shots, 'text')}"] if num_shots else [])
 
 
 def learnable_pairs(

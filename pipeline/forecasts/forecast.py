@@ -14,6 +14,7 @@ import msgspec
 from fourshot.engine.checkpoints.models import ResolvedModel
 from fourshot.pipeline.events import Event, OnEvent, span
 from fourshot.pipeline.forecasts.speed import ANY_SPEED, Speed, known_speed, learn_from
+from fourshot.pipeline.work_folder import WorkFolder
 from fourshot.training.jobs.at_once import width
 
 FORECAST_FILE = "forecast.json"
@@ -231,3 +232,13 @@ def settled(estimate: Forecast, took: Mapping[str, float], *, failed: bool = Fal
     if estimate.revision and not failed:
         learn_from(estimate.revision, engine=estimate.share("engine"), trainer=estimate.share("trainer"))
     return estimate
+
+
+def conclude(
+    estimate: Forecast, took: Mapping[str, float], folder: WorkFolder, on_event: OnEvent, *, failed: bool = False
+) -> None:
+    """Keep in ``folder`` what `settled` gives, and tell how right it was, but not of work that ``failed`` in part."""
+    estimate = settled(estimate, took, failed=failed)
+    folder.write(FORECAST_FILE, estimate)
+    if estimate.verdict and not failed:
+        on_event(Event(stage="forecast", message=estimate.verdict))

@@ -28,6 +28,7 @@ from fourshot.training.jobs.jobs import IMPORTS
 
 LOOK_S = 0.5  # at what else the machine does
 BUSY = 0.5  # cores that other work has, from which on it makes a difference
+OTHER_WORK = "measured while other work kept"  # what a doubt because of that begins with
 # Of all draws, those that are kept: half of them with up to four classes, fewer with more. It was 0.5 to 0.9 with two
 # and four classes, 0.3 to 0.4 with five and six, 0.3 with 18, 0.15 with 77 (docs/cli.md).
 ACCEPTED, FEW_CLASSES, FALLS = 0.5, 4, 0.4
@@ -76,7 +77,7 @@ class Speed(msgspec.Struct, frozen=True, kw_only=True):
     well_formed: float = WELL_FORMED  # share of the draws
     acceptance: float | None = None  # share of the draws that is kept; None: as usual with so many classes
     load: float = 0.0  # cores that were busy when nothing was measured yet
-    cores: int = 0
+    cores: int = 0  # of the machine
     took_s: float = 0.0
     engine: Experience = Experience()
     trainer: Experience = Experience()
@@ -165,7 +166,7 @@ def _measured(model: ResolvedModel, trains: bool) -> Speed:
         "open_trainer_s": open_trainer_s,
         "open_engine_s": open_engine_s,
         "load": round(load, 2),
-        "cores": available_cores(),
+        "cores": machine_cores(),
         "took_s": round(time.perf_counter() - began, 1),
     }
     return msgspec.convert(fields, Speed)
@@ -184,13 +185,18 @@ def still_holds(load: float) -> bool:
 
 def doubt_of(load: float, cores: int) -> str:
     """Why not to believe a speed, "" where there is no reason."""
-    return f"measured while other work kept {load:.1f} of {cores} cores busy" if load > BUSY else ""
+    return f"{OTHER_WORK} {load:.1f} of {cores} cores busy" if load > BUSY else ""
 
 
 def busy_cores() -> float:
     import psutil
 
-    return psutil.cpu_percent(LOOK_S) / 100 * (os.cpu_count() or 1)
+    return psutil.cpu_percent(LOOK_S) / 100 * machine_cores()
+
+
+def machine_cores() -> int:
+    """All of them, as other work may be on those, too, that this process may not use."""
+    return os.cpu_count() or 1
 
 
 def _ask(probe: TrainerProbe | EngineProbe, log: Path) -> tuple[SpeedMeasured, float]:

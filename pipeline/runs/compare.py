@@ -15,7 +15,7 @@ from fourshot.pipeline.cells.cell import SeedExamples
 from fourshot.pipeline.cells.methods import METHODS, check_annotators
 from fourshot.pipeline.cells.run_folder import ExperimentManifest, RunFolder
 from fourshot.pipeline.events import Event, OnEvent, ignore
-from fourshot.pipeline.forecasts.forecast import FORECAST_FILE, Forecast, settled
+from fourshot.pipeline.forecasts.forecast import Forecast, conclude
 from fourshot.pipeline.provenance import describe_hardware, installed_versions, made_by, source_commit
 from fourshot.pipeline.report.data import MethodRow
 from fourshot.pipeline.report.write import write_report
@@ -110,7 +110,7 @@ def do_comparison(request: ComparisonRequest, on_event: OnEvent = ignore, *, for
         estimate = foretell_runs([experiment], "evaluate", on_event, request.placement) if forecast else None
         driver.run("evaluate")
         if estimate:
-            folder.write(FORECAST_FILE, settled(estimate, driver.took))
+            conclude(estimate, driver.took, folder, on_event)
         result = _result(experiment, request.seeds)
         folder.write(RESULT_FILE, result)
         write_report(report_data(experiment, f"{task.name}: {len(request.seeds)} draws of shots"), path)

@@ -15,7 +15,7 @@ from fourshot.pipeline.card import LINK
 from fourshot.pipeline.cells.review import tell_review
 from fourshot.pipeline.cells.run_folder import RunFolder
 from fourshot.pipeline.events import Event, OnEvent, ignore
-from fourshot.pipeline.forecasts.forecast import FORECAST_FILE, Forecast, settled
+from fourshot.pipeline.forecasts.forecast import Forecast, conclude
 from fourshot.pipeline.runs.experiment import Experiment
 from fourshot.pipeline.runs.plan import foretell_runs
 from fourshot.pipeline.runs.run import load_shots
@@ -91,7 +91,7 @@ def do_trainings(request: TrainingsRequest, on_event: OnEvent = ignore, *, forec
         driver.do(probes)
         driver.write_cards()
         if estimate:
-            folder.write(FORECAST_FILE, settled(estimate, driver.took, failed=bool(driver.failed)))
+            conclude(estimate, driver.took, folder, on_event, failed=bool(driver.failed))
         for name in new_names & driver.failed.keys():
             if error_class(driver.failed[name].kind).exit_code == InputError.exit_code:
                 _forget(root / name)

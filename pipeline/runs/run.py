@@ -174,7 +174,7 @@ def load_shots(data: TaskData, settings: RunSettings, folder: RunFolder, *, goes
             _check_kept(data, shots)
     else:
         shots = data.shots(settings)
-        data.tell_unused(shots)
+        data.tell_counts(shots)
         if folder.has(MANIFEST_FILE) and not folder.is_unused:
             data.tell(lost_shots(folder.path / SHOTS_FILE), notice=True)
     return SeedExamples(seed=settings.seed, shots=tuple(shots))

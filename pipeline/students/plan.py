@@ -12,6 +12,7 @@ import msgspec
 
 from fourshot.pipeline.events import Event, OnEvent
 from fourshot.pipeline.forecasts.forecast import SWITCH, Forecast, StageForecast
+from fourshot.pipeline.forecasts.speed import OTHER_WORK
 from fourshot.pipeline.forecasts.work_counts import MOST_COUNTED
 from fourshot.pipeline.rows.fields import encoder_text
 from fourshot.pipeline.runs.stages.student import ASKED_ALONE, StudentItem, StudentStage
@@ -93,8 +94,16 @@ def with_students(teacher: Forecast, students: Forecast | None) -> Forecast:
         tokens=teacher.tokens + counted * students.tokens,
         memory_bytes=max(teacher.memory_bytes, students.memory_bytes),
         stages=(*teacher.stages, *students.stages),
-        doubt="; ".join(dict.fromkeys(filter(None, (*teacher.doubt.split("; "), *students.doubt.split("; "))))),
+        doubt=_joined(teacher.doubt, students.doubt),
     )
+
+
+def _joined(*doubts: str) -> str:
+    """Each doubt once: of two measurements beside the same work, the load differs by a little."""
+    by_kind: dict[str, str] = {}
+    for part in "; ".join(filter(None, doubts)).split("; "):
+        by_kind.setdefault(OTHER_WORK if part.startswith(OTHER_WORK) else part, part)
+    return "; ".join(by_kind.values())
 
 
 def _work(item: StudentItem, store: Path, speed: EncoderSpeed) -> list[StudentWork]:

@@ -18,9 +18,9 @@ from fourshot.engine.errors import FourshotError
 from fourshot.engine.machine.files import read_json, write_json
 from fourshot.engine.machine.processes import ChildProcess, ParentLink, end_process, run_child
 from fourshot.engine.machine.temporary import lent_folder
-from fourshot.engine.machine.threads import TRAIN_SPINS, available_cores
+from fourshot.engine.machine.threads import TRAIN_SPINS
 from fourshot.pipeline.forecasts.probe import TASK, ModelOpened
-from fourshot.pipeline.forecasts.speed import busy_cores, doubt_of, speed_file, still_holds
+from fourshot.pipeline.forecasts.speed import busy_cores, doubt_of, machine_cores, speed_file, still_holds
 from fourshot.pipeline.token_counter import token_counter
 from fourshot.training.students.encoders import ResolvedEncoder
 from fourshot.training.students.examples import StudentJob, StudentResult, TaughtExample
@@ -43,7 +43,7 @@ class EncoderSpeed(msgspec.Struct, frozen=True, kw_only=True):
     alone_s: float  # of one text that is read alone
     process_bytes: int  # the most that the process had
     load: float = 0.0  # cores that were busy when nothing was measured yet
-    cores: int = 0
+    cores: int = 0  # of the machine
 
     @property
     def doubt(self) -> str:
@@ -92,7 +92,7 @@ def _measured(encoder: ResolvedEncoder, max_tokens: int) -> EncoderSpeed:
             child.send(EncoderProbe(encoder=encoder.path, max_tokens=max_tokens, folder=str(scratch)))
             for message in child.messages(ModelOpened | EncoderMeasured):
                 if isinstance(message, EncoderMeasured):
-                    fields = {**message.fields, "open_s": open_s, "load": round(load, 2), "cores": available_cores()}
+                    fields = {**message.fields, "open_s": open_s, "load": round(load, 2), "cores": machine_cores()}
                     return msgspec.convert(fields, EncoderSpeed)
                 open_s = round(time.perf_counter() - began, 2)
             raise child.error("The process that measures this machine")

@@ -1,8 +1,7 @@
 """The real examples a run starts from: k per class, drawn with a seed, or chosen by the user."""
 
 import random
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from fourshot.engine.errors import InputError
@@ -29,18 +28,29 @@ def draw_shots(
         raise InputError(
             f"got {k} shots per class, at least 1 is needed: the shots are all that the classes are known by."
         )
-    by_label: dict[str, list[Example]] = {label: [] for label in labels}
-    for example in examples:
-        if example.label in by_label:
-            by_label[example.label].append(example)
+    by_label = _by_label(examples, labels)
     fewest = 1 if allow_fewer else k
     shortages = {label: len(pool) for label, pool in by_label.items() if len(pool) < fewest}
     if shortages:
         raise InputError(_too_few(shortages, k))
+    return _draw(by_label, lambda count: k, seed)
+
+
+def _by_label(examples: Sequence[Example], labels: Sequence[str]) -> dict[str, list[Example]]:
+    """Examples of each label, in their order; those of other labels are left out."""
+    by_label: dict[str, list[Example]] = {label: [] for label in labels}
+    for example in examples:
+        if example.label in by_label:
+            by_label[example.label].append(example)
+    return by_label
+
+
+def _draw(by_label: dict[str, list[Example]], amount: Callable[[int], int], seed: int) -> list[Example]:
+    """Of each label the ``amount`` of its count, in a seeded random order. A larger amount contains a smaller one."""
     drawn: list[Example] = []
     for label, pool in by_label.items():
         random.Random(f"{seed}/{label}").shuffle(pool)
-        drawn += pool[:k]
+        drawn += pool[: amount(len(pool))]
     random.Random(f"{seed}/order").shuffle(drawn)
     return drawn
 
@@ -57,20 +67,17 @@ def check_real(real: str) -> None:
 def real_examples(examples: Sequence[Example], labels: Sequence[str], real: str, seed: int) -> list[Example]:
     """The real examples of one draw.
 
-    ``real``: a number of each label (all of a label that has fewer), "all", or a share such as "5%", which has the
-    labels as they are in the data, each at least once. Raises InputError for a label without examples.
+    ``real``: a number of each label (all of a label that has fewer), "all", or a share such as "5%": of each label that
+    share, rounded half up, and at least one. Larger draws with the same seed contain smaller ones. Raises InputError
+    for a label without examples.
     """
-    one_of_each = draw_shots(examples, labels, 1, seed)
-    examples = [example for example in examples if example.label in labels]
+    draw_shots(examples, labels, 1, seed)  # raises
     if real == ALL:
-        return examples
+        return [example for example in examples if example.label in labels]
     if not real.endswith("%"):
         return draw_shots(examples, labels, int(real), seed, allow_fewer=True)
-    shuffled = list(examples)
-    random.Random(f"{seed}/share").shuffle(shuffled)
-    share = shuffled[: len(shuffled) * int(real.removesuffix("%")) // 100]
-    label_counts = Counter(example.label for example in share)
-    return share + [example for example in one_of_each if not label_counts[example.label]]
+    percent = int(real.removesuffix("%"))
+    return _draw(_by_label(examples, labels), lambda count: max((count * percent + 50) // 100, 1), seed)
 
 
 def take_shots(task: Task, k: int, seed: int) -> list[Example]:

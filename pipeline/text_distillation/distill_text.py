@@ -26,12 +26,12 @@ from fourshot.pipeline.events import Event
 from fourshot.pipeline.forecasts.forecast import Forecast
 from fourshot.pipeline.rows.examples import limited
 from fourshot.pipeline.runs.stages.write import WrittenAnswer
-from fourshot.pipeline.runs.text_plan import Teaching
 from fourshot.pipeline.settings.effects import Unused, tell_unused
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.tasks.generation import GenerationTask, Pair
 from fourshot.pipeline.tasks.pairs import load_real, take_real
 from fourshot.pipeline.text_distillation.distilled_text import TextDistilled, TextDistillSummary, write_text_results
+from fourshot.pipeline.text_distillation.text_plan import Teaching
 from fourshot.pipeline.text_distillation.text_students import TextStudents
 from fourshot.pipeline.text_distillation.text_teachers import AskedTeacher, TrainedTeacher
 from fourshot.training.jobs.cluster import check_cluster

@@ -18,9 +18,9 @@ from fourshot.pipeline.forecasts.forecast import Forecast, foretell
 from fourshot.pipeline.provenance import value_hash
 from fourshot.pipeline.remote_teacher import accounted
 from fourshot.pipeline.runs.stages.write import WriteItem, WriteStage, WrittenAnswer
-from fourshot.pipeline.runs.text_plan import Teaching, TextCounts
 from fourshot.pipeline.student_card import STUDENT_LINK
 from fourshot.pipeline.tasks.generation import Pair, between, drawing_prompt
+from fourshot.pipeline.text_distillation.text_plan import Teaching, TextCounts
 from fourshot.pipeline.text_distillation.text_students import (
     ADAPTERS,
     TextStudents,

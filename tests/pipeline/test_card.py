@@ -157,3 +157,7 @@ def test_an_adapter_whose_weights_are_not_those_of_its_card_is_not_asked(tmp_pat
         AdapterError, match=r"is damaged: its weights are not those that its card names\. Copy it again"
     ):
         base_of(card, tmp_path, base.path)
+    os.truncate(tmp_path / ADAPTER_WEIGHTS, 40)
+    with pytest.raises(AdapterError, match=r"copy or fetch it again\.$") as refused:
+        base_of(card, tmp_path, base.path)
+    assert "Copy it again" not in str(refused.value), "once is enough"

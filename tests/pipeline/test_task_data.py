@@ -48,10 +48,26 @@ def test_labelled_texts_that_are_no_shots_are_counted(tmp_path: Path) -> None:
     events: list[Event] = []
     data = TaskData(task, events.append)
     shots = data.shots(RunSettings())
-    data.tell_unused(shots)
+    data.tell_counts(shots)
     assert events[-1].message == "colours: 8 of 9 labelled texts are the shots; --shots takes more of each class"
-    data.tell_unused(data.train)
+    data.tell_counts(data.train)
     assert len(events) == 1
+
+
+def test_real_examples_are_counted_by_the_file_they_are_of(tmp_path: Path) -> None:
+    """Beside chosen shots, "all" are those, and not the thousands of the training file."""
+    task = load_task(write_task(tmp_path))
+
+    def told(real: str) -> str:
+        events: list[Event] = []
+        data = TaskData(task, events.append, real=real)
+        data.tell_counts(data.shots(RunSettings()))
+        return events[-1].message.removeprefix("colours: ")
+
+    assert told("all") == "8 of 8 labelled texts of train.jsonl are the shots"
+    write_jsonl(tmp_path / "shots.jsonl", rows_of(WARM[:2], "warm") + rows_of(COLD[:2], "cold"))
+    assert told("all") == "4 of 4 labelled texts of shots.jsonl are the shots"
+    assert told("50%") == "2 of 4 labelled texts of shots.jsonl are the shots; --real takes more of them"
 
 
 def test_how_much_of_a_split_is_not_read_is_told_in_one_line(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fourshot.engine.calibration import combine_parts
-from fourshot.engine.checkpoints.models import broken_shards
+from fourshot.engine.checkpoints.models import broken_shards, damage_message
 from fourshot.engine.errors import AdapterError
 from fourshot.engine.machine.collector import collector_paused
 from fourshot.engine.machine.gpus import torch_device
@@ -97,7 +97,7 @@ def open_logits(folder: Path) -> "tuple[Callable[..., torch.Tensor], str]":
     Raises AdapterError where the folder is damaged.
     """
     if faults := broken_shards(folder) or ([] if any(folder.glob("*.safetensors")) else ["it has no weights"]):
-        raise AdapterError(f"The student {folder} is damaged: {'; '.join(faults)}. Copy it again, whole.")
+        raise AdapterError(damage_message(f"The student {folder}", faults))
     with collector_paused():
         device = torch_device()
     if bert_supports(folder):

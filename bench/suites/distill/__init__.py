@@ -80,7 +80,7 @@ def curves_of(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 def turning_points(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """By real data and strategy, over tasks and seeds: the smallest amount that no larger one is better than.
+    """By real data and strategy, over tasks and seeds: the smallest amount that no larger one is better than, or None.
 
     Amounts are compared in pairs of one task and seed; better is a gain whose 95 % interval (Student's t) lies above 0.
     """
@@ -92,16 +92,21 @@ def turning_points(rows: Sequence[Row]) -> list[dict[str, Any]]:
         amounts = list(_by_amount(curve_rows))
         if len(amounts) < 2:
             continue
-        turn = next(
-            amount
-            for place, amount in enumerate(amounts)
-            if not any(
-                (_gain(curve_rows, amount, larger) or {}).get("low", -1.0) > 0 for larger in amounts[place + 1 :]
-            )
-        )
-        gain, change_after = _gain(curve_rows, amounts[0], turn), _gain(curve_rows, turn, amounts[-1])
+        turn = _turn(curve_rows, amounts)
+        gain, change_after = None, None
+        if turn is not None:
+            gain, change_after = _gain(curve_rows, amounts[0], turn), _gain(curve_rows, turn, amounts[-1])
         turns.append({"real": real, "strategy": strategy, "no_gain_beyond": turn, "gain": gain, "then": change_after})
     return turns
+
+
+def _turn(rows: Sequence[Row], amounts: Sequence[int]) -> int | None:
+    """The first of the ascending amounts that no larger one is better than; None where one has too few pairs to say."""
+    for place, amount in enumerate(amounts):
+        gains = [_gain(rows, amount, larger) for larger in amounts[place + 1 :]]
+        if not any(gain and gain["low"] > 0 for gain in gains):
+            return amount if all(gains) else None
+    return None
 
 
 def _gain(rows: Sequence[Row], few: int, many: int) -> dict[str, Any] | None:
@@ -148,7 +153,7 @@ def report(result: Mapping[str, Any]) -> list[Part]:
     }
     note = (
         "Over all tasks and seeds, in pairs, with intervals of 95 %. No gain beyond: the smallest amount that no "
-        "larger one is better than by more than its interval."
+        "larger one is better than by more than its interval; a dash where there are fewer than two pairs to compare."
     )
     if result["turning_points"]:
         parts.append(TablePart.of(result["turning_points"], columns, left=2, note=note))

@@ -14,6 +14,7 @@ import msgspec
 
 from fourshot.bench.core.options import Model, Out, Positive, TaskFolders
 from fourshot.bench.core.results import beside, tell_end
+from fourshot.engine.errors import InputError
 from fourshot.engine.machine.files import append_lines, read_json, settle, staged_folder
 from fourshot.pipeline.cells.measuring import Evaluation
 from fourshot.pipeline.cells.run_folder import RunFolder
@@ -28,6 +29,7 @@ from fourshot.pipeline.rows.text_table import open_texts
 from fourshot.pipeline.runs.stage_driver import LOG_FILE
 from fourshot.pipeline.runs.stage_process import run_stage
 from fourshot.pipeline.runs.stages.student import StudentItem, StudentStage
+from fourshot.pipeline.student_card import file_hashes
 from fourshot.pipeline.students.jobs import student_jobs
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.task import DataSource, Example, Task
@@ -121,13 +123,12 @@ def teach(group: TeacherGroup, options: Options) -> TeacherOutput:
     remaining = [example.text for example in splits.train if example not in shown]
     random.Random(f"{group.seed}/unlabelled").shuffle(remaining)
     unlabelled = remaining[:most] if {"annotate", "both"} & strategies else []
-    if not (folder / "data").exists():
-        _write_data(folder / "data", group_task, shots, test, unlabelled)
+    _write_data(folder / "data", group_task, shots, test, unlabelled)
     table = open_texts(folder / "data" / UNLABELLED, task=group_task) if unlabelled else None
     per_class = math.ceil(most / len(source_task.labels)) if {"generate", "both"} & strategies else 0
     accuracy, annotated, pairs = None, list[Any](), list[Any]()
     if table or per_class:
-        settings = RunSettings(seed=group.seed, k=len(shots), allow_fewer_shots=True, allow_short=True)
+        settings = RunSettings(seed=group.seed, k=len(shots), allow_fewer_shots=True, allow_short=per_class > 0)
         request = LabelDistillation(
             task=group_task,
             folder=folder / DISTILLED,
@@ -181,7 +182,10 @@ def measure_cell(taught: TeacherOutput, cell: StudentCell) -> dict[str, Any]:
 
 
 def _write_data(folder: Path, task: Task, shots: list[Example], test: list[Example], unlabelled: list[str]) -> None:
-    """The task's data for one group: the real examples as chosen shots, the test texts, the texts without labels."""
+    """The task's data for one group: the real examples as chosen shots, the test texts, the texts without labels.
+
+    Raises InputError where those of an earlier call are others: its teacher is not to answer for these.
+    """
     fields = bool(task.input_fields)
 
     def row(text: str, **label: str) -> dict[str, str]:
@@ -191,7 +195,13 @@ def _write_data(folder: Path, task: Task, shots: list[Example], test: list[Examp
         append_lines(staged / "shots.jsonl", [row(shot.text, label=shot.label) for shot in shots])
         append_lines(staged / "test.jsonl", [row(example.text, label=example.label) for example in test])
         append_lines(staged / UNLABELLED, [row(text) for text in unlabelled])
-        settle(staged, folder)
+        if not folder.exists():
+            settle(staged, folder)
+        elif file_hashes(staged) != file_hashes(folder):
+            raise InputError(
+                f"{folder.parent} has a teacher of other data. Delete that folder, put the data back, or name another "
+                "--out."
+            )
 
 
 def _nobody(parts: Parts) -> Iterator[list[Annotation]]:

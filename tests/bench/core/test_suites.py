@@ -4,7 +4,7 @@ import pkgutil
 import re
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 import pytest
@@ -72,6 +72,7 @@ class Given(msgspec.Struct, frozen=True, kw_only=True):
     repeats: Annotated[Positive, "100 % of them"] = 3
     sizes: tuple[int, ...] = (1, 2)
     names: Annotated[tuple[str, ...] | None, "names"] = None
+    kinds: tuple[Literal["annotate", "generate"], ...] = ()
     set: Annotated[tuple[str, ...], REPEATED, "KEY=VALUE"] = ()
     no_http: bool = False
     secret: Annotated[float, HIDDEN] = 0.0
@@ -99,6 +100,8 @@ def test_options_are_read_as_they_are_declared() -> None:
         ([], "--data"),
         (["--data", "x", "--repeats", "0"], "--repeats 0: expected `int` >= 1"),
         (["--data", "x", "--sizes", "1", "b"], "--sizes 1 b: expected `int`"),
+        (["--data", "x", "--kinds", "z"], "--kinds: got 'z'; allowed are annotate, generate.$"),
+        (["--data", "x", "--kinds", "generate,anotate"], "allowed are annotate, generate. Did you mean 'annotate'?"),
         (["--data", "x", "--repeat-often"], "--repeat-often.*--help"),
     ],
 )
@@ -165,6 +168,43 @@ def test_a_suite_is_measured_written_and_told(
         run_suite("toy", ["--out", str(out), "--repeats", "3"])
     with pytest.raises(InputError, match="--out is empty"):
         run_suite("toy", ["--out", ""])
+
+
+def test_a_result_goes_on_with_the_data_it_was_begun_with_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Else one file has numbers of two data sets."""
+    from fourshot.bench.core.options import Out, TaskFolders
+    from fourshot.bench.core.results import DATA
+    from fourshot.bench.core.suite import Suite
+
+    class Toy(msgspec.Struct, frozen=True, kw_only=True):
+        out: Out
+        data: TaskFolders | None = None
+        tasks: tuple[str, ...] = ("trec",)
+
+    module = ModuleType("toy", "A toy.")
+    module.SUITE = Suite(  # type: ignore[attr-defined]
+        options=Toy, settings=lambda options: {}, measure=lambda options, rows: {"first": rows.add_once("first", dict)}
+    )
+    monkeypatch.setitem(registry.SUITES, "toy", "A toy")
+    monkeypatch.setattr(registry, "import_module", lambda name: module)
+    file = tmp_path / "data" / "trec" / "test.jsonl"
+    file.parent.mkdir(parents=True)
+    file.write_text("here\n")
+    words = ["--out", str(tmp_path / "toy.json"), "--data", str(tmp_path / "data")]
+    assert run_suite("toy", words) == run_suite("toy", words) == 0
+    for other_words, content in ((words, "gone\n"), (words[:2], "here\n")):
+        file.write_text(content)
+        with pytest.raises(InputError, match=r"with other settings \(content of --data\)"):
+            run_suite("toy", other_words)
+    assert run_suite("toy", words) == 0
+    rows = tmp_path / "toy.rows.jsonl"
+    first, *pieces = rows.read_text().splitlines(keepends=True)
+    assert DATA in first and "does not say" not in capsys.readouterr().err
+    rows.write_text("".join(['{"settings":{}}\n', *pieces]))  # of an earlier version
+    assert run_suite("toy", words) == 0
+    assert "does not say what data it was measured on" in capsys.readouterr().err
 
 
 def test_the_command_ends_with_two_for_wrong_options(capsys: pytest.CaptureFixture[str]) -> None:

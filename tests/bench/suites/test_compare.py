@@ -9,7 +9,7 @@ import pytest
 
 from fourshot.bench.core.parts import markdown
 from fourshot.bench.core.results import write_result
-from fourshot.bench.suites.compare import compare, report
+from fourshot.bench.suites.compare import CellChange, ResultChanges, compare, report
 from fourshot.cli import main as cli
 from fourshot.engine.errors import InputError
 
@@ -62,6 +62,15 @@ def test_what_became_faster_is_told_and_is_no_alarm() -> None:
     assert compared.overall_flagged
     assert not compared.slower
     assert "% faster, beyond noise" in markdown(report(compared))
+
+
+def test_a_change_is_given_as_the_bound_that_it_is_beyond() -> None:
+    """Both are ratios: 1.5 times as slow and 1.5 times as fast are +50 % and -33 %."""
+    change = CellChange(cell="a", measure="p50_ms", before=1.5, after=1.0, slower=-0.333, flagged=True)
+    overall: dict[str, Any] = {"overall": 0.0, "overall_bound": 0.1, "overall_flagged": False}
+    shown = markdown(report(ResultChanges(changes=(change,), scatter=0.1, bound=0.44, **overall)))
+    assert "| -33.3 % |" in shown and "so a change counts from +44.0 % or -30.6 % on" in shown
+    assert "(it counts from +10.0 % or -9.1 % on)" in shown
 
 
 def test_results_of_different_suites_cannot_be_compared() -> None:

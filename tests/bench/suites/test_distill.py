@@ -9,7 +9,9 @@ import pytest
 
 from fourshot.bench.core.results import read_result
 from fourshot.bench.suites import run_suite
-from fourshot.bench.suites.distill import turning_points
+from fourshot.bench.suites.distill import SUITE, turning_points
+from fourshot.bench.suites.distill.cells import Options, TeacherGroup, teach
+from fourshot.engine.errors import InputError
 from fourshot.pipeline.distillation.distill import distill
 from fourshot.pipeline.distillation.distilled import DistillSummary
 from fourshot.pipeline.distillation.readers import Annotation, NamedReader, Parts, Read
@@ -106,6 +108,38 @@ def test_a_tiny_grid_is_measured_gone_on_with_and_drawn(
     assert taught_groups == ["all/seed0"] and read_result(out)["rows"] == result["rows"]
 
 
+def test_a_teacher_is_told_of_no_idle_settings_and_is_of_its_data_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class AskedError(Exception): ...
+
+    idle: list[list[str]] = []
+
+    def asked(request: LabelDistillation) -> None:
+        idle.append(request.tell_unused())
+        raise AskedError
+
+    monkeypatch.setattr("fourshot.bench.suites.distill.cells.distill", asked)
+    monkeypatch.setattr(
+        "fourshot.bench.suites.distill.cells.load_task", lambda name, data: load(tmp_path / "colours.toml", data)
+    )
+    (tmp_path / "data" / "colours").mkdir(parents=True)
+    (tmp_path / "colours.toml").write_text(TASK)
+    write_jsonl(tmp_path / "data" / "colours" / "test.jsonl", NOTES[1::2])
+    train = tmp_path / "data" / "colours" / "train.jsonl"
+    group = TeacherGroup(task="colours", real="2", seed=0)
+    for strategy in ("annotate", "generate"):
+        options = Options(data=tmp_path / "data", out=tmp_path / f"{strategy}.json", strategies=(strategy,))
+        for _ in range(2):
+            write_jsonl(train, NOTES[::2])
+            with pytest.raises(AskedError):
+                teach(group, options)
+        write_jsonl(train, NOTES[2::2])
+        with pytest.raises(InputError, match=f"{strategy}/colours/2/seed0 has a teacher of other data"):
+            teach(group, options)
+    assert idle == [[]] * 4
+
+
 def load(file: Path, data: Path) -> Any:
     from fourshot.pipeline.tasks.task_file import load_task
 
@@ -123,3 +157,22 @@ def test_a_curve_turns_where_no_larger_amount_is_better() -> None:
     (turn,) = turning_points(rows)
     assert turn["no_gain_beyond"] == 100 and turn["gain"]["mean"] == pytest.approx(20.33, abs=0.01)
     assert turn["then"]["mean"] == pytest.approx(-1.0) and turn["then"]["low"] < 0
+
+
+def test_where_a_curve_turns_is_not_said_of_one_pair() -> None:
+    """One seed of one task has no interval: that more texts do not help was not measured."""
+    cells = (("none", 0, 0.5), ("annotate", 100, 0.9))
+    one: list[dict[str, Any]] = [
+        {"task": "t", "real": "4", "seed": 0, "strategy": strategy, "amount": amount, "accuracy": accuracy}
+        for strategy, amount, accuracy in cells
+    ]
+    assert turning_points(one) == [
+        {"real": "4", "strategy": "annotate", "no_gain_beyond": None, "gain": None, "then": None}
+    ]
+    other = [{**row, "seed": 1, "accuracy": row["accuracy"] + 0.01} for row in one]
+    larger = {**one[1], "amount": 300}
+    (turn,) = turning_points([*one, *other, larger])
+    assert turn["no_gain_beyond"] is None, "nor of what only one pair went on from"
+    assert turning_points([*one, *other])[0]["no_gain_beyond"] == 100
+    result = {"settings": {"tasks": []}, "turning_points": turning_points(one), "left_out": []}
+    assert "| 4 | annotate | - | - | - |" in SUITE.markdown({**result, "targets": []})

@@ -14,7 +14,7 @@ from fourshot.pipeline.corpus.manifests import TaskManifest
 from fourshot.pipeline.corpus.run import CorpusRequest, plan_corpus
 from fourshot.pipeline.corpus.settings import CorpusSettings
 from fourshot.pipeline.events import Event, OnEvent, ignore
-from fourshot.pipeline.synthesis.settings import AnnotateSettings
+from fourshot.pipeline.synthesis.settings import AnnotateSettings, VarietySettings
 from tests.pipeline.corpus.small_corpora import SHOTS, TASK, make, named, settings
 
 
@@ -48,6 +48,43 @@ def test_a_licence_holds_until_another_is_given(tmp_path: Path) -> None:
         written = card.read_text()
         make(tmp_path)
         assert card.read_text() == written
+
+
+def test_a_corpus_that_is_stopped_before_its_first_shard_says_that_nothing_was_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With attributes, these are listed first, for minutes, and a stop loses them."""
+    with_attributes = msgspec.structs.replace(settings(), variety=VarietySettings(attributes=True))
+    events: list[Event] = []
+
+    def told() -> list[str]:
+        lines = [event.message for event in events if "are listed" in event.message or "kept yet" in event.message]
+        events.clear()
+        return lines
+
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    listing = "topics and styles of each class are listed; texts follow (variety.attributes)"
+    with monkeypatch.context() as patch:
+        patch.setattr("fourshot.pipeline.corpus.filling.Driver.run", stopped)
+        for run_settings, lines in ((with_attributes, [listing]), (settings(), [])):
+            with pytest.raises(KeyboardInterrupt):
+                make(tmp_path / str(len(lines)), run_settings=run_settings, on_event=events.append)
+            assert told() == [*lines, "nothing was kept yet"]
+    make(tmp_path / "1", run_settings=with_attributes, on_event=events.append)
+    assert told() == [listing]
+    (tmp_path / "1" / CorpusFolder(tmp_path / "1").journal()[0].file).unlink()
+    make(tmp_path / "1", run_settings=with_attributes, on_event=events.append)
+    assert told() == [], "they are there"
+
+
+def test_the_folder_of_trainings_is_refused_without_a_word_of_how_it_goes_on(tmp_path: Path) -> None:
+    events = list[Event]()
+    (tmp_path / "tasks.json").write_text("[]")
+    with pytest.raises(RunFolderError, match=r"is not empty and holds no run \(found tasks\.json\)"):
+        make(tmp_path, on_event=events.append)
+    assert not [event.message for event in events if "goes on" in event.message]
 
 
 @pytest.mark.parametrize("licence", ["", "mit\nfoo: bar"])

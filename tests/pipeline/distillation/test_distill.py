@@ -106,7 +106,8 @@ def test_a_student_learns_what_the_teacher_says_and_what_a_person_corrects(folde
     summary = make(folder, teacher)
     assert [row["method"] for row in summary.table] == ["student", "shots", "teacher"]
     assert summary.annotated_examples == len(NOTES)
-    assert "for want of a text: 1 row" in summary.notes[0] and "because repeated: 2 texts" in summary.notes[2]
+    assert "for want of a text: 1 row" in summary.notes[0] and "because repeated: 1 text" in summary.notes[2]
+    assert summary.notes[3] == "learnt as shots already: 1 text"
     assert summary.coverage["teacher"].accuracy(1.0) == 1.0
     with LocalClassifier(folder / "out") as classifier:
         predictions = classifier.predict(["The snow is deep.", "The fire is hot."])

@@ -81,9 +81,11 @@ def test_what_its_processes_measure_becomes_a_speed(monkeypatch: pytest.MonkeyPa
         return msgspec.json.decode(msgspec.json.encode(measured), type=probes_of.SpeedMeasured), opened_s
 
     monkeypatch.setattr(speeds, "_ask", ask)
+    monkeypatch.setattr("os.cpu_count", lambda: 64)
     speed = known_speed(MODEL)
     assert msgspec.structs.replace(speed, load=0.0, cores=0, took_s=0.0) == SPEED
     assert probes[1].adapter == adapter and known_speed(MODEL) == speed
+    assert speed.cores == 64, "the load is of all cores, and not of those alone that this process may use"
     answers = [(probes_of.SpeedMeasured(fields=fields), 10.0)]
     probes.clear()
     alone = known_speed(msgspec.structs.replace(MODEL, revision="r2"), trains=False)

@@ -14,6 +14,7 @@ from fourshot.engine.core import EngineSettings
 from fourshot.pipeline.card import load_card
 from fourshot.pipeline.cells.run_folder import RunFolder
 from fourshot.pipeline.events import OnEvent
+from fourshot.pipeline.forecasts.forecast import Forecast, StageForecast
 from fourshot.pipeline.loop.rounds import finished_pairs
 from fourshot.pipeline.runs.stages.stage import EngineStage, Stage
 from fourshot.serving.adapter_lookup import find_adapter
@@ -168,6 +169,23 @@ def test_classes_that_stall_fail_their_tasks_with_the_forecast(base: str, tmp_pa
     code, printed = train(base, tmp_path / "tasks" / "colours", tmp_path / "out", *stall)
     (outcome,) = [line for line in printed if line["type"] == "task"]
     assert code == 1 and outcome["error"] == "ShortRunError" and "--allow-short" in str(outcome["message"])
+
+
+def test_trainings_and_comparisons_say_how_right_their_forecast_was(
+    base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = write_task(tmp_path)
+    words = {
+        "many": ("train", "--tasks", task, "--out", tmp_path / "out", "--model", base),
+        "compare": ("compare", task, "--methods", "zero_shot", "--out", tmp_path / "compared", "--model", base),
+    }
+    for module, stage in (("many", "train"), ("compare", "evaluate")):
+        asked = StageForecast(stage=stage, calls=1, tokens=1, steps=1, seconds=600.0)
+        estimate = Forecast(seconds=600.0, calls=1, tokens=1, memory_bytes=1, stages=(asked,))
+        monkeypatch.setattr(f"fourshot.pipeline.runs.{module}.foretell_runs", lambda *_, done=estimate, **__: done)
+        code, printed = fourshot(*words[module])
+        (told,) = [str(line["message"]) for line in printed if line.get("stage") == "forecast"]
+        assert code == 0 and told.startswith("forecast 10 min, took ") and told.endswith(" less)"), told
 
 
 @pytest.mark.parametrize("words", [[], ["sst2", "--tasks", "trec"], ["--tasks", "trec", "--data", "."]])

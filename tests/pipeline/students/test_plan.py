@@ -125,6 +125,10 @@ def test_the_teacher_and_the_students_are_one_forecast_and_requests_are_counted_
         "less where a student stops early"
     )
     assert with_students(both, None) == both
+    loads = [f"measured while other work kept {load} of 2 cores busy" for load in ("1.8", "1.7")]
+    busy = msgspec.structs.replace(students, doubt=f"less where a student stops early; {loads[1]}")
+    twice = with_students(forecast_of("annotate", doubt=f"about half; {loads[0]}"), busy)
+    assert twice.doubt == f"about half; {loads[0]}; less where a student stops early", "and not of the same load again"
 
 
 def test_an_encoder_is_measured_once_and_what_cannot_be_measured_stops_nobody(

@@ -84,8 +84,6 @@ def test_without_chosen_shots_they_come_from_the_train_split(tmp_path: Path) -> 
 def test_real_examples_are_a_number_per_class_a_share_or_all() -> None:
     train = [Example(text=f"{label}{n}", label=label) for label, count in (("a", 90), ("b", 10)) for n in range(count)]
     assert len(real_examples(train, ["a", "b"], "4", 0)) == 8
-    few_examples = real_examples(train, ["a", "b"], "2%", 0)
-    assert {example.label for example in few_examples} == {"a", "b"} and len(few_examples) <= 3
     assert real_examples([*train, Example(text="c", label="c")], ["a", "b"], "all", 0) == train
     assert len(real_examples(train, ["a", "b"], "20", 0)) == 30, "all of a label that has fewer"
     with pytest.raises(InputError, match="'c' has 0"):
@@ -93,3 +91,17 @@ def test_real_examples_are_a_number_per_class_a_share_or_all() -> None:
     for wrong in ("0", "many", "0%", "101%", "-3", "²"):
         with pytest.raises(InputError, match="--real"):
             check_real(wrong)
+
+
+def test_a_share_of_the_examples_has_that_share_of_each_class() -> None:
+    counts = {"a": 90, "b": 30, "c": 10, "d": 1}
+    train = [Example(text=f"{label}{n}", label=label) for label, count in counts.items() for n in range(count)]
+    expected = {"1%": (1, 1, 1, 1), "5%": (5, 2, 1, 1), "15%": (14, 5, 2, 1), "50%": (45, 15, 5, 1)}
+    smaller: set[Example] = set()
+    for share, by_label in expected.items():
+        drawn = real_examples(train, [*counts], share, 0)
+        assert Counter(example.label for example in drawn) == dict(zip(counts, by_label, strict=True))
+        assert smaller <= {*drawn}, "a larger share contains a smaller one"
+        smaller = {*drawn}
+    assert drawn != sorted(drawn, key=train.index), "classes do not stand behind one another"
+    assert sorted(real_examples(train, [*counts], "100%", 0), key=train.index) == train

@@ -1,0 +1,52 @@
+"""What is counted of a task's prompts: shots for which there is no room, and words that no bias reaches."""
+
+import msgspec
+
+from fourshot.engine.core import EngineSettings, SamplingSettings
+from fourshot.pipeline.forecasts.work_counts import TokenCounts
+from fourshot.pipeline.synthesis.prompts import PromptFormat
+from fourshot.pipeline.synthesis.settings import AnnotateSettings, RunSettings
+from fourshot.pipeline.task import Example, Label, Task
+from tests.pipeline.forecasts.machine_speeds import MODEL
+
+
+def test_shots_for_which_a_prompt_has_no_room_are_not_counted() -> None:
+    names = [f"change setting {number:03}" for number in range(150)]
+    many = Task(name="many", instruction="Sort.", noun="text", labels=tuple(Label(name=name) for name in names))
+    shots = [Example(text=f"so please {turn} {name}", label=name) for name in names for turn in range(4)]
+    counts = TokenCounts(many, shots, RunSettings(), MODEL.path)
+    shown = counts.fitting(shots, PromptFormat())
+    assert 0 < len(shown) < 150 and len({shot.label for shot in shown}) == len(shown), "one of each first"
+    assert counts.fitting(shots[:8], PromptFormat()) == shots[:8]
+    work = counts.reads(1, PromptFormat(), shots=shots)
+    assert 0 < work.shots_tokens <= EngineSettings(model="m").max_model_len
+    by_base = msgspec.structs.replace(RunSettings(), annotate=AnnotateSettings(annotator="icl"))
+    (message,) = TokenCounts(many, shots, by_base, MODEL.path).fitting_notes(None)
+    assert f"about {len(shown)} of 600 shots in its prompt, of {len(shown)} of 150 classes" in message
+    assert TokenCounts(many, shots[:8], by_base, MODEL.path).fitting_notes(None) == []
+    nobody = msgspec.structs.replace(by_base, annotate=AnnotateSettings(annotator="none"))
+    assert TokenCounts(many, shots, nobody, MODEL.path).fitting_notes(None) == []
+
+
+def test_long_shots_for_which_a_drawing_prompt_has_no_room_are_told() -> None:
+    task = Task(name="long", instruction="Sort.", noun="text", labels=(Label(name="good"), Label(name="bad")))
+    shots = [
+        Example(text="lengthening-words " * 290 + str(turn), label=name)
+        for name in task.label_names
+        for turn in range(4)
+    ]
+    (message,) = TokenCounts(task, shots, RunSettings(), MODEL.path).fitting_notes(None)
+    assert "long: prompts that draw texts show as many shots" in message and "2048 are allowed" in message
+    short = [Example(text=f"short {shot.text[-1]}", label=shot.label) for shot in shots]
+    assert TokenCounts(task, short, RunSettings(), MODEL.path).fitting_notes(None) == []
+
+
+def test_words_that_no_bias_reaches_are_told(model: str) -> None:
+    task = Task(name="two", instruction="Sort.", noun="text", labels=(Label(name="good"), Label(name="bad")))
+    shots = [Example(text=f"a {name} text", label=name) for name in task.label_names]
+    bias = (("the", -1.0), ("antidisestablishmentarianism", -1.0), ("and", 1.0), ("two words", 1.0))
+    settings = msgspec.structs.replace(RunSettings(), sampling=SamplingSettings(bias=bias))
+    (message,) = TokenCounts(task, shots, settings, model).fitting_notes(None)
+    assert message.startswith("two: sampling.bias has no effect on 'antidisestablishmentarianism', 'two words': only")
+    none = msgspec.structs.replace(RunSettings(), sampling=SamplingSettings(bias=bias[:1]))
+    assert TokenCounts(task, shots, none, model).fitting_notes(None) == []
