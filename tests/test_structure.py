@@ -9,7 +9,7 @@ PACKAGES = ("engine", "training", "pipeline", "serving", "bench", "fourshot")
 MOST_LINES = 2500  # of a folder, without the folders in it; and of a subpackage with all of them
 LONGEST_FILE = 300  # lines; a file with more of them says "more than 300 lines" and why in its docstring
 # Subpackages that are larger, and how large they may be. These numbers only go down; one that fits goes away.
-LARGE_SUBPACKAGES = {"bench/suites": 7600, "pipeline/runs": 3350, "serving/clients": 3200, "pipeline/rows": 2750}
+LARGE_SUBPACKAGES = {"bench/suites": 7600, "pipeline/runs": 3150, "serving/clients": 3200, "pipeline/rows": 2750}
 VAGUE_NAMES = {"found", "one", "told", "said", "asked"}  # of what? A name says what a value is, not that it is there
 VAGUE_STILL = {
     "engine/doctor.py found": "a key of what `doctor --json` prints",

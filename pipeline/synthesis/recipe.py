@@ -6,6 +6,7 @@ recipe was the better one with another base (docs/training.md). The model's name
 that readers have not seen may, though they are few.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Literal
 
@@ -13,6 +14,10 @@ import msgspec
 
 from fourshot.pipeline.synthesis.evidence import KindEvidence
 from fourshot.pipeline.synthesis.settings import RunSettings
+
+# Of the log loss of somebody who knows nothing: what the base in context may have. Above it, probabilities of a
+# committee with it say so little that a classifier learns nothing from them (docs/training-log.md, "Soft labels").
+MOST_LOSS = 0.7
 
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True):
@@ -27,15 +32,17 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
         return f"learns {learnt}: {self.reason}"
 
 
-def chosen_recipe(evidence: Mapping[str, KindEvidence]) -> Recipe:
+def chosen_recipe(evidence: Mapping[str, KindEvidence], num_labels: int) -> Recipe:
     """Probabilities if the base in context is more accurate on held-out shots than adapters, at a lower log loss.
 
     ``evidence``: by kind of reader, "adapters" and "in context".
 
-    Where accuracy and log loss disagree, or as many are right, there are too few shots to tell: labels are learnt.
+    Where accuracy and log loss disagree, or as many are right, there are too few shots to tell: labels are learnt. So
+    they are where the base knows little itself: its loss is near log(num_labels), that of equal probabilities.
     """
     adapters, in_context = evidence["adapters"], evidence["in context"]
     is_better = in_context.accuracy > adapters.accuracy and in_context.loss < adapters.loss
+    is_better &= in_context.loss <= MOST_LOSS * math.log(num_labels)
     return Recipe(
         targets="soft" if is_better else "agreement",
         reason=(

@@ -57,7 +57,7 @@ def _find_recipe(item: RecipeItem, engine: Engine) -> Recipe:
     if not committee.shows_all_shots:
         return Recipe(targets="agreement", reason="not all shots fit into one prompt of the base")
     committee.ask_about_shots()
-    return chosen_recipe(committee.evidence)
+    return chosen_recipe(committee.evidence, len(item.task.labels))
 
 
 def recipes(experiment: Experiment) -> RecipeStage:

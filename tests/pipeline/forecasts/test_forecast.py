@@ -153,7 +153,7 @@ def test_what_a_run_asks_is_near_what_was_forecast(name: str, tmp_path: Path, mo
     runs, run_settings, engine = WholeRuns(tmp_path / "task", monkeypatch), OTHERS[name], Counting()
     monkeypatch.setattr(generate, "open_workers", lambda *_: InProcessWorker(engine))
     monkeypatch.setattr("fourshot.engine.opening.open_engine", lambda _: engine)
-    monkeypatch.setattr(recipe, "chosen_recipe", lambda _: Recipe(targets="agreement", reason="as is forecast"))
+    monkeypatch.setattr(recipe, "chosen_recipe", lambda *_: Recipe(targets="agreement", reason="as is forecast"))
     speed = msgspec.structs.replace(SPEED, well_formed=1.0, acceptance=0.85)  # as the fake engine is
     monkeypatch.setattr(forecasts, "known_speed", lambda *_, **__: speed)
     estimate = runs.run(tmp_path / "run", run_settings, forecast=True).forecast

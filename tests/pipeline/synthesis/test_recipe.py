@@ -25,16 +25,22 @@ def read(accuracy: float, loss: float) -> KindEvidence:
         (read(0.88, 0.7), read(0.75, 0.68), "agreement"),
         (read(0.5, 0.6), read(0.75, 0.68), "agreement"),
         (read(0.75, 0.68), read(0.75, 0.68), "agreement"),
+        (read(0.75, 0.58), read(0.5, 1.11), "agreement"),  # better than the adapters, and hardly better than chance
     ],
 )
 def test_probabilities_are_learnt_where_the_base_in_context_reads_better_in_both(
     in_context: KindEvidence, adapters: KindEvidence, targets: str
 ) -> None:
-    recipe = chosen_recipe({"adapters": adapters, "in context": in_context})
+    recipe = chosen_recipe({"adapters": adapters, "in context": in_context}, 2)
     assert recipe.targets == targets and recipe.evidence == {"adapters": adapters, "in context": in_context}
     for part in (f"{in_context.accuracy:.0%}", f"{adapters.accuracy:.0%}", f"loss {adapters.loss:.2f}", "8 held-out"):
         assert part in str(recipe)
     assert ("probabilities of all labels" in str(recipe)) == (targets == "soft")
+
+
+def test_how_little_a_base_may_know_depends_on_the_number_of_labels() -> None:
+    evidence = {"adapters": read(0.5, 2.0), "in context": read(0.75, 0.58)}
+    assert [chosen_recipe(evidence, number).targets for number in (2, 3, 6)] == ["agreement", "soft", "soft"]
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,8 @@ def says(monkeypatch: pytest.MonkeyPatch, targets: Literal["agreement", "soft"])
     """Whatever the evidence, ``targets``. Returns the evidence of each time it was asked for."""
     evidence_seen: Asked = []
 
-    def chosen(evidence: Mapping[str, KindEvidence]) -> Recipe:
+    def chosen(evidence: Mapping[str, KindEvidence], num_labels: int) -> Recipe:
+        assert num_labels == 2
         evidence_seen.append(evidence)
         return Recipe(targets=targets, reason="so it is", evidence=dict(evidence))
 
