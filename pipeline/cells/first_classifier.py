@@ -3,10 +3,12 @@
 from functools import cached_property
 from pathlib import Path
 
+import msgspec
+
 from fourshot.engine.checkpoints.models import ResolvedModel
 from fourshot.pipeline.cells.cell import MethodCell
-from fourshot.pipeline.cells.learnt import LearntTexts, first_learnt_texts, learnt_texts
-from fourshot.pipeline.cells.second_reading import SecondReading
+from fourshot.pipeline.cells.learnt import LearntTexts, learnt_texts
+from fourshot.pipeline.cells.second_reading import SecondReading, surest
 from fourshot.pipeline.cells.trainings import classifier_job
 from fourshot.pipeline.loop.rounds import READ_BY_ANNOTATOR, finished_pairs
 from fourshot.pipeline.synthesis.types import Candidate
@@ -23,7 +25,10 @@ class FirstClassifier:
 
     @cached_property
     def learnt(self) -> LearntTexts:
-        return first_learnt_texts(learnt_texts(self._cell, self._task), self._cell.settings.generate.per_class)
+        """Of the texts that the model wrote those of which the annotators are surest."""
+        learnt = learnt_texts(self._cell, self._task)
+        synthetic = surest(learnt.synthetic, self._cell.settings.generate.per_class)
+        return msgspec.structs.replace(learnt, synthetic=synthetic)
 
     @cached_property
     def job(self) -> TrainingJob:

@@ -13,7 +13,7 @@ from fourshot.pipeline.cells.review import (
     corrected_shots,
     decisions,
 )
-from fourshot.pipeline.cells.second_reading import SecondReading, read_again, surest
+from fourshot.pipeline.cells.second_reading import SecondReading, read_again
 from fourshot.pipeline.loop.rounds import READ_BY_ANNOTATOR, finished_pairs
 from fourshot.pipeline.provenance import value_hash
 from fourshot.pipeline.task import Example, Task
@@ -89,11 +89,6 @@ def learnt_texts(cell: MethodCell, task: Task, again: SecondReading | None = Non
     if not (cell.settings.calibrate and cell.settings.learns_soft):
         return learnt
     return msgspec.structs.replace(learnt, held_back=held_back(learnt))
-
-
-def first_learnt_texts(learnt: LearntTexts, per_class: int) -> LearntTexts:
-    """What a first classifier learns: of the texts that the model wrote those of which annotators are surest."""
-    return msgspec.structs.replace(learnt, synthetic=surest(learnt.synthetic, per_class))
 
 
 def held_back(learnt: LearntTexts) -> frozenset[str]:

@@ -17,7 +17,7 @@ from fourshot.pipeline.cells.cell import Cells, MethodCell, SeedExamples, writer
 from fourshot.pipeline.cells.first_classifier import FirstClassifier
 from fourshot.pipeline.cells.learnt import LearntTexts, learnt_texts
 from fourshot.pipeline.cells.measuring import Annotators, Evaluation, EvaluationCell, LeftOutCell
-from fourshot.pipeline.cells.run_folder import POOL_FILE, SHOTS_FILE, RunManifest
+from fourshot.pipeline.cells.run_folder import GENERATED_FILE, POOL_FILE, SHOTS_FILE, RunManifest
 from fourshot.pipeline.provenance import made_by, value_hash
 from fourshot.pipeline.synthesis.committee import Reader
 from fourshot.pipeline.synthesis.prompt_style import untried_style
@@ -154,8 +154,8 @@ class Experiment:
         return self._once(("learnt", *cell.key), lambda: learnt_texts(cell, self.task, reading))
 
     def first_classifier(self, cell: MethodCell) -> FirstClassifier | None:
-        """Who reads the texts of a method again; None where nobody does, or they are not there yet."""
-        if not (cell.self_trains and self._are_annotated(cell)):
+        """Who reads the texts of a method again; None where nobody does, or the model wrote none, or not yet all."""
+        if not (cell.self_trains and self._are_annotated(cell) and cell.folder.has(GENERATED_FILE)):
             return None
         return self._once(("first", *cell.key), lambda: FirstClassifier(self.task, self.model, cell, self.store))
 

@@ -233,7 +233,8 @@ class _Remaining:
     def _second_reading(self, cell: MethodCell) -> list[StageWork]:
         """The training of a first classifier, and what it reads."""
         first = self._experiment.first_classifier(cell)
-        if not cell.self_trains or (first and first.reading):
+        instead = self._experiment.unlabelled and cell.settings.unlabelled.mode == "instead"
+        if not cell.self_trains or instead or (first and first.reading):
             return []
         counts, per_class = self._counts[cell.key], cell.settings.generate.per_class
         drawn = per_class * counts.num_labels / self._speed.accepted(counts.num_labels)

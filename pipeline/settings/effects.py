@@ -49,7 +49,7 @@ def unused_in_run(settings: RunSettings, *, has_unlabelled: bool) -> list[Unused
     unused = [] if has_unlabelled else [Unused(["unlabelled"], "no file of texts without labels is given")]
     unused += [*_ruled_out(settings)]
     if has_unlabelled and settings.unlabelled.mode == "instead" and not annotate.has_pool:
-        unused.append(Unused(OF_WRITING, "unlabelled.mode is 'instead', so no texts are written"))
+        unused.append(Unused([*OF_WRITING, SELF_TRAINING], "unlabelled.mode is 'instead', so no texts are written"))
     if annotate.annotator == "none":
         return [*unused, Unused([*OF_ANNOTATING, "variety.mixed"], "annotate.annotator is 'none'")]
     if annotate.annotator == "icl":

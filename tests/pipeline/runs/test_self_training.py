@@ -5,12 +5,14 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from fourshot.engine.fake_engine import WORDS
 from fourshot.pipeline.cells.run_folder import RunFolder
 from fourshot.pipeline.cells.second_reading import SecondReading
 from fourshot.pipeline.loop.rounds import READ_BY_ANNOTATOR, finished_pairs
 from fourshot.pipeline.settings.effects import unused_in_run
-from fourshot.pipeline.synthesis.settings import AnnotateSettings, GenerateSettings, RunSettings
+from fourshot.pipeline.synthesis.settings import AnnotateSettings, GenerateSettings, RunSettings, UnlabelledSettings
 from tests.pipeline.runs.whole_runs import WholeRuns, card_of, texts_of
+from tests.pipeline.task_folders import write_jsonl
 
 PER_CLASS = 4
 SETTINGS = RunSettings(
@@ -77,3 +79,15 @@ def test_it_is_of_labels_and_of_runs_that_ask_for_it(runs: WholeRuns, tmp_path: 
         assert not [*(tmp_path / name).glob("second_reading-*")]
         told = [key for unused in unused_in_run(settings, has_unlabelled=False) for key in unused.names]
         assert ("annotate.self_training" in told) == (name != "not asked")
+
+
+def test_where_the_users_own_texts_are_learnt_instead_there_is_nothing_to_read_again(
+    runs: WholeRuns, tmp_path: Path
+) -> None:
+    file = tmp_path / "own.jsonl"
+    write_jsonl(file, [{"text": f"A {word} by the old mill at noon."} for word in WORDS[60:90]])
+    settings = msgspec.structs.replace(SETTINGS, unlabelled=UnlabelledSettings(mode="instead"))
+    runs.run(tmp_path / "run", settings, unlabelled=file)
+    assert runs.trained and not [*(tmp_path / "run").glob("second_reading-*")]
+    told = [key for unused in unused_in_run(settings, has_unlabelled=True) for key in unused.names]
+    assert "annotate.self_training" in told
