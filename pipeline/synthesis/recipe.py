@@ -42,12 +42,14 @@ def chosen_recipe(evidence: Mapping[str, KindEvidence], num_labels: int) -> Reci
     """
     adapters, in_context = evidence["adapters"], evidence["in context"]
     is_better = in_context.accuracy > adapters.accuracy and in_context.loss < adapters.loss
-    is_better &= in_context.loss <= MOST_LOSS * math.log(num_labels)
+    guess = math.log(num_labels)
+    is_better &= in_context.loss <= MOST_LOSS * guess
     return Recipe(
         targets="soft" if is_better else "agreement",
         reason=(
             f"of {in_context.num_texts} held-out shots, the base in context reads {in_context.accuracy:.0%} correctly "
-            f"(loss {in_context.loss:.2f}), adapters {adapters.accuracy:.0%} (loss {adapters.loss:.2f})"
+            f"(loss {in_context.loss:.2f}), adapters {adapters.accuracy:.0%} (loss {adapters.loss:.2f}); the loss of a "
+            f"guess is {guess:.2f}"
         ),
         evidence=dict(evidence),
     )

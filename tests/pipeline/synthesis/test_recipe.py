@@ -33,7 +33,13 @@ def test_probabilities_are_learnt_where_the_base_in_context_reads_better_in_both
 ) -> None:
     recipe = chosen_recipe({"adapters": adapters, "in context": in_context}, 2)
     assert recipe.targets == targets and recipe.evidence == {"adapters": adapters, "in context": in_context}
-    for part in (f"{in_context.accuracy:.0%}", f"{adapters.accuracy:.0%}", f"loss {adapters.loss:.2f}", "8 held-out"):
+    for part in (
+        f"{in_context.accuracy:.0%}",
+        f"{adapters.accuracy:.0%}",
+        f"loss {adapters.loss:.2f}",
+        "8 held-out",
+        "guess is 0.69",
+    ):
         assert part in str(recipe)
     assert ("probabilities of all labels" in str(recipe)) == (targets == "soft")
 
