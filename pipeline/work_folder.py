@@ -62,6 +62,9 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         return fields
 
 
+M = TypeVar("M", bound=Manifest)
+
+
 class WorkFolder:
     """A folder that one piece of work owns."""
 
@@ -83,7 +86,7 @@ class WorkFolder:
         file = self.path / MANIFEST_FILE
         if file.exists():
             self._check_kind(type(manifest))
-            stored_manifest = self.read(MANIFEST_FILE, type(manifest))
+            stored_manifest = self.stored_manifest(type(manifest))
             differences = list(_differences(stored_manifest.identity(), manifest.identity()))
             if differences and not (over_unused and self.is_unused):
                 shown = "\n".join(f"  - {difference}" for difference in differences[:8])
@@ -97,6 +100,10 @@ class WorkFolder:
                     f"{self.path} is not empty and holds no run (found {', '.join(strangers[:5])}). "
                     "Give an empty or a new folder (--out)."
                 )
+
+    def stored_manifest(self, kind: type[M]) -> M:
+        """Of what the folder holds. Raises as `read` does."""
+        return self.read(MANIFEST_FILE, kind)
 
     def _check_kind(self, manifest: type[Manifest]) -> None:
         """Raise RunFolderError where the folder holds work of another kind."""

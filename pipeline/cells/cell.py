@@ -20,7 +20,6 @@ from fourshot.pipeline.cells.run_folder import RunFolder
 from fourshot.pipeline.synthesis.aligned import aligned
 from fourshot.pipeline.synthesis.prompt_style import ChosenStyle, style_name
 from fourshot.pipeline.synthesis.prompts import PromptFormat, Wording
-from fourshot.pipeline.synthesis.recipe import Recipe, resolved
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.task import Example, Task
 from fourshot.pipeline.work_folder import WorkFolder
@@ -131,14 +130,9 @@ class Cells:
         self._cells: dict[object, list[MethodCell]] = {}
         self._styles: dict[int, Path] = {}  # files, by seed
         self._chats: dict[Path, ChatTurns | None] = {}
-        self._recipes: dict[Path, Recipe] = {}  # by folder of texts
 
     def of(self, methods: tuple[str, ...]) -> list[MethodCell]:
-        """By method, then seed, with what their shots say is learnt of a text, once that is found."""
-        return [self._with_recipe(cell) for cell in self.asked_for(methods)]
-
-    def asked_for(self, methods: tuple[str, ...]) -> list[MethodCell]:
-        """With the settings that were asked for, in the prompt style of their seed, once that is found."""
+        """By method, then seed, in the prompt style of the seed, once that is found."""
         chats = {examples.seed: self._chat(examples) for examples in self._seeds}
         key = (methods, *chats.items())
         if key not in self._cells:
@@ -170,13 +164,3 @@ class Cells:
                 return None
             self._chats[file] = WorkFolder(file.parent).read(file.name, ChosenStyle).chat
         return self._chats[file]
-
-    def _with_recipe(self, cell: MethodCell) -> MethodCell:
-        folder = cell.folder
-        if not (cell.method.has_annotators and cell.settings.is_tried):
-            return cell
-        if folder.path not in self._recipes:
-            if (recipe := folder.recipe()) is None:
-                return cell
-            self._recipes[folder.path] = recipe
-        return msgspec.structs.replace(cell, settings=resolved(cell.settings, self._recipes[folder.path]))

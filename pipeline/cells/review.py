@@ -46,7 +46,8 @@ def review_rows(folder: RunFolder) -> tuple[list[ReviewRow], dict[str, int]]:
     First the shots, because everything was written from them; then the texts that the annotators are least sure of.
     Raises InputError where no texts were annotated yet.
     """
-    manifest, settings = folder.manifest(), folder.settings()
+    manifest = folder.manifest()
+    settings = manifest.settings
     if not folder.has_texts(settings, unlabelled=bool(manifest.unlabelled)):
         raise InputError(
             f"the texts of {folder.path} are not all annotated yet, so there is nothing to review. First repeat "

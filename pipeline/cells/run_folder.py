@@ -5,22 +5,21 @@ docs/design.md has a list of its files.
 
 import shlex
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 from fourshot.engine.checkpoints.models import is_of_content
 from fourshot.engine.machine.files import replace_file
 from fourshot.pipeline.synthesis.prompts import PROMPT_VERSION
-from fourshot.pipeline.synthesis.recipe import Recipe, resolved
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.task import Example, Task
-from fourshot.pipeline.work_folder import MANIFEST_FILE, Manifest, WorkFolder
+from fourshot.pipeline.work_folder import M, Manifest, WorkFolder
 
 SCHEMA = 1
 SHOTS_FILE = "shots.json"
 GENERATED_FILE = "generated.json"
-RECIPE_FILE = "recipe.json"
+CHOICE_FILE = "recipe.json"  # of earlier versions, in which held-out shots chose what is learnt of a text
 COMMAND_FILE = "command.txt"
 TYPED_IN, WORKED_IN = "\n# typed in ", "\n# worked in "  # the lines after it
 POOL_FILE = "pool/drawn.json"
@@ -54,8 +53,6 @@ class ExperimentManifest(Manifest, frozen=True, kw_only=True):
         if is_of_content(self.model_revision):
             fields.pop("model_name")  # of a folder that may be called from elsewhere, or have been moved
         fields["task"].pop("data")  # the same data may lie elsewhere tomorrow; the shots are kept in the folder
-        if not self.settings.is_tried:  # "auto" is another word for "agreement" then, which earlier versions wrote
-            fields["settings"] = msgspec.to_builtins(self.settings.untried)
         fields["settings"].pop("test_limit")  # how much is measured changes nothing that was made
         fields["settings"].pop("allow_short")
         fields["settings"].pop("calibrate")  # it is done after all that is trained
@@ -76,19 +73,26 @@ class RunManifest(ExperimentManifest, frozen=True, kw_only=True):
         return fields
 
 
+class _Choice(msgspec.Struct, frozen=True):
+    """What `CHOICE_FILE` says that is needed."""
+
+    targets: Literal["agreement", "soft"]
+
+
 class RunFolder(WorkFolder):
     """One run on disk."""
 
     def manifest(self) -> RunManifest:
-        return self.read(MANIFEST_FILE, RunManifest)
+        return self.stored_manifest(RunManifest)
 
-    def recipe(self) -> Recipe | None:
-        """What the shots said is to be learnt of a text; None where they were not asked, or not yet."""
-        return self.find(RECIPE_FILE, Recipe)
-
-    def settings(self) -> RunSettings:
-        """The manifest's, with what the shots said."""
-        return resolved(self.manifest().settings, self.recipe())
+    def stored_manifest(self, kind: type[M]) -> M:
+        """The folder's. One of an earlier version, whose shots chose probabilities, has the settings of those."""
+        manifest = super().stored_manifest(kind)
+        chosen = self.find(CHOICE_FILE, _Choice)
+        if not (isinstance(manifest, RunManifest) and chosen and chosen.targets == "soft"):
+            return manifest
+        settings = manifest.settings  # those of `for_soft` already where this version wrote them
+        return manifest if settings.learns_soft else msgspec.structs.replace(manifest, settings=settings.for_soft)
 
     def shots(self) -> list[Example]:
         return self.read(SHOTS_FILE, list[Example])

@@ -71,18 +71,6 @@ def annotator_jobs(task: Task, model_revision: str, writer: MethodCell) -> list[
     return of_shots + of_folds
 
 
-def trial_of(writer: MethodCell) -> MethodCell | None:
-    """Whose annotators say what is to be learnt of a text, by shots that they have not seen.
-
-    They are those who would read texts that are learnt with probabilities, and their adapters are those of `judges_of`.
-    None where nothing is to be found, or no shot can be left out.
-    """
-    if not writer.settings.is_tried:
-        return None
-    trial = msgspec.structs.replace(writer, name=f"{writer.name}, tried", settings=writer.settings.with_targets("soft"))
-    return trial if any(shots_left_out(trial, trial.settings.annotate.num_adapters)) else None
-
-
 def judges_of(cell: MethodCell, shots: tuple[Example, ...]) -> MethodCell | None:
     """Whose annotators are the adapters that calibrate a method's classifier, each without a part of ``shots``.
 

@@ -30,7 +30,6 @@ class CorpusManifest(Manifest, frozen=True, kw_only=True):
         fields = super().identity()
         if is_of_content(self.model_revision):
             fields.pop("model_name")  # of a folder that may be called from elsewhere, or have been moved
-        fields["settings"] = msgspec.to_builtins(self.settings.untried)
         fields["settings"].pop("allow_short")
         fields["settings"].pop("align")  # the folder says (`LAYOUT_FILE`); manifests of earlier versions do not
         return fields

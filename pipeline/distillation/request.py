@@ -52,7 +52,6 @@ class DistillationManifest(Manifest, frozen=True, kw_only=True):
         fields = super().identity()
         fields.pop("student")  # a training is named by its settings: another one lies beside the first
         fields["task"].pop("data")
-        fields["settings"] = msgspec.to_builtins(self.settings.untried)
         fields["settings"].pop("test_limit")
         fields["settings"].pop("allow_short")
         return fields

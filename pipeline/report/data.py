@@ -78,7 +78,6 @@ class ReportData(msgspec.Struct, frozen=True, kw_only=True):
     answers: tuple[tuple[str, str], ...] = ()  # (label, answer) of each test text, as `certainty`
     long_texts: tuple[str, ...] = ()  # how much of each split is not read, where it is not all
     certainty: Certainty | None = None  # of the headline method, on the first seed
-    recipe: str = ""  # what the headline method learns of a text on the first seed, and why, where its shots said that
     headline_method: str = ""  # key of the row that the first sentence is about; "": "fourshot", else the last row
     reason_counts: dict[str, dict[str, int]] = {}  # class -> reason -> number; empty: counted from the two below
     kept: tuple[tuple[Candidate, Verdict], ...] = ()

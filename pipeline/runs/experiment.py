@@ -122,7 +122,7 @@ class Experiment:
 
     def _manifests(self) -> Iterator[tuple[MethodCell, RunManifest]]:
         """Of the folders that texts are written into."""
-        for writer in self._cells.asked_for(self._writer_names):
+        for writer in self._cells.of(self._writer_names):
             yield (
                 writer,
                 RunManifest(
@@ -158,11 +158,6 @@ class Experiment:
         if not (cell.self_trains and self._are_annotated(cell) and cell.folder.has(GENERATED_FILE)):
             return None
         return self._once(("first", *cell.key), lambda: FirstClassifier(self.task, self.model, cell, self.store))
-
-    @property
-    def trials(self) -> list[MethodCell]:
-        """Whose annotators say what is learnt of a text, for every writer of which that is still to be found."""
-        return [trial for writer in self.writers if (trial := trainings.trial_of(writer))]
 
     def annotator_jobs(self, writer: MethodCell) -> list[TrainingJob]:
         """The trainings of the committee, those of the shots first; none before the pool is drawn, if there is one."""

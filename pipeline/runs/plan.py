@@ -23,7 +23,6 @@ from fourshot.pipeline.loop.rounds import pool_settings
 from fourshot.pipeline.runs.experiment import Experiment
 from fourshot.pipeline.runs.stages import STAGE_NAMES, StageName, phases_until
 from fourshot.pipeline.runs.stages.evaluate import WARM_UP_TEXTS
-from fourshot.pipeline.synthesis.prompts import PromptFormat
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.training.jobs.jobs import Placement, TrainingJob, finished
 from fourshot.training.lora.examples import PROBE_TEXTS
@@ -74,7 +73,7 @@ class _Remaining:
 
     def __init__(self, experiment: Experiment, speed: Speed) -> None:
         self._experiment, self._speed = experiment, speed
-        cells = (*experiment.trials, *experiment.writers, *experiment.cells)
+        cells = (*experiment.writers, *experiment.cells)
         task, path = experiment.task, experiment.model.path
         self._counts = {cell.key: TokenCounts(task, cell.shots, cell.settings, path) for cell in cells}
 
@@ -82,7 +81,6 @@ class _Remaining:
         """Unless it ``classifies``, nothing is trained but annotators."""
         writers = self._experiment.writers
         return [
-            *(part for trial in self._experiment.trials for part in self._choosing(trial)),
             *(part for writer in writers for part in self._pool(writer)),
             *self._annotators(classifies=classifies),
             *(part for writer in writers for part in self.encoders(writer)),
@@ -133,7 +131,6 @@ class _Remaining:
     def _annotators(self, *, classifies: bool) -> list[StageWork]:
         """Those on shots are known; those on the pool are, once it is drawn."""
         experiment, jobs = self._experiment, dict[str, tuple[TrainingJob, MethodCell]]()
-        jobs |= {job.key: (job, trial) for trial in experiment.trials for job in experiment.annotator_jobs(trial)}
         if classifies:
             of_real = [cell for cell in experiment.cells if cell.method.trained and not cell.method.synthetic]
             jobs |= {job.key: (job, cell) for cell in of_real for job in [experiment.job(cell)]}
@@ -211,13 +208,6 @@ class _Remaining:
         tokens = encoded * counts.text_tokens * self._encoder_share if encoded else 0.0  # as if the base read them
         encoder_work = StageWork(stage="", calls=encoded, prompt_tokens=tokens)
         return encoder_work + alone + counts.committee(texts, forms, writer.shots, writer.form.chat)
-
-    def _choosing(self, trial: MethodCell) -> list[StageWork]:
-        """Shots are read, if the base model in context can be shown all of them."""
-        form = PromptFormat(verbalizer=trial.settings.base_verbalizer, chat=trial.form.chat)
-        if len(self._counts[trial.key].fitting(trial.shots, form)) < len(trial.shots):
-            return []
-        return [_at("choose what is learnt", self._reading(trial, len(trial.shots)))]
 
     def _classifiers(self) -> list[StageWork]:
         experiment, work = self._experiment, list[StageWork]()

@@ -83,7 +83,6 @@ def report_data(experiment: Experiment, title: str) -> ReportData:
         answers=measured.answers(experiment.task.label_names) if measured else (),
         long_texts=tuple(filter(None, cut)),
         certainty=certainty_of(experiment, main) if main and trained else None,
-        recipe=str(recipe) if main and (recipe := main.folder.recipe()) else "",
         headline_method=main.name if main and any(row.method == main.name for row in rows) else "",
         reason_counts=_reasons(pairs),
         kept=tuple(pair for pair in pairs if pair[1].kept),

@@ -63,8 +63,8 @@ def _renamed(document: Mapping[str, Any]) -> dict[str, Any]:
             groups.get("sampling", {}).pop(name, None)
         if "fold_passes" in (annotate := groups.get("annotate", {})):
             annotate["fold_epochs"] = annotate.pop("fold_passes")
-        if annotate:
-            annotate.setdefault("targets", "agreement")  # nothing else could be learnt
+        if annotate and annotate.get("targets", "auto") == "auto":  # none: nothing else could be learnt
+            annotate["targets"] = "agreement"  # auto: unless shots chose otherwise, see `run_folder.CHOICE_FILE`
         if annotate.get("targets") == "soft":  # they were learnt as they were read, in as many passes as other texts
             passes = groups.get("train", {}).get("num_epochs", 4.0)
             groups["annotate"] = {"soft_temperature": 1.0, "intended_odds": 1.0, "soft_epochs": passes, **annotate}

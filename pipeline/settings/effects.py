@@ -57,13 +57,11 @@ def unused_in_run(settings: RunSettings, *, has_unlabelled: bool) -> list[Unused
     else:
         unused.append(Unused(["annotate.calibration"], "it is of annotate.annotator 'icl'"))
         if not annotate.folds:
-            # Without "auto" alone: otherwise these say that labels are learnt (`RunSettings.is_tried`).
-            names = OF_FOLDS[2:] if annotate.targets == "auto" else OF_FOLDS
-            unused.append(Unused(names, "annotate.folds is 0"))
-    if not (settings.learns_soft or settings.is_tried):
-        unused.append(Unused(OF_PROBABILITIES, "labels are learnt, not probabilities"))
+            unused.append(Unused(OF_FOLDS, "annotate.folds is 0"))
     if settings.learns_soft:
         unused.append(Unused([SELF_TRAINING], "probabilities are learnt, not labels"))
+    else:
+        unused.append(Unused(OF_PROBABILITIES, "labels are learnt, not probabilities"))
     return unused
 
 

@@ -102,11 +102,9 @@ class AnnotateSettings(Typed, frozen=True, kw_only=True, forbid_unknown_fields=T
     """
 
     annotator: Literal["adapters", "icl", "none"] = "adapters"  # who annotates the synthetic texts
-    # What is learnt of a text. soft: how likely each label is, of every well-formed text; not with train.loss "text".
-    # agreement: the intended label, of texts of which the annotator says the same. auto: what held-out shots speak for,
-    # in a run where annotator, weights, num_adapters, in_context, num_encoders, folds, fold_weight, fold_epochs,
-    # confidence, train.loss and train.num_epochs are as by default; else agreement.
-    targets: Literal["auto", "agreement", "soft"] = "auto"
+    # What is learnt of a text. agreement: the intended label, of texts of which the annotator says the same. soft: how
+    # likely each label is, of every well-formed text; not with train.loss "text".
+    targets: Literal["agreement", "soft"] = "agreement"
     # Of the probabilities, as they are learnt: below 1 makes them surer, because a mean of readers is unsure.
     soft_temperature: float = 0.5
     # Whether all of a run's texts together are to be read as often as each label as they were drawn for it. See
@@ -231,26 +229,9 @@ class RunSettings(Typed, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return self.annotate.targets == "soft" and self.annotate.annotator != "none"
 
     @property
-    def is_tried(self) -> bool:
-        """Whether the shots say what is learnt of a text: if the user said neither that, nor who reads.
-
-        Nor anything else that only labels for certain have, such as the passes over them.
-        """
-        usual, of_labels = RunSettings(), ("confidence", "fold_weight", "fold_epochs")
-        names = ("targets", *of_labels, *COMMITTEE)
-        is_usual = all(getattr(self.annotate, name) == getattr(usual.annotate, name) for name in names)
-        return is_usual and self.train.loss == "label" and self.train.num_epochs == usual.train.num_epochs
-
-    @property
-    def untried(self) -> "RunSettings":
-        """The same where nobody asks the shots: what is learnt of a text is what "auto" stands for then."""
-        return self.with_targets("agreement") if self.annotate.targets == "auto" else self
-
-    def with_targets(self, targets: Literal["agreement", "soft"]) -> "RunSettings":
-        """The same recipe, but for what is learnt of a text, who reads, and how many texts that takes."""
-        if targets == "agreement":
-            return msgspec.structs.replace(self, annotate=msgspec.structs.replace(self.annotate, targets=targets))
-        annotate = msgspec.structs.replace(self.annotate, targets=targets, **COMMITTEE)
+    def for_soft(self) -> "RunSettings":
+        """The same with probabilities learnt: other annotators, and more texts."""
+        annotate = msgspec.structs.replace(self.annotate, targets="soft", **COMMITTEE)
         return msgspec.structs.replace(self, annotate=annotate, generate=self.generate.for_soft)
 
     @property
@@ -284,7 +265,7 @@ class RunSettings(Typed, frozen=True, kw_only=True, forbid_unknown_fields=True):
 PRESETS: dict[str, RunSettings] = {
     "default": RunSettings(),
     # Every well-formed text is learnt as a committee reads it: adapters and the base in context (docs/design.md).
-    "soft": RunSettings().with_targets("soft"),
+    "soft": RunSettings().for_soft,
     # The recipe of Patwa et al. 2024 taken literally: in-context annotation without calibration, 21 + 4 per class.
     "paper": RunSettings(
         generate=GenerateSettings(per_class=21, max_candidates=256, keep_likelier_of=2),

@@ -48,9 +48,11 @@ def test_a_run_tells_what_nobody_reads() -> None:
         "annotate.calibration (it is of annotate.annotator 'icl')"
     )
     assert told_in_run(unlabelled__mode="instead", has_unlabelled=True) == ""
-    assert "variety.mixed (labels are learnt, not prob" in told_in_run(annotate__targets="agreement", variety__mixed=1)
-    assert told_in_run(variety__mixed=1, annotate__soft_epochs=2) == "", "the shots may speak for probabilities"
-    assert told_in_run(annotate__fold_weight=1.0) == "", "without it, the shots would say what is learnt"
+    assert told_in_run(variety__mixed=1, annotate__soft_epochs=2, annotate__fold_weight=1.0) == (
+        "settings without effect here: annotate.fold_weight (annotate.folds is 0); variety.mixed, annotate.soft_epochs "
+        "(labels are learnt, not probabilities)"
+    )
+    assert told_in_run("soft", variety__mixed=1, annotate__soft_epochs=2) == ""
 
 
 def test_a_run_on_your_texts_alone_tells_what_is_of_writing() -> None:

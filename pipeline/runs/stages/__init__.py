@@ -10,7 +10,6 @@ from fourshot.pipeline.runs.stages import (
     generate,
     merge,
     probe,
-    recipe,
     second_reading,
     student,
     style,
@@ -30,7 +29,6 @@ STAGE_TYPES: tuple[type[Stage], ...] = (
     evaluate.EvaluateStage,
     merge.MergeStage,
     style.StyleStage,
-    recipe.RecipeStage,
     second_reading.SecondReadingStage,
     ask.AskStage,
     student.StudentStage,
@@ -52,8 +50,6 @@ class Phase(NamedTuple):
 
 PHASES = (
     Phase("shots", style.prompt_styles, "find the prompt style"),
-    Phase("annotators", train.trials, "train the annotators"),
-    Phase("annotators", recipe.recipes, "choose what is learnt"),
     Phase("annotators", generate.pools, "draw the pool"),
     Phase("annotators", train.on_real_texts, "train the annotators"),
     Phase("annotators", student.encoders, "fine-tune the encoders"),

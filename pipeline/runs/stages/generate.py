@@ -53,7 +53,7 @@ class TextsItem(msgspec.Struct, frozen=True, kw_only=True):
         manifest = folder.manifest()
         into = (folder.path / self._done_file).parent
         into.mkdir(exist_ok=True)
-        settings = folder.settings()
+        settings = manifest.settings
         arguments = RunFolder(into), manifest.task, folder.shots(), settings
         more: dict[str, Any] = {
             "chat": self.chat,
@@ -74,7 +74,7 @@ class TextsItem(msgspec.Struct, frozen=True, kw_only=True):
         manifest = folder.manifest()
         if self.is_pool:
             return []
-        return TokenCounts(manifest.task, folder.shots(), folder.settings(), model_path).fitting_notes(self.chat)
+        return TokenCounts(manifest.task, folder.shots(), manifest.settings, model_path).fitting_notes(self.chat)
 
 
 class GenerateStage(Stage, frozen=True, kw_only=True, tag="generate"):

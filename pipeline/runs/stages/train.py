@@ -129,12 +129,6 @@ class TrainStage(Stage, frozen=True, kw_only=True, tag="train"):
         on_event(Event(stage=self.name, message=title, done=step, total=planned, unit="steps", figures=figures))
 
 
-def trials(experiment: Experiment) -> TrainStage:
-    """The adapters that say, with the base in context, what is to be learnt of a text."""
-    jobs = [job for trial in experiment.trials for job in experiment.annotator_jobs(trial)]
-    return _stage(experiment, jobs, "annotator" if experiment.flat else "adapter")
-
-
 def on_real_texts(experiment: Experiment) -> TrainStage:
     """What can be trained before texts are written: the annotators, and the methods that stand on real texts alone.
 

@@ -15,7 +15,7 @@ from fourshot.engine.core import SamplingSettings
 from fourshot.engine.errors import InputError, RunFolderError
 from fourshot.pipeline.cells.run_folder import RunFolder, RunManifest
 from fourshot.pipeline.distillation.annotating import AnnotationManifest
-from fourshot.pipeline.synthesis.settings import PRESETS, AnnotateSettings, GenerateSettings, RunSettings
+from fourshot.pipeline.synthesis.settings import PRESETS, GenerateSettings, RunSettings
 from fourshot.pipeline.task import DataSource, Example, Label, Task
 from fourshot.pipeline.work_folder import LAYOUT_FILE, Layout, WorkFolder
 
@@ -40,57 +40,6 @@ def test_a_run_goes_on_in_its_own_folder(tmp_path: Path) -> None:
     folder.claim(manifest(versions={"vllm": "another"}))
     assert folder.manifest().versions == {"vllm": "another"}
     assert folder.shots() == [Example(text="one", label="warm")]
-
-
-def test_a_run_that_an_earlier_version_began_goes_on(tmp_path: Path) -> None:
-    """Its settings have names that are others now, and some that nothing read."""
-    folder = RunFolder(tmp_path / "run")
-    folder.claim(manifest())
-    stored = folder.read("manifest.json", dict)
-    settings = stored["settings"]
-    train, annotate = settings["train"], settings["annotate"]
-    for now, then in {"r": "rank", "lora_alpha": "alpha", "lora_dropout": "dropout", "num_epochs": "passes"}.items():
-        train[then] = train.pop(now)
-    annotate["fold_passes"] = annotate.pop("fold_epochs")
-    train |= {"seed": 0, "epochs": 100}
-    settings["sampling"] |= {"n": 1, "stop": [], "seed": None, "max_tokens": 64}
-    folder.write("manifest.json", stored)
-    folder.claim(manifest())
-    assert folder.manifest() == manifest()
-
-
-@pytest.mark.parametrize(("preset", "temperature", "passes"), [("default", 0.5, 1.0), ("soft", 1.0, 4.0)])
-def test_a_run_begun_before_probabilities_were_sharpened_keeps_its_recipe(
-    tmp_path: Path, preset: str, temperature: float, passes: float
-) -> None:
-    folder = RunFolder(tmp_path / "run")
-    folder.claim(manifest(settings=PRESETS[preset]))
-    stored = folder.read("manifest.json", dict)
-    for name in ("soft_temperature", "intended_odds", "soft_epochs"):
-        del stored["settings"]["annotate"][name]
-    folder.write("manifest.json", stored)
-    annotate = folder.manifest().settings.annotate
-    assert (annotate.soft_temperature, annotate.soft_epochs) == (temperature, passes)
-    assert annotate.intended_odds == (1.0 if preset == "soft" else 20.0)
-    if preset == "default":  # where probabilities are not learnt, nothing is another recipe
-        folder.claim(manifest(settings=PRESETS[preset]))
-
-
-def test_a_run_begun_before_the_shots_were_asked_goes_on_with_labels_that_agree(tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path / "run")
-    folder.claim(manifest(settings=RunSettings().with_targets("agreement")))
-    with pytest.raises(RunFolderError, match=r"annotate\.targets: the folder has 'agreement', this call has 'auto'"):
-        folder.claim(manifest())
-    stored = folder.read("manifest.json", dict)
-    for name in ("targets", "soft_temperature", "intended_odds", "soft_epochs"):  # as before there were soft labels
-        del stored["settings"]["annotate"][name]
-    folder.write("manifest.json", stored)
-    assert folder.manifest().settings == RunSettings().with_targets("agreement")
-    # Where nothing is asked, the command of then does what it did.
-    for number, settings in enumerate((PRESETS["paper"], RunSettings(annotate=AnnotateSettings(folds=2)))):
-        other = RunFolder(tmp_path / f"other{number}")
-        other.claim(manifest(settings=settings.with_targets("agreement")))
-        other.claim(manifest(settings=settings))
 
 
 @pytest.mark.parametrize(
@@ -281,4 +230,4 @@ def test_a_damaged_file_is_named_with_the_way_out(tmp_path: Path, content: bytes
     folder.claim(manifest())
     (folder.path / "recipe.json").write_bytes(content)
     with pytest.raises(RunFolderError, match=r"recipe\.json is of another version of fourshot, or broken.*\(--out\)"):
-        folder.settings()
+        folder.manifest()

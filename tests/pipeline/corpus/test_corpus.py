@@ -18,12 +18,11 @@ from fourshot.cli import main as cli
 from fourshot.engine.core import Engine
 from fourshot.engine.errors import FourshotError, InputError, RunFolderError, ShortRunError
 from fourshot.pipeline.corpus.folder import CorpusFolder
-from fourshot.pipeline.corpus.manifests import CorpusManifest
 from fourshot.pipeline.corpus.rows import features
 from fourshot.pipeline.events import Event
 from fourshot.pipeline.rows.fields import bare_text
 from fourshot.pipeline.synthesis.prompt_style import ChosenStyle
-from fourshot.pipeline.synthesis.settings import PRESETS, AnnotateSettings
+from fourshot.pipeline.synthesis.settings import AnnotateSettings
 from fourshot.pipeline.task import Task
 from fourshot.pipeline.tasks.task_file import load_task
 from fourshot.pipeline.work_folder import WorkFolder
@@ -269,14 +268,6 @@ def test_ctrl_c_leaves_whole_shards_and_a_card_and_the_next_call_goes_on(tmp_pat
     make_slowly(tmp_path)
     rows = rows_of(tmp_path)
     assert len(rows) == 400 and [row for row in rows if row in before] == before
-
-
-def test_a_corpus_asks_no_shots_so_one_that_an_earlier_version_began_is_the_same() -> None:
-    now, then = (
-        CorpusManifest(settings=settings, model_name="base", model_revision="abc", format="jsonl").identity()
-        for settings in (PRESETS["corpus"], PRESETS["corpus"].with_targets("agreement"))
-    )
-    assert now == then
 
 
 def test_the_command_makes_a_corpus_of_a_real_model(

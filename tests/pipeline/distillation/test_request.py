@@ -11,12 +11,11 @@ from fourshot.cli.main import main
 from fourshot.engine.checkpoints.models import resolve_model
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.distillation.readers import NamedReader
-from fourshot.pipeline.distillation.request import DistillManifest, LabelDistillation, teacher_settings
+from fourshot.pipeline.distillation.request import LabelDistillation, teacher_settings
 from fourshot.pipeline.rows.text_table import open_texts
 from fourshot.pipeline.synthesis.settings import AnnotateSettings, RunSettings, VarietySettings
 from fourshot.pipeline.tasks.task_file import load_task
 from fourshot.training.students.encoders import resolve_encoder
-from fourshot.training.students.settings import StudentSettings
 from tests.pipeline.task_folders import COLD, WARM, rows_of, write_jsonl, write_task
 
 
@@ -27,18 +26,6 @@ from tests.pipeline.task_folders import COLD, WARM, rows_of, write_jsonl, write_
 def test_a_teacher_writes_a_pool_only_where_nobody_else_could_read(readers: dict[str, int], folds: int) -> None:
     settings = RunSettings(annotate=AnnotateSettings(folds=2, **readers))  # type: ignore[arg-type]
     assert teacher_settings(settings, 0).annotate.folds == folds
-
-
-def test_a_teacher_asks_no_shots_so_a_folder_that_an_earlier_version_began_is_the_same() -> None:
-    rest: dict[str, Any] = dict.fromkeys(("model", "teacher", "encoder", "encoder_revision", "unlabelled"), "")
-    task = load_task("support_tickets")
-    now, then = (
-        DistillManifest(
-            task=task, settings=teacher_settings(settings, 0), student=StudentSettings(), generate=0, **rest
-        ).identity()
-        for settings in (RunSettings(), RunSettings().with_targets("agreement"))
-    )
-    assert now == then
 
 
 @pytest.fixture

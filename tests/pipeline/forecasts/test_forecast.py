@@ -16,14 +16,12 @@ from fourshot.pipeline.distillation.teacher import Teacher
 from fourshot.pipeline.events import Event
 from fourshot.pipeline.forecasts import forecast as forecasts
 from fourshot.pipeline.forecasts.forecast import FORECAST_FILE, Forecast, StageWork, forecast
-from fourshot.pipeline.forecasts.work_counts import TokenCounts
 from fourshot.pipeline.loop.plan import rounds_for
 from fourshot.pipeline.rows.text_table import open_texts
 from fourshot.pipeline.runs.compare import ComparisonRequest, do_comparison
-from fourshot.pipeline.runs.stages import generate, recipe
+from fourshot.pipeline.runs.stages import generate
 from fourshot.pipeline.synthesis.committee import Reader
 from fourshot.pipeline.synthesis.filters import FilterSettings
-from fourshot.pipeline.synthesis.recipe import Recipe
 from fourshot.pipeline.synthesis.settings import AnnotateSettings, GenerateSettings, RunSettings
 from fourshot.training.lora.settings import LoraSettings
 from tests.pipeline.corpus.small_corpora import SHOTS, TASK, make, named, settings
@@ -113,7 +111,7 @@ def test_rounds_until_a_class_has_enough(
 SMALL = RunSettings(
     k=2,
     generate=GenerateSettings(per_class=20, draws_per_round=32),
-    annotate=AnnotateSettings(targets="agreement", pool_per_class=24),
+    annotate=AnnotateSettings(pool_per_class=24),
     filter=FilterSettings(max_length_factor=9.0),  # the fake engine's texts are longer than the shots
     train=LoraSettings(min_steps=4),
     allow_short=True,
@@ -128,7 +126,6 @@ OTHERS: dict[str, RunSettings] = {
     "self-training": msgspec.structs.replace(
         SMALL, annotate=msgspec.structs.replace(SMALL.annotate, self_training=True)
     ),
-    "tried": msgspec.structs.replace(SMALL, annotate=AnnotateSettings(pool_per_class=24)),
 }
 
 
@@ -153,7 +150,6 @@ def test_what_a_run_asks_is_near_what_was_forecast(name: str, tmp_path: Path, mo
     runs, run_settings, engine = WholeRuns(tmp_path / "task", monkeypatch), OTHERS[name], Counting()
     monkeypatch.setattr(generate, "open_workers", lambda *_: InProcessWorker(engine))
     monkeypatch.setattr("fourshot.engine.opening.open_engine", lambda _: engine)
-    monkeypatch.setattr(recipe, "chosen_recipe", lambda *_: Recipe(targets="agreement", reason="as is forecast"))
     speed = msgspec.structs.replace(SPEED, well_formed=1.0, acceptance=0.85)  # as the fake engine is
     monkeypatch.setattr(forecasts, "known_speed", lambda *_, **__: speed)
     estimate = runs.run(tmp_path / "run", run_settings, forecast=True).forecast
@@ -161,7 +157,6 @@ def test_what_a_run_asks_is_near_what_was_forecast(name: str, tmp_path: Path, mo
     assert estimate and estimate.calls == pytest.approx(engine.calls, rel=NEAR)
     assert sum(stage.steps for stage in estimate.stages) == pytest.approx(sum(steps), rel=NEAR)
     assert estimate.verdict and all(stage.took_s is not None for stage in estimate.stages)
-    assert ("choose what is learnt" in [stage.stage for stage in estimate.stages]) == run_settings.is_tried
     assert RunFolder(tmp_path / "run").read(FORECAST_FILE, Forecast) == estimate
     messages = [event.message for event in runs.events]
     assert messages.index(str(estimate)) < min(i for i, event in enumerate(runs.events) if event.total), (
@@ -177,7 +172,7 @@ def test_a_committee_that_answers_is_forecast_by_each_of_its_members(
     monkeypatch.setattr("fourshot.pipeline.runs.compare.refuse_fake", lambda *_: None)
     monkeypatch.setattr("fourshot.engine.opening.open_engine", lambda _: engine)
     monkeypatch.setattr(forecasts, "known_speed", lambda *_, **__: SPEED)
-    folder, averaging = tmp_path / "out", AnnotateSettings(targets="agreement", average="first")
+    folder, averaging = tmp_path / "out", AnnotateSettings(average="first")
     settings = msgspec.structs.replace(SMALL, annotate=averaging)
     do_comparison(ComparisonRequest(runs.task, "fake", settings, ["committee"], [0], folder), forecast=True)
     estimate = RunFolder(folder).read(FORECAST_FILE, Forecast)
@@ -230,13 +225,3 @@ def test_an_annotation_is_forecast_by_its_readers_and_the_texts_that_are_left(tm
     assert (
         foretell_annotation(somebody._replace(teacher=None), texts_table, 4, events.append) is None and len(events) == 1
     )
-
-
-def test_nothing_is_foretold_of_a_choice_that_is_not_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    runs, engine = WholeRuns(tmp_path / "task", monkeypatch), Counting()
-    monkeypatch.setattr(generate, "open_workers", lambda *_: InProcessWorker(engine))
-    monkeypatch.setattr("fourshot.engine.opening.open_engine", lambda _: engine)
-    monkeypatch.setattr(forecasts, "known_speed", lambda *_, **__: SPEED)
-    monkeypatch.setattr(TokenCounts, "fitting", lambda self, shots, form: shots[:1])
-    estimate = runs.run(tmp_path / "run", OTHERS["tried"], forecast=True).forecast
-    assert estimate and "choose what is learnt" not in [stage.stage for stage in estimate.stages]

@@ -67,7 +67,6 @@ def full_data() -> ReportData:
             UnsureText(text=HOSTILE, label="good", probability=0.41, second="bad"),
             UnsureText(text="so so", label="bad", probability=0.44, second="mixed"),
         ),
-        recipe="learns probabilities of all labels: of 12 held-out shots, the base in context reads 75% correctly",
         kept=tuple(judged(i, label, "kept", HOSTILE) for i, label in enumerate(("good", "bad", "mixed"))),
         rejected=tuple(
             judged(10 + i, "bad", reason, HOSTILE) for i, reason in enumerate(REASON_NAMES) if reason != "kept"

@@ -145,11 +145,6 @@ def test_size_cost_and_what_the_teacher_was_unsure_of_are_told(html: str, markdo
     assert "| good | 0.41 | bad |" in markdown and "| bad | 0.44 | mixed | so so |" in markdown
 
 
-def test_what_the_classifier_learns_and_why_is_told(html: str, markdown: str) -> None:
-    for report in (html, markdown.replace("\\", "")):
-        assert "The classifier learns probabilities of all labels: of 12 held-out shots, the base in context" in report
-
-
 def test_how_much_of_long_texts_is_not_read_is_told(html: str, markdown: str) -> None:
     for report in (html, markdown):
         assert "test: 1 of 90 texts has more than 300 words." in report

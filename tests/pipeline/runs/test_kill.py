@@ -19,7 +19,7 @@ from fourshot.pipeline.events import Event
 from fourshot.serving.adapter_lookup import find_adapter
 from tests.pipeline.runs import interrupted
 
-TEXTS = ("shots.json", "recipe.json", "committee.json", "candidates.jsonl", "verdicts.jsonl")
+TEXTS = ("shots.json", "committee.json", "candidates.jsonl", "verdicts.jsonl")
 
 # By stage, an event after which something of the stage is done and something is not.
 DEATHS: dict[str, Callable[[Event], bool]] = {

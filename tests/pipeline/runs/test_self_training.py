@@ -18,7 +18,7 @@ PER_CLASS = 4
 SETTINGS = RunSettings(
     k=2,
     generate=GenerateSettings(per_class=PER_CLASS, draws_per_round=16, max_candidates=48),
-    annotate=AnnotateSettings(targets="agreement", num_adapters=2, self_training=True),
+    annotate=AnnotateSettings(num_adapters=2, self_training=True),
     allow_short=True,
     calibrate=False,
 )

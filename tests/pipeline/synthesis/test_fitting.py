@@ -73,7 +73,7 @@ def test_without_a_shot_of_each_class_a_prompt_is_no_baseline() -> None:
 
 def test_prompts_that_draw_texts_show_as_many_shots_as_fit_and_one_at_least() -> None:
     engine = FakeEngine(EngineSettings(model="fake", kind="fake", max_model_len=70))
-    settings = RunSettings(generate=GenerateSettings(max_tokens=16)).with_targets("soft")
+    settings = RunSettings(generate=GenerateSettings(max_tokens=16)).for_soft
     label = TASK.labels[0]
     roomy = PromptSource(TASK, label, SHOTS, settings)
     short = PromptSource(TASK, label, SHOTS, settings, fits=lambda prompt: prompt_fits(engine, prompt, 16))
