@@ -126,11 +126,6 @@ class Committee:
         self._asked_about_shots = not asks  # adapters of folds are not asked: they have seen all shots
         self.evidence: dict[str, KindEvidence] = {}  # by kind of reader, once they were asked about the shots
 
-    @property
-    def shows_all_shots(self) -> bool:
-        """Whether the shots fit into the prompts of those who are shown them."""
-        return all(len(reader.shown) == len(self._shots) for reader in self._kinds.get("in context", ()))
-
     def _fitted(self, reader: Reader) -> Reader:
         """A reader in context, shown as many of its shots as fit."""
         form = msgspec.structs.replace(self._form, wording=reader.wording, chat=reader.chat)
