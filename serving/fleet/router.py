@@ -267,10 +267,12 @@ class Router:
         return await asyncio.to_thread(merged, await self._pages("/metrics", self.replicas))
 
     async def _tasks(self, scope: dict[str, Any]) -> TaskList | None:
-        """What the first replica serves, with the requests of all; None where none answers so."""
+        """What the first replica serves, with the requests of all; None where none answers with a list."""
         well = [replica for replica in self.replicas if replica.well]
-        pages = await self._pages(f"{TASKS_PATH}{_query(scope)}", well)
-        lists = [msgspec.json.decode(page, type=TaskList) for page in pages.values()]
+        pages, lists = await self._pages(f"{TASKS_PATH}{_query(scope)}", well), list[TaskList]()
+        for page in pages.values():
+            with contextlib.suppress(msgspec.DecodeError):  # another program took the port of one that ended
+                lists.append(msgspec.json.decode(page, type=TaskList))
         return summed(lists) if lists else None
 
 

@@ -2,7 +2,9 @@
 
 import asyncio
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -181,6 +183,22 @@ def test_a_list_of_tasks_has_the_requests_of_all_replicas(monkeypatch: pytest.Mo
         fakes[0].answers.clear()  # one that hangs counts for nothing
         assert (await ask("/v1/tasks"))[1]["tasks"][0]["requests"] == 4
         fakes[0].answers.set()
+
+    routed(test)
+
+
+@pytest.mark.parametrize("page", ["<html>Welcome</html>", '{"tasks": 3}'])
+def test_what_answers_with_no_list_of_tasks_counts_for_nothing(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test(router: Router, fakes: list[FakeReplica], ask: Ask) -> None:
+        asked = router._pages
+        fakes[1].counts = (4, 0)
+
+        async def pages(path: str, replicas: Sequence[Any]) -> dict[int, str]:
+            return {**await asked(path, replicas), 0: page}
+
+        monkeypatch.setattr(router, "_pages", pages)
+        code, listed = await ask("/v1/tasks")
+        assert (code, listed["tasks"][0]["requests"]) == (200, 4)
 
     routed(test)
 
