@@ -1,6 +1,6 @@
 """The cells of an experiment, methods x seeds: each with its settings, examples and folder, computed once.
 
-What depends on the shots, the style of prompts and what is learnt of a text, is in them as soon as it is found.
+What depends on the shots, the style of prompts, is in them as soon as it is found.
 """
 
 from collections.abc import Callable, Mapping, Sequence
