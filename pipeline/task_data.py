@@ -4,7 +4,9 @@ from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 
+from fourshot.engine.errors import InputError, RunFolderError
 from fourshot.pipeline.events import Event, OnEvent, ignore
+from fourshot.pipeline.faults import counted
 from fourshot.pipeline.rows.examples import Split, drop_overlap, limited, load_split
 from fourshot.pipeline.rows.fields import bare_text
 from fourshot.pipeline.rows.text_words import cut_texts
@@ -37,10 +39,24 @@ class TaskData:
 
     @cached_property
     def test(self) -> list[Example]:
+        """The test split. Raises InputError where a command needs one, and it has no text that can be used."""
         source = self.task.data
         if not self._needs_test and source.folder and not find_split_file(Path(source.folder), source.test_split):
             return []
-        return self._report(load_split(self.task, "test"))
+        examples = self._report(load_split(self.task, "test"))
+        if self._needs_test and not examples:
+            raise InputError(
+                f"{self.task.name}: {self._name_of(source.test_split)} has no row that can be used, so nothing could "
+                "be measured. Mend its rows (`fourshot tasks check` names them), or put others there."
+            )
+        return examples
+
+    @property
+    def why_no_test(self) -> str:
+        """Why `test` is empty, for people: there is no file, or no row of it can be used."""
+        source = self.task.data
+        has_file = not source.folder or find_split_file(Path(source.folder), source.test_split)
+        return f"{self._name_of(source.test_split)} has no row that can be used" if has_file else NO_TEST
 
     @cached_property
     def train(self) -> list[Example]:
@@ -72,8 +88,11 @@ class TaskData:
     @property
     def _pool_name(self) -> str:
         """Where the shots come from, for people."""
+        return self._name_of(self.task.data.train_split if self._shots_file is None else SHOTS_STEM)
+
+    def _name_of(self, stem: str) -> str:
+        """Of a split, for people."""
         source = self.task.data
-        stem = source.train_split if self._shots_file is None else SHOTS_STEM
         file = find_split_file(Path(source.folder), stem) if source.folder else None
         return file.name if file else f"the split {stem!r}"
 
@@ -100,6 +119,31 @@ class TaskData:
         ):
             self._on_event(Event(stage="shots", message=line, notice=True))
         return split.examples
+
+    def check_kept(self, shots: Sequence[Example]) -> None:
+        """Of the shots of an earlier call: tell which the labelled data no longer has.
+
+        Raises RunFolderError where some are texts of the test split by now: what was learnt would be measured.
+        """
+        kept = {shot.text for shot in shots}
+        if tested := sorted(kept.intersection(self.test_texts)):
+            raise RunFolderError(
+                f"{self.task.name}: {counted(len(tested), 'shot')} of this folder {'are' if len(tested) > 1 else 'is'} "
+                f"in the test split by now ({tested[0][:60]!r}), so the result would be of texts that were learnt. "
+                "Start anew in another folder (--out), or put the data back as it was."
+            )
+        try:
+            labelled = load_chosen_shots(self.task) or load_split(self.task, "train")
+        except InputError:
+            return  # the folder has all that it needs
+        there = {(example.text, example.label) for example in labelled.examples}
+        if changed := [shot.text for shot in shots if (shot.text, shot.label) not in there]:
+            self.tell(
+                f"{counted(len(changed), 'shot')} of this folder {'are' if len(changed) > 1 else 'is'} not in the "
+                f"labelled data any more ({changed[0][:60]!r}), and stay as they were. To learn from the data as it is "
+                "now, start anew in another folder (--out)",
+                notice=True,
+            )
 
     def measured(self, limit: int) -> Sequence[Example]:
         """The test texts to measure on; ``limit`` 0 means all."""

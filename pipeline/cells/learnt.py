@@ -8,7 +8,6 @@ from fourshot.pipeline.cells.review import (
     ASK,
     REVIEW,
     Decisions,
-    TextPairs,
     corrected_pairs,
     corrected_shots,
     decisions,
@@ -16,6 +15,7 @@ from fourshot.pipeline.cells.review import (
 from fourshot.pipeline.cells.second_reading import SecondReading, read_again
 from fourshot.pipeline.loop.rounds import READ_BY_ANNOTATOR, finished_pairs
 from fourshot.pipeline.provenance import value_hash
+from fourshot.pipeline.synthesis.types import TextPairs
 from fourshot.pipeline.task import Example, Task
 
 HELD_BACK = 0.1  # share of the texts with probabilities

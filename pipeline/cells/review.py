@@ -12,18 +12,19 @@ import msgspec
 
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.cells.run_folder import SHOTS_FILE, RunFolder
+from fourshot.pipeline.cells.second_reading import READINGS, SecondReading, read_again
 from fourshot.pipeline.events import Event, OnEvent
 from fourshot.pipeline.faults import MOST_NAMED, counted, shorten
 from fourshot.pipeline.loop.rounds import finished_pairs
 from fourshot.pipeline.provenance import value_hash
 from fourshot.pipeline.rows.review_table import ReviewAnswer, ReviewRow, check_alone, read_review, write_review
-from fourshot.pipeline.synthesis.types import Candidate, Verdict
+from fourshot.pipeline.synthesis.settings import RunSettings
+from fourshot.pipeline.synthesis.types import TextPairs, Verdict
 from fourshot.pipeline.task import Example, Task
 from fourshot.pipeline.work_folder import MANIFEST_FILE
 
 REVIEW, ASK = "review", "ask"  # the tables, by the names of their files
 DOUBTFUL = ("label_disagrees", "low_confidence")  # why a well-formed text is not kept
-TextPairs = list[tuple[Candidate, Verdict]]
 
 
 class Decisions(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,7 +57,7 @@ def review_rows(folder: RunFolder) -> tuple[list[ReviewRow], dict[str, int]]:
     soft = settings.learns_soft
     asked_ids = {row.id for row in written_rows(folder, ASK)}
     rows, left_out = list[ReviewRow](), Counter[str]()
-    for candidate, verdict in [*finished_pairs(folder), *finished_pairs(folder.unlabelled)]:
+    for candidate, verdict in [*_drawn_pairs(folder, settings), *finished_pairs(folder.unlabelled)]:
         if candidate.id in asked_ids:
             left_out["asked about in ask.csv"] += 1
             continue
@@ -80,6 +81,18 @@ def review_rows(folder: RunFolder) -> tuple[list[ReviewRow], dict[str, int]]:
         for number, shot in enumerate(folder.shots())
     ]
     return [*shots, *rows], dict(left_out)
+
+
+def _drawn_pairs(folder: RunFolder, settings: RunSettings) -> TextPairs:
+    """The texts that the model wrote, with the verdicts that count: those of a first classifier, where it read them.
+
+    Where there are several such readings, of texts before and after a review, the annotators' verdicts.
+    """
+    pairs = finished_pairs(folder)
+    readings = sorted(folder.path.glob(READINGS)) if settings.annotate.self_training else []
+    if len(readings) != 1:
+        return pairs
+    return read_again(pairs, folder.read(readings[0].name, SecondReading), settings.generate.per_class)
 
 
 def run_in(path: str | Path) -> RunFolder:
@@ -223,13 +236,22 @@ def corrected_pairs(pairs: TextPairs, decided: Decisions) -> TextPairs:
 def tell_review(folder: RunFolder, task: Task, on_event: OnEvent) -> None:
     """Say what a review changes, before anything is done. Raises InputError for a table with faults."""
     decided = decisions(folder, REVIEW, task)
-    if {*decided.gone} == {*task.label_names}:
+    if {*decided.gone} == {*task.label_names} and not _learns_others(folder, task):
         raise InputError(
             f"{folder.path / REVIEW}.csv keeps no row, so there is nothing to learn. Say yes under keep for some, or "
             "remove the table to go on without it."
         )
     if has_table(folder, REVIEW):
         on_event(Event(stage="shots", message=f"{folder.path}: {in_words(REVIEW, decided)}"))
+
+
+def _learns_others(folder: RunFolder, task: Task) -> bool:
+    """Whether texts are learnt that are not in the table: those of less use than its rows, and those asked about."""
+    shown_ids = {row.id for row in written_rows(folder, REVIEW)}
+    pairs = [*finished_pairs(folder), *finished_pairs(folder.unlabelled)]
+    if any(verdict.kept and candidate.id not in shown_ids for candidate, verdict in pairs):
+        return True
+    return any(answer.keep for answer in decisions(folder, ASK, task).answers.values())
 
 
 def in_words(name: str, decided: Decisions) -> str:

@@ -4,12 +4,14 @@ docs/design.md has a list of its files.
 """
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 
 from fourshot.engine.checkpoints.models import is_of_content
+from fourshot.engine.errors import RunFolderError
 from fourshot.engine.machine.files import replace_file
 from fourshot.pipeline.synthesis.prompts import PROMPT_VERSION
 from fourshot.pipeline.synthesis.settings import RunSettings
@@ -96,6 +98,14 @@ class RunFolder(WorkFolder):
 
     def shots(self) -> list[Example]:
         return self.read(SHOTS_FILE, list[Example])
+
+    def check_shots(self, shots: Sequence[Example]) -> None:
+        """Raise RunFolderError where the texts of the folder were written from other shots."""
+        if self.has(SHOTS_FILE) and self.shots() != [*shots]:
+            raise RunFolderError(
+                f"{self.path} was begun with other shots than the labelled data gives now: they or the test texts that "
+                "are taken out of them, were changed. Put them back as they were, or give another folder (--out)."
+            )
 
     def write_command(self, command: str) -> None:
         """Keep the command line that worked here, for a person to repeat, and where it did."""

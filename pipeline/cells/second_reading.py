@@ -8,9 +8,9 @@ from collections import Counter
 
 import msgspec
 
-from fourshot.pipeline.cells.review import TextPairs
-from fourshot.pipeline.synthesis.types import Candidate, Verdict
+from fourshot.pipeline.synthesis.types import Candidate, TextPairs, Verdict
 
+READINGS = "second_reading-*.json"  # the files of readings, one for each training of a first classifier
 FIRST_SHARE = 0.5  # of the texts per class: what the first classifier learns
 
 

@@ -76,7 +76,11 @@ class CorpusFolder(WorkFolder):
     def forget_unstarted_task(self, manifest: TaskManifest) -> None:
         """The same for one task, where its file was changed after a start."""
         if self._is_unstarted_task(manifest):
-            shutil.rmtree(self._of(manifest.task.name).path)
+            self.forget_task(manifest.task.name)
+
+    def forget_task(self, name: str) -> None:
+        """Remove what was found before anything was drawn for a task: shots, prompt style, attributes."""
+        shutil.rmtree(self._of(name).path)
 
     def _is_unstarted_task(self, manifest: TaskManifest) -> bool:
         old = _read_or_none(self._of(manifest.task.name), TaskManifest)

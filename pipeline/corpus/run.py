@@ -21,7 +21,7 @@ from fourshot.pipeline.forecasts.forecast import Forecast
 from fourshot.pipeline.forecasts.work_counts import TokenCounts
 from fourshot.pipeline.loop.styles import choose_styles
 from fourshot.pipeline.loop.units import TaskBrief
-from fourshot.pipeline.provenance import made_by
+from fourshot.pipeline.provenance import made_by, value_hash
 from fourshot.pipeline.settings.effects import check_confidence, tell_unused, unused_in_corpus
 from fourshot.pipeline.synthesis.committee import Reader
 from fourshot.pipeline.synthesis.prompt_style import untried_style
@@ -115,7 +115,7 @@ def _briefs(
 ) -> tuple[dict[str, TaskBrief], dict[str, FourshotError]]:
     """What is to be written for each task, and why some drop out, which is told. Raises the first error if all do.
 
-    ``forgets``: a task whose file was changed before anything was written for it is begun anew.
+    ``forgets``: a task whose file or data were changed before anything was written for it is begun anew.
     """
     briefs, failed = dict[str, TaskBrief](), dict[str, FourshotError]()
     for name, task in tasks.items():
@@ -125,7 +125,7 @@ def _briefs(
             readers = readers_of(task, Path(work.corpus.adapters), work.base) if work.corpus.adapters else ()
             if forgets:
                 work.files.forget_unstarted_task(_task_manifest(task, readers))
-            briefs[name] = _brief(work, task, readers)
+            briefs[name] = _brief(work, task, readers, forgets=forgets)
         except FourshotError as error:
             failed[name] = error
     if not briefs:
@@ -169,13 +169,21 @@ def _check(request: CorpusRequest) -> None:
     check_cluster(corpus.ray, corpus.gpus_per_engine)
 
 
-def _brief(work: CorpusWork, task: Task, readers: tuple[Reader, ...]) -> TaskBrief:
+def _brief(work: CorpusWork, task: Task, readers: tuple[Reader, ...], *, forgets: bool) -> TaskBrief:
     files = work.files
     check_begun(files, task.name)
     data = data_of(task, work.on_event)
     _ = data.test  # read now: what it leaves out is told before hours of work, and a fault is this task's
     stored_shots = files.shots(task.name)
     shots = data.shots(work.settings) if stored_shots is None else stored_shots
+    if stored_shots is not None and files.has_units(task.name):
+        data.check_kept(stored_shots)
+    elif stored_shots is not None and files.shots_hash(task.name) == value_hash(stored_shots):  # else they were edited
+        shots = data.shots(work.settings)
+        if shots != stored_shots:
+            work.tell(f"{task.name}: the labelled data was changed before anything was drawn, and counts as it is now")
+            if forgets:
+                files.forget_task(task.name)
     check_shots(files, task.name, shots)
     file = files.path / "tasks" / task.name / SHOTS_FILE
     if stored_shots is None and (file.parent.exists() or (files.path / "data" / task.name).exists()):

@@ -22,7 +22,6 @@ from fourshot.engine.checkpoints.models import ResolvedModel, resolve_model
 from fourshot.engine.machine.files import read_made, write_json
 from fourshot.engine.machine.links import check_links
 from fourshot.pipeline.cells.measuring import Evaluation
-from fourshot.pipeline.cells.review import TextPairs
 from fourshot.pipeline.cells.run_folder import GENERATED_FILE, RunFolder
 from fourshot.pipeline.distillation.annotated_tables import annotated_file
 from fourshot.pipeline.distillation.annotating import foretell_annotation, texts_left
@@ -52,6 +51,7 @@ from fourshot.pipeline.runs.stages import generate, student, style, train
 from fourshot.pipeline.runs.stages.student import StudentItem, StudentStage
 from fourshot.pipeline.students.jobs import student_jobs
 from fourshot.pipeline.students.plan import STUDENTS, foretell_students, with_students
+from fourshot.pipeline.synthesis.types import TextPairs
 from fourshot.pipeline.task import Example
 from fourshot.pipeline.task_data import TaskData
 from fourshot.training.students.encoders import ResolvedEncoder, check_places, resolve_encoder

@@ -13,7 +13,6 @@ import numpy as np
 
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.cells.measuring import Evaluation, evaluation_of
-from fourshot.pipeline.cells.review import TextPairs
 from fourshot.pipeline.cells.run_folder import GENERATED_FILE
 from fourshot.pipeline.distillation.annotated_tables import (
     LABEL,
@@ -37,6 +36,7 @@ from fourshot.pipeline.rows.review_table import check_alone, corrections
 from fourshot.pipeline.rows.text_table import TextTable
 from fourshot.pipeline.rows.unfinished import UNFINISHED, unfinished_folder
 from fourshot.pipeline.synthesis.neardup import NearDuplicates
+from fourshot.pipeline.synthesis.types import TextPairs
 from fourshot.pipeline.tables.files import table_warnings
 from fourshot.pipeline.task import Example, Task
 from fourshot.pipeline.task_data import TaskData

@@ -107,7 +107,7 @@ def read_review(path: Path, rows: Sequence[ReviewRow], task: Task) -> dict[str, 
     Raises InputError with every fault, each with its line: an unknown label, a text that was changed, a row that is
     new or there twice, a column that is missing.
     """
-    table = read_table(path, AS_WRITTEN)
+    table = read_table(path, AS_WRITTEN, may_be_empty=True)
     columns, texts = columns_of(text_columns(task)), text_columns(task)
     needed = columns[: columns.index("why")]
     missing = [column for column in needed if column not in table.columns]
@@ -215,4 +215,4 @@ def corrections(table_name: str, texts: Iterable[str], out: str, remaining_texts
 def own_columns(path: Path, task: Task) -> list[str]:
     """Columns that a person added."""
     columns = columns_of(text_columns(task))
-    return [column for column in read_table(path, AS_WRITTEN).columns if column not in columns]
+    return [column for column in read_table(path, AS_WRITTEN, may_be_empty=True).columns if column not in columns]

@@ -8,10 +8,10 @@ from fourshot.pipeline.card import CARD_FILE, EXAMPLES_FILE, PROBED_FILE, Adapte
 from fourshot.pipeline.cells.calibrating import CALIBRATED_FILE, CalibrationResult
 from fourshot.pipeline.cells.cell import MethodCell
 from fourshot.pipeline.cells.learnt import LearntTexts
-from fourshot.pipeline.cells.review import TextPairs
 from fourshot.pipeline.provenance import value_hash
 from fourshot.pipeline.report.data import Certainty
 from fourshot.pipeline.runs.experiment import Experiment
+from fourshot.pipeline.synthesis.types import TextPairs
 from fourshot.pipeline.work_folder import WorkFolder
 
 

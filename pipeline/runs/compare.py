@@ -1,6 +1,7 @@
 """The paper's Table 1 for one task: methods beside each other over several draws of shots."""
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -27,7 +28,7 @@ from fourshot.pipeline.runs.summary import left_out, report_data, table
 from fourshot.pipeline.scores import Scores
 from fourshot.pipeline.settings.effects import tell_unused
 from fourshot.pipeline.synthesis.settings import RunSettings
-from fourshot.pipeline.task import Task
+from fourshot.pipeline.task import Example, Task
 from fourshot.pipeline.task_data import TaskData
 from fourshot.pipeline.tasks.shots import draw_shots
 from fourshot.pipeline.work_folder import MANIFEST_FILE
@@ -185,9 +186,24 @@ def _is_of_earlier_version(folder: RunFolder, manifest: ComparisonManifest) -> b
 def _examples(data: TaskData, settings: RunSettings, seed: int, methods: Sequence[str]) -> SeedExamples:
     """Shots of this seed's own, and as many of the train split as a method wants; the former may be among these."""
     shots = data.shots(settings, seed)
-    most = max(METHODS[method].real_per_class for method in methods)
-    more = draw_shots(data.train, data.task.label_names, most, seed) if most else []
+    most = max(methods, key=lambda method: METHODS[method].real_per_class)
+    more = _real_examples(data, settings, seed, most) if METHODS[most].real_per_class else []
     return SeedExamples(seed=seed, shots=tuple(shots), more=tuple(more))
+
+
+def _real_examples(data: TaskData, settings: RunSettings, seed: int, method: str) -> list[Example]:
+    """What a method learns that stands on more real texts. Raises InputError where the data has too few."""
+    most, names = METHODS[method].real_per_class, data.task.label_names
+    try:
+        return draw_shots(data.train, names, most, seed, settings.allow_fewer_shots)
+    except InputError as error:
+        counts = Counter(example.label for example in data.train)
+        fewest = min(names, key=lambda name: counts[name])
+        raise InputError(
+            f"the method {method} ({METHODS[method].display_name}) learns {most} labelled texts per class, and "
+            f"{fewest!r} has {counts[fewest]}. Leave it out (--methods zero_shot,icl,lora,fourshot), or let it learn "
+            "what there is (--allow-fewer-shots)."
+        ) from error
 
 
 def _result(experiment: Experiment, seeds: Sequence[int]) -> Comparison:

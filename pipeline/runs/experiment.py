@@ -119,6 +119,7 @@ class Experiment:
             untried_style(self.settings.prompt_style, self.model.path, self.model.name)
         for writer, manifest in self._manifests():
             writer.folder.check_claim(manifest)
+            writer.folder.check_shots(writer.shots)
 
     def _manifests(self) -> Iterator[tuple[MethodCell, RunManifest]]:
         """Of the folders that texts are written into."""

@@ -8,18 +8,16 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from fourshot.engine.checkpoints.models import refuse_fake, resolve_model
-from fourshot.engine.errors import InputError, RunFolderError
+from fourshot.engine.errors import InputError
 from fourshot.engine.machine.links import check_links, lead
 from fourshot.pipeline.card import LINK
 from fourshot.pipeline.cells.cell import SeedExamples
 from fourshot.pipeline.cells.review import tell_review
 from fourshot.pipeline.cells.run_folder import SHOTS_FILE, RunFolder
 from fourshot.pipeline.events import Event, OnEvent, ignore
-from fourshot.pipeline.faults import counted
 from fourshot.pipeline.forecasts.forecast import FORECAST_FILE, Forecast, settled
 from fourshot.pipeline.loop.reading import as_candidates
 from fourshot.pipeline.report.write import write_report
-from fourshot.pipeline.rows.examples import load_split
 from fourshot.pipeline.rows.unlabelled import load_unlabelled
 from fourshot.pipeline.runs.experiment import Experiment
 from fourshot.pipeline.runs.plan import foretell_runs
@@ -30,9 +28,8 @@ from fourshot.pipeline.runs.stages.merge import merged_folder, synthetic_classif
 from fourshot.pipeline.runs.summary import left_out, report_data, table
 from fourshot.pipeline.settings.effects import check_confidence, tell_unused, unused_in_run
 from fourshot.pipeline.synthesis.settings import RunSettings
-from fourshot.pipeline.task import Example, Task
-from fourshot.pipeline.task_data import NO_TEST, TaskData, cut_line, lost_shots
-from fourshot.pipeline.tasks.shots import load_chosen_shots
+from fourshot.pipeline.task import Task
+from fourshot.pipeline.task_data import TaskData, cut_line, lost_shots
 from fourshot.pipeline.work_folder import MANIFEST_FILE
 from fourshot.training.jobs.cluster import check_cluster
 from fourshot.training.jobs.jobs import HERE, Placement
@@ -134,7 +131,7 @@ def _experiment(request: RunRequest, on_event: OnEvent) -> Experiment:
     on_event(Event(stage="shots", message="reading the data"))
     data = TaskData(task, on_event, settings, needs_test=request.until == "evaluate")
     if not data.test:
-        data.tell(f"{NO_TEST}, so this run trains a classifier and measures nothing")
+        data.tell(f"{data.why_no_test}, so this run trains a classifier and measures nothing")
     texts = _texts_of(unlabelled, task, settings, on_event)
     experiment = Experiment(
         data,
@@ -166,44 +163,18 @@ def _summary(request: RunRequest, experiment: Experiment, estimate: Forecast | N
 def load_shots(data: TaskData, settings: RunSettings, folder: RunFolder, *, goes_on: bool = True) -> SeedExamples:
     """The shots that the folder has, else those drawn from the train split, never a text of the test split.
 
-    ``goes_on``: they will be learnt, so that data which was changed meanwhile counts: see `_check_kept`.
+    ``goes_on``: they will be learnt, so that data which was changed meanwhile counts: see `TaskData.check_kept`.
     """
     if folder.has(SHOTS_FILE):
         shots = folder.shots()
         if goes_on:
-            _check_kept(data, shots)
+            data.check_kept(shots)
     else:
         shots = data.shots(settings)
         data.tell_counts(shots)
         if folder.has(MANIFEST_FILE) and not folder.is_unused:
             data.tell(lost_shots(folder.path / SHOTS_FILE), notice=True)
     return SeedExamples(seed=settings.seed, shots=tuple(shots))
-
-
-def _check_kept(data: TaskData, shots: Sequence[Example]) -> None:
-    """Of the shots of an earlier call: tell which the labelled data no longer has.
-
-    Raises RunFolderError where some are texts of the test split by now: what was learnt would be measured.
-    """
-    kept = {shot.text for shot in shots}
-    if tested := sorted(kept.intersection(data.test_texts)):
-        raise RunFolderError(
-            f"{data.task.name}: {counted(len(tested), 'shot')} of this folder {'are' if len(tested) > 1 else 'is'} "
-            f"in the test split by now ({tested[0][:60]!r}), so the result would be of texts that were learnt. "
-            "Start anew in another folder (--out), or put the data back as it was."
-        )
-    try:
-        labelled = load_chosen_shots(data.task) or load_split(data.task, "train")
-    except InputError:
-        return  # the folder has all that it needs
-    there = {(example.text, example.label) for example in labelled.examples}
-    if changed := [shot.text for shot in shots if (shot.text, shot.label) not in there]:
-        data.tell(
-            f"{counted(len(changed), 'shot')} of this folder {'are' if len(changed) > 1 else 'is'} not in the "
-            f"labelled data any more ({changed[0][:60]!r}), and stay as they were. To learn from the data as it is "
-            "now, start anew in another folder (--out)",
-            notice=True,
-        )
 
 
 def _texts_of(file: Path | None, task: Task, settings: RunSettings, on_event: OnEvent) -> Sequence[tuple[int, str]]:

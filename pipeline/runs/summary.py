@@ -22,7 +22,7 @@ from fourshot.pipeline.synthesis.filters import bare_shots
 from fourshot.pipeline.synthesis.prompts import PromptFormat, generation_prompt, reading_prompt
 from fourshot.pipeline.synthesis.types import Candidate, Verdict
 from fourshot.pipeline.task import Example
-from fourshot.pipeline.task_data import NO_TEST, cut_line
+from fourshot.pipeline.task_data import cut_line
 from fourshot.pipeline.work_folder import WorkFolder
 
 
@@ -52,7 +52,7 @@ def left_out(experiment: Experiment) -> dict[str, str]:
     One line for all of them where there are no test texts.
     """
     if not experiment.test:
-        return {"The evaluation": f"{NO_TEST}. Put a test file beside the training file and repeat the command."}
+        return {"The evaluation": f"{experiment.data.why_no_test}. Put labelled texts there and repeat the command."}
     missing = [outcome for outcome in experiment.outcomes() if outcome.left_out]
     return {METHODS[outcome.method].display_name: outcome.left_out for outcome in reversed(missing)}
 

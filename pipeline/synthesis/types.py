@@ -52,3 +52,6 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     reason: Reason
     predicted: str = ""  # the annotator's label; "" where the candidate never reached it
     probabilities: dict[str, float] = {}  # the annotator's, by label name
+
+
+TextPairs = list[tuple[Candidate, Verdict]]

@@ -38,7 +38,7 @@ def read_columnar(reading: TableScan, source: TableSource) -> Iterator[Item]:
             number = 0
             for batch in batches:
                 batch.validate(full=True)  # damaged offsets would be read beyond the end
-                for row in _with_shortest_floats(batch).to_pylist():
+                for row in _rows(_with_shortest_floats(batch)):
                     number += 1
                     yield number, row | {name: _renumbered(row[name], places[name]) for name in places}
     # ValueError: bytes in a column of strings that are no text, times that Python's types cannot hold.
@@ -46,6 +46,19 @@ def read_columnar(reading: TableScan, source: TableSource) -> Iterator[Item]:
     except (pyarrow.ArrowException, OSError, ValueError, OverflowError, MemoryError) as failure:
         problem = f"not a readable {source.kind.capitalize()} file: {str(failure) or type(failure).__name__}."
         raise TableError(problem, "Is the download complete?") from failure
+
+
+def _rows(batch: Any) -> list[dict[str, Any]]:
+    """The rows of ``batch``; times beyond what Python holds, as databases write for "never", as text."""
+    import pyarrow
+
+    try:
+        return batch.to_pylist()
+    except (ValueError, OverflowError):
+        for place, field in enumerate(batch.schema):
+            if pyarrow.types.is_temporal(field.type):
+                batch = batch.set_column(place, field.name, batch.column(place).cast(pyarrow.string()))
+        return batch.to_pylist()
 
 
 def _with_shortest_floats(batch: Any) -> Any:

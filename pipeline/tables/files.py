@@ -54,17 +54,19 @@ _WHY = {
 }
 
 
-def read_table(path: Path, settings: ReadSettings = AS_FOUND) -> Table:
-    """Read a table; raises `InputError` with all errors of the file."""
-    table, faults = scan_table(path, settings)
+def read_table(path: Path, settings: ReadSettings = AS_FOUND, *, may_be_empty: bool = False) -> Table:
+    """Read a table; raises `InputError` with all errors of the file. ``may_be_empty``: it may have no rows."""
+    table, faults = scan_table(path, settings, may_be_empty=may_be_empty)
     raise_errors(faults)
     return table
 
 
-def scan_table(path: Path, settings: ReadSettings = AS_FOUND) -> tuple[Table, list[TaskFault]]:
+def scan_table(
+    path: Path, settings: ReadSettings = AS_FOUND, *, may_be_empty: bool = False
+) -> tuple[Table, list[TaskFault]]:
     """Read what can be read; and every fault, errors first, then the table's notices and what was left out.
 
-    A table with an error among its faults must not be used.
+    A table with an error among its faults must not be used. ``may_be_empty``: it is none that a table has columns only.
     """
     reading = TableScan(path=path, settings=settings)
     rows: dict[int, dict[str, Any]] = {}
@@ -87,7 +89,7 @@ def scan_table(path: Path, settings: ReadSettings = AS_FOUND) -> tuple[Table, li
         else:
             lines = tuple(number for number, _ in group)
             left_out.append(LeftOut(reason=reason, what=_WHY[reason], count=len(group), lines=lines))
-    if not (rows and reading.columns) and not faults:
+    if not (rows and reading.columns) and not faults and not (may_be_empty and reading.columns):
         nothing = " with anything in them" if rows else ""
         gone = "".join(f" {counted(part.count, 'row')} {part.what} left out." for part in left_out)
         faults.append(error(path, f"the file has no rows{nothing}.{gone}", "Put at least one example in it."))

@@ -14,6 +14,7 @@ from fourshot.pipeline.tables.types import Item, TableError, TableScan, UnreadRo
 
 _SOME_DIGIT = re.compile(r"-?[0.]*[1-9]")
 _BETWEEN = re.compile(r"[\s,\ufeff]*")
+LINES = (".jsonl", ".ndjson")
 _LINES_TRIED = 20  # whether one of so many is an object by itself tells JSON Lines with a broken first line
 _WAYS = (
     'Write one object per row, {"text": "...", "label": "..."}, each on a line of its own or all in one array '
@@ -25,7 +26,7 @@ def read_json(reading: TableScan, source: TableSource) -> Iterator[Item]:
     """Yield the rows of a JSON file. JSON Lines are streamed, other forms are held in memory. Raises `TableError`."""
     text = check_text(reading, source)
     with text.open() as stream:
-        by_line = _is_by_line(stream)
+        by_line = _is_by_line(stream, is_named_so=source.name.lower().endswith(LINES))
     if not by_line:
         with text.open() as stream:
             document = stream.read()
@@ -55,11 +56,16 @@ def _with_columns(reading: TableScan, items: Iterable[Item]) -> Iterator[Item]:
         yield number, row
 
 
-def _is_by_line(stream: TextIO) -> bool:
-    """Whether the file is JSON Lines; one object alone may be a row, or hold the table in one of its values."""
+def _is_by_line(stream: TextIO, *, is_named_so: bool) -> bool:
+    """Whether the file is JSON Lines; one object alone may be a row, or hold the table in one of its values.
+
+    ``is_named_so``: by its ending, so that it is a row if one of its values reads like a text.
+    """
     lines = (line for line in stream if line.strip())
     row = _Decoder().read(next(lines, "{}"))
-    return isinstance(row, dict) and (next(lines, None) is not None or not _holds_table(row))
+    if not isinstance(row, dict) or next(lines, None) is not None or not _holds_table(row):
+        return isinstance(row, dict)
+    return is_named_so and any(isinstance(value, str) and len(value.split()) > 1 for value in row.values())
 
 
 def _lines(stream: TextIO) -> Iterator[Item]:

@@ -89,6 +89,7 @@ def new_task(
     table = read_table(path, reading)
     if is_table:
         raise InputError(f"{out} is the table itself; nothing was written. Name the task's folder: --out FOLDER.")
+    out = out.resolve()
     usable = usable_rows(table, choices)
     train, test = split_by_label(usable.examples, seed)
     task = _summary(f"{task_name}.toml", table, choices, usable, len(train), len(test))
@@ -100,7 +101,11 @@ def new_task(
         task_file = staged / task.task_file
         task_file.write_text(_task_file(task_name, task, usable.examples), encoding="utf-8")
         load_task(task_file)
-        settle(staged, out)
+        if out.exists():  # empty; a link to a folder, and the one that the user is in, cannot be replaced
+            for file in sorted(staged.iterdir(), key=lambda file: file == task_file):  # it is a task when all is there
+                file.rename(out / file.name)
+        else:
+            settle(staged, out)
     return msgspec.structs.replace(task, task_file=str(out / task.task_file))
 
 

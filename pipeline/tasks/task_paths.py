@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from fourshot.engine.errors import FourshotError, InputError
+from fourshot.pipeline.faults import shorten
 from fourshot.pipeline.tables.split_files import find_split_file
 from fourshot.pipeline.task import Task
 from fourshot.pipeline.tasks.shots import SHOTS_STEM
@@ -34,16 +35,18 @@ def load_tasks(given: Iterable[Task | str | Path], data: str | Path | None = Non
                 f"Two tasks are called {task.name!r}: {_named(origin[task.name])} and {_named(source)}. Adapters and "
                 "folders are named after tasks: give each a name of its own."
             )
-        origin[task.name] = source
+        tasks[task.name], origin[task.name] = task, source
+    if data is None:
+        return tasks
+    for name, source in origin.items():
         try:
-            tasks[task.name] = (
-                task if data is None else with_labels(given_task(source, _data_of(task.name, Path(data))))
-            )
+            tasks[name] = with_labels(given_task(source, _data_of(name, Path(data), origin)))
         except FourshotError as error:
-            tasks[task.name] = error
-            is_shipped = SHIPPED_FOLDER.resolve() in Path(task.data.folder or "").resolve().parents
-            if is_shipped and data and Path(data).is_dir() and not (Path(data) / task.name).exists():
-                tasks[task.name], without_folder[task.name] = task, error
+            own, tasks[name] = tasks[name], error
+            folder = own.data.folder if isinstance(own, Task) else None
+            is_shipped = SHIPPED_FOLDER.resolve() in Path(folder or "").resolve().parents
+            if is_shipped and Path(data).is_dir() and not (Path(data) / name).exists():
+                tasks[name], without_folder[name] = own, error
     return tasks if tasks.keys() != without_folder.keys() else {**without_folder}
 
 
@@ -51,7 +54,9 @@ def _sources(given: Iterable[Task | str | Path]) -> list[Task | Path]:
     """Files, and tasks that were made in Python; what is named twice is there once."""
     sources: list[Task | Path] = []
     for entry in given:
-        of_entry = [entry] if isinstance(entry, Task) else [file.resolve() for file in _task_files(entry)]
+        # A link to a task file stays one: its data lie beside the link.
+        files = [] if isinstance(entry, Task) else [file.parent.resolve() / file.name for file in _task_files(entry)]
+        of_entry = [entry] if isinstance(entry, Task) else files
         sources += [source for source in of_entry if source not in sources]
     return sources
 
@@ -60,10 +65,14 @@ def _named(source: Task | Path) -> str:
     return "one made in Python" if isinstance(source, Task) else str(source)
 
 
-def _data_of(name: str, data: Path) -> Path:
-    """The task's own folder in ``data``, or ``data`` itself where the files are there."""
+def _data_of(name: str, data: Path, names: Iterable[str]) -> Path:
+    """The task's own folder in ``data``, or ``data`` itself where the files of all ``names`` are there."""
     if (data / name).is_dir():
         return data / name
+    if others := [other for other in names if (data / other).is_dir()]:
+        raise InputError(
+            f"{data} has no folder {name!r}, and one for {shorten(others)}. Put the task's files into {data / name}."
+        )
     if data.is_dir() and not any(find_split_file(data, stem) for stem in ("train", "test", SHOTS_STEM)):
         raise InputError(
             f"{data} has no folder {name!r}, and no train file itself. Put the task's files into {data / name}, or "

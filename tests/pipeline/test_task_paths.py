@@ -63,3 +63,28 @@ def test_tasks_made_in_python_stand_beside_files(tmp_path: Path) -> None:
         load_tasks([made, other])
     faulty = msgspec.structs.replace(made, name="faulty", labels=made.labels[:1])
     assert "the task 'faulty' has 1 fault" in str(load_tasks([faulty])["faulty"])
+
+
+def test_a_link_to_a_task_file_stands_for_the_data_beside_the_link(tmp_path: Path) -> None:
+    for name in ("first", "other"):
+        (tmp_path / name).mkdir()
+    file, link = write_task(tmp_path / "first"), tmp_path / "other" / "task.toml"
+    link.symlink_to(file)
+    for given in (link, tmp_path / "other"):
+        (task,) = load_tasks([given]).values()
+        assert isinstance(task, Task) and task.data.folder == str(tmp_path / "other") == load_task(link).data.folder
+
+
+def test_of_several_tasks_none_takes_the_files_that_lie_beside_the_folders_of_others(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    (data / "colours").mkdir(parents=True)
+    (tmp_path / "spam").mkdir()
+    for folder in (data, data / "colours"):
+        write_jsonl(folder / "train.jsonl", [{"text": "red", "label": "warm"}])
+    write_task(tmp_path)
+    spam = msgspec.structs.replace(load_task(tmp_path / "task.toml"), name="spam")
+    tasks = load_tasks([tmp_path / "task.toml", spam], data)
+    assert isinstance(tasks["colours"], Task)
+    assert "has no folder 'spam', and one for colours" in str(tasks["spam"])
+    (alone,) = load_tasks([spam], data).values()
+    assert isinstance(alone, Task) and alone.data.folder == str(data)

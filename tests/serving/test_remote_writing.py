@@ -11,7 +11,6 @@ import pytest
 import fourshot
 from fourshot.cli.main import main
 from fourshot.engine.errors import InputError, ServiceError, SpendingLimitError
-from fourshot.pipeline.cells.review import TextPairs
 from fourshot.pipeline.distillation import annotating_text
 from fourshot.pipeline.distillation.readers import NamedReader
 from fourshot.pipeline.distillation.request import LabelDistillation
@@ -22,6 +21,7 @@ from fourshot.pipeline.remote_teacher import REMOTE_FILE
 from fourshot.pipeline.runs.stages.stage import Stage
 from fourshot.pipeline.synthesis.prompts import PromptFormat
 from fourshot.pipeline.synthesis.settings import AnnotateSettings, GenerateSettings, RunSettings, VarietySettings
+from fourshot.pipeline.synthesis.types import TextPairs
 from fourshot.pipeline.task import Task
 from fourshot.pipeline.task_data import TaskData
 from fourshot.pipeline.tasks.shots import take_shots

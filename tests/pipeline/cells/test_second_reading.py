@@ -2,9 +2,8 @@
 
 import msgspec
 
-from fourshot.pipeline.cells.review import TextPairs
 from fourshot.pipeline.cells.second_reading import SecondReading, read_again, surest
-from fourshot.pipeline.synthesis.types import Reason, Verdict
+from fourshot.pipeline.synthesis.types import Reason, TextPairs, Verdict
 from tests.pipeline.candidates import candidate
 
 

@@ -258,3 +258,20 @@ def test_shots_that_are_gone_are_drawn_anew_only_where_they_are_the_same(tmp_pat
     check_refused(folder, tasks, r"tasks/one/shots\.json is missing, by which the texts in data/one were made")
     file.write_bytes(written)
     make(folder, tasks)
+
+
+def test_data_that_were_corrected_before_anything_was_drawn_count(tmp_path: Path) -> None:
+    data, folder, events = tmp_path / "data", tmp_path / "corpus", list[Event]()
+    shutil.copytree(TASK.data.folder, data)
+    source = msgspec.structs.replace(TASK.data, folder=str(data))
+    tasks = {"one": msgspec.structs.replace(TASK, name="one", data=source)}
+    make(folder, named("two"))
+    CorpusFolder(folder).begin(TaskManifest(task=tasks["one"]), SHOTS)
+    content = (data / "shots.jsonl").read_text()
+    (data / "shots.jsonl").write_text(content.replace(SHOTS[0].text, "A corrected text."))
+    make(folder, tasks, on_event=events.append)
+    assert "A corrected text." in {shot.text for shot in CorpusFolder(folder).shots("one") or ()}
+    assert any("was changed before anything was drawn" in event.message for event in events)
+    (data / "shots.jsonl").write_text(content)
+    make(folder, tasks, on_event=events.append)
+    assert any("1 shot of this folder is not in the labelled data any more" in event.message for event in events)

@@ -200,3 +200,11 @@ def test_answers_are_written_in_place_of_what_was_proposed_and_columns_of_one_s_
     assert own_columns(table, TASK) == []
     edit(table, ("why", "my notes"))
     assert own_columns(table, TASK) == ["my notes"]
+
+
+def test_a_table_of_which_every_row_was_deleted_says_so_of_each(table: Path) -> None:
+    table.write_text(table.read_text(encoding="utf-8").splitlines()[0] + "\n", encoding="utf-8")
+    answers = read_review(table, ROWS, TASK)
+    assert answers.keys() == {row.id for row in ROWS}
+    assert all(answer.is_deleted and not answer.keep for answer in answers.values())
+    assert own_columns(table, TASK) == []

@@ -1,5 +1,6 @@
 """The folder of a comparison: its own, or left alone."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from fourshot.engine.errors import InputError, RunFolderError
 from fourshot.pipeline.events import OnEvent
 from fourshot.pipeline.runs.compare import Comparison, ComparisonRequest, do_comparison, plan_comparison
+from fourshot.pipeline.runs.run import RunRequest, do_run
 from fourshot.pipeline.runs.stages.stage import Stage
 from fourshot.pipeline.synthesis.settings import GenerateSettings, RunSettings
 from fourshot.pipeline.task import Task
@@ -110,3 +112,36 @@ def test_the_texts_of_a_comparison_have_one_owner(
     assert refused
     with texts.lock(), pytest.raises(InputError, match="Another fourshot process works in"):  # of a review
         compared(runs.task, folder, "fourshot")
+
+
+def test_shots_of_data_that_was_changed_are_refused_with_the_texts_made_from_others(
+    runs: WholeRuns, tmp_path: Path
+) -> None:
+    folder, train = tmp_path / "out", tmp_path / "task" / "train.jsonl"
+    compared(runs.task, folder, "fourshot")
+    before, rows = contents(folder), train.read_text()
+    before.pop(".lock")
+    train.write_text(rows + json.dumps({"text": "One more row.", "label": "cold"}) + "\n")
+    with pytest.raises(RunFolderError, match=r"seed0/fourshot was begun with other shots .*--out"):
+        compared(runs.task, folder, "fourshot")
+    assert {name: content for name, content in contents(folder).items() if name != ".lock"} == before
+    train.write_text(rows)
+    compared(runs.task, folder, "fourshot")
+
+
+def test_a_test_file_without_a_usable_row_is_refused_before_any_work(runs: WholeRuns, tmp_path: Path) -> None:
+    (tmp_path / "task" / "test.jsonl").write_text(json.dumps({"text": " ", "label": "cold"}) + "\n")
+    with pytest.raises(InputError, match=r"test\.jsonl has no row that can be used.*tasks check"):
+        compared(runs.task, tmp_path / "out", "lora")
+    assert not runs.heard
+    do_run(RunRequest(runs.task, "fake", SETTINGS, tmp_path / "run", "train"), runs.events.append)
+    (told,) = [event.message for event in runs.events if "measures nothing" in event.message]
+    assert told.startswith("colours: test.jsonl has no row that can be used, so this run trains")
+
+
+def test_too_few_real_texts_are_told_with_the_method_that_wants_them(runs: WholeRuns, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"lora25 .*learns 25 labelled texts per class, and 'cold' has 9.*--methods"):
+        compared(runs.task, tmp_path / "out", "zero_shot", "lora25")
+    accepted = msgspec.structs.replace(SETTINGS, allow_fewer_shots=True)
+    (row,) = compared(runs.task, tmp_path / "out", "lora25", settings=accepted).rows
+    assert row.real_examples == 25 + 9

@@ -128,3 +128,9 @@ def test_rows_are_not_to_be_left_out_where_none_would_remain(tmp_path: Path) -> 
         with pytest.raises(InputError, match="each row must be an object") as caught:
             read_table(path)
         assert ("--skip-broken" in str(caught.value)) is is_way_out
+
+
+def test_one_line_with_a_text_and_its_spans_is_a_row(tmp_path: Path) -> None:
+    row = {"id": 1, "text": "I was charged twice", "spans": [{"text": "charged"}, {"text": "twice"}]}
+    table = read(tmp_path, json.dumps(row), "today.jsonl")
+    assert list(table.rows.values()) == [row]

@@ -278,3 +278,17 @@ def test_more_than_1000_classes_are_taken_from_a_column_that_is_named(tmp_path: 
     task = load_task(task_of(table, tmp_path / "out", TableChoices(label_columns=("label",))))
     assert len(task.labels) == 1001
     assert task.instruction == "Classify the text. There are 1001 labels, such as case 0, case 1, case 10."
+
+
+@pytest.mark.parametrize("into", ["here", "link"])
+def test_an_empty_folder_that_one_is_in_or_that_a_link_leads_to_is_filled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, into: str
+) -> None:
+    table, empty = write_csv(tmp_path / "notes.csv", ("text", "label"), rows()), tmp_path / "empty"
+    empty.mkdir()
+    (tmp_path / "link").symlink_to(empty)
+    monkeypatch.chdir(empty)
+    file = task_of(table, Path("." if into == "here" else tmp_path / "link"))
+    assert load_task(file).name == "notes" and not check_task(file)
+    assert sorted(file.name for file in empty.iterdir()) == [MADE_FROM, "notes.toml", "test.jsonl", "train.jsonl"]
+    assert (tmp_path / "link").is_symlink() and empty.samefile(".")
