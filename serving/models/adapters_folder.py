@@ -11,12 +11,14 @@ from fourshot.engine.errors import AdapterError, InputError
 from fourshot.engine.machine.files import remove_folder, settle, staged_folder
 from fourshot.engine.machine.locks import changing
 from fourshot.pipeline.card import CARD_FILE, AdapterCard, load_card
+from fourshot.pipeline.cells.run_folder import SHOTS_FILE
 from fourshot.pipeline.events import OnEvent, ignore
 from fourshot.pipeline.student_card import STUDENT_FILE, is_text_student, load_student_card
 from fourshot.pipeline.synthesis.settings import PRESETS, RunSettings
 from fourshot.pipeline.task import Task
 from fourshot.pipeline.task_data import TaskData
 from fourshot.pipeline.text_student import TextStudentCard, load_text_student_card
+from fourshot.pipeline.work_folder import LOCK_FILE, MANIFEST_FILE
 from fourshot.serving.adapter_lookup import find_classifier
 from fourshot.serving.models.admission import check_file_name, check_hash, check_inside, read_card, read_student
 from fourshot.serving.models.in_context import InContext, write_in_context
@@ -140,14 +142,18 @@ def remove(root: Path, name: str, base: str | None = None) -> list[Path]:
     adapters = [adapter for adapter in contents.adapters if adapter.name == name]
     for adapter in adapters:
         if adapter.folder.parent != registry.root:  # what is linked to there would be found all the same
-            raise InputError(
-                f"{name} is a part of {registry.root / adapter.at}, which it would leave damaged. Move that folder out "
-                f"of {root}, or serve a folder of its own: fourshot adapters add {adapter.folder} --adapters FOLDER."
-            )
+            remedy = f", or serve a folder of its own: fourshot adapters add {adapter.folder} --adapters FOLDER"
+            raise _keeps_a_run(f"{name} is a part of {registry.root / adapter.at}", root, remedy)
     folders = [adapter.folder for adapter in adapters]
-    folders += [root / fault.path for fault in contents.refused if fault.path == name]
-    if entry := contents.in_context.get(name):
+    if entry := contents.in_context.get(name):  # a refused folder of that name may be the run that is to replace it
         folders.append(root / entry.at)
+    else:
+        folders += [root / fault.path for fault in contents.refused if fault.path == name]
+    for folder in folders:
+        if folder == root:
+            raise _keeps_a_run(f"{name} is the whole of {root}", root)
+        if run := _run_below(folder):
+            raise _keeps_a_run(f"{name} holds {run}", root)
     if not folders:
         names = [adapter.name for adapter in contents.adapters]
         names += [*(fault.path for fault in contents.refused), *contents.in_context]
@@ -161,6 +167,18 @@ def remove(root: Path, name: str, base: str | None = None) -> list[Path]:
         with changing(root / PINS_FILE):
             write_pins(root, {task: pinned for task, pinned in _pins(root).items() if pinned != name})
     return folders
+
+
+def _run_below(folder: Path) -> Path | None:
+    """A run or a distillation, finished or not, in ``folder``, links not followed; None where there is none."""
+    if folder.is_symlink():
+        return None
+    files = (file for name in (MANIFEST_FILE, SHOTS_FILE, LOCK_FILE) for file in folder.rglob(name))
+    return next((file.parent for file in files), None)
+
+
+def _keeps_a_run(what: str, root: Path, remedy: str = "") -> InputError:
+    return InputError(f"{what}, which it would leave damaged. Move that folder out of {root}{remedy}.")
 
 
 def pin(root: Path, name: str, base: str | None = None) -> str:
