@@ -68,15 +68,26 @@ def add_adapter(root: Path, source: str, base: str | None = None) -> tuple[Card,
             return False
 
     final, card_file = root / card.name, STUDENT_FILE if is_student else CARD_FILE
-    if final.exists() and is_whole(final):
+
+    def is_there() -> bool:
+        """Whether it is, and whole; then it is the newest from now on."""
+        if not final.exists() or not is_whole(final):
+            return False
         os.utime(final / card_file)
-        return card, False
+        return True
+
+    with changing(root / PINS_FILE):
+        if is_there():
+            return card, False
     with staged_folder(root, card.name) as staged:
         shutil.copytree(folder, staged, dirs_exist_ok=True, symlinks=False)
         os.utime(staged / card_file)
-        if final.exists():  # and damaged
-            remove_folder(final)
-        settle(staged, final)
+        with changing(root / PINS_FILE):  # no longer than it has to be: a copy of gigabytes keeps nobody waiting
+            if is_there():  # another process was faster
+                return card, False
+            if final.exists():  # and damaged
+                remove_folder(final)
+            settle(staged, final)
     return card, True
 
 
