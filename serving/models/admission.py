@@ -61,6 +61,7 @@ def read_card(folder: Path, root: Path, base: Callable[[], ResolvedModel]) -> Ad
             f"revision {served.revision}"
         )
     check_task_name(card.task.name)
+    check_file_name(card.name)
     check_hash(folder, card)
     return card
 
@@ -74,6 +75,7 @@ def read_student(folder: Path, root: Path) -> StudentCard | TextStudentCard:
     if isinstance(card, StudentCard) and card.labels != card.task.label_names:
         raise AdapterError("the labels of its card are not those of its task")
     check_task_name(card.task.name)
+    check_file_name(card.name)
     check_files(folder, card, student_files(folder, card)[0])
     return card
 
@@ -178,7 +180,7 @@ def check_task_name(name: str) -> None:
 
 def check_file_name(name: str) -> None:
     """Raise AdapterError for the name of a version that cannot be that of its folder."""
-    if Path(name).name != name or name.startswith("."):
+    if not name or Path(name).name != name or name.startswith("."):
         raise AdapterError(f"its card calls it {name!r}, which is no file name")
 
 
