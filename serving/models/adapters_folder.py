@@ -36,7 +36,7 @@ def add_adapter(root: Path, source: str, base: str | None = None) -> tuple[Card,
     """Copy the adapter or student of the folder ``source`` there under its content-hashed name, as the newest.
 
     ``base``: the model that a server there has, which an adapter must be of. False where it was there already, and
-    whole. Raises InputError where there is none, a damaged one, or one of another base.
+    whole. Raises InputError where there is none, a damaged one, or one of another base, or another task has its name.
     """
     folder = find_classifier(source)
     find_base = base_named(base)
@@ -71,10 +71,17 @@ def add_adapter(root: Path, source: str, base: str | None = None) -> tuple[Card,
 
     def is_there() -> bool:
         """Whether it is, and whole; then it is the newest from now on."""
-        if not final.exists() or not is_whole(final):
+        if not final.exists():
             return False
-        os.utime(final / card_file)
-        return True
+        if is_whole(final):
+            os.utime(final / card_file)
+            return True
+        if (stored := _card_in(final)) and stored[0].task.name != card.task.name:
+            raise InputError(
+                f"{folder} is not added: {final} has the same weights, and is of the task {stored[0].task.name}. To "
+                f"have both served, copy it into {root} under a name of its own."
+            )
+        return False
 
     with changing(root / PINS_FILE):
         if is_there():
@@ -131,13 +138,18 @@ def _labels(card: Card) -> tuple[str, ...]:
 
 def _cards(root: Path) -> Iterator[tuple[Card, float]]:
     """Of the folders in ``root`` that have one that can be read, with when it was written."""
-    for folder in sorted(root.iterdir()):
-        with suppress(OSError, AdapterError):
-            if (file := folder / CARD_FILE).is_file():
-                yield load_card(folder), file.stat().st_mtime
-            elif (file := folder / STUDENT_FILE).is_file():
-                card = load_text_student_card(folder) if is_text_student(folder) else load_student_card(folder)
-                yield card, file.stat().st_mtime
+    return (stored for folder in sorted(root.iterdir()) if (stored := _card_in(folder)))
+
+
+def _card_in(folder: Path) -> tuple[Card, float] | None:
+    """With when it was written; None where there is none that can be read."""
+    with suppress(OSError, AdapterError):
+        if (file := folder / CARD_FILE).is_file():
+            return load_card(folder), file.stat().st_mtime
+        if (file := folder / STUDENT_FILE).is_file():
+            card = load_text_student_card(folder) if is_text_student(folder) else load_student_card(folder)
+            return card, file.stat().st_mtime
+    return None
 
 
 def add_in_context(root: Path, task: Task, settings: RunSettings, on_event: OnEvent = ignore) -> Path:
