@@ -40,6 +40,10 @@ _LETTERS = (
 _SIGNS = "\u3001-\u303f\uff01-\uff65"  # that stand among them, as wide as they are
 MARK = r"[[\p{Mn}\p{Mc}]--[\ufe00-\ufe0f]]"  # but what only chooses between two forms of an emoji
 UNSPACED = re.compile(f"[{_LETTERS}]")
+# One character, as readers have it. The letters of flags go in pairs: to know where one ends, \X counts all of them
+# that stand before it, which takes time by the square of their number. So it is asked about a row's last flag alone.
+_FLAG_LETTER = "[\U0001f1e6-\U0001f1ff]"
+_CHARACTER = rf"(?:{_FLAG_LETTER}{{2}}(?={_FLAG_LETTER})|\X)"
 
 
 def check_unicode(texts: Iterable[str]) -> None:
@@ -74,7 +78,7 @@ def characters(text: str) -> list[str]:
     """What a reader takes for one character: a letter with its marks, an emoji with all that it is joined from."""
     import regex
 
-    return regex.findall(r"\X", text)
+    return regex.findall(_CHARACTER, text)
 
 
 def script_runs(text: str, most: int | None = None) -> list[str]:
@@ -90,7 +94,7 @@ def _runs(most: str) -> "re.Pattern[str]":
     import regex
 
     wide = f"[{_LETTERS}{_SIGNS}]"
-    pattern: re.Pattern[str] = regex.compile(rf"(?:(?={wide})\X){{1,{most}}}|(?:(?!{wide})\X)+")
+    pattern: re.Pattern[str] = regex.compile(rf"(?:(?={wide})\X){{1,{most}}}|(?:(?!{wide}){_CHARACTER})+")
     return pattern
 
 

@@ -8,7 +8,6 @@ import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from fourshot.serving.app.metrics import Metrics
 from fourshot.serving.app.service import Service
 from fourshot.serving.settings import ServeSettings
 
@@ -45,7 +44,7 @@ async def live(
     ``count`` is called after each look; what fails while ``is_down()`` is no news. ``other_tasks`` end with
     the folder's.
     """
-    service.adapters.on_change = _counting(service.metrics)
+    service.adapters.on_change = service.metrics.change
     service.metrics.restarts.set(at_start.restarts)
     await service.adapters.refresh()
     watching = asyncio.create_task(_watch(service, settings.poll_s, count, is_down))
@@ -65,6 +64,7 @@ async def _watch(
         metrics.damaged.set(len(adapters.damaged))
         metrics.waiting.set(adapters.num_waiting)
         metrics.rate.set(adapters.tokens_per_s)
+        metrics.forget()
         await asyncio.sleep(poll_s if is_done else 0)
         is_done = True
         try:
@@ -89,12 +89,3 @@ async def _obey(service: Service, drain_s: float, tasks: "list[asyncio.Task[None
         task.cancel()
     await service.drain(drain_s)
     os.kill(os.getpid(), signal.SIGTERM)
-
-
-def _counting(metrics: Metrics) -> Callable[[str, bool], None]:
-    def changed(task: str, is_served: bool) -> None:
-        metrics.changes.labels(task).inc()
-        if not is_served:
-            metrics.forget(task)
-
-    return changed

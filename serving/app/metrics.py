@@ -1,11 +1,15 @@
 """What the service counts, on the same page as vLLM's own metrics: ``/metrics``."""
 
 import contextlib
+import time
+from collections import Counter as Counts
 from typing import Any
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 
 LATENCY_BUCKETS_S = (0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 2.0, 5.0, 10.0, 30.0)
+FORGET_AFTER_S = 600.0  # what was counted of a task that went: who scrapes has seen it by then
+FORGET_EVERY_S = 60.0  # to look through all that is counted takes as long as a scrape
 
 
 class Metrics:
@@ -13,8 +17,16 @@ class Metrics:
 
     def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
         def add(kind: Any, name: str, documentation: str, labels: tuple[str, ...] = (), **options: Any) -> Any:
-            return kind(f"fourshot_{name}", documentation, labels, registry=registry, **options)
+            metric = kind(f"fourshot_{name}", documentation, labels, registry=registry, **options)
+            if "task" in labels:
+                self._by_task.append((metric, labels))
+            return metric
 
+        self._by_task: list[tuple[Any, tuple[str, ...]]] = []  # with the names of their labels
+        self._gone: dict[str, float] = {}  # tasks that are no longer served, and since when; monotonic seconds
+        self._forgot_s = time.monotonic()
+        self.num_requests: Counts[str] = Counts()  # by task, as `GET /v1/tasks` has them
+        self.num_in_flight: Counts[str] = Counts()  # texts
         by_task = ("task", "method")
         self.requests = add(Counter, "requests", "Classification requests, by HTTP status.", (*by_task, "code"))
         self.latency = add(Histogram, "latency_seconds", "From arrival to answer.", by_task, buckets=LATENCY_BUCKETS_S)
@@ -45,7 +57,30 @@ class Metrics:
         )
         self.load_seconds = add(Gauge, "adapter_use_seconds", "Seconds spent on these.", ("kind",))
 
-    def forget(self, task: str) -> None:
-        """A task that is no longer served has no gauge."""
-        with contextlib.suppress(KeyError):
-            self.in_flight.remove(task)
+    def change(self, task: str, is_served: bool) -> None:
+        """It got another version, or went. One that is no longer served has no gauge, and is forgotten later."""
+        self.changes.labels(task).inc()
+        self._gone.pop(task, None)
+        if not is_served:
+            self._gone[task] = time.monotonic()
+            with contextlib.suppress(KeyError):
+                self.in_flight.remove(task)
+
+    def forget(self) -> None:
+        """Drop what was counted of tasks that went long ago and have no request left."""
+        now_s = time.monotonic()
+        if now_s - self._forgot_s < FORGET_EVERY_S:
+            return
+        self._forgot_s, latest_s = now_s, now_s - FORGET_AFTER_S
+        tasks = {task for task, since_s in self._gone.items() if since_s <= latest_s and not self.num_in_flight[task]}
+        if not tasks:
+            return
+        for metric, labels in self._by_task:
+            samples = [sample for family in metric.collect() for sample in family.samples]
+            for values in {tuple(sample.labels[label] for label in labels) for sample in samples}:
+                if values[labels.index("task")] in tasks:
+                    metric.remove(*values)
+        for task in tasks:
+            del self._gone[task]
+            self.num_requests.pop(task, None)
+            self.num_in_flight.pop(task, None)

@@ -3,7 +3,6 @@
 import asyncio
 import math
 import time
-from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
@@ -60,8 +59,7 @@ class Service:
         """``base_name``: of the base model, "" where there are students alone."""
         self.adapters, self.metrics = adapters, metrics
         self._base_name, self._limits = base_name, limits
-        self._requests: Counter[str] = Counter()
-        self._in_flight: Counter[str] = Counter()
+        self._requests, self._in_flight = metrics.num_requests, metrics.num_in_flight
         self._answering = 0  # requests, from their arrival: their texts are in flight one turn of the event loop later
         self.stopping = False
 

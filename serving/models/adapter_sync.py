@@ -46,7 +46,7 @@ class AdapterSync:
         """
         self._registry, self._students, self._base_model = registry, students, base_model
         self._writers = writers or students
-        self._ready: dict[str, Version] = {}  # by name
+        self._ready: dict[str, Version] = {}  # by key
         # By folder: why its files were refused, and until when they are, unless they change.
         self._bad: dict[Path, tuple[Signature, str, float]] = {}
         self._leaving: dict[str, Version] = {}
@@ -130,11 +130,11 @@ class AdapterSync:
         """``contents`` with what is served, lies there still, and can no longer be read as it was."""
         refused = {fault.path: fault for fault in contents.faults}
         adapters, in_context = list(contents.adapters), dict(contents.in_context)
-        names = {stored.name for stored in adapters}
+        keys = {stored.key for stored in adapters}
         self.damaged = set()
         for task, version in [(task, version) for task, versions in self.current.items() for version in versions]:
             stored = version.stored
-            if stored.at not in refused or version.name in names or (task in in_context and not stored.is_student):
+            if stored.at not in refused or stored.key in keys or (task in in_context and not stored.is_student):
                 continue
             if isinstance(stored, StoredAdapter):
                 adapters.append(stored)
@@ -176,7 +176,7 @@ class AdapterSync:
             if version not in versions:
                 self._leave(version)
         for version in versions:
-            self._leaving.pop(version.name, None)
+            self._leaving.pop(version.stored.key, None)
             self._loader(version.stored).announce(version)
         self.current[task] = versions
         if not versions:
@@ -190,18 +190,19 @@ class AdapterSync:
     ) -> Version | None:
         """The first of ``stored`` that can answer, else ``entry``; ``current`` is what does."""
         for adapter in stored:
-            if current is not None and current.name == adapter.name:
+            if current is not None and current.stored.key == adapter.key:
                 current.card = adapter.card
                 return current
-            if version := self._ready.get(adapter.name):
+            if version := self._ready.get(adapter.key):
                 return version
-            if self._is_refused(adapter):
-                continue
-            if not may_load:
-                self._unloaded.add(adapter.card.task.name)
+            if not self._is_refused(adapter):
+                if not may_load:
+                    self._unloaded.add(adapter.card.task.name)
+                    return current
+                if version := await self._admit(adapter):
+                    return version
+            if current is not None and current.name == adapter.name:  # its card was edited, to one that cannot answer
                 return current
-            if version := await self._admit(adapter):
-                return version
         if entry is None or (current is not None and current.stored == entry):
             return current if entry is not None else None
         try:
@@ -227,24 +228,24 @@ class AdapterSync:
                 logger.warning("%s is refused: %s", stored.name, error)
             return None
         self._bad.pop(stored.folder, None)
-        self._ready[stored.name] = version
+        self._ready[stored.key] = version
         return version
 
     def _leave(self, version: Version) -> None:
         """Nobody new gets to ``version``; those who have it may finish."""
         if version.name:
             version.left_at = time.monotonic()
-            self._leaving[version.name] = version
+            self._leaving[version.stored.key] = version
             self._loader(version.stored).withdraw(version)
 
     async def _clear_out(self) -> None:
         """Give back what nobody uses any more."""
-        for name, version in list(self._leaving.items()):
+        for key, version in list(self._leaving.items()):
             loader = self._loader(version.stored)
             if version.in_use or loader.is_busy(version):
                 continue
-            del self._leaving[name]
-            self._ready.pop(name, None)
+            del self._leaving[key]
+            self._ready.pop(key, None)
             await loader.unload(version)
 
     def tasks(self) -> list[TaskInfo]:

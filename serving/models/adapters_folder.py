@@ -11,12 +11,14 @@ from fourshot.engine.errors import AdapterError, InputError
 from fourshot.engine.machine.files import remove_folder, settle, staged_folder
 from fourshot.engine.machine.locks import changing
 from fourshot.pipeline.card import CARD_FILE, AdapterCard, load_card
+from fourshot.pipeline.cells.run_folder import SHOTS_FILE
 from fourshot.pipeline.events import OnEvent, ignore
 from fourshot.pipeline.student_card import STUDENT_FILE, is_text_student, load_student_card
 from fourshot.pipeline.synthesis.settings import PRESETS, RunSettings
 from fourshot.pipeline.task import Task
 from fourshot.pipeline.task_data import TaskData
 from fourshot.pipeline.text_student import TextStudentCard, load_text_student_card
+from fourshot.pipeline.work_folder import LOCK_FILE, MANIFEST_FILE
 from fourshot.serving.adapter_lookup import find_classifier
 from fourshot.serving.models.admission import check_file_name, check_hash, check_inside, read_card, read_student
 from fourshot.serving.models.in_context import InContext, write_in_context
@@ -34,7 +36,7 @@ def add_adapter(root: Path, source: str, base: str | None = None) -> tuple[Card,
     """Copy the adapter or student of the folder ``source`` there under its content-hashed name, as the newest.
 
     ``base``: the model that a server there has, which an adapter must be of. False where it was there already, and
-    whole. Raises InputError where there is none, a damaged one, or one of another base.
+    whole. Raises InputError where there is none, a damaged one, or one of another base, or another task has its name.
     """
     folder = find_classifier(source)
     find_base = base_named(base)
@@ -66,15 +68,33 @@ def add_adapter(root: Path, source: str, base: str | None = None) -> tuple[Card,
             return False
 
     final, card_file = root / card.name, STUDENT_FILE if is_student else CARD_FILE
-    if final.exists() and is_whole(final):
-        os.utime(final / card_file)
-        return card, False
+
+    def is_there() -> bool:
+        """Whether it is, and whole; then it is the newest from now on."""
+        if not final.exists():
+            return False
+        if is_whole(final):
+            os.utime(final / card_file)
+            return True
+        if (stored := _card_in(final)) and stored[0].task.name != card.task.name:
+            raise InputError(
+                f"{folder} is not added: {final} has the same weights, and is of the task {stored[0].task.name}. To "
+                f"have both served, copy it into {root} under a name of its own."
+            )
+        return False
+
+    with changing(root / PINS_FILE):
+        if is_there():
+            return card, False
     with staged_folder(root, card.name) as staged:
         shutil.copytree(folder, staged, dirs_exist_ok=True, symlinks=False)
         os.utime(staged / card_file)
-        if final.exists():  # and damaged
-            remove_folder(final)
-        settle(staged, final)
+        with changing(root / PINS_FILE):  # no longer than it has to be: a copy of gigabytes keeps nobody waiting
+            if is_there():  # another process was faster
+                return card, False
+            if final.exists():  # and damaged
+                remove_folder(final)
+            settle(staged, final)
     return card, True
 
 
@@ -118,13 +138,18 @@ def _labels(card: Card) -> tuple[str, ...]:
 
 def _cards(root: Path) -> Iterator[tuple[Card, float]]:
     """Of the folders in ``root`` that have one that can be read, with when it was written."""
-    for folder in sorted(root.iterdir()):
-        with suppress(OSError, AdapterError):
-            if (file := folder / CARD_FILE).is_file():
-                yield load_card(folder), file.stat().st_mtime
-            elif (file := folder / STUDENT_FILE).is_file():
-                card = load_text_student_card(folder) if is_text_student(folder) else load_student_card(folder)
-                yield card, file.stat().st_mtime
+    return (stored for folder in sorted(root.iterdir()) if (stored := _card_in(folder)))
+
+
+def _card_in(folder: Path) -> tuple[Card, float] | None:
+    """With when it was written; None where there is none that can be read."""
+    with suppress(OSError, AdapterError):
+        if (file := folder / CARD_FILE).is_file():
+            return load_card(folder), file.stat().st_mtime
+        if (file := folder / STUDENT_FILE).is_file():
+            card = load_text_student_card(folder) if is_text_student(folder) else load_student_card(folder)
+            return card, file.stat().st_mtime
+    return None
 
 
 def add_in_context(root: Path, task: Task, settings: RunSettings, on_event: OnEvent = ignore) -> Path:
@@ -140,14 +165,18 @@ def remove(root: Path, name: str, base: str | None = None) -> list[Path]:
     adapters = [adapter for adapter in contents.adapters if adapter.name == name]
     for adapter in adapters:
         if adapter.folder.parent != registry.root:  # what is linked to there would be found all the same
-            raise InputError(
-                f"{name} is a part of {registry.root / adapter.at}, which it would leave damaged. Move that folder out "
-                f"of {root}, or serve a folder of its own: fourshot adapters add {adapter.folder} --adapters FOLDER."
-            )
+            remedy = f", or serve a folder of its own: fourshot adapters add {adapter.folder} --adapters FOLDER"
+            raise _keeps_a_run(f"{name} is a part of {registry.root / adapter.at}", root, remedy)
     folders = [adapter.folder for adapter in adapters]
-    folders += [root / fault.path for fault in contents.refused if fault.path == name]
-    if entry := contents.in_context.get(name):
+    if entry := contents.in_context.get(name):  # a refused folder of that name may be the run that is to replace it
         folders.append(root / entry.at)
+    else:
+        folders += [root / fault.path for fault in contents.refused if fault.path == name]
+    for folder in folders:
+        if folder == root:
+            raise _keeps_a_run(f"{name} is the whole of {root}", root)
+        if run := _run_below(folder):
+            raise _keeps_a_run(f"{name} holds {run}", root)
     if not folders:
         names = [adapter.name for adapter in contents.adapters]
         names += [*(fault.path for fault in contents.refused), *contents.in_context]
@@ -161,6 +190,18 @@ def remove(root: Path, name: str, base: str | None = None) -> list[Path]:
         with changing(root / PINS_FILE):
             write_pins(root, {task: pinned for task, pinned in _pins(root).items() if pinned != name})
     return folders
+
+
+def _run_below(folder: Path) -> Path | None:
+    """A run or a distillation, finished or not, in ``folder``, links not followed; None where there is none."""
+    if folder.is_symlink():
+        return None
+    files = (file for name in (MANIFEST_FILE, SHOTS_FILE, LOCK_FILE) for file in folder.rglob(name))
+    return next((file.parent for file in files), None)
+
+
+def _keeps_a_run(what: str, root: Path, remedy: str = "") -> InputError:
+    return InputError(f"{what}, which it would leave damaged. Move that folder out of {root}{remedy}.")
 
 
 def pin(root: Path, name: str, base: str | None = None) -> str:

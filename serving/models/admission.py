@@ -4,6 +4,7 @@ The engine reads adapters while it computes; a file that is gone or half written
 with it. So it never reads the watched folder: an adapter is copied, the copy is checked, and the copy is served.
 """
 
+import hashlib
 import os
 import re
 import shutil
@@ -12,6 +13,8 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+
+import msgspec
 
 from fourshot.engine.adapters import slot_rank
 from fourshot.engine.checkpoints.models import ResolvedModel, Shapes, tensor_shapes
@@ -23,7 +26,7 @@ from fourshot.engine.vllm_seams.adapter_check import check_adapter
 from fourshot.pipeline.card import CARD_FILE, AdapterCard, load_card
 from fourshot.pipeline.student_card import STUDENT_FILE, StudentCard, is_text_student, load_student_card, sha256
 from fourshot.pipeline.text_student import TextStudentCard, load_text_student_card
-from fourshot.training.lora.adapter_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, content_hash
+from fourshot.training.lora.adapter_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, NAME_DIGITS, content_hash
 from fourshot.training.students.onnx_export import ONNX_FOLDER
 from fourshot.training.students.serving_model import CONFIG as STUDENT_CONFIG
 from fourshot.training.students.serving_model import TOKENIZER, file_to_use
@@ -61,6 +64,7 @@ def read_card(folder: Path, root: Path, base: Callable[[], ResolvedModel]) -> Ad
             f"revision {served.revision}"
         )
     check_task_name(card.task.name)
+    check_file_name(card.name)
     check_hash(folder, card)
     return card
 
@@ -74,6 +78,7 @@ def read_student(folder: Path, root: Path) -> StudentCard | TextStudentCard:
     if isinstance(card, StudentCard) and card.labels != card.task.label_names:
         raise AdapterError("the labels of its card are not those of its task")
     check_task_name(card.task.name)
+    check_file_name(card.name)
     check_files(folder, card, student_files(folder, card)[0])
     return card
 
@@ -113,7 +118,7 @@ def check_files(folder: Path, card: StudentCard | TextStudentCard, names: Sequen
 
 
 def stage_student(folder: Path, card: StudentCard | TextStudentCard, staging: Path) -> tuple[Path, str]:
-    """Copy of a student what it answers with to ``staging``/<its name>, checked, and its ONNX file, "" for torch.
+    """Copy of a student what it answers with to ``staging``/<its key>, checked, and its ONNX file, "" for torch.
 
     Raises AdapterError where a file is not what its card says.
     """
@@ -125,7 +130,7 @@ def stage_student(folder: Path, card: StudentCard | TextStudentCard, staging: Pa
             shutil.copyfile(folder / name, copy / name)
         check_files(copy, card, names)
 
-    return _staged(card.name, staging, copy_to), onnx_file
+    return _staged(card, staging, copy_to), onnx_file
 
 
 def check_tokenizer(folder: Path) -> None:
@@ -178,7 +183,7 @@ def check_task_name(name: str) -> None:
 
 def check_file_name(name: str) -> None:
     """Raise AdapterError for the name of a version that cannot be that of its folder."""
-    if Path(name).name != name or name.startswith("."):
+    if not name or Path(name).name != name or name.startswith("."):
         raise AdapterError(f"its card calls it {name!r}, which is no file name")
 
 
@@ -195,20 +200,28 @@ def check_inside(path: Path, root: Path) -> None:
 
 
 def stage(folder: Path, card: AdapterCard, staging: Path, base_shapes: Shapes, largest_rank: int) -> Path:
-    """Copy an adapter to ``staging``/<its name>, checked. Raises AdapterError where it is not what its card says."""
+    """Copy an adapter to ``staging``/<its key>, checked. Raises AdapterError where it is not what its card says."""
 
     def copy_to(copy: Path) -> None:
         for name in FILES:
             shutil.copyfile(folder / name, copy / name)
         check_weights(copy, card, base_shapes, largest_rank)
 
-    return _staged(card.name, staging, copy_to)
+    return _staged(card, staging, copy_to)
 
 
-def _staged(name: str, staging: Path, copy_to: Callable[[Path], None]) -> Path:
-    """``staging``/``name``, filled by ``copy_to`` unless it is there, whole or not at all."""
-    check_file_name(name)
-    final = staging / name
+def version_key(card: AdapterCard | StudentCard | TextStudentCard) -> str:
+    """What tells versions apart: the name, which has a hash of the weights, and one of the task.
+
+    Two tasks may have the same weights, and the labels of a card may be edited.
+    """
+    return f"{card.name}-{hashlib.sha256(msgspec.json.encode(card.task)).hexdigest()[:NAME_DIGITS]}"
+
+
+def _staged(card: AdapterCard | StudentCard | TextStudentCard, staging: Path, copy_to: Callable[[Path], None]) -> Path:
+    """``staging``/<the card's key>, filled by ``copy_to`` unless it is there, whole or not at all."""
+    check_file_name(card.name)
+    final = staging / version_key(card)
     if final.is_dir():
         return final
     try:

@@ -70,6 +70,7 @@ class BaseModel:
         self._staging, self._shapes, self._rank = staging, base_shapes, largest_rank
         self._in_flight = InFlight(engine)
         self._ids = count(FIRST_ID)
+        self._names: set[str] = set()  # of what the engine has, to which two of one name are the same
 
     @property
     def num_inside(self) -> int:
@@ -82,7 +83,7 @@ class BaseModel:
         assert isinstance(card, AdapterCard)
         labels = self.labels(card)
         folder = await asyncio.to_thread(stage, stored.folder, card, self._staging, self._shapes, self._rank)
-        lora = await self._load(stored.name, folder)
+        lora = await self._load(stored.key if stored.name in self._names else stored.name, folder)
         try:
             # In a thread: filler is looked for, which takes a while for many shots.
             version = await asyncio.to_thread(ModelVersion, self, stored, labels, lora, folder)
@@ -91,6 +92,7 @@ class BaseModel:
             await self._engine.remove_lora(lora.lora_int_id)
             await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
             raise AdapterError(f"it cannot answer: {error}") from error
+        self._names.add(lora.lora_name)
         return version
 
     async def _warm_up(self, version: "ModelVersion") -> None:
@@ -130,15 +132,18 @@ class BaseModel:
             add_model(self._models, version.lora)  # so that it is a model of the OpenAI routes, too
 
     def withdraw(self, version: Version) -> None:
-        remove_model(self._models, version.name)
+        assert isinstance(version, ModelVersion)
+        remove_model(self._models, version.model_name)
 
     def is_busy(self, version: Version) -> bool:
-        return self._in_flight.of(version.name) > 0 or time.monotonic() < version.left_at + GRACE_S
+        assert isinstance(version, ModelVersion)
+        return self._in_flight.of(version.model_name) > 0 or time.monotonic() < version.left_at + GRACE_S
 
     async def unload(self, version: Version) -> None:
         assert isinstance(version, ModelVersion)
         if version.lora is not None and version.folder is not None:
             await self._engine.remove_lora(version.lora.lora_int_id)
+            self._names.discard(version.model_name)
             await asyncio.to_thread(shutil.rmtree, version.folder, ignore_errors=True)
 
     async def pin(self, versions: Sequence[Version]) -> None:
@@ -178,7 +183,8 @@ class ModelVersion:
         self.stored: StoredAdapter | InContext = stored
         source = stored.card if isinstance(stored, StoredAdapter) else stored
         assert isinstance(source, AdapterCard | InContext)
-        self.name = lora.lora_name if lora else ""
+        self.name = stored.name if isinstance(stored, StoredAdapter) else ""
+        self.model_name = lora.lora_name if lora else ""  # of vLLM's routes; another where two versions have one name
         self.task, self.shots = source.task, source.shots
         self._form = self._icl_form = source.prompt_format
         if source.align:

@@ -25,6 +25,7 @@ class InContext(msgspec.Struct, frozen=True, kw_only=True):
     align: bool = False  # filler before the instruction; not in files of earlier versions
     is_student: ClassVar[bool] = False
     writes: ClassVar[bool] = False
+    key: ClassVar[str] = ""  # of no version of an adapter
 
     @property
     def at(self) -> str:

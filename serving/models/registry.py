@@ -21,7 +21,7 @@ from fourshot.pipeline.work_folder import MANIFEST_FILE
 from fourshot.serving.adapter_lookup import find_adapter
 from fourshot.serving.api import Refused
 from fourshot.serving.models.absent_pins import absent_pins
-from fourshot.serving.models.admission import FILES, read_card, read_student
+from fourshot.serving.models.admission import FILES, read_card, read_student, version_key
 from fourshot.serving.models.in_context import IN_CONTEXT, InContext, read_in_context
 
 PINS_FILE = "pins.json"
@@ -51,7 +51,7 @@ def no_base() -> ResolvedModel:
     )
 
 
-class StoredAdapter(msgspec.Struct, frozen=True, kw_only=True):
+class StoredAdapter(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """An adapter or a student in the folder whose card is in order. It was not loaded yet."""
 
     card: Card
@@ -63,6 +63,11 @@ class StoredAdapter(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def name(self) -> str:
         return self.card.name
+
+    @cached_property
+    def key(self) -> str:
+        """Of the version, which no other task has."""
+        return version_key(self.card)
 
     @property
     def is_student(self) -> bool:

@@ -2,14 +2,20 @@
 
 import json
 import os
+import shutil
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
+from fourshot.serving.models.adapters_folder import add_adapter
 from fourshot.serving.models.registry import Registry, base_named
 from fourshot.serving.testing.adapters import make_adapter, task_of
+from tests.serving.random_students import make_student
 from tests.serving.test_commands import root, run_command
 
 __all__ = ("root",)  # a fixture
@@ -78,3 +84,19 @@ def test_an_adapter_with_links_or_pipes_is_not_added(
     os.mkfifo(source / "notes")
     code, text = run_command(capfd, "adapters", "add", str(source), "--adapters", str(root))
     assert code == 2 and "notes is neither a file nor a folder" in text and list(root.iterdir()) == []
+
+
+def test_of_two_that_add_the_same_at_once_one_does_and_neither_fails(
+    tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, both, copytree = make_student(tmp_path / "made", task_of("mood")), threading.Barrier(2), shutil.copytree
+
+    def together(*places: Any, **options: Any) -> Any:
+        both.wait(10)  # neither has put its copy in place yet
+        return copytree(*places, **options)
+
+    monkeypatch.setattr("fourshot.serving.models.adapters_folder.shutil.copytree", together)
+    with ThreadPoolExecutor(2) as threads:
+        added = [*threads.map(lambda _: add_adapter(root, str(source))[1], range(2))]
+    assert sorted(added) == [False, True]
+    assert [path.name for path in root.iterdir()] == [source.name]

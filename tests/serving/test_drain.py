@@ -54,7 +54,7 @@ def test_a_task_that_is_withdrawn_while_it_answers_has_no_texts_in_flight_after(
         while not app.service._in_flight["desk"]:
             await asyncio.sleep(0)
         assert gauge.labels("desk")._value.get() == 1
-        app.service.metrics.forget("desk")
+        app.service.metrics.change("desk", is_served=False)
         app.scorer.answers.set()
         await taken
         assert gauge.labels("desk")._value.get() == 0

@@ -186,6 +186,22 @@ def test_a_student_that_no_model_can_be_made_of_is_refused_and_the_others_are_se
     assert ["cannot be loaded" in refused.reason for refused in service.adapters.refused()] == [True]
 
 
+@pytest.mark.parametrize("name", ["", ".", "../other", ".hidden"])
+def test_a_student_whose_name_is_that_of_no_folder_is_refused_and_takes_no_copy_of_others_away(
+    tmp_path: Path, name: str
+) -> None:
+    nameless = make_student(tmp_path, OTHER)
+    card = load_student_card(nameless)
+    (nameless / STUDENT_FILE).unlink()
+    write_json(nameless / STUDENT_FILE, msgspec.structs.replace(card, name=name))
+    make_student(tmp_path, TASK)
+    service, _ = service_of(tmp_path, Limits())
+    assert list(service.adapters.current) == ["task-0"]
+    (version,) = service.adapters.current["task-0"]
+    assert version.folder and version.folder.is_dir()
+    assert ["is no file name" in refused.reason for refused in service.adapters.refused()] == [True]
+
+
 def test_onnx_is_used_where_the_card_says_that_it_answers_as_the_checkpoint_does(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

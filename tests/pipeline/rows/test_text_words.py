@@ -1,12 +1,23 @@
 """What is a word in scripts with and without blanks, and what of a long text is shown."""
 
+import time
 import unicodedata
 
 import pytest
+import regex
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fourshot.pipeline.rows.text_words import GAP, count_words, cut_texts, shown_text, text_windows, word_pieces
+from fourshot.pipeline.rows.text_words import (
+    GAP,
+    characters,
+    count_words,
+    cut_texts,
+    script_runs,
+    shown_text,
+    text_windows,
+    word_pieces,
+)
 
 SPACED = [
     "The kettle boils, and I like it!",
@@ -64,6 +75,20 @@ def test_a_cut_takes_no_mark_from_its_letter_and_no_emoji_apart() -> None:
     uncut = ("とても良い", f"とても良い{FAMILY}🇯🇵1️⃣", joined)
     assert all(joined.startswith(shown_text(joined, most)) for most in range(9))
     assert {shown_text(joined, most) for most in (3, 4, 9)} == set(uncut)
+
+
+@pytest.mark.parametrize("text", ["🇯🇵" * 50_000, "猫" + "🇯" * 99_999 + "\u0301"])
+def test_a_row_of_flags_takes_no_time_by_the_square_of_its_length(text: str) -> None:
+    """Minutes, before, of a service that others wait for."""
+    began = time.perf_counter()
+    assert "".join(characters(text)) == "".join(script_runs(text)) == "".join(word_pieces(text)) == text
+    assert time.perf_counter() - began < 5
+
+
+@settings(max_examples=300, derandomize=True, deadline=None)
+@given(st.lists(st.sampled_from([*"🇯🇵🇫猫กำ👩🏽", FAMILY, "\u200d", "\u0301", "\u0600", "\ufe0f", "a"])).map("".join))
+def test_a_character_is_what_unicode_calls_a_grapheme_cluster(text: str) -> None:
+    assert characters(text) == regex.findall(r"\X", text)
 
 
 def test_the_middle_is_left_out_where_the_end_says_what_a_text_is_about() -> None:
