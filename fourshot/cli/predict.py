@@ -1,5 +1,6 @@
 """`predict`: texts in, labels out, from an adapter or a student here, or from a service that has it."""
 
+import os
 import re
 import shlex
 import sys
@@ -207,7 +208,7 @@ def doubts_of(arguments: Sequence[str], texts: Sequence[str]) -> list[str]:
 
     doubts = []
     for text in arguments:
-        if len(text) < 256 and "\0" not in text and PurePath(text).suffix and Path(text).is_file():
+        if PurePath(text).suffix and os.path.isfile(text):  # unlike `Path.is_file`, of any text
             file = shlex.quote(text)
             doubts.append(
                 f"{text} is a file, and its name was taken for a text. For the lines in it: `fourshot predict ... < "

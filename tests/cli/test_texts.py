@@ -1,0 +1,23 @@
+"""What `predict` takes for a text: of its words, and of the lines of standard input."""
+
+import io
+import sys
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from fourshot.cli import predict
+
+
+def texts_of(content: str, monkeypatch: pytest.MonkeyPatch) -> tuple[list[str], list[str]]:
+    """The texts in standard input, and the warnings about them."""
+    warnings: list[str] = []
+    terminal: Any = SimpleNamespace(warn=warnings.append)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content.encode())))
+    return predict.read_texts([], terminal), warnings
+
+
+@pytest.mark.parametrize("text", ["\u6620\u753b" * 60 + ". \u826f\u3044", "a\0b.csv"])
+def test_a_text_that_is_too_long_for_the_name_of_a_file_is_a_text(text: str) -> None:
+    assert predict.doubts_of([text], [text]) == []
