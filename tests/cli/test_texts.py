@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from fourshot.cli import predict
+from fourshot.cli.declare import read_command
 
 
 def texts_of(content: str, monkeypatch: pytest.MonkeyPatch) -> tuple[list[str], list[str]]:
@@ -21,3 +22,16 @@ def texts_of(content: str, monkeypatch: pytest.MonkeyPatch) -> tuple[list[str], 
 @pytest.mark.parametrize("text", ["\u6620\u753b" * 60 + ". \u826f\u3044", "a\0b.csv"])
 def test_a_text_that_is_too_long_for_the_name_of_a_file_is_a_text(text: str) -> None:
     assert predict.doubts_of([text], [text]) == []
+
+
+@pytest.mark.parametrize(
+    "words", ["RUN --quiet -- hello -b", "RUN hello --quiet -- -b", "RUN -- hello -b", "--quiet -- RUN hello -b"]
+)
+def test_all_behind_two_dashes_are_texts_wherever_options_stand(words: str) -> None:
+    options = read_command(["predict", *words.split()], "0")
+    assert (options.adapter, options.texts) == ("RUN", ["hello", "-b"])
+
+
+def test_an_option_before_two_dashes_is_no_text() -> None:
+    with pytest.raises(SystemExit):
+        read_command(["predict", "RUN", "--bogus", "--", "hello"], "0")
