@@ -232,7 +232,7 @@ def _is_row(line: str) -> bool:
     """Whether a line is one of JSON Lines with texts; inputs of fields are objects, too, and seldom have such a one."""
     try:
         return "text" in msgspec.json.decode(line.strip(), type=dict[str, object])
-    except (msgspec.DecodeError, UnicodeEncodeError):
+    except (msgspec.DecodeError, UnicodeEncodeError, RecursionError):
         return False
 
 

@@ -35,3 +35,8 @@ def test_all_behind_two_dashes_are_texts_wherever_options_stand(words: str) -> N
 def test_an_option_before_two_dashes_is_no_text() -> None:
     with pytest.raises(SystemExit):
         read_command(["predict", "RUN", "--bogus", "--", "hello"], "0")
+
+
+def test_a_line_nested_too_deep_for_json_is_a_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    deep = '{"text":' * 100_000
+    assert texts_of(f"{deep}\nhello\n", monkeypatch) == ([deep, "hello"], [])
