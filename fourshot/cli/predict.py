@@ -18,6 +18,7 @@ from fourshot.cli.given import refuse
 from fourshot.engine.errors import FourshotError, InputError, RequestError
 from fourshot.pipeline.events import Event
 from fourshot.pipeline.rows.fields import as_given, as_texts
+from fourshot.pipeline.rows.text_lists import VISIBLE
 from fourshot.pipeline.selective import Refusal
 from fourshot.printable import one_line
 
@@ -241,8 +242,7 @@ def read_texts(arguments: Sequence[str], terminal: Terminal) -> list[str]:
 
     Blank ones are left out, and counted.
     """
-    if list(arguments) == ["-"]:
-        arguments = []
+    arguments = [] if list(arguments) == ["-"] else arguments
     if "-" in arguments:
         raise InputError("- stands for standard input, and texts are given beside it. Leave one of the two out.")
     texts = list(arguments)
@@ -258,7 +258,7 @@ def read_texts(arguments: Sequence[str], terminal: Terminal) -> list[str]:
             raise InputError(f"standard input is not UTF-8: {error}. Convert it first.") from error
     for doubt in doubts_of(arguments, texts):
         terminal.warn(doubt)
-    usable = [text.strip() for text in texts if text.strip()]
+    usable = [text.strip() for text in texts if re.search(VISIBLE, text)]
     if not usable:
         raise InputError("there is nothing to classify: all texts are blank.")
     if blank := len(texts) - len(usable):

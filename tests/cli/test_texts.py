@@ -40,3 +40,8 @@ def test_an_option_before_two_dashes_is_no_text() -> None:
 def test_a_line_nested_too_deep_for_json_is_a_text(monkeypatch: pytest.MonkeyPatch) -> None:
     deep = '{"text":' * 100_000
     assert texts_of(f"{deep}\nhello\n", monkeypatch) == ([deep, "hello"], [])
+
+
+@pytest.mark.parametrize("line", ["", " ", "\u200b", "\ufeff", " \u200b\u2060 "])
+def test_a_line_of_which_nothing_is_seen_is_blank(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert texts_of(f"hello\n{line}\n", monkeypatch) == (["hello"], ["1 blank text is left out."])
