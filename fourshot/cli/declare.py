@@ -80,10 +80,7 @@ def command(
 
     ``about`` is the first line of its docstring unless it is given. ``parser``: more for `add_parser`.
     """
-    common = (
-        flag("--json", "JSON Lines on standard output, and nothing else there"),
-        flag("--quiet", "no progress"),
-    )
+    common = (flag("--json", "JSON Lines on standard output, and nothing else there"), flag("--quiet", "no progress"))
 
     def add(action: Action) -> Action:
         text = about or (action.__doc__ or "").partition("\n")[0]

@@ -80,12 +80,14 @@ def predict(options: Options, terminal: Terminal) -> None:
 def _ask_service(options: Options, refusing: dict[str, Any], terminal: Terminal) -> Answers | None:
     """None for a text generation task: what the service wrote is shown."""
     from fourshot.serving.api import WRITES
+    from fourshot.serving.clients.address import without_password
     from fourshot.serving.clients.client import Client
 
     refuse(options, "an adapter on this machine; a service (--url) has its own", "model", "engine")
     refuse(options, "an adapter on this machine; a service (--url) explains nothing", "explain")
+    source = {"url": without_password(options.url), "task": options.adapter}
     with Client(options.url, options.key) as client:
-        texts, source = read_texts(options.texts, terminal), {"url": client.url, "task": options.adapter}
+        texts = read_texts(options.texts, terminal)
         try:
             return Answers(source, texts, client.predict(options.adapter, texts, options.method, **refusing))
         except RequestError as error:

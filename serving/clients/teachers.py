@@ -29,6 +29,7 @@ from fourshot.pipeline.task import Task
 from fourshot.pipeline.task_data import TaskData
 from fourshot.serving.adapter_lookup import find_adapter
 from fourshot.serving.api import OF_TEXTS
+from fourshot.serving.clients.address import without_password
 from fourshot.serving.clients.remote.settings import KEY_VARIABLES, RemoteSettings
 from fourshot.serving.clients.remote.teacher import remote_teacher
 
@@ -65,7 +66,7 @@ def find_teacher(
             raise InputError("A service (--by ADDRESS) is asked about a task: name one in place of the run.")
         if remote:
             return _remote(str(by), task, remote, model, key, ray)
-        _check_alone(model, ray, f"a service answers at {by}")
+        _check_alone(model, ray, f"a service answers at {without_password(str(by))}")
         return _service(str(by), task, key)
     folder = Path(by)
     if remote:
@@ -92,7 +93,7 @@ def find_teacher(
 
 
 def _remote(url: str, task: Task, remote: RemoteModel, model: str | None, key: str | None, ray: str) -> NamedReader:
-    _check_alone(model, ray, f"{remote.model} answers at {url}")
+    _check_alone(model, ray, f"{remote.model} answers at {without_password(url)}")
     if key is not None:
         raise InputError(f"A teacher's key is given in the environment, as {KEY_VARIABLES[0]}. Leave --key out.")
     run = remote.run
@@ -139,11 +140,12 @@ def _service(url: str, task: Task, key: str | None) -> NamedReader:
 
     with _hinted(), Client(url, key) as client:
         served = next((info for info in client.tasks().tasks if info.task == task.name), None)
+    shown = without_password(url)
     if served is None:
-        raise InputError(f"{url} serves no task {task.name!r}. Ask it what it serves: GET {url}/v1/tasks.")
+        raise InputError(f"{shown} serves no task {task.name!r}. Ask it what it serves: GET {shown}/v1/tasks.")
     if tuple(served.labels) != task.label_names:
         raise InputError(
-            f"{url} tells {task.name} apart as {', '.join(served.labels)}; the task here has the labels "
+            f"{shown} tells {task.name} apart as {', '.join(served.labels)}; the task here has the labels "
             f"{shorten(task.label_names, MOST_NAMED)}."
         )
 
@@ -152,12 +154,12 @@ def _service(url: str, task: Task, key: str | None) -> NamedReader:
             with Client(url, key) as client:
                 answers = _classified(client, task.name, texts)
             if len(texts) >= FEW and all(answer.fault for answer in answers):
-                raise ServiceError(f"{url} reads none of {len(texts)} texts: {answers[0].fault}")
+                raise ServiceError(f"{shown} reads none of {len(texts)} texts: {answers[0].fault}")
             return answers
 
         return _part_by_part(ask)
 
-    return NamedReader(name=f"{url} {served.adapter or 'in context'}", task=task, read=read)
+    return NamedReader(name=f"{shown} {served.adapter or 'in context'}", task=task, read=read)
 
 
 def _classified(client: "Client", task: str, texts: Sequence[str]) -> list[Annotation]:
