@@ -30,6 +30,7 @@ from fourshot.pipeline.task_data import TaskData
 from fourshot.serving.adapter_lookup import find_adapter
 from fourshot.serving.api import OF_TEXTS
 from fourshot.serving.clients.address import without_password
+from fourshot.serving.clients.calls import BATCH
 from fourshot.serving.clients.remote.settings import KEY_VARIABLES, RemoteSettings
 from fourshot.serving.clients.remote.teacher import remote_teacher
 
@@ -152,7 +153,7 @@ def _service(url: str, task: Task, key: str | None) -> NamedReader:
     def read(log: Path, on_event: OnEvent) -> Read:
         def ask(texts: Sequence[str]) -> list[Annotation]:
             with Client(url, key) as client:
-                answers = _classified(client, task.name, texts)
+                answers = _classified(client, task.name, served.adapter, texts)
             if len(texts) >= FEW and all(answer.fault for answer in answers):
                 raise ServiceError(f"{shown} reads none of {len(texts)} texts: {answers[0].fault}")
             return answers
@@ -162,21 +163,29 @@ def _service(url: str, task: Task, key: str | None) -> NamedReader:
     return NamedReader(name=f"{shown} {served.adapter or 'in context'}", task=task, read=read)
 
 
-def _classified(client: "Client", task: str, texts: Sequence[str]) -> list[Annotation]:
+def _classified(client: "Client", task: str, adapter: str, texts: Sequence[str]) -> list[Annotation]:
     """A text that is refused gets a fault and takes no other with it; of as many as the service takes at once.
 
-    Raises RequestError for a refusal that is no text's fault.
+    Raises RequestError for a refusal that is no text's fault, ServiceError where another than ``adapter`` answers.
     """
-    try:
-        predictions = client.predict(task, texts)
-    except RequestError as error:
-        if error.code not in OF_TEXTS:
-            raise
-        if len(texts) == 1:
-            return [Annotation(fault=str(error))]
-        half = len(texts) // 2
-        return [*_classified(client, task, texts[:half]), *_classified(client, task, texts[half:])]
-    return [_annotation(list(prediction.probabilities.values()), prediction.cut_words) for prediction in predictions]
+    if len(texts) <= BATCH:
+        try:
+            answer = client.classify(task, texts)
+        except RequestError as error:
+            if error.code not in OF_TEXTS:
+                raise
+            if len(texts) == 1:
+                return [Annotation(fault=str(error))]
+        else:
+            if answer.adapter != adapter:
+                now, before = (name or "the model in context" for name in (answer.adapter, adapter))
+                raise ServiceError(
+                    f"{task} is answered by {now} now, and was by {before}: one table is of one annotator. Where "
+                    "`fourshot adapters pin` has that answer again, the same command goes on; else begin another table."
+                )
+            return [_annotation(list(result.probabilities.values()), result.cut_words) for result in answer.results]
+    half = len(texts) // 2
+    return [part for some in (texts[:half], texts[half:]) for part in _classified(client, task, adapter, some)]
 
 
 @contextmanager
