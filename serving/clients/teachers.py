@@ -12,7 +12,6 @@ from fourshot.pipeline.cells.run_folder import SHOTS_FILE
 from fourshot.pipeline.distillation.readers import (
     Annotation,
     NamedReader,
-    Parts,
     Read,
     engine_reader,
     open_run,
@@ -205,9 +204,4 @@ def _annotation(probabilities: Sequence[float], cut_words: int = 0) -> Annotatio
 
 def _part_by_part(annotations: Callable[[Sequence[str]], list[Annotation]]) -> Read:
     """Reads part by part with what annotates the texts of one."""
-
-    def read(parts: Parts) -> Iterator[list[Annotation]]:
-        for texts in parts:
-            yield annotations(texts)
-
-    return read
+    return lambda parts: map(annotations, parts)

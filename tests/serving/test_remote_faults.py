@@ -13,7 +13,7 @@ from fourshot.engine.errors import InputError, RequestError, ServiceError
 from fourshot.pipeline.task import Task
 from fourshot.pipeline.tasks.shots import take_shots
 from fourshot.serving.clients.proxies import MOST_ANSWER_BYTES
-from fourshot.serving.clients.remote.completions import StrangeAnswerError, read_completion
+from fourshot.serving.clients.remote.completions import FailedAnswerError, StrangeAnswerError, read_completion
 from fourshot.serving.clients.remote.settings import RemoteSettings
 from fourshot.serving.clients.remote.teacher import remote_teacher
 from tests.pipeline.task_folders import write_jsonl
@@ -161,3 +161,11 @@ def test_tokens_that_nobody_can_have_read_are_not_believed(told: float | None) -
 def test_an_answer_that_is_nested_too_deep_is_none(place: str) -> None:
     with pytest.raises(StrangeAnswerError):
         read_completion((place % ("[" * 100_000 + "]" * 100_000)).encode(), 40)
+
+
+@pytest.mark.parametrize("said", [b'"\xf0\x9f"', b'{"message": "bad \xff"}'])
+def test_what_is_no_unicode_beside_an_answer_is_no_fault_of_the_program(said: bytes) -> None:
+    with pytest.raises(FailedAnswerError, match="something that cannot be read"):
+        read_completion(b'{"error": %s}' % said, 40)
+    completion = read_completion(b'{"choices": [{"text": "warm", "logprobs": {"tokens": [%s]}}]}' % said, 40)
+    assert (completion.texts, completion.steps) == (("warm",), ())

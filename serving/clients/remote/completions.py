@@ -116,8 +116,8 @@ def _failure(error: msgspec.Raw) -> str:
     """What an endpoint says that went wrong; "" where it says nothing of it."""
     try:
         detail = msgspec.json.decode(error)
-    except RecursionError:
-        detail = "something nested too deep to be read"
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        detail = "something that cannot be read"
     message = detail.get("message") if isinstance(detail, dict) else detail
     return " ".join(str(message or detail or "").split())
 
@@ -126,7 +126,7 @@ def _steps(content: msgspec.Raw) -> tuple[TokenStep, ...]:
     """Empty where no probabilities are told, or in a form of the endpoint's own: the answer itself is still good."""
     try:
         logprobs = msgspec.json.decode(content, type=_Logprobs | None)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         return ()
     if logprobs is None:
         return ()
