@@ -18,7 +18,7 @@ from fourshot.serving.clients.remote.settings import RemoteSettings
 from fourshot.serving.clients.remote.teacher import remote_teacher
 from tests.pipeline.task_folders import write_jsonl
 from tests.serving.fake_server import Reply
-from tests.serving.test_remote_teacher import FakeEndpoint, annotations_of, endpoint, failure, task, teacher
+from tests.serving.test_remote_teacher import FakeEndpoint, annotations_of, answered, endpoint, failure, task, teacher
 
 __all__ = ("endpoint", "task")  # fixtures
 
@@ -169,3 +169,18 @@ def test_what_is_no_unicode_beside_an_answer_is_no_fault_of_the_program(said: by
         read_completion(b'{"error": %s}' % said, 40)
     completion = read_completion(b'{"choices": [{"text": "warm", "logprobs": {"tokens": [%s]}}]}' % said, 40)
     assert (completion.texts, completion.steps) == (("warm",), ())
+
+
+def test_an_endpoint_that_lists_no_models_is_asked_by_every_route(
+    endpoint: FakeEndpoint, task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    choice = {"text": " cold", "logprobs": {"tokens": [" cold"], "top_logprobs": [{" cold": -0.1, " warm": -3}]}}
+    usual = {"/v1/completions": answered({"choices": [choice]})}
+    monkeypatch.setattr(endpoint, "usual", lambda request: usual.get(request.path, failure(404, "Not Found")))
+    reader = teacher(endpoint, task)
+    assert annotations_of(reader, tmp_path, "Deep snow.")[0].probabilities
+    account = reader.account()
+    assert account and account.asked == "completions, probabilities of tokens"
+    usual.clear()
+    with pytest.raises(InputError, match=r"every way .*Not Found\. It does not say which models .* ends in /v1\."):
+        annotations_of(teacher(endpoint, task, teacher_api="chat"), tmp_path, "Thick ice.")

@@ -229,10 +229,11 @@ class Endpoint:
             raise RequestError(f"{intro} The account there is used up. {GO_ON}", code, "used_up")
         if code == 404:
             names = await self._models()
-            if self.model not in names:
-                listed = f"It has {', '.join(names[:20])}." if names else "It does not say which models it has."
-                advice = "Name one with --teacher-model; an address usually ends in /v1."
-                raise RequestError(f"{intro} {listed} {advice}", code, "unknown_model")
+            advice = "Name one with --teacher-model; an address usually ends in /v1"
+            if names and self.model not in names:
+                raise RequestError(f"{intro} It has {', '.join(names[:20])}. {advice}.", code, "unknown_model")
+            if not names:  # it may be the route that is unknown, and another one known
+                message += f". It does not say which models it has. {advice}"
         if code in REFUSALS:
             return RequestRefused(code=code, message=message)
         if (asked_s := retry_after_s(error.response.headers) or 0) > LONGEST_RETRY_AFTER_S:
