@@ -13,7 +13,13 @@ from fourshot.engine.errors import InputError, RequestError, ServiceError
 from fourshot.pipeline.task import Task
 from fourshot.pipeline.tasks.shots import take_shots
 from fourshot.serving.clients.proxies import MOST_ANSWER_BYTES
-from fourshot.serving.clients.remote.completions import FailedAnswerError, StrangeAnswerError, read_completion
+from fourshot.serving.clients.remote.completions import (
+    CompletionResponse,
+    FailedAnswerError,
+    StrangeAnswerError,
+    read_completion,
+    read_labels,
+)
 from fourshot.serving.clients.remote.settings import RemoteSettings
 from fourshot.serving.clients.remote.teacher import remote_teacher
 from tests.pipeline.task_folders import write_jsonl
@@ -184,3 +190,35 @@ def test_an_endpoint_that_lists_no_models_is_asked_by_every_route(
     usual.clear()
     with pytest.raises(InputError, match=r"every way .*Not Found\. It does not say which models .* ends in /v1\."):
         annotations_of(teacher(endpoint, task, teacher_api="chat"), tmp_path, "Thick ice.")
+
+
+@pytest.mark.parametrize(
+    ("answer", "label"),
+    [
+        ("B", "B"),
+        ("b.", "B"),
+        ("B: billing", "B"),
+        ("**A)** a bill", "A"),
+        ("B because it asks", "B"),
+        ("The answer is B.", "B"),
+        ("It is a refund, so: B", "B"),
+        ("a refund, so: B", "B"),
+        ("A", "A"),
+        ("A: it is a refund", "A"),
+        ("A\nA refund", "A"),
+        ("A refund was asked", None),
+        ("A refund was asked for, so: B", None),
+        ("A or B", None),
+        ("I would say it", None),
+        ("C'est B", None),
+        ("C'est une", None),
+    ],
+)
+def test_a_letter_that_is_a_word_of_a_sentence_is_no_label(answer: str, label: str | None) -> None:
+    masses = read_labels(CompletionResponse(texts=(answer,)), tuple("ABCDEFGHI")).masses
+    assert masses == [float(letter == label) for letter in "ABCDEFGHI"]
+
+
+def test_an_answer_may_begin_with_a_word_that_is_no_letter_of_a_label() -> None:
+    assert read_labels(CompletionResponse(texts=("I would say it is B.",)), ("A", "B")).masses == [0, 1]
+    assert read_labels(CompletionResponse(texts=("5 stars", "it is 5")), ("1", "5")).masses == [0, 1]
