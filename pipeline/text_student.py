@@ -103,18 +103,20 @@ class Generator:
             raise InputError(f"{folder} is no student of a text generation task. Give one that fourshot distill made.")
         self.card = load_text_student_card(student)
         check_unchanged(student, self.card.files)
-        self._writer = _open(student, self.card, many=many)
+        self._writer: _Writer | None = _open(student, self.card, many=many)
 
     def count_tokens(self, inputs: Sequence[str]) -> list[int]:
         """Of each input, as it is put to the student.
 
-        Raises InputError for a blank input, and for one that leaves a causal student no room to write.
+        Raises InputError for a blank input, for one that leaves a causal student no room to write, and once it is
+        closed.
         """
         texts = checked_strings(inputs, "generate")
         check_unicode(texts)
-        rows = self._writer.encode(self._prompts(texts))
+        writer = self._opened()
+        rows = writer.encode(self._prompts(texts))
         if self.card.architecture == "causal":
-            check_lengths(rows, self.card.max_target_tokens, self._writer.most_tokens)
+            check_lengths(rows, self.card.max_target_tokens, writer.most_tokens)
         return [len(ids) for ids in rows]
 
     def generate(self, inputs: Sequence[str]) -> list[TextWritten]:
@@ -123,7 +125,8 @@ class Generator:
         lengths = self.count_tokens(inputs)
         if not lengths:
             return []
-        most = self._writer.most_tokens
+        writer = self._opened()
+        most = writer.most_tokens
         return [
             TextWritten(
                 text=text,
@@ -133,7 +136,7 @@ class Generator:
                 completion_tokens=tokens,
             )
             for length, (text, is_whole, tokens) in zip(
-                lengths, self._writer.write(self._prompts(inputs), self.card.max_target_tokens), strict=True
+                lengths, writer.write(self._prompts(inputs), self.card.max_target_tokens), strict=True
             )
         ]
 
@@ -144,9 +147,24 @@ class Generator:
             return list(inputs)
         return [writing_prompt(self.card.task, text.strip()) for text in inputs]
 
+    def _opened(self) -> _Writer:
+        """Raises InputError once it is closed."""
+        if self._writer is None:
+            raise InputError("This generator is closed. Open another one.")
+        return self._writer
+
     def close(self) -> None:
-        """Give the memory back."""
-        self._writer.close()
+        """Give the memory back. Idempotent."""
+        writer, self._writer = self._writer, None
+        if writer:
+            writer.close()
+
+    def __reduce__(self) -> str:
+        """Raises TypeError: see `engine.loaded.LoadedModel`."""
+        raise TypeError(
+            "A generator holds a model, which is neither copied nor pickled. Open one in each process: "
+            "fourshot.Generator(FOLDER)."
+        )
 
     def __enter__(self) -> Self:
         return self
