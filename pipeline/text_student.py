@@ -10,7 +10,6 @@ from fourshot.engine.checkpoints.models import broken_shards, damage_message
 from fourshot.engine.core import EngineSettings, Sampling
 from fourshot.engine.errors import AdapterError, InputError
 from fourshot.engine.machine.files import read_json
-from fourshot.engine.tokens import check_lengths
 from fourshot.pipeline.arguments import checked
 from fourshot.pipeline.remote_teacher import RemoteTeacher
 from fourshot.pipeline.rows.text_lists import checked_strings
@@ -115,9 +114,15 @@ class Generator:
         check_unicode(texts)
         writer = self._opened()
         rows = writer.encode(self._prompts(texts))
-        if self.card.architecture == "causal":
-            check_lengths(rows, self.card.max_target_tokens, writer.most_tokens)
-        return [len(ids) for ids in rows]
+        lengths, most = [len(ids) for ids in rows], writer.most_tokens - self.card.max_target_tokens
+        if self.card.architecture == "causal" and max(lengths, default=0) > most:
+            longest = max(lengths)
+            raise InputError(
+                f"{sum(length > most for length in lengths)} of {len(lengths)} inputs are too long; the longest is the "
+                f"one at {lengths.index(longest)}, with {longest} tokens as it is put to the student, which has room "
+                f"for {most} beside what it writes. Shorten it."
+            )
+        return lengths
 
     def generate(self, inputs: Sequence[str]) -> list[TextWritten]:
         """A text for each input, in their order: the likeliest token at each step. Raises as `count_tokens`."""
