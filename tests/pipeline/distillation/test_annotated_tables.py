@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from fourshot.engine.errors import InputError
-from fourshot.pipeline.distillation.annotated_tables import annotated_probabilities
+from fourshot.pipeline.distillation.annotated_tables import annotated_probabilities, is_own
 from fourshot.pipeline.distillation.annotating import annotate_table
 from fourshot.pipeline.distillation.request import LabelDistillation
 from fourshot.pipeline.distillation.taught import annotated_texts, learnable
@@ -41,6 +41,13 @@ def test_a_person_may_correct_what_was_annotated(tmp_path: Path) -> None:
         annotated_probabilities({**row, "annotated_label": 5}, LABELS)
     with pytest.raises(InputError, match="'wram'"):
         annotated_probabilities({**row, "annotated_label": "wram"}, LABELS)
+
+
+def test_of_two_labels_that_are_equally_likely_the_teacher_s_is_not_a_person_s() -> None:
+    for label in LABELS:
+        row = {"annotated_label": label, "p_warm": "0.5", "p_cold": "0.5"}
+        assert not is_own(row, LABELS) and annotated_probabilities(row, LABELS) == (0.5, 0.5)
+    assert is_own({"annotated_label": "cold", "p_warm": "0.5", "p_cold": "0.4"}, LABELS)
 
 
 def test_what_a_spreadsheet_does_to_an_annotated_table_by_itself_is_no_correction() -> None:
