@@ -146,6 +146,22 @@ def test_a_table_of_targets_without_its_columns_is_refused(tmp_path: Path) -> No
         annotated_pairs(inputs, out, written)
 
 
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl"])
+def test_no_target_is_a_formula_and_each_is_read_as_it_was_written(tmp_path: Path, suffix: str) -> None:
+    targets = ['=HYPERLINK("http://host")', "+1", "- a point", "@name", "'=quoted", "'tis", "plain"]
+    path, out = tmp_path / "facts.jsonl", tmp_path / f"out.{suffix}"
+    write_jsonl(path, [{"input": f"a | {number}"} for number in range(len(targets))])
+    inputs, written = load_inputs(path, PairSource()), [WrittenAnswer(text=text) for text in targets]
+    write_annotated(inputs, out, written, "me")
+    cells = [str(row["annotated_target"]) for row in read_table(out).rows.values()]
+    if suffix == "jsonl":
+        assert cells == targets, "no spreadsheet opens it"
+    else:
+        assert not [cell for cell in cells if cell[0] in "=+-@"]
+    pairs, _ = annotated_pairs(inputs, out, written)
+    assert [pair.target for pair in pairs] == targets and not any(pair.is_corrected for pair in pairs)
+
+
 def test_a_target_that_a_person_wrote_is_told_from_what_a_spreadsheet_did_to_one(tmp_path: Path) -> None:
     path, out = tmp_path / "facts.jsonl", tmp_path / "out.csv"
     write_jsonl(path, [{"input": text} for text in ("a | b", " ", "c | d", "e | f", "g | h", "i | j")])
