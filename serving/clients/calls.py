@@ -19,7 +19,7 @@ import tenacity
 from fourshot.engine.errors import InputError, RequestError, ServiceError
 from fourshot.pipeline.faults import counted
 from fourshot.pipeline.rows.fields import Given
-from fourshot.pipeline.rows.text_lists import checked_strings, checked_texts, listed_texts
+from fourshot.pipeline.rows.text_lists import checked_strings, checked_texts, listed_texts, plain
 from fourshot.pipeline.selective import Refusal
 from fourshot.pipeline.text_student import TextWritten
 from fourshot.serving.api import (
@@ -161,7 +161,7 @@ def classify_call(
     task: str, texts: Given | Sequence[Given], method: Method | None, refusal: Refusal = ALL, first: int = 0
 ) -> ApiCall[ClassifyResponse]:
     """The call for one request. Raises InputError for a task without a name, and for text that is no Unicode."""
-    content: Any = texts if isinstance(texts, str | Mapping) else listed_texts(texts, "classify")
+    content: Any = plain(texts) if isinstance(texts, str | Mapping) else listed_texts(texts, "classify")
     request = ClassifyRequest(input=content, method=method, **msgspec.structs.asdict(refusal))
     return _post("classify", task, request, ClassifyResponse, first)
 
@@ -242,17 +242,8 @@ def _encoded(value: Any) -> bytes:
 
 def predictions(answers: Sequence[ClassifyResponse]) -> list[Prediction]:
     """One per text, as `serving.clients.local.LocalClassifier` gives them."""
-    return [
-        Prediction(
-            label=result.label,
-            probability=result.probability,
-            probabilities=result.probabilities,
-            abstained=result.abstained,
-            cut_words=result.cut_words,
-        )
-        for answer in answers
-        for result in answer.results
-    ]
+    results = (result for answer in answers for result in answer.results)
+    return [msgspec.convert(result, Prediction, from_attributes=True) for result in results]
 
 
 def tasks_call(everything: bool) -> ApiCall[TaskList]:
