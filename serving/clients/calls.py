@@ -255,7 +255,8 @@ def http_options(
 ) -> tuple[str, dict[str, Any]]:
     """How messages call the service, and the arguments of httpx's clients; ``transport`` makes one without a proxy.
 
-    Raises InputError for an address, a key, a time, a proxy or a number of ``retries`` that cannot be one.
+    Raises InputError for an address, a key, a time, a proxy or a number of ``retries`` that cannot be one, and for a
+    key beside a password.
     """
     if retries < 0:
         raise InputError(f"retries is {retries}; give 0 or more.")
@@ -268,6 +269,8 @@ def http_options(
             "the key has characters that no key has. Give it as it was shown, without quotes and without the word "
             f"Bearer, or set {KEY_VARIABLE}."
         )
+    if key and address.userinfo:
+        raise InputError(f"{url} has a password, and there is a key, too (or {KEY_VARIABLE}). Leave one of them out.")
     proxy = proxy_for(address)
     # The service need not work for a client that has gone.
     deadline = {DEADLINE: str(math.ceil(1000 * timeout_s))} if timeout_s < LONGEST_DEADLINE_S else {}
