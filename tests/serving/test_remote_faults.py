@@ -9,7 +9,7 @@ import pytest
 
 import fourshot
 from fourshot.cli.main import main
-from fourshot.engine.errors import InputError, RequestError, ServiceError
+from fourshot.engine.errors import InputError, RequestError, ServiceError, SpendingLimitError
 from fourshot.pipeline.task import Task
 from fourshot.pipeline.tasks.shots import take_shots
 from fourshot.serving.clients.proxies import MOST_ANSWER_BYTES
@@ -222,3 +222,22 @@ def test_a_letter_that_is_a_word_of_a_sentence_is_no_label(answer: str, label: s
 def test_an_answer_may_begin_with_a_word_that_is_no_letter_of_a_label() -> None:
     assert read_labels(CompletionResponse(texts=("I would say it is B.",)), ("A", "B")).masses == [0, 1]
     assert read_labels(CompletionResponse(texts=("5 stars", "it is 5")), ("1", "5")).masses == [0, 1]
+
+
+@pytest.mark.parametrize("reply", [Reply(body=b'{"choices": [{"message"'), Reply(do="hang")])
+def test_what_may_have_been_answered_counts_as_the_most_that_it_may_cost(
+    reply: Reply, endpoint: FakeEndpoint, task: Task, tmp_path: Path
+) -> None:
+    annotations_of(teacher(endpoint, task), tmp_path, "Deep snow.")  # the shots are paid for
+    endpoint.replies, before = [reply] * 40, len(endpoint.chat_requests)
+    limit = {"max_cost": 0.015, "price_in": 1.0, "price_out": 500.0, "timeout_s": 0.5}  # 6 tokens each, at most
+    with pytest.raises(SpendingLimitError, match=r"--max-cost .*, \d failed for 0\.0\d+ at most; 0\.0"):
+        annotations_of(teacher(endpoint, task, retries=30, concurrency=1, **limit), tmp_path, "A fire.")
+    assert 1 <= len(endpoint.chat_requests) - before <= 4
+
+
+def test_a_failure_that_is_told_costs_nothing(endpoint: FakeEndpoint, task: Task, tmp_path: Path) -> None:
+    annotations_of(teacher(endpoint, task), tmp_path, "Deep snow.")
+    endpoint.replies = [failure(500, "sorry"), answered({"error": {"message": "busy"}})] * 10
+    limit = {"max_cost": 0.015, "price_in": 1.0, "price_out": 500.0}
+    assert annotations_of(teacher(endpoint, task, retries=30, **limit), tmp_path, "A fire.")[0].probabilities

@@ -182,6 +182,8 @@ class Endpoint:
             except (AnswerTooLargeError, openai.APIConnectionError) as error:
                 if isinstance(cause := error.__cause__ or error, AnswerTooLargeError):  # some versions wrap it
                     raise StrangeAnswerError(str(cause)) from None
+                if isinstance(error, openai.APITimeoutError):
+                    raise TimeoutError from error
                 raise
             self._pace.learn(busy=False)
             self._answer_count, self._forbidden = self._answer_count + 1, []
@@ -197,7 +199,7 @@ class Endpoint:
         if isinstance(error, openai.APIStatusError):
             self._check_place(error.response)
             return await self._explained_status(error, f"{self.model} at {self.url} answers {error.status_code}{tried}")
-        if isinstance(error, openai.APITimeoutError | TimeoutError):
+        if isinstance(error, TimeoutError):
             raise ServiceError(
                 f"{self.model} at {self.url} has not answered within {self._settings.timeout_s:g} s{tried}. {GO_ON} "
                 "Give it more time with --timeout-s, or fewer requests at a time with --concurrency.",
