@@ -230,7 +230,12 @@ def test_what_may_have_been_answered_counts_as_the_most_that_it_may_cost(
 ) -> None:
     annotations_of(teacher(endpoint, task), tmp_path, "Deep snow.")  # the shots are paid for
     endpoint.replies, before = [reply] * 40, len(endpoint.chat_requests)
-    limit = {"max_cost": 0.015, "price_in": 1.0, "price_out": 500.0, "timeout_s": 0.5}  # 6 tokens each, at most
+    limit: dict[str, Any] = {
+        "max_cost": 0.015,
+        "price_in": 1.0,
+        "price_out": 500.0,
+        "timeout_s": 0.5,
+    }  # 6 tokens each, at most
     with pytest.raises(SpendingLimitError, match=r"--max-cost .*, \d failed for 0\.0\d+ at most; 0\.0"):
         annotations_of(teacher(endpoint, task, retries=30, concurrency=1, **limit), tmp_path, "A fire.")
     assert 1 <= len(endpoint.chat_requests) - before <= 4
@@ -239,5 +244,5 @@ def test_what_may_have_been_answered_counts_as_the_most_that_it_may_cost(
 def test_a_failure_that_is_told_costs_nothing(endpoint: FakeEndpoint, task: Task, tmp_path: Path) -> None:
     annotations_of(teacher(endpoint, task), tmp_path, "Deep snow.")
     endpoint.replies = [failure(500, "sorry"), answered({"error": {"message": "busy"}})] * 10
-    limit = {"max_cost": 0.015, "price_in": 1.0, "price_out": 500.0}
+    limit: dict[str, Any] = {"max_cost": 0.015, "price_in": 1.0, "price_out": 500.0}
     assert annotations_of(teacher(endpoint, task, retries=30, **limit), tmp_path, "A fire.")[0].probabilities

@@ -1,5 +1,6 @@
 """What a caller gives in place of a list of texts is refused in the name of the function that was called."""
 
+from collections.abc import Mapping
 from types import MappingProxyType
 
 import numpy as np
@@ -40,6 +41,6 @@ def test_objects_of_fields_and_blank_texts_may_be_in_a_list() -> None:
 
 
 def test_objects_of_any_kind_are_plain_ones_of_plain_strings() -> None:
-    given = MappingProxyType({np.str_("subject"): np.str_("Hello")})
+    given: Mapping[str, str] = MappingProxyType({np.str_("subject"): np.str_("Hello")})
     (listed,) = checked_texts([given], "predict")
     assert type(listed) is dict and {type(part) for pair in listed.items() for part in pair} == {str}
