@@ -10,7 +10,6 @@ from fourshot.engine.checkpoints.models import broken_shards, damage_message
 from fourshot.engine.core import EngineSettings, Sampling
 from fourshot.engine.errors import AdapterError, InputError
 from fourshot.engine.machine.files import read_json
-from fourshot.engine.tokens import check_lengths
 from fourshot.pipeline.arguments import checked
 from fourshot.pipeline.remote_teacher import RemoteTeacher
 from fourshot.pipeline.rows.text_lists import checked_strings
@@ -103,19 +102,27 @@ class Generator:
             raise InputError(f"{folder} is no student of a text generation task. Give one that fourshot distill made.")
         self.card = load_text_student_card(student)
         check_unchanged(student, self.card.files)
-        self._writer = _open(student, self.card, many=many)
+        self._writer: _Writer | None = _open(student, self.card, many=many)
 
     def count_tokens(self, inputs: Sequence[str]) -> list[int]:
         """Of each input, as it is put to the student.
 
-        Raises InputError for a blank input, and for one that leaves a causal student no room to write.
+        Raises InputError for a blank input, for one that leaves a causal student no room to write, and once it is
+        closed.
         """
         texts = checked_strings(inputs, "generate")
         check_unicode(texts)
-        rows = self._writer.encode(self._prompts(texts))
-        if self.card.architecture == "causal":
-            check_lengths(rows, self.card.max_target_tokens, self._writer.most_tokens)
-        return [len(ids) for ids in rows]
+        writer = self._opened()
+        rows = writer.encode(self._prompts(texts))
+        lengths, most = [len(ids) for ids in rows], writer.most_tokens - self.card.max_target_tokens
+        if self.card.architecture == "causal" and max(lengths, default=0) > most:
+            longest = max(lengths)
+            raise InputError(
+                f"{sum(length > most for length in lengths)} of {len(lengths)} inputs are too long; the longest is the "
+                f"one at {lengths.index(longest)}, with {longest} tokens as it is put to the student, which has room "
+                f"for {most} beside what it writes. Shorten it."
+            )
+        return lengths
 
     def generate(self, inputs: Sequence[str]) -> list[TextWritten]:
         """A text for each input, in their order: the likeliest token at each step. Raises as `count_tokens`."""
@@ -123,7 +130,8 @@ class Generator:
         lengths = self.count_tokens(inputs)
         if not lengths:
             return []
-        most = self._writer.most_tokens
+        writer = self._opened()
+        most = writer.most_tokens
         return [
             TextWritten(
                 text=text,
@@ -133,7 +141,7 @@ class Generator:
                 completion_tokens=tokens,
             )
             for length, (text, is_whole, tokens) in zip(
-                lengths, self._writer.write(self._prompts(inputs), self.card.max_target_tokens), strict=True
+                lengths, writer.write(self._prompts(inputs), self.card.max_target_tokens), strict=True
             )
         ]
 
@@ -144,9 +152,24 @@ class Generator:
             return list(inputs)
         return [writing_prompt(self.card.task, text.strip()) for text in inputs]
 
+    def _opened(self) -> _Writer:
+        """Raises InputError once it is closed."""
+        if self._writer is None:
+            raise InputError("This generator is closed. Open another one.")
+        return self._writer
+
     def close(self) -> None:
-        """Give the memory back."""
-        self._writer.close()
+        """Give the memory back. Idempotent."""
+        writer, self._writer = self._writer, None
+        if writer:
+            writer.close()
+
+    def __reduce__(self) -> str:
+        """Raises TypeError: see `engine.loaded.LoadedModel`."""
+        raise TypeError(
+            "A generator holds a model, which is neither copied nor pickled. Open one in each process: "
+            "fourshot.Generator(FOLDER)."
+        )
 
     def __enter__(self) -> Self:
         return self

@@ -80,16 +80,11 @@ def command(
 
     ``about`` is the first line of its docstring unless it is given. ``parser``: more for `add_parser`.
     """
-    common_arguments = (
-        flag("--json", "JSON Lines on standard output, and nothing else there"),
-        flag("--quiet", "no progress"),
-    )
+    common = (flag("--json", "JSON Lines on standard output, and nothing else there"), flag("--quiet", "no progress"))
 
     def add(action: Action) -> Action:
         text = about or (action.__doc__ or "").partition("\n")[0]
-        COMMANDS.append(
-            Command(words, text, (*common_arguments, *arguments), defaults | {"action": action}, parser or {})
-        )
+        COMMANDS.append(Command(words, text, (*common, *arguments), defaults | {"action": action}, parser or {}))
         return action
 
     return add
@@ -176,8 +171,9 @@ def _read(words: Sequence[str], version: str) -> Options:
     options, extra = parser.parse_known_args(words or ["--help"])
     options.words = words
     if hasattr(options, "texts"):  # argparse takes no more positional arguments after an option
-        options.texts += [word for word in extra if not word.startswith("-")]
-        extra = [word for word in extra if word.startswith("-")]
+        end = [*extra, "--"].index("--")
+        options.texts += [*(word for word in extra[:end] if not word.startswith("-")), *extra[end + 1 :]]
+        extra = [word for word in extra[:end] if word.startswith("-")]
     if extra:
         options.parser.error(f"unrecognized arguments: {' '.join(extra)}")
     return options

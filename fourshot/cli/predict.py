@@ -1,5 +1,6 @@
 """`predict`: texts in, labels out, from an adapter or a student here, or from a service that has it."""
 
+import os
 import re
 import shlex
 import sys
@@ -17,6 +18,7 @@ from fourshot.cli.given import refuse
 from fourshot.engine.errors import FourshotError, InputError, RequestError
 from fourshot.pipeline.events import Event
 from fourshot.pipeline.rows.fields import as_given, as_texts
+from fourshot.pipeline.rows.text_lists import VISIBLE
 from fourshot.pipeline.selective import Refusal
 from fourshot.printable import one_line
 
@@ -78,12 +80,14 @@ def predict(options: Options, terminal: Terminal) -> None:
 def _ask_service(options: Options, refusing: dict[str, Any], terminal: Terminal) -> Answers | None:
     """None for a text generation task: what the service wrote is shown."""
     from fourshot.serving.api import WRITES
+    from fourshot.serving.clients.address import without_password
     from fourshot.serving.clients.client import Client
 
     refuse(options, "an adapter on this machine; a service (--url) has its own", "model", "engine")
     refuse(options, "an adapter on this machine; a service (--url) explains nothing", "explain")
+    source = {"url": without_password(options.url), "task": options.adapter}
     with Client(options.url, options.key) as client:
-        texts, source = read_texts(options.texts, terminal), {"url": client.url, "task": options.adapter}
+        texts = read_texts(options.texts, terminal)
         try:
             return Answers(source, texts, client.predict(options.adapter, texts, options.method, **refusing))
         except RequestError as error:
@@ -207,7 +211,7 @@ def doubts_of(arguments: Sequence[str], texts: Sequence[str]) -> list[str]:
 
     doubts = []
     for text in arguments:
-        if len(text) < 256 and "\0" not in text and PurePath(text).suffix and Path(text).is_file():
+        if PurePath(text).suffix and os.path.isfile(text):  # unlike `Path.is_file`, of any text
             file = shlex.quote(text)
             doubts.append(
                 f"{text} is a file, and its name was taken for a text. For the lines in it: `fourshot predict ... < "
@@ -231,7 +235,7 @@ def _is_row(line: str) -> bool:
     """Whether a line is one of JSON Lines with texts; inputs of fields are objects, too, and seldom have such a one."""
     try:
         return "text" in msgspec.json.decode(line.strip(), type=dict[str, object])
-    except (msgspec.DecodeError, UnicodeEncodeError):
+    except (msgspec.DecodeError, UnicodeEncodeError, RecursionError):
         return False
 
 
@@ -240,8 +244,7 @@ def read_texts(arguments: Sequence[str], terminal: Terminal) -> list[str]:
 
     Blank ones are left out, and counted.
     """
-    if list(arguments) == ["-"]:
-        arguments = []
+    arguments = [] if list(arguments) == ["-"] else arguments
     if "-" in arguments:
         raise InputError("- stands for standard input, and texts are given beside it. Leave one of the two out.")
     texts = list(arguments)
@@ -257,7 +260,7 @@ def read_texts(arguments: Sequence[str], terminal: Terminal) -> list[str]:
             raise InputError(f"standard input is not UTF-8: {error}. Convert it first.") from error
     for doubt in doubts_of(arguments, texts):
         terminal.warn(doubt)
-    usable = [text.strip() for text in texts if text.strip()]
+    usable = [text.strip() for text in texts if re.search(VISIBLE, text)]
     if not usable:
         raise InputError("there is nothing to classify: all texts are blank.")
     if blank := len(texts) - len(usable):

@@ -54,10 +54,10 @@ def annotated_probabilities(row: dict[str, Any], labels: Sequence[str]) -> tuple
 
 
 def is_own(row: dict[str, Any], labels: Sequence[str]) -> bool:
-    """Whether a person put the label into a row that can be read: it is not the likeliest one."""
+    """Whether a person put the label into a row that can be read: another one is likelier, or none has a share."""
     label = label_named("" if row.get(LABEL) is None else str(row[LABEL]), labels)
     shares = _teacher_shares(row, labels)
-    return bool(label) and not (shares and labels[shares.index(max(shares))] == label)
+    return bool(label) and not (shares and shares[labels.index(str(label))] == max(shares))
 
 
 def _teacher_shares(row: dict[str, Any], labels: Sequence[str]) -> list[float]:

@@ -13,7 +13,7 @@ from fourshot.pipeline.faults import counted
 from fourshot.pipeline.rows.examples import normalised_text
 from fourshot.pipeline.rows.labels.cells import read_text_cell
 from fourshot.pipeline.rows.repeats import torn, torn_notes, unseen
-from fourshot.pipeline.rows.review_table import check_alone, corrections
+from fourshot.pipeline.rows.review_table import check_alone, corrections, guard, unguard
 from fourshot.pipeline.rows.written_table import check_written, write_table
 from fourshot.pipeline.runs.stages.write import WrittenAnswer
 from fourshot.pipeline.tables.files import table_warnings
@@ -22,11 +22,13 @@ from fourshot.pipeline.tasks.pairs import InputRows, input_of
 
 TARGET = "annotated_target"
 ADDED = [TARGET, BY]  # columns
+GUARDED = (".csv", ".tsv")  # tables that a spreadsheet reads cells of as it would read what is typed
 
 
 def write_annotated(source: InputRows, out: Path, written: Iterable[WrittenAnswer], by: str) -> None:
     """The user's rows with what the teacher wrote for each; nothing for a blank input, nor where it did not end.
 
+    No spreadsheet takes a target for a formula: unlike what the user wrote, nobody has looked at it yet.
     Raises InputError where the table has a column that would be added.
     """
     check_written(out, source.columns, ADDED)
@@ -35,6 +37,7 @@ def write_annotated(source: InputRows, out: Path, written: Iterable[WrittenAnswe
     for row, text in zip(source.rows, source.inputs, strict=True):
         answer = next(answers) if text else None
         target = answer.text if answer and answer.is_whole and not answer.fault else ""
+        target = guard(target) if out.suffix.lower() in GUARDED else target
         rows.append({**row, TARGET: target or None, BY: by if target else None})
     write_table(out, [*source.columns, *ADDED], rows)
 
@@ -47,9 +50,13 @@ def annotated_pairs(source: InputRows, out: Path, written: Sequence[WrittenAnswe
     check_alone(out)
     table = read_annotated(out, [*source.input_columns, TARGET])
     rows = table.rows.values()
+    read_target = unguard if out.suffix.lower() in GUARDED else str
     try:
         pairs = [
-            Pair(input=input_of(row, source.input_columns), target=(read_text_cell(row.get(TARGET)) or "").strip())
+            Pair(
+                input=input_of(row, source.input_columns),
+                target=read_target(read_text_cell(row.get(TARGET)) or "").strip(),
+            )
             for row in rows
         ]
     except TypeError as error:

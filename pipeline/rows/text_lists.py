@@ -42,10 +42,21 @@ def listed_texts(texts: Iterable[Given], function: str) -> list[Given]:
     if not isinstance(texts, Iterable):
         raise InputError(f"{expected}, got {texts!r:.60}. Give a list of strings.")
     items: Iterable[Any] = texts.to_pylist() if hasattr(texts, "to_pylist") else texts  # of pyarrow: kinds of its own
-    listed = [str(text) if isinstance(text, str) else text for text in items]  # numpy's strings are a kind of their own
+    listed = [plain(text) for text in items]
     if none := [index for index, text in enumerate(listed) if not isinstance(text, str | Mapping)]:
         raise InputError(
             f"the input at {none[0]} is {listed[none[0]]!r:.60}, which is no text ({len(none)} such). Give strings, or "
             "objects of a task's fields, and leave missing values out."
         )
     return listed
+
+
+def plain(text: Any) -> Any:
+    """A text as a `str`, of which numpy's strings are another kind; an object of fields as a `dict` of such."""
+    if isinstance(text, Mapping):
+        return {_plain_string(field): _plain_string(value) for field, value in text.items()}
+    return _plain_string(text)
+
+
+def _plain_string(value: Any) -> Any:
+    return str(value) if isinstance(value, str) else value

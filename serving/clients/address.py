@@ -34,7 +34,7 @@ def read_address(url: str | httpx.URL) -> httpx.URL:
 
 def without_password(url: str) -> str:
     """``url`` for messages, which end up in logs."""
-    return re.sub(r"(?<=//)([^/@:]*):[^/@]*@", r"\1:...@", url)
+    return re.sub(r"(?<=//)([^/@:]*):[^/?#]*@", r"\1:...@", url)
 
 
 def doubt_of(address: str) -> str:

@@ -19,7 +19,7 @@ import tenacity
 from fourshot.engine.errors import InputError, RequestError, ServiceError
 from fourshot.pipeline.faults import counted
 from fourshot.pipeline.rows.fields import Given
-from fourshot.pipeline.rows.text_lists import checked_strings, checked_texts, listed_texts
+from fourshot.pipeline.rows.text_lists import checked_strings, checked_texts, listed_texts, plain
 from fourshot.pipeline.selective import Refusal
 from fourshot.pipeline.text_student import TextWritten
 from fourshot.serving.api import (
@@ -161,7 +161,7 @@ def classify_call(
     task: str, texts: Given | Sequence[Given], method: Method | None, refusal: Refusal = ALL, first: int = 0
 ) -> ApiCall[ClassifyResponse]:
     """The call for one request. Raises InputError for a task without a name, and for text that is no Unicode."""
-    content: Any = texts if isinstance(texts, str | Mapping) else listed_texts(texts, "classify")
+    content: Any = plain(texts) if isinstance(texts, str | Mapping) else listed_texts(texts, "classify")
     request = ClassifyRequest(input=content, method=method, **msgspec.structs.asdict(refusal))
     return _post("classify", task, request, ClassifyResponse, first)
 
@@ -242,17 +242,8 @@ def _encoded(value: Any) -> bytes:
 
 def predictions(answers: Sequence[ClassifyResponse]) -> list[Prediction]:
     """One per text, as `serving.clients.local.LocalClassifier` gives them."""
-    return [
-        Prediction(
-            label=result.label,
-            probability=result.probability,
-            probabilities=result.probabilities,
-            abstained=result.abstained,
-            cut_words=result.cut_words,
-        )
-        for answer in answers
-        for result in answer.results
-    ]
+    results = (result for answer in answers for result in answer.results)
+    return [msgspec.convert(result, Prediction, from_attributes=True) for result in results]
 
 
 def tasks_call(everything: bool) -> ApiCall[TaskList]:
@@ -264,7 +255,8 @@ def http_options(
 ) -> tuple[str, dict[str, Any]]:
     """How messages call the service, and the arguments of httpx's clients; ``transport`` makes one without a proxy.
 
-    Raises InputError for an address, a key, a time, a proxy or a number of ``retries`` that cannot be one.
+    Raises InputError for an address, a key, a time, a proxy or a number of ``retries`` that cannot be one, and for a
+    key beside a password.
     """
     if retries < 0:
         raise InputError(f"retries is {retries}; give 0 or more.")
@@ -277,6 +269,8 @@ def http_options(
             "the key has characters that no key has. Give it as it was shown, without quotes and without the word "
             f"Bearer, or set {KEY_VARIABLE}."
         )
+    if key and address.userinfo:
+        raise InputError(f"{url} has a password, and there is a key, too (or {KEY_VARIABLE}). Leave one of them out.")
     proxy = proxy_for(address)
     # The service need not work for a client that has gone.
     deadline = {DEADLINE: str(math.ceil(1000 * timeout_s))} if timeout_s < LONGEST_DEADLINE_S else {}

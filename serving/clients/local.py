@@ -236,7 +236,5 @@ def engine_for(texts: Sequence[str]) -> EngineKind:
 
     Both give the same labels but where two are about equally likely: they round differently.
     """
-    sizes = (
-        min(len(text.encode(errors="replace")), READ_BYTES) for text in texts
-    )  # bytes: some scripts have no blanks
+    sizes = (min(len(text.encode(errors="replace")), READ_BYTES) for text in texts)  # some scripts have no blanks
     return "transformers" if sum(sizes) + INSTRUCTION_BYTES * len(texts) <= FEW_BYTES else "vllm"

@@ -12,7 +12,6 @@ from fourshot.pipeline.cells.run_folder import SHOTS_FILE
 from fourshot.pipeline.distillation.readers import (
     Annotation,
     NamedReader,
-    Parts,
     Read,
     engine_reader,
     open_run,
@@ -29,6 +28,8 @@ from fourshot.pipeline.task import Task
 from fourshot.pipeline.task_data import TaskData
 from fourshot.serving.adapter_lookup import find_adapter
 from fourshot.serving.api import OF_TEXTS
+from fourshot.serving.clients.address import without_password
+from fourshot.serving.clients.calls import BATCH
 from fourshot.serving.clients.remote.settings import KEY_VARIABLES, RemoteSettings
 from fourshot.serving.clients.remote.teacher import remote_teacher
 
@@ -65,7 +66,7 @@ def find_teacher(
             raise InputError("A service (--by ADDRESS) is asked about a task: name one in place of the run.")
         if remote:
             return _remote(str(by), task, remote, model, key, ray)
-        _check_alone(model, ray, f"a service answers at {by}")
+        _check_alone(model, ray, f"a service answers at {without_password(str(by))}")
         return _service(str(by), task, key)
     folder = Path(by)
     if remote:
@@ -92,7 +93,7 @@ def find_teacher(
 
 
 def _remote(url: str, task: Task, remote: RemoteModel, model: str | None, key: str | None, ray: str) -> NamedReader:
-    _check_alone(model, ray, f"{remote.model} answers at {url}")
+    _check_alone(model, ray, f"{remote.model} answers at {without_password(url)}")
     if key is not None:
         raise InputError(f"A teacher's key is given in the environment, as {KEY_VARIABLES[0]}. Leave --key out.")
     run = remote.run
@@ -139,42 +140,51 @@ def _service(url: str, task: Task, key: str | None) -> NamedReader:
 
     with _hinted(), Client(url, key) as client:
         served = next((info for info in client.tasks().tasks if info.task == task.name), None)
+    shown = without_password(url)
     if served is None:
-        raise InputError(f"{url} serves no task {task.name!r}. Ask it what it serves: GET {url}/v1/tasks.")
+        raise InputError(f"{shown} serves no task {task.name!r}. Ask it what it serves: GET {shown}/v1/tasks.")
     if tuple(served.labels) != task.label_names:
         raise InputError(
-            f"{url} tells {task.name} apart as {', '.join(served.labels)}; the task here has the labels "
+            f"{shown} tells {task.name} apart as {', '.join(served.labels)}; the task here has the labels "
             f"{shorten(task.label_names, MOST_NAMED)}."
         )
 
     def read(log: Path, on_event: OnEvent) -> Read:
         def ask(texts: Sequence[str]) -> list[Annotation]:
             with Client(url, key) as client:
-                answers = _classified(client, task.name, texts)
+                answers = _classified(client, task.name, served.adapter, texts)
             if len(texts) >= FEW and all(answer.fault for answer in answers):
-                raise ServiceError(f"{url} reads none of {len(texts)} texts: {answers[0].fault}")
+                raise ServiceError(f"{shown} reads none of {len(texts)} texts: {answers[0].fault}")
             return answers
 
         return _part_by_part(ask)
 
-    return NamedReader(name=f"{url} {served.adapter or 'in context'}", task=task, read=read)
+    return NamedReader(name=f"{shown} {served.adapter or 'in context'}", task=task, read=read)
 
 
-def _classified(client: "Client", task: str, texts: Sequence[str]) -> list[Annotation]:
+def _classified(client: "Client", task: str, adapter: str, texts: Sequence[str]) -> list[Annotation]:
     """A text that is refused gets a fault and takes no other with it; of as many as the service takes at once.
 
-    Raises RequestError for a refusal that is no text's fault.
+    Raises RequestError for a refusal that is no text's fault, ServiceError where another than ``adapter`` answers.
     """
-    try:
-        predictions = client.predict(task, texts)
-    except RequestError as error:
-        if error.code not in OF_TEXTS:
-            raise
-        if len(texts) == 1:
-            return [Annotation(fault=str(error))]
-        half = len(texts) // 2
-        return [*_classified(client, task, texts[:half]), *_classified(client, task, texts[half:])]
-    return [_annotation(list(prediction.probabilities.values()), prediction.cut_words) for prediction in predictions]
+    if len(texts) <= BATCH:
+        try:
+            answer = client.classify(task, texts)
+        except RequestError as error:
+            if error.code not in OF_TEXTS:
+                raise
+            if len(texts) == 1:
+                return [Annotation(fault=str(error))]
+        else:
+            if answer.adapter != adapter:
+                now, before = (name or "the model in context" for name in (answer.adapter, adapter))
+                raise ServiceError(
+                    f"{task} is answered by {now} now, and was by {before}: one table is of one annotator. Where "
+                    "`fourshot adapters pin` has that answer again, the same command goes on; else begin another table."
+                )
+            return [_annotation(list(result.probabilities.values()), result.cut_words) for result in answer.results]
+    half = len(texts) // 2
+    return [part for some in (texts[:half], texts[half:]) for part in _classified(client, task, adapter, some)]
 
 
 @contextmanager
@@ -194,9 +204,4 @@ def _annotation(probabilities: Sequence[float], cut_words: int = 0) -> Annotatio
 
 def _part_by_part(annotations: Callable[[Sequence[str]], list[Annotation]]) -> Read:
     """Reads part by part with what annotates the texts of one."""
-
-    def read(parts: Parts) -> Iterator[list[Annotation]]:
-        for texts in parts:
-            yield annotations(texts)
-
-    return read
+    return lambda parts: map(annotations, parts)

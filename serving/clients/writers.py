@@ -11,6 +11,7 @@ from fourshot.pipeline.student_card import check_unchanged, find_student, is_tex
 from fourshot.pipeline.tasks.generation import GenerationTask
 from fourshot.pipeline.text_student import FEW, Generator, TextWritten, load_text_student_card
 from fourshot.serving.api import OF_TEXTS
+from fourshot.serving.clients.address import without_password
 from fourshot.serving.clients.remote.settings import RemoteSettings
 
 
@@ -88,9 +89,10 @@ def _service(url: str, task: GenerationTask, key: str | None) -> NamedWriter:
 
     with Client(url, key) as client:
         served = next((info for info in client.tasks().tasks if info.task == task.name), None)
+    shown = without_password(url)
     if served is None or not served.kind:
         raise InputError(
-            f"{url} serves no text generation task {task.name!r}. Ask it what it serves: GET {url}/v1/tasks."
+            f"{shown} serves no text generation task {task.name!r}. Ask it what it serves: GET {shown}/v1/tasks."
         )
 
     def write(log: Path, on_event: OnEvent) -> Write:
@@ -101,4 +103,4 @@ def _service(url: str, task: GenerationTask, key: str | None) -> NamedWriter:
 
         return of_parts
 
-    return NamedWriter(name=f"{url} {served.adapter}", task=task, write=write)
+    return NamedWriter(name=f"{shown} {served.adapter}", task=task, write=write)

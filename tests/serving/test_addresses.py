@@ -104,3 +104,16 @@ def test_an_answer_that_cannot_be_unpacked_is_a_strange_one(ask: Asker, service:
     with pytest.raises(ServiceError, match="cannot be unpacked") as error:
         ask("tasks")
     assert error.value.kind == "strange_answer"
+
+
+def test_of_a_password_and_a_key_none_is_passed_over(
+    ask: Asker, service: FakeService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = service.url.replace("//", "//alice:s3cret@")
+    monkeypatch.setenv("FOURSHOT_API_KEY", "fs-key")
+    for settings in ({"url": url}, {"url": url, "key": "fs-other"}):
+        with pytest.raises(InputError, match=r"//alice:\.\.\.@.*or FOURSHOT_API_KEY.*Leave one of them out") as error:
+            ask("tasks", settings=settings)
+        assert "s3cret" not in str(error.value) and not service.received
+    ask("tasks", settings={"url": url, "key": ""})
+    assert service.received[0].headers["Authorization"].startswith("Basic ")

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import httpx
@@ -26,6 +27,16 @@ def test_answers_are_the_types_of_the_service(ask: Asker, service: FakeService) 
     assert (service.received[0].texts, service.received[0].method) == (["this is good"], "icl")
     assert [result.label for result in ask("classify", "tone", ("so good", "so bad")).results] == ["good", "bad"]
     assert service.received[1].method is None
+
+
+def test_strings_of_numpy_and_objects_of_any_kind_are_sent_as_json_has_them(ask: Asker, service: FakeService) -> None:
+    fields = MappingProxyType({np.str_("subject"): np.str_("good")})
+    for method, texts in (("classify", np.str_("good")), ("classify", fields), ("predict", [fields, np.str_("good")])):
+        ask(method, "tone", texts)
+    sent = [msgspec.json.decode(request.body)["input"] for request in service.received]
+    assert sent == ["good", {"subject": "good"}, [{"subject": "good"}, "good"]]
+    with pytest.raises(InputError, match="a field of an input is no string"):
+        ask("classify", "tone", {"subject": object()})
 
 
 def test_tasks(ask: Asker, service: FakeService) -> None:

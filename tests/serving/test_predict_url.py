@@ -79,3 +79,12 @@ def test_what_a_service_says_cannot_steer_the_terminal(service: FakeService, cap
     service.replies = [refusal(400, "bad_input", "no\x1b[2J\x07, and\n\tno")]
     assert cli.main(["predict", "--url", service.url, "tone", "so good"]) == 2
     assert "no\\x1b[2J\\x07, and\n\tno" in capfd.readouterr().err
+
+
+def test_a_password_in_the_address_is_in_no_result(service: FakeService, capfd: pytest.CaptureFixture[str]) -> None:
+    address = service.url.replace("//", "//alice:s3cret@")
+    assert cli.main(["predict", "tone", "so good", "--url", address, "--json"]) == 0
+    printed = capfd.readouterr()
+    assert "s3cret" not in printed.out + printed.err
+    assert json.loads(printed.out.splitlines()[-1])["url"] == service.url.replace("//", "//alice:...@")
+    assert service.received[0].headers["Authorization"].startswith("Basic ")

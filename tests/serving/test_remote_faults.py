@@ -9,16 +9,22 @@ import pytest
 
 import fourshot
 from fourshot.cli.main import main
-from fourshot.engine.errors import InputError, RequestError, ServiceError
+from fourshot.engine.errors import InputError, RequestError, ServiceError, SpendingLimitError
 from fourshot.pipeline.task import Task
 from fourshot.pipeline.tasks.shots import take_shots
 from fourshot.serving.clients.proxies import MOST_ANSWER_BYTES
-from fourshot.serving.clients.remote.completions import StrangeAnswerError, read_completion
+from fourshot.serving.clients.remote.completions import (
+    CompletionResponse,
+    FailedAnswerError,
+    StrangeAnswerError,
+    read_completion,
+    read_labels,
+)
 from fourshot.serving.clients.remote.settings import RemoteSettings
 from fourshot.serving.clients.remote.teacher import remote_teacher
 from tests.pipeline.task_folders import write_jsonl
 from tests.serving.fake_server import Reply
-from tests.serving.test_remote_teacher import FakeEndpoint, annotations_of, endpoint, failure, task, teacher
+from tests.serving.test_remote_teacher import FakeEndpoint, annotations_of, answered, endpoint, failure, task, teacher
 
 __all__ = ("endpoint", "task")  # fixtures
 
@@ -161,3 +167,82 @@ def test_tokens_that_nobody_can_have_read_are_not_believed(told: float | None) -
 def test_an_answer_that_is_nested_too_deep_is_none(place: str) -> None:
     with pytest.raises(StrangeAnswerError):
         read_completion((place % ("[" * 100_000 + "]" * 100_000)).encode(), 40)
+
+
+@pytest.mark.parametrize("said", [b'"\xf0\x9f"', b'{"message": "bad \xff"}'])
+def test_what_is_no_unicode_beside_an_answer_is_no_fault_of_the_program(said: bytes) -> None:
+    with pytest.raises(FailedAnswerError, match="something that cannot be read"):
+        read_completion(b'{"error": %s}' % said, 40)
+    completion = read_completion(b'{"choices": [{"text": "warm", "logprobs": {"tokens": [%s]}}]}' % said, 40)
+    assert (completion.texts, completion.steps) == (("warm",), ())
+
+
+def test_an_endpoint_that_lists_no_models_is_asked_by_every_route(
+    endpoint: FakeEndpoint, task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    choice = {"text": " cold", "logprobs": {"tokens": [" cold"], "top_logprobs": [{" cold": -0.1, " warm": -3}]}}
+    usual = {"/v1/completions": answered({"choices": [choice]})}
+    monkeypatch.setattr(endpoint, "usual", lambda request: usual.get(request.path, failure(404, "Not Found")))
+    reader = teacher(endpoint, task)
+    assert annotations_of(reader, tmp_path, "Deep snow.")[0].probabilities
+    account = reader.account()
+    assert account and account.asked == "completions, probabilities of tokens"
+    usual.clear()
+    with pytest.raises(InputError, match=r"every way .*Not Found\. It does not say which models .* ends in /v1\."):
+        annotations_of(teacher(endpoint, task, teacher_api="chat"), tmp_path, "Thick ice.")
+
+
+@pytest.mark.parametrize(
+    ("answer", "label"),
+    [
+        ("B", "B"),
+        ("b.", "B"),
+        ("B: billing", "B"),
+        ("**A)** a bill", "A"),
+        ("B because it asks", "B"),
+        ("The answer is B.", "B"),
+        ("It is a refund, so: B", "B"),
+        ("a refund, so: B", "B"),
+        ("A", "A"),
+        ("A: it is a refund", "A"),
+        ("A\nA refund", "A"),
+        ("A refund was asked", None),
+        ("A refund was asked for, so: B", None),
+        ("A or B", None),
+        ("I would say it", None),
+        ("C'est B", None),
+        ("C'est une", None),
+    ],
+)
+def test_a_letter_that_is_a_word_of_a_sentence_is_no_label(answer: str, label: str | None) -> None:
+    masses = read_labels(CompletionResponse(texts=(answer,)), tuple("ABCDEFGHI")).masses
+    assert masses == [float(letter == label) for letter in "ABCDEFGHI"]
+
+
+def test_an_answer_may_begin_with_a_word_that_is_no_letter_of_a_label() -> None:
+    assert read_labels(CompletionResponse(texts=("I would say it is B.",)), ("A", "B")).masses == [0, 1]
+    assert read_labels(CompletionResponse(texts=("5 stars", "it is 5")), ("1", "5")).masses == [0, 1]
+
+
+@pytest.mark.parametrize("reply", [Reply(body=b'{"choices": [{"message"'), Reply(do="hang")])
+def test_what_may_have_been_answered_counts_as_the_most_that_it_may_cost(
+    reply: Reply, endpoint: FakeEndpoint, task: Task, tmp_path: Path
+) -> None:
+    annotations_of(teacher(endpoint, task), tmp_path, "Deep snow.")  # the shots are paid for
+    endpoint.replies, before = [reply] * 40, len(endpoint.chat_requests)
+    limit: dict[str, Any] = {
+        "max_cost": 0.015,
+        "price_in": 1.0,
+        "price_out": 500.0,
+        "timeout_s": 0.5,
+    }  # 6 tokens each, at most
+    with pytest.raises(SpendingLimitError, match=r"--max-cost .*, \d failed for 0\.0\d+ at most; 0\.0"):
+        annotations_of(teacher(endpoint, task, retries=30, concurrency=1, **limit), tmp_path, "A fire.")
+    assert 1 <= len(endpoint.chat_requests) - before <= 4
+
+
+def test_a_failure_that_is_told_costs_nothing(endpoint: FakeEndpoint, task: Task, tmp_path: Path) -> None:
+    annotations_of(teacher(endpoint, task), tmp_path, "Deep snow.")
+    endpoint.replies = [failure(500, "sorry"), answered({"error": {"message": "busy"}})] * 10
+    limit: dict[str, Any] = {"max_cost": 0.015, "price_in": 1.0, "price_out": 500.0}
+    assert annotations_of(teacher(endpoint, task, retries=30, **limit), tmp_path, "A fire.")[0].probabilities

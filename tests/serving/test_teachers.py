@@ -1,8 +1,10 @@
 """Whoever annotates is found by what a user calls it, and must tell apart what the task does."""
 
 import json
+import re
 import subprocess
 import sys
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +12,17 @@ import msgspec
 import pytest
 
 from fourshot.cli.main import main
-from fourshot.engine.errors import InputError, ServiceError
+from fourshot.engine.errors import FourshotError, InputError, ServiceError
 from fourshot.pipeline.events import ignore
 from fourshot.pipeline.task import Label, Task
+from fourshot.pipeline.tasks.generation import GenerationTask
 from fourshot.pipeline.tasks.task_file import load_task
 from fourshot.serving.adapter_lookup import find_adapter
 from fourshot.serving.api import TaskInfo, TaskList
+from fourshot.serving.clients.calls import BATCH
 from fourshot.serving.clients.local import LocalClassifier, LocalStudent
 from fourshot.serving.clients.teachers import find_teacher
+from fourshot.serving.clients.writers import find_writer
 from fourshot.teaching import annotate, distill, plan_annotation
 from tests.pipeline.task_folders import write_jsonl, write_task
 from tests.serving.fake_server import FakeService, Received, Reply, refusal, served
@@ -220,3 +225,44 @@ def test_a_plan_shows_a_service_the_key_too(tmp_path: Path) -> None:
     with served(FakeService()) as service:
         assert plan_annotation(tone, tmp_path / "notes.csv", by=service.url, key="fs-k") is None
         assert {request.headers["Authorization"] for request in service.received} == {"Bearer fs-k"}
+
+
+def test_a_password_in_the_address_of_a_service_is_in_no_name_and_no_message(tmp_path: Path) -> None:
+    tone = Task(name="tone", instruction="Sort.", noun="text", labels=(Label(name="good"), Label(name="other")))
+    with served(NarrowService()) as service:
+        address, shown = (service.url.replace("//", f"//alice:{word}@") for word in ("s3:c@ret", "..."))
+        teacher = find_teacher(address, tone)
+        assert teacher.name == f"{shown} tone-1"
+        refused = [
+            lambda: find_teacher(address, tone, ray="local"),
+            lambda: find_teacher(address, msgspec.structs.replace(tone, name="tune")),
+            lambda: find_teacher(address, msgspec.structs.replace(tone, labels=(Label(name="a"), Label(name="b")))),
+            lambda: list(teacher.read(tmp_path / "log.txt", ignore)([["too long"] * 8])),
+            lambda: find_writer(address, GenerationTask(name="facts", instruction="Write.")),
+        ]
+        for ask in refused:
+            with pytest.raises(FourshotError, match=re.escape(shown)) as error:
+                ask()
+            assert "s3:" not in str(error.value) and "c@ret" not in str(error.value)
+
+
+def test_a_version_that_was_not_there_at_the_beginning_annotates_no_row_in_another_s_name(tmp_path: Path) -> None:
+    tone = Task(name="tone", instruction="Sort.", noun="text", labels=(Label(name="good"), Label(name="other")))
+    with served(NarrowService()) as service:
+        annotate = find_teacher(service.url, tone).read(tmp_path / "log.txt", ignore)
+        answer = service.usual(Received("/v1/classify/tone", {}, b'{"input": ["so good"]}'))
+        service.replies = [answer, answer._replace(body=answer.body.replace(b"tone-1", b"tone-2"))]
+        parts = annotate([["so good"], ["so good"]])
+        assert next(parts)[0].probabilities == (0.75, 0.25)
+        with pytest.raises(ServiceError, match=r"tone is answered by tone-2 now, and was by tone-1: .*adapters pin"):
+            next(parts)
+
+
+def test_a_service_is_sent_no_more_texts_at_once_than_by_its_client(tmp_path: Path) -> None:
+    tone = Task(name="tone", instruction="Sort.", noun="text", labels=(Label(name="good"), Label(name="bad")))
+    texts = [f"{number} good" for number in range(BATCH * 3)]
+    with served(FakeService()) as service:
+        reader = find_teacher(service.url, tone)
+        (answers,) = reader.read(tmp_path / "log.txt", ignore)([texts])
+        sent = [request.texts for request in service.received[1:]]
+    assert len(answers) == len(texts) and [*chain(*sent)] == texts and max(map(len, sent)) <= BATCH

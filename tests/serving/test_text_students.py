@@ -1,8 +1,10 @@
 """Students that write: opened, served beside classifiers, asked by the clients and the command, and annotating."""
 
 import asyncio
+import copy
 import json
 import os
+import pickle
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -50,6 +52,21 @@ def test_the_writer_in_torch_alone_writes_what_transformers_does(tmp_path: Path)
     ]
     assert writer.write(prompts, 40) == expected and len({text for text, _, _ in expected}) == 3
     assert [writer.write([prompt], 40)[0] for prompt in prompts] == expected, "whatever stands beside a text"
+
+
+def test_a_generator_says_what_is_too_long_that_it_is_closed_and_that_it_is_not_copied(tmp_path: Path) -> None:
+    generator = fourshot.Generator(make_text_student(tmp_path, FACTS))
+    with pytest.raises(InputError, match=r"1 of 2 inputs .* one at 1, with \d+ tokens .* Shorten it\.$") as error:
+        generator.generate(["oslo", "x" * 200])
+    assert "max_model_len" not in str(error.value)
+    for copied in (copy.deepcopy, pickle.dumps):
+        with pytest.raises(TypeError, match="neither copied nor pickled"):
+            copied(generator)
+    generator.close()
+    generator.close()
+    for use in (generator.generate, generator.count_tokens):
+        with pytest.raises(InputError, match=r"This generator is closed\. Open another one\."):
+            use(INPUTS)
 
 
 def in_process(root: Path) -> Service:

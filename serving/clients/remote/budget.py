@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fourshot.engine.errors import SpendingLimitError
-from fourshot.serving.clients.remote.completions import CompletionResponse
+from fourshot.serving.clients.remote.completions import CompletionResponse, FailedAnswerError, StrangeAnswerError
 from fourshot.serving.clients.remote.kept import TokensSpent
 from fourshot.serving.clients.remote.settings import RemoteSettings
 
@@ -19,6 +19,7 @@ class Budget:
         """``spent``: in earlier calls."""
         self._settings, self._spent = settings, spent
         self._failed = 0  # requests of this call that brought nothing
+        self._unread_cost = 0.0  # at most, of those that may have been answered all the same
         self._under_way: list[float] = []  # what each request on its way costs at most
         self._tokens_a_char = 1 / CHARS_A_TOKEN
         self._changed = asyncio.Condition()
@@ -37,8 +38,10 @@ class Budget:
             self._under_way.append(max_cost)
         try:
             yield
-        except BaseException:
+        except BaseException as error:
             self._failed += 1
+            if isinstance(error, TimeoutError | StrangeAnswerError) and not isinstance(error, FailedAnswerError):
+                self._unread_cost += max_cost
             raise
         finally:
             async with self._changed:
@@ -52,7 +55,7 @@ class Budget:
     def _fits(self, cost: float) -> bool:
         limits, spent = self._settings, self._spent
         num_requests = spent.requests + self._failed + len(self._under_way)
-        paid = self._settings.cost(spent.prompt_tokens, spent.output_tokens) or 0.0
+        paid = (limits.cost(spent.prompt_tokens, spent.output_tokens) or 0.0) + self._unread_cost
         return (limits.max_requests is None or num_requests < limits.max_requests) and (
             limits.max_cost is None or paid + sum(self._under_way) + cost <= limits.max_cost
         )
@@ -62,6 +65,7 @@ class Budget:
         spent, limits = self._spent, self._settings
         cost = limits.cost(spent.prompt_tokens, spent.output_tokens)
         counts = f"{spent.requests:,} requests were answered, {self._failed:,} failed"
+        counts += f" for {self._unread_cost:.4g} at most" if self._unread_cost else ""
         if limits.max_requests is not None and spent.requests + self._failed >= limits.max_requests:
             return f"--max-requests {limits.max_requests} is reached: {counts}."
         return f"--max-cost {limits.max_cost:g} is reached: {counts}; {cost:.4g} is spent, and the next may cost more."

@@ -9,6 +9,7 @@ import msgspec
 
 LEAST = 1e-4  # probability on the labels below which an answer names none of them
 LEADING_CHARS = " \t\r\n*_`\"'\u2018\u2019\u201c\u201d\u00ab\u00bb[(<#:-"  # what may stand before a label
+WORD = re.compile(r"[^\W\d_]['\u2019]|[AEIOUYKSVWZ]\s+(?-i:[^\W\d_A-Z])", re.IGNORECASE)  # "A bill came", "C'est"
 THOUGHT = re.compile(r"^.*?</think>", re.DOTALL)  # what models say aloud before they answer
 
 
@@ -116,8 +117,8 @@ def _failure(error: msgspec.Raw) -> str:
     """What an endpoint says that went wrong; "" where it says nothing of it."""
     try:
         detail = msgspec.json.decode(error)
-    except RecursionError:
-        detail = "something nested too deep to be read"
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        detail = "something that cannot be read"
     message = detail.get("message") if isinstance(detail, dict) else detail
     return " ".join(str(message or detail or "").split())
 
@@ -126,7 +127,7 @@ def _steps(content: msgspec.Raw) -> tuple[TokenStep, ...]:
     """Empty where no probabilities are told, or in a form of the endpoint's own: the answer itself is still good."""
     try:
         logprobs = msgspec.json.decode(content, type=_Logprobs | None)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         return ()
     if logprobs is None:
         return ()
@@ -161,8 +162,8 @@ def read_labels(completion: CompletionResponse, words: Sequence[str]) -> LabelAn
     ``words`` must differ where they are `bare`.
     """
     names = [bare(word) for word in words]
-    texts = [bare(THOUGHT.sub("", text)).strip() for text in completion.texts]
-    votes = [_named(text, names) for text in texts]
+    texts = [THOUGHT.sub("", text).lstrip(LEADING_CHARS).strip() for text in completion.texts]
+    votes = [_named(text, words) for text in texts]
     if completion.steps and (votes[0] is None or bare(completion.texts[0]).startswith(names[votes[0]])):
         return LabelAnswer(_walked(completion.steps, names))
     counts = [float(votes.count(place)) for place in range(len(names))]
@@ -201,13 +202,23 @@ def _matches(text: str, names: Sequence[str]) -> tuple[list[int], list[int]]:
     return sorted(ended, key=lambda place: -len(names[place]))[:1], possible
 
 
-def _named(text: str, names: Sequence[str]) -> int | None:
-    """The place of the one label that a whole answer names: as its beginning, else anywhere; None: none or several."""
-    ended, _ = _matches(text, names)
-    if ended:
+def _named(text: str, words: Sequence[str]) -> int | None:
+    """The place of the one label that a whole answer names: as its beginning, else anywhere; None: none or several.
+
+    One of a letter counts as it is written, and not where a sentence begins with it that names no other.
+    """
+    names = [bare(word) for word in words]
+    ended, _ = _matches(text.casefold(), names)
+    if ended and not (len(names[ended[0]]) == 1 and WORD.match(text)):
         return ended[0]
-    mentioned = [place for place, name in enumerate(names) if re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text)]
+    searched = [
+        (word.lstrip(LEADING_CHARS), text) if len(name) == 1 else (name, text.casefold())
+        for word, name in zip(words, names, strict=True)
+    ]
+    mentioned = [
+        place for place, (name, within) in enumerate(searched) if re.search(rf"(?<!\w){re.escape(name)}(?!\w)", within)
+    ]
     longest = [
         place for place in mentioned if not any(names[place] in names[other] for other in mentioned if other != place)
     ]
-    return longest[0] if len(longest) == 1 else None
+    return longest[0] if len(longest) == 1 and longest != ended else None

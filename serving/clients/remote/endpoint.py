@@ -182,6 +182,8 @@ class Endpoint:
             except (AnswerTooLargeError, openai.APIConnectionError) as error:
                 if isinstance(cause := error.__cause__ or error, AnswerTooLargeError):  # some versions wrap it
                     raise StrangeAnswerError(str(cause)) from None
+                if isinstance(error, openai.APITimeoutError):
+                    raise TimeoutError from error
                 raise
             self._pace.learn(busy=False)
             self._answer_count, self._forbidden = self._answer_count + 1, []
@@ -197,7 +199,7 @@ class Endpoint:
         if isinstance(error, openai.APIStatusError):
             self._check_place(error.response)
             return await self._explained_status(error, f"{self.model} at {self.url} answers {error.status_code}{tried}")
-        if isinstance(error, openai.APITimeoutError | TimeoutError):
+        if isinstance(error, TimeoutError):
             raise ServiceError(
                 f"{self.model} at {self.url} has not answered within {self._settings.timeout_s:g} s{tried}. {GO_ON} "
                 "Give it more time with --timeout-s, or fewer requests at a time with --concurrency.",
@@ -229,10 +231,11 @@ class Endpoint:
             raise RequestError(f"{intro} The account there is used up. {GO_ON}", code, "used_up")
         if code == 404:
             names = await self._models()
-            if self.model not in names:
-                listed = f"It has {', '.join(names[:20])}." if names else "It does not say which models it has."
-                advice = "Name one with --teacher-model; an address usually ends in /v1."
-                raise RequestError(f"{intro} {listed} {advice}", code, "unknown_model")
+            advice = "Name one with --teacher-model; an address usually ends in /v1"
+            if names and self.model not in names:
+                raise RequestError(f"{intro} It has {', '.join(names[:20])}. {advice}.", code, "unknown_model")
+            if not names:  # it may be the route that is unknown, and another one known
+                message += f". It does not say which models it has. {advice}"
         if code in REFUSALS:
             return RequestRefused(code=code, message=message)
         if (asked_s := retry_after_s(error.response.headers) or 0) > LONGEST_RETRY_AFTER_S:

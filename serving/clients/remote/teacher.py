@@ -198,9 +198,8 @@ class _RemoteReader:
             for part in several
         ]
         answers, num_votes = endpoint.ask([request for several in requests for request in several]), len(requests[0])
-        readings = iter(
-            [self._reading(answers[start : start + num_votes]) for start in range(0, len(answers), num_votes)]
-        )
+        starts = range(0, len(answers), num_votes)
+        readings = iter([self._reading(answers[start : start + num_votes]) for start in starts])
         return [_mean(list(islice(readings, len(several)))) for several in parts]
 
     def _reading(self, answers: Sequence[CompletionResponse | RequestRefused]) -> LabelAnswer | _Unread:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from fourshot.engine.errors import InputError
-from fourshot.pipeline.distillation.annotated_tables import annotated_probabilities
+from fourshot.pipeline.distillation.annotated_tables import annotated_probabilities, is_own
 from fourshot.pipeline.distillation.annotating import annotate_table
 from fourshot.pipeline.distillation.request import LabelDistillation
 from fourshot.pipeline.distillation.taught import annotated_texts, learnable
@@ -41,6 +41,13 @@ def test_a_person_may_correct_what_was_annotated(tmp_path: Path) -> None:
         annotated_probabilities({**row, "annotated_label": 5}, LABELS)
     with pytest.raises(InputError, match="'wram'"):
         annotated_probabilities({**row, "annotated_label": "wram"}, LABELS)
+
+
+def test_of_two_labels_that_are_equally_likely_the_teacher_s_is_not_a_person_s() -> None:
+    for label in LABELS:
+        row = {"annotated_label": label, "p_warm": "0.5", "p_cold": "0.5"}
+        assert not is_own(row, LABELS) and annotated_probabilities(row, LABELS) == (0.5, 0.5)
+    assert is_own({"annotated_label": "cold", "p_warm": "0.5", "p_cold": "0.4"}, LABELS)
 
 
 def test_what_a_spreadsheet_does_to_an_annotated_table_by_itself_is_no_correction() -> None:
@@ -137,6 +144,22 @@ def test_a_table_of_targets_without_its_columns_is_refused(tmp_path: Path) -> No
     out.write_text(out.read_text().replace("annotated_target", "target"))
     with pytest.raises(InputError, match=r"out.csv has no column 'annotated_target' any more"):
         annotated_pairs(inputs, out, written)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl"])
+def test_no_target_is_a_formula_and_each_is_read_as_it_was_written(tmp_path: Path, suffix: str) -> None:
+    targets = ['=HYPERLINK("http://host")', "+1", "- a point", "@name", "'=quoted", "'tis", "plain"]
+    path, out = tmp_path / "facts.jsonl", tmp_path / f"out.{suffix}"
+    write_jsonl(path, [{"input": f"a | {number}"} for number in range(len(targets))])
+    inputs, written = load_inputs(path, PairSource()), [WrittenAnswer(text=text) for text in targets]
+    write_annotated(inputs, out, written, "me")
+    cells = [str(row["annotated_target"]) for row in read_table(out).rows.values()]
+    if suffix == "jsonl":
+        assert cells == targets, "no spreadsheet opens it"
+    else:
+        assert not [cell for cell in cells if cell[0] in "=+-@"]
+    pairs, _ = annotated_pairs(inputs, out, written)
+    assert [pair.target for pair in pairs] == targets and not any(pair.is_corrected for pair in pairs)
 
 
 def test_a_target_that_a_person_wrote_is_told_from_what_a_spreadsheet_did_to_one(tmp_path: Path) -> None:

@@ -1,5 +1,8 @@
 """What a caller gives in place of a list of texts is refused in the name of the function that was called."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 import numpy as np
 import pytest
 
@@ -35,3 +38,9 @@ def test_arrays_and_generators_are_lists_of_plain_strings() -> None:
 
 def test_objects_of_fields_and_blank_texts_may_be_in_a_list() -> None:
     assert listed_texts([{"subject": "Hello"}, " "], "classify") == [{"subject": "Hello"}, " "]
+
+
+def test_objects_of_any_kind_are_plain_ones_of_plain_strings() -> None:
+    given: Mapping[str, str] = MappingProxyType({np.str_("subject"): np.str_("Hello")})
+    (listed,) = checked_texts([given], "predict")
+    assert type(listed) is dict and {type(part) for pair in listed.items() for part in pair} == {str}
