@@ -54,9 +54,5 @@ def listed_texts(texts: Iterable[Given], function: str) -> list[Given]:
 def plain(text: Any) -> Any:
     """A text as a `str`, of which numpy's strings are another kind; an object of fields as a `dict` of such."""
     if isinstance(text, Mapping):
-        return {_plain_string(field): _plain_string(value) for field, value in text.items()}
-    return _plain_string(text)
-
-
-def _plain_string(value: Any) -> Any:
-    return str(value) if isinstance(value, str) else value
+        return {plain(field): plain(value) for field, value in text.items()}
+    return str(text) if isinstance(text, str) else text

@@ -40,8 +40,7 @@ _LETTERS = (
 _SIGNS = "\u3001-\u303f\uff01-\uff65"  # that stand among them, as wide as they are
 MARK = r"[[\p{Mn}\p{Mc}]--[\ufe00-\ufe0f]]"  # but what only chooses between two forms of an emoji
 UNSPACED = re.compile(f"[{_LETTERS}]")
-# One character, as readers have it. The letters of flags go in pairs: to know where one ends, \X counts all of them
-# that stand before it, which takes time by the square of their number. So it is asked about a row's last flag alone.
+# One character. Flags are pairs of letters: \X counts all that stand before one, so it is asked about the last alone.
 _FLAG_LETTER = "[\U0001f1e6-\U0001f1ff]"
 _CHARACTER = rf"(?:{_FLAG_LETTER}{{2}}(?={_FLAG_LETTER})|\X)"
 
