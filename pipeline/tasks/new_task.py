@@ -89,11 +89,11 @@ def new_task(
     table = read_table(path, reading)
     if is_table:
         raise InputError(f"{out} is the table itself; nothing was written. Name the task's folder: --out FOLDER.")
-    out = out.resolve()
     usable = usable_rows(table, choices)
     train, test = split_by_label(usable.examples, seed)
     task = _summary(f"{task_name}.toml", table, choices, usable, len(train), len(test))
-    with staged_folder(out.parent, out.name) as staged:
+    place = out.resolve()
+    with staged_folder(place.parent, place.name) as staged:
         append_lines(staged / "train.jsonl", _rows(train, choices.fields))
         if test:
             append_lines(staged / "test.jsonl", _rows(test, choices.fields))
@@ -103,9 +103,9 @@ def new_task(
         load_task(task_file)
         if out.exists():  # empty; a link to a folder, and the one that the user is in, cannot be replaced
             for file in sorted(staged.iterdir(), key=lambda file: file == task_file):  # it is a task when all is there
-                file.rename(out / file.name)
+                file.rename(place / file.name)
         else:
-            settle(staged, out)
+            settle(staged, place)
     return msgspec.structs.replace(task, task_file=str(out / task.task_file))
 
 
