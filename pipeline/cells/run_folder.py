@@ -103,8 +103,8 @@ class RunFolder(WorkFolder):
         """Raise RunFolderError where the texts of the folder were written from other shots."""
         if self.has(SHOTS_FILE) and self.shots() != [*shots]:
             raise RunFolderError(
-                f"{self.path} was begun with other shots than the labelled data gives now: they or the test texts that "
-                "are taken out of them, were changed. Put them back as they were, or give another folder (--out)."
+                f"{self.path} was begun with other shots than the labelled data gives now: it was changed, or the test "
+                "texts that are taken out of it. Put them back as they were, or give another folder (--out)."
             )
 
     def write_command(self, command: str) -> None:
