@@ -14,7 +14,7 @@ from fourshot.pipeline.tables.types import Item, TableError, TableScan, UnreadRo
 
 _SOME_DIGIT = re.compile(r"-?[0.]*[1-9]")
 _BETWEEN = re.compile(r"[\s,\ufeff]*")
-LINES = (".jsonl", ".ndjson")
+_JSON_LINES = (".jsonl", ".ndjson")
 _LINES_TRIED = 20  # whether one of so many is an object by itself tells JSON Lines with a broken first line
 _WAYS = (
     'Write one object per row, {"text": "...", "label": "..."}, each on a line of its own or all in one array '
@@ -26,7 +26,7 @@ def read_json(reading: TableScan, source: TableSource) -> Iterator[Item]:
     """Yield the rows of a JSON file. JSON Lines are streamed, other forms are held in memory. Raises `TableError`."""
     text = check_text(reading, source)
     with text.open() as stream:
-        by_line = _is_by_line(stream, is_named_so=source.name.lower().endswith(LINES))
+        by_line = _is_by_line(stream, is_named_so=source.name.lower().endswith(_JSON_LINES))
     if not by_line:
         with text.open() as stream:
             document = stream.read()
