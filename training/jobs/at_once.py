@@ -1,9 +1,9 @@
-"""Trainings side by side on one machine, each in a process of its own with an equal part of the cores.
+"""Parallel trainings on one machine, each in a process of its own with an equal share of the cores.
 
-A small training does not fill a machine: on two cores, two trainings with one thread each take 0.68 to 0.78 of the time
-that one after the other takes, and a GPU waits for the one thread that launches its kernels (docs/training.md). How
-many threads a training gets follows from how many trainings there are in all and from the cores, not from what is left
-to do or from the free memory: a run that is taken up again makes the same bytes.
+A small training does not saturate a machine. On two cores, two parallel trainings with one thread each take 0.68 to
+0.78 of the time of sequential training. A GPU waits for the one thread that launches its kernels (docs/training.md).
+The number of threads per training depends on the total number of trainings and on the cores. It does not depend on the
+remaining work or the free memory, so a resumed run produces the same bytes.
 """
 
 import os
@@ -25,18 +25,18 @@ from fourshot.training.jobs.processes import StepDone
 from fourshot.training.lora.examples import OnStep
 from fourshot.training.lora.memory import base_bytes
 
-SWITCH = "FOURSHOT_TRAIN_AT_ONCE"  # environment: how many, where `Placement.at_once` does not say
+SWITCH = "FOURSHOT_TRAIN_AT_ONCE"  # environment variable: number of parallel trainings if `Placement.at_once` is 0
 MOST_AT_ONCE = 8
-WEIGHTS_TIMES, BESIDE_BYTES = 2, 2 << 30  # memory of one training: so many times its weights, and so much
-SHARE = 0.8  # of the free memory, for all of them
+WEIGHTS_TIMES, BESIDE_BYTES = 2, 2 << 30  # memory of one training: the base's weights times this, plus this
+SHARE = 0.8  # of the free memory, for all parallel trainings together
 
 
 class ParallelWidth(msgspec.Struct, frozen=True, kw_only=True):
-    """How trainings share a machine."""
+    """How parallel trainings share a machine."""
 
     at_once: int
-    threads: int  # of each
-    gpus: tuple[str, ...] = ()  # as CUDA_VISIBLE_DEVICES names them; a training has one
+    threads: int  # per training
+    gpus: tuple[str, ...] = ()  # as CUDA_VISIBLE_DEVICES names them; each training gets one
 
 
 class WorkerSetup(msgspec.Struct, frozen=True, kw_only=True, tag="hired"):
@@ -47,21 +47,25 @@ class WorkerSetup(msgspec.Struct, frozen=True, kw_only=True, tag="hired"):
 
 
 class JobDone(msgspec.Struct, frozen=True, kw_only=True, tag="done"):
-    """The job that a worker was given is finished."""
+    """Message from a worker: its current job is finished."""
 
     steps: int
     loss: float
 
 
 class JobFailed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
-    """It came to nothing, which is the job's own fault."""
+    """Message from a worker: its current job failed, for a reason that is the job's own."""
 
     kind: str  # class name of the error
     message: str
 
 
 def width(model: str, jobs: int, requested: int = 0) -> ParallelWidth:
-    """For ``jobs`` trainings of ``model``, a checkpoint folder. ``requested``: how many at once; 0: as many as fit."""
+    """Return how many of ``jobs`` trainings of ``model``, a checkpoint folder, run in parallel, and with what.
+
+    ``requested``: number of parallel trainings; 0: the number in the environment variable `SWITCH`, else as many as
+    cores and memory allow. Raises InputError if that variable is not a number.
+    """
     cores, devices = available_cores(), tuple(gpus(os.environ))
     limit = requested or _from_environment()
     at_once = min(jobs, limit or min(cores, MOST_AT_ONCE))
@@ -95,10 +99,11 @@ def do_jobs_at_once(
     log: Path,
     on_step: OnJobStep,
 ) -> list[FailedJob]:
-    """Train ``jobs``, with their numbers, into ``store``. One that fails does not stop the others, and is returned.
+    """Train ``jobs``, pairs of number and job, into ``store``, and return the failed ones.
 
-    ``on_step`` is called in several threads. Raises FourshotError where a process ends without an answer, or for a
-    fault of the machine such as a full disk: the others then end, too, and go on from their checkpoints the next time.
+    A failed job does not stop the others. ``on_step`` is called from several threads. Raises FourshotError if a process
+    ends without a result, for example because the disk is full. The other processes are then ended, too. Their jobs
+    continue from their checkpoints when the command is repeated.
     """
     waiting, failed = deque(_longest_first(jobs)), list[FailedJob]()
     children: list[ChildProcess] = []
@@ -130,7 +135,7 @@ def do_jobs_at_once(
 
 
 def _longest_first(jobs: Sequence[tuple[int, TrainingJob]]) -> list[tuple[int, TrainingJob]]:
-    """So that a long one that comes last does not keep one process busy while the others wait."""
+    """Sort jobs by planned steps, descending: a long job at the end would leave the other processes idle."""
 
     def steps(numbered_job: tuple[int, TrainingJob]) -> int:
         job = numbered_job[1]
@@ -147,19 +152,22 @@ def _next_job(waiting: "deque[tuple[int, TrainingJob]]") -> tuple[int, TrainingJ
 
 
 def _followed(child: ChildProcess, job: TrainingJob, on_step: OnStep) -> FailedJob | None:
-    """Until the job has ended."""
+    """Report the steps of ``job`` until it ends; return its failure, or None if it succeeded.
+
+    Raises the child's error if the process ends without a result.
+    """
     for message in child.messages(StepDone | JobDone | JobFailed):
         if isinstance(message, JobFailed):
             return FailedJob(key=job.key, kind=message.kind, message=message.message)
         if isinstance(message, JobDone):
-            on_step(message.steps, message.steps, message.loss)  # it may have stopped early
+            on_step(message.steps, message.steps, message.loss)  # training may have stopped before the planned step
             return None
         on_step(message.step, message.planned, message.loss)
     raise child.error(f"The process that trained {job.name}")
 
 
 def work(parent: ParentLink) -> None:
-    """In each process: the base is opened once, for all jobs it is given."""
+    """Run in each worker process: train the jobs that ``parent`` sends; the base model is loaded once for all."""
     hired = parent.receive(WorkerSetup)
     trainer = None
 

@@ -1,6 +1,7 @@
-"""The one home of Ray's set-up: being connected, what workers are given, and what a cluster has.
+"""Set-up of Ray: connecting to a cluster, the environment of its workers, and the devices it has.
 
-A room that spreads work imports ray in one module of its own, for its tasks or actors, and takes all else from here.
+A package that distributes work imports ray in one module of its own, for its tasks or actors, and uses this module for
+everything else.
 """
 
 import os
@@ -15,27 +16,27 @@ from fourshot.engine.machine.gpus import check_gpus
 from fourshot.engine.machine.processes import import_path
 from fourshot.engine.machine.threads import TRAIN_SPINS, available_cores, waiting_briefly
 
-CORES_PER_DEVICE = 2  # what stands for a GPU where there is none
-STEP_S = 4.0  # for each address of a host to be connected to, and for each part of a greeting
-ANSWER_S = 10.0  # for a cluster to have answered, its name looked up and its first call included
-GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])  # and an empty SETTINGS frame
-OBJECT_STORE_BYTES = 200 << 20  # what we send is small; Ray would take a third of the memory
+CORES_PER_DEVICE = 2  # cores that count as one device if the cluster has no GPU
+STEP_S = 4.0  # timeout for connecting to each address of a host, and for each receive of a greeting
+ANSWER_S = 10.0  # timeout for a cluster to respond, including name resolution and the first call
+GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])  # preface, empty SETTINGS frame
+OBJECT_STORE_BYTES = 200 << 20  # our objects are small; Ray would reserve a third of the memory
 
 
 @contextmanager
 def cluster(address: str, spins: str = TRAIN_SPINS) -> Iterator[None]:
-    """Be connected to Ray; leaves a connection alone that the caller had.
+    """Connect to Ray for the duration of the block; an existing connection is used and left open.
 
-    ``address``: "local" starts Ray on this machine for the time of the block, "auto" joins the cluster that this
+    ``address``: "local" starts Ray on this machine for the duration of the block, "auto" joins the cluster that this
     machine belongs to, anything else is a cluster's address. ``spins`` of workers: see `engine.machine.threads`. Raises
-    InputError where there is no cluster.
+    InputError if there is no cluster.
     """
     import ray
 
     if ray.is_initialized():
         yield
         return
-    # Workers import what the driver imports, wherever that is installed.
+    # Workers must find the same packages as the driver, wherever these are installed.
     variables = {"PYTHONPATH": import_path(), "TOKENIZERS_PARALLELISM": "false"}
     runtime = {"env_vars": waiting_briefly(variables, spins)}
     quiet: dict[str, Any] = {"log_to_driver": False, "configure_logging": False, "runtime_env": runtime}
@@ -49,7 +50,7 @@ def cluster(address: str, spins: str = TRAIN_SPINS) -> Iterator[None]:
             ray.init(address=address, **quiet)
     except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
         reason = str(error).rstrip(".")
-        if isinstance(error, ray.exceptions.RayError):  # of a token, above all; Ray's own words are for "auto"
+        if isinstance(error, ray.exceptions.RayError):  # usually about a token; Ray's own advice fits "auto" only
             reason = f"{reason.splitlines()[0]} (a cluster with tokens: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN)"
         raise InputError(
             f"There is no Ray cluster at {address!r}: {reason}. Give 'local' to start Ray on this machine, 'auto' on a "
@@ -62,9 +63,9 @@ def cluster(address: str, spins: str = TRAIN_SPINS) -> Iterator[None]:
 
 
 def check_cluster(address: str, gpus_per_engine: int = 1) -> None:
-    """Raise InputError where the cluster is not there, before anything is made; "" and "local" need none.
+    """Raise InputError if the cluster does not exist, before any work starts; "" and "local" need no cluster.
 
-    Without a cluster, this machine has to have the GPUs.
+    If ``address`` is "", this machine must have the GPUs.
     """
     if not address:
         check_gpus(gpus_per_engine)
@@ -74,15 +75,16 @@ def check_cluster(address: str, gpus_per_engine: int = 1) -> None:
 
 
 def machines() -> list[dict[str, float]]:
-    """Resources of each machine that is alive: "GPU", "CPU" and others."""
+    """Return the resources of each live machine: "GPU", "CPU" and others."""
     import ray
 
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
 def nodes(together: int = 1) -> dict[str, int]:
-    """Devices of each machine that is alive and has any, by its node's id: GPUs, or `CORES_PER_DEVICE` cores each
-    where the cluster has no GPU; so many ``together`` count as one.
+    """Return the number of devices of each live machine that has any, by node id.
+
+    A device is a GPU, or `CORES_PER_DEVICE` cores if the cluster has no GPU. ``together`` devices count as one.
     """
     import ray
 
@@ -94,7 +96,7 @@ def nodes(together: int = 1) -> dict[str, int]:
 
 
 def on_node(node: str, *, soft: bool = False) -> Any:
-    """Has a task or actor placed on that node; elsewhere where it is gone, if ``soft``."""
+    """Return the scheduling strategy that places a task or actor on ``node``; if ``soft``, elsewhere if it is gone."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     return NodeAffinitySchedulingStrategy(node, soft=soft)
@@ -105,12 +107,12 @@ def has_gpus() -> bool:
 
 
 def device_resources(count: int = 1) -> dict[str, float]:
-    """What a task or actor asks of Ray for ``count`` devices on one machine."""
+    """Return the resources that a task or actor requests from Ray for ``count`` devices on one machine."""
     return {"num_gpus": count, "num_cpus": 0} if has_gpus() else {"num_cpus": CORES_PER_DEVICE * count}
 
 
 def check_devices(count: int) -> None:
-    """Raise FourshotError where no machine has ``count`` devices for one training."""
+    """Raise FourshotError if no machine has ``count`` devices for one training."""
     gpus, cores = (int(max(machine.get(kind, 0) for machine in machines())) for kind in ("GPU", "CPU"))
     if gpus < count and (gpus or cores < CORES_PER_DEVICE * count):
         raise FourshotError(
@@ -120,7 +122,7 @@ def check_devices(count: int) -> None:
 
 
 def _check_answering(address: str) -> None:
-    """Raise OSError, ValueError or RayError within seconds where no cluster answers: Ray itself would try for minutes.
+    """Raise OSError, ValueError or RayError within seconds if no cluster responds; Ray itself would retry for minutes.
 
     ``address``: "auto" is `RAY_ADDRESS`, or the cluster that this machine was last part of.
     """
@@ -134,7 +136,7 @@ def _check_answering(address: str) -> None:
             bootstrap = services.canonicalize_bootstrap_address_or_die("auto")
             origin = f"{bootstrap}, where one was started: "
     scheme, _, place = bootstrap.rpartition("://")
-    if bootstrap == "local" or scheme not in ("", "ray"):  # Ray has clients of others
+    if bootstrap == "local" or scheme not in ("", "ray"):  # other schemes have clients of their own in Ray
         return
     host, _, port = place.rpartition(":")
     if not (host and port.isdigit() and int(port) < 1 << 16):
@@ -143,22 +145,23 @@ def _check_answering(address: str) -> None:
         _within(ANSWER_S, lambda: _call(host.strip("[]"), int(port), is_head=not scheme))
     except OSError as error:
         raise OSError(f"{origin}{error}") from error
-    find_node_ids = getattr(services, "find_node_ids", None)  # of later versions, which wait a minute for one
+    find_node_ids = getattr(services, "find_node_ids", None)  # later versions of Ray have it, and wait a minute for one
     if not scheme and find_node_ids and not find_node_ids():
         raise OSError(f"{origin}it answers, and this machine is not part of it (`ray start --address={bootstrap}`)")
 
 
 def _within(seconds: float, call: Callable[[], None]) -> None:
-    """Raise what ``call`` raises, and TimeoutError where it takes longer: it goes on in a thread that nobody awaits.
+    """Run ``call`` and raise what it raises, or TimeoutError if it takes longer than ``seconds``.
 
-    Neither the look-up of a name nor Ray's own first call can be given a time.
+    It runs in a daemon thread, which is abandoned after the timeout. Neither name resolution nor Ray's first call
+    accepts a timeout.
     """
     errors: list[Exception] = []
 
     def run() -> None:
         try:
             call()
-        except Exception as error:  # of whichever kind, it is raised where somebody waits
+        except Exception as error:  # every kind of error is raised again in the waiting thread
             errors.append(error)
 
     calling = threading.Thread(target=run, daemon=True)
@@ -171,14 +174,15 @@ def _within(seconds: float, call: Callable[[], None]) -> None:
 
 
 def _call(host: str, port: int, *, is_head: bool) -> None:
-    """Raise OSError or RayError where what listens there is no Ray.
+    """Raise OSError or RayError if no Ray listens at ``host`` and ``port``.
 
-    It has to greet as gRPC servers do, and a head (not a Ray client's server) has to say which cluster it is of.
+    Ray must send the greeting of a gRPC server. A head (``is_head``, not the server of a Ray client) must also report
+    the cluster it belongs to.
     Source: RFC 9113, section 3.4 (the first frame of a server is SETTINGS, type 4).
     """
     try:
         with socket.create_connection((host, port), timeout=STEP_S) as connection:
-            if os.environ.get("RAY_USE_TLS", "0").lower() not in ("1", "true"):  # before a handshake, it greets nobody
+            if os.environ.get("RAY_USE_TLS", "0").lower() not in ("1", "true"):  # TLS: no greeting before a handshake
                 connection.sendall(GREETING)
                 frame = b""
                 while len(frame) < 4 and (part := connection.recv(9)):

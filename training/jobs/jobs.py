@@ -1,4 +1,4 @@
-"""Trainings by content: a job that was done before, with the same examples and settings, is not done again."""
+"""Content-addressed trainings: a finished job with the same examples and settings is not trained again."""
 
 import hashlib
 from collections.abc import Callable, Iterable
@@ -19,7 +19,7 @@ from fourshot.training.lora.settings import ALL, ALL_PROJECTIONS, LoraSettings
 if TYPE_CHECKING:
     from fourshot.training.lora.train import LoraTrainer
 
-IMPORTS = "fourshot.training.lora.imports"  # what takes most of the start of a process that trains
+IMPORTS = "fourshot.training.lora.imports"  # importing these takes most of the start of a training process
 RESULT_FILE = "result.json"
 CHECKPOINT_FILE = "unfinished.pt"
 
@@ -27,38 +27,39 @@ CHECKPOINT_FILE = "unfinished.pt"
 class TrainingJob(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """One adapter to train."""
 
-    name: str  # what the adapter's name begins with
+    name: str  # prefix of the adapter's name
     model_revision: str
     examples: tuple[TrainingExample, ...]
-    held_out: tuple[TrainingExample, ...] = ()  # never trained on: they choose the pass whose weights are saved
+    held_out: tuple[TrainingExample, ...] = ()  # never trained on: they select the epoch whose weights are saved
     labels: tuple[str, ...]  # words
-    verbalizer: Verbalizer = "word"  # what is learnt to be said for them
+    verbalizer: Verbalizer = "word"  # the tokens that stand for each label
     settings: LoraSettings
     seed: int = 0
 
     @cached_property
     def key(self) -> str:
-        """Content hash: all that decides the adapter's bytes."""
+        """Hash of everything that determines the adapter's bytes."""
         content = msgspec.to_builtins(self)
         if content["settings"]["target_modules"] == ALL:
-            # As it was spelt before other families were known: stores keep what they have.
+            # Earlier versions wrote the names instead of `ALL`; adapters in existing stores keep their keys.
             content["settings"]["target_modules"] = ALL_PROJECTIONS
-        if not self.settings.min_warmup_steps:  # earlier versions knew no such bound
+        # Earlier versions did not have the next three settings. With these values they have no effect.
+        if not self.settings.min_warmup_steps:
             del content["settings"]["min_warmup_steps"]
-        if self.settings.adapted_layers == 1:  # nor that one
+        if self.settings.adapted_layers == 1:
             del content["settings"]["adapted_layers"]
-        if 0 < self.settings.max_steps <= self.settings.soft_max_steps:  # nor that one, which then bounds nothing
+        if 0 < self.settings.max_steps <= self.settings.soft_max_steps:
             del content["settings"]["soft_max_steps"]
         return hashlib.sha256(msgspec.json.encode(content, order="sorted")).hexdigest()[:16]
 
 
 class Placement(Typed, frozen=True, kw_only=True):
-    """Where trainings are done. It decides nothing about what comes out, but for rounding."""
+    """Where trainings run. It does not affect their results, except for rounding."""
 
     ray: str = ""  # address of the cluster: "local", "auto", HOST:PORT; empty: this machine
-    at_once: int = 0  # trainings side by side on this machine; 0: as many as its cores and memory are enough for
-    gpus_per_job: int = 1  # that share each training; without GPUs, processes with an equal part of the cores
-    gpus_per_engine: int = 1  # that share each engine's weights
+    at_once: int = 0  # parallel trainings on this machine; 0: as many as its cores and memory allow
+    gpus_per_job: int = 1  # GPUs that share each training; without GPUs, processes with an equal share of the cores
+    gpus_per_engine: int = 1  # GPUs that share each engine's weights
 
     def __post_init__(self) -> None:
         if self.at_once < 0:
@@ -73,21 +74,22 @@ HERE = Placement()
 
 
 class FailedJob(msgspec.Struct, frozen=True, kw_only=True):
-    """Why a piece of work came to nothing."""
+    """A failed piece of work, and why it failed."""
 
-    key: str  # of the training; elsewhere the folder that was to be filled
+    key: str  # of the training; for other work, the folder it would have written
     kind: str  # class name of the error
     message: str
 
 
-# The number of the job among those given, from 0; step; planned steps; loss in nats.
+# Arguments: index of the job among those passed, from 0; step; planned steps; loss in nats.
 OnJobStep = Callable[[int, int, int, float], None]
 
 
 def finished(store: Path, job: TrainingJob) -> TrainingResult | None:
-    """The result of a job that the store has, with its path as it is now: stores may be moved.
+    """Return the result of a job in ``store``, with its current path, because stores may be moved.
 
-    None where its weights are not there, or not whole, such as after a copy that left out large files.
+    None if the job is not finished, or if its weights are missing or incomplete, such as after a copy without large
+    files.
     """
     file = store / job.key / RESULT_FILE
     if not file.exists():
@@ -100,14 +102,17 @@ def finished(store: Path, job: TrainingJob) -> TrainingResult | None:
 
 
 def lost(store: Path, jobs: Iterable[TrainingJob]) -> list[str]:
-    """Folders of jobs that were finished, and whose weights are not there any more."""
+    """Return the folders of finished jobs whose weights are missing or incomplete."""
     return [
         str(store / job.key) for job in jobs if (store / job.key / RESULT_FILE).exists() and not finished(store, job)
     ]
 
 
 def do_job(trainer: "LoraTrainer", job: TrainingJob, store: Path, on_step: OnStep | None = None) -> TrainingResult:
-    """Train ``job`` into ``store``, from its checkpoint if there is one. It is finished once its result is written."""
+    """Train ``job`` into ``store``, from its checkpoint if there is one. The job is finished once `RESULT_FILE` exists.
+
+    If another machine finished it meanwhile, that result is returned and this one is removed.
+    """
     folder = store / job.key
     result = trainer.train(
         job.examples,
@@ -122,8 +127,8 @@ def do_job(trainer: "LoraTrainer", job: TrainingJob, store: Path, on_step: OnSte
         verbalizer=job.verbalizer,
     )
     if not trainer.share.tells:
-        return result  # another process writes it
-    if earlier := finished(store, job):  # a machine that was cut off meanwhile did it too, or this one was
+        return result  # the first process of the data-parallel training writes it
+    if earlier := finished(store, job):  # trained twice: another machine, or this one, was disconnected for a while
         if earlier.name != result.name:
             remove_folder(folder / result.name)
         return earlier

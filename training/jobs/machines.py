@@ -1,7 +1,7 @@
-"""What a machine of a cluster must have before it works: the base model's files, and the folders that all share.
+"""What a machine of a cluster needs before it can work: the base model's files, and the shared folders.
 
-A machine that has the checkpoint under the driver's path, with the same content, reads it there. Any other is given the
-files through Ray, in pieces, by an actor where the driver runs: once, whoever asks first, into `engine.home`.
+A machine with the same checkpoint under the driver's path uses it. Any other machine fetches the files through Ray, in
+pieces, from an actor on the driver's machine. They are fetched once per machine, into `engine.machine.home`.
 """
 
 import hashlib
@@ -22,36 +22,36 @@ from fourshot.engine.machine.files import settle, staged_folder
 from fourshot.engine.machine.home import HOME_VARIABLE, home
 from fourshot.training.jobs.cluster import on_node
 
-PROBE = ".shared-"  # what the name of a file begins with that tells whether a folder is the same everywhere
+PROBE = ".shared-"  # prefix of the file names that show whether a folder is shared by all machines
 PIECE_BYTES = 16 << 20
-ANSWER_S = 120.0  # for a first task to begin on a machine
+ANSWER_S = 120.0  # timeout for a first task on a machine
 
 
 class MachineNeeds(msgspec.Struct, frozen=True, kw_only=True):
-    """What every machine has to have, under the paths that the driver knows."""
+    """What every machine needs, under the driver's paths."""
 
     model: str = ""  # checkpoint folder; "" for none
     content: str = ""  # its `content_hash`
-    store: str = ""  # a folder that all may read and write, as one; "" for none
-    probe: str = ""  # the file in it that is looked for
-    folders: tuple[str, ...] = ()  # that are read: of adapters, say
+    store: str = ""  # a folder that all machines share, and can read and write; "" for none
+    probe: str = ""  # name of the file in ``store`` that must be visible
+    folders: tuple[str, ...] = ()  # folders that are only read, such as adapters
 
 
 class MachineSupplies(NamedTuple):
-    """What goes to a machine: its needs, and the actor that has the model's files."""
+    """What is sent to a machine: its needs, and the actor that serves the model's files."""
 
     needs: MachineNeeds
-    giver: Any
+    giver: Any  # handle of a `CheckpointServer` actor; None if no model is needed
 
 
 @contextmanager
 def supplies(
     model: str, store: Path | None = None, folders: Sequence[str] = (), giver: "type[CheckpointServer] | None" = None
 ) -> Iterator[MachineSupplies]:
-    """For the time of the block, a probe lies in ``store``, and the checkpoint ``model`` is given to who asks.
+    """For the duration of the block, keep a probe file in ``store`` and serve the checkpoint ``model`` to machines.
 
-    ``giver``: a class with more that workers ask the driver's machine for; a process less than an actor of its own.
-    A cluster must be connected. The driver sees the model, the store and all folders itself.
+    ``giver``: a subclass with further methods that workers call on the driver's machine, which saves the process of a
+    second actor. A cluster must be connected, and the driver must see the model, the store and all folders.
     """
     import ray
 
@@ -66,7 +66,7 @@ def supplies(
     )
     if store:
         store.mkdir(parents=True, exist_ok=True)
-        for leftover in store.glob(f"{PROBE}*"):  # of a driver that was killed
+        for leftover in store.glob(f"{PROBE}*"):  # left by a killed driver
             leftover.unlink(missing_ok=True)
         (store / probe).write_text(probe, encoding="utf-8")
     actor = _beside_the_driver(giver or CheckpointServer, model) if needs.model else None
@@ -82,10 +82,11 @@ def supplies(
 
 
 def _beside_the_driver(kind: "type[CheckpointServer]", model: str) -> Any:
-    """An actor on the driver's machine, which lives as long as the driver does.
+    """Return an actor on the driver's machine that lives as long as the driver.
 
-    It needs a byte of memory. What needs nothing is first sent to any machine, which may not know of the driver's yet;
-    what needs something to the machine of whoever asks. Source: Ray, gcs_actor_scheduler.cc, SelectForwardingNode.
+    It requests a byte of memory. Ray first forwards an actor without resource requests to an arbitrary machine, which
+    may not know the driver's machine yet. It forwards an actor with requests to the machine of its creator.
+    Source: Ray, gcs_actor_scheduler.cc, SelectForwardingNode.
     """
     import ray
 
@@ -94,11 +95,11 @@ def _beside_the_driver(kind: "type[CheckpointServer]", model: str) -> Any:
 
 
 def check_machines(supplied: MachineSupplies, nodes: Collection[str]) -> None:
-    """Have each of these nodes see to its needs, at the same time. Raises InputError that names all that cannot."""
+    """Have all ``nodes`` provide what they need, in parallel. Raises InputError that names each machine that cannot."""
     folders = msgspec.structs.replace(supplied.needs, model="")
     faults = _faults(MachineSupplies(folders, None), nodes, ANSWER_S)
     if not faults and supplied.needs.model:
-        faults = _faults(supplied, nodes, None)  # a large model takes as long as it takes
+        faults = _faults(supplied, nodes, None)  # no timeout: the time to fetch depends on the model's size
     if faults:
         raise InputError(
             f"{len(faults)} of {len(nodes)} machines of the Ray cluster cannot take part:\n" + "\n".join(faults)
@@ -118,12 +119,12 @@ def _faults(supplied: MachineSupplies, nodes: Collection[str], timeout_s: float 
         try:
             name, fault = ray.get(call, timeout=timeout_s)
         except (ray.exceptions.NodeDiedError, ray.exceptions.TaskUnschedulableError, ray.exceptions.WorkerCrashedError):
-            continue  # it has left, and nothing is asked of it
+            continue  # the machine has left the cluster, so it needs nothing
         except ray.exceptions.GetTimeoutError:
             fault = (
                 f"no task began there within {ANSWER_S:.0f} s. Is its disk full, or its network gone (`ray status`)?"
             )
-        except ray.exceptions.RayError as error:  # without fourshot, or another version
+        except ray.exceptions.RayError as error:  # such as fourshot missing there, or in another version
             fault = str(error).strip().splitlines()[-1]
         if not fault and needs.store and not (Path(needs.store) / f"{needs.probe}-{name}").exists():
             fault = f"what it writes into {needs.store} is not seen here: one folder must be mounted on all machines"
@@ -133,7 +134,7 @@ def _faults(supplied: MachineSupplies, nodes: Collection[str], timeout_s: float 
 
 
 def _check(supplied: MachineSupplies) -> tuple[str, str]:
-    """On a machine: its name, and what is wrong with it."""
+    """Run on a machine: provide what it needs, and return its name and what failed ("" if nothing)."""
     try:
         provide(supplied)
         if store := supplied.needs.store:
@@ -144,16 +145,16 @@ def _check(supplied: MachineSupplies) -> tuple[str, str]:
 
 
 def machine_name() -> str:
-    """Of the machine that this runs on: its name and its address in the cluster."""
+    """Return the host name and the cluster address of this machine, as NAME-ADDRESS."""
     import ray
 
     return f"{os.uname().nodename}-{ray.util.get_node_ip_address()}"
 
 
 def provide(supplied: MachineSupplies) -> str:
-    """On a machine: see to its needs. Returns the model's folder there.
+    """Run on a machine: provide what it needs, and return the model's folder there ("" if no model is needed).
 
-    Raises InputError for a folder that is not shared, or not there; FourshotError where the model cannot be had.
+    Raises InputError if a folder is not shared or does not exist, and FourshotError if the model cannot be fetched.
     """
     needs = supplied.needs
     if needs.store and not (Path(needs.store) / needs.probe).exists():
@@ -173,11 +174,11 @@ def provide(supplied: MachineSupplies) -> str:
     return _models[needs.content]
 
 
-_models: dict[str, str] = {}  # content hash -> folder: a worker looks once
+_models: dict[str, str] = {}  # content hash -> folder, so that a worker looks for each model once
 
 
 def _fetched(needs: MachineNeeds, giver: Any) -> Path:
-    """The checkpoint on this machine: where the driver has it, else where it was fetched to."""
+    """Return the checkpoint's folder on this machine: the driver's path, else the copy, fetched if necessary."""
 
     def is_whole(folder: Path) -> bool:
         return folder.is_dir() and content_hash(folder) == needs.content
@@ -197,7 +198,7 @@ def _fetched(needs: MachineNeeds, giver: Any) -> Path:
 
 
 def _fetch(folder: Path, giver: Any) -> None:
-    """Have the files of the giver's checkpoint, whole and as they are there, in ``folder``. Raises OSError."""
+    """Fetch the files of the giver's checkpoint into ``folder``, and verify their SHA-256. Raises OSError."""
     import ray
 
     try:
@@ -217,14 +218,14 @@ def _fetch(folder: Path, giver: Any) -> None:
 
 
 class CheckpointServer:
-    """Beside the driver: the files of a checkpoint."""
+    """Serves the files of a checkpoint, as an actor on the driver's machine."""
 
     def __init__(self, folder: str) -> None:
         self._folder = Path(folder)
         self._files: list[tuple[str, int, str]] = []
 
     def files(self) -> list[tuple[str, int, str]]:
-        """(name, bytes, SHA-256) of each; computed for the first machine that asks."""
+        """Return (name, size in bytes, SHA-256) of each file; computed on the first call."""
         for path in () if self._files else content_files(self._folder):
             with path.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()

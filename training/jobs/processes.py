@@ -1,8 +1,10 @@
-"""One job over several GPUs, or processes, of this machine: for a base or a data set that one is too slow for.
+"""Data-parallel training of one job on several GPUs, or processes, of this machine.
+
+Used if one GPU is too slow for the base model or the dataset. `do_job_over_processes` starts
 
     python -m torch.distributed.run --nproc_per_node N -m fourshot.training.jobs.processes MODEL JOB STORE
 
-is what `do_job_over_processes` starts; accelerate finds out who is who, and which device is whose.
+and accelerate assigns ranks and devices to the processes.
 """
 
 import sys
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class StepDone(msgspec.Struct, frozen=True, kw_only=True, tag="step"):
-    """What the first process tells after every step."""
+    """Message from the first process after every step."""
 
     step: int
     planned: int
@@ -34,7 +36,10 @@ class StepDone(msgspec.Struct, frozen=True, kw_only=True, tag="step"):
 
 
 def training(model: str, store: Path, processes: int) -> Callable[[TrainingJob, OnStep], TrainingResult]:
-    """Trains a job: in this process, which opens the base when it is first asked to, or over several."""
+    """Return a function that trains one job into ``store``, with ``processes`` processes.
+
+    If ``processes`` is 1, it trains in this process, and loads the base model with the first job.
+    """
 
     @cache
     def open_trainer() -> "LoraTrainer":
@@ -53,9 +58,12 @@ def training(model: str, store: Path, processes: int) -> Callable[[TrainingJob, 
 def do_job_over_processes(
     model: str, job: TrainingJob, store: Path, processes: int, on_step: OnStep | None = None
 ) -> TrainingResult:
-    """Train ``job`` into ``store`` with one process per GPU, or per equal part of the cores. Raises what it raised."""
+    """Train ``job`` into ``store`` with one process per GPU, or per equal share of the cores.
+
+    Raises the error of the processes if they report one, and FourshotError if they end without a result.
+    """
     environment = child_environment(TRAIN_SPINS)
-    environment["PYTHONSAFEPATH"] = "1"  # torchrun starts its own without `-P`
+    environment["PYTHONSAFEPATH"] = "1"  # torchrun starts its processes without `-P`
     environment.setdefault("OMP_NUM_THREADS", str(max(1, available_cores() // processes)))
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "job.json"
@@ -77,7 +85,7 @@ def do_job_over_processes(
 
 
 def work(parent: ParentLink) -> None:
-    """In each of the processes: a part of every batch."""
+    """Run in each of the processes: train on this process's share of every batch."""
     import torch
     from accelerate import PartialState
 

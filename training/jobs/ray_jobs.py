@@ -1,8 +1,8 @@
-"""Many trainings at once: one Ray task per job, one GPU each, or two cores where the cluster has no GPU.
+"""Many trainings over Ray: one Ray task per job, with one GPU each, or two cores if the cluster has no GPU.
 
-Jobs are named by content and written whole into a store that all workers see, so nothing has to be remembered about who
-did what: a worker that dies has its job started again elsewhere, from the job's last checkpoint; a driver that dies is
-started again and finds what is finished. All jobs are given to Ray at once, and Ray queues them.
+Jobs are named after their content and written atomically into a store that all workers see, so no record of workers is
+needed. If a worker dies, its job is restarted elsewhere, from the job's last checkpoint. If the driver dies, the
+repeated command finds the finished jobs. All jobs are submitted to Ray at once, and Ray queues them.
 """
 
 import os
@@ -28,24 +28,24 @@ from fourshot.training.jobs.machines import (
 from fourshot.training.jobs.processes import do_job_over_processes
 from fourshot.training.lora.examples import TrainingResult
 
-RETRIES = 3  # of a job whose worker died, or whose machine cannot; an error of the job itself is not tried again
+RETRIES = 3  # of a job whose worker died, or whose machine cannot run it; an error of the job itself is not retried
 POLL_S = 0.5
-LOOK_S = 5.0  # between two looks for machines that have left
-# A network file system may show what another machine wrote only when its cache expires. Source: nfs(5), acdirmax.
+LOOK_S = 5.0  # between two checks for machines that have left
+# A network file system may show another machine's files only after its cache expires. Source: nfs(5), acdirmax.
 SEEN_S = 90.0
-COLOURS = re.compile(r"\x1b\[[0-9;]*m")  # of a terminal, in what Ray says
+COLOURS = re.compile(r"\x1b\[[0-9;]*m")  # terminal colour codes in Ray's messages
 
 Tell = Callable[[str], None]
-_trainers: dict[str, Any] = {}  # model folder -> trainer: a worker opens the base once, for all jobs it is given
+_trainers: dict[str, Any] = {}  # model folder -> trainer, so that a worker loads the base model once for all its jobs
 
 
 class _Failed(msgspec.Struct, frozen=True, kw_only=True):
-    """What a worker says of a job that came to nothing."""
+    """A worker's report of a failed job."""
 
     kind: str  # class name of the error
     message: str
     node: str
-    of_machine: bool  # not of the job: another machine may do it
+    of_machine: bool  # the fault is the machine's, not the job's: another machine may succeed
 
 
 def run_jobs_over_ray(
@@ -56,12 +56,13 @@ def run_jobs_over_ray(
     on_step: OnJobStep | None = None,
     tell: Tell = lambda line: None,
 ) -> list[TrainingResult | FailedJob]:
-    """Do what the store does not have yet; one outcome per job, in order. A failed job does not stop the others.
+    """Train the jobs that the store does not have yet, and return one outcome per job, in order.
 
-    ``placement.ray``: see `jobs.cluster.cluster`. ``store`` is a folder that every worker sees; ``model`` is given to
-    machines that do not have it. ``tell`` hears of machines that could not do what they were given. Raises InputError
-    where the cluster cannot be reached, or a machine of it does not see the store or cannot have the model;
-    FourshotError where it has neither a GPU nor two cores.
+    A failed job does not stop the others. ``placement.ray``: see `jobs.cluster.cluster`. ``store`` is a folder that
+    every worker sees. Machines without ``model`` fetch it. ``tell`` is called with a line for each job that moves to
+    another machine because its own could not run it. Raises InputError if the cluster cannot be reached, or if one of
+    its machines does not see the store or cannot get the model. Raises FourshotError if no machine has the devices
+    for one training.
     """
     outcomes: list[TrainingResult | FailedJob | None] = [finished(store, job) for job in jobs]
     open_jobs = [number for number, outcome in enumerate(outcomes) if outcome is None]
@@ -77,7 +78,7 @@ def run_jobs_over_ray(
 
 
 class _Queue:
-    """Jobs that Ray has, where each runs, and where it may not be tried again."""
+    """The jobs submitted to Ray, the node that each runs on, and the nodes where it must not be retried."""
 
     def __init__(
         self, jobs: Sequence[TrainingJob], store: Path, supplied: MachineSupplies, processes: int, tell: Tell
@@ -85,18 +86,18 @@ class _Queue:
         import ray
 
         self._jobs, self._store, self._supplied, self._processes, self._tell = jobs, store, supplied, processes, tell
-        # max_calls=0: a worker that held a GPU would end after one job otherwise, and the base be opened for each.
+        # max_calls=0: otherwise a worker with a GPU would exit after one job, and load the base model for each.
         self._task = ray.remote(max_calls=0, max_retries=RETRIES, **device_resources(processes))(_work)
         self._running: dict[Any, int] = {}
-        self._nodes: dict[int, str] = {}  # where a job was begun last
-        self._unfit: dict[int, set[str]] = {}  # nodes that could not do a job
+        self._nodes: dict[int, str] = {}  # job number -> node on which it last started
+        self._unfit: dict[int, set[str]] = {}  # job number -> nodes that could not run it
         self._looked_s = time.monotonic()
         self._alive = set(nodes())
 
     def run(
         self, open_jobs: Sequence[int], on_step: OnJobStep | None
     ) -> Iterator[tuple[int, TrainingResult | FailedJob]]:
-        """Yields the outcome of each open job as it ends."""
+        """Yield (number, outcome) of each open job as it ends."""
         import ray
 
         for number in open_jobs:
@@ -105,7 +106,7 @@ class _Queue:
             ended, _ = ray.wait(list(self._running), timeout=POLL_S)
             new_nodes, steps = ray.get(self._supplied.giver.read.remote())
             self._nodes.update(new_nodes)
-            unfinished = set(self._running.values())  # what is written late is of no use
+            unfinished = set(self._running.values())  # late steps of finished jobs are ignored
             for number, (step, planned, loss) in sorted(steps.items()):
                 if on_step and number in unfinished:
                     on_step(number, step, planned, loss)
@@ -115,7 +116,7 @@ class _Queue:
                 if outcome is None:
                     continue
                 if on_step and isinstance(outcome, TrainingResult):
-                    on_step(number, outcome.steps, outcome.steps, outcome.losses[-1])  # it may have stopped early
+                    on_step(number, outcome.steps, outcome.steps, outcome.losses[-1])  # training may have stopped early
                 yield number, outcome
             self._look()
 
@@ -126,10 +127,11 @@ class _Queue:
         self._running[reference] = number
 
     def _look(self) -> None:
-        """Give jobs of machines that are gone to others.
+        """Resubmit the jobs of machines that have left the cluster.
 
-        Ray does so itself where the connection broke. Where it fell silent, the network being cut, Ray would wait for
-        minutes after it has given the machine up. A job that has not said where it is may be there too.
+        Ray does so itself if the connection broke. If the network was cut, the connection is silent, and Ray would wait
+        for minutes after it has declared the machine dead. A job that has not reported its node may have been there
+        too, so it is also resubmitted.
         """
         import ray
 
@@ -148,13 +150,13 @@ class _Queue:
             self._give(number)
 
     def _outcome(self, reference: Any, number: int) -> TrainingResult | FailedJob | None:
-        """None where it is tried again."""
+        """Return the outcome of an ended job, or None if it was resubmitted."""
         import ray
 
         job = self._jobs[number]
         try:
             failure = ray.get(reference)
-        except ray.exceptions.RayTaskError as error:  # what a library raised: there was no other try
+        except ray.exceptions.RayTaskError as error:  # raised by a library, and not retried by Ray
             message = f"{type(error.cause).__name__}: {error.cause}"
             return FailedJob(key=job.key, kind="FourshotError", message=message)
         except ray.exceptions.RayError as error:
@@ -178,13 +180,13 @@ class _Queue:
                     "share."
                 )
                 return FailedJob(key=job.key, kind="FourshotError", message=message)
-            os.listdir(self._store)  # has a network file system ask again
+            os.listdir(self._store)  # makes a network file system refresh its cache
             time.sleep(POLL_S)
         return result
 
 
 class _Board(CheckpointServer):
-    """Where workers write where they are and how far; read by the driver, beside which it is."""
+    """Actor on the driver's machine: workers report the node and progress of their jobs, and the driver polls them."""
 
     def __init__(self, folder: str) -> None:
         super().__init__(folder)
@@ -198,14 +200,14 @@ class _Board(CheckpointServer):
         self._steps[number] = (step, planned, loss)
 
     def read(self) -> tuple[dict[int, str], dict[int, tuple[int, int, float]]]:
-        """What was written since the last time."""
+        """Return (nodes, steps) reported since the last call, by job number; a step is (step, planned, loss)."""
         written = self._nodes, self._steps
         self._nodes, self._steps = {}, {}
         return written
 
 
 def _work(supplied: MachineSupplies, job: TrainingJob, store: str, number: int, processes: int) -> _Failed | None:
-    """In a worker: do one job; None, or why it failed. Only the death of the worker is for Ray to try again."""
+    """Run in a worker: train one job; return None, or why it failed. Ray retries only if the worker itself dies."""
     import ray
 
     from fourshot.training.lora.train import LoraTrainer
@@ -224,7 +226,7 @@ def _work(supplied: MachineSupplies, job: TrainingJob, store: str, number: int, 
         model = provide(supplied)
     except (FourshotError, OSError) as error:
         return failed(error, of_machine=True)
-    if finished(Path(store), job) is not None:  # the worker died after the last write, before it could say so
+    if finished(Path(store), job) is not None:  # an earlier worker died after writing the result
         return None
     try:
         if processes > 1:
@@ -236,6 +238,6 @@ def _work(supplied: MachineSupplies, job: TrainingJob, store: str, number: int, 
         do_job(_trainers[model], job, Path(store), on_step)
     except FourshotError as error:
         return failed(error, of_machine=False)
-    except OSError as error:  # its disk is full, or broken
+    except OSError as error:  # the machine's disk is full or faulty
         return failed(error, of_machine=True)
     return None
