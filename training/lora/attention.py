@@ -1,4 +1,4 @@
-"""Rotation and attention within the segments of a packed row, forward and backward.
+"""Rotary embedding and attention within the segments of a packed row, forward and backward.
 
 Each text attends to the instruction and to itself only.
 """
@@ -12,26 +12,26 @@ from torch.nn.functional import pad
 
 from fourshot.training.lora.packing import PackedRow
 
-# Softmax takes a third of the time, or less, where a row of weights is a whole number of vector registers.
+# Softmax takes a third of the time, or less, if a row of weights fills a whole number of vector registers.
 KEY_MULTIPLE = 32
-LONG_PREFIX, LEAST_PIECE = 128, 16  # tokens: a prefix that may be taken apart, and a piece of it
+LONG_PREFIX, LEAST_PIECE = 128, 16  # tokens: the shortest prefix that may be split, and the shortest piece of it
 
 
 class Segments:
-    """Which tokens of a row see which: the prefix itself, each tail the prefix and itself.
+    """Which tokens of a row attend to which: the prefix to itself, each tail to the prefix and itself.
 
-    S segments of at most L queries and K keys, the prefix first among these. A long prefix is several segments, which
-    see keys of the prefix alone. Everything is a choice of rows, one row per token and head; padding points at some row
-    and is masked.
+    There are S segments of at most L queries and K keys; the keys begin with those of the prefix. A long prefix is
+    split into several segments, which attend to keys of the prefix alone. Queries, keys and values are selected by row
+    indices, with one row per token and head. The indices of padding are arbitrary, and padding is masked.
     """
 
     def __init__(
         self, row: PackedRow, dtype: torch.dtype, heads: int, kv_heads: int, windows: Iterable[int | None] = (None,)
     ) -> None:
-        """``windows``: how many tokens a query sees at most, itself included; None for all.
+        """``windows``: the most tokens that a query attends to, itself included; None for all.
 
-        All is built where the row is, in one copy of a few numbers: a GPU waits neither for the masks nor for how many
-        tokens a choice leaves.
+        Everything is built on the row's device, from one copied tensor of a few numbers. So a GPU does not wait for the
+        host, neither for the masks nor for data-dependent shapes.
         """
         prefix, device = row.prefix_length, row.input_ids.device
         pieces = _pieces(prefix, max(row.lengths))
@@ -44,30 +44,30 @@ class Segments:
         queries = torch.where(inside, starts + offsets, 0)  # [S, L]: places in the row
         unused = zeros(len(spans), -(prefix + longest) % KEY_MULTIPLE)
         keys = torch.cat([numbers(prefix).expand(len(spans), prefix), queries, unused], dim=1)  # [S, K]
-        # A whole prefix is a segment of its own, and does not precede itself.
+        # An unsplit prefix is a segment of its own, whose keys are its own tokens and not the shared prefix keys.
         is_tail, is_whole = starts >= prefix, len(pieces) < 2
         sees_prefix = (is_tail | (not is_whole)).expand(len(spans), prefix)
         visible = torch.cat([sees_prefix, inside & (is_tail | is_whole), unused.bool()], dim=1)  # [S, K]
-        places = torch.where(is_tail | is_whole, prefix, starts) + offsets  # [S, L]: of the queries, among the keys
-        behind = places[:, :, None] - numbers(keys.shape[1])  # [S, L, K]: how far a key lies before a query
+        places = torch.where(is_tail | is_whole, prefix, starts) + offsets  # [S, L]: index of each query in the keys
+        behind = places[:, :, None] - numbers(keys.shape[1])  # [S, L, K]: distance from a key to a later query
         self.prefix, self.heads, self.kv_heads = prefix, heads, kv_heads
-        self.used = prefix + sum(row.lengths)  # tokens; after them comes padding
+        self.used = prefix + sum(row.lengths)  # tokens before the padding
         group, self.shape = heads // kv_heads, (len(spans), kv_heads, longest, keys.shape[1])
         self.masks: dict[int | None, Tensor] = {}
         for window in set(windows):
             near = (behind >= 0) & (behind < window) if window else behind >= 0
             allowed = visible[:, None, :] & near  # [S, L, K]
             mask = zeros(allowed.shape, dtype=dtype).masked_fill_(~allowed, torch.finfo(dtype).min)
-            # [S * kv_heads, group * L, K]: the heads that share keys are rows of one product.
+            # [S * kv_heads, group * L, K]: heads that share keys are rows of one product.
             self.masks[window] = mask[:, None, None].expand(-1, kv_heads, group, -1, -1).flatten(0, 1).flatten(1, 2)
         q = queries[:, None, None, :] * every + numbers(heads).view(kv_heads, group, 1)  # [S, kv, group, L]
         k = keys[:, None, :] * every + heads + numbers(kv_heads)[:, None]  # [S, kv, K]
         self.counts = q.numel(), k.numel()
         self.rows = torch.cat([q.flatten(), k.flatten(), k.flatten() + kv_heads])  # of queries, keys, values
-        # Padding takes its gradient from a row of zeros after the last token.
+        # Padding gets its gradient from a row of zeros after the last token.
         answers = torch.where(inside, queries, num_tokens)[:, None, None, :]
         self.answer_rows = (answers * heads + numbers(heads).view(kv_heads, group, 1)).flatten()
-        # The other way round: where each token's query, key and value lie. Padding of the row points anywhere.
+        # The inverse: the indices of each token's query, key and value. Those of padding are arbitrary.
         segment = numbers(len(spans)).repeat_interleave(lengths[:, 0], output_size=self.used)
         offset = numbers(self.used) - starts[:, 0].index_select(0, segment)
         segment, offset = (pad(part, (0, num_tokens - self.used))[:, None] for part in (segment, offset))  # [T, 1]
@@ -77,10 +77,10 @@ class Segments:
 
 
 def _pieces(prefix: int, longest_tail: int) -> list[tuple[int, int]]:
-    """Start and length of the segments that a prefix makes: one, or several where it is far longer than the texts.
+    """Return (start, length) of each segment of a prefix: one, or several if it is far longer than the texts.
 
-    All segments have as many queries as the longest. An instruction that names 77 classes, in one segment, would make
-    14 times as many weights as there are pairs of tokens that see each other.
+    An empty prefix has none. All segments are padded to the queries of the longest. As a single segment, an instruction
+    that names 77 classes would need 14 times as many weights as there are pairs of tokens that attend to each other.
     """
     size = max(longest_tail, LEAST_PIECE)
     if prefix < LONG_PREFIX or prefix < 2 * size:
@@ -91,10 +91,10 @@ def _pieces(prefix: int, longest_tail: int) -> list[tuple[int, int]]:
 def attend(
     qkv: Tensor, cos: Tensor, sin: Tensor, segments: Segments, window: int | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Rotation of q and k in place, then attention. ``qkv`` is [T, (heads + 2 * kv_heads) * size].
+    """Rotate q and k in place, then compute attention. ``qkv`` is [T, (heads + 2 * kv_heads) * size].
 
-    Returns the answers [S * heads * L, size], of which `Segments.back_q` says where a token's are; and the chosen rows
-    and the weights, for `attend_backward`.
+    Returns the outputs [S * heads * L, size], where `Segments.back_q` has the indices of each token's. Also returns the
+    selected rows and the attention weights, for `attend_backward`.
     """
     x = qkv.view(len(qkv), -1, cos.shape[-1])
     _turn(x[:, : segments.heads + segments.kv_heads], cos, sin)
@@ -107,9 +107,9 @@ def attend(
 def attend_backward(
     g: Tensor, rows: Tensor, weights: Tensor, cos: Tensor, sin: Tensor, segments: Segments, out: Tensor
 ) -> None:
-    """Write the gradient of qkv to ``out``, shaped like it, from that of the answers, ``g`` [T + 1, heads * size].
+    """Write the gradient of qkv to ``out``, shaped like qkv.
 
-    The last row of ``g`` is zero.
+    ``g`` [T + 1, heads * size] is the gradient of the attention outputs by token; its last row must be zero.
     """
     (q, k, v), size = _split(rows, segments), cos.shape[-1]
     g = g.view(-1, size).index_select(0, segments.answer_rows).view(q.shape)
@@ -122,7 +122,7 @@ def attend_backward(
     torch.bmm(of_scores.transpose(1, 2), q, out=of_k)
     torch.index_select(of_rows, 0, segments.back, out=out.view(-1, size))
     out = out.view(len(out), -1, size)
-    if prefix := segments.prefix:  # its keys and values are seen by every segment
+    if prefix := segments.prefix:  # every segment attends to its keys and values
         s, kv_heads, _, num_keys = segments.shape
         of_prefix = of_rows[segments.counts[0] :].view(2, s, kv_heads, num_keys, size)[:, :, :, :prefix]
         out[:prefix, segments.heads :] += of_prefix.sum(1).permute(2, 0, 1, 3).flatten(1, 2)
@@ -131,7 +131,7 @@ def attend_backward(
 
 
 def _split(rows: Tensor, segments: Segments) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries [S * kv_heads, group * L, size], keys and values [S * kv_heads, K, size]: views of rows."""
+    """Return queries [S * kv_heads, group * L, size], keys and values [S * kv_heads, K, size], as views of ``rows``."""
     s, kv_heads, _, num_keys = segments.shape
     q, k, v = rows.split([segments.counts[0], segments.counts[1], segments.counts[1]])
     size = rows.shape[1]
@@ -139,6 +139,6 @@ def _split(rows: Tensor, segments: Segments) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _turn(x: Tensor, cos: Tensor, sin: Tensor, *, back: bool = False) -> None:
-    """Rotate in place, x [T, heads, size]; ``back`` gives gradients their way back."""
+    """Apply the rotary embedding to x [T, heads, size] in place; ``back`` applies its transpose, for gradients."""
     swapped = x.roll(x.shape[-1] // 2, -1)
     x.mul_(cos).addcmul_(swapped, sin, value=-1 if back else 1)

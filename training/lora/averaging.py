@@ -1,9 +1,10 @@
-"""Several adapters of one base as one, whose change of each weight is the mean of theirs.
+"""The average of several adapters of one base model: an adapter whose weight update is the mean of theirs.
 
-What adapters of the same few texts add to a base is small, so a label's log-odds are nearly linear in it: the average
-answers much as the mean of their answers does, in one reading instead of one for each (docs/training.md has both).
+The weight updates of adapters trained on the same few texts are small, so a label's log-odds are nearly linear in them.
+The average therefore predicts nearly the same as the mean of the adapters' predictions, with one forward pass instead
+of one per adapter (docs/training-log.md has both).
 Source: Wortsman et al. 2022, "Model soups: averaging weights of multiple fine-tuned models improves accuracy without
-increasing inference time". Products are averaged here, not their factors: those of two trainings do not fit together.
+increasing inference time". The products are averaged, not their factors, because factors of two trainings do not match.
 """
 
 import hashlib
@@ -18,19 +19,19 @@ from fourshot.engine.core import Adapter
 from fourshot.engine.machine.files import disk_errors, settle, staged_folder
 from fourshot.training.lora.adapter_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, NAME_DIGITS
 
-MOST_RANK = 512  # that vLLM has kernels for
+MOST_RANK = 512  # the largest that vLLM has kernels for
 
 
 def can_average(adapters: Sequence[Adapter]) -> bool:
-    """Whether the average of ``adapters`` is one that vLLM serves; it has the sum of their ranks."""
+    """Whether vLLM can serve the average of ``adapters``, whose rank is the sum of theirs; False for a single one."""
     return len(adapters) > 1 and sum(map(rank_of, adapters)) <= MOST_RANK
 
 
 def average(adapters: Sequence[Adapter], parent: Path) -> Adapter:
-    """The average of ``adapters`` as a folder in ``parent``, whose name says of which; made unless it is there.
+    """Return the average of ``adapters``, written to a folder in ``parent`` unless that exists.
 
-    All are of one base and of trainings with the same settings, but for seed and texts. Raises OSError where the disk
-    is full.
+    The folder is named after the hash of the adapters' names. All adapters must have the same base model and settings;
+    seeds and texts may differ. Raises OSError if the disk is full.
     """
     names = sorted(adapter.name for adapter in adapters)
     name = f"average-{hashlib.sha256(' '.join(names).encode()).hexdigest()[:NAME_DIGITS]}"
@@ -42,9 +43,9 @@ def average(adapters: Sequence[Adapter], parent: Path) -> Adapter:
 
 
 def _write(members: Sequence[Path], folder: Path) -> None:
-    """(B1 A1 + ... + Bn An) / n is one product: the A one below the other, the B side by side.
+    """Write (B1 A1 + ... + Bn An) / n as one product: the A are stacked by rows, the B by columns.
 
-    A: [rank, inputs]; B: [outputs, rank]. PEFT multiplies by alpha / rank, so the n-fold rank divides by n.
+    A: [rank, inputs]; B: [outputs, rank]. PEFT multiplies by alpha / rank, so n times the rank divides by n.
     """
     import torch
     from safetensors.torch import load_file, save_file

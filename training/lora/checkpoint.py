@@ -1,4 +1,4 @@
-"""The state of an unfinished training on disk, so that a worker's death costs the steps since the last one."""
+"""Checkpoints of an unfinished training, so that a worker's death costs only the steps since the last one."""
 
 import io
 import pickle
@@ -15,7 +15,7 @@ CHECKPOINT_S = 30.0
 
 
 class Checkpoint:
-    """One file, written whole or not at all. What is in it is the trainer's business."""
+    """One file, written atomically. The trainer determines its content."""
 
     def __init__(self, file: Path, every_s: float = CHECKPOINT_S) -> None:
         self._file, self._every_s = file, every_s
@@ -25,14 +25,17 @@ class Checkpoint:
         return time.monotonic() - self._last_s >= self._every_s
 
     def save(self, state: dict[str, Any]) -> None:
-        """Tensors, numbers, lists and mappings of them."""
-        buffer = io.BytesIO()  # some ten megabytes: adapters, not bases
+        """Write ``state``, which may contain tensors, numbers, and lists and mappings of them."""
+        buffer = io.BytesIO()  # tens of megabytes: the state has adapters, not base models
         torch.save(state, buffer)
         replace_file(self._file, buffer.getvalue())
         self._last_s = time.monotonic()
 
     def load(self) -> dict[str, Any] | None:
-        """What was saved; None where nothing was, or where it cannot be read: then the training starts anew."""
+        """Return the saved state; None if there is none or it is unreadable, so the training starts from the beginning.
+
+        An unreadable file is removed.
+        """
         try:
             state: dict[str, Any] = torch.load(self._file, map_location="cpu", weights_only=True)
         except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""What the trainer is given and what it gives back. Loads neither torch nor peft."""
+"""Input and output types of the trainer. Loads neither torch nor peft."""
 
 from collections.abc import Callable
 
@@ -7,39 +7,39 @@ import msgspec
 from fourshot.engine.core import Adapter
 from fourshot.engine.probe import Probe
 
-PROBE_TEXTS = 10  # of the examples, whose answers by the finished adapter are kept
+PROBE_TEXTS = 10  # examples for which the finished adapter's predictions are recorded
 OnStep = Callable[[int, int, float], None]  # step, planned steps, loss in nats
 
 
 class TrainingExample(msgspec.Struct, frozen=True, kw_only=True):
-    """A prompt that ends where the label is to be said, or a text."""
+    """A prompt with its target: a label, label probabilities, or a written continuation."""
 
-    prompt: str
+    prompt: str  # ends where the label or the continuation begins
     target: int = 0  # index into the label words
     weight: float = 1.0  # of its loss, relative to the other examples
-    # How likely each label is, [num_labels], summing to one; left out: ``target`` alone is right.
+    # Probability of each label, [num_labels], summing to one; unset: the label is ``target``.
     soft: tuple[float, ...] | msgspec.UnsetType = msgspec.UNSET
-    written: str | msgspec.UnsetType = msgspec.UNSET  # in place of a label: how the prompt is to be continued
+    written: str | msgspec.UnsetType = msgspec.UNSET  # in place of a label: the continuation to be learnt
 
 
 class TrainingResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What one training did."""
+    """The result of one training."""
 
-    name: str  # content-hashed
+    name: str  # the prefix and the content hash
     path: str
     steps: int
     planned_steps: int
     losses: tuple[float, ...]  # one per step, nats
-    tokens: int  # through the model, forward and backward, padding included
+    tokens: int  # computed by the model, forward and backward, padding included
     seconds: float  # of the training loop, without loading the model
     examples: int
     held_out_losses: tuple[tuple[int, float], ...] = ()  # step, mean label loss on held-out examples, nats
-    learning_rate: float = 0.0  # the highest, after warming up; 0 in results of earlier versions
-    best_step: int = 0  # whose weights were saved
+    learning_rate: float = 0.0  # the highest, after warm-up; 0 in results of earlier versions
+    best_step: int = 0  # the step whose weights were saved
     flops: float = 0.0  # of the training loop, by the rule in docs/training.md
-    probe: Probe | None = None  # what the finished adapter answers on a few of the examples
+    probe: Probe | None = None  # the finished adapter's predictions on a few of the examples
 
     @property
     def adapter(self) -> Adapter:
-        """As an engine is asked with it."""
+        """The trained adapter, as passed to an engine."""
         return Adapter(name=self.name, path=self.path)

@@ -1,9 +1,9 @@
-"""The LoRA layer as one step of autograd.
+"""The LoRA layer as a single autograd step.
 
-PEFT's layer adds ``scaling * B(A(x))`` to the base layer's output with five operations, each of which autograd records,
-keeps tensors for and answers with two more. For rows of some hundred tokens these cost as much as the products. Here
-the layer is one function that writes both products straight into the output, and keeps what its gradient needs:
-``x`` and ``x A^T``.
+PEFT's layer adds ``scaling * B(A(x))`` to the base layer's output with five operations. For each, autograd keeps
+tensors and runs two more operations in the backward pass. For rows of a few hundred tokens these cost as much as the
+products. Here the layer is one function that writes both products directly into the output. It keeps only what its
+gradient needs: ``x`` and ``x A^T``.
 """
 
 from collections.abc import Callable
@@ -41,9 +41,10 @@ class LoraLinear(torch.autograd.Function):
 
 
 def speed_up(wrapped: Any) -> int:
-    """Have the plain LoRA layers of a PEFT model compute through `LoraLinear`; returns how many do.
+    """Make the plain LoRA layers of a PEFT model compute with `LoraLinear`; return their number.
 
-    A layer with dropout, another variant of LoRA, or a base that is no ``torch.nn.Linear`` keeps PEFT's own forward.
+    A layer keeps PEFT's own forward if it has dropout, a variant of LoRA, or a base layer other than
+    ``torch.nn.Linear``.
     """
     count = 0
     for module in wrapped.modules():
@@ -54,14 +55,14 @@ def speed_up(wrapped: Any) -> int:
 
 
 def _forward(layer: Any) -> Callable[[Tensor], Tensor]:
-    """In place of the ``forward`` of one PEFT layer."""
+    """Return the replacement for the ``forward`` of one PEFT layer."""
     (name,) = layer.active_adapters
     base, scaling, a, b = layer.base_layer, float(layer.scaling[name]), layer.lora_A[name], layer.lora_B[name]
     return lambda x: LoraLinear.apply(x, base.weight, base.bias, a.weight, b.weight, scaling)
 
 
 def is_plain(module: Any, *, dropout: bool = False) -> bool:
-    """Whether ``module`` is a PEFT layer that does what `LoraLinear` does and no more, or ``dropout`` beside it."""
+    """Whether ``module`` is a PEFT layer that computes just what `LoraLinear` does; ``dropout`` allows dropout too."""
     from peft.tuners.lora import Linear
 
     if not isinstance(module, Linear) or type(module.base_layer) is not torch.nn.Linear:

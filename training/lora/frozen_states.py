@@ -1,7 +1,7 @@
-"""What the lowest layer with an adapter reads of each example: computed once, for no step of a training changes it.
+"""The input of the lowest layer with an adapter, for each example: computed once, because no training step changes it.
 
-A text is trained on in some tens of steps, and the layers below the adapters are frozen. Their part of the forward pass
-is then paid for once a text instead of once a step.
+The layers below the adapters are frozen, and a text occurs in tens of steps. The forward pass through these layers is
+thus computed once per text instead of once per step.
 """
 
 from collections.abc import Sequence
@@ -11,12 +11,12 @@ import torch
 from fourshot.training.lora.llama import LlamaDecoder
 from fourshot.training.lora.packing import micro_batches, pack
 
-TOGETHER = 8  # examples that are computed in one row, always the same ones: so are the bytes, whatever is asked first
-MOST_BYTES = 1 << 30  # that may be kept; a number of its own, for what is free differs from start to start
+TOGETHER = 8  # examples computed in one row: fixed groups, so the bytes do not depend on the order of requests
+MOST_BYTES = 1 << 30  # limit of the kept states; a constant, because the free memory differs between starts
 
 
 class FrozenStates:
-    """Of examples that share a ``prefix``; each has a tail of its own. In tokens."""
+    """States of examples that consist of a shared ``prefix`` and a tail each, both given as token ids."""
 
     def __init__(
         self, decoder: LlamaDecoder, prefix: Sequence[int], tails: Sequence[Sequence[int]], device: str
@@ -27,13 +27,13 @@ class FrozenStates:
 
     @property
     def num_tokens(self) -> int:
-        """Of all examples."""
+        """Number of tokens of the prefix and all tails."""
         return len(self._prefix) + sum(map(len, self._tails))
 
     def of_row(self, chosen: Sequence[int], num_tokens: int, most_tokens: int) -> torch.Tensor:
-        """[num_tokens, hidden_size] of the prefix and the ``chosen`` tails in a row, zero where it is padded.
+        """Return the states [num_tokens, hidden_size] of a row of the prefix and the ``chosen`` tails, zero in padding.
 
-        What is not known yet is computed in rows of ``most_tokens``.
+        Missing states are computed first, in rows of at most ``most_tokens``.
         """
         if self._prefix and self._of_prefix is None:
             self._of_prefix = self._decoder.below(pack([], [self._prefix], self._device, self._decoder.row_multiple))
@@ -55,5 +55,5 @@ class FrozenStates:
 
 
 def fits(num_tokens: int, token_bytes: int) -> bool:
-    """Whether the states of so many tokens may be kept."""
+    """Whether the states of ``num_tokens`` tokens, with ``token_bytes`` each, stay within `MOST_BYTES`."""
     return num_tokens * token_bytes <= MOST_BYTES

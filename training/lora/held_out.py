@@ -1,4 +1,4 @@
-"""Keeps the weights that did best on examples the training did not see: the last steps are not always the best ones."""
+"""Selects the weights with the lowest loss on held-out examples, because the last step is not always the best one."""
 
 import math
 from collections.abc import Sequence
@@ -10,10 +10,10 @@ from fourshot.training.lora.label_loss import LabelLoss
 
 
 class HeldOut:
-    """Looks at the held-out loss after every pass. Without held-out examples it does nothing: the last weights stay."""
+    """Measures the held-out loss after every epoch. Without held-out examples, it keeps the last weights."""
 
     def __init__(self, wrapped: Any, loss_of: LabelLoss, first: int, targets: Sequence[int]) -> None:
-        """The examples of ``loss_of`` from number ``first`` on are held out; ``targets`` are their labels."""
+        """The examples of ``loss_of`` from index ``first`` on are held out; ``targets`` are their labels."""
         self.curve: list[tuple[int, float]] = []  # step, mean label loss in nats
         self._wrapped, self._loss_of = wrapped, loss_of
         self._examples, self._targets = range(first, first + len(targets)), list(targets)
@@ -21,11 +21,14 @@ class HeldOut:
 
     @property
     def best_step(self) -> int:
-        """The step whose weights are kept; 0 where nothing is held out."""
+        """The step whose weights are kept; 0 if nothing is held out."""
         return min(self.curve, key=lambda point: point[1])[0] if self.curve else 0
 
     def look(self, step: int, weights: Sequence[torch.Tensor]) -> None:
-        """Measure ``weights``, those of now, and remember them if they are the best so far."""
+        """Measure the held-out loss after step ``step``, and keep a copy of ``weights`` if it is the lowest so far.
+
+        ``weights`` must be the model's current ones.
+        """
         if not self._examples:
             return
         self._wrapped.eval()
@@ -38,7 +41,7 @@ class HeldOut:
         self.curve.append((step, loss if math.isfinite(loss) else math.inf))
 
     def restore(self, weights: Sequence[torch.Tensor]) -> None:
-        """Make ``weights`` the best ones; they stay where nothing is held out."""
+        """Overwrite ``weights`` with the best ones; they stay unchanged if nothing is held out."""
         for weight, best in zip(weights, self._best, strict=False):
             weight.detach().copy_(best)
 

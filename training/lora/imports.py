@@ -1,6 +1,6 @@
-"""Imports what a training needs, and nothing else: the process that is copied for trainings (`machine.fork_server`).
+"""Imports the libraries that a training needs, for the process that is forked for trainings (`machine.fork_server`).
 
-vLLM, too, whose check every adapter passes when it is saved.
+This includes vLLM, because every adapter is checked by vLLM's own rules when it is saved.
 """
 
 import peft  # noqa: F401
@@ -12,4 +12,4 @@ from fourshot.engine.vllm_seams import adapter_check
 from fourshot.engine.vllm_start import keep_quiet
 
 keep_quiet()
-adapter_check.SEAM.holds()  # which imports what it asks about
+adapter_check.SEAM.holds()  # imports the parts of vLLM that the check uses

@@ -1,4 +1,4 @@
-"""The loss of a batch and its gradients, and what the labels' probabilities are: through packed rows."""
+"""The loss of a batch, its gradients, and the label probabilities, computed in packed rows."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class LabelLoss:
-    """Mean cross-entropy of a batch, and its gradients: through ``decoder`` where there is one, else ``wrapped``."""
+    """Mean cross-entropy of a batch, and its gradients, computed by ``decoder`` if it is given, else by ``wrapped``."""
 
     def __init__(
         self,
@@ -38,12 +38,12 @@ class LabelLoss:
         smoothing: float = 0.0,
         decoder: LlamaDecoder | None = None,
     ) -> None:
-        """``tokens``: of the labels; None where the examples say what is written instead.
+        """``tokens``: of the labels; None if the examples have written continuations instead.
 
         ``smoothing``: the share of each target that is spread evenly over all labels.
 
         Source: Szegedy et al. 2016, "Rethinking the Inception Architecture", section 7. Raises InputError for soft
-        targets or smoothing where it is not one step that tells the labels apart.
+        targets or smoothing if a label has several tokens, or if the loss is on the whole text.
         """
         model = wrapped.get_base_model()
         self.device, self._dtype = str(model.device), model.dtype
@@ -57,7 +57,7 @@ class LabelLoss:
             if tokens
             else encode_written(tokenizer, examples, prompts)
         )
-        # The last token of an answer is predicted, never read.
+        # The last token of an answer is only predicted, so it is not part of the input.
         sequences = [[*prompt, *answer[:-1]] for prompt, answer in zip(prompts, answers, strict=True)]
         shared = 0 if whole_text else shared_prefix_length(prompts)
         self._prefix = sequences[0][:shared]
@@ -69,8 +69,8 @@ class LabelLoss:
         self.parameters = decoder.parameters() if decoder else [p for p in wrapped.parameters() if p.requires_grad]
         sees = shared + max(len(tail) for tail in self._tails)
         self.most_tokens = row_tokens(model.config, sees, free_bytes(model.device.type))
-        # One softmax over the labels where one token tells them apart: it is what scoring compares. Words of several
-        # tokens are scored by whole-vocabulary probabilities at every step, so they are trained on those.
+        # Labels of one token each are compared by one softmax over the labels, as in scoring. Words of several tokens
+        # are scored by whole-vocabulary probabilities at every step, so they are trained on those.
         self._choices = (
             torch.tensor([label[0] for label in tokens.ids], device=self.device) if tokens and tokens.one_step else None
         )
@@ -80,10 +80,10 @@ class LabelLoss:
     def backward(
         self, batch: Sequence[int], scaler: torch.amp.GradScaler, share: BatchShare = ALL
     ) -> tuple[float, float, int]:
-        """Accumulate the gradients of the batch's mean loss, from none; of ``share``, the part that is its own.
+        """Compute the gradients of the batch's mean loss, or this process's ``share`` of them.
 
-        Returns that loss, its part on label tokens (both nats, means over the batch) and the number of tokens computed.
-        Raises FourshotError where not even one text fits into memory.
+        There must be no gradients before the call. Returns that loss, the mean loss on label tokens (both in nats), and
+        the number of tokens computed. Raises FourshotError if not even one text fits into memory.
         """
         while True:
             try:
@@ -96,7 +96,7 @@ class LabelLoss:
             self._make_room(batch, reason)
 
     def _make_room(self, batch: Sequence[int], reason: str) -> None:
-        """Halve the rows, or keep less per token where a row has one text; raises FourshotError where that is done."""
+        """Halve the row length or, if a row has one text, turn on checkpointing; raise FourshotError if it is on."""
         longest = len(self._prefix) + max(len(self._tails[index]) for index in batch)
         if self.most_tokens > longest:
             self.most_tokens = max(longest, self.most_tokens // 2)
@@ -133,8 +133,8 @@ class LabelLoss:
         return loss_value, label_value, num_tokens
 
     def probabilities(self, chosen: Sequence[int]) -> torch.Tensor:
-        """Of the labels, as scoring compares them: float32 [num_chosen, num_labels], rows sum to one."""
-        # One text per prompt where one token tells labels apart, else one per prompt and label.
+        """Return label probabilities as in scoring: float32 [num_chosen, num_labels], each row sums to one."""
+        # One text per prompt if each label is one token, else one per prompt and label.
         beginnings = [()] if self._choices is not None else [label[:-1] for label in self._labels]
         tails = [[*self._prompts[index], *beginning] for index in chosen for beginning in beginnings]
         scores: list[torch.Tensor] = []
@@ -148,7 +148,10 @@ class LabelLoss:
             return torch.cat(scores).view(len(chosen), -1).softmax(dim=1).cpu()
 
     def _label_scores(self, hidden: torch.Tensor, last: int, label: int) -> torch.Tensor:
-        """Logits of all labels at the prompt's ``last`` token, or the log-probability [1] of one label of several."""
+        """Return the logits [num_labels] of labels of one token each, or the log-probability [1] of ``label`` alone.
+
+        ``last`` is the index of the prompt's last token in ``hidden``.
+        """
         if self._choices is not None:
             return self._head(hidden[last], self._choices)
         answer = torch.tensor(self._labels[label], device=self.device)
@@ -158,7 +161,10 @@ class LabelLoss:
     def _hidden(
         self, row: PackedRow, positions: torch.Tensor | None = None, states: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Last hidden states [N, hidden_size] at N ``positions`` of the row, or of all its tokens."""
+        """Return the last hidden states [N, hidden_size] at N ``positions`` of the row, or at all its tokens.
+
+        ``states``: the input of the lowest layer with an adapter, if it is known.
+        """
         if self._written_out:
             return self._written_out(row, positions, states)
         output = self._decoder(
@@ -171,13 +177,13 @@ class LabelLoss:
         return hidden if positions is None else hidden[positions]
 
     def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Float32 logits [num_positions, num_labels or vocabulary] of hidden states [num_positions, hidden_size]."""
+        """Return float32 logits [num_positions, num_labels or vocabulary] of states [num_positions, hidden_size]."""
         return self._head(hidden, None if self._whole_text else self._choices)
 
     def _aims(self, chosen: Sequence[int], starts: Sequence[int]) -> list[torch.Tensor]:
-        """Where in the row something is predicted, what, how much it counts, and how much as a label token.
+        """Return the positions of the row that predict something, their targets, weights, and weights as label tokens.
 
-        Each [num_positions]; both kinds of weights of one text sum to the text's weight.
+        Each is [num_positions]. Both kinds of weights of one text sum to the text's weight.
         """
         positions: list[int] = []
         targets: list[int] = []
@@ -185,7 +191,7 @@ class LabelLoss:
         label_weights: list[float] = []
         for index, start in zip(chosen, starts, strict=True):
             tail, answer, weight = self._tails[index], self._answers[index], self._weights[index]
-            last = start + len(tail) - len(answer)  # the prompt's last token: it predicts the label's first
+            last = start + len(tail) - len(answer)  # the prompt's last token, which predicts the label's first
             if self._whole_text:
                 aimed_positions, aimed = range(start, start + len(tail)), [*tail[1:], answer[-1]]
             else:
@@ -201,7 +207,7 @@ class LabelLoss:
 def _frozen_states(
     decoder: LlamaDecoder | None, prefix: Sequence[int], tails: Sequence[Sequence[int]], device: str, width: int
 ) -> FrozenStates | None:
-    """None where no layer is below the adapters, or where so many states are not to be kept."""
+    """Return the cache of frozen states; None if no layer is below the adapters, or the states need too much memory."""
     if decoder is None or not decoder.first or not fits(sum(map(len, tails)), 2 * width):
         return None
     return FrozenStates(decoder, prefix, tails, device)
@@ -210,7 +216,10 @@ def _frozen_states(
 def _spread_targets(
     examples: Sequence[TrainingExample], tokens: LabelTokens, smoothing: float, whole_text: bool
 ) -> torch.Tensor | None:
-    """Float32 [num_examples, num_labels], rows sum to one; None where every target is one label for certain."""
+    """Return target probabilities, float32 [num_examples, num_labels], each row summing to one.
+
+    None if every target is a single label. Raises InputError as `LabelLoss` does.
+    """
     if not smoothing and all(example.soft is UNSET for example in examples):
         return None
     if whole_text or not tokens.one_step:

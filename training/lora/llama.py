@@ -1,15 +1,15 @@
-"""Forward and backward of a Llama-like decoder with LoRA, with as few operations as there can be.
+"""Forward and backward of a Llama-like decoder with LoRA, with as few operations as possible.
 
-For rows of some hundred tokens a step is bound by the number of operations as much as by their size. The modules of
-transformers and PEFT run some 5,000 per step, and attend from every token of a packed row to every other. Here
+For rows of a few hundred tokens, a step is limited by the number of operations as much as by their size. The modules of
+transformers and PEFT run about 5,000 per step, and every token of a packed row attends to every other. Here
 
-- the whole decoder is one step of autograd, with its gradients written out,
-- projections that read the same input (q, k, v; gate, up) are one product, and so are their LoRA parts,
-- the gradients of LoRA's weights are one product for `SPAN` layers,
-- after the last attention only those tokens are computed that something is predicted from.
+- the whole decoder is one autograd step with hand-written gradients,
+- projections with the same input (q, k, v; gate, up) are one product, and so are their LoRA parts,
+- the gradients of the LoRA weights are one product for `SPAN` layers,
+- after the last attention layer, only tokens used for prediction are computed.
 
-Families differ from Llama by biases, the size of heads, windows, and where they normalise. The gradients are tested
-against those of transformers and PEFT, for each family. Whatever is not such a model goes through these.
+Families differ from Llama in biases, head size, windows, and the place of normalisation. For each family, the gradients
+are tested against those of transformers and PEFT. All other models are computed by transformers and PEFT.
 """
 
 from collections.abc import Sequence
@@ -29,21 +29,21 @@ from fourshot.training.lora.projection import Projection, frozen_linear, pays_to
 GROUPS = (("q_proj", "k_proj", "v_proj"), ("o_proj",), ("gate_proj", "up_proj"), ("down_proj",))
 FAMILIES = ("llama", "mistral", "ministral", "cwm", "qwen2", "qwen3", "olmo2")
 NO_ADAPTER, OTHER = (0.0,), (-1.0,)
-SPAN = 6  # more layers at a time keep more gradients of activations
+SPAN = 6  # layers computed together; more would keep more gradients of activations
 
 
 class DecoderRow(NamedTuple):
-    """What all layers need to know of a packed row of T tokens."""
+    """The data of a packed row of T tokens that all layers need."""
 
     segments: Segments
     cos: Tensor  # [T, heads + kv_heads, size]
     sin: Tensor
-    positions: Tensor  # int64 [N]: the tokens whose last hidden states are wanted
-    seed: int | None  # of the masks of dropout; None: nothing is dropped
+    positions: Tensor  # int64 [N]: the tokens whose last hidden states are needed
+    seed: int | None  # of the dropout masks; None: no dropout
 
 
 class SavedLayer(NamedTuple):
-    """What one layer keeps for its gradients, beside what its projections read; None where a family has no norm."""
+    """Tensors that one layer keeps for its gradients, besides its projections' inputs; None if there is no norm."""
 
     before_attention: SavedNorm | None
     queries_and_keys: list[SavedNorm]
@@ -54,19 +54,19 @@ class SavedLayer(NamedTuple):
     both: Tensor  # gate and up [T, 2 * inner]
     opened: Tensor  # silu of the gate [T, inner]
     after_mlp: SavedNorm | None
-    masks: list[Tensor | None]  # of dropout, of each of `GROUPS`
+    masks: list[Tensor | None]  # dropout masks, one for each of `GROUPS`
 
 
 class LayerSpan(NamedTuple):
-    """What consecutive layers keep. After the last attention of the decoder there are N tokens instead of T."""
+    """Tensors kept by consecutive layers. After the decoder's last attention there are N tokens instead of T."""
 
-    inputs: list[Tensor]  # of each of `GROUPS`: [layers, T, in]
-    lows: list[Tensor]  # the same times A^T: [layers, T, rank]
+    inputs: list[Tensor]  # for each of `GROUPS`: [layers, T, in]
+    lows: list[Tensor]  # the inputs times A^T: [layers, T, rank]
     layers: list[SavedLayer]
 
 
 class Decode(torch.autograd.Function):
-    """All layers: embedded tokens [T, hidden] -> [N, hidden]. ``weights`` are those of the decoder, for autograd."""
+    """All layers with adapters: [T, hidden] -> [N, hidden]. ``weights`` are `LlamaDecoder.parameters`, for autograd."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, decoder: "LlamaDecoder", row: DecoderRow, keeps: bool, *weights: Tensor) -> Tensor:
@@ -95,19 +95,19 @@ class Decode(torch.autograd.Function):
 
 
 class LlamaDecoder:
-    """The decoder of a PEFT-wrapped model: embeds a packed row, gives its last hidden states."""
+    """The decoder of a PEFT-wrapped model: embeds a packed row and returns its last hidden states."""
 
-    row_multiple = 8  # of tokens: padding costs more than the kernels of some more shapes
+    row_multiple = 8  # tokens; small, because padding costs more than the kernels of a few more shapes
 
     def __init__(self, wrapped: Any) -> None:
-        """Raises ValueError where `decoder_supports` is false."""
+        """Raises ValueError if `decoder_supports` is false."""
         if not decoder_supports(wrapped):
             raise ValueError("this model is no Llama, or kin of it, with plain LoRA")
         self._model = wrapped.get_base_model().get_decoder()
         config = self._model.config
         self._heads, self._kv_heads = config.num_attention_heads, config.num_key_value_heads
         self._size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        self.checkpointing = False  # keep one layer's values at a time, compute the rest twice
+        self.checkpointing = False  # if set, one layer's values are kept at a time, and the rest is computed twice
         layers = [_parts(layer) for layer in self._model.layers]
         packed = pays_to_pack(
             [frozen_linear(parts[name]).weight for parts in layers for names in GROUPS for name in names]
@@ -123,18 +123,18 @@ class LlamaDecoder:
         self._windows = [window if kind == SLIDING else None for kind in kinds]
 
     def parameters(self) -> list[Tensor]:
-        """The adapters' weights, all of them leaves: A and B of each of `GROUPS`, all layers in one."""
+        """Return the adapters' weights, which are leaf tensors: A and B of each of `GROUPS`, with all layers in one."""
         return [weights for projection in self.projections for weights in (projection.a, projection.b)]
 
     def write_back(self) -> None:
-        """Give the weights to the PEFT model, for saving."""
+        """Copy the weights to the PEFT model, for saving."""
         for projection in self.projections:
             projection.write_back()
 
     def __call__(self, row: PackedRow, positions: Tensor | None = None, states: Tensor | None = None) -> Tensor:
-        """[N, hidden_size], for the tokens of the row at ``positions`` [N], or for all of them.
+        """Return the last hidden states [N, hidden_size] at ``positions`` [N] of the row, or at all its tokens.
 
-        ``states``: what `below` gives for the tokens of this row, if it is known.
+        ``states``: the result of `below` for this row, if it is known.
         """
         x = self.below(row) if states is None else states
         if positions is None:
@@ -146,7 +146,7 @@ class LlamaDecoder:
 
     @torch.no_grad()
     def below(self, row: PackedRow) -> Tensor:
-        """What the first layer with an adapter reads of a row, [T, hidden_size]: no training changes it."""
+        """Return the input [T, hidden_size] of the first layer with an adapter, which training does not change."""
         x: Tensor = self._model.embed_tokens(row.input_ids)[0]
         if self.first:
             shared = self._shared(row, x, torch.arange(len(x), device=x.device), None)
@@ -155,7 +155,7 @@ class LlamaDecoder:
         return x
 
     def spans(self) -> list[range]:
-        """Layers with adapters that are computed together; the last is alone, for it has fewer tokens."""
+        """Return the layers with adapters, grouped as they are computed; the last is alone: it has fewer tokens."""
         size, last = 1 if self.checkpointing else SPAN, len(self._norms) - 1
         starts = range(self.first, last, size)
         return [*(range(start, min(start + size, last)) for start in starts), range(last, last + 1)]
@@ -165,20 +165,20 @@ class LlamaDecoder:
         return DecoderRow(segments, *self._angles(x, row.position_ids), positions, seed)
 
     def _num_rows(self, span: range, row: DecoderRow) -> list[int]:
-        """Tokens that each of `GROUPS` computes."""
+        """Return the number of tokens that each of `GROUPS` computes."""
         num_tokens = len(row.cos)
         num_last = len(row.positions) if span.stop == len(self._norms) else num_tokens
         return [num_tokens, num_last, num_last, num_last]
 
     def _masks(self, layer: int, row: DecoderRow, inputs: Sequence[Tensor]) -> list[Tensor | None]:
-        """Of dropout, for each of `GROUPS`, shaped as its input: the same whenever the layer is computed."""
+        """Return a dropout mask for each of `GROUPS`, shaped like its input, and the same each time for a layer."""
         if row.seed is None:
             return [None] * len(GROUPS)
         generator = torch.Generator(inputs[0].device).manual_seed(row.seed + layer)
         return [projection.mask(x, generator) for projection, x in zip(self.projections, inputs, strict=True)]
 
     def forward(self, span: range, x: Tensor, row: DecoderRow) -> tuple[Tensor, LayerSpan]:
-        """x [T, hidden] -> [T, hidden], after the last layer [N, hidden]."""
+        """Map x [T, hidden] to [T, hidden], or [N, hidden] after the last layer; also return the kept tensors."""
         num_rows, segments = self._num_rows(span, row), row.segments
         kept = LayerSpan([], [], [])
         for projection, tokens in zip(self.projections, num_rows, strict=True):
@@ -210,7 +210,7 @@ class LlamaDecoder:
     def backward(
         self, span: range, g: Tensor, kept: LayerSpan, row: DecoderRow, of_weights: list[tuple[Tensor, Tensor]]
     ) -> Tensor:
-        """The gradient for the span's input [T, hidden], from that of its output; writes those of the weights."""
+        """Return the gradient of the span's input [T, hidden], given that of its output; write those of the weights."""
         num_rows = self._num_rows(span, row)
         outputs, of_lows = [], []
         for projection, tokens in zip(self.projections, num_rows, strict=True):
@@ -218,7 +218,7 @@ class LlamaDecoder:
             outputs.append(g.new_empty(len(span), tokens, width))
             of_lows.append(g.new_empty(len(span), tokens, rank))
         qkv, out, gate_up, down = self.projections
-        of_answers = g.new_zeros(num_rows[0] + 1, out.sizes[0])  # of all tokens; the last row stays zero
+        of_answers = g.new_zeros(num_rows[0] + 1, out.sizes[0])  # for all tokens; the last row stays zero
         for layer in reversed(span):
             at = layer - span.start
             values, low = kept.layers[at], [gradients[at] for gradients in of_lows]
@@ -245,7 +245,7 @@ class LlamaDecoder:
                 of_answers[:-1] = of_answer
             attend_backward(of_answers, values.rows, values.weights, row.cos, row.sin, row.segments, of_qkv)
             norms.queries_and_keys_backward(of_qkv, values.queries_and_keys)
-            if layer == self.first:  # what is below is frozen
+            if layer == self.first:  # the layers below are frozen, so no gradient of the input is needed
                 qkv.low_gradient(layer, of_qkv, low[0])
             else:
                 of_normed = qkv.backward(layer, of_qkv, low[0], values.masks[0])
@@ -257,7 +257,7 @@ class LlamaDecoder:
         return g
 
     def _angles(self, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """[T, heads + kv_heads, size]: q is scaled with its rotation; the sine has the sign of the half it adds to."""
+        """Return cosines and sines [T, heads + kv_heads, size], scaled for q; a sine has its target half's sign."""
         cos, sin = (part[0] for part in self._model.rotary_emb(x[None], positions))  # [T, size]
         half = self._size // 2
         signed = torch.cat([-sin[:, :half], sin[:, half:]], dim=-1)
@@ -271,7 +271,7 @@ def _parts(layer: Any) -> dict[str, Any]:
 
 
 def decoder_supports(wrapped: Any) -> bool:
-    """Whether `LlamaDecoder` computes what ``wrapped`` does."""
+    """Whether `LlamaDecoder` computes the same as ``wrapped``, a PEFT model."""
     model = wrapped.get_base_model()
     config = model.config
     if config.model_type not in FAMILIES or config.hidden_act != "silu" or getattr(config, "attention_dropout", 0):
@@ -290,7 +290,7 @@ def _has_adapter(parts: dict[str, Any]) -> bool:
 
 
 def _kind(module: Any) -> tuple[float, ...]:
-    """Rank, scaling and dropout of an adapter; or `NO_ADAPTER`, or what can not be computed here."""
+    """Return (rank, scaling, dropout) of an adapter, `NO_ADAPTER`, or `OTHER` for one that is not supported here."""
     if type(module) is torch.nn.Linear:
         return NO_ADAPTER
     if not is_plain(module, dropout=True):

@@ -1,4 +1,4 @@
-"""What each token of a packed row may attend to, as the base's decoder wants it: sliding windows included."""
+"""Attention masks of a packed row in the form that the base model's decoder expects, including sliding windows."""
 
 from typing import Any
 
@@ -10,12 +10,12 @@ SLIDING, FULL = "sliding_attention", "full_attention"
 
 
 def attention_mask(row: PackedRow, config: Any, dtype: torch.dtype) -> torch.Tensor | dict[str, torch.Tensor]:
-    """For a decoder of ``config``: one additive mask [1, 1, T, T], or one for each kind of its layers.
+    """Return an additive mask [1, 1, T, T] for a decoder of ``config``, or one for each kind of its layers.
 
-    A mask that is given whole is taken as it is by transformers, so the window has to be in it.
+    transformers uses a complete mask unchanged, so the mask must include the window.
     """
     full, window = row.mask(dtype), getattr(config, "sliding_window", None)
-    if not window or int(row.position_ids.max()) < window:  # no text is longer: both kinds of layers see the same
+    if not window or int(row.position_ids.max()) < window:  # no text exceeds the window: one mask for all layers
         return full
     kinds = set(getattr(config, "layer_types", None) or ())
     if kinds == {FULL}:

@@ -1,7 +1,7 @@
-"""How much memory a training needs, told before it starts, and what to do when it was more.
+"""Memory needs of a training, estimated before it starts, and helpers for when memory still runs out.
 
-Rows are made as long as fit. Where even so memory runs out, rows are halved; a row of a single text is then computed
-with gradient checkpointing, which keeps one layer's values at a time and computes the rest twice.
+Rows are as long as the estimate allows. If memory still runs out, rows are halved. A row with a single text is then
+computed with gradient checkpointing, which keeps one layer's values at a time and computes the rest twice.
 """
 
 from math import prod
@@ -15,40 +15,43 @@ from fourshot.engine.machine.memory import free_bytes
 if TYPE_CHECKING:
     import torch
 
-MOST_ROW_TOKENS = 2048  # attention inside a packed row grows with its square, and longer rows are not faster
-SHARE = 0.7  # of the free memory that rows may take by the estimate
+MOST_ROW_TOKENS = 2048  # attention cost grows with the square of the row length, and longer rows are not faster
+SHARE = 0.7  # of the free memory that rows may use, by the estimate
 GB = 1e9
 
 
 def bytes_per_token(config: Any, sees: int, number_bytes: int = 2) -> int:
-    """What the forward pass keeps for the backward pass, per token, where a token attends to ``sees`` others.
+    """Estimate the bytes per token that the forward pass keeps, if a token attends to ``sees`` others.
 
-    Counted for `llama`: per layer six rows of the hidden size, queries, keys and values, attention weights,
-    four rows of the inner size.
+    Counted for `llama`. Per layer, these are six vectors of the hidden size, queries, keys and values, attention
+    weights, and four vectors of the inner size.
     """
     heads, kv_heads = config.num_attention_heads, getattr(config, "num_key_value_heads", config.num_attention_heads)
     size = getattr(config, "head_dim", None) or config.hidden_size // heads
-    inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size  # some families do not name it
+    inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size  # not in every family's config
     per_layer = 6 * config.hidden_size + (heads + 2 * kv_heads) * size + heads * sees + 4 * inner
     return int(number_bytes * config.num_hidden_layers * per_layer)
 
 
 def row_tokens(config: Any, sees: int, free: int) -> int:
-    """The longest packed row that fits by the estimate, `MOST_ROW_TOKENS` at most."""
+    """Return the length in tokens of the longest packed row that fits by the estimate, at most `MOST_ROW_TOKENS`.
+
+    ``sees``: see `bytes_per_token`. ``free``: free memory in bytes.
+    """
     return max(1, min(MOST_ROW_TOKENS, int(SHARE * free / bytes_per_token(config, sees))))
 
 
 def base_bytes(model: str | Path, number_bytes: int = 2) -> int:
-    """What a base takes in numbers of so many bytes; files may hold other numbers than those that are loaded.
+    """Return the bytes of a base model with ``number_bytes`` per weight; its files may use another number format.
 
-    Of files that are not safetensors only the size is known.
+    Without safetensors files, this is the total size of the files ``pytorch_model*.bin``.
     """
     shapes, pickles = checkpoint_shapes(Path(model)), Path(model).glob("pytorch_model*.bin")
     return number_bytes * sum(map(prod, shapes.values())) or sum(file.stat().st_size for file in pickles)
 
 
 def check_base_fits(model: str | Path, device: str, number_bytes: int) -> None:
-    """Raise FourshotError where the base alone, in numbers of so many bytes, takes more memory than there is."""
+    """Raise FourshotError if the base model alone, with ``number_bytes`` per weight, exceeds the free memory."""
     needed, free = base_bytes(model, number_bytes), free_bytes(device)
     if needed > free:
         raise FourshotError(
@@ -59,7 +62,7 @@ def check_base_fits(model: str | Path, device: str, number_bytes: int) -> None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether ``error`` is how torch says that memory ran out, on a GPU or on the CPU."""
+    """Whether ``error`` is one of torch's out-of-memory errors, on a GPU or on the CPU."""
     import torch
 
     message = str(error)
@@ -69,7 +72,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def give_back(parameters: "list[torch.Tensor]") -> None:
-    """Drop half-made gradients, and what the GPU's allocator holds."""
+    """Discard incomplete gradients, and release the cached memory of the GPU's allocator."""
     import torch
 
     for parameter in parameters:

@@ -1,4 +1,4 @@
-"""An adapter and its base as one checkpoint, for servers that know no LoRA. It costs a whole base of disk per task."""
+"""Merges adapter and base model into one checkpoint, for servers without LoRA. It takes the disk of a base per task."""
 
 from pathlib import Path
 
@@ -7,10 +7,10 @@ from fourshot.engine.machine.files import settle, staged_folder
 
 
 def merge(model: str | Path, adapter: str | Path, out: str | Path) -> Path:
-    """Write base plus adapter to the folder ``out``, in the base's number format, whole or not at all.
+    """Write base plus adapter to the folder ``out`` atomically, in the base's number format, and return the folder.
 
-    ``out`` may hold an earlier merge of the same name: it is replaced. Raises AdapterError where the adapter was not
-    made for this base, OSError where the disk is full.
+    An existing ``out`` is replaced. Raises AdapterError if the adapter does not fit this base, and OSError if the disk
+    is full.
     """
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer

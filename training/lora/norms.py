@@ -1,4 +1,4 @@
-"""Root mean square normalisation, forward and backward, wherever the Llama-like families have it."""
+"""Root mean square normalisation, forward and backward, at each place where Llama-like families apply it."""
 
 from typing import Any, NamedTuple
 
@@ -7,26 +7,26 @@ from torch import Tensor
 
 
 class Norm(NamedTuple):
-    """What a family's module for it says."""
+    """Parameters of a normalisation module."""
 
     gain: Tensor  # [width], or [heads, width]
     epsilon: float
 
     @classmethod
     def of(cls, module: Any) -> "Norm | None":
-        """None where a family has no norm at this place."""
+        """Return the parameters of ``module``; None if the family has no norm at this place."""
         return None if module is None else cls(module.weight.detach(), module.variance_epsilon)
 
 
 class SavedNorm(NamedTuple):
-    """What a normalisation keeps."""
+    """Values that a normalisation keeps for its gradient."""
 
-    unit: Tensor  # [..., width]
-    inverse: Tensor  # float32 [..., 1]
+    unit: Tensor  # [..., width]: the input over its root mean square
+    inverse: Tensor  # float32 [..., 1]: one over the root mean square
 
 
 def rms_normalise(x: Tensor, norm: Norm, out: Tensor) -> SavedNorm:
-    """Write x [..., width] over its root mean square, times the gain, to ``out``; this may be x."""
+    """Write x [..., width] divided by its root mean square, times the gain, to ``out``, which may be x."""
     wide = x.float()
     inverse = wide.square().mean(-1, keepdim=True).add_(norm.epsilon).rsqrt_()
     unit = (wide * inverse).to(x.dtype)
@@ -35,14 +35,14 @@ def rms_normalise(x: Tensor, norm: Norm, out: Tensor) -> SavedNorm:
 
 
 def normalise_backward(g: Tensor, norm: Norm, kept: SavedNorm) -> Tensor:
-    """The gradient for x, from that of the normalised, ``g``, which is overwritten."""
+    """Return the gradient of x, given ``g``, that of the normalised x. ``g`` is overwritten."""
     wide, of_unit = kept.unit.float(), g.mul_(norm.gain).float()
     inner = (wide * of_unit).mean(-1, keepdim=True)
     return of_unit.addcmul_(wide, inner, value=-1).mul_(kept.inverse).to(g.dtype)
 
 
 def enter(x: Tensor, norm: Norm | None, out: Tensor) -> SavedNorm | None:
-    """Write what a projection reads to ``out``: x, normalised where there is a norm."""
+    """Write a block's input to ``out``: x, normalised if there is a norm."""
     if norm:
         return rms_normalise(x, norm, out)
     out.copy_(x)
@@ -50,18 +50,18 @@ def enter(x: Tensor, norm: Norm | None, out: Tensor) -> SavedNorm | None:
 
 
 def leave(x: Tensor, y: Tensor, norm: Norm | None) -> tuple[Tensor, SavedNorm | None]:
-    """x plus what came of it, ``y``, normalised where there is a norm. ``y`` is overwritten."""
+    """Return x plus a block's output ``y``, which is normalised if there is a norm. ``y`` is overwritten."""
     kept = rms_normalise(y, norm, y) if norm else None
     return y.add_(x), kept
 
 
 def through(g: Tensor, norm: Norm | None, kept: SavedNorm | None) -> Tensor:
-    """The gradient before a norm, if there is one, from that after it, ``g``, which is then overwritten."""
+    """Return the gradient of a norm's input, given that of its output, ``g`` (overwritten); ``g`` without a norm."""
     return normalise_backward(g, norm, kept) if norm and kept else g
 
 
 class LayerNorms:
-    """Those of one layer: before attention and MLP (Llama), or after them (OLMo 2); of queries and keys, or none."""
+    """Norms of one layer: before attention and MLP (Llama) or after them (OLMo 2), and those of queries and keys."""
 
     def __init__(self, layer: Any, heads: int, kv_heads: int, size: int) -> None:
         first = getattr(layer, "input_layernorm", None)
@@ -81,12 +81,12 @@ class LayerNorms:
             self._parts = [(slice(0, split), q), (slice(split, split + kv_heads * size), k)]
 
     def queries_and_keys(self, qkv: Tensor) -> list[SavedNorm]:
-        """Normalise those in ``qkv`` [T, (heads + 2 * kv_heads) * size], in place."""
+        """Normalise queries and keys in ``qkv`` [T, (heads + 2 * kv_heads) * size] in place, if the family does so."""
         parts = [(qkv[:, columns].unflatten(1, norm.gain.shape), norm) for columns, norm in self._parts]
         return [rms_normalise(part, norm, part) for part, norm in parts]
 
     def queries_and_keys_backward(self, g: Tensor, kept: list[SavedNorm]) -> None:
-        """Make the gradient of the normalised, shaped like ``qkv``, that of what it was before, in place."""
+        """Turn ``g``, the gradient of the normalised ``qkv``, into that of the original ``qkv``, in place."""
         for (columns, norm), normed in zip(self._parts, kept, strict=True):
             part = g[:, columns].unflatten(1, norm.gain.shape)
             part.copy_(normalise_backward(part, norm, normed))

@@ -1,4 +1,4 @@
-"""The steps of one training: the adapter's weights, the optimizer's state, and all else that the next step needs."""
+"""The steps of one training, with its state: the adapter's weights, the optimizer, random numbers, and losses."""
 
 import time
 from pathlib import Path
@@ -17,15 +17,15 @@ from fourshot.training.lora.settings import LoraSettings
 from fourshot.training.lora.share import BatchShare
 
 GRADIENT_NORM = 1.0  # gradients are clipped to this norm
-# What losses are multiplied by in float16. A step whose gradients overflow (65,504) is skipped, and a training has tens
-# of steps: few to come down from torch's 65,536 by halves, and none for a scale that grows after 2,000. The largest
-# gradient of the bundled base was 1.2, with every text labelled wrong: 50 times as large are within range, and those of
-# 6e-11 are not zero yet.
+# Losses are multiplied by this in float16. A step whose gradients overflow (65,504) is skipped. A training has only
+# tens of steps: too few to halve torch's 65,536 repeatedly, or for a scale that grows after 2,000 steps. The largest
+# gradient of the bundled model was 1.2, with every text labelled wrong. Gradients 50 times as large are within range,
+# and those of 6e-11 are not rounded to zero.
 LOSS_SCALE = 2.0**10
 
 
 class Optimization:
-    """AdamW on the weights that ``loss_of`` has gradients for."""
+    """AdamW on the parameters of ``loss_of``."""
 
     def __init__(
         self,
@@ -43,7 +43,7 @@ class Optimization:
         self._loss_of, self._settings, self._share, self.held_out = loss_of, settings, share, held_out
         self._weights, self._device = loss_of.parameters, loss_of.device
         self._is_on_gpu = self._device.startswith("cuda")
-        # Steps of this size vanish in bfloat16, so the optimizer owns float32 copies.
+        # Updates of this size would be lost in bfloat16, so the optimizer has float32 copies.
         self._masters = [weight.detach().float() for weight in self._weights]
         self._adamw = torch.optim.AdamW(
             self._masters, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
@@ -53,14 +53,17 @@ class Optimization:
         self._batches = Batches(num_examples, settings.batch_size, seed)
         self.planned = settings.planned_steps(num_examples, num_labels)
         self.losses: list[float] = []  # one per step, nats
-        self._label_losses: list[float] = []  # whether the task is learnt shows here; a text stays surprising
+        self._label_losses: list[float] = []  # convergence is judged by these; the loss on a text never reaches zero
         self.num_tokens = 0
         self._num_examples, self._seconds = num_examples, 0.0
 
     def run(self, on_step: OnStep | None, checkpoint: Checkpoint | None) -> None:
-        """Take the planned steps, or those that are left where there is a checkpoint; less if the loss converges."""
+        """Run the planned steps, or the remaining ones after a checkpoint; fewer if the loss converges.
+
+        Raises FourshotError if the loss or the weights are not numbers.
+        """
         state = checkpoint.load() if checkpoint else None
-        # An earlier build may have had the same adapter in other tensors; then the training starts anew.
+        # Earlier builds may have stored the same adapter in other tensors; then the training starts over.
         if state and [master.shape for master in state["masters"]] == [master.shape for master in self._masters]:
             self._load(state)
         for step in range(len(self.losses), self.planned):
@@ -75,13 +78,13 @@ class Optimization:
                 checkpoint.save(self._state())
         self.held_out.restore(self._masters)
         self._publish()
-        # No loss was taken after the last step.
+        # No loss was computed after the last step, so the weights are checked themselves.
         if not all(bool(torch.isfinite(master).all()) for master in self._masters):
             raise self._diverged("The weights are", len(self.losses))
         self._seconds = time.perf_counter() - self._started
 
     def result(self, name: str, path: Path, probe: Probe | None, flops: float) -> TrainingResult:
-        """What `run` came to, of the adapter ``name`` that is saved at ``path``."""
+        """Return the result of `run`, for the adapter ``name`` saved at ``path``."""
         num_steps = len(self.losses)
         return TrainingResult(
             name=name,
@@ -120,7 +123,7 @@ class Optimization:
         self._label_losses.append(label_loss)
 
     def _publish(self) -> None:
-        """Give the model the weights as they are now."""
+        """Copy the current weights to the model."""
         with torch.no_grad():
             torch._foreach_copy_(self._weights, self._masters)
 
@@ -130,7 +133,7 @@ class Optimization:
             "optimizer": self._adamw.state_dict(),
             "scaler": self._scaler.state_dict(),
             "random": torch.get_rng_state(),
-            # Of the one GPU that trains, for dropout there: of others, the next start may see fewer.
+            # For dropout. Only of the GPU that trains, because a later start may see fewer other GPUs.
             "random_gpu": torch.cuda.get_rng_state(self._device) if self._is_on_gpu else None,
             "losses": self.losses,
             "label_losses": self._label_losses,

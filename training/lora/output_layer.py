@@ -1,4 +1,4 @@
-"""The base's output layer, for all tokens or a few, with what some families do to its logits."""
+"""The base model's output layer, for all tokens or a few, including the scaling and capping of some families."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 class OutputLayer:
-    """Hidden states in, float32 logits out, as the base's own forward gives them."""
+    """Maps hidden states to float32 logits, as the base model's own forward does."""
 
     def __init__(self, model: Any) -> None:
         self._layer, config = model.get_output_embeddings(), model.config.get_text_config()
@@ -16,7 +16,7 @@ class OutputLayer:
         self._scale /= getattr(config, "logits_scaling", None) or 1.0  # Granite
 
     def __call__(self, hidden: Tensor, tokens: Tensor | None = None) -> Tensor:
-        """[N, hidden_size] -> [N, vocabulary], or [N, num_tokens] for the columns of ``tokens`` alone."""
+        """Map [N, hidden_size] to [N, vocabulary], or to [N, num_tokens] for the columns of ``tokens`` alone."""
         if tokens is None:
             logits = self._layer(hidden)
         else:

@@ -1,9 +1,9 @@
-"""Batches as one row of tokens: no padding between texts, and what all prompts begin with computed once.
+"""Packs a batch into one row of tokens: no padding between texts, and the shared prefix is computed once.
 
-All prompts of a task begin with the same instruction. A packed row holds that prefix once and after it the rest of
-every prompt, each seeing the prefix and itself. In a causal model of attention alone (`targets.unmasked_layers`) this
-gives each text what it would get in a row of its own, gradients included. TREC with its instruction: 8 prompts are 320
-tokens one by one and 131 packed.
+All prompts of a task begin with the same instruction. A packed row contains this prefix once, followed by the remainder
+of each prompt, which attends to the prefix and itself. In a causal model with attention layers only
+(`targets.unmasked_layers`), each text gets the same result as in a row of its own, gradients included. Eight prompts of
+TREC with its instruction are 320 tokens separately and 131 packed.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,24 +11,24 @@ from collections.abc import Iterator, Sequence
 import msgspec
 import torch
 
-# Rows are padded to a multiple: each new shape builds its kernels anew. Attention over a whole row wants it of 32.
+# Kernels are rebuilt for each new shape, so rows are padded to a multiple. Attention over a whole row needs one of 32.
 ROW_MULTIPLE = 32
 
 
 class PackedRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One row for the model: the prefix, the tails, padding."""
+    """One row for the model: the prefix, the tails, and padding."""
 
     input_ids: torch.Tensor  # int64 [1, T]
     position_ids: torch.Tensor  # int64 [1, T]
-    starts: tuple[int, ...]  # where each tail begins in the row
-    lengths: tuple[int, ...]  # of each tail, tokens
+    starts: tuple[int, ...]  # index of each tail's first token in the row
+    lengths: tuple[int, ...]  # of each tail, in tokens
     prefix_length: int
 
     def mask(self, dtype: torch.dtype) -> torch.Tensor:
-        """Additive attention mask [1, 1, T, T]: 0 where a token may look, the lowest number elsewhere."""
+        """Return the additive mask [1, 1, T, T]: 0 where a token may attend, the lowest number elsewhere."""
         padding = self.input_ids.shape[1] - self.prefix_length - sum(self.lengths)
         sizes = [self.prefix_length, *self.lengths, padding]
-        # On the device, in one copy of a few numbers: a GPU waits neither for the mask nor for how long it is.
+        # Built on the device from one copied tensor of a few numbers, so a GPU waits neither for the mask nor its size.
         device = self.input_ids.device
         counts = torch.tensor(sizes, device=device)
         owners = torch.arange(len(sizes), device=device).repeat_interleave(counts, output_size=sum(sizes))
@@ -38,7 +38,7 @@ class PackedRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def shared_prefix_length(sequences: Sequence[Sequence[int]]) -> int:
-    """How many tokens all sequences begin with; always leaves at least one token to each of them."""
+    """Return the number of tokens that all sequences share at their start, leaving at least one token to each."""
     first, *rest = sequences
     limit = min(len(sequence) for sequence in sequences) - 1
     for position in range(limit):
@@ -48,7 +48,7 @@ def shared_prefix_length(sequences: Sequence[Sequence[int]]) -> int:
 
 
 def pack(prefix: Sequence[int], tails: Sequence[Sequence[int]], device: str, multiple: int = ROW_MULTIPLE) -> PackedRow:
-    """Lay ``prefix`` and ``tails`` into one row, padded to a ``multiple`` of tokens."""
+    """Concatenate ``prefix`` and ``tails`` into one row, padded to a ``multiple`` of tokens."""
     num_tokens = len(prefix) + sum(len(tail) for tail in tails)
     padding = -num_tokens % multiple
     ids, positions, starts = list(prefix), list(range(len(prefix))), []
@@ -66,7 +66,7 @@ def pack(prefix: Sequence[int], tails: Sequence[Sequence[int]], device: str, mul
 
 
 def micro_batches(tail_lengths: Sequence[int], prefix_length: int, most_tokens: int) -> Iterator[list[int]]:
-    """Split 0 .. n-1 into runs whose packed rows stay within ``most_tokens``; one text may exceed it alone."""
+    """Split indices 0 .. n-1 into runs whose packed rows have at most ``most_tokens``; a single text may have more."""
     run: list[int] = []
     tokens = prefix_length
     for index, length in enumerate(tail_lengths):

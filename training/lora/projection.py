@@ -1,4 +1,4 @@
-"""A frozen linear layer with LoRA, in all layers of a decoder: its products there and back, and its gradients."""
+"""Frozen linear layers with LoRA, in all layers of a decoder: forward and backward products, and gradients."""
 
 import platform
 from collections.abc import Sequence
@@ -9,20 +9,20 @@ from torch import Tensor
 
 from fourshot.engine.machine.memory import free_bytes
 
-TYPICAL_ROWS = 256  # packing may choose by it; any number of rows can be multiplied
-PACKED_SHARE = 0.25  # of the free memory that packed weights may take
+TYPICAL_ROWS = 256  # a hint for the packed layout; any number of rows can be multiplied
+PACKED_SHARE = 0.25  # of the free memory that packed weights may use
 
 
 def frozen_linear(module: Any) -> Any:
-    """The frozen linear layer of ``module``, which may have an adapter around it."""
+    """Return the frozen linear layer of ``module``, which may be wrapped in an adapter."""
     return getattr(module, "base_layer", module)
 
 
 class FrozenLinear:
-    """A base's linear layer, weight [out, in], or several as one, to be multiplied from both sides.
+    """A linear layer of the base model, weight [out, in], or several as one, with forward and backward products.
 
-    oneDNN rearranges a weight before each product. ``packed``, this is done once, for both directions, and costs
-    another two times the weight's memory. A layer that is not ``trained_through`` has one direction only.
+    oneDNN repacks a weight before each product. With ``packed`` this is done once for both directions, and takes
+    additional memory of twice the weight. A layer that is not ``trained_through`` has the forward direction only.
     """
 
     def __init__(self, layers: Sequence[Any], packed: bool, trained_through: bool = True) -> None:
@@ -37,7 +37,7 @@ class FrozenLinear:
             self._weight = _stacked(weights)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x [T, in] -> x W^T + bias [T, out]."""
+        """Return x W^T + bias [T, out], for x [T, in]."""
         if self._packed:
             y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._packed_weight, self._bias, "none", [], "")
             return y
@@ -46,7 +46,7 @@ class FrozenLinear:
         return torch.mm(x, self._weight.t())
 
     def backward(self, g: Tensor) -> Tensor:
-        """g [T, out] -> g W [T, in]."""
+        """Return g W [T, in], for g [T, out]."""
         if self._packed:
             of_x: Tensor = torch.ops.mkldnn._linear_pointwise(g, self._packed_transposed, None, "none", [], "")
             return of_x
@@ -54,7 +54,7 @@ class FrozenLinear:
 
 
 def pays_to_pack(weights: Sequence[Tensor]) -> bool:
-    """Whether packed copies of ``weights`` are faster here, and fit into memory."""
+    """Whether packed copies of ``weights`` are faster on this hardware, and fit into memory."""
     first = weights[0]
     if first.device.type != "cpu" or first.dtype != torch.bfloat16 or platform.machine() not in ("x86_64", "AMD64"):
         return False
@@ -69,9 +69,10 @@ def _pack(weight: Tensor) -> Tensor:
 
 
 def _stacked(weights: Sequence[Any]) -> Tensor:
-    """The weights [out_i, in] as one [sum of out_i, in] that they become views of: there is no second copy of a base.
+    """Return the weights [out_i, in] as one tensor [sum of out_i, in].
 
-    Weights that lie so already, from an earlier training on this base, stay where they are.
+    The weights become views of it, so there is no second copy of the base model. If they are contiguous views already,
+    after an earlier training on this base, nothing is copied.
     """
     first, width = weights[0], weights[0].shape[1]
     rows = sum(len(weight) for weight in weights)
@@ -90,16 +91,17 @@ def _stacked(weights: Sequence[Any]) -> Tensor:
 
 
 class Projection:
-    """Linear layers that read the same input, in all decoder layers: ``y = x W^T + scaling * (x A^T) B^T``.
+    """Linear layers with the same input, in all decoder layers: ``y = x W^T + scaling * (x A^T) B^T``.
 
-    A is stacked, B a block-diagonal matrix whose other blocks stay zero. One tensor holds those of all L layers with
-    adapters, so that the optimizer has few tensors, and gradients of several layers are one product.
+    A is stacked, and B is a block-diagonal matrix whose other blocks stay zero. One tensor contains those of all L
+    layers with adapters. So the optimizer has few tensors, and gradients of several layers are one product.
     """
 
     def __init__(self, layers: Sequence[Sequence[Any]], first: int, *, packed: bool) -> None:
-        """``layers`` are those that read the same input for each decoder layer; PEFT's, one active adapter each.
+        """``layers``: for each decoder layer, the linear layers with the same input, with PEFT's adapters around them.
 
-        Decoder layers before number ``first`` have none. In the others, a layer without one has one of rank 0 here.
+        Decoder layers before number ``first`` have no adapters. In the others, a linear layer without an adapter is
+        treated as one of rank 0.
         """
         self._first = first
         self._layers = [[_Adapter(linear) for linear in group] for group in layers[first:]]
@@ -113,31 +115,31 @@ class Projection:
         self.b = torch.stack([up.t() for up in ups]).requires_grad_(True)  # [L, rank, out], B transposed
         self.scaling = max(adapter.scaling for adapter in self._layers[0])
         blocks = [torch.full_like(adapter.up, self.scaling) for adapter in self._layers[0]]
-        self._scale = torch.block_diag(*blocks).t()  # [rank, out], of B's gradient: 0 off the blocks
-        # Views of each layer, made once: a step would make thousands.
+        self._scale = torch.block_diag(*blocks).t()  # [rank, out], factor of B's gradient: 0 outside the blocks
+        # Views of each layer, created once instead of thousands of times per step.
         self._a = dict(enumerate(self.a.detach().unbind(), first))
         self._b = dict(enumerate(self.b.detach().unbind(), first))
         self._a_t, self._b_t = ({layer: view.t() for layer, view in views.items()} for views in (self._a, self._b))
 
     @property
     def sizes(self) -> tuple[int, int, int]:
-        """Of the input, of all ranks together, of the output."""
+        """Width of the input, sum of the ranks, and width of the output."""
         return self.a.shape[2], self.a.shape[1], self.b.shape[2]
 
     @property
     def dropout(self) -> float:
-        """The share of what an adapter reads that is dropped now."""
+        """The share of an adapter's input that is dropped; 0 outside training."""
         return max(adapter.dropout for adapter in self._layers[0])
 
     def mask(self, x: Tensor, generator: torch.Generator) -> Tensor | None:
-        """Of dropout, like x: one for all layers that read it, where PEFT draws one for each; None where none is."""
+        """Return a dropout mask like x for all its layers, where PEFT samples one for each; None without dropout."""
         share = 1 - self.dropout
         return torch.empty_like(x).bernoulli_(share, generator=generator).div_(share) if share < 1 else None
 
     def forward(self, layer: int, x: Tensor, low: Tensor, mask: Tensor | None) -> Tensor:
-        """x [T, in] -> y [T, out]; writes x A^T to ``low`` [T, rank].
+        """Return y [T, out] for x [T, in], and write x A^T to ``low`` [T, rank].
 
-        With ``mask`` x becomes what the adapters read, which is what `weight_gradients` wants.
+        With ``mask``, x is multiplied by it in place, because `weight_gradients` needs the adapters' input.
         """
         y = self._frozen[layer].forward(x)
         if layer < self._first:
@@ -146,11 +148,11 @@ class Projection:
         return y.addmm_(low, self._b[layer], alpha=self.scaling)
 
     def low_gradient(self, layer: int, g: Tensor, of_low: Tensor) -> None:
-        """Write the gradient of x A^T to ``of_low`` [T, rank], from g [T, out]."""
+        """Write the gradient of x A^T to ``of_low`` [T, rank], given g [T, out], the gradient of y."""
         torch.mm(g, self._b_t[layer], out=of_low).mul_(self.scaling)
 
     def backward(self, layer: int, g: Tensor, of_low: Tensor, mask: Tensor | None) -> Tensor:
-        """The gradient for x [T, in], from g [T, out]; writes that of x A^T to ``of_low`` [T, rank]."""
+        """Return the gradient of x [T, in], given g [T, out]; write that of x A^T to ``of_low`` [T, rank]."""
         self.low_gradient(layer, g, of_low)
         of_x = self._frozen[layer].backward(g)
         if mask is None:
@@ -163,16 +165,17 @@ class Projection:
     def weight_gradients(
         self, span: range, gradients: tuple[Tensor, Tensor], x: Tensor, low: Tensor, g: Tensor, of_low: Tensor
     ) -> None:
-        """Write gradients of A and B for the layers of ``span``, from what these layers read and wrote.
+        """Write the gradients of A and B for the layers of ``span`` to ``gradients``.
 
-        Each [len(span), T, ...]: x, x A^T, the gradients of y and of x A^T.
+        The others are [len(span), T, ...]: x, x A^T (``low``), and the gradients of y (``g``) and of x A^T
+        (``of_low``).
         """
         of_a, of_b = (gradient[span.start - self._first : span.stop - self._first] for gradient in gradients)
         torch.bmm(of_low.transpose(1, 2), x, out=of_a)
         torch.bmm(low.transpose(1, 2), g, out=of_b).mul_(self._scale)
 
     def write_back(self) -> None:
-        """Give the adapters' weights to PEFT's layers."""
+        """Copy the adapters' weights to PEFT's layers."""
         for group, a, b in zip(self._layers, self._a.values(), self._b.values(), strict=True):
             row = column = 0
             for adapter in group:
@@ -183,7 +186,7 @@ class Projection:
 
 
 class _Adapter:
-    """Of one linear layer; of rank 0 where PEFT gave it none."""
+    """The adapter of one linear layer; of rank 0 if the layer has no PEFT adapter."""
 
     def __init__(self, linear: Any) -> None:
         if linear is frozen_linear(linear):

@@ -1,4 +1,4 @@
-"""Adapters are saved under a name that says what is in them, and checked by vLLM's own rules before."""
+"""Saves adapters under content-hashed names, after checking them by vLLM's own rules."""
 
 from pathlib import Path
 from typing import Any
@@ -11,13 +11,14 @@ from fourshot.training.lora.adapter_files import ADAPTER_CONFIG, content_hash, i
 
 
 def save_adapter(wrapped: Any, parent: Path, prefix: str) -> tuple[str, Path]:
-    """Save a PEFT model's adapter as ``parent``/<prefix>-<hash>, unless a folder of that name holds the same weights.
+    """Save a PEFT model's adapter as ``parent``/<prefix>-<hash>, and return the folder's name and path.
 
-    The folder appears whole or not at all. Raises AdapterError if vLLM would not load it, OSError if the disk is full.
+    A folder of that name with unchanged content is kept. The folder is created atomically. Raises AdapterError if vLLM
+    would not load the adapter, and OSError if the disk is full.
     """
     with staged_folder(parent) as staged:
         _save(wrapped, staged)
-        (staged / "README.md").unlink(missing_ok=True)  # an empty model card template
+        (staged / "README.md").unlink(missing_ok=True)  # PEFT's empty model card template
         _sort_config(staged / ADAPTER_CONFIG)
         check_adapter(staged)
         name = f"{prefix}-{content_hash(staged)}"
@@ -27,7 +28,7 @@ def save_adapter(wrapped: Any, parent: Path, prefix: str) -> tuple[str, Path]:
 
 
 def _sort_config(config_file: Path) -> None:
-    """PEFT writes the target modules in the order of a set, which differs from process to process."""
+    """Sort the configuration: PEFT writes the target modules in the order of a set, which differs between processes."""
     config = msgspec.json.decode(config_file.read_bytes())
     config["target_modules"] = sorted(config["target_modules"])
     config_file.write_bytes(msgspec.json.format(msgspec.json.encode(config, order="sorted"), indent=2))

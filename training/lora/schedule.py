@@ -1,4 +1,4 @@
-"""Which examples each step sees, at which learning rate, and when a training has converged."""
+"""The examples and the learning rate of each step, and when a training has converged."""
 
 import random
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from fourshot.training.lora.settings import LoraSettings
 
 
 class Batches:
-    """Batches of example indices: every pass shuffled anew, the leftover of a pass goes on into the next."""
+    """Batches of example indices: reshuffled for every epoch, with the remainder carried over into the next."""
 
     def __init__(self, num_examples: int, batch_size: int, seed: int) -> None:
         self._random = random.Random(seed)
@@ -25,12 +25,12 @@ class Batches:
 
 
 def learning_rate(step: int, planned: int, settings: LoraSettings) -> float:
-    """Of step number ``step``, from 0: linear warm-up, then linear decay to zero where that is asked for."""
+    """Return the rate of step ``step``, from 0: linear warm-up, times a linear decay to zero if ``settings.decay``."""
     warm = min(1.0, (step + 1) / max(1.0, settings.warmup_steps(planned)))
     return settings.learning_rate * (warm * (1 - step / planned) if settings.decay else warm)
 
 
 def has_converged(losses: Sequence[float], per_pass: int, bound: float) -> bool:
-    """Whether the label loss of the last whole pass, and of at least five steps, is below ``bound`` on average."""
+    """Whether the mean label loss of the last epoch, and of at least five steps, is below ``bound``; 0: never."""
     window = max(5, per_pass)
     return bound > 0 and len(losses) >= window and sum(losses[-window:]) / window < bound

@@ -1,4 +1,4 @@
-"""How a LoRA adapter is trained. LoRA settings are called what PEFT calls them. Loads neither torch nor peft."""
+"""Settings of a LoRA training. LoRA settings have PEFT's names. Loads neither torch nor peft."""
 
 import math
 from typing import Literal, TypeAlias
@@ -9,7 +9,7 @@ from fourshot.engine.core import Typed
 from fourshot.engine.errors import InputError
 from fourshot.engine.vllm_seams.adapter_check import LARGEST_RANK
 
-ALL_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")  # of Llama and its kin
+ALL_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")  # Llama-like
 ALL: Literal["all"] = "all"
 TargetModules: TypeAlias = tuple[str, ...] | Literal["all"]
 
@@ -25,17 +25,17 @@ class LoraSettings(Typed, frozen=True, kw_only=True, forbid_unknown_fields=True)
     learning_rate: float = 0.0  # 0: by the size of the base, `rate_by_size`
     weight_decay: float = 0.0
     batch_size: int = 8
-    num_epochs: float = 4.0  # planned passes, between the bounds; over soft labels it is annotate.soft_epochs
-    min_steps: int = 0  # planned at least, for few texts; 0: by what their labels hold, `steps_by_bits`
-    soft_max_steps: int = 160  # planned at most, but never less than one whole pass; 0: no bound
-    max_steps: int = 0  # planned at most, however many texts; 0: no bound
-    warmup: float = 0.1  # share of the planned steps; 0: none
+    num_epochs: float = 4.0  # planned epochs, within the bounds below; with soft labels, annotate.soft_epochs applies
+    min_steps: int = 0  # lower bound of the planned steps, for few texts; 0: by the labels' bits, `steps_by_bits`
+    soft_max_steps: int = 160  # upper bound of the planned steps, but never below one epoch; 0: no bound
+    max_steps: int = 0  # upper bound of the planned steps for any number of texts; 0: no bound
+    warmup: float = 0.1  # share of the planned steps; 0: no warm-up
     min_warmup_steps: int = 10  # but no more than half of the planned steps
     decay: bool = True  # learning rate falls linearly to zero at the last planned step
-    converged_loss: float = 0.0  # stop once the label loss of a pass is below this, in nats; 0 keeps to the plan
-    held_out: float = 0.0  # share of the synthetic texts that chooses the pass whose weights are saved
+    converged_loss: float = 0.0  # stop once the label loss of an epoch is below this, in nats; 0: no early stop
+    held_out: float = 0.0  # share of the synthetic texts held out to select the epoch whose weights are saved
     label_smoothing: float = 0.0  # share of the target that is spread over all labels; loss "label" only
-    loss: Literal["label", "text"] = "label"  # what is learnt: the label alone, or prompt and label, as in the paper
+    loss: Literal["label", "text"] = "label"  # on the label alone, or on prompt and label, as in the paper
 
     def __post_init__(self) -> None:
         for name, least in (("r", 1), ("lora_alpha", 1), ("batch_size", 1), ("min_steps", 0), ("min_warmup_steps", 0)):
@@ -73,45 +73,46 @@ class LoraSettings(Typed, frozen=True, kw_only=True, forbid_unknown_fields=True)
             raise InputError(f"warmup is a share of the planned steps, from 0 to 1; got {self.warmup}.")
         if not self.target_modules:
             raise InputError("target_modules must be 'all', or names of the base's projections; got none.")
-        if self.target_modules == ALL_PROJECTIONS:  # what "all" was called before other families were known
+        if self.target_modules == ALL_PROJECTIONS:  # how earlier versions spelt "all"
             msgspec.structs.force_setattr(self, "target_modules", ALL)
 
     def planned_steps(self, num_examples: int, num_labels: int = 0) -> int:
-        """Optimizer steps for a data set of this size; ``num_labels`` 0: of texts without labels."""
+        """Return the planned optimizer steps for ``num_examples`` examples; ``num_labels`` 0: without labels."""
         per_pass = max(1, -(-num_examples // self.batch_size))
         passes = round(self.num_epochs * per_pass)
-        if self.soft_max_steps:  # it bounds how often texts are repeated, not how many there may be
+        if self.soft_max_steps:  # limits how often texts are repeated, not the number of texts
             passes = min(passes, max(self.soft_max_steps, per_pass))
         steps = max(self.min_steps or steps_by_bits(num_examples, num_labels), passes)
         return min(steps, self.max_steps or steps)
 
     def warmup_steps(self, planned: int) -> float:
-        """How many of the planned steps the learning rate rises in."""
+        """Return the number of the planned steps in which the learning rate rises."""
         share = self.warmup * planned
         return max(share, min(self.min_warmup_steps, planned / 2)) if share else 0.0
 
 
 def steps_by_bits(num_examples: int, num_labels: int) -> int:
-    """The least steps for few texts: 1.25 for each bit in their labels, at most 40; 40 where there are no labels.
+    """Return the minimum number of steps for few texts: 1.25 per bit of their labels, at most 40; 40 without labels.
 
-    Labels of n texts of K classes hold n log2 K bits. Eight texts of two classes in forty steps make an adapter that is
-    certain of them, and on some draws no better than chance (docs/training.md).
+    Labels of n texts from K classes carry n log2 K bits. Forty steps on eight texts of two classes make an adapter that
+    is certain of these texts and, on some draws, no better than chance (docs/training.md).
     """
     return min(40, max(1, math.ceil(1.25 * num_examples * math.log2(num_labels)))) if num_labels > 1 else 40
 
 
 def rate_by_size(num_parameters: int) -> float:
-    """The learning rate for a base of ``num_parameters``: 5e-4 up to 135 million, then falling with their root.
+    """Return the learning rate for a base of ``num_parameters``: 5e-4 up to 135 million, then by their square root.
 
-    Measured on two bases (docs/training.md): what is best for the small one makes the larger one certain and wrong.
+    The rate is inversely proportional to the root. Measured on two base models (docs/training.md): the best rate of the
+    smaller one makes the larger one overconfident and wrong.
     """
     return 5e-4 * min(1.0, (135e6 / num_parameters) ** 0.5)
 
 
 PRESETS: dict[str, LoraSettings] = {
     "default": LoraSettings(),
-    # Source: Patwa et al. 2024, section 4: r=8, alpha=32, dropout 0.1, Adam, 100 epochs, batch 8. Which projections and
-    # which learning rate is not said there: PEFT's own choice for Llama models, and a usual rate for LoRA.
+    # Source: Patwa et al. 2024, section 4: r=8, alpha=32, dropout 0.1, Adam, 100 epochs, batch 8. Projections and
+    # learning rate are not stated there: these are PEFT's default for Llama models, and a common rate for LoRA.
     "paper": LoraSettings(
         lora_dropout=0.1,
         target_modules=("q_proj", "v_proj"),

@@ -1,7 +1,7 @@
-"""One training over several processes: each batch is dealt out, and the gradients are added up.
+"""Data-parallel training: each batch is divided among several processes, and the gradients are summed.
 
-Every process holds the base and the same adapter weights; the first one tells and saves. The result is that of one
-process but for the order in which sums are rounded.
+Every process has the base model and the same adapter weights; the first one reports and saves. The result is that of a
+single process, except for the rounding of sums.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 class BatchShare(msgspec.Struct, frozen=True, kw_only=True):
-    """Which part of each batch is this process's."""
+    """This process's share of each batch."""
 
     rank: int = 0
     world: int = 1

@@ -1,4 +1,4 @@
-"""Which of a base's layers get an adapter: found in its checkpoint, not assumed from its family."""
+"""Which layers of a base model get an adapter: found in its checkpoint, not assumed from its family."""
 
 import re
 from collections.abc import Sequence
@@ -18,19 +18,19 @@ from fourshot.training.lora.settings import ALL, ALL_PROJECTIONS, LoraSettings, 
 if TYPE_CHECKING:
     from peft import LoraConfig
 
-# Of a decoder layer: its number stands in the name, whatever the layers' list is called.
+# A weight of a decoder layer has the layer's number in its name, whatever the list of layers is called.
 IN_A_LAYER = re.compile(r"\.\d+\.(?P<path>.+)\.weight")
-NO_PROJECTION = {"experts", "gate", "router"}  # of mixtures of experts, which are trained around their experts
-# What keeps the texts of a packed row apart is a mask of attention (`packing`), which other layers do not look at: a
-# convolution takes in the tokens before, a recurrence all of them. Known by their names in config.json and in weights.
+NO_PROJECTION = {"experts", "gate", "router"}  # parts of a mixture of experts that get no adapter
+# The texts of a packed row are separated by an attention mask (`packing`), which other layers ignore: a convolution
+# reads some of the tokens before, a recurrence all. Both are recognised by names in config.json and of weights.
 MASKED = {"full_attention", "sliding_attention", "chunked_attention", "attention"}
 UNMASKED = re.compile(r"conv|mamba|rg_lru|lstm|time_decay")
 
 
 def target_modules(model: str | Path, requested: TargetModules) -> tuple[str, ...]:
-    """The names of the layers that get an adapter, for "all" every projection of the decoder's layers.
+    """Return the names of the layers that get an adapter; for "all", every projection of the decoder layers.
 
-    Raises InputError where the model has no layer of a name that is ``requested``.
+    Raises InputError if the model has no layer with one of the ``requested`` names.
     """
     available = projections(str(model))
     if requested == ALL:
@@ -45,7 +45,7 @@ def target_modules(model: str | Path, requested: TargetModules) -> tuple[str, ..
 
 
 def lora_config(model: str | Path, num_layers: int, settings: LoraSettings) -> "LoraConfig":
-    """PEFT's, for an adapter on the base in ``model``, which has ``num_layers`` decoder layers."""
+    """Return PEFT's configuration for an adapter on the base in ``model``, which has ``num_layers`` decoder layers."""
     with collector_paused():
         from peft import LoraConfig
 
@@ -60,16 +60,16 @@ def lora_config(model: str | Path, num_layers: int, settings: LoraSettings) -> "
 
 
 def adapted_layers(num_layers: int, share: float) -> list[int] | None:
-    """Numbers of the decoder layers that get an adapter, the last ones, at least one; None for all of them.
+    """Return the numbers of the decoder layers that get an adapter: the last ones, at least one; None for all.
 
-    The layers below stay those of the base. So what they make of a text is the same in each step of a training.
+    The layers below are frozen, so their output for a text is the same in every step of a training.
     """
     count = max(1, round(share * num_layers))
     return None if count >= num_layers else list(range(num_layers - count, num_layers))
 
 
 def check_trainable(model: str, requested: TargetModules) -> None:
-    """Raise InputError where no adapter can be trained on this base and served; does nothing for a fake one."""
+    """Raise InputError if no adapter for this base model can be trained and served; a fake model always passes."""
     if not is_fake(model):
         check_lora_support(model)
         if kinds := unmasked_layers(model):
@@ -81,7 +81,7 @@ def check_trainable(model: str, requested: TargetModules) -> None:
 
 
 def unmasked_layers(model: str) -> list[str]:
-    """What a base has in its decoder layers that no attention mask keeps within a text; [] for attention alone."""
+    """Return the kinds of decoder layers that ignore the attention mask, such as convolutions; [] if there are none."""
     config = read_config(model)
     layer_types = config.get("layer_types")
     kinds = set(map(str, layer_types)) - MASKED if isinstance(layer_types, list) else set[str]()
@@ -91,9 +91,9 @@ def unmasked_layers(model: str) -> list[str]:
 
 @lru_cache(maxsize=8)
 def projections(model: str) -> tuple[str, ...]:
-    """Names of the linear layers of a checkpoint's decoder layers, in the usual order where they are the usual ones.
+    """Return the names of the linear layers in a checkpoint's decoder layers.
 
-    Raises InputError where there are none.
+    They are in the order of `ALL_PROJECTIONS` if they are the same, else sorted. Raises InputError if there are none.
     """
     shapes = _shapes(model)
     names = {_projection(name, shape) for name, shape in shapes.items()} - {""}
@@ -104,19 +104,19 @@ def projections(model: str) -> tuple[str, ...]:
 
 @lru_cache(maxsize=8)
 def _shapes(model: str) -> dict[str, list[int]]:
-    """Of all weights."""
+    """Return the shape of each weight, by name."""
     return checkpoint_shapes(Path(model)) or _shapes_of_architecture(model)
 
 
 def _projection(name: str, shape: Sequence[int]) -> str:
-    """The last part of a weight's name if it is a projection within a decoder layer, else nothing."""
+    """Return the last part of a weight's name if it is a projection within a decoder layer, else ""."""
     match = IN_A_LAYER.search(name)
     parts = match["path"].split(".") if match else [""]
     return "" if len(shape) != 2 or NO_PROJECTION.intersection(parts) else parts[-1]
 
 
 def _shapes_of_architecture(model: str) -> dict[str, list[int]]:
-    """Of a checkpoint whose weights have no headers to read (.bin, or none at all)."""
+    """Return the shapes for a checkpoint whose weight files have no readable header (.bin), or that has none."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 

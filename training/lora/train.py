@@ -1,4 +1,4 @@
-"""One LoRA training: examples in, an adapter folder that vLLM loads out."""
+"""LoRA training: from examples to an adapter folder that vLLM can load."""
 
 import random
 import re
@@ -38,10 +38,10 @@ LAYER = re.compile(r"(?:^|\.)(\d+)\.")  # the number of a decoder layer, in a we
 
 
 class LoraTrainer:
-    """A frozen base model that trains one adapter after another, so that the base is loaded once for all of them."""
+    """Trains one adapter after another on a frozen base model, which is loaded once for all of them."""
 
     def __init__(self, model: str | Path, share: BatchShare = ALL) -> None:
-        """``model`` is a checkpoint folder; ``share`` what this process does of each training."""
+        """``model`` is a checkpoint folder; ``share`` is this process's share of each training."""
         with collector_paused():
             from transformers.utils import logging
 
@@ -52,12 +52,12 @@ class LoraTrainer:
         self.precision = choose_precision(capability)
         check_base_fits(model, self.device, getattr(torch, self.precision.base).itemsize)
         self.tokenizer = load_tokenizer(model)
-        # On the CPU the fused attention's backward pass takes seven times as long as plain products at these lengths.
+        # On the CPU, the backward pass of fused attention takes seven times as long as plain products at these lengths.
         self._base = load_base(
             self.model_path,
             dtype=getattr(torch, self.precision.base),
             attn_implementation="sdpa" if self.device == "cuda" else "eager",
-            # Weights go to a GPU as they are read: several processes could fill this machine's memory with them.
+            # Weights are read directly to the GPU: in several processes they could fill this machine's memory.
             device_map={"": self.device} if self.device == "cuda" else None,
         )
         self._base.requires_grad_(False)
@@ -77,14 +77,14 @@ class LoraTrainer:
         held_out: Sequence[TrainingExample] = (),
         verbalizer: Verbalizer = "word",
     ) -> TrainingResult:
-        """Train and save under ``out_dir``/<prefix>-<content hash>. Labels as in `engine.core.Engine.score`; none where
-        the examples say what is written instead.
+        """Train an adapter and save it as ``out_dir``/<prefix>-<content hash>.
 
-        Same examples, settings, seed, machine and thread count give the same bytes. With ``checkpoint``, a file, the
-        state goes there every ``checkpoint_s`` seconds; a training that finds one there goes on from it, to the same
-        bytes, and removes it at the end. With ``held_out`` examples, the weights of the pass that did best on those
-        are saved. Raises InputError for no examples or a target that is no label, FourshotError where the loss is no
-        longer a number.
+        ``labels``: as in `engine.core.Engine.score`; empty if the examples have written continuations instead. The same
+        examples, settings, seed, machine and thread count give the same bytes. With ``checkpoint``, a file, the state
+        is saved there every ``checkpoint_s`` seconds. A training that finds this file continues from it, to the same
+        bytes, and removes it at the end. With ``held_out`` examples, the weights of the epoch with the lowest loss on
+        them are saved. Raises InputError for no examples or a target that is no label, and FourshotError if the loss is
+        no longer a number.
         """
         _check(examples, held_out, labels)
         settings = self._with_rate(settings)
@@ -117,7 +117,7 @@ class LoraTrainer:
         return run.result(name, path, probe, float(flops))
 
     def _with_rate(self, settings: LoraSettings) -> LoraSettings:
-        """``settings`` with a learning rate: where they leave it open, by the size of the base."""
+        """Return ``settings`` with a learning rate; if it is 0, the rate for the size of the base model."""
         if settings.learning_rate:
             return settings
         size = sum(parameter.numel() for parameter in self._base.parameters())
@@ -125,9 +125,9 @@ class LoraTrainer:
 
     @contextmanager
     def _adapted(self, settings: LoraSettings, seed: int) -> Iterator[tuple[Any, LlamaDecoder | None]]:
-        """The base in PEFT with a new adapter, which is taken off at the end; and its decoder where that is ours.
+        """Yield the base model in PEFT with a new adapter, and its `LlamaDecoder`, or None for models without one.
 
-        All that is random in a training follows from ``seed``.
+        The adapter is removed at the end. ``seed`` determines all random numbers of the training.
         """
         with collector_paused():
             from peft import get_peft_model
@@ -149,7 +149,7 @@ class LoraTrainer:
 def _probe(
     loss_of: LabelLoss, examples: Sequence[TrainingExample], labels: Sequence[str], verbalizer: Verbalizer
 ) -> Probe:
-    """What the trainer answers on examples from the whole list, with its labels in turn."""
+    """Return the trainer's label probabilities for up to `PROBE_TEXTS` examples, evenly spaced over ``examples``."""
     count = min(PROBE_TEXTS, len(examples))
     chosen = [index * len(examples) // count for index in range(count)]
     answers = loss_of.probabilities(chosen).tolist()
@@ -162,10 +162,11 @@ def _probe(
 
 
 def operations(wrapped: Any, num_tokens: int, tokens_below: int) -> int:
-    """Of tokens that went forward and backward, and of those that went forward through the layers below the adapter.
+    """Return the number of operations of a training, by the rule in docs/training.md.
 
-    The adapter is on: its weights count. A frozen weight takes 2 operations a token in each direction, one of an
-    adapter 6 (docs/training.md).
+    ``num_tokens`` passed forward and backward; ``tokens_below`` passed forward through the layers below the adapter. A
+    frozen weight takes 2 operations per token in each direction, and an adapter weight takes 6. The adapter must be in
+    ``wrapped``, so that its weights are counted.
     """
     first = (wrapped.active_peft_config.layers_to_transform or [0])[0]
     decoder = wrapped.get_base_model().get_decoder()

@@ -1,4 +1,4 @@
-"""What is learnt to be written: the tokens that continue a prompt, up to and with the model's end token."""
+"""Targets of text generation: the tokens that continue a prompt, up to and including the model's end token."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -16,9 +16,10 @@ if TYPE_CHECKING:
 def encode_written(
     tokenizer: "PreTrainedTokenizerBase", examples: Sequence[TrainingExample], prompts: Sequence[Sequence[int]]
 ) -> list[tuple[int, ...]]:
-    """Token ids that follow each of ``prompts``, the examples' as ids; the last one ends the text.
+    """Return the token ids of each example's continuation; the last one is the end token.
 
-    Raises InputError where the model has no token that ends a text: it would never learn to stop.
+    ``prompts`` are the token ids of the examples' prompts. Raises InputError if the model has no end token, because it
+    would never learn to stop.
     """
     end = tokenizer.eos_token_id
     if end is None:
@@ -31,14 +32,15 @@ def encode_written(
     alone = tokenizer(texts, add_special_tokens=False)["input_ids"]
     written = []
     for prompt, both, text in zip(prompts, encoded, alone, strict=True):
-        # Read as one text, so that a word's first token is what it is there. A tokenizer may join both at the seam.
+        # Prompt and text are tokenized together, so that the first word gets its token within a text. If the tokenizer
+        # merges characters of both into one token, the text's own tokens are used.
         begins = list(both[: len(prompt)]) == list(prompt)
         written.append((*(both[len(prompt) :] if begins else text), end))
     return written
 
 
 def check_written(examples: Sequence[TrainingExample]) -> None:
-    """Raise InputError unless all examples have something to be written."""
+    """Raise InputError unless every example has a written continuation."""
     if blank := [index for index, example in enumerate(examples) if example.written is UNSET or not example.written]:
         raise InputError(
             f"{len(blank)} of {len(examples)} examples have nothing to be written (the first is number {blank[0]}). "
