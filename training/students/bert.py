@@ -1,7 +1,7 @@
-"""BERT as a classifier, in torch alone: importing `transformers` takes four seconds, and this starts in two.
+"""BERT as a classifier, in torch alone: it starts in two seconds, while importing `transformers` takes four.
 
-Source: Devlin et al. 2019, "BERT"; the names of the weights are those of `transformers`' BertForSequenceClassification,
-whose answers a test compares.
+Source: Devlin et al. 2019, "BERT". Weights have the names of `transformers`' BertForSequenceClassification, whose
+predictions a test compares.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class BertClassifier:
-    """The checkpoint in a folder that `bert_supports`."""
+    """A BERT classifier, loaded from a folder that `bert_supports`."""
 
     def __init__(self, folder: Path, device: str) -> None:
         from safetensors.torch import load_file
@@ -24,7 +24,7 @@ class BertClassifier:
         self._weights = load_file(folder / "model.safetensors", device=device)
 
     def __call__(self, input_ids: "torch.Tensor", attention_mask: "torch.Tensor") -> "torch.Tensor":
-        """Logits [num_texts, num_labels] of ids and mask, int64 [num_texts, num_tokens]."""
+        """Return logits [num_texts, num_labels] for ids and mask, both int64 [num_texts, num_tokens]."""
         words, places, kinds = (
             self._weights[f"bert.embeddings.{name}_embeddings.weight"] for name in ("word", "position", "token_type")
         )
@@ -40,7 +40,7 @@ class BertClassifier:
         heads = self._config["num_attention_heads"]
 
         def projected(part: str) -> "torch.Tensor":
-            """[num_texts, num_heads, num_tokens, width / num_heads]"""
+            """Return the projection of x, [num_texts, num_heads, num_tokens, width / num_heads]."""
             return self._linear(x, f"{name}.attention.self.{part}").unflatten(2, (heads, -1)).transpose(1, 2)
 
         query, key, value = map(projected, ("query", "key", "value"))
@@ -63,7 +63,7 @@ class BertClassifier:
 
 
 class FastTokens:
-    """The tokenizer in a folder, by the library `tokenizers` alone."""
+    """The tokenizer in a folder, opened with the library `tokenizers` alone."""
 
     def __init__(self, folder: Path, max_tokens: int) -> None:
         from tokenizers import Tokenizer
@@ -83,7 +83,7 @@ class FastTokens:
 
 
 def bert_supports(folder: Path) -> bool:
-    """Whether `BertClassifier` computes what `transformers` does with the checkpoint in ``folder``."""
+    """Whether `BertClassifier` computes the same as `transformers` for the checkpoint in ``folder``."""
     config = read_config(folder)
     required = {"model_type": "bert", "architectures": ["BertForSequenceClassification"], "hidden_act": "gelu"}
     usual = {"position_embedding_type": "absolute", "is_decoder": False, "add_cross_attention": False}

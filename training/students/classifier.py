@@ -1,4 +1,4 @@
-"""A finished student in this process: texts in, label probabilities out. No language model, no engine."""
+"""A finished student that classifies in this process, without a language model or an engine."""
 
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial
@@ -20,21 +20,21 @@ if TYPE_CHECKING:
 
 
 class TextReader:
-    """What a student reads of a text, by its tokenizer alone."""
+    """Determines which part of a text a student reads, or its parts, with the tokenizer alone."""
 
     def __init__(self, folder: Path, max_tokens: int, *, in_parts: bool = True) -> None:
-        """``in_parts``: read long texts so, where the checkpoint says it."""
+        """``in_parts``: read long texts in parts, if the checkpoint is configured so."""
         self._folder, self._max_tokens = folder, max_tokens
         self._windows = in_parts and reads_windows(folder)
 
     def parts(self, text: str) -> list[str]:
-        """What is read of a text, each part by itself: the text, or windows of a long one."""
+        """Return the parts of a text, which are classified separately: the text itself, or windows of a long one."""
         if not self._windows or not self._may_be_long(text):
             return [text]
         return windows(self._uncut, text, self._max_tokens)
 
     def read_chars(self, text: str) -> int:
-        """How many characters of a text it reads: those of its first ``max_tokens`` tokens, or all of them in parts."""
+        """Return how many characters of a text are read: those of its first ``max_tokens`` tokens, or all, in parts."""
         if self._windows or not self._may_be_long(text):
             return len(text)
         room = self._max_tokens - self._uncut.num_special_tokens_to_add(is_pair=False)
@@ -42,14 +42,14 @@ class TextReader:
         return offsets[room - 1][1] if len(offsets) > room else len(text)
 
     def _may_be_long(self, text: str) -> bool:
-        """Whether it may have too many tokens, none of which is less than a byte."""
+        """Whether a text may have too many tokens, judged by its bytes; each token covers at least one byte."""
         return (
             len(text.encode(errors="replace")) >= self._max_tokens - 2 and (self._folder / "tokenizer.json").is_file()
         )
 
     @cached_property
     def _uncut(self) -> Any:
-        """The tokenizer without a bound."""
+        """The tokenizer without truncation and padding."""
         from tokenizers import Tokenizer
 
         tokenizer = Tokenizer.from_file(str(self._folder / "tokenizer.json"))
@@ -59,12 +59,12 @@ class TextReader:
 
 
 class StudentClassifier(TextReader):
-    """The checkpoint in a student's folder, on a GPU where there is one."""
+    """A classifier loaded from a student's folder, on a GPU if there is one."""
 
     def __init__(self, folder: str | Path, max_tokens: int, *, in_parts: bool = True) -> None:
-        """``in_parts`` as for a `TextReader`.
+        """``in_parts``: as for `TextReader`.
 
-        Raises AdapterError where the folder is damaged.
+        Raises AdapterError if the folder is damaged.
         """
         folder = Path(folder)
         self._logits, self._device = open_logits(folder)
@@ -76,7 +76,7 @@ class StudentClassifier(TextReader):
             self.tokens = partial(encoded, open_tokenizer(folder), max_tokens=max_tokens)
 
     def probabilities(self, texts: Sequence[str], batch: int = BATCH) -> "np.ndarray":
-        """Float32 [num_texts, num_labels], rows sum to one. Raises InputError for no texts."""
+        """Return float32 [num_texts, num_labels], each row summing to one. Raises InputError for no texts."""
         import torch
 
         def logits(tokens: Any) -> "torch.Tensor":
@@ -92,9 +92,9 @@ class StudentClassifier(TextReader):
 
 
 def open_logits(folder: Path) -> "tuple[Callable[..., torch.Tensor], str]":
-    """What gives the logits of ``input_ids`` and ``attention_mask``, and the device where it wants them.
+    """Return a function from ``input_ids`` and ``attention_mask`` to logits, and the device it expects them on.
 
-    Raises AdapterError where the folder is damaged.
+    Raises AdapterError if the folder is damaged.
     """
     if faults := broken_shards(folder) or ([] if any(folder.glob("*.safetensors")) else ["it has no weights"]):
         raise AdapterError(damage_message(f"The student {folder}", faults))
@@ -107,7 +107,7 @@ def open_logits(folder: Path) -> "tuple[Callable[..., torch.Tensor], str]":
 
 
 def open_model(folder: Path) -> Any:
-    """The checkpoint, as `transformers` opens it."""
+    """Load the checkpoint with `transformers`, in float32 and evaluation mode."""
     with collector_paused():
         import torch
         from transformers import AutoModelForSequenceClassification

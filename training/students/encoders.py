@@ -1,4 +1,4 @@
-"""Encoders that students are made of: where one lies, and a classifier with its weights."""
+"""Encoders that students are made from: finding one, and building a classifier with its weights."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -20,29 +20,29 @@ if TYPE_CHECKING:
 NAME = "all-MiniLM-L6-v2"
 BATCH = 64
 HOW_TO_GO_ON = "Leave --student out to use the embedded encoder, name a Hugging Face id, or give a checkpoint folder."
-# Places are numbered from behind that of padding.
+# Model types whose position numbers start after the padding token's id.
 PADDED = ("roberta", "camembert", "mpnet", "longformer", "xmod", "ibert", "data2vec-text", "luke", "esm")
-MIXES_PADDING = ("fnet", "convbert")  # an answer would change with the texts that share a batch
+MIXES_PADDING = ("fnet", "convbert")  # a prediction would depend on the other texts in the batch
 TOKENIZER_FILES = ("tokenizer.json", "vocab*", "*.model")
 
 
 class ResolvedEncoder(msgspec.Struct, frozen=True, kw_only=True):
-    """An encoder that is here."""
+    """An encoder on this machine."""
 
     path: str
-    name: str  # as the user may call it
+    name: str  # accepted by --student
     revision: str
 
 
 def resolve_encoder(name: str | None) -> ResolvedEncoder:
-    """Find an encoder: None is the embedded one, a folder is checked, anything else is a Hugging Face id.
+    """Find an encoder: None is the bundled one, a folder is checked, anything else is a Hugging Face id.
 
     Raises ModelNotFoundError, an InputError.
     """
     if name is None or name == NAME:
         folder = embedded_encoder()
         return ResolvedEncoder(path=str(folder), name=NAME, revision=content_hash(folder))
-    if not name.strip():  # it would be the current folder
+    if not name.strip():  # as a path, this would be the current folder
         raise ModelNotFoundError(f"The name of the encoder is blank. {HOW_TO_GO_ON}")
     folder = Path(name).expanduser()
     if not folder.is_dir():
@@ -57,7 +57,7 @@ def resolve_encoder(name: str | None) -> ResolvedEncoder:
 
 
 def _check(folder: Path) -> None:
-    """Raise ModelNotFoundError where ``folder`` is no encoder that can be made a classifier."""
+    """Raise ModelNotFoundError if ``folder`` has no encoder that can become a classifier."""
     faults = broken_shards(folder)
     try:
         config = read_config(folder)
@@ -94,20 +94,20 @@ def _check(folder: Path) -> None:
 
 
 def _tokenizer_faults(folder: Path) -> list[str]:
-    """Why texts cannot be encoded in batches; ``transformers`` makes an empty tokenizer where it finds no files."""
+    """Return why texts cannot be encoded in batches. Without files, ``transformers`` would make an empty tokenizer."""
     if not any(any(folder.glob(pattern)) for pattern in TOKENIZER_FILES):
         return [f"it has no tokenizer ({' or '.join(TOKENIZER_FILES)})"]
     try:
         tokenizer = open_tokenizer(folder)
-    except Exception as error:  # of any type, as the libraries have it
+    except Exception as error:  # the libraries raise errors of any type
         return [f"its tokenizer cannot be loaded: {error}"]
     return [] if tokenizer.pad_token else ["its tokenizer has no padding token (pad_token in tokenizer_config.json)"]
 
 
 def open_tokenizer(folder: str | Path) -> Any:
-    """Its tokenizer, as `transformers` opens it; it cuts and pads at the end of a text, whatever its files say.
+    """Load the tokenizer in ``folder`` with `transformers`, truncating and padding on the right.
 
-    Positions count from the first token, and what serves a student cuts and pads there too.
+    This overrides its files, because positions count from the first token, and serving code uses the right side too.
     """
     from transformers import AutoTokenizer
 
@@ -122,7 +122,10 @@ def by_length(
     compute: "Callable[[Any], torch.Tensor]",
     batch: int = BATCH,
 ) -> "torch.Tensor":
-    """``compute`` of the ``tokens`` of all texts, in batches of about equal lengths; rows in the order of ``texts``."""
+    """Apply ``compute`` to the ``tokens`` of batches of similar lengths; return the rows in the order of ``texts``.
+
+    Raises InputError for no texts.
+    """
     import torch
 
     if not texts:
@@ -136,17 +139,17 @@ def by_length(
 
 
 def encoded(tokenizer: Any, texts: Sequence[str], max_tokens: int, device: Any = "cpu") -> Any:
-    """Tokens of a batch, padded, as tensors on ``device``; longer texts are cut."""
+    """Return the padded tokens of a batch as tensors on ``device``; texts above ``max_tokens`` are truncated."""
     tokens = tokenizer(list(texts), padding=True, truncation=True, max_length=max_tokens, return_tensors="pt")
     return tokens.to(device)
 
 
 def open_classifier(folder: str | Path, labels: Sequence[str], seed: int) -> Any:
-    """A classifier of ``labels`` with the encoder's weights, of the class that transformers has for that encoder.
+    """Return a classifier of ``labels`` with the encoder's weights, of the class in transformers for that encoder.
 
-    An encoder that sentence-transformers reads by the mean over its tokens keeps doing so (`_add_mean_layer`).
-    A classifier of other labels, such as RoBERTa for natural language inference, is given a new last layer.
-    Raises InputError where other weights have not the shapes that its configuration says.
+    An encoder with mean pooling in sentence-transformers keeps it (`_add_mean_layer`). A classifier of other labels,
+    such as RoBERTa for natural language inference, gets a new last layer. Raises InputError if weights of other layers
+    do not have the shapes given by the configuration.
     """
     with collector_paused():
         import torch
@@ -161,7 +164,7 @@ def open_classifier(folder: str | Path, labels: Sequence[str], seed: int) -> Any
         trust_remote_code=False,
     )
     config.problem_type = "single_label_classification"
-    if getattr(config, "classifier_pooling", "") == "late":  # EuroBERT's: labels for each token, no vector of a text
+    if getattr(config, "classifier_pooling", "") == "late":  # EuroBERT: logits for each token, no text vector
         config.classifier_pooling = "mean"
     model, loading = AutoModelForSequenceClassification.from_pretrained(
         folder,
@@ -181,19 +184,18 @@ def open_classifier(folder: str | Path, labels: Sequence[str], seed: int) -> Any
 
 
 def is_read_by_mean(folder: Path) -> bool:
-    """Whether sentence-transformers' files in ``folder`` say that a text is the mean over its tokens."""
+    """Whether sentence-transformers' files in ``folder`` specify mean pooling over the tokens."""
     file = folder / "1_Pooling" / "config.json"
     return file.is_file() and bool(json.loads(file.read_bytes()).get("pooling_mode_mean_tokens"))
 
 
 def _add_mean_layer(model: Any) -> None:
-    """Have the first token's state be the mean over all tokens, by one more layer of the encoder's own kind.
+    """Make the first token's state the mean over all tokens, by adding a layer of the encoder's own architecture.
 
-    The classifiers of BERT and its kin look at the first token alone; with this layer they stay what every tool loads.
-    Its queries and keys are nothing, so each token attends to all alike; what comes out is multiplied until the
-    layer's residual input no longer counts, and normalised, as the mean is in sentence-transformers. Its feed-forward
-    part adds nothing, and the pooler passes the vector on at a length of one, where tanh is nearly straight.
-    Other encoders keep their own classifier's pooling.
+    Classifiers of BERT-like encoders use the first token only. With this layer, any tool can load them. Its queries and
+    keys are zero, so each token attends to all tokens equally. The result is scaled up until the residual input is
+    negligible, and normalised, as the mean is in sentence-transformers. The feed-forward part adds nothing. The pooler
+    passes the vector on with length one, where tanh is nearly linear. Other encoders keep their classifier's pooling.
     """
     import copy
 
@@ -231,7 +233,7 @@ def _add_mean_layer(model: Any) -> None:
 
 
 def last_linear(model: Any) -> Any:
-    """The layer that tells the labels apart; its input is the text as a vector."""
+    """Return the layer that computes the logits; its input is the text's vector."""
     import torch
 
     linears = [module for module in model.modules() if isinstance(module, torch.nn.Linear)]
@@ -239,9 +241,9 @@ def last_linear(model: Any) -> Any:
 
 
 def check_places(encoder: ResolvedEncoder, max_tokens: int) -> None:
-    """Raise InputError where texts of ``max_tokens`` tokens are longer than ``encoder`` reads."""
+    """Raise InputError if ``max_tokens`` exceeds the number of positions of ``encoder``."""
     config = read_config(encoder.path)
-    if "max_position_embeddings" not in config:  # it has the number that is usual for its kind
+    if "max_position_embeddings" not in config:  # the default of its architecture applies
         from transformers import AutoConfig
 
         config = AutoConfig.from_pretrained(encoder.path, trust_remote_code=False).to_dict()

@@ -1,4 +1,4 @@
-"""The last layer of a student: fitted to vectors that stay as they are, and made as sure as it should be."""
+"""The last layer of a student: fitted to fixed vectors, and calibrated."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -11,10 +11,10 @@ NUM_FOLDS = 5
 
 
 class Taught(NamedTuple):
-    """What is to be said of some texts."""
+    """Training targets of some texts."""
 
     targets: "torch.Tensor"  # probabilities [num_texts, num_labels]
-    weights: "torch.Tensor"  # how much each text counts [num_texts]
+    weights: "torch.Tensor"  # weight of each text in the loss [num_texts]
 
     def at(self, rows: Sequence[int]) -> "Taught":
         return Taught(self.targets[rows], self.weights[rows])
@@ -24,19 +24,19 @@ class Taught(NamedTuple):
 
 
 def cross_entropy(logits: "torch.Tensor", taught: Taught) -> "torch.Tensor":
-    """Weighted mean, nats."""
+    """Return the weighted mean over the texts, in nats."""
     losses = -(taught.targets * logits.log_softmax(1)).sum(1)
     return (taught.weights * losses).sum() / taught.weights.sum()
 
 
 def fit_head(head: "torch.nn.Linear", vectors: "torch.Tensor", taught: Taught) -> None:
-    """The best last layer for ``vectors`` [num_texts, size]: logistic regression, as convex as that is."""
+    """Fit ``head`` to ``vectors`` [num_texts, size] by logistic regression, a convex problem."""
     import torch
 
     head.weight.data.zero_()
     head.bias.data.zero_()
     optimizer = torch.optim.LBFGS(list(head.parameters()), max_iter=HEAD_STEPS, line_search_fn="strong_wolfe")
-    scale = 0.5 / len(vectors)  # one over twice the inverse strength 1, scikit-learn's default
+    scale = 0.5 / len(vectors)  # 1 / (2 C) per text, with scikit-learn's default C = 1
 
     def closure() -> "torch.Tensor":
         optimizer.zero_grad()
@@ -48,9 +48,9 @@ def fit_head(head: "torch.nn.Linear", vectors: "torch.Tensor", taught: Taught) -
 
 
 def logits_without_each(head: "torch.nn.Linear", vectors: "torch.Tensor", taught: Taught) -> "torch.Tensor":
-    """What last layers say of texts that they were fitted without: logits [num_texts, num_labels].
+    """Return cross-validated logits [num_texts, num_labels]: each text's are from a layer fitted without its fold.
 
-    Each fold has its share of every class. ``head`` itself stays as it is.
+    There are `NUM_FOLDS` folds, and each has its share of every class. ``head`` itself is not changed.
     """
     import torch
 
@@ -68,7 +68,7 @@ def logits_without_each(head: "torch.nn.Linear", vectors: "torch.Tensor", taught
 
 
 def _like(head: "torch.nn.Linear") -> "torch.nn.Linear":
-    """A layer of the same size, whose weights are to be set. A copy would take along what its hooks lead to."""
+    """Return an uninitialised layer of the same size; a copy would include everything that its hooks refer to."""
     import torch
 
     size = {"in_features": head.in_features, "out_features": head.out_features}
@@ -76,9 +76,9 @@ def _like(head: "torch.nn.Linear") -> "torch.nn.Linear":
 
 
 def smoothed(taught: Taught, is_real: Sequence[bool]) -> Taught:
-    """With a little doubt in the labels of those texts that a person labelled; fewer texts leave more.
+    """Return ``taught`` with smoothed targets for the texts that a person labelled; the fewer texts, the more.
 
-    Without that, a few texts that are all answered rightly would ask for certainty. Source: Platt 1999, "Probabilistic
+    Otherwise the best fit to a few correctly predicted texts would be certainty. Source: Platt 1999, "Probabilistic
     Outputs for Support Vector Machines", section 2.2 (targets of (n + 1) / (n + 2)).
     """
     import torch
@@ -91,7 +91,7 @@ def smoothed(taught: Taught, is_real: Sequence[bool]) -> Taught:
 
 
 def best_scale(logits: "torch.Tensor", taught: Taught) -> float:
-    """The factor for all logits with which they fit best, 0.1 to 32.
+    """Return the factor, from 0.1 to 32, with which all logits fit the targets best.
 
     Source: Guo et al. 2017, "On Calibration of Modern Neural Networks", section 4.2 (temperature scaling).
     """

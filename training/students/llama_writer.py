@@ -1,7 +1,7 @@
-"""A causal student of Llama's kind that writes, in torch alone: importing `transformers` takes longer than this starts.
+"""A Llama-like causal student that generates texts in torch alone: it starts faster than `transformers` is imported.
 
-Source: Touvron et al. 2023, "LLaMA", section 2.2; the names of the weights are those of `transformers`, whose texts a
-test compares. Each batch keeps its keys and values, so a token is computed once.
+Source: Touvron et al. 2023, "LLaMA", section 2.2. Weights have the names of `transformers`, whose texts a test
+compares. Each batch caches its keys and values, so a token is computed once.
 """
 
 import json
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     import torch
 
 MOST_TOKENS = EngineSettings(model="").max_model_len
-FAMILIES = ("llama", "qwen2")  # the second has biases before the attention
+FAMILIES = ("llama", "qwen2")  # Qwen 2 has biases in the projections before attention
 
 
 class LlamaWriter:
-    """The checkpoint in a folder that `writer_supports`."""
+    """A text generator, loaded from a folder that `writer_supports`."""
 
     def __init__(self, folder: Path) -> None:
         with collector_paused():
@@ -49,12 +49,12 @@ class LlamaWriter:
         self.most_tokens: int = min(MOST_TOKENS, self._config["max_position_embeddings"])
 
     def encode(self, prompts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each, to be continued: as `engine.tokens.encode_prompts`."""
+        """Return the token ids of each prompt, without an end token, as `engine.tokens.encode_prompts` does."""
         rows = [encoding.ids for encoding in self._tokenizer.encode_batch(list(prompts))]
         return [ids[:-1] if len(ids) > 1 and ids[-1] == self._end and ids[0] != self._end else ids for ids in rows]
 
     def write(self, prompts: Sequence[str], max_tokens: int, batch: int = 16) -> list[tuple[str, bool, int]]:
-        """The likeliest continuation of each, whether it ended by itself, and how many tokens it has."""
+        """Return (text, whether it ended by itself, number of tokens) for each prompt, with greedy decoding."""
         rows = self.encode(prompts)
         order = sorted(range(len(rows)), key=lambda index: len(rows[index]))
         written = [("", True, 0)] * len(rows)
@@ -71,7 +71,7 @@ class LlamaWriter:
         ids = torch.full((len(rows), longest), self._end, device=device)
         is_token = torch.zeros(len(rows), longest + max_tokens, dtype=torch.bool, device=device)
         is_token[:, longest:] = True
-        for number, row in enumerate(rows):  # padded on the left, so that all go on at the same place
+        for number, row in enumerate(rows):  # padded on the left, so that all continue at the same position
             ids[number, longest - len(row) :] = torch.tensor(row, device=device)
             is_token[number, longest - len(row) : longest] = True
         places = (is_token.cumsum(1) - 1).clamp(min=0)
@@ -97,7 +97,7 @@ class LlamaWriter:
         return answers
 
     def close(self) -> None:
-        """Give the memory back."""
+        """Release the memory."""
         self._weights.clear()
         del self._embedded, self._out
 
@@ -109,14 +109,17 @@ class LlamaWriter:
         cache: "Sequence[tuple[torch.Tensor, torch.Tensor]]",
         start: int,
     ) -> "torch.Tensor":
-        """[num_rows, hidden_size] of the last of ``ids`` [num_rows, num_tokens], the first of which is at ``start``."""
+        """Return the last token's hidden states [num_rows, hidden_size] for ``ids`` [num_rows, num_tokens].
+
+        The first token of ``ids`` is at column ``start``. Keys and values are written to ``cache``.
+        """
         import torch
         from torch.nn import functional
 
         stop = start + ids.shape[1]
         columns = torch.arange(stop, device=ids.device)
         queries = columns[start:, None]
-        # What stands before a row's beginning sees itself: a row of no probabilities would be no numbers.
+        # Padding on the left attends to itself: softmax over no tokens would give NaN.
         visible = ((columns <= queries) & is_token[:, None, :stop]) | (columns == queries)
         cos, sin = self._angles(places[:, start:stop])
         x, eps = self._embedded[ids], self._config["rms_norm_eps"]
@@ -147,7 +150,7 @@ class LlamaWriter:
         return functional.linear(x, self._weights[f"{name}.weight"], self._weights.get(f"{name}.bias"))
 
     def _angles(self, places: "torch.Tensor") -> "tuple[torch.Tensor, torch.Tensor]":
-        """Cosine and sine [num_rows, 1, num_tokens, size] of places [num_rows, num_tokens]."""
+        """Return cosines and sines [num_rows, 1, num_tokens, size] for positions ``places`` [num_rows, num_tokens]."""
         import torch
 
         steps = torch.arange(0, self._size, 2, device=places.device).float() / self._size
@@ -173,7 +176,7 @@ def _end_token(folder: Path) -> str:
 
 
 def writer_supports(folder: Path) -> bool:
-    """Whether `LlamaWriter` writes what `transformers` does with the checkpoint in ``folder``."""
+    """Whether `LlamaWriter` generates the same as `transformers` for the checkpoint in ``folder``."""
     needed = ("config.json", "tokenizer.json", "tokenizer_config.json")
     if not all((folder / name).is_file() for name in needed) or not _end_token(folder):
         return False

@@ -1,4 +1,4 @@
-"""A student as ONNX, in float and in int8, each asked the same texts as the checkpoint. Needs the extra "onnx"."""
+"""Exports a student to ONNX, in float and int8, and compares its predictions. Needs the extra "onnx"."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,19 +21,19 @@ INPUTS = ("input_ids", "attention_mask")
 
 
 class Parity(msgspec.Struct, frozen=True, kw_only=True):
-    """How an exported file answers beside the checkpoint."""
+    """Comparison of an exported file's predictions with the checkpoint's."""
 
     file: str
     megabytes: float
     texts: int
-    other_labels: int  # texts whose likeliest label differs
+    other_labels: int  # texts whose most likely label differs
     largest_difference: float  # of a probability
-    tested: int = 0  # texts whose labels are known, on which both were measured
-    points_lost: float | None = None  # of accuracy on these, per cent, that the checkpoint has and the file has not
+    tested: int = 0  # texts with known labels, on which both were evaluated
+    points_lost: float | None = None  # the checkpoint's accuracy on these minus the file's, in percentage points
 
 
 def check_onnx() -> None:
-    """Raises InputError where the extra is not there."""
+    """Raise InputError if the extra is not installed."""
     try:
         import onnx  # noqa: F401
         import onnxruntime  # noqa: F401
@@ -47,23 +47,24 @@ def check_onnx() -> None:
 def export_onnx(
     student: Path, max_tokens: int, texts: Sequence[str], test: Sequence[tuple[str, int]] = ()
 ) -> list[Parity]:
-    """Write ``student``/onnx with the float and the int8 model, and how both answer ``texts``, up to 200 of them.
+    """Write the float and the int8 model to ``student``/onnx, with a comparison on up to 200 of ``texts``; return it.
 
-    ``test``: texts with the number of their label, on which the accuracy of both is compared.
+    ``test``: texts with the index of their label, on which accuracies are compared.
 
-    Inputs are int64 [num_texts, num_tokens], the output float32 logits [num_texts, num_labels]. int8 weights with
-    a scale for each output, activations quantised as they come. The folder appears whole or not at all.
+    Inputs are int64 [num_texts, num_tokens]; the output is float32 logits [num_texts, num_labels]. int8 weights have a
+    scale for each output, and activations are quantised dynamically. The folder is written atomically. Raises
+    InputError if the extra is not installed.
     """
     check_onnx()
     import torch
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    classifier = StudentClassifier(student, max_tokens, in_parts=False)  # in the file there is no reading in parts
+    classifier = StudentClassifier(student, max_tokens, in_parts=False)  # the file does not read in parts
     probed = list(texts[:PROBED_TEXTS])
     expected = classifier.probabilities([*probed, *(text for text, _ in test)])
     with staged_folder(student, ONNX_FOLDER) as staged:
         target = staged / FLOAT_FILE
-        # Two tensors: one given twice would be taken for one input.
+        # Two tensors, because the export would treat one tensor passed twice as a single input.
         example = {name: torch.ones((2, 8), dtype=torch.int64) for name in INPUTS}
         dims = {0: torch.export.Dim("texts"), 1: torch.export.Dim("tokens", max=max_tokens)}
         torch.onnx.export(

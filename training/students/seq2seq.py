@@ -1,4 +1,4 @@
-"""A sequence-to-sequence student: texts and what is to be written for them in, a checkpoint out. BART, T5 and kin."""
+"""Training and generation of a sequence-to-sequence student, such as BART or T5, from texts with targets."""
 
 import copy
 import hashlib
@@ -25,26 +25,26 @@ if TYPE_CHECKING:
 
 EPOCHS, BATCH = 10.0, 8
 # Source: documentation of transformers, T5: "1e-4 and 3e-4 work well for most problems"; Lewis et al. 2020 (BART) and
-# most after it take some 1e-5.
+# most later work use rates of the order of 1e-5.
 RATES = {"t5": 3e-4, "mt5": 3e-4, "umt5": 3e-4, "longt5": 3e-4}
 RATE = 5e-5
-LOSS = "mean of pairs"  # in the key: earlier versions took that of tokens, and their students are others
+LOSS = "mean of pairs"  # part of the key, because earlier versions used the mean over tokens
 SPECIAL_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id", "forced_bos_token_id")
 
 
 class TaughtText(msgspec.Struct, frozen=True, kw_only=True):
-    """A text, and what is to be written for it."""
+    """A text with the target that the student learns to generate for it."""
 
     text: str
     target: str
-    is_real: bool = False  # by a person
+    is_real: bool = False  # the target is by a person
 
 
 class Seq2SeqJob(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """One student to train."""
 
-    name: str  # what the student's name begins with
-    title: str  # for people
+    name: str  # prefix of the student's name
+    title: str  # for display
     model: str  # folder
     model_revision: str
     examples: tuple[TaughtText, ...]
@@ -53,7 +53,7 @@ class Seq2SeqJob(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 
     @cached_property
     def key(self) -> str:
-        """Content hash: all that decides the student's bytes."""
+        """Hash of everything that determines the student's bytes."""
         content = msgspec.to_builtins(self)
         del content["title"], content["model"]
         content["loss"] = LOSS
@@ -61,30 +61,30 @@ class Seq2SeqJob(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 
 
 class TextStudentResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What one training did."""
+    """The result of one training."""
 
-    name: str  # content-hashed
+    name: str  # the prefix and the content hash
     path: str
     parameters: int
     steps: int
     seconds: float
     losses: tuple[float, ...] = ()  # one per step, nats per token
     held_out: int = 0  # texts
-    held_out_losses: tuple[float, ...] = ()  # epoch by epoch
+    held_out_losses: tuple[float, ...] = ()  # one per epoch
 
 
 def finished_seq2seq(store: Path, job: Seq2SeqJob) -> TextStudentResult | None:
-    """The result of a job that the store has, with its path as it is now."""
+    """Return the result of a job in ``store``, with its current path; None if it is not finished."""
     return finished_in(store / job.key, TextStudentResult)
 
 
 def train_seq2seq(job: Seq2SeqJob, store: Path, on_step: OnStep = lambda *_: None) -> TextStudentResult:
-    """Train ``job`` into ``store``/<key>/<name>-<content hash>; finished once its result.json is written.
+    """Train ``job`` into ``store``/<key>/<name>-<content hash>; it is finished once its result.json is written.
 
-    All weights learn, and all pairs count the same: the loss is the mean over a target's tokens, then over pairs. A
-    share of the teacher's texts is held out and chooses the epoch. On a GPU where there is one; on the CPU, the same
-    job, machine and thread count give the same bytes. Raises InputError for nothing to learn, FourshotError where the
-    loss is no longer a number.
+    All weights are trained, and all pairs have the same weight: the loss is the mean over a target's tokens, then over
+    pairs. A share of the teacher's texts is held out and selects the epoch. A GPU is used if there is one. On the CPU,
+    the same job, machine and thread count give the same bytes. Raises InputError if there are no examples, and
+    FourshotError if the loss is no longer a number.
     """
     with collector_paused():
         import torch
@@ -102,7 +102,7 @@ def train_seq2seq(job: Seq2SeqJob, store: Path, on_step: OnStep = lambda *_: Non
         torch_device()
     )
     tokenizer = AutoTokenizer.from_pretrained(job.model, trust_remote_code=False)
-    tokenizer.model_max_length = job.settings.max_tokens  # what other tools cut at
+    tokenizer.model_max_length = job.settings.max_tokens  # other tools truncate at this length
     training = _Training(model, tokenizer, job, held_out)
     training.run(on_step)
     model.generation_config = _likeliest(model.generation_config, job.settings.max_target_tokens)
@@ -123,10 +123,11 @@ def train_seq2seq(job: Seq2SeqJob, store: Path, on_step: OnStep = lambda *_: Non
 
 
 def _likeliest(config: "GenerationConfig", max_new_tokens: int | None) -> "GenerationConfig":
-    """How a student writes: the likeliest token at each step, until one that ends a text.
+    """Return a generation configuration for greedy decoding until an end token.
 
-    Bases bring more: the least length of a summary, no three tokens twice, an end that is put where a text is cut. What
-    is learnt here may be short, and repeat itself, and a text that is cut must not look whole.
+    Only the special tokens of ``config`` are kept. Base models add a minimum length, a ban on repeated trigrams, or a
+    forced end token at the length limit. But targets may be short and repetitive, and truncated texts must not look
+    complete.
     """
     from transformers import GenerationConfig
 
@@ -150,7 +151,10 @@ class _Training:
         self.held_out_losses: list[float] = []
 
     def run(self, on_step: OnStep) -> None:
-        """Train, and leave the weights of the epoch that did best on the held-out texts; without any, the last."""
+        """Train, and load the weights of the epoch with the lowest held-out loss, or keep the last without such texts.
+
+        Raises FourshotError if the loss is no longer a number.
+        """
         import torch
 
         planned = self._epochs * -(-len(self._learnt) // self._size)
@@ -179,13 +183,13 @@ class _Training:
             if self.held_out_losses[-1] <= min(self.held_out_losses):
                 best_state = copy.deepcopy(self._model.state_dict())
             elif min(self.held_out_losses[-2:]) > min(self.held_out_losses):
-                break  # two epochs without a gain
+                break  # two epochs without improvement
         if best_state:
             self._model.load_state_dict(best_state)
         self._model.eval()
 
     def _loss(self, chosen: Sequence[int]) -> "torch.Tensor":
-        """Nats per target token, the mean of what each pair has; the model's own loss is the mean of all tokens."""
+        """Return the loss in nats per target token, averaged over pairs; the model's own loss averages over tokens."""
         import torch
 
         examples, settings = [self._examples[index] for index in chosen], self._settings
@@ -206,7 +210,7 @@ class _Training:
         labels = targets["input_ids"].masked_fill(targets["attention_mask"] == 0, -100)
         logits = self._model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], labels=labels).logits
         losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
-        sums = losses.view(labels.shape).sum(1)  # padding has none
+        sums = losses.view(labels.shape).sum(1)  # the loss of padding is zero
         return (sums / targets["attention_mask"].sum(1).clamp_min(1)).mean()
 
     def _held_out_loss(self) -> float:
@@ -219,7 +223,7 @@ class _Training:
 
 
 class Seq2SeqWriter:
-    """A finished student, opened."""
+    """Text generation with a finished student."""
 
     def __init__(self, folder: str | Path) -> None:
         with collector_paused():
@@ -235,20 +239,20 @@ class Seq2SeqWriter:
         ends = kept.eos_token_id
         self._ends = set(ends if isinstance(ends, list) else [ends])
         self._tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        self._tokenizing = threading.Lock()  # how it pads and cuts is kept in the tokenizer, from call to call
-        self.most_tokens: int = self._tokenizer.model_max_length  # of a text, that it reads
+        self._tokenizing = threading.Lock()  # the tokenizer stores padding and truncation as state between calls
+        self.most_tokens: int = self._tokenizer.model_max_length  # longer inputs are truncated
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each text, all of it."""
+        """Return the token ids of each text, without truncation."""
         with self._tokenizing:
             return [list(ids) for ids in self._tokenizer(list(texts), truncation=False)["input_ids"]]
 
     def write(
         self, texts: Sequence[str], max_tokens: int | None = None, batch: int = 16
     ) -> list[tuple[str, bool, int]]:
-        """What it writes for each text, the likeliest token at each step, whether that ended by itself, and its tokens.
+        """Return (text, whether it ended by itself, number of tokens) for each input, with greedy decoding.
 
-        Of a text longer than `most_tokens` the end is not read.
+        Inputs longer than `most_tokens` are truncated.
         """
         import torch
 
@@ -275,5 +279,5 @@ class Seq2SeqWriter:
         return written
 
     def close(self) -> None:
-        """Give the memory back."""
+        """Release the memory."""
         self._model = None

@@ -1,6 +1,6 @@
-"""A finished student for a server: token ids in, logits out, by ONNX where it has a checked file, else by torch.
+"""A finished student for a server, from token ids to logits: with ONNX if it has a checked file, else with torch.
 
-Importing this module loads neither torch nor onnxruntime; with ONNX torch is never loaded.
+Importing this module loads neither torch nor onnxruntime. With ONNX, torch is never loaded.
 """
 
 import json
@@ -17,19 +17,19 @@ from fourshot.training.students.onnx_export import FLOAT_FILE, INPUTS, INT8_FILE
 if TYPE_CHECKING:
     import numpy as np
 
-BATCH = 32  # rows that are padded to one length
+BATCH = 32  # rows padded to the same length
 TOKENIZER, CONFIG = "tokenizer.json", "config.json"
-# Texts that int8 labels otherwise lie between two labels, and about as many of them get the right one as lose it. So
-# accuracy says whether it may be used, where it is known of enough texts, and other labels where not.
+# Texts with another label in int8 are between two labels, and about as many gain the correct label as lose it. So the
+# loss of accuracy decides whether int8 is used if it is known on enough texts, else the share of other labels.
 MOST_POINTS_LOST, ENOUGH_TESTED = 0.5, 200
 MOST_OTHER_LABELS = 0.01  # share of the probed texts
 
 
 def file_to_use(parities: Sequence[Parity]) -> str:
-    """The ONNX file to answer with, relative to the student's folder; "" for the checkpoint itself.
+    """Return the ONNX file to serve, relative to the student's folder; "" for the checkpoint itself.
 
-    ``parities``: of the files that are there, as its card says. Int8 before float, if it is as accurate as the student
-    or labels texts as it does; none where onnxruntime is not installed.
+    ``parities``: of the existing files, from the student's card. int8 is preferred to float if it is as accurate as the
+    student, or predicts the same labels. Without onnxruntime, the checkpoint is used.
     """
     if find_spec("onnxruntime") is None:
         return ""
@@ -47,10 +47,10 @@ def _may_answer(int8: Parity) -> bool:
 
 
 class ServingModel(TextReader):
-    """A student that is loaded. One thread at a time may compute."""
+    """A loaded student. Only one thread at a time may compute."""
 
     def __init__(self, folder: Path, file: str, max_tokens: int, num_labels: int) -> None:
-        """``file`` as `file_to_use` gives it. Raises AdapterError for files that cannot be read."""
+        """``file``: as returned by `file_to_use`. Raises AdapterError if the student cannot be loaded."""
         from tokenizers import Tokenizer
 
         self._num_labels = num_labels
@@ -59,17 +59,20 @@ class ServingModel(TextReader):
             self._pad = json.loads((folder / CONFIG).read_bytes()).get("pad_token_id") or 0
             self._tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
             self._compute = _onnx(folder / file) if file else _torch(folder)
-        except Exception as error:  # of any type, as the libraries have it: whatever it is, the files are no student
+        except Exception as error:  # the libraries raise errors of any type for unusable files
             raise AdapterError(f"it cannot be loaded: {error}") from error
         self._tokenizer.enable_truncation(max_tokens)
         self._tokenizer.no_padding()
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each text, its first ``max_tokens`` at most."""
+        """Return the token ids of each text, truncated to ``max_tokens``."""
         return [row.ids for row in self._tokenizer.encode_batch(list(texts))]
 
     def logits(self, rows: Sequence[Sequence[int]]) -> "np.ndarray":
-        """Float32 [num_rows, num_labels] of token ids, in their order. Raises AdapterError for what are no logits."""
+        """Return float32 logits [num_rows, num_labels] for rows of token ids, in their order.
+
+        Raises AdapterError if the result has another shape or values that are not finite.
+        """
         import numpy as np
 
         order = sorted(range(len(rows)), key=lambda index: len(rows[index]))
@@ -100,7 +103,7 @@ def _onnx(file: Path) -> Compute:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = available_cores()
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # the cores are others' between batches
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # frees the cores between batches
     session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
 
     def compute(ids: "np.ndarray", mask: "np.ndarray") -> Any:
@@ -111,7 +114,7 @@ def _onnx(file: Path) -> Compute:
 
 def _torch(folder: Path) -> Compute:
     logits, device = open_logits(folder)
-    import torch  # that has loaded it, without the collector
+    import torch  # already loaded by `open_logits`, with the garbage collector paused
 
     def compute(ids: "np.ndarray", mask: "np.ndarray") -> Any:
         with torch.inference_mode():

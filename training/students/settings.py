@@ -1,4 +1,4 @@
-"""What can be set about the training of a student. Loads neither torch nor transformers."""
+"""Settings for the training of a student. Loads neither torch nor transformers."""
 
 import math
 from typing import Literal
@@ -8,26 +8,26 @@ from fourshot.engine.errors import InputError
 
 
 class StudentSettings(Typed, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How a small encoder learns what a teacher says. The comments are the help of the options."""
+    """How a small encoder is trained on a teacher's labels. The comments are shown as help of the options."""
 
-    # geometric: texts that the teacher reads alike are moved together, those it reads differently apart. plain: the
-    # whole classifier learns the teacher's probabilities. head: the encoder stays as it is. auto: geometric up to
-    # ``few_texts``, plain above.
-    strategy: Literal["auto", "geometric", "plain", "head"] = "auto"  # how the encoder learns
-    few_texts: int = 1000  # up to so many the strategy auto is geometric
+    # geometric: texts that the teacher labels alike are moved together, others apart. plain: the whole classifier is
+    # trained on the teacher's probabilities. head: the encoder is frozen. auto: geometric up to ``few_texts``, plain
+    # above.
+    strategy: Literal["auto", "geometric", "plain", "head"] = "auto"  # how the encoder is trained
+    few_texts: int = 1000  # the most texts for which the strategy auto is geometric
     temperature: float = 1.0  # of the teacher's probabilities: above 1 softer, below 1 more certain
-    hard_share: float = 0.0  # of what is learnt that is the teacher's likeliest label alone, 0 to 1
-    weights: Literal["confidence", "equal"] = "confidence"  # texts count as the teacher is sure of them, or the same
-    min_confidence: float = 0.0  # texts whose best label is less probable to the teacher are not learnt, 0 to 1
+    hard_share: float = 0.0  # share of the target that is the teacher's most likely label alone, 0 to 1
+    weights: Literal["confidence", "equal"] = "confidence"  # texts are weighted by the teacher's confidence, or equally
+    min_confidence: float = 0.0  # texts are not learnt if the teacher's confidence is lower, 0 to 1
     balance: bool = False  # give all classes the same weight, however often the teacher predicts them
-    held_out: float = 0.1  # share of the teacher's texts that is not learnt: it says when to stop
-    real_weight: float = 4.0  # of a text that a person labelled, where one that the teacher is sure of counts 1
-    num_epochs: float = 6.0  # at most: the one that does best on the held-out texts is kept
-    min_steps: int = 40  # of a training on few texts, however many epochs that is
+    held_out: float = 0.1  # share of the teacher's texts that is held out to decide when to stop
+    real_weight: float = 4.0  # of a text labelled by a person, relative to one of which the teacher is certain
+    num_epochs: float = 6.0  # at most: the epoch with the best result on the held-out texts is kept
+    min_steps: int = 40  # of a training on few texts, whatever number of epochs that takes
     learning_rate: float = 5e-5  # of the encoder
     batch_size: int = 32  # texts in a step
-    max_tokens: int = 128  # longer texts are cut, in training and after
-    # Of longer texts, cut and middle: the first tokens. windows: all of it is answered, in parts; learnt is the first.
+    max_tokens: int = 128  # longer texts are cut, in training and afterwards
+    # For longer texts, cut and middle read the first tokens. windows classifies all parts, and is trained on the first.
     long_texts: Literal["cut", "middle", "windows"] = "cut"  # what is read of texts above max_tokens
 
     def __post_init__(self) -> None:
@@ -48,29 +48,29 @@ class StudentSettings(Typed, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             raise InputError(f"{'; '.join(wrong)}.")
 
     def strategy_for(self, texts: int) -> Literal["geometric", "plain", "head"]:
-        """How an encoder learns from so many texts, those that are held out among them."""
+        """Return the strategy for ``texts`` texts, held-out ones included."""
         if self.strategy != "auto":
             return self.strategy
         return "geometric" if texts <= self.few_texts else "plain"
 
     def planned_passes(self, texts: int) -> int:
-        """Passes over so many texts that are learnt, where none is the last before its time."""
+        """Return the epochs over ``texts`` training texts, without an early stop."""
         per_pass = math.ceil(texts / self.batch_size)
         return max(round(self.num_epochs), math.ceil(self.min_steps / per_pass))
 
 
 class TextStudentSettings(Typed, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How a small model learns to write what a teacher writes; 0: as is usual for the model's kind.
+    """How a small model is trained on a teacher's targets; 0: the default of the kind of model.
 
-    Of a causal model, which learns through LoRA, these take the place of the LoRA settings of the same name.
+    For a causal model, which is trained with LoRA, these replace the LoRA settings of the same name.
     """
 
-    num_epochs: float = 0.0  # at most: the one that does best on the held-out texts is kept
+    num_epochs: float = 0.0  # at most: the epoch with the best result on the held-out texts is kept
     learning_rate: float = 0.0
     batch_size: int = 0
-    held_out: float = 0.1  # share of the teacher's texts that is not learnt: it says when to stop
+    held_out: float = 0.1  # share of the teacher's texts that is held out to decide when to stop
     max_tokens: int = 256  # longer inputs are cut
-    max_target_tokens: int = 128  # longer targets are cut, and written texts end there
+    max_target_tokens: int = 128  # longer targets are cut, and generated texts end there
 
     def __post_init__(self) -> None:
         numbers = (self.num_epochs, self.learning_rate, self.batch_size)

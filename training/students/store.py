@@ -1,4 +1,4 @@
-"""Where finished students lie: a folder for each job, with its checkpoint and, once that is whole, its result."""
+"""Storage of finished students: a folder for each job, with its checkpoint and, once that is complete, its result."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +15,7 @@ Result = TypeVar("Result", bound=msgspec.Struct)  # with the fields name and pat
 
 
 def finished_in(folder: Path, kind: type[Result]) -> Result | None:
-    """The result of the job whose folder this is, with its path as it is now; None where it is not finished."""
+    """Return the result of the job in ``folder``, with its current path; None if it is not finished."""
     if not (folder / RESULT_FILE).exists():
         return None
     result: Any = read_made(folder / RESULT_FILE, kind)
@@ -24,7 +24,7 @@ def finished_in(folder: Path, kind: type[Result]) -> Result | None:
 
 
 def save_checkpoint(folder: Path, name: str, model: Any, tokenizer: Any) -> str:
-    """Write ``folder``/<name>-<content hash>, whole or not at all. Returns the name with the hash.
+    """Write ``folder``/<name>-<content hash> atomically, and return the name with the hash.
 
     Raises OSError if the disk is full.
     """

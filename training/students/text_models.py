@@ -1,4 +1,4 @@
-"""Models that students of text generation tasks are made of: of which kind one is, and where it lies."""
+"""Models that students of text generation tasks are made from: finding one, and determining its kind."""
 
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -19,16 +19,16 @@ HOW_TO_GO_ON = (
 
 
 class TextModel(NamedTuple):
-    """A model that can be taught to write."""
+    """A model that can be trained to generate texts."""
 
     kind: TextStudentKind
     model: ResolvedModel
 
 
 def resolve_text_model(name: str | None) -> TextModel:
-    """Find a model: None is the embedded base, a folder is checked, anything else is a Hugging Face id.
+    """Find a model: None is the bundled one, a folder is checked, anything else is a Hugging Face id.
 
-    Raises ModelNotFoundError, an InputError, for what is neither causal nor sequence to sequence.
+    Raises ModelNotFoundError, an InputError, if it is neither causal nor sequence to sequence.
     """
     folder = Path(name).expanduser() if name else Path()
     if not name or (not folder.is_dir() and (is_gguf(folder) or "/" not in name)):
@@ -54,13 +54,13 @@ def resolve_text_model(name: str | None) -> TextModel:
 
 
 def _is_seq2seq(folder: Path) -> bool:
-    """Whether it reads with one half and writes with the other. Raises ModelNotFoundError for an encoder alone."""
+    """Whether the model is an encoder-decoder. Raises ModelNotFoundError if it cannot generate, such as an encoder."""
     try:
         config = read_config(folder)
         architectures = [str(name) for name in config.get("architectures") or ()]
         is_seq2seq = bool(config.get("is_encoder_decoder"))
     except (OSError, ValueError, AttributeError):
-        return False  # whoever looks for a causal model says what is wrong
+        return False  # `resolve_model` then reports what is wrong
     if architectures and not any("LM" in name or "Generation" in name for name in architectures):
         raise ModelNotFoundError(
             f"{folder} writes no texts: config.json says architectures {architectures}. A text generation task's "
@@ -70,7 +70,7 @@ def _is_seq2seq(folder: Path) -> bool:
 
 
 def places_of(model: TextModel) -> int | None:
-    """How many tokens an input or a target may have; None where positions are relative, as in T5, or it is causal."""
+    """Return the most tokens of an input or target; None for relative positions, as in T5, and for causal models."""
     if model.kind == "causal":
         return None
     config = read_config(model.model.path)

@@ -1,4 +1,4 @@
-"""One student: texts and what a teacher says of them in, a checkpoint that `transformers` loads out."""
+"""Training of one student: from texts with a teacher's probabilities to a checkpoint that `transformers` can load."""
 
 import copy
 import math
@@ -34,25 +34,26 @@ LEAST_TO_SCALE = 20  # held-out texts
 
 
 def finished_student(store: Path, job: StudentJob) -> StudentResult | None:
-    """The result of a job that the store has, with its path as it is now."""
+    """Return the result of a job in ``store``, with its current path; None if it is not finished."""
     return finished_in(store / job.key, StudentResult)
 
 
 def train_student(job: StudentJob, store: Path, on_step: OnStep = lambda *_: None) -> StudentResult:
-    """Train ``job`` into ``store``/<key>/<name>-<content hash>; finished once its result.json is written.
+    """Train ``job`` into ``store``/<key>/<name>-<content hash>; it is finished once its result.json is written.
 
-    First the layer that tells the labels apart is fitted to the encoder's vectors as they are; then the encoder learns.
-    So its vectors are not spoilt before there is a sensible gradient. Source: Kumar et al. 2022, "Fine-Tuning can
-    Distort Pretrained Features and Underperform Out-of-Distribution", section 3.4 (linear probing, then fine-tuning).
-    On a GPU where there is one. The same job, machine and thread count give the same bytes on the CPU.
-    Raises InputError for no texts, fewer than two labels or probabilities that are none.
+    First the last layer is fitted to the encoder's original vectors, and then the encoder is trained. So its vectors
+    are not distorted while gradients are still meaningless. Source: Kumar et al. 2022, "Fine-Tuning can Distort
+    Pretrained Features and Underperform Out-of-Distribution", section 3.4 (linear probing, then fine-tuning).
+    A GPU is used if there is one. The same job, machine and thread count give the same bytes on the CPU. Raises
+    InputError for no texts, fewer than two labels, or invalid probabilities, and FourshotError if the loss is no longer
+    a number.
     """
     with collector_paused():
         import torch
         from transformers.utils import logging
 
     logging.disable_progress_bar()
-    logging.set_verbosity_error()  # that the head is new is no news
+    logging.set_verbosity_error()  # no warning that the head is newly initialised
     _check(job)
     settings = job.settings
     sure = [
@@ -67,7 +68,7 @@ def train_student(job: StudentJob, store: Path, on_step: OnStep = lambda *_: Non
     began_s = time.perf_counter()
     torch.manual_seed(job.seed)
     tokenizer = open_tokenizer(job.encoder)
-    tokenizer.model_max_length = settings.max_tokens  # what other tools cut at
+    tokenizer.model_max_length = settings.max_tokens  # other tools truncate at this length
     model = open_classifier(job.encoder, job.labels, job.seed).to(torch_device())
     training = _Training(model, tokenizer, learnt, held_out, settings, job.seed)
     training.run(on_step)
@@ -99,7 +100,7 @@ def train_student(job: StudentJob, store: Path, on_step: OnStep = lambda *_: Non
 def hold_out(
     examples: Sequence[TaughtExample], share: float, seed: int
 ) -> tuple[list[TaughtExample], list[TaughtExample]]:
-    """What is learnt, and ``share`` of the teacher's texts, drawn at random, to say when to stop."""
+    """Split off a random ``share`` of the teacher's texts, which decides when to stop; return (learnt, held out)."""
     taught = [index for index, example in enumerate(examples) if not example.is_real]
     chosen = set(random.Random(f"{seed}/held out").sample(taught, int(len(taught) * share)))
     learnt = [example for index, example in enumerate(examples) if index not in chosen]
@@ -107,14 +108,14 @@ def hold_out(
 
 
 def targets_of(examples: Sequence[TaughtExample], settings: StudentSettings) -> Taught:
-    """What is to be said of each text, and how much it counts, one on average."""
+    """Return the training target of each text, and its weight, one on average."""
     import torch
 
     taught = torch.tensor([example.probabilities for example in examples], dtype=torch.float32)
     real = torch.tensor([example.is_real for example in examples])
     num_labels = taught.shape[1]
     soft = taught.clamp_min(1e-9)
-    if settings.temperature < 1:  # high powers of small numbers are all 0
+    if settings.temperature < 1:  # otherwise high powers of small probabilities would underflow to 0
         soft = soft / soft.max(1, keepdim=True).values
     soft = soft ** (1 / settings.temperature)
     soft = soft / soft.sum(1, keepdim=True)
@@ -160,7 +161,10 @@ class _Training:
         self._vectors = inputs[0]
 
     def run(self, on_step: OnStep) -> None:
-        """Train, and leave the weights of the epoch that did best on the held-out texts."""
+        """Train, and load the weights with the lowest held-out loss, of the fitted head alone or after an epoch.
+
+        Without held-out texts, the last weights stay. Raises FourshotError if the loss is no longer a number.
+        """
         import torch
 
         self._fit_head()
@@ -176,7 +180,7 @@ class _Training:
         groups = [{"params": body, "lr": settings.learning_rate}]
         if self.strategy == "plain":
             groups.append({"params": head, "lr": 20 * settings.learning_rate})
-        optimizer = torch.optim.AdamW(groups, weight_decay=0.01, fused=True)  # in a quarter of the time
+        optimizer = torch.optim.AdamW(groups, weight_decay=0.01, fused=True)  # takes a quarter of the time
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: min(1.0, (step + 1) / (0.1 * planned)) * (1 - step / planned)
         )
@@ -198,18 +202,19 @@ class _Training:
             if self._held_texts and now < best:
                 best, best_state = now, copy.deepcopy(self._model.state_dict())
             elif self._held_texts and len(self.held_out_losses) > 2 and min(self.held_out_losses[-2:]) > best:
-                break  # two epochs without a gain
+                break  # two epochs without improvement
         if self._held_texts:
             self._model.load_state_dict(best_state)
         elif self.strategy == "geometric":
             self._fit_head()
 
     def scale(self) -> tuple[float, str]:
-        """Make the student as sure as its teacher; returns the temperature, and what it was found on ("": not at all).
+        """Match the student's confidence to its teacher's; return the temperature, and a description of its basis.
 
-        A last layer that is fitted to few texts is held back so much that it is far too unsure of all. By how much is
-        found on the texts that it learnt, which are many more than those held out. Where the last layer learnt together
-        with the encoder, those held out are asked. What learnt the shots alone has no teacher, and stays as it is.
+        A last layer fitted to few texts is regularised so strongly that it is far too unsure. The temperature is fitted
+        to the training texts, because there are many more of them than held-out ones. With the strategy plain, the last
+        layer is trained with the encoder, so held-out texts are used. If they are too few, or if there are only real
+        texts and no teacher, the student is not changed, and 1.0 and "" are returned.
         """
         if self.strategy != "plain" and not all(self._is_real):
             taught = smoothed(self._taught, self._is_real)
@@ -226,7 +231,7 @@ class _Training:
         return 1 / scale, basis
 
     def _batches(self) -> list[list[int]]:
-        """All texts once, shuffled; the last batch may be smaller."""
+        """Return batches of text indices for one epoch, shuffled; the last batch may be smaller."""
         order = list(range(len(self._texts)))
         self._random.shuffle(order)
         size = self._settings.batch_size
@@ -240,24 +245,24 @@ class _Training:
         taught = self._taught.at(batch)
         if self.strategy == "plain":
             return cross_entropy(logits, taught)
-        # How alike two texts are is to be how likely the teacher thinks both of one class: what SetFit does with pairs
-        # of labelled texts, for labels that are not certain. Source: Tunstall et al. 2022, "Efficient Few-Shot Learning
-        # Without Prompts", section 3.
+        # The target for the similarity of two texts is the teacher's probability that both have the same class. This
+        # extends SetFit's pairs of labelled texts to uncertain labels. Source: Tunstall et al. 2022, "Efficient
+        # Few-Shot Learning Without Prompts", section 3.
         vectors = torch.nn.functional.normalize(self._vectors, dim=1)
         pairs = taught.weights[:, None] * taught.weights * (1 - torch.eye(len(batch), device=logits.device))
         unlike = (vectors @ vectors.T - taught.targets @ taught.targets.T) ** 2
         return (pairs * unlike).sum() / pairs.sum().clamp_min(1e-6)
 
     def _fit_head(self) -> None:
-        """The best last layer for the vectors as they are: logistic regression, as convex as that is."""
+        """Fit the last layer to the current vectors of the training texts."""
         fit_head(self._head, self._vectors_of_learnt(), self._taught)
 
     def _vectors_of_learnt(self) -> "torch.Tensor":
-        """What the last layer gets of the texts that are learnt, [num_texts, size]."""
+        """Return the inputs [num_texts, size] of the last layer for the training texts."""
         return self._outputs(self._texts, lambda _: self._vectors)
 
     def _held_out_loss(self) -> float:
-        """Cross-entropy with the teacher, nats; 0 where nothing is held out."""
+        """Return the cross-entropy with the teacher on held-out texts, in nats, and record it; 0 without such texts."""
         if not self._held_texts:
             return 0.0
         logits = self._outputs(self._held_texts, lambda logits: logits)
@@ -265,7 +270,7 @@ class _Training:
         return self.held_out_losses[-1]
 
     def agreement(self) -> float | None:
-        """On the held-out texts."""
+        """Return the share of held-out texts on which student and teacher predict the same label; None without any."""
         if not self._held_texts:
             return None
         labels = self._outputs(self._held_texts, lambda logits: logits).argmax(1)

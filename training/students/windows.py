@@ -1,4 +1,4 @@
-"""Long texts that a student reads in parts: that its checkpoint says so, and which parts a text has."""
+"""Long texts that a student reads in parts: whether its checkpoint is configured so, and the parts of a text."""
 
 from pathlib import Path
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from fourshot.engine.checkpoints.config import read_config
 
 WINDOWS = "fourshot_windows"  # in a checkpoint's configuration
-SHARED = 8  # either end of a part may lose one of so many of its tokens to a word; parts share twice as many
+SHARED = 8  # each end of a part may move by 1 / SHARED of its tokens to a word boundary; parts overlap by 2 / SHARED
 
 
 def reads_windows(folder: Path) -> bool:
@@ -15,9 +15,9 @@ def reads_windows(folder: Path) -> bool:
 
 
 def windows(tokenizer: Any, text: str, max_tokens: int) -> list[str]:
-    """``text``, or parts of it that overlap, of ``max_tokens`` or somewhat less, which begin and end with words.
+    """Return [``text``], or its overlapping parts, which begin and end at words and have at most ``max_tokens`` tokens.
 
-    ``tokenizer``: of the library `tokenizers`, one that cuts nothing.
+    ``tokenizer``: of the library `tokenizers`, without truncation.
     """
     room = max_tokens - tokenizer.num_special_tokens_to_add(is_pair=False)
     coded = tokenizer.encode(text, add_special_tokens=False)
