@@ -1,4 +1,4 @@
-"""Which students a distillation trains."""
+"""The students that a distillation trains."""
 
 from collections.abc import Sequence
 
@@ -21,7 +21,7 @@ def student_jobs(
     settings: StudentSettings,
     seed: int,
 ) -> list[StudentJob]:
-    """The student, and the same on the shots alone, to compare with."""
+    """Return the job of the student, and that of the same encoder on the shots alone, for comparison."""
     real = taught_shots(task, shots, settings.max_tokens)
     taught = [
         msgspec.structs.replace(example, text=encoder_text(task, example.text, settings.max_tokens))

@@ -1,4 +1,4 @@
-"""What the students of a distillation will take of this machine, as far as they are not finished."""
+"""Forecasts of the time, calls and memory for the students of a distillation that are not finished."""
 
 import os
 from collections.abc import Sequence
@@ -22,29 +22,30 @@ from fourshot.training.students.examples import StudentJob
 from fourshot.training.students.onnx_export import PROBED_TEXTS
 from fourshot.training.students.train import finished_student
 
-STUDENTS = "train the students"  # the stage, in which they are measured and exported, too
+STUDENTS = "train the students"  # name of the stage, which also evaluates and exports them
 MEASURING = "measuring how fast the student learns on this machine, some seconds on idle cores"
 AT_MOST = "less where a student stops early"
-# ONNX is written by Python code, as libraries are imported: in so many times the time until an encoder is open.
+# The ONNX export is Python code, as imports are, so its time is a multiple of the time to load an encoder.
 EXPORT_OPENINGS = 3.0
 Sampled = TypeVar("Sampled")
 
 
 class StudentWork(NamedTuple):
-    """What a part of the work asks, and how long that takes."""
+    """The amount of a piece of work, and its time."""
 
     seconds: float
     tokens: float = 0
     steps: int = 0
-    texts: int = 0  # that a finished student is asked
+    texts: int = 0  # classified by a finished student
 
 
 def foretell_students(
     stage: StudentStage, encoder: ResolvedEncoder, on_event: OnEvent, *, anew: bool = False
 ) -> Forecast | None:
-    """What is left of ``stage`` will take at most; None where nothing is, or where nobody wants to know.
+    """Forecast at most what the rest of ``stage`` takes; None if nothing is left, or if forecasts are switched off.
 
-    ``anew`` as for `pipeline.forecasts.forecast.foretell`; it is told by whoever asks.
+    ``anew``: as for `pipeline.forecasts.forecast.foretell`. The caller reports the forecast. If the speed cannot be
+    measured, the reason is reported and None is returned; with ``anew``, the error is raised.
     """
     if stage.is_done or (not anew and os.environ.get(SWITCH) == "0"):
         return None
@@ -52,7 +53,7 @@ def foretell_students(
         max_tokens = stage.items[0].job.settings.max_tokens
         tell = partial(on_event, Event(stage="forecast", message=MEASURING))
         speed = known_encoder_speed(encoder, max_tokens, tell, anew=anew)
-    except Exception as error:  # whatever it is: who asked for a student is to have it
+    except Exception as error:  # no fault of a forecast may prevent the training
         if anew:
             raise
         message = f"none of the students, for this machine could not be measured: {error}"
@@ -62,7 +63,7 @@ def foretell_students(
 
 
 def forecast_students(stage: StudentStage, speed: EncoderSpeed) -> Forecast:
-    """All that is left of ``stage``, in one process."""
+    """Return the forecast of the rest of ``stage``, in one process."""
     items = [item for item in stage.items if not stage.is_finished(item)]
     work = [part for item in items for part in _work(item, Path(stage.store), speed)]
     total = StageForecast(
@@ -83,7 +84,10 @@ def forecast_students(stage: StudentStage, speed: EncoderSpeed) -> Forecast:
 
 
 def with_students(teacher: Forecast, students: Forecast | None) -> Forecast:
-    """The teacher's work, and then that of the students. Of a remote teacher, calls and tokens are requests alone."""
+    """Return the forecast of the teacher's work followed by the students'.
+
+    For a remote teacher, calls and tokens remain those of its requests alone.
+    """
     if students is None:
         return teacher
     counted = 0 if teacher.asks else 1
@@ -99,7 +103,7 @@ def with_students(teacher: Forecast, students: Forecast | None) -> Forecast:
 
 
 def _joined(*doubts: str) -> str:
-    """Each doubt once: of two measurements beside the same work, the load differs by a little."""
+    """Join doubts, each once. Two on other work count as the same, as measured loads differ slightly."""
     by_kind: dict[str, str] = {}
     for part in "; ".join(filter(None, doubts)).split("; "):
         by_kind.setdefault(OTHER_WORK if part.startswith(OTHER_WORK) else part, part)
@@ -107,7 +111,7 @@ def _joined(*doubts: str) -> str:
 
 
 def _work(item: StudentItem, store: Path, speed: EncoderSpeed) -> list[StudentWork]:
-    """Of one student that is not finished."""
+    """Return the remaining work for one student that is not finished."""
     result, job, tested = finished_student(store, item.job), item.job, item.test
     texts = [encoder_text(item.task, example.text, job.settings.max_tokens) for example in _some(tested)]
     test_tokens = fmean(_lengths(job, texts)) if texts else 0.0
@@ -120,20 +124,23 @@ def _work(item: StudentItem, store: Path, speed: EncoderSpeed) -> list[StudentWo
         work.append(StudentWork(read * speed.read_token_s + alone_s, tokens=read, texts=len(tested)))
     if item.onnx:
         probed = min(PROBED_TEXTS, len(job.examples)) * fmean(_lengths(job, [x.text for x in _some(job.examples)]))
-        read = 3 * (probed + len(tested) * test_tokens)  # by the checkpoint and both files
+        read = 3 * (probed + len(tested) * test_tokens)  # by the checkpoint and both ONNX files
         work.append(StudentWork(EXPORT_OPENINGS * speed.open_s + read * speed.read_token_s, tokens=read))
     return work
 
 
 def training_work(job: StudentJob, speed: EncoderSpeed) -> StudentWork:
-    """Of a training without an early stop, in which the teacher is sure enough of all texts (`train_student`)."""
+    """Return the work of a training without an early stop, assuming that all texts pass ``min_confidence``.
+
+    See `train_student`.
+    """
     settings, taught = job.settings, sum(not example.is_real for example in job.examples)
     held_out = int(taught * settings.held_out)
     learnt, strategy = len(job.examples) - held_out, settings.strategy_for(len(job.examples))
     lengths = _lengths(job, [example.text for example in _some(job.examples)])
     passes = 0 if strategy == "head" else settings.planned_passes(learnt)
     steps = passes * ceil(learnt / settings.batch_size)
-    # The last layer is fitted to all texts that are learnt; the held-out ones are read before and after, and by pass.
+    # The last layer is fitted to all training texts. Held-out texts are read before, after, and once per epoch.
     fits = 1 + (passes if held_out else 1) * (strategy == "geometric")
     read = (fits * learnt + (3 + passes) * held_out) * fmean(lengths)
     tokens = passes * learnt * padded_tokens(lengths, min(settings.batch_size, learnt))
@@ -142,7 +149,7 @@ def training_work(job: StudentJob, speed: EncoderSpeed) -> StudentWork:
 
 
 def _some(texts: Sequence[Sampled]) -> Sequence[Sampled]:
-    """As many as stand for all."""
+    """Return an evenly spaced sample, large enough to represent all."""
     return texts[:: max(1, len(texts) // MOST_COUNTED)]
 
 

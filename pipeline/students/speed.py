@@ -1,7 +1,8 @@
-"""How fast an encoder learns and answers on this machine: measured once, in seconds, and kept in the home folder.
+"""Speed of training and classification with an encoder on this machine, measured once and stored in the home folder.
 
-Forecasts of students stand on it (`pipeline.students.plan`). Two students are trained on a few texts of the task that
-comes with fourshot, in a process of their own as in a distillation; one of them then reads these texts.
+Forecasts of students are based on it (`pipeline.students.plan`). Measuring takes seconds. Two students are trained on a
+few texts of the task that comes with fourshot, in a separate process as in a distillation. One of them then classifies
+these texts.
 """
 
 import contextlib
@@ -26,23 +27,23 @@ from fourshot.training.students.encoders import ResolvedEncoder
 from fourshot.training.students.examples import StudentJob, StudentResult, TaughtExample
 from fourshot.training.students.settings import StudentSettings
 
-BATCHES = (2, 12)  # texts of a step: most of a small one is what a step costs beside its tokens
+BATCHES = (2, 12)  # texts per step; the time of a small step is mostly the fixed cost of a step
 STEPS = 4  # of each training; the first two take longer
-TEXTS = 24  # that are learnt and read, by the larger batches in two passes
+TEXTS = 24  # texts for training and classification; the larger batches cover them in two epochs
 ALONE = 5  # texts that are timed one by one
 
 
 class EncoderSpeed(msgspec.Struct, frozen=True, kw_only=True):
-    """Seconds and bytes. Of texts in a batch each has the tokens of the longest."""
+    """Measured seconds and bytes. In a batch, every text counts with the tokens of the longest."""
 
-    open_s: float  # from the start of a process until it has the encoder
-    training_s: float  # of a training beside its steps and what it reads: opened, and saved
-    step_s: float  # of a step beside its tokens
-    learn_token_s: float  # forward and backward
-    read_token_s: float
-    alone_s: float  # of one text that is read alone
-    process_bytes: int  # the most that the process had
-    load: float = 0.0  # cores that were busy when nothing was measured yet
+    open_s: float  # from the start of a process until the encoder is loaded
+    training_s: float  # fixed part of a training, without steps and classification: loading and saving
+    step_s: float  # fixed part of a step, without its tokens
+    learn_token_s: float  # forward and backward, per token
+    read_token_s: float  # forward only, per token
+    alone_s: float  # one text classified alone
+    process_bytes: int  # peak memory of the process
+    load: float = 0.0  # cores that were busy before the measurement
     cores: int = 0  # of the machine
 
     @property
@@ -51,7 +52,7 @@ class EncoderSpeed(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EncoderProbe(msgspec.Struct, frozen=True, kw_only=True):
-    """Train students of this encoder into ``folder``."""
+    """Message to the measuring process: train students with this encoder into ``folder``."""
 
     encoder: str
     max_tokens: int  # of a text
@@ -59,7 +60,7 @@ class EncoderProbe(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EncoderMeasured(msgspec.Struct, frozen=True, kw_only=True, tag="measured"):
-    """Fields of `EncoderSpeed`."""
+    """Message from the measuring process: fields of `EncoderSpeed`."""
 
     fields: dict[str, int | float]
 
@@ -67,19 +68,20 @@ class EncoderMeasured(msgspec.Struct, frozen=True, kw_only=True, tag="measured")
 def known_encoder_speed(
     encoder: ResolvedEncoder, max_tokens: int, on_probe: Callable[[], object] = lambda: None, *, anew: bool = False
 ) -> EncoderSpeed:
-    """The speed of ``encoder`` here, measured where it is not known yet, or ``anew``; ``on_probe`` is called before.
+    """Return the speed of ``encoder`` on this machine, measured if it is not known yet, or if ``anew``.
 
-    ``max_tokens``: of the texts that it is measured with. Raises FourshotError where it cannot be measured.
+    ``on_probe`` is called before a measurement. ``max_tokens``: of the texts used for it. Raises FourshotError if the
+    measurement fails.
     """
     file = speed_file(f"encoder-{encoder.revision}")
     if file.exists() and not anew:
-        with contextlib.suppress(msgspec.DecodeError):  # of another version
+        with contextlib.suppress(msgspec.DecodeError):  # the file is of another version
             speed = read_json(file, EncoderSpeed)
             if still_holds(speed.load):
                 return speed
     on_probe()
     speed = _measured(encoder, max_tokens)
-    with contextlib.suppress(OSError):  # a home that only its owner may change: it is measured again next time
+    with contextlib.suppress(OSError):  # the home folder may be read-only; the next call then measures again
         write_json(file, speed)
     return speed
 
@@ -99,8 +101,9 @@ def _measured(encoder: ResolvedEncoder, max_tokens: int) -> EncoderSpeed:
 
 
 def padded_tokens(lengths: Sequence[int], batch: int) -> float:
-    """Tokens that a text costs in a batch of so many, drawn at random from texts of these lengths: those of the longest
-    of them, on average.
+    """Return the mean length of the longest text in a random batch of ``batch`` texts with these ``lengths``.
+
+    This is the number of tokens that each text of a padded batch costs.
     """
     count = len(lengths)
     return sum(
@@ -110,7 +113,7 @@ def padded_tokens(lengths: Sequence[int], batch: int) -> float:
 
 
 def token_lengths(encoder: str, texts: Sequence[str], max_tokens: int) -> list[int]:
-    """Tokens of each text as an encoder reads it, which cuts it and puts a token before and behind it."""
+    """Return the tokens of each text for an encoder: with a token before and one after, truncated to ``max_tokens``."""
     tokens = token_counter(encoder)
     return [min(tokens(text) + 2, max_tokens) for text in texts]
 
@@ -122,7 +125,10 @@ def _work(parent: ParentLink) -> None:
 
 
 def measure(probe: EncoderProbe, opened: Callable[[], object]) -> dict[str, int | float]:
-    """Fields of `EncoderSpeed`, of all that can be measured in one process; ``opened`` is called once it is open."""
+    """Return the fields of `EncoderSpeed` that the process itself can measure.
+
+    ``opened`` is called once the encoder is loaded.
+    """
     from fourshot.pipeline.rows.examples import load_split
     from fourshot.pipeline.tasks.task_file import load_task, shipped_tasks
     from fourshot.training.students.classifier import StudentClassifier
@@ -141,7 +147,7 @@ def measure(probe: EncoderProbe, opened: Callable[[], object]) -> dict[str, int 
     opened()
 
     def train(batch: int) -> tuple[float, StudentResult]:
-        """Seconds of a step, and what came of `STEPS` of them."""
+        """Train `STEPS` steps; return the mean seconds of those after the first two, and the result."""
         times = list[float]()
         job = StudentJob(
             name="probe",
@@ -166,10 +172,10 @@ def measure(probe: EncoderProbe, opened: Callable[[], object]) -> dict[str, int 
     step_few_s, _ = train(few)
     step_many_s, result = train(many)
     tokens_few, tokens_many = (size * padded_tokens(lengths[: size * STEPS // 2], size) for size in BATCHES)
-    # Where others work, too, both may take as long.
+    # If other processes are busy, both may take the same time.
     learn_token_s = max(step_many_s - step_few_s, step_many_s / 10) / (tokens_many - tokens_few)
     classifier = StudentClassifier(result.path, probe.max_tokens)
-    classifier.probabilities(texts[:ALONE])  # the first ones take longer
+    classifier.probabilities(texts[:ALONE])  # warm-up: the first texts take longer
     read_token_s = _seconds(partial(classifier.probabilities, texts)) / sum(lengths)
     beside_s = result.seconds - result.steps * step_many_s - read_token_s * TEXTS * fmean(lengths)
     return {
