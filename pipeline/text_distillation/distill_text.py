@@ -1,15 +1,17 @@
-"""Distillation of a text generation task: a teacher writes targets for inputs, or whole pairs; a student learns them.
+"""Distillation of a text generation task: a student is trained on targets, or complete pairs, by a teacher.
 
 Source: Kaddour & Liu 2024, "Synthetic Data Generation in Low-Resource Settings via Fine-Tuning of Large Language
 Models" (WebNLG and SGD are its generation tasks).
 
-manifest.json     what this distillation is
-pairs.json        the real pairs that teacher and student learn
-adapters/<job>/   trainings through LoRA: of the teacher, and of causal students
-written/          what each of them wrote, a line for each input
-annotated.jsonl   the user's table with what the teacher wrote; a person may correct it, and the same command goes on
-students/<job>/   checkpoints; `student` leads to the one that is the result
-remote_teacher.json  how a remote teacher was asked, and what that cost
+The folder contains:
+
+manifest.json     the identity of this distillation
+pairs.json        the real pairs that teacher and student are trained on
+adapters/<job>/   LoRA trainings: of the teacher, and of causal students
+written/          the texts of each of them, one line per input
+annotated.jsonl   the user's table with the teacher's targets; a person may correct it, and the same command continues
+students/<job>/   checkpoints; the link `student` leads to the resulting one
+remote_teacher.json  how a remote teacher was queried, and its cost
 scores/, summary.json, report.html, report.md
 """
 
@@ -40,7 +42,7 @@ from fourshot.training.students.text_models import resolve_text_model
 
 
 class _Prepared(NamedTuple):
-    """A distillation of which nothing is written yet."""
+    """A checked distillation, before anything is written."""
 
     manifest: TextDistillManifest
     teaching: Teaching
@@ -50,10 +52,10 @@ class _Prepared(NamedTuple):
 
 
 def distill_text(request: TextDistillation, *, forecast: bool = False) -> TextDistillSummary:
-    """Make the student in its folder, or go on where an earlier call was stopped.
+    """Train the student in ``request.folder``, or continue an interrupted call.
 
-    A task without a test file is not measured. ``forecast``: first tell what the teacher will take.
-    Raises InputError for what the user gave, RunFolderError for a folder of something else.
+    Without a test file, nothing is evaluated. ``forecast``: first report what the teacher will take. Raises InputError
+    for invalid input, and RunFolderError if the folder belongs to something else.
     """
     work = RunFolder(request.folder)
     with work.lock():
@@ -62,7 +64,7 @@ def distill_text(request: TextDistillation, *, forecast: bool = False) -> TextDi
         learnt, test, *_ = teaching
         work.claim(manifest, over_unused=True)
         work.write("pairs.json", learnt)
-        if forecast and (request.by or not request.placement.ray):  # of trainings it is of one machine
+        if forecast and (request.by or not request.placement.ray):  # forecasts of trainings are for one machine
             teacher.foretell(students)
         tested, annotated, drawn = teacher.work()
         taught, pair_notes = _annotate(request, teacher.name, annotated, teaching)
@@ -86,14 +88,14 @@ def distill_text(request: TextDistillation, *, forecast: bool = False) -> TextDi
 
 
 def plan_text_distillation(request: TextDistillation) -> Forecast | None:
-    """What such a `distill_text` would take; None for a teacher that writes without an engine. Writes nothing."""
+    """Forecast `distill_text` without writing anything; None if nothing is left, or the teacher has no forecast."""
     ready = _prepare(request)
     RunFolder(request.folder).check_claim(ready.manifest, over_unused=True)
     return ready.teacher.foretell(ready.students, anew=True)
 
 
 def _prepare(request: TextDistillation) -> _Prepared:
-    """Raises InputError for whatever cannot be done."""
+    """Check ``request`` and read its data. Raises InputError for anything that cannot be done."""
     check_cluster(request.placement.ray, request.placement.gpus_per_engine)
     request.check()
     settings, by = request.settings, request.by
@@ -122,7 +124,10 @@ def _prepare(request: TextDistillation) -> _Prepared:
 def _annotate(
     request: TextDistillation, teacher: str, written: Sequence[WrittenAnswer], teaching: Teaching
 ) -> tuple[list[Pair], list[str]]:
-    """What can be learnt of the user's inputs with the targets ``written`` for them; and what is to be told."""
+    """Return the pairs for training, from the user's inputs with the targets ``written`` for them, and notes.
+
+    The annotated table is written unless it exists; its content counts, as a person may have corrected it.
+    """
     if request.unlabelled is None:
         return [], []
     out = annotated_file(request.unlabelled.path, request.folder)
@@ -136,7 +141,7 @@ def _annotate(
 def read_data(
     task: GenerationTask, settings: RunSettings, real: int | None
 ) -> tuple[list[Pair], list[Pair], list[str]]:
-    """The real pairs, the test pairs (none without a test file), and what is to be told."""
+    """Return the real pairs, the test pairs (none without a test file), and notes for the report."""
     usable, test, notes = load_real(task)
     learnt = take_real(usable, real, settings.seed)
     if real is None:

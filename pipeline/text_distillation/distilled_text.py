@@ -1,4 +1,4 @@
-"""What the distillation of a text generation task comes to: its student's card, the table, and the report."""
+"""Results of the distillation of a text generation task: the student's card, the table, and the report."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,7 +25,7 @@ SHOWN = 10  # test inputs in the report
 
 
 class TextDistillSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """What the distillation of a text generation task came to."""
+    """Result of the distillation of a text generation task."""
 
     folder: str
     student_path: str
@@ -37,21 +37,21 @@ class TextDistillSummary(msgspec.Struct, frozen=True, kw_only=True):
     parameters: int
     megabytes: float
     train_s: float
-    notes: list[str] = []  # what was left out, and why
+    notes: list[str] = []  # for example on pairs that were left out
     report_path: str = ""
     remote_teacher: RemoteTeacher | None = None
 
 
 class TextDistilled(msgspec.Struct, frozen=True, kw_only=True):
-    """What the students of a distillation were made of, and who taught them."""
+    """The students of a distillation, their training data, and their teacher."""
 
     request: TextDistillation
     students: TextStudents
     teacher: str
     test: Sequence[Pair]
     student: StudentMade
-    written_alone: Sequence[WrittenAnswer]  # for the test inputs, by the student of the real pairs alone
-    written_by_teacher: Sequence[WrittenAnswer]  # the same
+    written_alone: Sequence[WrittenAnswer]  # for the test inputs, by the student trained on the real pairs alone
+    written_by_teacher: Sequence[WrittenAnswer]  # for the test inputs, by the teacher
     real: int  # pairs
     annotated: int
     synthetic: int
@@ -59,18 +59,18 @@ class TextDistilled(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Measured(NamedTuple):
-    """Who wrote for the test inputs."""
+    """One model with its texts for the test inputs."""
 
     method: str
     display_name: str
     written: Sequence[WrittenAnswer]
-    annotated: int  # pairs that it learnt beside the real ones
+    annotated: int  # pairs that it was trained on besides the real ones
     synthetic: int
     scores: TextScores | None
 
 
 def write_text_results(made: TextDistilled) -> TextDistillSummary:
-    """Write card, summary and report."""
+    """Write card, summary and report, and return the summary."""
     folder, result = made.request.folder, made.student.result
     remote, measured = remote_teacher_of(folder), _measured(made)
     path = Path(result.path)
@@ -99,7 +99,7 @@ def write_text_results(made: TextDistilled) -> TextDistillSummary:
 
 
 def _measured(made: TextDistilled) -> list[_Measured]:
-    """The student, the one on the real pairs alone, and the teacher."""
+    """Return the evaluation of the student, the one on the real pairs alone, and the teacher, in this order."""
     name = f"Student ({made.students.made_of.model.name})"
     writers = (
         ("student", name, made.student.written, made.annotated, made.synthetic),
@@ -167,7 +167,10 @@ def _report(made: TextDistilled, measured: Sequence[_Measured]) -> TextReport:
 
 
 def _scores(folder: Path, answers: Sequence[WrittenAnswer], test: Sequence[Pair]) -> TextScores | None:
-    """Of what was written for the test inputs, computed once; an input that could not be read counts as nothing."""
+    """Return the scores of ``answers`` on the test inputs, computed once; None without test inputs.
+
+    An input that could not be read counts as an empty text.
+    """
     if not test:
         return None
     file = folder / "scores" / f"{value_hash(([answer.text for answer in answers], test))}.json"

@@ -1,4 +1,4 @@
-"""What a teacher of a text generation task that is trained here will ask of this machine."""
+"""Forecast of the work of a teacher that is trained on this machine, for a text generation task."""
 
 from collections.abc import Sequence
 from statistics import fmean
@@ -12,16 +12,16 @@ from fourshot.training.lora.settings import LoraSettings
 
 
 class Teaching(NamedTuple):
-    """What a teacher learns, and is to write."""
+    """What a teacher is trained on, and what it must generate."""
 
-    learnt: Sequence[Pair]
+    learnt: Sequence[Pair]  # real pairs, for training
     test: Sequence[Pair]
     inputs: Sequence[str]  # of the user's table, those that are not blank
-    generate: int  # pairs of its own
+    generate: int  # number of new pairs
 
 
 class TextCounts:
-    """Prompts and targets of one task, counted in tokens; targets are as long as those of the real pairs."""
+    """Counts tokens of prompts and targets of one task, assuming targets as long as those of the real pairs."""
 
     def __init__(self, task: GenerationTask, teaching: Teaching, model_path: str) -> None:
         tokens = token_counter(model_path)
@@ -34,13 +34,13 @@ class TextCounts:
         self._target = fmean(tokens(f" {pair.target}") for pair in learnt) + 1  # with the end token
 
     def training(self, stage: str, examples: int, settings: LoraSettings) -> StageWork:
-        """Of one adapter on that many pairs; a row of texts shares their beginning."""
+        """Return the work of training one adapter on ``examples`` pairs; the texts of a row share their prefix."""
         steps, pair_tokens = settings.planned_steps(examples), self._learnt + self._between + self._target
         tokens = steps * (self._shared + min(settings.batch_size, examples) * pair_tokens)
         return StageWork(stage=stage, opens="trainer", trainings=1, steps=steps, train_tokens=tokens)
 
     def targets(self, stage: str, inputs: int, *, adapter: bool = True) -> StageWork:
-        """Of so many inputs that targets are written for."""
+        """Return the work of generating targets for ``inputs`` inputs."""
         prompt_tokens = inputs * (self._input_tokens + self._between + self._shared % BLOCK)
         written = inputs * self._target
         if adapter:
@@ -48,7 +48,7 @@ class TextCounts:
         return StageWork(stage=stage, calls=inputs, prompt_tokens=prompt_tokens, output_tokens=written)
 
     def pairs(self, stage: str, pairs: int) -> StageWork:
-        """Of so many pairs that are written, all from the same prompt."""
+        """Return the work of generating ``pairs`` pairs, all from the same prompt."""
         written = pairs * (self._learnt + self._between + self._target)
         return StageWork(
             stage=stage, calls=pairs, adapter_tokens=pairs * (self._shared % BLOCK or BLOCK), output_tokens=written

@@ -1,4 +1,4 @@
-"""The students of a text generation task: the one that is wanted, and the same on the real pairs alone."""
+"""The students of a text generation task: the requested one, and the same on the real pairs alone."""
 
 from collections.abc import Iterable, Sequence
 from math import prod
@@ -23,12 +23,12 @@ from fourshot.training.students.seq2seq import Seq2SeqJob, TaughtText, TextStude
 from fourshot.training.students.settings import TextStudentSettings
 from fourshot.training.students.text_models import TextModel, places_of
 
-ADAPTERS = "adapters"  # folder of trainings through LoRA
-OF_LORA = ("num_epochs", "learning_rate", "batch_size")  # student settings that a causal student takes
+ADAPTERS = "adapters"  # folder of LoRA trainings
+OF_LORA = ("num_epochs", "learning_rate", "batch_size")  # student settings that apply to a causal student
 
 
 class StudentMade(msgspec.Struct, frozen=True, kw_only=True):
-    """A student, and what it wrote for the test inputs."""
+    """A trained student with its texts for the test inputs."""
 
     result: TextStudentResult
     written: list[WrittenAnswer]
@@ -38,7 +38,7 @@ class StudentMade(msgspec.Struct, frozen=True, kw_only=True):
 def lora_job(
     task: GenerationTask, role: str, base: ResolvedModel, pairs: Sequence[Pair], settings: RunSettings
 ) -> TrainingJob:
-    """Learns what is to be written for the inputs of ``pairs``; the loss is on that alone."""
+    """Return a training on the targets of ``pairs``, given their inputs; the loss is on the targets alone."""
     return TrainingJob(
         name=f"{task.name}-{role}",
         model_revision=base.revision,
@@ -54,7 +54,10 @@ def lora_job(
 def train_adapters(
     request: TextDistillation, what: str, base: ResolvedModel, jobs: Sequence[TrainingJob]
 ) -> list[TrainingResult]:
-    """Train adapters of ``base``, as far as they are not there. ``what``: who they are of, for people."""
+    """Train those adapters of ``base`` that do not exist yet, and return all results, in the order of ``jobs``.
+
+    ``what``: whose adapters they are, for display.
+    """
     store = request.folder / ADAPTERS
     request.run(TrainStage(model_path=base.path, items=tuple(jobs), store=str(store), what=what))
     results = [result for job in jobs if (result := finished(store, job))]
@@ -70,7 +73,7 @@ def targets_item(
     model_revision: str,
     adapter: Adapter | None = None,
 ) -> WriteItem:
-    """Has a target written for each of ``inputs``."""
+    """Return the item that generates a target for each of ``inputs``, with greedy decoding."""
     return WriteItem(
         title=title,
         folder=str(request.folder / "written"),
@@ -82,10 +85,10 @@ def targets_item(
 
 
 class TextStudents:
-    """Makes students of one model."""
+    """Trains students from one model."""
 
     def __init__(self, request: TextDistillation, made_of: TextModel) -> None:
-        """Raises InputError for a student's setting that a model of this kind does not have."""
+        """Raises InputError for a student setting that does not apply to this kind of model."""
         self._request, self._task, self.made_of = request, request.task, made_of
         self.student_settings, self.notes = _within(request.student_settings, places_of(made_of))
         self.settings = request.settings
@@ -94,14 +97,17 @@ class TextStudents:
             self.settings = msgspec.structs.replace(request.settings, train=train)
 
     def lora_of(self, base: ResolvedModel) -> LoraSettings | None:
-        """How students learn through LoRA of ``base``; None for those of another model."""
+        """Return the LoRA settings of students of ``base``; None if the students are of another model or kind."""
         same = self.made_of.kind == "causal" and self.made_of.model.revision == base.revision
         return self.settings.train if same else None
 
     def make(
         self, real: Sequence[Pair], taught: Sequence[Pair], test: Sequence[Pair]
     ) -> tuple[StudentMade, list[WrittenAnswer]]:
-        """The student of ``real`` and ``taught``; and what the same of ``real`` alone writes for ``test``."""
+        """Train the student on ``real`` and ``taught`` pairs, and the same on ``real`` alone.
+
+        Returns the student, and what the one on ``real`` alone generates for ``test``.
+        """
         make = self._seq2seq if self.made_of.kind == "seq2seq" else self._causal
         return make(real, taught, test)
 
@@ -110,7 +116,7 @@ class TextStudents:
     ) -> tuple[StudentMade, list[WrittenAnswer]]:
         request, base = self._request, self.made_of.model
         job = lora_job(self._task, "student", base, [*real, *taught], self.settings)
-        # Named as the teacher: where both are of one base and learn the same, it is the same training.
+        # Named like the teacher's job: with the same base and pairs, both are a single training.
         job_alone = lora_job(self._task, "teacher", base, real, self.settings)
         result, alone = train_adapters(request, "student", base, [job, job_alone])
         checkpoint = request.folder / "students" / job.key / result.name
@@ -162,7 +168,7 @@ class TextStudents:
 
 
 def _within(settings: TextStudentSettings, places: int | None) -> tuple[TextStudentSettings, list[str]]:
-    """Settings that a model with so many places for tokens can keep to, and what is to be told."""
+    """Limit the token settings to the ``places`` of a model; return them and notes. None: no limit."""
     if places is None or max(settings.max_tokens, settings.max_target_tokens) <= places:
         return settings, []
     shorter = {name: min(getattr(settings, name), places) for name in ("max_tokens", "max_target_tokens")}
@@ -171,7 +177,7 @@ def _within(settings: TextStudentSettings, places: int | None) -> tuple[TextStud
 
 
 def _with(settings: RunSettings, student: TextStudentSettings) -> LoraSettings:
-    """The LoRA settings of a causal student. Raises InputError for what only the other kind has."""
+    """Return the LoRA settings of a causal student. Raises InputError for settings that only the other kind has."""
     usual = TextStudentSettings()
     if names := [name for name in ("held_out", "max_tokens") if getattr(student, name) != getattr(usual, name)]:
         raise InputError(

@@ -1,6 +1,6 @@
-"""Who teaches a text generation task: an adapter that is trained here, or somebody who is asked.
+"""Teachers of a text generation task: an adapter that is trained here, or an existing model that is queried.
 
-Each writes targets for inputs, and pairs of its own.
+Both generate targets for inputs, and new pairs.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -31,13 +31,13 @@ from fourshot.pipeline.text_distillation.text_students import (
 from fourshot.training.jobs.jobs import TrainingJob, finished
 from fourshot.training.lora.examples import TrainingExample
 
-SPARE = 2  # pairs drawn for each that is wanted, at most
+SPARE = 2  # at most this many pairs are generated for each requested one
 Answers = list[WrittenAnswer]
-Taught = tuple[Answers, Answers, Answers]  # for test inputs, for the user's, and pairs of its own
+Taught = tuple[Answers, Answers, Answers]  # targets of test inputs, targets of the user's inputs, and new pairs
 
 
 class TrainedTeacher:
-    """A base with an adapter that learnt the real pairs, and with another one where it is to write inputs, too."""
+    """A base model with an adapter trained on the real pairs, and a second adapter if it also generates pairs."""
 
     def __init__(self, request: TextDistillation, base: ResolvedModel, teaching: Teaching, most_tokens: int) -> None:
         self._request, self._task, self._settings = request, request.task, request.settings
@@ -48,7 +48,7 @@ class TrainedTeacher:
         self.name = ""
 
     def work(self) -> Taught:
-        """Learn, then write."""
+        """Train the adapters, then generate; return the texts."""
         results = train_adapters(self._request, "teacher", self._base, self._jobs)
         self.name = results[0].name
         items = self._items([result.adapter for result in results])
@@ -57,8 +57,9 @@ class TrainedTeacher:
         return tested, annotated, drawn[0] if drawn else []
 
     def foretell(self, students: TextStudents, *, anew: bool = False) -> Forecast | None:
-        """Forecast and tell what is left to do, with the students where these are of the same base, whose speed is
-        known. See `forecast.foretell`.
+        """Forecast the remaining work, and report it. See `forecast.foretell`.
+
+        The students are included if they have the same base model, because its speed is known.
         """
         results = [finished(self._request.folder / ADAPTERS, job) for job in self._jobs]
         adapters = [result.adapter if result else Adapter(name="", path="") for result in results]
@@ -79,7 +80,7 @@ class TrainedTeacher:
         return foretell(self._base, lambda _: remaining_work, self._request.on_event, anew=anew)
 
     def _items(self, adapters: Sequence[Adapter]) -> list[WriteItem]:
-        """For the test inputs, for the user's, and pairs of its own where these are wanted."""
+        """Return the items for the test inputs, for the user's inputs, and for new pairs if they are requested."""
         _, test, inputs, generate = self._teaching
         items = [
             self._item("the teacher on the test inputs", [pair.input for pair in test], adapters[0]),
@@ -100,7 +101,7 @@ class TrainedTeacher:
         return targets_item(self._request, title, inputs, self._most_tokens, self._base.revision, adapter)
 
     def _drawing_job(self) -> TrainingJob:
-        """Learns inputs with their targets, from the instruction alone."""
+        """Return a training on inputs together with their targets, given the instruction alone."""
         prompt, learnt = drawing_prompt(self._task), self._teaching.learnt
         examples = [
             TrainingExample(prompt=prompt, written=f"{pair.input}{between(self._task)} {pair.target}")
@@ -111,17 +112,17 @@ class TrainedTeacher:
 
 
 class AskedTeacher:
-    """Somebody who is there already, and is asked."""
+    """An existing model that is queried: a student, a service, or a remote teacher."""
 
     def __init__(self, request: TextDistillation, by: NamedWriter, teaching: Teaching) -> None:
-        """Raises InputError for a setting that ``by`` cannot be told."""
+        """Raises InputError for a setting that ``by`` does not support."""
         self._by, self._folder, self._on_event, self.name = by, request.folder, request.on_event, by.name
         self._inputs = list(teaching.inputs), [pair.input for pair in teaching.test]
         self._files = [self._folder / "written" / f"{value_hash((by.name, texts))}.jsonl" for texts in self._inputs]
         self._pairs = _Pairs(request, by, teaching) if teaching.generate else None
 
     def foretell(self, students: TextStudents, *, anew: bool = False) -> Forecast | None:
-        """Forecast and tell what is left to ask of a remote teacher; None of others."""
+        """Forecast the remaining requests to a remote teacher, and report them; None for other teachers."""
         remaining_inputs, tested = (
             texts[len(read_lines(file, WrittenAnswer)) :] for texts, file in zip(self._inputs, self._files, strict=True)
         )
@@ -129,7 +130,7 @@ class AskedTeacher:
         return foretell_writing(self._by, remaining_inputs, self._on_event, tested=tested, pairs=pairs)
 
     def work(self) -> Taught:
-        """Have it write."""
+        """Request what is missing; return all texts."""
         for texts, file, description in zip(
             self._inputs, self._files, ("the inputs given", "the test inputs"), strict=True
         ):
@@ -140,10 +141,10 @@ class AskedTeacher:
 
 
 class _Pairs:
-    """Pairs that a teacher who is asked writes, on the disk part by part; each is paid for, so no more than needed."""
+    """New pairs by a queried teacher, stored in parts. Each one costs money, so no more are requested than needed."""
 
     def __init__(self, request: TextDistillation, by: NamedWriter, teaching: Teaching) -> None:
-        """Raises InputError for a setting that ``by`` cannot be told."""
+        """Raises InputError for a setting that ``by`` does not support."""
         assert by.draw
         learnt, self._test, inputs, self._count = teaching
         self._task, self._on_event, settings = by.task, request.on_event, request.settings
@@ -156,12 +157,12 @@ class _Pairs:
 
     @property
     def missing(self) -> int:
-        """How many are to be asked for at least; 0 too where as many were drawn as may be."""
+        """The number of pairs to request next; 0 if there are enough, or if the limit of requests is reached."""
         usable, _ = written_pairs(self._task, self._written, self._count, self._known_pairs, self._test)
         return min(self._count - len(usable), SPARE * self._count - len(self._written))
 
     def drawn(self) -> list[WrittenAnswer]:
-        """All, once there are enough that can be learnt, or `SPARE` for each that is wanted."""
+        """Request pairs until enough are usable, or `SPARE` for each requested one exist; return all of them."""
         for answers in self._draw(self._parts()):
             append_lines(self._file, answers)
             self._written += answers
@@ -170,6 +171,6 @@ class _Pairs:
         return self._written
 
     def _parts(self) -> Iterator[range]:
-        """Each as what became of those before leaves it open."""
+        """Yield the numbers of the next pairs, as many as are still missing, up to `PART` at a time."""
         while missing := self.missing:
             yield range(len(self._written), len(self._written) + min(missing, PART))
