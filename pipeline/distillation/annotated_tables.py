@@ -1,4 +1,4 @@
-"""A table that was annotated, where a distillation has it, and as a person may have corrected it."""
+"""The annotated table of a distillation: its location, and its content, which a person may have corrected."""
 
 import math
 from collections.abc import Sequence
@@ -15,18 +15,18 @@ LABEL, PROBABILITY, AGREEMENT, BY = "annotated_label", "annotated_probability", 
 
 
 def annotation_columns(labels: Sequence[str]) -> list[str]:
-    """What is added to a table: the likeliest label, and ``p_LABEL`` for each."""
+    """Return the columns added to a table: label, probability, agreement, annotator, and ``p_LABEL`` for each label."""
     return [LABEL, PROBABILITY, AGREEMENT, BY, *(f"p_{label}" for label in labels)]
 
 
 def annotated_file(table_path: Path, folder: Path) -> Path:
-    """Where a distillation has what its teacher says of a table: in the table's own format, where that is text."""
+    """Return the path of the annotated table in ``folder``: in the format of the input if CSV or TSV, else JSONL."""
     suffix = table_path.suffix.lower()
     return folder / f"annotated{suffix if suffix in ('.csv', '.tsv') else '.jsonl'}"
 
 
 def read_annotated(out: Path, columns: Sequence[str]) -> Table:
-    """An annotated table, as a person may have left it. Raises InputError where it lacks one of ``columns``."""
+    """Read an annotated table, which a person may have edited. Raises InputError if it lacks one of ``columns``."""
     table = read_table(out)
     if missing := [column for column in columns if column not in table.columns]:
         names = " and ".join(map(repr, missing))
@@ -35,10 +35,10 @@ def read_annotated(out: Path, columns: Sequence[str]) -> Table:
 
 
 def annotated_probabilities(row: dict[str, Any], labels: Sequence[str]) -> tuple[float, ...] | None:
-    """What a row of such a table teaches, as a person may have corrected it; None: nothing.
+    """Return the training target [num_labels] of a row, or None if its label is empty.
 
-    A label that is not the likeliest one, or has no probabilities beside it, was put there by a person, and counts
-    alone. Raises InputError where it is none of ``labels``.
+    A label that is not the most likely one, or has no probabilities, is by a person. The target is then that label
+    alone. Raises InputError if the label is none of ``labels``.
     """
     cell = "" if row.get(LABEL) is None else str(row[LABEL]).strip()
     label = label_named(cell, labels)
@@ -54,14 +54,17 @@ def annotated_probabilities(row: dict[str, Any], labels: Sequence[str]) -> tuple
 
 
 def is_own(row: dict[str, Any], labels: Sequence[str]) -> bool:
-    """Whether a person put the label into a row that can be read: another one is likelier, or none has a share."""
+    """Whether the label of a valid row is by a person: another one is more likely, or probabilities are missing."""
     label = label_named("" if row.get(LABEL) is None else str(row[LABEL]), labels)
     shares = _teacher_shares(row, labels)
     return bool(label) and not (shares and shares[labels.index(str(label))] == max(shares))
 
 
 def _teacher_shares(row: dict[str, Any], labels: Sequence[str]) -> list[float]:
-    """The teacher's probabilities in a row, as they are there; none where they are not all there. Raises InputError."""
+    """Return the teacher's probabilities in a row, not normalised; [] unless all are present and valid.
+
+    Raises InputError for a cell that is not a number.
+    """
     shares = [_share(f"p_{name}", row.get(f"p_{name}")) for name in labels]
     known_shares = [share for share in shares if share is not None]
     is_known = len(known_shares) == len(labels) and 0 < sum(known_shares) < math.inf and min(known_shares) >= 0
@@ -69,9 +72,9 @@ def _teacher_shares(row: dict[str, Any], labels: Sequence[str]) -> list[float]:
 
 
 def _share(column: str, cell: Any) -> float | None:
-    """A probability as a spreadsheet left it, with a comma or as per cent; None where there is none.
+    """Return a probability as written by a spreadsheet, with a decimal comma or per cent sign; None for an empty cell.
 
-    Raises InputError for what is no number.
+    The sign is only removed: per cent values are normalised later. Raises InputError if the cell is not a number.
     """
     text = "" if cell is None else str(cell).strip().removesuffix("%").replace(",", ".")
     try:

@@ -1,6 +1,6 @@
-"""A table of a user's texts, annotated: what each is, how likely that is, who says so, and how far they agree.
+"""Annotates a table of a user's texts with label, probability, annotator, and agreement of the annotators.
 
-Answers are on the disk part by part, beside the table that will be written, so a kill costs the part in work.
+Annotations are stored in parts next to the output table, so a kill loses only the part in progress.
 """
 
 import time
@@ -29,11 +29,11 @@ from fourshot.pipeline.synthesis.prompts import PromptFormat
 from fourshot.pipeline.task import Example
 from fourshot.pipeline.work_folder import Manifest, WorkFolder
 
-SAMPLE = 100  # texts whose length a forecast knows
+SAMPLE = 100  # texts on whose length a forecast is based
 
 
 class AnnotationManifest(Manifest, frozen=True, kw_only=True):
-    """What the answers beside an unfinished table are."""
+    """Identity of the annotations stored next to an unfinished table."""
 
     table: str  # content hash
     labels: tuple[str, ...]
@@ -41,22 +41,22 @@ class AnnotationManifest(Manifest, frozen=True, kw_only=True):
 
 
 class AnnotationSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """What an annotation came to."""
+    """Result of annotating a table."""
 
     out: str
     by: str
     rows: int
-    labelled: dict[str, int]  # by label
-    abstained: int = 0  # rows of which nobody was sure enough
+    labelled: dict[str, int]  # number of rows by label
+    abstained: int = 0  # rows below the required confidence
     blank: int = 0  # rows without a text
     unreadable: int = 0  # rows whose text was refused
-    why_unreadable: str = ""  # of the first of these
-    cut: int = 0  # rows whose text was too long to be read whole
-    cut_words: int = 0  # of these, that were not read
-    agreement: float | None = None  # mean, where several read
-    warnings: tuple[str, ...] = ()  # of how the table was read
-    forecast: Forecast | None = None  # what was foretold of this call, beside what it took
-    remote_teacher: RemoteTeacher | None = None  # who read, where that was one: how well, and what it cost
+    why_unreadable: str = ""  # the reason for the first of these
+    cut: int = 0  # rows whose text was truncated
+    cut_words: int = 0  # words of these rows that were not read
+    agreement: float | None = None  # mean over texts with several annotators
+    warnings: tuple[str, ...] = ()  # from reading the table
+    forecast: Forecast | None = None  # of this call, with the actual time
+    remote_teacher: RemoteTeacher | None = None  # if it annotated: its accuracy and cost
 
 
 def annotate_table(
@@ -71,12 +71,12 @@ def annotate_table(
     forecast: Callable[[int], Forecast | None] = lambda texts: None,
     account: Callable[[], RemoteTeacher | None] = lambda: None,
 ) -> AnnotationSummary:
-    """Write the rows of ``table`` with what ``read`` says of each to ``out``; resumes what was stopped.
+    """Write the rows of ``table`` with the annotations by ``read`` to ``out``; resume an interrupted call.
 
-    ``by``: names who reads, and must change with what they would answer. Rows keep their order and all their columns. A
-    row whose likeliest label is less likely than ``abstain_below`` gets no label; its probabilities stay. ``forecast``
-    tells beforehand what so many texts take, ``account`` what a remote teacher cost so far.
-    Raises InputError where ``out`` is there, or a column that would be added.
+    ``by``: name of the annotator, which must change whenever its predictions would. Rows keep their order and all their
+    columns. A row whose most likely label has a probability below ``abstain_below`` gets no label, but keeps its
+    probabilities. ``forecast`` returns the forecast for a number of texts, and ``account`` the cost of a remote teacher
+    so far. Raises InputError if ``out`` exists, or if ``table`` already has one of the added columns.
     """
     _check_share(abstain_below)
     added = annotation_columns(labels)
@@ -98,17 +98,17 @@ def annotate_table(
 
 
 class _AnnotatedRows:
-    """Rows with what is added to them, and what became of those that were taken."""
+    """Annotated rows, and the counts for their summary."""
 
     def __init__(self, table: TextTable, labels: Sequence[str], by: str, abstain_below: float) -> None:
         self._table, self._labels, self._by, self._abstain_below = table, labels, by, abstain_below
         self._outcomes = Counter[str]()  # "=LABEL", or why there is none
-        self._fault = ""  # the first
+        self._fault = ""  # of the first refused text
         self._cut = self._cut_words = 0
-        self._agreement, self._num_agreements = 0.0, 0  # sum; of texts that several read
+        self._agreement, self._num_agreements = 0.0, 0  # sum and number, for texts with several annotators
 
     def of(self, answers: Iterator[Annotation]) -> Iterator[dict[str, Any]]:
-        """``answers``: one for each row with a text."""
+        """Yield the rows with their added columns. ``answers``: one for each row with a text, in order."""
         for row, text in self._table.rows():
             answer = next(answers) if text else None
             cells, outcome = self._cells(answer)
@@ -123,7 +123,7 @@ class _AnnotatedRows:
             yield {**row, **cells}
 
     def _cells(self, answer: Annotation | None) -> tuple[dict[str, Any], str]:
-        """What is added to a row, and what became of it."""
+        """Return the added cells of a row, and its outcome."""
         if answer is None or answer.fault:
             return {}, "blank" if answer is None else "unreadable"
         probability = max(answer.probabilities)
@@ -158,7 +158,7 @@ def _check_share(abstain_below: float) -> None:
 
 
 def check_annotation(table: TextTable, out: Path, labels: Sequence[str], abstain_below: float) -> None:
-    """Raise InputError where ``table`` cannot be annotated into ``out``, before anybody is asked."""
+    """Raise InputError if ``table`` cannot be annotated into ``out``, before any text is annotated."""
     _check_share(abstain_below)
     check_written(out, table.columns, annotation_columns(labels))
     check_cells(out, table.columns, (row for row, _ in table.rows()), table.column_types)
@@ -166,7 +166,7 @@ def check_annotation(table: TextTable, out: Path, labels: Sequence[str], abstain
 
 
 def texts_left(table: TextTable, out: Path) -> int:
-    """How many texts of ``table`` have no answer yet: neither in ``out`` nor, of a call that was stopped, beside it."""
+    """Return how many texts of ``table`` have no annotation yet: neither in ``out`` nor from an interrupted call."""
     if out.exists():
         return 0
     return sum(1 for _ in table.texts()) - num_lines(unfinished_folder(out) / ANSWERS_FILE)
@@ -183,14 +183,15 @@ def foretell_annotation(
     anew: bool = False,
     complete: Callable[[Forecast], Forecast] = lambda estimate: estimate,
 ) -> Forecast | None:
-    """Forecast what it takes to have ``texts`` texts of a table read, and tell; None for who reads without an engine.
+    """Forecast the annotation of ``texts`` texts of a table, and report it.
 
-    ``tested``: test texts that are read besides. ``writes``: texts of each class that a remote teacher writes, where it
-    can. ``complete``: see `forecast.foretell`.
+    Returns None if nothing is left, or if the annotator needs no engine and is not remote. ``tested``: number of test
+    texts that are annotated too. ``writes``: texts per class that a remote teacher generates, if it can. ``complete``:
+    see `forecast.foretell`.
     """
     teacher, sample_texts = reader.teacher, list(islice(table.texts(), SAMPLE)) if table else []
     drawn = writes if reader.draw else 0
-    if reader.forecast and texts + tested + drawn:  # it takes no measuring of this machine
+    if reader.forecast and texts + tested + drawn:  # remote, so the speed of this machine is not needed
         estimate = complete(reader.forecast(sample_texts, {"generate": drawn, "annotate": texts, "evaluate": tested}))
         on_event(Event(stage="forecast", message=str(estimate)))
         return estimate
@@ -211,7 +212,7 @@ def foretell_annotation(
 def _read_rest(
     table: TextTable, file: Path, read: Read, on_event: OnEvent, forecast: Callable[[int], Forecast | None]
 ) -> Forecast | None:
-    """Have the texts read whose answers the file lacks."""
+    """Annotate the texts that ``file`` lacks; return the forecast with the actual time, if there is one."""
     done = num_lines(file)
     total = sum(1 for _ in table.texts())
     if done == total:
@@ -225,7 +226,7 @@ def _read_rest(
 
 
 def _answers(file: Path) -> Iterator[Annotation]:
-    """One by one: there may be millions. A line that a kill cut short is not there yet."""
+    """Yield the annotations one by one, because there may be millions. An incomplete last line is ignored."""
     if not file.exists():
         return
     decode = msgspec.json.Decoder(Annotation).decode

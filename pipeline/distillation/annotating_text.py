@@ -1,6 +1,6 @@
-"""A table of inputs of a text generation task, with what somebody writes for each of them.
+"""Annotates a table of inputs of a text generation task with a target for each.
 
-What was written is on the disk part by part, beside the table that will be there, so a kill costs the part in work.
+Targets are stored in parts next to the output table, so a kill loses only the part in progress.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -25,45 +25,45 @@ from fourshot.pipeline.tasks.generation import GenerationTask, Pair
 from fourshot.pipeline.tasks.pairs import InputRows
 from fourshot.pipeline.work_folder import Manifest, WorkFolder
 
-PART = 32  # inputs: what is lost by a kill
+PART = 32  # inputs; at most these are lost by a kill
 Parts = Iterator[Sequence[str]]
 Write = Callable[[Parts], Iterator[list[WrittenAnswer]]]  # one list for each part, in their order
-Draw = Callable[[Iterator[range]], Iterator[list[WrittenAnswer]]]  # the same of pairs, each as its teacher writes them
+Draw = Callable[[Iterator[range]], Iterator[list[WrittenAnswer]]]  # the same for pairs, in the teacher's own format
 
 
 class NamedWriter(NamedTuple):
-    """Somebody who writes targets for inputs."""
+    """A model that generates targets for inputs: a student, a service, or a remote teacher."""
 
-    name: str  # changes with what would be written
+    name: str  # changes whenever the generated texts would
     task: GenerationTask
-    write: Callable[[Path, OnEvent], Write]  # given the log and who is told of progress
-    # Of a remote one: what so many inputs like some will take, by stage; and what was asked so far, once it was.
+    write: Callable[[Path, OnEvent], Write]  # arguments: log file, callback for progress
+    # Of a remote teacher: the forecast, given sample inputs and the number of texts by stage; and the cost so far.
     forecast: Callable[[Sequence[str], dict[str, int]], Forecast] | None = None
     account: Callable[[], RemoteTeacher | None] = lambda: None
-    # Who writes pairs of its own, too, numbered from 0, is given the real ones and the settings of a run as well.
+    # Generates new pairs, numbered from 0; further arguments: the real pairs, and the settings of a run.
     draw: Callable[[Path, OnEvent, Sequence[Pair], RunSettings], Draw] | None = None
 
 
 class TextAnnotationManifest(Manifest, frozen=True, kw_only=True):
-    """What the answers beside an unfinished table are."""
+    """Identity of the targets stored next to an unfinished table."""
 
     inputs: str  # content hash
     by: str
 
 
 class TextAnnotationSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """What such an annotation came to."""
+    """Result of annotating a table of inputs."""
 
     out: str
     by: str
     rows: int
-    written: int  # rows that have a target now
+    written: int  # rows with a target
     blank: int = 0  # rows without an input
-    unfinished: int = 0  # rows of which the target did not come to an end, and is left empty
-    unreadable: int = 0  # rows whose input was refused, or for which nothing was written
-    why_unreadable: str = ""  # of the first of these, where that is known
-    cut: int = 0  # rows of whose input the end was not read
-    warnings: tuple[str, ...] = ()  # of how the table was read
+    unfinished: int = 0  # rows whose target was incomplete at the length limit, and is left empty
+    unreadable: int = 0  # rows whose input was refused, or for which nothing was generated
+    why_unreadable: str = ""  # the reason for the first refused one
+    cut: int = 0  # rows whose input was truncated
+    warnings: tuple[str, ...] = ()  # from reading the table
     forecast: Forecast | None = None
     remote_teacher: RemoteTeacher | None = None
 
@@ -76,9 +76,9 @@ def annotate_inputs(
     on_event: OnEvent = ignore,
     forecast: bool = False,
 ) -> TextAnnotationSummary:
-    """Write the rows of ``table`` with what ``writer`` writes for each to ``out``; resumes what was stopped.
+    """Write the rows of ``table`` with targets by ``writer`` to ``out``; resume an interrupted call.
 
-    Raises InputError where ``out`` is there, or a column that would be added.
+    Raises InputError if ``out`` exists, or if ``table`` already has one of the added columns.
     """
     inputs = [text for text in table.inputs if text]
     beside = WorkFolder(unfinished_folder(out))
@@ -115,7 +115,7 @@ def annotate_inputs(
 
 
 def check_inputs(table: InputRows, out: Path) -> None:
-    """Raise InputError where the targets of ``table`` cannot be written into ``out``, before anybody is asked."""
+    """Raise InputError if the targets of ``table`` cannot be written into ``out``, before any is generated."""
     check_written(out, table.columns, ADDED)
     check_cells(out, table.columns, table.rows)
     unfinished_folder(out)
@@ -124,9 +124,9 @@ def check_inputs(table: InputRows, out: Path) -> None:
 def write_lines(
     writer: NamedWriter, inputs: Sequence[str], file: Path, on_event: OnEvent, message: str, *, account_in: Path
 ) -> None:
-    """Have ``writer`` write for those of ``inputs`` that ``file`` lacks, a line for each.
+    """Generate targets for those of ``inputs`` that ``file`` lacks, and append a line for each.
 
-    What a remote one cost so far is written down in the folder ``account_in``.
+    The cost of a remote teacher so far is stored in the folder ``account_in``.
     """
     done = len(read_lines(file, WrittenAnswer))
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -142,7 +142,10 @@ def write_lines(
 def foretell_writing(
     writer: NamedWriter, inputs: Sequence[str], on_event: OnEvent, *, tested: Sequence[str] = (), pairs: int = 0
 ) -> Forecast | None:
-    """Forecast and tell what these inputs, and ``pairs`` of its own, take of a remote teacher; None of others."""
+    """Forecast the requests to a remote teacher for the inputs and ``pairs`` new pairs, and report them.
+
+    Returns None for other teachers, and if nothing is left. ``tested``: test inputs that also get a target.
+    """
     if writer.forecast is None or not (inputs or tested or pairs):
         return None
     counts = {"annotate": len(inputs), "generate": pairs, "evaluate": len(tested)}

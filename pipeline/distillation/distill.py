@@ -1,14 +1,16 @@
-"""Distillation: a teacher annotates a user's texts, or writes some, and a small encoder learns what it says.
+"""Distillation: a teacher annotates a user's texts, or generates texts, and a small encoder is trained on its labels.
 
-Source: Kaddour & Liu 2024, arXiv 2310.01119: a model that was fine-tuned on little real data teaches a smaller one.
+Source: Kaddour & Liu 2024, arXiv 2310.01119: a model fine-tuned on little real data teaches a smaller one.
 
-manifest.json     what this distillation is
-teacher/          the run folder of a teacher that was trained here
-annotated.jsonl   the user's table with what the teacher says; a person may correct it, and the same command goes on
-students/<job>/   finished trainings; `student` leads to the one that is the result
-remote_teacher.json  how a remote teacher was asked, how right it was, and what that cost
+The folder contains:
+
+manifest.json     the identity of this distillation
+teacher/          the run folder of a teacher that was trained here, or the texts of a remote one
+annotated.jsonl   the user's table with the teacher's labels; a person may correct it, and the same command continues
+students/<job>/   finished trainings; the link `student` leads to the resulting one
+remote_teacher.json  how a remote teacher was queried, its accuracy, and its cost
 scores/, summary.json, report.html, report.md
-forecast.json     what the last call was foretold to take, beside what it took
+forecast.json     forecast and actual time of the last call
 """
 
 from collections.abc import Sequence
@@ -60,7 +62,7 @@ NO_TEACHER = "without the teacher, whose time is not known"
 
 
 class _Accepted(NamedTuple):
-    """A distillation that can be done, as far as no data of its task says otherwise."""
+    """A distillation that passed all checks that do not need the task's data."""
 
     request: LabelDistillation  # with the settings of its teacher
     encoder: ResolvedEncoder  # of the student
@@ -69,10 +71,10 @@ class _Accepted(NamedTuple):
 
 
 def distill(request: LabelDistillation, *, forecast: bool = False) -> DistillSummary:
-    """Make the student in its folder, or go on where an earlier call was stopped.
+    """Train the student in ``request.folder``, or continue an interrupted call.
 
-    A task without a test file is not measured. ``forecast``: first tell what that will take.
-    Raises InputError for what the user gave, RunFolderError for a folder of something else.
+    Without a test file, nothing is evaluated. ``forecast``: first report what the call will take. Raises InputError for
+    invalid input, and RunFolderError if the folder belongs to something else.
     """
     accepted = _accept(request)
     request, work = accepted.request, RunFolder(request.folder)
@@ -122,7 +124,7 @@ def distill(request: LabelDistillation, *, forecast: bool = False) -> DistillSum
 
 
 def plan_distillation(request: LabelDistillation) -> Forecast | None:
-    """What such a `distill` would take; None where nothing is left to do. Writes nothing."""
+    """Forecast `distill` without writing anything; None if nothing is left to do."""
     accepted = _accept(request)
     request = accepted.request
     data = request.data()
@@ -134,7 +136,7 @@ def plan_distillation(request: LabelDistillation) -> Forecast | None:
 
 
 def _accept(request: LabelDistillation) -> _Accepted:
-    """Raises InputError for what cannot be done, before anything is written."""
+    """Check ``request`` and resolve its models; nothing is written yet. Raises InputError for what cannot be done."""
     request.check()
     encoder = resolve_encoder(request.student)
     check_places(encoder, request.student_settings.max_tokens)
@@ -144,7 +146,7 @@ def _accept(request: LabelDistillation) -> _Accepted:
 
 
 def _experiment(accepted: _Accepted, data: TaskData) -> Experiment | None:
-    """Whose annotators are the teacher; None where that is there already."""
+    """Return the experiment whose annotators are the teacher; None if the teacher exists already."""
     request, base, folder = accepted.request, accepted.base, accepted.request.teacher_folder
     if base is None:
         return None
@@ -155,22 +157,22 @@ def _experiment(accepted: _Accepted, data: TaskData) -> Experiment | None:
 
 
 def _shots(request: LabelDistillation, data: TaskData) -> tuple[Example, ...]:
-    """Those that a teacher learnt who is there already, where they are known; else those of the data."""
+    """Return the shots of an existing teacher if they are known, else those of the data."""
     return (request.by.shots if request.by else ()) or tuple(data.shots(request.settings))
 
 
 def _test(request: LabelDistillation, data: TaskData) -> tuple[Example, ...]:
-    """What is measured on; nothing without a test file."""
+    """Return the examples for evaluation; none without a test file."""
     return tuple(data.measured(request.settings.test_limit)) if data.test else ()
 
 
 def _scores_file(request: LabelDistillation, who: str, test: Sequence[Example]) -> Path:
-    """What ``who`` got on these test texts: others have other scores."""
+    """Return the path of the scores of ``who``, which depends on the test texts."""
     return request.folder / "scores" / f"{who}-{value_hash(tuple(test))}.json"
 
 
 def _written(request: LabelDistillation, experiment: Experiment | None) -> TextPairs:
-    """The texts that the teacher wrote, once it did."""
+    """Return the teacher's generated texts; none while the generation is not finished."""
     if request.by and not request.by.draw:
         return list(request.by.pairs)
     if not (request.teacher_folder / GENERATED_FILE).exists():
@@ -189,7 +191,7 @@ def _foretell(
     *,
     anew: bool = False,
 ) -> Forecast | None:
-    """Forecast and tell what is left to do of the teacher, where that is known, and of the students.
+    """Forecast the remaining work of the teacher, if its speed is known, and of the students; report the forecast.
 
     See `forecast.foretell`.
     """
@@ -227,7 +229,7 @@ def _foretell(
 
 
 def _teach(request: LabelDistillation, experiment: Experiment | None, took: dict[str, float]) -> NamedReader:
-    """The teacher, trained on the shots where nobody was named; what that ``took``, by stage."""
+    """Return the teacher; unless one was named, it is trained on the shots. Adds seconds by stage to ``took``."""
     if experiment is None:
         assert request.by
         return request.by
@@ -248,7 +250,7 @@ def _teach(request: LabelDistillation, experiment: Experiment | None, took: dict
 
 
 def _measure_teacher(request: LabelDistillation, read: Read, test: Sequence[Example]) -> Evaluation | None:
-    """The teacher on the test texts, read once; None without any."""
+    """Return the teacher's evaluation on the test texts, which are annotated once; None without test texts."""
     if not test:
         return None
     file = _scores_file(request, "teacher", test)
@@ -258,7 +260,7 @@ def _measure_teacher(request: LabelDistillation, read: Read, test: Sequence[Exam
 
 
 def _students(accepted: _Accepted, lesson: Lesson, shots: Sequence[Example], test: tuple[Example, ...]) -> StudentStage:
-    """The student, then the one on the shots alone; both are trained and measured."""
+    """Return the stage that trains and evaluates the student, then the one on the shots alone."""
     request, encoder, seed = accepted.request, accepted.encoder, accepted.request.settings.seed
     texts = lesson.annotated, lesson.written
     jobs = student_jobs(request.task, encoder, shots, *texts, request.student_settings, seed)

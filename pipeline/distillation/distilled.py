@@ -1,4 +1,4 @@
-"""What a distillation comes to: its students' cards, the table, and the report."""
+"""Results of a distillation: the students' cards, the table, and the report."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,7 +33,7 @@ TITLES = ("Student", "The same on the shots alone")
 
 
 class DistillSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """What a distillation came to."""
+    """Result of a distillation."""
 
     folder: str
     student_path: str
@@ -45,24 +45,24 @@ class DistillSummary(msgspec.Struct, frozen=True, kw_only=True):
     megabytes: float
     train_s: float
     held_out: int
-    held_out_agreement: float | None  # of student and teacher, on texts that were not learnt
+    held_out_agreement: float | None  # of student and teacher, on held-out texts
     coverage: dict[str, CoverageCurve] = {}  # accuracy against coverage, of "student" and "teacher"
-    onnx: list[Parity] = []  # how its ONNX files answer beside it
+    onnx: list[Parity] = []  # comparison of its ONNX files with the student
     remote_teacher: RemoteTeacher | None = None
-    notes: list[str] = []  # what was left out, and why
-    forecast: Forecast | None = None  # what was foretold of this call, beside what it took
+    notes: list[str] = []  # for example on texts that were left out
+    forecast: Forecast | None = None  # of this call, with the actual time
     report_path: str = ""
 
 
 class Distilled(msgspec.Struct, frozen=True, kw_only=True):
-    """What the students of a distillation were made of, and who taught them."""
+    """The training data of a distillation's students, and their teacher."""
 
     request: LabelDistillation  # with the settings of the teacher
     encoder: ResolvedEncoder
     shots: tuple[Example, ...]
     teacher: str
     teacher_evaluation: Evaluation | None
-    annotated: int  # texts that were learnt
+    annotated: int  # texts used for training
     synthetic: int
     unsure: tuple[UnsureText, ...]
     notes: list[str]
@@ -70,7 +70,7 @@ class Distilled(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Student(NamedTuple):
-    """One that is finished."""
+    """A finished student."""
 
     item: StudentItem
     result: StudentResult
@@ -78,7 +78,7 @@ class _Student(NamedTuple):
 
 
 def write_results(made: Distilled, items: Sequence[StudentItem]) -> DistillSummary:
-    """Write cards, summary and report. ``items``: the student, then the one on the shots alone."""
+    """Write cards, summary and report; return the summary. ``items``: the student, then the one on the shots alone."""
     folder = made.request.folder
     remote = remote_teacher_of(folder)
     alone = msgspec.structs.replace(made, teacher="", annotated=0, synthetic=0)
@@ -112,18 +112,18 @@ def write_results(made: Distilled, items: Sequence[StudentItem]) -> DistillSumma
 
 
 def remote_teacher_of(folder: Path) -> RemoteTeacher | None:
-    """What a distillation's remote teacher cost; None where it had none."""
+    """Return how the distillation in ``folder`` used its remote teacher, with the cost; None without one."""
     file = folder / REMOTE_FILE
     return read_made(file, RemoteTeacher) if file.exists() else None
 
 
 def megabytes(folder: Path) -> float:
-    """Of a checkpoint."""
+    """Return the size of the files in a checkpoint's folder."""
     return round(sum(file.stat().st_size for file in folder.iterdir() if file.is_file()) / 1e6, 1)
 
 
 def _carded(made: Distilled, item: StudentItem, remote: RemoteTeacher | None) -> _Student:
-    """A finished student, once its card is written."""
+    """Write the card of a finished student, and return the student."""
     result = finished_student(made.request.folder / "students", item.job)
     assert result
     folder = Path(result.path)
@@ -162,7 +162,7 @@ def _carded(made: Distilled, item: StudentItem, remote: RemoteTeacher | None) ->
 
 
 def _table(made: Distilled, students: Sequence[_Student]) -> list[MethodRow]:
-    """One row per method that was measured."""
+    """Return one row per evaluated method."""
     main, alone = (student.evaluation for student in students)
     methods = (
         ("student", f"Student ({made.encoder.name})", main, made.annotated, made.synthetic),
@@ -174,7 +174,7 @@ def _table(made: Distilled, students: Sequence[_Student]) -> list[MethodRow]:
         if evaluation:
             counts = {"real_examples": len(made.shots), "unlabelled_examples": annotated or None}
             row = method_row(key, name, [evaluation.scores], synthetic_examples=synthetic, **counts)
-            # Of the teacher only the whole is known, its start included; and a student has no prompt.
+            # Only the teacher's total time is known, including its start. A student has no prompt.
             seconds = None if key == "teacher" else row.seconds_per_example
             rows.append(msgspec.structs.replace(row, prompt_tokens_per_example=None, seconds_per_example=seconds))
     return rows

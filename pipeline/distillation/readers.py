@@ -1,6 +1,6 @@
-"""Who reads texts, and how: a run's committee, an adapter, or anything that gives label probabilities.
+"""Annotation of a user's texts: by a run's committee, an adapter, or anything that returns label probabilities.
 
-Texts come in parts and answers go out in parts, in their order, so that neither is held in memory whole.
+Texts and annotations are passed in parts, in the same order, so that neither is completely in memory.
 """
 
 from collections import deque
@@ -38,17 +38,17 @@ from fourshot.pipeline.task import Example, Task
 from fourshot.pipeline.task_data import TaskData
 from fourshot.pipeline.work_folder import MANIFEST_FILE
 
-PART = 256  # texts: the most that a kill costs, and that are on the disk at once
-FIRST_PART = 16  # texts: of a few, too, people see how far they are
+PART = 256  # texts; the most that a kill loses, and that are written at once
+FIRST_PART = 16  # texts; small, so that progress is visible even with few texts
 
 
 class Annotation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What was said of one text."""
+    """Annotation of one text."""
 
     probabilities: tuple[float, ...] = ()  # [num_labels]; empty: it could not be read
-    agreement: float | None = None  # share of several readers that say the likeliest label
+    agreement: float | None = None  # share of the annotators that predict the most likely label; None for a single one
     fault: str = ""  # why it could not be read
-    cut_words: int = 0  # of the text, that were not read
+    cut_words: int = 0  # words of the text that were not read
 
 
 Parts = Iterable[Sequence[str]]
@@ -56,24 +56,24 @@ Read = Callable[[Parts], Iterator[list[Annotation]]]  # one list for each part, 
 
 
 class NamedReader(NamedTuple):
-    """Somebody who says of texts what they are."""
+    """An annotator of texts: a committee, an adapter, a student, a service, or a remote teacher."""
 
-    name: str  # changes with what would be answered
+    name: str  # changes whenever its predictions would
     task: Task
-    read: Callable[[Path, OnEvent], Read]  # given the log and who is told of progress
-    shots: tuple[Example, ...] = ()  # what it learnt from, where that is known
-    pairs: Sequence[tuple[Candidate, Verdict]] = ()  # texts that it wrote, with what became of them
-    teacher: Teacher | None = None  # where it reads with an engine
-    # Of a remote teacher: what so many texts like some will take, by stage; and what was read so far, once it was.
+    read: Callable[[Path, OnEvent], Read]  # arguments: log file, callback for progress
+    shots: tuple[Example, ...] = ()  # its training examples, if they are known
+    pairs: Sequence[tuple[Candidate, Verdict]] = ()  # texts that it generated, with their verdicts
+    teacher: Teacher | None = None  # if it annotates with an engine
+    # Of a remote teacher: the forecast, given sample texts and the number of texts by stage; and the cost so far.
     forecast: Callable[[Sequence[str], Mapping[str, int]], Forecast] | None = None
     account: Callable[[], RemoteTeacher | None] = lambda: None
-    # Of one that also writes texts: into the rounds of a sink, of settings that are for such a writer.
+    # Of a remote teacher: generates texts into the rounds of a sink, which is made for the writer's settings.
     draw: Callable[[Path, OnEvent, RunSettings, Callable[[RunSettings], RoundSink]], None] | None = None
-    check_draw: Callable[[RunSettings], object] = lambda _: None  # raises InputError for settings it cannot be told
+    check_draw: Callable[[RunSettings], object] = lambda _: None  # raises InputError for unsupported settings
 
 
 def open_run(folder: Path) -> Experiment:
-    """A run as its folder has it. Raises InputError where there is none, or its base model is another one now."""
+    """Open the run in ``folder``. Raises InputError if there is none, or if its base model has changed."""
     run_folder = RunFolder(folder)
     if missing := [name for name in (MANIFEST_FILE, SHOTS_FILE) if not run_folder.has(name)]:
         raise InputError(
@@ -92,7 +92,7 @@ def open_run(folder: Path) -> Experiment:
 
 
 def teacher_of_run(experiment: Experiment) -> Teacher:
-    """Those who read the candidates of a run. Raises InputError where they are not all trained, or are nobody."""
+    """Return the annotators of a run as a teacher. Raises InputError if there are none, or not all are trained."""
     writer = experiment.writers[0]
     annotator, folder = writer.settings.annotate.annotator, writer.folder.path
     if annotator == "none":
@@ -120,7 +120,7 @@ def teacher_of_run(experiment: Experiment) -> Teacher:
 
 
 def teacher_of_adapter(folder: Path, model: str | None = None) -> Teacher:
-    """One adapter. Raises as `pipeline.card.base_of`."""
+    """Return a single adapter as a teacher. Raises as `pipeline.card.base_of`."""
     card = load_card(folder)
     base = base_of(card, folder, model)
     annotate = AnnotateSettings(num_adapters=1, folds=0)
@@ -137,9 +137,10 @@ def teacher_of_adapter(folder: Path, model: str | None = None) -> Teacher:
 
 
 def read_with(teacher: Teacher, log: Path, ray: str = "", tell: Callable[[str], None] = lambda line: None) -> Read:
-    """Reads with engines in processes of their own, here or over ``ray``; opened when the first part is asked for.
+    """Return a function that annotates with engines in separate processes, on this machine or over ``ray``.
 
-    A text that the engine refuses gets a fault and takes no other with it.
+    The engines start when the first part is requested. A text that the engine refuses gets a fault, and other texts are
+    not affected.
     """
 
     def read(parts: Parts) -> Iterator[list[Annotation]]:
@@ -169,15 +170,15 @@ def read_with(teacher: Teacher, log: Path, ray: str = "", tell: Callable[[str], 
 
 
 class _Queue:
-    """Parts on their way through the engines."""
+    """Parts that are being annotated by the engines."""
 
     def __init__(self, parts: Parts) -> None:
         self._parts = enumerate(parts)
         self._has_more = True
         self._number = 0  # of the next unit
-        self._places: dict[int, tuple[int, int]] = {}  # number of a unit -> part, place of its first text there
-        self._again: deque[tuple[int, int, tuple[str, ...]]] = deque()  # halves of units that were refused
-        self._open: dict[int, list[Annotation | None]] = {}  # by part, in their order
+        self._places: dict[int, tuple[int, int]] = {}  # number of a unit -> part, index of its first text in the part
+        self._again: deque[tuple[int, int, tuple[str, ...]]] = deque()  # halves of refused units
+        self._open: dict[int, list[Annotation | None]] = {}  # unfinished parts, in their order
 
     @property
     def is_empty(self) -> bool:
@@ -198,7 +199,10 @@ class _Queue:
         return ReadUnit(brief=brief, number=self._number - 1, texts=texts)
 
     def take(self, result: UnitResult, teacher: Teacher) -> None:
-        """Put a unit's answers in their places. Raises what failed, but for texts that are refused."""
+        """Store a unit's annotations. A refused unit is halved until single texts are left, which get a fault.
+
+        Raises any other failure of the unit.
+        """
         assert isinstance(result.unit, ReadUnit)
         part, place = self._places.pop(result.unit.number)
         texts = result.unit.texts
@@ -226,7 +230,7 @@ class _Queue:
         self._open[part][place : place + len(answers)] = answers
 
     def done(self) -> Iterator[list[Annotation]]:
-        """Parts that are complete, as far as all before them are."""
+        """Yield the complete parts, in order, up to the first incomplete one."""
         while self._open:
             part = next(iter(self._open))
             answers = [answer for answer in self._open[part] if answer is not None]
@@ -237,7 +241,7 @@ class _Queue:
 
 
 def engine_reader(teacher: Teacher, ray: str) -> NamedReader:
-    """``teacher`` as somebody who reads, see `read_with`."""
+    """Return ``teacher`` as an annotator, see `read_with`."""
 
     def read(log: Path, on_event: OnEvent) -> Read:
         return read_with(teacher, log, ray, lambda line: on_event(Event(stage="annotate", message=line)))
@@ -246,13 +250,13 @@ def engine_reader(teacher: Teacher, ray: str) -> NamedReader:
 
 
 def run_reader(experiment: Experiment, ray: str) -> NamedReader:
-    """Those who read the candidates of a run, with the texts that it wrote. Raises as `teacher_of_run`."""
+    """Return the annotators of a run, with its generated texts. Raises as `teacher_of_run`."""
     reader = engine_reader(teacher_of_run(experiment), ray)
     return reader._replace(pairs=experiment.learnt(experiment.cells[0]).synthetic)
 
 
 def growing_parts(texts: Iterable[str]) -> Iterator[Sequence[str]]:
-    """``texts`` in their order, from `FIRST_PART` at a time up to `PART`: each a quarter of those before it."""
+    """Yield ``texts`` in parts of `FIRST_PART` to `PART`; each has a quarter of the number of texts before it."""
     iterator, before = iter(texts), 0
     while part := tuple(islice(iterator, min(max(FIRST_PART, before // 4), PART))):
         before += len(part)
@@ -260,7 +264,7 @@ def growing_parts(texts: Iterable[str]) -> Iterator[Sequence[str]]:
 
 
 def parts_of(texts: Iterable[str], size: int = PART) -> Iterator[Sequence[str]]:
-    """``texts`` in their order, so many at a time."""
+    """Yield ``texts`` in their order, in parts of ``size``."""
     iterator = iter(texts)
     while part := tuple(islice(iterator, size)):
         yield part

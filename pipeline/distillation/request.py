@@ -1,4 +1,4 @@
-"""What is asked of a distillation and of its plan; what of it cannot be done, and which settings have no effect."""
+"""Requests for a distillation or its plan: their checks, and which settings have no effect."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,13 +34,13 @@ from fourshot.training.students.encoders import ResolvedEncoder
 from fourshot.training.students.onnx_export import check_onnx
 from fourshot.training.students.settings import StudentSettings, TextStudentSettings
 
-USED = ("train", "seed", "sampling", "test_limit")  # of the settings of a run, by text generation tasks
-OF_LABELS = ("held_out", "label_smoothing")  # of "train", what they do not use
-MOST_SHOWN = 25  # of a class's examples, in a prompt that asks for more; where there are more, it shows a few
+USED = ("train", "seed", "sampling", "test_limit")  # settings of a run that text generation tasks use
+OF_LABELS = ("held_out", "label_smoothing")  # settings in "train" that they do not use
+MOST_SHOWN = 25  # examples per class in a generation prompt; if there are more, only a few are shown
 
 
 class DistillationManifest(Manifest, frozen=True, kw_only=True):
-    """What the manifest of any distillation has."""
+    """Fields of the manifest of every distillation."""
 
     schema: int = 1
     task: Task | GenerationTask
@@ -50,7 +50,7 @@ class DistillationManifest(Manifest, frozen=True, kw_only=True):
 
     def identity(self) -> dict[str, Any]:
         fields = super().identity()
-        fields.pop("student")  # a training is named by its settings: another one lies beside the first
+        fields.pop("student")  # trainings are named after their settings, so several can be in one folder
         fields["task"].pop("data")
         fields["settings"].pop("test_limit")
         fields["settings"].pop("allow_short")
@@ -58,44 +58,44 @@ class DistillationManifest(Manifest, frozen=True, kw_only=True):
 
 
 class DistillManifest(DistillationManifest, frozen=True, kw_only=True):
-    """Says which distillation of a task with labels a folder belongs to.
+    """Identity of a distillation of a task with labels.
 
-    ``model`` is "" with a teacher that is there already.
+    ``model`` is "" if the teacher exists already.
     """
 
     task: Task
     student: StudentSettings
-    teacher: str  # "" for one that is trained here
+    teacher: str  # "" if it is trained here
     encoder: str
     encoder_revision: str
     unlabelled: str  # content hash; "" for none
     generate: int
-    real: str = ""  # real examples that are learnt, where that is not the settings' number of each class
+    real: str = ""  # real training examples, unless the number per class in the settings applies
     versions: dict[str, str] = msgspec.field(default_factory=dict)
 
 
 class TextDistillManifest(DistillationManifest, frozen=True, kw_only=True):
-    """Says which distillation of a text generation task a folder belongs to.
+    """Identity of a distillation of a text generation task.
 
-    ``model`` is the name of a teacher that is there already.
+    ``model`` is the teacher's name if it exists already.
     """
 
     task: GenerationTask
     student: TextStudentSettings
     base: str  # of the student, name and revision
-    real: str  # how many pairs, and their content hash
+    real: str  # number of pairs, and their content hash
     unlabelled: str  # content hash; "" for none
     generate: int
     versions: dict[str, str] = msgspec.field(default_factory=dict)
 
 
 class Distillation(msgspec.Struct, frozen=True, kw_only=True):
-    """What is asked of any distillation: the job and its plan take the same."""
+    """Request for a distillation of either kind, or for its plan."""
 
-    folder: Path  # where it is made
-    generate: int = 0  # texts of each class, or pairs in all, that the teacher writes
-    student: str | None = None  # None: the embedded one
-    model: str | None = None  # base of a teacher that is trained here; None: the embedded one
+    folder: Path  # of the distillation
+    generate: int = 0  # texts per class, or pairs in total, that the teacher generates
+    student: str | None = None  # None: the bundled one
+    model: str | None = None  # base of a teacher that is trained here; None: the bundled one
     settings: RunSettings = RunSettings()
     on_event: OnEvent = ignore
     placement: Placement = HERE
@@ -105,28 +105,28 @@ class Distillation(msgspec.Struct, frozen=True, kw_only=True):
         return self.folder / LOG_FILE
 
     def run(self, stage: Stage) -> None:
-        """Do ``stage`` where the placement says; what libraries print goes to the log of the folder."""
+        """Run ``stage`` as specified by the placement; the output of libraries is written to the folder's log."""
         run_stage(msgspec.structs.replace(stage, log=str(self.log), placement=self.placement), self.on_event)
 
 
 class LabelDistillation(Distillation, frozen=True, kw_only=True):
-    """One of a task with labels: the teacher is ``by``, else a committee of adapters, trained on the shots."""
+    """Request for a task with labels: the teacher is ``by``, else a committee of adapters trained on the shots."""
 
     task: Task
     unlabelled: TextTable | None = None  # the teacher annotates its texts
-    real: str = ""  # real examples that teacher and student learn, see `real_examples`; "": `RunSettings.k` per class
+    real: str = ""  # real examples for teacher and student, see `real_examples`; "": `RunSettings.k` per class
     by: NamedReader | None = None
     student_settings: StudentSettings = StudentSettings()
-    onnx: bool = False  # write the student as ONNX, too
+    onnx: bool = False  # also export the student to ONNX
 
     @property
     def teacher_folder(self) -> Path:
-        """The run of a teacher that is trained here, and what a remote one writes."""
+        """Folder of the run of a teacher that is trained here, or of the texts that a remote one generates."""
         return self.folder / "teacher"
 
     @property
     def writes(self) -> bool:
-        """Whether the teacher is to write texts."""
+        """Whether the teacher generates texts."""
         return self.generate > 0
 
     def check(self) -> None:
@@ -154,13 +154,13 @@ class LabelDistillation(Distillation, frozen=True, kw_only=True):
         check_cluster(self.placement.ray, self.placement.gpus_per_engine)
 
     def _check_real(self) -> None:
-        """Raise InputError where nothing would learn that many real examples."""
+        """Raise InputError if ``real`` is invalid, or if the teacher is not trained here."""
         check_real(self.real)
         if self.by:
             raise InputError(f"--real is for a teacher that is trained here, and {self.by.name} is none. Leave it out.")
 
     def with_teacher_settings(self) -> "LabelDistillation":
-        """The same with the settings of its teacher. A number of real examples is the settings' number per class."""
+        """Return a copy with the teacher's settings; a number of real examples replaces that of shots per class."""
         is_number = self.real.isdigit()
         settings = msgspec.structs.replace(self.settings, k=int(self.real)) if is_number else self.settings
         settings = teacher_settings(settings, self.generate)
@@ -171,11 +171,11 @@ class LabelDistillation(Distillation, frozen=True, kw_only=True):
         return msgspec.structs.replace(self, settings=settings)
 
     def data(self) -> TaskData:
-        """The task's splits; of real examples, as many as are asked for, or all of a class that has fewer."""
+        """Return the task's splits, with the requested real examples, or all of a class that has fewer."""
         return TaskData(self.task, self.on_event, needs_test=False, real=self.real)
 
     def tell_unused(self) -> list[str]:
-        """Tell which settings have no effect; for the summary, that line."""
+        """Report which settings have no effect; return the notes for the summary."""
         if self.by:
             is_remote, has_shots = self.by.draw is not None, bool(self.by.shots)
             unused = unused_with_teacher(self.settings, is_remote=is_remote, has_shots=has_shots, writes=self.writes)
@@ -184,7 +184,7 @@ class LabelDistillation(Distillation, frozen=True, kw_only=True):
         return tell_unused(self.settings, unused, "shots", self.on_event)
 
     def manifest(self, base: ResolvedModel | None, encoder: ResolvedEncoder) -> DistillManifest:
-        """``base``: of a teacher that is trained here."""
+        """Return the manifest. ``base``: of a teacher that is trained here, else None."""
         return DistillManifest(
             task=self.task,
             settings=self.settings,
@@ -201,11 +201,11 @@ class LabelDistillation(Distillation, frozen=True, kw_only=True):
 
 
 class TextDistillation(Distillation, frozen=True, kw_only=True):
-    """One of a text generation task: the teacher is ``by``, else a base with an adapter that learnt ``real`` pairs."""
+    """Request for a text generation task: the teacher is ``by``, else an adapter trained on ``real`` pairs."""
 
     task: GenerationTask
-    unlabelled: InputRows | None = None  # the teacher writes their targets
-    real: int | None = None  # 0: all; None: `USUAL_REAL`, or all where there are fewer
+    unlabelled: InputRows | None = None  # the teacher generates their targets
+    real: int | None = None  # 0: all; None: `USUAL_REAL`, or all if there are fewer
     by: NamedWriter | None = None
     student_settings: TextStudentSettings = TextStudentSettings()
 
@@ -221,7 +221,7 @@ class TextDistillation(Distillation, frozen=True, kw_only=True):
             check_added(self.unlabelled.columns, ADDED)
 
     def _check_asked(self, by: NamedWriter) -> None:
-        """Raise InputError for what a teacher cannot be asked that is there already."""
+        """Raise InputError for options that an existing teacher does not support."""
         if self.model is not None:
             raise InputError(f"--model is for a teacher that is trained here, and {by.name} is none. Leave it out.")
         if self.generate and by.draw is None:
@@ -235,7 +235,7 @@ class TextDistillation(Distillation, frozen=True, kw_only=True):
     def manifest(
         self, teacher: str, student: ResolvedModel, student_settings: TextStudentSettings, learnt: Sequence[Pair]
     ) -> TextDistillManifest:
-        """``teacher``: its base, or its name."""
+        """Return the manifest. ``teacher``: name and revision of its base model, or the name of an existing one."""
         return TextDistillManifest(
             task=self.task,
             settings=self.settings,
@@ -255,7 +255,7 @@ def _check_teaches(unlabelled: TextTable | InputRows | None, generate: int) -> N
 
 
 def _check_no_classifier(settings: RunSettings) -> None:
-    """Raise InputError for a setting of classifiers, which would change nothing of a text generation task."""
+    """Raise InputError for a setting of classifiers, which has no effect in a text generation task."""
     usual = RunSettings()
     names = [
         name
@@ -274,7 +274,10 @@ def _check_no_classifier(settings: RunSettings) -> None:
 
 
 def teacher_settings(settings: RunSettings, per_class: int) -> RunSettings:
-    """A committee of the shots alone: no pool has to be written before there is anyone to read."""
+    """Return the settings of a teacher: adapters trained on the shots alone, so that no pool must be generated first.
+
+    ``per_class``: texts that it generates per class; 0 leaves the setting.
+    """
     annotate = settings.annotate
     if annotate.annotator == "adapters" and annotate.num_readers > annotate.folds:
         annotate = msgspec.structs.replace(annotate, folds=0)

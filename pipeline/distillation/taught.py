@@ -1,4 +1,4 @@
-"""What a student learns: a user's texts as a teacher read them, texts that it wrote, and what of both is left out."""
+"""Training texts of a student: a user's texts with a teacher's labels, and generated texts, without unusable ones."""
 
 import shutil
 import zlib
@@ -43,21 +43,22 @@ from fourshot.pipeline.task_data import TaskData
 from fourshot.pipeline.work_folder import WorkFolder
 from fourshot.training.students.examples import TaughtExample
 
-Annotated = list[TaughtExample]  # of which each is real whose label a person put into the table
+Annotated = list[TaughtExample]  # real are those with a label that a person put into the table
 
 
 def annotated_texts(request: LabelDistillation, by: str, read: Read) -> tuple[Annotated, list[str]]:
-    """The user's texts with what the teacher ``by`` says, or what a person made of that; and what is to be told.
+    """Return the user's texts with the labels of the teacher ``by``, or a person's corrections, and notes.
 
-    Raises InputError where a student would learn nothing of that.
+    The annotated table is written unless it exists. Raises InputError if no text has a label, unless the teacher also
+    generates texts.
     """
     unlabelled, labels = request.unlabelled, request.task.label_names
     if unlabelled is None:
         return [], []
     out, notes = annotated_file(unlabelled.path, request.folder), list(unlabelled.warnings)
     check_alone(out, UNFINISHED)
-    if out.exists():  # it appeared whole, and a person may have put it back
-        shutil.rmtree(unfinished_folder(out), ignore_errors=True)  # a kill came before it was taken away
+    if out.exists():  # it is complete, because it is written atomically; a person may also have put it back
+        shutil.rmtree(unfinished_folder(out), ignore_errors=True)  # left if a kill came before its removal
     else:
         summary = annotate_table(unlabelled, out, labels, by, read, on_event=request.on_event)
         if summary.unreadable:
@@ -74,9 +75,9 @@ def annotated_texts(request: LabelDistillation, by: str, read: Read) -> tuple[An
 
 
 def labelled_texts(unlabelled: TextTable, out: Path, labels: Sequence[str]) -> tuple[Annotated, list[str]]:
-    """What the annotated table ``out`` says of each text, and how it differs from what the teacher was given and said.
+    """Return the labelled texts of the annotated table ``out``, and notes on how it differs from the teacher's.
 
-    Raises InputError with all that cannot be read there.
+    Raises InputError that names every invalid row.
     """
     table = read_annotated(out, [*(unlabelled.fields or unlabelled.text_columns), LABEL])
     texts, labelled, faults = list[str](), Annotated(), list[TaskFault]()
@@ -104,13 +105,13 @@ def labelled_texts(unlabelled: TextTable, out: Path, labels: Sequence[str]) -> t
 
 
 class Lesson(NamedTuple):
-    """What a student learns beside the shots."""
+    """A student's training texts besides the shots."""
 
     annotated: Annotated
     written: Annotated
-    num_annotated: int  # of these, those of which the teacher is sure enough
-    num_written: int
-    notes: list[str]  # what is left out
+    num_annotated: int  # those of ``annotated`` with the required confidence
+    num_written: int  # those of ``written``
+    notes: list[str]  # for example on texts that are left out
 
 
 def lesson_of(
@@ -120,7 +121,7 @@ def lesson_of(
     shots: Sequence[Example],
     test: Sequence[Example],
 ) -> Lesson:
-    """What can be learnt of the user's texts, and of the ``pairs`` that the teacher wrote as many as were wanted."""
+    """Return the usable texts of the user, and the requested number of the teacher's generated ``pairs``."""
     taught, left_out = learnable(annotated, shots, test)
     kept_pairs, others_left_out = learnable_pairs(pairs, shots, taught, test)
     written = written_texts(kept_pairs, request.task, request.generate)
@@ -131,7 +132,7 @@ def lesson_of(
 
 
 def _near_test(request: LabelDistillation, learnt: Annotated, test: Sequence[Example]) -> list[str]:
-    """What is to be told of texts that nearly repeat one that is measured on: they are the user's, and are learnt."""
+    """Return a note on texts that nearly repeat a test text. They are used, because they are the user's."""
     tested = NearDuplicates(request.settings.filter.near_test)
     for example in test:
         tested.add(bare_text(request.task, example.text))
@@ -148,8 +149,10 @@ def _near_test(request: LabelDistillation, learnt: Annotated, test: Sequence[Exa
 def expected_lesson(
     request: LabelDistillation, pairs: TextPairs, shots: Sequence[Example], test: Sequence[Example]
 ) -> Lesson:
-    """What will be learnt, as far as the teacher said and wrote it (``pairs``). A text that it did not read yet has any
-    label; one that it did not write yet is a shot.
+    """Return the expected training texts, for a forecast.
+
+    Texts that are not annotated yet get an arbitrary label. If the teacher has generated no texts (``pairs``) yet,
+    shots stand for them.
     """
     table, labels = request.unlabelled, request.task.label_names
     any_label = tuple(float(name == labels[0]) for name in labels)
@@ -166,9 +169,9 @@ def expected_lesson(
 
 
 def learnable(annotated: Annotated, shots: Sequence[Example], test: Sequence[Example]) -> tuple[Annotated, list[str]]:
-    """Without texts that stand there twice, are shots, or are what is measured on; and how many these were.
+    """Return ``annotated`` without duplicates, shots and test texts, and notes with their numbers.
 
-    Where a person gave a text different labels, none of them is learnt, as of training data.
+    If a person gave a text different labels, none of them is used, as in training data.
     """
     shot_keys = {normalised_text(shot.text) for shot in shots}
     doubtful = torn((example.text, example.probabilities) for example in annotated if example.is_real)
@@ -183,8 +186,10 @@ def learnable(annotated: Annotated, shots: Sequence[Example], test: Sequence[Exa
 def learnable_pairs(
     pairs: TextPairs, shots: Sequence[Example], annotated: Annotated, test: Sequence[Example]
 ) -> tuple[TextPairs, list[str]]:
-    """Kept texts that the teacher wrote, without those that are among the others. A run may have written them that knew
-    neither the test texts nor the annotated ones of now.
+    """Return the kept generated texts without shots, annotated texts and test texts, and notes with their numbers.
+
+    The check is needed because the texts may be of a run that knew neither the current test texts nor the annotated
+    ones.
     """
     earlier = [*(example.text for example in shots), *(example.text for example in annotated)]
     kept_pairs = [pair for pair in pairs if pair[1].kept]
@@ -198,25 +203,23 @@ def _left_out(measured: int, repeated: int, noun: str) -> list[str]:
 
 
 def sure_enough(parts: Sequence[Annotated], least: float) -> tuple[list[int], list[str]]:
-    """Of each part, how many texts a student learns that leaves out those of which the teacher is less sure than
-    ``least``; and what is to be told of the others.
-    """
+    """Return, for each part, how many texts have a teacher's confidence of at least ``least``; and notes on others."""
     learnt = [sum(max(example.probabilities) >= least for example in part) for part in parts]
     unsure = sum(map(len, parts)) - sum(learnt)
     return learnt, [f"{counted(unsure, 'text')} not learnt: the teacher is less sure than {least:g}"] if unsure else []
 
 
 def kept_shots(stored_shots: Sequence[Example], current_shots: Sequence[Example]) -> list[str]:
-    """What is to be told where the folder was begun with other shots than the data would give now."""
+    """Return a note if the folder was started with other shots than the data would give now."""
     if value_hash(tuple(stored_shots)) == value_hash(tuple(current_shots)):
         return []
     return ["the shots are those that the folder was begun with; for those of the data as it is now give another --out"]
 
 
 def drawn_texts(request: LabelDistillation, by: NamedReader, data: TaskData, shots: Sequence[Example]) -> TextPairs:
-    """The texts that a remote teacher writes, with what became of them.
+    """Return the texts that a remote teacher generates, with their verdicts.
 
-    What that cost is written down in the folder; where a kill came before, from the answers that are kept.
+    The cost is stored in the folder. After a kill, it is determined from the stored responses.
     """
     assert by.draw
     drawn = WorkFolder(request.teacher_folder)
@@ -237,7 +240,7 @@ def drawn_texts(request: LabelDistillation, by: NamedReader, data: TaskData, sho
 
 
 def written_texts(pairs: TextPairs, task: Task, per_class: int) -> Annotated:
-    """Up to ``per_class`` kept texts of each class that the teacher wrote, as it reads them."""
+    """Return up to ``per_class`` kept generated texts per class, with the teacher's own label probabilities."""
     counts = dict.fromkeys(task.label_names, 0)
     written: Annotated = []
     for candidate, verdict in pairs:
@@ -252,12 +255,12 @@ def written_texts(pairs: TextPairs, task: Task, per_class: int) -> Annotated:
 
 
 def missing_texts(written: Annotated, total: int) -> list[str]:
-    """What is to be told where the teacher wrote fewer texts than it was to."""
+    """Return a note if the teacher generated fewer usable texts than ``total``."""
     return [f"the teacher wrote {len(written)} of {total} texts that can be learnt"] if len(written) < total else []
 
 
 def teacher_measured(read: Read, task: Task, test: Sequence[Example], on_event: OnEvent) -> Evaluation:
-    """The teacher on the test texts. One that it refuses to read counts as answered at random."""
+    """Evaluate the teacher on the test texts. For a text that it refuses, a pseudo-random label counts."""
     import time
 
     rows: list[tuple[float, ...]] = []
@@ -272,6 +275,6 @@ def teacher_measured(read: Read, task: Task, test: Sequence[Example], on_event: 
 
 
 def _at_random(text: str, num_labels: int) -> tuple[float, ...]:
-    """All labels equally likely, and one a hair likelier, which depends on the text: not always the first."""
+    """Return equal probabilities with a minimal preference for one label, which the hash of the text determines."""
     chosen = zlib.crc32(text.encode()) % num_labels
     return tuple(1 / num_labels + (1e-9 if index == chosen else 0.0) for index in range(num_labels))

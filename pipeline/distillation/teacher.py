@@ -1,4 +1,4 @@
-"""A teacher that reads with an engine, and what its answers follow from."""
+"""A teacher that annotates with an engine, and a hash of everything that determines its predictions."""
 
 import hashlib
 from typing import Any
@@ -14,7 +14,7 @@ from fourshot.pipeline.task import Example, Task
 
 
 class Teacher(msgspec.Struct, frozen=True, kw_only=True):
-    """Readers on a base model, and what they have to know."""
+    """Annotators on a base model, with everything they need to annotate."""
 
     name: str
     task: Task
@@ -22,16 +22,16 @@ class Teacher(msgspec.Struct, frozen=True, kw_only=True):
     model_revision: str = ""
     settings: RunSettings
     shots: tuple[Example, ...]
-    readers: tuple[Reader, ...] = ()  # none: the base model, shown the shots
+    readers: tuple[Reader, ...] = ()  # none: the base model in context
     chat: ChatTurns | None = None
     calibration: Calibration = NONE
 
 
 def answers_hash(teacher: Teacher) -> str:
-    """Twelve hex digits that change with what would be answered, wherever the files of readers lie.
+    """Return twelve hex digits that change whenever predictions would, independent of where the files are stored.
 
-    These are named by their content, so they stand for what they were trained on. What is as usual is left out, so a
-    committee of trained readers is named as earlier versions named it.
+    Adapters are named after their content, so their names stand for their training. Settings with their default value
+    are left out, so a committee of trained annotators has the same hash as in earlier versions.
     """
     readers: list[tuple[str, Any]] = []
     for reader in teacher.readers:
@@ -49,7 +49,7 @@ def answers_hash(teacher: Teacher) -> str:
 
 
 def _values_read(settings: RunSettings) -> dict[str, Any]:
-    """The settings that count whoever reads."""
+    """Return the settings that affect every kind of annotator."""
     annotate = settings.annotate
     return {
         "max_text_words": settings.max_text_words,
@@ -60,9 +60,9 @@ def _values_read(settings: RunSettings) -> dict[str, Any]:
 
 
 def _read_in_context(teacher: Teacher) -> dict[str, Any]:
-    """What the answers of a base follow from that is shown the shots."""
+    """Return everything that determines the predictions of a base model in context."""
     task, settings = msgspec.to_builtins(teacher.task), teacher.settings
-    del task["data"]  # it may lie elsewhere tomorrow
+    del task["data"]  # the location of the data may change
     return {
         "task": task,
         "model_revision": teacher.model_revision,
@@ -70,5 +70,5 @@ def _read_in_context(teacher: Teacher) -> dict[str, Any]:
         "chat": teacher.chat,
         "base_verbalizer": settings.base_verbalizer,
         "aligns": settings.aligns,
-        "longest": longest_text(teacher.task, teacher.shots, settings.filter),  # prompts leave room for it
+        "longest": longest_text(teacher.task, teacher.shots, settings.filter),  # prompts reserve tokens for it
     }

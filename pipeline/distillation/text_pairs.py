@@ -1,4 +1,4 @@
-"""What a student that writes learns: real pairs, a user's inputs as a teacher wrote for them, pairs that it wrote."""
+"""Training pairs of a text generation student: a user's inputs with a teacher's targets, and generated pairs."""
 
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -22,14 +22,14 @@ from fourshot.pipeline.tasks.pairs import InputRows, input_of
 
 TARGET = "annotated_target"
 ADDED = [TARGET, BY]  # columns
-GUARDED = (".csv", ".tsv")  # tables that a spreadsheet reads cells of as it would read what is typed
+GUARDED = (".csv", ".tsv")  # tables whose cells a spreadsheet interprets as if they were typed
 
 
 def write_annotated(source: InputRows, out: Path, written: Iterable[WrittenAnswer], by: str) -> None:
-    """The user's rows with what the teacher wrote for each; nothing for a blank input, nor where it did not end.
+    """Write the user's rows with the teacher's targets; empty for blank inputs and incomplete or refused ones.
 
-    No spreadsheet takes a target for a formula: unlike what the user wrote, nobody has looked at it yet.
-    Raises InputError where the table has a column that would be added.
+    Targets are escaped so that no spreadsheet interprets them as formulas, because unlike the user's cells, nobody has
+    seen them yet. Raises InputError if the table already has one of the added columns.
     """
     check_written(out, source.columns, ADDED)
     answers = iter(written)
@@ -43,9 +43,9 @@ def write_annotated(source: InputRows, out: Path, written: Iterable[WrittenAnswe
 
 
 def annotated_pairs(source: InputRows, out: Path, written: Sequence[WrittenAnswer]) -> tuple[list[Pair], list[str]]:
-    """What the table says, as a person may have corrected it; and what is to be told.
+    """Return the pairs of the annotated table ``out``, which a person may have corrected, and notes.
 
-    ``written``: what the teacher wrote for each input that is not blank.
+    ``written``: the teacher's targets, one for each input that is not blank. Raises InputError if a target is not text.
     """
     check_alone(out)
     table = read_annotated(out, [*source.input_columns, TARGET])
@@ -84,7 +84,7 @@ def annotated_pairs(source: InputRows, out: Path, written: Sequence[WrittenAnswe
 
 
 def _pair_key(text: str, target: str) -> tuple[str, str]:
-    """What two pairs have in common that count as the same: a spreadsheet changes whitespace, a person letter case."""
+    """Return a key by which equal pairs are found. Spreadsheets may change whitespace; case counts in targets only."""
     return normalised_text(text), unicodedata.normalize("NFC", " ".join(target.split()))
 
 
@@ -95,9 +95,10 @@ def written_pairs(
     earlier_pairs: Sequence[Pair],
     test: Sequence[Pair],
 ) -> tuple[list[Pair], list[str]]:
-    """The first ``count`` pairs that can be learnt of what a teacher wrote; and what is to be told.
+    """Return the first ``count`` usable pairs that a teacher generated, and notes.
 
-    Those of ``earlier_pairs`` are there already. A text without a target, and one that did not end, is malformed.
+    Inputs of ``earlier_pairs`` and test inputs are left out. A text without a target, and an incomplete one, is
+    malformed.
     """
     pairs = []
     for answer in written:
@@ -117,7 +118,10 @@ def written_pairs(
 def learnable_pairs(
     pairs: Sequence[Pair], real: Sequence[Pair], test: Sequence[Pair], noun: str
 ) -> tuple[list[Pair], list[str]]:
-    """Without inputs that are measured on, are real ones, or stand there twice; and how many these were."""
+    """Return ``pairs`` without duplicates and inputs of ``test`` or ``real``, and notes with their numbers.
+
+    If a person gave an input different targets, the first one is used.
+    """
     earlier, tested = ([pair.input for pair in known] for known in (real, test))
     usable_pairs, measured, repeated = unseen(pairs, attrgetter("input"), earlier, tested, attrgetter("is_corrected"))
     several = torn((pair.input, _pair_key(pair.input, pair.target)) for pair in pairs if pair.is_corrected)
