@@ -101,10 +101,10 @@ def steps_by_bits(num_examples: int, num_labels: int) -> int:
 
 
 def rate_by_size(num_parameters: int) -> float:
-    """Return the learning rate for a base of ``num_parameters``: 5e-4 up to 135 million, then by their square root.
+    """Return the learning rate for a base of ``num_parameters``: 5e-4 up to 135 million, falling with their root above.
 
-    The rate is inversely proportional to the root. Measured on two base models (docs/training.md): the best rate of the
-    smaller one makes the larger one overconfident and wrong.
+    Measured on two base models (docs/training-log.md): the best rate of the smaller one makes the larger one
+    overconfident and wrong.
     """
     return 5e-4 * min(1.0, (135e6 / num_parameters) ** 0.5)
 

@@ -209,7 +209,7 @@ class _Training:
             self._fit_head()
 
     def scale(self) -> tuple[float, str]:
-        """Match the student's confidence to its teacher's; return the temperature, and a description of its basis.
+        """Match the student's confidence to its teacher's; return the temperature, and what it was fitted on.
 
         A last layer fitted to few texts is regularised so strongly that it is far too unsure. The temperature is fitted
         to the training texts, because there are many more of them than held-out ones. With the strategy plain, the last
