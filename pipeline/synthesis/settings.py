@@ -112,8 +112,8 @@ class AnnotateSettings(Typed, frozen=True, kw_only=True, forbid_unknown_fields=T
     distribution_alignment: bool = False
     intended_odds: float = 20.0  # factor of the odds of the label that a text was generated for; 1: unchanged
     soft_epochs: float = 1.0  # passes over texts with probabilities, in place of train.num_epochs
-    # Of adapters and the base model in context. held_out: fitted on shots that they have not seen, so every adapter
-    # leaves some shots out. equal: the same for both, and every adapter is trained on all shots.
+    # Of each kind of annotator. held_out: fitted on shots that the annotators have not seen, so every adapter leaves
+    # some shots out. equal: the same for all kinds, and every adapter is trained on all shots.
     weights: Literal["equal", "held_out"] = "held_out"
     num_adapters: int = 4  # trained on the shots alone; 0 leaves annotation to the others
     # first: the average of adapters with one wording annotates first (`training.lora.averaging`), and they themselves
