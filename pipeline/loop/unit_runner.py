@@ -231,7 +231,7 @@ class _Task:
         return _Sampled(part, numbered, sampling, completions)
 
     def read_in_place(self, draws: Sequence[Draw]) -> tuple[list[Draw], list[DrawFault]]:
-        """Return the draws by id, rejected by their form or with scores, and the faults of those that failed to score."""
+        """Return draws by id, rejected by their form or with scores, and the faults of those that scoring failed on."""
         draws = sorted(draws, key=lambda draw: draw.candidate.id)
         reasons = [self._filter.alone(draw.candidate) for draw in draws]
         well_formed = [draw.candidate for draw, reason in zip(draws, reasons, strict=True) if reason is None]
