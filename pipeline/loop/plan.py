@@ -61,7 +61,7 @@ class DrawPlan:
 
     @property
     def is_done(self) -> bool:
-        """Whether no batch is in progress; after `next_batches`, this means that all classes have enough or stalled."""
+        """Whether no batch is in progress. After `next_batches`, nothing is then missing, except in stalled classes."""
         return self.finished == self.issued
 
     def next_batches(self, biases: Biases) -> list[DrawBatch]:
@@ -204,7 +204,7 @@ class ReadPlan(DrawPlan):
 
 
 def draws_whole_rounds(settings: RunSettings, num_labels: int) -> bool:
-    """Return whether every round has ``draws_per_round`` draws per class: if the first has, and few classes exist."""
+    """Return whether later rounds are full for any class: if the first is full, and has few draws over all classes."""
     most = settings.generate.draws_per_round
     return first_draws(settings) == most and most * num_labels <= MOST_WHOLE_DRAWS
 

@@ -2,8 +2,7 @@
 
 Each actor has a `LocalWorker`, so an engine that dies is restarted on the same machine. If a machine leaves, the units
 of its actors are given to others. Machines that join are used as soon as they are seen. A machine whose actors cannot
-work, because its disk is full or a folder is missing, for example, is excluded. Only if all are excluded, the work
-ends.
+work, because its disk is full or a folder is missing, for example, is excluded. The work ends only if all are excluded.
 """
 
 import contextlib

@@ -238,8 +238,9 @@ class Committee:
         return np.array([names.index(shot.label) for shot in self._shots])
 
     def _of_unseen(self, reader: Reader) -> tuple[list[int], "np.ndarray"]:
-        """Return the indices of the shots that a reader has not seen, and its log-probabilities [num, num_labels].
+        """Return the indices of the shots that a reader has not seen, and its log-probabilities for them.
 
+        The latter are [num_unseen, num_labels], calibrated and bounded.
         A reader in context annotates each part of its shots with a prompt that lacks them; its label bias is fitted.
         """
         import numpy as np

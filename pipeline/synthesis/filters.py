@@ -41,7 +41,7 @@ class FilterSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     min_length_factor: float = 0.5  # times the shortest shot
     max_length_factor: float = 2.0  # times the longest shot
     shortest_chars: int = 8  # nothing shorter passes, unless a shot is shorter
-    longest_chars: int = 80  # nothing up to this length is too long, even where all shots are very short
+    longest_chars: int = 80  # nothing up to this length is too long, even if all shots are very short
     near_duplicate: float = 0.9  # similarity to a text kept before, 0 to 1
     near_shot: float = 0.9  # similarity to a shot, 0 to 1
     near_test: float = 0.85  # similarity to a test text; stricter, because such a text would inflate the score
@@ -194,7 +194,7 @@ def _is_long(plain: str) -> bool:
     """Return whether a comparable text has at least four words; a shorter one may occur in another by chance."""
     if plain.isascii():
         return plain.count(" ") >= 3
-    # In scripts without blanks, each pair of neighbouring characters is one of them: twice as many as real words.
+    # In scripts without blanks, each pair of neighbouring characters counts as a word: twice as many as real words.
     return sum(1 / CHARS_PER_WORD if has_unspaced(word) else 1 for word in plain.split(" ")) >= 4
 
 

@@ -16,7 +16,7 @@ Reason = Literal[
     "too_long",
     "unfinished",  # ran into max_tokens
     "repeats_prompt",
-    "leaks_label",  # is a label's name, begins with one and a colon, or contains "Label:" or the name of a field
+    "leaks_label",  # is a label's name, begins with one and a colon, or contains "Text:", "Label:" or a field's name
     "malformed",  # empty, mostly punctuation and digits, or the same words over and over
     "copies_shot",
     "in_test_set",
@@ -41,7 +41,7 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     finish_reason: Literal["stop", "length"]
     attributes: dict[str, str] = {}  # requested by the prompt, value by dimension
     origin: Literal["model", "user"] = "model"
-    mixed: bool = False  # the prompt showed shots of all classes and requested none: the label says nothing about it
+    mixed: bool = False  # the prompt showed shots of all classes and requested none: ``label`` is no evidence
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
