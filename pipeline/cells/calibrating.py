@@ -1,13 +1,14 @@
-"""Calibration of a finished classifier on what a run has without test labels.
+"""Calibration of a finished classifier on the data of a run, without test labels.
 
-What a classifier says of texts that it was trained on tells nothing. What was trained on the shots alone is compared
-with judges: adapters that were trained like it, each without a part of the shots. By how much they are too sure of
-those is known, because these labels are.
+A classifier's predictions on its own training texts say nothing about its calibration. One that was trained on the
+shots alone is calibrated with judges: adapters trained like it, each without a part of the shots. How overconfident
+they are on that part is known, because shots have labels.
 
-A classifier of synthetic texts was trained longer, and is surer than such judges. It is made as sure, on average, of
-candidates that it did not learn as the annotators are of them. Those are weighed by shots that they have not seen, so
-their certainty stands on labels. What a classifier of probabilities learns is surer than its annotators are, and says
-nothing of how right they are (docs/training-log.md has the measurements).
+A classifier of synthetic texts was trained longer, and is more confident than such judges. Its mean confidence on
+candidates that it was not trained on is made equal to that of the annotators. These are weighted on shots that they
+have not seen, so their confidence is based on labels. The training targets of a classifier of probabilities are not
+used: they are more confident than the annotators, and say nothing about their accuracy (docs/training-log.md has the
+measurements).
 
 Source: Guo et al. 2017, "On Calibration of Modern Neural Networks" (temperature scaling).
 """
@@ -39,9 +40,9 @@ from fourshot.pipeline.work_folder import WorkFolder
 
 T = TypeVar("T")
 CALIBRATED_FILE = "calibrated.json"  # beside the weights
-MOST_UNSEEN = 120  # candidates that it is asked about
-FEWEST_UNSEEN = 20
-LOST = 0.1  # share of a task's own texts that its out-of-scope rule may take for none
+MOST_UNSEEN = 120  # candidates that are scored to fit the temperature
+FEWEST_UNSEEN = 20  # if there are fewer, none is used
+LOST = 0.1  # share of a task's own texts that its out-of-scope rule may reject
 OTHERS_FILE = "other_subjects.jsonl"
 
 
@@ -49,22 +50,22 @@ class HeldOutCandidate(msgspec.Struct, frozen=True, kw_only=True):
     """A candidate that the classifier was not trained on."""
 
     text: str
-    certainty: float = 0.0  # the probability that annotators give their likeliest label; 0: nobody compares with it
+    certainty: float = 0.0  # the annotators' probability of their likeliest label; 0: it is not compared
 
 
 class CalibrationResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What was found of one adapter."""
+    """Calibration of one adapter."""
 
     temperature: float = 1.0
-    num_shots: int = 0  # that the temperature was found on, or
+    num_shots: int = 0  # that the temperature was fitted on, or
     num_soft: int = 0  # candidates with probabilities, in files of earlier versions, or
-    num_read: int = 0  # candidates that annotators are sure of to some degree
+    num_read: int = 0  # candidates for which the mean confidence was made equal to that of the annotators
     curve: CoverageCurve | None = None  # from the candidates
     scope: Scope | None = None
 
     @property
     def basis(self) -> str:
-        """For people; "" where the temperature was not found."""
+        """What the temperature was fitted on, for people; "" if it was not fitted."""
         if self.num_shots:
             return f"{self.num_shots} shots that adapters were trained without"
         if self.num_read:
@@ -73,15 +74,15 @@ class CalibrationResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CalibrationItem(msgspec.Struct, frozen=True, kw_only=True):
-    """An adapter that is to be calibrated."""
+    """An adapter to be calibrated, and the texts to do it on."""
 
     adapter: Adapter
     task: Task
     form: PromptFormat
     shots: tuple[Example, ...]
-    judges: tuple[Reader, ...] = ()  # none where it learnt probabilities
+    judges: tuple[Reader, ...] = ()  # none if it was trained on probabilities
     unseen: tuple[HeldOutCandidate, ...] = ()
-    typical: tuple[str, ...] = ()  # texts that it did not learn, and that are surely of the task: see `typical_texts`
+    typical: tuple[str, ...] = ()  # unseen texts that are surely of the task: see `typical_texts`
 
     @property
     def key(self) -> str:
@@ -89,7 +90,7 @@ class CalibrationItem(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def basis(self) -> tuple[object, ...]:
-        """All that the temperature depends on, wherever it lies."""
+        """Everything that the temperature depends on, without paths."""
         return [(judge.adapter and judge.adapter.name, judge.left_out) for judge in self.judges], self.unseen
 
     @property
@@ -101,9 +102,9 @@ class CalibrationItem(msgspec.Struct, frozen=True, kw_only=True):
         return WorkFolder(self.adapter.path).has(CALIBRATED_FILE)
 
     def do(self, engine: Engine) -> None:
-        """`CALIBRATED_FILE` beside the weights has the result."""
+        """Calibrate the adapter unless it is finished; `CALIBRATED_FILE` beside its weights has the result."""
         if not self.is_finished:
-            engine.reset_prefix_cache()  # what is found must not depend on what was asked before
+            engine.reset_prefix_cache()  # the result must not depend on previous requests
             WorkFolder(self.adapter.path).write(CALIBRATED_FILE, calibrate(engine, self))
 
 
@@ -117,9 +118,9 @@ def calibration_of(
     *,
     compared: bool,
 ) -> CalibrationItem | None:
-    """How an adapter is calibrated on what its classifier did not learn; None where there is nothing to do so on.
+    """Return how to calibrate an adapter, on ``not_learnt`` texts and shots; None if there are too few of both.
 
-    ``compared``: its certainty is compared with that of the annotators.
+    ``compared``: its mean confidence is made equal to that of the annotators.
     """
     item = CalibrationItem(
         adapter=adapter,
@@ -134,7 +135,10 @@ def calibration_of(
 
 
 def calibrate(engine: Engine, item: CalibrationItem) -> CalibrationResult:
-    """Ask the judges about what they have not seen, and the classifier about what it has not."""
+    """Fit the temperature to the annotators' confidence on unseen candidates, or else to the judges' on unseen shots.
+
+    The result has a coverage curve and an out-of-scope rule if there are unseen candidates.
+    """
     if not item.unseen:
         return _by_shots(engine, item) if item.judges else CalibrationResult()
     unseen_scores = _ask(engine, item, [unseen.text for unseen in item.unseen])
@@ -147,7 +151,7 @@ def calibrate(engine: Engine, item: CalibrationItem) -> CalibrationResult:
         calibrated = _by_shots(engine, item)
 
     def certainty_of(scores: np.ndarray) -> np.ndarray:
-        """Of the likeliest label of each text, calibrated: [num_texts]."""
+        """Return the calibrated probability of the likeliest label of each text, [num_texts]."""
         return np.exp(apply(Calibration(temperature=calibrated.temperature), scores)).max(axis=1)
 
     sure = certainty_of(unseen_scores)
@@ -157,7 +161,10 @@ def calibrate(engine: Engine, item: CalibrationItem) -> CalibrationResult:
 
 
 def _scope(own: np.ndarray, others: np.ndarray) -> Scope:
-    """The rule that takes a share `LOST` of the task's own texts for none, by the certainty of each [num_texts]."""
+    """Return the rule that rejects a share `LOST` of the task's own texts, with its errors on ``own`` and ``others``.
+
+    Both are probabilities of the likeliest label, [num_texts].
+    """
     least = float(np.quantile(own, LOST))
     return Scope(
         least_probability=least,
@@ -178,14 +185,14 @@ def _by_shots(engine: Engine, item: CalibrationItem) -> CalibrationResult:
 
 
 def temperature_of(adapter: Adapter) -> float:
-    """That was found for an adapter that is calibrated."""
+    """Return the temperature that was fitted for a calibrated adapter."""
     return WorkFolder(adapter.path).read(CALIBRATED_FILE, CalibrationResult).temperature
 
 
 def unseen_texts(pairs: Sequence[tuple[Candidate, Verdict]], *, compared: bool = False) -> tuple[HeldOutCandidate, ...]:
-    """Some of what a classifier did not learn; none where there is too little.
+    """Return some of the texts that a classifier was not trained on; none if they are fewer than `FEWEST_UNSEEN`.
 
-    ``compared``: its certainty is to be compared with that of the annotators who read them.
+    ``compared``: with the annotators' confidence, to compare the classifier's with it.
     """
     if len(pairs) < FEWEST_UNSEEN:
         return ()
@@ -196,10 +203,11 @@ def unseen_texts(pairs: Sequence[tuple[Candidate, Verdict]], *, compared: bool =
 
 
 def typical_texts(pairs: Sequence[tuple[Candidate, Verdict]]) -> tuple[str, ...]:
-    """Some of what a classifier did not learn of which its annotators say what was asked for; none where too few are.
+    """Return some texts that a classifier was not trained on and whose intended label its annotators predicted.
 
-    Most of what it did not learn are texts that annotators took for another class than the one they were written for.
-    Those are harder than what users ask, so a rule that spares them accepts nearly everything (docs/training-log.md).
+    Texts without an intended label count, too; none are returned if there are fewer than `FEWEST_UNSEEN`. Most unseen
+    texts are ones that the annotators gave another label than the intended one. Those are harder than users' texts, so
+    a rule that accepts them accepts nearly everything (docs/training-log.md).
     """
     typical = [
         candidate.text
@@ -211,25 +219,25 @@ def typical_texts(pairs: Sequence[tuple[Candidate, Verdict]]) -> tuple[str, ...]
 
 
 def evenly_chosen(items: Sequence[T], most: int) -> list[T]:
-    """At most so many, spread over their order."""
+    """Return at most ``most`` of ``items``, evenly spread over their order."""
     count = min(len(items), most)
     return [items[index * len(items) // count] for index in range(count)]
 
 
 @cache
 def other_subjects() -> tuple[str, ...]:
-    """Texts that most tasks have nothing to do with."""
+    """Return texts on subjects that most tasks have nothing to do with."""
     lines = resources.files("fourshot.pipeline.cells").joinpath(OTHERS_FILE).read_bytes().splitlines()
     return tuple(msgspec.json.decode(line, type=dict[str, str])["text"] for line in lines)
 
 
 def _ask(engine: Engine, item: CalibrationItem, texts: Sequence[str]) -> np.ndarray:
-    """What the classifier answers: raw log-probabilities [num_texts, num_labels]."""
+    """Return the classifier's raw log-probabilities, [num_texts, num_labels]."""
     return label_scores(engine, item.task, texts, item.form, adapter=item.adapter)
 
 
 def _read(engine: Engine, item: CalibrationItem, judge: Reader, shots: Sequence[Example]) -> np.ndarray:
-    """What a judge answers: log-probabilities among the labels, [num_shots, num_labels]."""
+    """Return a judge's log-probabilities, normalised over the labels, [num_shots, num_labels]."""
     texts = [shot.text for shot in shots]
     scores = label_scores(engine, item.task, texts, judge.form(item.form), adapter=judge.adapter)
     return np.log(np.maximum(normalise(scores), np.finfo(np.float64).tiny))

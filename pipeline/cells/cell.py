@@ -1,6 +1,6 @@
 """The cells of an experiment, methods x seeds: each with its settings, examples and folder, computed once.
 
-What depends on the shots, the style of prompts, is in them as soon as it is found.
+The prompt style, which depends on the shots, is part of a cell as soon as it has been chosen.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -30,21 +30,21 @@ class SeedExamples(msgspec.Struct, frozen=True, kw_only=True):
 
     seed: int
     shots: tuple[Example, ...]
-    more: tuple[Example, ...] = ()  # of the train split, for methods that want more; the shots may be among them
+    more: tuple[Example, ...] = ()  # of the train split, for methods that need more; the shots may be among them
 
 
 class MethodCell(msgspec.Struct, frozen=True, kw_only=True):
-    """A method on a seed: all that follows from the settings and the shots, before anything is done."""
+    """A method on a seed: everything that settings and shots determine, before any work."""
 
     name: str  # of the method
     method: Method
     seed: int
     settings: RunSettings
-    form: PromptFormat  # of the prompt, in training and after
+    form: PromptFormat  # of the prompt, in training and afterwards
     worded: dict[Wording, PromptFormat]  # the same in each wording, for annotators
     shots: tuple[Example, ...]
-    real: tuple[Example, ...]  # those of the real examples that the method is shown or trained on
-    folder: RunFolder  # where its synthetic texts lie
+    real: tuple[Example, ...]  # real examples that the method is shown or trained on
+    folder: RunFolder  # of its synthetic texts
 
     @property
     def key(self) -> tuple[str, int]:
@@ -52,7 +52,7 @@ class MethodCell(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def self_trains(self) -> bool:
-        """Whether a first classifier reads its texts again."""
+        """Whether a first classifier annotates its texts again."""
         annotate = self.settings.annotate
         has_labels = annotate.annotator != "none" and not self.settings.learns_soft
         return self.method.synthetic and annotate.self_training and has_labels
@@ -68,9 +68,10 @@ def method_cells(
     chats: Mapping[int, ChatTurns | None] = MappingProxyType({}),
     align: Callable[[PromptFormat], PromptFormat] = lambda form: form,
 ) -> list[MethodCell]:
-    """By method, then seed, in their orders. ``flat``: the texts of fourshot, of a single seed, lie in ``root``.
+    """Return the cells by method, then seed, in the given orders.
 
-    ``chats``: of each seed's prompts; None or left out: plain text. ``align`` adds the filler to a form.
+    ``flat``: the texts of the method fourshot, for a single seed, are stored in ``root`` itself. ``chats``: chat turns
+    of each seed's prompts; None or omitted: plain text. ``align`` returns a prompt format with filler.
     """
     cells = []
     for name, examples in product(methods, seeds):
@@ -78,7 +79,7 @@ def method_cells(
         method_settings = msgspec.structs.replace(method.settings(settings), seed=examples.seed)
         asks_adapters = method.trained or method.has_annotators
         uses_shots = asks_adapters or method.shots_in_prompt
-        # What was not trained needs the instruction, and knows words alone.
+        # A model that was not trained needs the instruction, and knows labels only as words.
         plain = PromptFormat(
             verbalizer=method_settings.learnt_verbalizer if asks_adapters else method_settings.base_verbalizer,
             max_text_words=method_settings.max_text_words,
@@ -105,14 +106,14 @@ def method_cells(
 
 
 def writer_names(methods: Sequence[str]) -> list[str]:
-    """The methods whose texts are needed, be it by another method; then those that need annotators of none of these."""
+    """Return the methods whose texts are needed, by any of ``methods``; then those whose annotators alone are."""
     writers = [METHODS[name].texts_of or name for name in methods if METHODS[name].synthetic]
     others = [name for name in methods if METHODS[name].annotators_of and METHODS[name].annotators_of not in writers]
     return list(dict.fromkeys([*writers, *others]))
 
 
 class Cells:
-    """The cells of one experiment, as far as its files say what they are."""
+    """The cells of one experiment, with the prompt styles that its files record."""
 
     def __init__(
         self,
@@ -132,7 +133,7 @@ class Cells:
         self._chats: dict[Path, ChatTurns | None] = {}
 
     def of(self, methods: tuple[str, ...]) -> list[MethodCell]:
-        """By method, then seed, in the prompt style of the seed, once that is found."""
+        """Return the cells by method, then seed, in the seed's prompt style; in plain text until it has been chosen."""
         chats = {examples.seed: self._chat(examples) for examples in self._seeds}
         key = (methods, *chats.items())
         if key not in self._cells:
@@ -148,7 +149,7 @@ class Cells:
         return self._cells[key]
 
     def style_file(self, examples: SeedExamples) -> Path:
-        """Where the prompt style of a seed's shots is written down, named by all that it is found from."""
+        """Return the path of a seed's prompt style; its name has a hash of everything that the choice depends on."""
         if examples.seed not in self._styles:
             folder = self._root if self._flat else self._root / f"seed{examples.seed}"
             name = style_name(self._task, self._settings, self._model.revision, examples.shots)

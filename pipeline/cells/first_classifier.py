@@ -1,4 +1,4 @@
-"""A first classifier of a method: what it learns, its training, and what it says of the run's texts."""
+"""The first classifier of a method: its training texts, its training, and its predictions for the run's texts."""
 
 from functools import cached_property
 from pathlib import Path
@@ -18,14 +18,14 @@ from fourshot.training.lora.examples import TrainingResult
 
 
 class FirstClassifier:
-    """Of a cell whose texts are there; see `pipeline.cells.second_reading`."""
+    """The first classifier of a cell whose texts are annotated; see `pipeline.cells.second_reading`."""
 
     def __init__(self, task: Task, model: ResolvedModel, cell: MethodCell, store: Path) -> None:
         self._task, self._model, self._cell, self._store = task, model, cell, store
 
     @cached_property
     def learnt(self) -> LearntTexts:
-        """Of the texts that the model wrote those of which the annotators are surest."""
+        """Training texts: of the generated ones, only those of which the annotators are most confident."""
         learnt = learnt_texts(self._cell, self._task)
         synthetic = surest(learnt.synthetic, self._cell.settings.generate.per_class)
         return msgspec.structs.replace(learnt, synthetic=synthetic)
@@ -36,20 +36,20 @@ class FirstClassifier:
 
     @property
     def result(self) -> TrainingResult | None:
-        """The finished training."""
+        """Result of the training; None if it is not finished."""
         return finished(self._store, self.job)
 
     @cached_property
     def texts(self) -> tuple[Candidate, ...]:
-        """What it reads: what the annotators read, whatever they said."""
+        """Texts to annotate: all that reached the annotators, whatever they predicted."""
         return tuple(c for c, v in finished_pairs(self._cell.folder) if v.reason in READ_BY_ANNOTATOR)
 
     @property
     def file(self) -> str:
-        """In the folder of the texts: what it says of them."""
+        """Name of the file with its predictions, in the folder of the texts."""
         return f"second_reading-{self.job.key}.json"
 
     @property
     def reading(self) -> SecondReading | None:
-        """What it said, once it did."""
+        """Its predictions; None before they have been made."""
         return self._cell.folder.find(self.file, SecondReading)

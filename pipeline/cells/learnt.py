@@ -1,4 +1,4 @@
-"""What a method's classifier learns from: real examples, texts that the model wrote, the user's texts, and answers."""
+"""Training texts of a method's classifier: real examples, generated texts, the user's texts, and a person's answers."""
 
 import msgspec
 
@@ -18,19 +18,19 @@ from fourshot.pipeline.provenance import value_hash
 from fourshot.pipeline.synthesis.types import TextPairs
 from fourshot.pipeline.task import Example, Task
 
-HELD_BACK = 0.1  # share of the texts with probabilities
+HELD_BACK = 0.1  # share of the texts with probabilities that are not trained on
 
 
 class LearntTexts(msgspec.Struct, frozen=True, kw_only=True):
-    """As a person left them. Verdicts say which of the texts are learnt."""
+    """Texts with a person's corrections. The verdicts say which of them are learnt."""
 
     shots: tuple[Example, ...] = ()
     answered: tuple[Example, ...] = ()  # the user's texts that a person labelled
     synthetic: TextPairs = []
     unlabelled: TextPairs = []
     review: Decisions = Decisions()
-    labelled: Decisions = Decisions()  # of those that a person was asked about
-    held_back: frozenset[str] = frozenset()  # ids of kept texts that are not learnt, so that it can be asked about them
+    labelled: Decisions = Decisions()  # on texts that a person was asked about
+    held_back: frozenset[str] = frozenset()  # ids of kept texts that are not learnt, so that calibration can use them
 
     @property
     def real(self) -> tuple[Example, ...]:
@@ -41,18 +41,18 @@ class LearntTexts(msgspec.Struct, frozen=True, kw_only=True):
         return [*self.learnt(self.synthetic), *self.learnt(self.unlabelled)]
 
     def learnt(self, pairs: TextPairs) -> TextPairs:
-        """Those of ``pairs`` that the classifier is trained on."""
+        """Return those of ``pairs`` that the classifier is trained on."""
         return [(c, v) for c, v in pairs if v.kept and c.id not in self.held_back]
 
     @property
     def unseen(self) -> TextPairs:
-        """What annotators read and the classifier is not trained on."""
+        """Texts that reached the annotators and that the classifier is not trained on."""
         judged_pairs = [pair for pair in (*self.synthetic, *self.unlabelled) if pair[1].reason in READ_BY_ANNOTATOR]
         return [(c, v) for c, v in judged_pairs if not v.kept or c.id in self.held_back]
 
     @property
     def lineage(self) -> dict[str, str]:
-        """Content hashes of what is learnt."""
+        """Content hashes of the kept texts and of a person's decisions, by name."""
         parts = {
             "synthetic": [c for c, v in self.synthetic if v.kept],
             "unlabelled": [(c, v) for c, v in self.unlabelled if v.kept],
@@ -63,7 +63,7 @@ class LearntTexts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def learnt_texts(cell: MethodCell, task: Task, again: SecondReading | None = None) -> LearntTexts:
-    """What is there, as far as rounds are finished; ``again``: what a first classifier says of the texts.
+    """Return the texts of finished rounds; ``again``: a first classifier's predictions, which replace verdicts.
 
     Raises InputError for a table with faults.
     """
@@ -92,9 +92,10 @@ def learnt_texts(cell: MethodCell, task: Task, again: SecondReading | None = Non
 
 
 def held_back(learnt: LearntTexts) -> frozenset[str]:
-    """Some of the kept texts: where all are kept, none would be left to ask the classifier about.
+    """Return ids of kept texts to hold back: if all are kept, none would be left to calibrate the classifier on.
 
-    None of those that a person corrected, whose label is certain; none where they would be too few to calibrate on.
+    Texts that a person corrected are not among them, because their label is certain. There are none if they would be
+    too few to calibrate on.
     """
     ids = [candidate.id for candidate, verdict in learnt.kept if verdict.probabilities]
     count = int(HELD_BACK * len(ids))

@@ -1,4 +1,4 @@
-"""Measuring one way of classifying on a test split."""
+"""Evaluation of one method on a test split."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,7 +25,7 @@ from fourshot.pipeline.task import Example, Task
 
 
 class Annotators(msgspec.Struct, frozen=True, kw_only=True):
-    """Readers that answer together, and what they are weighed by."""
+    """Annotators that predict together, and the shots and settings that determine their weights."""
 
     readers: tuple[Reader, ...]
     shots: tuple[Example, ...]
@@ -33,7 +33,7 @@ class Annotators(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def basis(self) -> tuple[object, ...]:
-        """All that their answers depend on beside the base and what is read of a text, wherever their files lie."""
+        """Everything that their predictions depend on, except paths, the base model and the shown part of a text."""
         readers = [
             (
                 [files.name for files in (reader.adapter, reader.encoder) if files],
@@ -46,21 +46,21 @@ class Annotators(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EvaluationCell(msgspec.Struct, frozen=True, kw_only=True):
-    """A method on a seed, to be measured into the file ``out``."""
+    """A method on a seed, to be evaluated into the file ``out``."""
 
     out: str
     title: str
     shots: tuple[Example, ...] = ()  # in the prompt
     adapter: Adapter | None = None
     form: PromptFormat = PromptFormat()  # of the prompts that the adapter was trained on
-    align: bool = False  # the prompts that show shots
+    align: bool = False  # put filler before prompts that show shots
     calibration: Literal["none", "contextual", "batch"] = "none"
-    has_temperature: bool = False  # lies beside the adapter
-    annotators: Annotators | None = None  # answer, in place of the adapter
+    has_temperature: bool = False  # stored beside the adapter
+    annotators: Annotators | None = None  # that predict in place of the adapter
 
     @property
     def left_out(self) -> str:
-        """The file that says why there is no ``out``."""
+        """Path of the file that says why there is no ``out``."""
         return str(Path(self.out).with_suffix(".left_out.json"))
 
     @property
@@ -69,53 +69,53 @@ class EvaluationCell(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def answers_key(self) -> bytes:
-        """Equal for cells whose answers are the same before calibration."""
+        """Key that is equal for cells with the same predictions before calibration."""
         return msgspec.json.encode((self.shots, self.adapter, self.form, self.align, self.annotators))
 
     @property
     def answering(self) -> list[tuple[Adapter | None, PromptFormat]]:
-        """The adapters that answer, None for the base, each with the form of its prompts."""
+        """Adapters that predict, None for the base model, each with the format of its prompts; without encoders."""
         if not self.annotators:
             return [(self.adapter, self.form)]
         return [(reader.adapter, reader.form(self.form)) for reader in self.annotators.readers if not reader.encoder]
 
 
 class LeftOutCell(msgspec.Struct, frozen=True, kw_only=True):
-    """Why a cell was not measured."""
+    """Why a cell was not evaluated."""
 
     why: str
 
 
 class Evaluation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Scores, and every answer behind them."""
+    """Scores, and all predictions behind them."""
 
     scores: Scores
-    predicted: tuple[int, ...]  # index of the label answered, per test text
-    gold: tuple[int, ...]
-    confidence: tuple[float, ...]  # probability of the label answered
-    shown: int | None = None  # shots in the prompt, where not all of them fitted
-    alone_s: float | None = None  # median seconds of a text asked by itself, where that was measured
+    predicted: tuple[int, ...]  # index of the predicted label, per test text
+    gold: tuple[int, ...]  # index of the true label
+    confidence: tuple[float, ...]  # probability of the predicted label, rounded down
+    shown: int | None = None  # shots in the prompt, if not all of them fitted
+    alone_s: float | None = None  # median seconds of a text in a request of its own, if that was measured
 
     def answers(self, names: Sequence[str]) -> tuple[tuple[str, str], ...]:
-        """(label, answer) of each test text, by ``names`` of the labels."""
+        """Return (true label, predicted label) of each test text; ``names``: of the labels."""
         return tuple((names[gold], names[predicted]) for gold, predicted in zip(self.gold, self.predicted, strict=True))
 
     @property
     def curve(self) -> CoverageCurve:
-        """How accurate the surest answers are."""
+        """Accuracy of the most confident predictions, by coverage of the test split."""
         correct = [predicted == right for predicted, right in zip(self.predicted, self.gold, strict=True)]
         return coverage_curve(self.confidence, correct, "test split")
 
 
 class SplitLogprobs(msgspec.Struct, frozen=True, kw_only=True):
-    """What the engine said about every test text, before calibration."""
+    """Label log-probabilities of every test text, before calibration, and their cost."""
 
     logprobs: np.ndarray  # float32 or float64 [num_texts, num_labels]
     content_free: np.ndarray | None  # float32 [num_content_free_texts, num_labels]
     seconds: float
     prompt_tokens: int
     cached_tokens: int
-    shown: int | None = None  # shots in the prompt, where not all of them fitted
+    shown: int | None = None  # shots in the prompt, if not all of them fitted
 
 
 def answer(
@@ -129,13 +129,13 @@ def answer(
     align: bool = False,
     content_free: bool = False,
 ) -> SplitLogprobs:
-    """Score every text of ``test``. ``shots`` go into the prompt as far as they fit, so they are empty for adapters.
+    """Score every text of ``test``, with as many of ``shots`` in the prompt as fit; give none for adapters.
 
     ``form``: of the prompts that the adapter was trained on. ``align``: put filler before prompts that show shots.
+    ``content_free``: score the texts that contextual calibration needs, too.
 
-    The prefix cache is emptied first, so that the seconds do not depend on what was measured before. ``content_free``:
-    score the texts that contextual calibration needs, too. Raises InputError for an empty test split, NoRoomError
-    where not one of the ``shots`` of each class fits.
+    The prefix cache is emptied first, so that the seconds do not depend on previous evaluations. Raises InputError for
+    an empty test split, NoRoomError if not one of the ``shots`` of each class fits.
     """
     if not test:
         raise InputError("There is nothing to measure on: the test split is empty. Give one with at least one text.")
@@ -168,15 +168,15 @@ def answer(
 def answer_together(
     engine: Engine, task: Task, test: Sequence[Example], form: PromptFormat, annotators: Annotators
 ) -> SplitLogprobs:
-    """What all annotators say of every text of ``test``, averaged and weighed as for candidates.
+    """Return the predictions of all annotators for every text of ``test``, averaged and weighted as for candidates.
 
-    ``form``: what is read of long texts. Every one of them reads every text, also where an average of adapters reads
-    candidates first: which of those are open depends on the class that they were drawn for, and these have none.
-    Seconds and tokens are those of all readers; what is asked about shots, to weigh them, is left out.
+    ``form`` determines what is shown of long texts. Every annotator scores every text, even if an average of adapters
+    annotates candidates first: which of those are open depends on their intended class, and test texts have none.
+    Seconds and tokens are those of all annotators, without scoring the shots to find the weights.
     """
     readers, shots, settings = annotators.readers, annotators.shots, annotators.settings
     longest = ""
-    if any(reader.kind == "in context" for reader in readers):  # whose prompts show shots, and have room for a text
+    if any(reader.kind == "in context" for reader in readers):  # their prompts must have room for shots and a text
         parts = [part for example in test for part in parts_of(task, example.text, form)]
         longest = longest_of(engine, task, form, [longest_text(task, shots, settings.filter), *parts])
     committee = Committee(engine, task, readers, settings, shots, longest)
@@ -186,7 +186,7 @@ def answer_together(
     before, began = engine.stats(), perf_counter()
     probabilities = committee.probabilities([example.text for example in test])
     elapsed_s, ran = perf_counter() - began, engine.stats().since(before)
-    has_encoders = any(reader.encoder for reader in readers)  # they compute outside of the engine
+    has_encoders = any(reader.encoder for reader in readers)  # which do not run in the engine
     return SplitLogprobs(
         logprobs=np.log(probabilities + calibrations.SMALLEST),
         content_free=None,
@@ -203,9 +203,10 @@ def measure(
     calibration: Literal["none", "contextual", "batch"] = "none",
     temperature: float | None = None,
 ) -> Evaluation:
-    """Compare answers with the labels. ``batch`` calibration looks at the test texts, never at their labels.
+    """Compare predictions with the labels. "batch" calibration uses the test texts, never their labels.
 
-    ``temperature``: that the adapter was calibrated to; None: it was not.
+    ``temperature``: of the adapter's calibration; None: it was not calibrated. Raises ValueError if "contextual"
+    calibration lacks ``answers.content_free``.
     """
     fitted = calibrations.NONE
     if calibration == "batch":
@@ -240,7 +241,7 @@ def evaluation_of(
     prompt_tokens: int = 0,
     cached_tokens: int = 0,
 ) -> Evaluation:
-    """Compare label probabilities, [num_texts, num_labels], with the labels; ``seconds``: what they took."""
+    """Compare label probabilities, [num_texts, num_labels], with the labels; ``seconds``: time to compute them."""
     gold = [task.label_names.index(example.label) for example in test]
     scores = score_predictions(
         probabilities, gold, seconds=seconds, prompt_tokens=prompt_tokens, cached_tokens=cached_tokens

@@ -1,4 +1,4 @@
-"""The methods that an experiment sets beside each other; an ablation is one more row of data.
+"""The methods that an experiment compares; an ablation is one more row of data.
 
 Importing this module loads neither torch nor vllm.
 """
@@ -14,24 +14,24 @@ from fourshot.pipeline.synthesis.settings import PRESETS, RunSettings
 
 
 class Method(msgspec.Struct, frozen=True, kw_only=True):
-    """A way of classifying."""
+    """How texts are classified: what is shown, what is trained on what, and which settings differ from the run's."""
 
     display_name: str
     shots_in_prompt: bool = False
-    calibration: Literal["none", "contextual", "batch"] = "none"  # of a prompting method's answers
+    calibration: Literal["none", "contextual", "batch"] = "none"  # of the predictions for test texts
     trained: bool = False
-    real_per_class: int = 0  # 0: the shots
+    real_per_class: int = 0  # real examples to train on; 0: the shots
     synthetic: bool = False
     texts_of: str = ""  # the method whose synthetic texts it is trained on; "": its own
-    annotators_of: str = ""  # the method whose annotators answer together, in place of a classifier; "": none
-    changed: Callable[[RunSettings], RunSettings] | None = None  # the run's settings, as this method has them
+    annotators_of: str = ""  # the method whose annotators predict together, in place of a classifier; "": none
+    changed: Callable[[RunSettings], RunSettings] | None = None  # returns the run's settings with the method's changes
 
     def settings(self, base: RunSettings) -> RunSettings:
         return self.changed(base) if self.changed else base
 
     @property
     def has_annotators(self) -> bool:
-        """Whether annotators are trained for it: to read its texts, or to answer."""
+        """Whether it needs annotators: to annotate its texts, or to predict in place of a classifier."""
         return self.synthetic or bool(self.annotators_of)
 
 
@@ -53,7 +53,7 @@ def _bare(base: RunSettings) -> RunSettings:
 
 
 def _changed(group: Literal["annotate", "variety"], **changes: Any) -> Callable[[RunSettings], RunSettings]:
-    """With ``changes`` to one group of settings."""
+    """Return a function that applies ``changes`` to one group of settings."""
 
     def changed(base: RunSettings) -> RunSettings:
         return msgspec.structs.replace(base, **{group: msgspec.structs.replace(getattr(base, group), **changes)})
@@ -62,7 +62,7 @@ def _changed(group: Literal["annotate", "variety"], **changes: Any) -> Callable[
 
 
 def _recipe(group: Literal["annotate", "variety"], display_name: str, **changes: Any) -> Method:
-    """As fourshot, with ``changes`` to one group of settings."""
+    """Return the method fourshot with ``changes`` to one group of settings."""
     with_changes = _changed(group, **changes)
 
     def changed(base: RunSettings) -> RunSettings:
@@ -78,7 +78,7 @@ _varied = partial(_recipe, "variety")
 
 
 def _soft(display_name: str, *, mixed: float = 0.5, **changes: Any) -> Method:
-    """As the preset soft, with ``changes`` to who reads."""
+    """Return a method with the preset "soft" and ``changes`` to its annotators; ``mixed``: see `VarietySettings`."""
 
     def changed(base: RunSettings) -> RunSettings:
         preset = PRESETS["soft"]
@@ -103,35 +103,35 @@ METHODS: dict[str, Method] = {
     # LoRA, trained on the shots alone; on shots and kept synthetic texts.
     "lora": _lora(display_name="LoRA on the shots"),
     "fourshot": _synthetic(display_name="fourshot"),
-    # What fourshot learns from: its annotators, asked about the test texts. Nothing is trained that it does not train.
+    # The annotators of fourshot, applied to the test texts. Nothing is trained that fourshot does not train.
     "committee": Method(display_name="Mean of the annotators", annotators_of="fourshot"),
-    # The same classifiers, with the preference for a label taken off as in context: fitted on the test texts.
+    # The same classifiers, with their bias towards labels subtracted as in context: fitted on the test texts.
     "lora_calibrated": _lora(display_name="LoRA on the shots, bias-corrected", calibration="batch"),
     "fourshot_calibrated": _synthetic(
         display_name="fourshot, bias-corrected", texts_of="fourshot", calibration="batch"
     ),
-    # The same texts, read again by a first classifier.
+    # The same texts, annotated again by a first classifier.
     "self_training": _synthetic(
         display_name="fourshot, self-trained", texts_of="fourshot", changed=_changed("annotate", self_training=True)
     ),
-    # In-context filter without calibration, loss on the whole text.
+    # In-context filter without calibration, loss on the complete text.
     "paper": _synthetic(display_name="The paper's recipe", changed=_paper),
     # LoRA trained on 25 real texts per class.
     "lora25": _lora(display_name="LoRA on 25 real", real_per_class=25),
-    # Trained and asked without the instruction.
+    # Trained and queried without the instruction.
     "lora_bare": _lora(display_name="LoRA on the shots, bare text", changed=_bare),
     "fourshot_bare": _synthetic(display_name="fourshot, bare text", texts_of="fourshot", changed=_bare),
     "lora25_bare": _lora(display_name="LoRA on 25 real, bare text", real_per_class=25, changed=_bare),
-    # Who re-labels: nobody, so that every well-formed text is kept; the adapters trained on the shots alone; those
+    # Who annotates: nobody, so that every well-formed text is kept; the adapters trained on the shots alone; those
     # trained on shots and the other fold's candidates; both; the base model in context.
     "unfiltered": _ablation("fourshot, unfiltered", annotator="none"),
     "shots_filter": _ablation("fourshot, shots-only filter", annotator="adapters", folds=0),
     "folds_filter": _ablation("fourshot, folds-only filter", annotator="adapters", num_adapters=0, folds=2),
     "shots_and_folds_filter": _ablation("fourshot, shots-and-folds filter", annotator="adapters", folds=2),
     "icl_filter": _ablation("fourshot, in-context filter", annotator="icl", calibration="batch"),
-    # What the preset soft does: every text is learnt as a committee reads it. The same with the adapters alone, with
-    # the base in context alone, with both equally believed, and with prompts that all ask for a class. With
-    # probabilities learnt as they are. With encoders on the committee too, and with encoders instead of adapters.
+    # The preset soft: every text is learnt with a committee's probabilities. The same with the adapters alone, with the
+    # base model in context alone, with equal weights, and with prompts that all request a class. With unsharpened
+    # probabilities, without the intended class. With additional encoders, and with encoders instead of adapters.
     "soft": _soft("soft labels"),
     "soft_adapters": _soft("soft labels, adapters only", in_context=0),
     "soft_in_context": _soft("soft labels, in context only", num_adapters=0),
@@ -142,8 +142,8 @@ METHODS: dict[str, Method] = {
     ),
     "soft_encoders": _soft("soft labels, encoders too", num_encoders=4),
     "soft_no_adapters": _soft("soft labels, encoders and in context", num_encoders=4, num_adapters=0),
-    # How prompts vary: the shots in the same order in all; two of the class's shots in each; a topic, a style and a
-    # length asked for; words that a class over-uses pushed down.
+    # Variation of the prompts: shots in the same order in all; two of the class's shots in each; a topic, a style and a
+    # length requested; words that a class over-uses suppressed; the last two together.
     "fixed_order": _varied("shots in one order", order="fixed"),
     "redrawn": _varied("two shots, drawn anew", shots_shown=2),
     "attributes": _varied("attributes", attributes=True),
@@ -153,7 +153,7 @@ METHODS: dict[str, Method] = {
 
 
 def check_annotators(methods: Sequence[str], settings: RunSettings) -> None:
-    """Raise InputError for a method that asks the committee, where there is none."""
+    """Raise InputError for a method that queries the committee if there is none."""
     for name in methods:
         method = METHODS[name]
         if method.annotators_of and (annotator := method.settings(settings).annotate.annotator) != "adapters":

@@ -1,6 +1,6 @@
-"""What a person says of a run's texts: which texts they are shown, and what follows from their answers.
+"""A person's review of a run's texts: which texts they are shown, and the consequences of their answers.
 
-review.csv and ask.csv in a run folder are the person's; review.json and ask.json beside them say what was written.
+review.csv and ask.csv in a run folder are for the person to edit; review.json and ask.json have their original state.
 """
 
 import math
@@ -23,18 +23,18 @@ from fourshot.pipeline.synthesis.types import TextPairs, Verdict
 from fourshot.pipeline.task import Example, Task
 from fourshot.pipeline.work_folder import MANIFEST_FILE
 
-REVIEW, ASK = "review", "ask"  # the tables, by the names of their files
-DOUBTFUL = ("label_disagrees", "low_confidence")  # why a well-formed text is not kept
+REVIEW, ASK = "review", "ask"  # the tables, named after their files
+DOUBTFUL = ("label_disagrees", "low_confidence")  # reasons for which annotators reject a well-formed text
 
 
 class Decisions(msgspec.Struct, frozen=True, kw_only=True):
-    """What a table says beyond what was proposed; empty where a person changed nothing."""
+    """Differences between a table and its original state; empty if a person changed nothing."""
 
-    answers: dict[str, ReviewAnswer] = {}  # by id of the text, where they differ
+    answers: dict[str, ReviewAnswer] = {}  # by id of the text, only those that differ
     counts: dict[str, int] = {}  # "relabelled", "dropped", "kept", "labelled" -> texts
     unasked: int = 0  # rows that were relabelled and still say no under keep
-    open: tuple[str, ...] = ()  # ids that a label was asked for, and have none
-    gone: tuple[str, ...] = ()  # labels that had rows, and have none that is kept
+    open: tuple[str, ...] = ()  # ids of rows that need a label and have none
+    gone: tuple[str, ...] = ()  # labels that had kept rows, and have none now
 
     @property
     def content_hash(self) -> str:
@@ -42,10 +42,10 @@ class Decisions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def review_rows(folder: RunFolder) -> tuple[list[ReviewRow], dict[str, int]]:
-    """The shots, and every text that is kept or doubtful, most useful first; and how many others there are, by reason.
+    """Return the rows of a review, shots and kept or doubtful texts, and the number of other texts by reason.
 
-    First the shots, because everything was written from them; then the texts that the annotators are least sure of.
-    Raises InputError where no texts were annotated yet.
+    The shots come first, because all texts were generated from them. The texts follow, those that the annotators are
+    least sure of first. Raises InputError if not all texts are annotated yet.
     """
     manifest = folder.manifest()
     settings = manifest.settings
@@ -84,9 +84,9 @@ def review_rows(folder: RunFolder) -> tuple[list[ReviewRow], dict[str, int]]:
 
 
 def _drawn_pairs(folder: RunFolder, settings: RunSettings) -> TextPairs:
-    """The texts that the model wrote, with the verdicts that count: those of a first classifier, where it read them.
+    """Return the generated texts with the verdicts that count: those by a first classifier, if it annotated them.
 
-    Where there are several such readings, of texts before and after a review, the annotators' verdicts.
+    If there are several such annotations, of texts before and after a review, the annotators' verdicts count.
     """
     pairs = finished_pairs(folder)
     readings = sorted(folder.path.glob(READINGS)) if settings.annotate.self_training else []
@@ -96,10 +96,10 @@ def _drawn_pairs(folder: RunFolder, settings: RunSettings) -> TextPairs:
 
 
 def run_in(path: str | Path) -> RunFolder:
-    """The folder of a run. Raises InputError where it is none."""
+    """Return the run folder ``path``. Raises InputError if it is none."""
     folder = RunFolder(path)
     if missing := [name for name in (MANIFEST_FILE, SHOTS_FILE) if not folder.has(name)]:
-        # Such as a distillation, whose annotated table a person corrects, or a comparison.
+        # It may be that of a distillation, whose annotated table a person corrects, or of a comparison.
         usable_files = [
             str(file) for file in (folder.path / "report.html", *folder.path.glob("annotated.*")) if file.is_file()
         ]
@@ -111,7 +111,7 @@ def run_in(path: str | Path) -> RunFolder:
 
 
 class ReviewSession(msgspec.Struct, frozen=True, kw_only=True):
-    """A review that is there now."""
+    """State of a review: its table, and a person's decisions in it so far."""
 
     path: str
     rows: int
@@ -121,9 +121,9 @@ class ReviewSession(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def open_review(folder: RunFolder, most: int = 0) -> ReviewSession:
-    """Write the table of a run's texts, the first ``most`` (0: all); one that is there is left alone and read.
+    """Write the table of a run's texts, the first ``most`` (0: all); an existing one is only read.
 
-    Raises InputError where there is nothing to review yet, and for a table with faults.
+    Raises InputError if there is nothing to review yet, and for a table with faults.
     """
     is_new, left_out = not has_table(folder, REVIEW), dict[str, int]()
     if is_new:
@@ -141,7 +141,7 @@ def open_review(folder: RunFolder, most: int = 0) -> ReviewSession:
 
 
 def entropy(probabilities: Mapping[str, float]) -> float:
-    """Of a distribution over labels, in nats; 0 where there is none."""
+    """Return the entropy of a distribution over labels, in nats; 0 if it is empty."""
     return -sum(p * math.log(p) for p in probabilities.values() if p > 0)
 
 
@@ -154,9 +154,9 @@ def has_table(folder: RunFolder, name: str) -> bool:
 
 
 def written_rows(folder: RunFolder, name: str) -> list[ReviewRow]:
-    """The rows of a table as they were written; none where there is no table.
+    """Return the rows of a table in their original state; none if there is no table.
 
-    Raises InputError where only the table is, or one was saved as something else than CSV.
+    Raises InputError if only the table exists, or it was saved in another format than CSV.
     """
     check_alone(folder.path / f"{name}.csv", ".json")
     if not has_table(folder, name):
@@ -170,19 +170,19 @@ def written_rows(folder: RunFolder, name: str) -> list[ReviewRow]:
 
 
 def write_rows(folder: RunFolder, name: str, rows: Sequence[ReviewRow]) -> None:
-    """What is written, then the table: it is there when all is."""
+    """Write the original state, then the table: if the table exists, both are complete."""
     folder.write(f"{name}.json", rows)
     write_review(folder.path / f"{name}.csv", rows, task=folder.manifest().task)
 
 
 def answers_in(folder: RunFolder, name: str, task: Task) -> dict[str, ReviewAnswer]:
-    """A person's answers by id. Raises InputError with every fault of the table, each with its line."""
+    """Return a person's answers by id. Raises InputError with every fault of the table, each with its line."""
     rows = written_rows(folder, name)
     return read_review(folder.path / f"{name}.csv", rows, task) if rows else {}
 
 
 def decisions(folder: RunFolder, name: str, task: Task) -> Decisions:
-    """What the table ``name`` says; nothing where there is none. Raises InputError as `answers_in` does."""
+    """Return what a person changed in the table ``name``; nothing if there is none. Raises as `answers_in` does."""
     answers = answers_in(folder, name, task)
     changed: dict[str, ReviewAnswer] = {}
     counts, unasked, still_open = Counter[str](), 0, list[str]()
@@ -209,7 +209,7 @@ def decisions(folder: RunFolder, name: str, task: Task) -> Decisions:
 
 
 def corrected_shots(shots: Sequence[Example], decided: Decisions) -> tuple[Example, ...]:
-    """The shots as a person left them."""
+    """Return the shots with a person's labels, without those they dropped."""
     new_shots = []
     for number, shot in enumerate(shots):
         answer = decided.answers.get(shot_id(number))
@@ -219,7 +219,7 @@ def corrected_shots(shots: Sequence[Example], decided: Decisions) -> tuple[Examp
 
 
 def corrected_pairs(pairs: TextPairs, decided: Decisions) -> TextPairs:
-    """The texts with the verdicts that a person left; a label of theirs is learnt for certain."""
+    """Return the texts with a person's decisions as verdicts; labels from a person are certain."""
     new_pairs: TextPairs = []
     for candidate, verdict in pairs:
         answer = decided.answers.get(candidate.id)
@@ -234,7 +234,10 @@ def corrected_pairs(pairs: TextPairs, decided: Decisions) -> TextPairs:
 
 
 def tell_review(folder: RunFolder, task: Task, on_event: OnEvent) -> None:
-    """Say what a review changes, before anything is done. Raises InputError for a table with faults."""
+    """Report what a review changes, before any work.
+
+    Raises InputError for a table with faults, and if no row of it is kept and nothing else is learnt.
+    """
     decided = decisions(folder, REVIEW, task)
     if {*decided.gone} == {*task.label_names} and not _learns_others(folder, task):
         raise InputError(
@@ -246,7 +249,7 @@ def tell_review(folder: RunFolder, task: Task, on_event: OnEvent) -> None:
 
 
 def _learns_others(folder: RunFolder, task: Task) -> bool:
-    """Whether texts are learnt that are not in the table: those of less use than its rows, and those asked about."""
+    """Return whether texts outside the table are learnt: less useful ones, and those that a person was asked about."""
     shown_ids = {row.id for row in written_rows(folder, REVIEW)}
     pairs = [*finished_pairs(folder), *finished_pairs(folder.unlabelled)]
     if any(verdict.kept and candidate.id not in shown_ids for candidate, verdict in pairs):
@@ -255,7 +258,7 @@ def _learns_others(folder: RunFolder, task: Task) -> bool:
 
 
 def in_words(name: str, decided: Decisions) -> str:
-    """One line for people."""
+    """Return the decisions in one line for people."""
     counts = ", ".join(f"{number} {change}" for change, number in sorted(decided.counts.items())) or "nothing changed"
     deleted = sum(answer.is_deleted for answer in decided.answers.values())
     line = f"{name}.csv: {counts}" + (f" ({counted(deleted, 'row')} deleted)" if deleted else "")

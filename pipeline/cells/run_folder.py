@@ -1,4 +1,4 @@
-"""A run's folder: what stages hand each other, written so that a kill at any moment loses only unfinished work.
+"""A run's folder: files that stages pass to each other, written so that a kill at any time loses only unfinished work.
 
 docs/design.md has a list of its files.
 """
@@ -21,15 +21,15 @@ from fourshot.pipeline.work_folder import M, Manifest, WorkFolder
 SCHEMA = 1
 SHOTS_FILE = "shots.json"
 GENERATED_FILE = "generated.json"
-CHOICE_FILE = "recipe.json"  # of earlier versions, in which held-out shots chose what is learnt of a text
+CHOICE_FILE = "recipe.json"  # of earlier versions, in which held-out shots chose the training target
 COMMAND_FILE = "command.txt"
-TYPED_IN, WORKED_IN = "\n# typed in ", "\n# worked in "  # the lines after it
+TYPED_IN, WORKED_IN = "\n# typed in ", "\n# worked in "  # begin the lines after the command
 POOL_FILE = "pool/drawn.json"
 UNLABELLED_FILE = "unlabelled/annotated.json"
 
 
 def _with_out(command: str, folder: Path) -> str:
-    """The command line for ``folder``, whichever it named."""
+    """Return the command line with ``folder`` as --out, in place of any other."""
     words = shlex.split(command)
     for number, word in enumerate(words):
         if word == "--out" or word.startswith("--out="):
@@ -41,7 +41,7 @@ def _with_out(command: str, folder: Path) -> str:
 
 
 class ExperimentManifest(Manifest, frozen=True, kw_only=True):
-    """What methods were applied to. Two are the same if all of this is equal but the versions."""
+    """Task, settings and model of an experiment. Two experiments are the same if their `identity` is equal."""
 
     schema: int = SCHEMA
     task: Task
@@ -53,21 +53,21 @@ class ExperimentManifest(Manifest, frozen=True, kw_only=True):
     def identity(self) -> dict[str, Any]:
         fields = super().identity()
         if is_of_content(self.model_revision):
-            fields.pop("model_name")  # of a folder that may be called from elsewhere, or have been moved
-        fields["task"].pop("data")  # the same data may lie elsewhere tomorrow; the shots are kept in the folder
-        fields["settings"].pop("test_limit")  # how much is measured changes nothing that was made
+            fields.pop("model_name")  # a path, which may be relative to another folder, or have been moved
+        fields["task"].pop("data")  # the same data may be moved; the shots are stored in the folder
+        fields["settings"].pop("test_limit")  # the amount of evaluation affects no text and no adapter
         fields["settings"].pop("allow_short")
-        fields["settings"].pop("calibrate")  # it is done after all that is trained
-        fields["settings"].pop("align")  # the folder says (`LAYOUT_FILE`); manifests of earlier versions do not
+        fields["settings"].pop("calibrate")  # calibration follows after all trainings
+        fields["settings"].pop("align")  # recorded in `LAYOUT_FILE`; manifests of earlier versions do not have it
         return fields
 
 
 class RunManifest(ExperimentManifest, frozen=True, kw_only=True):
-    """Says which run a folder belongs to."""
+    """Identity of the run that a folder belongs to."""
 
     prompt_version: str = PROMPT_VERSION
     model_path: str
-    unlabelled: str = ""  # content hash of the user's texts that are read; "": there are none
+    unlabelled: str = ""  # content hash of the user's texts that are annotated; "": there are none
 
     def identity(self) -> dict[str, Any]:
         fields = super().identity()
@@ -76,31 +76,34 @@ class RunManifest(ExperimentManifest, frozen=True, kw_only=True):
 
 
 class _Choice(msgspec.Struct, frozen=True):
-    """What `CHOICE_FILE` says that is needed."""
+    """The part of `CHOICE_FILE` that is still needed."""
 
     targets: Literal["agreement", "soft"]
 
 
 class RunFolder(WorkFolder):
-    """One run on disk."""
+    """Folder of one run on disk."""
 
     def manifest(self) -> RunManifest:
         return self.stored_manifest(RunManifest)
 
     def stored_manifest(self, kind: type[M]) -> M:
-        """The folder's. One of an earlier version, whose shots chose probabilities, has the settings of those."""
+        """Return the folder's manifest.
+
+        In a folder of an earlier version whose shots chose probabilities, its settings are those for probabilities.
+        """
         manifest = super().stored_manifest(kind)
         chosen = self.find(CHOICE_FILE, _Choice)
         if not (isinstance(manifest, RunManifest) and chosen and chosen.targets == "soft"):
             return manifest
-        settings = manifest.settings  # those of `for_soft` already where this version wrote them
+        settings = manifest.settings  # already those of `for_soft` if this version wrote them
         return manifest if settings.learns_soft else msgspec.structs.replace(manifest, settings=settings.for_soft)
 
     def shots(self) -> list[Example]:
         return self.read(SHOTS_FILE, list[Example])
 
     def check_shots(self, shots: Sequence[Example]) -> None:
-        """Raise RunFolderError where the texts of the folder were written from other shots."""
+        """Raise RunFolderError if the folder was begun with other shots."""
         if self.has(SHOTS_FILE) and self.shots() != [*shots]:
             raise RunFolderError(
                 f"{self.path} was begun with other shots than the labelled data gives now: it was changed, or the test "
@@ -108,16 +111,16 @@ class RunFolder(WorkFolder):
             )
 
     def write_command(self, command: str) -> None:
-        """Keep the command line that worked here, for a person to repeat, and where it did."""
+        """Store the command line that worked on this folder, for a person to repeat, with both current paths."""
         places = f"{TYPED_IN}{Path.cwd()}{WORKED_IN}{self.path.resolve()}"
         replace_file(self.path / COMMAND_FILE, f"{command}{places}\n".encode())
 
     @property
     def command(self) -> str:
-        """What a person repeats to go on, as the end of a sentence: the command line, where there was one.
+        """Command line that a person repeats to continue, as the end of a sentence; a phrase if none was stored.
 
-        It names this folder, wherever it was moved, and the one that its other paths begin at, where that is not the
-        current one.
+        It names this folder, wherever it was moved. It also names the folder that its other paths are relative to, if
+        that is not the current one.
         """
         file = self.path / COMMAND_FILE
         if not file.exists():
@@ -130,16 +133,16 @@ class RunFolder(WorkFolder):
         return f"this{f', in {typed_in}' if elsewhere else ''}:\n  {command}"
 
     def has_texts(self, settings: RunSettings, *, unlabelled: bool) -> bool:
-        """Whether all texts that are to be learnt are annotated; ``unlabelled``: some of them are the user's."""
+        """Return whether all texts that may be learnt are annotated; ``unlabelled``: some of them are the user's."""
         instead = unlabelled and settings.unlabelled.mode == "instead"
         return (instead or self.has(GENERATED_FILE)) and (not unlabelled or self.has(UNLABELLED_FILE))
 
     @property
     def pool(self) -> "RunFolder":
-        """Where the candidates lie that annotators are trained on."""
+        """Folder of the candidates that fold adapters are trained on."""
         return RunFolder(self.path / "pool")
 
     @property
     def unlabelled(self) -> "RunFolder":
-        """Where the user's own texts lie, with the verdicts on them."""
+        """Folder of the user's own texts, with the verdicts on them."""
         return RunFolder(self.path / "unlabelled")

@@ -1,7 +1,8 @@
-"""What a first classifier says of a run's texts, and which of them the last one learns.
+"""Self-training: a first classifier's predictions for a run's texts, and which of these the final one is trained on.
 
-The annotators learnt the shots alone. A first classifier learns the texts of which they are surest, and is right more
-often of the others, those that the annotators rejected among them (docs/training-log.md has the measurements).
+The annotators are trained on the shots alone. A first classifier is trained on the texts of which they are most
+confident. It is more accurate on the others, including those that the annotators rejected (docs/training-log.md has the
+measurements).
 """
 
 from collections import Counter
@@ -10,20 +11,20 @@ import msgspec
 
 from fourshot.pipeline.synthesis.types import Candidate, TextPairs, Verdict
 
-READINGS = "second_reading-*.json"  # the files of readings, one for each training of a first classifier
-FIRST_SHARE = 0.5  # of the texts per class: what the first classifier learns
+READINGS = "second_reading-*.json"  # files with predictions, one for each training of a first classifier
+FIRST_SHARE = 0.5  # of the texts per class that the first classifier is trained on
 
 
 class SecondReading(msgspec.Struct, frozen=True, kw_only=True):
-    """Label and probability of each text, by the candidate's id."""
+    """Predicted label and its probability for each text, by the candidate's id."""
 
     labels: dict[str, tuple[str, float]]
 
 
 def surest(pairs: TextPairs, per_class: int) -> TextPairs:
-    """Of the texts whose annotators say what was asked for, the surest of each class, in their order.
+    """Return the most confident texts of each class among those whose intended label was predicted, in their order.
 
-    First come those that a person labelled.
+    Texts that a person labelled are chosen first.
     """
     agreed = [pair for pair in pairs if pair[1].reason in ("kept", "surplus")]
     certainties = {c.id: (c.label, v.probabilities[c.label] if v.probabilities else 1.0) for c, v in agreed}
@@ -32,9 +33,10 @@ def surest(pairs: TextPairs, per_class: int) -> TextPairs:
 
 
 def read_again(pairs: TextPairs, reading: SecondReading, per_class: int) -> TextPairs:
-    """``pairs`` with verdicts by a second reading: kept are the surest texts of each class, with the label read.
+    """Return ``pairs`` with verdicts by a second reading: the most confident texts of each predicted class are kept.
 
-    All others stay with what the annotators said of them; those that were kept are surplus.
+    They get the predicted label as their label. All others have the annotators' verdict; those that were kept are
+    surplus.
     """
     chosen = _surest_of_each(reading.labels, per_class)
     read_pairs = list[tuple[Candidate, Verdict]]()
@@ -50,7 +52,7 @@ def read_again(pairs: TextPairs, reading: SecondReading, per_class: int) -> Text
 
 
 def _surest_of_each(labels: dict[str, tuple[str, float]], most: int) -> set[str]:
-    """Ids of the ``most`` texts of each label with the highest probability; of equal ones the first."""
+    """Return the ids of the ``most`` texts of each label with the highest probability; ties go to the first."""
     room, chosen = Counter[str](), set[str]()
     for text_id, (label, _) in sorted(labels.items(), key=lambda item: -item[1][1]):
         if room[label] < most:

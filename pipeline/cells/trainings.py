@@ -1,4 +1,4 @@
-"""From a cell and its texts to trainings."""
+"""Training jobs of a cell and its texts: annotators, encoders, averages and the classifier."""
 
 import random
 from collections import Counter
@@ -29,11 +29,11 @@ from fourshot.training.students.settings import StudentSettings
 from fourshot.training.students.train import finished_student
 
 JUDGES = 4  # adapters that calibrate a classifier
-AVERAGED_CLASSES = 16  # from so many, averages read first by default: reading is most of such a run
+AVERAGED_CLASSES = 16  # from so many, averages annotate first by default: annotation takes most of such a run
 
 
 def annotator_jobs(task: Task, model_revision: str, writer: MethodCell) -> list[TrainingJob]:
-    """The committee: adapters of the shots alone, then one per fold of the pool, which has to be drawn."""
+    """Return the trainings of the committee: adapters of the shots alone, then one per fold of the finished pool."""
     settings = writer.settings
     annotate = settings.annotate
     if annotate.annotator != "adapters":
@@ -60,7 +60,7 @@ def annotator_jobs(task: Task, model_revision: str, writer: MethodCell) -> list[
     fold_of = pool_folds(writer.folder.pool, annotate.folds)
     of_folds = []
     for fold in range(annotate.folds):
-        # Every candidate outside the fold is believed to be what it was drawn for.
+        # Every candidate outside the fold is assumed to be of its intended class.
         believed = [
             Example(text=candidate.text, label=candidate.label)
             for candidate in drawn
@@ -72,9 +72,10 @@ def annotator_jobs(task: Task, model_revision: str, writer: MethodCell) -> list[
 
 
 def judges_of(cell: MethodCell, shots: tuple[Example, ...]) -> MethodCell | None:
-    """Whose annotators are the adapters that calibrate a method's classifier, each without a part of ``shots``.
+    """Return a cell whose annotators calibrate a method's classifier: adapters, each trained without part of ``shots``.
 
-    None where there are none: it learnt probabilities, whole texts or more real texts, or no shot can be left out.
+    None if there are no such adapters: calibration is off, or the method is not trained. Nor are there any for a
+    classifier that learns probabilities, complete texts or more real texts, or if no shot can be left out.
     """
     settings, method = cell.settings, cell.method
     if not settings.calibrate or not method.trained or method.real_per_class or settings.train.loss == "text":
@@ -89,7 +90,7 @@ def judges_of(cell: MethodCell, shots: tuple[Example, ...]) -> MethodCell | None
 
 
 def encoder_jobs(task: Task, writer: MethodCell) -> list[StudentJob]:
-    """The encoders of the committee. Raises ModelNotFoundError where the embedded one is not installed."""
+    """Return the trainings of the committee's encoders. Raises ModelNotFoundError if the bundled one is missing."""
     annotate = writer.settings.annotate
     if annotate.annotator != "adapters" or not annotate.num_encoders:
         return []
@@ -111,7 +112,7 @@ def encoder_jobs(task: Task, writer: MethodCell) -> list[StudentJob]:
 
 
 def taught_shots(task: Task, shots: Sequence[Example], max_tokens: int) -> list[TaughtExample]:
-    """What an encoder that reads ``max_tokens`` learns of the shots."""
+    """Return the shots as training examples of an encoder, which reads at most ``max_tokens`` of a text."""
     return [
         TaughtExample(
             text=encoder_text(task, shot.text, max_tokens),
@@ -123,7 +124,7 @@ def taught_shots(task: Task, shots: Sequence[Example], max_tokens: int) -> list[
 
 
 def finished_encoders(store: Path, jobs: Sequence[StudentJob]) -> list[EncoderFiles]:
-    """Of those, the ones that ``store`` has."""
+    """Return the encoders of those ``jobs`` that are finished in ``store``."""
     return [
         EncoderFiles(name=result.name, path=result.path, max_tokens=job.settings.max_tokens)
         for job in jobs
@@ -134,9 +135,10 @@ def finished_encoders(store: Path, jobs: Sequence[StudentJob]) -> list[EncoderFi
 def committee(
     writer: MethodCell, adapters: Sequence[Adapter], encoders: Sequence[EncoderFiles] = ()
 ) -> tuple[Reader, ...]:
-    """The readers of a method's texts; ``adapters``: those of `annotator_jobs`, in their order, as far as trained.
+    """Return the annotators of a method's texts: adapters of shots, base model in context, encoders, fold adapters.
 
-    ``encoders``: those of `encoder_jobs`, the same.
+    ``adapters``: those of `annotator_jobs`, in their order, as far as trained. ``encoders``: the same of
+    `encoder_jobs`.
     """
     annotate, learnt = writer.settings.annotate, writer.form.verbalizer
 
@@ -166,14 +168,14 @@ def committee(
 
 
 def reads_averages(settings: RunSettings, num_labels: int) -> bool:
-    """Whether averages of adapters read first the texts of a task with so many classes (``annotate.average``)."""
+    """Return whether averages of adapters annotate first, for a task with ``num_labels`` (``annotate.average``)."""
     by_itself = num_labels >= AVERAGED_CLASSES and not settings.learns_soft
     return settings.annotate.average == "first" or (settings.annotate.average == "auto" and by_itself)
 
 
 def averaged(readers: Sequence[Reader], parent: Path) -> tuple[Reader, ...]:
-    """``readers``, with an average in place of adapters that are asked alike. Averages are in ``parent``."""
-    alike: dict[Reader, list[Reader]] = {}  # by how they are asked
+    """Return ``readers`` with an average in place of adapters with equal prompts. Averages are stored in ``parent``."""
+    alike: dict[Reader, list[Reader]] = {}  # adapters, by their prompts
     for reader in readers:
         if reader.adapter and reader.fold is None:
             alike.setdefault(msgspec.structs.replace(reader, adapter=None, left_out=()), []).append(reader)
@@ -187,7 +189,10 @@ def averaged(readers: Sequence[Reader], parent: Path) -> tuple[Reader, ...]:
 
 
 def shots_left_out(writer: MethodCell, count: int) -> list[tuple[int, ...]]:
-    """Of each of ``count`` models of the shots: those that it is not trained on, so that it can be asked about them."""
+    """Return the indices of the shots that each of ``count`` models leaves out of training, to be scored on them.
+
+    None are left out with ``annotate.weights`` "equal".
+    """
     if writer.settings.annotate.weights == "equal":
         return [()] * count
     folds = shot_folds([shot.label for shot in writer.shots], min(count, writer.settings.k))
@@ -196,7 +201,7 @@ def shots_left_out(writer: MethodCell, count: int) -> list[tuple[int, ...]]:
 
 
 def shot_orders(num_shots: int, count: int, seed: int) -> list[tuple[int, ...]]:
-    """``count`` orders of the shots for prompts that show them all."""
+    """Return ``count`` random orders of the shots' indices, for prompts that show them all."""
     return [
         tuple(random.Random(f"{seed}/in context/{number}").sample(range(num_shots), num_shots))
         for number in range(count)
@@ -204,7 +209,7 @@ def shot_orders(num_shots: int, count: int, seed: int) -> list[tuple[int, ...]]:
 
 
 def classifier_job(task: Task, model_revision: str, cell: MethodCell, learnt: LearntTexts) -> TrainingJob:
-    """The training of a method's classifier."""
+    """Return the training of a method's classifier."""
     as_job = partial(_training_job, task, model_revision, cell)
     if not cell.method.synthetic:
         return as_job(classification_examples(task, cell.real, cell.form))
@@ -223,10 +228,10 @@ def classifier_job(task: Task, model_revision: str, cell: MethodCell, learnt: Le
 def soft_examples(
     task: Task, kept: Sequence[tuple[Candidate, Verdict]], form: PromptFormat, annotate: AnnotateSettings
 ) -> tuple[TrainingExample, ...]:
-    """Synthetic texts with what the annotator says of each label; those that nobody read as they were meant.
+    """Return synthetic texts with probabilities of all labels; those that were not annotated have a single label.
 
     Source: Schick & Schuetze 2021, "Exploiting Cloze Questions for Few Shot Text Classification", section 3.3 (one
-    classifier learns what several say of texts without labels).
+    classifier is trained on the predictions of several for unlabelled texts).
     """
     names = task.label_names
     factors = alignment(kept, names, annotate)
@@ -262,7 +267,7 @@ def classification_examples(
     *,
     weight: float = 1.0,
 ) -> tuple[TrainingExample, ...]:
-    """Prompts without shots, each with the label to be said. They are served in the same ``form`` later."""
+    """Return prompts without shots, each with its label as the target, in the ``form`` that is also used in serving."""
     names = task.label_names
     return tuple(
         TrainingExample(
@@ -275,7 +280,7 @@ def classification_examples(
 
 
 def hold_out(examples: Sequence[TrainingExample], share: float) -> tuple[list[TrainingExample], list[TrainingExample]]:
-    """Split off ``share`` of each class, spread over the order drawn: what is seen, and what is held out."""
+    """Split off ``share`` of each class, spread over the order drawn. Return (trained on, held out)."""
     trained_on, held_out = list[TrainingExample](), list[TrainingExample]()
     counted: Counter[int] = Counter()
     for example in examples:

@@ -1,4 +1,4 @@
-"""The process of a worker: opens an engine and does units, which come from its parent; results go back."""
+"""The process of a worker: opens an engine, receives units from its parent and sends back the results."""
 
 import queue
 import signal
@@ -21,8 +21,8 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True, tag="ready"):
 
 
 def _work(parent: ParentLink) -> None:
-    """Open the engine, then do units until the parent sends no more."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which knows what is to be saved
+    """Open the engine, then process units until the parent sends no more."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, too, which knows what must be saved
     engine = open_engine(parent.receive(EngineSettings))
     print(f"{READY}{time.perf_counter()}", flush=True)
     parent.send(Ready())

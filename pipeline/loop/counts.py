@@ -1,4 +1,4 @@
-"""How far each class of a task is: the stall rule, forecasts, and what is said where a class is short."""
+"""Progress of each class of a task: the stall rule, forecasts, and messages about classes with too few texts."""
 
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,18 +11,18 @@ from fourshot.pipeline.loop.units import Draw, DrawFault
 from fourshot.pipeline.synthesis.settings import GenerateSettings
 from fourshot.pipeline.synthesis.types import Verdict
 
-ROUNDS_BEFORE_STALL = 2  # of draws_per_round draws: before that, an acceptance says little
-MOST_TOLD = 20  # classes that stalled, in a message
-RECENT_BATCHES = 10  # a class's acceptance is that of its last batches: it falls as texts begin to repeat themselves
+ROUNDS_BEFORE_STALL = 2  # of draws_per_round draws; with fewer, an acceptance rate is too uncertain
+MOST_TOLD = 20  # stalled classes listed in a message
+RECENT_BATCHES = 10  # a class's acceptance rate is that of its last batches: it falls as texts begin to repeat
 
 
 class DrawRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of the draws for one class in one batch; all of them together decide what is drawn next."""
+    """Counts of the draws for one class in one batch; the plan decides on further draws from all records."""
 
     number: int  # of the batch
     label: str
     draws: int
-    passed: int  # would have been kept, whether or not the class still needed it
+    passed: int  # good texts, whether or not the class still needed them
     kept: int
     rejected: dict[str, int]  # reason -> texts
     faults: int = 0
@@ -30,7 +30,10 @@ class DrawRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def check_records(rows: int, records: Sequence[DrawRecord], after: int) -> int:
-    """The number of the last record. Raises ValueError for ones that kept other than ``rows``, or are out of order."""
+    """Return the number of the last record, ``after`` if there is none.
+
+    Raises ValueError if the kept texts of ``records`` are not ``rows``, or a number is not above the one before.
+    """
     if rows != (kept := sum(record.kept for record in records)):
         raise ValueError(f"{rows} rows of units that kept {kept}")
     for record in records:
@@ -41,7 +44,7 @@ def check_records(rows: int, records: Sequence[DrawRecord], after: int) -> int:
 
 
 class ClassCount(msgspec.Struct, kw_only=True):
-    """How far one class is."""
+    """Progress of one class."""
 
     kept: int = 0
     passed: int = 0
@@ -53,7 +56,7 @@ class ClassCount(msgspec.Struct, kw_only=True):
 
     @property
     def acceptance(self) -> float:
-        """Share of the last draws; one draw more is taken as accepted, so a forecast is never without end."""
+        """Share of the recent draws that passed; one more is counted as accepted, so that forecasts are finite."""
         return (sum(passed for passed, _ in self.recent) + 1) / (sum(draws for _, draws in self.recent) + 1)
 
     def add(self, record: DrawRecord) -> None:
@@ -67,7 +70,7 @@ class ClassCount(msgspec.Struct, kw_only=True):
 
 
 class ClassCounts:
-    """All classes of one task against what is wanted."""
+    """Progress of all classes of one task towards the wanted number of texts."""
 
     def __init__(self, labels: Sequence[str], settings: GenerateSettings) -> None:
         self.settings = settings
@@ -75,12 +78,12 @@ class ClassCounts:
 
     @property
     def per_class(self) -> int:
-        """Texts per class."""
+        """Texts to keep per class."""
         return self.settings.per_class
 
     @property
     def missing(self) -> dict[str, int]:
-        """Texts that are lacking, by class; only of those that lack some."""
+        """Number of missing texts by class, without classes that have enough."""
         return {
             label: self.per_class - count.kept for label, count in self.by_label.items() if count.kept < self.per_class
         }
@@ -90,7 +93,7 @@ class ClassCounts:
             self.by_label[record.label].add(record)
 
     def has_stalled(self, label: str) -> bool:
-        """Whether a class that lacks texts is not worth another draw."""
+        """Return whether a class with too few texts is given up: too many draws, or too low an acceptance rate."""
         count, settings = self.by_label[label], self.settings
         if count.kept >= settings.per_class:
             return False
@@ -102,7 +105,7 @@ class ClassCounts:
         return passed < settings.min_acceptance * draws
 
     def forecast(self) -> str:
-        """For the class that needs longest, its acceptance and what is to come; "" where nothing is lacking."""
+        """Return acceptance rate and needed draws of the slowest class, for people; "" if no text is missing."""
         draws = {label: num_missing / self.by_label[label].acceptance for label, num_missing in self.missing.items()}
         if not draws:
             return ""
@@ -120,7 +123,7 @@ def records_of(
     verdicts: Sequence[Verdict],
     faults: Sequence[DrawFault] = (),
 ) -> tuple[DrawRecord, ...]:
-    """What became of a batch, for each class that was drawn for."""
+    """Return the counts of a batch, for each class that it has draws for."""
     records = []
     for label in labels:
         pairs = [
@@ -146,32 +149,32 @@ def records_of(
 
 
 def accepted(count: ClassCount) -> str:
-    """The share of all draws that was accepted, for people."""
+    """Return the share of all draws that was accepted, for people."""
     return f"{count.passed / count.drawn:.1%} accepted" if count.drawn else "none drawn"
 
 
 def more_draws(count: ClassCount, per_class: int) -> str:
-    """How many draws a class that lacks texts needs, by its acceptance of late."""
+    """Return how many more draws a class needs at its recent acceptance rate, for people."""
     if not count.passed:
         return "none was kept so far"
     return f"about {round((per_class - count.kept) / count.acceptance)} more draws"
 
 
 def short_classes(counts: ClassCounts, labels: Sequence[str]) -> str:
-    """How many texts each class has and was to have, in one line for people; the rest of many is counted."""
+    """Return kept and wanted texts of each class, in one line for people; those after `MOST_TOLD` are only counted."""
     parts = [f"{label} with {counts.by_label[label].kept} of {counts.per_class} texts" for label in labels[:MOST_TOLD]]
     more = f" and {len(labels) - len(parts)} more" if len(labels) > len(parts) else ""
     return f"{', '.join(parts)}{more}"
 
 
 def short_notice(task: str, counts: ClassCounts) -> str:
-    """For people, at the end of a run that may go on with fewer texts: which classes have fewer."""
+    """Return which classes have too few texts, for people, at the end of a run that continues nevertheless."""
     short = short_classes(counts, list(counts.missing))
     return f"{task}, short of texts: {short}. The run goes on with these (--allow-short)."
 
 
 def stalled(counts: ClassCounts, labels: Sequence[str]) -> str:
-    """Which classes stall and at what, as `short_classes`."""
+    """Return which classes have stalled, with their texts, as in `short_classes`."""
     return f"stalled: {short_classes(counts, labels)}"
 
 
@@ -181,9 +184,9 @@ def short_run_error(
     folder: str,
     failed: Mapping[str, Exception] = MappingProxyType({}),
 ) -> ShortRunError:
-    """What is raised where classes have stalled, each with its title; all that there is lies in ``folder``.
+    """Return the error for stalled ``classes``, each with its title; all texts are in ``folder``.
 
-    ``failed``: tasks beside them that dropped out.
+    ``failed``: errors of tasks that dropped out as well.
     """
     lines = [
         f"  - {title}: {count.kept} of {per_class} kept from {count.drawn} draws ({accepted(count)}); "

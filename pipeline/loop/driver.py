@@ -1,7 +1,7 @@
-"""The loop: hands units out, takes results in, and has what was judged written. Runs and corpora are its clients.
+"""The loop: gives units to workers, collects results, and has judged batches written. Runs and corpora use it.
 
-Units go out task by task, for their prompts have a beginning in common that engines keep. The next task is opened as
-soon as those before leave a worker room, so nobody waits for the last unit of a task.
+Units are issued task by task, because their prompts share a beginning that engines cache. The next task is opened as
+soon as the open ones leave workers with too little to do, so no worker waits for the last unit of a task.
 """
 
 import signal
@@ -21,36 +21,36 @@ WAIT_S = 0.5
 
 
 class Sink(Protocol):
-    """Where the texts of one task go: a run folder, or a part of a corpus."""
+    """Destination of the texts of one task: a run folder, or a part of a corpus."""
 
     def open(self) -> Ledger:
-        """The task's ledger, with all that is on disk restored. Raises FourshotError where it cannot be."""
+        """Return the task's ledger, with everything on disk restored. Raises FourshotError if that is not possible."""
         ...
 
     def report(self, ledger: Ledger, message: UnitResult | UnitProgress) -> None:
-        """Take note of each message of a worker, before the ledger takes it, and say how far the task is."""
+        """Report the task's progress after a message of a worker; called before the ledger takes the message."""
         ...
 
     def add(self, ledger: Ledger, judged: Sequence[JudgedBatch]) -> None:
-        """Take what was judged, and write it, now or later."""
+        """Accept judged batches, and write them now or later."""
         ...
 
     def write(self, *, only_due: bool = False) -> None:
-        """Write everything that was judged; ``only_due``: where it has waited long enough."""
+        """Write everything that was judged; ``only_due``: only if it has waited long enough."""
         ...
 
     def finish(self, ledger: Ledger) -> None:
-        """The task is done. Raises ShortRunError where too little of it came."""
+        """Complete the task. Raises ShortRunError if too few texts were kept."""
         ...
 
 
 class Driver:
-    """Fills the sinks of many tasks, all of which share the workers."""
+    """Fills the sinks of many tasks, which share the workers."""
 
     def __init__(self, sinks: Mapping[str, Sink], *, one_at_a_time: bool = False, keep_going: bool = False) -> None:
-        """By key of their briefs. ``one_at_a_time``: a task is opened when the one before is done.
+        """``sinks``: by key of their briefs. ``one_at_a_time``: a task is opened only when the previous one is done.
 
-        ``keep_going``: a task that fails does not stop the others; why is in `failed`.
+        ``keep_going``: a task that fails does not stop the others; `failed` has its error.
         """
         self._sinks, self._one_at_a_time, self._keep_going = sinks, one_at_a_time, keep_going
         self._unopened = deque(sinks)
@@ -58,9 +58,9 @@ class Driver:
         self.failed: dict[str, FourshotError] = {}
 
     def run(self, workers: Workers) -> None:
-        """Until every task is finished. What was judged is on disk afterwards, unless the disk refused it.
+        """Process every task to the end. Afterwards, all judged batches are on disk, unless writing failed.
 
-        Ctrl-C is heard between two results, so that no write is cut short; a second one ends everything at once.
+        Ctrl-C takes effect between two results, so that no write is interrupted; a second one takes effect at once.
         """
         with _interrupts() as was_interrupted:
             try:
@@ -71,13 +71,13 @@ class Driver:
                     self._write_due()
                     if was_interrupted():
                         raise KeyboardInterrupt
-            except (FourshotError, KeyboardInterrupt):  # not OSError: what could not be written must not be tried again
+            except (FourshotError, KeyboardInterrupt):  # not OSError: a failed write must not be repeated
                 for key in self._open:
                     self._sinks[key].write()
                 raise
 
     def _hand_out(self, workers: Workers) -> bool:
-        """Give workers what they have room for. False where nothing is left to do."""
+        """Give workers the units that they have room for. Return False if nothing is left to do."""
         while workers.has_room():
             unit = self._next_unit()
             if unit is None:
@@ -101,7 +101,7 @@ class Driver:
     def _take(self, message: UnitResult | UnitProgress) -> None:
         key = message.unit[0] if isinstance(message, UnitProgress) else message.unit.brief
         ledger = self._open.get(key)
-        if ledger is None:  # its task has failed meanwhile
+        if ledger is None:  # its task has failed in the meantime
             return
         with self._dropping(key):
             self._sinks[key].report(ledger, message)
@@ -119,7 +119,7 @@ class Driver:
 
     @contextmanager
     def _dropping(self, key: str) -> Iterator[None]:
-        """Do without a task that fails."""
+        """Close a task that fails and record its error; raise it unless ``keep_going``."""
         try:
             yield
         except FourshotError as error:
@@ -137,7 +137,7 @@ class Driver:
 
 @contextmanager
 def _interrupts() -> Iterator[Callable[[], bool]]:
-    """Gives a function that says whether Ctrl-C was pressed; a second time it raises KeyboardInterrupt."""
+    """Yield a function that returns whether Ctrl-C was pressed; pressing it again raises KeyboardInterrupt."""
     pressed: list[int] = []
     before = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or before is signal.SIG_IGN:

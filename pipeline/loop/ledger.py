@@ -1,7 +1,7 @@
-"""One task: results come in as workers finish them, and are judged in the order of the batches.
+"""The ledger of one task: results arrive as workers finish them, and are judged in the order of the batches.
 
-What is kept thus does not depend on which worker was faster. A ledger that is opened again and given what is on disk
-(`Ledger.restore`) is as it was.
+So the kept texts do not depend on which worker was faster. A new ledger that is given everything on disk
+(`Ledger.restore`) has the same state as the one that wrote it.
 """
 
 from collections import Counter, deque
@@ -24,7 +24,7 @@ from fourshot.pipeline.synthesis.types import Reason, Verdict
 
 
 class JudgedBatch(NamedTuple):
-    """What became of a batch: one verdict for each of its texts, in the order drawn."""
+    """A judged batch, with one verdict for each of its texts, in the order drawn."""
 
     number: int
     draws: tuple[Draw, ...]
@@ -38,11 +38,11 @@ class JudgedBatch(NamedTuple):
 
 
 class _Compared(NamedTuple):
-    """A batch whose texts were compared with others, while the annotator reads those that passed."""
+    """A batch whose texts have been filtered, and whose passed texts are being annotated."""
 
-    reasons: Sequence[Reason | None]  # of every text
+    reasons: Sequence[Reason | None]  # of every text; None: it passed
     passed: Sequence[Draw]
-    reads: Sequence[int]  # numbers of the read units with what passed
+    reads: Sequence[int]  # numbers of the read units with the passed texts
 
 
 class Ledger:
@@ -57,26 +57,26 @@ class Ledger:
         calibration: Calibration | None = None,
         folds: Mapping[str, int] | None = None,
     ) -> None:
-        """``calibration``: as it was fitted before. ``folds``: by candidate id, the fold that the candidate is in."""
+        """``calibration``: as fitted by an earlier process; None: not yet. ``folds``: of candidates, by their ids."""
         self.brief, self.plan = brief, plan
         settings = brief.settings
         self._has_annotator = settings.annotate.annotator != "none"
         self._mode = settings.annotate.calibration if settings.annotate.annotator == "icl" else "none"
         self.calibration = NONE if self._mode == "none" else calibration
-        # A text of a run that is drawn and read teaches something, however many there are; a corpus is of a given size.
+        # A run that learns probabilities gains from every annotated text; a corpus has a given size.
         self._keeps_all = plan.keeps_all or (settings.learns_soft and not plan.reads_in_place)
         self._filter = TextFilter(brief.shots, settings.filter, test_texts, task=brief.task)
         strength, labels = settings.variety.suppress, brief.task.label_names
         self._use = {label: WordUse(brief.task, brief.shots, label, strength) for label in (labels if strength else ())}
         self._folds = folds or {}
         self._has_started = False
-        self._units: deque[Unit] = deque()  # that nobody was given yet
-        self._batches: dict[int, DrawBatch] = {}  # that are not judged yet
+        self._units: deque[Unit] = deque()  # not given to a worker yet
+        self._batches: dict[int, DrawBatch] = {}  # not judged yet
         self._results: dict[int, UnitResult] = {}  # of draw units, by number
         self._scores: dict[int, tuple[tuple[float, ...], ...]] = {}  # of read units, by number
         self._num_reads = 0
-        self._fresh_read = False  # the next read unit forgets cached prefixes
-        self._calibration_reads: Sequence[int] = ()  # read units that the calibration is fitted on
+        self._fresh_read = False  # the next read unit empties the prefix cache
+        self._calibration_reads: Sequence[int] = ()  # numbers of the read units that the calibration is fitted on
         self._compared: _Compared | None = None
 
     @property
@@ -90,8 +90,9 @@ class Ledger:
     def restore(
         self, records: Sequence[DrawRecord], compared: Iterable[str], kept: Mapping[str, Sequence[str]]
     ) -> None:
-        """Take note of the next batch as an earlier process judged it: its texts that later ones are compared with,
-        and by class those that were kept.
+        """Restore the next batch, as judged by an earlier process.
+
+        ``compared``: its texts that later ones are compared with. ``kept``: its kept texts, by class.
         """
         self._plan_batches()
         self._batches.pop(self.plan.finished, None)
@@ -100,26 +101,26 @@ class Ledger:
         self._finish(records, kept)
 
     def remember(self, kept: Mapping[str, Sequence[str]]) -> None:
-        """Texts by class that are no batch's of this plan, and that its texts are compared with."""
+        """Record kept texts, by class, that belong to no batch of this plan; its texts are compared with them."""
         for text in (text for texts in kept.values() for text in texts):
             self._filter.remember(text)
         for label, use in self._use.items():
             use.add(kept.get(label, ()))
 
     def start(self) -> list[JudgedBatch]:
-        """Plan what comes after all that was restored; gives back what can be judged already."""
+        """Plan the batches after the restored ones, and return those that can be judged already."""
         self._plan_batches()
-        self._batches = {n: batch for n, batch in self._batches.items() if n < self.plan.issued}  # of no dropped plan
+        self._batches = {n: batch for n, batch in self._batches.items() if n < self.plan.issued}  # without dropped ones
         self._has_started = True
         self._units += [unit for batch in self._batches.values() for unit in batch.units]
         return self._advance()
 
     def next_unit(self) -> Unit | None:
-        """The next one to be given to a worker, or None: there will be more, or the ledger is done."""
+        """Return the next unit for a worker; None if more will come later, or the ledger is done."""
         return self._units.popleft() if self._units else None
 
     def take(self, result: UnitResult) -> list[JudgedBatch]:
-        """Put a result in; gives back what can be judged now, in order. Raises what a worker could not do."""
+        """Add a result, and return the batches that can be judged now, in order. Raises the error of a failed unit."""
         unit, in_place = result.unit, self.plan.reads_in_place
         if isinstance(unit, DrawUnit):
             if result.failure:
@@ -131,13 +132,13 @@ class Ledger:
         elif result.failure is None:
             self._scores[unit.number] = result.scores
         elif in_place and isinstance(result.failure.error(), InputError):
-            self.calibration = NONE  # the engine refuses texts that say nothing, as it will all others
+            self.calibration = NONE  # the engine rejects content-free texts, and will reject all others, too
         else:
             raise result.failure.error()
         return self._advance()
 
     def drawing(self) -> tuple[int, int, int]:
-        """The batch in hand: its number, how many of its draws are there, and how many there will be."""
+        """Return number, finished draws and total draws of the batch in progress."""
         units = self._batches[self.plan.finished].units
         done = sum(unit.size for unit in units if unit.number in self._results)
         return self.plan.finished, done, sum(unit.size for unit in units)
@@ -152,7 +153,7 @@ class Ledger:
         return self._use[label].biases() if self._use else ()
 
     def _finish(self, records: Sequence[DrawRecord], kept: Mapping[str, Sequence[str]]) -> None:
-        """Words of kept texts count for the units that come, not for those that are planned."""
+        """Finish a batch; the words of its kept texts affect the units planned from now on, not earlier ones."""
         if self._use:
             for label, texts in kept.items():
                 self._use[label].add(texts)
@@ -176,7 +177,7 @@ class Ledger:
         return judged
 
     def _judge_read(self, batch: DrawBatch) -> JudgedBatch | None:
-        """Texts that were read where they were drawn. Later ones are compared with those that are kept."""
+        """Judge texts that workers annotated; None before calibration. Later texts are compared with the kept ones."""
         draws = self._draws(batch)
         if not self._is_calibrated(draws):
             return None
@@ -186,13 +187,13 @@ class Ledger:
         return self._judged(batch, draws, [draw.reason for draw in draws], verdicts, faults)
 
     def _judge_drawn(self, batch: DrawBatch) -> JudgedBatch | None:
-        """Compare the texts, have those that pass read, and judge them when they are. All that pass are remembered."""
+        """Filter texts, have passed ones annotated, then judge; None until then. All that passed are remembered."""
         draws = self._draws(batch)
         if self._compared is None:
             self._fresh_read = self.plan.fresh and not batch.units
             reasons = [self._filter.check(draw.candidate) for draw in draws]
             passed = [draw for draw, reason in zip(draws, reasons, strict=True) if reason is None]
-            self._is_calibrated(passed or draws)  # what it is fitted on is read first
+            self._is_calibrated(passed or draws)  # the texts that it is fitted on are annotated first
             reads: Sequence[int] = ()
             if passed and self._has_annotator:
                 read = [draw.candidate for draw in passed]
@@ -210,7 +211,7 @@ class Ledger:
         return (*(Draw(candidate=candidate) for candidate in batch.drawn), *drawn)
 
     def _read(self, texts: Sequence[str], folds: Sequence[int | None] = (), intended: Sequence[str] = ()) -> range:
-        """Have texts read; gives back the numbers of the units."""
+        """Create read units for ``texts``, and return their numbers."""
         most, first = self.plan.read_texts or len(texts), self._num_reads
         for start in range(0, len(texts), most):
             part = slice(start, start + most)
@@ -231,7 +232,7 @@ class Ledger:
         return all(number in self._scores for number in numbers)
 
     def _is_calibrated(self, draws: Sequence[Draw]) -> bool:
-        """Fit it as soon as texts that say nothing are read, or those of the first batch, ``draws``."""
+        """Fit the calibration once its texts are annotated, content-free ones or the first batch; False until then."""
         if self.calibration is not None:
             return True
         if self.plan.reads_in_place and self._mode == "batch":
@@ -253,13 +254,13 @@ class Ledger:
             self.calibration = calibrations.contextual(np.array(scores))
         else:
             drawn = Counter(draw.candidate.label for draw in draws)
-            # At least one: of a class that has no well-formed text yet, the share is small, not nothing.
+            # At least 1: the share of a class without a well-formed text so far is small rather than zero.
             shares = [max(1, drawn[name]) for name in self.brief.task.label_names]
             self.calibration = calibrations.batch(np.array(scores), shares)
         return True
 
     def _verdicts(self, draws: Sequence[Draw], scores: Sequence[tuple[float, ...]]) -> dict[str, Verdict]:
-        """What the annotator says, by candidate id."""
+        """Return the verdicts by the annotators, by candidate id."""
         candidates, probabilities = [draw.candidate for draw in draws], None
         if self._has_annotator and candidates:
             assert self.calibration is not None
@@ -274,9 +275,9 @@ class Ledger:
         verdict_of: Mapping[str, Verdict],
         faults: Sequence[DrawFault],
     ) -> JudgedBatch:
-        """One verdict per text, in order. The first good texts of a class are kept, until it has enough.
+        """Return the batch with one verdict per text, in order. Good texts of a class are kept until it has enough.
 
-        In a run that learns from all texts, all good ones are.
+        All good ones are kept by a plan that keeps all, and in a run that learns probabilities.
         """
         room = Counter({label: self.counts.per_class - count.kept for label, count in self.counts.by_label.items()})
         verdicts = []

@@ -1,4 +1,4 @@
-"""One engine in a child process, which is started again when it dies; only what it had not finished is done again."""
+"""One engine in a child process, which is restarted if it dies; only unfinished units are repeated."""
 
 import contextlib
 import os
@@ -13,43 +13,43 @@ from fourshot.engine.opening import imports_of
 from fourshot.pipeline.loop.child import Ready
 from fourshot.pipeline.loop.units import TaskBrief, Unit, UnitKey, UnitProgress, UnitResult, all_faulty
 
-BATCHES_AHEAD = 3  # requests that an engine is given, in its largest batches: one runs, one waits, one is read
-GPU_BATCH = 1024  # the largest that vLLM chooses by itself
-MOST_DEATHS = 3  # in a row: of an engine before it was open, and of one that had a single unit
+BATCHES_AHEAD = 3  # requests given to an engine, in its largest batches: one runs, one waits, one is annotated
+GPU_BATCH = 1024  # the largest batch that vLLM chooses by itself
+MOST_DEATHS = 3  # consecutive ones: of engines before they were open, or of open ones, at last with a single unit
 _Message = Ready | UnitResult | UnitProgress | ChildFailure | None  # None: the child has ended
 
 
 def requests_ahead(engine: EngineSettings, *, on_gpu: bool) -> int:
-    """How many requests an engine is given at a time."""
+    """Return how many requests an engine is given at a time."""
     at_once = engine.gpu_max_num_seqs or GPU_BATCH if on_gpu else engine.max_num_seqs
     return BATCHES_AHEAD * at_once
 
 
 class LocalWorker:
-    """The one worker of this machine."""
+    """The only worker of this machine: one engine in a child process."""
 
     def __init__(self, engine: EngineSettings, log: Path) -> None:
-        """``log``: where what libraries print goes."""
+        """``log``: file for the output of libraries."""
         self._engine, self._log = engine, log
         self._most_requests = requests_ahead(engine, on_gpu=bool(gpus(os.environ)))
         self._messages: queue.SimpleQueue[tuple[int, _Message]] = queue.SimpleQueue()  # with the number of the start
-        self._in_flight: dict[UnitKey, Unit] = {}  # to the child, and not yet come back
-        self._waiting: list[Unit] = []  # given to us, for a child that has nothing else to do
+        self._in_flight: dict[UnitKey, Unit] = {}  # sent to the child, without a result yet
+        self._waiting: list[Unit] = []  # to be sent one by one, each to a child that has nothing else to do
         self._briefs: dict[str, TaskBrief] = {}
-        self._is_open = False  # the engine of this child
-        self._dead_starts = 0  # in a row, before the engine was open
-        self._deaths = 0  # of open engines, since a unit came back
-        self._given_up = 0  # units, since one came back
+        self._is_open = False  # the engine of the current child
+        self._dead_starts = 0  # consecutive deaths before the engine was open
+        self._deaths = 0  # of open engines, since the last result
+        self._given_up = 0  # units, since the last result
         self.starts = 0
         self._start()
 
     def has_room(self) -> bool:
-        """Not before the engine is open: what a client measures begins with its first unit."""
+        """Return whether to give another unit: not until the engine is open, as clients measure from the first unit."""
         requests = sum(unit.size for unit in self._in_flight.values())
         return self._is_open and not self._waiting and requests < self._most_requests
 
     def give(self, unit: Unit, brief: TaskBrief) -> None:
-        """Have a unit done."""
+        """Send a unit to the child, before it the brief if the child does not have it."""
         self._briefs[unit.brief] = brief
         self._in_flight[unit.key] = unit
         if unit.brief not in self._introduced:
@@ -58,7 +58,10 @@ class LocalWorker:
         self._child.send(unit)
 
     def wait(self, timeout_s: float) -> list[UnitResult | UnitProgress]:
-        """What came since the last time. Raises what opening the engine raised, and FourshotError if it keeps dying."""
+        """Return messages since the last call; none after ``timeout_s``.
+
+        Raises what opening the engine raised, and FourshotError if it keeps dying.
+        """
         messages: list[UnitResult | UnitProgress] = []
         with contextlib.suppress(queue.Empty):
             messages += self._take(*self._messages.get(timeout=timeout_s))
@@ -67,7 +70,7 @@ class LocalWorker:
         return messages
 
     def close(self) -> None:
-        """End the child; what it was doing is lost."""
+        """End the child; unfinished work is lost."""
         self._child.end()
 
     def _take(self, start: int, message: _Message) -> list[UnitResult | UnitProgress]:
@@ -89,7 +92,11 @@ class LocalWorker:
         return [message]
 
     def _replace(self) -> list[UnitResult]:
-        """Start another child and give it what the dead one had: all, and after a second death one after another."""
+        """Start another child with the units of the dead one: all at once, or after a second death one by one.
+
+        Return the faulty result of a unit with which the engine died `MOST_DEATHS` times, if there is one. Raises
+        FourshotError after as many deaths before the engine was open, or as many such units.
+        """
         self._child.wait()
         self._deaths += self._is_open
         self._dead_starts += not self._is_open
@@ -121,7 +128,7 @@ class LocalWorker:
 
     def _start(self) -> None:
         self.starts += 1
-        self._introduced: set[str] = set()  # briefs that this child has
+        self._introduced: set[str] = set()  # keys of the briefs that this child has
         self._is_open = False
         self._child = ChildProcess("fourshot.pipeline.loop.child", self._log, imports=imports_of(self._engine))
         self._child.send(self._engine)

@@ -1,8 +1,8 @@
-"""Which texts are drawn next: how many of which class, until every class has enough or has stalled.
+"""Plans: how many texts of which class are generated next, until every class has enough or has stalled.
 
-A plan is a function of what became of the batches before, in their order. When and where they were done does not enter,
-so what was interrupted asks for the same units as what was not. `RoundPlan` draws for all classes that lack texts, and
-waits; `AheadPlan` keeps many engines busy with small units.
+A plan depends only on the results of previous batches, in their order, not on when and where they were processed. So an
+interrupted run issues the same units as an uninterrupted one. `RoundPlan` draws for all unfinished classes, and waits;
+`AheadPlan` keeps many engines busy with small units.
 """
 
 import math
@@ -18,40 +18,40 @@ from fourshot.pipeline.loop.units import DrawSlice, DrawUnit, TaskBrief
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.synthesis.types import Candidate
 
-# Units of a task that are given before the first is finished: enough for an engine to be busy with one task alone, and
-# in a large task for several. What is drawn in vain at the end is bounded by the forecast, not by this.
+# Units of a task that are issued before the first is finished: enough to keep an engine busy with one task alone, and
+# several engines with a large task. Surplus draws at the end are bounded by the forecast, not by this.
 UNITS_AHEAD = 16
-SHARE_AHEAD = 16  # one of so many of the units that it needs at least
-FEWEST_DRAWS = 8  # of a unit, where a class lacks less
-FIRST_DRAWS = 512  # of the first units of all classes: none is judged, nor written, before all of them are read
-REPORTS = 20  # of a round, while it is drawn
-# A round has fewer draws than ``draws_per_round`` where so many times what a class needs are fewer: by the least
-# acceptance that is usual where annotators judge, or of well-formed texts where all of them count.
+SHARE_AHEAD = 16  # of the units that a task needs at least, one in so many is issued ahead
+FEWEST_DRAWS = 8  # per class, even if it needs fewer
+FIRST_DRAWS = 512  # of the first units of all classes together: none is judged or written before all are annotated
+REPORTS = 20  # of progress, for each round of generation
+# The first round has so many draws per text of ``per_class`` if these are fewer than ``draws_per_round``. The factors
+# cover the lowest usual acceptance rate if annotators judge, and that of well-formed texts if all of these count.
 JUDGED_DRAWS, WELL_FORMED_DRAWS = 4.0, 1.5
-MOST_WHOLE_DRAWS = 2048  # of a round of all classes; more than these are not drawn again for a few texts that lack
-SPARE_DRAWS = 1.5  # of such a class in later rounds, times what it still lacks by its acceptance
-SPREAD_DRAWS = 16  # of a unit, and
-SPREAD_TEXTS = 64  # of one to be read, where a round is spread over many engines
-READ_BATCH = 256  # texts of the user's that are compared, read and written together
+MOST_WHOLE_DRAWS = 2048  # of a round of all classes; a larger full round is not repeated for a few missing texts
+SPARE_DRAWS = 1.5  # in later, smaller rounds: times those that a class still needs at its acceptance rate
+SPREAD_DRAWS = 16  # of a draw unit, and
+SPREAD_TEXTS = 64  # of a read unit, if a round is spread over many engines
+READ_BATCH = 256  # texts of the user that are filtered, annotated and written together
 
 Biases = Callable[[str], tuple[tuple[str, float], ...]]  # nats by word, of a class
 
 
 class DrawBatch(NamedTuple):
-    """What is judged together: a round, or a single unit."""
+    """Texts that are judged together: a round, or a single unit."""
 
     number: int
     units: tuple[DrawUnit, ...]
-    drawn: tuple[Candidate, ...] = ()  # texts that were drawn before, in place of units
+    drawn: tuple[Candidate, ...] = ()  # texts that exist already, in place of units
 
 
 class DrawPlan:
-    """Decides on the batches of one task, and counts what became of them."""
+    """Decides on the batches of one task, and counts their results."""
 
-    reads_in_place = False  # texts are read where they were drawn, not after those of a batch were compared
-    keeps_all = False  # of good texts, whatever a class has already
-    read_texts = 0  # most texts of a read unit; 0: all of a batch in one
-    fresh = False  # the first unit of every batch forgets cached prefixes
+    reads_in_place = False  # the worker that generates texts also annotates them, before a batch is filtered
+    keeps_all = False  # every good text is kept, even if its class has enough
+    read_texts = 0  # most texts of a read unit; 0: all of a batch in one unit
+    fresh = False  # the first unit of every batch empties the prefix cache
 
     def __init__(self, brief: TaskBrief) -> None:
         self._key, self._settings = brief.key, brief.settings
@@ -61,29 +61,29 @@ class DrawPlan:
 
     @property
     def is_done(self) -> bool:
-        """Nothing is in hand and nothing is missing, but of classes that have stalled. Ask after `next_batches`."""
+        """Whether no batch is in progress. After `next_batches`, nothing is then missing, except in stalled classes."""
         return self.finished == self.issued
 
     def next_batches(self, biases: Biases) -> list[DrawBatch]:
-        """To be done beside those in hand. Call it at the start and after every `finish`."""
+        """Return further batches to process now. Call this at the start and after every `finish`."""
         raise NotImplementedError
 
     def finish(self, records: Sequence[DrawRecord]) -> None:
-        """Take note of the next batch in order."""
+        """Count the next batch in order. Raises ValueError if a record belongs to another batch."""
         if any(record.number != self.finished for record in records):
             raise ValueError(f"batch {records[0].number} cannot be finished before batch {self.finished}")
         self.finished += 1
-        self.issued = max(self.issued, self.finished)  # one of an earlier process was not given in this
+        self.issued = max(self.issued, self.finished)  # a batch of an earlier process was not issued in this one
         self.counts.add(records)
 
 
 class RoundPlan(DrawPlan):
-    """Rounds for all classes that are open; the next one is planned when one is judged."""
+    """Rounds for all unfinished classes; the next one is planned when the previous one is judged."""
 
     def __init__(
         self, brief: TaskBrief, *, drawn: Mapping[int, Sequence[Candidate]] | None = None, spread: bool = False
     ) -> None:
-        """``drawn``: rounds that are there and only have to be read. ``spread``: over many engines, in small units."""
+        """``drawn``: rounds that exist and need only annotation. ``spread``: over many engines, in small units."""
         super().__init__(brief)
         self._drawn, self._spread, self._units = drawn or {}, spread, 0
         self.read_texts = SPREAD_TEXTS if spread else 0
@@ -136,7 +136,7 @@ class AheadPlan(DrawPlan):
             UNITS_AHEAD, 2 * classes, generate.per_class * classes // generate.draws_per_round // SHARE_AHEAD
         )
         self._first_draws = min(generate.draws_per_round, max(FEWEST_DRAWS, FIRST_DRAWS // classes))
-        self._planned: dict[int, tuple[str, int]] = {}  # class and draws of the batches in hand
+        self._planned: dict[int, tuple[str, int]] = {}  # class and draws of the batches in progress
 
     def next_batches(self, biases: Biases) -> list[DrawBatch]:
         batches = []
@@ -156,10 +156,10 @@ class AheadPlan(DrawPlan):
         return batches
 
     def finish(self, records: Sequence[DrawRecord]) -> None:
-        """Beside what every plan does: where a record is of another batch than was planned, those in hand are dropped.
+        """Count the next batch in order; if it is not the planned one, drop the batches in progress.
 
-        So it is of an earlier version's corpus, and where a shard was made again and other texts came of it. The next
-        batches then begin after all draws that there are, and no text gets the id of another.
+        This happens with a corpus of an earlier version, or if a shard was made again with other texts. The next
+        batches then begin after all existing draws, so that no text gets the id of another.
         """
         number, planned = self.finished, [(record.label, record.draws) for record in records]
         super().finish(records)
@@ -170,7 +170,7 @@ class AheadPlan(DrawPlan):
                 count.issued = count.drawn
 
     def _missing(self, label: str, count: ClassCount) -> float:
-        """Texts that will be lacking when all units are finished that are given, by the class's acceptance."""
+        """Return the texts that will be missing when all issued units are finished, by the class's acceptance rate."""
         settings = self.counts.settings
         if self.counts.has_stalled(label) or count.issued >= settings.most_candidates:
             return 0.0
@@ -184,7 +184,7 @@ class AheadPlan(DrawPlan):
 
 
 class ReadPlan(DrawPlan):
-    """Texts that are there: they are read, `READ_BATCH` at a time, and nothing is drawn."""
+    """Annotation of existing texts, `READ_BATCH` at a time; nothing is generated."""
 
     keeps_all = True
 
@@ -204,13 +204,13 @@ class ReadPlan(DrawPlan):
 
 
 def draws_whole_rounds(settings: RunSettings, num_labels: int) -> bool:
-    """Whether later rounds draw as much for a class as the first, whatever it lacks: of few classes that is little."""
+    """Return whether later rounds are full for any class: if the first is full, and has few draws over all classes."""
     most = settings.generate.draws_per_round
     return first_draws(settings) == most and most * num_labels <= MOST_WHOLE_DRAWS
 
 
 def first_draws(settings: RunSettings) -> int:
-    """Draws per class of the first round."""
+    """Return the draws per class of the first round."""
     judged = settings.annotate.annotator != "none" and not settings.learns_soft
     needed = math.ceil((JUDGED_DRAWS if judged else WELL_FORMED_DRAWS) * settings.generate.per_class)
     return min(settings.generate.draws_per_round, needed)
@@ -219,10 +219,10 @@ def first_draws(settings: RunSettings) -> int:
 def round_slices(
     settings: RunSettings, number: int, draws: Mapping[str, int], biases: Biases = lambda label: ()
 ) -> tuple[DrawSlice, ...]:
-    """The ``draws`` of a round by class. The same seed, round and class give the same prompts and random numbers."""
+    """Return the slices of a round; ``draws``: by class. Seed, round and class determine prompts and random numbers."""
     first = dict(zip(draws, accumulate(draws.values(), initial=0), strict=False))
     seed = random.Random(f"{settings.seed}/{number}").getrandbits(31)
-    own_seeds = settings.variety.suppress > 0  # classes are sampled unlike each other
+    own_seeds = settings.variety.suppress > 0  # classes then have different sampling parameters
     return tuple(
         DrawSlice(
             label=label,
@@ -248,7 +248,7 @@ def class_slice(
     draws: int,
     bias: tuple[tuple[str, float], ...] = (),
 ) -> DrawSlice:
-    """``draws`` texts of a class, the first of which is the class's draw number ``first_draw``."""
+    """Return a slice of ``draws`` texts of a class, from the class's draw number ``first_draw`` on."""
     stream = f"{settings.seed}/{task}/{label}/{first_draw}"
     return DrawSlice(
         label=label,
@@ -264,12 +264,12 @@ def class_slice(
 
 
 def in_place_unit(key: str, number: int, part: DrawSlice) -> DrawUnit:
-    """A unit that is a batch by itself, and is read where it was drawn."""
+    """Return a unit that is a batch by itself, and is annotated by the worker that generates it."""
     return DrawUnit(brief=key, number=number, batch=number, slices=(part,), reads=True, by_shots=True)
 
 
 def split_slice(draw_slice: DrawSlice, most: int) -> list[DrawSlice]:
-    """A slice in parts of at most ``most`` draws: the same requests with the same seeds."""
+    """Return a slice in parts of at most ``most`` draws: the same requests with the same seeds."""
     return [
         msgspec.structs.replace(
             draw_slice,
@@ -283,9 +283,10 @@ def split_slice(draw_slice: DrawSlice, most: int) -> list[DrawSlice]:
 
 
 def rounds_for(missing: float, rate: float, first: int, most: int, *, equal_rounds: bool) -> list[int]:
-    """Draws of each round until a class has enough; ``equal_rounds``: all as the first.
+    """Return the expected draws of each round of `RoundPlan` until a class has ``missing`` more texts.
 
-    See `RoundPlan`.
+    ``rate``: acceptance rate. ``first``: draws of the first round. ``most``: of a later one. ``equal_rounds``: all have
+    as many as the first.
     """
     rate, rounds = max(rate, 0.01), list[int]()
     while missing > (0.1 * rate * most if rounds else 0):

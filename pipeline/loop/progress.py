@@ -1,4 +1,4 @@
-"""What the loop says while it works: texts kept of those wanted, tokens, the prefix cache."""
+"""Progress reports of the loop: texts kept of those wanted, tokens, prefix cache."""
 
 import time
 
@@ -12,21 +12,21 @@ REPORT_EVERY_S = 0.5
 
 
 class Rates(msgspec.Struct, frozen=True, kw_only=True):
-    """How fast the engines were in one call; nothing of earlier ones."""
+    """Speed of the engines in this call, without earlier ones."""
 
     seconds: float = 0.0
     rows_per_s: float = 0.0
-    output_tokens_per_s: float = 0.0  # of an engine, while it was at work
+    output_tokens_per_s: float = 0.0  # of an engine, while it was busy
     prompt_tokens: int = 0
-    cached_share: float | None = None  # of prompt tokens, those that the prefix cache had
+    cached_share: float | None = None  # of prompt tokens that the prefix cache had; None: there were no prompt tokens
     engine_starts: int = 0
 
 
 class ProgressReporter:
-    """Counts what comes in and reports it now and then."""
+    """Counts kept texts and the engines' work, and reports them."""
 
     def __init__(self, on_event: OnEvent, stage: str, unit: str, kept: int, total: int) -> None:
-        """``kept``: texts that are there already. ``total``: of all classes and tasks that are reported together."""
+        """``kept``: texts that exist already. ``total``: of all classes and tasks that are reported together."""
         self._on_event, self._stage, self._unit = on_event, stage, unit
         self._kept, self._total = kept, total
         self._new = 0
@@ -34,25 +34,25 @@ class ProgressReporter:
         self._began = self._reported_at = time.perf_counter()
 
     def count(self, result: UnitResult) -> None:
-        """Take note of the counters of an engine."""
+        """Record the counters of the engine that a result comes from."""
         if result.engine:
             self._stats[result.engine] = result.stats
 
     def add(self, kept: int) -> None:
-        """So many more texts are kept."""
+        """Count that many more kept texts."""
         self._kept += kept
         self._new += kept
 
     def give_up(self, texts: int) -> None:
-        """So many texts will never come."""
+        """Reduce the total by that many texts, which will not be generated."""
         self._total -= texts
 
     def is_due(self) -> bool:
-        """Whether the last report is `REPORT_EVERY_S` old."""
+        """Return whether the last report is at least `REPORT_EVERY_S` old."""
         return time.perf_counter() - self._reported_at >= REPORT_EVERY_S
 
     def report(self, message: str, detail: str = "", figures: dict[str, float] | None = None) -> None:
-        """Say how far all is; ``figures`` replace those of all engines so far."""
+        """Send an event with the progress; ``figures`` replace those of all engines so far."""
         self._reported_at = time.perf_counter()
         self._on_event(
             Event(
@@ -67,7 +67,7 @@ class ProgressReporter:
         )
 
     def rates(self, engine_starts: int = 0) -> Rates:
-        """Since the beginning. Rows count against the clock, tokens against the time that engines were at work."""
+        """Return the rates so far: rows per second of wall-clock time, tokens per second that engines were busy."""
         seconds = time.perf_counter() - self._began
         prompt = sum(stats.prompt_tokens for stats in self._stats.values())
         cached = sum(stats.cached_tokens for stats in self._stats.values())

@@ -1,8 +1,8 @@
-"""Engines on a Ray cluster: one per GPU, or per two cores where there is none. The one module here that imports ray.
+"""Engines on a Ray cluster: one per GPU, or per two cores if there is none. The only module here that imports ray.
 
-Each actor holds a `LocalWorker`, so an engine that dies is started again where it was. What an actor had when its
-machine left is given to others. Machines that join are used as soon as they are seen. One whose actors can do nothing,
-its disk being full, say, or a folder not there, is done without; only if that is so of all does the work end.
+Each actor has a `LocalWorker`, so an engine that dies is restarted on the same machine. If a machine leaves, the units
+of its actors are given to others. Machines that join are used as soon as they are seen. A machine whose actors cannot
+work, because its disk is full or a folder is missing, for example, is excluded. The work ends only if all are excluded.
 """
 
 import contextlib
@@ -23,21 +23,21 @@ from fourshot.pipeline.loop.units import TaskBrief, Unit, UnitKey, UnitProgress,
 from fourshot.training.jobs.cluster import CORES_PER_DEVICE, cluster, device_resources, has_gpus, nodes, on_node
 from fourshot.training.jobs.machines import MachineSupplies, machine_name, provide, supplies
 
-ASK_S = 0.5  # how long an actor waits for results before it says that there are none
-LOOK_S = 5.0  # between two looks for machines that have joined
-ALONE_S = 600.0  # without any engine, after which all is given up for now
+ASK_S = 0.5  # how long an actor waits for results before it returns none
+LOOK_S = 5.0  # between two checks for machines that have joined
+ALONE_S = 600.0  # without any engine, after which the work ends
 
 
 class _ActorState(msgspec.Struct):
-    """One actor as the driver sees it."""
+    """One actor, from the driver's point of view."""
 
     actor: Any
     node: str  # of Ray
-    call: Any = None  # the reference of what it was asked last
+    call: Any = None  # reference of the last call
     has_answered: bool = False
-    introduced: set[str] = msgspec.field(default_factory=set)  # briefs that it has
-    units: dict[UnitKey, Unit] = {}  # it was given, or will be with the next call
-    new: list[Unit] = []  # of these, those that it has not heard of
+    introduced: set[str] = msgspec.field(default_factory=set)  # keys of the briefs that it has
+    units: dict[UnitKey, Unit] = {}  # that it was given, or will be with the next call
+    new: list[Unit] = []  # those of ``units`` that will be sent with the next call
 
     @property
     def requests(self) -> int:
@@ -45,7 +45,7 @@ class _ActorState(msgspec.Struct):
 
 
 class RayWorkers:
-    """Actors that come and go, and the units that each has."""
+    """Workers on a Ray cluster: actors that join and leave, and the units that each has."""
 
     def __init__(
         self,
@@ -54,15 +54,15 @@ class RayWorkers:
         folders: Sequence[str] = (),
         tell: Callable[[str], None] = lambda line: None,
     ) -> None:
-        """``address``: "local", "auto" or a cluster's; ``folders``: of adapters, that every machine must see.
+        """``address``: "local", "auto" or a cluster's; ``folders``: of adapters, which every machine must see.
 
-        ``tell`` hears of machines that are done without. Raises InputError where there is no cluster.
+        ``tell`` is called with a message about each machine that is excluded. Raises InputError if there is no cluster.
         """
         self._engine, self._briefs = engine, dict[str, TaskBrief]()
         self._actors: list[_ActorState] = []
-        self._again: list[Unit] = []  # that an actor had that is gone
+        self._again: list[Unit] = []  # of actors that were lost, to be given to others
         self.starts = 0  # of actors
-        self._faults = Counter[str]()  # by node: actors that could do nothing, since anything came back from there
+        self._faults = Counter[str]()  # by node: actors that could not work, since the last result from there
         self._tell = tell
         self._looked_s = float("-inf")
         self._connection = contextlib.ExitStack()
@@ -77,11 +77,11 @@ class RayWorkers:
             raise
 
     def has_room(self) -> bool:
-        """Whether an actor that has been heard of has too little to do. Back-pressure: nobody gets more."""
+        """Return whether any actor that has answered has too little to do. This limits the units that are given."""
         return not self._again and any(self._has_room(state) for state in self._actors)
 
     def give(self, unit: Unit, brief: TaskBrief) -> None:
-        """Give a unit to the actor that has least to do."""
+        """Give a unit to the actor with the fewest requests."""
         self._briefs[unit.brief] = brief
         state = min(self._actors, key=lambda state: (not self._has_room(state), state.requests))
         state.units[unit.key] = unit
@@ -90,7 +90,10 @@ class RayWorkers:
             self._ask(state)
 
     def wait(self, timeout_s: float) -> list[UnitResult | UnitProgress]:
-        """Results since the last time. Raises what opening an engine raised, FourshotError without any for long."""
+        """Return messages since the last call; none after ``timeout_s``.
+
+        Raises what opening an engine raised, and FourshotError after `ALONE_S` without any actor.
+        """
         import ray
 
         self._look()
@@ -109,7 +112,7 @@ class RayWorkers:
         return results
 
     def close(self) -> None:
-        """End all actors, and Ray where it was started for this."""
+        """End all actors, and Ray if it was started for them."""
         import ray
 
         for state in self._actors:
@@ -122,7 +125,7 @@ class RayWorkers:
         return state.has_answered and state.requests < self._most_requests
 
     def _ask(self, state: _ActorState) -> None:
-        """Give an actor what is new, and ask for what is finished."""
+        """Send an actor its new units and briefs, and request finished results."""
         briefs = [
             self._briefs[name]
             for name in dict.fromkeys(unit.brief for unit in state.new)
@@ -156,7 +159,10 @@ class RayWorkers:
         return results
 
     def _lose(self, state: _ActorState, failure: FourshotError, *, is_fault: bool) -> None:
-        """Do without an actor; what it had goes to others. Raises ``failure`` if faults are all that happens."""
+        """Remove an actor; its units go to others. ``is_fault``: count against its machine, which may be excluded.
+
+        Raises ``failure`` if all machines are excluded.
+        """
         import ray
 
         ray.kill(state.actor)
@@ -170,7 +176,7 @@ class RayWorkers:
             raise failure
 
     def _look(self) -> None:
-        """See which devices there are, and have an actor on each."""
+        """Start an actor on each device that has none. Raises FourshotError after `ALONE_S` without any actor."""
         now = time.monotonic()
         if self._actors:
             self._last_seen_s = now
@@ -192,22 +198,22 @@ class RayWorkers:
         import ray
 
         self.starts += 1
-        # Ray does not restart it: what it had goes to whoever has room.
+        # Ray does not restart it: its units go to any actor that has room.
         options = {"scheduling_strategy": on_node(node), **device_resources(self._engine.gpus)}
         actor = ray.remote(max_restarts=0, max_task_retries=0, **options)(_Actor)
         return _ActorState(actor=actor.remote(msgspec.json.encode(self._engine), self._supplies), node=node)
 
 
 class _Actor:
-    """On a worker: an engine, in a process of its own."""
+    """Actor on a machine of the cluster: an engine, in a process of its own."""
 
     def __init__(self, engine: bytes, supplies: MachineSupplies) -> None:
         self._engine, self._supplies = msgspec.json.decode(engine, type=EngineSettings), supplies
-        self._worker: LocalWorker | None = None  # until the first call, which may say why there is none
+        self._worker: LocalWorker | None = None  # None until the first call, which may return why it cannot be opened
         self._briefs: dict[str, TaskBrief] = {}
 
     def exchange(self, briefs: bytes, units: bytes) -> bytes:
-        """Take units, give back results; a `ChildFailure` where the engine cannot be opened."""
+        """Accept encoded briefs and units; return encoded results, or a `ChildFailure` if the engine cannot work."""
         try:
             if self._worker is None:
                 self._worker = self._open()
@@ -221,7 +227,7 @@ class _Actor:
             return msgspec.json.encode(msgspec.structs.replace(failure, message=f"{machine_name()}: {failure.message}"))
 
     def _open(self) -> LocalWorker:
-        """Raises FourshotError and OSError where this machine cannot."""
+        """Return a worker with the base model of this machine. Raises FourshotError or OSError if that fails."""
         model = provide(self._supplies) or self._engine.model
         log = own_folder("fourshot-engine-") / "log.txt"
         return LocalWorker(msgspec.structs.replace(self._engine, model=model), log)

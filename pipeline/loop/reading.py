@@ -1,6 +1,6 @@
-"""The user's own texts, as candidates: they pass the same filters and are read by the same annotators as drawn ones.
+"""The user's own texts as candidates, with the same filters and annotators as generated ones.
 
-Files are those of rounds (`pipeline.loop.rounds`); a round is a batch of texts.
+The files are those of rounds (`pipeline.loop.rounds`); a round is a batch of texts.
 """
 
 from collections import Counter
@@ -23,7 +23,7 @@ from fourshot.pipeline.work_folder import WorkFolder
 
 
 def as_candidates(texts: Sequence[tuple[int, str]]) -> tuple[Candidate, ...]:
-    """Of (line, text) pairs of the user's file, in their order."""
+    """Return candidates from (line, text) pairs of the user's file, in their order."""
     return tuple(
         Candidate(
             id=f"u{line:08d}",
@@ -42,7 +42,7 @@ def as_candidates(texts: Sequence[tuple[int, str]]) -> tuple[Candidate, ...]:
 
 
 class UnlabelledSink(RoundSink):
-    """Fills the folder for the user's texts with a verdict on each."""
+    """Writes the user's texts, with a verdict on each, into their folder."""
 
     _draws = False
 
@@ -55,12 +55,12 @@ class UnlabelledSink(RoundSink):
         texts: Sequence[Candidate],
         **more: Any,
     ) -> None:
-        """``more``: of `RoundSink`."""
-        variety = msgspec.structs.replace(settings.variety, suppress=0.0)  # nothing is drawn here
+        """``more``: keyword arguments of `RoundSink`."""
+        variety = msgspec.structs.replace(settings.variety, suppress=0.0)  # nothing is generated here
         settings = msgspec.structs.replace(settings, variety=variety, allow_short=True)
         super().__init__(folder, task, shots, settings, **more)
         self._texts = texts
-        self._kept = Counter[str]()  # texts so far, by the label that they were given
+        self._kept = Counter[str]()  # texts so far, by predicted label
 
     def _plan(self, brief: TaskBrief) -> ReadPlan:
         return ReadPlan(brief, self._texts, spread=self._spread)
@@ -79,7 +79,7 @@ class UnlabelledSink(RoundSink):
         self._progress.report(message, f"kept so far: {kept}", figures={"filter_s": record.filter_s})
 
     def finish(self, ledger: Ledger) -> None:
-        """Say what became of all texts, by reason."""
+        """Report how many texts were kept, and rejected by reason."""
         super().finish(ledger)
         reasons = Counter(verdict.reason for _, verdict in finished_pairs(self.folder))
         kept = reasons.pop("kept", 0)

@@ -1,7 +1,7 @@
-"""The texts of a run, in rounds: files of a run folder, filled by the driver and read by the stages that come after.
+"""The texts of a run, in rounds: files of a run folder, written by the driver and read by later stages.
 
-candidates.jsonl and verdicts.jsonl have a line for each text, in the order drawn; rounds.jsonl one for each finished
-round. Lines beyond the last finished round belong to one that was cut short, and are cut away.
+candidates.jsonl and verdicts.jsonl have a line for each text, in the order drawn; rounds.jsonl has one for each
+finished round. Lines after the last finished round belong to an interrupted one, and are removed.
 """
 
 import time
@@ -30,14 +30,14 @@ from fourshot.pipeline.task import Example, Task
 from fourshot.pipeline.work_folder import WorkFolder
 
 CALIBRATION_FILE = "annotator.json"
-COMMITTEE_FILE = "committee.json"  # how much each kind of reader counts, and why
+COMMITTEE_FILE = "committee.json"  # the weight of each kind of annotator, and the reason
 ATTRIBUTES_FILE = "attributes.json"
-DONE_FILES = ("generated.json", "drawn.json", "annotated.json")  # written last: of texts, of a pool, of texts of yours
+DONE_FILES = ("generated.json", "drawn.json", "annotated.json")  # written last: for a run, a pool, the user's texts
 READ_BY_ANNOTATOR = ("kept", "label_disagrees", "low_confidence", "surplus")
 
 
 class Round(msgspec.Struct, frozen=True, kw_only=True):
-    """One finished round, written last."""
+    """One finished round, written after its texts and verdicts."""
 
     number: int
     num_candidates: int
@@ -49,9 +49,9 @@ class Round(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RoundSink:
-    """Fills a run folder, or the pool of one: texts that are drawn before those who will read them are trained."""
+    """Writes the texts of a run, or of its pool, which is generated before its annotators are trained."""
 
-    _draws = True  # and does not read what is there
+    _draws = True  # texts are generated; False: existing ones are annotated
 
     def __init__(
         self,
@@ -69,25 +69,25 @@ class RoundSink:
         spread: bool = False,
         done_file: str = "",
     ) -> None:
-        """The rounds of ``pool`` are read in place of the first ones that would be drawn.
+        """``pool``: its rounds are annotated in place of the first rounds.
 
-        ``is_pool``: every well-formed text is kept, and a class that stalls goes on with what it has: whether that is
-        enough shows when the texts are read. ``test_texts`` is called when the folder is opened. ``spread``: over many
-        engines. ``done_file`` is written when all is done.
+        ``is_pool``: every well-formed text is kept, and a stalled class keeps what it has: whether that is enough shows
+        when the texts are annotated. ``test_texts`` is called when the folder is opened. ``spread``: over many engines.
+        ``done_file`` is written when everything is done.
         """
         self.folder, self._task, self._shots, self._pool, self._is_pool = folder, task, tuple(shots), pool, is_pool
         self._settings = pool_settings(settings, len(task.labels)) if is_pool else settings
         self._chat, self._readers, self._test_texts, self._on_event = chat, tuple(readers), test_texts, on_event
         self._spread, self._done_file = spread, done_file
         self._began_s, self._sampled_s, self._output_tokens = 0.0, 0.0, 0
-        self._stalled: set[str] = set()  # classes that were told of
+        self._stalled: set[str] = set()  # classes that were reported
 
     @property
     def key(self) -> str:
         return str(self.folder.path)
 
     def open(self) -> Ledger:
-        """The ledger as the finished rounds left it."""
+        """Return the ledger, with the finished rounds restored."""
         finished, candidates, verdicts = resume(self.folder)
         beside = self._pool or self.folder
         attributes = beside.find(ATTRIBUTES_FILE, dict[str, Attributes]) or {}
@@ -127,7 +127,7 @@ class RoundSink:
         return ProgressReporter(self._on_event, "generate", "texts", kept, total)
 
     def report(self, ledger: Ledger, message: UnitResult | UnitProgress) -> None:
-        """Say how many texts of the round are drawn."""
+        """Report how many texts of the round are generated; store listed attributes and the committee's weights."""
         if isinstance(message, UnitProgress):
             more = message.done
         elif isinstance(message.unit, DrawUnit):
@@ -149,12 +149,12 @@ class RoundSink:
         self._on_event(Event(stage="generate", message=text, done=done + more, total=total, unit="draws"))
 
     def add(self, ledger: Ledger, judged: Sequence[JudgedBatch]) -> None:
-        """Write each round whole; its line in rounds.jsonl comes last."""
+        """Write each complete round; its line in rounds.jsonl comes last."""
         for batch in judged:
             self._write(ledger, batch)
 
     def write(self, *, only_due: bool = False) -> None:
-        """Every round is written as soon as it is judged."""
+        """Do nothing: every round is written as soon as it is judged."""
 
     def finish(self, ledger: Ledger) -> None:
         counts = ledger.counts
@@ -190,7 +190,7 @@ class RoundSink:
         self._output_tokens = 0
 
     def _report_round(self, counts: ClassCounts, record: Round) -> None:
-        """Texts kept so far; and for the class that needs longest its acceptance and what that forecasts."""
+        """Report the round's kept texts, with acceptance rate and forecast for the slowest class."""
         verb = "well-formed" if self._is_pool else "kept"
         kept = f"{sum(record.kept.values())} of {record.num_candidates} {verb}"
         forecast = "" if self._is_pool else counts.forecast()
@@ -201,7 +201,7 @@ class RoundSink:
         self._progress.report(message, figures=figures)
 
     def _report_stalled(self, counts: ClassCounts) -> None:
-        """At once, as far as the run goes on: other classes may take long, and then it ends for want of these."""
+        """Report newly stalled classes if others continue: these may take long before the run fails for the former."""
         all_stalled = [label for label in counts.missing if counts.has_stalled(label)]
         new = [label for label in all_stalled if label not in self._stalled]
         self._stalled.update(new)
@@ -212,7 +212,7 @@ class RoundSink:
 
 
 def pool_settings(settings: RunSettings, num_labels: int) -> RunSettings:
-    """Of rounds in which every well-formed text is believed."""
+    """Return the settings of rounds in which every well-formed text is kept."""
     return msgspec.structs.replace(
         settings,
         generate=msgspec.structs.replace(settings.generate, per_class=settings.pool_per_class(num_labels)),
@@ -222,7 +222,7 @@ def pool_settings(settings: RunSettings, num_labels: int) -> RunSettings:
 
 
 def restore_round(ledger: Ledger, number: int, candidates: Sequence[Candidate], verdicts: Sequence[Verdict]) -> None:
-    """Have a ledger take note of a finished round."""
+    """Restore a finished round in a ledger."""
     pairs = list(zip(candidates, verdicts, strict=True))
     kept: dict[str, list[str]] = {}
     for candidate, verdict in pairs:
@@ -235,20 +235,20 @@ def restore_round(ledger: Ledger, number: int, candidates: Sequence[Candidate], 
 
 
 def resume(folder: WorkFolder) -> tuple[list[Round], list[Candidate], list[Verdict]]:
-    """What finished rounds left, with the lines of an unfinished one cut away."""
+    """Return rounds, candidates and verdicts of the finished rounds; remove the lines of an unfinished one."""
     finished = folder.lines("rounds.jsonl", Round)
     folder.keep_lines("rounds.jsonl", len(finished))
     count = sum(record.num_candidates for record in finished)
     folder.keep_lines("candidates.jsonl", count)
     folder.keep_lines("verdicts.jsonl", count)
     if not finished:
-        # Fitted while the first round was read, which is read anew: what the engine has cached must be the same again.
+        # Fitted while the first round was annotated, which is repeated: the engine's cache must be in the same state.
         (folder.path / CALIBRATION_FILE).unlink(missing_ok=True)
     return finished, folder.lines("candidates.jsonl", Candidate), folder.lines("verdicts.jsonl", Verdict)
 
 
 def finished_pairs(folder: WorkFolder) -> list[tuple[Candidate, Verdict]]:
-    """Candidates and verdicts of the finished rounds. Raises RunFolderError where there are fewer than there were."""
+    """Return candidates and verdicts of the finished rounds. Raises RunFolderError if some are missing."""
     records = folder.lines("rounds.jsonl", Round)
     num_recorded = sum(sum(record.kept.values()) for record in records)
     for done in filter(folder.has, DONE_FILES):
@@ -266,7 +266,7 @@ def finished_pairs(folder: WorkFolder) -> list[tuple[Candidate, Verdict]]:
 
 
 def pool_folds(pool: WorkFolder, num_folds: int) -> dict[str, int]:
-    """Candidate id -> fold, for the candidates of the pool; each class is dealt out evenly, in the order drawn."""
+    """Return candidate id -> fold for the pool's kept texts; each class is distributed evenly, in the order drawn."""
     counts: Counter[str] = Counter()
     folds = {}
     for candidate, verdict in finished_pairs(pool):
@@ -286,7 +286,7 @@ def draw_round(
     attributes: dict[str, Attributes] | None = None,
     biases: Biases = lambda label: (),
 ) -> list[Candidate]:
-    """The texts of one round by themselves, for measurements: nobody reads them. Empty the prefix cache first."""
+    """Return the texts of one round without annotation, for measurements. Empty the prefix cache before the call."""
     from fourshot.pipeline.loop.unit_runner import UnitRunner
 
     brief = TaskBrief(key="round", task=task, shots=tuple(shots), settings=settings, attributes=attributes or {})

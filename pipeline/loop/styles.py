@@ -1,4 +1,4 @@
-"""Prompt styles of many tasks on one base, which a child process opens where styles have to be tried."""
+"""Prompt styles of many tasks on one base model, which a child process opens if styles have to be tried."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +17,7 @@ from fourshot.pipeline.task import Example, Task
 
 
 class StyleTrials(msgspec.Struct, frozen=True, kw_only=True):
-    """What the child is to find out."""
+    """The trials that a child process runs."""
 
     model_path: str
     trials: tuple[StyleTrial, ...]
@@ -30,9 +30,10 @@ def choose_styles(
     max_text_words: int,
     log: Path,
 ) -> list[ChosenStyle]:
-    """The style of each task's prompts, found on its shots, in their order. ``log``: for what libraries print.
+    """Return the style of each task's prompts, in the order of ``tasks``, each with its shots.
 
-    Raises InputError where chat is asked for and the base has no template that can be used.
+    ``log``: file for the output of libraries. Raises InputError if "chat" is requested and the base model has no usable
+    template.
     """
     if not tasks:
         return []
@@ -52,7 +53,7 @@ def choose_styles(
 
 def _work(parent: ParentLink) -> None:
     request = parent.receive(StyleTrials)
-    # A few prompts that share little: the reference is done with them before vLLM has started.
+    # The prompts are few and share little: the reference engine finishes them before vLLM would have started.
     engine = open_engine(EngineSettings(model=request.model_path, kind="transformers"))
     for trial in request.trials:
         parent.send(tried_style(engine, trial))

@@ -1,7 +1,7 @@
-"""A worker's side: units in, texts and label scores out, through one engine that always has enough to do.
+"""The worker's side: turns units into texts and label scores, with one engine that always has enough to do.
 
-The requests of a draw unit are queued when it begins, so while the texts of one are being read those of the next are
-being drawn, in the same batches. Requests that share a beginning stand side by side, which the prefix cache rewards.
+The requests of a draw unit are queued when it begins. So while the texts of one unit are annotated, those of the next
+are generated, in the same batches. Requests with the same beginning are adjacent, for more hits in the prefix cache.
 """
 
 import os
@@ -45,21 +45,21 @@ Inbox = queue.SimpleQueue[TaskBrief | Unit | None]  # None: nothing more will co
 
 
 class _Sampled(NamedTuple):
-    """A slice whose requests are in the engine."""
+    """A slice whose requests are queued in the engine."""
 
     part: DrawSlice
-    prompts: Sequence[tuple[int, DrawPrompt]]  # with the number of the text, in the order of the requests
+    prompts: Sequence[tuple[int, DrawPrompt]]  # (number of the text, prompt), in the order of the requests
     sampling: Sampling
     completions: Generator[Completion, None, None]
 
 
 def run_units(engine: Engine, inbox: Inbox, give: Callable[[UnitResult | UnitProgress], None]) -> None:
-    """Do units as they come, in their order, until None comes."""
+    """Process the units of ``inbox`` in order until it has None; ``give`` is called with results and progress."""
     runner = UnitRunner(engine, give)
     is_open = True
 
     def admit() -> None:
-        """Take what lies there; wait for something where there is nothing to do."""
+        """Begin all units in the inbox; wait for a message only if there is nothing to do."""
         nonlocal is_open
         while is_open and not (runner.is_busy and inbox.empty()):
             message = inbox.get()
@@ -78,24 +78,24 @@ def run_units(engine: Engine, inbox: Inbox, give: Callable[[UnitResult | UnitPro
 
 
 class UnitRunner:
-    """Does units on one engine, several of them in the engine at once."""
+    """Processes units on one engine, several of them at once."""
 
     def __init__(self, engine: Engine, on_progress: Callable[[UnitProgress], None] = lambda progress: None) -> None:
         self._engine, self._on_progress = engine, on_progress
         self._name = f"{os.uname().nodename}/{os.getpid()}"
         self._tasks: dict[str, _Task] = {}
-        self._running: deque[tuple[Unit, Sequence[_Sampled]]] = deque()  # that have begun
+        self._running: deque[tuple[Unit, Sequence[_Sampled]]] = deque()  # units that have begun, oldest first
 
     @property
     def is_busy(self) -> bool:
         return bool(self._running)
 
     def introduce(self, brief: TaskBrief) -> None:
-        """Make a task known."""
+        """Make a task known, before its first unit."""
         self._tasks[brief.key] = _Task(self._engine, brief)
 
     def begin(self, unit: Unit) -> UnitResult | None:
-        """Queue a unit's requests. A result comes back at once where it cannot be done."""
+        """Queue a unit's requests. Return None, or a result if the unit cannot be processed."""
         task = self._tasks[unit.brief]
         try:
             if isinstance(unit, DrawUnit):
@@ -111,7 +111,7 @@ class UnitRunner:
         return None
 
     def finish(self, meanwhile: Callable[[], None] = lambda: None) -> UnitResult:
-        """Finish the oldest unit; ``meanwhile`` is called whenever one of its texts is there."""
+        """Finish the oldest unit and return its result; ``meanwhile`` is called after each of its texts."""
         unit, slices = self._running[0]
         task = self._tasks[unit.brief]
         try:
@@ -157,22 +157,22 @@ class UnitRunner:
 
 
 class _Task:
-    """What is made once for all units of a task."""
+    """Prompts, filter and annotator of a task, created once for all of its units."""
 
     def __init__(self, engine: Engine, brief: TaskBrief) -> None:
         self.brief, self._engine = brief, engine
-        self._sources: dict[str, PromptSource] = {}  # by class, from the first draw on
-        self._listed: dict[str, Attributes] = {}  # by this worker, and not yet sent to the driver
+        self._sources: dict[str, PromptSource] = {}  # by class; empty before the first draw unit
+        self._listed: dict[str, Attributes] = {}  # by this worker, and not sent to the driver yet
         self._has_told_evidence = False
 
     @cached_property
     def _filter(self) -> TextFilter:
-        """Of drawn texts; a task whose texts are only read needs none, and may have no shots."""
+        """Filter of generated texts; a task whose texts are only annotated needs none, and may have no shots."""
         return TextFilter(self.brief.shots, self.brief.settings.filter, task=self.brief.task)
 
     @cached_property
     def _annotator(self) -> InContextAnnotator | Committee:
-        """Raises InputError where the settings ask for nobody, or for missing adapters."""
+        """The annotator. Raises InputError if the settings request none, or if its adapters are missing."""
         brief, kind = self.brief, self.brief.settings.annotate.annotator
         if kind == "icl":
             return InContextAnnotator(self._engine, brief.task, brief.shots, brief.settings, brief.chat)
@@ -181,13 +181,13 @@ class _Task:
         raise InputError("The settings ask for no annotator (annotate.annotator is 'none'), so nobody can read texts.")
 
     def prepare(self) -> None:
-        """Know the prompts of every class; attributes are listed where the brief has none."""
+        """Create the prompts of every class once; list attributes if wanted and not in the brief."""
         if self._sources:
             return
         brief = self.brief
         attributes = brief.attributes
         if brief.settings.variety.attributes and not attributes:
-            # Every worker lists them for itself: what they are follows from the task, its shots and the seed.
+            # Every worker lists them itself: the task, its shots and the seed determine them.
             attributes = self._listed = list_attributes(
                 self._engine, brief.task, brief.shots, brief.settings, brief.chat
             )
@@ -206,12 +206,12 @@ class _Task:
         }
 
     def take_listed(self) -> dict[str, Attributes]:
-        """Attributes that the driver has not been sent yet."""
+        """Return the listed attributes by class, if the driver has not been sent them yet."""
         listed, self._listed = self._listed, {}
         return listed
 
     def take_evidence(self) -> dict[str, KindEvidence]:
-        """How the committee was weighed, where the driver has not been sent it yet."""
+        """Return the committee's weights by kind, if the driver has not been sent them yet."""
         if self._has_told_evidence or not isinstance(self._annotator, Committee):
             return {}
         self._has_told_evidence = True
@@ -231,7 +231,7 @@ class _Task:
         return _Sampled(part, numbered, sampling, completions)
 
     def read_in_place(self, draws: Sequence[Draw]) -> tuple[list[Draw], list[DrawFault]]:
-        """The draws, by id, with what is wrong with their form, or with scores; and those that could not be read."""
+        """Return draws by id, rejected by their form or with scores, and the faults of those that scoring failed on."""
         draws = sorted(draws, key=lambda draw: draw.candidate.id)
         reasons = [self._filter.alone(draw.candidate) for draw in draws]
         well_formed = [draw.candidate for draw, reason in zip(draws, reasons, strict=True) if reason is None]
@@ -248,7 +248,7 @@ class _Task:
         return read_draws, faults
 
     def _scores_or_errors(self, candidates: Sequence[Candidate]) -> "Sequence[tuple[float, ...] | str]":
-        """Label scores of each text, or why the engine refuses it: one bad text must not take others with it."""
+        """Return label scores of each text, or why the engine rejects it: one bad text must not affect others."""
         if not candidates:
             return []
         if self.brief.settings.annotate.annotator == "none":
@@ -264,7 +264,7 @@ class _Task:
     def read(
         self, texts: Sequence[str], folds: Sequence[int | None] = (), intended: Sequence[str] = ()
     ) -> tuple[tuple[tuple[float, ...], ...], tuple[float, ...]]:
-        """The annotator's scores, uncalibrated, nats [num_texts, num_labels]; of a committee, how far it agrees."""
+        """Return (scores, agreement): nats [num_texts, num_labels], uncalibrated; agreement only for a committee."""
         if not isinstance(self._annotator, Committee):
             return tuple(map(tuple, self._annotator.scores(texts).astype(np.float64).tolist())), ()
         probabilities, agreement = self._annotator.read(texts, folds, intended)
@@ -272,7 +272,7 @@ class _Task:
 
 
 def _draws(task: Task, unit: DrawUnit, sampled: _Sampled, best: Mapping[int, Completion]) -> Iterator[Draw]:
-    """The texts of a slice with their lineage, in the order of its requests."""
+    """Yield the texts of a slice with their lineage, in the order of its requests."""
     part, sampling = sampled.part, sampled.sampling
     for index, (number, prompt) in enumerate(sampled.prompts):
         completion = best[index]

@@ -1,6 +1,6 @@
-"""What the driver and its workers send each other: units of work out, results back.
+"""Messages between the driver and its workers: units of work go out, results come back.
 
-What a unit asks of an engine follows from its own fields alone, so it may be done anywhere, at any time, and again.
+A unit's own fields fully determine its work, so it may be done anywhere, at any time, and repeated.
 Importing this module loads neither torch nor vllm.
 """
 
@@ -20,15 +20,15 @@ UnitKey = tuple[str, str, int]
 
 
 class TaskBrief(msgspec.Struct, frozen=True, kw_only=True, tag="brief"):
-    """What a worker has to know before its first unit of a task."""
+    """What a worker must know before its first unit of a task."""
 
-    key: str  # unique among all that is done together: the task's name in a corpus, the folder of a run
+    key: str  # unique among tasks that are done together: the task's name in a corpus, the folder of a run
     task: Task
     shots: tuple[Example, ...]
     settings: RunSettings
     chat: ChatTurns | None = None  # of prompts; None: plain text
-    readers: tuple[Reader, ...] = ()  # adapters that re-label, where the settings ask for adapters
-    attributes: dict[str, Attributes] = {}  # by class, where they were listed before; else each worker lists them
+    readers: tuple[Reader, ...] = ()  # of the committee, with the annotator "adapters"
+    attributes: dict[str, Attributes] = {}  # by class, if they were listed before; else each worker lists them
 
 
 class DrawSlice(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,28 +36,28 @@ class DrawSlice(msgspec.Struct, frozen=True, kw_only=True):
 
     label: str
     draws: int
-    stream: str  # seed of the random numbers that decide what the prompts show
+    stream: str  # seed of the random numbers that determine what the prompts show
     stream_draws: int
     skip: int = 0
     id_prefix: str  # ids are the prefix and a number of ``id_digits`` digits
     id_digits: int
     first_id: int
     seed: int | None  # of the requests; None: the stream's next number after its prompts
-    seed_offset: int = 0  # request i is seeded as number seed_offset + i
+    seed_offset: int = 0  # request i has the seed of request number seed_offset + i
     bias: tuple[tuple[str, float], ...] = ()  # nats by word, for words that the class has over-used so far
 
 
 class DrawUnit(msgspec.Struct, frozen=True, kw_only=True, tag="draw"):
-    """Texts to be drawn in one go."""
+    """Texts to be generated together."""
 
     brief: str  # key of its brief
     number: int  # position among the draw units of the brief
     batch: int  # round of a run; in a corpus every unit is a batch
     slices: tuple[DrawSlice, ...]
-    reads: bool = False  # score each well-formed text at once, where it was drawn
-    by_shots: bool = False  # requests that begin alike stand side by side, which the prefix cache rewards
-    fresh: bool = False  # forget cached prefixes first: the same bytes, whatever ran before
-    reports: int = 0  # how often to say how far it is, about
+    reads: bool = False  # the worker that generates the texts annotates the well-formed ones, too
+    by_shots: bool = False  # requests are sorted by their shots, for more hits in the prefix cache
+    fresh: bool = False  # empty the prefix cache first: the texts are then the same bytes, whatever ran before
+    reports: int = 0  # approximate number of progress reports
 
     @property
     def key(self) -> UnitKey:
@@ -65,18 +65,18 @@ class DrawUnit(msgspec.Struct, frozen=True, kw_only=True, tag="draw"):
 
     @property
     def size(self) -> int:
-        """Requests."""
+        """Number of draws."""
         return sum(part.draws for part in self.slices)
 
 
 class ReadUnit(msgspec.Struct, frozen=True, kw_only=True, tag="read"):
-    """Texts to be read by the annotator: label scores come back."""
+    """Texts to be annotated; the result has their label scores."""
 
     brief: str
     number: int  # position among the read units of the brief
     texts: tuple[str, ...]
-    folds: tuple[int | None, ...] = ()  # of each text: the fold whose adapter did not see it; empty: none was seen
-    intended: tuple[str, ...] = ()  # of each text: the label that it was drawn for, "" for none; empty: none has one
+    folds: tuple[int | None, ...] = ()  # of each text: the fold whose adapter did not see it; empty: no adapter saw any
+    intended: tuple[str, ...] = ()  # of each text: the label it was generated for, "" for none; empty: none has one
     fresh: bool = False
 
     @property
@@ -92,16 +92,16 @@ Unit = DrawUnit | ReadUnit
 
 
 class Draw(msgspec.Struct, frozen=True, kw_only=True):
-    """One text, and what can be said of it without knowing the others."""
+    """One text, with what its worker found without knowing the other texts."""
 
     candidate: Candidate
     seed: int = 0  # of its request
-    reason: Reason | None = None  # why it is rejected already
-    scores: tuple[float, ...] = ()  # nats, uncalibrated, by label; empty where nobody has read it
+    reason: Reason | None = None  # why the worker rejected it, if it did
+    scores: tuple[float, ...] = ()  # nats, uncalibrated, by label; empty if it was not annotated
 
 
 class DrawFault(msgspec.Struct, frozen=True, kw_only=True):
-    """A draw that came to nothing: a line of ``errors.jsonl``."""
+    """A failed draw: a line of ``errors.jsonl``."""
 
     task: str
     label: str
@@ -111,30 +111,30 @@ class DrawFault(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class UnitResult(msgspec.Struct, frozen=True, kw_only=True, tag="result"):
-    """What came of a unit. Of a draw unit, draws and faults together are as many as its draws."""
+    """Result of a unit. For a draw unit, ``draws`` and ``faults`` together are as many as its draws."""
 
     unit: Unit
     draws: tuple[Draw, ...] = ()
     faults: tuple[DrawFault, ...] = ()
     scores: tuple[tuple[float, ...], ...] = ()  # of a read unit, nats [num_texts, num_labels]
-    agreement: tuple[float, ...] = ()  # of a read unit: share of a committee's readers that say its label, by text
-    evidence: dict[str, KindEvidence] = {}  # by kind of reader, with the first texts that a worker reads
-    failure: ChildFailure | None = None  # it cannot be done, here or elsewhere: an adapter does not load, say
+    agreement: tuple[float, ...] = ()  # of a read unit, by text: share of annotators that predict the committee's label
+    evidence: dict[str, KindEvidence] = {}  # by kind of annotator, with the first texts that a worker annotates
+    failure: ChildFailure | None = None  # why the unit cannot be done on any worker, such as an adapter with a fault
     output_tokens: int = 0  # of a draw unit: of all its completions
     attributes: dict[str, Attributes] = {}  # by class, as this worker listed them for its first draw unit
-    engine: str = ""  # which one, among all that were ever opened
+    engine: str = ""  # unique name of the engine among all that were ever opened
     stats: EngineStats = EngineStats()  # of that engine so far
 
 
 class UnitProgress(msgspec.Struct, frozen=True, kw_only=True, tag="progress"):
-    """How far a draw unit is that asked for reports."""
+    """Progress of a draw unit with ``reports``."""
 
     unit: UnitKey
-    done: int  # draws
+    done: int  # finished draws
 
 
 def all_faulty(unit: Unit, task: str, step: str, message: str) -> UnitResult:
-    """The result of a unit of which nothing came."""
+    """Return the result of a unit that failed completely: ``failure`` for a read unit, a fault per draw otherwise."""
     if isinstance(unit, ReadUnit):
         return UnitResult(unit=unit, failure=ChildFailure(kind="FourshotError", message=message))
     faults = [

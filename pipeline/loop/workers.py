@@ -1,4 +1,4 @@
-"""Those who do units, as the driver sees them: an engine in a child process, or many on a Ray cluster."""
+"""Interface of workers, which process units for the driver: an engine in a child process, or many on a Ray cluster."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -11,29 +11,29 @@ from fourshot.pipeline.synthesis.committee import Reader
 
 
 class Workers(Protocol):
-    """One or many engines somewhere. Every unit that is given comes back once, as a result."""
+    """One or many engines. Every unit given to them comes back once, as a result."""
 
     starts: int  # of engines, so far
 
     def has_room(self) -> bool:
-        """Whether another unit should be given now: enough for nobody to wait, and not much more."""
+        """Return whether to give another unit now: enough that no engine is idle, and not much more."""
         ...
 
     def give(self, unit: Unit, brief: TaskBrief) -> None: ...
 
     def wait(self, timeout_s: float) -> list[UnitResult | UnitProgress]:
-        """What has come back since the last time; empty after ``timeout_s``. Raises FourshotError where nobody can."""
+        """Return messages since the last call; none after ``timeout_s``. Raises FourshotError if no engine can work."""
         ...
 
     def close(self) -> None:
-        """End them; what they were doing is lost."""
+        """End the engines; unfinished work is lost."""
         ...
 
 
 def engine_settings(
     model: str, adapters: Iterable[Adapter | None], most_loras: int, *, compiled: bool = False, gpus: int = 1
 ) -> EngineSettings:
-    """Of an engine on ``gpus`` GPUs in which ``adapters`` answer, at most ``most_loras`` of them in a batch."""
+    """Return settings of an engine on ``gpus`` GPUs that loads ``adapters``, at most ``most_loras`` in one batch."""
     named = {adapter.name: adapter for adapter in adapters if adapter}
     return EngineSettings(
         model=model,
@@ -51,10 +51,10 @@ def open_workers(
     readers: Iterable[Reader] = (),
     tell: Callable[[str], None] = lambda line: None,
 ) -> Workers:
-    """Engines on a Ray cluster where ``ray`` names one, else a single one in a child process that prints into ``log``.
+    """Return engines on the Ray cluster ``ray``; if it is "", a single one in a child process that prints into ``log``.
 
-    ``readers``: whose files every machine of a cluster must see. ``tell`` hears of machines that are done without.
-    Raises InputError where there is no such cluster.
+    ``readers``: annotators whose files every machine of a cluster must see. ``tell`` is called with a message about
+    each machine that is excluded. Raises InputError if there is no such cluster.
     """
     if ray:
         from fourshot.pipeline.loop.ray_workers import RayWorkers

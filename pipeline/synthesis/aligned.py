@@ -1,4 +1,4 @@
-"""Prompts whose common beginning fills whole blocks of the prefix cache: see `engine.alignment`."""
+"""Prompts whose common beginning fills complete blocks of the prefix cache: see `engine.alignment`."""
 
 from collections.abc import Sequence
 
@@ -11,20 +11,20 @@ from fourshot.pipeline.synthesis.prompts import PromptFormat, reading_prompt
 from fourshot.pipeline.task import Example, Task
 from fourshot.pipeline.token_counter import token_counter
 
-# Texts begin in every way: with small and capital letters, digits, signs, other scripts.
+# Texts may begin with small or capital letters, digits, signs or letters of other scripts.
 BEGINNINGS = ("a", "The", "1", "(", '"', "-", "é", "中")
-TOKENS_PER_WORD = 2  # of a long text; English has about 1.3, scripts without blanks have 1.2 to 1.7
+TOKENS_PER_WORD = 2  # of a long text; English has about 1.3, scripts without blanks 1.2 to 1.7
 
 
 def aligned(
     form: PromptFormat, task: Task, engine: EngineSettings, shots: Sequence[Example] = (), longest: str = ""
 ) -> PromptFormat:
-    """``form`` with the filler that `reading_prompt` is to put before prompts with these ``shots``.
+    """Return ``form`` with the filler that `reading_prompt` puts before prompts with these ``shots``.
 
-    ``engine``: of the engine that reads them. ``longest``: the longest text, where it is known: links, or a script that
-    the base hardly knows, take more tokens than is usual, and shots may have left no room for filler too. There is no
-    filler where the longest text would not fit any more, nor before a chat template, which begins with what the model
-    was trained to see first.
+    ``engine``: settings of the engine that scores the prompts. ``longest``: the longest text, if it is known. Links, or
+    a script that the base model hardly knows, take more tokens than usual, and shots may have left no room for filler.
+    No filler is added if the longest text would not fit any more. Nor is it added before a chat template, which begins
+    with what the model was trained to see first.
     """
     plain = msgspec.structs.replace(form, filler=None)
     if form.chat is not None:

@@ -1,4 +1,4 @@
-"""Annotation: who reads a candidate and says which class it is, and when that is believed."""
+"""Annotation: the annotator in context, and the verdict on a candidate from the annotators' probabilities."""
 
 from collections.abc import Sequence
 
@@ -17,12 +17,12 @@ from fourshot.pipeline.task import Example, Task
 
 
 class InContextAnnotator:
-    """The base model, shown all shots that fit: what the paper does."""
+    """The base model in context, shown all shots that fit, as in the paper."""
 
     def __init__(
         self, engine: Engine, task: Task, shots: Sequence[Example], settings: RunSettings, chat: ChatTurns | None
     ) -> None:
-        """``chat``: of prompts that show the shots."""
+        """``chat``: turns of the prompts, which show the shots; None for plain text."""
         self._engine, self._task = engine, task
         form = PromptFormat(
             verbalizer=settings.base_verbalizer,
@@ -35,19 +35,19 @@ class InContextAnnotator:
         self._form = aligned(form, task, engine.settings, self._shown, longest) if settings.aligns else form
 
     def scores(self, texts: Sequence[str]) -> np.ndarray:
-        """Raw label log-probabilities, float32 [num_texts, num_labels]."""
+        """Return raw label log-probabilities, float32 [num_texts, num_labels]."""
         return label_scores(self._engine, self._task, texts, self._form, self._shown)
 
 
 def judge(
     task: Task, candidates: Sequence[Candidate], probabilities: np.ndarray | None, settings: RunSettings
 ) -> list[Verdict]:
-    """A verdict for each candidate.
+    """Return a verdict for each candidate, in order.
 
-    Kept where the annotator says the intended label, and confidently enough; where soft labels are learnt, and of texts
-    without an intended label, wherever it is confident enough of some label. ``probabilities``: the annotator's,
-    float64 [num_candidates, num_labels]. None: there is no annotator, and every candidate is believed to be what it was
-    drawn for.
+    A candidate is kept if its intended label is predicted, with a probability of at least ``annotate.confidence``. If
+    soft labels are learnt, or the text has no intended label, any label may be the predicted one. ``probabilities``:
+    the annotators', float64 [num_candidates, num_labels]. None: there is no annotator, and every candidate is kept,
+    assumed to be of its intended class.
     """
     if probabilities is None:
         return [Verdict(candidate_id=candidate.id, kept=True, reason="kept") for candidate in candidates]

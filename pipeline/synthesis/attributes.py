@@ -1,7 +1,7 @@
-"""Attributes: what the texts of a class can differ in. Each draw is given a combination of them.
+"""Attributes: properties in which the texts of a class can differ. Each draw requests a combination of them.
 
-The model lists topics and styles itself. To each shot it assigns those that fit best, and lengths are counted, so that
-a prompt shows shots with their attributes and asks for a text with others: a small model follows examples, not orders.
+The model lists topics and styles itself, and assigns to each shot those that fit best. Lengths are counted. So a prompt
+shows shots with their attributes and requests a text with others: a small model follows examples, not instructions.
 Source: Yu et al. 2023, "Large Language Model as Attributed Training Data Generator", section 3 (attributes that a model
 lists, drawn at random for each prompt).
 """
@@ -30,30 +30,30 @@ from fourshot.pipeline.task import Example, Label, Task
 LENGTH = "length"  # counted; the other dimensions are listed by the model
 NUM_LISTS = 32  # that the model writes per class and dimension
 LIST_TOKENS = 40
-LIST_TEMPERATURE = 0.7  # what a class can be about is asked for, not what it might be about just once
-FEWEST_LISTS, MOST_VALUES = 2, 12  # a value is in so many of the lists; the most frequent ones are taken
+LIST_TEMPERATURE = 0.7  # typical attributes of a class are wanted, not rare ones
+FEWEST_LISTS, MOST_VALUES = 2, 12  # a value must be in so many lists; so many of the most frequent ones are used
 MOST_WORDS, FEWEST_LETTERS = 3, 3
 SHORTER, LONGER = 0.75, 1.33  # times the median length of the class's shots
 CONTENT_FREE = "N/A"
-_COMMA = re.compile("[,\u3001\uff0c\u060c]")  # of Chinese and Japanese and of Arabic lists too
+_COMMA = re.compile("[,\u3001\uff0c\u060c]")  # also the commas of Chinese, Japanese and Arabic
 _VALUE = re.compile(r"[^\W\d_]+(?:[ '\u2019-][^\W\d_]+)*")
 
 
 class Attributes(msgspec.Struct, frozen=True, kw_only=True):
-    """Of one class."""
+    """The attributes of one class and of its shots."""
 
     values: dict[str, tuple[str, ...]]  # dimension -> at least two values
     of_shots: dict[int, dict[str, str]]  # index of a shot -> its value in each of these dimensions
 
     def draw(self, numbers: random.Random) -> dict[str, str]:
-        """A value in each dimension, all equally likely."""
+        """Return a value for each dimension; all values are equally likely."""
         return {dimension: numbers.choice(values) for dimension, values in self.values.items()}
 
 
 def list_attributes(
     engine: Engine, task: Task, shots: Sequence[Example], settings: RunSettings, chat: ChatTurns | None = None
 ) -> dict[str, Attributes]:
-    """The attributes of every class by its name. Raises InputError where a prompt does not fit into the model."""
+    """Return the attributes of every class, by name. Raises InputError if a prompt does not fit into the context."""
     questions = [(label, dimension) for label in task.labels for dimension in LISTS]
     prompts = [attribute_list_prompt(task, label, dimension, chat) for label, dimension in questions]
     seed = random.Random(f"{settings.seed}/{task.name}/attributes").getrandbits(31)
@@ -72,7 +72,10 @@ def list_attributes(
 
 
 def listed_values(lists: Iterable[str], forbidden: Iterable[str] = ()) -> tuple[str, ...]:
-    """The items that most of the comma-separated lists have, none with a word of ``forbidden`` in it."""
+    """Return the most frequent items of comma-separated lists, most frequent first, without words of ``forbidden``.
+
+    They are at most `MOST_VALUES`, each of them in at least `FEWEST_LISTS` lists.
+    """
     never = {word for phrase in forbidden for word in phrase.lower().split()}
     counts: Counter[str] = Counter()
     for text in lists:
@@ -116,7 +119,7 @@ def _of_class(
 
 
 def lengths_of(texts: Sequence[str]) -> list[str]:
-    """short, medium or long, by the number of words beside the median of ``texts``."""
+    """Return "short", "medium" or "long" for each text, by its number of words relative to the median."""
     counts = [count_words(text) for text in texts]
     middle = median(counts)
     return ["short" if n < SHORTER * middle else "long" if n > LONGER * middle else "medium" for n in counts]
@@ -125,7 +128,7 @@ def lengths_of(texts: Sequence[str]) -> list[str]:
 def _fitting(
     engine: Engine, task: Task, dimension: str, values: Sequence[str], texts: Sequence[str], form: PromptFormat
 ) -> list[str]:
-    """Of ``values``, the one that the model finds likeliest after each text, beside after a text that says nothing."""
+    """Return for each text the value whose log-probability is highest, relative to that after a content-free text."""
     prompts = [attribute_prompt(task, dimension, text, form) for text in (*texts, CONTENT_FREE)]
     scores = engine.score(prompts, values)
     return [values[int(row.argmax())] for row in scores[:-1] - scores[-1]]

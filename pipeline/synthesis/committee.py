@@ -1,4 +1,4 @@
-"""A committee: several readers of the same texts, each kind believed as far as unseen shots show that it is right."""
+"""A committee: several annotators of the same texts, each kind weighted by its accuracy on unseen shots."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from fourshot.training.students.classifier import StudentClassifier
 
 
-OPEN = 1.0  # nats of log-odds; of an average's answers, few further from zero are not those of its adapters' mean
-PROMPT_FOLDS = 4  # the shots are left out of a prompt in so many parts, to be asked about
+OPEN = 1.0  # nats of log-odds; an average's predictions further from zero rarely differ from its adapters' mean
+PROMPT_FOLDS = 4  # parts of a prompt's shots, each left out once to be annotated
 
 
 class EncoderFiles(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,59 +40,59 @@ class EncoderFiles(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Reader(msgspec.Struct, frozen=True, kw_only=True):
-    """One of the committee: an adapter, the base model in context, or an encoder."""
+    """An annotator of a committee: an adapter, the base model in context, or an encoder."""
 
     adapter: Adapter | None
     encoder: EncoderFiles | None = None
-    shown: tuple[int, ...] = ()  # of the base in context: the shots in its prompt, in their order
-    left_out: tuple[int, ...] = ()  # of an adapter and an encoder: the shots that it was not trained on
+    shown: tuple[int, ...] = ()  # base model in context: indices of the shots in its prompt, in their order
+    left_out: tuple[int, ...] = ()  # adapter or encoder: indices of the shots that it was not trained on
     wording: Wording = "task"  # of the prompts that it was trained on
-    chat: ChatTurns | None = None  # of the same
-    filler: PromptFiller | None = None  # of the same
-    verbalizer: Verbalizer = "word"  # what it learnt to say
-    fold: int | None = None  # reads the candidates of this fold, which it was not trained on; None reads all
-    averages: tuple["Reader", ...] = ()  # of an average: the adapters that it stands for
+    chat: ChatTurns | None = None  # of the same prompts
+    filler: PromptFiller | None = None  # of the same prompts
+    verbalizer: Verbalizer = "word"  # what it learnt to predict for a label
+    fold: int | None = None  # annotates the candidates of this fold, which it was not trained on; None: all candidates
+    averages: tuple["Reader", ...] = ()  # of an average: the adapters that were averaged
 
     @property
     def kind(self) -> str:
-        """Those of a kind are believed alike."""
+        """Kind of annotator; all of one kind share one weight."""
         return "adapters" if self.adapter else "encoders" if self.encoder else "in context"
 
     @property
     def alone(self) -> tuple["Reader", ...]:
-        """Those that it stands for: the members of an average, else itself."""
+        """Single annotators that it stands for: the members of an average, else itself."""
         return self.averages or (self,)
 
     @property
     def adapters(self) -> tuple[Adapter, ...]:
-        """All whose files it needs."""
+        """All adapters whose files it needs."""
         return tuple(reader.adapter for reader in (self, *self.averages) if reader.adapter)
 
     def form(self, of_task: PromptFormat) -> PromptFormat:
-        """That of its prompts: what is read of long texts is the same for all."""
+        """Return the format of its prompts; ``of_task`` determines what all annotators are shown of long texts."""
         return msgspec.structs.replace(
             of_task, wording=self.wording, verbalizer=self.verbalizer, chat=self.chat, filler=self.filler
         )
 
 
 class Committee:
-    """Readers that answer one after another; their log-probabilities are averaged and normalised.
+    """Annotators that are queried one after another; their log-probabilities are averaged and normalised.
 
-    Adapters of the shots know what the labels mean but not much, and what they know hangs on the wording of the prompt
-    and the random start: the mean over several knows more than the best of them. Source: Schick & Schuetze 2021,
-    "Exploiting Cloze Questions for Few Shot Text Classification", section 3.2.
+    Adapters trained on the shots know little about the labels. What they know depends on the wording of the prompt and
+    the random initialisation, so the mean over several is more accurate than the best of them. Source: Schick &
+    Schuetze 2021, "Exploiting Cloze Questions for Few Shot Text Classification", section 3.2.
 
-    The base in context errs elsewhere; what it answers hangs on the order of the shots. Source: Lu et al. 2022,
-    "Fantastically Ordered Prompts and Where to Find Them", section 2. How far each kind is believed, shots say that it
-    has not seen (`pipeline.synthesis.evidence`); without such, all readers count the same.
+    The base model in context makes other errors; its predictions depend on the order of the shots. Source: Lu et al.
+    2022, "Fantastically Ordered Prompts and Where to Find Them", section 2. Each kind is weighted by its predictions on
+    shots that it has not seen (`pipeline.synthesis.evidence`). Without such shots, all kinds have the same weight.
 
-    An encoder that was trained on sentences, not to continue texts, errs elsewhere again. It is another model, so the
-    paper's rule of one model for all steps does not hold with it. Source: Blum & Mitchell 1998, "Combining Labeled and
+    An encoder that was trained on sentences, not to continue texts, makes different errors again. It is another model,
+    so it departs from the paper's rule of one model for all steps. Source: Blum & Mitchell 1998, "Combining Labeled and
     Unlabeled Data with Co-Training" (two views of a text teach each other).
 
-    Adapters of a fold learn what most texts drawn for a class have in common, so they contradict the label of one that
-    was drawn for the wrong class. Source: Northcutt et al. 2021, "Confident Learning", section 3 (out-of-sample
-    predictions by cross-validation show label errors).
+    Adapters of a fold learn what most texts generated for a class have in common, so they contradict the label of a
+    text that is not of its intended class. Source: Northcutt et al. 2021, "Confident Learning", section 3
+    (out-of-sample predictions by cross-validation show label errors).
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class Committee:
         shots: Sequence[Example] = (),
         longest: str = "",
     ) -> None:
-        """``shots``: of the run. ``longest``: text; "": a candidate's. Raises InputError where there are no readers."""
+        """``shots``: of the run. ``longest``: text to annotate; "": a candidate's. Raises InputError for no readers."""
         if not readers:
             raise InputError("The adapters that annotate candidates are missing: none was given. Train at least one.")
         self._engine, self._task, self._shots = engine, task, shots
@@ -113,7 +113,7 @@ class Committee:
         self._form = PromptFormat(max_text_words=settings.max_text_words, long_texts=settings.long_texts)
         self._of_folds = [reader for reader in readers if reader.fold is not None]
         self._fold_weight = annotate.fold_weight
-        self._several = sum(len(reader.alone) for reader in readers) > 1  # there are others to be outvoted
+        self._several = sum(len(reader.alone) for reader in readers) > 1  # then one could outvote the others
         self._kinds: dict[str, list[Reader]] = {}
         for reader in readers:
             if reader.fold is None:
@@ -123,11 +123,11 @@ class Committee:
         self._priors: dict[Reader, Calibration] = {}
         self._weighs = annotate.weights == "held_out"
         asks = self._kinds if self._weighs else {"in context"} & self._kinds.keys()
-        self._asked_about_shots = not asks  # adapters of folds are not asked: they have seen all shots
-        self.evidence: dict[str, KindEvidence] = {}  # by kind of reader, once they were asked about the shots
+        self._asked_about_shots = not asks  # adapters of folds are not scored on the shots: they have seen all
+        self.evidence: dict[str, KindEvidence] = {}  # by kind of annotator, once they were scored on the shots
 
     def _fitted(self, reader: Reader) -> Reader:
-        """A reader in context, shown as many of its shots as fit."""
+        """Return an in-context annotator with only those of its shots that fit into the prompt."""
         form = msgspec.structs.replace(self._form, wording=reader.wording, chat=reader.chat)
         shots = [self._shots[index] for index in reader.shown]
         fitting = set(shots_that_fit(self._engine, self._task, shots, form, [self._longest]))
@@ -136,17 +136,17 @@ class Committee:
         )
 
     def probabilities(self, texts: Sequence[str], folds: Sequence[int | None] = ()) -> "np.ndarray":
-        """Float64 [num_texts, num_labels]; each row sums to one."""
+        """Return label probabilities, float64 [num_texts, num_labels]; each row sums to one. ``folds``: see `read`."""
         return self.read(texts, folds)[0]
 
     def read(
         self, texts: Sequence[str], folds: Sequence[int | None] = (), intended: Sequence[str] = ()
     ) -> "tuple[np.ndarray, np.ndarray]":
-        """(probabilities, agreement): agreement [num_texts] is the share of the readers that say the likeliest label.
+        """Return (probabilities, agreement): agreement [num_texts] is the share that predicts the likeliest label.
 
-        ``folds``: of each text, the fold whose adapter did not see it in training; None or left out: none saw it. The
-        adapters of folds are one reader: of each text, those that did not see it. ``intended``: the label that each
-        was drawn for, "" or left out for none. An average needs it, which counts as one reader, too.
+        ``folds``: for each text, the fold whose adapter did not see it in training; None or omitted: none saw it. The
+        adapters of folds count as one annotator: for each text, those that did not see it. ``intended``: the label that
+        each text was generated for; "" or omitted: none. Only averages use it; an average counts as one annotator, too.
         """
         import numpy as np
 
@@ -168,10 +168,10 @@ class Committee:
         return calibrations.normalise(logs), np.mean([answer.argmax(axis=1) == likeliest for answer in answers], axis=0)
 
     def _read_first(self, average: Reader, texts: Sequence[str], intended: Sequence[str]) -> "np.ndarray":
-        """As `_read`; what the average leaves open is read by each of its adapters, and their mean counts.
+        """Return `_read` of ``average``; for texts that it leaves open, the mean of its adapters replaces the result.
 
-        Open is whether a text is of its intended label: the log-odds of that label against the likeliest other one are
-        less than `OPEN` from zero. Without an intended label, which of the two likeliest it is.
+        A text is open if the log-odds of its intended label, against the likeliest other one, are less than `OPEN` from
+        zero. Without an intended label, the likeliest one takes its place.
         """
         import numpy as np
 
@@ -189,7 +189,7 @@ class Committee:
         return logs
 
     def _fold_probabilities(self, texts: Sequence[str], folds: Sequence[int | None]) -> "np.ndarray":
-        """Of the adapter that did not see the text, or the mean of all for one that none saw."""
+        """Return the probabilities by the adapter that did not see a text, or their mean over all if none saw it."""
         import numpy as np
 
         total = np.zeros((len(texts), len(self._task.labels)))
@@ -202,9 +202,9 @@ class Committee:
         return total / count
 
     def ask_about_shots(self) -> None:
-        """Calibrate readers in context, and weigh the kinds if wanted, by what they say of shots they have not seen.
+        """Calibrate in-context annotators, and weight the kinds if wanted, on shots that they have not seen.
 
-        It is done once, at the latest before the first texts are read; `evidence` has what was found.
+        This is done once, at the latest before the first texts are annotated. `evidence` has the weights.
         """
         import numpy as np
 
@@ -231,14 +231,18 @@ class Committee:
             self.evidence = weigh(held_out, targets[answered_shots])
 
     def _targets(self) -> "np.ndarray":
-        """The shots' labels, as indices [num_shots]."""
+        """Return the shots' labels as indices, [num_shots]."""
         import numpy as np
 
         names = self._task.label_names
         return np.array([names.index(shot.label) for shot in self._shots])
 
     def _of_unseen(self, reader: Reader) -> tuple[list[int], "np.ndarray"]:
-        """The shots that a reader can be asked about, and what it says: log-probabilities [num_shots, num_labels]."""
+        """Return the indices of the shots that a reader has not seen, and its log-probabilities for them.
+
+        The latter are [num_unseen, num_labels], calibrated and bounded.
+        A reader in context annotates each part of its shots with a prompt that lacks them; its label bias is fitted.
+        """
         import numpy as np
 
         if reader.kind != "in context":
@@ -257,7 +261,7 @@ class Committee:
         return unseen, self._calibrated(reader, logs)
 
     def _read(self, reader: Reader, texts: Sequence[str]) -> "np.ndarray":
-        """Log-probabilities, float64 [num_texts, num_labels], calibrated and bounded."""
+        """Return log-probabilities, float64 [num_texts, num_labels], calibrated and bounded."""
         import numpy as np
 
         if not texts:
@@ -272,7 +276,7 @@ class Committee:
         return bounded_log(np.exp(logs)) if self._several else logs
 
     def _answers(self, reader: Reader, texts: Sequence[str]) -> "np.ndarray":
-        """Float64 [num_texts, num_labels], rows sum to one; as the model says it."""
+        """Return the model's own probabilities, float64 [num_texts, num_labels]; rows sum to one."""
         if reader.encoder:
             return self._encoded(reader.encoder, texts)
         form = reader.form(self._form)
@@ -282,7 +286,7 @@ class Committee:
         return calibrations.normalise(label_scores(self._engine, self._task, texts, form, shots, reader.adapter))
 
     def _encoded(self, files: EncoderFiles, texts: Sequence[str]) -> "np.ndarray":
-        """The same, of an encoder, which is loaded when it is first asked."""
+        """Return the same for an encoder, which is loaded when it is first queried."""
         import numpy as np
 
         if not texts:

@@ -1,22 +1,22 @@
-"""How varied a set of texts is: distinct word tri-grams against the number of texts, and word frequencies."""
+"""Diversity of a set of texts: distinct word tri-grams by number of texts, and word frequencies."""
 
 from collections import Counter
 from collections.abc import Sequence
 
 from fourshot.pipeline.synthesis.words import words
 
-# What tokenised corpora leave of contractions ("wo n't", "it 's"); the library's list has only whole ones.
+# Pieces of contractions in tokenised corpora ("wo n't", "it 's"); wordcloud's stop words have only complete ones.
 _CONTRACTION_PIECES = frozenset({"n't", "s", "t", "re", "ve", "ll", "d", "m", "nt", "lrb", "rrb"})
 
 
 def trigrams(text: str) -> set[tuple[str, str, str]]:
-    """The distinct word tri-grams of one text; empty where it has fewer than three words."""
+    """Return the distinct word tri-grams of one text; none if it has fewer than three words."""
     sequence = words(text)
     return set(zip(sequence, sequence[1:], sequence[2:], strict=False))
 
 
 def distinct(texts: Sequence[str], n: int) -> float:
-    """Different word n-grams over all of them; 0 where no text has n words.
+    """Return the number of distinct word n-grams divided by that of all; 0 if no text has n words.
 
     Source: Li et al. 2016, "A Diversity-Promoting Objective Function for Neural Conversation Models", section 5.
     """
@@ -25,11 +25,11 @@ def distinct(texts: Sequence[str], n: int) -> float:
 
 
 def unique_trigram_curve(texts: Sequence[str], sizes: Sequence[int]) -> list[float]:
-    """Expected number of distinct tri-grams among ``size`` of the texts, for each of ``sizes`` (0 .. len(texts)).
+    """Return the expected number of distinct tri-grams among that many texts, for each of ``sizes`` (0 .. len(texts)).
 
-    This is the mean over all orders in which the texts could be counted, in closed form, so no seed enters: a
-    tri-gram that occurs in d of N texts is missed by a draw of n with probability C(N - d, n) / C(N, n).
-    Source: what is counted, Patwa et al. 2024, figure 7; the expectation, Hurlbert 1971, "The Nonconcept of
+    This is the mean over all orders in which the texts could be counted, in closed form, so it needs no seed: a
+    tri-gram that occurs in d of N texts is missed by a sample of n with probability C(N - d, n) / C(N, n).
+    Source: for the quantity, Patwa et al. 2024, figure 7; for the expectation, Hurlbert 1971, "The Nonconcept of
     Species Diversity", rarefaction. Raises ValueError for no texts or a size out of range.
     """
     import numpy as np
@@ -54,7 +54,7 @@ def unique_trigram_curve(texts: Sequence[str], sizes: Sequence[int]) -> list[flo
 
 
 def word_frequencies(texts: Sequence[str], limit: int = 60) -> dict[str, int]:
-    """The ``limit`` most frequent words that are neither stop words nor numbers, in that order, ties by alphabet."""
+    """Return the ``limit`` most frequent words except stop words and numbers, most frequent first, ties by alphabet."""
     from wordcloud import STOPWORDS  # loads Pillow, which nothing else of this module needs
 
     ignored = STOPWORDS | _CONTRACTION_PIECES

@@ -1,8 +1,8 @@
-"""Drawing candidates: the model continues a list of one class's shots with another text.
+"""Generation of candidates: the model continues a list of one class's shots with another text.
 
-The paper draws with two beams and keeps the better one. vLLM has no sampling with beams; two samples, of which the
-likelier per token is kept, stand for it (``keep_likelier_of=2``): either way two tries are made, and the one that the
-model finds likelier stays.
+The paper samples with two beams and keeps the better one, which vLLM does not support. The substitute
+(``keep_likelier_of=2``) is two samples, of which the likelier per token is kept. Either way, two attempts are made, and
+the one that the model finds more likely is kept.
 """
 
 import random
@@ -26,20 +26,20 @@ from fourshot.pipeline.task import Example, Label, Task
 
 TOKENS_OVER_LONGEST_SHOT = 1.5
 FEWEST_MAX_TOKENS = 32
-MIXED_PROMPTS = 16  # prompts that ask for no class
+MIXED_PROMPTS = 16  # different prompts that request no class
 MIXED_SHOTS = 8  # that each of them shows
-MOST_PROMPTS = 4096  # kept per class; with many shots every draw has an order of its own
+MOST_PROMPTS = 4096  # cached per class; with many shots, every draw has a different order
 
 
 class DrawPrompt(msgspec.Struct, frozen=True, kw_only=True):
-    """What one draw asks for."""
+    """The prompt of one draw, with what it shows and requests."""
 
     label: str
-    shots: tuple[int, ...]  # that the prompt shows, in its order
+    shots: tuple[int, ...]  # those that the prompt shows, as indices, in its order
     attributes: dict[str, str]
     prompt: str
     prompt_hash: str
-    mixed: bool = False  # it asks for no class
+    mixed: bool = False  # it requests no class
 
 
 class PromptSource:
@@ -55,15 +55,15 @@ class PromptSource:
         chat: ChatTurns | None = None,
         fits: Callable[[str], bool] = lambda prompt: True,
     ) -> None:
-        """``fits``: whether a prompt leaves room for an answer. Those that do not show fewer shots, one at least."""
+        """``fits``: whether a prompt leaves room for an answer; if not, it shows fewer shots, but at least one."""
         self._task, self._label, self._shots, self._settings = task, label, shots, settings
         self._attributes, self._chat, self._fits = attributes, chat, fits
         self._class_shots = [index for index, shot in enumerate(shots) if shot.label == label.name]
-        self._rendered: dict[tuple[object, ...], DrawPrompt] = {}  # few shots have few orders
-        self._shots_that_fitted = 0  # into the last prompt that had no room for all; 0: none was
+        self._rendered: dict[tuple[object, ...], DrawPrompt] = {}  # cache: few shots have few orders
+        self._shots_that_fitted = 0  # in the last prompt without room for all; 0: there was no such prompt
 
     def draw(self, numbers: random.Random) -> DrawPrompt:
-        """The next prompt; shots, their order and attributes follow from ``numbers``."""
+        """Return the next prompt; ``numbers`` determines its shots, their order and the attributes."""
         variety, mixed = self._settings.variety, self._settings.mixed_share
         if mixed and numbers.random() < mixed:
             return self._mixed(numbers.randrange(MIXED_PROMPTS))
@@ -80,7 +80,7 @@ class PromptSource:
         return self._rendered[key]
 
     def _mixed(self, number: int) -> DrawPrompt:
-        """One of a few prompts that are the same for all classes, so that the engine has them cached."""
+        """Return one of a few prompts that are the same for all classes, so that the engine has them cached."""
         key = ("mixed", number)
         if key not in self._rendered:
             few = min(MIXED_SHOTS, len(self._shots))
@@ -110,9 +110,9 @@ class PromptSource:
         render: Callable[[tuple[int, ...], dict[str, str]], str],
         mixed: bool = False,
     ) -> DrawPrompt:
-        """With as many shots of ``order`` as fit, the first ones.
+        """Return the prompt with the first shots of ``order``, as many as fit.
 
-        Counting the tokens of many shots is slow, so their number is bisected, around what fitted last.
+        Counting the tokens of many shots is slow, so their number is found by bisection, from the last one that fitted.
         """
         last = self._shots_that_fitted
         fitting, too_many = 1, len(order) + 1
@@ -148,7 +148,7 @@ def draw_sampling(
     seed_offset: int = 0,
     bias: tuple[tuple[str, float], ...] = (),
 ) -> Sampling:
-    """How texts are drawn: one line each, or one for each field, at most half as long again as the longest shot."""
+    """Return the sampling parameters of texts of one line, or one line per field, with at most `most_tokens` tokens."""
     drawn_from = msgspec.structs.replace(settings.sampling, bias=(*settings.sampling.bias, *bias))
     return Sampling(
         **msgspec.structs.asdict(drawn_from),
@@ -163,7 +163,10 @@ def draw_sampling(
 def most_tokens(
     task: Task, shots: Sequence[Example], settings: RunSettings, count: Callable[[list[str]], Sequence[int]]
 ) -> int:
-    """Of a drawn text; ``count`` gives the tokens of each of some texts."""
+    """Return the most tokens of a generated text: ``generate.max_tokens``, or 1.5 times the longest shot, at least 32.
+
+    ``count`` returns the number of tokens of each of some texts.
+    """
     if settings.generate.max_tokens:
         return settings.generate.max_tokens
     form = PromptFormat(max_text_words=settings.max_text_words)
@@ -172,7 +175,7 @@ def most_tokens(
 
 
 def likeliest(completions: Iterable[Completion]) -> dict[int, Completion]:
-    """By prompt index, the completion that is taken of those drawn for it."""
+    """Return by prompt index the completion that becomes the candidate: complete, then likeliest per token."""
     best: dict[int, Completion] = {}
     for completion in completions:
         rival = best.get(completion.prompt_index)
@@ -182,6 +185,6 @@ def likeliest(completions: Iterable[Completion]) -> dict[int, Completion]:
 
 
 def _preference(completion: Completion) -> tuple[bool, float, int]:
-    """Finished before cut off, then likelier per token; the index breaks ties the same way every time."""
+    """Sort key: finished before truncated, then likelihood per token; the index makes ties deterministic."""
     per_token = completion.cumulative_logprob / max(1, completion.num_tokens)
     return completion.finish_reason == "stop", per_token, -completion.sample_index

@@ -1,8 +1,8 @@
-"""What the shots themselves say of those who read: how far to believe each kind of reader. numpy and scipy only.
+"""Weights of the kinds of annotators, from their predictions on unseen shots. Needs numpy and scipy only.
 
-Generated texts do not tell which reader is right: how often a reader agrees with the label that a text was drawn for
-ranks readers wrongly (docs/training.md). The shots do, as far as a reader has not seen them: an adapter is asked about
-those it was not trained on, the base model about those that its prompt leaves out.
+Generated texts do not show which annotator is right: agreement with the intended label ranks annotators wrongly
+(docs/training.md). Shots that an annotator has not seen do. An adapter is scored on those it was not trained on, the
+base model on those that its prompt leaves out.
 """
 
 from collections import Counter
@@ -19,25 +19,25 @@ from fourshot.pipeline.synthesis.types import Candidate, Verdict
 if TYPE_CHECKING:
     import numpy as np
 
-DOUBT = 1e-4  # probability that a reader leaves to every label
-LOG_FACTORS = (-3.0, 2.5)  # least and most; encoders of the shots are so unsure that they need more than e times
+DOUBT = 1e-4  # added to an annotator's probability of every label
+LOG_FACTORS = (-3.0, 2.5)  # bounds of log(weight / equal weight); underconfident encoders need more than 1
 FITTING_STEPS = 200  # of `alignment`
-CAUTION = 1.0  # how strongly weights are held to equal ones, in nats at e times an equal weight or an e-th of it
+CAUTION = 1.0  # regularisation towards equal weights: penalty in nats at e times an equal weight, or 1 / e of it
 
 
 class KindEvidence(msgspec.Struct, frozen=True, kw_only=True):
-    """Of one kind of reader: adapters, or the base model in context."""
+    """Weight and held-out accuracy of one kind of annotator: adapters, encoders, or the base model in context."""
 
     weight: float  # of its mean log-probability
     accuracy: float  # on held-out shots, 0 to 1
-    loss: float  # there, nats
-    num_texts: int
+    loss: float  # on held-out shots, mean, nats
+    num_texts: int  # held-out shots
 
 
 def shot_folds(labels: Sequence[str], num_folds: int) -> list[int | None]:
-    """The fold of each shot: those of a class are dealt out evenly, in their order.
+    """Return the fold of each shot: those of a class are distributed evenly, in their order.
 
-    None: never left out, because it is the only one of its class, or because there are fewer than two folds.
+    None: the shot is never left out, because it is the only one of its class, or there are fewer than two folds.
     """
     counts, num_dealt = Counter(labels), Counter[str]()
     folds: list[int | None] = []
@@ -48,7 +48,7 @@ def shot_folds(labels: Sequence[str], num_folds: int) -> list[int | None]:
 
 
 def bounded_log(probabilities: "np.ndarray") -> "np.ndarray":
-    """Log-probabilities that do not fall without end: no single reader is to outvote all others."""
+    """Return log-probabilities with a lower bound, so that no single annotator outvotes all others."""
     import numpy as np
 
     return np.log(probabilities + DOUBT)
@@ -57,13 +57,14 @@ def bounded_log(probabilities: "np.ndarray") -> "np.ndarray":
 def alignment(
     pairs: Sequence[tuple[Candidate, Verdict]], names: Sequence[str], annotate: AnnotateSettings
 ) -> dict[str, float]:
-    """By label, the factor for what was read, under which texts are read as often as each label as drawn for it.
+    """Return a factor by label; multiplied by these, probabilities predict each label as often as it was intended.
 
-    Equally many texts are drawn for each label, by mixed prompts too. A committee that reads one label much more often
-    prefers it, and a classifier that learns this prefers it more. Each count is increased by one, so that few texts are
-    not believed entirely. The largest factor is 1; all are without ``annotate.distribution_alignment``. Sources:
-    Berthelot et al. 2020, "ReMixMatch: Semi-Supervised Learning with Distribution Alignment and Augmentation
-    Anchoring", section 3.1; repeated until it holds, which is iterative proportional fitting (Deming & Stephan 1940).
+    The same number of texts is generated for each label, by mixed prompts too. A committee that predicts one label much
+    more often is biased towards it, and a classifier trained on its probabilities even more. Each count is increased by
+    one, so that few texts are not trusted completely. The largest factor is 1; all are 1 without
+    ``annotate.distribution_alignment``. Sources: Berthelot et al. 2020, "ReMixMatch: Semi-Supervised Learning with
+    Distribution Alignment and Augmentation Anchoring", section 3.1; repeated, which is iterative proportional fitting
+    (Deming & Stephan 1940).
     """
     import numpy as np
 
@@ -86,12 +87,12 @@ def learnt_probabilities(
     annotate: AnnotateSettings,
     factors: Mapping[str, float] | None = None,
 ) -> tuple[float, ...]:
-    """Of the labels ``names``, [num_labels], summing to one: what is learnt of a text with such ``probabilities``.
+    """Return the probabilities of the labels ``names`` that a text is learnt with, [num_labels], summing to one.
 
-    The probabilities are first multiplied by ``factors``, those of `alignment`. Then they are made surer, because a
-    mean over readers is less sure than it is right. Source: Berthelot et al. 2019, "MixMatch: A Holistic Approach to
-    Semi-Supervised Learning", section 3.2 (guessed labels, temperature 0.5). Then the label that the prompt asked for,
-    if it asked for one, is made likelier: readers do not know it.
+    The annotators' ``probabilities`` are first multiplied by ``factors``, those of `alignment`. Then they are
+    sharpened, because a mean over annotators is underconfident. Source: Berthelot et al. 2019, "MixMatch: A Holistic
+    Approach to Semi-Supervised Learning", section 3.2 (guessed labels, temperature 0.5). Finally, the odds of the label
+    that the prompt requested, if any, are multiplied by ``annotate.intended_odds``: annotators do not know it.
     """
     intended = "" if candidate.mixed else candidate.label
     aligned = [probabilities[name] * (factors[name] if factors else 1) for name in names]
@@ -103,11 +104,12 @@ def learnt_probabilities(
 
 
 def label_prior(held_out: "np.ndarray", targets: "np.ndarray") -> Calibration:
-    """Which labels a reader prefers, from its log-probabilities [num_texts, num_labels] for texts of known labels.
+    """Return an annotator's bias towards each label, from its log-probabilities ``held_out`` for texts of known labels.
 
-    ``targets``: their indices, [num_texts]. What is read as a label is compared with how many texts have it, so that a
-    label of few texts does not count as one that the reader avoids. A text of every label for certain is added, so that
-    few texts are not believed entirely. Of a label without a text nothing is known.
+    ``held_out``: [num_texts, num_labels]; ``targets``: indices of the true labels, [num_texts]. The predicted frequency
+    of a label is compared with its true frequency, so a rare label does not count as one that the annotator avoids. One
+    text of every label, predicted with certainty, is added, so that few texts are not trusted completely. A label
+    without a text gets the neutral value.
     """
     import numpy as np
 
@@ -119,11 +121,11 @@ def label_prior(held_out: "np.ndarray", targets: "np.ndarray") -> Calibration:
 
 
 def weigh(held_out: "Mapping[str, np.ndarray]", targets: "np.ndarray") -> dict[str, KindEvidence]:
-    """How much the mean log-probability of each kind counts; sums of weights below one take certainty away.
+    """Return the weight of each kind's mean log-probability; weights that sum to less than one reduce confidence.
 
-    ``held_out``: by kind, log-probabilities [num_texts, num_labels] for texts it has not seen; ``targets``: the indices
-    of their labels, [num_texts]. The weights are those under which the committee finds ``targets`` likeliest, held to
-    equal ones as the texts are few. Source: Satopaa et al. 2014, "Combining multiple probability predictions using a
+    ``held_out``: by kind, log-probabilities [num_texts, num_labels] for texts it has not seen. ``targets``: indices of
+    their labels, [num_texts]. The weights maximise the committee's likelihood of ``targets``, regularised towards equal
+    weights because the texts are few. Source: Satopaa et al. 2014, "Combining multiple probability predictions using a
     simple logit model" (weights that need not sum to one), and Wolpert 1992, "Stacked generalization".
     """
     import numpy as np
@@ -154,7 +156,7 @@ def weigh(held_out: "Mapping[str, np.ndarray]", targets: "np.ndarray") -> dict[s
 
 
 def evidence_line(evidence: Mapping[str, KindEvidence]) -> str:
-    """One line for people."""
+    """Return the weights and accuracies in one line for people."""
     return ", ".join(
         f"{kind} weigh {item.weight:.2f} ({item.accuracy:.0%} of {item.num_texts} held-out shots)"
         for kind, item in evidence.items()

@@ -1,7 +1,7 @@
-"""What can be told of a synthetic text without the model: malformed, copied, repeated, too short, too long.
+"""The text filter, which needs no model: it rejects malformed, copied, repeated, too short and too long texts.
 
-A text that passes goes on to the annotator. The checks are cheap (about 0.3 ms a text) and run in the order of `check`,
-so that a verdict names the plainest reason. Importing this module loads neither torch nor vllm.
+Texts that pass are annotated. The checks are cheap (about 0.3 ms per text) and run in the order of `check`, so that a
+verdict names the simplest reason. Importing this module loads neither torch nor vllm.
 """
 
 import re
@@ -19,7 +19,7 @@ from fourshot.pipeline.synthesis.types import Candidate, Reason
 from fourshot.pipeline.synthesis.words import comparable
 from fourshot.pipeline.task import Example, Task
 
-# Marks of all scripts that have one: Chinese and Japanese, Arabic, Hindi, Ethiopic, Armenian, Khmer, Burmese, Tibetan.
+# Of all scripts with such marks: Chinese and Japanese, Arabic, Hindi, Ethiopic, Armenian, Khmer, Burmese, Tibetan.
 _SENTENCE_END = re.compile(r"[.!?…。！？｡؟۔।॥።։។။།‼⁇⁈⁉][\"'”’»«)\]）」』】〉》\s]*$")  # noqa: RUF001 - not Latin ones
 _BULLET = re.compile(r"^(?:[-*•–]\s+|\(?\d{1,3}[.)]\s+|・\s*|[（(]?\d{1,3}[、．）]\s*)+")  # noqa: RUF001 - so do others
 _QUOTES = {'"': '"', "'": "'", "“": "”", "‘": "’", "«": "»", "„": "“", "`": "`", "**": "**"}  # noqa: RUF001
@@ -27,7 +27,7 @@ _QUOTES |= {"「": "」", "『": "』", "《": "》", "»": "«", "‚": "‘"} 
 
 
 def _name_pattern(*names: str) -> "re.Pattern[str]":
-    """One of the names that stand before parts of a prompt, and its colon."""
+    """Return a pattern for any of the ``names`` in front of parts of a prompt, with its colon."""
     any_name = "|".join(map(re.escape, names))
     return re.compile(rf"(?:^|[\s\"'(\[])(?:{any_name})\s*[:：]", re.IGNORECASE)  # noqa: RUF001 - a full-width colon
 
@@ -36,15 +36,15 @@ _FIELD = _name_pattern("text", "label")
 
 
 class FilterSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Bounds of the text filter. Lengths are characters; the bounds follow the shots, whatever the task."""
+    """Bounds of the text filter. Lengths are in characters, with bounds relative to the shots of any task."""
 
     min_length_factor: float = 0.5  # times the shortest shot
     max_length_factor: float = 2.0  # times the longest shot
     shortest_chars: int = 8  # nothing shorter passes, unless a shot is shorter
-    longest_chars: int = 80  # nothing up to this length is too long, even where all shots are very short
+    longest_chars: int = 80  # nothing up to this length is too long, even if all shots are very short
     near_duplicate: float = 0.9  # similarity to a text kept before, 0 to 1
     near_shot: float = 0.9  # similarity to a shot, 0 to 1
-    near_test: float = 0.85  # similarity to a test text; stricter, for such a text would flatter the score
+    near_test: float = 0.85  # similarity to a test text; stricter, because such a text would inflate the score
     min_letters: float = 0.5  # share of letters among the characters that are not blank
     min_distinct_words: float = 0.4  # distinct words / words, in texts of at least 12 words
 
@@ -61,11 +61,11 @@ class FilterSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
 
 def length_bounds(shots: Sequence[Example], settings: FilterSettings) -> tuple[int, int]:
-    """The fewest and the most characters a text may have. Every shot lies within. Raises `InputError` for no shots."""
+    """Return the fewest and the most characters of a text; every shot is within. Raises `InputError` for no shots."""
     if not shots:
         raise InputError("the length bounds come from the shots, and there are none. Give at least one shot per class.")
     lengths = [len(shot.text) for shot in shots]
-    # A character of a script without blanks stands for about as much as two others.
+    # A character of a script without blanks carries about as much as two others.
     shortest = settings.shortest_chars // (CHARS_PER_WORD if any(has_unspaced(shot.text) for shot in shots) else 1)
     fewest = min(min(lengths), max(shortest, round(settings.min_length_factor * min(lengths))))
     most = max(settings.longest_chars, round(settings.max_length_factor * max(lengths)))
@@ -73,24 +73,24 @@ def length_bounds(shots: Sequence[Example], settings: FilterSettings) -> tuple[i
 
 
 def longest_text(task: Task, shots: Sequence[Example], settings: FilterSettings) -> str:
-    """As long as a candidate may be, of the words of the longest shot: to find out what prompts have room for."""
+    """Return a text as long as a candidate may be, from the words of the longest shot, to measure room in prompts."""
     shots = bare_shots(task, shots)
-    most = length_bounds(shots, settings)[1] // (len(task.input_fields) or 1)  # it will stand in every field
+    most = length_bounds(shots, settings)[1] // (len(task.input_fields) or 1)  # prompts show it in every field
     longest = max((shot.text for shot in shots), key=len)
     return (f"{longest} " * most)[:most] if longest else ""
 
 
 def bare_shots(task: Task, shots: Sequence[Example]) -> Sequence[Example]:
-    """The shots without the names of their fields."""
+    """Return the shots without the names of their fields."""
     if not task.input_fields:
         return shots
     return [Example(text=bare_text(task, shot.text), label=shot.label) for shot in shots]
 
 
 class TextFilter:
-    """Checks candidates one after another and remembers the texts it let pass, over all rounds and classes of a run.
+    """Checks candidates one after another and remembers those that passed, over all rounds and classes of a run.
 
-    After a restart, `remember` the texts that had passed, in order: the filter is then as it was.
+    After a restart, `remember` the texts that had passed, in order, to restore the filter's state.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class TextFilter:
         *,
         task: Task,
     ) -> None:
-        """``test_texts``: texts of the test split where it is known; no labels. Raises `InputError` for no shots."""
+        """``test_texts``: of the test split, if it is known, without labels. Raises `InputError` for no shots."""
         self.settings = settings or FilterSettings()
         self._task, shots = task, bare_shots(task, shots)
         self.bounds = length_bounds(shots, self.settings)
@@ -110,7 +110,7 @@ class TextFilter:
         self._all_shots = "".join(f" {shot} \n" for shot in self._shots)
         self._instruction = normalised_text(task.instruction)
         nouns = normalised_text(task.nouns)
-        # The words around the shots in the generation prompt, in the parts that a real text does not hold by chance.
+        # Parts of the generation prompt, around the shots, that a real text does not contain by chance.
         self._prompt_parts = [f"few examples of {nouns}", f"generate more {nouns}"]
         plurals = [normalised_text(label.plural) for label in task.labels if label.plural]
         self._prompt_parts += [f"generate more {plural}" for plural in plurals]
@@ -128,14 +128,14 @@ class TextFilter:
             self._near_test.add(bare)
 
     def check(self, candidate: Candidate) -> Reason | None:
-        """Why the candidate is rejected, or None: it passes, and later ones are compared with it too."""
+        """Return why the candidate is rejected; None if it passes, and later ones are then compared with it, too."""
         reason = self.alone(candidate) or self.beside_others(candidate.text)
         if reason is None:
             self.remember(candidate.text)
         return reason
 
     def alone(self, candidate: Candidate) -> Reason | None:
-        """What speaks against the candidate whatever other texts there are: its form, or that it copies a shot."""
+        """Return why the candidate is rejected whatever other candidates exist: form or a copied shot; else None."""
         fields = self._task.input_fields
         if fields and split_fields(fields, candidate.text) is None:
             return "missing_field"
@@ -143,7 +143,7 @@ class TextFilter:
         return self._form(text, candidate.finish_reason) or self._copies_shot(text)
 
     def beside_others(self, text: str) -> Reason | None:
-        """Whether the text repeats one of the test split, or one that was remembered."""
+        """Return why the text is rejected if it repeats a test text or a remembered text; else None."""
         text = bare_text(self._task, text)
         plain = comparable(text)
         if plain in self._test or (self._test and self._near_test.find(text)):
@@ -153,7 +153,7 @@ class TextFilter:
         return "near_duplicate" if self._near_passed.find(text) else None
 
     def remember(self, text: str) -> None:
-        """Take a text as passed without checking it."""
+        """Record a text as passed, without checking it."""
         text = bare_text(self._task, text)
         self._passed.add(comparable(text))
         self._near_passed.add(text)
@@ -178,11 +178,11 @@ class TextFilter:
 
         if any(part in text for part in self._prompt_parts):
             return True
-        # A text shorter than the instruction is looked for in it: a model often repeats only its beginning.
+        # A text shorter than the instruction is searched for in it: a model often repeats only its beginning.
         return fuzz.partial_ratio(self._instruction, text, score_cutoff=90) > 0
 
     def _copies_shot(self, text: str) -> Reason | None:
-        """Nearly a shot, or word for word in one, or the other way round."""
+        """Return "copies_shot" if the text is similar to a shot, or one contains the other word for word; else None."""
         plain = comparable(text)
         spaced = f" {plain} "
         if any(shot in spaced for shot in self._long_shots) or (_is_long(plain) and spaced in self._all_shots):
@@ -191,15 +191,15 @@ class TextFilter:
 
 
 def _is_long(plain: str) -> bool:
-    """Whether a comparable text stands inside another by no chance: that of under four words may."""
+    """Return whether a comparable text has at least four words; a shorter one may occur in another by chance."""
     if plain.isascii():
         return plain.count(" ") >= 3
-    # Without blanks, each two neighbouring characters stand there as a word: twice as many as there are words.
+    # In scripts without blanks, each pair of neighbouring characters counts as a word: twice as many as real words.
     return sum(1 / CHARS_PER_WORD if has_unspaced(word) else 1 for word in plain.split(" ")) >= 4
 
 
 def is_malformed(text: str, settings: FilterSettings) -> bool:
-    """Empty, broken characters, mostly digits and signs, or the same few words over and over."""
+    """Return whether a text is empty, has broken characters, is mostly not letters, or repeats the same few words."""
     solid = "".join(text.split())
     if not solid or "\ufffd" in text:
         return True
@@ -210,7 +210,7 @@ def is_malformed(text: str, settings: FilterSettings) -> bool:
 
 
 def clean_completion(task: Task, raw: str) -> str:
-    """The input that a model wrote; of a task with fields, the lines of those that it wrote."""
+    """Return the input that a model wrote, cleaned; for a task with fields, only the lines of fields that it wrote."""
     if not task.input_fields:
         return clean_text(raw)
     written = written_fields(task.input_fields, raw)
@@ -219,10 +219,10 @@ def clean_completion(task: Task, raw: str) -> str:
 
 
 def clean_text(raw: str, first_line_only: bool = True) -> str:
-    """A completion without what models put around a text: outer quotes, a bullet or number, blanks and line breaks.
+    """Return a completion without what models put around texts: outer quotes, a bullet or number, blanks, line breaks.
 
-    ``first_line_only`` drops all after the first line that is not blank; otherwise line breaks become spaces, as they
-    do in every prompt. Cleaning twice changes nothing more.
+    ``first_line_only`` drops everything after the first line that is not blank. Otherwise, line breaks become spaces,
+    as they do in every prompt. Cleaning is idempotent.
     """
     text = unicodedata.normalize("NFC", raw)
     if first_line_only:

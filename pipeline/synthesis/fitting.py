@@ -1,4 +1,4 @@
-"""Which shots a prompt has room for: with many classes, or long texts, not all of them."""
+"""Selection of the shots that fit into a prompt: with many classes, or long texts, not all of them do."""
 
 from collections.abc import Iterable, Sequence
 
@@ -13,11 +13,11 @@ from fourshot.pipeline.token_counter import TokenCounter
 
 
 class NoRoomError(InputError):
-    """A prompt has no room for a shot of every class: what it would be read as is not in context."""
+    """A prompt has no room for a shot of every class, so some labels would be missing from the context."""
 
 
 def check_room(engine: Engine, shots: Sequence[Example], shown: Sequence[Example]) -> None:
-    """Raise `NoRoomError` where none of a class's ``shots`` is among those that are ``shown``."""
+    """Raise `NoRoomError` if none of a class's ``shots`` is among those that are ``shown``."""
     classes, shown_classes = ({shot.label for shot in examples} for examples in (shots, shown))
     if classes != shown_classes:
         raise NoRoomError(
@@ -27,7 +27,10 @@ def check_room(engine: Engine, shots: Sequence[Example], shown: Sequence[Example
 
 
 def bias_note(name: str, bias: Iterable[tuple[str, float]], tokens: TokenCounter) -> str:
-    """For people: which words no ``bias`` reaches (`engine.tokens.word_biases`); "" where all are single tokens."""
+    """Return a note for people: words that ``bias`` cannot affect (`engine.tokens.word_biases`).
+
+    "" if all are single tokens, or if ``tokens`` is not exact.
+    """
     anchor = tokens.pieces(ANCHOR)
     several = [word for word, _ in bias if tokens.pieces(f"{ANCHOR} {word}")[:-1] != anchor]
     if not (several and tokens.is_exact):
@@ -36,15 +39,15 @@ def bias_note(name: str, bias: Iterable[tuple[str, float]], tokens: TokenCounter
 
 
 def prompt_fits(engine: Engine, prompt: str, max_tokens: int) -> bool:
-    """Whether the engine takes a prompt and an answer of ``max_tokens`` to it."""
+    """Return whether the engine's context has room for ``prompt`` and an answer of ``max_tokens``."""
     room = engine.settings.max_model_len - max_tokens
-    if len(prompt.encode()) + 8 < room:  # a token is a byte or more, but for a few in front; counting is slow
+    if len(prompt.encode()) + 8 < room:  # a token is at least a byte, except a few in front; counting is slow
         return True
     return engine.count_tokens([prompt])[0] <= room
 
 
 def longest_of(engine: Engine, task: Task, form: PromptFormat, texts: Sequence[str]) -> str:
-    """Of ``texts``, as they are shown."""
+    """Return the text with the most tokens, as prompts show it."""
     shown = engine.count_tokens([form.shown_input(task, text) for text in texts])
     return max(zip(shown, texts, strict=True))[1]
 
@@ -52,9 +55,10 @@ def longest_of(engine: Engine, task: Task, form: PromptFormat, texts: Sequence[s
 def shots_that_fit(
     engine: Engine, task: Task, shots: Sequence[Example], form: PromptFormat, texts: Sequence[str]
 ) -> tuple[Example, ...]:
-    """As many of ``shots`` as fit before the longest of ``texts``, in their order: one of every class, then another.
+    """Return as many of ``shots`` as fit before the longest of ``texts``, in their original order.
 
-    All of them, wherever they fit. The longest is that as it is shown: long texts are cut.
+    If not all fit, one of every class is taken, then a second of each, and so on. The longest text is the one with the
+    most tokens as prompts show it: long texts are cut.
     """
     if not shots:
         return ()
@@ -71,7 +75,7 @@ def shots_that_fit(
 
     if fits(len(turns)):
         return tuple(shots)
-    least, most = 0, len(turns)  # fits, does not fit
+    least, most = 0, len(turns)  # a number that fits, and one that does not
     while most - least > 1:
         middle = (least + most) // 2
         least, most = (middle, most) if fits(middle) else (least, middle)

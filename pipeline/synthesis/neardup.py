@@ -1,4 +1,4 @@
-"""Near duplicates among many short texts: MinHash proposes, a string distance decides.
+"""Near duplicates among many short texts: MinHash proposes pairs, a string distance decides.
 
 Importing this module loads neither torch nor vllm; numpy is loaded when the first index is made.
 """
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 # Source: Leskovec, Rajaraman, Ullman, Mining of Massive Datasets, section 3.4 (1 - (1 - s^r)^b).
 _BANDS, _ROWS = 16, 4
 _SEED = 1
-# Texts of one pattern ("What is the ... of ...") share bands by the thousand. Of those that share one, the last are
-# looked at, and of these the likeliest are compared; a text with a twin shares rarer bands with it too.
+# Thousands of texts of one pattern ("What is the ... of ...") may share a band. Of those, only the last are visited,
+# and of these only the likeliest compared; a near duplicate shares rarer bands with the text, too.
 _LONGEST_WALK = 16
 _MOST_COMPARED = 20
 _FIRST_SIZE = 64  # texts; doubled whenever it is full
@@ -29,12 +29,12 @@ _LENGTH_RATIO = 0.6
 
 
 class NearDuplicates:
-    """Texts seen so far, and whether a new one is nearly one of them.
+    """Index of the texts seen so far that finds near duplicates of a new one.
 
-    A hash table per band, in arrays: the head of a slot is the last text in it, and each text knows the one before. So
-    neither the time for a text nor the memory of one grows with their number (bench/results/neardup-*.json). The price
-    is recall: of TREC's 5,380 different training questions 329 are near an earlier one, and 256 of these are found; the
-    others say the same in another word order.
+    There is a hash table for each band, in arrays: the head of a slot is the last text in it, and each text links to
+    the one before. So neither time nor memory per text grows with their number (bench/results/neardup-*.json). The
+    price is recall: of TREC's 5,380 different training questions, 329 are near duplicates of an earlier one. Of these,
+    256 are found; the others say the same in another word order.
     """
 
     def __init__(self, threshold: float) -> None:
@@ -42,25 +42,25 @@ class NearDuplicates:
         import numpy as np
 
         self._threshold = threshold
-        self._texts = [""]  # text 0 is none: it ends every walk
-        # All flat, for `take` is several times faster than an index of two arrays: [texts * bands], [bands * slots].
+        self._texts = [""]  # text 0 is a sentinel: it ends every walk
+        # Flat, because `take` is several times faster than indexing by two arrays: [texts * bands], [bands * slots].
         self._bands = np.zeros(_FIRST_SIZE * _BANDS, dtype=np.uint32)
-        self._before = np.zeros(_FIRST_SIZE * _BANDS, dtype=np.int32)  # the text before with the same slot
+        self._before = np.zeros(_FIRST_SIZE * _BANDS, dtype=np.int32)  # the previous text in the same slot
         self._heads = np.zeros(_BANDS * _FIRST_SIZE, dtype=np.int32)
         self._columns = np.arange(_BANDS)
-        self._size = _FIRST_SIZE  # texts there is room for, and slots per band
+        self._size = _FIRST_SIZE  # capacity in texts, and slots per band
 
     def __len__(self) -> int:
         return len(self._texts) - 1
 
     def find(self, text: str) -> str | None:
-        """A text added before that is nearly the same (as `comparable` writes it), or None."""
+        """Return a text added before that is nearly the same (in the form of `comparable`), or None."""
         plain = comparable(text)
         proposed = (self._texts[key] for key in self._likeliest(_bands_of(plain)))
         return next((other for other in proposed if similar_to_any(plain, (other,), self._threshold)), None)
 
     def add(self, text: str) -> None:
-        """Remember a text."""
+        """Add a text to the index."""
         key = len(self._texts)
         if key == self._size:
             self._grow()
@@ -73,18 +73,18 @@ class NearDuplicates:
         self._texts.append(plain)
 
     def find_or_add(self, text: str) -> str | None:
-        """As `find`; where nothing is found the text is remembered."""
+        """Return `find` of a text; add the text if nothing is found."""
         near = self.find(text)
         if near is None:
             self.add(text)
         return near
 
     def _slots(self, bands: "np.ndarray") -> "np.ndarray":
-        """Where the heads of the bands' slots are."""
+        """Return the positions of the bands' slots among the heads."""
         return (bands & (self._size - 1)) + self._columns * self._size
 
     def _likeliest(self, bands: "np.ndarray") -> list[int]:
-        """Texts that share bands, those that share most first, of these the oldest."""
+        """Return the numbers of texts that share bands: those with most in common first, then the oldest."""
         import numpy as np
 
         at = self._heads.take(self._slots(bands))
@@ -101,7 +101,7 @@ class NearDuplicates:
         return sorted(shared, key=lambda key: (-shared[key], key))[:_MOST_COMPARED]
 
     def _grow(self) -> None:
-        """Twice the room, and twice the slots."""
+        """Double the capacity and the number of slots."""
         import numpy as np
 
         size = self._size
@@ -115,20 +115,20 @@ class NearDuplicates:
             order = np.argsort(slots, kind="stable")
             follows = slots[order[1:]] == slots[order[:-1]]
             self._before[keys[order[1:][follows]] * _BANDS + band] = keys[order[:-1][follows]]
-            self._heads[slots + np.uint64(band * self._size)] = keys  # of several in a slot the last one stays
+            self._heads[slots + np.uint64(band * self._size)] = keys  # the last text of a slot becomes its head
 
 
 @lru_cache(maxsize=2)
 def _bands_of(plain: str) -> "np.ndarray":
-    """A hash of each band of a text's MinHash, uint32 [_BANDS]. Kept for the call after a `find`, which is an `add`."""
+    """Return a hash of each band of a text's MinHash, uint32 [_BANDS]. Cached for the `add` that follows a `find`."""
     import numpy as np
 
     words = plain.encode().split(b" ")
-    if len(words) < 4:  # too few to compare sets of; also scripts without spaces between words
+    if len(words) < 4:  # too few to compare as sets; also scripts without spaces between words
         words = [plain[i : i + 3].encode() for i in range(max(1, len(plain) - 2))]
     hashes = np.fromiter(map(zlib.crc32, words), dtype=np.uint64, count=len(words))
     factors, addends, pair, mix = _constants()
-    # Pairs too: patterns share words, but few neighbours.
+    # Pairs of words too: texts of one pattern share words, but few pairs.
     shingles = np.concatenate([hashes, (hashes[:-1] * pair + hashes[1:]) * mix]) if len(words) >= 4 else hashes
     rows = ((factors * shingles[:, None] + addends) >> np.uint64(32)).min(axis=0)
     combined = (rows.reshape(_BANDS, _ROWS) * factors[:_ROWS]).sum(axis=1)
@@ -137,7 +137,7 @@ def _bands_of(plain: str) -> "np.ndarray":
 
 @lru_cache(maxsize=1)
 def _constants() -> "tuple[np.ndarray, np.ndarray, np.uint64, np.uint64]":
-    """Odd factors and addends [_BANDS * _ROWS] of the hash functions, and two factors more.
+    """Return odd factors, and addends, of the hash functions, each [_BANDS * _ROWS], and two more odd factors.
 
     Source: Dietzfelbinger 1996, "Universal hashing and k-wise independent random variables via integer arithmetic
     without primes" (multiply, add, shift).
@@ -152,7 +152,7 @@ def _constants() -> "tuple[np.ndarray, np.ndarray, np.uint64, np.uint64]":
 
 
 def similar_to_any(text: str, others: Iterable[str], threshold: float) -> bool:
-    """Whether a comparable text is nearly any of ``others``: token-set similarity at or above ``threshold`` (0 to 1).
+    """Return whether a comparable text has token-set similarity of ``threshold`` (0 to 1) or more to any of ``others``.
 
     Source: the ratio is rapidfuzz's ``fuzz.token_set_ratio``: word order and repeated words do not count.
     """

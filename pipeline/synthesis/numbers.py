@@ -1,4 +1,4 @@
-"""Numbers that no setting may have: those that a manifest cannot hold, and those below what the setting counts.
+"""Checks of numbers in settings: values that a manifest cannot store, and values below a setting's minimum.
 
 Importing this module loads neither torch nor vllm.
 """
@@ -12,8 +12,8 @@ import msgspec
 
 from fourshot.engine.errors import InputError
 
-LARGEST = (1 << 63) - 1  # of JSON in msgspec, and of what seeds torch
-LEAST: Mapping[str, float] = MappingProxyType(  # of settings whose own structs have no word on it
+LARGEST = (1 << 63) - 1  # integer in msgspec's JSON, and seed of torch
+LEAST: Mapping[str, float] = MappingProxyType(  # of settings whose structs do not check it themselves
     {
         "seed": 0,
         "max_text_words": 1,
@@ -30,7 +30,7 @@ ABOVE_0 = ("shot_weight",)
 
 
 def check_numbers(settings: msgspec.Struct) -> None:
-    """Raise InputError for the first number in ``settings`` that is none, too large to be kept, or out of bounds."""
+    """Raise InputError for the first number in ``settings`` that is not finite, too large, or out of bounds."""
     for name, value in _numbers(settings):
         if not math.isfinite(value):
             raise InputError(
@@ -45,7 +45,7 @@ def check_numbers(settings: msgspec.Struct) -> None:
 
 
 def _numbers(value: Any, name: str = "") -> Iterator[tuple[str, float]]:
-    """(dotted name, number) of every number in a setting; of a list, by the list's name."""
+    """Yield (dotted name, number) for every number in a setting; those in a tuple have the tuple's name."""
     if isinstance(value, msgspec.Struct):
         for field in value.__struct_fields__:
             yield from _numbers(getattr(value, field), f"{name}.{field}" if name else field)

@@ -1,4 +1,4 @@
-"""Words that the texts of a class use more often than its real examples do, and how far to push them down.
+"""Words that the texts of a class use more often than its real examples do, and the biases that suppress them.
 
 Importing this module loads neither torch nor vllm.
 """
@@ -12,24 +12,24 @@ from fourshot.pipeline.synthesis.filters import bare_shots
 from fourshot.pipeline.synthesis.words import spelt_words
 from fourshot.pipeline.task import Example, Task
 
-FEWEST_TEXTS = 16  # before that, a share says little
+FEWEST_TEXTS = 16  # of fewer texts, a word's share is too uncertain
 
 
 class WordUse:
-    """In how many texts of one class each word occurs, as it is spelt.
+    """Number of texts of one class in which each word occurs, as it is spelt.
 
-    A word may have the share among the texts that it has among the class's shots, or among all shots where that is
-    larger; both counted with one shot more that has it and one that lacks it. The bias of a word above that is
-    ``-strength * ln(share / allowed)``: for a strength of 1, what would bring a word back that is drawn once a text,
-    and it grows with the share.
+    The allowed share of a word is its share among the class's shots, or among all shots if that is larger. Both are
+    counted with one more shot that has the word and one that lacks it. A word with a larger share of the texts gets the
+    bias ``-strength * ln(share / allowed)``, which grows with the share. With a strength of 1, it would restore the
+    allowed share of a word that is sampled once a text.
 
     Source: Chung et al. 2023, "Increasing Diversity While Maintaining Accuracy", section 3 (logit suppression): the
-    more often a token was generated, the lower its logit. There the share itself counts; here the words that real
-    texts need as often are left alone.
+    more often a token was generated, the lower its logit. There the share itself counts; here words that real texts
+    use as often are not suppressed.
     """
 
     def __init__(self, task: Task, shots: Sequence[Example], label: str, strength: float) -> None:
-        """``shots``: of all classes; ``label``: the class."""
+        """``shots``: of all classes; ``label``: the class whose texts are counted; ``strength``: of the biases."""
         self._task, shots = task, bare_shots(task, shots)
         class_shots = [shot for shot in shots if shot.label == label]
         self._otherwise = 1 / (len(class_shots) + 2)
@@ -42,13 +42,13 @@ class WordUse:
         self._texts = 0
 
     def add(self, texts: Iterable[str]) -> None:
-        """Count more texts."""
+        """Count the words of further texts."""
         for text in texts:
             self._counts.update(spelt_words(bare_text(self._task, text)))
             self._texts += 1
 
     def biases(self) -> tuple[tuple[str, float], ...]:
-        """Nats by word, of the over-used ones, the strongest first."""
+        """Return (word, bias in nats) of over-used words, strongest first; none before `FEWEST_TEXTS` texts."""
         if self._texts < FEWEST_TEXTS:
             return ()
         over = (

@@ -1,7 +1,7 @@
-"""Prompts as plain text or in chat turns: what the user asked for, or what the base reads the shots better in.
+"""Choice of prompts as plain text or in chat turns: as requested, or as the base model labels the shots better.
 
-Which one is better hangs on the model and on the task, and the model's name tells neither. The shots do: each is read
-in context of the others, in both styles, and the answers are compared with the labels.
+Which style is better depends on the model and the task, and the model's name does not show it. So the shots are
+labelled in both styles, each in context of the others, and the predictions are compared with their labels.
 """
 
 from collections import Counter
@@ -20,13 +20,13 @@ from fourshot.pipeline.synthesis.prompts import PromptFormat, PromptStyle, readi
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.task import Example, Task
 
-STYLE_FILE = Path("prompt_style.json")  # in the folder of whatever was asked for, so that it is chosen once
-MOST_READ = 24  # shots that are read in each style, in turn from every class
+STYLE_FILE = Path("prompt_style.json")  # in the output folder, so that the style is chosen once
+MOST_READ = 24  # most shots that are labelled in each style, taken in turn from every class
 ANSWER_TOKENS = 32  # left free for the longest label
 
 
 def style_name(task: Task, settings: RunSettings, model_revision: str, shots: Sequence[Example]) -> str:
-    """`STYLE_FILE` with a hash of all that a style is found from."""
+    """Return `STYLE_FILE` with a hash of everything that the choice of a style depends on."""
     found_from = (
         (settings.prompt_style, settings.max_text_words, model_revision),
         (task.instruction, task.labels, shots),
@@ -35,19 +35,19 @@ def style_name(task: Task, settings: RunSettings, model_revision: str, shots: Se
 
 
 class StyleScore(msgspec.Struct, frozen=True, kw_only=True):
-    """How well the base reads each shot in context of the others."""
+    """How well the base model labels each shot in context of the others."""
 
     accuracy: float  # after batch calibration
-    log_probability: float  # of the right label among the labels, after it; mean, nats
-    shots: int  # that were read
+    log_probability: float  # of the true label, after batch calibration; mean, nats
+    shots: int  # number of shots that were labelled
 
 
 class ChosenStyle(msgspec.Struct, frozen=True, kw_only=True):
-    """How prompts are put to a base."""
+    """The style of a base model's prompts, with the reason."""
 
     chat: ChatTurns | None = None  # None: plain text
     reason: str
-    plain_score: StyleScore | None = None  # where both were tried
+    plain_score: StyleScore | None = None  # None unless both styles were tried
     chat_score: StyleScore | None = None
 
     def __str__(self) -> str:
@@ -55,7 +55,7 @@ class ChosenStyle(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StyleTrial(msgspec.Struct, frozen=True, kw_only=True):
-    """Shots that a base is to read in both styles."""
+    """Shots that a base model is to label in both styles."""
 
     task: Task
     shots: tuple[Example, ...]
@@ -64,9 +64,9 @@ class StyleTrial(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def untried_style(style: PromptStyle, model_path: str, model_name: str) -> ChosenStyle | None:
-    """The style of a base's prompts where nothing has to be tried; None where both are possible.
+    """Return the style of a base model's prompts if nothing has to be tried; None if both styles are possible.
 
-    Raises InputError where chat is asked for and the base has no template that can be used.
+    Raises InputError if "chat" is requested and the base model has no usable template.
     """
     if style == "plain":
         return ChosenStyle(reason="asked for")
@@ -80,14 +80,14 @@ def untried_style(style: PromptStyle, model_path: str, model_name: str) -> Chose
 
 
 def tried_style(engine: Engine, trial: StyleTrial) -> ChosenStyle:
-    """The style that ``engine`` reads the shots better in; plain text where they do not fit into its context."""
+    """Return the style in which ``engine`` labels the shots better; plain text if they do not fit into its context."""
     forms = [PromptFormat(max_text_words=trial.max_text_words, chat=chat) for chat in (None, trial.chat)]
     try:
         shots = _that_fit(engine, trial, forms)
         plain, chat = (read_shots(engine, trial.task, shots, form) for form in forms)
     except InputError as error:
         return ChosenStyle(reason=f"chat could not be tried on the shots: {error}")
-    # Plain text wins ties, and where accuracy and certainty disagree.
+    # Plain text wins ties, and if accuracy and log-probability disagree.
     is_better = chat.accuracy >= plain.accuracy and chat.log_probability > plain.log_probability
     return ChosenStyle(
         chat=trial.chat if is_better else None,
@@ -102,12 +102,12 @@ def tried_style(engine: Engine, trial: StyleTrial) -> ChosenStyle:
 
 
 def read_shots(engine: Engine, task: Task, shots: Sequence[Example], form: PromptFormat) -> StyleScore:
-    """Read every shot in context of the others, in one form."""
+    """Return how well ``engine`` labels every shot in context of the others, in one prompt format."""
     import numpy as np
 
     logprobs = engine.score(_leave_one_out(task, shots, form), task.label_words)
     counts = Counter(shot.label for shot in shots)
-    # Classes without a shot count as rare, not as impossible.
+    # Classes without a shot count as rare rather than impossible.
     fitted = calibrations.batch(logprobs, [counts[name] or 0.5 for name in task.label_names])
     calibrated = calibrations.apply(fitted, logprobs)
     gold = np.array([task.label_names.index(shot.label) for shot in shots])
@@ -119,7 +119,7 @@ def read_shots(engine: Engine, task: Task, shots: Sequence[Example], form: Promp
 
 
 def _that_fit(engine: Engine, trial: StyleTrial, forms: Sequence[PromptFormat]) -> list[Example]:
-    """As many of the shots as fit into the base in every form: all styles are to read the same ones."""
+    """Return up to `MOST_READ` shots, halved until the prompts of every form fit: all styles label the same shots."""
     shots = in_turn(trial.task, trial.shots)[:MOST_READ]
     most_tokens = engine.settings.max_model_len - ANSWER_TOKENS
     while len(shots) > 2:
@@ -131,7 +131,7 @@ def _that_fit(engine: Engine, trial: StyleTrial, forms: Sequence[PromptFormat]) 
 
 
 def in_turn(task: Task, shots: Sequence[Example]) -> list[Example]:
-    """One shot of every class, then another one of each: so the first of them speak for all classes."""
+    """Return one shot of every class, then a second one of each, and so on: the first shots represent all classes."""
     of_class = [[shot for shot in shots if shot.label == name] for name in task.label_names]
     return [shot for shot in chain.from_iterable(zip_longest(*of_class)) if shot is not None]
 

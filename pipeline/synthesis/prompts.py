@@ -1,8 +1,8 @@
-"""The prompts: one function renders what is trained, what is measured and what is served.
+"""Prompts for classification and generation; `reading_prompt` renders those of training, evaluation and serving alike.
 
-Source: Patwa et al. 2024, figure 2 (generation) and figure 3 (classification). Texts stand on one line each, so that a
-line end closes a text. In the style ``chat`` the same content stands in the turns of the base's chat template: what is
-said by the user, the shots as turns of their own, and an answer that is begun ("Label:", "Text:") and left open.
+Source: Patwa et al. 2024, figure 2 (generation) and figure 3 (classification). Each text is on one line, so a line end
+closes it. The style ``chat`` puts the same content into the turns of the base model's chat template: the user's
+message, the shots as turns of their own, and an answer that begins with "Label:" or "Text:" and is left open.
 """
 
 import hashlib
@@ -18,14 +18,14 @@ from fourshot.pipeline.rows.fields import cut_fields, heading, values_of
 from fourshot.pipeline.rows.text_words import MAX_TEXT_WORDS, LongTexts, shown_text
 from fourshot.pipeline.task import Example, Label, Task
 
-PROMPT_VERSION = "1"  # goes up with every change of what is rendered; lies on every card
-CHAT_VERSION = "1-chat"  # the same of prompts in chat turns, which earlier versions of fourshot must refuse
-ALIGNED = "-aligned"  # ends the version of prompts with filler in front, for the same reason
+PROMPT_VERSION = "1"  # increased with every change of what is rendered; recorded in every card
+CHAT_VERSION = "1-chat"  # the same for prompts in chat turns, which earlier versions of fourshot must reject
+ALIGNED = "-aligned"  # suffix of the version of prompts with filler in front, for the same reason
 
-PromptStyle = Literal["plain", "chat", "auto"]  # auto: found by measurement, see `pipeline.synthesis.prompt_style`
-Wording = Literal["task", "bare", "answer"]  # of a prompt without shots; an adapter is asked in the one it learnt
+PromptStyle = Literal["plain", "chat", "auto"]  # auto: chosen by measurement, see `pipeline.synthesis.prompt_style`
+Wording = Literal["task", "bare", "answer"]  # of a prompt without shots; an adapter is queried in that of its training
 
-LISTS: dict[str, dict[str, tuple[str, ...]]] = {  # dimension -> of what -> values: a small model goes by examples
+LISTS: dict[str, dict[str, tuple[str, ...]]] = {  # dimension -> kind of texts -> values; a small model needs examples
     "topic": {
         "restaurant reviews": ("service", "prices", "desserts", "music", "waiting time"),
         "questions about computers": ("printers", "passwords", "viruses", "old files", "batteries"),
@@ -38,54 +38,54 @@ LISTS: dict[str, dict[str, tuple[str, ...]]] = {  # dimension -> of what -> valu
     },
 }
 
-END_OF_TEXT = "\n"  # a generated text ends here
-END_OF_FIELDS = ("\n\n", "\nLabel:")  # a generated input of several fields does
+END_OF_TEXT = "\n"  # ends a generated text
+END_OF_FIELDS = ("\n\n", "\nLabel:")  # either ends a generated input of several fields
 
 
 class PromptFormat(msgspec.Struct, frozen=True, kw_only=True):
-    """How a text is put to a model, and what it says: the same in training, measuring and serving."""
+    """How prompts show a text, and which tokens stand for its label: the same in training, evaluation and serving."""
 
     wording: Wording = "task"
     verbalizer: Verbalizer = "word"
     max_text_words: int = MAX_TEXT_WORDS
-    long_texts: LongTexts = "cut"  # what is left out of texts above that; of windows, a prompt shows the first
-    chat: ChatTurns | None = None  # of the base's chat template; None: plain text
-    filler: PromptFiller | None = None  # in front of everything, see `pipeline.synthesis.aligned`
+    long_texts: LongTexts = "cut"  # which part of longer texts is left out; of "windows", a prompt shows the first
+    chat: ChatTurns | None = None  # of the base model's chat template; None: plain text
+    filler: PromptFiller | None = None  # in front of the prompt, see `pipeline.synthesis.aligned`
 
     @property
     def version(self) -> str:
-        """Of what is rendered in this form."""
-        suffix = "" if self.long_texts == "cut" else f"-{self.long_texts}"  # which earlier versions do not read either
+        """Version of the prompts rendered in this format."""
+        suffix = "" if self.long_texts == "cut" else f"-{self.long_texts}"  # earlier versions must reject these, too
         return (CHAT_VERSION if self.chat else PROMPT_VERSION) + (ALIGNED if self.filler else "") + suffix
 
     @property
     def turns(self) -> ChatTurns:
-        """What stands around texts and labels."""
+        """Strings around texts and labels: ``chat``, or those of plain text."""
         return self.chat or PLAIN
 
     def shown(self, text: str) -> str:
-        """``text`` as a prompt shows it: on one line, cut, and never more than a part of its turn."""
+        """Return ``text`` as a prompt shows it: on one line, cut, and with marks broken that would end its turn."""
         return self.turns.inert(shown_text(text, self.max_text_words, self.long_texts))
 
     def shown_input(self, task: Task, text: str, name: str = "Text: ") -> str:
-        """The same behind ``name``; of a task with fields, a line for each, behind the names of its own."""
+        """Return `shown` after ``name``; for a task with fields, a line for each field, after its own heading."""
         if not task.input_fields:
             return name + self.shown(text)
         values = cut_fields(values_of(task, text), self.max_text_words, self.long_texts)
         return "\n".join(f"{heading(field)}: {self.turns.inert(value)}" for field, value in values.items())
 
 
-# Plain text is a conversation whose turns are told apart by line ends.
+# Plain text is a conversation whose turns are separated by line ends.
 PLAIN = ChatTurns(begin="", answer="\n", next="\n\n", open="\n", template_hash="")
 
 
 def version_of(style: PromptStyle) -> str:
-    """Of all that may be rendered where this style is asked for."""
+    """Return the version of the prompts that may be rendered if ``style`` is requested; "auto" may choose chat."""
     return PROMPT_VERSION if style == "plain" else CHAT_VERSION
 
 
 def context(task: Task, shots: Sequence[Example], form: PromptFormat) -> str:
-    """What `reading_prompt` says before the text: the same for all texts, so it is cached, by the engine too."""
+    """Return the part of `reading_prompt` before the text: the same for all texts, so the engine caches it."""
     turns, words = form.turns, {label.name: label.read_as for label in task.labels}
     answered = "".join(
         f"{form.shown_input(task, shot.text)}{turns.answer}Label: {words[shot.label]}{turns.next}" for shot in shots
@@ -94,21 +94,21 @@ def context(task: Task, shots: Sequence[Example], form: PromptFormat) -> str:
 
 
 def question(task: Task, text: str, form: PromptFormat) -> str:
-    """What `reading_prompt` says after the shots: the text and an open label."""
+    """Return the part of `reading_prompt` after the shots: the text and an open label."""
     return f"{form.shown_input(task, text)}{form.turns.open}Label:"
 
 
 def opening(task: Task) -> str:
-    """What an input begins with that is to be written."""
+    """Return the beginning of an input that the model is to write: the first field's heading, or "Text:"."""
     return f"{heading(task.input_fields[0])}:" if task.input_fields else "Text:"
 
 
 def reading_prompt(task: Task, text: str, form: PromptFormat, shots: Sequence[Example] = ()) -> str:
-    """What a text is classified with: the prompt of an adapter in the form of its training, or one with shots.
+    """Return the prompt that classifies ``text``: for an adapter, in the format of its training, or one with shots.
 
-    Wordings: task is the instruction, then text and label; bare is text and label alone; answer is the instruction, the
-    text, "The answer is". With ``shots``, in the order given, it is the instruction in any case: they are for a model
-    that was not trained.
+    Wordings: "task" is the instruction, then text and label. "bare" is text and label alone. "answer" is the
+    instruction, the text and "The answer is". With ``shots``, shown in the given order, the wording is always "task":
+    they are for a model that was not trained.
     """
     filler = form.filler.text if form.filler else ""
     if form.wording == "bare" and not shots:
@@ -120,9 +120,9 @@ def reading_prompt(task: Task, text: str, form: PromptFormat, shots: Sequence[Ex
 
 
 def reading_messages(task: Task, text: str, form: PromptFormat, shots: Sequence[Example]) -> list[dict[str, str]]:
-    """`reading_prompt` for a service that takes messages: instruction and labels, shots as turns, then ``text``.
+    """Return `reading_prompt` as messages, for a chat API: instruction and labels, shots as turns, then ``text``.
 
-    The instruction is in the first turn of the user, since some chat templates have no system turn.
+    The instruction is in the first user turn, because some chat templates have no system turn.
     """
     words = {label.name: label.read_as for label in task.labels}
     instruction = (
@@ -146,11 +146,11 @@ def generation_prompt(
     wanted_attributes: Mapping[str, str] | None = None,
     chat: ChatTurns | None = None,
 ) -> str:
-    """The shots of one class as text and label pairs, then an open text; in chat, one message and its open answer.
+    """Return the prompt for a text of one class: its shots as text and label pairs, then an open text.
 
-    ``of_shots`` and ``wanted_attributes``: attributes of each shot and of the text that is to be written, value by
-    dimension; they stand on lines of their own before the text. The part that names the wanted ones comes last, so
-    prompts share all that is before it.
+    In chat, this is one message and its open answer. ``of_shots`` and ``wanted_attributes``: attributes of each shot
+    and of the text to be written, value by dimension, on lines of their own before the text. The wanted ones come last,
+    so prompts share everything before them.
     """
     form = PromptFormat(max_text_words=max_text_words, chat=chat)
     description = f" {label.description}" if label.description else f" labelled {label.read_as}"
@@ -166,7 +166,7 @@ def generation_prompt(
 
 
 def mixed_prompt(task: Task, shots: Sequence[Example], *, max_text_words: int, chat: ChatTurns | None = None) -> str:
-    """Shots of any class, without their labels, then an open text: what is written may be of any class."""
+    """Return a prompt with shots of any class, without their labels, then an open text, which may be of any class."""
     form = PromptFormat(max_text_words=max_text_words, chat=chat)
     shown_shots = "".join(f"{form.shown_input(task, shot.text)}\n\n" for shot in shots)
     message = f"Few examples of {task.nouns} are given. Generate more {task.nouns}.\n\n{shown_shots}"
@@ -174,19 +174,19 @@ def mixed_prompt(task: Task, shots: Sequence[Example], *, max_text_words: int, c
 
 
 def attribute_list_prompt(task: Task, label: Label, dimension: str, chat: ChatTurns | None = None) -> str:
-    """Lists of what ``dimension``, a key of `LISTS`, other texts have; then an open one for the texts of a class."""
+    """Return a prompt with the lists of ``dimension``, a key of `LISTS`, then an open list for the texts of a class."""
     title = f"{dimension.capitalize()}s"
     lists = "".join(f"{title} of {texts}: {', '.join(values)}\n" for texts, values in LISTS[dimension].items())
     return _opened(chat, lists, f"{title} of {_plural(task, label)}:")
 
 
 def attribute_prompt(task: Task, dimension: str, text: str, form: PromptFormat) -> str:
-    """A text and an open attribute."""
+    """Return a prompt with a text and an open attribute."""
     return _opened(form.chat, f"{form.shown_input(task, text)}\n", f"{dimension.capitalize()}:")
 
 
 def _opened(chat: ChatTurns | None, message: str, begun: str) -> str:
-    """The ``message``, then an answer that is ``begun`` and left open; in chat, each in a turn."""
+    """Return ``message``, then an answer that begins with ``begun`` and is left open; in chat, each in a turn."""
     return f"{chat.begin}{message.rstrip()}{chat.open}{begun}" if chat else message + begun
 
 
@@ -199,5 +199,5 @@ def _plural(task: Task, label: Label) -> str:
 
 
 def prompt_hash(prompt: str) -> str:
-    """Short name of a prompt in a candidate's lineage."""
+    """Return the short name of a prompt in a candidate's lineage: 12 hexadecimal digits."""
     return hashlib.sha256(prompt.encode()).hexdigest()[:12]

@@ -1,6 +1,6 @@
-"""Everything that can be set about a run, in one place: the command line, the file and the API share it.
+"""All settings of a run: the command line, settings files and the API share them.
 
-The comments behind the fields are the help of the options for them.
+The comments behind the fields are shown as the help of their options.
 
 Importing this module loads neither torch nor vllm.
 """
@@ -19,11 +19,11 @@ from fourshot.pipeline.synthesis.prompts import PromptStyle, Wording
 from fourshot.training.lora.settings import PRESETS as TRAINING_PRESETS
 from fourshot.training.lora.settings import LoraSettings
 
-POOL_TIMES = 3  # what is to be kept: the texts of a pool, for at least
-POOL_TEXTS = 400  # of all classes, enough for adapters to learn from
-SOFT_TIMES = 2  # as many texts, where they are learnt with probabilities, and
-SOFT_DRAWS = 1.75  # draws per round
-# Who reads texts that are learnt with probabilities.
+POOL_TIMES = 3  # texts of a pool for each text to keep, but at least
+POOL_TEXTS = 400  # over all classes, enough to train adapters on
+SOFT_TIMES = 2  # factor of the texts to keep if probabilities are learnt, and
+SOFT_DRAWS = 1.75  # of the candidates per round
+# Annotators of texts that are learnt with probabilities.
 COMMITTEE: dict[str, Any] = {
     "annotator": "adapters",
     "weights": "held_out",
@@ -35,15 +35,15 @@ COMMITTEE: dict[str, Any] = {
 
 
 class GenerateSettings(Typed, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How many texts, and how they are drawn."""
+    """How many texts are generated, and how they are sampled."""
 
     per_class: int = 50  # synthetic texts to keep per class
     draws_per_round: int = 64  # candidates per class and round at most, for classes that still need some
-    keep_likelier_of: Literal[1, 2] = 1  # completions per draw, of which the likelier is taken
-    # Per class; one that has drawn this many without reaching N has stalled. 0: as many as N needs at min_acceptance.
+    keep_likelier_of: Literal[1, 2] = 1  # completions per draw, of which the likelier becomes the candidate
+    # Per class; a class with this many and fewer than N kept has stalled. 0: as many as N needs at min_acceptance.
     max_candidates: int = 640
-    min_acceptance: float = 0.02  # a class below this after two rounds has stalled
-    max_tokens: int = 0  # per text; 0 takes it from the longest shot
+    min_acceptance: float = 0.02  # a class with a lower acceptance rate after two rounds has stalled
+    max_tokens: int = 0  # per text; 0: 1.5 times the longest shot, at least 32
 
     def __post_init__(self) -> None:
         for name, least in (("per_class", 1), ("draws_per_round", 1), ("max_candidates", 0)):
@@ -57,10 +57,10 @@ class GenerateSettings(Typed, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     @property
     def for_soft(self) -> "GenerateSettings":
-        """Twice as many texts: none of them is dropped, so no more are drawn than for the labels that agree.
+        """The same for soft labels: twice as many texts per class, and 1.75 times as many draws per round.
 
-        Those above ``per_class`` are at most half of the draws after which a class has stalled, so that no run fails
-        because of them.
+        No well-formed text is dropped, so this takes no more draws than keeping those with agreed labels. The increased
+        ``per_class`` is at most half of `most_candidates`, so that no class stalls because of the increase.
         """
         most = max(self.per_class, self.most_candidates // 2)
         more = round(self.draws_per_round * SOFT_DRAWS)
@@ -68,18 +68,18 @@ class GenerateSettings(Typed, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     @property
     def most_candidates(self) -> int:
-        """Draws per class after which it has stalled."""
+        """Candidates per class after which a class has stalled."""
         return self.max_candidates or math.ceil(self.per_class / self.min_acceptance)
 
 
 class VarietySettings(Typed, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How the draws for a class are made to differ from each other (docs/diversity.md says what each gains)."""
+    """How the prompts of a class are varied (docs/diversity.md says what each setting gains)."""
 
-    order: Literal["drawn", "fixed"] = "drawn"  # of the shots in a prompt: drawn anew for each, or the same in all
-    mixed: float = 0.5  # share of prompts that show shots of all classes and ask for none; with soft targets only
-    shots_shown: int = 0  # of the class's shots, drawn anew for each prompt; 0 shows all
-    attributes: bool = False  # each prompt asks for a topic, a style and a length (`pipeline.synthesis.attributes`)
-    suppress: float = 0.0  # how strongly words that a class over-uses are pushed down (`pipeline.synthesis.overuse`)
+    order: Literal["drawn", "fixed"] = "drawn"  # of the shots in a prompt: random in each, or the same in all
+    mixed: float = 0.5  # share of prompts that show shots of all classes and request none; with soft targets only
+    shots_shown: int = 0  # random selection of the class's shots in each prompt; 0 shows all
+    attributes: bool = False  # each prompt requests a topic, a style and a length (`pipeline.synthesis.attributes`)
+    suppress: float = 0.0  # how strongly words that a class over-uses are suppressed (`pipeline.synthesis.overuse`)
 
     def __post_init__(self) -> None:
         if not 0 <= self.mixed <= 1:
@@ -92,44 +92,46 @@ class VarietySettings(Typed, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class AnnotateSettings(Typed, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Who annotates the candidates, and when a label is believed (docs/design.md says why).
+    """Who annotates the candidates, and which labels are accepted (docs/design.md says why).
 
-    adapters: a committee. ``num_adapters`` of its members are trained on the shots alone, in turn with each of
-    ``wordings``; ``in_context`` more are the base model, shown the shots in different orders; ``num_encoders`` more are
-    small encoders, fine-tuned on the shots. ``folds`` more are trained on shots and candidates: a pool of candidates is
-    drawn first and dealt into folds, and the adapter that did not see a fold reads it. icl: the base model, shown the
-    shots. none: nobody.
+    adapters: a committee. It has ``num_adapters`` adapters, trained on the shots alone, with ``wordings`` in turn. It
+    has ``in_context`` annotators that are the base model, shown the shots in different orders, and ``num_encoders``
+    small encoders, fine-tuned on the shots. It has ``folds`` adapters trained on shots and candidates: a pool of
+    candidates is generated first and split into folds, each annotated by the adapter trained without it. icl: the base
+    model, shown the shots. none: no annotator.
     """
 
     annotator: Literal["adapters", "icl", "none"] = "adapters"  # who annotates the synthetic texts
-    # What is learnt of a text. agreement: the intended label, of texts of which the annotator says the same. soft: how
-    # likely each label is, of every well-formed text; not with train.loss "text".
+    # Training target. agreement: the intended label, for texts of which the annotators predict it. soft: the
+    # probability of each label, for every well-formed text; not with train.loss "text".
     targets: Literal["agreement", "soft"] = "agreement"
-    # Of the probabilities, as they are learnt: below 1 makes them surer, because a mean of readers is unsure.
+    # Of the probabilities in training: below 1 sharpens them, because a mean of annotators is underconfident.
     soft_temperature: float = 0.5
-    # Whether all of a run's texts together are to be read as often as each label as they were drawn for it. See
+    # Whether probabilities are scaled so that each label is predicted as often as texts were generated for it. See
     # `evidence.alignment`; docs/training.md says why it is off.
     distribution_alignment: bool = False
-    intended_odds: float = 20.0  # how much likelier the label that a text was drawn for is made; 1: not at all
+    intended_odds: float = 20.0  # factor of the odds of the label that a text was generated for; 1: unchanged
     soft_epochs: float = 1.0  # passes over texts with probabilities, in place of train.num_epochs
-    # How much adapters and the base in context count. held_out: as they deserve by shots that they have not seen, so
-    # every adapter leaves some shots out. equal: the same, and every adapter is trained on all shots.
+    # Of each kind of annotator. held_out: fitted on shots that the annotators have not seen, so every adapter leaves
+    # some shots out. equal: the same for all kinds, and every adapter is trained on all shots.
     weights: Literal["equal", "held_out"] = "held_out"
-    num_adapters: int = 4  # trained on the shots alone; 0 leaves it to the others
-    # first: the average of adapters with one wording reads texts (`training.lora.averaging`), and they themselves only
-    # what that leaves open. auto: first with 16 classes or more, if labels are learnt. `annotate`, `distill`: never.
+    num_adapters: int = 4  # trained on the shots alone; 0 leaves annotation to the others
+    # first: the average of adapters with one wording annotates first (`training.lora.averaging`), and they themselves
+    # only what it leaves open. auto: first with 16 classes or more, if labels are learnt. `annotate`, `distill`: never.
     average: Literal["auto", "first", "never"] = "auto"
-    in_context: int = 0  # readers that are the base model, each shown the shots in an order of its own
-    num_encoders: int = 0  # readers that are the embedded encoder, fine-tuned on the shots: a second view of the texts
-    # Of their prompts, in turn. Others than the classifier's own may read badly after few steps (docs/training.md).
+    in_context: int = 0  # annotators that are the base model, each shown the shots in a different order
+    num_encoders: int = 0  # annotators that are the bundled encoder, fine-tuned on the shots: they make other errors
+    # Of the adapters' prompts, in turn. Others than the classifier's may be inaccurate after few steps
+    # (docs/training.md).
     wordings: tuple[Wording, ...] = ("task",)
-    folds: int = 0  # 0: no adapters but those of the shots, and no pool
-    fold_weight: float = 0.5  # what a fold adapter's log-probability counts, where the mean of the others counts 1
-    fold_epochs: float = 2.0  # what is learnt later is which labels are wrong, by heart
-    # Of many classes no more than three times per_class, see `RunSettings.pool_per_class`.
+    folds: int = 0  # adapters trained on shots and a pool of candidates, each without one fold; 0: none, and no pool
+    fold_weight: float = 0.5  # of a fold adapter's log-probability; that of the mean of the others is 1
+    fold_epochs: float = 2.0  # more would memorise the wrong labels
+    # With many classes no more than three times per_class, see `RunSettings.pool_per_class`.
     pool_per_class: int = 80  # well-formed candidates that the fold adapters are trained on
     confidence: float = 0.0  # least probability of the label, 0 to 1
-    self_training: bool = False  # a first classifier reads all texts again, and the surest are learnt; of labels alone
+    # With targets "agreement" only.
+    self_training: bool = False  # a first classifier annotates all texts again; its most confident labels are learnt
     calibration: Literal["none", "contextual", "batch"] = "none"  # of the annotator icl
 
     def __post_init__(self) -> None:
@@ -160,25 +162,25 @@ class AnnotateSettings(Typed, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     @property
     def num_readers(self) -> int:
-        """Of a committee."""
+        """Number of annotators of a committee."""
         return self.num_adapters + self.in_context + self.num_encoders + self.folds
 
     @property
     def trains_adapters(self) -> bool:
-        """Whether there are adapters on the committee."""
+        """Whether the annotators are a committee with adapters."""
         return self.annotator == "adapters" and self.num_adapters + self.folds > 0
 
     @property
     def has_pool(self) -> bool:
-        """Whether candidates are drawn before there is anyone to read them."""
+        """Whether candidates are generated before any annotator exists."""
         return self.annotator == "adapters" and self.folds > 0
 
 
 class UnlabelledSettings(Typed, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What becomes of the texts without labels that a user gives."""
+    """How a user's unlabelled texts are used."""
 
-    mode: Literal["beside", "instead"] = "beside"  # learnt beside texts that the model writes, or instead of them
-    most: int = 1000  # texts of the file, drawn at random where it has more; 0: all
+    mode: Literal["beside", "instead"] = "beside"  # learnt in addition to generated texts, or instead of them
+    most: int = 1000  # texts of the file, selected at random if it has more; 0: all
     text_column: str = ""  # of a table; "": the task's, or the only one
     encoding: str = ""  # of a text file; "": by its byte-order mark, else UTF-8
 
@@ -188,7 +190,7 @@ class UnlabelledSettings(Typed, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class RunSettings(Typed, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One run: from shots to a measured adapter."""
+    """Settings of one run: from shots to an evaluated adapter."""
 
     k: int = 4  # real examples per class to start from
     seed: int = 0  # draws the shots, the texts and the batches
@@ -200,18 +202,19 @@ class RunSettings(Typed, frozen=True, kw_only=True, forbid_unknown_fields=True):
     unlabelled: UnlabelledSettings = UnlabelledSettings()
     train: LoraSettings = TRAINING_PRESETS["default"]
     wording: Wording = "task"  # of the classifier's prompt, in training and serving; "bare" leaves out the instruction
-    prompt_style: PromptStyle = "plain"  # chat: the base's chat template; auto: what reads more shots right
-    # What adapters learn to say for a label: a token of its own, or its whole word.
+    prompt_style: PromptStyle = "plain"  # chat: the base's chat template; auto: the style that labels more shots right
+    # What adapters learn to predict for a label: a single token, or its whole word.
     verbalizer: Literal["token", "word"] = "token"
-    # What a base without an adapter says: whole words, or what tells them apart; auto: the latter for many labels.
+    # What a base without an adapter predicts: whole words, or prefixes that distinguish them; auto: the latter for many
+    # labels.
     base_verbalizer: Literal["auto", "word", "prefix"] = "auto"
-    shot_weight: float = 1.0  # of a real example's loss, where a synthetic one counts 1
+    shot_weight: float = 1.0  # of a real example's loss; that of a synthetic one is 1
     max_text_words: int = MAX_TEXT_WORDS  # longer texts are cut, the same in training and serving
-    # cut, middle: their end or middle is not read. windows: all is, in parts that overlap; learnt is the first part.
-    long_texts: LongTexts = "cut"  # what is read of texts above max_text_words
+    # cut, middle: without their end or middle. windows: all, in overlapping parts; only the first part is learnt.
+    long_texts: LongTexts = "cut"  # what is used of texts above max_text_words
     align: bool = True  # filler before prompts, so that the cache holds all that is before a text (docs/engine.md)
-    test_limit: int = 0  # test texts to measure on, 0 for all
-    calibrate: bool = True  # find by how much classifiers are too sure; trains up to four small adapters of the shots
+    test_limit: int = 0  # test texts to evaluate on, 0 for all
+    calibrate: bool = True  # correct overconfident classifiers; trains up to four small adapters on the shots
     allow_short: bool = False  # continue with fewer texts if a class stalls below N
     allow_fewer_shots: bool = False  # continue if a class has fewer than k examples
 
@@ -225,46 +228,50 @@ class RunSettings(Typed, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     @property
     def learns_soft(self) -> bool:
-        """Whether texts are learnt with a probability of each label."""
+        """Whether texts are learnt with a probability of each label; never without an annotator."""
         return self.annotate.targets == "soft" and self.annotate.annotator != "none"
 
     @property
     def for_soft(self) -> "RunSettings":
-        """The same with probabilities learnt: other annotators, and more texts."""
+        """The same for learning probabilities: other annotators, and more texts."""
         annotate = msgspec.structs.replace(self.annotate, targets="soft", **COMMITTEE)
         return msgspec.structs.replace(self, annotate=annotate, generate=self.generate.for_soft)
 
     @property
     def aligns(self) -> bool:
-        """Whether prompts have filler in front. A loss on the whole text would learn to write it."""
+        """Whether prompts have filler in front. With a loss on the complete text, the model would learn to write it."""
         return self.align and self.train.loss == "label"
 
     @property
     def classifier_training(self) -> LoraSettings:
-        """How a classifier learns synthetic texts."""
+        """How a classifier is trained on synthetic texts."""
         if not self.learns_soft:
             return self.train
         return msgspec.structs.replace(self.train, num_epochs=self.annotate.soft_epochs)
 
     @property
     def mixed_share(self) -> float:
-        """Of the prompts, those that ask for no class: none where a text is believed to be what it was drawn for."""
+        """Share of the prompts that request no class: 0 if the intended labels are learnt."""
         return self.variety.mixed if self.learns_soft else 0.0
 
     def pool_per_class(self, num_labels: int) -> int:
-        """Well-formed texts of the pool: where few are kept of many classes, as many as these are likely to need."""
+        """Return the pool's well-formed texts per class: ``annotate.pool_per_class``, or fewer if these are enough.
+
+        Three times ``generate.per_class`` are enough, if these are at least 400 texts over all classes.
+        """
         needed = max(POOL_TIMES * self.generate.per_class, math.ceil(POOL_TEXTS / num_labels))
         return min(self.annotate.pool_per_class, needed)
 
     @property
     def learnt_verbalizer(self) -> Verbalizer:
-        """What is learnt to be said: where prompt and label are learnt as text, words."""
+        """What adapters learn to predict for a label: always words if prompt and label are learnt as text."""
         return "word" if self.train.loss == "text" else self.verbalizer
 
 
 PRESETS: dict[str, RunSettings] = {
     "default": RunSettings(),
-    # Every well-formed text is learnt as a committee reads it: adapters and the base in context (docs/design.md).
+    # Every well-formed text is learnt with a committee's probabilities: adapters, and the base in context
+    # (docs/design.md).
     "soft": RunSettings().for_soft,
     # The recipe of Patwa et al. 2024 taken literally: in-context annotation without calibration, 21 + 4 per class.
     "paper": RunSettings(
@@ -272,7 +279,7 @@ PRESETS: dict[str, RunSettings] = {
         annotate=AnnotateSettings(annotator="icl"),
         train=TRAINING_PRESETS["paper"],
     ),
-    # Many texts for their own sake: read by the base model, so that nothing has to be trained first.
+    # Many texts for their own sake: annotated by the base model, so that nothing has to be trained first.
     "corpus": RunSettings(
         generate=GenerateSettings(per_class=1000, max_candidates=0),
         annotate=AnnotateSettings(annotator="icl", calibration="batch"),

@@ -1,7 +1,7 @@
-"""Long texts read in parts: which windows a text has, and one answer for all of them.
+"""Long texts in parts: the windows of a text, and one prediction combined from those for its windows.
 
 Source: Sun et al. 2019, "How to Fine-Tune BERT for Text Classification?", section 5.3.1 (hierarchical methods: a text
-is read in fractions, which are combined by their mean).
+is divided into fractions, which are combined by their mean).
 """
 
 from collections.abc import Callable, Sequence
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 
 def parts_of(task: Task, text: str, form: PromptFormat) -> list[str]:
-    """``text``, or its windows where it is long and ``form`` reads such texts so; each is a text that is shown whole.
+    """Return ``[text]``, or the windows of a long text if ``form.long_texts`` is "windows"; prompts show them uncut.
 
-    Of an input with fields, each part has all fields; those that are long are in windows.
+    For an input with fields, each part has all fields; only the long ones are split into windows.
     """
     if form.long_texts != "windows":
         return [text]
@@ -33,7 +33,7 @@ def parts_of(task: Task, text: str, form: PromptFormat) -> list[str]:
 
 
 def reading_prompts(task: Task, text: str, form: PromptFormat, shots: Sequence[Example] = ()) -> list[str]:
-    """What `reading_prompt` gives, of each part of ``text``."""
+    """Return the `reading_prompt` of each part of ``text``."""
     return [reading_prompt(task, part, form, shots) for part in parts_of(task, text, form)]
 
 
@@ -44,7 +44,7 @@ def score_texts(
     form: PromptFormat,
     shots: Sequence[Example] = (),
 ) -> "np.ndarray":
-    """Label log-probabilities of every text, [num_texts, num_labels], by those that ``score`` gives of prompts."""
+    """Return label log-probabilities of every text, [num_texts, num_labels]; ``score`` returns those of prompts."""
     prompts = [reading_prompts(task, text, form, shots) for text in texts]
     return combined(score([prompt for parts in prompts for prompt in parts]), [len(parts) for parts in prompts])
 
@@ -57,7 +57,7 @@ def label_scores(
     shots: Sequence[Example] = (),
     adapter: Adapter | None = None,
 ) -> "np.ndarray":
-    """`score_texts`, as ``engine`` answers with ``adapter``, or without one."""
+    """Return `score_texts`, with prompts scored by ``engine``: with ``adapter``, or by the base model if it is None."""
 
     def score(prompts: list[str]) -> "np.ndarray":
         return engine.score(prompts, task.label_words, adapter, form.verbalizer)
@@ -66,9 +66,9 @@ def label_scores(
 
 
 def combined(scores: "np.ndarray", counts: Sequence[int]) -> "np.ndarray":
-    """One row for each text, which has so many of the rows of ``scores``: a single one as it is, several as one.
+    """Return one row for each text from the rows of its parts in ``scores``; ``counts``: the number of parts of each.
 
-    See `engine.calibration.combine_parts`.
+    The row of a text with one part is unchanged. Several rows are combined by `engine.calibration.combine_parts`.
     """
     import numpy as np
 

@@ -1,8 +1,8 @@
-"""What counts as a word where texts are compared: each use draws the line elsewhere, in every script.
+"""Split texts into words for comparison, in every script: each use has its own definition of a word.
 
-Where a script puts no blanks between words, each two neighbouring characters are one, as search engines have it.
-Source: Lucene's CJKBigramFilter. Combining marks belong to their letter: without them, many Hindi words are the same.
-Importing this module loads neither torch nor vllm.
+In scripts that put no blanks between words, each pair of neighbouring characters counts as a word, as in search
+engines. Source: Lucene's CJKBigramFilter. Combining marks belong to their letter: without them, many different Hindi
+words would be equal. Importing this module loads neither torch nor vllm.
 """
 
 import re
@@ -18,18 +18,18 @@ _WITH_UNDERSCORES = r"(?:_|{letter})+"
 
 
 def words(text: str) -> list[str]:
-    """For counting: in lower case, punctuation dropped; "it's" is one word."""
+    """Return the words of ``text`` for counting: in lower case, without punctuation; "it's" is one word."""
     return _matches(_WITH_APOSTROPHES, text.lower())
 
 
 def spelt_words(text: str) -> set[str]:
-    """The different words as they are spelt, in pieces as tokenizers have them: "it's" is two."""
+    """Return the distinct words as they are spelt, split as tokenizers split them: "it's" is two."""
     return set(_matches(_LETTERS_AND_DIGITS, text))
 
 
-@lru_cache(maxsize=4)  # a text is compared with several others in turn
+@lru_cache(maxsize=4)  # a text is compared with several others in succession
 def comparable(text: str) -> str:
-    """A text without what two duplicates may differ in: case, punctuation, whitespace."""
+    """Return ``text`` without what two duplicates may differ in: case, punctuation, whitespace."""
     return " ".join(_matches(_WITH_UNDERSCORES, text.casefold()))
 
 
@@ -38,7 +38,7 @@ def _matches(pattern: str, text: str) -> list[str]:
         return _compiled(pattern, has_marks=False).findall(text)
     is_unspaced = has_unspaced(text)
     if is_unspaced:
-        text = unicodedata.normalize("NFKC", text)  # wide and narrow forms are the same
+        text = unicodedata.normalize("NFKC", text)  # full-width and half-width forms count as equal
     if has_marks := marks().search(text) is not None:
         text = unicodedata.normalize("NFC", text)
     matches = _compiled(pattern, has_marks).findall(text)
@@ -46,7 +46,10 @@ def _matches(pattern: str, text: str) -> list[str]:
 
 
 def _pairs(word: str) -> list[str]:
-    """The parts of a word with blanks between words as they are; of the others each two neighbouring characters."""
+    """Return the parts of ``word``: runs of scripts with blanks unchanged, others as pairs of neighbouring characters.
+
+    A single character of a script without blanks is a part by itself.
+    """
     parts = []
     for run in script_runs(word):
         signs = characters(run) if has_unspaced(run) else [run]
