@@ -80,10 +80,7 @@ def filler_for(model: str, prompts: tuple[str, ...], text_tokens: int, most_toke
 
 
 def _lines_of(model: str, number: int) -> Iterator[str]:
-    """Yield the lines that may have ``number`` tokens in front of a prompt, judged by the tokens of each line alone.
-
-    This avoids encoding each line with whole prompts, which may contain shots.
-    """
+    """Yield the lines that may have ``number`` tokens in front of a prompt, without encoding long prompts with each."""
     for line, tokens in _line_tokens(model).items():
         if number - 1 <= tokens <= number + MOST_BESIDE:
             yield line
@@ -97,10 +94,7 @@ def _line_tokens(model: str) -> dict[str, int]:
 
 
 def _lines() -> Iterator[str]:
-    """Yield lines of whole `SENTENCES`, the fewest first.
-
-    The second half ends in a space instead of a line break, for tokenizers that put a space before a prompt.
-    """
+    """Yield lines of whole `SENTENCES`, few first; later ones end in a space, for tokenizers that prepend one."""
     for end in ("\n", " "):
         for count in range(1, len(SENTENCES) + 1):
             yield from (" ".join(chosen) + end for chosen in combinations(SENTENCES, count))
@@ -120,10 +114,7 @@ def _is_inserted(filled: Sequence[int], plain: Sequence[int], number: int) -> bo
 
 @lru_cache(maxsize=8)
 def _encoder(model: str) -> Encode:
-    """Return a function from text to ids, equivalent to `engine.tokens.encode_prompt`.
-
-    If the checkpoint has a ``tokenizer.json``, only that file is loaded, which is much faster.
-    """
+    """Return a function like `engine.tokens.encode_prompt` that loads faster: from ``tokenizer.json`` if it exists."""
     file = Path(model) / "tokenizer.json"
     if not file.is_file():
         from fourshot.engine.tokens import encode_prompt, load_tokenizer

@@ -101,8 +101,7 @@ def fit_temperature(logprobs: "np.ndarray", targets: "np.ndarray") -> float:
 def match_certainty(logprobs: "np.ndarray", certainty: float) -> float:
     """Return the temperature at which the mean probability of the most likely labels equals ``certainty``, 0 to 1.
 
-    ``logprobs`` is [num_prompts, num_labels]. No labels are needed, only the mean confidence of another classifier on
-    the same texts.
+    ``logprobs``: [num_prompts, num_labels]. Only another classifier's mean confidence on the same texts is needed.
     """
     return _temperature(logprobs, lambda probabilities: abs(float(probabilities.max(axis=1).mean()) - certainty))
 
@@ -119,9 +118,8 @@ def _temperature(logprobs: "np.ndarray", loss: "Callable[[np.ndarray], float]") 
 def smoothed_targets(labels: "np.ndarray", num_labels: int) -> "np.ndarray":
     """Return smoothed targets for label indices [num_texts]: float64 [num_texts, num_labels].
 
-    The fewer texts, the more probability is given to the other labels. Without smoothing, the best fit to a few texts
-    that are all classified correctly would be certainty. Source: Platt 1999, "Probabilistic Outputs for Support Vector
-    Machines", section 2.2 (targets of (n + 1) / (n + 2)).
+    The fewer texts, the more goes to other labels: a few texts, all classified correctly, must not imply certainty.
+    Source: Platt 1999, "Probabilistic Outputs for Support Vector Machines", section 2.2 (targets of (n + 1) / (n + 2)).
     """
     import numpy as np
 
@@ -132,10 +130,7 @@ def smoothed_targets(labels: "np.ndarray", num_labels: int) -> "np.ndarray":
 
 
 def apply(calibration: Calibration, logprobs: "np.ndarray") -> "np.ndarray":
-    """Return calibrated log-probabilities: float64 [num_prompts, num_labels], nats, rows normalised over the labels.
-
-    Raises InputError if the calibration is for another number of labels.
-    """
+    """Return calibrated log-probabilities: float64 [num_prompts, num_labels], nats, rows normalised over the labels."""
     import numpy as np
 
     scores = _checked(logprobs)

@@ -85,10 +85,7 @@ def template_hash(tokenizer: "PreTrainedTokenizerBase") -> str:
 
 
 def _rendered(tokenizer: "PreTrainedTokenizerBase", turns: int, model: str, *, asks: bool = True) -> list[str]:
-    """Return the text that a template writes before, between and after the messages of ``turns`` user turns.
-
-    The last turn is unanswered. ``asks``: whether the template is to open the answer. Raises InputError.
-    """
+    """Return a template's text before, between and after the messages of ``turns`` turns, the last one unanswered."""
     messages = [
         {"role": role, "content": words.format(turn)} for turn in range(turns) for role, words in STAND_INS.items()
     ][:-1]

@@ -21,10 +21,7 @@ def longest_context(model: str | Path) -> int | None:
 
 
 def readable_tokens(model: str | Path) -> int | None:
-    """Return how many tokens the last one attends to in every layer; None if unknown.
-
-    This is the number of positions, or the sliding window if one is in use and shorter.
-    """
+    """Return how many tokens the last one attends to in every layer: all positions, or a shorter sliding window."""
     config, longest = _config(model), longest_context(model)
     window = config.get("sliding_window") if config.get("use_sliding_window", True) else None
     return min((length for length in (longest, window) if isinstance(length, int)), default=None)

@@ -21,10 +21,7 @@ Verbalizer = Literal["word", "prefix", "token", "auto"]
 
 
 class Typed(msgspec.Struct, frozen=True):
-    """Base class of structs that users construct in Python.
-
-    msgspec checks types only when it decodes; this class also checks them on construction. Raises InputError.
-    """
+    """Base class of structs that users construct: checks the types of fields, as msgspec does only when it decodes."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -112,10 +109,7 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Adapter(msgspec.Struct, frozen=True, kw_only=True):
-    """A LoRA adapter on disk.
-
-    ``name`` contains a hash of the content: the prefix cache uses it as key, so different weights need different names.
-    """
+    """A LoRA adapter on disk. ``name`` is the key of the prefix cache, so it contains a hash of the content."""
 
     name: str
     path: str
@@ -174,10 +168,7 @@ class Engine(Protocol):
     def sample(
         self, prompts: Sequence[str], sampling: Sampling, adapter: PerPromptAdapter = None
     ) -> Generator[Completion, None, None]:
-        """Yield ``len(prompts) * sampling.n`` completions as they finish, in any order.
-
-        Closing the generator drops unfinished ones.
-        """
+        """Yield ``len(prompts) * sampling.n`` completions as they finish, in any order. Closing it drops the others."""
         ...
 
     def score(
@@ -189,11 +180,10 @@ class Engine(Protocol):
     ) -> "np.ndarray":
         """Return the log-probability of each label as the continuation of each prompt.
 
-        ``labels`` are the words without the leading space. The result is float32 [num_prompts, num_labels], in nats,
-        over the model's whole vocabulary. Its probabilities do not sum to one per row, so they also show the
-        probability mass of the labels; `engine.calibration.normalise` normalises them. ``adapter`` is one for all
-        prompts or one per prompt. ``verbalizer`` selects the tokens that stand for a label; for an adapter, pass the
-        one that it was trained with.
+        ``labels`` are the words without the leading space. Returns float32 [num_prompts, num_labels], in nats, over
+        the model's whole vocabulary. Rows do not sum to one (`engine.calibration.normalise` does that), so the
+        probability mass of the labels is known too. ``adapter`` is one for all prompts or one per prompt.
+        ``verbalizer`` selects the tokens that stand for a label; for an adapter, pass that of its training.
         """
         ...
 

@@ -1,7 +1,4 @@
-"""Checks of whether this machine meets fourshot's requirements.
-
-By default, no model library is loaded. The deep checks load torch and vLLM, and open the engine.
-"""
+"""Checks of fourshot's requirements on this machine. Only the deep ones load model libraries and open the engine."""
 
 import ctypes
 import os
@@ -30,7 +27,7 @@ from fourshot.engine.vllm_scoring import CANNOT_SCORE, installed_vllm_scores
 from fourshot.engine.vllm_seams import lora_kernels
 
 GIB = 1 << 30
-LEAST_MEMORY_BYTES = 4 * GIB  # vLLM with the embedded model and its 1 GiB KV cache needs about 2.5 GiB
+LEAST_MEMORY_BYTES = 4 * GIB  # vLLM with the bundled model and its 1 GiB KV cache needs about 2.5 GiB
 LEAST_DISK_BYTES = 1 * GIB
 LIBNUMA = "libnuma.so.1"  # the name under which vLLM's CPU kernels load it
 

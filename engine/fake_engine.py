@@ -1,8 +1,7 @@
-"""`FakeEngine`: an engine without a model that answers at once.
+"""`FakeEngine`: answers at once, without a model. For tests of the code around an engine, and to measure its cost.
 
-It serves tests of the code around an engine, and measurements of that code's cost. Its texts depend only on the
-request's seed and the class that the prompt requests, so they are independent of their batch. Labels are scored by a
-word at the end of the text that names the class, with deliberate disagreements.
+Its texts depend only on the request's seed and the requested class, not on their batch. It scores labels by a word of
+the text that names the class, with deliberate disagreements.
 
 ``EngineSettings(kind="fake")`` and the base model "fake" select it. Users can too: a corpus of the fake model shows in
 seconds what its files look like. "fake:delay_s=0.01;unreadable=ba" sets two fields of `FakeSettings`. Delays and
@@ -160,10 +159,7 @@ def _is_first(folder: Path) -> bool:
 
 
 def _lines(seed: int, word: str, example: str) -> str:
-    """Return a text with the lines of ``example``: the same field names, and as many words each, at least three.
-
-    The first line has no name, because the prompt ends in it. The text ends in ``word``.
-    """
+    """Return a text with the field names of ``example`` and as many words per line, at least three, then ``word``."""
     lines = []
     for number, line in enumerate(example.splitlines()):
         name, _, value = line.partition(":")

@@ -35,10 +35,7 @@ class LabelTokens(msgspec.Struct, frozen=True, kw_only=True):
         return max(len(ids) for ids in self.ids)
 
     def questions(self, max_tokens: int) -> list["Question"]:
-        """Split the trie into questions of at most ``max_tokens`` next tokens each.
-
-        A label's log-probability is the sum over the questions that contain one of its tokens.
-        """
+        """Split the trie into questions of at most ``max_tokens``; a label's log-probability is the sum of answers."""
         children: dict[tuple[int, ...], dict[int, list[int]]] = {}
         for column, ids in enumerate(self.ids):
             for depth, token in enumerate(ids):
@@ -51,7 +48,7 @@ class LabelTokens(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Question(msgspec.Struct, frozen=True, kw_only=True):
-    """One node of the trie: how likely is each of ``tokens`` after the prompt and ``prefix``?"""
+    """A node of the trie, or a part of one: how likely is each of ``tokens`` after the prompt and ``prefix``?"""
 
     prefix: tuple[int, ...]
     tokens: tuple[int, ...]
@@ -89,10 +86,7 @@ def label_tokens(
 
 
 def num_requests(ids: Sequence[tuple[int, ...]], verbalizer: Verbalizer) -> int:
-    """Return the number of requests per text for words with these token ``ids``.
-
-    It is assumed that one request scores all tokens that may follow a prefix.
-    """
+    """Return the requests per text for words with these ``ids``, if one scores all tokens that may follow a prefix."""
     if verbalizer == "token":
         return 1
     return _num_beginnings(_distinct_prefixes(ids) if _is_shortened(ids, verbalizer) else ids)
@@ -142,8 +136,7 @@ def _own_tokens(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[tuple[int, .
 def _codes(tokenizer: "PreTrainedTokenizerBase", avoided: set[int]) -> Iterator[int]:
     """Yield tokens without meaning for a class: capital letters, pairs of them, then the rest of the vocabulary.
 
-    Each token is yielded once. Special tokens, blank tokens and ``avoided`` are skipped. Raises InputError when no
-    token is left.
+    Special tokens, blank tokens and ``avoided`` are skipped. Raises InputError when no token is left.
     """
     letters = [chr(code) for code in range(ord("A"), ord("Z") + 1)]
     texts = [*letters, *map("".join, product(letters, repeat=2))]
@@ -160,11 +153,7 @@ def _codes(tokenizer: "PreTrainedTokenizerBase", avoided: set[int]) -> Iterator[
 
 
 def _continuation(tokenizer: "PreTrainedTokenizerBase", text: str) -> tuple[int, ...]:
-    """Return the ids of ``text`` after the anchor.
-
-    The ids of ``text`` alone may differ, because tokenizers treat the start of a text specially. Raises InputError if
-    the tokenizer merges ``text`` with the anchor.
-    """
+    """Return the ids of ``text`` after the anchor, because tokenizers treat the start of a text specially."""
     anchor = encode_prompt(tokenizer, ANCHOR)
     ids = encode_prompt(tokenizer, ANCHOR + text)
     if ids[: len(anchor)] != anchor or len(ids) == len(anchor):

@@ -66,10 +66,7 @@ class LoadedModel:
         )
 
     def _checked(self, prompts: Sequence[str], extra_tokens: int) -> list[list[int]]:
-        """Return the token ids of prompts. Raises InputError if one leaves no room for ``extra_tokens``.
-
-        Raises FourshotError if the engine is closed, or was opened in another process.
-        """
+        """Return the token ids of prompts. Raises InputError if one of them leaves no room for ``extra_tokens``."""
         self._check_open()
         ids = self.encode(prompts)
         check_lengths(ids, extra_tokens, self.settings.max_model_len)
@@ -77,10 +74,7 @@ class LoadedModel:
 
     @property
     def _is_inherited(self) -> bool:
-        """Whether this process is a fork of the one that opened the engine.
-
-        In a fork, a lock that another thread held at that moment is never released.
-        """
+        """Whether this process is a fork of the engine's: locks that other threads held there are never released."""
         return os.getpid() != self._process
 
     def _check_open(self) -> None:

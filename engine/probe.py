@@ -1,7 +1,7 @@
 """Check that a served adapter reproduces the trainer's predictions.
 
-An adapter that is not applied, or is on another base, only looks like a bad classifier. So the trainer records its
-predictions on a few texts, and the server of the adapter compares its own with them.
+An adapter that is not applied, or on another base, only looks like a bad classifier. So the trainer records predictions
+on a few texts, and the engine that serves the adapter must reproduce them.
 """
 
 from typing import TYPE_CHECKING

@@ -36,9 +36,7 @@ def encode_prompt(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
 
 
 def encode_prompts(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str]) -> list[list[int]]:
-    """Return the token ids of prompts for the model to continue.
-
-    They include the tokenizer's begin token if it adds one, and no end token that it adds.
+    """Return the token ids of prompts to be continued: with the tokenizer's begin token if it adds one, no end token.
 
     Raises InputError for a prompt without a single token.
     """

@@ -183,10 +183,7 @@ class VllmEngine(LoadedModel):
                 self._model.abort_request(unfinished)
 
     def _lora_request(self, adapter: Adapter | None) -> "LoRARequest | None":
-        """Return vLLM's request for an adapter, which is loaded and checked on first use. Ids come from a counter.
-
-        Raises InputError if the engine was opened without LoRA, AdapterError if vLLM cannot load the adapter.
-        """
+        """Return vLLM's request for an adapter, which is loaded and checked on first use. Ids come from a counter."""
         if adapter is None:
             return None
         loaded = self._loras.get(adapter.name)
@@ -214,10 +211,7 @@ class VllmEngine(LoadedModel):
 
 
 def _dropped(engines: "list[LLMEngine]", process: int) -> None:
-    """Stop an engine that was garbage-collected without being closed, because vLLM would keep its memory.
-
-    In a fork of the ``process`` that opened it, keep it instead.
-    """
+    """Stop an engine that was never closed and has no references any more, because vLLM would keep its memory."""
     if os.getpid() == process:
         afterwards(partial(in_process.stop, engines))
     else:

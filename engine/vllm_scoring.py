@@ -1,6 +1,4 @@
-"""Label probabilities from vLLM: the requests that score labels, and how their outputs are added up.
-
-Used by `VllmEngine` and by the server.
+"""Label probabilities from vLLM, for `VllmEngine` and the server: requests that score labels, and sums of the outputs.
 
 Importing this module does not load vllm.
 """
@@ -35,10 +33,7 @@ def check_scoring(sampling_params: type) -> None:
 
 
 def installed_vllm_scores() -> bool:
-    """Whether the installed vLLM can return label probabilities, judged by its source code.
-
-    True if there is no vLLM, because other checks report that.
-    """
+    """Whether the installed vLLM can return label probabilities, by its source; True if there is none to check."""
     spec = find_spec("vllm")
     if spec is None or not spec.origin:
         return True
@@ -50,10 +45,7 @@ def installed_vllm_scores() -> bool:
 
 @lru_cache(maxsize=4096)
 def questions(labels: LabelTokens) -> "tuple[tuple[Question, SamplingParams], ...]":
-    """Return the requests that score all labels for one prompt, each with vLLM's parameters.
-
-    It is one request if all labels are single tokens, else one per trie node; more for over `MAX_LABEL_IDS` tokens.
-    """
+    """Return the requests that score all labels for a prompt: one if they are single tokens, else one per trie node."""
     from vllm import SamplingParams
 
     # The sampled token is ignored, so no tokens are masked, and the log-probabilities are the raw ones.

@@ -1,7 +1,4 @@
-"""How `VllmEngine` starts vLLM: environment, threads, arguments.
-
-Everything is set when an engine is opened, not at import.
-"""
+"""How `VllmEngine` starts vLLM: environment, threads, arguments. All is set when an engine is opened, not at import."""
 
 import os
 from typing import TYPE_CHECKING, Any
@@ -18,9 +15,8 @@ if TYPE_CHECKING:
 
 # Environment variables set before vLLM is imported, unless the user has set them.
 QUIET = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR"}
-# Per step. Prompts are never split, so the limit is also at least max_model_len. On two cores, steps of 2,048 tokens
-# are as fast as longer ones. With adapters they are faster, because the tensor that is added to stays in the cache.
-# The next request waits half as long.
+# Per step; prompts are never split, so also at least max_model_len. On two cores, 2,048 tokens are as fast as more.
+# With adapters they are faster (the output stays in the processor's cache), and the next request waits half as long.
 CPU_BATCHED_TOKENS = 2048
 # Without torch.compile, and with CUDA graphs for steps that only decode. On an H200, with a 7B shape, an engine of 32
 # adapters then starts in 46 s instead of 101. Saturated, as in a run's stages, its throughput is the same. A prompt on
@@ -30,10 +26,7 @@ VLLM_SHARE = 0.92  # of a GPU's total memory: vLLM's default, with which it does
 
 
 def keep_quiet() -> None:
-    """Make vLLM print only errors and send no usage statistics, unless the user has set otherwise.
-
-    To be called before vLLM is imported, in a process of our own.
-    """
+    """Make vLLM print only errors and send no usage statistics; before it is imported, in a process of our own."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
 
@@ -109,10 +102,7 @@ def _on_the_cpu(settings: EngineSettings) -> dict[str, Any]:
 
 
 def _on_a_gpu(settings: EngineSettings) -> dict[str, Any]:
-    """Return the arguments for a GPU. All others are vLLM's defaults for it, including chunked prefill.
-
-    Tests check the names only; the arguments were run on an H200.
-    """
+    """Return the arguments for a GPU; all others are vLLM's defaults. Tests check their names; they ran on an H200."""
     arguments: dict[str, Any] = {}
     if settings.gpus > 1:  # one process per GPU
         arguments |= {"tensor_parallel_size": settings.gpus, "distributed_executor_backend": "mp"}

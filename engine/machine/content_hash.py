@@ -10,7 +10,7 @@ PIECE_BYTES = 64 << 10
 
 
 def content_hash_of(files: Iterable[Path], name: str | None = None) -> str:
-    """Return twelve hex digits of a hash of names, sizes and content. Of large files, 64 evenly spaced pieces count.
+    """Return twelve hex digits of a hash of names, sizes and content. Only 64 pieces of each large file are read.
 
     ``name``, if given, replaces the names of all files, so that they do not matter.
     """

@@ -48,7 +48,7 @@ def ask_driver(fields: str, names: Sequence[str] = ()) -> list[str]:
 
 
 def free_gpu_bytes(names: list[str]) -> int:
-    """Return the free bytes on the fullest of the GPUs ``names``. Raises FourshotError if the driver reports none."""
+    """Return the free bytes on the fullest of the GPUs ``names``. Raises FourshotError if they are unknown."""
     try:
         return min(_bytes_in(line, free_bytes()) for line in ask_driver("memory.free", names))
     except (OSError, ValueError, subprocess.SubprocessError) as error:
