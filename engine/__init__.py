@@ -1,6 +1,6 @@
-"""The engine package: one base model - find it, load it, sample from it, score labels with it, hold its adapters.
+"""The engine package: find and load one base model, sample from it, score labels with it, and manage its adapters.
 
-Value types only: importing this loads neither torch nor vllm. `engine.opening.open_engine` loads a model.
+It exports value types only: importing it loads neither torch nor vllm. `engine.opening.open_engine` loads a model.
 """
 
 from fourshot.engine.calibration import Calibration

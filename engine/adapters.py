@@ -1,4 +1,4 @@
-"""Which adapter goes with which prompt."""
+"""Adapters: which one applies to which prompt, and their ranks."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +10,7 @@ from fourshot.engine.errors import InputError
 
 
 def per_prompt(adapter: PerPromptAdapter, num_prompts: int) -> list[Adapter | None]:
-    """One adapter, or none, for each of ``num_prompts`` prompts. Raises InputError if a list has another length."""
+    """Return the adapter or None of each of ``num_prompts`` prompts. Raises InputError if a list has another length."""
     if adapter is None or isinstance(adapter, Adapter):
         return [adapter] * num_prompts
     assert isinstance(adapter, Sequence)
@@ -22,11 +22,11 @@ def per_prompt(adapter: PerPromptAdapter, num_prompts: int) -> list[Adapter | No
 
 
 def slot_rank(rank: int) -> int:
-    """The smallest rank that vLLM has kernels for and that holds an adapter of ``rank``."""
+    """Return the smallest rank that vLLM has kernels for and that can hold an adapter of ``rank``."""
     return max(8, 1 << (rank - 1).bit_length())
 
 
 def rank_of(adapter: Adapter) -> int:
-    """The rank that an adapter on disk has."""
+    """Return the rank of an adapter on disk, from its configuration."""
     config = msgspec.json.decode((Path(adapter.path) / "adapter_config.json").read_bytes())
     return int(config["r"])

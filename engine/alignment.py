@@ -1,10 +1,10 @@
-"""Filler in front of prompts, so that what all of them begin with fills whole blocks of the prefix cache.
+"""Filler in front of prompts, so that their common beginning fills whole blocks of the prefix cache.
 
-vLLM caches whole blocks and nothing less, and a task's instruction is shorter than a block: without filler it is
-computed for every text. The filler is a line of whole sentences that fit every classification task: a special token
-repeated costs accuracy (docs/engine.md has the measurement). What follows the filler must have the ids that it has
-alone, and prompts stay plain text: the same in training, measuring and serving, in any process. Where a tokenizer does
-otherwise, there is no filler.
+vLLM caches only whole blocks, and a task's instruction is shorter than a block. Without filler, it is recomputed for
+every text. The filler is a line of whole sentences that fit every classification task, because a repeated special token
+costs accuracy (docs/engine.md has the measurement). The text after the filler must keep the token ids that it has
+without filler. Prompts stay plain text: the same in training, evaluation and serving, in any process. If a tokenizer
+does not allow this, no filler is used.
 
 Importing this module loads neither torch nor transformers.
 """
@@ -20,13 +20,13 @@ from fourshot.engine.context import readable_tokens
 from fourshot.engine.fake_engine import is_fake
 
 BLOCK_TOKENS = 32  # of the cache on the CPU (`engine.vllm_start`); a multiple of a GPU's 16
-LEAST_GAIN_TOKENS = 8  # fewer that are cached beyond whole blocks are not worth a filler
+LEAST_GAIN_TOKENS = 8  # filler is not used if it makes fewer additional tokens cacheable
 
-MOST_BESIDE = 3  # tokens of a line alone that it has not in front of a prompt: begin, end, a space
+MOST_BESIDE = 3  # tokens that a line may have alone but not in front of a prompt: begin, end, a space
 
-FILLER_KIND = "sentences"  # what a folder notes: another word for other filler, because prompts are then others
-# Some of them, in this order, are a line that may stand before any instruction: as long as is needed, and no news. None
-# speaks of labels: two that did cost Qwen2.5-Coder-0.5B three points on SST-2 (docs/engine.md).
+FILLER_KIND = "sentences"  # recorded in run folders; to be changed with the filler, because prompts then differ
+# A selection of these, in this order, forms a line that fits before any instruction and adds no information. None of
+# them mentions labels: two that did cost Qwen2.5-Coder-0.5B three points on SST-2 (docs/engine.md).
 SENTENCES = (
     "Here is a task.",
     "You are an annotator.",
@@ -41,11 +41,11 @@ Encode = Callable[[str], list[int]]
 
 
 class PromptFiller(msgspec.Struct, frozen=True, kw_only=True):
-    """What stands in front of every prompt of a task."""
+    """The filler in front of every prompt of a task."""
 
-    token: str  # a whole line; on cards of earlier versions the text of a special token
-    number: int  # how often it stands there, at least once
-    prefix_tokens: int  # all that comes before the text, filler included: whole blocks
+    token: str  # a whole line; on cards of earlier versions, the text of a special token
+    number: int  # how often it is repeated, at least once
+    prefix_tokens: int  # all tokens before the text, including filler: whole blocks
     block_tokens: int = BLOCK_TOKENS
 
     @property
@@ -55,12 +55,12 @@ class PromptFiller(msgspec.Struct, frozen=True, kw_only=True):
 
 @lru_cache(maxsize=1024)
 def filler_for(model: str, prompts: tuple[str, ...], text_tokens: int, most_tokens: int) -> PromptFiller | None:
-    """What to put before prompts that differ in their texts alone, for the checkpoint in the folder ``model``.
+    """Return the filler for prompts that differ only in their texts, for the checkpoint in the folder ``model``.
 
-    ``prompts``: one task's, of texts that begin in different ways. ``text_tokens``: what a text and its answer may
-    need; with the prefix they must stay within ``most_tokens``, the model's positions and its sliding window. None
-    where they would not stay there, where next to nothing would be gained, or where no line leaves the rest of a
-    prompt as it is.
+    ``prompts`` are those of one task, with texts that begin differently. ``text_tokens`` is the longest text with its
+    answer. With the prefix, it must fit into ``most_tokens``, the model's positions and its sliding window. Returns
+    None if it would not fit, if fewer than `LEAST_GAIN_TOKENS` would be gained, or if every line changes the token ids
+    of the rest of a prompt. A fake model and a folder without ``config.json`` give None too.
     """
     if is_fake(model) or not (Path(model) / "config.json").is_file():
         return None
@@ -71,7 +71,7 @@ def filler_for(model: str, prompts: tuple[str, ...], text_tokens: int, most_toke
     if gain < LEAST_GAIN_TOKENS:
         return None
     room = min(most_tokens, readable_tokens(model) or most_tokens) - prefix - text_tokens
-    for number in (BLOCK_TOKENS - gain, 2 * BLOCK_TOKENS - gain):  # a block more where no line is as short
+    for number in (BLOCK_TOKENS - gain, 2 * BLOCK_TOKENS - gain):  # one more block if no line is short enough
         for line in _lines_of(model, number) if number <= room else ():
             filled = (encode(line + prompt) for prompt in prompts)
             if all(map(_is_inserted, filled, plain, repeat(number))):
@@ -80,7 +80,7 @@ def filler_for(model: str, prompts: tuple[str, ...], text_tokens: int, most_toke
 
 
 def _lines_of(model: str, number: int) -> Iterator[str]:
-    """Those that may have ``number`` tokens in front of a prompt. Each is read before whole prompts, of shots too."""
+    """Yield the lines that may have ``number`` tokens in front of a prompt, without encoding long prompts with each."""
     for line, tokens in _line_tokens(model).items():
         if number - 1 <= tokens <= number + MOST_BESIDE:
             yield line
@@ -88,33 +88,33 @@ def _lines_of(model: str, number: int) -> Iterator[str]:
 
 @lru_cache(maxsize=8)
 def _line_tokens(model: str) -> dict[str, int]:
-    """Of each line alone, in their order."""
+    """Map each line to its number of tokens when encoded alone, in the order of `_lines`."""
     encode = _encoder(model)
     return {line: len(encode(line)) for line in _lines()}
 
 
 def _lines() -> Iterator[str]:
-    """Whole `SENTENCES` in one line, few first; without its end for tokenizers that put a space before a prompt."""
+    """Yield lines of whole `SENTENCES`, few first; later ones end in a space, for tokenizers that prepend one."""
     for end in ("\n", " "):
         for count in range(1, len(SENTENCES) + 1):
             yield from (" ".join(chosen) + end for chosen in combinations(SENTENCES, count))
 
 
 def _shared_tokens(ids: Sequence[int], other_ids: Sequence[int]) -> int:
-    """How many tokens both begin with."""
+    """Return the length of the common prefix."""
     common = takewhile(lambda pair: pair[0] == pair[1], zip(ids, other_ids, strict=False))
     return sum(1 for _ in common)
 
 
 def _is_inserted(filled: Sequence[int], plain: Sequence[int], number: int) -> bool:
-    """Whether ``filled`` is ``plain`` with so many tokens in front, or after a begin token."""
+    """Whether ``filled`` is ``plain`` with ``number`` tokens inserted at the start, or after a begin token."""
     at = _shared_tokens(filled[:1], plain[:1])
     return [*filled[:at], *filled[at + number :]] == [*plain]
 
 
 @lru_cache(maxsize=8)
 def _encoder(model: str) -> Encode:
-    """Text to ids as `engine.tokens.encode_prompts` does, from the tokenizer's own file where there is one: at once."""
+    """Return a function like `engine.tokens.encode_prompt` that loads faster: from ``tokenizer.json`` if it exists."""
     file = Path(model) / "tokenizer.json"
     if not file.is_file():
         from fourshot.engine.tokens import encode_prompt, load_tokenizer
@@ -124,6 +124,6 @@ def _encoder(model: str) -> Encode:
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(file))
-    tokenizer.no_truncation()  # it may have what a training cut at
+    tokenizer.no_truncation()  # the file may contain the truncation length of a training
     tokenizer.no_padding()
     return lambda text: list(tokenizer.encode(text).ids)

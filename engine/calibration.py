@@ -1,7 +1,7 @@
-"""Calibration of label probabilities: small models prefer some labels whatever the text says, and are too sure.
+"""Calibration of label probabilities: small models prefer some labels regardless of the text, and are overconfident.
 
-Against the first, a calibration has one number per label, in nats, that is taken off the label's log-probability;
-against the second a temperature, by which what is left is divided. numpy only.
+Against the first, a calibration has one number per label, in nats, that is subtracted from the label's log-probability.
+Against the second, it has a temperature by which the difference is divided. Uses numpy only.
 """
 
 from typing import TYPE_CHECKING, Literal
@@ -15,19 +15,19 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-SMALLEST = 1e-12  # a probability below this counts as this: a label that is never said must not become certain
+SMALLEST = 1e-12  # lower bound of probabilities: a label that is never predicted must not become certain
 
-TEMPERATURES = (0.25, 32.0)  # that are tried
+TEMPERATURES = (0.25, 32.0)  # lowest and highest that are tried
 
 CONTENT_FREE = ("N/A", "[MASK]", "")  # Source: Zhao et al. 2021, section 5
 
 
 class Calibration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How label probabilities were corrected; lies on the adapter's card."""
+    """How label probabilities are corrected; stored on the adapter's card."""
 
     method: Literal["none", "contextual", "batch"] = "none"
     log_prior: tuple[float, ...] = ()  # nats, one per label, in the labels' order; empty for none
-    temperature: float = 1.0  # above 1: less certain; the likeliest label stays the likeliest
+    temperature: float = 1.0  # above 1: less confident; the most likely label does not change
 
     def __post_init__(self) -> None:
         if not 0 < self.temperature < float("inf"):
@@ -38,9 +38,9 @@ NONE = Calibration()
 
 
 def normalise(logprobs: "np.ndarray") -> "np.ndarray":
-    """Probabilities among the labels: float64 [num_prompts, num_labels], each row sums to one.
+    """Return probabilities over the labels: float64 [num_prompts, num_labels], each row sums to one.
 
-    ``logprobs`` are nats [num_prompts, num_labels], as `engine.core.Engine.score` gives them.
+    ``logprobs`` are nats [num_prompts, num_labels], as returned by `engine.core.Engine.score`.
     """
     import numpy as np
 
@@ -50,11 +50,11 @@ def normalise(logprobs: "np.ndarray") -> "np.ndarray":
 
 
 def combine_parts(probabilities: "np.ndarray", counts: "Sequence[int]") -> "np.ndarray":
-    """One row for each text that was read in parts: float64 [num_texts, num_labels] of those of all parts.
+    """Combine the predictions for texts that were classified in parts: float64 [num_texts, num_labels].
 
-    ``probabilities`` [num_parts, num_labels], ``counts`` the parts of each text. A text's row is the mean of those of
-    its parts, each of which counts as much as it says: the entropy that it lacks to knowing nothing. Parts that speak
-    of something else say little.
+    ``probabilities`` is [num_parts, num_labels]; ``counts`` has the number of parts of each text. A text's row is the
+    weighted mean of its parts' rows. A part's weight is its information: the entropy of the uniform distribution minus
+    the entropy of its row. Parts about something else have little information.
     """
     import numpy as np
 
@@ -66,7 +66,7 @@ def combine_parts(probabilities: "np.ndarray", counts: "Sequence[int]") -> "np.n
 
 
 def contextual(content_free_logprobs: "np.ndarray") -> Calibration:
-    """From the scores of prompts that say nothing, [num_prompts, num_labels]: their mean probability is the prior.
+    """Calibrate on the scores of content-free prompts, [num_prompts, num_labels]: their mean probability is the prior.
 
     Source: Zhao et al. 2021, "Calibrate Before Use", section 5 (W = diag(p_cf)^-1, b = 0; mean over several texts).
     """
@@ -74,21 +74,21 @@ def contextual(content_free_logprobs: "np.ndarray") -> Calibration:
 
 
 def batch(logprobs: "np.ndarray", target_prior: "Sequence[float] | None" = None) -> Calibration:
-    """From the scores of a batch of real texts, [num_prompts, num_labels]: their mean probability is the prior.
+    """Calibrate on the scores of a batch of real texts, [num_prompts, num_labels]: their mean probability is the prior.
 
-    ``target_prior`` is the share of each label in that batch where it is known, e.g. from how the batch was made;
-    without it all labels count as equally frequent.
+    ``target_prior`` is the share of each label in that batch if known, for example from how the batch was made.
+    Without it, all labels are assumed to be equally frequent. Raises InputError if it is not one valid share per label.
     Source: Zhou et al. 2023, "Batch Calibration", equations 4 and 5.
     """
     return _from_prior("batch", normalise(logprobs).mean(axis=0), target_prior)
 
 
 def fit_temperature(logprobs: "np.ndarray", targets: "np.ndarray") -> float:
-    """The temperature under which scores [num_prompts, num_labels] say ``targets`` best: the least cross-entropy.
+    """Return the temperature at which scores [num_prompts, num_labels] have the least cross-entropy with ``targets``.
 
-    ``targets``: how likely each label is, [num_prompts, num_labels], rows sum to one. It is one number for all labels,
-    because a few texts do not tell more. Source: Guo et al. 2017, "On Calibration of Modern Neural Networks", section
-    4.2 (temperature scaling).
+    ``targets`` are probabilities [num_prompts, num_labels] whose rows sum to one. There is one temperature for all
+    labels, because a few texts do not determine more. Source: Guo et al. 2017, "On Calibration of Modern Neural
+    Networks", section 4.2 (temperature scaling).
     """
     import numpy as np
 
@@ -99,15 +99,15 @@ def fit_temperature(logprobs: "np.ndarray", targets: "np.ndarray") -> float:
 
 
 def match_certainty(logprobs: "np.ndarray", certainty: float) -> float:
-    """The temperature under which the likeliest labels of scores [num_prompts, num_labels] have that mean probability.
+    """Return the temperature at which the mean probability of the most likely labels equals ``certainty``, 0 to 1.
 
-    ``certainty``: 0 to 1. What it takes is only how sure somebody else is of the same texts, on average.
+    ``logprobs``: [num_prompts, num_labels]. Only another classifier's mean confidence on the same texts is needed.
     """
     return _temperature(logprobs, lambda probabilities: abs(float(probabilities.max(axis=1).mean()) - certainty))
 
 
 def _temperature(logprobs: "np.ndarray", loss: "Callable[[np.ndarray], float]") -> float:
-    """Of those tried, the one whose probabilities [num_prompts, num_labels] have the least ``loss``."""
+    """Return the temperature, of those tried, whose probabilities [num_prompts, num_labels] have the least ``loss``."""
     import numpy as np
 
     scores = np.log(np.maximum(normalise(logprobs), np.finfo(np.float64).tiny))
@@ -116,10 +116,10 @@ def _temperature(logprobs: "np.ndarray", loss: "Callable[[np.ndarray], float]") 
 
 
 def smoothed_targets(labels: "np.ndarray", num_labels: int) -> "np.ndarray":
-    """Float64 [num_texts, num_labels] for label indices [num_texts]; fewer texts leave more to the other labels.
+    """Return smoothed targets for label indices [num_texts]: float64 [num_texts, num_labels].
 
-    Without that, a few texts that are all read rightly would ask for certainty. Source: Platt 1999, "Probabilistic
-    Outputs for Support Vector Machines", section 2.2 (targets of (n + 1) / (n + 2)).
+    The fewer texts, the more goes to other labels: a few texts, all classified correctly, must not imply certainty.
+    Source: Platt 1999, "Probabilistic Outputs for Support Vector Machines", section 2.2 (targets of (n + 1) / (n + 2)).
     """
     import numpy as np
 
@@ -130,7 +130,7 @@ def smoothed_targets(labels: "np.ndarray", num_labels: int) -> "np.ndarray":
 
 
 def apply(calibration: Calibration, logprobs: "np.ndarray") -> "np.ndarray":
-    """Calibrated log-probabilities, float64 [num_prompts, num_labels], nats, each row normalised among the labels."""
+    """Return calibrated log-probabilities: float64 [num_prompts, num_labels], nats, rows normalised over the labels."""
     import numpy as np
 
     scores = _checked(logprobs)

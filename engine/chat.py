@@ -1,6 +1,6 @@
-"""Chat templates as data: what a base model's template writes around what is said, found once by rendering it.
+"""Chat templates as data: the text that a base model's template writes around messages, found by rendering it once.
 
-A prompt is then put together without a tokenizer, in any process, and a card can carry all that its prompts need.
+A prompt can then be assembled without a tokenizer, in any process, and a card can contain all that its prompts need.
 Importing this module loads neither torch nor transformers.
 """
 
@@ -16,27 +16,27 @@ from fourshot.engine.tokens import load_tokenizer
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-NUM_TURNS = 3  # of the conversation that is rendered: what stands between turns is seen twice
-# What stands for messages while a template is rendered; no template has these words.
+NUM_TURNS = 3  # user turns in the rendered conversation, so that the text between turns appears twice
+# Placeholder messages while a template is rendered; no template contains these words.
 STAND_INS = {"user": "fourshotasks{}here", "assistant": "fourshotsays{}here"}
 PLAIN_INSTEAD = "Use --prompt-style plain, or another model."
 
 
 class ChatTurns(msgspec.Struct, frozen=True, kw_only=True):
-    """What stands around the messages of a conversation that begins with the user. No system message is given.
+    """The text around the messages of a conversation that begins with the user. No system message is passed.
 
-    Rendered: ``begin`` user ``answer`` assistant ``next`` user ``open``, and the model goes on.
+    Rendered: ``begin`` user ``answer`` assistant ``next`` user ``open``; the model continues from there.
     """
 
-    begin: str  # with the template's own system prompt, where it has one; without a begin token that encoding adds
+    begin: str  # with the template's default system prompt, if any; without a begin token that the tokenizer adds
     answer: str
     next: str
     open: str
-    marks: tuple[str, ...] = ()  # special tokens that end a turn or begin one: no text may bring them along
+    marks: tuple[str, ...] = ()  # special tokens that end or begin a turn, and must not occur in a text
     template_hash: str  # twelve hex digits
 
     def inert(self, text: str) -> str:
-        """``text`` with every mark broken by a blank, so that it stays inside its turn."""
+        """Return ``text`` with every mark broken up by a space, so that the text cannot end its turn."""
         for mark in self.marks:
             text = text.replace(mark, f"{mark[0]} {mark[1:]}")
         return text
@@ -44,14 +44,14 @@ class ChatTurns(msgspec.Struct, frozen=True, kw_only=True):
 
 @cache
 def turns_of(model_path: str, name: str) -> ChatTurns:
-    """Of the checkpoint in a folder; ``name`` is what an error calls it. Loads its tokenizer. See `chat_turns`."""
+    """Return the turns of the checkpoint in a folder; loads its tokenizer. ``name`` is for errors. See `chat_turns`."""
     return chat_turns(load_tokenizer(model_path), name)
 
 
 def chat_turns(tokenizer: "PreTrainedTokenizerBase", model: str = "") -> ChatTurns:
-    """The turns of a tokenizer's chat template. ``model`` is what an error calls it.
+    """Return the turns of a tokenizer's chat template. ``model`` is the name used in errors.
 
-    Raises InputError where there is no template, or none that puts users' and assistants' turns one after another.
+    Raises InputError if there is no template, it cannot be rendered, or its turns differ from each other.
     """
     name = model or tokenizer.name_or_path or "this model"
     if not tokenizer.chat_template:
@@ -64,7 +64,7 @@ def chat_turns(tokenizer: "PreTrainedTokenizerBase", model: str = "") -> ChatTur
     if single != [begin, opened] or len({*answers}) != 1 or len({*nexts}) != 1 or not begin + opened:
         raise _broken(name, "what it writes around one turn differs from what it writes around another")
     answer, following = answers[0], nexts[0]
-    if _rendered(tokenizer, 1, name, asks=False) == single:  # it knows no assistant's turn that is still open
+    if _rendered(tokenizer, 1, name, asks=False) == single:  # the template does not open the assistant's turn
         opened = answer.rstrip(" ")
     specials = {token for token in tokenizer.all_special_tokens if len(token) > 1}
     ends = {token for token in (tokenizer.bos_token, tokenizer.eos_token) if token}
@@ -80,21 +80,21 @@ def chat_turns(tokenizer: "PreTrainedTokenizerBase", model: str = "") -> ChatTur
 
 
 def template_hash(tokenizer: "PreTrainedTokenizerBase") -> str:
-    """Of the template that renders conversations without tools."""
+    """Return the first twelve hex digits of the SHA-256 of the template for conversations without tools."""
     return hashlib.sha256(str(tokenizer.get_chat_template()).encode()).hexdigest()[:12]
 
 
 def _rendered(tokenizer: "PreTrainedTokenizerBase", turns: int, model: str, *, asks: bool = True) -> list[str]:
-    """What a template writes before, between and after the messages of so many turns, the last one unanswered."""
+    """Return a template's text before, between and after the messages of ``turns`` turns, the last one unanswered."""
     messages = [
         {"role": role, "content": words.format(turn)} for turn in range(turns) for role, words in STAND_INS.items()
     ][:-1]
     try:
-        # A model that thinks first is to answer at once; other templates do not look at it.
+        # Disables the thinking of reasoning models; other templates ignore the argument.
         text = tokenizer.apply_chat_template(
             messages, tokenize=False, add_generation_prompt=asks, enable_thinking=False
         )
-    except Exception as error:  # of any kind: a template is a program
+    except Exception as error:  # a template is a program and can raise anything
         raise _broken(model, f"it cannot be rendered: {error}") from error
     parts, rest = [], str(text)
     for message in messages:
@@ -106,7 +106,7 @@ def _rendered(tokenizer: "PreTrainedTokenizerBase", turns: int, model: str, *, a
 
 
 def _without_begin_token(tokenizer: "PreTrainedTokenizerBase", text: str) -> str:
-    """``text`` without the begin token that encoding puts before every text: twice, it is another prompt."""
+    """Return ``text`` without the begin token if the tokenizer adds one, because two begin tokens change the prompt."""
     begin = tokenizer.bos_token
     if not begin or not text.startswith(begin):
         return text

@@ -1,4 +1,4 @@
-"""The types of the engine package: what goes into a base model and what comes out.
+"""The types of the engine package: inputs and outputs of a base model, settings, and the `Engine` protocol.
 
 Importing this module loads neither torch nor vllm.
 """
@@ -15,14 +15,13 @@ if TYPE_CHECKING:
     import numpy as np
 
 
-# What a model says for a label (`engine.labels`). word: the label's word, whole. prefix: the word's first tokens, up to
-# the one that tells it apart. token: a token of the label's own. auto: word, or prefix where whole words take many
-# requests.
+# Which tokens stand for a label (`engine.labels`). word: the label's whole word. prefix: the word's first tokens, up to
+# the one that distinguishes it. token: one token per label. auto: word, or prefix if whole words take many requests.
 Verbalizer = Literal["word", "prefix", "token", "auto"]
 
 
 class Typed(msgspec.Struct, frozen=True):
-    """A base for what users make in Python: msgspec checks the types of what it reads, and here of what they make."""
+    """Base class of structs that users construct: checks the types of fields, as msgspec does only when it decodes."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -34,7 +33,7 @@ class Typed(msgspec.Struct, frozen=True):
                     own(self)
             except InputError:
                 raise
-            except Exception:  # whatever comes of comparing values of other types
+            except Exception:  # comparing values of wrong types can raise anything
                 check_types(self)
                 raise
             check_types(self)
@@ -43,7 +42,7 @@ class Typed(msgspec.Struct, frozen=True):
 
 
 def check_types(settings: msgspec.Struct) -> None:
-    """Raise InputError for the first field that is not of its type."""
+    """Raise InputError for the first field whose value does not match its annotated type."""
     for name, hint in _hints(type(settings)).items():
         value = getattr(settings, name)
         if value is msgspec.UNSET:
@@ -64,7 +63,7 @@ def _hints(kind: type[msgspec.Struct]) -> dict[str, Any]:
 
 
 class SamplingSettings(Typed, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The distribution that tokens are drawn from: what a user may choose. Names are vLLM's ``SamplingParams``.
+    """The distribution that tokens are sampled from, as far as users choose it. Names follow vLLM's ``SamplingParams``.
 
     The defaults are the paper's (Patwa et al. 2024, section 4: temperature 1.0, top-k 50).
     """
@@ -72,7 +71,7 @@ class SamplingSettings(Typed, frozen=True, kw_only=True, forbid_unknown_fields=T
     temperature: float = 1.0
     top_k: int = 50
     top_p: float = 1.0
-    # Nats added to the logit of a word. Words of several tokens stay as they are: their first begins others too.
+    # Nats added to the logit of a word. Words of several tokens are ignored: their first token begins other words too.
     bias: tuple[tuple[str, float], ...] = ()
 
     def __post_init__(self) -> None:
@@ -84,13 +83,13 @@ class SamplingSettings(Typed, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class Sampling(SamplingSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How to sample. Names are vLLM's ``SamplingParams``."""
+    """How to sample. Names follow vLLM's ``SamplingParams``."""
 
     max_tokens: int = 64
     n: int = 1  # completions per prompt
     stop: tuple[str, ...] = ()
-    seed: int | None = None  # prompt i, completion j is drawn from a generator of its own made from (seed, i, j)
-    seed_offset: int = 0  # what is added to i there: a list of prompts may be given in parts
+    seed: int | None = None  # completion j of prompt i has its own random generator, seeded from (seed, i, j)
+    seed_offset: int = 0  # added to i in that seed, so that a list of prompts can be passed in parts
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -110,51 +109,51 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Adapter(msgspec.Struct, frozen=True, kw_only=True):
-    """A LoRA adapter on disk. ``name`` is content-hashed: the prefix cache keys on it, so no two weights share one."""
+    """A LoRA adapter on disk. ``name`` is the key of the prefix cache, so it contains a hash of the content."""
 
     name: str
     path: str
 
 
 class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
-    """Counters since the engine started, or since an earlier moment."""
+    """Counters since the engine started, or since an earlier reading (`since`)."""
 
     prompt_tokens: int = 0
     output_tokens: int = 0
-    cached_tokens: int = 0  # prompt tokens that the prefix cache answered
+    cached_tokens: int = 0  # prompt tokens found in the prefix cache
     requests: int = 0
     busy_s: float = 0.0  # wall time inside `sample` and `score`
     start_s: float = 0.0  # wall time from opening to ready
 
     @property
     def computed_tokens(self) -> int:
-        """Prompt tokens that the prefix cache did not answer."""
+        """Prompt tokens that were not in the prefix cache."""
         return self.prompt_tokens - self.cached_tokens
 
     def since(self, before: "EngineStats") -> "EngineStats":
-        """What ran after ``before``, of the same engine."""
+        """Return the counts since ``before``, an earlier reading of the same engine. ``start_s`` is unchanged."""
         counts = {name: getattr(self, name) - getattr(before, name) for name in self.__struct_fields__}
         return EngineStats(**{**counts, "start_s": self.start_s})
 
 
 class EngineSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What `engine.open_engine` needs. One home, one default."""
+    """The argument of `engine.opening.open_engine`. The defaults are defined only here."""
 
-    model: str  # folder of a Hugging Face checkpoint (see `engine.models.resolve_model`), or "fake"
+    model: str  # folder of a Hugging Face checkpoint (see `engine.checkpoints.models.resolve_model`), or "fake"
     kind: Literal["vllm", "transformers", "fake"] = "vllm"
     max_model_len: int = 2048  # tokens, prompt and completion
-    max_loras: int = 0  # distinct adapters in one batch; 0 turns LoRA off
+    max_loras: int = 0  # distinct adapters in one batch; 0 disables LoRA
     max_lora_rank: int = 8
-    memory_loras: int = 32  # adapters kept in memory beside those in use; beyond it every miss is a disk read
+    memory_loras: int = 32  # adapters kept in memory, at least max_loras; any other one is read from disk when needed
     kv_cache_bytes: int = 1 << 30  # on the CPU
-    gpu_kv_cache_bytes: int = 0  # on a GPU; 0: what is free, up to vLLM's share of the card
-    max_num_seqs: int = 128  # in one batch on the CPU
-    gpu_max_num_seqs: int = 0  # in one batch on a GPU; 0: vLLM's own number for the card, up to 1,024
+    gpu_kv_cache_bytes: int = 0  # on a GPU; 0: the free memory, up to vLLM's share of the GPU
+    max_num_seqs: int = 128  # sequences in one batch on the CPU
+    gpu_max_num_seqs: int = 0  # sequences in one batch on a GPU; 0: vLLM's default for the GPU, up to 1,024
     seed: int = 0
-    prefix_caching: bool = True  # off only to measure what it gains
-    lora_plugin: bool = True  # mend vLLM's CPU LoRA kernels (`engine.vllm_seams.lora_kernels`)
+    prefix_caching: bool = True  # off only to measure its benefit
+    lora_plugin: bool = True  # replace vLLM's faulty CPU LoRA kernels (`engine.vllm_seams.lora_kernels`)
     compile: bool = True  # torch.compile: starts a minute later, samples faster; on the CPU only without LoRA
-    gpus: int = 1  # that share the weights, by tensor parallelism; more than 1 on a machine with as many
+    gpus: int = 1  # GPUs that share the weights by tensor parallelism; the machine must have that many
     load_format: str = "auto"  # "dummy": real shapes, random weights, for latency without a download
 
 
@@ -162,14 +161,14 @@ PerPromptAdapter = Adapter | None | Sequence[Adapter | None]
 
 
 class Engine(Protocol):
-    """One base model, loaded. `VllmEngine` works; `TransformersEngine` is the reference and the baseline."""
+    """One loaded base model. `VllmEngine` is the production engine, `TransformersEngine` the reference and baseline."""
 
     settings: EngineSettings
 
     def sample(
         self, prompts: Sequence[str], sampling: Sampling, adapter: PerPromptAdapter = None
     ) -> Generator[Completion, None, None]:
-        """Yield ``len(prompts) * sampling.n`` completions as they finish, in any order. Closing it drops the rest."""
+        """Yield ``len(prompts) * sampling.n`` completions as they finish, in any order. Closing it drops the others."""
         ...
 
     def score(
@@ -179,25 +178,25 @@ class Engine(Protocol):
         adapter: PerPromptAdapter = None,
         verbalizer: Verbalizer = "word",
     ) -> "np.ndarray":
-        """Log-probability of each label as the continuation of each prompt.
+        """Return the log-probability of each label as the continuation of each prompt.
 
-        ``labels`` are the words without the leading space. Returns float32 [num_prompts, num_labels], nats,
-        under the model's whole vocabulary: rows do not sum to one (`engine.calibration.normalise` does that), so
-        the probability mass on the labels is known too. ``adapter`` is one for all prompts or one per prompt.
-        ``verbalizer``: what is said for a label; of an adapter, the one that it was trained with.
+        ``labels`` are the words without the leading space. Returns float32 [num_prompts, num_labels], in nats, over
+        the model's whole vocabulary. Rows do not sum to one (`engine.calibration.normalise` does that), so the
+        probability mass of the labels is known too. ``adapter`` is one for all prompts or one per prompt.
+        ``verbalizer`` selects the tokens that stand for a label; for an adapter, pass that of its training.
         """
         ...
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        """Number of tokens of each text as a prompt."""
+        """Return the number of tokens of each text as a prompt."""
         ...
 
     def reset_prefix_cache(self) -> None:
-        """Forget cached prefixes, so that what comes next does not depend on what ran before."""
+        """Empty the prefix cache, so that later results do not depend on earlier calls."""
         ...
 
     def stats(self) -> EngineStats: ...
 
     def close(self) -> None:
-        """Give the memory back. Idempotent."""
+        """Release the memory. Idempotent."""
         ...

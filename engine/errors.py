@@ -1,24 +1,24 @@
-"""The exceptions of fourshot, the whole tree.
+"""The exceptions of fourshot, the complete tree.
 
-    FourshotError               anything fourshot raises on purpose
-    ├── InputError              what the user gave is wrong: exit code 2     (also a ValueError)
+    FourshotError               any error that fourshot raises deliberately
+    ├── InputError              the user's input is wrong: exit code 2     (also a ValueError)
     │   ├── TaskFileError       a task file with faults, all of them listed
     │   ├── ModelNotFoundError  no such base model, or no network to fetch it
     │   ├── RunFolderError      a run folder that belongs to another configuration
-    │   └── RequestError        a request that a service refuses, whoever sends it again     (also a ServiceError)
+    │   └── RequestError        a request that a service rejects, and would reject again     (also a ServiceError)
     ├── ShortRunError           a class stalled below N and --allow-short was not given
-    ├── SpendingLimitError      what a remote teacher may cost is spent; what it answered is kept
+    ├── SpendingLimitError      the budget of a remote teacher is spent; its answers are kept
     ├── AdapterError            an adapter or student that is damaged, or was made for another base: exit code 2
-    └── ServiceError            a service that is not there, or answers with an error
+    └── ServiceError            a service that cannot be reached, or answers with an error
 
-Every message says what was got, what is allowed, and what to do next. Exit codes: 0 done, 1 failed, 2 bad input.
+Every message says what was received, what is allowed, and what to do next. Exit codes: 0 done, 1 failed, 2 bad input.
 """
 
 from typing import Any
 
 
 class FourshotError(Exception):
-    """Base of all errors that fourshot raises on purpose."""
+    """Base of all errors that fourshot raises deliberately."""
 
     exit_code = 1
 
@@ -30,7 +30,7 @@ class InputError(FourshotError, ValueError):
 
 
 class TaskFileError(InputError):
-    """A task file has faults; ``faults`` lists every one of them, each with its line or key."""
+    """A task file has faults; ``faults`` lists all of them, each with its line or key."""
 
     def __init__(self, path: str, faults: list[str]) -> None:
         self.path = path
@@ -39,12 +39,12 @@ class TaskFileError(InputError):
         super().__init__(f"{path} has {len(faults)} fault{'s' if len(faults) != 1 else ''}:\n{lines}")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """How it comes out of another process: by default it would be made from its message."""
+        """Unpickle from path and faults: the default would pass only the message to the constructor."""
         return type(self), (self.path, self.faults)
 
 
 class ModelNotFoundError(InputError):
-    """The base model is neither a folder, nor in the cache, nor to be fetched."""
+    """The base model is neither a folder nor in the cache, and cannot be fetched."""
 
 
 class RunFolderError(InputError):
@@ -52,7 +52,7 @@ class RunFolderError(InputError):
 
 
 class ShortRunError(FourshotError):
-    """At least one class stalled below the wanted number; everything generated so far is on disk."""
+    """At least one class stalled below the requested number; everything generated so far is on disk."""
 
 
 class SpendingLimitError(FourshotError):
@@ -66,27 +66,27 @@ class AdapterError(FourshotError):
 
 
 class ServiceError(FourshotError):
-    """A service is not there, or answers with an error that trying again has not mended."""
+    """A service cannot be reached, or answers with an error that persisted through retries."""
 
     def __init__(self, message: str, code: int = 0, kind: str = "") -> None:
-        """``code`` is HTTP's, 0 where nothing came; ``kind`` is the service's word for machines ("unknown_task")."""
+        """``code`` is the HTTP status, 0 without a response; ``kind`` is the service's error code ("unknown_task")."""
         super().__init__(message)
         self.code, self.kind = code, kind
 
 
 class RequestError(ServiceError, InputError):
-    """The service refuses the request, and would again: no such task, a text too long, a key that may not."""
+    """The service rejects the request, and would again: no such task, a text too long, a key without permission."""
 
 
 def from_name(kind: str, message: str) -> FourshotError:
-    """The error that another process raised, from its class's name; a FourshotError where the name is none of ours."""
+    """Rebuild an error raised in another process from its class name; a FourshotError if fourshot has no such class."""
     error = error_class(kind)
-    if error is TaskFileError:  # it is made from a path and a list, which the message has already
+    if error is TaskFileError:  # its constructor takes a path and a list, which the message already contains
         error = InputError
     return error(message)
 
 
 def error_class(kind: str) -> type[FourshotError]:
-    """The class of that name; FourshotError where it is none of ours."""
+    """Return the error class of that name; FourshotError if fourshot has no such class."""
     found_class = globals().get(kind)
     return found_class if isinstance(found_class, type) and issubclass(found_class, FourshotError) else FourshotError

@@ -1,11 +1,11 @@
-"""`FakeEngine`: answers at once, without a model. For tests of what is around an engine, and to measure its cost.
+"""`FakeEngine`: answers at once, without a model. For tests of the code around an engine, and to measure its cost.
 
-Its texts follow from the request's seed and the class that the prompt asks for, and from nothing else, so they are the
-same whatever shares their batch. It re-labels by a word that the text carries, and is sometimes of another opinion.
+Its texts depend only on the request's seed and the requested class, not on their batch. It scores labels by a word of
+the text that names the class, with deliberate disagreements.
 
-It stands behind ``EngineSettings(kind="fake")`` and behind the base model "fake", also for users: a corpus of the fake
-model shows in seconds what its files look like. "fake:delay_s=0.01;unreadable=ba" sets a field of `FakeSettings` each;
-how it is slow or fails changes no text, so all of these count as one model.
+``EngineSettings(kind="fake")`` and the base model "fake" select it. Users can too: a corpus of the fake model shows in
+seconds what its files look like. "fake:delay_s=0.01;unreadable=ba" sets two fields of `FakeSettings`. Delays and
+failures change no text, so all of these count as one model.
 """
 
 import os
@@ -25,35 +25,35 @@ from fourshot.engine.errors import FourshotError, InputError
 if TYPE_CHECKING:
     import numpy as np
 
-FAKE = "fake"  # as a base model's name
+FAKE = "fake"  # the base model's name
 SYLLABLES = ("ba", "do", "fi", "gu", "ka", "le", "mi", "no", "pu", "ra", "se", "ti", "vo", "wa", "xe", "zu")
-WORDS = tuple(a + b + c for a in SYLLABLES for b in SYLLABLES for c in SYLLABLES)  # 4,096: twelve bits of a seed
+WORDS = tuple(a + b + c for a in SYLLABLES for b in SYLLABLES for c in SYLLABLES)  # 4,096: twelve bits of a seed each
 NUM_WORDS = 12
-DISAGREES = 8  # one text of so many is read as another class
-# The last label of a prompt, and the name of what is to be written; lines between: attributes.
+DISAGREES = 8  # one text in this many gets an arbitrary label instead
+# The last label of a prompt, and the name of the field to be generated; the lines between them are attributes.
 _REQUEST = re.compile(r"Label: ([^\n]*)\n\n(?:[A-Z][a-z]+: [^\n]*\n)*([^\n]+:)$")
 
 
 class FakeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How it is slow, and how it fails."""
+    """Delays and failures of the fake engine."""
 
-    delay_s: float = 0.0  # for a text
-    otherwise: str = ""  # what it says to a prompt that does not ask for a text of a class; "" for words like any
-    unreadable: str = ""  # a text that holds this is refused as too long when it is to be scored
-    dies_of: str = ""  # the class at whose first prompt the process ends, as a crash would end it
+    delay_s: float = 0.0  # per text
+    otherwise: str = ""  # the answer to a prompt that requests no text of a class; "" for random words
+    unreadable: str = ""  # a text that contains this is rejected as too long when it is scored
+    dies_of: str = ""  # the class at whose first prompt the process ends, as in a crash
     dies_on_opening: bool = False
     fails_on_opening: bool = False
-    fails_where: str = ""  # a variable and its value in the environment, NAME=VALUE, under which it fails on opening
-    first_fails: str = ""  # a folder to make: whoever makes it fails on opening, later ones do not
+    fails_where: str = ""  # NAME=VALUE: opening fails if the environment variable has this value
+    first_fails: str = ""  # a folder to create: opening fails in the engine that creates it, and in no later one
 
 
 def is_fake(model: str) -> bool:
-    """Whether a base model's name is the fake engine's."""
+    """Whether ``model`` names the fake engine."""
     return model == FAKE or model.startswith(f"{FAKE}:")
 
 
 def fake_settings(model: str) -> FakeSettings:
-    """Of a name like "fake:delay_s=0.01;unreadable=ba". Raises InputError for a field that is none."""
+    """Parse a name like "fake:delay_s=0.01;unreadable=ba". Raises InputError for an unknown field or a wrong value."""
     pairs = [pair.partition("=")[::2] for pair in model.removeprefix(f"{FAKE}:").split(";")] if ":" in model else []
     try:
         return msgspec.convert(dict(pairs), FakeSettings, strict=False)
@@ -63,7 +63,7 @@ def fake_settings(model: str) -> FakeSettings:
 
 
 class FakeEngine:
-    """Instead of a base model."""
+    """An `engine.core.Engine` without a base model."""
 
     def __init__(self, settings: EngineSettings) -> None:
         self.settings = settings
@@ -123,7 +123,7 @@ class FakeEngine:
             if self._fake.unreadable and self._fake.unreadable in text:
                 raise InputError("a prompt has too many tokens")
             ends = (k for k, label in enumerate(labels) if text.endswith(f" {label}"))
-            column = max(ends, key=lambda k: len(labels[k]), default=0)  # "play music" is no "music"
+            column = max(ends, key=lambda k: len(labels[k]), default=0)  # "play music" ends in "music", too
             checksum = zlib.crc32(text.encode())
             if checksum % DISAGREES == 0:
                 column = checksum // DISAGREES % len(labels)
@@ -159,7 +159,7 @@ def _is_first(folder: Path) -> bool:
 
 
 def _lines(seed: int, word: str, example: str) -> str:
-    """As many lines as the example has, behind its names, each of as many words, but three at least."""
+    """Return a text with the field names of ``example`` and as many words per line, at least three, then ``word``."""
     lines = []
     for number, line in enumerate(example.splitlines()):
         name, _, value = line.partition(":")
@@ -171,7 +171,7 @@ def _lines(seed: int, word: str, example: str) -> str:
 
 
 def _text(seed: int, word: str) -> str:
-    """Twelve words; a number of 63 bits gives five, its neighbours' mixtures the rest."""
+    """Return twelve words and ``word``. The 63 bits of ``seed`` give five of them, two products of it the rest."""
     mixed = (
         seed | (seed * 0x9E3779B97F4A7C15 & (1 << 64) - 1) << 64 | (seed * 0xC2B2AE3D27D4EB4F & (1 << 64) - 1) << 128
     )

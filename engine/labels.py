@@ -1,4 +1,4 @@
-"""What a model says for each label: whole words, scored by a trie, or tokens of one step."""
+"""The tokens that stand for each label: whole words, scored as a trie, or single tokens, scored in one step."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,19 +15,19 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 TERMINATOR = "\n"
-MOST_REQUESTS = 16  # per text, for whole words, before `auto` takes the beginnings that tell them apart
+MOST_REQUESTS = 16  # per text with whole words; if they take more, `auto` uses distinguishing prefixes
 
 
 class LabelTokens(msgspec.Struct, frozen=True, kw_only=True):
-    """What the model must say for each label. Prefix-free: no label's ids begin another label's ids."""
+    """The token ids of each label. They are prefix-free: no label's ids are a prefix of another label's ids."""
 
     words: tuple[str, ...]
     ids: tuple[tuple[int, ...], ...]  # [num_labels][label_tokens], as a continuation of a prompt
-    terminated: bool  # ids end with the newline, because one word's tokens begin another word's
+    terminated: bool  # ids end with a newline, because one word's tokens are a prefix of another's
 
     @property
     def one_step(self) -> bool:
-        """Whether every label is one token of its own, so that one step scores them all."""
+        """Whether every label is a single token, so that one step scores all labels."""
         return self.longest == 1
 
     @property
@@ -35,7 +35,7 @@ class LabelTokens(msgspec.Struct, frozen=True, kw_only=True):
         return max(len(ids) for ids in self.ids)
 
     def questions(self, max_tokens: int) -> list["Question"]:
-        """The trie as questions of at most ``max_tokens`` each; a label's log-probability is the sum of its answers."""
+        """Split the trie into questions of at most ``max_tokens``; a label's log-probability is the sum of answers."""
         children: dict[tuple[int, ...], dict[int, list[int]]] = {}
         for column, ids in enumerate(self.ids):
             for depth, token in enumerate(ids):
@@ -48,20 +48,20 @@ class LabelTokens(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Question(msgspec.Struct, frozen=True, kw_only=True):
-    """How likely is each of ``tokens`` after the prompt and ``prefix``?"""
+    """A node of the trie, or a part of one: how likely is each of ``tokens`` after the prompt and ``prefix``?"""
 
     prefix: tuple[int, ...]
     tokens: tuple[int, ...]
-    columns: tuple[tuple[int, ...], ...]  # for each token, the labels it belongs to
+    columns: tuple[tuple[int, ...], ...]  # for each token, the indices of the labels it belongs to
 
 
 def label_tokens(
     tokenizer: "PreTrainedTokenizerBase", words: Sequence[str], verbalizer: Verbalizer = "word"
 ) -> LabelTokens:
-    """Token ids of label ``words`` as they continue a prompt that ends in a colon.
+    """Return the token ids of label ``words`` as the continuation of a prompt that ends in a colon.
 
-    Raises InputError for no words, an empty or padded word, words the model cannot tell apart, and words that the
-    tokenizer merges with what stands before them.
+    Raises InputError for no words, an empty or padded word, words with identical tokens, and words that the tokenizer
+    merges with the text before them.
     """
     if not words:
         raise InputError("There are no labels to score. Give at least one label word.")
@@ -86,7 +86,7 @@ def label_tokens(
 
 
 def num_requests(ids: Sequence[tuple[int, ...]], verbalizer: Verbalizer) -> int:
-    """For one text and words of these tokens, where one request scores all that may follow a beginning."""
+    """Return the requests per text for words with these ``ids``, if one scores all tokens that may follow a prefix."""
     if verbalizer == "token":
         return 1
     return _num_beginnings(_distinct_prefixes(ids) if _is_shortened(ids, verbalizer) else ids)
@@ -101,17 +101,17 @@ def _num_beginnings(ids: Sequence[tuple[int, ...]]) -> int:
 
 
 def _distinct_prefixes(ids: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
-    """Of each word, what comes up to the first token that no other word has after the same ones; else the word."""
+    """Return the shortest prefix of each word that no other word begins with; the whole word if there is none."""
     beginnings = Counter(word[:length] for word in ids for length in range(1, len(word) + 1))
     return [next((word[:n] for n in range(1, len(word) + 1) if beginnings[word[:n]] == 1), word) for word in ids]
 
 
 def _own_tokens(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[tuple[int, ...]]) -> list[int]:
-    """One token for each label, no two the same: one of its word that tells it apart, else a code.
+    """Return a distinct token for each label: a distinguishing token of its word, else a code.
 
-    ``ids``: of the words. A word of one token keeps it. Each other one takes its first token that no label has yet and
-    that no other label without a token has in the same place; tokens without a letter or digit come last, and blanks
-    are none.
+    ``ids`` are the token ids of the words. A word of one token keeps it. Any other label gets the first token of its
+    word that no label uses yet, and that no other label without a token has at the same position. Tokens without a
+    letter or digit are tried last. Blank tokens are never used.
     """
     assigned: dict[int, int] = {label: word[0] for label, word in enumerate(ids) if len(word) == 1}
     texts = {token: tokenizer.decode([token]).strip() for word in ids for token in word}
@@ -134,9 +134,9 @@ def _own_tokens(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[tuple[int, .
 
 
 def _codes(tokenizer: "PreTrainedTokenizerBase", avoided: set[int]) -> Iterator[int]:
-    """Tokens that say nothing about a class: capital letters, pairs of them, then whatever the vocabulary has.
+    """Yield tokens without meaning for a class: capital letters, pairs of them, then the rest of the vocabulary.
 
-    None of ``avoided``, each once. Raises InputError when there are no more.
+    Special tokens, blank tokens and ``avoided`` are skipped. Raises InputError when no token is left.
     """
     letters = [chr(code) for code in range(ord("A"), ord("Z") + 1)]
     texts = [*letters, *map("".join, product(letters, repeat=2))]
@@ -153,7 +153,7 @@ def _codes(tokenizer: "PreTrainedTokenizerBase", avoided: set[int]) -> Iterator[
 
 
 def _continuation(tokenizer: "PreTrainedTokenizerBase", text: str) -> tuple[int, ...]:
-    """Ids of ``text`` after the anchor. Not ids of ``text`` alone: tokenizers treat the start of a text specially."""
+    """Return the ids of ``text`` after the anchor, because tokenizers treat the start of a text specially."""
     anchor = encode_prompt(tokenizer, ANCHOR)
     ids = encode_prompt(tokenizer, ANCHOR + text)
     if ids[: len(anchor)] != anchor or len(ids) == len(anchor):
@@ -177,7 +177,7 @@ def _check_distinct(words: Sequence[str], ids: Sequence[tuple[int, ...]]) -> Non
 
 
 def _has_prefix(ids: Sequence[tuple[int, ...]]) -> bool:
-    """Whether one label's ids begin another's. In sorted order a prefix stands directly before one it begins."""
+    """Whether one label's ids are a prefix of another's. Sorted, a prefix comes directly before a longer sequence."""
     ordered = sorted(ids)
     return any(later[: len(earlier)] == earlier for earlier, later in pairwise(ordered))
 

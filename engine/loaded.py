@@ -1,4 +1,4 @@
-"""What both engines share: the tokenizer, what is counted, and the refusal of what cannot be answered."""
+"""The base class of both engines: tokenizer, counters, and checks of whether a call can be answered."""
 
 import os
 import time
@@ -14,9 +14,9 @@ from fourshot.engine.tokens import check_lengths, encode_prompts, load_tokenizer
 
 
 class LoadedModel:
-    """The base of an engine. A class that extends it loads its model between `__init__` and `_is_ready`.
+    """Base class of an engine. A subclass loads its model after this `__init__`, and passes it to `_is_ready`.
 
-    Threads may share it: what touches the model does so within `_busy`, one thread of the process at a time.
+    Threads may share an engine. All code that uses the model runs within `_busy`, one thread of the process at a time.
     """
 
     def __init__(self, settings: EngineSettings) -> None:
@@ -27,29 +27,29 @@ class LoadedModel:
         self._prompt_tokens = self._output_tokens = self._cached_tokens = self._requests = 0
         self._busy_s = self._start_s = 0.0
         self._process, self._depth = os.getpid(), 0
-        self._model: Any = None  # what is loaded; None once it is closed
+        self._model: Any = None  # None until it is loaded, and after `close`
 
     def _is_ready(self, model: Any) -> None:
         self._model = model
         self._start_s = time.perf_counter() - self._started_s
 
     def __reduce__(self) -> str:
-        """Raises TypeError, as Python does for what cannot be copied: it would be the weights, or gigabytes of vLLM."""
+        """Raise TypeError, as Python does for objects that cannot be pickled: a copy would contain the model."""
         raise TypeError(
             "A classifier or engine holds a model, which is neither copied nor pickled. Open one in each process, and "
             "pass its folder there."
         )
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each text as a prompt. Raises InputError as `engine.tokens.encode_prompts` does."""
+        """Return the token ids of each text as a prompt. Raises InputError as `engine.tokens.encode_prompts` does."""
         return encode_prompts(self._tokenizer, texts)
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        """Number of tokens of each text as a prompt."""
+        """Return the number of tokens of each text as a prompt."""
         return [len(ids) for ids in self.encode(texts)]
 
     def label_tokens(self, labels: Sequence[str], verbalizer: Verbalizer = "word") -> LabelTokens:
-        """What is said for each of the label words; computed once per set of words."""
+        """Return the tokens that stand for each of the label words; cached by words and verbalizer."""
         key = tuple(labels), verbalizer
         if key not in self._labels:
             self._labels[key] = label_tokens(self._tokenizer, *key)
@@ -66,7 +66,7 @@ class LoadedModel:
         )
 
     def _checked(self, prompts: Sequence[str], extra_tokens: int) -> list[list[int]]:
-        """Token ids of prompts that leave room for ``extra_tokens`` each. Raises InputError where one does not."""
+        """Return the token ids of prompts. Raises InputError if one of them leaves no room for ``extra_tokens``."""
         self._check_open()
         ids = self.encode(prompts)
         check_lengths(ids, extra_tokens, self.settings.max_model_len)
@@ -74,7 +74,7 @@ class LoadedModel:
 
     @property
     def _is_inherited(self) -> bool:
-        """Whether this process is a fork of the one that opened it: what another thread locked there stays locked."""
+        """Whether this process is a fork of the engine's: locks that other threads held there are never released."""
         return os.getpid() != self._process
 
     def _check_open(self) -> None:
@@ -87,7 +87,7 @@ class LoadedModel:
             raise FourshotError("This classifier or engine is closed. Open another one.")
 
     def _count(self, prompt_tokens: int, output_tokens: int, cached_tokens: int = 0) -> None:
-        """One request is answered."""
+        """Count one answered request."""
         self._requests += 1
         self._prompt_tokens += prompt_tokens
         self._output_tokens += output_tokens
@@ -95,9 +95,9 @@ class LoadedModel:
 
     @contextmanager
     def _busy(self) -> Iterator[None]:
-        self._check_open()  # before the lock: see `_is_inherited`
+        self._check_open()  # before the lock, because of `_is_inherited`
         with turn():
-            self._check_open()  # another thread may have closed it meanwhile
+            self._check_open()  # another thread may have closed it in the meantime
             self._depth += 1
             started = time.perf_counter()
             try:

@@ -1,4 +1,4 @@
-"""Opening an engine: the one place that knows which class stands behind which ``kind``."""
+"""Opening an engine: the only module that maps ``kind`` to an engine class."""
 
 from fourshot.engine.context import within_context
 from fourshot.engine.core import Engine, EngineSettings
@@ -7,15 +7,15 @@ from fourshot.engine.vllm_seams.lora_support import check_lora_support
 
 
 def imports_of(settings: EngineSettings) -> str:
-    """The module that a process should have imported to open such an engine soon; "" where that takes no time."""
+    """Return the module whose import takes most of the time to open such an engine; "" if there is none."""
     is_vllm = settings.kind == "vllm" and not is_fake(settings.model)
     return "fourshot.engine.vllm_seams.imports" if is_vllm else ""
 
 
 def open_engine(settings: EngineSettings) -> Engine:
-    """Load the base model and return the engine, ready. The caller closes it.
+    """Load the base model and return the engine, ready for use. The caller closes it.
 
-    Raises InputError where adapters are wanted (``max_loras``) of a base that takes none.
+    Raises InputError if adapters are requested (``max_loras``) for a vLLM base model that does not support them.
     """
     if settings.kind == "fake" or is_fake(settings.model):
         return FakeEngine(settings)

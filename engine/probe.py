@@ -1,6 +1,7 @@
-"""Does a served adapter answer as it did in training? One that is not applied, or on another base, looks merely bad.
+"""Check that a served adapter reproduces the trainer's predictions.
 
-The trainer writes down what it answers on a few texts; whoever serves the adapter asks the same and compares.
+An adapter that is not applied, or on another base, only looks like a bad classifier. So the trainer records predictions
+on a few texts, and the engine that serves the adapter must reproduce them.
 """
 
 from typing import TYPE_CHECKING
@@ -14,30 +15,30 @@ from fourshot.engine.errors import AdapterError
 if TYPE_CHECKING:
     import numpy as np
 
-# Both compute in bfloat16, in another order.
+# Trainer and engine compute in bfloat16, in different order.
 TOLERANCE = 0.1
 
 
 class Probe(msgspec.Struct, frozen=True, kw_only=True):
-    """What the trainer answered, right after training."""
+    """The trainer's predictions, right after training."""
 
     prompts: tuple[str, ...]
     labels: tuple[str, ...]  # words
-    verbalizer: Verbalizer = "word"  # what was said for them
+    verbalizer: Verbalizer = "word"  # which tokens stand for them
     probabilities: tuple[tuple[float, ...], ...]  # by prompt and label; each prompt's sum to one
 
 
 class ProbeResult(msgspec.Struct, frozen=True, kw_only=True):
-    """How far served answers are from the trainer's."""
+    """How far served predictions are from the trainer's."""
 
     difference: float  # the largest, in probability
     texts: int
 
 
 def check_probe(engine: Engine, adapter: Adapter | None, probe: Probe) -> ProbeResult:
-    """Ask ``engine`` what the trainer was asked, of ``adapter`` or, without one, of a merged model.
+    """Score the probe with ``engine`` and ``adapter``, or with a merged model if ``adapter`` is None.
 
-    Raises AdapterError where answers differ by more than `TOLERANCE`.
+    Raises AdapterError if a probability differs from the trainer's by more than `TOLERANCE`.
     """
     import numpy as np
 

@@ -1,4 +1,4 @@
-"""Text to token ids: the one way, shared by both engines and the trainer, so that what is trained is what is scored."""
+"""Tokenization, shared by both engines and the trainer, so that training and scoring use the same token ids."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -11,14 +11,14 @@ from fourshot.engine.fake_engine import is_fake
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-MOST_BIASES = 1024  # that a request may have on a GPU (vLLM's MAX_NUM_LOGIT_BIAS_TOKENS); more would end the engine
-ANCHOR = "Label:"  # what stands before a label in every prompt of the paper (Patwa et al. 2024, figures 2 and 3)
+MOST_BIASES = 1024  # per request on a GPU (vLLM's MAX_NUM_LOGIT_BIAS_TOKENS); more would end the engine
+ANCHOR = "Label:"  # precedes a label in every prompt of the paper (Patwa et al. 2024, figures 2 and 3)
 
 
 def load_tokenizer(model: str | Path) -> "PreTrainedTokenizerBase":
-    """The tokenizer of a checkpoint folder. Loads transformers, not torch's models.
+    """Return the tokenizer of a checkpoint folder. Loads transformers, but no model.
 
-    Raises InputError for a fake, and where it cannot be loaded.
+    Raises InputError for a fake model, and if the tokenizer cannot be loaded.
     """
     if is_fake(str(model)):
         raise InputError(
@@ -31,12 +31,12 @@ def load_tokenizer(model: str | Path) -> "PreTrainedTokenizerBase":
 
 
 def encode_prompt(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
-    """Ids of a prompt that is to be continued. See `encode_prompts`."""
+    """Return the token ids of a prompt for the model to continue. See `encode_prompts`."""
     return encode_prompts(tokenizer, [text])[0]
 
 
 def encode_prompts(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str]) -> list[list[int]]:
-    """Ids of prompts that are to be continued: with the model's begin token where it has one, never with an end token.
+    """Return the token ids of prompts to be continued: with the tokenizer's begin token if it adds one, no end token.
 
     Raises InputError for a prompt without a single token.
     """
@@ -46,7 +46,7 @@ def encode_prompts(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str]) -
     begin, end = tokenizer.bos_token_id, tokenizer.eos_token_id
     prompts = []
     for index, ids in enumerate(encoded):
-        # Some tokenizers close every text. A closed text is not continued but followed by another one.
+        # Some tokenizers end every text with the end token. The model would then begin another text.
         if (
             end is not None
             and end != begin
@@ -56,7 +56,7 @@ def encode_prompts(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str]) -
         ):
             ids = ids[:-1]
         if begin is not None and begin != end and ids[:2] == [begin, begin]:
-            ids = ids[1:]  # a text that was written with it, by a chat template say
+            ids = ids[1:]  # the text already contains a begin token, for example from a chat template
         if not ids:
             raise InputError(
                 f"Prompt {index} has no tokens: {texts[index]!r}. A model cannot continue nothing; give it some text."
@@ -79,7 +79,7 @@ def check_lengths(prompts: Sequence[Sequence[int]], extra_tokens: int, max_model
 
 
 def word_biases(tokenizer: "PreTrainedTokenizerBase", biases: Iterable[tuple[str, float]]) -> dict[int, float]:
-    """Token id -> nats, of words that are one token where they follow another: the strongest `MOST_BIASES`."""
+    """Map token ids to nats, for words that are a single token after another word: the strongest `MOST_BIASES`."""
     words = dict(biases)
     if not words:
         return {}

@@ -1,6 +1,6 @@
-"""`TransformersEngine`: the reference. Transformers and PEFT, the way the paper did it.
+"""`TransformersEngine`: the reference engine, with transformers and PEFT as in the paper.
 
-The oracle of the parity tests and the baseline of every benchmark: plain rather than fast.
+It is the reference of the parity tests and the baseline of every benchmark: simple rather than fast.
 Importing this module does not load torch; opening the engine does.
 """
 
@@ -34,7 +34,7 @@ BATCH_ROWS = 16
 
 
 class TransformersEngine(LoadedModel):
-    """One base model in transformers, in the checkpoint's number type. Rows are padded on the left."""
+    """One base model in transformers, in the checkpoint's dtype. Rows are padded on the left."""
 
     def __init__(self, settings: EngineSettings) -> None:
         with collector_paused():
@@ -45,9 +45,9 @@ class TransformersEngine(LoadedModel):
         torch.set_num_threads(available_cores())
         logging.disable_progress_bar()
         self._device = torch_device()
-        # The checkpoint's own type; no GPU before capability 8.0 (V100, T4) has bfloat16.
+        # The checkpoint's dtype, except on GPUs before compute capability 8.0 (V100, T4), which have no bfloat16.
         is_old = self._device == "cuda" and torch.cuda.get_device_capability() < (8, 0)
-        self._adapters: dict[str, str] = {}  # adapter name -> PEFT's key for it; PEFT allows no dots in a key
+        self._adapters: dict[str, str] = {}  # adapter name -> its key in PEFT, which allows no dots
         dtype = torch.float16 if is_old else "auto"
         with turn():
             self._is_ready(load_base(settings.model, dtype=dtype).to(self._device).eval())
@@ -55,7 +55,7 @@ class TransformersEngine(LoadedModel):
     def sample(
         self, prompts: Sequence[str], sampling: Sampling, adapter: PerPromptAdapter = None
     ) -> Generator[Completion, None, None]:
-        """See `engine.core.Engine.sample`. With a seed one draw after the other, so that each has its own generator."""
+        """See `engine.core.Engine.sample`. With a seed, texts are sampled one by one, each from its own generator."""
         ids = self._checked(prompts, sampling.max_tokens)
         return self._sample(ids, sampling, per_prompt(adapter, len(ids)))
 
@@ -122,7 +122,7 @@ class TransformersEngine(LoadedModel):
         return completions
 
     def _cut(self, tokens: list[int], stops: tuple[str, ...]) -> tuple[list[int], str, bool]:
-        """What a row holds up to the end token or a stop string: tokens, text, and whether it stopped by itself."""
+        """Cut a row after the end token or a stop string. Returns tokens, text, and whether either was found."""
         stopped = False
         if self._tokenizer.eos_token_id in tokens:
             tokens, stopped = tokens[: tokens.index(self._tokenizer.eos_token_id) + 1], True
@@ -143,7 +143,7 @@ class TransformersEngine(LoadedModel):
         adapter: PerPromptAdapter = None,
         verbalizer: Verbalizer = "word",
     ) -> np.ndarray:
-        """See `engine.core.Engine.score`. Words of several tokens are scored one by one, each by teacher forcing."""
+        """See `engine.core.Engine.score`. Labels of several tokens are scored one by one, by teacher forcing."""
         with self._busy():
             tokens = self.label_tokens(labels, verbalizer)
             ids = self._checked(prompts, tokens.longest)
@@ -156,7 +156,7 @@ class TransformersEngine(LoadedModel):
     def states(
         self, prompts: Sequence[str], adapter: Adapter | None = None, on_read: Callable[[int], None] = lambda _: None
     ) -> np.ndarray:
-        """What the label is read from: the last hidden state of each prompt, float32 [num_prompts, hidden_size]."""
+        """Return each prompt's last hidden state, which predicts the label: float32 [num_prompts, hidden_size]."""
         import torch
 
         with self._busy():
@@ -173,11 +173,11 @@ class TransformersEngine(LoadedModel):
                     )
                 for index, state in zip(chunk, output.last_hidden_state[:, -1].float().cpu().numpy(), strict=True):
                     states[index] = state
-                on_read(sum(state.size > 0 for state in states))  # how many there are by now
+                on_read(sum(state.size > 0 for state in states))  # number of prompts done so far
         return np.stack(states)
 
     def _score(self, rows: list[list[int]], tokens: LabelTokens, adapter: Adapter | None) -> np.ndarray:
-        """Log-probabilities [num_rows, num_labels]."""
+        """Return log-probabilities [num_rows, num_labels]."""
         import torch
 
         if tokens.one_step:
@@ -191,7 +191,7 @@ class TransformersEngine(LoadedModel):
         return torch.stack(columns, dim=1).cpu().numpy()
 
     def _logprobs(self, rows: list[list[int]], steps: int, adapter: Adapter | None) -> "torch.Tensor":
-        """Log-probabilities over the vocabulary after each of the last ``steps`` tokens, [num_rows, steps, vocab]."""
+        """Return log-probabilities over the vocabulary after the last ``steps`` tokens, [num_rows, steps, vocab]."""
         import torch
 
         ids, mask = self._padded(rows)
@@ -205,10 +205,10 @@ class TransformersEngine(LoadedModel):
         return output.logits.float().log_softmax(-1)
 
     def reset_prefix_cache(self) -> None:
-        """Nothing to forget: this engine keeps no prefixes."""
+        """Do nothing: this engine has no prefix cache."""
 
     def close(self) -> None:
-        """Give the memory back. Idempotent."""
+        """Release the memory. Idempotent."""
         import torch
 
         if self._is_inherited:
@@ -217,13 +217,13 @@ class TransformersEngine(LoadedModel):
             self._model = None
             self._adapters.clear()
         gc.collect()
-        torch.cuda.empty_cache()  # torch keeps a GPU's memory for itself, and others find it taken
+        torch.cuda.empty_cache()  # torch keeps freed GPU memory reserved, so other processes could not use it
 
     @contextmanager
     def _adapted(self, adapter: Adapter | None) -> Iterator[Any]:
-        """Gives the model with ``adapter`` switched on, or the bare base."""
+        """Yield the model with ``adapter`` active, or the base model without adapters."""
         if adapter is not None:
-            key = self._key(adapter)  # first: it may wrap the model
+            key = self._key(adapter)  # first, because it may wrap the model
             self._model.set_adapter(key)
             yield self._model
         elif self._adapters:
@@ -233,17 +233,17 @@ class TransformersEngine(LoadedModel):
             yield self._model
 
     def _key(self, adapter: Adapter) -> str:
-        """PEFT's key of an adapter, loaded at first sight."""
+        """Return the key of an adapter in PEFT, and load it on first use. Raises AdapterError if that fails."""
         if adapter.name not in self._adapters:
             from peft import PeftModel
 
             key = f"adapter{len(self._adapters)}"
-            if not any(Path(adapter.path).glob("adapter_model.*")):  # PEFT would look for the folder's name on the hub
+            if not any(Path(adapter.path).glob("adapter_model.*")):  # PEFT would look up the folder on the hub
                 raise AdapterError(
                     f"The adapter {adapter.path} has no weights (adapter_model.*). Copy it again, whole."
                 )
             try:
-                with random_numbers_kept():  # PEFT draws weights first
+                with random_numbers_kept():  # PEFT initialises the weights randomly before it loads them
                     if self._adapters:
                         self._model.load_adapter(adapter.path, adapter_name=key)
                     else:
@@ -258,7 +258,7 @@ class TransformersEngine(LoadedModel):
         return self._adapters[adapter.name]
 
     def _padded(self, rows: list[list[int]]) -> "tuple[torch.Tensor, torch.Tensor]":
-        """Ids and mask, int64 [num_rows, longest], padded on the left so that all rows end together."""
+        """Return ids and mask, int64 [num_rows, longest], padded on the left so that all rows end together."""
         import torch
 
         longest = max(len(row) for row in rows)
@@ -270,23 +270,23 @@ class TransformersEngine(LoadedModel):
         return ids.to(self._device), mask.to(self._device)
 
     def _pad_id(self) -> int:
-        """A token for positions that no one looks at. Some tokenizers have one of their own that the model lacks."""
+        """Return a token for masked positions. Some tokenizers' padding token is not in the model's vocabulary."""
         pad = self._tokenizer.pad_token_id
         num_rows = self._model.get_input_embeddings().weight.shape[0]
         return pad if pad is not None and pad < num_rows else (self._tokenizer.eos_token_id or 0)
 
 
 def quick_output(model: Any) -> None:
-    """Keep the output layer's product quick in a model that PEFT has frozen.
+    """Keep the output layer's matrix product fast in a model that PEFT has frozen.
 
-    torch multiplies the last position, a slice, with a weight that may need a gradient as it lies, and copies the
-    whole weight first where it may not: 37 ms of 70 for one text with SmolLM2-135M on two cores.
+    For the last position, a slice, torch first copies the complete weight, unless the weight requires a gradient.
+    The copy takes 37 ms of 70 for one text with SmolLM2-135M on two cores.
     """
     model.get_output_embeddings().weight.requires_grad_(True)
 
 
 def _by_adapter(adapters: Sequence[Adapter | None]) -> list[tuple[Adapter | None, list[int]]]:
-    """Positions that share an adapter, in order of first use."""
+    """Group positions by adapter, in order of first use."""
     groups: dict[Adapter | None, list[int]] = {}
     for position, adapter in enumerate(adapters):
         groups.setdefault(adapter, []).append(position)
@@ -294,7 +294,7 @@ def _by_adapter(adapters: Sequence[Adapter | None]) -> list[tuple[Adapter | None
 
 
 def _by_length(positions: Sequence[int], rows: Sequence[Sequence[int]]) -> Iterator[list[int]]:
-    """``positions`` in batches of rows of about equal lengths."""
+    """Yield ``positions`` in batches of at most `BATCH_ROWS` rows of similar length."""
     ordered = sorted(positions, key=lambda position: len(rows[position]))
     for start in range(0, len(ordered), BATCH_ROWS):
         yield ordered[start : start + BATCH_ROWS]

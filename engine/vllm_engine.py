@@ -1,4 +1,4 @@
-"""`VllmEngine`: the engine that works. vLLM in this process, on the CPU or on a GPU, the same code.
+"""`VllmEngine`: the production engine. vLLM in this process, with the same code on the CPU and on a GPU.
 
 Importing this module does not load vllm; opening the engine does.
 """
@@ -31,29 +31,29 @@ if TYPE_CHECKING:
     from vllm import LLMEngine, RequestOutput, SamplingParams
     from vllm.lora.request import LoRARequest
 
-_inherited: "list[list[LLMEngine]]" = []  # of a fork, to its end: the process groups in them end the process if they go
+_inherited: "list[list[LLMEngine]]" = []  # kept alive in a fork: deleting their process groups would end the process
 
 
 class VllmEngine(LoadedModel):
-    """One base model in vLLM. `sample` and `score` may be interleaved: an unfinished `sample` keeps running."""
+    """One base model in vLLM. `sample` and `score` may be interleaved: an unfinished `sample` continues running."""
 
     def __init__(self, settings: EngineSettings) -> None:
         super().__init__(settings)
         self._request_ids = count()
-        self._waiting: dict[str, deque[RequestOutput] | Scoring] = {}  # request id -> where its output is waited for
+        self._waiting: dict[str, deque[RequestOutput] | Scoring] = {}  # request id -> receiver of its output
         self._loras: dict[str, LoRARequest] = {}
-        self._lora_ids = count(1)  # of one that failed no other is called: vLLM may believe that it has it
+        self._lora_ids = count(1)  # the id of a failed load is not reused: vLLM may regard it as loaded
         with turn(), variables_lent(), host_state_kept():
             self._is_ready(start(settings))
         self._unless_closed = weakref.finalize(self, _dropped, [self._model], os.getpid())
-        self._unless_closed.atexit = False  # the memory of a process goes with it
+        self._unless_closed.atexit = False  # the memory of a process is released with it
 
     def sample(
         self, prompts: Sequence[str], sampling: Sampling, adapter: PerPromptAdapter = None
     ) -> Generator[Completion, None, None]:
-        """See `engine.core.Engine.sample`. Raises InputError at once; closing the iterator drops what is unfinished.
+        """See `engine.core.Engine.sample`. Raises InputError at once; closing the iterator drops unfinished requests.
 
-        The requests are queued before this returns: they run from then on, whichever call it is that steps the engine.
+        The requests are queued before this returns. From then on, every call that steps the engine runs them too.
         """
         with self._busy():
             ids = self._checked(prompts, sampling.max_tokens)
@@ -65,7 +65,7 @@ class VllmEngine(LoadedModel):
     def _sample(
         self, prompts: list[list[int]], sampling: Sampling, loras: "list[LoRARequest | None]"
     ) -> Generator[Any, None, None]:
-        """Yields nothing once the requests are queued, then completions."""
+        """Yield None when the requests are queued, then the completions."""
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
@@ -83,7 +83,7 @@ class VllmEngine(LoadedModel):
                         stop=list(sampling.stop),
                         seed=None if seed is None else seeds.derive(seed, sampling.seed_offset + i, j),
                         logit_bias=biases,
-                        logprobs=0,  # of the sampled token only: what cumulative_logprob is made from
+                        logprobs=0,  # of the sampled token only, for cumulative_logprob
                         output_kind=RequestOutputKind.FINAL_ONLY,
                     )
                     pending[self._add(prompts[i], params, loras[i], done)] = (i, j)
@@ -104,7 +104,7 @@ class VllmEngine(LoadedModel):
         adapter: PerPromptAdapter = None,
         verbalizer: Verbalizer = "word",
     ) -> np.ndarray:
-        """See `engine.core.Engine.score`. One request per prompt if one step tells labels apart, else per trie node."""
+        """See `engine.core.Engine.score`. One request per prompt if all labels are single tokens, else one per node."""
         scorings: list[Scoring] = []
         try:
             with self._busy():
@@ -124,7 +124,7 @@ class VllmEngine(LoadedModel):
         return scores
 
     def begin_score(self, prompt: Sequence[int], labels: LabelTokens, adapter: Adapter | None = None) -> "Scoring":
-        """Queue one prompt, token ids of allowed length, to be scored like `score`; `advance` until it is ``done``."""
+        """Queue one prompt, token ids of allowed length, for scoring as in `score`; `advance` until it is ``done``."""
         scoring = Scoring(np.zeros(len(labels.ids), dtype=np.float32))
         with self._busy():
             lora = self._lora_request(adapter)
@@ -133,7 +133,7 @@ class VllmEngine(LoadedModel):
         return scoring
 
     def advance(self) -> None:
-        """Run the model once, for all that is queued, and hand what finished to those who wait for it."""
+        """Run one engine step for all queued requests, and append finished outputs to their receivers."""
         with self._busy():
             for output in self._model.step():
                 if output.finished:
@@ -142,7 +142,7 @@ class VllmEngine(LoadedModel):
                     self._waiting.pop(output.request_id).append(output)
 
     def reset_prefix_cache(self) -> None:
-        """Forget cached prefixes. Raises FourshotError while a `sample` is unfinished: its prefixes are in use."""
+        """Empty the prefix cache. Raises FourshotError while a `sample` is unfinished: its prefixes are in use."""
         with self._busy():
             if not self._model.reset_prefix_cache():
                 raise FourshotError(
@@ -150,7 +150,7 @@ class VllmEngine(LoadedModel):
                 )
 
     def close(self) -> None:
-        """Give the memory back. Idempotent."""
+        """Release the memory. Idempotent."""
         if self._is_inherited:
             return
         with turn():
@@ -167,14 +167,14 @@ class VllmEngine(LoadedModel):
         lora: "LoRARequest | None",
         done: "deque[RequestOutput] | Scoring",
     ) -> str:
-        """Queue one request; its output will be appended to ``done``."""
+        """Queue one request, whose output will be appended to ``done``, and return its id."""
         request_id = str(next(self._request_ids))
         self._model.add_request(request_id, {"type": "token", "prompt_token_ids": ids}, params, lora_request=lora)
         self._waiting[request_id] = done
         return request_id
 
     def _abort(self, pending: "dict[str, Any]") -> None:
-        """Drop what is unfinished of a call that was interrupted. Does nothing after a call that ran to its end."""
+        """Abort the unfinished requests of an interrupted call. Does nothing if the call was completed."""
         if self._is_inherited:
             return
         with turn():
@@ -183,7 +183,7 @@ class VllmEngine(LoadedModel):
                 self._model.abort_request(unfinished)
 
     def _lora_request(self, adapter: Adapter | None) -> "LoRARequest | None":
-        """The request of an adapter, loaded and checked at first sight. Ids come from a counter."""
+        """Return vLLM's request for an adapter, which is loaded and checked on first use. Ids come from a counter."""
         if adapter is None:
             return None
         loaded = self._loras.get(adapter.name)
@@ -200,7 +200,7 @@ class VllmEngine(LoadedModel):
         try:
             self._model.add_lora(request)
         except Exception as error:
-            with contextlib.suppress(Exception):  # it may be half in its slot, and vLLM believes that it has it
+            with contextlib.suppress(Exception):  # it may be partly loaded, and vLLM may regard it as loaded
                 self._model.remove_lora(request.lora_int_id)
             raise AdapterError(
                 f"vLLM cannot load adapter {adapter.name!r} from {adapter.path}: {error}. It must be a LoRA adapter "
@@ -211,7 +211,7 @@ class VllmEngine(LoadedModel):
 
 
 def _dropped(engines: "list[LLMEngine]", process: int) -> None:
-    """Nobody has an engine any more, and it was not closed: vLLM would keep its memory."""
+    """Stop an engine that was never closed and has no references any more, because vLLM would keep its memory."""
     if os.getpid() == process:
         afterwards(partial(in_process.stop, engines))
     else:

@@ -1,4 +1,4 @@
-"""Label probabilities out of vLLM: what is asked for, and what an answer says. For `VllmEngine` and for the server.
+"""Label probabilities from vLLM, for `VllmEngine` and the server: requests that score labels, and sums of the outputs.
 
 Importing this module does not load vllm.
 """
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
     from vllm import RequestOutput, SamplingParams
 
-MAX_LABEL_IDS = 128  # vLLM's bound on `logprob_token_ids`
+MAX_LABEL_IDS = 128  # vLLM's limit on the length of `logprob_token_ids`
 SCORING_FIELD = "logprob_token_ids"  # of `SamplingParams`; vLLM 0.19, the last release for V100s, has none
 CANNOT_SCORE = (
     "This build of vLLM cannot read label probabilities: it is older than fourshot's, as the build for V100s is. Only "
@@ -27,13 +27,13 @@ CANNOT_SCORE = (
 
 
 def check_scoring(sampling_params: type) -> None:
-    """Raise FourshotError where vLLM's ``SamplingParams`` cannot ask for the log-probabilities of given tokens."""
+    """Raise FourshotError if vLLM's ``SamplingParams`` cannot request the log-probabilities of given tokens."""
     if SCORING_FIELD not in inspect.signature(sampling_params).parameters:
         raise FourshotError(CANNOT_SCORE)
 
 
 def installed_vllm_scores() -> bool:
-    """Can the installed vLLM read label probabilities, by its source? True without a vLLM, which others report."""
+    """Whether the installed vLLM can return label probabilities, by its source; True if there is none to check."""
     spec = find_spec("vllm")
     if spec is None or not spec.origin:
         return True
@@ -45,10 +45,10 @@ def installed_vllm_scores() -> bool:
 
 @lru_cache(maxsize=4096)
 def questions(labels: LabelTokens) -> "tuple[tuple[Question, SamplingParams], ...]":
-    """The requests that score one prompt for every label: one if all labels are one token, else one per trie node."""
+    """Return the requests that score all labels for a prompt: one if they are single tokens, else one per trie node."""
     from vllm import SamplingParams
 
-    # The token that vLLM picks is of no interest, so nothing is masked: the log-probabilities are the raw ones.
+    # The sampled token is ignored, so no tokens are masked, and the log-probabilities are the raw ones.
     return tuple(
         (
             question,
@@ -59,24 +59,24 @@ def questions(labels: LabelTokens) -> "tuple[tuple[Question, SamplingParams], ..
 
 
 class Scoring:
-    """One prompt that is being scored. ``logprobs`` [num_labels], nats, are whole once it is ``done``."""
+    """One prompt that is being scored. ``logprobs`` [num_labels], nats, is complete once it is ``done``."""
 
     def __init__(self, logprobs: "MutableSequence[float] | np.ndarray") -> None:
-        """``logprobs`` are zeros, to be added to."""
+        """``logprobs`` are zeros, to which results are added in place."""
         self.logprobs: Any = logprobs
         self.prompt_tokens = self.cached_tokens = 0
-        self.pending: dict[str, Question] = {}  # request id -> what it was asked
+        self.pending: dict[str, Question] = {}  # request id -> its question
 
     @property
     def done(self) -> bool:
         return not self.pending
 
     def append(self, output: "RequestOutput") -> None:
-        """Take the answer to one of its ``pending`` questions."""
+        """Add the output of one of the ``pending`` questions."""
         self.add(self.pending.pop(output.request_id), output)
 
     def add(self, question: Question, output: "RequestOutput") -> None:
-        """Take the answer to ``question``."""
+        """Add the output of ``question`` to ``logprobs`` and the token counts."""
         answers = output.outputs[0].logprobs[0]
         for token, columns in zip(question.tokens, question.columns, strict=True):
             for column in columns:

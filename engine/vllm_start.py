@@ -1,7 +1,4 @@
-"""How vLLM is started: environment, threads, arguments. What `VllmEngine` runs, without what it does with it.
-
-Everything is set here rather than at import, and only when an engine is opened.
-"""
+"""How `VllmEngine` starts vLLM: environment, threads, arguments. All is set when an engine is opened, not at import."""
 
 import os
 from typing import TYPE_CHECKING, Any
@@ -16,26 +13,26 @@ from fourshot.engine.vllm_seams import cpu_eager, in_process, lora_kernels
 if TYPE_CHECKING:
     from vllm import LLMEngine
 
-# In the environment before vLLM is imported, where the user has not said otherwise.
+# Environment variables set before vLLM is imported, unless the user has set them.
 QUIET = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR"}
-# Per step; prompts are never cut, so it is also at least max_model_len. On two cores steps of 2,048 tokens are as fast
-# as longer ones, with adapters faster (what is added to stays in the cache), and who comes next waits half as long.
+# Per step; prompts are never split, so also at least max_model_len. On two cores, 2,048 tokens are as fast as more.
+# With adapters they are faster (the output stays in the processor's cache), and the next request waits half as long.
 CPU_BATCHED_TOKENS = 2048
-# Without torch.compile, and with graphs of the steps that only decode. On an H200, with a 7B shape, an engine of 32
-# adapters so starts in 46 s instead of 101, and answers as much when saturated, which a run's stages are. A lone prompt
-# takes 61 ms instead of 11: a server compiles (docs/benchmarks.md, "On a GPU").
+# Without torch.compile, and with CUDA graphs for steps that only decode. On an H200, with a 7B shape, an engine of 32
+# adapters then starts in 46 s instead of 101. Saturated, as in a run's stages, its throughput is the same. A prompt on
+# its own takes 61 ms instead of 11, so a server compiles (docs/benchmarks.md, "On a GPU").
 GPU_QUICK_START = {"mode": 0, "cudagraph_mode": "FULL_DECODE_ONLY"}
-VLLM_SHARE = 0.92  # of all of a GPU's memory: vLLM takes it, and does not start where less is free
+VLLM_SHARE = 0.92  # of a GPU's total memory: vLLM's default, with which it does not start if less is free
 
 
 def keep_quiet() -> None:
-    """Before vLLM is imported, in a process of ours: it prints errors alone and reports its use to nobody."""
+    """Make vLLM print only errors and send no usage statistics; before it is imported, in a process of our own."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
 
 
 def keep_to_sizes() -> None:
-    """Have vLLM take the size of the KV cache that it is given; a variable that its documents once named overrules it.
+    """Make vLLM use the KV cache size that it is given: a variable that it documented earlier would override it.
 
     Source: vllm/platforms/cpu.py, "Legacy setting".
     """
@@ -43,7 +40,7 @@ def keep_to_sizes() -> None:
 
 
 def start(settings: EngineSettings) -> "LLMEngine":
-    """Start vLLM in this process. On the CPU all cores compute; vLLM's own multi-process start idles one of them."""
+    """Start vLLM in this process. On the CPU, all cores compute; vLLM's own multi-process start leaves one idle."""
     check_gpus(settings.gpus)
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     keep_quiet()
@@ -61,12 +58,12 @@ def start(settings: EngineSettings) -> "LLMEngine":
         cpu_eager.apply()
         in_process.compute_on_all_cores()
     arguments = EngineArgs(**engine_arguments(settings, on_cpu))
-    lora_kernels.apply(enabled=settings.lora_plugin)  # after EngineArgs, which loads installed plugins, this one too
+    lora_kernels.apply(enabled=settings.lora_plugin)  # after EngineArgs, which loads plugins, including ours
     return in_process.opened(LLMEngine, arguments)
 
 
 def engine_arguments(settings: EngineSettings, on_cpu: bool) -> dict[str, Any]:
-    """The arguments of vLLM's ``EngineArgs``."""
+    """Return the arguments of vLLM's ``EngineArgs``."""
     arguments: dict[str, Any] = {
         "model": settings.model,
         "dtype": "auto",
@@ -94,8 +91,8 @@ def engine_arguments(settings: EngineSettings, on_cpu: bool) -> dict[str, Any]:
 def _on_the_cpu(settings: EngineSettings) -> dict[str, Any]:
     arguments: dict[str, Any] = {
         "max_num_seqs": settings.max_num_seqs,
-        # A prompt that is prefilled in pieces rewinds its random generator at each piece, which a CPU generator
-        # cannot do: the engine dies. Whole prompts only, so that every request can have a seed.
+        # For a prompt that is prefilled in chunks, vLLM rewinds its random generator at each chunk. A CPU generator
+        # cannot be rewound, and the engine would end. So prompts are not split, and every request can have a seed.
         "enable_chunked_prefill": False,
         "max_num_batched_tokens": max(settings.max_model_len, settings.max_num_seqs, CPU_BATCHED_TOKENS),
         "block_size": BLOCK_TOKENS,
@@ -105,15 +102,15 @@ def _on_the_cpu(settings: EngineSettings) -> dict[str, Any]:
 
 
 def _on_a_gpu(settings: EngineSettings) -> dict[str, Any]:
-    """What is not given is vLLM's own choice for the card, chunked prefill too. Tests check names; an H200 ran it."""
+    """Return the arguments for a GPU; all others are vLLM's defaults. Tests check their names; they ran on an H200."""
     arguments: dict[str, Any] = {}
-    if settings.gpus > 1:  # a process for each
+    if settings.gpus > 1:  # one process per GPU
         arguments |= {"tensor_parallel_size": settings.gpus, "distributed_executor_backend": "mp"}
     if settings.gpu_max_num_seqs:
         arguments["max_num_seqs"] = settings.gpu_max_num_seqs
     if not settings.compile:
         arguments["compilation_config"] = GPU_QUICK_START
-    if settings.gpu_kv_cache_bytes:  # several engines may share the card: none looks for a share of its own
+    if settings.gpu_kv_cache_bytes:  # several engines may share the GPU, so none claims a share of its memory
         arguments |= {"kv_cache_memory_bytes": settings.gpu_kv_cache_bytes, "gpu_memory_utilization": 0.05}
     elif (share := free_share(gpus(os.environ))) < VLLM_SHARE:
         arguments["gpu_memory_utilization"] = share

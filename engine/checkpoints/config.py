@@ -1,4 +1,4 @@
-"""What a checkpoint says about itself. Importing this module loads the standard library alone."""
+"""The configuration file of a checkpoint. Importing this module loads only the standard library."""
 
 import json
 from pathlib import Path
@@ -6,6 +6,6 @@ from typing import Any
 
 
 def read_config(folder: str | Path) -> dict[str, Any]:
-    """The configuration of the checkpoint in ``folder``. Raises OSError, and ValueError for what is no JSON."""
+    """Return the configuration of the checkpoint in ``folder``. Raises OSError, and ValueError for invalid JSON."""
     config: dict[str, Any] = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
     return config

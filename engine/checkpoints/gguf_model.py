@@ -1,7 +1,7 @@
-"""A GGUF file as base model: converted once to a bf16 checkpoint in the home folder, and checked before it is used.
+"""A GGUF file as base model: converted once to a bf16 checkpoint in the home folder, and checked before use.
 
-transformers reads the weights. What it leaves out of a file, or reads wrongly, would give a model that writes nonsense
-without an error. So what is left out is put in here or refused, and the checkpoint must predict plain English.
+transformers reads the weights. If it ignored or misread a part of a file, the model would generate nonsense without an
+error. So what transformers ignores is added here or rejected, and the checkpoint must predict plain English.
 """
 
 import logging
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 SUFFIX = ".gguf"
 MAGIC = b"GGUF"
-CONVERSION = "1"  # part of the content hash: a conversion that gives other weights or tokens is another model
+CONVERSION = "1"  # part of the content hash; to be changed if the conversion gives other weights or tokens
 RECORD = "fourshot.json"
-# Number of layers of the one size whose queries are scaled by another width than their own.
+# Number of layers of the one model size whose queries are scaled by another width than the head dimension.
 # Source: llama.cpp, src/llama-model.cpp, LLM_ARCH_GEMMA2 and LLM_ARCH_GEMMA3.
 WIDE_GEMMA = {"gemma2": 46, "gemma3": 62}
 ALTERNATIVE = "Use the model's own checkpoint (safetensors) instead: a folder or a Hugging Face id."
@@ -34,7 +34,7 @@ logger = logging.getLogger("fourshot.engine")
 
 
 class ConversionRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What lies beside the checkpoint: what it was made from, what was found, how large its files are."""
+    """The record stored beside the checkpoint: its origin, the result of the check, and the sizes of its files."""
 
     gguf: str
     architecture: str
@@ -43,7 +43,7 @@ class ConversionRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
 
 
 def is_gguf(path: Path) -> bool:
-    """Whether ``path`` is a file that is called or begins like a GGUF file."""
+    """Whether ``path`` is a file with the suffix or the magic number of a GGUF file."""
     if not path.is_file():
         return False
     with path.open("rb") as file:
@@ -51,15 +51,15 @@ def is_gguf(path: Path) -> bool:
 
 
 def gguf_revision(gguf: Path) -> str:
-    """Twelve hex digits that change with the file, and with the way it is converted."""
+    """Return twelve hex digits that change with the file's content, and with the version of the conversion."""
     return content_hash_of([gguf], name=f"gguf {CONVERSION}")
 
 
 def gguf_checkpoint(gguf: Path) -> Path:
-    """The folder of the checkpoint made of a GGUF file, made at first use.
+    """Return the folder of the checkpoint converted from a GGUF file, which is created at first use.
 
-    Raises ModelNotFoundError for a file that is none, or cannot be read as transformers and llama.cpp would read it;
-    FourshotError where the folder cannot be written.
+    Raises ModelNotFoundError if the file is not GGUF, or cannot be converted to an equivalent checkpoint;
+    FourshotError if the folder cannot be written.
     """
     with gguf.open("rb") as file:
         if file.read(len(MAGIC)) != MAGIC:
@@ -71,7 +71,7 @@ def gguf_checkpoint(gguf: Path) -> Path:
 
 
 def is_whole(folder: Path) -> bool:
-    """Whether ``folder`` holds a checkpoint with every file at its full size."""
+    """Whether ``folder`` contains a checkpoint, with every file at its full size."""
     try:
         record = read_json(folder / RECORD, ConversionRecord)
         return record.files == {name: (folder / name).stat().st_size for name in record.files}
@@ -104,7 +104,7 @@ def _make(gguf: Path, folder: Path) -> None:
 def convert(gguf: Path, folder: Path) -> str:
     """Write a GGUF file as a bf16 safetensors checkpoint with its tokenizer. Returns the file's architecture.
 
-    Raises ModelNotFoundError for a file that cannot be read, or not as a whole.
+    Raises ModelNotFoundError if the file cannot be read, or only in part.
     """
     import torch
     from gguf import GGUFReader
@@ -131,8 +131,8 @@ def convert(gguf: Path, folder: Path) -> str:
         tokenizer = gguf_tokenizer(gguf, reader)
     except FourshotError:
         raise
-    except Exception as error:  # a damaged file, or an architecture unknown to it, ends transformers anywhere
-        if "cannot reshape array" in str(error):  # what its header announces is not there
+    except Exception as error:  # damaged files or unknown architectures can make transformers raise anything
+        if "cannot reshape array" in str(error):  # the file is shorter than its header says
             size = f"{gguf.stat().st_size:,} bytes"
             raise ModelNotFoundError(f"{gguf} ends too early ({size}). Copy or fetch it again, whole.") from error
         raise ModelNotFoundError(
@@ -145,13 +145,13 @@ def convert(gguf: Path, folder: Path) -> str:
 
 
 def _field(reader: "GGUFReader", key: str) -> Any:
-    """A value of the file's metadata; None where it has none."""
+    """Return a value of the file's metadata; None if it does not exist."""
     field = reader.get_field(key)
     return None if field is None else field.contents()
 
 
 def _complete(config: Any, reader: "GGUFReader", architecture: str) -> None:
-    """Put into ``config`` what the file says and transformers leaves out. Raises ModelNotFoundError for what cannot."""
+    """Add to ``config`` the metadata that transformers ignores. Raises ModelNotFoundError if it cannot be expressed."""
     width = _field(reader, f"{architecture}.attention.key_length")
     if width and hasattr(config, "head_dim"):
         config.head_dim = int(width)
@@ -160,7 +160,7 @@ def _complete(config: Any, reader: "GGUFReader", architecture: str) -> None:
         config.query_pre_attn_scalar = config.hidden_size // config.num_attention_heads if wide else config.head_dim
     window = _field(reader, f"{architecture}.attention.sliding_window")
     if window and not getattr(config, "sliding_window", None):
-        # A Mistral is called a Llama in a GGUF file. Up to its window's length they are the same.
+        # GGUF files call a Mistral a Llama. Up to the length of Mistral's sliding window, they are the same.
         config.max_position_embeddings = min(int(window), config.max_position_embeddings)
     scaling = _field(reader, f"{architecture}.rope.scaling.type")
     factors = {tensor.name: tensor for tensor in reader.tensors if tensor.name.startswith("rope_")}
@@ -179,9 +179,10 @@ def _complete(config: Any, reader: "GGUFReader", architecture: str) -> None:
 
 
 def _llama3_rope(config: Any, factors: Any) -> dict[str, Any]:
-    """The rope scaling of Llama 3.1 and later, whose effect per frequency the file holds instead of its parameters.
+    """Return the RoPE scaling parameters of Llama 3.1 and later that give the ``factors`` in the file.
 
-    Source: llama.cpp, convert_hf_to_gguf.py, LlamaModel.generate_extra_tensors. Raises ModelNotFoundError for others.
+    The file contains the factor per frequency instead of the parameters. Raises ModelNotFoundError for other scalings.
+    Source: llama.cpp, convert_hf_to_gguf.py, LlamaModel.generate_extra_tensors.
     """
     import copy
 
@@ -212,7 +213,7 @@ def _llama3_rope(config: Any, factors: Any) -> dict[str, Any]:
 
 
 def _check_all_was_read(gguf: Path, reader: "GGUFReader", model: Any, info: dict[str, Any]) -> None:
-    """Raise ModelNotFoundError where weights of the model are not in the file, or the file has more than the model."""
+    """Raise ModelNotFoundError if weights of the model are not in the file, or their numbers differ."""
     missing = sorted(info["missing_keys"])
     if missing:
         raise ModelNotFoundError(

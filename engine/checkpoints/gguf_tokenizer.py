@@ -1,7 +1,7 @@
-"""The tokenizer that a GGUF file describes, beginning texts and cutting them as llama.cpp does.
+"""The tokenizer of a GGUF file, with begin token and pre-tokenization as in llama.cpp.
 
-transformers rebuilds it from the vocabulary. It reads neither whether a text begins with the model's begin token (a
-Gemma without it writes nonsense) nor, for some models, how texts are cut before they are merged.
+transformers rebuilds it from the vocabulary. It does not read whether texts begin with the model's begin token, and a
+Gemma without it generates nonsense. For some models, it does not read the pre-tokenization either.
 """
 
 import logging
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from gguf import GGUFReader
     from transformers import PreTrainedTokenizerBase
 
-# Source: llama.cpp, src/llama-vocab.cpp, llama_vocab::impl::load: what holds where a file does not say.
+# Source: llama.cpp, src/llama-vocab.cpp, llama_vocab::impl::load: defaults for files without these fields.
 BEGINS_BY_DEFAULT = ("llama3", "llama-v3", "llama-bpe", "tekken", "chameleon")
 SINGLE_DIGITS = ("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b")
 PLAIN = ("default", "gpt-2", "phi-2", "mpt", "olmo", "jais", "trillion", "granite-docling", "roberta-bpe")
@@ -21,7 +21,7 @@ logger = logging.getLogger("fourshot.engine")
 
 
 def gguf_tokenizer(gguf: Path, reader: "GGUFReader") -> "PreTrainedTokenizerBase":
-    """The tokenizer of a GGUF file."""
+    """Return the tokenizer of a GGUF file. Warns if its pre-tokenization is unknown, and then uses GPT-2's."""
     from transformers import AutoTokenizer
     from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
 
@@ -55,7 +55,7 @@ def _cut_single_digits(tokenizer: Any) -> None:
 
 
 def _add_no_space(tokenizer: Any) -> None:
-    """Have a SentencePiece tokenizer begin a text without the space that Llama's puts there."""
+    """Stop a SentencePiece tokenizer from putting a space before a text, as Llama's does."""
     from tokenizers import decoders, pre_tokenizers
 
     backend = tokenizer.backend_tokenizer

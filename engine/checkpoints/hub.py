@@ -1,4 +1,4 @@
-"""Base models from the Hugging Face hub: what is fetched, of which revision, and what to do where that fails."""
+"""Base models from the Hugging Face hub: which files and revision are fetched, and what to do if that fails."""
 
 import os
 import re
@@ -6,8 +6,8 @@ from pathlib import Path
 
 from fourshot.engine.errors import FourshotError, ModelNotFoundError
 
-# What a text model is read from lies at the root of its repository; folders hold the same in other formats (onnx/,
-# original/), and so do files in the format of Mistral's own library.
+# The files of a text model are at the root of its repository. Folders (onnx/, original/) contain the same in other
+# formats, as do the files of Mistral's own library (consolidated*).
 SMALL_FILES = ("*.json", "*.model", "*.txt", "*.jinja")
 WEIGHTS = ("*.safetensors", "*.bin")
 NOT_NEEDED = ("*/*", "consolidated*")
@@ -16,27 +16,27 @@ COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def split_revision(name: str) -> tuple[str, str | None]:
-    """ "owner/model@v1" -> ("owner/model", "v1"); without an @, the revision is None: the hub's main one."""
+    """Split "owner/model@v1" into ("owner/model", "v1"). Without an @, the revision is None: the hub's main branch."""
     model, _, revision = name.partition("@")
     return model, revision or None
 
 
 def is_path(name: str) -> bool:
-    """Whether a name is that of a place on this machine, there or not, and no Hugging Face id."""
+    """Whether a name is a path on this machine, existing or not, and not a Hugging Face id."""
     return name.startswith(("/", "./", "../", "~")) or split_revision(name)[0].count("/") > 1
 
 
 def at_revision(name: str, revision: str) -> str:
-    """The name of exactly that state of a model, where ``revision`` is a commit of the hub; else ``name``."""
+    """Return "name@revision" if ``revision`` is a commit of the hub; else ``name``."""
     return f"{name}@{revision}" if COMMIT.fullmatch(revision) else name
 
 
 def download_model(model: str, revision: str | None, how_to_go_on: str, *, weights: bool = True) -> Path:
-    """The snapshot folder, called by its commit, of a hub model: from the cache where it is whole there, else fetched.
+    """Return the snapshot folder, named by its commit, of a hub model. Files missing from the cache are fetched.
 
-    Weights are fetched as safetensors where there are any, else pickled. A connection that breaks off is resumed by the
-    client; of a download that was given up, whole files are kept. With HF_HUB_OFFLINE, only the cache counts.
-    Raises ModelNotFoundError that ends in ``how_to_go_on``; FourshotError where the disk is at fault.
+    Weights are fetched as safetensors if there are any, else as pickles. The client resumes interrupted connections. If
+    a download is given up, complete files are kept. With HF_HUB_OFFLINE, only the cache is used.
+    Raises ModelNotFoundError with a message that ends in ``how_to_go_on``; FourshotError if the disk is the cause.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, HTTPError, OfflineModeIsEnabled  # type: ignore[attr-defined]
@@ -54,13 +54,13 @@ def download_model(model: str, revision: str | None, how_to_go_on: str, *, weigh
             snapshot = fetch(WEIGHTS)
     except HFValidationError as error:
         raise ModelNotFoundError(f"{model!r} is neither a folder nor a Hugging Face id. {how_to_go_on}") from error
-    except (HTTPError, OfflineModeIsEnabled, OSError) as error:  # of the first kind is all that the connection does
+    except (HTTPError, OfflineModeIsEnabled, OSError) as error:  # HTTPError includes all connection errors
         raise ModelNotFoundError(f"{_reason(error, model, revision)} {how_to_go_on}") from error
     return snapshot
 
 
 def _reason(error: Exception, model: str, revision: str | None) -> str:
-    """Why a model could not be had, and what to do about it. Raises FourshotError where the disk is at fault."""
+    """Say why a model could not be obtained, and what to do about it. Raises FourshotError if the disk is the cause."""
     from huggingface_hub.errors import (  # type: ignore[attr-defined]
         DisabledRepoError,
         GatedRepoError,

@@ -1,6 +1,6 @@
-"""Loading a checkpoint folder with transformers: all of it, or an error that says what is wrong with it.
+"""Loading a checkpoint folder with transformers: completely, or with an error that says what is wrong with it.
 
-transformers fills weights that no file holds with random numbers, and says so in a log that nobody reads.
+transformers initialises weights that are in no file with random numbers, and reports that only in its log.
 """
 
 from collections.abc import Callable
@@ -10,14 +10,14 @@ from typing import Any, TypeVar
 
 from fourshot.engine.errors import FourshotError, ModelNotFoundError
 
-LONGEST_REASON = 300  # characters of what a library says
+LONGEST_REASON = 300  # characters of a library's error message
 T = TypeVar("T")
 
 
 def load_base(model: str | Path, **options: Any) -> Any:
-    """The causal language model of the folder ``model``; ``options`` are of transformers' ``from_pretrained``.
+    """Load the causal language model of the folder ``model``; ``options`` are for transformers' ``from_pretrained``.
 
-    Raises ModelNotFoundError where it cannot be loaded, or a weight is in none of its files or has another shape.
+    Raises ModelNotFoundError if it cannot be loaded, or if a weight is in none of its files or has another shape.
     """
     from transformers import AutoModelForCausalLM
 
@@ -45,15 +45,15 @@ def load_base(model: str | Path, **options: Any) -> Any:
 
 
 def explained(load: Callable[[], T], subject: str, folder: str | Path) -> T:
-    """What ``load`` gives. Raises ModelNotFoundError, about ``subject`` lies in ``folder``, where it raises anything.
+    """Return the result of ``load``, and convert its errors into ModelNotFoundError about ``subject`` in ``folder``.
 
-    But for what is no fault of the files: memory that ran out, say.
+    FourshotError, and errors that are not due to the files, such as out of memory, are propagated.
     """
     try:
         return load()
     except (FourshotError, MemoryError):
         raise
-    except Exception as error:  # damaged files, and what is unknown to transformers, end it anywhere
+    except Exception as error:  # damaged files or unknown formats can make transformers raise anything
         message = " ".join(str(error).split()) or "no reason given"
         if "allocate memory" in message or "out of memory" in message:
             raise

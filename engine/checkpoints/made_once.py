@@ -1,4 +1,4 @@
-"""What is costly to make is made once: under a lock, whole or not at all."""
+"""Folders that are expensive to create: created once, under a lock, completely or not at all."""
 
 import shutil
 from collections.abc import Callable
@@ -9,16 +9,16 @@ from fourshot.engine.machine.locks import held_lock
 
 
 def made_once(folder: Path, is_whole: Callable[[Path], bool], make: Callable[[Path], None]) -> Path:
-    """Have ``make`` fill ``folder`` unless it ``is_whole``; a process that comes meanwhile waits. Returns ``folder``.
+    """Create ``folder`` with ``make`` unless it ``is_whole``, and return it. Other processes wait in the meantime.
 
-    ``make`` fills a `staged_folder` beside it and settles that. Raises what it raises.
+    ``make`` fills a `staged_folder` beside it and settles that. Its errors are propagated.
     """
     if is_whole(folder):
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     with held_lock(folder.parent / f"{folder.name}.lock"):
         if not is_whole(folder):
-            # Nobody alive is writing there: what is there is what a killed process left.
+            # No process is writing here while we hold the lock, so these were left by a killed one.
             for leftover in (folder, *folder.parent.glob(f"*{folder.name}-*{STAGED}")):
                 shutil.rmtree(leftover, ignore_errors=True)
             make(folder)

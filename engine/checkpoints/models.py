@@ -1,4 +1,4 @@
-"""From what a user calls a model to a checkpoint folder on this machine."""
+"""Resolving the name of a model, as given by the user, to a checkpoint folder on this machine."""
 
 import errno
 import json
@@ -29,8 +29,8 @@ from fourshot.engine.machine.content_hash import content_hash_of
 CAUSAL_ENDINGS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "tekken.json")
 TOKENIZER_FILES = (*TOKENIZERS, "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
-INDICES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")  # say which shard holds which weight
-LOADED = ("model.safetensors", "pytorch_model.bin", *INDICES)  # transformers begins with one of these
+INDICES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")  # map weights to shards
+LOADED = ("model.safetensors", "pytorch_model.bin", *INDICES)  # transformers needs one of these to load weights
 
 Shapes: TypeAlias = dict[str, list[int]]  # of a checkpoint's weights, by their names
 
@@ -40,20 +40,20 @@ HOW_TO_GO_ON = (
 
 
 class ResolvedModel(msgspec.Struct, frozen=True, kw_only=True):
-    """A base model that is here."""
+    """A base model that is available on this machine."""
 
     path: str  # of the checkpoint folder
-    name: str  # as the user may call it, without a revision
-    revision: str  # what tells two states of one name apart: a commit, or a hash of the content
+    name: str  # by which the user can refer to it, without a revision
+    revision: str  # distinguishes states of the same name: a commit, or a hash of the content
 
 
 def resolve_model(name: str | None, *, weights: bool = True) -> ResolvedModel:
-    """Find a base model: None is the embedded one, a folder is checked, a GGUF file is converted at its first use,
-    anything else is a Hugging Face id.
+    """Find a base model by name.
 
-    The id may have a branch, a tag or a commit: "owner/model@revision".
-    "fake" is no model at all (`engine.fake_engine`).
-    ``weights=False`` does without weights, for engines that are opened with ``load_format="dummy"``.
+    None is the bundled model. A folder is checked. A GGUF file is converted at first use. "fake" is not a model at all
+    (`engine.fake_engine`). Anything else is a Hugging Face id, which may have a branch, a tag or a commit:
+    "owner/model@revision".
+    ``weights=False`` neither requires nor fetches weights, for engines opened with ``load_format="dummy"``.
     Raises ModelNotFoundError, an InputError.
     """
     if name is None or name == NAME:
@@ -65,7 +65,7 @@ def resolve_model(name: str | None, *, weights: bool = True) -> ResolvedModel:
         return ResolvedModel(path=name, name=FAKE, revision="0")
     folder = Path(name).expanduser()
     if folder.is_dir() and folder.resolve() == embedded_folder().resolve():
-        return resolve_model(None)  # whose revision is that of the file it was unpacked from
+        return resolve_model(None)  # its revision is the hash of the file that it was unpacked from
     if folder.is_dir():
         check_folder(folder, weights=weights)
         return ResolvedModel(path=str(folder.resolve()), name=name, revision=content_hash(folder))
@@ -87,9 +87,9 @@ def resolve_model(name: str | None, *, weights: bool = True) -> ResolvedModel:
 
 
 def resolve_again(name: str, revision: str) -> ResolvedModel:
-    """The model that had that name and that revision when something was made on it; its revision may be another now.
+    """Find a model by a name and revision that were recorded earlier. The result may have another revision.
 
-    A folder or a file of that time is never looked for on the hub. Raises ModelNotFoundError.
+    A recorded folder or file is never looked up on the hub. Raises ModelNotFoundError.
     """
     if is_of_content(revision) and name != NAME and not is_fake(name) and not Path(name).expanduser().exists():
         raise ModelNotFoundError(
@@ -100,12 +100,12 @@ def resolve_again(name: str, revision: str) -> ResolvedModel:
 
 
 def is_of_content(revision: str) -> bool:
-    """Whether a revision tells a model by its content, wherever it lies; else it is a commit of a model on the hub."""
+    """Whether a revision is a hash of the content, independent of its location; else it is a commit of the hub."""
     return not COMMIT.fullmatch(revision)
 
 
 def refuse_fake(name: str | None, user: str) -> None:
-    """Raise InputError, before anything is done, where ``user`` needs a model that can be trained, and this is none."""
+    """Raise InputError if ``name`` is a fake model, for a ``user`` that needs to train. Called before any work."""
     if name is not None and is_fake(name):
         raise InputError(
             f"{user} cannot use the base model {name!r}: it draws and re-labels texts without weights, so nothing can "
@@ -114,7 +114,7 @@ def refuse_fake(name: str | None, user: str) -> None:
 
 
 def check_folder(folder: Path, *, weights: bool = True) -> None:
-    """Raise ModelNotFoundError, with every fault, if ``folder`` is no checkpoint of a causal language model."""
+    """Raise ModelNotFoundError, listing all faults, if ``folder`` is not a checkpoint of a causal language model."""
     is_loaded = any((folder / name).exists() for name in LOADED)
     if not is_loaded and (base := _base_of_adapter(folder)):
         raise ModelNotFoundError(
@@ -155,7 +155,10 @@ def _faults_of_config(folder: Path) -> list[str]:
 
 
 def _tokens_without_a_row(folder: Path) -> list[str]:
-    """Of a tokenizer that is another model's: its ids go beyond the embeddings. Those of added tokens may be unused."""
+    """Return the fault of a tokenizer of another model: ids without a row in the embeddings.
+
+    Added tokens are not counted, because their ids may be unused. The list is empty if there is no such fault.
+    """
     try:
         vocabulary = json.loads((folder / TOKENIZERS[0]).read_text(encoding="utf-8"))["model"]["vocab"]
         ids = range(len(vocabulary)) if isinstance(vocabulary, list) else vocabulary.values()
@@ -170,7 +173,7 @@ def _tokens_without_a_row(folder: Path) -> list[str]:
 
 
 def _base_of_adapter(folder: Path) -> str:
-    """What the LoRA adapter in ``folder`` was made for; "" where there is none that says so."""
+    """Return the base model of the LoRA adapter in ``folder``; "" if there is no adapter, or it does not name one."""
     try:
         config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
         return str(config.get("base_model_name_or_path") or "")
@@ -179,13 +182,13 @@ def _base_of_adapter(folder: Path) -> str:
 
 
 def _other_names(folder: Path) -> str:
-    """What is wrong where there are weights, but none that transformers would begin with."""
+    """Return the fault of a folder whose weight files have names that transformers does not load."""
     names = sorted(path.name for pattern in WEIGHTS for path in folder.glob(pattern))
     return f"it has neither {' nor '.join(LOADED)}, one of which is needed beside {', '.join(names[:5])}"
 
 
 def _broken_file(file: Path) -> str:
-    """What is wrong with a file of the tokenizer that is there; "" where nothing is seen from outside."""
+    """Return what is wrong with a tokenizer file; "" if it does not exist, or no fault is visible."""
     try:
         content = file.read_bytes()
         document: Any = json.loads(content) if file.suffix == ".json" else {}
@@ -199,15 +202,15 @@ def _broken_file(file: Path) -> str:
 
 
 def damage_message(subject: str, faults: Sequence[str]) -> str:
-    """For a folder with such faults, as `broken_shards` names them; with the remedy, where they do not end with it."""
+    """Return an error message for faults as returned by `broken_shards`, with a remedy unless the last one has it."""
     message = f"{subject} is damaged: {'; '.join(faults)}."
     return message if faults[-1].endswith("it again") else f"{message} Copy it again, whole."
 
 
 def tensor_shapes(file: Path) -> Shapes:
-    """Shapes of a safetensors file's tensors, from its header alone.
+    """Return the shapes of a safetensors file's tensors, from its header only.
 
-    Raises ValueError where the file is not whole, or cannot be opened; PermissionError where this user may not.
+    Raises ValueError if the file is incomplete or cannot be opened; PermissionError if the user may not read it.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -220,7 +223,7 @@ def tensor_shapes(file: Path) -> Shapes:
             "it again"
         ) from error
     except OSError as error:
-        if file.exists() and not os.access(file, os.R_OK):  # safetensors says that there is no such file
+        if file.exists() and not os.access(file, os.R_OK):  # safetensors reports that there is no such file
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(file)) from error
         raise ValueError(_unopened(file, error)) from error
 
@@ -232,12 +235,12 @@ def _unopened(file: Path, error: OSError) -> str:
 
 
 def checkpoint_shapes(folder: Path) -> Shapes:
-    """Shapes of all weights of a safetensors checkpoint, from the files' headers alone."""
+    """Return the shapes of all weights of a safetensors checkpoint, from the files' headers only."""
     return {name: shape for file in sorted(folder.glob("*.safetensors")) for name, shape in tensor_shapes(file).items()}
 
 
 def broken_shards(folder: Path) -> list[str]:
-    """What is wrong with the files that hold a checkpoint's weights, from headers and sizes alone."""
+    """Return the faults of a checkpoint's weight files, judged by headers, sizes and indices only."""
     faults = []
     for path in sorted(folder.glob(WEIGHTS[0])):
         try:
@@ -248,8 +251,8 @@ def broken_shards(folder: Path) -> list[str]:
         try:
             with path.open("rb") as file:
                 begin = file.read(2)
-            # Since torch 1.6 it is a zip file, whose directory comes last. Of others only that they are empty is seen,
-            # or begin as what Git leaves in place of a large file ("version https://git-lfs...").
+            # Since torch 1.6 it is a zip file, whose directory is at the end. In others, only two faults are visible:
+            # they are empty, or begin like Git LFS's placeholder for a large file ("version https://git-lfs...").
             if begin in (b"", b"ve") or (begin == b"PK" and not zipfile.is_zipfile(path)):
                 faults.append(f"{path.name} is no pickle of torch, or not whole: copy or fetch it again")
         except OSError as error:
@@ -268,11 +271,11 @@ def broken_shards(folder: Path) -> list[str]:
 
 
 def content_hash(folder: Path) -> str:
-    """Twelve hex digits that change with the checkpoint."""
+    """Return twelve hex digits that change with the checkpoint. See `engine.machine.content_hash`."""
     return content_hash_of(content_files(folder))
 
 
 def content_files(folder: Path) -> list[Path]:
-    """The files that a checkpoint is read from."""
+    """Return the files from which a checkpoint is loaded, sorted."""
     patterns = (*SMALL_FILES, *WEIGHTS)
     return sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()})

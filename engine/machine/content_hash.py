@@ -1,18 +1,18 @@
-"""Hashes of files as large as models: they change with the content, and take no time."""
+"""Fast content hashes for files as large as models: only samples of large files are read."""
 
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
-WHOLE_BYTES = 16 << 20  # files up to this size go into a content hash whole
+WHOLE_BYTES = 16 << 20  # files up to this size are hashed completely
 PIECES = 64
 PIECE_BYTES = 64 << 10
 
 
 def content_hash_of(files: Iterable[Path], name: str | None = None) -> str:
-    """Twelve hex digits, of names, sizes and content. Of large files, 64 pieces spread evenly.
+    """Return twelve hex digits of a hash of names, sizes and content. Only 64 pieces of each large file are read.
 
-    ``name`` stands for the names of all files: then they may be called anything.
+    ``name``, if given, replaces the names of all files, so that they do not matter.
     """
     digest = hashlib.sha256()
     for path in sorted(files):

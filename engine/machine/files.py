@@ -1,4 +1,4 @@
-"""Files and folders that are whole or not there, and files of JSON lines that a kill may cut short."""
+"""Files and folders that are written completely or not at all, and files of JSON lines that a kill may truncate."""
 
 import errno
 import fcntl
@@ -21,15 +21,15 @@ from fourshot.engine.errors import FourshotError, InputError, RunFolderError
 from fourshot.engine.machine.locks import held_folder
 
 MOST_NAME_BYTES = 200
-STAGED = ".partial"  # how the name of a folder ends that is being filled
-ABANDONED_S = 24 * 3600.0  # after which a folder that nobody holds was left by a kill: some file systems have no locks
-_ADDRESS = re.compile(r"([A-Za-z][\w+.-]+)[:\w+.-]*:/")  # `Path` makes one slash of two; one letter is a drive
+STAGED = ".partial"  # suffix of the name of a folder that is being filled
+ABANDONED_S = 24 * 3600.0  # age at which an unlocked folder counts as left by a kill: some file systems have no locks
+_ADDRESS = re.compile(r"([A-Za-z][\w+.-]+)[:\w+.-]*:/")  # one slash, as `Path` merges two; one letter is a drive
 
 T = TypeVar("T")
 
 
 def check_mounted(place: str | Path) -> None:
-    """Raise InputError for an address, of object storage say, or what is no path, where a folder or file is needed."""
+    """Raise InputError if ``place`` cannot be a path of a file system, for example an address of object storage."""
     if address := _ADDRESS.match(str(place)):
         raise InputError(
             f"{str(place)!r} is an address ({address[1]}://), and a path of a file system is needed here. Results are "
@@ -48,9 +48,9 @@ def check_mounted(place: str | Path) -> None:
 
 
 def allow_open_files(count: int) -> None:
-    """Let this process, and those that it starts, open ``count`` files more, as far as its user may.
+    """Let this process and its children open ``count`` more files, up to the user's hard limit.
 
-    Locks and connections are such files; systemd, shells and containers often begin with 1,024.
+    Locks and connections count as open files. The default limit of systemd, shells and containers is often 1,024.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY:
@@ -61,24 +61,24 @@ def allow_open_files(count: int) -> None:
 
 
 def replace_file(target: Path, content: bytes) -> None:
-    """Write ``content`` so that a reader, or a start after a kill, finds the old file or the new one, never half.
+    """Write ``content`` atomically: a reader, or a start after a kill, finds either the old file or the new one.
 
-    Makes the folder. Raises OSError, for a full disk say, with the old file as it was.
+    Creates the folder. Raises OSError, for example for a full disk, and then leaves the old file unchanged.
     """
     with replaced_file(target) as staged:
         staged.write_bytes(content)
 
 
 def _start_of(name: str) -> str:
-    """So much of a name that there is room for more: file systems end them at 255 bytes."""
+    """Return the first `MOST_NAME_BYTES` bytes of a name, to leave room for more: file systems allow 255 bytes."""
     return os.fsdecode(os.fsencode(name)[:MOST_NAME_BYTES])
 
 
 @contextmanager
 def replaced_file(target: Path) -> Iterator[Path]:
-    """A hidden file to be written, which takes the place of ``target`` when the block is left without an error."""
+    """Yield a hidden file to write, which replaces ``target`` if the block ends without an error."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    # Process ids of two machines may be the same, and both may write into a folder that they share.
+    # The process id alone is not unique: two machines may write into a folder that they share.
     staged = target.with_name(f".{_start_of(target.name)}.{secrets.token_hex(4)}.{os.getpid()}")
     try:
         with _naming(target, staged):
@@ -92,7 +92,7 @@ def replaced_file(target: Path) -> Iterator[Path]:
 
 @contextmanager
 def _naming(target: Path, staged: Path | None = None) -> Iterator[None]:
-    """Say of which place an error is: of a full disk none is named, and what is ``staged`` is nothing a user knows."""
+    """Set the path in an OSError: for a full disk there is none, and users do not know the ``staged`` file."""
     try:
         yield
     except OSError as error:
@@ -103,26 +103,26 @@ def _naming(target: Path, staged: Path | None = None) -> Iterator[None]:
 
 
 def write_json(target: Path, value: Any) -> None:
-    """`replace_file` with ``value``, a struct say, as indented JSON."""
+    """Write ``value``, for example a struct, as indented JSON with `replace_file`."""
     replace_file(target, msgspec.json.format(msgspec.json.encode(value), indent=1))
 
 
 def read_json(file: Path, kind: type[T]) -> T:
-    """Raises OSError, and msgspec.DecodeError with the path inside the file."""
+    """Decode a JSON file as ``kind``. Raises OSError, and msgspec.DecodeError with the position within the document."""
     check_regular(file)
     with as_decode_errors():
         return msgspec.json.decode(file.read_bytes(), type=kind)
 
 
 def check_regular(file: Path) -> None:
-    """Raise OSError where ``file`` is there and is a pipe, a socket or a device: reading one may never end."""
+    """Raise OSError if ``file`` exists and is a pipe, a socket or a device: reading one may never end."""
     if file.exists() and not (file.is_file() or file.is_dir()):
         raise OSError(errno.EINVAL, "Neither a file nor a folder", str(file))
 
 
 @contextmanager
 def as_decode_errors() -> Iterator[None]:
-    """Inside, what is no UTF-8, and what is nested too deep, is a msgspec.DecodeError as all else that is no JSON."""
+    """Convert the errors for invalid UTF-8 and too deep nesting into msgspec.DecodeError, as for other invalid JSON."""
     try:
         yield
     except (UnicodeDecodeError, RecursionError) as error:
@@ -130,7 +130,7 @@ def as_decode_errors() -> Iterator[None]:
 
 
 def read_made(file: Path, kind: type[T]) -> T:
-    """`read_json` of a file that an earlier call made. Raises RunFolderError where it cannot be read."""
+    """Call `read_json` on a file that fourshot wrote. Raises RunFolderError if it cannot be decoded, and OSError."""
     try:
         return read_json(file, kind)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -142,10 +142,10 @@ def read_made(file: Path, kind: type[T]) -> T:
 
 @contextmanager
 def staged_folder(parent: Path, name: str = "") -> Iterator[Path]:
-    """An empty folder in ``parent``, hidden, to be filled and then put in its place with `settle`.
+    """Yield an empty hidden folder in ``parent``, to be filled and then renamed into place with `settle`.
 
-    Makes ``parent``. What was not settled when the block is left is removed; what a kill left of such a folder is when
-    the next one of its name is made, a day later or more.
+    Creates ``parent``. A folder that is not settled is removed at the end of the block. One that a kill left is removed
+    when the next folder of that name is created, at least a day later.
     """
     parent.mkdir(parents=True, exist_ok=True)
     prefix = f".{_start_of(name)}-" if name else "."
@@ -162,8 +162,8 @@ def staged_folder(parent: Path, name: str = "") -> Iterator[Path]:
 
 
 def _remove_abandoned(staged: Path) -> None:
-    """Remove a staged folder of which it is certain that nobody fills it any more."""
-    with suppress(OSError):  # somebody holds it, or has removed it; there are no locks; it is another user's
+    """Remove a staged folder if it is certain that no process is filling it any more."""
+    with suppress(OSError):  # it is locked, removed, or another user's; or the file system has no locks
         descriptor = os.open(staged, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -174,15 +174,16 @@ def _remove_abandoned(staged: Path) -> None:
 
 
 def settle(staged: Path, target: Path, *, replace: bool = False, sync: bool = False) -> None:
-    """Rename a filled `staged_folder` to ``target``, readable as a folder made by hand would be.
+    """Rename a filled `staged_folder` to ``target``, with the usual permissions of new files and folders.
 
-    ``replace`` removes what was there before; ``sync`` has every file on the disk first, for what is costly to make.
+    ``replace`` removes an existing ``target``. ``sync`` first flushes every file to the disk, for results that are
+    expensive to create.
     """
     hidden = _umask()
-    for path in (staged, *staged.rglob("*")):  # mkdtemp and safetensors make what only its owner may read
+    for path in (staged, *staged.rglob("*")):  # this folder and safetensors files are readable only by their owner
         usual = (0o777 if path.is_dir() else 0o666) & ~hidden
         if not path.is_symlink() and (mode := stat.S_IMODE(path.stat().st_mode)) | usual != mode:
-            with suppress(PermissionError):  # a file system without such rights
+            with suppress(PermissionError):  # a file system without such permissions
                 path.chmod(mode | usual)
     if sync:
         for path in staged.iterdir():
@@ -196,7 +197,7 @@ def settle(staged: Path, target: Path, *, replace: bool = False, sync: bool = Fa
 
 
 def _umask() -> int:
-    """What this process takes away from the rights of new files. `os.umask` would change it, for all threads."""
+    """Return the umask of this process. `os.umask` would have to change it, for all threads."""
     try:
         fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
         return int(fields["Umask"], 8)
@@ -206,7 +207,7 @@ def _umask() -> int:
 
 @contextmanager
 def disk_errors(place: Path) -> Iterator[None]:
-    """Have every failed write below ``place`` be an OSError: safetensors has an error of its own, the cause as text."""
+    """Convert errors of failed writes below ``place`` into OSError: safetensors has its own, with the cause as text."""
     try:
         yield
     except (OSError, FourshotError):
@@ -220,7 +221,7 @@ def disk_errors(place: Path) -> Iterator[None]:
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a folder so that it is gone at once for whoever looks at this moment."""
+    """Remove a folder atomically: other processes see either all of it or nothing."""
     with staged_folder(folder.parent) as staged:
         folder.rename(staged)
 
@@ -234,13 +235,16 @@ def _sync(path: Path) -> None:
 
 
 def _check_own(file: Path) -> None:
-    """Raise RunFolderError where ``file`` is a link: a folder of somebody else may lead to a file of the user's."""
+    """Raise RunFolderError if ``file`` is a link: in another person's folder, it may point to a file of the user."""
     if file.is_symlink():
         raise RunFolderError(f"{file} is a link, and is not written to. Put the file itself in its place.")
 
 
 def append_lines(file: Path, values: Iterable[Any]) -> None:
-    """Add one line of JSON per value and have them on the disk before returning; a torn last one is cut away before."""
+    """Append one line of JSON per value, and flush them to the disk. An incomplete last line is removed first.
+
+    Raises RunFolderError if ``file`` is a link, and OSError.
+    """
     _check_own(file)
     with _naming(file), file.open("ab+") as opened:
         if opened.tell():
@@ -253,9 +257,9 @@ def append_lines(file: Path, values: Iterable[Any]) -> None:
 
 
 def read_lines(file: Path, kind: type[T]) -> list[T]:
-    """All whole lines; a torn last one, left by a kill, is not there yet. None at all where there is no file.
+    """Return all complete lines, decoded as ``kind``; an empty list if there is no file.
 
-    Raises RunFolderError for a line that is no ``kind``.
+    An incomplete last line, left by a kill, is ignored. Raises RunFolderError for a line that is not a ``kind``.
     """
     if not file.exists():
         return []
@@ -275,7 +279,7 @@ def read_lines(file: Path, kind: type[T]) -> list[T]:
 
 
 def check_lines(file: Path, count: int, finished: int) -> None:
-    """Raise RunFolderError where a file of lines has fewer than were finished."""
+    """Raise RunFolderError if a file of lines has ``count`` complete lines, and more were ``finished``."""
     if count < finished:
         raise RunFolderError(
             f"{file} has {count} whole lines where {finished} were finished: it was changed after the run wrote it. "
@@ -284,7 +288,7 @@ def check_lines(file: Path, count: int, finished: int) -> None:
 
 
 def keep_lines(file: Path, count: int) -> None:
-    """Cut the file after ``count`` whole lines. Raises RunFolderError where it has fewer."""
+    """Truncate the file after ``count`` complete lines. Raises RunFolderError if it has fewer, or is a link."""
     _check_own(file)
     content = file.read_bytes() if file.exists() else b""
     lines = content.split(b"\n", count)

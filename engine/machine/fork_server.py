@@ -1,12 +1,12 @@
-"""A process that has imported what engines import, does nothing else, and is copied for each of them.
+"""A server process that has imported what engines need, and is forked for each of them.
 
-Importing torch and vLLM takes longer than opening the embedded model. `engine.machine.forks` starts this process and
-asks for the copies. Each runs a module as ``python -P -m`` would, with standard streams of its own. The server has one
-thread and has computed nothing: what a library keeps that a copy cannot take over, a pool of threads for one, does not
-exist yet. It ends with whoever started it, and its copies end with it.
+Importing torch and vLLM takes longer than opening the bundled model. `engine.machine.forks` starts this process and
+requests the forks. Each fork runs a module as ``python -P -m`` would, with its own standard streams. The server has one
+thread and has computed nothing. So state that a fork could not inherit, such as a thread pool, does not exist yet. The
+server ends with the process that started it, and its forks end with it.
 
-A request is one datagram: the JSON of `ForkRequest`, with four file descriptors: standard input, output and error, and
-a socket. On the socket come a `BORN` with a file descriptor of the process, then its exit code.
+A request is one datagram: the JSON of `ForkRequest`, with four file descriptors for standard input, output and error,
+and a socket. The server answers on the socket: first `BORN` with a file descriptor of the process, then `ENDED`.
 """
 
 import contextlib
@@ -29,30 +29,30 @@ from fourshot.engine.machine.collector import collector_paused
 from fourshot.engine.machine.parent import PARENT, die_with_parent, notice_parents_end
 
 BORN, ENDED = struct.Struct("i"), struct.Struct("i")  # process id; exit code, negative for a signal
-# NumPy's and SciPy's OpenBLAS, which starts its threads when it is loaded. torch, which computes, has its own.
+# For the OpenBLAS of NumPy and SciPy, which starts its threads when it is loaded. torch has its own library.
 ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1"}
 MOST_REQUEST_BYTES = 1 << 16
 NUM_DESCRIPTORS = 4
 
 
 class ForkRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """What a copy does."""
+    """What a fork runs."""
 
     module: str
     arguments: tuple[str, ...]
-    folder: str  # it works in
+    folder: str  # its working directory
 
 
 class ForkServer:
-    """Answers what comes over ``requests`` until their other end is closed, its process has ended, or nothing comes."""
+    """Answers requests until the other end of their socket is closed, the parent process ends, or it has been idle."""
 
     def __init__(self, requests: socket.socket, parent: int, idle_s: float) -> None:
-        """``idle_s``: how long it waits without a copy."""
+        """``parent`` is a process id; ``idle_s`` is how long the server waits for a request while no fork runs."""
         self._idle_s, self._requests = idle_s, requests
         self._at_interrupt = signal.getsignal(signal.SIGINT)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the copies, and for who waits for them
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is handled by the forks and by the parent
         self._children: dict[int, socket.socket] = {}
-        self._woken, self._wakes = socket.socketpair()  # for signals, which end no `select`
+        self._woken, self._wakes = socket.socketpair()  # signals write here, because they do not interrupt `select`
         for end in (self._woken, self._wakes):
             end.setblocking(False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
@@ -77,7 +77,7 @@ class ForkServer:
                 return
 
     def _answer(self) -> bool:
-        """Make the copy that is asked for; False where nobody asks any more."""
+        """Fork for the next request. Returns False if the other end of the socket is closed."""
         content, descriptors, _, _ = socket.recv_fds(
             self._requests, MOST_REQUEST_BYTES, NUM_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC
         )
@@ -86,12 +86,12 @@ class ForkServer:
         with contextlib.ExitStack() as received:
             for number in descriptors:
                 received.callback(os.close, number)
-            if len(descriptors) == NUM_DESCRIPTORS:  # there are fewer where this process has too many files open
+            if len(descriptors) == NUM_DESCRIPTORS:  # there are fewer if this process has too many files open
                 self._copy(msgspec.json.decode(content, type=ForkRequest), descriptors)
         return True
 
     def _copy(self, request: ForkRequest, descriptors: list[int]) -> None:
-        """Where there is no memory or no number for another process, it is not made, and the others go on."""
+        """Fork for one request. If the system cannot create another process, the request is dropped."""
         *streams, number = descriptors
         server = os.getpid()
         try:
@@ -105,7 +105,7 @@ class ForkServer:
             self._become(request, streams, server)
         self._children[child] = starter
         try:
-            descriptor = os.pidfd_open(child)  # nobody has waited for it yet, so it is this one for sure
+            descriptor = os.pidfd_open(child)  # the child has not been waited for, so its id cannot have been reused
         except OSError:
             os.kill(child, signal.SIGKILL)
             return
@@ -119,13 +119,13 @@ class ForkServer:
             if not child:
                 return
             if (starter := self._children.pop(child, None)) is None:
-                continue  # a process that an import has left
+                continue  # a process that an import has started
             with contextlib.suppress(OSError):
                 starter.send(ENDED.pack(os.waitstatus_to_exitcode(status)))
             starter.close()
 
     def _become(self, request: ForkRequest, streams: list[int], server: int) -> NoReturn:
-        """Run the module of ``request`` as a process of its own."""
+        """Turn this fork into an ordinary process that runs the module of ``request``, and exit."""
         code = 1
         try:
             signal.set_wakeup_fd(-1)
@@ -156,18 +156,18 @@ class ForkServer:
 
 def main() -> None:
     number, parent, imports = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
-    die_with_parent(parent)  # while it imports; then it watches the parent itself
+    die_with_parent(parent)  # during the imports; later the server watches the parent itself
     server = ForkServer(socket.socket(fileno=number), parent, idle_s=float(sys.argv[4]))
     usual = {name: os.environ.get(name) for name in ONE_THREAD}
     os.environ |= ONE_THREAD
     with collector_paused():
         importlib.import_module(imports)
-    for name, value in usual.items():  # these alone: what libraries set when they are imported, copies keep
+    for name, value in usual.items():  # only these: forks keep the variables that libraries set on import
         if value is None:
             del os.environ[name]
         else:
             os.environ[name] = value
-    gc.freeze()  # what is there stays: looking through it again would copy its pages
+    gc.freeze()  # a collection in a fork would touch existing objects, and so copy their memory pages
     if len([*Path("/proc/self/task").iterdir()]) > 1:
         sys.exit(f"{imports} has started threads, which a copy would not have")
     notice_parents_end()

@@ -1,7 +1,7 @@
-"""Copies of a process that has imported what they need: `engine.machine.fork_server`, seen by who asks for them.
+"""Client of `engine.machine.fork_server`: processes forked from one that has already imported what they need.
 
-There is one such server for each environment, in each process that asks. Where there cannot be one, on other systems
-than Linux or with a GPU, `fork` says so, and a process is started as usual.
+Each requesting process has one server per environment. If there cannot be one, with a GPU or on systems other than
+Linux, `fork` returns None, and a process is started as usual.
 """
 
 import atexit
@@ -25,22 +25,22 @@ import msgspec
 from fourshot.engine.machine.fork_server import BORN, ENDED, ForkRequest
 from fourshot.engine.machine.gpus import gpus
 
-MOST_SERVERS = 3  # engines, trainings side by side, one training; each holds some 500 MB, shared with its copies
-IDLE_S = 300.0  # after which a server without copies ends: a notebook may have done its run, and stay
-SERVER_PATIENCE_S = 2.0  # to end, when this process does
+MOST_SERVERS = 3  # engines, parallel trainings, one training; each uses about 500 MB, shared with its forks
+IDLE_S = 300.0  # after which a server without forks exits: a notebook may stay open after its run
+SERVER_PATIENCE_S = 2.0  # for a server to exit when it is terminated
 
 
 class ForkedProcess:
-    """A copy, as far as `subprocess.Popen` is needed of it."""
+    """A forked process, with the part of the interface of `subprocess.Popen` that is used."""
 
     def __init__(self, pid: int, descriptor: int, server: socket.socket, stdin: IO[bytes], stdout: IO[bytes]) -> None:
-        """``descriptor``: of the process, so that no other with its number is ever meant. ``server``: its end."""
+        """``descriptor`` is a pidfd, so a reused process id is never addressed. ``server`` reports the exit code."""
         self.pid, self.stdin, self.stdout = pid, stdin, stdout
         self.returncode: int | None = None
         self._descriptor, self._server, self._lock = descriptor, server, threading.Lock()
 
     def wait(self, timeout: float | None = None) -> int:
-        """Its exit code. Raises subprocess.TimeoutExpired where it runs for longer than ``timeout`` seconds."""
+        """Wait for the exit code. Raises subprocess.TimeoutExpired if it runs for longer than ``timeout`` seconds."""
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             with self._lock:
@@ -54,7 +54,7 @@ class ForkedProcess:
     def _has_ended(self) -> bool:
         if self.returncode is None and _ends_within(self._descriptor, 0):
             code = self._server.recv(ENDED.size)
-            # Without its server, which was killed, it is killed as well.
+            # Without an exit code, the server was killed, and the fork with it.
             self.returncode = ENDED.unpack(code)[0] if len(code) == ENDED.size else -signal.SIGKILL
             self._server.close()
         return self.returncode is not None
@@ -80,11 +80,11 @@ class ForkedProcess:
 
 
 class _Server:
-    """The parent's end of one."""
+    """The parent's end of a server."""
 
     def __init__(self, imports: str, environment: Mapping[str, str], log: int) -> None:
         self._copies = weakref.WeakSet[ForkedProcess]()
-        self._lock = threading.Lock()  # several threads may ask for copies
+        self._lock = threading.Lock()  # several threads may request forks
         self._requests, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._process = subprocess.Popen(
@@ -111,7 +111,7 @@ class _Server:
 
     @property
     def is_unfit(self) -> bool:
-        """Whether it ended because what it has to import cannot be imported, or not be copied."""
+        """Whether it ended because its imports failed, or started threads and so cannot be forked."""
         return (self._process.poll() or 0) > 0
 
     @property
@@ -121,11 +121,11 @@ class _Server:
         return not any(copy.is_running for copy in copies)
 
     def fork(self, module: str, arguments: Sequence[str], log: int) -> ForkedProcess | None:
-        """None where the server ends before it could."""
+        """Request a fork that runs ``module``. Returns None if the server or the working directory is gone."""
         try:
             request = ForkRequest(module=module, arguments=tuple(arguments), folder=str(Path.cwd()))
             content = msgspec.json.encode(request)
-        except (OSError, UnicodeEncodeError):  # the folder is gone, or its name is no text
+        except (OSError, UnicodeEncodeError):  # the folder does not exist any more, or its name is not valid text
             return None
         of_server, tell = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         (input_end, stdin), (stdout, output_end) = os.pipe(), os.pipe()
@@ -153,7 +153,7 @@ class _Server:
         return copy
 
     def end(self) -> None:
-        """With all of its copies, and at once: it may still import, which nobody needs any more."""
+        """Terminate the server with all its forks, even if it is still importing."""
         self._requests.close()
         self._process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -161,25 +161,25 @@ class _Server:
 
 
 class _Servers:
-    """Those of this process."""
+    """The servers of this process."""
 
     def __init__(self) -> None:
         self._by_state: dict[Any, _Server] = {}
-        self._unfit = set[Any]()  # states whose server would end again, after as long an import
+        self._unfit = set[Any]()  # states whose server has failed, and would fail again after a long import
         self._owner, self._lock = os.getpid(), threading.Lock()
 
     def find(self, imports: str, environment: Mapping[str, str], log: int) -> _Server | None:
-        """One whose copies are what a process started now would be; None where there cannot be one."""
+        """Return a server whose forks equal a process started now; None if there cannot be one."""
         state = (imports, *sorted(environment.items()), *_inherited())
         with self._lock:
-            if self._owner != os.getpid():  # this process is itself a copy: they are its parent's
+            if self._owner != os.getpid():  # this process is itself a fork, and the servers belong to its parent
                 self._by_state, self._owner = {}, os.getpid()
             self._unfit |= {key for key, server in self._by_state.items() if server.is_unfit}
             self._by_state = {key: server for key, server in self._by_state.items() if server.is_alive}
             if state in self._unfit:
                 return None
             if state in self._by_state:
-                self._by_state[state] = self._by_state.pop(state)  # the one used last is the last to go
+                self._by_state[state] = self._by_state.pop(state)  # the last used one is ended last
                 return self._by_state[state]
             idle = [key for key, server in self._by_state.items() if server.is_idle]
             if len(self._by_state) == MOST_SERVERS and idle:
@@ -201,9 +201,9 @@ atexit.register(_servers.end)
 def fork(
     imports: str, module: str, arguments: Sequence[str], environment: Mapping[str, str], log: int
 ) -> ForkedProcess | None:
-    """Run ``module`` as ``python -m`` does, in a process that has imported the module ``imports`` already.
+    """Run ``module`` as ``python -P -m`` does, in a process that has already imported the module ``imports``.
 
-    ``log``: the file descriptor for its standard error. None where it has to be started in the usual way.
+    ``log`` is the file descriptor for its standard error. Returns None if the process must be started as usual.
     """
     if not _is_possible(environment):
         return None
@@ -212,18 +212,18 @@ def fork(
 
 
 def prepare(imports: str, environment: Mapping[str, str], log: int) -> None:
-    """Have a server import ``imports`` now, for a `fork` to come. Returns at once."""
+    """Start a server that imports ``imports`` for a later `fork`. Returns immediately."""
     if _is_possible(environment):
         _servers.find(imports, environment, log)
 
 
 def _is_possible(environment: Mapping[str, str]) -> bool:
-    """On Linux (5.4 or later); not with a GPU, for which no copy has been tried."""
+    """Whether forks are possible: on Linux 5.4 or later, and not with a GPU, for which they are untested."""
     return hasattr(os, "pidfd_open") and hasattr(signal, "pidfd_send_signal") and not gpus(environment)
 
 
 def _inherited() -> tuple[Any, ...]:
-    """What a process that is started inherits beside its environment."""
+    """Return what a new process inherits besides its environment: resource limits, CPU affinity and umask."""
     names = sorted(name for name in dir(resource) if name.startswith("RLIMIT_"))
     limits = [resource.getrlimit(getattr(resource, name)) for name in names]
     status = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
@@ -231,7 +231,7 @@ def _inherited() -> tuple[Any, ...]:
 
 
 def _ends_within(descriptor: int, seconds: float | None) -> bool:
-    """Whether the process of a pidfd has ended, after ``seconds`` at most; None waits for as long as it takes."""
+    """Whether the process of a pidfd ends within ``seconds``; None waits without a limit."""
     with selectors.DefaultSelector() as selector:
-        selector.register(descriptor, selectors.EVENT_READ)  # it is readable when the process has ended
+        selector.register(descriptor, selectors.EVENT_READ)  # a pidfd becomes readable when its process ends
         return bool(selector.select(seconds))

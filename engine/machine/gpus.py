@@ -1,4 +1,7 @@
-"""GPUs of this machine. The driver is asked: no CUDA context is made, and torch is loaded by `torch_device` alone."""
+"""The GPUs of this machine, as reported by the driver.
+
+No CUDA context is created, and only `torch_device` imports torch.
+"""
 
 import os
 import subprocess
@@ -13,12 +16,12 @@ from fourshot.engine.errors import FourshotError, InputError
 from fourshot.engine.machine.memory import free_bytes
 
 MIB = 1 << 20
-NO_MEMORY = ("N/A", "Not Supported")  # of its own: GB10, Jetson
-SPARED = 0.97  # of what is free: the driver counts what a process's context takes only when there is one
+NO_MEMORY = ("N/A", "Not Supported")  # of GPUs without memory of their own: GB10, Jetson
+SPARED = 0.97  # of the free memory: the driver does not yet count the memory for a process's CUDA context
 
 
 def gpus(environment: Mapping[str, str], devices: Path = Path("/dev")) -> list[str]:
-    """GPUs that vLLM may use here, as CUDA_VISIBLE_DEVICES names them; none for the CPU build of vLLM."""
+    """Return the GPUs that vLLM may use, as named in CUDA_VISIBLE_DEVICES; none for the CPU build of vLLM."""
     try:
         version("vllm")
     except PackageNotFoundError:
@@ -30,9 +33,9 @@ def gpus(environment: Mapping[str, str], devices: Path = Path("/dev")) -> list[s
 
 
 def ask_driver(fields: str, names: Sequence[str] = ()) -> list[str]:
-    """What nvidia-smi says of ``fields``, a line for each of the GPUs ``names``; without names, of all.
+    """Return nvidia-smi's output for ``fields``: one line for each of the GPUs ``names``, or for all if empty.
 
-    Raises OSError or subprocess.SubprocessError where there is no driver, or none that answers.
+    Raises OSError or subprocess.SubprocessError if there is no driver, or it does not answer.
     """
     query = [
         "nvidia-smi",
@@ -45,7 +48,7 @@ def ask_driver(fields: str, names: Sequence[str] = ()) -> list[str]:
 
 
 def free_gpu_bytes(names: list[str]) -> int:
-    """Memory that is free on the fullest of the GPUs ``names``. Raises FourshotError where the driver does not say."""
+    """Return the free bytes on the fullest of the GPUs ``names``. Raises FourshotError if they are unknown."""
     try:
         return min(_bytes_in(line, free_bytes()) for line in ask_driver("memory.free", names))
     except (OSError, ValueError, subprocess.SubprocessError) as error:
@@ -56,9 +59,9 @@ def free_gpu_bytes(names: list[str]) -> int:
 
 
 def free_share(names: Sequence[str]) -> float:
-    """Of the memory of the fullest of the GPUs ``names``, what an engine may take: nearly all that is free, 0 to 1.
+    """Return the share of its GPUs' memory, 0 to 1, that an engine may use.
 
-    1 where the driver does not say.
+    It is nearly all that is free on the fullest of the GPUs ``names``; 1 if the driver does not report it.
     """
     own_free, own_total = free_bytes(), psutil.virtual_memory().total
     try:
@@ -70,9 +73,10 @@ def free_share(names: Sequence[str]) -> float:
 
 
 def _bytes_in(answer: str, of_machine: int) -> int:
-    """A size that the driver tells, such as "81920 MiB"; ``of_machine`` for a GPU whose memory is the machine's.
+    """Return the bytes of a size that the driver reports, such as "81920 MiB".
 
-    Raises ValueError for another answer. vLLM counts such a GPU's memory so, too (vllm/utils/mem_utils.py).
+    ``of_machine`` is returned for a GPU without memory of its own, which uses the machine's. vLLM counts such memory
+    in the same way (vllm/utils/mem_utils.py). Raises ValueError for other answers.
     """
     if answer.strip(" []") in NO_MEMORY:
         return of_machine
@@ -80,7 +84,7 @@ def _bytes_in(answer: str, of_machine: int) -> int:
 
 
 def are_shared(names: Sequence[str]) -> bool:
-    """Whether several processes may use each of the GPUs ``names``; no where the driver does not say so.
+    """Whether several processes may use each of the GPUs ``names``; False if the driver does not report it.
 
     Source: nvidia-smi(1), compute mode: in "Exclusive_Process" a GPU has one process at a time.
     """
@@ -91,7 +95,7 @@ def are_shared(names: Sequence[str]) -> bool:
 
 
 def check_gpus(number: int) -> None:
-    """Raise InputError where there are fewer than the ``number`` GPUs that one engine is to be divided over."""
+    """Raise InputError if an engine is to be split over ``number`` GPUs and fewer are available."""
     if number > 1 and number > len(names := gpus(os.environ)):
         raise InputError(
             f"{number} GPUs are to share one engine (--gpus-per-engine), and there are {len(names)} here that vLLM may "
@@ -100,9 +104,9 @@ def check_gpus(number: int) -> None:
 
 
 def torch_device() -> Literal["cpu", "cuda"]:
-    """Where torch computes.
+    """Return the device on which torch computes.
 
-    Raises FourshotError for a GPU that torch cannot use: the CPU would take its place, and nobody would be told.
+    Raises FourshotError for a GPU that torch cannot use, because torch would silently compute on the CPU instead.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""Where fourshot keeps what it makes once: the embedded model above all."""
+"""The folder for files that fourshot creates once, mainly the bundled model."""
 
 import os
 from pathlib import Path
@@ -10,9 +10,9 @@ HOME_VARIABLE = "FOURSHOT_HOME"
 
 
 def home() -> Path:
-    """The folder: FOURSHOT_HOME if set, else ``fourshot`` in the user's cache (XDG on Linux). May not exist yet.
+    """Return FOURSHOT_HOME if set, else ``fourshot`` in the user's cache (XDG on Linux). It may not exist yet.
 
-    Raises InputError for a user who has none.
+    Raises InputError if the user has no home folder, or if FOURSHOT_HOME cannot be a path of a file system.
     """
     chosen = os.environ.get(HOME_VARIABLE)
     if chosen:

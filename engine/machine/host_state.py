@@ -1,8 +1,8 @@
-"""What belongs to the process as a whole, and to the program that opens an engine in it: left as it was.
+"""Global state of the process, which opening an engine must leave unchanged for the program around it.
 
-vLLM, torch and Ray seed the global generators of random numbers, put their rank before every traceback, settle how
-`multiprocessing` starts processes, preload libraries in children, set variables, and have their own copies of packages
-imported before the installed ones. A notebook or a service has its own use of these.
+vLLM, torch and Ray seed the global random generators, put their rank before every traceback, and fix the start method
+of `multiprocessing`. They also preload libraries in children, set environment variables, and import their own copies of
+packages before the installed ones. A notebook or a service has its own use of all these.
 """
 
 import multiprocessing
@@ -12,8 +12,8 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-KEPT = ("LD_PRELOAD", "VLLM_CPU_KVCACHE_SPACE")  # variables
-# Beginnings of the names of the variables that an engine's libraries set, and we for them: some 20 on the CPU.
+KEPT = ("LD_PRELOAD", "VLLM_CPU_KVCACHE_SPACE")  # environment variables that are restored after opening
+# Prefixes of the environment variables that an engine's libraries set, or we for them: about 20 on the CPU.
 OF_LIBRARIES = (
     "AITER_",
     "LOCAL_WORLD_SIZE",
@@ -26,15 +26,15 @@ OF_LIBRARIES = (
     "TRITON_",
     "VLLM_",
 )
-_lent: dict[str, tuple[str | None, str | None]] = {}  # while engines are open: name -> the program's value, theirs
-_own: dict[str, str] = {}  # what they had last: some is set when a library is imported, and not again
+_lent: dict[str, tuple[str | None, str | None]] = {}  # while engines are open: name -> (program's, libraries')
+_own: dict[str, str] = {}  # the libraries' last values: some are set only when a library is imported
 
 
 @contextmanager
 def random_numbers_kept() -> Iterator[None]:
-    """What is drawn within the block, or seeded there, changes no number that is drawn after it.
+    """Restore the state of the random generators after the block.
 
-    Of Python, of numpy, and of torch on the CPU; the latter two where they are imported already.
+    They are those of Python, of numpy, and of torch on the CPU; the latter two only if already imported.
     """
     numpy, torch = sys.modules.get("numpy"), sys.modules.get("torch")
     state = random.getstate()
@@ -52,8 +52,11 @@ def random_numbers_kept() -> Iterator[None]:
 
 @contextmanager
 def host_state_kept() -> Iterator[None]:
-    """`random_numbers_kept`, and with them the hook of uncaught errors, the start method, what is preloaded, how much
-    the engines of others may keep, and which places are searched first for a module.
+    """Restore global state after the block: `random_numbers_kept`, and everything listed here.
+
+    It restores the hook for uncaught exceptions, and the start method of `multiprocessing` if it was not set. It also
+    restores the variables `KEPT`: preloaded libraries, and the cache size of the program's own engines. In `sys.path`,
+    entries added within the block are moved to the end.
     """
     hook, variables, places = sys.excepthook, {name: os.environ.get(name) for name in KEPT}, [*sys.path]
     is_settled = bool(multiprocessing.get_start_method(allow_none=True))
@@ -71,9 +74,10 @@ def host_state_kept() -> Iterator[None]:
 
 @contextmanager
 def variables_lent() -> Iterator[None]:
-    """Around the opening of an engine: the variables that its libraries set there are noted.
+    """Record the environment variables that an engine's libraries set within the block, in which it is opened.
 
-    They stay until `give_variables_back`, because the libraries read some of them while they answer.
+    They stay set until `give_variables_back`, because the libraries read some of them later. If the block fails and no
+    other engine is open, they are restored immediately.
     """
     is_first, before = not _lent, _of_libraries()
     os.environ.update({name: value for name, value in _own.items() if name not in before})
@@ -96,7 +100,7 @@ def _note(before: Mapping[str, str]) -> None:
 
 
 def give_variables_back() -> None:
-    """After the last engine: the variables are the program's again, but for what it has set itself meanwhile."""
+    """Restore the program's variables after the last engine, except those that it has changed in the meantime."""
     for name, (programs, theirs) in _lent.items():
         if os.environ.get(name) == theirs:
             _set(name, programs)

@@ -1,4 +1,4 @@
-"""Links inside a folder of our own, which lead to what is the result of several."""
+"""Symbolic links inside our own folders that point to the result of a command."""
 
 import errno
 import filecmp
@@ -8,12 +8,12 @@ from pathlib import Path
 from fourshot.engine.errors import InputError, RunFolderError
 from fourshot.engine.machine.files import remove_folder
 
-NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)  # what file systems without them say
+NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)  # errors of file systems without symbolic links
 
 
 def check_links(folder: Path) -> None:
-    """Raise InputError where links cannot be made in ``folder``: before the work of which one leads to the result."""
-    link = folder / ".lock.link"  # a kill may leave it, which is none of the work then, as the lock's file
+    """Raise InputError if links cannot be created in ``folder``. Called before the work whose result gets a link."""
+    link = folder / ".lock.link"  # a kill may leave it behind; like the lock file, it is then no part of the results
     link.unlink(missing_ok=True)
     try:
         link.symlink_to(folder.name)
@@ -28,10 +28,10 @@ def check_links(folder: Path) -> None:
 
 
 def lead(link: Path, target: Path) -> None:
-    """Make ``link`` lead to ``target``; relative, so that the folder of both may be moved.
+    """Make ``link`` point to ``target``, as a relative path, so that the folder of both can be moved.
 
-    A copy of ``target`` in its place, as programs make that follow links, is replaced. Raises RunFolderError where
-    something else is there.
+    If ``link`` is a copy of ``target``, as made by programs that follow links, it is replaced. Raises RunFolderError
+    if it is anything else but a link.
     """
     if link.exists() and not link.is_symlink():
         if not _is_copy(link, target):
@@ -47,7 +47,7 @@ def lead(link: Path, target: Path) -> None:
 
 
 def _is_copy(folder: Path, of: Path) -> bool:
-    """Whether both are folders with the same files, and the same in them."""
+    """Whether both are folders with the same files and the same contents."""
     if not (folder.is_dir() and of.is_dir()):
         return False
     names, others = ({str(file.relative_to(root)) for file in root.rglob("*")} for root in (folder, of))

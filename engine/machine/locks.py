@@ -1,4 +1,4 @@
-"""Locks between processes, also of several machines: they end with whoever holds them."""
+"""Locks between processes, also across machines. A lock ends with the process that holds it."""
 
 import errno
 import fcntl
@@ -13,21 +13,22 @@ from filelock import FileLock, Timeout
 
 from fourshot.engine.errors import InputError, RunFolderError
 
-PATIENCE_S = 20.0  # with another process that changes the same file
-NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)  # what file systems without locks say
+PATIENCE_S = 20.0  # to wait for another process that changes the same file
+NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)  # errors of file systems without locks
 
 
 @contextmanager
 def held_lock(file: Path, busy: str = "", wait_s: float = 0.0) -> Iterator[None]:
-    """Hold ``file``, which is made and stays there. Raises InputError where its file system has no locks, and
-    RunFolderError where something is not found because its folder was moved meanwhile.
+    """Hold a lock on ``file``, which is created if necessary and not removed.
 
-    ``busy``: what the InputError says where another process holds it for ``wait_s``; without it, it is waited for.
+    ``busy`` is the message of the InputError raised if another process holds the lock for ``wait_s``. Without it, this
+    waits for as long as necessary. Also raises InputError if the file system has no locks, and RunFolderError if the
+    block fails to find a file because the folder of ``file`` was moved in the meantime.
     """
     lock, was_there = FileLock(file), file.exists()
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # without flock it takes another kind of lock, which will do
+            warnings.simplefilter("ignore", UserWarning)  # without flock it uses another kind of lock, which suffices
             lock.acquire(timeout=wait_s if busy else -1)
     except Timeout:
         raise InputError(busy) from None
@@ -55,7 +56,7 @@ def held_lock(file: Path, busy: str = "", wait_s: float = 0.0) -> Iterator[None]
 
 @contextmanager
 def held_folder(folder: Path) -> Iterator[None]:
-    """Have others see that somebody fills ``folder``, where its file system has locks of folders."""
+    """Mark ``folder`` as being filled by locking it, if its file system can lock folders."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         with suppress(OSError):
@@ -67,10 +68,10 @@ def held_folder(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def changing(file: Path) -> Iterator[None]:
-    """Inside, no other process is: what is read from ``file``, changed and written back loses nothing of theirs.
+    """Exclude other processes from the block, so that rewriting ``file`` within it loses none of their changes.
 
-    Its folder is what is locked, so nothing is left there; NFS locks no folders, and gets a hidden file. Raises
-    InputError where another process keeps the lock for long, and as `held_lock`.
+    The lock is on its folder, so no lock file is left. NFS cannot lock folders and gets a hidden file instead. Raises
+    InputError if another process holds the lock for longer than `PATIENCE_S`, and as `held_lock`.
     """
     folder = file.expanduser().resolve().parent
     folder.mkdir(parents=True, exist_ok=True)
@@ -89,7 +90,7 @@ def changing(file: Path) -> Iterator[None]:
 
 
 def _lock(descriptor: int, busy: str) -> None:
-    """Raises OSError where locks are not to be had, InputError where another process keeps one for long."""
+    """Lock an open folder. Raises OSError if it cannot be locked, InputError if it stays locked for `PATIENCE_S`."""
     deadline = time.monotonic() + PATIENCE_S
     while True:
         try:

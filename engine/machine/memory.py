@@ -1,4 +1,4 @@
-"""How much memory can still be had. The one answer for training, serving and the doctor."""
+"""How much memory is available, for training, serving and the doctor."""
 
 from pathlib import Path
 
@@ -8,18 +8,20 @@ CGROUP = Path("/sys/fs/cgroup")
 
 
 def free_bytes(device: str = "cpu") -> int:
-    """Memory that this process and its children may still take on ``device``, "cpu" or "cuda"."""
+    """Return the bytes that this process and its children can still allocate on ``device``, "cpu" or "cuda"."""
     if device == "cpu":
         return min(int(psutil.virtual_memory().available), _left_in_cgroup())
     import torch
 
-    # Torch keeps what tensors gave back, for the next ones: the driver counts it as taken.
+    # torch keeps the memory of deleted tensors for new ones, and the driver counts it as used.
     reserved = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
     return int(torch.cuda.mem_get_info()[0] + reserved)
 
 
 def _left_in_cgroup() -> int:
-    """What a container's limit leaves. Cached files that are not in use count as free: the kernel drops them first.
+    """Return the bytes left under a container's memory limit; 1 << 62 without a limit.
+
+    Inactive cached files count as free, because the kernel drops them first.
 
     Source: Kubernetes, node-pressure eviction: working set = memory.current - inactive_file.
     """

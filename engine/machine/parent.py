@@ -1,16 +1,16 @@
-"""Whom a process works for, and that it ends with it."""
+"""The parent of a child process, and ending the child together with it."""
 
 import os
 import signal
 import sys
 
-PARENT = "FOURSHOT_PARENT"  # in a child's environment: the process id of whoever it works for
+PARENT = "FOURSHOT_PARENT"  # in a child's environment: the process id of its parent
 
 
 def die_with_parent(parent: int | None = None) -> None:
-    """Ask Linux to end this process when its parent ends, however that ends.
+    """Make Linux kill this process when its parent ends, however that happens.
 
-    ``parent``: the process id it should have. Where that has ended before we could ask, this ends at once.
+    ``parent`` is the expected process id of the parent. If that has already ended, this process exits immediately.
     """
     _at_parents_end(signal.SIGKILL)
     if parent is not None and os.getppid() != parent:
@@ -18,12 +18,15 @@ def die_with_parent(parent: int | None = None) -> None:
 
 
 def notice_parents_end() -> None:
-    """Undo `die_with_parent`, for who watches it: to Linux the parent is the thread that started this process."""
+    """Undo `die_with_parent`, for a process that watches its parent itself.
+
+    For Linux, the parent is the thread that started this process, which may end before its process.
+    """
     _at_parents_end(0)
 
 
 def _at_parents_end(number: int) -> None:
-    """Have Linux send this signal then; 0: none."""
+    """Set the signal that Linux sends to this process when its parent ends; 0 for none. Does nothing elsewhere."""
     if sys.platform == "linux":
         import ctypes
 

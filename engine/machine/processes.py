@@ -1,8 +1,8 @@
-"""Child processes: a module run in a process of its own, msgspec structs in and out, one JSON value a line.
+"""Child processes that run a module and exchange msgspec structs with their parent, one JSON value per line.
 
-`ChildProcess` is the parent's end, `ParentLink` the child's. What libraries print goes to a log file and never comes
-between the lines. A child dies with its parent, so that a run that was killed leaves nobody who still writes to its
-folder. Each stage that holds a model is such a process: its memory is free for the next one.
+`ChildProcess` is the parent's end, `ParentLink` the child's. Output of libraries goes to a log file and cannot mix with
+the messages. A child ends with its parent, so no process keeps writing to the folder of a killed run. Each stage that
+loads a model is such a process, so its memory is free for the next stage.
 
     with ChildProcess("fourshot.some.module", log) as child:         def work(parent: ParentLink) -> None:
         child.send(request)                                              request = parent.receive(Request)
@@ -29,9 +29,9 @@ from fourshot.engine.machine.forks import ForkedProcess, fork, prepare
 from fourshot.engine.machine.parent import PARENT, die_with_parent
 from fourshot.engine.machine.threads import ENGINE_SPINS, waiting_briefly
 
-TOGETHER = "FOURSHOT_DIE_WITH_PARENT"  # in the environment: vLLM's own child processes end with the one that made them
+TOGETHER = "FOURSHOT_DIE_WITH_PARENT"  # environment variable: vLLM's own child processes end with their parent
 LOG_LINES_SHOWN = 15
-TERMINATE_S = 5.0  # how long a child may take to end when it is asked to
+TERMINATE_S = 5.0  # how long a child may take to exit on SIGTERM
 
 T = TypeVar("T")
 
@@ -51,7 +51,7 @@ class ChildFailure(msgspec.Struct, frozen=True, kw_only=True, tag="failure"):
         return cls(kind="FourshotError", message=f"{error.strerror or error}{place}. {remedy}")
 
     def error(self) -> FourshotError:
-        """The child's error, to be raised here."""
+        """Return the child's error, to be raised in the parent."""
         return from_name(self.kind, self.message)
 
 
@@ -59,7 +59,7 @@ _FAILURE = b'{"type":"failure"'
 
 
 class ChildProcess:
-    """The parent's end. As a context it ends the child, by force if need be, when the block is left early."""
+    """The parent's end. As a context manager, it waits for the child, or terminates it if the block raises."""
 
     def __init__(
         self,
@@ -72,14 +72,14 @@ class ChildProcess:
         imports: str = "",
         keeps_log: bool = True,
     ) -> None:
-        """Start ``python -P -m module``, which imports nothing from the folder it works in for being there.
+        """Start ``python -P -m module``. With -P, nothing is imported from the working directory by accident.
 
-        ``environment`` is by default ours as `child_environment` gives it.
+        ``environment`` defaults to `child_environment` of ``spins``.
 
-        ``imports``: a module whose import takes most of the child's start. Where it can be (`engine.machine.forks`),
-        the child is a copy of a process that has imported it.
+        ``imports`` is a module whose import takes most of the child's start time. If possible (`engine.machine.forks`),
+        the child is a fork of a process that has imported it.
 
-        ``keeps_log``: the log will be there for whoever reads an error of this.
+        ``keeps_log``: whether the log is kept, so that error messages may name it.
         """
         log.parent.mkdir(parents=True, exist_ok=True)
         self.log = log
@@ -96,7 +96,7 @@ class ChildProcess:
                 env={**variables, PARENT: str(os.getpid())},
             )
         self.pid = self._process.pid
-        self.failure: ChildFailure | None = None  # that `messages` met
+        self.failure: ChildFailure | None = None  # set by `messages` when the child reports one
 
     def __enter__(self) -> "ChildProcess":
         return self
@@ -105,7 +105,7 @@ class ChildProcess:
         self.end() if kind else self.finish()
 
     def send(self, value: Any) -> None:
-        """Give the child one message. A child that is dead hears nothing; `messages` and `receive` will tell."""
+        """Send the child one message. Does nothing if the child has ended; `messages` and `receive` report that."""
         if self._stdin.closed:
             return
         with contextlib.suppress(BrokenPipeError):
@@ -113,29 +113,29 @@ class ChildProcess:
             self._stdin.flush()
 
     def messages(self, kind: Any) -> Iterator[Any]:
-        """What the child sends, of type ``kind``, until it ends. A `ChildFailure` ends them too, and is kept."""
+        """Yield the child's messages, of type ``kind``, until it ends or reports a `ChildFailure`, which is stored."""
         decode = msgspec.json.Decoder(kind).decode
         for line in self._stdout:
             if not line.endswith(b"\n") or not line.startswith(b"{"):
-                continue  # cut short by its death, or of a launcher between us
+                continue  # truncated when the child was killed, or printed by a launcher in between
             if line.startswith(_FAILURE):
                 self.failure = msgspec.json.decode(line, type=ChildFailure)
                 return
             yield decode(line)
 
     def receive(self, kind: type[T]) -> T:
-        """The next message. Raises what the child raised, or FourshotError if it ended without an answer."""
+        """Return the next message. Raises the child's error, or FourshotError if it ended without an answer."""
         for message in self.messages(kind):
             return cast(T, message)
         raise self.error("A child process")
 
     def check(self, subject: str) -> None:
-        """Wait for the end. Raises what the child raised, or FourshotError if its exit code is not 0."""
+        """Wait for the child to end. Raises the child's error, or FourshotError if its exit code is not 0."""
         if self._process.wait() or self.failure:
             raise self.error(subject)
 
     def error(self, subject: str) -> FourshotError:
-        """What a child that ended raised, or where there is nothing, how it ended; ``subject`` begins the sentence."""
+        """Return the error that a child reported, or one that says how it ended; ``subject`` begins the message."""
         if self.failure:
             return self.failure.error()
         code = self._process.wait()
@@ -147,16 +147,16 @@ class ChildProcess:
         )
 
     def log_tail(self) -> str:
-        """The last lines of what this child's libraries printed."""
+        """Return the last `LOG_LINES_SHOWN` lines of this child's log."""
         printed = self.log.read_bytes()[self._log_begin :].decode(errors="replace")
         return "\n".join(printed.splitlines()[-LOG_LINES_SHOWN:])
 
     def wait(self) -> int:
-        """Wait for the end; the exit code, negative for a signal."""
+        """Wait for the child to end, and return its exit code, negative for a signal."""
         return self._process.wait()
 
     def finish(self, patience_s: float | None = None) -> None:
-        """Say that nothing more will be sent and wait; after ``patience_s`` end it. Idempotent."""
+        """Close the child's standard input and wait for it; after ``patience_s``, terminate it. Idempotent."""
         with contextlib.suppress(OSError):
             self._stdin.close()
         try:
@@ -165,7 +165,7 @@ class ChildProcess:
             self.end()
 
     def end(self) -> None:
-        """Have the child end now, by force if it does not; what it was doing is lost. Idempotent."""
+        """Terminate the child, and kill it after `TERMINATE_S`; its unfinished work is lost. Idempotent."""
         self._process.terminate()
         try:
             self._process.wait(TERMINATE_S)
@@ -185,7 +185,7 @@ class ChildProcess:
 
 
 def prepare_child(imports: str, spins: str, log: Path) -> None:
-    """Begin with what a `ChildProcess` with these ``imports`` and ``spins`` will need; it starts sooner then."""
+    """Start a server for a later `ChildProcess` with these ``imports`` and ``spins``, which then starts faster."""
     with log.open("ab") as log_file:
         prepare(imports, child_environment(spins), log_file.fileno())
 
@@ -197,15 +197,15 @@ class ParentLink:
         self._out = take_stdout()
 
     def send(self, value: Any) -> None:
-        """Tell the parent. May be called from any thread: a message is one write."""
+        """Send the parent a message. May be called from any thread, because a message is a single write."""
         self._out.write(msgspec.json.encode(value) + b"\n")
 
     def messages(self, kind: Any) -> Iterator[Any]:
-        """What the parent sends, of type ``kind``, until it sends no more."""
+        """Yield the parent's messages, of type ``kind``, until it closes the stream."""
         yield from map(msgspec.json.Decoder(kind).decode, sys.stdin.buffer)
 
     def receive(self, kind: type[T]) -> T:
-        """The next message. Raises EOFError where the parent sends no more."""
+        """Return the next message. Raises EOFError if the parent has closed the stream."""
         for message in self.messages(kind):
             return cast(T, message)
         raise EOFError("the parent sends no more")
@@ -217,10 +217,10 @@ def run_child(
     reported: tuple[type[FourshotError | OSError], ...] = (FourshotError, OSError),
     launched: bool = False,
 ) -> int:
-    """The child's `main`: do ``work`` for the parent, and return the exit code.
+    """Run ``work`` as the main function of a child, and return the exit code.
 
     Errors of the types ``reported`` are sent as a `ChildFailure`; others end the process with a traceback in the log.
-    ``launched``: a launcher, torchrun say, stands between the parent and this process.
+    ``launched``: whether a launcher, such as torchrun, started this process for the parent.
     """
     parent = os.environ.pop(PARENT, "")
     die_with_parent(int(parent) if parent and not launched else None)
@@ -236,37 +236,37 @@ def run_child(
 
 
 def end_process(code: int) -> NoReturn:
-    """End this process with ``code``, after what was registered for its end.
+    """End this process with exit code ``code`` after its exit handlers, without tearing down its objects.
 
-    Python would take torch and vLLM apart object by object first: two seconds of work for memory that the system
-    takes back at once. vLLM's own functions for the end collect garbage, twice, another two; so nothing is garbage.
-    They thaw what was frozen, so freezing it is not enough.
+    Python would first delete the objects of torch and vLLM one by one: two seconds of work for memory that the system
+    reclaims immediately. vLLM's exit handlers collect garbage twice, which takes two more seconds. So collection is
+    disabled. Freezing the objects would not suffice, because the handlers unfreeze them.
     """
     gc.disable()
     gc.collect = lambda generation=2: 0
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):  # nobody reads it any more, or it is closed
+        with contextlib.suppress(OSError, ValueError):  # it has no reader any more, or is closed
             stream.flush()
     os._exit(code)
 
 
 def take_stdout() -> IO[bytes]:
-    """Standard output, unbuffered, for our messages alone; what libraries print goes to standard error from now on."""
+    """Reserve standard output, unbuffered, for messages. From now on, output of libraries goes to standard error."""
     out = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)
     return out
 
 
 def child_environment(spins: str = ENGINE_SPINS) -> dict[str, str]:
-    """Of a child that computes; it imports what its parent imports. ``spins``: see `engine.machine.threads`."""
+    """Return the environment of a child that computes: our import path, and ``spins`` of `engine.machine.threads`."""
     return waiting_briefly({**os.environ, "PYTHONPATH": import_path()}, spins)
 
 
 def import_path() -> str:
-    """`sys.path` for the environment of a child: an entry for "here" is the folder that this process works in."""
+    """Return `sys.path` as PYTHONPATH of a child. The entry "" becomes the working directory of this process."""
     folders = list(sys.path)
     if "" in folders:
-        with contextlib.suppress(OSError):  # the folder is gone
+        with contextlib.suppress(OSError):  # the folder does not exist any more
             folders[folders.index("")] = os.getcwd()
     return os.pathsep.join(filter(None, folders))

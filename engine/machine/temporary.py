@@ -1,4 +1,4 @@
-"""Folders in the machine's temporary one that belong to a process, and go when nobody lives who needs them."""
+"""Temporary folders that belong to a process, and are removed after it has ended."""
 
 import os
 import shutil
@@ -9,11 +9,11 @@ from pathlib import Path
 
 import psutil
 
-_process_folders: set[str] = set()  # that this process made
+_process_folders: set[str] = set()  # folders that this process created
 
 
 def own_folder(beginning: str) -> Path:
-    """An empty folder of this process; its name has ``beginning``, then the process id. Removes those of dead ones."""
+    """Create an empty folder named ``beginning``, process id and a suffix. Removes those of ended processes."""
     sweep(beginning)
     folder = tempfile.mkdtemp(prefix=f"{beginning}{os.getpid()}-")
     _process_folders.add(folder)
@@ -22,7 +22,7 @@ def own_folder(beginning: str) -> Path:
 
 @contextmanager
 def lent_folder(beginning: str) -> Iterator[Path]:
-    """An `own_folder` for the time of the block."""
+    """Create an `own_folder`, and remove it at the end of the block."""
     folder = own_folder(beginning)
     try:
         yield folder
@@ -31,9 +31,9 @@ def lent_folder(beginning: str) -> Iterator[Path]:
 
 
 def sweep(beginning: str) -> None:
-    """Remove the folders of that name that a process which was killed has left behind.
+    """Remove the folders of that name that killed processes have left.
 
-    It may have had our own process id: a container gives every start of its program the same one.
+    Such a process may have had our own process id: in a container, a program gets the same one at every start.
     """
     for folder in Path(tempfile.gettempdir()).glob(f"{beginning}*-*"):
         owner = folder.name.removeprefix(beginning).split("-")[0]

@@ -1,19 +1,19 @@
-"""One thread of the process at a time uses an engine."""
+"""Mutual exclusion: only one thread of the process at a time uses an engine."""
 
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-# Of all engines of the process: vLLM keeps what a step is about, and torch its random numbers, once for all of them.
+# One lock for all engines of the process, because they share vLLM's state of a step and torch's random generator.
 LOCK = threading.RLock()
-_turns = [0]  # of the thread that has it: how many it is within
+_turns = [0]  # nesting depth in the thread that holds the lock
 _afterwards: deque[Callable[[], None]] = deque()
 
 
 @contextmanager
 def turn() -> Iterator[None]:
-    """Within the block no other thread uses an engine. What waits for the end of it (`afterwards`) is done then."""
+    """Keep other threads from using an engine within the block. Functions deferred with `afterwards` run at its end."""
     try:
         with LOCK:
             _turns[0] += 1
@@ -26,10 +26,10 @@ def turn() -> Iterator[None]:
 
 
 def afterwards(do: Callable[[], None]) -> None:
-    """Do it within a turn: now, or at the end of one that is under way, of whichever thread.
+    """Call ``do`` within a turn: now, or at the end of the current turn of any thread.
 
-    For what may be wanted in any line of any thread, as the end of an object is: it must not wait for another thread,
-    which may wait for this one, nor come between the lines of a turn.
+    For calls that can happen at any line of any thread, such as finalizers. These must not wait for another thread,
+    which may be waiting for this one, and must not run in the middle of a turn.
     """
     _afterwards.append(do)
     _catch_up()
@@ -38,7 +38,7 @@ def afterwards(do: Callable[[], None]) -> None:
 def _catch_up() -> None:
     while _afterwards and LOCK.acquire(blocking=False):
         try:
-            if _turns[0]:  # of this thread
+            if _turns[0]:  # this thread is within a turn, whose end will call the rest
                 return
             _turns[0] += 1
             try:

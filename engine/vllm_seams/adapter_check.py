@@ -1,7 +1,7 @@
 """vLLM's own check of an adapter folder, without starting an engine.
 
-Relies on: ``PEFTHelper``, with which vLLM's worker reads an adapter's configuration. Without it an adapter is checked
-when an engine loads it, and no sooner.
+Relies on: ``PEFTHelper``, with which vLLM's worker reads an adapter's configuration. Without it, an adapter is checked
+only when an engine loads it.
 """
 
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any, cast
 from fourshot.engine.errors import AdapterError
 from fourshot.engine.vllm_seams.contract import Seam
 
-LARGEST_RANK = 512  # the largest that vLLM has kernels for
+LARGEST_RANK = 512  # for which vLLM has kernels
 SEAM = Seam(
     name="the check of an adapter's configuration",
     written_for=("0.26", "0.32"),
@@ -24,7 +24,10 @@ SEAM = Seam(
 
 
 def check_adapter(folder: Path) -> None:
-    """Raise AdapterError, with vLLM's reason, if vLLM would refuse to load the adapter in ``folder``."""
+    """Raise AdapterError, with vLLM's reason, if vLLM would reject the adapter in ``folder``.
+
+    Also raised if its weights are not stored as safetensors.
+    """
     if SEAM.holds():
         from vllm.lora.peft_helper import PEFTHelper
 

@@ -1,8 +1,8 @@
-"""vLLM's OpenAI server, started from Python on a socket of ours and with HTTP settings of ours.
+"""vLLM's OpenAI server, started from Python with our own socket and HTTP settings.
 
-Relies on: ``run_server_worker``, which ``vllm serve`` runs, on the parser of its command line, and on the models of the
-OpenAI routes in the state of the application; all moved between 0.26 and 0.32. Nothing is replaced.
-Without it there is no server.
+Relies on: ``run_server_worker``, which ``vllm serve`` runs; the parser of its command line; and the models of the
+OpenAI routes in the application's state. All were moved between 0.26 and 0.32. Nothing is replaced.
+Without it, there is no server.
 """
 
 import socket
@@ -32,7 +32,11 @@ SEAM = Seam(
 
 
 async def run(arguments: list[str], address: str, listening: socket.socket, **uvicorn: Any) -> None:
-    """Serve until a signal asks to stop. ``arguments`` are those of ``vllm serve``, ``uvicorn`` its ``Config``'s."""
+    """Serve on the socket ``listening`` until a signal requests the end.
+
+    ``arguments`` are those of ``vllm serve``, and ``uvicorn`` those of uvicorn's ``Config``. Raises FourshotError if
+    this vLLM cannot be used.
+    """
     SEAM.require()
     client.SEAM.require()
     with collector_paused():
@@ -45,7 +49,7 @@ async def run(arguments: list[str], address: str, listening: socket.socket, **uv
 
 
 def models_of(state: Any) -> Any:
-    """The server's ``OpenAIServingModels``, of the ``state`` that vLLM gives to an endpoint plugin."""
+    """Return the server's ``OpenAIServingModels`` from the ``state`` that vLLM passes to an endpoint plugin."""
     return state.openai_serving_models
 
 

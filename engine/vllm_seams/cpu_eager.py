@@ -1,11 +1,12 @@
-"""What vLLM leaves to torch.compile on the CPU, for engines that are not compiled: those with adapters, and short ones.
+"""Replacements for code that vLLM leaves to torch.compile on the CPU, for engines that are not compiled.
 
-Importing this module loads neither vllm nor torch.
+These are engines with adapters, and engines that are open only for a short time. Importing this module loads neither
+vllm nor torch.
 
-Replaces: ``RMSNorm.forward_cpu``, which is eight operations of torch there, each a pass over memory. vLLM's CPU build
-has it as one kernel, and calls that on GPUs alone. It rounds once where the eight round three times. And the function
-that ranks tokens, ``batched_count_greater_than``: torch compiles it at the first step, which takes every engine two
-seconds, and ten where nothing is cached. docs/engine.md has the measurements.
+Replaces: ``RMSNorm.forward_cpu``, which without compiling is eight torch operations, each a pass over memory. vLLM's
+CPU build contains a single kernel for it, but uses it on GPUs only. The kernel rounds once, the eight operations three
+times. It also replaces ``batched_count_greater_than``, which ranks tokens. torch compiles that function at the first
+step, which takes two seconds per engine, and ten if nothing is cached. docs/engine.md has the measurements.
 """
 
 from functools import wraps
@@ -16,8 +17,8 @@ from fourshot.engine.vllm_seams.contract import Seam
 if TYPE_CHECKING:
     import torch
 
-FEW_ROWS = 8  # whose tables of the vocabulary stay in the processor's cache
-LANES = 16  # the kernel's vectors hold so many numbers at most: a width that they do not divide is left to vLLM
+FEW_ROWS = 8  # rows whose tables over the vocabulary fit into the processor's cache
+LANES = 16  # maximum numbers per vector in the kernel; a width that is not a multiple is left to vLLM
 
 _NORM = "vllm.model_executor.layers.layernorm:RMSNorm"
 SEAM = Seam(
@@ -35,7 +36,10 @@ SEAM = Seam(
 
 
 def apply() -> None:
-    """For engines opened from now on in this process, on the CPU build and where `SEAM` holds. Idempotent."""
+    """Apply the replacements to engines opened from now on in this process. Idempotent.
+
+    Does nothing except on the CPU build, or if `SEAM` does not hold.
+    """
     from vllm.platforms import current_platform
 
     if not current_platform.is_cpu() or not SEAM.holds():
@@ -78,7 +82,7 @@ def _with_kernels(forward_cpu: Any) -> Any:
 
 
 def ranks(logits: "torch.Tensor", values: "torch.Tensor") -> "torch.Tensor":
-    """Int64 [rows]: how many of a row's ``logits``, [rows, vocabulary], are at least its value, [rows, 1]."""
+    """Count how many of each row's ``logits`` [rows, vocabulary] are at least its value [rows, 1]: int64 [rows]."""
     import torch
 
     pairs = zip(logits.split(FEW_ROWS), values.split(FEW_ROWS), strict=True)

@@ -1,12 +1,12 @@
-"""vLLM's sampling on the CPU with less work per step: no table of log-probabilities, no noise for what cannot be drawn.
+"""vLLM's sampling on the CPU with less work per step: no table of log-probabilities, and noise for the top k only.
 
-Importing this module loads vllm and torch: only `engine.vllm_start` names it.
+Importing this module loads vllm and torch: only `engine.vllm_start` and `engine.vllm_seams.imports` do.
 
-Replaces: ``Sampler.forward``, which in every step in which a request wants a log-probability makes a table of them
+Replaces: ``Sampler.forward``. In every step in which a request needs a log-probability, vLLM computes a table of them
 [rows, vocabulary] and takes a few columns. Here the columns are taken from the logits, and each row's normaliser is
-subtracted. And ``TopKTopPSampler.forward_cpu``, which for top-k finds the k-th logit, masks what is below, and draws
-noise for the whole vocabulary. Here noise is drawn for the k that were found. What is drawn with which probability is
-the same; a seed draws other texts than in vLLM. docs/engine.md has the measurement.
+subtracted. It also replaces ``TopKTopPSampler.forward_cpu``. For top-k, vLLM finds the k-th logit, masks all below it,
+and draws noise for the whole vocabulary. Here noise is drawn only for the k largest. The sampling distribution is the
+same, but a seed gives other texts than in vLLM. docs/engine.md has the measurement.
 """
 
 from collections.abc import Collection
@@ -20,8 +20,8 @@ from torch.nn.functional import pad
 from fourshot.engine.vllm_seams.contract import Seam
 from fourshot.engine.vllm_seams.cpu_eager import FEW_ROWS
 
-EVERY_TOKEN = -1  # vLLM's number for log-probabilities of the whole vocabulary
-MOST_LIKELIEST = 1024  # k from which looking for them is no gain
+EVERY_TOKEN = -1  # vLLM's value for log-probabilities of the whole vocabulary
+MOST_LIKELIEST = 1024  # largest k for which finding the k largest logits saves time
 
 Generators = dict[int, torch.Generator]
 
@@ -48,7 +48,7 @@ SEAM = Seam(
 
 
 def apply() -> None:
-    """For engines opened from now on, where `SEAM` holds. Idempotent."""
+    """Apply the replacements to engines opened from now on, if `SEAM` holds. Idempotent."""
     if not SEAM.holds():
         return
     from vllm.v1.sample.ops.topk_topp_sampler import TopKTopPSampler
@@ -74,7 +74,7 @@ def _without_table(forward: Any) -> Any:
         mode = logprobs_mode_override or sampler.logprobs_mode
         if (num_logprobs is None and not ids) or num_logprobs == EVERY_TOKEN or mode != "raw_logprobs":
             return forward(sampler, logits, metadata, predict_bonus_token, logprobs_mode_override)
-        raw = logits.clone() if logits.dtype == torch.float32 else logits  # what is float32 is changed in place
+        raw = logits.clone() if logits.dtype == torch.float32 else logits  # vLLM modifies float32 in place
         sampled = forward(
             sampler,
             logits,
@@ -97,10 +97,10 @@ def _without_table(forward: Any) -> Any:
 
 
 def _with_likeliest(given: Any, likeliest: Any, ids: Collection[int]) -> Any:
-    """``given`` for the rows ``ids``, whose tokens were given, and ``likeliest`` for all others: `LogprobsTensors`.
+    """Combine `LogprobsTensors`: ``given`` for the rows ``ids``, whose tokens were given, ``likeliest`` for the others.
 
-    Token ids and log-probabilities, nats, [rows, most tokens of a row]; what a row lacks is token 0 with -inf.
-    vLLM has ``given`` for all: a completion that shares a step with what is scored would lose its likeliest tokens.
+    Token ids and log-probabilities, in nats, are [rows, most tokens of a row], padded with token 0 and -inf. vLLM uses
+    ``given`` for all rows, so a completion in the same step as a scored prompt would lose its most likely tokens.
     """
     width = max(given.logprobs.shape[1], likeliest.logprobs.shape[1])
     given, likeliest = (
@@ -119,16 +119,16 @@ def _with_likeliest(given: Any, likeliest: Any, ids: Collection[int]) -> Any:
 
 
 def normalisers(logits: torch.Tensor) -> torch.Tensor:
-    """Float32 [rows, 1]: of logits [rows, vocabulary], the logarithm of the sum of exponentials.
+    """Return the logarithm of the sum of exponentials of logits [rows, vocabulary]: float32 [rows, 1].
 
-    A few rows at a time, whose table stays in the cache: for 128 rows 3 ms. Compiled it would be 2 ms, after a start
-    that takes as long as a thousand such steps.
+    It processes a few rows at a time, whose table fits into the processor's cache: 3 ms for 128 rows. Compiled, it
+    would take 2 ms, after a start that takes as long as a thousand such steps.
     """
     return torch.cat([_normalisers(rows.float()) for rows in logits.split(FEW_ROWS)])
 
 
 def _normalisers(logits: torch.Tensor) -> torch.Tensor:
-    """Of the likeliest token, less its log-probability: these torch makes in one go, and not `logsumexp`."""
+    """Subtract the log-probability of the largest logit from that logit: torch fuses `log_softmax`, not `logsumexp`."""
     return logits.amax(dim=-1, keepdim=True) - torch.log_softmax(logits, dim=-1).amax(dim=-1, keepdim=True)
 
 
@@ -142,7 +142,7 @@ def _among_the_likeliest(forward_cpu: Any) -> Any:
         few = k <= min(MOST_LIKELIEST, logits.shape[1] - 1)
         if bool(few.all()):
             return _draw(logits, generators, k), None
-        # Rows without top-k: those that are scored have none, and share steps with those that are drawn.
+        # Some rows have no top-k, or a large k: scored prompts, for example, can share a step with sampled ones.
         tokens = torch.empty(len(logits), dtype=torch.int64)
         for rows, is_few in ((few.nonzero().flatten(), True), ((~few).nonzero().flatten(), False)):
             if len(rows):
@@ -160,15 +160,15 @@ def _among_the_likeliest(forward_cpu: Any) -> Any:
 
 
 def _draw(logits: torch.Tensor, generators: Generators, k: torch.Tensor) -> torch.Tensor:
-    """One token per row, int64 [rows], of its ``k`` likeliest, int [rows], with the probabilities of ``logits``.
+    """Sample one token per row, int64 [rows], from the ``k`` most likely, int [rows], with probabilities of ``logits``.
 
-    The largest of the logits, each with Gumbel noise of its own (minus the logarithm of an exponential variable).
+    It is the largest of the logits, each with its own Gumbel noise (minus the logarithm of an exponential variable).
     """
     own_k = k.tolist()
     largest_k = max(own_k)
     values, tokens = logits.topk(largest_k, dim=1)
     noise = torch.empty(values.shape, dtype=torch.float32).exponential_()
-    for row, generator in generators.items():  # no more than its own, so that it goes on alike in any batch
+    for row, generator in generators.items():  # only its k values, so that its state is the same in any batch
         noise[row, : own_k[row]].exponential_(generator=generator)
     scores = values.float() - noise.log_()
     scores.masked_fill_(torch.arange(largest_k) >= k[:, None], -torch.inf)

@@ -1,15 +1,15 @@
-"""vLLM's CPU LoRA arithmetic, mended: few large matrix products instead of one copy per token; base rows left alone.
+"""LoRA arithmetic for vLLM's CPU build: a few large matrix products, and no changes to rows without an adapter.
 
-Importing this module loads vllm and torch: vLLM does, by the name that `engine.vllm_seams.lora_kernels` gives it.
+Importing this module loads vllm and torch. vLLM imports it by the name that `engine.vllm_seams.lora_kernels` returns.
 
-vLLM 0.32 (lora/ops/torch_ops/lora_ops.py) copies the adapter's matrices once per token, and takes a token without
-adapter (slot -1) for a token of the last slot (-1 counts from the end).
+vLLM 0.32 (lora/ops/torch_ops/lora_ops.py) copies the adapter's matrices once per token. It also treats a token without
+adapter (slot -1) as a token of the last slot, because the index -1 counts from the end.
 
-Here a step's tokens are looked at once. Where long stretches of them share an adapter, each stretch is multiplied with
-its own. Where adapters alternate after some tens of tokens, products so thin cost more in overhead than in arithmetic:
-then all tokens are multiplied with all adapters of the batch side by side, and what is not theirs is set to zero in
-between, where a token is ``adapters x rank`` numbers wide. That is more arithmetic (for 8 adapters of rank 8 on
-SmolLM2-135M a fifth of the base's) in a fifth of the time (docs/engine.md has the measurement).
+This module groups a step's tokens once. Long stretches of tokens that share an adapter are each multiplied by it. If
+adapters alternate every few dozen tokens, the overhead of such thin products exceeds their arithmetic. Then all tokens
+are multiplied by all adapters of the batch side by side. The results of other adapters are set to zero between the two
+products, where a token has only ``adapters x rank`` numbers. For 8 adapters of rank 8 on SmolLM2-135M, this is a fifth
+more arithmetic than the base model's, in a fifth of the time (docs/engine.md has the measurement).
 """
 
 from collections.abc import Callable, Sequence
@@ -23,13 +23,16 @@ from fourshot.engine.vllm_seams import lora_loads
 
 Stretches: TypeAlias = "list[tuple[int, slice]]"
 
-LONG_ROWS = 128  # mean length of stretches from which they are worth products of their own
-FEW_ROWS = 768  # up to which the slices of a layer are one product
-MOST_SIDE_BY_SIDE = 32  # adapters; with more of them the arithmetic outgrows what it saves
+LONG_ROWS = 128  # mean length of stretches above which each gets its own product
+FEW_ROWS = 768  # number of rows up to which the slices of a layer are computed as one product
+MOST_SIDE_BY_SIDE = 32  # adapters; with more, the additional arithmetic costs more than it saves
 
 
 def stretches(slots: torch.Tensor) -> Stretches:
-    """Adapter slot and rows of each stretch of rows that share one. ``slots`` is int [num_rows], negative for none."""
+    """Return the adapter slot and the rows of each stretch of consecutive rows that share an adapter.
+
+    ``slots`` is int [num_rows], negative for rows without an adapter, which are in no stretch.
+    """
     if not len(slots):
         return []
     values, lengths = torch.unique_consecutive(slots, return_counts=True)
@@ -47,18 +50,18 @@ Stacked: TypeAlias = (
 
 
 class GroupedLayer:
-    """The slices of one layer's adapters, moved so that those of a slot lie beside each other.
+    """The adapters of one layer, with the slices of each slot adjacent in memory.
 
-    A layer of several slices (q, k and v) reads one input, and vLLM keeps their weights apart. One product for all of
-    them is as quick as each alone where rows are few: there a product costs its start, not its arithmetic. ``a`` and
-    ``b`` become views of the joined memory, so what vLLM writes into a slot is in here at once.
+    The slices of a layer (q, k and v) share one input, but vLLM stores their weights separately. With few rows, one
+    product for all slices is as fast as one for a single slice, because its cost is the fixed overhead. ``a`` and ``b``
+    become views of the joined memory, so weights that vLLM writes into a slot appear here immediately.
     """
 
     def __init__(self, a: Stacked, b: Stacked) -> None:
         slots, _, rank, width = a[0].shape
         outs = [up.shape[2] for up in b]
         downs = a[0].new_zeros(slots, len(a) * rank, width)
-        ups = b[0].new_zeros(slots, sum(outs), len(b) * rank)  # what belongs to another slice stays zero
+        ups = b[0].new_zeros(slots, sum(outs), len(b) * rank)  # parts of other slices stay zero
         offset = 0
         for number, (down, up, out) in enumerate(zip(a, b, outs, strict=True)):
             columns = slice(number * rank, (number + 1) * rank)
@@ -72,18 +75,18 @@ class GroupedLayer:
         ]
 
     def add(self, slot: int, y: torch.Tensor, x: torch.Tensor, scale: float) -> None:
-        """``y += scale * x A^T B^T`` of a slot, all slices of it. y [num_rows, all outs], x [num_rows, in]."""
+        """Add ``scale * x A^T B^T`` to y, for all slices of a slot. y [num_rows, all outs], x [num_rows, in]."""
         down, up = self.slots[slot]
         low = x @ down
         if len(x) <= FEW_ROWS or len(self.parts) == 1:
             _add_product(y, low, up, scale)
             return
-        for outs, columns in self.parts:  # many rows: multiplying with the zeros would cost more than a start
+        for outs, columns in self.parts:  # many rows: multiplying the zeros would cost more than the overhead
             _add_product(y[:, outs], low[:, columns], up[columns, outs], scale)
 
 
 def _move(tensor: torch.Tensor, place: torch.Tensor) -> None:
-    """Copy ``tensor`` to ``place`` and make it a view of that."""
+    """Copy ``tensor`` to ``place``, and make it a view of ``place``."""
     place.copy_(tensor)
     tensor.set_(place.untyped_storage(), place.storage_offset(), place.shape, place.stride())
 
@@ -92,10 +95,11 @@ SideBySideWeights: TypeAlias = "tuple[torch.Tensor, list[torch.Tensor]]"
 
 
 class ArrangedLayer:
-    """One layer's adapters as products side by side need them: A and B of a kind in one matrix each, slot after slot.
+    """The adapters of one layer, arranged for products side by side.
 
-    A slot is copied here when it is first needed after it got other weights, not with the others: where many adapters
-    come by turns, most steps change a slot or two of them.
+    One matrix contains A of all slices and slots. For each slice, another one contains B of all slots. A slot is copied
+    here individually, when it is first used after its weights have changed. With many alternating adapters, most steps
+    change only one or two slots.
     """
 
     def __init__(self, a: Stacked, b: Stacked) -> None:
@@ -103,11 +107,14 @@ class ArrangedLayer:
         slots, _, rank, width = a[0].shape
         self._downs = a[0].new_zeros(len(a), slots, rank, width)
         self._ups = [up.new_zeros(slots, rank, up.shape[2]) for up in b]
-        self._copied = [-1] * slots  # version of each slot's weights
+        self._copied = [-1] * slots  # version of each slot's copied weights
         self._some: tuple[tuple[int, ...], list[int], SideBySideWeights] | None = None
 
     def of(self, active: tuple[int, ...], versions: Sequence[int]) -> SideBySideWeights:
-        """Of these slots: all A's [slices * slots * rank, in], and of each slice B [slots * rank, out]."""
+        """Return the ``active`` slots' matrices: A [slices * slots * rank, in], and B [slots * rank, out] per slice.
+
+        ``versions`` has a number for each slot, which changes with the slot's weights.
+        """
         for slot in active:
             if self._copied[slot] != versions[slot]:
                 for number, (down, up) in enumerate(zip(self._a, self._b, strict=True)):
@@ -128,15 +135,15 @@ Made = TypeVar("Made")
 
 
 class ByLayer(Generic[Made]):
-    """What is made of each layer's stacked weights, once.
+    """A cache of objects made from each layer's stacked weights.
 
-    A layer is known by its first tensor, not by where that lies: `GroupedLayer` moves weights, and another layer's may
-    come to lie in the old place.
+    The key of a layer is its first tensor, not the tensor's address: `GroupedLayer` moves weights, and those of another
+    layer may later be stored at the old address.
     """
 
     def __init__(self, make: Callable[[Stacked, Stacked], Made]) -> None:
         self._make = make
-        self._made: dict[int, tuple[torch.Tensor, Made]] = {}  # by id of the tensor, which is kept: no other gets it
+        self._made: dict[int, tuple[torch.Tensor, Made]] = {}  # by tensor id; the tensor is kept, so its id is unique
 
     def of(self, a: Stacked, b: Stacked) -> Made:
         if id(a[0]) not in self._made:
@@ -145,9 +152,9 @@ class ByLayer(Generic[Made]):
 
 
 class SideBySide:
-    """The adapters of a batch, all multiplied with all rows; what is not a row's own is zero in between.
+    """The adapters of a batch, multiplied by all rows. Between the two products, other adapters' results become zero.
 
-    Where more than half of the slots are in the batch, all are multiplied: that is less work than to pick them out.
+    If more than half of the slots are used in the batch, all slots are multiplied: that is less work than selecting.
     """
 
     def __init__(self, slots: torch.Tensor, num_slots: int, layers: ByLayer[ArrangedLayer]) -> None:
@@ -159,7 +166,7 @@ class SideBySide:
         self._masks: dict[tuple[int, int], torch.Tensor] = {}
 
     def _mask(self, slices: int, rank: int, dtype: torch.dtype) -> torch.Tensor:
-        """[num_rows, slices * active * rank]: one where a row's adapter is."""
+        """Return [num_rows, slices * active * rank]: one in the columns of a row's own adapter, else zero."""
         mask = self._masks.get((slices, rank))
         if mask is None:
             is_active = (self._slots[:, None] == torch.tensor(self._active)).to(dtype)
@@ -168,7 +175,7 @@ class SideBySide:
         return mask
 
     def add(self, y: torch.Tensor, x: torch.Tensor, a: Stacked, b: Stacked, scale: float) -> None:
-        """Add every row's own ``scale * x A^T B^T`` to y, slice by slice."""
+        """Add ``scale * x A^T B^T`` of each row's own adapter to y, slice by slice."""
         downs, ups = self._layers.of(a, b).of(self._active, self._versions)
         low = (x @ downs.t()).mul_(self._mask(len(a), a[0].shape[2], x.dtype))
         offset = 0
@@ -178,18 +185,18 @@ class SideBySide:
 
 
 def _add_product(y: torch.Tensor, low: torch.Tensor, b: torch.Tensor, scale: float) -> None:
-    """``y += scale * low b``, in place: y [num_rows, out], low [num_rows, rank], b [rank, out].
+    """Add ``scale * low b`` to y in place: y [num_rows, out], low [num_rows, rank], b [rank, out].
 
-    Products accumulate in float32; ``low`` was rounded to the weights' type, which is what PEFT does in the trainer.
+    Products accumulate in float32. ``low`` has been rounded to the weights' dtype, as PEFT does in the trainer.
     """
     if y.dtype == low.dtype:
         y.addmm_(low, b, alpha=scale)
-    else:  # the output layer's logits may be wider than the weights
+    else:  # the output layer's logits may have a wider dtype than the weights
         y.add_(low @ b, alpha=scale)
 
 
 class GroupedPunicaWrapper(PunicaWrapperCPU):
-    """vLLM's punica wrapper with the products done per stretch or side by side instead of per token."""
+    """vLLM's punica wrapper, with products per stretch or side by side instead of per token."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -219,7 +226,10 @@ class GroupedPunicaWrapper(PunicaWrapperCPU):
         output_slices: tuple[int, ...],
         **kwargs: Any,
     ) -> None:
-        """Slice i of y: ``lora_a_stacked[i]`` [slots, 1, rank, in], ``lora_b_stacked[i]`` [slots, 1, out_i, rank]."""
+        """Add the adapters' part of a layer to y.
+
+        Slice i has ``lora_a_stacked[i]`` [slots, 1, rank, in] and ``lora_b_stacked[i]`` [slots, 1, out_i, rank].
+        """
         x, y = x.view(-1, x.shape[-1]), y.view(-1, y.shape[-1])
         if self._side_by_side is not None:
             self._side_by_side.add(y, x.to(lora_a_stacked[0].dtype), lora_a_stacked, lora_b_stacked, scale)
@@ -244,7 +254,7 @@ class GroupedPunicaWrapper(PunicaWrapperCPU):
         changed: dict[int, bool] = {}
         for slot, rows in self._sampled:
             a, b = lora_a_stacked[slot, 0], lora_b_stacked[slot, 0]
-            if slot not in changed:  # vLLM calls this for every adapter; most leave the output layer alone, the widest
+            if slot not in changed:  # vLLM calls this for every adapter, but most do not change this widest layer
                 changed[slot] = bool(a.any())
             if changed[slot]:
                 _add_product(y[rows], x[rows].to(a.dtype) @ a.t(), b.t(), scale)

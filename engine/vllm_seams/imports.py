@@ -1,6 +1,6 @@
-"""Imports what an engine needs, and nothing else: the process that is copied for engines (`machine.fork_server`).
+"""Imports everything that an engine needs, and does nothing else, for `engine.machine.fork_server`.
 
-On a CPU alone. Modules of vLLM that another version does not have are left out; the copy then imports what it lacks.
+For the CPU only. Modules of vLLM that another version does not have are skipped; a fork then imports what it needs.
 """
 
 import contextlib
@@ -8,7 +8,7 @@ from importlib import import_module
 
 from fourshot.engine.vllm_start import keep_quiet
 
-LATER = (  # what vLLM imports while it opens an engine
+LATER = (  # modules that vLLM imports only when it opens an engine
     "vllm._custom_ops",
     "vllm.v1.worker.cpu_worker",
     "vllm.v1.attention.backends.cpu_attn",

@@ -1,8 +1,8 @@
-"""vLLM in our own process: all cores compute, and its end leaves the process as it was.
+"""vLLM in our own process: all cores compute, and stopping it restores the state of the process.
 
-Relies on: ``torch.set_num_threads`` as vLLM's CPU worker replaces it (with a function that does nothing), ``shutdown``
-of the engine's core, ``cleanup_dist_env_and_memory``, which vLLM's own tests call, and the context of use by which
-vLLM chooses how much a step holds.
+Relies on: ``shutdown`` of the engine's core, ``cleanup_dist_env_and_memory``, which vLLM's own tests call, and the
+usage context, by which vLLM chooses the size of a step. It also relies on vLLM's CPU worker replacing
+``torch.set_num_threads`` with a function that does nothing.
 """
 
 import gc
@@ -39,12 +39,15 @@ SEAM = Seam(
     "requests a step.",
 )
 RENDEZVOUS = "VLLM_DIST_IDENT"
-_set_num_threads: dict[str, Any] = {}  # torch's own function, while a vLLM engine has it replaced
-_open_engines = [0]  # how many; what vLLM keeps for the whole process is given back after the last
+_set_num_threads: dict[str, Any] = {}  # torch's own function, while vLLM has replaced it
+_open_engines = [0]  # their number; vLLM's global state of the process is released after the last one
 
 
 def compute_on_all_cores() -> None:
-    """Before an engine is opened on the CPU: vLLM's own start in a process of its own idles one core."""
+    """Set torch's threads to all available cores. Called before an engine is opened on the CPU.
+
+    vLLM's own start, in a separate process, leaves one core idle.
+    """
     import torch
 
     _set_num_threads.setdefault("torch", torch.set_num_threads)
@@ -52,9 +55,9 @@ def compute_on_all_cores() -> None:
 
 
 def opened(kind: "type[LLMEngine]", arguments: "EngineArgs") -> "LLMEngine":
-    """An engine for work in bulk: by default a large GPU takes 1,024 requests and 16,384 tokens a step.
+    """Open an engine for offline batches: by default, a step on a large GPU has up to 1,024 requests and 16,384 tokens.
 
-    Raises InputError where vLLM has no model for the base, or takes none of its architecture started like this.
+    Raises InputError if vLLM has no model for the base, or rejects it with these arguments.
     """
     options = {}
     if SEAM.holds():
@@ -75,16 +78,17 @@ def opened(kind: "type[LLMEngine]", arguments: "EngineArgs") -> "LLMEngine":
 
 
 def _reason(error: Exception) -> str:
-    """What vLLM says in one sentence: without the values that were checked, which are pages."""
+    """Return vLLM's error message as one sentence, without the validated values, which would fill pages."""
     faults = error.errors() if hasattr(error, "errors") else []  # of pydantic
     words = " ".join(str(faults[0]["msg"] if faults else error).split()) or type(error).__name__
     return words if words.endswith(".") else f"{words}."
 
 
 def _forget_importers() -> None:
-    """An error that a module of vLLM met at its import and keeps has the frames of whoever was importing it.
+    """Remove the tracebacks of exceptions that vLLM's modules stored when they were imported.
 
-    They hold the first engine of the process, and all else that is known where it was opened.
+    Their frames include those of the importing code, and so would keep the first engine of the process alive, with all
+    objects visible where it was opened.
     """
     for name in [name for name in sys.modules if name.startswith("vllm.")]:
         for value in [*vars(sys.modules[name]).values()]:
@@ -93,15 +97,15 @@ def _forget_importers() -> None:
 
 
 def _forget_rendezvous() -> None:
-    """Remove the file by which the processes of an engine find each other, of which there is one: nobody else does."""
-    name = os.environ.get(RENDEZVOUS, "")  # of the CPU's worker alone
+    """Remove the rendezvous file of the engine's processes: there is only one process, and vLLM does not remove it."""
+    name = os.environ.get(RENDEZVOUS, "")  # set by the CPU worker only
     if name.startswith("vllm_dist_"):
         (Path(tempfile.gettempdir()) / name).unlink(missing_ok=True)
 
 
 @contextmanager
 def _kept_for_others() -> Iterator[None]:
-    """vLLM's process groups outlast the end of an engine, because another one computes in them too."""
+    """Keep vLLM's process groups when an engine is stopped within the block, because another engine uses them too."""
     from vllm.v1.engine import core
 
     given_back = core.cleanup_dist_env_and_memory
@@ -113,9 +117,9 @@ def _kept_for_others() -> Iterator[None]:
 
 
 def stop(engines: "list[LLMEngine]") -> None:
-    """Stop vLLM and give its memory back, so that a trainer or another engine can follow.
+    """Stop vLLM and release its memory, so that a trainer or another engine can follow.
 
-    Takes the engine out of a list, because as an argument its caller would keep it, and its weights, alive.
+    The engine is taken out of a list. If it were an argument, the caller would keep it, and its weights, alive.
     """
     import torch
 
@@ -127,13 +131,13 @@ def stop(engines: "list[LLMEngine]") -> None:
             llm.engine_core.shutdown()
     del llm
     if not has_others:
-        # vLLM forbids it for the rest of the process; a trainer that follows here needs it.
+        # vLLM disables this function for the rest of the process, but a trainer that follows needs it.
         torch.set_num_threads = _set_num_threads.pop("torch", torch.set_num_threads)
         if SEAM.holds():
             from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
 
             cleanup_dist_env_and_memory()
-    _forget_rendezvous()  # the end of the groups writes it again
+    _forget_rendezvous()  # destroying the process groups creates the file again
     gc.collect()
     if not has_others:
         give_variables_back()

@@ -1,10 +1,10 @@
-"""Adapters' files, read at once where their names and shapes were met before.
+"""Adapter files, read with a single read if their tensor names and shapes are already known.
 
-Replaces: ``LoRAModel.from_local_checkpoint`` on the CPU build, by itself for the first file of a kind and by one read
-for those after it. vLLM reads each tensor on its own and works its name out three times: for the 420 tensors of an
-adapter of SmolLM2-135M that is most of the time of a load (docs/engine.md), and the engine waits meanwhile. All
-adapters of a task, and most of a base, have the same header: what vLLM made of the first one, names, ranks and scales,
-holds for all. A header is only used again once what is read by it was compared with what vLLM read, number by number.
+Replaces: ``LoRAModel.from_local_checkpoint`` on the CPU build. The first file of a kind is still read by vLLM, later
+ones with one read. vLLM reads each tensor separately and parses its name three times. For the 420 tensors of an adapter
+of SmolLM2-135M, that is most of the time of a load (docs/engine.md), during which the engine waits. All adapters of a
+task, and most of a base, have the same header. So the names, ranks and scales that vLLM found in the first file hold
+for all. A header is reused only after both ways of reading its first file have given the same numbers.
 
 Importing this module loads neither vllm nor torch.
 """
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 WEIGHTS = "adapter_model.safetensors"
 LENGTH_BYTES = 8  # of a safetensors file: the length of its header, little-endian
-MOST_BYTES = 100 << 20  # of a header, as the format has it
-MOST_KINDS = 32  # kept; a header of a large model has some hundred kilobytes
+MOST_BYTES = 100 << 20  # of a header, the limit of the format
+MOST_KINDS = 32  # kept in memory; a large model's header has several hundred kilobytes
 _METADATA = "__metadata__"
 SEAM = Seam(
     name="reading an adapter's file at once",
@@ -42,7 +42,7 @@ SEAM = Seam(
 
 
 class _Layer(msgspec.Struct, frozen=True):
-    """One layer that adapters of a kind change, as vLLM calls it; ``a`` and ``b`` are numbers of tensors."""
+    """One layer that adapters of a kind change, by vLLM's name; ``a`` and ``b`` are indices of tensors in the file."""
 
     name: str
     rank: int
@@ -53,20 +53,20 @@ class _Layer(msgspec.Struct, frozen=True):
 
 
 class _Kind(msgspec.Struct, frozen=True):
-    """What files with the same header, read for the same model, have in common."""
+    """The common properties of files with the same header, read for the same model."""
 
-    dtype: str  # of torch
+    dtype: str  # torch's name
     num_bytes: int  # of all tensors
-    shapes: tuple[tuple[int, ...], ...]  # in the order in which they lie in the file
+    shapes: tuple[tuple[int, ...], ...]  # in the order of the file
     layers: tuple[_Layer, ...]
 
 
-_kinds: dict[tuple[Any, ...], _Kind | None] = {}  # None: to be left to vLLM
+_kinds: dict[tuple[Any, ...], _Kind | None] = {}  # None: left to vLLM
 _original: dict[str, Any] = {}
 
 
 def apply(enabled: bool) -> bool:
-    """Put our reading in, or take it out again, for engines of this process on the CPU. Returns whether it is in."""
+    """Apply our way of reading, or remove it, for engines of this process on the CPU. Returns whether it is applied."""
     put_in = enabled and SEAM.holds()
     if not put_in and not _original:
         return False
@@ -80,9 +80,9 @@ def apply(enabled: bool) -> bool:
 def _from_local_checkpoint(
     cls: Any, lora_dir: str, expected_lora_modules: set[str], peft_helper: Any, **options: Any
 ) -> Any:
-    """As vLLM's. What is given but the adapter's number decides, with the header, what is made of a file."""
+    """Replacement of vLLM's function. The result depends on the header and all arguments but the adapter's id."""
     path, adapter_id, dtype = Path(lora_dir) / WEIGHTS, options.get("lora_model_id"), options.get("dtype")
-    header = _header(path) if adapter_id and dtype else b""  # vLLM's worker gives both
+    header = _header(path) if adapter_id and dtype else b""  # vLLM's worker passes both
     decides = sorted((name, str(value)) for name, value in options.items() if name != "lora_model_id")
     key = (header, frozenset(expected_lora_modules), str(peft_helper), *decides)
     kind = _kinds.get(key)
@@ -97,7 +97,7 @@ def _from_local_checkpoint(
 
 
 def _header(path: Path) -> bytes:
-    """Of a safetensors file; empty where it has none that can be read: vLLM says what is wrong with it."""
+    """Return the header of a safetensors file; empty if it cannot be read, because vLLM then reports the fault."""
     try:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(LENGTH_BYTES), "little")
@@ -107,7 +107,7 @@ def _header(path: Path) -> bytes:
 
 
 def _read(path: Path, header: bytes, kind: _Kind, dtype: Any) -> dict[str, Any] | None:
-    """The layers of an adapter by vLLM's names, in one tensor; None where the file is not of this kind any more."""
+    """Read an adapter's layers, by vLLM's names, as views of one tensor; None if the file is not of this kind."""
     import torch
     from vllm.lora.lora_weights import LoRALayerWeights
 
@@ -138,7 +138,10 @@ def _fill(file: Any, content: "torch.Tensor") -> int:
 
 
 def _kind_of(path: Path, header: bytes, model: Any, options: Mapping[str, Any]) -> _Kind | None:
-    """What vLLM made of the file; None where that is more than pairs of matrices, or cannot be had the same at once."""
+    """Derive the kind of a file from the model that vLLM loaded from it.
+
+    None if the file contains more than pairs of matrices, or if reading it at once does not give the same numbers.
+    """
     import torch
     from vllm.lora.utils import parse_fine_tuned_lora_name
 

@@ -1,9 +1,9 @@
-"""When vLLM's LoRA arithmetic on the CPU is replaced by `grouped_lora`'s.
+"""Decides when vLLM's LoRA arithmetic on the CPU is replaced by `grouped_lora`.
 
 Replaces: ``CpuPlatform.get_punica_wrapper``, which names the class that multiplies adapters. vLLM up to 0.32 has two
-faults there: a row without adapter gets another row's, silently, and the adapter's matrices are copied once per token.
-The first is tried on a tensor of one element, so a vLLM that has mended both is left alone. ``FOURSHOT_LORA_PLUGIN=0``
-switches it off, and the reading of adapters' files (`lora_files`) with it.
+faults there. A row without adapter silently gets another row's adapter, and the adapter's matrices are copied once per
+token. The first fault is tested on a tensor of one element, so a vLLM that has fixed both is left unchanged.
+``FOURSHOT_LORA_PLUGIN=0`` disables the replacement, and with it our reading of adapter files (`lora_files`).
 
 Importing this module loads neither vllm nor torch.
 """
@@ -16,7 +16,7 @@ from fourshot.engine.vllm_seams.contract import Seam, vllm_version
 
 SWITCH = "FOURSHOT_LORA_PLUGIN"
 WRAPPER = "fourshot.engine.vllm_seams.grouped_lora.GroupedPunicaWrapper"
-SLOW_UP_TO = (0, 32)  # the newest vLLM whose CPU kernel was seen to copy the adapter once per token
+SLOW_UP_TO = (0, 32)  # the newest vLLM whose CPU kernel is known to copy the adapter once per token
 
 _PUNICA = "vllm.lora.punica_wrapper.punica_cpu:PunicaWrapperCPU"
 _STACKED = "x, lora_a_stacked, lora_b_stacked, scale"
@@ -37,9 +37,9 @@ SEAM = Seam(
 
 
 def apply(enabled: bool) -> bool:
-    """Put our arithmetic in, or take it out again, for engines opened from now on. Returns whether it is in.
+    """Apply our arithmetic, or remove it, for engines opened from now on. Returns whether it is applied.
 
-    It goes in where this is the CPU build, the switch is not off, this vLLM needs it and `SEAM` holds.
+    It is applied if this is vLLM's CPU build, `SWITCH` is not off, this vLLM needs it, and the seams hold.
     """
     from vllm.platforms import current_platform
 
@@ -50,7 +50,7 @@ def apply(enabled: bool) -> bool:
     if CpuPlatform.get_punica_wrapper.__func__ is not _wrapper:
         _original["get_punica_wrapper"] = CpuPlatform.get_punica_wrapper
     enabled = enabled and os.environ.get(SWITCH, "1") != "0"
-    # The arithmetic has to know when weights have changed: `lora_loads` counts it.
+    # The arithmetic must know when weights have changed, which `lora_loads` counts.
     put_in = enabled and SEAM.holds() and lora_loads.register() and (base_rows_get_an_adapter() or copies_per_token())
     CpuPlatform.get_punica_wrapper = classmethod(_wrapper) if put_in else _original["get_punica_wrapper"]
     lora_files.apply(put_in)
@@ -58,7 +58,7 @@ def apply(enabled: bool) -> bool:
 
 
 def base_rows_get_an_adapter() -> bool:
-    """Whether this vLLM gives a row without adapter (slot -1) another row's adapter: tried on a tensor of one element.
+    """Whether this vLLM applies an adapter to a row without one (slot -1), tested on a tensor of one element.
 
     Source: vllm-project/vllm issue 48421.
     """

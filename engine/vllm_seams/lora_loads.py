@@ -1,8 +1,8 @@
-"""How often, and for how long, vLLM's engine fetched adapters: from disk, from memory, or not at all.
+"""Counts how often, and for how long, vLLM's engine fetched adapters: from disk, from memory, or from a slot.
 
-Replaces: ``add_adapter`` and ``activate_adapter`` of vLLM's adapter managers, by themselves with a count around them,
-in the process where the model runs; adds a method to its worker, which the server asks. Left out, the metrics of
-loads stay at zero, and our LoRA arithmetic, which has to know when weights change, is left out too.
+Replaces: ``add_adapter`` and ``activate_adapter`` of vLLM's adapter managers, by the same functions with counters, in
+the process where the model runs. Adds a method to vLLM's worker, which the server calls. Without this seam, the metrics
+of loads stay at zero. Our LoRA arithmetic, which must know when weights change, is then disabled too.
 
 Importing this module does not load vllm.
 """
@@ -37,7 +37,10 @@ _seconds = dict.fromkeys(KINDS, 0.0)
 
 
 def register() -> bool:
-    """Count from now on, and let the server ask. Idempotent. Returns whether `SEAM` holds."""
+    """Start counting, and add the worker method by which the server reads the counts. Idempotent.
+
+    Returns whether `SEAM` holds.
+    """
     if not SEAM.holds():
         return False
     from vllm.lora.model_manager import LoRAModelManager
@@ -79,10 +82,10 @@ def _kind(manager: Any, adapter_id: int) -> str:
 
 
 def slot_versions(num_slots: int) -> list[int]:
-    """Of each slot a number that goes up whenever it gets other weights."""
+    """Return for each slot a number that increases whenever the slot gets other weights."""
     return [_slot_versions[slot] for slot in range(num_slots)]
 
 
 def counts() -> dict[str, tuple[int, float]]:
-    """Uses and seconds of each kind, in this process."""
+    """Return the uses and the seconds of each of `KINDS`, in this process."""
     return {kind: (_uses[kind], _seconds[kind]) for kind in KINDS}

@@ -1,9 +1,8 @@
-"""Adapters that are pinned in their slot make room for a step that needs all slots, and come back after it.
+"""Pinned adapters lend their slots to a step that needs them, and are pinned again afterwards.
 
-Replaces: ``LRUCacheWorkerLoRAManager._apply_adapters``, by itself with a loan of slots around it, in the process where
-the model runs. vLLM's scheduler lets as many adapters into a step as there are slots, and does not know which are
-pinned. Where that is more than pins leave room for, its worker throws an adapter of the step itself out of its slot,
-and the engine dies.
+Replaces: ``LRUCacheWorkerLoRAManager._apply_adapters``, by the same function with a loan of slots around it, in the
+process where the model runs. vLLM's scheduler allows as many adapters in a step as there are slots, and does not count
+pins. If these do not fit beside the pinned ones, its worker evicts an adapter of the same step, and the engine ends.
 
 Importing this module does not load vllm.
 """
@@ -34,7 +33,7 @@ SEAM = Seam(
 
 
 def register() -> bool:
-    """From now on. Idempotent. Returns whether `SEAM` holds."""
+    """Apply the replacement to engines of this process from now on. Idempotent. Returns whether `SEAM` holds."""
     if not SEAM.holds():
         return False
     from vllm.lora.worker_manager import LRUCacheWorkerLoRAManager
@@ -56,7 +55,7 @@ def register() -> bool:
         apply_adapters(manager, lora_requests)
         for adapter_id in sorted(lent):
             if adapter_id not in adapters.list_adapters():
-                lent.remove(adapter_id)  # it was unloaded meanwhile
+                lent.remove(adapter_id)  # it has been unloaded
             elif len(needed | pinned | {adapter_id}) <= adapters.lora_slots:
                 adapters._pin_lora_in_gpu_cache(adapter_id)
                 lent.remove(adapter_id)

@@ -1,7 +1,7 @@
-"""Does vLLM serve adapters on this architecture? Asked before anything is drawn or trained.
+"""Check whether vLLM supports adapters on an architecture, before anything is generated or trained.
 
-Relies on: the registry of vLLM's models and its mark of those that take adapters. Without it a base that takes none
-is found out when an engine opens.
+Relies on: the registry of vLLM's models, and its marking of those that support adapters. Without it, an unsupported
+base is noticed only when an engine opens.
 """
 
 import json
@@ -11,7 +11,7 @@ from pathlib import Path
 from fourshot.engine.errors import InputError
 from fourshot.engine.vllm_seams.contract import Seam, vllm_version
 
-# What vLLM 0.32 answers for these, known without loading it, which takes seconds.
+# Architectures for which vLLM 0.32 supports adapters, listed here because loading vLLM takes seconds.
 KNOWN = (
     "LlamaForCausalLM",
     "MistralForCausalLM",
@@ -22,7 +22,7 @@ KNOWN = (
     "GPTNeoXForCausalLM",
     "Olmo2ForCausalLM",
 )
-PARTS = ("text_config", "vision_config", "audio_config")  # in config.json, of what reads more than texts
+PARTS = ("text_config", "vision_config", "audio_config")  # in config.json of multimodal models
 SEAM = Seam(
     name="what vLLM serves adapters on",
     written_for=("0.26", "0.32"),
@@ -36,11 +36,11 @@ SEAM = Seam(
 
 
 def check_lora_support(model: str | Path) -> None:
-    """Raise InputError where vLLM serves no adapters on the checkpoint in ``model``, or it reads more than texts."""
+    """Raise InputError if vLLM supports no adapters on the checkpoint in ``model``, or if the model is multimodal."""
     try:
         config = json.loads((Path(model) / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return  # whoever loads it says what is wrong with it
+        return  # loading it will report the fault
     architectures = config.get("architectures") or ["an unnamed architecture"]
     if parts := [name for name in PARTS if isinstance(config.get(name), dict)]:
         raise InputError(
@@ -58,7 +58,7 @@ def check_lora_support(model: str | Path) -> None:
 
 @cache
 def takes_adapters(architecture: str) -> bool:
-    """Whether vLLM says so; True where it cannot be asked."""
+    """Whether vLLM supports LoRA adapters on ``architecture``; True if this cannot be determined."""
     if architecture in KNOWN or not SEAM.holds():
         return True
     from vllm.model_executor.models.interfaces import supports_lora
@@ -67,7 +67,7 @@ def takes_adapters(architecture: str) -> bool:
     entry = ModelRegistry.models.get(architecture)
     if entry is not None:
         return bool(supports_lora(entry.load_model_cls()))
-    import transformers  # what vLLM has no model of its own for, it runs through transformers' where that can be
+    import transformers  # architectures without a vLLM model run with that of transformers, if it is compatible
 
     theirs = getattr(transformers, architecture, None)
     return theirs is not None and bool(theirs.is_backend_compatible())
