@@ -67,7 +67,7 @@ def _gpus() -> dict[str, Any]:
 def beside(out: Path, ending: str) -> Path:
     """Return the path of a file beside the result ``out``: its name with ``ending`` for ``.json``; "": a folder.
 
-    Only ``.json`` is removed: in another name, the part after the last dot may be all that distinguishes two results.
+    Other names are kept complete, because the part after the last dot may be all that distinguishes two results.
     """
     if out.suffix == ".json":
         return out.with_name(out.stem + ending)

@@ -47,10 +47,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def our_harness(server: RunningService, model: str, prompts: Sequence[str], options: Options) -> dict[str, float]:
-    """Send ``prompts`` with `bench.core.load`. Return requests per second and the mean latency in ms.
-
-    Raises FourshotError if a completion failed.
-    """
+    """Send ``prompts`` with `bench.core.load`. Return the rate and mean latency. Raises FourshotError for failures."""
     body = {"model": model, "max_tokens": MAX_TOKENS, "temperature": 0, "ignore_eos": True}
     body |= {"stream": True, "stream_options": {"include_usage": True}}  # as vLLM's harness does
     load = Load(

@@ -40,10 +40,7 @@ def command(suite: str, options: Options) -> list[str]:
 
 
 def run_all(options: Options) -> int:
-    """Run the suites until one fails. Return the last exit code.
-
-    Raises InputError for unknown suites, missing data, and breakeven without a latency result.
-    """
+    """Run the suites until one fails. Return the last exit code. Raises InputError for invalid options."""
     if unknown := sorted(set(options.suites) - set(ALL)):
         raise InputError(f"unknown suites {unknown}; allowed are {', '.join(ALL)}.")
     check_data(options.data, ("sst2", "trec", "ag_news"))

@@ -7,9 +7,9 @@ the cell, so that a slower machine is not mistaken for a slower engine. The vari
 of both results, because three repeats of one cell say little about it.
 
 There are two tests. Did everything change? The median change over all cells must exceed the bound that the variance
-gives for such a median. It must also exceed `DRIFT`, by which two runs of the same code can differ on a shared machine.
-Did a cell change? Its change must exceed the bound for the largest of that many chance differences, and `LEAST`. If not
-everything changed, the common change is considered drift and subtracted first.
+gives for such a median. It must also exceed `DRIFT`, by which runs of the same code, minutes apart, can differ on a
+shared machine. Did a cell change? Its change must exceed the bound for the largest of that many chance differences, and
+`LEAST`. If not everything changed, the common change is considered drift and subtracted first.
 
 Exit code 1 if something became slower, 0 otherwise, 2 for files that cannot be compared.
 """
@@ -113,10 +113,7 @@ class CellPair(NamedTuple):
 
 
 def _pairs(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[CellPair]:
-    """Return the values with at least two repeats in both results.
-
-    Raises InputError if there are none, or the results are not comparable.
-    """
+    """Return the values with two repeats in both results. Raises InputError for none, or incomparable results."""
     suite = before["suite"]
     if suite != after["suite"] or suite not in COMPARED:
         raise InputError(
@@ -195,10 +192,7 @@ def _values(result: Mapping[str, Any], suite: str, yard_s: float) -> dict[tuple[
 
 
 def _at_equal_speed(cell: Mapping[str, Any], measure: str, yard_s: float) -> list[float]:
-    """Scale the repeats' values to a machine whose yardstick takes ``yard_s``, the median of the first result.
-
-    They are returned unchanged if a yardstick is missing.
-    """
+    """Scale the values to a machine whose yardstick takes ``yard_s``; unchanged if a yardstick is missing."""
     values, yards = cell[measure]["values"], cell.get("yardstick_s") or []
     if not yard_s or len(yards) != len(values) or not all(yards):
         return list(values)

@@ -157,10 +157,7 @@ def lora_kernels() -> list[dict[str, Any]]:
 
 
 def measure(options: Options, rows: ResultRows) -> dict[str, Any]:
-    """Measure both starts in turn, and the kernels.
-
-    The processes inherit this process's cores, but no environment variables of vLLM.
-    """
+    """Measure both starts in turn, and the kernels, in processes on the same cores without variables of vLLM."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("VLLM_")}
     runs: list[dict[str, Any]] = []
     for pair in range(options.pairs):

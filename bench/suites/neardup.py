@@ -2,8 +2,8 @@
 
     fourshot bench neardup --out FILE.json
 
-Each size is measured in a separate process, on one core. The texts are artificial: their words follow Zipf's law, a
-fifth of them have one pattern, and one in twenty is an earlier text with one word changed, which should be found.
+Each size is measured in a separate process, on one core. The texts are artificial. Their words follow Zipf's law, and a
+fifth of them have one pattern. One in twenty is an earlier text with one word changed, which should be found.
 """
 
 import random

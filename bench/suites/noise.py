@@ -43,10 +43,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def run_once(name: str, sleep_ms: float, options: Options) -> dict[str, Any]:
-    """Run the small suite as ``name``, unless its result exists. Return the result.
-
-    Raises FourshotError if the run fails.
-    """
+    """Run the small suite, unless its result exists. Return the result. Raises FourshotError if the run fails."""
     folder = beside(options.out, "")
     out = folder / f"{name}.json"
     if not out.exists():
@@ -90,10 +87,7 @@ def measure(options: Options, rows: ResultRows) -> dict[str, Any]:
 
 
 def pairs(clean: Sequence[Mapping[str, Any]], slowed: Sequence[Mapping[str, Any]]) -> dict[str, int]:
-    """Count how often `compare` flags unchanged and slowed pairs, over all pairs.
-
-    Pairs share runs, so they are fewer independent tests than their number suggests.
-    """
+    """Count how often `compare` flags unchanged and slowed pairs. Pairs share runs, so they are not independent."""
     unchanged = [compare(*pair) for pair in combinations(clean, 2)]
     changed = [compare(*pair) for pair in product(clean, slowed)]
     return {

@@ -71,10 +71,7 @@ def measure(options: Options, rows: ResultRows) -> dict[str, Any]:
 
 
 def curves_of(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Return a curve per task, real data and strategy: accuracy in per cent by amount of texts.
-
-    Points have the mean and interval over seeds. All strategies share the point at 0 texts.
-    """
+    """Return the curves: accuracy (%) by amount, mean and interval over seeds. All strategies share the point at 0."""
     curves = []
     for (task, real, strategy), curve_rows in _by_curve(rows).items():
         points = [
@@ -108,10 +105,7 @@ def turning_points(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 def _turn(rows: Sequence[Row], amounts: Sequence[int]) -> int | None:
-    """Return the first of the ascending amounts that no larger one improves on.
-
-    None if that amount has too few pairs with a larger one.
-    """
+    """Return the first amount that no larger one improves on; None if it has too few pairs. ``amounts`` ascend."""
     for place, amount in enumerate(amounts):
         gains = [_gain(rows, amount, larger) for larger in amounts[place + 1 :]]
         if not any(gain and gain["low"] > 0 for gain in gains):
@@ -120,10 +114,7 @@ def _turn(rows: Sequence[Row], amounts: Sequence[int]) -> int | None:
 
 
 def _gain(rows: Sequence[Row], few: int, many: int) -> dict[str, Any] | None:
-    """Return the gain in accuracy from ``few`` to ``many`` texts, in points with its interval.
-
-    None if both are the same amount, or fewer than two pairs exist.
-    """
+    """Return the gain from ``few`` to ``many`` texts, in points; None for equal amounts and fewer than two pairs."""
     by_place: dict[tuple[str, int], dict[int, float]] = {}
     for row in rows:
         by_place.setdefault((row["task"], row["seed"]), {})[row["amount"]] = 100 * row["accuracy"]

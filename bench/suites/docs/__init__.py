@@ -219,10 +219,7 @@ def wrapped(block: str) -> str:
 
 
 def run(options: Options) -> int:
-    """Print or write the blocks. Return the exit code, 0.
-
-    Raises `InputError` for missing results, unknown blocks, and documents with missing or repeated markers.
-    """
+    """Print or write the blocks. Raises `InputError` for missing results, unknown blocks, and missing markers."""
     results, only = ResultFolder(options.results, options.hardware), known_blocks(options.only)
     if options.out and not options.targets:
         raise InputError("--out goes with --targets.")

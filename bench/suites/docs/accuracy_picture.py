@@ -30,10 +30,7 @@ class AccuracyBar(NamedTuple):
 
 
 def accuracy_bars(comparisons: Comparisons) -> list[AccuracyBar]:
-    """Return the bars by group, each in the order of `METHODS`.
-
-    The deviation of "Mean" is over the draws' means over the tasks.
-    """
+    """Return the bars by group, in the order of `METHODS`. The deviation of "Mean" is over the draws' own means."""
     rows = {method: method_rows(comparisons, method) for method in METHODS}
     bars = []
     for index, group in enumerate([*TITLES.values(), "Mean"]):
@@ -56,10 +53,7 @@ def description(bars: list[AccuracyBar]) -> str:
 
 
 def draw_pictures(comparisons: Comparisons, folder: Path) -> list[Path]:
-    """Write ``accuracy-light.svg`` and ``accuracy-dark.svg``. Return their paths.
-
-    The same numbers give the same bytes.
-    """
+    """Write ``accuracy-light.svg`` and ``accuracy-dark.svg``. Equal numbers give equal bytes. Return the paths."""
     bars = accuracy_bars(comparisons)
     paths = []
     for theme in THEMES:

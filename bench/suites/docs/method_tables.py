@@ -107,10 +107,7 @@ def headline(comparisons: Comparisons) -> str:
 
 
 def baselines(comparisons: Comparisons) -> str:
-    """Return a paragraph with fourshot's mean accuracy and deviation, against in-context learning on the same texts.
-
-    In-context learning is given with and without bias correction.
-    """
+    """Return a paragraph: fourshot's mean accuracy, against in-context learning with and without bias correction."""
     first = next(iter(comparisons.values()))
     fourshot, corrected, plain = (method_rows(comparisons, name) for name in ("fourshot", "icl_calibrated", "icl"))
     real = in_words([str(row.real_examples) for row in fourshot])
@@ -131,20 +128,14 @@ def base_tables(bases: Mapping[str, Comparisons], draw: Callable[[Comparisons], 
 
 
 def short_table(comparisons: Comparisons) -> str:
-    """Return a Markdown table of methods by tasks, with means over the tasks.
-
-    A method that a task lacks has a dash there, and no means.
-    """
+    """Return a Markdown table of methods by tasks, with means. A method that a task lacks has a dash and no means."""
     return markdown(
         [_table(comparisons, OVER_TASKS, lambda column, rows: _number(_mean_of(column, rows), column.digits))]
     )
 
 
 def results_table(comparisons: Comparisons) -> str:
-    """Return a Markdown table of methods by tasks, and the targets.
-
-    A method that a task lacks has a dash there, and no mean.
-    """
+    """Return a Markdown table of methods by tasks, and targets. A method that a task lacks has a dash and no mean."""
     first = next(iter(comparisons.values()))
     sizes = in_words([f"{comparison.num_test:,}" for comparison in comparisons.values()])
     intro = (

@@ -103,10 +103,7 @@ def _row(name: str, routing: str, replicas: int, options: Options, times: Servic
 
 
 def needed(routing: str, load: int, options: Options, times: ServiceTimes) -> dict[str, Any]:
-    """Return, as ``replicas``, the fewest that answer ``load`` requests/s within --p99-ms and reject none.
-
-    None if `MOST_REPLICAS` do not suffice.
-    """
+    """Return the fewest replicas that answer ``load`` requests/s within --p99-ms and reject none, or None."""
 
     def fits(replicas: int) -> bool:
         outcome: SimulationResult = simulate(scenario("steady", routing, replicas, load, options), times)

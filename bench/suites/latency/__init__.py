@@ -34,10 +34,7 @@ ENGINE_WARMUP = {"icl_off": 4, "icl_cold": 4, "transformers_icl": 1, "transforme
 
 
 def latency_settings(options: Options) -> LatencySettings:
-    """Return the settings: the defaults or those of --settings, overridden by the command line.
-
-    Raises InputError for invalid options, settings, variants and tasks.
-    """
+    """Return the defaults or --settings, overridden by other options. Raises InputError for invalid ones."""
     check_shape(options.model, options.shape)
     check_cores("--cores", options.cores)
     check_cores("--load-cores", options.load_cores)
@@ -157,10 +154,7 @@ def merge_apart(model: str, adapter: str, out: str) -> str:
 
 
 def measure(options: Options, rows: ResultRows) -> dict[str, Any]:
-    """Measure the cells that ``rows`` lacks, unless --no-measure is given. Return the summary.
-
-    Raises InputError if there is no cell to summarise.
-    """
+    """Measure what ``rows`` lacks, unless --no-measure is given. Raises InputError if there is no cell to summarise."""
     settings = latency_settings(options)
     if not options.no_measure:
         _measure_missing(options, settings, rows)

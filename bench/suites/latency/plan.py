@@ -116,10 +116,7 @@ class LatencyCell(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def in_process_cells(settings: LatencySettings) -> list[LatencyCell]:
-    """Return all repeats of the in-process cells.
-
-    Each repeat has a different random order, so that drift of the machine affects all cells alike.
-    """
+    """Return all repeats, each in another random order, so that drift of the machine affects all cells alike."""
     cells = []
     for repeat in range(settings.repeats):
         block = [

@@ -143,10 +143,7 @@ def _sources(bases: Mapping[str, scores.BaseResult]) -> TablePart:
 
 
 def draw(options: Options) -> bool:
-    """Write the page of an existing result, if --draw is given. Return whether it is.
-
-    Raises InputError if --draw lacks --report, or --out is missing without --draw.
-    """
+    """With --draw, write its page to --report and return True. Raises InputError without --report, or else --out."""
     if options.draw:
         if not options.report:
             raise InputError("--draw needs --report FILE.html: where the page goes.")

@@ -136,10 +136,7 @@ def missing_methods(planned: PlannedComparison, scores: Iterable[PaperScore]) ->
 
 
 def mean_scores(scores: Sequence[PaperScore], seeds: Sequence[int] = ()) -> dict[TaskSetup, MeanScore]:
-    """Return the means of each setup over ``seeds``, or over all of its seeds for ().
-
-    Setups that lack one of ``seeds`` are left out.
-    """
+    """Return each setup's means over ``seeds``, () for all of its own. Setups that lack one of them are left out."""
     by_setup: dict[TaskSetup, dict[int, PaperScore]] = {}
     for score in scores:
         by_setup.setdefault(score.setup, {})[score.seed] = score

@@ -117,10 +117,7 @@ def _likeliest_tokens(model: Any, tokenizer: Any, rows: Sequence[Sequence[int]])
 
 
 class CountedTexts(msgspec.Struct, frozen=True, kw_only=True):
-    """Counts of the texts of one task and seed. Sides are "real", "written" (generated) and "kept".
-
-    There are as many real texts as generated ones, if the task has enough.
-    """
+    """Counts for one task and seed. Sides: "real", "written" (generated), "kept"; real texts are as many as written."""
 
     task: str
     seed: int

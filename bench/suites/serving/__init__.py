@@ -122,10 +122,7 @@ def batch_targets(batches: Sequence[Mapping[str, Any]]) -> list[Target]:
 
 
 def measure(options: Options, rows: ResultRows) -> dict[str, Any]:
-    """Measure all parts, one after the other; an interrupted load cannot be continued, so ``rows`` is unused.
-
-    Raises InputError without --data.
-    """
+    """Measure all parts; ``rows`` is unused, as a load cannot be resumed. Raises InputError without --data."""
     if options.data is None:
         raise InputError("--data is needed: a folder with sst2/, trec/ and ag_news/.")
     with opened_base(options.model, options.shape) as base, tempfile.TemporaryDirectory() as folder:
@@ -187,10 +184,7 @@ def measure(options: Options, rows: ResultRows) -> dict[str, Any]:
 def overload(
     load: Any, judge: Judge, rate: float, calm_rate: float, calm_p99_ms: float
 ) -> tuple[dict[str, Any], float]:
-    """Overload the service at ``rate``, then continue at ``calm_rate``.
-
-    Returns the judgement of the overload, and the seconds at ``calm_rate`` until responses are as fast as before it.
-    """
+    """Overload at ``rate``, then continue at ``calm_rate``. Return the overload's result and the seconds to recover."""
     answers = load(20, rate=rate, seed=2)
     ended = time.monotonic()
     calm_answers = load(20, rate=calm_rate, seed=4)
