@@ -1,7 +1,7 @@
-"""Puts packages into the environment: with uv, and with pip where uv cannot stand for it.
+"""Installs packages into the environment with uv, and with pip if uv cannot replace it.
 
-uv needs a third of pip's time here. It does not read pip's configuration, so this is told to it option by option; with
-an option that it has no word for, and wherever it fails, pip does the work. Standard library only: see `setup_env.py`.
+uv needs a third of pip's time here. It does not read pip's configuration, so every option of that is translated. If an
+option has no equivalent, or uv fails, pip installs instead. Standard library only: see `setup_env.py`.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ import subprocess
 from pathlib import Path
 
 UV = "uv>=0.8"
-OPTIONS = {  # pip's: uv's, with one value each
+OPTIONS = {  # pip's option -> uv's; each value needs its own option
     "find-links": "--find-links",
     "constraint": "--constraints",
     "trusted-host": "--allow-insecure-host",
 }
-VARIABLES = {  # of uv, and not its options: everybody sees those of a process, and addresses may have passwords
+VARIABLES = {  # pip's option -> uv's variable; arguments would be visible to all users, and URLs may have passwords
     "index-url": "UV_DEFAULT_INDEX",
     "extra-index-url": "UV_INDEX",
     "cert": "SSL_CERT_FILE",
     "proxy": "ALL_PROXY",
     "timeout": "UV_HTTP_TIMEOUT",
 }
-DEFAULT_TIMEOUT = "default-timeout"  # as PIP_DEFAULT_TIMEOUT is listed
+DEFAULT_TIMEOUT = "default-timeout"  # the name under which pip lists PIP_DEFAULT_TIMEOUT
 TRUE, FALSE = ("y", "yes", "t", "true", "on", "1"), ("n", "no", "f", "false", "off", "0")
-WITHOUT_EFFECT = {  # on what is installed
+WITHOUT_EFFECT = {  # pip's options that do not change what is installed
     *(
         "cache-dir",
         "config-file",
@@ -48,9 +48,10 @@ def pip(python: Path, *arguments: str, capture: bool = False) -> subprocess.Comp
 
 
 def configured(listing: str) -> dict[str, str] | None:
-    """What `pip config list` prints, by option. Variables count more than files, `install` more than `global`.
+    """Parse the output of `pip config list` into option -> value.
 
-    None where several files have the same option: which of them counts is not printed.
+    Environment variables override files, and `install` overrides `global`. Returns None if an option occurs twice at
+    one level, because the output does not show which value takes effect.
     """
     found: dict[tuple[str, int], str] = {}
     for line in listing.splitlines():
@@ -65,7 +66,7 @@ def configured(listing: str) -> dict[str, str] | None:
 
 
 def as_uv(options: dict[str, str]) -> tuple[list[str], dict[str, str]] | None:
-    """Arguments and environment variables that tell uv what ``options`` tell pip; None where they cannot."""
+    """Translate pip's ``options`` into arguments and environment variables of uv; None if one has no equivalent."""
     arguments: list[str] = []
     variables: dict[str, str] = {}
     for option, value in options.items():
@@ -82,7 +83,7 @@ def as_uv(options: dict[str, str]) -> tuple[list[str], dict[str, str]] | None:
 
 
 def drop_unfinished(python: Path) -> None:
-    """Make uv and pip forget packages whose unpacking a kill cut short; they would take them for installed.
+    """Remove the metadata of packages whose installation was killed; uv and pip would consider them installed.
 
     Both write INSTALLER into a package's metadata folder last, after all its files.
     """
@@ -93,9 +94,10 @@ def drop_unfinished(python: Path) -> None:
 
 
 def install(python: Path, *arguments: str, extra_index: str = "") -> bool:
-    """Install what ``arguments`` name, as `pip install` would; whether that came to a good end.
+    """Install ``arguments`` as `pip install` would. Return whether it succeeded.
 
-    pip takes the newest of all indexes, uv by default that of the first index which has the package: not here.
+    pip takes the newest version of all indexes. By default, uv takes that of the first index with the package; here it
+    is set to do as pip.
     """
     drop_unfinished(python)
     options = configured(pip(python, "config", "list", capture=True).stdout)

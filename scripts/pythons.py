@@ -1,4 +1,4 @@
-"""The Python that an environment is made on: which are supported, and which of them are here."""
+"""The Python of an environment: the supported versions, and the interpreters that exist on this machine."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ SUPPORTED = ("3.13", "3.12", "3.11")  # newest first; pyproject.toml says the sa
 
 
 class SetupError(Exception):
-    """Ends the set-up. ``str(error)`` is for the user; ``exit_code`` as in the module's docstring."""
+    """Ends the set-up. ``str(error)`` is for the user; ``exit_code`` as in the docstring of `setup_env.py`."""
 
     def __init__(self, message: str, exit_code: int = 2) -> None:
         super().__init__(message)
@@ -18,7 +18,10 @@ class SetupError(Exception):
 
 
 def python_version(python: str | Path) -> str:
-    """'3.11' for an interpreter that runs, '' for one that does not (a version manager's stand-in, a moved folder)."""
+    """Return an interpreter's version, such as '3.11', or '' if it does not run.
+
+    A version manager's shim may not run, nor an environment whose folder was moved.
+    """
     code = "import sys; print('%d.%d' % sys.version_info[:2])"
     try:
         answer = subprocess.run([str(python), "-c", code], capture_output=True, text=True, check=False)
@@ -28,7 +31,10 @@ def python_version(python: str | Path) -> str:
 
 
 def candidate_pythons() -> list[str]:
-    """Interpreters to try, in order: $PYTHON alone where it is set, else the supported ones that run, newest first."""
+    """Return the interpreters to try, in order: only $PYTHON if it is set, otherwise the supported ones, newest first.
+
+    Raises SetupError if $PYTHON is not supported, or no supported interpreter is found.
+    """
     chosen = os.environ.get("PYTHON")
     if chosen:
         version = python_version(chosen)

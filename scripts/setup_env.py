@@ -1,9 +1,10 @@
-"""Makes the environment of this checkout in .venv: `make env` calls this, with the standard library only.
+"""Makes the environment of this checkout in .venv. `make env` calls this script.
 
-It picks the build (CPU, CUDA, CUDA for V100) by the hardware, a Python that the pinned torch has a wheel for, and asks
-the package index for that wheel before anything large is downloaded. Called again it does nothing; after a kill it
-finishes what is there. Exit codes: 0 ready, 1 pip failed, 2 this machine or its package index lacks something, and the
-message says what. It runs before anything is installed, under whatever Python there is.
+It chooses the build (CPU, CUDA, CUDA for V100) by the hardware, and a Python for which the pinned torch has a wheel. It
+checks that the package index has that wheel before anything large is downloaded. A finished environment is left as it
+is, and after a kill the next call continues. Exit codes: 0 ready, 1 pip failed, 2 this machine or its package index
+lacks something, which the message names. It runs before anything is installed, under any Python, and so uses only the
+standard library.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))  # PYTHONSAFEPATH leaves it out
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # missing with PYTHONSAFEPATH
 import installers
 from pythons import SUPPORTED, SetupError, candidate_pythons, python_version
 
@@ -29,9 +30,9 @@ PYTHON = VENV / "bin" / "python"
 STAMP = VENV / "fourshot-env.json"
 
 CPU_TORCH_INDEX = "https://download.pytorch.org/whl/cpu"
-FREE_DISK_GIB = {"cpu": 5, "gpu": 16, "v100": 16}  # installed size and the largest wheels beside it
+FREE_DISK_GIB = {"cpu": 5, "gpu": 16, "v100": 16}  # installed size plus the largest wheels
 EXTRA_OF_BUILD = {"cpu": "cpu", "gpu": "gpu", "v100": ""}
-CUDA_OF_BUILD = {"gpu": 13, "v100": 12}  # major version of the pinned torch
+CUDA_OF_BUILD = {"gpu": 13, "v100": 12}  # CUDA's major version of the pinned torch
 V100_CONSTRAINTS = ROOT / "constraints" / "v100.txt"
 
 
@@ -40,7 +41,7 @@ def say(message: str) -> None:
 
 
 def detect_build() -> str:
-    """'gpu' where there is an NVIDIA GPU, 'v100' where one is of a generation that vLLM dropped, else 'cpu'."""
+    """Return 'v100' if an NVIDIA GPU is of a generation that vLLM dropped, 'gpu' for other GPUs, otherwise 'cpu'."""
     if shutil.which("nvidia-smi"):
         query = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
         answer = subprocess.run(query, capture_output=True, text=True, check=False)
@@ -51,9 +52,9 @@ def detect_build() -> str:
 
 
 def check_driver(build: str) -> None:
-    """Raise SetupError where the driver is too old for the build's CUDA: torch could not use the GPU.
+    """Raise SetupError if the driver is too old for the build's CUDA, so that torch could not use the GPU.
 
-    Source: CUDA compatibility, minor versions: any driver of the same major version will do.
+    Source: CUDA compatibility, minor versions: any driver of the same major version is sufficient.
     """
     if build == "cpu" or not shutil.which("nvidia-smi"):
         return
@@ -67,7 +68,7 @@ def check_driver(build: str) -> None:
 
 
 def torch_version(build: str) -> str:
-    """The exact torch that ``build`` pins, for example '2.13.0+cpu'."""
+    """Return the exact version of torch that ``build`` pins, such as '2.13.0+cpu'. Raises SetupError without a pin."""
     if build == "v100":
         text = V100_CONSTRAINTS.read_text()
     else:
@@ -82,7 +83,7 @@ def torch_version(build: str) -> str:
 
 
 def wanted_digest() -> str:
-    """Hash of everything that decides what is installed. A change of it makes the next call install again."""
+    """Return a hash of all files that determine what is installed. If it changes, the next call installs again."""
     files = [
         ROOT / "pyproject.toml",
         *Path(__file__).parent.glob("*.py"),
@@ -109,7 +110,7 @@ def write_stamp(build: str, digest: str, dev: bool) -> None:
 
 
 def torch_problem(version: str, torch_index: str) -> str:
-    """Why the environment's Python cannot have torch ``version``, '' where it can. Downloads no wheel."""
+    """Return why the environment's Python cannot install torch ``version``, or '' if it can. Downloads no wheel."""
     options = ["--extra-index-url", torch_index] if torch_index else []
     listing = installers.pip(PYTHON, "index", "versions", "torch", *options, capture=True)
     match = re.search(r"^Available versions: (.*)$", listing.stdout, re.MULTILINE)
@@ -121,7 +122,7 @@ def torch_problem(version: str, torch_index: str) -> str:
 
 
 def installed_torch() -> str:
-    """Version of the torch in the environment, '' where there is none."""
+    """Return the version of torch in the environment, or '' without torch."""
     matches = [
         re.match(r"torch-(.+)\.dist-info$", folder.name) for folder in VENV.glob("lib/python*/site-packages/torch-*")
     ]
@@ -129,9 +130,10 @@ def installed_torch() -> str:
 
 
 def make_venv(build: str, torch_index: str) -> None:
-    """Leave a .venv whose Python can have the pinned torch: the one that is there, or the first candidate that does.
+    """Keep a .venv whose Python can install the pinned torch, or make one with the first such candidate.
 
-    Raises SetupError where another one would have to be made, and what is there is somebody else's.
+    Raises SetupError if no candidate can, or if an existing .venv must not be replaced. It must not if another tool
+    made it, or if it has another torch and the pinned one is not available.
     """
     version = torch_version(build)
     chosen = os.environ.get("PYTHON")
@@ -141,7 +143,7 @@ def make_venv(build: str, torch_index: str) -> None:
         problem = "" if installed == version else torch_problem(version, torch_index)
         if not problem:
             return
-        if installed:  # in use: not to be taken away because the index cannot be reached now
+        if installed:  # it may be in use, and the index may only be unreachable now
             raise SetupError(
                 f"The environment has torch {installed}, wanted is {version}: {problem}\n{torch_advice(build)}"
             )
@@ -152,7 +154,7 @@ def make_venv(build: str, torch_index: str) -> None:
     for python in candidate_pythons():
         shutil.rmtree(VENV, ignore_errors=True)
         VENV.mkdir(exist_ok=True)
-        write_stamp(build, digest="", dev=False)  # from now on it is ours
+        write_stamp(build, digest="", dev=False)  # marks it as made by this script
         result = subprocess.run([python, "-m", "venv", str(VENV)], capture_output=True, text=True, check=False)
         if result.returncode == 0:
             problem = torch_problem(version, torch_index)
@@ -190,7 +192,7 @@ def check_disk(build: str) -> None:
 
 
 def install(build: str, dev: bool, torch_index: str) -> None:
-    """Install the project, editable, with what ``build`` needs."""
+    """Install the project as editable, with the requirements of ``build``. Raises SetupError if that fails."""
     extras = ",".join(filter(None, [EXTRA_OF_BUILD[build], "dev" if dev else ""]))
     project = ["--editable", f"{ROOT}[{extras}]" if extras else str(ROOT)]
     if build == "v100":
@@ -204,15 +206,15 @@ def install(build: str, dev: bool, torch_index: str) -> None:
                 "pip failed; see above. What it installed is kept. Mend the cause, then `make env` again.",
                 exit_code=1,
             )
-    # On all cores, and for who cannot write there later.
+    # Compiled here, on all cores, because later users may not have write access.
     compiled = [str(PYTHON), "-m", "compileall", "-qq", "-j", "0", *map(str, VENV.glob("lib/python*/site-packages"))]
-    subprocess.run(compiled, check=False)  # a few packages carry templates that are no Python; nothing depends on it
+    subprocess.run(compiled, check=False)  # unchecked, because a few packages contain templates that are not Python
     if subprocess.run([str(PYTHON), "-c", "import torch, transformers, vllm"], check=False).returncode != 0:
         raise SetupError("The environment does not import torch, transformers and vllm: see above.", exit_code=1)
 
 
 def run_with_supported_python() -> None:
-    """Start again under a Python that this project supports: tomllib is new in 3.11."""
+    """Restart under a supported Python if this one is too old: tomllib is new in 3.11."""
     if sys.version_info < (3, 11):
         python = candidate_pythons()[0]
         os.execvp(python, [python, *sys.argv])
@@ -228,9 +230,9 @@ def main() -> int:
     build = options.build or detect_build()
     digest = wanted_digest()
     with open(ROOT / "pyproject.toml") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # two at once: the second waits, then finds it made
+        fcntl.flock(lock, fcntl.LOCK_EX)  # of two concurrent calls, the second waits and finds a finished environment
         stamp = read_stamp()
-        if stamp.get("place", str(VENV)) != str(VENV):  # what is in it names that place
+        if stamp.get("place", str(VENV)) != str(VENV):  # its files contain that path
             say(f"the environment is that of {stamp['place']}: making one for {VENV}")
             shutil.rmtree(VENV)
             stamp = {}

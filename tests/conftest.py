@@ -1,4 +1,4 @@
-"""Shared by all tests: the embedded model, unpacked once, one engine of each kind per session, and a browser."""
+"""Fixtures for all tests: the embedded model, small random models, one engine of each kind per session, a browser."""
 
 import os
 import re
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("FOURSHOT_FORECAST", "0")  # a command would first measure this machine, for half a minute
-os.environ.setdefault("FOURSHOT_TRAIN_AT_ONCE", "1")  # tests run side by side themselves
-# Before torch is loaded. Threads that spin while they wait starve each other where the cores are shared.
+os.environ.setdefault("FOURSHOT_FORECAST", "0")  # otherwise, a command first measures this machine for half a minute
+os.environ.setdefault("FOURSHOT_TRAIN_AT_ONCE", "1")  # the tests themselves run in parallel
+# Set before torch is loaded. Threads that spin while waiting starve each other on shared cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-# Ray reads its mode and its token once a process: all its clusters have to have the same, whichever test is first.
+# Ray reads its authentication mode and token once per process, so all clusters of the tests must share them.
 os.environ.setdefault("RAY_AUTH_MODE", "token")
 os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
-# Files that take longest, by far: they are begun first, or one process would be left alone with them at the end.
+# The slowest files. They start first, so that they do not run alone in one process at the end.
 LONGEST = (
     "tests/pipeline/runs/test_kill.py",
     "tests/serving/test_server.py",
@@ -44,7 +44,7 @@ LONGEST = (
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Under several processes, in the order in which files are given out (``--no-loadscope-reorder``)."""
+    """With several processes, sort the files of `LONGEST` first; ``--no-loadscope-reorder`` keeps this order."""
     if hasattr(config, "workerinput"):
         place = {name: index for index, name in enumerate(LONGEST)}
         items.sort(key=lambda item: place.get(item.nodeid.partition("::")[0], len(LONGEST)))
@@ -63,7 +63,7 @@ def model() -> str:
 
 
 def random_llama(model: str, **sizes: float) -> tuple[Any, Any]:
-    """Two random layers of these ``sizes``, and the tokenizer of ``model`` for them."""
+    """Return a model with two random layers of these ``sizes``, and the tokenizer of ``model``."""
     import torch
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
@@ -83,21 +83,21 @@ def saved(random_model: Any, tokenizer: Any, folder: Path) -> str:
 
 @pytest.fixture(scope="session")
 def tiny_model(model: str, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The embedded model's tokenizer with two narrow random layers: for what does not depend on what is learnt."""
+    """Folder of two narrow random layers with the embedded model's tokenizer, for tests independent of the weights."""
     sizes = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4, "num_key_value_heads": 2}
     return saved(*random_llama(model, **sizes), tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(scope="session")
 def narrow_model(model: str, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Two random layers that vLLM computes too. What they write is lines of few words, drawn from the same 128."""
+    """Folder of two random layers that vLLM supports. They generate short lines of words from a set of 128."""
     import torch
 
     random_model, tokenizer = random_llama(model, hidden_size=64, intermediate_size=64, num_attention_heads=1)
     vocabulary = sorted(tokenizer.get_vocab().items(), key=lambda entry: entry[1])
     words = [token for word, token in vocabulary if re.fullmatch("Ġ[A-Za-z]{4,}", word)][:128]
     (newline,) = tokenizer.encode("\n", add_special_tokens=False)
-    with torch.no_grad():  # what all tokens have in common makes these words likely, and the end of a line more so
+    with torch.no_grad():  # a component common to all tokens makes these words likely, and a line end more likely
         random_model.model.embed_tokens.weight[:, 0] = 0.1
         random_model.lm_head.weight[words, 0] = 2.0
         random_model.lm_head.weight[newline, 0] = 2.5
@@ -106,16 +106,17 @@ def narrow_model(model: str, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="session")
 def decided_model(model: str, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Two random layers, for vLLM too. As a trained base, they have labels nats apart that depend on the text.
+    """Folder of two random layers that vLLM supports, with scores like a trained base's.
 
-    Whatever they are asked, " warm" and " cold" are among the likeliest tokens.
+    Label scores differ by nats and depend on the text. For any prompt, " warm" and " cold" are among the likeliest
+    tokens.
     """
     import torch
 
     sizes = {"hidden_size": 64, "intermediate_size": 64, "num_attention_heads": 1}
     random_model, tokenizer = random_llama(model, **sizes, initializer_range=0.1)
     words = [tokenizer.encode(word, add_special_tokens=False)[0] for word in (" warm", " cold")]
-    with torch.no_grad():  # what all tokens have in common passes through the layers, and makes these words likely
+    with torch.no_grad():  # a component common to all tokens passes the layers unchanged, and makes these words likely
         random_model.lm_head.weight.mul_(3)
         random_model.lm_head.weight[words, 0] = 30.0
         random_model.model.embed_tokens.weight[:, 0] = 0.3
@@ -126,7 +127,7 @@ def decided_model(model: str, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="session")
 def narrow_engine(narrow_model: str) -> Iterator[Engine]:
-    """vLLM on a base that costs next to nothing: for what does not depend on what is learnt."""
+    """vLLM with the cheap narrow base, for tests independent of the weights."""
     from fourshot.engine.opening import open_engine
 
     engine = open_engine(EngineSettings(model=narrow_model, max_loras=2, kv_cache_bytes=64 << 20, max_model_len=1024))
@@ -136,13 +137,13 @@ def narrow_engine(narrow_model: str) -> Iterator[Engine]:
 
 @pytest.fixture(scope="session")
 def adapters(model: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Adapter, Adapter]:
-    """Two LoRA adapters of rank 8 on all projections, random but far enough from nothing to change answers."""
+    """Two LoRA adapters of rank 8 on all projections, random and large enough to change predictions."""
     return random_adapters(model, tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
 def narrow_adapters(narrow_model: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Adapter, Adapter]:
-    """As `adapters`, on the narrow base."""
+    """Two adapters like `adapters`, for the narrow base."""
     return random_adapters(narrow_model, tmp_path_factory)
 
 
@@ -168,7 +169,7 @@ def random_adapters(model: str, tmp_path_factory: pytest.TempPathFactory) -> tup
 
 @pytest.fixture(scope="session")
 def vllm_engine(model: str) -> Iterator[Engine]:
-    """The one vLLM engine of the session: LoRA on, two adapters per batch."""
+    """The session's vLLM engine of the embedded model, with two adapters per batch."""
     from fourshot.engine.opening import open_engine
 
     engine = open_engine(EngineSettings(model=model, max_loras=2, kv_cache_bytes=256 << 20, max_model_len=1024))
@@ -178,7 +179,7 @@ def vllm_engine(model: str) -> Iterator[Engine]:
 
 @pytest.fixture(scope="session")
 def reference_engine(model: str) -> Iterator[Engine]:
-    """The reference: transformers and PEFT."""
+    """The reference engine: transformers and PEFT."""
     from fourshot.engine.opening import open_engine
 
     engine = open_engine(EngineSettings(model=model, kind="transformers", max_model_len=1024))
@@ -186,7 +187,7 @@ def reference_engine(model: str) -> Iterator[Engine]:
     engine.close()
 
 
-@pytest.fixture(scope="module")  # not longer: while it is open, a loop of asyncio runs, and no other test can run one
+@pytest.fixture(scope="module")  # not session: while it is open, an asyncio loop runs, and other tests cannot run one
 def browser() -> Iterator["Browser"]:
     if CHROMIUM is None:
         pytest.skip("needs chromium (Debian: chromium)")

@@ -1,11 +1,10 @@
-"""Sending requests to engines, and noting when each was queued, begun and answered.
+"""A closed loop of requests to engines, with the times at which each request was queued, begun and answered.
 
-Each engine has a process of its own, measures one cell when it is asked to and rests otherwise. So all engines of a
-suite can be there at once and the order of its cells be shuffled over them: what the machine does to one, it does to
-all.
+Each engine runs in its own process, measures one cell on request, and is idle otherwise. So all engines of a suite can
+be loaded at once, and its cells shuffled across them. Disturbances of the machine then affect all engines equally.
 
-Closed loop: so many requests are in the engine at any time; when one is answered the next is queued. Tokenizing is part
-of a request's time. A request is begun with the step of the model that answers it: prompts are never cut in pieces.
+Closed loop: a fixed number of requests is in the engine at any time; each answer queues the next request. Tokenizing is
+part of a request's time. A request begins with the model step that answers it, because prompts are never chunked.
 """
 
 import time
@@ -39,7 +38,7 @@ _weights: "list[list[torch.Tensor]]" = []
 
 
 class RequestTimes(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
-    """One request; seconds since the cell began."""
+    """Times and token counts of one request; times are seconds since the start of the cell."""
 
     sent_s: float
     begun_s: float
@@ -53,25 +52,27 @@ class RequestTimes(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
 
 
 class CellRequests(msgspec.Struct, frozen=True, kw_only=True):
-    """What to send."""
+    """The requests of one cell."""
 
     requests: tuple[PromptRequest, ...]
-    warmup: tuple[PromptRequest, ...]  # sent before, not counted; what they leave in the cache is there
-    labels: tuple[str, ...]  # words
-    concurrency: int  # 0: all at once
+    warmup: tuple[PromptRequest, ...]  # sent before the others and not measured; their cache entries remain
+    labels: tuple[str, ...]  # label words
+    concurrency: int  # requests in the engine at a time; 0: all at once
 
 
 class CellMeasurement(msgspec.Struct, frozen=True, kw_only=True):
-    """What came of it. The engine's own counters, as differences, stand beside the rows. Over HTTP, seconds run until
-    the last request was answered, and rows are those that were."""
+    """Measurement of one repeat of a cell: a row per request, and the increase of the engine's own counters.
+
+    Over HTTP, ``seconds`` end with the last answer, and ``rows`` are the answered requests.
+    """
 
     rows: tuple[RequestTimes, ...]
     seconds: float
     prompt_tokens: int = 0
     cached_tokens: int = 0
-    failed: int = 0  # over HTTP
+    failed: int = 0  # failed requests over HTTP
     adapter_loads: dict[str, tuple[int, float]] = {}  # kind -> uses, seconds: `engine.vllm_seams.lora_loads`
-    yardstick_s: float = 0.0  # what a fixed piece of arithmetic took around the cell: how fast the machine was then
+    yardstick_s: float = 0.0  # mean of `yardstick` before and after the cell: the machine's speed at that time
 
     @property
     def rate(self) -> float:
@@ -88,7 +89,7 @@ class CellMeasurement(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def repeated(repeats: Sequence[CellMeasurement]) -> dict[str, Any]:
-    """What the repeats of a cell come to: means with intervals, percentiles of all their requests together."""
+    """Return the statistics of a cell: means over repeats with intervals, percentiles of all requests pooled."""
     pooled = [latency for repeat in repeats for latency in repeat.latencies_ms]
     tokens = sum(repeat.prompt_tokens for repeat in repeats)
     return {
@@ -102,7 +103,10 @@ def repeated(repeats: Sequence[CellMeasurement]) -> dict[str, Any]:
 
 
 def run_cell(engine: Any, adapters: Sequence[Any], cell: CellRequests) -> CellMeasurement:
-    """Empty the prefix cache, warm up, measure."""
+    """Empty the prefix cache, send the warm-up requests, and measure the requests of ``cell``.
+
+    Engines without ``begin_score`` (transformers) are measured one request at a time.
+    """
     engine.reset_prefix_cache()
     yard_s = yardstick()
     send = _closed_loop if hasattr(engine, "begin_score") else _one_by_one
@@ -125,10 +129,11 @@ def run_cell(engine: Any, adapters: Sequence[Any], cell: CellRequests) -> CellMe
 
 
 def yardstick() -> float:
-    """Median seconds of a pass that is like an engine's on a short text and has nothing to do with one.
+    """Return the median seconds of a synthetic pass that stresses the machine like an engine's pass over a short text.
 
-    Many small matrix products one after the other over weights that no cache holds: what slows those on a machine that
-    others use too (memory, shared caches, a core taken away) slows this alike. Large products alone do not feel it.
+    It is a sequence of many small matrix products over weights too large for the processor's caches. Contention on a
+    shared machine (memory, shared caches, a core taken away) slows it as it slows an engine. Large products alone are
+    not affected.
     """
     import torch
 
@@ -180,7 +185,7 @@ def _closed_loop(
 def _one_by_one(
     engine: Any, adapters: Sequence[Any], requests: Sequence[PromptRequest], cell: CellRequests
 ) -> list[RequestTimes]:
-    """Generation of the label, one request after the other: how the paper measured.
+    """Generate the label of one request after the other, as the paper measured.
 
     Source: Patwa et al. 2024, section 4 (Hugging Face generation).
     """
@@ -199,7 +204,7 @@ def _one_by_one(
 
 
 def request_times(sent_s: float, begun_s: float, done_s: float, prompt_tokens: int, cached_tokens: int) -> RequestTimes:
-    """Microseconds are enough, and shorter."""
+    """Return `RequestTimes` rounded to microseconds, which keeps result files short."""
     return RequestTimes(
         sent_s=round(sent_s, 6),
         begun_s=round(begun_s, 6),
@@ -213,24 +218,24 @@ Engines = Mapping[str, OpenerProcess[CellRequests, CellMeasurement]]
 
 
 class SuiteBase(msgspec.Struct, frozen=True, kw_only=True):
-    """What all engines of a suite are opened on."""
+    """The base model of a suite's engines, and its adapters."""
 
     path: str
     load_format: str = "auto"
     adapters: tuple[str, ...] = ()  # folders of random adapters
-    merged: str = ""  # the first of them merged into the base; "": it would have the base's shape and no other weights
+    merged: str = ""  # checkpoint of the base with the first adapter merged; "": none, that variant is not measured
 
 
 class EngineSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """Which engine."""
+    """How to open one engine."""
 
     settings: EngineSettings
     adapters: tuple[str, ...] = ()  # folders
-    sleep_s: float = 0.0  # before every step of the model: a slowdown that is planted, to see whether it is found
+    sleep_s: float = 0.0  # before every step of the model: a planted slowdown, to test whether it is detected
 
 
 def open_for_cells(spec: EngineSpec) -> Callable[[CellRequests], CellMeasurement]:
-    """An engine that measures cells."""
+    """Open the engine of ``spec``. Return a function that measures one cell with it."""
     engine: Any = open_engine(spec.settings)
     adapters = [Adapter(name=Path(folder).name, path=folder) for folder in spec.adapters]
     if spec.sleep_s:
@@ -246,7 +251,7 @@ def open_for_cells(spec: EngineSpec) -> Callable[[CellRequests], CellMeasurement
 
 @contextmanager
 def engines(specs: Mapping[str, EngineSpec], log: Path) -> Iterator[Engines]:
-    """All of them started, one after the other; all ended."""
+    """Start the engines of ``specs`` one after the other, each in its own process; end all of them on exit."""
     with ExitStack() as stack:
         running = {}
         for name, spec in specs.items():

@@ -1,4 +1,4 @@
-"""Results of `fourshot compare`: its ``comparison.json``, kept as bench/results/compare-<task>-<hardware>.json."""
+"""Results of `fourshot compare`: ``comparison.json``, committed as bench/results/compare-<task>-<hardware>.json."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,7 +20,7 @@ HOW_TO_MEASURE = (
 
 
 class MeasuredComparison(msgspec.Struct, frozen=True, kw_only=True):
-    """A `Comparison` as it is read again. Its settings stay loose: a result outlives changes of those."""
+    """A `Comparison` read from its file. Settings are untyped, because results must outlive changes of the settings."""
 
     schema: int
     task: str
@@ -46,7 +46,7 @@ Comparisons = Mapping[str, MeasuredComparison]  # by task, in the order of `TITL
 
 
 def read_comparison(path: Path) -> MeasuredComparison:
-    """Raises `InputError` for a file that is no result of a comparison."""
+    """Read ``path``. Raise `InputError` if it is not a result of `fourshot compare`."""
     try:
         comparison = msgspec.json.decode(path.read_bytes(), type=MeasuredComparison)
     except msgspec.DecodeError as error:
@@ -60,20 +60,23 @@ def read_comparison(path: Path) -> MeasuredComparison:
 
 
 def _named_as_now(row: MethodRow) -> MethodRow:
-    """Results of earlier builds call a bias-corrected method calibrated, which is said of its temperature alone now."""
+    """Return ``row`` with today's name: earlier builds called bias-corrected methods "calibrated".
+
+    Now the word refers to the temperature alone.
+    """
     return msgspec.structs.replace(row, display_name=row.display_name.replace(", calibrated", ", bias-corrected"))
 
 
 def load_comparisons(folder: Path, hardware: str = "*", prefix: str = "compare") -> Comparisons:
-    """The results of the first base of `load_bases`, the embedded one where it was measured. Raises as that does."""
+    """Return the first base's results of `load_bases`: the embedded base's, if it was measured. Raises like it."""
     return next(iter(load_bases(folder, hardware, prefix).values()))
 
 
 def load_bases(folder: Path, hardware: str = "*", prefix: str = "compare") -> dict[str, Comparisons]:
-    """By base model, the results ``<prefix>-<task>-<hardware>.json``; the embedded base comes first.
+    """Return the results ``<prefix>-<task>-<hardware>.json`` by base model, the embedded base first.
 
-    A further base's results have its name before the hardware's, and may be of some of the tasks. Raises `InputError`
-    where the first base lacks a task, where a base has one twice, and where its seeds differ between tasks.
+    Files of other bases have the name of the base before the hardware, and may cover only some of the tasks. Raises
+    `InputError` if the first base lacks a task, or a base has two results for a task or different seeds per task.
     """
     by_base: dict[str, dict[str, tuple[Path, MeasuredComparison]]] = {}
     for path in sorted(folder.glob(f"{prefix}-*-{hardware}.json")):
@@ -104,7 +107,7 @@ def load_bases(folder: Path, hardware: str = "*", prefix: str = "compare") -> di
 
 
 def method_rows(comparisons: Comparisons, method: str) -> list[MethodRow]:
-    """The row of ``method``, one per task. Raises `InputError` where a task lacks it."""
+    """Return the rows of ``method``, one per task. Raises `InputError` if a task lacks it."""
     rows = {task: comparison.row(method) for task, comparison in comparisons.items()}
     missing = [task for task, row in rows.items() if row is None]
     if missing:
@@ -113,10 +116,10 @@ def method_rows(comparisons: Comparisons, method: str) -> list[MethodRow]:
 
 
 def draw_means(rows: Sequence[MethodRow]) -> list[float]:
-    """Of each draw of the shots, the mean accuracy over ``rows`` (one per task), in per cent."""
+    """Return the mean accuracy over ``rows`` (one per task) for each draw of the shots, in per cent."""
     return [100 * fmean(draw) for draw in zip(*(row.seed_accuracies for row in rows), strict=True)]
 
 
 def in_words(items: Sequence[str]) -> str:
-    """``["a", "b", "c"]`` -> "a, b and c"."""
+    """Join ``items``, of which there is at least one: ``["a", "b", "c"]`` -> "a, b and c"."""
     return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"

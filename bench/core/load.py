@@ -1,8 +1,8 @@
-"""A load generator: requests sent when they were meant to be sent, in a process of its own.
+"""An HTTP load generator that runs in its own process and sends requests at their scheduled times.
 
-Open loop: arrivals are a Poisson process, drawn before it starts, and do not wait for answers; latency counts from the
-moment a request was meant to be sent, so a server that stalls is not spared the requests that it would have had
-(coordinated omission). Closed loop: so many clients, each sending its next request when it has its answer.
+Open loop: arrivals are a seeded Poisson process and do not wait for answers. Latency counts from the time at which a
+request was scheduled, so a stalled server is not spared the requests that were due meanwhile (coordinated omission).
+Closed loop: a fixed number of clients, each of which sends its next request after the answer to the last one.
 """
 
 import asyncio
@@ -15,41 +15,41 @@ import msgspec
 
 from fourshot.bench.core.processes import call_apart
 
-RETRY_S = 0.05  # a client of a closed loop that was refused for load tries again after this
+RETRY_S = 0.05  # pause of a closed-loop client after a rejected or failed request
 
 
 class LoadRequest(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """One request to send."""
 
-    kind: str  # what the sender calls it; for whoever reads the answers
+    kind: str  # the caller's name for this kind of request, to group the answers by; not sent
     path: str
     body: str
 
 
 class Load(msgspec.Struct, frozen=True, kw_only=True):
-    """What to send: requests drawn at random, with replacement, by their weights, or taken ``in_order``."""
+    """A load to send: requests sampled with replacement by their weights, or taken ``in_order`` or ``once``."""
 
     url: str
     requests: tuple[LoadRequest, ...]
-    weights: tuple[float, ...] = ()  # of requests that are drawn
-    in_order: bool = False  # from the first on, each once before any is sent again
-    once: bool = False  # in order, and no more when all were sent
+    weights: tuple[float, ...] = ()  # for sampling, one per request
+    in_order: bool = False  # cycle through the requests, beginning with the first
+    once: bool = False  # send each request once, in order, then stop
     seconds: float
-    rate: float = 0.0  # of an open loop, requests per second; 0: a closed loop
-    clients: int = 1  # of a closed loop
+    rate: float = 0.0  # requests per second of an open loop; 0: a closed loop
+    clients: int = 1  # concurrent clients of a closed loop
     seed: int = 0
     timeout_s: float = 120.0
 
 
 class LoadAnswer(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
-    """What became of one request; seconds since the load began."""
+    """The outcome of one request; times are seconds since the start of the load."""
 
     request: int  # index into the load's requests
-    due_s: float  # when it was meant to be sent
+    due_s: float  # when it was scheduled to be sent
     sent_s: float
     done_s: float
-    status: int  # 0: the connection failed
-    answer: str
+    status: int  # HTTP status; 0: the connection failed or timed out
+    answer: str  # response body; for status 0, the error
 
     @property
     def latency_s(self) -> float:
@@ -57,7 +57,7 @@ class LoadAnswer(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
 
 
 def arrivals(load: Load) -> Iterator[tuple[float, int]]:
-    """When, in seconds, and which request, for an open loop."""
+    """Yield the arrivals of an open loop: the time in seconds since its start, and the index of the request."""
     draw = random.Random(load.seed)
     chosen = choices(load, draw)
     at = draw.expovariate(load.rate)
@@ -67,7 +67,7 @@ def arrivals(load: Load) -> Iterator[tuple[float, int]]:
 
 
 def choices(load: Load, draw: random.Random) -> Iterator[int]:
-    """Which requests: without end, but for those that are sent once."""
+    """Yield the indices of the requests to send: endlessly, unless each is sent ``once``."""
     if load.once:
         yield from range(len(load.requests))
         return
@@ -78,7 +78,7 @@ def choices(load: Load, draw: random.Random) -> Iterator[int]:
 
 
 async def fire(load: Load) -> list[LoadAnswer]:
-    """Send everything and wait for all answers."""
+    """Send ``load`` and wait for all answers. Return them in order of arrival."""
     import aiohttp
 
     answers: list[LoadAnswer] = []
@@ -128,5 +128,5 @@ def send_load(load: Load) -> list[LoadAnswer]:
 
 
 def generate(load: Load, cores: str = "") -> list[LoadAnswer]:
-    """Send ``load`` from a process of its own, on ``cores`` (as taskset names them) where given."""
+    """Send ``load`` from a separate process, on ``cores`` (in taskset's notation) if given. Return all answers."""
     return call_apart(send_load, load, cores=cores)

@@ -1,12 +1,13 @@
-"""A suite's options, declared once as a struct and read from words of the command line.
+"""A suite's options, declared once as a struct and parsed from the command line.
 
     class Options(msgspec.Struct, frozen=True, kw_only=True):
-        data: Annotated[Path, "a folder with trec/"]          # --data DATA, must be given: it has no default
+        data: Annotated[Path, "a folder with trec/"]          # --data DATA, required: it has no default
         repeats: Annotated[Positive, "of every cell"] = 3     # --repeats N, at least 1
         tasks: Annotated[tuple[str, ...], "which"] = ("trec",)  # --tasks trec sst2, or --tasks trec,sst2
         no_http: Annotated[bool, "in process only"] = False   # --no-http
 
-A text in the annotation is the option's help; `POSITIONAL`, `REPEATED` and `HIDDEN` change how it is given.
+A string in the annotation is the option's help. `POSITIONAL` makes the option a positional argument. `REPEATED` lets it
+be given several times. `HIDDEN` omits it from the help.
 """
 
 import argparse
@@ -21,7 +22,7 @@ from fourshot.bench.core.roofline import SHAPES
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.faults import nearest
 
-POSITIONAL, REPEATED, HIDDEN = object(), object(), object()  # REPEATED: once per value, which may hold a comma
+POSITIONAL, REPEATED, HIDDEN = object(), object(), object()  # REPEATED: values may contain commas
 T = TypeVar("T")
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]
@@ -35,7 +36,7 @@ TaskFolders = Annotated[Path, "a folder with a folder for each task"]
 
 
 def read_options(kind: type[T], words: Sequence[str], program: str, description: str = "") -> T:
-    """The struct ``kind`` with the values in ``words``. Raises InputError for what is unknown, missing or wrong."""
+    """Parse ``words`` into the struct ``kind``. Raises InputError for unknown, missing or invalid options."""
     parser = _Parser(prog=program, description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     hints = get_type_hints(kind, include_extras=True)
     for field in msgspec.structs.fields(kind):  # type: ignore[arg-type]
@@ -80,7 +81,7 @@ def _add(parser: argparse.ArgumentParser, field: Any, hint: Any) -> None:
 
 
 def _plain(hint: Any) -> Any:
-    """The type without annotations and without None."""
+    """Return the type ``hint`` without annotations and without None."""
     while get_origin(hint) is Annotated:
         hint = get_args(hint)[0]
     if get_origin(hint) in (Union, UnionType):
@@ -90,7 +91,7 @@ def _plain(hint: Any) -> Any:
 
 
 def _choices(hint: Any) -> tuple[str, ...]:
-    """What a tuple of a few words may have in it; argparse checks one word alone. () for other types."""
+    """Return the allowed items of a tuple of literals, () for other types. argparse checks only single literals."""
     plain = _plain(hint)
     item = get_args(plain)[0] if get_origin(plain) is tuple else None
     return get_args(item) if get_origin(item) is Literal else ()
@@ -101,7 +102,7 @@ def _as_text(value: Any) -> str:
 
 
 class _Listed(argparse.Action):
-    """Values with blanks or commas between them."""
+    """Parse values separated by blanks or commas. The option may be given once."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
         if getattr(namespace, self.dest, None) is not None:
@@ -115,5 +116,5 @@ class _Parser(argparse.ArgumentParser):
 
 
 def as_settings(options: Any, *names: str) -> dict[str, Any]:
-    """The options ``names`` as JSON has them: for the settings of a result."""
+    """Return the options ``names`` as JSON values, for the settings of a result."""
     return {name: msgspec.to_builtins(getattr(options, name), enc_hook=str) for name in names}

@@ -1,8 +1,8 @@
-"""What a report is made of, as data: paragraphs, tables, targets, sections, pages. And the same as Markdown and HTML.
+"""The parts of a report as data (paragraphs, tables, targets, sections, pages), and their Markdown and HTML.
 
-The page is a file without scripts that loads nothing, reads well on a phone and on paper. It has the style sheet of the
-run's report and a little more, and the figures of `pipeline.report.figures`. Every text is escaped; only
-`markupsafe.Markup` is taken as it is.
+A page is one HTML file without scripts or external resources, readable on a phone and on paper. It extends the style
+sheet of the run's report, and its figures are those of `pipeline.report.figures`. All text is escaped, except
+`markupsafe.Markup`.
 """
 
 import re
@@ -24,18 +24,18 @@ T = TypeVar("T")
 
 
 class TablePart(NamedTuple):
-    """Rows of cells, the first of each its heading. None is printed as a dash; numbers as they are given."""
+    """Rows of cells, the first of each its heading. None is printed as a dash; numbers are printed as given."""
 
     headings: Sequence[str]
     rows: Sequence[Sequence[object]]
     note: str = ""
-    left: int = 1  # in Markdown: columns of words, which stand to the left; those after them to the right
-    chosen: int | None = None  # on a page: the row that it is about
-    words: bool = False  # on a page: cells are texts, broken into lines
+    left: int = 1  # in Markdown: number of left-aligned columns; the others are right-aligned
+    chosen: int | None = None  # on a page: index of the row to highlight
+    words: bool = False  # on a page: cells are texts, which wrap
 
     @classmethod
     def of(cls, rows: Iterable[T], columns: Mapping[str, str | Callable[[T], object]], **options: Any) -> "TablePart":
-        """A row for each of ``rows``, a column for each heading: a format of the row's keys, or a function of it."""
+        """Make a table of ``rows``. ``columns``: heading -> a format string of the row's keys, or a function of it."""
         cells = [
             [column.format_map(row) if isinstance(column, str) else column(row) for column in columns.values()]  # type: ignore[arg-type]
             for row in rows
@@ -44,33 +44,33 @@ class TablePart(NamedTuple):
 
 
 class FoldedPart(NamedTuple):
-    """Parts behind a summary that opens them, on a page."""
+    """Parts that a page shows when its reader opens the summary; Markdown shows the parts without it."""
 
     summary: str
     parts: "Sequence[Part]"
 
 
-Part = str | TablePart | FoldedPart  # a str is a paragraph; a Markup, which is a str too, is taken as it is
+Part = str | TablePart | FoldedPart  # a str is a paragraph; a Markup, which is a str too, is inserted unescaped
 
 
 class Section(NamedTuple):
-    """A heading and what stands below it, in this order."""
+    """A heading and the parts below it, in order."""
 
     title: str
     parts: Sequence[Part]
 
 
 class Page(NamedTuple):
-    """The page of a result. Its targets and what it was measured on are put behind ``sections``."""
+    """The page of a result. `write_page` appends its targets and its origin (hardware, versions) to ``sections``."""
 
     title: str
     sections: Sequence[Section]
     lead: str = ""  # the sentence below the title
-    origin: Sequence[Part] = ()  # more about where the numbers come from
+    origin: Sequence[Part] = ()  # parts in front of the origin of the numbers
 
 
 class Target(msgspec.Struct, frozen=True, kw_only=True):
-    """A number with a goal: what was set out to be reached, and what was."""
+    """A measured number and the goal that was set for it."""
 
     name: str
     unit: str
@@ -79,41 +79,41 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     met: bool
 
     def line(self, digits: int = 6) -> str:
-        """The target in words, the number with so many significant digits."""
+        """Return the target as a line of text, the measured number with ``digits`` significant digits."""
         number = f"{self.measured:.{digits}g}{' ' + self.unit if self.unit else ''}"
         return f"{self.name}: target {self.goal:g}, measured {number} ({'met' if self.met else 'missed'})"
 
 
 def at_least(name: str, unit: str, measured: float, goal: float, digits: int = 3) -> Target:
-    """More is better. Kept, and judged, with ``digits`` behind the point."""
+    """Return a target where more is better. ``measured`` is first rounded to ``digits`` decimals."""
     measured = round(measured, digits)
     return Target(name=name, unit=unit, measured=measured, goal=goal, met=measured >= goal)
 
 
 def at_most(name: str, unit: str, measured: float, goal: float, digits: int = 3) -> Target:
-    """Less is better. Kept, and judged, with ``digits`` behind the point."""
+    """Return a target where less is better. ``measured`` is first rounded to ``digits`` decimals."""
     measured = round(measured, digits)
     return Target(name=name, unit=unit, measured=measured, goal=goal, met=measured <= goal)
 
 
 def targets_of(result: Mapping[str, Any]) -> list[Target]:
-    """Those of a result that was written."""
+    """Return the targets of a result as read from its file, [] if it has none."""
     return msgspec.convert(result.get("targets", ()), list[Target])
 
 
 def target_lines(targets: Sequence[Target], digits: int = 6) -> list[str]:
-    """As Markdown, a line each."""
+    """Return the targets as Markdown list items, one line each."""
     return [f"- {target.line(digits)}" for target in targets]
 
 
 def rows_table(result: Mapping[str, Any]) -> list[Part]:
-    """The report of a result whose ``rows`` say everything: a column for each of their keys."""
+    """Return the report of a result that consists of its ``rows``: a table with a column for each of their keys."""
     rows: list[dict[str, Any]] = result["rows"]
     return [TablePart(list(rows[0]), [list(row.values()) for row in rows])]
 
 
 def markdown(parts: Sequence[Part]) -> str:
-    """Paragraphs and tables with an empty line between them."""
+    """Return ``parts`` as Markdown, separated by empty lines. Figures are left out."""
     return "\n\n".join(text for part in parts if (text := _markdown(part)))
 
 
@@ -132,10 +132,10 @@ def _markdown(part: Part) -> str:
 
 
 def write_page(path: Path, page: Page, result: Mapping[str, Any]) -> Path:
-    """Write the page of ``result``, whole or not at all. Returns ``path``.
+    """Write the page of ``result`` atomically. Returns ``path``.
 
-    Raises ValueError for no sections and for a table whose rows are not as long as its headings, OSError where the file
-    cannot be written.
+    Raises ValueError for a page without sections, and for a table with a row of another length than its headings.
+    Raises OSError if the file cannot be written.
     """
     if not page.sections:
         raise ValueError("a page of nothing: give at least one section")
@@ -177,7 +177,7 @@ def _targets(result: Mapping[str, Any]) -> list[Section]:
 
 
 def _origin(result: Mapping[str, Any], extra_parts: Sequence[Part]) -> Section:
-    """What every result says about itself: commit, hardware, versions, settings, and ``extra_parts`` before those."""
+    """Return the section about a result's origin: ``extra_parts``, commit, hardware, versions and settings."""
     facts = {"commit": result.get("commit") or "unknown", **flatten(result.get("hardware", {}))}
     parts: list[Part] = [*extra_parts, _facts(facts), _facts(flatten(result.get("versions", {})))]
     settings = flatten(result.get("settings", {}))
@@ -192,16 +192,16 @@ def _facts(facts: Mapping[str, object]) -> Markup:
 
 
 def link(text: str, address: str) -> Markup:
-    """A link, for a paragraph made with ``Markup(...).format(...)``. Raises ValueError for what is no web address."""
+    """Return a link for a paragraph made with ``Markup(...).format(...)``. Raises ValueError for a non-HTTP address."""
     if not address.startswith(("https://", "http://")):
         raise ValueError(f"a link leads to http or https, got {address!r}")
     return Markup('<a href="{}" rel="noopener">{}</a>').format(address, text)
 
 
 def fill(document: str, blocks: Mapping[str, str]) -> str:
-    """``document`` with each block between ``<!-- name:start -->`` and ``<!-- name:end -->``, for what was there.
+    """Return ``document`` with the text between ``<!-- name:start -->`` and ``<!-- name:end -->`` replaced.
 
-    Raises `InputError` where a pair of markers is not there exactly once.
+    ``blocks``: name -> the new text. Raises `InputError` if a pair of markers does not occur exactly once.
     """
     for name, block in blocks.items():
         start, end = f"<!-- {name}:start -->", f"<!-- {name}:end -->"

@@ -1,7 +1,7 @@
-"""Functions in processes of their own: called once, or opened and then asked again and again.
+"""Functions in separate processes: called once, or opened once and then queried repeatedly.
 
-Several openers can be there at once, each with its engine, and only one at work: what the machine does to one, it does
-to all. Types that go between are those of the functions' annotations.
+Several opened processes can exist at once, each with its engine, while only one works. So disturbances of the machine
+affect all of them equally. Messages are decoded with the types in the functions' annotations.
 
     python -m fourshot.bench.core.processes module:function call|open [cores]
 """
@@ -23,13 +23,13 @@ from fourshot.engine.errors import InputError
 from fourshot.engine.machine.processes import ChildProcess, ParentLink, end_process, import_path, run_child
 
 STOP_S = 60.0
-VALUE = "value"  # the key of what a child sends
+VALUE = "value"  # key of the value in a child's messages
 Question = TypeVar("Question")
 Answer = TypeVar("Answer")
 
 
 def check_cores(option: str, cores: str) -> None:
-    """Raise InputError for ``cores`` that this process may not use; "" are all."""
+    """Raise InputError if this process may not use ``cores``, in taskset's notation; "" stands for all cores."""
     usable = os.sched_getaffinity(0)
     ranges = [part.partition("-") for part in cores.split(",")] if cores else []
     try:
@@ -44,10 +44,10 @@ def check_cores(option: str, cores: str) -> None:
 def call_apart(
     function: Callable[..., Answer], *arguments: Any, cores: str = "", environment: Mapping[str, str] | None = None
 ) -> Answer:
-    """What ``function``, of a module's top level, returns in a fresh process.
+    """Call ``function``, which is at the top level of a module, in a fresh process. Return its result.
 
-    ``cores``: those it may use, as taskset names them. Raises what the function raised, or FourshotError with the end
-    of what it printed.
+    ``cores``: the cores it may use, in taskset's notation. ``environment``: replaces this process's environment. Raises
+    the function's exception, or FourshotError with the end of its output.
     """
     kind: Any = GenericAlias(dict, (str, get_type_hints(function)["return"]))
     with (
@@ -60,35 +60,38 @@ def call_apart(
 
 
 class OpenerProcess(Generic[Question, Answer]):
-    """An opener's process: ``opener(spec)`` is called there, and what it returned answers every `ask`."""
+    """A process that calls ``opener(spec)`` once; the function it returned then answers every `ask`."""
 
     def __init__(
         self, opener: Callable[[Any], Callable[[Question], Answer]], spec: Any, log: Path, python: str = sys.executable
     ) -> None:
-        """Starts it and waits. Raises FourshotError, with the end of ``log``, where it does not start."""
+        """Start the process and wait until it is open. ``start_s``: seconds of the call of ``opener``.
+
+        Raises FourshotError, with the end of ``log``, if it does not start.
+        """
         self._child = _child(opener, "open", log, python=python)
         self._kind: Any = GenericAlias(dict, (str, get_args(get_type_hints(opener)["return"])[1]))
         self._child.send([spec])
         self.start_s = self._child.receive(dict[str, float])[VALUE]
 
     def ask(self, question: Question) -> Answer:
-        """Raises FourshotError, with the end of what it printed, where the process ended."""
+        """Return the process's answer. Raises FourshotError, with the end of its output, if the process ended."""
         self._child.send(question)
         answer: Answer = self._child.receive(self._kind)[VALUE]
         return answer
 
     def close(self) -> None:
-        """End it. Idempotent."""
+        """End the process. Idempotent."""
         self._child.finish(STOP_S)
 
 
 def fourshot(*words: object, model: str | None = None) -> list[str]:
-    """A command as a user would type it."""
+    """Return the arguments of a `fourshot` command, as a user would type it, for this Python interpreter."""
     return [sys.executable, "-m", "fourshot", *map(str, words), *(["--model", model] if model else [])]
 
 
 def peak_bytes() -> int:
-    """The most memory that this process has held. Not ``ru_maxrss``, which begins with what the parent held."""
+    """Return the peak resident memory of this process. Unlike ``ru_maxrss``, it excludes what the parent held."""
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     return 1024 * next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
 
@@ -103,7 +106,7 @@ def _child(
     environment: Mapping[str, str] | None = None,
     keeps_log: bool = True,
 ) -> ChildProcess:
-    # As a user's shell has it, not as our stages have it.
+    # The environment of a user's shell, without the variables that stages set for their processes.
     variables = {**(os.environ if environment is None else environment)}
     if python == sys.executable:
         variables["PYTHONPATH"] = import_path()
@@ -113,7 +116,7 @@ def _child(
 
 
 def main(name: str, mode: str, cores: str = "") -> int:
-    """The child's end."""
+    """Run the child: call ``name`` (``module:function``) once, or open it and answer. Return the exit code."""
     if cores:
         subprocess.run(["taskset", "-acp", cores, str(os.getpid())], stdout=subprocess.DEVNULL, check=True)
 

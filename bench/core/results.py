@@ -1,4 +1,4 @@
-"""Result files, written whole and read back; finished pieces that outlive a kill; checks before an hour is spent."""
+"""Result files, rows of finished pieces that survive a kill, and checks before a long measurement starts."""
 
 import json
 import subprocess
@@ -23,25 +23,25 @@ from fourshot.pipeline.provenance import value_hash
 from fourshot.pipeline.student_card import sha256
 from fourshot.pipeline.tables.file_bytes import table_ending
 
-RESULTS = Path(__file__).resolve().parents[1] / "results"  # those that are committed
-TITLES = {"sst2": "SST-2", "trec": "TREC", "ag_news": "AG News"}  # task -> as it is printed
-HEADER = "header"  # of `ResultRows`: the piece that holds a result's first keys
-CONTINUED = "continued"  # and the one that says where and with what code later pieces were measured
-DATA = "content of --data"  # of its settings: a hash
+RESULTS = Path(__file__).resolve().parents[1] / "results"  # the committed results
+TITLES = {"sst2": "SST-2", "trec": "TREC", "ag_news": "AG News"}  # task -> its printed name
+HEADER = "header"  # the piece of `ResultRows` with the result's `header`
+CONTINUED = "continued"  # the piece that records on which machine and with what code later pieces were measured
+DATA = "content of --data"  # the setting that is a hash of the data
 
 
 def task_title(task: str) -> str:
-    """A task as tables name it: one of the three by its title, another by its own name."""
+    """Return the printed name of a task: its title in `TITLES`, or ``task`` itself."""
     return TITLES.get(task, task)
 
 
 def short_name(model: str) -> str:
-    """A model as tables name it: of a folder the last part."""
+    """Return the printed name of a model: the last part of a folder's path, otherwise ``model`` itself."""
     return Path(model).name if model.startswith(("/", "./", "../", "~")) else model
 
 
 def header(suite: str, settings: dict[str, Any], *, dummy_weights: bool = False) -> dict[str, Any]:
-    """The first keys of a result."""
+    """Return the first keys of a result, from its schema to its settings."""
     from fourshot.pipeline.provenance import describe_hardware, installed_versions, source_commit
 
     return {
@@ -57,7 +57,7 @@ def header(suite: str, settings: dict[str, Any], *, dummy_weights: bool = False)
 
 
 def _gpus() -> dict[str, Any]:
-    """GPUs that this process would use. Asks the driver, so that no CUDA context is made here."""
+    """Return the GPUs that this process would use, {} without any. Queries the driver, to create no CUDA context."""
     try:
         return {"gpus": ask_driver("name,memory.total")}
     except (OSError, subprocess.SubprocessError):
@@ -65,9 +65,9 @@ def _gpus() -> dict[str, Any]:
 
 
 def beside(out: Path, ending: str) -> Path:
-    """What a measurement writes beside its result, with this ending; "": a folder.
+    """Return the path of a file beside the result ``out``: its name with ``ending`` for ``.json``; "": a folder.
 
-    Only ``.json`` is taken off: behind the last dot of another name may be all that tells it from its neighbour's.
+    Other names are kept complete, because the part after the last dot may be all that distinguishes two results.
     """
     if out.suffix == ".json":
         return out.with_name(out.stem + ending)
@@ -75,17 +75,17 @@ def beside(out: Path, ending: str) -> Path:
 
 
 def to_json(result: Any) -> str:
-    """As a result file has it."""
+    """Return the content of a result file."""
     return json.dumps(msgspec.to_builtins(result), indent=1) + "\n"
 
 
 def write_result(path: Path, result: Any) -> None:
-    """Whole or not at all."""
+    """Write a result file atomically."""
     replace_file(path, to_json(result).encode())
 
 
 def read_result(path: Path, suite: str = "") -> dict[str, Any]:
-    """A result that `write_result` wrote. Raises InputError for a file that is none, or another suite's."""
+    """Read a result of `write_result`. Raises InputError if it is not one, or is of another suite than ``suite``."""
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -104,34 +104,34 @@ def read_result(path: Path, suite: str = "") -> dict[str, Any]:
 
 
 class _Line(msgspec.Struct, frozen=True, kw_only=True):
-    """One of `ResultRows`."""
+    """A line of the file of `ResultRows`."""
 
-    settings: dict[str, Any] | UnsetType = UNSET  # of the first line alone
+    settings: dict[str, Any] | UnsetType = UNSET  # in the first line only
     piece: str | UnsetType = UNSET
     value: Any = UNSET
 
 
 class ResultRows:
-    """Finished pieces of a long measurement: a run that was killed goes on behind the last.
+    """Finished pieces of a long measurement, from which a killed run continues.
 
-    They are by name in ``pieces``, one JSON line each in a file; the first line has the settings they belong to.
+    ``pieces`` has them by name, and the file as one JSON line each. Its first line has the settings they belong to.
     """
 
     def __init__(
         self, path: Path | None, settings: dict[str, Any], describe: Callable[[], dict[str, Any]] = dict
     ) -> None:
-        """Without a ``path`` nothing is kept. ``describe`` gives the result's header, which is kept with the first
-        piece: whoever sums up later may sit at another machine.
+        """Read the pieces in ``path``, if it exists; None keeps pieces in memory only. Writes nothing yet.
 
-        Raises InputError where the file holds pieces of another configuration. Writes nothing yet.
+        ``describe`` returns the result's header, which is stored with the first piece, because the result may be
+        summarised on another machine. Raises InputError if the file has pieces of another configuration.
         """
         self.path = path
         self.pieces: dict[str, Any] = {}
-        self._goes_on = False  # behind an earlier call's pieces, and has added none
-        self._describe = cache(describe)  # once: what is measured for hours may be checked out anew meanwhile
+        self._goes_on = False  # continues an earlier call's pieces, and has added none yet
+        self._describe = cache(describe)  # once: the checkout may change during hours of measuring
         self._settings = current = msgspec.json.decode(msgspec.json.encode(settings))
         lines = read_lines(path, _Line) if path else []
-        if not path or len(lines) < 2:  # nothing that could be lost
+        if not path or len(lines) < 2:  # no pieces to continue or to lose
             return
         earlier = lines[0].settings
         if earlier is UNSET or any(line.piece is UNSET or line.value is UNSET for line in lines[1:]):
@@ -139,7 +139,7 @@ class ResultRows:
                 f"{path} was changed after it was written: its first line has the settings, each other one a piece and "
                 "its value. Put it back, delete it, or name another --out."
             )
-        if DATA not in earlier or DATA not in current:  # of an earlier version; summed up without the data
+        if DATA not in earlier or DATA not in current:  # rows of an earlier version, or a summary without the data
             if DATA in current:
                 tell(f"{path} does not say what data it was measured on. Make sure that --data is the same.")
             earlier, current = ({**known, DATA: None} for known in (earlier, current))
@@ -161,7 +161,7 @@ class ResultRows:
         )
 
     def add(self, piece: str, value: Any) -> None:
-        """Keep ``value``, a struct or what JSON has."""
+        """Store ``value``, a struct or a JSON value, as ``piece``; the header is stored before the first piece."""
         if self._goes_on and piece != CONTINUED:
             self._goes_on = False
             self._tell_changes()
@@ -174,7 +174,7 @@ class ResultRows:
             append_lines(self.path, [{"piece": piece, "value": value}])
 
     def _tell_changes(self) -> None:
-        """Note it where pieces are added by other code, or on another machine, than those that are there."""
+        """Record that new pieces come from other code, or another machine, than the stored ones, if they do."""
         continued = self.pieces.get(CONTINUED, [])
         earlier, now = [self.pieces.get(HEADER), *continued][-1], msgspec.to_builtins(self._describe())
         names = ("commit", "hardware", "versions")
@@ -186,7 +186,10 @@ class ResultRows:
         self.add(CONTINUED, [*continued, since])
 
     def add_once(self, piece: str, make: Callable[[], Any], progress: str = "") -> Any:
-        """The value of ``piece``, made where it is not there yet. ``progress``: a format of the value's keys."""
+        """Return the value of ``piece``; if it is missing, store ``make()`` first.
+
+        ``progress``: a format string of the value's keys, printed for a new piece.
+        """
         if piece not in self.pieces:
             self.add(piece, make())
             if progress:
@@ -194,7 +197,10 @@ class ResultRows:
         return self.pieces[piece]
 
     def add_cells(self, cells: Sequence[Any], measure: Callable[[Any], Any]) -> None:
-        """What ``measure`` says of the cells, each with a ``name``, that are not there yet, in their order."""
+        """Measure and store the ``cells`` that have no piece of their ``name`` yet, in order.
+
+        ``measure`` returns an object with a ``rate``, which is printed.
+        """
         for number, cell in enumerate(cells, start=1):
             if cell.name not in self.pieces:
                 self.add(cell.name, measured := measure(cell))
@@ -202,13 +208,13 @@ class ResultRows:
 
     @property
     def header(self) -> dict[str, Any]:
-        """The result's header, as it was when the first piece was kept."""
+        """The result's header from when the first piece was stored, with `CONTINUED` if that piece exists."""
         continued = {CONTINUED: self.pieces[CONTINUED]} if CONTINUED in self.pieces else {}
         return {**(self.pieces.get(HEADER) or self._describe()), **continued}
 
 
 def check_out(path: Path, suite: str) -> None:
-    """Raise InputError where ``path`` cannot become a file, or is one that is no result of ``suite``."""
+    """Raise InputError if ``path`` cannot be written, or is a file other than a result of ``suite``."""
     if path.is_dir():
         raise InputError(f"--out {path} is a folder. Name a file in it, such as {path / 'result.json'}.")
     if path.exists() and path.stat().st_size:
@@ -226,11 +232,14 @@ def check_out(path: Path, suite: str) -> None:
 
 @contextmanager
 def locked(out: Path | None) -> Iterator[None]:
-    """Hold ``out``. Raises InputError where another process measures into it: both would measure each other."""
+    """Lock ``out``, if it is given. Raises InputError if another process measures into it.
+
+    Two measurements at once would disturb each other.
+    """
     if out is None:
         yield
         return
-    file = out.with_name(f".{beside(out, '.json').name}.lock")  # the same for all that write the same beside it
+    file = out.with_name(f".{beside(out, '.json').name}.lock")  # one lock for all names with the same files beside them
     with held_lock(file, f"another process measures into {out}. Wait for it, or name another --out."):
         try:
             yield
@@ -239,7 +248,7 @@ def locked(out: Path | None) -> Iterator[None]:
 
 
 def check_data(folder: Path, tasks: Sequence[str]) -> None:
-    """Raise InputError where ``folder`` lacks the folder of a task."""
+    """Raise InputError if ``folder`` lacks the folder of a task."""
     missing = [name for name in tasks if not (folder / name).is_dir()]
     if missing:
         raise InputError(
@@ -249,17 +258,17 @@ def check_data(folder: Path, tasks: Sequence[str]) -> None:
 
 
 def data_hash(folder: Path, tasks: Sequence[str]) -> str:
-    """Of all tables in the folders of the tasks, by name and content."""
+    """Return a hash of the names and contents of all tables in the folders of the tasks."""
     tables = [file for name in tasks for file in sorted((folder / name).rglob("*")) if table_ending(file)]
     return value_hash([(str(file.relative_to(folder)), sha256(file)) for file in tables if file.is_file()])
 
 
 def tell_end(event: Event) -> None:
-    """What a stage that is done says."""
+    """Print the message of ``event`` if its stage is finished."""
     if event.total == 0 or event.done == event.total:
         tell(f"{event.stage}: {event.message}")
 
 
 def tell(text: str) -> None:
-    """A line of progress."""
+    """Print a line of progress to standard error."""
     print(text, file=sys.stderr, flush=True)

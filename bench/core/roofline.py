@@ -1,8 +1,8 @@
-"""What a model costs by its shape, what this machine can do at best, and so how fast a request can be there.
+"""The roofline: a model's operations and bytes by its shape, the machine's peak rates, and the least time of a request.
 
-Saturated: the operations of its computed tokens at the highest rate of matrix products, plus what a request without a
-text costs in a full batch. Alone: the longer of its operations and one reading of the weights, plus what a request
-without a text costs beyond that reading. Caching is in the computed tokens: those that the cache answered are not.
+Saturated: the operations of the computed tokens at the highest rate of matrix products, plus the cost of a request
+without a text in a full batch. Alone: the longer of the operations and one reading of the weights, plus the cost of a
+request without a text beyond that reading. Computed tokens exclude those served from the prefix cache.
 
 Importing this module loads neither torch nor vllm.
 """
@@ -25,15 +25,15 @@ from fourshot.engine.errors import InputError
 from fourshot.engine.machine.gpus import torch_device
 from fourshot.engine.machine.threads import available_cores
 
-SECONDS = 1.5  # per number
+SECONDS = 1.5  # of measuring each rate
 BYTES = 1 << 29
-GPU_CALLS = 20  # that are waited for together: a product may be shorter than its launch and the wait
+GPU_CALLS = 20  # calls per synchronisation: a product may take less time than its launch and the wait
 BF16_BYTES = 2
 ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM"}
 
 
 class ModelShape(msgspec.Struct, frozen=True, kw_only=True):
-    """A Llama-like decoder. Names are those of Hugging Face's configs."""
+    """The sizes of a Llama-like decoder, named as in Hugging Face's configs."""
 
     num_hidden_layers: int
     hidden_size: int
@@ -43,18 +43,18 @@ class ModelShape(msgspec.Struct, frozen=True, kw_only=True):
     head_dim: int
     vocab_size: int
     tied: bool = True
-    model_type: str = "llama"  # a key of ARCHITECTURES, for a shape that is written
+    model_type: str = "llama"  # a key of ARCHITECTURES, for `write_shape`
 
     @property
     def decoder_parameters(self) -> int:
-        """Of the layers' projections; embeddings, output layer and norms are not counted."""
+        """Parameters of the layers' projections, without embeddings, output layer and norms."""
         wide, narrow = self.num_attention_heads * self.head_dim, self.num_key_value_heads * self.head_dim
         attention = self.hidden_size * (2 * wide + 2 * narrow)
         return self.num_hidden_layers * (attention + 3 * self.hidden_size * self.intermediate_size)
 
     @property
     def weight_bytes(self) -> int:
-        """Read in every step: the layers and the output layer, bf16."""
+        """Bytes that every step reads: the layers' projections and the output layer, in bf16."""
         return BF16_BYTES * (self.decoder_parameters + self.vocab_size * self.hidden_size)
 
     @property
@@ -62,10 +62,10 @@ class ModelShape(msgspec.Struct, frozen=True, kw_only=True):
         return 2 * BF16_BYTES * self.num_hidden_layers * self.num_key_value_heads * self.head_dim
 
     def prompt_flops(self, tokens: float, cached: float = 0.0) -> float:
-        """Operations to score one prompt of ``tokens``, of which the first ``cached`` are in the cache.
+        """Return the operations to score one prompt of ``tokens``, of which the first ``cached`` are in the cache.
 
-        2 per parameter and computed token; attention of each computed token to all before it (two products of
-        ``num_attention_heads * head_dim`` per pair); the output layer for the last token only.
+        Counted are 2 per parameter and computed token, and attention of each computed token to itself and all before it
+        (two products of ``num_attention_heads * head_dim`` per pair). The output layer counts for the last token only.
         """
         computed = tokens - cached
         pairs = computed * cached + computed * (computed + 1) / 2
@@ -76,7 +76,7 @@ class ModelShape(msgspec.Struct, frozen=True, kw_only=True):
 def _shape(
     layers: int, hidden: int, inner: int, heads: int, kv_heads: int, tied: bool = False, model_type: str = "llama"
 ) -> ModelShape:
-    """With the embedded model's vocabulary, whose tokenizer the shapes use: texts have the lengths they have there."""
+    """Return a shape with the embedded model's vocabulary. Shapes use its tokenizer, so texts keep their lengths."""
     return ModelShape(
         num_hidden_layers=layers,
         hidden_size=hidden,
@@ -102,7 +102,7 @@ SHAPES = {
 
 
 def shape_of(model: str | Path) -> ModelShape:
-    """The shape of a checkpoint folder. Raises InputError for a config without the sizes of a Llama-like decoder."""
+    """Return the shape of a checkpoint folder. Raises InputError if its config lacks a Llama-like decoder's sizes."""
     config = read_config(model)
     heads = config.get("num_attention_heads") or 1
     derived = {"num_key_value_heads": heads, "head_dim": config.get("hidden_size", 0) // heads}
@@ -117,9 +117,9 @@ def shape_of(model: str | Path) -> ModelShape:
 
 
 def write_shape(shape: ModelShape, folder: Path, tokenizer_from: str | Path) -> Path:
-    """A checkpoint folder without weights, for engines that are opened with ``load_format="dummy"``.
+    """Write a checkpoint folder without weights, for engines opened with ``load_format="dummy"``. Returns ``folder``.
 
-    Raises InputError for a folder without a tokenizer, and for one with more tokens than the shape has.
+    Raises InputError if ``tokenizer_from`` has no tokenizer, or one with token ids beyond the shape's vocabulary.
     """
     folder.mkdir(parents=True, exist_ok=True)
     config = {
@@ -153,8 +153,10 @@ def write_shape(shape: ModelShape, folder: Path, tokenizer_from: str | Path) -> 
 
 
 def write_random_weights(folder: str) -> None:
-    """Complete a folder of `write_shape` with weights, for what does not start with ``load_format="dummy"``: trainings,
-    servers, transformers. Each is a draw of the family's own initialisation."""
+    """Add random weights to a folder of `write_shape`, drawn from the model family's own initialisation.
+
+    They are for trainings, servers and transformers, which do not start with ``load_format="dummy"``.
+    """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -168,7 +170,7 @@ def write_random_weights(folder: str) -> None:
 
 @contextmanager
 def opened_base(model: str | None, shape: str | None) -> Iterator[ResolvedModel]:
-    """The base that a suite's ``--model`` or ``--shape`` names; a shape is written with random weights and removed.
+    """Yield the base of a suite's ``--model`` or ``--shape``. A shape is written with random weights, and then removed.
 
     Raises InputError if both are given, or the shape is unknown.
     """
@@ -179,12 +181,12 @@ def opened_base(model: str | None, shape: str | None) -> Iterator[ResolvedModel]
         return
     with tempfile.TemporaryDirectory() as scratch:
         folder = write_shape(SHAPES[shape], Path(scratch) / shape, base.path)
-        call_apart(write_random_weights, str(folder))  # in a process of its own, whose memory is then free
+        call_apart(write_random_weights, str(folder))  # in a separate process, to free its memory
         yield resolve_model(str(folder))
 
 
 def check_shape(model: str | None, shape: str | None) -> None:
-    """Raise InputError if ``--shape`` is unknown or stands beside ``--model``."""
+    """Raise InputError if ``--shape`` is unknown or given together with ``--model``."""
     if shape and model:
         raise InputError("--shape and --model are two bases. Give one of them.")
     if shape and shape not in SHAPES:
@@ -192,14 +194,17 @@ def check_shape(model: str | None, shape: str | None) -> None:
 
 
 class Machine(msgspec.Struct, frozen=True, kw_only=True):
-    """The roof."""
+    """The machine's peak rates."""
 
     flops: float  # bf16 operations per second of large matrix products, the highest of several shapes
-    bytes_per_s: float  # read by all cores together from memory, or by the GPU from its own
+    bytes_per_s: float  # memory read by all cores together, or by the GPU from its own memory
 
 
 def measure_machine(model: str) -> Machine:
-    """With as many threads as an engine takes. Done before and after a suite: a machine may change meanwhile."""
+    """Measure the peak rates with as many threads as an engine uses, for products of the model's sizes.
+
+    Suites measure before and after their cells, because a machine's speed may change meanwhile.
+    """
     import torch
 
     torch.set_num_threads(available_cores())
@@ -215,7 +220,7 @@ def measure_machine(model: str) -> Machine:
 
 
 def product_rate(rows: int, width: int, out: int) -> float:
-    """Operations per second of bf16 products [rows, width] x [width, out]."""
+    """Return the operations per second of bf16 products [rows, width] x [width, out]."""
     import torch
 
     x, weights = (torch.randn(n, width, dtype=torch.bfloat16, device=torch_device()) for n in (rows, out))
@@ -223,7 +228,7 @@ def product_rate(rows: int, width: int, out: int) -> float:
 
 
 def fastest(work: float, run: Callable[[], object]) -> float:
-    """The highest rate at which ``run`` does ``work``, per second."""
+    """Return the highest rate in `SECONDS` of calls: ``work``, the amount that one call of ``run`` does, per second."""
     import torch
 
     on_gpu = torch_device() == "cuda"
@@ -240,7 +245,7 @@ def fastest(work: float, run: Callable[[], object]) -> float:
 
 
 class Roof(msgspec.Struct, frozen=True, kw_only=True):
-    """Machine, model, and the measured cost of a request without a text."""
+    """The limits for one model on one machine, with the measured cost of a request without a text."""
 
     machine: Machine
     shape: ModelShape
@@ -248,11 +253,11 @@ class Roof(msgspec.Struct, frozen=True, kw_only=True):
     floor_saturated_s: float
 
     def saturated_s(self, tokens: float, cached: float) -> float:
-        """Least seconds per request where many are served together."""
+        """Return the least seconds per request if the engine is saturated."""
         return self.shape.prompt_flops(tokens, cached) / self.machine.flops + self.floor_saturated_s
 
     def alone_s(self, tokens: float, cached: float) -> float:
-        """Least seconds of a request that is served alone."""
+        """Return the least seconds of a request served alone."""
         reading = self.shape.weight_bytes / self.machine.bytes_per_s
         computing = self.shape.prompt_flops(tokens, cached) / self.machine.flops
         return max(reading, computing) + max(0.0, self.floor_alone_s - reading)

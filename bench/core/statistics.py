@@ -1,4 +1,4 @@
-"""Means over repeats with their intervals, ratios of what was measured in the same repeat, percentiles."""
+"""Means over repeats with intervals, ratios of values from the same repeat, and percentiles."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ CONFIDENCE = 0.95
 
 
 class Estimate(msgspec.Struct, frozen=True, kw_only=True):
-    """A mean over repeats, and the 95 % interval of Student's t; without an interval where there is one repeat."""
+    """A mean over repeats with the 95 % interval of Student's t; a single repeat has no interval."""
 
     mean: float
     low: float | None = None
@@ -21,9 +21,9 @@ class Estimate(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def estimate(values: Sequence[float], *, signed: bool = False, most: float = math.inf) -> Estimate:
-    """``signed``: what is estimated may be below nothing although no value is. ``most``: it cannot be above that.
+    """Return the mean of ``values`` with its interval. Raises ValueError if there are none.
 
-    Raises ValueError for no values.
+    The interval is cut off at 0 if no value is negative, unless the quantity is ``signed``. It is cut off at ``most``.
     """
     if not values:
         raise ValueError("an estimate of nothing")
@@ -33,14 +33,15 @@ def estimate(values: Sequence[float], *, signed: bool = False, most: float = mat
     from scipy.stats import t  # type: ignore[import-untyped]
 
     half = float(t.ppf((1 + CONFIDENCE) / 2, len(values) - 1)) * stdev(values) / math.sqrt(len(values))
-    least = 0.0 if min(values) >= 0 and not signed else -math.inf  # no rate or time is below nothing
+    least = 0.0 if min(values) >= 0 and not signed else -math.inf  # rates and times are not negative
     return Estimate(mean=mean, low=max(least, mean - half), high=min(most, mean + half), repeats=len(values))
 
 
 def ratio(above: Sequence[float], below: Sequence[float]) -> Estimate:
-    """Geometric mean of the repeats' own ratios: what slowed one repeat slowed both sides of it.
+    """Return the geometric mean of ``above / below``, repeat by repeat, with its interval.
 
-    Raises ValueError for no values, values of 0 or less, and sides of different lengths.
+    Pairing removes what slowed both sides of a repeat. Raises ValueError for no values, ratios of 0 or less,
+    and sides of different lengths, and ZeroDivisionError for a 0 in ``below``.
     """
     of_logs = estimate(
         [math.log(numerator / denominator) for numerator, denominator in zip(above, below, strict=True)], signed=True
@@ -50,12 +51,12 @@ def ratio(above: Sequence[float], below: Sequence[float]) -> Estimate:
 
 
 def with_values(values: Sequence[float]) -> dict[str, Any]:
-    """An estimate and the repeats' own values, as a result has them."""
+    """Return the fields of the values' `estimate` and the values themselves, for a result file."""
     return {**msgspec.to_builtins(estimate(values)), "values": list(values)}
 
 
 def with_interval(estimated: Estimate | Mapping[str, Any] | None, digits: int = 1) -> str:
-    """An estimate as a table has it: the mean, and its interval where there is one; a dash where there is nothing."""
+    """Format an estimate for a table: the mean, and the interval if there is one; a dash for None."""
     if estimated is None:
         return "-"
     fields = msgspec.to_builtins(estimated)
@@ -64,7 +65,7 @@ def with_interval(estimated: Estimate | Mapping[str, Any] | None, digits: int = 
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """The smallest value that at least ``share`` of ``values`` do not exceed. Raises ValueError for no values."""
+    """Return the smallest of ``values`` that at least ``share`` of them do not exceed. Raises ValueError for none."""
     if not values:
         raise ValueError("a percentile of nothing")
     return float(np.quantile(values, share, method="inverted_cdf"))

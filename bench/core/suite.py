@@ -1,4 +1,4 @@
-"""Suites and commands of `fourshot bench`: how they are declared and run. `bench.suites` lists them."""
+"""How suites and commands of `fourshot bench` are declared and run. `bench.suites` lists them."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -22,24 +22,26 @@ from fourshot.bench.core.results import (
 
 
 def named_tasks(options: Any) -> Sequence[str]:
-    """Those of the options ``tasks`` or ``task``."""
+    """Return the tasks of the option ``tasks``, or of ``task``."""
     return getattr(options, "tasks", None) or [options.task]
 
 
 class Suite(msgspec.Struct, frozen=True, kw_only=True):
-    """A measurement. Its functions are given the options; ``out``, ``data``, ``model`` and ``shape`` mean the same
-    in all of them."""
+    """A suite that measures. Its functions receive the options or the result.
+
+    The options ``out``, ``data``, ``model`` and ``shape`` mean the same in all suites.
+    """
 
     options: type
-    measure: Callable[[Any, ResultRows], dict[str, Any]]  # what the rows lack -> the result behind its header
-    settings: Callable[[Any], dict[str, Any]]  # what the result says it was measured with, beside the model
-    tasks: Callable[[Any], Sequence[str]] = named_tasks  # that --data must have
-    report: Callable[[Mapping[str, Any]], list[Part]] = lambda result: []  # on the console and in docs/
+    measure: Callable[[Any, ResultRows], dict[str, Any]]  # measures what the rows lack -> the result without header
+    settings: Callable[[Any], dict[str, Any]]  # the settings to record in the result, except the model
+    tasks: Callable[[Any], Sequence[str]] = named_tasks  # tasks whose folders --data must have
+    report: Callable[[Mapping[str, Any]], list[Part]] = lambda result: []  # for the console and docs/
     page: Callable[[Mapping[str, Any]], Page] | None = None
-    instead: Callable[[Any], bool] = lambda options: False  # does what an option asks for in place of measuring
+    instead: Callable[[Any], bool] = lambda options: False  # handles an option that replaces measuring; True if so
 
     def run(self, name: str, options: Any) -> int:
-        """Measure what is missing, write everything, print the report."""
+        """Measure what is missing, write the result and its page, and print the report. Return the exit code, 0."""
         if self.instead(options):
             return 0
         out = getattr(options, "out", None)
@@ -64,7 +66,7 @@ class Suite(msgspec.Struct, frozen=True, kw_only=True):
             return header(name, {**settings, **resolved}, dummy_weights=bool(shape))
 
         rows = ResultRows(beside(out, ".rows.jsonl") if out else None, {**settings, **named, **measured_on}, describe)
-        _ = rows.header  # before: its commit is that of the code which measures
+        _ = rows.header  # before measuring, so that it names the commit of the code that measures
         measured = self.measure(options, rows)
         result: dict[str, Any] = msgspec.to_builtins({**rows.header, **measured})
         if not out:
@@ -78,13 +80,13 @@ class Suite(msgspec.Struct, frozen=True, kw_only=True):
         return 0
 
     def markdown(self, result: Mapping[str, Any]) -> str:
-        """The report of a result, and its targets."""
+        """Return the report of ``result`` and its targets as Markdown."""
         lines = target_lines(targets_of(result))
         return markdown([*self.report(result), *(["\n".join(lines)] if lines else [])])
 
 
 class SuiteCommand(msgspec.Struct, frozen=True, kw_only=True):
-    """What measures nothing itself: compares results, draws from them, runs suites."""
+    """A command that measures nothing itself: it compares results, computes from them, or runs suites."""
 
     options: type
     command: Callable[[Any], int]  # returns the exit code

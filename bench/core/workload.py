@@ -1,7 +1,7 @@
-"""The variants of classifying that are compared, and the prompts that each of them sends: real texts of real tasks.
+"""The compared variants of classification, and their prompts with real texts of real tasks.
 
-No text is sent twice between two resets of the prefix cache: a prompt sent again would be answered by the cache whole,
-text included, which flatters whoever has long prompts.
+No text is sent twice between two resets of the prefix cache. A repeated prompt would be served completely from the
+cache, text included, which favours variants with long prompts.
 """
 
 import random
@@ -26,16 +26,16 @@ MANY = -1
 
 
 class Variant(msgspec.Struct, frozen=True, kw_only=True):
-    """One way of having a model classify a text."""
+    """One way to classify a text with a model."""
 
     display_name: str
-    engine: str  # which of the suite's engines answers
-    shots: Literal["none", "fixed", "drawn"] = "none"  # in the prompt: none, the task's, or others for each request
+    engine: str  # name of the suite's engine that answers
+    shots: Literal["none", "fixed", "drawn"] = "none"  # in the prompt: none, the task's, or different ones per request
     wording: Wording = "task"
-    filler: bool = PRESETS["default"].align  # in front of prompts that begin alike, as runs put it there
-    adapters: int = 0  # distinct ones, taken by turns; MANY: as many as the suite has
-    text: bool = True  # without: what a request costs before it has any tokens
-    one_by_one: bool = False  # knows no more than one request at a time
+    filler: bool = PRESETS["default"].align  # in front of prompts that begin alike, as in runs
+    adapters: int = 0  # number of alternating adapters; MANY: all of the suite's
+    text: bool = True  # False: measures the cost of a request without a text
+    one_by_one: bool = False  # supports only one request at a time
 
 
 VARIANTS = {
@@ -43,7 +43,7 @@ VARIANTS = {
     "icl_off": Variant(display_name="In context, cache off", engine="uncached", shots="fixed"),
     "icl_cold": Variant(display_name="In context, shots drawn per request", engine="base", shots="drawn"),
     "icl_warm": Variant(display_name="In context, cache warm", engine="base", shots="fixed"),
-    # What was measured before there was filler; runs put it in front, see "lora_filler".
+    # Without filler, for comparison with earlier results; runs use it, see "lora_filler".
     "lora": Variant(display_name="LoRA, one adapter", engine="lora", adapters=1, filler=False),
     "lora_bare": Variant(display_name="LoRA, bare text", engine="lora", adapters=1, wording="bare"),
     "lora_filler": Variant(display_name="LoRA, one adapter, filler", engine="lora", adapters=1),
@@ -60,24 +60,24 @@ VARIANTS = {
 
 
 class PromptRequest(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
-    """One prompt, and which of the engine's adapters answers; -1 for none."""
+    """One prompt, and the index of the engine's adapter that answers it; -1 for the base model."""
 
     prompt: str
     adapter: int = -1
 
 
 class Workload(msgspec.Struct, frozen=True, kw_only=True):
-    """A task with the texts that are sent and the examples that are shown."""
+    """A task with the texts to classify and the examples to show."""
 
     task: Task
-    texts: tuple[str, ...]  # of the test split, in a seeded order, each once
+    texts: tuple[str, ...]  # distinct texts of the test split in a seeded order
     shots: tuple[Example, ...]
-    pools: dict[str, tuple[Example, ...]]  # of the train split, by label: where other examples are drawn from
-    k: int
-    model: str = ""  # folder of the base, for the filler that runs put in front with `align`; "": there is none
+    pools: dict[str, tuple[Example, ...]]  # label -> training examples, from which other shots are drawn
+    k: int  # shots per class
+    model: str = ""  # folder of the base model, needed for filler; "": prompts have no filler
 
     def check_texts(self, needed: int, remedy: str = "or measure fewer requests") -> None:
-        """Raise InputError where there are fewer texts than are ``needed``; ``remedy``: beside a larger file."""
+        """Raise InputError if fewer texts than ``needed`` exist; ``remedy``: an alternative to a larger test file."""
         if needed > len(self.texts):
             raise InputError(
                 f"{self.task.name} has {len(self.texts)} different test texts; {needed} are needed, because no text is "
@@ -85,9 +85,9 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
             )
 
     def requests(self, variant: Variant, start: int, number: int, many: int = 1) -> list[PromptRequest]:
-        """``number`` requests from text ``start`` on; ``many`` is what MANY adapters are.
+        """Return ``number`` requests for the texts from ``start`` on; ``many``: the number that MANY stands for.
 
-        Raises InputError where the texts do not reach that far.
+        Raises InputError if there are too few texts.
         """
         self.check_texts(start + number)
         adapters = many if variant.adapters == MANY else variant.adapters
@@ -104,7 +104,7 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
             return self.prompt(text, wording=variant.wording, filler=variant.filler)
         if variant.shots == "fixed" and variant.engine == "base":
             return self.prompt(text, self.shots, filler=variant.filler)
-        # What precedes the text is not cached: filler would be computed for nothing.
+        # The prefix is not cached here, so filler would only add cost.
         shots = self.shots if variant.shots == "fixed" else self.drawn_shots(number)
         return reading_prompt(self.task, text, PromptFormat(), shots)
 
@@ -115,14 +115,17 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
         wording: Wording = "task",
         filler: bool = PRESETS["default"].align,
     ) -> str:
-        """What is sent for ``text``; ``shots``: shown to many texts."""
+        """Return the prompt for ``text``. ``shots`` must be common to many texts, so that filler pays."""
         form = PromptFormat(wording=wording)
         if self.model and filler:
             form = aligned(form, self.task, EngineSettings(model=self.model), shots)
         return reading_prompt(self.task, text, form, shots)
 
     def drawn_shots(self, number: int) -> list[Example]:
-        """Other examples for each request, as when the nearest neighbours of a text are shown, or for each task."""
+        """Return shots of all classes, `k` each, that depend on ``number`` (of a request or a task), in random order.
+
+        With different shots for each request, prompts are as if they showed a text's nearest neighbours.
+        """
         draw = random.Random(number)
         shots = []
         for pool in self.pools.values():
@@ -132,7 +135,7 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def load_workload(name: str, data: Path, k: int, model: str = "") -> Workload:
-    """A shipped task with its data in ``data / name``. ``model``: as in `Workload`."""
+    """Load a shipped task with its data in ``data / name``. ``model``: as in `Workload`."""
     task = load_task(name, data / name)
     train = load_split(task, "train").examples
     texts = list(dict.fromkeys(example.text for example in load_split(task, "test").examples))

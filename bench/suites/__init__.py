@@ -1,4 +1,4 @@
-"""The suites of `fourshot bench`, each a command line of its own. Loads none of them."""
+"""The registry of `fourshot bench`: its suites, each with its own options. Importing it loads none of them."""
 
 from collections.abc import Sequence
 from importlib import import_module
@@ -9,7 +9,7 @@ from fourshot.engine.errors import InputError
 if TYPE_CHECKING:
     from fourshot.bench.core.suite import Suite, SuiteCommand
 
-SUITES = {  # name -> what it measures; each is the `SUITE` of the module of that name, with _ for -
+SUITES = {  # name -> help; the suite is `SUITE` of the module of that name, with _ for -
     "corpus-kills": "whether a corpus loses a row, or gets one twice, when its processes are killed",
     "corpus-overhead": "what a corpus costs beside the engine",
     "corpus-order": "making a corpus task by task, against alternating between the tasks",
@@ -37,7 +37,7 @@ SUITES = {  # name -> what it measures; each is the `SUITE` of the module of tha
 
 
 def load_suite(name: str) -> "tuple[Suite | SuiteCommand, str]":
-    """A suite and its documentation. Raises InputError for a name that none has."""
+    """Import the suite ``name``. Return it and its module's docstring. Raises InputError for an unknown name."""
     if name not in SUITES:
         raise InputError(f"unknown suite {name!r}. There are {', '.join(SUITES)}.")
     module = import_module(f"{__name__}.{name.replace('-', '_')}")
@@ -45,7 +45,10 @@ def load_suite(name: str) -> "tuple[Suite | SuiteCommand, str]":
 
 
 def run_suite(name: str, words: Sequence[str]) -> int:
-    """`fourshot bench NAME WORDS`; the exit code. Raises InputError for wrong options, SystemExit for --help."""
+    """Run `fourshot bench NAME WORDS`. Return the exit code.
+
+    Raises InputError for an unknown suite or wrong options, and SystemExit for --help.
+    """
     from fourshot.bench.core.options import read_options
 
     suite, about = load_suite(name)

@@ -1,10 +1,10 @@
-"""How many tasks one base can serve: 1, 2, 4 ... 1,024 adapters, beside as many tasks in context, in the same memory.
+"""How many tasks one base can serve: 1, 2, 4 ... 1,024 adapters, against as many tasks in context, in equal memory.
 
     fourshot bench adapters --data FOLDER --out FILE.json      also writes FILE.rows.jsonl and FILE.html
 
-Every adapter is a file of its own with weights of its own. Every task in context has examples of its own. Requests come
-by turns at random, each task as likely as any other or by Zipf's law. Adapters are in a slot, in memory, or on disk;
-examples are in the prefix cache or are not. Each cell is warmed with as many requests as fill what it can hold.
+Every adapter is a separate file with different weights. Every task in context has different examples. The tasks of
+requests are sampled, uniformly or by Zipf's law. Adapters are in a slot, in memory or on disk, and examples may be in
+the prefix cache. Before each cell, enough unmeasured requests are sent to fill the memory and the cache.
 """
 
 import random
@@ -27,24 +27,24 @@ from fourshot.engine.core import EngineSettings
 from fourshot.pipeline.report.figures import Curve, line_plot
 
 KINDS = ("adapters", "in context")
-MANY_ADAPTERS, MANY_GOAL = 1024, 0.5  # by Zipf's law: share of the throughput of one adapter
-HIT_RATE_GOALS = {"sst2": 0.3, "trec": 0.6}  # share of prompt tokens that the prefix cache served
-MORE_WARMUP = 16  # requests, by turns at random, after one of every task
+MANY_ADAPTERS, MANY_GOAL = 1024, 0.5  # goal under Zipf's law, as a share of one adapter's throughput
+HIT_RATE_GOALS = {"sst2": 0.3, "trec": 0.6}  # share of prompt tokens served from the prefix cache
+MORE_WARMUP = 16  # requests to sampled tasks, after one request to every task
 
 
 class AdaptersSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """One home for what can be set."""
+    """The settings of the suite."""
 
     task: str = "sst2"
     k: int = 4
     numbers: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
-    zipf: tuple[float, ...] = (0.0, 1.1)  # 0: each as likely as any other
+    zipf: tuple[float, ...] = (0.0, 1.1)  # exponents of Zipf's law; 0: uniform
     slots: int = 8  # adapters in one batch
-    memory_adapters: int = 32  # adapters kept in memory beside those
-    kv_cache_mib: int = 512  # what examples are cached in
+    memory_adapters: int = 32  # adapters kept in memory
+    kv_cache_mib: int = 512  # memory for the keys and values of cached examples
     concurrency: int = 16
     requests: int = 96
-    most_warmup: int = 96  # requests; more tasks than that fit neither in memory nor in the cache
+    most_warmup: int = 96  # the most requests to one task each; more tasks fit neither in memory nor in the cache
     repeats: int = 3
     seed: int = 0
 
@@ -66,7 +66,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class NumberCell(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing to measure, once."""
+    """One repeat of a cell: a number of adapters or of tasks in context, at one spread of the requests."""
 
     kind: str  # of KINDS
     number: int
@@ -79,7 +79,7 @@ class NumberCell(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def cells(settings: AdaptersSettings) -> list[NumberCell]:
-    """Each repeat in an order of its own."""
+    """Return all cells, repeat by repeat, each repeat in a different random order."""
     planned = []
     for repeat in range(settings.repeats):
         block = [
@@ -94,10 +94,10 @@ def cells(settings: AdaptersSettings) -> list[NumberCell]:
 
 
 def cell_requests(cell: NumberCell, workload: Workload, settings: AdaptersSettings) -> CellRequests:
-    """Requests of a cell, and as many before as fill memory and cache, each with a text of its own."""
+    """Return the requests of a cell, each with a different text, and warm-up requests that fill memory and cache."""
     draw = random.Random(f"{settings.seed}/{cell.name}")
     weights = [rank**-cell.zipf for rank in range(1, cell.number + 1)]
-    # Every task once, so that what fits is there, and then as it comes.
+    # Every task once, to load what fits, and then sampled tasks.
     warm = [*range(min(cell.number, settings.most_warmup)), *draw.choices(range(cell.number), weights, k=MORE_WARMUP)]
     requested_tasks = draw.choices(range(cell.number), weights, k=settings.requests)
     texts = list(workload.texts)
@@ -117,13 +117,13 @@ def cell_requests(cell: NumberCell, workload: Workload, settings: AdaptersSettin
 
 
 def measure(options: Options, rows: ResultRows) -> dict[str, Any]:
-    """Every cell that ``rows`` does not have yet, and what they come to."""
+    """Measure the cells that ``rows`` lacks. Return the summary of all cells."""
     from fourshot.serving.testing.adapters import make_adapter, task_of
 
     settings = options.settings
     model = resolve_model(options.model)
     workload = load_workload(settings.task, options.data, settings.k, model.path)
-    needed = settings.requests + MORE_WARMUP  # and one for each adapter, up to a number
+    needed = settings.requests + MORE_WARMUP  # plus one per adapter, up to `most_warmup`
     fewer = f"or measure fewer adapters: --most {len(workload.texts) - needed}" if len(workload.texts) > needed else ""
     workload.check_texts(needed + min(max(settings.numbers), settings.most_warmup), fewer)
     with tempfile.TemporaryDirectory(dir=options.scratch) as folder:
@@ -145,7 +145,7 @@ def measure(options: Options, rows: ResultRows) -> dict[str, Any]:
                 def ask(cell: NumberCell) -> CellMeasurement:
                     return running[cell.kind].ask(cell_requests(cell, workload, settings))
 
-                for kind in KINDS:  # kernels are built
+                for kind in KINDS:  # compiles kernels
                     ask(NumberCell(kind=kind, number=1, zipf=0.0, repeat=-1))
                 rows.add_cells(cells(settings), ask)
     assert rows.path
@@ -153,7 +153,7 @@ def measure(options: Options, rows: ResultRows) -> dict[str, Any]:
 
 
 def summarise(settings: AdaptersSettings, pieces: Mapping[str, Any]) -> dict[str, Any]:
-    """A row per kind, number and spread, and the targets."""
+    """Return a row per kind, number and spread (as ``cells``), and the targets."""
     groups: dict[tuple[str, int, float], list[CellMeasurement]] = {}
     for cell in sorted(cells(settings), key=lambda cell: cell.repeat):
         measured = msgspec.convert(pieces[cell.name], CellMeasurement)
@@ -165,7 +165,7 @@ def summarise(settings: AdaptersSettings, pieces: Mapping[str, Any]) -> dict[str
 
 
 def targets(settings: AdaptersSettings, groups: Mapping[tuple[str, int, float], list[CellMeasurement]]) -> list[Target]:
-    """Many adapters by Zipf's law beside one, and how much of the adapters' prompts the cache serves."""
+    """Return targets for the throughput of many adapters under Zipf's law, and for the hit rate of adapters."""
     goals = []
     alone = groups.get((KINDS[0], 1, settings.zipf[0]))
     for zipf in filter(None, settings.zipf):
@@ -185,7 +185,7 @@ def targets(settings: AdaptersSettings, groups: Mapping[tuple[str, int, float], 
 
 
 def _numbers(kind: str, number: int, zipf: float, repeats: Sequence[CellMeasurement]) -> dict[str, Any]:
-    loads: dict[str, list[tuple[int, float]]] = {}  # uses and seconds of each repeat
+    loads: dict[str, list[tuple[int, float]]] = {}  # kind of load -> (uses, seconds) of each repeat
     for measured in repeats:
         for name, load in measured.adapter_loads.items():
             loads.setdefault(name, []).append(load)
@@ -203,7 +203,7 @@ def _numbers(kind: str, number: int, zipf: float, repeats: Sequence[CellMeasurem
 
 
 def report(result: Mapping[str, Any]) -> list[Part]:
-    """How it was measured, and every cell."""
+    """Return the conditions of the measurement, and a table of every cell."""
     settings = result["settings"]
 
     def fetches(cell: Mapping[str, Any], source: str) -> Mapping[str, Any]:
@@ -229,7 +229,7 @@ def report(result: Mapping[str, Any]) -> list[Part]:
 
 
 def page(result: Mapping[str, Any]) -> Page:
-    """The page beside the JSON."""
+    """Return the page beside the JSON file."""
     about, table = report(result)
     sections = [
         Section("Throughput", [about, _plot(result, "requests_per_s", "requests/s")]),

@@ -1,9 +1,9 @@
-"""Our load generator beside vLLM's own (`vllm bench serve`): the same completions on the same server, by turns.
+"""Our load generator against vLLM's (`vllm bench serve`): the same completions on the same server, alternating.
 
     fourshot bench against-vllm --data FOLDER --out FILE.json
 
-If two harnesses disagree, one of them is wrong. Prompts are the same texts in the same order; both keep the same number
-of requests in flight and ask for the same number of tokens. The prefix cache is emptied before each turn.
+If two harnesses disagree, one of them is wrong. Both send the same prompts in the same order, keep the same number of
+requests in flight, and request the same number of tokens. The prefix cache is emptied before each turn.
 """
 
 import json
@@ -47,9 +47,9 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def our_harness(server: RunningService, model: str, prompts: Sequence[str], options: Options) -> dict[str, float]:
-    """Requests per second and mean latency, by `bench.core.load`."""
+    """Send ``prompts`` with `bench.core.load`. Return the rate and mean latency. Raises FourshotError for failures."""
     body = {"model": model, "max_tokens": MAX_TOKENS, "temperature": 0, "ignore_eos": True}
-    body |= {"stream": True, "stream_options": {"include_usage": True}}  # as theirs does
+    body |= {"stream": True, "stream_options": {"include_usage": True}}  # as vLLM's harness does
     load = Load(
         url=server.address,
         requests=tuple(
@@ -71,7 +71,7 @@ def our_harness(server: RunningService, model: str, prompts: Sequence[str], opti
 def vllm_harness(
     server: RunningService, model: str, tokenizer: str, prompts: Sequence[str], options: Options
 ) -> dict[str, float]:
-    """The same by vLLM's own harness."""
+    """Send ``prompts`` with `vllm bench serve`. Returns and raises like `our_harness`."""
     with tempfile.TemporaryDirectory() as folder:
         dataset = Path(folder) / "prompts.jsonl"
         lines = [json.dumps({"prompt": prompt, "output_tokens": MAX_TOKENS}) + "\n" for prompt in prompts]
@@ -106,7 +106,7 @@ main(parser.parse_args())
 
 
 def measure(options: Options, rows: ResultRows) -> dict[str, Any]:
-    """Both harnesses by turns, so many times."""
+    """Run both harnesses in each turn, first the one that was second in the last turn. Return all numbers."""
     from fourshot.serving.testing.adapters import make_adapter, task_of
 
     base = resolve_model(options.model)
@@ -153,7 +153,7 @@ def measure(options: Options, rows: ResultRows) -> dict[str, Any]:
 
 
 def report(result: Mapping[str, Any]) -> list[Part]:
-    """Both harnesses side by side."""
+    """Return a table of both harnesses side by side."""
     rows = [("requests/s", "requests_per_s", 2), ("mean latency, ms", "mean_latency_ms", 1)]
     sides = {"ours": "ours", "`vllm bench serve`": "vllm"}
     cells = [[name, *(f"{result[side][key]:.{digits}f}" for side in sides.values())] for name, key, digits in rows]

@@ -2,8 +2,8 @@
 
     fourshot bench all --data FOLDER --out FOLDER
 
-Each writes FOLDER/<suite>.json and its page; a run that was killed goes on where it was. For a
-suite's own options, run that suite.
+Each writes FOLDER/<suite>.json and its page. After a kill, the same command continues. To set a suite's own options,
+run that suite directly.
 """
 
 import subprocess
@@ -29,7 +29,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def command(suite: str, options: Options) -> list[str]:
-    """How a suite is run."""
+    """Return the command that runs ``suite``."""
     out = options.out
     places: dict[str, tuple[object, ...]] = {
         "breakeven": ("--latency", out / "latency.json"),
@@ -40,7 +40,7 @@ def command(suite: str, options: Options) -> list[str]:
 
 
 def run_all(options: Options) -> int:
-    """Run them until one fails."""
+    """Run the suites until one fails. Return the last exit code. Raises InputError for invalid options."""
     if unknown := sorted(set(options.suites) - set(ALL)):
         raise InputError(f"unknown suites {unknown}; allowed are {', '.join(ALL)}.")
     check_data(options.data, ("sst2", "trec", "ag_news"))

@@ -1,11 +1,11 @@
-"""After how many requests an adapter has paid for itself: what making it costs against what each request saves.
+"""After how many requests an adapter has paid for itself: the time to make it over the time that each request saves.
 
     fourshot bench breakeven --data FOLDER --latency bench/results/latency-<hardware>.json --out FILE.json
 
-Making is `fourshot train TASK` from nothing, as a user runs it: the seconds of the whole command, models loaded and
-all, on this machine; on a GPU these are GPU-seconds. Saving is the time of the engine per request, saturated, in
-context against the adapter, from the latency suite's result of the same machine and model: with filler, as runs make
-adapters, where that was measured. A task that was made is not made again by the next call.
+An adapter's cost is the time of `fourshot train TASK` in a new folder, as a user runs it. It is the complete command,
+including loading models, on this machine; on a GPU these are GPU-seconds. The saving is the difference in saturated
+engine time per request, in context against the adapter. It comes from the latency suite's result of the same machine
+and model, with filler if that was measured, because runs make adapters with filler. A finished task is not made again.
 """
 
 import shutil
@@ -29,7 +29,7 @@ from fourshot.engine.machine.files import read_json, read_lines
 from fourshot.training.lora.examples import TrainingResult
 
 STATES = {"icl_off": "cache off", "icl_cold": "shots drawn per request", "icl_warm": "cache warm"}
-VARIANTS = ("lora_filler", "lora")  # the adapter that is compared: with filler, as runs make it, where it was measured
+VARIANTS = ("lora_filler", "lora")  # the compared adapter: the first that was measured; runs make it with filler
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,7 +41,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def make(task: str, options: Options) -> dict[str, Any]:
-    """Make an adapter in a folder beside the result, from nothing, and say what it took."""
+    """Make an adapter in an empty folder beside the result. Return its cost: seconds, trainings and tokens."""
     folder = beside(options.out, "") / task
     shutil.rmtree(folder, ignore_errors=True)
     words = (task, "--data", options.data / task, "--out", folder, "--quiet", "--allow-short")
@@ -63,9 +63,9 @@ def make(task: str, options: Options) -> dict[str, Any]:
 
 
 def saved(latency: Mapping[str, Any], task: str) -> dict[str, dict[str, float]]:
-    """By cache state: engine seconds and prompt tokens that one request saves. Seconds below zero are lost.
+    """Return the engine seconds and prompt tokens that one request saves, by cache state. Negative seconds are a loss.
 
-    Raises InputError where the latency result has no saturated cell of the adapter for this task.
+    Raises InputError if the latency result has no saturated cell of the adapter for this task.
     """
     cells = {
         (cell["way"], cell["task"]): cell
@@ -89,16 +89,16 @@ def saved(latency: Mapping[str, Any], task: str) -> dict[str, dict[str, float]]:
 
 
 def tasks(options: Options) -> list[str]:
-    """The tasks that are made."""
+    """Return the tasks to make adapters for: ``options.tasks``, or those of the latency result."""
     return list(options.tasks) or list(read_result(options.latency, "latency")["settings"]["tasks"])
 
 
 def measure(options: Options, rows: ResultRows) -> dict[str, Any]:
-    """Make what is missing."""
+    """Make the missing adapters. Return their costs and the break-even points."""
     latency = read_result(options.latency, "latency")
     names = tasks(options)
     for task in names:
-        saved(latency, task)  # before an hour is spent
+        saved(latency, task)  # raises before an hour is spent
     costs = {task: rows.add_once(task, partial(make, task, options), "made in {seconds:.0f} s") for task in names}
     return {
         "latency": {"commit": latency["commit"], "hardware": latency["hardware"], "file": options.latency.name},
@@ -109,7 +109,7 @@ def measure(options: Options, rows: ResultRows) -> dict[str, Any]:
 
 
 def break_even(costs: Mapping[str, Any], latency: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """A row per task and cache state; ``requests`` is None where a request saves nothing: it never pays."""
+    """Return a row per task and cache state; ``requests`` is None if a request saves no time."""
     return [
         {
             "task": task,
@@ -125,7 +125,7 @@ def break_even(costs: Mapping[str, Any], latency: Mapping[str, Any]) -> list[dic
 
 
 def report(result: Mapping[str, Any]) -> list[Part]:
-    """A row per task and cache state."""
+    """Return a table with a row per task and cache state."""
     columns: dict[str, Any] = {
         "task": "{task}",
         "in context with": lambda row: STATES[row["state"]],
@@ -138,7 +138,7 @@ def report(result: Mapping[str, Any]) -> list[Part]:
 
 
 def page(result: Mapping[str, Any]) -> Page:
-    """The report as a page."""
+    """Return the report as a page."""
     lead = "What making it costs, against what each request then saves, on one machine."
     return Page("When an adapter has paid", [Section("Requests until then", report(result))], lead)
 

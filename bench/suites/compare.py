@@ -1,16 +1,17 @@
-"""Two results of the suite latency, or two of adapters: what changed by more than the noise of both.
+"""Compare two results of the suite latency, or two of adapters: what changed by more than their noise.
 
     fourshot bench compare BEFORE.json AFTER.json
 
-Compared are the repeats' own values, cell by cell, each against a yardstick: a fixed piece of arithmetic that was timed
-around the cell, so that a machine that was slower in one of the runs is not taken for a slower engine. How far repeats
-scatter is pooled over all cells of both results, because three repeats of one cell say little about it. Two questions
-are asked. Did everything change? The median over all cells must exceed what the scatter gives such a median, and
-`DRIFT`: two runs of the same code minutes apart differ by as much on a machine that others use too. Did a cell change?
-Its difference must exceed what the scatter gives one of that many cells by chance, and `LEAST`; where not everything
-changed, what all have in common is drift and taken off first.
+The values of the repeats are compared, cell by cell. Each is scaled by a yardstick, a fixed computation timed around
+the cell, so that a slower machine is not mistaken for a slower engine. The variance of repeats is pooled over all cells
+of both results, because three repeats of one cell say little about it.
 
-Exit code 1 where something became slower, 0 otherwise, 2 for files that cannot be compared.
+There are two tests. Did everything change? The median change over all cells must exceed the bound that the variance
+gives for such a median. It must also exceed `DRIFT`, by which runs of the same code, minutes apart, can differ on a
+shared machine. Did a cell change? Its change must exceed the bound for the largest of that many chance differences, and
+`LEAST`. If not everything changed, the common change is considered drift and subtracted first.
+
+Exit code 1 if something became slower, 0 otherwise, 2 for files that cannot be compared.
 """
 
 import math
@@ -28,32 +29,32 @@ from fourshot.bench.core.results import read_result, tell
 from fourshot.bench.core.suite import SuiteCommand
 from fourshot.engine.errors import InputError
 
-CHANCE = 0.01  # of one false alarm among all cells
+CHANCE = 0.01  # probability of a false alarm among all cells
 DRIFT = 0.10  # share; more than twice the standard deviation over pairs of unchanged runs (docs/benchmarks.md)
-LEAST = 0.05  # of a cell, whatever its bound
+LEAST = 0.05  # least change of a flagged cell, as a share
 EQUAL_SPEED = "Values are geometric means over the repeats, as the first result's machine would have measured them."
 COMPARED = {"latency": ("route", "way", "task", "load"), "adapters": ("kind", "spread", "number")}
-MEASURES = {"requests_per_s": -1.0, "p50_ms": 1.0}  # sign of what is slower
+MEASURES = {"requests_per_s": -1.0, "p50_ms": 1.0}  # value -> sign of a change to slower
 
 
 class CellChange(msgspec.Struct, frozen=True, kw_only=True):
-    """One value of one cell."""
+    """The change of one value of one cell."""
 
     cell: str
     measure: str
     before: float
     after: float
-    slower: float  # as a share of before, in its own direction: 0.1 is ten per cent slower, below zero is faster
+    slower: float  # change as a share of ``before``; 0.1: 10 % slower, whatever the measure; negative: faster
     flagged: bool
 
 
 class ResultChanges(msgspec.Struct, frozen=True, kw_only=True):
-    """What changed between two results."""
+    """All changes between two results, with the bounds that they are judged by."""
 
     changes: tuple[CellChange, ...]
-    scatter: float  # standard deviation of the logarithm of a repeat
-    bound: float  # of a cell's change, as a share
-    overall: float  # median change over all cells, as a share; above zero is slower
+    scatter: float  # standard deviation of a repeat's logarithm
+    bound: float  # beyond which a cell's change is flagged, as a share
+    overall: float  # median change over all cells, as a share; positive: slower
     overall_bound: float
     overall_flagged: bool
 
@@ -64,7 +65,7 @@ class ResultChanges(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> ResultChanges:
-    """Raises InputError for results of different suites, or without a cell and two repeats in common."""
+    """Compare two results. Raises InputError if their suites differ, or no cell has two repeats in both."""
     pairs = _pairs(before, after)
     freedom = sum(len(pair.earlier) + len(pair.later) - 2 for pair in pairs)
     squares = (len(side) * pvariance(side) for pair in pairs for side in (pair.earlier, pair.later))
@@ -72,7 +73,7 @@ def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> ResultChange
     quantile = t.ppf(1 - CHANCE / len(pairs) / 2, freedom)
     repeats = min(min(len(pair.earlier), len(pair.later)) for pair in pairs)
     overall = median(pair.slower for pair in pairs)
-    # A median over many cells scatters far less than a cell; what is left is what the repeats of all share.
+    # A median over many cells varies far less than a cell; `DRIFT` covers what all repeats share.
     overall_bound = max(math.log1p(DRIFT), 3 * scatter * math.sqrt(2 / repeats / len(pairs)) * 1.25)
     overall_flagged = abs(overall) > overall_bound
     drift = 0.0 if overall_flagged else overall
@@ -87,7 +88,7 @@ def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> ResultChange
 
 
 class CellPair(NamedTuple):
-    """One value of one cell in both results: logarithms, one per repeat."""
+    """One value of one cell in both results, as a logarithm per repeat."""
 
     cell: str
     measure: str
@@ -99,7 +100,7 @@ class CellPair(NamedTuple):
         return MEASURES[self.measure] * (fmean(self.later) - fmean(self.earlier))
 
     def change(self, drift: float, bound: float) -> CellChange:
-        """``drift``: what all pairs have in common; ``bound``: on what a repeat is off by chance."""
+        """Return the change. ``drift``: the change common to all pairs; ``bound``: on a single repeat's deviation."""
         bound *= math.sqrt(1 / len(self.earlier) + 1 / len(self.later))
         return CellChange(
             cell=self.cell,
@@ -112,7 +113,7 @@ class CellPair(NamedTuple):
 
 
 def _pairs(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[CellPair]:
-    """Of what both have, with two repeats at least. Raises InputError where that is nothing, or not comparable."""
+    """Return the values with two repeats in both results. Raises InputError for none, or incomparable results."""
     suite = before["suite"]
     if suite != after["suite"] or suite not in COMPARED:
         raise InputError(
@@ -125,7 +126,7 @@ def _pairs(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[CellPair
             "a result without cells was given: its measurement was cut off before the first. Measure again."
         )
     yards = [yard for cell in before["cells"] for yard in cell.get("yardstick_s") or [] if yard]
-    yard_s = median(yards) if yards else 0.0  # 0 where it was not timed
+    yard_s = median(yards) if yards else 0.0  # 0: not timed
     earlier, later = _values(before, suite, yard_s), _values(after, suite, yard_s)
     shared = [key for key in earlier if key in later and min(len(earlier[key]), len(later[key])) > 1]
     if not shared:
@@ -138,7 +139,7 @@ def _pairs(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[CellPair
 
 
 def report(compared: ResultChanges) -> list[Part]:
-    """What is flagged, and the sum of it."""
+    """Return a table of the flagged changes, and a summary."""
     flagged = sorted((change for change in compared.changes if change.flagged), key=lambda change: -change.slower)
     rows = [
         (change.cell, change.measure, f"{change.before:.2f}", f"{change.after:.2f}", f"{100 * change.slower:+.1f} %")
@@ -156,12 +157,12 @@ def report(compared: ResultChanges) -> list[Part]:
 
 
 def _beyond(bound: float) -> str:
-    """From where on a change counts, as ``slower`` of `CellChange`: a ratio, as large in both directions."""
+    """Return the two bounds of ``slower`` in `CellChange` as text; as ratios, they are equal in both directions."""
     return f"from {100 * bound:+.1f} % or {100 * (1 / (1 + bound) - 1):+.1f} % on"
 
 
 def _check_comparable(before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
-    """Raise InputError where it is not the code that makes the difference, but what was computed."""
+    """Raise InputError if the results are of different models or shapes, and so of different computations."""
     for name in ("model", "shape", "dummy_weights"):
         values = [(result.get("settings") or {}).get(name, result.get(name)) for result in (before, after)]
         if None not in values and values[0] != values[1]:
@@ -172,7 +173,7 @@ def _check_comparable(before: Mapping[str, Any], after: Mapping[str, Any]) -> No
 
 
 def _differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:
-    """What else differs, of what results say of themselves."""
+    """Yield the differences in hardware, versions and settings."""
     for part in ("hardware", "versions", "settings"):
         earlier, later = (result.get(part) or {} for result in (before, after))
         for name in sorted({*earlier, *later}):
@@ -191,7 +192,7 @@ def _values(result: Mapping[str, Any], suite: str, yard_s: float) -> dict[tuple[
 
 
 def _at_equal_speed(cell: Mapping[str, Any], measure: str, yard_s: float) -> list[float]:
-    """The repeats' values as they would be on a machine whose yardstick takes ``yard_s``, that of the first result."""
+    """Scale the values to a machine whose yardstick takes ``yard_s``; unchanged if a yardstick is missing."""
     values, yards = cell[measure]["values"], cell.get("yardstick_s") or []
     if not yard_s or len(yards) != len(values) or not all(yards):
         return list(values)
@@ -204,7 +205,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def run_compare(options: Options) -> int:
-    """Compare and print; 1 where something became slower."""
+    """Compare and print. Return 1 if something became slower, otherwise 0."""
     before, after = read_result(options.before), read_result(options.after)
     compared = compare(before, after)
     if differences := list(_differences(before, after)):

@@ -1,10 +1,10 @@
-"""kill -9 at random moments: does a corpus lose a row, or get one twice?
+"""Whether a corpus loses or duplicates a row when its processes are killed (kill -9) at random times.
 
     fourshot bench corpus-kills --kills 50 --out FILE.json
 
-Small corpora are made with the fake engine, and either the driver or the engine's process is killed at a random
-moment, again and again. A driver that was killed is started again. Whatever happened, the finished corpus must have the
-rows of one that was left alone, all of them, each once, in the same order, and every file must be readable.
+Small corpora are made with the fake engine. Repeatedly, either the driver or the engine's process is killed at a random
+time, and a killed driver is started again. Each finished corpus must have exactly the rows of an undisturbed one, each
+once and in the same order within a task. Every file must be readable.
 """
 
 import json
@@ -34,10 +34,10 @@ from fourshot.pipeline.corpus.settings import CorpusSettings
 from fourshot.pipeline.synthesis.settings import PRESETS
 from fourshot.pipeline.tasks.task_file import load_task
 
-SLOW = "fake:delay_s=0.002"  # long enough to be killed in the middle
+SLOW = "fake:delay_s=0.002"  # slow enough to be killed in the middle
 TASK = "support_tickets"
 NUM_TASKS, PER_CLASS = 2, 40
-LONGEST_S = 2.5  # after which a process is killed at the latest; an undisturbed corpus takes about as long
+LONGEST_S = 2.5  # the longest time until a kill; an undisturbed corpus takes about as long
 PATIENCE_S = 60.0
 
 
@@ -48,7 +48,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def make_small_corpus(folder: Path) -> None:
-    """Make the corpus, or go on with it."""
+    """Make the corpus in ``folder``, or continue it."""
     shape, preset = load_task(TASK), PRESETS["corpus"]
     generate = msgspec.structs.replace(preset.generate, per_class=PER_CLASS, draws_per_round=16)
     tasks = {name: msgspec.structs.replace(shape, name=name) for name in (f"{TASK}_{n}" for n in range(NUM_TASKS))}
@@ -57,18 +57,21 @@ def make_small_corpus(folder: Path) -> None:
 
 
 def rows_of(folder: Path) -> list[CorpusRow]:
-    """All rows in the order of the journal; raises where a shard cannot be read or holds another number of rows."""
+    """Return all rows, by task and then in the order of the journal.
+
+    Raises an error if a shard cannot be read, and AssertionError if its number of rows differs from the journal's.
+    """
     rows = []
     for shard in CorpusFolder(folder).journal():
         if shard.file:
             of_shard = read_rows(folder / shard.file)
             assert len(of_shard) == shard.rows, f"{shard.file} has {len(of_shard)} rows, its journal says {shard.rows}"
             rows += of_shard
-    return sorted(rows, key=lambda row: row.task)  # stable: tasks may take turns, the order within one is what counts
+    return sorted(rows, key=lambda row: row.task)  # stable; only the order within a task is fixed
 
 
 class Killer:
-    """Has one corpus after another made, and kills who makes them."""
+    """Makes one corpus after another, and kills the processes that make them."""
 
     def __init__(self, root: Path, seed: int) -> None:
         self._root, self._draw = root, random.Random(seed)
@@ -76,7 +79,7 @@ class Killer:
         self.finished: list[Path] = []
 
     def run(self, kills: int) -> None:
-        """Kill so often, then let the last corpus be finished."""
+        """Make corpora until there were ``kills`` kills; the last corpus is then finished undisturbed."""
         while self.kills.total() < kills:
             self._one_corpus(kills)
 
@@ -95,7 +98,7 @@ class Killer:
             assert time.monotonic() < deadline, f"{folder} is not finished"
 
     def _kill(self, driver: BaseProcess, folder: Path) -> BaseProcess:
-        """Kill the driver, or the engine's process, for which a driver that has just begun is waited for."""
+        """Kill the driver, or its engine's process once it has one. Return the driver that makes the corpus now."""
         if self._draw.random() < 0.5:
             while driver.is_alive():
                 if engines := child_pids(driver.pid or 0):
@@ -117,7 +120,7 @@ def _start(folder: Path) -> BaseProcess:
 
 
 def child_pids(pid: int) -> list[int]:
-    """Process ids of what a process has started."""
+    """Return the ids of a process's children, [] if it does not exist."""
     try:
         return [child.pid for child in psutil.Process(pid).children()]
     except psutil.NoSuchProcess:
@@ -125,7 +128,7 @@ def child_pids(pid: int) -> list[int]:
 
 
 def check(finished: Sequence[Path], expected: Sequence[CorpusRow]) -> dict[str, int]:
-    """Rows lost, twice and other, over all corpora; all must be 0."""
+    """Count rows lost, rows that occur twice, and corpora that differ from ``expected``; all must be 0."""
     faults: Counter[str] = Counter(lost=0, twice=0, different=0)
     for folder in finished:
         rows = rows_of(folder)
@@ -139,7 +142,7 @@ def check(finished: Sequence[Path], expected: Sequence[CorpusRow]) -> dict[str, 
 
 
 def measure(options: Options, rows: ResultRows) -> dict[str, Any]:
-    """Kill, and compare with a corpus that was left alone."""
+    """Kill the processes of several corpora, and compare the results with an undisturbed corpus."""
     with tempfile.TemporaryDirectory() as root:
         make_small_corpus(Path(root) / "alone")
         expected = rows_of(Path(root) / "alone")

@@ -1,10 +1,9 @@
-"""What the order of a corpus's units gains: tasks one after the other, as a corpus does it, or by turns.
+"""Throughput of a corpus by the order of its units: task by task, as a corpus does it, or alternating between tasks.
 
     fourshot bench corpus-order --data FOLDER --out FILE.json
 
-The same units, once in each order, for a memory of keys and values that holds the examples of all tasks and for one
-that does not. The prefix cache answers what prompts have in common with those before; where memory is short it keeps
-what was used last.
+The same units are run in each order, with a KV cache that holds the examples of all tasks, and with one that does not.
+The prefix cache serves what a prompt has in common with earlier ones; if memory is short, it keeps what was used last.
 """
 
 import queue
@@ -33,7 +32,7 @@ from fourshot.pipeline.tasks.task_file import load_task
 TASKS = ("trec", "sst2", "ag_news")
 ORDERS = ("task by task", "by turns")
 UNITS_PER_TASK, DRAWS = 3, 16
-AHEAD = 12  # units in the engine
+AHEAD = 12  # units given to the engine at a time
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,7 +44,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def task_briefs(data: Path, draws_of_shots: int) -> list[TaskBrief]:
-    """Each of `TASKS` with so many different draws of shots: as many tasks."""
+    """Return a brief for each of `TASKS` and each of ``draws_of_shots`` draws; each counts as a task."""
     briefs = []
     for name in TASKS:
         task = load_task(name, data / name)
@@ -57,7 +56,7 @@ def task_briefs(data: Path, draws_of_shots: int) -> list[TaskBrief]:
 
 
 def ordered_units(briefs: Sequence[TaskBrief], order: str) -> list[DrawUnit]:
-    """The units of all tasks; the classes of a task take turns."""
+    """Return the units of all tasks in ``order``, one of `ORDERS`. The classes of a task alternate."""
 
     def unit(brief: TaskBrief, turn: int) -> DrawUnit:
         label = brief.task.label_names[turn % len(brief.task.labels)]
@@ -70,7 +69,7 @@ def ordered_units(briefs: Sequence[TaskBrief], order: str) -> list[DrawUnit]:
 
 
 def measure_order(briefs: Sequence[TaskBrief], order: str, model: str, kv_mib: int) -> dict[str, Any]:
-    """One pass through all units, by an engine whose kernels are built."""
+    """Run all units once with a new engine, after a warm-up that compiles its kernels. Return the row of ``order``."""
     engine = open_engine(
         EngineSettings(model=model, kv_cache_bytes=kv_mib << 20, gpu_kv_cache_bytes=kv_mib << 20, compile=False)
     )
@@ -108,7 +107,7 @@ def measure_order(briefs: Sequence[TaskBrief], order: str, model: str, kv_mib: i
 
 
 def measure(options: Options, rows: ResultRows) -> dict[str, Any]:
-    """Both orders in each memory."""
+    """Measure both orders with each size of the KV cache."""
     model, briefs = resolve_model(options.model), task_briefs(options.data, options.draws_of_shots)
     measured = [
         rows.add_once(
@@ -126,7 +125,7 @@ def measure(options: Options, rows: ResultRows) -> dict[str, Any]:
 
 
 def report(result: Mapping[str, Any]) -> list[Part]:
-    """A line for each order and memory."""
+    """Return a table with a row for each order and size of the KV cache."""
     columns = {
         "memory, MiB": "{kv_mib:,}",
         "order": "{order}",

@@ -1,9 +1,9 @@
-"""What `fourshot corpus` costs beside the engine: 100,000 rows for 20 tasks, with an engine that answers at once.
+"""Overhead of `fourshot corpus` without the model: 100,000 rows for 20 tasks, with an engine that answers immediately.
 
     fourshot bench corpus-overhead --out FILE.json
 
-All is real but the model: two processes, prompts, filters, shards on the disk. The fake engine's own time counts as
-ours.
+Everything except the model is real: two processes, prompts, filters, shards on disk. The fake engine's time is included
+in the overhead.
 """
 
 import tempfile
@@ -27,7 +27,7 @@ from fourshot.pipeline.tasks.task_file import load_task
 
 TASK = "support_tickets"
 ROW_GOAL_US = 100.0
-GROWTH_GOAL = 1.1  # memory at the end over that when a fifth of the rows were there
+GROWTH_GOAL = 1.1  # memory at the end, relative to memory after a fifth of the rows
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,7 +38,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def measure_corpus(options: Options, folder: Path) -> dict[str, Any]:
-    """Make a corpus for tasks of one shape."""
+    """Make a corpus for copies of one task. Return its row: times, memory and counts."""
     shape, preset = load_task(TASK), PRESETS["corpus"]
     names = [f"{TASK}_{number:02d}" for number in range(options.tasks)]
     per_class = options.rows // (options.tasks * len(shape.labels))
@@ -46,7 +46,7 @@ def measure_corpus(options: Options, folder: Path) -> dict[str, Any]:
     log: list[dict[str, float]] = []
 
     def on_event(event: Event) -> None:
-        """Notes memory and processor time of the driver and its child."""
+        """Log memory and processor time of the driver and its child."""
         if event.unit == "rows":
             driver = psutil.Process()
             log.append({"at_s": time.perf_counter(), "rows": float(event.done)})
@@ -71,7 +71,7 @@ def measure_corpus(options: Options, folder: Path) -> dict[str, Any]:
         "drawn": sum(outcome.drawn for outcome in summary.classes),
         "shards": summary.shards,
         "format": options.format,
-        "seconds": round(seconds, 2),  # with reading the tasks, starting the worker and writing the card
+        "seconds": round(seconds, 2),  # includes reading the tasks, starting the worker and writing the card
         "us_per_row": us_per_row("at_s"),
         "driver_us_per_row": us_per_row("driver_cpu_s"),
         "worker_us_per_row": us_per_row("worker_cpu_s"),
@@ -91,7 +91,7 @@ def targets(row: dict[str, Any]) -> list[Target]:
 
 
 def measure(options: Options, rows: ResultRows) -> dict[str, Any]:
-    """One corpus."""
+    """Make and measure one corpus."""
     with tempfile.TemporaryDirectory() as folder:
         row = measure_corpus(options, Path(folder) / "corpus")
     return {"rows": [row], "targets": targets(row)}

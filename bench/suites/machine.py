@@ -1,8 +1,8 @@
-"""The two numbers that a roofline is made of: what this machine computes and reads per second at best.
+"""The two peak rates of a roofline: operations and bytes read per second on this machine.
 
     fourshot bench machine
 
-Printed as JSON. Run it before and after a measurement: if the two differ, the machine changed under it.
+They are printed as JSON. Run it before and after a measurement. If the two differ, the machine changed meanwhile.
 """
 
 import msgspec
@@ -13,11 +13,11 @@ from fourshot.bench.core.suite import SuiteCommand
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
-    model: Model = None  # whose layers say how large the products are
+    model: Model = None  # its sizes determine the sizes of the products
 
 
 def print_machine(options: Options) -> int:
-    """Measure here, for some six seconds, and print."""
+    """Measure in this process, for about six seconds, and print. Return the exit code, 0."""
     from fourshot.engine.checkpoints.models import resolve_model
 
     print(msgspec.json.encode(measure_machine(resolve_model(options.model).path)).decode())

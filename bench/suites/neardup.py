@@ -1,9 +1,9 @@
-"""How long telling near duplicates takes, and how much memory, as the number of texts grows.
+"""Time and memory of detecting near duplicates, by number of texts.
 
     fourshot bench neardup --out FILE.json
 
-Each size is measured in a process of its own, on one core. The texts are made up: words as frequent as in a language
-(Zipf), a fifth of them of one pattern, and one in twenty an earlier text with a word changed, which is to be found.
+Each size is measured in a separate process, on one core. The texts are artificial. Their words follow Zipf's law, and a
+fifth of them have one pattern. One in twenty is an earlier text with one word changed, which should be found.
 """
 
 import random
@@ -27,14 +27,14 @@ VOCABULARY = 30_000
 SYLLABLES = ("ba", "do", "fi", "gu", "ka", "le", "mi", "no", "pu", "ra", "se", "ti", "vo", "wa", "xe", "zu")
 WORDS = tuple(map("".join, product(SYLLABLES, repeat=4)))
 PATTERN = "what is the {} of the {} in {}"
-PATTERNED, CHANGED = 0.2, 0.05  # shares
-THRESHOLD = 0.9  # that of `pipeline.synthesis.filters.FilterSettings`
-SLOWER_GOAL = 2.0  # times as long for a text among a million as for one among ten thousand
+PATTERNED, CHANGED = 0.2, 0.05  # shares of the texts
+THRESHOLD = 0.9  # the default of `pipeline.synthesis.filters.FilterSettings`
+SLOWER_GOAL = 2.0  # time per text at the largest size (a million), relative to the smallest (ten thousand)
 BYTES_GOAL = 1024  # per text
 SETTINGS = {"threshold": THRESHOLD, "patterned": PATTERNED, "changed": CHANGED, "vocabulary": VOCABULARY}
 
 
-Tenths = Annotated[int, msgspec.Meta(ge=10)]  # times are those of tenths
+Tenths = Annotated[int, msgspec.Meta(ge=10)]  # times are measured per tenth
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,7 +43,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def texts(number: int, seed: int = 0) -> Iterator[tuple[str, bool]]:
-    """``number`` texts, and whether each is an earlier one with a word changed."""
+    """Yield ``number`` texts, each with whether it is an earlier text with one word changed."""
     draw = random.Random(seed)
     up_to = list(accumulate(1 / rank for rank in range(1, VOCABULARY + 1)))
     vocabulary = draw.sample(WORDS, VOCABULARY)
@@ -62,7 +62,7 @@ def texts(number: int, seed: int = 0) -> Iterator[tuple[str, bool]]:
 
 
 def measure_size(number: int) -> dict[str, Any]:
-    """Look up and remember ``number`` texts."""
+    """Look up and add ``number`` texts. Return the row: times, memory, and how many were found."""
     generated = list(texts(number))
     bytes_before = peak_bytes()
     index = NearDuplicates(THRESHOLD)
@@ -90,14 +90,14 @@ def measure_size(number: int) -> dict[str, Any]:
 
 
 def measure(options: Options, rows: ResultRows) -> dict[str, Any]:
-    """Every size."""
+    """Measure every size."""
     progress = "{us_per_text} us per text, {changed_found} of {changed} found"
     sizes = [rows.add_once(str(size), partial(call_apart, measure_size, size), progress) for size in options.sizes]
     return {"rows": sizes, "targets": targets(sizes)}
 
 
 def targets(rows: Sequence[dict[str, Any]]) -> list[Target]:
-    """Of rows by ascending size."""
+    """Return the targets. ``rows`` are in ascending order of size."""
     slower = rows[-1]["us_per_text_last_tenth"] / rows[0]["us_per_text_last_tenth"]
     share = rows[-1]["changed_found"] / rows[-1]["changed"]
     return [

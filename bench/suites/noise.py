@@ -1,10 +1,10 @@
-"""Whether `fourshot bench compare` finds a slowdown that was planted, and finds nothing where nothing changed.
+"""Whether `fourshot bench compare` finds a planted slowdown, and flags nothing if nothing changed.
 
     fourshot bench noise --data FOLDER --out FILE.json
 
-A small latency suite is run many times over: as it is, and with a sleep before every step of the model. Each clean run
-is compared with the next clean one, and with a slowed one; and all with all. Runs lie beside the result; a killed call
-goes on with them.
+A small latency suite is run repeatedly, with and without a sleep before every step of the model. Each clean run is
+compared with the next clean one and with a slowed one, and then all runs with all. Runs are stored beside the result,
+and a killed call continues with them.
 """
 
 import json
@@ -43,7 +43,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def run_once(name: str, sleep_ms: float, options: Options) -> dict[str, Any]:
-    """One small suite, unless its result lies there."""
+    """Run the small suite, unless its result exists. Return the result. Raises FourshotError if the run fails."""
     folder = beside(options.out, "")
     out = folder / f"{name}.json"
     if not out.exists():
@@ -60,7 +60,7 @@ def run_once(name: str, sleep_ms: float, options: Options) -> dict[str, Any]:
 
 
 def measure(options: Options, rows: ResultRows) -> dict[str, Any]:
-    """All runs and comparisons."""
+    """Make all runs, and compare them."""
     clean = [run_once("clean-0", 0.0, options)]
     slowed = []
     comparisons = []
@@ -87,7 +87,7 @@ def measure(options: Options, rows: ResultRows) -> dict[str, Any]:
 
 
 def pairs(clean: Sequence[Mapping[str, Any]], slowed: Sequence[Mapping[str, Any]]) -> dict[str, int]:
-    """How often `compare` is right and wrong over all pairs, which share runs and so are fewer than they look."""
+    """Count how often `compare` flags unchanged and slowed pairs. Pairs share runs, so they are not independent."""
     unchanged = [compare(*pair) for pair in combinations(clean, 2)]
     changed = [compare(*pair) for pair in product(clean, slowed)]
     return {
@@ -99,7 +99,7 @@ def pairs(clean: Sequence[Mapping[str, Any]], slowed: Sequence[Mapping[str, Any]
 
 
 def report(result: Mapping[str, Any]) -> list[Part]:
-    """What was flagged of each kind."""
+    """Return a table of the flagged comparisons of each kind."""
     rows = []
     for kind, name in (("noise", "nothing changed"), ("planted", f"{result['settings']['sleep_ms']:g} ms per step")):
         comparisons = [row for row in result["comparisons"] if row["kind"] == kind]

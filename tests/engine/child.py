@@ -1,4 +1,4 @@
-"""A child for the tests of `engine.processes`: does what its arguments say for each message, and answers."""
+"""A child process for the tests of `engine.machine.processes`: for each message, it does as its argument says."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Shared by the tests of child processes and their copies."""
+"""Fixtures for the tests of child processes and forks."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,13 +10,13 @@ from fourshot.engine.machine import forks
 
 @pytest.fixture
 def log(tmp_path: Path) -> Path:
-    """Where a child writes what it prints."""
+    """The file for a child's output."""
     return tmp_path / "log.txt"
 
 
 @pytest.fixture
 def own_servers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Servers of copies for one test alone, ended with it."""
+    """Fork servers for one test, which end with it."""
     own = forks._Servers()
     monkeypatch.setattr(forks, "_servers", own)
     yield

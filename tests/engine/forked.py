@@ -1,4 +1,4 @@
-"""A module that a copied process runs in tests: it answers, waits or fails, as it is told."""
+"""A module that a forked process runs in tests: it answers, waits or fails, as each message says."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Imported by a process that is copied in tests: a second copy of it finds no memory."""
+"""Imported by a fork server in tests: the second fork fails for lack of memory."""
 
 import os
 

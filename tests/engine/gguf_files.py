@@ -1,4 +1,4 @@
-"""GGUF files of tiny checkpoints, written as llama.cpp's converter writes them. Source: convert_hf_to_gguf.py."""
+"""Writes GGUF files of tiny checkpoints as llama.cpp's converter does. Source: convert_hf_to_gguf.py."""
 
 import json
 from pathlib import Path
@@ -12,10 +12,10 @@ CONTROL, BYTE, NORMAL = 3, 6, 1
 
 
 def write_gguf(checkpoint: str, file: Path, architecture: str, **changes: Any) -> Path:
-    """A GGUF file of ``checkpoint`` with its weights as float32.
+    """Write ``checkpoint`` as a GGUF file with float32 weights. Return ``file``.
 
-    ``changes``: "begins" whether texts do with a begin token (None does not say), "pre" how texts are cut, "scaling"
-    and "rope_freqs" of positions, "left_out" weights, "more" weights, "permuted" False for rows as they are.
+    ``changes``: "begins", whether texts begin with a begin token (None omits the key); "pre", the pre-tokenizer;
+    "scaling" and "rope_freqs" of positions; "left_out" and "more", names of weights; "permuted", False to keep rows.
     """
     folder = Path(checkpoint)
     config = json.loads((folder / "config.json").read_text())
@@ -70,7 +70,7 @@ def write_gguf(checkpoint: str, file: Path, architecture: str, **changes: Any) -
 
 
 def _permuted(weights: torch.Tensor, heads: int) -> torch.Tensor:
-    """Rows as llama.cpp rotates them, neighbours with each other; transformers rotates halves."""
+    """Reorder rows for llama.cpp, which rotates neighbouring rows as pairs; transformers rotates halves."""
     return weights.reshape(heads, 2, len(weights) // heads // 2, -1).swapaxes(1, 2).reshape(weights.shape)
 
 

@@ -1,4 +1,4 @@
-"""Imported by a process that is to be copied in tests: it says so in the log, and is never ready."""
+"""Imported by a fork server in tests: it prints to the log, and the import never ends."""
 
 import signal
 

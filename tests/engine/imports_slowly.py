@@ -1,4 +1,4 @@
-"""Imported by a process that is copied in tests: it is not ready before whoever asked for it has ended."""
+"""Imported by a fork server in tests: the server is ended before the import completes."""
 
 import time
 

@@ -1,4 +1,4 @@
-"""Imported by a process that is copied in tests: it leaves a process that ends later, as a library might."""
+"""Imported by a fork server in tests: it leaves a process that ends later, as a library might."""
 
 import subprocess
 

@@ -1,4 +1,4 @@
-"""Prompts of the paper's two kinds, for the engine tests."""
+"""Zero-shot and in-context prompts as in the paper, for the engine tests."""
 
 TASK = "Classify the sentiment of the movie review as positive or negative.\n\n"
 TEXTS = (
@@ -16,7 +16,7 @@ SHOTS = (
     ("a plot with more holes than a colander , and less use", "negative"),
 )
 LABELS = ("positive", "negative")
-LONG_LABELS = ("positive", "very positive", "technology news", "negative")  # several tokens, two with words in common
+LONG_LABELS = ("positive", "very positive", "technology news", "negative")  # several tokens; two share words
 
 ZERO_SHOT = [f"{TASK}Text: {text}\nLabel:" for text in TEXTS]
 IN_CONTEXT = [

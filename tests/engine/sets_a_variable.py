@@ -1,4 +1,4 @@
-"""What some libraries do when they are imported: they set a variable of the environment."""
+"""Sets an environment variable when it is imported, as some libraries do."""
 
 import os
 

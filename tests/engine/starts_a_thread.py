@@ -1,4 +1,4 @@
-"""What a module does that a copied process may not have imported."""
+"""Starts a thread when it is imported, after which a process must not be forked."""
 
 import threading
 

@@ -1,7 +1,7 @@
-"""Tiny checkpoints of many families: two narrow layers with random weights, each with a tokenizer of its kind.
+"""Tiny checkpoints of many families: two narrow layers with random weights, and a tokenizer of the family's kind.
 
-Weights are large enough that answers depend on every one of them, norms and biases too: a part that is left out, or
-applied twice, is seen.
+Weights are large enough that scores depend on every one of them, including norms and biases. So a part that is left
+out, or applied twice, is detected.
 """
 
 import json
@@ -28,7 +28,7 @@ SIZES: dict[str, Any] = {
 
 
 def byte_level() -> dict[str, Any]:
-    """GPT-2, Qwen, NeoX, OLMo: words with the space before them, no begin token."""
+    """Return a tokenizer like those of GPT-2, Qwen, NeoX, OLMo: words include the space before; no begin token."""
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
@@ -47,7 +47,7 @@ def _sentence_pieces(prefix_space: bool) -> Tokenizer:
         strip = [decoders.Strip(content=" ", left=1)]
     else:
         backend.normalizer, strip = normalizers.Replace(" ", "▁"), []
-    # Pieces are learnt word by word, as SentencePiece does, and found in whole texts.
+    # Pieces are trained word by word, as in SentencePiece, but matched in complete texts.
     backend.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")
     special = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
     backend.train_from_iterator(
@@ -63,17 +63,20 @@ def _sentence_pieces(prefix_space: bool) -> Tokenizer:
 
 
 def llama2() -> dict[str, Any]:
-    """Llama 2, Mistral, Phi-3: a begin token, and a space before the first word."""
+    """Return a tokenizer like those of Llama 2, Mistral and Phi-3: a begin token, and a space before the first word."""
     return {"tokenizer_object": _sentence_pieces(True), "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
 
 
 def gemma() -> dict[str, Any]:
-    """Gemma: a begin token, no space before the first word."""
+    """Return a tokenizer like Gemma's: a begin token, no space before the first word."""
     return {"tokenizer_object": _sentence_pieces(False), "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
 
 
 def unigram() -> dict[str, Any]:
-    """SentencePiece's unigram model: no merges, a space before every word and the first, an end token after texts."""
+    """Return a tokenizer with SentencePiece's unigram model.
+
+    It has no merges, a space before every word including the first, and an end token after each text.
+    """
     backend = Tokenizer(models.Unigram())
     backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
     backend.decoder = decoders.Metaspace(prepend_scheme="always")
@@ -98,7 +101,7 @@ TOKENIZERS: dict[str, Callable[[], dict[str, Any]]] = {
 
 
 class Family:
-    """How a family's configuration is called, what is special about it, and which kind of tokenizer it has."""
+    """A family: the name of its configuration class, its kind of tokenizer, and special fields of its configuration."""
 
     def __init__(self, config: str, tokenizer: str, **special: Any) -> None:
         self.config, self.tokenizer, self.special = config, tokenizer, special
@@ -124,7 +127,7 @@ FAMILIES = {
     "gpt2": Family("GPT2Config", "byte-level BPE"),
     "falcon": Family("FalconConfig", "byte-level BPE", new_decoder_architecture=True, num_kv_heads=1, bias=False),
 }
-# Whose layers see more than an attention mask lets them: nothing is trained on these.
+# Families whose layers see beyond the attention mask, so they are not trained.
 MIXING = {
     "lfm2": Family("Lfm2Config", "byte-level BPE", layer_types=["conv", "full_attention"], block_ff_dim=96),
     "falcon_h1": Family("FalconH1Config", "byte-level BPE"),
@@ -151,7 +154,7 @@ def tokenizer_of(kind: str) -> Any:
 
 
 def tiny_checkpoint(family: str, folder: Path, **changes: Any) -> str:
-    """Write a tiny checkpoint of ``family`` to ``folder``; ``changes`` are those of its configuration."""
+    """Write a tiny checkpoint of ``family`` to ``folder``. Return its path. ``changes``: configuration fields."""
     import transformers
     from transformers import AutoModelForCausalLM
 
@@ -178,7 +181,7 @@ def tiny_checkpoint(family: str, folder: Path, **changes: Any) -> str:
 
 
 def vary(model: torch.nn.Module) -> None:
-    """Give every weight a size at which it matters."""
+    """Make every weight large enough to affect the scores."""
     with torch.no_grad():
         for name, weights in model.named_parameters():
             if weights.dim() > 1:

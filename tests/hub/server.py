@@ -1,7 +1,7 @@
-"""A small hub on loopback: what `huggingface_hub` and `datasets` ask for, from files in memory.
+"""A small Hugging Face hub on loopback that serves files from memory to `huggingface_hub` and `datasets`.
 
-Whoever starts a process with `Hub.environment` gets models and data sets from here, over real HTTP. A test says which
-repositories there are, who may read them, and which answers are cut off; and reads what was asked for.
+A process started with `Hub.environment` gets models and data sets from it, over real HTTP. A test defines the
+repositories, who may read them, and which responses are cut off, and it can inspect the requests.
 """
 
 import hashlib
@@ -17,26 +17,26 @@ from urllib.parse import unquote, urlsplit
 import msgspec
 
 TOKENS = {"hf_member": True, "hf_stranger": False}  # token -> its account has accepted the terms of gated repositories
-LARGE = (".safetensors", ".bin", ".parquet")  # kept as large files (LFS), as on the real hub
-LARGE_FROM = 16  # bytes
+LARGE = (".safetensors", ".bin", ".parquet")  # stored as large files (LFS), as on the real hub
+LARGE_FROM = 16  # least bytes of a large file
 PATIENCE_S = 60
 
 
 class Repository(msgspec.Struct):
     """A model or a data set."""
 
-    revisions: dict[str, dict[str, bytes]]  # by branch or tag: the files
+    revisions: dict[str, dict[str, bytes]]  # branch or tag -> path -> content
     gated: bool = False
 
     def commit(self, revision: str) -> str:
-        """What a branch or tag stands for: a hash of its files."""
+        """Return the commit of a branch or tag: a hash of its files."""
         digest = hashlib.sha1(usedforsecurity=False)
         for path, content in sorted(self.revisions[revision].items()):
             digest.update(f"{path}\0{len(content)}\0".encode() + content)
         return digest.hexdigest()
 
     def find(self, revision: str) -> tuple[str, dict[str, bytes]] | None:
-        """The commit and the files of a branch, a tag or a commit."""
+        """Return the commit and the files of a branch, a tag or a commit; None if there is no such revision."""
         for name, files in self.revisions.items():
             if revision in (name, self.commit(name)):
                 return self.commit(name), files
@@ -44,7 +44,7 @@ class Repository(msgspec.Struct):
 
 
 class HubRequest(NamedTuple):
-    """A request that came."""
+    """A received request."""
 
     method: str
     path: str
@@ -52,7 +52,7 @@ class HubRequest(NamedTuple):
 
 
 class Hub(ThreadingHTTPServer):
-    """``repositories`` by path: "org/tiny" is a model, "datasets/org/tiny" a data set."""
+    """The server. ``repositories`` are by path: "org/tiny" is a model, "datasets/org/tiny" a data set."""
 
     daemon_threads = True
 
@@ -60,19 +60,19 @@ class Hub(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.url = f"http://127.0.0.1:{self.server_port}"
         self.repositories: dict[str, Repository] = {}
-        self.cuts: dict[str, int] = {}  # by file: of its next answer, the bytes after which it breaks off
-        self.waits_at_cuts = False  # instead, nothing more comes until ``over`` is set
+        self.cuts: dict[str, int] = {}  # file -> bytes after which its next response breaks off
+        self.waits_at_cuts = False  # instead of breaking off at once, wait until ``over`` is set
         self.is_waiting, self.over = threading.Event(), threading.Event()
-        self.refused: dict[str, int] = {}  # by file: the status that is sent in its place
+        self.refused: dict[str, int] = {}  # file -> status that is sent instead of it
         self.requests: list[HubRequest] = []
         self.lock = threading.Lock()
 
     def environment(self, home: Path, **more: str) -> dict[str, str]:
-        """Of a process that has its cache in ``home`` and this hub for the real one."""
+        """Return environment variables for a process that uses this hub, with its cache in ``home``."""
         return {"HF_ENDPOINT": self.url, "HF_HOME": str(home), "HF_HUB_DISABLE_PROGRESS_BARS": "1", **more}
 
     def fetched(self) -> list[str]:
-        """Names of the files that were sent, whole or in part, each once."""
+        """Return the names of the files requested with GET, sorted, each once."""
         sent = [
             request.path.partition("/resolve/")[2].partition("/")[2]
             for request in self.requests
@@ -128,7 +128,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._file(inside, *state)
 
     def _tell(self, name: str, noun: str, commit: str, files: dict[str, bytes], inside: str, body: bytes) -> None:
-        """What the API says of a repository, of a folder in it, or of some of its paths."""
+        """Send the API's description of a repository, of a folder in it, or of some of its paths."""
         if noun == "revision":
             siblings = [{"rfilename": path} for path in files]
             self._json({"id": name, "sha": commit, "siblings": siblings, "tags": [], "private": False})
@@ -144,7 +144,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(404)
 
     def _file(self, path: str, commit: str, files: dict[str, bytes]) -> None:
-        """A file, or from where its Range says; cut off where a test says so."""
+        """Send a file, or the range requested of it; cut off if a test demands it."""
         head = {"X-Repo-Commit": commit, "Accept-Ranges": "bytes"}
         if path not in files:
             self._refuse(404, "EntryNotFound", "Entry not found", **head)
@@ -189,7 +189,7 @@ def _is_in(path: str, folder: str) -> bool:
 
 
 def _entries(files: dict[str, bytes], folder: str, deep: bool) -> list[dict[str, Any]]:
-    """As a tree lists them: files below ``folder``, and without ``deep`` the folders that they lie in instead."""
+    """Return the entries of a tree: the files below ``folder``, or unless ``deep``, its direct files and folders."""
     listed: dict[str, dict[str, Any]] = {}
     for path, content in files.items():
         inner = path.removeprefix(f"{folder}/") if folder else path
@@ -220,7 +220,7 @@ def _etag(path: str, content: bytes) -> str:
 
 @contextmanager
 def running_hub() -> Iterator[Hub]:
-    """A hub without a repository, answering until the block is left."""
+    """Run a hub without repositories until the block is left."""
     hub = Hub()
     thread = threading.Thread(target=hub.serve_forever, args=(0.01,))
     thread.start()

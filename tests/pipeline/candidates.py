@@ -1,4 +1,4 @@
-"""A candidate as a model may have drawn it."""
+"""Makes candidates as if a model had generated them."""
 
 from fourshot.pipeline.synthesis.types import Candidate
 

@@ -1,4 +1,4 @@
-"""Chat turns of no model, for tests of what is asked and not of what is answered."""
+"""Chat turns that belong to no model, for tests of prompts that do not need responses."""
 
 from fourshot.engine.chat import ChatTurns
 

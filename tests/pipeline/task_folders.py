@@ -1,4 +1,4 @@
-"""Small task folders that the tests write, right at first and then broken in one place."""
+"""Writes small task folders, which tests then break in one place."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -48,7 +48,7 @@ PAIRS: list[dict[str, object]] = [
 
 
 def write_pairs(folder: Path) -> Path:
-    """A task of premises and hypotheses, four per class; returns the task file."""
+    """Write a task with the fields premise and hypothesis, four pairs per class. Return the task file."""
     labels = TASK[TASK.index("[[labels]]") :].replace("warm", "yes").replace("cold", "no")
     head = 'name = "pairs"\ninstruction = "Does the premise entail the hypothesis?"\nnoun = "pair"\n'
     path = folder / "pairs.toml"
@@ -60,17 +60,17 @@ def write_pairs(folder: Path) -> Path:
 
 
 def rows_of(texts: Iterable[str], label: object) -> list[dict[str, object]]:
-    """Rows in the default columns."""
+    """Return rows with the default columns."""
     return [{"text": text, "label": label} for text in texts]
 
 
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
-    """One JSON object per line."""
+    """Write one JSON object per line."""
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
 def write_task(folder: Path, toml: str = TASK) -> Path:
-    """A task folder without a fault, unless ``toml`` has one; returns the task file."""
+    """Write a task folder that is valid unless ``toml`` has a fault. Return the task file."""
     write_jsonl(folder / "train.jsonl", rows_of(WARM, "warm") + rows_of(COLD, "cold"))
     write_jsonl(
         folder / "test.jsonl", [*rows_of(["An oven door left open."], "warm"), *rows_of(["Ice cubes."], "cold")]
@@ -81,7 +81,7 @@ def write_task(folder: Path, toml: str = TASK) -> Path:
 
 
 def tasks_in(folder: Path) -> Path:
-    """Two good tasks, one with a single class, one with too few examples."""
+    """Write four tasks: two valid ones, one with a single class, one with too few examples. Return ``folder``."""
     for name in ("colours", "shades", "one_class", "few"):
         (folder / name).mkdir(parents=True)
         write_task(folder / name, TASK.replace('"colours"', f'"{name}"'))
@@ -106,7 +106,10 @@ PLACES = {"Rome": "Italy", "Oslo": "Norway", "Bonn": "Germany", "Nice": "France"
 
 
 def write_facts(folder: Path, toml: str = FACTS) -> Path:
-    """The folder of a text generation task; in its training data one row repeats another, one has no target."""
+    """Write a text generation task. Return the task file.
+
+    In its training data, one row repeats another, and one has no target.
+    """
     train = [{"input": f"{city} | in | {land}", "target": f"{city} is in {land}."} for city, land in PLACES.items()]
     write_jsonl(folder / "train.jsonl", [*train, dict(train[0]), {"input": "Bern", "target": " "}])
     test: list[dict[str, object]] = [

@@ -1,6 +1,6 @@
-"""The whole HTTP application in this process, without vLLM and without a model: guard, routes and a real `Service`.
+"""The complete HTTP application in this process, without vLLM and a model: guard, routes and a real `Service`.
 
-What a model would say is written down here; everything else is what `fourshot serve` runs.
+The model's responses are fixed; everything else is as in `fourshot serve`.
 """
 
 import asyncio
@@ -39,7 +39,7 @@ DESK = Task(
 
 
 class FakeTokenizer:
-    """A token for each word."""
+    """A tokenizer with one token per word, plus one."""
 
     bos_token_id = eos_token_id = None
     eos_token = ""
@@ -49,7 +49,7 @@ class FakeTokenizer:
 
 
 class FakeScorer:
-    """The first label, always; ``answers`` is when."""
+    """A scorer that always predicts the first label. It responds only while the event ``answers`` is set."""
 
     def __init__(self, dispatcher: Dispatcher) -> None:
         self._dispatcher = dispatcher
@@ -78,7 +78,7 @@ class FakeScorer:
 
 
 class FakeAdapters:
-    """Two tasks that are answered in context, `desk`, and `split`, whose inputs have fields; and those of ``add``."""
+    """Tasks that are answered in context: `desk`, `split`, whose inputs have fields, and those given to `add`."""
 
     def __init__(self, scorer: FakeScorer, dispatcher: Dispatcher) -> None:
         self.num_inside, self.close = 0, dispatcher.close
@@ -91,7 +91,7 @@ class FakeAdapters:
         self.add(split, [Example(text="Subject: a\nBody: b", label="lock")])
 
     def add(self, task: Task, shots: Sequence[Example]) -> None:
-        """Have it answered in context, too."""
+        """Add a task that is answered in context."""
         ids = tuple((number,) for number in range(1, 1 + len(task.labels)))
         labels = LabelTokens(words=task.label_words, ids=ids, terminated=False)
         version = ModelVersion(self._model, InContext(task=task, shots=tuple(shots)), {"icl": labels}, None, None)
@@ -118,14 +118,14 @@ class Answer(NamedTuple):
 
     @property
     def error(self) -> dict[str, Any]:
-        """Of an answer in the documented form; fails for another."""
+        """The error of a response, which must have the documented form."""
         error: dict[str, Any] = json.loads(self.body)["error"]
         assert set(error) == {"message", "type", "code"} and error["code"] == self.code, error
         return error
 
 
 class InProcess:
-    """The application; `ask` it inside an event loop."""
+    """The application; call `ask` inside an event loop."""
 
     def __init__(
         self,
@@ -166,7 +166,7 @@ class InProcess:
         app: Any = None,
         peer: str = "192.0.2.1",
     ) -> Answer:
-        """``path`` is as it is sent, percent signs and all; ``parts``: the body in pieces."""
+        """Send a request. ``path``: as sent, with its percent-encoding. ``parts``: the body in chunks."""
         raw, _, query = path.encode().partition(b"?")
         raw_headers = [
             (name.lower().encode(), v if isinstance(v, bytes) else v.encode("latin-1")) for name, v in headers
@@ -201,7 +201,7 @@ class InProcess:
 
 
 def answer_to(*request: Any, make_app: Callable[[], InProcess] = InProcess, **more: Any) -> Answer:
-    """One request to an application of its own."""
+    """Send one request to a new application. Return the response."""
 
     async def run() -> Answer:
         return await make_app().ask(*request, **more)

@@ -1,4 +1,4 @@
-"""Both clients, asked in the same words."""
+"""Both clients behind a common interface."""
 
 import asyncio
 from typing import Any
@@ -7,7 +7,7 @@ from fourshot import AsyncClient, Client
 
 
 class Asker:
-    """Calls a method of one of the clients, and keeps how long it would have slept."""
+    """Calls methods of one of the clients, and records in ``slept`` how long it would have slept."""
 
     def __init__(self, kind: str, url: str) -> None:
         self._kind, self.url = kind, url

@@ -1,4 +1,4 @@
-"""What attacks any service, of adapters or of students: a module that imports these has a fixture `service`."""
+"""Tests that attack any service, of adapters or of students. A module that imports them has a fixture `service`."""
 
 import socket
 import time
@@ -63,7 +63,7 @@ def test_no_route_takes_an_adapter_by_its_path(service: RunningService) -> None:
 
 
 def raw(service: RunningService, sent: bytes, wait_s: float = 20) -> bytes:
-    """What comes back for these bytes until the service hangs up."""
+    """Send bytes. Return everything received until the service closes the connection."""
     host, port = service.address.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=wait_s) as connection:
         connection.sendall(sent)

@@ -1,6 +1,6 @@
-"""What a service of adapters answers beside their tasks: in context, by vLLM's own routes, and of itself.
+"""Tests of a service's other responses: in context, on vLLM's own routes, and about itself.
 
-A module that imports these has the fixtures of `ten_adapters`.
+A module that imports them has the fixtures of `ten_adapters`.
 """
 
 import shutil

@@ -1,4 +1,4 @@
-"""A fake service, and both clients that ask it."""
+"""Fixtures: a fake service, and both clients for it."""
 
 from collections.abc import Iterator
 

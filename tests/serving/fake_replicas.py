@@ -1,4 +1,4 @@
-"""Replicas that say who they are, and a router in front of them."""
+"""Fake replicas whose responses name them, and a router in front of them."""
 
 import asyncio
 import json
@@ -22,14 +22,14 @@ KEY = "router-key"
 
 
 class FakeReplica:
-    """A replica that says who it is."""
+    """A replica whose responses contain its name. Attributes control its responses and record requests."""
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.requests: list[tuple[str, str, bytes]] = []
         self.askers: list[str] = []
         self.deadlines: list[str] = []
-        self.counts = (0, 0)  # requests and texts in flight, of each task
+        self.counts = (0, 0)  # requests and texts in flight that it reports for each task
         self.answer_with = 200
         self.break_next = 0
         self.answers = asyncio.Event()
@@ -78,7 +78,7 @@ class FakeReplica:
 
 @asynccontextmanager
 async def serving(app: Any, limits: Limits) -> AsyncIterator[int]:
-    """Serve an ASGI ``app`` as the service does; gives its port."""
+    """Serve an ASGI ``app`` as the service does. Yield its port."""
     config = uvicorn.Config(app, port=0, http=bounded_protocol(limits), log_config=None, lifespan="off")
     config.load()
     server = uvicorn.Server(config)
@@ -94,7 +94,7 @@ Ask = Callable[..., Awaitable[tuple[int, Any]]]
 def routed(
     test: Callable[[Router, list[FakeReplica], Ask], Awaitable[None]], number: int = 2, timeout_s: float = 10
 ) -> None:
-    """Run ``test`` with a router in front of fake replicas."""
+    """Run ``test`` with a router in front of ``number`` fake replicas, and a function that sends requests to it."""
 
     async def run() -> None:
         fakes = [FakeReplica(str(index)) for index in range(number)]

@@ -1,4 +1,4 @@
-"""A fake server: real HTTP on a port of its own, with answers that a test writes down."""
+"""A fake server: real HTTP on a free port, with responses defined by a test."""
 
 import socket
 import threading
@@ -17,12 +17,12 @@ HANG_S = 10.0  # far longer than any test waits
 
 
 class Reply(NamedTuple):
-    """One answer."""
+    """A response."""
 
     code: int = 200
     headers: Mapping[str, str] = MappingProxyType({})
     body: bytes = b""
-    do: str = ""  # "hang up" before the answer, "break off" in the middle of it, "hang"
+    do: str = ""  # "hang up" before the response, "break off" in the middle of it, or "hang" before it
 
 
 def refusal(code: int, kind: str = "a_kind", message: str = "It says why.", **headers: str) -> Reply:
@@ -31,7 +31,7 @@ def refusal(code: int, kind: str = "a_kind", message: str = "It says why.", **he
 
 
 class Received(NamedTuple):
-    """A request that came."""
+    """A received request."""
 
     path: str
     headers: dict[str, str]
@@ -51,7 +51,7 @@ class Received(NamedTuple):
 
 
 class FakeServer(ThreadingHTTPServer):
-    """Answers with ``replies`` while there are any, then as `usual` says."""
+    """A server that sends ``replies`` in order, and after the last, what `usual` returns."""
 
     daemon_threads = True
     host = "127.0.0.1"
@@ -70,7 +70,7 @@ class FakeServer(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True  # head and body of an answer are written apart
+    disable_nagle_algorithm = True  # head and body of a response are written separately
     server: FakeServer
 
     def log_message(self, *_: object) -> None:
@@ -103,13 +103,13 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 class FakeService(FakeServer):
-    """As a service with the task "tone" answers: a text's label is its last word."""
+    """A service with the task "tone", in which a text's label is its last word."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.answer_s = 0.0  # how long an answer takes
-        self.most = 1000  # requests at a time; 429 for others
-        self.too_long = ""  # a text that is refused
+        self.answer_s = 0.0  # seconds until a response
+        self.most = 1000  # concurrent requests; others get 429
+        self.too_long = ""  # a text that is rejected
         self.now = self.peak = 0
 
     def usual(self, request: Received) -> Reply:
@@ -126,7 +126,7 @@ class FakeService(FakeServer):
             busy = self.now > self.most
         if not busy:
             self.over.wait(self.answer_s)
-        with self.lock:  # before the answer is out: whoever has it may ask again at once
+        with self.lock:  # before the response, because its client may send the next request at once
             self.now -= 1
         if busy:
             return refusal(429, Retry_After="1")
@@ -155,7 +155,7 @@ Fake = TypeVar("Fake", bound=FakeServer)
 
 @contextmanager
 def served(server: Fake) -> Iterator[Fake]:
-    """``server``, answering until the block is left."""
+    """Run ``server`` until the block is left."""
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     try:
@@ -168,7 +168,7 @@ def served(server: Fake) -> Iterator[Fake]:
 
 
 def nobody() -> str:
-    """An address where nothing listens."""
+    """Return an address at which nothing listens."""
     with socket.socket() as reserved:
         reserved.bind(("127.0.0.1", 0))
         return f"http://127.0.0.1:{reserved.getsockname()[1]}"

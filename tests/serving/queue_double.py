@@ -1,4 +1,4 @@
-"""The queue in front of an engine that is not there: a clock that a test moves, and a model that answers by it."""
+"""The queue in front of a fake model, with a clock that a test advances."""
 
 import asyncio
 
@@ -6,7 +6,7 @@ from fourshot.serving.models.dispatcher import Dispatcher
 
 
 class Clock:
-    """A clock that a test moves."""
+    """A clock that a test advances."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -29,14 +29,14 @@ async def settle() -> None:
 
 
 class Model:
-    """Answers one text at a time, each of 100 tokens in 0.1 s, and keeps whose it was."""
+    """A model that processes one text of 100 tokens in 0.1 s. ``served``: the askers, in order of service."""
 
     def __init__(self, clock: Clock, **settings: float) -> None:
         self.clock, self.served, self.tasks = clock, list[str](), list["asyncio.Task[None]"]()
         self.dispatcher = make_dispatcher(clock, window=100, rate=1000.0, **settings)  # type: ignore[arg-type]
 
     async def ask(self, asker: str, texts: int = 1, *, adapter: str = "a") -> None:
-        """``texts`` requests of one text each."""
+        """Queue ``texts`` requests with one text each."""
 
         async def ask_once() -> None:
             await self.dispatcher.turn(adapter, 100, asker=asker)

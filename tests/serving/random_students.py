@@ -1,4 +1,4 @@
-"""Students with random weights that are otherwise whole, of both kinds: a small model, a tokenizer of signs, a card."""
+"""Complete students with random weights, for both kinds of tasks: a small model, a character tokenizer, a card."""
 
 import json
 from collections.abc import Callable
@@ -39,7 +39,7 @@ WRITTEN_SIGNS = "abcdefghijklmnopqrstuvwxyzFIORTW .,:|\n0123456789"
 def make_student(
     root: Path, task: Task, seed: int = 0, *, teacher: str = "a committee", coverage: CoverageCurve | None = None
 ) -> Path:
-    """A student of ``task`` in a folder of its own in ``root``; another seed is another version."""
+    """Write a student of ``task`` to a new folder in ``root``, and return it. Another seed makes another version."""
     labels = task.label_names
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *SIGNS, *(f"##{sign}" for sign in SIGNS)]
     ids = {word: number for number, word in enumerate(vocabulary)}
@@ -81,7 +81,7 @@ def make_student(
 
 
 def change_tokenizer(student: Path, change: Callable[[dict[str, Any]], None]) -> None:
-    """``change`` its tokenizer.json, of which the card is told."""
+    """Apply ``change`` to the student's tokenizer.json, and update the file hashes of its card."""
     file = student / "tokenizer.json"
     content = json.loads(file.read_text("utf-8"))
     change(content)
@@ -92,13 +92,13 @@ def change_tokenizer(student: Path, change: Callable[[dict[str, Any]], None]) ->
 
 
 def end_its_process(tokenizer: dict[str, Any]) -> None:
-    """Have the library end the process: a word is a deep tree to it, and to give that back overflows the stack."""
+    """Change a tokenizer so that the library crashes its process: freeing a very long word overflows the stack."""
     tokenizer["model"] = {"type": "Unigram", "unk_id": 0, "vocab": [["[UNK]", 0.0], ["a" * 500_000, -1.0]]}
     tokenizer["pre_tokenizer"] = tokenizer["post_processor"] = None
 
 
 def make_text_student(root: Path, task: GenerationTask, seed: int = 0) -> Path:
-    """The same of a text generation task."""
+    """Write a student of a text generation task to a new folder in ``root``, and return it."""
     words = {word: number for number, word in enumerate(("<end>", "<unk>", *WRITTEN_SIGNS))}
     tokenizer = Tokenizer(WordLevel(words, unk_token="<unk>"))
     tokenizer.pre_tokenizer, tokenizer.decoder = Split("", "isolated"), Fuse()

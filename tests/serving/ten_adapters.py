@@ -1,4 +1,4 @@
-"""Ten adapters of random weights, the service that has them, and what an engine of our own says with them."""
+"""Ten adapters with random weights, a service with them, and the probabilities that a separate engine computes."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,27 +23,27 @@ WORDS = [
     ("cat", "dog"),
     ("north", "south", "east", "west"),
     ("yes", "no"),
-    ("billing question", "billing complaint", "other"),  # several tokens, with a beginning in common
+    ("billing question", "billing complaint", "other"),  # several tokens, with a common beginning
     ("sport", "politics", "science"),
     ("happy", "sad"),
-    ("new order", "old order", "no order"),  # as above, each with a token of its own
+    ("new order", "old order", "no order"),  # several tokens, but each can be represented by one
     ("question", "statement"),
 ]
-BARE = (1, 2)  # those of them that were trained without the instruction
-ONE_STEP = (8,)  # those of several tokens that were trained to say one
+BARE = (1, 2)  # adapters with the wording "bare", without the instruction
+ONE_STEP = (8,)  # adapters with the verbalizer "token", one token per label
 TEXTS = ["Where is my parcel?", "I was charged twice.", "A wonderful little film.", "It rains in the north."]
-TOLERANCE = 0.1  # of a probability, as the card's probe allows: bf16 logits near 16 are an eighth apart
+TOLERANCE = 0.1  # of a probability, as for a card's probe: bf16 logits near 16 are an eighth apart
 
 
 @pytest.fixture(scope="module")
 def base(decided_model: str) -> ResolvedModel:
-    """What is promised of a service depends on nothing that its base has learnt."""
+    """A random base model, because the behaviour of a service does not depend on trained weights."""
     return resolve_model(decided_model)
 
 
 @pytest.fixture(scope="module")
 def own_engine(base: ResolvedModel) -> Iterator[Engine]:
-    """On the same base."""
+    """An engine in this process, on the same base as the service."""
     opened = open_engine(EngineSettings(model=base.path, max_loras=2, kv_cache_bytes=64 << 20, max_model_len=1024))
     yield opened
     opened.close()
@@ -62,7 +62,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, base: ResolvedModel) -> Pat
 
 @pytest.fixture(scope="module")
 def service(folder: Path, tmp_path_factory: pytest.TempPathFactory, base: ResolvedModel) -> Iterator[RunningService]:
-    """Beside an adapter of vLLM's own option, which is nobody's task."""
+    """The service, with an additional adapter from vLLM's own option, which belongs to no task."""
     log = tmp_path_factory.mktemp("log") / "serve.log"
     foreign = make_adapter(tmp_path_factory.mktemp("foreign"), task_of("foreign"), base=base)
     limits = (
@@ -88,13 +88,13 @@ def service(folder: Path, tmp_path_factory: pytest.TempPathFactory, base: Resolv
 
 @pytest.fixture(scope="module")
 def cards(folder: Path) -> dict[str, AdapterCard]:
-    """By task."""
+    """The adapters' cards by task."""
     return {card.task.name: card for card in map(load_card, sorted(folder.iterdir()))}
 
 
 @pytest.fixture(scope="module")
 def offline(cards: dict[str, AdapterCard], folder: Path, own_engine: Engine) -> dict[str, np.ndarray]:
-    """What each adapter says about the texts in an engine of our own: probabilities [num_texts, num_labels]."""
+    """Probabilities [num_texts, num_labels] of each adapter for `TEXTS`, computed in `own_engine`, by task."""
     by_name = {}
     for name, card in cards.items():
         prompts = [card.prompt(text) for text in TEXTS]

@@ -5,17 +5,17 @@ from fourshot.training.lora.train import LoraTrainer
 
 @pytest.fixture(scope="session")
 def trainer(model: str) -> LoraTrainer:
-    """The embedded model, loaded once for all trainings of the session: for what depends on what is learnt."""
+    """A trainer of the embedded model, loaded once per session, for tests that depend on trained weights."""
     return LoraTrainer(model)
 
 
 @pytest.fixture(scope="session")
 def tiny_trainer(tiny_model: str) -> LoraTrainer:
-    """Two narrow random layers under the embedded model's tokenizer: for all that does not."""
+    """A trainer of two narrow random layers with the embedded model's tokenizer, for all other tests."""
     return LoraTrainer(tiny_model)
 
 
 @pytest.fixture(scope="session")
 def decided_trainer(decided_model: str) -> LoraTrainer:
-    """Two narrow random layers that can learn, and whose losses and gradients are as large as a trained base's."""
+    """A trainer of two narrow random layers that can learn, with losses and gradients as large as a trained base's."""
     return LoraTrainer(decided_model)

@@ -25,7 +25,7 @@ def prompt(text: str) -> str:
 
 
 def examples(texts: Sequence[str] = WARM, others: Sequence[str] = COLD) -> list[TrainingExample]:
-    """``texts`` are the first label's, ``others`` the second's."""
+    """Return training examples: ``texts`` have the first label, ``others`` the second."""
     return [
         TrainingExample(prompt=prompt(text), target=target)
         for target, side in enumerate((texts, others))

@@ -1,10 +1,10 @@
-"""How a student's accuracy grows with real data, and with texts that its teacher annotated or wrote.
+"""A student's accuracy by amount of real data, and by number of texts that its teacher annotated or generated.
 
     fourshot bench distill --data FOLDER --out FILE.json
 
-FOLDER has a folder of train and test files for each task. The grid is real data (--real: a number per class, a share as
-5%, or all) x strategy x amount of texts, on each seed. A teacher is made once for each task, amount of real data and
-seed; students learn from parts of what it said. The call goes on behind the last cell where it was stopped.
+FOLDER has a folder of train and test files for each task. The grid is real data (--real: a number per class, a share
+such as 5%, or all) x strategy x amount of texts, for each seed. One teacher is trained for each task, amount of real
+data and seed. Students are trained on parts of its texts. After a kill, the same command continues with the next cell.
 """
 
 from collections import defaultdict
@@ -36,7 +36,10 @@ Row = dict[str, Any]
 
 
 def measure(options: Options, rows: ResultRows) -> dict[str, Any]:
-    """Every cell that is not there yet; a teacher only where one of its cells is missing."""
+    """Measure the missing cells. A teacher is made only if one of its cells is missing.
+
+    Raises InputError for invalid --real and negative --amounts.
+    """
     for real in options.real:
         check_real(real)
     amounts = sorted({*options.amounts} - {0})
@@ -68,7 +71,7 @@ def measure(options: Options, rows: ResultRows) -> dict[str, Any]:
 
 
 def curves_of(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """By task, real data and strategy: accuracy in per cent by amount, mean and interval over seeds; 0 is in all."""
+    """Return the curves: accuracy (%) by amount, mean and interval over seeds. All strategies share the point at 0."""
     curves = []
     for (task, real, strategy), curve_rows in _by_curve(rows).items():
         points = [
@@ -80,9 +83,10 @@ def curves_of(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 def turning_points(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """By real data and strategy, over tasks and seeds: the smallest amount that no larger one is better than, or None.
+    """Return the smallest amount that no larger one improves on, by real data and strategy, or None for too few pairs.
 
-    Amounts are compared in pairs of one task and seed; better is a gain whose 95 % interval (Student's t) lies above 0.
+    Amounts are compared in pairs with the same task and seed, pooled over all tasks. An improvement is a gain whose
+    95 % interval (Student's t) is above 0.
     """
     pooled: dict[tuple[str, str], list[Row]] = {}
     for (_, real, strategy), curve_rows in _by_curve(rows).items():
@@ -101,7 +105,7 @@ def turning_points(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 def _turn(rows: Sequence[Row], amounts: Sequence[int]) -> int | None:
-    """The first of the ascending amounts that no larger one is better than; None where one has too few pairs to say."""
+    """Return the first amount that no larger one improves on; None if it has too few pairs. ``amounts`` ascend."""
     for place, amount in enumerate(amounts):
         gains = [_gain(rows, amount, larger) for larger in amounts[place + 1 :]]
         if not any(gain and gain["low"] > 0 for gain in gains):
@@ -110,7 +114,7 @@ def _turn(rows: Sequence[Row], amounts: Sequence[int]) -> int | None:
 
 
 def _gain(rows: Sequence[Row], few: int, many: int) -> dict[str, Any] | None:
-    """Points of accuracy gained from ``few`` to ``many`` texts; None for one amount and for fewer than two pairs."""
+    """Return the gain from ``few`` to ``many`` texts, in points; None for equal amounts and fewer than two pairs."""
     by_place: dict[tuple[str, int], dict[int, float]] = {}
     for row in rows:
         by_place.setdefault((row["task"], row["seed"]), {})[row["amount"]] = 100 * row["accuracy"]
@@ -122,7 +126,7 @@ def _gain(rows: Sequence[Row], few: int, many: int) -> dict[str, Any] | None:
 
 
 def _by_curve(rows: Sequence[Row]) -> dict[tuple[str, str, str], list[Row]]:
-    """Cells of each task, real data and strategy, with those of no texts, which all strategies have in common."""
+    """Group the rows by task, real data and strategy; each group includes the students without texts."""
     curves: defaultdict[tuple[str, str, str], list[Row]] = defaultdict(list)
     for row in rows:
         curves[row["task"], row["real"], row["strategy"]].append(row)
@@ -134,13 +138,13 @@ def _by_curve(rows: Sequence[Row]) -> dict[tuple[str, str, str], list[Row]]:
 
 
 def _by_amount(rows: Sequence[Row]) -> dict[int, list[Row]]:
-    """Ascending."""
+    """Group the rows by amount of texts, ascending."""
     ordered = sorted(rows, key=lambda row: row["amount"])
     return {amount: list(cells) for amount, cells in groupby(ordered, key=lambda row: row["amount"])}
 
 
 def report(result: Mapping[str, Any]) -> list[Part]:
-    """A table of each task, and where more texts no longer help."""
+    """Return a table for each task, and a table of the turning points."""
     parts: list[Part] = []
     for task in result["settings"]["tasks"]:
         parts += [f"**{task_title(task)}**, accuracy in per cent:", _table(result, task)]
@@ -184,7 +188,7 @@ def _table(result: Mapping[str, Any], task: str) -> TablePart:
 
 
 def page(result: Mapping[str, Any]) -> Page:
-    """Curves of each task by amount of real data, above the report's tables."""
+    """Return a page with each task's curves by amount of real data, and the report's tables."""
     sections = []
     for task in result["settings"]["tasks"]:
         parts: list[Part] = []

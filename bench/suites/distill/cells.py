@@ -1,4 +1,4 @@
-"""One teacher for each task, amount of real data and seed, and students of parts of what it said.
+"""One teacher for each task, amount of real data and seed, and students trained on parts of its texts.
 
 Real data is a number per class, a share of the train split, or all of it.
 """
@@ -40,10 +40,10 @@ from fourshot.training.students.encoders import ResolvedEncoder, resolve_encoder
 from fourshot.training.students.settings import StudentSettings
 
 Strategy = Literal["annotate", "generate", "both"]
-TEACHER, NONE = "teacher", "none"  # strategies of rows: the teacher itself, a student of the real examples alone
+TEACHER, NONE = "teacher", "none"  # strategies of rows: the teacher itself, a student trained on real examples only
 UNLABELLED = "unlabelled.jsonl"
-DISTILLED = "distilled"  # in a group's folder: the distillation with its teacher
-QUICK = StudentSettings(strategy="head")  # of the student that `distill` makes and no cell is
+DISTILLED = "distilled"  # subfolder of a group's folder: the distillation with its teacher
+QUICK = StudentSettings(strategy="head")  # for the student that `distill` itself trains, which is not a cell
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,7 +64,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TeacherGroup(msgspec.Struct, frozen=True, kw_only=True):
-    """What cells with one teacher have in common."""
+    """The cells that share a teacher."""
 
     task: str
     real: str
@@ -75,14 +75,14 @@ class TeacherGroup(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StudentCell(msgspec.Struct, frozen=True, kw_only=True):
-    """A student: where its texts come from, and how many."""
+    """A student: the source and number of its texts."""
 
     strategy: str
     amount: int = 0
 
 
 class TeacherOutput(msgspec.Struct, frozen=True, kw_only=True):
-    """A teacher's words, in the order in which cells take them."""
+    """A teacher's annotated and generated texts, in the order in which cells take them."""
 
     folder: Path
     task: Task
@@ -95,7 +95,7 @@ class TeacherOutput(msgspec.Struct, frozen=True, kw_only=True):
     teacher_accuracy: float | None
 
     def texts(self, cell: StudentCell) -> tuple[texts_of.Annotated, texts_of.Annotated]:
-        """Annotated and written texts of a cell: as many as asked for, or as there are."""
+        """Return the annotated and the generated texts of a cell; fewer than its amount if not enough exist."""
         share = cell.amount // 2 if cell.strategy == "both" else cell.amount
         annotated = self.annotated[:share] if cell.strategy in ("annotate", "both") else []
         written: texts_of.Annotated = []
@@ -105,13 +105,13 @@ class TeacherOutput(msgspec.Struct, frozen=True, kw_only=True):
         return annotated, written
 
     def clear(self) -> None:
-        """Checkpoints take 90 MB each."""
+        """Delete the students' checkpoints, which take 90 MB each."""
         for folder in (self.folder, self.folder / DISTILLED):
             shutil.rmtree(folder / "students", ignore_errors=True)
 
 
 def teach(group: TeacherGroup, options: Options) -> TeacherOutput:
-    """Make the teacher, and have it annotate and write what the largest cell needs, or go on with that."""
+    """Train the teacher, and let it annotate and generate the texts of the largest cell; continues after a kill."""
     most, strategies, data, root = max(options.amounts, default=0), {*options.strategies}, options.data, options.out
     folder = beside(root, "") / group.task / group.real.replace("%", "pc") / f"seed{group.seed}"
     source_task = load_task(group.task, data / group.task)
@@ -159,7 +159,10 @@ def teach(group: TeacherGroup, options: Options) -> TeacherOutput:
 
 
 def measure_cell(taught: TeacherOutput, cell: StudentCell) -> dict[str, Any]:
-    """The row of a cell, without what its group has in common; without an accuracy where there are no texts for it."""
+    """Train and evaluate the student of ``cell``. Return its row, without the fields of its group.
+
+    In place of an accuracy, a cell without texts has the reason as ``left_out``, as has a teacher that was not needed.
+    """
     row: dict[str, Any] = {**msgspec.to_builtins(cell), "real_texts": len(taught.shots), "test_texts": len(taught.test)}
     if cell.strategy == TEACHER:
         if taught.teacher_accuracy is None:
@@ -182,9 +185,9 @@ def measure_cell(taught: TeacherOutput, cell: StudentCell) -> dict[str, Any]:
 
 
 def _write_data(folder: Path, task: Task, shots: list[Example], test: list[Example], unlabelled: list[str]) -> None:
-    """The task's data for one group: the real examples as chosen shots, the test texts, the texts without labels.
+    """Write one group's data: the real examples as chosen shots, the test texts, and the texts without labels.
 
-    Raises InputError where those of an earlier call are others: its teacher is not to answer for these.
+    Raises InputError if an earlier call wrote other data, because its teacher was trained on that.
     """
     fields = bool(task.input_fields)
 

@@ -1,13 +1,13 @@
-"""Every measured number in README.md and docs/, and the README's picture, drawn from the results in bench/results.
+"""The measured numbers in README.md and docs/, and the README's picture, from the results in bench/results.
 
-    fourshot bench docs --write README.md docs/*.md     puts each block between its markers, <!-- NAME:start -->
-    fourshot bench docs --only results                  prints it
+    fourshot bench docs --write README.md docs/*.md     fills each block between its markers, <!-- NAME:start -->
+    fourshot bench docs --only results                  prints a block
     fourshot bench docs --targets --out FILE.json       the targets of `fourshot compare`
 
-A result is what a suite wrote, copied to bench/results/<suite>-<hardware>.json; of `fourshot compare` its
-comparison.json, as compare-<task>-<hardware>.json, and of a further base as compare-<task>-<base>-<hardware>.json.
-Which texts were seen when stands in bench/results/seen.toml. A document with the block "picture" gets the picture's
-files in docs/ beside it.
+A suite's result is copied to bench/results/<suite>-<hardware>.json. The comparison.json of `fourshot compare` is copied
+to compare-<task>-<hardware>.json, or compare-<task>-<base>-<hardware>.json for a further base. bench/results/seen.toml
+records when labels of which texts were compared with predictions. For a document with the block "picture", the
+picture's files are written to docs/ beside it.
 """
 
 import re
@@ -38,23 +38,23 @@ SuiteResult = Mapping[str, Any]
 
 
 class SpotCheck(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Texts whose labels were compared with answers."""
+    """An occasion on which labels of some texts were compared with predictions."""
 
     when: str  # a date
     base: str
-    commit: str  # of the code that answered; "" for work over many commits
+    commit: str  # commit of the code that predicted; "" for work over many commits
     texts: str
     why: str
 
 
 class SpotChecks(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The file."""
+    """The content of the file `SEEN_FILE`."""
 
     seen: tuple[SpotCheck, ...]
 
 
 def load_looks(folder: Path) -> tuple[SpotCheck, ...]:
-    """Raises `InputError` where the file is missing, or is none."""
+    """Read the spot checks of `SEEN_FILE` in ``folder``. Raises `InputError` if it is missing or invalid."""
     file = folder / SEEN_FILE
     try:
         return msgspec.toml.decode(file.read_bytes(), type=SpotChecks).seen
@@ -66,7 +66,7 @@ def load_looks(folder: Path) -> tuple[SpotCheck, ...]:
 
 
 def seen_table(folder: Path) -> str:
-    """All looks, oldest first, as Markdown."""
+    """Return the spot checks in the file's order, oldest first, as a Markdown table."""
     rows = [(look.when, look.base, look.texts, look.why, look.commit or None) for look in load_looks(folder)]
     return markdown([TablePart(["date", "base model", "texts", "purpose", "commit"], rows, left=5)])
 
@@ -81,17 +81,17 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ResultFolder(NamedTuple):
-    """Where results lie, and of which machine they are to be."""
+    """A folder of results, and the hardware in their names."""
 
     folder: Path
     hardware: str
 
     def files(self, prefix: str) -> list[Path]:
-        """What begins with ``prefix``, or the file of that whole name."""
+        """Return the results that `named` matches, sorted."""
         return sorted(self.folder.glob(self.named(prefix)))
 
     def named(self, prefix: str) -> str:
-        """Of files, as `files` looks for them."""
+        """Return the pattern of file names: ``prefix`` itself if it has an ending, otherwise with the hardware."""
         return prefix if "." in prefix else f"{prefix}-{self.hardware}.json"
 
     def comparisons(self, prefix: str = "compare") -> Comparisons:
@@ -101,7 +101,7 @@ class ResultFolder(NamedTuple):
         return load_bases(self.folder, self.hardware)
 
     def suite(self, name: str) -> dict[str, Any]:
-        """Raises `InputError` where there is more than one."""
+        """Read the result of the suite ``name``. Raises `InputError` if there are several."""
         files = self.files(name)
         if len(files) > 1:
             raise InputError(f"{name} is there {len(files)} times in {self.folder}. Name one with --hardware.")
@@ -109,18 +109,18 @@ class ResultFolder(NamedTuple):
 
 
 def with_filler(results: ResultFolder) -> SuiteResult:
-    """The latency of adapters as runs make them: of a later measurement with filler, or of the suite's own result."""
+    """Return the latency result of a later measurement with filler, as runs make adapters, or the suite's own."""
     later = results.files(f"{AGAIN}/latency-filler-*.json")
     return read_result(later[-1], "latency") if later else results.suite("latency")
 
 
 def latency(result: SuiteResult) -> str:
-    """Ratios at three loads, and the targets."""
+    """Return the ratios at three loads, and the targets."""
     return _section(result, "", markdown([ratios(result, SHOWN_LOADS)]), "", *target_lines(targets_of(result)))
 
 
 def gpu_latency(results: ResultFolder) -> str:
-    """Requests per second on each GPU that was measured, with and without ``torch.compile``, and the targets."""
+    """Return requests per second for each result on a GPU, with or without ``torch.compile``, and the targets."""
     sections = []
     for file in results.files(GPU_RESULTS):
         result = read_result(file, "latency")
@@ -135,7 +135,7 @@ def gpu_latency(results: ResultFolder) -> str:
 
 
 def picture(comparisons: Comparisons) -> str:
-    """How a README shows the picture, with the numbers for those who cannot see it."""
+    """Return the picture's HTML for a README, with the numbers as alternative text."""
     return (
         '<picture>\n  <source media="(prefers-color-scheme: dark)" srcset="docs/accuracy-dark.svg">\n'
         f'<img src="docs/accuracy-light.svg" alt="{description(accuracy_bars(comparisons))}">\n</picture>'
@@ -143,7 +143,7 @@ def picture(comparisons: Comparisons) -> str:
 
 
 def _section(result: SuiteResult, *lines: str) -> str:
-    """``lines`` below the machine, the model (if the settings name one) and the commit that they are of."""
+    """Return ``lines`` below a line with the machine, the model (if the settings name one) and the commit."""
     hardware = result["hardware"]
     gpus = hardware.get("gpus")
     machine = ", ".join(gpus) if gpus else f"{hardware.get('processor', '?')}, {hardware.get('cores', '?')} cores"
@@ -157,14 +157,14 @@ def _of_suite(name: str, draw: Callable[[SuiteResult], str]) -> tuple[str, Calla
 
 
 def _report(result: SuiteResult) -> str:
-    """The suite's own report and targets."""
+    """Return the report and targets of the suite that wrote ``result``."""
     suite: Any = load_suite(result["suite"])[0]
     report: str = suite.markdown(result)
     return report
 
 
-PLACED = ("adapters", "breakeven", "against-vllm", "throughput", "filter", "noise")  # below machine and commit
-# Block -> the beginning of its results' names, and how it is drawn.
+PLACED = ("adapters", "breakeven", "against-vllm", "throughput", "filter", "noise")  # shown below machine and commit
+# Block -> prefix of its results' names, and the function that renders it.
 BLOCKS: dict[str, tuple[str, Callable[[ResultFolder], str]]] = {
     "number": ("compare-*", lambda results: tables.headline(results.comparisons())),
     "baselines": ("compare-*", lambda results: tables.baselines(results.comparisons())),
@@ -183,19 +183,19 @@ BLOCKS: dict[str, tuple[str, Callable[[ResultFolder], str]]] = {
 
 
 def marked_blocks(document: str) -> list[str]:
-    """The names of the blocks that ``document`` has markers for, in their order."""
+    """Return the names of the blocks that ``document`` has markers for, in order. Raises as `known_blocks`."""
     return known_blocks(list(dict.fromkeys(re.findall(r"<!-- ([\w-]+):(?:start|end) -->", document))))
 
 
 def known_blocks(names: Sequence[str]) -> list[str]:
-    """``names``. Raises `InputError` for one that is no block."""
+    """Return ``names`` as a list. Raises `InputError` if one is not a block."""
     if unknown := [name for name in names if name not in BLOCKS]:
         raise InputError(f"There is no block {', '.join(unknown)}. There are {', '.join(BLOCKS)}.")
     return list(names)
 
 
 def draw_blocks(results: ResultFolder, names: Sequence[str], required: bool = False) -> dict[str, str]:
-    """Each block by name. One that was not measured is left out, unless ``required``: then `InputError` is raised."""
+    """Render the blocks ``names``. A block without results is left out, or if ``required``, raises `InputError`."""
     blocks = {}
     for name in names:
         prefix, draw = BLOCKS[name]
@@ -209,7 +209,7 @@ def draw_blocks(results: ResultFolder, names: Sequence[str], required: bool = Fa
 
 
 def wrapped(block: str) -> str:
-    """``block`` in lines of at most 120 characters, but for its tables."""
+    """Wrap the lines of ``block`` at 120 characters, except tables."""
     lines = []
     for line in block.splitlines():
         indent = "  " if line.startswith(("- ", "<img")) else ""
@@ -219,7 +219,7 @@ def wrapped(block: str) -> str:
 
 
 def run(options: Options) -> int:
-    """Print or write. Raises `InputError` for missing results, unknown blocks and documents without their markers."""
+    """Print or write the blocks. Raises `InputError` for missing results, unknown blocks, and missing markers."""
     results, only = ResultFolder(options.results, options.hardware), known_blocks(options.only)
     if options.out and not options.targets:
         raise InputError("--out goes with --targets.")

@@ -10,27 +10,27 @@ from fourshot.bench.core.results import TITLES
 from fourshot.engine.machine.files import replace_file
 
 METHODS = ("zero_shot_calibrated", "icl_calibrated", "lora", "fourshot", "lora25")
-THEMES = {  # name -> text, grid, and a colour for each of `METHODS`: greys, ours alone in a strong one, the rest pale
+THEMES = {  # theme -> text, grid, a colour for each of `METHODS`: only fourshot's is strong
     "light": ("#1f2328", "#d0d7de", ("#c9ced4", "#8c959f", "#9ec5e8", "#0969da", "#e8c268")),
     "dark": ("#e6edf3", "#30363d", ("#484f58", "#7d8590", "#3a6186", "#58a6ff", "#a5822c")),
 }
 TITLE = "Accuracy by task and method"
 CAPTION = "Means over draws of the shots. Vertical lines: one standard deviation to both sides."
-WIDTH_IN, HEIGHT_IN = 8.8, 3.6  # of 72 px; GitHub shows a README 830 px wide or less
-BAR = 0.165  # of the distance between two groups
+WIDTH_IN, HEIGHT_IN = 8.8, 3.6  # inches of 72 px; GitHub shows a README at most 830 px wide
+BAR = 0.165  # width, as a share of the distance between two groups
 
 
 class AccuracyBar(NamedTuple):
-    """One bar, in per cent."""
+    """One bar; accuracy and deviation in per cent."""
 
     group: str  # a task's title, or "Mean"
-    method: str  # its name for readers
+    method: str  # its display name
     accuracy: float
-    deviation: float | None  # sample standard deviation over the draws of the shots; None where nothing is drawn
+    deviation: float | None  # sample standard deviation over the draws of the shots; None if all draws are equal
 
 
 def accuracy_bars(comparisons: Comparisons) -> list[AccuracyBar]:
-    """By group, in the order of `METHODS`. The deviation of the mean is that of the draws' own means over tasks."""
+    """Return the bars by group, in the order of `METHODS`. The deviation of "Mean" is over the draws' own means."""
     rows = {method: method_rows(comparisons, method) for method in METHODS}
     bars = []
     for index, group in enumerate([*TITLES.values(), "Mean"]):
@@ -43,7 +43,7 @@ def accuracy_bars(comparisons: Comparisons) -> list[AccuracyBar]:
 
 
 def description(bars: list[AccuracyBar]) -> str:
-    """The picture in words. It is written into the picture too, and so tells whether that is up to date."""
+    """Return the picture in words. It is also stored in the picture, which shows whether that is up to date."""
     groups: dict[str, list[str]] = {}
     for bar in bars:
         spread = f" ± {bar.deviation:.1f}" if bar.deviation else ""
@@ -53,7 +53,7 @@ def description(bars: list[AccuracyBar]) -> str:
 
 
 def draw_pictures(comparisons: Comparisons, folder: Path) -> list[Path]:
-    """Write ``accuracy-light.svg`` and ``accuracy-dark.svg``, the same bytes for the same numbers."""
+    """Write ``accuracy-light.svg`` and ``accuracy-dark.svg``. Equal numbers give equal bytes. Return the paths."""
     bars = accuracy_bars(comparisons)
     paths = []
     for theme in THEMES:
@@ -63,7 +63,7 @@ def draw_pictures(comparisons: Comparisons, folder: Path) -> list[Path]:
 
 
 def picture(bars: list[AccuracyBar], theme: str) -> bytes:
-    """The picture as SVG: groups side by side, a bar per method, a line of one standard deviation to both sides."""
+    """Return the picture as SVG: a bar per method in each group, with a line of ± one standard deviation."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 

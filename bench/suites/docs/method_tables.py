@@ -1,5 +1,6 @@
-"""What is drawn from results of `fourshot compare`: the README's short table, the whole one with its targets, and that
-of docs/training.md.
+"""The tables and sentences made from results of `fourshot compare`, for the README and docs/.
+
+They include the README's short table, the full table with its targets, and the table of docs/training.md.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,9 +15,9 @@ from fourshot.pipeline.report.data import MethodRow
 
 
 class MethodColumn(NamedTuple):
-    """A number of each task in one column; it appears where results have it."""
+    """A column of a value per task; it is shown if the results have the value."""
 
-    field: str  # of `MethodRow`
+    field: str  # attribute of `MethodRow`
     heading: str
     digits: int = 0
     factor: float = 1.0
@@ -36,13 +37,13 @@ BY_TASK = (
 )
 OVER_TASKS = tuple(
     column for column in BY_TASK if column.field in ("ece", "surest_80", "prompt_tokens_per_example")
-)  # of the short table, as means
-ACCURACY_GOAL, ACCURACY_GOALS = 80, {"Qwen2.5-Coder-0.5B-Instruct": 81}  # per cent, mean of the tasks; by base
-WORDING_PAIRS = {"lora": "lora_bare", "fourshot": "fourshot_bare", "lora25": "lora25_bare"}  # instruction, none
+)  # for the short table, as means
+ACCURACY_GOAL, ACCURACY_GOALS = 80, {"Qwen2.5-Coder-0.5B-Instruct": 81}  # per cent, mean over the tasks; goals by base
+WORDING_PAIRS = {"lora": "lora_bare", "fourshot": "fourshot_bare", "lora25": "lora25_bare"}  # instruction -> none
 
 
 def targets(comparisons: Comparisons) -> list[Target]:
-    """fourshot against its goals. Points are per cent of accuracy; a goal below zero allows to be worse."""
+    """Return the targets of fourshot. Points are percentage points of accuracy; a negative goal allows a loss."""
     model_name = next(iter(comparisons.values())).model_name
     fourshot_rows = method_rows(comparisons, "fourshot")
     accuracies = [row.accuracy for row in fourshot_rows]
@@ -62,7 +63,7 @@ def targets(comparisons: Comparisons) -> list[Target]:
         above = points_above("icl_calibrated")
         goals.append(("fourshot above icl_calibrated, mean", "points", fmean(above), 5))
         goals.append(("fourshot above icl_calibrated, worst task", "points", min(above), 0))
-    # Rounded first: equal ones may differ in the last bit.
+    # Rounded, because equal values may differ in the last bit.
     set_out = [at_least(name, unit, measured, goal, digits=6) for name, unit, measured, goal in goals]
     for name, errors, goal in (
         (
@@ -79,7 +80,7 @@ def targets(comparisons: Comparisons) -> list[Target]:
 
 
 def targets_result(comparisons: Comparisons) -> dict[str, Any]:
-    """The content of compare-targets.json."""
+    """Return the content of compare-targets.json."""
     first = next(iter(comparisons.values()))
     return {
         "schema": 1,
@@ -96,7 +97,7 @@ def targets_result(comparisons: Comparisons) -> dict[str, Any]:
 
 
 def headline(comparisons: Comparisons) -> str:
-    """The README's one number: accuracy, as the mean of the tasks."""
+    """Return the README's sentence with fourshot's mean accuracy over the tasks."""
     first = next(iter(comparisons.values()))
     fourshot = method_rows(comparisons, "fourshot")
     return (
@@ -106,7 +107,7 @@ def headline(comparisons: Comparisons) -> str:
 
 
 def baselines(comparisons: Comparisons) -> str:
-    """The number with its spread, beside the same texts in the prompt, with and without the correction of the bias."""
+    """Return a paragraph: fourshot's mean accuracy, against in-context learning with and without bias correction."""
     first = next(iter(comparisons.values()))
     fourshot, corrected, plain = (method_rows(comparisons, name) for name in ("fourshot", "icl_calibrated", "icl"))
     real = in_words([str(row.real_examples) for row in fourshot])
@@ -120,21 +121,21 @@ def baselines(comparisons: Comparisons) -> str:
 
 
 def base_tables(bases: Mapping[str, Comparisons], draw: Callable[[Comparisons], str]) -> str:
-    """``draw`` of every base; each is named above its own where there are several."""
+    """Return the output of ``draw`` for every base, below its name if there are several bases."""
     if len(bases) == 1:
         return draw(*bases.values())
     return "\n\n".join(f"**{short_name(name)}**\n\n{draw(of_base)}" for name, of_base in bases.items())
 
 
 def short_table(comparisons: Comparisons) -> str:
-    """Methods by tasks as Markdown, with means over the tasks. A method that a task lacks has a dash and no means."""
+    """Return a Markdown table of methods by tasks, with means. A method that a task lacks has a dash and no means."""
     return markdown(
         [_table(comparisons, OVER_TASKS, lambda column, rows: _number(_mean_of(column, rows), column.digits))]
     )
 
 
 def results_table(comparisons: Comparisons) -> str:
-    """Methods by tasks as Markdown, then the targets. A method that a task lacks has a dash there and no mean."""
+    """Return a Markdown table of methods by tasks, and targets. A method that a task lacks has a dash and no mean."""
     first = next(iter(comparisons.values()))
     sizes = in_words([f"{comparison.num_test:,}" for comparison in comparisons.values()])
     intro = (
@@ -153,7 +154,7 @@ def _table(
     columns: Sequence[MethodColumn],
     cell: Callable[[MethodColumn, Sequence[MethodRow | None]], str],
 ) -> TablePart:
-    """Accuracies of each method by task, their mean, and a ``cell`` for each of ``columns`` that results have."""
+    """Return a table of accuracies by method and task, means, and a ``cell`` for each of ``columns`` with values."""
     every_row = [row for comparison in comparisons.values() for row in comparison.rows]
     measured = [column for column in columns if any(column.of(row) is not None for row in every_row)]
     names = {row.method: row.display_name for comparison in comparisons.values() for row in comparison.rows}
@@ -167,10 +168,10 @@ def _table(
 
 
 def wordings_table(compared: Comparisons, in_context: Comparisons) -> str:
-    """What the instruction in a classifier's prompt is worth, by task, as Markdown.
+    """Return a Markdown table of classifiers with and without the instruction in the prompt, by task.
 
-    Every cell has the number with the instruction, then that without it: accuracy, prompt tokens, and how many times
-    as many a prompt with the shots in it has. Raises `InputError` where a method is missing.
+    Every cell has the value with the instruction, then without: accuracy, prompt tokens, and the tokens of an
+    in-context prompt relative to those. Raises `InputError` if a method is missing.
     """
     lines = []
     for plain, bare in WORDING_PAIRS.items():
@@ -196,7 +197,7 @@ def _mean_of(column: MethodColumn, rows: Sequence[MethodRow | None]) -> float | 
 
 
 def _mean_accuracy(rows: Sequence[MethodRow]) -> str:
-    """The mean over tasks in per cent, ± the sample standard deviation of the draws' own means, where they differ."""
+    """Format the mean over tasks in per cent, ± the sample standard deviation of the draws' means, if they differ."""
     draws = draw_means(rows)
     deviation = f" ± {stdev(draws):.1f}" if len(set(draws)) > 1 else ""
     return f"{fmean(draws):.1f}{deviation}"
@@ -210,7 +211,7 @@ def _accuracy(row: MethodRow | None) -> str:
 
 
 def _accuracies(plain: MethodRow, bare: MethodRow) -> str:
-    """Both, and by how much the second is better: mean and sample standard deviation over the draws."""
+    """Format both accuracies, and the gain of the second: mean and sample standard deviation over the draws."""
     gains = [100 * (b - a) for a, b in zip(plain.seed_accuracies, bare.seed_accuracies, strict=True)]
     spread = f" ± {stdev(gains):.1f}" if len(gains) > 1 else ""
     return f"{_two((plain.accuracy, bare.accuracy), 100)} ({fmean(gains):+.1f}{spread})"

@@ -1,4 +1,4 @@
-"""Suites that were measured again: every target of both results, side by side."""
+"""Suites that were measured again: the targets of both results, side by side."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,12 +7,12 @@ from typing import Any
 from fourshot.bench.core.parts import TablePart, markdown, targets_of
 from fourshot.bench.core.results import read_result
 
-AGAIN = "again"  # folder in that of the results: later measurements, on other machines or of later commits
-SAME = ("model", "shape", "task")  # settings in which two results of a suite must agree to be put side by side
+AGAIN = "again"  # subfolder of the results: later measurements, on other machines or of later commits
+SAME = ("model", "shape", "task")  # settings that two results of a suite must share to be compared
 
 
 def side_by_side(folder: Path) -> str:
-    """A table for each result in `AGAIN` beside the one in ``folder``: the targets, as measured then and again."""
+    """Return a Markdown table of targets for each result in `AGAIN`, against the matching result in ``folder``."""
     first = [(path, read_result(path)) for path in sorted(folder.glob("*.json")) if b'"suite"' in path.read_bytes()]
     tables = []
     for path in sorted((folder / AGAIN).glob("*.json")):
@@ -27,7 +27,7 @@ def _is_again(before: Mapping[str, Any], again: Mapping[str, Any]) -> bool:
 
 
 def _table(path: Path, before: Mapping[str, Any], other: Path, again: Mapping[str, Any]) -> TablePart:
-    """Of targets that changed in between, the later goal is shown."""
+    """Return the table of two results. If a goal changed in between, the later one is shown."""
     earlier = {target.name: target for target in targets_of(before)}
     columns = [
         f"{file.stem.removeprefix(result['suite'] + '-')}, {result['commit'][:7]}"

@@ -1,10 +1,10 @@
-"""Thousands of adapters on many replicas, simulated: hit rate of slots, latency, replicas needed, by way of routing.
+"""Simulation of thousands of adapters on many replicas: hit rate of slots, latency and replicas needed, by routing.
 
     fourshot bench fleet --latency FILE.json --serving FILE.json --adapters FILE.json --out FILE.json
 
-Nothing is served. The router's and the queue's own code decide by a clock that the simulation moves; what a step and
-the load of an adapter take is read from results of the suites latency, serving and adapters, all of one machine. The
-same seed gives the same numbers on any machine. A replica is what those suites measured.
+Nothing is served. The code of the real router and queue runs with a simulated clock. The times of a step and of loading
+an adapter come from results of the suites latency, serving and adapters, all of one machine, which is one replica. The
+same seed gives the same numbers on any machine.
 """
 
 from bisect import bisect_left
@@ -24,11 +24,11 @@ from fourshot.bench.suites.fleet.simulation import PLAIN, ROUTINGS, Scenario, Si
 from fourshot.engine.errors import InputError
 
 SCENARIOS = ("steady", "burst", "loss")
-SHARE = 0.6  # of what the replicas could answer with every adapter in its slot
-BURST = (12.0, 22.0, 0.2)  # from, to (s), of the load more, for one adapter that is rarely asked
-LOSS = (12.0, 22.0)  # s
-UNUSUAL_REPLICAS = 32  # of the scenarios burst and loss
-MOST_REPLICAS = 64  # that are tried for a load
+SHARE = 0.6  # load as a share of the replicas' capacity with every adapter in its slot
+BURST = (12.0, 22.0, 0.2)  # from, to (s), additional share of the load, for one rarely requested adapter
+LOSS = (12.0, 22.0)  # from, to (s)
+UNUSUAL_REPLICAS = 32  # replicas in the scenarios burst and loss
+MOST_REPLICAS = 64  # the most replicas tried for a load
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,7 +50,7 @@ SOURCES = ("latency", "serving", "adapters")
 
 
 def measure(options: Options, rows: ResultRows) -> dict[str, Any]:
-    """Simulate everything."""
+    """Simulate everything that ``rows`` lacks, and a check against the serving result."""
     results = {name: read_result(getattr(options, name), name) for name in SOURCES}
     times = read_times(**results)
     return {
@@ -71,14 +71,14 @@ def measure(options: Options, rows: ResultRows) -> dict[str, Any]:
 
 
 def plan(options: Options) -> list[tuple[str, str, int]]:
-    """(scenario, routing, replicas) of everything that is simulated."""
+    """Return (scenario, routing, replicas) of every row to simulate."""
     sizes = dict.fromkeys(SCENARIOS, (UNUSUAL_REPLICAS,)) | {"steady": options.replicas}
     routings = dict.fromkeys(SCENARIOS, PLAIN) | {"steady": tuple(ROUTINGS)}
     return [(name, routing, size) for name in SCENARIOS for size in sizes[name] for routing in routings[name]]
 
 
 def scenario(name: str, routing: str, replicas: int, rate: float, options: Options) -> Scenario:
-    """``rate``: requests a second, of all."""
+    """Return the scenario ``name``. ``rate``: requests per second over all replicas."""
     start, end, added_share = BURST
     return Scenario(
         routing=routing,
@@ -103,7 +103,7 @@ def _row(name: str, routing: str, replicas: int, options: Options, times: Servic
 
 
 def needed(routing: str, load: int, options: Options, times: ServiceTimes) -> dict[str, Any]:
-    """The fewest replicas that answer ``load`` requests a second well enough; None where `MOST_REPLICAS` do not."""
+    """Return the fewest replicas that answer ``load`` requests/s within --p99-ms and reject none, or None."""
 
     def fits(replicas: int) -> bool:
         outcome: SimulationResult = simulate(scenario("steady", routing, replicas, load, options), times)
@@ -115,13 +115,13 @@ def needed(routing: str, load: int, options: Options, times: ServiceTimes) -> di
 
 
 def fewest(fits: Callable[[int], bool], least: int, largest: int) -> int | None:
-    """The smallest number from ``least`` to ``largest`` that fits, by bisection; None where ``largest`` does not."""
+    """Return the smallest number in ``least`` to ``largest`` that fits, by bisection; None if ``largest`` does not."""
     number = bisect_left(range(largest + 1), True, lo=least, key=fits)
     return None if number > largest else number
 
 
 def check(serving: Mapping[str, Any], times: ServiceTimes) -> dict[str, Any]:
-    """What the serving suite measured at a share of the capacity, beside a simulation of the same load."""
+    """Return the latencies that the serving suite measured at moderate load, and those of a simulation of that load."""
     settings, calm = serving["settings"], serving["calm"]
     simulated = simulate(
         Scenario(
@@ -142,7 +142,7 @@ def check(serving: Mapping[str, Any], times: ServiceTimes) -> dict[str, Any]:
 
 
 def report(result: Mapping[str, Any]) -> list[Part]:
-    """Where the numbers come from, every scenario, and the replicas needed."""
+    """Return the sources of the numbers, a table of the scenarios, and a table of the replicas needed."""
     settings, times, compared = result["settings"], result["times"], result["check"]
     sources = ", ".join(f"{source['file']} ({source['commit']})" for source in result["sources"].values())
     about = (
@@ -180,7 +180,7 @@ def _needed_table(rows: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]
 
 
 def settings(options: Options) -> dict[str, Any]:
-    """What decides the numbers. Raises InputError where the scenarios do not fit into the time."""
+    """Return all options that determine the numbers. Raises InputError if --seconds is too short for the scenarios."""
     if options.seconds <= LOSS[1]:
         raise InputError(f"--seconds {options.seconds:g}: bursts and losses last until {LOSS[1]:g} s. Give more.")
     numbers = {name: value for name, value in msgspec.to_builtins(options, enc_hook=str).items() if name != "out"}

@@ -1,6 +1,6 @@
-"""A replica that is not there: the service's own queue by a clock that the simulation moves, and an engine by times.
+"""A simulated replica: the service's real queue with a simulated clock, and an engine that consists of measured times.
 
-The times are read from results of other suites: the simulation has no number of its own.
+All times come from results of other suites.
 """
 
 from collections import OrderedDict
@@ -16,31 +16,32 @@ from fourshot.serving.fleet.router import Replica
 from fourshot.serving.models.dispatcher import Dispatcher
 from fourshot.serving.settings import Limits
 
-WINDOW_TOKENS = 4096  # in the engine at once, as a server on a CPU allows
-MOST_TEXTS = 128  # in a step
-TASK = "sst2"  # that all three suites send
-ONE_ADAPTER, SEVERAL_ADAPTERS = "lora", "lora_many"  # ways of the latency suite
-SIZES = (1, 4, 16, 64)  # texts of a step
-MOST_CLIENTS = 16  # that the serving suite measures the capacity with
+WINDOW_TOKENS = 4096  # tokens in the engine at once, as of a server on a CPU
+MOST_TEXTS = 128  # texts in a step
+TASK = "sst2"  # the task that all three suites send
+ONE_ADAPTER, SEVERAL_ADAPTERS = "lora", "lora_many"  # variants of the latency suite
+SIZES = (1, 4, 16, 64)  # texts per step
+MOST_CLIENTS = 16  # clients with which the serving suite measures the capacity
 
 
 class ServiceTimes(msgspec.Struct, frozen=True, kw_only=True):
-    """Of one replica, on the machine that was measured."""
+    """Times of one replica on the measured machine."""
 
-    texts: tuple[int, ...]  # in a step, ascending
-    one_ms: tuple[float, ...]  # a step of so many texts of one adapter
-    several_ms: tuple[float, ...]  # the same of `adapters` different ones
+    texts: tuple[int, ...]  # texts per step, ascending
+    one_ms: tuple[float, ...]  # time of a step of that many texts for one adapter
+    several_ms: tuple[float, ...]  # the same for `adapters` different adapters
     adapters: int
-    http_ms: float  # what a text costs beside the engine
-    memory_ms: float  # an adapter copied from memory into a slot, in a step
-    disk_ms: float  # an adapter read from disk into a slot, in a step
-    prompt_tokens: int
-    slots: int  # of the engine that was measured
+    http_ms: float  # time per text outside the engine
+    memory_ms: float  # time to copy an adapter from memory into a slot
+    disk_ms: float  # time to read an adapter from disk into a slot
+    prompt_tokens: int  # per text
+    slots: int  # slots of the measured engine
 
     def step_s(self, texts: int, adapters: int, from_memory: int, from_disk: int) -> float:
-        """A step of ``texts`` texts of ``adapters`` adapters, of which so many had to be brought into their slot.
+        """Return the seconds of a step of ``texts`` texts for ``adapters`` adapters.
 
-        Between the sizes that were measured a step grows evenly; beyond the largest, with the number of texts.
+        ``from_memory`` and ``from_disk``: the numbers of adapters loaded into a slot. Times are interpolated linearly
+        between the measured sizes, and proportional to the number of texts beyond the largest.
         """
         one_s, several_s = (self._of(texts, times) for times in (self.one_ms, self.several_ms))
         mixed = min(1.0, (adapters - 1) / (self.adapters - 1))
@@ -55,14 +56,14 @@ class ServiceTimes(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def capacity_per_s(self) -> float:
-        """Texts a second in steps of one text of each of `adapters`, all in their slots."""
+        """Texts per second in steps with one text for each of `adapters`, all in their slots."""
         return self.adapters / self.step_s(self.adapters, self.adapters, 0, 0)
 
 
 def read_times(latency: Mapping[str, Any], serving: Mapping[str, Any], adapters: Mapping[str, Any]) -> ServiceTimes:
-    """From results of the suites of those names. Raises InputError where a cell is missing.
+    """Derive the times from results of the three suites. Raises InputError if a cell is missing.
 
-    So many requests at a time, each sent when one is answered, are steps of so many texts.
+    A closed loop of n concurrent requests counts as steps of n texts.
     """
     one_s, several_s = (steps(latency, variant) for variant in (ONE_ADAPTER, SEVERAL_ADAPTERS))
     over_http, in_process = serving["capacity_per_s"], MOST_CLIENTS / several_s[MOST_CLIENTS]
@@ -80,7 +81,7 @@ def read_times(latency: Mapping[str, Any], serving: Mapping[str, Any], adapters:
 
 
 def steps(latency: Mapping[str, Any], variant: str) -> dict[int, float]:
-    """Seconds of a step by its number of texts, ascending."""
+    """Return the seconds of a step by its number of texts, ascending."""
     return {size: size / _cell(latency, variant, size)["requests_per_s"]["mean"] for size in SIZES}
 
 
@@ -95,7 +96,7 @@ def _cell(latency: Mapping[str, Any], variant: str, load: int) -> Mapping[str, A
 
 
 def _load_ms(adapters: Mapping[str, Any], kind: str) -> float:
-    """The mean over all loads of that kind."""
+    """Return the mean time over all loads of ``kind``. Raises InputError if there are none."""
     loads = [cell["adapter_loads"][kind] for cell in adapters["cells"] if cell["kind"] == "adapters"]
     uses = sum(load["uses"] for load in loads)
     if not uses:
@@ -104,24 +105,27 @@ def _load_ms(adapters: Mapping[str, Any], kind: str) -> float:
 
 
 class SimulatedRequest(NamedTuple):
-    """One text, which arrived then."""
+    """One text and its time of arrival."""
 
     at_s: float
     task: str
 
 
 class SimulatedReplica:
-    """One server. `router` is how the router sees it. Must be used in a running event loop, whose time is not used."""
+    """One server; `router` is the router's view of it.
+
+    It must be used within a running event loop, but does not use the loop's clock.
+    """
 
     def __init__(self, router: Replica, times: ServiceTimes, memory: int, clock: Callable[[], float]) -> None:
-        """``memory``: adapters beside those in slots that are not read from disk."""
+        """Start a replica. ``memory``: number of adapters kept in memory beside those in slots."""
         self.router, self._times, self._capacity, self._clock = router, times, memory + times.slots, clock
         self.busy_s = 0.0
-        self.uses = {"slot": 0, "memory": 0, "disk": 0}  # requests, by where their adapter was when their step began
+        self.uses = {"slot": 0, "memory": 0, "disk": 0}  # requests by place of their adapter when their step began
         self.restart()
 
     def restart(self) -> None:
-        """As after its start: an empty queue, empty slots, no adapter in memory."""
+        """Reset to the state after a start: an empty queue, empty slots, no adapter in memory."""
         limits = Limits()
         self._dispatcher = Dispatcher(
             slots=self._times.slots,
@@ -131,13 +135,13 @@ class SimulatedReplica:
             clock=self._clock,
         )
         self._waiting: list[tuple[Coroutine[Any, Any, None], Any, SimulatedRequest]] = []
-        self._in_engine: list[SimulatedRequest] = []  # handed to the engine, and not in a step yet
+        self._in_engine: list[SimulatedRequest] = []  # given to the engine, but not in a step yet
         self.step: list[SimulatedRequest] = []
         self._slots, self._memory = OrderedDict[str, None](), OrderedDict[str, None]()
         self.router.in_flight = 0
 
     def accept(self, request: SimulatedRequest) -> bool:
-        """False where it is refused for the work ahead of it."""
+        """Queue ``request``. Return False if the queue rejects it for the work ahead of it."""
         tokens = self._times.prompt_tokens
         try:
             self._dispatcher.check(tokens=tokens)
@@ -148,14 +152,14 @@ class SimulatedReplica:
         return True
 
     def _advance(self, turn: Coroutine[Any, Any, None], request: SimulatedRequest) -> None:
-        """It waits for its turn, or it is handed to the engine."""
+        """Run ``turn`` until it waits for its turn, or ends and the request is given to the engine."""
         try:
             self._waiting.append((turn, turn.send(None), request))
         except StopIteration:
             self._in_engine.append(request)
 
     def end_step(self) -> list[SimulatedRequest]:
-        """What was answered."""
+        """End the step in progress. Return its requests, which are now answered."""
         finished, self.step = self.step, []
         for _ in finished:
             self._dispatcher.done(self._times.prompt_tokens)
@@ -169,7 +173,7 @@ class SimulatedReplica:
         return finished
 
     def begin_step(self) -> float | None:
-        """Begin a step where there is work and none is computed; the seconds it takes."""
+        """Begin a step and return its seconds; None if a step is in progress or there is no work."""
         if self.step or not self._in_engine:
             return None
         loads, later, adapters = {"slot": 0, "memory": 0, "disk": 0}, list[SimulatedRequest](), dict[str, str]()
@@ -189,7 +193,7 @@ class SimulatedReplica:
         return seconds
 
     def bring(self, task: str) -> str:
-        """Have the adapter in a slot, the least recently used one leaving it; where it was before."""
+        """Move the adapter into a slot, evicting the least recently used. Return where it was before."""
         was = "slot" if task in self._slots else "memory" if task in self._memory else "disk"
         for cache, capacity in ((self._slots, self._times.slots), (self._memory, self._capacity)):
             cache[task] = None
@@ -199,7 +203,7 @@ class SimulatedReplica:
         return was
 
     def give_up(self) -> list[SimulatedRequest]:
-        """It dies: what it had accepted and not answered."""
+        """Simulate the replica's death. Return the requests it had accepted but not answered."""
         lost = [*self.step, *self._in_engine, *(request for *_, request in self._waiting)]
         for turn, *_ in self._waiting:
             turn.close()

@@ -1,4 +1,4 @@
-"""Requests for thousands of adapters on many replicas, event by event, by the router's and the queue's own code."""
+"""Event-driven simulation of requests for thousands of adapters on many replicas, with the real router and queue."""
 
 import asyncio
 import heapq
@@ -16,37 +16,37 @@ from fourshot.serving.fleet.router import SPARE, Replica, Router, preference
 from fourshot.serving.settings import Limits
 
 WARM_DRAWS = 1500  # requests per replica that fill its memory before the clock starts
-WARM_S = 5.0  # simulated, and not counted
+WARM_S = 5.0  # initial simulated seconds, excluded from the result
 
 
 class Scenario(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing to simulate."""
+    """One scenario to simulate."""
 
     routing: str  # of `ROUTINGS`
     replicas: int
-    rate: float  # requests a second, of all
+    rate: float  # requests per second over all replicas
     adapters: int
     zipf: float
-    memory: int  # adapters that a replica keeps beside its slots
+    memory: int  # adapters that a replica keeps in memory beside its slots
     seconds: float
     seed: int = 0
-    burst: tuple[float, float, float] = (0.0, 0.0, 0.0)  # from, to (s), requests a second more, all for one adapter
-    loss: tuple[float, float] = (0.0, 0.0)  # from, to (s): one replica is away; it comes back with nothing in memory
+    burst: tuple[float, float, float] = (0.0, 0.0, 0.0)  # from, to (s), additional requests/s, all for one adapter
+    loss: tuple[float, float] = (0.0, 0.0)  # from, to (s): one replica is down; it returns with empty memory
 
 
 class SimulationResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of it. Latencies are those of requests that were answered, from their first arrival."""
+    """Result of a scenario. Latencies are of answered requests, from their first arrival."""
 
     requests: int
     answered: int
     refused: int
-    moved: int  # to another replica, because theirs died
+    moved: int  # requests moved to another replica, because theirs died
     p50_ms: float
     p99_ms: float
-    slot_share: float  # requests whose adapter was in a slot when their step began
-    disk_share: float  # requests whose adapter was read from disk
-    busy: float  # mean share of time that a replica computed
-    busiest: float  # of the replica that computed most
+    slot_share: float  # share of requests whose adapter was in a slot when their step began
+    disk_share: float  # share of requests whose adapter was read from disk
+    busy: float  # share of time in which a replica computed, mean over replicas
+    busiest: float  # the same for the busiest replica
 
 
 Route = Callable[[Router, str, random.Random], Replica]
@@ -76,22 +76,22 @@ ROUTINGS: dict[str, Route] = {
     "bounded rendezvous": _bounded,  # what `fourshot serve --replicas` does
     "bounded, loosely": _bounded,
 }
-WARMED = {"random": _random, "least loaded": _random}  # where nothing is in flight; the others': by preference
-SPARES = {"bounded, loosely": 8}  # requests above the bound, where it is not the product's number
+WARMED = {"random": _random, "least loaded": _random}  # routing for the warm-up; others use `_rendezvous`
+SPARES = {"bounded, loosely": 8}  # requests allowed above the bound, where it differs from the router's own number
 PLAIN = tuple(name for name in ROUTINGS if name not in SPARES)
 
 
 def simulate(scenario: Scenario, times: ServiceTimes) -> SimulationResult:
-    """The same for the same seed, whatever machine it runs on."""
+    """Simulate ``scenario``. The result depends on its seed, but not on the machine."""
 
-    async def inside_a_loop() -> SimulationResult:  # the queue makes futures of it; nothing is awaited
+    async def inside_a_loop() -> SimulationResult:  # the queue creates futures in it; nothing is awaited
         return _Simulation(scenario, times).run()
 
     return asyncio.run(inside_a_loop())
 
 
 def arrivals(scenario: Scenario) -> list[SimulatedRequest]:
-    """A Poisson process, tasks by Zipf's law, and the burst's requests among them."""
+    """Return the requests in order of time: a Poisson process with tasks by Zipf's law, and those of the burst."""
     draw = np.random.default_rng(scenario.seed)
 
     def poisson(start: float, end: float, rate: float) -> np.ndarray:
@@ -119,7 +119,7 @@ class _Simulation:
         self.replicas = [
             SimulatedReplica(replica, times, scenario.memory, lambda: self.now) for replica in self.router.replicas
         ]
-        self.events: list[tuple[float, int, int, Any]] = []  # a heap: when, in which order, of which replica, what
+        self.events: list[tuple[float, int, int, Any]] = []  # heap: time, order, replica's number, step
         self.steps = 0
         self.latencies: list[float] = []
         self.refused = self.moved = 0
@@ -129,7 +129,7 @@ class _Simulation:
             replica.well = True
         self._warm()
         requests = arrivals(self.scenario)
-        queue: list[tuple[float, int, Callable[[], None]]] = []  # in the order of time
+        queue: list[tuple[float, int, Callable[[], None]]] = []  # time, order, action
         queue += [(request.at_s, order, partial(self._arrive, request)) for order, request in enumerate(requests)]
         lost_at, returns_at = self.scenario.loss
         if returns_at:
@@ -142,7 +142,7 @@ class _Simulation:
         return self._outcome(sum(request.at_s >= WARM_S for request in requests))
 
     def _warm(self) -> None:
-        """Memory as it is after a long time: requests that take no time."""
+        """Fill the replicas' memory as after a long time, with requests that take no time."""
         scenario, route = self.scenario, WARMED.get(self.scenario.routing, _rendezvous)
         draws = np.random.default_rng(scenario.seed + 1)
         number = WARM_DRAWS * scenario.replicas
@@ -151,11 +151,11 @@ class _Simulation:
             self.replicas[route(self.router, task, self.draw).number].bring(task)
 
     def _until(self, at: float) -> None:
-        """Steps that end before ``at``."""
+        """Process all steps that end by the time ``at``, and begin the next ones."""
         while self.events and self.events[0][0] <= at:
             self.now, _, number, step = heapq.heappop(self.events)
             replica = self.replicas[number]
-            if replica.step is not step:  # it died meanwhile
+            if replica.step is not step:  # the replica died meanwhile
                 continue
             self.latencies += [self.now - request.at_s for request in replica.end_step() if request.at_s >= WARM_S]
             self._begin(replica)
@@ -174,7 +174,7 @@ class _Simulation:
             self.refused += request.at_s >= WARM_S
 
     def _lose(self) -> None:
-        """The router notices at once: the connections break."""
+        """Lose replica 0. The router notices at once, because connections break, and reroutes its requests."""
         replica = self.replicas[0]
         replica.router.well = False
         for request in replica.give_up():

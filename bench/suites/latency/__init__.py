@@ -1,9 +1,9 @@
-"""LoRA against in-context learning: latency and throughput of every variant of classifying, beside the limit of each.
+"""LoRA against in-context learning: latency and throughput of every variant, with the limit of each.
 
     fourshot bench latency --data FOLDER --out FILE.json      also writes FILE.rows.jsonl and FILE.html
 
-`FOLDER` has sst2/, trec/ and ag_news/ with train and test files. A run that was killed goes on where it was. What is
-measured, and what could be said against it: docs/benchmarks.md.
+`FOLDER` has sst2/, trec/ and ag_news/ with train and test files. After a kill, the same command continues.
+docs/benchmarks.md explains what is measured, and answers objections.
 """
 
 import os
@@ -34,7 +34,7 @@ ENGINE_WARMUP = {"icl_off": 4, "icl_cold": 4, "transformers_icl": 1, "transforme
 
 
 def latency_settings(options: Options) -> LatencySettings:
-    """The defaults, or those of --settings, with what the command line says."""
+    """Return the defaults or --settings, overridden by other options. Raises InputError for invalid ones."""
     check_shape(options.model, options.shape)
     check_cores("--cores", options.cores)
     check_cores("--load-cores", options.load_cores)
@@ -67,7 +67,7 @@ def latency_settings(options: Options) -> LatencySettings:
 
 
 def engine_specs(base: SuiteBase, settings: LatencySettings, sleep_s: float = 0.0) -> dict[str, EngineSpec]:
-    """The engines that the suite's variants need, by name."""
+    """Return the engines that the suite's variants need, by name."""
     plain = EngineSettings(
         model=base.path,
         load_format=base.load_format,
@@ -77,7 +77,7 @@ def engine_specs(base: SuiteBase, settings: LatencySettings, sleep_s: float = 0.
         compile=settings.compile,
     )
     replaced = msgspec.structs.replace
-    # On the CPU vLLM does not compile a base that has adapters (`LatencySettings.compile`).
+    # On the CPU, vLLM does not compile engines with adapters (`LatencySettings.compile`).
     adapted = replaced(plain, max_loras=settings.many_adapters, compile=settings.compile and bool(gpus(os.environ)))
     specs = {
         "base": EngineSpec(settings=plain),
@@ -91,7 +91,7 @@ def engine_specs(base: SuiteBase, settings: LatencySettings, sleep_s: float = 0.
 
 
 def cell_requests(cell: LatencyCell, workload: Workload, settings: LatencySettings) -> CellRequests:
-    """Requests of a cell. All variants get the same texts in the same order, each repeat others."""
+    """Return the requests of a cell. All variants send the same texts in the same order, each repeat other ones."""
     variant = VARIANTS[cell.variant]
     start = cell.repeat * settings.most_requests
     last = len(workload.texts) - settings.warmup_requests
@@ -106,7 +106,7 @@ def cell_requests(cell: LatencyCell, workload: Workload, settings: LatencySettin
 def measure_in_process(
     specs: dict[str, EngineSpec], settings: LatencySettings, workloads: dict[str, Workload], rows: ResultRows, log: Path
 ) -> None:
-    """Every cell that ``rows`` does not have yet."""
+    """Measure the in-process cells that ``rows`` lacks."""
     cells = in_process_cells(settings)
     if all(cell.name in rows.pieces for cell in cells):
         return
@@ -116,7 +116,7 @@ def measure_in_process(
             requests = cell_requests(cell, workloads[cell.task], settings)
             return running[VARIANTS[cell.variant].engine].ask(requests)
 
-        for name, workload in product(settings.variants, workloads.values()):  # kernels are built for the first shapes
+        for name, workload in product(settings.variants, workloads.values()):  # compiles kernels for new shapes
             number, labels = min(ENGINE_WARMUP.get(name, 24), len(workload.texts)), workload.task.label_words
             last = len(workload.texts) - number
             requests = tuple(workload.requests(VARIANTS[name], last, number, settings.many_adapters))
@@ -125,7 +125,7 @@ def measure_in_process(
 
 
 def prepare(options: Options, folder: Path, settings: LatencySettings) -> SuiteBase:
-    """Base model or shape, adapters of random weights, and the first of them merged."""
+    """Make what the engines need: the model or shape, adapters with random weights, and one of them merged."""
     from fourshot.serving.testing.adapters import make_adapter, task_of
 
     if options.shape:
@@ -139,14 +139,14 @@ def prepare(options: Options, folder: Path, settings: LatencySettings) -> SuiteB
         for seed in range(settings.many_adapters)
     )
     merged = ""
-    if not options.shape and "lora_merged" in settings.variants:  # apart: it takes a second base, whose memory we want
+    if not options.shape and "lora_merged" in settings.variants:  # in a process, to free the memory of its base
         merged = call_apart(merge_apart, model.path, adapters[0], str(folder / "merged"))
     load_format = "dummy" if options.shape else "auto"
     return SuiteBase(path=model.path, load_format=load_format, adapters=adapters, merged=merged)
 
 
 def merge_apart(model: str, adapter: str, out: str) -> str:
-    """A checkpoint with the adapter in its weights; its folder."""
+    """Write a checkpoint with the adapter merged into the base to ``out``. Return ``out``."""
     from fourshot.training.lora.merging import merge
 
     merge(model, adapter, out)
@@ -154,7 +154,7 @@ def merge_apart(model: str, adapter: str, out: str) -> str:
 
 
 def measure(options: Options, rows: ResultRows) -> dict[str, Any]:
-    """All cells that ``rows`` lacks; with --no-measure, what there is."""
+    """Measure what ``rows`` lacks, unless --no-measure is given. Raises InputError if there is no cell to summarise."""
     settings = latency_settings(options)
     if not options.no_measure:
         _measure_missing(options, settings, rows)
@@ -168,7 +168,7 @@ def _measure_missing(options: Options, settings: LatencySettings, rows: ResultRo
     log = beside(options.out, ".log")
     with tempfile.TemporaryDirectory() as folder:
         workloads = {name: load_workload(name, options.data, settings.k) for name in settings.tasks}
-        for workload in workloads.values():  # before anything is made: the last repeat needs the last of the texts
+        for workload in workloads.values():  # first, because the last repeat needs the last texts
             workload.check_texts(settings.texts_needed, fewer_requests(settings, len(workload.texts)))
         base = prepare(options, Path(folder), settings)
         workloads = {name: msgspec.structs.replace(workload, model=base.path) for name, workload in workloads.items()}

@@ -1,7 +1,7 @@
-"""The latency suite over HTTP: `fourshot serve` as a user starts it, and a load generator in a process of its own.
+"""The latency suite over HTTP: `fourshot serve` as a user starts it, and a load generator in a separate process.
 
-Two servers, because the prefix cache is switched off for a whole one. Both hold the tasks' adapters; in context is the
-same server's own answer in context, with the same examples. Their caches are emptied before every cell.
+There are two servers, because the prefix cache can only be disabled for a complete server. Both serve the tasks'
+adapters, and also answer in context with the same examples. Their caches are emptied before every cell.
 """
 
 import json
@@ -24,14 +24,14 @@ from fourshot.engine.errors import FourshotError
 from fourshot.serving.testing.server import RunningService, running_service
 
 TIMEOUT_S = 60.0
-PATIENCE = ("--max-queue-s", "1000")  # nobody is sent away: a closed loop that tries again would hide its waiting
+PATIENCE = ("--max-queue-s", "1000")  # rejects nothing: retries of a closed loop would hide waiting times
 
 
 @contextmanager
 def servers(
     options: Options, settings: LatencySettings, workloads: Mapping[str, Workload]
 ) -> Iterator[dict[str, RunningService]]:
-    """The servers that the variants need: "served" and "uncached"."""
+    """Start the servers that the variants need: "served", and "uncached" for `icl_off`. Yield them by name."""
     from fourshot.serving.testing.adapters import make_adapter
 
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
@@ -55,14 +55,14 @@ def servers(
 def measure_http(
     options: Options, settings: LatencySettings, workloads: Mapping[str, Workload], rows: ResultRows
 ) -> None:
-    """Every cell that ``rows`` does not have yet."""
+    """Measure the HTTP cells that ``rows`` lacks."""
     cells = [*http_cells(settings), *open_cells(settings)]
     if all(cell.name in rows.pieces for cell in cells):
         return
     with servers(options, settings, workloads) as running:
         for server in running.values():
             for workload in workloads.values():
-                for method in ("adapter", "icl"):  # kernels are built, adapters loaded
+                for method in ("adapter", "icl"):  # compiles kernels, loads adapters
                     clients = max(settings.http_seconds)
                     generate(_load(server, workload, method, 3, seconds=1.5, clients=clients), options.load_cores)
 
@@ -77,7 +77,7 @@ def measure_http(
 def _prepared(
     server: RunningService, cell: LatencyCell, settings: LatencySettings, workload: Workload, rows: ResultRows
 ) -> Load:
-    """The load of a cell, on a server whose cache was emptied and warmed with the examples."""
+    """Empty the server's cache, warm it with the cell's method, and return the load of the cell."""
     server.http.post("/reset_prefix_cache").raise_for_status()
     method = "adapter" if cell.variant == "lora" else "icl"
     for text in workload.texts[len(workload.texts) - settings.warmup_requests :]:
@@ -97,7 +97,7 @@ def _load(
     clients: int,
     rate: float = 0.0,
 ) -> Load:
-    """Every text, beginning elsewhere in each of four repeats; then all of them again, if there is time."""
+    """Return a load of all texts in order, repeated if there is time. Each of four repeats begins at another text."""
     start = repeat % 4 * len(workload.texts) // 4
     path = f"/v1/classify/{workload.task.name}"
     return Load(
@@ -116,7 +116,7 @@ def _load(
 
 
 def _capacity(cell: LatencyCell, settings: LatencySettings, rows: ResultRows) -> float:
-    """Requests per second of the variant's closed loops at the highest concurrency."""
+    """Return the requests per second of the variant's closed loops at the highest concurrency."""
     concurrency = max(settings.http_seconds)
     loops = [
         LatencyCell(route="http", variant=cell.variant, task=cell.task, repeat=repeat, concurrency=concurrency)
@@ -127,7 +127,7 @@ def _capacity(cell: LatencyCell, settings: LatencySettings, rows: ResultRows) ->
 
 def _measurement(answers: Sequence[LoadAnswer]) -> CellMeasurement:
     rows = []
-    if all(answer.status != 200 for answer in answers):  # before it is kept: nothing could be summed up
+    if all(answer.status != 200 for answer in answers):  # before it is stored, because it could not be summarised
         reason = f": {answers[0].status} {answers[0].answer[:300]}" if answers else ""
         raise FourshotError(f"none of {len(answers)} requests was answered{reason}")
     for answer in answers:

@@ -1,4 +1,4 @@
-"""What the latency suite measures: its options, its settings, and the cells that follow from them, shuffled."""
+"""The latency suite's options and settings, and the cells that follow from them, in shuffled order."""
 
 import json
 import random
@@ -11,8 +11,8 @@ import msgspec
 from fourshot.bench.core.options import HIDDEN, THREE_TASKS, Model, Out, Positive, Shape
 from fourshot.bench.core.workload import VARIANTS
 
-FLOOR = "floor"  # a request without a text: the limits need it, so it is measured whatever else is
-SATURATED = 0  # the concurrency of a cell whose requests are all there at once
+FLOOR = "floor"  # a request without a text; always measured, because the limits need it
+SATURATED = 0  # the concurrency of a cell whose requests are all sent at once
 REQUESTS = {1: 12, 4: 24, 16: 32, 64: 64, SATURATED: 96}
 SLOW_REQUESTS = {
     "icl_off": {1: 6, 4: 8, 16: 16, 64: 64, SATURATED: 24},
@@ -22,54 +22,54 @@ SLOW_REQUESTS = {
     FLOOR: {1: 24, SATURATED: 96},
 }
 HTTP_SECONDS = {1: 1.5, 16: 2.0}
-Load = Annotated[int, msgspec.Meta(ge=0)]  # requests at a time; `SATURATED`: all at once
+Load = Annotated[int, msgspec.Meta(ge=0)]  # concurrent requests; `SATURATED`: all at once
 Above0 = Annotated[float, msgspec.Meta(gt=0)]
 
 
 class LatencySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One home for what can be set. The defaults take under 20 minutes on two cores with the embedded model."""
+    """The settings of the suite. With the defaults, it takes under 20 minutes on two cores with the embedded model."""
 
     tasks: tuple[str, ...] = ("sst2", "trec", "ag_news")
     k: Positive = 4  # shots per class, as in the paper
     variants: tuple[str, ...] = msgspec.field(default=tuple(VARIANTS), name="ways")
     repeats: Positive = 3
-    # Concurrency -> requests. A variant that computes its shots for every request has `slow_requests`; where that lacks
-    # a concurrency, it is not measured there.
+    # Concurrency -> number of requests. `slow_requests` replaces it for variants that compute their shots for every
+    # request; they are not measured at a concurrency that it lacks.
     requests: Annotated[dict[Load, Positive], msgspec.Meta(min_length=1)] = msgspec.field(default_factory=REQUESTS.copy)
     slow_requests: dict[str, dict[Load, Positive]] = msgspec.field(default_factory=SLOW_REQUESTS.copy)
     warmup_requests: Annotated[int, msgspec.Meta(ge=0)] = 3
     many_adapters: Positive = 8
     http: bool = True
     http_variants: tuple[str, ...] = msgspec.field(default=("lora", "icl_warm", "icl_off"), name="http_ways")
-    http_seconds: dict[Load, Above0] = msgspec.field(default_factory=HTTP_SECONDS.copy)  # concurrency -> closed loop
+    http_seconds: dict[Load, Above0] = msgspec.field(default_factory=HTTP_SECONDS.copy)  # concurrency -> seconds
     open_tasks: tuple[str, ...] = ("sst2",)
-    open_shares: tuple[Above0, ...] = (0.5, 0.8)  # of what the variant answered at the highest concurrency
+    open_shares: tuple[Above0, ...] = (0.5, 0.8)  # loads as shares of the variant's rate at the highest concurrency
     open_seconds: Above0 = 3.0
-    slo_ms: Above0 = 250.0  # goodput counts what was answered within it
-    compile: bool = False  # torch.compile; on the CPU of engines without adapters: with adapters vLLM has none there
+    slo_ms: Above0 = 250.0  # goodput counts responses within this time
+    compile: bool = False  # torch.compile; on the CPU only for engines without adapters, as vLLM supports
     max_model_len: int = 2048
-    kv_cache_mib: int = 512  # of each engine, on the CPU
+    kv_cache_mib: int = 512  # of each engine on the CPU
     gpu_kv_cache_mib: int = 8192
     seed: int = 0  # shuffles the cells
 
     @property
     def measured_variants(self) -> tuple[str, ...]:
-        """`variants`, and what the limits are computed with."""
+        """`variants` and `FLOOR`, which the limits are computed with."""
         return tuple(dict.fromkeys((*self.variants, FLOOR)))
 
     @property
     def most_requests(self) -> int:
-        """Of one in-process cell; so many texts lie between the first texts of two repeats."""
+        """The most requests of an in-process cell; the first texts of two repeats are that many texts apart."""
         return max(number for some in (self.requests, *self.slow_requests.values()) for number in some.values())
 
     @property
     def texts_needed(self) -> int:
-        """Different texts in each task's test split: no in-process cell sends one that another repeat sent."""
+        """Number of different test texts per task: no in-process cell may send a text of another repeat."""
         return self.repeats * self.most_requests + self.warmup_requests
 
 
 def fewer_requests(settings: LatencySettings, num_texts: int) -> str:
-    """For people: how to measure with so many texts; "" where they are too few for that."""
+    """Return advice for the user on how to measure with ``num_texts`` texts; "" if they are too few."""
     most = (num_texts - settings.warmup_requests) // settings.repeats
     if most < 1:
         return ""
@@ -94,15 +94,15 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LatencyCell(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing to measure, once."""
+    """One repeat of a cell: one variant on one task at one load."""
 
     route: Literal["in-process", "http", "http-open"]
     variant: str
     task: str
     repeat: int
-    concurrency: int = 0  # of a closed loop; `SATURATED`: everything at once
+    concurrency: int = 0  # of a closed loop; `SATURATED`: all at once
     share: float = 0.0  # of an open loop: arrivals per second as a share of capacity
-    requests: int = 0  # in-process
+    requests: int = 0  # number of requests, of in-process cells
 
     @property
     def name(self) -> str:
@@ -111,12 +111,12 @@ class LatencyCell(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def group(self) -> tuple[str, str, str, float]:
-        """What its repeats have in common: route, variant, task, load."""
+        """Key shared by the repeats of a cell: route, variant, task, load (share or concurrency)."""
         return self.route, self.variant, self.task, self.share if self.route == "http-open" else self.concurrency
 
 
 def in_process_cells(settings: LatencySettings) -> list[LatencyCell]:
-    """All repeats of all cells; each repeat in an order of its own, so that drift of the machine meets all alike."""
+    """Return all repeats, each in another random order, so that drift of the machine affects all cells alike."""
     cells = []
     for repeat in range(settings.repeats):
         block = [
@@ -133,7 +133,7 @@ def in_process_cells(settings: LatencySettings) -> list[LatencyCell]:
 
 
 def http_cells(settings: LatencySettings) -> list[LatencyCell]:
-    """Closed loops first: open loops need their capacity."""
+    """Return the closed loops over HTTP. They precede the open loops, which need their capacity."""
     cells = []
     for repeat in range(settings.repeats):
         block = [
@@ -148,7 +148,7 @@ def http_cells(settings: LatencySettings) -> list[LatencyCell]:
 
 
 def open_cells(settings: LatencySettings) -> Iterator[LatencyCell]:
-    """Poisson arrivals at shares of each variant's own capacity."""
+    """Yield the open loops: Poisson arrivals at shares of each variant's own capacity."""
     for repeat in range(settings.repeats):
         for task in settings.open_tasks:
             for name in settings.http_variants:
@@ -157,6 +157,6 @@ def open_cells(settings: LatencySettings) -> Iterator[LatencyCell]:
 
 
 def all_cells(settings: LatencySettings) -> list[LatencyCell]:
-    """In the order in which they are measured."""
+    """Return all cells in the order of measuring."""
     http = [*http_cells(settings), *open_cells(settings)] if settings.http else []
     return [*in_process_cells(settings), *http]

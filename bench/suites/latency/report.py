@@ -1,4 +1,4 @@
-"""The latency suite's tables, for the console and docs/benchmarks.md, and its page."""
+"""The latency suite's tables for the console and docs/benchmarks.md, and its page."""
 
 from collections.abc import Mapping, Sequence
 from itertools import product
@@ -16,12 +16,12 @@ ROUTES = {"in-process": "in process", "http": "over HTTP", "http-open": "over HT
 
 
 def report(result: Mapping[str, Any]) -> list[Part]:
-    """Every cell, then the ratios."""
+    """Return the tables of every cell and of the ratios."""
     return [cells(result), ratios(result)]
 
 
 def cells(result: Mapping[str, Any]) -> TablePart:
-    """Every cell."""
+    """Return a table of every cell."""
     columns: dict[str, Any] = {
         "route": lambda cell: ROUTES[cell["route"]],
         "task": lambda cell: task_title(cell["task"]),
@@ -43,7 +43,7 @@ def cells(result: Mapping[str, Any]) -> TablePart:
 
 
 def ratios(result: Mapping[str, Any], loads: Sequence[int | str] = ()) -> TablePart:
-    """How much faster each variant is than in context, at ``loads`` or at all."""
+    """Return a table of each variant's speed relative to in context, at ``loads``; () stands for all loads."""
 
     def against(state: str, measure: str, digits: int) -> Any:
         return lambda row: with_interval(row.get(state, {}).get(measure), digits)
@@ -70,7 +70,10 @@ def ratios(result: Mapping[str, Any], loads: Sequence[int | str] = ()) -> TableP
 
 
 def rates(result: Mapping[str, Any], loads: Sequence[int | str] = ()) -> TablePart:
-    """Requests per second of every variant, lowest and highest repeat, and what a served adapter gains."""
+    """Return a table of requests per second (lowest and highest repeat) of every in-process variant.
+
+    The last column is the rate of ``lora`` relative to ``icl_off``. ``loads``: () stands for all.
+    """
     measured = {
         (cell["task"], cell["load"], cell["way"]): cell["requests_per_s"]["values"]
         for cell in result["cells"]
@@ -100,7 +103,7 @@ def rates(result: Mapping[str, Any], loads: Sequence[int | str] = ()) -> TablePa
 
 
 def gain(result: Mapping[str, Any]) -> TablePart:
-    """The headline: what a served adapter gains over each kind of in-context learning."""
+    """Return the summary table: the speed of a served adapter relative to in-context learning, cache off and warm."""
     by_cell = {(row["way"], row["task"], row["concurrency"]): row for row in result["against_icl"]}
     measures = {"saturated": "throughput", 1: "p50"}
     rows = []
@@ -114,7 +117,7 @@ def gain(result: Mapping[str, Any]) -> TablePart:
 
 
 def page(result: Mapping[str, Any]) -> Page:
-    """The page beside the JSON."""
+    """Return the page beside the JSON file."""
     sections = []
     if any("icl_off" in row for row in result["against_icl"]):
         plots = [plot for load in (1, "saturated") if (plot := _gain_plot(result, load)) is not None]
@@ -148,7 +151,7 @@ def _gain_text(result: Mapping[str, Any]) -> str:
 
 
 def _gain_plot(result: Mapping[str, Any], load: int | str) -> Any:
-    """Speed relative to in context with the cache off, per task and variant."""
+    """Plot the speed relative to in context with the cache off, per task and variant; None without such rows."""
     rows = [row for row in result["against_icl"] if row["concurrency"] == load and "icl_off" in row]
     if not rows:
         return None

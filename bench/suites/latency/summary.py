@@ -1,4 +1,4 @@
-"""From the latency suite's rows to its numbers: per cell with intervals, ratios beside what the roof allows, goals."""
+"""Summary of the latency suite's rows: cells with intervals, ratios with what the roofline allows, and targets."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -16,8 +16,8 @@ from fourshot.bench.core.workload import VARIANTS
 from fourshot.bench.suites.latency.plan import SATURATED, LatencySettings, all_cells
 
 SHARE_GOAL, ALONE_GOAL, WARM_GOAL, WARM_SATURATED_GOAL = 0.8, 2.0, 1.0, 1.6
-CACHE_OFF_GOALS = {"sst2": 8.0, "trec": 30.0, "ag_news": 19.0}  # times in context, saturated
-HIT_RATE_GOALS = {"sst2": 0.3, "trec": 0.6}  # share of an adapter's prompt tokens that the prefix cache served
+CACHE_OFF_GOALS = {"sst2": 8.0, "trec": 30.0, "ag_news": 19.0}  # times the throughput of in context, saturated
+HIT_RATE_GOALS = {"sst2": 0.3, "trec": 0.6}  # share of an adapter's prompt tokens served from the prefix cache
 INSTRUCTION_GOAL = 0.9  # throughput with the instruction, as a share of the bare text's
 LORA, BARE, FILLED = "lora", "lora_bare", "lora_filler"
 WITH_INSTRUCTION = (LORA, FILLED)
@@ -28,7 +28,7 @@ Group = tuple[str, str, str, float]  # route, variant, task, load
 
 
 def summarise(settings: LatencySettings, pieces: Mapping[str, Any]) -> dict[str, Any]:
-    """All keys of the result that are computed, of the cells that were measured so far."""
+    """Return all computed keys of the result, for the cells measured so far."""
     groups = collect(settings, pieces)
     roof = roof_of(msgspec.convert(pieces["shape"], ModelShape), msgspec.convert(pieces["machine"], Machine), groups)
     ratios = [
@@ -57,7 +57,7 @@ def summarise(settings: LatencySettings, pieces: Mapping[str, Any]) -> dict[str,
 
 
 def collect(settings: LatencySettings, pieces: Mapping[str, Any]) -> dict[Group, list[CellMeasurement]]:
-    """The repeats of every cell, in their order; cells by route, task, variant and load."""
+    """Return the repeats of every measured cell, in order. Cells are sorted by route, task, variant and load."""
     groups: dict[Group, list[CellMeasurement]] = defaultdict(list)
     for cell in sorted(all_cells(settings), key=lambda cell: cell.repeat):
         if cell.name in pieces:
@@ -80,7 +80,7 @@ def medians_ms(repeats: Sequence[CellMeasurement]) -> list[float]:
 
 
 def mean_tokens(repeats: Sequence[CellMeasurement]) -> tuple[float, float]:
-    """Prompt tokens and cached tokens of a request, means."""
+    """Return the mean prompt tokens and the mean cached tokens of a request."""
     requests = sum(len(measured.rows) for measured in repeats)
     prompt, cached = (
         sum(getattr(measured, name) for measured in repeats) for name in ("prompt_tokens", "cached_tokens")
@@ -89,7 +89,7 @@ def mean_tokens(repeats: Sequence[CellMeasurement]) -> tuple[float, float]:
 
 
 def cell_numbers(group: Group, repeats: Sequence[CellMeasurement], settings: LatencySettings) -> dict[str, Any]:
-    """One row of the table."""
+    """Return the row of one cell."""
     route, variant, task, load = group
     rows = [row for measured in repeats for row in measured.rows]
     within = [
@@ -107,12 +107,12 @@ def cell_numbers(group: Group, repeats: Sequence[CellMeasurement], settings: Lat
         "queue_ms": fmean(1000 * (row.begun_s - row.sent_s) for row in rows),
         "model_ms": fmean(1000 * (row.done_s - row.begun_s) for row in rows),
         "prompt_tokens": mean_tokens(repeats)[0],
-        "tpot_ms": None,  # one token is answered: there is no time per further token
+        "tpot_ms": None,  # the answer is one token, so there is no time per further token
     }
 
 
 def roof_of(shape: ModelShape, machine: Machine, groups: Mapping[Group, Sequence[CellMeasurement]]) -> Roof:
-    """The roof, with the floor as the suite measured it; without a floor cell, 0."""
+    """Return the roofline with the measured cost of a request without a text; 0 if it was not measured."""
     floors = {
         load: measured
         for (route, name, _, load), measured in groups.items()
@@ -129,9 +129,9 @@ def roof_of(shape: ModelShape, machine: Machine, groups: Mapping[Group, Sequence
 def ratios_to_icl(
     groups: Mapping[Group, list[CellMeasurement]], roof: Roof, variant: str, task: str, concurrency: int
 ) -> dict[str, Any] | None:
-    """How much faster ``variant`` is than in context with the cache off and warm, and what tokens and roof allow.
+    """Return the speed of ``variant`` relative to in context, cache off and warm, and what tokens and roofline allow.
 
-    None where it has its shots in the prompt itself, or was not measured at this concurrency.
+    None if the variant's prompts have shots or no text, it runs one by one, or it was not measured at this concurrency.
     """
     repeats = groups.get(("in-process", variant, task, concurrency))
     about = VARIANTS[variant]
@@ -148,15 +148,15 @@ def ratios_to_icl(
     }
     for baseline in ("icl_off", "icl_warm"):
         icl_repeats = groups.get(("in-process", baseline, task, concurrency))
-        if icl_repeats is None or len(icl_repeats) != len(repeats):  # a run that was cut off
+        if icl_repeats is None or len(icl_repeats) != len(repeats):  # an interrupted run
             continue
         their_tokens, their_cached = mean_tokens(icl_repeats)
         row[baseline] = {
             "throughput": msgspec.to_builtins(ratio(rates(repeats), rates(icl_repeats))),
-            "prompt_tokens": (their_tokens - their_cached) / (tokens - cached),  # those that are computed
+            "prompt_tokens": (their_tokens - their_cached) / (tokens - cached),  # computed tokens
             "roof": limit(their_tokens, their_cached) / limit(tokens, cached),
         }
-        # Where all come at once, each waits for those before it: p50 of another number of requests says nothing.
+        # If all are sent at once, each waits for those before it, so p50 depends on the number of requests.
         if concurrency != SATURATED or [len(measured.rows) for measured in repeats] == [
             len(measured.rows) for measured in icl_repeats
         ]:
@@ -165,7 +165,7 @@ def ratios_to_icl(
 
 
 def targets(ratios: Sequence[Mapping[str, Any]], settings: LatencySettings) -> list[Target]:
-    """What was asked for, of each prompt of an adapter."""
+    """Return the targets of each kind of adapter prompt, against in context."""
     goals = []
     for variant in (*WITH_INSTRUCTION, BARE):
         for task in settings.tasks if variant in settings.variants else ():
@@ -193,7 +193,7 @@ def targets(ratios: Sequence[Mapping[str, Any]], settings: LatencySettings) -> l
 
 
 def instruction_targets(groups: Mapping[Group, list[CellMeasurement]], settings: LatencySettings) -> list[Target]:
-    """What the instruction costs an adapter beside the bare text, and how much of its prompts the cache serves."""
+    """Return targets for an adapter's throughput with the instruction, against the bare text, and for its hit rate."""
     goals = []
     for task, variant in product(settings.tasks, WITH_INSTRUCTION):
         name = f"{VARIANTS[variant].display_name}, {task}, saturated"
@@ -207,7 +207,7 @@ def instruction_targets(groups: Mapping[Group, list[CellMeasurement]], settings:
 
 
 def many_targets(groups: Mapping[Group, list[CellMeasurement]], settings: LatencySettings) -> list[Target]:
-    """Many adapters in a batch against the base, where there are as many as the target is about."""
+    """Return targets for many adapters in a batch against the base, if there are at least `MANY_ADAPTERS`."""
     goals = []
     for task in settings.tasks if settings.many_adapters >= MANY_ADAPTERS else ():
         if share := _saturated_share(groups, task, "lora_many", "zero_shot"):
@@ -217,6 +217,6 @@ def many_targets(groups: Mapping[Group, list[CellMeasurement]], settings: Latenc
 
 
 def _saturated_share(groups: Mapping[Group, list[CellMeasurement]], task: str, *variants: str) -> float | None:
-    """Throughput of the first variant over the second's; None where one is missing, or was cut off."""
+    """Return the first variant's throughput over the second's; None if one is missing or lacks repeats."""
     above, below = (groups.get(("in-process", variant, task, SATURATED)) for variant in variants)
     return ratio(rates(above), rates(below)).mean if above and below and len(above) == len(below) else None

@@ -1,11 +1,11 @@
-"""The tables and figures of Patwa et al. 2024 on this machine, beside what is known of the paper's own numbers.
+"""The tables and figures of Patwa et al. 2024, measured on this machine, with the known numbers of the paper.
 
     fourshot bench paper --data FOLDER --out FILE.json --report FILE.html
 
-FOLDER has a folder of train and test files for each task. Comparisons lie in --runs, one folder each: the same command
-goes on where it was stopped. --from takes results of `fourshot compare` that there are already. The size small is for
-two cores, full for GPUs; which comparisons they make is in bench/suites/paper/settings.toml. With --models A,B each
-base is measured as it would be alone, in a folder of its own in --runs, and the page has them side by side.
+FOLDER has a folder of train and test files for each task. Comparisons are stored in --runs, one folder each, and the
+same command continues after a kill. --from accepts existing results of `fourshot compare`. The size small is for two
+cores, full for GPUs; bench/suites/paper/settings.toml lists their comparisons. With --models A,B, each base is measured
+separately, in its own folder in --runs, and the page compares them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,7 +29,7 @@ PAPER_URL = "https://aclanthology.org/2024.lrec-main.533/"
 
 
 def measure(options: Options, rows: ResultRows) -> dict[str, Any]:
-    """Measure what is missing. The result is written after every step, so a stopped suite leaves what it has."""
+    """Measure what is missing. The result is written after every step, so it survives a kill."""
     header, out = rows.header, options.out
     assert out
     if options.models:
@@ -58,7 +58,7 @@ def settings(options: Options) -> dict[str, Any]:
 
 
 def report(result: Mapping[str, Any]) -> list[Part]:
-    """Table 1 of every base."""
+    """Return Table 1 of every base."""
     parts: list[Part] = []
     for title, base in scores.base_results(result).items():
         parts += [f"**{title}**", figures.accuracy_table(scores.mean_scores(base.cells), result["settings"]["tasks"])]
@@ -66,7 +66,7 @@ def report(result: Mapping[str, Any]) -> list[Part]:
 
 
 def page(result: Mapping[str, Any]) -> Page:
-    """The page of a result: one base, or several side by side. A part that was not measured says so."""
+    """Return the page of a result with one base, or several side by side. Parts that were not measured say so."""
     tasks, bases = tuple(result["settings"]["tasks"]), scores.base_results(result)
     means = {title: scores.mean_scores(base.cells) for title, base in bases.items()}
     sections = [_paper(result, list(means))]
@@ -143,7 +143,7 @@ def _sources(bases: Mapping[str, scores.BaseResult]) -> TablePart:
 
 
 def draw(options: Options) -> bool:
-    """With --draw the page of a result."""
+    """With --draw, write its page to --report and return True. Raises InputError without --report, or else --out."""
     if options.draw:
         if not options.report:
             raise InputError("--draw needs --report FILE.html: where the page goes.")

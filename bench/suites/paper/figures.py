@@ -1,4 +1,4 @@
-"""The parts of the page: Table 1, figures 4 to 7, the ablation. What was not measured is said."""
+"""The parts of the page: Table 1, figures 4 to 7, the ablation. Values that were not measured are marked as such."""
 
 from collections.abc import Mapping, Sequence
 
@@ -21,7 +21,7 @@ SIDES = {"real": "real", "written": "synthetic, as written", "kept": "synthetic,
 
 
 def accuracy_table(means: scores.MeanScores, tasks: Sequence[str]) -> TablePart:
-    """Table 1: a row for each method, a column for each task."""
+    """Return Table 1: a row for each method, a column for each task."""
     rows: list[tuple[object, ...]] = []
     for setup in scores.TABLE:
         by_task = [means.get((task, *setup)) for task in tasks]
@@ -51,7 +51,7 @@ def accuracies(means: scores.MeanScores, tasks: Sequence[str]) -> Section:
 
 
 def bases_side_by_side(means_of: Mapping[str, scores.MeanScores], tasks: Sequence[str]) -> Section:
-    """The mean accuracy of every method with every base; ``means_of``: by the base's name."""
+    """Return the section with every method's mean accuracy on every base. ``means_of``: the base's name -> scores."""
     rows = [
         (_setup_name(setup), *(_per_cent(scores.mean_over_tasks(means, setup, tasks)) for means in means_of.values()))
         for setup in scores.TABLE
@@ -106,7 +106,7 @@ def _time_row(
 
 
 def _time_ratios(means: scores.MeanScores, timings: Sequence[Timing], tasks: Sequence[str]) -> list[BarSeries]:
-    """In context over LoRA: prompt tokens, which is what a time could follow, then the times."""
+    """Return the ratios of in context over LoRA, per task: first prompt tokens, as a reference, then times."""
     pairs = [(means.get((task, *scores.ICL)), means.get((task, *scores.LORA))) for task in tasks]
     series = [BarSeries("prompt tokens", [a.prompt_tokens / b.prompt_tokens if a and b else None for a, b in pairs])]
     series += [
@@ -215,7 +215,7 @@ def _cloud(texts: CountedTexts, side: str) -> Markup:
 
 
 def _setup_name(setup: scores.Setup) -> str:
-    """LoRA is named by how many real texts it was trained on."""
+    """Return the method's display name. LoRA on other than the default shots is named by its number of real texts."""
     method, real, _ = setup
     return f"LoRA on {real} real" if method == "lora" and real != scores.DEFAULT_SHOTS else METHODS[method].display_name
 
@@ -235,7 +235,7 @@ def _draws(number: int) -> str:
 
 
 def _measured_on(means: scores.MeanScores, tasks: Sequence[str], setups: Sequence[scores.Setup]) -> str:
-    """How many test texts and draws of the shots stand behind ``setups``, per task."""
+    """Return the numbers of test texts and draws of the shots behind ``setups``, per task, as a sentence."""
     parts = []
     for task in tasks:
         of_task = [means[task, *setup] for setup in setups if (task, *setup) in means]

@@ -1,7 +1,7 @@
-"""The measurement: times, then comparisons one after the other, each in a folder of its own, and the texts they wrote.
+"""The measurement: times, then comparisons, each in a separate folder, then counts of the generated texts.
 
-What is finished is not done again: a comparison whose result lies in its folder, a method that another result already
-has, a task that was timed. Of several base models each is measured as it would be alone.
+Finished work is not repeated: a comparison with a result in its folder, a method that another result has, a task that
+was timed. Several base models are measured separately, one after the other.
 """
 
 import re
@@ -36,12 +36,12 @@ from fourshot.pipeline.tasks.shots import take_shots
 from fourshot.pipeline.tasks.task_file import load_task
 from fourshot.training.jobs.jobs import Placement
 
-EMBEDDED = "embedded"  # in --models
+EMBEDDED = "embedded"  # name of the embedded model in --models
 SOURCE_FIELDS = ("commit", "model_revision", "task", "seeds", "hardware", "versions")
 
 
 class PaperMeasurement:
-    """What was measured so far. ``on_step`` is given the result, without its header, after every step."""
+    """The measurement of one base. ``on_step`` receives the result so far, without header, after every step."""
 
     def __init__(
         self,
@@ -61,7 +61,7 @@ class PaperMeasurement:
         self._texts: list[timing.CountedTexts] = []
 
     def run(self) -> dict[str, Any]:
-        """Measure what is missing. Raises `InputError` for a known result of another model."""
+        """Measure what is missing, and return the result. Raises `InputError` for a known result of another model."""
         for path in self.options.known:
             self._take(read_comparison(path), path.name)
         planned = planned_comparisons(self.plan)
@@ -78,7 +78,7 @@ class PaperMeasurement:
         return self.result()
 
     def result(self) -> dict[str, Any]:
-        """The result as far as it is measured."""
+        """Return the result as far as it is measured."""
         scores = list(self._scores.values())
         return {
             "sources": self._sources,
@@ -90,7 +90,7 @@ class PaperMeasurement:
         }
 
     def _measure(self, planned: PlannedComparison) -> None:
-        """Add the scores of ``planned`` that nothing has yet; only what its folder lacks is computed."""
+        """Add the missing scores of ``planned``. Only what its folder lacks is computed."""
         methods = missing_methods(planned, self._scores.values())
         if not methods:
             return
@@ -104,7 +104,7 @@ class PaperMeasurement:
         self._take(measured, planned.folder)
 
     def _finished(self, folder: Path, planned: PlannedComparison, methods: Sequence[str]) -> MeasuredComparison | None:
-        """The result in ``folder``, if it is of this model and has ``methods`` on every seed as they are now."""
+        """Return the result in ``folder`` if it has ``methods`` on every seed, with this model and today's settings."""
         if not (folder / "comparison.json").exists():
             return None
         comparison = read_comparison(folder / "comparison.json")
@@ -139,7 +139,7 @@ class PaperMeasurement:
         return msgspec.json.decode(file.read_bytes(), type=list[timing.Timing])
 
     def _time_apart(self, task: Task) -> list[timing.Timing]:
-        """Times of ``task``, from a fresh process on our cores."""
+        """Return the times of ``task``, measured in a fresh process on the same cores."""
         texts = [example.text for example in load_split(task, "test", limit=self.plan.timed_texts).examples]
         shots = take_shots(task, 4, 0)
         prompts, in_context = (
@@ -148,7 +148,7 @@ class PaperMeasurement:
         return call_apart(timing.measure_timings, self.model.path, task.name, prompts, in_context)
 
     def _counted(self, task: Task, planned: Sequence[PlannedComparison]) -> list[timing.CountedTexts]:
-        """The texts of the comparison that was to write the most of them, among those made here."""
+        """Return the counts of the comparison with the largest target number of texts, among those made here."""
         writing = [
             comparison
             for comparison in planned
@@ -160,7 +160,7 @@ class PaperMeasurement:
 
 
 def _teller() -> OnEvent:
-    """Tells each new message once."""
+    """Return a callback that prints each new message once."""
     last = [""]
 
     def on_event(event: Event) -> None:
@@ -172,9 +172,9 @@ def _teller() -> OnEvent:
 
 
 def base_options(options: Options) -> dict[ResolvedModel, Options]:
-    """The options of each base alone. Raises InputError where --models names one twice, or --model is there as well.
+    """Return the options for each base of --models. Results of --from are assigned to the base they were measured with.
 
-    Results of --from go to the base that they were measured with.
+    Raises InputError if --models names a base twice, --model is given too, or a result of --from is of no such base.
     """
     if options.model:
         raise InputError(f"--model {options.model} and --models cannot both be given. Name every base in --models.")
@@ -203,7 +203,7 @@ def base_options(options: Options) -> dict[ResolvedModel, Options]:
 
 
 def runs_name(model: ResolvedModel) -> str:
-    """Of the folder for a base's comparisons."""
+    """Return the name of the folder for a base's comparisons."""
     return f"{re.sub(r'[^A-Za-z0-9._-]+', '-', short_name(model.name)).strip('-')}-{model.revision[:8]}"
 
 
@@ -212,7 +212,7 @@ def measure_bases(
     on_step: Callable[[dict[str, Any]], None],
     measurement: Callable[..., PaperMeasurement],
 ) -> dict[str, Any]:
-    """Measure what is missing of every base; ``on_step`` is given the result so far."""
+    """Measure what is missing for every base, and return the result. ``on_step`` receives the result so far."""
     done: list[dict[str, Any]] = []
     for model, alone in base_options(options).items():
         tell(f"base {len(done) + 1} of {len(options.models)}: {model.name}")

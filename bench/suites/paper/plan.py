@@ -1,4 +1,4 @@
-"""The options, which comparisons a size of the suite is made of, and what is known of the paper: ``settings.toml``."""
+"""The options, and the content of ``settings.toml``: the comparisons of each size, and known facts of the paper."""
 
 from itertools import product
 from pathlib import Path
@@ -33,21 +33,21 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, rename={"known": "from"
 
 
 class Fact(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Something the paper says, as far as it could be found."""
+    """A statement of the paper that could be verified."""
 
     what: str
     paper: str
     source: str
-    address: str  # of a web page; "" where there is none
+    address: str  # URL of the source; "" without one
 
 
 class ComparisonGroup(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Comparisons of the same methods: one for each task, ``k`` and ``per_class``."""
+    """Comparisons of the same methods, one for each task, ``k`` and ``per_class``."""
 
     name: str
     shows: tuple[str, ...]
     methods: tuple[str, ...]
-    tasks: tuple[str, ...] = ()  # none: all that are asked for
+    tasks: tuple[str, ...] = ()  # (): all tasks of the plan
     k: tuple[int, ...] = (4,)  # shots per class
     per_class: tuple[int, ...] = (0,)  # synthetic texts to keep per class; 0: the default
 
@@ -57,13 +57,13 @@ class PaperPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     tasks: tuple[str, ...]
     seeds: int
-    test_limit: dict[str, int]  # by task; one without an entry is measured on all its test texts
+    test_limit: dict[str, int]  # by task; tasks without an entry use all test texts
     timed_texts: int
     runs: tuple[ComparisonGroup, ...]
 
 
 class PaperSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The settings file."""
+    """The content of the settings file."""
 
     small: PaperPlan
     full: PaperPlan
@@ -71,9 +71,9 @@ class PaperSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 
 class PlannedComparison(msgspec.Struct, frozen=True, kw_only=True):
-    """One comparison to be made, in a folder of its own."""
+    """One comparison to make, in its own folder."""
 
-    folder: str  # below the runs' folder
+    folder: str  # relative to --runs
     task: str
     methods: tuple[str, ...]
     seeds: tuple[int, ...]
@@ -81,7 +81,7 @@ class PlannedComparison(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def load_settings(path: Path = SETTINGS) -> PaperSettings:
-    """Raises `InputError` for a file that is no settings file, or names methods that do not exist."""
+    """Read the settings file. Raises `InputError` if it is invalid or names methods that do not exist."""
     try:
         settings = msgspec.toml.decode(path.read_bytes(), type=PaperSettings)
     except msgspec.DecodeError as error:
@@ -93,7 +93,7 @@ def load_settings(path: Path = SETTINGS) -> PaperSettings:
 
 
 def resolved_plan(options: Options) -> PaperPlan:
-    """The plan of the size, with the tasks and seeds that are asked for. Raises `InputError` for unknown tasks."""
+    """Return the plan of --size with --tasks and --seeds applied. Raises `InputError` for unknown tasks."""
     settings = load_settings()
     plan = settings.full if options.size == "full" else settings.small
     if unknown := [task for task in options.tasks if task not in plan.tasks]:
@@ -102,7 +102,7 @@ def resolved_plan(options: Options) -> PaperPlan:
 
 
 def planned_comparisons(plan: PaperPlan) -> list[PlannedComparison]:
-    """The comparisons of a plan, in its order. A class that stalls goes on with what it has."""
+    """Return the comparisons of a plan, in its order. A stalled class is accepted with the texts it has."""
     planned = []
     for group in plan.runs:
         for task, k, per_class in product(group.tasks or plan.tasks, group.k, group.per_class):

@@ -1,4 +1,4 @@
-"""The suite's numbers: a score per task, method, seed and amount of data, their means, and the paper's findings."""
+"""The suite's numbers: a score per task, method, seed and amount of data, their means, and targets."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,27 +25,27 @@ FOURSHOT: Setup = ("fourshot", DEFAULT_SHOTS, DEFAULT_SYNTHETIC)
 LORA_25: Setup = ("lora", MANY_REAL, 0)
 UNFILTERED: Setup = ("unfiltered", DEFAULT_SHOTS, DEFAULT_SYNTHETIC)
 TABLE = (ZERO_SHOT, ICL, LORA, PAPER, FOURSHOT, LORA_25)
-ABLATION: dict[Setup, str] = {  # -> who re-labels; the default last
+ABLATION: dict[Setup, str] = {  # -> the annotators; the default last
     UNFILTERED: "off",
     ("icl_filter", DEFAULT_SHOTS, DEFAULT_SYNTHETIC): "on: the base model in context, calibrated",
     FOURSHOT: "on: a committee of adapters, the default",
 }
-TIMES_GOAL = 2.0  # the lower end of what is reported of the paper
-COMPARABLE = -1.0  # points of accuracy that still count as comparable
+TIMES_GOAL = 2.0  # the lower end of the speedup reported of the paper
+COMPARABLE = -1.0  # a difference in points of accuracy that still counts as comparable
 
 
 class PaperScore(msgspec.Struct, frozen=True, kw_only=True):
-    """One method on one seed of one task; a cell of the result file."""
+    """Score of one method on one seed of one task; a cell of the result file."""
 
     task: str
     method: str
     seed: int
-    real_per_class: int  # labelled texts per class that it was given, in the prompt or to be trained on
-    synthetic_per_class: int  # asked for; 0 for methods that write none
+    real_per_class: int  # labelled texts per class, in the prompt or for training
+    synthetic_per_class: int  # requested; 0 for methods without synthetic texts
     n: int  # test texts
     accuracy: float
     macro_f1: float
-    seconds: float  # inside vLLM, for all test texts, prefix cache on
+    seconds: float  # in vLLM, for all test texts, with the prefix cache
     prompt_tokens: int
     cached_tokens: int
     synthetic_examples: int  # kept, of all classes together
@@ -59,24 +59,24 @@ class PaperScore(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def reach(self) -> float:
-        """More is on more test texts."""
+        """Number of test texts that a score covers at most; infinite without a limit."""
         return self.test_limit or math.inf
 
 
 class MeanScore(msgspec.Struct, frozen=True, kw_only=True):
-    """The scores of one task and setup, over their seeds."""
+    """Mean scores of one task and setup over its seeds."""
 
     accuracy: float
     deviation: float | None  # sample standard deviation; None for one seed
     seeds: int
     n: int
-    seconds: float  # inside vLLM, all test texts
+    seconds: float  # in vLLM, for all test texts
     prompt_tokens: float  # per text
     synthetic_examples: float
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """One standard deviation to both sides, in per cent, inside 0 to 100."""
+        """Accuracy ± one standard deviation, in per cent, cut off at 0 and 100; None for one seed."""
         if self.deviation is None:
             return None
         return 100 * max(0.0, self.accuracy - self.deviation), 100 * min(1.0, self.accuracy + self.deviation)
@@ -86,7 +86,7 @@ MeanScores = Mapping[TaskSetup, MeanScore]
 
 
 def scores_of(comparison: MeasuredComparison, source: int) -> list[PaperScore]:
-    """The scores of one comparison; methods that this version does not know are left out."""
+    """Return the scores of one comparison, without methods that this version does not know."""
     scores = []
     for result in comparison.results:
         if result.method not in METHODS:
@@ -111,19 +111,19 @@ def scores_of(comparison: MeasuredComparison, source: int) -> list[PaperScore]:
 
 
 def amounts(method: str, k: int, per_class: int) -> tuple[int, int]:
-    """Real and synthetic texts per class that ``method`` is given where shots are ``k`` and synthetic ``per_class``."""
+    """Return the real and synthetic texts per class that ``method`` uses, given ``k`` shots and ``per_class``."""
     settings = METHODS[method]
     uses_real = settings.trained or settings.shots_in_prompt or settings.has_annotators
     return (settings.real_per_class or k) if uses_real else 0, per_class if settings.synthetic else 0
 
 
 def same_setup(task: str, method: str, real: int, synthetic: int) -> TaskSetup:
-    """Scores of one such key and seed measure the same: LoRA on 25 real texts is LoRA on 25 shots."""
+    """Return a key that equal measurements share: LoRA on 25 real texts is the same as LoRA on 25 shots."""
     return task, "lora" if METHODS[method].real_per_class else method, real, synthetic
 
 
 def missing_methods(planned: PlannedComparison, scores: Iterable[PaperScore]) -> tuple[str, ...]:
-    """The methods of ``planned`` that lack a score for one of its seeds, on at least as many test texts."""
+    """Return the methods of ``planned`` that lack a score on at least as many test texts for one of its seeds."""
     limit = planned.settings.test_limit or math.inf
     measured = {(*score.setup, score.seed) for score in scores if score.reach >= limit}
     lacking = []
@@ -136,7 +136,7 @@ def missing_methods(planned: PlannedComparison, scores: Iterable[PaperScore]) ->
 
 
 def mean_scores(scores: Sequence[PaperScore], seeds: Sequence[int] = ()) -> dict[TaskSetup, MeanScore]:
-    """The mean of each setup over ``seeds``, or over all that it has. Those that lack a seed are left out."""
+    """Return each setup's means over ``seeds``, () for all of its own. Setups that lack one of them are left out."""
     by_setup: dict[TaskSetup, dict[int, PaperScore]] = {}
     for score in scores:
         by_setup.setdefault(score.setup, {})[score.seed] = score
@@ -158,13 +158,13 @@ def mean_scores(scores: Sequence[PaperScore], seeds: Sequence[int] = ()) -> dict
 
 
 def shared_seeds(scores: Sequence[PaperScore], setups: Iterable[TaskSetup]) -> tuple[int, ...]:
-    """The seeds that every one of ``setups`` was measured on: points of one curve must stand on the same draws."""
+    """Return the seeds on which all ``setups`` were measured: points of a curve must be based on the same draws."""
     seeds = [{score.seed for score in scores if score.setup == setup} for setup in set(setups)]
     return tuple(sorted(set.intersection(*seeds))) if seeds else ()
 
 
 def paper_targets(scores: Sequence[PaperScore], timings: Sequence[Timing], tasks: Sequence[str]) -> list[Target]:
-    """The paper's findings on this model. One whose numbers are not all measured is left out."""
+    """Return the paper's findings as targets for this model. Findings with unmeasured numbers are left out."""
     targets = []
     for name, method in (("LoRA", LORA[0]), ("merged LoRA", MERGED)):
         ratios = [in_context_over(method, timings, task, 1) for task in tasks]
@@ -185,19 +185,19 @@ def paper_targets(scores: Sequence[PaperScore], timings: Sequence[Timing], tasks
 
 
 def in_context_over(method: str, timings: Sequence[Timing], task: str, batch: int) -> float | None:
-    """How many times as long a text takes in context as with ``method``; None where either was not measured."""
+    """Return the time per text in context over that of ``method``; None if one was not measured."""
     seconds = {timing.method: timing.s_per_text for timing in timings if (timing.task, timing.batch) == (task, batch)}
     return seconds[ICL[0]] / seconds[method] if {ICL[0], method} <= seconds.keys() else None
 
 
 def mean_over_tasks(means: MeanScores, setup: Setup, tasks: Sequence[str]) -> float | None:
-    """Mean accuracy over ``tasks``, None where one was not measured."""
+    """Return the mean accuracy over ``tasks``; None if one was not measured."""
     by_task = [means.get((task, *setup)) for task in tasks]
     return fmean(mean.accuracy for mean in by_task if mean) if by_task and all(by_task) else None
 
 
 class BaseResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What was measured with one base model."""
+    """All measurements of one base model."""
 
     model: str
     model_revision: str
@@ -209,7 +209,7 @@ class BaseResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def base_results(result: Mapping[str, Any]) -> dict[str, BaseResult]:
-    """By title, the bases of a result, which has one of them in its own fields, or several in ``bases``."""
+    """Return the bases of a result by title. A result has one base in its own fields, or several in ``bases``."""
     if "bases" not in result:
         settings = result["settings"]
         names = {"model": settings["model"], "model_revision": settings.get("model_revision", "")}

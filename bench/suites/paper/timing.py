@@ -1,9 +1,9 @@
-"""What the paper shows beside accuracies: how long a text takes, and how varied the texts are (its figures 4 and 7).
+"""What the paper shows besides accuracies: the time per text, and the diversity of the texts (its figures 4 and 7).
 
-Times are those of transformers, one prompt at a time and in batches: zero-shot, in context, LoRA, LoRA merged. One
-forward pass per prompt and the likeliest first token of a label, without a prefix cache. That is less than generating
-an answer, for every method alike. The adapter has random weights, which cost what trained ones do. Times are medians
-over the prompts, so one that was disturbed does not count.
+Times are measured with transformers, one prompt at a time and in batches: zero-shot, in context, LoRA, LoRA merged.
+They are of one forward pass per prompt and the likeliest next token, without a prefix cache. This is less work than
+generating an answer, for all methods alike. The adapter has random weights, which cost as much as trained ones. Times
+are medians over the calls, so single disturbances do not count.
 """
 
 import random
@@ -28,18 +28,18 @@ MERGED = "lora_merged"  # the adapter added to the base's weights
 TEXTS_OF = "fourshot"
 NUM_POINTS = 40
 MAX_TEXTS = 2000  # per side
-WARM_UP = 2  # calls per method that are not counted
+WARM_UP = 2  # unmeasured calls per method
 
 
 class Timing(msgspec.Struct, frozen=True, kw_only=True):
-    """One method at one batch size."""
+    """Time of one method at one batch size."""
 
     task: str
     method: str  # of `pipeline.cells.methods`, or `MERGED`
     batch: int  # prompts at a time
     num_texts: int
-    s_per_text: float  # median over calls, through the batch
-    prompt_tokens: float  # mean per text, padding not counted
+    s_per_text: float  # median over calls of a call's seconds divided by its texts
+    prompt_tokens: float  # mean per text, without padding
 
 
 def measure_timings(
@@ -47,7 +47,7 @@ def measure_timings(
 ) -> list[Timing]:
     """Load the model and time all methods at all batch sizes.
 
-    ``prompts``: zero-shot, and LoRA's. ``in_context``: of the same texts.
+    ``prompts``: for zero-shot and LoRA. ``in_context``: prompts of the same texts with shots.
     """
     import torch
     from peft import PeftModel
@@ -70,7 +70,7 @@ def measure_timings(
             return [_time(model, tokenizer, task, method, texts, batch) for batch in batches]
 
         timings = timed("zero_shot", model, prompts) + timed("icl", model, in_context)
-        # In the base's number type, as vLLM has it: PEFT would compute bfloat16 adapters in float32.
+        # In the base's number type, as in vLLM: by default, PEFT computes bfloat16 adapters in float32.
         adapted = PeftModel.from_pretrained(model, str(adapter), autocast_adapter_dtype=False).to(device).eval()
         quick_output(adapted)
         timings += timed("lora", adapted, prompts)
@@ -83,7 +83,7 @@ def _time(model: Any, tokenizer: Any, task: str, method: str, prompts: Sequence[
     from fourshot.engine.tokens import encode_prompts
 
     ids = encode_prompts(tokenizer, prompts)
-    by_length = sorted(ids, key=len)  # batches of like lengths, as an evaluation makes them
+    by_length = sorted(ids, key=len)  # batches of similar lengths, as in an evaluation
     chunks = [by_length[start : start + batch] for start in range(0, len(by_length), batch)]
     for chunk in chunks[:WARM_UP]:
         _likeliest_tokens(model, tokenizer, chunk)
@@ -103,7 +103,7 @@ def _time(model: Any, tokenizer: Any, task: str, method: str, prompts: Sequence[
 
 
 def _likeliest_tokens(model: Any, tokenizer: Any, rows: Sequence[Sequence[int]]) -> list[int]:
-    """The likeliest next token of each row; what an answer costs ends with it on the host."""
+    """Return the likeliest next token of each row, on the host, so that a call's time includes the transfer."""
     import torch
 
     longest, pad = max(map(len, rows)), tokenizer.pad_token_id or 0
@@ -117,17 +117,17 @@ def _likeliest_tokens(model: Any, tokenizer: Any, rows: Sequence[Sequence[int]])
 
 
 class CountedTexts(msgspec.Struct, frozen=True, kw_only=True):
-    """The texts of one task and seed, counted. Sides are "real", "written" and "kept"; real ones as many as written."""
+    """Counts for one task and seed. Sides: "real", "written" (generated), "kept"; real texts are as many as written."""
 
     task: str
     seed: int
     num: dict[str, int]  # side -> texts
     trigrams: dict[str, tuple[tuple[int, float], ...]]  # side -> (number of texts, distinct tri-grams)
-    words: dict[str, dict[str, int]]  # side -> word -> how often
+    words: dict[str, dict[str, int]]  # side -> word -> count
 
 
 def count_texts(task: Task, folder: Path, seed: int) -> CountedTexts | None:
-    """Count the texts of a finished comparison in ``folder``; None where it has none of `TEXTS_OF`."""
+    """Count the texts of a finished comparison in ``folder``; None if it has no texts of the method `TEXTS_OF`."""
     pairs = finished_pairs(RunFolder(folder / f"seed{seed}" / TEXTS_OF))
     if not pairs:
         return None
@@ -148,7 +148,7 @@ def count_texts(task: Task, folder: Path, seed: int) -> CountedTexts | None:
 
 
 def sampled(texts: Sequence[str], limit: int, seed: int) -> list[str]:
-    """At most ``limit`` of the texts, drawn with ``seed``."""
+    """Return at most ``limit`` of the texts, sampled with ``seed``."""
     return list(texts) if len(texts) <= limit else random.Random(seed).sample(list(texts), limit)
 
 

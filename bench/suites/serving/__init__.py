@@ -1,11 +1,11 @@
-"""The service under load: a long mixed one with adapters coming and going, one of five times what it can do, and the
-price of many adapters in one batch.
+"""The service under load: a long mixed load with changing adapters, an overload of five times the capacity, and the
+cost of many adapters in one batch.
 
     fourshot bench serving --data FOLDER --out bench/results/serving-<hardware>.json
 
-`FOLDER` has sst2/, trec/ and ag_news/. Ten tasks, each with two versions of random weights: what serving costs does not
-depend on what an adapter has learnt, and what each version answers was asked of an engine of our own beforehand. The
-load generator is a process of its own, on cores of its own (--load-cores). Every answer is compared.
+`FOLDER` has sst2/, trec/ and ag_news/. Each of ten tasks has two adapters with random weights, because the cost of
+serving does not depend on the weights. A separate engine predicts each adapter's labels beforehand. The load generator
+is a separate process, on its own cores (--load-cores). Every response is checked against the predictions.
 """
 
 import json
@@ -42,11 +42,11 @@ from fourshot.engine.opening import open_engine
 from fourshot.pipeline.synthesis.prompts import PromptFormat, reading_prompt
 from fourshot.serving.testing.server import RunningService, running_service
 
-SHARE, OVER = 0.7, 5.0  # of capacity
-MEMORY_S = 2.0  # of all the service's processes together, looked at so often
+SHARE, OVER = 0.7, 5.0  # loads relative to capacity
+MEMORY_S = 2.0  # interval of measuring the memory of all the service's processes
 OVERLOAD_P99_GOAL, GROWTH_GOAL, RECOVERY_GOAL_S = 2.0, 0.05, 5.0
 BATCH_SIZES, BATCH_ADAPTERS, BATCH_REPEATS = (8, 32, 128), 8, 9
-BATCH_GOAL = 1.25  # times the base, for a batch of any of these sizes
+BATCH_GOAL = 1.25  # times the base model's time, for a batch of any of these sizes
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,22 +63,23 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
 @contextmanager
 def served(traffic: Traffic, cores: str) -> Iterator[tuple[RunningService, Path]]:
-    """The service with the first version of every task."""
+    """Start the service with the first version of every task. Yield it and its folder of adapters."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "served"
         root.mkdir()
         for versions in traffic.versions.values():
             put_adapter(versions[0], root)
-        # A page's bound, not the default's, which is a batch job's: what is accepted is answered soon under any load.
+        # A limit for interactive use instead of the default for batch jobs: accepted requests are answered soon.
         options = ["--max-queue-s", "0.5", *(["--base", traffic.model] if traffic.model else [])]
         with running_service(root, Path(folder) / "log", *options, cores=cores) as service:
             yield service, root
 
 
 def multi_lora(traffic: Traffic) -> list[dict[str, Any]]:
-    """Time of a batch of the base alone, of one adapter, and of several, in turn, in an engine of our own.
+    """Time batches for the base model, for one adapter and for several, in turn, in an engine in this process.
 
-    Prompts have no filler, so all three compute the same tokens: with it, each adapter would have a prefix of its own.
+    Prompts have no filler, so all three compute the same tokens; with filler, each adapter would have its own prefix.
+    Returns a row per batch size, with milliseconds per text and ratios to the base.
     """
     task = traffic.tasks[0]
     texts = [text for name, task_texts in traffic.texts.items() if name.startswith("sst2") for text in task_texts]
@@ -102,7 +103,7 @@ def multi_lora(traffic: Traffic) -> list[dict[str, Any]]:
                     engine.reset_prefix_cache()
                     started = time.perf_counter()
                     engine.score(prompts, task.label_words, mix)
-                    if turn:  # the first loads adapters and builds kernels
+                    if turn:  # the first one loads adapters and compiles kernels
                         spent[name].append(time.perf_counter() - started)
             to_base = {
                 name: median(mix_s / base for mix_s, base in zip(spent[name], spent["base"], strict=True))
@@ -115,13 +116,13 @@ def multi_lora(traffic: Traffic) -> list[dict[str, Any]]:
 
 
 def batch_targets(batches: Sequence[Mapping[str, Any]]) -> list[Target]:
-    """One per size of a batch, of what `multi_lora` measured."""
+    """Return a target for each batch size of `multi_lora`."""
     name = "{adapters} adapters in a batch of {texts}, against the base"
     return [at_most(name.format_map(batch), "times", batch["ratio"], BATCH_GOAL) for batch in batches]
 
 
 def measure(options: Options, rows: ResultRows) -> dict[str, Any]:
-    """All parts, one after the other: what a service does in ten minutes cannot be taken up in the middle."""
+    """Measure all parts; ``rows`` is unused, as a load cannot be resumed. Raises InputError without --data."""
     if options.data is None:
         raise InputError("--data is needed: a folder with sst2/, trec/ and ag_news/.")
     with opened_base(options.model, options.shape) as base, tempfile.TemporaryDirectory() as folder:
@@ -183,7 +184,7 @@ def measure(options: Options, rows: ResultRows) -> dict[str, Any]:
 def overload(
     load: Any, judge: Judge, rate: float, calm_rate: float, calm_p99_ms: float
 ) -> tuple[dict[str, Any], float]:
-    """What is answered at ``rate``, and after how many seconds at the rate ``calm_rate`` it is calm again."""
+    """Overload at ``rate``, then continue at ``calm_rate``. Return the overload's result and the seconds to recover."""
     answers = load(20, rate=rate, seed=2)
     ended = time.monotonic()
     calm_answers = load(20, rate=calm_rate, seed=4)
@@ -198,7 +199,7 @@ def overload(
 
 
 def report(result: Mapping[str, Any]) -> list[Part]:
-    """The loads, and the price of many adapters in a batch; for docs/serving.md."""
+    """Return a table of the loads, and one of the cost of many adapters in a batch, for docs/serving.md."""
     long_load = result["long"]
     loads = {
         f"0.7 of capacity ({result['capacity_per_s']:.0f}/s), 60 s": result["calm"],
@@ -229,7 +230,7 @@ def report(result: Mapping[str, Any]) -> list[Part]:
 
 
 def print_table(options: Options) -> bool:
-    """With --table."""
+    """Print the result of --table as Markdown, if it is given. Return whether it is."""
     if options.table:
         print(SUITE.markdown(read_result(options.table, "serving")))
     return bool(options.table)

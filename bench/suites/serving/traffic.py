@@ -1,5 +1,5 @@
-"""What the serving benchmark serves: ten tasks in two versions each, requests good and bad, adapters come and go. And
-what the answers were worth."""
+"""Traffic of the serving benchmark: ten tasks with two adapters each, valid and invalid requests, changing adapters,
+and the check of the responses."""
 
 import json
 import os
@@ -30,9 +30,9 @@ from fourshot.serving.testing.adapters import make_adapter
 
 SOURCES = ("sst2", "trec", "ag_news")
 TASKS, VERSIONS, TEXTS = 10, 2, 40
-STABLE = 7  # tasks that always have a version; the others come and go
+STABLE = 7  # tasks that always have an adapter; the others may lose theirs
 ZIPF = 1.1
-MARGIN = 0.1  # where the two likeliest labels are nearer, rounding may decide between them
+MARGIN = 0.1  # least difference in probability of the two likeliest labels; below, rounding may decide
 CHURN_S, BAD_SHARE = 3.0, 0.05
 BAD = (
     ("/v1/classify/nothing", '{"input": "x"}'),
@@ -53,11 +53,11 @@ SETTINGS = {
     "churn_every_s": CHURN_S,
 }
 
-Expected = dict[str, dict[str, str]]  # adapter name -> text -> its label, "" where it is too near a call
+Expected = dict[str, dict[str, str]]  # adapter name -> text -> label, "" if the probabilities are too close
 
 
 class Traffic:
-    """Tasks, their texts, their versions' folders, and the requests that are sent."""
+    """The tasks with their texts, the folders of their adapters ("versions"), and the weighted requests."""
 
     def __init__(self, root: Path, data: Path, model: str | None) -> None:
         self.base = resolve_model(model)
@@ -89,7 +89,7 @@ class Traffic:
             self.weights.append(bad_weight)
 
     def expected(self) -> Expected:
-        """Asked of an engine of our own, one version after the other."""
+        """Predict all labels with an engine in this process, one adapter after the other."""
         settings = EngineSettings(model=self.base.path, max_loras=1, compile=False, kv_cache_bytes=256 << 20)
         labels: Expected = {}
         with closing(open_engine(settings)) as engine:
@@ -112,14 +112,14 @@ def _decided(names: Sequence[str], scores: Any) -> str:
 
 
 class Judge:
-    """Says what the answers to a load were worth."""
+    """Checks the responses to a load: wrong labels, unexpected status codes, latencies."""
 
     def __init__(self, traffic: Traffic, expected: Expected) -> None:
         self._requests, self._expected = traffic.requests, expected
         self._stable = {task.name for task in traffic.tasks[:STABLE]}
 
     def is_stable(self, answer: LoadAnswer) -> bool:
-        """Whether it is of a task that always has a version."""
+        """Return whether the request was for a task that always has an adapter."""
         return self._requests[answer.request].kind in self._stable
 
     def __call__(self, answers: Sequence[LoadAnswer]) -> dict[str, Any]:
@@ -158,7 +158,7 @@ class Judge:
 
 @contextmanager
 def every(seconds: float, step: Callable[[], None]) -> Iterator[None]:
-    """Call ``step`` every few seconds while the block runs. Leaving it raises what that raised."""
+    """Call ``step`` every ``seconds`` while the block runs. On leaving the block, exceptions of ``step`` are raised."""
     ended = threading.Event()
 
     def run() -> None:
@@ -175,7 +175,7 @@ def every(seconds: float, step: Callable[[], None]) -> Iterator[None]:
 
 
 class Churn:
-    """Adds, replaces and removes adapters, and leaves broken ones about."""
+    """Adds, replaces and removes served adapters, and sometimes adds a broken one."""
 
     def __init__(self, traffic: Traffic, served: Path) -> None:
         self._traffic, self._served = traffic, served
@@ -205,7 +205,7 @@ class Churn:
 
 
 def put_adapter(folder: Path, served: Path) -> None:
-    """Copy an adapter into the served folder, whole at once, as the newest of its task."""
+    """Copy an adapter into the served folder atomically, as the newest of its task."""
     making = served / f".making-{folder.name}"
     shutil.copytree(folder, making)
     os.utime(making / "card.json")
@@ -213,7 +213,10 @@ def put_adapter(folder: Path, served: Path) -> None:
 
 
 def memory_growth(samples: Sequence[tuple[float, int]]) -> float:
-    """Of samples (seconds, bytes) from the second to the last quarter, as a share: the first quarter fills caches."""
+    """Return the growth of memory from the second to the last quarter of ``samples``, as a share of the former.
+
+    ``samples``: (seconds, bytes). The first quarter is ignored, because it fills caches.
+    """
     quarter = len(samples) // 4
     second, last = (
         median(size for _, size in part) for part in (samples[quarter : 2 * quarter], samples[3 * quarter :])

@@ -1,9 +1,9 @@
-"""Texts per second: vLLM alone, ours, a whole corpus, transformers in batches, distilabel; each beside the limit.
+"""Texts per second: vLLM alone, fourshot, a complete corpus, transformers in batches, distilabel; with their limit.
 
     fourshot bench throughput --data FOLDER --out FILE.json      under 15 minutes on two cores
 
-All get the same prompts and the same sampling, and what they write is judged by the same text filter. vLLM alone, with
-token ids made beforehand and the fastest of a few batch sizes, is the ceiling for ours.
+All use the same prompts and sampling, and the same text filter judges their texts. vLLM alone, with prepared token ids
+and the fastest of a few batch sizes, is the upper bound for fourshot.
 """
 
 import json
@@ -36,9 +36,9 @@ from fourshot.engine.tokens import encode_prompts, load_tokenizer
 from fourshot.pipeline.loop.rounds import draw_round
 from fourshot.pipeline.synthesis.settings import PRESETS, RunSettings
 
-BATCHES = (1, 8, 32, 64)  # of transformers
-TRIAL_TEXTS = 32  # for each of these, or one batch
-TRIAL_ROUND, WARM_ROUND = 100, 101  # rounds whose prompts nobody else gets
+BATCHES = (1, 8, 32, 64)  # batch sizes of transformers to try
+TRIAL_TEXTS = 32  # texts for each of these, at least one batch
+TRIAL_ROUND, WARM_ROUND = 100, 101  # rounds whose prompts are not used elsewhere
 WARM_DRAWS = 22  # per class
 GPU_KV_CACHE_BYTES = 8 << 30  # of each engine
 
@@ -59,7 +59,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _RecordingEngine(FakeEngine):
-    """An engine that notes what it is asked."""
+    """An engine that records the prompts and the sampling it receives."""
 
     def __init__(self, settings: EngineSettings) -> None:
         super().__init__(settings)
@@ -70,7 +70,7 @@ class _RecordingEngine(FakeEngine):
     def sample(
         self, prompts: Sequence[str], sampling: Sampling, adapter: PerPromptAdapter = None
     ) -> Generator[Completion, None, None]:
-        self.prompts += tuple(prompts)  # a class at a time
+        self.prompts += tuple(prompts)  # one call per class
         self.sampling = msgspec.structs.replace(sampling, seed_offset=0)
         return super().sample(prompts, sampling, adapter)
 
@@ -79,7 +79,7 @@ class _RecordingEngine(FakeEngine):
 
 
 def draw_request(workload: Workload, model: str, per_class: int, round_number: int) -> DrawRequest:
-    """What `draw_round` asks an engine in a round."""
+    """Return the request with the prompts and the sampling that `draw_round` gives an engine in a round."""
     settings = _settings("default", workload.k, draws_per_round=per_class)
     engine = _RecordingEngine(EngineSettings(model=model))
     candidates = draw_round(engine, workload.task, workload.shots, settings, round_number, workload.task.label_names)
@@ -100,7 +100,7 @@ def _settings(preset: str, k: int, **changed: Any) -> RunSettings:
 
 
 def thinned(request: DrawRequest, texts: int, batch: int) -> DrawRequest:
-    """``texts`` of its prompts, evenly over the classes, for transformers in batches of ``batch``."""
+    """Return ``request`` with ``texts`` of its prompts, spread evenly over the classes, for batches of ``batch``."""
     number = min(texts, len(request.prompts))
     indices = [index * len(request.prompts) // number for index in range(number)]
     return msgspec.structs.replace(
@@ -112,7 +112,7 @@ def thinned(request: DrawRequest, texts: int, batch: int) -> DrawRequest:
 
 
 class ThroughputMeasurement:
-    """Measures what ``rows`` lacks."""
+    """The measurement of all samplers, as far as ``rows`` lacks it."""
 
     def __init__(self, options: Options, workload: Workload, model: ResolvedModel, rows: ResultRows) -> None:
         self._options, self._workload, self._model, self._rows = options, workload, model, rows
@@ -127,7 +127,7 @@ class ThroughputMeasurement:
     def opened(
         self, name: str, warm: DrawRequest | None = None, vllm: dict[str, Any] | None = None, **python: str
     ) -> Iterator[OpenerProcess[DrawRequest, DrawResult]]:
-        """A sampler's process, ready and warm."""
+        """Open a sampler's process and warm it up with ``warm``; close it on exit."""
         process = OpenerProcess(OPENERS[name], SamplerSetup(engine=self._engine, vllm=vllm or {}), self._log, **python)
         try:
             if warm:
@@ -147,7 +147,7 @@ class ThroughputMeasurement:
         return float(self._rows.pieces[name]["seconds"])
 
     def fastest_ceiling(self) -> str:
-        """Try each set of arguments of vLLM alone."""
+        """Try each set of arguments of vLLM alone. Return the name of the fastest."""
         warm, request = self.request(WARM_ROUND), self.request(TRIAL_ROUND)
         for name, arguments in CEILINGS.items():
             if f"ceiling/{name}" not in self._rows.pieces:
@@ -156,14 +156,14 @@ class ThroughputMeasurement:
         return min(CEILINGS, key=lambda name: self.seconds(f"ceiling/{name}"))
 
     def fastest_batch(self, process: OpenerProcess[DrawRequest, DrawResult]) -> int:
-        """Try each size of transformers' batches."""
+        """Try each batch size of transformers. Return the fastest."""
         request, pieces = self.request(TRIAL_ROUND), self._rows.pieces
         for batch in BATCHES:
             self.measure(f"batch/{batch}", process, thinned(request, max(TRIAL_TEXTS, batch), batch))
         return max(BATCHES, key=lambda batch: len(pieces[f"batch/{batch}"]["texts"]) / self.seconds(f"batch/{batch}"))
 
     def side_by_side(self, ceiling: str) -> None:
-        """vLLM alone, ours and transformers by turns, all of them open, one at work."""
+        """Measure vLLM alone, fourshot and transformers in turn. All are loaded, and one works at a time."""
         names, repeats = ("vllm", "ours", "transformers"), range(self._options.repeats)
         if all(f"{name}/{repeat}" in self._rows.pieces for name in names for repeat in repeats):
             return
@@ -191,7 +191,7 @@ class ThroughputMeasurement:
             self.measure("corpus/0", process, msgspec.structs.replace(self.request(0), settings=settings, folder=place))
 
     def filter(self) -> None:
-        """The in-context filter over texts that ours drew."""
+        """Measure the in-context filter on texts that fourshot generated."""
         texts = dict.fromkeys(text for _, text, *_ in self._rows.pieces["ours/0"]["texts"] if text)
         chosen = random.Random(0).sample(list(texts), min(len(texts), self._options.filter_texts))
         self._rows.add("filter texts", len(chosen))
@@ -200,7 +200,7 @@ class ThroughputMeasurement:
         )
 
     def distilabel(self) -> None:
-        """Its numbers, or why there are none."""
+        """Measure distilabel, or record the error that prevents it."""
         python = self._options.distilabel
         if "distilabel" in self._rows.pieces or not python:
             return
@@ -223,7 +223,7 @@ def _versions(python: str) -> dict[str, str]:
 
 
 def measure(options: Options, rows: ResultRows) -> dict[str, Any]:
-    """Every sampler, and the machine before and after."""
+    """Measure every sampler, and the machine before and after. Raises InputError for an invalid --distilabel."""
     if options.distilabel and not shutil.which(options.distilabel):
         raise InputError(f"--distilabel {options.distilabel} is no program. Name a Python interpreter.")
     with opened_base(options.model, options.shape) as model:

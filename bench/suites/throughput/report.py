@@ -1,4 +1,4 @@
-"""What the throughput suite's rows come to: rates with intervals, the limit beside them, targets, a report."""
+"""Summary and report of the throughput suite's rows: rates with intervals, the limit, targets."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -22,7 +22,7 @@ NAMES = {
     "distilabel": "distilabel with vLLM",
     "corpus": "fourshot, a corpus: drawn, read in context, on disk",
 }
-# Arguments of vLLM alone, in place of ours; the fastest is the ceiling. The second are vLLM's own for a CPU.
+# Arguments of vLLM alone that replace ours; the fastest set is the ceiling. The second set is vLLM's default on a CPU.
 CEILINGS: dict[str, dict[str, Any]] = {
     "128 at a time, 2,048 tokens a step, as ours": {},
     "256 at a time, 4,096 tokens a step": {
@@ -36,18 +36,18 @@ AT_ONCE = EngineSettings(model="").max_num_seqs
 
 
 class ThroughputBound(msgspec.Struct, frozen=True, kw_only=True):
-    """What drawing these texts needs at least, whoever does it."""
+    """The least work and time of generating given texts, with any engine."""
 
-    flops_per_token: float  # generated
-    bytes_per_token: float  # generated; the weights are read once for all that are generated together
+    flops_per_token: float  # per generated token
+    bytes_per_token: float  # per generated token; one reading of the weights is shared by a step's texts
     seconds: float
 
 
 def limit(shape: ModelShape, machine: Machine, result: DrawResult, together: int) -> ThroughputBound:
-    """The longer of all operations at the machine's highest rate, and all reading from memory at its highest.
+    """Return the bound: the longer of all operations and all memory reads, each at the machine's highest rate.
 
-    Read are the weights once per step of ``together`` texts, and what is cached of a text once for each of its tokens.
-    The first token of a text comes with its prompt. ``result`` says how many prompt tokens were computed.
+    Each step of ``together`` texts reads the weights once, and each token reads the cached keys and values of its text.
+    The first token of a text comes with its prompt. ``result`` has the numbers of texts, tokens and cached tokens.
     """
     texts = len(result.texts)
     prompt, output = result.prompt_tokens / texts, result.output_tokens / texts
@@ -64,7 +64,7 @@ def limit(shape: ModelShape, machine: Machine, result: DrawResult, together: int
 
 
 def passing(workload: Workload, result: DrawResult) -> int:
-    """Texts with nothing wrong in themselves: `TextFilter.alone`, after the cleaning that ours has done already."""
+    """Count the texts that pass `TextFilter.alone`, which looks at each text alone, after cleaning as in fourshot."""
     checks = TextFilter(workload.shots, task=workload.task)
     candidates = (
         Candidate(
@@ -86,7 +86,7 @@ def passing(workload: Workload, result: DrawResult) -> int:
 def sampler_row(
     name: str, workload: Workload, repeats: Sequence[DrawResult], start_s: float, limits: Sequence[ThroughputBound]
 ) -> dict[str, Any]:
-    """One line of the table. Without ``limits`` nothing is said of the limit."""
+    """Return a row of the table. Without ``limits``, its ``of_limit`` is None."""
 
     def per_second(counts: Sequence[float]) -> Any:
         return _rounded([count / repeat.seconds for count, repeat in zip(counts, repeats, strict=True)])
@@ -113,7 +113,7 @@ def sampler_row(
 
 
 def summarise(repeats: int, workload: Workload, shape: ModelShape, pieces: Mapping[str, Any]) -> dict[str, Any]:
-    """The result behind its header, from the suite's rows."""
+    """Return the result without its header, from the suite's rows."""
     machines = [msgspec.convert(pieces[name], Machine) for name in ("machine", "machine after")]
     roof = Machine(
         flops=max(machine.flops for machine in machines), bytes_per_s=max(machine.bytes_per_s for machine in machines)
@@ -164,7 +164,7 @@ def summarise(repeats: int, workload: Workload, shape: ModelShape, pieces: Mappi
 
 
 def report(result: Mapping[str, Any]) -> list[Part]:
-    """The table, what was tried, and why something was not measured."""
+    """Return the limit, the table, the trials, and why something was not measured."""
     best, roof = result["limit"], result["roof"]
     ceilings = "; ".join(f"{name}: {rate:.1f}" for name, rate in result["ceilings"].items())
     batches = ", ".join(f"{rate:.1f} at {name.removeprefix('batch/')}" for name, rate in result["batches"].items())

@@ -1,7 +1,7 @@
-"""Ways of drawing texts: vLLM alone, ours, a whole corpus, transformers in batches, distilabel.
+"""Samplers of texts: vLLM alone, fourshot, a complete corpus, transformers in batches, distilabel.
 
-Each function opens one in its own process (`bench.core.processes.OpenerProcess`) and returns what draws. All get
-the same prompts and the same sampling, and give the texts back as they were generated. A text ends with its line.
+Each function opens a sampler in a separate process (`bench.core.processes.OpenerProcess`) and returns it. All use the
+same prompts and sampling, and return the texts as generated. A text ends at the end of its line.
 """
 
 import os
@@ -27,48 +27,48 @@ BARE_VLLM = {"VLLM_PLUGINS": "", "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_LO
 
 
 class SamplerSetup(msgspec.Struct, frozen=True, kw_only=True):
-    """What a sampler is opened with."""
+    """The settings with which a sampler is opened."""
 
     engine: EngineSettings
-    vllm: dict[str, Any] = {}  # of vLLM alone: arguments in place of ours
+    vllm: dict[str, Any] = {}  # for vLLM alone: arguments that replace ours
 
 
 class DrawRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """What to draw. ``prompts`` are those that `pipeline.loop.rounds.draw_round` makes for this round."""
+    """The texts to generate. ``prompts`` are those that `pipeline.loop.rounds.draw_round` makes for this round."""
 
     task: Task
     shots: tuple[Example, ...]
     settings: RunSettings
     round_number: int
     prompts: tuple[str, ...]
-    labels: tuple[str, ...]  # that each prompt asks for
+    labels: tuple[str, ...]  # the intended class of each prompt
     sampling: Sampling
-    batch: int = 0  # of transformers
-    folder: str = ""  # of a corpus
+    batch: int = 0  # batch size of transformers
+    folder: str = ""  # folder of a corpus
 
 
 class SampledText(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
-    """One text."""
+    """One generated text."""
 
     label: str
     text: str
-    num_tokens: int  # with the one that ended it
+    num_tokens: int  # including the token that ended it
     finish_reason: str
 
 
 class DrawResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What came of it."""
+    """The generated texts, with times and token counts."""
 
     seconds: float
-    first_s: float  # until the first text was in the caller's hands
+    first_s: float  # until the caller had the first text
     prompt_tokens: int
     cached_tokens: int
     output_tokens: int
     texts: tuple[SampledText, ...] = ()
-    kept: int = -1  # of a corpus, which has judged them itself
-    drawn: int = 0  # of a corpus
-    start_s: float = 0.0  # of a corpus, which opens its engine itself
-    peak_bytes: int = 0  # the most memory that the process has held so far; of a corpus, with its engine's process
+    kept: int = -1  # texts that a corpus kept; -1: not judged yet
+    drawn: int = 0  # texts that a corpus generated
+    start_s: float = 0.0  # start of a corpus's engine
+    peak_bytes: int = 0  # peak memory of the process so far; for a corpus, plus that of its engine's process
 
     @property
     def num_texts(self) -> int:
@@ -79,7 +79,7 @@ Sampler = Callable[[DrawRequest], DrawResult]
 
 
 def vllm_alone(setup: SamplerSetup) -> Sampler:
-    """``vllm.LLM`` and one ``generate`` over token ids made beforehand; no plugin, no seeds, no log-probabilities."""
+    """Sample with ``vllm.LLM``: one ``generate`` over prepared token ids; no plugin, seeds or log-probabilities."""
     os.environ |= BARE_VLLM
     import torch
     from vllm import LLM, SamplingParams
@@ -109,7 +109,7 @@ def vllm_alone(setup: SamplerSetup) -> Sampler:
 
 
 def our_sampler(setup: SamplerSetup) -> Sampler:
-    """`draw_round`: prompts, token ids, seeds, log-probabilities, cleaned texts and their lineage."""
+    """Sample with `draw_round`, including prompts, token ids, seeds, log-probabilities, cleaned texts and lineage."""
     from fourshot.engine.opening import open_engine
     from fourshot.pipeline.loop.rounds import draw_round
 
@@ -133,7 +133,7 @@ def our_sampler(setup: SamplerSetup) -> Sampler:
 
 
 def corpus(setup: SamplerSetup) -> Sampler:
-    """`fourshot corpus` into a folder. Its time is counted from when its engine is open to the last row on disk."""
+    """Run `fourshot corpus` into a folder. Its time is from its engine being ready to the end of the command."""
     from fourshot.pipeline.corpus import filling
     from fourshot.pipeline.corpus.folder import CorpusFolder
     from fourshot.pipeline.corpus.run import CorpusRequest, do_corpus
@@ -149,7 +149,7 @@ def corpus(setup: SamplerSetup) -> Sampler:
 
         folder, tasks = Path(request.folder), {request.task.name: request.task}
         began = time.perf_counter()
-        with patch.object(filling, "COMPILE_FROM_ROWS", 0):  # the engine as a large corpus has it
+        with patch.object(filling, "COMPILE_FROM_ROWS", 0):  # compile the engine, as for a large corpus
             summary = do_corpus(CorpusRequest(tasks, setup.engine.model, folder, request.settings), on_event)
         ended = time.perf_counter()
         lines = (folder / "log.txt").read_text(encoding="utf-8", errors="replace").splitlines()
@@ -171,7 +171,7 @@ def corpus(setup: SamplerSetup) -> Sampler:
 
 
 def transformers_batches(setup: SamplerSetup) -> Sampler:
-    """``generate`` in batches, padded on the left, sorted by length; a row ends with a token that ends a line.
+    """Sample with ``generate`` in batches sorted by length, padded on the left; a token that ends a line ends a row.
 
     Source: Patwa et al. 2024, section 4 (Hugging Face generation); batches are ours.
     """
@@ -193,7 +193,7 @@ def transformers_batches(setup: SamplerSetup) -> Sampler:
 
     def draw(request: DrawRequest) -> DrawResult:
         stops = request.sampling.stop
-        # A text that reaches a token with a stop in it is over.
+        # Any token that contains a stop string ends the text.
         over = (n for n in range(len(tokenizer)) if any(stop in tokenizer.decode([n]) for stop in stops))
         ends = [tokenizer.eos_token_id, *over]
         config = GenerationConfig(
@@ -224,7 +224,7 @@ def transformers_batches(setup: SamplerSetup) -> Sampler:
 
 
 def distilabel(setup: SamplerSetup) -> Sampler:
-    """distilabel's ``vLLM`` over the same texts as prompts, opened with our settings."""
+    """Sample with distilabel's ``vLLM``, with the same prompts and our engine settings."""
     os.environ |= BARE_VLLM
     from distilabel.models.llms import vLLM
     from vllm.platforms import current_platform
@@ -251,7 +251,7 @@ def distilabel(setup: SamplerSetup) -> Sampler:
 
 
 def _sampling(request: DrawRequest, max_tokens: str) -> dict[str, Any]:
-    """The request's sampling as keywords; ``max_tokens`` is what they call the most tokens of a text."""
+    """Return the request's sampling as keywords; ``max_tokens``: the library's name of that parameter."""
     fields = {name: getattr(request.sampling, name) for name in ("temperature", "top_k", "top_p")}
     return {**fields, max_tokens: request.sampling.max_tokens}
 
@@ -265,7 +265,7 @@ def _result(
     cached_tokens: int = 0,
     first_s: float = 0.0,
 ) -> DrawResult:
-    """``texts``: text, tokens and why it ended, one per prompt. ``first_s``: where not all came at once."""
+    """Make the result. ``texts``: (text, tokens, finish reason) per prompt. ``first_s``: 0 if all came together."""
     return DrawResult(
         seconds=seconds,
         first_s=first_s or seconds,
@@ -281,7 +281,7 @@ def _result(
 
 
 def _until_its_end(tokenizer: Any, row: list[int], ends: Sequence[int], stops: Sequence[str]) -> tuple[str, int, str]:
-    """A row without what follows its end: text, tokens with the one that ended it, and why it ended."""
+    """Cut a row at its end. Return its text, its number of tokens including the ending one, and the finish reason."""
     end = next((index for index, token in enumerate(row) if token in ends), None)
     if end is None:
         return tokenizer.decode(row, skip_special_tokens=True), len(row), "length"

@@ -1,16 +1,15 @@
-"""One LoRA training beside Hugging Face Trainer + PEFT: same examples, rank, batch, epochs, learning rate and schedule.
+"""LoRA training against Hugging Face Trainer + PEFT: same examples, rank, batch, epochs, learning rate and schedule.
 
     fourshot bench training sst2 --data FOLDER --out bench/results/training-<hardware>.json
 
-Each training runs in a process of its own, ours and the Trainer's in turn, on the same cores. The Trainer is used as
-its documentation has it: bf16, batches padded to their longest, loss on the label only. Accuracies are measured by one
-engine on the same test texts.
+Each training runs in a separate process, ours and the Trainer's in turn, on the same cores. The Trainer is used as in
+its documentation: bf16, batches padded to their longest row, loss on the label only. One engine measures all accuracies
+on the same test texts.
 
-Both are set against the rate at which this machine multiplies bf16 matrices of the model's own shapes. A frozen base
-needs 2 operations per parameter and token forward, and 2 backward for the gradients of its inputs: 4 x parameters, the
-embeddings not counted. Two counts of it: useful operations are those of the prompts' tokens, each prompt for itself and
-without padding, so what packing saves counts as speed; computed operations are those of the tokens that went through
-the model, and the share of the matmul rate is taken of these.
+Both are compared with the rate of bf16 matrix products of the model's shapes on this machine. A frozen base needs 2
+operations per parameter and token forward, and 2 backward for the gradients of its inputs: 4 x parameters, without the
+embeddings. Useful operations count the tokens of each prompt separately, without padding, so packing counts as speed.
+Computed operations count the tokens that went through the model. The targets have both as shares of the matmul rate.
 """
 
 import tempfile
@@ -59,12 +58,12 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TrainerCall(msgspec.Struct, frozen=True, kw_only=True):
-    """One training, as it is handed to a process."""
+    """The arguments of one training in a separate process."""
 
     model: str
     prompts: tuple[str, ...]
     targets: tuple[int, ...]
-    labels: tuple[str, ...]  # words
+    labels: tuple[str, ...]  # label words
     epochs: int
     seed: int
     out: str
@@ -75,19 +74,19 @@ class TrainerCall(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def settings(self) -> LoraSettings:
-        """The default preset, for exactly ``epochs`` passes."""
+        """The default preset with exactly ``epochs`` epochs."""
         return msgspec.structs.replace(PRESETS["default"], num_epochs=float(self.epochs), min_steps=1, soft_max_steps=0)
 
 
 class TrainerResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What it came to."""
+    """Result of one training."""
 
     adapter: Adapter
-    seconds: float  # of the loop alone: the model was loaded before
+    seconds: float  # of the training, without loading the model
     steps: int
-    final_loss: float  # mean over the last pass, nats
+    final_loss: float  # mean over the last epoch, in nats
     peak_rss_bytes: int
-    computed_tokens: int = 0  # that went through the model, padding included; 0: not counted
+    computed_tokens: int = 0  # tokens that went through the model, including padding; 0: not counted
 
 
 def our_trainer(training: TrainerCall) -> TrainerResult:
@@ -118,7 +117,7 @@ def hf_trainer(training: TrainerCall) -> TrainerResult:
     settings = training.settings
     transformers.set_seed(training.seed)
     tokenizer = transformers.AutoTokenizer.from_pretrained(training.model, trust_remote_code=False)
-    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token  # some checkpoints have none; it is masked anyway
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token  # some checkpoints lack one; it is masked anyway
     model = transformers.AutoModelForCausalLM.from_pretrained(training.model, dtype="auto", trust_remote_code=False)
     config = lora_config(training.model, model.config.get_text_config().num_hidden_layers, settings)
     arguments = transformers.TrainingArguments(
@@ -160,7 +159,7 @@ def hf_trainer(training: TrainerCall) -> TrainerResult:
 
 
 def _masked_rows(training: TrainerCall, tokenizer: Any) -> Iterator[dict[str, list[int]]]:
-    """Prompts with their labels; the loss is taken of the latter alone."""
+    """Yield the token ids of prompts with their labels; only the labels count for the loss."""
     for prompt, target in zip(training.prompts, training.targets, strict=True):
         prompt_ids, answer = (tokenizer(text)["input_ids"] for text in (prompt, f" {training.labels[target]}"))
         yield {"input_ids": prompt_ids + answer, "labels": [-100] * len(prompt_ids) + answer}
@@ -170,9 +169,9 @@ TRAINERS = {"ours": our_trainer, "hf_trainer": hf_trainer}
 
 
 def matmul_rates(model: str, rows: int) -> dict[str, float]:
-    """Measured bf16 TFLOP/s of this device: the model's largest projection at ``rows`` rows and at 1,024, and a square.
+    """Measure bf16 TFLOP/s of products: the model's MLP projection with ``rows`` and with 1,024 rows, and a square one.
 
-    The highest is the machine's rate; that at ``rows`` is what a batch of this size can get.
+    The highest is the machine's rate; the one with ``rows`` rows is the most that a batch of this size can reach.
     """
     shape = shape_of(model)
     products = (*((m, shape.hidden_size, shape.intermediate_size) for m in (rows, 1024)), (2048, 2048, 2048))
@@ -182,14 +181,14 @@ def matmul_rates(model: str, rows: int) -> dict[str, float]:
 def accuracies(
     model: str, adapters: Sequence[Adapter], prompts: Sequence[str], gold: Sequence[int], labels: Sequence[str]
 ) -> list[float]:
-    """Share of ``prompts`` that each adapter answers right, all through one vLLM engine."""
+    """Return each adapter's accuracy on ``prompts``, all evaluated in one vLLM engine."""
     with closing(open_engine(EngineSettings(model=model, max_loras=1, max_lora_rank=8, compile=False))) as engine:
         answers = (engine.score(prompts, labels, adapter).argmax(axis=1) for adapter in adapters)
         return [float((chosen == gold).mean()) for chosen in answers]
 
 
 def measure(options: Options, rows: ResultRows) -> dict[str, Any]:
-    """Train, evaluate, set beside the machine. Nothing is kept: the adapters are measured together."""
+    """Train and evaluate all adapters. ``rows`` is unused, because the adapters are evaluated together."""
     with opened_base(options.model, options.shape) as model:
         return _measured(options, model)
 
@@ -241,7 +240,7 @@ def _measured(options: Options, model: ResolvedModel) -> dict[str, Any]:
 
 
 def task_and_test(options: Options) -> tuple[Task, Sequence[Example]]:
-    """The task and its test texts. In --data a folder that is named as the task, or as its file, is the task's own."""
+    """Return the task and its test examples. Its data is --data, or the subfolder of --data with the task's name."""
     data = options.data
     own = data and data / Path(options.task).stem
     task = load_task(options.task, own if own and own.is_dir() else data)
@@ -249,7 +248,7 @@ def task_and_test(options: Options) -> tuple[Task, Sequence[Example]]:
 
 
 def targets(runs: Sequence[Mapping[str, Any]], best_tflops: float, speed_goal: float = SPEED_GOAL) -> list[Target]:
-    """Ours against the Trainer, seed by seed, and against the machine."""
+    """Return targets for our trainer: against the Trainer, seed by seed, and against the machine's matmul rate."""
     our_runs, hf_runs = ([run for run in runs if run["trainer"] == name] for name in TRAINERS)
     speed = median(hf_run["seconds"] / run["seconds"] for run, hf_run in zip(our_runs, hf_runs, strict=True))
     gap = 100 * (fmean(run["accuracy"] for run in our_runs) - fmean(run["accuracy"] for run in hf_runs))
@@ -266,7 +265,7 @@ def targets(runs: Sequence[Mapping[str, Any]], best_tflops: float, speed_goal: f
 
 
 def report(result: Mapping[str, Any]) -> list[Part]:
-    """Every training."""
+    """Return a table of every training."""
     columns: dict[str, Any] = {
         "trainer": "{trainer}",
         "seed": "{seed}",
@@ -280,7 +279,7 @@ def report(result: Mapping[str, Any]) -> list[Part]:
 
 
 def settings(options: Options) -> dict[str, Any]:
-    """As the result has them."""
+    """Return the settings that the result records."""
     task, test = task_and_test(options)
     return {"task": task.name, **as_settings(options, "per_class", "epochs", "seeds"), "num_test": len(test)}
 

@@ -1,4 +1,4 @@
-"""Shared by the tests of suites."""
+"""Fixtures for the tests of suites."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +13,7 @@ from fourshot.bench.suites.paper.plan import (
 
 @pytest.fixture
 def options_of(tmp_path: Path, model: str) -> Callable[..., Options]:
-    """The small size on two tasks, in folders of their own."""
+    """Return a function that makes options of the paper suite: the small size on two tasks, in temporary folders."""
     for task in ("sst2", "trec"):
         (tmp_path / "data" / task).mkdir(parents=True)
         for split in ("train", "test"):

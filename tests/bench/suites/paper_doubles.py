@@ -1,4 +1,4 @@
-"""The paper suite without its work: comparisons and times that nobody measured."""
+"""The paper suite without measurements: invented comparisons and times."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -39,7 +39,7 @@ def comparison(
     settings: RunSettings | None = None,
     model: str | None = None,
 ) -> Comparison:
-    """What `compare` writes, less the work."""
+    """Return a comparison as `compare` writes it, with invented scores."""
     settings, resolved = settings or RunSettings(allow_short=True), resolve_model(model)
     results = [
         SeedResult(method=method, seed=seed, scores=scores(method, seed), real_examples=8, synthetic_examples=9)
@@ -82,7 +82,7 @@ def cells(task: str, methods: Sequence[str], seeds: Sequence[int]) -> list[Paper
 
 
 class FakeCompare:
-    """A `do_comparison` that measures nothing; ``dies_at`` is the call that is killed."""
+    """A `do_comparison` that measures nothing. ``dies_at``: number of the call that is killed; 0: none."""
 
     def __init__(self, dies_at: int = 0) -> None:
         self.made: list[tuple[str, tuple[str, ...]]] = []
@@ -107,7 +107,7 @@ def times(task: Task) -> list[Timing]:
 
 
 def in_a_file(options: Options, result: dict[str, Any]) -> Any:
-    """``result`` as its file has it."""
+    """Return ``result`` with a header, as built-in types, as in its file."""
     settings = {**paper.settings(options), "model": "tiny"}
     header = {"suite": "paper", "commit": "abc1234", "hardware": {}, "versions": {}, "settings": settings}
     return msgspec.to_builtins({**header, **result})

@@ -1,4 +1,4 @@
-"""Small corpora of the fake engine."""
+"""Small corpora made with the fake engine."""
 
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,12 @@ SHOTS = tuple(take_shots(TASK, k=4, seed=0))
 
 
 def named(*names: str) -> dict[str, Any]:
-    """The demo task under other names."""
+    """Return copies of the demo task by ``names``."""
     return {name: msgspec.structs.replace(TASK, name=name) for name in names}
 
 
 def settings(per_class: int = 12, **more: Any) -> RunSettings:
-    """Of a corpus; ``more`` are replaced fields of `GenerateSettings`."""
+    """Return settings of a small corpus. ``more``: other fields of `GenerateSettings`."""
     corpus = PRESETS["corpus"]
     generate = msgspec.structs.replace(corpus.generate, **{"per_class": per_class, "draws_per_round": 16, **more})
     return msgspec.structs.replace(corpus, generate=generate)
@@ -46,13 +46,13 @@ def make(
     forecast: bool = False,
     **corpus: Any,
 ) -> CorpusSummary:
-    """A corpus of a fake engine."""
+    """Make a corpus with a fake engine. ``corpus``: fields of `CorpusSettings`."""
     corpus_settings = CorpusSettings(**corpus)
     request = CorpusRequest(tasks or named("one"), model, folder, run_settings or settings(), corpus_settings)
     return do_corpus(request, on_event, forecast=forecast)
 
 
 def rows_of(folder: Path) -> list[CorpusRow]:
-    """All rows, by task and in their order."""
+    """Return all rows, sorted by task and in order within a task."""
     shards = [shard for shard in CorpusFolder(folder).journal() if shard.file]
     return sorted((row for shard in shards for row in read_rows(folder / shard.file)), key=lambda row: row.task)

@@ -1,6 +1,6 @@
-"""`fourshot distill` in copies of one process that has imported what takes long: undisturbed, and killed in each stage.
+"""`fourshot distill` in forks of a process with the slow imports done: undisturbed, and killed in each stage.
 
-Call it with a folder; it writes ``undisturbed`` and ``killed`` there, and what each start told into ``<name>.jsonl``.
+Its argument is a folder. It writes ``undisturbed`` and ``killed`` there, and each start's output as ``<name>.jsonl``.
 """
 
 import os
@@ -21,7 +21,7 @@ from tests.training.students.tiny_encoders import make_encoder
 
 TEXTS = [f"note {number} of {word}" for number in range(10) for word in ("sun", "ice", "tea", "snow")]
 ALONE = "on the shots alone"
-# By stage, an event at which something of it is done and something is not. The report is where its writing begins.
+# Stage -> an event at which it is partly done. For the report, the process dies when writing begins.
 DEATHS: dict[str, Callable[[Event], bool]] = {
     "annotate": lambda event: event.stage == "annotate" and event.done == 16,
     "student": lambda event: event.stage == "train" and event.done == 2 and ALONE not in event.message,
@@ -37,7 +37,7 @@ def die(*_: object) -> NoReturn:
 
 
 def start(root: Path, name: str, out: str, death: str = "") -> int:
-    """The command once, in a copy of this process that ends at ``death``; how it ended, negative for a signal."""
+    """Run the command in a fork of this process that dies at ``death``. Return its exit code, negative for a signal."""
     if child := os.fork():
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     lines = os.open(root / f"{name}.jsonl", os.O_WRONLY | os.O_CREAT)
@@ -67,7 +67,7 @@ def prepare(root: Path) -> None:
     write_jsonl(root / "notes.jsonl", [{"text": text} for text in TEXTS])
     make_encoder("distilbert", root / "encoder")
     make_student(root / "teacher", load_task(root / "task.toml"))
-    StudentStage.needs_process = False  # its process would import all of it again, at each start
+    StudentStage.needs_process = False  # a separate process would repeat the imports at each start
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A machine whose speed is known."""
+"""Speeds of an imaginary machine, for forecasts."""
 
 from pathlib import Path
 
@@ -34,6 +34,6 @@ ENCODER_SPEED = EncoderSpeed(
 
 
 def forecasts_on(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
-    """As they are but in tests, with a home of their own."""
+    """Turn forecasts on, as outside of tests, with their files in ``home``."""
     monkeypatch.setenv(SWITCH, "1")
     monkeypatch.setenv("FOURSHOT_HOME", str(home))

@@ -1,4 +1,4 @@
-"""Run folders that are filled by an engine in this process, for tests."""
+"""Fills run folders with an engine in this process, for tests."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,7 +15,7 @@ from fourshot.pipeline.work_folder import WorkFolder
 
 
 class InProcessWorker:
-    """An engine that is open in this process, and stays open. Each unit is done when it is waited for."""
+    """A worker with an open engine in this process, which stays open. A unit is processed in `wait`."""
 
     starts = 1
 
@@ -48,7 +48,7 @@ class InProcessWorker:
 def fill_rounds(
     folder: WorkFolder, engine: Engine, task: Task, shots: Sequence[Example], settings: RunSettings, **more: Any
 ) -> list[tuple[Candidate, Verdict]]:
-    """Fill ``folder`` as a run does, on an engine that is open; the pairs that are kept. ``more``: of `RoundSink`."""
+    """Fill ``folder`` as a run does, with an open engine. Return the kept pairs. ``more``: arguments of `RoundSink`."""
     sink = RoundSink(folder, task, shots, settings, **more)
     Driver({sink.key: sink}, one_at_a_time=True).run(InProcessWorker(engine))
     return [(candidate, verdict) for candidate, verdict in finished_pairs(folder) if verdict.kept]

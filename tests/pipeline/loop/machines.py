@@ -1,4 +1,4 @@
-"""A Ray cluster of several nodes on this machine, for tests."""
+"""A Ray cluster with several nodes on this machine, for tests."""
 
 import contextlib
 import os
@@ -18,11 +18,11 @@ from tests.training.jobs.fake_trainer import MACHINE, install
 
 STORE_BYTES = 80 << 20
 SOON = {"health_check_period_ms": 500, "health_check_timeout_ms": 5000, "health_check_failure_threshold": 3}
-PLACEMENT = Placement(ray="auto")  # the connection that the fixture has made is used
+PLACEMENT = Placement(ray="auto")  # uses the connection of the fixture
 
 
 class Machines:
-    """The cluster: a head without devices, where the driver is, and nodes of one device each."""
+    """The cluster: a head without devices, for the driver, and nodes of one device (two CPUs) each."""
 
     def __init__(self) -> None:
         self.cluster = Cluster(
@@ -42,21 +42,21 @@ class Machines:
         )
 
     def kill(self, name: str) -> None:
-        """As a machine dies: the raylet and all of its workers, at once."""
+        """Kill the raylet and all of its workers at once, as if the machine had died."""
         raylet = psutil.Process(self.nodes.pop(name).all_processes["raylet"][0].process.pid)
         for process in [raylet, *raylet.children(recursive=True)]:
             process.kill()
 
 
 def runtime(setup: Callable[[], None] = install) -> dict[str, Any]:
-    """Of workers: they import what this process does, and train with the trainer that ``setup`` puts there."""
+    """Return a runtime environment: workers have this process's import path, and ``setup`` replaces their trainer."""
     variables = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     return {"env_vars": variables, "worker_process_setup_hook": setup}
 
 
 @contextlib.contextmanager
 def two_machines(setup: Callable[[], None] = install) -> Iterator[Machines]:
-    """Machines "a" and "b", and a connection to them."""
+    """Start machines "a" and "b", and connect to them."""
     group = Machines()
     try:
         group.add("a")
@@ -69,12 +69,12 @@ def two_machines(setup: Callable[[], None] = install) -> Iterator[Machines]:
 
 
 def kill_in_the_middle(machines: Machines, name: str, patch: pytest.MonkeyPatch) -> None:
-    """Kill a machine as soon as two engines have done a unit each."""
+    """Kill a machine as soon as two engines have finished a unit each."""
     in_the_middle(lambda: machines.kill(name), patch)
 
 
 def in_the_middle(happens: Callable[[], None], patch: pytest.MonkeyPatch, engines: int = 2) -> None:
-    """Have something happen, once, as soon as so many engines, which are all there are, have done a unit each."""
+    """Call ``happens`` once, as soon as all ``engines`` engines have finished a unit each."""
     heard: set[str] = set()
     has_happened = False
     wait, has_room = RayWorkers.wait, RayWorkers.has_room
@@ -91,6 +91,6 @@ def in_the_middle(happens: Callable[[], None], patch: pytest.MonkeyPatch, engine
     def all_answer(workers: RayWorkers) -> bool:
         return len(workers._actors) == engines and all(state.has_answered for state in workers._actors)
 
-    # No unit is handed out before all are there: one would have done them all.
+    # No unit is given out before all engines are ready, because the first might finish all units.
     patch.setattr(RayWorkers, "has_room", lambda workers: has_room(workers) and (bool(heard) or all_answer(workers)))
     patch.setattr(RayWorkers, "wait", listen)

@@ -1,4 +1,4 @@
-"""A report with everything in it, and a text that would hurt the page if it could."""
+"""A report with all of its parts, and a text that would break the page if it were not escaped."""
 
 from fourshot.pipeline.forecasts.forecast import Forecast, StageForecast
 from fourshot.pipeline.report.candidates import Judged

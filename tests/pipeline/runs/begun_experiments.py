@@ -1,4 +1,4 @@
-"""Experiments whose texts are there, and whose trainings can be as if they were."""
+"""Experiments whose texts exist, and whose trainings can be marked as finished."""
 
 from pathlib import Path
 from typing import Literal
@@ -38,7 +38,7 @@ def begun(
     calibrate: bool = False,
     align: bool = False,
 ) -> Experiment:
-    """An experiment with one seed whose texts are there and kept, and whose committee reads the shots alone."""
+    """Return an experiment with one seed, two kept texts, and a committee trained on the shots only."""
     folder.mkdir()
     task = load_task(write_task(folder))
     annotate = AnnotateSettings(folds=0)
@@ -72,7 +72,7 @@ def write_texts(folder: RunFolder) -> None:
 
 
 def finish(experiment: Experiment) -> dict[str, TrainingJob]:
-    """As if everything had been trained. Returns what was, by the adapter's name."""
+    """Mark all trainings as finished. Return them by the adapter's name."""
     jobs = {job.key: job for job in [*on_real_texts(experiment).items, *classifiers(experiment).items]}
     trained = {}
     for key, job in jobs.items():
@@ -85,12 +85,12 @@ def finish(experiment: Experiment) -> dict[str, TrainingJob]:
 
 
 def write_finished(folder: Path, result: TrainingResult) -> None:
-    """What lies in a job's folder once it is finished."""
+    """Write the files of a finished job's folder."""
     (folder / result.name).mkdir(parents=True)
     save_file({"weight": np.zeros(1)}, folder / result.name / ADAPTER_WEIGHTS)
     RunFolder(folder).write(RESULT_FILE, result)
 
 
 def prompts_of(card: AdapterCard) -> set[str]:
-    """What a server asks this adapter about its own shots."""
+    """Return the prompts that a server sends this adapter for its own shots."""
     return {card.prompt(shot.text) for shot in card.shots}

@@ -1,4 +1,4 @@
-"""A run of a few seconds per stage, in a process that a test may kill at any moment."""
+"""A run with a few seconds per stage, in a process that a test may kill at any time."""
 
 import json
 import os
@@ -14,7 +14,7 @@ import msgspec
 from fourshot.pipeline.events import Event
 from tests.pipeline.task_folders import write_jsonl
 
-LABELS = ("billing", "login")  # of the demo's five: each more is more to draw, to read and to hold in context
+LABELS = ("billing", "login")  # two of the demo's five, to generate and annotate less, with shorter prompts
 
 BRIEF = (
     *("--per-class", "3", "--allow-short", "--json"),
@@ -30,7 +30,7 @@ class Told(msgspec.Struct):
 
 
 def write_inbox(folder: Path) -> None:
-    """The demo's texts of two classes, as a task of its own."""
+    """Write a task with the demo's texts of two classes to ``folder``."""
     folder.mkdir()
     shipped = resources.files("fourshot.pipeline.tasks") / "shipped" / "support_tickets"
     for file in ("shots.jsonl", "test.jsonl"):
@@ -42,7 +42,7 @@ def write_inbox(folder: Path) -> None:
 
 
 def start(folder: Path, base: str, *options: str) -> "subprocess.Popen[bytes]":
-    """``fourshot run`` of the inbox beside ``folder``, into ``folder``, with the checkpoint ``base``."""
+    """Start ``fourshot run`` with the task "inbox" beside ``folder`` and the checkpoint ``base``, into ``folder``."""
     task = folder.parent / "inbox"
     if not task.exists():
         write_inbox(task)
@@ -52,7 +52,7 @@ def start(folder: Path, base: str, *options: str) -> "subprocess.Popen[bytes]":
 
 
 def run(folder: Path, base: str, *options: str) -> list[Event]:
-    """Run to the end; returns what was told."""
+    """Run to the end. Return the events."""
     process = start(folder, base, *options)
     out, err = process.communicate()
     assert process.returncode == 0, err.decode()[-2000:]
@@ -60,7 +60,7 @@ def run(folder: Path, base: str, *options: str) -> list[Event]:
 
 
 def kill_when(folder: Path, base: str, due: Callable[[Event], bool]) -> None:
-    """Run until an event is ``due``, then kill the process at once, as a power cut would; its child must go with it."""
+    """Run until an event is ``due``, then kill the process as a power cut would. Its child must end with it."""
     process = start(folder, base)
     assert process.stdout
     try:
@@ -77,7 +77,7 @@ def kill_when(folder: Path, base: str, due: Callable[[Event], bool]) -> None:
 
 
 def event_of(line: bytes) -> Event | None:
-    """The event that a line of output tells, if it tells one."""
+    """Return the event in a line of output, or None if it has none."""
     if msgspec.json.decode(line, type=Told).type != "progress":
         return None
     return msgspec.json.decode(line, type=Event)

@@ -1,4 +1,4 @@
-"""The folder of a run whose texts are there: two shots, one kept text and two doubtful ones."""
+"""The folder of a run with generated texts: two shots, one kept text and three rejected ones."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ TASK = Task(name="colours", instruction="Warm or cold?", noun="note", labels=(La
 SHOTS = [Example(text="Sunlight on the red barn.", label="warm"), Example(text="Frost on every window.", label="cold")]
 TEXTS: dict[
     str, tuple[str, float, Reason]
-] = {  # text -> what it was drawn for, how warm it was found, what became of it
+] = {  # text -> (intended class, probability of "warm", reason of the verdict)
     "<b>Steam</b> over the pot.": ("warm", 0.9, "kept"),
     "Snow in the hall.": ("warm", 0.45, "label_disagrees"),
     "Fog.": ("cold", 0.2, "too_short"),
@@ -22,7 +22,7 @@ TEXTS: dict[
 
 
 def write_run(path: Path, task: Task = TASK) -> RunFolder:
-    """As `fourshot generate` leaves it."""
+    """Write a run folder as after `fourshot generate`, and return it."""
     folder = RunFolder(path)
     settings = RunSettings()
     folder.claim(RunManifest(task=task, settings=settings, model_name="m", model_revision="1", model_path="/m"))

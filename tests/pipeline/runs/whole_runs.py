@@ -1,4 +1,4 @@
-"""Whole runs in this process, on an engine and a trainer that only write down what they are asked."""
+"""Complete runs in this process, with an engine and a trainer that only record their calls."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +22,7 @@ from tests.pipeline.test_settings import Listener, Trainer
 
 
 class WholeRuns:
-    """Runs of one small task; ``events`` are those of the last."""
+    """Runs of one small task. ``events`` and ``heard`` are the events and recorded calls of the last run."""
 
     def __init__(self, folder: Path, patch: pytest.MonkeyPatch) -> None:
         folder.mkdir()
@@ -36,7 +36,7 @@ class WholeRuns:
         self.heard.clear()
         engine = Listener(self.heard)
         patch.setattr("fourshot.training.lora.train.LoraTrainer", Trainer)
-        patch.setattr("fourshot.pipeline.runs.run.refuse_fake", lambda *_: None)  # here it can be trained
+        patch.setattr("fourshot.pipeline.runs.run.refuse_fake", lambda *_: None)  # here, the fake model can be trained
         patch.setattr(generate, "open_workers", lambda *_: InProcessWorker(engine))
         patch.setattr("fourshot.engine.opening.open_engine", lambda _: engine)
         patch.setattr(stage_driver, "run_stage", lambda stage, on_event: stage.run(on_event))
@@ -53,12 +53,12 @@ class WholeRuns:
 
     @property
     def trained(self) -> list[Sequence[TrainingExample]]:
-        """What was trained on, training by training, in the last run."""
+        """The examples of each training of the last run."""
         return [call[0] for call in self.heard if len(call) == 6]
 
     @property
     def drawn(self) -> int:
-        """How often texts were asked for in the last run."""
+        """The number of calls in the last run that requested texts."""
         return sum(len(call) == 2 for call in self.heard)
 
 

@@ -1,4 +1,4 @@
-"""The page in a real browser."""
+"""Fixtures for the page in a real browser."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -20,7 +20,7 @@ def service() -> Iterator[PageService]:
 
 @pytest.fixture
 def page(browser: "Browser", service: PageService, request: pytest.FixtureRequest) -> Iterator["Page"]:
-    """A window of its own, with a clock that a test can turn on. Whatever a test does, no script may fail."""
+    """A new window, with a clock that a test can advance. No script may fail in any test."""
     look = getattr(request, "param", {"viewport": {"width": 1400, "height": 800}})
     with browser.new_context(base_url=service.url, **look) as context:
         page = context.new_page()

@@ -1,4 +1,4 @@
-"""A fake service for the page, and what a user does there."""
+"""A fake service for the page, and the actions of a user on it."""
 
 import re
 from importlib import resources
@@ -30,13 +30,13 @@ MOODS = {
     "student": {"bad": 0.125, "good": 0.875},
     "icl": {"bad": 0.625, "good": 0.375},
 }
-POLL_MS = 2000  # how often the page looks at the service
+POLL_MS = 2000  # interval at which the page polls the service
 CLASSIFY = "/v1/classify"
 GENERATE = "/v1/generate"
 
 
 class PageService(FakeServer):
-    """What the page talks to. The attributes say what it answers."""
+    """The server of the page. Its attributes determine its responses."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -47,9 +47,9 @@ class PageService(FakeServer):
         self.refused: list[Refused] = []
         self.metrics_registry = CollectorRegistry()
         self.metrics = Metrics(self.metrics_registry)
-        self.shares: dict[str, dict[str, float]] = MOODS  # by method
-        self.key = ""
-        self.faults: dict[str, Reply] = {}  # by start of a path
+        self.shares: dict[str, dict[str, float]] = MOODS  # method -> label -> probability
+        self.key = ""  # the required key; "": none
+        self.faults: dict[str, Reply] = {}  # start of a path -> its response
 
     def requests_to(self, start: str) -> list[Received]:
         return [request for request in self.received if request.path.startswith(start)]
@@ -130,7 +130,7 @@ def classify(page: "Page", text: str) -> None:
 
 
 def poll(page: "Page") -> None:
-    """Until the page has looked at the service once more."""
+    """Advance the page's clock until it has polled the service once more."""
     with page.expect_response(lambda response: "/v1/tasks" in response.url):
         page.clock.run_for(POLL_MS)
 
@@ -142,7 +142,7 @@ def wait_for_text(page: "Page", selector: str, text: str | re.Pattern[str]) -> N
 
 
 def cells(page: "Page", selector: str) -> list[list[str]]:
-    """What the rows of a table say."""
+    """Return the texts of the cells of a table's rows."""
     script = "rows => rows.map(row => [...row.cells].map(cell => cell.innerText.trim()))"
     rows: list[list[str]] = page.locator(selector).evaluate_all(script)
     return rows

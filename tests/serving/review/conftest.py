@@ -1,4 +1,4 @@
-"""A run of eleven labels, and its review in a tab."""
+"""Fixtures: a run with eleven labels, and its review in a browser tab."""
 
 import subprocess
 from collections.abc import Iterator
@@ -32,7 +32,7 @@ def served(folder: RunFolder) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
 def page(
     browser: "Browser", served: tuple[str, subprocess.Popen[bytes]], request: pytest.FixtureRequest
 ) -> Iterator["Page"]:
-    """Opened at the address that the command prints. Whatever a test does, no script may fail."""
+    """A tab at the address that the command prints. No script may fail in any test."""
     faults: list[Exception] = []
     with browser.new_context(base_url=served[0], **getattr(request, "param", {})) as context:
         yield open_page(context, served[0], faults)

@@ -26,7 +26,7 @@ class Ready(msgspec.Struct):
 
 @contextmanager
 def serving(folder: RunFolder, *options: str) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """The address that the command prints, and its process."""
+    """Run the command. Yield the address that it prints, and its process, which must exit with 0 on SIGINT."""
     command = [sys.executable, "-m", "fourshot", "report", str(folder.path), "--serve", "--json", *options]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout
@@ -41,7 +41,7 @@ def serving(folder: RunFolder, *options: str) -> Iterator[tuple[str, subprocess.
 
 
 def open_page(context: "BrowserContext", url: str, faults: list[Exception]) -> "Page":
-    """A tab in which the texts are shown; what fails in its scripts goes into ``faults``."""
+    """Open a tab with the texts shown. Exceptions of its scripts are appended to ``faults``."""
     page = context.new_page()
     page.set_default_timeout(10_000)
     page.on("pageerror", lambda fault: faults.append(fault))
@@ -51,7 +51,7 @@ def open_page(context: "BrowserContext", url: str, faults: list[Exception]) -> "
 
 
 def saved(page: "Page", key: str) -> None:
-    """Press a key that decides, and wait until its decision is answered and nothing waits."""
+    """Press a key that makes a decision, and wait until the decision and all others are saved."""
     with page.expect_response(lambda response: response.request.method == "PUT"):
         page.keyboard.press(key)
     page.wait_for_selector(NOTHING_WAITS)

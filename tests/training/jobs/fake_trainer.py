@@ -1,4 +1,4 @@
-"""Stands for `LoraTrainer` in Ray's workers: trainings without torch, that wait where a test wants them to."""
+"""A fake `LoraTrainer` for Ray's workers: trainings without torch, which can wait or fail as a test specifies."""
 
 import os
 import sys
@@ -18,16 +18,16 @@ from fourshot.training.lora.settings import LoraSettings
 from fourshot.training.lora.share import ALL
 from tests.waiting import wait_for
 
-MACHINE = "FOURSHOT_TEST_MACHINE"  # in the environment of a node: how tests call it
+MACHINE = "FOURSHOT_TEST_MACHINE"  # environment variable of a node with its name in tests
 STEPS = 4
 
 
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):
-    """What is to happen, in a file beside the store, ``work.json``."""
+    """The behaviour of trainings, read from ``work.json`` beside the store."""
 
-    hold: str = ""  # a machine whose trainings end only when ``go`` is there
-    full: str = ""  # a machine whose disk has no room for what a training writes
-    breaks: int = -1  # the seed of a training in which a library fails
+    hold: str = ""  # name of a machine whose trainings end only once the file ``go`` exists
+    full: str = ""  # name of a machine whose disk is full
+    breaks: int = -1  # seed of a training in which a library fails
 
 
 def jobs(count: int, name: str = "notes") -> list[TrainingJob]:
@@ -39,7 +39,7 @@ def jobs(count: int, name: str = "notes") -> list[TrainingJob]:
 
 
 class FakeTrainer:
-    """Its adapter is a file that holds the seed."""
+    """A trainer whose adapters are files with the seed."""
 
     share = ALL
 
@@ -82,14 +82,14 @@ class FakeTrainer:
 
 
 def install() -> None:
-    """Ray calls this in every worker as it starts."""
+    """Replace `LoraTrainer`. Ray calls this at the start of every worker."""
     module: Any = types.ModuleType("fourshot.training.lora.train")
     module.LoraTrainer = FakeTrainer
     sys.modules["fourshot.training.lora.train"] = module
 
 
 def seeds_begun(beside: Path, machine: str) -> list[int]:
-    """Of the trainings that a machine has begun."""
+    """Return the seeds of the trainings that ``machine`` has begun, in order."""
     file = beside / f"begun-{machine}"
     return [int(line) for line in file.read_text().split()] if file.exists() else []
 

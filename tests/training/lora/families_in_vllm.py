@@ -1,9 +1,10 @@
-"""Tiny checkpoints of families, and adapters trained on them: how far vLLM's answers are from those of transformers.
+"""Compare vLLM with transformers on tiny checkpoints of several families, and on adapters trained on them.
 
     python -m tests.training.lora.families_in_vllm FOLDER FAMILY...
 
-Prints one line of JSON, an outcome for each family. In a process of its own: vLLM's transformers backend changes
-classes of transformers for the rest of a process. So all that transformers answers is computed before vLLM is opened.
+Prints one line of JSON with an outcome for each family. It runs in a separate process, because vLLM's transformers
+backend changes classes of transformers for the rest of a process. So all scores of transformers are computed before
+vLLM is opened.
 """
 
 import json
@@ -40,7 +41,7 @@ def apart(scores: np.ndarray, others: np.ndarray) -> dict[str, float]:
 
 
 class Family:
-    """One family's checkpoint, what transformers answers on it, and, where vLLM serves one, an adapter."""
+    """A family's checkpoint with the scores of transformers, and an adapter if one can be trained and served."""
 
     def __init__(self, name: str, folder: Path) -> None:
         self.folder, self.checkpoint = folder, tiny_checkpoint(name, folder / "base")
@@ -57,16 +58,16 @@ class Family:
         reference.close()
 
     def base_scores(self, engine: Engine) -> np.ndarray:
-        """Log-probabilities, flat: short prompts and some that are longer than a window, short labels and long ones."""
+        """Return log-probabilities as a flat array: short prompts and ones beyond a window, short and long labels."""
         parts = [
             engine.score(prompts, labels) for prompts in (ZERO_SHOT, IN_CONTEXT) for labels in (LABELS, LONG_LABELS)
         ]
         return np.concatenate([part.ravel() for part in parts])
 
     def train(self, reference: Engine) -> None:
-        """An adapter, what it answers, and how much each of its projections is a part of that."""
+        """Train an adapter. Record its scores, and how much they change without each of its projections."""
         bare = reference.score(NOTES, WORDS)
-        # The two words that a random base is least sure between: what an adapter does to others hardly shows.
+        # The two words between which a random base is least certain; on others, an adapter has hardly any effect.
         gaps = {pair: abs(np.subtract(*bare[:, pair].T).mean()) for pair in combinations(range(len(WORDS)), 2)}
         first, second = min(gaps, key=gaps.__getitem__)
         self.words, bare = (WORDS[first], WORDS[second]), bare[:, (first, second)]
@@ -83,7 +84,7 @@ class Family:
         }
 
     def without(self, target: str) -> Adapter:
-        """A copy of the adapter that does nothing in the layers called ``target``."""
+        """Return a copy of the adapter that has no effect in the layers named ``target``."""
         copy = self.folder / f"without-{target}"
         shutil.copytree(self.result.path, copy)
         weights = load_file(copy / "adapter_model.safetensors")
@@ -93,7 +94,7 @@ class Family:
         return Adapter(name=copy.name, path=str(copy))
 
     def compare(self) -> dict[str, Any]:
-        """Open it in vLLM, and say how far what that answers is from what was expected."""
+        """Open the checkpoint in vLLM. Return the outcome, with the distances of its scores from those expected."""
         settings = EngineSettings(
             model=self.checkpoint,
             max_model_len=512,

@@ -1,4 +1,4 @@
-"""BART and T5 in small, with random weights, over the words of a few sentences."""
+"""Small BART and T5 models with random weights and a vocabulary of a few words."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ WORDS = ("rome", "oslo", "bonn", "nice", "kiel", "lyon", "in", "x", "has", "is",
 
 
 def _write_tokenizer(folder: Path) -> int:
-    """Save it; how many words there are."""
+    """Write a tokenizer to ``folder``. Return the size of its vocabulary."""
     vocabulary = {word: number for number, word in enumerate((*SPECIAL, *WORDS))}
     tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = Whitespace()

@@ -1,4 +1,4 @@
-"""Encoders of the usual kinds with random weights, each with the tokenizer of its kind, as a folder from the Hub."""
+"""Encoders of common kinds with random weights and a tokenizer of their kind, stored like a folder from the Hub."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,14 +12,14 @@ TEXTS = (
     *("The dog chased a cat.", "Horses graze in the field.", "An owl hunts mice.", "My rabbit eats hay."),
     *("The bank raised its rates.", "Shares fell on Monday.", "He owes three euros.", "Prices rose again."),
 )
-MAX_TOKENS = 32  # that each of the encoders has positions for
+MAX_TOKENS = 32  # number of positions of each encoder
 SHAPE = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "initializer_range": 0.5}
 SPECIAL = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
 BYTE_LEVEL_SPECIAL = {"cls_token": "<s>", "pad_token": "<pad>", "sep_token": "</s>", "unk_token": "<unk>"}
 
 
 def _byte_level() -> Tokenizer:
-    """Byte-level BPE, as RoBERTa's and ModernBERT's."""
+    """Return byte-level BPE, as in RoBERTa and ModernBERT."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -31,7 +31,7 @@ def _byte_level() -> Tokenizer:
 
 
 def word_pieces() -> Tokenizer:
-    """WordPiece, as BERT's and DistilBERT's."""
+    """Return WordPiece, as in BERT and DistilBERT."""
     tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     tokenizer.normalizer, tokenizer.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
     tokenizer.train_from_iterator(TEXTS, trainers.WordPieceTrainer(vocab_size=200, special_tokens=[*SPECIAL.values()]))
@@ -39,7 +39,7 @@ def word_pieces() -> Tokenizer:
 
 
 def _unigram() -> Tokenizer:
-    """SentencePiece's unigram model, as DeBERTa's."""
+    """Return SentencePiece's unigram model, as in DeBERTa."""
     tokenizer = Tokenizer(models.Unigram())
     tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
     special = [*SPECIAL.values()]
@@ -57,7 +57,7 @@ def _framed(tokenizer: Tokenizer) -> Tokenizer:
 class Kind(NamedTuple):
     """A kind of encoder."""
 
-    model_class: str  # in transformers: what such an encoder is pre-trained as
+    model_class: str  # class in transformers with which such an encoder is pre-trained
     make_tokenizer: Callable[[], Tokenizer]
     special: dict[str, str]
     config: dict[str, Any]
@@ -102,7 +102,7 @@ KINDS = {
 
 
 def make_encoder(kind: str, folder: Path, **changes: Any) -> Path:
-    """Write one to ``folder``; ``changes``: other fields of its configuration."""
+    """Write an encoder of ``kind`` to ``folder``, and return it. ``changes``: other fields of its configuration."""
     model_class, make_tokenizer, special, config = KINDS[kind]
     tokenizer = make_tokenizer()
     size = {"vocab_size": tokenizer.get_vocab_size(), "max_position_embeddings": MAX_TOKENS}
@@ -113,7 +113,7 @@ def make_encoder(kind: str, folder: Path, **changes: Any) -> Path:
 def save_encoder(
     folder: Path, model_class: str, config: dict[str, Any], tokenizer: Tokenizer, special: dict[str, str]
 ) -> None:
-    """Random weights of ``model_class``, a class in transformers, and its tokenizer."""
+    """Write random weights of ``model_class``, a class in transformers, and ``tokenizer`` to ``folder``."""
     kind = getattr(transformers, model_class)
     with torch.random.fork_rng():
         torch.manual_seed(0)
