@@ -124,7 +124,7 @@ class ReviewDesk:
         self.view(self.next_table())
 
     def next_table(self) -> str:
-        """Return the file name of the table to work on now; writes the review if it does not exist."""
+        """Return the file name of the table to work on now. Writes the review if that is next and does not exist."""
         if has_table(self.folder, ASK) and decisions(self.folder, ASK, self.task).open:
             return f"{ASK}.csv"
         if not has_table(self.folder, REVIEW):

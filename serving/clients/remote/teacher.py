@@ -189,7 +189,7 @@ class _RemoteReader:
     def _readings(
         self, endpoint: Endpoint, texts: Sequence[tuple[str, Sequence[Example]]]
     ) -> list[LabelAnswer | _Unread]:
-        """Return the answer for each text, given with its shots; for a text in windows, the mean."""
+        """Annotate each text, with its own shots in the prompt; the answer for a text in windows is the mean."""
         assert self._mode
         parts = [parts_of(self._task, text, self._form) for text, _ in texts]
         requests = [
