@@ -90,10 +90,9 @@ def _wait_s(state: tenacity.RetryCallState) -> float:
 
 
 def pause_s(state: tenacity.RetryCallState, asked_s: float | None) -> float:
-    """Return the seconds to wait before the next attempt.
+    """Return the seconds to wait before the next attempt, ``asked_s`` (see `retry_after_s`) or more.
 
-    They have a random part: clients that were rejected together must not retry together. ``asked_s``: what the service
-    asks to wait, see `retry_after_s`.
+    A part is random: clients that were rejected together must not retry together.
     """
     pause_s = tenacity.wait_exponential(multiplier=FIRST_PAUSE_S, max=LONGEST_PAUSE_S)(state)
     return pause_s * random.uniform(0.5, 1.0) if asked_s is None else asked_s + pause_s * random.uniform(0.0, 0.5)

@@ -29,10 +29,9 @@ class ProxyInUse(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def proxy_for(address: httpx.URL) -> ProxyInUse | None:
-    """Return the proxy for requests to ``address``; None: the service is contacted directly.
+    """Return the proxy for ``address``; None for direct requests, as always to this machine, which no proxy can reach.
 
-    It always is on this machine, which no proxy can reach. Raises InputError, which names the variable, for a proxy
-    that cannot be used.
+    Raises InputError, which names the variable, for a proxy that cannot be used.
     """
     proxies = getproxies()
     if is_this_machine(address.host) or is_excepted(address, proxies.get("no", "")):

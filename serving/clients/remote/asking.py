@@ -33,9 +33,8 @@ class RequestMode(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.route}, {'probabilities of tokens' if self.likely else f'{votes} votes'}"
 
 
-# From the most informative to the most widely supported. Sources: OpenAI's reference (at most 20 likely tokens in chat,
-# 5 in completions; reasoning models take neither max_tokens nor temperature nor logprobs), and vLLM's (--max-logprobs
-# 20).
+# From the most informative to the most common. Sources: OpenAI's reference (at most 20 likely tokens in chat, 5 in
+# completions; reasoning models take neither max_tokens nor temperature nor logprobs), and vLLM's (--max-logprobs 20).
 REQUEST_MODES = (
     RequestMode(route="chat", likely=20),
     RequestMode(route="chat", likely=5),

@@ -21,10 +21,7 @@ ASKING_CHARS = 200  # of a request to generate, in addition to the shots of its 
 def forecast_requests(
     asks: str, settings: RemoteSettings, stages: Mapping[str, tuple[float, float, float]], doubt: str = ""
 ) -> Forecast:
-    """Return a forecast. ``stages``: of each, requests, and the characters that one of them sends and receives.
-
-    ``asks``: whom the requests go to. ``doubt``: why it may be wrong.
-    """
+    """Return a forecast. ``stages``: of each, requests, and the characters that one of them sends and receives."""
     planned = {
         name: (round(calls), calls * sent, calls * received)
         for name, (calls, sent, received) in stages.items()

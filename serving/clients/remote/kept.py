@@ -1,8 +1,7 @@
 """Answers of a remote teacher, stored permanently, so that no request is paid for twice, even after a kill.
 
-There is one SQLite file for each endpoint and model, to which rows are only added; all commands share it. An answer and
-its cost are one row, in one transaction. So the sum over the rows of a piece of work is what that has paid, whenever it
-was stopped.
+All commands share one SQLite file for each endpoint and model, to which rows are only added. An answer and its cost are
+one row, in one transaction. So the rows of a piece of work add up to what it has paid, whenever it was stopped.
 """
 
 import errno

@@ -38,10 +38,9 @@ GREEDY = SamplingSettings(temperature=0.0)
 def remote_writer(
     url: str, model: str, task: GenerationTask, settings: RemoteSettings, *, real: int | None = None, seed: int = 0
 ) -> NamedWriter:
-    """Return ``model`` at ``url``, shown the first of the ``real`` pairs that ``seed`` draws, as a writer.
+    """Return ``model`` at ``url`` as a writer, shown the first of the ``real`` pairs that ``seed`` draws.
 
-    ``real`` None: `USUAL_REAL` pairs; 0: all. Sends nothing yet. Raises InputError for an invalid address, key or
-    setting, and for unusable pairs.
+    ``real`` None: `USUAL_REAL` pairs; 0: all. Sends nothing yet. Raises InputError for a bad address, key or setting.
     """
     if settings.votes != RemoteSettings().votes:
         raise InputError("--votes is for tasks with labels: a target is written once. Leave it out.")
