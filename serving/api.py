@@ -145,7 +145,7 @@ class TaskInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Refused(msgspec.Struct, frozen=True, kw_only=True):
-    """Something in the adapters' folder that was rejected."""
+    """Something in the adapters' folder that is not served."""
 
     path: str  # relative to the folder
     reason: str

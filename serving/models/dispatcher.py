@@ -62,7 +62,7 @@ class Dispatcher:
         tokens_per_s: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``window_tokens``: in the engine at most; ``least_window_tokens`` always may be, however slow it is.
+        """``window_tokens``: most in the engine at once; ``least_window_tokens``: always allowed, however slow it is.
 
         ``tokens_per_s``: first guess of the rate (0: none).
         """

@@ -160,7 +160,7 @@ def _needed(shares: Mapping[str, int], other_bytes: int, free: float, lower: str
 def student_bytes(contents: FolderContents) -> int:
     """Return the bytes that a folder's students take in the server: one version of each task, and one that replaces it.
 
-    Only one version is replaced at a time, so the largest counts twice.
+    Versions are loaded one after the other, so only the largest counts twice.
     """
     firsts = (
         next((stored for stored in contents.versions(task) if stored.is_student), None) for task in contents.tasks

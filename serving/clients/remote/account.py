@@ -27,7 +27,7 @@ def account_of(
     outside: float | None = None,
     held_out: KindEvidence | None = None,
 ) -> RemoteTeacher:
-    """Return what the work has used so far, and which part of it was paid for now."""
+    """Return what the endpoint's piece of work has used so far, and which part of it that work has paid for."""
     used, spent = endpoint.kept.used, endpoint.kept.spent
     return RemoteTeacher(
         endpoint=endpoint.url,
