@@ -1,4 +1,4 @@
-"""Which adapter a folder stands for: its own, or that of a finished run. Loads no heavy library."""
+"""Find the adapter that a folder stands for: its own, or that of a finished run. Loads no heavy library."""
 
 from pathlib import Path
 
@@ -10,15 +10,15 @@ from fourshot.pipeline.work_folder import MANIFEST_FILE
 
 
 def find_classifier(folder: str | Path) -> Path:
-    """The student's folder that ``folder`` leads to, else the adapter's as `find_adapter` finds it."""
+    """Return the student's folder that ``folder`` leads to, or else the adapter's, as `find_adapter` does."""
     return find_student(folder) or find_adapter(folder)
 
 
 def find_adapter(folder: str | Path) -> Path:
-    """The adapter folder that ``folder`` is, or the one adapter in a run folder that saw synthetic texts.
+    """Return ``folder`` if it is an adapter's, else the folder of the adapter that a run links to.
 
-    A run links to its adapter.
-    Raises `InputError` where there is none, or where several might be meant.
+    In a folder without this link, it is the only adapter trained on synthetic or unlabelled texts, or the only adapter.
+    Raises `InputError` if there is no adapter, or if several could be meant.
     """
     check_mounted(folder)
     folder = Path(folder)
@@ -36,7 +36,7 @@ def find_adapter(folder: str | Path) -> Path:
     cards = {
         path: load_card(path)
         for path in adapters
-        if not any(find_student(folder / up) for up in path.relative_to(folder).parents)  # of a distillation's teacher
+        if not any(find_student(folder / up) for up in path.relative_to(folder).parents)  # not a teacher's
     }
     foreign = sorted({path.name for path in folder.rglob("adapter_*") if path.is_file()})
     if not cards and foreign and not (folder / MANIFEST_FILE).exists():
@@ -54,7 +54,7 @@ def find_adapter(folder: str | Path) -> Path:
             f"{folder} holds no adapter with a {CARD_FILE}. Give an adapter's folder, or that of a finished run; the "
             "command that made a run finishes it where it was stopped."
         )
-    # A run also trains on the shots alone, to compare with.
+    # A run also trains an adapter on the shots alone, for comparison.
     likely = [path for path, card in cards.items() if card.synthetic_examples or card.unlabelled_examples]
     likely = likely or list(cards)
     if len(likely) == 1:

@@ -1,4 +1,4 @@
-"""What goes over the wire: requests and answers of the service, as types.
+"""Types of the service's HTTP API: its requests and responses.
 
 Importing this module loads no heavy library: the client and the command use it too.
 """
@@ -11,20 +11,20 @@ from msgspec import UNSET, UnsetType
 from fourshot.pipeline.rows.fields import Given
 from fourshot.pipeline.selective import Abstained, Refusal
 
-ASKED_PATHS = ("/v1/classify/", "/v1/generate/")  # a task's name follows
-HEALTH_PATHS = ("/health", "/ping")  # vLLM's own, or those of the server of students alone
-WRITES = "writes_texts"  # type of the error where a task without labels is asked for one
-OF_TEXTS = (400, 413)  # what a service answers where a text is too long, or several are too many
-DEADLINE = "X-Deadline-Ms"  # header of a request: milliseconds from its arrival to its answer, at most
+ASKED_PATHS = ("/v1/classify/", "/v1/generate/")  # followed by a task's name
+HEALTH_PATHS = ("/health", "/ping")  # vLLM's own, or those of the server without vLLM
+WRITES = "writes_texts"  # error type of a classification request to a task without labels
+OF_TEXTS = (400, 413)  # status codes for a text that is too long, or for too many texts
+DEADLINE = "X-Deadline-Ms"  # request header: milliseconds from the request's arrival to its response, at most
 
 
 Method = Literal["adapter", "student", "icl"]
 
 
 class _Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """The fields that OpenAI's clients and gateways send whatever they ask for.
+    """The fields that OpenAI's clients and gateways add to every request.
 
-    None of them can change an answer here, so they are accepted, with any value, and ignored.
+    None of them can change a response here, so they are accepted with any value, and ignored.
     """
 
     model: Any = UNSET
@@ -40,11 +40,11 @@ class _Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class ClassifyRequest(_Request, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """``POST /v1/classify/{task}``."""
+    """Body of ``POST /v1/classify/{task}``."""
 
     input: str | dict[str, str] | list[str | dict[str, str]]  # one text or many; objects for inputs of several fields
-    method: Method | None = None  # None: the pinned or newer one of adapter and student, in context where there is none
-    # What is not answered (`pipeline.selective.Refusal`): such texts keep their probabilities and get no label.
+    method: Method | None = None  # None: the pinned or newer one of adapter and student; without either, in context
+    # Rules of abstention (`pipeline.selective.Refusal`): a text below them gets no label, but its probabilities.
     abstain_below: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
     coverage: Annotated[float, msgspec.Meta(gt=0, le=1)] | None = None
     none_of_these: bool = False
@@ -55,15 +55,15 @@ class ClassifyRequest(_Request, frozen=True, kw_only=True, forbid_unknown_fields
 
     @property
     def refusal(self) -> Refusal:
-        """Raises InputError where two of its fields exclude each other."""
+        """The request's rules of abstention. Raises InputError if two of its fields exclude each other."""
         return Refusal(abstain_below=self.abstain_below, coverage=self.coverage, none_of_these=self.none_of_these)
 
 
 class GenerateRequest(_Request, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """``POST /v1/generate/{task}``."""
+    """Body of ``POST /v1/generate/{task}``."""
 
     input: str | list[str]  # one or many
-    method: Method | None = None  # students are all that writes
+    method: Method | None = None  # only students generate texts
 
     @property
     def inputs(self) -> list[str]:
@@ -71,17 +71,17 @@ class GenerateRequest(_Request, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class Classified(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The answer for one text."""
+    """Result for one text."""
 
-    label: str | None  # its name, as the data says it; null where the request asked for none
-    probability: float  # of the likeliest label, among the labels
+    label: str | None  # its name as in the data; null if the service abstained, as requested
+    probability: float  # of the most likely label
     probabilities: dict[str, float]  # of every label, in the task's order; sums to one
     prompt_tokens: int
-    cached_tokens: int  # of these, answered by the prefix cache
-    queue_ms: float  # from the request's arrival until the model began with the text
+    cached_tokens: int  # of these, served from the prefix cache
+    queue_ms: float  # from the request's arrival until the model started on the text
     model_ms: float  # in the model
-    abstained: Abstained = ""  # why there is no label; left out where there is one
-    cut_words: int = 0  # of the text, that were not read; left out where all were
+    abstained: Abstained = ""  # why there is no label; omitted if there is one
+    cut_words: int = 0  # words cut from the end of the text; omitted if none were
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):
@@ -94,54 +94,54 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ClassifyResponse(msgspec.Struct, frozen=True, kw_only=True):
-    """The answer to a `ClassifyRequest`: one result per text, in their order."""
+    """Response to a `ClassifyRequest`: one result per text, in their order."""
 
     task: str
     method: Method
-    adapter: str  # content-hashed name of the adapter or student that answered; "" in context
+    adapter: str  # name, with a content hash, of the adapter or student that was used; "" in context
     results: list[Classified]
     usage: Usage
-    total_ms: float  # from arrival to answer, measured in the server
+    total_ms: float  # from arrival to response, measured in the server
 
 
 class Generated(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What was written for one input."""
+    """Text generated for one input."""
 
     text: str
-    finish_reason: Literal["stop", "length"]  # it ended by itself, or was cut at the most tokens that it may have
+    finish_reason: Literal["stop", "length"]  # the text ended by itself, or reached the maximum number of tokens
     prompt_tokens: int
     completion_tokens: int
-    queue_ms: float  # from the request's arrival until the model began with the input
-    model_ms: float  # in the model, with those that were written together
-    cut_input: bool = False  # the end of the input was not read; left out where all was
+    queue_ms: float  # from the request's arrival until the model started on the input
+    model_ms: float  # in the model, for all texts generated together with this one
+    cut_input: bool = False  # the end of the input was cut; omitted if it was not
 
 
 class GenerateResponse(msgspec.Struct, frozen=True, kw_only=True):
-    """The answer to a `GenerateRequest`: one result per input, in their order."""
+    """Response to a `GenerateRequest`: one result per input, in their order."""
 
     task: str
     method: Method
-    student: str  # content-hashed name of who wrote
+    student: str  # name, with a content hash, of the student that was used
     results: list[Generated]
     usage: Usage
-    total_ms: float  # from arrival to answer, measured in the server
+    total_ms: float  # from arrival to response, measured in the server
 
 
 class TaskInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """One task that is served."""
+    """One served task."""
 
     task: str
     labels: list[str]
-    adapter: str  # the version that answers now; "" where the task is answered in context
-    versions: list[str]  # all that lie in the folder, the newest first
+    adapter: str  # the version in use; "" if the task is served in context
+    versions: list[str]  # all versions in the folder, the newest first
     pinned: bool
-    methods: list[Method]  # the usual one first
-    student: str = ""  # what answers with the method student; "" where the task has none
-    teacher: str = ""  # who taught it
+    methods: list[Method]  # the default first
+    student: str = ""  # the version used for the method student; "" if the task has none
+    teacher: str = ""  # the student's teacher
     requests: int = 0  # since the server started, all methods
     in_flight: int = 0  # texts that wait or are in the model
-    fields: list[str] | UnsetType = UNSET  # of an input; left out where it is a text
-    kind: Literal["generation"] | UnsetType = UNSET  # it is asked by ``/v1/generate``; left out where there are labels
+    fields: list[str] | UnsetType = UNSET  # of an input; omitted if inputs are plain texts
+    kind: Literal["generation"] | UnsetType = UNSET  # served at ``/v1/generate``; omitted for a task with labels
 
 
 class Refused(msgspec.Struct, frozen=True, kw_only=True):
@@ -152,7 +152,7 @@ class Refused(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TaskList(msgspec.Struct, frozen=True, kw_only=True):
-    """``GET /v1/tasks``; ``refused`` only where asked for with ``?all=1``."""
+    """Response to ``GET /v1/tasks``; ``refused`` is filled only with ``?all=1``."""
 
     base_model: str
     tasks: list[TaskInfo]
@@ -160,7 +160,7 @@ class TaskList(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Fault(msgspec.Struct, frozen=True, kw_only=True):
-    """What an error says, in the shape of OpenAI's."""
+    """An error in OpenAI's format."""
 
     message: str
     type: str
@@ -168,6 +168,6 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ErrorAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """The body of every answer of 400 and above."""
+    """Body of every response with a status of 400 or above."""
 
     error: Fault

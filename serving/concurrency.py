@@ -1,4 +1,4 @@
-"""Several requests on their way at once, and threads. Importing this module loads the standard library alone."""
+"""Helpers for concurrent coroutines and for threads. Importing this module loads only the standard library."""
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable
@@ -8,10 +8,10 @@ Answer = TypeVar("Answer")
 
 
 async def all_or_none(asking: Iterable[Coroutine[Any, Any, Answer]]) -> list[Answer]:
-    """What each comes to, in their order.
+    """Await all of ``asking`` concurrently, and return their results in order.
 
-    Where one fails, or the caller leaves, the others are cancelled and have ended when this returns. Raises what the
-    first that failed raised.
+    If one fails, or the caller is cancelled, the others are cancelled and have ended when this returns. Raises the
+    exception of the first one that failed.
     """
     tasks = [*map(asyncio.ensure_future, asking)]
     try:
@@ -23,9 +23,10 @@ async def all_or_none(asking: Iterable[Coroutine[Any, Any, Answer]]) -> list[Ans
 
 
 def without_panics(work: Callable[..., Answer], *given: Any) -> Answer:
-    """What ``work`` returns, in a thread. Raises RuntimeError where a library in Rust panics.
+    """Return ``work(*given)``; for functions that run in a thread. Raises RuntimeError if a Rust library panics.
 
-    To Python that is no Exception: whoever waits for the thread would not expect it, and end.
+    In Python, a panic is a BaseException but no Exception. Code that waits for the thread does not expect one, and
+    would end.
     """
     try:
         return work(*given)

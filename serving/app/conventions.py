@@ -1,6 +1,6 @@
-"""What holds at every address, whoever wrote the route: slashes, HEAD, and the form of errors. An ASGI middleware.
+"""ASGI middleware for what holds on every route, ours or vLLM's: trailing slashes, HEAD, and the format of errors.
 
-FastAPI, Starlette and vLLM each have forms of errors of their own, and redirect or refuse what is answered here.
+FastAPI, Starlette and vLLM each have error formats of their own, and redirect or reject requests that are valid here.
 """
 
 import asyncio
@@ -15,21 +15,21 @@ from fourshot.serving.answers import JSON, RefusalError, send_refusal, stopping
 from fourshot.serving.api import ErrorAnswer
 
 logger = logging.getLogger("fourshot.serving")
-MOST_ERROR_BYTES = 64 << 10  # of an answer that is looked into
-MOST_PATH_CHARS = 100  # of an address, in a message
+MOST_ERROR_BYTES = 64 << 10  # of an error that is converted
+MOST_PATH_CHARS = 100  # of a path, in a message
 TEXT = b"text/plain"
 
 Scope = dict[str, Any]
 
 
 class Conventions:
-    """Pure ASGI, around the application or around all that guards it.
+    """The middleware, as pure ASGI, around the application or around the guard.
 
-    - A slash at the end of an address makes no difference. A redirect would name the host as this process knows it:
-      behind a proxy that is another host, and without TLS.
-    - HEAD is answered where GET is.
-    - An error in another form than the documented one gets that form, and keeps its code and headers.
-    - What the application raises is a 500, told in the log.
+    - A trailing slash makes no difference. A redirect would name the host as this process knows it: behind a proxy,
+      that is a different host, and without TLS.
+    - HEAD is supported wherever GET is.
+    - An error in another format is converted to the documented one, and keeps its status and headers.
+    - An exception of the application becomes a 500 and is logged.
     """
 
     def __init__(self, app: Any) -> None:
@@ -46,13 +46,13 @@ class Conventions:
         answer = _Answer(scope, send)
         if scope["method"] == "HEAD":
             scope["method"] = "GET"
-        if not scope["path"].startswith("/"):  # "*", or what a client takes for an address
+        if not scope["path"].startswith("/"):  # "*", or a malformed target
             message = f"{scope['path'][:MOST_PATH_CHARS]!r} is no address here: they begin with a slash."
             await send_refusal(answer, RefusalError(400, "bad_request", message))
             return
         try:
             await self._app(scope, receive, answer)
-        except asyncio.CancelledError:  # the time to stop in is over
+        except asyncio.CancelledError:  # the time to finish requests before a stop is over
             if not answer.has_begun:
                 await send_refusal(answer, stopping())
             raise
@@ -64,7 +64,7 @@ class Conventions:
 
 
 def without_slash(scope: Scope) -> Scope:
-    """What changes in ``scope`` where its address ends in slashes; an escaped one is a part of a name."""
+    """Return the items of ``scope`` that change without trailing slashes; an escaped slash is part of a name."""
     path, raw = scope["path"], (scope.get("raw_path") or b"").partition(b"?")[0]
     if not path.endswith("/") or (raw and not raw.endswith(b"/")):
         return {}
@@ -75,7 +75,7 @@ def without_slash(scope: Scope) -> Scope:
 
 
 class _Answer:
-    """An ASGI ``send`` for one request: hands on what is fine, and holds an error back until it can be read."""
+    """An ASGI ``send`` for one request: passes responses on, but holds an error back until it can be converted."""
 
     def __init__(self, scope: Scope, send: Any) -> None:
         self._scope, self._send, self._head = scope, send, scope["method"] == "HEAD"
@@ -106,7 +106,7 @@ class _Answer:
 
 
 def in_form(scope: Scope, start: dict[str, Any], body: bytes) -> tuple[dict[str, Any], bytes]:
-    """The beginning and the body of an error in the documented form."""
+    """Return the start message and the body of an error, converted to the documented format if necessary."""
     try:
         msgspec.json.decode(body, type=ErrorAnswer)
     except (msgspec.DecodeError, UnicodeDecodeError):
@@ -120,7 +120,7 @@ def in_form(scope: Scope, start: dict[str, Any], body: bytes) -> tuple[dict[str,
 
 
 def _kind_and_message(scope: Scope, code: int, headers: dict[bytes, bytes], body: bytes) -> tuple[str, str]:
-    """A word for machines and a sentence for people, for an error of the framework's."""
+    """Return the error type and the message for an error of the framework."""
     path = scope["path"][:MOST_PATH_CHARS]
     if code == 404:
         return "not_found", (

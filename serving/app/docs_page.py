@@ -1,4 +1,4 @@
-"""``/docs``: Swagger UI out of files that vLLM's package carries, so that it is drawn without the internet too."""
+"""``/docs``: Swagger UI from files in vLLM's package, so that it works without internet access."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,10 +11,10 @@ from starlette.staticfiles import StaticFiles
 FILES = "entrypoints/serve/instrumentator/static"  # in vLLM, for its option --enable-offline-docs
 DOCS_PATHS, DOCS_FILES = ("/docs", "/redoc"), "/docs/files"
 SCRIPT, STYLE = "swagger-ui-bundle.js", "swagger-ui.css"
-DRAWN_ELSEWHERE = ("/docs", "/docs/oauth2-redirect", "/redoc")  # FastAPI's pages, whose scripts come from other hosts
-# Addresses in the page begin where it lies, whatever a proxy puts before that, and with or without a slash at its end.
+DRAWN_ELSEWHERE = ("/docs", "/docs/oauth2-redirect", "/redoc")  # FastAPI's pages, which load scripts from other hosts
+# Relative addresses start at the page's folder, whatever prefix a proxy adds, and with or without a trailing slash.
 BASE = "<script>document.write(`<base href=\"${location.pathname.replace(/(docs|redoc)\\/*$/, '')}\">`)</script>"
-# A service with keys shows its document to who has one: the key that this tab was given on the first page.
+# A service with keys requires one for its OpenAPI document: the one entered in this tab on the first page.
 WITH_KEY = """<p id="no-key" hidden>This service asks for an API key. Give it on
 <a href="./">the first page</a>, and open <a href="docs">this one</a> in the same tab.</p><script>
 const withKey = (request) => {
@@ -37,7 +37,7 @@ HEADERS = {
 
 
 def add_docs(app: FastAPI) -> None:
-    """Draw ``/docs`` (and ``/redoc``, which is the same page) here, unless the app describes itself to nobody."""
+    """Serve ``/docs`` (and ``/redoc``, the same page), unless the app has no OpenAPI document or vLLM no such files."""
     vllm = find_spec("vllm")
     folder = Path(vllm.origin).parent / FILES if vllm and vllm.origin else Path()
     if not app.openapi_url or not (folder / SCRIPT).is_file():

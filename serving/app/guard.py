@@ -1,7 +1,7 @@
-"""Who may ask, how much, and how long they may take: an ASGI middleware around all of vLLM's routes.
+"""ASGI middleware around all of vLLM's routes: authentication, and limits on body size, concurrency and duration.
 
-vLLM's own key check knows one kind of key and bounds no body. Here every request first shows its key, then sends its
-body within bounds of size, depth and time, packed or not; only then does an application see it.
+vLLM's own check knows one kind of key and does not limit bodies. Here a request is authenticated first. Then its body
+is received, compressed or not, within limits on size, depth and time. Only then does the application see the request.
 """
 
 import asyncio
@@ -29,26 +29,26 @@ from fourshot.serving.settings import ENVIRONMENT, Limits, from_json
 
 logger = logging.getLogger("fourshot.serving")
 ACCESS = "fourshot.access"  # in the scope of a request: its `Key`
-ASKER = "fourshot.asker"  # in the scope: the name of its key, else the peer's address
-ON_BEHALF = b"x-fourshot-asker"  # header: what the router of replicas has found `ASKER` to be
-FOR_TASKS = b"x-fourshot-tasks"  # header, of the router, too: what the client's key is for; left out for everything
-# Answer without a key: they tell nothing about anybody's data, and a browser has no key to show when it opens a page.
+ASKER = "fourshot.asker"  # in the scope: the name of its key, or else the peer's address
+ON_BEHALF = b"x-fourshot-asker"  # header set by the router of replicas: the `ASKER` that it determined
+FOR_TASKS = b"x-fourshot-tasks"  # also set by the router: the tasks of the client's key; absent for all
+# Served without a key: they expose no user data, and a browser has no key to send when it opens a page.
 OPEN_PATHS = ("/", *HEALTH_PATHS, *DOCS_PATHS, f"{DOCS_FILES}/{SCRIPT}", f"{DOCS_FILES}/{STYLE}")
-TASKS_PATH = "/v1/tasks"  # with `ASKED_PATHS` what a key for some tasks may ask at all
+TASKS_PATH = "/v1/tasks"  # with `ASKED_PATHS`, all that a key for some tasks may request
 READ_KEYS_EVERY_S = 2.0
-OTHER_KEYS = (b"x-api-key", b"api-key", b"x-goog-api-key", b"ocp-apim-subscription-key")  # as other services take it
-PREFLIGHT = {b"origin", b"access-control-request-method"}  # headers; source: the Fetch standard, CORS-preflight fetch
+OTHER_KEYS = (b"x-api-key", b"api-key", b"x-goog-api-key", b"ocp-apim-subscription-key")  # used by other services
+PREFLIGHT = {b"origin", b"access-control-request-method"}  # headers; Source: the Fetch standard, CORS-preflight fetch
 NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
 ALL_SQUARE = bytes.maketrans(b"{}", b"[]")
-MOST_DIGITS = 18  # of a length: no body has more, and Python reads no number of thousands
-MOST_MEMBERS = 100  # of a gzip body: each is looked for behind a copy of all that is left
-SHALLOW = 16  # brackets, below which nobody need count how deep they are
+MOST_DIGITS = 18  # of a Content-Length: no body needs more, and Python parses no number with thousands of digits
+MOST_MEMBERS = 100  # of a gzip body: each one costs a copy of all the data after it
+SHALLOW = 16  # brackets, up to which their depth is not counted
 
 Scope = dict[str, Any]
 
 
 class Guard:
-    """Pure ASGI; made by vLLM's server for its ``--middleware``."""
+    """The middleware, as pure ASGI; vLLM's server instantiates it for its option ``--middleware``."""
 
     def __init__(
         self,
@@ -59,9 +59,9 @@ class Guard:
         behind_router: bool = False,
         allowed_hosts: Sequence[str] = (),
     ) -> None:
-        """All is as `serving.settings.ENVIRONMENT` says where ``limits`` are not given.
+        """Without ``limits``, all settings are those in `serving.settings.ENVIRONMENT`.
 
-        ``allowed_hosts`` as `serving.app.hosts.hosts_of` gives them.
+        ``allowed_hosts``: as `serving.app.hosts.hosts_of` returns them.
         """
         self._app = app
         if limits is None:
@@ -74,12 +74,12 @@ class Guard:
         self._read_keys_at = 0.0
         self._busy: Counter[str] = Counter()
         guarded: Any = self._guarded
-        if cors_origins:  # outside the keys: a page must be able to read why it was refused, too
+        if cors_origins:  # outside the key check: a page must be able to read a refusal, too
             guarded = CORSMiddleware(
                 guarded,
                 allow_origins=cors_origins,
                 allow_methods=("GET", "POST"),
-                allow_headers=("*",),  # clients add their own, as OpenAI's for JavaScript
+                allow_headers=("*",),  # clients add their own, such as OpenAI's for JavaScript
                 expose_headers=("Retry-After",),
             )
         self._conventions = Conventions(guarded)
@@ -96,7 +96,7 @@ class Guard:
             key = self._admit(scope)
             asker = self._asker(scope, key)
             limit = (key.max_concurrent if key else 0) or self._limits.max_concurrent
-            if self._busy[asker] >= limit and not self._behind_router:  # which has counted them, by its own keys
+            if self._busy[asker] >= limit and not self._behind_router:  # the router has counted them, by its own keys
                 asker = None
                 owner = "This key" if key else "This address"
                 raise RefusalError(
@@ -105,11 +105,11 @@ class Guard:
                     f"{owner} has {limit} request{'s' if limit > 1 else ''} under way, which is its limit.",
                     1.0,
                 )
-            self._busy[asker] += 1  # before its body is taken in, which takes memory
+            self._busy[asker] += 1  # before its body is received, which takes memory
             if scope["type"] == "http":
                 scope, receive, is_gone = await self._body(scope, receive)
                 if is_gone:
-                    return  # the client left before its body was whole: there is nobody to answer
+                    return  # the client left before its body was complete
             await self._app({**scope, ACCESS: key, ASKER: asker}, receive, send)
         except RefusalError as refusal:
             with contextlib.suppress(OSError):
@@ -121,29 +121,29 @@ class Guard:
             if asker is not None:
                 self._busy[asker] -= 1
                 if not self._busy[asker]:
-                    del self._busy[asker]  # there may be as many addresses as there are clients
+                    del self._busy[asker]  # else an entry would stay for every address
 
     def _asker(self, scope: Scope, key: Key | None) -> str:
-        """Whose requests take turns with those of others: a key's, or where there are no keys an address's."""
+        """Return the name by which requests share the queue fairly: the key's, or without keys the address's."""
         if self._behind_router:
             return next((value.decode("latin-1") for name, value in scope["headers"] if name == ON_BEHALF), "")
         return f"key {key.name}" if key else home_of((scope.get("client") or ("",))[0])
 
     def _admit(self, scope: Scope) -> Key | None:
-        """The key that the request showed; None where none is needed. Raises `RefusalError`."""
+        """Return the key of the request, or None if it needs none. Raises `RefusalError`."""
         path = scope["path"]
-        if self._allowed_hosts and path not in HEALTH_PATHS:  # what looks after services asks for these by any address
+        if self._allowed_hosts and path not in HEALTH_PATHS:  # health checks use any address
             check_host(scope["headers"], self._allowed_hosts)
         if self._keys is None or (path in OPEN_PATHS and scope.get("method") in ("GET", "HEAD")):
             return None
         if scope.get("method") == "OPTIONS" and {name for name, _ in scope["headers"]} >= PREFLIGHT:
-            return None  # a browser asks so before it asks; there is no key in it, and the answer has no data
+            return None  # a browser's preflight request carries no key, and its response no data
         self._refresh_keys()
         field = next((value for name, value in scope["headers"] if name == b"authorization"), b"").decode("latin-1")
         key = self._keys.find(field)
         if key is None:
             raise RefusalError(401, "no_key", f"{no_key(scope, field)} Give one as: Authorization: Bearer KEY.")
-        if self._behind_router:  # the router's own key may ask everything, who asks through it may not
+        if self._behind_router:  # the router's own key is for all tasks, its client's may not be
             fields = [value.decode("latin-1") for name, value in scope["headers"] if name == FOR_TASKS]
             key = key.limited_to(fields[0]) if fields else key
         if key.tasks and not (path.startswith(ASKED_PATHS) or path == TASKS_PATH):
@@ -160,9 +160,10 @@ class Guard:
                 logger.warning("%s; the keys that were known stay in force", error)
 
     async def _body(self, scope: Scope, receive: Any) -> tuple[Scope, Any, bool]:
-        """``scope``, a ``receive`` that gives the whole body at once, unpacked, and whether the client has left.
+        """Receive the body. Return a new ``scope`` and ``receive``, and whether the client has left meanwhile.
 
-        Raises `RefusalError` for one too large, slow or deep, or packed in a way that is not known here.
+        The new ``receive`` gives the complete body at once, decompressed. Raises `RefusalError` for a body that is too
+        large, slow or deep, or has an encoding other than gzip and deflate.
         """
         limits = self._limits
         declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
@@ -209,21 +210,22 @@ class Guard:
 
 @lru_cache(maxsize=1 << 12)
 def home_of(address: str) -> str:
-    """Whose an address is: with IPv6 one client has as many as it likes, and shares the first 64 bits with no other.
+    """Return what identifies the client at ``address``: an IPv4 address itself, or the /64 network of an IPv6 address.
 
+    An IPv6 client can use any number of addresses, and shares the first 64 bits with no other client.
     Source: RFC 4291, section 2.5.4 (subnets have 64 bits).
     """
     try:
         known = ip_address(address.partition("%")[0])
     except ValueError:
-        return address  # a socket of a file, or what a proxy said
+        return address  # a Unix socket, or whatever a proxy sent
     if isinstance(known, IPv4Address):
         return address
     return str(known.ipv4_mapped or ip_network((known, 64), strict=False))
 
 
 def no_key(scope: Scope, authorization: str) -> str:
-    """Why a request has shown no key that counts. Says nothing of what was given but its form."""
+    """Return why a request has no valid key. Of what was sent, only the form is mentioned."""
     scheme, _, rest = authorization.partition(" ")
     if not authorization:
         field = next((name.decode("latin-1") for name, _ in scope["headers"] if name in OTHER_KEYS), "")
@@ -236,7 +238,10 @@ def no_key(scope: Scope, authorization: str) -> str:
 
 
 def unpacked(body: bytes, encoding: bytes, most_bytes: int) -> bytes:
-    """``body``, packed as the header Content-Encoding says. Raises `RefusalError`; never makes more than asked for."""
+    """Return the decompressed ``body``; ``encoding`` is its Content-Encoding.
+
+    Raises `RefusalError` if it is unknown or damaged, or gives more than ``most_bytes``: it stops one byte beyond them.
+    """
     if encoding not in (b"gzip", b"x-gzip", b"deflate"):
         raise RefusalError(
             415,
@@ -245,10 +250,10 @@ def unpacked(body: bytes, encoding: bytes, most_bytes: int) -> bytes:
             "Send one of these, or the body as it is.",
         )
     content, members = b"", 0
-    # Some libraries call deflate what has no head of zlib's.
+    # Some libraries send deflate without a zlib header.
     is_bare = encoding == b"deflate" and not (body[0] & 15 == 8 and int.from_bytes(body[:2]) % 31 == 0)
-    while body:  # gzip files may stand one behind the other, and have zeros behind them
-        unpacking = zlib.decompressobj(-zlib.MAX_WBITS if is_bare else zlib.MAX_WBITS | 32)  # 32: as the head says
+    while body:  # gzip allows several members, and zeros after them
+        unpacking = zlib.decompressobj(-zlib.MAX_WBITS if is_bare else zlib.MAX_WBITS | 32)  # 32: by the header
         try:
             content += unpacking.decompress(body, most_bytes + 1 - len(content))
         except zlib.error as error:
@@ -264,9 +269,10 @@ def unpacked(body: bytes, encoding: bytes, most_bytes: int) -> bytes:
 
 
 def json_depth(body: bytes, most: int) -> int:
-    """How deep the brackets of a JSON text are nested, those inside strings left out; above ``most`` it may be too low.
+    """Return how deeply the brackets of a JSON text are nested, without those in strings; 0 for few (`SHALLOW`).
 
-    Innermost pairs are taken out, level by level. In what is no JSON, brackets that none closes count as levels, too.
+    Above ``most``, the result may be too low. Innermost pairs are removed level by level. In invalid JSON, unclosed
+    brackets count as levels, too.
     """
     if body.count(b"[") + body.count(b"{") <= SHALLOW:
         return 0

@@ -1,7 +1,7 @@
-"""Under which names a service answers, so that pages of other sites cannot ask one that has no keys.
+"""Check of the Host header, so that pages of other sites cannot query a service without keys.
 
-A page whose site has its name lead to this machine (DNS rebinding) is, to a browser, a page of the service: it may ask
-and read the answers. The header Host still has the name of the site.
+A site can make its name resolve to this machine (DNS rebinding). To a browser, its page then belongs to the service,
+and may send requests and read the responses. The header Host still has the name of the site.
 """
 
 import re
@@ -18,9 +18,9 @@ NAME = re.compile(r"[a-z0-9._-]+")
 
 
 def check_host(headers: Iterable[tuple[bytes, bytes]], allowed: Sequence[str]) -> None:
-    """Raise `RefusalError` for a request to a name that is neither this machine's own nor in ``allowed``.
+    """Raise `RefusalError` if the Host header has a name that is neither this machine's own nor in ``allowed``.
 
-    Every browser says which name it asks; programs that say none are let in.
+    Every browser sends the header; programs that send none are let in.
     """
     for field in (value.decode("latin-1").strip() for name, value in headers if name == b"host"):
         parts = FIELD.fullmatch(field)
@@ -35,13 +35,13 @@ def check_host(headers: Iterable[tuple[bytes, bytes]], allowed: Sequence[str]) -
 
 
 def canonical(host: str) -> str:
-    """A name in small letters, an address of IPv6 in its shortest form."""
+    """Return a name in lower case without a final dot, or an IPv6 address in its shortest form."""
     address = _address(host)
     return str(address) if address else host.lower().removesuffix(".")
 
 
 def is_own(host: str) -> bool:
-    """Whether ``host``, in its canonical form, is this machine to itself, whatever a name server says."""
+    """Whether ``host``, in its canonical form, always means this machine itself, whatever a name server says."""
     address = _address(host)
     if address is None:  # Source: RFC 6761, section 6.3 (localhost, and all names below it)
         return host == "localhost" or host.endswith(".localhost")
@@ -50,7 +50,7 @@ def is_own(host: str) -> bool:
 
 
 def names_given(given: Sequence[str]) -> tuple[str, ...]:
-    """``given`` with --allowed-hosts, in their canonical form. Raises InputError for what is no name of a host."""
+    """Return the values of --allowed-hosts in canonical form. Raises InputError for a value that is no host name."""
     names = tuple(canonical(name.removeprefix("[").removesuffix("]")) for name in given)
     for name in names:
         if not (name == ANY or NAME.fullmatch(name) or _address(name)):
@@ -62,9 +62,9 @@ def names_given(given: Sequence[str]) -> tuple[str, ...]:
 
 
 def hosts_of(settings: ServeSettings, address: str) -> tuple[str, ...]:
-    """The names that a service which listens at ``address`` answers to beside this machine's own; () for any.
+    """Return the names that a service at ``address`` accepts in addition to this machine's own; () if it accepts any.
 
-    Where none are given, any will do for a service that has keys, or that other machines can reach.
+    Without --allowed-hosts, a service accepts any name if it has keys, or if other machines can reach it.
     """
     names = settings.allowed_hosts
     if ANY in names or (not names and (settings.keys or not is_own(address))):

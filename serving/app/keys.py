@@ -1,12 +1,12 @@
-"""API keys: several, each known by its hash only, each for all tasks or for some.
+"""API keys: any number, each stored only as a hash, and each for all tasks or for some.
 
-A key file is TOML. `fourshot keys add` writes it; the key itself is shown once and kept nowhere.
+A key file is TOML. `fourshot keys add` writes it; the key itself is shown once and stored nowhere.
 
     [[key]]
     name = "support-team"
     sha256 = "…"
-    tasks = ["support_tickets"]     # left out: everything, vLLM's own routes too
-    max_concurrent = 16             # requests at a time; left out, or 0: as `fourshot serve --max-concurrent`
+    tasks = ["support_tickets"]     # without it: everything, including vLLM's own routes
+    max_concurrent = 16             # concurrent requests; without it, or 0: as `fourshot serve --max-concurrent`
 """
 
 import contextlib
@@ -29,14 +29,14 @@ from fourshot.serving.answers import RefusalError, quoted
 from fourshot.serving.api import TaskList
 
 logger = logging.getLogger("fourshot.serving")
-MOST_CONCURRENT = 1_000_000  # requests at a time; a typing error beyond
+MOST_CONCURRENT = 1_000_000  # requests; more is taken for a typing error
 PREFIX = "fs-"
-MOST_TASKS_CHARS = 32 << 10  # of the names of a key's tasks, in a header
+MOST_TASKS_CHARS = 32 << 10  # of a header that lists a key's tasks
 ALL_TASKS = "Name them, or leave `tasks` out for a key that may ask all, and vLLM's own routes."
 
 
 class Key(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """One line of the key file, and what its holder may do."""
+    """One entry of the key file, with the permissions of its holder."""
 
     name: Annotated[str, msgspec.Meta(pattern=r"\S")]
     sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
@@ -47,24 +47,24 @@ class Key(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
         return not self.tasks or task in self.tasks
 
     def require(self, task: str) -> None:
-        """Raise RefusalError for a task that its holder may not ask."""
+        """Raise RefusalError if the key is not for ``task``."""
         if not self.may_ask(task):
             raise RefusalError(403, "forbidden", f"This key may not ask {quoted(task)}.")
 
     def visible(self, listed: TaskList) -> TaskList:
-        """What its holder may know of ``listed``."""
+        """Return the part of ``listed`` that the key's holder may see."""
         if not self.tasks:
             return listed
         tasks = [info for info in listed.tasks if self.may_ask(info.task)]
         return msgspec.structs.replace(listed, tasks=tasks, refused=[])
 
     def tasks_field(self, first: str) -> str:
-        """`tasks` as a header tells a replica of them; beyond `MOST_TASKS_CHARS` they are left out, ``first`` last."""
+        """Return `tasks` as a header for a replica, ``first`` first; those beyond `MOST_TASKS_CHARS` are left out."""
         field = ",".join(quote(task, safe="") for task in sorted(self.tasks, key=lambda task: task != first))
         return field if len(field) <= MOST_TASKS_CHARS else field[:MOST_TASKS_CHARS].rpartition(",")[0]
 
     def limited_to(self, field: str) -> "Key":
-        """This key for the tasks of a `tasks_field`: none where that is empty."""
+        """Return this key, limited to the tasks of a `tasks_field`; an empty one allows none."""
         return msgspec.structs.replace(self, tasks=tuple(map(unquote, field.split(","))))
 
 
@@ -73,10 +73,10 @@ class KeyFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class Keys:
-    """The keys of a file, read again when it changes: a key that is taken out stops working within seconds."""
+    """The keys of a file, reread when it changes: a removed key stops working within seconds."""
 
     def __init__(self, file: str | Path) -> None:
-        """Raises InputError for a file that is no key file, or holds no key."""
+        """Raises InputError if ``file`` does not exist, is no key file, or holds no key."""
         self._file = Path(file).expanduser()
         self._stamp = (0, 0, 0)
         self._keys: tuple[Key, ...] = ()
@@ -87,7 +87,7 @@ class Keys:
             raise InputError(f"the key file {file} {problem}. Make a key: fourshot keys add {file} --name NAME")
 
     def refresh(self) -> None:
-        """Read the file if it changed. Raises InputError, with the old keys in force, where it cannot be read."""
+        """Read the file if it changed. Raises InputError if it cannot be read; the old keys then stay in force."""
         try:
             status = self._file.stat()
             if (stamp := (status.st_mtime_ns, status.st_size, status.st_ino)) == self._stamp:
@@ -100,7 +100,7 @@ class Keys:
         self._stamp, self._keys = stamp, keys
 
     def find(self, authorization: str) -> Key | None:
-        """The key of an ``Authorization`` header, in a time that tells nothing about the keys."""
+        """Return the key in an ``Authorization`` header, or None. The time it takes reveals nothing about the keys."""
         scheme, _, token = authorization.partition(" ")
         if scheme.lower() != "bearer":
             return None
@@ -113,12 +113,12 @@ class Keys:
 
 
 def hash_key(key: str) -> str:
-    """Keys are random and long, so a plain hash of one cannot be turned back."""
+    """Return the SHA-256 of ``key``. Keys are random and long, so a plain hash cannot be inverted."""
     return hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def read_keys(file: Path) -> tuple[Key, ...]:
-    """All keys of ``file``, none where there is no file. Raises InputError where it is no key file."""
+    """Return all keys of ``file``, () if it does not exist. Raises InputError if it is not a valid key file."""
     if not file.exists():
         return ()
     try:
@@ -148,9 +148,10 @@ def add_key(
     max_concurrent: int = 0,
     show: Callable[[str], object] = lambda secret: None,
 ) -> str:
-    """Add a key and return it: the only time that it is seen. Raises InputError for what cannot be one.
+    """Add a key, and return its secret, which is stored nowhere.
 
-    ``show`` gets it before the file has it: no key that nobody has seen is left by a kill, or where ``show`` fails.
+    Raises InputError for an invalid or duplicate name, or an invalid limit. ``show`` gets the secret before the key is
+    in the file. So a kill, or a failure of ``show``, leaves no key that nobody has seen.
     """
     name = name.strip()
     if not name or not name.isprintable():
@@ -171,7 +172,7 @@ def add_key(
 
 
 def remove_key(file: Path, name: str) -> None:
-    """Take a key out."""
+    """Remove the key called ``name``. Raises InputError if there is none."""
     with changing(file):
         keys = read_keys(file)
         if not any(key.name == name for key in keys):
@@ -181,9 +182,9 @@ def remove_key(file: Path, name: str) -> None:
 
 
 def _write(file: Path, keys: tuple[Key, ...], before: Callable[[], object] = lambda: None) -> None:
-    """Replace the keys. A link goes on leading there; who could read the file still can, in a service's account say.
+    """Replace the keys. A link keeps its target, and whoever could read the file still can, say a service's account.
 
-    ``before`` is called when all that is left to do is to put the file in its place.
+    ``before`` is called when only the renaming into place is left to do.
     """
     file = file.resolve()
     previous = file.stat() if file.exists() else None
@@ -191,14 +192,14 @@ def _write(file: Path, keys: tuple[Key, ...], before: Callable[[], object] = lam
         staged.touch(0o600)
         staged.write_bytes(msgspec.toml.encode(KeyFile(key=keys)))
         if previous:
-            with contextlib.suppress(PermissionError):  # only an administrator may give files away
+            with contextlib.suppress(PermissionError):  # only an administrator may change the owner
                 os.chown(staged, previous.st_uid, previous.st_gid)
             _keep_mode(staged, file, stat.S_IMODE(previous.st_mode))
         before()
 
 
 def _keep_mode(staged: Path, file: Path, mode: int) -> None:
-    """Give ``staged`` the rights of the file whose place it takes, where its file system has such rights."""
+    """Give ``staged`` the permissions of the file it replaces, or log a warning if its file system has none."""
     try:
         staged.chmod(mode)
     except PermissionError:

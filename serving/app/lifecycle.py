@@ -1,4 +1,4 @@
-"""What goes on in a server beside its requests: the adapters' folder is followed, and it ends when it is told to."""
+"""Background work of a server: it follows the adapters' folder, and stops when the supervisor asks it to."""
 
 import asyncio
 import logging
@@ -12,23 +12,23 @@ from fourshot.serving.app.service import Service
 from fourshot.serving.settings import ServeSettings
 
 logger = logging.getLogger("fourshot.serving")
-LOADING_S = 1.0  # of new adapters between two looks at the folder: a pin or a removal waits no longer, but for one
+LOADING_S = 1.0  # of loading between two scans of the folder: pins and removals wait so long, or for one adapter
 
 
 class AtStart:
-    """What the process that runs a server knows beside its settings."""
+    """State of the process of a server that is not in its settings."""
 
     restarts = 0  # how often the server was started before
-    supervised = False  # standard input says when to stop, by its end at the latest
-    staging: Path | None = None  # where copies of adapters go
-    ready: Callable[[], None] = staticmethod(lambda: None)  # called when adapters are loaded and requests may come
+    supervised = False  # a line on standard input, or its end, asks to stop
+    staging: Path | None = None  # folder for copies of adapters
+    ready: Callable[[], None] = staticmethod(lambda: None)  # called when adapters are loaded and requests accepted
 
 
 at_start = AtStart()
 
 
 async def nothing() -> None:
-    """Stands for what need not be done."""
+    """Do nothing: the default of a callback."""
 
 
 async def live(
@@ -39,10 +39,10 @@ async def live(
     is_down: Callable[[], bool] = lambda: False,
     other_tasks: "tuple[asyncio.Task[None], ...]" = (),
 ) -> "list[asyncio.Task[None]]":
-    """Load what is in the folder, then follow it until the end. Returns the tasks that do.
+    """Load what is in the folder, then follow it in the background. Returns all background tasks.
 
-    ``count`` is called after each look; what fails while ``is_down()`` is no news. ``other_tasks`` end with
-    the folder's.
+    ``count`` is called after each scan; failures while ``is_down()`` are not logged. A stop cancels ``other_tasks``
+    together with the scans.
     """
     service.adapters.on_change = service.metrics.change
     service.metrics.restarts.set(at_start.restarts)
@@ -56,7 +56,7 @@ async def live(
 async def _watch(
     service: Service, poll_s: float, count: Callable[[], Awaitable[None]], is_down: Callable[[], bool]
 ) -> None:
-    """Look at the folder every ``poll_s`` seconds, as long as the server runs; at once where more is to be loaded."""
+    """Scan the folder every ``poll_s`` seconds while the server runs, or at once if more is to be loaded."""
     adapters, metrics, is_done = service.adapters, service.metrics, True
     while True:
         metrics.tasks.set(len(adapters.current))
@@ -72,13 +72,16 @@ async def _watch(
             await count()
         except asyncio.CancelledError:
             raise
-        except Exception:  # whatever lies in the folder, the service goes on with what it has
+        except Exception:  # whatever is in the folder, the service continues with what it has
             if not is_down():
                 logger.exception("the adapters' folder could not be followed; trying again")
 
 
 async def _obey(service: Service, drain_s: float, tasks: "list[asyncio.Task[None]]") -> None:
-    """Wait for the supervisor to ask for the end, answer what was accepted, then have vLLM end."""
+    """Wait for the supervisor's request to stop, answer what was accepted, then end the server with SIGTERM.
+
+    Returns at once if there is no supervisor.
+    """
     if not at_start.supervised:
         return
     reader = asyncio.StreamReader()

@@ -1,4 +1,4 @@
-"""What the service counts, on the same page as vLLM's own metrics: ``/metrics``."""
+"""Metrics of the service, on the same page as vLLM's own: ``/metrics``."""
 
 import contextlib
 import time
@@ -8,12 +8,12 @@ from typing import Any
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 
 LATENCY_BUCKETS_S = (0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 2.0, 5.0, 10.0, 30.0)
-FORGET_AFTER_S = 600.0  # what was counted of a task that went: who scrapes has seen it by then
-FORGET_EVERY_S = 60.0  # to look through all that is counted takes as long as a scrape
+FORGET_AFTER_S = 600.0  # metrics of a task that is no longer served: they have been scraped by then
+FORGET_EVERY_S = 60.0  # going through all metrics takes as long as a scrape
 
 
 class Metrics:
-    """Counters of one server."""
+    """Metrics of one server."""
 
     def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
         def add(kind: Any, name: str, documentation: str, labels: tuple[str, ...] = (), **options: Any) -> Any:
@@ -22,10 +22,10 @@ class Metrics:
                 self._by_task.append((metric, labels))
             return metric
 
-        self._by_task: list[tuple[Any, tuple[str, ...]]] = []  # with the names of their labels
+        self._by_task: list[tuple[Any, tuple[str, ...]]] = []  # with their label names
         self._gone: dict[str, float] = {}  # tasks that are no longer served, and since when; monotonic seconds
         self._forgot_s = time.monotonic()
-        self.num_requests: Counts[str] = Counts()  # by task, as `GET /v1/tasks` has them
+        self.num_requests: Counts[str] = Counts()  # by task, for `GET /v1/tasks`
         self.num_in_flight: Counts[str] = Counts()  # texts
         by_task = ("task", "method")
         self.requests = add(Counter, "requests", "Classification requests, by HTTP status.", (*by_task, "code"))
@@ -58,7 +58,7 @@ class Metrics:
         self.load_seconds = add(Gauge, "adapter_use_seconds", "Seconds spent on these.", ("kind",))
 
     def change(self, task: str, is_served: bool) -> None:
-        """It got another version, or went. One that is no longer served has no gauge, and is forgotten later."""
+        """Record that a task has another version, or is no longer served: then its gauge is removed, the rest later."""
         self.changes.labels(task).inc()
         self._gone.pop(task, None)
         if not is_served:
@@ -67,7 +67,10 @@ class Metrics:
                 self.in_flight.remove(task)
 
     def forget(self) -> None:
-        """Drop what was counted of tasks that went long ago and have no request left."""
+        """Drop the metrics of tasks that have not been served for `FORGET_AFTER_S` and have no request in flight.
+
+        Does nothing if called again within `FORGET_EVERY_S`.
+        """
         now_s = time.monotonic()
         if now_s - self._forgot_s < FORGET_EVERY_S:
             return

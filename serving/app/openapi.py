@@ -1,4 +1,4 @@
-"""Our routes in the service's OpenAPI document; the types are those of `serving.api`."""
+"""Our routes in the service's OpenAPI document, with the types of `serving.api`."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -19,7 +19,7 @@ from fourshot.serving.api import (
 from fourshot.serving.settings import Limits
 
 REF = "#/components/schemas/{name}"
-OURS, VLLMS = "fourshot", "vLLM"  # tags, below which the document lists routes
+OURS, VLLMS = "fourshot", "vLLM"  # tags by which the document groups routes
 TYPES = (ClassifyRequest, ClassifyResponse, GenerateRequest, GenerateResponse, TaskList, ErrorAnswer)
 
 
@@ -43,7 +43,7 @@ GUARDED = {
 
 
 def _task_route(name: str, summary: str, result: str, request_type: type, response_type: type) -> dict[str, Any]:
-    body = {**_schema(request_type), "example": {"input": "A text."}}  # else a page would show all that is ignored
+    body = {**_schema(request_type), "example": {"input": "A text."}}  # else a page would also show all ignored fields
     return {
         "operation_id": name,
         "tags": [OURS],
@@ -120,7 +120,7 @@ TASKS: dict[str, Any] = {
 
 
 def add_schemas(app: FastAPI, limits: Limits, has_keys: bool) -> None:
-    """Add our types to the document that the app gives, and how a key is shown where one is needed."""
+    """Add our types to the app's OpenAPI document, with ``limits``, and the use of keys if ``has_keys``."""
     original = app.openapi
     _, components = msgspec.json.schema_components(TYPES, ref_template=REF)
     text = {"type": "string", "pattern": VISIBLE, "maxLength": limits.max_text_chars}
@@ -138,7 +138,7 @@ def add_schemas(app: FastAPI, limits: Limits, has_keys: bool) -> None:
         if has_keys:
             document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
             document["security"] = [{"key": []}]
-        document["info"]["title"] = OURS  # vLLM's app is called after its framework
+        document["info"]["title"] = OURS  # vLLM's app has the title of its framework
         tags = {
             path: [operation.setdefault("tags", [VLLMS]) for operation in operations.values()]
             for path, operations in document["paths"].items()

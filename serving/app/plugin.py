@@ -1,7 +1,7 @@
 """A vLLM endpoint plugin: our routes beside the OpenAI ones, on the same engine.
 
-vLLM's server loads it where ``VLLM_PLUGINS`` names ``fourshot`` and `serving.settings.ENVIRONMENT` says what to serve;
-`fourshot serve` sets both.
+vLLM's server loads it if ``VLLM_PLUGINS`` names ``fourshot``, and `serving.settings.ENVIRONMENT` holds its settings.
+`fourshot serve` sets both variables.
 """
 
 import asyncio
@@ -50,7 +50,7 @@ class FourshotPlugin:
         add_routes(app, settings.limits, settings.asks_keys)
 
     async def init_state(self, engine_client: Any, state: Any, args: Namespace) -> None:
-        """Load the adapters that are there, then watch their folder."""
+        """Load the adapters in the folder, then follow its changes in the background."""
         settings = from_json(os.environ[ENVIRONMENT])
         limits, of_engine = settings.limits, limits_of(engine_client)
         base = settings.find_base()
@@ -86,14 +86,14 @@ class FourshotPlugin:
 
 
 def plugin() -> FourshotPlugin:
-    """The entry point."""
+    """Return the plugin: the entry point for vLLM."""
     return FourshotPlugin()
 
 
 async def _mind(engine: Any) -> None:
-    """Wait until the engine has died, let those who wait be answered, and end; the supervisor starts another server.
+    """Wait until the engine has died, let pending requests get their 503, and exit; the supervisor restarts the server.
 
-    A task of its own: whoever waits for a dead engine's answer waits for ever.
+    This is a task of its own, because a call to a dead engine never returns.
     """
     while not engine.errored:
         await asyncio.sleep(LOOK_AT_ENGINE_S)

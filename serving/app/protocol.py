@@ -1,6 +1,6 @@
-"""Uvicorn's HTTP, with bounds on what a client may send before a request is whole: headers' size, and their time.
+"""uvicorn's HTTP protocol, with limits on headers (size and time), unread responses, and connections.
 
-Its own refusals come in the form of all others.
+Its refusals have the same format as all others.
 """
 
 import asyncio
@@ -19,26 +19,26 @@ from fourshot.serving.app.guard import Guard
 from fourshot.serving.app.keys import Keys
 from fourshot.serving.settings import NEAR_PROXIES, PROXIES, Limits, ServeSettings
 
-# Java's HttpClient asks for HTTP/2 so, Apache's for TLS; the parser would then pass over the body. Only a POST
-# cannot become a WebSocket.
+# Java's HttpClient requests HTTP/2 with this header, Apache's requests TLS; the parser would then skip the body. A
+# WebSocket's header stays, except on a POST, which cannot become one.
 WISH = re.compile(rb"\r\nUpgrade:[^\r\n]*(?=\r\n|\Z)", re.IGNORECASE)
 WEBSOCKET = re.compile(rb"\r\nUpgrade:[ \t]*websocket[ \t]*(?=\r\n|\Z)", re.IGNORECASE)
 STILL_THERE = b"HTTP/1.1 100 Continue\r\n\r\n"
-FIRST_LOOK_S, LONGEST_LOOK_S = 0.05, 1.0  # after it was sent, and between two looks
-TLS = b"\x16\x03"  # how a client begins that takes the address for https
+FIRST_LOOK_S, LONGEST_LOOK_S = 0.05, 1.0  # seconds to the first check for a client that left; at most between two
+TLS = b"\x16\x03"  # first bytes of a client that takes the address for https
 NO_TLS = "The client speaks TLS, the service does not. Ask http://, or start it with --vllm --ssl-certfile CERT."
 
 
 class HeaderGate:
-    """Lets the parser have headers in whole lines and without the wishes that it would stumble over; counts them."""
+    """Passes headers to the parser in complete lines, without the upgrades that it cannot handle, and counts bytes."""
 
     def __init__(self) -> None:
-        self.num_bytes = 0  # of the headers so far; whoever has got all of them sets it back
+        self.num_bytes = 0  # of the headers so far; the protocol resets it when they are complete
         self.is_tls = False
-        self._open_line = b""  # the last line so far, of which the rest may come in another part
+        self._open_line = b""  # the last line so far; its rest may arrive later
 
     def let_in(self, data: bytes) -> bytes:
-        """What the parser gets, now that ``data`` came."""
+        """Return what the parser may have, now that ``data`` has arrived."""
         open_bytes, data = len(self._open_line), self._open_line + data
         end = data.find(b"\r\n\r\n")
         is_whole = end >= 0
@@ -53,21 +53,24 @@ class HeaderGate:
 
 
 def _line_end(head: bytes) -> int:
-    """Where the last line break of headers begins, or may; their length without any: the first line is not held."""
+    """Return where the last line break begins; without one, the length of ``head``: the first line is not held back.
+
+    A final CR is left out, because it may begin a line break.
+    """
     end = head.rfind(b"\r\n")
     return end if end >= 0 else len(head) - head.endswith(b"\r")
 
 
 class ReadingWatch:
-    """Hangs up on a client that takes nothing of its answer for ``patience_s``."""
+    """Disconnects a client that reads nothing of its response for ``patience_s`` seconds."""
 
     def __init__(self, transport: asyncio.Transport, patience_s: float) -> None:
         self._transport, self._patience_s, self._loop = transport, patience_s, asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
-        self._read_at, self._unread_bytes = 0.0, 0  # when it last took some, and what was left
+        self._read_at, self._unread_bytes = 0.0, 0  # when the client last read some, and what was left
 
     def start(self) -> None:
-        """Watch until all is taken; does nothing where it is being watched."""
+        """Watch until the client has read everything. No effect if it is being watched already."""
         if self._timer is None:
             self.has_read()
             self._look()
@@ -91,7 +94,10 @@ class ReadingWatch:
 
 
 async def hang_up_when_gone(transport: asyncio.Transport, cycle: RequestResponseCycle) -> None:
-    """Hang up on a client that has left before it was answered. `STILL_THERE` was sent: who has left resets on that."""
+    """Disconnect a client that leaves before its response begins.
+
+    `STILL_THERE` was sent to it: the machine of a client that has left responds with a reset.
+    """
     wait_s = FIRST_LOOK_S
     while not (cycle.response_started or transport.is_closing()):
         if transport.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
@@ -101,17 +107,17 @@ async def hang_up_when_gone(transport: asyncio.Transport, cycle: RequestResponse
 
 
 class BoundedHttpProtocol(HttpToolsProtocol):
-    """Hangs up where headers are longer or slower than the limits; refuses more than so many connections."""
+    """Disconnects clients whose headers are too long or too slow, and refuses too many connections; see `Limits`."""
 
     limits: Limits
     _in_body = False
-    _is_over = False  # there were too many connections when this one came
+    _is_over = False  # there were too many connections when this one was made
     _headers_due: asyncio.TimerHandle | None = None
-    _leaving: asyncio.Task[None] | None = None  # whether the client is there, whose side is closed
+    _leaving: asyncio.Task[None] | None = None  # checks whether a client that closed its side is still there
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        # Of whatever server: vLLM's has uvicorn's 5 s. It is given to the event loop, which takes fractions.
+        # Set here for every server, since vLLM's has uvicorn's 5 s. The event loop gets it, and takes fractions.
         self.timeout_keep_alive = self.limits.keep_alive_s  # type: ignore[assignment]
         self._is_over = len(self.connections) > self.limits.max_connections
         self._gate, self._reading = HeaderGate(), ReadingWatch(transport, self.limits.body_timeout_s)
@@ -147,7 +153,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         super().on_message_begin()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if not self._in_body:  # what follows a chunked body is no header (RFC 9110, 6.5.1)
+        if not self._in_body:  # fields after a chunked body are trailers, not headers (RFC 9110, 6.5.1)
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
@@ -176,7 +182,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         super().resume_writing()
 
     def send_400_response(self, msg: str) -> None:
-        # uvicorn's own words are the same for every fault; the parser's error, being handled now, says which it is.
+        # uvicorn's own message is the same for every fault; the parser's error, being handled now, is specific.
         fault = f"This is no HTTP/1.1: {sys.exception() or msg}. Look at the Content-Length, too."
         body = RefusalError(400, "bad_request", NO_TLS if self._gate.is_tls else fault).body
         head = f"HTTP/1.1 400 Bad Request\r\nContent-Type: {JSON}\r\nContent-Length: {len(body)}\r\n"
@@ -184,15 +190,15 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self.transport.close()
 
     def eof_received(self) -> bool | None:  # type: ignore[override]
-        """A client that sends no more has left, or has closed its side alone and waits for its answer.
+        """Keep the connection of a client that has only closed its sending side and waits for its response.
 
-        Both look the same until something is sent. Source: RFC 9110, section 15.2 (a client of HTTP/1.1 passes over
-        1xx answers that it does not expect).
+        A client that has left looks the same until something is sent. Source: RFC 9110, section 15.2 (a client of
+        HTTP/1.1 ignores 1xx responses that it does not expect).
         """
         cycle = self.cycle
         is_asking = cycle is not None and not (cycle.more_body or cycle.response_complete or self.pipeline)
         if not is_asking or cycle.scope["http_version"] != "1.1" or self.scheme == "https":
-            return None  # uvicorn then hangs up
+            return None  # the connection is then closed
         cycle.keep_alive = False
         if not cycle.response_started:
             self.transport.write(STILL_THERE)
@@ -201,12 +207,12 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
 
 def bounded_protocol(limits: Limits) -> type[BoundedHttpProtocol]:
-    """A protocol class for ``uvicorn.Config(http=...)``: parses as uvicorn does, hangs up on who overstays."""
+    """Return a protocol class for ``uvicorn.Config(http=...)`` that parses as uvicorn does, and enforces ``limits``."""
     return type("BoundedHttpProtocol", (BoundedHttpProtocol,), {"limits": limits})
 
 
 def server_config(app: Any, settings: ServeSettings) -> uvicorn.Config:
-    """Of a server of ours: ``app`` behind the guard, bounded as ``settings`` say."""
+    """Return the uvicorn configuration of a server without vLLM: ``app`` behind the guard, with all limits."""
     limits, keys = settings.limits, Keys(settings.keys) if settings.keys else None
     return uvicorn.Config(
         Guard(app, limits, keys, settings.cors_origins, settings.behind_router, settings.allowed_hosts),

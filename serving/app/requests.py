@@ -1,4 +1,4 @@
-"""A request, read: its body as one of `serving.api`'s, and its deadline; or refused with what is allowed."""
+"""Parsing of requests: the body as a type of `serving.api`, and the deadline. Refusals state what is allowed."""
 
 import json
 import math
@@ -18,7 +18,7 @@ from fourshot.serving.settings import Limits
 AnyRequest = TypeVar("AnyRequest", ClassifyRequest, GenerateRequest)
 BOM = b"\xef\xbb\xbf"
 NO_UTF8 = " Send it as UTF-8."
-HINTS = {  # by the beginning of a body that is no JSON
+HINTS = {  # by the first two bytes of a body that is not JSON
     b"\x1f\x8b": " It looks packed: say so with Content-Encoding: gzip.",
     b"\xff\xfe": NO_UTF8,
     b"\xfe\xff": NO_UTF8,
@@ -28,14 +28,14 @@ HINTS = {  # by the beginning of a body that is no JSON
     b'"{': " It is JSON twice over: send the object, not a string that holds it.",
     b'"\\': " It is JSON twice over: send the object, not a string that holds it.",
 }
-ESCAPED = re.compile(rb"\\u00[2-7]", re.IGNORECASE)  # what needs no escape: a name that is written so is another's twin
+ESCAPED = re.compile(rb"\\u00[2-7]", re.IGNORECASE)  # escaped ASCII that needs no escape: it can hide a duplicate name
 FORM = re.compile(rb"(?:input|text|inputs|method)=")
 UNKNOWN = re.compile(r"unknown field `(\w{1,40})`$")
-MOST_MESSAGE_CHARS = 300  # characters of what the parser says: it repeats names, which may be as long as the body
+MOST_MESSAGE_CHARS = 300  # of the parser's message, which repeats names that may be as long as the body
 
 
 def read_request(body: bytes, limits: Limits, kind: type[AnyRequest]) -> AnyRequest:
-    """The request in ``body``. Raises `RefusalError` for what is none, or asks for too much."""
+    """Parse ``body``. Raises `RefusalError` if it is no valid request, or exceeds ``limits``."""
     body = body.removeprefix(BOM)
     verb = "classify" if kind is ClassifyRequest else "write for"
     try:
@@ -43,7 +43,7 @@ def read_request(body: bytes, limits: Limits, kind: type[AnyRequest]) -> AnyRequ
         is_repeated = any(body.count(b'"%s"' % name.encode()) > 1 for name in kind.__struct_fields__)
         if is_repeated or ESCAPED.search(body) or any(not isinstance(item, str) for item in request.inputs):
             json.loads(body, object_pairs_hook=each_once)
-    except (ValueError, RecursionError) as error:  # msgspec's errors and those of Unicode are values' too
+    except (ValueError, RecursionError) as error:  # errors of msgspec and of Unicode are ValueErrors
         hint = HINTS.get(body[:2], NO_UTF8 if isinstance(error, UnicodeDecodeError) else "")
         if FORM.match(body):
             hint = " It looks like a form; send JSON (with Python's requests: json=, not data=)."
@@ -82,7 +82,7 @@ def read_request(body: bytes, limits: Limits, kind: type[AnyRequest]) -> AnyRequ
 
 
 def _has_half_a_pair(body: bytes) -> bool:
-    """Whether its strings have half of a surrogate pair, as JavaScript cuts texts; the parser says other things."""
+    """Whether a string has half of a surrogate pair, as JavaScript can cut texts; the parser reports another error."""
     if b"\\ud" not in body.lower():
         return False
     try:
@@ -95,9 +95,9 @@ def _has_half_a_pair(body: bytes) -> bool:
 
 
 def deadline_s(headers: Iterable[tuple[bytes, bytes]]) -> float:
-    """In how many seconds a request with these headers wants its answer; infinity where it does not say.
+    """Return the seconds within which a request with these headers wants its response; infinity without the header.
 
-    Raises `RefusalError` for what is no such time.
+    Raises `RefusalError` for an invalid value.
     """
     values = (value for name, value in headers if name == DEADLINE.lower().encode())
     value = next(values, b"").strip()

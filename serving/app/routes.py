@@ -1,4 +1,4 @@
-"""Our routes beside vLLM's own: from HTTP to `serving.app.service` and back, and the page."""
+"""Our routes beside vLLM's own: HTTP for `serving.app.service`, and the page for trying it out."""
 
 import asyncio
 import contextlib
@@ -24,7 +24,7 @@ from fourshot.serving.settings import Limits
 
 logger = logging.getLogger("fourshot.serving")
 PAGE = "page.html"
-# The page is one file: nothing is fetched from elsewhere, and no other site may frame it.
+# The page is one file: nothing is loaded from elsewhere, and no other site may frame it.
 PAGE_HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; "
@@ -38,9 +38,9 @@ encode = msgspec.json.Encoder().encode
 
 
 def add_routes(app: FastAPI, limits: Limits, has_keys: bool = False) -> None:
-    """Add them, with their description; they find the `Service` in the app's state."""
+    """Add our routes and their OpenAPI description to ``app``. They use the `Service` in the app's state."""
     app.get("/", include_in_schema=False)(_page)
-    app.post("/v1/classify/{task:path}", **CLASSIFY)(_classify)  # any name: what is no task is told so
+    app.post("/v1/classify/{task:path}", **CLASSIFY)(_classify)  # any path: the error then names the unknown task
     app.post("/v1/generate/{task:path}", **GENERATE)(_generate)
     app.get("/v1/tasks", **TASKS)(_tasks)
     app.exception_handler(RefusalError)(_refuse)
@@ -52,7 +52,7 @@ def add_routes(app: FastAPI, limits: Limits, has_keys: bool = False) -> None:
 
 
 class Readiness:
-    """ASGI middleware: who asks whether the service is well is told when it is being stopped, and sends no more."""
+    """ASGI middleware: health checks fail while the service is stopping, so that no more requests are sent to it."""
 
     def __init__(self, app: Any) -> None:
         self._app = app
@@ -95,7 +95,7 @@ async def _answer(
         return Response(encode(answering.result()), media_type=JSON)
     except RefusalError:
         raise
-    except Exception:  # not the framework's to answer: it takes some for faults of the client
+    except Exception:  # the framework would take some for faults of the client
         logger.exception("a request has failed")
         raise RefusalError(500, "fault", "The service has failed; its log says how.") from None
     finally:
@@ -106,7 +106,7 @@ async def _answer(
 
 
 def _service(request: Request) -> Service:
-    """Raises `RefusalError` while it is not there yet."""
+    """Return the service. Raises `RefusalError` while it is starting."""
     service: Service | None = getattr(request.app.state, "fourshot", None)
     if service is None:
         raise RefusalError(503, "starting", "The service is starting.", 5.0)
@@ -114,7 +114,7 @@ def _service(request: Request) -> Service:
 
 
 async def _until_gone(request: Request) -> None:
-    """Returns when the client has gone."""
+    """Return when the client has disconnected."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
 

@@ -1,10 +1,10 @@
-"""The process that serves: vLLM's own API server with our plugins in it, on a socket that somebody else has opened.
+"""The server process: vLLM's own API server with our plugin, on a socket that its parent has opened.
 
-Where there are students alone it is `serving.app.students_server` instead, and nothing of vLLM is loaded.
+If there are only students, it runs `serving.app.students_server` instead, and nothing of vLLM is loaded.
 
-The supervisor starts it, and starts it again where it ends. It hands over the file descriptor of the socket, the
-number of starts before, and an empty folder; the settings are in `serving.settings.ENVIRONMENT`. A line on standard
-input, or its end, asks to stop.
+The supervisor starts it, and restarts it when it ends. The arguments are the file descriptor of the socket, the number
+of earlier starts, and an empty folder; the settings are in `serving.settings.ENVIRONMENT`. A line on standard input, or
+its end, asks to stop.
 """
 
 import json
@@ -24,14 +24,14 @@ from fourshot.engine.vllm_start import engine_arguments, keep_to_sizes
 from fourshot.serving.app.logs import log_to
 from fourshot.serving.settings import ENVIRONMENT, NEAR_PROXIES, PROXIES, ServeSettings, from_json
 
-READY = "fourshot: ready"  # on standard output: the next connection is ours
+READY = "fourshot: ready"  # on standard output, once the server accepts connections
 CPU_BATCH = 128  # texts
-MOST_PATH = 107 - len("/") - 36  # characters of a folder for vLLM's sockets: 107 name a socket, a UUID is their name
-ON_BY_DEFAULT = ("enable_chunked_prefill",)  # switches of vLLM that have a --no- form, which is wanted
+MOST_PATH = 107 - len("/") - 36  # of the folder for vLLM's sockets: a path has 107 characters, a name is a UUID
+ON_BY_DEFAULT = ("enable_chunked_prefill",)  # vLLM's switches that are turned off by their --no- form
 
 
 def environment(inherited: dict[str, str], settings_json: str) -> dict[str, str]:
-    """Of vLLM's processes: our plugins named, all cores for the engine, no words to anybody."""
+    """Return the variables to set for vLLM's processes: our plugin, all cores for the engine, no usage statistics."""
     other_plugins = [name for name in inherited.get("VLLM_PLUGINS", "").split(",") if name and name != "fourshot"]
     return {
         "VLLM_LOGGING_LEVEL": "WARNING",
@@ -40,27 +40,27 @@ def environment(inherited: dict[str, str], settings_json: str) -> dict[str, str]
         "OMP_NUM_THREADS": str(available_cores()),
         **waiting_briefly(inherited, ENGINE_SPINS),
         "VLLM_PLUGINS": ",".join(["fourshot", *other_plugins]),
-        # One process for the engine and its worker: on a CPU vLLM would make two, and leave one core to the first.
+        # One process for engine and worker: on a CPU, vLLM would start two, and reserve a core for the first.
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "0",  # it would load any path that a request names
         PROXIES: inherited.get(PROXIES, NEAR_PROXIES),
-        TOGETHER: "1",  # an engine without its server is of use to nobody
+        TOGETHER: "1",  # an engine without its server is useless
         ENVIRONMENT: settings_json,
     }
 
 
 def vllm_arguments(settings: ServeSettings, engine: EngineSettings, base_name: str, on_cpu: bool) -> list[str]:
-    """The command line of ``vllm serve``; the user's own come last and win."""
+    """Return the arguments of ``vllm serve``; the user's own come last and take precedence."""
     options: dict[str, Any] = {
         **engine_arguments(engine, on_cpu),
         "max_cpu_loras": settings.max_cpu_loras,
-        "disable_log_stats": False,  # the metrics page is made from these
+        "disable_log_stats": False,  # the metrics page needs these
         "host": settings.host,
         "port": settings.port,
         "served_model_name": base_name,
         "middleware": "fourshot.serving.app.guard.Guard",
         "uvicorn_log_level": "warning",
-        "disable_uvicorn_access_log": True,  # addresses hold task names; texts are in bodies, which nobody logs
+        "disable_uvicorn_access_log": True,  # paths contain task names; texts are in bodies, which are never logged
         "shutdown_timeout": int(settings.drain_s),
     }
     del options["use_tqdm_on_load"]
@@ -90,7 +90,7 @@ async def serve(settings: ServeSettings, listening: socket.socket) -> None:
             gpu_kv_cache_bytes=settings.kv_cache_bytes,
             max_num_seqs=settings.max_num_seqs or CPU_BATCH,
             gpu_max_num_seqs=settings.max_num_seqs,
-            compile=not on_cpu,  # a server lives for long
+            compile=not on_cpu,  # worthwhile for a long-lived server
         )
     )
     await api_server.run(
@@ -108,7 +108,7 @@ def main() -> None:
     log_to(out)
     settings = from_json(os.environ[ENVIRONMENT])
     keep_to_sizes()
-    if len(sys.argv[3]) <= MOST_PATH:  # else vLLM's sockets lie beside the folder, and stay there
+    if len(sys.argv[3]) <= MOST_PATH:  # else vLLM's sockets are outside this folder, and are not removed with it
         os.environ.setdefault("VLLM_RPC_BASE_PATH", sys.argv[3])
     listening = socket.socket(fileno=int(sys.argv[1]))
     import uvloop

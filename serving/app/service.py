@@ -1,4 +1,4 @@
-"""Answers requests: from a request's bytes to the answer's struct. HTTP is `serving.app.routes`'s."""
+"""Request handling: from a request's bytes to the response's struct. HTTP itself is in `serving.app.routes`."""
 
 import asyncio
 import math
@@ -38,15 +38,15 @@ from fourshot.serving.models.version import ClassifierVersion, GeneratorVersion,
 from fourshot.serving.settings import Limits
 
 Answer = TypeVar("Answer")
-CLIENT_GONE = 499  # as nginx counts what nobody is there to read: it is no fault of the service
+CLIENT_GONE = 499  # nginx's code for a client that left before its response: no fault of the service
 
 
 class Caller(msgspec.Struct, frozen=True, kw_only=True):
-    """Whom a request comes from, and by when it wants its answer."""
+    """The client of a request, and the request's deadline."""
 
-    name: str = ""  # of a key, or a peer's address: requests of one wait for each other, and take turns with others'
-    deadline_s: float = math.inf  # from its arrival
-    tasks: tuple[str, ...] = ()  # that it may ask; none: all
+    name: str = ""  # of a key, or a peer's address: the queue shares the model fairly between these
+    deadline_s: float = math.inf  # seconds from the request's arrival
+    tasks: tuple[str, ...] = ()  # that the client may query; empty: all
 
 
 ANYBODY = Caller()
@@ -56,24 +56,24 @@ class Service:
     """The tasks of one server. All methods run on its event loop."""
 
     def __init__(self, *, base_name: str, adapters: AdapterSync, limits: Limits, metrics: Metrics) -> None:
-        """``base_name``: of the base model, "" where there are students alone."""
+        """``base_name``: the base model's name, "" if only students are served."""
         self.adapters, self.metrics = adapters, metrics
         self._base_name, self._limits = base_name, limits
         self._requests, self._in_flight = metrics.num_requests, metrics.num_in_flight
-        self._answering = 0  # requests, from their arrival: their texts are in flight one turn of the event loop later
+        self._answering = 0  # requests, from their arrival; `_in_flight` counts their texts a little later
         self.stopping = False
 
     async def drain(self, seconds: float) -> None:
-        """Take no more requests, and wait until those that were taken are answered, for ``seconds`` at most."""
+        """Accept no more requests, wait at most ``seconds`` for the accepted ones, and refuse what is still queued."""
         self.stopping = True
         end = time.monotonic() + seconds
         while (self._answering or self.adapters.num_inside) and time.monotonic() < end:
             await asyncio.sleep(0.02)
         self.adapters.close(stopping())
-        await asyncio.sleep(0.1)  # for the last answers to leave
+        await asyncio.sleep(0.1)  # so that the last responses are sent
 
     def tasks(self, everything: bool) -> TaskList:
-        """What is served, with what is refused where ``everything``."""
+        """Return the served tasks, and what was rejected if ``everything``."""
         served = [
             msgspec.structs.replace(info, requests=self._requests[info.task], in_flight=self._in_flight[info.task])
             for info in self.adapters.tasks()
@@ -82,11 +82,11 @@ class Service:
         return TaskList(base_model=self._base_name, tasks=served, refused=refused)
 
     async def classify(self, task: str, body: bytes, asker: Caller = ANYBODY) -> ClassifyResponse:
-        """Answer one request. Raises `RefusalError`."""
+        """Return the response to a classification request with this JSON ``body``. Raises `RefusalError`."""
         return await self._respond(task, body, asker, ClassifyRequest, self._classified)
 
     async def generate(self, task: str, body: bytes, asker: Caller = ANYBODY) -> GenerateResponse:
-        """Answer one request to a text generation task. Raises `RefusalError`."""
+        """Return the response to a text generation request with this JSON ``body``. Raises `RefusalError`."""
         return await self._respond(task, body, asker, GenerateRequest, self._generated)
 
     async def _respond(
@@ -99,7 +99,7 @@ class Service:
     ) -> Answer:
         arrived = time.monotonic()
         versions = self.adapters.current.get(task, ())
-        # The method is what a request is counted under that is refused before it is known which it asks for.
+        # The task's default method: a request refused before its own method is known is counted under it.
         code, method = 500, next((method for version in versions for method in version.methods), "adapter")
         self._answering += 1
         try:
@@ -125,7 +125,7 @@ class Service:
             code = CLIENT_GONE
             raise
         except TimeoutError:
-            if not limit.expired():  # it is of something within
+            if not limit.expired():  # raised by the model's code, not by `limit`
                 raise
             code = 504
             whose = f"as {DEADLINE} asks" if asker.deadline_s < self._limits.timeout_s else "the limit here"
@@ -206,7 +206,7 @@ class Service:
     def _counted(
         self, task: str, method: Method, results: Sequence[Classified | Generated], completion_tokens: int
     ) -> Usage:
-        """The sums of a request, which the metrics get, too."""
+        """Return the token counts of a request, and add them to the metrics."""
         prompt_tokens = sum(result.prompt_tokens for result in results)
         cached_tokens = sum(result.cached_tokens for result in results if isinstance(result, Classified))
         self.metrics.prompt_tokens.labels(task, method).inc(prompt_tokens)
@@ -231,7 +231,7 @@ class Service:
 
     @asynccontextmanager
     async def _promised(self, version: Version, texts: int) -> AsyncIterator[None]:
-        """While a request is on its way, its version is not taken away."""
+        """Keep ``version`` loaded, and count ``texts`` as in flight, while a request is processed."""
         task = version.task.name
         version.in_use += 1
         self._in_flight[task] += texts
@@ -245,7 +245,7 @@ class Service:
 
 
 def _of_kind(versions: Sequence[Version], task: str, *, writes: bool) -> list[Version]:
-    """Those of a task that write, or give labels. Raises `RefusalError` where none does."""
+    """Return the versions that generate texts, or those that predict labels. Raises `RefusalError` if there is none."""
     matching = [version for version in versions if isinstance(version.task, GenerationTask) is writes]
     if matching:
         return matching
@@ -255,7 +255,7 @@ def _of_kind(versions: Sequence[Version], task: str, *, writes: bool) -> list[Ve
 
 
 def _chosen(versions: Sequence[Version], method: Method) -> Version:
-    """What of a task answers with ``method``. Raises `RefusalError` where nothing does."""
+    """Return the first of a task's versions that offers ``method``. Raises `RefusalError` if none does."""
     for version in versions:
         if method in version.methods:
             return version
@@ -270,7 +270,7 @@ def _chosen(versions: Sequence[Version], method: Method) -> Version:
 
 
 def _rule(version: ClassifierVersion, request: ClassifyRequest, method: Method) -> AbstentionRule:
-    """When a text gets no label. Raises `RefusalError` where the version cannot tell."""
+    """Return the rule by which texts get no label. Raises `RefusalError` if the version's card has no data for it."""
     card = None if method == "icl" or isinstance(version.card, TextStudentCard) else version.card
     try:
         return rule_of(request.refusal, card.coverage if card else None, card.scope if card else None)

@@ -1,4 +1,4 @@
-"""A server of students alone: our routes, guard and limits on uvicorn, without vLLM and without a language model."""
+"""Server for students only: our routes, guard and limits on uvicorn, without vLLM and without a language model."""
 
 import contextlib
 import socket
@@ -23,7 +23,7 @@ from fourshot.serving.settings import ServeSettings
 
 
 def application(settings: ServeSettings, staging: Path) -> FastAPI:
-    """The routes; the students are loaded before the first request is taken."""
+    """Return an app with our routes. It loads the students before it accepts a request."""
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

@@ -1,4 +1,4 @@
-"""The address of a service, as it is given: read, or refused with what is wrong with it."""
+"""Parsing of a service's address, and hints about addresses that do not work."""
 
 import os
 import re
@@ -13,14 +13,14 @@ OF_A_ROUTE = re.compile(r"/v1(?:/(?:classify|generate|tasks|models|chat|completi
 
 
 def read_address(url: str | httpx.URL) -> httpx.URL:
-    """``url`` without blanks around it. Raises InputError for what cannot be the address of a service."""
+    """Parse ``url``, without blanks around it and without fragment. Raises InputError for no address of a service."""
     url = str(url).strip()
     shown = repr(without_password(url))
     if re.match(r"[\w.-]+(?::\d+)?(?:/|$)|\[[\da-f:]+\]", url, re.IGNORECASE):
         raise InputError(f"{shown} is no address of a service: http:// or https:// is missing. {EXAMPLE}")
     try:
         address = httpx.URL(url)
-        address.raw_host.decode("ascii").encode("idna")  # as the socket will be asked for it
+        address.raw_host.decode("ascii").encode("idna")  # as for the socket
     except (httpx.InvalidURL, UnicodeError) as error:
         raise InputError(f"{shown} is no address: {str(error).removesuffix('.')}. {EXAMPLE}") from None
     is_port = address.port is None or 0 < address.port <= MOST_PORT
@@ -33,25 +33,25 @@ def read_address(url: str | httpx.URL) -> httpx.URL:
 
 
 def without_password(url: str) -> str:
-    """``url`` for messages, which end up in logs."""
+    """Return ``url`` without its password, for messages, which end up in logs."""
     return re.sub(r"(?<=//)([^/@:]*):[^/?#]*@", r"\1:...@", url)
 
 
 def doubt_of(address: str) -> str:
-    """A sentence about an address that leads nowhere; "" where nothing is strange about it."""
+    """Return a hint if ``address`` ends in a route of the API; else ""."""
     ending = OF_A_ROUTE.search(address)
     return f" The address given is {address}: leave out {ending[0]!r}." if ending else ""
 
 
 def leading_to(answer: httpx.Response) -> str:
-    """A sentence about an answer that leads elsewhere; "" for others. A body may not go where nobody named it."""
+    """Return a hint if ``answer`` is a redirect; else "". None is followed: a body is only sent where the user said."""
     if not answer.is_redirect:
         return ""
     return f" It leads to {answer.headers['Location'][:200]}, which is not followed: give that address if it is right."
 
 
 def remedy(error: httpx.RequestError, url: str) -> str:
-    """What to do where no answer came."""
+    """Return what to do after a connection error."""
     message = str(error)
     if "WRONG_VERSION_NUMBER" in message or "record layer failure" in message:
         return "What answers there speaks no TLS: give the address with http://."

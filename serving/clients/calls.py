@@ -1,6 +1,6 @@
-"""One request to the service as data: what is sent, how its answer is read, when it is sent again.
+"""Requests to the service as data: what is sent, how the response is parsed, and when a request is retried.
 
-`serving.clients.client` sends it, blocking or awaiting; nothing here does either.
+`serving.clients.client` sends them, blocking or awaiting; nothing here does either.
 """
 
 import math
@@ -39,41 +39,41 @@ from fourshot.serving.clients.proxies import proxy_for
 KEY_VARIABLE = "FOURSHOT_API_KEY"
 BATCH = 64  # texts in one request
 WRITTEN_BATCH = 8  # inputs in one request: each takes seconds
-MAX_PART_BYTES = 512 << 10  # of texts in one request: half of what the service takes unless told otherwise
-NO_KEY = re.compile(r"[^\x21-\x7e]|[\"']|^bearer\b", re.IGNORECASE)  # found in what is pasted, and in no key
+MAX_PART_BYTES = 512 << 10  # of texts in one request: half of the service's default limit
+NO_KEY = re.compile(r"[^\x21-\x7e]|[\"']|^bearer\b", re.IGNORECASE)  # may be pasted along, and is in no key
 MAX_CONNECT_S = 10.0
 LONGEST_DEADLINE_S = 1e6
 
 BUSY = 429
 RETRIED_CODES = frozenset({408, BUSY, 502, 503, 504})
-# Classifying changes nothing, so a connection that broke after the request was sent may be tried again, too.
+# Classification is idempotent, so a request may be retried even if its connection broke after it was sent.
 RETRIED_ERRORS = (httpx.NetworkError, httpx.RemoteProtocolError, httpx.ConnectTimeout)
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.25, 8.0  # before the second attempt; before any, where the service names no time
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.25, 8.0  # before the second attempt; before any, if the service names no time
 LONGEST_RETRY_AFTER_S = 30.0
 
-ALL = Refusal()  # asks for a label of every text
+ALL = Refusal()  # never abstain
 
 Answer = TypeVar("Answer")
 
 
 class ApiCall(msgspec.Struct, Generic[Answer], frozen=True, kw_only=True):
-    """A request, and the type of its answer."""
+    """A request, and the type of its response."""
 
     answer: type[Answer]
     method: str
     path: str  # below the service's address, quoted, with its query
     body: bytes = b""
-    first: int = 0  # position of its first text in the list that it is a part of
-    texts: int = -1  # how many results must come back; -1: it asks for none
+    first: int = 0  # position of its first text in the user's list
+    texts: int = -1  # number of results that must come back; -1: the response has none
 
     def request(self) -> dict[str, Any]:
-        """The arguments of httpx's ``request``."""
+        """Return the arguments of httpx's ``request``."""
         headers = {"Content-Type": "application/json"} if self.body else {}
         return {"method": self.method, "url": self.path, "content": self.body or None, "headers": headers}
 
 
 def retry_policy(retries: int) -> dict[str, Any]:
-    """The arguments of tenacity's ``Retrying`` and ``AsyncRetrying``; what the last attempt came to is the outcome."""
+    """Return the arguments of tenacity's ``Retrying`` and ``AsyncRetrying``. The last attempt's outcome is final."""
     on_status = tenacity.retry_if_result(lambda response: response.status_code in RETRIED_CODES)
     return {
         "retry": tenacity.retry_if_exception_type(RETRIED_ERRORS) | on_status,
@@ -90,16 +90,16 @@ def _wait_s(state: tenacity.RetryCallState) -> float:
 
 
 def pause_s(state: tenacity.RetryCallState, asked_s: float | None) -> float:
-    """Clients that were rejected together must not ask again together: every wait has a random part.
+    """Return the seconds to wait before the next attempt, ``asked_s`` (see `retry_after_s`) or more.
 
-    ``asked_s``: what the service asks to wait, see `retry_after_s`.
+    A part is random: clients that were rejected together must not retry together.
     """
     pause_s = tenacity.wait_exponential(multiplier=FIRST_PAUSE_S, max=LONGEST_PAUSE_S)(state)
     return pause_s * random.uniform(0.5, 1.0) if asked_s is None else asked_s + pause_s * random.uniform(0.0, 0.5)
 
 
 def retry_after_s(headers: Mapping[str, str]) -> float | None:
-    """Seconds that an answer asks to wait; None where it does not say, or says it as a date."""
+    """Return the seconds that a response asks to wait; None if it does not say, or says it as a date."""
     value = headers.get("Retry-After", "").strip()
     return float(value) if value.isascii() and value.isdigit() else None
 
@@ -111,7 +111,7 @@ def _tries(retrying: tenacity.BaseRetrying) -> str:
 
 @contextmanager
 def explained(retrying: tenacity.BaseRetrying, url: str) -> Iterator[None]:
-    """Inside, an error of the last attempt is raised as a `ServiceError` that says what to do."""
+    """Raise a connection error of the last attempt, inside the block, as a `ServiceError` that says what to do."""
     try:
         yield
     except (httpx.ReadTimeout, httpx.WriteTimeout) as error:
@@ -133,7 +133,7 @@ def explained(retrying: tenacity.BaseRetrying, url: str) -> Iterator[None]:
 
 
 def read(call: ApiCall[Answer], response: httpx.Response, retrying: tenacity.BaseRetrying, url: str) -> Answer:
-    """The answer of the last attempt. Raises `ServiceError`, and `RequestError` for an answer of 4xx not retried."""
+    """Parse the last attempt's response. Raises `ServiceError`, and `RequestError` for a 4xx that is not retried."""
     code, tries = response.status_code, _tries(retrying)
     strange = f"{url} answered {code} {response.reason_phrase} to {call.method} {call.path}{tries}"
     strange += f", and not as a fourshot service does. Is this its address?{doubt_of(url)}{leading_to(response)}"
@@ -143,7 +143,7 @@ def read(call: ApiCall[Answer], response: httpx.Response, retrying: tenacity.Bas
             if call.texts >= 0 and call.texts != len(answer.results):
                 raise ValueError(f"{len(answer.results)} results for {counted(call.texts, 'text')}")
             return cast(Answer, answer)
-        except ValueError as error:  # msgspec's and those of Unicode are values' too
+        except ValueError as error:  # errors of msgspec and of Unicode are ValueErrors
             raise ServiceError(f"{strange} ({error})", code, "strange_answer") from error
     try:
         fault = msgspec.json.decode(response.content, type=ErrorAnswer).error
@@ -160,14 +160,14 @@ def read(call: ApiCall[Answer], response: httpx.Response, retrying: tenacity.Bas
 def classify_call(
     task: str, texts: Given | Sequence[Given], method: Method | None, refusal: Refusal = ALL, first: int = 0
 ) -> ApiCall[ClassifyResponse]:
-    """The call for one request. Raises InputError for a task without a name, and for text that is no Unicode."""
+    """Return the call for one request. Raises InputError for a task without a name, and for invalid Unicode."""
     content: Any = plain(texts) if isinstance(texts, str | Mapping) else listed_texts(texts, "classify")
     request = ClassifyRequest(input=content, method=method, **msgspec.structs.asdict(refusal))
     return _post("classify", task, request, ClassifyResponse, first)
 
 
 def generate_calls(task: str, inputs: Sequence[str], batch: int) -> list[ApiCall[GenerateResponse]]:
-    """The calls that have texts written for ``inputs``. Raises InputError, before any is sent, for a blank one."""
+    """Return the calls that generate texts for ``inputs``. Raises InputError, before any is sent, for a blank one."""
     texts = checked_strings(inputs, "generate")
     return [
         _post("generate", task, GenerateRequest(input=texts[first:end]), GenerateResponse, first)
@@ -176,7 +176,7 @@ def generate_calls(task: str, inputs: Sequence[str], batch: int) -> list[ApiCall
 
 
 def written(answers: Sequence[GenerateResponse]) -> list[TextWritten]:
-    """One per input, as `pipeline.text_student.Generator` gives them."""
+    """Return one text per input, as `pipeline.text_student.Generator` does."""
     return [
         TextWritten(
             text=result.text,
@@ -193,15 +193,15 @@ def written(answers: Sequence[GenerateResponse]) -> list[TextWritten]:
 def predict_calls(
     task: str, texts: Sequence[Given], method: Method | None, refusal: Refusal, batch: int
 ) -> list[ApiCall[ClassifyResponse]]:
-    """The calls that classify ``texts`` in order. Raises InputError, before any is sent, for a blank text."""
+    """Return the calls that classify ``texts`` in order. Raises InputError, before any is sent, for a blank text."""
     texts = checked_texts(texts, "predict")
     return [classify_call(task, texts[first:end], method, refusal, first) for first, end in _parts(texts, batch)]
 
 
 def _parts(texts: Sequence[Given], batch: int) -> Iterator[tuple[int, int]]:
-    """Beginning and end of each part: at most ``batch`` texts, and MAX_PART_BYTES unless one text alone has more.
+    """Yield start and end of each part: at most ``batch`` texts, and MAX_PART_BYTES unless one text alone has more.
 
-    Raises InputError, before the first, for an impossible ``batch``.
+    Raises InputError, before the first part, for an impossible ``batch``.
     """
     if batch < 1:
         raise InputError(f"batch is {batch}; a request needs at least 1 text.")
@@ -225,7 +225,7 @@ def _post(
         quoted = quote(task, safe="")
     except UnicodeEncodeError as error:
         raise InputError(f"the task's name {task!r} has characters that are no Unicode: {error}.") from None
-    # As a name of a folder, "." and ".." would be taken out of the address on its way.
+    # "." and ".." would be removed from the path on the way, like names of folders.
     path = f"/v1/{route}/{quoted.replace('.', '%2E') if task in ('.', '..') else quoted}"
     body = _encoded(request)
     return ApiCall(answer=answer, method="POST", path=path, body=body, first=first, texts=len(request.inputs))
@@ -241,7 +241,7 @@ def _encoded(value: Any) -> bytes:
 
 
 def predictions(answers: Sequence[ClassifyResponse]) -> list[Prediction]:
-    """One per text, as `serving.clients.local.LocalClassifier` gives them."""
+    """Return one prediction per text, as `serving.clients.local.LocalClassifier` does."""
     results = (result for answer in answers for result in answer.results)
     return [msgspec.convert(result, Prediction, from_attributes=True) for result in results]
 
@@ -253,10 +253,10 @@ def tasks_call(everything: bool) -> ApiCall[TaskList]:
 def http_options(
     url: str | httpx.URL, key: str | None, timeout_s: float, retries: int, transport: Callable[[], Any]
 ) -> tuple[str, dict[str, Any]]:
-    """How messages call the service, and the arguments of httpx's clients; ``transport`` makes one without a proxy.
+    """Return how messages call the service, and the arguments of httpx's clients.
 
-    Raises InputError for an address, a key, a time, a proxy or a number of ``retries`` that cannot be one, and for a
-    key beside a password.
+    ``transport`` makes a transport for use without a proxy. Raises InputError for an invalid address, key, time, proxy
+    or number of ``retries``, and for a key in addition to a password.
     """
     if retries < 0:
         raise InputError(f"retries is {retries}; give 0 or more.")
@@ -272,12 +272,12 @@ def http_options(
     if key and address.userinfo:
         raise InputError(f"{url} has a password, and there is a key, too (or {KEY_VARIABLE}). Leave one of them out.")
     proxy = proxy_for(address)
-    # The service need not work for a client that has gone.
+    # The service need not work for a client that waits no longer.
     deadline = {DEADLINE: str(math.ceil(1000 * timeout_s))} if timeout_s < LONGEST_DEADLINE_S else {}
     return f"{url}, through the proxy of {proxy.variable}," if proxy else url, {
         "base_url": address,
         "headers": {**deadline, **({"Authorization": f"Bearer {key}"} if key else {})},
-        # Waiting for a free connection is our own doing, and bounded by the answers before it.
+        # The wait for a free connection is due to our own requests, and limited by their timeouts.
         "timeout": httpx.Timeout(min(timeout_s, LONGEST_DEADLINE_S), connect=min(timeout_s, MAX_CONNECT_S), pool=None),
         **({"proxy": proxy.proxy} if proxy else {"transport": transport()}),
     }

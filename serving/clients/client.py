@@ -1,11 +1,11 @@
-"""A client of `fourshot serve`: what a service answers, as the types of `serving.api`.
+"""Clients of `fourshot serve`. They return the types of `serving.api`.
 
     with Client("http://127.0.0.1:8000") as client:
         client.classify("sst2", "a fine film").results[0].label
         client.predict("sst2", texts)  # any number of them
 
-`Client` blocks, `AsyncClient` awaits; what they send, read and repeat is `calls`'. Importing this module loads
-none of the model libraries.
+`Client` blocks, `AsyncClient` awaits; requests, parsing and retries are in `calls`. Importing this module loads no
+model library.
 """
 
 import asyncio
@@ -51,10 +51,10 @@ HEALTH = "/health"
 
 
 class Client:
-    """Asks a service, blocking. May be shared by threads. A context manager: leaving it closes the connections.
+    """Blocking client of a service. Threads may share it. A context manager: leaving it closes the connections.
 
-    All methods but `healthy` raise `ServiceError` where the service does not answer, or answers with an error that
-    trying again has not mended, and `RequestError`, which is an InputError too, where the request is wrong.
+    All methods but `healthy` raise `ServiceError` if the service does not respond, or if an error remains after all
+    retries. They raise `RequestError`, which is also an InputError, if the request is wrong.
     """
 
     @checked
@@ -69,10 +69,10 @@ class Client:
     ) -> None:
         """``url`` is the service's address; ``key`` None takes the environment's FOURSHOT_API_KEY, if it is set.
 
-        ``timeout_s`` is how long one attempt may be silent. A request is sent again up to ``retries`` times where the
-        connection fails or the answer is 408, 429, 502, 503 or 504: after as many seconds as the service names, 30 at
-        most, else after pauses that double from 0.25 s to 8 s. ``sleep`` waits that many seconds.
-        Raises InputError for what cannot be an address, a key or a number of these.
+        ``timeout_s`` is how long one attempt may be silent. A request is retried up to ``retries`` times if the
+        connection fails or the status is 408, 429, 502, 503 or 504. ``sleep`` waits before that: as many seconds as the
+        service names, 30 at most, or else pauses that double from 0.25 s to 8 s.
+        Raises InputError for an invalid address, key or number.
         """
         self.url = url
         self._retries, self._sleep = retries, sleep
@@ -83,10 +83,10 @@ class Client:
     def classify(
         self, task: str, texts: Given | Sequence[Given], method: Method | None = None, **refusing: Unpack[Refusing]
     ) -> ClassifyResponse:
-        """The service's answer to one request: one result per text, in their order.
+        """Return the service's response to one request: one result per text, in their order.
 
         ``method`` None leaves the choice to the service. ``refusing`` as for `LocalClassifier.predict`. For more texts
-        than one request may have: `predict`.
+        than one request may have, use `predict`.
         """
         return self._ask(classify_call(task, texts, method, Refusal(**refusing)))
 
@@ -100,7 +100,7 @@ class Client:
         batch: int = BATCH,
         **refusing: Unpack[Refusing],
     ) -> list[Prediction]:
-        """One prediction per text, in their order, ``batch`` texts to a request, one request after another.
+        """Return one prediction per text, in their order; ``batch`` texts per request, one request after another.
 
         Raises InputError for a blank text, before anything is sent.
         """
@@ -109,7 +109,7 @@ class Client:
 
     @checked_but("inputs")
     def generate(self, task: str, inputs: Sequence[str], *, batch: int = WRITTEN_BATCH) -> list[TextWritten]:
-        """A text for each input of a text generation task, in their order, ``batch`` to a request.
+        """Return a text for each input of a text generation task, in their order; ``batch`` inputs per request.
 
         Raises InputError for a blank input, before anything is sent.
         """
@@ -117,11 +117,11 @@ class Client:
 
     @checked
     def tasks(self, everything: bool = False) -> TaskList:
-        """What is served; with ``everything`` what is refused, too, and why."""
+        """Return the served tasks; with ``everything``, also what is rejected, with the reasons."""
         return self._ask(tasks_call(everything))
 
     def healthy(self) -> bool:
-        """Whether the service is up, asked once. Raises nothing where it is not."""
+        """Return whether the service is up, without retries. Raises nothing if it is not."""
         try:
             return self._http.get(HEALTH).is_success
         except httpx.RequestError:
@@ -145,7 +145,7 @@ class Client:
 
 
 class AsyncClient:
-    """`Client` for one event loop: the same methods, awaited; `predict` has several requests on their way."""
+    """`Client` for one event loop: the same methods, awaited; `predict` and `generate` send requests concurrently."""
 
     @checked
     def __init__(
@@ -181,9 +181,9 @@ class AsyncClient:
         concurrency: int = CONCURRENCY,
         **refusing: Unpack[Refusing],
     ) -> list[Prediction]:
-        """As `Client.predict`, with up to ``concurrency`` requests on their way, fewer while the service is busy.
+        """As `Client.predict`, with up to ``concurrency`` concurrent requests, fewer while the service is busy.
 
-        Where one fails for good, those that are left are given up and its error is raised.
+        If one fails for good, the others are cancelled and its error is raised.
         """
         calls = predict_calls(task, texts, method, Refusal(**refusing), batch)
         return predictions(await self._ask_all(calls, concurrency))
@@ -192,7 +192,7 @@ class AsyncClient:
     async def generate(
         self, task: str, inputs: Sequence[str], *, batch: int = WRITTEN_BATCH, concurrency: int = CONCURRENCY
     ) -> list[TextWritten]:
-        """As `Client.generate`, with several requests on their way as in `predict`."""
+        """As `Client.generate`, with concurrent requests as in `predict`."""
         return written(await self._ask_all(generate_calls(task, inputs, batch), concurrency))
 
     async def _ask_all(self, calls: Sequence[ApiCall[Answer]], concurrency: int) -> list[Answer]:
@@ -239,11 +239,11 @@ class AsyncClient:
 
 
 class Pace:
-    """How many requests of one list are on their way at a time.
+    """Limits how many requests of one list are in flight.
 
-    The service turns away what would wait long, and a list's own requests are each other's load: sent all at once
-    again and again, the last of them would use up their attempts. So a refusal halves the number, and ``SURE`` answers
-    in a row add one.
+    The service rejects what would wait long, and a list's own requests are each other's load. Sent all at once again
+    and again, the last of them would use up their attempts. So a rejection halves the limit, and ``SURE`` accepted
+    requests in a row add one.
     """
 
     SURE = 8
@@ -255,7 +255,7 @@ class Pace:
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
-        """Waits until one more request may be sent; inside, it is on its way."""
+        """Wait until one more request may be sent; inside, it counts as in flight."""
         async with self._changed:
             await self._changed.wait_for(lambda: self._sending < self._now)
             self._sending += 1
@@ -267,7 +267,7 @@ class Pace:
                 self._changed.notify_all()
 
     def learn(self, busy: bool) -> None:
-        """Take in the answer to a request: whether the service was too busy for it."""
+        """Adapt the limit to a response; ``busy``: the service was too busy for the request."""
         if busy:
             self._now, self._answers = max(1, self._now // 2), 0
             return

@@ -1,8 +1,8 @@
-"""Why a text got its label: the examples that the classifier sees as most like it, and what other wordings answer.
+"""Why a text got its label: the training examples most similar to it, and the predictions with other wordings.
 
-Likeness is that of the adapted model's last hidden states, which labels are read from: their cosine, once the mean over
-the examples is taken off. Source: Mu & Viswanath 2018, "All-but-the-Top: Simple and Effective Postprocessing for Word
-Representations" (what all representations have in common says nothing).
+Similarity is the cosine of the adapted model's last hidden states, from which labels are predicted, after the mean over
+the examples is subtracted. Source: Mu & Viswanath 2018, "All-but-the-Top: Simple and Effective Postprocessing for Word
+Representations" (what all representations have in common is not informative).
 """
 
 import contextlib
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 
 STAGE = "explain"  # of its events
 NEAREST = 5
-OnRead = Callable[[int], None]  # is told how many prompts are read
+OnRead = Callable[[int], None]  # gets the number of prompts done so far
 States = Callable[[Sequence[str], OnRead], "np.ndarray"]  # prompts -> [num_prompts, hidden_size]
 
 
 class Neighbour(msgspec.Struct, frozen=True, kw_only=True):
-    """An example that the classifier learnt from."""
+    """A training example of the classifier."""
 
     text: str
     label: str
@@ -39,21 +39,21 @@ class Neighbour(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WordingScores(msgspec.Struct, frozen=True, kw_only=True):
-    """What a wording of the prompt is answered."""
+    """The prediction with one wording of the prompt."""
 
     label: str
     probability: float
 
 
 class Explanation(msgspec.Struct, frozen=True, kw_only=True):
-    """What stands behind one answer."""
+    """The explanation of one prediction."""
 
     nearest: tuple[Neighbour, ...]  # the most similar first
     wordings: dict[str, WordingScores]  # of the prompt; the adapter was trained on the first of them
 
 
 class ExampleIndex:
-    """What a classifier learnt from, as it sees it: computed at the first question, and kept in fourshot's home."""
+    """Hidden states of a classifier's training examples: computed once, and stored in fourshot's home."""
 
     def __init__(self, card: AdapterCard, learnt: Sequence[TrainingText], states: States, on_event: OnEvent) -> None:
         self._learnt, self._states = learnt, states
@@ -64,7 +64,7 @@ class ExampleIndex:
 
         try:
             kept = np.load(file)
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile):  # not there, or not whole
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile):  # missing or incomplete
             kept = None
         if isinstance(kept, np.ndarray) and kept.ndim == 2 and len(kept) == len(prompts):
             self._example_states = kept
@@ -77,12 +77,12 @@ class ExampleIndex:
             )
             content = io.BytesIO()
             np.save(content, self._example_states)
-            with contextlib.suppress(OSError):  # it only saves time
+            with contextlib.suppress(OSError):  # the file only saves time
                 replace_file(file, content.getvalue())
         self._mean = self._example_states.mean(axis=0)
 
     def nearest(self, prompts: Sequence[Sequence[str]], count: int = NEAREST) -> list[tuple[Neighbour, ...]]:
-        """Of each text, which has one prompt or more: the nearest to any of them."""
+        """Return for each text the ``count`` examples nearest to any of its ``prompts``, the most similar first."""
         import numpy as np
 
         states = self._states([prompt for parts in prompts for prompt in parts], lambda _: None)

@@ -1,4 +1,4 @@
-"""A finished classifier in this process: the card beside its weights says everything else that is needed.
+"""A trained classifier in this process: the card beside its weights holds everything else that is needed.
 
 Importing this module loads neither torch nor vllm.
 """
@@ -37,23 +37,23 @@ from fourshot.serving.clients.explain import STAGE, ExampleIndex, Explanation, W
 if TYPE_CHECKING:
     import numpy as np
 
-FEW_BYTES = 30_000  # of prompts: up to this the reference engine is done before vLLM is (docs/cli.md has the times)
-INSTRUCTION_BYTES, READ_BYTES = 100, 2_000  # of a usual instruction; of a text as far as it is usually read
+FEW_BYTES = 30_000  # of prompts: up to this, the reference engine finishes before vLLM (docs/cli.md has the times)
+INSTRUCTION_BYTES, READ_BYTES = 100, 2_000  # of a typical instruction; of a text that is typically not cut
 EngineKind = Literal["vllm", "transformers"]
 
 
 class Prediction(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The answer for one text."""
+    """The prediction for one text."""
 
-    label: str | None  # the name, as the data and the user say it; None where the caller asked for none
-    probability: float  # of the likeliest label, among the labels
+    label: str | None  # the name, as in the data; None if the classifier abstained, as requested
+    probability: float  # of the most likely label
     probabilities: dict[str, float]  # of every label, in the task's order; sums to one
     abstained: Abstained = ""  # why there is no label
-    cut_words: int = 0  # of the text, that were not read for it is longer than the classifier reads
+    cut_words: int = 0  # words cut from a text that is longer than the classifier takes
 
 
 class LocalClassifier:
-    """A trained adapter on its base model, or a student. A context manager: leaving it gives the memory back."""
+    """A trained adapter on its base model, or a student. A context manager: leaving it frees the memory."""
 
     card: AdapterCard | StudentCard
 
@@ -61,17 +61,16 @@ class LocalClassifier:
     def __new__(
         cls, adapter_folder: str | Path, model: str | None = None, kind: EngineKind | None = None
     ) -> "LocalClassifier":
-        """A `LocalStudent` where the folder is a student's, or that of a distillation."""
+        """Return a `LocalStudent` if the folder is that of a student or a distillation."""
         return super().__new__(LocalStudent if find_student(adapter_folder) else LocalClassifier)
 
     @checked
     def __init__(self, adapter_folder: str | Path, model: str | None = None, kind: EngineKind = "vllm") -> None:
-        """Open the adapter in ``adapter_folder`` (or in the run folder of that name) on its base model.
+        """Open the adapter in ``adapter_folder``, an adapter's or a run's, on its base model.
 
-        ``model`` names the base where it is not where it was in training; it must be the same one. ``kind`` is the
-        engine: "vllm" for many texts, "transformers" opens faster and answers a few (`engine_for`). A student needs
-        neither.
-        Raises `InputError` where there is no adapter, `ModelNotFoundError`, and `AdapterError` for another base model.
+        ``model`` names the base if it is not where it was in training; it must be the same one. ``kind`` is the engine:
+        "vllm" for many texts; "transformers" opens faster and suits a few (`engine_for`). A student takes neither.
+        Raises `InputError` if there is no adapter, `ModelNotFoundError`, and `AdapterError` for another base model.
         """
         folder = find_adapter(adapter_folder)
         self.card = self._adapter_card = load_card(folder)
@@ -84,11 +83,11 @@ class LocalClassifier:
 
     @checked_but("texts")
     def predict(self, texts: Iterable[Given], **refusing: Unpack[Refusing]) -> list[Prediction]:
-        """One prediction per text, in their order; of a task with fields, objects of them stand for texts.
+        """Return one prediction per text, in their order. For a task with fields, a text is an object of them.
 
-        Without a label: those less probable than ``abstain_below``, or, by the curve on the card, beyond the
-        ``coverage`` (share) of the surest texts; with ``none_of_these``, texts unlike those of the task. Raises
-        InputError for a blank text, and for what the card cannot tell.
+        A text gets no label if its most likely one is less probable than ``abstain_below``. ``coverage``: label only
+        this share of texts, the most confident ones, by the curve on the card. With ``none_of_these``, texts unlike
+        those of the task get no label. Raises InputError for a blank text, and if the card has no such data.
         """
         inputs = self._texts(texts)
         rule = self.rule(Refusal(**refusing))
@@ -113,23 +112,22 @@ class LocalClassifier:
         return texts
 
     def _left_out(self, text: str) -> int:
-        """Words of a text that are not read."""
+        """Return the number of words cut from ``text``."""
         return words_left_out(
             bare_text(self.card.task, text), self._adapter_card.max_text_words, self._adapter_card.long_texts
         )
 
     def _answers(self, texts: Sequence[str]) -> "np.ndarray":
-        """Label probabilities, float64 [num_texts, num_labels]."""
+        """Return the label probabilities, float64 [num_texts, num_labels]."""
         import numpy as np
 
         card = self._adapter_card
         return np.exp(apply(card.calibration, self._scores(texts, card.prompt_format)))
 
     def explain(self, texts: Iterable[Given], on_event: OnEvent = ignore) -> list[Explanation]:
-        """What stands behind the answer to each text: the nearest of the texts that the adapter was trained on, and
-        what it answers to the other wordings of the prompt.
+        """Return an explanation of each prediction: the nearest training texts, and the predictions of all wordings.
 
-        Raises InputError for a blank text, and where the engine is not "transformers", which alone has hidden states.
+        Raises InputError for a blank text, and unless the engine is "transformers": no other gives hidden states.
         """
         inputs = self._texts(texts)
         from fourshot.engine.transformers_engine import TransformersEngine
@@ -173,18 +171,18 @@ class LocalClassifier:
         ]
 
     def rule(self, refusal: Refusal) -> AbstentionRule:
-        """When a text gets no label. Raises InputError where the card cannot tell."""
+        """Return the rule by which texts get no label. Raises InputError if the card has no data for it."""
         try:
             return rule_of(refusal, self.card.coverage, self.card.scope)
         except InputError as error:
             raise InputError(f"The classifier {self.card.name}: {error}") from None
 
     def _scores(self, texts: Sequence[str], form: PromptFormat) -> "np.ndarray":
-        """Raw log-probabilities of the labels, float32 [num_texts, num_labels]."""
+        """Return the raw log-probabilities of the labels, float32 [num_texts, num_labels]."""
         return label_scores(self._engine, self._adapter_card.task, texts, form, adapter=self._adapter)
 
     def close(self) -> None:
-        """Give the memory back. Idempotent."""
+        """Free the memory. Idempotent."""
         self._engine.close()
 
     def __reduce__(self) -> str:
@@ -206,7 +204,7 @@ class LocalStudent(LocalClassifier):
 
     @checked
     def __init__(self, adapter_folder: str | Path, model: str | None = None, kind: EngineKind | None = None) -> None:
-        """Raises `InputError` where a model or an engine is named, `AdapterError` for a damaged student."""
+        """Raises `InputError` if a model or an engine is named, `AdapterError` for a damaged student."""
         if model is not None or kind is not None:
             raise InputError(f"{adapter_folder} is a student: it needs no base model and no engine. Leave them out.")
         folder = find_student(adapter_folder)
@@ -228,13 +226,13 @@ class LocalStudent(LocalClassifier):
         raise InputError("a student has no prompt to explain an answer by. Ask the adapter that taught it.")
 
     def close(self) -> None:
-        """Nothing is held but memory of this process."""
+        """Do nothing: only memory of this process is held."""
 
 
 def engine_for(texts: Sequence[str]) -> EngineKind:
-    """The engine that has answered ``texts`` first, opening included: many short ones are as little work as few long.
+    """Return the engine that is expected to finish ``texts`` first, opening included; their total size decides.
 
-    Both give the same labels but where two are about equally likely: they round differently.
+    Both engines give the same labels, except where two are about equally likely: they round differently.
     """
     sizes = (min(len(text.encode(errors="replace")), READ_BYTES) for text in texts)  # some scripts have no blanks
     return "transformers" if sum(sizes) + INSTRUCTION_BYTES * len(texts) <= FEW_BYTES else "vllm"

@@ -1,6 +1,6 @@
-"""Which proxy stands between a client and its service: the environment's, read for that one address.
+"""The proxy between a client and its service: the environment's, read for that one address.
 
-httpx takes in every proxy variable when a client is made, and fails on one that it cannot read wherever requests go.
+httpx itself reads every proxy variable when a client is made, and fails on an invalid one that does not apply.
 """
 
 import os
@@ -17,7 +17,7 @@ import msgspec
 from fourshot.engine.errors import InputError
 
 PORTS = {"http": 80, "https": 443}
-MOST_ANSWER_BYTES = 64 << 20  # unpacked; a megabyte of gzip may hold a gigabyte
+MOST_ANSWER_BYTES = 64 << 20  # decompressed; a megabyte of gzip may hold a gigabyte
 
 
 class ProxyInUse(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,7 +29,7 @@ class ProxyInUse(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def proxy_for(address: httpx.URL) -> ProxyInUse | None:
-    """None: the service is asked directly, as it always is on this machine, which no proxy can reach.
+    """Return the proxy for ``address``; None for direct requests, as always to this machine, which no proxy can reach.
 
     Raises InputError, which names the variable, for a proxy that cannot be used.
     """
@@ -55,26 +55,26 @@ def proxy_for(address: httpx.URL) -> ProxyInUse | None:
 
 
 def openai_client(address: httpx.URL, proxy: ProxyInUse | None) -> Any:
-    """The HTTP client of the package `openai`, for requests there through ``proxy``, if there is one.
+    """Return the HTTP client of the package `openai`, for requests to ``address``, through ``proxy`` if there is one.
 
-    It follows no redirect: most lose what was sent, and texts are for nobody but who was named. An answer of more than
-    `MOST_ANSWER_BYTES` fails with AnswerTooLargeError while it is read.
+    It follows no redirects: most lose the body, and texts must not be sent to anybody whom the user did not name. A
+    response of more than `MOST_ANSWER_BYTES` raises AnswerTooLargeError while it is read.
     """
     import openai
 
     options: dict[str, Any] = {"follow_redirects": False, "event_hooks": {"response": [_bound]}}
     try:
         return openai.DefaultAsyncHttpxClient(trust_env=not is_this_machine(address.host), **options)
-    except Exception:  # of whichever library it is made with: it fails on a variable that is not for this address
+    except Exception:  # of any library: it fails on a proxy variable that is not for this address
         return openai.DefaultAsyncHttpxClient(trust_env=False, proxy=proxy.url if proxy else None, **options)
 
 
 class AnswerTooLargeError(Exception):
-    """A service sends more than any answer has."""
+    """A service sends more than any valid response has."""
 
 
 async def _bound(response: Any) -> None:
-    """Have a response of any httpx count what it unpacks: the library itself puts all of it together in memory."""
+    """Limit the decompressed size of a response of httpx: the library itself collects all of it in memory."""
     read = response.aiter_bytes
 
     async def bounded(chunk_size: int | None = None) -> AsyncIterator[bytes]:
@@ -89,7 +89,7 @@ async def _bound(response: Any) -> None:
 
 
 def is_this_machine(host: str) -> bool:
-    """Whether ``host``, a name or an address without brackets, is the machine that asks."""
+    """Whether ``host``, a name or an address without brackets, is this machine."""
     host = host.rstrip(".").lower()
     try:
         address = ip_address(host)
@@ -101,9 +101,9 @@ def is_this_machine(host: str) -> bool:
 
 
 def is_excepted(address: httpx.URL, no_proxy: str) -> bool:
-    """Whether NO_PROXY names ``address``: by its host, a domain that it is in, or a range of addresses; * names all.
+    """Whether NO_PROXY matches ``address``: by its host, a parent domain, or a range of addresses; * matches all.
 
-    Source: https://curl.se/libcurl/c/CURLOPT_NOPROXY.html, and ports as urllib takes them.
+    Source: https://curl.se/libcurl/c/CURLOPT_NOPROXY.html, and ports as in urllib.
     """
     host, port = address.host.rstrip(".").lower(), str(address.port or PORTS[address.scheme])
     for entry in re.split(r"[,\s]+", no_proxy.lower()):

@@ -1,4 +1,4 @@
-"""Who is to annotate, from what a user calls it: a run, an adapter, a student, or the address of a service."""
+"""Find the annotator that a user names: a run, an adapter, a student, or the address of a service or a teacher."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -56,10 +56,10 @@ def find_teacher(
     ray: str = "",
     remote: RemoteModel | None = None,
 ) -> NamedReader:
-    """Whoever ``by`` names. ``task``: what it must be of; an address needs one, the others know their own.
+    """Return the annotator that ``by`` names. ``task``: whose labels it must have; an address needs one.
 
-    ``remote``: which model to ask where ``by`` is the address of an OpenAI-compatible endpoint, not of a service.
-    Raises InputError where there is nobody, or one of other labels; as `LocalClassifier` and `Client` do otherwise.
+    ``remote``: the model to query if ``by`` is the address of an OpenAI-compatible endpoint, not of a service.
+    Raises InputError if there is no annotator, or one of other labels; otherwise as `LocalClassifier` and `Client`.
     """
     if str(by).startswith(("http://", "https://")):
         if task is None:
@@ -103,7 +103,7 @@ def _remote(url: str, task: Task, remote: RemoteModel, model: str | None, key: s
 
 
 def _check_alone(model: str | None, ray: str, who: str) -> None:
-    """Raise InputError for what is said of models on this machine where ``who`` says what reads elsewhere."""
+    """Raise InputError for options of models on this machine; ``who`` says what annotates instead."""
     for option, value in (("--model", model), ("--ray", ray)):
         if value:
             raise InputError(f"{option} is for models on this machine; {who}. Leave it out.")
@@ -163,9 +163,9 @@ def _service(url: str, task: Task, key: str | None) -> NamedReader:
 
 
 def _classified(client: "Client", task: str, adapter: str, texts: Sequence[str]) -> list[Annotation]:
-    """A text that is refused gets a fault and takes no other with it; of as many as the service takes at once.
+    """Annotate ``texts``, at most `BATCH` per request. A text that is refused gets a fault; the others are annotated.
 
-    Raises RequestError for a refusal that is no text's fault, ServiceError where another than ``adapter`` answers.
+    Raises RequestError for a refusal that no text causes, ServiceError if another version than ``adapter`` is used.
     """
     if len(texts) <= BATCH:
         try:
@@ -189,7 +189,7 @@ def _classified(client: "Client", task: str, adapter: str, texts: Sequence[str])
 
 @contextmanager
 def _hinted() -> Iterator[None]:
-    """Says what else an address may be, where nothing there is a service of ours."""
+    """Add a hint to the error if what responds at an address is no service of ours."""
     try:
         yield
     except ServiceError as error:
@@ -203,5 +203,5 @@ def _annotation(probabilities: Sequence[float], cut_words: int = 0) -> Annotatio
 
 
 def _part_by_part(annotations: Callable[[Sequence[str]], list[Annotation]]) -> Read:
-    """Reads part by part with what annotates the texts of one."""
+    """Return a `Read` that annotates part by part, the texts of one with ``annotations``."""
     return lambda parts: map(annotations, parts)

@@ -1,4 +1,4 @@
-"""Who is to write targets, from what a user calls it: a student, the address of a service, or of a remote teacher."""
+"""Find the writer of targets that a user names: a student, or the address of a service or of a remote teacher."""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -25,11 +25,10 @@ def find_writer(
     real: int | None = None,
     seed: int = 0,
 ) -> NamedWriter:
-    """Whoever ``by`` names. ``task``: an address needs one, a student knows its own. ``teacher_model``: which to ask
-    where ``by`` is the address of an OpenAI-compatible endpoint, not of a service; it is shown some of the ``real``
-    pairs that ``seed`` draws.
+    """Return the writer that ``by`` names. ``task``: an address needs one, a student knows its own.
 
-    Raises InputError where there is nobody who writes.
+    ``teacher_model``: the model to query if ``by`` is the address of an OpenAI-compatible endpoint, not of a service.
+    It is shown some of the ``real`` pairs that ``seed`` draws. Raises InputError if ``by`` names no writer.
     """
     if str(by).startswith(("http://", "https://")):
         if task is None:
@@ -69,7 +68,7 @@ def find_writer(
 
 
 def _written(generate: Callable[[Sequence[str]], list[TextWritten]], inputs: Sequence[str]) -> list[WrittenAnswer]:
-    """An input that is refused gets a fault and takes no other with it."""
+    """Return the text for each input. An input that is refused gets a fault; the others are still processed."""
     try:
         return [
             WrittenAnswer(text=result.text, is_whole=result.is_whole, is_cut=result.is_cut)
@@ -77,7 +76,7 @@ def _written(generate: Callable[[Sequence[str]], list[TextWritten]], inputs: Seq
         ]
     except InputError as error:
         if isinstance(error, RequestError) and error.code not in OF_TEXTS:
-            raise  # it is no text's fault
+            raise  # not caused by a text
         if len(inputs) == 1:
             return [WrittenAnswer(text="", fault=str(error))]
         half = len(inputs) // 2

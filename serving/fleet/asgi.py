@@ -1,4 +1,4 @@
-"""ASGI, as an app without a framework needs it."""
+"""ASGI helpers for an app without a framework."""
 
 import asyncio
 import contextlib
@@ -9,7 +9,7 @@ from fourshot.serving.answers import send_refusal, stopping
 
 
 async def while_there(receive: Any, send: Any, answer: Callable[[Any], Awaitable[None]]) -> None:
-    """Have ``answer`` send what it has to, and give it up where the client leaves: a replica need not go on."""
+    """Run ``answer``, which gets a ``send``, and cancel it if the client leaves: its replica need not continue."""
     is_over = False
 
     async def pass_on(message: dict[str, Any]) -> None:
@@ -34,14 +34,14 @@ async def while_there(receive: Any, send: Any, answer: Callable[[Any], Awaitable
 
 
 class Drain:
-    """Requests under way, and the end of them all."""
+    """Requests in flight, and how they end in a shutdown."""
 
     def __init__(self) -> None:
         self._answering: set[asyncio.Future[None]] = set()
         self.stopping = self._is_over = False
 
     async def answer(self, answer: Callable[[Any], Awaitable[None]], send: Any) -> None:
-        """Have ``answer`` send what it has to, for as long as there is time to."""
+        """Run ``answer``, which gets a ``send``. Refuse the request if `run` cancels it before its response begins."""
         has_begun = False
 
         async def pass_on(message: dict[str, Any]) -> None:
@@ -60,18 +60,18 @@ class Drain:
             await send_refusal(send, stopping())
 
     async def run(self, seconds: float) -> None:
-        """Wait for what was accepted; who was not answered ``seconds`` later is told to ask again."""
+        """Wait at most ``seconds`` for the accepted requests, then refuse the rest, with a time to retry after."""
         self.stopping = True
         if self._answering:
             await asyncio.wait(self._answering, timeout=seconds)
         self._is_over = True
         for answering in self._answering:
             answering.cancel()
-        await asyncio.sleep(0.1)  # for the last answers to leave
+        await asyncio.sleep(0.1)  # so that the last responses are sent
 
 
 async def lifespan(receive: Any, send: Any) -> None:
-    """Answer the server's messages of its start and its end; there is nothing to do for either."""
+    """Confirm the server's messages about its start and its end; there is nothing to do for either."""
     while True:
         kind = (await receive())["type"]
         await send({"type": f"{kind}.complete"})

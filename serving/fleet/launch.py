@@ -1,4 +1,4 @@
-"""From settings to a service that runs: what is computed, the socket, and one server or several, until a signal."""
+"""From settings to a running service: computed sizes, the socket, and one server or several, until a signal."""
 
 import asyncio
 import re
@@ -28,15 +28,15 @@ from fourshot.serving.settings import Limits, ServeSettings
 if TYPE_CHECKING:
     from fourshot.serving.fleet.replicas import Replicas
 
-# Source: RFC 6454, section 6.2, for schemes that pages come by; hosts in small letters, as browsers send them.
+# Source: RFC 6454, section 6.2, for the schemes of pages; hosts in lower case, as browsers send them.
 ORIGIN = re.compile(r"https?://[^/?#@\sA-Z]+(:\d+)?")
-# Options of the command, beside those that are called as their settings; and of these, what vLLM's server takes, too.
+# Options of the command that are no fields of its settings; and those of its options that vLLM's server has, too.
 COMMAND_OPTIONS = ("cors_origin", "kv_cache_mib", "replicas", "ray", "log", "json", "quiet")
 OF_VLLM_TOO = {"max_loras", "max_cpu_loras", "max_lora_rank", "max_model_len", "max_num_seqs"}
 
 
 class ServiceLaunch(msgspec.Struct, frozen=True, kw_only=True):
-    """A service that is about to start: it has its address, and nothing of it runs yet."""
+    """A service that is about to start: its socket is open, and nothing of it runs yet."""
 
     settings: ServeSettings  # complete
     contents: FolderContents
@@ -52,10 +52,10 @@ class ServiceLaunch(msgspec.Struct, frozen=True, kw_only=True):
     async def run(self, log: Path, say: Say, on_ready: Callable[[], None]) -> None:
         """Serve until SIGINT or SIGTERM. ``on_ready`` is called once, when the first request can be answered.
 
-        ``log`` gets what the server's processes print; ``say`` what their owner should know. Raises FourshotError
-        where a server cannot be started at all.
+        ``log`` gets the output of the server's processes; ``say`` gets messages for their owner. Raises FourshotError
+        if a server cannot be started at all.
         """
-        # A connection is one, and of the router two: its client's, and that to a replica.
+        # A connection is one open file; in the router it is two: the client's, and the one to a replica.
         allow_open_files(2 * self.settings.limits.max_connections)
         servers = self._servers(log, say)
         serving, waiting = asyncio.create_task(servers.run()), asyncio.create_task(servers.ready.wait())
@@ -82,7 +82,7 @@ def prepare(settings: ServeSettings, replicas: int = 1, ray: str = "") -> Servic
     names = names_given(settings.allowed_hosts)
     settings = msgspec.structs.replace(settings, host=bare_host(settings.host), allowed_hosts=names)
     if settings.keys:
-        Keys(settings.keys)  # raises for a file that is none
+        Keys(settings.keys)  # raises for an invalid file
     for origin in settings.cors_origins:
         if origin != "*" and not ORIGIN.fullmatch(origin):
             raise InputError(
@@ -111,13 +111,13 @@ def prepare(settings: ServeSettings, replicas: int = 1, ray: str = "") -> Servic
 
 
 def _options_in(words: Sequence[str]) -> dict[str, str]:
-    """Options among ``words``, with the values that follow them or an equals sign."""
+    """Return the options among ``words``, with the values that follow them or an equals sign."""
     values = dict(pairwise([*words, ""]))
     return values | {name: value for word in words for name, sign, value in [word.partition("=")] if sign}
 
 
 def check_order(words: Sequence[str]) -> None:
-    """Raise InputError where our own options stand behind ``--vllm``: vLLM, once loaded, refuses or ignores them."""
+    """Raise InputError if our own options follow ``--vllm``: vLLM, once loaded, refuses or ignores them."""
     own = {*ServeSettings.__struct_fields__, *Limits.__struct_fields__, *COMMAND_OPTIONS} - OF_VLLM_TOO
     names = {f"--{name.replace('_', '-')}" for name in own}
     if misplaced := [name for name in (word.partition("=")[0] for word in words) if name in names]:
@@ -127,9 +127,9 @@ def check_order(words: Sequence[str]) -> None:
 
 
 def check_tls(words: Sequence[str]) -> None:
-    """Raise InputError where the options of vLLM's server name a certificate or a key that it could not serve with.
+    """Raise InputError if the options of vLLM's server name a certificate or a key that it cannot use.
 
-    It would say so after its models are loaded, and end.
+    vLLM itself would report that only after its models are loaded, and exit.
     """
     given = _options_in(words)
     certificate, key = given.get("--ssl-certfile", ""), given.get("--ssl-keyfile")
@@ -139,7 +139,7 @@ def check_tls(words: Sequence[str]) -> None:
         return
     try:
         ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(certificate, key, lambda: "")
-    except (OSError, ValueError) as error:  # the former is what TLS itself raises, too
+    except (OSError, ValueError) as error:  # errors of TLS itself are OSErrors, too
         raise InputError(
             f"{certificate}{f' and {key}' if key else ''} cannot be used for TLS: {error}. Give a certificate and its "
             "key, as PEM files without a password."
@@ -147,7 +147,7 @@ def check_tls(words: Sequence[str]) -> None:
 
 
 def bare_host(host: str) -> str:
-    """``host`` as a socket takes it: an address of IPv6 may be given in brackets. Raises InputError for none."""
+    """Return ``host`` as a socket takes it: without the brackets of an IPv6 address. Raises InputError if empty."""
     host = host.strip()
     if not host:
         raise InputError("--host is empty, which would be every address. Give 127.0.0.1, or 0.0.0.0 or :: for all.")
@@ -155,11 +155,11 @@ def bare_host(host: str) -> str:
 
 
 def complete(settings: ServeSettings, replicas: int = 1) -> tuple[ServeSettings, ServerFit | None, FolderContents]:
-    """``settings`` with everything computed, for each of ``replicas`` that share this machine.
+    """Return ``settings`` with everything computed, the sizes they are based on, and the folder's contents.
 
-    Nothing has to fit (None) where there are students alone: no base model is looked for, unless one is named.
-    Raises InputError for a folder that is not there, a base that takes no adapters, a vLLM that cannot
-    score, or what cannot fit.
+    The sizes are for each of ``replicas`` that share this machine. They are None if there are only students: then no
+    base model is looked for, unless one is named. Raises InputError for a folder that does not exist, a base that takes
+    no adapters, a vLLM that cannot score, or sizes that do not fit.
     """
     refuse_fake(settings.base, "A service")
     base = base_named(settings.base)

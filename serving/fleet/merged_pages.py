@@ -1,4 +1,4 @@
-"""What several replicas tell of themselves, as one: metrics pages and lists of tasks."""
+"""Merging the reports of several replicas: metrics pages and lists of tasks."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,9 +11,9 @@ from fourshot.serving.api import TaskList
 
 
 def merged(pages: Mapping[int, str]) -> bytes:
-    """Metrics pages of replicas, by their numbers, as one: each sample has its replica as a label.
+    """Merge the metrics pages of replicas, by their numbers, into one: each sample gets its replica as a label.
 
-    Samples of one metric stand together, as the format asks.
+    Samples of one metric are adjacent, as the format requires.
     Source: https://prometheus.io/docs/instrumenting/exposition_formats/ (grouping and sorting).
     """
     families: dict[str, Metric] = {}
@@ -31,7 +31,7 @@ def merged(pages: Mapping[int, str]) -> bytes:
 
 
 def summed(lists: Sequence[TaskList]) -> TaskList:
-    """The first of the replicas' lists of tasks, with the requests of all of them."""
+    """Return the first of the replicas' lists of tasks, with the numbers of requests of all replicas."""
     requests, in_flight = Counter[str](), Counter[str]()
     for info in (info for listed in lists for info in listed.tasks):
         requests[info.task] += info.requests

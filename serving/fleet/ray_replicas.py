@@ -1,4 +1,4 @@
-"""Replicas as Ray actors. The one module of serving that imports ray."""
+"""Replicas as Ray actors. The only module of serving that imports ray."""
 
 import asyncio
 import contextlib
@@ -18,22 +18,22 @@ from fourshot.serving.settings import ServeSettings
 from fourshot.training.jobs.cluster import cluster, has_gpus, machines, nodes
 from fourshot.training.jobs.machines import MachineSupplies, check_machines, machine_name, provide, supplies
 
-REPLICA = "fourshot-replica-"  # how the folders of replicas begin
-WAIT_S = 120.0  # for an actor's first address: on a machine that is busy with other work its imports take a minute
+REPLICA = "fourshot-replica-"  # prefix of the replicas' folders
+WAIT_S = 120.0  # for an actor's first address: on a machine that is busy with other work, its imports take a minute
 
 
 class RayReplicas:
-    """``number`` servers on a cluster, one GPU each where it has any, else a share of a machine's cores."""
+    """``number`` servers on a cluster, each with one GPU if the cluster has any, else a share of a machine's cores."""
 
     def __init__(self, settings: ServeSettings, number: int, address: str, keys: str, say: Say) -> None:
         """``address`` is "local", "auto" or a cluster's; ``keys`` is the text of the replicas' key file.
 
-        A machine that lacks the base is given it, and a replica that Ray moves later, too. Raises InputError, with
-        every machine that cannot take part. ``say`` hears of replicas that could not be started.
+        A machine that lacks the base model gets a copy, also when Ray moves a replica later. Raises InputError, with
+        every machine that cannot take part. ``say`` gets messages about replicas that could not be started.
         """
         import ray
 
-        adapters = os.path.normpath(Path(settings.adapters).expanduser().absolute())  # workers have other folders
+        adapters = os.path.normpath(Path(settings.adapters).expanduser().absolute())  # workers run elsewhere
         base = None if settings.students_only else settings.find_base()
         settings = msgspec.structs.replace(settings, adapters=adapters, found_base=base)
         self._connection = contextlib.ExitStack()
@@ -49,14 +49,14 @@ class RayReplicas:
         actor = ray.remote(_Actor).options(
             num_gpus=1 if gpus else 0, num_cpus=1 if gpus else share, max_restarts=-1, max_task_retries=-1
         )
-        self._ray, self._tell = ray, cache(say)  # the same is told once, however often it is tried
+        self._ray, self._tell = ray, cache(say)  # reports the same failure once, however often it occurs
         self._start = partial(actor.remote, settings, keys, 0 if gpus else share, supplied)
         self._actors = [self._start() for _ in range(number)]
 
     def addresses(self, wait_s: float = WAIT_S) -> list[str]:
-        """Of every replica, "" where it is not up just now: a machine that is cut off keeps nobody else waiting.
+        """Return the address of every replica, "" if it is not up now: a machine that is cut off delays no other.
 
-        Raises FourshotError where none answers within ``wait_s``.
+        Raises FourshotError if none responds within ``wait_s`` seconds.
         """
         calls = [actor.address.remote() for actor in self._actors]
         ended, _ = self._ray.wait(calls, num_returns=len(calls), timeout=wait_s)
@@ -64,7 +64,7 @@ class RayReplicas:
         for number, call in enumerate(calls):
             try:
                 addresses.append(str(self._ray.get(call)) if call in ended else "")
-            except self._ray.exceptions.ActorDiedError as error:  # Ray gives up one whose start raised
+            except self._ray.exceptions.ActorDiedError as error:  # Ray gives up an actor whose start raised
                 reason = str(error).strip().splitlines()[-1]
                 self._tell(f"replica {number} could not be started and is tried again: {reason}")
                 self._actors[number] = self._start()
@@ -78,7 +78,7 @@ class RayReplicas:
         return addresses
 
     def close(self) -> None:
-        """End all of them, each when it has answered what it accepted."""
+        """Stop all replicas, each after it has answered what it accepted."""
         with contextlib.suppress(self._ray.exceptions.RayError):
             self._ray.wait([actor.stop.remote() for actor in self._actors], num_returns=len(self._actors), timeout=30)
         for actor in self._actors:
@@ -87,7 +87,7 @@ class RayReplicas:
 
 
 def cores_each(cores: Sequence[int], number: int) -> int:
-    """The most cores that each of ``number`` replicas can have on machines of so many ``cores``; at least one."""
+    """Return the most cores that each of ``number`` replicas can have on machines with these ``cores``; at least 1."""
     shares = (
         share for share in range(max(cores, default=1), 1, -1) if sum(count // share for count in cores) >= number
     )
@@ -128,9 +128,9 @@ class _Actor:
         def serve() -> None:
             try:
                 asyncio.run(run())
-            except Exception as error:  # of whatever kind: this actor would go on without a server, and answer
+            except Exception as error:  # of any kind: else this actor would live on without a server
                 print(error if isinstance(error, FourshotError) else repr(error), flush=True)
-                os._exit(1)  # Ray makes another
+                os._exit(1)  # Ray starts another
 
         self._thread = threading.Thread(target=serve, daemon=True)
         self._thread.start()

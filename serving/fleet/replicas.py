@@ -23,13 +23,13 @@ from fourshot.serving.fleet.router import Replica, Router
 from fourshot.serving.fleet.supervisor import Say, Supervisor, listen, replica_settings
 from fourshot.serving.settings import ServeSettings
 
-KEYS = "fourshot-keys-"  # how the folder of the router's key begins
-FOLLOW_S = 2.0  # how often Ray is asked for the addresses of its actors
-FOLLOW_WAIT_S = 5.0  # for these: an actor that is being started keeps nobody from hearing where the others are by now
+KEYS = "fourshot-keys-"  # prefix of the folder of the router's key
+FOLLOW_S = 2.0  # between two queries to Ray for the addresses of its actors
+FOLLOW_WAIT_S = 5.0  # for these: an actor that is being started must not delay the new addresses of others
 
 
 class Replicas:
-    """``number`` servers, each kept alive, behind one address. Stands where a `Supervisor` stands for one server."""
+    """``number`` servers, each restarted when it dies, behind one address. Used like a `Supervisor` of one server."""
 
     def __init__(
         self, settings: ServeSettings, listening: socket.socket, number: int, ray: str, log: Path, say: Say
@@ -38,11 +38,11 @@ class Replicas:
         self._settings, self._listening, self._number, self._ray = settings, listening, number, ray
         self._log, self._say = log, say
         self._stopping = asyncio.Event()
-        self._failed: list[Exception] = []  # why servers of this machine cannot be started, of each that cannot
+        self._failed: list[Exception] = []  # one for each server of this machine that cannot be started
         self.ready = asyncio.Event()  # set when the first of them is up
 
     async def run(self) -> None:
-        """Route to them until `stop`. Raises FourshotError, or OSError, where none of them can be started."""
+        """Route requests to the servers until `stop`. Raises FourshotError, or OSError, if none can be started."""
         with lent_folder(KEYS) as folder:
             await self._route(folder / "keys.toml")
         if len(self._failed) == self._number:
@@ -66,7 +66,7 @@ class Replicas:
                 await router.close()
 
     def stop(self) -> None:
-        """Have them answer what they have accepted, then end."""
+        """Have the servers answer what they have accepted, then end."""
         self._stopping.set()
 
     async def _serve(self, router: Router) -> None:
@@ -75,7 +75,7 @@ class Replicas:
         from fourshot.serving.app.protocol import server_config
 
         class ReplicaServer(uvicorn.Server):
-            """Leaves signals to whoever started it."""
+            """Leaves signals to the handlers of the process."""
 
             @contextlib.contextmanager
             def capture_signals(self):  # type: ignore[no-untyped-def]
@@ -94,7 +94,7 @@ class Replicas:
 
     @asynccontextmanager
     async def _on_this_machine(self, keys: Path) -> AsyncIterator[list[Replica]]:
-        """On this machine, whose cores and GPUs they share; each is started again where it dies."""
+        """Run the replicas on this machine, whose cores and GPUs they share; each is restarted when it dies."""
         replicas, supervisors, running = [], [], []
         for index, environment in enumerate(environments(self._number, os.environ, gpus(os.environ))):
             listening = listen("127.0.0.1", 0)
@@ -112,7 +112,7 @@ class Replicas:
             await asyncio.gather(*running)
 
     async def _keep_alive(self, supervisor: Supervisor, say: Say) -> None:
-        """One that cannot be started leaves the work to the others; without any, all ends."""
+        """Run one replica. If it cannot be started, the others do the work; if none can, everything stops."""
         try:
             await supervisor.run()
         except (FourshotError, OSError) as error:
@@ -123,7 +123,7 @@ class Replicas:
 
     @asynccontextmanager
     async def _over_ray(self, keys: Path) -> AsyncIterator[list[Replica]]:
-        """As Ray actors, wherever the cluster has room."""
+        """Run the replicas as Ray actors, wherever the cluster has room."""
         from fourshot.serving.fleet.ray_replicas import RayReplicas
 
         text = keys.read_text(encoding="utf-8")
@@ -131,12 +131,12 @@ class Replicas:
         replicas: list[Replica] = []
 
         async def follow() -> None:
-            """An actor that Ray has started again has another address."""
+            """Update the addresses: an actor that Ray has restarted has another one."""
             while True:
                 await asyncio.sleep(FOLLOW_S)
                 try:
                     addresses = await asyncio.to_thread(started.addresses, FOLLOW_WAIT_S)
-                except FourshotError:  # none of them just now; the router answers so, and they may come back
+                except FourshotError:  # none is up now; the router says so, and they may come back
                     continue
                 for replica, address in zip(replicas, addresses, strict=True):
                     if address and address != replica.address:
@@ -156,7 +156,7 @@ class Replicas:
 
 
 def _say_of(say: Say, replica: int, line: str) -> None:
-    """Pass on what a replica says, with its number: a line of its log keeps its level and its form."""
+    """Pass on a line of a replica's output, with its number. A line of its log keeps its level and format."""
     if line.startswith("{"):
         with contextlib.suppress(msgspec.DecodeError):
             say(msgspec.json.encode({**msgspec.json.decode(line, type=dict[str, Any]), "replica": replica}).decode())
@@ -165,9 +165,9 @@ def _say_of(say: Say, replica: int, line: str) -> None:
 
 
 def environments(number: int, inherited: Mapping[str, str], gpus: Sequence[str]) -> list[dict[str, str]]:
-    """Of ``number`` replicas on this machine: its cores and its GPUs divided among them.
+    """Return the environments of ``number`` replicas on this machine: its cores and its GPUs divided among them.
 
-    Raises InputError for more replicas than GPUs: vLLM takes nearly all memory of the GPUs that it sees.
+    Raises InputError for more replicas than GPUs: vLLM uses nearly all memory of the GPUs that it sees.
     """
     if gpus and number > len(gpus):
         raise InputError(

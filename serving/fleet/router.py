@@ -1,9 +1,9 @@
-"""One address in front of several replicas: an ASGI app that hands each request to one of them.
+"""One address in front of several replicas: an ASGI app that forwards each request to one of them.
 
-Adapters and cached prefixes are per replica, so requests of a task go to the same one as long as it is well and not
-busier than the others (rendezvous hashing with bounded loads: Thaler & Ravishankar 1998; Mirrokni, Thorup &
-Zadimoghaddam 2018). A request whose replica dies before it answered goes to another: classification has no effect to be
-had twice.
+Adapters and cached prefixes are local to a replica. So requests of a task are sent to the same one as long as it is
+healthy and not busier than the others (rendezvous hashing with bounded loads: Thaler & Ravishankar 1998; Mirrokni,
+Thorup & Zadimoghaddam 2018). A request whose replica dies before it responds is sent to another: classification is
+idempotent.
 """
 
 import asyncio
@@ -32,25 +32,25 @@ from fourshot.serving.settings import Limits
 
 logger = logging.getLogger("fourshot.serving")
 LOOK_EVERY_S = 0.5
-LOOK_S = 5.0  # for an answer to a look
-AWAY_S = 0.4  # for one of a replica that is not well: who asks for all of them, such as the page, is to wait no longer
+LOOK_S = 5.0  # for the response to a health check
+AWAY_S = 0.4  # for an unhealthy replica to send its page or list: clients, such as the page, must not wait longer
 CONNECT_S = 5.0
-MOST_MISSES = 2  # looks in a row without an answer: a machine that is busy answers late
-PATIENCE_S = 3.0  # while no replica is well that was: one may be taken for gone that is only busy, or be back at once
-KEPT_S = 2.0  # an idle connection: a replica hangs up, too, and may do so just as a request is sent
-BOUND = 1.25  # of the mean load, above which a task's own replica is passed over
-SPARE = 2  # requests more than that, so that few requests do not move at all (docs/serving.md says why no more)
-MOST_TASK_CHARS = 128  # that tell tasks apart: a client may ask for names as long as its headers, and each is kept
-RETRIED_CODES = (502, 503)  # what a replica that is going down or coming up answers
+MOST_MISSES = 2  # health checks in a row without a response: a busy machine responds late
+PATIENCE_S = 3.0  # while no replica is healthy any more: one may only be busy, or be back at once
+KEPT_S = 2.0  # an idle connection: a replica closes it, too, and may do so just as a request is sent
+BOUND = 1.25  # times the mean load, above which a task's own replica is passed over
+SPARE = 2  # requests on top of that, so that few requests are not moved at all (docs/serving.md says why no more)
+MOST_TASK_CHARS = 128  # that are hashed: a client may send names as long as its headers, and each is cached
+RETRIED_CODES = (502, 503)  # from a replica that is stopping or starting
 OWN_PATHS = ("/health", "/metrics")  # answered here, for all replicas
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 HOP_BY_HOP = {b"connection", b"keep-alive", b"transfer-encoding", b"te", b"upgrade", b"expect", b"host"}
-HOP_BY_HOP |= {b"authorization", ON_BEHALF, FOR_TASKS}  # the router's own
-OF_ANY_SERVER = {b"date", b"server"}  # written by the one in front of this app, too
+HOP_BY_HOP |= {b"authorization", ON_BEHALF, FOR_TASKS}  # set by the router itself
+OF_ANY_SERVER = {b"date", b"server"}  # set by the server of this app, too
 
 
 class Replica:
-    """A server somewhere, as the router sees it."""
+    """A server, as the router sees it."""
 
     def __init__(self, number: int, address: str) -> None:
         self.number, self.address = number, address
@@ -60,18 +60,18 @@ class Replica:
 
 
 class Router:
-    """The app. Start `watch` beside it."""
+    """The ASGI app. `watch` must run beside it."""
 
     def __init__(self, replicas: Sequence[Replica], limits: Limits, key: str, spare: int = SPARE) -> None:
-        """``key`` is what the replicas ask for; the guard in front of this app has seen to the client's own."""
+        """``key``: required by the replicas; the guard in front of this app has checked the client's own."""
         self.replicas, self._limits, self._key, self._spare = list(replicas), limits, key, spare
         self._session: aiohttp.ClientSession | None = None
-        self._was_up = False  # any of them, ever
+        self._was_up = False  # whether any of them ever was
         self._looks: set[asyncio.Task[None]] = set()
         self.drain = Drain()
 
     async def open(self) -> None:
-        """Must be called on the loop that serves."""
+        """Open the connections to replicas. Must be called on the event loop that serves."""
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEPT_S),
             auto_decompress=False,
@@ -84,7 +84,7 @@ class Router:
             await self._session.close()
 
     async def watch(self) -> None:
-        """Ask every replica how it is, again and again: one that does not answer keeps none of the others waiting."""
+        """Check the health of every replica until cancelled; one that does not respond delays none of the others."""
         await asyncio.gather(*map(self._follow, self.replicas))
 
     async def _follow(self, replica: Replica) -> None:
@@ -102,7 +102,7 @@ class Router:
         except TimeoutError:
             misses = replica.misses + 1
             well = replica.well and misses < MOST_MISSES
-        except Exception:  # of whatever kind: nobody would look again
+        except Exception:  # of any kind: else the checks would end
             well = False
         replica.misses = misses
         self._was_up = self._was_up or well
@@ -111,14 +111,14 @@ class Router:
         replica.well = well
 
     def order(self, path: str) -> list[Replica]:
-        """Where to try a request, the best first."""
+        """Return the healthy replicas in the order in which to try them for a request at ``path``."""
         well = [replica for replica in self.replicas if replica.well]
         if not path.startswith(ASKED_PATHS):
             return sorted(well, key=lambda replica: replica.in_flight)
         ranks = preference(_task_in(path)[:MOST_TASK_CHARS], tuple(replica.number for replica in well))
         ranked = [well[index] for index in ranks]
         bound = BOUND * sum(replica.in_flight for replica in well) / max(1, len(well)) + self._spare
-        return sorted(ranked, key=lambda replica: replica.in_flight > bound)  # a stable sort: the busy ones go last
+        return sorted(ranked, key=lambda replica: replica.in_flight > bound)  # a stable sort: the busy ones come last
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan":
@@ -159,13 +159,13 @@ class Router:
         await while_there(receive, send, partial(self.drain.answer, partial(self._forward, scope, body)))
 
     async def _forward(self, scope: dict[str, Any], body: bytes, send: Any) -> None:
-        """Hand a request on; where its replica fails before the first byte of an answer, to the next one."""
+        """Forward a request; if its replica fails before the first byte of a response, to the next one."""
         try:
             asked_s = deadline_s(scope["headers"])
         except RefusalError as refusal:
             await send_refusal(send, refusal)
             return
-        due = time.monotonic() + asked_s  # infinity where nothing is asked
+        due = time.monotonic() + asked_s  # infinity without a deadline
         deadline = min(due, time.monotonic() + self._limits.timeout_s)
         tried: set[int] = set()
         patient_until = 0.0 if not self._was_up else time.monotonic() + PATIENCE_S
@@ -187,7 +187,10 @@ class Router:
         await send_refusal(send, RefusalError(503, "no_replica", "No replica is up just now.", 5.0))
 
     async def _ask(self, replica: Replica, scope: dict[str, Any], body: bytes, send: Any, left_s: float) -> bool:
-        """Whether ``replica`` answered; where not, nothing was sent to the client. ``left_s``: until its deadline."""
+        """Forward a request; return whether ``replica`` responded. If not, nothing was sent to the client.
+
+        ``left_s``: seconds until the client's deadline.
+        """
         assert self._session is not None
         raw = scope.get("raw_path") or scope["path"].encode()
         address = f"{replica.address}{raw.split(b'?')[0].decode('latin-1')}{_query(scope)}"
@@ -212,7 +215,7 @@ class Router:
                     if name.lower() not in HOP_BY_HOP | OF_ANY_SERVER
                 ]
                 parts = answer.content.iter_any()
-                first = await anext(parts, b"")  # before the head: a replica that dies now has not answered
+                first = await anext(parts, b"")  # before the headers: a replica that dies now has not responded
                 has_begun = True
                 await send({"type": "http.response.start", "status": answer.status, "headers": answer_headers})
                 await send({"type": "http.response.body", "body": first, "more_body": True})
@@ -223,7 +226,7 @@ class Router:
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             if has_begun:
                 raise
-            replica.well = False  # until it is looked at again, which is now: it may only have closed this connection
+            replica.well = False  # until the check that follows: it may only have closed this connection
             look = asyncio.create_task(self._look(replica))
             self._looks.add(look)
             look.add_done_callback(self._looks.discard)
@@ -233,7 +236,7 @@ class Router:
             replica.in_flight -= 1
 
     def _headers(self, scope: dict[str, Any], left_s: float) -> list[tuple[str, str]]:
-        """What a replica is asked with: the client's own headers, our key, who asks and what their key is for."""
+        """Return the headers for a replica: the client's own, the router's key, the asker, and the tasks of its key."""
         headers = [
             (name.decode("latin-1"), value.decode("latin-1"))
             for name, value in scope["headers"]
@@ -242,12 +245,12 @@ class Router:
         if left_s < math.inf:
             headers.append((DEADLINE, str(max(1, round(1000 * left_s)))))
         key: Key | None = scope.get(ACCESS)
-        if key is not None and key.tasks:  # else the replica would answer as the router's key may see
+        if key is not None and key.tasks:  # else the replica would show all that the router's key may see
             headers.append((FOR_TASKS.decode(), key.tasks_field(_task_in(scope["path"]))))
         return [*headers, ("Authorization", f"Bearer {self._key}"), (ON_BEHALF.decode(), quote(scope.get(ASKER, "")))]
 
     async def _pages(self, path: str, replicas: Sequence[Replica]) -> dict[int, str]:
-        """What those of ``replicas`` that answer have at ``path``, by their numbers."""
+        """Return the responses at ``path`` of those ``replicas`` that respond, by their numbers."""
         assert self._session is not None
         session, pages = self._session, dict[int, str]()
 
@@ -263,32 +266,32 @@ class Router:
         return dict(sorted(pages.items()))
 
     async def _metrics(self) -> bytes:
-        """The metrics of all replicas, each sample with the number of its replica."""
+        """Return the metrics of all replicas, each sample with the number of its replica."""
         return await asyncio.to_thread(merged, await self._pages("/metrics", self.replicas))
 
     async def _tasks(self, scope: dict[str, Any]) -> TaskList | None:
-        """What the first replica serves, with the requests of all; None where none answers with a list."""
+        """Return the tasks of the first replica, with the requests of all; None if none responds with a list."""
         well = [replica for replica in self.replicas if replica.well]
         pages, lists = await self._pages(f"{TASKS_PATH}{_query(scope)}", well), list[TaskList]()
         for page in pages.values():
-            with contextlib.suppress(msgspec.DecodeError):  # another program took the port of one that ended
+            with contextlib.suppress(msgspec.DecodeError):  # another program may have the port of one that ended
                 lists.append(msgspec.json.decode(page, type=TaskList))
         return summed(lists) if lists else None
 
 
 def _query(scope: dict[str, Any]) -> str:
-    """With its question mark; "" for none."""
+    """Return the query with its question mark; "" without one."""
     return f"?{query.decode('latin-1')}" if (query := scope.get("query_string")) else ""
 
 
 def _task_in(path: str) -> str:
-    """The name behind one of `ASKED_PATHS`; of another path, its end."""
+    """Return the task's name in one of `ASKED_PATHS`; of another path, its end."""
     return path.split("/", 3)[-1]
 
 
-@lru_cache(maxsize=1 << 14)  # tasks: of 64 replicas it takes 60 us, and a router is one process
+@lru_cache(maxsize=1 << 14)  # tasks: with 64 replicas it takes 60 us, and a router is one process
 def preference(task: str, replicas: tuple[int, ...]) -> tuple[int, ...]:
-    """Indices into ``replicas``, the one that ``task`` belongs to first, by rendezvous hashing."""
+    """Return indices into ``replicas`` by rendezvous hashing, that of the task's own replica first."""
 
     def weight(index: int) -> bytes:
         return hashlib.sha256(f"{task}\n{replicas[index]}".encode()).digest()

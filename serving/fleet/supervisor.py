@@ -1,7 +1,7 @@
-"""The process behind `fourshot serve`: holds the socket, starts the server, starts it again where it dies.
+"""The process behind `fourshot serve`: it owns the socket, starts the server, and restarts it when it dies.
 
-The socket is opened once and handed down, so a client that comes while there is no server is answered by this process:
-503, with the time after which to ask again. It loads neither torch nor vllm.
+The socket is opened once and inherited by the server. While there is no server, this process responds itself: 503, with
+the time after which to retry. It loads neither torch nor vllm.
 """
 
 import asyncio
@@ -24,28 +24,28 @@ from fourshot.serving.app.keys import MOST_TASKS_CHARS
 from fourshot.serving.app.server import READY, environment
 from fourshot.serving.settings import STAGING, ServeSettings, to_json
 
-LONG_ENOUGH_S = 60.0  # after a life of that length the pause before the next start is the first one again
+LONG_ENOUGH_S = 60.0  # if a server lived that long, the pause before the next start is the first one again
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 30.0
-PAUSES_GROW = 4  # times as long as the one before
-MOST_FAILED_STARTS = 3  # in a row, none of them ever ready: something is wrong that will not go away
+PAUSES_GROW = 4  # factor from one pause to the next
+MOST_FAILED_STARTS = 3  # in a row, none of them ever ready: the fault is taken to be permanent
 GRACE_S = 10.0  # after the time to drain
-USAGE = 2  # exit code of a program that cannot read its options
+USAGE = 2  # exit code of a program that rejects its options
 LOG_LINES = 15
-MOST_LINE_BYTES = 1 << 20  # of what the server tells; `serving.app.logs` cuts its own
-ROUTER_HEADER_BYTES = 4096 + MOST_TASKS_CHARS  # what it adds to a client's headers; bytes beyond ASCII it sends as two
+MOST_LINE_BYTES = 1 << 20  # of the server's output; `serving.app.logs` cuts its own
+ROUTER_HEADER_BYTES = 4096 + MOST_TASKS_CHARS  # added to a client's headers; a byte beyond ASCII is forwarded as two
 
 Say = Callable[[str], None]
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening socket that children inherit; port 0 takes a free one. Raises InputError where it cannot be had."""
+    """Return a listening socket that children inherit; port 0 takes a free one. Raises InputError if that fails."""
     if not 0 <= port <= 65535:
         raise InputError(f"--port {port} is no port: they go from 0, which takes a free one, to 65535.")
     listening = socket.socket(_family(host), socket.SOCK_STREAM)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((host, port))
-    except (OSError, TypeError) as error:  # the latter: the name has no form that it could be looked up in
+    except (OSError, TypeError) as error:  # the latter: the name cannot be encoded for a look-up
         listening.close()
         remedy = "Name another port (--port), or end what uses it."
         if isinstance(error, socket.gaierror | TypeError):
@@ -58,7 +58,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def _family(host: str) -> socket.AddressFamily:
-    """IPv4 wherever a name has such an address."""
+    """Return IPv4, unless ``host`` has only IPv6 addresses."""
     if ":" in host:
         return socket.AF_INET6
     try:
@@ -69,7 +69,7 @@ def _family(host: str) -> socket.AddressFamily:
 
 
 def replica_settings(settings: ServeSettings, host: str, listening: socket.socket, keys: Path) -> ServeSettings:
-    """Of one replica: what it is asked by is the router alone."""
+    """Return the settings of one replica, which only the router queries."""
     limits = msgspec.structs.replace(
         settings.limits, max_header_bytes=2 * settings.limits.max_header_bytes + ROUTER_HEADER_BYTES
     )
@@ -97,7 +97,7 @@ class Supervisor:
         say: Say,
         environment: Mapping[str, str] = os.environ,
     ) -> None:
-        """``log`` gets all that the server's processes print; ``say`` what its owner should know."""
+        """``log`` gets all output of the server's processes; ``say`` gets messages for its owner."""
         self._settings, self._listening, self._log, self._say = settings, listening, log, say
         self._environment = dict(environment)
         self._stopping = asyncio.Event()
@@ -107,7 +107,7 @@ class Supervisor:
         self.ready = asyncio.Event()
 
     async def run(self) -> None:
-        """Serve until `stop`. Raises FourshotError where the server cannot be started at all."""
+        """Serve until `stop`. Raises FourshotError if the server cannot be started at all."""
         failed, pause_s = 0, 0.0
         try:
             while not self._stopping.is_set():
@@ -149,21 +149,21 @@ class Supervisor:
         with contextlib.suppress(ProcessLookupError, ConnectionError):
             if self.ready.is_set() and child.stdin is not None:
                 child.stdin.write(b"stop\n")
-            else:  # nobody reads it yet
+            else:  # it does not read its input yet
                 child.send_signal(signal.SIGTERM)
 
     async def _one_server(self) -> tuple[bool, int]:
-        """Start a server and wait for its end. Whether it was ever ready, and its exit code."""
+        """Start a server and wait for its end. Return whether it was ever ready, and its exit code."""
         with lent_folder(STAGING) as staging:
             return await self._serve_from(str(staging))
 
     async def _serve_from(self, staging: str) -> tuple[bool, int]:
-        """As `_one_server`; copies of adapters go to ``staging``."""
+        """As `_one_server`; copies of adapters are stored in ``staging``."""
         descriptor = self._listening.fileno()
         with self._log.open("ab") as log:
             self._child = await asyncio.create_subprocess_exec(
                 sys.executable,
-                "-P",  # nothing is imported from the folder it works in for being there
+                "-P",  # nothing is imported from its working directory
                 "-m",
                 "fourshot.serving.app.server",
                 str(descriptor),
@@ -179,7 +179,7 @@ class Supervisor:
             )
         child = self._child
         if self._stopping.is_set():
-            self.stop()  # once more: there was nobody to be told when it was called
+            self.stop()  # again: there was no process to stop when it was called
         assert child.stdout is not None
         telling, stopping = asyncio.create_task(self._tell(child.stdout)), asyncio.create_task(self._stopping.wait())
         try:
@@ -189,11 +189,11 @@ class Supervisor:
             self.ready.clear()
             self._end_all(child.pid)
             stopping.cancel()
-        await telling  # to what it said last
+        await telling  # to the end of its output
         return ended
 
     async def _tell(self, output: asyncio.StreamReader) -> None:
-        """Pass on what the server says, until its end."""
+        """Pass on the server's output until its end, and note when it is ready."""
         async for line in output:
             text = line.decode("utf-8", "replace").rstrip()
             if text == READY:
@@ -212,12 +212,12 @@ class Supervisor:
 
     @staticmethod
     def _end_all(group: int) -> None:
-        """The engine is a process of its own; without its server it is of no use to anybody."""
+        """Kill all processes of a server: the engine is a process of its own, and useless without its server."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(group, signal.SIGKILL)
 
     async def _answer_instead(self) -> None:
-        """Tell whoever comes that there is no server just now."""
+        """Respond to requests with 503 while there is no server."""
         if self._stand_in is None:
             self._stand_in = await asyncio.start_server(
                 self._not_now, sock=socket.socket(fileno=os.dup(self._listening.fileno()))
@@ -239,7 +239,7 @@ class Supervisor:
             body = b"" if request.startswith(b"HEAD ") else body
             writer.write(f"HTTP/1.1 503 Service Unavailable\r\n{head}\r\n".encode() + body)
             writer.write_eof()
-            async with asyncio.timeout(1):  # what else it sends: hanging up on it would take the answer along
+            async with asyncio.timeout(1):  # the rest of the request: closing before it is read would lose the response
                 while await reader.read(1 << 16):
                     pass
         writer.close()

@@ -1,4 +1,4 @@
-"""Pins of versions that are not there: another one answers instead, and whoever pinned is to know."""
+"""Pins of versions that do not exist: another version is used instead, and the user must learn of it."""
 
 from collections.abc import Mapping, Sequence
 
@@ -11,9 +11,9 @@ from fourshot.serving.api import Refused
 def absent_pins(
     file: str, pins: Mapping[str, str], cards: Sequence[AdapterCard | StudentCard | TextStudentCard]
 ) -> list[Refused]:
-    """One refusal of ``file`` for all ``pins``, by task, of versions that ``cards`` has not; none where it has all.
+    """Return one refusal of ``file`` for all ``pins``, by task, of versions that are not in ``cards``; [] if all are.
 
-    A pin of a task that has no version at all changes no answer.
+    A pin of a task that has no version at all has no effect.
     """
     names, tasks = {card.name for card in cards}, {card.task.name for card in cards}
     reasons = [

@@ -1,13 +1,13 @@
-"""Keeps what is served true to the adapters' folder: new versions in, old ones out, nobody interrupted.
+"""Keeps the versions in use in line with the adapters' folder, without interrupting requests.
 
-A version answers from the moment it is loaded and has answered once; until then the one before it does. A version that
-is gone from the folder answers what it was already asked, then its memory and its copy are given back. One that is
-damaged there is not gone: the copy that was checked answers on, and whoever asks what is refused is told.
+A new version is used once it is loaded and has processed a first text; until then the previous one is. A version that
+is gone from the folder finishes its requests, then its memory and its copy are freed. One that is damaged there is not
+gone: its checked copy stays in use, and the list of what is rejected reports the damage.
 
-Loading takes a while, so what needs none, such as a pin of a version that was loaded or a removal, is done first, and
-the folder is looked at again before all that is new is loaded.
+Loading takes a while. So what needs none is done first, such as a removal, or a pin of a loaded version. The folder is
+scanned again before everything new has been loaded.
 
-A task may have an adapter and a student; both are ready, and the pinned or the newer one answers unless asked for.
+A task may have an adapter and a student. Both are loaded; the pinned or the newer one is used by default.
 """
 
 import asyncio
@@ -32,29 +32,30 @@ from fourshot.serving.models.registry import FolderContents, Registry, Signature
 from fourshot.serving.models.version import Loader, Version
 
 logger = logging.getLogger("fourshot.serving")
-RETRY_S = 10.0  # after which what the system refused is tried again: a disk that was full may have room
+RETRY_S = 10.0  # after which an error of the system is retried: a full disk may have room again
 
 
 class AdapterSync:
-    """Owns the versions that answer. Everything but the reading of files happens on the server's event loop."""
+    """Owns the versions in use. Everything but the reading of files happens on the server's event loop."""
 
     def __init__(
         self, registry: Registry, students: Loader, base_model: Loader | None = None, writers: Loader | None = None
     ) -> None:
-        """Without ``base_model`` only students are served; the registry refuses all else. ``writers`` loads those that
-        write, ``students`` the others.
+        """``writers`` loads students that generate texts, ``students`` the others.
+
+        Without ``base_model``, only students are served; the registry rejects everything else.
         """
         self._registry, self._students, self._base_model = registry, students, base_model
         self._writers = writers or students
         self._ready: dict[str, Version] = {}  # by key
-        # By folder: why its files were refused, and until when they are, unless they change.
+        # By folder: signature of rejected files, the reason, and until when they are rejected unless they change.
         self._bad: dict[Path, tuple[Signature, str, float]] = {}
         self._leaving: dict[str, Version] = {}
         self._contents: FolderContents | None = None
-        self._unloaded: set[str] = set()  # tasks that have something new which was not tried yet
-        self._logged: set[Refused] = set()  # refusals that the log has already
-        self.current: dict[str, list[Version]] = {}  # by task: what answers, and what does if it is asked for
-        self.damaged: set[str] = set()  # tasks that answer on with what is damaged in the folder
+        self._unloaded: set[str] = set()  # tasks with something new that has not been tried yet
+        self._logged: set[Refused] = set()  # rejections that have been logged
+        self.current: dict[str, list[Version]] = {}  # by task: the default version, then that of the other kind
+        self.damaged: set[str] = set()  # tasks that still use a version that is damaged in the folder
         self.on_change: Callable[[str, bool], None] = lambda task, is_served: None
 
     @property
@@ -63,21 +64,21 @@ class AdapterSync:
 
     @property
     def num_inside(self) -> int:
-        """Requests that are computed now, whichever route they came by."""
+        """Requests that are being computed, from all routes."""
         return sum(loader.num_inside for loader in self.loaders)
 
     @property
     def num_waiting(self) -> int:
-        """Texts that wait for their turn."""
+        """Texts in the queues."""
         return sum(loader.dispatcher.num_waiting for loader in self.loaders)
 
     @property
     def tokens_per_s(self) -> float:
-        """Of the base model, or of students where there is none."""
+        """Rate of the base model, or of students if there is none."""
         return self.loaders[-1].dispatcher.tokens_per_s
 
     def close(self, refusal: RefusalError) -> None:
-        """Give ``refusal`` to all that waits."""
+        """Refuse everything that waits, with ``refusal``."""
         for loader in self.loaders:
             loader.dispatcher.close(refusal)
 
@@ -87,13 +88,13 @@ class AdapterSync:
         return loader
 
     async def refresh(self, load_s: float = math.inf) -> bool:
-        """Look at the folder and act on it. Returns whether all that is new answers.
+        """Scan the folder and act on it. Returns whether everything new has been loaded or rejected.
 
-        After ``load_s`` seconds of loading, the rest is left to the next look.
+        After ``load_s`` seconds of loading, the rest is left to the next scan.
         """
         try:
             contents = await asyncio.to_thread(self._registry.read)
-        except OSError as error:  # a network disk that is away for a moment takes no task away
+        except OSError as error:  # a network disk that is away for a moment removes no task
             logger.warning("the adapters' folder cannot be read: %s", error)
             return True
         contents = self._with_damaged(contents)
@@ -113,13 +114,13 @@ class AdapterSync:
             self._unloaded.discard(task)
             await self._choose(task, contents, may_load=True)
         await self._clear_out()
-        leaving = {version.task.name for version in self._leaving.values()}  # first out of their slots
+        leaving = {version.task.name for version in self._leaving.values()}  # they leave their slots first
         for loader in self.loaders:
             await loader.pin([version for task in self.current.keys() - leaving for version in self.current[task]])
         return not self._unloaded
 
     def _turn(self, contents: FolderContents, task: str) -> tuple[int, str]:
-        """Of a task that has something to load: what answers and should no longer is replaced first."""
+        """Return the sort key of a task with something to load: what is gone or no longer pinned is replaced first."""
         current = {version.name for version in self.current.get(task, ())}
         if not current:
             return 2, task
@@ -127,7 +128,7 @@ class AdapterSync:
         return (0 if is_gone or contents.pins.get(task, "") not in {"", *current} else 1), task
 
     def _with_damaged(self, contents: FolderContents) -> FolderContents:
-        """``contents`` with what is served, lies there still, and can no longer be read as it was."""
+        """Return ``contents`` with the versions in use that are damaged in the folder but not gone."""
         refused = {fault.path: fault for fault in contents.faults}
         adapters, in_context = list(contents.adapters), dict(contents.in_context)
         keys = {stored.key for stored in adapters}
@@ -148,9 +149,9 @@ class AdapterSync:
         )
 
     async def _choose(self, task: str, contents: FolderContents, *, may_load: bool) -> None:
-        """Have the first adapter and the first student of ``task`` that can answer do so.
+        """Put the first adapter and the first student of ``task`` that work into use.
 
-        Unless it ``may_load``, what answers does so until what comes before it is loaded.
+        Unless it ``may_load``, a version stays in use until a preferred one is loaded.
         """
         previous, stored = self.current.get(task, []), contents.versions(task)
         candidates = []
@@ -162,8 +163,8 @@ class AdapterSync:
                     current, [adapter for adapter in stored if adapter.is_student is student], entry, may_load
                 )
             )
-        order = [adapter.name for adapter in stored]  # examples alone, which have no name, come last
-        for place, version in enumerate(previous):  # one that is gone answers until another can
+        order = [adapter.name for adapter in stored]  # a task in context, which has no name, comes last
+        for place, version in enumerate(previous):  # one that is gone is used until another can be
             if version.name not in order:
                 order.insert(place, version.name)
         versions = sorted(
@@ -188,7 +189,7 @@ class AdapterSync:
     async def _first(
         self, current: Version | None, stored: Sequence[StoredAdapter], entry: InContext | None, may_load: bool
     ) -> Version | None:
-        """The first of ``stored`` that can answer, else ``entry``; ``current`` is what does."""
+        """Return the first of ``stored`` that works, else ``entry``, else None. ``current``: the version in use."""
         for adapter in stored:
             if current is not None and current.stored.key == adapter.key:
                 current.card = adapter.card
@@ -201,7 +202,7 @@ class AdapterSync:
                     return current
                 if version := await self._admit(adapter):
                     return version
-            if current is not None and current.name == adapter.name:  # its card was edited, to one that cannot answer
+            if current is not None and current.name == adapter.name:  # its edited card does not work
                 return current
         if entry is None or (current is not None and current.stored == entry):
             return current if entry is not None else None
@@ -212,12 +213,12 @@ class AdapterSync:
             return None
 
     def _is_refused(self, stored: StoredAdapter) -> bool:
-        """Whether it could not be loaded, and is not to be tried again yet."""
+        """Whether ``stored`` could not be loaded, and is not to be tried again yet."""
         refusal = self._bad.get(stored.folder)
         return refusal is not None and refusal[0] == stored.signature and time.monotonic() < refusal[2]
 
     async def _admit(self, stored: StoredAdapter) -> Version | None:
-        """Load what is in the folder; None where it is refused."""
+        """Load an adapter or a student; None if it is rejected."""
         refusal = self._bad.get(stored.folder)
         try:
             version = await self._loader(stored).admit(stored)
@@ -232,14 +233,14 @@ class AdapterSync:
         return version
 
     def _leave(self, version: Version) -> None:
-        """Nobody new gets to ``version``; those who have it may finish."""
+        """Send no new requests to ``version``; those in progress may finish."""
         if version.name:
             version.left_at = time.monotonic()
             self._leaving[version.stored.key] = version
             self._loader(version.stored).withdraw(version)
 
     async def _clear_out(self) -> None:
-        """Give back what nobody uses any more."""
+        """Unload the replaced versions that are no longer in use."""
         for key, version in list(self._leaving.items()):
             loader = self._loader(version.stored)
             if version.in_use or loader.is_busy(version):
@@ -249,7 +250,7 @@ class AdapterSync:
             await loader.unload(version)
 
     def tasks(self) -> list[TaskInfo]:
-        """What is served, in the order of the tasks' names."""
+        """Return the served tasks, sorted by name."""
         return [self._info(task, versions) for task, versions in sorted(self.current.items())]
 
     def _info(self, task: str, versions: Sequence[Version]) -> TaskInfo:
@@ -273,7 +274,7 @@ class AdapterSync:
         )
 
     def refused(self) -> list[Refused]:
-        """What lies in the folder and is not served, and why."""
+        """Return what is in the folder but not served, with the reasons."""
         contents = self._contents
         if contents is None:
             return []
@@ -286,6 +287,6 @@ class AdapterSync:
 
 
 def _names(contents: FolderContents | None, task: str) -> list[str]:
-    """Of the versions in the folder, the newest first, each once."""
+    """Return the names of a task's versions in the folder, the newest first, each once."""
     stored = sorted(contents.versions(task), key=lambda adapter: -adapter.written_at) if contents else []
     return list(dict.fromkeys(adapter.name for adapter in stored))

@@ -1,4 +1,4 @@
-"""What `fourshot adapters` does to the folder that a server watches. A running server notices within seconds."""
+"""The commands `fourshot adapters` on the folder that a server watches. A running server notices within seconds."""
 
 import os
 import shutil
@@ -33,10 +33,11 @@ from fourshot.serving.models.registry import (
 
 
 def add_adapter(root: Path, source: str, base: str | None = None) -> tuple[Card, bool]:
-    """Copy the adapter or student of the folder ``source`` there under its content-hashed name, as the newest.
+    """Copy the adapter or student in the folder ``source`` to ``root``, as the newest. Return its card, and True.
 
-    ``base``: the model that a server there has, which an adapter must be of. False where it was there already, and
-    whole. Raises InputError where there is none, a damaged one, or one of another base, or another task has its name.
+    Its folder gets its content-hashed name. False instead of True: an undamaged copy existed, and is now the newest.
+    ``base``: the base model of the server, which an adapter must be made for. Raises InputError if there is no adapter,
+    if it is damaged or made for another base, or if its name belongs to another task.
     """
     folder = find_classifier(source)
     find_base = base_named(base)
@@ -70,7 +71,7 @@ def add_adapter(root: Path, source: str, base: str | None = None) -> tuple[Card,
     final, card_file = root / card.name, STUDENT_FILE if is_student else CARD_FILE
 
     def is_there() -> bool:
-        """Whether it is, and whole; then it is the newest from now on."""
+        """Whether an undamaged copy exists; if so, make it the newest."""
         if not final.exists():
             return False
         if is_whole(final):
@@ -89,7 +90,7 @@ def add_adapter(root: Path, source: str, base: str | None = None) -> tuple[Card,
     with staged_folder(root, card.name) as staged:
         shutil.copytree(folder, staged, dirs_exist_ok=True, symlinks=False)
         os.utime(staged / card_file)
-        with changing(root / PINS_FILE):  # no longer than it has to be: a copy of gigabytes keeps nobody waiting
+        with changing(root / PINS_FILE):  # not while copying: a copy of gigabytes must keep nobody waiting
             if is_there():  # another process was faster
                 return card, False
             if final.exists():  # and damaged
@@ -99,7 +100,7 @@ def add_adapter(root: Path, source: str, base: str | None = None) -> tuple[Card,
 
 
 def doubts_of(root: Path, card: Card) -> list[str]:
-    """What a user may not expect of an adapter or a student beside those that are in ``root``."""
+    """Return warnings about an adapter or a student: if those in ``root`` have other labels or another base."""
     others = [other for other, _ in _cards(root) if other.name != card.name]
     doubts = []
     labels = _labels(card)
@@ -120,7 +121,7 @@ def doubts_of(root: Path, card: Card) -> list[str]:
 
 
 def preferred_to(root: Path, card: Card) -> str:
-    """Why another version of its task in ``root`` answers before ``card``; "" where none does."""
+    """Return why another version of its task in ``root`` is used instead of ``card``; "" if none is."""
     versions = {other.name: written_at for other, written_at in _cards(root) if other.task.name == card.task.name}
     with suppress(AdapterError):
         if pinned_name := read_pins(root).get(card.task.name):
@@ -137,12 +138,12 @@ def _labels(card: Card) -> tuple[str, ...]:
 
 
 def _cards(root: Path) -> Iterator[tuple[Card, float]]:
-    """Of the folders in ``root`` that have one that can be read, with when it was written."""
+    """Return the readable cards in the subfolders of ``root``, each with when it was written (seconds since epoch)."""
     return (stored for folder in sorted(root.iterdir()) if (stored := _card_in(folder)))
 
 
 def _card_in(folder: Path) -> tuple[Card, float] | None:
-    """With when it was written; None where there is none that can be read."""
+    """Return the card in ``folder`` with its time of writing; None if there is none that can be read."""
     with suppress(OSError, AdapterError):
         if (file := folder / CARD_FILE).is_file():
             return load_card(folder), file.stat().st_mtime
@@ -153,18 +154,21 @@ def _card_in(folder: Path) -> tuple[Card, float] | None:
 
 
 def add_in_context(root: Path, task: Task, settings: RunSettings, on_event: OnEvent = ignore) -> Path:
-    """Have ``task`` answered in context, with the shots that ``settings`` draw, until it has an adapter."""
+    """Serve ``task`` in context, with the shots that ``settings`` draw, until it has an adapter. Return the file."""
     examples = TaskData(task, on_event, needs_test=False).shots(settings)
     return write_in_context(root, InContext(task=task, shots=tuple(examples), align=PRESETS["default"].align))
 
 
 def remove(root: Path, name: str, base: str | None = None) -> list[Path]:
-    """Take away all copies of an adapter, or what is refused or answered in context. Raises InputError for no such."""
+    """Remove all copies of an adapter, or a rejected folder, or a task in context. Return what was removed.
+
+    Raises InputError if there is none called ``name``, and if a run would be damaged.
+    """
     registry = Registry(root, base_named(base))
     contents = registry.read()
     adapters = [adapter for adapter in contents.adapters if adapter.name == name]
     for adapter in adapters:
-        if adapter.folder.parent != registry.root:  # what is linked to there would be found all the same
+        if adapter.folder.parent != registry.root:  # it would still be found without the link to it
             remedy = f", or serve a folder of its own: fourshot adapters add {adapter.folder} --adapters FOLDER"
             raise _keeps_a_run(f"{name} is a part of {registry.root / adapter.at}", root, remedy)
     folders = [adapter.folder for adapter in adapters]
@@ -193,7 +197,7 @@ def remove(root: Path, name: str, base: str | None = None) -> list[Path]:
 
 
 def _run_below(folder: Path) -> Path | None:
-    """A run or a distillation, finished or not, in ``folder``, links not followed; None where there is none."""
+    """Return a run or a distillation, finished or not, in ``folder``, without following links; None without any."""
     if folder.is_symlink():
         return None
     files = (file for name in (MANIFEST_FILE, SHOTS_FILE, LOCK_FILE) for file in folder.rglob(name))
@@ -205,7 +209,7 @@ def _keeps_a_run(what: str, root: Path, remedy: str = "") -> InputError:
 
 
 def pin(root: Path, name: str, base: str | None = None) -> str:
-    """Keep a task to the adapter ``name``. Returns the task. Raises InputError for no such adapter."""
+    """Pin the task of the version ``name`` to it. Return the task. Raises InputError if there is no such version."""
     tasks = {adapter.name: adapter.card.task.name for adapter in Registry(root, base_named(base)).read().adapters}
     if name not in tasks:
         raise InputError(f"there is no adapter {name!r} in {root}. There are: {', '.join(tasks) or 'none'}.")
@@ -215,7 +219,7 @@ def pin(root: Path, name: str, base: str | None = None) -> str:
 
 
 def unpin(root: Path, task: str) -> None:
-    """Let the newest version of ``task`` answer again. Raises InputError where it is not pinned."""
+    """Let the newest version of ``task`` be used again. Raises InputError if it is not pinned."""
     with changing(root / PINS_FILE):
         pins = _pins(root)
         if task not in pins:
@@ -224,7 +228,7 @@ def unpin(root: Path, task: str) -> None:
 
 
 def _pins(root: Path) -> dict[str, str]:
-    """Those there are. Raises InputError for a file that says something else."""
+    """Return the pins. Raises InputError for an invalid file."""
     try:
         return read_pins(root)
     except AdapterError as error:

@@ -1,7 +1,7 @@
-"""What an adapter or a student must be before it is served, and the copy that is then read.
+"""Checks that an adapter or a student must pass before it is served, and the copy that is served.
 
-The engine reads adapters while it computes; a file that is gone or half written at that moment would take every request
-with it. So it never reads the watched folder: an adapter is copied, the copy is checked, and the copy is served.
+The engine loads adapters while it computes. A file that is missing or half-written at that moment would make every
+request fail. So it never reads the watched folder: an adapter is copied, the copy is checked, and the copy is served.
 """
 
 import hashlib
@@ -32,17 +32,17 @@ from fourshot.training.students.serving_model import CONFIG as STUDENT_CONFIG
 from fourshot.training.students.serving_model import TOKENIZER, file_to_use
 
 FILES = (CARD_FILE, ADAPTER_CONFIG, ADAPTER_WEIGHTS)
-WRITERS_FILES = (".json", ".safetensors", ".model", ".txt", ".jinja")  # of a checkpoint: nothing that is run
+WRITERS_FILES = (".json", ".safetensors", ".model", ".txt", ".jinja")  # of a checkpoint: none that could run code
 MOST_CARD_BYTES = 16 << 20
-PROBE_S = 120.0  # for a tokenizer to be loaded: most take tenths of a second, and a machine may be busy
-TASK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")  # what may stand in a path without being escaped
+PROBE_S = 120.0  # for loading a tokenizer: most take tenths of a second, but a machine may be busy
+TASK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")  # usable in a URL's path without escaping
 LORA_WEIGHT = re.compile(r"base_model\.model\.(.+)\.lora_([AB])\.weight")
 
 _usable_tokenizers = set[str]()  # SHA-256 of their files
 
 
 def read_card(folder: Path, root: Path, base: Callable[[], ResolvedModel]) -> AdapterCard:
-    """The card of an adapter that may be served on ``base``. Raises AdapterError, with the reason, for another."""
+    """Return the card of an adapter that can be served on ``base``. Raises AdapterError, with the reason, otherwise."""
     check_inside(folder, root)
     for name in FILES:
         check_inside(folder / name, root)
@@ -70,7 +70,7 @@ def read_card(folder: Path, root: Path, base: Callable[[], ResolvedModel]) -> Ad
 
 
 def read_student(folder: Path, root: Path) -> StudentCard | TextStudentCard:
-    """The card of a student that may be served. Raises AdapterError, with the reason, for another."""
+    """Return the card of a student that can be served. Raises AdapterError, with the reason, otherwise."""
     for file in (folder, *folder.rglob("*")):
         check_inside(file, root)
     _check_size(folder / STUDENT_FILE)
@@ -84,7 +84,7 @@ def read_student(folder: Path, root: Path) -> StudentCard | TextStudentCard:
 
 
 def student_files(folder: Path, card: StudentCard | TextStudentCard) -> tuple[list[str], str]:
-    """What is needed to answer with a student, and which of it is the ONNX file; "" where torch reads the weights."""
+    """Return the names of the files that a student needs, and the ONNX file among them; "" if torch is used."""
     if isinstance(card, TextStudentCard):
         files = [file for file in sorted(folder.iterdir()) if file.suffix in WRITERS_FILES and file.is_file()]
         return [file.name for file in files if file.name != STUDENT_FILE] + [STUDENT_FILE], ""
@@ -95,10 +95,10 @@ def student_files(folder: Path, card: StudentCard | TextStudentCard) -> tuple[li
 
 
 def check_files(folder: Path, card: StudentCard | TextStudentCard, names: Sequence[str]) -> None:
-    """Raise AdapterError where files of a student are not those that its card was written for.
+    """Raise AdapterError if files of a student are not those that its card was written for, or it has no weights.
 
-    A card of an earlier version has no hashes of files; its name has one of the weights, unless they are a base with
-    the adapter of that name in it.
+    A card of an earlier version has no hashes of files. Its name has a hash of the weights, unless they are a base with
+    the adapter of that name merged into it.
     """
     has_hash = isinstance(card, StudentCard) or card.architecture == "seq2seq"
     hashed = [name for name in names if card.files and name != STUDENT_FILE]
@@ -118,9 +118,9 @@ def check_files(folder: Path, card: StudentCard | TextStudentCard, names: Sequen
 
 
 def stage_student(folder: Path, card: StudentCard | TextStudentCard, staging: Path) -> tuple[Path, str]:
-    """Copy of a student what it answers with to ``staging``/<its key>, checked, and its ONNX file, "" for torch.
+    """Copy the files that a student needs to ``staging``/<its key>. Return the copy, and its ONNX file, "" for torch.
 
-    Raises AdapterError where a file is not what its card says.
+    Raises AdapterError if a copied file is not what its card says.
     """
     names, onnx_file = student_files(folder, card)
 
@@ -134,10 +134,10 @@ def stage_student(folder: Path, card: StudentCard | TextStudentCard, staging: Pa
 
 
 def check_tokenizer(folder: Path) -> None:
-    """Raise AdapterError where the tokenizer of a student cannot be used, or ends the process that tries to.
+    """Raise AdapterError if the tokenizer of a student cannot be used, or crashes the process that loads it.
 
-    Its library does so with some files, and would take a service along. So another process tries it first, once for all
-    students that have the same.
+    Its library does so with some files, and would end the service. So another process tries it first, once for all
+    students with the same tokenizer.
     """
     file = folder / TOKENIZER
     if not file.is_file() or (digest := sha256(file)) in _usable_tokenizers:
@@ -164,7 +164,7 @@ def _check_size(card_file: Path) -> None:
 
 
 def check_hash(folder: Path, card: AdapterCard) -> None:
-    """Raise AdapterError where the weights are not those that the card's name says."""
+    """Raise AdapterError if the weights do not have the hash in the card's name."""
     try:
         is_same = card.name.endswith(f"-{content_hash(folder)}")
     except (OSError, ValueError) as error:
@@ -176,31 +176,31 @@ def check_hash(folder: Path, card: AdapterCard) -> None:
 
 
 def check_task_name(name: str) -> None:
-    """Raise AdapterError for a name that cannot stand in an address as it is."""
+    """Raise AdapterError for a task's name that would need escaping in a URL."""
     if not TASK_NAME.fullmatch(name):
         raise AdapterError(f"its task is called {name!r}, which cannot stand in an address")
 
 
 def check_file_name(name: str) -> None:
-    """Raise AdapterError for the name of a version that cannot be that of its folder."""
+    """Raise AdapterError for a version's name that cannot be the name of a folder."""
     if not name or Path(name).name != name or name.startswith("."):
         raise AdapterError(f"its card calls it {name!r}, which is no file name")
 
 
 def check_inside(path: Path, root: Path) -> None:
-    """Raise AdapterError where ``path``, its links followed, lies outside ``root``, or nowhere, or cannot be copied."""
+    """Raise AdapterError if ``path``, links followed, is outside ``root``, leads to itself, or is no file or folder."""
     try:
         inside = path.resolve().is_relative_to(root.resolve())
-    except RuntimeError as error:  # Python 3.12 and before: links in a circle
+    except RuntimeError as error:  # Python 3.12 and before: circular links
         raise AdapterError(f"{path.name} is a link that leads to itself") from error
     if not inside:
         raise AdapterError(f"{path.name} is a link that leads out of the adapters' folder")
-    if path.exists() and not (path.is_file() or path.is_dir()):  # one would wait for ever to read a pipe
+    if path.exists() and not (path.is_file() or path.is_dir()):  # reading a pipe would never end
         raise AdapterError(f"{path.name} is neither a file nor a folder")
 
 
 def stage(folder: Path, card: AdapterCard, staging: Path, base_shapes: Shapes, largest_rank: int) -> Path:
-    """Copy an adapter to ``staging``/<its key>, checked. Raises AdapterError where it is not what its card says."""
+    """Copy an adapter to ``staging``/<its key>, and return the copy. Raises AdapterError as `check_weights`."""
 
     def copy_to(copy: Path) -> None:
         for name in FILES:
@@ -211,15 +211,15 @@ def stage(folder: Path, card: AdapterCard, staging: Path, base_shapes: Shapes, l
 
 
 def version_key(card: AdapterCard | StudentCard | TextStudentCard) -> str:
-    """What tells versions apart: the name, which has a hash of the weights, and one of the task.
+    """Return a key that identifies a version: its name, which has a hash of the weights, and a hash of the task.
 
-    Two tasks may have the same weights, and the labels of a card may be edited.
+    Two tasks may have the same weights, and the labels on a card may be edited.
     """
     return f"{card.name}-{hashlib.sha256(msgspec.json.encode(card.task)).hexdigest()[:NAME_DIGITS]}"
 
 
 def _staged(card: AdapterCard | StudentCard | TextStudentCard, staging: Path, copy_to: Callable[[Path], None]) -> Path:
-    """``staging``/<the card's key>, filled by ``copy_to`` unless it is there, whole or not at all."""
+    """Return ``staging``/<the card's key>. Unless it exists, it is created atomically and filled by ``copy_to``."""
     check_file_name(card.name)
     final = staging / version_key(card)
     if final.is_dir():
@@ -234,7 +234,7 @@ def _staged(card: AdapterCard | StudentCard | TextStudentCard, staging: Path, co
 
 
 def check_weights(folder: Path, card: AdapterCard, base_shapes: Shapes, largest_rank: int) -> None:
-    """Raise AdapterError where the weights are not those of the card, or do not fit the base model."""
+    """Raise AdapterError if the weights are not those of the card, do not fit the base model, or are not finite."""
     check_hash(folder, card)
     check_adapter(folder)
     rank = card.training.r

@@ -1,4 +1,4 @@
-"""Adapters, and examples alone, on the base model that vLLM runs. Importing this module loads no vllm."""
+"""Versions on the base model that vLLM runs: adapters, and tasks in context. Importing this module loads no vllm."""
 
 import asyncio
 import logging
@@ -39,10 +39,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("fourshot.serving")
 WARM_UP_TEXT = "N/A"
-MOST_CHARS_AT_ONCE = 20_000  # of a request: more are made tokens of in a thread, so that nobody waits for it
+MOST_CHARS_AT_ONCE = 20_000  # of a request: more are tokenized in a thread, so that no other request waits
 FIRST_ID = 1 << 20  # of adapters; vLLM's own (--lora-modules) begin at 1, and of two with one id it loads the first
-PIN_AGAIN_S = 10.0  # after an attempt to pin that failed
-GRACE_S = 30.0  # a request of vLLM's own routes may have looked an adapter up and not come to the engine yet
+PIN_AGAIN_S = 10.0  # after a failed attempt to pin
+GRACE_S = 30.0  # a request on vLLM's own routes may have looked an adapter up, but not reached the engine yet
 
 
 class BaseModel:
@@ -62,7 +62,8 @@ class BaseModel:
         settings: EngineSettings,
         hot: Sequence[str] = (),
     ) -> None:
-        """``engine`` is vLLM's ``EngineClient``, ``models`` its ``OpenAIServingModels``, which lists adapters, too.
+        """``engine`` is vLLM's ``EngineClient``, ``models`` its ``OpenAIServingModels``, which also lists adapters.
+
         ``settings``: of the engine, as far as prompts depend on it. ``hot``: tasks whose adapters stay in their slot.
         """
         self._engine, self._models, self._hot = engine, models, set(hot)
@@ -70,7 +71,7 @@ class BaseModel:
         self._staging, self._shapes, self._rank = staging, base_shapes, largest_rank
         self._in_flight = InFlight(engine)
         self._ids = count(FIRST_ID)
-        self._names: set[str] = set()  # of what the engine has, to which two of one name are the same
+        self._names: set[str] = set()  # of the adapters in the engine, which takes equal names for the same adapter
 
     @property
     def num_inside(self) -> int:
@@ -85,10 +86,10 @@ class BaseModel:
         folder = await asyncio.to_thread(stage, stored.folder, card, self._staging, self._shapes, self._rank)
         lora = await self._load(stored.key if stored.name in self._names else stored.name, folder)
         try:
-            # In a thread: filler is looked for, which takes a while for many shots.
+            # In a thread: the search for filler takes a while with many shots.
             version = await asyncio.to_thread(ModelVersion, self, stored, labels, lora, folder)
             await self._warm_up(version)
-        except Exception as error:  # of any type, as vLLM has it
+        except Exception as error:  # of any type: it comes from vLLM
             await self._engine.remove_lora(lora.lora_int_id)
             await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
             raise AdapterError(f"it cannot answer: {error}") from error
@@ -96,7 +97,7 @@ class BaseModel:
         return version
 
     async def _warm_up(self, version: "ModelVersion") -> None:
-        """One answer before the first request: the instruction is in the prefix cache, and the adapter works."""
+        """Score one text before the first request, to try the adapter and to cache the instruction."""
         (ids,) = encode_prompts(self.tokenizer, version.prompts(WARM_UP_TEXT, "adapter"))
         check_lengths([ids], version.labels["adapter"].longest, self.settings.max_model_len)
         await self.scorer.score(ids, version.labels["adapter"], version.lora)
@@ -112,9 +113,9 @@ class BaseModel:
         return lora
 
     def labels(self, source: AdapterCard | InContext) -> dict[Method, LabelTokens]:
-        """What an adapter was trained to say; the base, shown examples, says the words that they have.
+        """Return the label tokens by method: an adapter's verbalizer, and for ``icl`` the words shown in the examples.
 
-        The latter is left out where a prompt has no room for the examples; InputError if there is no adapter either.
+        ``icl`` is left out if a prompt has no room for the examples. Raises InputError if there is no adapter either.
         """
         task, words, limit = source.task, source.task.label_words, self.settings.max_model_len
         in_context = label_tokens(self.tokenizer, words, "auto")
@@ -154,9 +155,9 @@ class BaseModel:
                 await self._pin(version, version.lora)
 
     async def _pin(self, version: "ModelVersion", lora: "LoRARequest") -> None:
-        """Keep it in its slot; where that fails it answers from wherever it is, and is tried again later."""
+        """Keep an adapter in its slot. If that fails, it is served like any other, and pinning is tried again later."""
         try:
-            await self._engine.add_lora(lora)  # others that were loaded since may have pushed it out of memory
+            await self._engine.add_lora(lora)  # adapters loaded since may have evicted it from memory
             version.pinned = await self._engine.pin_lora(lora.lora_int_id)
         except Exception as error:  # of any type: it crossed a process
             logger.warning("%s cannot be kept in a slot yet (--hot): %s", version.name, error)
@@ -164,7 +165,7 @@ class BaseModel:
 
 
 class ModelVersion:
-    """An adapter that the engine has, or examples alone. A `serving.models.version.Version`."""
+    """An adapter in the engine, or a task in context. Implements `serving.models.version.ClassifierVersion`."""
 
     def __init__(
         self,
@@ -174,9 +175,9 @@ class ModelVersion:
         lora: "LoRARequest | None",
         folder: Path | None,
     ) -> None:
-        """``labels``: what is said for them, by method; without ``icl`` where the examples do not fit.
+        """``labels``: label tokens by method, as from `BaseModel.labels`; without ``icl`` if the examples do not fit.
 
-        ``lora``, ``folder``: None where there are examples alone.
+        ``lora``, ``folder``: None for a task in context.
         """
         self._model, self.labels, self.lora, self.folder = model, labels, lora, folder
         self.dispatcher = model.dispatcher
@@ -184,15 +185,15 @@ class ModelVersion:
         source = stored.card if isinstance(stored, StoredAdapter) else stored
         assert isinstance(source, AdapterCard | InContext)
         self.name = stored.name if isinstance(stored, StoredAdapter) else ""
-        self.model_name = lora.lora_name if lora else ""  # of vLLM's routes; another where two versions have one name
+        self.model_name = lora.lora_name if lora else ""  # on vLLM's routes; not `name` if two versions share that
         self.task, self.shots = source.task, source.shots
         self._form = self._icl_form = source.prompt_format
         if source.align:
             self._icl_form = aligned(self._form, self.task, model.settings, self.shots)
         self.card: Card | None = source if isinstance(source, AdapterCard) else None
-        self._icl_calibration: Calibration | None = None  # fitted when it is first asked for
+        self._icl_calibration: Calibration | None = None  # fitted on the first request in context
         self._fitting: asyncio.Task[Calibration] | None = None
-        self.pinned, self.pin_from = False, 0.0  # in its slot, and when that may be tried; monotonic seconds
+        self.pinned, self.pin_from = False, 0.0  # in its slot; when pinning may be tried, monotonic seconds
         self.left_at, self.in_use = 0.0, 0
 
     @property
@@ -201,7 +202,7 @@ class ModelVersion:
         return [*methods, "icl"] if self.shots and "icl" in self.labels else methods
 
     def prompts(self, text: str, method: Method) -> list[str]:
-        """What the adapter is asked about ``text``, as in training, or the base with the examples before it.
+        """Return the prompts for ``text``: for the adapter as in training, for ``icl`` with the examples before it.
 
         It is one prompt, or one for each window of a long text.
         """
@@ -241,11 +242,11 @@ class ModelVersion:
         return self.lora if method == "adapter" else None
 
     async def _calibrated_in_context(self) -> Calibration:
-        """Contextual calibration of the task's in-context prompt; three short requests, once per version."""
+        """Return the contextual calibration of the in-context prompt; takes three short requests, once per version."""
         if self._icl_calibration is None:
-            if self._fitting is None or self._fitting.done():  # the last one has failed
+            if self._fitting is None or self._fitting.done():  # the last attempt has failed
                 self._fitting = asyncio.create_task(self._fit_in_context())
-            self._icl_calibration = await asyncio.shield(self._fitting)  # who leaves takes it from nobody else
+            self._icl_calibration = await asyncio.shield(self._fitting)  # others may wait for it, too
         return self._icl_calibration
 
     async def _fit_in_context(self) -> Calibration:

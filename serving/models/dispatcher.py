@@ -1,20 +1,20 @@
-"""Who goes to the model next, and who is rejected because too much is ahead of it.
+"""The queue in front of the engine: which text is computed next, and which is rejected because of too much work ahead.
 
 vLLM takes requests in their order and skips those whose adapter finds no free slot in the batch. With more adapters in
-demand than slots, that order swaps adapters all the time. Here requests wait outside the engine. Those whose adapter is
-in a slot go first; whose turn it is is passed over for ``max_wait_s`` at most.
+demand than slots, that order swaps adapters all the time. So requests wait outside the engine. Those whose adapter is
+in a slot go first; the text next in line is delayed by ``max_wait_s`` at most.
 
-The engine gets ``WINDOW_S`` of work at a time: one batch that it computes and the next. It would take more, but a
-batch of 4,096 tokens occupies two CPU cores for two seconds, in which nobody is answered, and is no cheaper per token
-than one of 300. A request of many texts does not stand in everybody's way: its texts are due one after the other, as
-fast as the model could answer them, and whoever comes meanwhile goes between.
+The engine gets ``WINDOW_S`` of work at a time: the batch that it computes, and the next. It would take more. But a
+batch of 4,096 tokens occupies two CPU cores for two seconds without any response, and is no cheaper per token than one
+of 300. A request of many texts does not block the others: its texts become due one after the other, as fast as the
+model could process them, and requests that arrive meanwhile are served in between.
 
-Whoever asks much does not stand in others' way either. The turn is that of the asker, a key or an address, that was
-given the fewest tokens so far; who comes new starts where the others are.
+An *asker*, a key or an address, does not block the others with many requests either. The next turn is that of the asker
+that was given the fewest tokens so far; a new one starts at the level of the others.
 Source: start-time fair queueing, Goyal, Vin & Cheng 1996.
 
-What may wait is bounded by time: a text is refused while the work ahead of it takes longer than ``max_queue_s`` at the
-rate the model was last seen to work at. Work of others is ahead of it only as far as they were given less.
+The queue is limited by time: a text is refused while the work ahead of it takes longer than ``max_queue_s`` at the
+model's recent rate. Work of other askers counts as ahead only as far as they were given less.
 """
 
 import asyncio
@@ -28,12 +28,12 @@ from itertools import count
 
 from fourshot.serving.answers import RefusalError
 
-BASE = ""  # key of work without an adapter: it needs no slot
+BASE = ""  # the adapter of work without one: it needs no slot
 WINDOW_S = 0.2
-LEAST_WINDOW_TOKENS = 256  # always let in, so that the rate goes on being measured however low it was found to be
+LEAST_WINDOW_TOKENS = 256  # always let in, so that the rate continues to be measured, however low it was
 MEMORY_S = 5.0  # busy time after which a measurement counts for a third
 USUAL_TOKENS = 64  # of a text whose tokens were not counted yet
-MOST_WAITING = 1 << 16  # texts, of all askers: a bound on memory, not on time
+MOST_WAITING = 1 << 16  # texts, of all askers: limits memory, not time
 MOST_ASKERS = 1 << 12  # that are remembered
 
 
@@ -44,7 +44,7 @@ class _Waiting:
         self.asker, self.adapter, self.tokens, self.due = asker, adapter, tokens, due
         self.is_queued = True
         self.turned_due = False  # counted among its asker's due tokens
-        self.overtaken_at = math.inf  # when it was first passed over for work whose adapter was in a slot
+        self.overtaken_at = math.inf  # when it was first delayed by work whose adapter was in a slot
         self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
 
@@ -62,30 +62,30 @@ class Dispatcher:
         tokens_per_s: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """At most ``window_tokens`` are in the engine at once, and ``least_window_tokens`` may be, however slow it is.
+        """``window_tokens``: most in the engine at once; ``least_window_tokens``: always allowed, however slow it is.
 
-        ``tokens_per_s`` is a first guess (0: none).
+        ``tokens_per_s``: first guess of the rate (0: none).
         """
         self._slots, self._max_wait_s, self._max_queue_s = slots, max_wait_s, max_queue_s
         self._clock, self._most_tokens, self._least_tokens = clock, window_tokens, least_window_tokens
-        self._waiting: dict[tuple[str, str], list[_Waiting]] = {}  # by asker and adapter, each in the order due
-        self._later: list[tuple[float, int, _Waiting]] = []  # a heap of what was not due when it came
+        self._waiting: dict[tuple[str, str], list[_Waiting]] = {}  # by asker and adapter, each in order of due time
+        self._later: list[tuple[float, int, _Waiting]] = []  # a heap of what was not due on arrival
         self._numbers = count()
-        self._due_tokens: Counter[str] = Counter()  # by asker: of what waits and is due
-        self._later_tokens: Counter[str] = Counter()  # by asker: of what waits and is not
-        self._last_due: dict[str, float] = {}  # by asker: when all of that will be
+        self._due_tokens: Counter[str] = Counter()  # by asker: of waiting work that is due
+        self._later_tokens: Counter[str] = Counter()  # by asker: of waiting work that is not due yet
+        self._last_due: dict[str, float] = {}  # by asker: when all of that will be due
         self._texts: Counter[str] = Counter()  # by asker: all that wait
-        self._given_tokens: dict[str, int] = {}  # by asker: tokens given so far, where that is more than `_level`
-        # Where somebody new starts: at what whose turn it was last had been given before, or above those forgotten.
+        self._given_tokens: dict[str, int] = {}  # by asker: tokens given so far, if more than `_level`
+        # Where a new asker starts: what the last asker served had been given before, or what a forgotten one had.
         self._level = 0
         self._recent: OrderedDict[str, None] = OrderedDict()  # adapters, the last used last: what the slots hold
         self.num_waiting = self._running_tokens = 0  # texts; tokens
-        self._done_tokens, self._busy_s = tokens_per_s, 1.0 if tokens_per_s else 0.0  # both fade
+        self._done_tokens, self._busy_s = tokens_per_s, 1.0 if tokens_per_s else 0.0  # both decay
         self._measured = 0.0  # when the busy time was last counted
 
     @property
     def tokens_per_s(self) -> float:
-        """How fast the model was lately while it had work."""
+        """The model's recent rate while it had work; 0 if unknown."""
         return self._done_tokens / self._busy_s if self._busy_s else 0.0
 
     @property
@@ -95,10 +95,10 @@ class Dispatcher:
         return min(self._most_tokens, max(self._least_tokens, int(self.tokens_per_s * WINDOW_S)))
 
     def check(self, asker: str = "", tokens: int = 0, within_s: float = math.inf) -> None:
-        """Raise `RefusalError` where new work would wait too long, with the time that what is ahead will take.
+        """Raise `RefusalError` if new work would wait too long, with the time that the work ahead will take.
 
-        ``tokens`` are those of a whole request, 0 where they are not known yet; ``within_s``: seconds that it may
-        take to be answered. With little ahead nothing is refused: the rate may have been measured in a bad moment.
+        ``tokens``: of the complete request, 0 if not known yet. ``within_s``: seconds in which it must be answered.
+        With little work ahead, nothing is refused: the rate may have been measured at a bad moment.
         """
         self._turn_due()
         rate = self.tokens_per_s or math.inf
@@ -122,9 +122,9 @@ class Dispatcher:
             )
 
     def _ahead(self, asker: str, tokens: int, in_s: float = 0.0) -> float:
-        """Of the tokens that run, or wait and will be due ``in_s`` from now: those that go before the end of new work.
+        """Return how many tokens are computed before the end of new work, which is ``tokens`` tokens of ``asker``.
 
-        That work is ``tokens`` tokens of ``asker``.
+        They are running now, or waiting and due ``in_s`` seconds from now at the latest.
         """
         own_tokens = self._soon(asker, in_s)
         reach = self._given_to(asker) + own_tokens + tokens
@@ -136,7 +136,7 @@ class Dispatcher:
         )
 
     def _soon(self, asker: str, in_s: float) -> float:
-        """Tokens of ``asker`` that wait and will be due ``in_s`` from now."""
+        """Return the waiting tokens of ``asker`` that are due, or expected to be in ``in_s`` seconds."""
         due, later = self._due_tokens[asker], self._later_tokens[asker]
         if not later or not in_s:
             return due
@@ -155,16 +155,16 @@ class Dispatcher:
                 _subtract(self._later_tokens, work.asker, work.tokens)
 
     def close(self, refusal: RefusalError) -> None:
-        """Give ``refusal`` to all that waits."""
+        """Make every waiting `turn` raise ``refusal``."""
         for work in [work for queue in self._waiting.values() for work in queue]:
             self._take(work)
-            if not work.ready.done():  # given up, and its task was not told yet
+            if not work.ready.done():  # else it is cancelled, and its task has not run since
                 work.ready.set_exception(refusal)
 
     async def turn(self, adapter: str, tokens: int, after_tokens: int = 0, asker: str = "") -> None:
-        """Wait until work of ``tokens`` tokens with ``adapter`` may go to the engine; then `done` must follow.
+        """Wait until work of ``tokens`` tokens with ``adapter`` may be sent to the engine; then `done` must follow.
 
-        ``after_tokens`` is how many tokens of the same request come before these. Raises what `close` was given.
+        ``after_tokens``: how many tokens of the same request come before these. Raises what `close` was given.
         """
         rate = self.tokens_per_s
         work = _Waiting(asker, adapter, tokens, self._clock() + (after_tokens / rate if rate else 0.0))
@@ -180,19 +180,19 @@ class Dispatcher:
         except asyncio.CancelledError:
             if work.is_queued:
                 self._take(work)
-            elif not work.ready.cancelled() and not work.ready.exception():  # its turn came as it was given up
+            elif not work.ready.cancelled() and not work.ready.exception():  # its turn came just as it was cancelled
                 self.done(tokens)
             raise
 
     def done(self, tokens: int) -> None:
-        """Work whose `turn` came has been answered, or was given up."""
+        """Report that work of ``tokens`` tokens, whose `turn` came, has been computed or cancelled."""
         self._running_tokens -= tokens
-        if not self._running_tokens and not self.num_waiting:  # nobody waits for anybody: all start anew
+        if not self._running_tokens and not self.num_waiting:  # nothing waits or runs: all askers start anew
             self._given_tokens, self._level = {}, 0
         now = self._clock()
         spent = now - self._measured
         fading = math.exp(-spent / MEMORY_S)
-        lasting_s = MEMORY_S * (1 - fading)  # of the time just spent, what has not faded yet
+        lasting_s = MEMORY_S * (1 - fading)  # the part of the time just spent that has not decayed yet
         self._busy_s = self._busy_s * fading + lasting_s
         self._done_tokens = self._done_tokens * fading + tokens * (lasting_s / spent if spent else 1.0)
         self._measured = now
@@ -202,7 +202,7 @@ class Dispatcher:
         self._turn_due()
         while self.num_waiting:
             work = self._next()
-            if work.ready.done():  # given up together with what has just ended, and its task was not told yet
+            if work.ready.done():  # cancelled with what has just ended; its task has not run since
                 self._take(work)
                 continue
             if self._running_tokens and self._running_tokens + work.tokens > self._window:
@@ -224,7 +224,7 @@ class Dispatcher:
         self._level = max(self._level, tokens_before)
         self._given_tokens[work.asker] = tokens_before + work.tokens
         if len(self._given_tokens) > MOST_ASKERS:
-            # A quarter at least goes: of those who ask once, none is ever above the level, and each would be kept.
+            # Forget at least a quarter: askers with a single request never raise the level, and would all be kept.
             self._level = max(self._level, sorted(self._given_tokens.values())[MOST_ASKERS // 4])
             self._given_tokens = {asker: tokens for asker, tokens in self._given_tokens.items() if tokens > self._level}
 
@@ -232,7 +232,7 @@ class Dispatcher:
         now = self._clock()
 
         def order(work: _Waiting) -> tuple[bool, int, float]:
-            """What is not due yet takes no turn from what is."""
+            """Sort what is due first: what is not takes no turn from it."""
             return work.due > now, self._given_to(work.asker), work.due
 
         heads = [queue[0] for queue in self._waiting.values()]
@@ -263,7 +263,7 @@ class Dispatcher:
 
 
 def _subtract(counts: Counter[str], asker: str, number: int) -> None:
-    """Whoever has nothing left is forgotten."""
+    """Subtract ``number`` from the count of ``asker``; an asker at zero is forgotten."""
     counts[asker] -= number
     if not counts[asker]:
         del counts[asker]

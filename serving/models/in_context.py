@@ -1,4 +1,4 @@
-"""Tasks without an adapter, which the base answers in context: a file for each in the adapters' folder."""
+"""Tasks without an adapter, which the base model serves in context: one file for each in the adapters' folder."""
 
 from pathlib import Path
 from typing import ClassVar
@@ -12,11 +12,11 @@ from fourshot.pipeline.synthesis.prompts import PROMPT_VERSION, PromptFormat
 from fourshot.pipeline.task import Example, Task
 from fourshot.serving.models.admission import check_task_name
 
-IN_CONTEXT = ".in-context.json"  # how the name of such a file ends
+IN_CONTEXT = ".in-context.json"  # suffix of such a file
 
 
 class InContext(msgspec.Struct, frozen=True, kw_only=True):
-    """A task that is answered by the base and its shots, for as long as it has no adapter."""
+    """A task that the base model serves with the shots in its prompt, as long as it has no adapter."""
 
     task: Task
     shots: tuple[Example, ...]
@@ -25,7 +25,7 @@ class InContext(msgspec.Struct, frozen=True, kw_only=True):
     align: bool = False  # filler before the instruction; not in files of earlier versions
     is_student: ClassVar[bool] = False
     writes: ClassVar[bool] = False
-    key: ClassVar[str] = ""  # of no version of an adapter
+    key: ClassVar[str] = ""  # it has no version
 
     @property
     def at(self) -> str:
@@ -38,7 +38,7 @@ class InContext(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_in_context(file: Path) -> InContext:
-    """Raises AdapterError, with the reason, for a file that cannot be answered from."""
+    """Read the entry of a task. Raises AdapterError, with the reason, for a file that cannot be served."""
     try:
         entry = read_json(file, InContext)
     except (OSError, msgspec.DecodeError) as error:
@@ -52,7 +52,7 @@ def read_in_context(file: Path) -> InContext:
 
 
 def write_in_context(root: Path, entry: InContext) -> Path:
-    """Have ``entry`` answered in context by whoever serves ``root``."""
+    """Have a server of ``root`` serve ``entry`` in context. Returns its file. Raises AdapterError for a bad name."""
     check_task_name(entry.task.name)
     write_json(root / entry.at, entry)
     return root / entry.at

@@ -1,6 +1,6 @@
-"""The adapters' folder: what lies in it, which version of each task answers, and what is refused and why.
+"""The adapters' folder: what is in it, which version of each task is preferred, and what is rejected and why.
 
-No engine and no HTTP here. `serving.models.adapter_sync` acts on what `Registry.read` finds.
+This module knows no engine and no HTTP. `serving.models.adapter_sync` acts on what `Registry.read` finds.
 """
 
 import os
@@ -25,18 +25,18 @@ from fourshot.serving.models.admission import FILES, read_card, read_student, ve
 from fourshot.serving.models.in_context import IN_CONTEXT, InContext, read_in_context
 
 PINS_FILE = "pins.json"
-STORE = "adapters"  # of `fourshot train --tasks`: its adapters are linked to from the tasks' folders
-SEARCH_EVERY_S = 10.0  # for adapters deep inside run folders, which takes longer than looking at one
+STORE = "adapters"  # of `fourshot train --tasks`: the tasks' folders link to the adapters in it
+SEARCH_EVERY_S = 10.0  # for adapters deep inside run folders, which takes longer than a look at a known one
 
 Card = AdapterCard | StudentCard | TextStudentCard
-Signature = tuple[tuple[int, int, int, int], ...]  # of each file: who may read it is another time of its own
+Signature = tuple[tuple[int, int, int, int], ...]  # of each file: mtime, ctime (changes with permissions), size, inode
 FindBase = Callable[[], ResolvedModel]
 
 
 def base_named(name: str | None) -> FindBase:
-    """The base model of that name. None, the embedded one, is unpacked only where it is asked for.
+    """Return a function that finds the base model ``name``. None, the bundled one, is unpacked by its first call.
 
-    Raises ModelNotFoundError for a name that leads nowhere.
+    Raises ModelNotFoundError at once for a name that leads nowhere.
     """
     find = cache(lambda: resolve_model(name))
     if name is not None:
@@ -45,20 +45,20 @@ def base_named(name: str | None) -> FindBase:
 
 
 def no_base() -> ResolvedModel:
-    """Of a service that has students alone."""
+    """The `FindBase` of a service for students only. Raises AdapterError."""
     raise AdapterError(
         "this service was started for students alone and has no base model. Start it again to have it served, too"
     )
 
 
 class StoredAdapter(msgspec.Struct, frozen=True, kw_only=True, dict=True):
-    """An adapter or a student in the folder whose card is in order. It was not loaded yet."""
+    """An adapter or a student in the folder with a valid card. It has not been loaded."""
 
     card: Card
     folder: Path
-    written_at: float  # when its card was written, seconds since the epoch: the newest version of a task answers
+    written_at: float  # when its card was written, seconds since the epoch: the newest version of a task is used
     signature: Signature
-    at: str = "."  # the place in the folder where it was found, under which a refusal of it is listed
+    at: str = "."  # path in the folder at which it was found, and at which a rejection is listed
 
     @property
     def name(self) -> str:
@@ -66,7 +66,7 @@ class StoredAdapter(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 
     @cached_property
     def key(self) -> str:
-        """Of the version, which no other task has."""
+        """Key of the version, which no other task has; see `version_key`."""
         return version_key(self.card)
 
     @property
@@ -80,26 +80,26 @@ class StoredAdapter(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 
 
 class FolderContents(msgspec.Struct, frozen=True, kw_only=True, dict=True):
-    """What was in the folder at one moment."""
+    """The contents of the folder at one moment."""
 
-    adapters: list[StoredAdapter]  # the same adapter may be there twice, and one of the two be broken
-    faults: list[Refused]  # of what lies there
-    pins: dict[str, str]  # task -> the name of the adapter that is to answer
+    adapters: list[StoredAdapter]  # the same adapter may be there twice, and one of the two be damaged
+    faults: list[Refused]  # what is there and cannot be served
+    pins: dict[str, str]  # task -> name of the version to use
     in_context: dict[str, InContext] = {}  # by task
 
     def versions(self, task: str) -> list[StoredAdapter]:
-        """Of ``task``: the pinned one first, then the newest first."""
+        """Return the versions of ``task``: the pinned one first, then the others, the newest first."""
         stored, pinned = self._by_task.get(task, ()), self.pins.get(task)
         return sorted(stored, key=lambda version: (version.name != pinned, -version.written_at, version.name))
 
     @property
     def refused(self) -> list[Refused]:
-        """What is not served, and why; pins of versions that are not there, too."""
+        """What is not served, with the reasons, including pins of versions that do not exist."""
         return [*self.faults, *absent_pins(PINS_FILE, self.pins, [adapter.card for adapter in self.adapters])]
 
     @cached_property
     def _by_task(self) -> dict[str, list[StoredAdapter]]:
-        """Once: a server looks at every task of thousands, and does it every second."""
+        """The adapters by task. Cached, because a server looks up thousands of tasks every second."""
         by_task: dict[str, list[StoredAdapter]] = {}
         for adapter in self.adapters:
             by_task.setdefault(adapter.card.task.name, []).append(adapter)
@@ -107,7 +107,7 @@ class FolderContents(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 
     @property
     def has_students_only(self) -> bool:
-        """Whether there is at least one, and nothing that needs a base model."""
+        """Whether there is at least one student, and nothing that needs a base model."""
         return bool(self.adapters) and all(adapter.is_student for adapter in self.adapters) and not self.in_context
 
     @property
@@ -115,14 +115,14 @@ class FolderContents(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         return sorted(self._by_task)
 
 
-Examined = dict[Path, tuple[Signature, StoredAdapter | str]]  # by folder: its files as they were, what was made of them
+Examined = dict[Path, tuple[Signature, StoredAdapter | str]]  # by folder: signature, and adapter or reason
 
 
 class Registry:
-    """Reads the folder again and again; what did not change is not read twice."""
+    """Reads the folder repeatedly. Unchanged files are not read again."""
 
     def __init__(self, root: str | Path, base: FindBase) -> None:
-        """``base`` is called once something needs it. Raises InputError where there is no such folder."""
+        """``base`` is called when something needs it. Raises InputError if ``root`` is no existing folder."""
         self.root = Path(os.path.normpath(Path(root).expanduser().absolute()))
         if self.root.is_file():
             raise InputError(f"{root} is a file. Name the folder that your adapters are in (--adapters).")
@@ -134,11 +134,11 @@ class Registry:
         self._pins: dict[str, str] = {}
 
     def read(self) -> FolderContents:
-        """What is in the folder now. Raises OSError only where the folder itself cannot be read."""
+        """Return what is in the folder now. Raises OSError only if the folder itself cannot be read."""
         places = list(self._places())
-        previous, self._examined = self._examined, {}  # what is there no more is forgotten
+        previous, self._examined = self._examined, {}  # what is gone is forgotten
         self._searched = {place: self._searched[place] for place in self._searched.keys() & {*places}}
-        adapters: dict[Path, StoredAdapter] = {}  # by where it is, links followed
+        adapters: dict[Path, StoredAdapter] = {}  # by path, links followed
         faults: list[Refused] = []
         for folder in places:
             at = place_in(self.root, folder)
@@ -159,7 +159,7 @@ class Registry:
                 faults.append(Refused(path=file.name, reason=str(error)))
         try:
             self._pins = read_pins(self.root)
-        except AdapterError as error:  # those that were read before stay
+        except AdapterError as error:  # the last valid pins stay in force
             faults.append(Refused(path=PINS_FILE, reason=str(error)))
         return FolderContents(adapters=list(adapters.values()), faults=faults, pins=self._pins, in_context=in_context)
 
@@ -172,14 +172,14 @@ class Registry:
                 try:
                     distillations = _distillations(folder)
                     has_more = not distillations or bool({*folder.iterdir()} - {*distillations})
-                except OSError:  # `_examine` will say so
+                except OSError:  # `_examine` reports it
                     distillations, has_more = [], True
                 yield from distillations
                 if has_more:
                     yield folder
 
     def _examine(self, place: Path, at: str, previous: "Examined") -> StoredAdapter | str:
-        """The adapter at ``place``, or why there is none that can be served; ``previous``: as of the last look."""
+        """Return the adapter at ``place``, or why none can be served. ``previous``: results of the last scan."""
         try:
             if not place.resolve().is_relative_to(self.root.resolve()):
                 return "a link that leads out of the adapters' folder"
@@ -198,7 +198,7 @@ class Registry:
                     )
                 except AdapterError as error:
                     if isinstance(error.__cause__, OSError):
-                        raise  # it may be read the next time
+                        raise  # it may be readable the next time
                     adapter = str(error)
                 examined = signature, adapter
             self._examined[folder] = examined
@@ -227,17 +227,17 @@ class Registry:
 
 
 def place_in(root: Path, folder: Path) -> str:
-    """Where ``folder`` lies in ``root``, as it is told of."""
+    """Return the path of ``folder`` in ``root``, for messages."""
     return in_utf8(str(folder.relative_to(root)))
 
 
 def in_utf8(text: str) -> str:
-    """``text`` with codes for what is no UTF-8: file names may have any bytes, answers and logs may not."""
+    """Return ``text`` with escapes for bytes that are not UTF-8: file names may have any, responses and logs not."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _distillations(folder: Path) -> list[Path]:
-    """Of a task, beside its runs say; none where ``folder`` is an adapter, a student or a run itself."""
+    """Return the distillations in a task's folder, such as those beside runs; [] in an adapter, a student or a run."""
     if any((folder / name).exists() for name in (CARD_FILE, STUDENT_FILE, MANIFEST_FILE)):
         return []
     return [card.parent.parent for card in sorted(folder.glob(f"*/{STUDENT_LINK}/{STUDENT_FILE}"))]
@@ -250,7 +250,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def read_pins(root: Path) -> dict[str, str]:
-    """Which adapter each pinned task keeps to. Raises AdapterError for a file that says something else."""
+    """Return the pinned version of each task; {} if there is no file. Raises AdapterError for an invalid one."""
     try:
         return read_json(root / PINS_FILE, dict[str, str])
     except FileNotFoundError:

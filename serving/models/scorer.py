@@ -1,4 +1,4 @@
-"""Label probabilities out of a running vLLM server: `engine.vllm_engine.VllmEngine.score`, one text at a time.
+"""Label probabilities from a running vLLM server: as `engine.vllm_engine.VllmEngine.score`, one text at a time.
 
 Importing this module loads no vllm.
 """
@@ -27,7 +27,7 @@ BEGINNING_TOKENS, MOST_BEGINNINGS = 32, 4096  # one block of the cache; beginnin
 
 
 class ScoredText(msgspec.Struct, frozen=True, kw_only=True):
-    """One text, scored."""
+    """The scores of one text."""
 
     logprobs: tuple[float, ...]  # nats, one per label, under the model's whole vocabulary
     prompt_tokens: int
@@ -48,14 +48,14 @@ class Scorer:
     async def score_all(
         self, prompts: Sequence[Sequence[int]], labels: LabelTokens, lora: "LoRARequest | None", asker: str = ""
     ) -> list[ScoredText]:
-        """Score the prompts of one request, in their order. See `score`."""
+        """Score the prompts of one request, and return the results in their order. See `score`."""
         offsets = [0, *accumulate(map(len, prompts))]
         return await all_or_none(
             self.score(prompt, labels, lora, offset, asker) for prompt, offset in zip(prompts, offsets, strict=False)
         )
 
     def work_tokens(self, prompts: Sequence[Sequence[int]], labels: LabelTokens, lora: "LoRARequest | None") -> int:
-        """What the model will have to compute for ``prompts``."""
+        """Return the tokens that the model is expected to compute for ``prompts``."""
         adapter = lora.lora_name if lora else BASE
         return len(questions(labels)) * sum(len(ids) - self._cached.of(adapter, ids) for ids in prompts)
 
@@ -67,10 +67,9 @@ class Scorer:
         after_tokens: int = 0,
         asker: str = "",
     ) -> ScoredText:
-        """Score one prompt, token ids, for every label. Cancelling it takes what waits out of the queue.
+        """Score one prompt, given as token ids, for every label. If cancelled, it leaves the queue.
 
-        ``after_tokens`` of the same request come first; ``asker`` is whose it is. Raises RefusalError where there will
-        be no answer.
+        ``after_tokens`` and ``asker`` as for `Dispatcher.turn`. Raises RefusalError if there will be no result.
         """
         arrived = time.monotonic()
         scoring = Scoring([0.0] * len(labels.ids))
@@ -100,7 +99,7 @@ class Scorer:
         after_tokens: int,
         asker: str,
     ) -> tuple[Question, Any, float, float]:
-        """The engine's answer, when its turn came, and when it was answered."""
+        """Return the question, the engine's output, when its turn came and when it ended; monotonic seconds."""
         adapter = lora.lora_name if lora else BASE
         work_tokens = len(ids) - self._cached.of(adapter, ids)
         await self._dispatcher.turn(adapter, work_tokens, after_tokens, asker)
@@ -125,7 +124,7 @@ class Scorer:
 
 
 def combined_answers(scored: Sequence[ScoredText], counts: Sequence[int]) -> list[ScoredText]:
-    """One for each text, which was asked about in so many prompts. See `pipeline.synthesis.windows`."""
+    """Return one result per text, from those of its prompts (``counts``). See `pipeline.synthesis.windows`."""
     if len(counts) == len(scored):
         return list(scored)
     rows = combined(np.array([part.logprobs for part in scored]), counts)
@@ -147,20 +146,20 @@ def combined_answers(scored: Sequence[ScoredText], counts: Sequence[int]) -> lis
 
 
 def _engine_down() -> RefusalError:
-    """The engine's process has ended; nothing that was asked of it will be answered."""
+    """Return the refusal for an engine whose process has ended: it will answer nothing more."""
     return RefusalError(503, "engine_down", "The engine has stopped; it is being started again.", 5.0)
 
 
 def _began(output: Any, turn: float, done: float) -> float:
-    """When the engine began with it: its own measure where it keeps one, by the same clock."""
+    """Return when the engine began with ``output``: by its own record, which uses the same clock, else ``turn``."""
     scheduled = began_s(output)
     return min(max(scheduled, turn), done) if scheduled else turn
 
 
 class ExpectedHits:
-    """How many tokens of a prompt the prefix cache will answer, guessed from the last prompt that began like it.
+    """Estimates the tokens of a prompt that the prefix cache will serve, from the last prompt with the same beginning.
 
-    What the model need not compute is no work: counted as such, it would keep prompts with examples waiting.
+    Cached tokens are no work. If they were counted as work, prompts with examples would wait longer than necessary.
     """
 
     def __init__(self) -> None:

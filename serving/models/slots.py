@@ -1,7 +1,7 @@
-"""How many adapters fit: slots in the engine, adapters in memory, and what is left for the KV cache.
+"""Sizes of a server: slots in the engine, adapters in memory, and what is left for the KV cache.
 
-Everything is computed from the adapters that lie in the folder, the base model's configuration and the memory at hand.
-Importing this module loads neither torch nor vllm.
+They are computed from the adapters in the folder, the base model's configuration and the available memory. Importing
+this module loads neither torch nor vllm.
 """
 
 import os
@@ -23,25 +23,25 @@ from fourshot.serving.settings import ServeSettings
 
 MIB, GIB = 1 << 20, 1 << 30
 BYTES_PER_WEIGHT = 2  # bf16 or fp16; on a machine without either, twice that
-MOST_SLOTS = 16  # more slots cost every batch, whoever is in it (docs/serving.md)
-SPARE_SLOTS = 1  # for a new version that is loaded while the old one still answers
-# What a slot takes on a CPU, in adapters: a layer's slices lie joined, with zeros between; all slots lie beside each
-# other once more, and up to half of them are picked out (engine/vllm_seams/grouped_lora.py). It is 1.5 + 1 + 0.5 with
-# SmolLM2, and 0.1 more where keys have as many heads as queries.
+MOST_SLOTS = 16  # more slots slow down every batch, whatever is in it (docs/serving.md)
+SPARE_SLOTS = 1  # for a new version that is loaded while the old one is still in use
+# Memory of a slot on a CPU, in adapters: a layer's slices are stored joined, with zeros between them. A second copy has
+# all slots side by side, and up to half of them are selected from it (engine/vllm_seams/grouped_lora.py). It is
+# 1.5 + 1 + 0.5 with SmolLM2, and 0.1 more where keys have as many heads as queries.
 CPU_SLOT_COPIES = 3
 SPARE_ADAPTERS = 8  # that may be added before the first has to leave memory
-PROCESS_BYTES = 1 * GIB  # of vLLM's processes, beside weights and cache
+PROCESS_BYTES = 1 * GIB  # of vLLM's processes, without weights and cache
 LARGEST_KV_BYTES, LEAST_KV_BYTES = 1 * GIB, 64 * MIB
-SHARE_FOR_KV = 0.25  # of what is free
-GPU_SHARE = 0.92  # of a GPU's memory, which vLLM takes
-GPU_STEP_BYTES = 2 * GIB  # of a step's activations, and graphs of steps
+SHARE_FOR_KV = 0.25  # of the memory that base, slots and students leave free
+GPU_SHARE = 0.92  # of a GPU's memory, used by vLLM
+GPU_STEP_BYTES = 2 * GIB  # of a step's activations, and of CUDA graphs
 LOWER_ON_GPU = "--kv-cache-mib, --max-loras or --max-model-len, or end what else uses it"
 STUDENT_BATCH_BYTES = 64 * MIB  # of activations, or of keys and values
-KV_REQUESTS = 256  # whole prompts that the cache may hold: more is not looked up again on a CPU
+KV_REQUESTS = 256  # prompts of maximal length that the cache may hold: on a CPU, more are not reused
 
 
 class ServerFit(msgspec.Struct, frozen=True, kw_only=True):
-    """What a server is started with, and the figures behind it."""
+    """The sizes that a server is started with, and the figures they are based on."""
 
     max_loras: int
     max_cpu_loras: int
@@ -54,10 +54,10 @@ class ServerFit(msgspec.Struct, frozen=True, kw_only=True):
     needed_bytes: int
     student_bytes: int = 0  # of all students, in the server's memory
     gpu_free_bytes: int = 0  # 0: there is no GPU
-    gpu_needed_bytes: int = 0  # without the KV cache, which takes what is left unless it was given
+    gpu_needed_bytes: int = 0  # without the KV cache, which takes what is left unless its size is given
 
     def lines(self) -> list[tuple[str, str]]:
-        """For people: what, and why."""
+        """Return (name, value with an explanation) of each size, for people."""
         adapter_size = f"{self.adapter_bytes / MIB:.1f} MiB each at rank {self.max_lora_rank}"
         of_gpu = f"{self.gpu_needed_bytes / GIB:.1f} GiB needed, {self.gpu_free_bytes / GIB:.1f} GiB free"
         return [
@@ -82,10 +82,10 @@ def fit(
     free: int | None = None,
     gpu_free: int | None = None,
 ) -> ServerFit:
-    """Fill in what ``settings`` leave to be computed. Raises InputError where it cannot fit, with what would.
+    """Compute the sizes that ``settings`` leave open. Raises InputError, naming what to lower, if they do not fit.
 
-    ``free`` and ``gpu_free``: bytes of this machine's memory and of a GPU's, 0 without one; None: as they are now. On a
-    GPU the base, the slots and the KV cache lie there, and adapters in memory here.
+    ``free`` and ``gpu_free``: free bytes of this machine's memory and of a GPU's (0: no GPU); None: as they are now.
+    With a GPU, it holds the base, the slots and the KV cache, and this machine's memory holds the adapters.
     """
     decoder = read_json(Path(base.path) / "config.json", _Decoder)
     free = free_bytes() if free is None else free
@@ -129,13 +129,13 @@ def fit(
 
 
 def _free_on_gpu() -> int:
-    """Bytes; 0 without one."""
+    """Return the free bytes of GPU memory; 0 without a GPU."""
     names = gpus(os.environ)
     return free_gpu_bytes(names) if names else 0
 
 
 def _num_slots(settings: ServeSettings, num_tasks: int) -> int:
-    """Raises InputError where fewer adapters were to be in memory than in slots."""
+    """Return the number of slots. Raises InputError if fewer adapters were to be in memory than in slots."""
     if settings.max_loras > settings.max_cpu_loras > 0:
         raise InputError(
             f"--max-cpu-loras {settings.max_cpu_loras}: every adapter in one of the {settings.max_loras} slots "
@@ -145,7 +145,7 @@ def _num_slots(settings: ServeSettings, num_tasks: int) -> int:
 
 
 def _needed(shares: Mapping[str, int], other_bytes: int, free: float, lower: str, *, on_gpu: bool = False) -> int:
-    """Bytes of all ``shares``, named by what takes them, and others. Raises InputError where fewer are ``free``."""
+    """Return the bytes of all ``shares``, by what takes them, and others. Raises InputError if fewer are ``free``."""
     needed = other_bytes + sum(shares.values())
     if needed > free:
         parts = ", ".join(f"{name} {size / GIB:.1f}" for name, size in shares.items())
@@ -158,8 +158,9 @@ def _needed(shares: Mapping[str, int], other_bytes: int, free: float, lower: str
 
 
 def student_bytes(contents: FolderContents) -> int:
-    """Memory that the students of a folder take in the server: of each task, the one that answers and, while another
-    version takes its place, that one.
+    """Return the bytes that a folder's students take in the server: one version of each task, and one that replaces it.
+
+    Versions are loaded one after the other, so only the largest counts twice.
     """
     firsts = (
         next((stored for stored in contents.versions(task) if stored.is_student), None) for task in contents.tasks
@@ -169,7 +170,7 @@ def student_bytes(contents: FolderContents) -> int:
 
 
 def bytes_of_student(stored: StoredAdapter) -> int:
-    """Of one: its weights as they are computed with, and what a batch takes beside them."""
+    """Return the bytes of one student: the weights that are used, and a batch."""
     card = stored.card
     assert not isinstance(card, AdapterCard)
     names, _ = student_files(stored.folder, card)
@@ -178,7 +179,7 @@ def bytes_of_student(stored: StoredAdapter) -> int:
 
 
 class _Decoder(msgspec.Struct, frozen=True):
-    """What a checkpoint's config.json says about sizes, under its names."""
+    """The sizes in a checkpoint's config.json, under their names there."""
 
     hidden_size: int = 1
     num_hidden_layers: int = 1
@@ -196,15 +197,16 @@ class _Decoder(msgspec.Struct, frozen=True):
         return (self.num_key_value_heads or self.num_attention_heads) * self._head
 
     def adapter_bytes(self, rank: int) -> int:
-        """Of an adapter of ``rank`` on all seven projections."""
+        """Return the bytes of an adapter of ``rank`` on all seven projections."""
         hidden, query = self.hidden_size, self.num_attention_heads * self._head
         per_layer = (hidden + query) * 2 + (hidden + self._keys) * 2 + (hidden + self.intermediate_size) * 3
         return self.num_hidden_layers * per_layer * rank * BYTES_PER_WEIGHT
 
     def kv_bytes(self, max_model_len: int, room: int, prefix_tokens: int = 0) -> int:
-        """Of a cache that takes no more than ``room``, unless two prompts of ``max_model_len`` tokens need more.
+        """Return the bytes of a cache of at most ``room`` bytes, unless two prompts of ``max_model_len`` need more.
 
-        ``prefix_tokens``: of all adapters together, whole blocks that stay there beside the prompts in use.
+        It has `LEAST_KV_BYTES` at least. ``prefix_tokens``: of all adapters together, in complete blocks that stay in
+        the cache beside the prompts in use.
         """
         per_token = 2 * self.num_hidden_layers * self._keys * BYTES_PER_WEIGHT
         preferred = min(KV_REQUESTS * max_model_len * per_token, LARGEST_KV_BYTES) + prefix_tokens * per_token

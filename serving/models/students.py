@@ -1,6 +1,6 @@
-"""Students: loaded into this process, and asked in batches by a thread of their own. No vllm.
+"""Students: loaded into this process, and computed in batches by a thread of their own. No vllm.
 
-Those that write have a queue and a thread beside those of classifiers: a text takes seconds, a label milliseconds.
+Those that generate texts have a separate queue and thread: a text takes seconds, a label milliseconds.
 """
 
 import asyncio
@@ -33,16 +33,16 @@ from fourshot.serving.models.version import Loader, PreparedRequest, TimedGenera
 from fourshot.serving.settings import Limits
 from fourshot.training.students.serving_model import ServingModel
 
-WINDOW_TOKENS = 8192  # that are let in before it is known how fast students are here
-BATCH = 64  # texts that are computed before others come between
-WRITTEN_BATCH = 8  # the same of texts that are written, each as slowly as the longest of them
-WRITTEN_TOKENS = WRITTEN_BATCH * 256  # of so many, inputs and all: a batch is let in whole, however slow it is here
+WINDOW_TOKENS = 8192  # let in before the rate of students on this machine is known
+BATCH = 64  # texts that are computed together; then it is another student's turn
+WRITTEN_BATCH = 8  # the same for generated texts, which all take as long as the longest of them
+WRITTEN_TOKENS = WRITTEN_BATCH * 256  # of such a batch, inputs included: it is let in at once, however slow it is
 
 
 def queue_of(
     limits: Limits, slots: int = 1, window_tokens: int = WINDOW_TOKENS, least_tokens: int = LEAST_WINDOW_TOKENS
 ) -> Dispatcher:
-    """The queue before a model, as ``limits`` bound it."""
+    """Return a queue in front of a model, with ``limits``."""
     return Dispatcher(
         slots=slots,
         window_tokens=window_tokens,
@@ -53,18 +53,18 @@ def queue_of(
 
 
 def open_students(staging: Path, limits: Limits) -> "tuple[Students, Students]":
-    """What loads classifiers, and what loads students that write."""
+    """Return the loader of classifiers, and that of students that generate texts."""
     writing = queue_of(limits, window_tokens=WRITTEN_TOKENS, least_tokens=WRITTEN_TOKENS)
     return Students(staging, queue_of(limits)), Students(staging, writing, WRITTEN_BATCH)
 
 
 class Students(Loader):
-    """Loads students, and computes for all of them."""
+    """Loads students, and computes batches for all of them."""
 
     def __init__(self, staging: Path, dispatcher: Dispatcher, batch: int = BATCH) -> None:
         self._staging, self.dispatcher, self._batch = staging, dispatcher, batch
         self._thread = ThreadPoolExecutor(1, "students")
-        self._waiting: dict[AnyVersion, list[_Question]] = {}  # in the order in which they first came
+        self._waiting: dict[AnyVersion, list[_Question]] = {}  # in order of first arrival
         self._working: asyncio.Task[None] | None = None
 
     async def admit(self, stored: StoredAdapter | InContext) -> "AnyVersion":
@@ -82,9 +82,9 @@ class Students(Loader):
                 writer.generate(WARM_UP_TEXTS[:1])
                 return TextStudentVersion(self, stored, card, folder, writer)
             model = ServingModel(folder, onnx_file, card.training.max_tokens, len(card.labels))
-            model.logits(model.encode(WARM_UP_TEXTS))  # it works, and its kernels are there
+            model.logits(model.encode(WARM_UP_TEXTS))  # tries it, and loads its kernels
             return StudentVersion(self, stored, card, folder, model)
-        except BaseException as error:  # of any type, a panic of Rust too: whatever it is, the files are no student
+        except BaseException as error:  # of any type, even a Rust panic: whatever it is, the student is unusable
             shutil.rmtree(folder, ignore_errors=True)
             if isinstance(error, AdapterError):
                 raise
@@ -97,10 +97,10 @@ class Students(Loader):
     async def ask(
         self, version: "AnyVersion", model_input: Any, tokens: int, after_tokens: int, asker: str
     ) -> tuple[Any, float, float]:
-        """What ``version`` computes of one text, ``model_input``; seconds until it began, and that it took.
+        """Return what ``version`` computes for one text, the seconds until it began, and the seconds it took.
 
-        The text takes ``tokens`` tokens of work; ``after_tokens`` of the same request come first. Cancelling it takes
-        it out of the queue.
+        ``model_input``: the text as `compute` takes it, ``tokens`` tokens of work. ``after_tokens`` and ``asker`` as
+        for `Dispatcher.turn`. If cancelled, it leaves the queue.
         """
         arrived = time.monotonic()
         await self.dispatcher.turn(BASE, tokens, after_tokens, asker)
@@ -132,7 +132,7 @@ class Students(Loader):
                 answers = await loop.run_in_executor(
                     self._thread, without_panics, compute, [question.model_input for question in batch]
                 )
-            except Exception as error:  # theirs to be told; others are answered
+            except Exception as error:  # raised for this batch alone
                 for question in batch:
                     if not question.answer.done():
                         question.answer.set_exception(error)
@@ -149,7 +149,7 @@ class _Question(NamedTuple):
 
 
 class _Student:
-    """What is common to all that are loaded, as `serving.models.version.Version` has it but for the task."""
+    """Common to all loaded students: `serving.models.version.Version` without the task."""
 
     def __init__(self, students: Students, stored: StoredAdapter, card: Card, folder: Path) -> None:
         self._students, self.dispatcher = students, students.dispatcher
@@ -162,7 +162,7 @@ class _Student:
 
 
 class StudentVersion(_Student):
-    """A classifier that is loaded. A `serving.models.version.ClassifierVersion`."""
+    """A loaded classifier. Implements `serving.models.version.ClassifierVersion`."""
 
     def __init__(
         self, students: Students, stored: StoredAdapter, card: StudentCard, folder: Path, model: ServingModel
@@ -183,7 +183,7 @@ class StudentVersion(_Student):
         return sum(map(len, prepared.prompts))
 
     def compute(self, rows: Sequence[Sequence[int]]) -> np.ndarray:
-        """Log-probabilities [num_rows, num_labels] of token ids."""
+        """Return the log-probabilities [num_rows, num_labels] of rows of token ids."""
         return apply(NONE, self.model.logits(rows))
 
     async def score(self, prepared: PreparedRequest, method: Method, asker: str) -> tuple[list[ScoredText], np.ndarray]:
@@ -207,7 +207,7 @@ class StudentVersion(_Student):
 
 
 class TextStudentVersion(_Student):
-    """A student that writes, loaded. A `serving.models.version.GeneratorVersion`."""
+    """A loaded student that generates texts. Implements `serving.models.version.GeneratorVersion`."""
 
     def __init__(
         self, students: Students, stored: StoredAdapter, card: TextStudentCard, folder: Path, writer: Generator
@@ -223,7 +223,7 @@ class TextStudentVersion(_Student):
         return [self._max_tokens + length for length in lengths]
 
     def compute(self, inputs: Sequence[str]) -> list[TextWritten]:
-        """What is written for each."""
+        """Return the text generated for each input."""
         return self._writer.generate(inputs)
 
     async def generate(self, inputs: Sequence[str], tokens: Sequence[int], asker: str) -> list[TimedGeneration]:

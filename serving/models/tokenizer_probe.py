@@ -1,6 +1,6 @@
-"""Loads a tokenizer, in a process that may end of it: ``python -m fourshot.serving.models.tokenizer_probe FILE``.
+"""Load a tokenizer in a process that it may crash: ``python -m fourshot.serving.models.tokenizer_probe FILE``.
 
-Importing this module loads the standard library alone: each student that is new to a service waits for such a process.
+Importing this module loads only the standard library: each student that is new to a service waits for such a process.
 """
 
 import resource
@@ -10,7 +10,7 @@ WARM_UP_TEXTS = ("N/A", "One text that is longer than the other.")
 
 
 def probe(file: str) -> None:
-    """Load it, use it, and give it back: each of these has ended processes. Raises what the library does."""
+    """Load, use and free the tokenizer: each of these has crashed processes. Raises what the library raises."""
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(file)
@@ -21,5 +21,5 @@ def probe(file: str) -> None:
 
 
 if __name__ == "__main__":
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # no file is left of a crash
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash leaves no core file
     probe(sys.argv[1])

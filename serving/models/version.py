@@ -1,6 +1,6 @@
-"""One version of a task's answers, as the server has loaded it, and what loads such versions.
+"""Protocols of a loaded version of a task, and of the loaders of versions.
 
-`serving.models.base_model` has those of adapters and of examples alone, `serving.models.students` those of students.
+`serving.models.base_model` implements them for adapters and tasks in context, `serving.models.students` for students.
 """
 
 from collections.abc import Sequence
@@ -21,29 +21,29 @@ from fourshot.serving.models.scorer import ScoredText
 
 
 class PreparedRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """The texts of a request, as a model is to read them."""
+    """The texts of a request, prepared for a model."""
 
     prompts: list[list[int]]  # token ids
-    parts: list[int]  # prompts of each text: a long one may be read in several
-    cut_words: list[int]  # of each text, that are not read
+    parts: list[int]  # number of prompts of each text: a long one may have several
+    cut_words: list[int]  # words cut from each text
 
 
 class Version(Protocol):
-    """What a task is answered with."""
+    """A loaded version of a task."""
 
     stored: StoredAdapter | InContext
-    name: str  # content-hashed; "" where there are examples alone
-    card: Card | None  # as it is now: its temperature may be new
+    name: str  # content-hashed; "" for a task in context
+    card: Card | None  # the current one: its temperature may have changed
     folder: Path | None  # the copy that is served
-    left_at: float  # when it ceased to be what answers; monotonic seconds
-    in_use: int  # requests that were promised an answer of this version
+    left_at: float  # when it went out of use; monotonic seconds
+    in_use: int  # requests in progress with this version
 
     @property
     def task(self) -> Task | GenerationTask: ...
 
     @property
     def methods(self) -> list[Method]:
-        """How it can answer, the usual way first."""
+        """The methods it offers, the default first."""
 
     @property
     def dispatcher(self) -> Dispatcher:
@@ -51,23 +51,23 @@ class Version(Protocol):
 
 
 class ClassifierVersion(Version, Protocol):
-    """What says of texts which label they have."""
+    """A version that predicts labels."""
 
     @property
     def task(self) -> Task: ...
 
     async def prepare(self, texts: Sequence[str], method: Method) -> PreparedRequest:
-        """Raises RefusalError for texts that cannot be answered."""
+        """Make the prompts of ``texts``. Raises RefusalError for texts that cannot be classified."""
 
     def work_tokens(self, prepared: PreparedRequest, method: Method) -> int:
-        """What will have to be computed."""
+        """Return the tokens that will have to be computed."""
 
     async def score(self, prepared: PreparedRequest, method: Method, asker: str) -> tuple[list[ScoredText], np.ndarray]:
-        """One per text, and the label probabilities [num_texts, num_labels]. Raises RefusalError."""
+        """Return one score per text, and the label probabilities [num_texts, num_labels]. Raises RefusalError."""
 
 
 class TimedGeneration(NamedTuple):
-    """What was written for one input, and when."""
+    """The text generated for one input, with times."""
 
     written: TextWritten
     queue_s: float  # until the model began
@@ -75,46 +75,46 @@ class TimedGeneration(NamedTuple):
 
 
 class GeneratorVersion(Version, Protocol):
-    """What writes a text for an input."""
+    """A version that generates a text for an input."""
 
     @property
     def task(self) -> GenerationTask: ...
 
     async def count_tokens(self, inputs: Sequence[str]) -> list[int]:
-        """Of each input, with the most that may be written for it. Raises RefusalError for what cannot be read."""
+        """Return each input's tokens plus the most that may be generated. Raises RefusalError for an input too long."""
 
     async def generate(self, inputs: Sequence[str], tokens: Sequence[int], asker: str) -> list[TimedGeneration]:
-        """One per input; ``tokens`` as `count_tokens` gives them. Raises RefusalError."""
+        """Return one text per input; ``tokens`` as from `count_tokens`. Raises RefusalError."""
 
 
 class Loader(Protocol):
-    """Loads versions of one kind, and gives back what they hold. All is called on the server's event loop."""
+    """Loads versions of one kind, and releases what they hold. All methods are called on the server's event loop."""
 
     dispatcher: Dispatcher
 
     @property
     def num_inside(self) -> int:
-        """Requests in an engine that routes of others reach, too; there is none unless a loader says so."""
+        """Requests in an engine that is shared with vLLM's own routes; 0 unless a loader overrides it."""
         return 0
 
     async def admit(self, stored: StoredAdapter | InContext) -> Version:
-        """Copy, check, load and try. Raises FourshotError, with the reason, for what cannot be served."""
+        """Copy, check, load and try a version. Raises FourshotError, with the reason, if it cannot be served."""
 
     def announce(self, version: Version) -> None:
-        """It answers from now on."""
+        """Take note that ``version`` is in use from now on."""
         return
 
     def withdraw(self, version: Version) -> None:
-        """It gets nothing new; those who have it may finish."""
+        """Take note that ``version`` gets no new requests; those in progress may finish."""
         return
 
     def is_busy(self, version: Version) -> bool:
-        """Whether one that was withdrawn may still be in use by routes of others."""
+        """Whether a withdrawn version may still be in use by vLLM's own routes."""
         return False
 
     async def unload(self, version: Version) -> None:
-        """Give back its memory and its copy."""
+        """Free the memory of ``version``, and delete its copy."""
 
     async def pin(self, versions: Sequence[Version]) -> None:
-        """``versions`` answer now; those of hot tasks are kept where they answer fastest."""
+        """Keep the versions of hot tasks, among ``versions``, where they respond fastest. All of these are in use."""
         return

@@ -1,4 +1,4 @@
-"""The tables of a run as a person works on them in a page, beside whoever else changes them: a spreadsheet, a tab."""
+"""The tables of a run that a person edits in a page, while a spreadsheet or another tab may change them, too."""
 
 import os
 
@@ -21,21 +21,21 @@ from fourshot.pipeline.task import Task
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a person decides of one text."""
+    """A person's decision on one text."""
 
     label: str
     keep: bool
-    before: ReviewAnswer  # what they were shown, and decided to change
+    before: ReviewAnswer  # the answer that they were shown
 
 
 class ShownRow(ReviewRow, frozen=True, kw_only=True):
-    """A text with what the table says of it now."""
+    """A text with its current answer in the table."""
 
     said: ReviewAnswer
 
 
 class TableView(msgspec.Struct, frozen=True, kw_only=True):
-    """All that the page shows."""
+    """All that the page shows of one table."""
 
     task: str
     instruction: str
@@ -46,7 +46,7 @@ class TableView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ChangedElsewhereError(InputError):
-    """A decision on what a person was shown, which is not what the table says by now: ``present``."""
+    """A decision on an outdated answer: the table has changed meanwhile, and now says ``present``."""
 
     def __init__(self, present: ReviewAnswer) -> None:
         self.present = present
@@ -56,26 +56,26 @@ class ChangedElsewhereError(InputError):
 
 
 class ReviewTable:
-    """One table in memory. It is read again where its file is another than the one that was read or written here."""
+    """One table in memory. It is reread if its file is no longer the version that was last read or written here."""
 
     def __init__(self, folder: RunFolder, name: str, task: Task) -> None:
         self.folder, self.name, self.task = folder, name, task
         self.path = folder.path / f"{name}.csv"
-        self._version: tuple[int, ...] = ()  # of the file that the rest is of
+        self._version: tuple[int, ...] = ()  # of the file from which the fields below were read
         self._rows: dict[str, ReviewRow] = {}
         self._answers: dict[str, ReviewAnswer] = {}
         self._own_columns: list[str] = []
 
     def shown_rows(self) -> list[ShownRow]:
-        """As the file has them now. Raises InputError with every fault of the table."""
+        """Return the rows as they are in the file now. Raises InputError with every fault of the table."""
         self._refresh()
         return [ShownRow(**msgspec.structs.asdict(row), said=self._answers[row.id]) for row in self._rows.values()]
 
     def decide(self, text_id: str, decision: Decision) -> ReviewAnswer:
-        """Put a decision into the table, and return what it says then.
+        """Write a decision to the table, and return the text's answer in it.
 
-        Raises ChangedElsewhereError where the person was shown something else than it says, unless it says what they
-        decided; InputError where it cannot be a decision, and where the table is in use or has faults.
+        Raises ChangedElsewhereError if the person was shown an outdated answer, unless the current one equals their
+        decision. Raises InputError for an invalid decision, and if the table is in use or has faults.
         """
         with self.folder.lock():
             self._refresh()
@@ -115,16 +115,16 @@ class ReviewTable:
 
 
 class ReviewDesk:
-    """What a person works on in one run: what they are asked, until it is answered, then the review."""
+    """The tables of one run for a person: the texts they are asked about until all are answered, then the review."""
 
     def __init__(self, folder: RunFolder) -> None:
-        """Writes the review where it is next and not there. Raises InputError for a table with faults."""
+        """Writes the review if it is next and does not exist. Raises InputError for a table with faults."""
         self.folder, self.task = folder, folder.manifest().task
         self.tables = {f"{name}.csv": ReviewTable(folder, name, self.task) for name in (ASK, REVIEW)}
         self.view(self.next_table())
 
     def next_table(self) -> str:
-        """The one that is to be worked on now, by the name of its file."""
+        """Return the file name of the table to work on now. Writes the review if that is next and does not exist."""
         if has_table(self.folder, ASK) and decisions(self.folder, ASK, self.task).open:
             return f"{ASK}.csv"
         if not has_table(self.folder, REVIEW):

@@ -1,6 +1,6 @@
-"""A run's report and texts as a page on this machine: a person keeps, drops and relabels, and the table is rewritten.
+"""A run's report and texts as a page on this machine: a person keeps, drops and relabels texts in the run's tables.
 
-The address carries a secret, so that neither another user nor another site's page can read or change anything.
+The address contains a secret, so that neither another user nor another site's page can read or change anything.
 """
 
 import secrets
@@ -29,7 +29,7 @@ MOST_BYTES = 1 << 16  # of a request
 LOST = (
     "There is nothing here. The address has a new secret each time: open the one that `fourshot report` printed last."
 )
-# One file each: nothing is fetched from elsewhere, and no other site may frame them.
+# Each page is one file: nothing is loaded from elsewhere, and no other site may frame it.
 HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; "
@@ -39,7 +39,7 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
 }
-# The report needs no scripts, and may be somebody else's.
+# The report needs no scripts, and may have been made by somebody else.
 REPORT_HEADERS = HEADERS | {
     "Content-Security-Policy": (
         "default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'self'; base-uri 'none'; "
@@ -49,7 +49,7 @@ REPORT_HEADERS = HEADERS | {
 
 
 def review_app(desk: ReviewDesk, token: str) -> Starlette:
-    """Answers below /``token``/ alone, to this machine's own names."""
+    """Return the app. It serves only paths below /``token``/, and only under this machine's own names."""
     routes = _Routes(desk)
     below = [
         Route("/", routes.page),
@@ -72,7 +72,7 @@ def review_app(desk: ReviewDesk, token: str) -> Starlette:
 
 
 class _Routes:
-    """What one desk answers."""
+    """Request handlers for one desk."""
 
     def __init__(self, desk: ReviewDesk) -> None:
         self._desk = desk
@@ -119,7 +119,10 @@ async def _lost(request: Request, error: Exception) -> Response:
 
 
 def serve_review(folder: RunFolder, port: int, opened: Callable[[str], None]) -> None:
-    """Answer on this machine until Ctrl-C; ``opened`` gets the address. Raises InputError for a port that is taken."""
+    """Serve the page on this machine until Ctrl-C. ``opened`` gets the address; ``port`` 0 takes a free one.
+
+    Raises InputError for a port that is taken or invalid, and for a table with faults.
+    """
     if not 0 <= port <= MOST_PORT:
         raise InputError(f"--port {port} is no port: they go from 0, which takes a free one, to {MOST_PORT:,}.")
     with socket.socket() as bound:
@@ -131,7 +134,7 @@ def serve_review(folder: RunFolder, port: int, opened: Callable[[str], None]) ->
                 f"port {port} cannot be had: {str(error).rstrip('.')}. Give another --port, or leave it out."
             ) from error
         desk, token = ReviewDesk(folder), secrets.token_urlsafe(16)  # writes a table, so not before there is a port
-        bound.listen()  # whoever opens the address at once waits until there is an answer
+        bound.listen()  # a browser that opens the address at once waits until the server runs
         opened(f"http://{HOST}:{bound.getsockname()[1]}/{token}/")
         server = uvicorn.Server(uvicorn.Config(review_app(desk, token), log_level="warning", access_log=False))
         with suppress(KeyboardInterrupt):

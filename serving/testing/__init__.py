@@ -1,1 +1,1 @@
-"""Doubles for tests of a service and of what uses one: adapters that learnt nothing, and a real service in a child."""
+"""Helpers for tests of a service and its clients: untrained adapters, and a real service in a child process."""

@@ -1,6 +1,6 @@
-"""Adapters with random weights that are otherwise whole: a card, a content-hashed name, all projections.
+"""Adapters with random weights that are otherwise complete: a card, a content-hashed name, all projections.
 
-What a service costs does not depend on what its adapters have learnt, so benchmarks and tests need not train any.
+The speed of a service does not depend on what its adapters have learnt, so benchmarks and tests need not train any.
 """
 
 import json
@@ -28,7 +28,7 @@ RANK = 8
 
 
 def task_of(name: str, words: Sequence[str] = ("good", "bad")) -> Task:
-    """A task whose labels are single words."""
+    """Return a task whose labels are single words."""
     labels = tuple(Label(name=f"{word}-label", word=word) for word in words)
     return Task(name=name, instruction=f"Sort each text of {name}: {', '.join(words)}.", noun="text", labels=labels)
 
@@ -46,9 +46,10 @@ def make_adapter(
     shots: Sequence[Example] = (),
     align: bool = PRESETS["default"].align,
 ) -> Path:
-    """An adapter of ``task`` in a folder of its own in ``root``; another seed is another version.
+    """Write an adapter for ``task`` to a new subfolder of ``root``, and return its path.
 
-    ``align``: its prompts have filler in front.
+    Another seed makes another version. ``size``: standard deviation of the B matrices. ``align``: its prompts begin
+    with filler. ``base`` None: the bundled model. Without ``shots``, the card has one example per label.
     """
     base = base or resolve_model(None)
     form = PromptFormat(wording=wording)
@@ -82,7 +83,7 @@ def make_adapter(
 
 
 def _random_weights(base: str, seed: int, size: float, rank: int) -> dict[str, torch.Tensor]:
-    """Of every projection: bfloat16 A [rank, inputs], and B [outputs, rank] with the standard deviation ``size``."""
+    """For every projection: bfloat16 A [rank, inputs], and B [outputs, rank] with the standard deviation ``size``."""
     random, targets, weights = torch.Generator().manual_seed(seed), projections(base), {}
     for name, shape in (checkpoint_shapes(Path(base)) or config_shapes(Path(base))).items():
         if (path := name.removesuffix(".weight")).rpartition(".")[2] in targets:
@@ -105,7 +106,7 @@ def _peft_config(base: str, rank: int) -> dict[str, Any]:
 
 
 def config_shapes(folder: Path) -> dict[str, list[int]]:
-    """Shapes of the projections of a checkpoint folder without weights, as its architecture has them."""
+    """Return the shapes of all parameters that the config in ``folder`` implies; for checkpoints without weights."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     with torch.device("meta"):

@@ -1,4 +1,4 @@
-"""A real service in a process of its own, as a user starts it: `fourshot serve` until the block is left."""
+"""A real service in a process of its own, as a user starts it: `fourshot serve`, for the duration of a block."""
 
 import contextlib
 import json
@@ -19,7 +19,7 @@ START_S, STOP_S = 180, 60
 
 
 class RunningService:
-    """`fourshot serve`, ready; ``http`` talks to it."""
+    """A ready `fourshot serve`; ``http`` is a client for it."""
 
     def __init__(self, process: "subprocess.Popen[str]", address: str) -> None:
         self.process, self.address = process, address
@@ -33,12 +33,12 @@ class RunningService:
         return listed
 
     def processes(self) -> list[psutil.Process]:
-        """Of its own and all below it."""
+        """Return the process of `fourshot serve` and all its descendants."""
         service = psutil.Process(self.process.pid)
         return [service, *service.children(recursive=True)]
 
     def engines(self) -> list[psutil.Process]:
-        """Its engines: what runs below it and calls itself so."""
+        """Return the descendants that run an engine: those with ``EngineCore`` in their command line."""
         engines = []
         for process in self.processes():
             with contextlib.suppress(psutil.Error):
@@ -47,7 +47,7 @@ class RunningService:
         return engines
 
     def memory_bytes(self) -> int:
-        """Of all its processes; what they share counts once."""
+        """Return the memory of all its processes; what they share counts once."""
         total = 0
         for process in self.processes():
             with contextlib.suppress(psutil.Error):
@@ -66,14 +66,14 @@ def wait_for(condition: Callable[[], object], timeout_s: float = 30) -> None:
 
 @contextmanager
 def running_service(adapters: Path, log: Path, *options: str, cores: str = "") -> Iterator[RunningService]:
-    """Start `fourshot serve` on a free port, on ``cores`` ("0,1") where given; ends it with SIGTERM.
+    """Start `fourshot serve` on a free port, pinned to ``cores`` ("0,1") if given; end it with SIGTERM.
 
-    Raises RuntimeError, with the end of ``log``, where it does not get ready, or has ended when the block fails.
+    Raises RuntimeError, with the end of ``log``, if it does not become ready, or has ended when the block fails.
     """
     pinned = ["taskset", "-c", cores] if cores else []
     command = [*pinned, sys.executable, "-m", "fourshot", "serve", "--adapters", str(adapters)]
     command += ["--port", "0", "--json", "--log", str(log), *options]
-    # In a session of its own: Ctrl-C on the tests does not reach it before they end it themselves.
+    # In a session of its own, so that Ctrl-C in the tests does not reach it before they end it.
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, encoding="utf-8", start_new_session=True
     )
@@ -111,5 +111,5 @@ def _address(process: "subprocess.Popen[str]", log: Path) -> str:
 
 
 def _end_of(log: Path) -> str:
-    """It may be in a folder that goes with the service."""
+    """Return the last 3,000 characters of ``log``, or "" if it is gone: its folder may be removed with the service."""
     return log.read_text(encoding="utf-8", errors="replace")[-3000:] if log.exists() else ""

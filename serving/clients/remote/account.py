@@ -1,4 +1,4 @@
-"""Who pays a remote teacher, and what that came to."""
+"""Accounts of a remote teacher: the piece of work that its requests are charged to, and what they cost."""
 
 import uuid
 from pathlib import Path
@@ -12,7 +12,7 @@ from fourshot.serving.clients.remote.settings import RemoteSettings
 
 
 def work_of(log: Path) -> str:
-    """Who pays: the same for as long as the folder is there that ``log`` lies in."""
+    """Return the id of the piece of work that is charged. It is kept in the folder of ``log``."""
     file = log.with_name(WORK_FILE)
     if not file.exists():
         replace_file(file, uuid.uuid4().hex.encode())
@@ -27,7 +27,7 @@ def account_of(
     outside: float | None = None,
     held_out: KindEvidence | None = None,
 ) -> RemoteTeacher:
-    """What was used so far, and what of it was paid for."""
+    """Return what the endpoint's piece of work has used so far, and which part of it that work has paid for."""
     used, spent = endpoint.kept.used, endpoint.kept.spent
     return RemoteTeacher(
         endpoint=endpoint.url,

@@ -1,4 +1,4 @@
-"""How a model behind an address is asked what a text is: ways that endpoints differ in, and the requests of each."""
+"""Requests to a model behind an address, to annotate or generate texts, in the modes in which endpoints differ."""
 
 import string
 from collections.abc import Callable, Sequence
@@ -14,26 +14,26 @@ from fourshot.serving.clients.remote.completions import CompletionResponse, bare
 from fourshot.serving.clients.remote.endpoint import CompletionRequest, Endpoint, RequestRefused
 from fourshot.serving.clients.remote.settings import RemoteSettings
 
-SPARE_TOKENS = 4  # beside those of the longest label
+SPARE_TOKENS = 4  # in addition to those of the longest label
 BYTES_A_TOKEN = 2  # of a label, at least
 VOTE_TEMPERATURE = 1.0
 FORM = PromptFormat()
 
 
 class RequestMode(msgspec.Struct, frozen=True, kw_only=True):
-    """One way to ask."""
+    """One way to query an endpoint."""
 
     route: Literal["chat", "completions"]
-    likely: int = 0  # of so many tokens the probability is asked for; 0: answers are sampled, as votes
-    is_bare: bool = False  # without what the newest models of some endpoints refuse
-    one_by_one: bool = False  # a request for each vote, where the endpoint gives one answer to each
+    likely: int = 0  # number of tokens whose probability is requested; 0: answers are sampled, as votes
+    is_bare: bool = False  # without parameters that the newest models of some endpoints refuse
+    one_by_one: bool = False  # one request per vote, if the endpoint gives only one answer to each
 
     def describe(self, votes: int) -> str:
-        """For people, and for the card."""
+        """Return a description for people, and for the card."""
         return f"{self.route}, {'probabilities of tokens' if self.likely else f'{votes} votes'}"
 
 
-# From what says most to what most endpoints take. Sources: OpenAI's reference (at most 20 likely tokens in chat, 5 in
+# From the most informative to the most common. Sources: OpenAI's reference (at most 20 likely tokens in chat, 5 in
 # completions; reasoning models take neither max_tokens nor temperature nor logprobs), and vLLM's (--max-logprobs 20).
 REQUEST_MODES = (
     RequestMode(route="chat", likely=20),
@@ -49,7 +49,7 @@ REQUEST_MODES = (
 
 
 def asked_task(task: Task) -> Task:
-    """``task`` as its labels are asked for: by letters where their words begin alike, so that one token tells."""
+    """Return ``task`` with the labels to request: letters or numbers if words begin alike; then one token decides."""
     words = [bare(word) for word in task.label_words]
     first_words = [word.replace("_", " ").replace("-", " ").split(" ")[0] for word in words]
     alike = len(set(first_words)) < len(first_words) or "" in first_words
@@ -70,7 +70,7 @@ def requests_for(
     settings: RemoteSettings,
     form: PromptFormat = FORM,
 ) -> list[CompletionRequest]:
-    """What is sent for one text: one request, or one for each vote. ``task`` as `asked_task` gives it."""
+    """Return what is sent to annotate one text: one request, or one per vote. ``task`` as from `asked_task`."""
     longest = max(len(word.encode()) for word in task.label_words)
     room = settings.answer_tokens or longest // BYTES_A_TOKEN + SPARE_TOKENS
     body: dict[str, Any] = {"max_completion_tokens" if mode.is_bare else "max_tokens": room}
@@ -92,7 +92,7 @@ def requests_for(
 def writing_request(
     mode: RequestMode, content: str, settings: RemoteSettings, room: int, sampling: SamplingSettings, **options: Any
 ) -> CompletionRequest:
-    """What is sent to have a text written: ``content`` is the whole prompt, or of chat the user's message."""
+    """Return the request to generate a text. ``content``: the complete prompt, or for chat the user's message."""
     body: dict[str, Any] = {"max_completion_tokens" if mode.is_bare else "max_tokens": settings.answer_tokens or room}
     if mode.route == "chat":
         body["messages"] = [{"role": "user", "content": content}]
@@ -108,7 +108,7 @@ def writing_request(
 def agreed_mode(
     endpoint: Endpoint, modes: Sequence[RequestMode], request: Callable[[RequestMode], CompletionRequest]
 ) -> RequestMode:
-    """The first of ``modes`` in which the endpoint writes. Raises InputError where it does in none."""
+    """Return the first of ``modes`` in which the endpoint generates. Raises InputError if it does in none."""
     refused: list[RequestRefused] = []
     for mode in modes:
         answer = endpoint.ask([request(mode)])[0]
@@ -122,6 +122,6 @@ def agreed_mode(
 
 
 def writing_modes(settings: RemoteSettings) -> list[RequestMode]:
-    """How a text may be asked for, the likeliest to work first."""
+    """Return the modes in which to generate a text, the most likely to work first."""
     modes = (RequestMode(route="chat"), RequestMode(route="chat", is_bare=True), RequestMode(route="completions"))
     return [mode for mode in modes if settings.teacher_api in ("auto", mode.route)]

@@ -1,4 +1,4 @@
-"""What a piece of work may still send: a limit holds over all of its calls, and with requests on their way."""
+"""What a piece of work may still send: a limit holds over all of its calls, and includes requests in flight."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -9,26 +9,26 @@ from fourshot.serving.clients.remote.completions import CompletionResponse, Fail
 from fourshot.serving.clients.remote.kept import TokensSpent
 from fourshot.serving.clients.remote.settings import RemoteSettings
 
-CHARS_A_TOKEN = 3.0  # at most so many in a token, until the endpoint has told: a limit is to hold from the beginning
+CHARS_A_TOKEN = 3.0  # assumed until the endpoint reports fewer: few, since a limit must hold from the beginning
 
 
 class Budget:
-    """Of one piece of work."""
+    """The budget of one piece of work."""
 
     def __init__(self, settings: RemoteSettings, spent: TokensSpent) -> None:
-        """``spent``: in earlier calls."""
+        """``spent``: by the same work in earlier calls."""
         self._settings, self._spent = settings, spent
-        self._failed = 0  # requests of this call that brought nothing
-        self._unread_cost = 0.0  # at most, of those that may have been answered all the same
-        self._under_way: list[float] = []  # what each request on its way costs at most
+        self._failed = 0  # requests of this call without a result
+        self._unread_cost = 0.0  # at most, of those that may have been charged all the same
+        self._under_way: list[float] = []  # the most that each request in flight may cost
         self._tokens_a_char = 1 / CHARS_A_TOKEN
         self._changed = asyncio.Condition()
 
     @asynccontextmanager
     async def room(self, chars: int, most_tokens: int) -> AsyncIterator[None]:
-        """Waits until a request of ``chars`` may be sent, for up to ``most_tokens``; inside, it is on its way.
+        """Wait until a request of ``chars`` characters for up to ``most_tokens`` may be sent; inside, it is in flight.
 
-        Raises SpendingLimitError where it may not be, whatever those on their way come to.
+        Raises SpendingLimitError if it may not be sent even when none is in flight any more.
         """
         max_cost = self._settings.cost(chars * self._tokens_a_char, most_tokens) or 0.0
         async with self._changed:
@@ -61,7 +61,7 @@ class Budget:
         )
 
     def describe(self) -> str:
-        """Why it ended."""
+        """Return which limit is reached, with the counts."""
         spent, limits = self._spent, self._settings
         cost = limits.cost(spent.prompt_tokens, spent.output_tokens)
         counts = f"{spent.requests:,} requests were answered, {self._failed:,} failed"

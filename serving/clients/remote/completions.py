@@ -1,4 +1,4 @@
-"""What an endpoint answered, and what that says of a text: the probability of each label, and of anything else."""
+"""Parsing of an endpoint's answer, and what it says about a text: the probability of each label, and of the rest."""
 
 import math
 import re
@@ -7,38 +7,38 @@ from typing import NamedTuple
 
 import msgspec
 
-LEAST = 1e-4  # probability on the labels below which an answer names none of them
-LEADING_CHARS = " \t\r\n*_`\"'\u2018\u2019\u201c\u201d\u00ab\u00bb[(<#:-"  # what may stand before a label
+LEAST = 1e-4  # total probability of the labels, below which an answer names none of them
+LEADING_CHARS = " \t\r\n*_`\"'\u2018\u2019\u201c\u201d\u00ab\u00bb[(<#:-"  # may precede a label
 WORD = re.compile(r"[^\W\d_]['\u2019]|[AEIOUYKSVWZ]\s+(?-i:[^\W\d_A-Z])", re.IGNORECASE)  # "A bill came", "C'est"
-THOUGHT = re.compile(r"^.*?</think>", re.DOTALL)  # what models say aloud before they answer
+THOUGHT = re.compile(r"^.*?</think>", re.DOTALL)  # reasoning that models print before they answer
 
 
 class TokenStep(msgspec.Struct, frozen=True, array_like=True):
     """One token of an answer."""
 
-    token: str  # that was said
-    likely: dict[str, float]  # log-probability of the likeliest tokens, in nats
+    token: str  # that was generated
+    likely: dict[str, float]  # log-probabilities of the most likely tokens, in nats
 
 
 class CompletionResponse(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The answer to one request, as far as it is used."""
+    """The response to one request, as far as it is used."""
 
     texts: tuple[str, ...]  # one for each sample
-    steps: tuple[TokenStep, ...] = ()  # of the first, where the endpoint tells
+    steps: tuple[TokenStep, ...] = ()  # of the first, if the endpoint returns probabilities
     prompt_tokens: int = 0
     output_tokens: int = 0
-    is_cut: bool = False  # it had no room to end
+    is_cut: bool = False  # it reached the maximum number of tokens
 
 
-MOST_TOKENS = 1 << 40  # of one answer, by what an endpoint says; more than any reads
+MOST_TOKENS = 1 << 40  # of one answer, as reported; no model takes more, so a larger number is wrong
 
 
 class StrangeAnswerError(ValueError):
-    """It is none of a completion."""
+    """A response that is no completion."""
 
 
 class FailedAnswerError(StrangeAnswerError):
-    """It says that there is none, with a status of success: the message is the endpoint's own."""
+    """A failure reported with a status of success: the message is the endpoint's own."""
 
 
 class _Token(msgspec.Struct):
@@ -54,7 +54,7 @@ class _Logprobs(msgspec.Struct):
 
 
 class _Part(msgspec.Struct):
-    text: str | None = None  # none in parts of another kind, such as what was thought
+    text: str | None = None  # None in parts of another kind, such as reasoning
 
 
 class _Message(msgspec.Struct):
@@ -81,13 +81,13 @@ class _Usage(msgspec.Struct):
 class _Body(msgspec.Struct):
     choices: list[_Choice] | None = None
     usage: _Usage | None = None
-    error: msgspec.Raw = msgspec.Raw(b"null")  # of endpoints that answer 200 whatever happened
+    error: msgspec.Raw = msgspec.Raw(b"null")  # of endpoints that respond with 200 to everything
 
 
 def read_completion(content: bytes, sent_chars: int) -> CompletionResponse:
-    """The body of an answer to a request of ``sent_chars`` characters. Raises StrangeAnswerError.
+    """Parse the response to a request of ``sent_chars`` characters. Raises StrangeAnswerError.
 
-    An endpoint that does not count tokens is taken to have four characters in each: a limit on what is spent must hold.
+    If an endpoint does not count tokens, four characters are assumed in each: a limit on the cost must hold.
     """
     try:
         body = msgspec.json.decode(content, type=_Body)
@@ -109,12 +109,12 @@ def read_completion(content: bytes, sent_chars: int) -> CompletionResponse:
 
 
 def _counted(reported: float | None, chars: int) -> int:
-    """Tokens as the endpoint counts them, where that can be; else a quarter of the characters."""
+    """Return the tokens that the endpoint reports, if plausible; else a quarter of ``chars``."""
     return math.ceil(reported if reported and 0 < reported <= MOST_TOKENS else chars / 4)
 
 
 def _failure(error: msgspec.Raw) -> str:
-    """What an endpoint says that went wrong; "" where it says nothing of it."""
+    """Return the message of an endpoint's error; "" if there is none."""
     try:
         detail = msgspec.json.decode(error)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -124,7 +124,7 @@ def _failure(error: msgspec.Raw) -> str:
 
 
 def _steps(content: msgspec.Raw) -> tuple[TokenStep, ...]:
-    """Empty where no probabilities are told, or in a form of the endpoint's own: the answer itself is still good."""
+    """Return tokens with probabilities; () without any, or in an unknown format: the answer itself is still usable."""
     try:
         logprobs = msgspec.json.decode(content, type=_Logprobs | None)
     except (msgspec.DecodeError, UnicodeDecodeError):
@@ -141,10 +141,10 @@ def _steps(content: msgspec.Raw) -> tuple[TokenStep, ...]:
 
 
 class LabelAnswer(NamedTuple):
-    """What an answer says of a text."""
+    """What an answer says about a text."""
 
-    masses: list[float]  # [num_labels]: probability of each label; what they lack of one is on no label
-    agreement: float | None = None  # of votes: the share for the likeliest label, of those that name one
+    masses: list[float]  # [num_labels]: probability of each label; the rest to one is on no label
+    agreement: float | None = None  # of votes: share of the most likely label among those that name one
 
     @property
     def outside(self) -> float:
@@ -152,14 +152,14 @@ class LabelAnswer(NamedTuple):
 
 
 def bare(text: str) -> str:
-    """As labels and answers are compared: without case, and without what may stand before."""
+    """Return ``text`` as labels and answers are compared: without case, and without what may precede a label."""
     return text.lstrip(LEADING_CHARS).casefold()
 
 
 def read_labels(completion: CompletionResponse, words: Sequence[str]) -> LabelAnswer:
-    """Of an answer that is to be one of ``words``: from its tokens' probabilities where told, else from what it says.
+    """Return the probabilities of ``words``, one of which is the expected answer: by its tokens, or else by its text.
 
-    ``words`` must differ where they are `bare`.
+    The tokens' probabilities are used if the endpoint returned them. ``words`` must still differ when `bare`.
     """
     names = [bare(word) for word in words]
     texts = [THOUGHT.sub("", text).lstrip(LEADING_CHARS).strip() for text in completion.texts]
@@ -172,9 +172,9 @@ def read_labels(completion: CompletionResponse, words: Sequence[str]) -> LabelAn
 
 
 def _walked(steps: Sequence[TokenStep], names: Sequence[str]) -> list[float]:
-    """Along the tokens that were said, the probability of every label that a likely token tells apart from the others.
+    """Follow the generated tokens, and return the probability of every label, from the likely tokens that identify it.
 
-    Tokens that several labels begin with are followed where they were said; elsewhere their probability is shared.
+    A token with which several labels begin is followed if it was generated; else its probability is shared by them.
     """
     masses = [0.0] * len(names)
     reached, prefix = 1.0, ""
@@ -196,16 +196,16 @@ def _walked(steps: Sequence[TokenStep], names: Sequence[str]) -> list[float]:
 
 
 def _matches(text: str, names: Sequence[str]) -> tuple[list[int], list[int]]:
-    """Places of the label that ``text`` begins with, none or the longest one, and of those that it may become."""
+    """Return the index of the longest label that ``text`` begins with, if any, and those of labels it may become."""
     ended = [place for place, name in enumerate(names) if text.startswith(name) and not text[len(name) :][:1].isalnum()]
     possible = [place for place, name in enumerate(names) if name.startswith(text) and name != text]
     return sorted(ended, key=lambda place: -len(names[place]))[:1], possible
 
 
 def _named(text: str, words: Sequence[str]) -> int | None:
-    """The place of the one label that a whole answer names: as its beginning, else anywhere; None: none or several.
+    """Return the index of the one label that a complete answer names, first or else anywhere; None: none or several.
 
-    One of a letter counts as it is written, and not where a sentence begins with it that names no other.
+    A label of one letter is searched for as it is written. It does not count as the first word of a sentence.
     """
     names = [bare(word) for word in words]
     ended, _ = _matches(text.casefold(), names)

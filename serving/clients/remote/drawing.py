@@ -1,6 +1,6 @@
-"""A remote teacher that writes texts: the same rounds, text filter and files as with a model of this machine.
+"""Text generation by a remote teacher: the same rounds, text filter and files as with a model on this machine.
 
-Requests stand for the draws of an engine; what the texts are is said by the teacher itself, without the intended label.
+Requests replace the draws of an engine. The teacher itself annotates the texts, without knowing the intended label.
 """
 
 import math
@@ -25,20 +25,20 @@ from fourshot.serving.clients.remote.completions import THOUGHT, CompletionRespo
 from fourshot.serving.clients.remote.endpoint import GO_ON, CompletionRequest, Endpoint, RequestRefused
 from fourshot.serving.clients.remote.settings import RemoteSettings
 
-SPARE = 1.5  # texts of a round for each that is wanted: each of them is paid for
-LEAST_TOKENS = 48  # of a text, at most 1.5 times as long as the longest shot
+SPARE = 1.5  # texts of a round per text wanted; few, since each is paid for
+LEAST_TOKENS = 48  # least limit for a text; otherwise it is 1.5 times the longest shot
 BYTES_A_TOKEN = 2  # at least
-FIRST_ROUND = "r00-"  # how its ids begin: answers to its requests were kept, and paid for, under the number alone
+FIRST_ROUND = "r00-"  # prefix of its ids, which requests omit: answers paid for earlier are stored without it
 Reads = Callable[[Sequence[str]], list[tuple[float, ...]]]  # log-probabilities of each text
 
 
 def drawn_for(per_class: int, num_labels: int) -> int:
-    """Requests of the first round, which is the only one if few texts are rejected."""
+    """Return the number of requests in the first round, which is the only one if few texts are rejected."""
     return math.ceil(SPARE * per_class) * num_labels
 
 
 def drawing_settings(settings: RunSettings, num_labels: int) -> RunSettings:
-    """Of rounds by a remote teacher. Raises InputError for what only a model of this machine can be told."""
+    """Adapt ``settings`` to a remote teacher. Raises InputError for any that only a model on this machine supports."""
     untold = {
         "variety.attributes": settings.variety.attributes,
         "variety.suppress": settings.variety.suppress,
@@ -48,7 +48,7 @@ def drawing_settings(settings: RunSettings, num_labels: int) -> RunSettings:
     if names := [name for name, value in untold.items() if value]:
         raise InputError(f"{' and '.join(names)}: a remote teacher cannot be told that. Leave it out.")
     per_round = math.ceil(SPARE * settings.generate.per_class)
-    # A text of which nothing can be said has all labels alike, and is not kept.
+    # A text that cannot be annotated has uniform probabilities, and must not be kept.
     confidence = max(settings.annotate.confidence, 1 / num_labels + 1e-3)
     annotate = msgspec.structs.replace(
         settings.annotate, folds=0, num_adapters=1, in_context=0, num_encoders=0, confidence=confidence
@@ -60,12 +60,12 @@ def drawing_settings(settings: RunSettings, num_labels: int) -> RunSettings:
 
 
 def draw_texts(sink: RoundSink, endpoint: Endpoint, settings: RemoteSettings, read: Reads) -> None:
-    """Fill ``sink``. Raises ShortRunError where a class stalls, and as `Endpoint.ask`."""
+    """Fill ``sink``. Raises ShortRunError if a class stalls, and as `Endpoint.ask`."""
     Driver({sink.key: sink}).run(_RemoteWorker(endpoint, settings, read))
 
 
 class _RemoteWorker:
-    """A `pipeline.loop.workers.Workers` that does one unit at a time, when it is given."""
+    """A `pipeline.loop.workers.Workers` that does one unit at a time, as soon as it is given."""
 
     starts = 1
 
@@ -89,7 +89,7 @@ class _RemoteWorker:
         return done
 
     def close(self) -> None:
-        """Nothing runs on."""
+        """Do nothing: nothing runs in the background."""
 
     def _drawn(self, unit: DrawUnit, brief: TaskBrief) -> UnitResult:
         task = brief.task
@@ -121,7 +121,7 @@ class _RemoteWorker:
         return UnitResult(unit=unit, draws=tuple(draws), output_tokens=tokens)
 
     def _request(self, name: str, prompt: DrawPrompt, brief: TaskBrief, mode: RequestMode) -> CompletionRequest:
-        """``name`` makes requests for different texts differ, where their prompts are the same."""
+        """Return the request for one text. Its ``name`` distinguishes requests with the same prompt."""
         task, settings = brief.task, brief.settings
         longest = max(len(shot.text.encode()) for shot in brief.shots)
         room = settings.generate.max_tokens or max(LEAST_TOKENS, math.ceil(1.5 * longest / BYTES_A_TOKEN))
@@ -139,7 +139,7 @@ class _RemoteWorker:
 def _candidate(
     task: Task, name: str, prompt: DrawPrompt, number: int, answer: CompletionResponse | RequestRefused
 ) -> Candidate:
-    """What was written; nothing of one that was refused, which the text filter then rejects."""
+    """Return the generated text as a candidate; "" for a refused request, which the text filter then rejects."""
     completion = answer if isinstance(answer, CompletionResponse) else CompletionResponse(texts=("",))
     return Candidate(
         id=name,
@@ -156,7 +156,7 @@ def _candidate(
 
 
 def alone(name: str, answer: str) -> str:
-    """An answer without what announces the text ("Sure, here is one:"), and without ``name`` ("Text:") before it."""
+    """Return the text in an answer, without an announcement ("Sure, here is one:") and without ``name`` ("Text:")."""
     text = answer.strip()
     first, _, rest = text.partition("\n")
     if first.rstrip().endswith(":") and rest.strip() and not first.startswith(name):

@@ -1,6 +1,6 @@
-"""Asks a model behind an OpenAI-compatible address: bounded, patient, within a limit, and never twice.
+"""Queries a model behind an OpenAI-compatible address: concurrently, with retries and a budget, and never twice.
 
-Source of what is sent and answered: https://platform.openai.com/docs/api-reference (chat, completions, models).
+Source of requests and responses: https://platform.openai.com/docs/api-reference (chat, completions, models).
 """
 
 import asyncio
@@ -34,29 +34,29 @@ from fourshot.serving.clients.remote.settings import KEY_VARIABLES, RemoteSettin
 if TYPE_CHECKING:
     import openai
 
-LONGEST_RETRY_AFTER_S = 120.0  # an endpoint that asks for more than a minute's limit is not waited for
-REFUSALS = (400, 403, 404, 405, 413, 422, 501)  # codes for what another request of the same endpoint may be free of
+LONGEST_RETRY_AFTER_S = 120.0  # more than a limit per minute needs; an endpoint that asks for more is not waited for
+REFUSALS = (400, 403, 404, 405, 413, 422, 501)  # codes that may concern one request and not another
 CLOSE_S = 5.0
-TELL_S = 2.0  # of progress
-MOST_FORBIDDEN = 8  # answers of 403 in a row: after so many it is no text that is refused, but the key
+TELL_S = 2.0  # between reports of progress
+MOST_FORBIDDEN = 8  # responses of 403 in a row, after which the key is taken to be refused, not a text
 GO_ON = "What was answered is kept, and the same command goes on from there."
 
 
 class CompletionRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """What is sent but for the model."""
+    """A request, without the model's name."""
 
     route: Literal["chat", "completions"]
     body: dict[str, Any]
-    sample: int = 0  # of the same body, where the endpoint gives one at a time
+    sample: int = 0  # number among requests of the same body, if each gives one answer
 
     @property
     def chars(self) -> int:
-        """Of what the model reads."""
+        """Number of characters in the prompt."""
         return len(self.body.get("prompt", "")) + sum(len(turn["content"]) for turn in self.body.get("messages", ()))
 
 
 class RequestRefused(msgspec.Struct, frozen=True, kw_only=True):
-    """The endpoint will not answer this request, whoever sends it again; another one it may."""
+    """The endpoint refuses this request, and would refuse it again; it may answer others."""
 
     code: int
     message: str
@@ -66,9 +66,9 @@ class Endpoint:
     """One model at one address, for one piece of work. A context manager."""
 
     def __init__(self, url: str, model: str, settings: RemoteSettings, work: str, on_event: OnEvent = ignore) -> None:
-        """``work`` names who pays, see `KeptAnswers`.
+        """``work``: the piece of work that is charged, see `KeptAnswers`.
 
-        Raises InputError where there is no client for such endpoints, and for a proxy that cannot be used.
+        Raises InputError if the client for such endpoints is not installed, and for a proxy that cannot be used.
         """
         try:
             import openai
@@ -86,22 +86,22 @@ class Endpoint:
         self._client = openai.AsyncOpenAI(
             base_url=url,
             api_key=self._key,
-            max_retries=0,  # here, so that every try counts and all of them slow down together
+            max_retries=0,  # made here, so that every attempt counts and all slow down together
             timeout=settings.timeout_s,
             http_client=openai_client(httpx.URL(url), proxy),
         )
         self._pace, self._ended, self._missing = Pace(settings.concurrency), asyncio.Event(), 0
-        self._answer_count, self._forbidden = 0, list[RequestError]()  # so far; in a row, of which nobody says why
-        # A loop in a thread of its own: whoever calls may have one, as notebooks do.
+        self._answer_count, self._forbidden = 0, list[RequestError]()  # so far; in a row, unexplained
+        # A loop in a thread of its own: the caller may have one, as notebooks do.
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
 
     def ask(self, requests: Sequence[CompletionRequest]) -> list[CompletionResponse | RequestRefused]:
-        """The answer to each, kept before this returns.
+        """Return the answer to each request. All are stored before this returns.
 
-        Raises RequestError for what the user must change, SpendingLimitError at a limit, ServiceError where trying
-        again has not helped. Before that, and after Ctrl-C, what is on its way is waited for: it is paid for.
+        Raises RequestError for what the user must change, SpendingLimitError at a limit, ServiceError if retries have
+        not helped. Before that, and after Ctrl-C, it waits for requests in flight, because they are paid for.
         """
         self._ended.clear()  # before anything can set it
         answering = asyncio.run_coroutine_threadsafe(self._all(requests), self._loop)
@@ -132,7 +132,7 @@ class Endpoint:
                 try:
                     answers[key] = await self._answer(key, request)
                     self._missing -= 1
-                except Exception as error:  # raised below, once nothing is on its way any more
+                except Exception as error:  # raised below, once nothing is in flight any more
                     faults.append(error)
                     self._ended.set()
 
@@ -166,14 +166,14 @@ class Endpoint:
         return completion
 
     async def _send(self, key: str, request: CompletionRequest) -> CompletionResponse:
-        """One try. Its answer is on the disk when this returns."""
+        """Make one attempt. Its answer is on disk when this returns."""
         import openai
 
         route = self._client.chat.completions if request.route == "chat" else self._client.completions
         limit = request.body.get("n", 1) * (request.body.get("max_tokens") or request.body["max_completion_tokens"])
         async with self._pace.turn(), self._budget.room(request.chars, limit):
             try:
-                async with asyncio.timeout(self._settings.timeout_s):  # the client's own is that of one read
+                async with asyncio.timeout(self._settings.timeout_s):  # the client's own is per read
                     answer = await route.with_raw_response.create(model=self.model, **request.body)
                 completion = read_completion(answer.content, request.chars)
             except openai.RateLimitError:
@@ -192,7 +192,7 @@ class Endpoint:
             return completion
 
     async def _explained(self, error: Exception, tries: int) -> RequestRefused:
-        """A refusal of this one request. Raises what to do about anything else that the last try came to."""
+        """Return the refusal of this one request. Raises what to do about any other error of the last attempt."""
         import openai
 
         tried = f" (tried {tries} times)" if tries > 1 else ""
@@ -243,7 +243,7 @@ class Endpoint:
         raise ServiceError(f"{intro} {GO_ON}", code, "busy" if code == BUSY else "failed")
 
     def _check_place(self, response: Any) -> None:
-        """Raise RequestError where the answer is that somebody else answers."""
+        """Raise RequestError if the response is a redirect."""
         if not response.has_redirect_location:
             return
         url = str(response.url.join(response.headers["location"])).removesuffix("/completions").removesuffix("/chat")
@@ -254,14 +254,14 @@ class Endpoint:
         )
 
     async def _models(self) -> list[str]:
-        """What may be asked; empty where it does not say."""
+        """Return the names of the endpoint's models; [] if it does not list them."""
         try:
             return [model.id async for model in self._client.models.list()]
-        except Exception:  # whatever it is: the error before it is the one to tell
+        except Exception:  # whatever it is: the error before it is the one to report
             return []
 
     def _without_key(self, message: str) -> str:
-        """Some endpoints repeat what they refuse."""
+        """Return ``message`` without the key: some endpoints repeat what they refuse."""
         return message.replace(self._key, "***") if self._key_from else message
 
     def __enter__(self) -> Self:
@@ -276,14 +276,14 @@ class Endpoint:
 
 
 def _errors() -> tuple[type[Exception], ...]:
-    """What one try may come to that has to be explained."""
+    """Return the errors of one attempt that have to be explained."""
     import openai
 
     return openai.OpenAIError, TimeoutError, StrangeAnswerError
 
 
 def _may_pass(error: BaseException) -> bool:
-    """Whether the same request may be answered later."""
+    """Whether the same request may succeed later."""
     import openai
 
     if isinstance(error, openai.APIStatusError):

@@ -1,4 +1,4 @@
-"""What requests to a remote teacher will take: how many, tokens, cost. Of time and memory nothing is known."""
+"""Forecast of requests to a remote teacher: their number, tokens and cost. Time and memory are not known."""
 
 from collections.abc import Mapping, Sequence
 from statistics import fmean
@@ -15,13 +15,13 @@ from fourshot.serving.clients.remote.drawing import drawn_for
 from fourshot.serving.clients.remote.settings import RemoteSettings
 
 CHARS_A_TOKEN = 4  # about
-ASKING_CHARS = 200  # of a request to write, beside the shots of its class
+ASKING_CHARS = 200  # of a request to generate, in addition to the shots of its class
 
 
 def forecast_requests(
     asks: str, settings: RemoteSettings, stages: Mapping[str, tuple[float, float, float]], doubt: str = ""
 ) -> Forecast:
-    """``stages``: of each, requests, and the characters that one of them sends and gets."""
+    """Return a forecast. ``stages``: of each, requests, and the characters that one of them sends and receives."""
     planned = {
         name: (round(calls), calls * sent, calls * received)
         for name, (calls, sent, received) in stages.items()
@@ -50,9 +50,9 @@ def forecast_requests(
 
 
 class AskedTask(NamedTuple):
-    """What requests to read a text are made of."""
+    """What requests to annotate a text are made from."""
 
-    task: Task  # as `asking.asked_task` gives it
+    task: Task  # as from `asking.asked_task`
     shots: Sequence[Example]
     form: PromptFormat
     settings: RemoteSettings
@@ -61,10 +61,10 @@ class AskedTask(NamedTuple):
 def forecast_reading(
     asks: str, subject: AskedTask, known_mode: RequestMode | None, sample: Sequence[str], counts: Mapping[str, int]
 ) -> Forecast:
-    """Every window of a text is a request, or as many as there are votes where one answer comes at a time.
+    """Forecast annotation: one request for every window of a text, or one per vote if each gives one answer.
 
-    ``known_mode``: how it is asked, where that is known. ``counts``: texts like ``sample``, by stage; of "generate",
-    those that are wanted of each class.
+    ``known_mode``: the request mode, if known. ``counts``: texts like ``sample``, by stage; of "generate", the texts
+    wanted of each class.
     """
     settings, shots = subject.settings, [shot.text for shot in subject.shots]
     mode = known_mode or next(mode for mode in REQUEST_MODES if settings.teacher_api in ("auto", mode.route))

@@ -1,7 +1,7 @@
-"""What a remote teacher answered, kept for good: for whoever asks the same again, after a kill or in another command.
+"""Answers of a remote teacher, stored permanently, so that no request is paid for twice, even after a kill.
 
-One file of SQLite for each endpoint and model, to which rows are only added. An answer and what it cost are one row, in
-one transaction, so a sum over the rows of a piece of work is what that has paid, whenever it was stopped.
+All commands share one SQLite file for each endpoint and model, to which rows are only added. An answer and its cost are
+one row, in one transaction. So the rows of a piece of work add up to what it has paid, whenever it was stopped.
 """
 
 import errno
@@ -20,7 +20,7 @@ from fourshot.engine.machine.home import home
 from fourshot.serving.clients.remote.completions import CompletionResponse
 
 BUSY_S = 60.0  # how long another process may be writing
-PROBE_BYTES = 1 << 16  # of a file that shows whether one may be written
+PROBE_BYTES = 1 << 16  # of a file that tests whether files can be written
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS answers (
     key TEXT PRIMARY KEY, said BLOB NOT NULL, prompt_tokens INTEGER NOT NULL, output_tokens INTEGER NOT NULL,
@@ -32,13 +32,13 @@ CREATE TABLE IF NOT EXISTS uses (work TEXT NOT NULL, key TEXT NOT NULL, PRIMARY 
 
 
 def answers_file(endpoint: str, model: str) -> Path:
-    """Where the answers of a model are kept."""
+    """Return the file that stores the answers of a model."""
     name = hashlib.sha256(f"{endpoint} {model}".encode()).hexdigest()[:16]
     return home() / "answers" / f"{name}.sqlite"
 
 
 class TokensSpent(NamedTuple):
-    """By one piece of work, over all its calls."""
+    """Requests and tokens of one piece of work, over all its calls."""
 
     requests: int = 0  # that were answered
     prompt_tokens: int = 0
@@ -53,12 +53,12 @@ class TokensSpent(NamedTuple):
 
 
 class KeptAnswers:
-    """Of one model at one endpoint, for one piece of work. For one thread at a time."""
+    """Stored answers of one model at one endpoint, for one piece of work. For one thread at a time."""
 
     def __init__(self, endpoint: str, model: str, work: str) -> None:
-        """``work`` names who pays.
+        """``work``: the piece of work that is charged.
 
-        Raises InputError where the file is none of ours, FourshotError or OSError where none can be.
+        Raises InputError if the file is none of ours, FourshotError or OSError if it cannot be created or used.
         """
         self.path, self._model, self._work = answers_file(endpoint, model), (endpoint, model), work
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -67,7 +67,7 @@ class KeptAnswers:
             self._rows.executescript(SCHEMA)
 
     def key_of(self, request: Any) -> str:
-        """Of the answer to ``request``, which JSON can hold."""
+        """Return the key of the answer to ``request``, which must be encodable as JSON."""
         return hashlib.sha256(msgspec.json.encode((*self._model, request), order="sorted")).hexdigest()
 
     def find(self, key: str) -> CompletionResponse | None:
@@ -76,14 +76,14 @@ class KeptAnswers:
         return msgspec.json.decode(row[0], type=CompletionResponse) if row else None
 
     def keep(self, key: str, completion: CompletionResponse) -> None:
-        """On the disk when this returns."""
+        """Store an answer. It is on disk when this returns."""
         tokens = completion.prompt_tokens, completion.output_tokens
         row = (key, msgspec.json.encode(completion), *tokens, self._work)
         with self._explained():
             self._rows.execute("INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?)", row)
 
     def use(self, keys: Sequence[str]) -> None:
-        """Note that this work rests on these answers, whoever paid for them."""
+        """Record that this work is based on these answers, whichever work paid for them."""
         with self._explained():
             self._rows.execute("BEGIN")
             self._rows.executemany("INSERT OR IGNORE INTO uses VALUES (?, ?)", [(self._work, key) for key in keys])
@@ -96,7 +96,7 @@ class KeptAnswers:
 
     @property
     def used(self) -> TokensSpent:
-        """What this work rests on, whoever paid for it."""
+        """What this work is based on, whichever work paid for it."""
         return self._sum("FROM uses JOIN answers USING (key) WHERE work = ?")
 
     def _sum(self, rows: str) -> TokensSpent:
@@ -122,7 +122,7 @@ class KeptAnswers:
             ) from error
 
     def _reason(self, error: sqlite3.OperationalError) -> str:
-        """What the system says of a file beside it, which tells more than SQLite does, where that fails, too."""
+        """Return the system's reason if another file cannot be written there either; it is clearer than SQLite's."""
         try:
             with tempfile.TemporaryFile(dir=self.path.parent) as probe:
                 probe.write(bytes(PROBE_BYTES))

@@ -1,4 +1,4 @@
-"""What an endpoint means by an error: whose fault it is, and what it says of it."""
+"""Interpretation of an endpoint's errors: their cause, and their message."""
 
 import re
 from typing import TYPE_CHECKING
@@ -8,7 +8,7 @@ from fourshot.pipeline.faults import clipped
 if TYPE_CHECKING:
     import openai
 
-MOST_MESSAGE_CHARS = 300  # characters of what an endpoint says that went wrong: some answer with a page
+MOST_MESSAGE_CHARS = 300  # of an endpoint's error message: some send a page
 # Source: error codes of OpenAI (content_policy_violation, moderation_blocked), Azure (content_filter, 400) and
 # OpenRouter (403, "requires moderation and your input was flagged").
 MODERATED = re.compile(
@@ -17,7 +17,7 @@ MODERATED = re.compile(
 
 
 def message_of(error: "openai.APIStatusError") -> str:
-    """In one line, cut."""
+    """Return the message of ``error`` in one line, cut if it is long."""
     body = error.body
     message = (body.get("message") or body.get("detail")) if isinstance(body, dict) else None
     return clipped(" ".join(str(message or error.response.text).split()), MOST_MESSAGE_CHARS)
@@ -28,5 +28,5 @@ def is_used_up(error: "openai.APIStatusError") -> bool:
 
 
 def is_moderated(error: "openai.APIStatusError") -> bool:
-    """Whether a text is refused for what it says: other texts are answered, and with another key it is refused too."""
+    """Whether a text is refused for its content: other texts are answered, and another key would not help."""
     return error.status_code == 403 and bool(MODERATED.search(error.response.text))

@@ -1,4 +1,4 @@
-"""How a remote teacher is asked, and what that may cost. Loads no library of models or requests."""
+"""How a remote teacher is queried, and what that may cost. Loads no library for models or HTTP."""
 
 import math
 import os
@@ -10,19 +10,19 @@ from fourshot.engine.core import Typed
 from fourshot.engine.errors import InputError
 
 KEY_VARIABLES = ("FOURSHOT_TEACHER_KEY", "OPENAI_API_KEY")  # the first that is set is sent
-NO_KEY = "none"  # what is sent to endpoints without keys: the client wants some
+NO_KEY = "none"  # sent to endpoints without keys: the client requires one
 EXAMPLE = "Give one such as http://127.0.0.1:8000/v1."
 
 
 class RemoteSettings(Typed, frozen=True, kw_only=True):
-    """Of one command. The comments are the help of the options."""
+    """Settings of one command. The comments are the help of the options."""
 
-    teacher_api: Literal["auto", "chat", "completions"] = "auto"  # what is asked; auto: chat, else completions
-    votes: int = 8  # answers sampled for a text, where the endpoint tells no probabilities
+    teacher_api: Literal["auto", "chat", "completions"] = "auto"  # API to use; auto: chat, else completions
+    votes: int = 8  # answers sampled per text, if the endpoint returns no probabilities
     answer_tokens: int = 0  # of an answer, at most; 0: what the labels need. Reasoning models need more
-    concurrency: int = 8  # requests on their way at most; fewer while the endpoint is busy
+    concurrency: int = 8  # concurrent requests at most; fewer while the endpoint is busy
     retries: int = 6  # of a request that failed and may succeed later
-    timeout_s: float = 60.0  # that one answer may take
+    timeout_s: float = 60.0  # seconds that one answer may take
     max_requests: int | None = None
     max_cost: float | None = None
     price_in: float | None = None  # per million tokens
@@ -49,27 +49,27 @@ class RemoteSettings(Typed, frozen=True, kw_only=True):
             raise InputError("--max-cost needs --price-in and --price-out, per million tokens, to know what is spent.")
 
     def cost(self, prompt_tokens: float, output_tokens: float) -> float | None:
-        """In the unit of the prices; None where there are none."""
+        """Return the cost, in the unit of the prices; None without prices."""
         if self.price_in is None or self.price_out is None:
             return None
         return (prompt_tokens * self.price_in + output_tokens * self.price_out) / 1e6
 
 
 def check_has_model(model: str | None, settings: RemoteSettings | None) -> None:
-    """Raise InputError for limits of a remote teacher without its model."""
+    """Raise InputError for settings of a remote teacher without its model."""
     if settings is not None and not model:
         raise InputError("How a remote teacher is asked needs its model: give teacher_model, too (--teacher-model).")
 
 
 def check_has_address(by: object, model: str | None, key: str | None) -> None:
-    """Raise InputError for a model or a key that nobody is asked with, without an address."""
+    """Raise InputError for a model or a key without the address that it is for."""
     if not by and (model or key is not None):
         problem = "--teacher-model is a model" if model else "--key is for a service"
         raise InputError(f"{problem} at an address. Give that, too: --{'teacher' if model else 'by'} http://host.")
 
 
 def checked_endpoint(url: str) -> str:
-    """``url`` as it is written everywhere. Raises InputError for none, and for one that holds a secret."""
+    """Return ``url`` as cards and logs have it. Raises InputError for an invalid one, or one that holds a secret."""
     from fourshot.serving.clients.address import read_address, without_password
 
     url = url.strip()
@@ -84,12 +84,12 @@ def checked_endpoint(url: str) -> str:
             "A teacher's address is written into cards and logs, so it may hold no name, password or query. Give the "
             f"address alone, and the key in {KEY_VARIABLES[0]}."
         )
-    read_address(url)  # raises for what a socket could not be asked for
+    read_address(url)  # raises for what a socket could not connect to
     return url.rstrip("/")
 
 
 def teacher_key() -> tuple[str, str]:
-    """(key, the variable that it is from); ("none", "") where none is set. Raises InputError for what is no key."""
+    """Return (key, the variable it is from); ("none", "") if none is set. Raises InputError for what is no key."""
     for name in KEY_VARIABLES:
         if key := os.environ.get(name, "").strip():
             if re.search(r"[^\x21-\x7e]", key):

@@ -1,4 +1,4 @@
-"""A teacher that nobody trained here: a model behind an OpenAI-compatible address reads texts, shown the shots."""
+"""Remote teacher: a model behind an OpenAI-compatible address annotates texts, with the shots in its prompt."""
 
 import hashlib
 import math
@@ -37,7 +37,7 @@ from fourshot.serving.clients.remote.forecasting import AskedTask, forecast_read
 from fourshot.serving.clients.remote.kept import KeptAnswers, answers_file
 from fourshot.serving.clients.remote.settings import RemoteSettings, checked_endpoint, teacher_key
 
-NO_ROOM = re.compile("context|too long|too many tokens|exceed", re.IGNORECASE)  # what endpoints say of long prompts
+NO_ROOM = re.compile("context|too long|too many tokens|exceed", re.IGNORECASE)  # in errors about long prompts
 FEW = 8  # texts that may all be refused by chance
 
 
@@ -49,7 +49,7 @@ def remote_teacher(
     settings: RemoteSettings,
     form: PromptFormat = FORM,
 ) -> NamedReader:
-    """``model`` at ``url``, shown ``shots``. Sends nothing yet. Raises InputError for what cannot be asked."""
+    """Return ``model`` at ``url`` as an annotator. Sends nothing yet. Raises InputError for a bad address or key."""
     teacher_key()
     reader = _RemoteReader(checked_endpoint(url), model, task, tuple(shots), settings, form)
     return NamedReader(
@@ -65,7 +65,7 @@ def remote_teacher(
 
 
 class _Unread(NamedTuple):
-    """Why a text has no answer."""
+    """Why a text could not be annotated."""
 
     fault: str
 
@@ -74,7 +74,7 @@ class _Unread(NamedTuple):
 
 
 class _RemoteReader:
-    """Asks, weighs what is answered by what is answered of the shots, and keeps account."""
+    """Queries the model, weighs its answers by those for the shots, and keeps an account."""
 
     def __init__(
         self,
@@ -97,7 +97,7 @@ class _RemoteReader:
 
     @property
     def name(self) -> str:
-        """Changes with what would be answered."""
+        """Its name, which changes with everything that its answers depend on."""
         identity = (self._task, self._all_shots, self._form, self._settings.teacher_api, self._settings.votes)
         digest = hashlib.sha256(msgspec.json.encode((*identity, self._settings.answer_tokens))).hexdigest()[:12]
         return f"{self._model} at {self._url}, {digest}"
@@ -119,7 +119,7 @@ class _RemoteReader:
         return read
 
     def _prepare(self, endpoint: Endpoint, on_event: OnEvent) -> None:
-        """Find out how it is asked, and how far to believe it, unless that is known."""
+        """Find out which request mode works, and how to weigh the answers, unless that is known."""
         if self._mode:
             return
         foretold_mode = self._known_mode()
@@ -129,7 +129,7 @@ class _RemoteReader:
         self._weigh(endpoint, on_event)
 
     def _agree(self, endpoint: Endpoint, on_event: OnEvent) -> RequestMode:
-        """The first way to ask that the endpoint takes; shows fewer shots where it has no room for all."""
+        """Return the first mode that the endpoint accepts. Shows fewer shots if it has no room for all."""
         longest = max((shot.text for shot in self._shots), key=len)
         modes = [mode for mode in REQUEST_MODES if self._settings.teacher_api in ("auto", mode.route)]
         while True:
@@ -151,9 +151,9 @@ class _RemoteReader:
             on_event(Event(stage="annotate", message=message))
 
     def _weigh(self, endpoint: Endpoint, on_event: OnEvent) -> None:
-        """How far to believe it, from shots that it reads with others in the prompt. See `synthesis.evidence`.
+        """Fit how to weigh the answers, on shots annotated with others in the prompt. See `synthesis.evidence`.
 
-        Raises InputError where it names no label of any.
+        Raises InputError if it names no label for any shot.
         """
         folds = shot_folds([shot.label for shot in self._shots], PROMPT_FOLDS)
         tested = [(shot, fold) for shot, fold in zip(self._shots, folds, strict=True) if fold is not None]
@@ -178,7 +178,7 @@ class _RemoteReader:
         self._prior = label_prior(logs, targets)
         held_out = self._calibrated(logs)
         evidence = weigh({"remote": held_out}, targets)["remote"]
-        accuracy = evidence.accuracy * len(read_shots) / len(tested)  # what it names no label of is wrong
+        accuracy = evidence.accuracy * len(read_shots) / len(tested)  # a shot without a label counts as wrong
         self._evidence = msgspec.structs.replace(evidence, accuracy=accuracy, num_texts=len(tested))
         message = f"{self._model}: {accuracy:.0%} of {len(tested)} shots right, each read with others in the prompt"
         on_event(Event(stage="annotate", message=message))
@@ -189,7 +189,7 @@ class _RemoteReader:
     def _readings(
         self, endpoint: Endpoint, texts: Sequence[tuple[str, Sequence[Example]]]
     ) -> list[LabelAnswer | _Unread]:
-        """Of each text, read behind some shots; of one in windows, the mean."""
+        """Annotate each text, with its own shots in the prompt; the answer for a text in windows is the mean."""
         assert self._mode
         parts = [parts_of(self._task, text, self._form) for text, _ in texts]
         requests = [
@@ -203,7 +203,7 @@ class _RemoteReader:
         return [_mean(list(islice(readings, len(several)))) for several in parts]
 
     def _reading(self, answers: Sequence[CompletionResponse | RequestRefused]) -> LabelAnswer | _Unread:
-        """Of all votes for one text."""
+        """Combine all votes for one text."""
         votes = [answer for answer in answers if isinstance(answer, CompletionResponse)]
         if len(votes) < len(answers):
             return _Unread(next(answer.message for answer in answers if isinstance(answer, RequestRefused)))
@@ -239,7 +239,7 @@ class _RemoteReader:
     def draw(
         self, log: Path, on_event: OnEvent, settings: RunSettings, sink_of: Callable[[RunSettings], RoundSink]
     ) -> None:
-        """Have it write texts into the sink of some settings, and read them, until every class has enough."""
+        """Generate texts into the sink of some settings, and annotate them, until every class has enough."""
         sink = sink_of(drawing_settings(settings, len(self._labels)))
         with Endpoint(self._url, self._model, self._settings, work_of(log), on_event) as endpoint:
             self._prepare(endpoint, on_event)
@@ -247,21 +247,21 @@ class _RemoteReader:
             self.account = self._accounted(endpoint)
 
     def _log_probabilities(self, endpoint: Endpoint, texts: Sequence[str]) -> list[tuple[float, ...]]:
-        """What it says of each text; nothing of one that it does not read: all labels are alike."""
+        """Return the label log-probabilities of each text; uniform ones for a text that could not be annotated."""
         alike = (math.log(1 / len(self._labels)),) * len(self._labels)
         readings = self._readings(endpoint, [(text, self._shots) for text in texts])
         rows = [self._annotation(text, reading).probabilities for text, reading in zip(texts, readings, strict=True)]
         return [tuple(math.log(max(value, SMALLEST)) for value in row) if row else alike for row in rows]
 
     def forecast(self, sample: Sequence[str], counts: Mapping[str, int]) -> Forecast:
-        """Which way it is asked is known from answers that were kept; else it is told again once it has answered."""
+        """Forecast the requests by the mode known from stored answers; without any, `_prepare` may report another."""
         self._foretold = (tuple(sample), dict(counts))
         subject = AskedTask(self._task, self._shots, self._form, self._settings)
         mode = self._mode or self._known_mode()
         return forecast_reading(f"{self._model} at {self._url}", subject, mode, sample, counts)
 
     def _known_mode(self) -> RequestMode | None:
-        """How this endpoint answered before."""
+        """Return the mode in which this endpoint answered before, by stored answers; None without any."""
         if not self._shots or not answers_file(self._url, self._model).exists():
             return None
         store, longest = KeptAnswers(self._url, self._model, ""), max((shot.text for shot in self._shots), key=len)
@@ -280,7 +280,7 @@ class _RemoteReader:
 
 
 def _mean(readings: Sequence[LabelAnswer | _Unread]) -> LabelAnswer | _Unread:
-    """Of the parts of one text."""
+    """Return the mean over the parts of one text, or why one of them could not be annotated."""
     parts_read = [part for part in readings if isinstance(part, LabelAnswer)]
     if len(readings) == 1 or len(parts_read) < len(readings):
         return next((part for part in readings if isinstance(part, _Unread)), readings[0])
@@ -288,12 +288,12 @@ def _mean(readings: Sequence[LabelAnswer | _Unread]) -> LabelAnswer | _Unread:
 
 
 def _logs(readings: Sequence[LabelAnswer]) -> np.ndarray:
-    """Log-probabilities among the labels, float64 [num_texts, num_labels]."""
+    """Return the log-probabilities among the labels, float64 [num_texts, num_labels]."""
     masses = np.array([reading.masses for reading in readings])
     return np.log(masses / masses.sum(axis=1, keepdims=True) + SMALLEST)
 
 
 def _fewer(shots: Sequence[Example]) -> tuple[Example, ...]:
-    """Without the last shot of every class."""
+    """Return ``shots`` without the last one of every class."""
     last = {shot.label: place for place, shot in enumerate(shots)}
     return tuple(shot for place, shot in enumerate(shots) if last[shot.label] != place)

@@ -1,4 +1,4 @@
-"""A remote teacher that writes targets, and whole pairs: a model behind an address, shown real pairs."""
+"""A remote teacher that writes targets, and complete pairs: a model behind an address, shown real pairs."""
 
 import hashlib
 import random
@@ -29,8 +29,8 @@ from fourshot.serving.clients.remote.forecasting import forecast_requests
 from fourshot.serving.clients.remote.settings import RemoteSettings, checked_endpoint, teacher_key
 
 SHOWN = 8  # pairs in the prompt
-LEAST_TOKENS = 64  # of a target, at most twice as long as the longest that is shown
-FEW = 8  # requests of which all may fail by chance
+LEAST_TOKENS = 64  # least limit for a target; otherwise it is twice the longest target shown
+FEW = 8  # requests that may all fail by chance
 END = "\n\n\n"  # of a pair
 GREEDY = SamplingSettings(temperature=0.0)
 
@@ -38,15 +38,15 @@ GREEDY = SamplingSettings(temperature=0.0)
 def remote_writer(
     url: str, model: str, task: GenerationTask, settings: RemoteSettings, *, real: int | None = None, seed: int = 0
 ) -> NamedWriter:
-    """``model`` at ``url``, shown the first of the ``real`` pairs that ``seed`` draws (None: `USUAL_REAL`; 0: all).
+    """Return ``model`` at ``url`` as a writer, shown the first of the ``real`` pairs that ``seed`` draws.
 
-    Sends nothing yet. Raises InputError for what cannot be asked.
+    ``real`` None: `USUAL_REAL` pairs; 0: all. Sends nothing yet. Raises InputError for a bad address, key or setting.
     """
     if settings.votes != RemoteSettings().votes:
         raise InputError("--votes is for tasks with labels: a target is written once. Leave it out.")
     teacher_key()
     usable, *_ = load_real(task)
-    shown_pairs = take_real(usable, real, seed)[:SHOWN]  # of those that are learnt, the first
+    shown_pairs = take_real(usable, real, seed)[:SHOWN]  # the first of those used in training
     writer = _RemoteWriter(checked_endpoint(url), model, task, tuple(shown_pairs), settings)
     return NamedWriter(
         name=writer.name,
@@ -68,7 +68,7 @@ class _RemoteWriter:
 
     @property
     def name(self) -> str:
-        """Changes with what would be written."""
+        """Its name, which changes with everything that its targets depend on."""
         identity = (self._task, self._shown_pairs, self._settings.teacher_api, self._settings.answer_tokens)
         return f"{self._model} at {self._url}, {hashlib.sha256(msgspec.json.encode(identity)).hexdigest()[:12]}"
 
@@ -84,7 +84,7 @@ class _RemoteWriter:
         return of_parts
 
     def draw(self, log: Path, on_event: OnEvent, real: Sequence[Pair], settings: RunSettings) -> Draw:
-        """Pairs of its own, each of which is shown other ones of ``real``. Nothing is sent before one is asked for."""
+        """Generate pairs, each from a prompt with other ones of ``real``. Nothing is sent before one is requested."""
 
         def of_parts(parts: Iterator[range]) -> Iterator[list[WrittenAnswer]]:
             if (first := next(parts, None)) is None:
@@ -102,12 +102,12 @@ class _RemoteWriter:
     def _answers(
         self, endpoint: Endpoint, requests: Sequence[Callable[[RequestMode], CompletionRequest]]
     ) -> list[WrittenAnswer]:
-        """What it answers to each."""
+        """Return the answer to each request, in the first mode that works."""
         mode = self._mode = self._mode or agreed_mode(endpoint, writing_modes(self._settings), requests[0])
         return [_written(answer) for answer in endpoint.ask([request(mode) for request in requests])]
 
     def _check(self, faults: Sequence[str], noun: str) -> None:
-        """Raise ServiceError where all of many requests have a fault."""
+        """Raise ServiceError if all of many requests have a fault."""
         if len(faults) >= FEW and all(faults):
             raise ServiceError(f"{self.name} writes no {noun}, asked for {len(faults)}: {faults[0]}. {GO_ON}")
 
@@ -116,7 +116,7 @@ class _RemoteWriter:
         return account_of(endpoint, self._settings, f"{self._mode.route}, {noun}", len(self._shown_pairs))
 
     def _request(self, text: str, mode: RequestMode) -> CompletionRequest:
-        """For the target of ``text``."""
+        """Return the request for the target of ``text``."""
         prompt = f"{self._prompt(self._shown_pairs)}{self._input_name}\n{text}"
         room = _room(len(pair.target.encode()) for pair in self._shown_pairs)
         if mode.route == "chat":
@@ -127,7 +127,7 @@ class _RemoteWriter:
     def _drawing_request(
         self, real: Sequence[Pair], settings: RunSettings, number: int, mode: RequestMode
     ) -> CompletionRequest:
-        """For pair ``number``."""
+        """Return the request for pair ``number``."""
         shown_pairs = random.Random(f"{settings.seed} {number}").sample(real, min(SHOWN, len(real)))
         room = _room(len(f"{pair.input}{pair.target}".encode()) for pair in real)
         ask = partial(writing_request, mode, settings=self._settings, room=room, sampling=settings.sampling)
@@ -144,12 +144,12 @@ class _RemoteWriter:
         return f"{self._task.input_name}:"
 
     def _prompt(self, shown_pairs: Sequence[Pair]) -> str:
-        """Up to where the next pair begins."""
+        """Return the prompt up to where the next pair begins."""
         pairs = (f"{self._input_name}\n{pair.input}{between(self._task)} {pair.target}{END}" for pair in shown_pairs)
         return f"{self._task.instruction}\n\n{''.join(pairs)}"
 
     def forecast(self, sample: Sequence[str], counts: Mapping[str, int]) -> Forecast:
-        """A request for each input, and for each pair ("generate")."""
+        """Forecast one request for each input, and one for each pair ("generate")."""
         mode = writing_modes(self._settings)[0]
         sent_chars = fmean(self._request(text, mode).chars for text in sample) if sample else 0.0
         target_chars = fmean(len(pair.target) for pair in self._shown_pairs)
@@ -162,7 +162,7 @@ class _RemoteWriter:
 
 
 def _room(lengths: Iterable[int]) -> int:
-    """In tokens, for what is up to twice as long as the longest, in bytes, of which a token has two."""
+    """Return a limit in tokens for texts up to twice as long as the longest of ``lengths``, in bytes; two per token."""
     return max(LEAST_TOKENS, *lengths)
 
 
@@ -176,7 +176,7 @@ def _written(answer: CompletionResponse | RequestRefused) -> WrittenAnswer:
 
 
 def _pair(task: GenerationTask, written: WrittenAnswer) -> WrittenAnswer:
-    """A pair as `between` parts it, however many lines the teacher left there; a fault where it is none."""
+    """Return a pair joined as by `between`, however many lines the teacher left there; a fault if it is no pair."""
     if written.fault:
         return written
     trimmed = alone(f"{task.input_name}:", written.text)
@@ -189,7 +189,7 @@ def _pair(task: GenerationTask, written: WrittenAnswer) -> WrittenAnswer:
 
 
 def _joined(text: str, name: str, joint: str) -> str:
-    """``text`` with ``joint`` in place of the first line end before ``name``, of ``name``, and of the blanks around."""
+    """Return ``text`` with ``joint`` in place of the first ``name`` that begins a line, and of the blanks around it."""
     lines = text.split("\n")
     for number, line in enumerate(lines):
         if number and line.lstrip().startswith(name):
