@@ -130,7 +130,7 @@ class CorpusFolder(WorkFolder):
             ) from error
 
     def resume(self, on_aside: Callable[[list[str]], object] = lambda files: None) -> dict[str, list[ShardRecord]]:
-        """Return task -> shards, after truncating lines and putting files aside that do not belong to any shard.
+        """Return task -> shards. Lines of no shard are cut off, other files put aside, and temporary ones removed.
 
         ``on_aside`` is called with the files that were put aside, unless it is the single one that a kill leaves. More
         are a sign that the journal was lost.

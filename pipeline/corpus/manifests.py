@@ -15,7 +15,7 @@ SCHEMA = 1
 
 
 class CorpusManifest(Manifest, frozen=True, kw_only=True):
-    """Identifies the corpus in a folder. Two corpora are the same if their `identity` is equal."""
+    """Identifies the corpus in a folder. Two corpora are the same if their `identity`, without versions, is equal."""
 
     schema: int = SCHEMA
     kind: str = "corpus"

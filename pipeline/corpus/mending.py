@@ -27,7 +27,7 @@ class ShardDamage:
 
     def __init__(self, files: CorpusFolder, on_event: OnEvent) -> None:
         self._files, self._on_event = files, on_event
-        self.faults: dict[str, str] = {}  # file -> what was wrong with it
+        self.faults: dict[str, str] = {}  # file -> its damage
         self._has_told_unhashed = False
 
     def look(self, shards: Mapping[str, Sequence[ShardRecord]], named: Collection[str]) -> dict[str, set[str]]:

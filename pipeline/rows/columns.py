@@ -160,8 +160,7 @@ def _plausible(
 ) -> list[str]:
     """Return the columns of ``free`` that are in ``named`` or look right, in the table's order.
 
-    Columns with names of metadata are included only if there are no others. If texts are searched, columns of sentences
-    are always included.
+    Columns with names of metadata count only if there are no others. For texts, columns of sentences always count.
     """
     right = [column for column in free if column in named or looks_right(values_of(table, column))]
     likely = [column for column in right if column in named or not _is_about_a_row(column)]
@@ -209,10 +208,7 @@ def is_accepted(value: Any) -> bool:
 
 
 def _verdict_column(table: Table, columns: Sequence[str], choice: str) -> str:
-    """Return the column of verdicts: ``choice`` if given, else Prodigy's "answer"; "" if there is none.
-
-    Raises `InputError` for any other column that may hold verdicts, with the options to choose from.
-    """
+    """Return ``choice``, else Prodigy's column "answer", else "". Raises `InputError` to ask about other columns."""
     if choice:
         return "" if choice == "none" else choice
     words = {plain_cell(value).casefold() for column in columns for value in values_of(table, column)}

@@ -77,7 +77,7 @@ def load_split(task: Task, split: str, limit: int | None = None) -> Split:
 
 
 def limited(examples: list[T], limit: int | None) -> list[T]:
-    """Return ``limit`` examples in their order, drawn with a fixed seed; None: all. Raises InputError below 1."""
+    """Return ``limit`` examples in their order, drawn with a fixed seed; None: all. Raises InputError if below 1."""
     if limit is not None and limit < 1:
         raise InputError(f"limit must be at least 1, got {limit}. To use the whole split, leave --test-limit out.")
     if limit is None or limit >= len(examples):

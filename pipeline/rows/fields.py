@@ -36,10 +36,7 @@ def join_fields(fields: Sequence[str], values: Mapping[str, str]) -> str:
 
 
 def split_fields(fields: Sequence[str], text: str) -> dict[str, str] | None:
-    """Return the values that `join_fields` joined; None if a field is missing or there are other lines.
-
-    Blank lines, spaces around names and values, and the case of names are ignored.
-    """
+    """Reverse `join_fields`, ignoring blank lines, case and outer spaces; None for a missing field or other lines."""
     lines = [line for line in text.splitlines() if line.strip()]
     values = {}
     for field, line in zip(fields, lines, strict=False):
@@ -70,10 +67,7 @@ def cut_fields(values: Mapping[str, str], max_words: int, long_texts: LongTexts 
 
 
 def field_windows(values: Mapping[str, str], max_words: int) -> list[dict[str, str]]:
-    """Return the windows of an input: long fields are split, complete ones are repeated in every window.
-
-    A field with fewer windows than another repeats its last one.
-    """
+    """Return the windows of an input: long fields are split, and other fields repeat their only or last window."""
     shares = _shares(values, max_words)
     windows = {field: text_windows(value, shares[field]) for field, value in values.items()}
     most = max(map(len, windows.values()))
@@ -203,8 +197,7 @@ def _keys(values: Mapping[str, Any]) -> str:
 def written_fields(fields: Sequence[str], completion: str) -> dict[str, str]:
     """Return the values that a model generated after the first field's name, up to the first missing field.
 
-    They are in the task's order. A value ends where a line begins with the next field's name; the last value ends with
-    its line.
+    They are in the task's order. A value ends where a line begins with the next field's name, the last with its line.
     """
     values, field, later = {fields[0]: ""}, fields[0], list(fields[1:])
     names = {heading(name).casefold() for name in fields}

@@ -74,7 +74,7 @@ def _check_nul(out: Path, columns: Sequence[str], rows: Iterable[Mapping[str, An
 
 
 def _check_infinite(out: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    """Raise InputError for an infinite number, which would be written as null. So is NaN, but it is a missing value."""
+    """Raise InputError for an infinite number, which would be written as null. NaN may be: it is a missing value."""
     for number, row in enumerate(rows, start=1):
         if infinite := [column for column in columns if _is_infinite(row.get(column))]:
             raise InputError(

@@ -203,10 +203,7 @@ def _is_copy(name: str, path: Path) -> bool:
 
 
 def corrections(table_name: str, texts: Iterable[str], out: str, remaining_texts: Iterable[str]) -> list[str]:
-    """Return notes about texts that a person removed from ``out`` or added to it, compared with table ``table_name``.
-
-    ``texts`` are those of the table, and ``remaining_texts`` those that ``out`` has now.
-    """
+    """Return notes on texts of ``table_name`` that a person removed from ``out``, and on texts added there."""
     before, after = (Counter(map(normalised_text, table_texts)) for table_texts in (texts, remaining_texts))
     gone, new = (before - after).total(), (after - before).total()
     notes = [f"{counted(gone, 'text')} of {table_name} not in {out} any more, and not learnt"] if gone else []

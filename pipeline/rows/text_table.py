@@ -61,8 +61,8 @@ def open_texts(
 ) -> TextTable:
     """Open a table in any format that `tasks new` reads. ``task`` determines the fields, or the usual text column.
 
-    Raises `InputError` if the file cannot be read, or its text column cannot be determined (`input_columns_of`). So it
-    does if a field has no column, a text is not a string, or there is no text at all.
+    Raises `InputError` if the file cannot be read, or its text column cannot be determined (`input_columns_of`). Also
+    raises it if a field has no column, a text is not a string, or there is no text at all.
     """
     path = Path(path)
     # A given column name implies a header line.
@@ -142,15 +142,11 @@ def _check_inputs(path: Path, settings: ReadSettings, fields: Sequence[str], inp
 
 
 def input_columns_of(path: Path, columns: Sequence[str], text_column: str | None, task: Task | None) -> tuple[str, ...]:
-    """Return the columns of texts: those of the task's fields, else ``text_column``, else the first that applies of:
+    """Return the columns of texts: the task's fields, else ``text_column``, else the first that applies of these.
 
-    1. the columns from which `tasks new` took the task's texts, several to be joined;
-    2. the only column of the table;
-    3. the only column with a common name, such as Message;
-    4. the text column of the task's data, or "text".
-
-    1 and 3 apply only if the task's data calls its text column "text". Raises InputError if nothing applies, or if the
-    table has only some of several columns to be joined.
+    (1) The columns from which `tasks new` took the task's texts, several to be joined. (2) The only column. (3) The
+    only one with a common name, such as Message. (4) The text column of the task's data; 1 and 3 require that it is
+    "text". Raises InputError if nothing applies, or if some columns to be joined are missing.
     """
     column_names = ", ".join(map(repr, columns))
     if task and task.input_fields:
@@ -238,8 +234,7 @@ def found_columns(columns: Sequence[str], text_column: str | None, task: Task | 
 def named_by_first_line(path: Path, columns: Sequence[str], text_column: str | None) -> str:
     """Return a note for the user that the first line was taken for the column's name, if this is doubtful; else "".
 
-    It is doubtful for the only column, and for a given column whose name may be a text, unless the name is common or
-    the format has no header line.
+    That is the only column, or a given one whose name may be a text, but not with a common name or without a header.
     """
     name = text_column or columns[0]
     is_plain = not _may_be_a_text(name) if text_column else len(columns) > 1

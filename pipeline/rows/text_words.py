@@ -40,8 +40,7 @@ _LETTERS = (
 _SIGNS = "\u3001-\u303f\uff01-\uff65"  # full-width signs used with these letters
 MARK = r"[[\p{Mn}\p{Mc}]--[\ufe00-\ufe0f]]"  # without variation selectors, such as those of emoji
 UNSPACED = re.compile(f"[{_LETTERS}]")
-# One character. A flag is a pair of letters, for which \X examines all flags before it. So in a run of flags, \X only
-# matches the last one.
+# One character. For a flag, a pair of letters, \X examines all flags before it. So it only matches the last of a run.
 _FLAG_LETTER = "[\U0001f1e6-\U0001f1ff]"
 _CHARACTER = rf"(?:{_FLAG_LETTER}{{2}}(?={_FLAG_LETTER})|\X)"
 
@@ -112,10 +111,7 @@ def word_pieces(text: str) -> list[str]:
 
 
 def _parts(run: str) -> Sequence[str]:
-    """Return ``run`` as one word, or, if it is too long for a word, in parts of about two tokens.
-
-    A picture in base64, for example, would otherwise count as one word and not fit into a prompt.
-    """
+    """Return ``run`` as one word or, if it is too long for one, such as a picture in base64, in parts of two tokens."""
     if len(run) <= LONGEST_WORD:
         return [run]
     size, chars = (4, run) if run.isascii() else (CHARS_PER_WORD, characters(run))
@@ -130,8 +126,7 @@ def count_words(text: str) -> int:
 def shown_text(text: str, max_words: int, long_texts: LongTexts = "cut") -> str:
     """Return ``text`` with each run of white space as one space, cut to ``max_words`` words.
 
-    "cut" keeps the beginning, and "middle" the beginning and the end, with `GAP` between them. For "windows", it is the
-    first window.
+    "cut" keeps the beginning, "middle" the beginning and the end with `GAP` between them, and "windows" the first one.
     """
     pieces = word_pieces(text)
     if len(pieces) <= max_words or long_texts != "middle":

@@ -70,7 +70,7 @@ Lines = dict[str, list[int]]  # reason, or treatment of the label -> lines of th
 
 
 def usable_rows(table: Table, choices: TableChoices) -> UsableRows:
-    """Return the examples of a table. Raises `InputError` for ambiguous columns, and with all rows of no use."""
+    """Return the examples of a table. Raises `InputError` for ambiguous columns, or for all unusable rows at once."""
     texts = choices.fields or choices.text_columns
     columns = find_columns(table, texts, choices.label_columns, choices.verdict_column)
     rows, out, treated_lines = _sort_rows(table, columns, choices)

@@ -40,7 +40,6 @@ def write_table(
 
     Rows are written as they arrive, except for Parquet. There, columns have the type that they have in ``source``, or
     else that of all their cells. CSV has the separator of ``source``, if that is CSV too.
-
     CSV has a byte-order mark if ``source`` is a spreadsheet, or CSV in anything but UTF-8 without a mark. The program
     that wrote ``source`` can then open it. Only Parquet can store bytes. In other formats, bytes are decoded in the
     text columns of ``source``, and written as base64 in others.
@@ -83,8 +82,7 @@ def write_table(
 class _LineFeeds:
     """A file for a CSV writer, which ends its lines with a line feed only.
 
-    Before Python 3.13, a writer quotes only those line ends in a cell that are in its own line terminator. So that it
-    quotes both, it must use CR LF, which is replaced here.
+    Before Python 3.13, a writer only quotes the line ends that are in its own terminator. With CR LF, it quotes both.
     """
 
     def __init__(self, file: TextIO) -> None:

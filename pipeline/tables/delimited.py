@@ -1,7 +1,7 @@
 """Read CSV and its dialects: detect the separator from a sample, and the meaning of quotes from the complete file.
 
 Python's `csv` reads all of these dialects and reports the line on which a record begins, unlike pandas, pyarrow and
-polars. Its `Sniffer` guesses quoting from a sample, so this is decided here: a reading of the quotes fits if every
+polars. Its `Sniffer` guesses from a sample, so the dialect is determined here: a reading of the quotes fits if every
 record of the file has as many cells as the first one.
 """
 
@@ -47,7 +47,7 @@ class _Fit(msgspec.Struct, frozen=True, kw_only=True):
     records: int
     odd: int  # records with another number of cells than the first
     spans: int  # the line of the first record that may span several lines; 0 if there is none
-    fault: str = ""  # the error of an invalid quote, which ended the reading
+    fault: str = ""  # about an invalid quote, which ended the pass
 
     @property
     def is_clean(self) -> bool:

@@ -144,7 +144,7 @@ def _find_encoding(source: TableSource, name: str) -> str:
 def _not_decoded(
     source: TableSource, encoding: str, place: int, failure: UnicodeDecodeError, settings: ReadSettings
 ) -> TableError:
-    """Return the error with its line. For UTF-8, it shows the place decoded as Windows-1252, common in spreadsheets."""
+    """Return the error with its line. For UTF-8, it shows the place as Windows-1252, used by Western spreadsheets."""
     with source.open() as stream:
         ahead = io.IncrementalNewlineDecoder(codecs.getincrementaldecoder(encoding)("replace"), translate=True)
         line, num_remaining, last = 1, place, b""

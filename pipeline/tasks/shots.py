@@ -21,8 +21,8 @@ def draw_shots(
     The same arguments always give the same list. A larger ``k`` with the same seed contains the smaller draw, so that
     results for 4 and 25 examples per class differ by the added examples only.
 
-    Raises `InputError` for k < 1, for a label without examples, and for one with fewer than ``k``. With
-    ``allow_fewer``, all examples of such a label are used instead.
+    Raises `InputError` for k < 1 and for a label without examples. A label with fewer than ``k`` examples is an error
+    too, unless ``allow_fewer`` is set: then all of them are used.
     """
     if k < 1:
         raise InputError(

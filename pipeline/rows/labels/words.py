@@ -27,7 +27,7 @@ SCALES: Sequence[Mapping[str, str]] = (
     {"a": "excellent", "b": "good", "c": "fair", "d": "poor"},
     {"\U0001f44d": "good", "\U0001f44e": "bad"},  # thumbs
 )
-# Grades with signs: any of them, where at least one has a sign. A and B alone may be anything.
+# Grades with signs: any of them, if at least one has a sign. A and B alone may mean anything.
 GRADES = {
     "a+": "outstanding",
     "a": "excellent",
@@ -91,7 +91,7 @@ def label_word(name: str) -> str:
     if grade := re.fullmatch(r"([A-Za-z]{1,3})([+-])", name):
         return f"{grade[1].lower()} {SIGNS[grade[2]]}"
     spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", name)
-    lower = spaced.lower().replace("i\u0307", "i")  # what Python makes of the Turkish capital
+    lower = spaced.lower().replace("i\u0307", "i")  # lower case of the Turkish capital in Python
     return " ".join(re.sub(r"[_\-/.:|]+", " ", lower).split()) or name
 
 
@@ -103,7 +103,7 @@ def reads_as(name: str) -> str:
     """
     plain = re.sub(r"&#?\w{1,8};", lambda entity: html.unescape(entity[0]), name).translate(ALIKE).strip()
     plain = "".join(str(unicodedata.decimal(sign, sign)) for sign in plain)
-    plain = plain.removeprefix("'") or plain  # spreadsheets have an apostrophe before what is to stay text
+    plain = plain.removeprefix("'") or plain  # in spreadsheets, an apostrophe marks a cell as text
     word = unicodedata.normalize("NFKC", label_word(plain).casefold()).casefold().translate(ALIKE)
     if any(map(str.isalpha, word)):
         return word.replace(" ", "")
@@ -158,10 +158,7 @@ def propose_words(names: Sequence[str]) -> dict[str, str]:
 
 
 def _rating(name: str) -> tuple[str, str]:
-    """Return (points, out of how many), as digits: ("4", "5") for 4/5, ("4", "stars") for stars, ("4", "") for 4.
-
-    Two empty strings if the name is not a rating.
-    """
+    """Return points and their maximum: ("4", "5") for 4/5, ("4", "stars") for stars, ("4", "") for 4; else ("", "")."""
     if not (match := RATING.fullmatch(name.replace("\ufe0f", ""))):  # the form of a sign as an emoji
         return "", ""
     stars, points, most = match.groups()
