@@ -1,4 +1,4 @@
-"""The data card: README.md of a corpus, from which `datasets` and the Hugging Face hub learn what the folder holds."""
+"""The data card: README.md of a corpus, which tells `datasets` and the Hugging Face hub what the folder contains."""
 
 import hashlib
 import json
@@ -20,8 +20,8 @@ from fourshot.pipeline.corpus.summary import ClassOutcome, CorpusSummary
 from fourshot.pipeline.provenance import value_hash
 from fourshot.pipeline.synthesis.diversity import distinct, unique_trigram_curve
 
-SEAL = "<!-- SHA-256 of all above: "  # by which a change is known
-SAMPLE = 1_000  # texts per task that diversity is told of
+SEAL = "<!-- SHA-256 of all above: "  # to detect changes of the card
+SAMPLE = 1_000  # texts per task from which diversity is computed
 SIZES = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "100K<n<1M", 10_000_000: "1M<n<10M"}
 COLUMNS = {
     "text, label": "what a classifier is trained on; the label is the one that the text was written for",
@@ -50,9 +50,9 @@ RISKS = """\
 def write_card(
     folder: CorpusFolder, summary: CorpusSummary, sampled: Sequence[ShardRecord], corpus: CorpusSettings
 ) -> str:
-    """Write README.md, from what is on disk. ``sampled``: the shards that diversity is told of; none leaves it out.
+    """Write README.md, from the files on disk. ``sampled``: shards from which diversity is computed; none: without it.
 
-    Gives back the name under which a card was kept that somebody had changed, "" for none.
+    Return the name under which a card that somebody had changed was kept, or "".
     """
     tasks = folder.tasks()
     by_task: dict[str, list[ShardRecord]] = {}
@@ -78,7 +78,7 @@ def write_card(
 
 
 def _changed_name(file: Path) -> str:
-    """What a card is to be called that is not as it was written, "" for one that is, or is not there."""
+    """Return the name under which to keep a card that was changed; "" if it is as written, or does not exist."""
     if not file.exists():
         return ""
     text = file.read_text(encoding="utf-8", errors="replace")
@@ -91,7 +91,7 @@ def _hash(text: str) -> str:
 
 
 def _licence(card: Path, corpus: CorpusSettings) -> str:
-    """That of this call, else the one that an earlier call was given, which the card has."""
+    """Return the licence of this call, or else that of an earlier call, which is in the card."""
     if corpus.licence != UNKNOWN or not card.exists():
         return corpus.licence
     from huggingface_hub import metadata_load
@@ -99,14 +99,16 @@ def _licence(card: Path, corpus: CorpusSettings) -> str:
 
     try:
         licence = (metadata_load(card) or {}).get("license")
-    except (YAMLError, ValueError):  # a person wrote there
+    except (YAMLError, ValueError):  # a person changed the card
         return UNKNOWN
     return licence if isinstance(licence, str) and licence else UNKNOWN
 
 
 def _front_matter(folder: CorpusFolder, rows: int, licence: str, kind: Format) -> str:
-    """With what is different in every corpus: `datasets` keeps what it has read of a folder by the folder's name and
-    what is said here, and would go on giving the rows of an earlier state, or of a folder of the same name.
+    """Return the YAML at the beginning of the card, with the number of rows and a hash of the content of each task.
+
+    `datasets` caches a folder by its name and this YAML. Without the hashes, it could return rows of an earlier state,
+    or of another folder with the same name.
     """
     from huggingface_hub import DatasetCardData
 
@@ -167,7 +169,7 @@ def _counts(classes: Sequence[ClassOutcome]) -> str:
         ordered = sorted(outcome.rejected.items(), key=lambda item: -item[1])
         rejected = ", ".join(f"{reason} {count:,}" for reason, count in ordered) or outcome.message.replace("|", "/")
         numbers = f"{outcome.kept:,} | {outcome.drawn:,} | {accepted} | {rejected} | {outcome.faults:,}"
-        label = outcome.label.replace("|", r"\|")  # the table would have a column more
+        label = outcome.label.replace("|", r"\|")  # which would begin another column
         lines.append(f"| {outcome.task} | {label} | {outcome.state} | {numbers} |")
     return "\n".join([*lines, ""])
 
@@ -190,7 +192,7 @@ def _diversity(folder: CorpusFolder, by_task: dict[str, list[ShardRecord]]) -> s
 
 
 def _sample(texts: Iterable[str]) -> list[str]:
-    """`SAMPLE` of the texts, each with the same chance, the same ones every time; no more than that is held."""
+    """Draw up to `SAMPLE` texts uniformly, with a fixed seed. No more than these are held in memory."""
     draw, chosen = random.Random(0), list[str]()
     for number, text in enumerate(texts):
         if number < SAMPLE:
@@ -226,7 +228,7 @@ def _varied(manifest: CorpusManifest) -> str:
 
 def _provenance(manifest: CorpusManifest) -> str:
     settings = msgspec.to_builtins(manifest.settings)
-    for name in ("train", "shot_weight", "test_limit"):  # of runs that train a classifier
+    for name in ("train", "shot_weight", "test_limit"):  # only for runs that train a classifier
         del settings[name]
     return "\n".join(
         [

@@ -1,4 +1,4 @@
-"""Filling a corpus whose tasks are begun: damaged shards first, then what is missing, a data card at any moment."""
+"""Fill a corpus whose tasks are begun: first damaged shards, then missing texts, with a data card at any time."""
 
 import contextlib
 import time
@@ -27,12 +27,12 @@ from fourshot.pipeline.loop.workers import engine_settings, open_workers
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.work_folder import Layout
 
-COMPILE_FROM_ROWS = 2_000  # torch.compile takes a minute, and then samples twice as fast
+COMPILE_FROM_ROWS = 2_000  # torch.compile takes a minute, and then sampling is twice as fast
 MOST_LORAS = 8  # distinct adapters in a batch
 
 
 class CorpusWork(msgspec.Struct, frozen=True):
-    """One call's work on a corpus: where, with which base, and how."""
+    """The work of one call on a corpus: its folder, base model and settings."""
 
     files: CorpusFolder
     base: ResolvedModel
@@ -44,15 +44,18 @@ class CorpusWork(msgspec.Struct, frozen=True):
         self.on_event(Event(stage="corpus", message=message, notice=notice))
 
     def aligned(self, layout: Layout) -> "CorpusWork":
-        """With prompts as the folder has them laid out."""
+        """Return a copy with the prompt layout of the folder."""
         return msgspec.structs.replace(self, settings=msgspec.structs.replace(self.settings, align=layout.align))
 
 
 class CorpusFilling:
-    """One call's filling of a corpus."""
+    """Fills a corpus in one call."""
 
     def __init__(self, work: CorpusWork, briefs: Mapping[str, TaskBrief], failed: dict[str, FourshotError]) -> None:
-        """``failed``: tasks that dropped out, why; others are added. Raises RunFolderError for damage that stays."""
+        """``failed``: task that dropped out -> error; later failures are added.
+
+        Raises RunFolderError for damage that cannot be repaired.
+        """
         self._work, self._files, self._settings = work, work.files, work.settings
         self._briefs, self._failed = briefs, failed
         self._whole = {name for name in failed if self._is_whole(name)}
@@ -69,7 +72,7 @@ class CorpusFilling:
         self._compiled = total - kept >= COMPILE_FROM_ROWS
 
     def _is_whole(self, name: str) -> bool:
-        """Whether all texts of a task that dropped out are there: to the folder, it is finished."""
+        """Return whether a task that dropped out has all its texts, so that the folder counts it as finished."""
         files = self._files
         if name not in files.tasks():
             return False
@@ -78,7 +81,11 @@ class CorpusFilling:
         return is_finished and not any(files.damage(shard) for shard in journal if shard.task == name)
 
     def fill(self, *, forecast: bool) -> CorpusSummary:
-        """Until every class has enough or has stalled. Raises ShortRunError, and what ended all tasks."""
+        """Generate until every class has enough texts or has stalled. Return the summary.
+
+        Raises ShortRunError for stalled classes unless ``allow_short`` is set, or the first error if all tasks failed.
+        ``forecast``: first report how long it will take.
+        """
         estimate = foretell_corpus(self._work, self._briefs, self._shards) if forecast else None
         began = time.perf_counter()
         try:
@@ -97,7 +104,7 @@ class CorpusFilling:
         stalled_classes = [
             (f"{name}, {label}", of_task.by_label[label])
             for name, of_task in counts.items()
-            if name in self._briefs  # others of the folder were not asked for
+            if name in self._briefs  # other tasks of the folder were not requested
             for label in of_task.missing
             if of_task.has_stalled(label)
         ]
@@ -132,11 +139,11 @@ class CorpusFilling:
                 finally:
                     self._failed.update(driver.failed)
                     self._rates = self._progress.rates(workers.starts)
-                self._look()  # what was written an hour ago may have been changed since
+                self._look()  # shards written an hour ago may have been changed since
                 was_whole = not (was_mended or self._damaged)
 
     def _look(self) -> None:
-        """See which shards there are, and which of them are damaged."""
+        """Find the shards on disk, and those that are damaged."""
         shards = self._files.resume(self._tell_aside)
         self._shards = {name: of_task for name, of_task in shards.items() if name not in self._failed}
         self._damaged = self._damage.look(self._shards, self._briefs.keys())
@@ -148,7 +155,10 @@ class CorpusFilling:
         )
 
     def _sinks(self) -> Mapping[str, Sink]:
-        """Damaged shards come first: what is missing afterwards is drawn with all else."""
+        """Return the sinks of the next pass: damaged shards if there are any, else all tasks that lack texts.
+
+        What is missing after a repair is generated with all other texts.
+        """
         files, shards, progress = self._files, self._shards, self._progress
         base, corpus = self._work.base, self._work.corpus
         if self._damaged:
@@ -163,7 +173,10 @@ class CorpusFilling:
         }
 
     def _put_down(self, *, is_last: bool = False) -> tuple[CorpusSummary, dict[str, ClassCounts]]:
-        """Write the data card as things are. There is one at any moment: `datasets` finds nothing without."""
+        """Write the data card of the current state, and return the summary and the counts by task.
+
+        A card must always exist, because `datasets` finds nothing without one. ``is_last``: it includes the diversity.
+        """
         files, journal = self._files, self._files.journal()
         counts = {name: counted(files.task(name), self._settings.generate, journal) for name in files.tasks()}
         classes = [outcome for name, of_task in counts.items() for outcome in class_outcomes(name, of_task)]
@@ -178,7 +191,7 @@ class CorpusFilling:
             mended=dict(self._damage.faults),
             rates=self._rates,
         )
-        unread = self._failed.keys() - self._whole  # what is known of their shards is from the journal alone
+        unread = self._failed.keys() - self._whole  # their shards are only known from the journal
         readable = [shard for shard in journal if shard.task not in unread]
         shown = tuple(row for row in classes if row.state != "failed" or row.task not in self._whole)
         of_card = msgspec.structs.replace(summary, classes=shown)
@@ -196,7 +209,7 @@ def foretell_corpus(
     *,
     anew: bool = False,
 ) -> Forecast | None:
-    """Forecast what is left of a corpus, and tell. See `forecast.foretell`."""
+    """Forecast the remaining work of a corpus, and report it. See `forecast.foretell`."""
     return foretell(
         work.base,
         lambda speed: remaining_work(briefs, shards, work.base, speed, compiled_from=COMPILE_FROM_ROWS),

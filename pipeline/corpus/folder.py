@@ -1,12 +1,12 @@
-"""A corpus on disk. A shard is there, whole, once its line is in the journal; what has none never happened.
+"""A corpus on disk. A shard exists, completely, once its line is in the journal; without one it does not count.
 
 README.md            the data card; `datasets` reads from it which files belong to which task, and their columns
-manifest.json        what this corpus is: settings, model, format
-layout.json          that prompts which show shots have filler in front, where they have
+manifest.json        the identity of the corpus: settings, model, format
+layout.json          whether prompts that show shots begin with filler; absent otherwise
 journal.jsonl        one line per shard: its file, its hash, and the units it covers
 data/<task>/         shards of rows
-damaged/<task>/      shards as they were found, where they were not as they had been written
-errors.jsonl         draws that came to nothing, with the reason
+damaged/<task>/      damaged shards as they were found, and files that are not in the journal
+errors.jsonl         failed draws, with the reason
 tasks/<task>/        the task, its shots, and the annotator's calibration
 """
 
@@ -39,17 +39,17 @@ JOURNAL_FILE = "journal.jsonl"
 ERRORS_FILE = "errors.jsonl"
 SHOTS_FILE = "shots.json"
 DAMAGED = "damaged"
-ANOTHER_TASK = "Give the task as data/{} has it, or another place (--out)."  # what to do about one
+ANOTHER_TASK = "Give the task as data/{} has it, or another place (--out)."  # the remedy
 T = TypeVar("T")
 
 
 class CorpusFolder(WorkFolder):
-    """The shards of a corpus, and what is known of its tasks."""
+    """The folder of a corpus, with its shards and the files of its tasks."""
 
     def check_links(self) -> None:
-        """Raise RunFolderError where something in it is a link, through which files elsewhere would be changed.
+        """Raise RunFolderError if the folder contains a link, through which files elsewhere would be changed.
 
-        A run's folder has links of its own: of work of another kind, that is said instead.
+        A folder with work of another kind, such as a run, which has links of its own, is reported as such instead.
         """
         if self.has(MANIFEST_FILE):
             self._check_kind(CorpusManifest)
@@ -63,23 +63,23 @@ class CorpusFolder(WorkFolder):
             )
 
     def forget_unstarted(self, manifest: CorpusManifest) -> None:
-        """Drop what a start with other settings left, where no text came of it: its engine did not open, say."""
+        """Replace what a start with other settings left, if it gave no texts, such as because its engine failed."""
         if self.is_unstarted(manifest):
             shutil.rmtree(self.path / "tasks", ignore_errors=True)
             self.write(MANIFEST_FILE, manifest)
 
     def is_unstarted(self, manifest: CorpusManifest) -> bool:
-        """Whether there is such a start."""
+        """Return whether the folder has a start with other settings, but no journal."""
         old, journal = _read_or_none(self, CorpusManifest), self.has(JOURNAL_FILE)
         return bool(old and old.kind == manifest.kind and old.identity() != manifest.identity() and not journal)
 
     def forget_unstarted_task(self, manifest: TaskManifest) -> None:
-        """The same for one task, where its file was changed after a start."""
+        """Remove what was stored for a task whose file was changed after a start, if nothing was drawn for it."""
         if self._is_unstarted_task(manifest):
             self.forget_task(manifest.task.name)
 
     def forget_task(self, name: str) -> None:
-        """Remove what was found before anything was drawn for a task: shots, prompt style, attributes."""
+        """Remove what was stored for a task before its first draw: shots, prompt style, attributes."""
         shutil.rmtree(self._of(name).path)
 
     def _is_unstarted_task(self, manifest: TaskManifest) -> bool:
@@ -87,21 +87,21 @@ class CorpusFolder(WorkFolder):
         return bool(old and old.identity() != manifest.identity() and not self.has_units(manifest.task.name))
 
     def has_units(self, task: str) -> bool:
-        """Whether anything was drawn for a task."""
+        """Return whether the journal has draws for a task."""
         return any(shard.task == task for shard in self.journal())
 
     def manifest(self) -> CorpusManifest:
         return self.read(MANIFEST_FILE, CorpusManifest)
 
     def tasks(self) -> list[str]:
-        """Names of all tasks that were begun, in this call or an earlier one."""
+        """Return the names of all tasks that were begun, in this call or an earlier one."""
         return sorted(file.parent.name for file in self.path.glob(f"tasks/*/{MANIFEST_FILE}"))
 
     def task(self, name: str) -> Task:
         return self._of(name).read(MANIFEST_FILE, TaskManifest).task
 
     def begin(self, manifest: TaskManifest, shots: Sequence[Example]) -> None:
-        """Add a task, or go on with it. Raises RunFolderError if the corpus has another one of that name."""
+        """Add a task, or continue it. Raises RunFolderError if the corpus has another one with this name."""
         folder = self._of(manifest.task.name)
         manifest = msgspec.structs.replace(manifest, shots=value_hash(shots))
         folder.claim(manifest, remedy=ANOTHER_TASK.format(manifest.task.name))
@@ -109,13 +109,13 @@ class CorpusFolder(WorkFolder):
             folder.write(SHOTS_FILE, shots)
 
     def check_begin(self, manifest: TaskManifest) -> None:
-        """Raise what `begin` would after `forget_unstarted_task`; writes nothing."""
+        """Raise what `begin` would after `forget_unstarted_task`, without writing anything."""
         if not self._is_unstarted_task(manifest):
             folder, remedy = self._of(manifest.task.name), ANOTHER_TASK.format(manifest.task.name)
             folder.check_claim(manifest, remedy=remedy)
 
     def journal(self) -> list[ShardRecord]:
-        """Raises RunFolderError where a line is none, or cannot have been written so."""
+        """Read the journal. Raises RunFolderError for invalid lines, and for lines that contradict each other."""
         try:
             lines, last = self.lines(JOURNAL_FILE, ShardRecord), dict[str, int]()
             for line in lines:
@@ -130,9 +130,9 @@ class CorpusFolder(WorkFolder):
             ) from error
 
     def resume(self, on_aside: Callable[[list[str]], object] = lambda files: None) -> dict[str, list[ShardRecord]]:
-        """Shards by task, with all that belongs to none cut away.
+        """Return task -> shards. Lines of no shard are cut off, other files put aside, and temporary ones removed.
 
-        ``on_aside`` is given the files that were put aside: a kill leaves one that the journal does not know, and more
+        ``on_aside`` is called with the files that were put aside, unless it is the single one that a kill leaves. More
         are a sign that the journal was lost.
         """
         shards = self.journal()
@@ -145,8 +145,8 @@ class CorpusFolder(WorkFolder):
         counts = Counter(shard.task for shard in shards)
         reported_files = strays
         if [Path(file).stem for file in strays] == [f"{counts[Path(file).parent.name]:06d}" for file in strays[:1]]:
-            # Written, and not yet in the journal when the process was killed. Of a task that was never begun here, it
-            # was brought from elsewhere; so may another be, and nothing is removed.
+            # The process was killed before the shard's line was in the journal. A shard of a task that was never begun
+            # here comes from elsewhere. Since the other may too, neither is removed.
             reported_files = [file for file in strays if Path(file).parent.name not in self.tasks()]
         for file in strays:
             self._put_aside(file)
@@ -160,7 +160,7 @@ class CorpusFolder(WorkFolder):
         return by_task
 
     def damage(self, shard: ShardRecord) -> str:
-        """What is wrong with a shard, "" where it is as it was written. Without a hash, its rows are counted."""
+        """Return what is wrong with a shard, "" if it is unchanged. Without a hash, only its rows are counted."""
         file = self.path / shard.file
         if not shard.file:
             return ""
@@ -168,7 +168,7 @@ class CorpusFolder(WorkFolder):
             content = file.read_bytes()
         except FileNotFoundError:
             return "is missing"
-        except OSError as error:  # a folder, say
+        except OSError as error:  # such as for a folder
             return f"cannot be read ({error.strerror})"
         if shard.sha256 and hashlib.sha256(content).hexdigest() == shard.sha256:
             return ""
@@ -189,7 +189,10 @@ class CorpusFolder(WorkFolder):
         faults: Sequence[DrawFault],
         kind: Format,
     ) -> ShardRecord:
-        """Write what came of ``units`` as shard ``number`` of the task, whole, and then their line in the journal."""
+        """Write the results of ``units`` as shard ``number`` of the task, and then its line in the journal.
+
+        The file appears completely or not at all. Without rows there is no file, but there is a line.
+        """
         name = f"data/{task}/{number:06d}.{kind}" if rows else ""
         sha256 = self._write_rows(name, rows, kind)
         if faults:
@@ -201,7 +204,7 @@ class CorpusFolder(WorkFolder):
     def replace_shard(
         self, old: ShardRecord, units: Sequence[DrawRecord], rows: Sequence[CorpusRow], faults: Sequence[DrawFault]
     ) -> None:
-        """Write what came of a damaged shard's units once more; what was found in its place is put aside."""
+        """Write the new results of a damaged shard's units; the damaged file is put aside."""
         known_faults = set(self.faults())
         if (self.path / old.file).exists():
             self._put_aside(old.file)
@@ -225,13 +228,13 @@ class CorpusFolder(WorkFolder):
         aside = self.path / DAMAGED / Path(file).relative_to("data")
         aside.parent.mkdir(parents=True, exist_ok=True)
         number = 1
-        while aside.exists():  # an earlier one of that name is not lost either
+        while aside.exists():  # earlier ones with this name are kept too
             number += 1
             aside = aside.with_name(f"{Path(file).stem}-{number}{Path(file).suffix}")
         os.replace(self.path / file, aside)
 
     def _write_rows(self, name: str, rows: Sequence[CorpusRow], kind: Format) -> str:
-        """Write a shard that has rows; gives back its hash."""
+        """Write a shard if it has rows. Return its hash, or ""."""
         if not rows:
             return ""
         content = encode_rows(rows, kind)
@@ -239,24 +242,24 @@ class CorpusFolder(WorkFolder):
         return hashlib.sha256(content).hexdigest()
 
     def rows(self, shards: Sequence[ShardRecord]) -> Iterator[CorpusRow]:
-        """All rows, shard by shard."""
+        """Yield all rows, shard by shard."""
         for shard in shards:
             if shard.file:
                 yield from read_rows(self.path / shard.file)
 
     def texts(self, shards: Sequence[ShardRecord]) -> Iterator[str]:
-        """The texts of all rows, shard by shard."""
+        """Iterate over the texts of all rows, shard by shard."""
         return (row.text for row in self.rows(shards))
 
     def faults(self) -> list[DrawFault]:
         return self.lines(ERRORS_FILE, DrawFault)
 
     def shots(self, task: str) -> list[Example] | None:
-        """The shots of a task, or None where it was not begun."""
+        """Return the shots of a task, or None if none are stored."""
         return self._of(task).find(SHOTS_FILE, list[Example])
 
     def shots_hash(self, task: str) -> str:
-        """Of the shots that the texts of a task were made from; "" where that is not known."""
+        """Return the hash of the shots from which the texts of a task were made; "" if it is unknown."""
         manifest = self._of(task).find(MANIFEST_FILE, TaskManifest)
         return manifest.shots if manifest else ""
 
@@ -267,15 +270,15 @@ class CorpusFolder(WorkFolder):
         self._of(task).write("annotator.json", calibration)
 
     def write_attributes(self, task: str, attributes: Mapping[str, Attributes]) -> None:
-        """What a worker listed; others list the same for themselves, from the same seed."""
+        """Store the attributes that a worker listed. Others list the same for themselves, from the same seed."""
         self._of(task).write("attributes.json", attributes)
 
     def attributes(self, task: str) -> dict[str, Attributes]:
-        """As an earlier process had them listed."""
+        """Return the attributes that an earlier process stored, by class; empty if it did not."""
         return self._of(task).find("attributes.json", dict[str, Attributes]) or {}
 
     def style(self, task: str) -> ChosenStyle | None:
-        """How prompts of a task are put, where that had to be found out and was."""
+        """Return the prompt style that was chosen for a task; None if none was."""
         return self._of(task).find(STYLE_FILE.name, ChosenStyle)
 
     def write_style(self, task: str, style: ChosenStyle) -> None:
@@ -286,7 +289,7 @@ class CorpusFolder(WorkFolder):
 
 
 def _read_or_none(folder: WorkFolder, kind: type[T]) -> T | None:
-    """A folder's manifest, if it has one of this kind."""
+    """Return a folder's manifest, or None if it has none of this type."""
     try:
         return folder.read(MANIFEST_FILE, kind)
     except (OSError, RunFolderError):

@@ -1,4 +1,4 @@
-"""What a corpus's folder says it holds: which corpus, and which tasks."""
+"""Manifests in the folder of a corpus: the identity of the corpus, and of its tasks."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ SCHEMA = 1
 
 
 class CorpusManifest(Manifest, frozen=True, kw_only=True):
-    """Says which corpus a folder holds. Two are the same if all of this is equal but the versions."""
+    """Identifies the corpus in a folder. Two corpora are the same if their `identity`, without versions, is equal."""
 
     schema: int = SCHEMA
     kind: str = "corpus"
@@ -29,21 +29,21 @@ class CorpusManifest(Manifest, frozen=True, kw_only=True):
     def identity(self) -> dict[str, Any]:
         fields = super().identity()
         if is_of_content(self.model_revision):
-            fields.pop("model_name")  # of a folder that may be called from elsewhere, or have been moved
+            fields.pop("model_name")  # that of a local folder, which may be moved or given by another path
         fields["settings"].pop("allow_short")
-        fields["settings"].pop("align")  # the folder says (`LAYOUT_FILE`); manifests of earlier versions do not
+        fields["settings"].pop("align")  # stored in `LAYOUT_FILE`; manifests of earlier versions lack it
         return fields
 
 
 class TaskManifest(Manifest, frozen=True, kw_only=True):
-    """Says which task a task's folder is of. Others may be added to a corpus, none can be changed."""
+    """Identifies the task in a task's folder. Tasks can be added to a corpus, but not changed."""
 
     task: Task
-    adapters: tuple[str, ...] = ()  # names of those that re-label
-    shots: str = ""  # hash of those in the folder; "": of a version that did not write it down
+    adapters: tuple[str, ...] = ()  # names of those that annotate
+    shots: str = ""  # hash of those in the folder; "": written by a version that did not store it
 
     def identity(self) -> dict[str, Any]:
         fields = super().identity()
-        fields["task"].pop("data")  # the same data may lie elsewhere tomorrow; the shots are kept in the folder
-        fields.pop("shots")  # `sink.check_shots` says more
+        fields["task"].pop("data")  # the same data may be moved; the shots are stored in the folder
+        fields.pop("shots")  # `sink.check_shots` compares them, with a more specific error
         return fields

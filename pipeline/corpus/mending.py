@@ -1,7 +1,7 @@
-"""Shards that are not as they were written: found by hash and by count, and made again from the units in the journal.
+"""Repair damaged shards: detect them by hash and number of rows, and repeat their units from the journal.
 
-A unit follows from its own fields, so it has the same prompts, seeds and ids as before. What is drawn again is judged
-beside all rows that are intact, and a class keeps no more of it than it lacks.
+A unit is determined by its own fields, so it has the same prompts, seeds and ids as before. The new texts are judged
+with all intact rows in place, and a class keeps no more of them than it lacks.
 """
 
 from collections import Counter, deque
@@ -23,18 +23,18 @@ from fourshot.pipeline.task_data import TaskData
 
 
 class ShardDamage:
-    """What was found damaged so far in one call."""
+    """The damaged shards found so far in one call."""
 
     def __init__(self, files: CorpusFolder, on_event: OnEvent) -> None:
         self._files, self._on_event = files, on_event
-        self.faults: dict[str, str] = {}  # file -> what was wrong with it
+        self.faults: dict[str, str] = {}  # file -> its damage
         self._has_told_unhashed = False
 
     def look(self, shards: Mapping[str, Sequence[ShardRecord]], named: Collection[str]) -> dict[str, set[str]]:
-        """Files of damaged shards by task, each told of.
+        """Return task -> files of its damaged shards, and report each of them.
 
-        ``named``: the tasks that can be made again. Raises RunFolderError where one of another task is damaged, and
-        where one is again that was mended in this call.
+        ``named``: the tasks whose shards can be repaired. Raises RunFolderError if a shard of another task is damaged,
+        or one that was already repaired in this call.
         """
         written_shards = [shard for of_task in shards.values() for shard in of_task if shard.file]
         unhashed = sum(not shard.sha256 for shard in written_shards)
@@ -64,15 +64,15 @@ class ShardDamage:
 
 
 class MendPlan(DrawPlan):
-    """The units of some shards, in their order; batches have the numbers of their units."""
+    """The plan to repeat the units of some shards, in their order. A batch has the number of its unit."""
 
     reads_in_place = True
 
     def __init__(self, brief: TaskBrief, shards: Sequence[ShardRecord], files: Collection[str]) -> None:
-        """``shards``: all of the task; ``files``: of those to be made again."""
+        """``shards``: all of the task; ``files``: those of the shards to be repaired."""
         super().__init__(brief)
         self._brief = brief
-        self._records: list[tuple[DrawRecord, int]] = []  # with the number of the first draw
+        self._records: list[tuple[DrawRecord, int]] = []  # with the number of the first draw in its class
         drawn: Counter[str] = Counter()
         for shard in shards:
             for record in shard.units:
@@ -114,7 +114,7 @@ class MendPlan(DrawPlan):
 
 
 class MendSink:
-    """Writes the damaged shards of one task anew, each when all of its units are judged."""
+    """Rewrites the damaged shards of one task, each as soon as all of its units are judged."""
 
     def __init__(
         self,
@@ -129,10 +129,10 @@ class MendSink:
         self._folder, self._brief, self._model, self._progress = folder, brief, model, progress
         self._shards, self._files = shards, files
         self._remaining = deque(shard for shard in shards if shard.file in files)
-        self._judged: list[JudgedBatch] = []  # of the first shard that is left
+        self._judged: list[JudgedBatch] = []  # of the first remaining shard
 
     def open(self) -> Ledger:
-        """A ledger of the damaged units, that knows the texts of all others."""
+        """Return a ledger of the damaged units, which compares their texts with those of intact shards."""
         name = self._brief.task.name
         ledger = Ledger(
             self._brief,
@@ -147,12 +147,12 @@ class MendSink:
         return ledger
 
     def report(self, ledger: Ledger, message: UnitResult | UnitProgress) -> None:
-        """Take note of the engine's counters."""
+        """Add the engine's counters to the progress."""
         if isinstance(message, UnitResult):
             self._progress.count(message)
 
     def add(self, ledger: Ledger, judged: Sequence[JudgedBatch]) -> None:
-        """Have batches wait for the last of their shard."""
+        """Buffer judged batches, and rewrite their shard once its last batch is judged."""
         task = self._brief.task
         for batch in judged:
             self._judged.append(batch)
@@ -172,7 +172,7 @@ class MendSink:
             self._progress.report(task.name, f"{shard.file} is made again, {len(rows)} rows")
 
     def write(self, *, only_due: bool = False) -> None:
-        """Every shard is written as soon as it is judged."""
+        """Do nothing: `add` writes every shard as soon as it is judged."""
 
     def finish(self, ledger: Ledger) -> None:
-        """What is lacking now is drawn with all else."""
+        """Do nothing: texts that are missing now are generated later, with all others."""

@@ -1,4 +1,4 @@
-"""What a corpus will ask for, as far as its shards do not have it yet."""
+"""Estimate the work that a corpus still needs, beyond what is in its shards."""
 
 from collections.abc import Mapping, Sequence
 
@@ -14,7 +14,7 @@ from fourshot.pipeline.loop.units import TaskBrief
 from fourshot.pipeline.synthesis.prompts import PromptFormat
 
 STAGE = "make the corpus"
-WASTE = 1.03  # draws that were on their way when a class had enough
+WASTE = 1.03  # factor for draws that are in flight when a class has enough
 
 
 def remaining_work(
@@ -25,7 +25,10 @@ def remaining_work(
     *,
     compiled_from: int,
 ) -> list[StageWork]:
-    """Of all tasks together, by the acceptance so far where there is one; an engine of so many rows is compiled."""
+    """Return the remaining work of each unfinished task, by its acceptance so far, or the expected one without draws.
+
+    ``compiled_from``: missing rows of all tasks from which the engine is compiled; with adapters, it never is.
+    """
     work = list[StageWork]()
     plans = {name: replayed(brief, shards.get(name, ())) for name, brief in briefs.items()}
     rows = sum(sum(plan.counts.missing.values()) for plan in plans.values())

@@ -1,6 +1,6 @@
-"""The rows of a corpus, and the files they are in: JSON Lines or Parquet.
+"""The rows of a corpus, and their files: JSON Lines or Parquet.
 
-Importing this module loads no pyarrow; Parquet does.
+Importing this module does not load pyarrow; writing or reading Parquet does.
 """
 
 import io
@@ -21,33 +21,33 @@ if TYPE_CHECKING:
     import pyarrow
 
 
-# What a shard raises that is none: `pyarrow.ArrowInvalid` and text that is not UTF-8 are ValueErrors.
+# What reading an invalid shard raises: `pyarrow.ArrowInvalid` and the error for text that is not UTF-8 are ValueErrors.
 UNREADABLE = (msgspec.DecodeError, ValueError, OSError)
 
 
 class CorpusRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One text of a corpus with all that it comes from. The fields are the columns."""
+    """One text of a corpus with its lineage. The fields are the columns."""
 
     text: str
-    fields: dict[str, str] | UnsetType = UNSET  # of an input that has several: what the lines of the text say
+    fields: dict[str, str] | UnsetType = UNSET  # of an input with fields: the values in the lines of the text
     label: str
     task: str
     id: str  # within the task: the class and the number of the draw
-    unit: int  # that it was drawn in, within the task
+    unit: int  # number of the unit that drew it, within the task
     prompt_hash: str
     shots: tuple[int, ...]  # in the order of the prompt; indices into the task's shots.json
     seed: int  # of the request
     num_tokens: int
     cumulative_logprob: float  # nats
     finish_reason: str
-    attributes: tuple[str, ...] = ()  # that the prompt asked for, "dimension: value"; empty where it asked for none
-    probabilities: tuple[float, ...]  # the annotator's, in the order of the task's labels; empty where nobody read
+    attributes: tuple[str, ...] = ()  # requested in the prompt, as "dimension: value"; empty if none were
+    probabilities: tuple[float, ...]  # the annotator's, in the order of the task's labels; empty without an annotator
     model: str
     revision: str
 
 
 def row_of(task: Task, draw: Draw, verdict: Verdict, model: str, revision: str) -> CorpusRow:
-    """The row of a text that is kept."""
+    """Return the row of a kept text."""
     candidate = draw.candidate
     return CorpusRow(
         text=candidate.text,
@@ -70,7 +70,7 @@ def row_of(task: Task, draw: Draw, verdict: Verdict, model: str, revision: str) 
 
 
 def encode_rows(rows: Sequence[CorpusRow], kind: Format) -> bytes:
-    """The content of a shard."""
+    """Return the content of a shard's file."""
     if kind == "jsonl":
         encode = msgspec.json.Encoder().encode
         return b"".join(encode(row) + b"\n" for row in rows)
@@ -85,28 +85,28 @@ def encode_rows(rows: Sequence[CorpusRow], kind: Format) -> bytes:
 
 
 def read_rows(file: Path) -> list[CorpusRow]:
-    """All rows of a shard. Raises what is `UNREADABLE` for a file that is none."""
+    """Read all rows of a shard. Raises one of `UNREADABLE` if the file is not a valid shard."""
     if file.suffix == ".jsonl":
         decode = msgspec.json.Decoder(CorpusRow).decode
         content = file.read_bytes()
         return [decode(line) for line in content.removesuffix(b"\n").split(b"\n")] if content else []
     from pyarrow import parquet
 
-    # partitioning=None: the name of its folder is no column.
+    # partitioning=None: a folder name such as a=b must not become a column.
     return msgspec.convert(parquet.read_table(file, partitioning=None).to_pylist(), list[CorpusRow])
 
 
-# Types of the columns, as `datasets` names them; a list's is its elements'.
+# Types of the columns, as named by `datasets`; of lists, the type of their elements.
 _LISTS = {"shots": "int32", "attributes": "string", "probabilities": "float64"}
 _PLAIN = {int: "int64", float: "float64", str: "string"}
 
 
 def features(fields: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """The columns for a data card; ``fields``: those of the task.
+    """Return the columns with their types for a data card. ``fields``: those of the task.
 
-    Without them `datasets` takes types from the first rows, and an empty list has none.
+    Without types in the card, `datasets` infers them from the first rows, which fails for empty lists.
 
-    Source: huggingface/datasets, `Features._from_yaml_list`; "sequence" is what versions before 4 know, too.
+    Source: huggingface/datasets, `Features._from_yaml_list`; "sequence" is also known to versions before 4.
     """
     columns: list[dict[str, Any]] = []
     for column in msgspec.structs.fields(CorpusRow):

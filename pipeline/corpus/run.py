@@ -1,4 +1,4 @@
-"""A corpus: many texts for many tasks, generated and filtered, in a folder that `datasets` can load."""
+"""Make a corpus: texts for many tasks, generated and filtered, in a folder that `datasets` can load."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -32,13 +32,13 @@ from fourshot.pipeline.task_data import lost_shots
 from fourshot.pipeline.work_folder import UNALIGNED, Layout
 from fourshot.training.jobs.cluster import check_cluster
 
-UNCHANGED = ("corpus", "default")  # presets whose values nobody chose for a corpus
+UNCHANGED = ("corpus", "default")  # presets whose values the user did not choose for a corpus
 
 
 class CorpusRequest(msgspec.Struct, frozen=True):
-    """Which corpus is to be made."""
+    """The arguments of `do_corpus`."""
 
-    tasks: Mapping[str, Task | FourshotError]  # what `load_tasks` gives; one that fails is an outcome, others go on
+    tasks: Mapping[str, Task | FourshotError]  # from `load_tasks`; an error is a result of that task, others continue
     model: str | None
     folder: Path
     settings: RunSettings = PRESETS["corpus"]
@@ -46,10 +46,10 @@ class CorpusRequest(msgspec.Struct, frozen=True):
 
 
 def do_corpus(request: CorpusRequest, on_event: OnEvent = ignore, *, forecast: bool = False) -> CorpusSummary:
-    """Make a corpus, or go on where an earlier call was stopped; ``forecast``: first tell what it will take.
+    """Make a corpus, or continue an interrupted one. ``forecast``: first report how long it will take.
 
-    Raises InputError for what the user gave, RunFolderError for a folder that holds something else, ShortRunError where
-    classes stall and ``allow_short`` is not set; finished shards stay on disk whatever is raised.
+    Raises InputError for invalid arguments, RunFolderError for a folder with other content, and ShortRunError if
+    classes stall and ``allow_short`` is not set. Finished shards stay on disk whatever is raised.
     """
     work = _opened(request, on_event)
     files, align = work.files, request.settings.align
@@ -76,7 +76,7 @@ def do_corpus(request: CorpusRequest, on_event: OnEvent = ignore, *, forecast: b
 
 
 def plan_corpus(request: CorpusRequest, on_event: OnEvent) -> Forecast | None:
-    """What `do_corpus` would take, by the speed of this machine as it is now; None where nothing is left to do."""
+    """Forecast what `do_corpus` would take, from the measured speed of this machine; None if nothing is left to do."""
     work = _opened(request, on_event)
     files = work.files
     _check_folder(work)
@@ -97,7 +97,7 @@ def plan_corpus(request: CorpusRequest, on_event: OnEvent) -> Forecast | None:
 
 
 def _opened(request: CorpusRequest, on_event: OnEvent) -> CorpusWork:
-    """The work as it is asked for. Raises InputError for what cannot be done, before the folder is claimed."""
+    """Return the requested work. Raises InputError for an invalid request, before the folder is claimed."""
     _check(request)
     files, base = CorpusFolder(request.folder), resolve_model(request.model)
     untried_style(request.settings.prompt_style, base.path, base.name)
@@ -105,7 +105,7 @@ def _opened(request: CorpusRequest, on_event: OnEvent) -> CorpusWork:
 
 
 def _check_folder(work: CorpusWork) -> None:
-    """Raise RunFolderError for a link in it; tell which settings nothing comes of."""
+    """Raise RunFolderError if the folder contains a link, and report settings without an effect."""
     work.files.check_links()
     tell_unused(work.settings, unused_in_corpus(work.settings), "corpus", work.on_event, UNCHANGED)
 
@@ -113,9 +113,10 @@ def _check_folder(work: CorpusWork) -> None:
 def _briefs(
     work: CorpusWork, tasks: Mapping[str, Task | FourshotError], *, forgets: bool
 ) -> tuple[dict[str, TaskBrief], dict[str, FourshotError]]:
-    """What is to be written for each task, and why some drop out, which is told. Raises the first error if all do.
+    """Return the briefs of the tasks, and the errors of those that drop out, which are reported.
 
-    ``forgets``: a task whose file or data were changed before anything was written for it is begun anew.
+    ``forgets``: begin a task anew if its file or data was changed before anything was drawn for it. Raises the first
+    error if all tasks drop out.
     """
     briefs, failed = dict[str, TaskBrief](), dict[str, FourshotError]()
     for name, task in tasks.items():
@@ -130,7 +131,7 @@ def _briefs(
             failed[name] = error
     if not briefs:
         raise next(iter(failed.values()))
-    for name, fault in failed.items():  # now: the others may take hours
+    for name, fault in failed.items():  # reported now, because the others may take hours
         work.tell(f"{name} drops out: {' '.join(str(fault).split())}", notice=True)
     return briefs, failed
 
@@ -173,7 +174,7 @@ def _brief(work: CorpusWork, task: Task, readers: tuple[Reader, ...], *, forgets
     files = work.files
     check_begun(files, task.name)
     data = data_of(task, work.on_event)
-    _ = data.test  # read now: what it leaves out is told before hours of work, and a fault is this task's
+    _ = data.test  # read now: rows left out are reported before hours of work, and an error is that of this task
     stored_shots = files.shots(task.name)
     shots = data.shots(work.settings) if stored_shots is None else stored_shots
     if stored_shots is not None and files.has_units(task.name):
@@ -203,7 +204,7 @@ def _task_manifest(task: Task, readers: Iterable[Reader]) -> TaskManifest:
 
 
 def _styled(work: CorpusWork, briefs: Mapping[str, TaskBrief]) -> dict[str, TaskBrief]:
-    """The briefs with the prompt style of each, found now where no earlier call did."""
+    """Return the briefs with their prompt styles, which are chosen now unless an earlier call did so."""
     files, style, words = work.files, work.settings.prompt_style, work.settings.max_text_words
     if style == "plain":
         return dict(briefs)

@@ -1,4 +1,4 @@
-"""What can be set about a corpus beside how its texts are made (`pipeline.synthesis.settings.RunSettings`).
+"""Settings of a corpus other than those of its texts (`pipeline.synthesis.settings.RunSettings`).
 
 Importing this module loads neither torch nor vllm.
 """
@@ -10,18 +10,18 @@ from fourshot.engine.core import Typed
 from fourshot.engine.errors import InputError
 
 Format = Literal["jsonl", "parquet"]
-UNKNOWN = "unknown"  # licence; a corpus that goes on keeps the one that it has
+UNKNOWN = "unknown"  # licence; a continued corpus keeps the one in its data card
 
 
 class CorpusSettings(Typed, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How a corpus is written, and where its engines run. The comments are the help of `fourshot corpus`."""
 
-    format: Format = "jsonl"  # of its files
-    licence: str = UNKNOWN  # for the data card; what the base model's licence says of its output
-    adapters: str = ""  # trained ones, for --annotator adapters
+    format: Format = "jsonl"  # of the shards
+    licence: str = UNKNOWN  # for the data card; check what the base model's licence says about its output
+    adapters: str = ""  # folder of trained adapters, for --annotator adapters
     rows_per_shard: int = 10_000
-    shard_s: float = 30.0  # a smaller shard is written after this time: more would be lost by a kill
-    ray: str = ""  # an engine on each device of a Ray cluster: 'local', 'auto' or a cluster's address; "": one, here
+    shard_s: float = 30.0  # seconds after which a smaller shard is written, so that a kill loses less
+    ray: str = ""  # an engine on each device of a Ray cluster: 'local', 'auto' or an address; "": one, on this machine
 
     gpus_per_engine: int = 1  # GPUs that share each engine's weights
 

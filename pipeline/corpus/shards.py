@@ -7,21 +7,21 @@ import msgspec
 
 from fourshot.pipeline.loop.counts import DrawRecord
 
-READ = re.compile(r".*\.(?:jsonl|parquet)")  # names of shards, of those being written, of what `datasets` reads too
+READ = re.compile(r".*\.(?:jsonl|parquet)")  # shards, also while they are written, and what else `datasets` reads
 
 
 class ShardRecord(msgspec.Struct, frozen=True, kw_only=True):
     """A line of the journal."""
 
     task: str
-    file: str = ""  # relative to the folder; "" where the units gave no row
+    file: str = ""  # relative to the folder; "" if the units gave no rows
     rows: int = 0
     sha256: str = ""  # of the file; "": written before there were hashes
     faults: int = 0  # lines added to errors.jsonl
     units: tuple[DrawRecord, ...]
 
     def __post_init__(self) -> None:
-        """Raises ValueError for a file outside ``data/``: shards are written, and put aside."""
+        """Raise ValueError for a file outside ``data/``, because shards are overwritten and moved."""
         parts = Path(self.file).parts
         if self.file and (len(parts) < 3 or parts[0] != "data" or ".." in parts or not READ.fullmatch(parts[-1])):
             raise ValueError(f"it names {self.file!r}, which is no shard in data/")

@@ -1,4 +1,4 @@
-"""One task of a corpus: what was judged becomes rows, and rows become shards."""
+"""Write one task of a corpus: judged texts become rows, and rows become shards."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -21,7 +21,7 @@ from fourshot.pipeline.task import Example
 from fourshot.pipeline.task_data import TaskData
 from fourshot.pipeline.work_folder import MANIFEST_FILE
 
-SHOWN_CLASSES = 2  # a line has room for no more
+SHOWN_CLASSES = 2  # in a line of progress, which has no room for more
 
 
 class ShardSink:
@@ -37,7 +37,7 @@ class ShardSink:
         progress: ProgressReporter,
         on_shard: Callable[[], object] = lambda: None,
     ) -> None:
-        """``shards``: those that are there. ``progress``: of all tasks together. ``on_shard``: after each new one."""
+        """``shards``: those on disk. ``progress``: that of all tasks. ``on_shard``: called after each new shard."""
         self._folder, self._brief, self._shards, self._model = folder, brief, shards, model
         self._settings, self._progress, self._on_shard = settings, progress, on_shard
         self._name, self._num_shards, self._has_calibration = brief.task.name, len(shards), bool(shards)
@@ -47,7 +47,7 @@ class ShardSink:
         self._since_s = 0.0
 
     def open(self) -> Ledger:
-        """The ledger as the shards left it. Later texts are compared with those kept, which are on disk."""
+        """Return the ledger, restored from the shards. Later texts are compared with the kept ones on disk."""
         self._ledger = Ledger(
             self._brief,
             AheadPlan(self._brief),
@@ -58,31 +58,31 @@ class ShardSink:
         for record in (record for shard in self._shards for record in shard.units):
             kept = list(islice(texts, record.kept))
             self._ledger.restore([record], kept, {record.label: kept})
-        self._since_s = time.monotonic()  # the time that draws take counts, too: a kill would cost it
+        self._since_s = time.monotonic()  # includes the time of drawing, which a kill would cost too
         return self._ledger
 
     def report(self, ledger: Ledger, message: UnitResult | UnitProgress) -> None:
-        """Take note of the engine's counters, and of attributes that it listed."""
+        """Add the engine's counters to the progress, and store the attributes that it listed."""
         if isinstance(message, UnitResult):
             self._progress.count(message)
             if message.attributes:
                 self._folder.write_attributes(self._name, message.attributes)
 
     def add(self, ledger: Ledger, judged: Sequence[JudgedBatch]) -> None:
-        """Have rows wait for their shard; a full one is written."""
+        """Buffer the rows of judged batches until `write` writes their shard, and report the progress."""
         for batch in judged:
             self._records += batch.records
             self._faults += batch.faults
             rows = [row_of(self._brief.task, *pair, self._model.name, self._model.revision) for pair in batch.kept]
             self._rows += rows
             self._progress.add(len(rows))
-        if ledger.is_done:  # what classes lack that have stalled
+        if ledger.is_done:  # texts are only missing in classes that have stalled
             self._progress.give_up(sum(ledger.counts.missing.values()))
         if ledger.is_done or self._progress.is_due():
             self._progress.report(self._name, _classes(ledger.counts))
 
     def write(self, *, only_due: bool = False) -> None:
-        """Add a shard with all that waits; ``only_due``: where there are enough rows, or they have waited enough."""
+        """Write all buffered rows as a shard. ``only_due``: only if there are enough, or the last shard is too old."""
         is_due = time.monotonic() - self._since_s >= self._settings.shard_s
         if not self._records or (only_due and not is_due and len(self._rows) < self._settings.rows_per_shard):
             return
@@ -98,27 +98,27 @@ class ShardSink:
         self._on_shard()
 
     def finish(self, ledger: Ledger) -> None:
-        """Classes that have stalled are told of together, when all tasks are done."""
+        """Do nothing: stalled classes are reported together when all tasks are done."""
 
 
 def stored_calibration(folder: CorpusFolder, task: str) -> Calibration:
-    """With which the texts of a task's shards were judged. Raises RunFolderError where it is gone."""
+    """Return the calibration with which a task's shards were judged. Raises RunFolderError if it is missing."""
     if (calibration := folder.calibration(task)) is None:
         raise _missing(folder, task, "annotator.json")
     return calibration
 
 
 def check_begun(folder: CorpusFolder, task: str) -> None:
-    """Raise RunFolderError where a task has texts, and what they were made by is gone."""
+    """Raise RunFolderError if a task has texts, but its manifest or the annotator's calibration is missing."""
     missing = [name for name in (MANIFEST_FILE, "annotator.json") if not folder.has(f"tasks/{task}/{name}")]
     if missing and any(shard.task == task and shard.rows for shard in folder.journal()):
         raise _missing(folder, task, missing[0])
 
 
 def check_shots(folder: CorpusFolder, task: str, shots: Sequence[Example]) -> None:
-    """Raise RunFolderError where what was drawn for a task was not drawn from ``shots``: its rows name them by number.
+    """Raise RunFolderError if a task's texts were not drawn from ``shots``, to which its rows refer by number.
 
-    Those are in the folder, or the same draw as at the start where they are gone from there.
+    ``shots`` are those in the folder or, if they are missing there, drawn again.
     """
     if folder.shots_hash(task) in ("", value_hash(shots)) or not folder.has_units(task):
         return
@@ -139,7 +139,7 @@ def _missing(folder: CorpusFolder, task: str, name: str) -> RunFolderError:
 
 
 def replayed(brief: TaskBrief, shards: Sequence[ShardRecord]) -> AheadPlan:
-    """The plan of a task as far as its shards go."""
+    """Return the plan of a task as it is after the units in its shards."""
     plan = AheadPlan(brief)
     plan.next_batches(lambda label: ())
     for record in (record for shard in shards for record in shard.units):
@@ -149,7 +149,7 @@ def replayed(brief: TaskBrief, shards: Sequence[ShardRecord]) -> AheadPlan:
 
 
 def _classes(counts: ClassCounts) -> str:
-    """Texts kept and drawn of the classes that lack most, and the forecast for the slowest."""
+    """Return a line with the kept and drawn texts of the slowest classes, and a forecast for the slowest one."""
     missing = {label: (counts.per_class - count.kept) / count.acceptance for label, count in counts.by_label.items()}
     slowest = sorted(missing, key=missing.__getitem__, reverse=True)
     shown = [(label, counts.by_label[label]) for label in slowest[:SHOWN_CLASSES]]

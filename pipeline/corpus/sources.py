@@ -1,4 +1,4 @@
-"""What a corpus starts from: for each task its shots, the test texts to keep out, and the adapters that re-label."""
+"""The inputs of a corpus for each task: its data, with shots and test texts to exclude, and adapters that annotate."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ CARDS = (CARD_FILE, f"*/{CARD_FILE}", f"*/*/{CARD_FILE}")
 
 
 def data_of(task: Task, on_event: OnEvent = ignore) -> TaskData:
-    """The splits of ``task``, which need not have test texts. What is left out of them is told under its name."""
+    """Return the splits of ``task``, which need not have test texts. Events about them begin with its name."""
 
     def tell(event: Event) -> None:
         on_event(Event(stage="corpus", message=f"{task.name}: {event.message}"))
@@ -23,10 +23,10 @@ def data_of(task: Task, on_event: OnEvent = ignore) -> TaskData:
 
 
 def readers_of(task: Task, folder: Path, model: ResolvedModel) -> tuple[Reader, ...]:
-    """The adapters in ``folder`` that were trained for ``task`` on this base model, all of which will re-label.
+    """Return the adapters in ``folder`` that were trained for ``task`` on this base model. All of them annotate.
 
-    ``folder`` is that of a finished run or of many (`fourshot train --tasks`), or an adapter's own. Raises InputError
-    where there is none, AdapterError for a card that cannot be read.
+    ``folder`` is that of a finished run, of several runs (`fourshot train --tasks`), or of an adapter. Raises
+    InputError if there is no such adapter, and AdapterError for a card that cannot be read or has other label words.
     """
     if not folder.is_dir():
         raise InputError(f"no such folder of adapters: {folder}. Name one that is there (--adapters).")

@@ -1,4 +1,4 @@
-"""What a corpus came to, from its journal. Importing this module loads neither torch nor vllm."""
+"""The results of a corpus, from its journal. Importing this module loads neither torch nor vllm."""
 
 from collections.abc import Iterable
 from typing import Literal
@@ -16,7 +16,7 @@ State = Literal["finished", "stalled", "unfinished", "failed"]
 
 
 class ClassOutcome(msgspec.Struct, frozen=True, kw_only=True):
-    """One class of one task; of a task that failed there is one, without a label."""
+    """The result of one class of one task. A failed task has a single result, without a label."""
 
     task: str
     label: str = ""
@@ -24,34 +24,34 @@ class ClassOutcome(msgspec.Struct, frozen=True, kw_only=True):
     wanted: int = 0
     kept: int = 0
     drawn: int = 0
-    acceptance: float | None = None  # of all draws, those that would be kept
+    acceptance: float | None = None  # share of all draws that would be kept
     rejected: dict[str, int] = {}  # reason -> texts
-    faults: int = 0  # draws that came to nothing
-    error: str = ""  # class name of what went wrong
+    faults: int = 0  # failed draws
+    error: str = ""  # class name of the exception
     message: str = ""
 
 
 class CorpusSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """What a call of `do_corpus` left."""
+    """The results of a call of `do_corpus`."""
 
     folder: str
     rows: int
     shards: int
     classes: tuple[ClassOutcome, ...]
-    mended: dict[str, str] = {}  # file -> what was wrong with it; its texts were made again
+    mended: dict[str, str] = {}  # file of a damaged shard -> its damage; its units were repeated
     rates: Rates = Rates()
-    forecast: Forecast | None = None  # what was foretold of this call, beside what it took
+    forecast: Forecast | None = None  # forecast and actual time of this call
 
 
 def counted(task: Task, settings: GenerateSettings, journal: Iterable[ShardRecord]) -> ClassCounts:
-    """How far the classes of a task are, as far as its shards go."""
+    """Return the counts of a task's classes from its shards in the journal."""
     counts = ClassCounts(task.label_names, settings)
     counts.add(record for shard in journal if shard.task == task.name for record in shard.units)
     return counts
 
 
 def class_outcomes(task: str, counts: ClassCounts) -> Iterable[ClassOutcome]:
-    """One for each class, in the task's order."""
+    """Yield the result of each class, in the task's order."""
     for label, count in counts.by_label.items():
         state: State = "finished" if label not in counts.missing else "unfinished"
         if counts.has_stalled(label):

@@ -1,4 +1,4 @@
-"""What is said of a table where nobody can tell which column holds the texts and which the labels."""
+"""Messages about tables whose columns of texts and labels cannot be determined."""
 
 import re
 import shlex
@@ -14,18 +14,18 @@ from fourshot.pipeline.tables.types import TEXT_NAMES
 
 
 class ColumnSearch(NamedTuple):
-    """Which columns may be meant, and which are: none where that is in doubt."""
+    """The columns of a table that may be meant, and the chosen ones: empty if in doubt."""
 
     texts: list[str]
     labels: list[str]
     chosen_texts: list[str]
     chosen_labels: list[str]
     verdicts: list[str]  # that hold a person's verdicts on the rows
-    unlikely: list[str]  # no labels by name or looks, but they repeat names
+    unlikely: list[str]  # not like labels by name or contents, but they repeat names
 
 
 def column_doubt(table: Table, search: ColumnSearch) -> str:
-    """What cannot be told of a table, the columns that may be meant, and what to do."""
+    """Return a message with what cannot be determined, the columns that may be meant, and what to do."""
     texts, labels, chosen_texts, chosen_labels, verdicts, unlikely = search
     doubts = [
         f" Of these, {'several' if len(columns) > 1 else 'one'} may be the {kind}: "
@@ -52,7 +52,7 @@ def column_doubt(table: Table, search: ColumnSearch) -> str:
 
 
 def _as_labels(table: Table, verdicts: Sequence[str]) -> str:
-    """What to do where verdicts on the rows are the labels."""
+    """Return what to do if a person's verdicts on the rows are the labels."""
     return (
         f" {with_value(table, verdicts[0])} looks like a person's verdicts on the rows. If it is the label: "
         f"--label-column {shlex.quote(verdicts[0])}."
@@ -60,7 +60,7 @@ def _as_labels(table: Table, verdicts: Sequence[str]) -> str:
 
 
 def _several_texts(table: Table, search: ColumnSearch) -> str:
-    """What to do where several columns hold texts."""
+    """Return what to do if several columns hold texts; "" if they do not."""
     texts = search.texts
     if len(texts) == len(table.columns) > 1 and not any(text.strip().lower() in TEXT_NAMES for text in texts):
         return " If each column is a class with its texts in it, write a row for each text: its text, its label."
@@ -84,14 +84,14 @@ def with_value(table: Table, column: str) -> str:
 
 
 def _one_hot(table: Table, labels: Sequence[str]) -> str:
-    """What to do where each class has a column."""
+    """Return what to do if each class has a column; "" if that is not so."""
     cells = {plain_cell(value).casefold() for column in labels for value in values_of(table, column)}
     is_one_hot = len(labels) > 1 and cells <= {"0", "1", "true", "false"}
     return " If each is a class, with 0 and 1 in it, write one column with the name of the class." if is_one_hot else ""
 
 
 def _unseparated(table: Table) -> str:
-    """What to do where what separates the columns is not known."""
+    """Return what to do if a CSV file of one column may have an unknown separator; "" if that is not so."""
     is_csv = KINDS.get(PurePath(table.path).suffix.lower()) == "csv"
     if len(table.columns) > 1 or not is_csv or not re.search(r"\W", table.columns[0]):
         return ""
@@ -99,7 +99,7 @@ def _unseparated(table: Table) -> str:
 
 
 def _nested(table: Table) -> str:
-    """What a row must look like, where a column holds objects or lists: the text is somewhere in them."""
+    """Return the required form of a row if a column holds objects or lists, which may contain the text; else ""."""
     first = next(iter(table.rows.values()), {})
     nested = [column for column, value in first.items() if isinstance(value, list | dict)]
     if not nested:

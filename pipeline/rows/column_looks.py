@@ -1,4 +1,4 @@
-"""What the cells of a column look like: texts, sentences, labels."""
+"""Determine what the cells of a column look like: texts, sentences or labels."""
 
 import re
 from collections.abc import Sequence
@@ -19,8 +19,8 @@ def values_of(table: Table, column: str) -> list[Any]:
 
 
 def is_worded(values: Sequence[Any]) -> bool:
-    """Whether most are words of letters, with blanks between them where the script has blanks: no dates, no sums."""
-    texts = [without_marks(value.strip()) for value in values if isinstance(value, str)]  # letters side by side
+    """Return whether most values are several words, unlike dates and amounts; one, in scripts without spaces."""
+    texts = [without_marks(value.strip()) for value in values if isinstance(value, str)]  # so letters are adjacent
     worded = sum(any(map(_LETTERS.search, text.split()[:-1])) or bool(UNSPACED.search(text)) for text in texts)
     return worded > len(values) / 2
 
@@ -29,12 +29,12 @@ def looks_like_text(values: Sequence[Any]) -> bool:
     texts = [value.strip() for value in values if isinstance(value, str) and value.strip()]
     if not is_worded(values):
         return False
-    # Sentences may be repeated, such as what several questions are about; labels of two or three words are.
+    # Sentences may be repeated, such as a passage with several questions. Labels of two or three words are.
     return len(set(texts)) > len(texts) * (0.1 if has_sentences(texts) else 0.5)
 
 
 def has_sentences(values: Sequence[Any]) -> bool:
-    """Whether cells with a text have five words or more on average."""
+    """Return whether cells with a text have five or more words on average."""
     texts = [value for value in values if isinstance(value, str) and value.strip()]
     return bool(texts) and sum(map(count_words, texts)) >= WORDS_OF_A_SENTENCE * len(texts)
 
@@ -51,7 +51,7 @@ def looks_like_label(values: Sequence[Any]) -> bool:
 
 
 def repeats_names(values: Sequence[Any]) -> bool:
-    """Whether the cells may be labels but for their length or number: strings with letters, most of them repeated."""
+    """Return whether cells could be labels, except for length or number: strings with letters, mostly repeated."""
     if looks_like_label(values):
         return False
     texts = [text for value in values if isinstance(value, str) and (text := plain_cell(value))]
@@ -60,7 +60,7 @@ def repeats_names(values: Sequence[Any]) -> bool:
 
 
 def plain_cell(value: Any) -> str:
-    """The labels in a cell as one text; "" where it has none, or an object."""
+    """Return the labels in a cell, joined by ", "; "" if it has none or is an object."""
     try:
         return ", ".join(read_label(value).labels)
     except ValueError:

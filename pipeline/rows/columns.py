@@ -1,4 +1,4 @@
-"""Which column of a table holds the texts, which the labels, and which says that a person rejected a row."""
+"""Find the columns of a table with the texts, the labels, and a person's verdicts on the rows."""
 
 import re
 import shlex
@@ -21,16 +21,16 @@ from fourshot.pipeline.tables.files import Table
 from fourshot.pipeline.tables.types import LABEL_NAMES, TEXT_NAMES
 
 PART_NAMES = {"subject", "title", "headline", "premise", "hypothesis", "context", "passage", "query", "prompt"}
-# What a column is called that says something about a row, and is no input or class where another column may be.
+# Names of columns with metadata of a row. They count as inputs or classes only if no other column can be meant.
 ABOUT_A_ROW = {"id", "uuid", "idx", "index", "hash", "name", "author", "user", "username", "customer", "agent"}
 ABOUT_A_ROW |= {"annotator", "worker", "email", "url", "link", "date", "time", "timestamp", "created", "updated"}
 ABOUT_A_ROW |= {"file", "path", "address", "phone", "split", "userid", "answerid", "lead"}
 ACCEPTED = {"accept", "accepted", "approve", "approved", "submitted", "true", "yes", "1"}
 ACCEPTED |= {"validated", "verified"}
 REJECTED = {"reject", "rejected", "ignore", "ignored", "skip", "skipped", "discard", "discarded", "draft", "pending"}
-REJECTED |= {"default", "unvalidated", "unverified", "cancelled", "canceled"}  # "default": Argilla 1, not yet looked at
-REJECTED |= {"returned", "declined", "timed-out", "timed out"}  # as sites for paid annotators say it
-DENIED = {"false", "no", "0"}  # in a column that asks whether a row was approved
+REJECTED |= {"default", "unvalidated", "unverified", "cancelled", "canceled"}  # "default": Argilla 1, not reviewed yet
+REJECTED |= {"returned", "declined", "timed-out", "timed out"}  # on sites for paid annotators
+DENIED = {"false", "no", "0"}  # in a column whose name means approval
 APPROVAL = re.compile(r"(approved|accepted|verified|validated)$")
 PRODIGY = {"accept", "reject", "ignore"}  # Source: prodi.gy/docs, "answer" of an annotated task
 
@@ -38,21 +38,21 @@ PRODIGY = {"accept", "reject", "ignore"}  # Source: prodi.gy/docs, "answer" of a
 class Columns(NamedTuple):
     """The columns that a task is made from, and those that might have been meant instead."""
 
-    texts: tuple[str, ...]  # joined by a line end where there are several
-    labels: tuple[str, ...]  # of one annotator each where there are several
+    texts: tuple[str, ...]  # several are joined by line ends
+    labels: tuple[str, ...]  # several: of one annotator each
     other_texts: tuple[str, ...] = ()
     other_labels: tuple[str, ...] = ()
-    set_aside: tuple[str, ...] = ()  # looked right as well, but their names say something about a row
-    verdict: str = ""  # the column in which an annotation tool keeps whether the label was accepted
+    set_aside: tuple[str, ...] = ()  # have suitable contents, but names of metadata
+    verdict: str = ""  # the column in which an annotation tool stores whether the label was accepted; "": none
 
 
 def find_columns(
     table: Table, text_columns: Sequence[str] = (), label_columns: Sequence[str] = (), verdict_column: str = ""
 ) -> Columns:
-    """The columns of a table: those given, and those that its names and contents leave no doubt about.
+    """Return the columns of a table: the given ones, and others if names and contents determine them.
 
-    ``verdict_column`` "none" says that there is none. Raises `InputError` with the columns there are where one is
-    missing, and with those that may be meant where there are several.
+    ``verdict_column``: "none" means that there is none. Raises `InputError` with the existing columns if a given one is
+    missing, and with the possible columns if it is unclear which one is meant.
     """
     _check_named(table, text_columns, label_columns, verdict_column)
     search = _search(table, text_columns, label_columns, verdict_column)
@@ -76,7 +76,7 @@ def find_columns(
 
 
 def _check_named(table: Table, text_columns: Sequence[str], label_columns: Sequence[str], verdict_column: str) -> None:
-    """Raise InputError for a column that is not there, and for one that was named twice."""
+    """Raise InputError for a given column that does not exist, and for one that is named twice."""
     for column in (*text_columns, *label_columns, *([verdict_column] if verdict_column not in ("", "none") else [])):
         if column not in table.columns:
             raise InputError(f"{table.path} has no column {column!r}; the columns are {names_of(table)}.")
@@ -108,16 +108,16 @@ def _unchosen(columns: Sequence[str], chosen: set[str]) -> tuple[str, ...]:
 
 
 def _set_aside(table: Table, excluded: Set[str], texts: bool, labels: bool) -> tuple[str, ...]:
-    """Columns that look like texts or labels, where those are looked for, and are called what says who wrote a row."""
+    """Return the columns with names of metadata that look like texts, if ``texts``, or like labels, if ``labels``."""
     looks = [look for look, is_asked in ((looks_like_text, texts), (looks_like_label, labels)) if is_asked]
     aside = [column for column in table.columns if column not in excluded and _is_about_a_row(column)]
     return tuple(column for column in aside if any(look(values_of(table, column)) for look in looks))
 
 
 def _decided(columns: Sequence[str], name: str) -> list[str]:
-    """The column that is meant, where that is plain: the only one, or the one that is called by the usual name."""
+    """Return the only column, or else the only one with the usual ``name``; empty if neither is unambiguous."""
     usual = [column for column in columns if column.strip().lower() == name]
-    # "text" beside "text_pair" or "text2" is half of the input.
+    # "text" beside "text_pair" or "text2" is only half of the input.
     alike = [column for column in columns if column not in usual and column.strip().lower().startswith(name)]
     return list(columns) if len(columns) == 1 else usual if len(usual) == 1 and (name == "label" or not alike) else []
 
@@ -146,7 +146,7 @@ def _label_columns(table: Table, excluded: set[str], by_name: bool = True) -> li
 
 
 def _unnumbered(column: str) -> str:
-    """Without a number at its end."""
+    """Return a column's name without a number at its end and the separator before it."""
     name = column.rstrip("0123456789")
     return name if name == column else name.rstrip(string.whitespace + string.punctuation)
 
@@ -158,9 +158,9 @@ def _is_called(column: str, names: Set[str]) -> bool:
 def _plausible(
     table: Table, free: Sequence[str], named: Sequence[str], looks_right: Callable[[Sequence[Any]], bool]
 ) -> list[str]:
-    """Columns that are named so or look so, in the table's order; those about a row only where there is no other.
+    """Return the columns of ``free`` that are in ``named`` or look right, in the table's order.
 
-    Sentences stay among the texts, whatever their column is called.
+    Columns with names of metadata count only if there are no others. For texts, columns of sentences always count.
     """
     right = [column for column in free if column in named or looks_right(values_of(table, column))]
     likely = [column for column in right if column in named or not _is_about_a_row(column)]
@@ -170,7 +170,7 @@ def _plausible(
 
 
 def _is_about_a_row(column: str) -> bool:
-    """As the noun says that a name ends with: user_name, date of birth and created_at are, user_message is not."""
+    """Return whether a name's last noun means metadata: user_name, date of birth and created_at, not user_message."""
     words = re.findall(r"[a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", column).lower())
     nouns = words[: words.index("of")] if "of" in words[1:] else words
     nouns = [word for word in nouns if word not in ("at", "by", "on")]
@@ -178,7 +178,7 @@ def _is_about_a_row(column: str) -> bool:
 
 
 def verdict_columns(table: Table) -> list[str]:
-    """The columns that hold a person's verdicts on the rows, as their contents say."""
+    """Return the columns whose contents look like a person's verdicts on the rows."""
     return [column for column in table.columns if _is_verdict(table, column)]
 
 
@@ -197,18 +197,18 @@ def _is_verdict(table: Table, column: str) -> bool:
 
 
 def _verdicts_in(value: Any) -> set[str]:
-    """One for each person who judged the row."""
+    """Return the distinct verdicts in a cell, in lower case; several people may have judged the row."""
     return set(plain_cell(value).casefold().split(", ")) - {""}
 
 
 def is_accepted(value: Any) -> bool:
-    """Whether all who judged a row accepted it."""
+    """Return whether a cell holds verdicts, all of which accept the row."""
     verdicts = _verdicts_in(value)
     return bool(verdicts) and verdicts <= ACCEPTED
 
 
 def _verdict_column(table: Table, columns: Sequence[str], choice: str) -> str:
-    """The column with a person's verdict on each label: that of Prodigy, "answer", is known, the like is asked for."""
+    """Return ``choice``, else Prodigy's column "answer", else "". Raises `InputError` to ask about other columns."""
     if choice:
         return "" if choice == "none" else choice
     words = {plain_cell(value).casefold() for column in columns for value in values_of(table, column)}

@@ -1,12 +1,12 @@
-"""From a task's data to examples: which file, which column, which label, and what is left out and why.
+"""Load examples from a task's data: find the file, the columns and the labels, and record what is left out and why.
 
-What happens to faulty rows (docs/tasks.md says it for users):
+Rows with problems are handled as follows (docs/tasks.md describes this for users):
 
 - a row without a text is left out, in every split;
-- a training text that stands there twice is kept once; one with two different labels is left out, all its copies;
-- a test split is otherwise kept as it is, so that scores stay comparable with others; repeats are warned about.
+- a repeated training text is kept once; if its copies have different labels, all of them are left out;
+- a test split is otherwise kept as it is, so that scores stay comparable with others; repeats cause a warning.
 
-Two texts are the same where they differ in case, whitespace and the way an accent is encoded only.
+Two texts are equal if they differ only in case, whitespace and the encoding of accents.
 """
 
 import random
@@ -41,7 +41,7 @@ from fourshot.pipeline.tables.split_files import SPLIT_ALIASES, find_split_file,
 from fourshot.pipeline.task import DataSource, Example, Task
 
 ONE_LABEL = "A task has one class per text: keep one label, or leave the row out."
-WHOLE = re.compile(r"[+-]?\d+\.0+")  # an integer, as tables libraries write one of a column with gaps
+WHOLE = re.compile(r"[+-]?\d+\.0+")  # an integer in a column with gaps, as table libraries write it
 T = TypeVar("T")
 Lined = tuple[int, Example]  # an example and its line in the file
 
@@ -51,16 +51,16 @@ class Split(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     examples: list[Example]
-    dropped: dict[str, int] = {}  # why -> rows left out: "empty_text", "duplicate", "contradiction", "in_test_set"
-    lines: dict[str, tuple[int, ...]] = {}  # why -> the lines of the rows left out of one file, all of them
+    dropped: dict[str, int] = {}  # reason -> rows left out: "empty_text", "duplicate", "contradiction", "in_test_set"
+    lines: dict[str, tuple[int, ...]] = {}  # reason -> lines of all rows left out of the file
     warnings: tuple[str, ...] = ()  # one sentence each, with lines, for the user
 
 
 def load_split(task: Task, split: str, limit: int | None = None) -> Split:
     """Load "train", "test" or another split (a file's stem, or the hub's name) of the task's data.
 
-    ``limit`` keeps that many examples, in file order, drawn at random with a seed of its own: every run sees the same.
-    Raises `InputError` for a missing file or column, a broken file, a label the task does not know.
+    ``limit``: at most this many examples, drawn at random with a fixed seed, in file order. Every run gets the same.
+    Raises `InputError` for a missing file or column, a broken file, or a label that the task lacks.
     """
     table = load_table(task.data, split)
     rows, faults = label_rows(task, table)
@@ -77,7 +77,7 @@ def load_split(task: Task, split: str, limit: int | None = None) -> Split:
 
 
 def limited(examples: list[T], limit: int | None) -> list[T]:
-    """``limit`` of the examples, or all, in their order, drawn at random with a seed of its own. Raises InputError."""
+    """Return ``limit`` examples in their order, drawn with a fixed seed; None: all. Raises InputError if below 1."""
     if limit is not None and limit < 1:
         raise InputError(f"limit must be at least 1, got {limit}. To use the whole split, leave --test-limit out.")
     if limit is None or limit >= len(examples):
@@ -86,7 +86,7 @@ def limited(examples: list[T], limit: int | None) -> list[T]:
 
 
 def stand_in(source: DataSource, split: str) -> str:
-    """For people: which file of the folder is the split, where it is called otherwise; else ""."""
+    """Return a message about which file of the folder is the split, if its name differs; else ""."""
     stem = {"train": source.train_split, "test": source.test_split}.get(split, split)
     if not source.folder or stem == split or stem in SPLIT_ALIASES.get(split, ()):
         return ""
@@ -94,7 +94,7 @@ def stand_in(source: DataSource, split: str) -> str:
 
 
 def load_table(source: DataSource, split: str) -> Table:
-    """The rows of one split, as they are. Raises `InputError`."""
+    """Read the rows of one split, unchanged. Raises `InputError`."""
     stem = {"train": source.train_split, "test": source.test_split}.get(split, split)
     if source.hub:
         return read_hub(source.hub, source.hub_config, stem)
@@ -105,7 +105,7 @@ def load_table(source: DataSource, split: str) -> Table:
 
 
 def label_rows(task: Task, table: Table) -> tuple[list[Lined], list[TaskFault]]:
-    """All rows that have a label of the task, empty texts included; and every fault of the others."""
+    """Return (line, example) for the rows with a label of the task, including empty texts; and all faults."""
     source = task.data
     columns = (*task.input_columns, source.label_column)
     missing = [column for column in columns if column not in table.columns]
@@ -145,11 +145,11 @@ def label_rows(task: Task, table: Table) -> tuple[list[Lined], list[TaskFault]]:
 
 
 def read_rows(task: Task, table: Table) -> tuple[list[Lined], list[TaskFault]]:
-    """All rows, and a fault for each whose text is no string or whose label is not one. No label is the label ""."""
+    """Return the rows with a string as text and at most one label, and a fault for each other. No label is ""."""
     rows: list[Lined] = []
     faults: list[TaskFault] = []
     source, names = task.data, task.label_names
-    # What stands in a cell -> the label that it means: its name, also in another spelling of Unicode.
+    # Content of a cell -> label: its name, also in its normalised Unicode form.
     label_of = {visible(name): name for name in names} | {name: name for name in names}
     for line, row in table.rows.items():
         place, text = f"{table.path}:{line}", row_input(task, row)
@@ -171,10 +171,10 @@ def read_rows(task: Task, table: Table) -> tuple[list[Lined], list[TaskFault]]:
 
 
 def find_labels(source: DataSource, table: Table, value: Any, label_of: Mapping[str, str]) -> LabelCell:
-    """The labels that a cell stands for; what stands for none of ``label_of`` comes back as text.
+    """Return the labels in a cell, mapped with ``label_values`` and ``label_of``; unknown ones are returned as text.
 
-    Integers go through ``label_values``, then through the class names that the data set carries with it. Raises
-    ValueError where the cell holds no label.
+    Integers are looked up in ``label_values``, and then in the class names stored with the data set. Raises ValueError
+    if the cell's content is not a label.
     """
     class_names = table.class_names.get(source.label_column, ())
     if isinstance(value, float) and value.is_integer():
@@ -207,7 +207,7 @@ def find_labels(source: DataSource, table: Table, value: Any, label_of: Mapping[
 
 
 def clean(split: str, path: str, rows: Sequence[Lined], fields: Sequence[str] = ()) -> Split:
-    """Leave out what the rules at the head of this module leave out, and say so."""
+    """Leave out rows by the rules in this module's docstring, and record them with warnings."""
     copies: dict[str, list[Lined]] = defaultdict(list)
     for line, example in rows:
         copies[normalised_text(example.text)].append((line, example))
@@ -243,7 +243,7 @@ def clean(split: str, path: str, rows: Sequence[Lined], fields: Sequence[str] = 
 
 
 def drop_overlap(split: Split, test_texts: Iterable[str]) -> Split:
-    """Leave out the examples whose text is also a test text: what is measured must not be learned from."""
+    """Leave out the examples whose text is also a test text, because test texts must not be trained on."""
     tested = {normalised_text(text) for text in test_texts}
     usable = [example for example in split.examples if normalised_text(example.text) not in tested]
     count = len(split.examples) - len(usable)
@@ -256,12 +256,12 @@ def drop_overlap(split: Split, test_texts: Iterable[str]) -> Split:
 
 
 def normalised_text(text: str) -> str:
-    """What two texts have in common that count as the same: case, whitespace and spellings of an accent ignored."""
+    """Return the form by which texts are compared, without differences in case, whitespace and encoding of accents."""
     return unicodedata.normalize("NFC", " ".join(text.split()).casefold())
 
 
 def count_labels(task: Task, examples: Iterable[Example]) -> dict[str, int]:
-    """Examples per label name, in the task's order, zeros included."""
+    """Return the number of examples per label name, in the task's order, including zeros."""
     counts = Counter(example.label for example in examples)
     return {name: counts[name] for name in task.label_names}
 

@@ -1,7 +1,7 @@
-"""Inputs of several named fields, such as a premise and a hypothesis: one text with a line for each, and back.
+"""Convert inputs of several named fields, such as premise and hypothesis, to a text with a line for each, and back.
 
-Everywhere but at the doors such an input is one string, "Premise: ...\\nHypothesis: ...", in the task's order; so what
-handles texts handles it. Here is what must know the fields: what writes that string, takes it apart and cuts it.
+Except at interfaces to users, such an input is one string, "Premise: ...\\nHypothesis: ...", in the task's order. So
+code that handles texts can handle it. This module has what depends on the fields: joining, splitting and cutting them.
 
 Importing this module loads no heavy library.
 """
@@ -20,23 +20,23 @@ from fourshot.pipeline.rows.labels.cells import UNSEEN, read_text_cell
 from fourshot.pipeline.rows.text_words import LongTexts, count_words, shown_text, text_windows
 from fourshot.pipeline.task import Task
 
-TOKENS_PER_NAME = 4  # of a field, with its colon
+TOKENS_PER_NAME = 4  # name of a field, with its colon
 Given = str | Mapping[str, str]  # an input as a user gives it: a text, or an object of fields
 
 
 def heading(field: str) -> str:
-    """What stands before a field in prompts: "Premise" for "premise"."""
+    """Return the name of a field as it is written in prompts: "Premise" for "premise"."""
     name = " ".join(field.replace("_", " ").split())
     return name[:1].upper() + name[1:]
 
 
 def join_fields(fields: Sequence[str], values: Mapping[str, str]) -> str:
-    """One line for each field that there is; white space inside a value becomes a blank."""
+    """Return one line for each field that has a value; runs of white space in a value become one space."""
     return "\n".join(f"{heading(field)}: {' '.join(values[field].split())}" for field in fields if field in values)
 
 
 def split_fields(fields: Sequence[str], text: str) -> dict[str, str] | None:
-    """The values that `join_fields` joined, also where blank lines, blanks or case differ; None where one lacks."""
+    """Reverse `join_fields`, ignoring blank lines, case and outer spaces; None for a missing field or other lines."""
     lines = [line for line in text.splitlines() if line.strip()]
     values = {}
     for field, line in zip(fields, lines, strict=False):
@@ -47,27 +47,27 @@ def split_fields(fields: Sequence[str], text: str) -> dict[str, str] | None:
 
 
 def values_of(task: Task, text: str) -> dict[str, str]:
-    """The values of an input's fields; a text that is none, such as "N/A", stands in each of them."""
+    """Return the values of an input's fields; a text without fields, such as "N/A", is the value of each."""
     return split_fields(task.input_fields, text) or dict.fromkeys(task.input_fields, text)
 
 
 def bare_text(task: Task, text: str) -> str:
-    """What of an input is its giver's: the text, or the values of its fields without their names, a line each."""
+    """Return an input without field names: the text, or the values of its fields, one per line."""
     values = split_fields(task.input_fields, text) if task.input_fields else None
     return "\n".join(values.values()) if values else text
 
 
 def cut_fields(values: Mapping[str, str], max_words: int, long_texts: LongTexts = "cut") -> dict[str, str]:
-    """Each value on one line; where all have more than ``max_words`` words, the longest ones are cut.
+    """Return each value on one line. If they have more than ``max_words`` words in total, the longest ones are cut.
 
-    The shorter fields stay whole: a question below a long passage is what the passage is read for.
+    Shorter fields are kept complete, because a question below a long passage determines how to understand the passage.
     """
     shares = _shares(values, max_words)
     return {field: shown_text(value, shares[field], long_texts) for field, value in values.items()}
 
 
 def field_windows(values: Mapping[str, str], max_words: int) -> list[dict[str, str]]:
-    """The parts of an input: a long field in windows, the others whole, or their last window, beside each of them."""
+    """Return the windows of an input: long fields are split, and other fields repeat their only or last window."""
     shares = _shares(values, max_words)
     windows = {field: text_windows(value, shares[field]) for field, value in values.items()}
     most = max(map(len, windows.values()))
@@ -75,7 +75,7 @@ def field_windows(values: Mapping[str, str], max_words: int) -> list[dict[str, s
 
 
 def _shares(values: Mapping[str, str], max_words: int) -> dict[str, int]:
-    """Words of each field, of ``max_words`` together: the shorter fields whole, what is left to the longer ones."""
+    """Divide ``max_words`` words among the fields: all of the shorter fields, and the rest for the longer ones."""
     room, open_fields, shares = max_words, len(values), dict[str, int]()
     for field in sorted(values, key=lambda field: count_words(values[field])):
         shares[field] = min(count_words(values[field]), math.ceil(room / open_fields))
@@ -84,24 +84,24 @@ def _shares(values: Mapping[str, str], max_words: int) -> dict[str, int]:
 
 
 def encoder_text(task: Task, text: str, max_tokens: int) -> str:
-    """What an encoder that reads ``max_tokens`` is given of an input: with fields, so much of each that all are read.
+    """Return an input for an encoder of ``max_tokens`` tokens, with long fields cut so that every field is used.
 
-    An encoder cuts a text at its end, where the last field is.
+    The encoder itself would cut the text at its end, where the last field is. A text without fields is unchanged.
     """
     fields = task.input_fields
     if not fields:
         return text
-    words = max(len(fields), (max_tokens - TOKENS_PER_NAME * len(fields)) * 2 // 3)  # 1.5 tokens a word
+    words = max(len(fields), (max_tokens - TOKENS_PER_NAME * len(fields)) * 2 // 3)  # 1.5 tokens per word
     return join_fields(fields, cut_fields(values_of(task, text), words))
 
 
 def row_input(task: Task, row: Mapping[str, Any]) -> str | None:
-    """The input in a row of the task's data: "" where it, or one of its fields, is empty; None where it is no text."""
+    """Return the input in a row of the task's data: "" if it or one of its fields is empty, None if it is not text."""
     return input_in(row, task.input_fields, (task.data.text_column,))
 
 
 def input_in(row: Mapping[str, Any], fields: Sequence[str], text_columns: Sequence[str]) -> str | None:
-    """See `row_input`; ``fields``: none, where a text is one column, or several, joined line by line."""
+    """Return what `row_input` does. Without ``fields``, the text is one column, or several joined by line ends."""
     if not fields:
         parts = [read_text_cell(row.get(column)) for column in text_columns]
         return None if None in parts else "\n".join(part for part in parts if part)
@@ -112,14 +112,14 @@ def input_in(row: Mapping[str, Any], fields: Sequence[str], text_columns: Sequen
 
 
 def no_text_in(row: Mapping[str, Any], columns: Sequence[str]) -> str:
-    """The first of the columns that holds no text."""
+    """Return the first of the columns whose cell is not text."""
     return next(column for column in columns if read_text_cell(row.get(column)) is None)
 
 
 def as_text(task: Task, raw: Given) -> str:
-    """What is classified of an input that a user gave. Raises InputError where it is not of the task's form.
+    """Return a user's input as the text to classify. Raises InputError if it does not have the task's form.
 
-    For a task with fields an object is allowed, that object as JSON, and its lines as a prompt has them.
+    For a task with fields, the input is an object, the same object as JSON, or its lines as in a prompt.
     """
     fields = task.input_fields
     if not fields:
@@ -155,7 +155,7 @@ def as_text(task: Task, raw: Given) -> str:
 
 
 def each_once(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """A hook for `json.loads`: raises ValueError where a name stands twice, as JSON leaves open which value counts."""
+    """Build an object as a hook of `json.loads`. Raises ValueError for a repeated name, which JSON leaves undefined."""
     fields: dict[str, object] = {}
     for name, value in pairs:
         if name in fields:
@@ -165,17 +165,17 @@ def each_once(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 
 def _example(fields: Sequence[str]) -> str:
-    """An object of the fields, as JSON."""
+    """Return an example object of the fields, as JSON."""
     return msgspec.json.encode(dict.fromkeys(fields, "...")).decode()
 
 
 def sample_argument(task: Task) -> str:
-    """An input as one may type it behind `fourshot predict FOLDER`."""
+    """Return an example input, quoted as an argument of `fourshot predict FOLDER`."""
     return shlex.quote(_example(task.input_fields) if task.input_fields else "A text of your own")
 
 
 def as_texts(task: Task, inputs: Iterable[Given]) -> list[str]:
-    """`as_text` of each. Raises InputError, which says which one it is."""
+    """Apply `as_text` to each input. Raises InputError with the index of the faulty one."""
     texts = []
     for index, raw in enumerate(inputs):
         try:
@@ -186,7 +186,7 @@ def as_texts(task: Task, inputs: Iterable[Given]) -> list[str]:
 
 
 def as_given(task: Task, text: str) -> Given:
-    """The object of an input's fields, to be written where people read it; of a task without fields, the text."""
+    """Return an input as it is shown to users: an object of its fields, or the text if the task has none."""
     return (split_fields(task.input_fields, text) or text) if task.input_fields else text
 
 
@@ -195,9 +195,9 @@ def _keys(values: Mapping[str, Any]) -> str:
 
 
 def written_fields(fields: Sequence[str], completion: str) -> dict[str, str]:
-    """The values that a model wrote after the first field's name, as far as they go, in the task's order.
+    """Return the values that a model generated after the first field's name, up to the first missing field.
 
-    A value ends where the next field's name begins a line, the last one with its line.
+    They are in the task's order. A value ends where a line begins with the next field's name, the last with its line.
     """
     values, field, later = {fields[0]: ""}, fields[0], list(fields[1:])
     names = {heading(name).casefold() for name in fields}
@@ -216,6 +216,6 @@ def written_fields(fields: Sequence[str], completion: str) -> dict[str, str]:
 
 
 def is_field_name(field: str) -> bool:
-    """Whether a line of a prompt can begin with it."""
+    """Return whether a line of a prompt can begin with this name of a field."""
     is_line = bool(field) and ":" not in field and field == field.strip() and len(field.splitlines()) == 1
     return is_line and heading(field).casefold() != "label"

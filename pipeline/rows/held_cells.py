@@ -1,4 +1,4 @@
-"""Whether a file of some format can hold the cells of a table: checked before anything is asked about it."""
+"""Check whether a file format can store the cells of a table, before its texts are annotated."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,10 +18,10 @@ def check_cells(
     rows: Iterable[Mapping[str, Any]],
     types: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
-    """Raise InputError where ``out`` cannot hold the rows. ``types``: pyarrow's, of columns that had one.
+    """Raise InputError if the format of ``out`` cannot store the rows. ``types``: column -> pyarrow type, if known.
 
-    In Parquet each column has one type, in CSV is no NUL, in JSON no infinite number. It is for before
-    anything is asked about a table, which may take hours.
+    In Parquet, each column has one type; CSV cannot store NUL characters, nor JSON Lines infinite numbers. Call this
+    before a table is annotated, which may take hours.
     """
     if out.suffix.lower() in (".csv", ".tsv"):
         _check_nul(out, columns, rows)
@@ -49,19 +49,19 @@ def check_cells(
 
 
 def arrow_array(cells: Sequence[Any], kind: Any = None) -> Any:
-    """A pyarrow array of a column that was of the type ``kind``, else of what its cells are."""
+    """Return a column as a pyarrow array of type ``kind`` or, if that cannot hold its cells exactly, of their type."""
     import pyarrow
 
     if kind is not None:
         with suppress(pyarrow.ArrowException, OverflowError, TypeError, ValueError):
             array = pyarrow.array(cells, type=kind)
-            if array.to_pylist() == list(cells):  # pyarrow rounds and cuts without a word
+            if array.to_pylist() == list(cells):  # pyarrow rounds and truncates silently
                 return array
     return pyarrow.array(cells)
 
 
 def _check_nul(out: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    """Raise InputError for a NUL character, with which nobody reads a CSV file again."""
+    """Raise InputError for a NUL character, with which a CSV file could not be read again."""
     header = dict(zip(columns, columns, strict=True))
     for number, row in enumerate(chain([header], rows)):
         for column in columns:
@@ -74,7 +74,7 @@ def _check_nul(out: Path, columns: Sequence[str], rows: Iterable[Mapping[str, An
 
 
 def _check_infinite(out: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    """Raise InputError for a number that would be written as null; one that is none (NaN) is a missing value."""
+    """Raise InputError for an infinite number, which would be written as null. NaN may be: it is a missing value."""
     for number, row in enumerate(rows, start=1):
         if infinite := [column for column in columns if _is_infinite(row.get(column))]:
             raise InputError(

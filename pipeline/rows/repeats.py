@@ -1,4 +1,4 @@
-"""Texts that stand there several times, or are measured on: which of them are learnt."""
+"""Select the texts to train on: no test texts, and each repeated text once."""
 
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable
@@ -17,10 +17,10 @@ def unseen(
     tested: Iterable[str],
     is_own: Callable[[T], bool] = lambda item: False,
 ) -> tuple[list[T], int, int]:
-    """Those whose text is neither measured on (``tested``), nor among ``earlier`` ones or those before it.
+    """Return the items whose text is neither a test text (``tested``), nor in ``earlier``, nor that of another item.
 
-    What a person says of a text (``is_own``) counts before what a teacher does, wherever it stands. Beside them, how
-    many were measured on, and how many were repeated.
+    They keep their order. Of items with the same text, one labelled by a person (``is_own``) is preferred to one
+    labelled by a teacher, and the first otherwise. Also return how many were test texts, and how many were repeated.
     """
     test_keys, keys = set(map(normalised_text, tested)), set(map(normalised_text, earlier))
     usable, measured, repeated = dict[int, T](), 0, 0
@@ -36,7 +36,7 @@ def unseen(
 
 
 def torn(answers: Iterable[tuple[str, Hashable]]) -> dict[str, str]:
-    """Of (text, what a person says of it), the texts with several answers, by what equal ones have in common."""
+    """Return normalised text -> text for texts with different answers, from pairs of a text and a person's answer."""
     texts, answers_by_text = dict[str, str](), defaultdict[str, set[Hashable]](set)
     for text, answer in answers:
         key = normalised_text(text)
@@ -46,7 +46,7 @@ def torn(answers: Iterable[tuple[str, Hashable]]) -> dict[str, str]:
 
 
 def torn_notes(torn_texts: dict[str, str], noun: str, fate: str) -> list[str]:
-    """For people: what becomes of `torn` texts; nothing where there are none."""
+    """Return a note for the user about the ``fate`` of `torn` texts; empty if there are none."""
     if not torn_texts:
         return []
     first = clipped(" ".join(next(iter(torn_texts.values())).split()), 60)

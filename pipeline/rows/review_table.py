@@ -1,7 +1,7 @@
-"""A table of texts that a person labels or corrects in a spreadsheet: how it is written, and what may come back.
+"""Write and read the table of texts that a person labels or corrects in a spreadsheet.
 
-A person may change ``label`` and ``keep``, sort rows, delete rows (which drops their texts), and add columns. Anything
-else is refused with its line. CSV with a byte-order mark, so that spreadsheets read it as UTF-8.
+A person may change ``label`` and ``keep``, sort rows, delete rows (which drops their texts), and add columns. Any other
+change is an error with its line. The table is CSV with a byte-order mark, so that spreadsheets read it as UTF-8.
 """
 
 import csv
@@ -26,55 +26,55 @@ from fourshot.pipeline.tables.files import ReadSettings, read_table
 from fourshot.pipeline.task import Task
 
 COLUMNS = ("id", "text", "label", "keep", "why", "probabilities")
-# A spreadsheet takes what begins with one of these for a formula; with an apostrophe in front it does not. Source:
-# OWASP, "CSV Injection". The apostrophe is guarded like them, so that taking one away undoes every guard.
+# Spreadsheets take a cell that begins with one of these for a formula, unless an apostrophe precedes it. Source:
+# OWASP, "CSV Injection". The apostrophe itself is guarded too, so that removing one reverses every guard.
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "'", "\uff1d", "\uff0b", "\uff0d", "\uff20")
-SAVED_AS = (".csv", ".tsv", ".txt", ".xlsx", ".xls", ".ods", ".numbers", ".jsonl")  # by whoever fills a table in
+SAVED_AS = (".csv", ".tsv", ".txt", ".xlsx", ".xls", ".ods", ".numbers", ".jsonl")  # by a person
 BACKUPS = ("~", ".bak", ".orig", ".swp", ".tmp")  # of editors
 LONGEST_CELL = 32_000  # characters; spreadsheets cut cells after 32,767
 AS_WRITTEN = ReadSettings(header=True, offers=())
-YES, NO = ("yes", "y", "true", "1"), ("no", "n", "false", "0")  # as `retyped` reads them
-MOST_PROBABILITIES = 4  # shown, the likeliest
+YES, NO = ("yes", "y", "true", "1"), ("no", "n", "false", "0")  # in the form of `retyped`
+MOST_PROBABILITIES = 4  # shown, the highest
 
 
 class ReviewRow(msgspec.Struct, frozen=True, kw_only=True):
-    """A text as a person is shown it."""
+    """A text as it is shown to a person."""
 
     id: str
     text: str
-    label: str  # that will be learnt; "": a person is asked for it
+    label: str  # that will be trained on; "": the person is asked for it
     keep: bool
-    why: str  # it is there
+    why: str  # reason for which the text is in the table
     probabilities: dict[str, float] = {}  # the annotators'
 
     def shown(self, columns: Sequence[str]) -> dict[str, str]:
-        """The text as the table has it, by column."""
+        """Return column -> cell of the text, without NUL characters and cut to `LONGEST_CELL`."""
         values = {"text": self.text} if columns == ("text",) else split_fields(columns, self.text)
         return {name: value.replace("\0", "")[:LONGEST_CELL] for name, value in (values or {}).items()}
 
 
 class ReviewAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """What a person says of a text."""
+    """A person's answer about a text."""
 
     label: str
     keep: bool
-    is_deleted: bool = False  # the row is not there any more, so neither is kept
+    is_deleted: bool = False  # the person deleted the row, so the text is not kept
 
 
 def text_columns(task: Task) -> tuple[str, ...]:
-    """A column for each field of the task, unless the table has another one of that name."""
+    """Return a column for each field of the task; only "text" without fields, or if one has a name of `COLUMNS`."""
     return task.input_fields if task.input_fields and not set(COLUMNS) & {*task.input_fields} else ("text",)
 
 
 def columns_of(texts: Sequence[str]) -> tuple[str, ...]:
-    """All columns, with ``texts`` for those of the text."""
+    """Return all columns, with ``texts`` in place of the column of the text."""
     return (COLUMNS[0], *texts, *COLUMNS[2:])
 
 
 def write_review(
     path: Path, rows: Sequence[ReviewRow], answers: Mapping[str, ReviewAnswer] | None = None, *, task: Task
 ) -> None:
-    """Write the table, whole or not at all; ``answers``, by id, stand in place of what was proposed."""
+    """Write the table completely or not at all. ``answers``, by id, replace the proposals; deleted rows are omitted."""
     texts = text_columns(task)
     content = io.StringIO(newline="")
     table = csv.writer(content)
@@ -92,20 +92,20 @@ def write_review(
 
 
 def guard(cell: str) -> str:
-    """A cell that no spreadsheet takes for a formula."""
+    """Return a cell with an apostrophe in front if a spreadsheet would take it for a formula."""
     return f"'{cell}" if cell.startswith(FORMULA_STARTS) else cell
 
 
 def unguard(cell: str) -> str:
-    """The cell that was guarded."""
+    """Return the cell that `guard` was given."""
     return cell[1:] if cell.startswith("'") and cell[1:].startswith(FORMULA_STARTS) else cell
 
 
 def read_review(path: Path, rows: Sequence[ReviewRow], task: Task) -> dict[str, ReviewAnswer]:
-    """A person's answers by id, of every row that was written: one that is not there any more is not kept.
+    """Return a person's answers by id, for every row that was written. A deleted row's text is not kept.
 
-    Raises InputError with every fault, each with its line: an unknown label, a text that was changed, a row that is
-    new or there twice, a column that is missing.
+    Raises InputError with all faults: unknown labels, changed texts, new or repeated rows, each with its line, or
+    missing columns.
     """
     table = read_table(path, AS_WRITTEN, may_be_empty=True)
     columns, texts = columns_of(text_columns(task)), text_columns(task)
@@ -137,14 +137,14 @@ def read_review(path: Path, rows: Sequence[ReviewRow], task: Task) -> dict[str, 
 
 
 def _cell(value: Any) -> str:
-    """What a cell says, also one of a spreadsheet that kept its name."""
+    """Return a cell as text; a float, from a spreadsheet saved under the table's name, without a zero fraction."""
     return f"{value:g}" if isinstance(value, float) else "" if value is None else str(value)
 
 
 def _answer(
     place: str, entry: Mapping[str, str], row: ReviewRow, texts: Sequence[str], task: Task, faults: list[TaskFault]
 ) -> ReviewAnswer:
-    """What a row says; its faults go into ``faults``."""
+    """Return the answer in a row; its faults are added to ``faults``."""
     for name, shown in row.shown(texts).items():
         if retyped(visible(entry[name])) != retyped(visible(shown)):
             was = json.dumps(shown if len(shown) < 80 else shown[:77] + "...", ensure_ascii=False)
@@ -165,9 +165,9 @@ def _answer(
 
 
 def label_named(cell: str, names: Sequence[str]) -> str | None:
-    """The one of the labels that a cell names, "" for none, None for one that there is not.
+    """Return the label that a cell names: "" for an empty cell, None for an unknown label.
 
-    It may read the same where that leaves no doubt: spreadsheets write TRUE or WAHR for true, and 1 for 01.
+    Another spelling counts if only one label reads the same: spreadsheets write TRUE or WAHR for true, and 1 for 01.
     """
     cell = cell.strip()
     if not cell or cell in names:
@@ -180,9 +180,9 @@ def label_named(cell: str, names: Sequence[str]) -> str | None:
 
 
 def check_alone(path: Path, *endings: str) -> None:
-    """Raise InputError where files beside ``path`` may be the same table, saved by a person under another name.
+    """Raise InputError if files beside ``path`` may be the same table, saved by a person under another name.
 
-    ``endings``: those of files of that name that are no such table.
+    ``endings``: suffixes of files that are no such table, whatever their name.
     """
     beside = path.parent.iterdir() if path.parent.is_dir() else ()
     if copies := sorted(file.name for file in beside if file.suffix not in endings and _is_copy(file.name, path)):
@@ -194,8 +194,8 @@ def check_alone(path: Path, *endings: str) -> None:
 
 
 def _is_copy(name: str, path: Path) -> bool:
-    """Whether a file called ``name`` may be the table ``path``: "review (1).csv", "Copy of review.csv" or the like."""
-    if name == path.name or name.startswith((".", "~")) or name.endswith(BACKUPS):  # open in a program, or its backup
+    """Return whether a file's name is like that of a copy of ``path``: "review (1).csv", "Copy of review.csv"."""
+    if name == path.name or name.startswith((".", "~")) or name.endswith(BACKUPS):  # lock files and backups
         return False
     is_named = re.search(rf"(?<![a-z]){re.escape(path.stem)}", name, re.IGNORECASE)
     is_table = name.casefold().endswith(SAVED_AS) or re.fullmatch(rf"{re.escape(path.stem)}\.\w+", name)
@@ -203,7 +203,7 @@ def _is_copy(name: str, path: Path) -> bool:
 
 
 def corrections(table_name: str, texts: Iterable[str], out: str, remaining_texts: Iterable[str]) -> list[str]:
-    """What is to be told of the texts of the table ``table_name`` that a person took out of ``out``, or put into it."""
+    """Return notes on texts of ``table_name`` that a person removed from ``out``, and on texts added there."""
     before, after = (Counter(map(normalised_text, table_texts)) for table_texts in (texts, remaining_texts))
     gone, new = (before - after).total(), (after - before).total()
     notes = [f"{counted(gone, 'text')} of {table_name} not in {out} any more, and not learnt"] if gone else []
@@ -213,6 +213,6 @@ def corrections(table_name: str, texts: Iterable[str], out: str, remaining_texts
 
 
 def own_columns(path: Path, task: Task) -> list[str]:
-    """Columns that a person added."""
+    """Return the columns that a person added."""
     columns = columns_of(text_columns(task))
     return [column for column in read_table(path, AS_WRITTEN, may_be_empty=True).columns if column not in columns]

@@ -1,4 +1,4 @@
-"""What may be amiss with the rows that a task was made of: nothing is left out for it, and the user is told."""
+"""Warn about doubtful rows of a table from which a task is made. They are used all the same."""
 
 import difflib
 import re
@@ -22,22 +22,22 @@ PERHAPS_MISSING |= {"skip", "skipped", "unknown", "unsure", "not sure", "todo", 
 PERHAPS_MISSING |= {"not labeled", "not labelled", "not annotated"}
 LONG_NAME = 60  # characters, of a class
 QUOTES = "\"'`\u201c\u201d\u201e\u2018\u2019\u201a\u00ab\u00bb\u300c\u300d"
-# A date as tables hold it, and what spreadsheets make of 1-4.
+# A date as it is written in tables, and as spreadsheets rewrite 1-4.
 _MONTH = r"[A-Z][a-z\u00e4\u00e9\u00fb]{2,3}"
 DATE = re.compile(rf"\d{{4}}-\d\d-\d\d(?:[T ][\d:.]+)?|\d{{1,2}}[-. ]{{1,2}}{_MONTH}\.?|{_MONTH}-\d\d")
 _NO_TEXT = PERHAPS_MISSING - {"?"} | {"null", "[deleted]", "[removed]", "#n/a", "tbd"}
 _PATH = re.compile(r"[a-z]\w*://\S+|[^\s<>]*[/\\][^\s<>]*\.\w{2,5}", re.IGNORECASE)
-_FEW, _MANY = 2, 5  # rows of a class whose name is perhaps a slip, and of the one that was meant
-_ALIKE = 0.87  # of 1: biling and billing have 0.92, unpaid and paid 0.8. Source: Python's `difflib`
+_FEW, _MANY = 2, 5  # rows of a class whose name may be a typing error, and of the intended class
+_ALIKE = 0.87  # similarity, at most 1: biling and billing have 0.92, unpaid and paid 0.8. Source: Python's `difflib`
 
 
 def doubts_of_rows(
     place: str, table: Table, columns: Columns, rows: Sequence[Lined], examples: Sequence[Example]
 ) -> list[TaskFault]:
-    """Warnings of names of classes, of rows at the table's edge, of signs around texts and of a wrong encoding.
+    """Return warnings about class names, rows at the table's edge, signs around texts, and wrong encodings.
 
-    ``place`` names the column of the labels. ``rows`` are all that were taken, ``examples`` those of them that repeat
-    or contradict no other.
+    ``place`` names the label column. ``rows`` are all used rows, and ``examples`` those of them that neither repeat nor
+    contradict another.
     """
     return [
         *_doubtful_classes(place, examples),
@@ -51,7 +51,7 @@ def doubts_of_rows(
 
 
 def _doubtful_classes(place: str, examples: Sequence[Example]) -> list[TaskFault]:
-    """Warnings of classes whose names are long, look like several labels, or often mean that there is none."""
+    """Return warnings about classes whose names are long, look like several labels, or often mean "no label"."""
     counts = Counter(example.label for example in examples)
     names = [name for name in counts if name.casefold() in PERHAPS_MISSING and not propose_words(list(counts))]
     if len(counts) > 3 and all(re.fullmatch(r"-1|\d+", name) for name in counts):
@@ -69,9 +69,9 @@ def _doubtful_classes(place: str, examples: Sequence[Example]) -> list[TaskFault
 
 
 def _at_the_edge(place: str, table: Table, rows: Sequence[Lined]) -> list[TaskFault]:
-    """Warnings of classes of one row, which is the table's first, second or last: perhaps no example at all."""
+    """Return warnings about classes of a single row that is the table's first, second or last: it may be no example."""
     counts = Counter(example.label for _, example in rows)
-    if sum(count > 1 for count in counts.values()) < 2:  # a table of few rows says nothing
+    if sum(count > 1 for count in counts.values()) < 2:  # the table is too small to tell
         return []
     lines = list(table.rows)
     edge = {*lines[:2], lines[-1]}
@@ -84,10 +84,10 @@ def _at_the_edge(place: str, table: Table, rows: Sequence[Lined]) -> list[TaskFa
 
 
 def _around_texts(table: Table, columns: Columns, examples: Sequence[Example]) -> list[TaskFault]:
-    """Warnings of signs that stand around each text, as trainers of other models and Python's bytes leave them."""
+    """Return a warning about signs around all texts, such as end markers for other trainers, or Python's b''."""
     texts = [example.text for example in examples]
     first = re.match(r"b['\"]|[^\w\s]*", commonprefix(texts))  # noqa: RUF071, characters are what is compared
-    # Backwards, because a search for an end would begin at every character.
+    # On reversed texts, because a search for an end would start at every character.
     last = re.match(r"\W*", commonprefix([text[::-1] for text in texts]))  # noqa: RUF071
     around = [("begins", first[0] if first else ""), ("ends", last[0][::-1] if last else "")]
     is_quoted = all(part.strip() and part.strip() in QUOTES for _, part in around)
@@ -99,7 +99,7 @@ def _around_texts(table: Table, columns: Columns, examples: Sequence[Example]) -
 
 
 def _no_texts(table: Table, columns: Columns, examples: Sequence[Example]) -> list[TaskFault]:
-    """Warnings of texts that often stand for none, and of a column of paths or addresses in place of what is there."""
+    """Return warnings about texts that often mean "no text", and about texts that are all paths or URLs."""
     texts = [example.text for example in examples]
     place = f"{table.path}: column {' and '.join(map(repr, columns.texts))}"
     faults = []
@@ -113,7 +113,7 @@ def _no_texts(table: Table, columns: Columns, examples: Sequence[Example]) -> li
 
 
 def _dates(place: str, examples: Sequence[Example]) -> list[TaskFault]:
-    """A warning of classes that are dates, as which a spreadsheet keeps a label such as 1-4."""
+    """Return a warning about classes that are dates, as which spreadsheets store a label such as 1-4."""
     names = sorted({example.label for example in examples if DATE.fullmatch(example.label)})
     if not names:
         return []
@@ -123,12 +123,12 @@ def _dates(place: str, examples: Sequence[Example]) -> list[TaskFault]:
 
 
 def _slips(place: str, examples: Sequence[Example]) -> list[TaskFault]:
-    """Warnings of classes of a row or two whose names are nearly those of others, of many rows."""
+    """Return warnings about classes of one or two rows whose names nearly equal those of classes with many rows."""
     counts = Counter(example.label for example in examples)
     many = [name for name, count in counts.items() if count >= _MANY]
     faults = []
     for name in [name for name, count in counts.items() if count <= _FEW][: len(many) * _MANY]:
-        signs = re.sub(r"[^\W\d_]", "", name)  # which tell level 1 from level 2
+        signs = re.sub(r"[^\W\d_]", "", name)  # these distinguish level 1 from level 2
         alike = [other for other in many if re.sub(r"[^\W\d_]", "", other) == signs and not name.endswith(other)]
         near = difflib.get_close_matches(name, [other for other in alike if not other.endswith(name)], 1, _ALIKE)
         if near:
@@ -138,7 +138,7 @@ def _slips(place: str, examples: Sequence[Example]) -> list[TaskFault]:
 
 
 def _misread(table: Table, examples: Sequence[Example]) -> list[TaskFault]:
-    """A warning of texts and labels that were damaged before, when they were read or saved in another encoding."""
+    """Return a warning about texts and labels that were damaged earlier, by decoding or saving in a wrong encoding."""
     places = [near for row in examples if (near := misread_place(row.text) or misread_place(row.label))]
     if not places:
         return []

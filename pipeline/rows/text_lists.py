@@ -1,4 +1,4 @@
-"""The texts that a caller gives, as a list: of strings, and where a task has fields, of objects."""
+"""Check the texts that a caller passes, and convert them to a list of strings or, for tasks with fields, of objects."""
 
 import re
 from collections.abc import Iterable, Mapping, Set
@@ -12,7 +12,7 @@ VISIBLE = rf"[^{INVISIBLE}]"
 
 
 def checked_texts(texts: Iterable[Given], function: str) -> list[Given]:
-    """`listed_texts`, of which none is blank: that is an InputError, too."""
+    """Return `listed_texts`. Also raises InputError if one is blank."""
     listed = listed_texts(texts, function)
     if blank := [index for index, text in enumerate(listed) if isinstance(text, str) and not re.search(VISIBLE, text)]:
         raise InputError(f"{function} has nothing to read in the texts at {blank[:5]}. Leave blank texts out.")
@@ -20,7 +20,7 @@ def checked_texts(texts: Iterable[Given], function: str) -> list[Given]:
 
 
 def checked_strings(texts: Iterable[str], function: str) -> list[str]:
-    """`checked_texts`, for a ``function`` that takes no objects of fields: they are an InputError."""
+    """Return `checked_texts` for a ``function`` that only takes strings: objects of fields raise InputError too."""
     listed = checked_texts(texts, function)
     if objects := [index for index, text in enumerate(listed) if not isinstance(text, str)]:
         raise InputError(f"the input at {objects[0]} is an object. {function} takes strings; give one for each input.")
@@ -28,20 +28,20 @@ def checked_strings(texts: Iterable[str], function: str) -> list[str]:
 
 
 def listed_texts(texts: Iterable[Given], function: str) -> list[Given]:
-    """``texts``, an array's and a generator's too, as a list of plain strings and objects.
+    """Return ``texts``, which may be an array or a generator, as a list of plain strings and objects.
 
-    Raises InputError, in the name of the ``function`` that was called, where it is one text instead of a list, or has
-    what is no text.
+    Raises InputError, which names the called ``function``, for a single text instead of a list, and for items that are
+    not texts.
     """
     expected = f"{function} takes a list of texts"
     if isinstance(texts, str | Mapping | bytes | Set):
         kind = {str: "one string", bytes: "bytes", set: "a set, which has no order"}.get(type(texts), "one object")
         raise InputError(f"{expected}, got {kind}. {'Decode it, and put' if kind == 'bytes' else 'Put'} it in a list.")
-    if getattr(texts, "ndim", 1) != 1:  # of a data frame, what is gone through are the names of its columns
+    if getattr(texts, "ndim", 1) != 1:  # iterating over a data frame gives the names of its columns
         raise InputError(f"{expected}, got a {type(texts).__name__}. Give its column of texts.")
     if not isinstance(texts, Iterable):
         raise InputError(f"{expected}, got {texts!r:.60}. Give a list of strings.")
-    items: Iterable[Any] = texts.to_pylist() if hasattr(texts, "to_pylist") else texts  # of pyarrow: kinds of its own
+    items: Iterable[Any] = texts.to_pylist() if hasattr(texts, "to_pylist") else texts  # pyarrow's scalars
     listed = [plain(text) for text in items]
     if none := [index for index, text in enumerate(listed) if not isinstance(text, str | Mapping)]:
         raise InputError(
@@ -52,7 +52,7 @@ def listed_texts(texts: Iterable[Given], function: str) -> list[Given]:
 
 
 def plain(text: Any) -> Any:
-    """A text as a `str`, of which numpy's strings are another kind; an object of fields as a `dict` of such."""
+    """Return a text as a plain `str`, unlike numpy's strings; an object of fields as a `dict` of these."""
     if isinstance(text, Mapping):
         return {plain(field): plain(value) for field, value in text.items()}
     return str(text) if isinstance(text, str) else text

@@ -21,51 +21,51 @@ from fourshot.pipeline.tables.split_files import shards_of
 from fourshot.pipeline.tables.types import AS_FOUND, TEXT_NAMES, ReadSettings, TableError, TableScan, UnreadRow
 from fourshot.pipeline.task import Task
 
-WORDS_OF_A_TEXT = 3  # a name of so many words may be a text
-MADE_FROM = "made_from.json"  # beside a task that `tasks new` wrote: what its table was
+WORDS_OF_A_TEXT = 3  # a column name with this many words may be a text
+MADE_FROM = "made_from.json"  # beside a task that `tasks new` wrote: how its table was used
 
 
 class TextTable(msgspec.Struct, frozen=True, kw_only=True):
-    """A table whose rows can all be read, with its column of texts. It is read anew whenever rows are asked for."""
+    """A checked table with its text columns. The file is read again for every pass over the rows."""
 
     path: Path
     columns: tuple[str, ...]
-    text_columns: tuple[str, ...]  # several are joined; none where an input has fields, a column each
+    text_columns: tuple[str, ...]  # several are joined; empty if an input has fields
     settings: ReadSettings
     content_hash: str
     fields: tuple[str, ...] = ()
-    numbers_rows: bool = False  # in a first column without a name
+    numbers_rows: bool = False  # a first column without a name numbers the rows
     separator: str = ""  # of CSV
     encoding: str = ""  # of CSV
     column_types: dict[str, Any] = {}  # pyarrow's, of Parquet and Arrow files
-    warnings: tuple[str, ...] = ()  # how its file was understood where that was not plain, and what was left out
-    note: str = ""  # which columns were taken for the texts, where others than usual were
+    warnings: tuple[str, ...] = ()  # how ambiguities of the file were resolved, and what was left out
+    note: str = ""  # which columns are used as texts, if not the usual one
 
     def rows(self) -> Iterator[tuple[dict[str, Any], str]]:
-        """(row, its text or ""), in the order of the file; memory stays flat but for JSON arrays and spreadsheets."""
+        """Yield (row, its text or ""), in file order. Memory use is constant but for JSON arrays and spreadsheets."""
         for _, row in stream_table(TableScan(path=self.path, settings=self.settings)):
             if not isinstance(row, UnreadRow):
                 yield row, self.text_of(row)
 
     def text_of(self, row: Mapping[str, Any]) -> str:
-        """The input in a row, "" where there is none."""
+        """Return the input in a row, or "" if there is none."""
         return input_in(row, self.fields, self.text_columns) or ""
 
     def texts(self) -> Iterator[str]:
-        """Of the rows that have one."""
+        """Iterate over the texts, without rows that lack one."""
         return (text for _, text in self.rows() if text)
 
 
 def open_texts(
     path: str | Path, text_column: str | None = None, task: Task | None = None, settings: ReadSettings = AS_FOUND
 ) -> TextTable:
-    """A table in any format that `tasks new` reads; ``task``: what its data calls the text, or its fields.
+    """Open a table in any format that `tasks new` reads. ``task`` determines the fields, or the usual text column.
 
-    Raises `InputError`: a file that cannot be read, a column of texts that is neither named nor the task's nor plain
-    (`input_columns_of`), a field without a column, a text that is no string, no text at all.
+    Raises `InputError` if the file cannot be read, or its text column cannot be determined (`input_columns_of`). Also
+    raises it if a field has no column, a text is not a string, or there is no text at all.
     """
     path = Path(path)
-    # With the column's name given, there is a line of names.
+    # A given column name implies a header line.
     header = True if text_column and settings.header is None else settings.header
     settings = msgspec.structs.replace(settings, header=header, offers=("--encoding",))
     fields = task.input_fields if task else ()
@@ -96,10 +96,10 @@ def open_texts(
 
 
 def _scanned(path: Path, settings: ReadSettings) -> tuple[TableScan, Counter[str]]:
-    """What a pass over the whole file says of it, and how many rows are left out, by why.
+    """Read the complete file once. Return its properties, and the number of rows left out by reason.
 
-    In JSON the first row need not have the text: only the whole file says which columns there are. Raises InputError
-    for a file that cannot be read, or has no row that can.
+    In JSON, the first row need not have every column, so that only the complete file determines them. Raises InputError
+    if the file or all of its rows cannot be read.
     """
     reading, rows, left_out, is_read = TableScan(path=path, settings=settings), 0, Counter[str](), False
     try:
@@ -115,7 +115,7 @@ def _scanned(path: Path, settings: ReadSettings) -> tuple[TableScan, Counter[str
     except TableError:
         pass
     if not is_read or any(fault.severity == "error" for fault in reading.faults):
-        read_table(path, settings)  # it says everything that is wrong
+        read_table(path, settings)  # raises with all errors
         raise InputError(f"{path} cannot be read as a table.")
     if not rows:
         raise InputError(f"{path} has no rows that can be read. Give at least one.")
@@ -123,7 +123,7 @@ def _scanned(path: Path, settings: ReadSettings) -> tuple[TableScan, Counter[str
 
 
 def _check_inputs(path: Path, settings: ReadSettings, fields: Sequence[str], inputs: Sequence[str]) -> None:
-    """Raise InputError for texts that are no strings, and where all are blank."""
+    """Raise InputError if a text is not a string, or if all texts are blank."""
     has_text, wrong = False, dict[int, str]()
     for line, row in stream_table(TableScan(path=path, settings=settings)):
         if not isinstance(row, UnreadRow):
@@ -142,10 +142,11 @@ def _check_inputs(path: Path, settings: ReadSettings, fields: Sequence[str], inp
 
 
 def input_columns_of(path: Path, columns: Sequence[str], text_column: str | None, task: Task | None) -> tuple[str, ...]:
-    """The columns of texts: ``text_column``, else the task's, else the only one, else what plainly is it.
+    """Return the columns of texts: the task's fields, else ``text_column``, else the first that applies of these.
 
-    Those are the columns which the task's own texts were taken from, several to be joined, or the only one with a usual
-    name, such as Message. Of a task with fields, the columns of these. Raises InputError.
+    (1) The columns from which `tasks new` took the task's texts, several to be joined. (2) The only column. (3) The
+    only one with a common name, such as Message. (4) The text column of the task's data; 1 and 3 require that it is
+    "text". Raises InputError if nothing applies, or if some columns to be joined are missing.
     """
     column_names = ", ".join(map(repr, columns))
     if task and task.input_fields:
@@ -185,13 +186,13 @@ def input_columns_of(path: Path, columns: Sequence[str], text_column: str | None
 
 
 class _MadeFrom(msgspec.Struct):
-    """What is asked here of the `MADE_FROM` of a task."""
+    """The part of a task's `MADE_FROM` that is used here."""
 
     text_columns: tuple[str, ...] = ()
 
 
 def _columns_made_from(task: Task) -> tuple[str, ...]:
-    """The columns of its table that `tasks new` took the texts from, joined if there are several; () if none did."""
+    """Return the columns from which `tasks new` took the task's texts, several joined; () if that is not recorded."""
     if task.data.folder:
         with suppress(OSError, msgspec.DecodeError):
             made_from = (Path(task.data.folder) / MADE_FROM).read_bytes()
@@ -200,15 +201,15 @@ def _columns_made_from(task: Task) -> tuple[str, ...]:
 
 
 def _plain_column(columns: Sequence[str]) -> str:
-    """The only column with a usual name of texts that is not "text"; "" where there is none, or a doubt."""
+    """Return the only column with a common name of texts; "" if there is none, or beside a column of `PART_NAMES`."""
     called = [column for column in columns if column.strip().lower() in TEXT_NAMES | PART_NAMES]
     return called[0] if len(called) == 1 and called[0].strip().lower() in TEXT_NAMES else ""
 
 
 def check_only_name(path: Path, name: str) -> None:
-    """Raise InputError where the name of the only column may be the first text: such a file often has no names.
+    """Raise InputError if the name of the only column may be the first text, because such files often lack a header.
 
-    What reads tables asks about a sentence itself.
+    Sentences are not checked here: the table reader reports them.
     """
     if not _may_be_a_text(name) or is_sentence(name) or not _has_a_line_of_names(path):
         return
@@ -223,7 +224,7 @@ def _may_be_a_text(name: str) -> bool:
 
 
 def found_columns(columns: Sequence[str], text_column: str | None, task: Task | None) -> str:
-    """For people: that columns of other names than were named were taken for the texts; else ""."""
+    """Return a note for the user if none was named and other columns than the usual one are the texts; else ""."""
     if text_column or tuple(columns) == (task.data.text_column if task else "text",):
         return ""
     named = f"the column {columns[0]!r}" if len(columns) == 1 else f"{' and '.join(map(repr, columns))}, joined"
@@ -231,9 +232,9 @@ def found_columns(columns: Sequence[str], text_column: str | None, task: Task | 
 
 
 def named_by_first_line(path: Path, columns: Sequence[str], text_column: str | None) -> str:
-    """For people: that the first line was taken for the name of the column, where that is not plain; else "".
+    """Return a note for the user that the first line was taken for the column's name, if this is doubtful; else "".
 
-    Of a column that was named, it is not where the name may be a text.
+    That is the only column, or a given one whose name may be a text, but not with a common name or without a header.
     """
     name = text_column or columns[0]
     is_plain = not _may_be_a_text(name) if text_column else len(columns) > 1

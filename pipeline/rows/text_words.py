@@ -1,8 +1,8 @@
-"""The words of a text in any script, how many of them a prompt shows, and what of many texts is left out so.
+"""Count words in any script, cut texts to the words that a prompt shows, and report how much is left out.
 
-Words stand between blanks. Where a script has none, two characters count as a word. With the tokenizer of Qwen2.5 a
-character was 0.61 tokens in a Japanese text, 0.65 in a Chinese and 0.84 in a Thai one: like words of European texts,
-such a word is at most two tokens (`pipeline.synthesis.aligned.TOKENS_PER_WORD`).
+Words are separated by spaces. In scripts without spaces, two characters count as a word. With the tokenizer of Qwen2.5,
+a character had 0.61 tokens in a Japanese text, 0.65 in a Chinese one and 0.84 in a Thai one. So such a word has at most
+two tokens, like words of European texts (`pipeline.synthesis.aligned.TOKENS_PER_WORD`).
 
 Importing this module loads no heavy library.
 """
@@ -17,36 +17,36 @@ import msgspec
 
 from fourshot.engine.errors import InputError
 
-# What of a text above the bound is left out: its end, or its middle; windows: nothing, it is read in parts.
+# What is left out of a text above the limit: its end, or its middle; windows: nothing, the text is split into parts.
 LongTexts = Literal["cut", "middle", "windows"]
 
-MAX_TEXT_WORDS = 300  # of a text, that a prompt shows
-CHARS_PER_WORD = 2
-LONGEST_WORD = 100  # characters between blanks; more are no word, whatever the script
+MAX_TEXT_WORDS = 300  # words of a text that a prompt shows
+CHARS_PER_WORD = 2  # in scripts without spaces
+LONGEST_WORD = 100  # characters without spaces; more are not a word in any script
 _LONG_WORD = re.compile(rf"\S{{{LONGEST_WORD + 1}}}")
-# Of a long text's words, those of its beginning, where the middle is left out.
+# Share of the shown words that are the beginning of a long text, if its middle is left out.
 # Source: Sun et al. 2019, "How to Fine-Tune BERT for Text Classification?", section 5.3.1: 128 tokens of 510.
 HEAD_SHARE = 0.25
-GAP = "…"  # in place of a middle
-OVERLAP = 0.25  # of a window's words, those that the window before has too
+GAP = "…"  # in place of the middle
+OVERLAP = 0.25  # share of a window's words that the previous window has too
 
-# Letters of scripts that put no blanks between words: Thai, Lao, Tibetan, Burmese, Khmer, Tai, Balinese, Javanese,
+# Letters of scripts without spaces between words: Thai, Lao, Tibetan, Burmese, Khmer, Tai, Balinese, Javanese,
 # kana, bopomofo, Chinese characters. Source: Unicode line breaking (UAX 14), classes SA, ID and CJ, without emoji.
 _LETTERS = (
     "\u0e00-\u0eff\u0f00-\u109f\u1780-\u17ff\u1950-\u19df\u1a20-\u1aaf\u1b00-\u1b7f\ua980-\ua9df\ua9e0-\ua9ff"
     "\uaa60-\uaadf\u3005-\u3007\u3040-\u30ff\u3100-\u312f\u31a0-\u31bf\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff"
     "\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff"
 )
-_SIGNS = "\u3001-\u303f\uff01-\uff65"  # that stand among them, as wide as they are
-MARK = r"[[\p{Mn}\p{Mc}]--[\ufe00-\ufe0f]]"  # but what only chooses between two forms of an emoji
+_SIGNS = "\u3001-\u303f\uff01-\uff65"  # full-width signs used with these letters
+MARK = r"[[\p{Mn}\p{Mc}]--[\ufe00-\ufe0f]]"  # without variation selectors, such as those of emoji
 UNSPACED = re.compile(f"[{_LETTERS}]")
-# One character. Flags are pairs of letters: \X counts all that stand before one, so it is asked about the last alone.
+# One character. For a flag, a pair of letters, \X examines all flags before it. So it only matches the last of a run.
 _FLAG_LETTER = "[\U0001f1e6-\U0001f1ff]"
 _CHARACTER = rf"(?:{_FLAG_LETTER}{{2}}(?={_FLAG_LETTER})|\X)"
 
 
 def check_unicode(texts: Iterable[str]) -> None:
-    """Raise InputError where a text has half of a surrogate pair, as Python makes of bytes that are no UTF-8."""
+    """Raise InputError if a text has a lone surrogate, such as Python substitutes for bytes that are not UTF-8."""
     for text in texts:
         try:
             text.encode()
@@ -55,13 +55,13 @@ def check_unicode(texts: Iterable[str]) -> None:
 
 
 def has_unspaced(text: str) -> bool:
-    """Whether a part of the text is in a script without blanks between words."""
+    """Return whether any part of the text is in a script without spaces between words."""
     return not text.isascii() and UNSPACED.search(text) is not None
 
 
 @lru_cache(maxsize=1)
 def marks() -> "re.Pattern[str]":
-    """What finds a combining mark."""
+    """Return the pattern of a combining mark."""
     import regex
 
     pattern: re.Pattern[str] = regex.compile(MARK, regex.V1)
@@ -69,21 +69,21 @@ def marks() -> "re.Pattern[str]":
 
 
 def without_marks(text: str) -> str:
-    """Letters alone, without the marks above, below and around them."""
+    """Return ``text`` without the combining marks above, below and around its letters."""
     return text if text.isascii() else marks().sub("", text)
 
 
 def characters(text: str) -> list[str]:
-    """What a reader takes for one character: a letter with its marks, an emoji with all that it is joined from."""
+    """Split a text into characters as people see them: a letter with its marks, an emoji with all its joined parts."""
     import regex
 
     return regex.findall(_CHARACTER, text)
 
 
 def script_runs(text: str, most: int | None = None) -> list[str]:
-    """``text`` in parts, each of scripts without blanks, of ``most`` characters, or of others; none cuts a character.
+    """Split ``text`` into runs of scripts without spaces and runs of other characters, never within a character.
 
-    ``most`` None is any number.
+    A run without spaces has at most ``most`` characters; None: no limit.
     """
     return _runs("" if most is None else str(most)).findall(text)
 
@@ -98,7 +98,7 @@ def _runs(most: str) -> "re.Pattern[str]":
 
 
 def word_pieces(text: str) -> list[str]:
-    """The words of ``text``, each but the first with the blank before it; together the text on one line."""
+    """Return the words of ``text``, each with the space before it, if any; joined, they are the text on one line."""
     if not has_unspaced(text) and not _LONG_WORD.search(text):
         first, *later_words = text.split() or [""]
         return [first, *(f" {word}" for word in later_words)] if first else []
@@ -111,7 +111,7 @@ def word_pieces(text: str) -> list[str]:
 
 
 def _parts(run: str) -> Sequence[str]:
-    """``run``, or what is no word in parts of about two tokens: a prompt has no room for a picture in base64, say."""
+    """Return ``run`` as one word or, if it is too long for one, such as a picture in base64, in parts of two tokens."""
     if len(run) <= LONGEST_WORD:
         return [run]
     size, chars = (4, run) if run.isascii() else (CHARS_PER_WORD, characters(run))
@@ -119,14 +119,14 @@ def _parts(run: str) -> Sequence[str]:
 
 
 def count_words(text: str) -> int:
-    """Those between blanks; where the script has no blanks, two characters for one."""
+    """Return the number of words between spaces; in scripts without spaces, two characters count as one."""
     return len(word_pieces(text) if has_unspaced(text) or _LONG_WORD.search(text) else text.split())
 
 
 def shown_text(text: str, max_words: int, long_texts: LongTexts = "cut") -> str:
-    """``text`` with every run of white space as one blank, and ``max_words`` words of it where it has more.
+    """Return ``text`` with each run of white space as one space, cut to ``max_words`` words.
 
-    Of windows, it is the first.
+    "cut" keeps the beginning, "middle" the beginning and the end with `GAP` between them, and "windows" the first one.
     """
     pieces = word_pieces(text)
     if len(pieces) <= max_words or long_texts != "middle":
@@ -137,7 +137,7 @@ def shown_text(text: str, max_words: int, long_texts: LongTexts = "cut") -> str:
 
 
 def text_windows(text: str, max_words: int) -> list[str]:
-    """Parts of ``text`` that overlap, the last one up to its end: each has ``max_words`` words, or all there are."""
+    """Split ``text`` into overlapping windows of ``max_words`` words, the last up to its end; a short text is one."""
     pieces = word_pieces(text)
     step = max(1, max_words - math.floor(OVERLAP * max_words))
     if len(pieces) <= max_words or max_words < 1:
@@ -147,23 +147,23 @@ def text_windows(text: str, max_words: int) -> list[str]:
 
 
 def words_left_out(text: str, max_words: int, long_texts: LongTexts = "cut") -> int:
-    """Those that no prompt shows."""
+    """Return the number of words that no prompt shows."""
     return 0 if long_texts == "windows" else max(0, count_words(text) - max_words)
 
 
 class CutTexts(msgspec.Struct, frozen=True, kw_only=True):
-    """How much of some texts a prompt does not show."""
+    """How much of a set of texts prompts do not show."""
 
     texts: int
-    cut: int  # texts above the bound
+    cut: int  # texts above the limit
     words: int  # of all texts
-    left_out: int  # words of those that are not shown
+    left_out: int  # words above the limit
     longest: int  # words
     max_text_words: int
     long_texts: LongTexts = "cut"
 
     def __str__(self) -> str:
-        """For people; "" where all is shown."""
+        """Return a message for the user; "" if no text is above the limit."""
         if not self.cut:
             return ""
         start = (
@@ -177,7 +177,7 @@ class CutTexts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def cut_texts(texts: Iterable[str], max_words: int = MAX_TEXT_WORDS, long_texts: LongTexts = "cut") -> CutTexts:
-    """Count what of ``texts`` is left out."""
+    """Count the texts above ``max_words`` words, and the words above that limit."""
     counts = [count_words(text) for text in texts]
     over = [count - max_words for count in counts if count > max_words]
     return CutTexts(

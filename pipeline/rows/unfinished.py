@@ -1,4 +1,4 @@
-"""A table that is being annotated: its answers lie in a folder beside it, until it is there."""
+"""Manage a table that is being annotated: its answers are stored in a folder beside it until it is written."""
 
 import filecmp
 from collections.abc import Callable
@@ -9,11 +9,11 @@ from fourshot.pipeline.rows.written_table import check_written
 from fourshot.pipeline.work_folder import MANIFEST_FILE, Manifest, WorkFolder
 
 ANSWERS_FILE = "answers.jsonl"
-UNFINISHED = ".unfinished"  # behind the name of a table: the folder of its answers
+UNFINISHED = ".unfinished"  # added to the name of a table: the folder of its answers
 
 
 def unfinished_folder(out: Path) -> Path:
-    """Where the answers lie until the table is written. Raises InputError where ``out`` is a folder, and no file."""
+    """Return the folder of the answers until the table is written. Raises InputError if ``out`` is a folder."""
     if out.is_dir():
         raise InputError(
             f"{out} is a folder, and the table needs a name: give a file, such as --out {out / 'out.csv'}."
@@ -22,9 +22,9 @@ def unfinished_folder(out: Path) -> Path:
 
 
 def may_be_written(out: Path, beside: WorkFolder, manifest: Manifest, num_texts: int) -> bool:
-    """Whether a kill may have come between the table ``out`` and the end: all its answers are there yet.
+    """Return whether a kill may have come right after the table ``out`` was written: all its answers still exist.
 
-    Whether the table is the one that they make, `place_table` says.
+    `place_table` checks whether the table is made of these answers.
     """
     if not out.exists() or beside.find(MANIFEST_FILE, type(manifest)) != manifest:
         return False
@@ -32,7 +32,7 @@ def may_be_written(out: Path, beside: WorkFolder, manifest: Manifest, num_texts:
 
 
 def num_lines(file: Path) -> int:
-    """Whole ones: a line that a kill cut short is not there yet."""
+    """Return the number of complete lines, 0 without a file. A line that a kill cut short does not count."""
     if not file.exists():
         return 0
     with file.open("rb") as lines:
@@ -40,7 +40,7 @@ def num_lines(file: Path) -> int:
 
 
 def place_table(out: Path, beside: WorkFolder, write: Callable[[Path], None]) -> None:
-    """Have ``write`` write the table, where it is not there. Raises InputError where another one is in its place."""
+    """Write the table with ``write`` unless it exists. Raises InputError if it exists with another content."""
     if not out.exists():
         write(out)
         return

@@ -1,4 +1,4 @@
-"""The texts without labels that a user has: which column of which file, which of them, and what is left out."""
+"""Load a user's unlabelled texts: find their column, draw some of them, and report what is left out."""
 
 import random
 from pathlib import Path
@@ -14,19 +14,19 @@ from fourshot.pipeline.task import Task
 
 
 class UnlabelledTexts(msgspec.Struct, frozen=True, kw_only=True):
-    """Texts with the lines that they stand in, in file order."""
+    """Texts with their line numbers, in file order."""
 
     texts: tuple[tuple[int, str], ...] = ()
-    note: str = ""  # for people: the file, the column, how many of how many, and what was left out
+    note: str = ""  # for the user: the file, the column, how many of how many, and what was left out
 
 
 def load_unlabelled(
     path: Path, task: Task, most: int, text_column: str = "", seed: int = 0, encoding: str = ""
 ) -> UnlabelledTexts:
-    """Up to ``most`` texts of a table, or of a file with one per line; 0: all. More are drawn from, by ``seed``.
+    """Return up to ``most`` texts of a table, or of a file with one per line, drawn by ``seed`` if it has more; 0: all.
 
-    A label column is not read. Raises InputError for a file that cannot be read, and where the column of texts is
-    neither named nor the task's nor plain (`input_columns_of`).
+    A label column is ignored. Raises InputError if the file cannot be read, has no text, or has no column of texts that
+    can be determined (`input_columns_of`).
     """
     rows, origin = _rows(path, task, text_column, encoding)
     empty = [line for line, text in rows if not text]
@@ -43,8 +43,8 @@ def load_unlabelled(
 
 
 def _rows(path: Path, task: Task, text_column: str, encoding: str) -> tuple[list[tuple[int, str]], str]:
-    """(line, text) of every row, "" where it has none; and where they stand, for people."""
-    # With the column's name given, there is a line of names.
+    """Return (line, text) of every row, with "" for no text; and a note for the user: the column, and warnings."""
+    # A given column name implies a header line.
     table = read_table(
         path, ReadSettings(encoding=encoding, header=True if text_column else None, offers=("--encoding",))
     )

@@ -1,7 +1,7 @@
-"""From a table to the examples that a task can be made of, and what was left out of it or read otherwise, row by row.
+"""Convert a table into the examples of a task, and record which rows were left out or had labels rewritten.
 
-Every row of the table is among the examples or counted as left out, once. What cannot be used and was not asked to be
-left out is refused, all of it at once.
+Every row of the table is an example, or is counted as left out once. Rows that cannot be used are errors, reported all
+at once, unless the user asked to leave them out.
 """
 
 import re
@@ -33,7 +33,7 @@ WHAT = {  # reason -> what completes "3 rows ..."
     "duplicate": "repeating an earlier text with the same label",
     "contradiction": "with a text that has two different labels",
 }
-REFUSED = {  # reason -> what is found, and what to do beside leaving such rows out
+REFUSED = {  # reason -> the finding, and what to do other than leaving such rows out
     "not_text": ("a text that is no string", "Is it the text column?"),
     "no_label": ("no label", "Fill it in, or remove the rows."),
     "not_label": (
@@ -45,15 +45,15 @@ REFUSED = {  # reason -> what is found, and what to do beside leaving such rows 
 
 
 class TableChoices(msgspec.Struct, frozen=True, kw_only=True):
-    """What a user says of a table that it does not say itself."""
+    """A user's choices about a table, for what it does not determine itself."""
 
     text_columns: tuple[str, ...] = ()  # (): found by name and contents
     fields: tuple[str, ...] = ()  # columns that are fields of an input, in place of a text
     label_columns: tuple[str, ...] = ()  # several: of one annotator each
     verdict_column: str = ""  # "none": there is none
     missing_labels: tuple[str, ...] = ()  # labels that mean: not labelled
-    merge_labels: bool = False  # labels that read the same are one class
-    reading: ReadSettings = AS_FOUND  # its `skip_broken` also leaves out what `REFUSED` lists
+    merge_labels: bool = False  # make labels that read the same one class
+    reading: ReadSettings = AS_FOUND  # its `skip_broken` also leaves out the rows of `REFUSED`
 
 
 class UsableRows(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,11 +66,11 @@ class UsableRows(msgspec.Struct, frozen=True, kw_only=True):
 
 
 BLANK_PART = "blank part"
-Lines = dict[str, list[int]]  # reason, or what was done -> the lines of the table
+Lines = dict[str, list[int]]  # reason, or treatment of the label -> lines of the table
 
 
 def usable_rows(table: Table, choices: TableChoices) -> UsableRows:
-    """The examples of a table. Raises `InputError` for columns in doubt, and with all that cannot be used."""
+    """Return the examples of a table. Raises `InputError` for ambiguous columns, or for all unusable rows at once."""
     texts = choices.fields or choices.text_columns
     columns = find_columns(table, texts, choices.label_columns, choices.verdict_column)
     rows, out, treated_lines = _sort_rows(table, columns, choices)
@@ -118,7 +118,7 @@ def _at(table: Table, lines: Sequence[int]) -> str:
 
 
 def _sort_rows(table: Table, columns: Columns, choices: TableChoices) -> tuple[list[Lined], Lines, Lines]:
-    """The rows with a text and a label, those left out by reason, and how the labels of the others were read."""
+    """Return the rows with a text and one label, the lines left out by reason, and the used lines by treatment."""
     rows: list[Lined] = []
     out: Lines = defaultdict(list)
     treated_lines: Lines = defaultdict(list)
@@ -154,9 +154,9 @@ def _sort_rows(table: Table, columns: Columns, choices: TableChoices) -> tuple[l
 
 
 def _agreed(table: Table, columns: Sequence[str], row: Mapping[str, Any], missing: Sequence[str]) -> LabelCell:
-    """The labels of a row, on which all agree who gave one; "differ" where they do not. Raises ValueError.
+    """Return the labels of a row if all its annotators agree; if not, the treatment is "differ".
 
-    Who gave one of ``missing`` gave none.
+    Empty cells, and labels in ``missing``, do not count. Raises ValueError if a cell's content is not a label.
     """
     cells = [find_labels(DataSource(label_column=column), table, row.get(column), {}) for column in columns]
     filled_cells = [cell for cell in cells if cell.labels and not (len(cell.labels) == 1 and cell.labels[0] in missing)]
@@ -178,7 +178,7 @@ def _noun(reason: str, columns: Columns, choices: TableChoices) -> str:
 def _refuse(
     table: Table, columns: Columns, out: Lines, choices: TableChoices, joined: Mapping[str, tuple[str, ...]]
 ) -> None:
-    """Raise `InputError` for rows that cannot be used, unless they are to be left out."""
+    """Raise `InputError` with all rows that cannot be used, unless the user asked to leave them out."""
     faults = []
     for reason, (finding, remedy) in REFUSED.items():
         if lines := sorted(out.get(reason, ())):
@@ -206,10 +206,10 @@ def _refuse(
 
 
 def _in_one_spelling(rows: Sequence[Lined], merge: bool) -> tuple[list[Lined], dict[tuple[str, str], list[int]]]:
-    """The rows with each class under one name, and (old name, new name) -> the lines of those that had another.
+    """Return the rows with one name per class, and (old name, new name) -> lines of the renamed rows.
 
-    Where all labels are numbers they lose a fraction of zero; true and false lose what capitals tell apart. Other
-    labels that read the same are one class where ``merge`` says so; else raises `InputError` with a proposal.
+    If all labels are whole numbers, a fraction of zero is removed. Spellings of true or false that differ in case are
+    merged. Other labels that read the same are merged if ``merge``; else raises `InputError` with a proposal.
     """
     counts = Counter(example.label for _, example in rows)
     new = {name: name for name in counts}
@@ -236,7 +236,7 @@ def _in_one_spelling(rows: Sequence[Lined], merge: bool) -> tuple[list[Lined], d
 
 
 def _set_aside(table: Table, columns: Columns) -> list[TaskFault]:
-    """A note of the columns that look right as well, and were not taken for what they are called."""
+    """Return a note about columns with suitable contents that were not used because of their names."""
     if not columns.set_aside:
         return []
     problem = (
@@ -246,7 +246,7 @@ def _set_aside(table: Table, columns: Columns) -> list[TaskFault]:
 
 
 def _unused(place: str, out: Lines, choices: TableChoices) -> list[TaskFault]:
-    """A warning of labels that were to mean none, and stand nowhere."""
+    """Return a warning if no row has one of the labels that mean "not labelled"."""
     if not choices.missing_labels or out.get("marked_missing"):
         return []
     names = " or ".join(map(repr, choices.missing_labels))

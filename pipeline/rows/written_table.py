@@ -1,4 +1,4 @@
-"""Tables of texts, written with what is added beside their columns, in the format that a name says."""
+"""Write tables of texts with added columns, in the format of the file's suffix."""
 
 import csv
 from base64 import b64encode
@@ -17,7 +17,7 @@ WRITTEN = (".jsonl", ".csv", ".tsv", ".parquet")
 
 
 def check_written(out: Path, columns: Sequence[str], more: Sequence[str]) -> None:
-    """Raise InputError where ``out`` is there, is of no format that is written, or ``columns`` has one of ``more``."""
+    """Raise InputError if ``out`` exists, its format is not supported, or ``columns`` contains one of ``more``."""
     if out.exists():
         raise InputError(f"{out} is there already; nothing was written. Give another --out, or remove it.")
     if out.suffix.lower() not in WRITTEN:
@@ -26,7 +26,7 @@ def check_written(out: Path, columns: Sequence[str], more: Sequence[str]) -> Non
 
 
 def check_added(columns: Sequence[str], more: Sequence[str]) -> None:
-    """Raise InputError where ``columns`` has one of ``more``."""
+    """Raise InputError if ``columns`` contains one of ``more``, the columns to be added."""
     if clashes := [column for column in more if column in columns]:
         raise InputError(
             f"the table has a column {' and '.join(map(repr, clashes))}, which is what would be added. Rename it first."
@@ -36,12 +36,13 @@ def check_added(columns: Sequence[str], more: Sequence[str]) -> None:
 def write_table(
     out: Path, columns: Sequence[str], rows: Iterable[dict[str, Any]], source: TextTable | None = None
 ) -> None:
-    """Write ``rows`` in the format that the name of ``out`` says; the file appears whole or not at all.
+    """Write ``rows`` in the format of the suffix of ``out``; the file appears completely or not at all.
 
-    Rows are written as they come, but for Parquet: its columns have the types of ``source``, others that of all rows.
-    CSV has the separator of ``source``, if that is CSV, and a byte-order mark if that was not UTF-8 without one, or was
-    a spreadsheet: so the spreadsheet that wrote the one opens the other.
-    Parquet alone holds bytes: elsewhere those that are texts of ``source`` are written as text, others as base64.
+    Rows are written as they arrive, except for Parquet. There, columns have the type that they have in ``source``, or
+    else that of all their cells. CSV has the separator of ``source``, if that is CSV too.
+    CSV has a byte-order mark if ``source`` is a spreadsheet, or CSV in anything but UTF-8 without a mark. The program
+    that wrote ``source`` can then open it. Only Parquet can store bytes. In other formats, bytes are decoded in the
+    text columns of ``source``, and written as base64 in others.
     """
     texts = (*source.fields, *source.text_columns) if source else ()
     kind = out.suffix.lower()
@@ -67,7 +68,7 @@ def write_table(
             encoding = "utf-8-sig" if kind == ".csv" and is_for_people else "utf-8"
             with staged.open("w", encoding=encoding, newline="") as text_file:
                 is_nameless = source is not None and source.numbers_rows
-                # In tables with tabs quotes rarely quote: names in quotes say that these do.
+                # In tab-separated tables, quotes rarely delimit cells; quoted names show that they do here.
                 names = csv.writer(
                     _LineFeeds(text_file),
                     delimiter=separator,
@@ -79,9 +80,9 @@ def write_table(
 
 
 class _LineFeeds:
-    """Takes lines of a CSV writer, and ends them with a line feed alone.
+    """A file for a CSV writer, which ends its lines with a line feed only.
 
-    Below Python 3.13 a writer quotes only those line ends in a cell that it ends lines with: it has to think of both.
+    Before Python 3.13, a writer only quotes the line ends that are in its own terminator. With CR LF, it quotes both.
     """
 
     def __init__(self, file: TextIO) -> None:
@@ -92,7 +93,7 @@ class _LineFeeds:
 
 
 def _without_bytes(row: dict[str, Any], columns: Sequence[str], texts: Sequence[str]) -> dict[str, Any]:
-    """The cells of ``columns``, in this order."""
+    """Return the cells of ``columns`` in this order, with bytes decoded in the columns ``texts``, else as base64."""
     cells = {column: row.get(column) for column in columns}
     for column, value in cells.items():
         if isinstance(value, bytes):
@@ -104,4 +105,4 @@ def _cells(row: dict[str, Any]) -> Iterator[Any]:
     for value in row.values():
         if isinstance(value, dict | list):
             value = msgspec.json.encode(value, enc_hook=str).decode()
-        yield value.replace("\0", "") if isinstance(value, str) else value  # of what was added: see `held_cells`
+        yield value.replace("\0", "") if isinstance(value, str) else value  # in added columns: see `held_cells`

@@ -19,7 +19,10 @@ _STREAM_END = b"\xff\xff\xff\xff\0\0\0\0"  # Source: Arrow Columnar Format, "IPC
 
 
 def read_columnar(reading: TableScan, source: TableSource) -> Iterator[Item]:
-    """Yield the rows of a Parquet or Arrow file, some thousand held at a time. Raises `TableError`."""
+    """Yield the rows of a Parquet or Arrow file, of which one batch is held at a time. Raises `TableError`.
+
+    A Parquet batch has up to 4,096 rows. A compressed file is unpacked in memory.
+    """
     import pyarrow
 
     reading.unit = "row"
@@ -31,17 +34,17 @@ def read_columnar(reading: TableScan, source: TableSource) -> Iterator[Item]:
                 raise TableError(f"the column {twice[0]!r} stands there twice.", "Rename or remove one.")
             reading.columns |= dict.fromkeys(names)
             for name, kind in zip(names, schema.types, strict=True):
-                # Files of one table may have others; then none is that of the column.
+                # The shards of a table may differ in the type of a column, which then has none.
                 reading.column_types[name] = kind if reading.column_types.get(name, kind) == kind else None
             class_names = _class_names(reading, (schema.metadata or {}).get(b"huggingface", b"{}"))
             places = _add_class_names(reading, class_names)
             number = 0
             for batch in batches:
-                batch.validate(full=True)  # damaged offsets would be read beyond the end
+                batch.validate(full=True)  # damaged offsets would read beyond the end of a buffer
                 for row in _rows(_with_shortest_floats(batch)):
                     number += 1
                     yield number, row | {name: _renumbered(row[name], places[name]) for name in places}
-    # ValueError: bytes in a column of strings that are no text, times that Python's types cannot hold.
+    # ValueError: undecodable bytes in a column of strings, or times outside Python's range.
     # MemoryError: damaged lengths.
     except (pyarrow.ArrowException, OSError, ValueError, OverflowError, MemoryError) as failure:
         problem = f"not a readable {source.kind.capitalize()} file: {str(failure) or type(failure).__name__}."
@@ -49,7 +52,7 @@ def read_columnar(reading: TableScan, source: TableSource) -> Iterator[Item]:
 
 
 def _rows(batch: Any) -> list[dict[str, Any]]:
-    """The rows of ``batch``; times beyond what Python holds, as databases write for "never", as text."""
+    """Return the rows of ``batch``, with times as text if any is outside Python's range, as a database's "never" is."""
     import pyarrow
 
     try:
@@ -62,7 +65,7 @@ def _rows(batch: Any) -> list[dict[str, Any]]:
 
 
 def _with_shortest_floats(batch: Any) -> Any:
-    """``batch`` with 0.1 in place of 0.10000000149011612, which is how Python would show a float of 32 bits."""
+    """Return ``batch`` with floats of 16 and 32 bits as the shortest decimals: 0.1, not 0.10000000149011612."""
     import pyarrow
 
     narrow = (pyarrow.float16(), pyarrow.float32())
@@ -74,7 +77,10 @@ def _with_shortest_floats(batch: Any) -> Any:
 
 
 def _class_names(reading: TableScan, written: bytes) -> dict[str, tuple[str, ...]]:
-    """Per column, what `datasets` says that its integers, or those in its lists, stand for."""
+    """Return column -> names of its class numbers, also of those in lists, from the metadata that `datasets` writes.
+
+    ``written`` is that metadata. If it cannot be read, ``reading`` gets a warning.
+    """
     try:
         features = json.loads(written)
     except ValueError:
@@ -91,7 +97,10 @@ def _class_names(reading: TableScan, written: bytes) -> dict[str, tuple[str, ...
 
 
 def _add_class_names(reading: TableScan, class_names: dict[str, tuple[str, ...]]) -> dict[str, list[int]]:
-    """Add a file's names to those of the table; per column, the table's number of each, where it is another one."""
+    """Add a file's class names to those of the table.
+
+    Return, for each column that the file numbers differently, the table's number for each of the file's class numbers.
+    """
     places = {}
     for column, names in class_names.items():
         of_table = tuple(dict.fromkeys((*reading.class_names.get(column, ()), *names)))
@@ -122,7 +131,7 @@ def _batches(reading: TableScan, source: TableSource, stream: Any) -> tuple[Any,
     try:
         file = pyarrow.ipc.open_file(stream)
         return file.schema, (file.get_batch(place) for place in range(file.num_record_batches))
-    except pyarrow.ArrowInvalid:  # as `datasets` writes them: a stream, which has no index
+    except pyarrow.ArrowInvalid:  # a stream, as `datasets` writes it, has no index
         stream.seek(max(0, stream.seek(0, io.SEEK_END) - len(_STREAM_END)))
         has_end = stream.read() == _STREAM_END
         stream.seek(0)
@@ -134,7 +143,7 @@ def _batches(reading: TableScan, source: TableSource, stream: Any) -> tuple[Any,
 
 
 def read_spreadsheet(reading: TableScan, source: TableSource) -> Iterator[Item]:
-    """Yield the rows of the sheet asked for, or of the only one that has something in it. Raises `TableError`."""
+    """Yield the rows of the requested sheet, or else of the only non-empty one. Raises `TableError`."""
     import python_calamine
 
     reading.unit = "row"
@@ -181,7 +190,7 @@ def read_spreadsheet(reading: TableScan, source: TableSource) -> Iterator[Item]:
 
 
 def _plain(cell: Any) -> Any:
-    """A cell as a spreadsheet shows it: all of its numbers are floats, and a blank cell holds nothing."""
+    """Return a cell as a spreadsheet shows it: a whole number, stored as a float, becomes an integer, a blank None."""
     if isinstance(cell, float) and cell.is_integer():
         return int(cell)
     return None if cell == "" else cell

@@ -1,8 +1,8 @@
-"""CSV and its dialects: what separates the cells, and whether quotes quote, told from all that the file holds.
+"""Read CSV and its dialects: detect the separator from a sample, and the meaning of quotes from the complete file.
 
-Python's `csv` reads every dialect here and says on which line a record begins, as pandas, pyarrow and polars do not.
-Its `Sniffer` guesses from a sample, so the choice is made here: a dialect is right where every record of the file has
-as many cells as the first one.
+Python's `csv` reads all of these dialects and reports the line on which a record begins, unlike pandas, pyarrow and
+polars. Its `Sniffer` guesses from a sample, so the dialect is determined here: a reading of the quotes fits if every
+record of the file has as many cells as the first one.
 """
 
 import csv
@@ -22,10 +22,10 @@ from fourshot.pipeline.tables.types import Item, TableError, TableScan
 
 DELIMITERS = ",;\t|"
 LARGEST_CELL = 2**31 - 1  # characters; the default of 131,072 is less than some e-mails have
-_SAMPLE = 1 << 18  # characters that the separator is told from
+_SAMPLE = 1 << 18  # characters from which the separator is detected
 _SEPARATOR_LINE = re.compile(r'"?sep=(.)"?[\r\n]+', re.IGNORECASE)  # as spreadsheets write and read it
 QUOTED: dict[str, Any] = {}
-_ESCAPED: dict[str, Any] = {"escapechar": "\\"}  # without "doublequote", `csv` accepts anything behind a cell
+_ESCAPED: dict[str, Any] = {"escapechar": "\\"}  # "doublequote" stays on, else `csv` accepts anything after a cell
 # Source: Python's `csv`, "Dialects and Formatting Parameters".
 READINGS: dict[str, dict[str, Any]] = {
     "cells in double quotes": QUOTED,
@@ -36,7 +36,7 @@ READINGS: dict[str, dict[str, Any]] = {
 }
 _QUOTED, _AFTER_BLANK, _ALL_ESCAPED, _QUOTES_ESCAPED, _LITERAL = READINGS
 LITERAL = READINGS[_LITERAL]
-# Backslashes that belong to the text, each of which `csv` would drop, by reading; a pair of the first one is an escape.
+# Reading -> backslashes that belong to the text, which `csv` would drop. A pair matched by the first is an escape.
 _BACKSLASHES = {_ALL_ESCAPED: re.compile(r'\\["\\]|\\'), _QUOTES_ESCAPED: re.compile(r'\\+(?!["\\])')}
 _NOT_BY_MYSQL = re.compile(r"\\(?![nrt0bZN])")  # Source: MySQL, "LOAD DATA", escape sequences
 
@@ -46,8 +46,8 @@ class _Fit(msgspec.Struct, frozen=True, kw_only=True):
 
     records: int
     odd: int  # records with another number of cells than the first
-    spans: int  # the line of the first record that may go over several lines; 0 for none
-    fault: str = ""  # where a quote makes no sense
+    spans: int  # the line of the first record that may span several lines; 0 if there is none
+    fault: str = ""  # about an invalid quote, which ended the pass
 
     @property
     def is_clean(self) -> bool:
@@ -55,7 +55,7 @@ class _Fit(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_csv(reading: TableScan, source: TableSource) -> Iterator[Item]:
-    """Yield the rows of a CSV file. Raises `TableError` where no dialect reads it."""
+    """Yield the rows of a CSV file. Raises `TableError` if no dialect can read it."""
     csv.field_size_limit(LARGEST_CELL)
     text = check_text(reading, source)
     with text.open(newline="") as stream:
@@ -71,14 +71,14 @@ def read_csv(reading: TableScan, source: TableSource) -> Iterator[Item]:
 
 
 def is_table(text: DecodedText, delimiter: str) -> bool:
-    """Whether all of a text is a table of two columns or more with this separator."""
+    """Return whether the complete text is a table of two or more columns with this separator."""
     with text.open(newline="") as stream:
         first = next((line for line in stream if line.strip()), "")
     return delimiter in first and any(_fit(text, delimiter, name, 0).is_clean for name in (_LITERAL, _QUOTED))
 
 
 def _records(stream: TextIO, delimiter: str, name: str, skip: int) -> Iterator[tuple[int, list[str]]]:
-    """Yield (line on which the record starts, its cells); blank lines are skipped. Raises `TableError`."""
+    """Yield (line on which the record starts, its cells), without blank lines. Raises `TableError` for a bad quote."""
     lines: Iterator[str] = itertools.islice(stream, skip, None)
     if backslashes := _BACKSLASHES.get(name):
         lines = (backslashes.sub(_doubled, line) for line in lines)
@@ -98,16 +98,20 @@ def _records(stream: TextIO, delimiter: str, name: str, skip: int) -> Iterator[t
 
 
 def _doubled(backslashes: re.Match[str]) -> str:
-    """Backslashes of a text as `csv` wants them; an escape as it is."""
+    """Double backslashes that belong to the text, so that `csv` keeps them; return an escape unchanged."""
     is_escape = backslashes.re is _BACKSLASHES[_ALL_ESCAPED] and len(backslashes[0]) == 2
     return backslashes[0] if is_escape else backslashes[0] * 2
 
 
 def _find_delimiter(sample: str, tabs: bool) -> str:
-    """The separator that gives most records of the sample as many cells as the first has, two or more."""
+    """Return the separator with the largest share of sample records that have as many cells as the first, at least 2.
+
+    ``tabs``: a tab is preferred, and is returned instead of a comma if no separator occurs. Raises `TableError` if
+    several separators fit equally well.
+    """
     lines = list(io.StringIO(sample, newline=""))
     if len(sample) == _SAMPLE and len(lines) > 1:
-        lines.pop()  # cut short
+        lines.pop()  # it may be incomplete
     fits: dict[str, tuple[float, int]] = {}
     for delimiter in DELIMITERS:
         for quoting in (QUOTED, LITERAL):
@@ -129,16 +133,19 @@ def _find_delimiter(sample: str, tabs: bool) -> str:
 
 
 def _find_reading(reading: TableScan, text: DecodedText, delimiter: str, skip: int) -> str:
-    """How the quotes of a file are meant: the first reading in which all records have the same number of cells.
+    """Return the name of the first reading of the quotes in which all records have the same number of cells.
 
-    Without quotes that is so of each file whose texts lack the separator, which comes last therefore. With tabs, where
-    quotes rarely quote, a reading line by line that fits goes before one that does not need it.
+    Literal quotes are the last reading, because they fit every file whose texts lack the separator. In tab-separated
+    files, quotes rarely delimit cells, so literal quotes are preferred unless `_quotes_are_needed`. If no reading
+    fits, it is ordinary quotes or, with tabs, literal quotes if these give no more faults.
+
+    Adds a warning to ``reading`` if the result is ambiguous, or else a note if it is not the usual one.
     """
     quoted, literal = _QUOTED, _LITERAL
     opens = re.compile(rf'(?:^|{re.escape(delimiter)}) *"')
     with text.open(newline="") as stream:
         if not any(map(opens.search, stream)):
-            return quoted  # only at the beginning of a cell a quote may mean something
+            return quoted  # a quote can only have a meaning at the beginning of a cell
     fits = {quoted: _fit(text, delimiter, quoted, skip)}
     if fits[quoted].spans or not fits[quoted].is_clean or delimiter == "\t":
         fits[literal] = _fit(text, delimiter, literal, skip)
@@ -146,7 +153,7 @@ def _find_reading(reading: TableScan, text: DecodedText, delimiter: str, skip: i
         fits |= {name: _fit(text, delimiter, name, skip) for name in (_AFTER_BLANK, _ALL_ESCAPED)}
     clean = [name for name in READINGS if name in fits and fits[name].is_clean]
     chosen = clean[0] if clean else quoted
-    # Each line is a record, and quotes would swallow some?
+    # Both fit, with different numbers of records: quotes would join lines.
     doubtful = clean == [quoted, literal] and fits[quoted].records != fits[literal].records
     if delimiter == "\t":
         if not clean:
@@ -166,9 +173,10 @@ def _find_reading(reading: TableScan, text: DecodedText, delimiter: str, skip: i
 
 
 def _by_backslashes(reading: TableScan, text: DecodedText) -> str:
-    r"""What backslashes escape beside quotes: also backslashes, unless one stands before what MySQL escapes not.
+    r"""Return the reading of a file with escaped quotes: backslashes are escaped too, unless some stand alone.
 
-    A \\n of such a file may be a line break or the end of C:\\n: it stays, with a warning.
+    Standing alone means before a character that is neither a quote, a backslash, nor escaped by MySQL. A single \n may
+    be a line break or part of a path such as C:\new, so it is kept, with a warning.
     """
     lines, sample, name = [], "", _ALL_ESCAPED
     with text.open() as stream:
@@ -210,10 +218,10 @@ def _fit(text: DecodedText, delimiter: str, name: str, skip: int) -> _Fit:
 
 
 def _quotes_are_needed(text: DecodedText, skip: int, by_rows: bool) -> bool:
-    """Whether the quotes of a table with tabs, which can be read with and without them, look like those of a writer.
+    """Return whether the quotes of a tab-separated table that fits in both readings look like those of a CSV writer.
 
-    Such a writer puts all names into quotes, or doubles a quote inside a text, or puts every cell of a column into
-    quotes, or every one with a comma. ``by_rows``: look at more than the names.
+    Such a writer quotes all column names, doubles a quote inside a text, quotes every cell of a column, or quotes every
+    cell with a comma. ``by_rows``: examine the rows too, not only the names.
     """
     with text.open(newline="") as stream:
         records = _records(stream, "\t", _LITERAL, skip)

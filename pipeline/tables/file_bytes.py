@@ -1,4 +1,4 @@
-"""A file's bytes, unpacked, and what kind of table they are: by how they begin, then by the file's ending."""
+"""Unpack a file and determine its kind of table, from its first bytes and then from its suffix."""
 
 import bz2
 import codecs
@@ -27,16 +27,16 @@ KINDS: dict[str, Kind] = {
     **dict.fromkeys((".xlsx", ".xlsm", ".xlsb", ".xls", ".ods"), "spreadsheet"),
 }
 PACKINGS = (".gz", ".bz2", ".xz", ".zst", ".zip")
-# Source: the formats' own documents; what `file` and pandas look at too.
+# Source: the formats' specifications; `file` and pandas check the same bytes.
 _BEGINNINGS = {b"\x1f\x8b": ".gz", b"BZh": ".bz2", b"\xfd7zXZ\x00": ".xz", b"\x28\xb5\x2f\xfd": ".zst"}
-# A frame to skip, which may come first. Source: RFC 8878, 3.1.2; pzstd writes one before each frame.
+# A skippable frame, which may come first. Source: RFC 8878, 3.1.2; pzstd writes one before each frame.
 _BEGINNINGS |= {bytes([first]) + b"\x2a\x4d\x18": ".zst" for first in range(0x50, 0x60)}
 _KIND_BEGINNINGS: dict[bytes, Kind] = {b"PAR1": "parquet", b"ARROW1": "arrow", b"\xd0\xcf\x11\xe0": "spreadsheet"}
-_PARTS_OF_SPREADSHEETS = ("xl/", "content.xml")  # in the ZIP file that a spreadsheet is
-_ZIP_BEGINNINGS = (b"PK\x03\x04", b"PK\x05\x06")  # the second one: with nothing in it
+_PARTS_OF_SPREADSHEETS = ("xl/", "content.xml")  # entries of a ZIP file that show it to be a spreadsheet
+_ZIP_BEGINNINGS = (b"PK\x03\x04", b"PK\x05\x06")  # the second: of an empty archive
 _JSON_BEGINNING = re.compile(rb'(\xef\xbb\xbf)?\s*(\[\s*)?\{\s*"')
 _HEAD_BYTES = 64
-_BLOCK_BYTES = 1 << 16  # of a compressed file
+_BLOCK_BYTES = 1 << 16  # of a compressed file that are read at once
 _DECOMPRESSORS: dict[str, Callable[[], Any]] = {".bz2": bz2.BZ2Decompressor, ".xz": lzma.LZMADecompressor}
 _NO_TABLES = {
     b"version https://git-lfs": ("a pointer of Git LFS, not the file itself.", "Fetch it: git lfs pull."),
@@ -52,32 +52,35 @@ DAMAGED = (EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, RuntimeErro
 
 
 class TableSource(msgspec.Struct, frozen=True, kw_only=True):
-    """One table in one file, to be opened as often as needed."""
+    """One table in one file, which can be opened repeatedly."""
 
     path: Path
     kind: Kind
-    name: str  # of the table itself: without the packing's ending, or as it is called in a ZIP file
-    packing: str = ""
+    name: str  # of the table itself: without the suffix of the compression, or its name in the ZIP file
+    packing: str = ""  # one of `PACKINGS`; "": not compressed
 
     def open(self) -> BinaryIO:
-        """The unpacked bytes, from their beginning. Raises OSError."""
+        """Open the unpacked bytes at their beginning. Raises OSError."""
         return _open(self.path, self.packing, self.name)
 
 
 def table_ending(path: PurePath) -> str:
-    """``.csv`` of "Tickets.CSV" or ".csv.gz" of "tickets.csv.gz"; "" where the name is not that of a table."""
+    """Return the suffix of a table in lower case: ".csv" for "Tickets.CSV", ".csv.gz" for "tickets.csv.gz".
+
+    Other compressed files give only the suffix of the compression, and other files "".
+    """
     packing = path.suffix.lower() if path.suffix.lower() in PACKINGS else ""
     inner = PurePath(path.stem if packing else path.name).suffix.lower()
     return inner + packing if inner in KINDS else packing
 
 
 def table_stem(path: PurePath) -> str:
-    """The file's name without the endings of a table and of its packing."""
+    """Return the file name without the suffixes of the table and its compression."""
     return path.name[: len(path.name) - len(table_ending(path))]
 
 
 def find_source(path: Path) -> TableSource:
-    """What table is in a file. Raises `TableError` for a file that is none, or holds several."""
+    """Return the table that a file contains. Raises `TableError` if it contains none or several."""
     head = _head_of(path)
     name, packing = path.name, next((end for start, end in _BEGINNINGS.items() if head.startswith(start)), "")
     if head.startswith(_ZIP_BEGINNINGS):
@@ -86,9 +89,9 @@ def find_source(path: Path) -> TableSource:
             return TableSource(path=path, kind="spreadsheet", name=name)
         if len(names) == 1:
             name, packing = names[0], ".zip"
-        elif path.suffix.lower() in ("", ".zip", *KINDS):  # others are documents of other programs
+        elif path.suffix.lower() in ("", ".zip", *KINDS):  # other suffixes: documents of other programs
             raise TableError(f"a ZIP file with {shorten(names) or 'nothing'}; it must hold one table.", "Unpack it.")
-    elif path.suffix.lower() in PACKINGS:  # also where a browser has unpacked it and left its name
+    elif path.suffix.lower() in PACKINGS:  # not compressed: a browser may have unpacked it and kept the name
         name = path.stem
     if packing:
         try:
@@ -100,7 +103,7 @@ def find_source(path: Path) -> TableSource:
 
 
 def _head_of(path: Path) -> bytes:
-    """The file's first bytes. Raises TableError where it cannot be read, and for what is not the file itself."""
+    """Return the file's first bytes. Raises TableError if it cannot be read, or is a Git LFS pointer or a web page."""
     if path.is_dir():
         names = sorted(entry.name for entry in path.iterdir())
         problem = f"a folder, not a file; in it is {shorten(names, 8) or 'nothing'}."
@@ -123,7 +126,7 @@ def _head_of(path: Path) -> bytes:
 
 
 def _kind_of(head: bytes, path: Path, name: str, packing: str) -> Kind:
-    """What kind of table begins with ``head``, once unpacked. Raises TableError where it is none."""
+    """Return the kind of table whose unpacked bytes begin with ``head``. Raises TableError if it is none."""
     suffix = PurePath(name).suffix.lower()
     kind = next((kind for start, kind in _KIND_BEGINNINGS.items() if head.startswith(start)), KINDS.get(suffix))
     if packing and kind != "spreadsheet" and head.startswith((*_BEGINNINGS, *_ZIP_BEGINNINGS)):
@@ -150,7 +153,7 @@ def _kind_of(head: bytes, path: Path, name: str, packing: str) -> Kind:
 
 
 def _as_text(head: bytes) -> str | None:
-    """The beginning of a text in a usual encoding; None for bytes that are none."""
+    """Return ``head`` as text, if it is UTF-8, or UTF-16 with a byte-order mark, and not empty; else None."""
     encoding = "utf-16" if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
     try:
         text = codecs.getincrementaldecoder(encoding)().decode(head).strip()  # the last character may be cut
@@ -166,7 +169,7 @@ def _names_in_zip(path: Path) -> list[str]:
             infos = archive.infolist()
     except DAMAGED as failure:
         raise TableError(f"cannot be unpacked: {failure}.", "Is the download complete?") from failure
-    # macOS adds a folder of its own beside what was packed.
+    # macOS adds a folder of metadata beside the packed files.
     names = [info.filename for info in infos if not info.is_dir() and not info.filename.startswith("__MACOSX/")]
     return [name for name in names if not PurePath(name).name.startswith(".")] or names
 
@@ -185,10 +188,10 @@ def _open(path: Path, packing: str, member: str) -> BinaryIO:
 
 
 class _Streams(io.RawIOBase):
-    """The bytes in one compressed stream or several, one after the other.
+    """The decompressed bytes of one or more concatenated streams.
 
-    Where a later stream does not begin as it should, Python's own readers end as if the file did. Reading raises
-    EOFError, OSError or LZMAError.
+    At a later stream with an invalid beginning, Python's own readers end as if the file ended there. Here, reading
+    raises EOFError, OSError or LZMAError.
     """
 
     def __init__(self, path: Path, new_decompressor: Callable[[], Any]) -> None:
@@ -202,7 +205,7 @@ class _Streams(io.RawIOBase):
         content = b""
         while not content:
             if self._decompressor.eof:
-                # Between the streams and at the end may be zeros. Source: The .xz File Format, 2.2.
+                # Zeros may follow each stream as padding. Source: The .xz File Format, 2.2.
                 self._packed = self._decompressor.unused_data.lstrip(b"\0")
                 while not self._packed and (block := self._file.read(_BLOCK_BYTES)):
                     self._packed = block.lstrip(b"\0")

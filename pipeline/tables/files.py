@@ -1,7 +1,7 @@
-"""Tables on disk, read as they are: columns, rows, and the line each row came from.
+"""Read tables from disk: their columns, their rows, and the line of each row.
 
-One reader for all that is given as a table. Each row of a file comes back, or is counted as left out, or is an error
-with its line; what cannot be told for sure is asked for. What the values mean, `pipeline.rows.examples` says.
+All tables are read here. Each row of a file is returned, or counted as left out, or an error with its line. If a file
+is ambiguous, an error asks the user. `pipeline.rows.examples` interprets the values.
 """
 
 import re
@@ -41,7 +41,7 @@ _READERS = {
     "arrow": read_columnar,
     "spreadsheet": read_spreadsheet,
 }
-_ERRORS_SHOWN = 10  # of each reason, where there are rows without; a file of another kind has an error in each line
+_ERRORS_SHOWN = 10  # per reason, if any row can be read; else 1, as a file of another kind has an error in each line
 _WHY = {
     "broken_json": "that are not valid JSON",
     "no_object": "that are no JSON objects",
@@ -55,7 +55,7 @@ _WHY = {
 
 
 def read_table(path: Path, settings: ReadSettings = AS_FOUND, *, may_be_empty: bool = False) -> Table:
-    """Read a table; raises `InputError` with all errors of the file. ``may_be_empty``: it may have no rows."""
+    """Read a table. Raises `InputError` with all errors of the file. ``may_be_empty``: it need not have rows."""
     table, faults = scan_table(path, settings, may_be_empty=may_be_empty)
     raise_errors(faults)
     return table
@@ -64,9 +64,10 @@ def read_table(path: Path, settings: ReadSettings = AS_FOUND, *, may_be_empty: b
 def scan_table(
     path: Path, settings: ReadSettings = AS_FOUND, *, may_be_empty: bool = False
 ) -> tuple[Table, list[TaskFault]]:
-    """Read what can be read; and every fault, errors first, then the table's notices and what was left out.
+    """Read what can be read. Return the table and all faults: errors, then notes, then warnings.
 
-    A table with an error among its faults must not be used. ``may_be_empty``: it is none that a table has columns only.
+    Rows that were left out are among the warnings. A table with an error among its faults must not be used.
+    ``may_be_empty``: a table with columns but without rows is not an error.
     """
     reading = TableScan(path=path, settings=settings)
     rows: dict[int, dict[str, Any]] = {}
@@ -108,15 +109,15 @@ def scan_table(
 
 
 def stream_table(reading: TableScan) -> Iterator[Item]:
-    """Yield (line, row) for every row, `UnreadRow` in the place of one that cannot be used; memory stays flat.
+    """Yield (line or row number, row) for every row, with `UnreadRow` for one that cannot be used.
 
-    What is known of the file as a whole, its errors too, is in ``reading`` once all has been read. Raises `TableError`.
-    JSON that is not in lines is held in memory, and so are spreadsheets.
+    Once all rows have been read, ``reading`` has the properties and faults of the complete file. Raises `TableError`.
+    Memory use is constant, but spreadsheets and JSON other than JSON Lines are held in memory.
     """
     try:
         is_file = reading.path.is_file()
         shards = [] if is_file else shards_of(reading.path)
-    except OSError as failure:  # a name that is too long, a folder that may not be read
+    except OSError as failure:  # such as a name that is too long, or a folder without read permission
         raise TableError(f"cannot be opened: {failure.strerror}.", "Check the path.") from failure
     if not shards:
         if is_file and (lone := lone_shard(reading.path)):
@@ -137,7 +138,7 @@ def stream_table(reading: TableScan) -> Iterator[Item]:
 
 
 def _stream_shard(reading: TableScan, shard: Path) -> Iterator[dict[str, Any] | UnreadRow]:
-    """Yield the rows of a file of several; what cannot be used, and what is said of it, has the place in that file."""
+    """Yield the rows of one of several shards. Unusable rows, errors and faults get their place in that shard."""
     before = len(reading.faults)
     try:
         for number, row in _stream_file(reading, shard):
@@ -165,7 +166,7 @@ def _stream_file(reading: TableScan, path: Path) -> Iterator[Item]:
 
 
 def _unused(settings: ReadSettings, source: TableSource) -> list[TaskFault]:
-    """Warnings of settings that say nothing about this kind of file."""
+    """Return a warning for each setting that has no effect on this kind of file."""
     unused = {
         "an encoding": settings.encoding and source.kind not in ("csv", "json", "text"),
         "no header": settings.header is False and source.kind not in ("csv", "spreadsheet"),
@@ -179,12 +180,15 @@ def _unused(settings: ReadSettings, source: TableSource) -> list[TaskFault]:
 
 
 def read_settings_of(source: DataSource) -> ReadSettings:
-    """How the files of a task are to be read."""
+    """Return how to read the files of a task."""
     return ReadSettings(encoding=source.encoding, header=source.header)
 
 
 def _errors(reading: TableScan, unread: list[tuple[int, UnreadRow]], most: int, is_all: bool) -> list[TaskFault]:
-    """Errors of rows that cannot be read; ``is_all``: of the table, so that to leave them out is no way out."""
+    """Return errors for the first ``most`` rows that cannot be read, and one that counts the others.
+
+    ``is_all``: no row of the table can be read, so leaving them out is not suggested.
+    """
     faults = [error(row.place or f"{reading.path}:{number}", row.what) for number, row in unread[:most]]
     if rest := len(unread) - len(faults):
         faults.append(error(reading.path, f"{counted(rest, 'more row')} {_WHY[unread[0][1].reason]}."))
@@ -196,7 +200,7 @@ def _errors(reading: TableScan, unread: list[tuple[int, UnreadRow]], most: int, 
 
 
 def table_warnings(table: Table) -> list[TaskFault]:
-    """What was left out of a table, and what about its file may mean that it was understood wrongly."""
+    """Return the warnings about ambiguities of a table's file, and about rows that were left out."""
     problems = (
         f"{counted(part.count, 'row')} {part.what} left out ({table.unit} {shorten(part.lines)})."
         for part in table.left_out
@@ -207,7 +211,7 @@ def table_warnings(table: Table) -> list[TaskFault]:
 
 
 def _chats(path: Path, reading: TableScan, rows: dict[int, dict[str, Any]]) -> list[TaskFault]:
-    """The error of a file for chat fine-tuning, with a row as it should be."""
+    """Return an error with the required form of a row if the rows are chats for fine-tuning; else an empty list."""
     row = next(iter(rows.values()), {})
     chats = [name for name, value in row.items() if _is_chat(value)]
     if not chats or len(row.keys() - chats) > 1:

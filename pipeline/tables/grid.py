@@ -1,4 +1,4 @@
-"""Rows of cells, from a CSV file or a spreadsheet, become rows by column: which line names the columns, and does it?"""
+"""Convert the rows of cells of CSV files and spreadsheets into rows by column name, and check the header line."""
 
 import itertools
 import re
@@ -19,20 +19,20 @@ _NO_HEADER = (
     "--text-column NAME --label-column NAME."
 )
 _NUMBERED = "rows have a cell more than the line of names: the first was taken for its number, as R writes it."
-_LONGEST_NAME = 200  # characters; a question of a survey may be the name of a column
+_LONGEST_NAME = 200  # characters; a column may be named after the question of a survey
 _RULE = re.compile(r"\s*:?-{3,}:?\s*")
 WORDS_OF_A_SENTENCE = 4
 
 
 def grid_rows(reading: TableScan, records: Iterator[tuple[int, Sequence[Any]]], hint: str) -> Iterator[Item]:
-    """Yield rows by column name from (line, cells). ``hint`` says what is amiss where a row has cells too many.
+    """Yield (line, row by column name) from (line, cells). ``hint`` is added to errors about the number of cells.
 
-    The first record that is not blank names the columns, unless the settings say that there is no such line; a column
-    without a name is called by its place, from 1. Empty cells beyond the last column go. A record that repeats the
-    names is left out.
+    The first record that is not blank is the header, unless the settings say that there is none. A column without a
+    name is named by its position, from 1. Empty cells beyond the last column are dropped. A record that repeats the
+    header is left out, and so is a line of dashes below it. Faults of the header are added to ``reading``.
     """
     has_names = reading.settings.header is not False
-    # A blank line of a spreadsheet has separators.
+    # A blank line that a spreadsheet program writes consists of separators.
     first = next((record for record in records if not has_names or any(map(_is_filled, record[1]))), None)
     if first is None:
         return
@@ -61,7 +61,7 @@ def grid_rows(reading: TableScan, records: Iterator[tuple[int, Sequence[Any]]], 
                 continue
             cells = cells[:width]
         if not named.isdisjoint(cells):
-            # Files one after the other may each begin with a byte-order mark.
+            # Concatenated files may each begin with a byte-order mark.
             if list(cells) == raw or [str(cells[0]).lstrip("\ufeff"), *cells[1:]] == header:
                 yield number, UnreadRow("repeated_header", "repeating the column names", is_error=False)
                 continue
@@ -81,7 +81,7 @@ def _name_in(cell: Any) -> str:
 
 
 def _refuse_repeated(columns: Sequence[str], reading: TableScan, line: int) -> None:
-    """Note an error for each name that several columns have."""
+    """Add an error to ``reading`` for each name that several columns have."""
     for name, times in Counter(columns).items():
         if times > 1:
             remedy = "Rename or remove one."
@@ -96,49 +96,49 @@ def _is_filled(cell: Any) -> bool:
 
 
 def _is_rule(cells: Sequence[Any]) -> bool:
-    """Whether a record is the line below the names of a table in Markdown: ``| --- | --- |``."""
+    """Return whether a record is the line below the header of a Markdown table: ``| --- | --- |``."""
     filled = [cell for cell in map(str, cells) if cell.strip()]
     return len(filled) > 1 and all(map(_RULE.fullmatch, filled))
 
 
 def names_its_rows(first: Sequence[Any], second: Sequence[Any]) -> bool:
-    """Whether rows are numbered in a column that the first record has not. Source: R, `write.table`, "CSV files"."""
+    """Return whether rows have a number in front that the header lacks. Source: R, `write.table`, "CSV files"."""
     return len(second) == len(first) + 1 and str(second[0]) == "1"
 
 
 def _has_usual_names(cells: Sequence[Any]) -> bool:
-    """Whether there is a usual name of a column of texts among them, and one of labels."""
+    """Return whether the cells include a common name of a text column and one of a label column."""
     names = {str(cell).strip().lower() for cell in cells}
     return not names.isdisjoint(TEXT_NAMES) and not names.isdisjoint(LABEL_NAMES)
 
 
 def _names(header: Sequence[str]) -> list[str]:
-    """The columns' names; a place for those that have none, written so that it is no other column's name."""
+    """Return the columns' names; for one without a name its position, written so that no other column has this name."""
     places = (f"column {place}" if str(place) in header else str(place) for place in range(1, len(header) + 1))
     return [name or place for name, place in zip(header, places, strict=True)]
 
 
 class _Doubt:
-    """What speaks against a first line being the names of the columns."""
+    """Evidence that the first line of a table is not its header."""
 
     def __init__(self, header: Sequence[str], raw: Sequence[Any], second: Sequence[Any]) -> None:
         self.header = header
         self._second = second
-        self._raw = raw  # a number in a spreadsheet is one, and no text
+        self._raw = raw  # the header's cells as read; in spreadsheets, numbers are not strings
         self.rows = 0
         self.nameless = [place for place, name in enumerate(header) if not name]
-        self._again: dict[int, int] = {}  # place of a column -> rows that hold its name as a value
+        self._again: dict[int, int] = {}  # position of a column -> rows with its name as a value in it
         self._filled: dict[int, int] = dict.fromkeys(self.nameless, 0)
         self._filled_lines: list[int] = []
 
     def see(self, line: int, cells: Sequence[Any]) -> None:
-        """A row that holds a column's name, perhaps in the column itself."""
+        """Process a row that contains the name of a column: count it for each column whose own name it repeats."""
         for place, name in enumerate(self.header):
             if name and cells[place] in (name, self._raw[place]):
                 self._again[place] = self._again.get(place, 0) + 1
 
     def fill(self, line: int, cells: Sequence[Any]) -> None:
-        """A row of a table with columns that have no name."""
+        """Process a row of a table with nameless columns: count its values in these."""
         self.rows += 1
         if any(cells[place] for place in self.nameless):
             self._filled_lines.append(line)
@@ -146,13 +146,13 @@ class _Doubt:
             self._filled[place] += bool(cells[place])
 
     def judge(self, reading: TableScan, line: int, columns: Sequence[str]) -> None:
-        """Say what columns without a name hold; ask where the first line looks like an example."""
+        """Drop empty nameless columns, warn about others, and add an error if the first line looks like an example."""
         for place in self.nameless:
             if not self._filled[place]:
                 reading.columns.pop(columns[place], None)
         filled = [place for place in self.nameless if self._filled[place]]
         reading.numbers_rows = 0 in filled
-        if filled and filled != [0]:  # the first one numbers the rows, as pandas and R write them
+        if filled and filled != [0]:  # a single one at the start numbers the rows, as in pandas and R
             names = ", ".join(repr(columns[place]) for place in filled)
             problem = (
                 f"{counted(len(self._filled_lines), 'row')} with something in a column without a name "
@@ -189,6 +189,6 @@ class _Doubt:
 
 
 def is_sentence(name: str) -> bool:
-    """Whether what stands where the name of a column is expected is rather a text."""
+    """Return whether a column's name looks like a text: four or more words, with "." or "!" at the end."""
     words = name.split()
     return len(words) >= WORDS_OF_A_SENTENCE and len(words[-1]) > 1 and name[-1] in ".!" and not name[0].isspace()

@@ -1,4 +1,4 @@
-"""What calamine does not say of a sheet: rows that it hides, as a filter does, and formulas without a result."""
+"""Find what calamine does not report of a sheet: hidden rows, such as filtered ones, and formulas without a result."""
 
 import io
 import posixpath
@@ -20,7 +20,7 @@ _NUMBER = re.compile(rb"""\br=["'](\d+)["']""")
 
 
 def hidden_rows(content: bytes, sheet: str) -> list[int]:
-    """The numbers, from 1, of the hidden rows of a sheet of an .xlsx or .xlsm file; none for other formats.
+    """Return the 1-based numbers of the hidden rows in a sheet of an .xlsx or .xlsm file; empty for other formats.
 
     Source: ECMA-376, part 1, 18.3.1.73 (``hidden`` and ``r`` of a row), 18.2.19 (the sheets of a workbook).
     """
@@ -35,11 +35,13 @@ def hidden_rows(content: bytes, sheet: str) -> list[int]:
                     hidden.append(number)
             return hidden
     except (zipfile.BadZipFile, KeyError, StopIteration, ValueError, ElementTree.ParseError):
-        return []  # whether the file can be read at all is for its reader to say
+        return []  # the spreadsheet reader reports files that cannot be read
 
 
 def unstored_results(content: bytes, sheet: str) -> list[str]:
-    """Cells of a sheet of an .xlsx or .xlsm file, such as B2, with a formula whose result is not in the file.
+    """Return the cells, such as B2, in a sheet of an .xlsx or .xlsm file with a formula whose result is not stored.
+
+    A cell without a reference is "?". Empty for other formats.
 
     Source: ECMA-376, part 1, 18.3.1.40 (``f``), 18.3.1.96 (``v``).
     """
@@ -52,7 +54,7 @@ def unstored_results(content: bytes, sheet: str) -> list[str]:
 
 
 def _part(book: zipfile.ZipFile, sheet: str) -> str:
-    """The file of a sheet in the package."""
+    """Return the path of a sheet's file in the package."""
     entries = ElementTree.fromstring(book.read("xl/workbook.xml")).iter()
     relation = next(
         value
@@ -62,5 +64,5 @@ def _part(book: zipfile.ZipFile, sheet: str) -> str:
         if attribute.endswith(_RELATION)
     )
     links = ElementTree.fromstring(book.read("xl/_rels/workbook.xml.rels")).iter(f"{_PACKAGE}Relationship")
-    *_, target = (link.attrib["Target"] for link in links if link.get("Id") == relation)  # calamine reads the last
+    *_, target = (link.attrib["Target"] for link in links if link.get("Id") == relation)  # the last, as in calamine
     return posixpath.normpath(posixpath.join("/xl", target)).lstrip("/")

@@ -1,4 +1,4 @@
-"""Data sets of the hub, through `datasets`: one split as a table, or what to do where it is not to be had."""
+"""Read splits of hub data sets through `datasets`, with errors that say what to do if one cannot be loaded."""
 
 import os
 from collections.abc import Iterator
@@ -10,19 +10,22 @@ from fourshot.pipeline.tables.types import Table
 
 
 def read_hub(name: str, config: str, split: str) -> Table:
-    """Read one split of a hub data set through `datasets`. Raises `InputError` with the way round the hub."""
+    """Read one split of a hub data set through `datasets`, without audio and image columns.
+
+    Raises `InputError` with a remedy, and with the way to work without the hub.
+    """
     import datasets
 
     try:
         with _without_retry_lines():
             loaded = _load(name, config or None, split)
-    except Exception as failure:  # the hub client raises dozens of kinds; all mean that the data is not to be had
+    except Exception as failure:  # the hub client raises dozens of types; all mean that the data is not available
         first_line = (str(failure).splitlines() or [type(failure).__name__])[0]
         raise InputError(
             f"cannot load split {split!r} of data set {name!r} from the hub: {first_line}\n{_remedy(failure, name)}"
             "To work without the hub, give a folder with train and test files: --data FOLDER."
         ) from failure
-    media = (datasets.Audio, datasets.Image)  # which would be decoded, row by row
+    media = (datasets.Audio, datasets.Image)  # these would be decoded row by row
     loaded = loaded.remove_columns([column for column, kind in loaded.features.items() if isinstance(kind, media)])
     return Table(
         path=f"{name}[{split}]",
@@ -41,7 +44,7 @@ def read_hub(name: str, config: str, split: str) -> Table:
 
 
 def _load(name: str, config: str | None, split: str) -> Any:
-    """The split as a `datasets.Dataset`."""
+    """Load the split as a `datasets.Dataset`."""
     import datasets
 
     try:
@@ -55,7 +58,10 @@ def _load(name: str, config: str | None, split: str) -> Any:
 
 @contextmanager
 def _without_retry_lines() -> Iterator[None]:
-    """Inside, the hub's client does not print two lines for each of its attempts; the last one's error says it all."""
+    """Suppress the two lines that the hub client prints per attempt, unless HF_HUB_VERBOSITY is set.
+
+    The error of the last attempt has all the information.
+    """
     from huggingface_hub.utils import logging
 
     verbosity = logging.get_verbosity()
@@ -68,7 +74,7 @@ def _without_retry_lines() -> Iterator[None]:
 
 
 def _named(feature: Any, value: Any, *, is_inner: bool = False) -> Any:
-    """``value`` with names for the classes in lists and objects; a column of classes keeps its numbers."""
+    """Return ``value`` with names for class numbers in lists and objects; a column of classes keeps its numbers."""
     import datasets
 
     if isinstance(feature, datasets.ClassLabel):
@@ -81,7 +87,7 @@ def _named(feature: Any, value: Any, *, is_inner: bool = False) -> Any:
 
 
 def _remedy(failure: Exception, name: str) -> str:
-    """What to do where a data set cannot be had, as a line; "" where the library's own words say it."""
+    """Return what to do about a failed load, as a line with its end; "" if the library's own message says it."""
     from datasets.exceptions import DatasetNotFoundError
 
     if isinstance(failure, DatasetNotFoundError) and "gated" in str(failure):

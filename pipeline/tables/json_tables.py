@@ -1,4 +1,4 @@
-"""JSON in the forms that tables come in: a line per row, an array, objects side by side, columns of a data frame."""
+"""Read tables in JSON: one row per line, an array, concatenated objects, or the columns of a data frame."""
 
 import json
 import math
@@ -15,7 +15,7 @@ from fourshot.pipeline.tables.types import Item, TableError, TableScan, UnreadRo
 _SOME_DIGIT = re.compile(r"-?[0.]*[1-9]")
 _BETWEEN = re.compile(r"[\s,\ufeff]*")
 _JSON_LINES = (".jsonl", ".ndjson")
-_LINES_TRIED = 20  # whether one of so many is an object by itself tells JSON Lines with a broken first line
+_LINES_TRIED = 20  # if one of these is an object by itself, a file with a broken first line is JSON Lines
 _WAYS = (
     'Write one object per row, {"text": "...", "label": "..."}, each on a line of its own or all in one array '
     '(pandas: frame.to_json("table.jsonl", orient="records", lines=True)).'
@@ -33,7 +33,7 @@ def read_json(reading: TableScan, source: TableSource) -> Iterator[Item]:
         try:
             values = list(_values(document))
         except TableError:
-            # Lines of which the first is broken, as later ones are objects by themselves?
+            # If a later line is an object by itself, this is JSON Lines with a broken first line.
             later = map(_Decoder().read, document.split("\n")[1:_LINES_TRIED])
             if document.lstrip().startswith("[") or not any(isinstance(row, dict) for row in later):
                 raise
@@ -49,7 +49,7 @@ def read_json(reading: TableScan, source: TableSource) -> Iterator[Item]:
 
 
 def _with_columns(reading: TableScan, items: Iterable[Item]) -> Iterator[Item]:
-    """The items, their keys noted as columns."""
+    """Yield the items unchanged, and add their keys to the columns of ``reading``."""
     for number, row in items:
         if isinstance(row, dict) and not row.keys() <= reading.columns.keys():
             reading.columns |= dict.fromkeys(row)
@@ -57,9 +57,10 @@ def _with_columns(reading: TableScan, items: Iterable[Item]) -> Iterator[Item]:
 
 
 def _is_by_line(stream: TextIO, *, is_named_so: bool) -> bool:
-    """Whether the file is JSON Lines; one object alone may be a row, or hold the table in one of its values.
+    """Return whether the file is JSON Lines. A single object may be a row, or hold the table in one of its values.
 
-    ``is_named_so``: by its ending, so that it is a row if one of its values reads like a text.
+    ``is_named_so``: its suffix is that of JSON Lines. A single object that may hold a table is then a row if one of its
+    values is a string of two or more words.
     """
     lines = (line for line in stream if line.strip())
     row = _Decoder().read(next(lines, "{}"))
@@ -87,7 +88,7 @@ def _object(row: Any) -> dict[str, Any] | UnreadRow:
 
 
 class _Decoder:
-    """Python's decoder, which lets no key stand twice, no half of a surrogate pair and no number become another."""
+    """Python's decoder, which also rejects duplicate keys, lone surrogates, and numbers that a double cannot hold."""
 
     def __init__(self) -> None:
         self._again: list[str] = []
@@ -95,19 +96,22 @@ class _Decoder:
         self._json = json.JSONDecoder(object_pairs_hook=self._build, parse_float=self._number)
 
     def read(self, line: str) -> Any:
-        """The one value in a line, `UnreadRow` where there is none."""
+        """Return the single value in a line, or `UnreadRow` if it has none that can be used."""
         self._forget()
         try:
             row = self._json.decode(line)
         except json.JSONDecodeError as failure:
             problem = f"not valid JSON: {failure.msg} (column {failure.colno})."
             return UnreadRow("broken_json", problem, "Write one JSON object per line.")
-        except (ValueError, RecursionError) as failure:  # a number of thousands of digits, brackets in thousands
+        except (ValueError, RecursionError) as failure:  # thousands of digits or nested brackets
             return UnreadRow("broken_json", f"JSON that cannot be read: {failure}.")
         return self._checked(row, line)
 
     def read_at(self, text: str, place: int) -> tuple[Any, int]:
-        """(value that begins at a place, `UnreadRow` for one that cannot be used; its end). Raises `TableError`."""
+        """Return the value that begins at ``place`` and its end. Raises `TableError` for invalid JSON.
+
+        The value is `UnreadRow` if it cannot be used.
+        """
         self._forget()
         try:
             value, end = self._json.raw_decode(text, place)
@@ -149,11 +153,11 @@ class _Decoder:
 
 
 def _values(text: str) -> Iterator[Any]:
-    """The values in a text, one after the other, without the brackets of an array around them."""
+    """Yield the concatenated values in a text, or the elements of its array. Raises `TableError`."""
     decoder = _Decoder()
     place, is_open = 0, False
     while True:
-        place = _BETWEEN.match(text, place).end()  # type: ignore[union-attr]  # it matches nothing, too
+        place = _BETWEEN.match(text, place).end()  # type: ignore[union-attr]  # it also matches the empty string
         if place == len(text):
             if is_open:
                 raise TableError("the JSON array is not closed: the end of the file is missing.", "Write it again.")
@@ -174,7 +178,7 @@ def _holds_table(row: dict[str, Any]) -> bool:
 
 
 def _table_in(reading: TableScan, document: dict[str, Any]) -> list[Any]:
-    """The rows in a file's one object. Raises `TableError` where it is not plain which they are."""
+    """Return the rows in a file's single object. Raises `TableError` if it is unclear where they are."""
     values = list(document.values())
     if not _holds_table(document):
         return [document]
@@ -182,7 +186,7 @@ def _table_in(reading: TableScan, document: dict[str, Any]) -> list[Any]:
         return [dict(zip(document, cells, strict=True)) for cells in zip(*values, strict=True)]
     if all(isinstance(value, dict) for value in values) and len({tuple(value) for value in values}) == 1:
         inner = list(values[0])
-        if inner and all(key.isdigit() for key in inner):  # pandas: a column in each value, by row
+        if inner and all(key.isdigit() for key in inner):  # pandas: each value is a column, keyed by row
             return [{column: cells[key] for column, cells in document.items()} for key in inner]
         if all(key.isdigit() for key in document):  # pandas, orient="index"
             return values

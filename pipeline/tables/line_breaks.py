@@ -1,4 +1,4 @@
-"""Line breaks and tabs within the cells of an .ods file: elements of their own there, which calamine leaves out."""
+"""Preserve line breaks and tabs within the cells of .ods files: XML elements there, which calamine drops."""
 
 import io
 import re
@@ -11,7 +11,10 @@ _TAB = re.compile(rb"<text:tab\b[^<>]*/>|<text:tab\b[^<>]*>\s*</text:tab>")
 
 
 def with_line_breaks(content: bytes) -> bytes:
-    """``content``, with these as characters where it is an .ods file that has some; what else it is stays as it is."""
+    """Return the bytes of an .ods file with line-break and tab elements replaced by characters.
+
+    Any other content is returned unchanged, and so is a file that cannot be read.
+    """
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as book:
             if _CONTENT not in book.namelist():
@@ -26,4 +29,4 @@ def with_line_breaks(content: bytes) -> bytes:
                     written.writestr(entry, plain if entry.filename == _CONTENT else book.read(entry))
             return out.getvalue()
     except (zipfile.BadZipFile, ValueError, NotImplementedError, RuntimeError, OSError):
-        return content  # whether the file can be read at all is for its reader to say
+        return content  # the spreadsheet reader reports files that cannot be read

@@ -1,4 +1,4 @@
-"""Text files with one text per line, with or without fastText's labels; or a table with tabs that is called .txt."""
+"""Read .txt files: one text per line, with or without fastText labels, or a tab-separated table."""
 
 import re
 from collections.abc import Iterator
@@ -9,12 +9,16 @@ from fourshot.pipeline.tables.text import check_text
 from fourshot.pipeline.tables.types import LABEL_NAMES, TEXT_NAMES, Item, TableError, TableScan
 
 _LABEL = "__label__"  # Source: fasttext.cc, "Text classification": each line begins with its labels
-_NAMES = re.compile(r'"?\w+"?([,;|]"?\w+"?)+')  # a line that names the columns of a table, if one of them is usual
-_FEWEST_LINES = 5  # that are alike, before a separator is more likely than chance
+_NAMES = re.compile(r'"?\w+"?([,;|]"?\w+"?)+')  # a header line, if one of its names is common
+_FEWEST_LINES = 5  # with exactly one separator each, from which this is unlikely to be chance
 
 
 def read_lines(reading: TableScan, source: TableSource) -> Iterator[Item]:
-    """Yield a text per line. Raises `TableError` where the lines look like a table that is called .txt."""
+    """Yield the text of each line, and its fastText label or labels if all lines begin with one; or rows of a table.
+
+    Raises `TableError` if the lines look like a table with another separator than tabs. Also raises it if most lines
+    contain fastText labels, but not all begin with one.
+    """
     text = check_text(reading, source)
     if is_table(text, "\t"):
         yield from read_csv(reading, source)

@@ -1,19 +1,20 @@
-"""Texts that were damaged before: UTF-8 that was read in another encoding, and what stands for bytes no one understood.
+"""Detect texts that were decoded with a wrong encoding, or contain replacement characters for undecodable bytes.
 
-Source: ftfy (https://ftfy.readthedocs.io), which repairs them: what a code page turns back into UTF-8 was read in it.
+Source: ftfy (https://ftfy.readthedocs.io), which repairs them: text that a code page encodes into valid UTF-8 was
+decoded with that code page.
 """
 
 import re
 import unicodedata
 
-# UTF-8 read as Windows-1252, Windows-1252 read as Latin-1, what stands for a byte that was not understood, and how
-# spreadsheets keep control characters in their files, _x000D_.
+# UTF-8 decoded as Windows-1252, Windows-1252 decoded as Latin-1, the replacement character, and the notation of
+# spreadsheet files for control characters, _x000D_.
 _PLAIN = (
     "[\u0080-\u0084\u0086-\u009f]|\ufffd|_x00[01][0-9A-F]_|"
     "\u00c3[\u0080-\u00bf\u0152-\u0178\u02c6-\u2122]|\u00e2\u20ac|\u00c2[\u00a0-\u00bf]|\u00ef\u00bf\u00bd|\u00f0\u0178"
 )
-# An accented letter, or a sign of typesetters, of UTF-8 that was read as Mac OS Roman, as the code pages 437 and 850,
-# as Windows-1251, as GBK. Not among them: the roots of formulas, and the lines of boxes.
+# Accented letters and typographic characters of UTF-8 decoded as Mac OS Roman, code page 437 or 850, Windows-1251 or
+# GBK. Root signs in formulas and box-drawing lines do not match.
 _OTHERS = (
     "\u221a[\u00c0-\u00fc\u2020\u00b0\u00a2\u00a3\u00a7\u2022\u00b6\u00ae\u00a9\u2122\u00b4\u00a8\u00b1\u00aa\u00ba]|"
     "\u201a\u00c4[\u00f4\u00fa\u00f9\u00f2\u00ec\u00ee\u00b6\u00a2]|"
@@ -23,14 +24,14 @@ _OTHERS = (
 _SIGNS = re.compile(f"{_PLAIN}|{_OTHERS}")
 _ALPHABETS = ("cp1252", "cp1250", "cp1251", "cp1254", "cp1256", "mac_roman", "cp437", "cp850")
 _IDEOGRAPHS = ("gbk", "big5", "cp932", "cp949")
-_FEWEST = {**dict.fromkeys(_ALPHABETS, 2), **dict.fromkeys(_IDEOGRAPHS, 3)}  # letters, before it is no chance
+_FEWEST = {**dict.fromkeys(_ALPHABETS, 2), **dict.fromkeys(_IDEOGRAPHS, 3)}  # letters; fewer may be chance
 _BEYOND_ASCII = re.compile(r"[^\x00-\x7f]+")
-_MOST_PARTS = 50  # of a text, which are enough to know
-_NEAR = 12  # characters
+_MOST_PARTS = 50  # non-ASCII parts of a text that are examined
+_NEAR = 12  # characters shown on either side
 
 
 def misread_place(text: str) -> str:
-    """What stands around the first sign of another encoding in a text; "" where there is none."""
+    """Return the first sign of a wrong encoding in a text, with 12 characters on either side; "" if there is none."""
     if text.isascii() and "_x00" not in text:
         return ""
     match = _SIGNS.search(text)
@@ -40,8 +41,8 @@ def misread_place(text: str) -> str:
 
 
 def _is_misread(parts: list[str]) -> bool:
-    """Whether what is not ASCII at the beginning of a text becomes letters when a code page turns it into UTF-8."""
-    if not parts or min(map(len, parts)) < 2:  # as most texts with accents have them
+    """Return whether some code page encodes the first of these non-ASCII parts into UTF-8 of plausible letters."""
+    if not parts or min(map(len, parts)) < 2:  # single accented letters, as in most texts with accents
         return False
     joined = " ".join(parts[:_MOST_PARTS])
     for page, fewest in _FEWEST.items():
@@ -56,7 +57,7 @@ def _is_misread(parts: list[str]) -> bool:
 
 
 def _is_likely(letter: str, page: str) -> bool:
-    """Whether a character is one that texts have, not one that an accented letter and a sign behind it give."""
+    """Return whether a character is plausible in a text, unlike those that an accented letter and a sign decode to."""
     if letter >= "\u2000":
         return unicodedata.category(letter) not in ("Cn", "Co", "Cs")
     return page in _ALPHABETS and (letter <= "\u017f" or ("\u0370" <= letter <= "\u06ff" and letter.isalpha()))

@@ -1,6 +1,6 @@
-"""How large a spreadsheet becomes when it is read: calamine makes room for every cell up to the last, filled or not.
+"""Limit the size of spreadsheets: calamine allocates every cell up to the last row and column, filled or not.
 
-A file of two kilobytes whose only cell is in the last corner would ask for half a terabyte, and end the process.
+A file of two kilobytes whose only cell is in the last corner would request half a terabyte and crash the process.
 """
 
 import io
@@ -11,16 +11,18 @@ import zlib
 from fourshot.pipeline.tables.types import TableError
 
 MOST_CELLS = 100_000_000  # a million rows of a hundred columns: three gigabytes
-MOST_BYTES = 2 << 30  # of one part of the package, unpacked
-# A row, and a cell that has something in it: what only has a format is closed at once, and calamine leaves it out.
+MOST_BYTES = 2 << 30  # of one part of the package, uncompressed
+# A row or cell with content. Those with only a format are self-closing elements, which calamine skips.
 _PLACE = re.compile(rb"""<(?:\w+:)?(?:c|row)\b(?>[^<>]*?\sr=["']([A-Z]{0,3})(\d{1,7})["'])[^<>]*+(?<!/)>""")
 
 
 def check_size(content: bytes) -> None:
-    """Raise TableError for an .xlsx or .xlsm file with a sheet of more than `MOST_CELLS`; says nothing of others.
+    """Raise TableError if an .xlsx or .xlsm file has a sheet of more than `MOST_CELLS`.
 
-    Source: ECMA-376, part 1, 18.3.1.4 and 18.3.1.73 (``r`` of a cell and of a row). A sheet may be any part of the
-    package.
+    Also raises it for a part of more than `MOST_BYTES`. Any part of the package may be a sheet, so all are examined.
+    Files that are no ZIP package are not checked.
+
+    Source: ECMA-376, part 1, 18.3.1.4 and 18.3.1.73 (``r`` of a cell and of a row).
     """
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as book:
@@ -38,11 +40,11 @@ def check_size(content: bytes) -> None:
                         "Delete what stands far from the table, or save it as CSV.",
                     )
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, zlib.error):
-        return  # another format, or damaged: for its reader to say
+        return  # another format, or a damaged file, which the spreadsheet reader reports
 
 
 def _number(letters: bytes) -> int:
-    """Of a column, from 1: A, Z, AA are 1, 26, 27."""
+    """Return the 1-based number of a column: A, Z, AA are 1, 26, 27."""
     number = 0
     for letter in letters:
         number = 26 * number + letter - ord("A") + 1

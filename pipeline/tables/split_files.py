@@ -1,4 +1,4 @@
-"""Which file of a folder holds a split: under its own name, or in the shards that the hub and `datasets` write."""
+"""Find the files of a split in a folder: a file of its name, or shards as the hub and `datasets` write them."""
 
 import re
 from collections import defaultdict
@@ -11,7 +11,8 @@ from fourshot.pipeline.task import DataSource
 
 SPLIT_ALIASES = {"dev": ("dev", "validation", "valid", "val")}
 _PLAIN = (".jsonl", ".csv", ".tsv", ".parquet")
-# Source: huggingface/datasets, `filename_for_dataset_split`; older uploads add a fingerprint, conversions only count.
+# Source: huggingface/datasets, `filename_for_dataset_split`. Older uploads add a fingerprint; converted copies have
+# numbers only (`_COUNTED`).
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<total>\d{5})(-[0-9a-f]{16})?")
 _ABOUT_A_DATA_SET = ("dataset_info.json", "state.json")  # which `Dataset.save_to_disk` writes beside the shards
 # Source: Apache Spark, `FileNamingProtocol`: part-00000-<uuid>-c000.snappy.parquet
@@ -19,9 +20,9 @@ _COUNTED = re.compile(r"(data-|part-)?\d{4,5}(-of-\d{5})?|part-\d{5}-[\w.-]+")
 
 
 def find_split_file(folder: Path, stem: str) -> Path | None:
-    """What holds a split in a folder, or in its folder ``data``: a file, or the path that `shards_of` takes; or None.
+    """Return the file of a split in a folder or its subfolder ``data``, or the path to pass to `shards_of`; or None.
 
-    Raises `InputError` for two files: which one counts is unclear.
+    Among several files, a single JSON Lines, CSV, TSV or Parquet file takes precedence. Otherwise, raises `InputError`.
     """
     matches = split_files(folder, stem)
     plain = [path for path in matches if path.suffix in _PLAIN and path.is_file()]
@@ -32,10 +33,11 @@ def find_split_file(folder: Path, stem: str) -> Path | None:
 
 
 def own_splits(folder: Path, test_split: str) -> tuple[str, str]:
-    """What in a folder is the train and the test split of a task whose data were made for the hub.
+    """Return the names of the train and the test split in a folder that replaces a hub data set.
 
-    Files called so. Where there are none: the dev split to test on if the hub's task is tested on that, a part of the
-    train split by its name, "train_1000", or the dev split to train on.
+    By default, these are "train" and "test". Without a test file, "dev" is the test split if the hub's task is tested
+    on that. Without a train file, the train split is the only part of it, such as "train_1000". Without any part, it is
+    "dev" if there is a test file.
     """
     has_file = {stem: find_split_file(folder, stem) is not None for stem in ("train", "test", "dev")}
     tests_on_dev = test_split in SPLIT_ALIASES["dev"] and not has_file["test"] and has_file["dev"]
@@ -47,7 +49,7 @@ def own_splits(folder: Path, test_split: str) -> tuple[str, str]:
 
 
 def split_files(folder: Path, stem: str) -> list[Path]:
-    """All that might hold a split. Beside one in a usual format, what may lie in others does not count."""
+    """Return the files and the paths of shards that may hold a split: in the folder, else in its subfolder ``data``."""
     stems = SPLIT_ALIASES.get(stem, (stem,))
     for place in (folder, folder / "data"):
         matches: list[Path] = []
@@ -63,9 +65,9 @@ def split_files(folder: Path, stem: str) -> list[Path]:
 
 
 def shards_of(path: Path) -> list[Path]:
-    """The shards of "data/train": "data/train-00000-of-00002.parquet" and so on, or what "data/train/" counts up.
+    """Return the shards of "data/train": "data/train-00000-of-00002.parquet" and so on, or numbered files in it.
 
-    Empty where there are none. Raises `InputError` where one is missing.
+    Empty if there are none. Raises `InputError` if one is missing, or if there are shards of several totals.
     """
     shards: dict[str, list[tuple[int, Path]]] = defaultdict(list)
     for file in _tables(path.parent):
@@ -82,13 +84,13 @@ def shards_of(path: Path) -> list[Path]:
 
 
 def lone_shard(path: Path) -> tuple[Path, int] | None:
-    """For one of several shards, the path that stands for all of them, and how many there should be."""
+    """Return, for one of several shards, the path that stands for all of them and their total number; else None."""
     match = _SHARD.fullmatch(table_stem(path))
     return (path.with_name(match["stem"]), int(match["total"])) if match and int(match["total"]) > 1 else None
 
 
 def missing_split(source: DataSource, stem: str) -> str:
-    """The message for a folder without a file for a split."""
+    """Return the error message for a folder without a file for a split."""
     folder = Path(source.folder)
     if not source.folder:
         return (
@@ -128,5 +130,5 @@ def _tables(folder: Path) -> list[Path]:
 
 
 def _rank(ending: str) -> int:
-    """Where an ending stands in the list of kinds."""
+    """Return the position of a suffix in the list of kinds, by which files are sorted."""
     return [*KINDS, *PACKINGS].index("." + ending.split(".")[1])

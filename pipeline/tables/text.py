@@ -1,4 +1,4 @@
-"""The text in a file's bytes: by its byte-order mark, as UTF-8, or as the user says; never by a guess."""
+"""Decode a file: by its byte-order mark, as UTF-8, or in the encoding that the user names; never by guessing."""
 
 import codecs
 import io
@@ -11,7 +11,7 @@ from fourshot.pipeline.faults import warning
 from fourshot.pipeline.tables.file_bytes import TableSource
 from fourshot.pipeline.tables.types import ReadSettings, TableError, TableScan
 
-_MARKS = {  # the longer ones first: UTF-32's begins as UTF-16's does
+_MARKS = {  # longer ones first: the mark of UTF-32 begins like that of UTF-16
     codecs.BOM_UTF32_LE: "utf-32",
     codecs.BOM_UTF32_BE: "utf-32",
     codecs.BOM_UTF8: "utf-8-sig",
@@ -19,30 +19,31 @@ _MARKS = {  # the longer ones first: UTF-32's begins as UTF-16's does
     codecs.BOM_UTF16_BE: "utf-16",
 }
 _BLOCK_BYTES = 1 << 20
-_SHOWN = 30  # bytes before and after one that is not UTF-8
-# What switches to Japanese, Chinese or Korean letters in encodings whose bytes are ASCII. Source: RFC 1468, RFC 1557.
+_SHOWN = 30  # bytes shown before and after one that is not UTF-8
+# Escape sequences for Japanese, Chinese or Korean characters in 7-bit encodings. Source: RFC 1468, RFC 1557.
 _ISO_2022 = re.compile(r"\x1b\$(?:[@AB]|\([A-D]|\)C)")
 _LETTER = re.compile(r"(?![a-zA-Z])[^\W\d_]")
-_NEAR = 12  # characters
-_FEWEST_LETTERS = 3  # in UTF-7, before it is more likely than chance
+_NEAR = 12  # characters shown on either side
+_FEWEST_LETTERS = 3  # in UTF-7, from which this is unlikely to be chance
 
 
 class DecodedText(msgspec.Struct, frozen=True, kw_only=True):
-    """A source whose bytes have all been decoded once: reading it again meets no fault."""
+    """A source that has been decoded completely once, so that reading it again raises no decoding error."""
 
     source: TableSource
     encoding: str
     has_quotes: bool
 
     def open(self, newline: str | None = None) -> TextIO:
-        """The text from its beginning; lines end at CR, LF or CRLF, kept as they are with ``newline=""``."""
+        """Open the text at its beginning. Lines end at CR, LF or CRLF, which ``newline=""`` does not translate."""
         return io.TextIOWrapper(self.source.open(), encoding=self.encoding, newline=newline)
 
 
 def check_text(reading: TableScan, source: TableSource) -> DecodedText:
-    """Decode all of it, in flat memory. Raises `TableError` with the line of the first byte that is no text.
+    """Decode the complete file, in constant memory.
 
-    Where the bytes are as well those of another encoding, ``reading`` gets a warning.
+    Raises `TableError` for an unknown encoding, and, where possible with its line, for the first byte that is no text.
+    Adds a warning to ``reading`` if the bytes are valid in another encoding too.
     """
     settings = reading.settings
     encoding = _find_encoding(source, settings.encoding)
@@ -53,7 +54,7 @@ def check_text(reading: TableScan, source: TableSource) -> DecodedText:
     with source.open() as stream:
         while True:
             block = stream.read(_BLOCK_BYTES)
-            num_pending = len(decoder.getstate()[0])  # bytes of a character that the last block began
+            num_pending = len(decoder.getstate()[0])  # bytes of a character begun in the last block
             try:
                 text = decoder.decode(block, final=not block)
             except UnicodeDecodeError as failure:
@@ -83,7 +84,7 @@ def check_text(reading: TableScan, source: TableSource) -> DecodedText:
 
 
 class _Other:
-    """Whether a file's bytes can be read in another encoding, too, and hold letters beyond ASCII there."""
+    """Checks whether a file is valid in another encoding too, and counts its non-ASCII letters there."""
 
     def __init__(self, encoding: str) -> None:
         self._decoder: codecs.IncrementalDecoder | None = codecs.getincrementaldecoder(encoding)()
@@ -91,7 +92,7 @@ class _Other:
         self.letters, self.sample = 0, ""
 
     def see(self, block: bytes) -> None:
-        """The next bytes; none at the end."""
+        """Process the next block of bytes; an empty one marks the end of the file."""
         if not self._decoder:
             return
         try:
@@ -125,7 +126,7 @@ def _find_encoding(source: TableSource, name: str) -> str:
         return mark or "utf-8"
     try:
         codec = codecs.lookup(name).name
-        io.TextIOWrapper(io.BytesIO(), encoding=name)  # some names stand for no text, such as "hex"
+        io.TextIOWrapper(io.BytesIO(), encoding=name)  # raises for codecs that are no text encodings, such as "hex"
     except (LookupError, ValueError) as failure:
         problem = f"there is no encoding {name!r}; among those allowed are utf-8, utf-16, cp1252, latin-1, shift_jis."
         raise TableError(problem, "Give one of Python's names.") from failure
@@ -143,7 +144,7 @@ def _find_encoding(source: TableSource, name: str) -> str:
 def _not_decoded(
     source: TableSource, encoding: str, place: int, failure: UnicodeDecodeError, settings: ReadSettings
 ) -> TableError:
-    """The fault, its line, and what the place would be in the encoding that spreadsheets in the West write."""
+    """Return the error with its line. For UTF-8, it shows the place as Windows-1252, used by Western spreadsheets."""
     with source.open() as stream:
         ahead = io.IncrementalNewlineDecoder(codecs.getincrementaldecoder(encoding)("replace"), translate=True)
         line, num_remaining, last = 1, place, b""

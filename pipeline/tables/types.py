@@ -1,4 +1,4 @@
-"""What reading a table gives: its rows, and an account of every row that is not among them."""
+"""Types for reading tables: settings, rows, an account of every row that was left out, and errors."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -8,27 +8,27 @@ import msgspec
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.faults import LeftOut, TaskFault
 
-# How columns are usually called, in small letters.
+# Common names of text and label columns, in lower case.
 TEXT_NAMES = {"text", "sentence", "message", "body", "content", "question", "review", "comment"}
 TEXT_NAMES |= {"description", "utterance"}
 LABEL_NAMES = {"label", "class", "category", "intent", "topic", "target", "sentiment", "tag"}
 
 
 class ReadSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """What a file does not say of itself for sure."""
+    """How to read a file, where its content does not determine this reliably."""
 
-    encoding: str = ""  # "" means: by the byte-order mark, else UTF-8
-    header: bool | None = None  # False: no line of names, columns are "1", "2", ...; None: a doubtful line is an error
-    sheet: str = ""  # of a spreadsheet; "" means: the only one that holds something
-    offers: tuple[str, ...] = ("--encoding", "--no-header", "--sheet", "--skip-broken")  # options that errors may name
-    skip_broken: bool = False  # rows that cannot be read are left out and counted; else they are errors
+    encoding: str = ""  # "": from the byte-order mark, else UTF-8
+    header: bool | None = None  # False: no header, columns are "1", "2", ...; None: an ambiguous first line is an error
+    sheet: str = ""  # of a spreadsheet; "": the only one that is not empty
+    offers: tuple[str, ...] = ("--encoding", "--no-header", "--sheet", "--skip-broken")  # that errors may suggest
+    skip_broken: bool = False  # leave out and count rows that cannot be read, instead of reporting errors
 
 
 AS_FOUND = ReadSettings()
 
 
 def check_of_unlabelled(table: str | Path | None, text_column: str | None, encoding: str | None) -> None:
-    """Raise InputError for what says how the table of --unlabelled is read where there is none."""
+    """Raise InputError if ``text_column`` or ``encoding`` is given without ``table``, the file of --unlabelled."""
     given = {"--text-column": text_column, "--encoding": encoding}
     if not table and (words := " and ".join(name for name, value in given.items() if value)):
         raise InputError(
@@ -37,29 +37,29 @@ def check_of_unlabelled(table: str | Path | None, text_column: str | None, encod
 
 
 class Table(msgspec.Struct, frozen=True, kw_only=True):
-    """Rows as they were read, in file order. Every row of the file is in ``rows`` or counted in ``left_out``."""
+    """The rows of a table as read, in file order. Every row of the file is in ``rows`` or counted in ``left_out``."""
 
     path: str
     columns: tuple[str, ...]
-    rows: dict[int, dict[str, Any]]  # by 1-based line, or by row number where there are no lines (Parquet, hub)
-    class_names: dict[str, tuple[str, ...]] = {}  # per column, what its integers stand for, where the data says so
+    rows: dict[int, dict[str, Any]]  # by 1-based line, or by row number in formats without lines (Parquet, hub)
+    class_names: dict[str, tuple[str, ...]] = {}  # column -> names of its class numbers, if stored with the data
     unit: Literal["line", "row"] = "line"  # what the keys of ``rows`` count
     left_out: tuple[LeftOut, ...] = ()
-    notices: tuple[TaskFault, ...] = ()  # warnings and notes: how the file was understood where that was not plain
+    notices: tuple[TaskFault, ...] = ()  # warnings and notes: how ambiguities of the file were resolved
 
 
 class UnreadRow(msgspec.Struct, frozen=True):
-    """Stands in a stream of rows for one that cannot be used."""
+    """Placeholder in a stream of rows for one that cannot be used."""
 
-    reason: str  # the key of `LeftOut`
+    reason: str  # as in `LeftOut`
     what: str
     remedy: str = ""
-    is_error: bool = True  # False: left out in any case
-    place: str = ""  # in a shard: its file and the line there
+    is_error: bool = True  # False: always left out, never an error
+    place: str = ""  # of a row in a shard: the shard's file and line
 
 
 class TableError(Exception):
-    """A file, or the rest of one, cannot be read: what was got, what to do, and the line where one is known."""
+    """A file, or the rest of one, cannot be read. ``what`` is the problem; ``line`` is None if unknown."""
 
     def __init__(self, problem: str, remedy: str = "", line: int | None = None) -> None:
         super().__init__(problem, remedy)
@@ -67,18 +67,18 @@ class TableError(Exception):
 
 
 class TableScan(msgspec.Struct, kw_only=True):
-    """One pass over a file. The readers fill in what they learn of it while they yield its rows."""
+    """State of one pass over a file. The readers fill in its properties while they yield its rows."""
 
     path: Path
     settings: ReadSettings = AS_FOUND
     columns: dict[str, None] = {}  # in file order; complete when the last row has been read
     class_names: dict[str, tuple[str, ...]] = {}
     unit: Literal["line", "row"] = "line"
-    numbers_rows: bool = False  # in a first column without a name, as pandas and R write it
+    numbers_rows: bool = False  # a first column without a name numbers the rows, as written by pandas and R
     separator: str = ""  # of CSV
     encoding: str = ""  # of CSV; "utf-8" has no byte-order mark
     column_types: dict[str, Any] = {}  # pyarrow's, of Parquet and Arrow files
-    faults: list[TaskFault] = []  # of the file as a whole
+    faults: list[TaskFault] = []  # of the complete file, not of single rows
 
 
-Item = tuple[int, dict[str, Any] | UnreadRow]  # line or row number, and what is there
+Item = tuple[int, dict[str, Any] | UnreadRow]  # line or row number, and the row

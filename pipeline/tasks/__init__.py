@@ -1,1 +1,1 @@
-"""The task: its types, its file, its tables, its check. Its modules load none of torch, vllm, pyarrow and datasets."""
+"""Tasks: their types, files, data and checks. Importing these modules loads no torch, vllm, pyarrow or datasets."""

@@ -1,4 +1,4 @@
-"""The classes of a new task: what a column of labels has, and whether another one says what they mean."""
+"""Determine the classes of a new task from its label column, and find a column with words for them."""
 
 import re
 import shlex
@@ -12,11 +12,14 @@ from fourshot.pipeline.rows.labels.words import says_nothing
 from fourshot.pipeline.rows.usable_rows import UsableRows
 from fourshot.pipeline.tables.files import Table
 
-FEW_CLASSES = 20  # up to here a class may have one row
+FEW_CLASSES = 20  # up to this number, a class may have one row
 
 
 def label_counts(table: Table, usable: UsableRows, most: int | None) -> dict[str, int]:
-    """Rows per label, by name. Raises `InputError` where they are no classes of a task, or more than ``most``."""
+    """Return label -> number of rows, with numbers by value first and then names.
+
+    Raises `InputError` for fewer than two labels, for more than ``most``, or for too many labels for the rows.
+    """
     column, counts = usable.columns.labels[0], Counter(example.label for example in usable.examples)
     left_out = "".join(f" {counted(part.count, 'row')} {part.what} left out." for part in usable.left_out)
     if len(counts) < 2:
@@ -47,13 +50,13 @@ def label_counts(table: Table, usable: UsableRows, most: int | None) -> dict[str
 
 
 def _place(name: str) -> tuple[bool, float, str]:
-    """Numbers by their value, then names."""
+    """Return the sort key of a label: numbers by their value, then names."""
     is_number = bool(re.fullmatch(r"[+-]?\d{1,9}(\.\d+)?", name, re.ASCII))
     return not is_number, float(name) if is_number else 0, name
 
 
 def words_elsewhere(table: Table, columns: Columns, asked_words: Mapping[str, str]) -> list[TaskFault]:
-    """A note of the column that has a word for each label, where the labels themselves say nothing."""
+    """Return a note about a column with one word for each label, if labels of the task are meaningless."""
     for column in columns.other_labels if asked_words else ():
         pairs = {(str(row.get(columns.labels[0])), str(row.get(column)).strip()) for row in table.rows.values()}
         labels, words = map(set, zip(*pairs, strict=True))
@@ -66,7 +69,7 @@ def words_elsewhere(table: Table, columns: Columns, asked_words: Mapping[str, st
 
 
 def _words_within(table: Table, columns: Columns) -> list[TaskFault]:
-    """A note of the key of an object that has a word for each label, such as SageMaker Ground Truth's class-name."""
+    """Return a note about an object's key with one word for each label, such as SageMaker Ground Truth's class-name."""
     first = next(iter(table.rows.values()))
     for column, key in [(column, key) for column, cell in first.items() if isinstance(cell, dict) for key in cell]:
         cells = [(str(row.get(columns.labels[0])), row.get(column)) for row in table.rows.values()]

@@ -1,4 +1,4 @@
-"""What can be wrong with the data of a task: every fault of every split, not the first."""
+"""Check the data of a task, and report all faults of every split."""
 
 import re
 from pathlib import Path
@@ -15,15 +15,18 @@ from fourshot.pipeline.tables.split_files import find_split_file, missing_split,
 from fourshot.pipeline.task import Example, Task
 from fourshot.pipeline.tasks.shots import SHOTS_STEM
 
-FEWER_SHOTS = "fewer than"  # .. N shots: how a fault begins to say that a run has to be told to go on
-# An entity, or a tag of those that exports leave in texts.
+FEWER_SHOTS = "fewer than"  # .. N shots: in the warning after which a run needs an option to continue
+# HTML entities, and tags that exports leave in texts.
 _MARKUP = re.compile(
     r"&(?:amp|lt|gt|quot|nbsp|#\d{1,6}|#x[\da-fA-F]{1,5});|</?(?:br|p|div|span|b|i|li|ul|a|td|tr)\b[^<>]*>"
 )
 
 
 def data_faults(task: Task, k: int) -> list[TaskFault]:
-    """Faults of the train split, the test split and the shots the user chose, and of what they have in common."""
+    """Return the faults of the user's shots, the train split and the test split, and of their overlaps.
+
+    ``k``: shots per class that a run will draw.
+    """
     source = task.data
     if not source.hub and not Path(source.folder).is_dir():
         return [error("$.data", missing_split(source, source.train_split))]
@@ -66,9 +69,9 @@ def data_faults(task: Task, k: int) -> list[TaskFault]:
             problem = f"{counted(len(damaged), 'text')} with signs of another encoding (line {shorten(damaged)})."
             remedy = "Save the table again as UTF-8. Is $.data.encoding set, and of another file?"
             faults.append(warning(table.path, problem, remedy if source.encoding else remedy.partition(" Is")[0]))
-        # Where a shots file is there, the train split is not drawn from: a class may be missing in it.
+        # With a shots file, none are drawn from the train split, so a class may be missing there.
         fewest = k if split == "shots" or (split == "train" and "shots" not in splits) else 0
-        if not errors_in(label_faults):  # else what is missing may be there under another label
+        if not errors_in(label_faults):  # else missing examples may have a faulty label
             counted_later.append((split, table.path, fewest))
     test = {normalised_text(example.text) for example in splits.get("test", [])}
     for split, path, fewest in counted_later:
@@ -103,7 +106,7 @@ def _missing(task: Task, split: str, stem: str, has_shots: bool) -> list[TaskFau
 def _counts(
     task: Task, path: str, split: str, usable: dict[str, int], all_of_them: dict[str, int], k: int
 ) -> list[TaskFault]:
-    """Classes with few examples or none, by ``usable``, which lacks what stands in the test split too."""
+    """Return faults of classes with fewer than ``k`` examples in ``usable``, which has no texts of the test split."""
     faults = []
     for name, count in usable.items():
         if not count and k and (tested := all_of_them[name]):

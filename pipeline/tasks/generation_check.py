@@ -1,4 +1,4 @@
-"""What can be wrong with the file of a text generation task; and its data, where a folder takes their place."""
+"""Check the file of a text generation task, and replace its data source with a folder."""
 
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ USUAL_REFERENCES = "targets"
 
 
 def kind_faults(kind: Any) -> list[TaskFault]:
-    """Of ``kind`` in a task file."""
+    """Return an error if ``kind`` in a task file is not a kind of task."""
     if kind in KINDS:
         return []
     problem = f"{kind!r} is no kind of task; allowed are {' and '.join(map(repr, KINDS))}."
@@ -27,9 +27,9 @@ def kind_faults(kind: Any) -> list[TaskFault]:
 
 
 def generation_faults(document: dict[str, Any], needs_source: bool = True) -> list[TaskFault]:
-    """Unknown keys, wrong types, missing keys, columns that are the same, a data source named twice or never.
+    """Return faults of a document: unknown or missing keys, wrong types, equal columns, no or two data sources.
 
-    ``document`` is without its kind.
+    ``document`` does not contain its kind. ``needs_source``: False if the data source is not taken from the file.
     """
     faults: list[TaskFault] = []
     if "labels" in document:
@@ -47,7 +47,7 @@ def generation_faults(document: dict[str, Any], needs_source: bool = True) -> li
 
 
 def _name_faults(sound: dict[str, Any]) -> list[TaskFault]:
-    """Of what stands before an input and its target in a prompt."""
+    """Return faults of the names before an input and its target in a prompt."""
     plain = GenerationTask(name="", instruction="")
     names = {key: sound.get(key, getattr(plain, key)).strip() for key in ("input_name", "target_name")}
     faults = [
@@ -73,10 +73,10 @@ def _column_faults(data: dict[str, Any]) -> list[TaskFault]:
 
 
 def pairs_in(source: PairSource, folder: Path) -> PairSource:
-    """``source`` with ``folder`` in place of what it names. Raises `InputError` where there is no such folder.
+    """Return ``source`` with ``folder`` as its data source. Raises `InputError` if there is no such folder.
 
-    A hub data set's columns need not be the folder's. They are used where the folder has them; else those that a task
-    file has unless it says otherwise, with `USUAL_REFERENCES` where they are there.
+    The columns of a hub data set are used if the folder has them. Otherwise, they are the defaults of a task file. The
+    references are those of the data set, or `USUAL_REFERENCES`, if the folder has that column.
     """
     local = msgspec.structs.replace(source, folder=str(folder), hub="", hub_config="")
     if not folder.is_dir():

@@ -1,4 +1,4 @@
-"""A task folder from a table: a task file, the rows split into train and test, and what was left out."""
+"""Create a task folder from a table: a task file, training and test rows, and a record of what was left out."""
 
 import random
 import re
@@ -26,8 +26,8 @@ from fourshot.pipeline.tasks.task_file import load_task
 from fourshot.pipeline.tasks.wording import MOST_LISTED
 
 TEST_SHARE = 0.2
-SHOTS_LEFT_FOR_TRAIN = 4  # a class gives rows to the test split only beyond these
-MOST_CLASSES = 1000  # of a column that nobody named: more are likelier ids or texts
+SHOTS_LEFT_FOR_TRAIN = 4  # rows of a class that are never used for testing
+MOST_CLASSES = 1000  # of a label column that the user did not name: more are probably ids or texts
 NO_TEST = f"no row is left for testing: only a class with more than {SHOTS_LEFT_FOR_TRAIN} gives some."
 TEST_WANTED = (
     "Add rows, or write test.jsonl or test.csv beside the task file, with the columns of train.jsonl: "
@@ -37,7 +37,7 @@ UNDECIDED = TableChoices()
 
 
 class NewTask(msgspec.Struct, frozen=True, kw_only=True):
-    """What a table became: each of its rows is in the task or counted as left out. Kept beside the task."""
+    """How a table was used: each of its rows is in the task or counted as left out. Stored beside the task."""
 
     task_file: str
     table: str
@@ -49,10 +49,10 @@ class NewTask(msgspec.Struct, frozen=True, kw_only=True):
     fields: tuple[str, ...] | UnsetType = UNSET  # these columns, where they are fields of an input
     label_columns: tuple[str, ...]
     verdict_column: str  # "" where there is none
-    other_text_columns: tuple[str, ...]  # that might have been meant
+    other_text_columns: tuple[str, ...]  # that may have been meant
     other_label_columns: tuple[str, ...]
     labels: dict[str, int]  # name -> rows in the task
-    asked_words: dict[str, str]  # name of a label whose word says nothing to a model -> a proposal, "" for none
+    asked_words: dict[str, str]  # name of a label whose word is meaningless to a model -> a proposed word, or ""
     left_out: tuple[LeftOut, ...]
     notices: tuple[TaskFault, ...]
 
@@ -64,17 +64,19 @@ def new_task(
     name: str | None = None,
     seed: int = 0,
 ) -> NewTask:
-    """Write a task folder from a table that `read_table` reads; returns what became of its rows.
+    """Write a task folder from a table that `read_table` reads. Return how its rows were used.
 
-    The folder holds ``<name>.toml``, ``train.jsonl``, ``test.jsonl`` and `MADE_FROM`: a fifth of each class, drawn with
-    ``seed``, is for testing, as long as four rows of the class are left for training. ``name`` defaults to the table's.
-    Columns are guessed where there is no doubt. The folder appears complete or not at all.
+    The folder contains ``<name>.toml``, ``train.jsonl``, ``test.jsonl`` and `MADE_FROM`. A fifth of each class, drawn
+    with ``seed``, is for testing, as long as four rows of the class remain for training. ``name`` defaults to that of
+    the table. Columns that are not given are determined if that is unambiguous. The folder appears complete or not at
+    all.
 
-    Raises `InputError`: unreadable or empty table, columns in doubt, rows that cannot be used, one class only, more
-    than 1,000 classes in a column that is not named, labels that read the same, a folder that has something in it.
+    Raises `InputError` for an unreadable or empty table, ambiguous columns, rows that cannot be used, a single class,
+    or labels that read the same. It is also raised for more than 1,000 classes in a column that was not named, and for
+    a folder that is not empty.
     """
     path, out = Path(table_path), Path(out_dir)
-    is_table = path.exists() and out.exists() and out.samefile(path)  # its name has no ending
+    is_table = path.exists() and out.exists() and out.samefile(path)  # a table without a suffix
     if out.exists() and not is_table and (not out.is_dir() or any(out.iterdir())):
         raise InputError(
             f"{out} exists and is not empty; nothing was written. Choose another folder, or remove this one."
@@ -85,7 +87,7 @@ def new_task(
     _check_fields(choices)
     reading = choices.reading
     if reading.header is None and (choices.text_columns or choices.fields) and choices.label_columns:
-        reading = msgspec.structs.replace(reading, header=True)  # its names are given
+        reading = msgspec.structs.replace(reading, header=True)  # given column names imply a header line
     table = read_table(path, reading)
     if is_table:
         raise InputError(f"{out} is the table itself; nothing was written. Name the task's folder: --out FOLDER.")
@@ -101,8 +103,8 @@ def new_task(
         task_file = staged / task.task_file
         task_file.write_text(_task_file(task_name, task, usable.examples), encoding="utf-8")
         load_task(task_file)
-        if out.exists():  # empty; a link to a folder, and the one that the user is in, cannot be replaced
-            for file in sorted(staged.iterdir(), key=lambda file: file == task_file):  # it is a task when all is there
+        if out.exists():  # empty; it may be a link, or the user's working directory, which cannot be replaced
+            for file in sorted(staged.iterdir(), key=lambda file: file == task_file):  # the task file comes last
                 file.rename(place / file.name)
         else:
             settle(staged, place)
@@ -110,9 +112,9 @@ def new_task(
 
 
 def _summary(task_file: str, table: Table, choices: TableChoices, usable: UsableRows, train: int, test: int) -> NewTask:
-    """What becomes of a table, of whose rows so many are for training and for testing.
+    """Return the record of a table of whose rows ``train`` are for training and ``test`` for testing.
 
-    Raises InputError for more than 1,000 classes in a column that is not named.
+    Raises InputError as `label_counts` does, such as for more than 1,000 classes in a column that was not named.
     """
     columns = usable.columns
     counts = label_counts(table, usable, most=None if choices.label_columns else MOST_CLASSES)
@@ -148,7 +150,7 @@ def _summary(task_file: str, table: Table, choices: TableChoices, usable: Usable
 
 
 def _check_fields(choices: TableChoices) -> None:
-    """Raise InputError for fields that a task cannot have."""
+    """Raise InputError for fields that a task cannot have, and for fields beside text columns."""
     fields = choices.fields
     if not fields:
         return
@@ -161,14 +163,17 @@ def _check_fields(choices: TableChoices) -> None:
 
 
 def _rows(examples: Sequence[Example], fields: Sequence[str]) -> Sequence[Example | dict[str, str]]:
-    """As the files of a task have them."""
+    """Return the rows as they are written to the files of a task: with ``fields``, a column each."""
     if not fields:
         return examples
     return [{**(split_fields(fields, example.text) or {}), "label": example.label} for example in examples]
 
 
 def split_by_label(examples: Sequence[Example], seed: int) -> tuple[list[Example], list[Example]]:
-    """(train, test): a fifth of each class for testing, drawn with ``seed``; both keep the order of ``examples``."""
+    """Return (train, test): a fifth of each class is for testing, drawn with ``seed``. Both keep the examples' order.
+
+    At least `SHOTS_LEFT_FOR_TRAIN` examples of each class are for training.
+    """
     places: dict[str, list[int]] = defaultdict(list)
     for index, example in enumerate(examples):
         places[example.label].append(index)
@@ -181,7 +186,7 @@ def split_by_label(examples: Sequence[Example], seed: int) -> tuple[list[Example
 
 
 def _task_file(name: str, task: NewTask, examples: Sequence[Example]) -> str:
-    """The task file, with comments for whoever completes it: they are why it is not one call of `tomli_w`."""
+    """Return the task file, with comments for the user who completes it. `tomli_w` cannot write comments."""
     words = [label_word(label) for label in task.labels]
     joined = f"\n# Each text is the columns {' and '.join(map(repr, task.text_columns))}, one after the other."
     names = ", ".join(_pair("", field).partition(" = ")[2] for field in task.fields or ())
@@ -212,13 +217,13 @@ folder = "." # train.jsonl{" and test.jsonl" if task.test else ""} beside this f
 def _instruction(words: Sequence[str]) -> str:
     if len(words) > MOST_LISTED:
         return f"Classify the text. There are {len(words)} labels, such as {', '.join(words[:3])}."
-    if any("," in word or " or " in word for word in words):  # where does one end?
+    if any("," in word or " or " in word for word in words):  # else it is unclear where one ends
         words = [f'"{word}"' for word in words]
     return f"Classify the text as {', '.join(words[:-1])} or {words[-1]}."
 
 
 def _word_comment(label: str, proposal: str, examples: Sequence[Example]) -> str:
-    """Comments above a word that says nothing to a model: a proposal, and what texts of the class look like."""
+    """Return the comments above a meaningless word: a proposal, and the beginnings of two texts of the class."""
     texts = [_inline(example.text)[:80] for example in examples if example.label == label][:2]
     such = f"Proposed: {_pair('word', proposal)}" if proposal else "Such texts are:"
     lines = [f"The word below says nothing to a model. Write what the class means. {such}", *texts]
@@ -226,7 +231,7 @@ def _word_comment(label: str, proposal: str, examples: Sequence[Example]) -> str
 
 
 def _inline(text: str) -> str:
-    """``text`` as a comment may hold it: on one line, without control characters."""
+    """Return ``text`` in a form for comments: on one line, without control characters."""
     return " ".join("".join(char if char.isprintable() else " " for char in text).split())
 
 

@@ -1,4 +1,4 @@
-"""From the data of a text generation task to pairs: which columns, what is left out and why, and every fault."""
+"""Load the pairs of a text generation task: find the columns, record what is left out and why, and report faults."""
 
 import random
 from collections.abc import Iterable, Sequence
@@ -17,19 +17,19 @@ from fourshot.pipeline.tables.files import ReadSettings, Table, read_settings_of
 from fourshot.pipeline.tables.split_files import find_split_file, missing_split
 from fourshot.pipeline.tasks.generation import GenerationTask, Pair, PairSource
 
-USUAL_REAL = 100  # pairs that are learnt, where the user does not say
+USUAL_REAL = 100  # pairs to train on by default
 COLUMNS = "Set $.data.input_columns and $.data.target_column."
 
 
 class Pairs(msgspec.Struct, frozen=True, kw_only=True):
-    """The usable pairs of one split, in file order, and what is to be told of the others."""
+    """The usable pairs of one split, in file order, and notes about the others."""
 
     pairs: list[Pair]
     notes: tuple[str, ...] = ()
 
 
 class InputRows(msgspec.Struct, frozen=True, kw_only=True):
-    """A table without targets: its rows, and the input of each; "" where it has none."""
+    """A table without targets: its rows, and the input of each, "" if it has none."""
 
     path: Path
     columns: tuple[str, ...]
@@ -40,9 +40,9 @@ class InputRows(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def load_pairs(task: GenerationTask, split: str) -> Pairs:
-    """The pairs of "train" or "test". Raises `InputError` for a missing file or column, and for cells of other types.
+    """Load the pairs of "train" or "test". Raises `InputError` for a missing file or column, or a cell without text.
 
-    A row without an input or a target is left out, as is a training pair that stands there twice.
+    Rows without an input or a target are left out, and so are repeated training pairs.
     """
     table = load_table(task.data.tables, split)
     pairs, faults = read_pairs(task.data, table, split)
@@ -51,7 +51,7 @@ def load_pairs(task: GenerationTask, split: str) -> Pairs:
 
 
 def read_pairs(source: PairSource, table: Table, split: str) -> tuple[list[Pair], list[TaskFault]]:
-    """The usable pairs of a table, and every fault of the other rows."""
+    """Return the usable pairs of a table, and all faults of its other rows."""
     needed = [*source.input_columns, source.target_column]
     needed += [source.references_column] if source.references_column and split == "test" else []
     if missing := [column for column in needed if column not in table.columns]:
@@ -91,9 +91,9 @@ def read_pairs(source: PairSource, table: Table, split: str) -> tuple[list[Pair]
 
 
 def input_of(row: dict[str, Any], columns: Sequence[str]) -> str:
-    """The input that a row holds; of several columns, those that are not empty, each with its name before it.
+    """Return the input in a row. Several columns have a line each, with the name in front; empty ones are omitted.
 
-    Raises TypeError where a cell holds no text.
+    Raises TypeError if a cell's content cannot be read as texts.
     """
     parts = [(column, "\n".join(_texts(row.get(column)))) for column in columns]
     if len(parts) == 1:
@@ -102,7 +102,7 @@ def input_of(row: dict[str, Any], columns: Sequence[str]) -> str:
 
 
 def _texts(value: Any) -> list[str]:
-    """The texts in a cell: one, those of a list, or a line for each object in it. Raises TypeError."""
+    """Return the texts in a cell: one, the items of a list, or one line for an object. Raises TypeError for others."""
     if isinstance(value, list | tuple):
         return [text for item in value for text in _texts(item)]
     if isinstance(value, dict):
@@ -117,12 +117,12 @@ def _texts(value: Any) -> list[str]:
 
 
 def load_inputs(path: str | Path, source: PairSource, column: str | None = None, encoding: str = "") -> InputRows:
-    """The inputs of a table without targets; ``column`` and ``encoding``: where they are not the task's.
+    """Load the inputs of a table without targets. ``column`` and ``encoding`` override those of the task.
 
-    A table with a single column needs no name. Raises `InputError`.
+    The only column of a table need not be named. Raises `InputError`.
     """
     encoding = encoding or source.encoding
-    header = True if column else None  # with its name given, there is a line of names
+    header = True if column else None  # a given name implies a header line
     table = read_table(Path(path), ReadSettings(encoding=encoding, header=header, offers=("--encoding",)))
     columns = (column,) if column else source.input_columns
     if not column and len(table.columns) == 1 and table.columns[0] not in columns:
@@ -154,7 +154,10 @@ def load_inputs(path: str | Path, source: PairSource, column: str | None = None,
 
 
 def without_tested(pairs: Sequence[Pair], test: Iterable[Pair]) -> tuple[list[Pair], list[str]]:
-    """The pairs whose input is not tested on: what is measured must not be learnt; and what is to be told."""
+    """Return the pairs without those whose input is a test input, and notes about those left out.
+
+    Test inputs must not be trained on.
+    """
     tested = {normalised_text(pair.input) for pair in test}
     usable_pairs = [pair for pair in pairs if normalised_text(pair.input) not in tested]
     gone = len(pairs) - len(usable_pairs)
@@ -162,7 +165,7 @@ def without_tested(pairs: Sequence[Pair], test: Iterable[Pair]) -> tuple[list[Pa
 
 
 def load_real(task: GenerationTask) -> tuple[list[Pair], list[Pair], list[str]]:
-    """The training pairs that may be learnt, the test pairs (none without a test file), and what is to be told."""
+    """Return the pairs to train on, the test pairs (none without a test file), and notes for the user."""
     source, test = task.data, Pairs(pairs=[])
     if not source.folder or find_split_file(Path(source.folder), source.test_split):
         test = load_pairs(task, "test")
@@ -172,9 +175,9 @@ def load_real(task: GenerationTask) -> tuple[list[Pair], list[Pair], list[str]]:
 
 
 def take_real(pairs: Sequence[Pair], count: int | None, seed: int) -> list[Pair]:
-    """``count`` of the pairs, in their order, drawn by ``seed``; 0: all; None: `USUAL_REAL`, if there are so many.
+    """Return ``count`` of the pairs in their order, drawn with ``seed``. 0: all; None: `USUAL_REAL`, or all if fewer.
 
-    Raises `InputError` for more than there are.
+    Raises `InputError` without pairs, or for more than there are.
     """
     if not pairs:
         raise InputError("the train split has no pair that can be learnt. Give some.")
@@ -189,7 +192,7 @@ def take_real(pairs: Sequence[Pair], count: int | None, seed: int) -> list[Pair]
 
 
 def pair_faults(task: GenerationTask) -> list[TaskFault]:
-    """What is wrong with the data of a task: every fault of both splits, and of what they have in common."""
+    """Return the faults of a task's data: those of both splits, and a warning about inputs in both."""
     source = task.data
     if not source.hub and not Path(source.folder).is_dir():
         return [error("$.data", missing_split(source.tables, source.train_split))]

@@ -1,4 +1,4 @@
-"""The real examples a run starts from: k per class, drawn with a seed, or chosen by the user."""
+"""The shots, real examples from which a run starts: k per class, drawn with a seed, or chosen by the user."""
 
 import random
 from collections.abc import Callable, Sequence
@@ -21,8 +21,8 @@ def draw_shots(
     The same arguments always give the same list. A larger ``k`` with the same seed contains the smaller draw, so that
     results for 4 and 25 examples per class differ by the added examples only.
 
-    Raises `InputError` for k < 1, for a label without examples, and for one with fewer than ``k`` unless
-    ``allow_fewer``: then it gives what it has.
+    Raises `InputError` for k < 1 and for a label without examples. A label with fewer than ``k`` examples is an error
+    too, unless ``allow_fewer`` is set: then all of them are used.
     """
     if k < 1:
         raise InputError(
@@ -37,7 +37,7 @@ def draw_shots(
 
 
 def _by_label(examples: Sequence[Example], labels: Sequence[str]) -> dict[str, list[Example]]:
-    """Examples of each label, in their order; those of other labels are left out."""
+    """Return label -> its examples, in their order, without examples of other labels."""
     by_label: dict[str, list[Example]] = {label: [] for label in labels}
     for example in examples:
         if example.label in by_label:
@@ -46,7 +46,10 @@ def _by_label(examples: Sequence[Example], labels: Sequence[str]) -> dict[str, l
 
 
 def _draw(by_label: dict[str, list[Example]], amount: Callable[[int], int], seed: int) -> list[Example]:
-    """Of each label the ``amount`` of its count, in a seeded random order. A larger amount contains a smaller one."""
+    """Draw ``amount(count)`` examples of each label with ``count`` examples, in a seeded random order.
+
+    A larger draw contains a smaller one. The lists in ``by_label`` are shuffled in place.
+    """
     drawn: list[Example] = []
     for label, pool in by_label.items():
         random.Random(f"{seed}/{label}").shuffle(pool)
@@ -56,7 +59,7 @@ def _draw(by_label: dict[str, list[Example]], amount: Callable[[int], int], seed
 
 
 def check_real(real: str) -> None:
-    """Raise InputError for what says no amount of real data."""
+    """Raise InputError if ``real``, the value of --real, is not an amount of real data."""
     number = real.removesuffix("%")
     is_share = real.endswith("%")
     if real == ALL or (number.isascii() and number.isdigit() and 0 < int(number) <= (100 if is_share else 10**9)):
@@ -65,13 +68,13 @@ def check_real(real: str) -> None:
 
 
 def real_examples(examples: Sequence[Example], labels: Sequence[str], real: str, seed: int) -> list[Example]:
-    """The real examples of one draw.
+    """Draw real examples.
 
-    ``real``: a number of each label (all of a label that has fewer), "all", or a share such as "5%": of each label that
-    share, rounded half up, and at least one. Larger draws with the same seed contain smaller ones. Raises InputError
-    for a label without examples.
+    ``real``: a number per label (all of a label that has fewer), "all", or a share such as "5%" of each label, rounded
+    half up, at least one example. Larger draws with the same seed contain smaller ones. Raises InputError for a label
+    without examples.
     """
-    draw_shots(examples, labels, 1, seed)  # raises
+    draw_shots(examples, labels, 1, seed)  # raises for a label without examples
     if real == ALL:
         return [example for example in examples if example.label in labels]
     if not real.endswith("%"):
@@ -81,16 +84,17 @@ def real_examples(examples: Sequence[Example], labels: Sequence[str], real: str,
 
 
 def take_shots(task: Task, k: int, seed: int) -> list[Example]:
-    """``k`` shots per class of those the user chose (``shots.jsonl`` in the folder), else of the train split.
+    """Draw ``k`` shots per class from those the user chose (``shots.jsonl`` in the folder), else from the train split.
 
-    What is left out of the files is not told, see `pipeline.task_data`. Raises `InputError` as `draw_shots` does.
+    Rows left out of the files are not reported; `pipeline.task_data` does that. Raises `InputError` as `draw_shots`
+    does.
     """
     pool = load_chosen_shots(task) or load_split(task, "train")
     return draw_shots(pool.examples, task.label_names, k, seed)
 
 
 def load_chosen_shots(task: Task) -> Split | None:
-    """The shots that the user chose, or None where the task's data has no file of them."""
+    """Load the shots that the user chose. None if the task's data has no file of them."""
     if not task.data.folder or find_split_file(Path(task.data.folder), SHOTS_STEM) is None:
         return None
     return load_split(task, SHOTS_STEM)

@@ -1,4 +1,4 @@
-"""What a table has that a task made of it does not use, or cannot be learnt: its user is told."""
+"""Warn the user about parts of a table that a task made from it does not use, or that cannot be learnt."""
 
 import re
 from collections import Counter
@@ -26,7 +26,7 @@ def doubts_of_table(
     names: Iterable[str],
     asked_words: Mapping[str, str],
 ) -> list[TaskFault]:
-    """Warnings and notes of columns that are not used, and of texts or labels that nothing can be learnt from."""
+    """Return warnings and notes about unused columns, and about texts or labels from which nothing can be learnt."""
     return [
         *words_elsewhere(table, columns, asked_words),
         *_question(table, columns, names),
@@ -36,7 +36,7 @@ def doubts_of_table(
 
 
 def splits_beside(path: Path) -> list[TaskFault]:
-    """A warning of the test file that lies beside a training file: the test rows are not those."""
+    """Return a warning about a test file beside a training file, since it is not used as the test split."""
     stem = table_stem(path)
     if not path.is_file() or not re.search("train", stem, re.IGNORECASE):
         return []
@@ -54,7 +54,7 @@ def splits_beside(path: Path) -> list[TaskFault]:
 
 
 def _question(table: Table, columns: Columns, names: Iterable[str]) -> list[TaskFault]:
-    """A note that labels such as true and false need a question as the instruction."""
+    """Return a note that labels such as true and false need a question as the instruction."""
     if {name.casefold() for name in names} not in ({"true", "false"}, {"yes", "no"}):
         return []
     problem = f"{' and '.join(names)} in the column {columns.labels[0]!r} answer a question that no model can guess."
@@ -62,7 +62,7 @@ def _question(table: Table, columns: Columns, names: Iterable[str]) -> list[Task
 
 
 def _label_as_text(table: Table, examples: Sequence[Example]) -> list[TaskFault]:
-    """A warning of texts that are nothing but their label: nothing can be learnt from them."""
+    """Return a warning about texts that consist only of their label, from which nothing can be learnt."""
     if not (same := [example.text for example in examples if reads_as(example.text) == reads_as(example.label)]):
         return []
     problem = (
@@ -72,7 +72,7 @@ def _label_as_text(table: Table, examples: Sequence[Example]) -> list[TaskFault]
 
 
 def _own_splits(table: Table, columns: Columns) -> list[TaskFault]:
-    """A warning of a column that says which rows are for testing: here they are drawn."""
+    """Return a warning about a column that assigns rows to splits, since test rows are drawn anew."""
     for column in table.columns:
         if column in (*columns.texts, *columns.labels):
             continue

@@ -1,6 +1,6 @@
-"""What can be wrong with a task file by itself: keys, types, labels. Every fault, not the first.
+"""Check the content of a task file without its data: keys, types and labels. All faults are reported.
 
-The allowed keys and types are read off the structs in `pipeline.task`, so that they stand in one place only.
+The allowed keys and types are taken from the structs in `pipeline.task`, so that they are defined only once.
 """
 
 import re
@@ -43,7 +43,7 @@ _EXPECTED: dict[type[inspect.Type], Any] = {
 
 
 def read_document(path: Path) -> tuple[dict[str, Any], list[TaskFault]]:
-    """The TOML document, or {} and the fault that keeps it from being read."""
+    """Return the TOML document, or {} and the fault for which it cannot be read."""
     text, faults = read_text(path)
     try:
         return tomllib.loads(text), faults
@@ -56,9 +56,9 @@ def read_document(path: Path) -> tuple[dict[str, Any], list[TaskFault]]:
 
 
 def shape_faults(document: dict[str, Any], needs_source: bool = True) -> list[TaskFault]:
-    """Unknown keys, wrong types, missing keys, labels that cannot be told apart, a data source named twice or never.
+    """Return faults of a document: unknown or missing keys, wrong types, ambiguous labels, no or two data sources.
 
-    ``needs_source`` is False where the data's place is given from outside the file.
+    ``needs_source``: False if the data source is not taken from the file.
     """
     faults: list[TaskFault] = []
     sound = sound_parts(document, inspect.type_info(Task), "$", faults)
@@ -77,7 +77,10 @@ def shape_faults(document: dict[str, Any], needs_source: bool = True) -> list[Ta
 
 
 def sound_parts(value: Any, kind: inspect.Type, at: str, faults: list[TaskFault]) -> Any:
-    """What of ``value`` is of ``kind``, the rest added to ``faults``; None where nothing is."""
+    """Return the parts of ``value`` that have the type ``kind``; None if it has another type. Other parts are faults.
+
+    ``at``: the key of ``value``, such as "$.data". The faults are added to ``faults``.
+    """
     assert type(kind) in _EXPECTED, f"a field of type {kind} in fourshot.pipeline.task needs a rule here"
     expected = _EXPECTED[type(kind)]
     if not isinstance(value, expected):
@@ -87,7 +90,7 @@ def sound_parts(value: Any, kind: inspect.Type, at: str, faults: list[TaskFault]
         faults.append(error(at, problem, type_hint(at, expected, value)))
         return None
     if isinstance(kind, inspect.VarTupleType):
-        # An item that is none keeps its place, for the next ones are known by theirs.
+        # A wrong item keeps its position, because faults of later ones name theirs.
         return [sound_parts(item, kind.item_type, f"{at}[{i}]", faults) or {} for i, item in enumerate(value)]
     if isinstance(kind, inspect.StructType):
         fields = {field.encode_name: field for field in kind.fields}
@@ -110,7 +113,7 @@ def sound_parts(value: Any, kind: inspect.Type, at: str, faults: list[TaskFault]
 def empty_faults(
     document: dict[str, Any], keys: Sequence[str], labels: Sequence[dict[str, str]] = ()
 ) -> list[TaskFault]:
-    """Texts that say nothing, and a name that is none for a folder."""
+    """Return faults of empty strings, of strings with line breaks, and of a name that cannot be that of a folder."""
     values = {f"$.{key}": document.get(key) for key in keys}
     for i, label in enumerate(labels):
         values |= {f"$.labels[{i}].{key}": label.get(key) for key in ("name", "word", "description", "plural")}
@@ -131,7 +134,7 @@ def empty_faults(
 
 
 def name_problem(name: str) -> str:
-    """Why a task cannot be called ``name``, "" where it can: a folder is called so, and a service's address has it."""
+    """Return why ``name`` cannot be a task's name, or "". It is used for folders and in URLs of services."""
     is_name = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}", name)
     rule = "allowed are letters, digits, '_', '-', '.', first a letter or digit, at most 128."
     return "" if is_name else f"{clipped(name, 40)!r} cannot be a task's name: {rule}"
@@ -147,10 +150,10 @@ def _label_faults(labels: list[dict[str, str]]) -> list[TaskFault]:
     for key, texts in (("name", names), ("word", words)):
         index_of: dict[str, int] = {}
         for i, text in enumerate(texts):
-            # Case and outer blanks do not make two labels: nobody, the model included, would keep them apart.
+            # Labels that differ only in case and outer spaces are equal: neither users nor models can distinguish them.
             if text and (first := index_of.setdefault(text.strip().casefold(), i)) != i:
                 if key == "word" and names[i].casefold() == names[first].casefold():
-                    continue  # said above, for the name
+                    continue  # already reported for the name
                 problem = f"{text!r} is the {key} of $.labels[{first}] too."
                 faults.append(error(f"$.labels[{i}].{key}", problem, f"Give each label a {key} of its own."))
     proposals = propose_words(words)
@@ -187,7 +190,7 @@ def _label_faults(labels: list[dict[str, str]]) -> list[TaskFault]:
 
 
 def source_faults(hub: Any, folder: Any, hub_config: Any, needs_source: bool) -> list[TaskFault]:
-    """A data source named twice or never."""
+    """Return faults of the data source: an address, two sources, or none although ``needs_source``."""
     faults = []
     for key, place, form in (("hub", hub, "a data set as owner/name"), ("folder", folder, "a folder on this machine")):
         if isinstance(place, str) and "://" in place:
@@ -203,12 +206,12 @@ def source_faults(hub: Any, folder: Any, hub_config: Any, needs_source: bool) ->
 
 
 def field_faults(fields: list[Any]) -> list[TaskFault]:
-    """What is wrong with the names of an input's fields."""
+    """Return faults of the names of an input's fields."""
     faults = []
     if len(fields) < 2:
         problem = f"{counted(len(fields), 'field')}; allowed are none, for a task of texts, or two and more."
         faults.append(error("$.fields", problem, "To name the column of the texts: text_column under [data]."))
-    names = [field if isinstance(field, str) else "" for field in fields]  # another type was told of before
+    names = [field if isinstance(field, str) else "" for field in fields]  # other types are already reported
     read_as = [heading(name).casefold() for name in names]
     for i, name in enumerate(names):
         if name and read_as[i] in read_as[:i]:
@@ -247,10 +250,10 @@ def _column_faults(data: dict[str, Any], names: list[str], fields: Any) -> list[
 
 
 def word_faults(task: Task, tokenizer: Any) -> list[TaskFault]:
-    """How a model's tokenizer sees the label words. ``tokenizer``: anything with Hugging Face's ``encode``.
+    """Return faults of the label words for a model's tokenizer, any object with Hugging Face's ``encode``.
 
-    Words that are the same tokens cannot be told apart: an error. Words of several tokens, or with a first token in
-    common, are scored right but cost a model without an adapter one more pass per token: notes.
+    Words with the same tokens cannot be distinguished, which is an error. Words of several tokens, or with a common
+    first token, are notes: they are scored correctly, but need one more pass per token without an adapter.
     """
     tokens = [tuple(tokenizer.encode(f" {word}", add_special_tokens=False)) for word in task.label_words]
     faults = []

@@ -1,4 +1,4 @@
-"""Task files: find one by name or path, load it, and explain every fault in it at once."""
+"""Find a task file by name or path, load it, and report all of its faults at once."""
 
 import difflib
 import os
@@ -24,13 +24,13 @@ SHIPPED_FOLDER = Path(__file__).parent / "shipped"
 
 
 def shipped_tasks() -> dict[str, Path]:
-    """Name -> task file of every task that comes with fourshot, by name."""
+    """Return name -> task file of every task that comes with fourshot, sorted by name."""
     return {path.stem: path for path in sorted(SHIPPED_FOLDER.glob("*.toml"))}
 
 
 @checked
 def load_task(name_or_path: str | Path, data_folder: str | Path | None = None) -> Task:
-    """`load_any_task` for what needs labels. Raises `InputError` for a text generation task, too."""
+    """Load a task with labels, as `load_any_task` does. Also raises `InputError` for a text generation task."""
     return with_labels(load_any_task(name_or_path, data_folder))
 
 
@@ -38,11 +38,11 @@ def load_task(name_or_path: str | Path, data_folder: str | Path | None = None) -
 def load_any_task(name_or_path: str | Path, data_folder: str | Path | None = None) -> Task | GenerationTask:
     """Load a shipped task by name ("sst2"), or a task file by path. The data itself is not read.
 
-    The folder in the task comes back as an absolute path. ``data_folder`` takes the place of the file's data source: a
-    folder with train and test files, in the task's own columns or, where the task names a hub data set, in columns
-    ``text`` and ``label``.
+    The returned task has its folder as an absolute path. ``data_folder`` replaces the file's data source: a folder with
+    train and test files, whose columns are those of the task. For a task with a hub data set they may also be ``text``
+    and ``label``, or those of `pairs_in`.
 
-    Raises `TaskFileError` with all the file's errors, `InputError` for an unknown name or a missing folder.
+    Raises `TaskFileError` with all errors of the file, or `InputError` for an unknown name or a missing folder.
     """
     path = find_task_file(name_or_path)
     task, faults = _read(path, data_folder)
@@ -54,7 +54,7 @@ def load_any_task(name_or_path: str | Path, data_folder: str | Path | None = Non
 def given_task(
     task: Task | GenerationTask | str | Path, data_folder: str | Path | None = None
 ) -> Task | GenerationTask:
-    """`load_any_task`; a task that was made in Python is checked as one in a file is, and may get other data, too."""
+    """Return `load_any_task`, or a task made in Python: it is checked like one in a file, and may get other data."""
     if isinstance(task, str | Path):
         return load_any_task(task, data_folder)
     document = _as_in_a_file(task)
@@ -65,7 +65,7 @@ def given_task(
 
 
 def _as_in_a_file(value: Any) -> Any:
-    """Structs as tables, without what has its default."""
+    """Return structs as TOML tables, without values that equal their default."""
     if isinstance(value, msgspec.Struct):
         fields = {field.name: field for field in msgspec.structs.fields(value)}
         return {
@@ -85,7 +85,7 @@ def _with_data(task: Task | GenerationTask, data_folder: str | Path | None) -> T
 
 
 def with_labels(task: Task | GenerationTask) -> Task:
-    """``task``, for whatever needs labels. Raises `InputError` for a text generation task."""
+    """Return ``task`` if it has labels. Raises `InputError` for a text generation task."""
     if isinstance(task, GenerationTask):
         raise InputError(
             f"{task.name} is a text generation task: it has inputs and targets, and this needs labels. What works with "
@@ -101,11 +101,11 @@ def check_task(
     k: int = 4,
     data_folder: str | Path | None = None,
 ) -> list[TaskFault]:
-    """Every fault of a task file: errors, warnings and notes, in the order of the file, then of its data.
+    """Return all faults of a task file, then those of its data: errors, warnings and notes.
 
-    ``deep`` reads the data too (hub data sets may be downloaded for it); ``k`` is the number of shots per class that a
-    run will draw; ``model_tokenizer`` (a Hugging Face tokenizer) shows the label words as that model sees them.
-    Raises `InputError` only where there is no such file.
+    ``deep``: check the data too, for which hub data sets may be downloaded. With errors in the file, it is not checked.
+    ``k``: shots per class that a run will draw. ``model_tokenizer``: a Hugging Face tokenizer, for which the label
+    words are checked. Raises `InputError` only if there is no such file.
     """
     task, faults = _read(find_task_file(name_or_path), data_folder)
     if task is None:
@@ -118,7 +118,7 @@ def check_task(
 
 
 def _read(path: Path, data_folder: str | Path | None) -> tuple[Task | GenerationTask | None, list[TaskFault]]:
-    """The task, None where there are errors, and the faults of its file."""
+    """Return the task and the faults of its file. The task is None if there are errors."""
     document, faults = read_document(path)
     kind = document.pop("kind", "classification")
     faults = faults or kind_faults(kind)
@@ -138,7 +138,7 @@ def _read(path: Path, data_folder: str | Path | None) -> tuple[Task | Generation
 
 
 def find_task_file(name_or_path: str | Path) -> Path:
-    """The file that a name or path stands for; a folder stands for the one task file in it. Raises `InputError`."""
+    """Return the file of a name or path; a folder stands for the only task file in it. Raises `InputError`."""
     text = str(name_or_path)
     shipped = shipped_tasks()
     path = Path(text)
@@ -174,13 +174,13 @@ def find_task_file(name_or_path: str | Path) -> Path:
 
 
 def _with_folder(source: DataSource, folder: Path) -> DataSource:
-    """``source`` with ``folder`` in place of what it names. Raises `InputError` where there is no such folder."""
+    """Return ``source`` with ``folder`` as its data source. Raises `InputError` if there is no such folder."""
     local = msgspec.structs.replace(source, folder=str(folder), hub="", hub_config="")
     if not folder.is_dir():
         raise InputError(missing_split(local, source.train_split))
     if not source.hub:
         return local
-    # The hub's columns and split names need not be the folder's: use them only where the folder has them.
+    # The folder may have other columns and split names than the hub: those of the hub are used only if it has them.
     train, test = own_splits(folder, source.test_split)
     local = msgspec.structs.replace(local, train_split=train, test_split=test)
     path = find_split_file(folder, train) or find_split_file(folder, test)

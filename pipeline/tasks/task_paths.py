@@ -1,4 +1,4 @@
-"""Several tasks at once: what names, files and folders stand for."""
+"""Load several tasks from names, files and folders."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,18 +12,18 @@ from fourshot.pipeline.tasks.task_file import SHIPPED_FOLDER, find_task_file, gi
 
 
 def load_tasks(given: Iterable[Task | str | Path], data: str | Path | None = None) -> dict[str, Task | FourshotError]:
-    """The tasks that names, files and folders stand for, by name; where a file is faulty, the error, by its path.
+    """Return name -> task for names, files and folders. For a faulty file, it is its path -> the error.
 
-    A folder stands for the task files in it and in the folders directly below it. ``data`` takes the place of the
-    tasks' own data: a folder with a folder for each task, named as it, or with the files themselves. A shipped task
-    that brings its data keeps them where only others have a folder there. Raises InputError where a path stands for
-    nothing, or two tasks have the same name.
+    A folder stands for the task files in it and in its direct subfolders. ``data`` replaces the tasks' own data: a
+    folder with a subfolder per task, named after it, or with the files themselves. A bundled task that brings its data
+    keeps them if only other tasks have a subfolder there. Raises InputError if a path has no task, or if two tasks have
+    the same name.
     """
-    if isinstance(given, str | Path):  # its characters are no tasks
+    if isinstance(given, str | Path):  # iterating would take its characters for tasks
         raise InputError(f"one task, {str(given)!r}, where a list of them is needed. Put it in a list.")
     tasks: dict[str, Task | FourshotError] = {}
     origin: dict[str, Task | Path] = {}
-    without_folder: dict[str, FourshotError] = {}  # that bring their data
+    without_folder: dict[str, FourshotError] = {}  # bundled tasks with their own data, and why ``data`` has none
     for source in _sources(given):
         try:
             task = with_labels(given_task(source))
@@ -51,10 +51,10 @@ def load_tasks(given: Iterable[Task | str | Path], data: str | Path | None = Non
 
 
 def _sources(given: Iterable[Task | str | Path]) -> list[Task | Path]:
-    """Files, and tasks that were made in Python; what is named twice is there once."""
+    """Return the files, and tasks that were made in Python, each once."""
     sources: list[Task | Path] = []
     for entry in given:
-        # A link to a task file stays one: its data lie beside the link.
+        # A link to a task file is not resolved: its data is stored beside the link.
         files = [] if isinstance(entry, Task) else [file.parent.resolve() / file.name for file in _task_files(entry)]
         of_entry = [entry] if isinstance(entry, Task) else files
         sources += [source for source in of_entry if source not in sources]
@@ -66,7 +66,10 @@ def _named(source: Task | Path) -> str:
 
 
 def _data_of(name: str, data: Path, names: Iterable[str]) -> Path:
-    """The task's own folder in ``data``, or ``data`` itself where the files of all ``names`` are there."""
+    """Return the task's subfolder of ``data``, or ``data`` itself if it has files and no subfolder of any of ``names``.
+
+    Raises InputError otherwise.
+    """
     if (data / name).is_dir():
         return data / name
     if others := [other for other in names if (data / other).is_dir()]:

@@ -1,10 +1,10 @@
-"""What to write instead, where a task file is no TOML, or a value in it is of another type."""
+"""Hints on what to write if a task file is not valid TOML, or a value has the wrong type."""
 
 from collections.abc import Collection, Sequence
 from typing import Any
 
 SYNTAX = "The syntax is described at https://toml.io."
-# What Python's parser says -> what the usual mistake is.
+# Message of Python's parser -> remedy for the usual mistake.
 _REASONS = {
     "Cannot overwrite a value": "The key stands there twice. Remove one.",
     "Invalid value": 'Write a text in double quotes, such as "billing"; numbers and lists without.',
@@ -14,7 +14,7 @@ _CURLY = "\u201c\u201d\u201e\u201f\u00ab\u00bb\u2018\u2019"
 
 
 def toml_hint(reason: str, line: Sequence[str]) -> str:
-    """What to do about a document that cannot be read; ``line``: that of the fault, where it is known."""
+    """Return what to do about a document that cannot be read. ``line``: the line of the fault, or empty if unknown."""
     if reason == "Cannot declare ('labels',) twice":
         return "Each label begins with [[labels]], in two brackets."
     if reason.startswith("Cannot declare"):
@@ -25,14 +25,14 @@ def toml_hint(reason: str, line: Sequence[str]) -> str:
 
 
 def misplaced(at: str, key: str, of_task: Collection[str], of_data: Collection[str]) -> str:
-    """Where a key belongs that is known, but stands in another table; "" where it is not."""
+    """Return where an unknown key belongs if another table has it; else ""."""
     if at != "$" and key in of_task:
         return "It belongs above the first line in brackets: what stands below one is part of that table."
     return "It belongs below [data]." if at != "$.data" and key in of_data else ""
 
 
 def type_hint(at: str, expected: type, value: Any) -> str:
-    """What to write where a value at the key ``at`` is of another type; "" where that is plain."""
+    """Return what to write at the key ``at`` instead of a value of the wrong type; "" if that is obvious."""
     if expected is str and isinstance(value, bool):
         return f'Write it in quotes: "{str(value).lower()}".'
     if expected is str and isinstance(value, int | float):

@@ -1,4 +1,4 @@
-"""How a task file's words read in a prompt: its instruction, and what it calls one text and several."""
+"""Check how a task file's instruction and noun read in prompts."""
 
 import re
 from typing import Any
@@ -6,16 +6,17 @@ from typing import Any
 from fourshot.pipeline.faults import TaskFault, note, shorten, warning
 
 _PLACEHOLDER = re.compile(r"\{\{?\s{0,9}[\w.]{0,60}\s{0,9}\}?\}|%s\b")
-# A noun of several words whose last one is not what there are several of, or whose plural takes more than an s.
+# Nouns whose plural is not formed by an s at the end: compounds with a preposition, and words with other plurals.
 _NOT_LAST = re.compile(r"\w\s+(?:about|at|by|for|from|in|of|on|to|with)\s+\w", re.IGNORECASE)
 _OTHER_PLURAL = re.compile(r"(?:s|x|z|ch|sh|[^aeiou\W]y)$", re.IGNORECASE)
-# Labels that an instruction names: it is part of every prompt. Without a list of 77, adapters of two bases trained in
-# half of the time or less and were as accurate (docs/results.md, "77 classes"); with 18, neither differed.
+# Labels listed in an instruction, which is part of every prompt. Without a list of 77 labels, adapters of two base
+# models trained in half of the time or less, with the same accuracy (docs/results.md, "77 classes"). With 18 labels,
+# neither differed.
 MOST_LISTED = 30
 
 
 def instruction_form(instruction: str) -> list[TaskFault]:
-    """A warning of an instruction that has places for a text, as templates of other tools do: none is filled in."""
+    """Return a warning about a placeholder in the instruction, as in templates of other tools: none is filled in."""
     if not (place := _PLACEHOLDER.search(instruction)):
         return []
     problem = f"{place[0]!r} stays as it is: the text follows the instruction by itself."
@@ -23,7 +24,7 @@ def instruction_form(instruction: str) -> list[TaskFault]:
 
 
 def instruction_names(instruction: str, labels: list[dict[str, str]]) -> list[TaskFault]:
-    """A warning of an instruction with names of labels whose words are others, and a note of one that names many."""
+    """Return a warning if an instruction uses label names instead of words, or a note if it lists many labels."""
     pairs = [(label.get("name", ""), label.get("word") or label.get("name", "")) for label in labels]
     renamed = [(name, word) for name, word in pairs if name.casefold() != word.casefold()]
 
@@ -40,7 +41,7 @@ def instruction_names(instruction: str, labels: list[dict[str, str]]) -> list[Ta
 
 
 def noun_form(document: dict[str, Any]) -> list[TaskFault]:
-    """A warning of a noun that gets an s where English has another plural: the prompts for new texts have both."""
+    """Return a warning about a noun whose default plural with an s is wrong, since generation prompts contain it."""
     noun = str(document.get("noun", "")).strip()
     if document.get("noun_plural") or not (_NOT_LAST.search(noun) or _OTHER_PLURAL.search(noun)):
         return []

@@ -1,4 +1,4 @@
-"""From a cell to the labels in it, whatever tables make of a label: numbers, booleans, NaN, lists, bytes, Unicode."""
+"""Read the labels in a cell, in all forms in which tables store them: numbers, booleans, NaN, lists, bytes, Unicode."""
 
 import ast
 import json
@@ -11,38 +11,38 @@ from typing import Any, NamedTuple
 
 # How data frames, spreadsheets and databases write a missing value. "None" and "NA" may be classes: see `usable_rows`.
 MISSING = {"nan", "NaN", "NAN", "<NA>", "NaT", "#N/A", "null", "NULL", "\\N"}
-# What a spreadsheet shows where a formula failed, also in German, French and Spanish. Source: Microsoft, ERROR.TYPE.
+# What spreadsheets show for a failed formula, also in German, French and Spanish. Source: Microsoft, ERROR.TYPE.
 ERROR_VALUES = {"#REF!", "#VALUE!", "#NAME?", "#DIV/0!", "#NUM!", "#NULL!", "#N/A!", "#ERROR!", "#SPILL!", "#CALC!"}
 ERROR_VALUES |= {"#BEZUG!", "#WERT!", "#NV", "#ZAHL!", "#VALEUR!", "#NOM?", "#NOMBRE!", "#NOMBRE?", "#VALOR!"}
 MISSING |= ERROR_VALUES
-MISSING_TEXT = MISSING - {"null", "NULL"}  # of a text, which may be any word
-# Texts of others: each expression goes through them once, whatever they hold. So one that is not closed ends with them.
+MISSING_TEXT = MISSING - {"null", "NULL"}  # for texts, which may be any word
+# Cells are arbitrary: each expression passes over them once, whatever they hold. So an unclosed quote ends with them.
 QUOTED = re.compile(r"""[bu]?'((?:[^'\\]|\\.)*+)(?:'|\\?$)|[bu]?"((?:[^"\\]|\\.)*+)(?:"|\\?$)""", re.DOTALL)
-# How Python and numpy show an array or a value of theirs: array(['a'], dtype=object), np.str_('a'), np.int64(1).
+# How Python and numpy represent their arrays and values: array(['a'], dtype=object), np.str_('a'), np.int64(1).
 SHOWN = re.compile(
     r"(?:(?:np|numpy)\.\w+\((?P<any>.+?)|(?:array|frozenset|set)\((?P<row>[\[({].*?[\])}]))"
     r"(?:,\s{0,9}dtype=[^()]{0,60})?\)",
     re.DOTALL,
 )
 FASTTEXT = "__label__"
-MOST_NESTED = 4  # of values that Python shows in others
+MOST_NESTED = 4  # levels of such representations within others
 JOINED = re.compile(r"\s*[#;|,/&+:\u3001\uff0c\uff1b\u061b\u060c]\s*|\s+(?:and|or|-)\s+")
-# Characters that do not show. Source: Unicode's Default_Ignorable_Code_Point, with controls and blanks.
+# Invisible characters. Source: Unicode's Default_Ignorable_Code_Point, with control characters and white space.
 INVISIBLE = (
     r"\s\u0000-\u001f\u007f-\u009f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f"
     r"\u2028-\u202e\u2060-\u206f\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufff8"
 )
 UNSEEN = re.compile(f"[{INVISIBLE}]*")
-# Of Unicode's format characters: the joiners, which letters and emoji need; tags (flags); Arabic signs that are seen.
+# Unicode's format characters that matter: joiners, which letters and emoji need; tags (flags); visible Arabic signs.
 JOINERS = "\u200c\u200d"
 SEEN_FORMATS = re.compile("[\u0600-\u0605\u06dd\u070f\u0890\u0891\u08e2\U000110bd\U000110cd\U000e0020-\U000e007f]")
 
 
 class LabelCell(NamedTuple):
-    """The labels that a cell holds, in their order: none, the one that a task needs, or several."""
+    """The labels in a cell, in their order: none, one as a task needs, or several."""
 
     labels: tuple[str, ...]
-    treatment: str = ""  # what was done to read it, as a key of `TREATMENTS`
+    treatment: str = ""  # how the cell was converted, as a key of `TREATMENTS`; "": not at all
 
 
 TREATMENTS = {
@@ -58,10 +58,10 @@ TREATMENTS = {
 
 
 def read_label(value: Any) -> LabelCell:
-    """The labels in a cell. Raises ValueError, with what the cell holds, where that is no label."""
+    """Return the labels in a cell. Raises ValueError with a description of its content if that is not a label."""
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return LabelCell(())
-    if isinstance(value, float) and value.is_integer():  # an integer column with gaps, as tables libraries write it
+    if isinstance(value, float) and value.is_integer():  # an integer column with gaps, as table libraries write it
         return LabelCell((str(int(value)),))
     if isinstance(value, bytes):
         return _read_text(value.decode(errors="backslashreplace"))._replace(treatment="bytes")
@@ -82,7 +82,7 @@ def read_label(value: Any) -> LabelCell:
 
 
 def read_text_cell(value: Any) -> str | None:
-    """The text in a cell, "" where it holds none; None where it is no text."""
+    """Return the text in a cell: "" for a missing value, None if it is not text."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
     if isinstance(value, bytes):
@@ -97,9 +97,9 @@ def read_text_cell(value: Any) -> str | None:
 
 
 def _read_text(raw: str, depth: int = 0) -> LabelCell:
-    """What a cell of text holds; containers are known by how Python, JSON, numpy and Spark write them.
+    """Return the labels in a cell of text, which may be a container as written by Python, JSON, numpy or Spark.
 
-    Raises ValueError where it is an object.
+    Raises ValueError as `read_label` does, such as for other objects.
     """
     plain = visible(raw)
     treatment = "" if plain == raw else "blanks" if plain == " ".join(raw.split()) else "unicode"
@@ -126,7 +126,7 @@ def _read_text(raw: str, depth: int = 0) -> LabelCell:
 
 
 def _parsed(text: str) -> Any:
-    """The value that ``text`` writes in JSON or in Python; None where it writes none."""
+    """Return the value of ``text`` as JSON or as a Python literal; None if it is neither."""
     for parse in (json.loads, ast.literal_eval):
         try:
             with warnings.catch_warnings():
@@ -138,7 +138,7 @@ def _parsed(text: str) -> Any:
 
 
 def is_plain(name: str) -> bool:
-    """Whether a label's name, where it stands in a cell, is read as that label."""
+    """Return whether a cell with the name of a label is read as that label."""
     try:
         return read_label(name).labels == (visible(name),)
     except ValueError:
@@ -151,7 +151,7 @@ def _listed(items: Collection[Any]) -> LabelCell:
 
 
 def visible(text: str) -> str:
-    """``text`` with every letter written in one way (NFC), single blanks, and without what cannot be seen."""
+    """Return ``text`` in Unicode NFC, with single spaces and without invisible characters."""
     if text.isascii() and text.isprintable():
         return " ".join(text.split())
     chars = [
@@ -166,25 +166,25 @@ def visible(text: str) -> str:
 
 
 def _joins(text: str, place: int) -> bool:
-    """Whether the joiner at ``place`` stands between two letters or signs that it may change."""
+    """Return whether the joiner at ``place`` is between two non-ASCII characters, whose form it may change."""
     around = text[place - 1 : place] + text[place + 1 : place + 2]
     return len(around) == 2 and not any(char.isascii() or char.isspace() for char in around)
 
 
 def perhaps_joined(names: Collection[str]) -> list[str]:
-    """Of the names those that may be several labels in one cell: one part of each is a name, or each of its words."""
+    """Return the names that may be several labels in one cell: a part of each is a name too, or all its words are."""
     alone = {name.casefold() for name in names}
     parts = {name: re.split(r"\s*[;|,]\s*", name.casefold()) for name in names if any(map(str.isalpha, name))}
     return [
         name
         for name, words in parts.items()
         if (len(words) > 1 and not alone.isdisjoint(filter(None, words)))
-        or (" " in name and alone.issuperset(name.casefold().split()))  # in lines of their own, which became blanks
+        or (" " in name and alone.issuperset(name.casefold().split()))  # on separate lines, which became spaces
     ]
 
 
 def joined_labels(names: Collection[str]) -> dict[str, tuple[str, ...]]:
-    """Of the names those that are several labels in one cell ("lock#damage"), and the labels, each a name too."""
+    """Return the names that are several labels in one cell, such as "lock#damage" -> the labels, each a name too."""
     alone = {name.casefold(): name for name in names}
     joined_names = {}
     for name in sorted(names):

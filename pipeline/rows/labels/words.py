@@ -1,4 +1,4 @@
-"""What a model reads for a class: the label's name as words, and proposals where the name says nothing."""
+"""The words that a model reads for a class: derived from the label's name, or proposed if the name says nothing."""
 
 import html
 import re
@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from fourshot.pipeline.rows.text_words import without_marks
 
-# Names of all classes -> words that such names often stand for. Proposed to the user, never used unasked.
+# Names of all classes -> words that such names often mean. They are proposed to the user, never used by default.
 SCALES: Sequence[Mapping[str, str]] = (
     {"-1": "negative", "0": "neutral", "1": "positive"},
     {"-1": "negative", "1": "positive"},
@@ -27,7 +27,7 @@ SCALES: Sequence[Mapping[str, str]] = (
     {"a": "excellent", "b": "good", "c": "fair", "d": "poor"},
     {"\U0001f44d": "good", "\U0001f44e": "bad"},  # thumbs
 )
-# Grades with signs: any of them, where at least one has a sign. A and B alone may be anything.
+# Grades with signs: any of them, if at least one has a sign. A and B alone may mean anything.
 GRADES = {
     "a+": "outstanding",
     "a": "excellent",
@@ -44,21 +44,21 @@ GRADES = {
     "f": "failed",
 }
 STARS = "\u2605\u2b50*"  # full ones
-RATING = re.compile(rf"([{STARS}]+)\u2606*|(\d+)(?:/(\d+))?")  # stars, the empty ones behind them; 4/5
+RATING = re.compile(rf"([{STARS}]+)\u2606*|(\d+)(?:/(\d+))?")  # full stars and then empty ones; or 4/5
 SIGNS = {"+": "plus", "-": "minus"}
 NUMBERED = re.compile(
     r"(label|class|category|cat|topic|tag|type|group|cluster|level|intent|case|option|item|code|segment|bucket)[\W_]*\d+",
     re.IGNORECASE,
 )
-# Letters that look like Latin ones, and signs that word processors put in place of others. Source: Unicode's
-# confusables.txt, of the letters of Cyrillic and Greek alphabets those that no eye tells apart.
+# Letters that look like Latin ones, and typographic signs that word processors substitute. Source: Unicode's
+# confusables.txt; of Cyrillic and Greek letters, only those that look identical.
 ALIKE = str.maketrans(
     "\u0430\u0441\u0435\u04bb\u0456\u0458\u043e\u0440\u0455\u0445\u0443\u03bf"
     "\u2019\u2018\u02bc\u2010\u2011\u2012\u2013\u2014\u2212\u201c\u201d\u201e"
-    "\u064a\u0649\u0643",  # yeh and kaf, which Persian and Urdu have letters of their own for
+    "\u064a\u0649\u0643",  # yeh and kaf, for which Persian and Urdu have their own letters
     "acehijopsxyo'''------\"\"\"\u06cc\u06cc\u06a9",
 )
-# Capitals that look like Latin ones, where the small letters may not. Source: as above.
+# Capitals that look like Latin ones, although their small letters may not. Source: as above.
 _CAPITALS = str.maketrans(
     "\u0410\u0412\u0415\u041a\u041c\u041d\u041e\u0420\u0421\u0422\u0423\u0425\u0405\u0406\u0408"
     "\u0391\u0392\u0395\u0396\u0397\u0399\u039a\u039c\u039d\u039f\u03a1\u03a4\u03a5\u03a7",
@@ -74,7 +74,7 @@ _NO = FALSE | {"no", "n", "f", "0", "nein", "non", "n\u00e3o"}
 
 
 def retyped(cell: str) -> str:
-    """What a spreadsheet does not change of a cell where it takes it for a number or for true or false."""
+    """Return a cell in a form that does not change if a spreadsheet reformats it as a number, true or false."""
     plain = " ".join(cell.split())
     if plain.casefold() in TRUE | FALSE:
         return "true" if plain.casefold() in TRUE else "false"
@@ -85,25 +85,25 @@ def retyped(cell: str) -> str:
 
 
 def label_word(name: str) -> str:
-    """The word a model reads for a label's name: billing_issue, billingIssue -> billing issue; A- -> a minus."""
+    """Return the word that a model reads for a label: billing_issue, billingIssue -> billing issue; A- -> a minus."""
     if not any(map(str.isalpha, name)):
         return name  # -1, 4.5, ++: each sign counts
     if grade := re.fullmatch(r"([A-Za-z]{1,3})([+-])", name):
         return f"{grade[1].lower()} {SIGNS[grade[2]]}"
     spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", name)
-    lower = spaced.lower().replace("i\u0307", "i")  # what Python makes of the Turkish capital
+    lower = spaced.lower().replace("i\u0307", "i")  # lower case of the Turkish capital in Python
     return " ".join(re.sub(r"[_\-/.:|]+", " ", lower).split()) or name
 
 
 def reads_as(name: str) -> str:
-    """What two names have in common that read the same.
+    """Return a form of a name that is equal for names that read the same.
 
-    Capitals, separators, full width, HTML's way of writing a sign and another script's of a digit are ignored, as are
-    zeros before a number and a fraction of zero.
+    It ignores case, separators, full-width forms, HTML entities, look-alike letters, and digits of other scripts. It
+    also ignores leading zeros of a number and a fraction of zero.
     """
     plain = re.sub(r"&#?\w{1,8};", lambda entity: html.unescape(entity[0]), name).translate(ALIKE).strip()
     plain = "".join(str(unicodedata.decimal(sign, sign)) for sign in plain)
-    plain = plain.removeprefix("'") or plain  # spreadsheets have an apostrophe before what is to stay text
+    plain = plain.removeprefix("'") or plain  # in spreadsheets, an apostrophe marks a cell as text
     word = unicodedata.normalize("NFKC", label_word(plain).casefold()).casefold().translate(ALIKE)
     if any(map(str.isalpha, word)):
         return word.replace(" ", "")
@@ -111,12 +111,12 @@ def reads_as(name: str) -> str:
 
 
 def looks_as(name: str) -> str:
-    """What two names have in common that look the same, in capitals of several alphabets."""
+    """Return a form of a name that is equal for names that look the same, also in capitals of several alphabets."""
     return reads_as(name.translate(_CAPITALS))
 
 
 def names_alike(names: Collection[str]) -> list[list[str]]:
-    """The names in groups, in their order: of those that read or look the same, or all mean yes, or no."""
+    """Return the names in groups that read or look the same; if all of 3 or more mean yes or no, that decides too."""
     is_question = len(names) > 2 and all(name.strip().casefold() in _YES | _NO for name in names)
     group_of: dict[tuple[str, str], list[str]] = {}
     for name in names:
@@ -134,8 +134,8 @@ def names_alike(names: Collection[str]) -> list[list[str]]:
 
 
 def says_nothing(word: str) -> bool:
-    """Whether a word is a number, a sign, a single letter or a code: a model cannot know what the class means."""
-    # Vowels that are marks, as Hindi and Lao write them, stand between the letters of a word.
+    """Return whether a word is a number, sign, single letter or code, which tells a model nothing about the class."""
+    # In Hindi and Lao, vowels may be combining marks between the letters of a word.
     plain = without_marks(word)
     letters = re.findall(r"[^\W\d_]", plain)
     is_word = re.search(r"[^\W\d_]{2,}", plain) or any(ord(letter) > 0x2E80 for letter in letters)
@@ -143,8 +143,8 @@ def says_nothing(word: str) -> bool:
 
 
 def propose_words(names: Sequence[str]) -> dict[str, str]:
-    """A word for each of the classes where their names are a scale that is well known; {} where they are not."""
-    # A minus may be the sign of mathematics, as typesetters write it.
+    """Return name -> word for all classes if their names are a well-known scale; else {}."""
+    # A minus may be the mathematical sign, as in typeset texts.
     by_key = {name.strip().casefold().replace("\u2212", "-"): name for name in names}
     ratings = {key: _rating(key) for key in by_key}
     if all(points for points, _ in ratings.values()) and len({most for _, most in ratings.values()}) == 1:
@@ -158,7 +158,7 @@ def propose_words(names: Sequence[str]) -> dict[str, str]:
 
 
 def _rating(name: str) -> tuple[str, str]:
-    """Points and of how many, as digits, of stars, 4/5 or 4; empty strings of what is no rating."""
+    """Return points and their maximum: ("4", "5") for 4/5, ("4", "stars") for stars, ("4", "") for 4; else ("", "")."""
     if not (match := RATING.fullmatch(name.replace("\ufe0f", ""))):  # the form of a sign as an emoji
         return "", ""
     stars, points, most = match.groups()
