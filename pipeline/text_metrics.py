@@ -20,9 +20,9 @@ class TextScores(msgspec.Struct, frozen=True, kw_only=True):
     """Scores of generated texts on a test split. Several references count as `pipeline.tasks.generation.Pair` says."""
 
     n: int
-    chrf: float  # 0 to 100, of the whole split
+    chrf: float  # 0 to 100, of the complete split
     chrf_interval: tuple[float, float]  # 95 %, by resampling the split
-    bleu: float  # 0 to 100, of the whole split
+    bleu: float  # 0 to 100, of the complete split
     rouge1: float  # 0 to 100, mean F1 with the closest reference
     rouge2: float
     rougeL: float  # noqa: N815 - its name

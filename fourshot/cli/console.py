@@ -78,10 +78,7 @@ class Terminal:
 
     @contextmanager
     def progress(self) -> Iterator[OnEvent]:
-        """Yield what shows events: bars on a terminal, occasional lines elsewhere, JSON for machines, or only notices.
-
-        The last is for ``quiet``.
-        """
+        """Yield an event handler: bars on a terminal, occasional lines elsewhere, JSON, or only notices if quiet."""
         if self._quiet or self._json:
             yield self._notice if self._quiet else lambda event: self.result("progress", event)
             return

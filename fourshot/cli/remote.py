@@ -27,10 +27,7 @@ REMOTE_OPTIONS = tuple(
 
 
 def teacher_of(options: Options) -> dict[str, Any]:
-    """Return the arguments of `fourshot.teaching` that name the teacher.
-
-    Raises InputError where options for a remote teacher are incomplete, or contradict --by.
-    """
+    """Return the options of a teacher for `fourshot.teaching`. Raises InputError for incomplete or conflicting ones."""
     remote_settings = overrides(options, RemoteSettings)
     if options.teacher and options.by:
         raise InputError("--teacher and --by both name who reads the texts. Give one of them.")

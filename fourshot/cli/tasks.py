@@ -152,10 +152,7 @@ def check(options: Options, terminal: Terminal) -> int:
 
 
 def _next_step(options: Options, *, has_fewer: bool) -> str:
-    """Return the command to begin with for a task without errors: ``distill`` for text generation, else ``run``.
-
-    ``has_fewer``: a class has fewer examples than --shots, so `run` needs --allow-fewer-shots.
-    """
+    """Return the command to use a task without errors. ``has_fewer``: a class has fewer examples than --shots."""
     from fourshot.pipeline.tasks.generation import GenerationTask
     from fourshot.pipeline.tasks.task_file import load_any_task
 

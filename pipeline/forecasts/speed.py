@@ -1,8 +1,8 @@
 """The speed of a base model on this machine: measured once, and stored in the home folder.
 
-Forecasts are based on it (`pipeline.forecasts.forecast`). The base is trained for a few steps, if that is needed, and
-then opened in the engine, where it draws and scores texts of a task that comes with fourshot
-(`pipeline.forecasts.probe`). The actual times of commands that were forecast correct it.
+Forecasts are based on it (`pipeline.forecasts.forecast`). The base is trained for a few steps, if that is needed. Then
+it is opened in the engine, where it draws and scores texts of a task that comes with fourshot
+(`pipeline.forecasts.probe`). The actual times of commands that were forecast correct the speed.
 """
 
 import contextlib

@@ -25,7 +25,7 @@ from fourshot.pipeline.task import Example, Task
 from fourshot.pipeline.token_counter import token_counter
 from fourshot.training.lora.settings import LoraSettings
 
-MOST_COUNTED = 100  # about so many shots are measured, spread over all, where there are twice as many or more
+MOST_COUNTED = 100  # of twice as many shots or more, about this many are counted, spread over all
 BLOCK = 32  # tokens: the prefix cache holds complete blocks only
 
 

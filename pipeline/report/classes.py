@@ -5,7 +5,7 @@ from typing import Any
 
 from fourshot.pipeline.report.data import ReportData
 
-MANY_CLASSES = 24  # with more, bars of all classes and a whole confusion matrix cannot be read
+MANY_CLASSES = 24  # with more, bars of all classes and a complete confusion matrix cannot be read
 WORST_PAIRS = 20
 FEWEST_KEPT = 12  # classes in the figure of verdicts, where there are many
 

@@ -29,7 +29,7 @@ class MethodRow(msgspec.Struct, frozen=True, kw_only=True):
     macro_f1: float | None = None
     ece: float | None = None  # expected calibration error, mean over seeds
     ece_before: float | None = None  # the same before calibration, where every seed was calibrated
-    surest_80: float | None = None  # accuracy on the surest 80 % of the texts
+    surest_80: float | None = None  # accuracy on the most confident 80 % of the texts
     seconds_per_example: float | None = None
     prompt_tokens_per_example: float | None = None
     real_examples: int | None = None  # labelled texts used, all classes together

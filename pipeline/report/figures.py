@@ -58,8 +58,8 @@ def line_plot(
 ) -> Markup:
     """Return a figure of curves, with a marker at each point where there are few.
 
-    Raises ValueError for nothing to draw, for values that are not finite, for intervals that do not match the points,
-    and for values that are not positive on a logarithmic axis.
+    Raises ValueError for nothing to draw, values that are not finite, intervals that do not match the points, and
+    values that are not positive on a logarithmic axis.
     """
     if not curves or not all(curve.points for curve in curves):
         raise ValueError("a plot of nothing: give at least one curve, and each at least one point")
