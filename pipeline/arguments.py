@@ -41,7 +41,7 @@ WORDS |= {type(None): "None", dict: "a dictionary"}
 
 
 def checked_but(*exempt: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Return a decorator: the function raises InputError for arguments of undeclared types, and for unknown ones.
+    """Return a decorator: the function raises InputError for arguments of undeclared types, unknown or missing ones.
 
     NumPy's numbers and strings are passed on as Python's own, sequences of them as lists. The function itself checks
     the parameters ``exempt``. If its errors name command-line options, they get a note with the names in Python.

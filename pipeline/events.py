@@ -6,7 +6,7 @@ import msgspec
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
-    """One line of progress."""
+    """One report of progress."""
 
     stage: str  # of the work, such as "generate" or "train"; "failed": a task or text is dropped
     message: str = ""  # names the step: another message is another step

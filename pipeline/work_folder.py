@@ -73,7 +73,7 @@ class WorkFolder:
         self.path = Path(path)
 
     def claim(self, manifest: Manifest, *, over_unused: bool = False, remedy: str = REMEDY) -> None:
-        """Make the folder this run's, or continue it. Raises as `check_claim` does."""
+        """Claim the folder for the work of ``manifest``, or continue that work. Raises as `check_claim` does."""
         self.check_claim(manifest, over_unused=over_unused, remedy=remedy)
         self.path.mkdir(parents=True, exist_ok=True)
         self.write(MANIFEST_FILE, manifest)
@@ -205,14 +205,14 @@ class WorkFolder:
         try:
             return self.read(MANIFEST_FILE, _Begun).settings.align
         except (FileNotFoundError, RunFolderError):
-            return False  # a comparison has its manifests further down
+            return False  # the manifests of a comparison are in subfolders
 
     def keep_layout(self, layout: Layout) -> None:
         """Write the layout if it has filler. To be called before the manifest is written, which begins the work."""
         if layout.align:
             self.write(LAYOUT_FILE, layout)
         else:
-            (self.path / LAYOUT_FILE).unlink(missing_ok=True)  # of a start with filler that a kill ended at once
+            (self.path / LAYOUT_FILE).unlink(missing_ok=True)  # left by a start with filler that was killed at once
 
     def has(self, name: str) -> bool:
         return (self.path / name).exists()

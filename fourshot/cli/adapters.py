@@ -128,7 +128,7 @@ def pin(options: Options, terminal: Terminal) -> None:
 
 @command("adapters unpin", argument("task", "TASK", "that was pinned"), ADAPTERS)
 def unpin(options: Options, terminal: Terminal) -> None:
-    """Have a task answered by its newest version again."""
+    """Let the newest version answer for a task again."""
     from fourshot.serving.models import adapters_folder
 
     adapters_folder.unpin(options.adapters, options.task)

@@ -9,7 +9,7 @@ from fourshot.cli.given import refuse
 from fourshot.printable import as_word
 
 DEMO_TASK = "support_tickets"
-DEMO_FOLDER = f"runs/{DEMO_TASK}/default-seed0"  # where `fourshot run support_tickets` goes, too
+DEMO_FOLDER = f"runs/{DEMO_TASK}/default-seed0"  # also the folder of `fourshot run support_tickets`
 DEMO_TEXT = "I paid for the same photo book twice, can I have my money back?"
 
 

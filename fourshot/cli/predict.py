@@ -145,7 +145,7 @@ def _ask_adapter(options: Options, refusing: dict[str, Any], terminal: Terminal)
             return Answers({"adapter": folder}, texts, classifier.predict(texts, **refusing), card.task)
     if options.engine == "vllm":
         raise InputError("--explain reads hidden states, which --engine vllm does not give. Leave --engine out.")
-    with terminal.progress() as on_event:  # it reads all that the adapter was trained on
+    with terminal.progress() as on_event:  # all training texts are processed
         on_event(Event(stage="explain", message="opening the model"))
         with terminal.hushed():
             classifier = LocalClassifier(folder, model=options.model, kind="transformers")

@@ -36,7 +36,7 @@ def review(options: Options, terminal: Terminal) -> None:
     argument("--port", "PORT", "of the page (default: any that is free)", type=int),
 )
 def report(options: Options, terminal: Terminal) -> None:
-    """Say where a run's report is, or open it with its texts as a page."""
+    """Print where a run's report is, or open a page with the report and the texts."""
     from fourshot.pipeline.cells.review import run_in
 
     folder = run_in(options.run)

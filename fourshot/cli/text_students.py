@@ -71,7 +71,7 @@ def distill_text(task: "GenerationTask", options: Options, arguments: dict[str, 
 
 
 def annotate_text(options: Options, arguments: dict[str, Any], terminal: Terminal) -> None:
-    """Write a target for each input of a table; ``arguments``: those that annotating with labels has, too."""
+    """Write a target for each input of a table; ``arguments``: those that annotation with labels has, too."""
     from fourshot import text_api
 
     _refuse([name for name in OF_READING if getattr(options, name)])

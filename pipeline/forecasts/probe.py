@@ -37,7 +37,7 @@ class EngineProbe(msgspec.Struct, frozen=True, kw_only=True, tag="engine"):
 
 
 class ModelOpened(msgspec.Struct, frozen=True, kw_only=True, tag="opened"):
-    """The model is open."""
+    """Message of a child process: the model is open."""
 
 
 class SpeedMeasured(msgspec.Struct, frozen=True, kw_only=True, tag="measured"):

@@ -64,7 +64,7 @@ class Experience(msgspec.Struct, frozen=True, kw_only=True):
 class Speed(msgspec.Struct, frozen=True, kw_only=True):
     """Speed and memory of a base model, in seconds and bytes. "Computed" tokens are those that no cache has."""
 
-    open_engine_s: float  # from the start of its process
+    open_engine_s: float  # once its process has started
     open_trainer_s: float
     prompt_token_s: float  # of a computed prompt token, base model
     shots_token_s: float  # the same behind shots, which are cached and attended to
@@ -75,7 +75,7 @@ class Speed(msgspec.Struct, frozen=True, kw_only=True):
     engine_bytes: int  # peak of its process
     trainer_bytes: int  # 0: neither training nor an adapter was measured
     well_formed: float = WELL_FORMED  # share of the draws that pass the text filter
-    acceptance: float | None = None  # share of the draws that is kept; None: as usual with so many classes
+    acceptance: float | None = None  # share of the draws that is kept; None: the usual one for the number of classes
     load: float = 0.0  # cores that were busy before the measurement
     cores: int = 0  # of the machine
     took_s: float = 0.0

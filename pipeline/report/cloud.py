@@ -12,7 +12,7 @@ SHADES = ("var(--accent)", "var(--ink)", "var(--soft)")  # of the style sheet, f
 
 
 def word_cloud(frequencies: Mapping[str, int], label: str) -> Markup:
-    """Words sized by frequency. The same frequencies give the same picture. Raises ValueError where there are none."""
+    """Draw words sized by frequency. Equal frequencies give equal pictures. Raises ValueError where there are none."""
     import matplotlib
     from wordcloud import WordCloud
 

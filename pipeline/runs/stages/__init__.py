@@ -36,7 +36,7 @@ STAGE_TYPES: tuple[type[Stage], ...] = (
     text_student.Seq2SeqStage,
     text_student.CausalStage,
 )
-StagePlan = Callable[[Experiment], Stage]  # returns an experiment's items, once the stages before it are finished
+StagePlan = Callable[[Experiment], Stage]  # a stage for an experiment of which the stages before it are finished
 
 
 class Phase(NamedTuple):

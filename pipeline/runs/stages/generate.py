@@ -91,7 +91,7 @@ class GenerateStage(Stage, frozen=True, kw_only=True, tag="generate"):
         spread = bool(self.placement.ray)
         sinks = [item.sink(on_event, spread=spread) for item in items]
         item_of = {sink.key: item.key for sink, item in zip(sinks, items, strict=True)}  # a pool is in a subfolder
-        # One folder at a time, so that its bytes do not depend on the folders filled before and after it.
+        # Without Ray, one folder at a time: its bytes then do not depend on the folders filled before and after it.
         driver = Driver({sink.key: sink for sink in sinks}, one_at_a_time=not spread, keep_going=self.keep_going)
         for item in items:
             for line in item.fitting_notes(self.model_path):
