@@ -1,4 +1,4 @@
-"""The front door: the `fourshot` command and the public Python API. It composes the packages and computes nothing.
+"""The `fourshot` command and the public Python API. It composes the packages and computes nothing itself.
 
     import fourshot
 
@@ -98,7 +98,7 @@ __all__ = [
     "train",
 ]
 
-_HOMES = {  # of the names above; the errors are in fourshot.engine.errors
+_HOMES = {  # modules of the names above; the errors are in fourshot.engine.errors
     **dict.fromkeys(("compare", "corpus", "run", "settings", "train"), "fourshot.api"),
     **dict.fromkeys(("annotate", "distill"), "fourshot.teaching"),
     **dict.fromkeys(("Example", "Label", "Task"), "fourshot.pipeline.task"),
@@ -128,7 +128,7 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
-if not TYPE_CHECKING:  # a type checker is to see a misspelt name
+if not TYPE_CHECKING:  # so that a type checker reports misspelt names
 
     def __getattr__(name: str) -> Any:
         if name not in __all__:

@@ -1,4 +1,4 @@
-"""The public functions of fourshot. `fourshot` hands them out on first use, since this module loads the packages."""
+"""The public functions of fourshot. `fourshot` imports them on first use, since this module loads the packages."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,16 +24,16 @@ from fourshot.training.jobs.jobs import Placement
 
 
 def default_folder(task: str, preset: str = "default", seed: int = 0) -> Path:
-    """Where the run of a task lies unless the user names a folder; "tasks" stands for the trainings of many tasks."""
+    """Return the default folder of a task's run; with "tasks" as the name, that of trainings of many tasks."""
     return Path("runs") / task / f"{preset}-seed{seed}"
 
 
 @checked
 def settings(values: Mapping[str, Any] | None = None, preset: str = "default") -> RunSettings:
-    """The settings of a preset, with ``values`` in place of its own: ``{"generate.per_class": 50, "train.r": 16}``.
+    """Return the settings of a preset, changed by ``values``: ``{"generate.per_class": 50, "train.r": 16}``.
 
-    Keys are the names in docs/settings.md; a part such as "train" may be a dictionary, too. Raises `InputError` for a
-    preset, a name or a value that is none.
+    Keys are the names in docs/settings.md; a group such as "train" may be a dictionary, too. Raises `InputError` for an
+    unknown preset or name, and for an invalid value.
     """
     if preset not in PRESETS:
         raise InputError(f"There is no preset {preset!r}. The presets are {', '.join(PRESETS)}.")
@@ -61,17 +61,18 @@ def run(
     unlabelled: str | Path | None = None,
     ask: int = 0,
 ) -> RunSummary:
-    """From shots to a measured classifier; a folder with a part of the same run in it is continued.
+    """Run from shots to an evaluated classifier. If the folder has part of the same run, it is continued.
 
     ``task`` is a `Task`, a name such as "sst2", or a task file. ``model`` is a Hugging Face id, a folder or a
     GGUF file, None the embedded one. ``folder`` defaults to runs/<task>/default-seed<seed>. ``until`` stops
-    after a stage. ``ray`` is "local", "auto" or the address of the Ray cluster that trains; empty trains in this
-    process tree, ``train_at_once`` side by side, 0 for as many as fit. ``gpus_per_job`` GPUs share each training,
-    ``gpus_per_engine`` the weights of what writes and reads. ``forecast`` first tells what the run will take on this
-    machine; the summary has it beside what it took. ``merge`` writes base and adapter as one checkpoint, too.
-    ``unlabelled`` is a file of texts without labels, learnt as the annotators read them; with ``ask`` the call returns
-    when they are annotated, and ``ask_path`` of the summary is a table of so many to be labelled before it is repeated.
-    Raises `InputError` for bad input, `ShortRunError` where a class stalls, `RunFolderError` for another run's folder.
+    after a stage. ``ray`` is "local", "auto" or the address of a Ray cluster that generates, annotates and trains;
+    empty means this machine, with ``train_at_once`` trainings side by side, 0 for as many as fit. ``gpus_per_job`` GPUs
+    share each training, ``gpus_per_engine`` the weights of each engine. ``forecast`` first reports what the run will
+    take on this machine; the summary compares it with what it took. ``merge`` also writes base and adapter as one
+    checkpoint. ``unlabelled`` is a file of texts without labels, trained on with the annotators' labels. With ``ask``,
+    the call returns once they are annotated, and the summary's ``ask_path`` is a table of this many texts for a person
+    to label before the call is repeated. Raises `InputError` for bad input, `ShortRunError` where a class stalls,
+    `RunFolderError` for another run's folder.
     """
     task = with_labels(given_task(task))
     settings = settings or RunSettings()
@@ -98,9 +99,9 @@ def compare(
     train_at_once: int = 0,
     forecast: bool = False,
 ) -> comparing.Comparison:
-    """Measure ``methods`` on one task, each seed with shots of its own.
+    """Evaluate ``methods`` on one task, each seed with its own shots.
 
-    ``methods`` are keys of `METHODS`; none means `DEFAULT_METHODS`. The other arguments are those
+    ``methods`` are keys of `METHODS`; an empty sequence means `DEFAULT_METHODS`. The other arguments are those
     of `run`; ``folder`` defaults to runs/<task>/compare.
     """
     task = with_labels(given_task(task))
@@ -130,11 +131,11 @@ def train(
     train_at_once: int = 0,
     forecast: bool = False,
 ) -> list[TaskOutcome]:
-    """One adapter for each of many tasks: `Task`s, names, task files, or folders of them. Nothing is measured.
+    """Train one adapter for each of many tasks: `Task`s, names, task files, or folders of them. Evaluates nothing.
 
-    A task that fails is an outcome like the others, in the order given; one that is named twice is trained once.
-    Finished ones are kept, so the same call goes on where one was stopped. The other arguments are those of `run`;
-    ``folder`` defaults to runs/tasks/default-seed<seed>. Raises `InputError` where a path stands for no task, or two
+    Returns one outcome per task in the order given, also for tasks that fail. A task that is named twice is trained
+    once. Finished ones are kept, so the same call continues where one was stopped. The other arguments are those of
+    `run`; ``folder`` defaults to runs/tasks/default-seed<seed>. Raises `InputError` where a path has no task, or two
     tasks have the same name.
     """
     settings = settings or RunSettings()
@@ -156,11 +157,12 @@ def corpus(
     on_event: OnEvent | None = None,
     forecast: bool = False,
 ) -> CorpusSummary:
-    """Many texts for each class of many tasks, generated and filtered, in a ``folder`` that `datasets` can load.
+    """Generate and filter many texts for each class of many tasks, in a ``folder`` that `datasets` can load.
 
-    ``tasks`` as for `train`. ``data``: a folder for each task, named as it, in place of its own data. ``settings``
-    default to ``PRESETS["corpus"]``; ``corpus_settings`` say how it is written and where engines run. ``forecast`` as
-    for `run`. The same call goes on where one was stopped; shards that were damaged meanwhile are made again.
+    ``tasks`` as for `train`. ``data``: a folder with one folder per task, named after it, in place of the tasks' own
+    data. ``settings`` default to ``PRESETS["corpus"]``; ``corpus_settings``: how the texts are written to disk, and
+    where engines run. ``forecast`` as for `run`. The same call continues where one was stopped; shards that were
+    damaged meanwhile are made again.
     Raises `InputError` for bad input, `ShortRunError` where a class stalls,
     `RunFolderError` for a folder that holds something else.
     """
@@ -170,5 +172,5 @@ def corpus(
 
 
 def default_student_folder(task: Task | GenerationTask) -> Path:
-    """Where a distillation of a task lies unless the user names a folder."""
+    """Return the default folder of a task's distillation."""
     return Path("runs") / task.name / "student"

@@ -1,4 +1,4 @@
-"""What is said of an error that reached the edge of the process, and with which exit code."""
+"""Messages and exit codes of errors that end the command."""
 
 import errno
 import os
@@ -6,7 +6,7 @@ import os
 from fourshot.engine.errors import FourshotError
 
 DEBUG = "FOURSHOT_DEBUG"
-IN_THE_WAY = {  # what a path is told to be where the system's word for it is one of these
+IN_THE_WAY = {  # error of the system -> what is wrong with the path, behind it, and the remedy
     errno.EISDIR: "is a folder, and a file is needed there. Move it away, or give another place.",
     errno.ENOTDIR: "cannot be reached: a part of it is a file. Move that away, or give another place.",
     errno.EACCES: "may not be read or written by this user. Change who may, or give another place.",
@@ -29,17 +29,17 @@ def _has_current_folder() -> bool:
 
 
 def explain(error: BaseException, *, goes_on: bool) -> tuple[int, str]:
-    """Exit code and message of an error.
+    """Return the exit code and the message of an error.
 
-    ``goes_on``: the same command, run again, goes on where this one stopped. Others do what they do in one step.
+    ``goes_on``: the same command, run again, continues where this one stopped. Other commands work in one step.
     """
     if isinstance(error, KeyboardInterrupt):
         if not goes_on:
             return 130, "stopped; it may be done already. See what is there before you run the same command again."
         return 130, "stopped; run the same command again to go on."
     full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-    full = full or "No space left on device" in str(error)  # libraries wrap it: their own type, the cause as text
-    # Errors of ours that name it say it in one line; a stage that died of it shows its log, which is no help here.
+    full = full or "No space left on device" in str(error)  # libraries wrap it in an error of their own type
+    # Our errors about a full disk have one line. A stage that died of it has its log in the message, which is no help.
     if isinstance(error, FourshotError) and not (full and "\n" in str(error)):
         return error.exit_code, str(error)
     if full:
@@ -55,7 +55,7 @@ def explain(error: BaseException, *, goes_on: bool) -> tuple[int, str]:
         return 2, "the current folder is gone. Change to one that is there (cd)."
     if isinstance(error, OSError):
         if error.filename and error.errno in IN_THE_WAY:
-            # What is too large was being written: there is work that is kept. Open files are nobody's input.
+            # 1: a file that is too large was being written, so work is kept; open files are not the user's input.
             return 1 if error.errno in (errno.EFBIG, errno.EMFILE) else 2, f"{error.filename} {IN_THE_WAY[error.errno]}"
         return 1, f"{error}. Set {DEBUG}=1 to see where."
     if isinstance(error, UnicodeEncodeError) and "surrogates" in error.reason:

@@ -1,4 +1,4 @@
-"""Texts of others as a terminal may show them, and paths as a shell reads them."""
+"""Make texts of unknown origin safe to print on a terminal, and paths safe to pass to a shell."""
 
 import shlex
 from pathlib import Path
@@ -6,16 +6,16 @@ from unicodedata import category
 
 
 def one_line(text: str) -> str:
-    """``text`` for a terminal: on one line, in one column, and control characters, which could steer it, as codes."""
+    """Return ``text`` for a terminal: on one line, without tabs, and with control characters escaped."""
     return harmless(" ".join(text.replace("\t", " ").splitlines()))
 
 
 def harmless(text: str) -> str:
-    """``text`` for a terminal: control characters as codes, but for line ends and tabs; a service may have sent it."""
+    """Escape control characters, except line ends and tabs: a text from a service could steer the terminal."""
     return "".join(repr(char)[1:-1] if category(char) == "Cc" and char not in "\n\t" else char for char in text)
 
 
 def as_word(path: str | Path) -> str:
-    """A path as one word of a command line, and never as an option."""
+    """Return a path as one word of a command line, which is never taken for an option."""
     text = str(path)
     return shlex.quote(f"./{text}" if text.startswith("-") else text)

@@ -1,4 +1,4 @@
-"""Settings from values that a user gives, in a file, as options or in Python; an error says what was meant."""
+"""Build settings from values that a user gives in a file, as options or in Python. Errors suggest what was meant."""
 
 import difflib
 from collections.abc import Callable, Mapping
@@ -12,7 +12,7 @@ from fourshot.pipeline.settings.earlier_names import EARLIER_NAMES
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.training.lora.settings import TargetModules
 
-SPELLED: dict[Any, str] = {  # of a type: how its values are written
+SPELLED: dict[Any, str] = {  # type -> how its values are written
     bool: ". Allowed are true and false.",
     int: ". Allowed are whole numbers such as 16.",
     float: ". Allowed are numbers such as 0.5 or 1e-4.",
@@ -20,7 +20,7 @@ SPELLED: dict[Any, str] = {  # of a type: how its values are written
 
 
 def with_values(settings: RunSettings, values: Mapping[str, Any], source: str) -> RunSettings:
-    """``settings`` with nested ``values`` put over them; ``source`` is what an error names. Raises `InputError`."""
+    """Return ``settings`` changed by nested ``values``. Raises `InputError`, which names ``source``."""
     current = msgspec.to_builtins(settings)
     _check_keys(values, current, source)
     try:
@@ -28,7 +28,7 @@ def with_values(settings: RunSettings, values: Mapping[str, Any], source: str) -
     except msgspec.ValidationError as error:
         message, _, place = str(error).removesuffix(" - at `$`").partition(" - at `$.")
         place = place.rstrip("`")
-        named = message.endswith(".") or place in source  # sentences of ours name the setting
+        named = message.endswith(".") or place in source  # our own messages are sentences, and name the setting
         raise InputError(f"{source}: {message if named else f'{place}: {message}'}{_allowed(place)}") from error
 
 
@@ -43,7 +43,7 @@ def _check_keys(values: Mapping[str, Any], allowed: Mapping[str, Any], source: s
 
 
 def _allowed(place: str) -> str:
-    """What may stand at ``place``, where that is one of a few words, a list or a number; "" elsewhere."""
+    """Return a sentence on the values allowed at ``place``, if these are choices, lists or numbers; else ""."""
     kind = _type_of(place.partition("[")[0]) if place else None
     if kind == TargetModules:
         return """. Allowed are all, and a list of names: '["q_proj", "v_proj"]'."""
@@ -76,7 +76,7 @@ def _suggestion(key: str) -> str:
 
 
 def _initials(name: str) -> str:
-    """As people shorten names of several words: lr for learning_rate; "" of one word."""
+    """Return the usual short form of a name of several words, such as lr for learning_rate; "" for one word."""
     words = name.split("_")
     return "".join(word[0] for word in words) if len(words) > 1 else ""
 
@@ -90,7 +90,7 @@ def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
 
 
 def tell_given_twice(options: Mapping[str, Any], warn: Callable[[str], object]) -> None:
-    """Tell which value counts of settings for which `--set`, or `--set` and their own option, give several."""
+    """Warn of settings with several values, from `--set` or from `--set` and their own option, and say which counts."""
     values: dict[str, str] = {}
     for assignment in options.get("sets", ()):
         key, _, value = (part.strip() for part in assignment.partition("="))
@@ -104,7 +104,7 @@ def tell_given_twice(options: Mapping[str, Any], warn: Callable[[str], object]) 
 
 
 def plain(value: Any) -> Any:
-    """``value`` with numpy's numbers as Python's own, also inside lists and dictionaries."""
+    """Return ``value`` with NumPy's numbers as Python's own, also inside lists and dictionaries."""
     if isinstance(value, Mapping):
         return {name: plain(part) for name, part in value.items()}
     if isinstance(value, list | tuple):

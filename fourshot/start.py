@@ -1,11 +1,11 @@
-"""What the process of the `fourshot` command needs before anything else. Importing this loads the standard library."""
+"""Prepare the process of the `fourshot` command. Importing this module loads the standard library alone."""
 
 import os
 import sys
 
 
 def leave_ascii() -> None:
-    """Begin again in UTF-8 where the locale has ASCII alone: paths, texts and names of classes have all characters.
+    """Restart the process in UTF-8 mode if the locale is ASCII: paths, texts and class names have all characters.
 
     Python does so itself for the locale C, unless ``PYTHONUTF8=0``.
     """
@@ -14,9 +14,9 @@ def leave_ascii() -> None:
 
 
 def open_streams() -> None:
-    """Whoever starts the command may have closed its streams, or have an encoding without half of all characters.
+    """Reopen standard streams that were closed, and have the output escape characters that its encoding lacks.
 
-    The first file or socket that is opened would take a closed stream's place, and get what is printed.
+    The first file or socket that is opened would otherwise take a closed stream's place, and get what is printed.
     """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
@@ -29,7 +29,7 @@ def open_streams() -> None:
 
 
 def abandon_output() -> None:
-    """Drop what cannot be written to standard output: Python would try again at exit, and fail with a trace."""
+    """Discard what cannot be written to standard output: Python would try again at exit, and print a traceback."""
     try:
         sys.stdout.flush()
     except OSError:
@@ -37,7 +37,7 @@ def abandon_output() -> None:
 
 
 def lend_home() -> None:
-    """A user who has no home gets fourshot's, where there is one: libraries would make a folder called ~."""
+    """Set HOME to fourshot's home, if that is set, for a user without one: libraries would make a folder called ~."""
     from fourshot.engine.machine.home import HOME_VARIABLE
 
     if os.path.expanduser("~") == "~" and (chosen := os.environ.get(HOME_VARIABLE)):

@@ -1,6 +1,6 @@
-"""The public functions of teachers and students: tables annotated, and small classifiers that learnt from a teacher.
+"""The public functions of teachers and students: annotate tables, and distil small classifiers from a teacher.
 
-`fourshot` hands them out on first use.
+`fourshot` imports them on first use.
 """
 
 from pathlib import Path
@@ -57,13 +57,13 @@ def annotate(
     teacher_model: str | None = None,
     remote: RemoteSettings | None = None,
 ) -> AnnotationSummary:
-    """Write a table with what somebody says of each of its texts; the same call goes on where one was stopped.
+    """Write a table with the label of each of its texts; the same call continues where one was stopped.
 
-    ``task`` is a task, or the folder of a finished run, of a student or an adapter. ``by`` is a finished run, an
-    adapter, a student, or the address of a service (``key`` for that); by default that folder, or the task's run in
-    runs/. ``abstain_below``: texts of which nobody is so sure get no label. ``encoding``: of a text file, where it is
-    not UTF-8. ``forecast`` as for `run`. ``teacher_model``: ``by`` is the address of an
-    OpenAI-compatible endpoint, and this a model there; ``remote`` says how it is asked and what that may cost.
+    ``task`` is a task, or the folder of a finished run, of a student or an adapter. ``by`` is the annotator: a finished
+    run, an adapter, a student, or the address of a service, with its ``key``. By default it is the folder given as
+    ``task``, or the task's run in runs/. ``abstain_below``: texts whose best label is less probable get no label.
+    ``encoding``: of a text file, where it is not UTF-8. ``forecast`` as for `run`. ``teacher_model``: a model at the
+    OpenAI-compatible endpoint whose address is ``by``; ``remote`` says how it is queried and what that may cost.
     Raises `InputError` for bad input, `ServiceError` where a service does not answer, `SpendingLimitError` at a limit.
     """
     teacher = _teacher(task, by, data, model, key, ray, _remote(teacher_model, remote))
@@ -100,9 +100,9 @@ def plan_annotation(
     remote: RemoteSettings | None = None,
     out: str | Path | None = None,
 ) -> Forecast | None:
-    """What `annotate` would take by the speed of this machine as it is now; None for who reads without an engine.
+    """Forecast what `annotate` would take, at this machine's present speed; None for annotators without an engine.
 
-    With ``out``, raises what `annotate` would.
+    With ``out``, raises what `annotate` would raise.
     """
     teacher = _teacher(task, by, data, model, key, ray, _remote(teacher_model, remote))
     tell = on_event or ignore
@@ -175,16 +175,16 @@ def distill(
     teacher_model: str | None = None,
     remote: RemoteSettings | None = None,
 ) -> DistillSummary:
-    """Make a small classifier that needs no language model; the same call goes on where one was stopped.
+    """Train a small classifier that needs no language model; the same call continues where one was stopped.
 
-    A teacher annotates the texts of the table ``unlabelled``, or writes ``generate`` texts per class, or both, and the
-    encoder ``student`` (None: the embedded one) learns what it says. The teacher is trained on the shots, or is ``by``:
-    a finished run, an adapter, a student, or the address of a service (``key`` for that). ``real`` takes more of the
-    labelled data than the shots: a number per class, a share such as "5%", or "all". ``onnx`` writes the student as
-    ONNX too. ``folder`` defaults to runs/<task>/student. ``teacher_model`` and ``remote`` as for `annotate`, other
-    arguments as for `run`. Raises `InputError` for bad input, `ShortRunError` where a class stalls, `RunFolderError`
-    for a folder that holds something else, `ServiceError` where a service does not answer, `SpendingLimitError` at a
-    limit.
+    A teacher annotates the texts of the table ``unlabelled``, or writes ``generate`` texts per class, or both. The
+    encoder ``student`` (None: the embedded one) is trained on its labels. The teacher is trained on the shots, or is
+    ``by``: a finished run, an adapter, a student, or the address of a service, with its ``key``. ``real`` takes more of
+    the labelled data than the shots: a number per class, a share such as "5%", or "all". ``onnx`` also exports the
+    student to ONNX. ``folder`` defaults to runs/<task>/student. ``teacher_model`` and ``remote`` as for `annotate`,
+    other arguments as for `run`. Raises `InputError` for bad input, `ShortRunError` where a class stalls,
+    `RunFolderError` for a folder that holds something else, `ServiceError` where a service does not answer,
+    `SpendingLimitError` at a limit.
     """
     task = with_labels(given_task(task, data))
     return distilling.distill(
@@ -230,7 +230,7 @@ def plan_distillation(
     teacher_model: str | None = None,
     remote: RemoteSettings | None = None,
 ) -> Forecast | None:
-    """What `distill` would take; None where nothing is left to do."""
+    """Forecast what `distill` would take; None where nothing is left to do."""
     task = with_labels(given_task(task, data))
     return distilling.plan_distillation(
         LabelDistillation(
@@ -266,7 +266,7 @@ def _texts(
 
 
 def _opened(file: str | Path, text_column: str | None, task: Task, encoding: str, tell: OnEvent) -> TextTable:
-    """Tells before any work which columns are read, where that was found."""
+    """Open a table of texts. Reports, before any work, which columns are read, where these were detected."""
     table = open_texts(file, text_column, task, ReadSettings(encoding=encoding))
     if table.note:
         tell(Event(stage="annotate", message=table.note))
@@ -274,7 +274,7 @@ def _opened(file: str | Path, text_column: str | None, task: Task, encoding: str
 
 
 def _task_of(folder: Path) -> Task | None:
-    """Of a student or an adapter; None for what is neither."""
+    """Return the task of a student or an adapter; None for a folder of neither."""
     if student := find_student(folder):
         return load_student_card(student).task
     return load_card(folder).task if (folder / CARD_FILE).is_file() else None

@@ -1,4 +1,4 @@
-"""The public functions of text generation tasks. `fourshot` hands them out on first use, since it loads packages."""
+"""The public functions of text generation tasks. `fourshot` imports them on first use: this module loads packages."""
 
 from pathlib import Path
 from typing import Any
@@ -57,14 +57,14 @@ def distill_text(
     remote: RemoteSettings | None = None,
     forecast: bool = False,
 ) -> TextDistillSummary:
-    """Make a student of a text generation task; the same call goes on where one was stopped.
+    """Train a student of a text generation task; the same call continues where one was stopped.
 
-    The teacher is ``model`` with an adapter that learnt ``real`` pairs (0: all; None: 100, or all where there are
-    fewer). It writes targets for the inputs of the table ``unlabelled``, which stand in ``text_column``, or
-    ``generate`` pairs of its own, or both. ``student`` is a causal or a sequence-to-sequence model, None the embedded
-    base. With ``by``, a student or the address of a service or of a remote teacher, that writes the targets, and
-    nothing is taught. Other arguments as for `distill`. Raises `InputError` for bad input, `RunFolderError` for a
-    folder of something else.
+    The teacher is ``model`` with an adapter trained on ``real`` pairs (0: all; None: 100, or all where there are
+    fewer). It writes targets for the inputs in ``text_column`` of the table ``unlabelled``, or ``generate`` pairs of
+    its own, or both. ``student`` is a causal or a sequence-to-sequence model, None the embedded base. ``by`` is a
+    student, or the address of a service or of a remote teacher: it then writes the targets, and no teacher is trained.
+    Other arguments as for `distill`. Raises `InputError` for bad input, `RunFolderError` for a folder of something
+    else.
     """
     named = _generation_task(task, data, "distill")
     request = TextDistillation(
@@ -106,7 +106,9 @@ def plan_text_distillation(
     teacher_model: str | None = None,
     remote: RemoteSettings | None = None,
 ) -> Forecast | None:
-    """What `distill_text` would take, as far as the speed of this machine says; None for who writes without an engine.
+    """Forecast what `distill_text` would take, as far as this machine's speed determines it.
+
+    None for a teacher that writes without an engine.
 
     Sends nothing to a remote teacher.
     """
@@ -129,7 +131,7 @@ def plan_text_distillation(
 
 
 def _generation_task(task: GenerationTask | str | Path, data: str | Path | None, with_labels: str) -> GenerationTask:
-    """``with_labels``: the function for tasks that have some."""
+    """Return the task. Raises InputError for one with labels, which names the function for it, ``with_labels``."""
     named = given_task(task, data)
     if not isinstance(named, GenerationTask):
         raise InputError(f"{named.name} has labels, and is no text generation task. Use {with_labels}.")
@@ -174,11 +176,11 @@ def annotate_text(
     on_event: OnEvent | None = None,
     forecast: bool = False,
 ) -> TextAnnotationSummary:
-    """Write a table with a target for each of its inputs; the same call goes on where one was stopped.
+    """Write a table with a target for each of its inputs; the same call continues where one was stopped.
 
     ``task`` is a text generation task, or the folder of a student of one. ``by`` is a student, or the address of a
-    service or of a remote teacher; by default that folder, or the student that `distill_text` made of the task. Other
-    arguments as for `annotate`. The table is held in memory.
+    service or of a remote teacher. By default it is the folder given as ``task``, or the student of the task that
+    `distill_text` made. Other arguments as for `annotate`. The table is held in memory.
     """
     writer, inputs = _opened(task, unlabelled, by, data, text_column, encoding, key, teacher_model, remote)
     return annotate_inputs(inputs, Path(out), writer, on_event=on_event or ignore, forecast=forecast)
@@ -193,9 +195,9 @@ def plan_text_annotation(
     on_event: OnEvent | None = None,
     **arguments: Any,
 ) -> Forecast | None:
-    """What `annotate_text` with these ``arguments`` would take of a remote teacher; None of others. Sends nothing.
+    """Forecast what `annotate_text` with these ``arguments`` would take of a remote teacher; None for others.
 
-    With ``out``, raises what `annotate_text` would.
+    Sends nothing. With ``out``, raises what `annotate_text` would raise.
     """
     writer, inputs = _opened(task, unlabelled, **arguments)
     if out is not None:
@@ -214,7 +216,7 @@ def _opened(
     teacher_model: str | None = None,
     remote: RemoteSettings | None = None,
 ) -> tuple[NamedWriter, InputRows]:
-    """Who writes, and for what."""
+    """Return the writer of targets, and the inputs to write for."""
     named: GenerationTask | None = None
     if isinstance(task, str | Path) and (folder := find_student(task)):
         if data is not None:

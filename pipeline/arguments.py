@@ -1,7 +1,7 @@
-"""Arguments of the public functions, checked against the annotations that the functions have: nobody who gives another
-kind of thing meets an error from the inside.
+"""Check the arguments of the public functions against their annotations.
 
-Importing this module loads no heavy library.
+An argument of another type is thus reported at once, not by an error from inside the library. Importing this module
+loads no heavy library.
 """
 
 import collections.abc
@@ -24,7 +24,7 @@ from fourshot.pipeline.faults import nearest
 P = ParamSpec("P")
 R = TypeVar("R")
 MOST_CHARS = 60  # of what was given, in a message
-# Options whose argument or setting has another name.
+# Command-line options -> argument or setting in Python, where the names differ.
 OTHERWISE = {
     "--out": "folder",
     "--data": "data_folder",
@@ -41,10 +41,10 @@ WORDS |= {type(None): "None", dict: "a dictionary"}
 
 
 def checked_but(*exempt: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """A decorator: the function raises InputError for arguments that are not of the kinds that it declares, or not its.
+    """Return a decorator: the function raises InputError for arguments of undeclared types, unknown or missing ones.
 
-    Numbers and strings of numpy are passed on as Python's own, sequences of them as lists. The parameters ``exempt``
-    are seen to by the function itself.
+    NumPy's numbers and strings are passed on as Python's own, sequences of them as lists. The function itself checks
+    the parameters ``exempt``. If its errors name command-line options, they get a note with the names in Python.
     """
 
     def check(function: Callable[P, R]) -> Callable[P, R]:
@@ -57,7 +57,7 @@ def checked_but(*exempt: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
 
         @functools.lru_cache(maxsize=1)
         def hints() -> tuple[dict[str, Any], bool]:
-            """Of each parameter, and of each key of the TypedDict that stands for more; whether it takes no others."""
+            """Return the annotations of all parameters and keys of an unpacked TypedDict, and whether these are all."""
             known = {name: hint for name, hint in get_type_hints(function).items() if name != "return"}
             others = known.pop(rest, None)
             is_typed = get_origin(others) is Unpack
@@ -80,7 +80,7 @@ def checked_but(*exempt: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
             try:
                 return function(*given.args, **given.kwargs)
             except FourshotError as error:
-                if words := in_python(str(error), known):  # in the terms of the outermost function, which was called
+                if words := in_python(str(error), known):  # the note of the outermost function replaces others
                     inner = [note for note in getattr(error, "__notes__", ()) if not note.startswith(IN_PYTHON)]
                     error.__notes__ = [*inner, words]
                 raise
@@ -94,9 +94,9 @@ checked = checked_but()
 
 
 def in_python(message: str, parameters: Iterable[str]) -> str:
-    """What the options that ``message`` names are called in Python, as one line; "" where it names none.
+    """Return a line with the Python names of the options that occur in ``message``; "" where none does.
 
-    Messages are written for the command line, where most people meet them.
+    Messages are written for the command line, where most people see them.
     """
     words = []
     for flag in dict.fromkeys(_FLAG.findall(message)):
@@ -111,7 +111,7 @@ def in_python(message: str, parameters: Iterable[str]) -> str:
 
 @functools.cache
 def setting_names() -> list[str]:
-    """Of `RunSettings`, dotted."""
+    """Return the dotted names of all settings in `RunSettings`."""
     from fourshot.pipeline.synthesis.settings import RunSettings
 
     def names(fields: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
@@ -122,7 +122,10 @@ def setting_names() -> list[str]:
 
 
 def fitting(what: str, value: Any, hint: Any) -> Any:
-    """``value`` as the annotation ``hint`` has it. Raises InputError, which calls it ``what``, where it is no such."""
+    """Return ``value`` as the type that ``hint`` declares. Raises InputError, which calls it ``what``, if it is none.
+
+    A blank string is not accepted as a path.
+    """
     fitted = _fitted(value, hint)
     if Path in get_args(hint) and isinstance(fitted, str) and not fitted.strip():  # it would be the current folder
         raise InputError(f"{what} is blank. Give {allowed(hint)} that names something.")
@@ -133,7 +136,7 @@ def fitting(what: str, value: Any, hint: Any) -> Any:
     return fitted
 
 
-_NOTHING = object()  # stands for what does not fit; None may
+_NOTHING = object()  # marks a value that does not fit: None may be valid
 
 
 def _fitted(value: Any, hint: Any) -> Any:
@@ -163,17 +166,17 @@ def _fitted(value: Any, hint: Any) -> Any:
 
 
 def _is(value: Any, kind: type) -> bool:
-    """Whether it is a number of that kind: Python takes True for one."""
+    """Whether ``value`` is a number of that kind, and not a bool, which is one for Python."""
     return isinstance(value, kind) and not isinstance(value, bool)
 
 
 def _number(value: Any) -> Any:
-    """As it is where it is Python's own: 1 and 1.0 are written differently."""
+    """Return a Python number unchanged, since 1 and 1.0 are written differently; any other as a float."""
     return value if type(value) in (int, float) else float(value)
 
 
 def _list_of(value: Any, hint: Any) -> Any:
-    is_one = isinstance(value, str | bytes | Mapping) or getattr(value, "ndim", 1) != 1  # a table: names
+    is_one = isinstance(value, str | bytes | Mapping) or getattr(value, "ndim", 1) != 1  # a table yields names
     if is_one or not isinstance(value, Iterable):
         return _NOTHING
     items = [_fitted(item, hint) for item in value]
@@ -181,7 +184,7 @@ def _list_of(value: Any, hint: Any) -> Any:
 
 
 def allowed(hint: Any) -> str:
-    """What an annotation allows, for people."""
+    """Describe what an annotation allows, for messages."""
     origin = get_origin(hint)
     if origin in (Union, types.UnionType):
         words = [allowed(kind) for kind in sorted(get_args(hint), key=lambda kind: kind is type(None))]

@@ -1,4 +1,4 @@
-"""The card that lies beside an adapter: all that is needed to answer with it, and where it comes from."""
+"""The card stored beside an adapter: all that is needed to query it, and its origin."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,21 +31,21 @@ from fourshot.training.lora.adapter_files import ADAPTER_WEIGHTS, is_unchanged
 from fourshot.training.lora.settings import LoraSettings
 
 CARD_FILE = "card.json"
-PROBED_FILE = "probed.json"  # beside the card: that the served adapter was found to answer as in training
+PROBED_FILE = "probed.json"  # beside the card: exists once the engine has reproduced the trainer's predictions
 EXAMPLES_FILE = "examples.json"  # beside the card: what the adapter was trained on
-LINK = "adapter"  # in a run folder: leads to the adapter of its classifier
+LINK = "adapter"  # in a run folder: a link to the adapter of its classifier
 
 
 class TrainingText(msgspec.Struct, frozen=True, kw_only=True):
     """A text that an adapter was trained on."""
 
     text: str
-    label: str  # the likeliest one, where it was learnt with a probability of each
+    label: str  # the likeliest one, where it was trained on with a probability for each
     kind: Literal["shot", "synthetic", "unlabelled"]  # the last: of the user's own texts
 
 
 class AdapterCard(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything about an adapter but its weights."""
+    """Everything about an adapter except its weights."""
 
     schema: int = 1
     name: str  # content-hashed
@@ -54,29 +54,29 @@ class AdapterCard(msgspec.Struct, frozen=True, kw_only=True):
     model_revision: str
     prompt_version: str = PROMPT_VERSION
     wording: Wording = "task"  # of the prompts it was trained on
-    chat: ChatTurns | None = None  # of the same: the base's chat template, with its hash; None: plain text
-    filler: PromptFiller | None = None  # in front of the same; None: nothing, as in adapters of earlier versions
-    verbalizer: Verbalizer = "word"  # what it was trained to say for a label; before there was a choice, its word
+    chat: ChatTurns | None = None  # of these prompts: the base's chat template, with its hash; None: plain text
+    filler: PromptFiller | None = None  # in front of these prompts; None: nothing, as in adapters of earlier versions
+    verbalizer: Verbalizer = "word"  # the tokens it was trained to predict for a label; at first always its word
     max_text_words: int = MAX_TEXT_WORDS
-    # What is not read of longer ones. windows: all is, in parts; learnt is the first part.
+    # Which part of longer texts is not read. windows: none, all is read in parts; the first part is trained on.
     long_texts: LongTexts = "cut"
     calibration: Calibration = NONE
     calibrated_on: str = ""  # what the temperature was fitted on, for people; "": it was not
-    coverage: CoverageCurve | None = None  # how accurate it is where it answers a share of the texts
-    scope: Scope | None = None  # which texts are none of the task's
+    coverage: CoverageCurve | None = None  # its accuracy where it labels only a share of the texts
+    scope: Scope | None = None  # its out-of-scope rule
     training: LoraSettings
     seed: int = 0  # of the training
     shots: tuple[Example, ...] = ()  # in the order of the prompt; a server can answer in context with them
     real_examples: int
     synthetic_examples: int
-    unlabelled_examples: int = 0  # texts of the user's, with the labels that annotators gave them
+    unlabelled_examples: int = 0  # the user's own texts, with the labels of annotators
     reviewed: dict[str, int] = {}  # what a person did: "relabelled", "dropped", "kept" -> texts
     steps: int
     train_tokens: int
     train_flops: float = 0.0
     train_s: float
-    probe: Probe | None = None  # what the trainer answered, to compare a server with
-    probed: ProbeResult | None = None  # how vLLM compared; None: it was not asked yet
+    probe: Probe | None = None  # predictions of the trainer, to compare an engine with
+    probed: ProbeResult | None = None  # how vLLM compared; None: not probed yet
     scores: Scores | None = None
     lineage: dict[str, str] = {}  # what -> content hash
 
@@ -93,11 +93,11 @@ class AdapterCard(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def align(self) -> bool:
-        """Whether its task's prompts have filler in front, those with shots too."""
+        """Whether its task's prompts have filler in front, including those with shots."""
         return self.filler is not None
 
     def reader(self, adapter: Path) -> Reader:
-        """The adapter in this folder as an annotator."""
+        """Return the adapter in the folder ``adapter`` as an annotator."""
         return Reader(
             adapter=Adapter(name=self.name, path=str(adapter.resolve())),
             wording=self.wording,
@@ -107,13 +107,13 @@ class AdapterCard(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     def prompt(self, text: str, shots: Sequence[Example] = ()) -> str:
-        """What the adapter is asked about ``text``, as in training; with ``shots``, what the base is asked."""
+        """Return the adapter's prompt for ``text``, as in training; with ``shots``, the base's, without filler."""
         form = msgspec.structs.replace(self.prompt_format, filler=None) if shots else self.prompt_format
         return reading_prompt(self.task, text, form, shots)
 
 
 def load_examples(adapter: str | Path, card: AdapterCard) -> list[TrainingText]:
-    """What the adapter in this folder was trained on; of one from before this was kept, its shots."""
+    """Return the adapter's training texts; only its shots if an earlier version trained it, which stored no others."""
     try:
         return read_json(Path(adapter) / EXAMPLES_FILE, list[TrainingText])
     except (FileNotFoundError, msgspec.DecodeError):
@@ -121,7 +121,7 @@ def load_examples(adapter: str | Path, card: AdapterCard) -> list[TrainingText]:
 
 
 def load_card(adapter: str | Path) -> AdapterCard:
-    """Read the card in an adapter folder. Raises AdapterError where there is none or it is not one."""
+    """Read the card in an adapter's folder. Raises AdapterError where it is missing or cannot be read."""
     file = Path(adapter) / CARD_FILE
     try:
         return decode_stored(file.read_bytes(), AdapterCard)
@@ -136,10 +136,10 @@ def load_card(adapter: str | Path) -> AdapterCard:
 
 
 def base_of(card: AdapterCard, adapter: Path, model: str | None = None) -> ResolvedModel:
-    """The base model that an adapter is asked on; ``model`` names it where it is not where it was in training.
+    """Return the base model of an adapter; ``model`` names it if it has moved since training.
 
-    Raises AdapterError for an adapter of other prompts, a damaged one, and for another base model;
-    ModelNotFoundError where there is none.
+    Raises AdapterError for an adapter of another prompt version, a damaged one, and for another base model;
+    ModelNotFoundError where the base model does not exist.
     """
     if card.prompt_version != (renders := card.prompt_format.version):
         raise AdapterError(

@@ -1,4 +1,4 @@
-"""What a long step says while it works; the command line draws progress bars from it, `--json` prints it."""
+"""Progress events of long steps. The command line draws progress bars from them, `--json` prints them."""
 
 from collections.abc import Callable
 
@@ -6,15 +6,15 @@ import msgspec
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
-    """One line of progress."""
+    """One report of progress."""
 
-    stage: str  # of the work, such as "generate" or "train"; "failed" tells of a task or text that drops out
+    stage: str  # of the work, such as "generate" or "train"; "failed": a task or text is dropped
     message: str = ""  # names the step: another message is another step
     detail: str = ""  # for people; changes from event to event of a step
     done: float = 0.0
     total: float = 0.0  # 0: no measure of progress
     unit: str = ""  # "texts", "steps"
-    notice: bool = False  # of the user's files or tasks: to be told without progress, too
+    notice: bool = False  # about the user's files or tasks: shown with --quiet, too
     figures: dict[str, float] = {}  # e.g. {"loss": 0.31}, {"kept": 120, "tokens_per_s": 610}
 
 
@@ -26,7 +26,7 @@ def ignore(event: Event) -> None:
 
 
 def span(seconds: float) -> str:
-    """A time as a person says it: ``8 s``, ``3 min``, ``1 h 20 min``."""
+    """Format a time for people: ``8 s``, ``3 min``, ``1 h 20 min``."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

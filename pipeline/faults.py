@@ -1,4 +1,4 @@
-"""A fault in what the user gave: how bad, where, what, and the way out. The checks collect these, all of them."""
+"""Faults in the user's input: severity, place, problem and remedy. Checks collect all of them before any is raised."""
 
 import difflib
 import re
@@ -12,8 +12,8 @@ import msgspec
 from fourshot.engine.errors import InputError
 
 MOST_NAMED = 20  # labels in a message
-MOST_ALIKE = 10  # faults of a kind that are told one by one
-SHOWN_ALIKE = 3  # of more
+MOST_ALIKE = 10  # faults of a kind that are all listed
+SHOWN_ALIKE = 3  # listed faults of a kind that has more than `MOST_ALIKE`
 _NAMED = re.compile(r"""('[^']*'|"[^"]*")(, )?|( and )?\d+( \w+)?""")
 Severity = Literal["error", "warning", "note"]
 
@@ -52,9 +52,10 @@ def note(place: object, problem: str, remedy: str = "") -> TaskFault:
 
 
 def condensed(faults: Sequence[TaskFault], all_of_them: str = " --json lists them all.") -> list[str]:
-    """The faults for people, a line each; of more than `MOST_ALIKE` that differ in names and numbers alone, the first.
+    """Return the faults for people, a line each.
 
-    With 150 classes there may be hundreds of a kind.
+    Of more than `MOST_ALIKE` that differ only in names and numbers, only the first are listed: with 150 classes there
+    may be hundreds of a kind. ``all_of_them`` ends the line that counts the others.
     """
     kinds = [(fault.severity, _NAMED.sub("", fault.what)) for fault in faults]
     count, shown = Counter(kinds), Counter[tuple[str, str]]()
@@ -70,18 +71,18 @@ def condensed(faults: Sequence[TaskFault], all_of_them: str = " --json lists the
 
 
 def errors_in(faults: Iterable[TaskFault]) -> list[TaskFault]:
-    """Only the faults that stop a run."""
+    """Return only the faults that stop a run."""
     return [fault for fault in faults if fault.severity == "error"]
 
 
 def raise_errors(faults: Iterable[TaskFault]) -> None:
-    """Raise `InputError` with the faults that stop a run, one a line, if there are any; of many alike, the first."""
+    """Raise `InputError` with the faults that stop a run, one per line, if there are any; of many alike, the first."""
     if errors := errors_in(faults):
         raise InputError("\n".join(line.removeprefix("error: ") for line in condensed(errors, all_of_them="")))
 
 
 def read_text(path: Path) -> tuple[str, list[TaskFault]]:
-    """A file as UTF-8, without the byte-order mark that spreadsheets like to write; or the fault with its line."""
+    """Read a file as UTF-8, without the byte-order mark of spreadsheets. If it is not UTF-8: "" and the fault."""
     raw = path.read_bytes()
     try:
         return raw.decode("utf-8-sig"), []
@@ -92,23 +93,23 @@ def read_text(path: Path) -> tuple[str, list[TaskFault]]:
 
 
 def nearest(text: str, choices: Iterable[str], otherwise: str = "") -> str:
-    """The question whether the known word most like ``text`` was meant, or ``otherwise``."""
+    """Return "Did you mean ...?" with the most similar of ``choices``, or ``otherwise`` if none is similar."""
     near = difflib.get_close_matches(text, list(choices), n=1)
     return f"Did you mean {near[0]!r}?" if near else otherwise
 
 
 def shorten(items: Iterable[object], most: int = 5) -> str:
-    """``1, 2, 3 and 7 more``: a list in a message must not fill the screen."""
+    """Join at most ``most`` items, as in ``1, 2, 3 and 7 more``: a list in a message must not fill the screen."""
     texts = [str(item) for item in items]
     rest = len(texts) - most
     return ", ".join(texts[:most]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def clipped(text: str, most: int) -> str:
-    """At most so many characters of ``text``."""
+    """Return at most ``most`` characters of ``text``, the last three as "..." where it is cut."""
     return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 def counted(number: int, noun: str) -> str:
-    """``1 row``, ``2 rows``."""
+    """Return a number with its noun: ``1 row``, ``2 rows``."""
     return f"{number} {noun}{'s' if number != 1 else ''}"

@@ -1,4 +1,4 @@
-"""How well a classifier did: accuracy with its interval, macro-F1 and calibration error, from label probabilities.
+"""Metrics of a classifier, from label probabilities: accuracy with its interval, macro-F1 and calibration error.
 
 Every function here raises ValueError on an empty input: a metric of nothing is not zero.
 """
@@ -26,7 +26,7 @@ def score_predictions(
 
     ``probabilities`` is [n, num_labels] and its rows sum to one; ``gold_indices`` is [n], positions in the columns.
     The prediction is the likeliest label; of equally likely ones, the first. ``seconds``, ``prompt_tokens`` and
-    ``cached_tokens`` are the cost of the whole split and are passed on as they are.
+    ``cached_tokens`` are the cost of the complete split and are passed on unchanged.
     Raises ValueError for an empty input, other shapes, rows that are not distributions, and labels out of range.
     """
     rows, gold = _checked(probabilities, gold_indices)
@@ -45,7 +45,7 @@ def score_predictions(
 
 
 def macro_f1(predicted: ArrayLike, gold: ArrayLike) -> float:
-    """Unweighted mean of the F1 of every label that occurs in ``predicted`` or ``gold``, both [n]."""
+    """Return the unweighted mean F1 of all labels that occur in ``predicted`` or ``gold``, both [n]."""
     predicted, gold = np.asarray(predicted), np.asarray(gold)
     if gold.size == 0 or predicted.shape != gold.shape:
         raise ValueError(f"macro-F1 needs two equally long, non-empty lists, got {predicted.shape} and {gold.shape}")
@@ -57,7 +57,7 @@ def macro_f1(predicted: ArrayLike, gold: ArrayLike) -> float:
 
 
 def expected_calibration_error(confidence: ArrayLike, correct: ArrayLike, num_bins: int = NUM_BINS) -> float:
-    """Mean distance between confidence and accuracy over equal-width bins (low, high], weighted by their share.
+    """Return the mean distance of confidence and accuracy over equal-width bins (low, high], weighted by their share.
 
     ``confidence`` [n] is the probability of the predicted label, ``correct`` [n] whether it was right.
     Source: Guo et al. 2017, "On Calibration of Modern Neural Networks", equation 3.
@@ -73,7 +73,7 @@ def expected_calibration_error(confidence: ArrayLike, correct: ArrayLike, num_bi
 
 
 def wilson_interval(num_correct: float, n: int) -> tuple[float, float]:
-    """95 % score interval of a proportion; inside [0, 1] also for 0 and n correct.
+    """Return the 95 % score interval of a proportion. It is inside [0, 1] also for 0 and n correct.
 
     Source: Wilson 1927, "Probable Inference, the Law of Succession, and Statistical Inference".
     """

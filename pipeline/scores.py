@@ -1,4 +1,4 @@
-"""What a run hands on: how well a classifier did.
+"""The scores of a classifier.
 
 Importing this module loads neither torch nor vllm.
 """
@@ -7,13 +7,13 @@ import msgspec
 
 
 class Scores(msgspec.Struct, frozen=True, kw_only=True):
-    """How well a classifier did on a test split."""
+    """Scores of a classifier on a test split."""
 
     n: int
     accuracy: float
     macro_f1: float
     ece: float  # expected calibration error, 15 equal-width bins
-    surest_80: float | None = None  # accuracy on the surest 80 % of the texts
+    surest_80: float | None = None  # accuracy on the most confident 80 % of the texts
     ece_before: float | None = None  # ece without the temperature; None: the classifier was not calibrated
     interval: tuple[float, float]  # 95 % Wilson interval of the accuracy
     seconds: float  # inside the engine

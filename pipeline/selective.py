@@ -1,4 +1,4 @@
-"""Answering only what one is sure enough of: how accurate a classifier is where it answers a share of the texts.
+"""Selective classification: a classifier labels only the texts of which it is confident enough.
 
 Source: El-Yaniv & Wiener 2010, "On the Foundations of Noise-free Selective Classification" (the curve of risk against
 coverage); Geifman & El-Yaniv 2017, "Selective Classification for Deep Neural Networks" (by the largest probability).
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
 STEPS = 20  # of the curve: 5 %, 10 % ... of the texts
-ROUNDED = 1e9  # parts of one: a sure classifier is nearer to 1 than 1e-5
+ROUNDED = 1e9  # stored steps from 0 to 1: a confident classifier is closer to 1 than 1e-5
 
 
 def rounded_down(probability: float) -> float:
-    """As it is written down: never above what it is, or the text that it is of would lie below its own threshold."""
+    """Round a probability for storage, down: rounded up, a threshold would exclude the text that it comes from."""
     return math.floor(ROUNDED * probability) / ROUNDED
 
 
 class CoveragePoint(msgspec.Struct, frozen=True, kw_only=True):
-    """What answering only the surest texts comes to."""
+    """Threshold and accuracy where only the most confident share of the texts is labelled."""
 
     coverage: float  # share of the texts that are answered
     threshold: float  # least probability of the label
@@ -35,19 +35,19 @@ class CoveragePoint(msgspec.Struct, frozen=True, kw_only=True):
 class CoverageCurve(msgspec.Struct, frozen=True, kw_only=True):
     """Accuracy against coverage."""
 
-    # test split: counted there. held-out texts: synthetic ones that were not trained on, as other adapters read them.
+    # test split: counted there. held-out texts: estimated by calibrated confidence on texts that were not trained on.
     source: Literal["test split", "held-out texts"]
     num_texts: int
     points: tuple[CoveragePoint, ...]  # coverage ascending, the last one is 1
 
     def threshold(self, coverage: float) -> float:
-        """The least probability that leaves about ``coverage`` of the texts, linear between points; 0 for all."""
+        """Return the threshold at which about ``coverage`` of texts get labels, linear between points; 0 for all."""
         if coverage >= 1:
             return 0.0
         return self._at(coverage, [point.threshold for point in self.points])
 
     def accuracy(self, coverage: float) -> float:
-        """On the surest ``coverage`` of the texts, linear between points."""
+        """Return the accuracy on the most confident ``coverage`` of the texts, linear between points."""
         return self._at(coverage, [point.accuracy for point in self.points])
 
     def _at(self, coverage: float, values: list[float]) -> float:
@@ -59,9 +59,10 @@ class CoverageCurve(msgspec.Struct, frozen=True, kw_only=True):
 def coverage_curve(
     confidence: "ArrayLike", correct: "ArrayLike", source: Literal["test split", "held-out texts"]
 ) -> CoverageCurve:
-    """``confidence`` [n] is the probability of the label answered, ``correct`` [n] how likely it is right, 0 to 1.
+    """Return accuracy against coverage, in `STEPS` steps.
 
-    Of equally sure texts all are answered or none. Raises ValueError where there is no text.
+    ``confidence`` [n] is the probability of the predicted label, ``correct`` [n] the probability, 0 to 1, that it is
+    right. Of equally confident texts, all are labelled or none. Raises ValueError for no texts or unequal lengths.
     """
     import numpy as np
 
@@ -91,10 +92,10 @@ class Refusing(TypedDict, total=False):
 
 
 class Refusal(Typed, frozen=True, kw_only=True):
-    """What a caller asks not to be answered."""
+    """Which texts a caller wants no label for."""
 
     abstain_below: float | None = None  # least probability of a label that is given
-    coverage: float | None = None  # the share of texts that are to be answered, instead
+    coverage: float | None = None  # in place of this: the share of texts to label
     none_of_these: bool = False  # texts unlike those of the task get no label
 
     def __post_init__(self) -> None:
@@ -110,7 +111,7 @@ Abstained = Literal["", "unsure", "none_of_these"]
 
 
 class Scope(msgspec.Struct, frozen=True, kw_only=True):
-    """Which texts count as none of the task's: those of which no label is likely enough.
+    """Out-of-scope rule: texts for which no label is likely enough count as none of the task's.
 
     Source: Larson et al. 2019, "An Evaluation Dataset for Intent Classification and Out-of-Scope Prediction", section
     4.1 (a threshold on the likeliest label's probability).
@@ -130,14 +131,14 @@ class AbstentionRule(msgspec.Struct, frozen=True, kw_only=True):
     scope: float = 0.0  # below it, the text is none of the task's
 
     def abstains(self, probability: float) -> Abstained:
-        """Why a text gets no label whose likeliest one has ``probability``."""
+        """Return why a text whose likeliest label has this probability gets none; "" where it gets that label."""
         return "none_of_these" if probability < self.scope else "unsure" if probability < self.threshold else ""
 
 
 def rule_of(refusal: Refusal, curve: CoverageCurve | None, scope: Scope | None) -> AbstentionRule:
-    """What ``refusal`` asks of a classifier with this curve and scope.
+    """Return the rule that ``refusal`` means for a classifier with this curve and scope.
 
-    Raises InputError where it asks for what the classifier's card does not have.
+    Raises InputError where it requires a curve or a scope that the classifier's card does not have.
     """
     threshold = refusal.abstain_below or 0.0
     if refusal.coverage is not None:

@@ -1,4 +1,4 @@
-"""The card that lies beside a student: how to ask it, and where it comes from."""
+"""The card stored beside a student: how to query it, and its origin."""
 
 import hashlib
 from collections.abc import Callable, Mapping
@@ -22,11 +22,11 @@ from fourshot.training.students.settings import StudentSettings
 STUDENT_FILE = "student.json"
 CONFIG, TOKENIZER = "config.json", "tokenizer.json"
 VOCABULARIES = ("vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model")
-STUDENT_LINK = "student"  # in the folder of a distillation: leads to its student
+STUDENT_LINK = "student"  # in the folder of a distillation: a link to its student
 
 
 class StudentCard(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything about a student but its weights."""
+    """Everything about a student except its weights."""
 
     schema: int = 1
     name: str  # content-hashed
@@ -34,32 +34,32 @@ class StudentCard(msgspec.Struct, frozen=True, kw_only=True):
     labels: tuple[str, ...]  # names, in the order of the checkpoint's outputs
     encoder: str
     encoder_revision: str
-    teacher: str  # who said what the texts are; "" for one that learnt the shots alone
+    teacher: str  # who labelled the texts; "" for a student trained on the shots alone
     strategy: str  # geometric, plain or head
     training: StudentSettings
     seed: int = 0
     shots: tuple[Example, ...] = ()
     real_examples: int
-    annotated_examples: int = 0  # texts of the user's that the teacher annotated
+    annotated_examples: int = 0  # the user's own texts, annotated by the teacher
     synthetic_examples: int = 0
     parameters: int
     steps: int
     train_s: float
-    held_out: int = 0  # texts that were annotated and not learnt
-    held_out_agreement: float | None = None  # share of these on which student and teacher say the same
+    held_out: int = 0  # texts that were annotated and not trained on
+    held_out_agreement: float | None = None  # share of these for which student and teacher predict the same label
     scores: Scores | None = None
-    calibrated_on: str = ""  # for people; "": how sure it is was not fitted to anything
-    coverage: CoverageCurve | None = None  # how accurate it is where it answers a share of the texts
-    scope: Scope | None = None  # which texts are none of the task's; a student has no rule for that yet
+    calibrated_on: str = ""  # what the temperature was fitted on, for people; "": it was not
+    coverage: CoverageCurve | None = None  # its accuracy where it labels only a share of the texts
+    scope: Scope | None = None  # its out-of-scope rule; students do not have one yet
     teacher_scores: Scores | None = None
     remote_teacher: RemoteTeacher | None = None
     lineage: dict[str, str] = {}  # what -> content hash
     files: dict[str, str] = {}  # beside the card -> SHA-256; none on cards of earlier versions
-    onnx: tuple[Parity, ...] = ()  # of the ONNX files, each asked the same texts as the checkpoint
+    onnx: tuple[Parity, ...] = ()  # each ONNX file compared with the checkpoint on the same texts
 
 
 def file_hashes(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file in a student's folder but its card, by path relative to the folder."""
+    """Return the SHA-256 of every file in a student's folder except its card, by path relative to the folder."""
     files = [file for file in sorted(folder.rglob("*")) if file.is_file() and file != folder / STUDENT_FILE]
     return {str(file.relative_to(folder)): sha256(file) for file in files}
 
@@ -70,13 +70,13 @@ def sha256(file: Path) -> str:
 
 
 def check_unchanged(folder: Path, files: Mapping[str, str]) -> None:
-    """Raise AdapterError where what a student answers with is not what its card, which has ``files``, was written for.
+    """Raise AdapterError where a student's checkpoint differs from ``files``, the hashes on its card.
 
-    A file that only other tools read may be missing.
+    Files that only other tools read may be missing.
     """
     torch_files = {name: digest for name, digest in files.items() if "/" not in name}  # torch reads no ONNX
     gone = [name for name in (CONFIG, *torch_files) if not (folder / name).is_file()]
-    # Without a tokenizer's files, others would be made of nothing.
+    # Without its files, a tokenizer would be built from nothing.
     required = (CONFIG, TOKENIZER) if TOKENIZER in torch_files else (CONFIG, *VOCABULARIES)
     wrong = [name for name in dict.fromkeys(gone) if name in required or name.endswith(".safetensors")]
     wrong += [name for name, digest in torch_files.items() if name not in gone and sha256(folder / name) != digest]
@@ -90,7 +90,7 @@ def check_unchanged(folder: Path, files: Mapping[str, str]) -> None:
 def check_kept(folder: Path) -> None:
     """Raise AdapterError where a student that was finished in an earlier call has changed since.
 
-    It is for before its card is written anew, which would have the hashes of what is damaged.
+    To be called before its card is rewritten: the new one would have the hashes of the damaged files.
     """
     try:
         files = read_json(folder / STUDENT_FILE, _Peek).files
@@ -103,9 +103,9 @@ def check_kept(folder: Path) -> None:
 
 
 def load_student_card(folder: str | Path) -> StudentCard:
-    """Read the card in a student's folder. Raises AdapterError where there is none or it is not one.
+    """Read the card in a student's folder.
 
-    Raises InputError for a student that writes texts.
+    Raises AdapterError where it is missing or cannot be read, InputError for a student that writes texts.
     """
     file = Path(folder) / STUDENT_FILE
     if is_text_student(folder):
@@ -124,7 +124,7 @@ def load_student_card(folder: str | Path) -> StudentCard:
 
 
 def student_left_out(task: Task, text: str, max_tokens: int, read_chars: Callable[[str], int]) -> int:
-    """Words of an input that a student does not read; ``read_chars``: characters of a text that it does."""
+    """Return how many words of an input a student does not read; ``read_chars`` returns how many characters it does."""
     shown = encoder_text(task, text, max_tokens)
     return count_words(shown[read_chars(shown) :]) + count_words(text) - count_words(shown)
 
@@ -143,7 +143,7 @@ class _Peek(msgspec.Struct):
 
 
 def find_student(folder: str | Path) -> Path | None:
-    """The student's folder that ``folder`` is, or that the folder of a finished distillation leads to; else None."""
+    """Return the student's folder: ``folder`` itself, or the one that a finished distillation links to; else None."""
     folder = Path(folder)
     places = (folder, folder / STUDENT_LINK)
     return next((place.resolve() for place in places if (place / STUDENT_FILE).is_file()), None)

@@ -1,6 +1,6 @@
-"""What a task is: its labels, where its examples are, and an example.
+"""Types of a classification task: its labels, the source of its examples, and an example.
 
-All frozen; unknown keys in a user's file are an error. Importing this module loads neither torch nor vllm.
+All are frozen. Unknown keys in a user's file are an error. Importing this module loads neither torch nor vllm.
 """
 
 import msgspec
@@ -10,7 +10,7 @@ from fourshot.engine.core import Typed
 
 
 class Label(Typed, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One class. ``word`` is what the model reads and answers; ``name`` is what the data and the user say."""
+    """One class. ``word`` stands for it in prompts and predictions of the model, ``name`` in the data and for users."""
 
     name: str
     word: str = ""  # "" means: the name
@@ -23,7 +23,7 @@ class Label(Typed, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class DataSource(Typed, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where the examples are: exactly one of ``hub`` (a data set) and ``folder`` (train and test files)."""
+    """Source of the examples: exactly one of ``hub`` (a data set) and ``folder`` (train and test files)."""
 
     hub: str = ""  # e.g. "stanfordnlp/sst2"
     hub_config: str = ""
@@ -39,14 +39,14 @@ class DataSource(Typed, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Task(Typed, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A text classification task, as one TOML file says it."""
+    """A text classification task, as defined by one TOML file."""
 
     name: str
     instruction: str
     noun: str  # of one text: "movie review"
     noun_plural: str = ""  # "" means: {noun}s
-    # Of an input, in the order of its lines, and the data's columns; a task without them has texts. Unset, they are not
-    # written, so cards and hashes of such tasks are those of versions before there were fields.
+    # Fields of an input, in the order of its lines, and columns of the data. Inputs of other tasks are texts. Unset, it
+    # is not written, so that cards and hashes of such tasks equal those of versions before there were fields.
     fields: tuple[str, ...] | UnsetType = UNSET
     labels: tuple[Label, ...]
     data: DataSource = DataSource()
@@ -61,7 +61,7 @@ class Task(Typed, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     @property
     def input_columns(self) -> tuple[str, ...]:
-        """Columns of the data that an input is read from."""
+        """Columns of the data from which an input is read."""
         return self.input_fields or (self.data.text_column,)
 
     @property

@@ -1,4 +1,4 @@
-"""A task's splits, each read when it is first asked for, and once."""
+"""A task's splits, each read once, on first use."""
 
 from collections.abc import Iterable, Sequence
 from functools import cached_property
@@ -19,7 +19,7 @@ NO_TEST = "there is no test file"
 
 
 class TaskData:
-    """The splits of ``task``. Reading them raises InputError, see `load_split`; events tell what is left out."""
+    """The splits of ``task``. Reading them raises InputError, see `load_split`; events report what is left out."""
 
     def __init__(
         self,
@@ -30,16 +30,16 @@ class TaskData:
         needs_test: bool = True,
         real: str = "",
     ) -> None:
-        """``needs_test``: else a task whose folder has no test file has no test texts. ``settings``: of the run that
-        reads them, to tell how much of them it will not read. ``real``: how many examples are the shots, as
-        `real_examples` takes it; "": as many as the settings say.
+        """``needs_test``: if False, the test split of a folder without a test file is empty. ``settings``: of the run,
+        to report how much of long texts it will not read. ``real``: the number of examples to use as shots, in the form
+        that `real_examples` takes; "": the number in the settings.
         """
         self.task, self._on_event, self._settings, self._needs_test = task, on_event, settings, needs_test
         self._real = real
 
     @cached_property
     def test(self) -> list[Example]:
-        """The test split. Raises InputError where a command needs one, and it has no text that can be used."""
+        """The test split. Raises InputError where the command needs one, and no text of it can be used."""
         source = self.task.data
         if not self._needs_test and source.folder and not find_split_file(Path(source.folder), source.test_split):
             return []
@@ -73,8 +73,9 @@ class TaskData:
         return None if chosen is None else self._report(drop_overlap(chosen, self.test_texts))
 
     def shots(self, settings: RunSettings, seed: int | None = None) -> list[Example]:
-        """``settings.k`` per class of those that the user chose, else of the train split, which is then read; never a
-        text of the test split. ``seed`` defaults to that of the settings. Raises InputError as `draw_shots` does.
+        """Draw ``settings.k`` per class, or as many as ``real`` says, from the shots that the user chose, else from the
+        train split; never a text of the test split. ``seed`` defaults to that of the settings. Raises InputError as
+        `draw_shots` does.
         """
         seed = settings.seed if seed is None else seed
         if self._real:
@@ -87,18 +88,18 @@ class TaskData:
 
     @property
     def _pool_name(self) -> str:
-        """Where the shots come from, for people."""
+        """The file or split that the shots are drawn from, for people."""
         return self._name_of(self.task.data.train_split if self._shots_file is None else SHOTS_STEM)
 
     def _name_of(self, stem: str) -> str:
-        """Of a split, for people."""
+        """Return the name of a split's file, else of the split, for people."""
         source = self.task.data
         file = find_split_file(Path(source.folder), stem) if source.folder else None
         return file.name if file else f"the split {stem!r}"
 
     def tell_counts(self, shots: Sequence[Example]) -> None:
-        """How many labelled texts are no shots, if there are such: a user may want more of them learnt. With ``real``
-        also where all are, and of which file: beside chosen shots, "all" are not those of the train split.
+        """Report how many labelled texts are the shots, unless all are: the user may want to train on more. With
+        ``real``, always report it, with the file: if the user chose shots, "all" does not mean the train split.
         """
         has_more = len(shots) < len(self._pool)
         if has_more or self._real:
@@ -108,7 +109,7 @@ class TaskData:
             self.tell(f"{line}; {remedy}" if has_more else line)
 
     def tell(self, message: str, *, notice: bool = False) -> None:
-        """Tell of the shots."""
+        """Send an event of the stage "shots" about this task."""
         self._on_event(Event(stage="shots", message=f"{self.task.name}: {message}", notice=notice))
 
     def _report(self, split: Split) -> list[Example]:
@@ -121,9 +122,9 @@ class TaskData:
         return split.examples
 
     def check_kept(self, shots: Sequence[Example]) -> None:
-        """Of the shots of an earlier call: tell which the labelled data no longer has.
+        """Report which shots of an earlier call are no longer in the labelled data.
 
-        Raises RunFolderError where some are texts of the test split by now: what was learnt would be measured.
+        Raises RunFolderError where some are in the test split by now: the evaluation would contain training texts.
         """
         kept = {shot.text for shot in shots}
         if tested := sorted(kept.intersection(self.test_texts)):
@@ -135,7 +136,7 @@ class TaskData:
         try:
             labelled = load_chosen_shots(self.task) or load_split(self.task, "train")
         except InputError:
-            return  # the folder has all that it needs
+            return  # the shots in the folder suffice
         there = {(example.text, example.label) for example in labelled.examples}
         if changed := [shot.text for shot in shots if (shot.text, shot.label) not in there]:
             self.tell(
@@ -146,12 +147,12 @@ class TaskData:
             )
 
     def measured(self, limit: int) -> Sequence[Example]:
-        """The test texts to measure on; ``limit`` 0 means all."""
+        """Return the test texts to evaluate on; ``limit`` 0 means all."""
         return limited(self.test, limit or None)
 
 
 def lost_shots(file: Path) -> str:
-    """That shots are drawn anew which other files rest on, for people."""
+    """Return a warning that shots, on which other files are based, are missing and drawn again."""
     return (
         f"{file} is gone, and shots are drawn anew: the same ones, if the data and the seed are the same. Otherwise "
         "put it back, or start anew in another folder (--out)"
@@ -159,6 +160,6 @@ def lost_shots(file: Path) -> str:
 
 
 def cut_line(name: str, texts: Iterable[str], settings: RunSettings, task: Task) -> str:
-    """How much of the texts of a split is not read, for people; "" where all is."""
+    """Return a message on how much of a split's texts is not read; "" where all is."""
     cut = cut_texts((bare_text(task, text) for text in texts), settings.max_text_words, settings.long_texts)
     return f"{name}: {cut}" if cut.cut else ""

@@ -1,4 +1,4 @@
-"""How near what was written is to what is right: chrF, BLEU, ROUGE and exact match, by the libraries that define them.
+"""Score generated texts against references: chrF, BLEU, ROUGE and exact match, with sacrebleu and rouge-score.
 
 Importing this module loads neither library.
 """
@@ -17,31 +17,31 @@ RESAMPLES = 500  # of the test split, for the interval
 
 
 class TextScores(msgspec.Struct, frozen=True, kw_only=True):
-    """How well something writes, on a test split. Several references count as `pipeline.tasks.generation.Pair` says."""
+    """Scores of generated texts on a test split. Several references count as `pipeline.tasks.generation.Pair` says."""
 
     n: int
-    chrf: float  # 0 to 100, of the whole split
+    chrf: float  # 0 to 100, of the complete split
     chrf_interval: tuple[float, float]  # 95 %, by resampling the split
-    bleu: float  # 0 to 100, of the whole split
-    rouge1: float  # 0 to 100, mean of F1 with the reference that is nearest
+    bleu: float  # 0 to 100, of the complete split
+    rouge1: float  # 0 to 100, mean F1 with the closest reference
     rouge2: float
     rougeL: float  # noqa: N815 - its name
-    exact: float  # share that is one of the references to the character, outer blanks ignored
+    exact: float  # share of texts that equal one of their references, outer blanks ignored
     words: float  # mean length, in words
     unfinished: int = 0  # texts that were cut because they did not end
     seconds: float = 0.0  # to write them all
-    signature: str = ""  # of sacrebleu: what a score of another run has to share to be compared
+    signature: str = ""  # of sacrebleu: scores are comparable only if it is equal
 
 
 def score_texts(
     written: Sequence[str], right: Sequence[Sequence[str]], *, unfinished: int = 0, seconds: float = 0.0
 ) -> TextScores:
-    """Score ``written`` against ``right``, the references of each, at least one.
+    """Score ``written`` against ``right``, the references of each text, at least one per text.
 
     Source: Popovic 2015 (chrF) and Papineni et al. 2002 (BLEU) as in sacrebleu (Post 2018), with its defaults; Lin 2004
-    (ROUGE) as in rouge-score, with stemming. Words of other scripts count too, as `_Words` says, and where most
-    references are in a script without blanks, BLEU counts characters. Raises InputError where there is nothing to
-    score, or a library is missing.
+    (ROUGE) as in rouge-score, with stemming. ROUGE counts words of other scripts too, see `_Words`. If most references
+    are in a script without blanks, BLEU counts characters. Raises InputError where there is nothing to score, or a
+    library is missing.
     """
     if not written or len(written) != len(right) or not all(right):
         raise InputError(
@@ -56,7 +56,7 @@ def score_texts(
     streams = [[references[k] if k < len(references) else None for references in right] for k in range(most)]
 
     class Chrf(CHRF):
-        """Its scores are of one type: of empty texts alone they are Python's, else numpy's. No mean takes both."""
+        """Makes all scores Python floats: only those of empty texts are, others are NumPy's, and no mean takes both."""
 
         def _compute_score_from_stats(self, stats: list[Any]) -> Any:
             score = super()._compute_score_from_stats(stats)
@@ -91,9 +91,9 @@ def score_texts(
 
 
 class _Words:
-    """What ROUGE counts: words of rouge-score in ASCII; it knows no other letters, and drops them.
+    """Tokenizer for ROUGE. For ASCII it is that of rouge-score, which would drop all other letters.
 
-    Elsewhere every run of letters, marks and digits, and single characters where a script has no blanks.
+    Elsewhere a token is a run of letters, marks and digits, or a single character of a script without blanks.
     """
 
     def __init__(self) -> None:
@@ -102,7 +102,7 @@ class _Words:
         self._ascii = DefaultTokenizer(use_stemmer=True)
 
     def tokenize(self, text: str) -> list[str]:
-        """Of one text, in lower case."""
+        """Return the tokens of one text, in lower case."""
         if text.isascii():
             return list(self._ascii.tokenize(text))
         import regex
@@ -115,7 +115,7 @@ class _Words:
 
 
 def check_scoring() -> None:
-    """Raise InputError where what texts are scored with is not installed."""
+    """Raise InputError where a library for scoring texts is not installed."""
     if missing := [name for name in ("sacrebleu", "rouge_score") if find_spec(name) is None]:
         raise InputError(
             f"Texts are scored with sacrebleu and rouge-score, and {' and '.join(missing)} is not installed. Run: pip "

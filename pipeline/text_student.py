@@ -1,4 +1,4 @@
-"""A student of a text generation task: the card beside its weights, and the student opened, to write."""
+"""A student of a text generation task: the card beside its weights, and `Generator`, which loads it and writes."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,19 +24,19 @@ from fourshot.pipeline.tasks.generation import GenerationTask, writing_prompt
 from fourshot.pipeline.text_metrics import TextScores
 from fourshot.training.students.text_models import TextStudentKind
 
-FEW = 16  # texts: up to so many are written before vLLM is open
+FEW = 16  # texts: up to this many are written in less time than vLLM takes to open
 
 
 class TextStudentCard(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything about a student but its weights."""
+    """Everything about a student except its weights."""
 
     schema: int = 1
     name: str  # content-hashed
     task: GenerationTask
     architecture: TextStudentKind
-    base: str  # the model that it was made of
+    base: str  # the model that was fine-tuned
     base_revision: str
-    teacher: str  # who wrote what it learnt; "" for one that learnt the real pairs alone
+    teacher: str  # who wrote its targets; "" for a student trained on the real pairs alone
     training: dict[str, Any]  # settings
     seed: int = 0
     max_target_tokens: int
@@ -54,7 +54,7 @@ class TextStudentCard(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def load_text_student_card(folder: str | Path) -> TextStudentCard:
-    """Read the card in a student's folder. Raises AdapterError where it is none of this version's."""
+    """Read the card in a student's folder. Raises AdapterError where it is missing or this version cannot read it."""
     try:
         return read_json(Path(folder) / STUDENT_FILE, TextStudentCard)
     except (OSError, msgspec.DecodeError) as error:
@@ -67,33 +67,33 @@ class TextWritten(msgspec.Struct, frozen=True, kw_only=True):
     """What a student wrote for one input."""
 
     text: str
-    is_whole: bool = True  # it ended by itself, before the most tokens that it may write
-    is_cut: bool = False  # the input is longer than the student reads: its end did not count
+    is_whole: bool = True  # it ended by itself, within the limit of tokens
+    is_cut: bool = False  # the input is longer than the student reads: its end was ignored
     prompt_tokens: int = 0
     completion_tokens: int = 0
 
 
 class _Writer(Protocol):
-    """A checkpoint that is open."""
+    """An open checkpoint."""
 
-    most_tokens: int  # of an input; of a causal one, with what is written for it
+    most_tokens: int  # of an input; for a causal checkpoint, of input and output together
 
     def encode(self, prompts: Sequence[str]) -> list[list[int]]: ...
 
     def write(self, prompts: Sequence[str], max_tokens: int) -> list[tuple[str, bool, int]]:
-        """Of each: what is written, whether that ended by itself, and how many tokens it has."""
+        """Return for each prompt: the text, whether it ended by itself, and its number of tokens."""
         ...
 
     def close(self) -> None: ...
 
 
 class Generator:
-    """A student of a text generation task, opened. A context manager: leaving it gives the memory back."""
+    """An opened student of a text generation task. A context manager: leaving it frees the memory."""
 
     @checked
     def __init__(self, folder: str | Path, *, many: bool = False) -> None:
-        """``folder``: of a student, or of the distillation that made it. ``many`` texts are to come: a causal student
-        is then opened with vLLM, which opens more slowly and writes faster.
+        """``folder``: of a student, or of the distillation that made it. ``many``: for many texts, open a causal
+        student with vLLM, which opens more slowly and writes faster.
 
         Raises InputError where there is no student that writes, AdapterError for a damaged one.
         """
@@ -105,10 +105,9 @@ class Generator:
         self._writer: _Writer | None = _open(student, self.card, many=many)
 
     def count_tokens(self, inputs: Sequence[str]) -> list[int]:
-        """Of each input, as it is put to the student.
+        """Return the number of tokens of each input, in the form in which the student gets it.
 
-        Raises InputError for a blank input, for one that leaves a causal student no room to write, and once it is
-        closed.
+        Raises InputError for a blank input, for one that leaves a causal student no room to write, and after `close`.
         """
         texts = checked_strings(inputs, "generate")
         check_unicode(texts)
@@ -125,7 +124,7 @@ class Generator:
         return lengths
 
     def generate(self, inputs: Sequence[str]) -> list[TextWritten]:
-        """A text for each input, in their order: the likeliest token at each step. Raises as `count_tokens`."""
+        """Write a text for each input, in their order: the likeliest token at each step. Raises as `count_tokens`."""
         inputs = checked_strings(inputs, "generate")
         lengths = self.count_tokens(inputs)
         if not lengths:
@@ -153,13 +152,13 @@ class Generator:
         return [writing_prompt(self.card.task, text.strip()) for text in inputs]
 
     def _opened(self) -> _Writer:
-        """Raises InputError once it is closed."""
+        """Return the open checkpoint. Raises InputError after `close`."""
         if self._writer is None:
             raise InputError("This generator is closed. Open another one.")
         return self._writer
 
     def close(self) -> None:
-        """Give the memory back. Idempotent."""
+        """Free the memory. Idempotent."""
         writer, self._writer = self._writer, None
         if writer:
             writer.close()
@@ -182,7 +181,7 @@ TextStudent = Generator  # its name in earlier versions
 
 
 class _EngineWriter:
-    """A causal checkpoint of any kind, in an engine."""
+    """A causal checkpoint of any architecture, in an engine."""
 
     def __init__(self, folder: Path, kind: Literal["vllm", "transformers"]) -> None:
         from fourshot.engine.opening import open_engine
@@ -209,7 +208,7 @@ class _EngineWriter:
 
 
 def _open(folder: Path, card: TextStudentCard, *, many: bool) -> _Writer:
-    """What writes; of a causal student not vLLM, unless ``many`` texts are to come."""
+    """Open a student's checkpoint, a causal one with vLLM only for ``many`` texts. Raises AdapterError if damaged."""
     if faults := broken_shards(folder) or ([] if any(folder.glob("*.safetensors")) else ["it has no weights"]):
         raise AdapterError(damage_message(f"The student {folder}", faults))
     if card.architecture == "seq2seq":
@@ -224,5 +223,5 @@ def _open(folder: Path, card: TextStudentCard, *, many: bool) -> _Writer:
 
 
 def greedy(max_tokens: int) -> Sampling:
-    """The likeliest token at each step."""
+    """Return sampling settings that take the likeliest token at each step."""
     return Sampling(temperature=0.0, top_k=0, max_tokens=max_tokens)

@@ -1,4 +1,4 @@
-"""A folder of our own on disk: claimed by a manifest, locked while in use, and whole after a kill at any moment."""
+"""A work folder on disk: claimed by a manifest, locked while in use, and consistent after a kill at any moment."""
 
 import errno
 import shutil
@@ -17,28 +17,28 @@ from fourshot.pipeline.faults import clipped
 from fourshot.pipeline.settings.earlier_names import decode_stored
 
 MANIFEST_FILE = "manifest.json"
-LAYOUT_FILE = "layout.json"  # how prompts are laid out; not where they have no filler, as in earlier versions
-WORK_FILE = "remote_work.txt"  # names who pays for requests; goes with the folder that they are for
+LAYOUT_FILE = "layout.json"  # the layout of prompts; absent where they have no filler, as in earlier versions
+WORK_FILE = "remote_work.txt"  # an id under which paid requests are counted, for as long as the folder exists
 NO_WORK = (MANIFEST_FILE, "pairs.json", "log.txt", WORK_FILE)
 # What a folder holds, by a key of its manifest.
 KINDS = {"student": "a distillation", "format": "a corpus", "methods": "a comparison", "model_path": "a run"}
 LOCK_FILE = ".lock"
-BEGINNING = (MANIFEST_FILE, LAYOUT_FILE, "shots.json", "log.txt", LOCK_FILE)  # what is there before anything was made
-OURS = (MANIFEST_FILE, "seed", "adapters", "scores", "tasks.json")  # what the folder of a run or comparison has
+BEGINNING = (MANIFEST_FILE, LAYOUT_FILE, "shots.json", "log.txt", LOCK_FILE)  # files that exist before any result
+OURS = (MANIFEST_FILE, "seed", "adapters", "scores", "tasks.json")  # how names in a run's or comparison's folder begin
 UNALIGNED = "the folder was begun without filler before prompts (align), and goes on without"
 REMEDY = "Give another place (--out), the settings it was made with, or remove it to start anew."
 T = TypeVar("T")
 
 
 class Layout(msgspec.Struct, frozen=True, kw_only=True):
-    """What was decided when a folder was begun, and holds for as long as it is used."""
+    """The layout of prompts, fixed when a folder is begun."""
 
     align: bool = False
     filler: str = ""  # `FILLER_KIND` where there is any; earlier versions repeated a special token and said nothing
 
     @classmethod
     def now(cls, align: bool) -> "Layout":
-        """Of a folder that is begun today."""
+        """Return the layout of a folder that this version begins."""
         return cls(align=align, filler=FILLER_KIND if align else "")
 
 
@@ -47,16 +47,16 @@ class _BegunWith(msgspec.Struct):
 
 
 class _Begun(msgspec.Struct):
-    """What a manifest says of the layout."""
+    """The part of a manifest that says whether prompts have filler."""
 
     settings: _BegunWith
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """Says what a folder holds."""
+    """Identifies the work that a folder holds."""
 
     def identity(self) -> dict[str, Any]:
-        """All that has to be equal for two to be the same; not the versions of what made it."""
+        """Return all fields that have to be equal for two to mean the same work; not the versions of what made it."""
         fields: dict[str, Any] = msgspec.to_builtins(self)
         fields.pop("versions", None)
         return fields
@@ -73,15 +73,15 @@ class WorkFolder:
         self.path = Path(path)
 
     def claim(self, manifest: Manifest, *, over_unused: bool = False, remedy: str = REMEDY) -> None:
-        """Make the folder this run's, or continue it. Raises as `check_claim` does."""
+        """Claim the folder for the work of ``manifest``, or continue that work. Raises as `check_claim` does."""
         self.check_claim(manifest, over_unused=over_unused, remedy=remedy)
         self.path.mkdir(parents=True, exist_ok=True)
         self.write(MANIFEST_FILE, manifest)
 
     def check_claim(self, manifest: Manifest, *, over_unused: bool = False, remedy: str = REMEDY) -> None:
-        """Raise RunFolderError if the folder belongs to another configuration; writes nothing.
+        """Raise RunFolderError if the folder belongs to another configuration, or holds other files; write nothing.
 
-        ``over_unused``: but not to one that made nothing, such as a command that a remote teacher refused.
+        ``over_unused``: allow another configuration that made nothing, such as a command that a remote teacher refused.
         """
         file = self.path / MANIFEST_FILE
         if file.exists():
@@ -92,7 +92,7 @@ class WorkFolder:
                 shown = "\n".join(f"  - {difference}" for difference in differences[:8])
                 raise RunFolderError(f"{self.path} holds work of another configuration:\n{shown}\n{remedy}")
         elif self.path.is_dir() and any(self.path.iterdir()):
-            # What a kill before the manifest leaves, and in the middle of it.
+            # What a kill leaves before or while the manifest is written.
             prefixes = (LOCK_FILE, LAYOUT_FILE, *(f".{name}." for name in (LAYOUT_FILE, MANIFEST_FILE)))
             strangers = sorted(entry.name for entry in self.path.iterdir() if not entry.name.startswith(prefixes))
             if strangers:
@@ -102,7 +102,7 @@ class WorkFolder:
                 )
 
     def stored_manifest(self, kind: type[M]) -> M:
-        """Of what the folder holds. Raises as `read` does."""
+        """Return the folder's manifest. Raises as `read` does."""
         return self.read(MANIFEST_FILE, kind)
 
     def _check_kind(self, manifest: type[Manifest]) -> None:
@@ -110,7 +110,7 @@ class WorkFolder:
         try:
             stored_keys = msgspec.json.decode((self.path / MANIFEST_FILE).read_bytes(), type=dict[str, Any])
         except msgspec.DecodeError:
-            return  # whoever reads it says so
+            return  # `stored_manifest` raises the error
         kinds = (kind for key, kind in KINDS.items() if key in stored_keys and key not in manifest.__struct_fields__)
         if kind := next(kinds, None):
             raise RunFolderError(
@@ -119,16 +119,16 @@ class WorkFolder:
 
     @property
     def is_unused(self) -> bool:
-        """Whether nothing lies here but what says who works here."""
+        """Whether the folder holds no results: only manifest, log, lock and the like."""
         files = (file.name for file in self.path.rglob("*") if not file.is_dir())
         return all(name in NO_WORK or name.startswith(".") for name in files)
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the folder. Raises InputError where another process works in it, or a file is in its place.
+        """Lock the folder. Raises InputError where another process works in it, or a file is in its place.
 
-        A folder that no run was begun in is left as it was: not there, or without our lock file. So is one in which
-        nothing was made before an InputError: the corrected command, of another base say, may use it.
+        A folder in which no run was begun is left as it was: absent, or without our lock file. So is a new one in which
+        nothing was made before an InputError: the corrected command, such as for another base, may use it.
         """
         places = (self.path, *self.path.parents)
         missing = [folder for folder in places if not folder.exists()]
@@ -154,18 +154,18 @@ class WorkFolder:
                     self._leave_unlocked(was_missing=bool(missing))
         finally:
             for folder in missing:
-                with suppress(OSError):  # it holds something
+                with suppress(OSError):  # it is not empty
                     folder.rmdir()
 
     def _leave_unlocked(self, *, was_missing: bool) -> None:
-        """Take the lock file away where no run was begun."""
-        entries = self.path.iterdir() if self.path.exists() else ()  # its owner may have taken it away
+        """Remove the lock file where no run was begun."""
+        entries = self.path.iterdir() if self.path.exists() else ()  # its owner may have removed it
         begun = {entry.name for entry in entries} - {LOCK_FILE}
         if not (begun if was_missing else [name for name in begun if name.startswith(OURS)]):
             (self.path / LOCK_FILE).unlink(missing_ok=True)
 
     def forget_beginning(self) -> None:
-        """Empty the folder, where all that lies in it is how work began."""
+        """Empty the folder, except for its lock file, if it holds no other files than `BEGINNING`."""
         files = (file for file in self.path.rglob("*") if not (file.is_dir() or file.is_symlink()))
         if not all(file.name in BEGINNING for file in files):
             return
@@ -176,9 +176,9 @@ class WorkFolder:
                 entry.unlink()
 
     def layout(self, layout: Layout) -> Layout:
-        """That of the folder; ``layout`` for a new one. One that was begun without filler goes on without.
+        """Return the folder's layout; ``layout`` for a new one. A folder that was begun without filler stays without.
 
-        Raises RunFolderError where it was begun with filler, and none is wanted or it is put in front no more.
+        Raises RunFolderError where it was begun with filler, and ``layout`` has none or this version has another kind.
         """
         if not (self.path.is_dir() and any(entry.name.startswith(OURS) for entry in self.path.iterdir())):
             return layout
@@ -201,28 +201,28 @@ class WorkFolder:
         return stored_layout
 
     def _was_aligned(self) -> bool:
-        """Whether the manifest says that prompts begin with filler; those of versions without filler do not know."""
+        """Whether the manifest says that prompts begin with filler; False for those of versions without filler."""
         try:
             return self.read(MANIFEST_FILE, _Begun).settings.align
         except (FileNotFoundError, RunFolderError):
-            return False  # a comparison has its manifests further down
+            return False  # the manifests of a comparison are in subfolders
 
     def keep_layout(self, layout: Layout) -> None:
-        """Write it down, where there is anything to say: before a manifest, without which nothing was begun."""
+        """Write the layout if it has filler. To be called before the manifest is written, which begins the work."""
         if layout.align:
             self.write(LAYOUT_FILE, layout)
         else:
-            (self.path / LAYOUT_FILE).unlink(missing_ok=True)  # of a start with filler that a kill ended at once
+            (self.path / LAYOUT_FILE).unlink(missing_ok=True)  # left by a start with filler that was killed at once
 
     def has(self, name: str) -> bool:
         return (self.path / name).exists()
 
     def write(self, name: str, value: Any) -> None:
-        """Write JSON so that the file is whole or not there."""
+        """Write a JSON file atomically."""
         write_json(self.path / name, value)
 
     def read(self, name: str, kind: type[T]) -> T:
-        """A file of JSON. Raises FileNotFoundError, and RunFolderError where it cannot be read as ``kind``."""
+        """Read a JSON file. Raises FileNotFoundError, and RunFolderError where it cannot be read as ``kind``."""
         file = self.path / name
         try:
             return decode_stored(file.read_bytes(), kind)
@@ -233,19 +233,19 @@ class WorkFolder:
             ) from error
 
     def find(self, name: str, kind: type[T]) -> T | None:
-        """The same; None where there is no such file."""
+        """Read a JSON file as `read` does; None where there is no such file."""
         return self.read(name, kind) if self.has(name) else None
 
     def append(self, name: str, values: Iterable[Any]) -> None:
-        """Add lines and have them on the disk before returning."""
+        """Append lines of JSON; they are on disk when this returns."""
         append_lines(self.path / name, values)
 
     def lines(self, name: str, kind: type[T]) -> list[T]:
-        """All whole lines; a torn last one, left by a kill, is not there yet."""
+        """Return all complete lines, without a torn last one that a kill left."""
         return read_lines(self.path / name, kind)
 
     def keep_lines(self, name: str, count: int) -> None:
-        """Cut the file after ``count`` whole lines. Raises RunFolderError where it has fewer."""
+        """Cut the file after ``count`` complete lines. Raises RunFolderError where it has fewer."""
         keep_lines(self.path / name, count)
 
 

@@ -22,7 +22,7 @@ HEADINGS = ("task", "adapter", "answers", "accuracy", "made", "folder")
 
 @command("adapters list", *FOLDER)
 def list_adapters(options: Options, terminal: Terminal) -> None:
-    """List the adapters: which of them answer, which are refused and why."""
+    """List the adapters: which of them answer, which are refused, and why."""
     from fourshot.pipeline.scores import Scores
     from fourshot.pipeline.text_metrics import TextScores
     from fourshot.serving.models.in_context import IN_CONTEXT
@@ -76,7 +76,7 @@ def list_adapters(options: Options, terminal: Terminal) -> None:
     argument("--seed", "SEED", "with --in-context: draws the examples (default: 0)", type=int),
 )
 def add(options: Options, terminal: Terminal) -> None:
-    """Copy an adapter there, whole or not at all."""
+    """Copy an adapter into the folder, completely or not at all."""
     from fourshot.pipeline.synthesis.settings import RunSettings
     from fourshot.pipeline.tasks.task_file import load_task
     from fourshot.serving.models.adapters_folder import add_adapter, add_in_context, doubts_of, preferred_to
@@ -108,7 +108,7 @@ def add(options: Options, terminal: Terminal) -> None:
 
 @command("adapters remove", argument("name", "NAME", "of the adapter, as `list` shows it"), *FOLDER)
 def remove(options: Options, terminal: Terminal) -> None:
-    """Take an adapter away."""
+    """Remove an adapter."""
     from fourshot.serving.models import adapters_folder
 
     folders = adapters_folder.remove(options.adapters, options.name, options.base)
@@ -128,7 +128,7 @@ def pin(options: Options, terminal: Terminal) -> None:
 
 @command("adapters unpin", argument("task", "TASK", "that was pinned"), ADAPTERS)
 def unpin(options: Options, terminal: Terminal) -> None:
-    """Have a task answered by its newest version again."""
+    """Let the newest version answer for a task again."""
     from fourshot.serving.models import adapters_folder
 
     adapters_folder.unpin(options.adapters, options.task)

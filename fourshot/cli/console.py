@@ -1,4 +1,4 @@
-"""How a command shows itself: results on standard output, progress and errors on standard error, JSON for machines.
+"""Output of commands: results on standard output, progress and errors on standard error, JSON for machines.
 
 Importing this module loads neither rich nor a model library.
 """
@@ -22,9 +22,9 @@ from fourshot.printable import harmless
 if TYPE_CHECKING:
     from fourshot.pipeline.forecasts.forecast import Forecast
 
-WIDE = 200  # columns of a table that is not printed to a terminal: never folded
-GAP, EDGES = 3, 2  # columns of a terminal between two columns of a table, and around all of them
-SCORES = {  # key of `pipeline.report.MethodRow` -> heading
+WIDE = 200  # characters per line of a table that is not printed to a terminal, so that it is not folded
+GAP, EDGES = 3, 2  # characters between two columns of a table, and around all of them
+SCORES = {  # key of `pipeline.report.data.MethodRow` -> heading
     "display_name": "method",
     "accuracy": "accuracy",
     "accuracy_deviation": "+-",
@@ -50,16 +50,16 @@ FORECAST = {  # key of `pipeline.forecasts.forecast.StageForecast` -> heading
 
 
 class Terminal:
-    """Where a command says what it has to say. A context manager.
+    """The output of one command. A context manager.
 
     For people, results go to standard output and progress to standard error. For machines (``json``), standard output
-    carries JSON Lines alone, each with a ``type``: "progress", "prediction", "finding", "result" or "error"; whatever a
-    library prints there goes to standard error meanwhile.
+    carries JSON Lines alone, each with a ``type``: "progress", "forecast", "prediction", "finding", "fit", "ready",
+    "task", "result" or "error". Whatever a library prints there goes to standard error meanwhile.
     """
 
     def __init__(self, *, json: bool = False, quiet: bool = False) -> None:
         self._json, self._quiet = json, quiet
-        self._stdout = -1  # standard output, while it is lent to standard error
+        self._stdout = -1  # a copy of standard output, while its descriptor leads to standard error
 
     def __enter__(self) -> "Terminal":
         if self._json:
@@ -78,7 +78,7 @@ class Terminal:
 
     @contextmanager
     def progress(self) -> Iterator[OnEvent]:
-        """Bars on a terminal, a line now and then elsewhere, JSON for machines, notices alone if quiet."""
+        """Yield an event handler: bars on a terminal, occasional lines elsewhere, JSON, or only notices if quiet."""
         if self._quiet or self._json:
             yield self._notice if self._quiet else lambda event: self.result("progress", event)
             return
@@ -96,7 +96,7 @@ class Terminal:
 
     @contextmanager
     def hushed(self) -> Iterator[None]:
-        """Hold back what libraries write to standard error while a model opens; it is shown if that fails."""
+        """Hold back what libraries write to standard error while a model opens; it is shown after unexpected errors."""
         sys.stderr.flush()
         with tempfile.TemporaryFile() as captured:
             stderr_copy = os.dup(2)
@@ -119,7 +119,7 @@ class Terminal:
             print(harmless(text))
 
     def warn(self, text: str) -> None:
-        """Say on standard error what its reader should mend."""
+        """Print a warning about something that the user should fix on standard error."""
         print(f"fourshot: warning: {harmless(text)}", file=sys.stderr)
 
     def result(self, kind: str, content: Any) -> None:
@@ -128,9 +128,9 @@ class Terminal:
             document = {"type": kind, **msgspec.to_builtins(content, enc_hook=str)}
             try:
                 line = msgspec.json.encode(document) + b"\n"
-            except UnicodeEncodeError:  # a path may have bytes that are no UTF-8; this writes them as codes
+            except UnicodeEncodeError:  # a path may have bytes that are no UTF-8; this escapes them
                 line = json.dumps(document).encode() + b"\n"
-            while line:  # a disk that is nearly full takes a part of it, and fails only at the next
+            while line:  # a disk that is nearly full takes part of it, and fails only at the next write
                 line = line[os.write(self._stdout, line) :]
 
     def forecast(self, forecast: "Forecast | None") -> None:
@@ -151,19 +151,19 @@ class Terminal:
         )
 
     def verdict(self, forecast: "Forecast | None") -> None:
-        """Print how right a forecast was."""
+        """Print how a forecast and the actual time compare."""
         if forecast and forecast.verdict:
             self.say(f"Time: {forecast.verdict}.")
 
     def scores(self, rows: Sequence[Any]) -> None:
-        """Print the table of methods: rows are `pipeline.report.MethodRow` or mappings with its keys."""
+        """Print the table of methods: rows are `pipeline.report.data.MethodRow` or mappings with its keys."""
         self.table(rows, SCORES)
 
     def table(self, rows: Sequence[Any], headings: Mapping[str, str] | None = None, whole: str = "") -> None:
-        """Print ``rows`` for people, structs or mappings; a column appears where any row has it.
+        """Print ``rows``, structs or mappings, for people. A column appears if any row has a value for it.
 
-        ``headings``: which keys are shown, and how each is headed; all, by their keys, where there are none. ``whole``:
-        the key of what people copy, which stays on one line where the terminal is wide enough for it.
+        ``headings``: key -> heading of the columns to show; without it all columns, headed by their keys. ``whole``:
+        key of a column that people copy, whose cells stay on one line if the terminal is wide enough.
         """
         if self._json:
             return
@@ -183,14 +183,14 @@ class Terminal:
         cells = {key: [_cell(row.get(key)) for row in documents] for key in keys}
         widths = {key: max(map(cell_len, [headings.get(key, key), *cells[key]])) for key in keys}
         others = [width for key, width in widths.items() if key != whole]
-        # As long as each of the others can be as wide as the narrowest of them: below that they are unreadable.
+        # Wide enough: each other column can be as wide as the narrowest of them, below which they are unreadable.
         fits = widths.get(whole, 0) + len(others) * (min(others, default=0) + GAP) <= console.width - EDGES
         for key in keys:
             numeric = all(isinstance(row.get(key) or 0, int | float) for row in documents)
             table.add_column(
                 headings.get(key, key),
                 justify="right" if numeric else "left",
-                overflow="fold",  # an ellipsis would stand for a part of a name, or of a number
+                overflow="fold",  # an ellipsis would hide part of a name or a number
                 no_wrap=fits and key == whole,
             )
         for row in zip(*cells.values(), strict=True):
@@ -199,7 +199,7 @@ class Terminal:
 
 
 def program() -> str:
-    """How this command was called, where a shell would not find it by its name."""
+    """Return the name of this command for a shell: how it was called, if a shell would not find "fourshot"."""
     called = sys.argv[0]
     return "fourshot" if shutil.which("fourshot") or not called.endswith("fourshot") else shlex.quote(called)
 

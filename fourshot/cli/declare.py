@@ -1,4 +1,4 @@
-"""How a command is declared: beside its action, as its words, its help and its arguments.
+"""Declare commands next to their actions: the words of the command, its help and its arguments.
 
 Importing this module loads the standard library and msgspec alone.
 """
@@ -31,7 +31,7 @@ GROUPS = {  # first word of the commands that have two -> what they are about
 
 
 class Argument(NamedTuple):
-    """What `ArgumentParser.add_argument` takes, and the heading that it stands under in the help."""
+    """The parameters of `ArgumentParser.add_argument`, and the heading above it in the help."""
 
     name: str
     settings: dict[str, Any]
@@ -44,8 +44,8 @@ class Command(NamedTuple):
     words: str
     about: str
     arguments: tuple[Argument, ...]
-    defaults: dict[str, Any]  # what the action finds in its options without being asked for
-    parser: Mapping[str, Any]  # more for `add_parser`
+    defaults: dict[str, Any]  # options that the action gets without an argument of the user
+    parser: Mapping[str, Any]  # further parameters of `add_parser`
 
 
 KINDS = {  # name of an option's type -> what is allowed
@@ -57,13 +57,13 @@ COMMANDS: list[Command] = []  # in the order of the help
 
 
 def argument(name: str, metavar: str | None, help_text: str, **settings: Any) -> Argument:
-    """An argument as argparse knows it; a default is told."""
+    """Return an argument for argparse, whose help states a default."""
     default_note = " (default: %(default)s)" if settings.get("default") else ""
     return Argument(name, {"metavar": metavar, "help": help_text + default_note, **settings})
 
 
 def flag(name: str, help_text: str) -> Argument:
-    """An option without a value."""
+    """Return an option without a value."""
     return Argument(name, {"action": "store_true", "help": help_text})
 
 
@@ -76,9 +76,10 @@ MODEL = argument(
 def command(
     words: str, *arguments: Argument, about: str = "", parser: Mapping[str, Any] | None = None, **defaults: Any
 ) -> Callable[[Action], Action]:
-    """Make the function below a command, with what every command has. It may stand for several.
+    """Return a decorator that makes a function a command, with the options of all commands; usable several times.
 
-    ``about`` is the first line of its docstring unless it is given. ``parser``: more for `add_parser`.
+    ``about`` defaults to the first line of the function's docstring. ``parser``: further parameters of `add_parser`.
+    ``defaults``: options that the function gets without an argument of the user.
     """
     common = (flag("--json", "JSON Lines on standard output, and nothing else there"), flag("--quiet", "no progress"))
 
@@ -97,10 +98,10 @@ def setting(
     option: str = "",
     spelled: Mapping[str, str] = MappingProxyType({}),
 ) -> Argument:
-    """An option for a field of ``defaults``: its type, its default and what the comment behind it says.
+    """Return an option for a field of ``defaults``: its type, its default, and the comment behind it as the help.
 
-    ``key`` is dotted where the field is in a struct in it. The option keeps it as its name; its value is None where it
-    is not given. ``spelled``: what the option says -> the value that it means, where they differ.
+    ``key`` is dotted where the field is in a nested struct. The parsed option has it as its name, and the value None
+    where it is not given. ``spelled``: value on the command line -> value of the field, where they differ.
     """
     *path, name = key.split(".")
     for step in path:
@@ -121,25 +122,25 @@ def setting(
 
 @cache
 def _comments(struct: type[msgspec.Struct]) -> dict[str, str]:
-    """What is said behind each field of ``struct``, where its file has it."""
+    """Return the comments behind the fields of ``struct`` in its source file, by field."""
     source = Path(str(sys.modules[struct.__module__].__file__)).read_text(encoding="utf-8")
     body = source.partition(f"\nclass {struct.__name__}(")[2].partition("\n\n\n")[0]
     return dict(re.findall(r"^    (\w+): .*?  # (.+)$", body, re.MULTILINE))
 
 
 def overrides(options: Options, struct: type[msgspec.Struct]) -> dict[str, Any]:
-    """Those fields of ``struct`` that ``options`` name: the others keep their defaults."""
+    """Return the fields of ``struct`` to which ``options`` give values; the others keep their defaults."""
     values = vars(options)
     return {name: values[name] for name in struct.__struct_fields__ if values.get(name) is not None}
 
 
 def names_in(text: str) -> tuple[str, ...]:
-    """The names of a comma-separated list."""
+    """Return the names in a comma-separated list."""
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def some_names_in(text: str) -> tuple[str, ...]:
-    """`names_in` where none is not all: an unset variable of a script must not open what it was to limit."""
+    """Return `names_in`; raise ArgumentTypeError for none: an unset variable of a script must not lift a limit."""
     names = names_in(text)
     if not names:
         raise argparse.ArgumentTypeError(f"{text!r} holds no name. Give some, or leave the option out.")
@@ -147,17 +148,17 @@ def some_names_in(text: str) -> tuple[str, ...]:
 
 
 def read_command(words: Sequence[str], version: str) -> Options:
-    """The parsed command line; ``action`` does what it asks for.
+    """Return the parsed command line, whose ``action`` executes the command.
 
-    Raises SystemExit for help and usage errors; a program that asked for JSON is told of these in a line.
+    Raises SystemExit for help and usage errors; the latter are printed, with --json also as a line of JSON.
     Raises OSError where help cannot be written.
     """
     try:
         return _read(words, version)
     except UsageError as error:
         print(harmless(error.shown), file=sys.stderr)
-        own_words = takewhile(lambda word: word != "--", words[1:])  # without what is a text for certain
-        with Terminal(json="--json" in own_words) as terminal, suppress(OSError):  # nobody may read it any more
+        own_words = takewhile(lambda word: word != "--", words[1:])  # after --, words are texts
+        with Terminal(json="--json" in own_words) as terminal, suppress(OSError):  # its reader may be gone
             terminal.result("error", {"error": "InputError", "message": str(error), "exit_code": 2})
         raise SystemExit(2) from None
 
@@ -207,7 +208,7 @@ def _clause(sentence: str) -> str:
 
 
 class UsageError(Exception):
-    """What is wrong with a command line. ``shown``: the same for people, with the command and where to read on."""
+    """A fault in a command line. ``shown``: the message for people, with the command and a reference to its help."""
 
     def __init__(self, message: str, shown: str) -> None:
         super().__init__(message)
@@ -215,20 +216,20 @@ class UsageError(Exception):
 
 
 class SuggestingParser(argparse.ArgumentParser):
-    """An ArgumentParser whose errors name what was probably meant. Python 3.14 has the like as ``suggest_on_error``."""
+    """An ArgumentParser whose errors suggest what was meant. Python 3.14 has the similar ``suggest_on_error``."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(allow_abbrev=False, **settings)
-        # Each time that an argument is given, with its words.
+        # Every occurrence of an argument on the command line, with its values.
         self.occurrences: list[tuple[argparse.Action, list[str]]] = []
 
     def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
-        """Called by argparse for each of these."""
+        """Record the occurrence. Called by argparse for each."""
         self.occurrences.append((action, arg_strings))
         return super()._get_values(action, arg_strings)
 
     def _print_message(self, message: str, file: Any = None) -> None:
-        """Called by argparse for help and the version; its own would be silent where they cannot be written."""
+        """Print help or the version. Called by argparse, whose own method would ignore that they cannot be written."""
         print(message, end="", file=file or sys.stderr, flush=True)
 
     def error(self, message: str) -> NoReturn:

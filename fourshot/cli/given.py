@@ -1,4 +1,4 @@
-"""What a shell or a script may have made of an option: nothing, two values, another dash, a home folder unread.
+"""Detect what shells and scripts do to options: no value, two values, another dash, a home folder not expanded.
 
 Importing this module loads the standard library and msgspec alone.
 """
@@ -12,18 +12,18 @@ from pathlib import Path
 from fourshot.engine.errors import InputError
 from fourshot.engine.machine.files import check_mounted
 
-PLACES = ("FOLDER", "FILE", "TABLE")  # metavars of what is a path for certain
-PERHAPS = (*PLACES, "ADAPTER", "RUN", "TASK", "PATH", "MODEL", "WHO")  # and of what may be one
+PLACES = ("FOLDER", "FILE", "TABLE")  # metavars of options that are always paths
+PERHAPS = (*PLACES, "ADAPTER", "RUN", "TASK", "PATH", "MODEL", "WHO")  # and of options that may be paths
 LISTS = ("METHODS", "SEEDS", "TASKS", "ORIGINS", "HOSTS")  # metavars of comma-separated lists
-DASHES = "\u2010\u2011\u2012\u2013\u2014\u2212"  # what editors and pages make of a hyphen, or of two
+DASHES = "\u2010\u2011\u2012\u2013\u2014\u2212"  # what editors and web pages put in place of one or two hyphens
 
 
 def check_given(options: argparse.Namespace, warn: Callable[[str], object]) -> None:
-    """Raise InputError for an option that is blank, a list that is given twice, and an address in a path's place.
+    """Raise InputError for a blank option, a list that is given twice, and an address in place of a path.
 
-    Of another option the last value counts, as in other programs, and ``warn`` is told so: a script may add its own to
-    what stands there. A blank one is an unset variable of a script: without it, a service has no keys, and a folder is
-    where one stands.
+    Of another repeated option the last value counts, as in other programs, and ``warn`` reports it: a script may append
+    its own options. A blank one is often a script's unset variable. Ignoring it would start a service without keys, or
+    use the current folder. A ~ at the beginning of a path is expanded in ``options`` (`at_home`).
     """
     values_by_name: dict[str, list[str]] = {}
     for action, values in options.parser.occurrences:
@@ -36,12 +36,12 @@ def check_given(options: argparse.Namespace, warn: Callable[[str], object]) -> N
         earlier = values_by_name.setdefault(name, values)
         if earlier != values:
             complaint = f"{name} is given twice"
-            if name != "--key":  # nobody shall read it
+            if name != "--key":  # it is secret
                 complaint += f", {' '.join(earlier)!r} and {' '.join(values)!r}"
             if action.nargs or action.metavar in LISTS:
                 values_of = "A B" if action.nargs else "A,B"
                 raise InputError(f"{complaint}. Give it once, with all values behind it: {name} {values_of}.")
-            if name == "--text-column":  # half of each text would be read
+            if name == "--text-column":  # only half of each text would be read
                 raise InputError(f"{complaint}. Name one, or none for the columns that `tasks new` joined.")
             warn(f"{complaint}: the last counts.")
             values_by_name[name] = values
@@ -56,14 +56,14 @@ def check_given(options: argparse.Namespace, warn: Callable[[str], object]) -> N
 
 
 def at_home(place: str | Path) -> str | Path:
-    """``place`` below the home folder where it begins with ~, which shells leave as it is in ``--out=~/runs``."""
+    """Expand ~ at the beginning of ``place``, as shells do not in ``--out=~/runs``, unless ``place`` itself exists."""
     if not re.match(r"~(?:/|$)", str(place)) or Path(place).exists():
         return place
     return type(place)(os.path.expanduser(place))
 
 
 def wrong_dash(words: Sequence[str], flags: Collection[str]) -> str:
-    """What is wrong with a word that is an option but for its dashes; "" where there is none."""
+    """Return a message on the first word that is an option except for its dashes; "" where there is none."""
     for word in words:
         if word == "--":
             break
@@ -74,7 +74,7 @@ def wrong_dash(words: Sequence[str], flags: Collection[str]) -> str:
 
 
 def wrong_start(words: Sequence[str], flags: Collection[str]) -> str:
-    """What is wrong with an option before the command, where argparse would only ask for a command; "" if nothing."""
+    """Return a message on an option before the command, where argparse would only ask for a command; "" if none."""
     name = words[0].partition("=")[0] if words else ""
     if not name.startswith("-") or name in ("-h", "--help", "--version", "--"):
         return ""
@@ -84,7 +84,7 @@ def wrong_start(words: Sequence[str], flags: Collection[str]) -> str:
 
 
 def refuse(options: argparse.Namespace, purpose: str, *names: str) -> None:
-    """Raise InputError for those of the options ``names`` that are given: they do nothing but for ``purpose``."""
+    """Raise InputError for those of the options ``names`` that are given: they have an effect only for ``purpose``."""
     given = [name for name in names if all(getattr(options, name) is not nothing for nothing in (None, False, ""))]
     if refused := [f"--{name.replace('_', '-')}" for name in given]:
         raise InputError(f"{' and '.join(refused)} {'are' if len(refused) > 1 else 'is'} for {purpose}. Leave it out.")

@@ -1,4 +1,4 @@
-"""`keys add`, `remove` and `list`: who may ask a server."""
+"""`keys add`, `remove` and `list`: who has access to a server."""
 
 import sys
 from pathlib import Path
@@ -20,7 +20,7 @@ TASKS_HELP = "comma-separated: the only ones it may ask (default: all, and vLLM'
     argument("--max-concurrent", "N", f"requests at a time (default, or 0: {USUAL})", type=int, default=0),
 )
 def add(options: Options, terminal: Terminal) -> None:
-    """Make a key; it is shown once."""
+    """Create a key; it is shown only once."""
     from fourshot.serving.app.keys import add_key
 
     def show(secret: str) -> None:
@@ -34,7 +34,7 @@ def add(options: Options, terminal: Terminal) -> None:
 
 @command("keys remove", FILE, NAME)
 def remove(options: Options, terminal: Terminal) -> None:
-    """Take a key away; a running server notices."""
+    """Remove a key; a running server notices."""
     from fourshot.serving.app.keys import remove_key
 
     remove_key(options.file, options.name)
@@ -44,7 +44,7 @@ def remove(options: Options, terminal: Terminal) -> None:
 
 @command("keys list", FILE)
 def list_keys(options: Options, terminal: Terminal) -> None:
-    """The names of the keys and what they may do."""
+    """List the names of the keys and what they may do."""
     from fourshot.serving.app.keys import read_keys
 
     keys = read_keys(options.file)

@@ -1,4 +1,4 @@
-"""`demo` and `doctor`: does it work here, and what is missing."""
+"""`demo` and `doctor`: check that fourshot works on this machine, and what is missing."""
 
 import shlex
 from pathlib import Path
@@ -9,7 +9,7 @@ from fourshot.cli.given import refuse
 from fourshot.printable import as_word
 
 DEMO_TASK = "support_tickets"
-DEMO_FOLDER = f"runs/{DEMO_TASK}/default-seed0"  # where `fourshot run support_tickets` goes, too
+DEMO_FOLDER = f"runs/{DEMO_TASK}/default-seed0"  # also the folder of `fourshot run support_tickets`
 DEMO_TEXT = "I paid for the same photo book twice, can I have my money back?"
 
 
@@ -55,7 +55,7 @@ def doctor(options: Options, terminal: Terminal) -> int:
 
 
 def _fit(options: Options, terminal: Terminal) -> int:
-    """What a server of a folder would be started with, and why."""
+    """Print the settings with which a server of a folder would start, and why; return the exit code."""
     from fourshot.engine.machine.memory import free_bytes
     from fourshot.serving.fleet.launch import complete
     from fourshot.serving.models.slots import MIB, bytes_of_student, student_bytes
@@ -76,7 +76,7 @@ def _fit(options: Options, terminal: Terminal) -> int:
 
 
 def _alone(needed: int, free: int) -> list[tuple[str, str]]:
-    """Of a service of students alone, in bytes."""
+    """Return the lines, (heading, text), for a service of students alone; ``needed`` and ``free`` are in bytes."""
     from fourshot.serving.models.slots import GIB
 
     return [

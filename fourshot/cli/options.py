@@ -1,6 +1,6 @@
-"""`RunSettings` from what a user gives: a preset, a settings file, ``--set key=value``, and options, in this order.
+"""Build `RunSettings` from a preset, a settings file, ``--set key=value``, and options, in this order.
 
-Options carry no defaults of their own: types, choices, defaults and help are read off `RunSettings`.
+Options carry no defaults of their own: types, choices, defaults and help are taken from `RunSettings`.
 Importing this module loads neither torch nor vllm.
 """
 
@@ -21,7 +21,7 @@ class Option(NamedTuple):
     flag: str
     key: str  # of the setting, dotted
     metavar: str = "N"
-    spelled: Mapping[str, str] = {}  # what the option says -> the setting's value, where they differ
+    spelled: Mapping[str, str] = {}  # the option's value -> the setting's, where they differ
 
 
 OPTIONS = (
@@ -41,9 +41,9 @@ OPTIONS = (
 
 
 def settings_options(without: Sequence[str] = (), preset: str = "default") -> list[Argument]:
-    """An option for every entry of `OPTIONS` but those named in ``without``, and the ways to set the rest.
+    """Return --preset, --settings, --set, and an option for every entry of `OPTIONS` except those in ``without``.
 
-    ``preset``: what settings start from unless the user says otherwise.
+    ``preset``: the default of --preset.
     """
     listed = [
         argument("--preset", None, "what all settings start from", choices=list(PRESETS), default=preset),
@@ -57,7 +57,7 @@ def settings_options(without: Sequence[str] = (), preset: str = "default") -> li
 
 
 def settings_of(options: Options) -> RunSettings:
-    """The settings that parsed ``options`` say. Raises `InputError` that names the file or option at fault."""
+    """Return the settings of parsed ``options``. Raises `InputError`, which names the file or option at fault."""
     settings = PRESETS[options.preset]
     if options.settings:
         settings = with_file(settings, Path(options.settings))
@@ -73,7 +73,7 @@ def settings_of(options: Options) -> RunSettings:
 
 
 def with_file(settings: RunSettings, file: Path) -> RunSettings:
-    """``settings`` with those of a TOML file put over them. Raises `InputError`."""
+    """Return ``settings`` changed by a TOML file. Raises `InputError`."""
     try:
         document = tomllib.loads(file.read_bytes().decode("utf-8-sig").replace("\r\n", "\n"))
     except OSError as error:
@@ -86,7 +86,7 @@ def with_file(settings: RunSettings, file: Path) -> RunSettings:
 
 
 def _toml_value(text: str) -> Any:
-    """``text`` as TOML reads it; a bare word is a string, as on any command line."""
+    """Return ``text`` as a TOML value; a bare word is a string, as on any command line."""
     try:
         document = tomllib.loads(f"value = {text}")
     except (tomllib.TOMLDecodeError, RecursionError):

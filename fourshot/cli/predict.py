@@ -32,17 +32,17 @@ if TYPE_CHECKING:
 NO_LABEL = ""  # as in tables; any word may be the name of a class
 FOR_LABELS = ("abstain_below", "coverage", "none_of_these")
 ARGUMENTS = "abstain_below|none_of_these(?= cannot)|coverage(?= both| is a share)"  # as messages name the options
-FEW = 50  # texts that a threshold comes from
+FEW = 50  # texts: with fewer, the threshold for a coverage is uncertain
 REASONS = {"unsure": "too unsure", "none_of_these": "unlike the task's texts"}
 
 
 class Answers(NamedTuple):
-    """Predictions for texts, and where they are from."""
+    """Predictions for texts, and their source."""
 
     source: dict[str, object]
     texts: Sequence[str]
     predictions: Sequence["Prediction"]
-    task: "Task | None" = None  # where it is known here
+    task: "Task | None" = None  # None if it is known to the service alone
     explanations: Sequence["Explanation"] = ()  # as many as texts, or none
 
 
@@ -78,7 +78,7 @@ def predict(options: Options, terminal: Terminal) -> None:
 
 
 def _ask_service(options: Options, refusing: dict[str, Any], terminal: Terminal) -> Answers | None:
-    """None for a text generation task: what the service wrote is shown."""
+    """Query a service. None for a text generation task, of which the written texts are printed here."""
     from fourshot.serving.api import WRITES
     from fourshot.serving.clients.address import without_password
     from fourshot.serving.clients.client import Client
@@ -101,7 +101,7 @@ def _ask_service(options: Options, refusing: dict[str, Any], terminal: Terminal)
 
 
 def _ask_here(options: Options, refusing: dict[str, Any], terminal: Terminal) -> Answers | None:
-    """None for a student of a text generation task: what it wrote is shown."""
+    """Predict on this machine. None for a student of a text generation task, whose texts are printed here."""
     from fourshot.pipeline.student_card import find_student, is_text_student
 
     refuse(options, "a service (--url)", "key", "method")
@@ -145,7 +145,7 @@ def _ask_adapter(options: Options, refusing: dict[str, Any], terminal: Terminal)
             return Answers({"adapter": folder}, texts, classifier.predict(texts, **refusing), card.task)
     if options.engine == "vllm":
         raise InputError("--explain reads hidden states, which --engine vllm does not give. Leave --engine out.")
-    with terminal.progress() as on_event:  # it reads all that the adapter was trained on
+    with terminal.progress() as on_event:  # all training texts are processed
         on_event(Event(stage="explain", message="opening the model"))
         with terminal.hushed():
             classifier = LocalClassifier(folder, model=options.model, kind="transformers")
@@ -156,7 +156,7 @@ def _ask_adapter(options: Options, refusing: dict[str, Any], terminal: Terminal)
 
 
 def _texts_for(card: "AdapterCard | StudentCard", options: Options, terminal: Terminal) -> list[str]:
-    """What is to be classified. Warns first where the threshold of a coverage comes from few texts."""
+    """Return the texts to classify. Warns first where the threshold for a coverage is based on few texts."""
     curve = card.coverage
     if options.coverage is not None and curve and curve.num_texts < FEW:
         texts_of = "texts of the test split" if curve.source == "test split" else "held-out texts"
@@ -168,7 +168,7 @@ def _texts_for(card: "AdapterCard | StudentCard", options: Options, terminal: Te
 
 
 def _show(answers: Answers, terminal: Terminal) -> None:
-    """A line for each text, and for people how many were cut or have no label."""
+    """Print a line for each text, and for people how many were cut or have no label."""
     source, texts, predictions, task, explanations = answers
     if cut_words := [prediction.cut_words for prediction in predictions if prediction.cut_words]:
         terminal.warn(not_read(len(cut_words), len(texts), sum(cut_words)))
@@ -187,7 +187,7 @@ def _show(answers: Answers, terminal: Terminal) -> None:
 
 
 def _explanation_text(explained: "Explanation") -> str:
-    """For people, indented below the prediction."""
+    """Return an explanation for people, indented below its prediction."""
     lines = [
         f"{neighbour.similarity:.2f}\t{neighbour.kind}\t{one_line(neighbour.label)}\t{one_line(neighbour.text)}"
         for neighbour in explained.nearest
@@ -198,7 +198,7 @@ def _explanation_text(explained: "Explanation") -> str:
 
 
 def not_read(num_cut: int, texts: int, words: int) -> str:
-    """For people: how much of what was asked about is longer than the classifier reads."""
+    """Return a warning on how many texts are longer than the classifier reads, and by how many words."""
     return (
         f"{num_cut:,} of {texts:,} texts {'are' if num_cut > 1 else 'is'} longer than the classifier reads: {words:,} "
         f"{'words' if words > 1 else 'word'} of {'them' if num_cut > 1 else 'it'} did not count."
@@ -206,7 +206,7 @@ def not_read(num_cut: int, texts: int, words: int) -> str:
 
 
 def doubts_of(arguments: Sequence[str], texts: Sequence[str]) -> list[str]:
-    """For people: what was given as a text, and may be a file of texts or a table."""
+    """Return warnings on texts that may have been meant as a file of texts or a table."""
     from fourshot.pipeline.tables.types import TEXT_NAMES
 
     doubts = []
@@ -232,7 +232,7 @@ def doubts_of(arguments: Sequence[str], texts: Sequence[str]) -> list[str]:
 
 
 def _is_row(line: str) -> bool:
-    """Whether a line is one of JSON Lines with texts; inputs of fields are objects, too, and seldom have such a one."""
+    """Whether a line is an object with a key "text", as in JSON Lines; inputs with fields rarely have this key."""
     try:
         return "text" in msgspec.json.decode(line.strip(), type=dict[str, object])
     except (msgspec.DecodeError, UnicodeEncodeError, RecursionError):
@@ -240,9 +240,9 @@ def _is_row(line: str) -> bool:
 
 
 def read_texts(arguments: Sequence[str], terminal: Terminal) -> list[str]:
-    """The texts of the command line, else standard input, one per line. Raises `InputError` where there is none.
+    """Return the texts of the command line, else of standard input, one per line. Raises `InputError` for none.
 
-    Blank ones are left out, and counted.
+    Blank ones are left out, and a warning says how many.
     """
     arguments = [] if list(arguments) == ["-"] else arguments
     if "-" in arguments:

@@ -15,9 +15,9 @@ QUIET_S = 10.0  # between two lines about one step, where there is no terminal t
 
 
 class ProgressBars:
-    """A bar for each step that runs, with its rate and the time left; a step that is done stays as a line above.
+    """A bar for each running step, with its rate and the time left; a finished step remains as a line above.
 
-    Trainings may run at the same time, so each has a bar of its own. Of another stage the last step has one.
+    Trainings may run at the same time, so each has a bar of its own. In any other stage, only the latest step has one.
     """
 
     def __init__(self, console: Console | None = None) -> None:
@@ -30,8 +30,8 @@ class ProgressBars:
             TextColumn("[dim]{task.fields[figures]}"),
             console=console or Console(stderr=True),
         )
-        self._bars: dict[tuple[str, str], Task] = {}  # that run, by stage and, of a training, its message
-        self._ended: set[tuple[str, str]] = set()  # stage and message of the steps that are done
+        self._bars: dict[tuple[str, str], Task] = {}  # of running steps, by stage and, for a training, message
+        self._ended: set[tuple[str, str]] = set()  # stage and message of finished steps
         self._last_message = ""
 
     def __enter__(self) -> "ProgressBars":
@@ -54,14 +54,14 @@ class ProgressBars:
             bar = None  # the next step of the stage
         if bar is None:
             if event.done >= event.total and (event.stage, event.message) in self._ended:
-                return  # the end of a step may be told twice
+                return  # the end of a step may be reported twice
             bar = self._bars[key] = self._new_bar(event.unit)
         name, count = harmless(f"{event.stage}  {event.message}".rstrip()), _count(event)
         figures_text = figures(event)
         self._progress.update(
             bar.id, completed=event.done, total=event.total, name=name, count=count, figures=figures_text
         )
-        if event.done >= event.total:  # of hundreds, those that are done must not fill the screen
+        if event.done >= event.total:  # hundreds of finished bars would fill the screen
             self._print(f"{name}  {count} in {span(bar.elapsed or 0.0)}  {figures_text}")
             self._progress.remove_task(bar.id)
             del self._bars[key]
@@ -87,18 +87,18 @@ class _Rate(ProgressColumn):
 
 @dataclass
 class _Step:
-    """A step as its lines tell of it."""
+    """State of a step whose progress is printed as lines."""
 
     began_s: float
-    first: float  # units done when it was first heard of
-    told_s: float
+    first: float  # units done at its first event
+    told_s: float  # time of its last line
     done: float = 0.0
 
 
 class ProgressLines:
     """A line when a step begins and ends, and every `QUIET_S` seconds between: for logs.
 
-    Trainings may run at the same time, so each is a step of its own. Of another stage the last step is.
+    Trainings may run at the same time, so each is a step of its own. Any other step begins anew after another event.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -137,7 +137,7 @@ class ProgressLines:
 
 
 def figures(event: Event) -> str:
-    """The figures of an event as ``loss 0.31, kept 120``, and its detail."""
+    """Format the figures of an event as ``loss 0.31, kept 120``, and append its detail."""
     text = ", ".join(f"{name.replace('_', ' ')} {_number(value)}" for name, value in event.figures.items())
     return "; ".join(part for part in (text, event.detail) if part)
 

@@ -1,4 +1,4 @@
-"""Options of commands that may ask a teacher behind an OpenAI-compatible address."""
+"""Options of commands that can use a teacher behind an OpenAI-compatible address."""
 
 from typing import Any
 
@@ -27,7 +27,7 @@ REMOTE_OPTIONS = tuple(
 
 
 def teacher_of(options: Options) -> dict[str, Any]:
-    """Who is to read, as `fourshot.teaching` takes it. Raises InputError for half of a remote teacher."""
+    """Return the options of a teacher for `fourshot.teaching`. Raises InputError for incomplete or conflicting ones."""
     remote_settings = overrides(options, RemoteSettings)
     if options.teacher and options.by:
         raise InputError("--teacher and --by both name who reads the texts. Give one of them.")
@@ -46,7 +46,7 @@ def teacher_of(options: Options) -> dict[str, Any]:
 
 
 def teacher_line(teacher: RemoteTeacher) -> str:
-    """How a remote teacher did, and what that cost, in two lines."""
+    """Return two lines on how accurate a remote teacher was, and what that cost."""
     held_out, outside = teacher.held_out, teacher.outside
     accuracy = f", {held_out.accuracy:.0%} of {held_out.num_texts} shots right" if held_out else ""
     off_labels = f", {outside:.1%} of its probability on no label" if outside is not None else ""
@@ -61,5 +61,5 @@ def teacher_line(teacher: RemoteTeacher) -> str:
 
 
 def first_of(reason: str) -> str:
-    """For people: why the first of several texts has no answer, behind how many these are; nothing where not known."""
+    """Return why the first of several texts has no answer, to be put behind their number; "" where it is unknown."""
     return f"; of the first: {reason.rstrip('.')}" if reason else ""

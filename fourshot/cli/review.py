@@ -1,4 +1,4 @@
-"""`review` and `report`: what a run made, for a person to look at and to correct."""
+"""`review` and `report`: the results of a run, for a person to view and to correct."""
 
 from fourshot.cli.console import Terminal
 from fourshot.cli.declare import Options, argument, command, flag
@@ -10,7 +10,7 @@ RUN = argument("run", "RUN", "the folder of a run")
 
 @command("review", RUN, argument("--most", "N", "rows, the most useful ones (default: all)", type=int, default=0))
 def review(options: Options, terminal: Terminal) -> None:
-    """Write a run's texts and labels into a table that you correct; `run` goes on with what you left."""
+    """Write a run's texts and labels into a table that you correct; `run` continues with what you left."""
     from fourshot.pipeline.cells.review import REVIEW, in_words, open_review, run_in
 
     if options.most < 0:
@@ -36,7 +36,7 @@ def review(options: Options, terminal: Terminal) -> None:
     argument("--port", "PORT", "of the page (default: any that is free)", type=int),
 )
 def report(options: Options, terminal: Terminal) -> None:
-    """Say where a run's report is, or open it with its texts as a page."""
+    """Print where a run's report is, or open a page with the report and the texts."""
     from fourshot.pipeline.cells.review import run_in
 
     folder = run_in(options.run)

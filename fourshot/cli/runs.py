@@ -73,7 +73,7 @@ SETTINGS = settings_options()
 )  # fmt: skip
 @command("run", *TASK, *PLACE, MERGE, *UNLABELLED, *SETTINGS, until="report")
 def run(options: Options, terminal: Terminal) -> None:
-    """All steps: shots, synthetic texts, training, evaluation, report."""
+    """Run all steps: shots, synthetic texts, training, evaluation, report."""
     from fourshot.api import default_folder
     from fourshot.pipeline.cells.run_folder import RunFolder
     from fourshot.pipeline.runs.run import RunRequest, do_run, plan_run
@@ -112,7 +112,7 @@ def run(options: Options, terminal: Terminal) -> None:
 def _say_summary(
     summary: "RunSummary", task: "Task", folder: str | Path, repeat_command: str, terminal: Terminal
 ) -> None:
-    """For people: the scores, where everything lies, and what to do next."""
+    """Print for people the scores, the paths of the results, and what to do next."""
     from fourshot.pipeline.rows.fields import sample_argument
 
     if summary.table:
@@ -222,8 +222,8 @@ def _say_left_out(left_out: "Mapping[str, str] | UnsetType", terminal: Terminal)
 
 
 def _is_foretold(options: Options) -> bool:
-    """Whether the command is to begin with a forecast."""
-    return not (options.quiet or options.ray)  # it is of one machine
+    """Whether the command begins with a forecast."""
+    return not (options.quiet or options.ray)  # a forecast is of one machine
 
 
 def _placement(options: Options) -> "Placement":
@@ -238,7 +238,7 @@ def _placement(options: Options) -> "Placement":
 
 
 def choose_methods(text: str, methods: Mapping[str, object]) -> list[str]:
-    """The methods that a comma-separated list names, each once, in its order. Raises `InputError`."""
+    """Return the methods that a comma-separated list names, each once, in its order. Raises `InputError`."""
     names = list(dict.fromkeys(names_in(text)))
     unknown = [name for name in names if name not in methods]
     if unknown or not names:
@@ -252,7 +252,7 @@ def choose_methods(text: str, methods: Mapping[str, object]) -> list[str]:
 
 
 def read_seeds(text: str) -> list[int]:
-    """``3`` is 0, 1, 2; ``4,7`` is 4 and 7; ``4,`` is 4 alone. Raises `InputError`."""
+    """Parse seeds: ``3`` is 0, 1, 2; ``4,7`` is 4 and 7; ``4,`` is 4 alone. Raises `InputError`."""
     try:
         numbers = [int(part) for part in names_in(text)]
     except ValueError:

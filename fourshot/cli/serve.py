@@ -14,14 +14,14 @@ DEFAULTS = ServeSettings(adapters="")
 NUMBERS = (
     *("port", "max_loras", "max_cpu_loras", "max_lora_rank", "max_model_len", "max_num_seqs", "poll_s", "drain_s"),
 )
-# What is said of the engine, which students do without.
+# Options of the engine, which students do not need.
 OF_ENGINE = ("max_loras", "max_cpu_loras", "max_lora_rank", "kv_cache_bytes", "max_model_len", "max_num_seqs", "hot")
 ORIGINS_HELP = "comma-separated: sites whose pages may ask, as https://app.example; '*' for all (default: none)"
 HOSTS_HELP = "comma-separated: names that clients may ask for, beside localhost; '*' for any (docs/serving.md)"
 VLLM_HELP = "what follows is for vLLM's server: --vllm --ssl-keyfile KEY --ssl-certfile CERT"
 
 
-def mebibytes(text: str) -> int:  # its name stands in the error about a value that is none
+def mebibytes(text: str) -> int:  # argparse puts this name into the error about an invalid value
     return int(text) << 20
 
 
@@ -54,7 +54,7 @@ def mebibytes(text: str) -> int:  # its name stands in the error about a value t
     argument("--vllm", "OPTION", VLLM_HELP, dest="vllm_arguments", nargs=argparse.REMAINDER, default=()),
 )
 def serve(options: Options, terminal: Terminal) -> None:
-    """Answer for every adapter in a folder, over HTTP."""
+    """Serve every adapter in a folder over HTTP."""
     import asyncio
 
     from fourshot.engine.machine.home import home

@@ -1,4 +1,4 @@
-"""`annotate` and `distill`: a user's texts, read by a teacher; and a small classifier that learnt from it."""
+"""`annotate` and `distill`: label a user's texts with a teacher, and train a small classifier on its labels."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -157,7 +157,7 @@ def distill(options: Options, terminal: Terminal) -> None:
 
 
 def _tell_student(summary: "DistillSummary", terminal: Terminal) -> None:
-    """How right it is, how large, and where it lies."""
+    """Print how accurate a student is, how large, and where it is stored."""
     terminal.result("result", summary)
     for note in summary.notes:
         terminal.say(f"{note.removesuffix('.')}.")

@@ -16,7 +16,7 @@ DEFAULT_SHOTS = 4  # of each class, as `RunSettings.k`
 
 @command("tasks list")
 def list_tasks(options: Options, terminal: Terminal) -> None:
-    """The tasks that come with fourshot."""
+    """List the tasks that come with fourshot."""
     from fourshot.pipeline.faults import shorten
     from fourshot.pipeline.tasks.generation import GenerationTask
     from fourshot.pipeline.tasks.task_file import load_any_task, shipped_tasks
@@ -152,7 +152,7 @@ def check(options: Options, terminal: Terminal) -> int:
 
 
 def _next_step(options: Options, *, has_fewer: bool) -> str:
-    """The command that works with a faultless task: runs need labels, and leave where a class ``has_fewer`` shots."""
+    """Return the command to use a task without errors. ``has_fewer``: a class has fewer examples than --shots."""
     from fourshot.pipeline.tasks.generation import GenerationTask
     from fourshot.pipeline.tasks.task_file import load_any_task
 

@@ -1,4 +1,4 @@
-"""`distill`, `annotate` and `predict` of text generation tasks: a teacher writes, a student learns to, then does."""
+"""`distill`, `annotate` and `predict` for text generation tasks, whose students write texts."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,9 +34,9 @@ SCORES = {  # key of a row of `TextDistillSummary` -> heading
 
 
 def distill_text(task: "GenerationTask", options: Options, arguments: dict[str, Any], terminal: Terminal) -> None:
-    """Make a student of a text generation task; ``arguments``: those that a classifier's distillation has, too.
+    """Train a student of a text generation task; ``arguments``: those that a classifier's distillation has, too.
 
-    Raises InputError for an option that says nothing of such a task.
+    Raises InputError for an option that has no meaning for such a task.
     """
     from fourshot import text_api
 
@@ -71,7 +71,7 @@ def distill_text(task: "GenerationTask", options: Options, arguments: dict[str, 
 
 
 def annotate_text(options: Options, arguments: dict[str, Any], terminal: Terminal) -> None:
-    """Write a target for each input of a table; ``arguments``: those that annotating with labels has, too."""
+    """Write a target for each input of a table; ``arguments``: those that annotation with labels has, too."""
     from fourshot import text_api
 
     _refuse([name for name in OF_READING if getattr(options, name)])
@@ -109,7 +109,7 @@ def _refuse(names: Sequence[str]) -> None:
 
 
 def _real(text: str | None) -> int | None:
-    """The number that `--real` says, 0 for all; None where it is not given."""
+    """Return the number that `--real` gives, 0 for all; None where it is not given. Raises InputError for others."""
     if text is None:
         return None
     if text != "all" and not (text.isdecimal() and int(text)):
@@ -118,7 +118,7 @@ def _real(text: str | None) -> int | None:
 
 
 def write(folder: Path, texts: list[str], options: Options, terminal: Terminal) -> None:
-    """What a student writes for each text, a line each."""
+    """Have a student write for each text, and print what it wrote, a line each."""
     from fourshot.pipeline.text_student import FEW, Generator
 
     kind = options.engine or ("vllm" if len(texts) > FEW else "transformers")
@@ -128,7 +128,7 @@ def write(folder: Path, texts: list[str], options: Options, terminal: Terminal) 
 
 
 def show(texts: Sequence[str], written: "Sequence[TextWritten]", terminal: Terminal, source: dict[str, object]) -> None:
-    """A line for each text."""
+    """Print a line for each text, then warnings on texts that were cut."""
     for text, result in zip(texts, written, strict=True):
         terminal.result("prediction", {"text": text, "written": result.text, "is_whole": result.is_whole})
         terminal.say(one_line(result.text))

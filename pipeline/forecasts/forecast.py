@@ -1,7 +1,7 @@
-"""What a command will take on this machine: calls, tokens, seconds and memory, stage by stage.
+"""Forecast what a command will take on this machine: calls, tokens, seconds and memory, stage by stage.
 
-`StageWork` says what a stage asks for, `pipeline.forecasts.speed` how long that takes here. Afterwards the seconds that
-each stage took stand beside what was forecast. Importing this module loads neither torch nor vllm.
+`StageWork` is the work of a stage, and `pipeline.forecasts.speed` measures how long it takes here. Afterwards, the
+actual seconds of each stage are added to its forecast. Importing this module loads neither torch nor vllm.
 """
 
 import os
@@ -18,27 +18,27 @@ from fourshot.pipeline.work_folder import WorkFolder
 from fourshot.training.jobs.at_once import width
 
 FORECAST_FILE = "forecast.json"
-SWITCH = "FOURSHOT_FORECAST"  # environment: "0" where nobody reads it, and a new machine should not be measured
+SWITCH = "FOURSHOT_FORECAST"  # environment variable: "0" means no forecasts, so a new machine is not measured
 TOKENS = ("prompt_tokens", "shots_tokens", "adapter_tokens", "output_tokens", "train_tokens")
 NUMBERS = ("calls", *TOKENS, "trainings", "steps")
-SIDE_BY_SIDE = 1.4  # times as fast two trainings on two cores are side by side (docs/training.md); more: not measured
+SIDE_BY_SIDE = 1.4  # speed-up of two trainings side by side on two cores (docs/training.md); of more: not measured
 MEASURING = "measuring this machine, about a minute on idle cores"
-LEAST_S = 10.0  # of stages that say how fast a machine is: shorter ones say more of what else it did
-COMPILE_S = 60.0  # of torch.compile, which then samples twice as fast (docs/corpus.md)
+LEAST_S = 10.0  # of stages that correct the speed of a machine: the time of shorter ones depends more on other load
+COMPILE_S = 60.0  # of torch.compile, after which sampling is twice as fast (docs/corpus.md)
 
 
 class StageWork(msgspec.Struct, frozen=True, kw_only=True):
-    """What one stage asks of the machine. Prompt tokens are those that the prefix cache does not have."""
+    """The work of one stage. Prompt tokens are those that the prefix cache does not have."""
 
     stage: str
-    opens: Literal["engine", "trainer", "nothing"] = "engine"  # nothing: the engine of the stage before is asked
-    calls: float = 0  # texts that are drawn or read
-    prompt_tokens: float = 0  # read by the base
-    shots_tokens: float = 0  # the same, behind shots
-    adapter_tokens: float = 0  # read by an adapter
+    opens: Literal["engine", "trainer", "nothing"] = "engine"  # nothing: it uses the engine of the stage before
+    calls: float = 0  # texts that are drawn or scored
+    prompt_tokens: float = 0  # of the base model
+    shots_tokens: float = 0  # of the base model, behind shots
+    adapter_tokens: float = 0  # of adapters
     output_tokens: float = 0
     trainings: float = 0
-    steps: float = 0  # of all of them
+    steps: float = 0  # of all trainings
     train_tokens: float = 0
     compiled: bool = False
 
@@ -53,7 +53,7 @@ class StageWork(msgspec.Struct, frozen=True, kw_only=True):
         return float(sum(getattr(self, name) for name in TOKENS))
 
     def seconds(self, speed: Speed, at_once: int = 1) -> float:
-        """``at_once``: how many trainings go on side by side."""
+        """Return the seconds that the work takes; ``at_once``: how many trainings run side by side."""
         if self.opens == "trainer":
             alone = self.trainings * speed.training_s + self.train_tokens * speed.train_token_s
             seconds = speed.open_trainer_s + alone * _share_of_alone(self.trainings, at_once)
@@ -69,38 +69,41 @@ class StageWork(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def _share_of_alone(trainings: float, at_once: int) -> float:
-    """Time of trainings of one length side by side, in that of one after the other; the last ones may be fewer."""
+    """Return the time of equally long trainings side by side, relative to one after the other.
+
+    Fewer of them may run in the last turn.
+    """
     if at_once <= 1:
         return 1.0
     return ceil(trainings / at_once) * at_once / trainings / SIDE_BY_SIDE
 
 
 class StageForecast(msgspec.Struct, frozen=True, kw_only=True):
-    """One stage."""
+    """Forecast of one stage."""
 
     stage: str
-    calls: int  # texts that are drawn or read
-    tokens: int  # computed: prompts that no cache has, answers, trainings
+    calls: int  # texts that are drawn or scored
+    tokens: int  # computed: of uncached prompts, of outputs, of trainings
     steps: int  # of trainings
     seconds: float
-    opens: Literal["engine", "trainer", ""] = ""  # whose speed the seconds stand on; "": neither's
-    draws: bool = False  # it draws texts, and how many draws it takes is not known before
-    took_s: float | None = None  # once it is done
+    opens: Literal["engine", "trainer", ""] = ""  # whose speed the seconds are based on; "": neither's
+    draws: bool = False  # it draws texts, and the number of draws is not known in advance
+    took_s: float | None = None  # actual seconds, once it is done
 
 
 class Forecast(msgspec.Struct, frozen=True, kw_only=True):
-    """A whole command, as far as it is not done yet."""
+    """Forecast of a command, as far as it is not done yet."""
 
     seconds: float
     calls: int
     tokens: int
-    memory_bytes: int  # the most that a process needs
+    memory_bytes: int  # peak of the process that needs most, or of trainings side by side
     stages: tuple[StageForecast, ...]
-    took_s: float | None = None  # all stages, once they are done
-    revision: str = ""  # of the base of whose speed the time that it takes will tell; "": of none
-    doubt: str = ""  # why it may take another time
-    asks: str = ""  # the remote model that all calls are requests to; what seconds there are, are of this machine
-    cost: float | None = None  # of these; None: no prices were given
+    took_s: float | None = None  # actual seconds of all stages, once they are done
+    revision: str = ""  # of the base whose speed will be corrected by the actual time; "": none
+    doubt: str = ""  # why the forecast may be wrong
+    asks: str = ""  # the remote model to which all calls are requests; any seconds are those of this machine
+    cost: float | None = None  # of these requests; None: no prices were given
 
     def __str__(self) -> str:
         doubt = f"; {self.doubt}" if self.doubt else ""
@@ -116,7 +119,7 @@ class Forecast(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     def beside(self, took: Mapping[str, float]) -> "Forecast":
-        """With the seconds that stages took, by name."""
+        """Return the forecast with the actual seconds of stages, by name."""
         stages = tuple(
             msgspec.structs.replace(stage, took_s=round(took[stage.stage], 1)) if stage.stage in took else stage
             for stage in self.stages
@@ -126,9 +129,9 @@ class Forecast(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.structs.replace(self, stages=stages, took_s=round(total, 1) if None not in times else None)
 
     def share(self, opens: str) -> float | None:
-        """How many times its forecast the engine or the trainer took, where that is known and long enough.
+        """Return actual over forecast time of the engine or the trainer; None if unknown, or the forecast is too short.
 
-        Not counting stages that draw texts: how many draws it takes depends on the task, not on the machine.
+        Stages that draw texts do not count: how many draws they need depends on the task, not on the machine.
         """
         stages = [stage for stage in self.stages if stage.opens == opens and not stage.draws]
         done = [(stage.took_s, stage.seconds) for stage in stages if stage.took_s is not None]
@@ -137,7 +140,7 @@ class Forecast(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def verdict(self) -> str:
-        """How right it was; "" before that is known."""
+        """How forecast and actual time compare, in words; "" before that is known, and for a remote model."""
         if self.took_s is None or self.asks:
             return ""
         share = self.took_s / self.seconds - 1 if self.seconds else 0.0
@@ -146,9 +149,9 @@ class Forecast(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def forecast(work: Iterable[StageWork], speed: Speed, at_once: Callable[[int], int] = lambda trainings: 1) -> Forecast:
-    """What ``work`` will take; parts of the same stage share one process.
+    """Forecast ``work``. Parts of the same stage share one process.
 
-    ``at_once`` says how many of so many trainings go on side by side, each with the memory of one.
+    ``at_once`` maps a number of trainings to how many of them run side by side, each with memory of its own.
     """
     joined: dict[str, StageWork] = {}
     for part in work:
@@ -191,12 +194,12 @@ def foretell(
     goes_on: bool = False,
     complete: Callable[[Forecast], Forecast] = lambda estimate: estimate,
 ) -> Forecast | None:
-    """Forecast what ``work_of`` a machine of some speed gives, with what else ``complete`` puts to it, and tell; None
-    where nothing is left to do.
+    """Forecast the work that ``work_of`` returns for a speed, add what ``complete`` adds, and report the result.
 
-    ``at_once``: trainings side by side, 0 for as many as fit. ``goes_on``: some of the work was begun before, so what
-    the rest takes says nothing of the speed. Without ``anew``, a speed that cannot be measured is told of and stops
-    nobody; with it FourshotError is raised. And without it, `SWITCH` set to 0 means no forecast.
+    None where nothing is left to do. ``at_once``: trainings side by side, 0 for as many as fit. ``goes_on``: some of
+    the work was begun before, so the time of the rest does not correct the speed. ``anew``: measure the machine again.
+    Without ``anew``, `SWITCH` set to 0 means no forecast, and a failed measurement is reported and returns None. With
+    it, the error of the measurement is raised, such as FourshotError.
     """
     if not anew and os.environ.get(SWITCH) == "0":
         return None
@@ -208,7 +211,7 @@ def foretell(
     trains = any(part.opens == "trainer" or part.adapter_tokens for part in work)
     try:
         speed = known_speed(model, lambda: on_event(Event(stage="forecast", message=ahead)), anew=anew, trains=trains)
-    except Exception as error:  # whatever it is: who asked for a run is to have it
+    except Exception as error:  # of any kind: a failed forecast must not prevent a run
         if anew:
             raise
         on_event(Event(stage="forecast", message=f"none, for this machine could not be measured: {error}"))
@@ -224,9 +227,9 @@ def foretell(
 
 
 def settled(estimate: Forecast, took: Mapping[str, float], *, failed: bool = False) -> Forecast:
-    """``estimate`` beside the seconds that stages took, by name; later forecasts of this base are corrected by them.
+    """Return ``estimate`` with the actual seconds of stages, by name, and correct later forecasts of this base by them.
 
-    ``failed``: some of the work was not done, so that they say nothing.
+    ``failed``: some of the work was not done, so its seconds correct nothing.
     """
     estimate = estimate.beside(took)
     if estimate.revision and not failed:
@@ -237,7 +240,7 @@ def settled(estimate: Forecast, took: Mapping[str, float], *, failed: bool = Fal
 def conclude(
     estimate: Forecast, took: Mapping[str, float], folder: WorkFolder, on_event: OnEvent, *, failed: bool = False
 ) -> None:
-    """Keep in ``folder`` what `settled` gives, and tell how right it was, but not of work that ``failed`` in part."""
+    """Write the `settled` forecast into ``folder``, and report how right it was, unless some work ``failed``."""
     estimate = settled(estimate, took, failed=failed)
     folder.write(FORECAST_FILE, estimate)
     if estimate.verdict and not failed:

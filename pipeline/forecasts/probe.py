@@ -1,6 +1,6 @@
-"""What the processes do that measure a machine: train for a few steps, open the engine, draw and read some texts.
+"""The child processes that measure a machine: train for a few steps; open the engine, draw and score some texts.
 
-Each is a process of its own as in a run; `pipeline.forecasts.speed` asks them.
+Each is a separate process, as in a run. `pipeline.forecasts.speed` starts them.
 """
 
 import resource
@@ -16,9 +16,9 @@ from fourshot.engine.machine.processes import ParentLink, end_process, run_child
 
 TASK = "support_tickets"
 STEPS = 3  # of training; the time between the first and the last one counts
-READ_S = 1.0  # that reading is to take, within bounds: a large base is slow
+READ_S = 1.0  # that scoring should take, within the bounds of READ_TEXTS: a large base is slow
 READ_TEXTS = (8, 48)  # least and most
-DRAWS_PER_CLASS = 26  # 130 at once: the engine's batches have to be as large as in a run, where a token costs least
+DRAWS_PER_CLASS = 26  # 130 at once: batches must be as large as in a run, where the time per token is lowest
 WARM_UP_TEXTS, WARM_UP_DRAWS = 4, 2  # the latter per class
 
 
@@ -30,18 +30,18 @@ class TrainerProbe(msgspec.Struct, frozen=True, kw_only=True, tag="trainer"):
 
 
 class EngineProbe(msgspec.Struct, frozen=True, kw_only=True, tag="engine"):
-    """Draw and read, also with the adapter where there is one."""
+    """Draw and score texts, the latter also with the adapter where there is one."""
 
     model: str
     adapter: Adapter | None
 
 
 class ModelOpened(msgspec.Struct, frozen=True, kw_only=True, tag="opened"):
-    """The model is open."""
+    """Message of a child process: the model is open."""
 
 
 class SpeedMeasured(msgspec.Struct, frozen=True, kw_only=True, tag="measured"):
-    """Fields of `Speed`; of the trainer also its adapter."""
+    """Measured fields of `Speed`; from the trainer, also its adapter."""
 
     fields: dict[str, int | float]
     adapter: Adapter | None = None
@@ -114,7 +114,7 @@ def _engine(probe: EngineProbe, opened: Callable[[], object]) -> SpeedMeasured:
     texts = [example.text for example in load_split(task, "test").examples[: READ_TEXTS[1]]]
 
     def seconds_per_token(count: int, *, shown: bool = False, adapter: Adapter | None = None) -> float:
-        """Seconds for a computed prompt token."""
+        """Return the seconds per computed prompt token of the first ``count`` texts."""
         form = PromptFormat(verbalizer="token" if adapter else "word")
         prompts = [reading_prompt(task, text, form, shots if shown else ()) for text in texts[:count]]
         engine.reset_prefix_cache()
@@ -124,7 +124,7 @@ def _engine(probe: EngineProbe, opened: Callable[[], object]) -> SpeedMeasured:
         return ran.busy_s / max(1, ran.computed_tokens)
 
     def draw(per_class: int, number: int) -> tuple[float, int, float]:
-        """Seconds beside those for prompts, tokens, and the share of texts that are well-formed."""
+        """Return the seconds without those for prompts, the tokens drawn, and the share of well-formed texts."""
         settings = RunSettings(generate=GenerateSettings(draws_per_round=per_class))
         engine.reset_prefix_cache()
         before = engine.stats()
@@ -132,11 +132,11 @@ def _engine(probe: EngineProbe, opened: Callable[[], object]) -> SpeedMeasured:
         ran = engine.stats().since(before)
         check = TextFilter(shots, settings.filter, task=task)
         good = sum(check.alone(candidate) is None for candidate in drawn)
-        # On a busy machine prompts may have been quicker this time than when they were timed.
+        # On a busy machine, prompts may be faster now than when they were timed, which would leave no time for draws.
         seconds = max(ran.busy_s - ran.computed_tokens * prompt_token_s, ran.busy_s / 10)
         return seconds, ran.output_tokens, good / len(drawn)
 
-    seconds_per_token(WARM_UP_TEXTS)  # an engine's first answers take longer
+    seconds_per_token(WARM_UP_TEXTS)  # warm-up: an engine's first requests take longer
     if probe.adapter:
         seconds_per_token(WARM_UP_TEXTS, adapter=probe.adapter)
     began, prompt_token_s = time.perf_counter(), seconds_per_token(WARM_UP_TEXTS)

@@ -1,8 +1,8 @@
-"""How fast a base model is on this machine: measured once, in seconds, and kept in the home folder.
+"""The speed of a base model on this machine: measured once, and stored in the home folder.
 
-Forecasts stand on it (`pipeline.forecasts.forecast`). The base is trained for a few steps, where that is asked for, and
-then opened in the engine, where it draws and reads texts of the task that comes with fourshot
-(`pipeline.forecasts.probe`). Commands that were forecast correct it by what they took.
+Forecasts are based on it (`pipeline.forecasts.forecast`). The base is trained for a few steps, if that is needed. Then
+it is opened in the engine, where it draws and scores texts of a task that comes with fourshot
+(`pipeline.forecasts.probe`). The actual times of commands that were forecast correct the speed.
 """
 
 import contextlib
@@ -26,34 +26,34 @@ from fourshot.pipeline.forecasts.probe import EngineProbe, ModelOpened, SpeedMea
 from fourshot.pipeline.provenance import describe_hardware, installed_versions, value_hash
 from fourshot.training.jobs.jobs import IMPORTS
 
-LOOK_S = 0.5  # at what else the machine does
-BUSY = 0.5  # cores that other work has, from which on it makes a difference
-OTHER_WORK = "measured while other work kept"  # what a doubt because of that begins with
-# Of all draws, those that are kept: half of them with up to four classes, fewer with more. It was 0.5 to 0.9 with two
-# and four classes, 0.3 to 0.4 with five and six, 0.3 with 18, 0.15 with 77 (docs/cli.md).
+LOOK_S = 0.5  # for which other load on the machine is measured
+BUSY = 0.5  # cores that other work keeps busy, above which it distorts a measurement
+OTHER_WORK = "measured while other work kept"  # how the doubt about such a measurement begins
+# Share of the draws that is kept: half with up to four classes, less with more. It was 0.5 to 0.9 with two and four
+# classes, 0.3 to 0.4 with five and six, 0.3 with 18, 0.15 with 77 (docs/cli.md).
 ACCEPTED, FEW_CLASSES, FALLS = 0.5, 4, 0.4
-MOST_COMMANDS = 3  # that count as one each; then every further command has a fifth of the weight
-MOST_WRONG = 4.0  # times: a command that was stopped for a while, or shared the machine, does not count more
+MOST_COMMANDS = 3  # that count equally in the mean; every further command has a fifth of the weight
+MOST_WRONG = 4.0  # bounds actual over forecast time: a command may have been paused, or have shared the machine
 WELL_FORMED = 0.8  # of the draws, those that pass the text filter
 
 
 class Experience(msgspec.Struct, frozen=True, kw_only=True):
-    """What commands that were forecast took, beside what was measured."""
+    """Correction of a measured speed by the actual times of commands that were forecast."""
 
-    factor: float = 1.0  # times as long as measured
-    commands: int = 0  # that say so
+    factor: float = 1.0  # actual time over the time by the measured speed
+    commands: int = 0  # on which it is based
 
     def with_command(self, took: float) -> "Experience":
-        """After one more, which ``took`` so many times its forecast, and that was with this factor.
+        """Return the correction after one more command. ``took``: its actual time over its forecast with this factor.
 
-        The geometric mean of the measured speed and of the commands, of which late ones count more than early ones.
+        The factor is a geometric mean of the measured speed and of the commands; late ones count more than early ones.
         """
         weight = 1 / (min(self.commands, MOST_COMMANDS) + 2)
         took = min(max(took, 1 / MOST_WRONG), MOST_WRONG)
         return Experience(factor=self.factor * took**weight, commands=self.commands + 1)
 
     def beside(self, measured_before: float, measured_now: float) -> "Experience":
-        """The same for a machine that was measured again: the new speed counts as much as one command."""
+        """Return the correction after the machine was measured again: the new speed counts as much as one command."""
         if not (self.commands and measured_before and measured_now):
             return Experience()
         commands = min(self.commands, MOST_COMMANDS)
@@ -62,21 +62,21 @@ class Experience(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Speed(msgspec.Struct, frozen=True, kw_only=True):
-    """Seconds and bytes. "Computed" tokens are those that no cache has."""
+    """Speed and memory of a base model, in seconds and bytes. "Computed" tokens are those that no cache has."""
 
-    open_engine_s: float  # from the start of its process
+    open_engine_s: float  # once its process has started
     open_trainer_s: float
     prompt_token_s: float  # of a computed prompt token, base model
     shots_token_s: float  # the same behind shots, which are cached and attended to
     adapter_token_s: float  # the same with an adapter
     output_token_s: float  # of a sampled token, in a full batch
     train_token_s: float  # forward and backward
-    training_s: float  # of a training beside its steps: it begins slowly, is compared with the base, and saved
-    engine_bytes: int  # the most that its process had
+    training_s: float  # of a training besides its steps: slow start, comparison with the base, saving
+    engine_bytes: int  # peak of its process
     trainer_bytes: int  # 0: neither training nor an adapter was measured
-    well_formed: float = WELL_FORMED  # share of the draws
-    acceptance: float | None = None  # share of the draws that is kept; None: as usual with so many classes
-    load: float = 0.0  # cores that were busy when nothing was measured yet
+    well_formed: float = WELL_FORMED  # share of the draws that pass the text filter
+    acceptance: float | None = None  # share of the draws that is kept; None: the usual one for the number of classes
+    load: float = 0.0  # cores that were busy before the measurement
     cores: int = 0  # of the machine
     took_s: float = 0.0
     engine: Experience = Experience()
@@ -87,13 +87,13 @@ class Speed(msgspec.Struct, frozen=True, kw_only=True):
         return doubt_of(self.load, self.cores)
 
     def accepted(self, classes: int) -> float:
-        """Share of the draws that is kept, of a task with so many classes."""
+        """Return the share of the draws that is kept in a task with this number of classes."""
         if self.acceptance is not None:
             return self.acceptance
         return ACCEPTED * min(1.0, FEW_CLASSES / max(1, classes)) ** FALLS
 
 
-# A machine on which nothing takes time: to see whether there is any work, and for the engine without a model.
+# A machine on which nothing takes time: to find out whether any work is left, and for the fake engine.
 ANY_SPEED = msgspec.convert({name: 0 for name in Speed.__struct_fields__ if name.endswith(("_s", "_bytes"))}, Speed)
 
 
@@ -103,9 +103,10 @@ NO_TRAINER = {"train_token_s": 0.0, "training_s": 0.0, "trainer_bytes": 0}
 def known_speed(
     model: ResolvedModel, on_probe: Callable[[], object] = lambda: None, *, anew: bool = False, trains: bool = True
 ) -> Speed:
-    """The speed of ``model`` here, measured now where it is not known yet, or ``anew``; ``on_probe`` is called before.
+    """Return the speed of ``model`` here. Measures it if ``anew``, if none is stored, or if the stored one is doubtful.
 
-    ``trains``: of trainings and adapters, too. Raises FourshotError where it cannot be measured.
+    ``on_probe`` is called before a measurement. ``trains``: the speed of trainings and adapters is needed, too. Raises
+    FourshotError where it cannot be measured.
     """
     if is_fake(model.path):
         seconds = fake_settings(model.path).delay_s / NUM_WORDS
@@ -117,7 +118,7 @@ def known_speed(
     on_probe()
     speed = _measured(model, trains)
     if before:
-        if not trains:  # what was measured of trainings before stays
+        if not trains:  # keep what was measured of trainings before
             of_trainer = ("open_trainer_s", "train_token_s", "training_s", "trainer_bytes")
             speed = msgspec.structs.replace(speed, **{name: getattr(before, name) for name in of_trainer})
         engine = before.engine.beside(before.prompt_token_s, speed.prompt_token_s)
@@ -128,7 +129,7 @@ def known_speed(
 
 
 def learn_from(revision: str, *, engine: float | None, trainer: float | None) -> None:
-    """Correct the speed of a base by a command that took so many times its forecast; None: nothing of that was done."""
+    """Correct the stored speed of a base by a command's actual over forecast times; None: nothing to correct."""
     if speed := _kept(revision):
         changes = {
             kind: getattr(speed, kind).with_command(took)
@@ -139,7 +140,7 @@ def learn_from(revision: str, *, engine: float | None, trainer: float | None) ->
 
 
 def _kept(revision: str) -> Speed | None:
-    """The speed that was measured before, or None."""
+    """Return the stored speed, or None."""
     file = speed_file(revision)
     if file.exists():
         with contextlib.suppress(msgspec.DecodeError, OSError):  # of another version
@@ -148,7 +149,7 @@ def _kept(revision: str) -> Speed | None:
 
 
 def _keep(revision: str, speed: Speed) -> None:
-    with contextlib.suppress(OSError):  # a home that only its owner may change: it is measured again next time
+    with contextlib.suppress(OSError):  # a read-only home: the speed is measured again next time
         write_json(speed_file(revision), speed)
 
 
@@ -173,18 +174,18 @@ def _measured(model: ResolvedModel, trains: bool) -> Speed:
 
 
 def speed_file(revision: str) -> Path:
-    """Where the speed of a checkpoint on this machine is kept."""
+    """Return the file that stores the speed of a checkpoint on this machine, its cores and these versions."""
     machine = value_hash((describe_hardware(), available_cores(), installed_versions()))
     return home() / "speed" / f"{revision}-{machine}.json"
 
 
 def still_holds(load: float) -> bool:
-    """Whether a speed needs no other: what was measured beside other work is measured again, once that is over."""
+    """Whether a speed measured at ``load`` busy cores is still valid: not if that load was high and has dropped."""
     return load <= BUSY or busy_cores() > load - BUSY
 
 
 def doubt_of(load: float, cores: int) -> str:
-    """Why not to believe a speed, "" where there is no reason."""
+    """Return why a speed is doubtful; "" where it is not."""
     return f"{OTHER_WORK} {load:.1f} of {cores} cores busy" if load > BUSY else ""
 
 
@@ -195,17 +196,17 @@ def busy_cores() -> float:
 
 
 def machine_cores() -> int:
-    """All of them, as other work may be on those, too, that this process may not use."""
+    """Return the number of all cores: other work may run on those that this process may not use, too."""
     return os.cpu_count() or 1
 
 
 def _ask(probe: TrainerProbe | EngineProbe, log: Path) -> tuple[SpeedMeasured, float]:
-    """What a child measured, and the seconds until it had the model open."""
+    """Return what a child process measured, and the seconds until it had opened the model."""
     trains = isinstance(probe, TrainerProbe)
     spins = TRAIN_SPINS if trains else ENGINE_SPINS
     imports = IMPORTS if trains else imports_of(EngineSettings(model=probe.model))
     with ChildProcess("fourshot.pipeline.forecasts.probe", log, spins=spins, imports=imports, keeps_log=False) as child:
-        # From here on: what a copied process has imported is paid once a run, not at each opening.
+        # Timed from here: imports of a forked process are paid once per run, not at each opening.
         began = time.perf_counter()
         child.send(probe)
         opened_s = 0.0

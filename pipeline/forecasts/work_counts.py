@@ -1,4 +1,4 @@
-"""Prompts of one task counted in tokens, as `forecast.StageWork`: what drawing, reading and training ask of a machine.
+"""The work of drawing, annotating and training for one task, counted in tokens, as `forecast.StageWork`.
 
 Importing this module loads neither torch nor vllm.
 """
@@ -25,12 +25,12 @@ from fourshot.pipeline.task import Example, Task
 from fourshot.pipeline.token_counter import token_counter
 from fourshot.training.lora.settings import LoraSettings
 
-MOST_COUNTED = 100  # shots whose lengths stand for all, where there are twice as many or more
-BLOCK = 32  # tokens: the prefix cache has whole blocks
+MOST_COUNTED = 100  # of twice as many shots or more, about this many are counted, spread over all
+BLOCK = 32  # tokens: the prefix cache holds complete blocks only
 
 
 class TokenCounts:
-    """Prompts of one task, counted in tokens."""
+    """Counts the tokens of one task's prompts."""
 
     def __init__(self, task: Task, shots: Sequence[Example], settings: RunSettings, model_path: str) -> None:
         self.task, self.shots, self.settings, self._model_path = task, tuple(shots), settings, model_path
@@ -39,7 +39,7 @@ class TokenCounts:
         self.num_labels = len(task.labels)
 
     def draws(self, per_class: float, *, chat: ChatTurns | None = None, batches: float = 1) -> StageWork:
-        """Of ``per_class`` draws for every class; ``batches``: how often the prefix cache is emptied meanwhile."""
+        """Return the work of ``per_class`` draws per class; ``batches``: how often the prefix cache is emptied."""
         words, generate, variety = self.settings.max_text_words, self.settings.generate, self.settings.variety
         prompts, computed = 0.0, 0.0
         for label in self.task.labels:
@@ -62,7 +62,7 @@ class TokenCounts:
     def reads(
         self, texts: float, form: PromptFormat, *, adapter: bool = False, shots: Sequence[Example] = ()
     ) -> StageWork:
-        """Of that many texts, each as long as a shot, behind as many of ``shots`` as fit."""
+        """Return the work of scoring ``texts`` texts, each as long as a mean shot, behind as many ``shots`` as fit."""
         shots = self.fitting(shots, form)
         shared, total = self._prompt(form, shots)
         questions = self._questions(form.verbalizer)
@@ -75,7 +75,7 @@ class TokenCounts:
     def committee(
         self, texts: float, forms: Sequence[PromptFormat], shots: Sequence[Example], chat: ChatTurns | None
     ) -> StageWork:
-        """Of texts read by adapters of ``forms``, and by the base model in context where the settings have it."""
+        """Return the work of annotation by adapters with ``forms``, and by the base if it annotates in context."""
         annotate, total = self.settings.annotate, StageWork(stage="")
         by_adapters = annotate.annotator == "adapters"
         if in_context := annotate.in_context if by_adapters else annotate.annotator == "icl":
@@ -86,13 +86,13 @@ class TokenCounts:
         return total
 
     def fitting(self, shots: Sequence[Example], form: PromptFormat) -> Sequence[Example]:
-        """As `shots_that_fit` finds them, as far as the lengths of shots are alike."""
+        """Return the shots that fit into a prompt: those of `shots_that_fit`, if all shots are about equally long."""
         room = EngineSettings(model=self._model_path).max_model_len - ANSWER_TOKENS
         total = self.tokens(reading_prompt(self.task, "", form, shots)) + self.text_tokens
         return shots if total <= room else in_turn(self.task, shots)[: int(len(shots) * room / total)]
 
     def fitting_notes(self, chat: ChatTurns | None) -> list[str]:
-        """How many shots are shown where texts are drawn and the base annotates, if not all fit; words without bias."""
+        """Return notes on prompts for drawing and annotation that cannot show all shots, and on words without bias."""
         no_bias = bias_note(self.task.name, self.settings.sampling.bias, self.tokens)
         return [line for line in (self._drawing_note(chat), self._reading_note(chat), no_bias) if line]
 
@@ -125,14 +125,17 @@ class TokenCounts:
         )
 
     def training(self, examples: int, settings: LoraSettings, form: PromptFormat) -> StageWork:
-        """Of one adapter on that many examples, each as long as a shot; a row of texts shares their beginning."""
+        """Return the work of training one adapter on ``examples`` examples, each as long as a mean shot.
+
+        The texts of a packed row share the beginning of their prompts.
+        """
         steps = settings.planned_steps(examples, self.num_labels)
         shared, total = self._prompt(form)
         tokens = shared + min(settings.batch_size, examples) * (total - shared + 1)
         return StageWork(stage="", opens="trainer", trainings=1, steps=steps, train_tokens=steps * tokens)
 
     def _prompt(self, form: PromptFormat, shots: Sequence[Example] = ()) -> tuple[int, float]:
-        """Tokens that all prompts of a kind begin with, and of a whole one."""
+        """Return how many tokens all prompts of a kind share at their beginning, and the mean of a complete prompt."""
         if self.settings.aligns:
             plain = msgspec.structs.replace(form, filler=None)
             form = aligned(plain, self.task, EngineSettings(model=self._model_path), shots)
@@ -142,7 +145,7 @@ class TokenCounts:
         return shared, fmean(self.tokens(reading_prompt(self.task, shot.text, form, shots)) for shot in sample)
 
     def _questions(self, verbalizer: Verbalizer) -> int:
-        """Requests for one text."""
+        """Return the number of requests for one text."""
         if not self.tokens.is_exact:
             return 1
         return num_requests([tuple(self.tokens.pieces(f" {word}")) for word in self.task.label_words], verbalizer)

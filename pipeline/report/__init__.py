@@ -1,1 +1,1 @@
-"""The report of a run or a comparison: one HTML page that opens anywhere, and the same numbers as Markdown."""
+"""The report of a run or a comparison: one self-contained HTML page, and the same numbers as Markdown."""

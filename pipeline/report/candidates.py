@@ -1,4 +1,4 @@
-"""What became of the synthetic texts: counts per class and reason, and examples with their probabilities."""
+"""The verdicts on synthetic texts: counts per class and reason, and examples with their probabilities."""
 
 import random
 from collections import Counter, defaultdict
@@ -18,7 +18,10 @@ Judged = tuple[Candidate, Verdict]
 
 
 def reason_figure(data: ReportData) -> dict[str, Any] | None:
-    """One row per class and the reasons that occur; None where no candidate was judged."""
+    """Return one row of counts per class, and the reasons that occur; None where no candidate was judged.
+
+    Of many classes, those with the fewest kept texts come first, and only `FEWEST_KEPT` of them get a bar.
+    """
     counts = _reason_counts(data)
     present = [reason for reason in REASON_NAMES if any(by_reason.get(reason) for by_reason in counts.values())]
     if not present:
@@ -47,7 +50,7 @@ def reason_figure(data: ReportData) -> dict[str, Any] | None:
 
 
 def short_classes(data: ReportData) -> str:
-    """Which classes have fewer texts than were asked for, where the run was to go on with them; "" if none."""
+    """Return a sentence on the classes with fewer texts than requested, if ``allow_short`` is set; "" if none."""
     if not data.settings.get("allow_short"):
         return ""
     wanted = data.settings["generate"]["per_class"]
@@ -59,7 +62,7 @@ def short_classes(data: ReportData) -> str:
 
 
 def own_texts(data: ReportData) -> str:
-    """What became of the user's own texts; "" where there are none."""
+    """Return the sentences on the user's own texts; "" where there are none."""
     total = sum(data.unlabelled.values()) + data.labelled
     if not total:
         return ""
@@ -75,13 +78,13 @@ def own_texts(data: ReportData) -> str:
 
 
 def review(data: ReportData) -> str:
-    """What a person changed; "" where they changed nothing."""
+    """Return a sentence on what a person changed; "" where they changed nothing."""
     counts = ", ".join(f"{number:,} {change}" for change, number in sorted(data.reviewed.items()))
     return f"A person reviewed the shots and the texts: {counts}." if counts else ""
 
 
 def example_cards(data: ReportData, judged: Sequence[Judged]) -> list[dict[str, Any]]:
-    """Up to twelve of ``judged``, spread over classes and reasons, each with the likeliest labels and its own."""
+    """Return up to twelve of ``judged``, spread over classes and reasons, with the likeliest labels and its own."""
     cards = []
     for candidate, verdict in pick_examples(judged, NUM_EXAMPLES, data.seed):
         likeliest = sorted(verdict.probabilities, key=lambda name: -verdict.probabilities[name])
@@ -95,8 +98,8 @@ def example_cards(data: ReportData, judged: Sequence[Judged]) -> list[dict[str, 
         cards.append(
             {
                 "text": candidate.text,
-                "label": intended_label,  # "": the prompt asked for no class
-                "by_person": by_person,  # the label; what the text was written as is not known any more
+                "label": intended_label,  # "": the prompt requested no class
+                "by_person": by_person,  # the label is a person's; the intended class is no longer known
                 "reason": REASON_NAMES[verdict.reason],
                 "reason_class": f"r-{verdict.reason}",
                 "probabilities": {name: verdict.probabilities[name] for name in shown},
@@ -106,10 +109,10 @@ def example_cards(data: ReportData, judged: Sequence[Judged]) -> list[dict[str, 
 
 
 def pick_examples(judged: Sequence[Judged], count: int, seed: int) -> list[Judged]:
-    """Up to ``count`` pairs, ordered by reason, class and id; the same ones for the same seed.
+    """Return up to ``count`` pairs, ordered by reason, class and id; the same ones for the same seed.
 
-    Each pick comes from the class and reason that have been shown least, so a rare reason is not drowned by a
-    frequent one.
+    Each is picked from the class and reason with the fewest picks so far, so frequent reasons do not crowd out rare
+    ones.
     """
     groups: dict[tuple[str, str], list[Judged]] = defaultdict(list)
     for pair in random.Random(seed).sample(judged, len(judged)):
@@ -128,7 +131,7 @@ def pick_examples(judged: Sequence[Judged], count: int, seed: int) -> list[Judge
 
 
 def _reason_counts(data: ReportData) -> dict[str, dict[str, int]]:
-    """Classes in the task's order. Raises ValueError for a reason that is not one."""
+    """Return counts by class and reason, classes in the task's order. Raises ValueError for an unknown reason."""
     counts: dict[str, dict[str, int]] = data.reason_counts
     if not counts:
         tally: dict[str, Counter[str]] = defaultdict(Counter)

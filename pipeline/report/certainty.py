@@ -1,4 +1,4 @@
-"""What the report says of probabilities: calibration, accuracy against coverage, texts that are none of the task's."""
+"""The report's part on probabilities: calibration, accuracy against coverage, and out-of-scope texts."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ SHOWN = (0.25, 0.5, 0.75, 0.9, 1.0)  # shares of the texts in the table
 
 
 def ece_doubt(data: ReportData) -> str:
-    """A sentence where the test texts are too few for the calibration error of the table; else ""."""
+    """Return a sentence of warning where the test texts are too few for the table's calibration error; else ""."""
     if not 0 < data.num_test < FEW_TEXTS or all(row.ece is None for row in data.methods):
         return ""
     texts = "one text" if data.num_test == 1 else f"{count(data.num_test)} texts"
@@ -19,7 +19,7 @@ def ece_doubt(data: ReportData) -> str:
 
 
 def certainty_part(certainty: Certainty | None) -> dict[str, Any]:
-    """Its sentences, the points of the table, and the figure; all empty where nothing is known."""
+    """Return the part's sentences, the rows of its table, and its figure; all empty for None."""
     if certainty is None:
         return {"lines": [], "rows": [], "plot": ""}
     lines = [

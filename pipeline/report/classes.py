@@ -1,13 +1,13 @@
-"""Which classes are taken for which: a confusion matrix, or the worst pairs where there are many classes."""
+"""Which classes are confused with which: a confusion matrix, or the worst pairs where there are many classes."""
 
 from collections import Counter
 from typing import Any
 
 from fourshot.pipeline.report.data import ReportData
 
-MANY_CLASSES = 24  # with more, bars of all classes and a whole confusion matrix cannot be read
+MANY_CLASSES = 24  # with more, bars of all classes and a complete confusion matrix cannot be read
 WORST_PAIRS = 20
-FEWEST_KEPT = 12  # classes whose candidates are drawn, where there are many
+FEWEST_KEPT = 12  # classes in the figure of verdicts, where there are many
 
 
 def has_many_classes(data: ReportData) -> bool:
@@ -15,10 +15,10 @@ def has_many_classes(data: ReportData) -> bool:
 
 
 def confusion_matrix(data: ReportData) -> dict[str, Any] | None:
-    """Answers by class; None for many classes or no answers.
+    """Return the number of predictions by true and predicted class; None for many classes or no predictions.
 
-    Each row is a class of the task, in its order, with a cell for every class that its texts were answered as. Shares
-    are of the texts of the row (recall on the diagonal); ``precisions`` are of the answers of each column.
+    Each row is a true class, with a cell per predicted class, both in the task's order. Shares are of the texts of the
+    row (recall on the diagonal); ``precisions`` are of the predictions of each column.
     """
     if not data.answers or has_many_classes(data):
         return None
@@ -48,9 +48,9 @@ def confusion_matrix(data: ReportData) -> dict[str, Any] | None:
 
 
 def class_tables(data: ReportData) -> dict[str, Any] | None:
-    """The pairs that are confused most, and every class, the worst first; None for few classes or no answers.
+    """Return the most confused pairs, and every class, the worst first; None for few classes or no predictions.
 
-    Shares are of the texts of the class (recall), and of the texts that were answered so (precision).
+    Shares are of the texts of the true class (recall), and of the texts with this prediction (precision).
     """
     if not data.answers or not has_many_classes(data):
         return None

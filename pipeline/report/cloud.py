@@ -12,7 +12,7 @@ SHADES = ("var(--accent)", "var(--ink)", "var(--soft)")  # of the style sheet, f
 
 
 def word_cloud(frequencies: Mapping[str, int], label: str) -> Markup:
-    """Words sized by frequency. The same frequencies give the same picture. Raises ValueError where there are none."""
+    """Draw words sized by frequency. Equal frequencies give equal pictures. Raises ValueError where there are none."""
     import matplotlib
     from wordcloud import WordCloud
 
@@ -26,7 +26,7 @@ def word_cloud(frequencies: Mapping[str, int], label: str) -> Markup:
     cloud = WordCloud(
         width=WIDTH,
         height=HEIGHT,
-        # DejaVu Sans is wider than the system fonts that will draw the words, so what it has room for never overlaps.
+        # DejaVu Sans is wider than the system fonts that will draw the words, so words placed with it never overlap.
         font_path=str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"),
         max_font_size=52,
         min_font_size=10,
@@ -37,7 +37,7 @@ def word_cloud(frequencies: Mapping[str, int], label: str) -> Markup:
         color_func=shade,
         random_state=0,
     ).generate_from_frequencies(dict(frequencies))
-    # Without the library's own head and font: a rule in a figure holds for the whole page.
+    # Without the library's own head and font: a style rule in a figure would apply to the whole page.
     words = re.sub(r"<svg.*?</style>", "", cloud.to_svg(), count=1, flags=re.DOTALL)
     view = f"{-PADDING} {-PADDING} {WIDTH + 2 * PADDING} {HEIGHT + 2 * PADDING}"
     return Markup('<svg class="cloud" viewBox="{}" role="img" aria-label="{}">').format(view, label) + Markup(words)

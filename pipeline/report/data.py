@@ -1,4 +1,4 @@
-"""What a report is made of.
+"""The content of a report.
 
 The caller fills it from a run folder or a comparison; every part but the first two may be missing.
 Importing this module loads neither numpy nor the template engine.
@@ -29,7 +29,7 @@ class MethodRow(msgspec.Struct, frozen=True, kw_only=True):
     macro_f1: float | None = None
     ece: float | None = None  # expected calibration error, mean over seeds
     ece_before: float | None = None  # the same before calibration, where every seed was calibrated
-    surest_80: float | None = None  # accuracy on the surest 80 % of the texts
+    surest_80: float | None = None  # accuracy on the most confident 80 % of the texts
     seconds_per_example: float | None = None
     prompt_tokens_per_example: float | None = None
     real_examples: int | None = None  # labelled texts used, all classes together
@@ -48,7 +48,7 @@ class Lineage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Certainty(msgspec.Struct, frozen=True, kw_only=True):
-    """What the probabilities of a classifier are worth."""
+    """How far a classifier's probabilities can be trusted: calibration, coverage curve and scope."""
 
     calibrated_on: str = ""  # "": it is not calibrated
     uncalibrated_because: str = "nothing was held out that could tell how sure to be"
@@ -58,7 +58,7 @@ class Certainty(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class UnsureText(msgspec.Struct, frozen=True, kw_only=True):
-    """One of the user's texts of which a teacher was least sure."""
+    """One of the user's texts of which a teacher was least certain."""
 
     text: str
     label: str  # the likeliest one
@@ -75,15 +75,15 @@ class ReportData(msgspec.Struct, frozen=True, kw_only=True):
     num_test: int = 0  # texts in the test split that was used
     methods: tuple[MethodRow, ...] = ()
     left_out: dict[str, str] = {}  # display name of a method -> why it has no row
-    answers: tuple[tuple[str, str], ...] = ()  # (label, answer) of each test text, as `certainty`
-    long_texts: tuple[str, ...] = ()  # how much of each split is not read, where it is not all
+    answers: tuple[tuple[str, str], ...] = ()  # (label, prediction) of each test text, as for `certainty`
+    long_texts: tuple[str, ...] = ()  # sentences on how much of each split's texts is not read, where that is any
     certainty: Certainty | None = None  # of the headline method, on the first seed
     headline_method: str = ""  # key of the row that the first sentence is about; "": "fourshot", else the last row
     reason_counts: dict[str, dict[str, int]] = {}  # class -> reason -> number; empty: counted from the two below
     kept: tuple[tuple[Candidate, Verdict], ...] = ()
     rejected: tuple[tuple[Candidate, Verdict], ...] = ()
-    facts: dict[str, str] = {}  # what the classifier is and costs, where that is more than the table has
-    unsure: tuple[UnsureText, ...] = ()  # what a teacher was least sure of, that first
+    facts: dict[str, str] = {}  # heading -> size, speed or cost of the classifier, beyond the table of methods
+    unsure: tuple[UnsureText, ...] = ()  # the texts of which a teacher was least certain, the least certain first
     unlabelled: dict[str, int] = {}  # reason -> number of the user's own texts
     labelled: int = 0  # of the user's own texts, those that a person was asked about and labelled
     reviewed: dict[str, int] = {}  # "relabelled", "dropped", "kept" -> texts that a person decided so
@@ -108,7 +108,7 @@ def method_row(
     synthetic_examples: int | None = None,
     unlabelled_examples: int | None = None,
 ) -> MethodRow:
-    """Sum up one method's scores, one per seed. Raises ValueError for no scores.
+    """Aggregate one method's scores, one per seed. Raises ValueError for no scores.
 
     The interval is Wilson's at the mean accuracy with the n of one test split: the seeds answer the same texts, so
     adding up their n would claim a precision that the test set does not have.
@@ -140,6 +140,6 @@ def method_row(
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
-    """None where a value is missing."""
+    """Return the mean; None where a value is missing."""
     numbers = [value for value in values if value is not None]
     return fmean(numbers) if len(numbers) == len(values) else None

@@ -1,6 +1,6 @@
 """Figures of pages, drawn by matplotlib as inline SVG: curves and grouped bars with error bars.
 
-Words stay words, and colours are those of the page's style sheet, so that dark mode reaches into a figure.
+Text remains text, and colours are those of the page's style sheet, so that figures follow dark mode.
 """
 
 import io
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 XLINK = "http://www.w3.org/1999/xlink"
 NO_VALUE = "\u2013"
-MAX_MARKED = 16  # points of a curve that get a dot each; more would run into one another
+MAX_MARKED = 16  # points of a curve that get a marker each; more would overlap
 WIDTH, HEIGHT, BAR = 5.4, 3.0, 0.21  # inches; what a phone shows at full size
 LINES, MARKERS = ("-", "--", ":", "-."), "os^D"  # of curves, in turn: twelve differ, four also without colours
-# Stand-ins, put into the drawing and replaced by the style sheet's.
+# Placeholder colours in the drawing, replaced by those of the style sheet.
 NAMES = ("accent", "c1", "c2", "c3", "c4", "c5")  # of the style sheet
 INK, COLOURS = "#010203", {f"#0{n}0{n}0{n}": f"var(--{name})" for n, name in enumerate(NAMES, start=4)}
 STYLE = {
@@ -56,10 +56,10 @@ def line_plot(
     y_from_zero: bool = True,
     note: str = "",
 ) -> Markup:
-    """A figure of curves, with a dot at each point where there are few.
+    """Return a figure of curves, with a marker at each point where there are few.
 
-    Raises ValueError for nothing to draw, for values that are not finite, for intervals that do not match the points,
-    and for a logarithm of what has none.
+    Raises ValueError for nothing to draw, values that are not finite, intervals that do not match the points, and
+    values that are not positive on a logarithmic axis.
     """
     if not curves or not all(curve.points for curve in curves):
         raise ValueError("a plot of nothing: give at least one curve, and each at least one point")
@@ -89,7 +89,7 @@ def line_plot(
 
 
 def bar_plot(groups: Sequence[str], series: Sequence[BarSeries], *, value_name: str, note: str = "") -> Markup:
-    """A figure of horizontal bars from zero, one of each of ``series`` for each of ``groups``, with their numbers.
+    """Return a figure of horizontal bars from zero, one per group and series, each with its value beside it.
 
     Raises ValueError for no groups, no value at all, values below zero or not finite, and lengths that do not match.
     """
@@ -169,8 +169,8 @@ def _figure(draw: Any, height: float, words: str, note: str, entries: int) -> Ma
     view = re.search(r'viewBox="[^"]*"', svg)
     assert view
     body = svg[svg.index(">", svg.index("<svg")) + 1 :]
-    body = re.sub(r' id="[A-Za-z]+[A-Za-z0-9]*_\d+"', "", body)  # the same in every figure
-    body = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", body, flags=re.DOTALL)  # a rule for the whole page
+    body = re.sub(r' id="[A-Za-z]+[A-Za-z0-9]*_\d+"', "", body)  # they recur in every figure
+    body = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", body, flags=re.DOTALL)  # rules apply to the whole page
     body = re.sub(r'(?<= d=)"[^"]*"', lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path[0]), body)  # finer than a pixel
     body = re.sub(r"\s*\n\s*", " ", body)
     for stand_in, colour in {INK: "currentColor", **COLOURS}.items():

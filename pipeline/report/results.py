@@ -1,4 +1,4 @@
-"""The top of the report: the sentence with the number, and the methods on a common axis."""
+"""The top of the report: the headline with the accuracy, and all methods on a common axis."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ MIN_SPAN = 0.2  # of the accuracy axis, so that one narrow interval does not loo
 
 
 def headline(data: ReportData) -> dict[str, str] | None:
-    """The number, what it is, and what it is to be compared with; None where nothing was measured."""
+    """Return the accuracy, a sentence that explains it, and a comparison with other methods; None without rows."""
     row = headline_row(data)
     if row is None:
         return None
@@ -37,7 +37,10 @@ def headline(data: ReportData) -> dict[str, str] | None:
 
 
 def shown_parts(data: ReportData) -> dict[str, bool]:
-    """Columns that some method fills, and the parts on synthetic texts, which a student may have learnt none of."""
+    """Return which columns and parts to show: columns that a method fills, and the parts on synthetic texts.
+
+    The latter are left out for students that were trained on none.
+    """
     return {
         "prompt_tokens": any(row.prompt_tokens_per_example is not None for row in data.methods),
         "annotated": any(row.unlabelled_examples for row in data.methods),
@@ -46,7 +49,10 @@ def shown_parts(data: ReportData) -> dict[str, bool]:
 
 
 def headline_row(data: ReportData) -> MethodRow | None:
-    """The row the report is about. Raises ValueError where `ReportData.headline_method` names none of the rows."""
+    """Return the row of the headline; None without rows.
+
+    Raises ValueError where `ReportData.headline_method` names none of the rows.
+    """
     if not data.methods:
         return None
     by_key = {row.method: row for row in data.methods}
@@ -58,9 +64,10 @@ def headline_row(data: ReportData) -> MethodRow | None:
 
 
 def accuracy_figure(data: ReportData) -> dict[str, Any] | None:
-    """A common axis for the methods: its ticks, and ``place`` from an accuracy to per cent of the axis.
+    """Return a common axis for the methods: its ticks, and ``place``, which maps accuracy to per cent of the axis.
 
-    It reaches from just below the smallest to just above the largest value that is drawn, inside 0 .. 1.
+    It reaches from just below the smallest to just above the largest value that is drawn, within 0 .. 1. None without
+    methods.
     """
     from matplotlib.ticker import MaxNLocator
 
@@ -79,7 +86,7 @@ def accuracy_figure(data: ReportData) -> dict[str, Any] | None:
 
 
 def _comparison(data: ReportData, row: MethodRow) -> str:
-    """Against in-context learning, which asks for the same examples but carries them in every prompt."""
+    """Compare with in-context learning, which needs the same examples but has them in every prompt; "" without it."""
     icl = next((icl for icl in data.methods if icl.method == "icl"), None)
     if icl is None or icl is row:
         return ""
@@ -93,7 +100,10 @@ def _comparison(data: ReportData, row: MethodRow) -> str:
 
 
 def _better(data: ReportData, row: MethodRow) -> str:
-    """The best of the other methods that make do with as few labelled texts, where it is better than this one."""
+    """Return a sentence on the best method but in-context learning that needs no more labelled texts than ``row``.
+
+    "" where it is no better than ``row``.
+    """
     others = [
         other
         for other in data.methods

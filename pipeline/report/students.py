@@ -1,4 +1,4 @@
-"""What a report says of a student and its teacher beside the scores: size, speed, cost, and doubtful labels."""
+"""The report's part on a student and its teacher, without the scores: size, speed, cost, and doubtful labels."""
 
 from collections.abc import Iterable, Sequence
 
@@ -13,7 +13,10 @@ NUM_UNSURE = 12
 
 
 def least_sure(texts: Iterable[tuple[str, Sequence[float]]], labels: Sequence[str]) -> tuple[UnsureText, ...]:
-    """Those whose likeliest label is least probable, that first. ``texts``: each with a probability for every label."""
+    """Return the texts whose likeliest label is least probable, the least probable first, at most `NUM_UNSURE`.
+
+    ``texts``: each with a probability for every label, in the order of ``labels``.
+    """
     ordered = sorted(texts, key=lambda pair: max(pair[1]))[:NUM_UNSURE]
     unsure = []
     for text, probabilities in ordered:
@@ -31,7 +34,10 @@ def student_facts(
     onnx: Iterable[Parity],
     remote: RemoteTeacher | None,
 ) -> dict[str, str]:
-    """Rows of a table. ``scores``: of the student on the test texts; ``alone_s``: of a single text, median seconds."""
+    """Return the rows of a table, heading -> value.
+
+    ``scores``: of the student on the test texts; ``alone_s``: median seconds for a single text.
+    """
     facts = {
         "parameters": count(result.parameters),
         "checkpoint": f"{megabytes:,.1f} MB",

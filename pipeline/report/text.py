@@ -1,4 +1,4 @@
-"""Numbers and names as a reader wants them, for the page and the Markdown alike."""
+"""Format numbers, names and texts for readers of the page and of the Markdown file."""
 
 import re
 from collections.abc import Mapping
@@ -28,11 +28,11 @@ REASON_NAMES: dict[Reason, str] = {
     "leaks_label": "leaks the label",
     "missing_field": "lacks a field",
     "malformed": "malformed",
-}  # in the order of bars and legends: what is good, what the annotator refused, what is not new, what is malformed
+}  # in the order of bars and legends: accepted, rejected by annotators or a person, not new, malformed
 
 
 def now() -> str:
-    """The minute at which a report is written."""
+    """Return the present time in UTC, to the minute."""
     return datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
@@ -41,7 +41,7 @@ def per_cent(share: float | None) -> str:
 
 
 def error(value: float | None) -> str:
-    """A probability, or a distance between two."""
+    """Format a probability, or a distance between two."""
     return MISSING if value is None else f"{value:.3f}"
 
 
@@ -50,7 +50,7 @@ def count(number: float | None) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """A time in the unit that suits its size: 3.4 ms, 12.0 s, 4 min 05 s, 1 h 02 min."""
+    """Format a time in the unit that suits its size: 3.4 ms, 12.0 s, 4 min 05 s, 1 h 02 min."""
     if seconds is None:
         return MISSING
     if seconds < 1:
@@ -64,7 +64,7 @@ def duration(seconds: float | None) -> str:
 
 
 def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested settings as dotted keys: ``{"filter": {"bound": 0.8}}`` -> ``{"filter.bound": "0.8"}``."""
+    """Return nested settings with dotted keys: ``{"filter": {"bound": 0.8}}`` -> ``{"filter.bound": "0.8"}``."""
     flat: dict[str, str] = {}
     for key, value in settings.items():
         if isinstance(value, Mapping) and value:
@@ -75,10 +75,10 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 def escape_markdown(value: object) -> str:
-    """A text that Markdown prints as it is: on one line, no markup, no HTML, no table cell ended early."""
+    """Escape a text so that Markdown prints it literally: on one line, no markup, no HTML, no end of a table cell."""
     return re.sub(r"([\\`*_{}\[\]<>#|~&!])", r"\\\1", " ".join(str(value).split()))
 
 
 def markdown_code(value: str) -> Markup:
-    """A text as an indented block, which no text can end early as it could a fence; not to be escaped again."""
+    """Return a text as an indented block, which no content can end early, unlike a fence. It is not escaped again."""
     return Markup("\n".join(f"    {line}" for line in value.splitlines()))

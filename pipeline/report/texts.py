@@ -1,4 +1,4 @@
-"""The report of a text generation task: how near to what is right each of them writes, and what they wrote."""
+"""The report of a text generation task: scores against the references, and examples of what each method wrote."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,7 +15,7 @@ SHOWN_SCORES = ("chrf", "bleu", "rouge1", "rouge2", "rougeL")
 
 
 class TextRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One who wrote for the test inputs."""
+    """Scores of one method that wrote for the test inputs."""
 
     method: str
     display_name: str
@@ -25,7 +25,7 @@ class TextRow(msgspec.Struct, frozen=True, kw_only=True):
     synthetic_pairs: int
 
     def as_table_row(self) -> dict[str, Any]:
-        """Flat, for the command."""
+        """Return the row without nesting, for the command's table."""
         row: dict[str, Any] = msgspec.to_builtins(self)
         return {**row, **row.pop("scores")}
 
@@ -35,7 +35,7 @@ class TextRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TextExample(msgspec.Struct, frozen=True, kw_only=True):
-    """A test input, what is right, and what each wrote."""
+    """A test input, its references, and what each method wrote."""
 
     input: str
     right: Sequence[str]
@@ -43,18 +43,18 @@ class TextExample(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TextReport(msgspec.Struct, frozen=True, kw_only=True):
-    """All that is shown."""
+    """Everything that the report shows."""
 
     title: str
     created: str
-    rows: list[TextRow]  # none: nothing was measured
+    rows: list[TextRow]  # empty: nothing was evaluated
     examples: list[TextExample]
     notes: list[str]
     signature: str = ""  # of how scores are computed
 
 
 def write_text_report(data: TextReport, folder: Path) -> Path:
-    """Write report.html and report.md into ``folder``; each appears whole, in place of an older one."""
+    """Write report.html and report.md into ``folder``, each atomically, and return the path of the former."""
     context = {"data": data, "shown": SHOWN_SCORES, "count": count, "duration": duration}
     for name, templates in (("html", environment(autoescape=True)), ("md", markdown_environment())):
         text = templates.get_template(f"texts.{name}.j2").render(context)

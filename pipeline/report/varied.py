@@ -15,7 +15,10 @@ MAX_CLASS_CLOUDS = 8  # with more classes there are clouds of all classes togeth
 
 
 def trigram_figure(data: ReportData) -> dict[str, Any] | None:
-    """The curves up to the number of texts that all sides have, and the same comparison per class."""
+    """Return the tri-gram curves up to the number of texts that all sides have, and the same comparison per class.
+
+    None without texts.
+    """
     sides = {
         name: texts for name, texts in (("real", _all(data, "real")), ("synthetic", _all(data, "synthetic"))) if texts
     }
@@ -36,7 +39,7 @@ def trigram_figure(data: ReportData) -> dict[str, Any] | None:
 
 
 def cloud_figures(data: ReportData) -> list[dict[str, Any]]:
-    """Pairs of clouds: all classes first, then each class if they are few. A side without words is None."""
+    """Return pairs of clouds: all classes first, then each class if they are few. A side without words is None."""
     pairs = [_cloud_pair("all classes", _all(data, "real"), _all(data, "synthetic"))]
     if 1 < len(data.task.labels) <= MAX_CLASS_CLOUDS:
         for label in data.task.label_names:
@@ -65,7 +68,7 @@ def _class_row(data: ReportData, label: str) -> dict[str, Any] | None:
 
 
 def _all(data: ReportData, side: str) -> list[str]:
-    """The texts of all classes, a seeded sample where there are very many."""
+    """Return the texts of all classes; a seeded sample of `MAX_TEXTS` where there are more."""
     by_class = data.real_texts if side == "real" else data.synthetic_texts
     texts = [text for label_texts in by_class.values() for text in label_texts]
     return texts if len(texts) <= MAX_TEXTS else random.Random(data.seed).sample(texts, MAX_TEXTS)

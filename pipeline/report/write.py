@@ -1,6 +1,6 @@
-"""`write_report`: from `ReportData` to report.html and report.md.
+"""Render `ReportData` as report.html and report.md.
 
-Only this module knows the templates; the other modules of this folder each make one part of what they show.
+In this folder, only this module and `texts` render templates; the others each compute one part of what is shown.
 """
 
 import math
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     import jinja2
 
 TEMPLATES = Path(__file__).parent
-MAX_CURVE_POINTS = 150  # per loss curve; more are averaged, which also takes the noise of single steps out
+MAX_CURVE_POINTS = 150  # per loss curve; more are averaged, which also reduces the noise of single steps
 
 
 def write_report(data: ReportData, folder: str | os.PathLike[str]) -> tuple[Path, Path]:
     """Write ``report.html`` (one file, no script, nothing loaded from elsewhere) and ``report.md`` into ``folder``.
 
-    Returns the two paths. Each file appears whole or not at all, in place of an older one. Raises ValueError for
-    reasons or a headline method that do not exist, OSError where the folder cannot be written.
+    Returns the two paths. Each file replaces an older one atomically. Raises ValueError for reasons or a headline
+    method that do not exist, OSError where the folder cannot be written.
     """
     context = _context(data)
     page, markdown = Path(folder) / "report.html", Path(folder) / "report.md"
@@ -75,14 +75,14 @@ def _loss_figure(data: ReportData) -> dict[str, Any] | None:
 
 
 def _thinned(points: tuple[tuple[int, float], ...]) -> list[tuple[float, float]]:
-    """At most `MAX_CURVE_POINTS` points, each the mean of as many neighbours."""
+    """Return at most `MAX_CURVE_POINTS` points, each the mean of neighbouring points."""
     width = -(-len(points) // MAX_CURVE_POINTS)
     groups = [points[start : start + width] for start in range(0, len(points), width)]
     return [(sum(x for x, _ in group) / len(group), sum(y for _, y in group) / len(group)) for group in groups]
 
 
 def environment(*folders: Path, **options: Any) -> "jinja2.Environment":
-    """Templates of ``folders``, then of this one. A name that a template has not been given is an error."""
+    """Return an environment that looks for templates in ``folders``, then in this one. Undefined names are errors."""
     import jinja2
 
     loader = jinja2.FileSystemLoader([*folders, TEMPLATES])
@@ -92,7 +92,7 @@ def environment(*folders: Path, **options: Any) -> "jinja2.Environment":
 
 
 def markdown_environment() -> "jinja2.Environment":
-    """An environment in which every printed value is escaped for Markdown, as autoescape does it for HTML."""
+    """Return an environment that escapes every printed value for Markdown, as autoescape does for HTML."""
 
     def escaped(value: object) -> object:
         return value if isinstance(value, Markup) else text.escape_markdown(value)

@@ -1,4 +1,4 @@
-"""The cards of an experiment's adapters: from what lies in its folder to what lies beside their weights."""
+"""Write the cards of an experiment's adapters from the files in its folder."""
 
 from typing import Literal
 
@@ -16,14 +16,14 @@ from fourshot.pipeline.work_folder import WorkFolder
 
 
 def write_cards(experiment: Experiment) -> None:
-    """Put beside each finished adapter what it is, and what it was trained on."""
+    """Write the card and the training examples of each finished adapter beside its weights."""
     for cell in experiment.cells:
         outcome = experiment.outcome(cell)
         if (training := outcome.training) is None:
             continue
         beside, learnt = WorkFolder(training.path), experiment.learnt(cell)
         sure = certainty_of(experiment, cell)
-        # Content hashes of what the adapter was made from, and of what it was measured on.
+        # Content hashes of the training and of the test texts.
         lineage = {"job": experiment.job(cell).key, "test": experiment.test_hash, "real": value_hash(cell.real)}
         card = AdapterCard(
             name=training.name,
@@ -62,7 +62,7 @@ def write_cards(experiment: Experiment) -> None:
 
 
 def certainty_of(experiment: Experiment, cell: MethodCell) -> Certainty:
-    """What the probabilities of a finished classifier are worth, as far as its run has found that out."""
+    """Return a finished classifier's calibration, coverage curve and scope; defaults for what is not determined yet."""
     outcome, item = experiment.outcome(cell), experiment.calibration_item(cell)
     calibrated = WorkFolder(item.adapter.path).find(CALIBRATED_FILE, CalibrationResult) if item else None
     calibrated = calibrated or CalibrationResult()
@@ -75,7 +75,10 @@ def certainty_of(experiment: Experiment, cell: MethodCell) -> Certainty:
 
 
 def _examples(learnt: LearntTexts, *, soft: bool) -> list[TrainingText]:
-    """What a classifier was trained on, the shots first; ``soft``: with a probability of each label."""
+    """Return the training texts of a classifier, the shots first.
+
+    ``soft``: it was trained on a probability for each label, so a text is listed with the annotators' top label.
+    """
     real = [
         *(TrainingText(text=shot.text, label=shot.label, kind="shot") for shot in learnt.shots),
         *(TrainingText(text=example.text, label=example.label, kind="unlabelled") for example in learnt.answered),

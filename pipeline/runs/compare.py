@@ -1,4 +1,4 @@
-"""The paper's Table 1 for one task: methods beside each other over several draws of shots."""
+"""Reproduce the paper's Table 1 for one task: compare methods over several draws of the shots."""
 
 import re
 from collections import Counter
@@ -37,23 +37,23 @@ from fourshot.training.jobs.jobs import HERE, Placement
 
 SCHEMA = 1
 RESULT_FILE = "comparison.json"
-# What a comparison has in its folder before there is a result.
+# Names of the entries that a comparison's folder may have before its result is written.
 UNFINISHED = re.compile(r"seed\d+|scores|adapters|encoders|averages|log\.txt|forecast\.json|layout\.json|\..*")
 DEFAULT_METHODS = ("zero_shot", "icl", "lora", "fourshot", "lora25")
 
 
 class ComparisonManifest(ExperimentManifest, frozen=True, kw_only=True):
-    """Says which comparison a folder belongs to."""
+    """Identifies the comparison that a folder belongs to."""
 
-    methods: tuple[str, ...]  # and
-    seeds: tuple[int, ...]  # of the last call: another may add some
+    methods: tuple[str, ...]  # of the last call; another call may add some
+    seeds: tuple[int, ...]  # likewise
 
     def identity(self) -> dict[str, Any]:
         return {name: value for name, value in super().identity().items() if name not in ("methods", "seeds")}
 
 
 class SeedResult(msgspec.Struct, frozen=True, kw_only=True):
-    """One method on one seed, as it is kept in the result file."""
+    """One method on one seed, as stored in the result file."""
 
     method: str
     seed: int
@@ -65,7 +65,7 @@ class SeedResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
-    """The result file, ``comparison.json``."""
+    """Content of the result file, ``comparison.json``."""
 
     schema: int = SCHEMA
     task: str
@@ -74,7 +74,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     seeds: list[int]
     rows: list[MethodRow]
     results: list[SeedResult]
-    settings: dict[str, RunSettings]  # by method, seed left at the first
+    settings: dict[str, RunSettings]  # by method, with the first seed
     versions: dict[str, str]
     hardware: dict[str, Any] = {}
     commit: str = ""
@@ -82,7 +82,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ComparisonRequest(msgspec.Struct, frozen=True):
-    """What is to be compared."""
+    """Arguments of a comparison."""
 
     task: Task
     model: str | None
@@ -94,16 +94,17 @@ class ComparisonRequest(msgspec.Struct, frozen=True):
 
 
 def do_comparison(request: ComparisonRequest, on_event: OnEvent = ignore, *, forecast: bool = False) -> Comparison:
-    """Measure the methods on every seed, each with shots of its own. Resumes; writes comparison.json and the report.
+    """Evaluate the methods on every seed, each with its own shots. Resumes; writes comparison.json and the report.
 
-    ``forecast``: first tell what it will take. Raises RunFolderError for a folder of anything else.
+    ``forecast``: first report what it will take. Raises InputError for methods, seeds or data that cannot be used,
+    RunFolderError for a folder of other work.
     """
     _check(request)
     task, path, folder = request.task, request.folder, RunFolder(request.folder)
     with folder.lock(), ExitStack() as locks:
         experiment = _experiment(request, on_event)
         manifest = _check_claim(request, experiment)
-        for writer in experiment.writers:  # a person may review their texts, and `run` go on in their folders
+        for writer in experiment.writers:  # `review` and `run` can be called on these folders, too
             locks.enter_context(writer.folder.lock())
         folder.write(MANIFEST_FILE, manifest)
         driver = StageDriver(path / LOG_FILE, on_event, request.placement)
@@ -119,7 +120,7 @@ def do_comparison(request: ComparisonRequest, on_event: OnEvent = ignore, *, for
 
 
 def plan_comparison(request: ComparisonRequest, on_event: OnEvent) -> Forecast | None:
-    """What `do_comparison` would take, by the speed of this machine now; None where nothing is left to do."""
+    """Forecast what `do_comparison` would take, at this machine's present speed; None where nothing is left to do."""
     _check(request)
     experiment = _experiment(request, on_event)
     _check_claim(request, experiment)
@@ -155,7 +156,7 @@ def _experiment(request: ComparisonRequest, on_event: OnEvent) -> Experiment:
 
 
 def _check_claim(request: ComparisonRequest, experiment: Experiment) -> ComparisonManifest:
-    """What the folder will say that it holds. Raises RunFolderError where it holds anything else."""
+    """Return the manifest to write into the folder. Raises RunFolderError where the folder holds other work."""
     folder = RunFolder(request.folder)
     manifest = ComparisonManifest(
         task=experiment.task,
@@ -172,19 +173,19 @@ def _check_claim(request: ComparisonRequest, experiment: Experiment) -> Comparis
 
 
 def _is_of_earlier_version(folder: RunFolder, manifest: ComparisonManifest) -> bool:
-    """Whether the same was compared here by a version that wrote no manifest of comparisons."""
+    """Whether an earlier version, which wrote no manifest of comparisons, made this comparison in the folder."""
     if not folder.has(RESULT_FILE):
         names = [entry.name for entry in folder.path.iterdir()] if folder.path.is_dir() else []
         return all(map(UNFINISHED.fullmatch, names)) and any(name.startswith(("seed", "scores")) for name in names)
     try:
         result = folder.read(RESULT_FILE, Comparison)
-    except RunFolderError:  # a file of someone else
+    except RunFolderError:  # not the result of a comparison
         return False
     return (result.task, result.model_revision) == (manifest.task.name, manifest.model_revision)
 
 
 def _examples(data: TaskData, settings: RunSettings, seed: int, methods: Sequence[str]) -> SeedExamples:
-    """Shots of this seed's own, and as many of the train split as a method wants; the former may be among these."""
+    """Draw the shots of a seed, and the real examples of the method that needs most, which may include shots."""
     shots = data.shots(settings, seed)
     most = max(methods, key=lambda method: METHODS[method].real_per_class)
     more = _real_examples(data, settings, seed, most) if METHODS[most].real_per_class else []
@@ -192,7 +193,7 @@ def _examples(data: TaskData, settings: RunSettings, seed: int, methods: Sequenc
 
 
 def _real_examples(data: TaskData, settings: RunSettings, seed: int, method: str) -> list[Example]:
-    """What a method learns that stands on more real texts. Raises InputError where the data has too few."""
+    """Draw the examples of a method that is trained on more real texts. Raises InputError where there are too few."""
     most, names = METHODS[method].real_per_class, data.task.label_names
     try:
         return draw_shots(data.train, names, most, seed, settings.allow_fewer_shots)

@@ -16,7 +16,7 @@ from fourshot.training.lora.settings import LoraSettings
 
 
 def unused_in_comparison(settings: RunSettings, methods: Sequence[str]) -> list[Unused]:
-    """Of a comparison: what none of ``methods`` uses, nor those whose texts they stand on."""
+    """Return the changed settings without effect: neither ``methods`` nor the writers of their texts use them."""
     names = dict.fromkeys(name for method in methods for name in (method, METHODS[method].texts_of) if name)
     unused_by_method = [list(_unused_by(METHODS[name], settings)) for name in names]
     by_reason: dict[str, list[str]] = {}
@@ -29,7 +29,7 @@ def unused_in_comparison(settings: RunSettings, methods: Sequence[str]) -> list[
 
 
 def _unused_by(method: Method, settings: RunSettings) -> Iterator[Unused]:
-    """What a method does not use, be it because its recipe says something else."""
+    """Yield the settings that a method does not use, including those that its recipe overrides."""
     own = method.settings(settings)
     yield Unused(list(changed_names(own, [settings])), "the methods that are compared have values of their own")
     if method.annotators_of:
@@ -41,16 +41,16 @@ def _unused_by(method: Method, settings: RunSettings) -> Iterator[Unused]:
     of_writing = [*OF_WRITING, "filter", "shot_weight", "unlabelled", "train.held_out"]
     yield Unused(of_writing, "no method that is compared writes texts")
     of_annotating = [f"annotate.{name}" for name in AnnotateSettings.__struct_fields__]
-    if method.trained:  # its calibration has adapters with the wordings of annotators, unless there are more real texts
+    if method.trained:  # unless it has more real texts, adapters in the annotators' wordings calibrate it
         of_annotating = [name for name in of_annotating if name != "annotate.wordings" or method.real_per_class]
         yield Unused([*of_annotating, "base_verbalizer"], "no method that is compared has annotators")
         return
-    # A loss on texts takes the filler away from all (`RunSettings.aligns`).
+    # `train.loss` has an effect on every method: with a loss on texts, no prompt has filler (`RunSettings.aligns`).
     of_training = [f"train.{name}" for name in LoraSettings.__struct_fields__ if name != "loss"]
     of_training += [name for name in OF_TRAINING if name != "train"]
     yield Unused([*of_annotating, *of_training], "no method that is compared is trained")
 
 
 def _why_unused(setting: str, unused: Sequence[Unused]) -> str:
-    """Why a method does not use a setting; "" where it does."""
+    """Return why a method does not use a setting; "" where it does."""
     return next((why for names, why in unused if any(is_of(setting, name) for name in names)), "")

@@ -1,6 +1,6 @@
-"""Methods beside each other on one task, over one or more seeds: what `run` and `compare` both are.
+"""An experiment: methods on one task, over one or more seeds. `run` and `compare` are both experiments.
 
-What stages need of it, jobs say, is computed once, when what it stands on is finished.
+What stages need from it, such as training jobs, is computed once, when its inputs are finished.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -35,12 +35,12 @@ T = TypeVar("T")
 
 
 class MethodOutcome(msgspec.Struct, frozen=True, kw_only=True):
-    """What is there of one method on one seed."""
+    """What exists so far of one method on one seed."""
 
     method: str
     seed: int
     evaluation: Evaluation | None = None
-    left_out: str = ""  # why it was not measured
+    left_out: str = ""  # why it was not evaluated
     training: TrainingResult | None = None
     real_examples: int = 0
     synthetic_examples: int = 0
@@ -48,7 +48,7 @@ class MethodOutcome(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Experiment:
-    """Methods times seeds in one folder: ``cells``, and ``writers``, the cells whose texts or annotators they need."""
+    """Methods x seeds in one folder. ``writers`` are the cells whose texts or annotators the ``cells`` need."""
 
     def __init__(
         self,
@@ -63,14 +63,14 @@ class Experiment:
         store: Path | None = None,
         unlabelled: Sequence[Candidate] = (),
     ) -> None:
-        """``flat``: the texts of fourshot, of a single seed, lie in ``root`` itself. ``store``: where finished
-        trainings lie, if not in ``root``. ``unlabelled``: texts of the user's that are learnt too. Raises InputError
-        where the test split cannot be read, RunFolderError where ``root`` was begun with another layout of prompts.
+        """``flat``: for a single seed, store the texts of the method fourshot in ``root`` itself. ``store``: folder of
+        finished trainings, by default ``root``/adapters. ``unlabelled``: the user's own texts to train on. Raises
+        InputError where the test split cannot be read, RunFolderError where ``root`` has another prompt layout.
         """
         self.data, self.task, self.model = data, data.task, model
         self.root, self.flat = root, flat
         self._layout = WorkFolder(root).layout(Layout.now(settings.align))
-        self.keeps_layout = self._layout.align != settings.align  # of a folder that was begun without filler
+        self.keeps_layout = self._layout.align != settings.align  # the folder was begun without filler
         self.settings = msgspec.structs.replace(settings, align=self._layout.align)
         self.store = store or root / "adapters"
         self.encoder_store = self.store.with_name("encoders")
@@ -92,11 +92,11 @@ class Experiment:
         return self._cells.of(self._writer_names)
 
     def style_file(self, examples: SeedExamples) -> Path:
-        """Where the prompt style of a seed's shots is written down."""
+        """Return the file that stores the prompt style chosen for a seed's shots."""
         return self._cells.style_file(examples)
 
     def check_trainable(self) -> None:
-        """Raise InputError, before anything is drawn, where the base cannot be trained or served as is wanted."""
+        """Raise InputError, before any work, where the base model cannot be trained or served with these settings."""
         trained = [cell for cell in self.cells if cell.method.trained]
         trained += [writer for writer in self.writers if writer.settings.annotate.trains_adapters]
         for modules in {cell.settings.train.target_modules for cell in trained}:
@@ -105,7 +105,7 @@ class Experiment:
             self.encoder_jobs(writer)
 
     def claim(self) -> None:
-        """Make the folders its own. Raises RunFolderError for another's, InputError where no chat template is."""
+        """Claim the folders. Raises RunFolderError for those of other work, InputError for a missing chat template."""
         self.check_claim()
         WorkFolder(self.root).keep_layout(self._layout)
         for writer, manifest in self._manifests():
@@ -114,7 +114,7 @@ class Experiment:
                 writer.folder.write(SHOTS_FILE, writer.shots)
 
     def check_claim(self) -> None:
-        """Raise what `claim` would; writes nothing."""
+        """Raise the errors that `claim` would raise; write nothing."""
         if not all(self.style_file(examples).exists() for examples in self.seeds):
             untried_style(self.settings.prompt_style, self.model.path, self.model.name)
         for writer, manifest in self._manifests():
@@ -122,7 +122,7 @@ class Experiment:
             writer.folder.check_shots(writer.shots)
 
     def _manifests(self) -> Iterator[tuple[MethodCell, RunManifest]]:
-        """Of the folders that texts are written into."""
+        """Yield each writer with the manifest of its folder."""
         for writer in self._cells.of(self._writer_names):
             yield (
                 writer,
@@ -140,28 +140,28 @@ class Experiment:
 
     @property
     def first_cells(self) -> list[MethodCell]:
-        """Those of the first seed."""
+        """The cells of the first seed."""
         return [cell for cell in self.cells if cell.seed == self.seeds[0].seed]
 
     def cell(self, method: str) -> MethodCell:
-        """Of the first seed."""
+        """Return the cell of ``method`` on the first seed."""
         return next(cell for cell in self.first_cells if cell.name == method)
 
     def learnt(self, cell: MethodCell) -> LearntTexts:
-        """What a method's classifier learns from, as far as it is there, with a person's corrections."""
+        """Return the training texts of a method's classifier that exist so far, with a person's corrections."""
         if not self._has_texts(cell):
             return learnt_texts(cell, self.task)
         reading = first.reading if (first := self.first_classifier(cell)) else None
         return self._once(("learnt", *cell.key), lambda: learnt_texts(cell, self.task, reading))
 
     def first_classifier(self, cell: MethodCell) -> FirstClassifier | None:
-        """Who reads the texts of a method again; None where nobody does, or the model wrote none, or not yet all."""
+        """Return the first classifier; None without self-training or generated texts, and until all are annotated."""
         if not (cell.self_trains and self._are_annotated(cell) and cell.folder.has(GENERATED_FILE)):
             return None
         return self._once(("first", *cell.key), lambda: FirstClassifier(self.task, self.model, cell, self.store))
 
     def annotator_jobs(self, writer: MethodCell) -> list[TrainingJob]:
-        """The trainings of the committee, those of the shots first; none before the pool is drawn, if there is one."""
+        """Return the trainings of the committee, those on shots first; none until the pool, if any, is drawn."""
         if writer.settings.annotate.has_pool and not writer.folder.has(POOL_FILE):
             return []
         return self._once(
@@ -169,31 +169,31 @@ class Experiment:
         )
 
     def annotator_results(self, writer: MethodCell) -> list[TrainingResult]:
-        """The finished trainings of the adapters that re-label for this method."""
+        """Return the finished trainings of the adapters that annotate for this method."""
         return [result for job in self.annotator_jobs(writer) if (result := finished(self.store, job))]
 
     def readers(self, writer: MethodCell) -> tuple[Reader, ...]:
-        """The finished members of the committee, each with what it is to read and how."""
+        """Return the finished annotators of the committee, each with its prompt format and its fold, if it has one."""
         adapters = [result.adapter for result in self.annotator_results(writer)]
         encoders = trainings.finished_encoders(self.encoder_store, self.encoder_jobs(writer))
         return trainings.committee(writer, adapters, encoders)
 
     def text_readers(self, writer: MethodCell) -> tuple[Reader, ...]:
-        """The same as they read texts: with ``annotate.average``, an average before those that are asked alike."""
+        """Return `readers` for texts: with ``annotate.average``, one averaged adapter for all with equal prompts."""
         readers, averages = self.readers(writer), trainings.reads_averages(writer.settings, len(self.task.labels))
         return trainings.averaged(readers, self.average_store) if averages else readers
 
     def encoder_jobs(self, writer: MethodCell) -> list[StudentJob]:
-        """The trainings of the committee's encoders. Raises ModelNotFoundError where there is no encoder."""
+        """Return the trainings of the committee's encoders. Raises ModelNotFoundError where no encoder is installed."""
         return self._once(("encoders", *writer.key), lambda: trainings.encoder_jobs(self.task, writer))
 
     def judge_jobs(self, cell: MethodCell) -> list[TrainingJob]:
-        """The trainings of the adapters that calibrate a method's classifier, each without a part of the shots."""
+        """Return the trainings of the adapters that calibrate a method's classifier, each without part of the shots."""
         judges = trainings.judges_of(cell, self.learnt(cell).shots)
         return self.annotator_jobs(judges) if judges else []
 
     def calibration_item(self, cell: MethodCell) -> CalibrationItem | None:
-        """How a method's finished classifier is calibrated; None where it is not, or a training is not finished."""
+        """Return how to calibrate a method's finished classifier; None if not at all, or a training is unfinished."""
         trained, judges = self.result(cell), trainings.judges_of(cell, self.learnt(cell).shots)
         if not trained or not cell.settings.calibrate:
             return None
@@ -211,7 +211,7 @@ class Experiment:
         return calibration_of(trained.adapter, self.task, cell.form, shots, readers, pairs, compared=is_compared)
 
     def job(self, cell: MethodCell) -> TrainingJob:
-        """The training of a method's classifier; for one that stands on synthetic texts, once they are there."""
+        """Return the training of a method's classifier. Synthetic texts that it is trained on must be complete."""
         assert cell.method.trained and self._has_texts(cell), cell.key
         return self._once(
             ("job", *cell.key),
@@ -219,13 +219,13 @@ class Experiment:
         )
 
     def result(self, cell: MethodCell) -> TrainingResult | None:
-        """The finished training of a method's classifier."""
+        """Return the finished training of a method's classifier, or None."""
         if not cell.method.trained or not self._has_texts(cell):
             return None
         return finished(self.store, self.job(cell))
 
     def evaluation_cell(self, cell: MethodCell) -> EvaluationCell:
-        """What is measured, into a file named by all that the answers depend on: no old score is taken for new."""
+        """Return what to evaluate, into a file named after all that determines the predictions: no score is stale."""
         method, trained = cell.method, self.result(cell)
         shots, calibrated = cell.shots if method.shots_in_prompt else (), self.calibration_item(cell)
         annotators = None
@@ -259,7 +259,7 @@ class Experiment:
         )
 
     def outcomes(self) -> list[MethodOutcome]:
-        """What is there, by method and seed, in the methods' order."""
+        """Return the outcome of every cell, by method, then seed, in the methods' order."""
         return [self.outcome(cell) for cell in self.cells]
 
     def outcome(self, cell: MethodCell) -> MethodOutcome:
@@ -290,7 +290,7 @@ class Experiment:
         return self._are_annotated(cell) and not ((first := self.first_classifier(cell)) and first.reading is None)
 
     def _once(self, key: object, compute: Callable[[], T]) -> T:
-        """What was computed for ``key`` before, else now: for what never changes once it is finished."""
+        """Return the value cached for ``key``, or compute it. For values that no longer change once computed."""
         if key not in self._computed:
             self._computed[key] = compute()
         return self._computed[key]

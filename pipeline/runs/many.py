@@ -1,4 +1,4 @@
-"""Many tasks, one base: one adapter for each; a task that fails drops out with its reason, the others go on."""
+"""Train one adapter per task on one base model. A task that fails is dropped with its reason; the others continue."""
 
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
@@ -33,7 +33,7 @@ OUTCOME_FILE = "tasks.json"
 
 
 class TaskOutcome(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of one task."""
+    """Result of one task."""
 
     task: str
     state: Literal["finished", "failed"]
@@ -43,14 +43,14 @@ class TaskOutcome(msgspec.Struct, frozen=True, kw_only=True):
     steps: int = 0
     loss: float | None = None  # of the last step, nats
     train_s: float = 0.0
-    error: str = ""  # class name of what went wrong
+    error: str = ""  # class name of the exception
     message: str = ""
 
 
 class TrainingsRequest(msgspec.Struct, frozen=True):
-    """Which adapters are to be trained."""
+    """Arguments of `do_trainings`."""
 
-    tasks: Mapping[str, Task | FourshotError]  # what `load_tasks` gives
+    tasks: Mapping[str, Task | FourshotError]  # by name, as `load_tasks` returns them; an error: why a task is missing
     model: str | None
     settings: RunSettings
     root: Path
@@ -58,19 +58,19 @@ class TrainingsRequest(msgspec.Struct, frozen=True):
 
     @property
     def store(self) -> Path:
-        """Where the adapters of all tasks lie."""
+        """The folder with the adapters of all tasks."""
         return self.root / "adapters"
 
 
 def do_trainings(request: TrainingsRequest, on_event: OnEvent = ignore, *, forecast: bool = False) -> list[TaskOutcome]:
-    """One adapter per task, each run in ``root``/<task>, all adapters in ``root``/adapters; what is finished is kept.
+    """Train one adapter per task. Runs are in ``root``/<task>, all adapters in ``root``/adapters. Keeps finished work.
 
-    Errors in the place of tasks come back as outcomes. ``forecast``: first tell what it will take. Raises InputError
-    for no tasks, a model that is none, a cluster that is not there.
+    Errors in place of tasks are returned as outcomes. ``forecast``: first report what it will take. Raises InputError
+    without tasks, and for a base model or a cluster that does not exist.
     """
     _check(request)
     tasks, root, folder = request.tasks, request.root, RunFolder(request.root)
-    allow_open_files(len(tasks))  # a lock is one
+    allow_open_files(len(tasks))  # the lock of each task's folder is an open file
     with folder.lock(), ExitStack() as locks:
         check_links(root)
         base = _base(request, on_event)
@@ -80,7 +80,7 @@ def do_trainings(request: TrainingsRequest, on_event: OnEvent = ignore, *, forec
         for name, task in tasks.items():
             try:
                 if isinstance(task, Task):
-                    locks.enter_context(RunFolder(root / name).lock())  # other commands may be given it by itself
+                    locks.enter_context(RunFolder(root / name).lock())  # other commands can use this folder, too
                 driver.add(name, _experiment(request, name, base, on_event))
                 lead(root / name / "adapters", request.store)  # so that `evaluate --out` there finds them
             except FourshotError as error:
@@ -102,7 +102,10 @@ def do_trainings(request: TrainingsRequest, on_event: OnEvent = ignore, *, forec
 
 
 def plan_trainings(request: TrainingsRequest, on_event: OnEvent) -> Forecast | None:
-    """What `do_trainings` would take of those that can be read, by the speed of this machine as it is now."""
+    """Forecast what `do_trainings` would take for the tasks that can be read, at this machine's present speed.
+
+    None where nothing is left to do.
+    """
     _check(request)
     base, experiments = _base(request, on_event), list[Experiment]()
     for name in request.tasks:
@@ -114,7 +117,7 @@ def plan_trainings(request: TrainingsRequest, on_event: OnEvent) -> Forecast | N
 
 
 def _check(request: TrainingsRequest) -> None:
-    """Raise InputError for what can be trained of no task."""
+    """Raise InputError for a request with which no task can be trained."""
     refuse_fake(request.model, "A training")
     check_confidence(request.settings)
     check_cluster(request.placement.ray, request.placement.gpus_per_engine)
@@ -123,14 +126,14 @@ def _check(request: TrainingsRequest) -> None:
 
 
 def _base(request: TrainingsRequest, on_event: OnEvent) -> ResolvedModel:
-    """The base model; first tells which settings nothing comes of."""
+    """Report the settings without effect, then return the base model."""
     unused = unused_in_run(request.settings, has_unlabelled=False)
     tell_unused(request.settings, unused, "shots", on_event)
     return resolve_model(request.model)
 
 
 def _experiment(request: TrainingsRequest, name: str, model: ResolvedModel, on_event: OnEvent) -> Experiment:
-    """The run of one task for its adapter alone. Raises the task's error, if it is one."""
+    """Return the run of one task, for its adapter alone. Raises the error that stands in place of the task."""
     task, settings, folder = request.tasks[name], request.settings, request.root / name
     if isinstance(task, FourshotError):
         raise task
@@ -143,15 +146,15 @@ def _experiment(request: TrainingsRequest, name: str, model: ResolvedModel, on_e
 
 
 def _forget(folder: Path) -> None:
-    """Have nothing of a refused task left, where nothing was made: the corrected command may use the folder."""
+    """Empty the folder of a rejected task, unless something was made there: the corrected command can then use it."""
     if folder.is_dir():
         RunFolder(folder).forget_beginning()
-        with suppress(OSError):  # it holds something
+        with suppress(OSError):  # it is not empty
             folder.rmdir()
 
 
 def _outcome(name: str, folder: Path, driver: StageDriver) -> TaskOutcome:
-    """What became of a task; a folder that holds something of it is named. Leads from there to a finished adapter."""
+    """Return the outcome of a task, with its folder if a run was begun there. Link from there to a finished adapter."""
     if failure := driver.failed.get(name):
         begun = str(folder) if RunFolder(folder).has(MANIFEST_FILE) else ""
         return TaskOutcome(task=name, state="failed", folder=begun, error=failure.kind, message=failure.message)

@@ -1,4 +1,4 @@
-"""What the stages of an experiment will ask for, as far as they are not done yet."""
+"""The remaining work of an experiment's stages, as `forecast.StageWork`."""
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
@@ -29,11 +29,11 @@ from fourshot.training.lora.examples import PROBE_TEXTS
 from fourshot.training.students.train import finished_student
 
 ENCODER_PARAMETERS = 22e6  # of the embedded encoder
-OPEN_SHARE = 0.3  # of texts that an average leaves open, so that each of its adapters reads them
+OPEN_SHARE = 0.3  # of texts that an averaged adapter leaves undecided, so that each of its members annotates them
 
 
 def remaining_work(experiments: Sequence[Experiment], until: StageName, speed: Speed) -> list[StageWork]:
-    """Of every stage up to ``until``, in their order."""
+    """Return the remaining work of every stage up to ``until``, in the order of the stages."""
     titles = [phase.title for phase in phases_until(until)]
     trains = STAGE_NAMES.index(until) >= STAGE_NAMES.index("train")
     parts = [part for experiment in experiments for part in _Remaining(experiment, speed).work(classifies=trains)]
@@ -43,9 +43,10 @@ def remaining_work(experiments: Sequence[Experiment], until: StageName, speed: S
 def foretell_runs(
     experiments: Sequence[Experiment], until: StageName, on_event: OnEvent, placement: Placement, *, anew: bool = False
 ) -> Forecast | None:
-    """Forecast what is left of experiments of one base model, and tell. See `forecast.foretell`.
+    """Forecast and report the remaining work of experiments on one base model. See `forecast.foretell`.
 
-    ``anew``: nothing was begun. Raises RunFolderError where a folder belongs to another configuration.
+    ``anew``: nothing runs after the forecast, so the folders are checked here. Raises RunFolderError where one belongs
+    to another configuration.
     """
     if not experiments:
         return None
@@ -56,7 +57,10 @@ def foretell_runs(
 
 
 def teaching_work(experiment: Experiment, reads: Mapping[str, int], speed: Speed, *, writes: bool) -> list[StageWork]:
-    """Of the teacher of a distillation: trained on the shots, it ``writes`` texts, and reads so many, by stage."""
+    """Return the work of a distillation's teacher, which is trained on the shots.
+
+    ``reads``: number of texts that it annotates, by stage. ``writes``: it also generates texts.
+    """
     remaining, writer = _Remaining(experiment, speed), experiment.writers[0]
     jobs = {job.key: (job, writer) for job in experiment.annotator_jobs(writer)}
     return [
@@ -69,7 +73,7 @@ def teaching_work(experiment: Experiment, reads: Mapping[str, int], speed: Speed
 
 
 class _Remaining:
-    """Of one experiment."""
+    """Computes the remaining work of one experiment."""
 
     def __init__(self, experiment: Experiment, speed: Speed) -> None:
         self._experiment, self._speed = experiment, speed
@@ -78,7 +82,10 @@ class _Remaining:
         self._counts = {cell.key: TokenCounts(task, cell.shots, cell.settings, path) for cell in cells}
 
     def work(self, *, classifies: bool) -> list[StageWork]:
-        """Unless it ``classifies``, nothing is trained but annotators."""
+        """Return the work of all stages. Unless it ``classifies``, "train the annotators" has annotators alone.
+
+        Otherwise that stage also has classifiers of real texts and the adapters that calibrate.
+        """
         writers = self._experiment.writers
         return [
             *(part for writer in writers for part in self._pool(writer)),
@@ -90,7 +97,7 @@ class _Remaining:
         ]
 
     def _pool_rounds(self, writer: MethodCell) -> list[int]:
-        """Draws per class."""
+        """Return the draws per class of each round of the pool; [] without a pool."""
         if not writer.settings.annotate.has_pool:
             return []
         pool = pool_settings(writer.settings, len(self._experiment.task.labels))
@@ -104,7 +111,7 @@ class _Remaining:
         return [_at("draw the pool", work)]
 
     def encoders(self, writer: MethodCell) -> list[StageWork]:
-        """Those of the committee. They are trained and read beside the base, in seconds that its speed says."""
+        """Return the training of the committee's encoders, in tokens scaled so that the base model's speed applies."""
         experiment = self._experiment
         jobs = experiment.encoder_jobs(writer)
         unfinished_jobs = [job for job in jobs if finished_student(experiment.encoder_store, job) is None]
@@ -124,12 +131,12 @@ class _Remaining:
 
     @cached_property
     def _encoder_share(self) -> float:
-        """How much smaller an encoder is than the base, in parameters: about how much sooner a token is learnt."""
+        """Parameters of an encoder over those of the base, at most 1: about the ratio of their times per token."""
         base = sum(prod(shape) for shape in checkpoint_shapes(Path(self._experiment.model.path)).values())
         return min(1.0, ENCODER_PARAMETERS / max(1, base))
 
     def _annotators(self, *, classifies: bool) -> list[StageWork]:
-        """Those on shots are known; those on the pool are, once it is drawn."""
+        """Return the trainings before texts are generated. Those on a pool that is not drawn yet are estimated."""
         experiment, jobs = self._experiment, dict[str, tuple[TrainingJob, MethodCell]]()
         if classifies:
             of_real = [cell for cell in experiment.cells if cell.method.trained and not cell.method.synthetic]
@@ -148,7 +155,7 @@ class _Remaining:
         return [*work, *self._trainings(jobs)]
 
     def _jobs_on_shots(self, writer: MethodCell) -> list[TrainingJob]:
-        """Of a committee with folds: the adapters that need no pool."""
+        """Return the trainings of a committee with folds that need no pool."""
         annotate = writer.settings.annotate
         if not annotate.num_adapters:
             return []
@@ -157,7 +164,7 @@ class _Remaining:
         return annotator_jobs(self._experiment.task, self._experiment.model.revision, of_shots)
 
     def _fold_trainings(self, writer: MethodCell) -> StageWork:
-        """Of the adapters on the folds of a pool that is not drawn yet."""
+        """Estimate the trainings on the folds of a pool that is not drawn yet."""
         annotate, labels = writer.settings.annotate, len(self._experiment.task.labels)
         pool = sum(self._pool_rounds(writer)) * self._speed.well_formed * labels
         most = writer.settings.pool_per_class(labels) * labels
@@ -167,7 +174,7 @@ class _Remaining:
         return _at("train the annotators", fold * annotate.folds)
 
     def _trainings(self, jobs: dict[str, tuple[TrainingJob, MethodCell]]) -> list[StageWork]:
-        """Those that are not finished."""
+        """Return the work of those ``jobs`` that are not finished; each is given, by key, with its cell."""
         return [
             _at("train the annotators", self._counts[cell.key].training(len(job.examples), job.settings, cell.form))
             for job, cell in jobs.values()
@@ -175,7 +182,7 @@ class _Remaining:
         ]
 
     def _texts(self, writer: MethodCell) -> list[StageWork]:
-        """Texts of the pool are read, then more are drawn where it was not enough; and the user's own."""
+        """Return the work of annotating the user's own texts and the pool, and of generating what the pool lacks."""
         experiment, settings, counts = self._experiment, writer.settings, self._counts[writer.key]
         generate, work = settings.generate, list[StageWork]()
         if experiment.unlabelled and not writer.folder.has(UNLABELLED_FILE):
@@ -193,7 +200,10 @@ class _Remaining:
         return [*work, _at("generate", part)]
 
     def _reading(self, writer: MethodCell, texts: float, *, averages: bool = True) -> StageWork:
-        """By everyone in the committee, and by one of the folds; without ``averages``, by each adapter itself."""
+        """Return the work of annotating ``texts`` by the committee, of whose fold adapters one annotates each text.
+
+        Without ``averages``, no averaged adapter stands in for its members.
+        """
         annotate = writer.settings.annotate
         wordings = [wording for wording, _ in zip(cycle(annotate.wordings), range(annotate.num_adapters))]
         counts, alone = self._counts[writer.key], StageWork(stage="")
@@ -205,7 +215,7 @@ class _Remaining:
         wordings += ["task"] if annotate.folds else []
         forms = [msgspec.structs.replace(writer.form, wording=wording) for wording in wordings]
         encoded = texts * annotate.num_encoders if annotate.annotator == "adapters" else 0
-        tokens = encoded * counts.text_tokens * self._encoder_share if encoded else 0.0  # as if the base read them
+        tokens = encoded * counts.text_tokens * self._encoder_share if encoded else 0.0  # at the base's speed
         encoder_work = StageWork(stage="", calls=encoded, prompt_tokens=tokens)
         return encoder_work + alone + counts.committee(texts, forms, writer.shots, writer.form.chat)
 
@@ -221,7 +231,7 @@ class _Remaining:
         return work
 
     def _second_reading(self, cell: MethodCell) -> list[StageWork]:
-        """The training of a first classifier, and what it reads."""
+        """Return the training of a first classifier and its annotation of the texts, as far as they remain."""
         first = self._experiment.first_classifier(cell)
         instead = self._experiment.unlabelled and cell.settings.unlabelled.mode == "instead"
         if not cell.self_trains or instead or (first and first.reading):
@@ -244,7 +254,7 @@ class _Remaining:
             key = evaluation.answers_key + (cell.name.encode() if trained else b"")
             counts, texts = self._counts[cell.key], len(experiment.test)
             has_room = len(counts.fitting(evaluation.shots, cell.form)) >= min(counts.num_labels, len(evaluation.shots))
-            is_asked = texts or (trained and self._experiment.result(cell) is None)  # without a test file: probes alone
+            is_asked = texts or (trained and self._experiment.result(cell) is None)  # without a test file: only probes
             if evaluation.is_done or key in answered or not has_room or not is_asked:
                 continue
             answered.add(key)
@@ -258,7 +268,7 @@ class _Remaining:
         return work
 
     def _probed(self, cell: MethodCell) -> int:
-        """Texts that a classifier is asked before it is measured: to compare it with its trainer, and to calibrate."""
+        """Return how many texts a classifier scores before its evaluation: for its probe and its calibration."""
         if not cell.settings.calibrate:
             return PROBE_TEXTS
         if not cell.method.synthetic:
@@ -267,7 +277,7 @@ class _Remaining:
         unseen = max(0.0, drawn - cell.settings.generate.per_class) * len(self._experiment.task.labels)
         if unseen < FEWEST_UNSEEN:
             return PROBE_TEXTS + len(cell.shots)
-        # It is asked about texts that it did not learn, at most as many again that are typical, and others.
+        # It scores candidates that it was not trained on, at most as many typical texts, and texts of other subjects.
         return PROBE_TEXTS + len(cell.shots) + 2 * min(MOST_UNSEEN, round(unseen)) + len(other_subjects())
 
     def _rounds(self, settings: RunSettings, per_class: float, rate: float) -> list[int]:

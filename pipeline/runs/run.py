@@ -1,4 +1,4 @@
-"""The main job: one task, one seed, from four examples per class to a measured adapter and a report."""
+"""Run one task on one seed: from four examples per class to an evaluated adapter and a report."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -38,7 +38,7 @@ RUN_METHODS = ("zero_shot", "icl", "lora", "fourshot")
 
 
 class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """What a run came to."""
+    """Result of a run."""
 
     folder: str
     table: list[dict[str, Any]]  # one row per method, as in the report
@@ -46,34 +46,34 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
     report_path: str = ""
     merged_path: str = ""
     left_out: dict[str, str] | UnsetType = UNSET  # method -> why it has no row
-    ask_path: str = ""  # a table that a person is to fill in before the run goes on
-    forecast: Forecast | None = None  # what was foretold of this call, beside what it took
+    ask_path: str = ""  # a table that a person has to fill in before the run continues
+    forecast: Forecast | None = None  # of this call, with the time that it took
 
 
 class RunRequest(msgspec.Struct, frozen=True):
-    """What a run is to be."""
+    """Arguments of a run."""
 
     task: Task
     model: str | None
     settings: RunSettings
     folder: Path
-    until: StageName = "report"  # the last stage to do; without a test file nothing is measured: an error if "evaluate"
+    until: StageName = "report"  # the last stage; without a test file nothing is evaluated: an error if "evaluate"
     placement: Placement = HERE
-    merge: bool = False  # write base and adapter as one checkpoint, too, to ``folder``/merged/<adapter>
-    unlabelled: Path | None = None  # a file of texts without labels, learnt as the annotators read them
-    ask: int = 0  # stop when they are annotated, until a person has labelled so many, in a table that is written
+    merge: bool = False  # also write base and adapter as one checkpoint, to ``folder``/merged/<adapter>
+    unlabelled: Path | None = None  # a file of texts without labels, trained on with the labels of the annotators
+    ask: int = 0  # once they are annotated, write a table of this many texts, and stop until a person has labelled it
 
     def reaches(self, stage: StageName) -> bool:
-        """Whether ``stage`` is one of those to do."""
+        """Whether ``stage`` is among the stages to run."""
         return STAGE_NAMES.index(stage) <= STAGE_NAMES.index(self.until)
 
 
 def do_run(request: RunRequest, on_event: OnEvent = ignore, *, forecast: bool = False) -> RunSummary:
-    """Do what is asked for, or go on where an earlier call was stopped; ``forecast``: first tell what it will take.
+    """Run the stages, or continue where an earlier call was stopped. ``forecast``: first report what they will take.
 
-    What a person changed in a table that `review` wrote is learnt, too. Raises InputError for what the user gave,
-    RunFolderError for a folder of another configuration, ShortRunError where a class stalls; what was finished stays
-    on disk.
+    What a person changed in a table that `review` wrote is trained on, too. Raises InputError for invalid input,
+    RunFolderError for a folder of another configuration, ShortRunError where a class stalls. Finished work stays on
+    disk.
     """
     _check(request)
     task, path, ask, folder = request.task, request.folder, request.ask, RunFolder(request.folder)
@@ -92,7 +92,7 @@ def do_run(request: RunRequest, on_event: OnEvent = ignore, *, forecast: bool = 
             return RunSummary(folder=str(path), table=[], ask_path=str(waiting))
         driver.run(request.until)
         if trained := experiment.result(experiment.cell("fourshot")):
-            lead(path / LINK, Path(trained.path))  # others may lie there too: of texts before they were reviewed
+            lead(path / LINK, Path(trained.path))  # there may be others, trained before a review
         if request.merge:
             driver.do(synthetic_classifiers)
         if estimate:
@@ -107,13 +107,13 @@ def do_run(request: RunRequest, on_event: OnEvent = ignore, *, forecast: bool = 
 
 
 def plan_run(request: RunRequest, on_event: OnEvent) -> Forecast | None:
-    """What `do_run` would take, by the speed of this machine as it is now; None where nothing is left to do."""
+    """Forecast what `do_run` would take, at this machine's present speed; None where nothing is left to do."""
     _check(request)
     return foretell_runs([_experiment(request, on_event)], request.until, on_event, request.placement, anew=True)
 
 
 def _check(request: RunRequest) -> None:
-    """Raise InputError for what cannot be done, as far as no file of the task says so."""
+    """Raise InputError for a request that cannot be met, as far as that is known without the task's files."""
     if request.until not in STAGE_NAMES:
         raise InputError(f"There is no stage {request.until!r}. The stages are {', '.join(STAGE_NAMES)}.")
     refuse_fake(request.model, "A run")
@@ -161,9 +161,9 @@ def _summary(request: RunRequest, experiment: Experiment, estimate: Forecast | N
 
 
 def load_shots(data: TaskData, settings: RunSettings, folder: RunFolder, *, goes_on: bool = True) -> SeedExamples:
-    """The shots that the folder has, else those drawn from the train split, never a text of the test split.
+    """Return the shots stored in the folder, else draw them, never a text of the test split (`TaskData.shots`).
 
-    ``goes_on``: they will be learnt, so that data which was changed meanwhile counts: see `TaskData.check_kept`.
+    ``goes_on``: stored shots will be trained on, so compare them with the data of now (`TaskData.check_kept`).
     """
     if folder.has(SHOTS_FILE):
         shots = folder.shots()
@@ -178,7 +178,7 @@ def load_shots(data: TaskData, settings: RunSettings, folder: RunFolder, *, goes
 
 
 def _texts_of(file: Path | None, task: Task, settings: RunSettings, on_event: OnEvent) -> Sequence[tuple[int, str]]:
-    """(line, text) of the texts without labels that are to be read."""
+    """Return (line, text) of the unlabelled texts to annotate; none without a file."""
     if file is None:
         return ()
     options = settings.unlabelled

@@ -1,6 +1,6 @@
-"""Takes one experiment or many through the stages, each of which is done for all of them before the next begins.
+"""Run one or many experiments through the stages. Each stage is completed for all of them before the next begins.
 
-So one engine writes the texts of all, and all trainings are one queue, in this process or over a Ray cluster.
+So one engine generates the texts of all, and all trainings form one queue, on this machine or a Ray cluster.
 """
 
 import time
@@ -28,17 +28,17 @@ LOG_FILE = "log.txt"
 
 
 class StageDriver:
-    """``experiments`` are those still in the running, ``failed`` says why others are not; both by name."""
+    """``experiments`` are those that have not failed; ``failed`` has the reasons of the others. Both are by name."""
 
     def __init__(self, log: Path, on_event: OnEvent, placement: Placement = HERE, *, keep_going: bool = False) -> None:
-        """``log``: for what libraries print. ``keep_going``: an experiment that fails drops out and the others go on,
-        where otherwise its error is raised.
+        """``log``: file for the output of libraries. ``keep_going``: drop an experiment that fails and continue with
+        the others; otherwise its error is raised.
         """
         self.experiments: dict[str, Experiment] = {}
         self.failed: dict[str, FailedJob] = {}
         self.took: dict[str, float] = {}  # seconds, by the title of a phase
-        self._told: set[str] = set()  # messages on the settings of experiments
-        self._is_checked = False  # whether the machines of a cluster can take part
+        self._told: set[str] = set()  # messages about settings that were already sent
+        self._is_checked = False  # whether the machines of a cluster were checked
         self._log, self._on_event, self._placement, self._keep_going = log, on_event, placement, keep_going
 
     def add(self, name: str, experiment: Experiment) -> None:
@@ -49,14 +49,14 @@ class StageDriver:
         self.experiments[name] = experiment
 
     def run(self, until: StageName = "evaluate") -> None:
-        """Do every stage up to ``until``. What is finished is left alone."""
+        """Run every stage up to ``until``, except finished work."""
         trains = STAGE_NAMES.index(until) >= STAGE_NAMES.index("train")
         for name, experiment in self.experiments.items():
             messages = {_without_folds(cell) for cell in experiment.cells}
             messages |= {_other_passes(cell) for cell in experiment.cells if trains}
             messages = {
                 f"{name}: {message}" for message in messages - {""}
-            } - self._told  # it may go on after a question
+            } - self._told  # this may be called again, after a person was asked
             for message in sorted(messages):
                 self._on_event(Event(stage="shots", message=message))
             self._told |= messages
@@ -67,7 +67,7 @@ class StageDriver:
                 self.write_cards()
 
     def do(self, plan: StagePlan) -> None:
-        """Do one stage for every experiment; those that needed an item that failed drop out."""
+        """Run one stage for every experiment. Drop those that needed an item that failed."""
         stages = {name: plan(experiment) for name, experiment in self.experiments.items()}
         if not stages:
             return
@@ -84,7 +84,7 @@ class StageDriver:
                     self.drop(name, failure)
 
     def _check_machines(self, stage: Stage) -> None:
-        """Before hours of work on one: have every machine of a cluster see the store, and have the base."""
+        """Check once, before any work, that every machine of a cluster sees the store and has the base model."""
         if self._is_checked or self._placement.ray in ("", "local") or stage.is_done:
             return
         with cluster(self._placement.ray):
@@ -98,7 +98,7 @@ class StageDriver:
             write_cards(experiment)
 
     def drop(self, name: str, failure: FailedJob | FourshotError) -> None:
-        """Take an experiment out of the running and say why; the first reason counts."""
+        """Drop an experiment and report why. Of several reasons, the first is kept."""
         if isinstance(failure, FourshotError):
             failure = FailedJob(key=name, kind=type(failure).__name__, message=str(failure))
         self.experiments.pop(name, None)
@@ -110,14 +110,14 @@ class StageDriver:
 
 @contextmanager
 def timed(took: dict[str, float], title: str) -> Iterator[None]:
-    """Count the seconds of the block to those that ``title`` took."""
+    """Add the seconds that the block takes to ``took[title]``."""
     began_s = time.perf_counter()
     yield
     took[title] = took.get(title, 0.0) + time.perf_counter() - began_s
 
 
 def _without_folds(cell: MethodCell) -> str:
-    """Says which settings nothing comes of, because they are those of adapters that are not trained; "" without any."""
+    """Return a message on changed settings without effect, as no fold adapters are trained; "" if there are none."""
     annotate, usual = cell.settings.annotate, RunSettings().annotate
     of_folds = ("pool_per_class", "fold_weight", "fold_epochs")
     names = [f"annotate.{name}" for name in of_folds if getattr(annotate, name) != getattr(usual, name)]
@@ -127,7 +127,7 @@ def _without_folds(cell: MethodCell) -> str:
 
 
 def _other_passes(cell: MethodCell) -> str:
-    """Says that the passes which the user set are not those of a classifier; "" where they are."""
+    """Return a message that the epochs which the user set do not apply to the classifier; "" where they do."""
     passes, of_classifier = cell.settings.train.num_epochs, cell.settings.classifier_training.num_epochs
     if not cell.method.synthetic or passes in (of_classifier, RunSettings().train.num_epochs):
         return ""

@@ -1,4 +1,4 @@
-"""Runs a stage in a process of its own, so that the memory of one stage is free for the next."""
+"""Run a stage in a child process, so that its memory is released before the next stage."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,9 +22,9 @@ class DoneMessage(msgspec.Struct, frozen=True, kw_only=True, tag="done"):
 
 
 def run_stage(stage: Stage, on_event: OnEvent) -> Sequence[FailedJob]:
-    """Do ``stage``, in a child if it needs one; raises what the child raised. Returns at once if nothing is left to do.
+    """Run ``stage``, in a child process if it needs one. Returns at once if nothing is left to do.
 
-    Gives back what failed of a stage that keeps going.
+    Returns the failed items of a stage with ``keep_going``. An error of the child is raised here.
     """
     if stage.is_done:
         return ()

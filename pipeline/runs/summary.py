@@ -1,4 +1,4 @@
-"""From an experiment's folder to the table and to what the report shows."""
+"""Compile the table of methods and the data of the report from an experiment's folder."""
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ from fourshot.pipeline.work_folder import WorkFolder
 
 
 def table(experiment: Experiment) -> list[MethodRow]:
-    """One row per method that was measured on every seed, in the methods' order."""
+    """Return one row per method that was evaluated on every seed, in the methods' order."""
     by_method: dict[str, list[MethodOutcome]] = defaultdict(list)
     for outcome in experiment.outcomes():
         if outcome.evaluation is not None:
@@ -47,9 +47,9 @@ def table(experiment: Experiment) -> list[MethodRow]:
 
 
 def left_out(experiment: Experiment) -> dict[str, str]:
-    """Why a method has no row, by its display name: of the first seed that it was not measured on.
+    """Return why methods have no row, by display name: the reason of the first seed without an evaluation.
 
-    One line for all of them where there are no test texts.
+    Without test texts, one entry stands for all methods.
     """
     if not experiment.test:
         return {"The evaluation": f"{experiment.data.why_no_test}. Put labelled texts there and repeat the command."}
@@ -58,7 +58,7 @@ def left_out(experiment: Experiment) -> dict[str, str]:
 
 
 def report_data(experiment: Experiment, title: str) -> ReportData:
-    """Everything the report shows; texts and losses are those of the first seed's main method."""
+    """Return everything the report shows. On the first seed, texts are of the main method, losses of all methods."""
     rows, outcomes = table(experiment), experiment.outcomes()
     first = experiment.seeds[0]
     main = _main_cell(experiment)
@@ -70,7 +70,7 @@ def report_data(experiment: Experiment, title: str) -> ReportData:
         "unlabelled": [candidate.text for candidate in experiment.unlabelled],
         "test": [example.text for example in experiment.test],
     }
-    # By the class that they are learnt as: half of the prompts may have asked for none.
+    # By the class that they are trained on as: mixed prompts request no class.
     written = [Example(text=c.text, label=verdict.predicted or c.label) for c, verdict in pairs if verdict.kept]
     cut = [cut_line(name, texts, experiment.settings, experiment.task) for name, texts in texts_by_use.items()]
     return ReportData(
@@ -110,13 +110,13 @@ def report_data(experiment: Experiment, title: str) -> ReportData:
 
 
 def _hashes(main: MethodCell | None, adapter: str) -> dict[str, str]:
-    """What of a run is known by its content, as far as it is there."""
+    """Return the content hashes of the adapter and the chat template, as far as there are such."""
     chat = main.form.chat.template_hash if main and main.form.chat else ""
     return {name: value for name, value in (("adapter", adapter), ("chat template", chat)) if value}
 
 
 def _main_cell(experiment: Experiment) -> MethodCell | None:
-    """The first seed of fourshot, or else of the first method with synthetic texts."""
+    """Return the first seed's cell of fourshot, else of the first method with synthetic texts, else None."""
     synthetic = [cell for cell in experiment.first_cells if cell.method.synthetic]
     return next((cell for cell in synthetic if cell.name == "fourshot"), synthetic[0] if synthetic else None)
 
@@ -141,7 +141,7 @@ def _losses(experiment: Experiment) -> dict[str, tuple[tuple[int, float], ...]]:
 
 
 def _seconds(experiment: Experiment, main: MethodCell) -> dict[str, float]:
-    """Work of the main method alone, without loading models."""
+    """Return the seconds of each stage for the main method alone, without loading models; no stages of 0 s."""
     rounds = main.folder.lines("rounds.jsonl", Round)
     outcome = experiment.outcome(main)
     seconds = {
@@ -156,7 +156,7 @@ def _seconds(experiment: Experiment, main: MethodCell) -> dict[str, float]:
 
 
 def _prompts(experiment: Experiment) -> dict[str, str]:
-    """One of each kind; what a text is classified with once for every wording that a method uses."""
+    """Return one prompt of each kind, by purpose. Each wording in use has its own classification prompt."""
     task, shots, words = experiment.task, experiment.seeds[0].shots, experiment.settings.max_text_words
     label, chat = task.labels[0], experiment.first_cells[0].form.chat
     class_shots = [shot for shot in shots if shot.label == label.name]

@@ -1,4 +1,4 @@
-"""Settings that were called otherwise in earlier versions: what a user is told, and files that still hold them.
+"""Settings with other names in earlier versions: hints for the user, and how to decode files that still have them.
 
 Importing this module loads neither torch nor vllm.
 """
@@ -14,7 +14,7 @@ from fourshot.engine.machine.files import as_decode_errors
 T = TypeVar("T")
 
 TRAIN_NAMES = {"rank": "r", "alpha": "lora_alpha", "dropout": "lora_dropout", "passes": "num_epochs"}  # then -> now
-UNREAD = ("n", "stop", "seed", "max_tokens")  # of sampling: each drawing sets its own
+UNREAD = ("n", "stop", "seed", "max_tokens")  # of sampling: each call sets its own
 
 EARLIER_NAMES = {  # dotted -> what to do now
     **{f"train.{then}": f"It is called 'train.{now}' now." for then, now in TRAIN_NAMES.items()},
@@ -30,7 +30,7 @@ EARLIER_NAMES = {  # dotted -> what to do now
 
 @as_decode_errors()
 def decode_stored(content: bytes, kind: type[T]) -> T:
-    """JSON that this version wrote, or an earlier one, whose settings had other names or were fewer.
+    """Decode JSON that this version wrote, or an earlier one, whose settings had other names or were fewer.
 
     Raises msgspec.DecodeError.
     """
@@ -50,7 +50,7 @@ def decode_stored(content: bytes, kind: type[T]) -> T:
 
 
 def _renamed(document: Mapping[str, Any]) -> dict[str, Any]:
-    """A card or a manifest with the names of now."""
+    """Return a card or a manifest with the present names."""
     renamed = dict(document)
     if isinstance(training := document.get("training"), dict):
         renamed["training"] = _renamed_training(training)
@@ -63,9 +63,9 @@ def _renamed(document: Mapping[str, Any]) -> dict[str, Any]:
             groups.get("sampling", {}).pop(name, None)
         if "fold_passes" in (annotate := groups.get("annotate", {})):
             annotate["fold_epochs"] = annotate.pop("fold_passes")
-        if annotate and annotate.get("targets", "auto") == "auto":  # none: nothing else could be learnt
+        if annotate and annotate.get("targets", "auto") == "auto":  # absent: labels were the only target
             annotate["targets"] = "agreement"  # auto: unless shots chose otherwise, see `run_folder.CHOICE_FILE`
-        if annotate.get("targets") == "soft":  # they were learnt as they were read, in as many passes as other texts
+        if annotate.get("targets") == "soft":  # they were trained on unchanged, in as many epochs as labels
             passes = groups.get("train", {}).get("num_epochs", 4.0)
             groups["annotate"] = {"soft_temperature": 1.0, "intended_odds": 1.0, "soft_epochs": passes, **annotate}
         renamed["settings"] = {**settings, **groups}
@@ -74,6 +74,6 @@ def _renamed(document: Mapping[str, Any]) -> dict[str, Any]:
 
 def _renamed_training(stored: Mapping[str, Any]) -> dict[str, Any]:
     training = {TRAIN_NAMES.get(name, name): value for name, value in stored.items() if name not in ("seed", "epochs")}
-    if stored.get("epochs", math.inf) <= stored.get("passes", 0):  # an upper bound, above `min_steps` too
+    if stored.get("epochs", math.inf) <= stored.get("passes", 0):  # an upper bound, also above `min_steps`
         training |= {"num_epochs": stored["epochs"], "min_steps": 1}
-    return {"min_warmup_steps": 0, **training}  # there was no such bound
+    return {"min_warmup_steps": 0, **training}  # earlier versions had no such bound

@@ -1,7 +1,7 @@
 """Which settings have an effect in which command: commands share them all, and a settings file may be for several.
 
-Those that somebody changed where nothing comes of them are told in one line, before the work begins. Importing this
-module loads neither torch nor vllm.
+Settings that the user changed without effect are reported in one line before the work begins. Importing this module
+loads neither torch nor vllm.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,11 +20,11 @@ OF_COMMITTEE = (
     *(f"annotate.{name}" for name in ("num_adapters", "in_context", "num_encoders", "folds", "weights", "average")),
     *OF_FOLDS,
 )
-OF_PROBABILITIES = (  # as a classifier learns them
+OF_PROBABILITIES = (  # as training targets
     *(f"annotate.{name}" for name in ("soft_temperature", "soft_epochs", "intended_odds", "distribution_alignment")),
     "variety.mixed",
 )
-# Adapters that calibrate a classifier have the wordings, too; `check_confidence` refuses the confidence of nobody.
+# Without wordings, which adapters for calibration use, too, and without confidence, which `check_confidence` checks.
 OF_ANNOTATING = tuple(
     f"annotate.{name}"
     for name in AnnotateSettings.__struct_fields__
@@ -44,7 +44,7 @@ class Unused(NamedTuple):
 
 
 def unused_in_run(settings: RunSettings, *, has_unlabelled: bool) -> list[Unused]:
-    """Of a run, for one task or many."""
+    """Return the settings without effect in a run, for one task or many."""
     annotate = settings.annotate
     unused = [] if has_unlabelled else [Unused(["unlabelled"], "no file of texts without labels is given")]
     unused += [*_ruled_out(settings)]
@@ -66,7 +66,7 @@ def unused_in_run(settings: RunSettings, *, has_unlabelled: bool) -> list[Unused
 
 
 def _ruled_out(settings: RunSettings) -> Iterator[Unused]:
-    """By other values, whatever the command."""
+    """Yield the settings that other settings rule out in every command."""
     if settings.variety.shots_shown >= settings.k:
         yield Unused(["variety.shots_shown"], "prompts show all k shots of a class as it is")
     if settings.train.min_warmup_steps and not settings.train.warmup:
@@ -74,7 +74,7 @@ def _ruled_out(settings: RunSettings) -> Iterator[Unused]:
 
 
 def unused_in_corpus(settings: RunSettings) -> list[Unused]:
-    """Of a corpus, which trains and measures nothing."""
+    """Return the settings without effect in a corpus, which trains and evaluates nothing."""
     annotator = settings.annotate.annotator
     who = {"adapters": "the adapters that are named", "icl": "the base model, shown the shots"}.get(annotator)
     unused = [
@@ -89,7 +89,7 @@ def unused_in_corpus(settings: RunSettings) -> list[Unused]:
 
 
 def unused_by_teacher(settings: RunSettings, *, writes: bool) -> list[Unused]:
-    """Of a distillation whose teacher is trained: a committee of adapters, and no classifier."""
+    """Return the settings without effect in a distillation that trains its teacher, a committee without classifier."""
     annotate = settings.annotate
     keeps_folds = bool(annotate.folds) and annotate.num_readers == annotate.folds
     unused = [
@@ -112,7 +112,10 @@ def unused_by_teacher(settings: RunSettings, *, writes: bool) -> list[Unused]:
 
 
 def unused_with_teacher(settings: RunSettings, *, is_remote: bool, has_shots: bool, writes: bool) -> list[Unused]:
-    """Of a distillation whose teacher is there already. One that ``is_remote`` is shown the shots, and may write."""
+    """Return the settings without effect in a distillation from an existing teacher.
+
+    A teacher that ``is_remote`` is shown the shots, and may generate texts.
+    """
     draws = is_remote and writes
     of_annotating = [f"annotate.{name}" for name in AnnotateSettings.__struct_fields__]
     if draws:
@@ -133,7 +136,7 @@ def unused_with_teacher(settings: RunSettings, *, is_remote: bool, has_shots: bo
 
 
 def unused_line(settings: RunSettings, unused: Sequence[Unused], usual: Sequence[str] = ("default",)) -> str:
-    """What is to be told of the settings that differ from those of the presets ``usual``; "" where all count."""
+    """Return a message on ``unused`` settings that differ from all presets ``usual``; "" where there are none."""
     changed = list(dict.fromkeys(changed_names(settings, [PRESETS[name] for name in usual])))
     named, reasons = set[str](), list[str]()
     for names, why in unused:
@@ -151,7 +154,7 @@ def tell_unused(
     on_event: OnEvent,
     usual: Sequence[str] = ("default",),
 ) -> list[str]:
-    """Tell what `unused_line` says, before the work of a command begins, and return it; nothing where all count."""
+    """Report `unused_line`, before the work of a command begins, and return it in a list; [] where it is empty."""
     line = unused_line(settings, unused, usual)
     if line:
         on_event(Event(stage=stage, message=line, notice=True))
@@ -159,7 +162,7 @@ def tell_unused(
 
 
 def check_confidence(settings: RunSettings) -> None:
-    """Raise InputError for the least confidence of nobody: who gives it expects that texts are left out."""
+    """Raise InputError for a least confidence without annotators: the user expects it to leave texts out."""
     if settings.annotate.confidence and settings.annotate.annotator == "none":
         raise InputError(
             "annotate.confidence (--confidence) is how sure an annotator has to be, and annotate.annotator is 'none'. "
@@ -168,7 +171,7 @@ def check_confidence(settings: RunSettings) -> None:
 
 
 def changed_names(settings: RunSettings, usual: Sequence[RunSettings]) -> Iterator[str]:
-    """Dotted names of the settings that are as in none of ``usual``."""
+    """Yield the dotted names of the settings that differ from those in each of ``usual``."""
 
     def differing(value: Any, others: Sequence[Any], name: str) -> Iterator[str]:
         if isinstance(value, dict):
@@ -181,5 +184,5 @@ def changed_names(settings: RunSettings, usual: Sequence[RunSettings]) -> Iterat
 
 
 def is_of(setting: str, name: str) -> bool:
-    """Whether ``name`` is that of the setting, or of a group that it is in."""
+    """Whether ``name`` is the setting itself, or a group that contains it."""
     return setting == name or setting.startswith(f"{name}.")

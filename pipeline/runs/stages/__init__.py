@@ -19,7 +19,7 @@ from fourshot.pipeline.runs.stages import (
 )
 from fourshot.pipeline.runs.stages.stage import Stage
 
-# What a run can stop after.
+# The stages after which a run can stop.
 StageName = Literal["shots", "annotators", "annotate", "generate", "train", "evaluate", "report"]
 STAGE_NAMES: tuple[StageName, ...] = get_args(StageName)
 STAGE_TYPES: tuple[type[Stage], ...] = (
@@ -36,16 +36,16 @@ STAGE_TYPES: tuple[type[Stage], ...] = (
     text_student.Seq2SeqStage,
     text_student.CausalStage,
 )
-StagePlan = Callable[[Experiment], Stage]  # what one experiment needs of a stage; the stages before it are finished
+StagePlan = Callable[[Experiment], Stage]  # a stage for an experiment of which the stages before it are finished
 
 
 class Phase(NamedTuple):
-    """A stage at its place in a run."""
+    """A stage at its position in a run."""
 
     name: StageName
     plan: StagePlan
-    title: str  # of what is done there, in forecasts
-    writes_cards: bool = False  # it changes what the adapters' cards say
+    title: str  # in forecasts
+    writes_cards: bool = False  # it changes the adapters' cards
 
 
 PHASES = (
@@ -63,7 +63,7 @@ PHASES = (
 
 
 def phases_until(last: StageName) -> list[Phase]:
-    """Those of a run that stops after ``last``. Where it stops before classifiers, annotators alone are trained."""
+    """Return the phases of a run that stops after ``last``. If that is before "train", only annotators are trained."""
     end = STAGE_NAMES.index(last)
     phases = [phase for phase in PHASES if STAGE_NAMES.index(phase.name) <= end]
     if end >= STAGE_NAMES.index("train"):

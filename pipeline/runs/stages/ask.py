@@ -1,4 +1,4 @@
-"""Asking a person: of the user's own texts, those whose labels would help most, as a table to be filled in."""
+"""Choose those of the user's own texts whose labels would help most, and write a table for a person to fill in."""
 
 from collections import Counter
 from pathlib import Path
@@ -19,7 +19,7 @@ from fourshot.pipeline.synthesis.asking import texts_to_ask
 
 
 class AskItem(msgspec.Struct, frozen=True, kw_only=True):
-    """A run folder whose texts are annotated, and how many to ask about."""
+    """A run folder whose unlabelled texts are annotated, and how many of them to ask a person about."""
 
     folder: str
     count: int
@@ -31,7 +31,7 @@ class AskItem(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AskStage(Stage, frozen=True, kw_only=True, tag="ask"):
-    """Choose texts, which takes the embedded encoder, and write the table."""
+    """Choose texts, with the embedded encoder, and write the table."""
 
     items: tuple[AskItem, ...]
 
@@ -63,7 +63,7 @@ class AskStage(Stage, frozen=True, kw_only=True, tag="ask"):
 
 
 def check_askable(count: int, has_unlabelled: bool) -> None:
-    """Raise InputError, before anything is done, where ``count`` texts cannot be asked about."""
+    """Raise InputError, before any work, where ``count`` texts cannot be asked about."""
     if count < 1:
         raise InputError(f"--ask is a number of texts of at least 1, got {count}.")
     if not has_unlabelled:
@@ -72,16 +72,17 @@ def check_askable(count: int, has_unlabelled: bool) -> None:
 
 
 def questions(experiment: Experiment, count: int) -> AskStage:
-    """What is to be asked about of the run's own texts."""
+    """Return the choice of ``count`` of the user's own texts in a run."""
     folder = experiment.cell("fourshot").folder
     item = AskItem(folder=str(folder.path), count=count, seed=experiment.seeds[0].seed)
     return AskStage(model_path=experiment.model.path, items=(item,))
 
 
 def unanswered(experiment: Experiment, count: int, on_event: OnEvent) -> Path | None:
-    """The table to be filled in, or None: it is filled in, or ``count`` is 0, and it is not.
+    """Return the table that a person has yet to fill in.
 
-    Raises InputError for a table with faults, one that is filled in in part, or one of another ``count``.
+    None if there is no table, it is filled in, or it is empty and ``count`` is 0: the run then continues. Raises
+    InputError for a table with faults, one that is filled in only partly, or one of another ``count``.
     """
     folder = experiment.cell("fourshot").folder
     if not has_table(folder, ASK):

@@ -1,4 +1,4 @@
-"""Measuring: every method on the test split, each into a file named by all that its answers depend on."""
+"""Evaluate every method on the test split, each into a file named after all that determines its predictions."""
 
 from pathlib import Path
 
@@ -26,12 +26,12 @@ WARM_UP_TEXTS = 16
 
 
 class TaskEvaluation(msgspec.Struct, frozen=True, kw_only=True):
-    """What is to be measured on one task's test texts."""
+    """The cells to evaluate on one task's test texts."""
 
     task: Task
     test: tuple[Example, ...]
     cells: tuple[EvaluationCell, ...]
-    probes: tuple[ProbeItem, ...] = ()  # before anything is measured
+    probes: tuple[ProbeItem, ...] = ()  # done before any evaluation
 
     @property
     def key(self) -> str:
@@ -39,7 +39,7 @@ class TaskEvaluation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EvaluateStage(EngineStage, frozen=True, kw_only=True, tag="evaluate"):
-    """Probe the adapters of each task, then measure its cells."""
+    """Probe the adapters of each task, then evaluate its cells."""
 
     items: tuple[TaskEvaluation, ...]
 
@@ -55,7 +55,7 @@ class EvaluateStage(EngineStage, frozen=True, kw_only=True, tag="evaluate"):
         for probe in item.probes:
             probe.do(engine)
         content_free = any(cell.calibration == "contextual" for cell in item.cells)
-        last: tuple[bytes, SplitLogprobs] | None = None  # cells that differ only in calibration stand beside each other
+        last: tuple[bytes, SplitLogprobs] | None = None  # cells that differ only in calibration are adjacent
         is_warm = False
         for number, cell in enumerate(sorted(item.cells, key=lambda cell: cell.answers_key), start=1):
             out, title = Path(cell.out), cell.title
@@ -94,13 +94,13 @@ def _answers(item: TaskEvaluation, cell: EvaluationCell, engine: Engine, *, cont
 
 
 def _warm_up(item: TaskEvaluation, engine: Engine) -> None:
-    """Answer some texts for nothing: an engine's first answers take longer, which would be held against one method."""
+    """Score some texts and discard the results: first requests are slower, which would distort one method's time."""
     for adapter, form in dict.fromkeys(pair for cell in item.cells for pair in cell.answering):
         answer(engine, item.task, item.test[:WARM_UP_TEXTS], form=form, adapter=adapter)
 
 
 def methods(experiment: Experiment) -> EvaluateStage | ProbeStage:
-    """Every cell of the experiment; without test texts, its adapters are probed all the same."""
+    """Return the evaluation of every cell; without test texts, only the probes of the adapters."""
     if not experiment.test:
         return probes(experiment)
     cells = {evaluation.out: evaluation for evaluation in map(experiment.evaluation_cell, experiment.cells)}

@@ -1,6 +1,6 @@
-"""Writing texts: first the pool that annotators are trained on, then candidates with a verdict for each.
+"""Generate texts: first the pool that annotators are trained on, then candidates with a verdict for each.
 
-Each folder is a task of `pipeline.loop.driver`, on one engine here, or on those of a cluster, for all of them.
+Each folder is a task of `pipeline.loop.driver`. All of them share one engine here, or the engines of a Ray cluster.
 """
 
 from contextlib import closing
@@ -27,14 +27,14 @@ from fourshot.training.jobs.jobs import FailedJob
 
 
 class TextsItem(msgspec.Struct, frozen=True, kw_only=True):
-    """One run folder to fill: its pool, its verdicts, or those on the user's own texts."""
+    """One run folder to fill: its pool, its candidates with verdicts, or the verdicts on the user's own texts."""
 
     folder: str
-    test: list[Example]  # texts like these are not kept
+    test: list[Example]  # candidates similar to these are rejected
     chat: ChatTurns | None = None  # of prompts; None: plain text
     readers: tuple[Reader, ...] = ()
     is_pool: bool = False  # only draw the candidates that annotators will be trained on
-    unlabelled: tuple[Candidate, ...] = ()  # only read these
+    unlabelled: tuple[Candidate, ...] = ()  # only annotate these
 
     @property
     def key(self) -> str:
@@ -69,7 +69,7 @@ class TextsItem(msgspec.Struct, frozen=True, kw_only=True):
         return RoundSink(*arguments, pool=folder.pool if reads_pool else None, is_pool=self.is_pool, **more)
 
     def fitting_notes(self, model_path: str) -> list[str]:
-        """As `TokenCounts` tells it; nothing of a pool."""
+        """Return the notes of `TokenCounts.fitting_notes`; none for a pool."""
         folder = RunFolder(self.folder)
         manifest = folder.manifest()
         if self.is_pool:
@@ -78,7 +78,7 @@ class TextsItem(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class GenerateStage(Stage, frozen=True, kw_only=True, tag="generate"):
-    """Fill run folders; what to write is in their manifests."""
+    """Fill run folders as their manifests specify."""
 
     items: tuple[TextsItem, ...]
 
@@ -90,14 +90,14 @@ class GenerateStage(Stage, frozen=True, kw_only=True, tag="generate"):
             return []
         spread = bool(self.placement.ray)
         sinks = [item.sink(on_event, spread=spread) for item in items]
-        item_of = {sink.key: item.key for sink, item in zip(sinks, items, strict=True)}  # a pool lies inside a folder
-        # A folder alone in the engine gives the same bytes, whatever is filled before and after it.
+        item_of = {sink.key: item.key for sink, item in zip(sinks, items, strict=True)}  # a pool is in a subfolder
+        # Without Ray, one folder at a time: its bytes then do not depend on the folders filled before and after it.
         driver = Driver({sink.key: sink for sink in sinks}, one_at_a_time=not spread, keep_going=self.keep_going)
         for item in items:
             for line in item.fitting_notes(self.model_path):
                 on_event(Event(stage=self.name, message=line))
         on_event(Event(stage=self.name, message="starting the engine"))
-        # One adapter answers at a time here; and a run samples for less time than compiling takes.
+        # One adapter is used at a time. A run samples for less time than compiling takes, so nothing is compiled.
         readers, gpus = [reader for item in items for reader in item.readers], self.placement.gpus_per_engine
         engine = engine_settings(
             self.model_path, [adapter for reader in readers for adapter in reader.adapters], most_loras=1, gpus=gpus
@@ -115,13 +115,13 @@ class GenerateStage(Stage, frozen=True, kw_only=True, tag="generate"):
 
 
 def pools(experiment: Experiment) -> GenerateStage:
-    """What is to be drawn before annotators can be trained."""
+    """Return the pools to draw before annotators can be trained."""
     writers = [writer for writer in experiment.writers if writer.settings.annotate.has_pool]
     return _stage(experiment, [_item(experiment, writer, is_pool=True) for writer in writers])
 
 
 def unlabelled_texts(experiment: Experiment) -> GenerateStage:
-    """The user's own texts, to be read; it stands on the annotators."""
+    """Return the annotation of the user's own texts. The annotators must be trained."""
     items = [
         _item(experiment, writer, readers=experiment.text_readers(writer), unlabelled=experiment.unlabelled)
         for writer in (experiment.writers if experiment.unlabelled else ())
@@ -130,7 +130,7 @@ def unlabelled_texts(experiment: Experiment) -> GenerateStage:
 
 
 def rounds(experiment: Experiment) -> GenerateStage:
-    """What is to be written and read; it stands on the annotators."""
+    """Return the generation and annotation of candidates. The annotators must be trained."""
     writers = [
         writer
         for writer in experiment.writers
@@ -141,7 +141,7 @@ def rounds(experiment: Experiment) -> GenerateStage:
 
 
 def _item(experiment: Experiment, writer: MethodCell, **more: Any) -> TextsItem:
-    """``more``: fields of the item."""
+    """Return the item of a writer's folder; ``more``: further fields of `TextsItem`."""
     return TextsItem(folder=str(writer.folder.path), test=experiment.data.test, chat=writer.form.chat, **more)
 
 

@@ -1,4 +1,4 @@
-"""Merging: an adapter and its base as one checkpoint, which has to answer as the trainer did."""
+"""Merge an adapter and its base into one checkpoint, which must reproduce the trainer's predictions."""
 
 from pathlib import Path
 
@@ -49,7 +49,7 @@ class MergeStage(Stage, frozen=True, kw_only=True, tag="merge"):
 
 
 def synthetic_classifiers(experiment: Experiment) -> MergeStage:
-    """The finished classifiers that stand on synthetic texts."""
+    """Return the merging of all finished classifiers that were trained on synthetic texts."""
     trained = [experiment.result(cell) for cell in experiment.cells if cell.method.synthetic]
     items = [
         MergeItem(

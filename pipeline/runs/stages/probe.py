@@ -1,4 +1,4 @@
-"""Probes: a trained adapter, served, is asked what its trainer asked, and has to answer the same; then calibrated."""
+"""Probe trained adapters: the engine must reproduce the trainer's predictions. Then calibrate them."""
 
 import msgspec
 
@@ -13,11 +13,11 @@ from fourshot.pipeline.work_folder import WorkFolder
 
 
 class ProbeItem(msgspec.Struct, frozen=True, kw_only=True):
-    """An adapter that is to answer as it did in training."""
+    """An adapter whose predictions in the engine must be those of its trainer."""
 
     adapter: Adapter
     probe: Probe | None
-    calibration: CalibrationItem | None = None  # is done after
+    calibration: CalibrationItem | None = None  # done after the probe
 
     @property
     def key(self) -> str:
@@ -33,11 +33,14 @@ class ProbeItem(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def adapters(self) -> set[Adapter]:
-        """All that answer."""
+        """All adapters that are queried: this one, and those that calibrate it."""
         return {self.adapter} | (self.calibration.adapters if self.calibration else set())
 
     def do(self, engine: Engine) -> None:
-        """Ask; `PROBED_FILE` beside the weights says how it went. Raises AdapterError if it answers differently."""
+        """Probe, write the result to `PROBED_FILE` beside the weights, and calibrate, each unless it is done.
+
+        Raises AdapterError if the predictions differ from the trainer's.
+        """
         if self.probe and not self._is_probed:
             WorkFolder(self.adapter.path).write(PROBED_FILE, check_probe(engine, self.adapter, self.probe))
         if self.calibration:
@@ -45,7 +48,7 @@ class ProbeItem(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ProbeStage(EngineStage, frozen=True, kw_only=True, tag="probe"):
-    """Probe adapters where nothing is measured after."""
+    """Probe adapters that are not evaluated afterwards."""
 
     items: tuple[ProbeItem, ...]
 
@@ -57,7 +60,7 @@ class ProbeStage(EngineStage, frozen=True, kw_only=True, tag="probe"):
 
 
 def probe_items(experiment: Experiment) -> tuple[ProbeItem, ...]:
-    """The finished classifiers, each with what its trainer answered, and what calibrates it."""
+    """Return the finished classifiers, each with its trainer's predictions and its calibration."""
     trained = [
         (result, experiment.calibration_item(cell)) for cell in experiment.cells if (result := experiment.result(cell))
     ]

@@ -1,4 +1,4 @@
-"""Self-training: a first classifier reads the run's texts again, and the surest of what it says are learnt.
+"""Self-training: a first classifier annotates the run's texts again; its most confident labels are trained on.
 
 Source: Scudder 1965, "Probability of error of some adaptive pattern-recognition machines"; Yarowsky 1995,
 "Unsupervised Word Sense Disambiguation Rivaling Supervised Methods".
@@ -23,7 +23,7 @@ from fourshot.training.jobs.jobs import IMPORTS
 
 
 class SecondReadingItem(msgspec.Struct, frozen=True, kw_only=True):
-    """A first classifier, and the texts that it reads."""
+    """A first classifier, and the texts that it annotates again."""
 
     folder: str
     file: str  # in the folder
@@ -42,7 +42,7 @@ class SecondReadingItem(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SecondReadingStage(EngineStage, frozen=True, kw_only=True, tag="second_reading"):
-    """Read the texts of each item and write down what was read."""
+    """Annotate the texts of each item, and write each text's label and its probability."""
 
     items: tuple[SecondReadingItem, ...]
 
@@ -55,7 +55,7 @@ class SecondReadingStage(EngineStage, frozen=True, kw_only=True, tag="second_rea
 
     def do(self, item: SecondReadingItem, engine: Engine, on_event: OnEvent) -> None:
         if not item.is_finished:
-            engine.reset_prefix_cache()  # what is read must not depend on what was asked before
+            engine.reset_prefix_cache()  # results must not depend on earlier requests
             texts = [candidate.text for candidate in item.texts]
             scores = label_scores(engine, item.task, texts, item.form, adapter=item.adapter)
             probabilities, names = normalise(scores), item.task.label_names
@@ -70,7 +70,7 @@ class SecondReadingStage(EngineStage, frozen=True, kw_only=True, tag="second_rea
 
 
 def second_readings(experiment: Experiment) -> SecondReadingStage:
-    """What the first classifiers that are trained have to read."""
+    """Return the texts to annotate again, for each first classifier that is trained."""
     items = [
         SecondReadingItem(
             folder=str(cell.folder.path),

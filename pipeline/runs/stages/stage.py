@@ -1,6 +1,6 @@
-"""What every stage is: work on items, as a value that can be handed to another process.
+"""Base classes of the stages: a stage is work on items, as a value that can be sent to another process.
 
-A stage is idempotent: items that are finished are left alone, so one that was killed is simply given again.
+A stage is idempotent: it skips finished items, so one that was killed is simply run again.
 """
 
 import os
@@ -19,20 +19,20 @@ from fourshot.pipeline.events import Event, OnEvent
 from fourshot.pipeline.loop.workers import engine_settings
 from fourshot.training.jobs.jobs import HERE, FailedJob, Placement
 
-_kept_to_the_end: list[Engine] = []  # of this process: an engine that nobody has any more is closed
+_kept_to_the_end: list[Engine] = []  # until this process ends: an engine without references is closed
 
 
 class Stage(msgspec.Struct, frozen=True, kw_only=True, tag_field="stage"):
-    """Subclasses say what their items are, when one is finished, and how they are done."""
+    """Base class. Subclasses define their items, when one is finished, and how one is processed."""
 
     model_path: str
-    items: tuple[Any, ...]  # each has a ``key``, which names it in a failure, the same for items that are the same
-    placement: Placement = HERE  # where the work is done, for stages that can spread it
-    keep_going: bool = False  # an item that fails does not stop the others, and is returned instead of raised
-    log: str = ""  # the file for what libraries print
+    items: tuple[Any, ...]  # each has a ``key``, which identifies it, also in failures
+    placement: Placement = HERE  # where the work runs, for stages that can be distributed
+    keep_going: bool = False  # an item that fails does not stop the others; its error is returned instead of raised
+    log: str = ""  # file for the output of libraries
 
-    needs_process: ClassVar[bool] = True  # holds a model, whose memory is to be free for the next stage
-    spins: ClassVar[str] = ENGINE_SPINS  # of the process it is done in, see `engine.machine.threads`
+    needs_process: ClassVar[bool] = True  # it loads a model, whose memory the next stage needs
+    spins: ClassVar[str] = ENGINE_SPINS  # of the stage's process, see `engine.machine.threads`
 
     @property
     def name(self) -> str:
@@ -40,37 +40,37 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True, tag_field="stage"):
 
     @property
     def is_done(self) -> bool:
-        """Whether nothing is left to do, found out without loading a model."""
+        """Whether nothing is left to do. Loads no model."""
         return all(map(self.is_finished, self.items))
 
     @property
     def imports(self) -> str:
-        """The module whose import takes most of the start of its process, see `ChildProcess`."""
+        """The module whose import takes most of its process's start, see `ChildProcess`; "" for none."""
         return ""
 
     @property
     def next_imports(self) -> tuple[str, str]:
-        """``imports`` and ``spins`` of the stage that likely comes next, to be begun with meanwhile; "" for nothing."""
+        """``imports`` and ``spins`` of the stage that likely comes next: its process is prepared now; "" for none."""
         return "", ""
 
     def is_finished(self, item: Any) -> bool:
-        """What the item says, unless its stage knows more."""
+        """Whether an item is finished: its own ``is_finished``, unless a subclass overrides this."""
         return bool(item.is_finished)
 
     def run(self, on_event: OnEvent) -> list[FailedJob]:
-        """Do in this process what is not finished. Returns what failed where ``keep_going``, else raises it."""
+        """Process the unfinished items in this process. Returns failures; without ``keep_going``, raises the first."""
         return self._each(partial(self._do, on_event=on_event))
 
     def run_in_processes(self, on_event: OnEvent) -> list[FailedJob] | None:
-        """Do it in several processes that are made for it; None where it is done in one, by `run`."""
+        """Process the items in several child processes and return the failures; None if `run` has to be used."""
         return None
 
     def _do(self, item: Any, on_event: OnEvent) -> None:
-        """Do one item, as far as it is not finished."""
+        """Process one item, as far as it is not finished."""
         raise NotImplementedError
 
     def joined(self, stages: Collection[Self]) -> Self:
-        """The same stage for the items of all ``stages``, each once, in their order."""
+        """Return this stage with the items of all ``stages``, each once, in their order."""
         items = {item.key: item for stage in stages for item in stage.items}
         return msgspec.structs.replace(self, items=tuple(items.values()))
 
@@ -87,14 +87,14 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True, tag_field="stage"):
 
 
 class EngineStage(Stage, frozen=True, kw_only=True):
-    """A stage whose items are done one after another with one open engine."""
+    """A stage whose items are processed one after another by one open engine."""
 
     def adapters(self) -> set[Adapter]:
-        """All adapters that answer in it."""
+        """Return all adapters that the stage queries."""
         raise NotImplementedError
 
     def do(self, item: Any, engine: Engine, on_event: OnEvent) -> None:
-        """Do one item; what of it is finished is left alone."""
+        """Process one item, except what is finished of it."""
         raise NotImplementedError
 
     def run(self, on_event: OnEvent) -> list[FailedJob]:
@@ -107,8 +107,8 @@ class EngineStage(Stage, frozen=True, kw_only=True):
         try:
             return self._each(partial(self.do, engine=engine, on_event=on_event))
         finally:
-            # Closing takes vLLM two seconds. On the CPU the memory is the process's, which ends with its stage; on GPUs
-            # there may be processes of vLLM's own, which hold theirs until they are told.
+            # Closing vLLM takes two seconds. On the CPU, the memory belongs to this process, which ends with its stage.
+            # On GPUs, vLLM may have processes of its own, which hold their memory until they are told to exit.
             if gpus(os.environ):
                 engine.close()
             else:
@@ -119,5 +119,5 @@ class EngineStage(Stage, frozen=True, kw_only=True):
         return imports_of(EngineSettings(model=self.model_path))
 
     def engine_settings(self) -> EngineSettings:
-        """One adapter answers at a time here; and a run samples for less time than compiling takes."""
+        """Return settings for one adapter at a time, without compiling: that takes longer than a run samples."""
         return engine_settings(self.model_path, self.adapters(), most_loras=1, gpus=self.placement.gpus_per_engine)

@@ -1,4 +1,4 @@
-"""Students: trained on what a teacher said, then measured, as they will be loaded."""
+"""Train small encoders, such as students on a teacher's labels, and evaluate them as they will be loaded."""
 
 import time
 from pathlib import Path
@@ -22,17 +22,17 @@ from fourshot.training.students.train import finished_student, train_student
 if TYPE_CHECKING:
     from fourshot.training.students.classifier import StudentClassifier
 
-ASKED_ALONE = 50  # texts that are timed one by one
+ASKED_ALONE = 50  # texts that are classified and timed one by one
 
 
 class StudentItem(msgspec.Struct, frozen=True, kw_only=True):
-    """A student to be trained, and to be measured into the file ``out``."""
+    """A student to train, and to evaluate into the file ``out``."""
 
     job: StudentJob
     task: Task
-    test: tuple[Example, ...]  # none: nothing is measured
+    test: tuple[Example, ...]  # empty: no evaluation
     out: str
-    onnx: bool = False  # write it as ONNX, too
+    onnx: bool = False  # also export it to ONNX
 
     @property
     def key(self) -> str:
@@ -40,7 +40,7 @@ class StudentItem(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StudentStage(Stage, frozen=True, kw_only=True, tag="student"):
-    """Train what the store does not have yet, and measure it."""
+    """Train the students that the store does not have yet, and evaluate them."""
 
     items: tuple[StudentItem, ...]
     store: str
@@ -67,7 +67,7 @@ class StudentStage(Stage, frozen=True, kw_only=True, tag="student"):
 
             classifier = StudentClassifier(result.path, job.settings.max_tokens)
             texts = [encoder_text(item.task, example.text, job.settings.max_tokens) for example in item.test]
-            classifier.probabilities(texts[:16])  # warm
+            classifier.probabilities(texts[:16])  # warm-up
             began_s = time.perf_counter()
             probabilities = classifier.probabilities(texts)
             seconds = time.perf_counter() - began_s
@@ -89,7 +89,7 @@ def _seconds_alone(classifier: "StudentClassifier", text: str) -> float:
 
 
 def encoders(experiment: Experiment) -> StudentStage:
-    """The encoders of the committees, which stand on the shots alone."""
+    """Return the trainings of the committees' encoders, which use the shots alone."""
     jobs = [job for writer in experiment.writers for job in experiment.encoder_jobs(writer)]
     items = [StudentItem(job=job, task=experiment.task, test=(), out="") for job in jobs]
     return StudentStage(
@@ -98,6 +98,6 @@ def encoders(experiment: Experiment) -> StudentStage:
 
 
 def parities(result: StudentResult) -> list[Parity]:
-    """How the ONNX files of a student answer beside it; none where they are not there."""
+    """Return how the ONNX files of a student compare with its checkpoint; [] where they do not exist."""
     file = Path(result.path) / ONNX_FOLDER / PARITY_FILE
     return read_made(file, list[Parity]) if file.exists() else []

@@ -1,4 +1,4 @@
-"""Prompt styles: found once for each seed's shots, before anything is asked of the base."""
+"""Choose the prompt style once for each seed's shots, before any other use of the base model."""
 
 from pathlib import Path
 from typing import ClassVar
@@ -17,7 +17,7 @@ from fourshot.training.jobs.jobs import FailedJob
 
 
 class StyleItem(msgspec.Struct, frozen=True, kw_only=True):
-    """The shots of one seed, and the file for the style that is found on them."""
+    """The shots of one seed, and the file for the style that is chosen on them."""
 
     out: str
     task: Task
@@ -29,7 +29,7 @@ class StyleItem(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StyleStage(Stage, frozen=True, kw_only=True, tag="style"):
-    """Find styles and write them down."""
+    """Choose prompt styles and write them to files."""
 
     items: tuple[StyleItem, ...]
     model: ResolvedModel
@@ -55,7 +55,7 @@ class StyleStage(Stage, frozen=True, kw_only=True, tag="style"):
 
 
 def prompt_styles(experiment: Experiment) -> StyleStage:
-    """What has to be found; nothing where prompts are plain text."""
+    """Return the choice of a style for each seed; no items where prompts are plain text."""
     settings = experiment.settings
     items = [
         StyleItem(out=str(experiment.style_file(examples)), task=experiment.task, shots=examples.shots)

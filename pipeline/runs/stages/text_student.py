@@ -1,4 +1,4 @@
-"""Students that write: sequence to sequence, trained and asked here; causal, an adapter merged into its base."""
+"""Students that write: sequence-to-sequence, trained and used here; causal, an adapter merged into its base."""
 
 import time
 from pathlib import Path
@@ -18,7 +18,7 @@ from fourshot.training.students.seq2seq import Seq2SeqJob, Seq2SeqWriter, finish
 
 
 class Seq2SeqItem(msgspec.Struct, frozen=True, kw_only=True):
-    """A student to be trained, and texts that it is then to write for, into ``folder``."""
+    """A student to train, and the inputs for which it then writes texts into ``folder``."""
 
     job: Seq2SeqJob
     texts: tuple[str, ...]
@@ -37,7 +37,7 @@ class Seq2SeqItem(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Seq2SeqStage(Stage, frozen=True, kw_only=True, tag="seq2seq"):
-    """Train what the store does not have yet, and have it write."""
+    """Train the students that the store does not have yet, and write their texts."""
 
     items: tuple[Seq2SeqItem, ...]
     store: str
@@ -70,7 +70,7 @@ class Seq2SeqStage(Stage, frozen=True, kw_only=True, tag="seq2seq"):
 
 
 class CausalItem(msgspec.Struct, frozen=True, kw_only=True):
-    """An adapter, and the folder of the checkpoint that it becomes."""
+    """An adapter, and the folder for the checkpoint that it is merged into."""
 
     adapter: Adapter
     out: str
@@ -81,7 +81,7 @@ class CausalItem(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CausalStage(Stage, frozen=True, kw_only=True, tag="causal_student"):
-    """Merge adapters into their base; a folder is whole or not there."""
+    """Merge adapters into their base. A checkpoint's folder is complete or absent."""
 
     items: tuple[CausalItem, ...]
 

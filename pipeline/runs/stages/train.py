@@ -1,4 +1,4 @@
-"""Trainings of adapters: those of the shots and of annotators before texts are written, the classifiers after."""
+"""Train adapters: those on the shots and the annotators before texts are generated, the classifiers afterwards."""
 
 import os
 from collections.abc import Collection
@@ -23,15 +23,15 @@ from fourshot.training.jobs.processes import training
 class TrainStage(Stage, frozen=True, kw_only=True, tag="train"):
     """Train what the store does not have yet: one after the other in this process, side by side, or over Ray.
 
-    In this process the base is loaded once, and not at all if nothing is to do; without ``keep_going`` the first
-    failure is raised at once. Side by side and over Ray a job that fails does not stop the others; one error for all
-    that failed is raised when all have ended. A full disk, or another fault of the machine, is raised in any case.
+    In this process, the base is loaded once, and not at all if nothing is left to do. Without ``keep_going``, the first
+    failure is raised at once. Side by side and over Ray, a job that fails does not stop the others. One error for all
+    failures is raised when all jobs have ended. A full disk, or another fault of the machine, is raised in any case.
     """
 
     items: tuple[TrainingJob, ...]
     store: str
-    what: str = "adapter"  # what is trained, for people
-    kinds: dict[str, str] = msgspec.field(default_factory=dict)  # by a job's key, where it is something else
+    what: str = "adapter"  # noun for what is trained, in messages
+    kinds: dict[str, str] = msgspec.field(default_factory=dict)  # by a job's key: its noun, where that is another
 
     spins: ClassVar[str] = TRAIN_SPINS
 
@@ -83,7 +83,7 @@ class TrainStage(Stage, frozen=True, kw_only=True, tag="train"):
         lock = Lock()
 
         def tell(event: Event) -> None:
-            with lock:  # it comes from a thread for each process
+            with lock:  # each process has a thread that calls this
                 on_event(event)
 
         self._tell_lost(on_event)
@@ -108,11 +108,11 @@ class TrainStage(Stage, frozen=True, kw_only=True, tag="train"):
             on_event(Event(stage=self.name, message=message, notice=True))
 
     def _tell_start(self, on_event: OnEvent) -> None:
-        if not self.is_done:  # on a busy machine it is a minute until the first step
+        if not self.is_done:  # on a busy machine, the first step may take a minute
             on_event(Event(stage=self.name, message="loading the base model"))
 
     def _ended(self, failed: list[FailedJob]) -> list[FailedJob]:
-        """Raises one error for all of them, of the first one's kind, unless the stage keeps going."""
+        """Return ``failed`` if ``keep_going``; else raise one error for all of them, of the first one's class."""
         if failed and not self.keep_going:
             reasons = "\n".join(f"  - {failure.key}: {failure.message}" for failure in failed)
             message = f"{len(failed)} of {len(self.items)} trainings failed, the others are kept:\n{reasons}"
@@ -130,9 +130,10 @@ class TrainStage(Stage, frozen=True, kw_only=True, tag="train"):
 
 
 def on_real_texts(experiment: Experiment) -> TrainStage:
-    """What can be trained before texts are written: the annotators, and the methods that stand on real texts alone.
+    """Return the trainings that need no generated texts, except those on a pool, which must be drawn.
 
-    In a run the latter is the adapter of the shots, which is an annotator too.
+    These are the annotators, the methods trained on real texts alone, and the adapters that calibrate. In a run, the
+    only such method is the adapter on the shots. With equal weights (``annotate.weights``) it may be an annotator, too.
     """
     named = [(job, "annotator") for job in annotators(experiment).items]
     on_shots = [cell for cell in experiment.cells if cell.method.trained and not cell.method.synthetic]
@@ -145,19 +146,19 @@ def on_real_texts(experiment: Experiment) -> TrainStage:
 
 
 def annotators(experiment: Experiment) -> TrainStage:
-    """The committee alone."""
+    """Return the trainings of the committee alone."""
     jobs = [job for writer in experiment.writers for job in experiment.annotator_jobs(writer)]
     return _stage(experiment, jobs, "annotator")
 
 
 def first_classifiers(experiment: Experiment) -> TrainStage:
-    """The trainings of those who read the texts again."""
+    """Return the trainings of the first classifiers, which annotate the texts again."""
     firsts = [first for cell in experiment.cells if (first := experiment.first_classifier(cell))]
     return _stage(experiment, [first.job for first in firsts], "first classifier")
 
 
 def classifiers(experiment: Experiment) -> TrainStage:
-    """The trainings that stand on synthetic texts."""
+    """Return the trainings on synthetic texts."""
     jobs = [experiment.job(cell) for cell in experiment.cells if cell.method.synthetic]
     return _stage(experiment, jobs, "classifier")
 

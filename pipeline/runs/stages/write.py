@@ -1,4 +1,4 @@
-"""Writing: what a model, with an adapter or without, says to prompts, into files that a kill costs a part of."""
+"""Complete prompts with a base model or an adapter, part by part. A kill loses one part at most."""
 
 import time
 from pathlib import Path
@@ -11,21 +11,21 @@ from fourshot.pipeline.events import Event, OnEvent
 from fourshot.pipeline.provenance import value_hash
 from fourshot.pipeline.runs.stages.stage import EngineStage
 
-PART = 128  # texts: what a kill costs
+PART = 128  # texts that are written to disk together: what a kill loses at most
 
 
 class WrittenAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What was said to one prompt."""
+    """The completion of one prompt."""
 
     text: str
     is_whole: bool = True  # it ended by itself
     is_cut: bool = False  # the end of the input was not read
-    fault: str = ""  # why there is none
-    seconds: float = 0.0  # its share of the time that its part took
+    fault: str = ""  # why there is no text
+    seconds: float = 0.0  # its equal share of the time for its part
 
 
 class WriteItem(msgspec.Struct, frozen=True, kw_only=True):
-    """Prompts to be continued, into ``folder``/<key>.jsonl: a line for each, in their order."""
+    """Prompts to complete into ``folder``/<key>.jsonl: a line for each, in their order."""
 
     title: str  # for people
     folder: str
@@ -36,7 +36,7 @@ class WriteItem(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def key(self) -> str:
-        """Of all that decides the texts: what was written before is not written again."""
+        """Hash of all that determines the texts, so that existing ones are not written again."""
         return value_hash((self.prompts, self.sampling, self.model_revision, self.adapter and self.adapter.name))
 
     @property
@@ -44,12 +44,12 @@ class WriteItem(msgspec.Struct, frozen=True, kw_only=True):
         return Path(self.folder) / f"{self.key}.jsonl"
 
     def lines(self) -> list[WrittenAnswer]:
-        """What is there so far."""
+        """Return the completions that are on disk."""
         return read_lines(self.file, WrittenAnswer)
 
 
 class WriteStage(EngineStage, frozen=True, kw_only=True, tag="write"):
-    """Write what is missing, part by part."""
+    """Write the missing completions, part by part."""
 
     items: tuple[WriteItem, ...]
 
@@ -72,7 +72,7 @@ class WriteStage(EngineStage, frozen=True, kw_only=True, tag="write"):
 
 
 def _write_part(engine: Engine, item: WriteItem, first: int) -> list[WrittenAnswer]:
-    """The next part, from prompt ``first`` on. A prompt that leaves no room for an answer gets a fault."""
+    """Complete the next part, from prompt ``first`` on. A prompt that leaves no room for an answer gets a fault."""
     prompts = item.prompts[first : first + PART]
     room = engine.settings.max_model_len - item.sampling.max_tokens
     fits = [index for index, length in enumerate(engine.count_tokens(prompts)) if length <= room]
