@@ -1,4 +1,4 @@
-"""The `fourshot` command: options in, an exit code and, where something fails, one sentence out."""
+"""The `fourshot` command: it takes options, and gives an exit code and, if something fails, one sentence."""
 
 import contextlib
 import os
@@ -11,7 +11,7 @@ from fourshot.failures import DEBUG, explain
 
 
 def program() -> NoReturn:
-    """The process that is the command."""
+    """Run the command, and end the process with its exit code."""
     start.leave_ascii()
     start.open_streams()
     if sys.flags.optimize > 1:
@@ -22,7 +22,7 @@ def program() -> NoReturn:
         from fourshot.engine.machine.processes import end_process
 
         end_process(main())
-    except KeyboardInterrupt:  # while modules are imported: `main` says what becomes of work that was begun
+    except KeyboardInterrupt:  # while modules are imported: `main` handles it during work
         print("fourshot: stopped.", file=sys.stderr)
         sys.exit(130)
 
@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     0 done, 1 failed, 2 bad input, 130 stopped with Ctrl-C. Raises SystemExit where argparse does: help, usage errors.
     """
-    # Each declares its commands when it is imported; the help lists them in this order.
+    # Each module declares its commands when it is imported; the help lists them in this order.
     from fourshot.cli import runs, review, students, corpus, tasks, predict, serve, adapters, keys, machine, bench  # noqa: F401, I001
     from fourshot.cli.console import Terminal
     from fourshot.printable import harmless
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     try:
         options = read_command(sys.argv[1:] if arguments is None else arguments, __version__)
-    except OSError as error:  # of help that is printed
+    except OSError as error:  # help cannot be printed
         start.abandon_output()
         if not isinstance(error, BrokenPipeError):
             print(f"fourshot: {explain(error, goes_on=False)[1]}", file=sys.stderr)
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.stdout.flush()
         except BrokenPipeError:
             start.abandon_output()
-            if hasattr(options, "out"):  # what was done is kept; of others, such as `predict | head`, nothing is amiss
+            if hasattr(options, "out"):  # finished work is kept; for others, such as `predict | head`, this is no fault
                 with contextlib.suppress(OSError):
                     print(
                         "fourshot: who read the output has gone; run the same command again to go on.", file=sys.stderr
@@ -67,6 +67,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             code, message = explain(error, goes_on=options.words[0] not in GROUPS)
             start.abandon_output()
             print(f"fourshot: {harmless(message)}", file=sys.stderr)
-            with contextlib.suppress(OSError):  # it may be the very place that is full
+            with contextlib.suppress(OSError):  # standard output may be on the full disk
                 terminal.result("error", {"error": type(error).__name__, "message": message, "exit_code": code})
     return code
