@@ -104,6 +104,8 @@ class AdapterSync:
                 logger.warning("%s is refused: %s", refused.path, refused.reason)
         self._logged = {*all_refused}
         self._contents = contents
+        folders = {stored.folder for stored in contents.adapters}
+        self._bad = {folder: refusal for folder, refusal in self._bad.items() if folder in folders}
         self._unloaded = set()
         for task in sorted({*contents.tasks, *contents.in_context, *self.current}):
             await self._choose(task, contents, may_load=False)

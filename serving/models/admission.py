@@ -211,11 +211,13 @@ def stage(folder: Path, card: AdapterCard, staging: Path, base_shapes: Shapes, l
 
 
 def version_key(card: AdapterCard | StudentCard | TextStudentCard) -> str:
-    """Return a key that identifies a version: its name, which has a hash of the weights, and a hash of the task.
+    """Return a key that identifies a version: its name, which has a hash of the weights, and a hash of what else it is.
 
-    Two tasks may have the same weights, and the labels on a card may be edited.
+    Two tasks may have the same weights, and the labels on a card may be edited. A student's tokenizer may be replaced,
+    or an ONNX file added.
     """
-    return f"{card.name}-{hashlib.sha256(msgspec.json.encode(card.task)).hexdigest()[:NAME_DIGITS]}"
+    decides = card.task if isinstance(card, AdapterCard) else (card.task, sorted(card.files.items()))
+    return f"{card.name}-{hashlib.sha256(msgspec.json.encode(decides)).hexdigest()[:NAME_DIGITS]}"
 
 
 def _staged(card: AdapterCard | StudentCard | TextStudentCard, staging: Path, copy_to: Callable[[Path], None]) -> Path:

@@ -235,6 +235,8 @@ def test_one_that_cannot_answer_is_refused_and_takes_no_other_with_it(
         assert sync.now() == {"desk": good.name}
     assert f"it cannot answer: {fault}" in sync.reasons()[bad.name]
     assert len(removed) == 1, "loaded once, and given back"
+    shutil.rmtree(bad)
+    assert sync.now() == {"desk": good.name} and not sync._bad, "a folder that is gone is forgotten"
 
 
 def test_a_pin_and_a_removal_do_not_wait_until_all_that_is_new_is_loaded(

@@ -10,6 +10,7 @@ import pytest
 
 from fourshot.engine.errors import InputError
 from fourshot.engine.machine.files import read_json, write_json
+from fourshot.pipeline.student_card import STUDENT_FILE, file_hashes
 from fourshot.pipeline.task import Task
 from fourshot.serving.models.adapters_folder import add_adapter
 from fourshot.serving.testing.adapters import make_adapter, task_of
@@ -89,6 +90,19 @@ def test_labels_that_were_edited_answer_within_seconds_of_their_addition(
     edited = task_of("film", ("gut", "schlecht"))
     assert add_adapter(root, str(with_task(source, tmp_path / "edited", edited)))[1]
     assert labels(sync) == {"film": [*edited.label_names]}
+
+
+def test_a_student_whose_tokenizer_was_replaced_answers_with_that(tmp_path: Path, sync: Sync) -> None:
+    student = make_student(tmp_path / "served", FILM)
+    sync.now()
+    tokenizer = student / "tokenizer.json"
+    tokenizer.write_bytes(tokenizer.read_bytes() + b"\n")  # is read as before, and is another file
+    card = read_json(student / STUDENT_FILE, dict[str, Any])
+    write_json(student / STUDENT_FILE, card | {"files": file_hashes(student)})
+    assert sync.now() == {"film": student.name}
+    (version,) = sync.current["film"]
+    assert version.folder and (version.folder / tokenizer.name).read_bytes() == tokenizer.read_bytes()
+    assert [*(tmp_path / "served" / ".staging").iterdir()] == [version.folder]
 
 
 def test_an_edit_that_cannot_be_answered_with_changes_no_answer(tmp_path: Path, sync: Sync) -> None:
