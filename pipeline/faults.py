@@ -82,6 +82,9 @@ def raise_errors(faults: Iterable[TaskFault]) -> None:
 
 def read_text(path: Path) -> tuple[str, list[TaskFault]]:
     """A file as UTF-8, without the byte-order mark that spreadsheets like to write; or the fault with its line."""
+    if not path.is_file() and not path.is_dir():  # of a pipe, the end may never come
+        problem = "a link that leads nowhere, a pipe or a device, and a file is needed there."
+        return "", [error(str(path), problem, "Put the file there.")]
     raw = path.read_bytes()
     try:
         return raw.decode("utf-8-sig"), []
