@@ -1,5 +1,6 @@
 """Folders as the hub and `datasets` lay them out: the shards of a split are the split."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +121,34 @@ def test_what_else_may_hold_a_split_is_named_or_an_error(tmp_path: Path) -> None
     (tmp_path / "train.jsonl").unlink()
     with pytest.raises(InputError, match=r"has train and TRAIN\.xlsx for the same split"):
         load_split(load_task(path), "train")
+
+
+@pytest.mark.parametrize("name", ["train.csv", "test.csv", "shots.csv", "Shots.CSV.gz"])
+def test_what_has_the_name_of_a_split_and_is_no_file_is_an_error(tmp_path: Path, name: str) -> None:
+    path = write_task(tmp_path)
+    for split in ("train", "test"):
+        if name.startswith(split):
+            (tmp_path / f"{split}.jsonl").unlink(missing_ok=True)
+    (tmp_path / name).symlink_to(tmp_path / "nowhere" / name)
+    faults = [fault for fault in check_task(path) if fault.severity == "error"]
+    assert [f"{name} is a link that leads nowhere, not a file" in fault.what for fault in faults] == [True]
+    (tmp_path / name).unlink()
+    (tmp_path / name).mkdir()
+    [fault] = [fault for fault in check_task(path) if fault.severity == "error"]
+    assert f"{name} is a folder without the parts of a table" in fault.what
+    (tmp_path / name).rmdir()
+    os.mkfifo(tmp_path / name)
+    [fault] = [fault for fault in check_task(path) if fault.severity == "error"]
+    assert f"{name} is a pipe or a device" in fault.what
+
+
+def test_a_folder_of_spark_may_be_called_as_a_file_is(tmp_path: Path) -> None:
+    task = load_task(write_task(tmp_path))
+    (tmp_path / "train.jsonl").unlink()
+    for number, rows in enumerate((ROWS[:5], ROWS[5:])):
+        write_parquet(tmp_path / f"train.parquet/part-0000{number}-4d2a-c000.snappy.parquet", rows)
+    (tmp_path / "train.parquet" / "_SUCCESS").touch()
+    assert [example.text for example in load_split(task, "train").examples] == [*WARM, *COLD]
 
 
 def test_the_folder_of_a_task_made_of_the_file_beside_it_is_no_split(tmp_path: Path) -> None:
