@@ -78,15 +78,19 @@ def is_table(text: DecodedText, delimiter: str) -> bool:
 
 
 def _records(stream: TextIO, delimiter: str, name: str, skip: int) -> Iterator[tuple[int, list[str]]]:
-    """Yield (line on which the record starts, its cells); blank lines are skipped. Raises `TableError`."""
+    """Yield (line on which the record starts, its cells); blank lines are skipped. Raises `TableError`.
+
+    A line of two quotes is no blank one where there is one column: so writers store a row without a text.
+    """
     lines: Iterator[str] = itertools.islice(stream, skip, None)
     if backslashes := _BACKSLASHES.get(name):
         lines = (backslashes.sub(_doubled, line) for line in lines)
     reader = csv.reader(lines, delimiter=delimiter, strict=True, **READINGS[name])
-    start = skip + 1
+    start, width = skip + 1, 0
     try:
         for cells in reader:
-            if len(cells) > 1 or (cells and cells[0].strip("\x1a \t")):
+            if len(cells) > 1 or (cells and (cells[0].strip("\x1a \t") or (width == 1 and not cells[0]))):
+                width = width or len(cells)
                 yield start, cells
             start = skip + reader.line_num + 1
     except csv.Error as failure:

@@ -56,6 +56,8 @@ def check_text(reading: TableScan, source: TableSource) -> DecodedText:
             num_pending = len(decoder.getstate()[0])  # bytes of a character that the last block began
             try:
                 text = decoder.decode(block, final=not block)
+                if is_named:
+                    text.encode()  # escapes and UTF-7 may hold half of a surrogate pair
             except UnicodeDecodeError as failure:
                 if encoding == "utf-8" and b"\0" in block:
                     raise _nul(source, encoding, block) from failure
@@ -126,6 +128,7 @@ def _find_encoding(source: TableSource, name: str) -> str:
     try:
         codec = codecs.lookup(name).name
         io.TextIOWrapper(io.BytesIO(), encoding=name)  # some names stand for no text, such as "hex"
+        codecs.getincrementaldecoder(name)("replace").decode(codecs.BOM_UTF32_LE)  # or for no file's, such as "idna"
     except (LookupError, ValueError) as failure:
         problem = f"there is no encoding {name!r}; among those allowed are utf-8, utf-16, cp1252, latin-1, shift_jis."
         raise TableError(problem, "Give one of Python's names.") from failure
