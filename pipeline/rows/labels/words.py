@@ -99,7 +99,7 @@ def reads_as(name: str) -> str:
     """What two names have in common that read the same.
 
     Capitals, separators, full width, HTML's way of writing a sign and another script's of a digit are ignored, as are
-    zeros before a number and a fraction of zero.
+    zeros before a number, a fraction of zero and a comma in place of a point.
     """
     plain = re.sub(r"&#?\w{1,8};", lambda entity: html.unescape(entity[0]), name).translate(ALIKE).strip()
     plain = "".join(str(unicodedata.decimal(sign, sign)) for sign in plain)
@@ -107,6 +107,7 @@ def reads_as(name: str) -> str:
     word = unicodedata.normalize("NFKC", label_word(plain).casefold()).casefold().translate(ALIKE)
     if any(map(str.isalpha, word)):
         return word.replace(" ", "")
+    word = re.sub(r"(?<=\d),(?=\d\d?$)", ".", word.replace(" ", ""))  # three digits may be thousands
     return re.sub(r"^([+-]?)0+(?=\d)", r"\1", re.sub(r"(?<=\d)\.0+$", "", word))
 
 
