@@ -77,7 +77,8 @@ def check_text(reading: TableScan, source: TableSource) -> DecodedText:
             if not block:
                 if other.letters and settings.encoding and is_named:
                     problem = f"read as {encoding}, and it is valid UTF-8, where it says {other.sample!r}."
-                    reading.faults.append(warning(reading.path, problem, "Should --encoding be left out?"))
+                    remedy = "Should --encoding (in a task file, $.data.encoding) be left out?"
+                    reading.faults.append(warning(reading.path, problem, remedy))
                 elif other.letters >= _FEWEST_LETTERS and not is_named:
                     problem = f"its letters may be written as UTF-7, in which it says {other.sample!r}."
                     reading.faults.append(warning(reading.path, problem, "Then save the file as UTF-8, or name that."))

@@ -11,6 +11,7 @@ from fourshot.pipeline.rows.examples import load_split
 from fourshot.pipeline.tables.files import read_table
 from fourshot.pipeline.tables.split_files import find_split_file
 from fourshot.pipeline.tasks.task_file import check_task, load_task
+from tests.pipeline.tables.test_file_bytes import spreadsheet
 from tests.pipeline.task_folders import COLD, TASK, WARM, rows_of, write_task
 
 ROWS = rows_of(WARM, "warm") + rows_of(COLD, "cold")
@@ -182,3 +183,16 @@ def test_the_data_of_a_task_may_have_another_encoding_and_no_header(tmp_path: Pa
     task.write_text(TASK.replace('folder = "."', more))
     assert [example.text for example in load_split(load_task(task), "test").examples] == ["Un café brûlant.", "Gelée."]
     assert len(load_split(load_task(task), "train").examples) == 8
+
+
+def test_errors_in_the_data_of_a_task_name_only_what_can_be_said_of_it(tmp_path: Path) -> None:
+    task = write_task(tmp_path)
+    (tmp_path / "train.jsonl").unlink()
+    sheet: list[list[object]] = [["text", "label"], *([row["text"], row["label"]] for row in ROWS)]
+    (tmp_path / "train.xlsx").write_bytes(spreadsheet(sheet, sheet))
+    [fault] = [fault for fault in check_task(task) if fault.severity == "error"]
+    assert "hold something" in fault.what and fault.remedy == "Save the one that is meant as CSV."
+    (tmp_path / "train.xlsx").write_bytes(spreadsheet(sheet))
+    task.write_text(TASK.replace('folder = "."', 'folder = "."\nheader = false'))
+    faults = [fault for fault in check_task(task) if fault.where.endswith("train.xlsx")]
+    assert "If a line names the columns, remove $.data.header = false." in faults[0].remedy
