@@ -82,7 +82,9 @@ def _records(stream: TextIO, delimiter: str, name: str, skip: int) -> Iterator[t
 
     A line of two quotes is no blank one where there is one column: so writers store a row without a text.
     """
-    lines: Iterator[str] = itertools.islice(stream, skip, None)
+    # A byte-order mark inside, where files were put one after the other, would hide that a cell begins with a quote.
+    bare = (line.removeprefix("\ufeff") if line.startswith('\ufeff"') else line for line in stream)
+    lines: Iterator[str] = itertools.islice(bare, skip, None)
     if backslashes := _BACKSLASHES.get(name):
         lines = (backslashes.sub(_doubled, line) for line in lines)
     reader = csv.reader(lines, delimiter=delimiter, strict=True, **READINGS[name])
