@@ -82,7 +82,10 @@ def raise_errors(faults: Iterable[TaskFault]) -> None:
 
 
 def read_text(path: Path) -> tuple[str, list[TaskFault]]:
-    """Read a file as UTF-8, without the byte-order mark of spreadsheets. If it is not UTF-8: "" and the fault."""
+    """Read a file as UTF-8, without the byte-order mark of spreadsheets. If it cannot be read so: "" and the fault."""
+    if not path.is_file() and not path.is_dir():  # reading a pipe might never end
+        problem = "a link that leads nowhere, a pipe or a device, and a file is needed there."
+        return "", [error(str(path), problem, "Put the file there.")]
     raw = path.read_bytes()
     try:
         return raw.decode("utf-8-sig"), []

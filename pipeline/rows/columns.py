@@ -170,11 +170,11 @@ def _plausible(
 
 
 def _is_about_a_row(column: str) -> bool:
-    """Return whether a name's last noun means metadata: user_name, date of birth and created_at, not user_message."""
+    """Return whether a name's last noun means metadata: user_name and created_at, not user_message or label_name."""
     words = re.findall(r"[a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", column).lower())
     nouns = words[: words.index("of")] if "of" in words[1:] else words
     nouns = [word for word in nouns if word not in ("at", "by", "on")]
-    return nouns[-1:] != [] and nouns[-1] in ABOUT_A_ROW
+    return bool(nouns) and nouns[-1] in ABOUT_A_ROW and not (nouns[-1] == "name" and LABEL_NAMES & {*nouns})
 
 
 def verdict_columns(table: Table) -> list[str]:

@@ -110,13 +110,13 @@ def label_rows(task: Task, table: Table) -> tuple[list[Lined], list[TaskFault]]:
     columns = (*task.input_columns, source.label_column)
     missing = [column for column in columns if column not in table.columns]
     if missing:
-        problem = (
-            f"no column {' and '.join(map(repr, missing))}; the columns are {', '.join(map(repr, table.columns))}."
-        )
+        named = ", ".join(map(repr, table.columns))
+        problem = f"no column {' and '.join(map(repr, missing))}; the columns are {named}."
         keys = "$.fields" if task.input_fields else "$.data.text_column"
+        no, do = ("a", "remove") if source.header is False else ("no", "set")
         remedy = (
             f"Rename the columns of this file to {' and '.join(map(repr, columns))}; or, if all files of the task have "
-            f"others, set {keys} and $.data.label_column. If no line names the columns, set $.data.header = false."
+            f"others, set {keys} and $.data.label_column. If {no} line names the columns, {do} $.data.header = false."
         )
         if missing == [source.label_column]:
             remedy += " Rows without labels are neither learnt nor measured: leave such a file away."

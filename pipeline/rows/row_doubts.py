@@ -58,7 +58,9 @@ def _doubtful_classes(place: str, examples: Sequence[Example]) -> list[TaskFault
         names += ["-1"] if "-1" in counts else []
     missing = "Does it mean that there is no label? Then leave these rows out: --missing-label={}"
     doubts = {name: missing.format(shlex.quote(name)) for name in names}
-    doubts |= dict.fromkeys(perhaps_joined(counts), f"Are these several labels? {ONE_LABEL}")
+    joined = perhaps_joined(counts)
+    more = f" So may be {len(joined) - _MANY} other classes." if len(joined) > _MANY else ""
+    doubts |= dict.fromkeys(joined[:_MANY], f"Are these several labels?{more} {ONE_LABEL}")
     too_long = "Its name has {:,} characters, and stands in each prompt. Is this the column of labels?"
     doubts |= {name: too_long.format(len(name)) for name in counts if len(name) > LONG_NAME}
     problem = "{!r} became a class of {}."

@@ -237,12 +237,10 @@ def _in_one_spelling(rows: Sequence[Lined], merge: bool) -> tuple[list[Lined], d
 
 def _set_aside(table: Table, columns: Columns) -> list[TaskFault]:
     """Return a note about columns with suitable contents that were not used because of their names."""
-    if not columns.set_aside:
-        return []
-    problem = (
-        f"not taken for texts or labels, because of what they are called: {shorten(map(repr, columns.set_aside))}."
-    )
-    return [note(table.path, problem, "If one is meant: --text-column NAME, --label-column NAME.")]
+    names = shorten(map(repr, columns.set_aside))
+    problem = f"not taken for texts or labels, because of what they are called: {names}."
+    remedy = "If one is meant: --text-column NAME, --label-column NAME."
+    return [note(table.path, problem, remedy)] if columns.set_aside else []
 
 
 def _unused(place: str, out: Lines, choices: TableChoices) -> list[TaskFault]:

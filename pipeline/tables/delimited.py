@@ -78,15 +78,21 @@ def is_table(text: DecodedText, delimiter: str) -> bool:
 
 
 def _records(stream: TextIO, delimiter: str, name: str, skip: int) -> Iterator[tuple[int, list[str]]]:
-    """Yield (line on which the record starts, its cells), without blank lines. Raises `TableError` for a bad quote."""
-    lines: Iterator[str] = itertools.islice(stream, skip, None)
+    """Yield (line on which the record starts, its cells), without blank lines. Raises `TableError` for a bad quote.
+
+    In a table of one column, a line of two quotes is not blank: writers store a row without a text in that way.
+    """
+    # A byte-order mark inside, where files were concatenated, would hide that a cell begins with a quote.
+    bare = (line.removeprefix("\ufeff") if line.startswith('\ufeff"') else line for line in stream)
+    lines: Iterator[str] = itertools.islice(bare, skip, None)
     if backslashes := _BACKSLASHES.get(name):
         lines = (backslashes.sub(_doubled, line) for line in lines)
     reader = csv.reader(lines, delimiter=delimiter, strict=True, **READINGS[name])
-    start = skip + 1
+    start, width = skip + 1, 0
     try:
         for cells in reader:
-            if len(cells) > 1 or (cells and cells[0].strip("\x1a \t")):
+            if len(cells) > 1 or (cells and (cells[0].strip("\x1a \t") or (width == 1 and not cells[0]))):
+                width = width or len(cells)
                 yield start, cells
             start = skip + reader.line_num + 1
     except csv.Error as failure:

@@ -181,7 +181,8 @@ def _unused(settings: ReadSettings, source: TableSource) -> list[TaskFault]:
 
 def read_settings_of(source: DataSource) -> ReadSettings:
     """Return how to read the files of a task."""
-    return ReadSettings(encoding=source.encoding, header=source.header)
+    offers = tuple(option for option in AS_FOUND.offers if option != "--sheet")  # a task file has no key for it
+    return ReadSettings(encoding=source.encoding, header=source.header, offers=offers)
 
 
 def _errors(reading: TableScan, unread: list[tuple[int, UnreadRow]], most: int, is_all: bool) -> list[TaskFault]:

@@ -2,6 +2,7 @@
 
 import re
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 from fourshot.engine.errors import InputError
@@ -49,7 +50,10 @@ def own_splits(folder: Path, test_split: str) -> tuple[str, str]:
 
 
 def split_files(folder: Path, stem: str) -> list[Path]:
-    """Return the files and the paths of shards that may hold a split: in the folder, else in its subfolder ``data``."""
+    """Return the files and the paths of shards that may hold a split: in the folder, else in its subfolder ``data``.
+
+    Raises `InputError` if only a path that is no file has a split's name: the split would be taken for missing.
+    """
     stems = SPLIT_ALIASES.get(stem, (stem,))
     for place in (folder, folder / "data"):
         matches: list[Path] = []
@@ -59,9 +63,27 @@ def split_files(folder: Path, stem: str) -> list[Path]:
                 matches.append(file)
             elif shard and shard["stem"] in stems:
                 matches.append(place / shard["stem"])
-        if matches := list(dict.fromkeys(matches)) or [place / alias for alias in stems if shards_of(place / alias)]:
+        others = _no_files(place, stems)
+        folders = [*(place / alias for alias in stems), *(path for path in others if path.is_dir())]
+        if matches := list(dict.fromkeys(matches)) or [path for path in folders if shards_of(path)]:
             return matches
+        if others:
+            raise InputError(f"{others[0]} is {_what_is(others[0])}, not a file. Put the file there, or remove it.")
     return []
+
+
+def _no_files(folder: Path, stems: Sequence[str]) -> list[Path]:
+    """Return the paths named like a split's file that are no files. Spark gives such names to folders of parts."""
+    names = [alias.lower() for alias in stems]
+    inside = sorted(folder.iterdir()) if folder.is_dir() else []
+    return [path for path in inside if table_stem(path).lower() in names and table_ending(path) and not path.is_file()]
+
+
+def _what_is(path: Path) -> str:
+    """Return what a path is that is no file, for messages."""
+    if not path.exists():
+        return "a link that leads nowhere"
+    return "a folder without the parts of a table" if path.is_dir() else "a pipe or a device"
 
 
 def shards_of(path: Path) -> list[Path]:

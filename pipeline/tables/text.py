@@ -57,6 +57,8 @@ def check_text(reading: TableScan, source: TableSource) -> DecodedText:
             num_pending = len(decoder.getstate()[0])  # bytes of a character begun in the last block
             try:
                 text = decoder.decode(block, final=not block)
+                if is_named:
+                    text.encode()  # escapes and UTF-7 may hold half of a surrogate pair
             except UnicodeDecodeError as failure:
                 if encoding == "utf-8" and b"\0" in block:
                     raise _nul(source, encoding, block) from failure
@@ -76,7 +78,8 @@ def check_text(reading: TableScan, source: TableSource) -> DecodedText:
             if not block:
                 if other.letters and settings.encoding and is_named:
                     problem = f"read as {encoding}, and it is valid UTF-8, where it says {other.sample!r}."
-                    reading.faults.append(warning(reading.path, problem, "Should --encoding be left out?"))
+                    remedy = "Should --encoding (in a task file, $.data.encoding) be left out?"
+                    reading.faults.append(warning(reading.path, problem, remedy))
                 elif other.letters >= _FEWEST_LETTERS and not is_named:
                     problem = f"its letters may be written as UTF-7, in which it says {other.sample!r}."
                     reading.faults.append(warning(reading.path, problem, "Then save the file as UTF-8, or name that."))
@@ -127,6 +130,7 @@ def _find_encoding(source: TableSource, name: str) -> str:
     try:
         codec = codecs.lookup(name).name
         io.TextIOWrapper(io.BytesIO(), encoding=name)  # raises for codecs that are no text encodings, such as "hex"
+        codecs.getincrementaldecoder(name)("replace").decode(codecs.BOM_UTF32_LE)  # and for those of no file: "idna"
     except (LookupError, ValueError) as failure:
         problem = f"there is no encoding {name!r}; among those allowed are utf-8, utf-16, cp1252, latin-1, shift_jis."
         raise TableError(problem, "Give one of Python's names.") from failure

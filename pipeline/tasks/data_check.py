@@ -94,6 +94,11 @@ def _scan(task: Task, stem: str) -> tuple[Table | None, list[TaskFault]]:
 
 
 def _missing(task: Task, split: str, stem: str, has_shots: bool) -> list[TaskFault]:
+    if split == "shots":
+        names = sorted(path.name for path in Path(task.data.folder).iterdir())
+        near = shorten([name for name in names if name.lower().startswith(SHOTS_STEM[:-1])])
+        problem = f"{near} in {task.data.folder}: not read, because shots are in a file called {stem}.csv, say."
+        return [warning("$.data", problem, "Call it so, if these are the shots.")] if near else []
     problem = missing_split(task.data, stem)
     if split == "test":
         remedy = "A run then trains a classifier and measures nothing; `evaluate` and `compare` need test texts."

@@ -6,6 +6,7 @@ import math
 import re
 import unicodedata
 import warnings
+from collections import Counter
 from collections.abc import Collection
 from typing import Any, NamedTuple
 
@@ -172,13 +173,14 @@ def _joins(text: str, place: int) -> bool:
 
 
 def perhaps_joined(names: Collection[str]) -> list[str]:
-    """Return the names that may be several labels in one cell: a part of each is a name too, or all its words are."""
+    """Return the names that may be several labels: a part is a name or part of another, or each word is a name."""
     alone = {name.casefold() for name in names}
     parts = {name: re.split(r"\s*[;|,]\s*", name.casefold()) for name in names if any(map(str.isalpha, name))}
+    shared = Counter(part for name, words in parts.items() if re.search("[;|]", name) for part in {*words} - {""})
     return [
         name
         for name, words in parts.items()
-        if (len(words) > 1 and not alone.isdisjoint(filter(None, words)))
+        if (len(words) > 1 and any(part in alone or shared[part] > 1 for part in filter(None, words)))
         or (" " in name and alone.issuperset(name.casefold().split()))  # on separate lines, which became spaces
     ]
 

@@ -99,7 +99,7 @@ def reads_as(name: str) -> str:
     """Return a form of a name that is equal for names that read the same.
 
     It ignores case, separators, full-width forms, HTML entities, look-alike letters, and digits of other scripts. It
-    also ignores leading zeros of a number and a fraction of zero.
+    also ignores leading zeros of a number, a fraction of zero, and a decimal comma in place of a point.
     """
     plain = re.sub(r"&#?\w{1,8};", lambda entity: html.unescape(entity[0]), name).translate(ALIKE).strip()
     plain = "".join(str(unicodedata.decimal(sign, sign)) for sign in plain)
@@ -107,6 +107,7 @@ def reads_as(name: str) -> str:
     word = unicodedata.normalize("NFKC", label_word(plain).casefold()).casefold().translate(ALIKE)
     if any(map(str.isalpha, word)):
         return word.replace(" ", "")
+    word = re.sub(r"(?<=\d),(?=\d\d?$)", ".", word.replace(" ", ""))  # three digits may be thousands
     return re.sub(r"^([+-]?)0+(?=\d)", r"\1", re.sub(r"(?<=\d)\.0+$", "", word))
 
 

@@ -128,6 +128,7 @@ def test_what_is_set_aside_for_its_name_is_told() -> None:
     columns = find("what=sentence customer_name=person agent=team created_at=date kind=number")
     assert columns.set_aside == ("customer_name", "agent")
     assert find("text=sentence customer_name=person agent=team label=number").set_aside == ()
+    assert find("what=sentence category_id=number category_name=team user_name=person").labels == ("category_name",)
 
 
 def test_labels_that_are_long_or_many_are_asked_for_and_named() -> None:

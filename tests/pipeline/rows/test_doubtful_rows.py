@@ -3,6 +3,7 @@
 import pytest
 
 from fourshot.engine.errors import InputError
+from fourshot.pipeline.rows.usable_rows import TableChoices
 from tests.pipeline.rows.test_usable_rows import labels_of, texts, use
 
 
@@ -68,3 +69,21 @@ def test_a_column_of_paths_in_place_of_texts_is_pointed_out() -> None:
         [message] = warned([(path.format(name), label) for name, label in (("a", "lock"), ("b", "damage"))])
         assert "each text is a path or an address" in message
     assert warned([("his/her", "lock"), ("and/or", "damage")]) == []
+
+
+@pytest.mark.parametrize(("names", "merged"), [(["1,5", "1.5", "2"], "1,5"), (["5%", "5 %", "10%"], "5 %")])
+def test_a_number_in_two_spellings_is_asked_about(names: list[str], merged: str) -> None:
+    with pytest.raises(InputError, match="labels that read the same"):
+        use(texts(*names))
+    assert labels_of(use(texts(*names), TableChoices(merge_labels=True))) == [merged, merged, names[2]]
+    assert labels_of(use(texts("1,000", "2,000", "2000"))) == ["1,000", "2,000", "2000"]  # thousands, perhaps
+
+
+def test_classes_that_have_parts_in_common_are_pointed_out_the_first_of_them() -> None:
+    notices = use(texts("billing;other", "login; other", "bug")).notices
+    assert [fault.what.split(" became")[0] for fault in notices] == ["'billing;other'", "'login; other'"]
+    notices = use(texts(*(f"genre{first}|genre{second}" for first in range(5) for second in range(first)))).notices
+    assert [fault.remedy.split(" A task")[0] for fault in notices] == [
+        "Are these several labels? So may be 5 other classes."
+    ] * 5
+    assert not use(texts("Paris, TX", "Austin, TX", "bug")).notices

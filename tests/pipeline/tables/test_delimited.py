@@ -227,3 +227,18 @@ def test_a_line_above_the_names_is_asked_about(tmp_path: Path) -> None:
         read_table(path)
     path.write_text("text,label\ncomment,topic\nIt is icy.,cold\n")
     assert len(read_table(path).rows) == 2
+
+
+def test_a_row_of_one_column_without_a_text_is_a_row(tmp_path: Path) -> None:
+    """As pandas writes it: a line of two quotes, and no blank one, which is passed over in any table."""
+    rows = read(tmp_path, 'text\nIt is hot.\n""\n\nIt is icy.\n').rows
+    assert [row["text"] for row in rows.values()] == ["It is hot.", "", "It is icy."]
+    assert list(read(tmp_path, 'text,label\nIt is hot.,warm\n""\nIt is icy.,cold\n').rows) == [2, 4]
+
+
+def test_files_in_quotes_one_after_the_other_are_read_as_one(tmp_path: Path) -> None:
+    parts = [f'\ufeff"text","label"\n"It is {word}, very.","warm"\n' for word in ("hot", "mild")]
+    table = read(tmp_path, "".join(parts))
+    assert pairs(table) == [("It is hot, very.", "warm"), ("It is mild, very.", "warm")]
+    assert [part.lines for part in table.left_out] == [(3,)]
+    assert len(read(tmp_path, parts[0] + '\ufeff"It is mild, very.","warm"\n').rows) == 2

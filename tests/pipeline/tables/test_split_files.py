@@ -1,5 +1,6 @@
 """Folders as the hub and `datasets` lay them out: the shards of a split are the split."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from fourshot.pipeline.rows.examples import load_split
 from fourshot.pipeline.tables.files import read_table
 from fourshot.pipeline.tables.split_files import find_split_file
 from fourshot.pipeline.tasks.task_file import check_task, load_task
+from tests.pipeline.tables.test_file_bytes import spreadsheet
 from tests.pipeline.task_folders import COLD, TASK, WARM, rows_of, write_task
 
 ROWS = rows_of(WARM, "warm") + rows_of(COLD, "cold")
@@ -122,6 +124,34 @@ def test_what_else_may_hold_a_split_is_named_or_an_error(tmp_path: Path) -> None
         load_split(load_task(path), "train")
 
 
+@pytest.mark.parametrize("name", ["train.csv", "test.csv", "shots.csv", "Shots.CSV.gz"])
+def test_what_has_the_name_of_a_split_and_is_no_file_is_an_error(tmp_path: Path, name: str) -> None:
+    path = write_task(tmp_path)
+    for split in ("train", "test"):
+        if name.startswith(split):
+            (tmp_path / f"{split}.jsonl").unlink(missing_ok=True)
+    (tmp_path / name).symlink_to(tmp_path / "nowhere" / name)
+    faults = [fault for fault in check_task(path) if fault.severity == "error"]
+    assert [f"{name} is a link that leads nowhere, not a file" in fault.what for fault in faults] == [True]
+    (tmp_path / name).unlink()
+    (tmp_path / name).mkdir()
+    [fault] = [fault for fault in check_task(path) if fault.severity == "error"]
+    assert f"{name} is a folder without the parts of a table" in fault.what
+    (tmp_path / name).rmdir()
+    os.mkfifo(tmp_path / name)
+    [fault] = [fault for fault in check_task(path) if fault.severity == "error"]
+    assert f"{name} is a pipe or a device" in fault.what
+
+
+def test_a_folder_of_spark_may_be_called_as_a_file_is(tmp_path: Path) -> None:
+    task = load_task(write_task(tmp_path))
+    (tmp_path / "train.jsonl").unlink()
+    for number, rows in enumerate((ROWS[:5], ROWS[5:])):
+        write_parquet(tmp_path / f"train.parquet/part-0000{number}-4d2a-c000.snappy.parquet", rows)
+    (tmp_path / "train.parquet" / "_SUCCESS").touch()
+    assert [example.text for example in load_split(task, "train").examples] == [*WARM, *COLD]
+
+
 def test_the_folder_of_a_task_made_of_the_file_beside_it_is_no_split(tmp_path: Path) -> None:
     write_task(tmp_path)
     inside = tmp_path / "test"
@@ -153,3 +183,16 @@ def test_the_data_of_a_task_may_have_another_encoding_and_no_header(tmp_path: Pa
     task.write_text(TASK.replace('folder = "."', more))
     assert [example.text for example in load_split(load_task(task), "test").examples] == ["Un café brûlant.", "Gelée."]
     assert len(load_split(load_task(task), "train").examples) == 8
+
+
+def test_errors_in_the_data_of_a_task_name_only_what_can_be_said_of_it(tmp_path: Path) -> None:
+    task = write_task(tmp_path)
+    (tmp_path / "train.jsonl").unlink()
+    sheet: list[list[object]] = [["text", "label"], *([row["text"], row["label"]] for row in ROWS)]
+    (tmp_path / "train.xlsx").write_bytes(spreadsheet(sheet, sheet))
+    [fault] = [fault for fault in check_task(task) if fault.severity == "error"]
+    assert "hold something" in fault.what and fault.remedy == "Save the one that is meant as CSV."
+    (tmp_path / "train.xlsx").write_bytes(spreadsheet(sheet))
+    task.write_text(TASK.replace('folder = "."', 'folder = "."\nheader = false'))
+    faults = [fault for fault in check_task(task) if fault.where.endswith("train.xlsx")]
+    assert "If a line names the columns, remove $.data.header = false." in faults[0].remedy

@@ -111,6 +111,15 @@ def test_two_files_for_one_split_are_an_error(tmp_path: Path) -> None:
     assert any("train.jsonl and train.csv for the same split" in error for error in errors(path))
 
 
+@pytest.mark.parametrize("name", ["shot.csv", "Shots (1).csv", "shots.numbers", "shots_v2.jsonl", "shots"])
+def test_shots_that_are_called_otherwise_are_pointed_out(tmp_path: Path, name: str) -> None:
+    path = write_task(tmp_path)
+    assert not [fault for fault in check_task(path) if "shots are in a file" in fault.what]
+    (tmp_path / name).mkdir()
+    [fault] = [fault for fault in check_task(path) if "shots are in a file" in fault.what]
+    assert fault.severity == "warning" and f"{name} in {tmp_path}: not read" in fault.what
+
+
 def test_a_data_folder_takes_the_place_of_the_hub(tmp_path: Path) -> None:
     reviews = rows_of(["a fine film"], "positive") + rows_of(["a bad film"], "negative")
     write_jsonl(tmp_path / "train.jsonl", reviews)

@@ -203,10 +203,11 @@ def test_a_column_of_splits_is_pointed_out(tmp_path: Path) -> None:
     assert ["the column 'part' (test, train) is not used" in str(fault) for fault in report.notices] == [True]
 
 
-def test_a_column_with_a_word_for_each_number_is_pointed_out(tmp_path: Path) -> None:
+@pytest.mark.parametrize("column", ["label_text", "label_name", "className"])
+def test_a_column_with_a_word_for_each_number_is_pointed_out(tmp_path: Path, column: str) -> None:
     named = [(text, number, "bad" if number == 0 else "good") for text, number in rows(8, (0, 1))]
-    report = new_task(write_csv(tmp_path / "d.csv", ("text", "label", "label_text"), named), tmp_path / "out")
-    assert ["--label-column label_text" in str(fault) for fault in report.notices] == [True]
+    report = new_task(write_csv(tmp_path / "d.csv", ("text", "label", column), named), tmp_path / "out")
+    assert [f"--label-column {column}" in str(fault) for fault in report.notices] == [True]
 
 
 def test_a_table_of_one_row_for_each_of_a_few_classes_is_a_task(tmp_path: Path) -> None:

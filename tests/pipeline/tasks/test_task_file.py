@@ -122,6 +122,16 @@ def test_a_task_file_that_is_not_utf8_is_reported_with_its_line(tmp_path: Path) 
     assert errors(path) == [f"{path}:2: byte 0xf6 is not valid UTF-8. Save the file as UTF-8."]
 
 
+def test_a_task_file_that_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "t.toml"
+    os.mkfifo(path)
+    assert "t.toml: a link that leads nowhere, a pipe or a device" in str(check_task(tmp_path)[0])
+    path.unlink()
+    path.symlink_to(tmp_path / "nowhere.toml")
+    with pytest.raises(TaskFileError, match="a link that leads nowhere, a pipe or a device"):
+        load_task(tmp_path)
+
+
 def test_a_byte_order_mark_does_not_matter(tmp_path: Path) -> None:
     path = write_task(tmp_path)
     path.write_bytes(b"\xef\xbb\xbf" + TASK.encode())
