@@ -20,7 +20,7 @@ PERHAPS_MISSING = {"none", "na", "n/a", "nil", "?", "-", "--", "\u2013", "\u2014
 PERHAPS_MISSING |= {"undefined", "missing", "(null)", "<null>", "(none)", "<none>", "(blank)", "(empty)"}
 PERHAPS_MISSING |= {"skip", "skipped", "unknown", "unsure", "not sure", "todo", "tbd", "abstain", "no label"}
 PERHAPS_MISSING |= {"not labeled", "not labelled", "not annotated"}
-LONG_NAME = 60  # characters, of a class
+LONG_NAME, MOST_JOINED = 60, 5  # characters of a class; classes of several labels that are warned about one by one
 QUOTES = "\"'`\u201c\u201d\u201e\u2018\u2019\u201a\u00ab\u00bb\u300c\u300d"
 # A date as it is written in tables, and as spreadsheets rewrite 1-4.
 _MONTH = r"[A-Z][a-z\u00e4\u00e9\u00fb]{2,3}"
@@ -59,13 +59,12 @@ def _doubtful_classes(place: str, examples: Sequence[Example]) -> list[TaskFault
     missing = "Does it mean that there is no label? Then leave these rows out: --missing-label={}"
     doubts = {name: missing.format(shlex.quote(name)) for name in names}
     joined = perhaps_joined(counts)
-    more = f" So may be {len(joined) - _MANY} other classes." if len(joined) > _MANY else ""
-    doubts |= dict.fromkeys(joined[:_MANY], f"Are these several labels?{more} {ONE_LABEL}")
+    others = f" {len(joined) - MOST_JOINED} other classes may be, too." if len(joined) > MOST_JOINED else ""
+    doubts |= dict.fromkeys(joined[:MOST_JOINED], f"Are these several labels?{others} {ONE_LABEL}")
     too_long = "Its name has {:,} characters, and stands in each prompt. Is this the column of labels?"
     doubts |= {name: too_long.format(len(name)) for name in counts if len(name) > LONG_NAME}
-    problem = "{!r} became a class of {}."
     return [
-        warning(place, problem.format(clipped(name, LONG_NAME), counted(counts[name], "row")), doubt)
+        warning(place, f"{clipped(name, LONG_NAME)!r} became a class of {counted(counts[name], 'row')}.", doubt)
         for name, doubt in doubts.items()
     ]
 

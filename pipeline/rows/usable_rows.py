@@ -237,8 +237,7 @@ def _in_one_spelling(rows: Sequence[Lined], merge: bool) -> tuple[list[Lined], d
 
 def _set_aside(table: Table, columns: Columns) -> list[TaskFault]:
     """Return a note about columns with suitable contents that were not used because of their names."""
-    names = shorten(map(repr, columns.set_aside))
-    problem = f"not taken for texts or labels, because of what they are called: {names}."
+    problem = f"not taken for texts or labels, because of their names: {shorten(map(repr, columns.set_aside))}."
     remedy = "If one is meant: --text-column NAME, --label-column NAME."
     return [note(table.path, problem, remedy)] if columns.set_aside else []
 

@@ -98,8 +98,8 @@ def label_word(name: str) -> str:
 def reads_as(name: str) -> str:
     """Return a form of a name that is equal for names that read the same.
 
-    It ignores case, separators, full-width forms, HTML entities, look-alike letters, and digits of other scripts. It
-    also ignores leading zeros of a number, a fraction of zero, and a decimal comma in place of a point.
+    It ignores case, separators, full-width forms, HTML entities, look-alike letters and digits of other scripts.
+    Numbers are equal without leading zeros or a fraction of zero, and with a decimal comma or point.
     """
     plain = re.sub(r"&#?\w{1,8};", lambda entity: html.unescape(entity[0]), name).translate(ALIKE).strip()
     plain = "".join(str(unicodedata.decimal(sign, sign)) for sign in plain)

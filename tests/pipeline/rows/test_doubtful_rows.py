@@ -84,6 +84,6 @@ def test_classes_that_have_parts_in_common_are_pointed_out_the_first_of_them() -
     assert [fault.what.split(" became")[0] for fault in notices] == ["'billing;other'", "'login; other'"]
     notices = use(texts(*(f"genre{first}|genre{second}" for first in range(5) for second in range(first)))).notices
     assert [fault.remedy.split(" A task")[0] for fault in notices] == [
-        "Are these several labels? So may be 5 other classes."
+        "Are these several labels? 5 other classes may be, too."
     ] * 5
     assert not use(texts("Paris, TX", "Austin, TX", "bug")).notices
