@@ -20,8 +20,8 @@ from fourshot.pipeline.distillation.annotating import (
     foretell_annotation,
     texts_left,
 )
+from fourshot.pipeline.distillation.annotators import NamedAnnotator
 from fourshot.pipeline.distillation.distilled import DistillSummary
-from fourshot.pipeline.distillation.readers import NamedReader
 from fourshot.pipeline.distillation.request import LabelDistillation
 from fourshot.pipeline.events import Event, OnEvent, ignore
 from fourshot.pipeline.forecasts.forecast import Forecast
@@ -121,7 +121,7 @@ def _teacher(
     key: str | None,
     ray: str,
     remote: RemoteModel | None,
-) -> NamedReader:
+) -> NamedAnnotator:
     named: Task | None
     if data is not None and isinstance(task, str | Path) and (_is_run(task) or _task_of(Path(task))):
         raise InputError(f"--data is the data of a task, and the folder {task} knows its own. Leave it out.")
@@ -253,7 +253,7 @@ def plan_distillation(
 
 def _by(
     by: str | Path | None, task: Task, model: str | None, key: str | None, ray: str, remote: RemoteModel | None
-) -> NamedReader | None:
+) -> NamedAnnotator | None:
     check_has_address(by, remote.model if remote else None, key)
     return find_teacher(by, task, model=model, key=key, ray=ray, remote=remote) if by else None
 

@@ -31,7 +31,7 @@ from fourshot.engine.calibration import (
 )
 from fourshot.engine.core import Adapter, Engine
 from fourshot.pipeline.selective import CoverageCurve, Scope, coverage_curve
-from fourshot.pipeline.synthesis.committee import Reader
+from fourshot.pipeline.synthesis.committee import Annotator
 from fourshot.pipeline.synthesis.prompts import PromptFormat
 from fourshot.pipeline.synthesis.types import Candidate, Verdict
 from fourshot.pipeline.synthesis.windows import label_scores
@@ -80,7 +80,7 @@ class CalibrationItem(msgspec.Struct, frozen=True, kw_only=True):
     task: Task
     form: PromptFormat
     shots: tuple[Example, ...]
-    judges: tuple[Reader, ...] = ()  # none if it was trained on probabilities
+    judges: tuple[Annotator, ...] = ()  # none if it was trained on probabilities
     unseen: tuple[HeldOutCandidate, ...] = ()
     typical: tuple[str, ...] = ()  # unseen texts that are surely of the task: see `typical_texts`
 
@@ -113,7 +113,7 @@ def calibration_of(
     task: Task,
     form: PromptFormat,
     shots: Sequence[Example],
-    judges: Sequence[Reader],
+    judges: Sequence[Annotator],
     not_learnt: Sequence[tuple[Candidate, Verdict]],
     *,
     compared: bool,
@@ -236,7 +236,7 @@ def _ask(engine: Engine, item: CalibrationItem, texts: Sequence[str]) -> np.ndar
     return label_scores(engine, item.task, texts, item.form, adapter=item.adapter)
 
 
-def _read(engine: Engine, item: CalibrationItem, judge: Reader, shots: Sequence[Example]) -> np.ndarray:
+def _read(engine: Engine, item: CalibrationItem, judge: Annotator, shots: Sequence[Example]) -> np.ndarray:
     """Return a judge's log-probabilities, normalised over the labels, [num_shots, num_labels]."""
     texts = [shot.text for shot in shots]
     scores = label_scores(engine, item.task, texts, judge.form(item.form), adapter=judge.adapter)

@@ -14,7 +14,7 @@ from fourshot.pipeline.cells.cell import MethodCell
 from fourshot.pipeline.cells.learnt import LearntTexts
 from fourshot.pipeline.loop.rounds import finished_pairs, pool_folds
 from fourshot.pipeline.rows.fields import encoder_text
-from fourshot.pipeline.synthesis.committee import EncoderFiles, Reader
+from fourshot.pipeline.synthesis.committee import Annotator, EncoderFiles
 from fourshot.pipeline.synthesis.evidence import alignment, learnt_probabilities, shot_folds
 from fourshot.pipeline.synthesis.prompts import PromptFormat, Wording, reading_prompt
 from fourshot.pipeline.synthesis.settings import AnnotateSettings, RunSettings
@@ -134,7 +134,7 @@ def finished_encoders(store: Path, jobs: Sequence[StudentJob]) -> list[EncoderFi
 
 def committee(
     writer: MethodCell, adapters: Sequence[Adapter], encoders: Sequence[EncoderFiles] = ()
-) -> tuple[Reader, ...]:
+) -> tuple[Annotator, ...]:
     """Return the annotators of a method's texts: adapters of shots, base model in context, encoders, fold adapters.
 
     ``adapters``: those of `annotator_jobs`, in their order, as far as trained. ``encoders``: the same of
@@ -142,29 +142,30 @@ def committee(
     """
     annotate, learnt = writer.settings.annotate, writer.form.verbalizer
 
-    def reader(adapter: Adapter, wording: Wording = "task") -> Reader:
+    def annotator(adapter: Adapter, wording: Wording = "task") -> Annotator:
         form = writer.worded[wording]
-        return Reader(adapter=adapter, wording=wording, chat=form.chat, filler=form.filler, verbalizer=learnt)
+        return Annotator(adapter=adapter, wording=wording, chat=form.chat, filler=form.filler, verbalizer=learnt)
 
     left_outs = shots_left_out(writer, annotate.num_adapters)
     of_shots = zip(adapters[: annotate.num_adapters], left_outs, cycle(annotate.wordings), strict=False)
-    readers = [
-        msgspec.structs.replace(reader(adapter, wording), left_out=left_out) for adapter, left_out, wording in of_shots
+    annotators = [
+        msgspec.structs.replace(annotator(adapter, wording), left_out=left_out)
+        for adapter, left_out, wording in of_shots
     ]
     if annotate.annotator == "adapters":
-        readers += [
-            Reader(adapter=None, shown=order, chat=writer.form.chat, verbalizer=writer.settings.base_verbalizer)
+        annotators += [
+            Annotator(adapter=None, shown=order, chat=writer.form.chat, verbalizer=writer.settings.base_verbalizer)
             for order in shot_orders(len(writer.shots), annotate.in_context, writer.seed)
         ]
-    readers += [
-        Reader(adapter=None, encoder=encoder, left_out=left_out)
+    annotators += [
+        Annotator(adapter=None, encoder=encoder, left_out=left_out)
         for encoder, left_out in zip(encoders, shots_left_out(writer, annotate.num_encoders), strict=False)
     ]
-    readers += [
-        msgspec.structs.replace(reader(adapter), fold=fold)
+    annotators += [
+        msgspec.structs.replace(annotator(adapter), fold=fold)
         for fold, adapter in enumerate(adapters[annotate.num_adapters :])
     ]
-    return tuple(readers)
+    return tuple(annotators)
 
 
 def reads_averages(settings: RunSettings, num_labels: int) -> bool:
@@ -173,19 +174,19 @@ def reads_averages(settings: RunSettings, num_labels: int) -> bool:
     return settings.annotate.average == "first" or (settings.annotate.average == "auto" and by_itself)
 
 
-def averaged(readers: Sequence[Reader], parent: Path) -> tuple[Reader, ...]:
-    """Return ``readers`` with an average in place of adapters with equal prompts. Averages are stored in ``parent``."""
-    alike: dict[Reader, list[Reader]] = {}  # adapters, by their prompts
-    for reader in readers:
-        if reader.adapter and reader.fold is None:
-            alike.setdefault(msgspec.structs.replace(reader, adapter=None, left_out=()), []).append(reader)
-    averages = list[Reader]()
+def averaged(annotators: Sequence[Annotator], parent: Path) -> tuple[Annotator, ...]:
+    """Return ``annotators`` with an average, stored in ``parent``, in place of adapters with equal prompts."""
+    alike: dict[Annotator, list[Annotator]] = {}  # adapters, by their prompts
+    for annotator in annotators:
+        if annotator.adapter and annotator.fold is None:
+            alike.setdefault(msgspec.structs.replace(annotator, adapter=None, left_out=()), []).append(annotator)
+    averages = list[Annotator]()
     for form, members in alike.items():
-        adapters = [reader.adapter for reader in members if reader.adapter]
+        adapters = [annotator.adapter for annotator in members if annotator.adapter]
         if can_average(adapters):
             averages.append(msgspec.structs.replace(form, adapter=average(adapters, parent), averages=tuple(members)))
-    stood_for = {member for reader in averages for member in reader.averages}
-    return (*averages, *(reader for reader in readers if reader not in stood_for))
+    stood_for = {member for annotator in averages for member in annotator.averages}
+    return (*averages, *(annotator for annotator in annotators if annotator not in stood_for))
 
 
 def shots_left_out(writer: MethodCell, count: int) -> list[tuple[int, ...]]:

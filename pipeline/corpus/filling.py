@@ -119,16 +119,16 @@ class CorpusFilling:
             while not was_whole and (sinks := self._sinks()):
                 if workers is None:
                     self._work.tell("starting the engine")
-                    readers = [reader for brief in self._briefs.values() for reader in brief.readers]
+                    annotators = [annotator for brief in self._briefs.values() for annotator in brief.annotators]
                     engine = engine_settings(
                         self._work.base.path,
-                        [reader.adapter for reader in readers],
+                        [annotator.adapter for annotator in annotators],
                         MOST_LORAS,
                         compiled=self._compiled,
                         gpus=self._work.corpus.gpus_per_engine,
                     )
                     log = self._files.path / "log.txt"
-                    opened = open_workers(engine, self._work.corpus.ray, log, readers, self._work.tell)
+                    opened = open_workers(engine, self._work.corpus.ray, log, annotators, self._work.tell)
                     workers = stack.enter_context(closing(opened))
                     self._put_down()  # while the engine starts
                     if self._settings.variety.attributes and not all(self._briefs[name].attributes for name in sinks):

@@ -32,7 +32,7 @@ def remaining_work(
     work = list[StageWork]()
     plans = {name: replayed(brief, shards.get(name, ())) for name, brief in briefs.items()}
     rows = sum(sum(plan.counts.missing.values()) for plan in plans.values())
-    compiled = rows >= compiled_from and not any(brief.readers for brief in briefs.values())
+    compiled = rows >= compiled_from and not any(brief.annotators for brief in briefs.values())
     for name, brief in briefs.items():
         plan = plans[name]
         if plan.is_done:
@@ -58,7 +58,7 @@ def _reading(brief: TaskBrief, counts: TokenCounts, texts: float) -> StageWork:
     if annotate.annotator == "icl":
         form = PromptFormat(verbalizer=brief.settings.base_verbalizer, chat=brief.chat)
         total += counts.reads(texts, form, shots=brief.shots)
-    for reader in brief.readers:
-        form = PromptFormat(wording=reader.wording, verbalizer=reader.verbalizer, chat=reader.chat)
+    for annotator in brief.annotators:
+        form = PromptFormat(wording=annotator.wording, verbalizer=annotator.verbalizer, chat=annotator.chat)
         total += counts.reads(texts, form, adapter=True)
     return total

@@ -16,7 +16,7 @@ from fourshot.engine.checkpoints.models import ResolvedModel
 from fourshot.engine.errors import InputError
 from fourshot.engine.machine.files import append_lines, remove_folder
 from fourshot.pipeline.distillation.annotated_tables import AGREEMENT, BY, LABEL, PROBABILITY, annotation_columns
-from fourshot.pipeline.distillation.readers import Annotation, NamedReader, Read, growing_parts
+from fourshot.pipeline.distillation.annotators import Annotation, NamedAnnotator, Read, growing_parts
 from fourshot.pipeline.events import Event, OnEvent, ignore
 from fourshot.pipeline.forecasts.forecast import Forecast, foretell, settled
 from fourshot.pipeline.forecasts.work_counts import TokenCounts
@@ -173,7 +173,7 @@ def texts_left(table: TextTable, out: Path) -> int:
 
 
 def foretell_annotation(
-    reader: NamedReader,
+    annotator: NamedAnnotator,
     table: TextTable | None,
     texts: int,
     on_event: OnEvent,
@@ -189,17 +189,19 @@ def foretell_annotation(
     texts that are annotated too. ``writes``: texts per class that a remote teacher generates, if it can. ``complete``:
     see `forecast.foretell`.
     """
-    teacher, sample_texts = reader.teacher, list(islice(table.texts(), SAMPLE)) if table else []
-    drawn = writes if reader.draw else 0
-    if reader.forecast and texts + tested + drawn:  # remote, so the speed of this machine is not needed
-        estimate = complete(reader.forecast(sample_texts, {"generate": drawn, "annotate": texts, "evaluate": tested}))
+    teacher, sample_texts = annotator.teacher, list(islice(table.texts(), SAMPLE)) if table else []
+    drawn = writes if annotator.draw else 0
+    if annotator.forecast and texts + tested + drawn:  # remote, so the speed of this machine is not needed
+        estimate = complete(
+            annotator.forecast(sample_texts, {"generate": drawn, "annotate": texts, "evaluate": tested})
+        )
         on_event(Event(stage="forecast", message=str(estimate)))
         return estimate
-    sample = [Example(text=text, label=reader.task.label_names[0]) for text in sample_texts]
+    sample = [Example(text=text, label=annotator.task.label_names[0]) for text in sample_texts]
     if teacher is None or not (texts + tested and sample):
         return None
     model = ResolvedModel(path=teacher.model_path, name="", revision=teacher.model_revision)
-    forms = [member.form(PromptFormat()) for member in teacher.readers if member.adapter]
+    forms = [member.form(PromptFormat()) for member in teacher.annotators if member.adapter]
     counts = TokenCounts(teacher.task, sample, teacher.settings, teacher.model_path)
     work = [
         msgspec.structs.replace(counts.committee(count, forms, teacher.shots, teacher.chat), stage=stage)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import msgspec
 
 from fourshot.engine.machine.files import append_lines, read_lines, remove_folder
-from fourshot.pipeline.distillation.readers import parts_of
+from fourshot.pipeline.distillation.annotators import parts_of
 from fourshot.pipeline.distillation.text_pairs import ADDED, write_annotated
 from fourshot.pipeline.events import Event, OnEvent, ignore
 from fourshot.pipeline.forecasts.forecast import Forecast

@@ -27,8 +27,8 @@ from fourshot.pipeline.cells.measuring import Evaluation
 from fourshot.pipeline.cells.run_folder import GENERATED_FILE, RunFolder
 from fourshot.pipeline.distillation.annotated_tables import annotated_file
 from fourshot.pipeline.distillation.annotating import foretell_annotation, texts_left
+from fourshot.pipeline.distillation.annotators import NamedAnnotator, Read, annotator_of_run
 from fourshot.pipeline.distillation.distilled import Distilled, DistillSummary, write_results
-from fourshot.pipeline.distillation.readers import NamedReader, Read, run_reader
 from fourshot.pipeline.distillation.request import LabelDistillation
 from fourshot.pipeline.distillation.taught import (
     Lesson,
@@ -228,7 +228,7 @@ def _foretell(
     return estimate
 
 
-def _teach(request: LabelDistillation, experiment: Experiment | None, took: dict[str, float]) -> NamedReader:
+def _teach(request: LabelDistillation, experiment: Experiment | None, took: dict[str, float]) -> NamedAnnotator:
     """Return the teacher; unless one was named, it is trained on the shots. Adds seconds by stage to ``took``."""
     if experiment is None:
         assert request.by
@@ -246,7 +246,7 @@ def _teach(request: LabelDistillation, experiment: Experiment | None, took: dict
     if request.writes:
         with timed(took, "generate"):
             driver.do(generate.rounds)
-    return run_reader(experiment, request.placement.ray)
+    return annotator_of_run(experiment, request.placement.ray)
 
 
 def _measure_teacher(request: LabelDistillation, read: Read, test: Sequence[Example]) -> Evaluation | None:

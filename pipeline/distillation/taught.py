@@ -22,7 +22,7 @@ from fourshot.pipeline.distillation.annotated_tables import (
     read_annotated,
 )
 from fourshot.pipeline.distillation.annotating import annotate_table
-from fourshot.pipeline.distillation.readers import NamedReader, Read, parts_of
+from fourshot.pipeline.distillation.annotators import NamedAnnotator, Read, parts_of
 from fourshot.pipeline.distillation.request import LabelDistillation
 from fourshot.pipeline.events import Event, OnEvent
 from fourshot.pipeline.faults import TaskFault, clipped, counted, error, raise_errors
@@ -216,7 +216,7 @@ def kept_shots(stored_shots: Sequence[Example], current_shots: Sequence[Example]
     return ["the shots are those that the folder was begun with; for those of the data as it is now give another --out"]
 
 
-def drawn_texts(request: LabelDistillation, by: NamedReader, data: TaskData, shots: Sequence[Example]) -> TextPairs:
+def drawn_texts(request: LabelDistillation, by: NamedAnnotator, data: TaskData, shots: Sequence[Example]) -> TextPairs:
     """Return the texts that a remote teacher generates, with their verdicts.
 
     The cost is stored in the folder. After a kill, it is determined from the stored responses.

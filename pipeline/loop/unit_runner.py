@@ -177,7 +177,7 @@ class _Task:
         if kind == "icl":
             return InContextAnnotator(self._engine, brief.task, brief.shots, brief.settings, brief.chat)
         if kind == "adapters":
-            return Committee(self._engine, brief.task, brief.readers, brief.settings, brief.shots)
+            return Committee(self._engine, brief.task, brief.annotators, brief.settings, brief.shots)
         raise InputError("The settings ask for no annotator (annotate.annotator is 'none'), so nobody can read texts.")
 
     def prepare(self) -> None:

@@ -10,7 +10,7 @@ from fourshot.engine.chat import ChatTurns
 from fourshot.engine.core import EngineStats
 from fourshot.engine.machine.processes import ChildFailure
 from fourshot.pipeline.synthesis.attributes import Attributes
-from fourshot.pipeline.synthesis.committee import Reader
+from fourshot.pipeline.synthesis.committee import Annotator
 from fourshot.pipeline.synthesis.evidence import KindEvidence
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.synthesis.types import Candidate, Reason
@@ -27,7 +27,7 @@ class TaskBrief(msgspec.Struct, frozen=True, kw_only=True, tag="brief"):
     shots: tuple[Example, ...]
     settings: RunSettings
     chat: ChatTurns | None = None  # of prompts; None: plain text
-    readers: tuple[Reader, ...] = ()  # of the committee, with the annotator "adapters"
+    annotators: tuple[Annotator, ...] = ()  # of the committee, with the annotator "adapters"
     attributes: dict[str, Attributes] = {}  # by class, if they were listed before; else each worker lists them
 
 

@@ -19,7 +19,7 @@ from fourshot.pipeline.cells.learnt import LearntTexts, learnt_texts
 from fourshot.pipeline.cells.measuring import Annotators, Evaluation, EvaluationCell, LeftOutCell
 from fourshot.pipeline.cells.run_folder import GENERATED_FILE, POOL_FILE, SHOTS_FILE, RunManifest
 from fourshot.pipeline.provenance import made_by, value_hash
-from fourshot.pipeline.synthesis.committee import Reader
+from fourshot.pipeline.synthesis.committee import Annotator
 from fourshot.pipeline.synthesis.prompt_style import untried_style
 from fourshot.pipeline.synthesis.prompts import version_of
 from fourshot.pipeline.synthesis.settings import RunSettings
@@ -172,16 +172,16 @@ class Experiment:
         """Return the finished trainings of the adapters that annotate for this method."""
         return [result for job in self.annotator_jobs(writer) if (result := finished(self.store, job))]
 
-    def readers(self, writer: MethodCell) -> tuple[Reader, ...]:
+    def annotators(self, writer: MethodCell) -> tuple[Annotator, ...]:
         """Return the finished annotators of the committee, each with its prompt format and its fold, if it has one."""
         adapters = [result.adapter for result in self.annotator_results(writer)]
         encoders = trainings.finished_encoders(self.encoder_store, self.encoder_jobs(writer))
         return trainings.committee(writer, adapters, encoders)
 
-    def text_readers(self, writer: MethodCell) -> tuple[Reader, ...]:
-        """Return `readers` for texts: with ``annotate.average``, one averaged adapter for all with equal prompts."""
-        readers, averages = self.readers(writer), trainings.reads_averages(writer.settings, len(self.task.labels))
-        return trainings.averaged(readers, self.average_store) if averages else readers
+    def text_annotators(self, writer: MethodCell) -> tuple[Annotator, ...]:
+        """Return `annotators` for texts: with ``annotate.average``, one averaged adapter for all with equal prompts."""
+        annotators, averages = self.annotators(writer), trainings.reads_averages(writer.settings, len(self.task.labels))
+        return trainings.averaged(annotators, self.average_store) if averages else annotators
 
     def encoder_jobs(self, writer: MethodCell) -> list[StudentJob]:
         """Return the trainings of the committee's encoders. Raises ModelNotFoundError where no encoder is installed."""
@@ -206,9 +206,9 @@ class Experiment:
     ) -> CalibrationItem | None:
         is_soft = bool(cell.method.synthetic and cell.settings.learns_soft)
         pairs = self.learnt(cell).unseen if judges or is_soft else []
-        shots, readers = (judges.shots, self.readers(judges)) if judges else ((), ())
+        shots, annotators = (judges.shots, self.annotators(judges)) if judges else ((), ())
         is_compared = is_soft or cell.settings.annotate.annotator == "adapters"
-        return calibration_of(trained.adapter, self.task, cell.form, shots, readers, pairs, compared=is_compared)
+        return calibration_of(trained.adapter, self.task, cell.form, shots, annotators, pairs, compared=is_compared)
 
     def job(self, cell: MethodCell) -> TrainingJob:
         """Return the training of a method's classifier. Synthetic texts that it is trained on must be complete."""
@@ -230,7 +230,7 @@ class Experiment:
         shots, calibrated = cell.shots if method.shots_in_prompt else (), self.calibration_item(cell)
         annotators = None
         if method.annotators_of:
-            annotators = Annotators(readers=self.readers(cell), shots=cell.shots, settings=cell.settings)
+            annotators = Annotators(members=self.annotators(cell), shots=cell.shots, settings=cell.settings)
         decides = (
             cell.name,
             self.model.revision,

@@ -91,7 +91,7 @@ def unused_in_corpus(settings: RunSettings) -> list[Unused]:
 def unused_by_teacher(settings: RunSettings, *, writes: bool) -> list[Unused]:
     """Return the settings without effect in a distillation that trains its teacher, a committee without classifier."""
     annotate = settings.annotate
-    keeps_folds = bool(annotate.folds) and annotate.num_readers == annotate.folds
+    keeps_folds = bool(annotate.folds) and annotate.num_annotators == annotate.folds
     unused = [
         Unused(["unlabelled", "generate.per_class"], "--unlabelled and --generate say what is learnt"),
         Unused(

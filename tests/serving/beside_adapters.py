@@ -134,10 +134,10 @@ def test_a_model_behind_vllm_s_own_routes_is_a_teacher(
             prompts = [reading_prompt(task, text, PromptFormat(), shots) for text in TEXTS]
             offline = np.exp(apply(NONE, own_engine.score(prompts, task.label_words)))
             assert np.abs(masses / masses.sum(axis=1, keepdims=True) - offline).max() < TOLERANCE
-    reader = remote_teacher(url, model, task, shots, RemoteSettings())
-    (answers,) = reader.read(tmp_path / "log.txt", ignore)([TEXTS])
+    annotator = remote_teacher(url, model, task, shots, RemoteSettings())
+    (answers,) = annotator.read(tmp_path / "log.txt", ignore)([TEXTS])
     assert all(sum(answer.probabilities) == pytest.approx(1, abs=1e-5) for answer in answers)
-    account = reader.account()
+    account = annotator.account()
     assert account and account.asked == "chat, probabilities of tokens" and account.requests == len(TEXTS) + 1
     assert account.paid_requests == 1, "the texts were answered above"
     with pytest.raises(RequestError, match=f"It has {model}, "):

@@ -262,7 +262,7 @@ def test_a_service_is_sent_no_more_texts_at_once_than_by_its_client(tmp_path: Pa
     tone = Task(name="tone", instruction="Sort.", noun="text", labels=(Label(name="good"), Label(name="bad")))
     texts = [f"{number} good" for number in range(BATCH * 3)]
     with served(FakeService()) as service:
-        reader = find_teacher(service.url, tone)
-        (answers,) = reader.read(tmp_path / "log.txt", ignore)([texts])
+        annotator = find_teacher(service.url, tone)
+        (answers,) = annotator.read(tmp_path / "log.txt", ignore)([texts])
         sent = [request.texts for request in service.received[1:]]
     assert len(answers) == len(texts) and [*chain(*sent)] == texts and max(map(len, sent)) <= BATCH

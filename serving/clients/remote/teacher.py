@@ -15,7 +15,7 @@ import numpy as np
 from fourshot.engine import calibration as calibrations
 from fourshot.engine.calibration import SMALLEST, Calibration
 from fourshot.engine.errors import InputError, ServiceError
-from fourshot.pipeline.distillation.readers import Annotation, NamedReader, Parts, Read
+from fourshot.pipeline.distillation.annotators import Annotation, NamedAnnotator, Parts, Read
 from fourshot.pipeline.events import Event, OnEvent
 from fourshot.pipeline.forecasts.forecast import Forecast
 from fourshot.pipeline.loop.rounds import RoundSink
@@ -48,11 +48,11 @@ def remote_teacher(
     shots: Sequence[Example],
     settings: RemoteSettings,
     form: PromptFormat = FORM,
-) -> NamedReader:
+) -> NamedAnnotator:
     """Return ``model`` at ``url`` as an annotator. Sends nothing yet. Raises InputError for a bad address or key."""
     teacher_key()
     reader = _RemoteReader(checked_endpoint(url), model, task, tuple(shots), settings, form)
-    return NamedReader(
+    return NamedAnnotator(
         name=reader.name,
         task=task,
         read=reader.read,

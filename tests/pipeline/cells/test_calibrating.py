@@ -21,7 +21,7 @@ from fourshot.pipeline.cells.calibrating import (
     unseen_texts,
 )
 from fourshot.pipeline.cells.learnt import LearntTexts
-from fourshot.pipeline.synthesis.committee import Reader
+from fourshot.pipeline.synthesis.committee import Annotator
 from fourshot.pipeline.synthesis.prompts import PromptFormat
 from fourshot.pipeline.synthesis.types import Candidate, Reason, Verdict
 from fourshot.pipeline.task import Example, Label, Task
@@ -55,12 +55,12 @@ class SureEngine:
 
 
 def item(path: Path, *unseen: HeldOutCandidate, judges: bool = True) -> CalibrationItem:
-    readers = tuple(
-        Reader(adapter=Adapter(name=f"judge{fold}", path=""), left_out=(2 * fold, 2 * fold + 1)) for fold in range(4)
+    annotators = tuple(
+        Annotator(adapter=Adapter(name=f"judge{fold}", path=""), left_out=(2 * fold, 2 * fold + 1)) for fold in range(4)
     )
     adapter = Adapter(name="own", path=str(path))
     return CalibrationItem(
-        adapter=adapter, task=TASK, form=PromptFormat(), shots=SHOTS, judges=readers if judges else (), unseen=unseen
+        adapter=adapter, task=TASK, form=PromptFormat(), shots=SHOTS, judges=annotators if judges else (), unseen=unseen
     )
 
 

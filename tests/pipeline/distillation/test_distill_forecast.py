@@ -9,8 +9,8 @@ import pytest
 from fourshot.engine.errors import RunFolderError
 from fourshot.pipeline.cells.run_folder import GENERATED_FILE
 from fourshot.pipeline.distillation.annotating import texts_left
+from fourshot.pipeline.distillation.annotators import FIRST_PART
 from fourshot.pipeline.distillation.distill import distill, plan_distillation
-from fourshot.pipeline.distillation.readers import FIRST_PART
 from fourshot.pipeline.distillation.request import LabelDistillation
 from fourshot.pipeline.distillation.taught import missing_texts
 from fourshot.pipeline.events import Event

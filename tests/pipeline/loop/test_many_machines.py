@@ -14,7 +14,7 @@ import ray
 
 from fourshot.engine.errors import FourshotError
 from fourshot.pipeline.distillation.annotating import annotate_table
-from fourshot.pipeline.distillation.readers import PART, read_with
+from fourshot.pipeline.distillation.annotators import PART, read_with
 from fourshot.pipeline.distillation.teacher import Teacher
 from fourshot.pipeline.events import Event
 from fourshot.pipeline.loop.ray_workers import RayWorkers

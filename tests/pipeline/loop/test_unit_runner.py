@@ -16,7 +16,7 @@ from fourshot.engine.fake_engine import FakeEngine
 from fourshot.pipeline.loop.plan import class_slice, in_place_unit, round_slices, split_slice
 from fourshot.pipeline.loop.unit_runner import Inbox, UnitRunner, run_units
 from fourshot.pipeline.loop.units import DrawUnit, ReadUnit, TaskBrief, Unit, UnitProgress, UnitResult
-from fourshot.pipeline.synthesis.committee import Reader
+from fourshot.pipeline.synthesis.committee import Annotator
 from fourshot.pipeline.synthesis.settings import AnnotateSettings
 from tests.pipeline.chat import CHAT
 from tests.pipeline.corpus.small_corpora import TASK, brief, settings
@@ -125,8 +125,8 @@ def test_of_two_tries_one_is_taken(keep: int) -> None:
 
 def test_adapters_read_what_the_base_has_drawn(narrow_engine: Engine, narrow_adapters: tuple[Adapter, Adapter]) -> None:
     run_settings = msgspec.structs.replace(settings(max_tokens=48), annotate=AnnotateSettings())
-    readers = tuple(Reader(adapter=adapter) for adapter in narrow_adapters)
-    task_brief = msgspec.structs.replace(brief(TASK, run_settings), readers=readers)
+    annotators = tuple(Annotator(adapter=adapter) for adapter in narrow_adapters)
+    task_brief = msgspec.structs.replace(brief(TASK, run_settings), annotators=annotators)
     first, _ = done(narrow_engine, LOGIN, BUG, task_brief=task_brief)
     read = [draw for draw in first.draws if draw.reason is None]
     assert read and all(sum(map(math.exp, draw.scores)) == pytest.approx(1, abs=1e-3) for draw in read)

@@ -55,7 +55,7 @@ Parts = Iterable[Sequence[str]]
 Read = Callable[[Parts], Iterator[list[Annotation]]]  # one list for each part, in their order
 
 
-class NamedReader(NamedTuple):
+class NamedAnnotator(NamedTuple):
     """An annotator of texts: a committee, an adapter, a student, a service, or a remote teacher."""
 
     name: str  # changes whenever its predictions would
@@ -94,25 +94,25 @@ def open_run(folder: Path) -> Experiment:
 def teacher_of_run(experiment: Experiment) -> Teacher:
     """Return the annotators of a run as a teacher. Raises InputError if there are none, or not all are trained."""
     writer = experiment.writers[0]
-    annotator, folder = writer.settings.annotate.annotator, writer.folder.path
-    if annotator == "none":
+    kind, folder = writer.settings.annotate.annotator, writer.folder.path
+    if kind == "none":
         raise InputError(f"The run {folder} has no annotator. Name its adapter's folder to have that annotate.")
-    readers = experiment.readers(writer)
-    expected = writer.settings.annotate.num_readers if annotator == "adapters" else 0
-    if len(readers) < expected:
+    annotators = experiment.annotators(writer)
+    expected = writer.settings.annotate.num_annotators if kind == "adapters" else 0
+    if len(annotators) < expected:
         raise InputError(
-            f"The run {folder} is not finished: {len(readers)} of its {expected} annotators are there. Run the command "
-            "that began it again."
+            f"The run {folder} is not finished: {len(annotators)} of its {expected} annotators are there. Run the "
+            "command that began it again."
         )
     calibrated = writer.folder.has(CALIBRATION_FILE)
     teacher = Teacher(
-        name=f"committee of {len(readers)}" if readers else f"{experiment.model.name} in context",
+        name=f"committee of {len(annotators)}" if annotators else f"{experiment.model.name} in context",
         task=experiment.task,
         model_path=experiment.model.path,
         model_revision=experiment.model.revision,
         settings=writer.settings,
         shots=writer.shots,
-        readers=readers,
+        annotators=annotators,
         chat=writer.form.chat,
         calibration=read_made(folder / CALIBRATION_FILE, Calibration) if calibrated else NONE,
     )
@@ -131,7 +131,7 @@ def teacher_of_adapter(folder: Path, model: str | None = None) -> Teacher:
         model_revision=base.revision,
         settings=RunSettings(annotate=annotate, max_text_words=card.max_text_words, long_texts=card.long_texts),
         shots=card.shots,
-        readers=(card.reader(folder),),
+        annotators=(card.annotator(folder),),
         calibration=card.calibration,
     )
 
@@ -150,11 +150,13 @@ def read_with(teacher: Teacher, log: Path, ray: str = "", tell: Callable[[str], 
             shots=teacher.shots,
             settings=teacher.settings,
             chat=teacher.chat,
-            readers=teacher.readers,
+            annotators=teacher.annotators,
         )
         tell("starting the engine")
-        engine = engine_settings(teacher.model_path, [reader.adapter for reader in teacher.readers], most_loras=1)
-        with closing(open_workers(engine, ray, log, teacher.readers, tell)) as to:
+        engine = engine_settings(
+            teacher.model_path, [annotator.adapter for annotator in teacher.annotators], most_loras=1
+        )
+        with closing(open_workers(engine, ray, log, teacher.annotators, tell)) as to:
             queue = _Queue(parts)
             while True:
                 while to.has_room() and (unit := queue.next_unit(brief.key)):
@@ -216,7 +218,7 @@ class _Queue:
             answers = [Annotation(fault=result.failure.message)]
         else:
             probabilities = np.exp(calibrations.apply(teacher.calibration, np.array(result.scores))).round(6).tolist()
-            agreement = result.agreement if len(teacher.readers) > 1 else [None] * len(texts)
+            agreement = result.agreement if len(teacher.annotators) > 1 else [None] * len(texts)
             answers = [
                 Annotation(
                     probabilities=tuple(row),
@@ -240,19 +242,19 @@ class _Queue:
             yield answers
 
 
-def engine_reader(teacher: Teacher, ray: str) -> NamedReader:
+def engine_annotator(teacher: Teacher, ray: str) -> NamedAnnotator:
     """Return ``teacher`` as an annotator, see `read_with`."""
 
     def read(log: Path, on_event: OnEvent) -> Read:
         return read_with(teacher, log, ray, lambda line: on_event(Event(stage="annotate", message=line)))
 
-    return NamedReader(name=teacher.name, task=teacher.task, read=read, shots=teacher.shots, teacher=teacher)
+    return NamedAnnotator(name=teacher.name, task=teacher.task, read=read, shots=teacher.shots, teacher=teacher)
 
 
-def run_reader(experiment: Experiment, ray: str) -> NamedReader:
+def annotator_of_run(experiment: Experiment, ray: str) -> NamedAnnotator:
     """Return the annotators of a run, with its generated texts. Raises as `teacher_of_run`."""
-    reader = engine_reader(teacher_of_run(experiment), ray)
-    return reader._replace(pairs=experiment.learnt(experiment.cells[0]).synthetic)
+    annotator = engine_annotator(teacher_of_run(experiment), ray)
+    return annotator._replace(pairs=experiment.learnt(experiment.cells[0]).synthetic)
 
 
 def growing_parts(texts: Iterable[str]) -> Iterator[Sequence[str]]:
