@@ -74,7 +74,7 @@ def annotate(
         Path(out),
         teacher.task.label_names,
         teacher.name,
-        teacher.read(unfinished_folder(Path(out)) / "log.txt", tell),
+        teacher.open(unfinished_folder(Path(out)) / "log.txt", tell),
         abstain_below=abstain_below,
         on_event=tell,
         forecast=lambda texts: foretell_annotation(teacher, table, texts, tell) if forecast else None,

@@ -25,7 +25,7 @@ from fourshot.pipeline.scores import Scores
 from fourshot.pipeline.selective import CoverageCurve, Scope
 from fourshot.pipeline.settings.earlier_names import decode_stored
 from fourshot.pipeline.synthesis.committee import Annotator
-from fourshot.pipeline.synthesis.prompts import PROMPT_VERSION, PromptFormat, Wording, reading_prompt
+from fourshot.pipeline.synthesis.prompts import PROMPT_VERSION, PromptFormat, Wording, classification_prompt
 from fourshot.pipeline.task import Example, Task
 from fourshot.training.lora.adapter_files import ADAPTER_WEIGHTS, is_unchanged
 from fourshot.training.lora.settings import LoraSettings
@@ -109,7 +109,7 @@ class AdapterCard(msgspec.Struct, frozen=True, kw_only=True):
     def prompt(self, text: str, shots: Sequence[Example] = ()) -> str:
         """Return the adapter's prompt for ``text``, as in training; with ``shots``, the base's, without filler."""
         form = msgspec.structs.replace(self.prompt_format, filler=None) if shots else self.prompt_format
-        return reading_prompt(self.task, text, form, shots)
+        return classification_prompt(self.task, text, form, shots)
 
 
 def load_examples(adapter: str | Path, card: AdapterCard) -> list[TrainingText]:

@@ -12,8 +12,8 @@ from fourshot.pipeline.cells.review import (
     corrected_shots,
     decisions,
 )
-from fourshot.pipeline.cells.second_reading import SecondReading, read_again
-from fourshot.pipeline.loop.rounds import READ_BY_ANNOTATOR, finished_pairs
+from fourshot.pipeline.cells.self_training import SelfTrainingLabels, with_self_training_labels
+from fourshot.pipeline.loop.rounds import REASONS_AFTER_ANNOTATION, finished_pairs
 from fourshot.pipeline.provenance import value_hash
 from fourshot.pipeline.synthesis.types import TextPairs
 from fourshot.pipeline.task import Example, Task
@@ -47,7 +47,9 @@ class LearntTexts(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def unseen(self) -> TextPairs:
         """Texts that reached the annotators and that the classifier is not trained on."""
-        judged_pairs = [pair for pair in (*self.synthetic, *self.unlabelled) if pair[1].reason in READ_BY_ANNOTATOR]
+        judged_pairs = [
+            pair for pair in (*self.synthetic, *self.unlabelled) if pair[1].reason in REASONS_AFTER_ANNOTATION
+        ]
         return [(c, v) for c, v in judged_pairs if not v.kept or c.id in self.held_back]
 
     @property
@@ -62,8 +64,8 @@ class LearntTexts(msgspec.Struct, frozen=True, kw_only=True):
         return hashes | {name: content for name, content in table_hashes.items() if content}
 
 
-def learnt_texts(cell: MethodCell, task: Task, again: SecondReading | None = None) -> LearntTexts:
-    """Return the texts of finished rounds; ``again``: a first classifier's predictions, which replace verdicts.
+def learnt_texts(cell: MethodCell, task: Task, predictions: SelfTrainingLabels | None = None) -> LearntTexts:
+    """Return the texts of finished rounds; ``predictions``: a first classifier's labels, which replace verdicts.
 
     Raises InputError for a table with faults.
     """
@@ -74,8 +76,8 @@ def learnt_texts(cell: MethodCell, task: Task, again: SecondReading | None = Non
     instead = bool(unlabelled_pairs) and cell.settings.unlabelled.mode == "instead"
     answers = {name: answer for name, answer in labelled.answers.items() if answer.keep}
     drawn_pairs = [] if instead else finished_pairs(cell.folder)
-    if again:
-        drawn_pairs = read_again(drawn_pairs, again, cell.settings.generate.per_class)
+    if predictions:
+        drawn_pairs = with_self_training_labels(drawn_pairs, predictions, cell.settings.generate.per_class)
     learnt = LearntTexts(
         shots=corrected_shots(cell.shots, review),
         answered=tuple(Example(text=c.text, label=answers[c.id].label) for c, _ in unlabelled_pairs if c.id in answers),

@@ -181,7 +181,7 @@ def answer_together(
         longest = longest_of(engine, task, form, [longest_text(task, shots, settings.filter), *parts])
     committee = Committee(engine, task, members, settings, shots, longest)
     engine.reset_prefix_cache()
-    committee.ask_about_shots()
+    committee.score_held_out_shots()
     engine.reset_prefix_cache()
     before, began = engine.stats(), perf_counter()
     probabilities = committee.probabilities([example.text for example in test])

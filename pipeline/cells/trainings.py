@@ -16,7 +16,7 @@ from fourshot.pipeline.loop.rounds import finished_pairs, pool_folds
 from fourshot.pipeline.rows.fields import encoder_text
 from fourshot.pipeline.synthesis.committee import Annotator, EncoderFiles
 from fourshot.pipeline.synthesis.evidence import alignment, learnt_probabilities, shot_folds
-from fourshot.pipeline.synthesis.prompts import PromptFormat, Wording, reading_prompt
+from fourshot.pipeline.synthesis.prompts import PromptFormat, Wording, classification_prompt
 from fourshot.pipeline.synthesis.settings import AnnotateSettings, RunSettings
 from fourshot.pipeline.synthesis.types import Candidate, Verdict
 from fourshot.pipeline.task import Example, Task
@@ -28,7 +28,7 @@ from fourshot.training.students.examples import StudentJob, TaughtExample
 from fourshot.training.students.settings import StudentSettings
 from fourshot.training.students.train import finished_student
 
-JUDGES = 4  # adapters that calibrate a classifier
+NUM_CALIBRATORS = 4  # adapters that calibrate a classifier
 AVERAGED_CLASSES = 16  # from so many, averages annotate first by default: annotation takes most of such a run
 
 
@@ -71,7 +71,7 @@ def annotator_jobs(task: Task, model_revision: str, writer: MethodCell) -> list[
     return of_shots + of_folds
 
 
-def judges_of(cell: MethodCell, shots: tuple[Example, ...]) -> MethodCell | None:
+def calibration_cell(cell: MethodCell, shots: tuple[Example, ...]) -> MethodCell | None:
     """Return a cell whose annotators calibrate a method's classifier: adapters, each trained without part of ``shots``.
 
     None if there are no such adapters: calibration is off, or the method is not trained. Nor are there any for a
@@ -82,11 +82,11 @@ def judges_of(cell: MethodCell, shots: tuple[Example, ...]) -> MethodCell | None
         return None
     if method.synthetic and settings.learns_soft:
         return None
-    changes = {"annotator": "adapters", "weights": "held_out", "num_adapters": JUDGES, "folds": 0}
+    changes = {"annotator": "adapters", "weights": "held_out", "num_adapters": NUM_CALIBRATORS, "folds": 0}
     changes |= {"in_context": 0, "num_encoders": 0}
     settings = msgspec.structs.replace(settings, annotate=msgspec.structs.replace(settings.annotate, **changes))
-    judges = msgspec.structs.replace(cell, name=f"{cell.name}, judges", settings=settings, shots=shots)
-    return judges if any(shots_left_out(judges, JUDGES)) else None
+    calibrators = msgspec.structs.replace(cell, name=f"{cell.name}, judges", settings=settings, shots=shots)
+    return calibrators if any(shots_left_out(calibrators, NUM_CALIBRATORS)) else None
 
 
 def encoder_jobs(task: Task, writer: MethodCell) -> list[StudentJob]:
@@ -272,7 +272,7 @@ def classification_examples(
     names = task.label_names
     return tuple(
         TrainingExample(
-            prompt=reading_prompt(task, example.text, form),
+            prompt=classification_prompt(task, example.text, form),
             target=names.index(example.label),
             weight=weight,
         )

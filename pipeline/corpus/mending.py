@@ -66,7 +66,7 @@ class ShardDamage:
 class MendPlan(DrawPlan):
     """The plan to repeat the units of some shards, in their order. A batch has the number of its unit."""
 
-    reads_in_place = True
+    annotates_in_place = True
 
     def __init__(self, brief: TaskBrief, shards: Sequence[ShardRecord], files: Collection[str]) -> None:
         """``shards``: all of the task; ``files``: those of the shards to be repaired."""

@@ -46,19 +46,19 @@ def remaining_work(
             if not plan.counts.has_stalled(label)
         ]
         per_class = WASTE * sum(draws) / counts.num_labels
-        part = counts.draws(per_class, chat=brief.chat) + _reading(
+        part = counts.draws(per_class, chat=brief.chat) + _annotation(
             brief, counts, per_class * counts.num_labels * speed.well_formed
         )
         work.append(msgspec.structs.replace(part, stage=STAGE, compiled=compiled))
     return work
 
 
-def _reading(brief: TaskBrief, counts: TokenCounts, texts: float) -> StageWork:
+def _annotation(brief: TaskBrief, counts: TokenCounts, texts: float) -> StageWork:
     annotate, total = brief.settings.annotate, StageWork(stage="")
     if annotate.annotator == "icl":
         form = PromptFormat(verbalizer=brief.settings.base_verbalizer, chat=brief.chat)
-        total += counts.reads(texts, form, shots=brief.shots)
+        total += counts.classification(texts, form, shots=brief.shots)
     for annotator in brief.annotators:
         form = PromptFormat(wording=annotator.wording, verbalizer=annotator.verbalizer, chat=annotator.chat)
-        total += counts.reads(texts, form, adapter=True)
+        total += counts.classification(texts, form, adapter=True)
     return total

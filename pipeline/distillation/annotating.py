@@ -16,7 +16,7 @@ from fourshot.engine.checkpoints.models import ResolvedModel
 from fourshot.engine.errors import InputError
 from fourshot.engine.machine.files import append_lines, remove_folder
 from fourshot.pipeline.distillation.annotated_tables import AGREEMENT, BY, LABEL, PROBABILITY, annotation_columns
-from fourshot.pipeline.distillation.annotators import Annotation, NamedAnnotator, Read, growing_parts
+from fourshot.pipeline.distillation.annotators import Annotate, Annotation, NamedAnnotator, growing_parts
 from fourshot.pipeline.events import Event, OnEvent, ignore
 from fourshot.pipeline.forecasts.forecast import Forecast, foretell, settled
 from fourshot.pipeline.forecasts.work_counts import TokenCounts
@@ -64,14 +64,14 @@ def annotate_table(
     out: Path,
     labels: Sequence[str],
     by: str,
-    read: Read,
+    annotate: Annotate,
     *,
     abstain_below: float = 0.0,
     on_event: OnEvent = ignore,
     forecast: Callable[[int], Forecast | None] = lambda texts: None,
     account: Callable[[], RemoteTeacher | None] = lambda: None,
 ) -> AnnotationSummary:
-    """Write the rows of ``table`` with the annotations by ``read`` to ``out``; resume an interrupted call.
+    """Write the rows of ``table`` with the annotations by ``annotate`` to ``out``; resume an interrupted call.
 
     ``by``: name of the annotator, which must change whenever its predictions would. Rows keep their order and all their
     columns. A row whose most likely label has a probability below ``abstain_below`` gets no label, but keeps its
@@ -87,9 +87,9 @@ def annotate_table(
             check_written(out, table.columns, added)
         check_cells(out, table.columns, (row for row, _ in table.rows()), table.column_types)
         beside.claim(manifest, over_unused=True)
-        read = accounted(read, account, beside.path)
+        annotate = accounted(annotate, account, beside.path)
         file = beside.path / ANSWERS_FILE
-        estimate = _read_rest(table, file, read, on_event, forecast)
+        estimate = _annotate_rest(table, file, annotate, on_event, forecast)
         rows = _AnnotatedRows(table, labels, by, abstain_below)
         place_table(out, beside, lambda to: write_table(to, [*table.columns, *added], rows.of(_answers(file)), table))
         remote = beside.find(REMOTE_FILE, RemoteTeacher)
@@ -211,8 +211,8 @@ def foretell_annotation(
     return foretell(model, lambda _: work, on_event, anew=anew, complete=complete)
 
 
-def _read_rest(
-    table: TextTable, file: Path, read: Read, on_event: OnEvent, forecast: Callable[[int], Forecast | None]
+def _annotate_rest(
+    table: TextTable, file: Path, annotate: Annotate, on_event: OnEvent, forecast: Callable[[int], Forecast | None]
 ) -> Forecast | None:
     """Annotate the texts that ``file`` lacks; return the forecast with the actual time, if there is one."""
     done = num_lines(file)
@@ -220,7 +220,7 @@ def _read_rest(
     if done == total:
         return None
     estimate, began = forecast(total - done), time.perf_counter()
-    for answers in read(growing_parts(islice(table.texts(), done, None))):
+    for answers in annotate(growing_parts(islice(table.texts(), done, None))):
         append_lines(file, answers)
         done += len(answers)
         on_event(Event(stage="annotate", message="reading", done=done, total=total, unit="texts"))

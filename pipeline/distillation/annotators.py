@@ -25,7 +25,7 @@ from fourshot.pipeline.events import Event, OnEvent
 from fourshot.pipeline.forecasts.forecast import Forecast
 from fourshot.pipeline.loop.driver import WAIT_S
 from fourshot.pipeline.loop.rounds import CALIBRATION_FILE, RoundSink
-from fourshot.pipeline.loop.units import ReadUnit, TaskBrief, UnitResult
+from fourshot.pipeline.loop.units import AnnotationUnit, TaskBrief, UnitResult
 from fourshot.pipeline.loop.workers import engine_settings, open_workers
 from fourshot.pipeline.remote_teacher import RemoteTeacher
 from fourshot.pipeline.rows.fields import bare_text
@@ -52,7 +52,7 @@ class Annotation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 Parts = Iterable[Sequence[str]]
-Read = Callable[[Parts], Iterator[list[Annotation]]]  # one list for each part, in their order
+Annotate = Callable[[Parts], Iterator[list[Annotation]]]  # one list for each part, in their order
 
 
 class NamedAnnotator(NamedTuple):
@@ -60,7 +60,7 @@ class NamedAnnotator(NamedTuple):
 
     name: str  # changes whenever its predictions would
     task: Task
-    read: Callable[[Path, OnEvent], Read]  # arguments: log file, callback for progress
+    open: Callable[[Path, OnEvent], Annotate]  # arguments: log file, callback for progress
     shots: tuple[Example, ...] = ()  # its training examples, if they are known
     pairs: Sequence[tuple[Candidate, Verdict]] = ()  # texts that it generated, with their verdicts
     teacher: Teacher | None = None  # if it annotates with an engine
@@ -136,14 +136,16 @@ def teacher_of_adapter(folder: Path, model: str | None = None) -> Teacher:
     )
 
 
-def read_with(teacher: Teacher, log: Path, ray: str = "", tell: Callable[[str], None] = lambda line: None) -> Read:
+def annotate_with(
+    teacher: Teacher, log: Path, ray: str = "", tell: Callable[[str], None] = lambda line: None
+) -> Annotate:
     """Return a function that annotates with engines in separate processes, on this machine or over ``ray``.
 
     The engines start when the first part is requested. A text that the engine refuses gets a fault, and other texts are
     not affected.
     """
 
-    def read(parts: Parts) -> Iterator[list[Annotation]]:
+    def annotate(parts: Parts) -> Iterator[list[Annotation]]:
         brief = TaskBrief(
             key=teacher.task.name,
             task=teacher.task,
@@ -168,7 +170,7 @@ def read_with(teacher: Teacher, log: Path, ray: str = "", tell: Callable[[str], 
                 if queue.is_empty:
                     return
 
-    return read
+    return annotate
 
 
 class _Queue:
@@ -186,7 +188,7 @@ class _Queue:
     def is_empty(self) -> bool:
         return not (self._has_more or self._open)
 
-    def next_unit(self, brief: str) -> ReadUnit | None:
+    def next_unit(self, brief: str) -> AnnotationUnit | None:
         if self._again:
             part, place, texts = self._again.popleft()
         else:
@@ -198,14 +200,14 @@ class _Queue:
             self._open[part] = [None] * len(texts)
         self._places[self._number] = part, place
         self._number += 1
-        return ReadUnit(brief=brief, number=self._number - 1, texts=texts)
+        return AnnotationUnit(brief=brief, number=self._number - 1, texts=texts)
 
     def take(self, result: UnitResult, teacher: Teacher) -> None:
         """Store a unit's annotations. A refused unit is halved until single texts are left, which get a fault.
 
         Raises any other failure of the unit.
         """
-        assert isinstance(result.unit, ReadUnit)
+        assert isinstance(result.unit, AnnotationUnit)
         part, place = self._places.pop(result.unit.number)
         texts = result.unit.texts
         if result.failure and result.failure.kind != "InputError":
@@ -243,12 +245,14 @@ class _Queue:
 
 
 def engine_annotator(teacher: Teacher, ray: str) -> NamedAnnotator:
-    """Return ``teacher`` as an annotator, see `read_with`."""
+    """Return ``teacher`` as an annotator, see `annotate_with`."""
 
-    def read(log: Path, on_event: OnEvent) -> Read:
-        return read_with(teacher, log, ray, lambda line: on_event(Event(stage="annotate", message=line)))
+    def open_annotator(log: Path, on_event: OnEvent) -> Annotate:
+        return annotate_with(teacher, log, ray, lambda line: on_event(Event(stage="annotate", message=line)))
 
-    return NamedAnnotator(name=teacher.name, task=teacher.task, read=read, shots=teacher.shots, teacher=teacher)
+    return NamedAnnotator(
+        name=teacher.name, task=teacher.task, open=open_annotator, shots=teacher.shots, teacher=teacher
+    )
 
 
 def annotator_of_run(experiment: Experiment, ray: str) -> NamedAnnotator:

@@ -27,7 +27,7 @@ from fourshot.pipeline.cells.measuring import Evaluation
 from fourshot.pipeline.cells.run_folder import GENERATED_FILE, RunFolder
 from fourshot.pipeline.distillation.annotated_tables import annotated_file
 from fourshot.pipeline.distillation.annotating import foretell_annotation, texts_left
-from fourshot.pipeline.distillation.annotators import NamedAnnotator, Read, annotator_of_run
+from fourshot.pipeline.distillation.annotators import Annotate, NamedAnnotator, annotator_of_run
 from fourshot.pipeline.distillation.distilled import Distilled, DistillSummary, write_results
 from fourshot.pipeline.distillation.request import LabelDistillation
 from fourshot.pipeline.distillation.taught import (
@@ -91,13 +91,13 @@ def distill(request: LabelDistillation, *, forecast: bool = False) -> DistillSum
         estimate = _foretell(accepted, experiment, data, shots, test) if forecast else None
         took = dict[str, float]()
         teacher = _teach(request, experiment, took)
-        read = accounted(teacher.read(request.log, request.on_event), teacher.account, request.folder)
+        annotate = accounted(teacher.open(request.log, request.on_event), teacher.account, request.folder)
         draws = teacher.draw and request.writes
         pairs = drawn_texts(request, teacher, data, shots) if draws else list(teacher.pairs)
         with timed(took, "annotate"):
-            annotated, notes = annotated_texts(request, teacher.name, read)
+            annotated, notes = annotated_texts(request, teacher.name, annotate)
         with timed(took, "evaluate"):
-            teacher_evaluation = _measure_teacher(request, read, test)
+            teacher_evaluation = _measure_teacher(request, annotate, test)
         labels = request.task.label_names
         lesson = lesson_of(request, annotated, pairs, shots, data.test)
         stage = _students(accepted, lesson, shots, test)
@@ -204,10 +204,10 @@ def _foretell(
     students = foretell_students(stage, accepted.encoder, tell, anew=anew)
     complete = partial(with_students, students=students)
     if experiment:
-        reads = {"annotate": texts, "evaluate": tested}
+        texts_by_stage = {"annotate": texts, "evaluate": tested}
         estimate = foretell(
             experiment.model,
-            lambda speed: teaching_work(experiment, reads, speed, writes=request.writes),
+            lambda speed: teaching_work(experiment, texts_by_stage, speed, writes=request.writes),
             tell,
             anew=anew,
             at_once=request.placement.at_once,
@@ -249,13 +249,13 @@ def _teach(request: LabelDistillation, experiment: Experiment | None, took: dict
     return annotator_of_run(experiment, request.placement.ray)
 
 
-def _measure_teacher(request: LabelDistillation, read: Read, test: Sequence[Example]) -> Evaluation | None:
+def _measure_teacher(request: LabelDistillation, annotate: Annotate, test: Sequence[Example]) -> Evaluation | None:
     """Return the teacher's evaluation on the test texts, which are annotated once; None without test texts."""
     if not test:
         return None
     file = _scores_file(request, "teacher", test)
     if not file.exists():
-        write_json(file, teacher_measured(read, request.task, test, request.on_event))
+        write_json(file, teacher_measured(annotate, request.task, test, request.on_event))
     return read_made(file, Evaluation)
 
 

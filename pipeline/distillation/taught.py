@@ -22,7 +22,7 @@ from fourshot.pipeline.distillation.annotated_tables import (
     read_annotated,
 )
 from fourshot.pipeline.distillation.annotating import annotate_table
-from fourshot.pipeline.distillation.annotators import NamedAnnotator, Read, parts_of
+from fourshot.pipeline.distillation.annotators import Annotate, NamedAnnotator, parts_of
 from fourshot.pipeline.distillation.request import LabelDistillation
 from fourshot.pipeline.events import Event, OnEvent
 from fourshot.pipeline.faults import TaskFault, clipped, counted, error, raise_errors
@@ -46,7 +46,7 @@ from fourshot.training.students.examples import TaughtExample
 Annotated = list[TaughtExample]  # real are those with a label that a person put into the table
 
 
-def annotated_texts(request: LabelDistillation, by: str, read: Read) -> tuple[Annotated, list[str]]:
+def annotated_texts(request: LabelDistillation, by: str, annotate: Annotate) -> tuple[Annotated, list[str]]:
     """Return the user's texts with the labels of the teacher ``by``, or a person's corrections, and notes.
 
     The annotated table is written unless it exists. Raises InputError if no text has a label, unless the teacher also
@@ -60,7 +60,7 @@ def annotated_texts(request: LabelDistillation, by: str, read: Read) -> tuple[An
     if out.exists():  # it is complete, because it is written atomically; a person may also have put it back
         shutil.rmtree(unfinished_folder(out), ignore_errors=True)  # left if a kill came before its removal
     else:
-        summary = annotate_table(unlabelled, out, labels, by, read, on_event=request.on_event)
+        summary = annotate_table(unlabelled, out, labels, by, annotate, on_event=request.on_event)
         if summary.unreadable:
             notes.append(
                 f"{counted(summary.unreadable, 'text')} could not be read; of the first: {summary.why_unreadable}"
@@ -259,13 +259,13 @@ def missing_texts(written: Annotated, total: int) -> list[str]:
     return [f"the teacher wrote {len(written)} of {total} texts that can be learnt"] if len(written) < total else []
 
 
-def teacher_measured(read: Read, task: Task, test: Sequence[Example], on_event: OnEvent) -> Evaluation:
+def teacher_measured(annotate: Annotate, task: Task, test: Sequence[Example], on_event: OnEvent) -> Evaluation:
     """Evaluate the teacher on the test texts. For a text that it refuses, a pseudo-random label counts."""
     import time
 
     rows: list[tuple[float, ...]] = []
     began_s = time.perf_counter()
-    for answers in read(parts_of([example.text for example in test])):
+    for answers in annotate(parts_of([example.text for example in test])):
         for answer in answers:
             text = test[len(rows)].text
             rows.append(answer.probabilities or _at_random(text, len(task.labels)))

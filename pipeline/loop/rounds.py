@@ -33,7 +33,7 @@ CALIBRATION_FILE = "annotator.json"
 COMMITTEE_FILE = "committee.json"  # the weight of each kind of annotator, and the reason
 ATTRIBUTES_FILE = "attributes.json"
 DONE_FILES = ("generated.json", "drawn.json", "annotated.json")  # written last: for a run, a pool, the user's texts
-READ_BY_ANNOTATOR = ("kept", "label_disagrees", "low_confidence", "surplus")
+REASONS_AFTER_ANNOTATION = ("kept", "label_disagrees", "low_confidence", "surplus")
 
 
 class Round(msgspec.Struct, frozen=True, kw_only=True):
@@ -230,7 +230,7 @@ def restore_round(ledger: Ledger, number: int, candidates: Sequence[Candidate], 
             kept.setdefault(candidate.label, []).append(candidate.text)
     draws = [Draw(candidate=candidate) for candidate in candidates]
     records = records_of(number, ledger.brief.task.label_names, draws, verdicts)
-    compared = [candidate.text for candidate, verdict in pairs if verdict.reason in READ_BY_ANNOTATOR]
+    compared = [candidate.text for candidate, verdict in pairs if verdict.reason in REASONS_AFTER_ANNOTATION]
     ledger.restore(records, compared, kept)
 
 

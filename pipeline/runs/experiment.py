@@ -151,8 +151,8 @@ class Experiment:
         """Return the training texts of a method's classifier that exist so far, with a person's corrections."""
         if not self._has_texts(cell):
             return learnt_texts(cell, self.task)
-        reading = first.reading if (first := self.first_classifier(cell)) else None
-        return self._once(("learnt", *cell.key), lambda: learnt_texts(cell, self.task, reading))
+        predictions = first.predictions if (first := self.first_classifier(cell)) else None
+        return self._once(("learnt", *cell.key), lambda: learnt_texts(cell, self.task, predictions))
 
     def first_classifier(self, cell: MethodCell) -> FirstClassifier | None:
         """Return the first classifier; None without self-training or generated texts, and until all are annotated."""
@@ -187,26 +187,26 @@ class Experiment:
         """Return the trainings of the committee's encoders. Raises ModelNotFoundError where no encoder is installed."""
         return self._once(("encoders", *writer.key), lambda: trainings.encoder_jobs(self.task, writer))
 
-    def judge_jobs(self, cell: MethodCell) -> list[TrainingJob]:
+    def calibrator_jobs(self, cell: MethodCell) -> list[TrainingJob]:
         """Return the trainings of the adapters that calibrate a method's classifier, each without part of the shots."""
-        judges = trainings.judges_of(cell, self.learnt(cell).shots)
-        return self.annotator_jobs(judges) if judges else []
+        calibrators = trainings.calibration_cell(cell, self.learnt(cell).shots)
+        return self.annotator_jobs(calibrators) if calibrators else []
 
     def calibration_item(self, cell: MethodCell) -> CalibrationItem | None:
         """Return how to calibrate a method's finished classifier; None if not at all, or a training is unfinished."""
-        trained, judges = self.result(cell), trainings.judges_of(cell, self.learnt(cell).shots)
+        trained, calibrators = self.result(cell), trainings.calibration_cell(cell, self.learnt(cell).shots)
         if not trained or not cell.settings.calibrate:
             return None
-        if judges and len(self.annotator_results(judges)) < len(self.annotator_jobs(judges)):
+        if calibrators and len(self.annotator_results(calibrators)) < len(self.annotator_jobs(calibrators)):
             return None
-        return self._once(("calibration", *cell.key), lambda: self._calibration(cell, trained, judges))
+        return self._once(("calibration", *cell.key), lambda: self._calibration(cell, trained, calibrators))
 
     def _calibration(
-        self, cell: MethodCell, trained: TrainingResult, judges: MethodCell | None
+        self, cell: MethodCell, trained: TrainingResult, calibrators: MethodCell | None
     ) -> CalibrationItem | None:
         is_soft = bool(cell.method.synthetic and cell.settings.learns_soft)
-        pairs = self.learnt(cell).unseen if judges or is_soft else []
-        shots, annotators = (judges.shots, self.annotators(judges)) if judges else ((), ())
+        pairs = self.learnt(cell).unseen if calibrators or is_soft else []
+        shots, annotators = (calibrators.shots, self.annotators(calibrators)) if calibrators else ((), ())
         is_compared = is_soft or cell.settings.annotate.annotator == "adapters"
         return calibration_of(trained.adapter, self.task, cell.form, shots, annotators, pairs, compared=is_compared)
 
@@ -287,7 +287,7 @@ class Experiment:
         return not cell.method.synthetic or cell.folder.has_texts(cell.settings, unlabelled=bool(self.unlabelled))
 
     def _has_texts(self, cell: MethodCell) -> bool:
-        return self._are_annotated(cell) and not ((first := self.first_classifier(cell)) and first.reading is None)
+        return self._are_annotated(cell) and not ((first := self.first_classifier(cell)) and first.predictions is None)
 
     def _once(self, key: object, compute: Callable[[], T]) -> T:
         """Return the value cached for ``key``, or compute it. For values that no longer change once computed."""

@@ -16,7 +16,7 @@ from fourshot.pipeline.cells.review import tell_review
 from fourshot.pipeline.cells.run_folder import SHOTS_FILE, RunFolder
 from fourshot.pipeline.events import Event, OnEvent, ignore
 from fourshot.pipeline.forecasts.forecast import FORECAST_FILE, Forecast, settled
-from fourshot.pipeline.loop.reading import as_candidates
+from fourshot.pipeline.loop.unlabelled import as_candidates
 from fourshot.pipeline.report.write import write_report
 from fourshot.pipeline.rows.unlabelled import load_unlabelled
 from fourshot.pipeline.runs.experiment import Experiment

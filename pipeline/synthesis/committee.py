@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from fourshot.training.students.classifier import StudentClassifier
 
 
-OPEN = 1.0  # nats of log-odds; an average's predictions further from zero rarely differ from its adapters' mean
+DECISIVE_LOG_ODDS = 1.0  # nats; an average's predictions further from zero rarely differ from its adapters' mean
 PROMPT_FOLDS = 4  # parts of a prompt's shots, each left out once to be annotated
 
 
@@ -104,7 +104,7 @@ class Committee:
         shots: Sequence[Example] = (),
         longest: str = "",
     ) -> None:
-        """``shots``: of the run. ``longest``: text to annotate; "": a candidate's. Raises InputError for no annotator."""
+        """``shots``: of the run. ``longest``: to annotate; "": a candidate's. Raises InputError for no annotators."""
         if not annotators:
             raise InputError("The adapters that annotate candidates are missing: none was given. Train at least one.")
         self._engine, self._task, self._shots = engine, task, shots
@@ -122,8 +122,8 @@ class Committee:
         self._encoders: dict[EncoderFiles, StudentClassifier] = {}
         self._priors: dict[Annotator, Calibration] = {}
         self._weighs = annotate.weights == "held_out"
-        asks = self._kinds if self._weighs else {"in context"} & self._kinds.keys()
-        self._asked_about_shots = not asks  # adapters of folds are not scored on the shots: they have seen all
+        scored = self._kinds if self._weighs else {"in context"} & self._kinds.keys()
+        self._has_scored_shots = not scored  # adapters of folds are not scored on the shots: they have seen all
         self.evidence: dict[str, KindEvidence] = {}  # by kind of annotator, once they were scored on the shots
 
     def _fitted(self, annotator: Annotator) -> Annotator:
@@ -136,10 +136,10 @@ class Committee:
         )
 
     def probabilities(self, texts: Sequence[str], folds: Sequence[int | None] = ()) -> "np.ndarray":
-        """Return label probabilities, float64 [num_texts, num_labels]; each row sums to one. ``folds``: see `read`."""
-        return self.read(texts, folds)[0]
+        """Return label probabilities, float64 [num_texts, num_labels]; rows sum to one. ``folds``: see `annotate`."""
+        return self.annotate(texts, folds)[0]
 
-    def read(
+    def annotate(
         self, texts: Sequence[str], folds: Sequence[int | None] = (), intended: Sequence[str] = ()
     ) -> "tuple[np.ndarray, np.ndarray]":
         """Return (probabilities, agreement): agreement [num_texts] is the share that predicts the likeliest label.
@@ -150,42 +150,42 @@ class Committee:
         """
         import numpy as np
 
-        self.ask_about_shots()
+        self.score_held_out_shots()
         logs = np.zeros((len(texts), len(self._task.labels)))
         answers = []
         for kind, annotators in self._kinds.items():
             weight = self.evidence[kind].weight if self.evidence else 1 / len(self._kinds)
-            number = sum(len(annotator.alone) for annotator in annotators)
-            for annotator in annotators:
+            number = sum(len(member.alone) for member in annotators)
+            for member in annotators:
                 answers.append(
-                    self._read_first(annotator, texts, intended) if annotator.averages else self._read(annotator, texts)
+                    self._average_logs(member, texts, intended) if member.averages else self._logs(member, texts)
                 )
-                logs += weight * len(annotator.alone) * answers[-1] / number
+                logs += weight * len(member.alone) * answers[-1] / number
         if self._of_folds:
             answers.append(bounded_log(self._fold_probabilities(texts, folds or [None] * len(texts))))
             logs += self._fold_weight * answers[-1]
         likeliest = logs.argmax(axis=1)
         return calibrations.normalise(logs), np.mean([answer.argmax(axis=1) == likeliest for answer in answers], axis=0)
 
-    def _read_first(self, average: Annotator, texts: Sequence[str], intended: Sequence[str]) -> "np.ndarray":
-        """Return `_read` of ``average``; for texts that it leaves open, the mean of its adapters replaces the result.
+    def _average_logs(self, average: Annotator, texts: Sequence[str], intended: Sequence[str]) -> "np.ndarray":
+        """Return `_logs` of ``average``; for texts that it leaves open, the mean of its adapters replaces the result.
 
-        A text is open if the log-odds of its intended label, against the likeliest other one, are less than `OPEN` from
-        zero. Without an intended label, the likeliest one takes its place.
+        A text is open if the log-odds of its intended label, against the likeliest other one, are less than
+        `DECISIVE_LOG_ODDS` from zero. Without an intended label, the likeliest one takes its place.
         """
         import numpy as np
 
-        logs = self._read(average, texts)
+        logs = self._logs(average, texts)
         likeliest = logs.argmax(axis=1)
         names, rows = self._task.label_names, np.arange(len(texts))
         labels = intended or [""] * len(texts)
         meant = [names.index(label) if label else int(best) for label, best in zip(labels, likeliest, strict=True)]
         rival_logs = logs.copy()
         rival_logs[rows, meant] = -np.inf
-        is_open = np.flatnonzero(np.abs(logs[rows, meant] - rival_logs.max(axis=1)) < OPEN)
-        again = [texts[i] for i in is_open.tolist()]
-        if again:
-            logs[is_open] = np.mean([self._read(annotator, again) for annotator in average.averages], axis=0)
+        is_open = np.flatnonzero(np.abs(logs[rows, meant] - rival_logs.max(axis=1)) < DECISIVE_LOG_ODDS)
+        open_texts = [texts[i] for i in is_open.tolist()]
+        if open_texts:
+            logs[is_open] = np.mean([self._logs(annotator, open_texts) for annotator in average.averages], axis=0)
         return logs
 
     def _fold_probabilities(self, texts: Sequence[str], folds: Sequence[int | None]) -> "np.ndarray":
@@ -201,16 +201,16 @@ class Committee:
                 count[chosen] += 1
         return total / count
 
-    def ask_about_shots(self) -> None:
+    def score_held_out_shots(self) -> None:
         """Calibrate in-context annotators, and weight the kinds if wanted, on shots that they have not seen.
 
         This is done once, at the latest before the first texts are annotated. `evidence` has the weights.
         """
         import numpy as np
 
-        if self._asked_about_shots:
+        if self._has_scored_shots:
             return
-        self._asked_about_shots = True
+        self._has_scored_shots = True
         if not self._weighs:
             for annotator in self._kinds["in context"]:
                 self._of_unseen(annotator)
@@ -247,7 +247,7 @@ class Committee:
 
         if annotator.kind != "in context":
             unseen = list(annotator.left_out)
-            return unseen, self._read(annotator, [self._shots[i].text for i in unseen])
+            return unseen, self._logs(annotator, [self._shots[i].text for i in unseen])
         folds = shot_folds([shot.label for shot in self._shots], PROMPT_FOLDS)
         unseen, answers = [], [np.zeros((0, len(self._task.labels)))]
         for fold in sorted({fold for index in annotator.shown if (fold := folds[index]) is not None}):
@@ -260,7 +260,7 @@ class Committee:
             self._priors[annotator] = label_prior(logs, self._targets()[unseen])
         return unseen, self._calibrated(annotator, logs)
 
-    def _read(self, annotator: Annotator, texts: Sequence[str]) -> "np.ndarray":
+    def _logs(self, annotator: Annotator, texts: Sequence[str]) -> "np.ndarray":
         """Return log-probabilities, float64 [num_texts, num_labels], calibrated and bounded."""
         import numpy as np
 

@@ -10,9 +10,9 @@ import msgspec
 from fourshot.engine.errors import InputError, RequestError, ServiceError
 from fourshot.pipeline.cells.run_folder import SHOTS_FILE
 from fourshot.pipeline.distillation.annotators import (
+    Annotate,
     Annotation,
     NamedAnnotator,
-    Read,
     annotator_of_run,
     engine_annotator,
     open_run,
@@ -117,7 +117,7 @@ def _student(folder: Path, model: str | None, ray: str) -> NamedAnnotator:
     card = load_student_card(folder)
     check_unchanged(folder, card.files)
 
-    def read(log: Path, on_event: OnEvent) -> Read:
+    def open_annotator(log: Path, on_event: OnEvent) -> Annotate:
         from fourshot.training.students.classifier import StudentClassifier
 
         max_tokens = card.training.max_tokens
@@ -132,7 +132,7 @@ def _student(folder: Path, model: str | None, ray: str) -> NamedAnnotator:
 
         return _part_by_part(ask)
 
-    return NamedAnnotator(name=card.name, task=card.task, read=read, shots=card.shots)
+    return NamedAnnotator(name=card.name, task=card.task, open=open_annotator, shots=card.shots)
 
 
 def _service(url: str, task: Task, key: str | None) -> NamedAnnotator:
@@ -149,7 +149,7 @@ def _service(url: str, task: Task, key: str | None) -> NamedAnnotator:
             f"{shorten(task.label_names, MOST_NAMED)}."
         )
 
-    def read(log: Path, on_event: OnEvent) -> Read:
+    def open_annotator(log: Path, on_event: OnEvent) -> Annotate:
         def ask(texts: Sequence[str]) -> list[Annotation]:
             with Client(url, key) as client:
                 answers = _classified(client, task.name, served.adapter, texts)
@@ -159,7 +159,7 @@ def _service(url: str, task: Task, key: str | None) -> NamedAnnotator:
 
         return _part_by_part(ask)
 
-    return NamedAnnotator(name=f"{shown} {served.adapter or 'in context'}", task=task, read=read)
+    return NamedAnnotator(name=f"{shown} {served.adapter or 'in context'}", task=task, open=open_annotator)
 
 
 def _classified(client: "Client", task: str, adapter: str, texts: Sequence[str]) -> list[Annotation]:
@@ -202,6 +202,6 @@ def _annotation(probabilities: Sequence[float], cut_words: int = 0) -> Annotatio
     return Annotation(probabilities=tuple(round(p, 6) for p in probabilities), cut_words=cut_words)
 
 
-def _part_by_part(annotations: Callable[[Sequence[str]], list[Annotation]]) -> Read:
-    """Return a `Read` that annotates part by part, the texts of one with ``annotations``."""
+def _part_by_part(annotations: Callable[[Sequence[str]], list[Annotation]]) -> Annotate:
+    """Return an `Annotate` that annotates part by part, the texts of one with ``annotations``."""
     return lambda parts: map(annotations, parts)

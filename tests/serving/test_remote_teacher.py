@@ -100,7 +100,7 @@ def teacher(server: FakeEndpoint, task: Task, model: str = "large", **settings: 
 
 
 def annotations_of(annotator: NamedAnnotator, folder: Path, *texts: str) -> list[Annotation]:
-    return [annotation for part in annotator.read(folder / "log.txt", ignore)([texts]) for annotation in part]
+    return [annotation for part in annotator.open(folder / "log.txt", ignore)([texts]) for annotation in part]
 
 
 def test_probabilities_are_of_tokens_and_weighed_by_shots_that_it_has_not_seen(

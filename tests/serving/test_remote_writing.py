@@ -16,7 +16,7 @@ from fourshot.pipeline.distillation.annotators import NamedAnnotator
 from fourshot.pipeline.distillation.request import LabelDistillation
 from fourshot.pipeline.distillation.taught import drawn_texts
 from fourshot.pipeline.events import Event, ignore
-from fourshot.pipeline.loop.rounds import READ_BY_ANNOTATOR, RoundSink, finished_pairs
+from fourshot.pipeline.loop.rounds import REASONS_AFTER_ANNOTATION, RoundSink, finished_pairs
 from fourshot.pipeline.remote_teacher import REMOTE_FILE
 from fourshot.pipeline.runs.stages.stage import Stage
 from fourshot.pipeline.synthesis.prompts import PromptFormat
@@ -161,7 +161,7 @@ def test_what_was_answered_before_a_limit_or_a_fault_is_not_paid_twice(
         draw(teacher(writing, task, max_requests=15), tmp_path)
     writing.replies = [*PASSING]
     drawn = draw(teacher(writing, task, retries=len(PASSING), concurrency=1), tmp_path)
-    num_read = sum(reason in READ_BY_ANNOTATOR for _, _, reason in drawn)
+    num_read = sum(reason in REASONS_AFTER_ANNOTATION for _, _, reason in drawn)
     assert num_read > 8 and len(writing.chat_requests) == 1 + 8 + DRAWN + num_read + len(PASSING)
     writing.replies = [failure(503, "sorry")] * 40
     with pytest.raises(ServiceError, match="answers 503"):
@@ -194,7 +194,7 @@ def test_the_forecast_has_a_request_for_each_window_and_vote(
     assert "5 answers for each text" in annotator.forecast([long_text], {"annotate": 10}).doubt
     writing.tells = writing.gives_n = False
     events: list[Event] = []
-    list(annotator.read(tmp_path / "log.txt", events.append)([[long_text]]))
+    list(annotator.open(tmp_path / "log.txt", events.append)([[long_text]]))
     forecast_of_known = remote_teacher(f"{writing.url}/v1", "large", task, shots, asks, form).forecast
     assert forecast_of_known and forecast_of_known([long_text], {"annotate": 10}).stages[1].calls == 10 * 2 * 5
     assert any(event.stage == "forecast" and "annotate 100" in event.message for event in events)

@@ -15,8 +15,8 @@ from fourshot.pipeline.cells.run_folder import GENERATED_FILE, POOL_FILE, UNLABE
 from fourshot.pipeline.events import Event, OnEvent
 from fourshot.pipeline.forecasts.work_counts import TokenCounts
 from fourshot.pipeline.loop.driver import Driver
-from fourshot.pipeline.loop.reading import UnlabelledSink
 from fourshot.pipeline.loop.rounds import RoundSink
+from fourshot.pipeline.loop.unlabelled import UnlabelledSink
 from fourshot.pipeline.loop.workers import engine_settings, open_workers
 from fourshot.pipeline.runs.experiment import Experiment
 from fourshot.pipeline.runs.stages.stage import Stage

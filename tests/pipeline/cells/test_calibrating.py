@@ -54,21 +54,27 @@ class SureEngine:
         return np.array(rows, dtype=np.float32)
 
 
-def item(path: Path, *unseen: HeldOutCandidate, judges: bool = True) -> CalibrationItem:
+def item(path: Path, *unseen: HeldOutCandidate, calibrators: bool = True) -> CalibrationItem:
     annotators = tuple(
-        Annotator(adapter=Adapter(name=f"judge{fold}", path=""), left_out=(2 * fold, 2 * fold + 1)) for fold in range(4)
+        Annotator(adapter=Adapter(name=f"calibrator{fold}", path=""), left_out=(2 * fold, 2 * fold + 1))
+        for fold in range(4)
     )
     adapter = Adapter(name="own", path=str(path))
     return CalibrationItem(
-        adapter=adapter, task=TASK, form=PromptFormat(), shots=SHOTS, judges=annotators if judges else (), unseen=unseen
+        adapter=adapter,
+        task=TASK,
+        form=PromptFormat(),
+        shots=SHOTS,
+        calibrators=annotators if calibrators else (),
+        unseen=unseen,
     )
 
 
 def test_a_classifier_is_as_sure_as_judges_are_right_about_shots_they_have_not_seen(tmp_path: Path) -> None:
     engine: Any = SureEngine("good 1", "bad 3")
     calibrated = calibrate(engine, item(tmp_path))
-    # Each judge is asked about its own two, and a quarter is wrong where all were said to be nearly certain.
-    assert engine.questions == [(f"judge{i // 2}", shot.text) for i, shot in enumerate(SHOTS)]
+    # Each calibrator is asked about its own two, and a quarter is wrong where all were said to be nearly certain.
+    assert engine.questions == [(f"calibrator{i // 2}", shot.text) for i, shot in enumerate(SHOTS)]
     sure = 1 / (1 + np.exp((CERTAIN[1] - CERTAIN[0]) / calibrated.temperature))
     assert sure == pytest.approx((6 * 9 / 10 + 2 * 1 / 10) / 8, abs=0.02)
     assert calibrated.basis == "8 shots that adapters were trained without"
@@ -80,10 +86,12 @@ def test_one_of_synthetic_texts_is_as_sure_as_its_annotators_on_average(tmp_path
     read = [HeldOutCandidate(text=f"good {number}", certainty=0.6 + 0.02 * number) for number in range(20)]
     engine: Any = SureEngine()
     calibrated = calibrate(engine, item(tmp_path, *read))
-    assert calibrate(engine, item(tmp_path, *read, judges=False)) == calibrated, "of probabilities"
+    assert calibrate(engine, item(tmp_path, *read, calibrators=False)) == calibrated, "of probabilities"
     assert 1 / (1 + np.exp((CERTAIN[1] - CERTAIN[0]) / calibrated.temperature)) == pytest.approx(0.79, abs=0.01)
     assert calibrated.basis == "20 candidates that it did not learn, to be as sure of them as its annotators"
-    assert {name for name, _ in engine.questions} == {"own"}, "judges say by how much shorter trainings are too sure"
+    assert {name for name, _ in engine.questions} == {"own"}, (
+        "calibrators say by how much shorter trainings are too sure"
+    )
 
 
 def test_texts_it_has_not_learnt_give_the_curve_and_those_of_other_subjects_the_rule(tmp_path: Path) -> None:

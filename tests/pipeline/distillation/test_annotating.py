@@ -12,7 +12,7 @@ import pytest
 from fourshot.engine.errors import InputError, RunFolderError
 from fourshot.engine.machine.files import append_lines
 from fourshot.pipeline.distillation.annotating import AnnotationSummary, annotate_table
-from fourshot.pipeline.distillation.annotators import Annotation, Parts, Read
+from fourshot.pipeline.distillation.annotators import Annotate, Annotation, Parts
 from fourshot.pipeline.events import Event
 from fourshot.pipeline.rows.text_table import open_texts
 from fourshot.pipeline.rows.unfinished import ANSWERS_FILE, unfinished_folder
@@ -29,10 +29,10 @@ class StoppedError(Exception):
     """As a kill would come, between two parts."""
 
 
-def annotator(stop_after: int | None = None, read_texts: list[str] | None = None) -> Read:
+def annotator(stop_after: int | None = None, read_texts: list[str] | None = None) -> Annotate:
     """Says "cold" of texts with ice; is less sure of longer texts."""
 
-    def read(parts: Parts) -> Iterator[list[Annotation]]:
+    def annotate(parts: Parts) -> Iterator[list[Annotation]]:
         for number, texts in enumerate(parts):
             if number == stop_after:
                 raise StoppedError
@@ -40,7 +40,7 @@ def annotator(stop_after: int | None = None, read_texts: list[str] | None = None
                 read_texts.extend(texts)
             yield [answer(text) for text in texts]
 
-    return read
+    return annotate
 
 
 def answer(text: str) -> Annotation:
@@ -79,8 +79,8 @@ def table(folder: Path, name: str = "notes.csv") -> Path:
     return path
 
 
-def annotate(path: Path, out: Path, read: Read | None = None, abstain_below: float = 0.0) -> AnnotationSummary:
-    return annotate_table(open_texts(path), out, LABELS, "somebody", read or annotator(), abstain_below=abstain_below)
+def annotate(path: Path, out: Path, by: Annotate | None = None, abstain_below: float = 0.0) -> AnnotationSummary:
+    return annotate_table(open_texts(path), out, LABELS, "somebody", by or annotator(), abstain_below=abstain_below)
 
 
 def test_progress_is_told_long_before_the_most_that_a_part_holds(tmp_path: Path) -> None:

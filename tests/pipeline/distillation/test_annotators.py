@@ -16,7 +16,13 @@ from fourshot.engine.machine.files import write_json
 from fourshot.pipeline.card import CARD_FILE, AdapterCard
 from fourshot.pipeline.cells.cell import SeedExamples
 from fourshot.pipeline.distillation import annotators as annotators_module
-from fourshot.pipeline.distillation.annotators import open_run, parts_of, read_with, teacher_of_adapter, teacher_of_run
+from fourshot.pipeline.distillation.annotators import (
+    annotate_with,
+    open_run,
+    parts_of,
+    teacher_of_adapter,
+    teacher_of_run,
+)
 from fourshot.pipeline.distillation.teacher import Teacher
 from fourshot.pipeline.loop.rounds import CALIBRATION_FILE
 from fourshot.pipeline.provenance import value_hash
@@ -48,7 +54,7 @@ def test_answers_come_in_the_order_of_the_texts(
         annotators=annotators,
     )
     texts = [f"note {number}{' zzz' if number == 5 else ''} {'warm' if number % 3 else 'cold'}" for number in range(40)]
-    answers = [answer for part in read_with(teacher, tmp_path / "log")(parts_of(texts, 16)) for answer in part]
+    answers = [answer for part in annotate_with(teacher, tmp_path / "log")(parts_of(texts, 16)) for answer in part]
     assert len(answers) == len(texts)
     assert [bool(answer.fault) for answer in answers] == ["zzz" in text for text in texts]
     predicted = [answer.probabilities[0] > 0.5 for answer in answers if answer.probabilities]
@@ -79,8 +85,8 @@ def test_an_adapter_annotates_as_sure_as_its_card_says(tmp_path: Path, monkeypat
     )
     write_json(tmp_path / "adapter" / CARD_FILE, card)
     monkeypatch.setattr(annotators_module, "base_of", lambda *_: ResolvedModel(path="fake", name="fake", revision=""))
-    read = read_with(teacher_of_adapter(tmp_path / "adapter"), tmp_path / "log")
-    ((answer,),) = read(parts_of(["note 1 warm"], 16))
+    annotate = annotate_with(teacher_of_adapter(tmp_path / "adapter"), tmp_path / "log")
+    ((answer,),) = annotate(parts_of(["note 1 warm"], 16))
     expected = np.exp(apply(card.calibration, np.array([[-0.5, -4.0]])))
     assert answer.probabilities == pytest.approx(expected[0].tolist(), abs=1e-5)
     assert answer.cut_words == 1

@@ -94,7 +94,7 @@ def test_real_examples_are_refused_where_nobody_would_learn_them(
 ) -> None:
     with pytest.raises(InputError, match="--real 0: give a number per class, a share"):
         request_of(real="0").check()
-    by = NamedAnnotator(name="somebody", task=request_of().task, read=lambda *_: iter)  # type: ignore[arg-type]
+    by = NamedAnnotator(name="somebody", task=request_of().task, open=lambda *_: iter)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="trained here, and somebody is none"):
         request_of(real="5%", by=by).check()
     command = ["distill", str(tmp_path), "--unlabelled", str(tmp_path / "notes.jsonl")]

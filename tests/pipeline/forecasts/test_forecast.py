@@ -11,7 +11,7 @@ from fourshot.engine.core import Adapter, EngineSettings, PerPromptAdapter, Samp
 from fourshot.engine.fake_engine import FakeEngine
 from fourshot.pipeline.cells.run_folder import RunFolder
 from fourshot.pipeline.distillation.annotating import AnnotationSummary, annotate_table, foretell_annotation
-from fourshot.pipeline.distillation.annotators import NamedAnnotator, Read
+from fourshot.pipeline.distillation.annotators import Annotate, NamedAnnotator
 from fourshot.pipeline.distillation.teacher import Teacher
 from fourshot.pipeline.events import Event
 from fourshot.pipeline.forecasts import forecast as forecasts
@@ -206,15 +206,15 @@ def test_an_annotation_is_forecast_by_its_annotators_and_the_texts_that_are_left
         shots=SHOTS,
         annotators=(*annotators, Annotator(adapter=None)),
     )
-    somebody = NamedAnnotator(name=teacher.name, task=TASK, read=lambda *_: annotator(), teacher=teacher)
+    somebody = NamedAnnotator(name=teacher.name, task=TASK, open=lambda *_: annotator(), teacher=teacher)
 
-    def annotate(out: str, read: Read) -> AnnotationSummary:
+    def annotate(out: str, by: Annotate) -> AnnotationSummary:
         return annotate_table(
             texts_table,
             tmp_path / out,
             ("warm", "cold"),
             somebody.name,
-            read,
+            by,
             forecast=lambda texts: foretell_annotation(somebody, texts_table, texts, events.append),
         )
 

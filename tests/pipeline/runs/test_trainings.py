@@ -8,7 +8,7 @@ import pytest
 from fourshot.engine.core import Adapter
 from fourshot.pipeline.cells.trainings import averaged, classification_examples
 from fourshot.pipeline.synthesis.committee import Annotator
-from fourshot.pipeline.synthesis.prompts import PromptFormat, reading_prompt
+from fourshot.pipeline.synthesis.prompts import PromptFormat, classification_prompt
 from fourshot.pipeline.task import Example
 from fourshot.pipeline.tasks.task_file import load_task
 from fourshot.training.jobs.jobs import TrainingJob
@@ -36,7 +36,7 @@ def job(**changes: object) -> TrainingJob:
 
 def test_examples_are_prompted_as_they_are_served() -> None:
     first, second = classification_examples(TASK, EXAMPLES, PLAIN, weight=2.0)
-    assert first.prompt == reading_prompt(TASK, EXAMPLES[0].text, PromptFormat())
+    assert first.prompt == classification_prompt(TASK, EXAMPLES[0].text, PromptFormat())
     assert (first.target, second.target, first.weight) == (0, 1, 2.0)
 
 

@@ -13,8 +13,8 @@ from fourshot.engine.fake_engine import FakeEngine
 from fourshot.pipeline.rows.examples import load_split
 from fourshot.pipeline.synthesis import committee
 from fourshot.pipeline.synthesis.committee import Annotator, Committee
-from fourshot.pipeline.synthesis.evidence import DOUBT
-from fourshot.pipeline.synthesis.prompts import PromptFormat, Wording, reading_prompt
+from fourshot.pipeline.synthesis.evidence import PROBABILITY_FLOOR
+from fourshot.pipeline.synthesis.prompts import PromptFormat, Wording, classification_prompt
 from fourshot.pipeline.synthesis.settings import AnnotateSettings, RunSettings
 from fourshot.pipeline.tasks.task_file import load_task
 
@@ -25,18 +25,18 @@ TEXTS = ("The parcel never came", "I was charged twice", "How do I turn a page?"
 
 
 def read_alone(engine: Engine, adapter: Adapter, wording: Wording = "task") -> np.ndarray:
-    prompts = [reading_prompt(TASK, text, PromptFormat(wording=wording)) for text in TEXTS]
+    prompts = [classification_prompt(TASK, text, PromptFormat(wording=wording)) for text in TEXTS]
     return calibrations.normalise(engine.score(prompts, TASK.label_words, adapter))
 
 
 def weighted(parts: Sequence[tuple[float, np.ndarray]]) -> np.ndarray:
-    logs = sum(weight * np.log(part + DOUBT) for weight, part in parts)
+    logs = sum(weight * np.log(part + PROBABILITY_FLOOR) for weight, part in parts)
     return np.exp(logs) / np.exp(logs).sum(axis=1, keepdims=True)
 
 
 def test_the_wordings_differ_and_the_one_that_is_served_is_among_them() -> None:
     wordings = get_args(Wording)
-    prompts = {wording: reading_prompt(TASK, TEXTS[0], PromptFormat(wording=wording)) for wording in wordings}
+    prompts = {wording: classification_prompt(TASK, TEXTS[0], PromptFormat(wording=wording)) for wording in wordings}
     assert len(set(prompts.values())) == len(prompts) == 3 and set(SETTINGS.annotate.wordings) == {"task"}
     assert prompts["task"].startswith(TASK.instruction) and prompts["task"].endswith("Label:")
     assert TASK.instruction not in prompts["bare"]
@@ -46,7 +46,7 @@ def test_the_wordings_differ_and_the_one_that_is_served_is_among_them() -> None:
 def test_a_long_text_is_cut_in_every_wording() -> None:
     for wording in get_args(Wording):
         form = PromptFormat(wording=wording, max_text_words=3)
-        assert reading_prompt(TASK, "word " * 50, form).count("word") == 3
+        assert classification_prompt(TASK, "word " * 50, form).count("word") == 3
 
 
 def test_adapters_of_the_shots_are_averaged_each_asked_in_its_own_wording(
@@ -72,17 +72,18 @@ def test_an_average_reads_first_and_its_adapters_what_it_leaves_open(
     other = Annotator(adapter=adapters[1], wording="answer")
     of_average, of_other = read_alone(vllm_engine, adapters[0]), read_alone(vllm_engine, adapters[1], "answer")
     of_members = (
-        np.exp(np.mean([np.log(read_alone(vllm_engine, adapter) + DOUBT) for adapter in adapters], axis=0)) - DOUBT
+        np.exp(np.mean([np.log(read_alone(vllm_engine, adapter) + PROBABILITY_FLOOR) for adapter in adapters], axis=0))
+        - PROBABILITY_FLOOR
     )
     for is_open, expected in ((0.0, of_average), (1e9, of_members)):
-        monkeypatch.setattr(committee, "OPEN", is_open)
+        monkeypatch.setattr(committee, "DECISIVE_LOG_ODDS", is_open)
         together = Committee(vllm_engine, TASK, (average, other), SETTINGS, shots)
-        read, agreement = together.read(TEXTS, intended=["", *TASK.label_names[:3]])
+        read, agreement = together.annotate(TEXTS, intended=["", *TASK.label_names[:3]])
         logs = np.log(weighted([(2 / 3, expected), (1 / 3, of_other)])) * together.evidence["adapters"].weight
         np.testing.assert_allclose(read, calibrations.normalise(logs), atol=0.03)
         assert {*agreement.tolist()} <= {0.5, 1.0}, "it counts as one"
     one_by_one = Committee(vllm_engine, TASK, members, SETTINGS, shots)
-    one_by_one.ask_about_shots()
+    one_by_one.score_held_out_shots()
     held_out, alone = together.evidence["adapters"], one_by_one.evidence["adapters"]
     assert (held_out.accuracy, held_out.num_texts) == (alone.accuracy, alone.num_texts), "each of the members was asked"
 
@@ -100,10 +101,10 @@ def test_what_is_open_follows_from_the_label_that_a_text_was_drawn_for(
 
     monkeypatch.setattr(Committee, "_answers", answers)
     together = Committee(FakeEngine(EngineSettings(model="fake")), TASK, (average,), EQUAL)
-    together.read(["a", "b", "c"], intended=[names[0], names[4], ""])
+    together.annotate(["a", "b", "c"], intended=[names[0], names[4], ""])
     assert heard == [(adapters[0].name, ["a", "b", "c"]), *[(adapters[1].name, ["a", "c"])] * 2]
     heard.clear()
-    together.read(["a", "b"])
+    together.annotate(["a", "b"])
     assert heard[1:] == [(adapters[1].name, ["a", "b"])] * 2, "the two likeliest labels are near each other"
 
 

@@ -36,10 +36,12 @@ def adapter(folder: Path, name: str) -> Adapter:
 
 def probe_item(folder: Path) -> ProbeItem:
     classifier = adapter(folder, "own")
-    judges = tuple(Annotator(adapter=adapter(folder, f"judge{n}"), left_out=(2 * n, 2 * n + 1)) for n in range(4))
+    calibrators = tuple(
+        Annotator(adapter=adapter(folder, f"calibrator{n}"), left_out=(2 * n, 2 * n + 1)) for n in range(4)
+    )
     unseen = tuple(HeldOutCandidate(text=example.text) for example in EXAMPLES)
     calibration = CalibrationItem(
-        adapter=classifier, task=TASK, form=PromptFormat(), shots=EXAMPLES[:8], judges=judges, unseen=unseen
+        adapter=classifier, task=TASK, form=PromptFormat(), shots=EXAMPLES[:8], calibrators=calibrators, unseen=unseen
     )
     return ProbeItem(adapter=classifier, probe=None, calibration=calibration)
 
@@ -83,12 +85,12 @@ def cell_of(folder: Path, members: tuple[Annotator, ...], **settings: Any) -> Ev
 
 
 def test_annotators_that_answer_together_take_what_each_of_them_takes(tmp_path: Path) -> None:
-    annotators = probe_item(tmp_path).calibration.judges  # type: ignore[union-attr]
+    annotators = probe_item(tmp_path).calibration.calibrators  # type: ignore[union-attr]
     plain = EvaluationCell(out=str(tmp_path / "plain.json"), title="plain")
     equal = AnnotateSettings(weights="equal")
     cells = (plain, cell_of(tmp_path, annotators), cell_of(tmp_path, annotators[:1], annotate=equal))
     stage = EvaluateStage(model_path="fake", items=(TaskEvaluation(task=TASK, test=EXAMPLES, cells=cells),))
-    assert {adapter.name for adapter in stage.adapters()} == {f"judge{number}" for number in range(4)}
+    assert {adapter.name for adapter in stage.adapters()} == {f"calibrator{number}" for number in range(4)}
     received = msgspec.json.decode(msgspec.json.encode(stage), type=EvaluateStage)
     received.run(ignore)
     alone, four, one = (read_json(Path(cell.out), Evaluation) for cell in cells)
