@@ -17,7 +17,7 @@ from fourshot.pipeline.distillation.annotating import (
     AnnotationSummary,
     annotate_table,
     check_annotation,
-    foretell_annotation,
+    forecast_of_annotation,
     texts_left,
 )
 from fourshot.pipeline.distillation.annotators import NamedAnnotator
@@ -77,7 +77,7 @@ def annotate(
         teacher.open(unfinished_folder(Path(out)) / "log.txt", tell),
         abstain_below=abstain_below,
         on_event=tell,
-        forecast=lambda texts: foretell_annotation(teacher, table, texts, tell) if forecast else None,
+        forecast=lambda texts: forecast_of_annotation(teacher, table, texts, tell) if forecast else None,
         account=teacher.account,
     )
 
@@ -110,7 +110,7 @@ def plan_annotation(
     if out is not None:
         check_annotation(table, Path(out), teacher.task.label_names, abstain_below)
     texts = sum(1 for _ in table.texts()) if out is None else texts_left(table, Path(out))
-    return foretell_annotation(teacher, table, texts, tell, anew=True)
+    return forecast_of_annotation(teacher, table, texts, tell, anew=True)
 
 
 def _teacher(

@@ -18,7 +18,7 @@ from fourshot.pipeline.corpus.shards import ShardRecord
 from fourshot.pipeline.corpus.sink import ShardSink, replayed
 from fourshot.pipeline.corpus.summary import ClassOutcome, CorpusSummary, class_outcomes, counted
 from fourshot.pipeline.events import Event, OnEvent
-from fourshot.pipeline.forecasts.forecast import FORECAST_FILE, Forecast, foretell, settled
+from fourshot.pipeline.forecasts.forecast import FORECAST_FILE, Forecast, make_forecast, record_actual_times
 from fourshot.pipeline.loop.counts import ClassCounts, short_run_error
 from fourshot.pipeline.loop.driver import Driver, Sink
 from fourshot.pipeline.loop.progress import ProgressReporter, Rates
@@ -86,7 +86,7 @@ class CorpusFilling:
         Raises ShortRunError for stalled classes unless ``allow_short`` is set, or the first error if all tasks failed.
         ``forecast``: first report how long it will take.
         """
-        estimate = foretell_corpus(self._work, self._briefs, self._shards) if forecast else None
+        estimate = forecast_of_corpus(self._work, self._briefs, self._shards) if forecast else None
         began = time.perf_counter()
         try:
             self._fill()
@@ -96,7 +96,7 @@ class CorpusFilling:
                 self._work.tell("nothing was kept yet", notice=True)
             raise
         if estimate:
-            estimate = settled(estimate, {STAGE: time.perf_counter() - began})
+            estimate = record_actual_times(estimate, {STAGE: time.perf_counter() - began})
             self._files.write(FORECAST_FILE, estimate)
         summary, counts = self._put_down(is_last=True)
         if self._briefs.keys() <= self._failed.keys():
@@ -202,15 +202,15 @@ class CorpusFilling:
         return summary, counts
 
 
-def foretell_corpus(
+def forecast_of_corpus(
     work: CorpusWork,
     briefs: Mapping[str, TaskBrief],
     shards: Mapping[str, Sequence[ShardRecord]],
     *,
     anew: bool = False,
 ) -> Forecast | None:
-    """Forecast the remaining work of a corpus, and report it. See `forecast.foretell`."""
-    return foretell(
+    """Forecast the remaining work of a corpus, and report it. See `forecast.make_forecast`."""
+    return make_forecast(
         work.base,
         lambda speed: remaining_work(briefs, shards, work.base, speed, compiled_from=COMPILE_FROM_ROWS),
         work.on_event,

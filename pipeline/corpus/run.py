@@ -7,7 +7,7 @@ import msgspec
 
 from fourshot.engine.checkpoints.models import resolve_model
 from fourshot.engine.errors import FourshotError, InputError
-from fourshot.pipeline.corpus.filling import CorpusFilling, CorpusWork, foretell_corpus
+from fourshot.pipeline.corpus.filling import CorpusFilling, CorpusWork, forecast_of_corpus
 from fourshot.pipeline.corpus.folder import SHOTS_FILE, CorpusFolder
 from fourshot.pipeline.corpus.manifests import CorpusManifest, TaskManifest
 from fourshot.pipeline.corpus.mending import ShardDamage
@@ -93,7 +93,7 @@ def plan_corpus(request: CorpusRequest, on_event: OnEvent) -> Forecast | None:
         if shard.task not in failed:
             shards.setdefault(shard.task, []).append(shard)
     ShardDamage(files, on_event).look(shards, briefs.keys())
-    return foretell_corpus(work, briefs, shards, anew=True)
+    return forecast_of_corpus(work, briefs, shards, anew=True)
 
 
 def _opened(request: CorpusRequest, on_event: OnEvent) -> CorpusWork:

@@ -18,7 +18,7 @@ from fourshot.engine.machine.files import append_lines, remove_folder
 from fourshot.pipeline.distillation.annotated_tables import AGREEMENT, BY, LABEL, PROBABILITY, annotation_columns
 from fourshot.pipeline.distillation.annotators import Annotate, Annotation, NamedAnnotator, growing_parts
 from fourshot.pipeline.events import Event, OnEvent, ignore
-from fourshot.pipeline.forecasts.forecast import Forecast, foretell, settled
+from fourshot.pipeline.forecasts.forecast import Forecast, make_forecast, record_actual_times
 from fourshot.pipeline.forecasts.work_counts import TokenCounts
 from fourshot.pipeline.remote_teacher import REMOTE_FILE, RemoteTeacher, accounted
 from fourshot.pipeline.rows.held_cells import check_cells
@@ -172,7 +172,7 @@ def texts_left(table: TextTable, out: Path) -> int:
     return sum(1 for _ in table.texts()) - num_lines(unfinished_folder(out) / ANSWERS_FILE)
 
 
-def foretell_annotation(
+def forecast_of_annotation(
     annotator: NamedAnnotator,
     table: TextTable | None,
     texts: int,
@@ -187,7 +187,7 @@ def foretell_annotation(
 
     Returns None if nothing is left, or if the annotator needs no engine and is not remote. ``tested``: number of test
     texts that are annotated too. ``writes``: texts per class that a remote teacher generates, if it can. ``complete``:
-    see `forecast.foretell`.
+    see `forecast.make_forecast`.
     """
     teacher, sample_texts = annotator.teacher, list(islice(table.texts(), SAMPLE)) if table else []
     drawn = writes if annotator.draw else 0
@@ -208,7 +208,7 @@ def foretell_annotation(
         for stage, count in {"annotate": texts, "evaluate": tested}.items()
         if count
     ]
-    return foretell(model, lambda _: work, on_event, anew=anew, complete=complete)
+    return make_forecast(model, lambda _: work, on_event, anew=anew, complete=complete)
 
 
 def _annotate_rest(
@@ -224,7 +224,7 @@ def _annotate_rest(
         append_lines(file, answers)
         done += len(answers)
         on_event(Event(stage="annotate", message="reading", done=done, total=total, unit="texts"))
-    return settled(estimate, {"annotate": time.perf_counter() - began}) if estimate else None
+    return record_actual_times(estimate, {"annotate": time.perf_counter() - began}) if estimate else None
 
 
 def _answers(file: Path) -> Iterator[Annotation]:

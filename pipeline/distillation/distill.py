@@ -26,7 +26,7 @@ from fourshot.engine.machine.links import check_links
 from fourshot.pipeline.cells.measuring import Evaluation
 from fourshot.pipeline.cells.run_folder import GENERATED_FILE, RunFolder
 from fourshot.pipeline.distillation.annotated_tables import annotated_file
-from fourshot.pipeline.distillation.annotating import foretell_annotation, texts_left
+from fourshot.pipeline.distillation.annotating import forecast_of_annotation, texts_left
 from fourshot.pipeline.distillation.annotators import Annotate, NamedAnnotator, annotator_of_run
 from fourshot.pipeline.distillation.distilled import Distilled, DistillSummary, write_results
 from fourshot.pipeline.distillation.request import LabelDistillation
@@ -40,7 +40,7 @@ from fourshot.pipeline.distillation.taught import (
     teacher_measured,
 )
 from fourshot.pipeline.events import Event
-from fourshot.pipeline.forecasts.forecast import FORECAST_FILE, Forecast, foretell, settled
+from fourshot.pipeline.forecasts.forecast import FORECAST_FILE, Forecast, make_forecast, record_actual_times
 from fourshot.pipeline.loop.rounds import finished_pairs
 from fourshot.pipeline.provenance import value_hash
 from fourshot.pipeline.remote_teacher import accounted
@@ -52,7 +52,7 @@ from fourshot.pipeline.runs.stage_driver import StageDriver, timed
 from fourshot.pipeline.runs.stages import generate, student, style, train
 from fourshot.pipeline.runs.stages.student import StudentItem, StudentStage
 from fourshot.pipeline.students.jobs import student_jobs
-from fourshot.pipeline.students.plan import STUDENTS, foretell_students, with_students
+from fourshot.pipeline.students.plan import STUDENTS, forecast_of_students, with_students
 from fourshot.pipeline.synthesis.types import TextPairs
 from fourshot.pipeline.task import Example
 from fourshot.pipeline.task_data import TaskData
@@ -88,7 +88,7 @@ def distill(request: LabelDistillation, *, forecast: bool = False) -> DistillSum
             shot_notes, shots = kept_shots(experiment.cells[0].shots, shots), experiment.cells[0].shots
         work.claim(request.manifest(accepted.base, accepted.encoder), over_unused=True)
         test = _test(request, data)
-        estimate = _foretell(accepted, experiment, data, shots, test) if forecast else None
+        estimate = _forecast(accepted, experiment, data, shots, test) if forecast else None
         took = dict[str, float]()
         teacher = _teach(request, experiment, took)
         annotate = accounted(teacher.open(request.log, request.on_event), teacher.account, request.folder)
@@ -104,7 +104,7 @@ def distill(request: LabelDistillation, *, forecast: bool = False) -> DistillSum
         with timed(took, STUDENTS):
             request.run(stage)
         if estimate:
-            estimate = settled(estimate, took)
+            estimate = record_actual_times(estimate, took)
             work.write(FORECAST_FILE, estimate)
         return write_results(
             Distilled(
@@ -132,7 +132,7 @@ def plan_distillation(request: LabelDistillation) -> Forecast | None:
     manifest = request.manifest(accepted.base, accepted.encoder)
     RunFolder(request.folder).check_claim(manifest, over_unused=True)
     shots = experiment.cells[0].shots if experiment else _shots(request, data)
-    return _foretell(accepted, experiment, data, shots, _test(request, data), anew=True)
+    return _forecast(accepted, experiment, data, shots, _test(request, data), anew=True)
 
 
 def _accept(request: LabelDistillation) -> _Accepted:
@@ -182,7 +182,7 @@ def _written(request: LabelDistillation, experiment: Experiment | None) -> TextP
     return finished_pairs(RunFolder(request.teacher_folder))
 
 
-def _foretell(
+def _forecast(
     accepted: _Accepted,
     experiment: Experiment | None,
     data: TaskData,
@@ -193,7 +193,7 @@ def _foretell(
 ) -> Forecast | None:
     """Forecast the remaining work of the teacher, if its speed is known, and of the students; report the forecast.
 
-    See `forecast.foretell`.
+    See `forecast.make_forecast`.
     """
     request, tell = accepted.request, accepted.request.on_event
     table, by = request.unlabelled, request.by
@@ -201,11 +201,11 @@ def _foretell(
     tested = 0 if _scores_file(request, "teacher", test).exists() else len(test)
     lesson = expected_lesson(request, _written(request, experiment), shots, data.test)
     stage = _students(accepted, lesson, shots, test)
-    students = foretell_students(stage, accepted.encoder, tell, anew=anew)
+    students = forecast_of_students(stage, accepted.encoder, tell, anew=anew)
     complete = partial(with_students, students=students)
     if experiment:
         texts_by_stage = {"annotate": texts, "evaluate": tested}
-        estimate = foretell(
+        estimate = make_forecast(
             experiment.model,
             lambda speed: teaching_work(experiment, texts_by_stage, speed, writes=request.writes),
             tell,
@@ -217,7 +217,7 @@ def _foretell(
     else:
         assert by
         writes = 0 if (request.teacher_folder / GENERATED_FILE).exists() else request.generate
-        estimate = foretell_annotation(
+        estimate = forecast_of_annotation(
             by, table, texts, tell, tested=tested, writes=writes, anew=anew, complete=complete
         )
     if estimate is None and students:

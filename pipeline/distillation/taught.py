@@ -126,7 +126,7 @@ def lesson_of(
     kept_pairs, others_left_out = learnable_pairs(pairs, shots, taught, test)
     written = written_texts(kept_pairs, request.task, request.generate)
     missing = missing_texts(written, request.generate * len(request.task.labels))
-    (num_taught, num_written), unsure = sure_enough([taught, written], request.student_settings.min_confidence)
+    (num_taught, num_written), unsure = count_confident([taught, written], request.student_settings.min_confidence)
     near = _near_test(request, taught, test)
     return Lesson(taught, written, num_taught, num_written, [*left_out, *others_left_out, *missing, *unsure, *near])
 
@@ -202,7 +202,7 @@ def _left_out(measured: int, repeated: int, noun: str) -> list[str]:
     return notes + ([f"not learnt, because repeated: {counted(repeated, noun)}"] if repeated else [])
 
 
-def sure_enough(parts: Sequence[Annotated], least: float) -> tuple[list[int], list[str]]:
+def count_confident(parts: Sequence[Annotated], least: float) -> tuple[list[int], list[str]]:
     """Return, for each part, how many texts have a teacher's confidence of at least ``least``; and notes on others."""
     learnt = [sum(max(example.probabilities) >= least for example in part) for part in parts]
     unsure = sum(map(len, parts)) - sum(learnt)

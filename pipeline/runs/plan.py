@@ -15,7 +15,7 @@ from fourshot.pipeline.cells.run_folder import GENERATED_FILE, POOL_FILE, UNLABE
 from fourshot.pipeline.cells.self_training import FIRST_SHARE
 from fourshot.pipeline.cells.trainings import annotator_jobs, reads_averages
 from fourshot.pipeline.events import OnEvent
-from fourshot.pipeline.forecasts.forecast import Forecast, StageWork, foretell
+from fourshot.pipeline.forecasts.forecast import Forecast, StageWork, make_forecast
 from fourshot.pipeline.forecasts.speed import Speed
 from fourshot.pipeline.forecasts.work_counts import TokenCounts
 from fourshot.pipeline.loop.plan import draws_whole_rounds, first_draws, rounds_for
@@ -40,10 +40,10 @@ def remaining_work(experiments: Sequence[Experiment], until: StageName, speed: S
     return sorted((part for part in parts if part.stage in titles), key=lambda part: titles.index(part.stage))
 
 
-def foretell_runs(
+def forecast_of_runs(
     experiments: Sequence[Experiment], until: StageName, on_event: OnEvent, placement: Placement, *, anew: bool = False
 ) -> Forecast | None:
-    """Forecast and report the remaining work of experiments on one base model. See `forecast.foretell`.
+    """Forecast and report the remaining work of experiments on one base model. See `forecast.make_forecast`.
 
     ``anew``: nothing runs after the forecast, so the folders are checked here. Raises RunFolderError where one belongs
     to another configuration.
@@ -53,7 +53,7 @@ def foretell_runs(
     for experiment in experiments if anew else ():
         experiment.check_claim()
     work_of, goes_on = partial(remaining_work, experiments, until), any(any(x.store.glob("*")) for x in experiments)
-    return foretell(experiments[0].model, work_of, on_event, anew=anew, at_once=placement.at_once, goes_on=goes_on)
+    return make_forecast(experiments[0].model, work_of, on_event, anew=anew, at_once=placement.at_once, goes_on=goes_on)
 
 
 def teaching_work(experiment: Experiment, texts: Mapping[str, int], speed: Speed, *, writes: bool) -> list[StageWork]:

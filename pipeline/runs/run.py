@@ -15,12 +15,12 @@ from fourshot.pipeline.cells.cell import SeedExamples
 from fourshot.pipeline.cells.review import tell_review
 from fourshot.pipeline.cells.run_folder import SHOTS_FILE, RunFolder
 from fourshot.pipeline.events import Event, OnEvent, ignore
-from fourshot.pipeline.forecasts.forecast import FORECAST_FILE, Forecast, settled
+from fourshot.pipeline.forecasts.forecast import FORECAST_FILE, Forecast, record_actual_times
 from fourshot.pipeline.loop.unlabelled import as_candidates
 from fourshot.pipeline.report.write import write_report
 from fourshot.pipeline.rows.unlabelled import load_unlabelled
 from fourshot.pipeline.runs.experiment import Experiment
-from fourshot.pipeline.runs.plan import foretell_runs
+from fourshot.pipeline.runs.plan import forecast_of_runs
 from fourshot.pipeline.runs.stage_driver import LOG_FILE, StageDriver
 from fourshot.pipeline.runs.stages import STAGE_NAMES, StageName
 from fourshot.pipeline.runs.stages.ask import check_askable, questions, unanswered
@@ -84,7 +84,7 @@ def do_run(request: RunRequest, on_event: OnEvent = ignore, *, forecast: bool = 
         driver = StageDriver(path / LOG_FILE, on_event, request.placement)
         driver.add(task.name, experiment)
         tell_review(folder, task, on_event)
-        estimate = foretell_runs([experiment], request.until, on_event, request.placement) if forecast else None
+        estimate = forecast_of_runs([experiment], request.until, on_event, request.placement) if forecast else None
         if ask and request.reaches("annotate"):
             driver.run("annotate")
             driver.do(lambda run: questions(run, ask))
@@ -96,7 +96,7 @@ def do_run(request: RunRequest, on_event: OnEvent = ignore, *, forecast: bool = 
         if request.merge:
             driver.do(synthetic_classifiers)
         if estimate:
-            estimate = settled(estimate, driver.took)
+            estimate = record_actual_times(estimate, driver.took)
             folder.write(FORECAST_FILE, estimate)
         if request.until == "report":
             write_report(report_data(experiment, f"{task.name}, seed {request.settings.seed}"), path)
@@ -109,7 +109,7 @@ def do_run(request: RunRequest, on_event: OnEvent = ignore, *, forecast: bool = 
 def plan_run(request: RunRequest, on_event: OnEvent) -> Forecast | None:
     """Forecast what `do_run` would take, at this machine's present speed; None where nothing is left to do."""
     _check(request)
-    return foretell_runs([_experiment(request, on_event)], request.until, on_event, request.placement, anew=True)
+    return forecast_of_runs([_experiment(request, on_event)], request.until, on_event, request.placement, anew=True)
 
 
 def _check(request: RunRequest) -> None:

@@ -10,7 +10,7 @@ import pytest
 from fourshot.engine.core import Adapter, EngineSettings, PerPromptAdapter, Sampling
 from fourshot.engine.fake_engine import FakeEngine
 from fourshot.pipeline.cells.run_folder import RunFolder
-from fourshot.pipeline.distillation.annotating import AnnotationSummary, annotate_table, foretell_annotation
+from fourshot.pipeline.distillation.annotating import AnnotationSummary, annotate_table, forecast_of_annotation
 from fourshot.pipeline.distillation.annotators import Annotate, NamedAnnotator
 from fourshot.pipeline.distillation.teacher import Teacher
 from fourshot.pipeline.events import Event
@@ -84,10 +84,10 @@ def test_what_stages_took_stands_beside_it_and_the_whole_is_judged_once_all_are_
     estimate = forecast(
         [StageWork(stage="draw", output_tokens=100), StageWork(stage="read", prompt_tokens=1000)], SPEED
     )
-    partial = estimate.beside({"draw": 30.0, "another": 9.0})
+    partial = estimate.with_actual_times({"draw": 30.0, "another": 9.0})
     assert [stage.took_s for stage in partial.stages] == [30.0, None] and not partial.verdict
-    assert estimate.beside({"draw": 30.0, "read": 30.0}).verdict == "forecast 40 s, took 60 s (50% more)"
-    assert estimate.beside({"draw": 10.0, "read": 20.0}).verdict == "forecast 40 s, took 30 s (25% less)"
+    assert estimate.with_actual_times({"draw": 30.0, "read": 30.0}).verdict == "forecast 40 s, took 60 s (50% more)"
+    assert estimate.with_actual_times({"draw": 10.0, "read": 20.0}).verdict == "forecast 40 s, took 30 s (25% less)"
     assert msgspec.structs.replace(estimate, seconds=0.0, took_s=6.0).verdict == "forecast 0 s, took 6 s"
 
 
@@ -215,7 +215,7 @@ def test_an_annotation_is_forecast_by_its_annotators_and_the_texts_that_are_left
             ("warm", "cold"),
             somebody.name,
             by,
-            forecast=lambda texts: foretell_annotation(somebody, texts_table, texts, events.append),
+            forecast=lambda texts: forecast_of_annotation(somebody, texts_table, texts, events.append),
         )
 
     summary = annotate("out.csv", annotator())
@@ -223,5 +223,6 @@ def test_an_annotation_is_forecast_by_its_annotators_and_the_texts_that_are_left
     assert [stage.took_s is not None for stage in summary.forecast.stages] == [True]
     assert events[0].message.startswith("about 0 s, 16 calls")
     assert (
-        foretell_annotation(somebody._replace(teacher=None), texts_table, 4, events.append) is None and len(events) == 1
+        forecast_of_annotation(somebody._replace(teacher=None), texts_table, 4, events.append) is None
+        and len(events) == 1
     )
