@@ -7,8 +7,8 @@ import msgspec
 
 from fourshot.engine.checkpoints.models import ResolvedModel
 from fourshot.pipeline.cells.cell import MethodCell
-from fourshot.pipeline.cells.learnt import LearntTexts, learnt_texts
 from fourshot.pipeline.cells.self_training import SelfTrainingLabels, surest
+from fourshot.pipeline.cells.training_texts import TrainingTexts, training_texts_of
 from fourshot.pipeline.cells.trainings import classifier_job
 from fourshot.pipeline.loop.rounds import REASONS_AFTER_ANNOTATION, finished_pairs
 from fourshot.pipeline.synthesis.types import Candidate
@@ -24,15 +24,15 @@ class FirstClassifier:
         self._task, self._model, self._cell, self._store = task, model, cell, store
 
     @cached_property
-    def learnt(self) -> LearntTexts:
+    def training_texts(self) -> TrainingTexts:
         """Training texts: of the generated ones, only those of which the annotators are most confident."""
-        learnt = learnt_texts(self._cell, self._task)
+        learnt = training_texts_of(self._cell, self._task)
         synthetic = surest(learnt.synthetic, self._cell.settings.generate.per_class)
         return msgspec.structs.replace(learnt, synthetic=synthetic)
 
     @cached_property
     def job(self) -> TrainingJob:
-        return classifier_job(self._task, self._model.revision, self._cell, self.learnt)
+        return classifier_job(self._task, self._model.revision, self._cell, self.training_texts)
 
     @property
     def result(self) -> TrainingResult | None:

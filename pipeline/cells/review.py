@@ -235,7 +235,7 @@ def corrected_pairs(pairs: TextPairs, decided: Decisions) -> TextPairs:
     return new_pairs
 
 
-def tell_review(folder: RunFolder, task: Task, on_event: OnEvent) -> None:
+def report_review(folder: RunFolder, task: Task, on_event: OnEvent) -> None:
     """Report what a review changes, before any work.
 
     Raises InputError for a table with faults, and if no row of it is kept and nothing else is learnt.

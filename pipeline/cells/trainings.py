@@ -11,7 +11,7 @@ import msgspec
 
 from fourshot.engine.core import Adapter
 from fourshot.pipeline.cells.cell import MethodCell
-from fourshot.pipeline.cells.learnt import LearntTexts
+from fourshot.pipeline.cells.training_texts import TrainingTexts
 from fourshot.pipeline.loop.rounds import finished_pairs, pool_folds
 from fourshot.pipeline.rows.fields import encoder_text
 from fourshot.pipeline.synthesis.committee import Annotator, EncoderFiles
@@ -209,7 +209,7 @@ def shot_orders(num_shots: int, count: int, seed: int) -> list[tuple[int, ...]]:
     ]
 
 
-def classifier_job(task: Task, model_revision: str, cell: MethodCell, learnt: LearntTexts) -> TrainingJob:
+def classifier_job(task: Task, model_revision: str, cell: MethodCell, learnt: TrainingTexts) -> TrainingJob:
     """Return the training of a method's classifier."""
     as_job = partial(_training_job, task, model_revision, cell)
     if not cell.method.synthetic:

@@ -11,8 +11,8 @@ from fourshot.engine.checkpoints.models import ResolvedModel
 from fourshot.engine.errors import FourshotError
 from fourshot.pipeline.corpus.datacard import write_card
 from fourshot.pipeline.corpus.folder import CorpusFolder
-from fourshot.pipeline.corpus.mending import MendSink, ShardDamage
 from fourshot.pipeline.corpus.plan import STAGE, remaining_work
+from fourshot.pipeline.corpus.repair import RepairSink, ShardDamage
 from fourshot.pipeline.corpus.settings import CorpusSettings
 from fourshot.pipeline.corpus.shards import ShardRecord
 from fourshot.pipeline.corpus.sink import ShardSink, replayed
@@ -60,7 +60,7 @@ class CorpusFilling:
         self._briefs, self._failed = briefs, failed
         self._whole = {name for name in failed if self._is_whole(name)}
         self._damage = ShardDamage(work.files, work.on_event)
-        self._look()
+        self._refresh_shards()
         total = work.settings.generate.per_class * sum(len(brief.task.labels) for brief in briefs.values())
         kept = sum(
             shard.rows
@@ -91,14 +91,14 @@ class CorpusFilling:
         try:
             self._fill()
         except BaseException as error:
-            summary, _ = self._put_down()
+            summary, _ = self._write_card()
             if isinstance(error, KeyboardInterrupt) and not summary.shards:
                 self._work.tell("nothing was kept yet", notice=True)
             raise
         if estimate:
             estimate = record_actual_times(estimate, {STAGE: time.perf_counter() - began})
             self._files.write(FORECAST_FILE, estimate)
-        summary, counts = self._put_down(is_last=True)
+        summary, counts = self._write_card(is_last=True)
         if self._briefs.keys() <= self._failed.keys():
             raise next(iter(self._failed.values()))
         stalled_classes = [
@@ -130,7 +130,7 @@ class CorpusFilling:
                     log = self._files.path / "log.txt"
                     opened = open_workers(engine, self._work.corpus.ray, log, annotators, self._work.tell)
                     workers = stack.enter_context(closing(opened))
-                    self._put_down()  # while the engine starts
+                    self._write_card()  # while the engine starts
                     if self._settings.variety.attributes and not all(self._briefs[name].attributes for name in sinks):
                         self._work.tell("topics and styles of each class are listed; texts follow (variety.attributes)")
                 driver, was_mended = Driver(sinks, keep_going=True), bool(self._damaged)
@@ -139,14 +139,14 @@ class CorpusFilling:
                 finally:
                     self._failed.update(driver.failed)
                     self._rates = self._progress.rates(workers.starts)
-                self._look()  # shards written an hour ago may have been changed since
+                self._refresh_shards()  # shards written an hour ago may have been changed since
                 was_whole = not (was_mended or self._damaged)
 
-    def _look(self) -> None:
+    def _refresh_shards(self) -> None:
         """Find the shards on disk, and those that are damaged."""
         shards = self._files.resume(self._tell_aside)
         self._shards = {name: of_task for name, of_task in shards.items() if name not in self._failed}
-        self._damaged = self._damage.look(self._shards, self._briefs.keys())
+        self._damaged = self._damage.find_damage(self._shards, self._briefs.keys())
 
     def _tell_aside(self, files: Sequence[str]) -> None:
         shown = ", ".join(files[:3])
@@ -163,16 +163,16 @@ class CorpusFilling:
         base, corpus = self._work.base, self._work.corpus
         if self._damaged:
             return {
-                name: MendSink(files, self._briefs[name], shards[name], of_task, base, progress)
+                name: RepairSink(files, self._briefs[name], shards[name], of_task, base, progress)
                 for name, of_task in self._damaged.items()
             }
         return {
-            name: ShardSink(files, brief, shards.get(name, ()), base, corpus, progress, self._put_down)
+            name: ShardSink(files, brief, shards.get(name, ()), base, corpus, progress, self._write_card)
             for name, brief in self._briefs.items()
             if name not in self._failed and not replayed(brief, shards.get(name, ())).is_done
         }
 
-    def _put_down(self, *, is_last: bool = False) -> tuple[CorpusSummary, dict[str, ClassCounts]]:
+    def _write_card(self, *, is_last: bool = False) -> tuple[CorpusSummary, dict[str, ClassCounts]]:
         """Write the data card of the current state, and return the summary and the counts by task.
 
         A card must always exist, because `datasets` finds nothing without one. ``is_last``: it includes the diversity.

@@ -10,7 +10,7 @@ from fourshot.engine.errors import FourshotError, InputError
 from fourshot.pipeline.corpus.filling import CorpusFilling, CorpusWork, forecast_of_corpus
 from fourshot.pipeline.corpus.folder import SHOTS_FILE, CorpusFolder
 from fourshot.pipeline.corpus.manifests import CorpusManifest, TaskManifest
-from fourshot.pipeline.corpus.mending import ShardDamage
+from fourshot.pipeline.corpus.repair import ShardDamage
 from fourshot.pipeline.corpus.settings import CorpusSettings
 from fourshot.pipeline.corpus.shards import ShardRecord
 from fourshot.pipeline.corpus.sink import check_begun, check_shots
@@ -92,7 +92,7 @@ def plan_corpus(request: CorpusRequest, on_event: OnEvent) -> Forecast | None:
     for shard in files.journal():
         if shard.task not in failed:
             shards.setdefault(shard.task, []).append(shard)
-    ShardDamage(files, on_event).look(shards, briefs.keys())
+    ShardDamage(files, on_event).find_damage(shards, briefs.keys())
     return forecast_of_corpus(work, briefs, shards, anew=True)
 
 
@@ -178,7 +178,7 @@ def _brief(work: CorpusWork, task: Task, annotators: tuple[Annotator, ...], *, f
     stored_shots = files.shots(task.name)
     shots = data.shots(work.settings) if stored_shots is None else stored_shots
     if stored_shots is not None and files.has_units(task.name):
-        data.check_kept(stored_shots)
+        data.check_stored_shots(stored_shots)
     elif stored_shots is not None and files.shots_hash(task.name) == value_hash(stored_shots):  # else they were edited
         shots = data.shots(work.settings)
         if shots != stored_shots:

@@ -258,7 +258,7 @@ def engine_annotator(teacher: Teacher, ray: str) -> NamedAnnotator:
 def annotator_of_run(experiment: Experiment, ray: str) -> NamedAnnotator:
     """Return the annotators of a run, with its generated texts. Raises as `teacher_of_run`."""
     annotator = engine_annotator(teacher_of_run(experiment), ray)
-    return annotator._replace(pairs=experiment.learnt(experiment.cells[0]).synthetic)
+    return annotator._replace(pairs=experiment.training_texts(experiment.cells[0]).synthetic)
 
 
 def growing_parts(texts: Iterable[str]) -> Iterator[Sequence[str]]:

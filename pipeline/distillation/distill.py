@@ -178,7 +178,7 @@ def _written(request: LabelDistillation, experiment: Experiment | None) -> TextP
     if not (request.teacher_folder / GENERATED_FILE).exists():
         return []
     if experiment:
-        return experiment.learnt(experiment.cells[0]).synthetic
+        return experiment.training_texts(experiment.cells[0]).synthetic
     return finished_pairs(RunFolder(request.teacher_folder))
 
 

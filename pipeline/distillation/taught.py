@@ -31,7 +31,7 @@ from fourshot.pipeline.provenance import value_hash
 from fourshot.pipeline.remote_teacher import REMOTE_FILE, keep_account
 from fourshot.pipeline.rows.examples import normalised_text
 from fourshot.pipeline.rows.fields import bare_text
-from fourshot.pipeline.rows.repeats import torn, torn_notes, unseen
+from fourshot.pipeline.rows.repeats import contradicting_texts, contradiction_notes, unseen
 from fourshot.pipeline.rows.review_table import check_alone, corrections
 from fourshot.pipeline.rows.text_table import TextTable
 from fourshot.pipeline.rows.unfinished import UNFINISHED, unfinished_folder
@@ -174,11 +174,11 @@ def learnable(annotated: Annotated, shots: Sequence[Example], test: Sequence[Exa
     If a person gave a text different labels, none of them is used, as in training data.
     """
     shot_keys = {normalised_text(shot.text) for shot in shots}
-    doubtful = torn((example.text, example.probabilities) for example in annotated if example.is_real)
+    doubtful = contradicting_texts((example.text, example.probabilities) for example in annotated if example.is_real)
     certain = [example for example in annotated if normalised_text(example.text) not in doubtful]
     others = [example for example in certain if normalised_text(example.text) not in shot_keys]
     usable, measured, repeated = unseen(others, attrgetter("text"), (), [x.text for x in test], attrgetter("is_real"))
-    notes = [*torn_notes(doubtful, "text", "none is learnt"), *_left_out(measured, repeated, "text")]
+    notes = [*contradiction_notes(doubtful, "text", "none is learnt"), *_left_out(measured, repeated, "text")]
     num_shots = len(certain) - len(others)
     return usable, notes + ([f"learnt as shots already: {counted(num_shots, 'text')}"] if num_shots else [])
 

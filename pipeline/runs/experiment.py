@@ -15,9 +15,9 @@ from fourshot.pipeline.cells import trainings
 from fourshot.pipeline.cells.calibrating import CalibrationItem, calibration_of
 from fourshot.pipeline.cells.cell import Cells, MethodCell, SeedExamples, writer_names
 from fourshot.pipeline.cells.first_classifier import FirstClassifier
-from fourshot.pipeline.cells.learnt import LearntTexts, learnt_texts
 from fourshot.pipeline.cells.measuring import Annotators, Evaluation, EvaluationCell, LeftOutCell
 from fourshot.pipeline.cells.run_folder import GENERATED_FILE, POOL_FILE, SHOTS_FILE, RunManifest
+from fourshot.pipeline.cells.training_texts import TrainingTexts, training_texts_of
 from fourshot.pipeline.provenance import made_by, value_hash
 from fourshot.pipeline.synthesis.committee import Annotator
 from fourshot.pipeline.synthesis.prompt_style import untried_style
@@ -147,12 +147,12 @@ class Experiment:
         """Return the cell of ``method`` on the first seed."""
         return next(cell for cell in self.first_cells if cell.name == method)
 
-    def learnt(self, cell: MethodCell) -> LearntTexts:
+    def training_texts(self, cell: MethodCell) -> TrainingTexts:
         """Return the training texts of a method's classifier that exist so far, with a person's corrections."""
         if not self._has_texts(cell):
-            return learnt_texts(cell, self.task)
+            return training_texts_of(cell, self.task)
         predictions = first.predictions if (first := self.first_classifier(cell)) else None
-        return self._once(("learnt", *cell.key), lambda: learnt_texts(cell, self.task, predictions))
+        return self._once(("training texts", *cell.key), lambda: training_texts_of(cell, self.task, predictions))
 
     def first_classifier(self, cell: MethodCell) -> FirstClassifier | None:
         """Return the first classifier; None without self-training or generated texts, and until all are annotated."""
@@ -189,12 +189,12 @@ class Experiment:
 
     def calibrator_jobs(self, cell: MethodCell) -> list[TrainingJob]:
         """Return the trainings of the adapters that calibrate a method's classifier, each without part of the shots."""
-        calibrators = trainings.calibration_cell(cell, self.learnt(cell).shots)
+        calibrators = trainings.calibration_cell(cell, self.training_texts(cell).shots)
         return self.annotator_jobs(calibrators) if calibrators else []
 
     def calibration_item(self, cell: MethodCell) -> CalibrationItem | None:
         """Return how to calibrate a method's finished classifier; None if not at all, or a training is unfinished."""
-        trained, calibrators = self.result(cell), trainings.calibration_cell(cell, self.learnt(cell).shots)
+        trained, calibrators = self.result(cell), trainings.calibration_cell(cell, self.training_texts(cell).shots)
         if not trained or not cell.settings.calibrate:
             return None
         if calibrators and len(self.annotator_results(calibrators)) < len(self.annotator_jobs(calibrators)):
@@ -205,7 +205,7 @@ class Experiment:
         self, cell: MethodCell, trained: TrainingResult, calibrators: MethodCell | None
     ) -> CalibrationItem | None:
         is_soft = bool(cell.method.synthetic and cell.settings.learns_soft)
-        pairs = self.learnt(cell).unseen if calibrators or is_soft else []
+        pairs = self.training_texts(cell).unseen if calibrators or is_soft else []
         shots, annotators = (calibrators.shots, self.annotators(calibrators)) if calibrators else ((), ())
         is_compared = is_soft or cell.settings.annotate.annotator == "adapters"
         return calibration_of(trained.adapter, self.task, cell.form, shots, annotators, pairs, compared=is_compared)
@@ -215,7 +215,7 @@ class Experiment:
         assert cell.method.trained and self._has_texts(cell), cell.key
         return self._once(
             ("job", *cell.key),
-            lambda: trainings.classifier_job(self.task, self.model.revision, cell, self.learnt(cell)),
+            lambda: trainings.classifier_job(self.task, self.model.revision, cell, self.training_texts(cell)),
         )
 
     def result(self, cell: MethodCell) -> TrainingResult | None:
@@ -267,7 +267,7 @@ class Experiment:
         file, left_out, evaluation = Path(measured.out), Path(measured.left_out), None
         if file.exists():
             evaluation = self._once(file, lambda: WorkFolder(file.parent).read(file.name, Evaluation))
-        learnt = self.learnt(cell)
+        learnt = self.training_texts(cell)
         return MethodOutcome(
             method=cell.name,
             seed=cell.seed,
@@ -275,8 +275,8 @@ class Experiment:
             left_out=WorkFolder(file.parent).read(left_out.name, LeftOutCell).why if left_out.exists() else "",
             training=self.result(cell),
             real_examples=evaluation.shown if evaluation and evaluation.shown is not None else len(learnt.real),
-            synthetic_examples=len(learnt.learnt(learnt.synthetic)),
-            unlabelled_examples=len(learnt.learnt(learnt.unlabelled)),
+            synthetic_examples=len(learnt.trained_on(learnt.synthetic)),
+            unlabelled_examples=len(learnt.trained_on(learnt.unlabelled)),
         )
 
     @cached_property

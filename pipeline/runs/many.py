@@ -12,7 +12,7 @@ from fourshot.engine.errors import FourshotError, InputError, error_class
 from fourshot.engine.machine.files import allow_open_files
 from fourshot.engine.machine.links import check_links, lead
 from fourshot.pipeline.card import LINK
-from fourshot.pipeline.cells.review import tell_review
+from fourshot.pipeline.cells.review import report_review
 from fourshot.pipeline.cells.run_folder import RunFolder
 from fourshot.pipeline.events import Event, OnEvent, ignore
 from fourshot.pipeline.forecasts.forecast import Forecast, finish_forecast
@@ -141,7 +141,7 @@ def _experiment(request: TrainingsRequest, name: str, model: ResolvedModel, on_e
     seeds = [load_shots(data, settings, RunFolder(folder))]
     experiment = Experiment(data, model, settings, ["fourshot"], seeds, folder, flat=True, store=request.store)
     experiment.check_trainable()
-    tell_review(RunFolder(folder), task, on_event)
+    report_review(RunFolder(folder), task, on_event)
     return experiment
 
 

@@ -12,7 +12,7 @@ from fourshot.engine.errors import InputError
 from fourshot.engine.machine.links import check_links, lead
 from fourshot.pipeline.card import LINK
 from fourshot.pipeline.cells.cell import SeedExamples
-from fourshot.pipeline.cells.review import tell_review
+from fourshot.pipeline.cells.review import report_review
 from fourshot.pipeline.cells.run_folder import SHOTS_FILE, RunFolder
 from fourshot.pipeline.events import Event, OnEvent, ignore
 from fourshot.pipeline.forecasts.forecast import FORECAST_FILE, Forecast, record_actual_times
@@ -83,7 +83,7 @@ def do_run(request: RunRequest, on_event: OnEvent = ignore, *, forecast: bool = 
         experiment = _experiment(request, on_event)
         driver = StageDriver(path / LOG_FILE, on_event, request.placement)
         driver.add(task.name, experiment)
-        tell_review(folder, task, on_event)
+        report_review(folder, task, on_event)
         estimate = forecast_of_runs([experiment], request.until, on_event, request.placement) if forecast else None
         if ask and request.reaches("annotate"):
             driver.run("annotate")
@@ -163,12 +163,12 @@ def _summary(request: RunRequest, experiment: Experiment, estimate: Forecast | N
 def load_shots(data: TaskData, settings: RunSettings, folder: RunFolder, *, goes_on: bool = True) -> SeedExamples:
     """Return the shots stored in the folder, else draw them, never a text of the test split (`TaskData.shots`).
 
-    ``goes_on``: stored shots will be trained on, so compare them with the data of now (`TaskData.check_kept`).
+    ``goes_on``: stored shots will be trained on, so compare them with the data of now (`TaskData.check_stored_shots`).
     """
     if folder.has(SHOTS_FILE):
         shots = folder.shots()
         if goes_on:
-            data.check_kept(shots)
+            data.check_stored_shots(shots)
     else:
         shots = data.shots(settings)
         data.tell_counts(shots)

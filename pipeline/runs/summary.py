@@ -7,8 +7,8 @@ import msgspec
 
 from fourshot.engine.core import EngineSettings
 from fourshot.pipeline.cells.cell import MethodCell
-from fourshot.pipeline.cells.learnt import LearntTexts
 from fourshot.pipeline.cells.methods import METHODS
+from fourshot.pipeline.cells.training_texts import TrainingTexts
 from fourshot.pipeline.forecasts.forecast import FORECAST_FILE, Forecast
 from fourshot.pipeline.loop.rounds import Round
 from fourshot.pipeline.provenance import installed_versions
@@ -62,7 +62,7 @@ def report_data(experiment: Experiment, title: str) -> ReportData:
     rows, outcomes = table(experiment), experiment.outcomes()
     first = experiment.seeds[0]
     main = _main_cell(experiment)
-    learnt = experiment.learnt(main) if main else LearntTexts(shots=first.shots)
+    learnt = experiment.training_texts(main) if main else TrainingTexts(shots=first.shots)
     pairs = learnt.synthetic
     trained, measured = (experiment.result(main), experiment.outcome(main).evaluation) if main else (None, None)
     texts_by_use = {

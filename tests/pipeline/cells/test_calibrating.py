@@ -20,7 +20,7 @@ from fourshot.pipeline.cells.calibrating import (
     typical_texts,
     unseen_texts,
 )
-from fourshot.pipeline.cells.learnt import LearntTexts
+from fourshot.pipeline.cells.training_texts import TrainingTexts
 from fourshot.pipeline.synthesis.committee import Annotator
 from fourshot.pipeline.synthesis.prompts import PromptFormat
 from fourshot.pipeline.synthesis.types import Candidate, Reason, Verdict
@@ -140,7 +140,7 @@ def pair(number: int, reason: Reason, predicted: str = "") -> tuple[Candidate, V
 def test_only_what_was_read_and_not_learnt_is_unseen() -> None:
     reasons: tuple[Reason, ...] = ("kept", "surplus", "label_disagrees", "malformed")
     pairs = [pair(number, reasons[number % 4]) for number in range(4 * 200)]
-    unseen = LearntTexts(synthetic=pairs).unseen
+    unseen = TrainingTexts(synthetic=pairs).unseen
     chosen = unseen_texts(unseen, compared=True)
     assert len(chosen) == MOST_UNSEEN == len({entry.text for entry in chosen})
     assert {int(entry.text.split()[1]) % 4 for entry in chosen} == {1, 2}

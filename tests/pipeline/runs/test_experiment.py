@@ -12,8 +12,8 @@ from fourshot.engine.machine import files
 from fourshot.pipeline import work_folder
 from fourshot.pipeline.card import load_card
 from fourshot.pipeline.cells.cell import MethodCell
-from fourshot.pipeline.cells.learnt import LearntTexts
 from fourshot.pipeline.cells.run_folder import GENERATED_FILE, RunFolder
+from fourshot.pipeline.cells.training_texts import TrainingTexts
 from fourshot.pipeline.cells.trainings import classifier_job
 from fourshot.pipeline.rows.examples import Split, load_split
 from fourshot.pipeline.runs.cards import write_cards
@@ -214,7 +214,7 @@ def test_a_split_is_read_once_and_a_job_rendered_once(tmp_path: Path, monkeypatc
         read.append(split)
         return load_split(task, split)
 
-    def rendering(task: Task, revision: str, cell: MethodCell, learnt: LearntTexts) -> TrainingJob:
+    def rendering(task: Task, revision: str, cell: MethodCell, learnt: TrainingTexts) -> TrainingJob:
         rendered.append(cell.name)
         return classifier_job(task, revision, cell, learnt)
 

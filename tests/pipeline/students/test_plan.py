@@ -13,7 +13,7 @@ from fourshot.pipeline.forecasts.forecast import SWITCH, Forecast, StageForecast
 from fourshot.pipeline.runs.stages.student import StudentItem, StudentStage
 from fourshot.pipeline.students import plan
 from fourshot.pipeline.students import speed as encoder_speeds
-from fourshot.pipeline.students.plan import forecast_of_students, forecast_at_speed, training_work, with_students
+from fourshot.pipeline.students.plan import forecast_at_speed, forecast_of_students, training_work, with_students
 from fourshot.pipeline.students.speed import EncoderProbe, EncoderSpeed, known_encoder_speed, measure, padded_tokens
 from fourshot.pipeline.task import Example, Label, Task
 from fourshot.training.students.encoders import ResolvedEncoder
