@@ -122,7 +122,13 @@ def test_what_was_found_lies_beside_the_weights_and_is_not_found_again(tmp_path:
     num_questions = len(engine.questions)
     calibration.do(engine)
     assert len(engine.questions) == num_questions
-    assert {adapter.name for adapter in calibration.adapters} == {"own", "judge0", "judge1", "judge2", "judge3"}
+    assert {adapter.name for adapter in calibration.adapters} == {
+        "own",
+        "calibrator0",
+        "calibrator1",
+        "calibrator2",
+        "calibrator3",
+    }
 
 
 def pair(number: int, reason: Reason, predicted: str = "") -> tuple[Candidate, Verdict]:

@@ -56,7 +56,13 @@ def test_what_was_calibrated_is_measured_calibrated(tmp_path: Path) -> None:
     )
     item = TaskEvaluation(task=TASK, test=EXAMPLES, cells=cells, probes=(probe,))
     stage = EvaluateStage(model_path="fake", items=(item,))
-    assert {adapter.name for adapter in stage.adapters()} == {"own", "judge0", "judge1", "judge2", "judge3"}
+    assert {adapter.name for adapter in stage.adapters()} == {
+        "own",
+        "calibrator0",
+        "calibrator1",
+        "calibrator2",
+        "calibrator3",
+    }
     divided = msgspec.structs.replace(stage, placement=Placement(gpus_per_engine=4))
     assert (stage.engine_settings().gpus, divided.engine_settings().gpus) == (1, 4)
     received = msgspec.json.decode(msgspec.json.encode(stage), type=EvaluateStage)  # as it goes to a process of its own
