@@ -6,7 +6,7 @@ import os
 from fourshot.engine.errors import FourshotError
 
 DEBUG = "FOURSHOT_DEBUG"
-IN_THE_WAY = {  # error of the system -> what is wrong with the path, behind it, and the remedy
+PATH_ERRORS = {  # error of the system -> what is wrong with the path, behind it, and the remedy
     errno.EISDIR: "is a folder, and a file is needed there. Move it away, or give another place.",
     errno.ENOTDIR: "cannot be reached: a part of it is a file. Move that away, or give another place.",
     errno.EACCES: "may not be read or written by this user. Change who may, or give another place.",
@@ -54,9 +54,12 @@ def explain(error: BaseException, *, goes_on: bool) -> tuple[int, str]:
     if isinstance(error, FileNotFoundError) and not error.filename and not _has_current_folder():
         return 2, "the current folder is gone. Change to one that is there (cd)."
     if isinstance(error, OSError):
-        if error.filename and error.errno in IN_THE_WAY:
+        if error.filename and error.errno in PATH_ERRORS:
             # 1: a file that is too large was being written, so work is kept; open files are not the user's input.
-            return 1 if error.errno in (errno.EFBIG, errno.EMFILE) else 2, f"{error.filename} {IN_THE_WAY[error.errno]}"
+            return 1 if error.errno in (
+                errno.EFBIG,
+                errno.EMFILE,
+            ) else 2, f"{error.filename} {PATH_ERRORS[error.errno]}"
         return 1, f"{error}. Set {DEBUG}=1 to see where."
     if isinstance(error, UnicodeEncodeError) and "surrogates" in error.reason:
         return 2, f"what was given has bytes that are no UTF-8: {error}. Give it in UTF-8."

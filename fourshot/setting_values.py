@@ -89,7 +89,7 @@ def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
     return merged
 
 
-def tell_given_twice(options: Mapping[str, Any], warn: Callable[[str], object]) -> None:
+def warn_repeated(options: Mapping[str, Any], warn: Callable[[str], object]) -> None:
     """Warn of settings with several values, from `--set` or from `--set` and their own option, and say which counts."""
     values: dict[str, str] = {}
     for assignment in options.get("sets", ()):

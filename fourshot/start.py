@@ -36,7 +36,7 @@ def abandon_output() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
-def lend_home() -> None:
+def set_missing_home() -> None:
     """Set HOME to fourshot's home, if that is set, for a user without one: libraries would make a folder called ~."""
     from fourshot.engine.machine.home import HOME_VARIABLE
 

@@ -17,11 +17,11 @@ from fourshot.pipeline.distillation.annotating import (
     AnnotationSummary,
     annotate_table,
     check_annotation,
-    foretell_annotation,
+    forecast_of_annotation,
     texts_left,
 )
+from fourshot.pipeline.distillation.annotators import NamedAnnotator
 from fourshot.pipeline.distillation.distilled import DistillSummary
-from fourshot.pipeline.distillation.readers import NamedReader
 from fourshot.pipeline.distillation.request import LabelDistillation
 from fourshot.pipeline.events import Event, OnEvent, ignore
 from fourshot.pipeline.forecasts.forecast import Forecast
@@ -74,10 +74,10 @@ def annotate(
         Path(out),
         teacher.task.label_names,
         teacher.name,
-        teacher.read(unfinished_folder(Path(out)) / "log.txt", tell),
+        teacher.open(unfinished_folder(Path(out)) / "log.txt", tell),
         abstain_below=abstain_below,
         on_event=tell,
-        forecast=lambda texts: foretell_annotation(teacher, table, texts, tell) if forecast else None,
+        forecast=lambda texts: forecast_of_annotation(teacher, table, texts, tell) if forecast else None,
         account=teacher.account,
     )
 
@@ -110,7 +110,7 @@ def plan_annotation(
     if out is not None:
         check_annotation(table, Path(out), teacher.task.label_names, abstain_below)
     texts = sum(1 for _ in table.texts()) if out is None else texts_left(table, Path(out))
-    return foretell_annotation(teacher, table, texts, tell, anew=True)
+    return forecast_of_annotation(teacher, table, texts, tell, anew=True)
 
 
 def _teacher(
@@ -121,7 +121,7 @@ def _teacher(
     key: str | None,
     ray: str,
     remote: RemoteModel | None,
-) -> NamedReader:
+) -> NamedAnnotator:
     named: Task | None
     if data is not None and isinstance(task, str | Path) and (_is_run(task) or _task_of(Path(task))):
         raise InputError(f"--data is the data of a task, and the folder {task} knows its own. Leave it out.")
@@ -253,7 +253,7 @@ def plan_distillation(
 
 def _by(
     by: str | Path | None, task: Task, model: str | None, key: str | None, ray: str, remote: RemoteModel | None
-) -> NamedReader | None:
+) -> NamedAnnotator | None:
     check_has_address(by, remote.model if remote else None, key)
     return find_teacher(by, task, model=model, key=key, ray=ray, remote=remote) if by else None
 

@@ -13,7 +13,7 @@ from fourshot.pipeline.distillation.annotating_text import (
     TextAnnotationSummary,
     annotate_inputs,
     check_inputs,
-    foretell_writing,
+    forecast_of_writing,
 )
 from fourshot.pipeline.distillation.request import TextDistillation
 from fourshot.pipeline.events import OnEvent, ignore
@@ -202,7 +202,7 @@ def plan_text_annotation(
     writer, inputs = _opened(task, unlabelled, **arguments)
     if out is not None:
         check_inputs(inputs, Path(out))
-    return foretell_writing(writer, [text for text in inputs.inputs if text], on_event or ignore)
+    return forecast_of_writing(writer, [text for text in inputs.inputs if text], on_event or ignore)
 
 
 def _opened(

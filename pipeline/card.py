@@ -24,8 +24,8 @@ from fourshot.pipeline.rows.text_words import MAX_TEXT_WORDS, LongTexts
 from fourshot.pipeline.scores import Scores
 from fourshot.pipeline.selective import CoverageCurve, Scope
 from fourshot.pipeline.settings.earlier_names import decode_stored
-from fourshot.pipeline.synthesis.committee import Reader
-from fourshot.pipeline.synthesis.prompts import PROMPT_VERSION, PromptFormat, Wording, reading_prompt
+from fourshot.pipeline.synthesis.committee import Annotator
+from fourshot.pipeline.synthesis.prompts import PROMPT_VERSION, PromptFormat, Wording, classification_prompt
 from fourshot.pipeline.task import Example, Task
 from fourshot.training.lora.adapter_files import ADAPTER_WEIGHTS, is_unchanged
 from fourshot.training.lora.settings import LoraSettings
@@ -96,9 +96,9 @@ class AdapterCard(msgspec.Struct, frozen=True, kw_only=True):
         """Whether its task's prompts have filler in front, including those with shots."""
         return self.filler is not None
 
-    def reader(self, adapter: Path) -> Reader:
+    def annotator(self, adapter: Path) -> Annotator:
         """Return the adapter in the folder ``adapter`` as an annotator."""
-        return Reader(
+        return Annotator(
             adapter=Adapter(name=self.name, path=str(adapter.resolve())),
             wording=self.wording,
             chat=self.chat,
@@ -109,7 +109,7 @@ class AdapterCard(msgspec.Struct, frozen=True, kw_only=True):
     def prompt(self, text: str, shots: Sequence[Example] = ()) -> str:
         """Return the adapter's prompt for ``text``, as in training; with ``shots``, the base's, without filler."""
         form = msgspec.structs.replace(self.prompt_format, filler=None) if shots else self.prompt_format
-        return reading_prompt(self.task, text, form, shots)
+        return classification_prompt(self.task, text, form, shots)
 
 
 def load_examples(adapter: str | Path, card: AdapterCard) -> list[TrainingText]:

@@ -87,7 +87,7 @@ def check_unchanged(folder: Path, files: Mapping[str, str]) -> None:
         )
 
 
-def check_kept(folder: Path) -> None:
+def check_student_unchanged(folder: Path) -> None:
     """Raise AdapterError where a student that was finished in an earlier call has changed since.
 
     To be called before its card is rewritten: the new one would have the hashes of the damaged files.

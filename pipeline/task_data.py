@@ -79,15 +79,15 @@ class TaskData:
         """
         seed = settings.seed if seed is None else seed
         if self._real:
-            return real_examples(self._pool, self.task.label_names, self._real, seed)
-        return draw_shots(self._pool, self.task.label_names, settings.k, seed, settings.allow_fewer_shots)
+            return real_examples(self._labelled, self.task.label_names, self._real, seed)
+        return draw_shots(self._labelled, self.task.label_names, settings.k, seed, settings.allow_fewer_shots)
 
     @property
-    def _pool(self) -> list[Example]:
+    def _labelled(self) -> list[Example]:
         return self.train if self._shots_file is None else self._shots_file
 
     @property
-    def _pool_name(self) -> str:
+    def _labelled_name(self) -> str:
         """The file or split that the shots are drawn from, for people."""
         return self._name_of(self.task.data.train_split if self._shots_file is None else SHOTS_STEM)
 
@@ -101,11 +101,11 @@ class TaskData:
         """Report how many labelled texts are the shots, unless all are: the user may want to train on more. With
         ``real``, always report it, with the file: if the user chose shots, "all" does not mean the train split.
         """
-        has_more = len(shots) < len(self._pool)
+        has_more = len(shots) < len(self._labelled)
         if has_more or self._real:
-            of_file = f" of {self._pool_name}" if self._real else ""
+            of_file = f" of {self._labelled_name}" if self._real else ""
             remedy = "--real takes more of them" if self._real else "--shots takes more of each class"
-            line = f"{len(shots):,} of {len(self._pool):,} labelled texts{of_file} are the shots"
+            line = f"{len(shots):,} of {len(self._labelled):,} labelled texts{of_file} are the shots"
             self.tell(f"{line}; {remedy}" if has_more else line)
 
     def tell(self, message: str, *, notice: bool = False) -> None:
@@ -121,7 +121,7 @@ class TaskData:
             self._on_event(Event(stage="shots", message=line, notice=True))
         return split.examples
 
-    def check_kept(self, shots: Sequence[Example]) -> None:
+    def check_stored_shots(self, shots: Sequence[Example]) -> None:
         """Report which shots of an earlier call are no longer in the labelled data.
 
         Raises RunFolderError where some are in the test split by now: the evaluation would contain training texts.

@@ -15,7 +15,7 @@ from fourshot.engine.core import EngineSettings
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.rows.examples import load_split
 from fourshot.pipeline.synthesis.aligned import aligned
-from fourshot.pipeline.synthesis.prompts import PromptFormat, Wording, reading_prompt
+from fourshot.pipeline.synthesis.prompts import PromptFormat, Wording, classification_prompt
 from fourshot.pipeline.synthesis.settings import PRESETS
 from fourshot.pipeline.task import Example, Task
 from fourshot.pipeline.tasks.shots import draw_shots
@@ -106,7 +106,7 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
             return self.prompt(text, self.shots, filler=variant.filler)
         # The prefix is not cached here, so filler would only add cost.
         shots = self.shots if variant.shots == "fixed" else self.drawn_shots(number)
-        return reading_prompt(self.task, text, PromptFormat(), shots)
+        return classification_prompt(self.task, text, PromptFormat(), shots)
 
     def prompt(
         self,
@@ -119,7 +119,7 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
         form = PromptFormat(wording=wording)
         if self.model and filler:
             form = aligned(form, self.task, EngineSettings(model=self.model), shots)
-        return reading_prompt(self.task, text, form, shots)
+        return classification_prompt(self.task, text, form, shots)
 
     def drawn_shots(self, number: int) -> list[Example]:
         """Return shots of all classes, `k` each, that depend on ``number`` (of a request or a task), in random order.

@@ -24,7 +24,7 @@ from fourshot.engine.checkpoints.models import resolve_model
 from fourshot.engine.core import EngineSettings
 from fourshot.engine.errors import InputError
 from fourshot.engine.tokens import encode_prompts, load_tokenizer
-from fourshot.pipeline.synthesis.prompts import PromptFormat, reading_prompt
+from fourshot.pipeline.synthesis.prompts import PromptFormat, classification_prompt
 
 GOAL = 4.0
 ENGINES = {"uncached": "cache off", "base": "cache on"}
@@ -107,7 +107,7 @@ def needed_tokens(model: str, workload: Workload, requests: CellRequests) -> dic
     def count(*texts: str) -> int:
         return sum(len(ids) for ids in encode_prompts(tokenizer, texts))
 
-    shared, alone = count(workload.prompt("x", workload.shots)), count(reading_prompt(task, "x", PromptFormat()))
+    shared, alone = count(workload.prompt("x", workload.shots)), count(classification_prompt(task, "x", PromptFormat()))
     prompts = count(*(request.prompt for request in requests.requests))
     beginning = shared - alone + count(task.instruction)
     needed = prompts - beginning * (len(requests.requests) - 1)

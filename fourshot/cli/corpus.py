@@ -52,8 +52,8 @@ def corpus(options: Options, terminal: Terminal) -> int:
         if options.plan:
             terminal.forecast(plan_corpus(request, on_event))
             return 0
-        is_foretold = not (options.quiet or corpus_settings.ray)  # a forecast is of one machine
-        summary = do_corpus(request, on_event, forecast=is_foretold)
+        has_forecast = not (options.quiet or corpus_settings.ray)  # a forecast is of one machine
+        summary = do_corpus(request, on_event, forecast=has_forecast)
     for file, wrong in summary.mended.items():
         aside = "" if wrong == "is missing" else f"; what was there is in {summary.folder}/damaged"
         terminal.warn(f"{file} {wrong}; its texts were made again{aside}")

@@ -18,7 +18,7 @@ def program() -> NoReturn:
         print("fourshot: transformers needs docstrings. Leave -OO out, and unset PYTHONOPTIMIZE.", file=sys.stderr)
         sys.exit(2)
     try:
-        start.lend_home()
+        start.set_missing_home()
         from fourshot.engine.machine.processes import end_process
 
         end_process(main())
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from fourshot.printable import harmless
     from fourshot.cli.declare import GROUPS, read_command
     from fourshot.cli.given import check_given
-    from fourshot.setting_values import tell_given_twice
+    from fourshot.setting_values import warn_repeated
 
     try:
         options = read_command(sys.argv[1:] if arguments is None else arguments, __version__)
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with Terminal(json=options.json, quiet=options.quiet) as terminal:
         try:
             check_given(options, terminal.warn)
-            tell_given_twice(vars(options), terminal.warn)
+            warn_repeated(vars(options), terminal.warn)
             code: int = options.action(options, terminal) or 0
             sys.stdout.flush()
         except BrokenPipeError:

@@ -102,7 +102,7 @@ def run(options: Options, terminal: Terminal) -> None:
         if options.plan:
             terminal.forecast(plan_run(request, on_event))
             return
-        summary = do_run(request, on_event, forecast=_is_foretold(options))
+        summary = do_run(request, on_event, forecast=_has_forecast(options))
     repeat_command = f"{program()} {shlex.join(['run', *options.words[1:]])}"  # whichever stage this call named
     RunFolder(folder).write_command(repeat_command)
     terminal.result("result", summary)
@@ -171,7 +171,7 @@ def train(options: Options, terminal: Terminal) -> int | None:
         if options.plan:
             terminal.forecast(plan_trainings(request, on_event))
             return 0
-        outcomes = do_trainings(request, on_event, forecast=_is_foretold(options))
+        outcomes = do_trainings(request, on_event, forecast=_has_forecast(options))
     for outcome in outcomes:
         terminal.result("task", outcome)
     terminal.table(outcomes, OUTCOMES)
@@ -208,7 +208,7 @@ def compare(options: Options, terminal: Terminal) -> None:
         if options.plan:
             terminal.forecast(plan_comparison(request, on_event))
             return
-        result = do_comparison(request, on_event, forecast=_is_foretold(options))
+        result = do_comparison(request, on_event, forecast=_has_forecast(options))
     document = {"folder": folder, "rows": result.rows}
     terminal.result("result", document | ({"left_out": result.left_out} if result.left_out else {}))
     terminal.scores(result.rows)
@@ -221,7 +221,7 @@ def _say_left_out(left_out: "Mapping[str, str] | UnsetType", terminal: Terminal)
         terminal.say(f"{method} is left out: {reason}")
 
 
-def _is_foretold(options: Options) -> bool:
+def _has_forecast(options: Options) -> bool:
     """Whether the command begins with a forecast."""
     return not (options.quiet or options.ray)  # a forecast is of one machine
 

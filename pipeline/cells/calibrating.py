@@ -1,10 +1,10 @@
 """Calibration of a finished classifier on the data of a run, without test labels.
 
 A classifier's predictions on its own training texts say nothing about its calibration. One that was trained on the
-shots alone is calibrated with judges: adapters trained like it, each without a part of the shots. How overconfident
-they are on that part is known, because shots have labels.
+shots alone is calibrated with *calibrators*: adapters trained like it, each without a part of the shots. How
+overconfident they are on that part is known, because shots have labels.
 
-A classifier of synthetic texts was trained longer, and is more confident than such judges. Its mean confidence on
+A classifier of synthetic texts was trained longer, and is more confident than such calibrators. Its mean confidence on
 candidates that it was not trained on is made equal to that of the annotators. These are weighted on shots that they
 have not seen, so their confidence is based on labels. The training targets of a classifier of probabilities are not
 used: they are more confident than the annotators, and say nothing about their accuracy (docs/training-log.md has the
@@ -31,7 +31,7 @@ from fourshot.engine.calibration import (
 )
 from fourshot.engine.core import Adapter, Engine
 from fourshot.pipeline.selective import CoverageCurve, Scope, coverage_curve
-from fourshot.pipeline.synthesis.committee import Reader
+from fourshot.pipeline.synthesis.committee import Annotator
 from fourshot.pipeline.synthesis.prompts import PromptFormat
 from fourshot.pipeline.synthesis.types import Candidate, Verdict
 from fourshot.pipeline.synthesis.windows import label_scores
@@ -80,7 +80,7 @@ class CalibrationItem(msgspec.Struct, frozen=True, kw_only=True):
     task: Task
     form: PromptFormat
     shots: tuple[Example, ...]
-    judges: tuple[Reader, ...] = ()  # none if it was trained on probabilities
+    calibrators: tuple[Annotator, ...] = ()  # none if it was trained on probabilities
     unseen: tuple[HeldOutCandidate, ...] = ()
     typical: tuple[str, ...] = ()  # unseen texts that are surely of the task: see `typical_texts`
 
@@ -91,11 +91,13 @@ class CalibrationItem(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def basis(self) -> tuple[object, ...]:
         """Everything that the temperature depends on, without paths."""
-        return [(judge.adapter and judge.adapter.name, judge.left_out) for judge in self.judges], self.unseen
+        return [
+            (calibrator.adapter and calibrator.adapter.name, calibrator.left_out) for calibrator in self.calibrators
+        ], self.unseen
 
     @property
     def adapters(self) -> set[Adapter]:
-        return {self.adapter, *(judge.adapter for judge in self.judges if judge.adapter)}
+        return {self.adapter, *(calibrator.adapter for calibrator in self.calibrators if calibrator.adapter)}
 
     @property
     def is_finished(self) -> bool:
@@ -113,7 +115,7 @@ def calibration_of(
     task: Task,
     form: PromptFormat,
     shots: Sequence[Example],
-    judges: Sequence[Reader],
+    calibrators: Sequence[Annotator],
     not_learnt: Sequence[tuple[Candidate, Verdict]],
     *,
     compared: bool,
@@ -127,20 +129,20 @@ def calibration_of(
         task=task,
         form=form,
         shots=tuple(shots),
-        judges=tuple(judges),
+        calibrators=tuple(calibrators),
         unseen=unseen_texts(not_learnt, compared=compared),
         typical=typical_texts(not_learnt),
     )
-    return item if item.judges or item.unseen else None
+    return item if item.calibrators or item.unseen else None
 
 
 def calibrate(engine: Engine, item: CalibrationItem) -> CalibrationResult:
-    """Fit the temperature to the annotators' confidence on unseen candidates, or else to the judges' on unseen shots.
+    """Fit the temperature to the annotators' confidence on unseen candidates, or else to calibrators' on unseen shots.
 
     The result has a coverage curve and an out-of-scope rule if there are unseen candidates.
     """
     if not item.unseen:
-        return _by_shots(engine, item) if item.judges else CalibrationResult()
+        return _by_shots(engine, item) if item.calibrators else CalibrationResult()
     unseen_scores = _ask(engine, item, [unseen.text for unseen in item.unseen])
     if all(unseen.certainty for unseen in item.unseen):
         certainty = float(np.mean([unseen.certainty for unseen in item.unseen]))
@@ -177,8 +179,12 @@ def _scope(own: np.ndarray, others: np.ndarray) -> Scope:
 
 def _by_shots(engine: Engine, item: CalibrationItem) -> CalibrationResult:
     names = item.task.label_names
-    left_out = [[item.shots[index] for index in judge.left_out] for judge in item.judges]
-    held_out = [_read(engine, item, judge, shots) for judge, shots in zip(item.judges, left_out, strict=True) if shots]
+    left_out = [[item.shots[index] for index in calibrator.left_out] for calibrator in item.calibrators]
+    held_out = [
+        _log_probabilities(engine, item, calibrator, shots)
+        for calibrator, shots in zip(item.calibrators, left_out, strict=True)
+        if shots
+    ]
     labels = np.array([names.index(shot.label) for shots in left_out for shot in shots])
     temperature = fit_temperature(np.concatenate(held_out), smoothed_targets(labels, len(names)))
     return CalibrationResult(temperature=temperature, num_shots=len(labels))
@@ -236,8 +242,10 @@ def _ask(engine: Engine, item: CalibrationItem, texts: Sequence[str]) -> np.ndar
     return label_scores(engine, item.task, texts, item.form, adapter=item.adapter)
 
 
-def _read(engine: Engine, item: CalibrationItem, judge: Reader, shots: Sequence[Example]) -> np.ndarray:
-    """Return a judge's log-probabilities, normalised over the labels, [num_shots, num_labels]."""
+def _log_probabilities(
+    engine: Engine, item: CalibrationItem, calibrator: Annotator, shots: Sequence[Example]
+) -> np.ndarray:
+    """Return a calibrator's log-probabilities, normalised over the labels, [num_shots, num_labels]."""
     texts = [shot.text for shot in shots]
-    scores = label_scores(engine, item.task, texts, judge.form(item.form), adapter=judge.adapter)
+    scores = label_scores(engine, item.task, texts, calibrator.form(item.form), adapter=calibrator.adapter)
     return np.log(np.maximum(normalise(scores), np.finfo(np.float64).tiny))

@@ -15,7 +15,7 @@ from fourshot.pipeline.metrics import score_predictions
 from fourshot.pipeline.scores import Scores
 from fourshot.pipeline.selective import CoverageCurve, coverage_curve, rounded_down
 from fourshot.pipeline.synthesis.aligned import aligned
-from fourshot.pipeline.synthesis.committee import Committee, Reader
+from fourshot.pipeline.synthesis.committee import Annotator, Committee
 from fourshot.pipeline.synthesis.filters import longest_text
 from fourshot.pipeline.synthesis.fitting import check_room, longest_of, shots_that_fit
 from fourshot.pipeline.synthesis.prompts import PromptFormat
@@ -27,22 +27,22 @@ from fourshot.pipeline.task import Example, Task
 class Annotators(msgspec.Struct, frozen=True, kw_only=True):
     """Annotators that predict together, and the shots and settings that determine their weights."""
 
-    readers: tuple[Reader, ...]
+    members: tuple[Annotator, ...]
     shots: tuple[Example, ...]
     settings: RunSettings
 
     @property
     def basis(self) -> tuple[object, ...]:
         """Everything that their predictions depend on, except paths, the base model and the shown part of a text."""
-        readers = [
+        members = [
             (
-                [files.name for files in (reader.adapter, reader.encoder) if files],
-                msgspec.structs.replace(reader, adapter=None, encoder=None),
+                [files.name for files in (member.adapter, member.encoder) if files],
+                msgspec.structs.replace(member, adapter=None, encoder=None),
             )
-            for reader in self.readers
+            for member in self.members
         ]
         annotate = self.settings.annotate
-        return readers, self.shots, self.settings.filter, annotate.weights, annotate.fold_weight
+        return members, self.shots, self.settings.filter, annotate.weights, annotate.fold_weight
 
 
 class EvaluationCell(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,7 +77,7 @@ class EvaluationCell(msgspec.Struct, frozen=True, kw_only=True):
         """Adapters that predict, None for the base model, each with the format of its prompts; without encoders."""
         if not self.annotators:
             return [(self.adapter, self.form)]
-        return [(reader.adapter, reader.form(self.form)) for reader in self.annotators.readers if not reader.encoder]
+        return [(member.adapter, member.form(self.form)) for member in self.annotators.members if not member.encoder]
 
 
 class LeftOutCell(msgspec.Struct, frozen=True, kw_only=True):
@@ -174,19 +174,19 @@ def answer_together(
     annotates candidates first: which of those are open depends on their intended class, and test texts have none.
     Seconds and tokens are those of all annotators, without scoring the shots to find the weights.
     """
-    readers, shots, settings = annotators.readers, annotators.shots, annotators.settings
+    members, shots, settings = annotators.members, annotators.shots, annotators.settings
     longest = ""
-    if any(reader.kind == "in context" for reader in readers):  # their prompts must have room for shots and a text
+    if any(member.kind == "in context" for member in members):  # their prompts must have room for shots and a text
         parts = [part for example in test for part in parts_of(task, example.text, form)]
         longest = longest_of(engine, task, form, [longest_text(task, shots, settings.filter), *parts])
-    committee = Committee(engine, task, readers, settings, shots, longest)
+    committee = Committee(engine, task, members, settings, shots, longest)
     engine.reset_prefix_cache()
-    committee.ask_about_shots()
+    committee.score_held_out_shots()
     engine.reset_prefix_cache()
     before, began = engine.stats(), perf_counter()
     probabilities = committee.probabilities([example.text for example in test])
     elapsed_s, ran = perf_counter() - began, engine.stats().since(before)
-    has_encoders = any(reader.encoder for reader in readers)  # which do not run in the engine
+    has_encoders = any(member.encoder for member in members)  # which do not run in the engine
     return SplitLogprobs(
         logprobs=np.log(probabilities + calibrations.SMALLEST),
         content_free=None,

@@ -12,7 +12,7 @@ import msgspec
 
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.cells.run_folder import SHOTS_FILE, RunFolder
-from fourshot.pipeline.cells.second_reading import READINGS, SecondReading, read_again
+from fourshot.pipeline.cells.self_training import SELF_TRAINING_FILES, SelfTrainingLabels, with_self_training_labels
 from fourshot.pipeline.events import Event, OnEvent
 from fourshot.pipeline.faults import MOST_NAMED, counted, shorten
 from fourshot.pipeline.loop.rounds import finished_pairs
@@ -89,10 +89,12 @@ def _drawn_pairs(folder: RunFolder, settings: RunSettings) -> TextPairs:
     If there are several such annotations, of texts before and after a review, the annotators' verdicts count.
     """
     pairs = finished_pairs(folder)
-    readings = sorted(folder.path.glob(READINGS)) if settings.annotate.self_training else []
-    if len(readings) != 1:
+    prediction_files = sorted(folder.path.glob(SELF_TRAINING_FILES)) if settings.annotate.self_training else []
+    if len(prediction_files) != 1:
         return pairs
-    return read_again(pairs, folder.read(readings[0].name, SecondReading), settings.generate.per_class)
+    return with_self_training_labels(
+        pairs, folder.read(prediction_files[0].name, SelfTrainingLabels), settings.generate.per_class
+    )
 
 
 def run_in(path: str | Path) -> RunFolder:
@@ -233,7 +235,7 @@ def corrected_pairs(pairs: TextPairs, decided: Decisions) -> TextPairs:
     return new_pairs
 
 
-def tell_review(folder: RunFolder, task: Task, on_event: OnEvent) -> None:
+def report_review(folder: RunFolder, task: Task, on_event: OnEvent) -> None:
     """Report what a review changes, before any work.
 
     Raises InputError for a table with faults, and if no row of it is kept and nothing else is learnt.

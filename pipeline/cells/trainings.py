@@ -11,12 +11,12 @@ import msgspec
 
 from fourshot.engine.core import Adapter
 from fourshot.pipeline.cells.cell import MethodCell
-from fourshot.pipeline.cells.learnt import LearntTexts
+from fourshot.pipeline.cells.training_texts import TrainingTexts
 from fourshot.pipeline.loop.rounds import finished_pairs, pool_folds
 from fourshot.pipeline.rows.fields import encoder_text
-from fourshot.pipeline.synthesis.committee import EncoderFiles, Reader
+from fourshot.pipeline.synthesis.committee import Annotator, EncoderFiles
 from fourshot.pipeline.synthesis.evidence import alignment, learnt_probabilities, shot_folds
-from fourshot.pipeline.synthesis.prompts import PromptFormat, Wording, reading_prompt
+from fourshot.pipeline.synthesis.prompts import PromptFormat, Wording, classification_prompt
 from fourshot.pipeline.synthesis.settings import AnnotateSettings, RunSettings
 from fourshot.pipeline.synthesis.types import Candidate, Verdict
 from fourshot.pipeline.task import Example, Task
@@ -28,7 +28,7 @@ from fourshot.training.students.examples import StudentJob, TaughtExample
 from fourshot.training.students.settings import StudentSettings
 from fourshot.training.students.train import finished_student
 
-JUDGES = 4  # adapters that calibrate a classifier
+NUM_CALIBRATORS = 4  # adapters that calibrate a classifier
 AVERAGED_CLASSES = 16  # from so many, averages annotate first by default: annotation takes most of such a run
 
 
@@ -71,7 +71,7 @@ def annotator_jobs(task: Task, model_revision: str, writer: MethodCell) -> list[
     return of_shots + of_folds
 
 
-def judges_of(cell: MethodCell, shots: tuple[Example, ...]) -> MethodCell | None:
+def calibration_cell(cell: MethodCell, shots: tuple[Example, ...]) -> MethodCell | None:
     """Return a cell whose annotators calibrate a method's classifier: adapters, each trained without part of ``shots``.
 
     None if there are no such adapters: calibration is off, or the method is not trained. Nor are there any for a
@@ -82,11 +82,11 @@ def judges_of(cell: MethodCell, shots: tuple[Example, ...]) -> MethodCell | None
         return None
     if method.synthetic and settings.learns_soft:
         return None
-    changes = {"annotator": "adapters", "weights": "held_out", "num_adapters": JUDGES, "folds": 0}
+    changes = {"annotator": "adapters", "weights": "held_out", "num_adapters": NUM_CALIBRATORS, "folds": 0}
     changes |= {"in_context": 0, "num_encoders": 0}
     settings = msgspec.structs.replace(settings, annotate=msgspec.structs.replace(settings.annotate, **changes))
-    judges = msgspec.structs.replace(cell, name=f"{cell.name}, judges", settings=settings, shots=shots)
-    return judges if any(shots_left_out(judges, JUDGES)) else None
+    calibrators = msgspec.structs.replace(cell, name=f"{cell.name}, judges", settings=settings, shots=shots)
+    return calibrators if any(shots_left_out(calibrators, NUM_CALIBRATORS)) else None
 
 
 def encoder_jobs(task: Task, writer: MethodCell) -> list[StudentJob]:
@@ -134,7 +134,7 @@ def finished_encoders(store: Path, jobs: Sequence[StudentJob]) -> list[EncoderFi
 
 def committee(
     writer: MethodCell, adapters: Sequence[Adapter], encoders: Sequence[EncoderFiles] = ()
-) -> tuple[Reader, ...]:
+) -> tuple[Annotator, ...]:
     """Return the annotators of a method's texts: adapters of shots, base model in context, encoders, fold adapters.
 
     ``adapters``: those of `annotator_jobs`, in their order, as far as trained. ``encoders``: the same of
@@ -142,29 +142,30 @@ def committee(
     """
     annotate, learnt = writer.settings.annotate, writer.form.verbalizer
 
-    def reader(adapter: Adapter, wording: Wording = "task") -> Reader:
+    def annotator(adapter: Adapter, wording: Wording = "task") -> Annotator:
         form = writer.worded[wording]
-        return Reader(adapter=adapter, wording=wording, chat=form.chat, filler=form.filler, verbalizer=learnt)
+        return Annotator(adapter=adapter, wording=wording, chat=form.chat, filler=form.filler, verbalizer=learnt)
 
     left_outs = shots_left_out(writer, annotate.num_adapters)
     of_shots = zip(adapters[: annotate.num_adapters], left_outs, cycle(annotate.wordings), strict=False)
-    readers = [
-        msgspec.structs.replace(reader(adapter, wording), left_out=left_out) for adapter, left_out, wording in of_shots
+    annotators = [
+        msgspec.structs.replace(annotator(adapter, wording), left_out=left_out)
+        for adapter, left_out, wording in of_shots
     ]
     if annotate.annotator == "adapters":
-        readers += [
-            Reader(adapter=None, shown=order, chat=writer.form.chat, verbalizer=writer.settings.base_verbalizer)
+        annotators += [
+            Annotator(adapter=None, shown=order, chat=writer.form.chat, verbalizer=writer.settings.base_verbalizer)
             for order in shot_orders(len(writer.shots), annotate.in_context, writer.seed)
         ]
-    readers += [
-        Reader(adapter=None, encoder=encoder, left_out=left_out)
+    annotators += [
+        Annotator(adapter=None, encoder=encoder, left_out=left_out)
         for encoder, left_out in zip(encoders, shots_left_out(writer, annotate.num_encoders), strict=False)
     ]
-    readers += [
-        msgspec.structs.replace(reader(adapter), fold=fold)
+    annotators += [
+        msgspec.structs.replace(annotator(adapter), fold=fold)
         for fold, adapter in enumerate(adapters[annotate.num_adapters :])
     ]
-    return tuple(readers)
+    return tuple(annotators)
 
 
 def reads_averages(settings: RunSettings, num_labels: int) -> bool:
@@ -173,19 +174,19 @@ def reads_averages(settings: RunSettings, num_labels: int) -> bool:
     return settings.annotate.average == "first" or (settings.annotate.average == "auto" and by_itself)
 
 
-def averaged(readers: Sequence[Reader], parent: Path) -> tuple[Reader, ...]:
-    """Return ``readers`` with an average in place of adapters with equal prompts. Averages are stored in ``parent``."""
-    alike: dict[Reader, list[Reader]] = {}  # adapters, by their prompts
-    for reader in readers:
-        if reader.adapter and reader.fold is None:
-            alike.setdefault(msgspec.structs.replace(reader, adapter=None, left_out=()), []).append(reader)
-    averages = list[Reader]()
+def averaged(annotators: Sequence[Annotator], parent: Path) -> tuple[Annotator, ...]:
+    """Return ``annotators`` with an average, stored in ``parent``, in place of adapters with equal prompts."""
+    alike: dict[Annotator, list[Annotator]] = {}  # adapters, by their prompts
+    for annotator in annotators:
+        if annotator.adapter and annotator.fold is None:
+            alike.setdefault(msgspec.structs.replace(annotator, adapter=None, left_out=()), []).append(annotator)
+    averages = list[Annotator]()
     for form, members in alike.items():
-        adapters = [reader.adapter for reader in members if reader.adapter]
+        adapters = [annotator.adapter for annotator in members if annotator.adapter]
         if can_average(adapters):
             averages.append(msgspec.structs.replace(form, adapter=average(adapters, parent), averages=tuple(members)))
-    stood_for = {member for reader in averages for member in reader.averages}
-    return (*averages, *(reader for reader in readers if reader not in stood_for))
+    stood_for = {member for annotator in averages for member in annotator.averages}
+    return (*averages, *(annotator for annotator in annotators if annotator not in stood_for))
 
 
 def shots_left_out(writer: MethodCell, count: int) -> list[tuple[int, ...]]:
@@ -208,7 +209,7 @@ def shot_orders(num_shots: int, count: int, seed: int) -> list[tuple[int, ...]]:
     ]
 
 
-def classifier_job(task: Task, model_revision: str, cell: MethodCell, learnt: LearntTexts) -> TrainingJob:
+def classifier_job(task: Task, model_revision: str, cell: MethodCell, learnt: TrainingTexts) -> TrainingJob:
     """Return the training of a method's classifier."""
     as_job = partial(_training_job, task, model_revision, cell)
     if not cell.method.synthetic:
@@ -271,7 +272,7 @@ def classification_examples(
     names = task.label_names
     return tuple(
         TrainingExample(
-            prompt=reading_prompt(task, example.text, form),
+            prompt=classification_prompt(task, example.text, form),
             target=names.index(example.label),
             weight=weight,
         )

@@ -11,14 +11,14 @@ from fourshot.engine.checkpoints.models import ResolvedModel
 from fourshot.engine.errors import FourshotError
 from fourshot.pipeline.corpus.datacard import write_card
 from fourshot.pipeline.corpus.folder import CorpusFolder
-from fourshot.pipeline.corpus.mending import MendSink, ShardDamage
 from fourshot.pipeline.corpus.plan import STAGE, remaining_work
+from fourshot.pipeline.corpus.repair import RepairSink, ShardDamage
 from fourshot.pipeline.corpus.settings import CorpusSettings
 from fourshot.pipeline.corpus.shards import ShardRecord
 from fourshot.pipeline.corpus.sink import ShardSink, replayed
 from fourshot.pipeline.corpus.summary import ClassOutcome, CorpusSummary, class_outcomes, counted
 from fourshot.pipeline.events import Event, OnEvent
-from fourshot.pipeline.forecasts.forecast import FORECAST_FILE, Forecast, foretell, settled
+from fourshot.pipeline.forecasts.forecast import FORECAST_FILE, Forecast, make_forecast, record_actual_times
 from fourshot.pipeline.loop.counts import ClassCounts, short_run_error
 from fourshot.pipeline.loop.driver import Driver, Sink
 from fourshot.pipeline.loop.progress import ProgressReporter, Rates
@@ -60,7 +60,7 @@ class CorpusFilling:
         self._briefs, self._failed = briefs, failed
         self._whole = {name for name in failed if self._is_whole(name)}
         self._damage = ShardDamage(work.files, work.on_event)
-        self._look()
+        self._refresh_shards()
         total = work.settings.generate.per_class * sum(len(brief.task.labels) for brief in briefs.values())
         kept = sum(
             shard.rows
@@ -86,19 +86,19 @@ class CorpusFilling:
         Raises ShortRunError for stalled classes unless ``allow_short`` is set, or the first error if all tasks failed.
         ``forecast``: first report how long it will take.
         """
-        estimate = foretell_corpus(self._work, self._briefs, self._shards) if forecast else None
+        estimate = forecast_of_corpus(self._work, self._briefs, self._shards) if forecast else None
         began = time.perf_counter()
         try:
             self._fill()
         except BaseException as error:
-            summary, _ = self._put_down()
+            summary, _ = self._write_card()
             if isinstance(error, KeyboardInterrupt) and not summary.shards:
                 self._work.tell("nothing was kept yet", notice=True)
             raise
         if estimate:
-            estimate = settled(estimate, {STAGE: time.perf_counter() - began})
+            estimate = record_actual_times(estimate, {STAGE: time.perf_counter() - began})
             self._files.write(FORECAST_FILE, estimate)
-        summary, counts = self._put_down(is_last=True)
+        summary, counts = self._write_card(is_last=True)
         if self._briefs.keys() <= self._failed.keys():
             raise next(iter(self._failed.values()))
         stalled_classes = [
@@ -119,18 +119,18 @@ class CorpusFilling:
             while not was_whole and (sinks := self._sinks()):
                 if workers is None:
                     self._work.tell("starting the engine")
-                    readers = [reader for brief in self._briefs.values() for reader in brief.readers]
+                    annotators = [annotator for brief in self._briefs.values() for annotator in brief.annotators]
                     engine = engine_settings(
                         self._work.base.path,
-                        [reader.adapter for reader in readers],
+                        [annotator.adapter for annotator in annotators],
                         MOST_LORAS,
                         compiled=self._compiled,
                         gpus=self._work.corpus.gpus_per_engine,
                     )
                     log = self._files.path / "log.txt"
-                    opened = open_workers(engine, self._work.corpus.ray, log, readers, self._work.tell)
+                    opened = open_workers(engine, self._work.corpus.ray, log, annotators, self._work.tell)
                     workers = stack.enter_context(closing(opened))
-                    self._put_down()  # while the engine starts
+                    self._write_card()  # while the engine starts
                     if self._settings.variety.attributes and not all(self._briefs[name].attributes for name in sinks):
                         self._work.tell("topics and styles of each class are listed; texts follow (variety.attributes)")
                 driver, was_mended = Driver(sinks, keep_going=True), bool(self._damaged)
@@ -139,14 +139,14 @@ class CorpusFilling:
                 finally:
                     self._failed.update(driver.failed)
                     self._rates = self._progress.rates(workers.starts)
-                self._look()  # shards written an hour ago may have been changed since
+                self._refresh_shards()  # shards written an hour ago may have been changed since
                 was_whole = not (was_mended or self._damaged)
 
-    def _look(self) -> None:
+    def _refresh_shards(self) -> None:
         """Find the shards on disk, and those that are damaged."""
         shards = self._files.resume(self._tell_aside)
         self._shards = {name: of_task for name, of_task in shards.items() if name not in self._failed}
-        self._damaged = self._damage.look(self._shards, self._briefs.keys())
+        self._damaged = self._damage.find_damage(self._shards, self._briefs.keys())
 
     def _tell_aside(self, files: Sequence[str]) -> None:
         shown = ", ".join(files[:3])
@@ -163,16 +163,16 @@ class CorpusFilling:
         base, corpus = self._work.base, self._work.corpus
         if self._damaged:
             return {
-                name: MendSink(files, self._briefs[name], shards[name], of_task, base, progress)
+                name: RepairSink(files, self._briefs[name], shards[name], of_task, base, progress)
                 for name, of_task in self._damaged.items()
             }
         return {
-            name: ShardSink(files, brief, shards.get(name, ()), base, corpus, progress, self._put_down)
+            name: ShardSink(files, brief, shards.get(name, ()), base, corpus, progress, self._write_card)
             for name, brief in self._briefs.items()
             if name not in self._failed and not replayed(brief, shards.get(name, ())).is_done
         }
 
-    def _put_down(self, *, is_last: bool = False) -> tuple[CorpusSummary, dict[str, ClassCounts]]:
+    def _write_card(self, *, is_last: bool = False) -> tuple[CorpusSummary, dict[str, ClassCounts]]:
         """Write the data card of the current state, and return the summary and the counts by task.
 
         A card must always exist, because `datasets` finds nothing without one. ``is_last``: it includes the diversity.
@@ -202,15 +202,15 @@ class CorpusFilling:
         return summary, counts
 
 
-def foretell_corpus(
+def forecast_of_corpus(
     work: CorpusWork,
     briefs: Mapping[str, TaskBrief],
     shards: Mapping[str, Sequence[ShardRecord]],
     *,
     anew: bool = False,
 ) -> Forecast | None:
-    """Forecast the remaining work of a corpus, and report it. See `forecast.foretell`."""
-    return foretell(
+    """Forecast the remaining work of a corpus, and report it. See `forecast.make_forecast`."""
+    return make_forecast(
         work.base,
         lambda speed: remaining_work(briefs, shards, work.base, speed, compiled_from=COMPILE_FROM_ROWS),
         work.on_event,

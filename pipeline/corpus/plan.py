@@ -32,7 +32,7 @@ def remaining_work(
     work = list[StageWork]()
     plans = {name: replayed(brief, shards.get(name, ())) for name, brief in briefs.items()}
     rows = sum(sum(plan.counts.missing.values()) for plan in plans.values())
-    compiled = rows >= compiled_from and not any(brief.readers for brief in briefs.values())
+    compiled = rows >= compiled_from and not any(brief.annotators for brief in briefs.values())
     for name, brief in briefs.items():
         plan = plans[name]
         if plan.is_done:
@@ -46,19 +46,19 @@ def remaining_work(
             if not plan.counts.has_stalled(label)
         ]
         per_class = WASTE * sum(draws) / counts.num_labels
-        part = counts.draws(per_class, chat=brief.chat) + _reading(
+        part = counts.draws(per_class, chat=brief.chat) + _annotation(
             brief, counts, per_class * counts.num_labels * speed.well_formed
         )
         work.append(msgspec.structs.replace(part, stage=STAGE, compiled=compiled))
     return work
 
 
-def _reading(brief: TaskBrief, counts: TokenCounts, texts: float) -> StageWork:
+def _annotation(brief: TaskBrief, counts: TokenCounts, texts: float) -> StageWork:
     annotate, total = brief.settings.annotate, StageWork(stage="")
     if annotate.annotator == "icl":
         form = PromptFormat(verbalizer=brief.settings.base_verbalizer, chat=brief.chat)
-        total += counts.reads(texts, form, shots=brief.shots)
-    for reader in brief.readers:
-        form = PromptFormat(wording=reader.wording, verbalizer=reader.verbalizer, chat=reader.chat)
-        total += counts.reads(texts, form, adapter=True)
+        total += counts.classification(texts, form, shots=brief.shots)
+    for annotator in brief.annotators:
+        form = PromptFormat(wording=annotator.wording, verbalizer=annotator.verbalizer, chat=annotator.chat)
+        total += counts.classification(texts, form, adapter=True)
     return total

@@ -7,14 +7,14 @@ import msgspec
 
 from fourshot.engine.checkpoints.models import resolve_model
 from fourshot.engine.errors import FourshotError, InputError
-from fourshot.pipeline.corpus.filling import CorpusFilling, CorpusWork, foretell_corpus
+from fourshot.pipeline.corpus.filling import CorpusFilling, CorpusWork, forecast_of_corpus
 from fourshot.pipeline.corpus.folder import SHOTS_FILE, CorpusFolder
 from fourshot.pipeline.corpus.manifests import CorpusManifest, TaskManifest
-from fourshot.pipeline.corpus.mending import ShardDamage
+from fourshot.pipeline.corpus.repair import ShardDamage
 from fourshot.pipeline.corpus.settings import CorpusSettings
 from fourshot.pipeline.corpus.shards import ShardRecord
 from fourshot.pipeline.corpus.sink import check_begun, check_shots
-from fourshot.pipeline.corpus.sources import data_of, readers_of
+from fourshot.pipeline.corpus.sources import annotators_of, data_of
 from fourshot.pipeline.corpus.summary import CorpusSummary
 from fourshot.pipeline.events import OnEvent, ignore
 from fourshot.pipeline.forecasts.forecast import Forecast
@@ -23,7 +23,7 @@ from fourshot.pipeline.loop.styles import choose_styles
 from fourshot.pipeline.loop.units import TaskBrief
 from fourshot.pipeline.provenance import made_by, value_hash
 from fourshot.pipeline.settings.effects import check_confidence, tell_unused, unused_in_corpus
-from fourshot.pipeline.synthesis.committee import Reader
+from fourshot.pipeline.synthesis.committee import Annotator
 from fourshot.pipeline.synthesis.prompt_style import untried_style
 from fourshot.pipeline.synthesis.prompts import version_of
 from fourshot.pipeline.synthesis.settings import PRESETS, RunSettings
@@ -67,7 +67,7 @@ def do_corpus(request: CorpusRequest, on_event: OnEvent = ignore, *, forecast: b
         files.keep_layout(layout)
         files.claim(manifest)
         for brief in briefs.values():
-            files.begin(_task_manifest(brief.task, brief.readers), brief.shots)
+            files.begin(_task_manifest(brief.task, brief.annotators), brief.shots)
         briefs = _styled(work, briefs)
         for brief in briefs.values():
             for line in TokenCounts(brief.task, brief.shots, brief.settings, work.base.path).fitting_notes(brief.chat):
@@ -87,13 +87,13 @@ def plan_corpus(request: CorpusRequest, on_event: OnEvent) -> Forecast | None:
         files.check_claim(manifest)
     briefs, failed = _briefs(work, request.tasks, forgets=False)
     for brief in briefs.values() if not is_new else ():
-        files.check_begin(_task_manifest(brief.task, brief.readers))
+        files.check_begin(_task_manifest(brief.task, brief.annotators))
     shards: dict[str, list[ShardRecord]] = {}
     for shard in files.journal():
         if shard.task not in failed:
             shards.setdefault(shard.task, []).append(shard)
-    ShardDamage(files, on_event).look(shards, briefs.keys())
-    return foretell_corpus(work, briefs, shards, anew=True)
+    ShardDamage(files, on_event).find_damage(shards, briefs.keys())
+    return forecast_of_corpus(work, briefs, shards, anew=True)
 
 
 def _opened(request: CorpusRequest, on_event: OnEvent) -> CorpusWork:
@@ -123,10 +123,10 @@ def _briefs(
         try:
             if isinstance(task, FourshotError):
                 raise task
-            readers = readers_of(task, Path(work.corpus.adapters), work.base) if work.corpus.adapters else ()
+            annotators = annotators_of(task, Path(work.corpus.adapters), work.base) if work.corpus.adapters else ()
             if forgets:
-                work.files.forget_unstarted_task(_task_manifest(task, readers))
-            briefs[name] = _brief(work, task, readers, forgets=forgets)
+                work.files.forget_unstarted_task(_task_manifest(task, annotators))
+            briefs[name] = _brief(work, task, annotators, forgets=forgets)
         except FourshotError as error:
             failed[name] = error
     if not briefs:
@@ -170,7 +170,7 @@ def _check(request: CorpusRequest) -> None:
     check_cluster(corpus.ray, corpus.gpus_per_engine)
 
 
-def _brief(work: CorpusWork, task: Task, readers: tuple[Reader, ...], *, forgets: bool) -> TaskBrief:
+def _brief(work: CorpusWork, task: Task, annotators: tuple[Annotator, ...], *, forgets: bool) -> TaskBrief:
     files = work.files
     check_begun(files, task.name)
     data = data_of(task, work.on_event)
@@ -178,7 +178,7 @@ def _brief(work: CorpusWork, task: Task, readers: tuple[Reader, ...], *, forgets
     stored_shots = files.shots(task.name)
     shots = data.shots(work.settings) if stored_shots is None else stored_shots
     if stored_shots is not None and files.has_units(task.name):
-        data.check_kept(stored_shots)
+        data.check_stored_shots(stored_shots)
     elif stored_shots is not None and files.shots_hash(task.name) == value_hash(stored_shots):  # else they were edited
         shots = data.shots(work.settings)
         if shots != stored_shots:
@@ -194,13 +194,15 @@ def _brief(work: CorpusWork, task: Task, readers: tuple[Reader, ...], *, forgets
         task=task,
         shots=tuple(shots),
         settings=work.settings,
-        readers=readers,
+        annotators=annotators,
         attributes=files.attributes(task.name),
     )
 
 
-def _task_manifest(task: Task, readers: Iterable[Reader]) -> TaskManifest:
-    return TaskManifest(task=task, adapters=tuple(reader.adapter.name for reader in readers if reader.adapter))
+def _task_manifest(task: Task, annotators: Iterable[Annotator]) -> TaskManifest:
+    return TaskManifest(
+        task=task, adapters=tuple(annotator.adapter.name for annotator in annotators if annotator.adapter)
+    )
 
 
 def _styled(work: CorpusWork, briefs: Mapping[str, TaskBrief]) -> dict[str, TaskBrief]:

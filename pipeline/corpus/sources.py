@@ -6,7 +6,7 @@ from fourshot.engine.checkpoints.models import ResolvedModel
 from fourshot.engine.errors import AdapterError, InputError
 from fourshot.pipeline.card import CARD_FILE, load_card
 from fourshot.pipeline.events import Event, OnEvent, ignore
-from fourshot.pipeline.synthesis.committee import Reader
+from fourshot.pipeline.synthesis.committee import Annotator
 from fourshot.pipeline.task import Task
 from fourshot.pipeline.task_data import TaskData
 
@@ -22,7 +22,7 @@ def data_of(task: Task, on_event: OnEvent = ignore) -> TaskData:
     return TaskData(task, tell, needs_test=False)
 
 
-def readers_of(task: Task, folder: Path, model: ResolvedModel) -> tuple[Reader, ...]:
+def annotators_of(task: Task, folder: Path, model: ResolvedModel) -> tuple[Annotator, ...]:
     """Return the adapters in ``folder`` that were trained for ``task`` on this base model. All of them annotate.
 
     ``folder`` is that of a finished run, of several runs (`fourshot train --tasks`), or of an adapter. Raises
@@ -30,7 +30,7 @@ def readers_of(task: Task, folder: Path, model: ResolvedModel) -> tuple[Reader, 
     """
     if not folder.is_dir():
         raise InputError(f"no such folder of adapters: {folder}. Name one that is there (--adapters).")
-    readers = {}
+    annotators = {}
     for card_file in sorted(card for pattern in CARDS for card in folder.glob(pattern)):
         card = load_card(card_file.parent)
         same_base = (card.model_name, card.model_revision) == (model.name, model.revision)
@@ -42,10 +42,10 @@ def readers_of(task: Task, folder: Path, model: ResolvedModel) -> tuple[Reader, 
                 f"{', '.join(card.task.label_words)}; the task file now has {', '.join(task.label_words)}. Train it "
                 "again, or name another folder (--adapters)."
             )
-        readers[card.name] = card.reader(card_file.parent)
-    if not readers:
+        annotators[card.name] = card.annotator(card_file.parent)
+    if not annotators:
         raise InputError(
             f"{folder} has no adapter for {task.name} on {model.name} ({model.revision}). Train one (fourshot train), "
             "name another folder (--adapters), or have the base model annotate (--annotator icl)."
         )
-    return tuple(readers.values())
+    return tuple(annotators.values())

@@ -16,9 +16,9 @@ from fourshot.engine.checkpoints.models import ResolvedModel
 from fourshot.engine.errors import InputError
 from fourshot.engine.machine.files import append_lines, remove_folder
 from fourshot.pipeline.distillation.annotated_tables import AGREEMENT, BY, LABEL, PROBABILITY, annotation_columns
-from fourshot.pipeline.distillation.readers import Annotation, NamedReader, Read, growing_parts
+from fourshot.pipeline.distillation.annotators import Annotate, Annotation, NamedAnnotator, growing_parts
 from fourshot.pipeline.events import Event, OnEvent, ignore
-from fourshot.pipeline.forecasts.forecast import Forecast, foretell, settled
+from fourshot.pipeline.forecasts.forecast import Forecast, make_forecast, record_actual_times
 from fourshot.pipeline.forecasts.work_counts import TokenCounts
 from fourshot.pipeline.remote_teacher import REMOTE_FILE, RemoteTeacher, accounted
 from fourshot.pipeline.rows.held_cells import check_cells
@@ -64,14 +64,14 @@ def annotate_table(
     out: Path,
     labels: Sequence[str],
     by: str,
-    read: Read,
+    annotate: Annotate,
     *,
     abstain_below: float = 0.0,
     on_event: OnEvent = ignore,
     forecast: Callable[[int], Forecast | None] = lambda texts: None,
     account: Callable[[], RemoteTeacher | None] = lambda: None,
 ) -> AnnotationSummary:
-    """Write the rows of ``table`` with the annotations by ``read`` to ``out``; resume an interrupted call.
+    """Write the rows of ``table`` with the annotations by ``annotate`` to ``out``; resume an interrupted call.
 
     ``by``: name of the annotator, which must change whenever its predictions would. Rows keep their order and all their
     columns. A row whose most likely label has a probability below ``abstain_below`` gets no label, but keeps its
@@ -87,9 +87,9 @@ def annotate_table(
             check_written(out, table.columns, added)
         check_cells(out, table.columns, (row for row, _ in table.rows()), table.column_types)
         beside.claim(manifest, over_unused=True)
-        read = accounted(read, account, beside.path)
+        annotate = accounted(annotate, account, beside.path)
         file = beside.path / ANSWERS_FILE
-        estimate = _read_rest(table, file, read, on_event, forecast)
+        estimate = _annotate_rest(table, file, annotate, on_event, forecast)
         rows = _AnnotatedRows(table, labels, by, abstain_below)
         place_table(out, beside, lambda to: write_table(to, [*table.columns, *added], rows.of(_answers(file)), table))
         remote = beside.find(REMOTE_FILE, RemoteTeacher)
@@ -172,8 +172,8 @@ def texts_left(table: TextTable, out: Path) -> int:
     return sum(1 for _ in table.texts()) - num_lines(unfinished_folder(out) / ANSWERS_FILE)
 
 
-def foretell_annotation(
-    reader: NamedReader,
+def forecast_of_annotation(
+    annotator: NamedAnnotator,
     table: TextTable | None,
     texts: int,
     on_event: OnEvent,
@@ -187,30 +187,32 @@ def foretell_annotation(
 
     Returns None if nothing is left, or if the annotator needs no engine and is not remote. ``tested``: number of test
     texts that are annotated too. ``writes``: texts per class that a remote teacher generates, if it can. ``complete``:
-    see `forecast.foretell`.
+    see `forecast.make_forecast`.
     """
-    teacher, sample_texts = reader.teacher, list(islice(table.texts(), SAMPLE)) if table else []
-    drawn = writes if reader.draw else 0
-    if reader.forecast and texts + tested + drawn:  # remote, so the speed of this machine is not needed
-        estimate = complete(reader.forecast(sample_texts, {"generate": drawn, "annotate": texts, "evaluate": tested}))
+    teacher, sample_texts = annotator.teacher, list(islice(table.texts(), SAMPLE)) if table else []
+    drawn = writes if annotator.draw else 0
+    if annotator.forecast and texts + tested + drawn:  # remote, so the speed of this machine is not needed
+        estimate = complete(
+            annotator.forecast(sample_texts, {"generate": drawn, "annotate": texts, "evaluate": tested})
+        )
         on_event(Event(stage="forecast", message=str(estimate)))
         return estimate
-    sample = [Example(text=text, label=reader.task.label_names[0]) for text in sample_texts]
+    sample = [Example(text=text, label=annotator.task.label_names[0]) for text in sample_texts]
     if teacher is None or not (texts + tested and sample):
         return None
     model = ResolvedModel(path=teacher.model_path, name="", revision=teacher.model_revision)
-    forms = [member.form(PromptFormat()) for member in teacher.readers if member.adapter]
+    forms = [member.form(PromptFormat()) for member in teacher.annotators if member.adapter]
     counts = TokenCounts(teacher.task, sample, teacher.settings, teacher.model_path)
     work = [
         msgspec.structs.replace(counts.committee(count, forms, teacher.shots, teacher.chat), stage=stage)
         for stage, count in {"annotate": texts, "evaluate": tested}.items()
         if count
     ]
-    return foretell(model, lambda _: work, on_event, anew=anew, complete=complete)
+    return make_forecast(model, lambda _: work, on_event, anew=anew, complete=complete)
 
 
-def _read_rest(
-    table: TextTable, file: Path, read: Read, on_event: OnEvent, forecast: Callable[[int], Forecast | None]
+def _annotate_rest(
+    table: TextTable, file: Path, annotate: Annotate, on_event: OnEvent, forecast: Callable[[int], Forecast | None]
 ) -> Forecast | None:
     """Annotate the texts that ``file`` lacks; return the forecast with the actual time, if there is one."""
     done = num_lines(file)
@@ -218,11 +220,11 @@ def _read_rest(
     if done == total:
         return None
     estimate, began = forecast(total - done), time.perf_counter()
-    for answers in read(growing_parts(islice(table.texts(), done, None))):
+    for answers in annotate(growing_parts(islice(table.texts(), done, None))):
         append_lines(file, answers)
         done += len(answers)
         on_event(Event(stage="annotate", message="reading", done=done, total=total, unit="texts"))
-    return settled(estimate, {"annotate": time.perf_counter() - began}) if estimate else None
+    return record_actual_times(estimate, {"annotate": time.perf_counter() - began}) if estimate else None
 
 
 def _answers(file: Path) -> Iterator[Annotation]:

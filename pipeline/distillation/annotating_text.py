@@ -10,7 +10,7 @@ from typing import NamedTuple
 import msgspec
 
 from fourshot.engine.machine.files import append_lines, read_lines, remove_folder
-from fourshot.pipeline.distillation.readers import parts_of
+from fourshot.pipeline.distillation.annotators import parts_of
 from fourshot.pipeline.distillation.text_pairs import ADDED, write_annotated
 from fourshot.pipeline.events import Event, OnEvent, ignore
 from fourshot.pipeline.forecasts.forecast import Forecast
@@ -90,7 +90,7 @@ def annotate_inputs(
         beside.claim(manifest, over_unused=True)
         file = beside.path / ANSWERS_FILE
         remaining_inputs = inputs[len(read_lines(file, WrittenAnswer)) :]
-        estimate = foretell_writing(writer, remaining_inputs, on_event) if forecast and remaining_inputs else None
+        estimate = forecast_of_writing(writer, remaining_inputs, on_event) if forecast and remaining_inputs else None
         write_lines(writer, inputs, file, on_event, "writing", account_in=beside.path)
         answers = read_lines(file, WrittenAnswer)
         place_table(out, beside, lambda file: write_annotated(table, file, answers, writer.name))
@@ -139,7 +139,7 @@ def write_lines(
         on_event(Event(stage="annotate", message=message, done=done, total=len(inputs), unit="texts"))
 
 
-def foretell_writing(
+def forecast_of_writing(
     writer: NamedWriter, inputs: Sequence[str], on_event: OnEvent, *, tested: Sequence[str] = (), pairs: int = 0
 ) -> Forecast | None:
     """Forecast the requests to a remote teacher for the inputs and ``pairs`` new pairs, and report them.

@@ -26,9 +26,9 @@ from fourshot.engine.machine.links import check_links
 from fourshot.pipeline.cells.measuring import Evaluation
 from fourshot.pipeline.cells.run_folder import GENERATED_FILE, RunFolder
 from fourshot.pipeline.distillation.annotated_tables import annotated_file
-from fourshot.pipeline.distillation.annotating import foretell_annotation, texts_left
+from fourshot.pipeline.distillation.annotating import forecast_of_annotation, texts_left
+from fourshot.pipeline.distillation.annotators import Annotate, NamedAnnotator, annotator_of_run
 from fourshot.pipeline.distillation.distilled import Distilled, DistillSummary, write_results
-from fourshot.pipeline.distillation.readers import NamedReader, Read, run_reader
 from fourshot.pipeline.distillation.request import LabelDistillation
 from fourshot.pipeline.distillation.taught import (
     Lesson,
@@ -40,7 +40,7 @@ from fourshot.pipeline.distillation.taught import (
     teacher_measured,
 )
 from fourshot.pipeline.events import Event
-from fourshot.pipeline.forecasts.forecast import FORECAST_FILE, Forecast, foretell, settled
+from fourshot.pipeline.forecasts.forecast import FORECAST_FILE, Forecast, make_forecast, record_actual_times
 from fourshot.pipeline.loop.rounds import finished_pairs
 from fourshot.pipeline.provenance import value_hash
 from fourshot.pipeline.remote_teacher import accounted
@@ -52,7 +52,7 @@ from fourshot.pipeline.runs.stage_driver import StageDriver, timed
 from fourshot.pipeline.runs.stages import generate, student, style, train
 from fourshot.pipeline.runs.stages.student import StudentItem, StudentStage
 from fourshot.pipeline.students.jobs import student_jobs
-from fourshot.pipeline.students.plan import STUDENTS, foretell_students, with_students
+from fourshot.pipeline.students.plan import STUDENTS, forecast_of_students, with_students
 from fourshot.pipeline.synthesis.types import TextPairs
 from fourshot.pipeline.task import Example
 from fourshot.pipeline.task_data import TaskData
@@ -88,23 +88,23 @@ def distill(request: LabelDistillation, *, forecast: bool = False) -> DistillSum
             shot_notes, shots = kept_shots(experiment.cells[0].shots, shots), experiment.cells[0].shots
         work.claim(request.manifest(accepted.base, accepted.encoder), over_unused=True)
         test = _test(request, data)
-        estimate = _foretell(accepted, experiment, data, shots, test) if forecast else None
+        estimate = _forecast(accepted, experiment, data, shots, test) if forecast else None
         took = dict[str, float]()
         teacher = _teach(request, experiment, took)
-        read = accounted(teacher.read(request.log, request.on_event), teacher.account, request.folder)
+        annotate = accounted(teacher.open(request.log, request.on_event), teacher.account, request.folder)
         draws = teacher.draw and request.writes
         pairs = drawn_texts(request, teacher, data, shots) if draws else list(teacher.pairs)
         with timed(took, "annotate"):
-            annotated, notes = annotated_texts(request, teacher.name, read)
+            annotated, notes = annotated_texts(request, teacher.name, annotate)
         with timed(took, "evaluate"):
-            teacher_evaluation = _measure_teacher(request, read, test)
+            teacher_evaluation = _measure_teacher(request, annotate, test)
         labels = request.task.label_names
         lesson = lesson_of(request, annotated, pairs, shots, data.test)
         stage = _students(accepted, lesson, shots, test)
         with timed(took, STUDENTS):
             request.run(stage)
         if estimate:
-            estimate = settled(estimate, took)
+            estimate = record_actual_times(estimate, took)
             work.write(FORECAST_FILE, estimate)
         return write_results(
             Distilled(
@@ -132,7 +132,7 @@ def plan_distillation(request: LabelDistillation) -> Forecast | None:
     manifest = request.manifest(accepted.base, accepted.encoder)
     RunFolder(request.folder).check_claim(manifest, over_unused=True)
     shots = experiment.cells[0].shots if experiment else _shots(request, data)
-    return _foretell(accepted, experiment, data, shots, _test(request, data), anew=True)
+    return _forecast(accepted, experiment, data, shots, _test(request, data), anew=True)
 
 
 def _accept(request: LabelDistillation) -> _Accepted:
@@ -178,11 +178,11 @@ def _written(request: LabelDistillation, experiment: Experiment | None) -> TextP
     if not (request.teacher_folder / GENERATED_FILE).exists():
         return []
     if experiment:
-        return experiment.learnt(experiment.cells[0]).synthetic
+        return experiment.training_texts(experiment.cells[0]).synthetic
     return finished_pairs(RunFolder(request.teacher_folder))
 
 
-def _foretell(
+def _forecast(
     accepted: _Accepted,
     experiment: Experiment | None,
     data: TaskData,
@@ -193,7 +193,7 @@ def _foretell(
 ) -> Forecast | None:
     """Forecast the remaining work of the teacher, if its speed is known, and of the students; report the forecast.
 
-    See `forecast.foretell`.
+    See `forecast.make_forecast`.
     """
     request, tell = accepted.request, accepted.request.on_event
     table, by = request.unlabelled, request.by
@@ -201,13 +201,13 @@ def _foretell(
     tested = 0 if _scores_file(request, "teacher", test).exists() else len(test)
     lesson = expected_lesson(request, _written(request, experiment), shots, data.test)
     stage = _students(accepted, lesson, shots, test)
-    students = foretell_students(stage, accepted.encoder, tell, anew=anew)
+    students = forecast_of_students(stage, accepted.encoder, tell, anew=anew)
     complete = partial(with_students, students=students)
     if experiment:
-        reads = {"annotate": texts, "evaluate": tested}
-        estimate = foretell(
+        texts_by_stage = {"annotate": texts, "evaluate": tested}
+        estimate = make_forecast(
             experiment.model,
-            lambda speed: teaching_work(experiment, reads, speed, writes=request.writes),
+            lambda speed: teaching_work(experiment, texts_by_stage, speed, writes=request.writes),
             tell,
             anew=anew,
             at_once=request.placement.at_once,
@@ -217,7 +217,7 @@ def _foretell(
     else:
         assert by
         writes = 0 if (request.teacher_folder / GENERATED_FILE).exists() else request.generate
-        estimate = foretell_annotation(
+        estimate = forecast_of_annotation(
             by, table, texts, tell, tested=tested, writes=writes, anew=anew, complete=complete
         )
     if estimate is None and students:
@@ -228,7 +228,7 @@ def _foretell(
     return estimate
 
 
-def _teach(request: LabelDistillation, experiment: Experiment | None, took: dict[str, float]) -> NamedReader:
+def _teach(request: LabelDistillation, experiment: Experiment | None, took: dict[str, float]) -> NamedAnnotator:
     """Return the teacher; unless one was named, it is trained on the shots. Adds seconds by stage to ``took``."""
     if experiment is None:
         assert request.by
@@ -246,16 +246,16 @@ def _teach(request: LabelDistillation, experiment: Experiment | None, took: dict
     if request.writes:
         with timed(took, "generate"):
             driver.do(generate.rounds)
-    return run_reader(experiment, request.placement.ray)
+    return annotator_of_run(experiment, request.placement.ray)
 
 
-def _measure_teacher(request: LabelDistillation, read: Read, test: Sequence[Example]) -> Evaluation | None:
+def _measure_teacher(request: LabelDistillation, annotate: Annotate, test: Sequence[Example]) -> Evaluation | None:
     """Return the teacher's evaluation on the test texts, which are annotated once; None without test texts."""
     if not test:
         return None
     file = _scores_file(request, "teacher", test)
     if not file.exists():
-        write_json(file, teacher_measured(read, request.task, test, request.on_event))
+        write_json(file, teacher_measured(annotate, request.task, test, request.on_event))
     return read_made(file, Evaluation)
 
 

@@ -20,7 +20,7 @@ from fourshot.pipeline.report.write import write_report
 from fourshot.pipeline.rows.fields import sample_argument
 from fourshot.pipeline.runs.stages.student import StudentItem, parities
 from fourshot.pipeline.selective import CoverageCurve
-from fourshot.pipeline.student_card import STUDENT_FILE, STUDENT_LINK, StudentCard, check_kept, file_hashes
+from fourshot.pipeline.student_card import STUDENT_FILE, STUDENT_LINK, StudentCard, check_student_unchanged, file_hashes
 from fourshot.pipeline.task import Example
 from fourshot.pipeline.work_folder import WorkFolder
 from fourshot.training.students.encoders import ResolvedEncoder
@@ -127,7 +127,7 @@ def _carded(made: Distilled, item: StudentItem, remote: RemoteTeacher | None) ->
     result = finished_student(made.request.folder / "students", item.job)
     assert result
     folder = Path(result.path)
-    check_kept(folder)
+    check_student_unchanged(folder)
     evaluation = read_made(Path(item.out), Evaluation) if item.test else None
     card = StudentCard(
         name=result.name,

@@ -10,7 +10,7 @@ from fourshot.engine.checkpoints.models import ResolvedModel, refuse_fake
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.distillation.annotated_tables import annotation_columns
 from fourshot.pipeline.distillation.annotating_text import NamedWriter
-from fourshot.pipeline.distillation.readers import NamedReader
+from fourshot.pipeline.distillation.annotators import NamedAnnotator
 from fourshot.pipeline.distillation.text_pairs import ADDED
 from fourshot.pipeline.events import OnEvent, ignore
 from fourshot.pipeline.provenance import made_by, value_hash
@@ -115,7 +115,7 @@ class LabelDistillation(Distillation, frozen=True, kw_only=True):
     task: Task
     unlabelled: TextTable | None = None  # the teacher annotates its texts
     real: str = ""  # real examples for teacher and student, see `real_examples`; "": `RunSettings.k` per class
-    by: NamedReader | None = None
+    by: NamedAnnotator | None = None
     student_settings: StudentSettings = StudentSettings()
     onnx: bool = False  # also export the student to ONNX
 
@@ -279,7 +279,7 @@ def teacher_settings(settings: RunSettings, per_class: int) -> RunSettings:
     ``per_class``: texts that it generates per class; 0 leaves the setting.
     """
     annotate = settings.annotate
-    if annotate.annotator == "adapters" and annotate.num_readers > annotate.folds:
+    if annotate.annotator == "adapters" and annotate.num_annotators > annotate.folds:
         annotate = msgspec.structs.replace(annotate, folds=0)
     texts = settings.generate
     if per_class:

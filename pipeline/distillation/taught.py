@@ -22,7 +22,7 @@ from fourshot.pipeline.distillation.annotated_tables import (
     read_annotated,
 )
 from fourshot.pipeline.distillation.annotating import annotate_table
-from fourshot.pipeline.distillation.readers import NamedReader, Read, parts_of
+from fourshot.pipeline.distillation.annotators import Annotate, NamedAnnotator, parts_of
 from fourshot.pipeline.distillation.request import LabelDistillation
 from fourshot.pipeline.events import Event, OnEvent
 from fourshot.pipeline.faults import TaskFault, clipped, counted, error, raise_errors
@@ -31,7 +31,7 @@ from fourshot.pipeline.provenance import value_hash
 from fourshot.pipeline.remote_teacher import REMOTE_FILE, keep_account
 from fourshot.pipeline.rows.examples import normalised_text
 from fourshot.pipeline.rows.fields import bare_text
-from fourshot.pipeline.rows.repeats import torn, torn_notes, unseen
+from fourshot.pipeline.rows.repeats import contradicting_texts, contradiction_notes, unseen
 from fourshot.pipeline.rows.review_table import check_alone, corrections
 from fourshot.pipeline.rows.text_table import TextTable
 from fourshot.pipeline.rows.unfinished import UNFINISHED, unfinished_folder
@@ -46,7 +46,7 @@ from fourshot.training.students.examples import TaughtExample
 Annotated = list[TaughtExample]  # real are those with a label that a person put into the table
 
 
-def annotated_texts(request: LabelDistillation, by: str, read: Read) -> tuple[Annotated, list[str]]:
+def annotated_texts(request: LabelDistillation, by: str, annotate: Annotate) -> tuple[Annotated, list[str]]:
     """Return the user's texts with the labels of the teacher ``by``, or a person's corrections, and notes.
 
     The annotated table is written unless it exists. Raises InputError if no text has a label, unless the teacher also
@@ -60,7 +60,7 @@ def annotated_texts(request: LabelDistillation, by: str, read: Read) -> tuple[An
     if out.exists():  # it is complete, because it is written atomically; a person may also have put it back
         shutil.rmtree(unfinished_folder(out), ignore_errors=True)  # left if a kill came before its removal
     else:
-        summary = annotate_table(unlabelled, out, labels, by, read, on_event=request.on_event)
+        summary = annotate_table(unlabelled, out, labels, by, annotate, on_event=request.on_event)
         if summary.unreadable:
             notes.append(
                 f"{counted(summary.unreadable, 'text')} could not be read; of the first: {summary.why_unreadable}"
@@ -126,7 +126,7 @@ def lesson_of(
     kept_pairs, others_left_out = learnable_pairs(pairs, shots, taught, test)
     written = written_texts(kept_pairs, request.task, request.generate)
     missing = missing_texts(written, request.generate * len(request.task.labels))
-    (num_taught, num_written), unsure = sure_enough([taught, written], request.student_settings.min_confidence)
+    (num_taught, num_written), unsure = count_confident([taught, written], request.student_settings.min_confidence)
     near = _near_test(request, taught, test)
     return Lesson(taught, written, num_taught, num_written, [*left_out, *others_left_out, *missing, *unsure, *near])
 
@@ -174,11 +174,11 @@ def learnable(annotated: Annotated, shots: Sequence[Example], test: Sequence[Exa
     If a person gave a text different labels, none of them is used, as in training data.
     """
     shot_keys = {normalised_text(shot.text) for shot in shots}
-    doubtful = torn((example.text, example.probabilities) for example in annotated if example.is_real)
+    doubtful = contradicting_texts((example.text, example.probabilities) for example in annotated if example.is_real)
     certain = [example for example in annotated if normalised_text(example.text) not in doubtful]
     others = [example for example in certain if normalised_text(example.text) not in shot_keys]
     usable, measured, repeated = unseen(others, attrgetter("text"), (), [x.text for x in test], attrgetter("is_real"))
-    notes = [*torn_notes(doubtful, "text", "none is learnt"), *_left_out(measured, repeated, "text")]
+    notes = [*contradiction_notes(doubtful, "text", "none is learnt"), *_left_out(measured, repeated, "text")]
     num_shots = len(certain) - len(others)
     return usable, notes + ([f"learnt as shots already: {counted(num_shots, 'text')}"] if num_shots else [])
 
@@ -202,7 +202,7 @@ def _left_out(measured: int, repeated: int, noun: str) -> list[str]:
     return notes + ([f"not learnt, because repeated: {counted(repeated, noun)}"] if repeated else [])
 
 
-def sure_enough(parts: Sequence[Annotated], least: float) -> tuple[list[int], list[str]]:
+def count_confident(parts: Sequence[Annotated], least: float) -> tuple[list[int], list[str]]:
     """Return, for each part, how many texts have a teacher's confidence of at least ``least``; and notes on others."""
     learnt = [sum(max(example.probabilities) >= least for example in part) for part in parts]
     unsure = sum(map(len, parts)) - sum(learnt)
@@ -216,7 +216,7 @@ def kept_shots(stored_shots: Sequence[Example], current_shots: Sequence[Example]
     return ["the shots are those that the folder was begun with; for those of the data as it is now give another --out"]
 
 
-def drawn_texts(request: LabelDistillation, by: NamedReader, data: TaskData, shots: Sequence[Example]) -> TextPairs:
+def drawn_texts(request: LabelDistillation, by: NamedAnnotator, data: TaskData, shots: Sequence[Example]) -> TextPairs:
     """Return the texts that a remote teacher generates, with their verdicts.
 
     The cost is stored in the folder. After a kill, it is determined from the stored responses.
@@ -259,13 +259,13 @@ def missing_texts(written: Annotated, total: int) -> list[str]:
     return [f"the teacher wrote {len(written)} of {total} texts that can be learnt"] if len(written) < total else []
 
 
-def teacher_measured(read: Read, task: Task, test: Sequence[Example], on_event: OnEvent) -> Evaluation:
+def teacher_measured(annotate: Annotate, task: Task, test: Sequence[Example], on_event: OnEvent) -> Evaluation:
     """Evaluate the teacher on the test texts. For a text that it refuses, a pseudo-random label counts."""
     import time
 
     rows: list[tuple[float, ...]] = []
     began_s = time.perf_counter()
-    for answers in read(parts_of([example.text for example in test])):
+    for answers in annotate(parts_of([example.text for example in test])):
         for answer in answers:
             text = test[len(rows)].text
             rows.append(answer.probabilities or _at_random(text, len(task.labels)))

@@ -7,7 +7,7 @@ import msgspec
 
 from fourshot.engine.calibration import NONE, Calibration
 from fourshot.engine.chat import ChatTurns
-from fourshot.pipeline.synthesis.committee import Reader
+from fourshot.pipeline.synthesis.committee import Annotator
 from fourshot.pipeline.synthesis.filters import longest_text
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.task import Example, Task
@@ -22,7 +22,7 @@ class Teacher(msgspec.Struct, frozen=True, kw_only=True):
     model_revision: str = ""
     settings: RunSettings
     shots: tuple[Example, ...]
-    readers: tuple[Reader, ...] = ()  # none: the base model in context
+    annotators: tuple[Annotator, ...] = ()  # none: the base model in context
     chat: ChatTurns | None = None
     calibration: Calibration = NONE
 
@@ -33,19 +33,19 @@ def answers_hash(teacher: Teacher) -> str:
     Adapters are named after their content, so their names stand for their training. Settings with their default value
     are left out, so a committee of trained annotators has the same hash as in earlier versions.
     """
-    readers: list[tuple[str, Any]] = []
-    for reader in teacher.readers:
-        fields = msgspec.to_builtins(msgspec.structs.replace(reader, adapter=None))
+    hashed: list[tuple[str, Any]] = []
+    for annotator in teacher.annotators:
+        fields = msgspec.to_builtins(msgspec.structs.replace(annotator, adapter=None))
         del fields["encoder"]
-        files = reader.adapter or reader.encoder
-        readers.append((files.name if files else "", fields))
+        files = annotator.adapter or annotator.encoder
+        hashed.append((files.name if files else "", fields))
     values, usual = _values_read(teacher.settings), _values_read(RunSettings())
     others: dict[str, Any] = {name: value for name, value in values.items() if value != usual[name]}
     if teacher.calibration != NONE:
         others["calibration"] = teacher.calibration
-    if not readers or any(reader.kind == "in context" for reader in teacher.readers):
+    if not hashed or any(annotator.kind == "in context" for annotator in teacher.annotators):
         others |= _read_in_context(teacher)
-    return hashlib.sha256(msgspec.json.encode([readers, others] if others else readers)).hexdigest()[:12]
+    return hashlib.sha256(msgspec.json.encode([hashed, others] if others else hashed)).hexdigest()[:12]
 
 
 def _values_read(settings: RunSettings) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from fourshot.pipeline.distillation.annotated_tables import BY, read_annotated
 from fourshot.pipeline.faults import counted
 from fourshot.pipeline.rows.examples import normalised_text
 from fourshot.pipeline.rows.labels.cells import read_text_cell
-from fourshot.pipeline.rows.repeats import torn, torn_notes, unseen
+from fourshot.pipeline.rows.repeats import contradicting_texts, contradiction_notes, unseen
 from fourshot.pipeline.rows.review_table import check_alone, corrections, guard, unguard
 from fourshot.pipeline.rows.written_table import check_written, write_table
 from fourshot.pipeline.runs.stages.write import WrittenAnswer
@@ -124,8 +124,10 @@ def learnable_pairs(
     """
     earlier, tested = ([pair.input for pair in known] for known in (real, test))
     usable_pairs, measured, repeated = unseen(pairs, attrgetter("input"), earlier, tested, attrgetter("is_corrected"))
-    several = torn((pair.input, _pair_key(pair.input, pair.target)) for pair in pairs if pair.is_corrected)
-    notes = torn_notes(several, noun, "the first is learnt")
+    several = contradicting_texts(
+        (pair.input, _pair_key(pair.input, pair.target)) for pair in pairs if pair.is_corrected
+    )
+    notes = contradiction_notes(several, noun, "the first is learnt")
     notes += [f"{counted(measured, noun)} also in the test split left out"] if measured else []
     notes += [f"{counted(repeated, noun)} repeating others or real ones left out"] if repeated else []
     return usable_pairs, notes

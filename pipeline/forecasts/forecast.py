@@ -118,7 +118,7 @@ class Forecast(msgspec.Struct, frozen=True, kw_only=True):
             f"{self.memory_bytes / 1e9:.1f} GB of memory ({parts}){doubt}"
         )
 
-    def beside(self, took: Mapping[str, float]) -> "Forecast":
+    def with_actual_times(self, took: Mapping[str, float]) -> "Forecast":
         """Return the forecast with the actual seconds of stages, by name."""
         stages = tuple(
             msgspec.structs.replace(stage, took_s=round(took[stage.stage], 1)) if stage.stage in took else stage
@@ -184,7 +184,7 @@ def forecast(work: Iterable[StageWork], speed: Speed, at_once: Callable[[int], i
     )
 
 
-def foretell(
+def make_forecast(
     model: ResolvedModel,
     work_of: Callable[[Speed], Sequence[StageWork]],
     on_event: OnEvent,
@@ -226,22 +226,22 @@ def foretell(
     return estimate
 
 
-def settled(estimate: Forecast, took: Mapping[str, float], *, failed: bool = False) -> Forecast:
+def record_actual_times(estimate: Forecast, took: Mapping[str, float], *, failed: bool = False) -> Forecast:
     """Return ``estimate`` with the actual seconds of stages, by name, and correct later forecasts of this base by them.
 
     ``failed``: some of the work was not done, so its seconds correct nothing.
     """
-    estimate = estimate.beside(took)
+    estimate = estimate.with_actual_times(took)
     if estimate.revision and not failed:
         learn_from(estimate.revision, engine=estimate.share("engine"), trainer=estimate.share("trainer"))
     return estimate
 
 
-def conclude(
+def finish_forecast(
     estimate: Forecast, took: Mapping[str, float], folder: WorkFolder, on_event: OnEvent, *, failed: bool = False
 ) -> None:
-    """Write the `settled` forecast into ``folder``, and report how right it was, unless some work ``failed``."""
-    estimate = settled(estimate, took, failed=failed)
+    """Write the forecast, with actual times, into ``folder``, and report its error, unless some work ``failed``."""
+    estimate = record_actual_times(estimate, took, failed=failed)
     folder.write(FORECAST_FILE, estimate)
     if estimate.verdict and not failed:
         on_event(Event(stage="forecast", message=estimate.verdict))

@@ -58,7 +58,7 @@ def _work(parent: ParentLink) -> None:
 
 
 def _trainer(probe: TrainerProbe, opened: Callable[[], object]) -> SpeedMeasured:
-    from fourshot.pipeline.synthesis.prompts import PromptFormat, reading_prompt
+    from fourshot.pipeline.synthesis.prompts import PromptFormat, classification_prompt
     from fourshot.pipeline.tasks.shots import take_shots
     from fourshot.pipeline.tasks.task_file import load_task, shipped_tasks
     from fourshot.training.lora.examples import TrainingExample, TrainingResult
@@ -68,7 +68,7 @@ def _trainer(probe: TrainerProbe, opened: Callable[[], object]) -> SpeedMeasured
     trainer, task, times = LoraTrainer(probe.model), load_task(shipped_tasks()[TASK]), list[float]()
     examples = [
         TrainingExample(
-            prompt=reading_prompt(task, shot.text, PromptFormat()), target=task.label_names.index(shot.label)
+            prompt=classification_prompt(task, shot.text, PromptFormat()), target=task.label_names.index(shot.label)
         )
         for shot in take_shots(task, 4, 0)
     ]
@@ -102,7 +102,7 @@ def _engine(probe: EngineProbe, opened: Callable[[], object]) -> SpeedMeasured:
     from fourshot.pipeline.loop.rounds import draw_round
     from fourshot.pipeline.rows.examples import load_split
     from fourshot.pipeline.synthesis.filters import TextFilter
-    from fourshot.pipeline.synthesis.prompts import PromptFormat, reading_prompt
+    from fourshot.pipeline.synthesis.prompts import PromptFormat, classification_prompt
     from fourshot.pipeline.synthesis.settings import GenerateSettings, RunSettings
     from fourshot.pipeline.tasks.shots import take_shots
     from fourshot.pipeline.tasks.task_file import load_task, shipped_tasks
@@ -116,7 +116,7 @@ def _engine(probe: EngineProbe, opened: Callable[[], object]) -> SpeedMeasured:
     def seconds_per_token(count: int, *, shown: bool = False, adapter: Adapter | None = None) -> float:
         """Return the seconds per computed prompt token of the first ``count`` texts."""
         form = PromptFormat(verbalizer="token" if adapter else "word")
-        prompts = [reading_prompt(task, text, form, shots if shown else ()) for text in texts[:count]]
+        prompts = [classification_prompt(task, text, form, shots if shown else ()) for text in texts[:count]]
         engine.reset_prefix_cache()
         before = engine.stats()
         engine.score(prompts, task.label_words, adapter, form.verbalizer)

@@ -52,7 +52,7 @@ class Experience(msgspec.Struct, frozen=True, kw_only=True):
         took = min(max(took, 1 / MOST_WRONG), MOST_WRONG)
         return Experience(factor=self.factor * took**weight, commands=self.commands + 1)
 
-    def beside(self, measured_before: float, measured_now: float) -> "Experience":
+    def with_measurement(self, measured_before: float, measured_now: float) -> "Experience":
         """Return the correction after the machine was measured again: the new speed counts as much as one command."""
         if not (self.commands and measured_before and measured_now):
             return Experience()
@@ -121,8 +121,10 @@ def known_speed(
         if not trains:  # keep what was measured of trainings before
             of_trainer = ("open_trainer_s", "train_token_s", "training_s", "trainer_bytes")
             speed = msgspec.structs.replace(speed, **{name: getattr(before, name) for name in of_trainer})
-        engine = before.engine.beside(before.prompt_token_s, speed.prompt_token_s)
-        trainer = before.trainer.beside(before.train_token_s, speed.train_token_s) if trains else before.trainer
+        engine = before.engine.with_measurement(before.prompt_token_s, speed.prompt_token_s)
+        trainer = (
+            before.trainer.with_measurement(before.train_token_s, speed.train_token_s) if trains else before.trainer
+        )
         speed = msgspec.structs.replace(speed, engine=engine, trainer=trainer)
     _keep(model.revision, speed)
     return speed

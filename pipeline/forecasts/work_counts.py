@@ -18,7 +18,7 @@ from fourshot.pipeline.synthesis.aligned import BEGINNINGS, aligned
 from fourshot.pipeline.synthesis.drawing import most_tokens
 from fourshot.pipeline.synthesis.fitting import bias_note
 from fourshot.pipeline.synthesis.prompt_style import ANSWER_TOKENS, in_turn
-from fourshot.pipeline.synthesis.prompts import PromptFormat, generation_prompt, reading_prompt
+from fourshot.pipeline.synthesis.prompts import PromptFormat, classification_prompt, generation_prompt
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.synthesis.windows import parts_of
 from fourshot.pipeline.task import Example, Task
@@ -59,7 +59,7 @@ class TokenCounts:
             output_tokens=prompts * times * self.text_tokens,
         )
 
-    def reads(
+    def classification(
         self, texts: float, form: PromptFormat, *, adapter: bool = False, shots: Sequence[Example] = ()
     ) -> StageWork:
         """Return the work of scoring ``texts`` texts, each as long as a mean shot, behind as many ``shots`` as fit."""
@@ -80,21 +80,21 @@ class TokenCounts:
         by_adapters = annotate.annotator == "adapters"
         if in_context := annotate.in_context if by_adapters else annotate.annotator == "icl":
             base = PromptFormat(verbalizer=self.settings.base_verbalizer, chat=chat)
-            total += self.reads(texts, base, shots=shots) * in_context
+            total += self.classification(texts, base, shots=shots) * in_context
         for form in forms if by_adapters else ():
-            total += self.reads(texts, form, adapter=True)
+            total += self.classification(texts, form, adapter=True)
         return total
 
     def fitting(self, shots: Sequence[Example], form: PromptFormat) -> Sequence[Example]:
         """Return the shots that fit into a prompt: those of `shots_that_fit`, if all shots are about equally long."""
         room = EngineSettings(model=self._model_path).max_model_len - ANSWER_TOKENS
-        total = self.tokens(reading_prompt(self.task, "", form, shots)) + self.text_tokens
+        total = self.tokens(classification_prompt(self.task, "", form, shots)) + self.text_tokens
         return shots if total <= room else in_turn(self.task, shots)[: int(len(shots) * room / total)]
 
     def fitting_notes(self, chat: ChatTurns | None) -> list[str]:
         """Return notes on prompts for drawing and annotation that cannot show all shots, and on words without bias."""
         no_bias = bias_note(self.task.name, self.settings.sampling.bias, self.tokens)
-        return [line for line in (self._drawing_note(chat), self._reading_note(chat), no_bias) if line]
+        return [line for line in (self._drawing_note(chat), self._annotation_note(chat), no_bias) if line]
 
     def _drawing_note(self, chat: ChatTurns | None) -> str:
         words, room = self.settings.max_text_words, EngineSettings(model=self._model_path).max_model_len
@@ -112,7 +112,7 @@ class TokenCounts:
             f"and {answer} tokens for a text, the longest takes {longest + answer} tokens, and {room} are allowed"
         )
 
-    def _reading_note(self, chat: ChatTurns | None) -> str:
+    def _annotation_note(self, chat: ChatTurns | None) -> str:
         annotate, form = self.settings.annotate, PromptFormat(chat=chat)
         by_base = annotate.annotator == "icl" or (annotate.annotator == "adapters" and annotate.in_context)
         shown = self.fitting(self.shots, form) if by_base else self.shots
@@ -139,10 +139,10 @@ class TokenCounts:
         if self.settings.aligns:
             plain = msgspec.structs.replace(form, filler=None)
             form = aligned(plain, self.task, EngineSettings(model=self._model_path), shots)
-        kinds = [self.tokens.pieces(reading_prompt(self.task, text, form, shots)) for text in BEGINNINGS]
+        kinds = [self.tokens.pieces(classification_prompt(self.task, text, form, shots)) for text in BEGINNINGS]
         shared = sum(1 for _ in takewhile(lambda same: len(set(same)) == 1, zip(*kinds, strict=False)))
         sample = self.shots[:: max(1, len(self.shots) // MOST_COUNTED)]
-        return shared, fmean(self.tokens(reading_prompt(self.task, shot.text, form, shots)) for shot in sample)
+        return shared, fmean(self.tokens(classification_prompt(self.task, shot.text, form, shots)) for shot in sample)
 
     def _questions(self, verbalizer: Verbalizer) -> int:
         """Return the number of requests for one text."""

@@ -11,7 +11,7 @@ from fourshot.engine.core import EngineSettings
 from fourshot.engine.errors import FourshotError
 from fourshot.engine.machine.processes import ParentLink, end_process, run_child
 from fourshot.engine.opening import open_engine
-from fourshot.pipeline.loop.units import DrawUnit, ReadUnit, TaskBrief
+from fourshot.pipeline.loop.units import AnnotationUnit, DrawUnit, TaskBrief
 
 READY = "engine ready at "  # in the log, with the seconds of the monotonic clock
 
@@ -31,7 +31,7 @@ def _work(parent: ParentLink) -> None:
     inbox: Inbox = queue.SimpleQueue()
 
     def receive() -> None:
-        for message in parent.messages(TaskBrief | DrawUnit | ReadUnit):
+        for message in parent.messages(TaskBrief | DrawUnit | AnnotationUnit):
             inbox.put(message)
         inbox.put(None)
 

@@ -12,7 +12,7 @@ from fourshot.pipeline.synthesis.settings import GenerateSettings
 from fourshot.pipeline.synthesis.types import Verdict
 
 ROUNDS_BEFORE_STALL = 2  # of draws_per_round draws; with fewer, an acceptance rate is too uncertain
-MOST_TOLD = 20  # stalled classes listed in a message
+MOST_LISTED = 20  # stalled classes listed in a message
 RECENT_BATCHES = 10  # a class's acceptance rate is that of its last batches: it falls as texts begin to repeat
 
 
@@ -161,8 +161,10 @@ def more_draws(count: ClassCount, per_class: int) -> str:
 
 
 def short_classes(counts: ClassCounts, labels: Sequence[str]) -> str:
-    """Return kept and wanted texts of each class, in one line for people; those after `MOST_TOLD` are only counted."""
-    parts = [f"{label} with {counts.by_label[label].kept} of {counts.per_class} texts" for label in labels[:MOST_TOLD]]
+    """Return kept and wanted texts of each class, in one line; those after `MOST_LISTED` are only counted."""
+    parts = [
+        f"{label} with {counts.by_label[label].kept} of {counts.per_class} texts" for label in labels[:MOST_LISTED]
+    ]
     more = f" and {len(labels) - len(parts)} more" if len(labels) > len(parts) else ""
     return f"{', '.join(parts)}{more}"
 
@@ -191,7 +193,7 @@ def short_run_error(
     lines = [
         f"  - {title}: {count.kept} of {per_class} kept from {count.drawn} draws ({accepted(count)}); "
         f"{more_draws(count, per_class)}"
-        for title, count in classes[:MOST_TOLD]
+        for title, count in classes[:MOST_LISTED]
     ]
     if (rest := len(classes) - len(lines)) > 0:
         lines.append(f"  - and {rest} more")

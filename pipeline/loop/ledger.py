@@ -16,7 +16,7 @@ from fourshot.engine.calibration import CONTENT_FREE, NONE, Calibration
 from fourshot.engine.errors import FourshotError, InputError
 from fourshot.pipeline.loop.counts import ClassCounts, DrawRecord, records_of
 from fourshot.pipeline.loop.plan import DrawBatch, DrawPlan
-from fourshot.pipeline.loop.units import Draw, DrawFault, DrawUnit, ReadUnit, TaskBrief, Unit, UnitResult
+from fourshot.pipeline.loop.units import AnnotationUnit, Draw, DrawFault, DrawUnit, TaskBrief, Unit, UnitResult
 from fourshot.pipeline.synthesis.annotate import judge
 from fourshot.pipeline.synthesis.filters import TextFilter
 from fourshot.pipeline.synthesis.overuse import WordUse
@@ -42,7 +42,7 @@ class _Compared(NamedTuple):
 
     reasons: Sequence[Reason | None]  # of every text; None: it passed
     passed: Sequence[Draw]
-    reads: Sequence[int]  # numbers of the read units with the passed texts
+    units: Sequence[int]  # numbers of the annotation units with the passed texts
 
 
 class Ledger:
@@ -64,7 +64,7 @@ class Ledger:
         self._mode = settings.annotate.calibration if settings.annotate.annotator == "icl" else "none"
         self.calibration = NONE if self._mode == "none" else calibration
         # A run that learns probabilities gains from every annotated text; a corpus has a given size.
-        self._keeps_all = plan.keeps_all or (settings.learns_soft and not plan.reads_in_place)
+        self._keeps_all = plan.keeps_all or (settings.learns_soft and not plan.annotates_in_place)
         self._filter = TextFilter(brief.shots, settings.filter, test_texts, task=brief.task)
         strength, labels = settings.variety.suppress, brief.task.label_names
         self._use = {label: WordUse(brief.task, brief.shots, label, strength) for label in (labels if strength else ())}
@@ -73,10 +73,10 @@ class Ledger:
         self._units: deque[Unit] = deque()  # not given to a worker yet
         self._batches: dict[int, DrawBatch] = {}  # not judged yet
         self._results: dict[int, UnitResult] = {}  # of draw units, by number
-        self._scores: dict[int, tuple[tuple[float, ...], ...]] = {}  # of read units, by number
-        self._num_reads = 0
-        self._fresh_read = False  # the next read unit empties the prefix cache
-        self._calibration_reads: Sequence[int] = ()  # numbers of the read units that the calibration is fitted on
+        self._scores: dict[int, tuple[tuple[float, ...], ...]] = {}  # of annotation units, by number
+        self._num_annotation_units = 0
+        self._fresh_annotation = False  # the next annotation unit empties the prefix cache
+        self._calibration_units: Sequence[int] = ()  # numbers of the annotation units that the calibration is fitted on
         self._compared: _Compared | None = None
 
     @property
@@ -121,7 +121,7 @@ class Ledger:
 
     def take(self, result: UnitResult) -> list[JudgedBatch]:
         """Add a result, and return the batches that can be judged now, in order. Raises the error of a failed unit."""
-        unit, in_place = result.unit, self.plan.reads_in_place
+        unit, in_place = result.unit, self.plan.annotates_in_place
         if isinstance(unit, DrawUnit):
             if result.failure:
                 raise result.failure.error()
@@ -162,7 +162,7 @@ class Ledger:
 
     def _advance(self) -> list[JudgedBatch]:
         judged = []
-        judge_next = self._judge_read if self.plan.reads_in_place else self._judge_drawn
+        judge_next = self._judge_annotated if self.plan.annotates_in_place else self._judge_drawn
         while batch := self._batches.get(self.plan.finished):
             if not all(unit.number in self._results for unit in batch.units) or (outcome := judge_next(batch)) is None:
                 break
@@ -176,7 +176,7 @@ class Ledger:
             self._finish(outcome.records, kept)
         return judged
 
-    def _judge_read(self, batch: DrawBatch) -> JudgedBatch | None:
+    def _judge_annotated(self, batch: DrawBatch) -> JudgedBatch | None:
         """Judge texts that workers annotated; None before calibration. Later texts are compared with the kept ones."""
         draws = self._draws(batch)
         if not self._is_calibrated(draws):
@@ -190,64 +190,64 @@ class Ledger:
         """Filter texts, have passed ones annotated, then judge; None until then. All that passed are remembered."""
         draws = self._draws(batch)
         if self._compared is None:
-            self._fresh_read = self.plan.fresh and not batch.units
+            self._fresh_annotation = self.plan.fresh and not batch.units
             reasons = [self._filter.check(draw.candidate) for draw in draws]
             passed = [draw for draw, reason in zip(draws, reasons, strict=True) if reason is None]
             self._is_calibrated(passed or draws)  # the texts that it is fitted on are annotated first
-            reads: Sequence[int] = ()
+            units: Sequence[int] = ()
             if passed and self._has_annotator:
-                read = [draw.candidate for draw in passed]
-                folds = [self._folds.get(candidate.id) for candidate in read] if self._folds else []
-                reads = self._read([c.text for c in read], folds, [c.label for c in read])
-            self._compared = _Compared(reasons, passed, reads)
-        if not self._is_calibrated(self._compared.passed or draws) or not self._are_read(self._compared.reads):
+                candidates = [draw.candidate for draw in passed]
+                folds = [self._folds.get(candidate.id) for candidate in candidates] if self._folds else []
+                units = self._issue([c.text for c in candidates], folds, [c.label for c in candidates])
+            self._compared = _Compared(reasons, passed, units)
+        if not self._is_calibrated(self._compared.passed or draws) or not self._are_annotated(self._compared.units):
             return None
         compared, self._compared = self._compared, None
-        scores = [row for number in compared.reads for row in self._scores.pop(number)]
+        scores = [row for number in compared.units for row in self._scores.pop(number)]
         return self._judged(batch, draws, compared.reasons, self._verdicts(compared.passed, scores), ())
 
     def _draws(self, batch: DrawBatch) -> tuple[Draw, ...]:
         drawn = [draw for unit in batch.units for draw in self._results[unit.number].draws]
         return (*(Draw(candidate=candidate) for candidate in batch.drawn), *drawn)
 
-    def _read(self, texts: Sequence[str], folds: Sequence[int | None] = (), intended: Sequence[str] = ()) -> range:
-        """Create read units for ``texts``, and return their numbers."""
-        most, first = self.plan.read_texts or len(texts), self._num_reads
+    def _issue(self, texts: Sequence[str], folds: Sequence[int | None] = (), intended: Sequence[str] = ()) -> range:
+        """Create annotation units for ``texts``, and return their numbers."""
+        most, first = self.plan.texts_per_unit or len(texts), self._num_annotation_units
         for start in range(0, len(texts), most):
             part = slice(start, start + most)
-            unit = ReadUnit(
+            unit = AnnotationUnit(
                 brief=self.brief.key,
-                number=self._num_reads,
+                number=self._num_annotation_units,
                 texts=tuple(texts[part]),
                 folds=tuple(folds[part]),
                 intended=tuple(intended[part]),
-                fresh=self._fresh_read,
+                fresh=self._fresh_annotation,
             )
             self._units.append(unit)
-            self._num_reads += 1
-            self._fresh_read = False
-        return range(first, self._num_reads)
+            self._num_annotation_units += 1
+            self._fresh_annotation = False
+        return range(first, self._num_annotation_units)
 
-    def _are_read(self, numbers: Sequence[int]) -> bool:
+    def _are_annotated(self, numbers: Sequence[int]) -> bool:
         return all(number in self._scores for number in numbers)
 
     def _is_calibrated(self, draws: Sequence[Draw]) -> bool:
         """Fit the calibration once its texts are annotated, content-free ones or the first batch; False until then."""
         if self.calibration is not None:
             return True
-        if self.plan.reads_in_place and self._mode == "batch":
+        if self.plan.annotates_in_place and self._mode == "batch":
             units = range(len(self.brief.task.labels))
             if not all(number in self._results for number in units):
                 return False
             draws = [draw for number in units for draw in self._results[number].draws if draw.scores]
             scores = [draw.scores for draw in draws]
         else:
-            if not self._calibration_reads:
+            if not self._calibration_units:
                 texts = [draw.candidate.text for draw in draws]
-                self._calibration_reads = self._read(CONTENT_FREE if self._mode == "contextual" else texts)
-            if not self._are_read(self._calibration_reads):
+                self._calibration_units = self._issue(CONTENT_FREE if self._mode == "contextual" else texts)
+            if not self._are_annotated(self._calibration_units):
                 return False
-            scores = [row for number in self._calibration_reads for row in self._scores.pop(number)]
+            scores = [row for number in self._calibration_units for row in self._scores.pop(number)]
         if not scores:
             self.calibration = NONE
         elif self._mode == "contextual":
@@ -283,7 +283,7 @@ class Ledger:
         verdicts = []
         for draw, reason in zip(draws, reasons, strict=True):
             candidate = draw.candidate
-            if reason is None and self.plan.reads_in_place:
+            if reason is None and self.plan.annotates_in_place:
                 reason = self._filter.beside_others(candidate.text)
             if reason is not None:
                 verdicts.append(Verdict(candidate_id=candidate.id, kept=False, reason=reason))
@@ -292,7 +292,7 @@ class Ledger:
             if verdict.kept and room[candidate.label] <= 0 and not self._keeps_all:
                 verdict = msgspec.structs.replace(verdict, kept=False, reason="surplus")
             room[candidate.label] -= verdict.kept
-            if verdict.kept and self.plan.reads_in_place:
+            if verdict.kept and self.plan.annotates_in_place:
                 self._filter.remember(candidate.text)
             verdicts.append(verdict)
         records = records_of(batch.number, self.brief.task.label_names, draws, verdicts, faults)

@@ -31,8 +31,8 @@ JUDGED_DRAWS, WELL_FORMED_DRAWS = 4.0, 1.5
 MOST_WHOLE_DRAWS = 2048  # of a round of all classes; a larger full round is not repeated for a few missing texts
 SPARE_DRAWS = 1.5  # in later, smaller rounds: times those that a class still needs at its acceptance rate
 SPREAD_DRAWS = 16  # of a draw unit, and
-SPREAD_TEXTS = 64  # of a read unit, if a round is spread over many engines
-READ_BATCH = 256  # texts of the user that are filtered, annotated and written together
+SPREAD_TEXTS = 64  # of an annotation unit, if a round is spread over many engines
+ANNOTATION_BATCH = 256  # texts of the user that are filtered, annotated and written together
 
 Biases = Callable[[str], tuple[tuple[str, float], ...]]  # nats by word, of a class
 
@@ -48,9 +48,9 @@ class DrawBatch(NamedTuple):
 class DrawPlan:
     """Decides on the batches of one task, and counts their results."""
 
-    reads_in_place = False  # the worker that generates texts also annotates them, before a batch is filtered
+    annotates_in_place = False  # the worker that generates texts also annotates them, before a batch is filtered
     keeps_all = False  # every good text is kept, even if its class has enough
-    read_texts = 0  # most texts of a read unit; 0: all of a batch in one unit
+    texts_per_unit = 0  # most texts of an annotation unit; 0: all of a batch in one unit
     fresh = False  # the first unit of every batch empties the prefix cache
 
     def __init__(self, brief: TaskBrief) -> None:
@@ -86,7 +86,7 @@ class RoundPlan(DrawPlan):
         """``drawn``: rounds that exist and need only annotation. ``spread``: over many engines, in small units."""
         super().__init__(brief)
         self._drawn, self._spread, self._units = drawn or {}, spread, 0
-        self.read_texts = SPREAD_TEXTS if spread else 0
+        self.texts_per_unit = SPREAD_TEXTS if spread else 0
         self.fresh = not spread
 
     def next_batches(self, biases: Biases) -> list[DrawBatch]:
@@ -126,7 +126,7 @@ class RoundPlan(DrawPlan):
 class AheadPlan(DrawPlan):
     """Units of up to ``draws_per_round`` texts of one class, ``ahead`` of them before the first is finished."""
 
-    reads_in_place = True
+    annotates_in_place = True
 
     def __init__(self, brief: TaskBrief) -> None:
         super().__init__(brief)
@@ -183,20 +183,20 @@ class AheadPlan(DrawPlan):
         return min(draws, most, settings.most_candidates - count.issued)
 
 
-class ReadPlan(DrawPlan):
-    """Annotation of existing texts, `READ_BATCH` at a time; nothing is generated."""
+class AnnotationPlan(DrawPlan):
+    """Annotation of existing texts, `ANNOTATION_BATCH` at a time; nothing is generated."""
 
     keeps_all = True
 
     def __init__(self, brief: TaskBrief, texts: Sequence[Candidate], *, spread: bool = False) -> None:
         super().__init__(brief)
         self._texts = texts
-        self.read_texts = SPREAD_TEXTS if spread else 0
+        self.texts_per_unit = SPREAD_TEXTS if spread else 0
         self.fresh = not spread
 
     def next_batches(self, biases: Biases) -> list[DrawBatch]:
         number = self.issued
-        texts = self._texts[number * READ_BATCH : (number + 1) * READ_BATCH]
+        texts = self._texts[number * ANNOTATION_BATCH : (number + 1) * ANNOTATION_BATCH]
         if not texts or not self.is_done:
             return []
         self.issued += 1
@@ -265,7 +265,7 @@ def class_slice(
 
 def in_place_unit(key: str, number: int, part: DrawSlice) -> DrawUnit:
     """Return a unit that is a batch by itself, and is annotated by the worker that generates it."""
-    return DrawUnit(brief=key, number=number, batch=number, slices=(part,), reads=True, by_shots=True)
+    return DrawUnit(brief=key, number=number, batch=number, slices=(part,), annotates=True, by_shots=True)
 
 
 def split_slice(draw_slice: DrawSlice, most: int) -> list[DrawSlice]:

@@ -22,7 +22,7 @@ from fourshot.pipeline.loop.plan import Biases, DrawPlan, RoundPlan, round_slice
 from fourshot.pipeline.loop.progress import ProgressReporter
 from fourshot.pipeline.loop.units import Draw, DrawUnit, TaskBrief, UnitProgress, UnitResult
 from fourshot.pipeline.synthesis.attributes import Attributes
-from fourshot.pipeline.synthesis.committee import Reader
+from fourshot.pipeline.synthesis.committee import Annotator
 from fourshot.pipeline.synthesis.evidence import evidence_line
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.synthesis.types import Candidate, Verdict
@@ -33,7 +33,7 @@ CALIBRATION_FILE = "annotator.json"
 COMMITTEE_FILE = "committee.json"  # the weight of each kind of annotator, and the reason
 ATTRIBUTES_FILE = "attributes.json"
 DONE_FILES = ("generated.json", "drawn.json", "annotated.json")  # written last: for a run, a pool, the user's texts
-READ_BY_ANNOTATOR = ("kept", "label_disagrees", "low_confidence", "surplus")
+REASONS_AFTER_ANNOTATION = ("kept", "label_disagrees", "low_confidence", "surplus")
 
 
 class Round(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,7 +61,7 @@ class RoundSink:
         settings: RunSettings,
         *,
         chat: ChatTurns | None = None,
-        readers: Sequence[Reader] = (),
+        annotators: Sequence[Annotator] = (),
         pool: WorkFolder | None = None,
         is_pool: bool = False,
         test_texts: Callable[[], Sequence[str]] = tuple,
@@ -77,7 +77,7 @@ class RoundSink:
         """
         self.folder, self._task, self._shots, self._pool, self._is_pool = folder, task, tuple(shots), pool, is_pool
         self._settings = pool_settings(settings, len(task.labels)) if is_pool else settings
-        self._chat, self._readers, self._test_texts, self._on_event = chat, tuple(readers), test_texts, on_event
+        self._chat, self._annotators, self._test_texts, self._on_event = chat, tuple(annotators), test_texts, on_event
         self._spread, self._done_file = spread, done_file
         self._began_s, self._sampled_s, self._output_tokens = 0.0, 0.0, 0
         self._stalled: set[str] = set()  # classes that were reported
@@ -97,7 +97,7 @@ class RoundSink:
             shots=self._shots,
             settings=self._settings,
             chat=self._chat,
-            readers=self._readers,
+            annotators=self._annotators,
             attributes=attributes,
         )
         ledger = Ledger(
@@ -230,7 +230,7 @@ def restore_round(ledger: Ledger, number: int, candidates: Sequence[Candidate], 
             kept.setdefault(candidate.label, []).append(candidate.text)
     draws = [Draw(candidate=candidate) for candidate in candidates]
     records = records_of(number, ledger.brief.task.label_names, draws, verdicts)
-    compared = [candidate.text for candidate, verdict in pairs if verdict.reason in READ_BY_ANNOTATOR]
+    compared = [candidate.text for candidate, verdict in pairs if verdict.reason in REASONS_AFTER_ANNOTATION]
     ledger.restore(records, compared, kept)
 
 

@@ -20,11 +20,11 @@ from fourshot.engine.core import Completion, Engine, Sampling
 from fourshot.engine.errors import FourshotError, InputError
 from fourshot.engine.machine.processes import ChildFailure
 from fourshot.pipeline.loop.units import (
+    AnnotationUnit,
     Draw,
     DrawFault,
     DrawSlice,
     DrawUnit,
-    ReadUnit,
     TaskBrief,
     Unit,
     UnitProgress,
@@ -115,8 +115,8 @@ class UnitRunner:
         unit, slices = self._running[0]
         task = self._tasks[unit.brief]
         try:
-            if isinstance(unit, ReadUnit):
-                scores, agreement = task.read(unit.texts, unit.folds, unit.intended)
+            if isinstance(unit, AnnotationUnit):
+                scores, agreement = task.annotate(unit.texts, unit.folds, unit.intended)
                 result = UnitResult(unit=unit, scores=scores, agreement=agreement, evidence=task.take_evidence())
             else:
                 result = self._drawn(unit, slices, task, meanwhile)
@@ -143,10 +143,10 @@ class UnitRunner:
                     self._on_progress(UnitProgress(unit=unit.key, done=finished))
             done += len(completions)
             draws += _draws(task.brief.task, unit, sampled, likeliest(completions))
-        read_draws, faults = task.read_in_place(draws) if unit.reads else (draws, [])
+        annotated_draws, faults = task.annotate_in_place(draws) if unit.annotates else (draws, [])
         return UnitResult(
             unit=unit,
-            draws=tuple(read_draws),
+            draws=tuple(annotated_draws),
             faults=tuple(faults),
             output_tokens=tokens,
             attributes=task.take_listed(),
@@ -177,7 +177,7 @@ class _Task:
         if kind == "icl":
             return InContextAnnotator(self._engine, brief.task, brief.shots, brief.settings, brief.chat)
         if kind == "adapters":
-            return Committee(self._engine, brief.task, brief.readers, brief.settings, brief.shots)
+            return Committee(self._engine, brief.task, brief.annotators, brief.settings, brief.shots)
         raise InputError("The settings ask for no annotator (annotate.annotator is 'none'), so nobody can read texts.")
 
     def prepare(self) -> None:
@@ -230,13 +230,13 @@ class _Task:
         completions = self._engine.sample([prompt.prompt for _, prompt in numbered], sampling)
         return _Sampled(part, numbered, sampling, completions)
 
-    def read_in_place(self, draws: Sequence[Draw]) -> tuple[list[Draw], list[DrawFault]]:
+    def annotate_in_place(self, draws: Sequence[Draw]) -> tuple[list[Draw], list[DrawFault]]:
         """Return draws by id, rejected by their form or with scores, and the faults of those that scoring failed on."""
         draws = sorted(draws, key=lambda draw: draw.candidate.id)
         reasons = [self._filter.alone(draw.candidate) for draw in draws]
         well_formed = [draw.candidate for draw, reason in zip(draws, reasons, strict=True) if reason is None]
         answers = iter(self._scores_or_errors(well_formed))
-        read_draws, faults = list[Draw](), list[DrawFault]()
+        annotated_draws, faults = list[Draw](), list[DrawFault]()
         for draw, reason in zip(draws, reasons, strict=True):
             answer = () if reason else next(answers)
             if isinstance(answer, str):
@@ -244,8 +244,8 @@ class _Task:
                 number = int(draw.candidate.id.rpartition("-")[2])  # among the draws that are numbered with it
                 faults.append(DrawFault(task=task, label=label, draw=number, step="score", message=answer))
             else:
-                read_draws.append(msgspec.structs.replace(draw, reason=reason, scores=answer))
-        return read_draws, faults
+                annotated_draws.append(msgspec.structs.replace(draw, reason=reason, scores=answer))
+        return annotated_draws, faults
 
     def _scores_or_errors(self, candidates: Sequence[Candidate]) -> "Sequence[tuple[float, ...] | str]":
         """Return label scores of each text, or why the engine rejects it: one bad text must not affect others."""
@@ -254,20 +254,20 @@ class _Task:
         if self.brief.settings.annotate.annotator == "none":
             return [()] * len(candidates)
         try:
-            scores, _ = self.read([c.text for c in candidates], intended=[c.label for c in candidates])
+            scores, _ = self.annotate([c.text for c in candidates], intended=[c.label for c in candidates])
             return [tuple(round(score, 6) for score in row) for row in scores]
         except InputError as error:
             if len(candidates) == 1:
                 return [str(error)]
             return [answer for candidate in candidates for answer in self._scores_or_errors([candidate])]
 
-    def read(
+    def annotate(
         self, texts: Sequence[str], folds: Sequence[int | None] = (), intended: Sequence[str] = ()
     ) -> tuple[tuple[tuple[float, ...], ...], tuple[float, ...]]:
         """Return (scores, agreement): nats [num_texts, num_labels], uncalibrated; agreement only for a committee."""
         if not isinstance(self._annotator, Committee):
             return tuple(map(tuple, self._annotator.scores(texts).astype(np.float64).tolist())), ()
-        probabilities, agreement = self._annotator.read(texts, folds, intended)
+        probabilities, agreement = self._annotator.annotate(texts, folds, intended)
         return tuple(map(tuple, np.log(probabilities).tolist())), tuple(agreement.tolist())
 
 

@@ -10,7 +10,7 @@ from fourshot.engine.chat import ChatTurns
 from fourshot.engine.core import EngineStats
 from fourshot.engine.machine.processes import ChildFailure
 from fourshot.pipeline.synthesis.attributes import Attributes
-from fourshot.pipeline.synthesis.committee import Reader
+from fourshot.pipeline.synthesis.committee import Annotator
 from fourshot.pipeline.synthesis.evidence import KindEvidence
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.synthesis.types import Candidate, Reason
@@ -27,7 +27,7 @@ class TaskBrief(msgspec.Struct, frozen=True, kw_only=True, tag="brief"):
     shots: tuple[Example, ...]
     settings: RunSettings
     chat: ChatTurns | None = None  # of prompts; None: plain text
-    readers: tuple[Reader, ...] = ()  # of the committee, with the annotator "adapters"
+    annotators: tuple[Annotator, ...] = ()  # of the committee, with the annotator "adapters"
     attributes: dict[str, Attributes] = {}  # by class, if they were listed before; else each worker lists them
 
 
@@ -54,7 +54,7 @@ class DrawUnit(msgspec.Struct, frozen=True, kw_only=True, tag="draw"):
     number: int  # position among the draw units of the brief
     batch: int  # round of a run; in a corpus every unit is a batch
     slices: tuple[DrawSlice, ...]
-    reads: bool = False  # the worker that generates the texts annotates the well-formed ones, too
+    annotates: bool = False  # the worker that generates the texts annotates the well-formed ones, too
     by_shots: bool = False  # requests are sorted by their shots, for more hits in the prefix cache
     fresh: bool = False  # empty the prefix cache first: the texts are then the same bytes, whatever ran before
     reports: int = 0  # approximate number of progress reports
@@ -69,11 +69,11 @@ class DrawUnit(msgspec.Struct, frozen=True, kw_only=True, tag="draw"):
         return sum(part.draws for part in self.slices)
 
 
-class ReadUnit(msgspec.Struct, frozen=True, kw_only=True, tag="read"):
+class AnnotationUnit(msgspec.Struct, frozen=True, kw_only=True, tag="read"):
     """Texts to be annotated; the result has their label scores."""
 
     brief: str
-    number: int  # position among the read units of the brief
+    number: int  # position among the annotation units of the brief
     texts: tuple[str, ...]
     folds: tuple[int | None, ...] = ()  # of each text: the fold whose adapter did not see it; empty: no adapter saw any
     intended: tuple[str, ...] = ()  # of each text: the label it was generated for, "" for none; empty: none has one
@@ -88,7 +88,7 @@ class ReadUnit(msgspec.Struct, frozen=True, kw_only=True, tag="read"):
         return len(self.texts)
 
 
-Unit = DrawUnit | ReadUnit
+Unit = DrawUnit | AnnotationUnit
 
 
 class Draw(msgspec.Struct, frozen=True, kw_only=True):
@@ -116,8 +116,10 @@ class UnitResult(msgspec.Struct, frozen=True, kw_only=True, tag="result"):
     unit: Unit
     draws: tuple[Draw, ...] = ()
     faults: tuple[DrawFault, ...] = ()
-    scores: tuple[tuple[float, ...], ...] = ()  # of a read unit, nats [num_texts, num_labels]
-    agreement: tuple[float, ...] = ()  # of a read unit, by text: share of annotators that predict the committee's label
+    scores: tuple[tuple[float, ...], ...] = ()  # of an annotation unit, nats [num_texts, num_labels]
+    agreement: tuple[
+        float, ...
+    ] = ()  # of an annotation unit, by text: share of annotators that predict the committee's label
     evidence: dict[str, KindEvidence] = {}  # by kind of annotator, with the first texts that a worker annotates
     failure: ChildFailure | None = None  # why the unit cannot be done on any worker, such as an adapter with a fault
     output_tokens: int = 0  # of a draw unit: of all its completions
@@ -134,8 +136,8 @@ class UnitProgress(msgspec.Struct, frozen=True, kw_only=True, tag="progress"):
 
 
 def all_faulty(unit: Unit, task: str, step: str, message: str) -> UnitResult:
-    """Return the result of a unit that failed completely: ``failure`` for a read unit, a fault per draw otherwise."""
-    if isinstance(unit, ReadUnit):
+    """Return the result of a unit that failed completely: ``failure`` for annotations, a fault per draw otherwise."""
+    if isinstance(unit, AnnotationUnit):
         return UnitResult(unit=unit, failure=ChildFailure(kind="FourshotError", message=message))
     faults = [
         DrawFault(task=task, label=part.label, draw=part.first_id + number, step=step, message=message)

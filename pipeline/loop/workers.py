@@ -7,7 +7,7 @@ from typing import Protocol
 from fourshot.engine.adapters import rank_of, slot_rank
 from fourshot.engine.core import Adapter, EngineSettings
 from fourshot.pipeline.loop.units import TaskBrief, Unit, UnitProgress, UnitResult
-from fourshot.pipeline.synthesis.committee import Reader
+from fourshot.pipeline.synthesis.committee import Annotator
 
 
 class Workers(Protocol):
@@ -48,18 +48,20 @@ def open_workers(
     engine: EngineSettings,
     ray: str,
     log: Path,
-    readers: Iterable[Reader] = (),
+    annotators: Iterable[Annotator] = (),
     tell: Callable[[str], None] = lambda line: None,
 ) -> Workers:
     """Return engines on the Ray cluster ``ray``; if it is "", a single one in a child process that prints into ``log``.
 
-    ``readers``: annotators whose files every machine of a cluster must see. ``tell`` is called with a message about
+    ``annotators``: annotators whose files every machine of a cluster must see. ``tell`` is called with a message about
     each machine that is excluded. Raises InputError if there is no such cluster.
     """
     if ray:
         from fourshot.pipeline.loop.ray_workers import RayWorkers
 
-        files = [weights.path for reader in readers for weights in (*reader.adapters, reader.encoder) if weights]
+        files = [
+            weights.path for annotator in annotators for weights in (*annotator.adapters, annotator.encoder) if weights
+        ]
         return RayWorkers(engine, ray, files, tell)
     from fourshot.pipeline.loop.local_worker import LocalWorker
 

@@ -42,7 +42,7 @@ class Columns(NamedTuple):
     labels: tuple[str, ...]  # several: of one annotator each
     other_texts: tuple[str, ...] = ()
     other_labels: tuple[str, ...] = ()
-    set_aside: tuple[str, ...] = ()  # have suitable contents, but names of metadata
+    skipped_for_name: tuple[str, ...] = ()  # have suitable contents, but names of metadata
     verdict: str = ""  # the column in which an annotation tool stores whether the label was accepted; "": none
 
 
@@ -65,7 +65,7 @@ def find_columns(
         labels=tuple(labels),
         other_texts=_unchosen(search.texts, chosen),
         other_labels=_unchosen([*_label_columns(table, set(verdicts), by_name=False), *search.unlikely], chosen),
-        set_aside=_set_aside(
+        skipped_for_name=_skipped_for_name(
             table,
             chosen | set(verdicts),
             texts=not text_columns and not any(_is_called(column, TEXT_NAMES) for column in texts),
@@ -107,7 +107,7 @@ def _unchosen(columns: Sequence[str], chosen: set[str]) -> tuple[str, ...]:
     return tuple(column for column in columns if column not in chosen and not _is_about_a_row(column))
 
 
-def _set_aside(table: Table, excluded: Set[str], texts: bool, labels: bool) -> tuple[str, ...]:
+def _skipped_for_name(table: Table, excluded: Set[str], texts: bool, labels: bool) -> tuple[str, ...]:
     """Return the columns with names of metadata that look like texts, if ``texts``, or like labels, if ``labels``."""
     looks = [look for look, is_asked in ((looks_like_text, texts), (looks_like_label, labels)) if is_asked]
     aside = [column for column in table.columns if column not in excluded and _is_about_a_row(column)]

@@ -66,7 +66,7 @@ def load_split(task: Task, split: str, limit: int | None = None) -> Split:
     rows, faults = label_rows(task, table)
     raise_errors(faults)
     loaded = clean(split, table.path, rows, task.input_fields)
-    if elsewhere := stand_in(task.data, split):
+    if elsewhere := substitute_split_note(task.data, split):
         faults = [note(split, elsewhere), *faults]
     return msgspec.structs.replace(
         loaded,
@@ -85,7 +85,7 @@ def limited(examples: list[T], limit: int | None) -> list[T]:
     return [examples[index] for index in sorted(random.Random(0).sample(range(len(examples)), limit))]
 
 
-def stand_in(source: DataSource, split: str) -> str:
+def substitute_split_note(source: DataSource, split: str) -> str:
     """Return a message about which file of the folder is the split, if its name differs; else ""."""
     stem = {"train": source.train_split, "test": source.test_split}.get(split, split)
     if not source.folder or stem == split or stem in SPLIT_ALIASES.get(split, ()):
@@ -212,10 +212,10 @@ def clean(split: str, path: str, rows: Sequence[Lined], fields: Sequence[str] = 
     for line, example in rows:
         copies[normalised_text(example.text)].append((line, example))
     empty = copies.pop("", [])
-    torn, again = [], []
+    contradicting, again = [], []
     for group in copies.values():
         if len({example.label for _, example in group}) > 1:
-            torn += group
+            contradicting += group
         else:
             again += group[1:]
     of_fields = f" in one of {', '.join(fields)}" if fields else ""
@@ -225,7 +225,7 @@ def clean(split: str, path: str, rows: Sequence[Lined], fields: Sequence[str] = 
     for reason, group, description in (
         ("empty_text", empty, f"without a text{of_fields} left out"),
         ("duplicate", again, f"repeating an earlier text {fate}"),
-        ("contradiction", torn, f"with a text that has two different labels {fate}"),
+        ("contradiction", contradicting, f"with a text that has two different labels {fate}"),
     ):
         if group:
             lines = shorten(sorted(line for line, _ in group))

@@ -35,7 +35,7 @@ def unseen(
     return [usable[place] for place in sorted(usable)], measured, repeated
 
 
-def torn(answers: Iterable[tuple[str, Hashable]]) -> dict[str, str]:
+def contradicting_texts(answers: Iterable[tuple[str, Hashable]]) -> dict[str, str]:
     """Return normalised text -> text for texts with different answers, from pairs of a text and a person's answer."""
     texts, answers_by_text = dict[str, str](), defaultdict[str, set[Hashable]](set)
     for text, answer in answers:
@@ -45,9 +45,9 @@ def torn(answers: Iterable[tuple[str, Hashable]]) -> dict[str, str]:
     return {key: text for key, text in texts.items() if len(answers_by_text[key]) > 1}
 
 
-def torn_notes(torn_texts: dict[str, str], noun: str, fate: str) -> list[str]:
-    """Return a note for the user about the ``fate`` of `torn` texts; empty if there are none."""
-    if not torn_texts:
+def contradiction_notes(texts: dict[str, str], noun: str, fate: str) -> list[str]:
+    """Return a note for the user about the ``fate`` of `contradicting_texts`; empty if there are none."""
+    if not texts:
         return []
-    first = clipped(" ".join(next(iter(torn_texts.values())).split()), 60)
-    return [f"{counted(len(torn_texts), noun)} with different answers of a person, such as {first!r}: {fate}"]
+    first = clipped(" ".join(next(iter(texts.values())).split()), 60)
+    return [f"{counted(len(texts), noun)} with different answers of a person, such as {first!r}: {fate}"]

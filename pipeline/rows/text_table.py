@@ -34,7 +34,7 @@ class TextTable(msgspec.Struct, frozen=True, kw_only=True):
     settings: ReadSettings
     content_hash: str
     fields: tuple[str, ...] = ()
-    numbers_rows: bool = False  # a first column without a name numbers the rows
+    has_row_numbers: bool = False  # a first column without a name numbers the rows
     separator: str = ""  # of CSV
     encoding: str = ""  # of CSV
     column_types: dict[str, Any] = {}  # pyarrow's, of Parquet and Arrow files
@@ -81,7 +81,7 @@ def open_texts(
         text_columns=() if fields else inputs,
         fields=fields,
         settings=settings,
-        numbers_rows=reading.numbers_rows,
+        has_row_numbers=reading.has_row_numbers,
         separator=reading.separator,
         encoding=reading.encoding,
         column_types=reading.column_types,

@@ -106,7 +106,7 @@ def usable_rows(table: Table, choices: TableChoices) -> UsableRows:
             *table.notices,
             *notices,
             *doubts_of_rows(place, table, columns, rows, split.examples),
-            *_set_aside(table, columns),
+            *_skipped_for_name(table, columns),
             *_unused(place, out, choices),
         ),
     )
@@ -235,11 +235,11 @@ def _in_one_spelling(rows: Sequence[Lined], merge: bool) -> tuple[list[Lined], d
     return [(line, Example(text=example.text, label=new[example.label])) for line, example in rows], renamed
 
 
-def _set_aside(table: Table, columns: Columns) -> list[TaskFault]:
+def _skipped_for_name(table: Table, columns: Columns) -> list[TaskFault]:
     """Return a note about columns with suitable contents that were not used because of their names."""
-    problem = f"not taken for texts or labels, because of their names: {shorten(map(repr, columns.set_aside))}."
+    problem = f"not taken for texts or labels, because of their names: {shorten(map(repr, columns.skipped_for_name))}."
     remedy = "If one is meant: --text-column NAME, --label-column NAME."
-    return [note(table.path, problem, remedy)] if columns.set_aside else []
+    return [note(table.path, problem, remedy)] if columns.skipped_for_name else []
 
 
 def _unused(place: str, out: Lines, choices: TableChoices) -> list[TaskFault]:

@@ -67,7 +67,7 @@ def write_table(
             )
             encoding = "utf-8-sig" if kind == ".csv" and is_for_people else "utf-8"
             with staged.open("w", encoding=encoding, newline="") as text_file:
-                is_nameless = source is not None and source.numbers_rows
+                is_nameless = source is not None and source.has_row_numbers
                 # In tab-separated tables, quotes rarely delimit cells; quoted names show that they do here.
                 names = csv.writer(
                     _LineFeeds(text_file),

@@ -7,7 +7,7 @@ from fourshot.engine.probe import ProbeResult
 from fourshot.pipeline.card import CARD_FILE, EXAMPLES_FILE, PROBED_FILE, AdapterCard, TrainingText
 from fourshot.pipeline.cells.calibrating import CALIBRATED_FILE, CalibrationResult
 from fourshot.pipeline.cells.cell import MethodCell
-from fourshot.pipeline.cells.learnt import LearntTexts
+from fourshot.pipeline.cells.training_texts import TrainingTexts
 from fourshot.pipeline.provenance import value_hash
 from fourshot.pipeline.report.data import Certainty
 from fourshot.pipeline.runs.experiment import Experiment
@@ -21,7 +21,7 @@ def write_cards(experiment: Experiment) -> None:
         outcome = experiment.outcome(cell)
         if (training := outcome.training) is None:
             continue
-        beside, learnt = WorkFolder(training.path), experiment.learnt(cell)
+        beside, learnt = WorkFolder(training.path), experiment.training_texts(cell)
         sure = certainty_of(experiment, cell)
         # Content hashes of the training and of the test texts.
         lineage = {"job": experiment.job(cell).key, "test": experiment.test_hash, "real": value_hash(cell.real)}
@@ -74,7 +74,7 @@ def certainty_of(experiment: Experiment, cell: MethodCell) -> Certainty:
     )
 
 
-def _examples(learnt: LearntTexts, *, soft: bool) -> list[TrainingText]:
+def _examples(learnt: TrainingTexts, *, soft: bool) -> list[TrainingText]:
     """Return the training texts of a classifier, the shots first.
 
     ``soft``: it was trained on a probability for each label, so a text is listed with the annotators' top label.
@@ -90,5 +90,5 @@ def _examples(learnt: LearntTexts, *, soft: bool) -> list[TrainingText]:
     return real + [
         TrainingText(text=c.text, label=(v.predicted if soft else c.label) or v.predicted or c.label, kind=kind)
         for kind, pairs in kinds
-        for c, v in learnt.learnt(pairs)
+        for c, v in learnt.trained_on(pairs)
     ]

@@ -16,13 +16,13 @@ from fourshot.pipeline.cells.cell import SeedExamples
 from fourshot.pipeline.cells.methods import METHODS, check_annotators
 from fourshot.pipeline.cells.run_folder import ExperimentManifest, RunFolder
 from fourshot.pipeline.events import Event, OnEvent, ignore
-from fourshot.pipeline.forecasts.forecast import Forecast, conclude
+from fourshot.pipeline.forecasts.forecast import Forecast, finish_forecast
 from fourshot.pipeline.provenance import describe_hardware, installed_versions, made_by, source_commit
 from fourshot.pipeline.report.data import MethodRow
 from fourshot.pipeline.report.write import write_report
 from fourshot.pipeline.runs.compared_settings import unused_in_comparison
 from fourshot.pipeline.runs.experiment import Experiment
-from fourshot.pipeline.runs.plan import foretell_runs
+from fourshot.pipeline.runs.plan import forecast_of_runs
 from fourshot.pipeline.runs.stage_driver import LOG_FILE, StageDriver
 from fourshot.pipeline.runs.summary import left_out, report_data, table
 from fourshot.pipeline.scores import Scores
@@ -109,10 +109,10 @@ def do_comparison(request: ComparisonRequest, on_event: OnEvent = ignore, *, for
         folder.write(MANIFEST_FILE, manifest)
         driver = StageDriver(path / LOG_FILE, on_event, request.placement)
         driver.add(task.name, experiment)
-        estimate = foretell_runs([experiment], "evaluate", on_event, request.placement) if forecast else None
+        estimate = forecast_of_runs([experiment], "evaluate", on_event, request.placement) if forecast else None
         driver.run("evaluate")
         if estimate:
-            conclude(estimate, driver.took, folder, on_event)
+            finish_forecast(estimate, driver.took, folder, on_event)
         result = _result(experiment, request.seeds)
         folder.write(RESULT_FILE, result)
         write_report(report_data(experiment, f"{task.name}: {len(request.seeds)} draws of shots"), path)
@@ -124,7 +124,7 @@ def plan_comparison(request: ComparisonRequest, on_event: OnEvent) -> Forecast |
     _check(request)
     experiment = _experiment(request, on_event)
     _check_claim(request, experiment)
-    return foretell_runs([experiment], "evaluate", on_event, request.placement, anew=True)
+    return forecast_of_runs([experiment], "evaluate", on_event, request.placement, anew=True)
 
 
 def _check(request: ComparisonRequest) -> None:

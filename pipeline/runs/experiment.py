@@ -15,11 +15,11 @@ from fourshot.pipeline.cells import trainings
 from fourshot.pipeline.cells.calibrating import CalibrationItem, calibration_of
 from fourshot.pipeline.cells.cell import Cells, MethodCell, SeedExamples, writer_names
 from fourshot.pipeline.cells.first_classifier import FirstClassifier
-from fourshot.pipeline.cells.learnt import LearntTexts, learnt_texts
 from fourshot.pipeline.cells.measuring import Annotators, Evaluation, EvaluationCell, LeftOutCell
 from fourshot.pipeline.cells.run_folder import GENERATED_FILE, POOL_FILE, SHOTS_FILE, RunManifest
+from fourshot.pipeline.cells.training_texts import TrainingTexts, training_texts_of
 from fourshot.pipeline.provenance import made_by, value_hash
-from fourshot.pipeline.synthesis.committee import Reader
+from fourshot.pipeline.synthesis.committee import Annotator
 from fourshot.pipeline.synthesis.prompt_style import untried_style
 from fourshot.pipeline.synthesis.prompts import version_of
 from fourshot.pipeline.synthesis.settings import RunSettings
@@ -147,12 +147,12 @@ class Experiment:
         """Return the cell of ``method`` on the first seed."""
         return next(cell for cell in self.first_cells if cell.name == method)
 
-    def learnt(self, cell: MethodCell) -> LearntTexts:
+    def training_texts(self, cell: MethodCell) -> TrainingTexts:
         """Return the training texts of a method's classifier that exist so far, with a person's corrections."""
         if not self._has_texts(cell):
-            return learnt_texts(cell, self.task)
-        reading = first.reading if (first := self.first_classifier(cell)) else None
-        return self._once(("learnt", *cell.key), lambda: learnt_texts(cell, self.task, reading))
+            return training_texts_of(cell, self.task)
+        predictions = first.predictions if (first := self.first_classifier(cell)) else None
+        return self._once(("training texts", *cell.key), lambda: training_texts_of(cell, self.task, predictions))
 
     def first_classifier(self, cell: MethodCell) -> FirstClassifier | None:
         """Return the first classifier; None without self-training or generated texts, and until all are annotated."""
@@ -172,50 +172,50 @@ class Experiment:
         """Return the finished trainings of the adapters that annotate for this method."""
         return [result for job in self.annotator_jobs(writer) if (result := finished(self.store, job))]
 
-    def readers(self, writer: MethodCell) -> tuple[Reader, ...]:
+    def annotators(self, writer: MethodCell) -> tuple[Annotator, ...]:
         """Return the finished annotators of the committee, each with its prompt format and its fold, if it has one."""
         adapters = [result.adapter for result in self.annotator_results(writer)]
         encoders = trainings.finished_encoders(self.encoder_store, self.encoder_jobs(writer))
         return trainings.committee(writer, adapters, encoders)
 
-    def text_readers(self, writer: MethodCell) -> tuple[Reader, ...]:
-        """Return `readers` for texts: with ``annotate.average``, one averaged adapter for all with equal prompts."""
-        readers, averages = self.readers(writer), trainings.reads_averages(writer.settings, len(self.task.labels))
-        return trainings.averaged(readers, self.average_store) if averages else readers
+    def text_annotators(self, writer: MethodCell) -> tuple[Annotator, ...]:
+        """Return `annotators` for texts: with ``annotate.average``, one averaged adapter for all with equal prompts."""
+        annotators, averages = self.annotators(writer), trainings.reads_averages(writer.settings, len(self.task.labels))
+        return trainings.averaged(annotators, self.average_store) if averages else annotators
 
     def encoder_jobs(self, writer: MethodCell) -> list[StudentJob]:
         """Return the trainings of the committee's encoders. Raises ModelNotFoundError where no encoder is installed."""
         return self._once(("encoders", *writer.key), lambda: trainings.encoder_jobs(self.task, writer))
 
-    def judge_jobs(self, cell: MethodCell) -> list[TrainingJob]:
+    def calibrator_jobs(self, cell: MethodCell) -> list[TrainingJob]:
         """Return the trainings of the adapters that calibrate a method's classifier, each without part of the shots."""
-        judges = trainings.judges_of(cell, self.learnt(cell).shots)
-        return self.annotator_jobs(judges) if judges else []
+        calibrators = trainings.calibration_cell(cell, self.training_texts(cell).shots)
+        return self.annotator_jobs(calibrators) if calibrators else []
 
     def calibration_item(self, cell: MethodCell) -> CalibrationItem | None:
         """Return how to calibrate a method's finished classifier; None if not at all, or a training is unfinished."""
-        trained, judges = self.result(cell), trainings.judges_of(cell, self.learnt(cell).shots)
+        trained, calibrators = self.result(cell), trainings.calibration_cell(cell, self.training_texts(cell).shots)
         if not trained or not cell.settings.calibrate:
             return None
-        if judges and len(self.annotator_results(judges)) < len(self.annotator_jobs(judges)):
+        if calibrators and len(self.annotator_results(calibrators)) < len(self.annotator_jobs(calibrators)):
             return None
-        return self._once(("calibration", *cell.key), lambda: self._calibration(cell, trained, judges))
+        return self._once(("calibration", *cell.key), lambda: self._calibration(cell, trained, calibrators))
 
     def _calibration(
-        self, cell: MethodCell, trained: TrainingResult, judges: MethodCell | None
+        self, cell: MethodCell, trained: TrainingResult, calibrators: MethodCell | None
     ) -> CalibrationItem | None:
         is_soft = bool(cell.method.synthetic and cell.settings.learns_soft)
-        pairs = self.learnt(cell).unseen if judges or is_soft else []
-        shots, readers = (judges.shots, self.readers(judges)) if judges else ((), ())
+        pairs = self.training_texts(cell).unseen if calibrators or is_soft else []
+        shots, annotators = (calibrators.shots, self.annotators(calibrators)) if calibrators else ((), ())
         is_compared = is_soft or cell.settings.annotate.annotator == "adapters"
-        return calibration_of(trained.adapter, self.task, cell.form, shots, readers, pairs, compared=is_compared)
+        return calibration_of(trained.adapter, self.task, cell.form, shots, annotators, pairs, compared=is_compared)
 
     def job(self, cell: MethodCell) -> TrainingJob:
         """Return the training of a method's classifier. Synthetic texts that it is trained on must be complete."""
         assert cell.method.trained and self._has_texts(cell), cell.key
         return self._once(
             ("job", *cell.key),
-            lambda: trainings.classifier_job(self.task, self.model.revision, cell, self.learnt(cell)),
+            lambda: trainings.classifier_job(self.task, self.model.revision, cell, self.training_texts(cell)),
         )
 
     def result(self, cell: MethodCell) -> TrainingResult | None:
@@ -230,7 +230,7 @@ class Experiment:
         shots, calibrated = cell.shots if method.shots_in_prompt else (), self.calibration_item(cell)
         annotators = None
         if method.annotators_of:
-            annotators = Annotators(readers=self.readers(cell), shots=cell.shots, settings=cell.settings)
+            annotators = Annotators(members=self.annotators(cell), shots=cell.shots, settings=cell.settings)
         decides = (
             cell.name,
             self.model.revision,
@@ -267,7 +267,7 @@ class Experiment:
         file, left_out, evaluation = Path(measured.out), Path(measured.left_out), None
         if file.exists():
             evaluation = self._once(file, lambda: WorkFolder(file.parent).read(file.name, Evaluation))
-        learnt = self.learnt(cell)
+        learnt = self.training_texts(cell)
         return MethodOutcome(
             method=cell.name,
             seed=cell.seed,
@@ -275,8 +275,8 @@ class Experiment:
             left_out=WorkFolder(file.parent).read(left_out.name, LeftOutCell).why if left_out.exists() else "",
             training=self.result(cell),
             real_examples=evaluation.shown if evaluation and evaluation.shown is not None else len(learnt.real),
-            synthetic_examples=len(learnt.learnt(learnt.synthetic)),
-            unlabelled_examples=len(learnt.learnt(learnt.unlabelled)),
+            synthetic_examples=len(learnt.trained_on(learnt.synthetic)),
+            unlabelled_examples=len(learnt.trained_on(learnt.unlabelled)),
         )
 
     @cached_property
@@ -287,7 +287,7 @@ class Experiment:
         return not cell.method.synthetic or cell.folder.has_texts(cell.settings, unlabelled=bool(self.unlabelled))
 
     def _has_texts(self, cell: MethodCell) -> bool:
-        return self._are_annotated(cell) and not ((first := self.first_classifier(cell)) and first.reading is None)
+        return self._are_annotated(cell) and not ((first := self.first_classifier(cell)) and first.predictions is None)
 
     def _once(self, key: object, compute: Callable[[], T]) -> T:
         """Return the value cached for ``key``, or compute it. For values that no longer change once computed."""

@@ -12,12 +12,12 @@ from fourshot.engine.errors import FourshotError, InputError, error_class
 from fourshot.engine.machine.files import allow_open_files
 from fourshot.engine.machine.links import check_links, lead
 from fourshot.pipeline.card import LINK
-from fourshot.pipeline.cells.review import tell_review
+from fourshot.pipeline.cells.review import report_review
 from fourshot.pipeline.cells.run_folder import RunFolder
 from fourshot.pipeline.events import Event, OnEvent, ignore
-from fourshot.pipeline.forecasts.forecast import Forecast, conclude
+from fourshot.pipeline.forecasts.forecast import Forecast, finish_forecast
 from fourshot.pipeline.runs.experiment import Experiment
-from fourshot.pipeline.runs.plan import foretell_runs
+from fourshot.pipeline.runs.plan import forecast_of_runs
 from fourshot.pipeline.runs.run import load_shots
 from fourshot.pipeline.runs.stage_driver import LOG_FILE, StageDriver
 from fourshot.pipeline.runs.stages.probe import probes
@@ -86,12 +86,12 @@ def do_trainings(request: TrainingsRequest, on_event: OnEvent = ignore, *, forec
             except FourshotError as error:
                 driver.drop(name, error)
         experiments = [*driver.experiments.values()]
-        estimate = foretell_runs(experiments, "train", on_event, request.placement) if forecast else None
+        estimate = forecast_of_runs(experiments, "train", on_event, request.placement) if forecast else None
         driver.run("train")
         driver.do(probes)
         driver.write_cards()
         if estimate:
-            conclude(estimate, driver.took, folder, on_event, failed=bool(driver.failed))
+            finish_forecast(estimate, driver.took, folder, on_event, failed=bool(driver.failed))
         for name in new_names & driver.failed.keys():
             if error_class(driver.failed[name].kind).exit_code == InputError.exit_code:
                 _forget(root / name)
@@ -113,7 +113,7 @@ def plan_trainings(request: TrainingsRequest, on_event: OnEvent) -> Forecast | N
             experiments.append(_experiment(request, name, base, on_event))
         except FourshotError as error:
             on_event(Event(stage="failed", message=f"{name}: {' '.join(str(error).split())}"))
-    return foretell_runs(experiments, "train", on_event, request.placement, anew=True)
+    return forecast_of_runs(experiments, "train", on_event, request.placement, anew=True)
 
 
 def _check(request: TrainingsRequest) -> None:
@@ -141,7 +141,7 @@ def _experiment(request: TrainingsRequest, name: str, model: ResolvedModel, on_e
     seeds = [load_shots(data, settings, RunFolder(folder))]
     experiment = Experiment(data, model, settings, ["fourshot"], seeds, folder, flat=True, store=request.store)
     experiment.check_trainable()
-    tell_review(RunFolder(folder), task, on_event)
+    report_review(RunFolder(folder), task, on_event)
     return experiment
 
 

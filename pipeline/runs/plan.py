@@ -12,10 +12,10 @@ from fourshot.engine.checkpoints.models import checkpoint_shapes
 from fourshot.pipeline.cells.calibrating import FEWEST_UNSEEN, MOST_UNSEEN, other_subjects
 from fourshot.pipeline.cells.cell import MethodCell
 from fourshot.pipeline.cells.run_folder import GENERATED_FILE, POOL_FILE, UNLABELLED_FILE
-from fourshot.pipeline.cells.second_reading import FIRST_SHARE
+from fourshot.pipeline.cells.self_training import FIRST_SHARE
 from fourshot.pipeline.cells.trainings import annotator_jobs, reads_averages
 from fourshot.pipeline.events import OnEvent
-from fourshot.pipeline.forecasts.forecast import Forecast, StageWork, foretell
+from fourshot.pipeline.forecasts.forecast import Forecast, StageWork, make_forecast
 from fourshot.pipeline.forecasts.speed import Speed
 from fourshot.pipeline.forecasts.work_counts import TokenCounts
 from fourshot.pipeline.loop.plan import draws_whole_rounds, first_draws, rounds_for
@@ -29,7 +29,7 @@ from fourshot.training.lora.examples import PROBE_TEXTS
 from fourshot.training.students.train import finished_student
 
 ENCODER_PARAMETERS = 22e6  # of the embedded encoder
-OPEN_SHARE = 0.3  # of texts that an averaged adapter leaves undecided, so that each of its members annotates them
+UNDECIDED_SHARE = 0.3  # of texts that an averaged adapter leaves undecided, so that each of its members annotates them
 
 
 def remaining_work(experiments: Sequence[Experiment], until: StageName, speed: Speed) -> list[StageWork]:
@@ -40,10 +40,10 @@ def remaining_work(experiments: Sequence[Experiment], until: StageName, speed: S
     return sorted((part for part in parts if part.stage in titles), key=lambda part: titles.index(part.stage))
 
 
-def foretell_runs(
+def forecast_of_runs(
     experiments: Sequence[Experiment], until: StageName, on_event: OnEvent, placement: Placement, *, anew: bool = False
 ) -> Forecast | None:
-    """Forecast and report the remaining work of experiments on one base model. See `forecast.foretell`.
+    """Forecast and report the remaining work of experiments on one base model. See `forecast.make_forecast`.
 
     ``anew``: nothing runs after the forecast, so the folders are checked here. Raises RunFolderError where one belongs
     to another configuration.
@@ -53,13 +53,13 @@ def foretell_runs(
     for experiment in experiments if anew else ():
         experiment.check_claim()
     work_of, goes_on = partial(remaining_work, experiments, until), any(any(x.store.glob("*")) for x in experiments)
-    return foretell(experiments[0].model, work_of, on_event, anew=anew, at_once=placement.at_once, goes_on=goes_on)
+    return make_forecast(experiments[0].model, work_of, on_event, anew=anew, at_once=placement.at_once, goes_on=goes_on)
 
 
-def teaching_work(experiment: Experiment, reads: Mapping[str, int], speed: Speed, *, writes: bool) -> list[StageWork]:
+def teaching_work(experiment: Experiment, texts: Mapping[str, int], speed: Speed, *, writes: bool) -> list[StageWork]:
     """Return the work of a distillation's teacher, which is trained on the shots.
 
-    ``reads``: number of texts that it annotates, by stage. ``writes``: it also generates texts.
+    ``texts``: number of texts that it annotates, by stage. ``writes``: it also generates texts.
     """
     remaining, writer = _Remaining(experiment, speed), experiment.writers[0]
     jobs = {job.key: (job, writer) for job in experiment.annotator_jobs(writer)}
@@ -68,7 +68,7 @@ def teaching_work(experiment: Experiment, reads: Mapping[str, int], speed: Speed
         *remaining._trainings(jobs),
         *remaining.encoders(writer),
         *(remaining._texts(writer) if writes else ()),
-        *(_at(stage, remaining._reading(writer, texts)) for stage, texts in reads.items() if texts),
+        *(_at(stage, remaining._annotation(writer, count)) for stage, count in texts.items() if count),
     ]
 
 
@@ -141,7 +141,7 @@ class _Remaining:
         if classifies:
             of_real = [cell for cell in experiment.cells if cell.method.trained and not cell.method.synthetic]
             jobs |= {job.key: (job, cell) for cell in of_real for job in [experiment.job(cell)]}
-            jobs |= {job.key: (job, cell) for cell in experiment.cells for job in experiment.judge_jobs(cell)}
+            jobs |= {job.key: (job, cell) for cell in experiment.cells for job in experiment.calibrator_jobs(cell)}
         work = []
         for writer in experiment.writers:
             annotate = writer.settings.annotate
@@ -186,7 +186,7 @@ class _Remaining:
         experiment, settings, counts = self._experiment, writer.settings, self._counts[writer.key]
         generate, work = settings.generate, list[StageWork]()
         if experiment.unlabelled and not writer.folder.has(UNLABELLED_FILE):
-            work.append(_at("annotate", self._reading(writer, len(experiment.unlabelled))))
+            work.append(_at("annotate", self._annotation(writer, len(experiment.unlabelled))))
         instead = experiment.unlabelled and settings.unlabelled.mode == "instead"
         if instead or writer.folder.has(GENERATED_FILE):
             return work
@@ -194,12 +194,12 @@ class _Remaining:
         rate = self._speed.well_formed if keeps_all else self._speed.accepted(counts.num_labels)
         drawn = sum(self._pool_rounds(writer))
         rounds = self._rounds(settings, generate.per_class - drawn * rate, rate)
-        part = self._reading(writer, (drawn + sum(rounds)) * self._speed.well_formed * counts.num_labels)
+        part = self._annotation(writer, (drawn + sum(rounds)) * self._speed.well_formed * counts.num_labels)
         if rounds:
             part = counts.draws(sum(rounds), chat=writer.form.chat, batches=len(rounds)) + part
         return [*work, _at("generate", part)]
 
-    def _reading(self, writer: MethodCell, texts: float, *, averages: bool = True) -> StageWork:
+    def _annotation(self, writer: MethodCell, texts: float, *, averages: bool = True) -> StageWork:
         """Return the work of annotating ``texts`` by the committee, of whose fold adapters one annotates each text.
 
         Without ``averages``, no averaged adapter stands in for its members.
@@ -210,7 +210,7 @@ class _Remaining:
         if averages and reads_averages(writer.settings, counts.num_labels):
             for wording in (name for name in wordings if wordings.count(name) > 1):
                 form = msgspec.structs.replace(writer.form, wording=wording)
-                alone += counts.reads(texts * OPEN_SHARE, form, adapter=True)
+                alone += counts.classification(texts * UNDECIDED_SHARE, form, adapter=True)
             wordings = [*dict.fromkeys(wordings)]
         wordings += ["task"] if annotate.folds else []
         forms = [msgspec.structs.replace(writer.form, wording=wording) for wording in wordings]
@@ -224,27 +224,27 @@ class _Remaining:
         for cell in experiment.cells:
             if not cell.method.synthetic or experiment.result(cell) is not None:
                 continue
-            work += self._second_reading(cell)
+            work += self._self_training(cell)
             kept = cell.settings.generate.per_class * len(experiment.task.labels) + len(experiment.unlabelled)
             part = self._counts[cell.key].training(len(cell.shots) + kept, cell.settings.classifier_training, cell.form)
             work.append(_at("train", part))
         return work
 
-    def _second_reading(self, cell: MethodCell) -> list[StageWork]:
+    def _self_training(self, cell: MethodCell) -> list[StageWork]:
         """Return the training of a first classifier and its annotation of the texts, as far as they remain."""
         first = self._experiment.first_classifier(cell)
         instead = self._experiment.unlabelled and cell.settings.unlabelled.mode == "instead"
-        if not cell.self_trains or instead or (first and first.reading):
+        if not cell.self_trains or instead or (first and first.predictions):
             return []
         counts, per_class = self._counts[cell.key], cell.settings.generate.per_class
         drawn = per_class * counts.num_labels / self._speed.accepted(counts.num_labels)
         texts = len(first.texts) if first else drawn * self._speed.well_formed
-        reading = _at("read the texts again", counts.reads(texts, cell.form, adapter=True))
+        annotation = _at("read the texts again", counts.classification(texts, cell.form, adapter=True))
         if first and first.result:
-            return [reading]
+            return [annotation]
         examples = len(cell.shots) + round(FIRST_SHARE * per_class) * counts.num_labels
         training = counts.training(examples, cell.settings.train, cell.form)
-        return [_at("train the first classifier", training), reading]
+        return [_at("train the first classifier", training), annotation]
 
     def _measuring(self) -> list[StageWork]:
         experiment, work, answered = self._experiment, list[StageWork](), set[bytes]()
@@ -254,17 +254,21 @@ class _Remaining:
             key = evaluation.answers_key + (cell.name.encode() if trained else b"")
             counts, texts = self._counts[cell.key], len(experiment.test)
             has_room = len(counts.fitting(evaluation.shots, cell.form)) >= min(counts.num_labels, len(evaluation.shots))
-            is_asked = texts or (trained and self._experiment.result(cell) is None)  # without a test file: only probes
-            if evaluation.is_done or key in answered or not has_room or not is_asked:
+            is_queried = texts or (
+                trained and self._experiment.result(cell) is None
+            )  # without a test file: only probes
+            if evaluation.is_done or key in answered or not has_room or not is_queried:
                 continue
             answered.add(key)
             if cell.method.annotators_of:
-                num_read = texts + min(WARM_UP_TEXTS, texts) + len(cell.shots)
-                work.append(_at("evaluate", self._reading(cell, num_read, averages=False)))
+                num_annotated = texts + min(WARM_UP_TEXTS, texts) + len(cell.shots)
+                work.append(_at("evaluate", self._annotation(cell, num_annotated, averages=False)))
                 continue
-            work.append(_at("evaluate", counts.reads(texts, cell.form, adapter=trained, shots=evaluation.shots)))
+            work.append(
+                _at("evaluate", counts.classification(texts, cell.form, adapter=trained, shots=evaluation.shots))
+            )
             more = min(WARM_UP_TEXTS, texts) + (self._probed(cell) if trained else 0)
-            work.append(_at("evaluate", counts.reads(more, cell.form, adapter=trained)))
+            work.append(_at("evaluate", counts.classification(more, cell.form, adapter=trained)))
         return work
 
     def _probed(self, cell: MethodCell) -> int:

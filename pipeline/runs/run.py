@@ -12,15 +12,15 @@ from fourshot.engine.errors import InputError
 from fourshot.engine.machine.links import check_links, lead
 from fourshot.pipeline.card import LINK
 from fourshot.pipeline.cells.cell import SeedExamples
-from fourshot.pipeline.cells.review import tell_review
+from fourshot.pipeline.cells.review import report_review
 from fourshot.pipeline.cells.run_folder import SHOTS_FILE, RunFolder
 from fourshot.pipeline.events import Event, OnEvent, ignore
-from fourshot.pipeline.forecasts.forecast import FORECAST_FILE, Forecast, settled
-from fourshot.pipeline.loop.reading import as_candidates
+from fourshot.pipeline.forecasts.forecast import FORECAST_FILE, Forecast, record_actual_times
+from fourshot.pipeline.loop.unlabelled import as_candidates
 from fourshot.pipeline.report.write import write_report
 from fourshot.pipeline.rows.unlabelled import load_unlabelled
 from fourshot.pipeline.runs.experiment import Experiment
-from fourshot.pipeline.runs.plan import foretell_runs
+from fourshot.pipeline.runs.plan import forecast_of_runs
 from fourshot.pipeline.runs.stage_driver import LOG_FILE, StageDriver
 from fourshot.pipeline.runs.stages import STAGE_NAMES, StageName
 from fourshot.pipeline.runs.stages.ask import check_askable, questions, unanswered
@@ -83,8 +83,8 @@ def do_run(request: RunRequest, on_event: OnEvent = ignore, *, forecast: bool = 
         experiment = _experiment(request, on_event)
         driver = StageDriver(path / LOG_FILE, on_event, request.placement)
         driver.add(task.name, experiment)
-        tell_review(folder, task, on_event)
-        estimate = foretell_runs([experiment], request.until, on_event, request.placement) if forecast else None
+        report_review(folder, task, on_event)
+        estimate = forecast_of_runs([experiment], request.until, on_event, request.placement) if forecast else None
         if ask and request.reaches("annotate"):
             driver.run("annotate")
             driver.do(lambda run: questions(run, ask))
@@ -96,7 +96,7 @@ def do_run(request: RunRequest, on_event: OnEvent = ignore, *, forecast: bool = 
         if request.merge:
             driver.do(synthetic_classifiers)
         if estimate:
-            estimate = settled(estimate, driver.took)
+            estimate = record_actual_times(estimate, driver.took)
             folder.write(FORECAST_FILE, estimate)
         if request.until == "report":
             write_report(report_data(experiment, f"{task.name}, seed {request.settings.seed}"), path)
@@ -109,7 +109,7 @@ def do_run(request: RunRequest, on_event: OnEvent = ignore, *, forecast: bool = 
 def plan_run(request: RunRequest, on_event: OnEvent) -> Forecast | None:
     """Forecast what `do_run` would take, at this machine's present speed; None where nothing is left to do."""
     _check(request)
-    return foretell_runs([_experiment(request, on_event)], request.until, on_event, request.placement, anew=True)
+    return forecast_of_runs([_experiment(request, on_event)], request.until, on_event, request.placement, anew=True)
 
 
 def _check(request: RunRequest) -> None:
@@ -163,12 +163,12 @@ def _summary(request: RunRequest, experiment: Experiment, estimate: Forecast | N
 def load_shots(data: TaskData, settings: RunSettings, folder: RunFolder, *, goes_on: bool = True) -> SeedExamples:
     """Return the shots stored in the folder, else draw them, never a text of the test split (`TaskData.shots`).
 
-    ``goes_on``: stored shots will be trained on, so compare them with the data of now (`TaskData.check_kept`).
+    ``goes_on``: stored shots will be trained on, so compare them with the data of now (`TaskData.check_stored_shots`).
     """
     if folder.has(SHOTS_FILE):
         shots = folder.shots()
         if goes_on:
-            data.check_kept(shots)
+            data.check_stored_shots(shots)
     else:
         shots = data.shots(settings)
         data.tell_counts(shots)

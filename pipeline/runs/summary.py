@@ -7,8 +7,8 @@ import msgspec
 
 from fourshot.engine.core import EngineSettings
 from fourshot.pipeline.cells.cell import MethodCell
-from fourshot.pipeline.cells.learnt import LearntTexts
 from fourshot.pipeline.cells.methods import METHODS
+from fourshot.pipeline.cells.training_texts import TrainingTexts
 from fourshot.pipeline.forecasts.forecast import FORECAST_FILE, Forecast
 from fourshot.pipeline.loop.rounds import Round
 from fourshot.pipeline.provenance import installed_versions
@@ -19,7 +19,7 @@ from fourshot.pipeline.runs.cards import certainty_of
 from fourshot.pipeline.runs.experiment import Experiment, MethodOutcome
 from fourshot.pipeline.synthesis.aligned import aligned
 from fourshot.pipeline.synthesis.filters import bare_shots
-from fourshot.pipeline.synthesis.prompts import PromptFormat, generation_prompt, reading_prompt
+from fourshot.pipeline.synthesis.prompts import PromptFormat, classification_prompt, generation_prompt
 from fourshot.pipeline.synthesis.types import Candidate, Verdict
 from fourshot.pipeline.task import Example
 from fourshot.pipeline.task_data import cut_line
@@ -62,7 +62,7 @@ def report_data(experiment: Experiment, title: str) -> ReportData:
     rows, outcomes = table(experiment), experiment.outcomes()
     first = experiment.seeds[0]
     main = _main_cell(experiment)
-    learnt = experiment.learnt(main) if main else LearntTexts(shots=first.shots)
+    learnt = experiment.training_texts(main) if main else TrainingTexts(shots=first.shots)
     pairs = learnt.synthetic
     trained, measured = (experiment.result(main), experiment.outcome(main).evaluation) if main else (None, None)
     texts_by_use = {
@@ -163,14 +163,14 @@ def _prompts(experiment: Experiment) -> dict[str, str]:
     users: dict[str, list[str]] = defaultdict(list)
     for cell in experiment.first_cells:
         if not cell.method.shots_in_prompt:
-            users[reading_prompt(task, "…", cell.form)].append(cell.method.display_name)
+            users[classification_prompt(task, "…", cell.form)].append(cell.method.display_name)
     several = len(users) > 1
     asked_with = {}
     if METHODS["icl"].display_name not in left_out(experiment):
         in_context = PromptFormat(max_text_words=words, long_texts=experiment.settings.long_texts, chat=chat)
         if experiment.settings.aligns:
             in_context = aligned(in_context, task, EngineSettings(model=experiment.model.path), shots)
-        asked_with["in context"] = reading_prompt(task, "…", in_context, shots)
+        asked_with["in context"] = classification_prompt(task, "…", in_context, shots)
     return {
         "generation": generation_prompt(task, label, class_shots, max_text_words=words, chat=chat),
         **{

@@ -14,7 +14,7 @@ from fourshot.pipeline.events import Event, OnEvent
 from fourshot.pipeline.faults import shorten
 from fourshot.pipeline.synthesis.settings import PRESETS, AnnotateSettings, RunSettings
 
-MOST_TOLD = 8  # settings that are named for one reason
+MOST_LISTED = 8  # settings that are named for one reason
 OF_FOLDS = ("annotate.fold_weight", "annotate.fold_epochs", "annotate.pool_per_class")
 OF_COMMITTEE = (
     *(f"annotate.{name}" for name in ("num_adapters", "in_context", "num_encoders", "folds", "weights", "average")),
@@ -91,7 +91,7 @@ def unused_in_corpus(settings: RunSettings) -> list[Unused]:
 def unused_by_teacher(settings: RunSettings, *, writes: bool) -> list[Unused]:
     """Return the settings without effect in a distillation that trains its teacher, a committee without classifier."""
     annotate = settings.annotate
-    keeps_folds = bool(annotate.folds) and annotate.num_readers == annotate.folds
+    keeps_folds = bool(annotate.folds) and annotate.num_annotators == annotate.folds
     unused = [
         Unused(["unlabelled", "generate.per_class"], "--unlabelled and --generate say what is learnt"),
         Unused(
@@ -143,7 +143,7 @@ def unused_line(settings: RunSettings, unused: Sequence[Unused], usual: Sequence
         idle_names = [name for name in changed if name not in named and any(is_of(name, idle) for idle in names)]
         named.update(idle_names)
         if idle_names:
-            reasons.append(f"{shorten(idle_names, MOST_TOLD)} ({why})")
+            reasons.append(f"{shorten(idle_names, MOST_LISTED)} ({why})")
     return f"settings without effect here: {'; '.join(reasons)}" if reasons else ""
 
 

@@ -15,7 +15,7 @@ from fourshot.pipeline.forecasts.forecast import SWITCH, Forecast, StageForecast
 from fourshot.pipeline.forecasts.speed import OTHER_WORK
 from fourshot.pipeline.forecasts.work_counts import MOST_COUNTED
 from fourshot.pipeline.rows.fields import encoder_text
-from fourshot.pipeline.runs.stages.student import ASKED_ALONE, StudentItem, StudentStage
+from fourshot.pipeline.runs.stages.student import TIMED_ALONE, StudentItem, StudentStage
 from fourshot.pipeline.students.speed import EncoderSpeed, known_encoder_speed, padded_tokens, token_lengths
 from fourshot.training.students.encoders import ResolvedEncoder
 from fourshot.training.students.examples import StudentJob
@@ -39,13 +39,13 @@ class StudentWork(NamedTuple):
     texts: int = 0  # classified by a finished student
 
 
-def foretell_students(
+def forecast_of_students(
     stage: StudentStage, encoder: ResolvedEncoder, on_event: OnEvent, *, anew: bool = False
 ) -> Forecast | None:
     """Forecast at most what the rest of ``stage`` takes; None if nothing is left, or if forecasts are switched off.
 
-    ``anew``: as for `pipeline.forecasts.forecast.foretell`. The caller reports the forecast. If the speed cannot be
-    measured, the reason is reported and None is returned; with ``anew``, the error is raised.
+    ``anew``: as for `pipeline.forecasts.forecast.make_forecast`. The caller reports the forecast. If the speed cannot
+    be measured, the reason is reported and None is returned; with ``anew``, the error is raised.
     """
     if stage.is_done or (not anew and os.environ.get(SWITCH) == "0"):
         return None
@@ -59,10 +59,10 @@ def foretell_students(
         message = f"none of the students, for this machine could not be measured: {error}"
         on_event(Event(stage="forecast", message=message))
         return None
-    return forecast_students(stage, speed)
+    return forecast_at_speed(stage, speed)
 
 
-def forecast_students(stage: StudentStage, speed: EncoderSpeed) -> Forecast:
+def forecast_at_speed(stage: StudentStage, speed: EncoderSpeed) -> Forecast:
     """Return the forecast of the rest of ``stage``, in one process."""
     items = [item for item in stage.items if not stage.is_finished(item)]
     work = [part for item in items for part in _work(item, Path(stage.store), speed)]
@@ -120,7 +120,7 @@ def _work(item: StudentItem, store: Path, speed: EncoderSpeed) -> list[StudentWo
         work.append(training_work(job, speed))
     if tested and not Path(item.out).exists():
         read = len(tested) * test_tokens
-        alone_s = min(ASKED_ALONE, len(tested)) * speed.alone_s
+        alone_s = min(TIMED_ALONE, len(tested)) * speed.alone_s
         work.append(StudentWork(read * speed.read_token_s + alone_s, tokens=read, texts=len(tested)))
     if item.onnx:
         probed = min(PROBED_TEXTS, len(job.examples)) * fmean(_lengths(job, [x.text for x in _some(job.examples)]))

@@ -7,7 +7,7 @@ import msgspec
 from fourshot.engine.alignment import filler_for
 from fourshot.engine.core import EngineSettings
 from fourshot.pipeline.synthesis.prompt_style import ANSWER_TOKENS
-from fourshot.pipeline.synthesis.prompts import PromptFormat, reading_prompt
+from fourshot.pipeline.synthesis.prompts import PromptFormat, classification_prompt
 from fourshot.pipeline.task import Example, Task
 from fourshot.pipeline.token_counter import token_counter
 
@@ -19,7 +19,7 @@ TOKENS_PER_WORD = 2  # of a long text; English has about 1.3, scripts without bl
 def aligned(
     form: PromptFormat, task: Task, engine: EngineSettings, shots: Sequence[Example] = (), longest: str = ""
 ) -> PromptFormat:
-    """Return ``form`` with the filler that `reading_prompt` puts before prompts with these ``shots``.
+    """Return ``form`` with the filler that `classification_prompt` puts before prompts with these ``shots``.
 
     ``engine``: settings of the engine that scores the prompts. ``longest``: the longest text, if it is known. Links, or
     a script that the base model hardly knows, take more tokens than usual, and shots may have left no room for filler.
@@ -34,7 +34,7 @@ def aligned(
         text_tokens = max(text_tokens, token_counter(engine.model)(form.shown_input(task, longest)) + ANSWER_TOKENS)
     filler = filler_for(
         engine.model,
-        tuple(reading_prompt(task, text, plain, shots) for text in BEGINNINGS),
+        tuple(classification_prompt(task, text, plain, shots) for text in BEGINNINGS),
         text_tokens=text_tokens,
         most_tokens=engine.max_model_len,
     )

@@ -8,7 +8,7 @@ import numpy as np
 UNSURE_PER_TEXT = 10  # least certain texts that are considered for each one to be selected
 
 
-def texts_to_ask(vectors: np.ndarray, entropies: Sequence[float], count: int, seed: int) -> list[int]:
+def select_for_labelling(vectors: np.ndarray, entropies: Sequence[float], count: int, seed: int) -> list[int]:
     """Return the indices of ``count`` texts, least certain first; of all texts if there are no more than that.
 
     The least certain texts are grouped into ``count`` clusters. The text nearest to each cluster's centre is selected,

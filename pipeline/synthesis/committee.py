@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from fourshot.training.students.classifier import StudentClassifier
 
 
-OPEN = 1.0  # nats of log-odds; an average's predictions further from zero rarely differ from its adapters' mean
+DECISIVE_LOG_ODDS = 1.0  # nats; an average's predictions further from zero rarely differ from its adapters' mean
 PROMPT_FOLDS = 4  # parts of a prompt's shots, each left out once to be annotated
 
 
@@ -39,7 +39,7 @@ class EncoderFiles(msgspec.Struct, frozen=True, kw_only=True):
     max_tokens: int
 
 
-class Reader(msgspec.Struct, frozen=True, kw_only=True):
+class Annotator(msgspec.Struct, frozen=True, kw_only=True):
     """An annotator of a committee: an adapter, the base model in context, or an encoder."""
 
     adapter: Adapter | None
@@ -51,7 +51,7 @@ class Reader(msgspec.Struct, frozen=True, kw_only=True):
     filler: PromptFiller | None = None  # of the same prompts
     verbalizer: Verbalizer = "word"  # what it learnt to predict for a label
     fold: int | None = None  # annotates the candidates of this fold, which it was not trained on; None: all candidates
-    averages: tuple["Reader", ...] = ()  # of an average: the adapters that were averaged
+    averages: tuple["Annotator", ...] = ()  # of an average: the adapters that were averaged
 
     @property
     def kind(self) -> str:
@@ -59,14 +59,14 @@ class Reader(msgspec.Struct, frozen=True, kw_only=True):
         return "adapters" if self.adapter else "encoders" if self.encoder else "in context"
 
     @property
-    def alone(self) -> tuple["Reader", ...]:
+    def alone(self) -> tuple["Annotator", ...]:
         """Single annotators that it stands for: the members of an average, else itself."""
         return self.averages or (self,)
 
     @property
     def adapters(self) -> tuple[Adapter, ...]:
         """All adapters whose files it needs."""
-        return tuple(reader.adapter for reader in (self, *self.averages) if reader.adapter)
+        return tuple(annotator.adapter for annotator in (self, *self.averages) if annotator.adapter)
 
     def form(self, of_task: PromptFormat) -> PromptFormat:
         """Return the format of its prompts; ``of_task`` determines what all annotators are shown of long texts."""
@@ -99,47 +99,47 @@ class Committee:
         self,
         engine: Engine,
         task: Task,
-        readers: Sequence[Reader],
+        annotators: Sequence[Annotator],
         settings: RunSettings,
         shots: Sequence[Example] = (),
         longest: str = "",
     ) -> None:
-        """``shots``: of the run. ``longest``: text to annotate; "": a candidate's. Raises InputError for no readers."""
-        if not readers:
+        """``shots``: of the run. ``longest``: to annotate; "": a candidate's. Raises InputError for no annotators."""
+        if not annotators:
             raise InputError("The adapters that annotate candidates are missing: none was given. Train at least one.")
         self._engine, self._task, self._shots = engine, task, shots
         self._aligns, annotate = settings.aligns, settings.annotate
         self._longest = longest or (longest_text(task, shots, settings.filter) if shots else "")
         self._form = PromptFormat(max_text_words=settings.max_text_words, long_texts=settings.long_texts)
-        self._of_folds = [reader for reader in readers if reader.fold is not None]
+        self._of_folds = [annotator for annotator in annotators if annotator.fold is not None]
         self._fold_weight = annotate.fold_weight
-        self._several = sum(len(reader.alone) for reader in readers) > 1  # then one could outvote the others
-        self._kinds: dict[str, list[Reader]] = {}
-        for reader in readers:
-            if reader.fold is None:
-                fitted = self._fitted(reader) if reader.kind == "in context" else reader
-                self._kinds.setdefault(reader.kind, []).append(fitted)
+        self._several = sum(len(annotator.alone) for annotator in annotators) > 1  # then one could outvote the others
+        self._kinds: dict[str, list[Annotator]] = {}
+        for annotator in annotators:
+            if annotator.fold is None:
+                fitted = self._fitted(annotator) if annotator.kind == "in context" else annotator
+                self._kinds.setdefault(annotator.kind, []).append(fitted)
         self._encoders: dict[EncoderFiles, StudentClassifier] = {}
-        self._priors: dict[Reader, Calibration] = {}
+        self._priors: dict[Annotator, Calibration] = {}
         self._weighs = annotate.weights == "held_out"
-        asks = self._kinds if self._weighs else {"in context"} & self._kinds.keys()
-        self._asked_about_shots = not asks  # adapters of folds are not scored on the shots: they have seen all
+        scored = self._kinds if self._weighs else {"in context"} & self._kinds.keys()
+        self._has_scored_shots = not scored  # adapters of folds are not scored on the shots: they have seen all
         self.evidence: dict[str, KindEvidence] = {}  # by kind of annotator, once they were scored on the shots
 
-    def _fitted(self, reader: Reader) -> Reader:
+    def _fitted(self, annotator: Annotator) -> Annotator:
         """Return an in-context annotator with only those of its shots that fit into the prompt."""
-        form = msgspec.structs.replace(self._form, wording=reader.wording, chat=reader.chat)
-        shots = [self._shots[index] for index in reader.shown]
+        form = msgspec.structs.replace(self._form, wording=annotator.wording, chat=annotator.chat)
+        shots = [self._shots[index] for index in annotator.shown]
         fitting = set(shots_that_fit(self._engine, self._task, shots, form, [self._longest]))
         return msgspec.structs.replace(
-            reader, shown=tuple(index for index in reader.shown if self._shots[index] in fitting)
+            annotator, shown=tuple(index for index in annotator.shown if self._shots[index] in fitting)
         )
 
     def probabilities(self, texts: Sequence[str], folds: Sequence[int | None] = ()) -> "np.ndarray":
-        """Return label probabilities, float64 [num_texts, num_labels]; each row sums to one. ``folds``: see `read`."""
-        return self.read(texts, folds)[0]
+        """Return label probabilities, float64 [num_texts, num_labels]; rows sum to one. ``folds``: see `annotate`."""
+        return self.annotate(texts, folds)[0]
 
-    def read(
+    def annotate(
         self, texts: Sequence[str], folds: Sequence[int | None] = (), intended: Sequence[str] = ()
     ) -> "tuple[np.ndarray, np.ndarray]":
         """Return (probabilities, agreement): agreement [num_texts] is the share that predicts the likeliest label.
@@ -150,42 +150,42 @@ class Committee:
         """
         import numpy as np
 
-        self.ask_about_shots()
+        self.score_held_out_shots()
         logs = np.zeros((len(texts), len(self._task.labels)))
         answers = []
-        for kind, readers in self._kinds.items():
+        for kind, annotators in self._kinds.items():
             weight = self.evidence[kind].weight if self.evidence else 1 / len(self._kinds)
-            number = sum(len(reader.alone) for reader in readers)
-            for reader in readers:
+            number = sum(len(member.alone) for member in annotators)
+            for member in annotators:
                 answers.append(
-                    self._read_first(reader, texts, intended) if reader.averages else self._read(reader, texts)
+                    self._average_logs(member, texts, intended) if member.averages else self._logs(member, texts)
                 )
-                logs += weight * len(reader.alone) * answers[-1] / number
+                logs += weight * len(member.alone) * answers[-1] / number
         if self._of_folds:
             answers.append(bounded_log(self._fold_probabilities(texts, folds or [None] * len(texts))))
             logs += self._fold_weight * answers[-1]
         likeliest = logs.argmax(axis=1)
         return calibrations.normalise(logs), np.mean([answer.argmax(axis=1) == likeliest for answer in answers], axis=0)
 
-    def _read_first(self, average: Reader, texts: Sequence[str], intended: Sequence[str]) -> "np.ndarray":
-        """Return `_read` of ``average``; for texts that it leaves open, the mean of its adapters replaces the result.
+    def _average_logs(self, average: Annotator, texts: Sequence[str], intended: Sequence[str]) -> "np.ndarray":
+        """Return `_logs` of ``average``; for texts that it leaves open, the mean of its adapters replaces the result.
 
-        A text is open if the log-odds of its intended label, against the likeliest other one, are less than `OPEN` from
-        zero. Without an intended label, the likeliest one takes its place.
+        A text is open if the log-odds of its intended label, against the likeliest other one, are less than
+        `DECISIVE_LOG_ODDS` from zero. Without an intended label, the likeliest one takes its place.
         """
         import numpy as np
 
-        logs = self._read(average, texts)
+        logs = self._logs(average, texts)
         likeliest = logs.argmax(axis=1)
         names, rows = self._task.label_names, np.arange(len(texts))
         labels = intended or [""] * len(texts)
         meant = [names.index(label) if label else int(best) for label, best in zip(labels, likeliest, strict=True)]
         rival_logs = logs.copy()
         rival_logs[rows, meant] = -np.inf
-        is_open = np.flatnonzero(np.abs(logs[rows, meant] - rival_logs.max(axis=1)) < OPEN)
-        again = [texts[i] for i in is_open.tolist()]
-        if again:
-            logs[is_open] = np.mean([self._read(reader, again) for reader in average.averages], axis=0)
+        is_open = np.flatnonzero(np.abs(logs[rows, meant] - rival_logs.max(axis=1)) < DECISIVE_LOG_ODDS)
+        open_texts = [texts[i] for i in is_open.tolist()]
+        if open_texts:
+            logs[is_open] = np.mean([self._logs(annotator, open_texts) for annotator in average.averages], axis=0)
         return logs
 
     def _fold_probabilities(self, texts: Sequence[str], folds: Sequence[int | None]) -> "np.ndarray":
@@ -194,35 +194,35 @@ class Committee:
 
         total = np.zeros((len(texts), len(self._task.labels)))
         count = np.zeros((len(texts), 1))
-        for reader in self._of_folds:
-            chosen = [i for i, fold in enumerate(folds) if fold in (None, reader.fold)]
+        for annotator in self._of_folds:
+            chosen = [i for i, fold in enumerate(folds) if fold in (None, annotator.fold)]
             if chosen:
-                total[chosen] += self._answers(reader, [texts[i] for i in chosen])
+                total[chosen] += self._answers(annotator, [texts[i] for i in chosen])
                 count[chosen] += 1
         return total / count
 
-    def ask_about_shots(self) -> None:
+    def score_held_out_shots(self) -> None:
         """Calibrate in-context annotators, and weight the kinds if wanted, on shots that they have not seen.
 
         This is done once, at the latest before the first texts are annotated. `evidence` has the weights.
         """
         import numpy as np
 
-        if self._asked_about_shots:
+        if self._has_scored_shots:
             return
-        self._asked_about_shots = True
+        self._has_scored_shots = True
         if not self._weighs:
-            for reader in self._kinds["in context"]:
-                self._of_unseen(reader)
+            for annotator in self._kinds["in context"]:
+                self._of_unseen(annotator)
             return
         names = self._task.label_names
         targets = self._targets()
         totals: dict[str, np.ndarray] = {}
         counts: dict[str, np.ndarray] = {}
-        for kind, readers in self._kinds.items():
+        for kind, annotators in self._kinds.items():
             totals[kind], counts[kind] = np.zeros((len(targets), len(names))), np.zeros((len(targets), 1))
-            for reader in (member for group in readers for member in group.alone):
-                unseen, logs = self._of_unseen(reader)
+            for annotator in (member for group in annotators for member in group.alone):
+                unseen, logs = self._of_unseen(annotator)
                 totals[kind][unseen] += logs
                 counts[kind][unseen] += 1
         answered_shots = np.flatnonzero(np.all([count[:, 0] > 0 for count in counts.values()], axis=0))
@@ -237,53 +237,53 @@ class Committee:
         names = self._task.label_names
         return np.array([names.index(shot.label) for shot in self._shots])
 
-    def _of_unseen(self, reader: Reader) -> tuple[list[int], "np.ndarray"]:
-        """Return the indices of the shots that a reader has not seen, and its log-probabilities for them.
+    def _of_unseen(self, annotator: Annotator) -> tuple[list[int], "np.ndarray"]:
+        """Return the indices of the shots that an annotator has not seen, and its log-probabilities for them.
 
-        The latter are [num_unseen, num_labels], calibrated and bounded.
-        A reader in context annotates each part of its shots with a prompt that lacks them; its label bias is fitted.
+        The latter are [num_unseen, num_labels], calibrated and bounded. An annotator in context annotates each part of
+        its shots with a prompt that lacks them; its label bias is fitted.
         """
         import numpy as np
 
-        if reader.kind != "in context":
-            unseen = list(reader.left_out)
-            return unseen, self._read(reader, [self._shots[i].text for i in unseen])
+        if annotator.kind != "in context":
+            unseen = list(annotator.left_out)
+            return unseen, self._logs(annotator, [self._shots[i].text for i in unseen])
         folds = shot_folds([shot.label for shot in self._shots], PROMPT_FOLDS)
         unseen, answers = [], [np.zeros((0, len(self._task.labels)))]
-        for fold in sorted({fold for index in reader.shown if (fold := folds[index]) is not None}):
-            fold_shots = [i for i in reader.shown if folds[i] == fold]
-            without = msgspec.structs.replace(reader, shown=tuple(i for i in reader.shown if folds[i] != fold))
+        for fold in sorted({fold for index in annotator.shown if (fold := folds[index]) is not None}):
+            fold_shots = [i for i in annotator.shown if folds[i] == fold]
+            without = msgspec.structs.replace(annotator, shown=tuple(i for i in annotator.shown if folds[i] != fold))
             unseen += fold_shots
             answers.append(self._answers(without, [self._shots[i].text for i in fold_shots]))
         logs = np.log(np.concatenate(answers) + SMALLEST)
         if unseen:
-            self._priors[reader] = label_prior(logs, self._targets()[unseen])
-        return unseen, self._calibrated(reader, logs)
+            self._priors[annotator] = label_prior(logs, self._targets()[unseen])
+        return unseen, self._calibrated(annotator, logs)
 
-    def _read(self, reader: Reader, texts: Sequence[str]) -> "np.ndarray":
+    def _logs(self, annotator: Annotator, texts: Sequence[str]) -> "np.ndarray":
         """Return log-probabilities, float64 [num_texts, num_labels], calibrated and bounded."""
         import numpy as np
 
         if not texts:
             return np.zeros((0, len(self._task.labels)))
-        return self._calibrated(reader, np.log(self._answers(reader, texts) + SMALLEST))
+        return self._calibrated(annotator, np.log(self._answers(annotator, texts) + SMALLEST))
 
-    def _calibrated(self, reader: Reader, logs: "np.ndarray") -> "np.ndarray":
+    def _calibrated(self, annotator: Annotator, logs: "np.ndarray") -> "np.ndarray":
         import numpy as np
 
-        if prior := self._priors.get(reader):
+        if prior := self._priors.get(annotator):
             logs = calibrations.apply(prior, logs)
         return bounded_log(np.exp(logs)) if self._several else logs
 
-    def _answers(self, reader: Reader, texts: Sequence[str]) -> "np.ndarray":
+    def _answers(self, annotator: Annotator, texts: Sequence[str]) -> "np.ndarray":
         """Return the model's own probabilities, float64 [num_texts, num_labels]; rows sum to one."""
-        if reader.encoder:
-            return self._encoded(reader.encoder, texts)
-        form = reader.form(self._form)
-        shots = [self._shots[index] for index in reader.shown]
-        if self._aligns and not reader.adapter:
+        if annotator.encoder:
+            return self._encoded(annotator.encoder, texts)
+        form = annotator.form(self._form)
+        shots = [self._shots[index] for index in annotator.shown]
+        if self._aligns and not annotator.adapter:
             form = aligned(form, self._task, self._engine.settings, shots, self._longest)
-        return calibrations.normalise(label_scores(self._engine, self._task, texts, form, shots, reader.adapter))
+        return calibrations.normalise(label_scores(self._engine, self._task, texts, form, shots, annotator.adapter))
 
     def _encoded(self, files: EncoderFiles, texts: Sequence[str]) -> "np.ndarray":
         """Return the same for an encoder, which is loaded when it is first queried."""

@@ -19,10 +19,10 @@ from fourshot.pipeline.synthesis.types import Candidate, Verdict
 if TYPE_CHECKING:
     import numpy as np
 
-DOUBT = 1e-4  # added to an annotator's probability of every label
+PROBABILITY_FLOOR = 1e-4  # added to an annotator's probability of every label
 LOG_FACTORS = (-3.0, 2.5)  # bounds of log(weight / equal weight); underconfident encoders need more than 1
 FITTING_STEPS = 200  # of `alignment`
-CAUTION = 1.0  # regularisation towards equal weights: penalty in nats at e times an equal weight, or 1 / e of it
+REGULARISATION = 1.0  # regularisation towards equal weights: penalty in nats at e times an equal weight, or 1 / e of it
 
 
 class KindEvidence(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,7 +51,7 @@ def bounded_log(probabilities: "np.ndarray") -> "np.ndarray":
     """Return log-probabilities with a lower bound, so that no single annotator outvotes all others."""
     import numpy as np
 
-    return np.log(probabilities + DOUBT)
+    return np.log(probabilities + PROBABILITY_FLOOR)
 
 
 def alignment(
@@ -140,7 +140,7 @@ def weigh(held_out: "Mapping[str, np.ndarray]", targets: "np.ndarray") -> dict[s
     def regret(log_factors: "np.ndarray") -> float:
         weights = np.exp(log_factors) / len(kinds)
         pooled = calibrations.normalise(np.tensordot(weights, stacked, axes=1))
-        return loss(pooled + 1e-12) + CAUTION * float((log_factors**2).sum())
+        return loss(pooled + 1e-12) + REGULARISATION * float((log_factors**2).sum())
 
     solution = minimize(regret, np.zeros(len(kinds)), method="L-BFGS-B", bounds=[LOG_FACTORS] * len(kinds))
     evidence = {}

@@ -7,7 +7,7 @@ from fourshot.engine.errors import InputError
 from fourshot.engine.tokens import ANCHOR
 from fourshot.pipeline.faults import shorten
 from fourshot.pipeline.synthesis.prompt_style import ANSWER_TOKENS, in_turn
-from fourshot.pipeline.synthesis.prompts import PromptFormat, reading_prompt
+from fourshot.pipeline.synthesis.prompts import PromptFormat, classification_prompt
 from fourshot.pipeline.task import Example, Task
 from fourshot.pipeline.token_counter import TokenCounter
 
@@ -70,7 +70,7 @@ def shots_that_fit(
         return tuple(shot for shot in shots if shot in first_turns)
 
     def fits(number: int) -> bool:
-        (tokens,) = engine.count_tokens([reading_prompt(task, longest, form, first(number))])
+        (tokens,) = engine.count_tokens([classification_prompt(task, longest, form, first(number))])
         return tokens + ANSWER_TOKENS <= engine.settings.max_model_len
 
     if fits(len(turns)):

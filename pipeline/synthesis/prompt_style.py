@@ -16,7 +16,7 @@ from fourshot.engine.chat import ChatTurns, turns_of
 from fourshot.engine.core import Engine
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.provenance import value_hash
-from fourshot.pipeline.synthesis.prompts import PromptFormat, PromptStyle, reading_prompt
+from fourshot.pipeline.synthesis.prompts import PromptFormat, PromptStyle, classification_prompt
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.task import Example, Task
 
@@ -138,5 +138,6 @@ def in_turn(task: Task, shots: Sequence[Example]) -> list[Example]:
 
 def _leave_one_out(task: Task, shots: Sequence[Example], form: PromptFormat) -> list[str]:
     return [
-        reading_prompt(task, shot.text, form, [*shots[:index], *shots[index + 1 :]]) for index, shot in enumerate(shots)
+        classification_prompt(task, shot.text, form, [*shots[:index], *shots[index + 1 :]])
+        for index, shot in enumerate(shots)
     ]

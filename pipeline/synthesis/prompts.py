@@ -1,4 +1,4 @@
-"""Prompts for classification and generation; `reading_prompt` renders those of training, evaluation and serving alike.
+"""Prompts for classification and generation; `classification_prompt` is that of training, evaluation and serving.
 
 Source: Patwa et al. 2024, figure 2 (generation) and figure 3 (classification). Each text is on one line, so a line end
 closes it. The style ``chat`` puts the same content into the turns of the base model's chat template: the user's
@@ -85,7 +85,7 @@ def version_of(style: PromptStyle) -> str:
 
 
 def context(task: Task, shots: Sequence[Example], form: PromptFormat) -> str:
-    """Return the part of `reading_prompt` before the text: the same for all texts, so the engine caches it."""
+    """Return the part of `classification_prompt` before the text: the same for all texts, so the engine caches it."""
     turns, words = form.turns, {label.name: label.read_as for label in task.labels}
     answered = "".join(
         f"{form.shown_input(task, shot.text)}{turns.answer}Label: {words[shot.label]}{turns.next}" for shot in shots
@@ -94,7 +94,7 @@ def context(task: Task, shots: Sequence[Example], form: PromptFormat) -> str:
 
 
 def question(task: Task, text: str, form: PromptFormat) -> str:
-    """Return the part of `reading_prompt` after the shots: the text and an open label."""
+    """Return the part of `classification_prompt` after the shots: the text and an open label."""
     return f"{form.shown_input(task, text)}{form.turns.open}Label:"
 
 
@@ -103,7 +103,7 @@ def opening(task: Task) -> str:
     return f"{heading(task.input_fields[0])}:" if task.input_fields else "Text:"
 
 
-def reading_prompt(task: Task, text: str, form: PromptFormat, shots: Sequence[Example] = ()) -> str:
+def classification_prompt(task: Task, text: str, form: PromptFormat, shots: Sequence[Example] = ()) -> str:
     """Return the prompt that classifies ``text``: for an adapter, in the format of its training, or one with shots.
 
     Wordings: "task" is the instruction, then text and label. "bare" is text and label alone. "answer" is the
@@ -119,8 +119,10 @@ def reading_prompt(task: Task, text: str, form: PromptFormat, shots: Sequence[Ex
     return filler + context(task, shots, form) + question(task, text, form)
 
 
-def reading_messages(task: Task, text: str, form: PromptFormat, shots: Sequence[Example]) -> list[dict[str, str]]:
-    """Return `reading_prompt` as messages, for a chat API: instruction and labels, shots as turns, then ``text``.
+def classification_messages(
+    task: Task, text: str, form: PromptFormat, shots: Sequence[Example]
+) -> list[dict[str, str]]:
+    """Return `classification_prompt` as messages for a chat API: instruction and labels, shots as turns, then ``text``.
 
     The instruction is in the first user turn, because some chat templates have no system turn.
     """

@@ -154,14 +154,14 @@ class AnnotateSettings(Typed, frozen=True, kw_only=True, forbid_unknown_fields=T
             raise InputError(
                 f"in_context and num_encoders must be at least 0, got {self.in_context} and {self.num_encoders}."
             )
-        if self.annotator == "adapters" and not self.num_readers:
+        if self.annotator == "adapters" and not self.num_annotators:
             raise InputError(
                 "num_adapters, in_context, num_encoders and folds are all 0, so nobody would annotate. Set one of "
                 "them, or annotator to 'none'."
             )
 
     @property
-    def num_readers(self) -> int:
+    def num_annotators(self) -> int:
         """Number of annotators of a committee."""
         return self.num_adapters + self.in_context + self.num_encoders + self.folds
 

@@ -11,7 +11,7 @@ from fourshot.engine.calibration import SMALLEST, combine_parts, normalise
 from fourshot.engine.core import Adapter, Engine
 from fourshot.pipeline.rows.fields import field_windows, join_fields, values_of
 from fourshot.pipeline.rows.text_words import text_windows
-from fourshot.pipeline.synthesis.prompts import PromptFormat, reading_prompt
+from fourshot.pipeline.synthesis.prompts import PromptFormat, classification_prompt
 from fourshot.pipeline.task import Example, Task
 
 if TYPE_CHECKING:
@@ -32,9 +32,9 @@ def parts_of(task: Task, text: str, form: PromptFormat) -> list[str]:
     return [join_fields(task.input_fields, value) for value in values] if len(values) > 1 else [text]
 
 
-def reading_prompts(task: Task, text: str, form: PromptFormat, shots: Sequence[Example] = ()) -> list[str]:
-    """Return the `reading_prompt` of each part of ``text``."""
-    return [reading_prompt(task, part, form, shots) for part in parts_of(task, text, form)]
+def classification_prompts(task: Task, text: str, form: PromptFormat, shots: Sequence[Example] = ()) -> list[str]:
+    """Return the `classification_prompt` of each part of ``text``."""
+    return [classification_prompt(task, part, form, shots) for part in parts_of(task, text, form)]
 
 
 def score_texts(
@@ -45,7 +45,7 @@ def score_texts(
     shots: Sequence[Example] = (),
 ) -> "np.ndarray":
     """Return label log-probabilities of every text, [num_texts, num_labels]; ``score`` returns those of prompts."""
-    prompts = [reading_prompts(task, text, form, shots) for text in texts]
+    prompts = [classification_prompts(task, text, form, shots) for text in texts]
     return combined(score([prompt for parts in prompts for prompt in parts]), [len(parts) for parts in prompts])
 
 

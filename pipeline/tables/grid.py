@@ -151,7 +151,7 @@ class _Doubt:
             if not self._filled[place]:
                 reading.columns.pop(columns[place], None)
         filled = [place for place in self.nameless if self._filled[place]]
-        reading.numbers_rows = 0 in filled
+        reading.has_row_numbers = 0 in filled
         if filled and filled != [0]:  # a single one at the start numbers the rows, as in pandas and R
             names = ", ".join(repr(columns[place]) for place in filled)
             problem = (

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.faults import TaskFault, counted, note, shorten
 from fourshot.pipeline.rows.columns import ACCEPTED, Columns
-from fourshot.pipeline.rows.labels.words import says_nothing
+from fourshot.pipeline.rows.labels.words import is_meaningless
 from fourshot.pipeline.rows.usable_rows import UsableRows
 from fourshot.pipeline.tables.files import Table
 
@@ -60,7 +60,7 @@ def words_elsewhere(table: Table, columns: Columns, asked_words: Mapping[str, st
     for column in columns.other_labels if asked_words else ():
         pairs = {(str(row.get(columns.labels[0])), str(row.get(column)).strip()) for row in table.rows.values()}
         labels, words = map(set, zip(*pairs, strict=True))
-        if len(pairs) == len(labels) == len(words) and not any(map(says_nothing, words)):
+        if len(pairs) == len(labels) == len(words) and not any(map(is_meaningless, words)):
             problem = (
                 f"the column {column!r} has a word for each value of {columns.labels[0]!r}: {shorten(sorted(words))}."
             )
@@ -75,7 +75,7 @@ def _words_within(table: Table, columns: Columns) -> list[TaskFault]:
         cells = [(str(row.get(columns.labels[0])), row.get(column)) for row in table.rows.values()]
         pairs = {(label, str(cell.get(key)).strip()) for label, cell in cells if isinstance(cell, dict)}
         labels, words = map(set, zip(*pairs, strict=True))
-        if len(words) > 1 and len(pairs) == len(labels) == len(words) and not any(map(says_nothing, words)):
+        if len(words) > 1 and len(pairs) == len(labels) == len(words) and not any(map(is_meaningless, words)):
             problem = f"{key!r} in the column {column!r} has a word for each value of {columns.labels[0]!r}: "
             remedy = f"To use it, give it a column of its own, beside {columns.labels[0]!r}."
             return [note(table.path, f"{problem}{shorten(sorted(words))}.", remedy)]

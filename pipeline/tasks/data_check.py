@@ -5,7 +5,7 @@ from pathlib import Path
 
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.faults import TaskFault, counted, error, errors_in, note, shorten, warning
-from fourshot.pipeline.rows.examples import clean, count_labels, label_rows, normalised_text, stand_in
+from fourshot.pipeline.rows.examples import clean, count_labels, label_rows, normalised_text, substitute_split_note
 from fourshot.pipeline.rows.fields import bare_text
 from fourshot.pipeline.rows.text_words import cut_texts
 from fourshot.pipeline.tables.files import Table, read_settings_of, scan_table
@@ -47,7 +47,7 @@ def data_faults(task: Task, k: int) -> list[TaskFault]:
         faults += split_faults
         if errors_in(split_faults):
             continue
-        if elsewhere := stand_in(task.data, split):
+        if elsewhere := substitute_split_note(task.data, split):
             faults.append(note(split, elsewhere))
         rows, label_faults = label_rows(task, table)
         cleaned = clean(split, table.path, rows, task.input_fields)

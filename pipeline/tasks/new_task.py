@@ -13,7 +13,7 @@ from fourshot.engine.errors import InputError
 from fourshot.engine.machine.files import append_lines, settle, staged_folder
 from fourshot.pipeline.faults import LeftOut, TaskFault, errors_in, warning
 from fourshot.pipeline.rows.fields import split_fields
-from fourshot.pipeline.rows.labels.words import label_word, propose_words, says_nothing
+from fourshot.pipeline.rows.labels.words import is_meaningless, label_word, propose_words
 from fourshot.pipeline.rows.text_table import MADE_FROM
 from fourshot.pipeline.rows.usable_rows import TableChoices, UsableRows, usable_rows
 from fourshot.pipeline.tables.file_bytes import table_stem
@@ -120,7 +120,7 @@ def _summary(task_file: str, table: Table, choices: TableChoices, usable: Usable
     counts = label_counts(table, usable, most=None if choices.label_columns else MOST_CLASSES)
     proposals = propose_words(list(counts))
     asked_words = {
-        name: proposals.get(name, "") for name in counts if says_nothing(name) or says_nothing(label_word(name))
+        name: proposals.get(name, "") for name in counts if is_meaningless(name) or is_meaningless(label_word(name))
     }
     notices = [
         *usable.notices,

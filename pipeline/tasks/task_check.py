@@ -26,7 +26,7 @@ from fourshot.pipeline.faults import (
 )
 from fourshot.pipeline.rows.fields import heading, is_field_name
 from fourshot.pipeline.rows.labels.cells import is_plain, visible
-from fourshot.pipeline.rows.labels.words import looks_as, propose_words, says_nothing
+from fourshot.pipeline.rows.labels.words import is_meaningless, looks_as, propose_words
 from fourshot.pipeline.task import DataSource, Task
 from fourshot.pipeline.tasks.toml_hints import misplaced, toml_hint, type_hint
 from fourshot.pipeline.tasks.wording import instruction_form, instruction_names, noun_form
@@ -165,7 +165,7 @@ def _label_faults(labels: list[dict[str, str]]) -> list[TaskFault]:
             remedy.format(proposals.get(word, "refund")),
         )
         for i, word in enumerate(words)
-        if word.strip() and says_nothing(word)
+        if word.strip() and is_meaningless(word)
     ]
     faults += [
         warning(f"$.labels[{i}].word", f"it has {len(word):,} characters and stands in each prompt.", "Shorten it.")

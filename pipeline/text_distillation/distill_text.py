@@ -35,7 +35,7 @@ from fourshot.pipeline.tasks.pairs import load_real, take_real
 from fourshot.pipeline.text_distillation.distilled_text import TextDistilled, TextDistillSummary, write_text_results
 from fourshot.pipeline.text_distillation.text_plan import Teaching
 from fourshot.pipeline.text_distillation.text_students import TextStudents
-from fourshot.pipeline.text_distillation.text_teachers import AskedTeacher, TrainedTeacher
+from fourshot.pipeline.text_distillation.text_teachers import QueriedTeacher, TrainedTeacher
 from fourshot.training.jobs.cluster import check_cluster
 from fourshot.training.lora.targets import check_trainable
 from fourshot.training.students.text_models import resolve_text_model
@@ -46,7 +46,7 @@ class _Prepared(NamedTuple):
 
     manifest: TextDistillManifest
     teaching: Teaching
-    teacher: TrainedTeacher | AskedTeacher
+    teacher: TrainedTeacher | QueriedTeacher
     students: TextStudents
     notes: list[str]
 
@@ -65,7 +65,7 @@ def distill_text(request: TextDistillation, *, forecast: bool = False) -> TextDi
         work.claim(manifest, over_unused=True)
         work.write("pairs.json", learnt)
         if forecast and (request.by or not request.placement.ray):  # forecasts of trainings are for one machine
-            teacher.foretell(students)
+            teacher.forecast(students)
         tested, annotated, drawn = teacher.work()
         taught, pair_notes = _annotate(request, teacher.name, annotated, teaching)
         written, malformed = written_pairs(request.task, drawn, request.generate, [*learnt, *taught], test)
@@ -91,7 +91,7 @@ def plan_text_distillation(request: TextDistillation) -> Forecast | None:
     """Forecast `distill_text` without writing anything; None if nothing is left, or the teacher has no forecast."""
     ready = _prepare(request)
     RunFolder(request.folder).check_claim(ready.manifest, over_unused=True)
-    return ready.teacher.foretell(ready.students, anew=True)
+    return ready.teacher.forecast(ready.students, anew=True)
 
 
 def _prepare(request: TextDistillation) -> _Prepared:
@@ -107,9 +107,9 @@ def _prepare(request: TextDistillation) -> _Prepared:
     learnt, test, notes = read_data(request.task, settings, request.real)
     inputs = [text for text in request.unlabelled.inputs if text] if request.unlabelled else []
     teaching = Teaching(learnt, test, inputs, request.generate)
-    teacher: TrainedTeacher | AskedTeacher
+    teacher: TrainedTeacher | QueriedTeacher
     if by:
-        teacher = AskedTeacher(request, by, teaching)
+        teacher = QueriedTeacher(request, by, teaching)
     else:
         assert base
         teacher = TrainedTeacher(request, base, teaching, students.student_settings.max_target_tokens)

@@ -15,7 +15,7 @@ from fourshot.pipeline.remote_teacher import RemoteTeacher
 from fourshot.pipeline.report.text import now
 from fourshot.pipeline.report.texts import TextExample, TextReport, TextRow, write_text_report
 from fourshot.pipeline.runs.stages.write import WrittenAnswer
-from fourshot.pipeline.student_card import STUDENT_FILE, STUDENT_LINK, check_kept, file_hashes
+from fourshot.pipeline.student_card import STUDENT_FILE, STUDENT_LINK, check_student_unchanged, file_hashes
 from fourshot.pipeline.tasks.generation import Pair
 from fourshot.pipeline.text_distillation.text_students import StudentMade, TextStudents
 from fourshot.pipeline.text_metrics import TextScores, score_texts
@@ -74,7 +74,7 @@ def write_text_results(made: TextDistilled) -> TextDistillSummary:
     folder, result = made.request.folder, made.student.result
     remote, measured = remote_teacher_of(folder), _measured(made)
     path = Path(result.path)
-    check_kept(path)
+    check_student_unchanged(path)
     write_json(path / STUDENT_FILE, _card(made, measured, remote))
     lead(folder / STUDENT_LINK, path)
     report = _report(made, measured)

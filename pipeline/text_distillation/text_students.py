@@ -12,7 +12,7 @@ from fourshot.pipeline.distillation.request import TextDistillation
 from fourshot.pipeline.runs.stages.text_student import CausalItem, CausalStage, Seq2SeqItem, Seq2SeqStage
 from fourshot.pipeline.runs.stages.train import TrainStage
 from fourshot.pipeline.runs.stages.write import WriteItem, WriteStage, WrittenAnswer
-from fourshot.pipeline.student_card import check_kept
+from fourshot.pipeline.student_card import check_student_unchanged
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.tasks.generation import GenerationTask, Pair, writing_prompt
 from fourshot.pipeline.text_student import greedy
@@ -120,7 +120,7 @@ class TextStudents:
         job_alone = lora_job(self._task, "teacher", base, real, self.settings)
         result, alone = train_adapters(request, "student", base, [job, job_alone])
         checkpoint = request.folder / "students" / job.key / result.name
-        check_kept(checkpoint)
+        check_student_unchanged(checkpoint)
         item = CausalItem(adapter=result.adapter, out=str(checkpoint))
         request.run(CausalStage(model_path=base.path, items=(item,)))
         inputs, most = [pair.input for pair in test], self.student_settings.max_target_tokens

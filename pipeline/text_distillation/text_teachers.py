@@ -10,11 +10,11 @@ import msgspec
 from fourshot.engine.checkpoints.models import ResolvedModel
 from fourshot.engine.core import Adapter, Sampling
 from fourshot.engine.machine.files import append_lines, read_lines
-from fourshot.pipeline.distillation.annotating_text import PART, NamedWriter, foretell_writing, write_lines
+from fourshot.pipeline.distillation.annotating_text import PART, NamedWriter, forecast_of_writing, write_lines
 from fourshot.pipeline.distillation.request import TextDistillation
 from fourshot.pipeline.distillation.text_pairs import written_pairs
 from fourshot.pipeline.events import Event
-from fourshot.pipeline.forecasts.forecast import Forecast, foretell
+from fourshot.pipeline.forecasts.forecast import Forecast, make_forecast
 from fourshot.pipeline.provenance import value_hash
 from fourshot.pipeline.remote_teacher import accounted
 from fourshot.pipeline.runs.stages.write import WriteItem, WriteStage, WrittenAnswer
@@ -56,8 +56,8 @@ class TrainedTeacher:
         tested, annotated, *drawn = (item.lines() for item in items)
         return tested, annotated, drawn[0] if drawn else []
 
-    def foretell(self, students: TextStudents, *, anew: bool = False) -> Forecast | None:
-        """Forecast the remaining work, and report it. See `forecast.foretell`.
+    def forecast(self, students: TextStudents, *, anew: bool = False) -> Forecast | None:
+        """Forecast the remaining work, and report it. See `forecast.make_forecast`.
 
         The students are included if they have the same base model, because its speed is known.
         """
@@ -77,7 +77,7 @@ class TrainedTeacher:
             work.append(counts.training("train the student", len(learnt) + len(inputs) + generate, train))
             work.append(counts.targets("evaluate", len(test), adapter=False))
         remaining_work = [part for part in work if part.calls or part.trainings]
-        return foretell(self._base, lambda _: remaining_work, self._request.on_event, anew=anew)
+        return make_forecast(self._base, lambda _: remaining_work, self._request.on_event, anew=anew)
 
     def _items(self, adapters: Sequence[Adapter]) -> list[WriteItem]:
         """Return the items for the test inputs, for the user's inputs, and for new pairs if they are requested."""
@@ -111,7 +111,7 @@ class TrainedTeacher:
         return msgspec.structs.replace(job, examples=tuple(examples))
 
 
-class AskedTeacher:
+class QueriedTeacher:
     """An existing model that is queried: a student, a service, or a remote teacher."""
 
     def __init__(self, request: TextDistillation, by: NamedWriter, teaching: Teaching) -> None:
@@ -121,13 +121,13 @@ class AskedTeacher:
         self._files = [self._folder / "written" / f"{value_hash((by.name, texts))}.jsonl" for texts in self._inputs]
         self._pairs = _Pairs(request, by, teaching) if teaching.generate else None
 
-    def foretell(self, students: TextStudents, *, anew: bool = False) -> Forecast | None:
+    def forecast(self, students: TextStudents, *, anew: bool = False) -> Forecast | None:
         """Forecast the remaining requests to a remote teacher, and report them; None for other teachers."""
         remaining_inputs, tested = (
             texts[len(read_lines(file, WrittenAnswer)) :] for texts, file in zip(self._inputs, self._files, strict=True)
         )
         pairs = self._pairs.missing if self._pairs else 0
-        return foretell_writing(self._by, remaining_inputs, self._on_event, tested=tested, pairs=pairs)
+        return forecast_of_writing(self._by, remaining_inputs, self._on_event, tested=tested, pairs=pairs)
 
     def work(self) -> Taught:
         """Request what is missing; return all texts."""

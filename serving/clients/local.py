@@ -30,7 +30,7 @@ from fourshot.pipeline.student_card import (
 )
 from fourshot.pipeline.synthesis.aligned import aligned
 from fourshot.pipeline.synthesis.prompts import PromptFormat, Wording
-from fourshot.pipeline.synthesis.windows import label_scores, reading_prompts
+from fourshot.pipeline.synthesis.windows import classification_prompts, label_scores
 from fourshot.serving.adapter_lookup import find_adapter
 from fourshot.serving.clients.explain import STAGE, ExampleIndex, Explanation, WordingScores
 
@@ -146,7 +146,9 @@ class LocalClassifier:
                 on_event,
             )
         card = self._adapter_card
-        nearest = self._examples.nearest([reading_prompts(card.task, text, card.prompt_format) for text in inputs])
+        nearest = self._examples.nearest(
+            [classification_prompts(card.task, text, card.prompt_format) for text in inputs]
+        )
         variants = [wording for wording in get_args(Wording) if wording != self._adapter_card.wording]
         readings = dict[Wording, list[WordingScores]]()
         for wording in (self._adapter_card.wording, *variants):

@@ -9,13 +9,13 @@ import msgspec
 
 from fourshot.engine.errors import InputError, RequestError, ServiceError
 from fourshot.pipeline.cells.run_folder import SHOTS_FILE
-from fourshot.pipeline.distillation.readers import (
+from fourshot.pipeline.distillation.annotators import (
+    Annotate,
     Annotation,
-    NamedReader,
-    Read,
-    engine_reader,
+    NamedAnnotator,
+    annotator_of_run,
+    engine_annotator,
     open_run,
-    run_reader,
     teacher_of_adapter,
 )
 from fourshot.pipeline.events import OnEvent
@@ -55,7 +55,7 @@ def find_teacher(
     key: str | None = None,
     ray: str = "",
     remote: RemoteModel | None = None,
-) -> NamedReader:
+) -> NamedAnnotator:
     """Return the annotator that ``by`` names. ``task``: whose labels it must have; an address needs one.
 
     ``remote``: the model to query if ``by`` is the address of an OpenAI-compatible endpoint, not of a service.
@@ -77,22 +77,22 @@ def find_teacher(
     if key is not None:
         raise InputError(f"--key is for a service, and {by} is a folder. Leave it out.")
     if student := find_student(folder):
-        reader = _student(student, model, ray)
+        annotator = _student(student, model, ray)
     elif (folder / SHOTS_FILE).is_file():
         if model is not None:
             raise InputError(f"--model is for an adapter; the run {by} knows its base model. Leave it out.")
-        reader = run_reader(open_run(folder), ray)
+        annotator = annotator_of_run(open_run(folder), ray)
     else:
-        reader = engine_reader(teacher_of_adapter(find_adapter(folder), model), ray)
-    if task and reader.task.label_names != task.label_names:
+        annotator = engine_annotator(teacher_of_adapter(find_adapter(folder), model), ray)
+    if task and annotator.task.label_names != task.label_names:
         raise InputError(
-            f"{by} tells apart {shorten(reader.task.label_names, MOST_NAMED)}; the task {task.name} has the labels "
+            f"{by} tells apart {shorten(annotator.task.label_names, MOST_NAMED)}; the task {task.name} has the labels "
             f"{shorten(task.label_names, MOST_NAMED)}. Name one of the same labels, in the same order."
         )
-    return reader
+    return annotator
 
 
-def _remote(url: str, task: Task, remote: RemoteModel, model: str | None, key: str | None, ray: str) -> NamedReader:
+def _remote(url: str, task: Task, remote: RemoteModel, model: str | None, key: str | None, ray: str) -> NamedAnnotator:
     _check_alone(model, ray, f"{remote.model} answers at {without_password(url)}")
     if key is not None:
         raise InputError(f"A teacher's key is given in the environment, as {KEY_VARIABLES[0]}. Leave --key out.")
@@ -109,7 +109,7 @@ def _check_alone(model: str | None, ray: str, who: str) -> None:
             raise InputError(f"{option} is for models on this machine; {who}. Leave it out.")
 
 
-def _student(folder: Path, model: str | None, ray: str) -> NamedReader:
+def _student(folder: Path, model: str | None, ray: str) -> NamedAnnotator:
     if model is not None:
         raise InputError(f"{folder} is a student, which needs no base model. Leave --model out.")
     if ray:
@@ -117,7 +117,7 @@ def _student(folder: Path, model: str | None, ray: str) -> NamedReader:
     card = load_student_card(folder)
     check_unchanged(folder, card.files)
 
-    def read(log: Path, on_event: OnEvent) -> Read:
+    def open_annotator(log: Path, on_event: OnEvent) -> Annotate:
         from fourshot.training.students.classifier import StudentClassifier
 
         max_tokens = card.training.max_tokens
@@ -132,10 +132,10 @@ def _student(folder: Path, model: str | None, ray: str) -> NamedReader:
 
         return _part_by_part(ask)
 
-    return NamedReader(name=card.name, task=card.task, read=read, shots=card.shots)
+    return NamedAnnotator(name=card.name, task=card.task, open=open_annotator, shots=card.shots)
 
 
-def _service(url: str, task: Task, key: str | None) -> NamedReader:
+def _service(url: str, task: Task, key: str | None) -> NamedAnnotator:
     from fourshot.serving.clients.client import Client
 
     with _hinted(), Client(url, key) as client:
@@ -149,7 +149,7 @@ def _service(url: str, task: Task, key: str | None) -> NamedReader:
             f"{shorten(task.label_names, MOST_NAMED)}."
         )
 
-    def read(log: Path, on_event: OnEvent) -> Read:
+    def open_annotator(log: Path, on_event: OnEvent) -> Annotate:
         def ask(texts: Sequence[str]) -> list[Annotation]:
             with Client(url, key) as client:
                 answers = _classified(client, task.name, served.adapter, texts)
@@ -159,7 +159,7 @@ def _service(url: str, task: Task, key: str | None) -> NamedReader:
 
         return _part_by_part(ask)
 
-    return NamedReader(name=f"{shown} {served.adapter or 'in context'}", task=task, read=read)
+    return NamedAnnotator(name=f"{shown} {served.adapter or 'in context'}", task=task, open=open_annotator)
 
 
 def _classified(client: "Client", task: str, adapter: str, texts: Sequence[str]) -> list[Annotation]:
@@ -202,6 +202,6 @@ def _annotation(probabilities: Sequence[float], cut_words: int = 0) -> Annotatio
     return Annotation(probabilities=tuple(round(p, 6) for p in probabilities), cut_words=cut_words)
 
 
-def _part_by_part(annotations: Callable[[Sequence[str]], list[Annotation]]) -> Read:
-    """Return a `Read` that annotates part by part, the texts of one with ``annotations``."""
+def _part_by_part(annotations: Callable[[Sequence[str]], list[Annotation]]) -> Annotate:
+    """Return an `Annotate` that annotates part by part, the texts of one with ``annotations``."""
     return lambda parts: map(annotations, parts)

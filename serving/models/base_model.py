@@ -22,8 +22,8 @@ from fourshot.pipeline.card import AdapterCard
 from fourshot.pipeline.rows.fields import bare_text
 from fourshot.pipeline.rows.text_words import words_left_out
 from fourshot.pipeline.synthesis.aligned import aligned
-from fourshot.pipeline.synthesis.prompts import reading_prompt
-from fourshot.pipeline.synthesis.windows import reading_prompts
+from fourshot.pipeline.synthesis.prompts import classification_prompt
+from fourshot.pipeline.synthesis.windows import classification_prompts
 from fourshot.serving.answers import RefusalError
 from fourshot.serving.api import Method
 from fourshot.serving.models.admission import stage
@@ -119,7 +119,9 @@ class BaseModel:
         """
         task, words, limit = source.task, source.task.label_words, self.settings.max_model_len
         in_context = label_tokens(self.tokenizer, words, "auto")
-        (shortest,) = encode_prompts(self.tokenizer, [reading_prompt(task, "a", source.prompt_format, source.shots)])
+        (shortest,) = encode_prompts(
+            self.tokenizer, [classification_prompt(task, "a", source.prompt_format, source.shots)]
+        )
         needed = len(shortest) + in_context.longest
         labels: dict[Method, LabelTokens] = {"icl": in_context} if needed <= limit else {}
         if isinstance(source, AdapterCard):
@@ -207,8 +209,8 @@ class ModelVersion:
         It is one prompt, or one for each window of a long text.
         """
         if method == "icl":
-            return reading_prompts(self.task, text, self._icl_form, self.shots)
-        return reading_prompts(self.task, text, self._form)
+            return classification_prompts(self.task, text, self._icl_form, self.shots)
+        return classification_prompts(self.task, text, self._form)
 
     async def prepare(self, texts: Sequence[str], method: Method) -> PreparedRequest:
         if sum(map(len, texts)) > MOST_CHARS_AT_ONCE:

@@ -97,12 +97,12 @@ def test_a_user_without_a_home_is_told_so_or_has_fourshots(
     assert cli.main(["run", "support_tickets", "--out", str(tmp_path / "run"), "--quiet"]) == 2
     said = "fourshot: this user has no home folder. Set FOURSHOT_HOME, or HOME, to a folder that it may write to.\n"
     assert capsys.readouterr().err == said
-    start.lend_home()
+    start.set_missing_home()
     assert os.path.expanduser("~") == "~"
     monkeypatch.setenv(HOME_VARIABLE, str(tmp_path))
     monkeypatch.setenv("HOME", "")  # so that it is as before in the end
     monkeypatch.delenv("HOME")
-    start.lend_home()
+    start.set_missing_home()
     assert os.path.expanduser("~") == str(tmp_path) == os.environ["HOME"]
 
 

@@ -12,7 +12,7 @@ from fourshot.engine.alignment import PromptFiller
 from fourshot.engine.checkpoints.models import resolve_model
 from fourshot.engine.errors import AdapterError
 from fourshot.pipeline.card import CARD_FILE, AdapterCard, base_of, load_card
-from fourshot.pipeline.synthesis.prompts import PromptFormat, reading_prompt
+from fourshot.pipeline.synthesis.prompts import PromptFormat, classification_prompt
 from fourshot.pipeline.task import Example
 from fourshot.pipeline.tasks.task_file import load_task
 from fourshot.training.lora.adapter_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, content_hash
@@ -41,7 +41,7 @@ def test_a_card_from_before_wordings_is_of_an_adapter_that_knows_the_instruction
     old = msgspec.to_builtins(CARD)
     del old["wording"]
     (tmp_path / CARD_FILE).write_bytes(msgspec.json.encode(old))
-    assert load_card(tmp_path).prompt("Hi") == reading_prompt(CARD.task, "Hi", PromptFormat())
+    assert load_card(tmp_path).prompt("Hi") == classification_prompt(CARD.task, "Hi", PromptFormat())
 
 
 def test_a_card_from_before_verbalizers_is_of_an_adapter_that_says_whole_words(tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ def test_an_adapter_is_asked_in_the_wording_of_its_card_and_the_base_with_the_in
     bare = msgspec.structs.replace(CARD, wording="bare", max_text_words=3)
     assert bare.prompt("one two three four") == "Text: one two three\nLabel:"
     shots = (Example(text="Refund me", label=CARD.task.label_names[0]),)
-    assert bare.prompt("Hi", shots) == reading_prompt(CARD.task, "Hi", PromptFormat(), shots)
+    assert bare.prompt("Hi", shots) == classification_prompt(CARD.task, "Hi", PromptFormat(), shots)
 
 
 def test_filler_stands_before_what_the_adapter_is_asked_and_earlier_versions_refuse_the_card(tmp_path: Path) -> None:
@@ -109,9 +109,9 @@ def test_filler_stands_before_what_the_adapter_is_asked_and_earlier_versions_ref
     card = msgspec.structs.replace(CARD, filler=filler, prompt_version=form.version)
     (tmp_path / CARD_FILE).write_bytes(msgspec.json.encode(card))
     assert load_card(tmp_path) == card
-    assert card.prompt("Hi") == f"</s></s>{reading_prompt(CARD.task, 'Hi', PromptFormat())}"
+    assert card.prompt("Hi") == f"</s></s>{classification_prompt(CARD.task, 'Hi', PromptFormat())}"
     shots = (Example(text="Lo", label=CARD.task.label_names[0]),)
-    assert card.prompt("Hi", shots) == reading_prompt(CARD.task, "Hi", PromptFormat(), shots), (
+    assert card.prompt("Hi", shots) == classification_prompt(CARD.task, "Hi", PromptFormat(), shots), (
         "it fits other prompts not"
     )
     assert form.version == "1-aligned" != CARD.prompt_format.version == "1"

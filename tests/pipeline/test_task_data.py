@@ -6,7 +6,7 @@ import pytest
 
 from fourshot.engine.errors import InputError, RunFolderError
 from fourshot.pipeline.cells.run_folder import SHOTS_FILE, RunFolder
-from fourshot.pipeline.distillation.readers import open_run
+from fourshot.pipeline.distillation.annotators import open_run
 from fourshot.pipeline.events import Event
 from fourshot.pipeline.runs.run import load_shots
 from fourshot.pipeline.synthesis.settings import RunSettings

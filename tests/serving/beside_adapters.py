@@ -18,7 +18,7 @@ from fourshot.engine.core import Engine
 from fourshot.engine.errors import RequestError
 from fourshot.pipeline.card import AdapterCard
 from fourshot.pipeline.events import ignore
-from fourshot.pipeline.synthesis.prompts import PromptFormat, reading_prompt
+from fourshot.pipeline.synthesis.prompts import PromptFormat, classification_prompt
 from fourshot.pipeline.task import Example
 from fourshot.pipeline.tasks.task_file import load_task
 from fourshot.serving.clients.remote.asking import RequestMode, requests_for
@@ -41,7 +41,7 @@ def test_in_context_it_answers_with_the_base_and_the_shots_of_the_card(
 
     def score(texts: list[str]) -> np.ndarray:
         return own_engine.score(
-            [reading_prompt(card.task, t, PromptFormat(), card.shots) for t in texts], card.task.label_words
+            [classification_prompt(card.task, t, PromptFormat(), card.shots) for t in texts], card.task.label_words
         )
 
     expected = np.exp(apply(contextual(score(list(CONTENT_FREE))), score(TEXTS)))
@@ -84,11 +84,11 @@ def test_the_openai_client_still_works(
     assert completion.choices[0].message.content
     card = cards["task-3"]
     adapted = client.completions.create(
-        model=card.name, prompt=reading_prompt(card.task, TEXTS[0], PromptFormat()), max_tokens=1, temperature=0
+        model=card.name, prompt=classification_prompt(card.task, TEXTS[0], PromptFormat()), max_tokens=1, temperature=0
     )
     plain = client.completions.create(
         model=models[0],
-        prompt=reading_prompt(card.task, TEXTS[0], PromptFormat()),
+        prompt=classification_prompt(card.task, TEXTS[0], PromptFormat()),
         max_tokens=1,
         temperature=0,
         logprobs=1,
@@ -131,17 +131,17 @@ def test_a_model_behind_vllm_s_own_routes_is_a_teacher(
         ] * len(TEXTS)
         if mode.route == "completions":
             masses = np.array([read_labels(completion, task.label_words).masses for completion in completions])
-            prompts = [reading_prompt(task, text, PromptFormat(), shots) for text in TEXTS]
+            prompts = [classification_prompt(task, text, PromptFormat(), shots) for text in TEXTS]
             offline = np.exp(apply(NONE, own_engine.score(prompts, task.label_words)))
             assert np.abs(masses / masses.sum(axis=1, keepdims=True) - offline).max() < TOLERANCE
-    reader = remote_teacher(url, model, task, shots, RemoteSettings())
-    (answers,) = reader.read(tmp_path / "log.txt", ignore)([TEXTS])
+    annotator = remote_teacher(url, model, task, shots, RemoteSettings())
+    (answers,) = annotator.open(tmp_path / "log.txt", ignore)([TEXTS])
     assert all(sum(answer.probabilities) == pytest.approx(1, abs=1e-5) for answer in answers)
-    account = reader.account()
+    account = annotator.account()
     assert account and account.asked == "chat, probabilities of tokens" and account.requests == len(TEXTS) + 1
     assert account.paid_requests == 1, "the texts were answered above"
     with pytest.raises(RequestError, match=f"It has {model}, "):
-        list(remote_teacher(url, "another", task, shots, RemoteSettings()).read(tmp_path / "log.txt", ignore)([TEXTS]))
+        list(remote_teacher(url, "another", task, shots, RemoteSettings()).open(tmp_path / "log.txt", ignore)([TEXTS]))
 
 
 def test_openapi_describes_our_routes(service: RunningService) -> None:

@@ -20,7 +20,7 @@ from fourshot.engine.opening import open_engine
 from fourshot.pipeline.card import CARD_FILE, AdapterCard
 from fourshot.pipeline.cells.trainings import classification_examples
 from fourshot.pipeline.events import Event
-from fourshot.pipeline.synthesis.prompts import PromptFormat, Wording, reading_prompt
+from fourshot.pipeline.synthesis.prompts import PromptFormat, Wording, classification_prompt
 from fourshot.pipeline.task import Example
 from fourshot.pipeline.tasks.task_file import load_task
 from fourshot.serving.adapter_lookup import find_adapter
@@ -123,7 +123,7 @@ def test_it_answers_as_its_adapter_scores(
             classifier.predict(["fine", " "])
         with pytest.raises(InputError, match="Put it in a list"):
             classifier.predict("one text")
-    prompts = [reading_prompt(card.task, text, PromptFormat()) for text in TEXTS]
+    prompts = [classification_prompt(card.task, text, PromptFormat()) for text in TEXTS]
     scores = narrow_reference.score(prompts, card.task.label_words, narrow_adapters[0])
     expected = np.exp(scores.astype(np.float64) - np.asarray(prior.log_prior))
     expected /= expected.sum(axis=1, keepdims=True)

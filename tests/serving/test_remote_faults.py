@@ -62,9 +62,9 @@ def test_a_proxy_that_cannot_be_used_is_bad_input_that_names_its_variable(
     monkeypatch.setenv("HTTPS_PROXY", "socks4://proxy")
     for name in ("https_proxy", "NO_PROXY", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
-    reader = remote_teacher("https://host/v1", "large", task, take_shots(task, 4, 0), RemoteSettings())
+    annotator = remote_teacher("https://host/v1", "large", task, take_shots(task, 4, 0), RemoteSettings())
     with pytest.raises(InputError, match="HTTPS_PROXY names"):
-        annotations_of(reader, tmp_path, "snow")
+        annotations_of(annotator, tmp_path, "snow")
 
 
 @pytest.mark.parametrize(
@@ -183,9 +183,9 @@ def test_an_endpoint_that_lists_no_models_is_asked_by_every_route(
     choice = {"text": " cold", "logprobs": {"tokens": [" cold"], "top_logprobs": [{" cold": -0.1, " warm": -3}]}}
     usual = {"/v1/completions": answered({"choices": [choice]})}
     monkeypatch.setattr(endpoint, "usual", lambda request: usual.get(request.path, failure(404, "Not Found")))
-    reader = teacher(endpoint, task)
-    assert annotations_of(reader, tmp_path, "Deep snow.")[0].probabilities
-    account = reader.account()
+    annotator = teacher(endpoint, task)
+    assert annotations_of(annotator, tmp_path, "Deep snow.")[0].probabilities
+    account = annotator.account()
     assert account and account.asked == "completions, probabilities of tokens"
     usual.clear()
     with pytest.raises(InputError, match=r"every way .*Not Found\. It does not say which models .* ends in /v1\."):

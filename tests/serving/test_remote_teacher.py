@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from fourshot.engine.errors import FourshotError, InputError, RequestError, ServiceError, SpendingLimitError
-from fourshot.pipeline.distillation.readers import Annotation, NamedReader
+from fourshot.pipeline.distillation.annotators import Annotation, NamedAnnotator
 from fourshot.pipeline.events import ignore
 from fourshot.pipeline.synthesis.prompts import PromptFormat
 from fourshot.pipeline.task import Label, Task
@@ -94,25 +94,25 @@ def task(tmp_path: Path) -> Task:
     return load_task(write_task(tmp_path))
 
 
-def teacher(server: FakeEndpoint, task: Task, model: str = "large", **settings: Any) -> NamedReader:
+def teacher(server: FakeEndpoint, task: Task, model: str = "large", **settings: Any) -> NamedAnnotator:
     settings = {"retries": 2, "timeout_s": 20.0, **settings}
     return remote_teacher(f"{server.url}/v1", model, task, take_shots(task, 4, 0), RemoteSettings(**settings))
 
 
-def annotations_of(reader: NamedReader, folder: Path, *texts: str) -> list[Annotation]:
-    return [annotation for part in reader.read(folder / "log.txt", ignore)([texts]) for annotation in part]
+def annotations_of(annotator: NamedAnnotator, folder: Path, *texts: str) -> list[Annotation]:
+    return [annotation for part in annotator.open(folder / "log.txt", ignore)([texts]) for annotation in part]
 
 
 def test_probabilities_are_of_tokens_and_weighed_by_shots_that_it_has_not_seen(
     endpoint: FakeEndpoint, task: Task, tmp_path: Path
 ) -> None:
-    reader = teacher(endpoint, task, price_in=2.0, price_out=10.0)
-    snow, fire = annotations_of(reader, tmp_path, "Deep snow.", "A fire.")
+    annotator = teacher(endpoint, task, price_in=2.0, price_out=10.0)
+    snow, fire = annotations_of(annotator, tmp_path, "Deep snow.", "A fire.")
     assert min(snow.probabilities[1], fire.probabilities[0]) > 0.8
     first = json.loads(endpoint.chat_requests[1].body)["messages"]
     assert "Answer with one of these labels and nothing else: warm, cold." in first[0]["content"]
     assert [turn["role"] for turn in first] == ["user", "assistant"] * 6 + ["user"], "two of the eight are left out"
-    account = reader.account()
+    account = annotator.account()
     assert account and account.held_out and (account.held_out.accuracy, account.held_out.num_texts) == (0.875, 8)
     assert account.asked == "chat, probabilities of tokens" and account.outside == pytest.approx(0.05)
     assert (account.requests, account.paid_requests, account.prompt_tokens) == (11, 11, 1100)
@@ -124,10 +124,10 @@ def test_votes_are_sampled_where_it_tells_no_probabilities(
     endpoint: FakeEndpoint, task: Task, tmp_path: Path, gives_n: bool, requests: int
 ) -> None:
     endpoint.tells, endpoint.gives_n = False, gives_n
-    reader = teacher(endpoint, task, votes=4)
-    annotations_of(reader, tmp_path, "Deep snow.")
+    annotator = teacher(endpoint, task, votes=4)
+    annotations_of(annotator, tmp_path, "Deep snow.")
     before = len(endpoint.chat_requests)
-    (fire,) = annotations_of(reader, tmp_path, "A fire.")
+    (fire,) = annotations_of(annotator, tmp_path, "A fire.")
     assert fire.probabilities[0] > 0.8 and fire.agreement == 1.0
     assert len(endpoint.chat_requests) - before == requests
     endpoint.refuses = ("temperature", "max_tokens", "logprobs")  # as reasoning models do
@@ -164,11 +164,11 @@ def test_a_long_text_is_read_in_windows_where_that_is_asked_for(
 ) -> None:
     shots = take_shots(task, 1, 0)  # none can be left out
     form = PromptFormat(max_text_words=6, long_texts="windows")
-    reader = remote_teacher(f"{endpoint.url}/v1", "large", task, shots, RemoteSettings(), form)
-    (answer,) = annotations_of(reader, tmp_path, "The day was quite long and ended in deep snow.")
+    annotator = remote_teacher(f"{endpoint.url}/v1", "large", task, shots, RemoteSettings(), form)
+    (answer,) = annotations_of(annotator, tmp_path, "The day was quite long and ended in deep snow.")
     assert answer.probabilities == pytest.approx((0.5, 0.5), abs=0.01) and answer.cut_words == 0
     assert len(endpoint.chat_requests) == 1 + 2
-    account = reader.account()
+    account = annotator.account()
     assert account and account.held_out is None
 
 
@@ -177,12 +177,12 @@ def test_the_names_of_fields_are_no_words_of_a_text_that_were_cut(
 ) -> None:
     pairs = msgspec.structs.replace(task, fields=("premise", "hypothesis"))
     form = PromptFormat(max_text_words=6)
-    reader = remote_teacher(f"{endpoint.url}/v1", "large", pairs, take_shots(task, 1, 0), RemoteSettings(), form)
+    annotator = remote_teacher(f"{endpoint.url}/v1", "large", pairs, take_shots(task, 1, 0), RemoteSettings(), form)
     complete, cut = (
         "Premise: Deep snow lay there.\nHypothesis: Snow fell.",
         "Premise: a b c d e\nHypothesis: Snow fell.",
     )
-    assert [annotation.cut_words for annotation in annotations_of(reader, tmp_path, complete, cut)] == [0, 1]
+    assert [annotation.cut_words for annotation in annotations_of(annotator, tmp_path, complete, cut)] == [0, 1]
 
 
 def test_labels_that_begin_alike_are_asked_for_by_letters(task: Task) -> None:
@@ -198,10 +198,10 @@ def test_nothing_is_paid_for_twice(endpoint: FakeEndpoint, task: Task, tmp_path:
     annotations_of(teacher(endpoint, task), tmp_path / "first", "Deep snow.", "A fire.", "A fire.")
     paid = len(endpoint.chat_requests)
     assert paid == 1 + 8 + 2
-    reader = teacher(endpoint, task)
-    assert len(annotations_of(reader, tmp_path / "second", "A fire.", "Thick ice.")) == 2
+    annotator = teacher(endpoint, task)
+    assert len(annotations_of(annotator, tmp_path / "second", "A fire.", "Thick ice.")) == 2
     assert len(endpoint.chat_requests) == paid + 1
-    account = reader.account()
+    account = annotator.account()
     assert account and (account.requests, account.paid_requests) == (11, 1)
     annotations_of(teacher(endpoint, task, model="large", votes=3), tmp_path / "second", "A fire.")
     assert len(endpoint.chat_requests) == paid + 1, "votes are not asked for where probabilities are told"

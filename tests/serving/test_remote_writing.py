@@ -12,11 +12,11 @@ import fourshot
 from fourshot.cli.main import main
 from fourshot.engine.errors import InputError, ServiceError, SpendingLimitError
 from fourshot.pipeline.distillation import annotating_text
-from fourshot.pipeline.distillation.readers import NamedReader
+from fourshot.pipeline.distillation.annotators import NamedAnnotator
 from fourshot.pipeline.distillation.request import LabelDistillation
 from fourshot.pipeline.distillation.taught import drawn_texts
 from fourshot.pipeline.events import Event, ignore
-from fourshot.pipeline.loop.rounds import READ_BY_ANNOTATOR, RoundSink, finished_pairs
+from fourshot.pipeline.loop.rounds import REASONS_AFTER_ANNOTATION, RoundSink, finished_pairs
 from fourshot.pipeline.remote_teacher import REMOTE_FILE
 from fourshot.pipeline.runs.stages.stage import Stage
 from fourshot.pipeline.synthesis.prompts import PromptFormat
@@ -87,16 +87,16 @@ def writing(endpoint: FakeEndpoint) -> Iterator[WritingEndpoint]:
         yield server
 
 
-def draw(reader: NamedReader, folder: Path, settings: RunSettings = SETTINGS) -> list[tuple[str, str, str]]:
+def draw(annotator: NamedAnnotator, folder: Path, settings: RunSettings = SETTINGS) -> list[tuple[str, str, str]]:
     """(text, label, what became of it)"""
     work = WorkFolder(folder / "teacher")
     work.path.mkdir(parents=True, exist_ok=True)
-    assert reader.draw
-    reader.draw(
+    assert annotator.draw
+    annotator.draw(
         folder / "log.txt",
         ignore,
         settings,
-        lambda run_settings: RoundSink(work, reader.task, reader.shots, run_settings),
+        lambda run_settings: RoundSink(work, annotator.task, annotator.shots, run_settings),
     )
     return [(candidate.text, candidate.label, verdict.reason) for candidate, verdict in finished_pairs(work)]
 
@@ -122,8 +122,8 @@ def test_a_kill_behind_the_last_text_does_not_lose_what_they_cost(
 ) -> None:
     request, data = LabelDistillation(task=task, folder=tmp_path, settings=SETTINGS), TaskData(task, needs_test=False)
 
-    def drawn(reader: NamedReader) -> TextPairs:
-        return drawn_texts(request, reader, data, reader.shots)
+    def drawn(annotator: NamedAnnotator) -> TextPairs:
+        return drawn_texts(request, annotator, data, annotator.shots)
 
     pairs = drawn(teacher(writing, task))
     account = (tmp_path / REMOTE_FILE).read_bytes()
@@ -161,7 +161,7 @@ def test_what_was_answered_before_a_limit_or_a_fault_is_not_paid_twice(
         draw(teacher(writing, task, max_requests=15), tmp_path)
     writing.replies = [*PASSING]
     drawn = draw(teacher(writing, task, retries=len(PASSING), concurrency=1), tmp_path)
-    num_read = sum(reason in READ_BY_ANNOTATOR for _, _, reason in drawn)
+    num_read = sum(reason in REASONS_AFTER_ANNOTATION for _, _, reason in drawn)
     assert num_read > 8 and len(writing.chat_requests) == 1 + 8 + DRAWN + num_read + len(PASSING)
     writing.replies = [failure(503, "sorry")] * 40
     with pytest.raises(ServiceError, match="answers 503"):
@@ -185,16 +185,16 @@ def test_the_forecast_has_a_request_for_each_window_and_vote(
 ) -> None:
     shots, asks = take_shots(task, 4, 0), RemoteSettings(votes=5)
     form = PromptFormat(max_text_words=6, long_texts="windows")
-    reader = remote_teacher(f"{writing.url}/v1", "large", task, shots, asks, form)
-    assert reader.forecast
+    annotator = remote_teacher(f"{writing.url}/v1", "large", task, shots, asks, form)
+    assert annotator.forecast
     long_text = "The day was quite long and ended in deep snow."
     of_whole_texts = remote_teacher(f"{writing.url}/v1", "large", task, shots, asks)
     assert of_whole_texts.forecast and of_whole_texts.forecast([long_text], {"annotate": 10}).calls == 1 + 8 + 10
-    assert reader.forecast([long_text], {"annotate": 10}).stages[1].calls == 20
-    assert "5 answers for each text" in reader.forecast([long_text], {"annotate": 10}).doubt
+    assert annotator.forecast([long_text], {"annotate": 10}).stages[1].calls == 20
+    assert "5 answers for each text" in annotator.forecast([long_text], {"annotate": 10}).doubt
     writing.tells = writing.gives_n = False
     events: list[Event] = []
-    list(reader.read(tmp_path / "log.txt", events.append)([[long_text]]))
+    list(annotator.open(tmp_path / "log.txt", events.append)([[long_text]]))
     forecast_of_known = remote_teacher(f"{writing.url}/v1", "large", task, shots, asks, form).forecast
     assert forecast_of_known and forecast_of_known([long_text], {"annotate": 10}).stages[1].calls == 10 * 2 * 5
     assert any(event.stage == "forecast" and "annotate 100" in event.message for event in events)

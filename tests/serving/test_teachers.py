@@ -44,7 +44,7 @@ def test_a_student_annotates_and_is_asked_like_an_adapter(
     teacher = find_teacher(student)
     assert teacher.name == student.name and teacher.task.label_names == ("warm", "cold")
     texts = ["a red barn", "snow"]
-    (answers,) = teacher.read(tmp_path / "log", ignore)([texts])
+    (answers,) = teacher.open(tmp_path / "log", ignore)([texts])
     with LocalClassifier(student) as classifier:
         assert isinstance(classifier, LocalStudent)
         predictions = classifier.predict(texts)
@@ -86,7 +86,7 @@ def test_a_student_says_how_much_of_a_text_it_does_not_read(student: Path, tmp_p
             3,
             0,
         ]  # 32 tokens, two of them special
-    (answers,) = find_teacher(student).read(tmp_path / "log", ignore)([texts])
+    (answers,) = find_teacher(student).open(tmp_path / "log", ignore)([texts])
     assert [answer.cut_words for answer in answers] == [0, 3, 0]
 
 
@@ -211,12 +211,12 @@ def test_a_service_that_refuses_a_text_or_so_many_at_once_is_asked_for_the_other
     tone = Task(name="tone", instruction="Sort.", noun="text", labels=(Label(name="good"), Label(name="other")))
     texts = ["so good", "a long text", "very good", "another long text", "all good"]
     with served(NarrowService()) as service:
-        annotate = find_teacher(service.url, tone).read(tmp_path / "log.txt", ignore)
+        annotate = find_teacher(service.url, tone).open(tmp_path / "log.txt", ignore)
         annotations = [annotation for part in annotate([texts]) for annotation in part]
         assert [bool(annotation.probabilities) for annotation in annotations] == [True, False, True, False, True]
         assert "too long" in annotations[1].fault
         with pytest.raises(ServiceError, match=r"reads none of 8 texts: .*too long"):
-            list(find_teacher(service.url, tone).read(tmp_path / "log.txt", ignore)([["too long"] * 8]))
+            list(find_teacher(service.url, tone).open(tmp_path / "log.txt", ignore)([["too long"] * 8]))
 
 
 def test_a_plan_shows_a_service_the_key_too(tmp_path: Path) -> None:
@@ -237,7 +237,7 @@ def test_a_password_in_the_address_of_a_service_is_in_no_name_and_no_message(tmp
             lambda: find_teacher(address, tone, ray="local"),
             lambda: find_teacher(address, msgspec.structs.replace(tone, name="tune")),
             lambda: find_teacher(address, msgspec.structs.replace(tone, labels=(Label(name="a"), Label(name="b")))),
-            lambda: list(teacher.read(tmp_path / "log.txt", ignore)([["too long"] * 8])),
+            lambda: list(teacher.open(tmp_path / "log.txt", ignore)([["too long"] * 8])),
             lambda: find_writer(address, GenerationTask(name="facts", instruction="Write.")),
         ]
         for ask in refused:
@@ -249,7 +249,7 @@ def test_a_password_in_the_address_of_a_service_is_in_no_name_and_no_message(tmp
 def test_a_version_that_was_not_there_at_the_beginning_annotates_no_row_in_another_s_name(tmp_path: Path) -> None:
     tone = Task(name="tone", instruction="Sort.", noun="text", labels=(Label(name="good"), Label(name="other")))
     with served(NarrowService()) as service:
-        annotate = find_teacher(service.url, tone).read(tmp_path / "log.txt", ignore)
+        annotate = find_teacher(service.url, tone).open(tmp_path / "log.txt", ignore)
         answer = service.usual(Received("/v1/classify/tone", {}, b'{"input": ["so good"]}'))
         service.replies = [answer, answer._replace(body=answer.body.replace(b"tone-1", b"tone-2"))]
         parts = annotate([["so good"], ["so good"]])
@@ -262,7 +262,7 @@ def test_a_service_is_sent_no_more_texts_at_once_than_by_its_client(tmp_path: Pa
     tone = Task(name="tone", instruction="Sort.", noun="text", labels=(Label(name="good"), Label(name="bad")))
     texts = [f"{number} good" for number in range(BATCH * 3)]
     with served(FakeService()) as service:
-        reader = find_teacher(service.url, tone)
-        (answers,) = reader.read(tmp_path / "log.txt", ignore)([texts])
+        annotator = find_teacher(service.url, tone)
+        (answers,) = annotator.open(tmp_path / "log.txt", ignore)([texts])
         sent = [request.texts for request in service.received[1:]]
     assert len(answers) == len(texts) and [*chain(*sent)] == texts and max(map(len, sent)) <= BATCH

@@ -19,8 +19,8 @@ from fourshot.engine.machine.files import append_lines, read_json, settle, stage
 from fourshot.pipeline.cells.measuring import Evaluation
 from fourshot.pipeline.cells.run_folder import RunFolder
 from fourshot.pipeline.distillation import taught as texts_of
+from fourshot.pipeline.distillation.annotators import Annotation, Parts
 from fourshot.pipeline.distillation.distill import distill
-from fourshot.pipeline.distillation.readers import Annotation, Parts
 from fourshot.pipeline.distillation.request import LabelDistillation
 from fourshot.pipeline.loop.rounds import finished_pairs
 from fourshot.pipeline.rows.examples import limited

@@ -30,7 +30,7 @@ from fourshot.pipeline.cells.methods import METHODS
 from fourshot.pipeline.events import Event, OnEvent
 from fourshot.pipeline.rows.examples import load_split
 from fourshot.pipeline.runs.compare import ComparisonRequest, do_comparison
-from fourshot.pipeline.synthesis.prompts import PromptFormat, reading_prompt
+from fourshot.pipeline.synthesis.prompts import PromptFormat, classification_prompt
 from fourshot.pipeline.task import Task
 from fourshot.pipeline.tasks.shots import take_shots
 from fourshot.pipeline.tasks.task_file import load_task
@@ -143,7 +143,7 @@ class PaperMeasurement:
         texts = [example.text for example in load_split(task, "test", limit=self.plan.timed_texts).examples]
         shots = take_shots(task, 4, 0)
         prompts, in_context = (
-            [reading_prompt(task, text, PromptFormat(), shown) for text in texts] for shown in ((), shots)
+            [classification_prompt(task, text, PromptFormat(), shown) for text in texts] for shown in ((), shots)
         )
         return call_apart(timing.measure_timings, self.model.path, task.name, prompts, in_context)
 

@@ -39,7 +39,7 @@ from fourshot.bench.suites.serving.traffic import (
 from fourshot.engine.core import Adapter, EngineSettings
 from fourshot.engine.errors import InputError
 from fourshot.engine.opening import open_engine
-from fourshot.pipeline.synthesis.prompts import PromptFormat, reading_prompt
+from fourshot.pipeline.synthesis.prompts import PromptFormat, classification_prompt
 from fourshot.serving.testing.server import RunningService, running_service
 
 SHARE, OVER = 0.7, 5.0  # loads relative to capacity
@@ -91,7 +91,7 @@ def multi_lora(traffic: Traffic) -> list[dict[str, Any]]:
     rows = []
     with closing(open_engine(settings)) as engine:
         for size in BATCH_SIZES:
-            prompts = [reading_prompt(task, texts[n % len(texts)], PromptFormat()) for n in range(size)]
+            prompts = [classification_prompt(task, texts[n % len(texts)], PromptFormat()) for n in range(size)]
             mixes: dict[str, list[Adapter | None]] = {
                 "base": [None] * size,
                 "one": [adapters[0]] * size,

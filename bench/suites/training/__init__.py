@@ -33,7 +33,7 @@ from fourshot.engine.core import Adapter, EngineSettings
 from fourshot.engine.opening import open_engine
 from fourshot.engine.tokens import encode_prompts, load_tokenizer
 from fourshot.pipeline.rows.examples import load_split
-from fourshot.pipeline.synthesis.prompts import PromptFormat, reading_prompt
+from fourshot.pipeline.synthesis.prompts import PromptFormat, classification_prompt
 from fourshot.pipeline.task import Example, Task
 from fourshot.pipeline.task_data import TaskData
 from fourshot.pipeline.tasks.shots import draw_shots
@@ -202,7 +202,7 @@ def _measured(options: Options, model: ResolvedModel) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         for seed in range(options.seeds):
             examples = draw_shots(train, task.label_names, options.per_class, seed)
-            prompts = tuple(reading_prompt(task, example.text, PromptFormat()) for example in examples)
+            prompts = tuple(classification_prompt(task, example.text, PromptFormat()) for example in examples)
             tokens = sum(map(len, encode_prompts(tokenizer, prompts)))
             for name, trainer in TRAINERS.items():
                 training = TrainerCall(
@@ -222,7 +222,7 @@ def _measured(options: Options, model: ResolvedModel) -> dict[str, Any]:
                 run["tokens_per_s"] = tokens * options.epochs / trained.seconds
                 runs.append(run)
                 tell(f"seed {seed}  {name:10}  {trained.seconds:6.1f} s")
-        answers = [reading_prompt(task, example.text, PromptFormat()) for example in test]
+        answers = [classification_prompt(task, example.text, PromptFormat()) for example in test]
         gold = [task.label_names.index(example.label) for example in test]
         for run, accuracy in zip(runs, accuracies(model.path, adapters, answers, gold, task.label_words), strict=True):
             run["accuracy"] = accuracy

@@ -134,7 +134,7 @@ def names_alike(names: Collection[str]) -> list[list[str]]:
     return list({id(group): group for group in group_of.values()}.values())
 
 
-def says_nothing(word: str) -> bool:
+def is_meaningless(word: str) -> bool:
     """Return whether a word is a number, sign, single letter or code, which tells a model nothing about the class."""
     # In Hindi and Lao, vowels may be combining marks between the letters of a word.
     plain = without_marks(word)

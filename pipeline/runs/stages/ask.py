@@ -15,7 +15,7 @@ from fourshot.pipeline.loop.rounds import finished_pairs
 from fourshot.pipeline.rows.review_table import ReviewRow
 from fourshot.pipeline.runs.experiment import Experiment
 from fourshot.pipeline.runs.stages.stage import Stage
-from fourshot.pipeline.synthesis.asking import texts_to_ask
+from fourshot.pipeline.synthesis.asking import select_for_labelling
 
 
 class AskItem(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,7 +54,7 @@ class AskStage(Stage, frozen=True, kw_only=True, tag="ask"):
             )
         vectors = Encoder().encode([candidate.text for candidate, _ in annotated_pairs])
         unsure = [entropy(verdict.probabilities) for _, verdict in annotated_pairs]
-        chosen = [annotated_pairs[index] for index in texts_to_ask(vectors, unsure, item.count, item.seed)]
+        chosen = [annotated_pairs[index] for index in select_for_labelling(vectors, unsure, item.count, item.seed)]
         rows = [
             ReviewRow(id=c.id, text=c.text, label="", keep=True, why="asked", probabilities=v.probabilities)
             for c, v in chosen

@@ -15,12 +15,12 @@ from fourshot.pipeline.cells.run_folder import GENERATED_FILE, POOL_FILE, UNLABE
 from fourshot.pipeline.events import Event, OnEvent
 from fourshot.pipeline.forecasts.work_counts import TokenCounts
 from fourshot.pipeline.loop.driver import Driver
-from fourshot.pipeline.loop.reading import UnlabelledSink
 from fourshot.pipeline.loop.rounds import RoundSink
+from fourshot.pipeline.loop.unlabelled import UnlabelledSink
 from fourshot.pipeline.loop.workers import engine_settings, open_workers
 from fourshot.pipeline.runs.experiment import Experiment
 from fourshot.pipeline.runs.stages.stage import Stage
-from fourshot.pipeline.synthesis.committee import Reader
+from fourshot.pipeline.synthesis.committee import Annotator
 from fourshot.pipeline.synthesis.types import Candidate
 from fourshot.pipeline.task import Example
 from fourshot.training.jobs.jobs import FailedJob
@@ -32,7 +32,7 @@ class TextsItem(msgspec.Struct, frozen=True, kw_only=True):
     folder: str
     test: list[Example]  # candidates similar to these are rejected
     chat: ChatTurns | None = None  # of prompts; None: plain text
-    readers: tuple[Reader, ...] = ()
+    annotators: tuple[Annotator, ...] = ()
     is_pool: bool = False  # only draw the candidates that annotators will be trained on
     unlabelled: tuple[Candidate, ...] = ()  # only annotate these
 
@@ -57,7 +57,7 @@ class TextsItem(msgspec.Struct, frozen=True, kw_only=True):
         arguments = RunFolder(into), manifest.task, folder.shots(), settings
         more: dict[str, Any] = {
             "chat": self.chat,
-            "readers": self.readers,
+            "annotators": self.annotators,
             "test_texts": lambda: [example.text for example in self.test],
             "on_event": on_event,
             "spread": spread,
@@ -98,15 +98,21 @@ class GenerateStage(Stage, frozen=True, kw_only=True, tag="generate"):
                 on_event(Event(stage=self.name, message=line))
         on_event(Event(stage=self.name, message="starting the engine"))
         # One adapter is used at a time. A run samples for less time than compiling takes, so nothing is compiled.
-        readers, gpus = [reader for item in items for reader in item.readers], self.placement.gpus_per_engine
+        annotators, gpus = (
+            [annotator for item in items for annotator in item.annotators],
+            self.placement.gpus_per_engine,
+        )
         engine = engine_settings(
-            self.model_path, [adapter for reader in readers for adapter in reader.adapters], most_loras=1, gpus=gpus
+            self.model_path,
+            [adapter for annotator in annotators for adapter in annotator.adapters],
+            most_loras=1,
+            gpus=gpus,
         )
 
         def tell(line: str) -> None:
             on_event(Event(stage=self.name, message=line))
 
-        with closing(open_workers(engine, self.placement.ray, Path(self.log), readers, tell)) as workers:
+        with closing(open_workers(engine, self.placement.ray, Path(self.log), annotators, tell)) as workers:
             driver.run(workers)
         return [
             FailedJob(key=item_of[key], kind=type(error).__name__, message=str(error))
@@ -123,7 +129,7 @@ def pools(experiment: Experiment) -> GenerateStage:
 def unlabelled_texts(experiment: Experiment) -> GenerateStage:
     """Return the annotation of the user's own texts. The annotators must be trained."""
     items = [
-        _item(experiment, writer, readers=experiment.text_readers(writer), unlabelled=experiment.unlabelled)
+        _item(experiment, writer, annotators=experiment.text_annotators(writer), unlabelled=experiment.unlabelled)
         for writer in (experiment.writers if experiment.unlabelled else ())
     ]
     return _stage(experiment, items)
@@ -136,7 +142,7 @@ def rounds(experiment: Experiment) -> GenerateStage:
         for writer in experiment.writers
         if writer.method.synthetic and not (experiment.unlabelled and writer.settings.unlabelled.mode == "instead")
     ]
-    items = [_item(experiment, writer, readers=experiment.text_readers(writer)) for writer in writers]
+    items = [_item(experiment, writer, annotators=experiment.text_annotators(writer)) for writer in writers]
     return _stage(experiment, items)
 
 

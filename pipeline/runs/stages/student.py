@@ -22,7 +22,7 @@ from fourshot.training.students.train import finished_student, train_student
 if TYPE_CHECKING:
     from fourshot.training.students.classifier import StudentClassifier
 
-ASKED_ALONE = 50  # texts that are classified and timed one by one
+TIMED_ALONE = 50  # texts that are classified and timed one by one
 
 
 class StudentItem(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,7 +72,7 @@ class StudentStage(Stage, frozen=True, kw_only=True, tag="student"):
             probabilities = classifier.probabilities(texts)
             seconds = time.perf_counter() - began_s
             evaluation = evaluation_of(probabilities, item.task, item.test, seconds=seconds)
-            alone_s = median(_seconds_alone(classifier, text) for text in texts[:ASKED_ALONE])
+            alone_s = median(_seconds_alone(classifier, text) for text in texts[:TIMED_ALONE])
             write_json(Path(item.out), msgspec.structs.replace(evaluation, alone_s=alone_s))
             on_event(Event(stage="evaluate", message=job.title, done=len(texts), total=len(texts), unit="texts"))
         if item.onnx and not parities(result):

@@ -138,7 +138,7 @@ def on_real_texts(experiment: Experiment) -> TrainStage:
     named = [(job, "annotator") for job in annotators(experiment).items]
     on_shots = [cell for cell in experiment.cells if cell.method.trained and not cell.method.synthetic]
     named += [(experiment.job(cell), cell.method.display_name) for cell in on_shots]
-    named += [(job, "adapter for calibration") for cell in experiment.cells for job in experiment.judge_jobs(cell)]
+    named += [(job, "adapter for calibration") for cell in experiment.cells for job in experiment.calibrator_jobs(cell)]
     stage = _stage(experiment, [job for job, _ in named], "adapter")
     if not experiment.flat:
         return stage

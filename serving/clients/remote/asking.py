@@ -8,7 +8,7 @@ import msgspec
 
 from fourshot.engine.core import SamplingSettings
 from fourshot.engine.errors import InputError
-from fourshot.pipeline.synthesis.prompts import PromptFormat, reading_messages, reading_prompt
+from fourshot.pipeline.synthesis.prompts import PromptFormat, classification_messages, classification_prompt
 from fourshot.pipeline.task import Example, Task
 from fourshot.serving.clients.remote.completions import CompletionResponse, bare
 from fourshot.serving.clients.remote.endpoint import CompletionRequest, Endpoint, RequestRefused
@@ -75,10 +75,10 @@ def requests_for(
     room = settings.answer_tokens or longest // BYTES_A_TOKEN + SPARE_TOKENS
     body: dict[str, Any] = {"max_completion_tokens" if mode.is_bare else "max_tokens": room}
     if mode.route == "chat":
-        body["messages"] = reading_messages(task, text, form, shots)
+        body["messages"] = classification_messages(task, text, form, shots)
         body |= {"logprobs": True, "top_logprobs": mode.likely} if mode.likely else {}
     else:
-        body |= {"prompt": reading_prompt(task, text, form, shots), "stop": ["\n"]}
+        body |= {"prompt": classification_prompt(task, text, form, shots), "stop": ["\n"]}
         body |= {"logprobs": mode.likely} if mode.likely else {}
     if not mode.is_bare:
         body["temperature"] = 0.0 if mode.likely else VOTE_TEMPERATURE

@@ -12,7 +12,7 @@ import msgspec
 from fourshot.engine.errors import InputError, ServiceError
 from fourshot.pipeline.loop.driver import Driver
 from fourshot.pipeline.loop.rounds import RoundSink
-from fourshot.pipeline.loop.units import Draw, DrawUnit, ReadUnit, TaskBrief, Unit, UnitProgress, UnitResult
+from fourshot.pipeline.loop.units import AnnotationUnit, Draw, DrawUnit, TaskBrief, Unit, UnitProgress, UnitResult
 from fourshot.pipeline.rows.fields import heading
 from fourshot.pipeline.synthesis.drawing import DrawPrompt, PromptSource
 from fourshot.pipeline.synthesis.filters import clean_completion
@@ -79,7 +79,7 @@ class _RemoteWorker:
         return not self._done
 
     def give(self, unit: Unit, brief: TaskBrief) -> None:
-        if isinstance(unit, ReadUnit):
+        if isinstance(unit, AnnotationUnit):
             self._done.append(UnitResult(unit=unit, scores=tuple(self._read(unit.texts))))
         else:
             self._done.append(self._drawn(unit, brief))

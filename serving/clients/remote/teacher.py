@@ -15,7 +15,7 @@ import numpy as np
 from fourshot.engine import calibration as calibrations
 from fourshot.engine.calibration import SMALLEST, Calibration
 from fourshot.engine.errors import InputError, ServiceError
-from fourshot.pipeline.distillation.readers import Annotation, NamedReader, Parts, Read
+from fourshot.pipeline.distillation.annotators import Annotate, Annotation, NamedAnnotator, Parts
 from fourshot.pipeline.events import Event, OnEvent
 from fourshot.pipeline.forecasts.forecast import Forecast
 from fourshot.pipeline.loop.rounds import RoundSink
@@ -48,14 +48,14 @@ def remote_teacher(
     shots: Sequence[Example],
     settings: RemoteSettings,
     form: PromptFormat = FORM,
-) -> NamedReader:
+) -> NamedAnnotator:
     """Return ``model`` at ``url`` as an annotator. Sends nothing yet. Raises InputError for a bad address or key."""
     teacher_key()
     reader = _RemoteReader(checked_endpoint(url), model, task, tuple(shots), settings, form)
-    return NamedReader(
+    return NamedAnnotator(
         name=reader.name,
         task=task,
-        read=reader.read,
+        open=reader.read,
         shots=tuple(shots),
         forecast=reader.forecast,
         account=lambda: reader.account,
@@ -102,7 +102,7 @@ class _RemoteReader:
         digest = hashlib.sha256(msgspec.json.encode((*identity, self._settings.answer_tokens))).hexdigest()[:12]
         return f"{self._model} at {self._url}, {digest}"
 
-    def read(self, log: Path, on_event: OnEvent) -> Read:
+    def read(self, log: Path, on_event: OnEvent) -> Annotate:
         def read(parts: Parts) -> Iterator[list[Annotation]]:
             with Endpoint(self._url, self._model, self._settings, work_of(log), on_event) as endpoint:
                 self._prepare(endpoint, on_event)

@@ -12,9 +12,9 @@ from fourshot.bench.suites import run_suite
 from fourshot.bench.suites.distill import SUITE, turning_points
 from fourshot.bench.suites.distill.cells import Options, TeacherGroup, teach
 from fourshot.engine.errors import InputError
+from fourshot.pipeline.distillation.annotators import Annotate, Annotation, NamedAnnotator, Parts
 from fourshot.pipeline.distillation.distill import distill
 from fourshot.pipeline.distillation.distilled import DistillSummary
-from fourshot.pipeline.distillation.readers import Annotation, NamedReader, Parts, Read
 from fourshot.pipeline.distillation.request import LabelDistillation
 from fourshot.pipeline.events import OnEvent
 from fourshot.pipeline.runs.stages.student import StudentStage
@@ -48,12 +48,12 @@ def taught_groups(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     def taught(request: LabelDistillation) -> DistillSummary:
         group = request.folder.parent
         folders.append(f"{group.parent.name}/{group.name}")
-        read: Read = by_rule
+        annotate: Annotate = by_rule
 
-        def opened(log: Path, on_event: OnEvent) -> Read:
-            return read
+        def opened(log: Path, on_event: OnEvent) -> Annotate:
+            return annotate
 
-        by = NamedReader(name="rule", task=request.task, read=opened, pairs=pairs)
+        by = NamedAnnotator(name="rule", task=request.task, open=opened, pairs=pairs)
         return distill(msgspec.structs.replace(request, by=by, model=None))
 
     pairs = [

@@ -20,8 +20,8 @@ from fourshot.pipeline.cells.calibrating import (
     typical_texts,
     unseen_texts,
 )
-from fourshot.pipeline.cells.learnt import LearntTexts
-from fourshot.pipeline.synthesis.committee import Reader
+from fourshot.pipeline.cells.training_texts import TrainingTexts
+from fourshot.pipeline.synthesis.committee import Annotator
 from fourshot.pipeline.synthesis.prompts import PromptFormat
 from fourshot.pipeline.synthesis.types import Candidate, Reason, Verdict
 from fourshot.pipeline.task import Example, Label, Task
@@ -54,21 +54,27 @@ class SureEngine:
         return np.array(rows, dtype=np.float32)
 
 
-def item(path: Path, *unseen: HeldOutCandidate, judges: bool = True) -> CalibrationItem:
-    readers = tuple(
-        Reader(adapter=Adapter(name=f"judge{fold}", path=""), left_out=(2 * fold, 2 * fold + 1)) for fold in range(4)
+def item(path: Path, *unseen: HeldOutCandidate, calibrators: bool = True) -> CalibrationItem:
+    annotators = tuple(
+        Annotator(adapter=Adapter(name=f"calibrator{fold}", path=""), left_out=(2 * fold, 2 * fold + 1))
+        for fold in range(4)
     )
     adapter = Adapter(name="own", path=str(path))
     return CalibrationItem(
-        adapter=adapter, task=TASK, form=PromptFormat(), shots=SHOTS, judges=readers if judges else (), unseen=unseen
+        adapter=adapter,
+        task=TASK,
+        form=PromptFormat(),
+        shots=SHOTS,
+        calibrators=annotators if calibrators else (),
+        unseen=unseen,
     )
 
 
 def test_a_classifier_is_as_sure_as_judges_are_right_about_shots_they_have_not_seen(tmp_path: Path) -> None:
     engine: Any = SureEngine("good 1", "bad 3")
     calibrated = calibrate(engine, item(tmp_path))
-    # Each judge is asked about its own two, and a quarter is wrong where all were said to be nearly certain.
-    assert engine.questions == [(f"judge{i // 2}", shot.text) for i, shot in enumerate(SHOTS)]
+    # Each calibrator is asked about its own two, and a quarter is wrong where all were said to be nearly certain.
+    assert engine.questions == [(f"calibrator{i // 2}", shot.text) for i, shot in enumerate(SHOTS)]
     sure = 1 / (1 + np.exp((CERTAIN[1] - CERTAIN[0]) / calibrated.temperature))
     assert sure == pytest.approx((6 * 9 / 10 + 2 * 1 / 10) / 8, abs=0.02)
     assert calibrated.basis == "8 shots that adapters were trained without"
@@ -80,10 +86,12 @@ def test_one_of_synthetic_texts_is_as_sure_as_its_annotators_on_average(tmp_path
     read = [HeldOutCandidate(text=f"good {number}", certainty=0.6 + 0.02 * number) for number in range(20)]
     engine: Any = SureEngine()
     calibrated = calibrate(engine, item(tmp_path, *read))
-    assert calibrate(engine, item(tmp_path, *read, judges=False)) == calibrated, "of probabilities"
+    assert calibrate(engine, item(tmp_path, *read, calibrators=False)) == calibrated, "of probabilities"
     assert 1 / (1 + np.exp((CERTAIN[1] - CERTAIN[0]) / calibrated.temperature)) == pytest.approx(0.79, abs=0.01)
     assert calibrated.basis == "20 candidates that it did not learn, to be as sure of them as its annotators"
-    assert {name for name, _ in engine.questions} == {"own"}, "judges say by how much shorter trainings are too sure"
+    assert {name for name, _ in engine.questions} == {"own"}, (
+        "calibrators say by how much shorter trainings are too sure"
+    )
 
 
 def test_texts_it_has_not_learnt_give_the_curve_and_those_of_other_subjects_the_rule(tmp_path: Path) -> None:
@@ -114,7 +122,13 @@ def test_what_was_found_lies_beside_the_weights_and_is_not_found_again(tmp_path:
     num_questions = len(engine.questions)
     calibration.do(engine)
     assert len(engine.questions) == num_questions
-    assert {adapter.name for adapter in calibration.adapters} == {"own", "judge0", "judge1", "judge2", "judge3"}
+    assert {adapter.name for adapter in calibration.adapters} == {
+        "own",
+        "calibrator0",
+        "calibrator1",
+        "calibrator2",
+        "calibrator3",
+    }
 
 
 def pair(number: int, reason: Reason, predicted: str = "") -> tuple[Candidate, Verdict]:
@@ -132,7 +146,7 @@ def pair(number: int, reason: Reason, predicted: str = "") -> tuple[Candidate, V
 def test_only_what_was_read_and_not_learnt_is_unseen() -> None:
     reasons: tuple[Reason, ...] = ("kept", "surplus", "label_disagrees", "malformed")
     pairs = [pair(number, reasons[number % 4]) for number in range(4 * 200)]
-    unseen = LearntTexts(synthetic=pairs).unseen
+    unseen = TrainingTexts(synthetic=pairs).unseen
     chosen = unseen_texts(unseen, compared=True)
     assert len(chosen) == MOST_UNSEEN == len({entry.text for entry in chosen})
     assert {int(entry.text.split()[1]) % 4 for entry in chosen} == {1, 2}

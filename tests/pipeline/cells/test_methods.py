@@ -31,7 +31,7 @@ def test_the_paper_s_recipe_does_not_follow_the_run_s_training_settings() -> Non
 
 
 @pytest.mark.parametrize(
-    ("method", "readers"),
+    ("method", "annotators"),
     [
         ("unfiltered", ("none", 4, 0)),
         ("icl_filter", ("icl", 4, 0)),
@@ -41,21 +41,21 @@ def test_the_paper_s_recipe_does_not_follow_the_run_s_training_settings() -> Non
     ],
 )
 def test_an_ablation_changes_who_reads_and_nothing_else_that_is_drawn_or_trained(
-    method: str, readers: tuple[str, int, int]
+    method: str, annotators: tuple[str, int, int]
 ) -> None:
     settings = METHODS[method].settings(TUNED)
-    assert (settings.annotate.annotator, settings.annotate.num_adapters, settings.annotate.folds) == readers
+    assert (settings.annotate.annotator, settings.annotate.num_adapters, settings.annotate.folds) == annotators
     same = msgspec.structs.replace(settings, annotate=TUNED.annotate, allow_short=TUNED.allow_short)
     assert same == TUNED
 
 
 @pytest.mark.parametrize(
-    ("method", "readers"), [("soft", (4, 3)), ("soft_adapters", (4, 0)), ("soft_in_context", (0, 3))]
+    ("method", "annotators"), [("soft", (4, 3)), ("soft_adapters", (4, 0)), ("soft_in_context", (0, 3))]
 )
-def test_the_method_soft_is_the_preset_of_that_name(method: str, readers: tuple[int, int]) -> None:
+def test_the_method_soft_is_the_preset_of_that_name(method: str, annotators: tuple[int, int]) -> None:
     settings, preset = METHODS[method].settings(TUNED), PRESETS["soft"]
     assert settings.train == TUNED.train and settings.learns_soft and settings.generate == preset.generate
-    assert (settings.annotate.num_adapters, settings.annotate.in_context) == readers
+    assert (settings.annotate.num_adapters, settings.annotate.in_context) == annotators
     if method == "soft":
         assert (settings.annotate, settings.variety) == (preset.annotate, preset.variety)
 

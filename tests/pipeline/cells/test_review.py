@@ -14,7 +14,7 @@ from fourshot.engine.errors import InputError
 from fourshot.pipeline.card import load_card
 from fourshot.pipeline.cells.review import entropy, open_review, review_rows, run_in
 from fourshot.pipeline.cells.run_folder import RunFolder
-from fourshot.pipeline.cells.second_reading import SecondReading
+from fourshot.pipeline.cells.self_training import SelfTrainingLabels
 from fourshot.pipeline.loop.rounds import finished_pairs
 from fourshot.pipeline.synthesis.settings import AnnotateSettings, GenerateSettings, RunSettings
 from fourshot.serving.adapter_lookup import find_adapter
@@ -217,13 +217,13 @@ def test_a_short_table_that_keeps_nothing_leaves_the_texts_outside_it(runs: Whol
     assert runs.trained
 
 
-def test_after_a_second_reading_the_table_shows_what_is_learnt(folder: RunFolder) -> None:
+def test_after_self_training_the_table_shows_what_is_learnt(folder: RunFolder) -> None:
     pairs = finished_pairs(folder)
     rejected = next(c for c, v in pairs if v.reason == "label_disagrees")
     manifest = folder.read("manifest.json", dict)
     manifest["settings"]["annotate"]["self_training"] = True
     folder.write("manifest.json", manifest)
-    folder.write("second_reading-abc.json", SecondReading(labels={rejected.id: ("warm", 0.9)}))
+    folder.write("second_reading-abc.json", SelfTrainingLabels(labels={rejected.id: ("warm", 0.9)}))
     rows = {row.id: row for row in review_rows(folder)[0] if row.why != "shot"}
     assert (rows[rejected.id].label, rows[rejected.id].keep) == ("warm", True)
     assert [row.id for row in rows.values() if row.keep] == [rejected.id]

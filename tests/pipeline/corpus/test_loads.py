@@ -12,7 +12,7 @@ from fourshot.pipeline.corpus.rows import encode_rows
 from fourshot.pipeline.corpus.settings import Format
 from fourshot.pipeline.corpus.shards import ShardRecord
 from tests.pipeline.corpus.small_corpora import make, named, rows_of, settings
-from tests.pipeline.corpus.test_mending import TASKS, in_this_process, make_small
+from tests.pipeline.corpus.test_repair import TASKS, in_this_process, make_small
 
 __all__ = ("in_this_process",)  # a fixture
 

@@ -11,7 +11,7 @@ from fourshot.engine.errors import AdapterError, InputError, RunFolderError
 from fourshot.pipeline.card import CARD_FILE, AdapterCard, load_card
 from fourshot.pipeline.corpus.datacard import _counts
 from fourshot.pipeline.corpus.run import CorpusRequest, plan_corpus
-from fourshot.pipeline.corpus.sources import data_of, readers_of
+from fourshot.pipeline.corpus.sources import annotators_of, data_of
 from fourshot.pipeline.corpus.summary import ClassOutcome
 from fourshot.pipeline.events import Event, ignore
 from fourshot.pipeline.synthesis.settings import PRESETS
@@ -49,9 +49,9 @@ def test_adapters_of_the_task_and_the_base_are_found_where_trainings_leave_them(
     put_card(tmp_path / "adapters" / "other_base", name="tickets-9", revision="def")
     put_card(tmp_path / "adapters" / "other_task", name="x-1", task=msgspec.structs.replace(TASK, name="x"))
     for place in (tmp_path, tmp_path / "adapters", tmp_path / "adapters" / "one"):
-        (reader,) = readers_of(TASK, place, MODEL)
-        assert reader.adapter
-        assert (reader.adapter.name, reader.adapter.path) == ("tickets-0123", str(tmp_path / "adapters" / "one"))
+        (annotator,) = annotators_of(TASK, place, MODEL)
+        assert annotator.adapter
+        assert (annotator.adapter.name, annotator.adapter.path) == ("tickets-0123", str(tmp_path / "adapters" / "one"))
 
 
 def test_an_adapter_is_asked_as_its_card_says_and_says_what_it_learnt(tmp_path: Path) -> None:
@@ -60,17 +60,17 @@ def test_an_adapter_is_asked_as_its_card_says_and_says_what_it_learnt(tmp_path: 
     for learnt in ("word", "token"):
         changed = msgspec.structs.replace(card, wording="answer", verbalizer=learnt)
         (tmp_path / "one" / CARD_FILE).write_bytes(msgspec.json.encode(changed))
-        (reader,) = readers_of(TASK, tmp_path, MODEL)
-        assert (reader.wording, reader.verbalizer) == ("answer", learnt)
+        (annotator,) = annotators_of(TASK, tmp_path, MODEL)
+        assert (annotator.wording, annotator.verbalizer) == ("answer", learnt)
 
 
 def test_an_adapter_of_other_label_words_is_refused_and_none_at_all_too(tmp_path: Path) -> None:
     put_card(tmp_path / "one")
     renamed = msgspec.structs.replace(TASK, labels=(Label(name="bug", word="fault"), *TASK.labels[1:]))
     with pytest.raises(AdapterError, match="label words"):
-        readers_of(renamed, tmp_path, MODEL)
+        annotators_of(renamed, tmp_path, MODEL)
     with pytest.raises(InputError, match="no adapter for support_tickets"):
-        readers_of(TASK, tmp_path, ResolvedModel(path="", name="b/model", revision="abc"))
+        annotators_of(TASK, tmp_path, ResolvedModel(path="", name="b/model", revision="abc"))
 
 
 def test_a_task_without_a_test_split_has_shots_and_keeps_nothing_out(tmp_path: Path) -> None:

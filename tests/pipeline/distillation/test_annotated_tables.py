@@ -24,7 +24,7 @@ from fourshot.training.students.encoders import ResolvedEncoder
 from fourshot.training.students.examples import StudentJob, TaughtExample
 from fourshot.training.students.settings import StudentSettings
 from fourshot.training.students.train import hold_out, targets_of
-from tests.pipeline.distillation.test_annotating import LABELS, reader, table
+from tests.pipeline.distillation.test_annotating import LABELS, annotator, table
 from tests.pipeline.tables.test_file_bytes import spreadsheet
 from tests.pipeline.task_folders import write_jsonl, write_task
 
@@ -69,7 +69,7 @@ def test_what_a_person_corrected_is_learnt_as_a_shot_is_and_never_held_out(tmp_p
     (tmp_path / "d").mkdir()
 
     def student() -> StudentJob:
-        annotated, _ = annotated_texts(request, "me", reader())
+        annotated, _ = annotated_texts(request, "me", annotator())
         shots = [Example(text="a shot", label="cold")]
         annotated, _ = learnable(annotated, shots, [])
         return student_jobs(task, encoder, shots, annotated, [], settings, 0)[0]
@@ -91,7 +91,7 @@ def test_faults_of_an_annotated_table_come_with_their_lines(tmp_path: Path) -> N
     request = LabelDistillation(task=task, folder=tmp_path / "d", unlabelled=open_texts(table(tmp_path)))
 
     def texts() -> list[str]:
-        annotated, _ = annotated_texts(request, "me", reader())
+        annotated, _ = annotated_texts(request, "me", annotator())
         return [example.text for example in annotated]
 
     (tmp_path / "d").mkdir()
@@ -123,9 +123,9 @@ def test_what_is_left_out_of_an_annotated_table_is_told(tmp_path: Path) -> None:
     task, notes = load_task(write_task(tmp_path)), open_texts(table(tmp_path))
     request = LabelDistillation(task=task, folder=tmp_path / "d", unlabelled=notes)
     (tmp_path / "d").mkdir()
-    annotated_texts(request, "me", reader())
+    annotated_texts(request, "me", annotator())
     repeat_names(tmp_path / "d" / "annotated.csv")
-    _, told = annotated_texts(request, "me", reader())
+    _, told = annotated_texts(request, "me", annotator())
     assert any("1 row that repeat the names of the columns left out" in note for note in told)
     write_jsonl(tmp_path / "facts.jsonl", [{"input": "a | b"}])
     inputs, written = load_inputs(tmp_path / "facts.jsonl", PairSource()), [WrittenAnswer(text="A b.")]
@@ -189,7 +189,7 @@ def test_numbers_of_a_spreadsheet_stay_as_they_are_shown(tmp_path: Path) -> None
     (tmp_path / "notes.xlsx").write_bytes(spreadsheet(rows))
     notes = open_texts(tmp_path / "notes.xlsx")
     for ending in ("csv", "jsonl", "parquet"):
-        annotate_table(notes, tmp_path / f"out.{ending}", LABELS, "me", reader())
+        annotate_table(notes, tmp_path / f"out.{ending}", LABELS, "me", annotator())
         written = read_table(tmp_path / f"out.{ending}").rows.values()
         assert [str(row["ticket"]) for row in written] == ["1001", "1002", "20240012345"]
         assert [row["score"] or None for row in written] == (["2.5", None, "3"] if ending == "csv" else [2.5, None, 3])
@@ -200,7 +200,7 @@ def test_a_spreadsheet_s_texts_are_written_so_that_spreadsheets_open_them(tmp_pa
     (tmp_path / "notes.xlsx").write_bytes(spreadsheet([["text"], ["Gr\u00fc\u00dfe"], ["hot soup"]]))
     for ending, mark in (("csv", b"\xef\xbb\xbftext,"), ("tsv", b'"text"\t'), ("jsonl", b'{"text":')):
         out = tmp_path / f"out.{ending}"
-        annotate_table(open_texts(tmp_path / "notes.xlsx"), out, LABELS, "me", reader())
+        annotate_table(open_texts(tmp_path / "notes.xlsx"), out, LABELS, "me", annotator())
         assert out.read_bytes().startswith(mark)
         assert list(open_texts(out).texts()) == ["Gr\u00fc\u00dfe", "hot soup"]
 
@@ -216,12 +216,12 @@ def test_of_rows_with_the_same_text_a_persons_label_is_learnt_wherever_it_stands
 
     def learnt(labels: dict[str, str]) -> tuple[dict[str, tuple[float, ...]], list[str]]:
         """With these labels in the rows of those texts."""
-        annotated_texts(request, "me", reader())
+        annotated_texts(request, "me", annotator())
         rows = read_table(table).rows.values()
         write_jsonl(
             table, [{**row, "annotated_label": labels.get(row["text"], row["annotated_label"])} for row in rows]
         )
-        annotated, _ = annotated_texts(request, "me", reader())
+        annotated, _ = annotated_texts(request, "me", annotator())
         table.unlink()
         usable, told = learnable(annotated, [], [])
         return {example.text: example.probabilities for example in usable}, told
@@ -276,7 +276,7 @@ def test_bytes_are_base64_where_a_format_has_none_and_texts_in_bytes_are_texts(t
     picture, text, out = b"\x89PNG\x00", "Caf\u00e9 of ice", tmp_path / f"out.{ending}"
     rows = [{"text": text.encode(), "picture": picture}, {"text": b"tea", "picture": None}]
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "notes.parquet")
-    annotate_table(open_texts(tmp_path / "notes.parquet"), out, LABELS, "me", reader())
+    annotate_table(open_texts(tmp_path / "notes.parquet"), out, LABELS, "me", annotator())
     first, second = read_table(out).rows.values()
     is_parquet = ending == "parquet"
     assert first["picture"] == (picture if is_parquet else "iVBORwA=") and not second["picture"]

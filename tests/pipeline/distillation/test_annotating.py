@@ -12,7 +12,7 @@ import pytest
 from fourshot.engine.errors import InputError, RunFolderError
 from fourshot.engine.machine.files import append_lines
 from fourshot.pipeline.distillation.annotating import AnnotationSummary, annotate_table
-from fourshot.pipeline.distillation.readers import Annotation, Parts, Read
+from fourshot.pipeline.distillation.annotators import Annotate, Annotation, Parts
 from fourshot.pipeline.events import Event
 from fourshot.pipeline.rows.text_table import open_texts
 from fourshot.pipeline.rows.unfinished import ANSWERS_FILE, unfinished_folder
@@ -29,10 +29,10 @@ class StoppedError(Exception):
     """As a kill would come, between two parts."""
 
 
-def reader(stop_after: int | None = None, read_texts: list[str] | None = None) -> Read:
+def annotator(stop_after: int | None = None, read_texts: list[str] | None = None) -> Annotate:
     """Says "cold" of texts with ice; is less sure of longer texts."""
 
-    def read(parts: Parts) -> Iterator[list[Annotation]]:
+    def annotate(parts: Parts) -> Iterator[list[Annotation]]:
         for number, texts in enumerate(parts):
             if number == stop_after:
                 raise StoppedError
@@ -40,7 +40,7 @@ def reader(stop_after: int | None = None, read_texts: list[str] | None = None) -
                 read_texts.extend(texts)
             yield [answer(text) for text in texts]
 
-    return read
+    return annotate
 
 
 def answer(text: str) -> Annotation:
@@ -79,15 +79,15 @@ def table(folder: Path, name: str = "notes.csv") -> Path:
     return path
 
 
-def annotate(path: Path, out: Path, read: Read | None = None, abstain_below: float = 0.0) -> AnnotationSummary:
-    return annotate_table(open_texts(path), out, LABELS, "somebody", read or reader(), abstain_below=abstain_below)
+def annotate(path: Path, out: Path, by: Annotate | None = None, abstain_below: float = 0.0) -> AnnotationSummary:
+    return annotate_table(open_texts(path), out, LABELS, "somebody", by or annotator(), abstain_below=abstain_below)
 
 
 def test_progress_is_told_long_before_the_most_that_a_part_holds(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "many.jsonl", [{"text": f"soup {number}"} for number in range(2_000)])
     events: list[Event] = []
     texts = open_texts(tmp_path / "many.jsonl")
-    annotate_table(texts, tmp_path / "out.jsonl", LABELS, "somebody", reader(), on_event=events.append)
+    annotate_table(texts, tmp_path / "out.jsonl", LABELS, "somebody", annotator(), on_event=events.append)
     done = [event.done for event in events if event.message == "reading" and event.done is not None]
     assert done[0] == 16 and done[-1] == 2_000
     steps = [later - earlier for earlier, later in pairwise(done)]
@@ -125,7 +125,7 @@ def test_a_spreadsheet_opens_what_is_written_as_it_opened_what_was_given(
 ) -> None:
     (tmp_path / "t.csv").write_bytes(content)
     notes = open_texts(tmp_path / "t.csv", settings=ReadSettings(encoding=named), text_column="text")
-    annotate_table(notes, tmp_path / "out.csv", LABELS, "somebody", reader())
+    annotate_table(notes, tmp_path / "out.csv", LABELS, "somebody", annotator())
     assert (tmp_path / "out.csv").read_bytes().decode().startswith(begins)
     (row,) = read_table(tmp_path / "out.csv").rows.values()
     assert row["id"] == "1" and row["text"] in ("Käse; kalt", "cheese") and row["annotated_label"]
@@ -134,7 +134,7 @@ def test_a_spreadsheet_opens_what_is_written_as_it_opened_what_was_given(
 @pytest.mark.parametrize("content", [",text\n0,ice\n1,soup\n", '"text"\n"1","ice"\n"2","soup"\n'], ids=["pandas", "R"])
 def test_a_column_that_numbers_the_rows_stays_without_a_name(tmp_path: Path, content: str) -> None:
     (tmp_path / "t.csv").write_text(content)
-    annotate_table(open_texts(tmp_path / "t.csv", "text"), tmp_path / "out.csv", LABELS, "somebody", reader())
+    annotate_table(open_texts(tmp_path / "t.csv", "text"), tmp_path / "out.csv", LABELS, "somebody", annotator())
     assert (tmp_path / "out.csv").read_text().startswith(",text,annotated_label,")
     assert list(open_texts(tmp_path / "out.csv", "text").texts()) == ["ice", "soup"]
 
@@ -154,7 +154,7 @@ def test_a_row_of_fields_is_read_as_one_input(tmp_path: Path) -> None:
         path, [{"hypothesis": "It is wet.", "premise": "It rains.", "n": 1}, {"premise": "x", "hypothesis": ""}]
     )
     summary = annotate_table(
-        open_texts(path, task=task), tmp_path / "out.jsonl", LABELS, "me", reader(read_texts=read_texts)
+        open_texts(path, task=task), tmp_path / "out.jsonl", LABELS, "me", annotator(read_texts=read_texts)
     )
     assert read_texts == ["Premise: It rains.\nHypothesis: It is wet."] and (summary.rows, summary.blank) == (2, 1)
     assert list(read_table(tmp_path / "out.jsonl").columns)[:3] == ["hypothesis", "premise", "n"]
@@ -180,12 +180,12 @@ def test_what_was_answered_is_not_asked_again(tmp_path: Path) -> None:
     path, out = tmp_path / "many.jsonl", tmp_path / "out.jsonl"
     write_jsonl(path, [{"text": f"note {number} of ice"} for number in range(600)])
     with pytest.raises(StoppedError):
-        annotate(path, out, reader(stop_after=1))
+        annotate(path, out, annotator(stop_after=1))
     assert not out.exists()
     answers = unfinished_folder(out) / ANSWERS_FILE
     answers.write_bytes(answers.read_bytes()[:-9])  # the last line was cut short
     read_texts: list[str] = []
-    assert annotate(path, out, reader(read_texts=read_texts)).rows == 600
+    assert annotate(path, out, annotator(read_texts=read_texts)).rows == 600
     assert (read_texts[0], len(read_texts)) == ("note 15 of ice", 585)
     assert [row["text"] for row in read_table(out).rows.values()] == [f"note {number} of ice" for number in range(600)]
 
@@ -195,7 +195,7 @@ def test_answers_are_never_written_anew(tmp_path: Path, monkeypatch: pytest.Monk
     path, out = tmp_path / "many.jsonl", tmp_path / "out.jsonl"
     write_jsonl(path, [{"text": f"note {number} of ice"} for number in range(300)])
     with pytest.raises(StoppedError):
-        annotate(path, out, reader(stop_after=1))
+        annotate(path, out, annotator(stop_after=1))
     write_bytes = Path.write_bytes
 
     def write(file: Path, content: bytes) -> int:
@@ -210,10 +210,10 @@ def test_answers_of_another_reader_are_not_gone_on_with(tmp_path: Path) -> None:
     path, out = table(tmp_path), tmp_path / "out.jsonl"
     for somebody in ("who answered nothing", "me"):
         with pytest.raises(StoppedError):
-            annotate_table(open_texts(path), out, LABELS, somebody, reader(stop_after=0))
+            annotate_table(open_texts(path), out, LABELS, somebody, annotator(stop_after=0))
     append_lines(unfinished_folder(out) / ANSWERS_FILE, [answer("ice")])
     with pytest.raises(RunFolderError, match="by: "):
-        annotate_table(open_texts(path), out, LABELS, "somebody else", reader())
+        annotate_table(open_texts(path), out, LABELS, "somebody else", annotator())
 
 
 @pytest.mark.parametrize(
@@ -230,7 +230,7 @@ def test_what_cannot_be_written_is_said_before_anything_is_read(
     path = tmp_path / "notes.csv"
     path.write_text(f"{columns}\n" + ",".join(["a cold note"] * (columns.count(",") + 1)) + "\n")
     with pytest.raises(InputError, match=message):
-        annotate(path, tmp_path / out, reader(stop_after=0))
+        annotate(path, tmp_path / out, annotator(stop_after=0))
 
 
 @pytest.mark.parametrize(
@@ -255,7 +255,7 @@ def test_what_parquet_cannot_hold_is_refused_before_anything_is_read(tmp_path: P
     path, read_texts = tmp_path / "t.jsonl", list[str]()
     write_jsonl(path, [{"text": f"text {n}", "note": cell} for n, cell in enumerate(cells)])
     with pytest.raises(InputError, match=r"Parquet cannot hold the column 'note'.*--out .*out\.jsonl"):
-        annotate(path, tmp_path / "out.parquet", reader(read_texts=read_texts))
+        annotate(path, tmp_path / "out.parquet", annotator(read_texts=read_texts))
     assert read_texts == [] and not (tmp_path / "out.parquet").exists()
     assert annotate(path, tmp_path / "out.jsonl").rows == len(cells)
 
@@ -264,7 +264,7 @@ def test_what_was_left_out_of_the_table_and_what_is_unclear_in_it_is_told(tmp_pa
     path = tmp_path / "notes.csv"
     path.write_text("text,who,\nice cubes,Ann,\ntext,who,\nhot soup,Bo,more\n")
     notes = open_texts(path)
-    summary = annotate_table(notes, tmp_path / "out.csv", LABELS, "a run", reader())
+    summary = annotate_table(notes, tmp_path / "out.csv", LABELS, "a run", annotator())
     assert summary.rows == 2
     unclear, left_out = summary.warnings
     assert "something in a column without a name (line 4)" in unclear
@@ -287,8 +287,8 @@ def test_what_csv_cannot_hold_is_refused_before_anything_is_asked(
     notes, read_texts = open_texts(tmp_path / "notes.jsonl", "text"), list[str]()
     for name in ("out.csv", "out.tsv"):
         with pytest.raises(InputError, match=f"CSV cannot hold NUL characters, and {place} has one.*out.jsonl"):
-            annotate_table(notes, tmp_path / name, LABELS, "me", reader(read_texts=read_texts))
-    assert not read_texts and annotate_table(notes, tmp_path / "out.jsonl", LABELS, "me", reader()).rows == 1
+            annotate_table(notes, tmp_path / name, LABELS, "me", annotator(read_texts=read_texts))
+    assert not read_texts and annotate_table(notes, tmp_path / "out.jsonl", LABELS, "me", annotator()).rows == 1
 
 
 @pytest.mark.parametrize("cell", ["Infinity", "[1.5, -Infinity]", '{"a": [Infinity]}'])
@@ -296,5 +296,5 @@ def test_an_infinite_number_is_not_written_as_nothing(tmp_path: Path, cell: str)
     (tmp_path / "notes.jsonl").write_text(f'{{"text": "snow", "size": NaN}}\n{{"text": "ice", "size": {cell}}}\n')
     notes, read_texts = open_texts(tmp_path / "notes.jsonl", "text"), list[str]()
     with pytest.raises(InputError, match=r"infinite numbers, and row 2 of the column 'size' has one.*out\.csv"):
-        annotate_table(notes, tmp_path / "out.jsonl", LABELS, "me", reader(read_texts=read_texts))
-    assert not read_texts and annotate_table(notes, tmp_path / "out.csv", LABELS, "me", reader()).rows == 2
+        annotate_table(notes, tmp_path / "out.jsonl", LABELS, "me", annotator(read_texts=read_texts))
+    assert not read_texts and annotate_table(notes, tmp_path / "out.csv", LABELS, "me", annotator()).rows == 2

@@ -10,7 +10,7 @@ from fourshot.engine.errors import InputError
 from fourshot.pipeline.distillation import annotating
 from fourshot.pipeline.distillation.annotating import AnnotationSummary
 from fourshot.pipeline.rows.unfinished import ANSWERS_FILE, unfinished_folder
-from tests.pipeline.distillation.test_annotating import StoppedError, annotate, reader, table
+from tests.pipeline.distillation.test_annotating import StoppedError, annotate, annotator, table
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def test_a_kill_between_the_table_and_the_end_leaves_only_the_end_to_do(
 ) -> None:
     summary, out = killed_at_the_end(name), tmp_path / name
     written = out.read_bytes()
-    assert unfinished_folder(out).exists() and annotate(table(tmp_path), out, reader(stop_after=0)) == summary
+    assert unfinished_folder(out).exists() and annotate(table(tmp_path), out, annotator(stop_after=0)) == summary
     assert out.read_bytes() == written and not unfinished_folder(out).exists()
 
 
@@ -55,4 +55,4 @@ def test_a_table_that_is_not_what_the_answers_make_is_left_as_it_is(
     assert out.read_bytes() == corrected
     (unfinished_folder(out) / ANSWERS_FILE).unlink()
     with pytest.raises(InputError, match="is there already"):
-        annotate(table(tmp_path), out, reader(stop_after=0))
+        annotate(table(tmp_path), out, annotator(stop_after=0))

@@ -14,9 +14,9 @@ from fourshot.cli.main import main
 from fourshot.engine.checkpoints.models import ResolvedModel
 from fourshot.engine.errors import AdapterError, InputError, RunFolderError
 from fourshot.pipeline.distillation import annotating
+from fourshot.pipeline.distillation.annotators import Annotate, Annotation, NamedAnnotator, Parts
 from fourshot.pipeline.distillation.distill import distill
 from fourshot.pipeline.distillation.distilled import DistillSummary
-from fourshot.pipeline.distillation.readers import Annotation, NamedReader, Parts, Read
 from fourshot.pipeline.distillation.request import LabelDistillation
 from fourshot.pipeline.distillation.teacher import Teacher as ReadingTeacher
 from fourshot.pipeline.events import Event, OnEvent
@@ -63,16 +63,16 @@ class Teacher:
     def __init__(self) -> None:
         self.questions: list[str] = []
 
-    def named(self, folder: Path) -> NamedReader:
+    def named(self, folder: Path) -> NamedAnnotator:
         task = load_task(folder / "task.toml")
-        return NamedReader(
-            name="a teacher", task=task, read=self._opened, account=lambda: REMOTE if self.questions else None
+        return NamedAnnotator(
+            name="a teacher", task=task, open=self._opened, account=lambda: REMOTE if self.questions else None
         )
 
-    def _opened(self, log: Path, on_event: OnEvent) -> Read:
-        return self._read
+    def _opened(self, log: Path, on_event: OnEvent) -> Annotate:
+        return self._annotate
 
-    def _read(self, parts: Parts) -> Iterator[list[Annotation]]:
+    def _annotate(self, parts: Parts) -> Iterator[list[Annotation]]:
         for texts in parts:
             self.questions += texts
             cold = [any(word in text.lower() for word in COLD_WORDS) for text in texts]
@@ -261,8 +261,8 @@ def test_shots_of_a_folder_that_was_begun_hold_for_its_student_too_and_that_is_t
     monkeypatch.setattr("fourshot.pipeline.distillation.distill.resolve_model", lambda name: base)
     monkeypatch.setattr(Experiment, "check_trainable", lambda self: None)
     monkeypatch.setattr("fourshot.pipeline.runs.stage_driver.run_stage", lambda stage, on_event: ())
-    monkeypatch.setattr("fourshot.pipeline.distillation.readers.teacher_of_run", lambda experiment: taught)
-    monkeypatch.setattr("fourshot.pipeline.distillation.readers.read_with", lambda *_: reads._read)
+    monkeypatch.setattr("fourshot.pipeline.distillation.annotators.teacher_of_run", lambda experiment: taught)
+    monkeypatch.setattr("fourshot.pipeline.distillation.annotators.annotate_with", lambda *_: reads._annotate)
     shots, notes = distilled()
     assert not any("shots" in note for note in notes)
     train = folder / "train.jsonl"

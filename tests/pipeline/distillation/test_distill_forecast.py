@@ -9,8 +9,8 @@ import pytest
 from fourshot.engine.errors import RunFolderError
 from fourshot.pipeline.cells.run_folder import GENERATED_FILE
 from fourshot.pipeline.distillation.annotating import texts_left
+from fourshot.pipeline.distillation.annotators import FIRST_PART
 from fourshot.pipeline.distillation.distill import distill, plan_distillation
-from fourshot.pipeline.distillation.readers import FIRST_PART
 from fourshot.pipeline.distillation.request import LabelDistillation
 from fourshot.pipeline.distillation.taught import missing_texts
 from fourshot.pipeline.events import Event
@@ -38,12 +38,14 @@ def test_the_students_are_forecast_and_the_report_says_how_right_that_was(
     assert planned and [stage.stage for stage in planned.stages] == [plan.STUDENTS]
     assert planned.doubt == "without the teacher, whose time is not known", "with a head alone there are no steps"
     assert events[-1].message == str(planned) and not (folder / "out").exists()
-    foretold = distill(request(), forecast=True).forecast
-    assert foretold and foretold.took_s and foretold.verdict and foretold.beside({}).seconds == planned.seconds
+    estimate = distill(request(), forecast=True).forecast
+    assert (
+        estimate and estimate.took_s and estimate.verdict and estimate.with_actual_times({}).seconds == planned.seconds
+    )
     assert (folder / "out" / FORECAST_FILE).exists()
     assert plan_distillation(request()) is None and distill(request(), forecast=True).forecast is None
     report = (folder / "out" / "report.md").read_text()
-    assert plan.STUDENTS in report and f"In all: {foretold.verdict}" in report, "of the call that had something to do"
+    assert plan.STUDENTS in report and f"In all: {estimate.verdict}" in report, "of the call that had something to do"
     table = folder / "out" / "annotated.jsonl"
     table.write_text(table.read_text().replace('"annotated_label":"cold"', '"annotated_label":"warm"'))
     again = plan_distillation(request())

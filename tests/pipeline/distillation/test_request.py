@@ -10,7 +10,7 @@ import pytest
 from fourshot.cli.main import main
 from fourshot.engine.checkpoints.models import resolve_model
 from fourshot.engine.errors import InputError
-from fourshot.pipeline.distillation.readers import NamedReader
+from fourshot.pipeline.distillation.annotators import NamedAnnotator
 from fourshot.pipeline.distillation.request import LabelDistillation, teacher_settings
 from fourshot.pipeline.rows.text_table import open_texts
 from fourshot.pipeline.synthesis.settings import AnnotateSettings, RunSettings, VarietySettings
@@ -20,11 +20,11 @@ from tests.pipeline.task_folders import COLD, WARM, rows_of, write_jsonl, write_
 
 
 @pytest.mark.parametrize(
-    ("readers", "folds"),
+    ("annotators", "folds"),
     [({"num_adapters": 3}, 0), ({"num_adapters": 0, "in_context": 1}, 0), ({"num_adapters": 0}, 2)],
 )
-def test_a_teacher_writes_a_pool_only_where_nobody_else_could_read(readers: dict[str, int], folds: int) -> None:
-    settings = RunSettings(annotate=AnnotateSettings(folds=2, **readers))  # type: ignore[arg-type]
+def test_a_teacher_writes_a_pool_only_where_nobody_else_could_read(annotators: dict[str, int], folds: int) -> None:
+    settings = RunSettings(annotate=AnnotateSettings(folds=2, **annotators))  # type: ignore[arg-type]
     assert teacher_settings(settings, 0).annotate.folds == folds
 
 
@@ -94,7 +94,7 @@ def test_real_examples_are_refused_where_nobody_would_learn_them(
 ) -> None:
     with pytest.raises(InputError, match="--real 0: give a number per class, a share"):
         request_of(real="0").check()
-    by = NamedReader(name="somebody", task=request_of().task, read=lambda *_: iter)  # type: ignore[arg-type]
+    by = NamedAnnotator(name="somebody", task=request_of().task, open=lambda *_: iter)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="trained here, and somebody is none"):
         request_of(real="5%", by=by).check()
     command = ["distill", str(tmp_path), "--unlabelled", str(tmp_path / "notes.jsonl")]

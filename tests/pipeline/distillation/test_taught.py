@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from fourshot.pipeline.distillation.readers import Annotation, Parts
+from fourshot.pipeline.distillation.annotators import Annotation, Parts
 from fourshot.pipeline.distillation.request import LabelDistillation
 from fourshot.pipeline.distillation.taught import learnable_pairs, lesson_of, teacher_measured
 from fourshot.pipeline.synthesis.types import Candidate, Verdict

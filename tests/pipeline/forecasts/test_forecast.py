@@ -10,8 +10,8 @@ import pytest
 from fourshot.engine.core import Adapter, EngineSettings, PerPromptAdapter, Sampling
 from fourshot.engine.fake_engine import FakeEngine
 from fourshot.pipeline.cells.run_folder import RunFolder
-from fourshot.pipeline.distillation.annotating import AnnotationSummary, annotate_table, foretell_annotation
-from fourshot.pipeline.distillation.readers import NamedReader, Read
+from fourshot.pipeline.distillation.annotating import AnnotationSummary, annotate_table, forecast_of_annotation
+from fourshot.pipeline.distillation.annotators import Annotate, NamedAnnotator
 from fourshot.pipeline.distillation.teacher import Teacher
 from fourshot.pipeline.events import Event
 from fourshot.pipeline.forecasts import forecast as forecasts
@@ -20,12 +20,12 @@ from fourshot.pipeline.loop.plan import rounds_for
 from fourshot.pipeline.rows.text_table import open_texts
 from fourshot.pipeline.runs.compare import ComparisonRequest, do_comparison
 from fourshot.pipeline.runs.stages import generate
-from fourshot.pipeline.synthesis.committee import Reader
+from fourshot.pipeline.synthesis.committee import Annotator
 from fourshot.pipeline.synthesis.filters import FilterSettings
 from fourshot.pipeline.synthesis.settings import AnnotateSettings, GenerateSettings, RunSettings
 from fourshot.training.lora.settings import LoraSettings
 from tests.pipeline.corpus.small_corpora import SHOTS, TASK, make, named, settings
-from tests.pipeline.distillation.test_annotating import reader, table
+from tests.pipeline.distillation.test_annotating import annotator, table
 from tests.pipeline.forecasts.machine_speeds import SPEED, forecasts_on
 from tests.pipeline.loop.filling import InProcessWorker
 from tests.pipeline.runs.whole_runs import WholeRuns
@@ -84,10 +84,10 @@ def test_what_stages_took_stands_beside_it_and_the_whole_is_judged_once_all_are_
     estimate = forecast(
         [StageWork(stage="draw", output_tokens=100), StageWork(stage="read", prompt_tokens=1000)], SPEED
     )
-    partial = estimate.beside({"draw": 30.0, "another": 9.0})
+    partial = estimate.with_actual_times({"draw": 30.0, "another": 9.0})
     assert [stage.took_s for stage in partial.stages] == [30.0, None] and not partial.verdict
-    assert estimate.beside({"draw": 30.0, "read": 30.0}).verdict == "forecast 40 s, took 60 s (50% more)"
-    assert estimate.beside({"draw": 10.0, "read": 20.0}).verdict == "forecast 40 s, took 30 s (25% less)"
+    assert estimate.with_actual_times({"draw": 30.0, "read": 30.0}).verdict == "forecast 40 s, took 60 s (50% more)"
+    assert estimate.with_actual_times({"draw": 10.0, "read": 20.0}).verdict == "forecast 40 s, took 30 s (25% less)"
     assert msgspec.structs.replace(estimate, seconds=0.0, took_s=6.0).verdict == "forecast 0 s, took 6 s"
 
 
@@ -195,33 +195,34 @@ def test_a_corpus_is_forecast_by_its_draws_and_when_it_goes_on_by_what_is_missin
     assert [event.message[:5] for event in events if event.stage == "forecast"] == ["about", "about"]
 
 
-def test_an_annotation_is_forecast_by_its_readers_and_the_texts_that_are_left(tmp_path: Path) -> None:
+def test_an_annotation_is_forecast_by_its_annotators_and_the_texts_that_are_left(tmp_path: Path) -> None:
     texts_table, events = open_texts(table(tmp_path)), list[Event]()
-    readers = tuple(Reader(adapter=Adapter(name=name, path=f"/{name}"), wording="bare") for name in "abc")
+    annotators = tuple(Annotator(adapter=Adapter(name=name, path=f"/{name}"), wording="bare") for name in "abc")
     teacher = Teacher(
         name="committee of 3",
         task=TASK,
         model_path="fake",
         settings=RunSettings(annotate=AnnotateSettings(in_context=1, folds=0)),
         shots=SHOTS,
-        readers=(*readers, Reader(adapter=None)),
+        annotators=(*annotators, Annotator(adapter=None)),
     )
-    somebody = NamedReader(name=teacher.name, task=TASK, read=lambda *_: reader(), teacher=teacher)
+    somebody = NamedAnnotator(name=teacher.name, task=TASK, open=lambda *_: annotator(), teacher=teacher)
 
-    def annotate(out: str, read: Read) -> AnnotationSummary:
+    def annotate(out: str, by: Annotate) -> AnnotationSummary:
         return annotate_table(
             texts_table,
             tmp_path / out,
             ("warm", "cold"),
             somebody.name,
-            read,
-            forecast=lambda texts: foretell_annotation(somebody, texts_table, texts, events.append),
+            by,
+            forecast=lambda texts: forecast_of_annotation(somebody, texts_table, texts, events.append),
         )
 
-    summary = annotate("out.csv", reader())
-    assert summary.forecast and summary.forecast.calls == 4 * 4, "four texts, four readers"
+    summary = annotate("out.csv", annotator())
+    assert summary.forecast and summary.forecast.calls == 4 * 4, "four texts, four annotators"
     assert [stage.took_s is not None for stage in summary.forecast.stages] == [True]
     assert events[0].message.startswith("about 0 s, 16 calls")
     assert (
-        foretell_annotation(somebody._replace(teacher=None), texts_table, 4, events.append) is None and len(events) == 1
+        forecast_of_annotation(somebody._replace(teacher=None), texts_table, 4, events.append) is None
+        and len(events) == 1
     )

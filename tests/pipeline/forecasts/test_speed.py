@@ -13,7 +13,7 @@ from fourshot.engine.machine.processes import ChildProcess
 from fourshot.pipeline.events import Event
 from fourshot.pipeline.forecasts import probe as probes_of
 from fourshot.pipeline.forecasts import speed as speeds
-from fourshot.pipeline.forecasts.forecast import SIDE_BY_SIDE, SWITCH, StageWork, foretell, settled
+from fourshot.pipeline.forecasts.forecast import SIDE_BY_SIDE, SWITCH, StageWork, make_forecast, record_actual_times
 from fourshot.pipeline.forecasts.speed import Experience, Speed, known_speed
 from tests.pipeline.forecasts.machine_speeds import MODEL, SPEED, forecasts_on
 
@@ -59,7 +59,7 @@ def test_trainings_are_measured_where_some_are_to_come_and_what_is_known_is_told
     events, to_do = list[Event](), [draws]
     for number in (1, 1, 2, 1):
         to_do[:] = [draws, trains][:number]
-        assert foretell(MODEL, lambda _: to_do, events.append)
+        assert make_forecast(MODEL, lambda _: to_do, events.append)
     assert len(measured) == 2, "without trainings; with them, once there are some"
     assert events[0].message.startswith("about 3 calls, 2,000 tokens; measuring this machine")
 
@@ -100,7 +100,7 @@ def test_other_work_at_the_time_is_told_of_and_when_it_is_over_it_is_measured_an
     monkeypatch.setattr(speeds, "_measured", lambda *_: busy)
     for beside in (2.0, 1.5):
         monkeypatch.setattr(speeds, "busy_cores", lambda beside=beside: beside)
-        estimate = foretell(MODEL, lambda _: [StageWork(stage="draw")], lambda _: None)
+        estimate = make_forecast(MODEL, lambda _: [StageWork(stage="draw")], lambda _: None)
         assert estimate and "other work kept 1.8 of 2 cores busy" in str(estimate)
     monkeypatch.setattr(speeds, "_measured", lambda *_: SPEED)
     monkeypatch.setattr(speeds, "busy_cores", lambda: 0.2)
@@ -113,10 +113,10 @@ def test_what_cannot_be_measured_stops_nobody_but_who_asks_for_it(monkeypatch: p
 
     monkeypatch.setattr(speeds, "_measured", fail)
     events = list[Event]()
-    assert foretell(MODEL, lambda _: [StageWork(stage="draw")], events.append) is None
+    assert make_forecast(MODEL, lambda _: [StageWork(stage="draw")], events.append) is None
     assert events[-1].message == "none, for this machine could not be measured: no memory"
     with pytest.raises(FourshotError, match="no memory"):
-        foretell(MODEL, lambda _: [StageWork(stage="draw")], events.append, anew=True)
+        make_forecast(MODEL, lambda _: [StageWork(stage="draw")], events.append, anew=True)
 
 
 def test_a_process_that_dies_as_it_measures_names_no_log_that_is_gone(
@@ -134,9 +134,9 @@ def test_a_process_that_dies_as_it_measures_names_no_log_that_is_gone(
 def test_nothing_is_measured_where_nothing_is_left_to_do_or_nobody_wants_it(
     measured: list[ResolvedModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert foretell(MODEL, lambda _: [], lambda _: None, anew=True) is None
+    assert make_forecast(MODEL, lambda _: [], lambda _: None, anew=True) is None
     monkeypatch.setenv(SWITCH, "0")
-    assert foretell(MODEL, lambda _: [StageWork(stage="draw")], lambda _: None) is None
+    assert make_forecast(MODEL, lambda _: [StageWork(stage="draw")], lambda _: None) is None
     assert not measured
 
 
@@ -168,10 +168,10 @@ def test_a_forecast_is_corrected_by_what_earlier_commands_took(measured: list[Re
     real_s = {"train": 2 * 59.0, "draw": 1_000.0, "read": 2 / 3 * 30.0}
     errors = list[list[float]]()
     for _ in range(6):
-        estimate = foretell(MODEL, lambda _: work, lambda _: None)
+        estimate = make_forecast(MODEL, lambda _: work, lambda _: None)
         assert estimate
         errors.append([abs(real_s[stage.stage] / stage.seconds - 1) for stage in estimate.stages])
-        assert settled(estimate, real_s).took_s == sum(real_s.values())
+        assert record_actual_times(estimate, real_s).took_s == sum(real_s.values())
     train, _, read = zip(*errors, strict=True)
     assert train[0] == pytest.approx(1.0) and read[0] == pytest.approx(1 / 3)
     assert [*train] == sorted(train, reverse=True) and train[1] < 0.5 and train[-1] < 0.15 and read[-1] < 0.1
@@ -182,32 +182,32 @@ def test_a_forecast_is_corrected_by_what_earlier_commands_took(measured: list[Re
 
 def test_a_command_that_was_stopped_for_hours_and_stages_of_seconds_say_little(measured: list[ResolvedModel]) -> None:
     brief, long = StageWork(stage="brief", opens="trainer"), StageWork(stage="long", calls=9, prompt_tokens=9_000)
-    estimate = foretell(MODEL, lambda _: [brief, long], lambda _: None)
+    estimate = make_forecast(MODEL, lambda _: [brief, long], lambda _: None)
     assert estimate and estimate.stages[0].seconds < 10 < estimate.stages[1].seconds
-    settled(estimate, {"brief": 50.0, "long": 40_000.0})
+    record_actual_times(estimate, {"brief": 50.0, "long": 40_000.0})
     speed = known_speed(MODEL)
     assert speed.trainer == Experience() and speed.engine == Experience(factor=2.0, commands=1)
-    settled(estimate.beside({}), {"long": 1.0})
+    record_actual_times(estimate.with_actual_times({}), {"long": 1.0})
     assert known_speed(MODEL).engine.commands == 2
-    settled(msgspec.structs.replace(estimate, revision="never measured"), {"long": 1.0})
+    record_actual_times(msgspec.structs.replace(estimate, revision="never measured"), {"long": 1.0})
     assert len(measured) == 1
 
 
 def test_work_that_was_begun_before_or_that_failed_says_nothing_of_the_speed(measured: list[ResolvedModel]) -> None:
     work = [StageWork(stage="read", calls=1_000, prompt_tokens=9_000)]
-    resumed = foretell(MODEL, lambda _: work, lambda _: None, goes_on=True)
-    whole = foretell(MODEL, lambda _: work, lambda _: None)
+    resumed = make_forecast(MODEL, lambda _: work, lambda _: None, goes_on=True)
+    whole = make_forecast(MODEL, lambda _: work, lambda _: None)
     assert resumed and whole and resumed.seconds == whole.seconds
-    settled(resumed, {"read": 1.0})
-    settled(whole, {"read": 1.0}, failed=True)
+    record_actual_times(resumed, {"read": 1.0})
+    record_actual_times(whole, {"read": 1.0}, failed=True)
     assert known_speed(MODEL, trains=False).engine == Experience()
-    settled(whole, {"read": 1.0})
+    record_actual_times(whole, {"read": 1.0})
     assert known_speed(MODEL, trains=False).engine.commands == 1 and len(measured) == 1
 
 
 def test_as_many_trainings_side_by_side_are_forecast_as_are_asked_for(measured: list[ResolvedModel]) -> None:
     work = [StageWork(stage="train", opens="trainer", trainings=2, train_tokens=100)]
-    alone, pair = (foretell(MODEL, lambda _: work, lambda _: None, at_once=number) for number in (1, 2))
+    alone, pair = (make_forecast(MODEL, lambda _: work, lambda _: None, at_once=number) for number in (1, 2))
     assert alone and pair and alone.memory_bytes * 2 == pair.memory_bytes
     assert alone.seconds - 5 == pytest.approx(SIDE_BY_SIDE * (pair.seconds - 5), abs=0.2)
 
@@ -216,9 +216,9 @@ def test_what_is_known_of_trainings_stays_where_the_engine_alone_is_measured_aga
     measured: list[ResolvedModel],
 ) -> None:
     work = [StageWork(stage="train", opens="trainer", trainings=2, train_tokens=100)]
-    estimate = foretell(MODEL, lambda _: work, lambda _: None)
+    estimate = make_forecast(MODEL, lambda _: work, lambda _: None)
     assert estimate
-    settled(estimate, {"train": 2 * estimate.seconds})
+    record_actual_times(estimate, {"train": 2 * estimate.seconds})
     before, again = known_speed(MODEL), known_speed(MODEL, anew=True, trains=False)
     assert again == before and again.trainer_bytes and again.trainer.commands == 1
     assert known_speed(MODEL) == before and len(measured) == 2

@@ -18,7 +18,7 @@ def test_shots_for_which_a_prompt_has_no_room_are_not_counted() -> None:
     shown = counts.fitting(shots, PromptFormat())
     assert 0 < len(shown) < 150 and len({shot.label for shot in shown}) == len(shown), "one of each first"
     assert counts.fitting(shots[:8], PromptFormat()) == shots[:8]
-    work = counts.reads(1, PromptFormat(), shots=shots)
+    work = counts.classification(1, PromptFormat(), shots=shots)
     assert 0 < work.shots_tokens <= EngineSettings(model="m").max_model_len
     by_base = msgspec.structs.replace(RunSettings(), annotate=AnnotateSettings(annotator="icl"))
     (message,) = TokenCounts(many, shots, by_base, MODEL.path).fitting_notes(None)

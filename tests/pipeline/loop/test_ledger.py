@@ -15,7 +15,7 @@ from fourshot.pipeline.corpus.rows import row_of
 from fourshot.pipeline.loop.ledger import JudgedBatch, Ledger
 from fourshot.pipeline.loop.plan import AheadPlan, RoundPlan
 from fourshot.pipeline.loop.unit_runner import UnitRunner
-from fourshot.pipeline.loop.units import DrawUnit, ReadUnit, Unit, UnitResult, all_faulty
+from fourshot.pipeline.loop.units import AnnotationUnit, DrawUnit, Unit, UnitResult, all_faulty
 from fourshot.pipeline.synthesis.settings import AnnotateSettings, RunSettings, VarietySettings
 from fourshot.pipeline.tasks.task_file import load_task
 from tests.pipeline.corpus.small_corpora import SHOTS, TASK, brief, settings
@@ -168,7 +168,7 @@ def test_a_calibration_from_texts_is_from_those_that_can_be_kept() -> None:
     ledger, judged = filled(
         msgspec.structs.replace(settings(), annotate=annotate), spoil=blank_the_first, issued=issued, rounds=True
     )
-    read = [text for unit in issued if isinstance(unit, ReadUnit) for text in unit.texts]
+    read = [text for unit in issued if isinstance(unit, AnnotationUnit) for text in unit.texts]
     assert read and "" not in read and ledger.calibration is not None
     assert sum(record.rejected.get("malformed", 0) for batch in judged for record in batch.records) == 1
 

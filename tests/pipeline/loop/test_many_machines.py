@@ -14,7 +14,7 @@ import ray
 
 from fourshot.engine.errors import FourshotError
 from fourshot.pipeline.distillation.annotating import annotate_table
-from fourshot.pipeline.distillation.readers import PART, read_with
+from fourshot.pipeline.distillation.annotators import PART, annotate_with
 from fourshot.pipeline.distillation.teacher import Teacher
 from fourshot.pipeline.events import Event
 from fourshot.pipeline.loop.ray_workers import RayWorkers
@@ -188,8 +188,10 @@ def test_a_machine_killed_in_an_annotation_costs_no_row(
     def annotate(name: str, model: str, ray: str) -> bytes:
         in_context = RunSettings(annotate=AnnotateSettings(annotator="icl"))
         teacher = Teacher(name="in context", task=TASK, model_path=model, settings=in_context, shots=SHOTS)
-        read = read_with(teacher, tmp_path / f"{name}.log", ray)
-        summary = annotate_table(open_texts(table), tmp_path / f"{name}.jsonl", TASK.label_names, teacher.name, read)
+        annotator = annotate_with(teacher, tmp_path / f"{name}.log", ray)
+        summary = annotate_table(
+            open_texts(table), tmp_path / f"{name}.jsonl", TASK.label_names, teacher.name, annotator
+        )
         assert (summary.rows, summary.why_unreadable) == (20 * PART + 7, "")
         return (tmp_path / f"{name}.jsonl").read_bytes()
 

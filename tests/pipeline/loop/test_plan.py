@@ -186,7 +186,7 @@ def test_a_round_waits_for_the_one_before_and_is_drawn_for_the_classes_that_lack
         ("cold", 6, 6),
         ("mild", 12, 12),
     ]
-    assert len({part.seed for part in unit.slices}) == 1 and unit.fresh and not unit.reads
+    assert len({part.seed for part in unit.slices}) == 1 and unit.fresh and not unit.annotates
     assert next_units(draw_plan) == []
     numbers: dict[str, Any] = {"number": 0, "draws": 6, "rejected": {}}
     draw_plan.finish(

@@ -14,7 +14,7 @@ from fourshot.pipeline.events import Event
 from fourshot.pipeline.loop.counts import DrawRecord
 from fourshot.pipeline.loop.ledger import JudgedBatch
 from fourshot.pipeline.loop.rounds import Round, RoundSink, finished_pairs
-from fourshot.pipeline.synthesis.committee import Reader
+from fourshot.pipeline.synthesis.committee import Annotator
 from fourshot.pipeline.synthesis.settings import AnnotateSettings, GenerateSettings, RunSettings
 from fourshot.pipeline.synthesis.types import Candidate, Verdict
 from fourshot.pipeline.task import Task
@@ -118,9 +118,9 @@ def test_good_texts_beyond_the_number_wanted_are_surplus(vllm_engine: Engine, tm
 
 
 @pytest.fixture(scope="module")
-def readers(narrow_adapters: tuple[Adapter, Adapter]) -> tuple[Reader, ...]:
+def annotators(narrow_adapters: tuple[Adapter, Adapter]) -> tuple[Annotator, ...]:
     """A committee of two, each with a wording of its own."""
-    return (Reader(adapter=narrow_adapters[0]), Reader(adapter=narrow_adapters[1], wording="answer"))
+    return (Annotator(adapter=narrow_adapters[0]), Annotator(adapter=narrow_adapters[1], wording="answer"))
 
 
 class Killed(BaseException):
@@ -186,16 +186,18 @@ def test_a_run_killed_between_or_in_its_writes_ends_with_the_same_bytes(
 
 
 def test_so_does_one_that_is_read_by_adapters(
-    narrow_engine: Engine, readers: tuple[Reader, ...], tmp_path: Path
+    narrow_engine: Engine, annotators: tuple[Annotator, ...], tmp_path: Path
 ) -> None:
     run_settings = msgspec.structs.replace(settings("adapters", draws_per_round=2, max_candidates=4), allow_short=True)
-    undisturbed = fill(tmp_path / "whole", narrow_engine, run_settings, readers=readers)
+    undisturbed = fill(tmp_path / "whole", narrow_engine, run_settings, annotators=annotators)
     assert any(verdict.probabilities for _, verdict in pairs(undisturbed))
-    assert_resumes_alike(tmp_path / "killed", narrow_engine, run_settings, undisturbed, [(4, 0.45)], readers=readers)
+    assert_resumes_alike(
+        tmp_path / "killed", narrow_engine, run_settings, undisturbed, [(4, 0.45)], annotators=annotators
+    )
 
 
 def test_so_does_one_whose_pool_is_read_by_folds(
-    narrow_engine: Engine, readers: tuple[Reader, ...], tmp_path: Path
+    narrow_engine: Engine, annotators: tuple[Annotator, ...], tmp_path: Path
 ) -> None:
     """The pool's rounds are read without drawing. The instruction is long enough for the engine to keep its prefix."""
     task = msgspec.structs.replace(TASK, instruction=f"{TASK.instruction} {' '.join(NOTE for _ in range(3))}")
@@ -204,8 +206,8 @@ def test_so_does_one_whose_pool_is_read_by_folds(
     pool.path.mkdir()
     fill_rounds(pool, narrow_engine, task, SHOTS, run_settings, is_pool=True)
     assert len(pool.lines("rounds.jsonl", Round)) == 2
-    folds = tuple(Reader(adapter=reader.adapter, fold=fold) for fold, reader in enumerate(readers))
-    reading: dict[str, Any] = {"readers": readers + folds, "pool": pool, "task": task}
+    folds = tuple(Annotator(adapter=annotator.adapter, fold=fold) for fold, annotator in enumerate(annotators))
+    reading: dict[str, Any] = {"annotators": annotators + folds, "pool": pool, "task": task}
     undisturbed = fill(tmp_path / "whole", narrow_engine, run_settings, **reading)
     assert undisturbed.lines(FILES[0], Candidate) == pool.lines(FILES[0], Candidate)
     assert_resumes_alike(tmp_path / "killed", narrow_engine, run_settings, undisturbed, [(3, 0.0)], **reading)
@@ -228,13 +230,13 @@ def test_another_seed_draws_other_texts(filled: WorkFolder, narrow_engine: Engin
 
 
 def test_a_class_that_stalls_is_reported_with_its_rate_and_forecast_and_everything_is_kept(
-    narrow_engine: Engine, readers: tuple[Reader, ...], tmp_path: Path
+    narrow_engine: Engine, annotators: tuple[Annotator, ...], tmp_path: Path
 ) -> None:
     """Random adapters read: they say the intended class of few texts."""
     folder, events = WorkFolder(tmp_path), list[Event]()
     run_settings = settings("adapters", per_class=20, draws_per_round=2, max_candidates=4)
     with pytest.raises(ShortRunError) as stalled:
-        fill_rounds(folder, narrow_engine, TASK, SHOTS, run_settings, readers=readers, on_event=events.append)
+        fill_rounds(folder, narrow_engine, TASK, SHOTS, run_settings, annotators=annotators, on_event=events.append)
     judged = pairs(folder)
     assert len(judged) == 2 * 4
     message = str(stalled.value)
@@ -251,9 +253,9 @@ def test_a_class_that_stalls_is_reported_with_its_rate_and_forecast_and_everythi
     before = [(tmp_path / name).read_bytes() for name in FILES]
 
     with pytest.raises(ShortRunError):
-        fill_rounds(folder, narrow_engine, TASK, SHOTS, run_settings, readers=readers)
+        fill_rounds(folder, narrow_engine, TASK, SHOTS, run_settings, annotators=annotators)
     allowed = msgspec.structs.replace(run_settings, allow_short=True)
-    kept_pairs = fill_rounds(folder, narrow_engine, TASK, SHOTS, allowed, readers=readers)
+    kept_pairs = fill_rounds(folder, narrow_engine, TASK, SHOTS, allowed, annotators=annotators)
     assert [(tmp_path / name).read_bytes() for name in FILES] == before
     assert kept_pairs == [pair for pair in judged if pair[1].kept]
 

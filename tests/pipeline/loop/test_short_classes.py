@@ -6,8 +6,8 @@ import msgspec
 
 from fourshot.pipeline.events import Event
 from fourshot.pipeline.loop.counts import DrawRecord
-from fourshot.pipeline.loop.reading import UnlabelledSink
 from fourshot.pipeline.loop.rounds import RoundSink
+from fourshot.pipeline.loop.unlabelled import UnlabelledSink
 from fourshot.pipeline.synthesis.settings import GenerateSettings, RunSettings
 from fourshot.pipeline.tasks.shots import take_shots
 from fourshot.pipeline.tasks.task_file import load_task

@@ -15,8 +15,8 @@ from fourshot.engine.core import Adapter, Completion, Engine, EngineSettings
 from fourshot.engine.fake_engine import FakeEngine
 from fourshot.pipeline.loop.plan import class_slice, in_place_unit, round_slices, split_slice
 from fourshot.pipeline.loop.unit_runner import Inbox, UnitRunner, run_units
-from fourshot.pipeline.loop.units import DrawUnit, ReadUnit, TaskBrief, Unit, UnitProgress, UnitResult
-from fourshot.pipeline.synthesis.committee import Reader
+from fourshot.pipeline.loop.units import AnnotationUnit, DrawUnit, TaskBrief, Unit, UnitProgress, UnitResult
+from fourshot.pipeline.synthesis.committee import Annotator
 from fourshot.pipeline.synthesis.settings import AnnotateSettings
 from tests.pipeline.chat import CHAT
 from tests.pipeline.corpus.small_corpora import TASK, brief, settings
@@ -125,8 +125,8 @@ def test_of_two_tries_one_is_taken(keep: int) -> None:
 
 def test_adapters_read_what_the_base_has_drawn(narrow_engine: Engine, narrow_adapters: tuple[Adapter, Adapter]) -> None:
     run_settings = msgspec.structs.replace(settings(max_tokens=48), annotate=AnnotateSettings())
-    readers = tuple(Reader(adapter=adapter) for adapter in narrow_adapters)
-    task_brief = msgspec.structs.replace(brief(TASK, run_settings), readers=readers)
+    annotators = tuple(Annotator(adapter=adapter) for adapter in narrow_adapters)
+    task_brief = msgspec.structs.replace(brief(TASK, run_settings), annotators=annotators)
     first, _ = done(narrow_engine, LOGIN, BUG, task_brief=task_brief)
     read = [draw for draw in first.draws if draw.reason is None]
     assert read and all(sum(map(math.exp, draw.scores)) == pytest.approx(1, abs=1e-3) for draw in read)
@@ -151,7 +151,7 @@ def test_a_round_in_parts_is_the_same_round() -> None:
 def test_texts_are_read_with_the_scores_that_they_have_where_they_are_drawn() -> None:
     (drawn,) = done(fake_engine(), BUG)
     texts = tuple(draw.candidate.text for draw in drawn.draws if draw.reason is None)
-    (read,) = done(fake_engine(), ReadUnit(brief=TASK.name, number=0, texts=texts))
+    (read,) = done(fake_engine(), AnnotationUnit(brief=TASK.name, number=0, texts=texts))
     assert read.scores == tuple(draw.scores for draw in drawn.draws if draw.reason is None)
 
 
@@ -170,9 +170,9 @@ def test_a_unit_says_how_far_it_is_where_that_is_asked() -> None:
 
 def test_an_annotator_that_cannot_be_had_fails_its_unit_and_no_other() -> None:
     run_settings = msgspec.structs.replace(settings(), annotate=AnnotateSettings())
-    read = ReadUnit(brief=TASK.name, number=0, texts=("one",))
+    read = AnnotationUnit(brief=TASK.name, number=0, texts=("one",))
     failed, drawn = done(
-        fake_engine(), read, msgspec.structs.replace(BUG, reads=False), task_brief=brief(TASK, run_settings)
+        fake_engine(), read, msgspec.structs.replace(BUG, annotates=False), task_brief=brief(TASK, run_settings)
     )
     assert failed.failure and "none was given" in failed.failure.message and failed.failure.kind == "InputError"
     assert len(drawn.draws) == 8

@@ -84,7 +84,7 @@ def full_data() -> ReportData:
                 StageForecast(stage="generate", calls=640, tokens=50_000, steps=0, seconds=100.0, took_s=110.0),
                 StageForecast(stage=HOSTILE, calls=0, tokens=3_824, steps=9, seconds=3900.0, took_s=None),
             ),
-        ).beside({HOSTILE: 4890.0}),
+        ).with_actual_times({HOSTILE: 4890.0}),
         settings={"filter": {"bound": 0.8, "text": HOSTILE}},
         versions={"vllm": "0.32.0"},
         lineage=Lineage(

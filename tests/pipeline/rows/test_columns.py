@@ -126,8 +126,8 @@ def test_a_person_in_the_name_sets_no_column_aside_that_is_called_or_filled_othe
 
 def test_what_is_set_aside_for_its_name_is_told() -> None:
     columns = find("what=sentence customer_name=person agent=team created_at=date kind=number")
-    assert columns.set_aside == ("customer_name", "agent")
-    assert find("text=sentence customer_name=person agent=team label=number").set_aside == ()
+    assert columns.skipped_for_name == ("customer_name", "agent")
+    assert find("text=sentence customer_name=person agent=team label=number").skipped_for_name == ()
     assert find("what=sentence category_id=number category_name=team user_name=person").labels == ("category_name",)
 
 

@@ -2,7 +2,14 @@
 
 import pytest
 
-from fourshot.pipeline.rows.labels.words import label_word, names_alike, propose_words, reads_as, retyped, says_nothing
+from fourshot.pipeline.rows.labels.words import (
+    is_meaningless,
+    label_word,
+    names_alike,
+    propose_words,
+    reads_as,
+    retyped,
+)
 
 
 @pytest.mark.parametrize(
@@ -93,12 +100,12 @@ def test_cells_that_a_spreadsheet_types_anew_are_the_same(names: tuple[str, str]
 
 @pytest.mark.parametrize("word", ["0", "-1", "4.5", "+", "A", "c++", "C17", "LABEL_0", "class 2", "intent_0", "?"])
 def test_numbers_signs_and_codes_say_nothing(word: str) -> None:
-    assert says_nothing(word)
+    assert is_meaningless(word)
 
 
 @pytest.mark.parametrize("word", ["no", "a minus", "好", "sci tech", "level", "b2b sales", "बिल", "ບິນ"])
 def test_words_say_something(word: str) -> None:
-    assert not says_nothing(word)
+    assert not is_meaningless(word)
 
 
 def test_words_are_proposed_for_scales_that_are_known_and_for_no_others() -> None:

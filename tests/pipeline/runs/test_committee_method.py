@@ -17,7 +17,7 @@ from fourshot.pipeline.report.data import MethodRow
 from fourshot.pipeline.rows.examples import load_split
 from fourshot.pipeline.runs.compare import ComparisonRequest, do_comparison
 from fourshot.pipeline.runs.run import RUN_METHODS
-from fourshot.pipeline.synthesis.evidence import DOUBT, KindEvidence
+from fourshot.pipeline.synthesis.evidence import PROBABILITY_FLOOR, KindEvidence
 from fourshot.pipeline.synthesis.settings import PRESETS, GenerateSettings, RunSettings
 from tests.pipeline.runs.whole_runs import WholeRuns, texts_of
 from tests.pipeline.test_settings import Listener
@@ -71,7 +71,9 @@ def test_its_row_is_the_mean_of_what_the_annotators_say_weighed_as_for_candidate
     said = [
         normalise(listener.score(prompts, runs.task.label_words, Adapter(name=name, path=""))) for name in annotators
     ]
-    expected = normalise(evidence["adapters"].weight * np.mean([np.log(each + DOUBT) for each in said], axis=0))
+    expected = normalise(
+        evidence["adapters"].weight * np.mean([np.log(each + PROBABILITY_FLOOR) for each in said], axis=0)
+    )
     assert measured.predicted == tuple(expected.argmax(axis=1).tolist())
     assert measured.confidence == pytest.approx(expected.max(axis=1), abs=1e-5)
     alone = [each.argmax(axis=1).tolist() for each in said]

@@ -11,7 +11,7 @@ from fourshot.pipeline.cells import trainings
 from fourshot.pipeline.cells.cell import SeedExamples, method_cells
 from fourshot.pipeline.cells.run_folder import RunFolder
 from fourshot.pipeline.cells.trainings import encoder_jobs
-from fourshot.pipeline.distillation.readers import open_run, teacher_of_run
+from fourshot.pipeline.distillation.annotators import open_run, teacher_of_run
 from fourshot.pipeline.synthesis.evidence import KindEvidence
 from fourshot.pipeline.synthesis.settings import AnnotateSettings, GenerateSettings, RunSettings
 from fourshot.pipeline.task import Example
@@ -51,7 +51,7 @@ def test_they_are_weighed_beside_the_base_in_context_and_trained_once(runs: Whol
     runs.run(folder, SETTINGS)
     assert [file.stat().st_mtime_ns for file in results] == times and not runs.trained
     teacher = teacher_of_run(open_run(folder))
-    assert [reader.kind for reader in teacher.readers] == ["in context", "encoders", "encoders"]
+    assert [annotator.kind for annotator in teacher.annotators] == ["in context", "encoders", "encoders"]
 
 
 def test_each_is_trained_without_its_part_of_the_shots_and_knows_every_class() -> None:
@@ -88,6 +88,6 @@ def test_without_the_encoder_s_package_nothing_begins(
 def test_nobody_at_all_is_refused() -> None:
     with pytest.raises(InputError, match="num_encoders and folds are all 0"):
         AnnotateSettings(num_adapters=0, folds=0)
-    assert AnnotateSettings(num_adapters=0, folds=0, num_encoders=1).num_readers == 1
+    assert AnnotateSettings(num_adapters=0, folds=0, num_encoders=1).num_annotators == 1
     with pytest.raises(InputError, match="at least 0, got 0 and -1"):
         AnnotateSettings(num_encoders=-1)

@@ -12,8 +12,8 @@ from fourshot.engine.machine import files
 from fourshot.pipeline import work_folder
 from fourshot.pipeline.card import load_card
 from fourshot.pipeline.cells.cell import MethodCell
-from fourshot.pipeline.cells.learnt import LearntTexts
 from fourshot.pipeline.cells.run_folder import GENERATED_FILE, RunFolder
+from fourshot.pipeline.cells.training_texts import TrainingTexts
 from fourshot.pipeline.cells.trainings import classifier_job
 from fourshot.pipeline.rows.examples import Split, load_split
 from fourshot.pipeline.runs.cards import write_cards
@@ -62,8 +62,8 @@ def test_what_is_trained_learns_a_token_for_each_label_and_the_base_says_words(t
     for cell in experiment.cells:
         if result := experiment.result(cell):
             assert load_card(result.path).verbalizer == trained[result.name].verbalizer == kinds[cell.name]
-    readers = [reader for item in rounds(experiment).items for reader in item.readers]
-    assert len(readers) == 4 and {reader.verbalizer for reader in readers} == {"token"}
+    annotators = [annotator for item in rounds(experiment).items for annotator in item.annotators]
+    assert len(annotators) == 4 and {annotator.verbalizer for annotator in annotators} == {"token"}
     by_words = begun(tmp_path / "whole", "lora", verbalizer="word")
     assert [job.verbalizer for job in on_real_texts(by_words).items] == ["word"]
 
@@ -76,8 +76,8 @@ def test_filler_is_the_same_in_training_reading_measuring_and_on_the_card(
     trained = finish(experiment)
     for examples in (job.examples for job in trained.values()):
         assert all(example.prompt.startswith("~~") for example in examples)
-    (readers,) = (item.readers for item in rounds(experiment).items if item.readers)
-    assert {reader.filler for reader in readers if reader.adapter} == {FILLER}
+    (annotators,) = (item.annotators for item in rounds(experiment).items if item.annotators)
+    assert {annotator.filler for annotator in annotators if annotator.adapter} == {FILLER}
     assert all(prompt.startswith("~~") for kind, prompt in shown(experiment).items() if kind != "generation")
     write_cards(experiment)
     for cell in map(experiment.evaluation_cell, experiment.cells):
@@ -214,7 +214,7 @@ def test_a_split_is_read_once_and_a_job_rendered_once(tmp_path: Path, monkeypatc
         read.append(split)
         return load_split(task, split)
 
-    def rendering(task: Task, revision: str, cell: MethodCell, learnt: LearntTexts) -> TrainingJob:
+    def rendering(task: Task, revision: str, cell: MethodCell, learnt: TrainingTexts) -> TrainingJob:
         rendered.append(cell.name)
         return classifier_job(task, revision, cell, learnt)
 

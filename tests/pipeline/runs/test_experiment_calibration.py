@@ -23,7 +23,7 @@ def test_a_classifier_is_calibrated_by_adapters_that_each_left_shots_out(tmp_pat
     finish(experiment)
     items = {cell.name: experiment.calibration_item(cell) for cell in experiment.cells}
     assert {name for name, item in items.items() if item} == {"lora", "fourshot"}
-    assert items["fourshot"] and [len(judge.left_out) for judge in items["fourshot"].judges] == [2] * 4
+    assert items["fourshot"] and [len(calibrator.left_out) for calibrator in items["fourshot"].calibrators] == [2] * 4
     for cell in experiment.cells:  # an old score is not taken for one of the calibrated classifier
         names = [Path(run.evaluation_cell(run.cell(cell.name)).out).name for run in (plain, experiment)]
         assert (names[0] == names[1]) == (items[cell.name] is None)

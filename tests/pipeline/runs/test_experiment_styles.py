@@ -40,8 +40,8 @@ def test_the_style_that_was_found_is_that_of_every_prompt_and_lies_on_every_card
     write_cards(experiment)
     assert all(example.prompt.startswith(CHAT.begin) for job in trained.values() for example in job.examples)
     (writer,) = experiment.writers
-    readers = experiment.readers(writer)
-    assert readers and {reader.chat for reader in readers} == {CHAT}
+    annotators = experiment.annotators(writer)
+    assert annotators and {annotator.chat for annotator in annotators} == {CHAT}
     for cell in experiment.cells:
         if result := experiment.result(cell):
             card = load_card(result.path)

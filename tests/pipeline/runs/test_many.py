@@ -182,7 +182,7 @@ def test_trainings_and_comparisons_say_how_right_their_forecast_was(
     for module, stage in (("many", "train"), ("compare", "evaluate")):
         asked = StageForecast(stage=stage, calls=1, tokens=1, steps=1, seconds=600.0)
         estimate = Forecast(seconds=600.0, calls=1, tokens=1, memory_bytes=1, stages=(asked,))
-        monkeypatch.setattr(f"fourshot.pipeline.runs.{module}.foretell_runs", lambda *_, done=estimate, **__: done)
+        monkeypatch.setattr(f"fourshot.pipeline.runs.{module}.forecast_of_runs", lambda *_, done=estimate, **__: done)
         code, printed = fourshot(*words[module])
         (told,) = [str(line["message"]) for line in printed if line.get("stage") == "forecast"]
         assert code == 0 and told.startswith("forecast 10 min, took ") and told.endswith(" less)"), told

@@ -7,8 +7,8 @@ import pytest
 
 from fourshot.engine.fake_engine import WORDS
 from fourshot.pipeline.cells.run_folder import RunFolder
-from fourshot.pipeline.cells.second_reading import SecondReading
-from fourshot.pipeline.loop.rounds import READ_BY_ANNOTATOR, finished_pairs
+from fourshot.pipeline.cells.self_training import SelfTrainingLabels
+from fourshot.pipeline.loop.rounds import REASONS_AFTER_ANNOTATION, finished_pairs
 from fourshot.pipeline.settings.effects import unused_in_run
 from fourshot.pipeline.synthesis.settings import AnnotateSettings, GenerateSettings, RunSettings, UnlabelledSettings
 from tests.pipeline.runs.whole_runs import WholeRuns, card_of, texts_of
@@ -29,34 +29,38 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WholeRuns:
     return WholeRuns(tmp_path / "task", monkeypatch)
 
 
-def reading_of(folder: RunFolder) -> tuple[Path, SecondReading]:
+def predictions_of(folder: RunFolder) -> tuple[Path, SelfTrainingLabels]:
     (file,) = folder.path.glob("second_reading-*.json")
-    return file, folder.read(file.name, SecondReading)
+    return file, folder.read(file.name, SelfTrainingLabels)
 
 
 def test_the_last_classifier_learns_what_the_first_is_surest_of(runs: WholeRuns, tmp_path: Path) -> None:
     summary = runs.run(tmp_path / "run", SETTINGS)
     folder = RunFolder(tmp_path / "run")
     pairs = {candidate.id: (candidate, verdict) for candidate, verdict in finished_pairs(folder)}
-    _, reading = reading_of(folder)
-    assert {*reading.labels} == {name for name, (_, v) in pairs.items() if v.reason in READ_BY_ANNOTATOR}
+    _, predictions = predictions_of(folder)
+    assert {*predictions.labels} == {name for name, (_, v) in pairs.items() if v.reason in REASONS_AFTER_ANNOTATION}
     first, last = runs.trained[-2:]
     agreed = {c.text: c.label for c, v in pairs.values() if v.reason in ("kept", "surplus")}
     names = runs.task.label_names
     assert all(agreed[text] == names[x.target] for x, text in zip(first[4:], texts_of(first[4:]), strict=True))
     assert 2 <= len(first) - 4 <= PER_CLASS, "half of the texts of each class"
-    read = {pairs[name][0].text: label for name, (label, _) in reading.labels.items()}
+    read = {pairs[name][0].text: label for name, (label, _) in predictions.labels.items()}
     learnt = {text: names[x.target] for x, text in zip(last[4:], texts_of(last[4:]), strict=True)}
     assert learnt.items() <= read.items() and len(learnt) <= 2 * PER_CLASS
-    assert any(pairs[name][0].label != label for name, (label, _) in reading.labels.items()), "some are read otherwise"
+    assert any(pairs[name][0].label != label for name, (label, _) in predictions.labels.items()), (
+        "some are read otherwise"
+    )
     card = card_of(summary)
-    assert card.synthetic_examples == len(learnt) and f"{len(reading.labels)} texts were read again" in runs.messages
+    assert (
+        card.synthetic_examples == len(learnt) and f"{len(predictions.labels)} texts were read again" in runs.messages
+    )
 
 
 def test_what_is_finished_is_not_done_again_and_what_is_lost_comes_to_the_same(runs: WholeRuns, tmp_path: Path) -> None:
     runs.run(tmp_path / "run", SETTINGS)
     folder, trained = RunFolder(tmp_path / "run"), runs.trained
-    file, _ = reading_of(folder)
+    file, _ = predictions_of(folder)
     before = file.read_bytes()
     runs.run(tmp_path / "run", SETTINGS)
     assert not runs.heard

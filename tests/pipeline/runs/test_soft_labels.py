@@ -8,8 +8,8 @@ import pytest
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.cells.calibrating import unseen_texts
 from fourshot.pipeline.cells.cell import MethodCell, SeedExamples, method_cells
-from fourshot.pipeline.cells.learnt import LearntTexts, held_back
 from fourshot.pipeline.cells.review import Decisions, corrected_pairs
+from fourshot.pipeline.cells.training_texts import TrainingTexts, held_back
 from fourshot.pipeline.cells.trainings import (
     annotator_jobs,
     classifier_job,
@@ -59,7 +59,7 @@ def pair(number: int, label: str, predicted: str, kept: bool = True) -> tuple[Ca
 
 
 PAIRS = [pair(0, NAMES[0], NAMES[0]), pair(1, NAMES[0], NAMES[1]), pair(2, NAMES[1], NAMES[1], kept=False)]
-LEARNT = LearntTexts(shots=SHOTS, synthetic=PAIRS)
+LEARNT = TrainingTexts(shots=SHOTS, synthetic=PAIRS)
 
 
 def test_a_text_is_learnt_as_the_committee_reads_it_whatever_it_was_drawn_for() -> None:
@@ -108,7 +108,7 @@ def test_a_committee_that_prefers_a_label_is_set_right_by_what_the_texts_were_dr
 
 
 def test_texts_with_probabilities_are_passed_over_once() -> None:
-    many = LearntTexts(shots=SHOTS, synthetic=[pair(number, NAMES[0], NAMES[0]) for number in range(600)])
+    many = TrainingTexts(shots=SHOTS, synthetic=[pair(number, NAMES[0], NAMES[0]) for number in range(600)])
     job = classifier_job(TASK, "abc", cell(), many)
     assert job.settings == msgspec.structs.replace(cell().settings.train, num_epochs=1.0)
     agreed = classifier_job(TASK, "abc", cell(targets="agreement"), many)
@@ -117,7 +117,7 @@ def test_texts_with_probabilities_are_passed_over_once() -> None:
 
 def test_some_of_many_kept_texts_are_held_back_to_be_asked_about_but_none_that_a_person_corrected() -> None:
     pairs = [pair(number, NAMES[0], NAMES[0]) for number in range(600)]
-    many = LearntTexts(shots=SHOTS, synthetic=pairs)
+    many = TrainingTexts(shots=SHOTS, synthetic=pairs)
     held_ids = held_back(many)
     assert len(held_ids) == 60 and held_ids < {candidate.id for candidate, _ in pairs}
     learnt = msgspec.structs.replace(many, held_back=held_ids)

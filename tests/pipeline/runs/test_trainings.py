@@ -7,8 +7,8 @@ import pytest
 
 from fourshot.engine.core import Adapter
 from fourshot.pipeline.cells.trainings import averaged, classification_examples
-from fourshot.pipeline.synthesis.committee import Reader
-from fourshot.pipeline.synthesis.prompts import PromptFormat, reading_prompt
+from fourshot.pipeline.synthesis.committee import Annotator
+from fourshot.pipeline.synthesis.prompts import PromptFormat, classification_prompt
 from fourshot.pipeline.task import Example
 from fourshot.pipeline.tasks.task_file import load_task
 from fourshot.training.jobs.jobs import TrainingJob
@@ -36,7 +36,7 @@ def job(**changes: object) -> TrainingJob:
 
 def test_examples_are_prompted_as_they_are_served() -> None:
     first, second = classification_examples(TASK, EXAMPLES, PLAIN, weight=2.0)
-    assert first.prompt == reading_prompt(TASK, EXAMPLES[0].text, PromptFormat())
+    assert first.prompt == classification_prompt(TASK, EXAMPLES[0].text, PromptFormat())
     assert (first.target, second.target, first.weight) == (0, 1, 2.0)
 
 
@@ -61,8 +61,12 @@ def test_whatever_decides_the_weights_decides_the_key(changes: dict[str, object]
 def test_adapters_that_are_asked_alike_read_behind_their_average(
     adapters: tuple[Adapter, Adapter], tmp_path: Path
 ) -> None:
-    first, second = (Reader(adapter=adapter, left_out=(number,)) for number, adapter in enumerate(adapters))
-    unlike = (Reader(adapter=adapters[0], wording="bare"), Reader(adapter=adapters[0], fold=0), Reader(adapter=None))
+    first, second = (Annotator(adapter=adapter, left_out=(number,)) for number, adapter in enumerate(adapters))
+    unlike = (
+        Annotator(adapter=adapters[0], wording="bare"),
+        Annotator(adapter=adapters[0], fold=0),
+        Annotator(adapter=None),
+    )
     average, *rest = averaged((first, second, *unlike), tmp_path)
     assert average.adapter and average.adapter.path == str(next(tmp_path.iterdir()))
     assert (average.averages, average.left_out, average.wording) == ((first, second), (), "task")
@@ -72,5 +76,5 @@ def test_adapters_that_are_asked_alike_read_behind_their_average(
 def test_adapters_that_are_asked_differently_are_not_averaged(
     adapters: tuple[Adapter, Adapter], tmp_path: Path
 ) -> None:
-    readers = (Reader(adapter=adapters[0]), Reader(adapter=adapters[1], wording="bare"))
-    assert averaged(readers, tmp_path) == readers and not list(tmp_path.iterdir())
+    annotators = (Annotator(adapter=adapters[0]), Annotator(adapter=adapters[1], wording="bare"))
+    assert averaged(annotators, tmp_path) == annotators and not list(tmp_path.iterdir())

@@ -45,8 +45,8 @@ def settings(annotate: AnnotateSettings = SOFT, **unlabelled: object) -> RunSett
 
 @pytest.fixture
 def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WholeRuns:
-    monkeypatch.setattr("fourshot.pipeline.loop.plan.READ_BATCH", 8)
-    monkeypatch.setattr("fourshot.pipeline.loop.reading.READ_BATCH", 8)
+    monkeypatch.setattr("fourshot.pipeline.loop.plan.ANNOTATION_BATCH", 8)
+    monkeypatch.setattr("fourshot.pipeline.loop.unlabelled.ANNOTATION_BATCH", 8)
     monkeypatch.setattr("fourshot.pipeline.runs.stages.ask.Encoder", Letters)
     monkeypatch.setattr("fourshot.pipeline.runs.stages.ask.embedded_encoder", lambda: Path())
     return WholeRuns(tmp_path / "task", monkeypatch)

@@ -13,7 +13,7 @@ from fourshot.pipeline.forecasts.forecast import SWITCH, Forecast, StageForecast
 from fourshot.pipeline.runs.stages.student import StudentItem, StudentStage
 from fourshot.pipeline.students import plan
 from fourshot.pipeline.students import speed as encoder_speeds
-from fourshot.pipeline.students.plan import forecast_students, foretell_students, training_work, with_students
+from fourshot.pipeline.students.plan import forecast_at_speed, forecast_of_students, training_work, with_students
 from fourshot.pipeline.students.speed import EncoderProbe, EncoderSpeed, known_encoder_speed, measure, padded_tokens
 from fourshot.pipeline.task import Example, Label, Task
 from fourshot.training.students.encoders import ResolvedEncoder
@@ -88,23 +88,25 @@ def test_what_is_measured_and_exported_counts_and_what_is_finished_does_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     student_job, alone = job(20), job(0, held_out=0.0)
-    trained = forecast_students(stage_of(tmp_path, student_job, alone), ENCODER_SPEED)
+    trained = forecast_at_speed(stage_of(tmp_path, student_job, alone), ENCODER_SPEED)
     parts = [training_work(one_job, ENCODER_SPEED) for one_job in (student_job, alone)]
     assert trained.seconds == pytest.approx(4.0 + sum(part.seconds for part in parts), abs=0.1)
     assert trained.memory_bytes == 5_000 and trained.doubt == plan.AT_MOST
     assert trained.stages[0].steps == sum(part.steps for part in parts) and trained.calls == 0
-    measured = forecast_students(stage_of(tmp_path, student_job, alone, test=TEST * 40), ENCODER_SPEED)
+    measured = forecast_at_speed(stage_of(tmp_path, student_job, alone, test=TEST * 40), ENCODER_SPEED)
     # 80 texts in a batch and 50 alone; of "sun and tea" three tokens, of "ice" one, and two more of each.
     each = 80 * 4 * 0.001 + 50 * 0.02
     assert measured.calls == 160 and measured.seconds == pytest.approx(trained.seconds + 2 * each, abs=0.15)
-    exported = forecast_students(stage_of(tmp_path, student_job, onnx=True), ENCODER_SPEED)
-    assert exported.seconds > forecast_students(stage_of(tmp_path, student_job), ENCODER_SPEED).seconds + 8
+    exported = forecast_at_speed(stage_of(tmp_path, student_job, onnx=True), ENCODER_SPEED)
+    assert exported.seconds > forecast_at_speed(stage_of(tmp_path, student_job), ENCODER_SPEED).seconds + 8
     encoder = str(make_encoder("distilbert", tmp_path / "encoder"))
     first, second = (job(texts, encoder, strategy="head") for texts in (4, 5))
     train_student(first, tmp_path)
-    left = forecast_students(stage_of(tmp_path, first, second), ENCODER_SPEED)
-    assert left == forecast_students(stage_of(tmp_path, second), ENCODER_SPEED)
-    assert foretell_students(stage_of(tmp_path, first), ResolvedEncoder(path="", name="", revision="1"), print) is None
+    left = forecast_at_speed(stage_of(tmp_path, first, second), ENCODER_SPEED)
+    assert left == forecast_at_speed(stage_of(tmp_path, second), ENCODER_SPEED)
+    assert (
+        forecast_of_students(stage_of(tmp_path, first), ResolvedEncoder(path="", name="", revision="1"), print) is None
+    )
 
 
 def test_the_teacher_and_the_students_are_one_forecast_and_requests_are_counted_alone() -> None:
@@ -113,12 +115,12 @@ def test_the_teacher_and_the_students_are_one_forecast_and_requests_are_counted_
         fields: dict[str, Any] = {"seconds": 0.0, "calls": 5, "tokens": 70, "memory_bytes": 9_000, "stages": stages}
         return Forecast(**{**fields, **changes})
 
-    students = forecast_students(stage_of(Path("/none"), job(0, held_out=0.0), test=TEST), ENCODER_SPEED)
+    students = forecast_at_speed(stage_of(Path("/none"), job(0, held_out=0.0), test=TEST), ENCODER_SPEED)
     both = with_students(forecast_of("annotate", seconds=10.0, doubt="busy"), students)
     assert both.seconds == pytest.approx(10 + students.seconds)
     assert (both.calls, both.tokens, both.memory_bytes) == (5 + 2, 70 + students.tokens, 9_000)
     assert str(both).endswith(f"train the students {students.seconds:.0f} s); busy; less where a student stops early")
-    assert both.beside({"annotate": 1.0, plan.STUDENTS: 2.0}).took_s == 3.0
+    assert both.with_actual_times({"annotate": 1.0, plan.STUDENTS: 2.0}).took_s == 3.0
     remote = with_students(forecast_of("annotate", asks="large", cost=0.5), students)
     assert str(remote) == (
         f"5 requests to large (annotate 5), about 70 tokens, cost about 0.5; then about {students.seconds:.0f} s here; "
@@ -143,26 +145,26 @@ def test_an_encoder_is_measured_once_and_what_cannot_be_measured_stops_nobody(
 
     monkeypatch.setattr(encoder_speeds, "_measured", measuring)
     events, stage = list[Event](), stage_of(tmp_path, job(5))
-    estimates = [foretell_students(stage, encoder, events.append, anew=anew) for anew in (False, False, True)]
-    assert estimates == 3 * [forecast_students(stage, ENCODER_SPEED)] and measured == ["r1", "r1"]
+    estimates = [forecast_of_students(stage, encoder, events.append, anew=anew) for anew in (False, False, True)]
+    assert estimates == 3 * [forecast_at_speed(stage, ENCODER_SPEED)] and measured == ["r1", "r1"]
     assert [event.message for event in events] == 2 * [plan.MEASURING]
     busy = msgspec.structs.replace(ENCODER_SPEED, load=1.8, cores=2)
     monkeypatch.setattr(encoder_speeds, "_measured", lambda *_: busy)
     monkeypatch.setattr(speeds, "busy_cores", lambda: 1.9)
     assert known_encoder_speed(encoder, 32, anew=True) == known_encoder_speed(encoder, 32) == busy
-    assert "1.8 of 2 cores busy" in forecast_students(stage, busy).doubt
+    assert "1.8 of 2 cores busy" in forecast_at_speed(stage, busy).doubt
 
     def fail(*_: object) -> EncoderSpeed:
         raise FourshotError("no memory")
 
     monkeypatch.setattr(encoder_speeds, "_measured", fail)
     monkeypatch.setattr(speeds, "busy_cores", lambda: 0.0)
-    assert foretell_students(stage, encoder, events.append) is None
+    assert forecast_of_students(stage, encoder, events.append) is None
     assert events[-1].message == "none of the students, for this machine could not be measured: no memory"
     with pytest.raises(FourshotError, match="no memory"):
-        foretell_students(stage, encoder, events.append, anew=True)
+        forecast_of_students(stage, encoder, events.append, anew=True)
     monkeypatch.setenv(SWITCH, "0")
-    assert foretell_students(stage, encoder, events.append) is None and len(events) == 5
+    assert forecast_of_students(stage, encoder, events.append) is None and len(events) == 5
 
 
 def test_a_real_encoder_is_measured_in_all_its_parts(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from fourshot.pipeline.synthesis.asking import texts_to_ask
+from fourshot.pipeline.synthesis.asking import select_for_labelling
 
 
 def around(directions: list[int], count: int) -> np.ndarray:
@@ -15,7 +15,7 @@ def around(directions: list[int], count: int) -> np.ndarray:
 def test_each_kind_of_unsure_text_is_asked_about_once_and_no_sure_one() -> None:
     vectors = np.concatenate([around([0, 1, 2, 3], 10), around([5], 400)])
     entropies = [1.0] * 40 + [0.1] * 400
-    chosen = texts_to_ask(vectors, entropies, 4, seed=0)
+    chosen = select_for_labelling(vectors, entropies, 4, seed=0)
     assert sorted(index % 4 for index in chosen) == [0, 1, 2, 3]
     assert max(chosen) < 40
 
@@ -25,18 +25,18 @@ def test_the_text_in_the_middle_stands_for_its_kind() -> None:
     vectors[0] = np.eye(8)[0]
     centred = vectors[::2].mean(axis=0)
     nearest = min(range(0, 18, 2), key=lambda index: float(((vectors[index] - centred) ** 2).sum()))
-    assert nearest in texts_to_ask(vectors, [1.0] * 18, 2, seed=0)
+    assert nearest in select_for_labelling(vectors, [1.0] * 18, 2, seed=0)
 
 
 def test_the_least_sure_come_first_and_the_same_seed_asks_the_same() -> None:
     vectors, entropies = around([0, 1, 2], 20), list(np.random.default_rng(1).random(60))
-    chosen = texts_to_ask(vectors, entropies, 7, seed=3)
+    chosen = select_for_labelling(vectors, entropies, 7, seed=3)
     assert len(set(chosen)) == 7
     assert [entropies[index] for index in chosen] == sorted((entropies[index] for index in chosen), reverse=True)
-    assert chosen == texts_to_ask(vectors, entropies, 7, seed=3)
+    assert chosen == select_for_labelling(vectors, entropies, 7, seed=3)
 
 
 def test_texts_that_are_all_alike_or_few_are_asked_about_too() -> None:
     same = np.tile(np.eye(8, dtype=np.float32)[0], (30, 1))
-    assert len(set(texts_to_ask(same, [0.5] * 30, 5, seed=0))) == 5
-    assert texts_to_ask(same[:3], [0.1, 0.3, 0.2], 5, seed=0) == [1, 2, 0]
+    assert len(set(select_for_labelling(same, [0.5] * 30, 5, seed=0))) == 5
+    assert select_for_labelling(same[:3], [0.1, 0.3, 0.2], 5, seed=0) == [1, 2, 0]

@@ -1,4 +1,4 @@
-"""What shots that a reader has not seen say of it."""
+"""What shots that an annotator has not seen say of it."""
 
 import numpy as np
 import pytest

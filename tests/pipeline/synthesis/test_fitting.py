@@ -15,7 +15,7 @@ from fourshot.pipeline.synthesis.aligned import aligned
 from fourshot.pipeline.synthesis.drawing import PromptSource
 from fourshot.pipeline.synthesis.fitting import NoRoomError, check_room, prompt_fits, shots_that_fit
 from fourshot.pipeline.synthesis.prompt_style import ANSWER_TOKENS
-from fourshot.pipeline.synthesis.prompts import PromptFormat, generation_prompt, reading_prompt
+from fourshot.pipeline.synthesis.prompts import PromptFormat, classification_prompt, generation_prompt
 from fourshot.pipeline.synthesis.settings import GenerateSettings, RunSettings
 from fourshot.pipeline.task import Example, Label, Task
 from fourshot.pipeline.token_counter import TokenCounter
@@ -37,7 +37,7 @@ TEXTS = ["short", "a text that is longer than the other one"]
 def shown(max_model_len: int) -> tuple[Example, ...]:
     engine = FakeEngine(EngineSettings(model="fake", kind="fake", max_model_len=max_model_len))
     kept = shots_that_fit(engine, TASK, SHOTS, PLAIN, TEXTS)
-    prompts = [reading_prompt(TASK, text, PLAIN, kept) for text in TEXTS]
+    prompts = [classification_prompt(TASK, text, PLAIN, kept) for text in TEXTS]
     assert max(engine.count_tokens(prompts)) + ANSWER_TOKENS <= max_model_len
     return kept
 
@@ -115,14 +115,14 @@ def test_the_longest_text_is_that_as_it_is_shown() -> None:
     cut, uncut = "a b c d e " * 40, "considerably longer words everywhere here"
     engine = FakeEngine(EngineSettings(model="fake", kind="fake", max_model_len=120))
     kept = shots_that_fit(engine, TASK, SHOTS, form, [cut, uncut])
-    assert engine.count_tokens([reading_prompt(TASK, uncut, form, kept)])[0] + ANSWER_TOKENS <= 120
+    assert engine.count_tokens([classification_prompt(TASK, uncut, form, kept)])[0] + ANSWER_TOKENS <= 120
 
 
 def test_filler_leaves_room_for_a_text_of_more_tokens_than_is_usual(tmp_path: Path) -> None:
     """Shots were shown as long as they fitted before it: filler would make the prompt too long."""
     model = base(tmp_path)
     form, text = PromptFormat(max_text_words=10), " ".join(["http://here.example/ab?c=123456789"] * 10)
-    prompts = [reading_prompt(TASK, text, form, shown) for shown in (SHOTS[:number] for number in range(6, 20))]
+    prompts = [classification_prompt(TASK, text, form, shown) for shown in (SHOTS[:number] for number in range(6, 20))]
     fillers = 0
     for prompt, number in zip(prompts, range(6, 20), strict=True):
         settings = EngineSettings(model=model, max_model_len=TokenCounter(model)(prompt) + ANSWER_TOKENS)

@@ -8,8 +8,8 @@ import pytest
 
 from fourshot.engine.calibration import combine_parts, normalise
 from fourshot.pipeline.rows.text_words import OVERLAP, count_words, text_windows
-from fourshot.pipeline.synthesis.prompts import PromptFormat, reading_prompt
-from fourshot.pipeline.synthesis.windows import combined, parts_of, reading_prompts, score_texts
+from fourshot.pipeline.synthesis.prompts import PromptFormat, classification_prompt
+from fourshot.pipeline.synthesis.windows import classification_prompts, combined, parts_of, score_texts
 from fourshot.pipeline.tasks.task_file import load_task
 
 TASK = load_task("sst2")
@@ -36,12 +36,12 @@ def test_windows_of_a_script_without_blanks_take_no_character_apart() -> None:
 
 def test_a_prompt_is_asked_for_each_part_as_if_it_were_a_text() -> None:
     long = " ".join(map(str, range(20)))
-    prompts = reading_prompts(TASK, long, FORM)
-    assert prompts == [reading_prompt(TASK, part, CUT) for part in text_windows(long, 8)] and len(prompts) == 3
-    assert prompts[0] == reading_prompt(TASK, long, FORM), "what is learnt is the first part"
+    prompts = classification_prompts(TASK, long, FORM)
+    assert prompts == [classification_prompt(TASK, part, CUT) for part in text_windows(long, 8)] and len(prompts) == 3
+    assert prompts[0] == classification_prompt(TASK, long, FORM), "what is learnt is the first part"
     for form in (CUT, msgspec.structs.replace(FORM, long_texts="middle")):
-        assert reading_prompts(TASK, long, form) == [reading_prompt(TASK, long, form)]
-    assert reading_prompts(TASK, "a short one", FORM) == [reading_prompt(TASK, "a short one", FORM)]
+        assert classification_prompts(TASK, long, form) == [classification_prompt(TASK, long, form)]
+    assert classification_prompts(TASK, "a short one", FORM) == [classification_prompt(TASK, "a short one", FORM)]
 
 
 def test_each_part_of_an_input_has_all_its_fields() -> None:
@@ -65,7 +65,7 @@ def test_a_text_of_several_parts_is_answered_as_one_and_another_as_before() -> N
         return np.array([[-1.0, -3.0], [-4.0, -2.0], [-2.0, -2.0], [-5.0, -1.0]][: len(prompts)], dtype=np.float32)
 
     scores = score_texts(score, TASK, [long, "short"], FORM)
-    assert scored == [*reading_prompts(TASK, long, FORM), reading_prompt(TASK, "short", FORM)]
+    assert scored == [*classification_prompts(TASK, long, FORM), classification_prompt(TASK, "short", FORM)]
     assert scores.dtype == np.float32 and scores[1].tolist() == [-5.0, -1.0]
     parts = np.array([[-1.0, -3.0], [-4.0, -2.0], [-2.0, -2.0]])
     assert np.exp(scores[0]) == pytest.approx(combine_parts(normalise(parts), [3])[0], rel=1e-5)

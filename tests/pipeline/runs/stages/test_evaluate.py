@@ -13,7 +13,7 @@ from fourshot.pipeline.cells.measuring import Annotators, Evaluation, Evaluation
 from fourshot.pipeline.events import Event, ignore
 from fourshot.pipeline.runs.stages.evaluate import EvaluateStage, TaskEvaluation
 from fourshot.pipeline.runs.stages.probe import ProbeItem, ProbeStage
-from fourshot.pipeline.synthesis.committee import Reader
+from fourshot.pipeline.synthesis.committee import Annotator
 from fourshot.pipeline.synthesis.prompts import PromptFormat
 from fourshot.pipeline.synthesis.settings import AnnotateSettings, RunSettings
 from fourshot.pipeline.task import Example, Label, Task
@@ -36,10 +36,12 @@ def adapter(folder: Path, name: str) -> Adapter:
 
 def probe_item(folder: Path) -> ProbeItem:
     classifier = adapter(folder, "own")
-    judges = tuple(Reader(adapter=adapter(folder, f"judge{n}"), left_out=(2 * n, 2 * n + 1)) for n in range(4))
+    calibrators = tuple(
+        Annotator(adapter=adapter(folder, f"calibrator{n}"), left_out=(2 * n, 2 * n + 1)) for n in range(4)
+    )
     unseen = tuple(HeldOutCandidate(text=example.text) for example in EXAMPLES)
     calibration = CalibrationItem(
-        adapter=classifier, task=TASK, form=PromptFormat(), shots=EXAMPLES[:8], judges=judges, unseen=unseen
+        adapter=classifier, task=TASK, form=PromptFormat(), shots=EXAMPLES[:8], calibrators=calibrators, unseen=unseen
     )
     return ProbeItem(adapter=classifier, probe=None, calibration=calibration)
 
@@ -54,7 +56,13 @@ def test_what_was_calibrated_is_measured_calibrated(tmp_path: Path) -> None:
     )
     item = TaskEvaluation(task=TASK, test=EXAMPLES, cells=cells, probes=(probe,))
     stage = EvaluateStage(model_path="fake", items=(item,))
-    assert {adapter.name for adapter in stage.adapters()} == {"own", "judge0", "judge1", "judge2", "judge3"}
+    assert {adapter.name for adapter in stage.adapters()} == {
+        "own",
+        "calibrator0",
+        "calibrator1",
+        "calibrator2",
+        "calibrator3",
+    }
     divided = msgspec.structs.replace(stage, placement=Placement(gpus_per_engine=4))
     assert (stage.engine_settings().gpus, divided.engine_settings().gpus) == (1, 4)
     received = msgspec.json.decode(msgspec.json.encode(stage), type=EvaluateStage)  # as it goes to a process of its own
@@ -76,19 +84,19 @@ def test_where_nothing_is_measured_it_is_calibrated_when_it_is_probed(tmp_path: 
     assert (tmp_path / "own" / CALIBRATED_FILE).exists()
 
 
-def cell_of(folder: Path, readers: tuple[Reader, ...], **settings: Any) -> EvaluationCell:
-    """Of readers that answer together, in a file named by their number."""
-    annotators = Annotators(readers=readers, shots=EXAMPLES[:8], settings=RunSettings(**settings))
-    return EvaluationCell(out=str(folder / f"{len(readers)}.json"), title="committee", annotators=annotators)
+def cell_of(folder: Path, members: tuple[Annotator, ...], **settings: Any) -> EvaluationCell:
+    """Of annotators that answer together, in a file named by their number."""
+    annotators = Annotators(members=members, shots=EXAMPLES[:8], settings=RunSettings(**settings))
+    return EvaluationCell(out=str(folder / f"{len(members)}.json"), title="committee", annotators=annotators)
 
 
 def test_annotators_that_answer_together_take_what_each_of_them_takes(tmp_path: Path) -> None:
-    readers = probe_item(tmp_path).calibration.judges  # type: ignore[union-attr]
+    annotators = probe_item(tmp_path).calibration.calibrators  # type: ignore[union-attr]
     plain = EvaluationCell(out=str(tmp_path / "plain.json"), title="plain")
     equal = AnnotateSettings(weights="equal")
-    cells = (plain, cell_of(tmp_path, readers), cell_of(tmp_path, readers[:1], annotate=equal))
+    cells = (plain, cell_of(tmp_path, annotators), cell_of(tmp_path, annotators[:1], annotate=equal))
     stage = EvaluateStage(model_path="fake", items=(TaskEvaluation(task=TASK, test=EXAMPLES, cells=cells),))
-    assert {adapter.name for adapter in stage.adapters()} == {f"judge{number}" for number in range(4)}
+    assert {adapter.name for adapter in stage.adapters()} == {f"calibrator{number}" for number in range(4)}
     received = msgspec.json.decode(msgspec.json.encode(stage), type=EvaluateStage)
     received.run(ignore)
     alone, four, one = (read_json(Path(cell.out), Evaluation) for cell in cells)
@@ -102,7 +110,7 @@ def test_annotators_in_context_show_fewer_shots_before_a_long_test_text() -> Non
     heard: list[Any] = []
     shown = tuple(range(8))
     annotators = Annotators(
-        readers=(Reader(adapter=None, shown=shown), Reader(adapter=None, shown=shown[::-1])),
+        members=(Annotator(adapter=None, shown=shown), Annotator(adapter=None, shown=shown[::-1])),
         shots=EXAMPLES[:8],
         settings=RunSettings(max_text_words=4000),
     )

@@ -30,7 +30,7 @@ class ShardDamage:
         self.faults: dict[str, str] = {}  # file -> its damage
         self._has_told_unhashed = False
 
-    def look(self, shards: Mapping[str, Sequence[ShardRecord]], named: Collection[str]) -> dict[str, set[str]]:
+    def find_damage(self, shards: Mapping[str, Sequence[ShardRecord]], named: Collection[str]) -> dict[str, set[str]]:
         """Return task -> files of its damaged shards, and report each of them.
 
         ``named``: the tasks whose shards can be repaired. Raises RunFolderError if a shard of another task is damaged,
@@ -63,10 +63,10 @@ class ShardDamage:
         self._on_event(Event(stage="corpus", message=message))
 
 
-class MendPlan(DrawPlan):
+class RepairPlan(DrawPlan):
     """The plan to repeat the units of some shards, in their order. A batch has the number of its unit."""
 
-    reads_in_place = True
+    annotates_in_place = True
 
     def __init__(self, brief: TaskBrief, shards: Sequence[ShardRecord], files: Collection[str]) -> None:
         """``shards``: all of the task; ``files``: those of the shards to be repaired."""
@@ -113,7 +113,7 @@ class MendPlan(DrawPlan):
         self.counts.add(records)
 
 
-class MendSink:
+class RepairSink:
     """Rewrites the damaged shards of one task, each as soon as all of its units are judged."""
 
     def __init__(
@@ -136,7 +136,7 @@ class MendSink:
         name = self._brief.task.name
         ledger = Ledger(
             self._brief,
-            MendPlan(self._brief, self._shards, self._files),
+            RepairPlan(self._brief, self._shards, self._files),
             test_texts=TaskData(self._brief.task, needs_test=False).test_texts,
             calibration=stored_calibration(self._folder, name),
         )

@@ -12,8 +12,8 @@ from fourshot.pipeline.cells.review import (
     corrected_shots,
     decisions,
 )
-from fourshot.pipeline.cells.second_reading import SecondReading, read_again
-from fourshot.pipeline.loop.rounds import READ_BY_ANNOTATOR, finished_pairs
+from fourshot.pipeline.cells.self_training import SelfTrainingLabels, with_self_training_labels
+from fourshot.pipeline.loop.rounds import REASONS_AFTER_ANNOTATION, finished_pairs
 from fourshot.pipeline.provenance import value_hash
 from fourshot.pipeline.synthesis.types import TextPairs
 from fourshot.pipeline.task import Example, Task
@@ -21,7 +21,7 @@ from fourshot.pipeline.task import Example, Task
 HELD_BACK = 0.1  # share of the texts with probabilities that are not trained on
 
 
-class LearntTexts(msgspec.Struct, frozen=True, kw_only=True):
+class TrainingTexts(msgspec.Struct, frozen=True, kw_only=True):
     """Texts with a person's corrections. The verdicts say which of them are learnt."""
 
     shots: tuple[Example, ...] = ()
@@ -38,16 +38,18 @@ class LearntTexts(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def kept(self) -> TextPairs:
-        return [*self.learnt(self.synthetic), *self.learnt(self.unlabelled)]
+        return [*self.trained_on(self.synthetic), *self.trained_on(self.unlabelled)]
 
-    def learnt(self, pairs: TextPairs) -> TextPairs:
+    def trained_on(self, pairs: TextPairs) -> TextPairs:
         """Return those of ``pairs`` that the classifier is trained on."""
         return [(c, v) for c, v in pairs if v.kept and c.id not in self.held_back]
 
     @property
     def unseen(self) -> TextPairs:
         """Texts that reached the annotators and that the classifier is not trained on."""
-        judged_pairs = [pair for pair in (*self.synthetic, *self.unlabelled) if pair[1].reason in READ_BY_ANNOTATOR]
+        judged_pairs = [
+            pair for pair in (*self.synthetic, *self.unlabelled) if pair[1].reason in REASONS_AFTER_ANNOTATION
+        ]
         return [(c, v) for c, v in judged_pairs if not v.kept or c.id in self.held_back]
 
     @property
@@ -62,21 +64,21 @@ class LearntTexts(msgspec.Struct, frozen=True, kw_only=True):
         return hashes | {name: content for name, content in table_hashes.items() if content}
 
 
-def learnt_texts(cell: MethodCell, task: Task, again: SecondReading | None = None) -> LearntTexts:
-    """Return the texts of finished rounds; ``again``: a first classifier's predictions, which replace verdicts.
+def training_texts_of(cell: MethodCell, task: Task, predictions: SelfTrainingLabels | None = None) -> TrainingTexts:
+    """Return the texts of finished rounds; ``predictions``: a first classifier's labels, which replace verdicts.
 
     Raises InputError for a table with faults.
     """
     if not cell.method.synthetic:
-        return LearntTexts(shots=cell.real)
+        return TrainingTexts(shots=cell.real)
     review, labelled = (decisions(cell.folder, name, task) for name in (REVIEW, ASK))
     unlabelled_pairs = finished_pairs(cell.folder.unlabelled)
     instead = bool(unlabelled_pairs) and cell.settings.unlabelled.mode == "instead"
     answers = {name: answer for name, answer in labelled.answers.items() if answer.keep}
     drawn_pairs = [] if instead else finished_pairs(cell.folder)
-    if again:
-        drawn_pairs = read_again(drawn_pairs, again, cell.settings.generate.per_class)
-    learnt = LearntTexts(
+    if predictions:
+        drawn_pairs = with_self_training_labels(drawn_pairs, predictions, cell.settings.generate.per_class)
+    learnt = TrainingTexts(
         shots=corrected_shots(cell.shots, review),
         answered=tuple(Example(text=c.text, label=answers[c.id].label) for c, _ in unlabelled_pairs if c.id in answers),
         synthetic=corrected_pairs(drawn_pairs, review),
@@ -91,7 +93,7 @@ def learnt_texts(cell: MethodCell, task: Task, again: SecondReading | None = Non
     return msgspec.structs.replace(learnt, held_back=held_back(learnt))
 
 
-def held_back(learnt: LearntTexts) -> frozenset[str]:
+def held_back(learnt: TrainingTexts) -> frozenset[str]:
     """Return ids of kept texts to hold back: if all are kept, none would be left to calibrate the classifier on.
 
     Texts that a person corrected are not among them, because their label is certain. There are none if they would be

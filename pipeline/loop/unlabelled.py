@@ -12,7 +12,7 @@ import msgspec
 from fourshot.pipeline.events import Event
 from fourshot.pipeline.loop.counts import ClassCounts
 from fourshot.pipeline.loop.ledger import Ledger
-from fourshot.pipeline.loop.plan import READ_BATCH, ReadPlan
+from fourshot.pipeline.loop.plan import ANNOTATION_BATCH, AnnotationPlan
 from fourshot.pipeline.loop.progress import ProgressReporter
 from fourshot.pipeline.loop.rounds import Round, RoundSink, finished_pairs
 from fourshot.pipeline.loop.units import TaskBrief
@@ -29,7 +29,7 @@ def as_candidates(texts: Sequence[tuple[int, str]]) -> tuple[Candidate, ...]:
             id=f"u{line:08d}",
             text=text,
             label="",
-            round=number // READ_BATCH,
+            round=number // ANNOTATION_BATCH,
             prompt_hash="",
             shots=(),
             num_tokens=0,
@@ -62,8 +62,8 @@ class UnlabelledSink(RoundSink):
         self._texts = texts
         self._kept = Counter[str]()  # texts so far, by predicted label
 
-    def _plan(self, brief: TaskBrief) -> ReadPlan:
-        return ReadPlan(brief, self._texts, spread=self._spread)
+    def _plan(self, brief: TaskBrief) -> AnnotationPlan:
+        return AnnotationPlan(brief, self._texts, spread=self._spread)
 
     def _reporter(self, ledger: Ledger, finished: Sequence[Round]) -> ProgressReporter:
         done = sum(record.num_candidates for record in finished)

@@ -15,13 +15,19 @@ from fourshot.engine.errors import InputError
 from fourshot.engine.machine.files import write_json
 from fourshot.pipeline.card import CARD_FILE, AdapterCard
 from fourshot.pipeline.cells.cell import SeedExamples
-from fourshot.pipeline.distillation import readers
-from fourshot.pipeline.distillation.readers import open_run, parts_of, read_with, teacher_of_adapter, teacher_of_run
+from fourshot.pipeline.distillation import annotators as annotators_module
+from fourshot.pipeline.distillation.annotators import (
+    annotate_with,
+    open_run,
+    parts_of,
+    teacher_of_adapter,
+    teacher_of_run,
+)
 from fourshot.pipeline.distillation.teacher import Teacher
 from fourshot.pipeline.loop.rounds import CALIBRATION_FILE
 from fourshot.pipeline.provenance import value_hash
 from fourshot.pipeline.runs.experiment import Experiment
-from fourshot.pipeline.synthesis.committee import Reader
+from fourshot.pipeline.synthesis.committee import Annotator
 from fourshot.pipeline.synthesis.filters import FilterSettings
 from fourshot.pipeline.synthesis.settings import AnnotateSettings, RunSettings
 from fourshot.pipeline.task import Example
@@ -30,25 +36,25 @@ from fourshot.pipeline.tasks.task_file import load_task
 from fourshot.training.lora.settings import LoraSettings
 from tests.pipeline.task_folders import write_task
 
-ADAPTERS = tuple(Reader(adapter=Adapter(name=name, path="nowhere")) for name in ("one", "two"))
+ADAPTERS = tuple(Annotator(adapter=Adapter(name=name, path="nowhere")) for name in ("one", "two"))
 
 
-@pytest.mark.parametrize("readers_", [(), ADAPTERS])
+@pytest.mark.parametrize("annotators", [(), ADAPTERS])
 def test_answers_come_in_the_order_of_the_texts(
-    tmp_path: Path, readers_: tuple[Reader, ...], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, annotators: tuple[Annotator, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("fourshot.pipeline.loop.workers.rank_of", lambda adapter: 8)
-    annotate = AnnotateSettings(annotator="adapters" if readers_ else "icl", num_adapters=2, folds=0)
+    annotate = AnnotateSettings(annotator="adapters" if annotators else "icl", num_adapters=2, folds=0)
     teacher = Teacher(
         name="fake",
         task=load_task(write_task(tmp_path)),
         model_path="fake:unreadable=zzz",
         settings=RunSettings(annotate=annotate),
-        shots=() if readers_ else (Example(text="Hot.", label="warm"), Example(text="Snow.", label="cold")),
-        readers=readers_,
+        shots=() if annotators else (Example(text="Hot.", label="warm"), Example(text="Snow.", label="cold")),
+        annotators=annotators,
     )
     texts = [f"note {number}{' zzz' if number == 5 else ''} {'warm' if number % 3 else 'cold'}" for number in range(40)]
-    answers = [answer for part in read_with(teacher, tmp_path / "log")(parts_of(texts, 16)) for answer in part]
+    answers = [answer for part in annotate_with(teacher, tmp_path / "log")(parts_of(texts, 16)) for answer in part]
     assert len(answers) == len(texts)
     assert [bool(answer.fault) for answer in answers] == ["zzz" in text for text in texts]
     predicted = [answer.probabilities[0] > 0.5 for answer in answers if answer.probabilities]
@@ -56,7 +62,7 @@ def test_answers_come_in_the_order_of_the_texts(
     assert sum(a == b for a, b in zip(predicted, meant, strict=True)) > 30, (
         "the fake engine is now and then of another mind"
     )
-    assert {answer.agreement for answer in answers if answer.probabilities} == ({1.0} if readers_ else {None})
+    assert {answer.agreement for answer in answers if answer.probabilities} == ({1.0} if annotators else {None})
 
 
 def test_an_adapter_annotates_as_sure_as_its_card_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,9 +84,9 @@ def test_an_adapter_annotates_as_sure_as_its_card_says(tmp_path: Path, monkeypat
         max_text_words=2,
     )
     write_json(tmp_path / "adapter" / CARD_FILE, card)
-    monkeypatch.setattr(readers, "base_of", lambda *_: ResolvedModel(path="fake", name="fake", revision=""))
-    read = read_with(teacher_of_adapter(tmp_path / "adapter"), tmp_path / "log")
-    ((answer,),) = read(parts_of(["note 1 warm"], 16))
+    monkeypatch.setattr(annotators_module, "base_of", lambda *_: ResolvedModel(path="fake", name="fake", revision=""))
+    annotate = annotate_with(teacher_of_adapter(tmp_path / "adapter"), tmp_path / "log")
+    ((answer,),) = annotate(parts_of(["note 1 warm"], 16))
     expected = np.exp(apply(card.calibration, np.array([[-0.5, -4.0]])))
     assert answer.probabilities == pytest.approx(expected[0].tolist(), abs=1e-5)
     assert answer.cut_words == 1
@@ -98,13 +104,13 @@ def name_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., st
     data = TaskData(task)
 
     def name(
-        readers_: tuple[Reader, ...] = (),
+        annotators: tuple[Annotator, ...] = (),
         revision: str = "1",
         num_shots: int = 8,
         log_prior: object = None,
         **settings: Any,
     ) -> str:
-        annotate = {"annotator": "adapters", "num_adapters": len(readers_)} if readers_ else {"annotator": "icl"}
+        annotate = {"annotator": "adapters", "num_adapters": len(annotators)} if annotators else {"annotator": "icl"}
         annotate |= settings.pop("annotate", {})
         chosen = RunSettings(annotate=AnnotateSettings(**annotate), **settings)
         seeds = [SeedExamples(seed=0, shots=tuple(data.train[:num_shots]))]
@@ -112,7 +118,7 @@ def name_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., st
         folder = tmp_path / value_hash([chosen, log_prior])
         if log_prior:
             write_json(folder / CALIBRATION_FILE, Calibration(method="batch", log_prior=log_prior))  # type: ignore[arg-type]
-        monkeypatch.setattr(Experiment, "readers", lambda self, writer: readers_)
+        monkeypatch.setattr(Experiment, "annotators", lambda self, writer: annotators)
         return teacher_of_run(Experiment(data, model, chosen, ["fourshot"], seeds, folder, flat=True)).name
 
     return name
@@ -133,11 +139,11 @@ def test_teachers_in_context_are_named_by_all_that_they_answer_with(name_of: Cal
     ]
     assert len(set(names)) == len(names) and names[0] == name_of()
     assert all(re.fullmatch("base in context, [0-9a-f]{12}", name) for name in names)
-    assert name_of(seed=7, calibrate=False) == names[0], "what no reader sees"
+    assert name_of(seed=7, calibrate=False) == names[0], "what no annotator sees"
 
 
 def test_committees_are_named_by_what_is_read_of_texts_too(name_of: Callable[..., str]) -> None:
-    in_context = (*ADAPTERS, Reader(adapter=None, shown=(1, 0)))
+    in_context = (*ADAPTERS, Annotator(adapter=None, shown=(1, 0)))
     names = [
         name_of(ADAPTERS),
         name_of(ADAPTERS, max_text_words=9),

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from fourshot.pipeline.cells.second_reading import SecondReading, read_again, surest
+from fourshot.pipeline.cells.self_training import SelfTrainingLabels, surest, with_self_training_labels
 from fourshot.pipeline.synthesis.types import Reason, TextPairs, Verdict
 from tests.pipeline.candidates import candidate
 
@@ -23,7 +23,7 @@ PAIRS = [
     *pair("e", "cold", "cold", 0.7),
     *pair("f", "cold", "cold", 0.55),
 ]
-READING = SecondReading(
+PREDICTIONS = SelfTrainingLabels(
     labels={"a": ("cold", 0.9), "b": ("warm", 0.8), "c": ("warm", 0.7), "d": ("cold", 0.95), "e": ("cold", 0.6)}
 )
 
@@ -45,7 +45,7 @@ def test_what_a_person_labelled_is_learnt_first() -> None:
 
 
 def test_the_surest_that_it_reads_are_learnt_as_it_reads_them_and_others_are_surplus() -> None:
-    again = read_again(PAIRS, READING, 2)
+    again = with_self_training_labels(PAIRS, PREDICTIONS, 2)
     assert [(c.id, c.label, v.reason, v.predicted) for c, v in again if v.kept] == [
         ("a", "cold", "kept", "cold"),
         ("b", "warm", "kept", "warm"),
@@ -62,5 +62,5 @@ def test_the_surest_that_it_reads_are_learnt_as_it_reads_them_and_others_are_sur
 
 
 def test_of_equally_sure_texts_the_first_is_learnt() -> None:
-    reading = SecondReading(labels=dict.fromkeys("fedcba", ("warm", 0.5)))
-    assert [c.id for c, v in read_again(PAIRS, reading, 2) if v.kept] == ["e", "f"]
+    predictions = SelfTrainingLabels(labels=dict.fromkeys("fedcba", ("warm", 0.5)))
+    assert [c.id for c, v in with_self_training_labels(PAIRS, predictions, 2) if v.kept] == ["e", "f"]

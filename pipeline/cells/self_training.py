@@ -11,11 +11,11 @@ import msgspec
 
 from fourshot.pipeline.synthesis.types import Candidate, TextPairs, Verdict
 
-READINGS = "second_reading-*.json"  # files with predictions, one for each training of a first classifier
+SELF_TRAINING_FILES = "second_reading-*.json"  # files with predictions, one for each training of a first classifier
 FIRST_SHARE = 0.5  # of the texts per class that the first classifier is trained on
 
 
-class SecondReading(msgspec.Struct, frozen=True, kw_only=True):
+class SelfTrainingLabels(msgspec.Struct, frozen=True, kw_only=True):
     """Predicted label and its probability for each text, by the candidate's id."""
 
     labels: dict[str, tuple[str, float]]
@@ -32,23 +32,23 @@ def surest(pairs: TextPairs, per_class: int) -> TextPairs:
     return [(c, _kept(v, v.predicted)) for c, v in agreed if c.id in chosen]
 
 
-def read_again(pairs: TextPairs, reading: SecondReading, per_class: int) -> TextPairs:
-    """Return ``pairs`` with verdicts by a second reading: the most confident texts of each predicted class are kept.
+def with_self_training_labels(pairs: TextPairs, predictions: SelfTrainingLabels, per_class: int) -> TextPairs:
+    """Return ``pairs`` with verdicts by a first classifier: the most confident texts of each predicted class are kept.
 
     They get the predicted label as their label. All others have the annotators' verdict; those that were kept are
     surplus.
     """
-    chosen = _surest_of_each(reading.labels, per_class)
-    read_pairs = list[tuple[Candidate, Verdict]]()
+    chosen = _surest_of_each(predictions.labels, per_class)
+    new_pairs = list[tuple[Candidate, Verdict]]()
     for candidate, verdict in pairs:
         if candidate.id in chosen:
-            label, _ = reading.labels[candidate.id]
-            read_pairs.append((msgspec.structs.replace(candidate, label=label), _kept(verdict, label)))
+            label, _ = predictions.labels[candidate.id]
+            new_pairs.append((msgspec.structs.replace(candidate, label=label), _kept(verdict, label)))
         elif verdict.kept:
-            read_pairs.append((candidate, msgspec.structs.replace(verdict, kept=False, reason="surplus")))
+            new_pairs.append((candidate, msgspec.structs.replace(verdict, kept=False, reason="surplus")))
         else:
-            read_pairs.append((candidate, verdict))
-    return read_pairs
+            new_pairs.append((candidate, verdict))
+    return new_pairs
 
 
 def _surest_of_each(labels: dict[str, tuple[str, float]], most: int) -> set[str]:

@@ -25,7 +25,7 @@ from fourshot.pipeline.events import Event, OnEvent
 from fourshot.pipeline.forecasts.forecast import Forecast
 from fourshot.pipeline.loop.driver import WAIT_S
 from fourshot.pipeline.loop.rounds import CALIBRATION_FILE, RoundSink
-from fourshot.pipeline.loop.units import ReadUnit, TaskBrief, UnitResult
+from fourshot.pipeline.loop.units import AnnotationUnit, TaskBrief, UnitResult
 from fourshot.pipeline.loop.workers import engine_settings, open_workers
 from fourshot.pipeline.remote_teacher import RemoteTeacher
 from fourshot.pipeline.rows.fields import bare_text
@@ -52,15 +52,15 @@ class Annotation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 Parts = Iterable[Sequence[str]]
-Read = Callable[[Parts], Iterator[list[Annotation]]]  # one list for each part, in their order
+Annotate = Callable[[Parts], Iterator[list[Annotation]]]  # one list for each part, in their order
 
 
-class NamedReader(NamedTuple):
+class NamedAnnotator(NamedTuple):
     """An annotator of texts: a committee, an adapter, a student, a service, or a remote teacher."""
 
     name: str  # changes whenever its predictions would
     task: Task
-    read: Callable[[Path, OnEvent], Read]  # arguments: log file, callback for progress
+    open: Callable[[Path, OnEvent], Annotate]  # arguments: log file, callback for progress
     shots: tuple[Example, ...] = ()  # its training examples, if they are known
     pairs: Sequence[tuple[Candidate, Verdict]] = ()  # texts that it generated, with their verdicts
     teacher: Teacher | None = None  # if it annotates with an engine
@@ -94,25 +94,25 @@ def open_run(folder: Path) -> Experiment:
 def teacher_of_run(experiment: Experiment) -> Teacher:
     """Return the annotators of a run as a teacher. Raises InputError if there are none, or not all are trained."""
     writer = experiment.writers[0]
-    annotator, folder = writer.settings.annotate.annotator, writer.folder.path
-    if annotator == "none":
+    kind, folder = writer.settings.annotate.annotator, writer.folder.path
+    if kind == "none":
         raise InputError(f"The run {folder} has no annotator. Name its adapter's folder to have that annotate.")
-    readers = experiment.readers(writer)
-    expected = writer.settings.annotate.num_readers if annotator == "adapters" else 0
-    if len(readers) < expected:
+    annotators = experiment.annotators(writer)
+    expected = writer.settings.annotate.num_annotators if kind == "adapters" else 0
+    if len(annotators) < expected:
         raise InputError(
-            f"The run {folder} is not finished: {len(readers)} of its {expected} annotators are there. Run the command "
-            "that began it again."
+            f"The run {folder} is not finished: {len(annotators)} of its {expected} annotators are there. Run the "
+            "command that began it again."
         )
     calibrated = writer.folder.has(CALIBRATION_FILE)
     teacher = Teacher(
-        name=f"committee of {len(readers)}" if readers else f"{experiment.model.name} in context",
+        name=f"committee of {len(annotators)}" if annotators else f"{experiment.model.name} in context",
         task=experiment.task,
         model_path=experiment.model.path,
         model_revision=experiment.model.revision,
         settings=writer.settings,
         shots=writer.shots,
-        readers=readers,
+        annotators=annotators,
         chat=writer.form.chat,
         calibration=read_made(folder / CALIBRATION_FILE, Calibration) if calibrated else NONE,
     )
@@ -131,30 +131,34 @@ def teacher_of_adapter(folder: Path, model: str | None = None) -> Teacher:
         model_revision=base.revision,
         settings=RunSettings(annotate=annotate, max_text_words=card.max_text_words, long_texts=card.long_texts),
         shots=card.shots,
-        readers=(card.reader(folder),),
+        annotators=(card.annotator(folder),),
         calibration=card.calibration,
     )
 
 
-def read_with(teacher: Teacher, log: Path, ray: str = "", tell: Callable[[str], None] = lambda line: None) -> Read:
+def annotate_with(
+    teacher: Teacher, log: Path, ray: str = "", tell: Callable[[str], None] = lambda line: None
+) -> Annotate:
     """Return a function that annotates with engines in separate processes, on this machine or over ``ray``.
 
     The engines start when the first part is requested. A text that the engine refuses gets a fault, and other texts are
     not affected.
     """
 
-    def read(parts: Parts) -> Iterator[list[Annotation]]:
+    def annotate(parts: Parts) -> Iterator[list[Annotation]]:
         brief = TaskBrief(
             key=teacher.task.name,
             task=teacher.task,
             shots=teacher.shots,
             settings=teacher.settings,
             chat=teacher.chat,
-            readers=teacher.readers,
+            annotators=teacher.annotators,
         )
         tell("starting the engine")
-        engine = engine_settings(teacher.model_path, [reader.adapter for reader in teacher.readers], most_loras=1)
-        with closing(open_workers(engine, ray, log, teacher.readers, tell)) as to:
+        engine = engine_settings(
+            teacher.model_path, [annotator.adapter for annotator in teacher.annotators], most_loras=1
+        )
+        with closing(open_workers(engine, ray, log, teacher.annotators, tell)) as to:
             queue = _Queue(parts)
             while True:
                 while to.has_room() and (unit := queue.next_unit(brief.key)):
@@ -166,7 +170,7 @@ def read_with(teacher: Teacher, log: Path, ray: str = "", tell: Callable[[str], 
                 if queue.is_empty:
                     return
 
-    return read
+    return annotate
 
 
 class _Queue:
@@ -184,7 +188,7 @@ class _Queue:
     def is_empty(self) -> bool:
         return not (self._has_more or self._open)
 
-    def next_unit(self, brief: str) -> ReadUnit | None:
+    def next_unit(self, brief: str) -> AnnotationUnit | None:
         if self._again:
             part, place, texts = self._again.popleft()
         else:
@@ -196,14 +200,14 @@ class _Queue:
             self._open[part] = [None] * len(texts)
         self._places[self._number] = part, place
         self._number += 1
-        return ReadUnit(brief=brief, number=self._number - 1, texts=texts)
+        return AnnotationUnit(brief=brief, number=self._number - 1, texts=texts)
 
     def take(self, result: UnitResult, teacher: Teacher) -> None:
         """Store a unit's annotations. A refused unit is halved until single texts are left, which get a fault.
 
         Raises any other failure of the unit.
         """
-        assert isinstance(result.unit, ReadUnit)
+        assert isinstance(result.unit, AnnotationUnit)
         part, place = self._places.pop(result.unit.number)
         texts = result.unit.texts
         if result.failure and result.failure.kind != "InputError":
@@ -216,7 +220,7 @@ class _Queue:
             answers = [Annotation(fault=result.failure.message)]
         else:
             probabilities = np.exp(calibrations.apply(teacher.calibration, np.array(result.scores))).round(6).tolist()
-            agreement = result.agreement if len(teacher.readers) > 1 else [None] * len(texts)
+            agreement = result.agreement if len(teacher.annotators) > 1 else [None] * len(texts)
             answers = [
                 Annotation(
                     probabilities=tuple(row),
@@ -240,19 +244,21 @@ class _Queue:
             yield answers
 
 
-def engine_reader(teacher: Teacher, ray: str) -> NamedReader:
-    """Return ``teacher`` as an annotator, see `read_with`."""
+def engine_annotator(teacher: Teacher, ray: str) -> NamedAnnotator:
+    """Return ``teacher`` as an annotator, see `annotate_with`."""
 
-    def read(log: Path, on_event: OnEvent) -> Read:
-        return read_with(teacher, log, ray, lambda line: on_event(Event(stage="annotate", message=line)))
+    def open_annotator(log: Path, on_event: OnEvent) -> Annotate:
+        return annotate_with(teacher, log, ray, lambda line: on_event(Event(stage="annotate", message=line)))
 
-    return NamedReader(name=teacher.name, task=teacher.task, read=read, shots=teacher.shots, teacher=teacher)
+    return NamedAnnotator(
+        name=teacher.name, task=teacher.task, open=open_annotator, shots=teacher.shots, teacher=teacher
+    )
 
 
-def run_reader(experiment: Experiment, ray: str) -> NamedReader:
+def annotator_of_run(experiment: Experiment, ray: str) -> NamedAnnotator:
     """Return the annotators of a run, with its generated texts. Raises as `teacher_of_run`."""
-    reader = engine_reader(teacher_of_run(experiment), ray)
-    return reader._replace(pairs=experiment.learnt(experiment.cells[0]).synthetic)
+    annotator = engine_annotator(teacher_of_run(experiment), ray)
+    return annotator._replace(pairs=experiment.training_texts(experiment.cells[0]).synthetic)
 
 
 def growing_parts(texts: Iterable[str]) -> Iterator[Sequence[str]]:

@@ -10,7 +10,7 @@ import numpy as np
 from fourshot.engine.calibration import normalise
 from fourshot.engine.core import Adapter, Engine
 from fourshot.engine.machine.threads import TRAIN_SPINS
-from fourshot.pipeline.cells.second_reading import SecondReading
+from fourshot.pipeline.cells.self_training import SelfTrainingLabels
 from fourshot.pipeline.events import Event, OnEvent
 from fourshot.pipeline.runs.experiment import Experiment
 from fourshot.pipeline.runs.stages.stage import EngineStage
@@ -22,7 +22,7 @@ from fourshot.pipeline.work_folder import WorkFolder
 from fourshot.training.jobs.jobs import IMPORTS
 
 
-class SecondReadingItem(msgspec.Struct, frozen=True, kw_only=True):
+class SelfTrainingItem(msgspec.Struct, frozen=True, kw_only=True):
     """A first classifier, and the texts that it annotates again."""
 
     folder: str
@@ -41,10 +41,10 @@ class SecondReadingItem(msgspec.Struct, frozen=True, kw_only=True):
         return WorkFolder(self.folder).has(self.file)
 
 
-class SecondReadingStage(EngineStage, frozen=True, kw_only=True, tag="second_reading"):
+class SelfTrainingStage(EngineStage, frozen=True, kw_only=True, tag="second_reading"):
     """Annotate the texts of each item, and write each text's label and its probability."""
 
-    items: tuple[SecondReadingItem, ...]
+    items: tuple[SelfTrainingItem, ...]
 
     @property
     def next_imports(self) -> tuple[str, str]:
@@ -53,26 +53,26 @@ class SecondReadingStage(EngineStage, frozen=True, kw_only=True, tag="second_rea
     def adapters(self) -> set[Adapter]:
         return {item.adapter for item in self.items}
 
-    def do(self, item: SecondReadingItem, engine: Engine, on_event: OnEvent) -> None:
+    def do(self, item: SelfTrainingItem, engine: Engine, on_event: OnEvent) -> None:
         if not item.is_finished:
             engine.reset_prefix_cache()  # results must not depend on earlier requests
             texts = [candidate.text for candidate in item.texts]
             scores = label_scores(engine, item.task, texts, item.form, adapter=item.adapter)
             probabilities, names = normalise(scores), item.task.label_names
-            reading = SecondReading(
+            predicted = SelfTrainingLabels(
                 labels={
                     candidate.id: (names[int(np.argmax(row))], round(float(row.max()), 6))
                     for candidate, row in zip(item.texts, probabilities, strict=True)
                 }
             )
-            WorkFolder(item.folder).write(item.file, reading)
+            WorkFolder(item.folder).write(item.file, predicted)
             on_event(Event(stage=self.name, message=f"{item.task.name}: {len(texts)} texts were read again"))
 
 
-def second_readings(experiment: Experiment) -> SecondReadingStage:
+def predictions(experiment: Experiment) -> SelfTrainingStage:
     """Return the texts to annotate again, for each first classifier that is trained."""
     items = [
-        SecondReadingItem(
+        SelfTrainingItem(
             folder=str(cell.folder.path),
             file=first.file,
             task=experiment.task,
@@ -83,4 +83,4 @@ def second_readings(experiment: Experiment) -> SecondReadingStage:
         for cell in experiment.cells
         if (first := experiment.first_classifier(cell)) and first.result
     ]
-    return SecondReadingStage(model_path=experiment.model.path, items=tuple(items))
+    return SelfTrainingStage(model_path=experiment.model.path, items=tuple(items))
