@@ -110,7 +110,7 @@ def _tries(retrying: tenacity.BaseRetrying) -> str:
 
 
 @contextmanager
-def explained(retrying: tenacity.BaseRetrying, url: str) -> Iterator[None]:
+def as_service_error(retrying: tenacity.BaseRetrying, url: str) -> Iterator[None]:
     """Raise a connection error of the last attempt, inside the block, as a `ServiceError` that says what to do."""
     try:
         yield
