@@ -23,7 +23,7 @@ from fourshot.engine.loaded import LoadedModel
 from fourshot.engine.machine.engine_lock import engine_lock, run_after_lock
 from fourshot.engine.machine.host_state import host_state_kept, variables_lent
 from fourshot.engine.tokens import word_biases
-from fourshot.engine.vllm_scoring import Scoring, questions
+from fourshot.engine.vllm_scoring import Scoring, scoring_requests
 from fourshot.engine.vllm_seams import in_process
 from fourshot.engine.vllm_start import start
 
@@ -128,8 +128,8 @@ class VllmEngine(LoadedModel):
         scoring = Scoring(np.zeros(len(labels.ids), dtype=np.float32))
         with self._busy():
             lora = self._lora_request(adapter)
-            for question, params in questions(labels):
-                scoring.pending[self._add([*prompt, *question.prefix], params, lora, scoring)] = question
+            for request, params in scoring_requests(labels):
+                scoring.pending[self._add([*prompt, *request.prefix], params, lora, scoring)] = request
         return scoring
 
     def advance(self) -> None:

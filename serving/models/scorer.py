@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from fourshot.engine.labels import LabelTokens, Question
-from fourshot.engine.vllm_scoring import Scoring, questions
+from fourshot.engine.labels import LabelTokens, TrieRequest
+from fourshot.engine.vllm_scoring import Scoring, scoring_requests
 from fourshot.engine.vllm_seams.client import began_s
 from fourshot.pipeline.synthesis.windows import combined
 from fourshot.serving.answers import RefusalError
@@ -57,7 +57,7 @@ class Scorer:
     def work_tokens(self, prompts: Sequence[Sequence[int]], labels: LabelTokens, lora: "LoRARequest | None") -> int:
         """Return the tokens that the model is expected to compute for ``prompts``."""
         adapter = lora.lora_name if lora else BASE
-        return len(questions(labels)) * sum(len(ids) - self._cached.of(adapter, ids) for ids in prompts)
+        return len(scoring_requests(labels)) * sum(len(ids) - self._cached.of(adapter, ids) for ids in prompts)
 
     async def score(
         self,
@@ -74,12 +74,12 @@ class Scorer:
         arrived = time.monotonic()
         scoring = Scoring([0.0] * len(labels.ids))
         answers = await all_or_none(
-            self._ask([*prompt, *question.prefix], params, question, lora, after_tokens, asker)
-            for question, params in questions(labels)
+            self._ask([*prompt, *request.prefix], params, request, lora, after_tokens, asker)
+            for request, params in scoring_requests(labels)
         )
         began, ended = float("inf"), arrived
-        for question, output, turn, done in answers:
-            scoring.add(question, output)
+        for request, output, turn, done in answers:
+            scoring.add(request, output)
             began, ended = min(began, _began(output, turn, done)), max(ended, done)
         return ScoredText(
             logprobs=tuple(scoring.logprobs),
@@ -94,12 +94,12 @@ class Scorer:
         self,
         ids: list[int],
         params: Any,
-        question: Question,
+        request: TrieRequest,
         lora: "LoRARequest | None",
         after_tokens: int,
         asker: str,
-    ) -> tuple[Question, Any, float, float]:
-        """Return the question, the engine's output, when its turn came and when it ended; monotonic seconds."""
+    ) -> tuple[TrieRequest, Any, float, float]:
+        """Return the request, the engine's output, when its turn came and when it ended; monotonic seconds."""
         adapter = lora.lora_name if lora else BASE
         work_tokens = len(ids) - self._cached.of(adapter, ids)
         await self._dispatcher.turn(adapter, work_tokens, after_tokens, asker)
@@ -120,7 +120,7 @@ class Scorer:
         finally:
             self._dispatcher.done(work_tokens)
         self._cached.saw(adapter, ids, last.num_cached_tokens or 0)
-        return question, last, turn, time.monotonic()
+        return request, last, turn, time.monotonic()
 
 
 def combined_answers(scored: Sequence[ScoredText], counts: Sequence[int]) -> list[ScoredText]:

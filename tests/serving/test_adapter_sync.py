@@ -212,7 +212,7 @@ def test_in_context_is_not_offered_where_the_examples_do_not_fit(
     assert sync.now() == {"desk": "", "many": adapter.name}
     assert {info.task: info.methods for info in sync.tasks()} == {"desk": ["icl"], "many": ["adapter"]}
     version: Any = sync.current["many"][0]
-    assert [len(question.tokens) for question in version.labels["adapter"].questions(128)] == [128, 22]
+    assert [len(request.tokens) for request in version.labels["adapter"].trie_requests(128)] == [128, 22]
 
 
 @pytest.mark.parametrize("fault", [ValueError("longer than the model"), RuntimeError("no memory")])
