@@ -21,7 +21,7 @@ from fourshot.engine.errors import AdapterError, FourshotError, InputError
 from fourshot.engine.labels import LabelTokens
 from fourshot.engine.loaded import LoadedModel
 from fourshot.engine.machine.engine_lock import engine_lock, run_after_lock
-from fourshot.engine.machine.host_state import host_state_kept, variables_lent
+from fourshot.engine.machine.host_state import host_state_kept, library_variables_recorded
 from fourshot.engine.tokens import word_biases
 from fourshot.engine.vllm_scoring import Scoring, scoring_requests
 from fourshot.engine.vllm_seams import in_process
@@ -43,7 +43,7 @@ class VllmEngine(LoadedModel):
         self._waiting: dict[str, deque[RequestOutput] | Scoring] = {}  # request id -> receiver of its output
         self._loras: dict[str, LoRARequest] = {}
         self._lora_ids = count(1)  # the id of a failed load is not reused: vLLM may regard it as loaded
-        with engine_lock(), variables_lent(), host_state_kept():
+        with engine_lock(), library_variables_recorded(), host_state_kept():
             self._is_ready(start(settings))
         self._unless_closed = weakref.finalize(self, _dropped, [self._model], os.getpid())
         self._unless_closed.atexit = False  # the memory of a process is released with it
