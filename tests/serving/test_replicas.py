@@ -23,7 +23,7 @@ from fourshot.serving.fleet.supervisor import Say, listen
 from fourshot.serving.settings import ServeSettings
 from fourshot.serving.testing.adapters import make_adapter, task_of
 from fourshot.serving.testing.server import running_service, wait_for
-from fourshot.training.jobs.machines import MachineNeeds, MachineSupplies
+from fourshot.training.jobs.machines import MachineRequirements, MachineSetup
 
 TASKS = 6
 THREADS = "OMP_NUM_THREADS"
@@ -154,9 +154,9 @@ def test_an_actor_without_a_server_makes_room_for_another(tmp_path: Path, monkey
 
     ended: list[int] = []
     monkeypatch.setattr(ray_replicas, "Supervisor", Failing)
-    monkeypatch.setattr(ray_replicas, "provide", lambda supplied: "")
+    monkeypatch.setattr(ray_replicas, "prepare_machine", lambda setup: "")
     monkeypatch.setattr("os._exit", ended.append)
-    ray_replicas._Actor(ServeSettings(adapters=str(tmp_path)), "", 0, MachineSupplies(MachineNeeds(), None))
+    ray_replicas._Actor(ServeSettings(adapters=str(tmp_path)), "", 0, MachineSetup(MachineRequirements(), None))
     wait_for(lambda: ended)
     assert ended == [1]
 
@@ -169,9 +169,9 @@ def test_an_actor_whose_machine_can_start_no_process_ends_too(
 
     ended: list[int] = []
     monkeypatch.setattr(asyncio, "create_subprocess_exec", failing)
-    monkeypatch.setattr(ray_replicas, "provide", lambda supplied: "")
+    monkeypatch.setattr(ray_replicas, "prepare_machine", lambda setup: "")
     monkeypatch.setattr("os._exit", ended.append)
-    ray_replicas._Actor(ServeSettings(adapters=str(tmp_path)), "", 0, MachineSupplies(MachineNeeds(), None))
+    ray_replicas._Actor(ServeSettings(adapters=str(tmp_path)), "", 0, MachineSetup(MachineRequirements(), None))
     wait_for(lambda: ended, 10)
     assert ended == [1] and "Cannot allocate memory" in capfd.readouterr().out
 
@@ -179,8 +179,10 @@ def test_an_actor_whose_machine_can_start_no_process_ends_too(
 def test_a_replica_that_was_stopped_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setattr(ray_replicas, "Supervisor", FakeSupervisor)
-    monkeypatch.setattr(ray_replicas, "provide", lambda supplied: "")
-    replica = ray_replicas._Actor(ServeSettings(adapters=str(tmp_path)), "", 1, MachineSupplies(MachineNeeds(), None))
+    monkeypatch.setattr(ray_replicas, "prepare_machine", lambda setup: "")
+    replica = ray_replicas._Actor(
+        ServeSettings(adapters=str(tmp_path)), "", 1, MachineSetup(MachineRequirements(), None)
+    )
     (folder,) = tmp_path.iterdir()
     assert folder.name.startswith("fourshot-replica-") and (folder / "keys.toml").exists()
     replica.stop()

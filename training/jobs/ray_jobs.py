@@ -19,11 +19,11 @@ from fourshot.training.jobs.cluster import check_devices, cluster, device_resour
 from fourshot.training.jobs.jobs import FailedJob, OnJobStep, Placement, TrainingJob, do_job, finished
 from fourshot.training.jobs.machines import (
     CheckpointServer,
-    MachineSupplies,
+    MachineSetup,
     check_machines,
     machine_name,
-    provide,
-    supplies,
+    machine_setup,
+    prepare_machine,
 )
 from fourshot.training.jobs.processes import do_job_over_processes
 from fourshot.training.lora.examples import TrainingResult
@@ -69,9 +69,9 @@ def run_jobs_over_ray(
     if open_jobs:
         with cluster(placement.ray):
             check_devices(placement.gpus_per_job)
-            with supplies(model, store, giver=_Board) as supplied:
-                check_machines(supplied, nodes())
-                queue = _Queue(jobs, store.resolve(), supplied, placement.gpus_per_job, tell)
+            with machine_setup(model, store, file_server=_Board) as setup:
+                check_machines(setup, nodes())
+                queue = _Queue(jobs, store.resolve(), setup, placement.gpus_per_job, tell)
                 for number, outcome in queue.run(open_jobs, on_step):
                     outcomes[number] = outcome
     return [outcome for outcome in outcomes if outcome is not None]
@@ -81,11 +81,11 @@ class _Queue:
     """The jobs submitted to Ray, the node that each runs on, and the nodes where it must not be retried."""
 
     def __init__(
-        self, jobs: Sequence[TrainingJob], store: Path, supplied: MachineSupplies, processes: int, tell: Tell
+        self, jobs: Sequence[TrainingJob], store: Path, setup: MachineSetup, processes: int, tell: Tell
     ) -> None:
         import ray
 
-        self._jobs, self._store, self._supplied, self._processes, self._tell = jobs, store, supplied, processes, tell
+        self._jobs, self._store, self._setup, self._processes, self._tell = jobs, store, setup, processes, tell
         # max_calls=0: otherwise a worker with a GPU would exit after one job, and load the base model for each.
         self._task = ray.remote(max_calls=0, max_retries=RETRIES, **device_resources(processes))(_work)
         self._running: dict[Any, int] = {}
@@ -104,7 +104,7 @@ class _Queue:
             self._give(number)
         while self._running:
             ended, _ = ray.wait(list(self._running), timeout=POLL_S)
-            new_nodes, steps = ray.get(self._supplied.giver.read.remote())
+            new_nodes, steps = ray.get(self._setup.file_server.read.remote())
             self._nodes.update(new_nodes)
             unfinished = set(self._running.values())  # late steps of finished jobs are ignored
             for number, (step, planned, loss) in sorted(steps.items()):
@@ -123,7 +123,7 @@ class _Queue:
     def _give(self, number: int, node: str = "") -> None:
         options = {"scheduling_strategy": on_node(node, soft=True)} if node else {}
         job, store = self._jobs[number], str(self._store)
-        reference = self._task.options(**options).remote(self._supplied, job, store, number, self._processes)
+        reference = self._task.options(**options).remote(self._setup, job, store, number, self._processes)
         self._running[reference] = number
 
     def _look(self) -> None:
@@ -206,24 +206,24 @@ class _Board(CheckpointServer):
         return written
 
 
-def _work(supplied: MachineSupplies, job: TrainingJob, store: str, number: int, processes: int) -> _Failed | None:
+def _work(setup: MachineSetup, job: TrainingJob, store: str, number: int, processes: int) -> _Failed | None:
     """Run in a worker: train one job; return None, or why it failed. Ray retries only if the worker itself dies."""
     import ray
 
     from fourshot.training.lora.train import LoraTrainer
 
     node = ray.get_runtime_context().get_node_id()
-    supplied.giver.begin.remote(number, node)
+    setup.file_server.begin.remote(number, node)
 
     def on_step(step: int, planned: int, loss: float) -> None:
-        supplied.giver.write.remote(number, step, planned, loss)
+        setup.file_server.write.remote(number, step, planned, loss)
 
     def failed(error: FourshotError | OSError, *, of_machine: bool) -> _Failed:
         message = f"{machine_name()}: {error}" if of_machine else str(error)
         return _Failed(kind=type(error).__name__, message=message, node=node, of_machine=of_machine)
 
     try:
-        model = provide(supplied)
+        model = prepare_machine(setup)
     except (FourshotError, OSError) as error:
         return failed(error, of_machine=True)
     if finished(Path(store), job) is not None:  # an earlier worker died after writing the result

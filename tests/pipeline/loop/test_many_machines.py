@@ -21,7 +21,7 @@ from fourshot.pipeline.loop.ray_workers import RayWorkers
 from fourshot.pipeline.rows.text_table import open_texts
 from fourshot.pipeline.synthesis.settings import AnnotateSettings, RunSettings
 from fourshot.training.jobs.jobs import FailedJob
-from fourshot.training.jobs.machines import CheckpointServer, supplies
+from fourshot.training.jobs.machines import CheckpointServer, machine_setup
 from fourshot.training.jobs.ray_jobs import run_jobs_over_ray
 from fourshot.training.lora.examples import TrainingResult
 from tests.pipeline.corpus.small_corpora import SHOTS, TASK, make, named, rows_of, settings
@@ -79,9 +79,9 @@ class Where(CheckpointServer):
 
 
 def test_a_checkpoint_is_given_by_the_driver_s_own_machine(machines: Machines, checkpoint: str) -> None:
-    with ExitStack() as all_supplied:
-        suppliers = [all_supplied.enter_context(supplies(checkpoint, giver=Where)) for _ in range(4)]
-        where = ray.get([supplied.giver.node.remote() for supplied in suppliers])
+    with ExitStack() as stack:
+        setups = [stack.enter_context(machine_setup(checkpoint, file_server=Where)) for _ in range(4)]
+        where = ray.get([setup.file_server.node.remote() for setup in setups])
     assert where == [ray.get_runtime_context().get_node_id()] * 4, "by chance each would be another one, of three"
 
 

@@ -110,8 +110,8 @@ def test_machines_of_a_cluster_are_checked_once_before_the_first_work(
     module = "fourshot.pipeline.runs.stage_driver"
     monkeypatch.setattr(f"{module}.cluster", lambda address: nullcontext())
     monkeypatch.setattr(f"{module}.nodes", dict)
-    monkeypatch.setattr(f"{module}.supplies", lambda model, store: nullcontext((model, store)))
-    monkeypatch.setattr(f"{module}.check_machines", lambda supplied, nodes: checked.append(supplied))
+    monkeypatch.setattr(f"{module}.machine_setup", lambda model, store: nullcontext((model, store)))
+    monkeypatch.setattr(f"{module}.check_machines", lambda setup, nodes: checked.append(setup))
     driver, events = drive("x-y", keep_going=True)
     driver.do(needs)
     assert not checked, "all is on this machine"
@@ -122,7 +122,7 @@ def test_machines_of_a_cluster_are_checked_once_before_the_first_work(
     assert checked == [(experiment.model.path, experiment.store)]
     driver._is_checked = False
 
-    def refuse(supplied: object, nodes: object) -> None:
+    def refuse(setup: object, nodes: object) -> None:
         raise InputError("a machine does not see the folder")
 
     monkeypatch.setattr(f"{module}.check_machines", refuse)
