@@ -30,7 +30,7 @@ from fourshot.training.lora.examples import TrainingResult
 
 RETRIES = 3  # of a job whose worker died, or whose machine cannot run it; an error of the job itself is not retried
 POLL_S = 0.5
-LOOK_S = 5.0  # between two checks for machines that have left
+CHECK_INTERVAL_S = 5.0  # between two checks for machines that have left
 # A network file system may show another machine's files only after its cache expires. Source: nfs(5), acdirmax.
 SEEN_S = 90.0
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")  # terminal colour codes in Ray's messages
@@ -91,7 +91,7 @@ class _Queue:
         self._running: dict[Any, int] = {}
         self._nodes: dict[int, str] = {}  # job number -> node on which it last started
         self._unfit: dict[int, set[str]] = {}  # job number -> nodes that could not run it
-        self._looked_s = time.monotonic()
+        self._checked_s = time.monotonic()
         self._alive = set(nodes())
 
     def run(
@@ -118,7 +118,7 @@ class _Queue:
                 if on_step and isinstance(outcome, TrainingResult):
                     on_step(number, outcome.steps, outcome.steps, outcome.losses[-1])  # training may have stopped early
                 yield number, outcome
-            self._look()
+            self._resubmit_lost()
 
     def _give(self, number: int, node: str = "") -> None:
         options = {"scheduling_strategy": on_node(node, soft=True)} if node else {}
@@ -126,7 +126,7 @@ class _Queue:
         reference = self._task.options(**options).remote(self._setup, job, store, number, self._processes)
         self._running[reference] = number
 
-    def _look(self) -> None:
+    def _resubmit_lost(self) -> None:
         """Resubmit the jobs of machines that have left the cluster.
 
         Ray does so itself if the connection broke. If the network was cut, the connection is silent, and Ray would wait
@@ -135,9 +135,9 @@ class _Queue:
         """
         import ray
 
-        if time.monotonic() - self._looked_s < LOOK_S:
+        if time.monotonic() - self._checked_s < CHECK_INTERVAL_S:
             return
-        self._looked_s = time.monotonic()
+        self._checked_s = time.monotonic()
         alive = set(nodes())
         is_one_lost, self._alive = bool(self._alive - alive), alive
         for reference, number in list(self._running.items()):

@@ -14,7 +14,7 @@ from fourshot.training.lora.examples import TrainingExample
 from fourshot.training.lora.frozen_states import FrozenStates, fits
 from fourshot.training.lora.llama import LlamaDecoder
 from fourshot.training.lora.masks import attention_mask
-from fourshot.training.lora.memory import give_back, is_out_of_memory, row_tokens
+from fourshot.training.lora.memory import is_out_of_memory, release_gradients, row_tokens
 from fourshot.training.lora.output_layer import OutputLayer
 from fourshot.training.lora.packing import ROW_MULTIPLE, PackedRow, micro_batches, pack, shared_prefix_length
 from fourshot.training.lora.share import ALL, BatchShare
@@ -92,7 +92,7 @@ class LabelLoss:
                 if not is_out_of_memory(error):
                     raise
                 reason = str(error).splitlines()[0]
-            give_back(self.parameters)
+            release_gradients(self.parameters)
             self._make_room(batch, reason)
 
     def _make_room(self, batch: Sequence[int], reason: str) -> None:

@@ -22,7 +22,7 @@ class BatchShare(msgspec.Struct, frozen=True, kw_only=True):
     world: int = 1
 
     @property
-    def tells(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this is the process that reports and saves."""
         return self.rank == 0
 
