@@ -122,10 +122,10 @@ def do_jobs_at_once(
                     failed.append(failure)
 
     with ThreadPoolExecutor(among.at_once) as pool:
-        places = [pool.submit(work, place) for place in range(min(among.at_once, len(jobs)))]
+        futures = [pool.submit(work, place) for place in range(min(among.at_once, len(jobs)))]
         try:
-            for place in wait(places, return_when=FIRST_EXCEPTION).done:
-                place.result()
+            for future in wait(futures, return_when=FIRST_EXCEPTION).done:
+                future.result()
         except BaseException:
             waiting.clear()
             for child in children:

@@ -268,7 +268,7 @@ def test_a_replica_finds_its_base_where_its_machine_has_it(lan: Lan, monkeypatch
 
 
 def test_a_machine_that_is_cut_off_costs_only_time(lan: Lan, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ray_jobs, "LOOK_S", 0.2)
+    monkeypatch.setattr(ray_jobs, "CHECK_INTERVAL_S", 0.2)
     beside = lan.shared / "trainings"
     beside.mkdir()
     (beside / "work.json").write_bytes(msgspec.json.encode(Wanted(hold="b")))
