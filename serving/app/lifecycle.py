@@ -50,7 +50,7 @@ async def live(
     watching = asyncio.create_task(_watch(service, settings.poll_s, count, is_down))
     tasks = [*other_tasks, watching]
     at_start.ready()
-    return [*tasks, asyncio.create_task(_obey(service, settings.drain_s, tasks))]
+    return [*tasks, asyncio.create_task(_stop_on_request(service, settings.drain_s, tasks))]
 
 
 async def _watch(
@@ -77,7 +77,7 @@ async def _watch(
                 logger.exception("the adapters' folder could not be followed; trying again")
 
 
-async def _obey(service: Service, drain_s: float, tasks: "list[asyncio.Task[None]]") -> None:
+async def _stop_on_request(service: Service, drain_s: float, tasks: "list[asyncio.Task[None]]") -> None:
     """Wait for the supervisor's request to stop, answer what was accepted, then end the server with SIGTERM.
 
     Returns at once if there is no supervisor.

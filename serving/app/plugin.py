@@ -81,7 +81,7 @@ class FourshotPlugin:
             settings,
             count=partial(_count_loads, engine_client, state.fourshot.metrics),
             is_down=lambda: bool(engine_client.errored),
-            other_tasks=(asyncio.create_task(_mind(engine_client)),),
+            other_tasks=(asyncio.create_task(_exit_when_engine_dies(engine_client)),),
         )
 
 
@@ -90,7 +90,7 @@ def plugin() -> FourshotPlugin:
     return FourshotPlugin()
 
 
-async def _mind(engine: Any) -> None:
+async def _exit_when_engine_dies(engine: Any) -> None:
     """Wait until the engine has died, let pending requests get their 503, and exit; the supervisor restarts the server.
 
     This is a task of its own, because a call to a dead engine never returns.

@@ -22,8 +22,8 @@ import msgspec
 from yarl import URL
 
 from fourshot.serving.answers import RefusalError, send_answer, send_refusal, stopping
-from fourshot.serving.api import ASKED_PATHS, DEADLINE, HEALTH_PATHS, TaskList
-from fourshot.serving.app.guard import ACCESS, ASKER, FOR_TASKS, ON_BEHALF, TASKS_PATH
+from fourshot.serving.api import DEADLINE, HEALTH_PATHS, TASK_PATHS, TaskList
+from fourshot.serving.app.guard import ACCESS, CLIENT_NAME, FOR_TASKS, ON_BEHALF, TASKS_PATH
 from fourshot.serving.app.keys import Key
 from fourshot.serving.app.requests import deadline_s
 from fourshot.serving.fleet.asgi import Drain, lifespan, while_there
@@ -113,7 +113,7 @@ class Router:
     def order(self, path: str) -> list[Replica]:
         """Return the healthy replicas in the order in which to try them for a request at ``path``."""
         well = [replica for replica in self.replicas if replica.well]
-        if not path.startswith(ASKED_PATHS):
+        if not path.startswith(TASK_PATHS):
             return sorted(well, key=lambda replica: replica.in_flight)
         ranks = preference(_task_in(path)[:MOST_TASK_CHARS], tuple(replica.number for replica in well))
         ranked = [well[index] for index in ranks]
@@ -143,7 +143,7 @@ class Router:
                 await send_refusal(send, RefusalError(503, "starting", "No replica is up yet, or just now.", 5.0))
             return
         key: Key | None = scope.get(ACCESS)
-        if key is not None and path.startswith(ASKED_PATHS):
+        if key is not None and path.startswith(TASK_PATHS):
             try:
                 key.require(_task_in(path))
             except RefusalError as refusal:
@@ -198,7 +198,7 @@ class Router:
         has_begun = False
         try:
             # Completions of vLLM's own routes take as long as their clients wait.
-            total_s = self._limits.timeout_s + 30 if scope["path"].startswith(ASKED_PATHS) else None
+            total_s = self._limits.timeout_s + 30 if scope["path"].startswith(TASK_PATHS) else None
             async with self._session.request(
                 scope["method"],
                 URL(address, encoded=True),
@@ -236,7 +236,7 @@ class Router:
             replica.in_flight -= 1
 
     def _headers(self, scope: dict[str, Any], left_s: float) -> list[tuple[str, str]]:
-        """Return the headers for a replica: the client's own, the router's key, the asker, and the tasks of its key."""
+        """Return the headers for a replica: the client's own and its name, its key's tasks, and the router's key."""
         headers = [
             (name.decode("latin-1"), value.decode("latin-1"))
             for name, value in scope["headers"]
@@ -247,7 +247,11 @@ class Router:
         key: Key | None = scope.get(ACCESS)
         if key is not None and key.tasks:  # else the replica would show all that the router's key may see
             headers.append((FOR_TASKS.decode(), key.tasks_field(_task_in(scope["path"]))))
-        return [*headers, ("Authorization", f"Bearer {self._key}"), (ON_BEHALF.decode(), quote(scope.get(ASKER, "")))]
+        return [
+            *headers,
+            ("Authorization", f"Bearer {self._key}"),
+            (ON_BEHALF.decode(), quote(scope.get(CLIENT_NAME, ""))),
+        ]
 
     async def _pages(self, path: str, replicas: Sequence[Replica]) -> dict[int, str]:
         """Return the responses at ``path`` of those ``replicas`` that respond, by their numbers."""
@@ -285,7 +289,7 @@ def _query(scope: dict[str, Any]) -> str:
 
 
 def _task_in(path: str) -> str:
-    """Return the task's name in one of `ASKED_PATHS`; of another path, its end."""
+    """Return the task's name in one of `TASK_PATHS`; of another path, its end."""
     return path.split("/", 3)[-1]
 
 

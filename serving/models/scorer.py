@@ -46,12 +46,12 @@ class Scorer:
         self._cached = ExpectedHits()
 
     async def score_all(
-        self, prompts: Sequence[Sequence[int]], labels: LabelTokens, lora: "LoRARequest | None", asker: str = ""
+        self, prompts: Sequence[Sequence[int]], labels: LabelTokens, lora: "LoRARequest | None", client: str = ""
     ) -> list[ScoredText]:
         """Score the prompts of one request, and return the results in their order. See `score`."""
         offsets = [0, *accumulate(map(len, prompts))]
         return await all_or_none(
-            self.score(prompt, labels, lora, offset, asker) for prompt, offset in zip(prompts, offsets, strict=False)
+            self.score(prompt, labels, lora, offset, client) for prompt, offset in zip(prompts, offsets, strict=False)
         )
 
     def work_tokens(self, prompts: Sequence[Sequence[int]], labels: LabelTokens, lora: "LoRARequest | None") -> int:
@@ -65,16 +65,16 @@ class Scorer:
         labels: LabelTokens,
         lora: "LoRARequest | None",
         after_tokens: int = 0,
-        asker: str = "",
+        client: str = "",
     ) -> ScoredText:
         """Score one prompt, given as token ids, for every label. If cancelled, it leaves the queue.
 
-        ``after_tokens`` and ``asker`` as for `Dispatcher.turn`. Raises RefusalError if there will be no result.
+        ``after_tokens`` and ``client`` as for `Dispatcher.turn`. Raises RefusalError if there will be no result.
         """
         arrived = time.monotonic()
         scoring = Scoring([0.0] * len(labels.ids))
         answers = await all_or_none(
-            self._ask([*prompt, *request.prefix], params, request, lora, after_tokens, asker)
+            self._ask([*prompt, *request.prefix], params, request, lora, after_tokens, client)
             for request, params in scoring_requests(labels)
         )
         began, ended = float("inf"), arrived
@@ -97,12 +97,12 @@ class Scorer:
         request: TrieRequest,
         lora: "LoRARequest | None",
         after_tokens: int,
-        asker: str,
+        client: str,
     ) -> tuple[TrieRequest, Any, float, float]:
         """Return the request, the engine's output, when its turn came and when it ended; monotonic seconds."""
         adapter = lora.lora_name if lora else BASE
         work_tokens = len(ids) - self._cached.of(adapter, ids)
-        await self._dispatcher.turn(adapter, work_tokens, after_tokens, asker)
+        await self._dispatcher.turn(adapter, work_tokens, after_tokens, client)
         turn = time.monotonic()
         try:
             last = None

@@ -10,7 +10,7 @@ import msgspec
 import uvicorn
 from aiohttp import web
 
-from fourshot.serving.api import ASKED_PATHS, DEADLINE, TaskInfo, TaskList
+from fourshot.serving.api import DEADLINE, TASK_PATHS, TaskInfo, TaskList
 from fourshot.serving.app.guard import ACCESS
 from fourshot.serving.app.keys import Key
 from fourshot.serving.app.protocol import bounded_protocol
@@ -27,7 +27,7 @@ class FakeReplica:
     def __init__(self, name: str) -> None:
         self.name = name
         self.requests: list[tuple[str, str, bytes]] = []
-        self.askers: list[str] = []
+        self.client_names: list[str] = []
         self.deadlines: list[str] = []
         self.counts = (0, 0)  # requests and texts in flight that it reports for each task
         self.answer_with = 200
@@ -53,7 +53,7 @@ class FakeReplica:
             return web.Response(status=200)
         assert request.headers["Authorization"] == f"Bearer {KEY}"
         self.requests.append((request.method, request.path_qs, await request.read()))
-        self.askers.append(request.headers.get("X-Fourshot-Asker", ""))
+        self.client_names.append(request.headers.get("X-Fourshot-Asker", ""))
         if deadline := request.headers.get(DEADLINE):
             self.deadlines.append(deadline)
         if self.break_next:
@@ -128,7 +128,7 @@ def routed(
                 sent.append(message)
 
             headers = [(b"authorization", b"Bearer the-client's-own"), (b"content-type", b"application/json"), *more]
-            usual = "POST" if path.startswith(ASKED_PATHS) else "GET"
+            usual = "POST" if path.startswith(TASK_PATHS) else "GET"
             scope = {"type": "http", "path": path, "method": method or usual, "headers": headers, "query_string": query}
             await (app or router)({**scope, "client": ("192.0.2.1", 1), ACCESS: key}, receive, send)
             answer = b"".join(message.get("body", b"") for message in sent[1:])

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 
 from fourshot.bench.suites.fleet.replica import ServiceTimes, SimulatedReplica, SimulatedRequest
-from fourshot.serving.api import ASKED_PATHS
+from fourshot.serving.api import TASK_PATHS
 from fourshot.serving.fleet.router import SPARE, Replica, Router, preference
 from fourshot.serving.settings import Limits
 
@@ -66,7 +66,7 @@ def _rendezvous(router: Router, task: str, draw: random.Random) -> Replica:
 
 
 def _bounded(router: Router, task: str, draw: random.Random) -> Replica:
-    return router.order(f"{ASKED_PATHS[0]}{task}")[0]
+    return router.order(f"{TASK_PATHS[0]}{task}")[0]
 
 
 ROUTINGS: dict[str, Route] = {
