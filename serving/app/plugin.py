@@ -33,7 +33,7 @@ from fourshot.serving.models.students import open_students, queue_of
 from fourshot.serving.settings import ENVIRONMENT, STAGING, from_json
 
 logger = logging.getLogger("fourshot.serving")
-LOOK_AT_ENGINE_S = 0.2
+ENGINE_CHECK_INTERVAL_S = 0.2
 LAST_ANSWERS_S = 1.0
 ENGINE_DIED = 70  # exit code: EX_SOFTWARE of sysexits.h
 
@@ -96,7 +96,7 @@ async def _exit_when_engine_dies(engine: Any) -> None:
     This is a task of its own, because a call to a dead engine never returns.
     """
     while not engine.errored:
-        await asyncio.sleep(LOOK_AT_ENGINE_S)
+        await asyncio.sleep(ENGINE_CHECK_INTERVAL_S)
     logger.error("the engine has died")
     await asyncio.sleep(LAST_ANSWERS_S)
     os._exit(ENGINE_DIED)

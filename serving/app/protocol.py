@@ -24,7 +24,10 @@ from fourshot.serving.settings import NEAR_PROXIES, PROXIES, Limits, ServeSettin
 WISH = re.compile(rb"\r\nUpgrade:[^\r\n]*(?=\r\n|\Z)", re.IGNORECASE)
 WEBSOCKET = re.compile(rb"\r\nUpgrade:[ \t]*websocket[ \t]*(?=\r\n|\Z)", re.IGNORECASE)
 STILL_THERE = b"HTTP/1.1 100 Continue\r\n\r\n"
-FIRST_LOOK_S, LONGEST_LOOK_S = 0.05, 1.0  # seconds to the first check for a client that left; at most between two
+FIRST_CHECK_S, MAX_CHECK_INTERVAL_S = (
+    0.05,
+    1.0,
+)  # seconds to the first check for a client that left; at most between two
 TLS = b"\x16\x03"  # first bytes of a client that takes the address for https
 NO_TLS = "The client speaks TLS, the service does not. Ask http://, or start it with --vllm --ssl-certfile CERT."
 
@@ -73,7 +76,7 @@ class ReadingWatch:
         """Watch until the client has read everything. No effect if it is being watched already."""
         if self._timer is None:
             self.has_read()
-            self._look()
+            self._check_progress()
 
     def has_read(self) -> None:
         self._read_at = self._loop.time()
@@ -82,7 +85,7 @@ class ReadingWatch:
         if self._timer is not None:
             self._timer.cancel()
 
-    def _look(self) -> None:
+    def _check_progress(self) -> None:
         unread_bytes = self._transport.get_write_buffer_size()
         if unread_bytes < self._unread_bytes:
             self.has_read()
@@ -90,7 +93,7 @@ class ReadingWatch:
         if unread_bytes and self._loop.time() - self._read_at >= self._patience_s:
             self._transport.abort()
         elif unread_bytes:
-            self._timer = self._loop.call_later(self._patience_s / 10, self._look)
+            self._timer = self._loop.call_later(self._patience_s / 10, self._check_progress)
 
 
 async def hang_up_when_gone(transport: asyncio.Transport, cycle: RequestResponseCycle) -> None:
@@ -98,12 +101,12 @@ async def hang_up_when_gone(transport: asyncio.Transport, cycle: RequestResponse
 
     `STILL_THERE` was sent to it: the machine of a client that has left responds with a reset.
     """
-    wait_s = FIRST_LOOK_S
+    wait_s = FIRST_CHECK_S
     while not (cycle.response_started or transport.is_closing()):
         if transport.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
             transport.abort()
         await asyncio.sleep(wait_s)
-        wait_s = min(2 * wait_s, LONGEST_LOOK_S)
+        wait_s = min(2 * wait_s, MAX_CHECK_INTERVAL_S)
 
 
 class BoundedHttpProtocol(HttpToolsProtocol):

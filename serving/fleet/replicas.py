@@ -58,7 +58,7 @@ class Replicas:
             try:
                 while not self.ready.is_set() and not serving.done():
                     await asyncio.sleep(0.1)
-                    if any(replica.well for replica in replicas):
+                    if any(replica.healthy for replica in replicas):
                         self.ready.set()
                 await serving
             finally:

@@ -34,8 +34,8 @@ class FakeReplica:
         self.break_next = 0
         self.answers = asyncio.Event()
         self.answers.set()
-        self.looked_at = asyncio.Event()
-        self.looked_at.set()
+        self.answers_health = asyncio.Event()
+        self.answers_health.set()
         self.runner: web.AppRunner | None = None
 
     async def start(self) -> str:
@@ -49,7 +49,7 @@ class FakeReplica:
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         if request.path == "/health":
-            await self.looked_at.wait()
+            await self.answers_health.wait()
             return web.Response(status=200)
         assert request.headers["Authorization"] == f"Bearer {KEY}"
         self.requests.append((request.method, request.path_qs, await request.read()))
@@ -138,7 +138,7 @@ def routed(
                 return sent[0]["status"], answer.decode()
 
         try:
-            await until(lambda: all(replica.well for replica in replicas))
+            await until(lambda: all(replica.healthy for replica in replicas))
             await test(router, fakes, ask)
         finally:
             watching.cancel()

@@ -76,7 +76,7 @@ def test_where_all_are_away_it_waits_a_while_then_says_so() -> None:
             assert fake.runner is not None
             await fake.runner.cleanup()
             fake.runner = None
-        await until(lambda: not any(replica.well for replica in router.replicas))
+        await until(lambda: not any(replica.healthy for replica in router.replicas))
         for path in ("/health", "/ping"):
             code, answer = await ask(path)
             assert (code, answer["error"]["type"]) == (503, "starting"), "at once: it is no matter of one replica"

@@ -52,17 +52,17 @@ class SimulationResult(msgspec.Struct, frozen=True, kw_only=True):
 Route = Callable[[Router, str, random.Random], Replica]
 
 
-def _well(router: Router) -> list[Replica]:
-    return [replica for replica in router.replicas if replica.well]
+def _healthy(router: Router) -> list[Replica]:
+    return [replica for replica in router.replicas if replica.healthy]
 
 
 def _random(router: Router, task: str, draw: random.Random) -> Replica:
-    return draw.choice(_well(router))
+    return draw.choice(_healthy(router))
 
 
 def _rendezvous(router: Router, task: str, draw: random.Random) -> Replica:
-    well = _well(router)
-    return well[preference(task, tuple(replica.number for replica in well))[0]]
+    healthy = _healthy(router)
+    return healthy[preference(task, tuple(replica.number for replica in healthy))[0]]
 
 
 def _bounded(router: Router, task: str, draw: random.Random) -> Replica:
@@ -71,7 +71,9 @@ def _bounded(router: Router, task: str, draw: random.Random) -> Replica:
 
 ROUTINGS: dict[str, Route] = {
     "random": _random,
-    "least loaded": lambda router, _, draw: min(_well(router), key=lambda replica: (replica.in_flight, draw.random())),
+    "least loaded": lambda router, _, draw: min(
+        _healthy(router), key=lambda replica: (replica.in_flight, draw.random())
+    ),
     "rendezvous": _rendezvous,
     "bounded rendezvous": _bounded,  # what `fourshot serve --replicas` does
     "bounded, loosely": _bounded,
@@ -126,7 +128,7 @@ class _Simulation:
 
     def run(self) -> SimulationResult:
         for replica in self.router.replicas:
-            replica.well = True
+            replica.healthy = True
         self._warm()
         requests = arrivals(self.scenario)
         queue: list[tuple[float, int, Callable[[], None]]] = []  # time, order, action
@@ -176,13 +178,13 @@ class _Simulation:
     def _lose(self) -> None:
         """Lose replica 0. The router notices at once, because connections break, and reroutes its requests."""
         replica = self.replicas[0]
-        replica.router.well = False
+        replica.router.healthy = False
         for request in replica.give_up():
             self.moved += 1
             self._arrive(request)
 
     def _return(self) -> None:
-        self.replicas[0].router.well = True
+        self.replicas[0].router.healthy = True
 
     def _outcome(self, requests: int) -> SimulationResult:
         uses = {kind: sum(replica.uses[kind] for replica in self.replicas) for kind in ("slot", "memory", "disk")}
