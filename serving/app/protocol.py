@@ -24,10 +24,8 @@ from fourshot.serving.settings import NEAR_PROXIES, PROXIES, Limits, ServeSettin
 WISH = re.compile(rb"\r\nUpgrade:[^\r\n]*(?=\r\n|\Z)", re.IGNORECASE)
 WEBSOCKET = re.compile(rb"\r\nUpgrade:[ \t]*websocket[ \t]*(?=\r\n|\Z)", re.IGNORECASE)
 STILL_THERE = b"HTTP/1.1 100 Continue\r\n\r\n"
-FIRST_CHECK_S, MAX_CHECK_INTERVAL_S = (
-    0.05,
-    1.0,
-)  # seconds to the first check for a client that left; at most between two
+FIRST_CHECK_S = 0.05  # to the first check whether a client has left
+MAX_CHECK_INTERVAL_S = 1.0  # between two such checks
 TLS = b"\x16\x03"  # first bytes of a client that takes the address for https
 NO_TLS = "The client speaks TLS, the service does not. Ask http://, or start it with --vllm --ssl-certfile CERT."
 

@@ -110,7 +110,7 @@ class Service:
                 mine = [name for name in sorted(self.adapters.current) if not caller.tasks or name in caller.tasks]
                 names = shorten(mine, MOST_NAMED) or "none yet"
                 raise RefusalError(404, "unknown_task", f"There is no task {quoted(task)} here. Tasks are: {names}.")
-            fitting = _of_kind(versions, task, writes=kind is GenerateRequest)
+            fitting = _of_kind(versions, task, generates_text=kind is GenerateRequest)
             method = request.method or fitting[0].methods[0]
             version = _chosen(fitting, method)
             within_s = min(self._limits.timeout_s, caller.deadline_s)
@@ -244,12 +244,12 @@ class Service:
             self.metrics.in_flight.labels(task).set(self._in_flight[task])
 
 
-def _of_kind(versions: Sequence[Version], task: str, *, writes: bool) -> list[Version]:
+def _of_kind(versions: Sequence[Version], task: str, *, generates_text: bool) -> list[Version]:
     """Return the versions that generate texts, or those that predict labels. Raises `RefusalError` if there is none."""
-    matching = [version for version in versions if isinstance(version.task, GenerationTask) is writes]
+    matching = [version for version in versions if isinstance(version.task, GenerationTask) is generates_text]
     if matching:
         return matching
-    if writes:
+    if generates_text:
         raise RefusalError(400, "has_labels", f"{task} has labels, and writes nothing: ask POST /v1/classify/{task}.")
     raise RefusalError(400, WRITES, f"{task} has no labels, and writes texts: ask POST /v1/generate/{task}.")
 

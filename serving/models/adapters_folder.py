@@ -99,25 +99,25 @@ def add_adapter(root: Path, source: str, base: str | None = None) -> tuple[Card,
     return card, True
 
 
-def doubts_of(root: Path, card: Card) -> list[str]:
+def warnings_about(root: Path, card: Card) -> list[str]:
     """Return warnings about an adapter or a student: if those in ``root`` have other labels or another base."""
     others = [other for other, _ in _cards(root) if other.name != card.name]
-    doubts = []
+    warnings = []
     labels = _labels(card)
     of_task = [_labels(other) for other in others if other.task.name == card.task.name]
     if before := next((theirs for theirs in of_task if theirs != labels), ()):
-        doubts.append(
+        warnings.append(
             f"versions of {card.task.name} there answer with other labels: {', '.join(before)}; this one with "
             f"{', '.join(labels)}."
         )
     bases = {(o.model_name, o.model_revision) for o in others if isinstance(o, AdapterCard)}
     if isinstance(card, AdapterCard) and bases and (card.model_name, card.model_revision) not in bases:
-        doubts.append(
+        warnings.append(
             f"it was trained on {card.model_name} ({card.model_revision}), and the adapters there on "
             f"{', '.join(f'{name} ({revision})' for name, revision in sorted(bases))}. A server has one base, and "
             "refuses those of others."
         )
-    return doubts
+    return warnings
 
 
 def preferred_to(root: Path, card: Card) -> str:

@@ -43,7 +43,7 @@ class Scorer:
     def __init__(self, engine: Any, dispatcher: Dispatcher) -> None:
         self._engine, self._dispatcher = engine, dispatcher
         self._ids = count()
-        self._cached = ExpectedHits()
+        self._hits = ExpectedHits()
 
     async def score_all(
         self, prompts: Sequence[Sequence[int]], labels: LabelTokens, lora: "LoRARequest | None", client: str = ""
@@ -57,7 +57,7 @@ class Scorer:
     def work_tokens(self, prompts: Sequence[Sequence[int]], labels: LabelTokens, lora: "LoRARequest | None") -> int:
         """Return the tokens that the model is expected to compute for ``prompts``."""
         adapter = lora.lora_name if lora else BASE
-        return len(scoring_requests(labels)) * sum(len(ids) - self._cached.of(adapter, ids) for ids in prompts)
+        return len(scoring_requests(labels)) * sum(len(ids) - self._hits.expected(adapter, ids) for ids in prompts)
 
     async def score(
         self,
@@ -101,7 +101,7 @@ class Scorer:
     ) -> tuple[TrieRequest, Any, float, float]:
         """Return the request, the engine's output, when its turn came and when it ended; monotonic seconds."""
         adapter = lora.lora_name if lora else BASE
-        work_tokens = len(ids) - self._cached.of(adapter, ids)
+        work_tokens = len(ids) - self._hits.expected(adapter, ids)
         await self._dispatcher.turn(adapter, work_tokens, after_tokens, client)
         turn = time.monotonic()
         try:
@@ -119,7 +119,7 @@ class Scorer:
                 raise _engine_down()
         finally:
             self._dispatcher.done(work_tokens)
-        self._cached.saw(adapter, ids, last.num_cached_tokens or 0)
+        self._hits.record(adapter, ids, last.num_cached_tokens or 0)
         return request, last, turn, time.monotonic()
 
 
@@ -165,10 +165,10 @@ class ExpectedHits:
     def __init__(self) -> None:
         self._last: OrderedDict[tuple[str, tuple[int, ...]], int] = OrderedDict()
 
-    def of(self, adapter: str, ids: Sequence[int]) -> int:
+    def expected(self, adapter: str, ids: Sequence[int]) -> int:
         return min(self._last.get((adapter, tuple(ids[:BEGINNING_TOKENS])), 0), len(ids) - 1)
 
-    def saw(self, adapter: str, ids: Sequence[int], cached_tokens: int) -> None:
+    def record(self, adapter: str, ids: Sequence[int], cached_tokens: int) -> None:
         key = adapter, tuple(ids[:BEGINNING_TOKENS])
         self._last[key] = cached_tokens
         self._last.move_to_end(key)
