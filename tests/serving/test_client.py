@@ -15,7 +15,7 @@ import pytest
 
 from fourshot import AsyncClient, InputError, Prediction, RequestError, ServiceError
 from tests.serving.client_caller import ClientCaller
-from tests.serving.fake_server import HANG_S, FakeService, Reply, classified, nobody, refusal
+from tests.serving.fake_server import HANG_S, FakeService, Reply, classified, refusal, unused_url
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -141,7 +141,7 @@ def test_a_service_that_is_silent_is_given_up(ask: ClientCaller, service: FakeSe
 
 
 def test_where_nobody_listens_it_says_how_to_start_one(ask: ClientCaller) -> None:
-    url = nobody()
+    url = unused_url()
     with pytest.raises(ServiceError, match=f"no service answers at {url} .tried 5 times.*`fourshot serve") as error:
         ask("classify", "tone", "good", settings={"url": url})
     assert (error.value.kind, error.value.exit_code, len(ask.slept)) == ("unreachable", 1, 4)
@@ -151,7 +151,7 @@ def test_healthy_asks_once_and_raises_nothing(ask: ClientCaller, service: FakeSe
     service.replies = [Reply(), refusal(503), Reply(do="hang up")]
     assert [ask("healthy") for _ in range(3)] == [True, False, False]
     assert [request.path for request in service.received] == 3 * ["/health"]
-    assert ask("healthy", settings={"url": nobody()}) is False
+    assert ask("healthy", settings={"url": unused_url()}) is False
     assert ask.slept == []
 
 
@@ -171,7 +171,7 @@ def test_the_key_is_that_of_the_call_or_of_the_environment(
 
 def test_a_proxy_is_not_asked_for_this_machine(ask: ClientCaller, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
-        monkeypatch.setenv(name, nobody())
+        monkeypatch.setenv(name, unused_url())
     monkeypatch.delenv("no_proxy", raising=False)
     monkeypatch.delenv("NO_PROXY", raising=False)
     assert ask("healthy")

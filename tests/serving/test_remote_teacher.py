@@ -22,7 +22,7 @@ from fourshot.serving.clients.remote.completions import CompletionResponse, Toke
 from fourshot.serving.clients.remote.settings import RemoteSettings
 from fourshot.serving.clients.remote.teacher import remote_teacher
 from tests.pipeline.task_folders import write_task
-from tests.serving.fake_server import FakeServer, Received, Reply, nobody, served
+from tests.serving.fake_server import FakeServer, Received, Reply, served, unused_url
 
 COLD_WORDS = ("snow", "ice", "frost", "froze")
 KEY = "sk-secret-0123"
@@ -264,7 +264,7 @@ def test_a_wrong_model_an_unknown_label_and_nobody_are_told(
     endpoint.says = "lukewarm"
     with pytest.raises(InputError, match=r"names no label of any shot.*'lukewarm'"):
         annotations_of(teacher(endpoint, task, votes=1), tmp_path, "snow")
-    monkeypatch.setattr(endpoint, "url", nobody())
+    monkeypatch.setattr(endpoint, "url", unused_url())
     with pytest.raises(ServiceError, match="nobody answers"):
         annotations_of(teacher(endpoint, task), tmp_path, "snow")
     with pytest.raises(InputError, match="may hold no name, password or query"):

@@ -34,7 +34,7 @@ from fourshot.training.jobs.machines import (
 )
 from tests.pipeline.corpus.small_corpora import make, named, rows_of, settings
 from tests.pipeline.loop.machines import in_the_middle
-from tests.training.jobs.fake_trainer import MACHINE, Wanted, check_each_is_there_once, install, jobs, seeds_begun
+from tests.training.jobs.fake_trainer import MACHINE, Behaviour, check_each_is_there_once, install, jobs, seeds_begun
 from tests.waiting import wait_for
 
 NET = "10.213.7"
@@ -271,7 +271,7 @@ def test_a_machine_that_is_cut_off_costs_only_time(lan: Lan, monkeypatch: pytest
     monkeypatch.setattr(ray_jobs, "CHECK_INTERVAL_S", 0.2)
     beside = lan.shared / "trainings"
     beside.mkdir()
-    (beside / "work.json").write_bytes(msgspec.json.encode(Wanted(hold="b")))
+    (beside / "work.json").write_bytes(msgspec.json.encode(Behaviour(hold="b")))
     cut: list[int] = []
 
     def cut_b(number: int, step: int, planned: int, loss: float) -> None:
