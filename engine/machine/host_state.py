@@ -86,14 +86,14 @@ def library_variables_recorded() -> Iterator[None]:
     try:
         yield
     except BaseException:
-        _note(before)
+        _record_changes(before)
         if is_first:
             restore_variables()
         raise
-    _note(before)
+    _record_changes(before)
 
 
-def _note(before: Mapping[str, str]) -> None:
+def _record_changes(before: Mapping[str, str]) -> None:
     after = _of_libraries()
     for name in before.keys() | after.keys():
         if before.get(name) != after.get(name):

@@ -16,7 +16,7 @@ import msgspec
 from fourshot.engine.core import EngineSettings
 from fourshot.engine.errors import FourshotError
 from fourshot.engine.machine.processes import ChildFailure
-from fourshot.engine.machine.temporary import own_folder
+from fourshot.engine.machine.temporary import process_folder
 from fourshot.engine.machine.threads import ENGINE_SPINS
 from fourshot.pipeline.loop.local_worker import MOST_DEATHS, LocalWorker, requests_ahead
 from fourshot.pipeline.loop.units import TaskBrief, Unit, UnitKey, UnitProgress, UnitResult
@@ -229,5 +229,5 @@ class _Actor:
     def _open(self) -> LocalWorker:
         """Return a worker with the base model of this machine. Raises FourshotError or OSError if that fails."""
         model = prepare_machine(self._setup) or self._engine.model
-        log = own_folder("fourshot-engine-") / "log.txt"
+        log = process_folder("fourshot-engine-") / "log.txt"
         return LocalWorker(msgspec.structs.replace(self._engine, model=model), log)

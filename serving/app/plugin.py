@@ -16,7 +16,7 @@ from fastapi import FastAPI
 
 from fourshot.engine.checkpoints.models import checkpoint_shapes
 from fourshot.engine.core import EngineSettings
-from fourshot.engine.machine.temporary import own_folder
+from fourshot.engine.machine.temporary import process_folder
 from fourshot.engine.tokens import load_tokenizer
 from fourshot.engine.vllm_seams.api_server import models_of
 from fourshot.engine.vllm_seams.client import limits_of
@@ -56,7 +56,7 @@ class FourshotPlugin:
         base = settings.find_base()
         tokenizer = load_tokenizer(base.path)
         dispatcher = queue_of(limits, of_engine.num_loras, 2 * of_engine.step_tokens)
-        staging = at_start.staging or own_folder(STAGING)
+        staging = at_start.staging or process_folder(STAGING)
         model = BaseModel(
             engine=engine_client,
             models=models_of(state),

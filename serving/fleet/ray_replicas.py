@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 from fourshot.engine.errors import FourshotError
-from fourshot.engine.machine.temporary import own_folder
+from fourshot.engine.machine.temporary import process_folder
 from fourshot.serving.fleet.supervisor import Say, Supervisor, listen, replica_settings
 from fourshot.serving.settings import ServeSettings
 from fourshot.training.jobs.cluster import cluster, has_gpus, machines, nodes
@@ -107,7 +107,7 @@ class _Actor:
         if settings.found_base:
             base = msgspec.structs.replace(settings.found_base, path=checkpoint)
             settings = msgspec.structs.replace(settings, found_base=base)
-        self._folder = folder = own_folder(REPLICA)
+        self._folder = folder = process_folder(REPLICA)
         file = folder / "keys.toml"
         file.touch(mode=0o600)
         file.write_text(keys, encoding="utf-8")

@@ -15,7 +15,7 @@ import msgspec
 
 from fourshot.engine.errors import FourshotError, InputError
 from fourshot.engine.machine.gpus import gpus
-from fourshot.engine.machine.temporary import lent_folder
+from fourshot.engine.machine.temporary import temporary_folder
 from fourshot.engine.machine.threads import available_cores
 from fourshot.serving.app.keys import add_key
 from fourshot.serving.app.logs import log_to
@@ -43,7 +43,7 @@ class Replicas:
 
     async def run(self) -> None:
         """Route requests to the servers until `stop`. Raises FourshotError, or OSError, if none can be started."""
-        with lent_folder(KEYS) as folder:
+        with temporary_folder(KEYS) as folder:
             await self._route(folder / "keys.toml")
         if len(self._failed) == self._number:
             raise self._failed[0]

@@ -18,7 +18,7 @@ import msgspec
 
 from fourshot.engine.errors import FourshotError, InputError
 from fourshot.engine.machine.processes import import_path
-from fourshot.engine.machine.temporary import lent_folder
+from fourshot.engine.machine.temporary import temporary_folder
 from fourshot.serving.answers import JSON, RefusalError
 from fourshot.serving.app.keys import MOST_TASKS_CHARS
 from fourshot.serving.app.server import READY, environment
@@ -154,7 +154,7 @@ class Supervisor:
 
     async def _one_server(self) -> tuple[bool, int]:
         """Start a server and wait for its end. Return whether it was ever ready, and its exit code."""
-        with lent_folder(STAGING) as staging:
+        with temporary_folder(STAGING) as staging:
             return await self._serve_from(str(staging))
 
     async def _serve_from(self, staging: str) -> tuple[bool, int]:

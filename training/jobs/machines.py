@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from fourshot.engine.checkpoints.made_once import made_once
+from fourshot.engine.checkpoints.create_once import create_once
 from fourshot.engine.checkpoints.models import content_files, content_hash
 from fourshot.engine.errors import FourshotError, InputError
 from fourshot.engine.fake_engine import is_fake
@@ -191,7 +191,7 @@ def _fetched(required: MachineRequirements, file_server: Any) -> Path:
         return original
     copy = home() / "models" / f"{original.name}-{required.content}"
     try:
-        return made_once(copy, is_whole, lambda folder: _fetch(folder, file_server))
+        return create_once(copy, is_whole, lambda folder: _fetch(folder, file_server))
     except OSError as error:
         raise FourshotError(
             f"the base model {original} is not on this machine, and could not be fetched into {copy.parent}: {error}. "
