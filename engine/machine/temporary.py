@@ -22,7 +22,7 @@ def process_folder(beginning: str) -> Path:
 
 @contextmanager
 def temporary_folder(beginning: str) -> Iterator[Path]:
-    """Create an `process_folder`, and remove it at the end of the block."""
+    """Create a `process_folder`, and remove it at the end of the block."""
     folder = process_folder(beginning)
     try:
         yield folder

@@ -69,7 +69,7 @@ def run_jobs_over_ray(
     if open_jobs:
         with cluster(placement.ray):
             check_devices(placement.gpus_per_job)
-            with machine_setup(model, store, file_server=_Board) as setup:
+            with machine_setup(model, store, file_server=_ProgressServer) as setup:
                 check_machines(setup, nodes())
                 queue = _Queue(jobs, store.resolve(), setup, placement.gpus_per_job, tell)
                 for number, outcome in queue.run(open_jobs, on_step):
@@ -101,7 +101,7 @@ class _Queue:
         import ray
 
         for number in open_jobs:
-            self._give(number)
+            self._submit(number)
         while self._running:
             ended, _ = ray.wait(list(self._running), timeout=POLL_S)
             new_nodes, steps = ray.get(self._setup.file_server.read.remote())
@@ -120,7 +120,7 @@ class _Queue:
                 yield number, outcome
             self._resubmit_lost()
 
-    def _give(self, number: int, node: str = "") -> None:
+    def _submit(self, number: int, node: str = "") -> None:
         options = {"scheduling_strategy": on_node(node, soft=True)} if node else {}
         job, store = self._jobs[number], str(self._store)
         reference = self._task.options(**options).remote(self._setup, job, store, number, self._processes)
@@ -147,7 +147,7 @@ class _Queue:
             del self._running[reference]
             self._nodes.pop(number, None)
             ray.cancel(reference)
-            self._give(number)
+            self._submit(number)
 
     def _outcome(self, reference: Any, number: int) -> TrainingResult | FailedJob | None:
         """Return the outcome of an ended job, or None if it was resubmitted."""
@@ -170,7 +170,7 @@ class _Queue:
             if not failure.of_machine or not fit_nodes or len(unfit) > RETRIES:
                 return FailedJob(key=job.key, kind=failure.kind, message=failure.message)
             self._tell(f"{job.name} is tried on another machine: {failure.message}")
-            self._give(number, fit_nodes[number % len(fit_nodes)])
+            self._submit(number, fit_nodes[number % len(fit_nodes)])
             return None
         deadline = time.monotonic() + SEEN_S
         while (result := finished(self._store, job)) is None:
@@ -185,7 +185,7 @@ class _Queue:
         return result
 
 
-class _Board(CheckpointServer):
+class _ProgressServer(CheckpointServer):
     """Actor on the driver's machine: workers report the node and progress of their jobs, and the driver polls them."""
 
     def __init__(self, folder: str) -> None:

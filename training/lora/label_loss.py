@@ -118,7 +118,7 @@ class LabelLoss:
         for run in micro_batches(lengths, len(self._prefix), self.most_tokens):
             chosen = [batch[position] for position in run]
             row = pack(self._prefix, [self._tails[index] for index in chosen], self.device, self._multiple)
-            positions, targets, weights, label_weights = self._aims(chosen, row.starts)
+            positions, targets, weights, label_weights = self._prediction_targets(chosen, row.starts)
             known = self.frozen_states
             states = known.of_row(chosen, row.input_ids.shape[1], self.most_tokens) if known else None
             logits = self._logits(self._hidden(row, positions, states))
@@ -180,7 +180,7 @@ class LabelLoss:
         """Return float32 logits [num_positions, num_labels or vocabulary] of states [num_positions, hidden_size]."""
         return self._head(hidden, None if self._whole_text else self._choices)
 
-    def _aims(self, chosen: Sequence[int], starts: Sequence[int]) -> list[torch.Tensor]:
+    def _prediction_targets(self, chosen: Sequence[int], starts: Sequence[int]) -> list[torch.Tensor]:
         """Return the positions of the row that predict something, their targets, weights, and weights as label tokens.
 
         Each is [num_positions]. Both kinds of weights of one text sum to the text's weight.

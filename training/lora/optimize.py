@@ -110,7 +110,7 @@ class Optimization:
             master.grad = torch.zeros_like(master) if weight.grad is None else weight.grad.float()
             weight.grad = None
         gradients = [master.grad for master in self._masters if master.grad is not None]
-        loss, label_loss, num_tokens = self._share.add_up(gradients, sums)
+        loss, label_loss, num_tokens = self._share.all_reduce(gradients, sums)
         self.num_tokens += int(num_tokens)
         if loss != loss:
             raise self._diverged("The loss is", step + 1)

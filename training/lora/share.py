@@ -29,7 +29,7 @@ class BatchShare(msgspec.Struct, frozen=True, kw_only=True):
     def of(self, batch: Sequence[T]) -> Sequence[T]:
         return batch[self.rank :: self.world]
 
-    def add_up(self, tensors: "Sequence[torch.Tensor]", numbers: Sequence[float]) -> list[float]:
+    def all_reduce(self, tensors: "Sequence[torch.Tensor]", numbers: Sequence[float]) -> list[float]:
         """Sum float32 ``tensors`` over all processes, in place, and return the summed ``numbers``."""
         if self.world == 1:
             return list(numbers)
