@@ -21,7 +21,7 @@ from fourshot.engine.tokens import load_tokenizer
 from fourshot.engine.vllm_seams.api_server import models_of
 from fourshot.engine.vllm_seams.client import limits_of
 from fourshot.engine.vllm_seams.lora_loads import WORKER_METHOD
-from fourshot.serving.app.lifecycle import at_start, live
+from fourshot.serving.app.lifecycle import live, process_state
 from fourshot.serving.app.metrics import Metrics
 from fourshot.serving.app.routes import add_routes
 from fourshot.serving.app.service import Service
@@ -56,7 +56,7 @@ class FourshotPlugin:
         base = settings.find_base()
         tokenizer = load_tokenizer(base.path)
         dispatcher = queue_of(limits, of_engine.num_loras, 2 * of_engine.step_tokens)
-        staging = at_start.staging or process_folder(STAGING)
+        staging = process_state.staging or process_folder(STAGING)
         model = BaseModel(
             engine=engine_client,
             models=models_of(state),

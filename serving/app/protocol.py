@@ -21,7 +21,7 @@ from fourshot.serving.settings import NEAR_PROXIES, PROXIES, Limits, ServeSettin
 
 # Java's HttpClient requests HTTP/2 with this header, Apache's requests TLS; the parser would then skip the body. A
 # WebSocket's header stays, except on a POST, which cannot become one.
-WISH = re.compile(rb"\r\nUpgrade:[^\r\n]*(?=\r\n|\Z)", re.IGNORECASE)
+UPGRADE = re.compile(rb"\r\nUpgrade:[^\r\n]*(?=\r\n|\Z)", re.IGNORECASE)
 WEBSOCKET = re.compile(rb"\r\nUpgrade:[ \t]*websocket[ \t]*(?=\r\n|\Z)", re.IGNORECASE)
 STILL_THERE = b"HTTP/1.1 100 Continue\r\n\r\n"
 FIRST_CHECK_S = 0.05  # to the first check whether a client has left
@@ -49,7 +49,7 @@ class HeaderGate:
         self.num_bytes += (cut if is_whole else len(data)) - open_bytes
         self.is_tls = data.startswith(TLS)
         if head.startswith(b"POST ") or not WEBSOCKET.search(head):
-            head = WISH.sub(b"", head)
+            head = UPGRADE.sub(b"", head)
         return head + rest if is_whole else head
 
 

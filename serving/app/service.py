@@ -149,7 +149,7 @@ class Service:
             raise RefusalError(400, "bad_input", str(error)) from None
         rule = _rule(version, request, method)
         self._check(version, caller)  # before anything is computed
-        async with self._promised(version, len(texts)):
+        async with self._in_progress(version, len(texts)):
             prepared = await version.prepare(texts, method)
             self._check(version, caller, version.work_tokens(prepared, method))
             scored, probabilities = await version.score(prepared, method, caller.name)
@@ -176,7 +176,7 @@ class Service:
         self, version: GeneratorVersion, request: GenerateRequest, method: Method, arrived: float, caller: Caller
     ) -> GenerateResponse:
         self._check(version, caller)
-        async with self._promised(version, len(request.inputs)):
+        async with self._in_progress(version, len(request.inputs)):
             tokens = await version.count_tokens(request.inputs)
             self._check(version, caller, sum(tokens))
             answers = await version.generate(request.inputs, tokens, caller.name)
@@ -230,7 +230,7 @@ class Service:
             raise
 
     @asynccontextmanager
-    async def _promised(self, version: Version, texts: int) -> AsyncIterator[None]:
+    async def _in_progress(self, version: Version, texts: int) -> AsyncIterator[None]:
         """Keep ``version`` loaded, and count ``texts`` as in flight, while a request is processed."""
         task = version.task.name
         version.in_use += 1

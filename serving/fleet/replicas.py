@@ -99,7 +99,7 @@ class Replicas:
         for index, environment in enumerate(environments(self._number, os.environ, gpus(os.environ))):
             listening = listen("127.0.0.1", 0)
             own_settings = replica_settings(self._settings, "127.0.0.1", listening, keys)
-            say = partial(_say_of, self._say, index)
+            say = partial(_pass_on_line, self._say, index)
             supervisor = Supervisor(own_settings, listening, self._log.with_suffix(f".{index}.log"), say, environment)
             supervisors.append(supervisor)
             running.append(asyncio.create_task(self._keep_alive(supervisor, say)))
@@ -155,7 +155,7 @@ class Replicas:
             await asyncio.to_thread(started.close)
 
 
-def _say_of(say: Say, replica: int, line: str) -> None:
+def _pass_on_line(say: Say, replica: int, line: str) -> None:
     """Pass on a line of a replica's output, with its number. A line of its log keeps its level and format."""
     if line.startswith("{"):
         with contextlib.suppress(msgspec.DecodeError):

@@ -137,7 +137,7 @@ class Supervisor:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._stopping.wait(), pause_s)
         finally:
-            self._no_longer()
+            self._close_stand_in()
             self._listening.close()
 
     def stop(self) -> None:
@@ -181,7 +181,10 @@ class Supervisor:
         if self._stopping.is_set():
             self.stop()  # again: there was no process to stop when it was called
         assert child.stdout is not None
-        telling, stopping = asyncio.create_task(self._tell(child.stdout)), asyncio.create_task(self._stopping.wait())
+        telling, stopping = (
+            asyncio.create_task(self._pass_on_output(child.stdout)),
+            asyncio.create_task(self._stopping.wait()),
+        )
         try:
             await asyncio.wait({telling, stopping}, return_when=asyncio.FIRST_COMPLETED)
             ended = self.ready.is_set(), await self._end(child)
@@ -192,12 +195,12 @@ class Supervisor:
         await telling  # to the end of its output
         return ended
 
-    async def _tell(self, output: asyncio.StreamReader) -> None:
+    async def _pass_on_output(self, output: asyncio.StreamReader) -> None:
         """Pass on the server's output until its end, and note when it is ready."""
         async for line in output:
             text = line.decode("utf-8", "replace").rstrip()
             if text == READY:
-                self._no_longer()
+                self._close_stand_in()
                 self.ready.set()
             elif text:
                 self._say(text)
@@ -220,15 +223,15 @@ class Supervisor:
         """Respond to requests with 503 while there is no server."""
         if self._stand_in is None:
             self._stand_in = await asyncio.start_server(
-                self._not_now, sock=socket.socket(fileno=os.dup(self._listening.fileno()))
+                self._answer_not_ready, sock=socket.socket(fileno=os.dup(self._listening.fileno()))
             )
 
-    def _no_longer(self) -> None:
+    def _close_stand_in(self) -> None:
         if self._stand_in is not None:
             self._stand_in.close()
             self._stand_in = None
 
-    async def _not_now(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _answer_not_ready(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         state = "restarting" if self.restarts else "starting"
         refusal = RefusalError(503, state, f"The server is {state}.", 5.0)
         body = refusal.body

@@ -49,7 +49,7 @@ class AdapterSync:
         self._writers = writers or students
         self._ready: dict[str, Version] = {}  # by key
         # By folder: signature of rejected files, the reason, and until when they are rejected unless they change.
-        self._bad: dict[Path, tuple[Signature, str, float]] = {}
+        self._refusals: dict[Path, tuple[Signature, str, float]] = {}
         self._draining: dict[str, Version] = {}
         self._contents: FolderContents | None = None
         self._unloaded: set[str] = set()  # tasks with something new that has not been tried yet
@@ -214,21 +214,21 @@ class AdapterSync:
 
     def _is_refused(self, stored: StoredAdapter) -> bool:
         """Whether ``stored`` could not be loaded, and is not to be tried again yet."""
-        refusal = self._bad.get(stored.folder)
+        refusal = self._refusals.get(stored.folder)
         return refusal is not None and refusal[0] == stored.signature and time.monotonic() < refusal[2]
 
     async def _admit(self, stored: StoredAdapter) -> Version | None:
         """Load an adapter or a student; None if it is rejected."""
-        refusal = self._bad.get(stored.folder)
+        refusal = self._refusals.get(stored.folder)
         try:
             version = await self._loader(stored).admit(stored)
         except FourshotError as error:
             refused_until_s = time.monotonic() + RETRY_S if isinstance(error.__cause__, OSError) else math.inf
-            self._bad[stored.folder] = (stored.signature, str(error), refused_until_s)
+            self._refusals[stored.folder] = (stored.signature, str(error), refused_until_s)
             if refusal is None or refusal[0] != stored.signature:
                 logger.warning("%s is refused: %s", stored.name, error)
             return None
-        self._bad.pop(stored.folder, None)
+        self._refusals.pop(stored.folder, None)
         self._ready[stored.key] = version
         return version
 
@@ -281,7 +281,7 @@ class AdapterSync:
         bad = [
             Refused(path=place_in(self._registry.root, stored.folder), reason=refusal[1])
             for stored in contents.adapters
-            if (refusal := self._bad.get(stored.folder)) is not None and refusal[0] == stored.signature
+            if (refusal := self._refusals.get(stored.folder)) is not None and refusal[0] == stored.signature
         ]
         return [*contents.refused, *bad]
 

@@ -18,7 +18,7 @@ from fourshot.engine.errors import FourshotError, InputError
 from fourshot.serving.app.keys import Keys
 from fourshot.serving.fleet import ray_replicas
 from fourshot.serving.fleet.ray_replicas import cores_each
-from fourshot.serving.fleet.replicas import Replicas, _say_of, environments
+from fourshot.serving.fleet.replicas import Replicas, _pass_on_line, environments
 from fourshot.serving.fleet.supervisor import Say, listen
 from fourshot.serving.settings import ServeSettings
 from fourshot.serving.testing.adapters import make_adapter, task_of
@@ -120,8 +120,8 @@ def test_replicas_of_one_machine_answer_behind_one_address(tmp_path: Path, monke
 
 def test_a_line_of_a_replica_s_log_keeps_its_level_and_names_the_replica() -> None:
     heard: list[str] = []
-    _say_of(heard.append, 1, '{"level": "error", "event": "the engine has died"}')
-    _say_of(heard.append, 1, "started again")
+    _pass_on_line(heard.append, 1, '{"level": "error", "event": "the engine has died"}')
+    _pass_on_line(heard.append, 1, "started again")
     assert json.loads(heard[0]) == {"level": "error", "event": "the engine has died", "replica": 1}
     assert heard[1] == "replica 1: started again"
 

@@ -123,12 +123,12 @@ class _RemoteReader:
         if self._mode:
             return
         foretold_mode = self._known_mode()
-        self._mode = self._agree(endpoint, on_event)
+        self._mode = self._choose_mode(endpoint, on_event)
         if self._foretold and self._mode != foretold_mode and self._mode != REQUEST_MODES[0]:
             on_event(Event(stage="forecast", message=str(self.forecast(*self._foretold))))
         self._weigh(endpoint, on_event)
 
-    def _agree(self, endpoint: Endpoint, on_event: OnEvent) -> RequestMode:
+    def _choose_mode(self, endpoint: Endpoint, on_event: OnEvent) -> RequestMode:
         """Return the first mode that the endpoint accepts. Shows fewer shots if it has no room for all."""
         longest = max((shot.text for shot in self._shots), key=len)
         modes = [mode for mode in REQUEST_MODES if self._settings.teacher_api in ("auto", mode.route)]
