@@ -142,7 +142,7 @@ def teach(group: TeacherGroup, options: Options) -> TeacherOutput:
         )
         summary = distill(request)
         accuracy = next(row["accuracy"] for row in summary.table if row["method"] == TEACHER)
-        annotations, _ = texts_of.annotated_texts(request, "", _nobody)
+        annotations, _ = texts_of.annotated_texts(request, "", _no_annotator)
         annotated, _ = texts_of.learnable(annotations, shots, test)
         pairs = finished_pairs(RunFolder(request.teacher_folder)) if per_class else []
     return TeacherOutput(
@@ -207,5 +207,5 @@ def _write_data(folder: Path, task: Task, shots: list[Example], test: list[Examp
             )
 
 
-def _nobody(parts: Parts) -> Iterator[list[Annotation]]:
+def _no_annotator(parts: Parts) -> Iterator[list[Annotation]]:
     raise AssertionError("all texts were annotated")

@@ -135,7 +135,7 @@ class _Simulation:
         queue += [(request.at_s, order, partial(self._arrive, request)) for order, request in enumerate(requests)]
         lost_at, returns_at = self.scenario.loss
         if returns_at:
-            queue += [(lost_at, -1, self._lose), (returns_at, -1, self._return)]
+            queue += [(lost_at, -1, self._lose_replica), (returns_at, -1, self._return)]
         for at, _, action in sorted(queue, key=lambda entry: entry[:2]):
             self._until(at)
             self.now = at
@@ -175,7 +175,7 @@ class _Simulation:
         else:
             self.refused += request.at_s >= WARM_S
 
-    def _lose(self) -> None:
+    def _lose_replica(self) -> None:
         """Lose replica 0. The router notices at once, because connections break, and reroutes its requests."""
         replica = self.replicas[0]
         replica.router.healthy = False

@@ -99,7 +99,7 @@ class PaperMeasurement:
             placement = Placement(ray=self.options.ray)
             task, model = self.tasks[planned.task], self.options.model
             request = ComparisonRequest(task, model, planned.settings, methods, planned.seeds, folder, placement)
-            self.compare(request, _teller())
+            self.compare(request, _message_printer())
             measured = read_comparison(folder / "comparison.json")
         self._take(measured, planned.folder)
 
@@ -159,7 +159,7 @@ class PaperMeasurement:
         return next(([texts] for texts in counted if texts), [])
 
 
-def _teller() -> OnEvent:
+def _message_printer() -> OnEvent:
     """Return a callback that prints each new message once."""
     last = [""]
 
