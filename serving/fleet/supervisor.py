@@ -181,18 +181,16 @@ class Supervisor:
         if self._stopping.is_set():
             self.stop()  # again: there was no process to stop when it was called
         assert child.stdout is not None
-        telling, stopping = (
-            asyncio.create_task(self._pass_on_output(child.stdout)),
-            asyncio.create_task(self._stopping.wait()),
-        )
+        passing_on = asyncio.create_task(self._pass_on_output(child.stdout))
+        stopping = asyncio.create_task(self._stopping.wait())
         try:
-            await asyncio.wait({telling, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({passing_on, stopping}, return_when=asyncio.FIRST_COMPLETED)
             ended = self.ready.is_set(), await self._end(child)
         finally:
             self.ready.clear()
             self._end_all(child.pid)
             stopping.cancel()
-        await telling  # to the end of its output
+        await passing_on  # to the end of its output
         return ended
 
     async def _pass_on_output(self, output: asyncio.StreamReader) -> None:
