@@ -16,13 +16,13 @@ from pathlib import Path
 
 import msgspec
 
-from fourshot.engine.context import readable_tokens
+from fourshot.engine.context import attention_span
 from fourshot.engine.fake_engine import is_fake
 
 BLOCK_TOKENS = 32  # of the cache on the CPU (`engine.vllm_start`); a multiple of a GPU's 16
 LEAST_GAIN_TOKENS = 8  # filler is not used if it makes fewer additional tokens cacheable
 
-MOST_BESIDE = 3  # tokens that a line may have alone but not in front of a prompt: begin, end, a space
+MAX_EXTRA_TOKENS = 3  # tokens that a line may have alone but not in front of a prompt: begin, end, a space
 
 FILLER_KIND = "sentences"  # recorded in run folders; to be changed with the filler, because prompts then differ
 # A selection of these, in this order, forms a line that fits before any instruction and adds no information. None of
@@ -70,7 +70,7 @@ def filler_for(model: str, prompts: tuple[str, ...], text_tokens: int, most_toke
     gain = prefix % BLOCK_TOKENS
     if gain < LEAST_GAIN_TOKENS:
         return None
-    room = min(most_tokens, readable_tokens(model) or most_tokens) - prefix - text_tokens
+    room = min(most_tokens, attention_span(model) or most_tokens) - prefix - text_tokens
     for number in (BLOCK_TOKENS - gain, 2 * BLOCK_TOKENS - gain):  # one more block if no line is short enough
         for line in _lines_of(model, number) if number <= room else ():
             filled = (encode(line + prompt) for prompt in prompts)
@@ -82,7 +82,7 @@ def filler_for(model: str, prompts: tuple[str, ...], text_tokens: int, most_toke
 def _lines_of(model: str, number: int) -> Iterator[str]:
     """Yield the lines that may have ``number`` tokens in front of a prompt, without encoding long prompts with each."""
     for line, tokens in _line_tokens(model).items():
-        if number - 1 <= tokens <= number + MOST_BESIDE:
+        if number - 1 <= tokens <= number + MAX_EXTRA_TOKENS:
             yield line
 
 

@@ -98,12 +98,12 @@ def fit_temperature(logprobs: "np.ndarray", targets: "np.ndarray") -> float:
     )
 
 
-def match_certainty(logprobs: "np.ndarray", certainty: float) -> float:
-    """Return the temperature at which the mean probability of the most likely labels equals ``certainty``, 0 to 1.
+def match_confidence(logprobs: "np.ndarray", confidence: float) -> float:
+    """Return the temperature at which the mean probability of the most likely labels equals ``confidence``, 0 to 1.
 
     ``logprobs``: [num_prompts, num_labels]. Only another classifier's mean confidence on the same texts is needed.
     """
-    return _temperature(logprobs, lambda probabilities: abs(float(probabilities.max(axis=1).mean()) - certainty))
+    return _temperature(logprobs, lambda probabilities: abs(float(probabilities.max(axis=1).mean()) - confidence))
 
 
 def _temperature(logprobs: "np.ndarray", loss: "Callable[[np.ndarray], float]") -> float:

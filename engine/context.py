@@ -20,7 +20,7 @@ def longest_context(model: str | Path) -> int | None:
     return next((int(config[name]) for name in NAMES if isinstance(config.get(name), int)), None)
 
 
-def readable_tokens(model: str | Path) -> int | None:
+def attention_span(model: str | Path) -> int | None:
     """Return how many tokens the last one attends to in every layer: all positions, or a shorter sliding window."""
     config, longest = _config(model), longest_context(model)
     window = config.get("sliding_window") if config.get("use_sliding_window", True) else None

@@ -34,20 +34,20 @@ class LabelTokens(msgspec.Struct, frozen=True, kw_only=True):
     def longest(self) -> int:
         return max(len(ids) for ids in self.ids)
 
-    def questions(self, max_tokens: int) -> list["Question"]:
-        """Split the trie into questions of at most ``max_tokens``; a label's log-probability is the sum of answers."""
+    def trie_requests(self, max_tokens: int) -> list["TrieRequest"]:
+        """Split the trie into requests of at most ``max_tokens``; a label's log-probability is the sum of answers."""
         children: dict[tuple[int, ...], dict[int, list[int]]] = {}
         for column, ids in enumerate(self.ids):
             for depth, token in enumerate(ids):
                 children.setdefault(ids[:depth], {}).setdefault(token, []).append(column)
         return [
-            Question(prefix=prefix, tokens=tokens, columns=tuple(tuple(followers[token]) for token in tokens))
+            TrieRequest(prefix=prefix, tokens=tokens, columns=tuple(tuple(followers[token]) for token in tokens))
             for prefix, followers in children.items()
             for tokens in _batches(followers, max_tokens)
         ]
 
 
-class Question(msgspec.Struct, frozen=True, kw_only=True):
+class TrieRequest(msgspec.Struct, frozen=True, kw_only=True):
     """A node of the trie, or a part of one: how likely is each of ``tokens`` after the prompt and ``prefix``?"""
 
     prefix: tuple[int, ...]

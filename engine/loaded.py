@@ -9,7 +9,7 @@ from typing import Any
 from fourshot.engine.core import EngineSettings, EngineStats, Verbalizer
 from fourshot.engine.errors import FourshotError
 from fourshot.engine.labels import LabelTokens, label_tokens
-from fourshot.engine.machine.turns import turn
+from fourshot.engine.machine.engine_lock import engine_lock
 from fourshot.engine.tokens import check_lengths, encode_prompts, load_tokenizer
 
 
@@ -96,7 +96,7 @@ class LoadedModel:
     @contextmanager
     def _busy(self) -> Iterator[None]:
         self._check_open()  # before the lock, because of `_is_inherited`
-        with turn():
+        with engine_lock():
             self._check_open()  # another thread may have closed it in the meantime
             self._depth += 1
             started = time.perf_counter()

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fourshot.engine.checkpoints.loading import explained
+from fourshot.engine.checkpoints.loading import load_or_explain
 from fourshot.engine.errors import InputError
 from fourshot.engine.fake_engine import is_fake
 
@@ -27,7 +27,9 @@ def load_tokenizer(model: str | Path) -> "PreTrainedTokenizerBase":
         )
     from transformers import AutoTokenizer
 
-    return explained(lambda: AutoTokenizer.from_pretrained(str(model), trust_remote_code=False), "tokenizer", model)
+    return load_or_explain(
+        lambda: AutoTokenizer.from_pretrained(str(model), trust_remote_code=False), "tokenizer", model
+    )
 
 
 def encode_prompt(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:

@@ -21,10 +21,10 @@ from fourshot.engine.errors import AdapterError
 from fourshot.engine.labels import LabelTokens
 from fourshot.engine.loaded import LoadedModel
 from fourshot.engine.machine.collector import collector_paused
+from fourshot.engine.machine.engine_lock import engine_lock
 from fourshot.engine.machine.gpus import torch_device
 from fourshot.engine.machine.host_state import random_numbers_kept
 from fourshot.engine.machine.threads import available_cores
-from fourshot.engine.machine.turns import turn
 from fourshot.engine.tokens import word_biases
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class TransformersEngine(LoadedModel):
         is_old = self._device == "cuda" and torch.cuda.get_device_capability() < (8, 0)
         self._adapters: dict[str, str] = {}  # adapter name -> its key in PEFT, which allows no dots
         dtype = torch.float16 if is_old else "auto"
-        with turn():
+        with engine_lock():
             self._is_ready(load_base(settings.model, dtype=dtype).to(self._device).eval())
 
     def sample(
@@ -213,7 +213,7 @@ class TransformersEngine(LoadedModel):
 
         if self._is_inherited:
             return
-        with turn():
+        with engine_lock():
             self._model = None
             self._adapters.clear()
         gc.collect()

@@ -20,10 +20,10 @@ from fourshot.engine.core import Adapter, Completion, EngineSettings, PerPromptA
 from fourshot.engine.errors import AdapterError, FourshotError, InputError
 from fourshot.engine.labels import LabelTokens
 from fourshot.engine.loaded import LoadedModel
-from fourshot.engine.machine.host_state import host_state_kept, variables_lent
-from fourshot.engine.machine.turns import afterwards, turn
+from fourshot.engine.machine.engine_lock import engine_lock, run_after_lock
+from fourshot.engine.machine.host_state import host_state_kept, library_variables_recorded
 from fourshot.engine.tokens import word_biases
-from fourshot.engine.vllm_scoring import Scoring, questions
+from fourshot.engine.vllm_scoring import Scoring, scoring_requests
 from fourshot.engine.vllm_seams import in_process
 from fourshot.engine.vllm_start import start
 
@@ -43,7 +43,7 @@ class VllmEngine(LoadedModel):
         self._waiting: dict[str, deque[RequestOutput] | Scoring] = {}  # request id -> receiver of its output
         self._loras: dict[str, LoRARequest] = {}
         self._lora_ids = count(1)  # the id of a failed load is not reused: vLLM may regard it as loaded
-        with turn(), variables_lent(), host_state_kept():
+        with engine_lock(), library_variables_recorded(), host_state_kept():
             self._is_ready(start(settings))
         self._unless_closed = weakref.finalize(self, _dropped, [self._model], os.getpid())
         self._unless_closed.atexit = False  # the memory of a process is released with it
@@ -128,8 +128,8 @@ class VllmEngine(LoadedModel):
         scoring = Scoring(np.zeros(len(labels.ids), dtype=np.float32))
         with self._busy():
             lora = self._lora_request(adapter)
-            for question, params in questions(labels):
-                scoring.pending[self._add([*prompt, *question.prefix], params, lora, scoring)] = question
+            for request, params in scoring_requests(labels):
+                scoring.pending[self._add([*prompt, *request.prefix], params, lora, scoring)] = request
         return scoring
 
     def advance(self) -> None:
@@ -153,7 +153,7 @@ class VllmEngine(LoadedModel):
         """Release the memory. Idempotent."""
         if self._is_inherited:
             return
-        with turn():
+        with engine_lock():
             if self._model is not None:
                 self._unless_closed.detach()
                 engines, self._model = [self._model], None
@@ -177,7 +177,7 @@ class VllmEngine(LoadedModel):
         """Abort the unfinished requests of an interrupted call. Does nothing if the call was completed."""
         if self._is_inherited:
             return
-        with turn():
+        with engine_lock():
             unfinished = [request_id for request_id in pending if self._waiting.pop(request_id, None) is not None]
             if unfinished and self._model is not None:
                 self._model.abort_request(unfinished)
@@ -213,7 +213,7 @@ class VllmEngine(LoadedModel):
 def _dropped(engines: "list[LLMEngine]", process: int) -> None:
     """Stop an engine that was never closed and has no references any more, because vLLM would keep its memory."""
     if os.getpid() == process:
-        afterwards(partial(in_process.stop, engines))
+        run_after_lock(partial(in_process.stop, engines))
     else:
         _inherited.append(engines)
 

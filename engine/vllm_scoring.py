@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fourshot.engine.errors import FourshotError
-from fourshot.engine.labels import LabelTokens, Question
+from fourshot.engine.labels import LabelTokens, TrieRequest
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,17 +44,17 @@ def installed_vllm_scores() -> bool:
 
 
 @lru_cache(maxsize=4096)
-def questions(labels: LabelTokens) -> "tuple[tuple[Question, SamplingParams], ...]":
+def scoring_requests(labels: LabelTokens) -> "tuple[tuple[TrieRequest, SamplingParams], ...]":
     """Return the requests that score all labels for a prompt: one if they are single tokens, else one per trie node."""
     from vllm import SamplingParams
 
     # The sampled token is ignored, so no tokens are masked, and the log-probabilities are the raw ones.
     return tuple(
         (
-            question,
-            SamplingParams(max_tokens=1, temperature=0.0, logprob_token_ids=list(question.tokens), detokenize=False),
+            request,
+            SamplingParams(max_tokens=1, temperature=0.0, logprob_token_ids=list(request.tokens), detokenize=False),
         )
-        for question in labels.questions(MAX_LABEL_IDS)
+        for request in labels.trie_requests(MAX_LABEL_IDS)
     )
 
 
@@ -65,20 +65,20 @@ class Scoring:
         """``logprobs`` are zeros, to which results are added in place."""
         self.logprobs: Any = logprobs
         self.prompt_tokens = self.cached_tokens = 0
-        self.pending: dict[str, Question] = {}  # request id -> its question
+        self.pending: dict[str, TrieRequest] = {}  # request id -> its part of the trie
 
     @property
     def done(self) -> bool:
         return not self.pending
 
     def append(self, output: "RequestOutput") -> None:
-        """Add the output of one of the ``pending`` questions."""
+        """Add the output of one of the ``pending`` requests."""
         self.add(self.pending.pop(output.request_id), output)
 
-    def add(self, question: Question, output: "RequestOutput") -> None:
-        """Add the output of ``question`` to ``logprobs`` and the token counts."""
+    def add(self, request: TrieRequest, output: "RequestOutput") -> None:
+        """Add the output of ``request`` to ``logprobs`` and the token counts."""
         answers = output.outputs[0].logprobs[0]
-        for token, columns in zip(question.tokens, question.columns, strict=True):
+        for token, columns in zip(request.tokens, request.columns, strict=True):
             for column in columns:
                 self.logprobs[column] += answers[token].logprob
         self.prompt_tokens += len(output.prompt_token_ids)

@@ -11,10 +11,10 @@ from msgspec import UNSET, UnsetType
 from fourshot.pipeline.rows.fields import Given
 from fourshot.pipeline.selective import Abstained, Refusal
 
-ASKED_PATHS = ("/v1/classify/", "/v1/generate/")  # followed by a task's name
+TASK_PATHS = ("/v1/classify/", "/v1/generate/")  # followed by a task's name
 HEALTH_PATHS = ("/health", "/ping")  # vLLM's own, or those of the server without vLLM
 WRITES = "writes_texts"  # error type of a classification request to a task without labels
-OF_TEXTS = (400, 413)  # status codes for a text that is too long, or for too many texts
+TEXT_ERROR_CODES = (400, 413)  # status codes for a text that is too long, or for too many texts
 DEADLINE = "X-Deadline-Ms"  # request header: milliseconds from the request's arrival to its response, at most
 
 

@@ -73,7 +73,7 @@ def random_llama(model: str, **sizes: float) -> tuple[Any, Any]:
     return LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), num_hidden_layers=2, **ends, **sizes)), tokenizer
 
 
-def saved(random_model: Any, tokenizer: Any, folder: Path) -> str:
+def save_model(random_model: Any, tokenizer: Any, folder: Path) -> str:
     import torch
 
     tokenizer.save_pretrained(folder)
@@ -85,7 +85,7 @@ def saved(random_model: Any, tokenizer: Any, folder: Path) -> str:
 def tiny_model(model: str, tmp_path_factory: pytest.TempPathFactory) -> str:
     """Folder of two narrow random layers with the embedded model's tokenizer, for tests independent of the weights."""
     sizes = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4, "num_key_value_heads": 2}
-    return saved(*random_llama(model, **sizes), tmp_path_factory.mktemp("tiny"))
+    return save_model(*random_llama(model, **sizes), tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(scope="session")
@@ -101,7 +101,7 @@ def narrow_model(model: str, tmp_path_factory: pytest.TempPathFactory) -> str:
         random_model.model.embed_tokens.weight[:, 0] = 0.1
         random_model.lm_head.weight[words, 0] = 2.0
         random_model.lm_head.weight[newline, 0] = 2.5
-    return saved(random_model, tokenizer, tmp_path_factory.mktemp("narrow"))
+    return save_model(random_model, tokenizer, tmp_path_factory.mktemp("narrow"))
 
 
 @pytest.fixture(scope="session")
@@ -122,7 +122,7 @@ def decided_model(model: str, tmp_path_factory: pytest.TempPathFactory) -> str:
         random_model.model.embed_tokens.weight[:, 0] = 0.3
         for layer in random_model.model.layers:
             layer.self_attn.o_proj.weight[0] = layer.mlp.down_proj.weight[0] = 0.0
-    return saved(random_model, tokenizer, tmp_path_factory.mktemp("decided"))
+    return save_model(random_model, tokenizer, tmp_path_factory.mktemp("decided"))
 
 
 @pytest.fixture(scope="session")

@@ -10,10 +10,10 @@ fields are the options, and `SUITE`:
         task: Annotated[str, "whose texts are classified"] = "trec"
         repeats: Annotated[Positive, "of every cell"] = 3
 
-    def measure(options: Options, rows: ResultRows) -> dict[str, Any]:  # measures what `rows` lacks
+    def measure(options: Options, done: FinishedPieces) -> dict[str, Any]:  # measures what is not `done`
         for cell in cells(options):
-            if cell.name not in rows.pieces:
-                rows.add(cell.name, measure_cell(cell))
+            if cell.name not in done.pieces:
+                done.add(cell.name, measure_cell(cell))
         return {"cells": [...], "targets": [at_least("rate", "times", rate, 2.0)]}
 
     def report(result: Mapping[str, Any]) -> list[Part]:              # for the console and docs/*.md

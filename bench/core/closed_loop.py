@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from fourshot.bench.core.processes import OpenerProcess
-from fourshot.bench.core.results import tell
+from fourshot.bench.core.results import show_progress
 from fourshot.bench.core.statistics import percentile, with_values
 from fourshot.bench.core.workload import PromptRequest
 from fourshot.engine.core import Adapter, EngineSettings, Sampling
@@ -256,5 +256,5 @@ def engines(specs: Mapping[str, EngineSpec], log: Path) -> Iterator[Engines]:
         running = {}
         for name, spec in specs.items():
             running[name] = stack.enter_context(closing(OpenerProcess(open_for_cells, spec, log)))
-            tell(f"engine {name}: ready in {running[name].start_s:.0f} s")
+            show_progress(f"engine {name}: ready in {running[name].start_s:.0f} s")
         yield running

@@ -13,7 +13,7 @@ from itertools import cycle
 
 import msgspec
 
-from fourshot.bench.core.processes import call_apart
+from fourshot.bench.core.processes import call_in_child
 
 RETRY_S = 0.05  # pause of a closed-loop client after a rejected or failed request
 
@@ -129,4 +129,4 @@ def send_load(load: Load) -> list[LoadAnswer]:
 
 def generate(load: Load, cores: str = "") -> list[LoadAnswer]:
     """Send ``load`` from a separate process, on ``cores`` (in taskset's notation) if given. Return all answers."""
-    return call_apart(send_load, load, cores=cores)
+    return call_in_child(send_load, load, cores=cores)

@@ -69,7 +69,7 @@ def _add(parser: argparse.ArgumentParser, field: Any, hint: Any) -> None:
     elif REPEATED in marks:
         arguments["action"] = "append"
     elif get_origin(plain) is tuple:
-        arguments |= {"nargs": "+", "action": _Listed}
+        arguments |= {"nargs": "+", "action": _ListAction}
     elif get_origin(plain) is Literal:
         arguments["choices"] = get_args(plain)
     name = field.encode_name
@@ -101,7 +101,7 @@ def _as_text(value: Any) -> str:
     return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
-class _Listed(argparse.Action):
+class _ListAction(argparse.Action):
     """Parse values separated by blanks or commas. The option may be given once."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:

@@ -41,7 +41,7 @@ def check_cores(option: str, cores: str) -> None:
         raise InputError(f"{option} {cores}: give cores that this process may use ({shown}), such as {min(usable)}.")
 
 
-def call_apart(
+def call_in_child(
     function: Callable[..., Answer], *arguments: Any, cores: str = "", environment: Mapping[str, str] | None = None
 ) -> Answer:
     """Call ``function``, which is at the top level of a module, in a fresh process. Return its result.

@@ -1,4 +1,4 @@
-"""Result files, rows of finished pieces that survive a kill, and checks before a long measurement starts."""
+"""Result files, finished pieces that survive a kill, and checks before a long measurement starts."""
 
 import json
 import subprocess
@@ -25,7 +25,7 @@ from fourshot.pipeline.tables.file_bytes import table_ending
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"  # the committed results
 TITLES = {"sst2": "SST-2", "trec": "TREC", "ag_news": "AG News"}  # task -> its printed name
-HEADER = "header"  # the piece of `ResultRows` with the result's `header`
+HEADER = "header"  # the piece of `FinishedPieces` with the result's `header`
 CONTINUED = "continued"  # the piece that records on which machine and with what code later pieces were measured
 DATA = "content of --data"  # the setting that is a hash of the data
 
@@ -64,7 +64,7 @@ def _gpus() -> dict[str, Any]:
         return {}
 
 
-def beside(out: Path, ending: str) -> Path:
+def path_beside(out: Path, ending: str) -> Path:
     """Return the path of a file beside the result ``out``: its name with ``ending`` for ``.json``; "": a folder.
 
     Other names are kept complete, because the part after the last dot may be all that distinguishes two results.
@@ -104,14 +104,14 @@ def read_result(path: Path, suite: str = "") -> dict[str, Any]:
 
 
 class _Line(msgspec.Struct, frozen=True, kw_only=True):
-    """A line of the file of `ResultRows`."""
+    """A line of the file of `FinishedPieces`."""
 
     settings: dict[str, Any] | UnsetType = UNSET  # in the first line only
     piece: str | UnsetType = UNSET
     value: Any = UNSET
 
 
-class ResultRows:
+class FinishedPieces:
     """Finished pieces of a long measurement, from which a killed run continues.
 
     ``pieces`` has them by name, and the file as one JSON line each. Its first line has the settings they belong to.
@@ -141,7 +141,7 @@ class ResultRows:
             )
         if DATA not in earlier or DATA not in current:  # rows of an earlier version, or a summary without the data
             if DATA in current:
-                tell(f"{path} does not say what data it was measured on. Make sure that --data is the same.")
+                show_progress(f"{path} does not say what data it was measured on. Make sure that --data is the same.")
             earlier, current = ({**known, DATA: None} for known in (earlier, current))
         if earlier != current:
             changed = sorted(key for key in {*earlier, *current} if earlier.get(key) != current.get(key))
@@ -155,7 +155,7 @@ class ResultRows:
             )
         self.pieces = {str(line.piece): line.value for line in lines[1:]}
         self._goes_on = True
-        tell(
+        show_progress(
             f"{len(self.pieces.keys() - {HEADER, CONTINUED})} pieces of an earlier call are in {path} and not measured "
             "again. To measure them anew, delete that file or name another --out."
         )
@@ -164,7 +164,7 @@ class ResultRows:
         """Store ``value``, a struct or a JSON value, as ``piece``; the header is stored before the first piece."""
         if self._goes_on and piece != CONTINUED:
             self._goes_on = False
-            self._tell_changes()
+            self._record_changes()
         if not self.pieces and self.path:
             replace_file(self.path, msgspec.json.encode({"settings": self._settings}) + b"\n")
         if HEADER not in self.pieces and piece != HEADER:
@@ -173,7 +173,7 @@ class ResultRows:
         if self.path:
             append_lines(self.path, [{"piece": piece, "value": value}])
 
-    def _tell_changes(self) -> None:
+    def _record_changes(self) -> None:
         """Record that new pieces come from other code, or another machine, than the stored ones, if they do."""
         continued = self.pieces.get(CONTINUED, [])
         earlier, now = [self.pieces.get(HEADER), *continued][-1], msgspec.to_builtins(self._describe())
@@ -182,7 +182,9 @@ class ResultRows:
             return
         num_pieces = len(self.pieces.keys() - {HEADER, CONTINUED})
         since = {"pieces": num_pieces, **{name: now.get(name) for name in ("date", *names)}}
-        tell(f"The pieces before are of commit {earlier.get('commit')}, or of another machine. The result says so.")
+        show_progress(
+            f"The pieces before are of commit {earlier.get('commit')}, or of another machine. The result says so."
+        )
         self.add(CONTINUED, [*continued, since])
 
     def add_once(self, piece: str, make: Callable[[], Any], progress: str = "") -> Any:
@@ -193,7 +195,7 @@ class ResultRows:
         if piece not in self.pieces:
             self.add(piece, make())
             if progress:
-                tell(f"{piece}: {progress.format_map(self.pieces[piece])}")
+                show_progress(f"{piece}: {progress.format_map(self.pieces[piece])}")
         return self.pieces[piece]
 
     def add_cells(self, cells: Sequence[Any], measure: Callable[[Any], Any]) -> None:
@@ -204,7 +206,7 @@ class ResultRows:
         for number, cell in enumerate(cells, start=1):
             if cell.name not in self.pieces:
                 self.add(cell.name, measured := measure(cell))
-                tell(f"{number}/{len(cells)}  {cell.name}: {measured.rate:.1f} requests/s")
+                show_progress(f"{number}/{len(cells)}  {cell.name}: {measured.rate:.1f} requests/s")
 
     @property
     def header(self) -> dict[str, Any]:
@@ -239,7 +241,8 @@ def locked(out: Path | None) -> Iterator[None]:
     if out is None:
         yield
         return
-    file = out.with_name(f".{beside(out, '.json').name}.lock")  # one lock for all names with the same files beside them
+    # One lock for all names with the same files beside them.
+    file = out.with_name(f".{path_beside(out, '.json').name}.lock")
     with held_lock(file, f"another process measures into {out}. Wait for it, or name another --out."):
         try:
             yield
@@ -263,12 +266,12 @@ def data_hash(folder: Path, tasks: Sequence[str]) -> str:
     return value_hash([(str(file.relative_to(folder)), sha256(file)) for file in tables if file.is_file()])
 
 
-def tell_end(event: Event) -> None:
+def show_end(event: Event) -> None:
     """Print the message of ``event`` if its stage is finished."""
     if event.total == 0 or event.done == event.total:
-        tell(f"{event.stage}: {event.message}")
+        show_progress(f"{event.stage}: {event.message}")
 
 
-def tell(text: str) -> None:
+def show_progress(text: str) -> None:
     """Print a line of progress to standard error."""
     print(text, file=sys.stderr, flush=True)

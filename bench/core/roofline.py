@@ -18,7 +18,7 @@ from pathlib import Path
 
 import msgspec
 
-from fourshot.bench.core.processes import call_apart
+from fourshot.bench.core.processes import call_in_child
 from fourshot.engine.checkpoints.config import read_config
 from fourshot.engine.checkpoints.models import ResolvedModel, resolve_model
 from fourshot.engine.errors import InputError
@@ -181,7 +181,7 @@ def opened_base(model: str | None, shape: str | None) -> Iterator[ResolvedModel]
         return
     with tempfile.TemporaryDirectory() as scratch:
         folder = write_shape(SHAPES[shape], Path(scratch) / shape, base.path)
-        call_apart(write_random_weights, str(folder))  # in a separate process, to free its memory
+        call_in_child(write_random_weights, str(folder))  # in a separate process, to free its memory
         yield resolve_model(str(folder))
 
 

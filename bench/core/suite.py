@@ -8,14 +8,14 @@ import msgspec
 from fourshot.bench.core.parts import Page, Part, markdown, target_lines, targets_of, write_page
 from fourshot.bench.core.results import (
     DATA,
-    ResultRows,
-    beside,
+    FinishedPieces,
     check_data,
     check_out,
     data_hash,
     header,
     locked,
-    tell,
+    path_beside,
+    show_progress,
     to_json,
     write_result,
 )
@@ -33,16 +33,17 @@ class Suite(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     options: type
-    measure: Callable[[Any, ResultRows], dict[str, Any]]  # measures what the rows lack -> the result without header
+    measure: Callable[[Any, FinishedPieces], dict[str, Any]]  # measures what is missing -> the result without header
     settings: Callable[[Any], dict[str, Any]]  # the settings to record in the result, except the model
     tasks: Callable[[Any], Sequence[str]] = named_tasks  # tasks whose folders --data must have
     report: Callable[[Mapping[str, Any]], list[Part]] = lambda result: []  # for the console and docs/
     page: Callable[[Mapping[str, Any]], Page] | None = None
-    instead: Callable[[Any], bool] = lambda options: False  # handles an option that replaces measuring; True if so
+    # Handles an option that replaces measuring, and returns whether it was given.
+    alternative_action: Callable[[Any], bool] = lambda options: False
 
     def run(self, name: str, options: Any) -> int:
         """Measure what is missing, write the result and its page, and print the report. Return the exit code, 0."""
-        if self.instead(options):
+        if self.alternative_action(options):
             return 0
         out = getattr(options, "out", None)
         if out:
@@ -65,17 +66,19 @@ class Suite(msgspec.Struct, frozen=True, kw_only=True):
             resolved = {"model": shape or resolve_model(model).name} if named else {}
             return header(name, {**settings, **resolved}, dummy_weights=bool(shape))
 
-        rows = ResultRows(beside(out, ".rows.jsonl") if out else None, {**settings, **named, **measured_on}, describe)
-        _ = rows.header  # before measuring, so that it names the commit of the code that measures
-        measured = self.measure(options, rows)
-        result: dict[str, Any] = msgspec.to_builtins({**rows.header, **measured})
+        done = FinishedPieces(
+            path_beside(out, ".rows.jsonl") if out else None, {**settings, **named, **measured_on}, describe
+        )
+        _ = done.header  # before measuring, so that it names the commit of the code that measures
+        measured = self.measure(options, done)
+        result: dict[str, Any] = msgspec.to_builtins({**done.header, **measured})
         if not out:
             print(to_json(result), end="")
             return 0
         write_result(out, result)
-        page = getattr(options, "report", beside(out, ".html"))
+        page = getattr(options, "report", path_beside(out, ".html"))
         if self.page and page:
-            tell(f"Page: {write_page(page, self.page(result), result)}")
+            show_progress(f"Page: {write_page(page, self.page(result), result)}")
         print(self.markdown(result))
         return 0
 

@@ -72,7 +72,7 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
     task: Task
     texts: tuple[str, ...]  # distinct texts of the test split in a seeded order
     shots: tuple[Example, ...]
-    pools: dict[str, tuple[Example, ...]]  # label -> training examples, from which other shots are drawn
+    train_by_label: dict[str, tuple[Example, ...]]  # label -> training examples, from which other shots are drawn
     k: int  # shots per class
     model: str = ""  # folder of the base model, needed for filler; "": prompts have no filler
 
@@ -128,7 +128,7 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
         """
         draw = random.Random(number)
         shots = []
-        for pool in self.pools.values():
+        for pool in self.train_by_label.values():
             shots += draw.sample(pool, self.k)
         draw.shuffle(shots)
         return shots
@@ -144,7 +144,9 @@ def load_workload(name: str, data: Path, k: int, model: str = "") -> Workload:
         task=task,
         texts=tuple(texts),
         shots=tuple(draw_shots(train, task.label_names, k, 0)),
-        pools={label: tuple(example for example in train if example.label == label) for label in task.label_names},
+        train_by_label={
+            label: tuple(example for example in train if example.label == label) for label in task.label_names
+        },
         k=k,
         model=model,
     )

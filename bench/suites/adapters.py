@@ -18,7 +18,7 @@ import msgspec
 from fourshot.bench.core.closed_loop import CellMeasurement, CellRequests, EngineSpec, engines, repeated
 from fourshot.bench.core.options import Model, Out, Positive, TaskFolders
 from fourshot.bench.core.parts import MISSING, Page, Part, Section, TablePart, Target, at_least
-from fourshot.bench.core.results import ResultRows, beside, tell
+from fourshot.bench.core.results import FinishedPieces, path_beside, show_progress
 from fourshot.bench.core.statistics import ratio, with_interval
 from fourshot.bench.core.suite import Suite
 from fourshot.bench.core.workload import PromptRequest, Workload, load_workload
@@ -116,8 +116,8 @@ def cell_requests(cell: NumberCell, workload: Workload, settings: AdaptersSettin
     )
 
 
-def measure(options: Options, rows: ResultRows) -> dict[str, Any]:
-    """Measure the cells that ``rows`` lacks. Return the summary of all cells."""
+def measure(options: Options, done: FinishedPieces) -> dict[str, Any]:
+    """Measure the cells that are not ``done``. Return the summary of all cells."""
     from fourshot.serving.testing.adapters import make_adapter, task_of
 
     settings = options.settings
@@ -127,8 +127,8 @@ def measure(options: Options, rows: ResultRows) -> dict[str, Any]:
     fewer = f"or measure fewer adapters: --most {len(workload.texts) - needed}" if len(workload.texts) > needed else ""
     workload.check_texts(needed + min(max(settings.numbers), settings.most_warmup), fewer)
     with tempfile.TemporaryDirectory(dir=options.scratch) as folder:
-        if any(cell.name not in rows.pieces for cell in cells(settings)):
-            tell(f"{max(settings.numbers)} adapters of random weights")
+        if any(cell.name not in done.pieces for cell in cells(settings)):
+            show_progress(f"{max(settings.numbers)} adapters of random weights")
             folders = tuple(
                 str(make_adapter(Path(folder), task_of(f"random-{seed}"), seed=seed, base=model))
                 for seed in range(max(settings.numbers))
@@ -140,16 +140,16 @@ def measure(options: Options, rows: ResultRows) -> dict[str, Any]:
             adapted = msgspec.structs.replace(plain, max_loras=settings.slots, memory_loras=settings.memory_adapters)
             specs = {KINDS[0]: EngineSpec(settings=adapted, adapters=folders), KINDS[1]: EngineSpec(settings=plain)}
 
-            with engines(specs, beside(options.out, ".log")) as running:
+            with engines(specs, path_beside(options.out, ".log")) as running:
 
                 def ask(cell: NumberCell) -> CellMeasurement:
                     return running[cell.kind].ask(cell_requests(cell, workload, settings))
 
                 for kind in KINDS:  # compiles kernels
                     ask(NumberCell(kind=kind, number=1, zipf=0.0, repeat=-1))
-                rows.add_cells(cells(settings), ask)
-    assert rows.path
-    return {**summarise(settings, rows.pieces), "rows": rows.path.name}
+                done.add_cells(cells(settings), ask)
+    assert done.path
+    return {**summarise(settings, done.pieces), "rows": done.path.name}
 
 
 def summarise(settings: AdaptersSettings, pieces: Mapping[str, Any]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ import msgspec
 from fourshot.bench.core.load import Load, LoadRequest, generate
 from fourshot.bench.core.options import Model, Out, Positive, as_settings
 from fourshot.bench.core.parts import Part, TablePart, at_most
-from fourshot.bench.core.results import ResultRows
+from fourshot.bench.core.results import FinishedPieces
 from fourshot.bench.core.statistics import ratio
 from fourshot.bench.core.suite import Suite
 from fourshot.bench.core.workload import load_workload
@@ -105,7 +105,7 @@ main(parser.parse_args())
 """
 
 
-def measure(options: Options, rows: ResultRows) -> dict[str, Any]:
+def measure(options: Options, done: FinishedPieces) -> dict[str, Any]:
     """Run both harnesses in each turn, first the one that was second in the last turn. Return all numbers."""
     from fourshot.serving.testing.adapters import make_adapter, task_of
 
@@ -132,7 +132,7 @@ def measure(options: Options, rows: ResultRows) -> dict[str, Any]:
                 return measured
 
             progress = "ours {ours[requests_per_s]:.1f} requests/s, vLLM's {vllm[requests_per_s]:.1f}"
-            turns = [rows.add_once(f"turn {n}", partial(pair, n), progress) for n in range(options.repeats)]
+            turns = [done.add_once(f"turn {n}", partial(pair, n), progress) for n in range(options.repeats)]
     sides = {
         name: {key: [turn[name][key] for turn in turns] for key in ("requests_per_s", "mean_latency_ms")}
         for name in ("ours", "vllm")

@@ -14,7 +14,7 @@ import msgspec
 
 from fourshot.bench.core.options import Model, ThreeTasks
 from fourshot.bench.core.processes import fourshot
-from fourshot.bench.core.results import check_data, tell
+from fourshot.bench.core.results import check_data, show_progress
 from fourshot.bench.core.suite import SuiteCommand
 from fourshot.engine.errors import InputError
 
@@ -48,7 +48,7 @@ def run_all(options: Options) -> int:
     if "breakeven" in options.suites and "latency" not in options.suites and not latency.exists():
         raise InputError(f"breakeven needs {latency}, which latency writes: add it to --suites.")
     for suite in options.suites:
-        tell(f"== {suite}")
+        show_progress(f"== {suite}")
         if code := subprocess.run(command(suite, options)).returncode:
             return code
     return 0

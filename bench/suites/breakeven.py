@@ -22,7 +22,7 @@ import msgspec
 from fourshot.bench.core.options import Model, Out, ThreeTasks
 from fourshot.bench.core.parts import Page, Part, Section, TablePart
 from fourshot.bench.core.processes import fourshot
-from fourshot.bench.core.results import ResultRows, beside, read_result
+from fourshot.bench.core.results import FinishedPieces, path_beside, read_result
 from fourshot.bench.core.suite import Suite
 from fourshot.engine.errors import InputError
 from fourshot.engine.machine.files import read_json, read_lines
@@ -40,9 +40,9 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     tasks: Annotated[tuple[str, ...], "default: those of the latency result"] = ()
 
 
-def make(task: str, options: Options) -> dict[str, Any]:
-    """Make an adapter in an empty folder beside the result. Return its cost: seconds, trainings and tokens."""
-    folder = beside(options.out, "") / task
+def train_cost(task: str, options: Options) -> dict[str, Any]:
+    """Train an adapter in an empty folder beside the result. Return its cost: seconds, trainings and tokens."""
+    folder = path_beside(options.out, "") / task
     shutil.rmtree(folder, ignore_errors=True)
     words = (task, "--data", options.data / task, "--out", folder, "--quiet", "--allow-short")
     started = time.perf_counter()
@@ -62,7 +62,7 @@ def make(task: str, options: Options) -> dict[str, Any]:
     }
 
 
-def saved(latency: Mapping[str, Any], task: str) -> dict[str, dict[str, float]]:
+def savings_per_request(latency: Mapping[str, Any], task: str) -> dict[str, dict[str, float]]:
     """Return the engine seconds and prompt tokens that one request saves, by cache state. Negative seconds are a loss.
 
     Raises InputError if the latency result has no saturated cell of the adapter for this task.
@@ -93,13 +93,13 @@ def tasks(options: Options) -> list[str]:
     return list(options.tasks) or list(read_result(options.latency, "latency")["settings"]["tasks"])
 
 
-def measure(options: Options, rows: ResultRows) -> dict[str, Any]:
+def measure(options: Options, done: FinishedPieces) -> dict[str, Any]:
     """Make the missing adapters. Return their costs and the break-even points."""
     latency = read_result(options.latency, "latency")
     names = tasks(options)
     for task in names:
-        saved(latency, task)  # raises before an hour is spent
-    costs = {task: rows.add_once(task, partial(make, task, options), "made in {seconds:.0f} s") for task in names}
+        savings_per_request(latency, task)  # raises before an hour is spent
+    costs = {task: done.add_once(task, partial(train_cost, task, options), "made in {seconds:.0f} s") for task in names}
     return {
         "latency": {"commit": latency["commit"], "hardware": latency["hardware"], "file": options.latency.name},
         "made": costs,
@@ -120,7 +120,7 @@ def break_even(costs: Mapping[str, Any], latency: Mapping[str, Any]) -> list[dic
             "requests": cost["seconds"] / gain["seconds"] if gain["seconds"] > 0 else None,
         }
         for task, cost in costs.items()
-        for state, gain in saved(latency, task).items()
+        for state, gain in savings_per_request(latency, task).items()
     ]
 
 

@@ -25,7 +25,7 @@ from scipy.stats import t  # type: ignore[import-untyped]
 
 from fourshot.bench.core.options import POSITIONAL
 from fourshot.bench.core.parts import Part, TablePart, markdown
-from fourshot.bench.core.results import read_result, tell
+from fourshot.bench.core.results import read_result, show_progress
 from fourshot.bench.core.suite import SuiteCommand
 from fourshot.engine.errors import InputError
 
@@ -209,7 +209,7 @@ def run_compare(options: Options) -> int:
     before, after = read_result(options.before), read_result(options.after)
     compared = compare(before, after)
     if differences := list(_differences(before, after)):
-        tell("Not the same in both: " + "; ".join(differences))
+        show_progress("Not the same in both: " + "; ".join(differences))
     print(markdown(report(compared)))
     return 1 if compared.slower else 0
 

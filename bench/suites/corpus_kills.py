@@ -25,7 +25,7 @@ import psutil
 
 from fourshot.bench.core.options import JsonOut, Positive
 from fourshot.bench.core.parts import at_most, rows_table
-from fourshot.bench.core.results import ResultRows
+from fourshot.bench.core.results import FinishedPieces
 from fourshot.bench.core.suite import Suite
 from fourshot.pipeline.corpus.folder import CorpusFolder
 from fourshot.pipeline.corpus.rows import CorpusRow, read_rows
@@ -141,7 +141,7 @@ def check(finished: Sequence[Path], expected: Sequence[CorpusRow]) -> dict[str, 
     return dict(faults)
 
 
-def measure(options: Options, rows: ResultRows) -> dict[str, Any]:
+def measure(options: Options, done: FinishedPieces) -> dict[str, Any]:
     """Kill the processes of several corpora, and compare the results with an undisturbed corpus."""
     with tempfile.TemporaryDirectory() as root:
         make_small_corpus(Path(root) / "alone")

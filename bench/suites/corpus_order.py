@@ -17,7 +17,7 @@ import msgspec
 
 from fourshot.bench.core.options import Model, Out, Positive, as_settings
 from fourshot.bench.core.parts import Part, TablePart, at_least
-from fourshot.bench.core.results import ResultRows
+from fourshot.bench.core.results import FinishedPieces
 from fourshot.bench.core.suite import Suite
 from fourshot.engine.checkpoints.models import resolve_model
 from fourshot.engine.core import EngineSettings, Sampling
@@ -106,11 +106,11 @@ def measure_order(briefs: Sequence[TaskBrief], order: str, model: str, kv_mib: i
     }
 
 
-def measure(options: Options, rows: ResultRows) -> dict[str, Any]:
+def measure(options: Options, done: FinishedPieces) -> dict[str, Any]:
     """Measure both orders with each size of the KV cache."""
     model, briefs = resolve_model(options.model), task_briefs(options.data, options.draws_of_shots)
     measured = [
-        rows.add_once(
+        done.add_once(
             f"{order}, {kv_mib} MiB",
             partial(measure_order, briefs, order, model.path, kv_mib),
             "{draws_per_s:.1f} draws/s",

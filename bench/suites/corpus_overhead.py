@@ -16,7 +16,7 @@ import psutil
 
 from fourshot.bench.core.options import JsonOut, Positive
 from fourshot.bench.core.parts import Target, at_most, rows_table
-from fourshot.bench.core.results import ResultRows
+from fourshot.bench.core.results import FinishedPieces
 from fourshot.bench.core.suite import Suite
 from fourshot.engine.fake_engine import FAKE
 from fourshot.pipeline.corpus.run import CorpusRequest, do_corpus
@@ -90,7 +90,7 @@ def targets(row: dict[str, Any]) -> list[Target]:
     ]
 
 
-def measure(options: Options, rows: ResultRows) -> dict[str, Any]:
+def measure(options: Options, done: FinishedPieces) -> dict[str, Any]:
     """Make and measure one corpus."""
     with tempfile.TemporaryDirectory() as folder:
         row = measure_corpus(options, Path(folder) / "corpus")

@@ -21,7 +21,7 @@ import msgspec
 from fourshot.bench.core.options import REPEATED, Model, Positive, TaskFolders, as_settings
 from fourshot.bench.core.parts import at_least, at_most
 from fourshot.bench.core.processes import fourshot
-from fourshot.bench.core.results import ResultRows, beside, tell
+from fourshot.bench.core.results import FinishedPieces, path_beside, show_progress
 from fourshot.bench.core.suite import Suite
 from fourshot.bench.suites.corpus_kills import child_pids, rows_of
 from fourshot.engine.errors import FourshotError
@@ -51,7 +51,7 @@ def command(options: Options, folder: Path) -> list[str]:
     return fourshot("corpus", *words, "--tasks", *options.tasks, *settings, model=options.model)
 
 
-def make(options: Options, folder: Path, target_rows: int) -> tuple[list[dict[str, Any]], dict[str, int]]:
+def make_corpus(options: Options, folder: Path, target_rows: int) -> tuple[list[dict[str, Any]], dict[str, int]]:
     """Make the corpus in as many calls as it takes. A call survives the death of its engine.
 
     Returns the calls (seconds, rows added, how they ended), and the number of rows at which each process was killed.
@@ -72,7 +72,7 @@ def make(options: Options, folder: Path, target_rows: int) -> tuple[list[dict[st
                 if (rows := _num_rows(folder)) >= share * target_rows and pids:
                     del kills[victim]
                     killed[victim] = rows
-                    tell(f"killing the {victim} after {rows} rows")
+                    show_progress(f"killing the {victim} after {rows} rows")
                     os.kill(pids[0], signal.SIGKILL)
                     break
             if time.monotonic() - started > PATIENCE_S:
@@ -117,14 +117,14 @@ def outcomes(folder: Path, tasks: tuple[str, ...]) -> list[ClassOutcome]:
     return [outcome for name in tasks for outcome in class_outcomes(name, counts[name])]
 
 
-def measure(options: Options, rows: ResultRows) -> dict[str, Any]:
+def measure(options: Options, done: FinishedPieces) -> dict[str, Any]:
     """Make or continue the corpus, and inspect it."""
-    folder = beside(options.out, "")
+    folder = path_beside(options.out, "")
     labels = sum(len(load_task(name, options.data / name).labels) for name in options.tasks)
     target_rows = options.per_class * labels
-    calls, killed = make(options, folder, target_rows)
+    calls, killed = make_corpus(options, folder, target_rows)
     corpus = inspect(folder, options.tasks)
-    shutil.copyfile(folder / "README.md", beside(options.out, ".md"))
+    shutil.copyfile(folder / "README.md", path_beside(options.out, ".md"))
     not_loaded = corpus["rows"] - sum(corpus["loaded_rows"].values())
     return {
         "calls": calls,

@@ -20,7 +20,7 @@ import numpy as np
 
 from fourshot.bench.core.options import Model, Positive, TaskFolders, as_settings
 from fourshot.bench.core.parts import Part, TablePart, fill
-from fourshot.bench.core.results import ResultRows, beside, read_result, task_title, tell, tell_end
+from fourshot.bench.core.results import FinishedPieces, path_beside, read_result, show_end, show_progress, task_title
 from fourshot.bench.core.suite import Suite
 from fourshot.engine.encoder import Encoder
 from fourshot.engine.errors import InputError, ShortRunError
@@ -114,11 +114,11 @@ def measure_task(name: str, data: Path, options: Options, encoder: Encoder) -> l
     Raises ShortRunError if a recipe kept fewer than 2 texts, and InputError if the task has too few training texts.
     """
     task = load_task(name, data / name)
-    folder = beside(options.out, "") / name
+    folder = path_beside(options.out, "") / name
     generate = GenerateSettings(per_class=options.per_class, draws_per_round=options.draws_per_round)
     settings = RunSettings(generate=generate, allow_short=True)
     request = ComparisonRequest(task, options.model, settings, RECIPES, range(options.seeds), folder)
-    comparison = do_comparison(request, tell_end)
+    comparison = do_comparison(request, show_end)
     accuracies = {(result.method, result.seed): result.scores.accuracy for result in comparison.results}
     pool = [example.text for example in TaskData(task).train]
     rows = []
@@ -153,7 +153,7 @@ def measure_task(name: str, data: Path, options: Options, encoder: Encoder) -> l
                 accepted = sum(reason in ("kept", "surplus") for reason in reasons) / len(reasons)
                 row |= {"drawn": len(reasons), "acceptance": accepted, "accuracy": accuracies[recipe, seed]}
             rows.append(row)
-        tell(f"{name}, seed {seed}: measured on {size} texts of each recipe")
+        show_progress(f"{name}, seed {seed}: measured on {size} texts of each recipe")
     return rows
 
 
@@ -220,7 +220,7 @@ def _gain(gain: Mapping[str, Any], factor: float, digits: str) -> str:
     return f"{factor * gain['mean']:+{digits}}" + (f" ± {factor * error:{digits}}" if error is not None else "")
 
 
-def measure(options: Options, rows: ResultRows) -> dict[str, Any]:
+def measure(options: Options, done: FinishedPieces) -> dict[str, Any]:
     """Run what the comparisons' folder lacks, and measure all recipes. Raises InputError without --data."""
     if not options.data:
         raise InputError("--data is needed: a folder with a folder for each task.")
@@ -243,4 +243,4 @@ def fill_document(options: Options) -> bool:
     return bool(options.write)
 
 
-SUITE = Suite(options=Options, measure=measure, settings=settings, report=report, instead=fill_document)
+SUITE = Suite(options=Options, measure=measure, settings=settings, report=report, alternative_action=fill_document)

@@ -17,8 +17,8 @@ import psutil
 
 from fourshot.bench.core.options import JsonOut, Positive, as_settings
 from fourshot.bench.core.parts import at_least
-from fourshot.bench.core.processes import call_apart
-from fourshot.bench.core.results import ResultRows, tell
+from fourshot.bench.core.processes import call_in_child
+from fourshot.bench.core.results import FinishedPieces, show_progress
 from fourshot.bench.core.suite import Suite
 from fourshot.engine.checkpoints.embedded import embedded_model
 from fourshot.engine.core import EngineSettings, Sampling
@@ -156,17 +156,17 @@ def lora_kernels() -> list[dict[str, Any]]:
     return rows
 
 
-def measure(options: Options, rows: ResultRows) -> dict[str, Any]:
+def measure(options: Options, done: FinishedPieces) -> dict[str, Any]:
     """Measure both starts in turn, and the kernels, in processes on the same cores without variables of vLLM."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("VLLM_")}
     runs: list[dict[str, Any]] = []
     for pair in range(options.pairs):
         for name, start in STARTS.items():
-            start_run = call_apart(start, options.rounds, environment=environment)
+            start_run = call_in_child(start, options.rounds, environment=environment)
             fields = {"pair": pair, "start": name, "tokens_per_s": start_run.tokens_per_s}
             runs.append({**fields, **msgspec.to_builtins(start_run)})
-            tell(f"pair {pair}  {name:13} {start_run.tokens_per_s:7.0f} tokens/s")
-    layers = call_apart(lora_kernels, environment=environment)
+            show_progress(f"pair {pair}  {name:13} {start_run.tokens_per_s:7.0f} tokens/s")
+    layers = call_in_child(lora_kernels, environment=environment)
     ratios = [a["tokens_per_s"] / b["tokens_per_s"] for a, b in zip(runs[::2], runs[1::2], strict=True)]
     return {
         "runs": runs,

@@ -17,7 +17,7 @@ import msgspec
 from fourshot.bench.core.closed_loop import CellMeasurement, CellRequests, EngineSpec, engines
 from fourshot.bench.core.options import Model, Out, Positive, TaskFolders, as_settings
 from fourshot.bench.core.parts import Part, TablePart, at_least
-from fourshot.bench.core.results import ResultRows, beside
+from fourshot.bench.core.results import FinishedPieces, path_beside
 from fourshot.bench.core.suite import Suite
 from fourshot.bench.core.workload import PromptRequest, Workload, load_workload
 from fourshot.engine.checkpoints.models import resolve_model
@@ -46,7 +46,7 @@ def train_texts(workload: Workload, number: int) -> list[str]:
     Raises InputError if there are too few.
     """
     shot_texts = {shot.text for shot in workload.shots}
-    pool = (example.text for examples in workload.pools.values() for example in examples)
+    pool = (example.text for examples in workload.train_by_label.values() for example in examples)
     texts = list(dict.fromkeys(text for text in pool if text not in shot_texts))
     if len(texts) < number:
         raise InputError(f"{workload.task.name} has {len(texts)} train texts, {number} are asked for. Ask for fewer.")
@@ -61,9 +61,9 @@ def filter_requests(workload: Workload, texts: Sequence[str]) -> CellRequests:
     return CellRequests(requests=requests, warmup=(), labels=workload.task.label_words, concurrency=0)
 
 
-def read_both_ways(model: str, requests: CellRequests, rows: ResultRows, log: Path) -> None:
-    """Measure ``requests`` with and without the prefix cache, as far as ``rows`` lacks it."""
-    if all(name in rows.pieces for name in ENGINES):
+def measure_with_and_without_cache(model: str, requests: CellRequests, done: FinishedPieces, log: Path) -> None:
+    """Measure ``requests`` with and without the prefix cache, as far as it is not ``done``."""
+    if all(name in done.pieces for name in ENGINES):
         return
     plain = EngineSettings(
         model=model, kv_cache_bytes=KV_CACHE_BYTES, gpu_kv_cache_bytes=GPU_KV_CACHE_BYTES, compile=False
@@ -80,11 +80,11 @@ def read_both_ways(model: str, requests: CellRequests, rows: ResultRows, log: Pa
         for name in ENGINES:
             running[name].ask(warmup)  # compiles kernels
         for name in ENGINES:
-            rows.add_once(name, partial(read, running[name]), "{seconds:.1f} s")
+            done.add_once(name, partial(read, running[name]), "{seconds:.1f} s")
 
 
 def summarise(rows: Mapping[str, Any], candidates: int) -> dict[str, Any]:
-    """Return the rows of `read_both_ways` as the keys ``ways`` and ``targets`` of a result."""
+    """Return the rows of `measure_with_and_without_cache` as the keys ``ways`` and ``targets`` of a result."""
     cells = {name: msgspec.convert(rows[name], CellMeasurement) for name in ENGINES}
     sides = [
         {
@@ -114,14 +114,14 @@ def needed_tokens(model: str, workload: Workload, requests: CellRequests) -> dic
     return {"beginning": beginning, "prompts": prompts, "needed": needed}
 
 
-def measure(options: Options, rows: ResultRows) -> dict[str, Any]:
+def measure(options: Options, done: FinishedPieces) -> dict[str, Any]:
     """Measure both engines with the same candidates."""
     model = resolve_model(options.model)
     workload = load_workload(options.task, options.data, options.shots, model.path)
     requests = filter_requests(workload, train_texts(workload, options.candidates))
-    read_both_ways(model.path, requests, rows, beside(options.out, ".log"))
+    measure_with_and_without_cache(model.path, requests, done, path_beside(options.out, ".log"))
     tokens = needed_tokens(model.path, workload, requests)
-    return {"tokens": tokens, **summarise(rows.pieces, options.candidates)}
+    return {"tokens": tokens, **summarise(done.pieces, options.candidates)}
 
 
 def report(result: Mapping[str, Any]) -> list[Part]:

@@ -18,8 +18,8 @@ import msgspec
 
 from fourshot.bench.core.options import JsonOut
 from fourshot.bench.core.parts import Target, at_least, at_most, rows_table
-from fourshot.bench.core.processes import call_apart, peak_bytes
-from fourshot.bench.core.results import ResultRows
+from fourshot.bench.core.processes import call_in_child, peak_bytes
+from fourshot.bench.core.results import FinishedPieces
 from fourshot.bench.core.suite import Suite
 from fourshot.pipeline.synthesis.neardup import NearDuplicates
 
@@ -89,10 +89,10 @@ def measure_size(number: int) -> dict[str, Any]:
     }
 
 
-def measure(options: Options, rows: ResultRows) -> dict[str, Any]:
+def measure(options: Options, done: FinishedPieces) -> dict[str, Any]:
     """Measure every size."""
     progress = "{us_per_text} us per text, {changed_found} of {changed} found"
-    sizes = [rows.add_once(str(size), partial(call_apart, measure_size, size), progress) for size in options.sizes]
+    sizes = [done.add_once(str(size), partial(call_in_child, measure_size, size), progress) for size in options.sizes]
     return {"rows": sizes, "targets": targets(sizes)}
 
 

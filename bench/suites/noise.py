@@ -20,7 +20,7 @@ import msgspec
 from fourshot.bench.core.options import Out, Positive
 from fourshot.bench.core.parts import Part, TablePart, at_least, at_most
 from fourshot.bench.core.processes import fourshot
-from fourshot.bench.core.results import ResultRows, beside, read_result, tell
+from fourshot.bench.core.results import FinishedPieces, path_beside, read_result, show_progress
 from fourshot.bench.core.suite import Suite
 from fourshot.bench.suites.compare import compare
 from fourshot.engine.errors import FourshotError
@@ -44,7 +44,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
 def run_once(name: str, sleep_ms: float, options: Options) -> dict[str, Any]:
     """Run the small suite, unless its result exists. Return the result. Raises FourshotError if the run fails."""
-    folder = beside(options.out, "")
+    folder = path_beside(options.out, "")
     out = folder / f"{name}.json"
     if not out.exists():
         folder.mkdir(parents=True, exist_ok=True)
@@ -55,11 +55,11 @@ def run_once(name: str, sleep_ms: float, options: Options) -> dict[str, Any]:
         if done.returncode:
             out.unlink(missing_ok=True)
             raise FourshotError(f"run {name} ended with code {done.returncode}: {done.stderr[-2000:]}")
-        tell(f"run {name}: done")
+        show_progress(f"run {name}: done")
     return read_result(out, "latency")
 
 
-def measure(options: Options, rows: ResultRows) -> dict[str, Any]:
+def measure(options: Options, done: FinishedPieces) -> dict[str, Any]:
     """Make all runs, and compare them."""
     clean = [run_once("clean-0", 0.0, options)]
     slowed = []
@@ -73,7 +73,7 @@ def measure(options: Options, rows: ResultRows) -> dict[str, Any]:
             fields = ("slower", "overall", "overall_flagged", "scatter", "bound")
             numbers = {name: getattr(changes, name) for name in fields}
             comparisons.append({"kind": kind, "number": number, "flagged": flagged, **numbers})
-            tell(json.dumps(comparisons[-1]))
+            show_progress(json.dumps(comparisons[-1]))
     noise = sum(bool(row["flagged"] or row["overall_flagged"]) for row in comparisons if row["kind"] == "noise")
     planted = sum(bool(row["slower"]) for row in comparisons if row["kind"] == "planted")
     return {

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from fourshot.engine.checkpoints.made_once import made_once
+from fourshot.engine.checkpoints.create_once import create_once
 from fourshot.engine.errors import FourshotError, ModelNotFoundError
 from fourshot.engine.machine.files import disk_errors, read_json, settle, staged_folder
 from fourshot.engine.machine.home import HOME_VARIABLE, home
@@ -46,7 +46,7 @@ def embedded_model() -> Path:
     folder = embedded_folder()
     try:
         with disk_errors(folder.parent):
-            return made_once(folder, is_whole, _unpack)
+            return create_once(folder, is_whole, _unpack)
     except OSError as error:
         raise FourshotError(
             f"The embedded model could not be unpacked into {folder.parent}: {error}. It needs {SPACE_BYTES >> 20} MiB "

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from fourshot.engine.checkpoints.made_once import made_once
+from fourshot.engine.checkpoints.create_once import create_once
 from fourshot.engine.errors import FourshotError, ModelNotFoundError
 from fourshot.engine.machine.content_hash import content_hash_of
 from fourshot.engine.machine.files import disk_errors, read_json, settle, staged_folder, write_json
@@ -67,7 +67,9 @@ def gguf_checkpoint(gguf: Path) -> Path:
     if re.search(r"-\d{5}-of-\d{5}$", gguf.stem):
         raise ModelNotFoundError(f"{gguf} is one part of several. Join them (gguf-split --merge). {ALTERNATIVE}")
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", gguf.stem)
-    return made_once(home() / "models" / f"{name}-{gguf_revision(gguf)}", is_whole, lambda folder: _make(gguf, folder))
+    return create_once(
+        home() / "models" / f"{name}-{gguf_revision(gguf)}", is_whole, lambda folder: _make(gguf, folder)
+    )
 
 
 def is_whole(folder: Path) -> bool:

@@ -30,7 +30,7 @@ def load_base(model: str | Path, **options: Any) -> Any:
             trust_remote_code=False,
         )
 
-    base, info = explained(load, "base model", model)
+    base, info = load_or_explain(load, "base model", model)
     missing = sorted(info["missing_keys"])
     mismatched = sorted(str(key[0]) for key in info["mismatched_keys"])
     if missing or mismatched:
@@ -44,7 +44,7 @@ def load_base(model: str | Path, **options: Any) -> Any:
     return base
 
 
-def explained(load: Callable[[], T], subject: str, folder: str | Path) -> T:
+def load_or_explain(load: Callable[[], T], subject: str, folder: str | Path) -> T:
     """Return the result of ``load``, and convert its errors into ModelNotFoundError about ``subject`` in ``folder``.
 
     FourshotError, and errors that are not due to the files, such as out of memory, are propagated.

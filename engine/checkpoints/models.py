@@ -91,7 +91,7 @@ def resolve_again(name: str, revision: str) -> ResolvedModel:
 
     A recorded folder or file is never looked up on the hub. Raises ModelNotFoundError.
     """
-    if is_of_content(revision) and name != NAME and not is_fake(name) and not Path(name).expanduser().exists():
+    if is_content_hash(revision) and name != NAME and not is_fake(name) and not Path(name).expanduser().exists():
         raise ModelNotFoundError(
             f"The base model was the folder or file {name!r}, and there is none of that name, seen from {Path.cwd()}. "
             "Say where it is now (--model), or put it back."
@@ -99,7 +99,7 @@ def resolve_again(name: str, revision: str) -> ResolvedModel:
     return resolve_model(at_revision(name, revision))
 
 
-def is_of_content(revision: str) -> bool:
+def is_content_hash(revision: str) -> bool:
     """Whether a revision is a hash of the content, independent of its location; else it is a commit of the hub."""
     return not COMMIT.fullmatch(revision)
 
@@ -225,10 +225,10 @@ def tensor_shapes(file: Path) -> Shapes:
     except OSError as error:
         if file.exists() and not os.access(file, os.R_OK):  # safetensors reports that there is no such file
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(file)) from error
-        raise ValueError(_unopened(file, error)) from error
+        raise ValueError(_open_error(file, error)) from error
 
 
-def _unopened(file: Path, error: OSError) -> str:
+def _open_error(file: Path, error: OSError) -> str:
     if file.is_symlink() and not file.exists():
         return f"{file.name} is a link to {file.readlink()}, which is not there: copy or fetch the file itself"
     return f"{file.name} cannot be opened: {error.strerror or error}"
@@ -256,7 +256,7 @@ def broken_shards(folder: Path) -> list[str]:
             if begin in (b"", b"ve") or (begin == b"PK" and not zipfile.is_zipfile(path)):
                 faults.append(f"{path.name} is no pickle of torch, or not whole: copy or fetch it again")
         except OSError as error:
-            faults.append(_unopened(path, error))
+            faults.append(_open_error(path, error))
     for index in (folder / name for name in INDICES):
         if not index.exists():
             continue

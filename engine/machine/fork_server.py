@@ -70,7 +70,7 @@ class ForkServer:
             if self._woken in ready:
                 with contextlib.suppress(BlockingIOError):
                     self._woken.recv(1 << 12)
-                self._tell_ends()
+                self._report_ends()
             if self._parent in ready:
                 return
             if self._requests in ready and not self._answer():
@@ -102,7 +102,7 @@ class ForkServer:
         if not child:
             starter.close()
             os.close(number)
-            self._become(request, streams, server)
+            self._run_module(request, streams, server)
         self._children[child] = starter
         try:
             descriptor = os.pidfd_open(child)  # the child has not been waited for, so its id cannot have been reused
@@ -113,7 +113,7 @@ class ForkServer:
             socket.send_fds(starter, [BORN.pack(child)], [descriptor])
         os.close(descriptor)
 
-    def _tell_ends(self) -> None:
+    def _report_ends(self) -> None:
         while self._children:
             child, status = os.waitpid(-1, os.WNOHANG)
             if not child:
@@ -124,7 +124,7 @@ class ForkServer:
                 starter.send(ENDED.pack(os.waitstatus_to_exitcode(status)))
             starter.close()
 
-    def _become(self, request: ForkRequest, streams: list[int], server: int) -> NoReturn:
+    def _run_module(self, request: ForkRequest, streams: list[int], server: int) -> NoReturn:
         """Turn this fork into an ordinary process that runs the module of ``request``, and exit."""
         code = 1
         try:

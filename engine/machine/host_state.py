@@ -26,8 +26,10 @@ OF_LIBRARIES = (
     "TRITON_",
     "VLLM_",
 )
-_lent: dict[str, tuple[str | None, str | None]] = {}  # while engines are open: name -> (program's, libraries')
-_own: dict[str, str] = {}  # the libraries' last values: some are set only when a library is imported
+_saved_variables: dict[
+    str, tuple[str | None, str | None]
+] = {}  # while engines are open: name -> (program's, libraries')
+_library_values: dict[str, str] = {}  # the libraries' last values: some are set only when a library is imported
 
 
 @contextmanager
@@ -73,40 +75,40 @@ def host_state_kept() -> Iterator[None]:
 
 
 @contextmanager
-def variables_lent() -> Iterator[None]:
+def library_variables_recorded() -> Iterator[None]:
     """Record the environment variables that an engine's libraries set within the block, in which it is opened.
 
-    They stay set until `give_variables_back`, because the libraries read some of them later. If the block fails and no
+    They stay set until `restore_variables`, because the libraries read some of them later. If the block fails and no
     other engine is open, they are restored immediately.
     """
-    is_first, before = not _lent, _of_libraries()
-    os.environ.update({name: value for name, value in _own.items() if name not in before})
+    is_first, before = not _saved_variables, _of_libraries()
+    os.environ.update({name: value for name, value in _library_values.items() if name not in before})
     try:
         yield
     except BaseException:
-        _note(before)
+        _record_changes(before)
         if is_first:
-            give_variables_back()
+            restore_variables()
         raise
-    _note(before)
+    _record_changes(before)
 
 
-def _note(before: Mapping[str, str]) -> None:
+def _record_changes(before: Mapping[str, str]) -> None:
     after = _of_libraries()
     for name in before.keys() | after.keys():
         if before.get(name) != after.get(name):
-            programs, _ = _lent.get(name, (before.get(name), None))
-            _lent[name] = programs, after.get(name)
+            programs, _ = _saved_variables.get(name, (before.get(name), None))
+            _saved_variables[name] = programs, after.get(name)
 
 
-def give_variables_back() -> None:
+def restore_variables() -> None:
     """Restore the program's variables after the last engine, except those that it has changed in the meantime."""
-    for name, (programs, theirs) in _lent.items():
+    for name, (programs, theirs) in _saved_variables.items():
         if os.environ.get(name) == theirs:
             _set(name, programs)
             if theirs is not None:
-                _own[name] = theirs
-    _lent.clear()
+                _library_values[name] = theirs
+    _saved_variables.clear()
 
 
 def _of_libraries() -> dict[str, str]:

@@ -27,7 +27,7 @@ def check_links(folder: Path) -> None:
     link.unlink()
 
 
-def lead(link: Path, target: Path) -> None:
+def link_to(link: Path, target: Path) -> None:
     """Make ``link`` point to ``target``, as a relative path, so that the folder of both can be moved.
 
     If ``link`` is a copy of ``target``, as made by programs that follow links, it is replaced. Raises RunFolderError

@@ -67,7 +67,7 @@ def held_folder(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def changing(file: Path) -> Iterator[None]:
+def exclusive_update(file: Path) -> Iterator[None]:
     """Exclude other processes from the block, so that rewriting ``file`` within it loses none of their changes.
 
     The lock is on its folder, so no lock file is left. NFS cannot lock folders and gets a hidden file instead. Raises

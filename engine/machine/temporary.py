@@ -12,7 +12,7 @@ import psutil
 _process_folders: set[str] = set()  # folders that this process created
 
 
-def own_folder(beginning: str) -> Path:
+def process_folder(beginning: str) -> Path:
     """Create an empty folder named ``beginning``, process id and a suffix. Removes those of ended processes."""
     sweep(beginning)
     folder = tempfile.mkdtemp(prefix=f"{beginning}{os.getpid()}-")
@@ -21,9 +21,9 @@ def own_folder(beginning: str) -> Path:
 
 
 @contextmanager
-def lent_folder(beginning: str) -> Iterator[Path]:
-    """Create an `own_folder`, and remove it at the end of the block."""
-    folder = own_folder(beginning)
+def temporary_folder(beginning: str) -> Iterator[Path]:
+    """Create a `process_folder`, and remove it at the end of the block."""
+    folder = process_folder(beginning)
     try:
         yield folder
     finally:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fourshot.engine.errors import InputError
-from fourshot.engine.machine.host_state import give_variables_back
+from fourshot.engine.machine.host_state import restore_variables
 from fourshot.engine.machine.threads import available_cores
 from fourshot.engine.vllm_seams.contract import Seam, vllm_version
 
@@ -140,4 +140,4 @@ def stop(engines: "list[LLMEngine]") -> None:
     _forget_rendezvous()  # destroying the process groups creates the file again
     gc.collect()
     if not has_others:
-        give_variables_back()
+        restore_variables()

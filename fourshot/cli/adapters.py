@@ -79,7 +79,7 @@ def add(options: Options, terminal: Terminal) -> None:
     """Copy an adapter into the folder, completely or not at all."""
     from fourshot.pipeline.synthesis.settings import RunSettings
     from fourshot.pipeline.tasks.task_file import load_task
-    from fourshot.serving.models.adapters_folder import add_adapter, add_in_context, doubts_of, preferred_to
+    from fourshot.serving.models.adapters_folder import add_adapter, add_in_context, preferred_to, warnings_about
 
     root = options.adapters
     if options.in_context:
@@ -94,8 +94,8 @@ def add(options: Options, terminal: Terminal) -> None:
         return
     refuse(options, "a task that is answered in context (--in-context)", "data", "shots", "allow_fewer_shots", "seed")
     card, is_new = add_adapter(root, options.source, options.base)
-    for doubt in doubts_of(root, card):
-        terminal.warn(doubt)
+    for warning in warnings_about(root, card):
+        terminal.warn(warning)
     if not is_new:
         terminal.say(f"{card.name} is there already.")
     terminal.result("result", {"adapter": card.name, "task": card.task.name, "folder": root / card.name})

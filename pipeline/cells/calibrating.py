@@ -25,7 +25,7 @@ from fourshot.engine.calibration import (
     Calibration,
     apply,
     fit_temperature,
-    match_certainty,
+    match_confidence,
     normalise,
     smoothed_targets,
 )
@@ -147,7 +147,7 @@ def calibrate(engine: Engine, item: CalibrationItem) -> CalibrationResult:
     if all(unseen.certainty for unseen in item.unseen):
         certainty = float(np.mean([unseen.certainty for unseen in item.unseen]))
         calibrated = CalibrationResult(
-            temperature=match_certainty(unseen_scores, certainty), num_read=len(unseen_scores)
+            temperature=match_confidence(unseen_scores, certainty), num_read=len(unseen_scores)
         )
     else:
         calibrated = _by_shots(engine, item)

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from fourshot.engine.checkpoints.models import is_of_content
+from fourshot.engine.checkpoints.models import is_content_hash
 from fourshot.engine.errors import RunFolderError
 from fourshot.engine.machine.files import replace_file
 from fourshot.pipeline.synthesis.prompts import PROMPT_VERSION
@@ -52,7 +52,7 @@ class ExperimentManifest(Manifest, frozen=True, kw_only=True):
 
     def identity(self) -> dict[str, Any]:
         fields = super().identity()
-        if is_of_content(self.model_revision):
+        if is_content_hash(self.model_revision):
             fields.pop("model_name")  # a path, which may be relative to another folder, or have been moved
         fields["task"].pop("data")  # the same data may be moved; the shots are stored in the folder
         fields["settings"].pop("test_limit")  # the amount of evaluation affects no text and no adapter

@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 
-from fourshot.engine.checkpoints.models import is_of_content
+from fourshot.engine.checkpoints.models import is_content_hash
 from fourshot.pipeline.corpus.settings import Format
 from fourshot.pipeline.synthesis.prompts import PROMPT_VERSION
 from fourshot.pipeline.synthesis.settings import RunSettings
@@ -28,7 +28,7 @@ class CorpusManifest(Manifest, frozen=True, kw_only=True):
 
     def identity(self) -> dict[str, Any]:
         fields = super().identity()
-        if is_of_content(self.model_revision):
+        if is_content_hash(self.model_revision):
             fields.pop("model_name")  # that of a local folder, which may be moved or given by another path
         fields["settings"].pop("allow_short")
         fields["settings"].pop("align")  # stored in `LAYOUT_FILE`; manifests of earlier versions lack it

@@ -56,7 +56,7 @@ from fourshot.pipeline.students.plan import STUDENTS, forecast_of_students, with
 from fourshot.pipeline.synthesis.types import TextPairs
 from fourshot.pipeline.task import Example
 from fourshot.pipeline.task_data import TaskData
-from fourshot.training.students.encoders import ResolvedEncoder, check_places, resolve_encoder
+from fourshot.training.students.encoders import ResolvedEncoder, check_max_tokens, resolve_encoder
 
 NO_TEACHER = "without the teacher, whose time is not known"
 
@@ -139,7 +139,7 @@ def _accept(request: LabelDistillation) -> _Accepted:
     """Check ``request`` and resolve its models; nothing is written yet. Raises InputError for what cannot be done."""
     request.check()
     encoder = resolve_encoder(request.student)
-    check_places(encoder, request.student_settings.max_tokens)
+    check_max_tokens(encoder, request.student_settings.max_tokens)
     notes = request.tell_unused()
     base = None if request.by else resolve_model(request.model)
     return _Accepted(request.with_teacher_settings(), encoder, base, notes)

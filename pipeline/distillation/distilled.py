@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from fourshot.engine.machine.files import read_made, write_json
-from fourshot.engine.machine.links import lead
+from fourshot.engine.machine.links import link_to
 from fourshot.pipeline.cells.measuring import Evaluation
 from fourshot.pipeline.distillation.request import LabelDistillation
 from fourshot.pipeline.forecasts.forecast import FORECAST_FILE, Forecast
@@ -84,7 +84,7 @@ def write_results(made: Distilled, items: Sequence[StudentItem]) -> DistillSumma
     alone = msgspec.structs.replace(made, teacher="", annotated=0, synthetic=0)
     students = [_carded(made, items[0], remote), _carded(alone, items[1], None)]
     (_, main, evaluation), path = students[0], Path(students[0].result.path)
-    lead(folder / STUDENT_LINK, path)
+    link_to(folder / STUDENT_LINK, path)
     table = _table(made, students)
     report, _ = write_report(_report(made, table, students), folder)
     measured = {"student": evaluation, "teacher": made.teacher_evaluation}

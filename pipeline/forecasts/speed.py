@@ -19,7 +19,7 @@ from fourshot.engine.fake_engine import DISAGREES, NUM_WORDS, fake_settings, is_
 from fourshot.engine.machine.files import read_json, write_json
 from fourshot.engine.machine.home import home
 from fourshot.engine.machine.processes import ChildProcess
-from fourshot.engine.machine.temporary import lent_folder
+from fourshot.engine.machine.temporary import temporary_folder
 from fourshot.engine.machine.threads import ENGINE_SPINS, TRAIN_SPINS, available_cores
 from fourshot.engine.opening import imports_of
 from fourshot.pipeline.forecasts.probe import EngineProbe, ModelOpened, SpeedMeasured, TrainerProbe
@@ -157,7 +157,7 @@ def _keep(revision: str, speed: Speed) -> None:
 
 def _measured(model: ResolvedModel, trains: bool) -> Speed:
     began, load = time.perf_counter(), busy_cores()
-    with lent_folder("fourshot-speed-") as scratch:
+    with temporary_folder("fourshot-speed-") as scratch:
         log = scratch / "log.txt"
         trainer, open_trainer_s = SpeedMeasured(fields=NO_TRAINER), 0.0
         if trains:

@@ -16,12 +16,12 @@ import msgspec
 from fourshot.engine.core import EngineSettings
 from fourshot.engine.errors import FourshotError
 from fourshot.engine.machine.processes import ChildFailure
-from fourshot.engine.machine.temporary import own_folder
+from fourshot.engine.machine.temporary import process_folder
 from fourshot.engine.machine.threads import ENGINE_SPINS
 from fourshot.pipeline.loop.local_worker import MOST_DEATHS, LocalWorker, requests_ahead
 from fourshot.pipeline.loop.units import TaskBrief, Unit, UnitKey, UnitProgress, UnitResult
 from fourshot.training.jobs.cluster import CORES_PER_DEVICE, cluster, device_resources, has_gpus, nodes, on_node
-from fourshot.training.jobs.machines import MachineSupplies, machine_name, provide, supplies
+from fourshot.training.jobs.machines import MachineSetup, machine_name, machine_setup, prepare_machine
 
 ASK_S = 0.5  # how long an actor waits for results before it returns none
 LOOK_S = 5.0  # between two checks for machines that have joined
@@ -68,7 +68,7 @@ class RayWorkers:
         self._connection = contextlib.ExitStack()
         self._connection.enter_context(cluster(address, ENGINE_SPINS))
         try:
-            self._supplies = self._connection.enter_context(supplies(engine.model, folders=folders))
+            self._setup = self._connection.enter_context(machine_setup(engine.model, folders=folders))
             self._most_requests = requests_ahead(engine, on_gpu=has_gpus())
             self._last_seen_s = time.monotonic()
             self._look()
@@ -201,14 +201,14 @@ class RayWorkers:
         # Ray does not restart it: its units go to any actor that has room.
         options = {"scheduling_strategy": on_node(node), **device_resources(self._engine.gpus)}
         actor = ray.remote(max_restarts=0, max_task_retries=0, **options)(_Actor)
-        return _ActorState(actor=actor.remote(msgspec.json.encode(self._engine), self._supplies), node=node)
+        return _ActorState(actor=actor.remote(msgspec.json.encode(self._engine), self._setup), node=node)
 
 
 class _Actor:
     """Actor on a machine of the cluster: an engine, in a process of its own."""
 
-    def __init__(self, engine: bytes, supplies: MachineSupplies) -> None:
-        self._engine, self._supplies = msgspec.json.decode(engine, type=EngineSettings), supplies
+    def __init__(self, engine: bytes, setup: MachineSetup) -> None:
+        self._engine, self._setup = msgspec.json.decode(engine, type=EngineSettings), setup
         self._worker: LocalWorker | None = None  # None until the first call, which may return why it cannot be opened
         self._briefs: dict[str, TaskBrief] = {}
 
@@ -228,6 +228,6 @@ class _Actor:
 
     def _open(self) -> LocalWorker:
         """Return a worker with the base model of this machine. Raises FourshotError or OSError if that fails."""
-        model = provide(self._supplies) or self._engine.model
-        log = own_folder("fourshot-engine-") / "log.txt"
+        model = prepare_machine(self._setup) or self._engine.model
+        log = process_folder("fourshot-engine-") / "log.txt"
         return LocalWorker(msgspec.structs.replace(self._engine, model=model), log)

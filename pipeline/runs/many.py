@@ -10,7 +10,7 @@ import msgspec
 from fourshot.engine.checkpoints.models import ResolvedModel, refuse_fake, resolve_model
 from fourshot.engine.errors import FourshotError, InputError, error_class
 from fourshot.engine.machine.files import allow_open_files
-from fourshot.engine.machine.links import check_links, lead
+from fourshot.engine.machine.links import check_links, link_to
 from fourshot.pipeline.card import LINK
 from fourshot.pipeline.cells.review import report_review
 from fourshot.pipeline.cells.run_folder import RunFolder
@@ -82,7 +82,7 @@ def do_trainings(request: TrainingsRequest, on_event: OnEvent = ignore, *, forec
                 if isinstance(task, Task):
                     locks.enter_context(RunFolder(root / name).lock())  # other commands can use this folder, too
                 driver.add(name, _experiment(request, name, base, on_event))
-                lead(root / name / "adapters", request.store)  # so that `evaluate --out` there finds them
+                link_to(root / name / "adapters", request.store)  # so that `evaluate --out` there finds them
             except FourshotError as error:
                 driver.drop(name, error)
         experiments = [*driver.experiments.values()]
@@ -160,7 +160,7 @@ def _outcome(name: str, folder: Path, driver: StageDriver) -> TaskOutcome:
         return TaskOutcome(task=name, state="failed", folder=begun, error=failure.kind, message=failure.message)
     (outcome,) = driver.experiments[name].outcomes()
     assert outcome.training
-    lead(folder / LINK, Path(outcome.training.path))
+    link_to(folder / LINK, Path(outcome.training.path))
     return TaskOutcome(
         task=name,
         state="finished",

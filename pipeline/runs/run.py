@@ -9,7 +9,7 @@ from msgspec import UNSET, UnsetType
 
 from fourshot.engine.checkpoints.models import refuse_fake, resolve_model
 from fourshot.engine.errors import InputError
-from fourshot.engine.machine.links import check_links, lead
+from fourshot.engine.machine.links import check_links, link_to
 from fourshot.pipeline.card import LINK
 from fourshot.pipeline.cells.cell import SeedExamples
 from fourshot.pipeline.cells.review import report_review
@@ -92,7 +92,7 @@ def do_run(request: RunRequest, on_event: OnEvent = ignore, *, forecast: bool = 
             return RunSummary(folder=str(path), table=[], ask_path=str(waiting))
         driver.run(request.until)
         if trained := experiment.result(experiment.cell("fourshot")):
-            lead(path / LINK, Path(trained.path))  # there may be others, trained before a review
+            link_to(path / LINK, Path(trained.path))  # there may be others, trained before a review
         if request.merge:
             driver.do(synthetic_classifiers)
         if estimate:

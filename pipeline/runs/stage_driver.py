@@ -22,7 +22,7 @@ from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.work_folder import UNALIGNED
 from fourshot.training.jobs.cluster import cluster, nodes
 from fourshot.training.jobs.jobs import HERE, FailedJob, Placement
-from fourshot.training.jobs.machines import check_machines, supplies
+from fourshot.training.jobs.machines import check_machines, machine_setup
 
 LOG_FILE = "log.txt"
 
@@ -89,8 +89,8 @@ class StageDriver:
             return
         with cluster(self._placement.ray):
             for model, store in {(experiment.model.path, experiment.store) for experiment in self.experiments.values()}:
-                with supplies(model, store) as supply:
-                    check_machines(supply, nodes())
+                with machine_setup(model, store) as setup:
+                    check_machines(setup, nodes())
         self._is_checked = True
 
     def write_cards(self) -> None:

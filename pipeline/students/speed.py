@@ -18,7 +18,7 @@ import msgspec
 from fourshot.engine.errors import FourshotError
 from fourshot.engine.machine.files import read_json, write_json
 from fourshot.engine.machine.processes import ChildProcess, ParentLink, end_process, run_child
-from fourshot.engine.machine.temporary import lent_folder
+from fourshot.engine.machine.temporary import temporary_folder
 from fourshot.engine.machine.threads import TRAIN_SPINS
 from fourshot.pipeline.forecasts.probe import TASK, ModelOpened
 from fourshot.pipeline.forecasts.speed import busy_cores, doubt_of, machine_cores, speed_file, still_holds
@@ -88,7 +88,7 @@ def known_encoder_speed(
 
 def _measured(encoder: ResolvedEncoder, max_tokens: int) -> EncoderSpeed:
     load, began, open_s = busy_cores(), time.perf_counter(), 0.0
-    with lent_folder("fourshot-speed-") as scratch:
+    with temporary_folder("fourshot-speed-") as scratch:
         log = scratch / "log.txt"
         with ChildProcess("fourshot.pipeline.students.speed", log, spins=TRAIN_SPINS, keeps_log=False) as child:
             child.send(EncoderProbe(encoder=encoder.path, max_tokens=max_tokens, folder=str(scratch)))

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from fourshot.engine.machine.files import read_made, write_json
-from fourshot.engine.machine.links import lead
+from fourshot.engine.machine.links import link_to
 from fourshot.pipeline.distillation.distilled import megabytes, remote_teacher_of
 from fourshot.pipeline.distillation.request import TextDistillation
 from fourshot.pipeline.provenance import value_hash
@@ -76,7 +76,7 @@ def write_text_results(made: TextDistilled) -> TextDistillSummary:
     path = Path(result.path)
     check_student_unchanged(path)
     write_json(path / STUDENT_FILE, _card(made, measured, remote))
-    lead(folder / STUDENT_LINK, path)
+    link_to(folder / STUDENT_LINK, path)
     report = _report(made, measured)
     page = write_text_report(report, folder)
     summary = TextDistillSummary(

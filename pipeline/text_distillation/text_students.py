@@ -21,7 +21,7 @@ from fourshot.training.lora.examples import TrainingExample, TrainingResult
 from fourshot.training.lora.settings import LoraSettings
 from fourshot.training.students.seq2seq import Seq2SeqJob, TaughtText, TextStudentResult, finished_seq2seq
 from fourshot.training.students.settings import TextStudentSettings
-from fourshot.training.students.text_models import TextModel, places_of
+from fourshot.training.students.text_models import TextModel, max_positions
 
 ADAPTERS = "adapters"  # folder of LoRA trainings
 OF_LORA = ("num_epochs", "learning_rate", "batch_size")  # student settings that apply to a causal student
@@ -90,7 +90,7 @@ class TextStudents:
     def __init__(self, request: TextDistillation, made_of: TextModel) -> None:
         """Raises InputError for a student setting that does not apply to this kind of model."""
         self._request, self._task, self.made_of = request, request.task, made_of
-        self.student_settings, self.notes = _within(request.student_settings, places_of(made_of))
+        self.student_settings, self.notes = _within(request.student_settings, max_positions(made_of))
         self.settings = request.settings
         if made_of.kind == "causal":
             train = _with(request.settings, request.student_settings)

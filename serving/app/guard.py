@@ -20,7 +20,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from fourshot.engine.errors import InputError
 from fourshot.serving.answers import RefusalError, send_refusal
-from fourshot.serving.api import ASKED_PATHS, HEALTH_PATHS
+from fourshot.serving.api import HEALTH_PATHS, TASK_PATHS
 from fourshot.serving.app.conventions import Conventions
 from fourshot.serving.app.docs_page import DOCS_FILES, DOCS_PATHS, SCRIPT, STYLE
 from fourshot.serving.app.hosts import check_host
@@ -29,12 +29,12 @@ from fourshot.serving.settings import ENVIRONMENT, Limits, from_json
 
 logger = logging.getLogger("fourshot.serving")
 ACCESS = "fourshot.access"  # in the scope of a request: its `Key`
-ASKER = "fourshot.asker"  # in the scope: the name of its key, or else the peer's address
-ON_BEHALF = b"x-fourshot-asker"  # header set by the router of replicas: the `ASKER` that it determined
+CLIENT_NAME = "fourshot.asker"  # in the scope: the name of its key, or else the peer's address
+ON_BEHALF = b"x-fourshot-asker"  # header set by the router of replicas: the `CLIENT_NAME` that it determined
 FOR_TASKS = b"x-fourshot-tasks"  # also set by the router: the tasks of the client's key; absent for all
 # Served without a key: they expose no user data, and a browser has no key to send when it opens a page.
 OPEN_PATHS = ("/", *HEALTH_PATHS, *DOCS_PATHS, f"{DOCS_FILES}/{SCRIPT}", f"{DOCS_FILES}/{STYLE}")
-TASKS_PATH = "/v1/tasks"  # with `ASKED_PATHS`, all that a key for some tasks may request
+TASKS_PATH = "/v1/tasks"  # with `TASK_PATHS`, all that a key for some tasks may request
 READ_KEYS_EVERY_S = 2.0
 OTHER_KEYS = (b"x-api-key", b"api-key", b"x-goog-api-key", b"ocp-apim-subscription-key")  # used by other services
 PREFLIGHT = {b"origin", b"access-control-request-method"}  # headers; Source: the Fetch standard, CORS-preflight fetch
@@ -91,13 +91,15 @@ class Guard:
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
-        asker = None
+        client_name = None
         try:
             key = self._admit(scope)
-            asker = self._asker(scope, key)
+            client_name = self._client_name(scope, key)
             limit = (key.max_concurrent if key else 0) or self._limits.max_concurrent
-            if self._busy[asker] >= limit and not self._behind_router:  # the router has counted them, by its own keys
-                asker = None
+            if (
+                self._busy[client_name] >= limit and not self._behind_router
+            ):  # the router has counted them, by its own keys
+                client_name = None
                 owner = "This key" if key else "This address"
                 raise RefusalError(
                     429,
@@ -105,12 +107,12 @@ class Guard:
                     f"{owner} has {limit} request{'s' if limit > 1 else ''} under way, which is its limit.",
                     1.0,
                 )
-            self._busy[asker] += 1  # before its body is received, which takes memory
+            self._busy[client_name] += 1  # before its body is received, which takes memory
             if scope["type"] == "http":
                 scope, receive, is_gone = await self._body(scope, receive)
                 if is_gone:
                     return  # the client left before its body was complete
-            await self._app({**scope, ACCESS: key, ASKER: asker}, receive, send)
+            await self._app({**scope, ACCESS: key, CLIENT_NAME: client_name}, receive, send)
         except RefusalError as refusal:
             with contextlib.suppress(OSError):
                 if scope["type"] == "websocket":
@@ -118,16 +120,16 @@ class Guard:
                 else:
                     await send_refusal(send, refusal)
         finally:
-            if asker is not None:
-                self._busy[asker] -= 1
-                if not self._busy[asker]:
-                    del self._busy[asker]  # else an entry would stay for every address
+            if client_name is not None:
+                self._busy[client_name] -= 1
+                if not self._busy[client_name]:
+                    del self._busy[client_name]  # else an entry would stay for every address
 
-    def _asker(self, scope: Scope, key: Key | None) -> str:
+    def _client_name(self, scope: Scope, key: Key | None) -> str:
         """Return the name by which requests share the queue fairly: the key's, or without keys the address's."""
         if self._behind_router:
             return next((value.decode("latin-1") for name, value in scope["headers"] if name == ON_BEHALF), "")
-        return f"key {key.name}" if key else home_of((scope.get("client") or ("",))[0])
+        return f"key {key.name}" if key else client_of_address((scope.get("client") or ("",))[0])
 
     def _admit(self, scope: Scope) -> Key | None:
         """Return the key of the request, or None if it needs none. Raises `RefusalError`."""
@@ -146,7 +148,7 @@ class Guard:
         if self._behind_router:  # the router's own key is for all tasks, its client's may not be
             fields = [value.decode("latin-1") for name, value in scope["headers"] if name == FOR_TASKS]
             key = key.limited_to(fields[0]) if fields else key
-        if key.tasks and not (path.startswith(ASKED_PATHS) or path == TASKS_PATH):
+        if key.tasks and not (path.startswith(TASK_PATHS) or path == TASKS_PATH):
             raise RefusalError(403, "forbidden", f"This key is for the tasks {', '.join(key.tasks)} and nothing else.")
         return key
 
@@ -209,7 +211,7 @@ class Guard:
 
 
 @lru_cache(maxsize=1 << 12)
-def home_of(address: str) -> str:
+def client_of_address(address: str) -> str:
     """Return what identifies the client at ``address``: an IPv4 address itself, or the /64 network of an IPv6 address.
 
     An IPv6 client can use any number of addresses, and shares the first 64 bits with no other client.

@@ -24,7 +24,7 @@ import msgspec
 
 from fourshot.engine.errors import InputError
 from fourshot.engine.machine.files import replaced_file
-from fourshot.engine.machine.locks import changing
+from fourshot.engine.machine.locks import exclusive_update
 from fourshot.serving.answers import RefusalError, quoted
 from fourshot.serving.api import TaskList
 
@@ -161,7 +161,7 @@ def add_key(
             f"--max-concurrent {max_concurrent}: give 1 to {MOST_CONCURRENT:,}, or leave it out for the limit that the "
             "service has for each key (serve --max-concurrent). To take a key away: keys remove."
         )
-    with changing(file):
+    with exclusive_update(file):
         keys = read_keys(file)
         if any(key.name == name for key in keys):
             raise InputError(f"{file} has a key called {name!r} already. Remove it first, or take another name.")
@@ -173,7 +173,7 @@ def add_key(
 
 def remove_key(file: Path, name: str) -> None:
     """Remove the key called ``name``. Raises InputError if there is none."""
-    with changing(file):
+    with exclusive_update(file):
         keys = read_keys(file)
         if not any(key.name == name for key in keys):
             names = ", ".join(key.name for key in keys) or "none"

@@ -15,7 +15,7 @@ logger = logging.getLogger("fourshot.serving")
 LOADING_S = 1.0  # of loading between two scans of the folder: pins and removals wait so long, or for one adapter
 
 
-class AtStart:
+class ProcessState:
     """State of the process of a server that is not in its settings."""
 
     restarts = 0  # how often the server was started before
@@ -24,10 +24,10 @@ class AtStart:
     ready: Callable[[], None] = staticmethod(lambda: None)  # called when adapters are loaded and requests accepted
 
 
-at_start = AtStart()
+process_state = ProcessState()
 
 
-async def nothing() -> None:
+async def do_nothing() -> None:
     """Do nothing: the default of a callback."""
 
 
@@ -35,7 +35,7 @@ async def live(
     service: Service,
     settings: ServeSettings,
     *,
-    count: Callable[[], Awaitable[None]] = nothing,
+    count: Callable[[], Awaitable[None]] = do_nothing,
     is_down: Callable[[], bool] = lambda: False,
     other_tasks: "tuple[asyncio.Task[None], ...]" = (),
 ) -> "list[asyncio.Task[None]]":
@@ -45,12 +45,12 @@ async def live(
     together with the scans.
     """
     service.adapters.on_change = service.metrics.change
-    service.metrics.restarts.set(at_start.restarts)
+    service.metrics.restarts.set(process_state.restarts)
     await service.adapters.refresh()
     watching = asyncio.create_task(_watch(service, settings.poll_s, count, is_down))
     tasks = [*other_tasks, watching]
-    at_start.ready()
-    return [*tasks, asyncio.create_task(_obey(service, settings.drain_s, tasks))]
+    process_state.ready()
+    return [*tasks, asyncio.create_task(_stop_on_request(service, settings.drain_s, tasks))]
 
 
 async def _watch(
@@ -77,12 +77,12 @@ async def _watch(
                 logger.exception("the adapters' folder could not be followed; trying again")
 
 
-async def _obey(service: Service, drain_s: float, tasks: "list[asyncio.Task[None]]") -> None:
+async def _stop_on_request(service: Service, drain_s: float, tasks: "list[asyncio.Task[None]]") -> None:
     """Wait for the supervisor's request to stop, answer what was accepted, then end the server with SIGTERM.
 
     Returns at once if there is no supervisor.
     """
-    if not at_start.supervised:
+    if not process_state.supervised:
         return
     reader = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)

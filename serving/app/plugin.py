@@ -16,12 +16,12 @@ from fastapi import FastAPI
 
 from fourshot.engine.checkpoints.models import checkpoint_shapes
 from fourshot.engine.core import EngineSettings
-from fourshot.engine.machine.temporary import own_folder
+from fourshot.engine.machine.temporary import process_folder
 from fourshot.engine.tokens import load_tokenizer
 from fourshot.engine.vllm_seams.api_server import models_of
 from fourshot.engine.vllm_seams.client import limits_of
 from fourshot.engine.vllm_seams.lora_loads import WORKER_METHOD
-from fourshot.serving.app.lifecycle import at_start, live
+from fourshot.serving.app.lifecycle import live, process_state
 from fourshot.serving.app.metrics import Metrics
 from fourshot.serving.app.routes import add_routes
 from fourshot.serving.app.service import Service
@@ -33,7 +33,7 @@ from fourshot.serving.models.students import open_students, queue_of
 from fourshot.serving.settings import ENVIRONMENT, STAGING, from_json
 
 logger = logging.getLogger("fourshot.serving")
-LOOK_AT_ENGINE_S = 0.2
+ENGINE_CHECK_INTERVAL_S = 0.2
 LAST_ANSWERS_S = 1.0
 ENGINE_DIED = 70  # exit code: EX_SOFTWARE of sysexits.h
 
@@ -56,7 +56,7 @@ class FourshotPlugin:
         base = settings.find_base()
         tokenizer = load_tokenizer(base.path)
         dispatcher = queue_of(limits, of_engine.num_loras, 2 * of_engine.step_tokens)
-        staging = at_start.staging or own_folder(STAGING)
+        staging = process_state.staging or process_folder(STAGING)
         model = BaseModel(
             engine=engine_client,
             models=models_of(state),
@@ -81,7 +81,7 @@ class FourshotPlugin:
             settings,
             count=partial(_count_loads, engine_client, state.fourshot.metrics),
             is_down=lambda: bool(engine_client.errored),
-            other_tasks=(asyncio.create_task(_mind(engine_client)),),
+            other_tasks=(asyncio.create_task(_exit_when_engine_dies(engine_client)),),
         )
 
 
@@ -90,13 +90,13 @@ def plugin() -> FourshotPlugin:
     return FourshotPlugin()
 
 
-async def _mind(engine: Any) -> None:
+async def _exit_when_engine_dies(engine: Any) -> None:
     """Wait until the engine has died, let pending requests get their 503, and exit; the supervisor restarts the server.
 
     This is a task of its own, because a call to a dead engine never returns.
     """
     while not engine.errored:
-        await asyncio.sleep(LOOK_AT_ENGINE_S)
+        await asyncio.sleep(ENGINE_CHECK_INTERVAL_S)
     logger.error("the engine has died")
     await asyncio.sleep(LAST_ANSWERS_S)
     os._exit(ENGINE_DIED)

@@ -21,10 +21,11 @@ from fourshot.serving.settings import NEAR_PROXIES, PROXIES, Limits, ServeSettin
 
 # Java's HttpClient requests HTTP/2 with this header, Apache's requests TLS; the parser would then skip the body. A
 # WebSocket's header stays, except on a POST, which cannot become one.
-WISH = re.compile(rb"\r\nUpgrade:[^\r\n]*(?=\r\n|\Z)", re.IGNORECASE)
+UPGRADE = re.compile(rb"\r\nUpgrade:[^\r\n]*(?=\r\n|\Z)", re.IGNORECASE)
 WEBSOCKET = re.compile(rb"\r\nUpgrade:[ \t]*websocket[ \t]*(?=\r\n|\Z)", re.IGNORECASE)
 STILL_THERE = b"HTTP/1.1 100 Continue\r\n\r\n"
-FIRST_LOOK_S, LONGEST_LOOK_S = 0.05, 1.0  # seconds to the first check for a client that left; at most between two
+FIRST_CHECK_S = 0.05  # to the first check whether a client has left
+MAX_CHECK_INTERVAL_S = 1.0  # between two such checks
 TLS = b"\x16\x03"  # first bytes of a client that takes the address for https
 NO_TLS = "The client speaks TLS, the service does not. Ask http://, or start it with --vllm --ssl-certfile CERT."
 
@@ -48,7 +49,7 @@ class HeaderGate:
         self.num_bytes += (cut if is_whole else len(data)) - open_bytes
         self.is_tls = data.startswith(TLS)
         if head.startswith(b"POST ") or not WEBSOCKET.search(head):
-            head = WISH.sub(b"", head)
+            head = UPGRADE.sub(b"", head)
         return head + rest if is_whole else head
 
 
@@ -73,7 +74,7 @@ class ReadingWatch:
         """Watch until the client has read everything. No effect if it is being watched already."""
         if self._timer is None:
             self.has_read()
-            self._look()
+            self._check_progress()
 
     def has_read(self) -> None:
         self._read_at = self._loop.time()
@@ -82,7 +83,7 @@ class ReadingWatch:
         if self._timer is not None:
             self._timer.cancel()
 
-    def _look(self) -> None:
+    def _check_progress(self) -> None:
         unread_bytes = self._transport.get_write_buffer_size()
         if unread_bytes < self._unread_bytes:
             self.has_read()
@@ -90,7 +91,7 @@ class ReadingWatch:
         if unread_bytes and self._loop.time() - self._read_at >= self._patience_s:
             self._transport.abort()
         elif unread_bytes:
-            self._timer = self._loop.call_later(self._patience_s / 10, self._look)
+            self._timer = self._loop.call_later(self._patience_s / 10, self._check_progress)
 
 
 async def hang_up_when_gone(transport: asyncio.Transport, cycle: RequestResponseCycle) -> None:
@@ -98,12 +99,12 @@ async def hang_up_when_gone(transport: asyncio.Transport, cycle: RequestResponse
 
     `STILL_THERE` was sent to it: the machine of a client that has left responds with a reset.
     """
-    wait_s = FIRST_LOOK_S
+    wait_s = FIRST_CHECK_S
     while not (cycle.response_started or transport.is_closing()):
         if transport.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
             transport.abort()
         await asyncio.sleep(wait_s)
-        wait_s = min(2 * wait_s, LONGEST_LOOK_S)
+        wait_s = min(2 * wait_s, MAX_CHECK_INTERVAL_S)
 
 
 class BoundedHttpProtocol(HttpToolsProtocol):

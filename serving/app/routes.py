@@ -15,7 +15,7 @@ from fourshot.serving.answers import JSON, RefusalError, send_refusal, stopping
 from fourshot.serving.api import HEALTH_PATHS
 from fourshot.serving.app.conventions import Conventions
 from fourshot.serving.app.docs_page import add_docs
-from fourshot.serving.app.guard import ACCESS, ASKER
+from fourshot.serving.app.guard import ACCESS, CLIENT_NAME
 from fourshot.serving.app.keys import Key
 from fourshot.serving.app.openapi import CLASSIFY, GENERATE, TASKS, add_schemas
 from fourshot.serving.app.requests import deadline_s
@@ -80,13 +80,13 @@ async def _answer(
     key: Key | None = request.scope.get(ACCESS)
     if key is not None:
         key.require(task)
-    asker = Caller(
-        name=request.scope.get(ASKER, ""),
+    caller = Caller(
+        name=request.scope.get(CLIENT_NAME, ""),
         deadline_s=deadline_s(request.scope["headers"]),
         tasks=key.tasks if key is not None else (),
     )
     body = await request.body()
-    answering = asyncio.create_task(ask(task, body, asker))
+    answering = asyncio.create_task(ask(task, body, caller))
     leaving = asyncio.create_task(_until_gone(request))
     try:
         await asyncio.wait({answering, leaving}, return_when=asyncio.FIRST_COMPLETED)

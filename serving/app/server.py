@@ -113,11 +113,11 @@ def main() -> None:
     listening = socket.socket(fileno=int(sys.argv[1]))
     import uvloop
 
-    from fourshot.serving.app.lifecycle import at_start
+    from fourshot.serving.app.lifecycle import process_state
 
-    at_start.restarts, at_start.staging = int(sys.argv[2]), Path(sys.argv[3])
-    at_start.supervised = True
-    at_start.ready = lambda: print(READY, file=out)
+    process_state.restarts, process_state.staging = int(sys.argv[2]), Path(sys.argv[3])
+    process_state.supervised = True
+    process_state.ready = lambda: print(READY, file=out)
     if settings.students_only:
         from fourshot.serving.app import students_server
 

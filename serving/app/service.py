@@ -81,19 +81,19 @@ class Service:
         refused = self.adapters.refused() if everything else []
         return TaskList(base_model=self._base_name, tasks=served, refused=refused)
 
-    async def classify(self, task: str, body: bytes, asker: Caller = ANYBODY) -> ClassifyResponse:
+    async def classify(self, task: str, body: bytes, caller: Caller = ANYBODY) -> ClassifyResponse:
         """Return the response to a classification request with this JSON ``body``. Raises `RefusalError`."""
-        return await self._respond(task, body, asker, ClassifyRequest, self._classified)
+        return await self._respond(task, body, caller, ClassifyRequest, self._classified)
 
-    async def generate(self, task: str, body: bytes, asker: Caller = ANYBODY) -> GenerateResponse:
+    async def generate(self, task: str, body: bytes, caller: Caller = ANYBODY) -> GenerateResponse:
         """Return the response to a text generation request with this JSON ``body``. Raises `RefusalError`."""
-        return await self._respond(task, body, asker, GenerateRequest, self._generated)
+        return await self._respond(task, body, caller, GenerateRequest, self._generated)
 
     async def _respond(
         self,
         task: str,
         body: bytes,
-        asker: Caller,
+        caller: Caller,
         kind: type[AnyRequest],
         answer: Callable[[Any, AnyRequest, Method, float, Caller], Awaitable[Answer]],
     ) -> Answer:
@@ -107,15 +107,15 @@ class Service:
                 raise stopping()
             request = read_request(body, self._limits, kind)
             if not versions:
-                mine = [name for name in sorted(self.adapters.current) if not asker.tasks or name in asker.tasks]
+                mine = [name for name in sorted(self.adapters.current) if not caller.tasks or name in caller.tasks]
                 names = shorten(mine, MOST_NAMED) or "none yet"
                 raise RefusalError(404, "unknown_task", f"There is no task {quoted(task)} here. Tasks are: {names}.")
-            fitting = _of_kind(versions, task, writes=kind is GenerateRequest)
+            fitting = _of_kind(versions, task, generates_text=kind is GenerateRequest)
             method = request.method or fitting[0].methods[0]
             version = _chosen(fitting, method)
-            within_s = min(self._limits.timeout_s, asker.deadline_s)
+            within_s = min(self._limits.timeout_s, caller.deadline_s)
             async with asyncio.timeout(within_s) as limit:
-                response = await answer(version, request, method, arrived, asker)
+                response = await answer(version, request, method, arrived, caller)
             code = 200
             return response
         except RefusalError as refusal:
@@ -128,7 +128,7 @@ class Service:
             if not limit.expired():  # raised by the model's code, not by `limit`
                 raise
             code = 504
-            whose = f"as {DEADLINE} asks" if asker.deadline_s < self._limits.timeout_s else "the limit here"
+            whose = f"as {DEADLINE} asks" if caller.deadline_s < self._limits.timeout_s else "the limit here"
             raise RefusalError(
                 504, "timeout", f"There was no answer within {within_s:g} s, {whose}. Send fewer texts at once.", 1.0
             ) from None
@@ -141,18 +141,18 @@ class Service:
                 self.metrics.latency.labels(task, method).observe(time.monotonic() - arrived)
 
     async def _classified(
-        self, version: ClassifierVersion, request: ClassifyRequest, method: Method, arrived: float, asker: Caller
+        self, version: ClassifierVersion, request: ClassifyRequest, method: Method, arrived: float, caller: Caller
     ) -> ClassifyResponse:
         try:
             texts = as_texts(version.task, request.inputs)
         except InputError as error:
             raise RefusalError(400, "bad_input", str(error)) from None
         rule = _rule(version, request, method)
-        self._check(version, asker)  # before anything is computed
-        async with self._promised(version, len(texts)):
+        self._check(version, caller)  # before anything is computed
+        async with self._in_progress(version, len(texts)):
             prepared = await version.prepare(texts, method)
-            self._check(version, asker, version.work_tokens(prepared, method))
-            scored, probabilities = await version.score(prepared, method, asker.name)
+            self._check(version, caller, version.work_tokens(prepared, method))
+            scored, probabilities = await version.score(prepared, method, caller.name)
         task, names = version.task.name, version.task.label_names
         results = [
             _result(names, row, rule.abstains(float(row.max())), text, cut_words)
@@ -173,13 +173,13 @@ class Service:
         )
 
     async def _generated(
-        self, version: GeneratorVersion, request: GenerateRequest, method: Method, arrived: float, asker: Caller
+        self, version: GeneratorVersion, request: GenerateRequest, method: Method, arrived: float, caller: Caller
     ) -> GenerateResponse:
-        self._check(version, asker)
-        async with self._promised(version, len(request.inputs)):
+        self._check(version, caller)
+        async with self._in_progress(version, len(request.inputs)):
             tokens = await version.count_tokens(request.inputs)
-            self._check(version, asker, sum(tokens))
-            answers = await version.generate(request.inputs, tokens, asker.name)
+            self._check(version, caller, sum(tokens))
+            answers = await version.generate(request.inputs, tokens, caller.name)
         results = [
             Generated(
                 text=written.text,
@@ -222,15 +222,15 @@ class Service:
             total_tokens=prompt_tokens + completion_tokens,
         )
 
-    def _check(self, version: Version, asker: Caller, tokens: int = 0) -> None:
+    def _check(self, version: Version, caller: Caller, tokens: int = 0) -> None:
         try:
-            version.dispatcher.check(asker.name, tokens, min(asker.deadline_s, self._limits.timeout_s))
+            version.dispatcher.check(caller.name, tokens, min(caller.deadline_s, self._limits.timeout_s))
         except RefusalError as refusal:
             self.metrics.rejected.labels("deadline" if refusal.kind == "deadline" else "queue").inc()
             raise
 
     @asynccontextmanager
-    async def _promised(self, version: Version, texts: int) -> AsyncIterator[None]:
+    async def _in_progress(self, version: Version, texts: int) -> AsyncIterator[None]:
         """Keep ``version`` loaded, and count ``texts`` as in flight, while a request is processed."""
         task = version.task.name
         version.in_use += 1
@@ -244,12 +244,12 @@ class Service:
             self.metrics.in_flight.labels(task).set(self._in_flight[task])
 
 
-def _of_kind(versions: Sequence[Version], task: str, *, writes: bool) -> list[Version]:
+def _of_kind(versions: Sequence[Version], task: str, *, generates_text: bool) -> list[Version]:
     """Return the versions that generate texts, or those that predict labels. Raises `RefusalError` if there is none."""
-    matching = [version for version in versions if isinstance(version.task, GenerationTask) is writes]
+    matching = [version for version in versions if isinstance(version.task, GenerationTask) is generates_text]
     if matching:
         return matching
-    if writes:
+    if generates_text:
         raise RefusalError(400, "has_labels", f"{task} has labels, and writes nothing: ask POST /v1/classify/{task}.")
     raise RefusalError(400, WRITES, f"{task} has no labels, and writes texts: ask POST /v1/generate/{task}.")
 

@@ -11,7 +11,7 @@ from fastapi.responses import Response
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
 
 from fourshot.serving.api import HEALTH_PATHS
-from fourshot.serving.app.lifecycle import at_start, live
+from fourshot.serving.app.lifecycle import live, process_state
 from fourshot.serving.app.metrics import Metrics
 from fourshot.serving.app.protocol import server_config
 from fourshot.serving.app.routes import add_routes
@@ -45,8 +45,8 @@ def application(settings: ServeSettings, staging: Path) -> FastAPI:
 
 async def serve(settings: ServeSettings, listening: socket.socket) -> None:
     """Serve until a signal asks to stop."""
-    assert at_start.staging
-    config = server_config(application(settings, at_start.staging), settings)
+    assert process_state.staging
+    config = server_config(application(settings, process_state.staging), settings)
     await uvicorn.Server(config).serve(sockets=[listening])
 
 

@@ -37,13 +37,13 @@ def without_password(url: str) -> str:
     return re.sub(r"(?<=//)([^/@:]*):[^/?#]*@", r"\1:...@", url)
 
 
-def doubt_of(address: str) -> str:
+def address_hint(address: str) -> str:
     """Return a hint if ``address`` ends in a route of the API; else ""."""
     ending = OF_A_ROUTE.search(address)
     return f" The address given is {address}: leave out {ending[0]!r}." if ending else ""
 
 
-def leading_to(answer: httpx.Response) -> str:
+def redirect_hint(answer: httpx.Response) -> str:
     """Return a hint if ``answer`` is a redirect; else "". None is followed: a body is only sent where the user said."""
     if not answer.is_redirect:
         return ""

@@ -32,7 +32,7 @@ from fourshot.serving.api import (
     Method,
     TaskList,
 )
-from fourshot.serving.clients.address import doubt_of, leading_to, read_address, remedy, without_password
+from fourshot.serving.clients.address import address_hint, read_address, redirect_hint, remedy, without_password
 from fourshot.serving.clients.local import Prediction
 from fourshot.serving.clients.proxies import proxy_for
 
@@ -110,7 +110,7 @@ def _tries(retrying: tenacity.BaseRetrying) -> str:
 
 
 @contextmanager
-def explained(retrying: tenacity.BaseRetrying, url: str) -> Iterator[None]:
+def as_service_error(retrying: tenacity.BaseRetrying, url: str) -> Iterator[None]:
     """Raise a connection error of the last attempt, inside the block, as a `ServiceError` that says what to do."""
     try:
         yield
@@ -136,7 +136,7 @@ def read(call: ApiCall[Answer], response: httpx.Response, retrying: tenacity.Bas
     """Parse the last attempt's response. Raises `ServiceError`, and `RequestError` for a 4xx that is not retried."""
     code, tries = response.status_code, _tries(retrying)
     strange = f"{url} answered {code} {response.reason_phrase} to {call.method} {call.path}{tries}"
-    strange += f", and not as a fourshot service does. Is this its address?{doubt_of(url)}{leading_to(response)}"
+    strange += f", and not as a fourshot service does. Is this its address?{address_hint(url)}{redirect_hint(response)}"
     if response.is_success:
         try:
             answer: Any = msgspec.json.decode(response.content, type=call.answer)
@@ -147,7 +147,7 @@ def read(call: ApiCall[Answer], response: httpx.Response, retrying: tenacity.Bas
             raise ServiceError(f"{strange} ({error})", code, "strange_answer") from error
     try:
         fault = msgspec.json.decode(response.content, type=ErrorAnswer).error
-        kind, message = fault.type, f"{fault.message}{tries}{doubt_of(url) if code == 404 else ''}"
+        kind, message = fault.type, f"{fault.message}{tries}{address_hint(url) if code == 404 else ''}"
     except (msgspec.DecodeError, UnicodeDecodeError):
         kind, message = "strange_answer", strange
     if not response.is_client_error or code in RETRIED_CODES:

@@ -29,8 +29,8 @@ from fourshot.serving.clients.calls import (
     WRITTEN_BATCH,
     Answer,
     ApiCall,
+    as_service_error,
     classify_call,
-    explained,
     generate_calls,
     http_options,
     predict_calls,
@@ -129,7 +129,7 @@ class Client:
 
     def _ask(self, call: ApiCall[Answer]) -> Answer:
         retrying = tenacity.Retrying(sleep=self._sleep, **retry_policy(self._retries))
-        with explained(retrying, self._called):
+        with as_service_error(retrying, self._called):
             response = retrying(self._http.request, **call.request())
         return read(call, response, retrying, self._called)
 
@@ -223,7 +223,7 @@ class AsyncClient:
                 return response
 
         retrying = tenacity.AsyncRetrying(sleep=self._sleep, **retry_policy(self._retries))
-        with explained(retrying, self._called):
+        with as_service_error(retrying, self._called):
             response: httpx.Response = await retrying(send)
         return read(call, response, retrying, self._called)
 

@@ -27,7 +27,7 @@ from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.task import Task
 from fourshot.pipeline.task_data import TaskData
 from fourshot.serving.adapter_lookup import find_adapter
-from fourshot.serving.api import OF_TEXTS
+from fourshot.serving.api import TEXT_ERROR_CODES
 from fourshot.serving.clients.address import without_password
 from fourshot.serving.clients.calls import BATCH
 from fourshot.serving.clients.remote.settings import KEY_VARIABLES, RemoteSettings
@@ -171,7 +171,7 @@ def _classified(client: "Client", task: str, adapter: str, texts: Sequence[str])
         try:
             answer = client.classify(task, texts)
         except RequestError as error:
-            if error.code not in OF_TEXTS:
+            if error.code not in TEXT_ERROR_CODES:
                 raise
             if len(texts) == 1:
                 return [Annotation(fault=str(error))]

@@ -10,7 +10,7 @@ from fourshot.pipeline.runs.stages.write import WrittenAnswer
 from fourshot.pipeline.student_card import check_unchanged, find_student, is_text_student
 from fourshot.pipeline.tasks.generation import GenerationTask
 from fourshot.pipeline.text_student import FEW, Generator, TextWritten, load_text_student_card
-from fourshot.serving.api import OF_TEXTS
+from fourshot.serving.api import TEXT_ERROR_CODES
 from fourshot.serving.clients.address import without_password
 from fourshot.serving.clients.remote.settings import RemoteSettings
 
@@ -75,7 +75,7 @@ def _written(generate: Callable[[Sequence[str]], list[TextWritten]], inputs: Seq
             for result in generate(inputs)
         ]
     except InputError as error:
-        if isinstance(error, RequestError) and error.code not in OF_TEXTS:
+        if isinstance(error, RequestError) and error.code not in TEXT_ERROR_CODES:
             raise  # not caused by a text
         if len(inputs) == 1:
             return [WrittenAnswer(text="", fault=str(error))]

@@ -12,11 +12,11 @@ from pathlib import Path
 import msgspec
 
 from fourshot.engine.errors import FourshotError
-from fourshot.engine.machine.temporary import own_folder
+from fourshot.engine.machine.temporary import process_folder
 from fourshot.serving.fleet.supervisor import Say, Supervisor, listen, replica_settings
 from fourshot.serving.settings import ServeSettings
 from fourshot.training.jobs.cluster import cluster, has_gpus, machines, nodes
-from fourshot.training.jobs.machines import MachineSupplies, check_machines, machine_name, provide, supplies
+from fourshot.training.jobs.machines import MachineSetup, check_machines, machine_name, machine_setup, prepare_machine
 
 REPLICA = "fourshot-replica-"  # prefix of the replicas' folders
 WAIT_S = 120.0  # for an actor's first address: on a machine that is busy with other work, its imports take a minute
@@ -39,8 +39,8 @@ class RayReplicas:
         self._connection = contextlib.ExitStack()
         self._connection.enter_context(cluster(address))
         try:
-            supplied = self._connection.enter_context(supplies(base.path if base else "", folders=[adapters]))
-            check_machines(supplied, nodes())
+            setup = self._connection.enter_context(machine_setup(base.path if base else "", folders=[adapters]))
+            check_machines(setup, nodes())
         except BaseException:
             self._connection.close()
             raise
@@ -50,7 +50,7 @@ class RayReplicas:
             num_gpus=1 if gpus else 0, num_cpus=1 if gpus else share, max_restarts=-1, max_task_retries=-1
         )
         self._ray, self._tell = ray, cache(say)  # reports the same failure once, however often it occurs
-        self._start = partial(actor.remote, settings, keys, 0 if gpus else share, supplied)
+        self._start = partial(actor.remote, settings, keys, 0 if gpus else share, setup)
         self._actors = [self._start() for _ in range(number)]
 
     def addresses(self, wait_s: float = WAIT_S) -> list[str]:
@@ -97,17 +97,17 @@ def cores_each(cores: Sequence[int], number: int) -> int:
 class _Actor:
     """Runs a `Supervisor` in a thread of its own."""
 
-    def __init__(self, settings: ServeSettings, keys: str, threads: int, supplied: MachineSupplies) -> None:
+    def __init__(self, settings: ServeSettings, keys: str, threads: int, setup: MachineSetup) -> None:
         import ray
 
         try:
-            checkpoint = provide(supplied)
+            checkpoint = prepare_machine(setup)
         except (FourshotError, OSError) as error:
             raise FourshotError(f"{machine_name()}: {error}") from error
         if settings.found_base:
             base = msgspec.structs.replace(settings.found_base, path=checkpoint)
             settings = msgspec.structs.replace(settings, found_base=base)
-        self._folder = folder = own_folder(REPLICA)
+        self._folder = folder = process_folder(REPLICA)
         file = folder / "keys.toml"
         file.touch(mode=0o600)
         file.write_text(keys, encoding="utf-8")

@@ -15,7 +15,7 @@ import msgspec
 
 from fourshot.engine.errors import FourshotError, InputError
 from fourshot.engine.machine.gpus import gpus
-from fourshot.engine.machine.temporary import lent_folder
+from fourshot.engine.machine.temporary import temporary_folder
 from fourshot.engine.machine.threads import available_cores
 from fourshot.serving.app.keys import add_key
 from fourshot.serving.app.logs import log_to
@@ -43,7 +43,7 @@ class Replicas:
 
     async def run(self) -> None:
         """Route requests to the servers until `stop`. Raises FourshotError, or OSError, if none can be started."""
-        with lent_folder(KEYS) as folder:
+        with temporary_folder(KEYS) as folder:
             await self._route(folder / "keys.toml")
         if len(self._failed) == self._number:
             raise self._failed[0]
@@ -58,7 +58,7 @@ class Replicas:
             try:
                 while not self.ready.is_set() and not serving.done():
                     await asyncio.sleep(0.1)
-                    if any(replica.well for replica in replicas):
+                    if any(replica.healthy for replica in replicas):
                         self.ready.set()
                 await serving
             finally:
@@ -99,7 +99,7 @@ class Replicas:
         for index, environment in enumerate(environments(self._number, os.environ, gpus(os.environ))):
             listening = listen("127.0.0.1", 0)
             own_settings = replica_settings(self._settings, "127.0.0.1", listening, keys)
-            say = partial(_say_of, self._say, index)
+            say = partial(_pass_on_line, self._say, index)
             supervisor = Supervisor(own_settings, listening, self._log.with_suffix(f".{index}.log"), say, environment)
             supervisors.append(supervisor)
             running.append(asyncio.create_task(self._keep_alive(supervisor, say)))
@@ -155,7 +155,7 @@ class Replicas:
             await asyncio.to_thread(started.close)
 
 
-def _say_of(say: Say, replica: int, line: str) -> None:
+def _pass_on_line(say: Say, replica: int, line: str) -> None:
     """Pass on a line of a replica's output, with its number. A line of its log keeps its level and format."""
     if line.startswith("{"):
         with contextlib.suppress(msgspec.DecodeError):

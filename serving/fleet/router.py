@@ -22,8 +22,8 @@ import msgspec
 from yarl import URL
 
 from fourshot.serving.answers import RefusalError, send_answer, send_refusal, stopping
-from fourshot.serving.api import ASKED_PATHS, DEADLINE, HEALTH_PATHS, TaskList
-from fourshot.serving.app.guard import ACCESS, ASKER, FOR_TASKS, ON_BEHALF, TASKS_PATH
+from fourshot.serving.api import DEADLINE, HEALTH_PATHS, TASK_PATHS, TaskList
+from fourshot.serving.app.guard import ACCESS, CLIENT_NAME, FOR_TASKS, ON_BEHALF, TASKS_PATH
 from fourshot.serving.app.keys import Key
 from fourshot.serving.app.requests import deadline_s
 from fourshot.serving.fleet.asgi import Drain, lifespan, while_there
@@ -31,8 +31,8 @@ from fourshot.serving.fleet.merged_pages import merged, summed
 from fourshot.serving.settings import Limits
 
 logger = logging.getLogger("fourshot.serving")
-LOOK_EVERY_S = 0.5
-LOOK_S = 5.0  # for the response to a health check
+HEALTH_CHECK_EVERY_S = 0.5
+HEALTH_TIMEOUT_S = 5.0  # for the response to a health check
 AWAY_S = 0.4  # for an unhealthy replica to send its page or list: clients, such as the page, must not wait longer
 CONNECT_S = 5.0
 MOST_MISSES = 2  # health checks in a row without a response: a busy machine responds late
@@ -54,7 +54,7 @@ class Replica:
 
     def __init__(self, number: int, address: str) -> None:
         self.number, self.address = number, address
-        self.well = False
+        self.healthy = False
         self.in_flight = 0
         self.misses = 0
 
@@ -67,7 +67,7 @@ class Router:
         self.replicas, self._limits, self._key, self._spare = list(replicas), limits, key, spare
         self._session: aiohttp.ClientSession | None = None
         self._was_up = False  # whether any of them ever was
-        self._looks: set[asyncio.Task[None]] = set()
+        self._health_checks: set[asyncio.Task[None]] = set()
         self.drain = Drain()
 
     async def open(self) -> None:
@@ -78,8 +78,8 @@ class Router:
         )
 
     async def close(self) -> None:
-        for look in self._looks:
-            look.cancel()
+        for check in self._health_checks:
+            check.cancel()
         if self._session is not None:
             await self._session.close()
 
@@ -89,35 +89,35 @@ class Router:
 
     async def _follow(self, replica: Replica) -> None:
         while True:
-            await self._look(replica)
-            await asyncio.sleep(LOOK_EVERY_S)
+            await self._check_health(replica)
+            await asyncio.sleep(HEALTH_CHECK_EVERY_S)
 
-    async def _look(self, replica: Replica) -> None:
+    async def _check_health(self, replica: Replica) -> None:
         assert self._session is not None
         misses = 0
         try:
-            timeout = aiohttp.ClientTimeout(total=LOOK_S)
+            timeout = aiohttp.ClientTimeout(total=HEALTH_TIMEOUT_S)
             async with self._session.get(f"{replica.address}/health", timeout=timeout) as answer:
-                well = answer.status == 200
+                healthy = answer.status == 200
         except TimeoutError:
             misses = replica.misses + 1
-            well = replica.well and misses < MOST_MISSES
+            healthy = replica.healthy and misses < MOST_MISSES
         except Exception:  # of any kind: else the checks would end
-            well = False
+            healthy = False
         replica.misses = misses
-        self._was_up = self._was_up or well
-        if well != replica.well:
-            logger.info("replica %d at %s is %s", replica.number, replica.address, "well" if well else "away")
-        replica.well = well
+        self._was_up = self._was_up or healthy
+        if healthy != replica.healthy:
+            logger.info("replica %d at %s is %s", replica.number, replica.address, "well" if healthy else "away")
+        replica.healthy = healthy
 
     def order(self, path: str) -> list[Replica]:
         """Return the healthy replicas in the order in which to try them for a request at ``path``."""
-        well = [replica for replica in self.replicas if replica.well]
-        if not path.startswith(ASKED_PATHS):
-            return sorted(well, key=lambda replica: replica.in_flight)
-        ranks = preference(_task_in(path)[:MOST_TASK_CHARS], tuple(replica.number for replica in well))
-        ranked = [well[index] for index in ranks]
-        bound = BOUND * sum(replica.in_flight for replica in well) / max(1, len(well)) + self._spare
+        healthy = [replica for replica in self.replicas if replica.healthy]
+        if not path.startswith(TASK_PATHS):
+            return sorted(healthy, key=lambda replica: replica.in_flight)
+        ranks = preference(_task_in(path)[:MOST_TASK_CHARS], tuple(replica.number for replica in healthy))
+        ranked = [healthy[index] for index in ranks]
+        bound = BOUND * sum(replica.in_flight for replica in healthy) / max(1, len(healthy)) + self._spare
         return sorted(ranked, key=lambda replica: replica.in_flight > bound)  # a stable sort: the busy ones come last
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
@@ -137,13 +137,13 @@ class Router:
             await send_refusal(send, stopping())
             return
         if is_health:
-            if any(replica.well for replica in self.replicas):
+            if any(replica.healthy for replica in self.replicas):
                 await send_answer(send, 200, msgspec.json.encode({"status": "well"}))
             else:
                 await send_refusal(send, RefusalError(503, "starting", "No replica is up yet, or just now.", 5.0))
             return
         key: Key | None = scope.get(ACCESS)
-        if key is not None and path.startswith(ASKED_PATHS):
+        if key is not None and path.startswith(TASK_PATHS):
             try:
                 key.require(_task_in(path))
             except RefusalError as refusal:
@@ -172,10 +172,10 @@ class Router:
         while time.monotonic() < deadline:
             replica = next((home for home in self.order(scope["path"]) if home.number not in tried), None)
             if replica is None:
-                if not any(replica.well for replica in self.replicas) and time.monotonic() >= patient_until:
+                if not any(replica.healthy for replica in self.replicas) and time.monotonic() >= patient_until:
                     break
                 tried.clear()
-                await asyncio.sleep(LOOK_EVERY_S / 2)
+                await asyncio.sleep(HEALTH_CHECK_EVERY_S / 2)
                 continue
             tried.add(replica.number)
             if await self._ask(replica, scope, body, send, due - time.monotonic()):
@@ -198,7 +198,7 @@ class Router:
         has_begun = False
         try:
             # Completions of vLLM's own routes take as long as their clients wait.
-            total_s = self._limits.timeout_s + 30 if scope["path"].startswith(ASKED_PATHS) else None
+            total_s = self._limits.timeout_s + 30 if scope["path"].startswith(TASK_PATHS) else None
             async with self._session.request(
                 scope["method"],
                 URL(address, encoded=True),
@@ -226,17 +226,17 @@ class Router:
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             if has_begun:
                 raise
-            replica.well = False  # until the check that follows: it may only have closed this connection
-            look = asyncio.create_task(self._look(replica))
-            self._looks.add(look)
-            look.add_done_callback(self._looks.discard)
+            replica.healthy = False  # until the check that follows: it may only have closed this connection
+            check = asyncio.create_task(self._check_health(replica))
+            self._health_checks.add(check)
+            check.add_done_callback(self._health_checks.discard)
             logger.info("replica %d did not answer: %s: %s", replica.number, type(error).__name__, error)
             return False
         finally:
             replica.in_flight -= 1
 
     def _headers(self, scope: dict[str, Any], left_s: float) -> list[tuple[str, str]]:
-        """Return the headers for a replica: the client's own, the router's key, the asker, and the tasks of its key."""
+        """Return the headers for a replica: the client's own and its name, its key's tasks, and the router's key."""
         headers = [
             (name.decode("latin-1"), value.decode("latin-1"))
             for name, value in scope["headers"]
@@ -247,7 +247,8 @@ class Router:
         key: Key | None = scope.get(ACCESS)
         if key is not None and key.tasks:  # else the replica would show all that the router's key may see
             headers.append((FOR_TASKS.decode(), key.tasks_field(_task_in(scope["path"]))))
-        return [*headers, ("Authorization", f"Bearer {self._key}"), (ON_BEHALF.decode(), quote(scope.get(ASKER, "")))]
+        client_name = quote(scope.get(CLIENT_NAME, ""))
+        return [*headers, ("Authorization", f"Bearer {self._key}"), (ON_BEHALF.decode(), client_name)]
 
     async def _pages(self, path: str, replicas: Sequence[Replica]) -> dict[int, str]:
         """Return the responses at ``path`` of those ``replicas`` that respond, by their numbers."""
@@ -255,7 +256,7 @@ class Router:
         session, pages = self._session, dict[int, str]()
 
         async def fetch(replica: Replica) -> None:
-            timeout = aiohttp.ClientTimeout(total=LOOK_S if replica.well else AWAY_S)
+            timeout = aiohttp.ClientTimeout(total=HEALTH_TIMEOUT_S if replica.healthy else AWAY_S)
             headers = {"Authorization": f"Bearer {self._key}"}
             with contextlib.suppress(aiohttp.ClientError, TimeoutError, OSError):
                 address = URL(f"{replica.address}{path}", encoded=True)
@@ -271,8 +272,8 @@ class Router:
 
     async def _tasks(self, scope: dict[str, Any]) -> TaskList | None:
         """Return the tasks of the first replica, with the requests of all; None if none responds with a list."""
-        well = [replica for replica in self.replicas if replica.well]
-        pages, lists = await self._pages(f"{TASKS_PATH}{_query(scope)}", well), list[TaskList]()
+        healthy = [replica for replica in self.replicas if replica.healthy]
+        pages, lists = await self._pages(f"{TASKS_PATH}{_query(scope)}", healthy), list[TaskList]()
         for page in pages.values():
             with contextlib.suppress(msgspec.DecodeError):  # another program may have the port of one that ended
                 lists.append(msgspec.json.decode(page, type=TaskList))
@@ -285,7 +286,7 @@ def _query(scope: dict[str, Any]) -> str:
 
 
 def _task_in(path: str) -> str:
-    """Return the task's name in one of `ASKED_PATHS`; of another path, its end."""
+    """Return the task's name in one of `TASK_PATHS`; of another path, its end."""
     return path.split("/", 3)[-1]
 
 

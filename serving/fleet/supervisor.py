@@ -18,7 +18,7 @@ import msgspec
 
 from fourshot.engine.errors import FourshotError, InputError
 from fourshot.engine.machine.processes import import_path
-from fourshot.engine.machine.temporary import lent_folder
+from fourshot.engine.machine.temporary import temporary_folder
 from fourshot.serving.answers import JSON, RefusalError
 from fourshot.serving.app.keys import MOST_TASKS_CHARS
 from fourshot.serving.app.server import READY, environment
@@ -137,7 +137,7 @@ class Supervisor:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._stopping.wait(), pause_s)
         finally:
-            self._no_longer()
+            self._close_stand_in()
             self._listening.close()
 
     def stop(self) -> None:
@@ -154,7 +154,7 @@ class Supervisor:
 
     async def _one_server(self) -> tuple[bool, int]:
         """Start a server and wait for its end. Return whether it was ever ready, and its exit code."""
-        with lent_folder(STAGING) as staging:
+        with temporary_folder(STAGING) as staging:
             return await self._serve_from(str(staging))
 
     async def _serve_from(self, staging: str) -> tuple[bool, int]:
@@ -181,23 +181,24 @@ class Supervisor:
         if self._stopping.is_set():
             self.stop()  # again: there was no process to stop when it was called
         assert child.stdout is not None
-        telling, stopping = asyncio.create_task(self._tell(child.stdout)), asyncio.create_task(self._stopping.wait())
+        passing_on = asyncio.create_task(self._pass_on_output(child.stdout))
+        stopping = asyncio.create_task(self._stopping.wait())
         try:
-            await asyncio.wait({telling, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({passing_on, stopping}, return_when=asyncio.FIRST_COMPLETED)
             ended = self.ready.is_set(), await self._end(child)
         finally:
             self.ready.clear()
             self._end_all(child.pid)
             stopping.cancel()
-        await telling  # to the end of its output
+        await passing_on  # to the end of its output
         return ended
 
-    async def _tell(self, output: asyncio.StreamReader) -> None:
+    async def _pass_on_output(self, output: asyncio.StreamReader) -> None:
         """Pass on the server's output until its end, and note when it is ready."""
         async for line in output:
             text = line.decode("utf-8", "replace").rstrip()
             if text == READY:
-                self._no_longer()
+                self._close_stand_in()
                 self.ready.set()
             elif text:
                 self._say(text)
@@ -220,15 +221,15 @@ class Supervisor:
         """Respond to requests with 503 while there is no server."""
         if self._stand_in is None:
             self._stand_in = await asyncio.start_server(
-                self._not_now, sock=socket.socket(fileno=os.dup(self._listening.fileno()))
+                self._answer_not_ready, sock=socket.socket(fileno=os.dup(self._listening.fileno()))
             )
 
-    def _no_longer(self) -> None:
+    def _close_stand_in(self) -> None:
         if self._stand_in is not None:
             self._stand_in.close()
             self._stand_in = None
 
-    async def _not_now(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _answer_not_ready(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         state = "restarting" if self.restarts else "starting"
         refusal = RefusalError(503, state, f"The server is {state}.", 5.0)
         body = refusal.body

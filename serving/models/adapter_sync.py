@@ -49,8 +49,8 @@ class AdapterSync:
         self._writers = writers or students
         self._ready: dict[str, Version] = {}  # by key
         # By folder: signature of rejected files, the reason, and until when they are rejected unless they change.
-        self._bad: dict[Path, tuple[Signature, str, float]] = {}
-        self._leaving: dict[str, Version] = {}
+        self._refusals: dict[Path, tuple[Signature, str, float]] = {}
+        self._draining: dict[str, Version] = {}
         self._contents: FolderContents | None = None
         self._unloaded: set[str] = set()  # tasks with something new that has not been tried yet
         self._logged: set[Refused] = set()  # rejections that have been logged
@@ -83,7 +83,7 @@ class AdapterSync:
             loader.dispatcher.close(refusal)
 
     def _loader(self, stored: StoredAdapter | InContext) -> Loader:
-        loader = self._writers if stored.writes else self._students if stored.is_student else self._base_model
+        loader = self._writers if stored.generates_text else self._students if stored.is_student else self._base_model
         assert loader is not None, "the registry has refused it"
         return loader
 
@@ -105,20 +105,20 @@ class AdapterSync:
         self._logged = {*all_refused}
         self._contents = contents
         folders = {stored.folder for stored in contents.adapters}
-        self._bad = {folder: refusal for folder, refusal in self._bad.items() if folder in folders}
+        self._refusals = {folder: refusal for folder, refusal in self._refusals.items() if folder in folders}
         self._unloaded = set()
         for task in sorted({*contents.tasks, *contents.in_context, *self.current}):
-            await self._choose(task, contents, may_load=False)
+            await self._update_task(task, contents, may_load=False)
         waiting, load_until = sorted(self._unloaded, key=partial(self._turn, contents)), time.monotonic() + load_s
         for place, task in enumerate(waiting):
             if place and time.monotonic() >= load_until:
                 break
             self._unloaded.discard(task)
-            await self._choose(task, contents, may_load=True)
-        await self._clear_out()
-        leaving = {version.task.name for version in self._leaving.values()}  # they leave their slots first
+            await self._update_task(task, contents, may_load=True)
+        await self._unload_drained()
+        draining = {version.task.name for version in self._draining.values()}  # they leave their slots first
         for loader in self.loaders:
-            await loader.pin([version for task in self.current.keys() - leaving for version in self.current[task]])
+            await loader.pin([version for task in self.current.keys() - draining for version in self.current[task]])
         return not self._unloaded
 
     def _turn(self, contents: FolderContents, task: str) -> tuple[int, str]:
@@ -150,7 +150,7 @@ class AdapterSync:
             contents, adapters=adapters, in_context=in_context, faults=list(refused.values())
         )
 
-    async def _choose(self, task: str, contents: FolderContents, *, may_load: bool) -> None:
+    async def _update_task(self, task: str, contents: FolderContents, *, may_load: bool) -> None:
         """Put the first adapter and the first student of ``task`` that work into use.
 
         Unless it ``may_load``, a version stays in use until a preferred one is loaded.
@@ -161,7 +161,7 @@ class AdapterSync:
             current = next((version for version in previous if version.stored.is_student is student), None)
             entry = None if student else contents.in_context.get(task)
             candidates.append(
-                await self._first(
+                await self._first_working(
                     current, [adapter for adapter in stored if adapter.is_student is student], entry, may_load
                 )
             )
@@ -177,9 +177,9 @@ class AdapterSync:
             return
         for version in previous:
             if version not in versions:
-                self._leave(version)
+                self._drain(version)
         for version in versions:
-            self._leaving.pop(version.stored.key, None)
+            self._draining.pop(version.stored.key, None)
             self._loader(version.stored).announce(version)
         self.current[task] = versions
         if not versions:
@@ -188,7 +188,7 @@ class AdapterSync:
         logger.info("task %s is %s", task, f"answered {sources}" if sources else "no longer served")
         self.on_change(task, bool(versions))
 
-    async def _first(
+    async def _first_working(
         self, current: Version | None, stored: Sequence[StoredAdapter], entry: InContext | None, may_load: bool
     ) -> Version | None:
         """Return the first of ``stored`` that works, else ``entry``, else None. ``current``: the version in use."""
@@ -216,38 +216,38 @@ class AdapterSync:
 
     def _is_refused(self, stored: StoredAdapter) -> bool:
         """Whether ``stored`` could not be loaded, and is not to be tried again yet."""
-        refusal = self._bad.get(stored.folder)
+        refusal = self._refusals.get(stored.folder)
         return refusal is not None and refusal[0] == stored.signature and time.monotonic() < refusal[2]
 
     async def _admit(self, stored: StoredAdapter) -> Version | None:
         """Load an adapter or a student; None if it is rejected."""
-        refusal = self._bad.get(stored.folder)
+        refusal = self._refusals.get(stored.folder)
         try:
             version = await self._loader(stored).admit(stored)
         except FourshotError as error:
             refused_until_s = time.monotonic() + RETRY_S if isinstance(error.__cause__, OSError) else math.inf
-            self._bad[stored.folder] = (stored.signature, str(error), refused_until_s)
+            self._refusals[stored.folder] = (stored.signature, str(error), refused_until_s)
             if refusal is None or refusal[0] != stored.signature:
                 logger.warning("%s is refused: %s", stored.name, error)
             return None
-        self._bad.pop(stored.folder, None)
+        self._refusals.pop(stored.folder, None)
         self._ready[stored.key] = version
         return version
 
-    def _leave(self, version: Version) -> None:
+    def _drain(self, version: Version) -> None:
         """Send no new requests to ``version``; those in progress may finish."""
         if version.name:
             version.left_at = time.monotonic()
-            self._leaving[version.stored.key] = version
+            self._draining[version.stored.key] = version
             self._loader(version.stored).withdraw(version)
 
-    async def _clear_out(self) -> None:
+    async def _unload_drained(self) -> None:
         """Unload the replaced versions that are no longer in use."""
-        for key, version in list(self._leaving.items()):
+        for key, version in list(self._draining.items()):
             loader = self._loader(version.stored)
             if version.in_use or loader.is_busy(version):
                 continue
-            del self._leaving[key]
+            del self._draining[key]
             self._ready.pop(key, None)
             await loader.unload(version)
 
@@ -283,7 +283,7 @@ class AdapterSync:
         bad = [
             Refused(path=place_in(self._registry.root, stored.folder), reason=refusal[1])
             for stored in contents.adapters
-            if (refusal := self._bad.get(stored.folder)) is not None and refusal[0] == stored.signature
+            if (refusal := self._refusals.get(stored.folder)) is not None and refusal[0] == stored.signature
         ]
         return [*contents.refused, *bad]
 

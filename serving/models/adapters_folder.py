@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fourshot.engine.errors import AdapterError, InputError
 from fourshot.engine.machine.files import remove_folder, settle, staged_folder
-from fourshot.engine.machine.locks import changing
+from fourshot.engine.machine.locks import exclusive_update
 from fourshot.pipeline.card import CARD_FILE, AdapterCard, load_card
 from fourshot.pipeline.cells.run_folder import SHOTS_FILE
 from fourshot.pipeline.events import OnEvent, ignore
@@ -84,13 +84,13 @@ def add_adapter(root: Path, source: str, base: str | None = None) -> tuple[Card,
             )
         return False
 
-    with changing(root / PINS_FILE):
+    with exclusive_update(root / PINS_FILE):
         if is_there():
             return card, False
     with staged_folder(root, card.name) as staged:
         shutil.copytree(folder, staged, dirs_exist_ok=True, symlinks=False)
         os.utime(staged / card_file)
-        with changing(root / PINS_FILE):  # not while copying: a copy of gigabytes must keep nobody waiting
+        with exclusive_update(root / PINS_FILE):  # not while copying: a copy of gigabytes must keep nobody waiting
             if is_there():  # another process was faster
                 return card, False
             if final.exists():  # and damaged
@@ -99,25 +99,25 @@ def add_adapter(root: Path, source: str, base: str | None = None) -> tuple[Card,
     return card, True
 
 
-def doubts_of(root: Path, card: Card) -> list[str]:
+def warnings_about(root: Path, card: Card) -> list[str]:
     """Return warnings about an adapter or a student: if those in ``root`` have other labels or another base."""
     others = [other for other, _ in _cards(root) if other.name != card.name]
-    doubts = []
+    warnings = []
     labels = _labels(card)
     of_task = [_labels(other) for other in others if other.task.name == card.task.name]
     if before := next((theirs for theirs in of_task if theirs != labels), ()):
-        doubts.append(
+        warnings.append(
             f"versions of {card.task.name} there answer with other labels: {', '.join(before)}; this one with "
             f"{', '.join(labels)}."
         )
     bases = {(o.model_name, o.model_revision) for o in others if isinstance(o, AdapterCard)}
     if isinstance(card, AdapterCard) and bases and (card.model_name, card.model_revision) not in bases:
-        doubts.append(
+        warnings.append(
             f"it was trained on {card.model_name} ({card.model_revision}), and the adapters there on "
             f"{', '.join(f'{name} ({revision})' for name, revision in sorted(bases))}. A server has one base, and "
             "refuses those of others."
         )
-    return doubts
+    return warnings
 
 
 def preferred_to(root: Path, card: Card) -> str:
@@ -191,7 +191,7 @@ def remove(root: Path, name: str, base: str | None = None) -> list[Path]:
         else:
             remove_folder(folder)
     if name in contents.pins.values():
-        with changing(root / PINS_FILE):
+        with exclusive_update(root / PINS_FILE):
             write_pins(root, {task: pinned for task, pinned in _pins(root).items() if pinned != name})
     return folders
 
@@ -213,14 +213,14 @@ def pin(root: Path, name: str, base: str | None = None) -> str:
     tasks = {adapter.name: adapter.card.task.name for adapter in Registry(root, base_named(base)).read().adapters}
     if name not in tasks:
         raise InputError(f"there is no adapter {name!r} in {root}. There are: {', '.join(tasks) or 'none'}.")
-    with changing(root / PINS_FILE):
+    with exclusive_update(root / PINS_FILE):
         write_pins(root, {**_pins(root), tasks[name]: name})
     return tasks[name]
 
 
 def unpin(root: Path, task: str) -> None:
     """Let the newest version of ``task`` be used again. Raises InputError if it is not pinned."""
-    with changing(root / PINS_FILE):
+    with exclusive_update(root / PINS_FILE):
         pins = _pins(root)
         if task not in pins:
             raise InputError(f"{task!r} is not pinned. Pinned are: {', '.join(pins) or 'none'}.")

@@ -231,12 +231,14 @@ class ModelVersion:
     def work_tokens(self, prepared: PreparedRequest, method: Method) -> int:
         return self._model.scorer.work_tokens(prepared.prompts, self.labels[method], self._lora_of(method))
 
-    async def score(self, prepared: PreparedRequest, method: Method, asker: str) -> tuple[list[ScoredText], np.ndarray]:
+    async def score(
+        self, prepared: PreparedRequest, method: Method, client: str
+    ) -> tuple[list[ScoredText], np.ndarray]:
         calibration = self.card.calibration if isinstance(self.card, AdapterCard) else NONE
         if method == "icl":
             calibration = await self._calibrated_in_context()
         labels, lora = self.labels[method], self._lora_of(method)
-        scored = await self._model.scorer.score_all(prepared.prompts, labels, lora, asker)
+        scored = await self._model.scorer.score_all(prepared.prompts, labels, lora, client)
         scored = combined_answers(scored, prepared.parts)
         return scored, np.exp(apply(calibration, np.array([text.logprobs for text in scored])))
 

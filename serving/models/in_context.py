@@ -24,7 +24,7 @@ class InContext(msgspec.Struct, frozen=True, kw_only=True):
     prompt_version: str = PROMPT_VERSION
     align: bool = False  # filler before the instruction; not in files of earlier versions
     is_student: ClassVar[bool] = False
-    writes: ClassVar[bool] = False
+    generates_text: ClassVar[bool] = False
     key: ClassVar[str] = ""  # it has no version
 
     @property

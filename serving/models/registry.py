@@ -74,7 +74,7 @@ class StoredAdapter(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         return not isinstance(self.card, AdapterCard)
 
     @property
-    def writes(self) -> bool:
+    def generates_text(self) -> bool:
         """Whether it is a student of a text generation task."""
         return isinstance(self.card, TextStudentCard)
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from fourshot.engine.labels import LabelTokens, Question
-from fourshot.engine.vllm_scoring import Scoring, questions
+from fourshot.engine.labels import LabelTokens, TrieRequest
+from fourshot.engine.vllm_scoring import Scoring, scoring_requests
 from fourshot.engine.vllm_seams.client import began_s
 from fourshot.pipeline.synthesis.windows import combined
 from fourshot.serving.answers import RefusalError
@@ -43,21 +43,21 @@ class Scorer:
     def __init__(self, engine: Any, dispatcher: Dispatcher) -> None:
         self._engine, self._dispatcher = engine, dispatcher
         self._ids = count()
-        self._cached = ExpectedHits()
+        self._hits = ExpectedHits()
 
     async def score_all(
-        self, prompts: Sequence[Sequence[int]], labels: LabelTokens, lora: "LoRARequest | None", asker: str = ""
+        self, prompts: Sequence[Sequence[int]], labels: LabelTokens, lora: "LoRARequest | None", client: str = ""
     ) -> list[ScoredText]:
         """Score the prompts of one request, and return the results in their order. See `score`."""
         offsets = [0, *accumulate(map(len, prompts))]
         return await all_or_none(
-            self.score(prompt, labels, lora, offset, asker) for prompt, offset in zip(prompts, offsets, strict=False)
+            self.score(prompt, labels, lora, offset, client) for prompt, offset in zip(prompts, offsets, strict=False)
         )
 
     def work_tokens(self, prompts: Sequence[Sequence[int]], labels: LabelTokens, lora: "LoRARequest | None") -> int:
         """Return the tokens that the model is expected to compute for ``prompts``."""
         adapter = lora.lora_name if lora else BASE
-        return len(questions(labels)) * sum(len(ids) - self._cached.of(adapter, ids) for ids in prompts)
+        return len(scoring_requests(labels)) * sum(len(ids) - self._hits.expected(adapter, ids) for ids in prompts)
 
     async def score(
         self,
@@ -65,21 +65,21 @@ class Scorer:
         labels: LabelTokens,
         lora: "LoRARequest | None",
         after_tokens: int = 0,
-        asker: str = "",
+        client: str = "",
     ) -> ScoredText:
         """Score one prompt, given as token ids, for every label. If cancelled, it leaves the queue.
 
-        ``after_tokens`` and ``asker`` as for `Dispatcher.turn`. Raises RefusalError if there will be no result.
+        ``after_tokens`` and ``client`` as for `Dispatcher.turn`. Raises RefusalError if there will be no result.
         """
         arrived = time.monotonic()
         scoring = Scoring([0.0] * len(labels.ids))
         answers = await all_or_none(
-            self._ask([*prompt, *question.prefix], params, question, lora, after_tokens, asker)
-            for question, params in questions(labels)
+            self._ask([*prompt, *request.prefix], params, request, lora, after_tokens, client)
+            for request, params in scoring_requests(labels)
         )
         began, ended = float("inf"), arrived
-        for question, output, turn, done in answers:
-            scoring.add(question, output)
+        for request, output, turn, done in answers:
+            scoring.add(request, output)
             began, ended = min(began, _began(output, turn, done)), max(ended, done)
         return ScoredText(
             logprobs=tuple(scoring.logprobs),
@@ -94,15 +94,15 @@ class Scorer:
         self,
         ids: list[int],
         params: Any,
-        question: Question,
+        request: TrieRequest,
         lora: "LoRARequest | None",
         after_tokens: int,
-        asker: str,
-    ) -> tuple[Question, Any, float, float]:
-        """Return the question, the engine's output, when its turn came and when it ended; monotonic seconds."""
+        client: str,
+    ) -> tuple[TrieRequest, Any, float, float]:
+        """Return the request, the engine's output, when its turn came and when it ended; monotonic seconds."""
         adapter = lora.lora_name if lora else BASE
-        work_tokens = len(ids) - self._cached.of(adapter, ids)
-        await self._dispatcher.turn(adapter, work_tokens, after_tokens, asker)
+        work_tokens = len(ids) - self._hits.expected(adapter, ids)
+        await self._dispatcher.turn(adapter, work_tokens, after_tokens, client)
         turn = time.monotonic()
         try:
             last = None
@@ -119,8 +119,8 @@ class Scorer:
                 raise _engine_down()
         finally:
             self._dispatcher.done(work_tokens)
-        self._cached.saw(adapter, ids, last.num_cached_tokens or 0)
-        return question, last, turn, time.monotonic()
+        self._hits.record(adapter, ids, last.num_cached_tokens or 0)
+        return request, last, turn, time.monotonic()
 
 
 def combined_answers(scored: Sequence[ScoredText], counts: Sequence[int]) -> list[ScoredText]:
@@ -165,10 +165,10 @@ class ExpectedHits:
     def __init__(self) -> None:
         self._last: OrderedDict[tuple[str, tuple[int, ...]], int] = OrderedDict()
 
-    def of(self, adapter: str, ids: Sequence[int]) -> int:
+    def expected(self, adapter: str, ids: Sequence[int]) -> int:
         return min(self._last.get((adapter, tuple(ids[:BEGINNING_TOKENS])), 0), len(ids) - 1)
 
-    def saw(self, adapter: str, ids: Sequence[int], cached_tokens: int) -> None:
+    def record(self, adapter: str, ids: Sequence[int], cached_tokens: int) -> None:
         key = adapter, tuple(ids[:BEGINNING_TOKENS])
         self._last[key] = cached_tokens
         self._last.move_to_end(key)

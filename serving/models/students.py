@@ -95,15 +95,15 @@ class Students(Loader):
             await asyncio.to_thread(shutil.rmtree, version.folder, ignore_errors=True)
 
     async def ask(
-        self, version: "AnyVersion", model_input: Any, tokens: int, after_tokens: int, asker: str
+        self, version: "AnyVersion", model_input: Any, tokens: int, after_tokens: int, client: str
     ) -> tuple[Any, float, float]:
         """Return what ``version`` computes for one text, the seconds until it began, and the seconds it took.
 
-        ``model_input``: the text as `compute` takes it, ``tokens`` tokens of work. ``after_tokens`` and ``asker`` as
+        ``model_input``: the text as `compute` takes it, ``tokens`` tokens of work. ``after_tokens`` and ``client`` as
         for `Dispatcher.turn`. If cancelled, it leaves the queue.
         """
         arrived = time.monotonic()
-        await self.dispatcher.turn(BASE, tokens, after_tokens, asker)
+        await self.dispatcher.turn(BASE, tokens, after_tokens, client)
         try:
             question = _Question(model_input, asyncio.get_running_loop().create_future())
             self._waiting.setdefault(version, []).append(question)
@@ -186,16 +186,18 @@ class StudentVersion(_Student):
         """Return the log-probabilities [num_rows, num_labels] of rows of token ids."""
         return apply(NONE, self.model.logits(rows))
 
-    async def score(self, prepared: PreparedRequest, method: Method, asker: str) -> tuple[list[ScoredText], np.ndarray]:
+    async def score(
+        self, prepared: PreparedRequest, method: Method, client: str
+    ) -> tuple[list[ScoredText], np.ndarray]:
         offsets = accumulate(map(len, prepared.prompts), initial=0)
         scored = await all_or_none(
-            self._score(ids, offset, asker) for ids, offset in zip(prepared.prompts, offsets, strict=False)
+            self._score(ids, offset, client) for ids, offset in zip(prepared.prompts, offsets, strict=False)
         )
         scored = combined_answers(scored, prepared.parts)
         return scored, np.exp(np.array([text.logprobs for text in scored]))
 
-    async def _score(self, ids: Sequence[int], after_tokens: int, asker: str) -> ScoredText:
-        logprobs, queue_s, model_s = await self._students.ask(self, ids, len(ids), after_tokens, asker)
+    async def _score(self, ids: Sequence[int], after_tokens: int, client: str) -> ScoredText:
+        logprobs, queue_s, model_s = await self._students.ask(self, ids, len(ids), after_tokens, client)
         return ScoredText(
             logprobs=tuple(logprobs.tolist()),
             prompt_tokens=len(ids),
@@ -226,10 +228,10 @@ class TextStudentVersion(_Student):
         """Return the text generated for each input."""
         return self._writer.generate(inputs)
 
-    async def generate(self, inputs: Sequence[str], tokens: Sequence[int], asker: str) -> list[TimedGeneration]:
+    async def generate(self, inputs: Sequence[str], tokens: Sequence[int], client: str) -> list[TimedGeneration]:
         offsets = accumulate(tokens, initial=0)
         requests = (
-            self._students.ask(self, text, work, offset, asker)
+            self._students.ask(self, text, work, offset, client)
             for text, work, offset in zip(inputs, tokens, offsets, strict=False)
         )
         return [TimedGeneration(*answer) for answer in await all_or_none(requests)]

@@ -62,7 +62,9 @@ class ClassifierVersion(Version, Protocol):
     def work_tokens(self, prepared: PreparedRequest, method: Method) -> int:
         """Return the tokens that will have to be computed."""
 
-    async def score(self, prepared: PreparedRequest, method: Method, asker: str) -> tuple[list[ScoredText], np.ndarray]:
+    async def score(
+        self, prepared: PreparedRequest, method: Method, client: str
+    ) -> tuple[list[ScoredText], np.ndarray]:
         """Return one score per text, and the label probabilities [num_texts, num_labels]. Raises RefusalError."""
 
 
@@ -83,7 +85,7 @@ class GeneratorVersion(Version, Protocol):
     async def count_tokens(self, inputs: Sequence[str]) -> list[int]:
         """Return each input's tokens plus the most that may be generated. Raises RefusalError for an input too long."""
 
-    async def generate(self, inputs: Sequence[str], tokens: Sequence[int], asker: str) -> list[TimedGeneration]:
+    async def generate(self, inputs: Sequence[str], tokens: Sequence[int], client: str) -> list[TimedGeneration]:
         """Return one text per input; ``tokens`` as from `count_tokens`. Raises RefusalError."""
 
 

@@ -92,7 +92,7 @@ DROPPED = f"""
 import json, os, sys
 import psutil
 from fourshot.engine.core import EngineSettings
-from fourshot.engine.machine.turns import turn
+from fourshot.engine.machine.engine_lock import engine_lock
 from fourshot.engine.opening import open_engine
 
 def is_open():
@@ -106,7 +106,7 @@ if not (child := os.fork()):
     os._exit(0 if is_open() else 1)
 assert os.waitpid(child, 0)[1] == 0, "a fork gives nothing back"
 used = [psutil.Process().memory_info().rss]
-with turn():
+with engine_lock():
     del engine
     assert is_open(), "whoever is at it is not disturbed"
 assert not is_open()

@@ -15,7 +15,7 @@ from safetensors.numpy import save
 
 from fourshot.engine.checkpoints.hub import at_revision, split_revision
 from tests.hub.server import Hub, Repository, running_hub
-from tests.serving.fake_server import nobody
+from tests.serving.fake_server import unused_url
 from tests.waiting import wait_for
 
 CONFIG = json.dumps({"architectures": ["LlamaForCausalLM"], "model_type": "llama"}).encode()
@@ -166,7 +166,7 @@ def test_without_the_hub_the_copy_on_this_machine_will_do(hub: Hub, tmp_path: Pa
     offline, absent = resolve(hub, tmp_path, "org/tiny", "org/other", HF_HUB_OFFLINE="1")
     assert offline == model
     assert "'org/other' is not on this machine, and HF_HUB_OFFLINE is set" in absent["error"] and absent["code"] == 2
-    away, absent = resolve(hub, tmp_path, "org/tiny", "org/other", HF_ENDPOINT=nobody())
+    away, absent = resolve(hub, tmp_path, "org/tiny", "org/other", HF_ENDPOINT=unused_url())
     assert away == model
     assert "'org/other' is not on this machine and could not be fetched: " in absent["error"]
 

@@ -63,7 +63,7 @@ def test_a_prefix_ends_where_it_tells_its_word_apart(by_word: PreTrainedTokenize
     assert [by_word.decode(list(ids)).strip() for ids in prefix.ids][:3] == ["set alarm", "set music", "play"]
     assert all(long[: len(short)] == short for long, short in zip(full.ids, prefix.ids, strict=True))
     assert len(set(prefix.ids)) == len(words)
-    assert len(prefix.questions(128)) < len(full.questions(128))
+    assert len(prefix.trie_requests(128)) < len(full.trie_requests(128))
     assert label_tokens(by_word, ["set", "play"], "prefix") == label_tokens(by_word, ["set", "play"])
 
 
@@ -73,9 +73,9 @@ def test_whole_words_that_take_many_requests_are_shortened(by_word: PreTrainedTo
     for words, shortened in ((few_words, False), (many_words, True)):
         full, prefix, auto = (label_tokens(by_word, words, verbalizer) for verbalizer in ("word", "prefix", "auto"))
         assert auto == (prefix if shortened else full)
-        assert (len(full.questions(128)) > MOST_REQUESTS) == shortened
+        assert (len(full.trie_requests(128)) > MOST_REQUESTS) == shortened
         counts = [num_requests(full.ids, verbalizer) for verbalizer in ("word", "prefix", "auto")]
-        assert counts == [len(tokens.questions(128)) for tokens in (full, prefix, auto)]
+        assert counts == [len(tokens.trie_requests(128)) for tokens in (full, prefix, auto)]
     assert num_requests(label_tokens(by_word, many_words).ids, "token") == 1
 
 
@@ -91,7 +91,7 @@ def test_hundreds_of_labels_have_a_token_each(tokenizer: PreTrainedTokenizerBase
     words = [f"{verb} the {thing} {number}" for verb in verbs for thing in things for number in range(9)]
     tokens = label_tokens(tokenizer, words, "token")
     chosen_words(tokenizer, *words)
-    assert [len(question.tokens) for question in tokens.questions(128)] == [128, 128, 14]
-    assert {question.prefix for question in tokens.questions(128)} == {()}
+    assert [len(request.tokens) for request in tokens.trie_requests(128)] == [128, 128, 14]
+    assert {request.prefix for request in tokens.trie_requests(128)} == {()}
     assert not {token for (token,) in tokens.ids} & set(tokenizer.all_special_ids)
     assert label_tokens(tokenizer, words, "token") == tokens, "the same every time"

@@ -32,7 +32,7 @@ def test_one_token_words_take_the_fast_path(tokenizer: PreTrainedTokenizerBase) 
     tokens = label_tokens(tokenizer, ["positive", "negative"])
     assert tokens.one_step
     assert [len(ids) for ids in tokens.ids] == [1, 1]
-    assert len(tokens.questions(128)) == 1
+    assert len(tokens.trie_requests(128)) == 1
 
 
 def test_prompt_and_label_ids_are_the_ids_of_the_whole_text(tokenizer: PreTrainedTokenizerBase) -> None:
@@ -58,11 +58,11 @@ def test_the_questions_cover_every_token_of_every_label_once(tokenizer: PreTrain
     tokens = label_tokens(tokenizer, words)
     for max_tokens in (1, 2, 128):
         rebuilt: dict[int, set[tuple[int, ...]]] = {column: set() for column in range(len(words))}
-        for question in tokens.questions(max_tokens):
-            assert 1 <= len(question.tokens) <= max_tokens
-            for token, columns in zip(question.tokens, question.columns, strict=True):
+        for request in tokens.trie_requests(max_tokens):
+            assert 1 <= len(request.tokens) <= max_tokens
+            for token, columns in zip(request.tokens, request.columns, strict=True):
                 for column in columns:
-                    rebuilt[column].add((*question.prefix, token))
+                    rebuilt[column].add((*request.prefix, token))
         for column, ids in enumerate(tokens.ids):
             assert rebuilt[column] == {ids[:length] for length in range(1, len(ids) + 1)}
 

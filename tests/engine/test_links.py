@@ -9,7 +9,7 @@ import pytest
 
 from fourshot.cli import main as cli
 from fourshot.engine.errors import RunFolderError
-from fourshot.engine.machine.links import check_links, lead
+from fourshot.engine.machine.links import check_links, link_to
 
 
 def test_a_copy_in_place_of_a_link_is_replaced_and_anything_else_is_refused(tmp_path: Path) -> None:
@@ -17,22 +17,22 @@ def test_a_copy_in_place_of_a_link_is_replaced_and_anything_else_is_refused(tmp_
     (store / "inner").mkdir(parents=True)
     (store / "card.json").write_text("{}")
     (store / "inner" / "weights").write_bytes(b"1234")
-    lead(link, store)
+    link_to(link, store)
     assert link.is_symlink() and link.resolve() == store
     copied = shutil.copytree(tmp_path, tmp_path.with_name("copied"))
-    lead(copied / "adapter", copied / "store" / "one")
+    link_to(copied / "adapter", copied / "store" / "one")
     assert (copied / "adapter").resolve() == copied / "store" / "one" and len([*copied.iterdir()]) == 2
     for changed in (store / "inner" / "weights", store / "inner" / "more"):
         link.unlink(missing_ok=True)
         shutil.copytree(store, link)
         changed.write_bytes(b"4321")
         with pytest.raises(RunFolderError, match="by a program that follows links when it copies"):
-            lead(link, store)
+            link_to(link, store)
         assert (link / "inner" / "weights").exists()
         shutil.rmtree(link)
     link.write_text("mine")
     with pytest.raises(RunFolderError, match="is no link"):
-        lead(link, store)
+        link_to(link, store)
 
 
 @pytest.mark.parametrize("number", [errno.EPERM, errno.EOPNOTSUPP])

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fourshot.engine.checkpoints.loading import explained, load_base
+from fourshot.engine.checkpoints.loading import load_base, load_or_explain
 from fourshot.engine.core import Adapter, EngineSettings
 from fourshot.engine.errors import AdapterError, ModelNotFoundError
 from fourshot.engine.opening import open_engine
@@ -71,7 +71,7 @@ def test_memory_that_ran_out_is_no_fault_of_the_files() -> None:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes")
 
     with pytest.raises(RuntimeError, match="allocate memory"):
-        explained(load, "base model", "anywhere")
+        load_or_explain(load, "base model", "anywhere")
 
 
 def test_an_adapter_without_weights_is_not_looked_for_on_the_hub(checkpoint: Path, tmp_path: Path) -> None:

@@ -19,9 +19,9 @@ def test_a_lock_that_another_process_keeps_is_told(tmp_path: Path, monkeypatch: 
     other = os.open(tmp_path, os.O_RDONLY)
     fcntl.flock(other, fcntl.LOCK_EX)
     with pytest.raises(InputError, match=r"another process has locked .*lsof names it"):
-        locks.changing(tmp_path / "a").__enter__()
+        locks.exclusive_update(tmp_path / "a").__enter__()
     os.close(other)
-    with locks.changing(tmp_path / "a"):
+    with locks.exclusive_update(tmp_path / "a"):
         pass
 
 
@@ -36,12 +36,12 @@ def test_a_file_system_that_locks_no_folders_gets_a_file(tmp_path: Path, monkeyp
 
     monkeypatch.setattr(fcntl, "flock", of_files)
     monkeypatch.setattr(locks, "PATIENCE_S", 0.2)
-    with locks.changing(tmp_path / "a"):
+    with locks.exclusive_update(tmp_path / "a"):
         with pytest.raises(InputError, match="another process has locked"):
-            locks.changing(tmp_path / "a").__enter__()
-        with locks.changing(tmp_path / "b"):
+            locks.exclusive_update(tmp_path / "a").__enter__()
+        with locks.exclusive_update(tmp_path / "b"):
             pass
-    with locks.changing(tmp_path / "a"):
+    with locks.exclusive_update(tmp_path / "a"):
         pass
 
 
@@ -58,7 +58,7 @@ def test_a_file_system_without_locks_is_told_of_and_nothing_is_left_there(
     for place in (lambda: WorkFolder(tmp_path / "new" / "out").lock(), lambda: WorkFolder(used).lock()):
         with pytest.raises(InputError, match=r"file system without locks \(.*\).*Mount it with locks"), place():
             pass
-    for place in (lambda: locked(tmp_path / "latency.json"), lambda: locks.changing(tmp_path / "keys.toml")):
+    for place in (lambda: locked(tmp_path / "latency.json"), lambda: locks.exclusive_update(tmp_path / "keys.toml")):
         with pytest.raises(InputError, match="Mount it with locks"), place():
             pass
     assert [*tmp_path.rglob("*")] == [used]

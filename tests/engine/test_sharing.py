@@ -14,7 +14,7 @@ import pytest
 
 from fourshot.engine.core import Engine, Sampling
 from fourshot.engine.errors import FourshotError
-from fourshot.engine.machine.turns import afterwards, turn
+from fourshot.engine.machine.engine_lock import engine_lock, run_after_lock
 
 PROMPTS = [f"{word} is" for word in ("Snow", "Fire", "Water", "Ice", "The sun", "A stove", "Steam")]
 LABELS = ["cold", "hot"]
@@ -85,7 +85,7 @@ def test_time_in_calls_is_counted_once(vllm_engine: Engine) -> None:
 
 def test_a_fork_gives_back_nothing_and_does_not_wait_for_a_thread_that_it_has_not(engine: Engine) -> None:
     def hold() -> None:
-        with turn():
+        with engine_lock():
             held.set()
             done.wait(60)
 
@@ -103,9 +103,9 @@ def test_a_fork_gives_back_nothing_and_does_not_wait_for_a_thread_that_it_has_no
     assert engine.score(PROMPTS, LABELS).shape == (len(PROMPTS), len(LABELS))
 
 
-def test_what_waits_for_a_turn_is_done_at_its_end_by_the_thread_that_has_it() -> None:
+def test_what_waits_for_the_engine_lock_is_done_at_its_release_by_the_thread_that_holds_it() -> None:
     def hold() -> None:
-        with turn(), turn():
+        with engine_lock(), engine_lock():
             held.set()
             done.wait(60)
         ended.set()
@@ -114,15 +114,15 @@ def test_what_waits_for_a_turn_is_done_at_its_end_by_the_thread_that_has_it() ->
     holder = threading.Thread(target=hold)
     holder.start()
     held.wait(60)
-    afterwards(lambda: by.append(threading.current_thread()))
+    run_after_lock(lambda: by.append(threading.current_thread()))
     assert by == []
     done.set()
     ended.wait(60)
     assert by == [holder]
-    with turn():
-        with turn():
-            afterwards(lambda: by.append(threading.current_thread()))
+    with engine_lock():
+        with engine_lock():
+            run_after_lock(lambda: by.append(threading.current_thread()))
         assert by == [holder]
     assert by[1:] == [threading.current_thread()]
-    afterwards(lambda: by.append(threading.current_thread()))
+    run_after_lock(lambda: by.append(threading.current_thread()))
     assert by[2:] == [threading.current_thread()]

@@ -18,6 +18,6 @@ def test_folders_of_processes_that_are_gone_are_removed_with_the_next_that_is_ma
     for folder in [*folders.values(), tmp_path / "kind-x-y", tmp_path / f"other-{1 << 30}-a"]:
         folder.mkdir()
     monkeypatch.setattr(temporary, "_process_folders", {str(folders["mine"])})
-    new_folders = [temporary.own_folder("kind-") for _ in range(2)]
+    new_folders = [temporary.process_folder("kind-") for _ in range(2)]
     assert {name for name, folder in folders.items() if folder.exists()} == {"other", "mine"}
     assert all(folder.is_dir() for folder in [*new_folders, tmp_path / "kind-x-y", tmp_path / f"other-{1 << 30}-a"])

@@ -84,8 +84,8 @@ def test_a_base_that_vllm_does_not_open_is_bad_input_with_vllms_reason(tmp_path:
 
 
 def test_variables_of_libraries_go_with_the_last_engine_or_one_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(host_state, "_lent", {})
-    monkeypatch.setattr(host_state, "_own", {})
+    monkeypatch.setattr(host_state, "_saved_variables", {})
+    monkeypatch.setattr(host_state, "_library_values", {})
     monkeypatch.setenv("VLLM_OURS", "1")
     program = dict(os.environ)
 
@@ -93,16 +93,16 @@ def test_variables_of_libraries_go_with_the_last_engine_or_one_that_fails(monkey
         os.environ["VLLM_OURS"], os.environ["TRITON_ONCE"], os.environ["VLLM_EACH"] = "2", "yes", "first"
         raise InputError("no such base")
 
-    with pytest.raises(InputError), host_state.variables_lent():
+    with pytest.raises(InputError), host_state.library_variables_recorded():
         fail_after_imports()
     assert dict(os.environ) == program
-    with host_state.variables_lent():
+    with host_state.library_variables_recorded():
         assert os.environ["TRITON_ONCE"] == "yes", "which is set when a library is imported, and read later"
         os.environ["VLLM_EACH"] = "second"
-    with host_state.variables_lent():  # another engine
+    with host_state.library_variables_recorded():  # another engine
         os.environ["VLLM_EACH"] = "third"
     os.environ["TRITON_ONCE"] = "the program's"
-    host_state.give_variables_back()
+    host_state.restore_variables()
     assert dict(os.environ) == program | {"TRITON_ONCE": "the program's"}
     del os.environ["TRITON_ONCE"]
 

@@ -60,12 +60,12 @@ class FakeScorer:
         return sum(map(len, prompts))
 
     async def score_all(
-        self, prompts: Sequence[Sequence[int]], labels: LabelTokens, lora: None, asker: str
+        self, prompts: Sequence[Sequence[int]], labels: LabelTokens, lora: None, client: str
     ) -> list[ScoredText]:
-        return await asyncio.gather(*(self._score(len(ids), len(labels.words), asker) for ids in prompts))
+        return await asyncio.gather(*(self._score(len(ids), len(labels.words), client) for ids in prompts))
 
-    async def _score(self, tokens: int, num_labels: int, asker: str) -> ScoredText:
-        await self._dispatcher.turn("", tokens, asker=asker)
+    async def _score(self, tokens: int, num_labels: int, client: str) -> ScoredText:
+        await self._dispatcher.turn("", tokens, client=client)
         try:
             await self.answers.wait()
         finally:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.serving.asker import Asker
+from tests.serving.client_caller import ClientCaller
 from tests.serving.fake_server import FakeService, served
 
 
@@ -16,5 +16,5 @@ def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeService]:
 
 
 @pytest.fixture(params=["sync", "async"])
-def ask(request: pytest.FixtureRequest, service: FakeService) -> Asker:
-    return Asker(request.param, service.url)
+def ask(request: pytest.FixtureRequest, service: FakeService) -> ClientCaller:
+    return ClientCaller(request.param, service.url)

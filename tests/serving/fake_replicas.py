@@ -10,7 +10,7 @@ import msgspec
 import uvicorn
 from aiohttp import web
 
-from fourshot.serving.api import ASKED_PATHS, DEADLINE, TaskInfo, TaskList
+from fourshot.serving.api import DEADLINE, TASK_PATHS, TaskInfo, TaskList
 from fourshot.serving.app.guard import ACCESS
 from fourshot.serving.app.keys import Key
 from fourshot.serving.app.protocol import bounded_protocol
@@ -27,15 +27,15 @@ class FakeReplica:
     def __init__(self, name: str) -> None:
         self.name = name
         self.requests: list[tuple[str, str, bytes]] = []
-        self.askers: list[str] = []
+        self.client_names: list[str] = []
         self.deadlines: list[str] = []
         self.counts = (0, 0)  # requests and texts in flight that it reports for each task
         self.answer_with = 200
         self.break_next = 0
         self.answers = asyncio.Event()
         self.answers.set()
-        self.looked_at = asyncio.Event()
-        self.looked_at.set()
+        self.answers_health = asyncio.Event()
+        self.answers_health.set()
         self.runner: web.AppRunner | None = None
 
     async def start(self) -> str:
@@ -49,11 +49,11 @@ class FakeReplica:
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         if request.path == "/health":
-            await self.looked_at.wait()
+            await self.answers_health.wait()
             return web.Response(status=200)
         assert request.headers["Authorization"] == f"Bearer {KEY}"
         self.requests.append((request.method, request.path_qs, await request.read()))
-        self.askers.append(request.headers.get("X-Fourshot-Asker", ""))
+        self.client_names.append(request.headers.get("X-Fourshot-Asker", ""))
         if deadline := request.headers.get(DEADLINE):
             self.deadlines.append(deadline)
         if self.break_next:
@@ -128,7 +128,7 @@ def routed(
                 sent.append(message)
 
             headers = [(b"authorization", b"Bearer the-client's-own"), (b"content-type", b"application/json"), *more]
-            usual = "POST" if path.startswith(ASKED_PATHS) else "GET"
+            usual = "POST" if path.startswith(TASK_PATHS) else "GET"
             scope = {"type": "http", "path": path, "method": method or usual, "headers": headers, "query_string": query}
             await (app or router)({**scope, "client": ("192.0.2.1", 1), ACCESS: key}, receive, send)
             answer = b"".join(message.get("body", b"") for message in sent[1:])
@@ -138,7 +138,7 @@ def routed(
                 return sent[0]["status"], answer.decode()
 
         try:
-            await until(lambda: all(replica.well for replica in replicas))
+            await until(lambda: all(replica.healthy for replica in replicas))
             await test(router, fakes, ask)
         finally:
             watching.cancel()

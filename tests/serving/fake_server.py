@@ -167,7 +167,7 @@ def served(server: Fake) -> Iterator[Fake]:
         server.server_close()
 
 
-def nobody() -> str:
+def unused_url() -> str:
     """Return an address at which nothing listens."""
     with socket.socket() as reserved:
         reserved.bind(("127.0.0.1", 0))

@@ -29,18 +29,18 @@ async def settle() -> None:
 
 
 class Model:
-    """A model that processes one text of 100 tokens in 0.1 s. ``served``: the askers, in order of service."""
+    """A model that processes one text of 100 tokens in 0.1 s. ``served``: the clients, in order of service."""
 
     def __init__(self, clock: Clock, **settings: float) -> None:
         self.clock, self.served, self.tasks = clock, list[str](), list["asyncio.Task[None]"]()
         self.dispatcher = make_dispatcher(clock, window=100, rate=1000.0, **settings)  # type: ignore[arg-type]
 
-    async def ask(self, asker: str, texts: int = 1, *, adapter: str = "a") -> None:
+    async def ask(self, client: str, texts: int = 1, *, adapter: str = "a") -> None:
         """Queue ``texts`` requests with one text each."""
 
         async def ask_once() -> None:
-            await self.dispatcher.turn(adapter, 100, asker=asker)
-            self.served.append(asker)
+            await self.dispatcher.turn(adapter, 100, client=client)
+            self.served.append(client)
 
         self.tasks += [asyncio.create_task(ask_once()) for _ in range(texts)]
         await settle()

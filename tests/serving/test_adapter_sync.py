@@ -212,7 +212,7 @@ def test_in_context_is_not_offered_where_the_examples_do_not_fit(
     assert sync.now() == {"desk": "", "many": adapter.name}
     assert {info.task: info.methods for info in sync.tasks()} == {"desk": ["icl"], "many": ["adapter"]}
     version: Any = sync.current["many"][0]
-    assert [len(question.tokens) for question in version.labels["adapter"].questions(128)] == [128, 22]
+    assert [len(request.tokens) for request in version.labels["adapter"].trie_requests(128)] == [128, 22]
 
 
 @pytest.mark.parametrize("fault", [ValueError("longer than the model"), RuntimeError("no memory")])
@@ -236,7 +236,7 @@ def test_one_that_cannot_answer_is_refused_and_takes_no_other_with_it(
     assert f"it cannot answer: {fault}" in sync.reasons()[bad.name]
     assert len(removed) == 1, "loaded once, and given back"
     shutil.rmtree(bad)
-    assert sync.now() == {"desk": good.name} and not sync._bad, "a folder that is gone is forgotten"
+    assert sync.now() == {"desk": good.name} and not sync._refusals, "a folder that is gone is forgotten"
 
 
 def test_a_pin_and_a_removal_do_not_wait_until_all_that_is_new_is_loaded(

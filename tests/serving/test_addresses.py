@@ -7,7 +7,7 @@ import pytest
 from fourshot import InputError, RequestError, ServiceError
 from fourshot.serving.clients.address import read_address
 from fourshot.serving.clients.remote.settings import checked_endpoint
-from tests.serving.asker import Asker
+from tests.serving.client_caller import ClientCaller
 from tests.serving.fake_server import FakeService, Reply, refusal
 
 
@@ -30,7 +30,7 @@ from tests.serving.fake_server import FakeService, Reply, refusal
         ("http://a/?key=1", "has a query"),
     ],
 )
-def test_what_is_no_address_is_bad_input(ask: Asker, url: str, message: str) -> None:
+def test_what_is_no_address_is_bad_input(ask: ClientCaller, url: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         ask("tasks", settings={"url": url})
 
@@ -62,13 +62,13 @@ def test_no_error_about_an_address_repeats_its_password(read: Callable[[str], ob
 
 @pytest.mark.parametrize("address", [" {}\n", "{}/", "{}/#top"])
 def test_blanks_and_what_a_browser_adds_to_an_address_do_not_matter(
-    ask: Asker, service: FakeService, address: str
+    ask: ClientCaller, service: FakeService, address: str
 ) -> None:
     ask("classify", "tone", "good", settings={"url": address.format(service.url)})
     assert service.received[0].path == "/v1/classify/tone"
 
 
-def test_a_password_in_an_address_is_in_no_message(ask: Asker, service: FakeService) -> None:
+def test_a_password_in_an_address_is_in_no_message(ask: ClientCaller, service: FakeService) -> None:
     service.replies = [Reply(404, body=b"{}")]
     with pytest.raises(RequestError, match=r"http://me:\.\.\.@127") as error:
         ask("tasks", settings={"url": service.url.replace("//", "//me:secret@")})
@@ -77,21 +77,21 @@ def test_a_password_in_an_address_is_in_no_message(ask: Asker, service: FakeServ
 
 
 @pytest.mark.parametrize("ending", ["/v1", "/v1/", "/v1/classify/tone", "/v1/chat/completions"])
-def test_an_address_of_a_route_is_pointed_out(ask: Asker, service: FakeService, ending: str) -> None:
+def test_an_address_of_a_route_is_pointed_out(ask: ClientCaller, service: FakeService, ending: str) -> None:
     service.replies = [refusal(404, "not_found"), Reply(404, body=b"{}")]
     for _ in range(2):
         with pytest.raises(RequestError, match=rf"leave out '{ending}'"):
             ask("classify", "tone", "good", settings={"url": f"{service.url}{ending}"})
 
 
-def test_a_redirect_is_not_followed_and_where_it_leads_is_said(ask: Asker, service: FakeService) -> None:
+def test_a_redirect_is_not_followed_and_where_it_leads_is_said(ask: ClientCaller, service: FakeService) -> None:
     service.replies = [Reply(307, {"Location": "https://elsewhere.example/v1/tasks"})]
     with pytest.raises(ServiceError, match=r"leads to https://elsewhere\.example/v1/tasks, which is not followed"):
         ask("tasks")
     assert len(service.received) == 1
 
 
-def test_what_is_said_where_tls_is_spoken_on_one_side_alone(ask: Asker, service: FakeService) -> None:
+def test_what_is_said_where_tls_is_spoken_on_one_side_alone(ask: ClientCaller, service: FakeService) -> None:
     with pytest.raises(ServiceError, match="give the address with http://"):
         ask("tasks", settings={"url": service.url.replace("http:", "https:")})
     service.replies = [Reply(do="hang up")] * 5  # as a server with TLS does
@@ -99,7 +99,7 @@ def test_what_is_said_where_tls_is_spoken_on_one_side_alone(ask: Asker, service:
         ask("tasks")
 
 
-def test_an_answer_that_cannot_be_unpacked_is_a_strange_one(ask: Asker, service: FakeService) -> None:
+def test_an_answer_that_cannot_be_unpacked_is_a_strange_one(ask: ClientCaller, service: FakeService) -> None:
     service.replies = [Reply(200, {"Content-Encoding": "gzip"}, b"{}")]
     with pytest.raises(ServiceError, match="cannot be unpacked") as error:
         ask("tasks")
@@ -107,7 +107,7 @@ def test_an_answer_that_cannot_be_unpacked_is_a_strange_one(ask: Asker, service:
 
 
 def test_of_a_password_and_a_key_none_is_passed_over(
-    ask: Asker, service: FakeService, monkeypatch: pytest.MonkeyPatch
+    ask: ClientCaller, service: FakeService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url = service.url.replace("//", "//alice:s3cret@")
     monkeypatch.setenv("FOURSHOT_API_KEY", "fs-key")

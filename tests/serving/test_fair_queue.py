@@ -1,4 +1,4 @@
-"""Askers take turns in the queue; what cannot be answered in time is told so; what waits is bounded."""
+"""Clients take turns in the queue; what cannot be answered in time is told so; what waits is bounded."""
 
 import asyncio
 
@@ -10,7 +10,7 @@ from fourshot.serving.settings import Limits
 from tests.serving.queue_double import Clock, Model, settle
 
 
-def test_a_flood_of_one_asker_does_not_keep_another_waiting() -> None:
+def test_a_flood_of_one_client_does_not_keep_another_waiting() -> None:
     async def run() -> None:
         model = Model(Clock())
         await model.ask("flood", 200)
@@ -26,7 +26,7 @@ def test_a_flood_of_one_asker_does_not_keep_another_waiting() -> None:
         await model.ask("quiet", 20)
         del model.served[:]
         await model.work(30)
-        assert sorted(model.served.count(asker) for asker in ("flood", "third", "quiet")) == [10, 10, 10]
+        assert sorted(model.served.count(client) for client in ("flood", "third", "quiet")) == [10, 10, 10]
         await model.leave()
 
     asyncio.run(run())
@@ -46,12 +46,12 @@ def test_who_comes_back_has_saved_up_no_turns() -> None:
     asyncio.run(run())
 
 
-def test_many_askers_are_ahead_of_one_more_by_a_text_each() -> None:
+def test_many_clients_are_ahead_of_one_more_by_a_text_each() -> None:
     async def run() -> None:
         model = Model(Clock())  # 2 s of work may wait
         for number in range(60):
-            model.dispatcher.check(f"asker {number}", 100)
-            await model.ask(f"asker {number}")
+            model.dispatcher.check(f"client {number}", 100)
+            await model.ask(f"client {number}")
             if model.dispatcher.num_waiting == 20:
                 break
         with pytest.raises(RefusalError, match="ahead of this"):
@@ -124,7 +124,7 @@ def test_what_waits_is_bounded_in_number_but_for_who_has_little_there(monkeypatc
 
     async def run() -> None:
         dispatcher = Dispatcher(slots=1, window_tokens=1, max_wait_s=1, max_queue_s=1e9)
-        tasks = [asyncio.create_task(dispatcher.turn("a", 1, asker="flood")) for _ in range(11)]
+        tasks = [asyncio.create_task(dispatcher.turn("a", 1, client="flood")) for _ in range(11)]
         await settle()
         with pytest.raises(RefusalError, match="10 texts wait"):
             dispatcher.check("flood")
@@ -147,14 +147,14 @@ def test_at_the_end_what_waits_is_told_so() -> None:
     asyncio.run(run())
 
 
-def test_what_is_remembered_of_askers_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fourshot.serving.models.dispatcher.MOST_ASKERS", 10)
+def test_what_is_remembered_of_clients_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fourshot.serving.models.dispatcher.MOST_CLIENTS", 10)
 
     async def run() -> None:
         model = Model(Clock())
         await model.ask("always", 100)
         for number in range(50):
-            await model.ask(f"asker {number}")
+            await model.ask(f"client {number}")
             await model.work(2)
         assert len(model.dispatcher._given_tokens) <= 10
         await model.leave()
@@ -165,14 +165,14 @@ def test_what_is_remembered_of_askers_is_bounded(monkeypatch: pytest.MonkeyPatch
 
 
 def test_who_asked_once_is_forgotten_before_who_asked_much(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fourshot.serving.models.dispatcher.MOST_ASKERS", 10)
+    monkeypatch.setattr("fourshot.serving.models.dispatcher.MOST_CLIENTS", 10)
 
     async def run() -> None:
         model = Model(Clock())
-        await model.dispatcher.turn("a", 1000, asker="much")
+        await model.dispatcher.turn("a", 1000, client="much")
         model.dispatcher.done(900)  # the rest runs on: nobody is forgotten for there being no work
         for number in range(50):
-            await model.ask(f"asker {number}")
+            await model.ask(f"client {number}")
             await model.work(1)
             assert len(model.dispatcher._given_tokens) <= 10
         await model.ask("much")
@@ -207,12 +207,12 @@ def test_a_batch_job_of_64_clients_is_answered_and_not_refused_and_another_clien
                 if ready_at[name] > now:
                     continue
                 try:
-                    model.dispatcher.check(asker := name.split()[0])
+                    model.dispatcher.check(client := name.split()[0])
                 except RefusalError as refusal:
                     refused += 1
                     ready_at[name] = now + max(1.0, round(refusal.retry_after_s))
                     continue
-                waiting[name] = asyncio.create_task(model.dispatcher.turn("a", 100, asker=asker)), now
+                waiting[name] = asyncio.create_task(model.dispatcher.turn("a", 100, client=client)), now
             await settle()
             await model.work(1)
         model.tasks += [task for task, _ in waiting.values()]

@@ -4,7 +4,7 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
-from fourshot.serving.app.guard import ASKER, Guard
+from fourshot.serving.app.guard import CLIENT_NAME, Guard
 from fourshot.serving.app.keys import Keys, add_key
 from fourshot.serving.settings import Limits
 from tests.serving.test_guard import App, ask, bearer, file
@@ -66,21 +66,21 @@ def test_whose_a_request_is_follows_from_its_key_its_address_or_the_router_alone
     key = add_key(file, "one")
     forged = {"X-Fourshot-Asker": "key%20other"}
 
-    async def asker(guard: Guard, **headers: str) -> str:
+    async def client_name(guard: Guard, **headers: str) -> str:
         await ask(guard, headers=headers)
-        return str(askers[-1])
+        return str(names[-1])
 
-    askers: list[str] = []
+    names: list[str] = []
 
     class Seeing(App):
         async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
-            askers.append(scope[ASKER])
+            names.append(scope[CLIENT_NAME])
             await super().__call__(scope, receive, send)
 
-    assert asyncio.run(asker(Guard(Seeing(), Limits(), None), **forged)) == "192.0.2.1"
-    assert asyncio.run(asker(Guard(Seeing(), Limits(), Keys(file)), **forged, **bearer(key))) == "key one"
+    assert asyncio.run(client_name(Guard(Seeing(), Limits(), None), **forged)) == "192.0.2.1"
+    assert asyncio.run(client_name(Guard(Seeing(), Limits(), Keys(file)), **forged, **bearer(key))) == "key one"
     behind = Guard(Seeing(), Limits(), Keys(file), behind_router=True)
-    assert asyncio.run(asker(behind, **forged, **bearer(key))) == "key%20other"
+    assert asyncio.run(client_name(behind, **forged, **bearer(key))) == "key%20other"
 
 
 def test_a_body_that_is_on_its_way_counts_as_a_request() -> None:

@@ -10,7 +10,7 @@ import uvicorn
 
 from fourshot.cli import main as cli
 from fourshot.engine.errors import InputError
-from fourshot.serving.app.guard import home_of
+from fourshot.serving.app.guard import client_of_address
 from fourshot.serving.app.protocol import server_config
 from fourshot.serving.fleet.launch import ServiceLaunch, prepare
 from fourshot.serving.fleet.supervisor import listen
@@ -86,7 +86,7 @@ def test_the_command_asks_a_service_at_such_an_address(
     ],
 )
 def test_whose_an_address_is(address: str, home: str) -> None:
-    assert home_of(address) == home
+    assert client_of_address(address) == home
 
 
 def test_a_client_does_not_get_around_its_limit_with_other_addresses_of_its_own() -> None:

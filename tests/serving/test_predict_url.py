@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from fourshot.cli import main as cli
-from tests.serving.fake_server import FakeService, nobody, refusal, served
+from tests.serving.fake_server import FakeService, refusal, served, unused_url
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def test_the_command_says_what_is_wrong(service: FakeService, capfd: pytest.Capt
     service.replies = [refusal(404, "unknown_task", "There is no task 'tune' here.")]
     assert cli.main(["predict", "--url", service.url, "tune", "good"]) == 2
     assert "There is no task 'tune' here." in capfd.readouterr().err
-    assert cli.main(["predict", "--url", nobody(), "tone", "good"]) == 1
+    assert cli.main(["predict", "--url", unused_url(), "tone", "good"]) == 1
     assert "`fourshot serve" in capfd.readouterr().err
     assert cli.main(["predict", "--url", "nowhere", "tone", "good"]) == 2
     assert "'nowhere' is no address" in capfd.readouterr().err

@@ -12,7 +12,7 @@ from fourshot.serving.clients import proxies
 from fourshot.serving.clients.client import Client
 from fourshot.serving.clients.remote.endpoint import Endpoint
 from fourshot.serving.clients.remote.settings import RemoteSettings
-from tests.serving.fake_server import FakeService, nobody, served
+from tests.serving.fake_server import FakeService, served, unused_url
 
 VARIABLES = [f"{kind}_proxy" for kind in ("http", "https", "all", "no")]
 SOCKS = "socks5://127.0.0.1:1080"
@@ -117,7 +117,7 @@ def test_a_proxy_is_asked_for_others_and_named_where_it_does_not_answer(monkeypa
         with Client("http://gpu.example:8000") as client:
             client.tasks()
         assert proxy.received[0].path == "http://gpu.example:8000/v1/tasks"
-    monkeypatch.setenv("HTTP_PROXY", nobody())
+    monkeypatch.setenv("HTTP_PROXY", unused_url())
     with Client("http://gpu.example:8000", retries=0) as client, pytest.raises(Exception, match="proxy of HTTP_PROXY"):
         client.tasks()
 

@@ -17,12 +17,12 @@ from fourshot.pipeline.task import Label, Task
 from fourshot.pipeline.tasks.shots import take_shots
 from fourshot.pipeline.tasks.task_file import load_task
 from fourshot.serving.clients.remote import endpoint as endpoints
-from fourshot.serving.clients.remote.asking import asked_task
+from fourshot.serving.clients.remote.asking import with_short_labels
 from fourshot.serving.clients.remote.completions import CompletionResponse, TokenStep, read_labels
 from fourshot.serving.clients.remote.settings import RemoteSettings
 from fourshot.serving.clients.remote.teacher import remote_teacher
 from tests.pipeline.task_folders import write_task
-from tests.serving.fake_server import FakeServer, Received, Reply, nobody, served
+from tests.serving.fake_server import FakeServer, Received, Reply, served, unused_url
 
 COLD_WORDS = ("snow", "ice", "frost", "froze")
 KEY = "sk-secret-0123"
@@ -187,9 +187,9 @@ def test_the_names_of_fields_are_no_words_of_a_text_that_were_cut(
 
 def test_labels_that_begin_alike_are_asked_for_by_letters(task: Task) -> None:
     alike = task.labels[0], Label(name="a", word="billing question"), Label(name="b", word="billing complaint")
-    lettered = asked_task(Task(name="t", instruction="Which?", noun="n", labels=alike))
+    lettered = with_short_labels(Task(name="t", instruction="Which?", noun="n", labels=alike))
     assert lettered.label_words == ("A", "B", "C") and "B: billing question;" in lettered.instruction
-    assert asked_task(task) is task
+    assert with_short_labels(task) is task
 
 
 def test_nothing_is_paid_for_twice(endpoint: FakeEndpoint, task: Task, tmp_path: Path) -> None:
@@ -264,7 +264,7 @@ def test_a_wrong_model_an_unknown_label_and_nobody_are_told(
     endpoint.says = "lukewarm"
     with pytest.raises(InputError, match=r"names no label of any shot.*'lukewarm'"):
         annotations_of(teacher(endpoint, task, votes=1), tmp_path, "snow")
-    monkeypatch.setattr(endpoint, "url", nobody())
+    monkeypatch.setattr(endpoint, "url", unused_url())
     with pytest.raises(ServiceError, match="nobody answers"):
         annotations_of(teacher(endpoint, task), tmp_path, "snow")
     with pytest.raises(InputError, match="may hold no name, password or query"):

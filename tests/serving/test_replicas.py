@@ -18,12 +18,12 @@ from fourshot.engine.errors import FourshotError, InputError
 from fourshot.serving.app.keys import Keys
 from fourshot.serving.fleet import ray_replicas
 from fourshot.serving.fleet.ray_replicas import cores_each
-from fourshot.serving.fleet.replicas import Replicas, _say_of, environments
+from fourshot.serving.fleet.replicas import Replicas, _pass_on_line, environments
 from fourshot.serving.fleet.supervisor import Say, listen
 from fourshot.serving.settings import ServeSettings
 from fourshot.serving.testing.adapters import make_adapter, task_of
 from fourshot.serving.testing.server import running_service, wait_for
-from fourshot.training.jobs.machines import MachineNeeds, MachineSupplies
+from fourshot.training.jobs.machines import MachineRequirements, MachineSetup
 
 TASKS = 6
 THREADS = "OMP_NUM_THREADS"
@@ -120,8 +120,8 @@ def test_replicas_of_one_machine_answer_behind_one_address(tmp_path: Path, monke
 
 def test_a_line_of_a_replica_s_log_keeps_its_level_and_names_the_replica() -> None:
     heard: list[str] = []
-    _say_of(heard.append, 1, '{"level": "error", "event": "the engine has died"}')
-    _say_of(heard.append, 1, "started again")
+    _pass_on_line(heard.append, 1, '{"level": "error", "event": "the engine has died"}')
+    _pass_on_line(heard.append, 1, "started again")
     assert json.loads(heard[0]) == {"level": "error", "event": "the engine has died", "replica": 1}
     assert heard[1] == "replica 1: started again"
 
@@ -154,9 +154,9 @@ def test_an_actor_without_a_server_makes_room_for_another(tmp_path: Path, monkey
 
     ended: list[int] = []
     monkeypatch.setattr(ray_replicas, "Supervisor", Failing)
-    monkeypatch.setattr(ray_replicas, "provide", lambda supplied: "")
+    monkeypatch.setattr(ray_replicas, "prepare_machine", lambda setup: "")
     monkeypatch.setattr("os._exit", ended.append)
-    ray_replicas._Actor(ServeSettings(adapters=str(tmp_path)), "", 0, MachineSupplies(MachineNeeds(), None))
+    ray_replicas._Actor(ServeSettings(adapters=str(tmp_path)), "", 0, MachineSetup(MachineRequirements(), None))
     wait_for(lambda: ended)
     assert ended == [1]
 
@@ -169,9 +169,9 @@ def test_an_actor_whose_machine_can_start_no_process_ends_too(
 
     ended: list[int] = []
     monkeypatch.setattr(asyncio, "create_subprocess_exec", failing)
-    monkeypatch.setattr(ray_replicas, "provide", lambda supplied: "")
+    monkeypatch.setattr(ray_replicas, "prepare_machine", lambda setup: "")
     monkeypatch.setattr("os._exit", ended.append)
-    ray_replicas._Actor(ServeSettings(adapters=str(tmp_path)), "", 0, MachineSupplies(MachineNeeds(), None))
+    ray_replicas._Actor(ServeSettings(adapters=str(tmp_path)), "", 0, MachineSetup(MachineRequirements(), None))
     wait_for(lambda: ended, 10)
     assert ended == [1] and "Cannot allocate memory" in capfd.readouterr().out
 
@@ -179,8 +179,10 @@ def test_an_actor_whose_machine_can_start_no_process_ends_too(
 def test_a_replica_that_was_stopped_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setattr(ray_replicas, "Supervisor", FakeSupervisor)
-    monkeypatch.setattr(ray_replicas, "provide", lambda supplied: "")
-    replica = ray_replicas._Actor(ServeSettings(adapters=str(tmp_path)), "", 1, MachineSupplies(MachineNeeds(), None))
+    monkeypatch.setattr(ray_replicas, "prepare_machine", lambda setup: "")
+    replica = ray_replicas._Actor(
+        ServeSettings(adapters=str(tmp_path)), "", 1, MachineSetup(MachineRequirements(), None)
+    )
     (folder,) = tmp_path.iterdir()
     assert folder.name.startswith("fourshot-replica-") and (folder / "keys.toml").exists()
     replica.stop()

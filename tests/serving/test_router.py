@@ -76,7 +76,7 @@ def test_where_all_are_away_it_waits_a_while_then_says_so() -> None:
             assert fake.runner is not None
             await fake.runner.cleanup()
             fake.runner = None
-        await until(lambda: not any(replica.well for replica in router.replicas))
+        await until(lambda: not any(replica.healthy for replica in router.replicas))
         for path in ("/health", "/ping"):
             code, answer = await ask(path)
             assert (code, answer["error"]["type"]) == (503, "starting"), "at once: it is no matter of one replica"
@@ -120,7 +120,7 @@ def test_a_replica_gets_the_address_without_a_slash_the_body_unpacked_and_whose_
         assert (await ask("/v1/classify/a/", body=body, app=Guard(router, Limits()), more=more))[0] == 200
         (request,) = [request for replica in fakes for request in replica.requests]
         assert request == ("POST", "/v1/classify/a", text)
-        assert [asker for replica in fakes for asker in replica.askers] == ["192.0.2.1"]
+        assert [name for replica in fakes for name in replica.client_names] == ["192.0.2.1"]
 
     routed(test)
 

@@ -30,7 +30,7 @@ ASKED = [
 def test_a_key_for_some_tasks_hears_of_no_others_from_a_replica_either(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fourshot.serving.fleet.router.LOOK_EVERY_S", 0.05)
+    monkeypatch.setattr("fourshot.serving.fleet.router.HEALTH_CHECK_EVERY_S", 0.05)
     monkeypatch.setattr("fourshot.serving.fleet.router.PATIENCE_S", 1.0)
     file, limits = tmp_path / "keys.toml", Limits(timeout_s=5)
     secrets = [add_key(file, "limited", ("desk", "later")), add_key(file, "free")]
@@ -47,7 +47,7 @@ def test_a_key_for_some_tasks_hears_of_no_others_from_a_replica_either(
             routed = Guard(router, limits, Keys(file))
             await router.open()
             watching = asyncio.create_task(router.watch())
-            await until(lambda: router.replicas[0].well)
+            await until(lambda: router.replicas[0].healthy)
 
             async def ask(guard: Guard, method: str, path: str, secret: str) -> Answer:
                 body = b'{"input": "x"}' if method == "POST" else b""
@@ -57,15 +57,15 @@ def test_a_key_for_some_tasks_hears_of_no_others_from_a_replica_either(
             for method, path in ASKED:
                 for secret in secrets if path != "/v1/classify/other" else secrets[:1]:
                     expected = await ask(alone, method, path, secret)
-                    for well in (True, False):  # where no replica is, the first that comes back is asked
-                        router.replicas[0].well = well
+                    for healthy in (True, False):  # where no replica is, the first that comes back is asked
+                        router.replicas[0].healthy = healthy
                         answer = await ask(routed, method, path, secret)
-                        assert (answer.code, answer.body) == (expected.code, expected.body), (method, path, well)
+                        assert (answer.code, answer.body) == (expected.code, expected.body), (method, path, healthy)
                     if secret == secrets[0]:
                         assert b"other" not in answer.body or answer.code == 403
             assert b"other" in (await ask(routed, "GET", "/v1/tasks", secrets[1])).body
             watching.cancel()
-            router.replicas[0].well = False
+            router.replicas[0].healthy = False
             answer = await ask(routed, "GET", "/v1/tasks", secrets[0])
             assert (answer.code, answer.error["type"], answer.headers["retry-after"]) == (503, "no_replica", "5")
             await router.close()

@@ -23,7 +23,7 @@ NOTHING = Usage(prompt_tokens=0, cached_tokens=0, completion_tokens=0, total_tok
 class FakeService:
     """Answers for `a` and `b`; `busy` is rejected."""
 
-    async def classify(self, task: str, body: bytes, asker: Caller) -> ClassifyResponse:
+    async def classify(self, task: str, body: bytes, caller: Caller) -> ClassifyResponse:
         if task == "busy":
             raise RefusalError(429, "overloaded", "Too busy.", 3.4)
         return ClassifyResponse(task=task, method="adapter", adapter="a-1", results=[], usage=NOTHING, total_ms=1.0)

@@ -27,7 +27,7 @@ SERVER = """\
 #!{python}
 import multiprocessing, os, signal, sys, types
 from pathlib import Path
-lifecycle = types.SimpleNamespace(at_start=types.SimpleNamespace())
+lifecycle = types.SimpleNamespace(process_state=types.SimpleNamespace())
 sys.modules["fourshot.serving.app.lifecycle"] = lifecycle
 from fourshot.engine.vllm_seams import lora_kernels, lora_loads, lora_pins
 from fourshot.engine.vllm_seams.plugin import register
@@ -108,7 +108,7 @@ def test_a_server_that_once_was_ready_is_tried_three_times_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("fourshot.serving.fleet.supervisor.LONGEST_PAUSE_S", 0.01)
-    ready_once = ("note(f'start-{start}')", "start or lifecycle.at_start.ready()", "sys.exit(3)")
+    ready_once = ("note(f'start-{start}')", "start or lifecycle.process_state.ready()", "sys.exit(3)")
     monkeypatch.setattr(sys, "executable", server_does(tmp_path, *ready_once))
     with pytest.raises(FourshotError, match="cannot be started"):
         asyncio.run(make_supervisor(tmp_path, listen("127.0.0.1", 0)).run())
@@ -118,7 +118,7 @@ def test_a_server_that_once_was_ready_is_tried_three_times_more(
 def test_while_a_dead_server_starts_again_its_address_answers_503(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    dies_once = ("note(f'start-{start}')", "if not start:", "    lifecycle.at_start.ready()", "    sys.exit(3)")
+    dies_once = ("note(f'start-{start}')", "if not start:", "    lifecycle.process_state.ready()", "    sys.exit(3)")
     monkeypatch.setattr(sys, "executable", server_does(tmp_path, *dies_once, "signal.pause()"))
 
     async def run() -> httpx.Response:
@@ -159,7 +159,7 @@ def test_a_server_that_is_stuck_does_not_keep_the_command_from_ending(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(supervisor, "GRACE_S", 0.1)
-    monkeypatch.setattr(sys, "executable", server_does(tmp_path, "lifecycle.at_start.ready()", "signal.pause()"))
+    monkeypatch.setattr(sys, "executable", server_does(tmp_path, "lifecycle.process_state.ready()", "signal.pause()"))
 
     async def run() -> None:
         settings = ServeSettings(adapters=str(tmp_path), drain_s=0.1)

@@ -71,7 +71,7 @@ def width(model: str, jobs: int, requested: int = 0) -> ParallelWidth:
     at_once = min(jobs, limit or min(cores, MOST_AT_ONCE))
     threads = max(1, cores // max(1, at_once))
     if at_once > 1 and not limit:
-        at_once = min(at_once, _that_fit(model, devices))
+        at_once = min(at_once, _num_that_fit(model, devices))
     return ParallelWidth(at_once=max(1, at_once), threads=threads, gpus=devices)
 
 
@@ -82,7 +82,7 @@ def _from_environment() -> int:
     return int(setting or 0)
 
 
-def _that_fit(model: str, devices: Sequence[str]) -> int:
+def _num_that_fit(model: str, devices: Sequence[str]) -> int:
     bytes_each = WEIGHTS_TIMES * base_bytes(model) + BESIDE_BYTES
     if not devices:
         return int(SHARE * free_bytes() / bytes_each)
@@ -118,14 +118,14 @@ def do_jobs_at_once(
             while (numbered_job := _next_job(waiting)) is not None:
                 number, job = numbered_job
                 child.send(job)
-                if failure := _followed(child, job, partial(on_step, number)):
+                if failure := _follow_job(child, job, partial(on_step, number)):
                     failed.append(failure)
 
     with ThreadPoolExecutor(among.at_once) as pool:
-        places = [pool.submit(work, place) for place in range(min(among.at_once, len(jobs)))]
+        futures = [pool.submit(work, place) for place in range(min(among.at_once, len(jobs)))]
         try:
-            for place in wait(places, return_when=FIRST_EXCEPTION).done:
-                place.result()
+            for future in wait(futures, return_when=FIRST_EXCEPTION).done:
+                future.result()
         except BaseException:
             waiting.clear()
             for child in children:
@@ -151,7 +151,7 @@ def _next_job(waiting: "deque[tuple[int, TrainingJob]]") -> tuple[int, TrainingJ
         return None
 
 
-def _followed(child: ChildProcess, job: TrainingJob, on_step: OnStep) -> FailedJob | None:
+def _follow_job(child: ChildProcess, job: TrainingJob, on_step: OnStep) -> FailedJob | None:
     """Report the steps of ``job`` until it ends; return its failure, or None if it succeeded.
 
     Raises the child's error if the process ends without a result.

@@ -126,7 +126,7 @@ def do_job(trainer: "LoraTrainer", job: TrainingJob, store: Path, on_step: OnSte
         held_out=job.held_out,
         verbalizer=job.verbalizer,
     )
-    if not trainer.share.tells:
+    if not trainer.share.is_main:
         return result  # the first process of the data-parallel training writes it
     if earlier := finished(store, job):  # trained twice: another machine, or this one, was disconnected for a while
         if earlier.name != result.name:

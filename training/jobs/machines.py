@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from fourshot.engine.checkpoints.made_once import made_once
+from fourshot.engine.checkpoints.create_once import create_once
 from fourshot.engine.checkpoints.models import content_files, content_hash
 from fourshot.engine.errors import FourshotError, InputError
 from fourshot.engine.fake_engine import is_fake
@@ -27,7 +27,7 @@ PIECE_BYTES = 16 << 20
 ANSWER_S = 120.0  # timeout for a first task on a machine
 
 
-class MachineNeeds(msgspec.Struct, frozen=True, kw_only=True):
+class MachineRequirements(msgspec.Struct, frozen=True, kw_only=True):
     """What every machine needs, under the driver's paths."""
 
     model: str = ""  # checkpoint folder; "" for none
@@ -37,27 +37,30 @@ class MachineNeeds(msgspec.Struct, frozen=True, kw_only=True):
     folders: tuple[str, ...] = ()  # folders that are only read, such as adapters
 
 
-class MachineSupplies(NamedTuple):
-    """What is sent to a machine: its needs, and the actor that serves the model's files."""
+class MachineSetup(NamedTuple):
+    """What is sent to a machine: its requirements, and the actor that serves the model's files."""
 
-    needs: MachineNeeds
-    giver: Any  # handle of a `CheckpointServer` actor; None if no model is needed
+    requirements: MachineRequirements
+    file_server: Any  # handle of a `CheckpointServer` actor; None if no model is needed
 
 
 @contextmanager
-def supplies(
-    model: str, store: Path | None = None, folders: Sequence[str] = (), giver: "type[CheckpointServer] | None" = None
-) -> Iterator[MachineSupplies]:
+def machine_setup(
+    model: str,
+    store: Path | None = None,
+    folders: Sequence[str] = (),
+    file_server: "type[CheckpointServer] | None" = None,
+) -> Iterator[MachineSetup]:
     """For the duration of the block, keep a probe file in ``store`` and serve the checkpoint ``model`` to machines.
 
-    ``giver``: a subclass with further methods that workers call on the driver's machine, which saves the process of a
-    second actor. A cluster must be connected, and the driver must see the model, the store and all folders.
+    ``file_server``: a subclass with further methods that workers call on the driver's machine, which saves the process
+    of a second actor. A cluster must be connected, and the driver must see the model, the store and all folders.
     """
     import ray
 
     fake = is_fake(model) or not model
     probe = f"{PROBE}{secrets.token_hex(8)}"
-    needs = MachineNeeds(
+    required = MachineRequirements(
         model="" if fake else model,
         content="" if fake else content_hash(Path(model)),
         store=str(store.resolve()) if store else "",
@@ -69,9 +72,9 @@ def supplies(
         for leftover in store.glob(f"{PROBE}*"):  # left by a killed driver
             leftover.unlink(missing_ok=True)
         (store / probe).write_text(probe, encoding="utf-8")
-    actor = _beside_the_driver(giver or CheckpointServer, model) if needs.model else None
+    actor = _beside_the_driver(file_server or CheckpointServer, model) if required.model else None
     try:
-        yield MachineSupplies(needs, actor)
+        yield MachineSetup(required, actor)
     finally:
         if actor:
             with suppress(ray.exceptions.RayError):
@@ -94,24 +97,24 @@ def _beside_the_driver(kind: "type[CheckpointServer]", model: str) -> Any:
     return ray.remote(num_cpus=0, memory=1, scheduling_strategy=here)(kind).remote(model)
 
 
-def check_machines(supplied: MachineSupplies, nodes: Collection[str]) -> None:
-    """Have all ``nodes`` provide what they need, in parallel. Raises InputError that names each machine that cannot."""
-    folders = msgspec.structs.replace(supplied.needs, model="")
-    faults = _faults(MachineSupplies(folders, None), nodes, ANSWER_S)
-    if not faults and supplied.needs.model:
-        faults = _faults(supplied, nodes, None)  # no timeout: the time to fetch depends on the model's size
+def check_machines(setup: MachineSetup, nodes: Collection[str]) -> None:
+    """Prepare all ``nodes`` in parallel. Raises InputError that names each machine that lacks something."""
+    folders = msgspec.structs.replace(setup.requirements, model="")
+    faults = _faults(MachineSetup(folders, None), nodes, ANSWER_S)
+    if not faults and setup.requirements.model:
+        faults = _faults(setup, nodes, None)  # no timeout: the time to fetch depends on the model's size
     if faults:
         raise InputError(
             f"{len(faults)} of {len(nodes)} machines of the Ray cluster cannot take part:\n" + "\n".join(faults)
         )
 
 
-def _faults(supplied: MachineSupplies, nodes: Collection[str], timeout_s: float | None) -> list[str]:
+def _faults(setup: MachineSetup, nodes: Collection[str], timeout_s: float | None) -> list[str]:
     import ray
 
-    needs = supplied.needs
+    required = setup.requirements
     task = ray.remote(num_cpus=0, max_retries=0)(_check)
-    calls = [task.options(scheduling_strategy=on_node(node)).remote(supplied) for node in nodes]
+    calls = [task.options(scheduling_strategy=on_node(node)).remote(setup) for node in nodes]
     names = {node["NodeID"]: f"{node['NodeManagerHostname']}-{node['NodeManagerAddress']}" for node in ray.nodes()}
     faults = []
     for node, call in zip(nodes, calls, strict=True):
@@ -126,19 +129,19 @@ def _faults(supplied: MachineSupplies, nodes: Collection[str], timeout_s: float 
             )
         except ray.exceptions.RayError as error:  # such as fourshot missing there, or in another version
             fault = str(error).strip().splitlines()[-1]
-        if not fault and needs.store and not (Path(needs.store) / f"{needs.probe}-{name}").exists():
-            fault = f"what it writes into {needs.store} is not seen here: one folder must be mounted on all machines"
+        if not fault and required.store and not (Path(required.store) / f"{required.probe}-{name}").exists():
+            fault = f"what it writes into {required.store} is not seen here: one folder must be mounted on all machines"
         if fault:
             faults.append(f"  - {name}: {fault}")
     return faults
 
 
-def _check(supplied: MachineSupplies) -> tuple[str, str]:
-    """Run on a machine: provide what it needs, and return its name and what failed ("" if nothing)."""
+def _check(setup: MachineSetup) -> tuple[str, str]:
+    """Run on a machine: prepare it, and return its name and what failed ("" if nothing)."""
     try:
-        provide(supplied)
-        if store := supplied.needs.store:
-            (Path(store) / f"{supplied.needs.probe}-{machine_name()}").touch()
+        prepare_machine(setup)
+        if store := setup.requirements.store:
+            (Path(store) / f"{setup.requirements.probe}-{machine_name()}").touch()
     except (FourshotError, OSError) as error:
         return machine_name(), str(error)
     return machine_name(), ""
@@ -151,44 +154,44 @@ def machine_name() -> str:
     return f"{os.uname().nodename}-{ray.util.get_node_ip_address()}"
 
 
-def provide(supplied: MachineSupplies) -> str:
-    """Run on a machine: provide what it needs, and return the model's folder there ("" if no model is needed).
+def prepare_machine(setup: MachineSetup) -> str:
+    """Run on a machine: check its folders, fetch a missing model, and return the model's folder ("" if none).
 
     Raises InputError if a folder is not shared or does not exist, and FourshotError if the model cannot be fetched.
     """
-    needs = supplied.needs
-    if needs.store and not (Path(needs.store) / needs.probe).exists():
+    required = setup.requirements
+    if required.store and not (Path(required.store) / required.probe).exists():
         raise InputError(
-            f"the folder {needs.store} is not that of the command's machine. Mount one folder on all machines, under "
-            "one path, and give it or one in it (--out)."
+            f"the folder {required.store} is not that of the command's machine. Mount one folder on all machines, "
+            "under one path, and give it or one in it (--out)."
         )
-    if missing := [folder for folder in needs.folders if not Path(folder).exists()]:
+    if missing := [folder for folder in required.folders if not Path(folder).exists()]:
         raise InputError(
             f"there is no {missing[0]}. Adapters are read by every machine: put them into a folder that all mount "
             "under the same path."
         )
-    if not needs.model:
+    if not required.model:
         return ""
-    if needs.content not in _models:
-        _models[needs.content] = str(_fetched(needs, supplied.giver))
-    return _models[needs.content]
+    if required.content not in _models:
+        _models[required.content] = str(_fetched(required, setup.file_server))
+    return _models[required.content]
 
 
 _models: dict[str, str] = {}  # content hash -> folder, so that a worker looks for each model once
 
 
-def _fetched(needs: MachineNeeds, giver: Any) -> Path:
+def _fetched(required: MachineRequirements, file_server: Any) -> Path:
     """Return the checkpoint's folder on this machine: the driver's path, else the copy, fetched if necessary."""
 
     def is_whole(folder: Path) -> bool:
-        return folder.is_dir() and content_hash(folder) == needs.content
+        return folder.is_dir() and content_hash(folder) == required.content
 
-    original = Path(needs.model)
+    original = Path(required.model)
     if is_whole(original):
         return original
-    copy = home() / "models" / f"{original.name}-{needs.content}"
+    copy = home() / "models" / f"{original.name}-{required.content}"
     try:
-        return made_once(copy, is_whole, lambda folder: _fetch(folder, giver))
+        return create_once(copy, is_whole, lambda folder: _fetch(folder, file_server))
     except OSError as error:
         raise FourshotError(
             f"the base model {original} is not on this machine, and could not be fetched into {copy.parent}: {error}. "
@@ -197,17 +200,17 @@ def _fetched(needs: MachineNeeds, giver: Any) -> Path:
         ) from error
 
 
-def _fetch(folder: Path, giver: Any) -> None:
-    """Fetch the files of the giver's checkpoint into ``folder``, and verify their SHA-256. Raises OSError."""
+def _fetch(folder: Path, file_server: Any) -> None:
+    """Fetch the files of the served checkpoint into ``folder``, and verify their SHA-256. Raises OSError."""
     import ray
 
     try:
         with staged_folder(folder.parent, folder.name) as staged:
-            for name, size, digest in ray.get(giver.files.remote()):
+            for name, size, digest in ray.get(file_server.files.remote()):
                 received = hashlib.sha256()
                 with (staged / name).open("wb") as file:
                     for start in range(0, size, PIECE_BYTES):
-                        piece = ray.get(giver.piece.remote(name, start))
+                        piece = ray.get(file_server.piece.remote(name, start))
                         received.update(piece)
                         file.write(piece)
                 if received.hexdigest() != digest:

@@ -97,7 +97,7 @@ def work(parent: ParentLink) -> None:
     job = msgspec.json.decode(Path(file).read_bytes(), type=TrainingJob)
 
     def on_step(step: int, planned: int, loss: float) -> None:
-        if share.tells:
+        if share.is_main:
             parent.send(StepDone(step=step, planned=planned, loss=loss))
 
     try:

@@ -19,18 +19,18 @@ from fourshot.training.jobs.cluster import check_devices, cluster, device_resour
 from fourshot.training.jobs.jobs import FailedJob, OnJobStep, Placement, TrainingJob, do_job, finished
 from fourshot.training.jobs.machines import (
     CheckpointServer,
-    MachineSupplies,
+    MachineSetup,
     check_machines,
     machine_name,
-    provide,
-    supplies,
+    machine_setup,
+    prepare_machine,
 )
 from fourshot.training.jobs.processes import do_job_over_processes
 from fourshot.training.lora.examples import TrainingResult
 
 RETRIES = 3  # of a job whose worker died, or whose machine cannot run it; an error of the job itself is not retried
 POLL_S = 0.5
-LOOK_S = 5.0  # between two checks for machines that have left
+CHECK_INTERVAL_S = 5.0  # between two checks for machines that have left
 # A network file system may show another machine's files only after its cache expires. Source: nfs(5), acdirmax.
 SEEN_S = 90.0
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")  # terminal colour codes in Ray's messages
@@ -69,9 +69,9 @@ def run_jobs_over_ray(
     if open_jobs:
         with cluster(placement.ray):
             check_devices(placement.gpus_per_job)
-            with supplies(model, store, giver=_Board) as supplied:
-                check_machines(supplied, nodes())
-                queue = _Queue(jobs, store.resolve(), supplied, placement.gpus_per_job, tell)
+            with machine_setup(model, store, file_server=_ProgressServer) as setup:
+                check_machines(setup, nodes())
+                queue = _Queue(jobs, store.resolve(), setup, placement.gpus_per_job, tell)
                 for number, outcome in queue.run(open_jobs, on_step):
                     outcomes[number] = outcome
     return [outcome for outcome in outcomes if outcome is not None]
@@ -81,17 +81,17 @@ class _Queue:
     """The jobs submitted to Ray, the node that each runs on, and the nodes where it must not be retried."""
 
     def __init__(
-        self, jobs: Sequence[TrainingJob], store: Path, supplied: MachineSupplies, processes: int, tell: Tell
+        self, jobs: Sequence[TrainingJob], store: Path, setup: MachineSetup, processes: int, tell: Tell
     ) -> None:
         import ray
 
-        self._jobs, self._store, self._supplied, self._processes, self._tell = jobs, store, supplied, processes, tell
+        self._jobs, self._store, self._setup, self._processes, self._tell = jobs, store, setup, processes, tell
         # max_calls=0: otherwise a worker with a GPU would exit after one job, and load the base model for each.
         self._task = ray.remote(max_calls=0, max_retries=RETRIES, **device_resources(processes))(_work)
         self._running: dict[Any, int] = {}
         self._nodes: dict[int, str] = {}  # job number -> node on which it last started
         self._unfit: dict[int, set[str]] = {}  # job number -> nodes that could not run it
-        self._looked_s = time.monotonic()
+        self._checked_s = time.monotonic()
         self._alive = set(nodes())
 
     def run(
@@ -101,10 +101,10 @@ class _Queue:
         import ray
 
         for number in open_jobs:
-            self._give(number)
+            self._submit(number)
         while self._running:
             ended, _ = ray.wait(list(self._running), timeout=POLL_S)
-            new_nodes, steps = ray.get(self._supplied.giver.read.remote())
+            new_nodes, steps = ray.get(self._setup.file_server.read.remote())
             self._nodes.update(new_nodes)
             unfinished = set(self._running.values())  # late steps of finished jobs are ignored
             for number, (step, planned, loss) in sorted(steps.items()):
@@ -118,15 +118,15 @@ class _Queue:
                 if on_step and isinstance(outcome, TrainingResult):
                     on_step(number, outcome.steps, outcome.steps, outcome.losses[-1])  # training may have stopped early
                 yield number, outcome
-            self._look()
+            self._resubmit_lost()
 
-    def _give(self, number: int, node: str = "") -> None:
+    def _submit(self, number: int, node: str = "") -> None:
         options = {"scheduling_strategy": on_node(node, soft=True)} if node else {}
         job, store = self._jobs[number], str(self._store)
-        reference = self._task.options(**options).remote(self._supplied, job, store, number, self._processes)
+        reference = self._task.options(**options).remote(self._setup, job, store, number, self._processes)
         self._running[reference] = number
 
-    def _look(self) -> None:
+    def _resubmit_lost(self) -> None:
         """Resubmit the jobs of machines that have left the cluster.
 
         Ray does so itself if the connection broke. If the network was cut, the connection is silent, and Ray would wait
@@ -135,9 +135,9 @@ class _Queue:
         """
         import ray
 
-        if time.monotonic() - self._looked_s < LOOK_S:
+        if time.monotonic() - self._checked_s < CHECK_INTERVAL_S:
             return
-        self._looked_s = time.monotonic()
+        self._checked_s = time.monotonic()
         alive = set(nodes())
         is_one_lost, self._alive = bool(self._alive - alive), alive
         for reference, number in list(self._running.items()):
@@ -147,7 +147,7 @@ class _Queue:
             del self._running[reference]
             self._nodes.pop(number, None)
             ray.cancel(reference)
-            self._give(number)
+            self._submit(number)
 
     def _outcome(self, reference: Any, number: int) -> TrainingResult | FailedJob | None:
         """Return the outcome of an ended job, or None if it was resubmitted."""
@@ -170,7 +170,7 @@ class _Queue:
             if not failure.of_machine or not fit_nodes or len(unfit) > RETRIES:
                 return FailedJob(key=job.key, kind=failure.kind, message=failure.message)
             self._tell(f"{job.name} is tried on another machine: {failure.message}")
-            self._give(number, fit_nodes[number % len(fit_nodes)])
+            self._submit(number, fit_nodes[number % len(fit_nodes)])
             return None
         deadline = time.monotonic() + SEEN_S
         while (result := finished(self._store, job)) is None:
@@ -185,7 +185,7 @@ class _Queue:
         return result
 
 
-class _Board(CheckpointServer):
+class _ProgressServer(CheckpointServer):
     """Actor on the driver's machine: workers report the node and progress of their jobs, and the driver polls them."""
 
     def __init__(self, folder: str) -> None:
@@ -206,24 +206,24 @@ class _Board(CheckpointServer):
         return written
 
 
-def _work(supplied: MachineSupplies, job: TrainingJob, store: str, number: int, processes: int) -> _Failed | None:
+def _work(setup: MachineSetup, job: TrainingJob, store: str, number: int, processes: int) -> _Failed | None:
     """Run in a worker: train one job; return None, or why it failed. Ray retries only if the worker itself dies."""
     import ray
 
     from fourshot.training.lora.train import LoraTrainer
 
     node = ray.get_runtime_context().get_node_id()
-    supplied.giver.begin.remote(number, node)
+    setup.file_server.begin.remote(number, node)
 
     def on_step(step: int, planned: int, loss: float) -> None:
-        supplied.giver.write.remote(number, step, planned, loss)
+        setup.file_server.write.remote(number, step, planned, loss)
 
     def failed(error: FourshotError | OSError, *, of_machine: bool) -> _Failed:
         message = f"{machine_name()}: {error}" if of_machine else str(error)
         return _Failed(kind=type(error).__name__, message=message, node=node, of_machine=of_machine)
 
     try:
-        model = provide(supplied)
+        model = prepare_machine(setup)
     except (FourshotError, OSError) as error:
         return failed(error, of_machine=True)
     if finished(Path(store), job) is not None:  # an earlier worker died after writing the result

@@ -41,15 +41,15 @@ class Segments:
         every, offsets = heads + 2 * kv_heads, numbers(longest)
         starts, lengths = torch.tensor([*zip(*spans, strict=True)], device=device)[:, :, None]  # both [S, 1]
         inside = offsets < lengths  # [S, L]
-        queries = torch.where(inside, starts + offsets, 0)  # [S, L]: places in the row
+        queries = torch.where(inside, starts + offsets, 0)  # [S, L]: indices in the row
         unused = zeros(len(spans), -(prefix + longest) % KEY_MULTIPLE)
         keys = torch.cat([numbers(prefix).expand(len(spans), prefix), queries, unused], dim=1)  # [S, K]
         # An unsplit prefix is a segment of its own, whose keys are its own tokens and not the shared prefix keys.
         is_tail, is_whole = starts >= prefix, len(pieces) < 2
         sees_prefix = (is_tail | (not is_whole)).expand(len(spans), prefix)
         visible = torch.cat([sees_prefix, inside & (is_tail | is_whole), unused.bool()], dim=1)  # [S, K]
-        places = torch.where(is_tail | is_whole, prefix, starts) + offsets  # [S, L]: index of each query in the keys
-        behind = places[:, :, None] - numbers(keys.shape[1])  # [S, L, K]: distance from a key to a later query
+        positions = torch.where(is_tail | is_whole, prefix, starts) + offsets  # [S, L]: index of each query in the keys
+        behind = positions[:, :, None] - numbers(keys.shape[1])  # [S, L, K]: distance from a key to a later query
         self.prefix, self.heads, self.kv_heads = prefix, heads, kv_heads
         self.used = prefix + sum(row.lengths)  # tokens before the padding
         group, self.shape = heads // kv_heads, (len(spans), kv_heads, longest, keys.shape[1])

@@ -24,7 +24,7 @@ class HeldOut:
         """The step whose weights are kept; 0 if nothing is held out."""
         return min(self.curve, key=lambda point: point[1])[0] if self.curve else 0
 
-    def look(self, step: int, weights: Sequence[torch.Tensor]) -> None:
+    def evaluate(self, step: int, weights: Sequence[torch.Tensor]) -> None:
         """Measure the held-out loss after step ``step``, and keep a copy of ``weights`` if it is the lowest so far.
 
         ``weights`` must be the model's current ones.

@@ -14,7 +14,7 @@ from fourshot.training.lora.examples import TrainingExample
 from fourshot.training.lora.frozen_states import FrozenStates, fits
 from fourshot.training.lora.llama import LlamaDecoder
 from fourshot.training.lora.masks import attention_mask
-from fourshot.training.lora.memory import give_back, is_out_of_memory, row_tokens
+from fourshot.training.lora.memory import is_out_of_memory, release_gradients, row_tokens
 from fourshot.training.lora.output_layer import OutputLayer
 from fourshot.training.lora.packing import ROW_MULTIPLE, PackedRow, micro_batches, pack, shared_prefix_length
 from fourshot.training.lora.share import ALL, BatchShare
@@ -92,7 +92,7 @@ class LabelLoss:
                 if not is_out_of_memory(error):
                     raise
                 reason = str(error).splitlines()[0]
-            give_back(self.parameters)
+            release_gradients(self.parameters)
             self._make_room(batch, reason)
 
     def _make_room(self, batch: Sequence[int], reason: str) -> None:
@@ -118,7 +118,7 @@ class LabelLoss:
         for run in micro_batches(lengths, len(self._prefix), self.most_tokens):
             chosen = [batch[position] for position in run]
             row = pack(self._prefix, [self._tails[index] for index in chosen], self.device, self._multiple)
-            positions, targets, weights, label_weights = self._aims(chosen, row.starts)
+            positions, targets, weights, label_weights = self._prediction_targets(chosen, row.starts)
             known = self.frozen_states
             states = known.of_row(chosen, row.input_ids.shape[1], self.most_tokens) if known else None
             logits = self._logits(self._hidden(row, positions, states))
@@ -180,7 +180,7 @@ class LabelLoss:
         """Return float32 logits [num_positions, num_labels or vocabulary] of states [num_positions, hidden_size]."""
         return self._head(hidden, None if self._whole_text else self._choices)
 
-    def _aims(self, chosen: Sequence[int], starts: Sequence[int]) -> list[torch.Tensor]:
+    def _prediction_targets(self, chosen: Sequence[int], starts: Sequence[int]) -> list[torch.Tensor]:
         """Return the positions of the row that predict something, their targets, weights, and weights as label tokens.
 
         Each is [num_positions]. Both kinds of weights of one text sum to the text's weight.

@@ -71,7 +71,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def give_back(parameters: "list[torch.Tensor]") -> None:
+def release_gradients(parameters: "list[torch.Tensor]") -> None:
     """Discard incomplete gradients, and release the cached memory of the GPU's allocator."""
     import torch
 

@@ -71,10 +71,10 @@ class Optimization:
             if on_step:
                 on_step(step + 1, self.planned, self.losses[-1])
             if (step + 1) % self._batches.per_pass == 0 or step + 1 == self.planned:
-                self.held_out.look(step + 1, self._masters)
+                self.held_out.evaluate(step + 1, self._masters)
             if has_converged(self._label_losses, self._batches.per_pass, self._settings.converged_loss):
                 break
-            if checkpoint and checkpoint.is_due() and self._share.tells:
+            if checkpoint and checkpoint.is_due() and self._share.is_main:
                 checkpoint.save(self._state())
         self.held_out.restore(self._masters)
         self._publish()
@@ -110,7 +110,7 @@ class Optimization:
             master.grad = torch.zeros_like(master) if weight.grad is None else weight.grad.float()
             weight.grad = None
         gradients = [master.grad for master in self._masters if master.grad is not None]
-        loss, label_loss, num_tokens = self._share.add_up(gradients, sums)
+        loss, label_loss, num_tokens = self._share.all_reduce(gradients, sums)
         self.num_tokens += int(num_tokens)
         if loss != loss:
             raise self._diverged("The loss is", step + 1)

@@ -22,14 +22,14 @@ class BatchShare(msgspec.Struct, frozen=True, kw_only=True):
     world: int = 1
 
     @property
-    def tells(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this is the process that reports and saves."""
         return self.rank == 0
 
     def of(self, batch: Sequence[T]) -> Sequence[T]:
         return batch[self.rank :: self.world]
 
-    def add_up(self, tensors: "Sequence[torch.Tensor]", numbers: Sequence[float]) -> list[float]:
+    def all_reduce(self, tensors: "Sequence[torch.Tensor]", numbers: Sequence[float]) -> list[float]:
         """Sum float32 ``tensors`` over all processes, in place, and return the summed ``numbers``."""
         if self.world == 1:
             return list(numbers)

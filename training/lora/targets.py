@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fourshot.engine.checkpoints.config import read_config
-from fourshot.engine.checkpoints.loading import explained
+from fourshot.engine.checkpoints.loading import load_or_explain
 from fourshot.engine.checkpoints.models import checkpoint_shapes
 from fourshot.engine.errors import InputError
 from fourshot.engine.fake_engine import is_fake
@@ -127,5 +127,5 @@ def _shapes_of_architecture(model: str) -> dict[str, list[int]]:
             )
         return built
 
-    built = explained(build, "base model", model)
+    built = load_or_explain(build, "base model", model)
     return {name: list(weights.shape) for name, weights in built.named_parameters()}

@@ -109,8 +109,8 @@ class LoraTrainer:
             probe = _probe(loss_of, examples, labels, verbalizer) if labels else None
             if decoder:
                 decoder.write_back()
-            name, path = save_adapter(wrapped, Path(out_dir), prefix) if self.share.tells else ("", Path())
-            if unfinished and self.share.tells:
+            name, path = save_adapter(wrapped, Path(out_dir), prefix) if self.share.is_main else ("", Path())
+            if unfinished and self.share.is_main:
                 unfinished.remove()
             states = loss_of.frozen_states
             flops = operations(wrapped, run.num_tokens, states.num_tokens if states else run.num_tokens)

@@ -25,10 +25,10 @@ class BertClassifier:
 
     def __call__(self, input_ids: "torch.Tensor", attention_mask: "torch.Tensor") -> "torch.Tensor":
         """Return logits [num_texts, num_labels] for ids and mask, both int64 [num_texts, num_tokens]."""
-        words, places, kinds = (
+        words, positions, kinds = (
             self._weights[f"bert.embeddings.{name}_embeddings.weight"] for name in ("word", "position", "token_type")
         )
-        x = self._normed(words[input_ids] + places[: input_ids.shape[1]] + kinds[0], "bert.embeddings")
+        x = self._normed(words[input_ids] + positions[: input_ids.shape[1]] + kinds[0], "bert.embeddings")
         mask = attention_mask[:, None, None, :].bool()
         for number in range(self._config["num_hidden_layers"]):
             x = self._layer(x, mask, f"bert.encoder.layer.{number}")

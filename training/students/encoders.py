@@ -240,18 +240,18 @@ def last_linear(model: Any) -> Any:
     return next(module for module in reversed(linears) if module.out_features == model.config.num_labels)
 
 
-def check_places(encoder: ResolvedEncoder, max_tokens: int) -> None:
+def check_max_tokens(encoder: ResolvedEncoder, max_tokens: int) -> None:
     """Raise InputError if ``max_tokens`` exceeds the number of positions of ``encoder``."""
     config = read_config(encoder.path)
     if "max_position_embeddings" not in config:  # the default of its architecture applies
         from transformers import AutoConfig
 
         config = AutoConfig.from_pretrained(encoder.path, trust_remote_code=False).to_dict()
-    places = config.get("max_position_embeddings")
-    if any(kind in str(config.get("model_type")) for kind in PADDED) and isinstance(places, int):
-        places -= int(config.get("pad_token_id", 1)) + 1
-    if isinstance(places, int) and max_tokens > places > 0:
+    positions = config.get("max_position_embeddings")
+    if any(kind in str(config.get("model_type")) for kind in PADDED) and isinstance(positions, int):
+        positions -= int(config.get("pad_token_id", 1)) + 1
+    if isinstance(positions, int) and max_tokens > positions > 0:
         raise InputError(
-            f"--max-tokens {max_tokens}: {encoder.name} reads at most {places} tokens. Give at most that; windows "
+            f"--max-tokens {max_tokens}: {encoder.name} reads at most {positions} tokens. Give at most that; windows "
             "(--long-texts windows) read longer texts in parts."
         )

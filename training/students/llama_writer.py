@@ -74,7 +74,7 @@ class LlamaWriter:
         for number, row in enumerate(rows):  # padded on the left, so that all continue at the same position
             ids[number, longest - len(row) :] = torch.tensor(row, device=device)
             is_token[number, longest - len(row) : longest] = True
-        places = (is_token.cumsum(1) - 1).clamp(min=0)
+        positions = (is_token.cumsum(1) - 1).clamp(min=0)
         shape = (len(rows), self._kv_heads, longest + max_tokens, self._size)
         layers = self._config["num_hidden_layers"]
         cache = [(self._embedded.new_zeros(shape), self._embedded.new_zeros(shape)) for _ in range(layers)]
@@ -83,7 +83,7 @@ class LlamaWriter:
         start = 0
         with torch.inference_mode():
             for step in range(max_tokens):
-                last = self._last_hidden(ids, places, is_token, cache, start)
+                last = self._last_hidden(ids, positions, is_token, cache, start)
                 chosen = torch.nn.functional.linear(last, self._out).argmax(-1)
                 written[:, step] = torch.where(ended, self._end, chosen)
                 ended |= chosen == self._end
@@ -104,7 +104,7 @@ class LlamaWriter:
     def _last_hidden(
         self,
         ids: "torch.Tensor",
-        places: "torch.Tensor",
+        positions: "torch.Tensor",
         is_token: "torch.Tensor",
         cache: "Sequence[tuple[torch.Tensor, torch.Tensor]]",
         start: int,
@@ -121,7 +121,7 @@ class LlamaWriter:
         queries = columns[start:, None]
         # Padding on the left attends to itself: softmax over no tokens would give NaN.
         visible = ((columns <= queries) & is_token[:, None, :stop]) | (columns == queries)
-        cos, sin = self._angles(places[:, start:stop])
+        cos, sin = self._angles(positions[:, start:stop])
         x, eps = self._embedded[ids], self._config["rms_norm_eps"]
         for number, (keys, values) in enumerate(cache):
             name = f"model.layers.{number}"
@@ -149,12 +149,12 @@ class LlamaWriter:
 
         return functional.linear(x, self._weights[f"{name}.weight"], self._weights.get(f"{name}.bias"))
 
-    def _angles(self, places: "torch.Tensor") -> "tuple[torch.Tensor, torch.Tensor]":
-        """Return cosines and sines [num_rows, 1, num_tokens, size] for positions ``places`` [num_rows, num_tokens]."""
+    def _angles(self, positions: "torch.Tensor") -> "tuple[torch.Tensor, torch.Tensor]":
+        """Return cosines and sines [num_rows, 1, num_tokens, size] for ``positions`` [num_rows, num_tokens]."""
         import torch
 
-        steps = torch.arange(0, self._size, 2, device=places.device).float() / self._size
-        angles = places[..., None].float() / _theta(self._config) ** steps
+        steps = torch.arange(0, self._size, 2, device=positions.device).float() / self._size
+        angles = positions[..., None].float() / _theta(self._config) ** steps
         both = torch.cat([angles, angles], dim=-1)[:, None]
         return both.cos().to(self._embedded.dtype), both.sin().to(self._embedded.dtype)
 

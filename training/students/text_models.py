@@ -69,7 +69,7 @@ def _is_seq2seq(folder: Path) -> bool:
     return is_seq2seq
 
 
-def places_of(model: TextModel) -> int | None:
+def max_positions(model: TextModel) -> int | None:
     """Return the most tokens of an input or target; None for relative positions, as in T5, and for causal models."""
     if model.kind == "causal":
         return None

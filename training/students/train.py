@@ -30,7 +30,7 @@ from fourshot.training.students.windows import WINDOWS
 if TYPE_CHECKING:
     import torch
 
-LEAST_TO_SCALE = 20  # held-out texts
+MIN_CALIBRATION_TEXTS = 20  # held-out texts
 
 
 def finished_student(store: Path, job: StudentJob) -> StudentResult | None:
@@ -220,7 +220,7 @@ class _Training:
             taught = smoothed(self._taught, self._is_real)
             logits = logits_without_each(self._head, self._vectors_of_learnt(), self._taught)
             basis = f"{len(logits)} texts that it learnt, each asked of a last layer that was fitted without it"
-        elif len(self._held_texts) >= LEAST_TO_SCALE:
+        elif len(self._held_texts) >= MIN_CALIBRATION_TEXTS:
             logits, taught = self._outputs(self._held_texts, lambda logits: logits), self._held
             basis = f"{len(logits)} texts that it did not learn, to be as sure of them as its teacher"
         else:

@@ -16,7 +16,7 @@ import msgspec
 
 from fourshot.bench.core.options import as_settings
 from fourshot.bench.core.parts import Page, Part, Section, TablePart
-from fourshot.bench.core.results import ResultRows, task_title, tell
+from fourshot.bench.core.results import FinishedPieces, show_progress, task_title
 from fourshot.bench.core.statistics import estimate, with_interval
 from fourshot.bench.core.suite import Suite
 from fourshot.bench.suites.distill.cells import (
@@ -35,7 +35,7 @@ from fourshot.pipeline.tasks.shots import check_real
 Row = dict[str, Any]
 
 
-def measure(options: Options, rows: ResultRows) -> dict[str, Any]:
+def measure(options: Options, done: FinishedPieces) -> dict[str, Any]:
     """Measure the missing cells. A teacher is made only if one of its cells is missing.
 
     Raises InputError for invalid --real and negative --amounts.
@@ -49,17 +49,17 @@ def measure(options: Options, rows: ResultRows) -> dict[str, Any]:
         group = TeacherGroup(task=task, real=real, seed=seed)
         cells = [StudentCell(strategy=TEACHER), StudentCell(strategy=NONE)]
         cells += [StudentCell(strategy=name, amount=amount) for name in options.strategies for amount in amounts]
-        missing = [cell for cell in cells if group.piece(cell) not in rows.pieces]
+        missing = [cell for cell in cells if group.piece(cell) not in done.pieces]
         if not missing:
             continue
         taught = teach(group, options)
         for cell in missing:
             row = {**msgspec.to_builtins(group), **measure_cell(taught, cell)}
-            rows.add(group.piece(cell), row)
+            done.add(group.piece(cell), row)
             outcome = row.get("left_out") or f"accuracy {row['accuracy']:.3f} with {row['texts']} texts"
-            tell(f"{group.piece(cell)}: {outcome}")
+            show_progress(f"{group.piece(cell)}: {outcome}")
         taught.clear()
-    measured_rows = [row for piece, row in rows.pieces.items() if "/" in piece]
+    measured_rows = [row for piece, row in done.pieces.items() if "/" in piece]
     measured = [row for row in measured_rows if "accuracy" in row]
     return {
         "rows": measured,

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from fourshot.bench.core.options import Model, Out, Positive, TaskFolders
-from fourshot.bench.core.results import beside, tell_end
+from fourshot.bench.core.results import path_beside, show_end
 from fourshot.engine.errors import InputError
 from fourshot.engine.machine.files import append_lines, read_json, settle, staged_folder
 from fourshot.pipeline.cells.measuring import Evaluation
@@ -113,7 +113,7 @@ class TeacherOutput(msgspec.Struct, frozen=True, kw_only=True):
 def teach(group: TeacherGroup, options: Options) -> TeacherOutput:
     """Train the teacher, and let it annotate and generate the texts of the largest cell; continues after a kill."""
     most, strategies, data, root = max(options.amounts, default=0), {*options.strategies}, options.data, options.out
-    folder = beside(root, "") / group.task / group.real.replace("%", "pc") / f"seed{group.seed}"
+    folder = path_beside(root, "") / group.task / group.real.replace("%", "pc") / f"seed{group.seed}"
     source_task = load_task(group.task, data / group.task)
     splits = TaskData(source_task)
     shots = real_examples(splits.train, source_task.label_names, group.real, group.seed)
@@ -138,11 +138,11 @@ def teach(group: TeacherGroup, options: Options) -> TeacherOutput:
             student_settings=QUICK,
             model=options.model,
             settings=settings,
-            on_event=tell_end,
+            on_event=show_end,
         )
         summary = distill(request)
         accuracy = next(row["accuracy"] for row in summary.table if row["method"] == TEACHER)
-        annotations, _ = texts_of.annotated_texts(request, "", _nobody)
+        annotations, _ = texts_of.annotated_texts(request, "", _no_annotator)
         annotated, _ = texts_of.learnable(annotations, shots, test)
         pairs = finished_pairs(RunFolder(request.teacher_folder)) if per_class else []
     return TeacherOutput(
@@ -178,7 +178,7 @@ def measure_cell(taught: TeacherOutput, cell: StudentCell) -> dict[str, Any]:
     if not out.exists():
         item = StudentItem(job=job, task=taught.task, test=taught.test, out=str(out))
         log = str(taught.folder / LOG_FILE)
-        run_stage(StudentStage(model_path=taught.encoder.path, items=(item,), store=str(store), log=log), tell_end)
+        run_stage(StudentStage(model_path=taught.encoder.path, items=(item,), store=str(store), log=log), show_end)
         shutil.rmtree(store / job.key, ignore_errors=True)
     texts = {"texts": len(annotated) + len(written), "annotated": len(annotated), "written": len(written)}
     return {**row, **texts, "accuracy": read_json(out, Evaluation).scores.accuracy}
@@ -207,5 +207,5 @@ def _write_data(folder: Path, task: Task, shots: list[Example], test: list[Examp
             )
 
 
-def _nobody(parts: Parts) -> Iterator[list[Annotation]]:
+def _no_annotator(parts: Parts) -> Iterator[list[Annotation]]:
     raise AssertionError("all texts were annotated")

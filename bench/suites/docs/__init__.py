@@ -20,7 +20,7 @@ import msgspec
 
 from fourshot.bench.core.comparisons import Comparisons, load_bases, load_comparisons
 from fourshot.bench.core.parts import TablePart, fill, markdown, target_lines, targets_of
-from fourshot.bench.core.results import RESULTS, read_result, tell, write_result
+from fourshot.bench.core.results import RESULTS, read_result, show_progress, write_result
 from fourshot.bench.core.suite import SuiteCommand
 from fourshot.bench.suites import load_suite
 from fourshot.bench.suites.docs import method_tables as tables
@@ -53,7 +53,7 @@ class SpotChecks(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     seen: tuple[SpotCheck, ...]
 
 
-def load_looks(folder: Path) -> tuple[SpotCheck, ...]:
+def load_spot_checks(folder: Path) -> tuple[SpotCheck, ...]:
     """Read the spot checks of `SEEN_FILE` in ``folder``. Raises `InputError` if it is missing or invalid."""
     file = folder / SEEN_FILE
     try:
@@ -65,9 +65,9 @@ def load_looks(folder: Path) -> tuple[SpotCheck, ...]:
         raise InputError(f"{file} is no list of looks: {error}. Write [[seen]] with {keys}.") from error
 
 
-def seen_table(folder: Path) -> str:
+def spot_check_table(folder: Path) -> str:
     """Return the spot checks in the file's order, oldest first, as a Markdown table."""
-    rows = [(look.when, look.base, look.texts, look.why, look.commit or None) for look in load_looks(folder)]
+    rows = [(item.when, item.base, item.texts, item.why, item.commit or None) for item in load_spot_checks(folder)]
     return markdown([TablePart(["date", "base model", "texts", "purpose", "commit"], rows, left=5)])
 
 
@@ -171,7 +171,7 @@ BLOCKS: dict[str, tuple[str, Callable[[ResultFolder], str]]] = {
     "picture": ("compare-*", lambda results: picture(results.comparisons())),
     "accuracy": ("compare-*", lambda results: tables.base_tables(results.bases(), tables.short_table)),
     "results": ("compare-*", lambda results: tables.base_tables(results.bases(), tables.results_table)),
-    "seen": (SEEN_FILE, lambda results: seen_table(results.folder)),
+    "seen": (SEEN_FILE, lambda results: spot_check_table(results.folder)),
     "wordings": ("bare-*", lambda results: tables.wordings_table(results.comparisons("bare"), results.comparisons())),
     "gain": ("latency", lambda results: markdown([gain(with_filler(results))])),
     "latency": _of_suite("latency", latency),
@@ -204,7 +204,7 @@ def draw_blocks(results: ResultFolder, names: Sequence[str], required: bool = Fa
         elif required:
             raise InputError(f"{results.folder} has no result {results.named(prefix)}. Measure, or name others.")
         else:
-            tell(f"{name} was not measured: there is no {results.named(prefix)} in {results.folder}")
+            show_progress(f"{name} was not measured: there is no {results.named(prefix)} in {results.folder}")
     return blocks
 
 

@@ -17,7 +17,7 @@ import msgspec
 
 from fourshot.bench.core.options import Out, Positive
 from fourshot.bench.core.parts import MISSING, Part, TablePart
-from fourshot.bench.core.results import ResultRows, read_result, tell
+from fourshot.bench.core.results import FinishedPieces, read_result, show_progress
 from fourshot.bench.core.suite import Suite
 from fourshot.bench.suites.fleet.replica import ServiceTimes, read_times
 from fourshot.bench.suites.fleet.simulation import PLAIN, ROUTINGS, Scenario, SimulationResult, simulate
@@ -49,8 +49,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 SOURCES = ("latency", "serving", "adapters")
 
 
-def measure(options: Options, rows: ResultRows) -> dict[str, Any]:
-    """Simulate everything that ``rows`` lacks, and a check against the serving result."""
+def measure(options: Options, done: FinishedPieces) -> dict[str, Any]:
+    """Simulate everything that is not ``done``, and a check against the serving result."""
     results = {name: read_result(getattr(options, name), name) for name in SOURCES}
     times = read_times(**results)
     return {
@@ -58,11 +58,11 @@ def measure(options: Options, rows: ResultRows) -> dict[str, Any]:
         "times": msgspec.to_builtins(times),
         "check": check(results["serving"], times),
         "rows": [
-            rows.add_once(f"{name}, {routing}, {number}", partial(_row, name, routing, number, options, times))
+            done.add_once(f"{name}, {routing}, {number}", partial(_row, name, routing, number, options, times))
             for name, routing, number in plan(options)
         ],
         "needed": [
-            rows.add_once(f"{load} requests/s, {routing}", partial(needed, routing, load, options, times))
+            done.add_once(f"{load} requests/s, {routing}", partial(needed, routing, load, options, times))
             for load in options.loads
             for routing in PLAIN
         ],
@@ -97,7 +97,7 @@ def scenario(name: str, routing: str, replicas: int, rate: float, options: Optio
 def _row(name: str, routing: str, replicas: int, options: Options, times: ServiceTimes) -> dict[str, Any]:
     rate = SHARE * times.capacity_per_s * replicas
     outcome = simulate(scenario(name, routing, replicas, rate, options), times)
-    tell(f"{name}, {routing}, {replicas} replicas: p99 {outcome.p99_ms:.0f} ms")
+    show_progress(f"{name}, {routing}, {replicas} replicas: p99 {outcome.p99_ms:.0f} ms")
     fields = {"scenario": name, "routing": routing, "replicas": replicas, "rate": rate}
     return fields | msgspec.to_builtins(outcome)
 
@@ -110,7 +110,7 @@ def needed(routing: str, load: int, options: Options, times: ServiceTimes) -> di
         return outcome.p99_ms <= options.p99_ms and not outcome.refused
 
     number = fewest(fits, max(1, int(load / times.capacity_per_s)), MOST_REPLICAS)
-    tell(f"{load} requests/s, {routing}: {number or 'more than ' + str(MOST_REPLICAS)} replicas")
+    show_progress(f"{load} requests/s, {routing}: {number or 'more than ' + str(MOST_REPLICAS)} replicas")
     return {"load": load, "routing": routing, "replicas": number}
 
 

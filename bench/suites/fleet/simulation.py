@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 
 from fourshot.bench.suites.fleet.replica import ServiceTimes, SimulatedReplica, SimulatedRequest
-from fourshot.serving.api import ASKED_PATHS
+from fourshot.serving.api import TASK_PATHS
 from fourshot.serving.fleet.router import SPARE, Replica, Router, preference
 from fourshot.serving.settings import Limits
 
@@ -52,26 +52,28 @@ class SimulationResult(msgspec.Struct, frozen=True, kw_only=True):
 Route = Callable[[Router, str, random.Random], Replica]
 
 
-def _well(router: Router) -> list[Replica]:
-    return [replica for replica in router.replicas if replica.well]
+def _healthy(router: Router) -> list[Replica]:
+    return [replica for replica in router.replicas if replica.healthy]
 
 
 def _random(router: Router, task: str, draw: random.Random) -> Replica:
-    return draw.choice(_well(router))
+    return draw.choice(_healthy(router))
 
 
 def _rendezvous(router: Router, task: str, draw: random.Random) -> Replica:
-    well = _well(router)
-    return well[preference(task, tuple(replica.number for replica in well))[0]]
+    healthy = _healthy(router)
+    return healthy[preference(task, tuple(replica.number for replica in healthy))[0]]
 
 
 def _bounded(router: Router, task: str, draw: random.Random) -> Replica:
-    return router.order(f"{ASKED_PATHS[0]}{task}")[0]
+    return router.order(f"{TASK_PATHS[0]}{task}")[0]
 
 
 ROUTINGS: dict[str, Route] = {
     "random": _random,
-    "least loaded": lambda router, _, draw: min(_well(router), key=lambda replica: (replica.in_flight, draw.random())),
+    "least loaded": lambda router, _, draw: min(
+        _healthy(router), key=lambda replica: (replica.in_flight, draw.random())
+    ),
     "rendezvous": _rendezvous,
     "bounded rendezvous": _bounded,  # what `fourshot serve --replicas` does
     "bounded, loosely": _bounded,
@@ -126,14 +128,14 @@ class _Simulation:
 
     def run(self) -> SimulationResult:
         for replica in self.router.replicas:
-            replica.well = True
+            replica.healthy = True
         self._warm()
         requests = arrivals(self.scenario)
         queue: list[tuple[float, int, Callable[[], None]]] = []  # time, order, action
         queue += [(request.at_s, order, partial(self._arrive, request)) for order, request in enumerate(requests)]
         lost_at, returns_at = self.scenario.loss
         if returns_at:
-            queue += [(lost_at, -1, self._lose), (returns_at, -1, self._return)]
+            queue += [(lost_at, -1, self._lose_replica), (returns_at, -1, self._return)]
         for at, _, action in sorted(queue, key=lambda entry: entry[:2]):
             self._until(at)
             self.now = at
@@ -173,16 +175,16 @@ class _Simulation:
         else:
             self.refused += request.at_s >= WARM_S
 
-    def _lose(self) -> None:
+    def _lose_replica(self) -> None:
         """Lose replica 0. The router notices at once, because connections break, and reroutes its requests."""
         replica = self.replicas[0]
-        replica.router.well = False
+        replica.router.healthy = False
         for request in replica.give_up():
             self.moved += 1
             self._arrive(request)
 
     def _return(self) -> None:
-        self.replicas[0].router.well = True
+        self.replicas[0].router.healthy = True
 
     def _outcome(self, requests: int) -> SimulationResult:
         uses = {kind: sum(replica.uses[kind] for replica in self.replicas) for kind in ("slot", "memory", "disk")}

@@ -15,8 +15,8 @@ from typing import Any
 import msgspec
 
 from fourshot.bench.core.closed_loop import CellMeasurement, CellRequests, EngineSpec, SuiteBase, engines
-from fourshot.bench.core.processes import call_apart, check_cores
-from fourshot.bench.core.results import ResultRows, beside
+from fourshot.bench.core.processes import call_in_child, check_cores
+from fourshot.bench.core.results import FinishedPieces, path_beside
 from fourshot.bench.core.roofline import SHAPES, check_shape, measure_machine, shape_of, write_shape
 from fourshot.bench.core.suite import Suite
 from fourshot.bench.core.workload import VARIANTS, Workload, load_workload
@@ -104,11 +104,15 @@ def cell_requests(cell: LatencyCell, workload: Workload, settings: LatencySettin
 
 
 def measure_in_process(
-    specs: dict[str, EngineSpec], settings: LatencySettings, workloads: dict[str, Workload], rows: ResultRows, log: Path
+    specs: dict[str, EngineSpec],
+    settings: LatencySettings,
+    workloads: dict[str, Workload],
+    done: FinishedPieces,
+    log: Path,
 ) -> None:
-    """Measure the in-process cells that ``rows`` lacks."""
+    """Measure the in-process cells that are not ``done``."""
     cells = in_process_cells(settings)
-    if all(cell.name in rows.pieces for cell in cells):
+    if all(cell.name in done.pieces for cell in cells):
         return
     with engines(specs, log) as running:
 
@@ -121,7 +125,7 @@ def measure_in_process(
             last = len(workload.texts) - number
             requests = tuple(workload.requests(VARIANTS[name], last, number, settings.many_adapters))
             running[VARIANTS[name].engine].ask(CellRequests(requests=requests, warmup=(), labels=labels, concurrency=0))
-        rows.add_cells(cells, ask)
+        done.add_cells(cells, ask)
 
 
 def prepare(options: Options, folder: Path, settings: LatencySettings) -> SuiteBase:
@@ -140,12 +144,12 @@ def prepare(options: Options, folder: Path, settings: LatencySettings) -> SuiteB
     )
     merged = ""
     if not options.shape and "lora_merged" in settings.variants:  # in a process, to free the memory of its base
-        merged = call_apart(merge_apart, model.path, adapters[0], str(folder / "merged"))
+        merged = call_in_child(merge_adapter, model.path, adapters[0], str(folder / "merged"))
     load_format = "dummy" if options.shape else "auto"
     return SuiteBase(path=model.path, load_format=load_format, adapters=adapters, merged=merged)
 
 
-def merge_apart(model: str, adapter: str, out: str) -> str:
+def merge_adapter(model: str, adapter: str, out: str) -> str:
     """Write a checkpoint with the adapter merged into the base to ``out``. Return ``out``."""
     from fourshot.training.lora.merging import merge
 
@@ -153,32 +157,32 @@ def merge_apart(model: str, adapter: str, out: str) -> str:
     return out
 
 
-def measure(options: Options, rows: ResultRows) -> dict[str, Any]:
-    """Measure what ``rows`` lacks, unless --no-measure is given. Raises InputError if there is no cell to summarise."""
+def measure(options: Options, done: FinishedPieces) -> dict[str, Any]:
+    """Measure what is missing, unless --no-measure is given. Raises InputError if there is no cell to summarise."""
     settings = latency_settings(options)
     if not options.no_measure:
-        _measure_missing(options, settings, rows)
-    elif not any(cell.name in rows.pieces for cell in in_process_cells(settings)):
-        raise InputError(f"{rows.path} holds no cell yet. Measure first: leave --no-measure out.")
-    assert rows.path
-    return {**summarise(settings, rows.pieces), "rows": rows.path.name}
+        _measure_missing(options, settings, done)
+    elif not any(cell.name in done.pieces for cell in in_process_cells(settings)):
+        raise InputError(f"{done.path} holds no cell yet. Measure first: leave --no-measure out.")
+    assert done.path
+    return {**summarise(settings, done.pieces), "rows": done.path.name}
 
 
-def _measure_missing(options: Options, settings: LatencySettings, rows: ResultRows) -> None:
-    log = beside(options.out, ".log")
+def _measure_missing(options: Options, settings: LatencySettings, done: FinishedPieces) -> None:
+    log = path_beside(options.out, ".log")
     with tempfile.TemporaryDirectory() as folder:
         workloads = {name: load_workload(name, options.data, settings.k) for name in settings.tasks}
         for workload in workloads.values():  # first, because the last repeat needs the last texts
             workload.check_texts(settings.texts_needed, fewer_requests(settings, len(workload.texts)))
         base = prepare(options, Path(folder), settings)
         workloads = {name: msgspec.structs.replace(workload, model=base.path) for name, workload in workloads.items()}
-        rows.add_once("shape", lambda: shape_of(base.path))
-        rows.add_once("machine", lambda: call_apart(measure_machine, base.path))
+        done.add_once("shape", lambda: shape_of(base.path))
+        done.add_once("machine", lambda: call_in_child(measure_machine, base.path))
         specs = engine_specs(base, settings, options.plant_sleep_ms / 1000)
-        measure_in_process(specs, settings, workloads, rows, log)
+        measure_in_process(specs, settings, workloads, done, log)
         if settings.http:
-            measure_http(options, settings, workloads, rows)
-        rows.add_once("machine after", lambda: call_apart(measure_machine, base.path))
+            measure_http(options, settings, workloads, done)
+        done.add_once("machine after", lambda: call_in_child(measure_machine, base.path))
 
 
 SUITE = Suite(

@@ -16,7 +16,7 @@ import msgspec
 
 from fourshot.bench.core.closed_loop import CellMeasurement, request_times
 from fourshot.bench.core.load import Load, LoadAnswer, LoadRequest, generate
-from fourshot.bench.core.results import ResultRows, beside, tell
+from fourshot.bench.core.results import FinishedPieces, path_beside, show_progress
 from fourshot.bench.core.workload import Workload
 from fourshot.bench.suites.latency.plan import LatencyCell, LatencySettings, Options, http_cells, open_cells
 from fourshot.engine.checkpoints.models import resolve_model
@@ -45,19 +45,19 @@ def servers(
         running = {}
         for name, options_of_one in {"served": [], "uncached": ["--vllm", "--no-enable-prefix-caching"]}.items():
             if name == "served" or "icl_off" in settings.http_variants:
-                log = beside(options.out, f".{name}.log")
+                log = path_beside(options.out, f".{name}.log")
                 server = running_service(adapters, log, *options_of_all, *options_of_one, cores=options.cores)
                 running[name] = stack.enter_context(server)
-                tell(f"server {name}: ready")
+                show_progress(f"server {name}: ready")
         yield running
 
 
 def measure_http(
-    options: Options, settings: LatencySettings, workloads: Mapping[str, Workload], rows: ResultRows
+    options: Options, settings: LatencySettings, workloads: Mapping[str, Workload], done: FinishedPieces
 ) -> None:
-    """Measure the HTTP cells that ``rows`` lacks."""
+    """Measure the HTTP cells that are not ``done``."""
     cells = [*http_cells(settings), *open_cells(settings)]
-    if all(cell.name in rows.pieces for cell in cells):
+    if all(cell.name in done.pieces for cell in cells):
         return
     with servers(options, settings, workloads) as running:
         for server in running.values():
@@ -68,14 +68,14 @@ def measure_http(
 
         def measure(cell: LatencyCell) -> CellMeasurement:
             server = running["uncached" if cell.variant == "icl_off" else "served"]
-            load = _prepared(server, cell, settings, workloads[cell.task], rows)
+            load = _prepared(server, cell, settings, workloads[cell.task], done)
             return _measurement(generate(load, options.load_cores))
 
-        rows.add_cells(cells, measure)
+        done.add_cells(cells, measure)
 
 
 def _prepared(
-    server: RunningService, cell: LatencyCell, settings: LatencySettings, workload: Workload, rows: ResultRows
+    server: RunningService, cell: LatencyCell, settings: LatencySettings, workload: Workload, done: FinishedPieces
 ) -> Load:
     """Empty the server's cache, warm it with the cell's method, and return the load of the cell."""
     server.http.post("/reset_prefix_cache").raise_for_status()
@@ -83,7 +83,7 @@ def _prepared(
     for text in workload.texts[len(workload.texts) - settings.warmup_requests :]:
         server.classify(workload.task.name, {"input": text, "method": method}).raise_for_status()
     seconds = settings.http_seconds.get(cell.concurrency, settings.open_seconds)
-    rate = cell.share * _capacity(cell, settings, rows) if cell.route == "http-open" else 0.0
+    rate = cell.share * _capacity(cell, settings, done) if cell.route == "http-open" else 0.0
     return _load(server, workload, method, cell.repeat, seconds=seconds, rate=rate, clients=cell.concurrency or 1)
 
 
@@ -115,14 +115,14 @@ def _load(
     )
 
 
-def _capacity(cell: LatencyCell, settings: LatencySettings, rows: ResultRows) -> float:
+def _capacity(cell: LatencyCell, settings: LatencySettings, done: FinishedPieces) -> float:
     """Return the requests per second of the variant's closed loops at the highest concurrency."""
     concurrency = max(settings.http_seconds)
     loops = [
         LatencyCell(route="http", variant=cell.variant, task=cell.task, repeat=repeat, concurrency=concurrency)
         for repeat in range(settings.repeats)
     ]
-    return fmean(msgspec.convert(rows.pieces[loop.name], CellMeasurement).rate for loop in loops)
+    return fmean(msgspec.convert(done.pieces[loop.name], CellMeasurement).rate for loop in loops)
 
 
 def _measurement(answers: Sequence[LoadAnswer]) -> CellMeasurement:
@@ -130,12 +130,9 @@ def _measurement(answers: Sequence[LoadAnswer]) -> CellMeasurement:
     if all(answer.status != 200 for answer in answers):  # before it is stored, because it could not be summarised
         reason = f": {answers[0].status} {answers[0].answer[:300]}" if answers else ""
         raise FourshotError(f"none of {len(answers)} requests was answered{reason}")
-    for answer in answers:
-        if answer.status != 200:
-            continue
+    for answer in (answer for answer in answers if answer.status == 200):
         body = json.loads(answer.answer)
-        begun_s = answer.due_s + body["results"][0]["queue_ms"] / 1000
-        usage = body["usage"]
+        begun_s, usage = answer.due_s + body["results"][0]["queue_ms"] / 1000, body["usage"]
         rows.append(request_times(answer.due_s, begun_s, answer.done_s, usage["prompt_tokens"], usage["cached_tokens"]))
     return CellMeasurement(
         rows=tuple(rows),

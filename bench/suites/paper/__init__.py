@@ -16,7 +16,7 @@ from markupsafe import Markup
 
 from fourshot.bench.core.comparisons import in_words
 from fourshot.bench.core.parts import Page, Part, Section, TablePart, link, write_page
-from fourshot.bench.core.results import ResultRows, read_result, task_title, tell, write_result
+from fourshot.bench.core.results import FinishedPieces, read_result, show_progress, task_title, write_result
 from fourshot.bench.core.suite import Suite
 from fourshot.bench.suites.paper import figures, scores
 from fourshot.bench.suites.paper.measure import PaperMeasurement, base_options, measure_bases
@@ -28,9 +28,9 @@ from fourshot.engine.errors import InputError
 PAPER_URL = "https://aclanthology.org/2024.lrec-main.533/"
 
 
-def measure(options: Options, rows: ResultRows) -> dict[str, Any]:
+def measure(options: Options, done: FinishedPieces) -> dict[str, Any]:
     """Measure what is missing. The result is written after every step, so it survives a kill."""
-    header, out = rows.header, options.out
+    header, out = done.header, options.out
     assert out
     if options.models:
         header["settings"] = {**header["settings"], "model": in_words([base.name for base in base_options(options)])}
@@ -148,7 +148,7 @@ def draw(options: Options) -> bool:
         if not options.report:
             raise InputError("--draw needs --report FILE.html: where the page goes.")
         result = read_result(options.draw, "paper")
-        tell(f"Page: {write_page(options.report, page(result), result)}")
+        show_progress(f"Page: {write_page(options.report, page(result), result)}")
     elif not options.out:
         raise InputError("--out FILE.json is needed: where the result goes.")
     return bool(options.draw)
@@ -161,5 +161,5 @@ SUITE = Suite(
     tasks=lambda options: resolved_plan(options).tasks,
     report=report,
     page=page,
-    instead=draw,
+    alternative_action=draw,
 )

@@ -12,8 +12,8 @@ from typing import Any
 import msgspec
 
 from fourshot.bench.core.comparisons import MeasuredComparison, read_comparison
-from fourshot.bench.core.processes import call_apart
-from fourshot.bench.core.results import short_name, tell
+from fourshot.bench.core.processes import call_in_child
+from fourshot.bench.core.results import short_name, show_progress
 from fourshot.bench.suites.paper import timing
 from fourshot.bench.suites.paper.plan import (
     Options,
@@ -51,7 +51,7 @@ class PaperMeasurement:
         time_task: Callable[[Task], list[timing.Timing]] | None = None,
     ) -> None:
         self.options, self.on_step, self.compare = options, on_step, compare
-        self.time_task = time_task or self._time_apart
+        self.time_task = time_task or self._time_in_child
         self.plan, self.model = resolved_plan(options), resolve_model(options.model)
         self.tasks = {name: load_task(name, options.data / name if options.data else None) for name in self.plan.tasks}
         self._facts = load_settings().facts
@@ -66,11 +66,11 @@ class PaperMeasurement:
             self._take(read_comparison(path), path.name)
         planned = planned_comparisons(self.plan)
         for name, task in self.tasks.items() if not self.options.no_times else ():  # first: minutes, not hours
-            tell(f"times in transformers: {name}")
+            show_progress(f"times in transformers: {name}")
             self._timings += self._timed(task)
             self.on_step(self.result())
         for number, comparison in enumerate(planned, start=1):
-            tell(f"comparison {number} of {len(planned)}: {comparison.folder}")
+            show_progress(f"comparison {number} of {len(planned)}: {comparison.folder}")
             self._measure(comparison)
             self.on_step(self.result())
         for task in self.tasks.values():
@@ -99,7 +99,7 @@ class PaperMeasurement:
             placement = Placement(ray=self.options.ray)
             task, model = self.tasks[planned.task], self.options.model
             request = ComparisonRequest(task, model, planned.settings, methods, planned.seeds, folder, placement)
-            self.compare(request, _teller())
+            self.compare(request, _message_printer())
             measured = read_comparison(folder / "comparison.json")
         self._take(measured, planned.folder)
 
@@ -138,14 +138,14 @@ class PaperMeasurement:
             replace_file(file, msgspec.json.encode(self.time_task(task)))
         return msgspec.json.decode(file.read_bytes(), type=list[timing.Timing])
 
-    def _time_apart(self, task: Task) -> list[timing.Timing]:
+    def _time_in_child(self, task: Task) -> list[timing.Timing]:
         """Return the times of ``task``, measured in a fresh process on the same cores."""
         texts = [example.text for example in load_split(task, "test", limit=self.plan.timed_texts).examples]
         shots = take_shots(task, 4, 0)
         prompts, in_context = (
             [classification_prompt(task, text, PromptFormat(), shown) for text in texts] for shown in ((), shots)
         )
-        return call_apart(timing.measure_timings, self.model.path, task.name, prompts, in_context)
+        return call_in_child(timing.measure_timings, self.model.path, task.name, prompts, in_context)
 
     def _counted(self, task: Task, planned: Sequence[PlannedComparison]) -> list[timing.CountedTexts]:
         """Return the counts of the comparison with the largest target number of texts, among those made here."""
@@ -159,14 +159,14 @@ class PaperMeasurement:
         return next(([texts] for texts in counted if texts), [])
 
 
-def _teller() -> OnEvent:
+def _message_printer() -> OnEvent:
     """Return a callback that prints each new message once."""
     last = [""]
 
     def on_event(event: Event) -> None:
         if event.message and event.message != last[0]:
             last[0] = event.message
-            tell(f"  {event.message}")
+            show_progress(f"  {event.message}")
 
     return on_event
 
@@ -215,7 +215,7 @@ def measure_bases(
     """Measure what is missing for every base, and return the result. ``on_step`` receives the result so far."""
     done: list[dict[str, Any]] = []
     for model, alone in base_options(options).items():
-        tell(f"base {len(done) + 1} of {len(options.models)}: {model.name}")
+        show_progress(f"base {len(done) + 1} of {len(options.models)}: {model.name}")
 
         def step(result: dict[str, Any], model: ResolvedModel = model) -> None:
             on_step(_joined([*done, _of(model, result)]))

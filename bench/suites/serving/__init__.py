@@ -22,7 +22,7 @@ import msgspec
 from fourshot.bench.core.load import Load, LoadAnswer, generate
 from fourshot.bench.core.options import JsonOut, Model, Positive, Shape
 from fourshot.bench.core.parts import Part, TablePart, Target, at_most
-from fourshot.bench.core.results import ResultRows, read_result, tell
+from fourshot.bench.core.results import FinishedPieces, read_result, show_progress
 from fourshot.bench.core.roofline import opened_base
 from fourshot.bench.core.suite import Suite
 from fourshot.bench.suites.serving.traffic import (
@@ -121,14 +121,14 @@ def batch_targets(batches: Sequence[Mapping[str, Any]]) -> list[Target]:
     return [at_most(name.format_map(batch), "times", batch["ratio"], BATCH_GOAL) for batch in batches]
 
 
-def measure(options: Options, rows: ResultRows) -> dict[str, Any]:
-    """Measure all parts; ``rows`` is unused, as a load cannot be resumed. Raises InputError without --data."""
+def measure(options: Options, done: FinishedPieces) -> dict[str, Any]:
+    """Measure all parts; ``done`` is unused, as a load cannot be resumed. Raises InputError without --data."""
     if options.data is None:
         raise InputError("--data is needed: a folder with sst2/, trec/ and ag_news/.")
     with opened_base(options.model, options.shape) as base, tempfile.TemporaryDirectory() as folder:
         traffic = Traffic(Path(folder), options.data, base.path if options.shape else options.model)
         batches = multi_lora(traffic)
-        _tell("batches", batches)
+        _show("batches", batches)
         judge = Judge(traffic, traffic.expected())
         with served(traffic, options.cores) as (service, root):
 
@@ -146,11 +146,11 @@ def measure(options: Options, rows: ResultRows) -> dict[str, Any]:
 
             load(10, clients=8)  # warm-up
             capacity = judge(load(30, clients=options.clients))["answered_per_s"]
-            _tell("capacity, requests/s", capacity)
+            _show("capacity, requests/s", capacity)
             calm = judge(load(60, rate=SHARE * capacity, seed=1))
-            _tell("calm", calm)
+            _show("calm", calm)
             overloaded, recovery_s = overload(load, judge, OVER * capacity, SHARE * capacity, calm["latency_ms"]["p99"])
-            _tell("overload", overloaded)
+            _show("overload", overloaded)
             churn, samples, began = Churn(traffic, root), list[tuple[float, int]](), time.monotonic()
 
             def sample_memory() -> None:
@@ -162,7 +162,7 @@ def measure(options: Options, rows: ResultRows) -> dict[str, Any]:
             long_load |= {"churn": dict(churn.done), "memory_bytes": samples, "memory_growth": memory_growth(samples)}
             metrics = service.http.get("/metrics").text.splitlines()
             long_load["metrics"] = [line for line in metrics if line.startswith(("fourshot_adapter", "fourshot_rest"))]
-            _tell("long", {key: value for key, value in long_load.items() if key != "memory_bytes"})
+            _show("long", {key: value for key, value in long_load.items() if key != "memory_bytes"})
     p99 = overloaded["latency_ms"]["p99"] / calm["latency_ms"]["p99"]
     return {
         "capacity_per_s": capacity,
@@ -236,8 +236,8 @@ def print_table(options: Options) -> bool:
     return bool(options.table)
 
 
-def _tell(name: str, value: Any) -> None:
-    tell(f"{name}: {json.dumps(value)}")
+def _show(name: str, value: Any) -> None:
+    show_progress(f"{name}: {json.dumps(value)}")
 
 
 SUITE = Suite(
@@ -251,5 +251,5 @@ SUITE = Suite(
     tasks=lambda options: SOURCES,
     measure=measure,
     report=report,
-    instead=print_table,
+    alternative_action=print_table,
 )

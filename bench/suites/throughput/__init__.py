@@ -20,8 +20,8 @@ from typing import Annotated, Any
 import msgspec
 
 from fourshot.bench.core.options import Model, Out, Positive, Shape, TaskFolders, as_settings
-from fourshot.bench.core.processes import OpenerProcess, call_apart
-from fourshot.bench.core.results import ResultRows, beside, tell
+from fourshot.bench.core.processes import OpenerProcess, call_in_child
+from fourshot.bench.core.results import FinishedPieces, path_beside, show_progress
 from fourshot.bench.core.roofline import measure_machine, opened_base, shape_of
 from fourshot.bench.core.suite import Suite
 from fourshot.bench.core.workload import Workload, load_workload
@@ -112,11 +112,11 @@ def thinned(request: DrawRequest, texts: int, batch: int) -> DrawRequest:
 
 
 class ThroughputMeasurement:
-    """The measurement of all samplers, as far as ``rows`` lacks it."""
+    """The measurement of all samplers, as far as it is not ``done``."""
 
-    def __init__(self, options: Options, workload: Workload, model: ResolvedModel, rows: ResultRows) -> None:
-        self._options, self._workload, self._model, self._rows = options, workload, model, rows
-        self._log = beside(options.out, ".log")
+    def __init__(self, options: Options, workload: Workload, model: ResolvedModel, done: FinishedPieces) -> None:
+        self._options, self._workload, self._model, self._done = options, workload, model, done
+        self._log = path_beside(options.out, ".log")
         self._engine = EngineSettings(model=model.path, gpu_kv_cache_bytes=GPU_KV_CACHE_BYTES)
 
     def request(self, round_number: int) -> DrawRequest:
@@ -132,32 +132,32 @@ class ThroughputMeasurement:
         try:
             if warm:
                 process.ask(warm)
-            self._rows.add(f"start/{name}", process.start_s)
+            self._done.add(f"start/{name}", process.start_s)
             yield process
         finally:
             process.close()
 
     def measure(self, name: str, process: OpenerProcess[DrawRequest, DrawResult], request: DrawRequest) -> None:
-        if name not in self._rows.pieces:
+        if name not in self._done.pieces:
             result = process.ask(request)
-            self._rows.add(name, result)
-            tell(f"{name}: {result.num_texts / result.seconds:.1f} texts/s")
+            self._done.add(name, result)
+            show_progress(f"{name}: {result.num_texts / result.seconds:.1f} texts/s")
 
     def seconds(self, name: str) -> float:
-        return float(self._rows.pieces[name]["seconds"])
+        return float(self._done.pieces[name]["seconds"])
 
     def fastest_ceiling(self) -> str:
         """Try each set of arguments of vLLM alone. Return the name of the fastest."""
         warm, request = self.request(WARM_ROUND), self.request(TRIAL_ROUND)
         for name, arguments in CEILINGS.items():
-            if f"ceiling/{name}" not in self._rows.pieces:
+            if f"ceiling/{name}" not in self._done.pieces:
                 with self.opened("vllm", warm, arguments) as process:
                     self.measure(f"ceiling/{name}", process, request)
         return min(CEILINGS, key=lambda name: self.seconds(f"ceiling/{name}"))
 
     def fastest_batch(self, process: OpenerProcess[DrawRequest, DrawResult]) -> int:
         """Try each batch size of transformers. Return the fastest."""
-        request, pieces = self.request(TRIAL_ROUND), self._rows.pieces
+        request, pieces = self.request(TRIAL_ROUND), self._done.pieces
         for batch in BATCHES:
             self.measure(f"batch/{batch}", process, thinned(request, max(TRIAL_TEXTS, batch), batch))
         return max(BATCHES, key=lambda batch: len(pieces[f"batch/{batch}"]["texts"]) / self.seconds(f"batch/{batch}"))
@@ -165,7 +165,7 @@ class ThroughputMeasurement:
     def side_by_side(self, ceiling: str) -> None:
         """Measure vLLM alone, fourshot and transformers in turn. All are loaded, and one works at a time."""
         names, repeats = ("vllm", "ours", "transformers"), range(self._options.repeats)
-        if all(f"{name}/{repeat}" in self._rows.pieces for name in names for repeat in repeats):
+        if all(f"{name}/{repeat}" in self._done.pieces for name in names for repeat in repeats):
             return
         warm = self.request(WARM_ROUND)
         with ExitStack() as stack:
@@ -182,7 +182,7 @@ class ThroughputMeasurement:
                     self.measure(f"{name}/{repeat}", running[name], thin_request if name == "transformers" else request)
 
     def corpus(self) -> None:
-        if "corpus/0" in self._rows.pieces:
+        if "corpus/0" in self._done.pieces:
             return
         settings = _settings("corpus", self._options.shots, per_class=self._options.corpus_rows)
         settings = msgspec.structs.replace(settings, allow_short=True)
@@ -192,17 +192,17 @@ class ThroughputMeasurement:
 
     def filter(self) -> None:
         """Measure the in-context filter on texts that fourshot generated."""
-        texts = dict.fromkeys(text for _, text, *_ in self._rows.pieces["ours/0"]["texts"] if text)
+        texts = dict.fromkeys(text for _, text, *_ in self._done.pieces["ours/0"]["texts"] if text)
         chosen = random.Random(0).sample(list(texts), min(len(texts), self._options.filter_texts))
-        self._rows.add("filter texts", len(chosen))
-        filter_bench.read_both_ways(
-            self._model.path, filter_bench.filter_requests(self._workload, chosen), self._rows, self._log
+        self._done.add("filter texts", len(chosen))
+        filter_bench.measure_with_and_without_cache(
+            self._model.path, filter_bench.filter_requests(self._workload, chosen), self._done, self._log
         )
 
     def distilabel(self) -> None:
         """Measure distilabel, or record the error that prevents it."""
         python = self._options.distilabel
-        if "distilabel" in self._rows.pieces or not python:
+        if "distilabel" in self._done.pieces or not python:
             return
         try:
             with self.opened("distilabel", self.request(WARM_ROUND), python=python) as process:
@@ -210,7 +210,7 @@ class ThroughputMeasurement:
             reason = ""
         except FourshotError as error:
             reason = re.sub(r"^\[rank\d+\]: ", "", str(error).strip().splitlines()[-1])
-        self._rows.add("distilabel", {"reason": reason, "versions": _versions(python)})
+        self._done.add("distilabel", {"reason": reason, "versions": _versions(python)})
 
 
 def _versions(python: str) -> dict[str, str]:
@@ -222,20 +222,20 @@ def _versions(python: str) -> dict[str, str]:
     return dict(json.loads(done.stdout))
 
 
-def measure(options: Options, rows: ResultRows) -> dict[str, Any]:
+def measure(options: Options, done: FinishedPieces) -> dict[str, Any]:
     """Measure every sampler, and the machine before and after. Raises InputError for an invalid --distilabel."""
     if options.distilabel and not shutil.which(options.distilabel):
         raise InputError(f"--distilabel {options.distilabel} is no program. Name a Python interpreter.")
     with opened_base(options.model, options.shape) as model:
         workload = load_workload(options.task, options.data, options.shots)
-        measurement = ThroughputMeasurement(options, workload, model, rows)
-        rows.add_once("machine", lambda: call_apart(measure_machine, model.path))
+        measurement = ThroughputMeasurement(options, workload, model, done)
+        done.add_once("machine", lambda: call_in_child(measure_machine, model.path))
         measurement.side_by_side(measurement.fastest_ceiling())
         measurement.corpus()
         measurement.filter()
         measurement.distilabel()
-        rows.add_once("machine after", lambda: call_apart(measure_machine, model.path))
-        return summarise(options.repeats, workload, shape_of(model.path), rows.pieces)
+        done.add_once("machine after", lambda: call_in_child(measure_machine, model.path))
+        return summarise(options.repeats, workload, shape_of(model.path), done.pieces)
 
 
 SETTINGS = ("task", "draws_per_class", "repeats", "batch_texts", "corpus_rows", "filter_texts")

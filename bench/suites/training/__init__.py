@@ -24,8 +24,8 @@ import msgspec
 
 from fourshot.bench.core.options import POSITIONAL, Model, Positive, Shape, as_settings
 from fourshot.bench.core.parts import Part, TablePart, Target, at_least, at_most
-from fourshot.bench.core.processes import call_apart, peak_bytes
-from fourshot.bench.core.results import ResultRows, tell
+from fourshot.bench.core.processes import call_in_child, peak_bytes
+from fourshot.bench.core.results import FinishedPieces, show_progress
 from fourshot.bench.core.roofline import opened_base, product_rate, shape_of
 from fourshot.bench.core.suite import Suite
 from fourshot.engine.checkpoints.models import ResolvedModel
@@ -187,8 +187,8 @@ def accuracies(
         return [float((chosen == gold).mean()) for chosen in answers]
 
 
-def measure(options: Options, rows: ResultRows) -> dict[str, Any]:
-    """Train and evaluate all adapters. ``rows`` is unused, because the adapters are evaluated together."""
+def measure(options: Options, done: FinishedPieces) -> dict[str, Any]:
+    """Train and evaluate all adapters. ``done`` is unused, because the adapters are evaluated together."""
     with opened_base(options.model, options.shape) as model:
         return _measured(options, model)
 
@@ -214,14 +214,14 @@ def _measured(options: Options, model: ResolvedModel) -> dict[str, Any]:
                     seed=seed,
                     out=str(Path(folder) / f"{name}-{seed}"),
                 )
-                trained = call_apart(trainer, training)
+                trained = call_in_child(trainer, training)
                 adapters.append(trained.adapter)
                 run = {"trainer": name, "seed": seed, "tokens_per_epoch": tokens, **msgspec.to_builtins(trained)}
                 del run["adapter"]
                 run["seconds_per_epoch"] = trained.seconds / options.epochs
                 run["tokens_per_s"] = tokens * options.epochs / trained.seconds
                 runs.append(run)
-                tell(f"seed {seed}  {name:10}  {trained.seconds:6.1f} s")
+                show_progress(f"seed {seed}  {name:10}  {trained.seconds:6.1f} s")
         answers = [classification_prompt(task, example.text, PromptFormat()) for example in test]
         gold = [task.label_names.index(example.label) for example in test]
         for run, accuracy in zip(runs, accuracies(model.path, adapters, answers, gold, task.label_words), strict=True):

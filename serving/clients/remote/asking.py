@@ -48,7 +48,7 @@ REQUEST_MODES = (
 )
 
 
-def asked_task(task: Task) -> Task:
+def with_short_labels(task: Task) -> Task:
     """Return ``task`` with the labels to request: letters or numbers if words begin alike; then one token decides."""
     words = [bare(word) for word in task.label_words]
     first_words = [word.replace("_", " ").replace("-", " ").split(" ")[0] for word in words]
@@ -70,7 +70,7 @@ def requests_for(
     settings: RemoteSettings,
     form: PromptFormat = FORM,
 ) -> list[CompletionRequest]:
-    """Return what is sent to annotate one text: one request, or one per vote. ``task`` as from `asked_task`."""
+    """Return the requests that annotate one text: one, or one per vote. ``task`` as from `with_short_labels`."""
     longest = max(len(word.encode()) for word in task.label_words)
     room = settings.answer_tokens or longest // BYTES_A_TOKEN + SPARE_TOKENS
     body: dict[str, Any] = {"max_completion_tokens" if mode.is_bare else "max_tokens": room}
@@ -105,7 +105,7 @@ def writing_request(
     return CompletionRequest(route=mode.route, body=body, sample=options.get("sample", 0))
 
 
-def agreed_mode(
+def first_working_mode(
     endpoint: Endpoint, modes: Sequence[RequestMode], request: Callable[[RequestMode], CompletionRequest]
 ) -> RequestMode:
     """Return the first of ``modes`` in which the endpoint generates. Raises InputError if it does in none."""

@@ -48,7 +48,7 @@ class Budget:
                 self._under_way.remove(max_cost)
                 self._changed.notify_all()
 
-    def paid(self, completion: CompletionResponse, chars: int) -> None:
+    def record(self, completion: CompletionResponse, chars: int) -> None:
         self._spent = self._spent.plus(completion)
         self._tokens_a_char = max(self._tokens_a_char, completion.prompt_tokens / max(1, chars))
 

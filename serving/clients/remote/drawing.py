@@ -20,7 +20,7 @@ from fourshot.pipeline.synthesis.prompts import END_OF_FIELDS, END_OF_TEXT, open
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.synthesis.types import Candidate
 from fourshot.pipeline.task import Task
-from fourshot.serving.clients.remote.asking import RequestMode, agreed_mode, writing_modes, writing_request
+from fourshot.serving.clients.remote.asking import RequestMode, first_working_mode, writing_modes, writing_request
 from fourshot.serving.clients.remote.completions import THOUGHT, CompletionResponse
 from fourshot.serving.clients.remote.endpoint import GO_ON, CompletionRequest, Endpoint, RequestRefused
 from fourshot.serving.clients.remote.settings import RemoteSettings
@@ -103,7 +103,7 @@ class _RemoteWorker:
             for number in range(part.draws):
                 name = f"{part.id_prefix}{part.first_id + number:0{part.id_digits}d}"
                 prompts.append((name, source.draw(numbers)))
-        self._mode = self._mode or agreed_mode(
+        self._mode = self._mode or first_working_mode(
             self._endpoint, writing_modes(self._settings), lambda mode: self._request(*prompts[0], brief, mode)
         )
         mode = self._mode

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 LONGEST_RETRY_AFTER_S = 120.0  # more than a limit per minute needs; an endpoint that asks for more is not waited for
 REFUSALS = (400, 403, 404, 405, 413, 422, 501)  # codes that may concern one request and not another
 CLOSE_S = 5.0
-TELL_S = 2.0  # between reports of progress
+PROGRESS_EVERY_S = 2.0  # between reports of progress
 MOST_FORBIDDEN = 8  # responses of 403 in a row, after which the key is taken to be refused, not a text
 GO_ON = "What was answered is kept, and the same command goes on from there."
 
@@ -106,7 +106,7 @@ class Endpoint:
         self._ended.clear()  # before anything can set it
         answering = asyncio.run_coroutine_threadsafe(self._all(requests), self._loop)
         try:
-            while not wait([answering], TELL_S).done:
+            while not wait([answering], PROGRESS_EVERY_S).done:
                 message, total = f"asking {self.model}", len(requests)
                 done = total - self._missing
                 self._on_event(Event(stage="annotate", message=message, done=done, total=total, unit="requests"))
@@ -162,7 +162,7 @@ class Endpoint:
         try:
             completion: CompletionResponse = await retrying(self._send, key, request)
         except _errors() as error:
-            return await self._explained(error, int(retrying.statistics["attempt_number"]))
+            return await self._refusal_of(error, int(retrying.statistics["attempt_number"]))
         return completion
 
     async def _send(self, key: str, request: CompletionRequest) -> CompletionResponse:
@@ -188,10 +188,10 @@ class Endpoint:
             self._pace.learn(busy=False)
             self._answer_count, self._forbidden = self._answer_count + 1, []
             self.kept.keep(key, completion)
-            self._budget.paid(completion, request.chars)
+            self._budget.record(completion, request.chars)
             return completion
 
-    async def _explained(self, error: Exception, tries: int) -> RequestRefused:
+    async def _refusal_of(self, error: Exception, tries: int) -> RequestRefused:
         """Return the refusal of this one request. Raises what to do about any other error of the last attempt."""
         import openai
 

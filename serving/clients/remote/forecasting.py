@@ -52,7 +52,7 @@ def forecast_requests(
 class AskedTask(NamedTuple):
     """What requests to annotate a text are made from."""
 
-    task: Task  # as from `asking.asked_task`
+    task: Task  # as from `asking.with_short_labels`
     shots: Sequence[Example]
     form: PromptFormat
     settings: RemoteSettings

@@ -29,7 +29,7 @@ from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.synthesis.windows import parts_of
 from fourshot.pipeline.task import Example, Task
 from fourshot.serving.clients.remote.account import account_of, work_of
-from fourshot.serving.clients.remote.asking import FORM, REQUEST_MODES, RequestMode, asked_task, requests_for
+from fourshot.serving.clients.remote.asking import FORM, REQUEST_MODES, RequestMode, requests_for, with_short_labels
 from fourshot.serving.clients.remote.completions import LEAST, CompletionResponse, LabelAnswer, read_labels
 from fourshot.serving.clients.remote.drawing import draw_texts, drawing_settings
 from fourshot.serving.clients.remote.endpoint import GO_ON, CompletionRequest, Endpoint, RequestRefused
@@ -64,7 +64,7 @@ def remote_teacher(
     )
 
 
-class _Unread(NamedTuple):
+class _NotAnnotated(NamedTuple):
     """Why a text could not be annotated."""
 
     fault: str
@@ -86,7 +86,7 @@ class _RemoteReader:
         form: PromptFormat,
     ) -> None:
         self._url, self._model, self._settings, self._form, self._all_shots = url, model, settings, form, shots
-        self._task, self._shots = asked_task(task), shots
+        self._task, self._shots = with_short_labels(task), shots
         self._labels = task.label_names
         self._mode: RequestMode | None = None
         self._prior = Calibration()
@@ -107,7 +107,7 @@ class _RemoteReader:
             with Endpoint(self._url, self._model, self._settings, work_of(log), on_event) as endpoint:
                 self._prepare(endpoint, on_event)
                 for texts in parts:
-                    answers = self._readings(endpoint, [(text, self._shots) for text in texts])
+                    answers = self._label_answers(endpoint, [(text, self._shots) for text in texts])
                     readings = [answer for answer in answers if isinstance(answer, LabelAnswer)]
                     if len(texts) >= FEW and not readings:
                         raise ServiceError(f"{self.name} reads none of {len(texts)} texts: {answers[0]}. {GO_ON}")
@@ -123,12 +123,12 @@ class _RemoteReader:
         if self._mode:
             return
         foretold_mode = self._known_mode()
-        self._mode = self._agree(endpoint, on_event)
+        self._mode = self._choose_mode(endpoint, on_event)
         if self._foretold and self._mode != foretold_mode and self._mode != REQUEST_MODES[0]:
             on_event(Event(stage="forecast", message=str(self.forecast(*self._foretold))))
         self._weigh(endpoint, on_event)
 
-    def _agree(self, endpoint: Endpoint, on_event: OnEvent) -> RequestMode:
+    def _choose_mode(self, endpoint: Endpoint, on_event: OnEvent) -> RequestMode:
         """Return the first mode that the endpoint accepts. Shows fewer shots if it has no room for all."""
         longest = max((shot.text for shot in self._shots), key=len)
         modes = [mode for mode in REQUEST_MODES if self._settings.teacher_api in ("auto", mode.route)]
@@ -163,7 +163,7 @@ class _RemoteReader:
             (shot.text, tuple(other for other, of in zip(self._shots, folds, strict=True) if of != fold))
             for shot, fold in tested
         ]
-        answers = self._readings(endpoint, questions)
+        answers = self._label_answers(endpoint, questions)
         self._outside += [answer.outside for answer in answers if isinstance(answer, LabelAnswer)]
         read_shots = [
             (answer, shot) for answer, (shot, _) in zip(answers, tested, strict=True) if isinstance(answer, LabelAnswer)
@@ -186,9 +186,9 @@ class _RemoteReader:
     def _requests(self, text: str, shots: Sequence[Example], mode: RequestMode) -> list[CompletionRequest]:
         return requests_for(self._task, text, shots, mode, self._settings, self._form)
 
-    def _readings(
+    def _label_answers(
         self, endpoint: Endpoint, texts: Sequence[tuple[str, Sequence[Example]]]
-    ) -> list[LabelAnswer | _Unread]:
+    ) -> list[LabelAnswer | _NotAnnotated]:
         """Annotate each text, with its own shots in the prompt; the answer for a text in windows is the mean."""
         assert self._mode
         parts = [parts_of(self._task, text, self._form) for text, _ in texts]
@@ -199,14 +199,14 @@ class _RemoteReader:
         ]
         answers, num_votes = endpoint.ask([request for several in requests for request in several]), len(requests[0])
         starts = range(0, len(answers), num_votes)
-        readings = iter([self._reading(answers[start : start + num_votes]) for start in starts])
+        readings = iter([self._label_answer(answers[start : start + num_votes]) for start in starts])
         return [_mean(list(islice(readings, len(several)))) for several in parts]
 
-    def _reading(self, answers: Sequence[CompletionResponse | RequestRefused]) -> LabelAnswer | _Unread:
+    def _label_answer(self, answers: Sequence[CompletionResponse | RequestRefused]) -> LabelAnswer | _NotAnnotated:
         """Combine all votes for one text."""
         votes = [answer for answer in answers if isinstance(answer, CompletionResponse)]
         if len(votes) < len(answers):
-            return _Unread(next(answer.message for answer in answers if isinstance(answer, RequestRefused)))
+            return _NotAnnotated(next(answer.message for answer in answers if isinstance(answer, RequestRefused)))
         joined = votes[0]
         if len(votes) > 1:
             joined = CompletionResponse(texts=tuple(text for vote in votes for text in vote.texts))
@@ -214,10 +214,10 @@ class _RemoteReader:
         if sum(reading.masses) >= LEAST:
             return reading
         ending = ", cut short" if any(vote.is_cut for vote in votes) else ""
-        return _Unread(f"the teacher names none of the labels: {joined.texts[0][:80]!r}{ending}")
+        return _NotAnnotated(f"the teacher names none of the labels: {joined.texts[0][:80]!r}{ending}")
 
-    def _annotation(self, text: str, reading: LabelAnswer | _Unread) -> Annotation:
-        if isinstance(reading, _Unread):
+    def _annotation(self, text: str, reading: LabelAnswer | _NotAnnotated) -> Annotation:
+        if isinstance(reading, _NotAnnotated):
             return Annotation(fault=reading.fault)
         weight = self._evidence.weight if self._evidence else 1.0
         (row,) = calibrations.normalise(weight * self._calibrated(_logs([reading])))
@@ -249,7 +249,7 @@ class _RemoteReader:
     def _log_probabilities(self, endpoint: Endpoint, texts: Sequence[str]) -> list[tuple[float, ...]]:
         """Return the label log-probabilities of each text; uniform ones for a text that could not be annotated."""
         alike = (math.log(1 / len(self._labels)),) * len(self._labels)
-        readings = self._readings(endpoint, [(text, self._shots) for text in texts])
+        readings = self._label_answers(endpoint, [(text, self._shots) for text in texts])
         rows = [self._annotation(text, reading).probabilities for text, reading in zip(texts, readings, strict=True)]
         return [tuple(math.log(max(value, SMALLEST)) for value in row) if row else alike for row in rows]
 
@@ -279,11 +279,11 @@ class _RemoteReader:
         return msgspec.structs.replace(mode, one_by_one=True) if has_fewer else mode
 
 
-def _mean(readings: Sequence[LabelAnswer | _Unread]) -> LabelAnswer | _Unread:
+def _mean(readings: Sequence[LabelAnswer | _NotAnnotated]) -> LabelAnswer | _NotAnnotated:
     """Return the mean over the parts of one text, or why one of them could not be annotated."""
     parts_read = [part for part in readings if isinstance(part, LabelAnswer)]
     if len(readings) == 1 or len(parts_read) < len(readings):
-        return next((part for part in readings if isinstance(part, _Unread)), readings[0])
+        return next((part for part in readings if isinstance(part, _NotAnnotated)), readings[0])
     return LabelAnswer([fmean(masses) for masses in zip(*(part.masses for part in parts_read), strict=True)])
 
 

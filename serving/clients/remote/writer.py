@@ -21,7 +21,7 @@ from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.tasks.generation import GenerationTask, Pair, between
 from fourshot.pipeline.tasks.pairs import load_real, take_real
 from fourshot.serving.clients.remote.account import account_of, work_of
-from fourshot.serving.clients.remote.asking import RequestMode, agreed_mode, writing_modes, writing_request
+from fourshot.serving.clients.remote.asking import RequestMode, first_working_mode, writing_modes, writing_request
 from fourshot.serving.clients.remote.completions import THOUGHT, CompletionResponse
 from fourshot.serving.clients.remote.drawing import alone
 from fourshot.serving.clients.remote.endpoint import GO_ON, CompletionRequest, Endpoint, RequestRefused
@@ -103,7 +103,7 @@ class _RemoteWriter:
         self, endpoint: Endpoint, requests: Sequence[Callable[[RequestMode], CompletionRequest]]
     ) -> list[WrittenAnswer]:
         """Return the answer to each request, in the first mode that works."""
-        mode = self._mode = self._mode or agreed_mode(endpoint, writing_modes(self._settings), requests[0])
+        mode = self._mode = self._mode or first_working_mode(endpoint, writing_modes(self._settings), requests[0])
         return [_written(answer) for answer in endpoint.ask([request(mode) for request in requests])]
 
     def _check(self, faults: Sequence[str], noun: str) -> None:

@@ -12,7 +12,15 @@ import torch
 from fourshot.bench.core import closed_loop, roofline
 from fourshot.bench.core.load import Load, LoadRequest, choices
 from fourshot.bench.core.processes import check_cores
-from fourshot.bench.core.results import ResultRows, beside, check_data, check_out, locked, read_result, write_result
+from fourshot.bench.core.results import (
+    FinishedPieces,
+    check_data,
+    check_out,
+    locked,
+    path_beside,
+    read_result,
+    write_result,
+)
 from fourshot.bench.core.roofline import SHAPES, Machine, Roof, opened_base, shape_of, write_shape
 from fourshot.bench.core.statistics import estimate, ratio
 from fourshot.bench.suites import run_suite
@@ -22,42 +30,42 @@ from fourshot.engine.errors import FourshotError, InputError
 
 def test_rows_are_there_again_and_a_torn_last_one_is_not(tmp_path: Path) -> None:
     path = tmp_path / "found.rows.jsonl"
-    rows = ResultRows(path, {"repeats": 3})
-    rows.add("one", {"a": 1})
-    rows.add("two", [1, 2])
+    done = FinishedPieces(path, {"repeats": 3})
+    done.add("one", {"a": 1})
+    done.add("two", [1, 2])
     with path.open("a") as file:
         file.write('{"piece": "three", "val')
-    again = ResultRows(path, {"repeats": 3})
+    again = FinishedPieces(path, {"repeats": 3})
     assert again.pieces == {"header": {}, "one": {"a": 1}, "two": [1, 2]}
     again.add("three", 3)
-    assert ResultRows(path, {"repeats": 3}).pieces["three"] == 3
+    assert FinishedPieces(path, {"repeats": 3}).pieces["three"] == 3
 
 
 def test_rows_of_other_settings_are_refused_by_name(tmp_path: Path) -> None:
-    ResultRows(tmp_path / "rows", {"repeats": 3, "k": 4}).add("one", 1)
+    FinishedPieces(tmp_path / "rows", {"repeats": 3, "k": 4}).add("one", 1)
     with pytest.raises(InputError, match="with other settings"):
-        ResultRows(tmp_path / "rows", {"repeats": 5, "k": 4})
+        FinishedPieces(tmp_path / "rows", {"repeats": 5, "k": 4})
     with pytest.raises(InputError, match="of another suite, or another version"):
-        ResultRows(tmp_path / "rows", {f"a{n}": n for n in range(9)})
+        FinishedPieces(tmp_path / "rows", {f"a{n}": n for n in range(9)})
 
 
 @pytest.mark.parametrize("changed", ['{"piece": "one"}', '{"value": 1}', '{"settings": {"repeats": 3}}', None])
 def test_rows_that_were_edited_are_refused_by_the_name_of_their_file(tmp_path: Path, changed: str | None) -> None:
     path = tmp_path / "a.rows.jsonl"
-    rows = ResultRows(path, {"repeats": 3})
-    rows.add("one", 1)
-    rows.add("two", 2)
+    done = FinishedPieces(path, {"repeats": 3})
+    done.add("one", 1)
+    done.add("two", 2)
     lines = path.read_text().splitlines()
     path.write_text("\n".join([*lines[:-1], changed, ""] if changed else [*lines[1:], ""]))
     with pytest.raises(InputError, match=r"a\.rows\.jsonl was changed after it was written: its first line"):
-        ResultRows(path, {"repeats": 3})
+        FinishedPieces(path, {"repeats": 3})
 
 
 def test_what_lies_beside_a_result_is_of_no_other_result(tmp_path: Path) -> None:
     outs = [tmp_path / name for name in ("v1.json", "v1.0", "v1.1", "v1.0.json.txt")]
     for ending in (".rows.jsonl", ".html", ""):
-        assert len({beside(out, ending) for out in outs} | {*outs}) == 2 * len(outs)
-    assert beside(outs[0], ".rows.jsonl").name == "v1.rows.jsonl"
+        assert len({path_beside(out, ending) for out in outs} | {*outs}) == 2 * len(outs)
+    assert path_beside(outs[0], ".rows.jsonl").name == "v1.rows.jsonl"
     with (
         locked(tmp_path / "v1.json"),
         pytest.raises(InputError, match="another process measures into"),
@@ -183,27 +191,27 @@ def test_a_plan_in_order_sends_each_once_before_any_again() -> None:
 
 def test_a_refused_run_writes_nothing_and_rows_without_a_piece_do_not_block(tmp_path: Path) -> None:
     path = tmp_path / "rows"
-    ResultRows(path, {"repeats": 3})
+    FinishedPieces(path, {"repeats": 3})
     assert not path.exists()
     path.write_text('{"settings": {"repeats": 3}}\n')  # killed before its first piece
-    ResultRows(path, {"repeats": 5}).add("one", 1)
-    assert ResultRows(path, {"repeats": 5}).pieces == {"header": {}, "one": 1}
+    FinishedPieces(path, {"repeats": 5}).add("one", 1)
+    assert FinishedPieces(path, {"repeats": 5}).pieces == {"header": {}, "one": 1}
 
 
 def test_pieces_of_other_code_are_told_apart_from_those_before(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "rows.jsonl"
-    ResultRows(path, {}, lambda: {"commit": "one", "date": "a"}).add("first", 1)
-    same = ResultRows(path, {}, lambda: {"commit": "one", "date": "b"})
+    FinishedPieces(path, {}, lambda: {"commit": "one", "date": "a"}).add("first", 1)
+    same = FinishedPieces(path, {}, lambda: {"commit": "one", "date": "b"})
     assert "1 pieces of an earlier call are in" in capfd.readouterr().err
     same.add("second", 2)
     assert same.header == {"commit": "one", "date": "a"}
-    other = ResultRows(path, {}, lambda: {"commit": "two", "date": "c"})
+    other = FinishedPieces(path, {}, lambda: {"commit": "two", "date": "c"})
     other.add("third", 3)
     other.add("fourth", 4)
     assert "are of commit one" in capfd.readouterr().err
-    (since,) = ResultRows(path, {}, lambda: {"commit": "two"}).header["continued"]
+    (since,) = FinishedPieces(path, {}, lambda: {"commit": "two"}).header["continued"]
     assert (since["commit"], since["date"], since["pieces"]) == ("two", "c", 2)
 
 

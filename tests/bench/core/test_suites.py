@@ -124,7 +124,7 @@ def test_a_suite_is_measured_written_and_told(
     """What a new suite has to define, and what it gets for it."""
     from fourshot.bench.core.options import Out
     from fourshot.bench.core.parts import Page, Section, TablePart, at_least
-    from fourshot.bench.core.results import ResultRows, read_result
+    from fourshot.bench.core.results import FinishedPieces, read_result
     from fourshot.bench.core.suite import Suite
 
     class Toy(msgspec.Struct, frozen=True, kw_only=True):
@@ -133,12 +133,12 @@ def test_a_suite_is_measured_written_and_told(
 
     numbers = []
 
-    def measure(options: Toy, rows: ResultRows) -> dict[str, Any]:
+    def measure(options: Toy, done: FinishedPieces) -> dict[str, Any]:
         for number in range(options.repeats):
-            if str(number) not in rows.pieces:
+            if str(number) not in done.pieces:
                 numbers.append(number)
-                rows.add(str(number), {"rate": 2.0 + number})
-        rates = [rows.pieces[str(number)]["rate"] for number in range(options.repeats)]
+                done.add(str(number), {"rate": 2.0 + number})
+        rates = [done.pieces[str(number)]["rate"] for number in range(options.repeats)]
         return {"rates": rates, "targets": [at_least("rate", "times", max(rates), 5)]}
 
     def report(result: Any) -> list[Any]:
@@ -185,7 +185,9 @@ def test_a_result_goes_on_with_the_data_it_was_begun_with_alone(
 
     module = ModuleType("toy", "A toy.")
     module.SUITE = Suite(  # type: ignore[attr-defined]
-        options=Toy, settings=lambda options: {}, measure=lambda options, rows: {"first": rows.add_once("first", dict)}
+        options=Toy,
+        settings=lambda options: {},
+        measure=lambda options, done: {"first": done.add_once("first", dict)},
     )
     monkeypatch.setitem(registry.SUITES, "toy", "A toy")
     monkeypatch.setattr(registry, "import_module", lambda name: module)

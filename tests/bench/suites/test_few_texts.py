@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from fourshot.bench.core.results import ResultRows
+from fourshot.bench.core.results import FinishedPieces
 from fourshot.bench.suites.adapters import SUITE as ADAPTERS
 from fourshot.bench.suites.latency import SUITE
 from fourshot.bench.suites.latency.plan import LatencySettings, fewer_requests
@@ -34,7 +34,7 @@ def test_too_few_texts_are_told_before_anything_is_measured(
     tasks = {"tasks": ("sst2",)} if suite is SUITE else {}
     options = suite.options(data=tmp_path, out=tmp_path / "out.json", **tasks, **more)
     with pytest.raises(InputError, match=f"{needed - 1} different test texts; {needed} are needed") as error:
-        suite.measure(options, ResultRows(None, {}))
+        suite.measure(options, FinishedPieces(None, {}))
     assert fewer in str(error.value)
 
 

@@ -39,12 +39,14 @@ PROMPT_TOKENS = {"icl_off": 260, "icl_warm": 260, "lora": 40, "lora_many": 40, "
 
 
 def small_workload(texts: int = 40) -> Workload:
-    pools = {label: tuple(Example(text=f"{label} {n}", label=label) for n in range(9)) for label in TASK.label_names}
+    train_by_label = {
+        label: tuple(Example(text=f"{label} {n}", label=label) for n in range(9)) for label in TASK.label_names
+    }
     return Workload(
         task=TASK,
         texts=tuple(f"text {n}" for n in range(texts)),
-        shots=tuple(pool[0] for pool in pools.values()),
-        pools=pools,
+        shots=tuple(pool[0] for pool in train_by_label.values()),
+        train_by_label=train_by_label,
         k=2,
     )
 

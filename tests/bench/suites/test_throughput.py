@@ -31,7 +31,7 @@ from fourshot.pipeline.tasks.task_file import load_task
 @pytest.fixture(scope="module")
 def workload() -> Workload:
     task = load_task("support_tickets")
-    return Workload(task=task, texts=(), shots=tuple(take_shots(task, 4, 0)), pools={}, k=4)
+    return Workload(task=task, texts=(), shots=tuple(take_shots(task, 4, 0)), train_by_label={}, k=4)
 
 
 def test_all_ways_get_what_a_round_asks_an_engine_for(workload: Workload, model: str) -> None:

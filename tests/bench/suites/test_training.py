@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from fourshot.bench.core.processes import call_apart, peak_bytes
+from fourshot.bench.core.processes import call_in_child, peak_bytes
 from fourshot.bench.suites import training as suite
 from fourshot.bench.suites.training import TrainerCall
 from fourshot.engine.errors import InputError
@@ -21,7 +21,7 @@ def test_ours_takes_as_many_passes_as_the_other_trainer(texts: int) -> None:
 
 def test_the_memory_of_a_training_does_not_begin_with_that_of_who_started_it() -> None:
     ballast = bytearray(1 << 30)
-    assert call_apart(peak_bytes) < len(ballast) // 2
+    assert call_in_child(peak_bytes) < len(ballast) // 2
 
 
 def test_data_is_a_folder_with_a_folder_for_each_task_or_the_tasks_own(tmp_path: Path) -> None:

@@ -25,10 +25,16 @@ from fourshot.serving.settings import ServeSettings
 from fourshot.training.jobs import ray_jobs
 from fourshot.training.jobs.cluster import nodes, on_node
 from fourshot.training.jobs.jobs import Placement
-from fourshot.training.jobs.machines import CheckpointServer, MachineSupplies, check_machines, provide, supplies
+from fourshot.training.jobs.machines import (
+    CheckpointServer,
+    MachineSetup,
+    check_machines,
+    machine_setup,
+    prepare_machine,
+)
 from tests.pipeline.corpus.small_corpora import make, named, rows_of, settings
 from tests.pipeline.loop.machines import in_the_middle
-from tests.training.jobs.fake_trainer import MACHINE, Wanted, check_each_is_there_once, install, jobs, seeds_begun
+from tests.training.jobs.fake_trainer import MACHINE, Behaviour, check_each_is_there_once, install, jobs, seeds_begun
 from tests.waiting import wait_for
 
 NET = "10.213.7"
@@ -179,15 +185,15 @@ def test_a_folder_that_is_not_shared_is_told_with_the_machine_before_any_work(la
         ray_jobs.run_jobs_over_ray(str(lan.model), jobs(1), store, Placement(ray="auto"))
     assert not [*store.iterdir()], "a probe is left"
     message = f"there is no {lan.model}. Adapters are read by every machine: put them into a folder that all mount"
-    with supplies("", folders=[str(lan.model)]) as supplied, pytest.raises(InputError, match=message):
-        check_machines(supplied, nodes())
+    with machine_setup("", folders=[str(lan.model)]) as setup, pytest.raises(InputError, match=message):
+        check_machines(setup, nodes())
 
 
 def test_a_machine_whose_disk_is_too_small_for_the_model_is_told_with_the_way_out(lan: Lan) -> None:
     lan.home("b").symlink_to(lan.small)
     try:
-        with supplies(str(lan.model)) as supplied, pytest.raises(InputError) as refused:
-            check_machines(supplied, nodes())
+        with machine_setup(str(lan.model)) as setup, pytest.raises(InputError) as refused:
+            check_machines(setup, nodes())
     finally:
         lan.home("b").unlink()
     assert "1 of 2 machines" in str(refused.value) and f"-{NET}.3: the base model {lan.model}" in str(refused.value)
@@ -208,11 +214,11 @@ class Counting(CheckpointServer):
 
 
 def test_workers_of_a_machine_without_the_model_fetch_it_once(lan: Lan) -> None:
-    with supplies(str(lan.model), giver=Counting) as supplied:
-        task = ray.remote(num_cpus=1, scheduling_strategy=on_node(lan.node("b")))(provide)
-        folders = ray.get([task.remote(supplied) for _ in range(3)])
-        assert ray.get(supplied.giver.times.remote()) == 1
-        assert ray.get(ray.remote(scheduling_strategy=on_node(lan.node("a")))(provide).remote(supplied)) == str(
+    with machine_setup(str(lan.model), file_server=Counting) as setup:
+        task = ray.remote(num_cpus=1, scheduling_strategy=on_node(lan.node("b")))(prepare_machine)
+        folders = ray.get([task.remote(setup) for _ in range(3)])
+        assert ray.get(setup.file_server.times.remote()) == 1
+        assert ray.get(ray.remote(scheduling_strategy=on_node(lan.node("a")))(prepare_machine).remote(setup)) == str(
             lan.model
         )
     (folder,) = {*folders}
@@ -223,7 +229,7 @@ def test_workers_of_a_machine_without_the_model_fetch_it_once(lan: Lan) -> None:
 class Replica(ray_replicas._Actor):
     """Its server is told as much as a real one, and writes it down. The first start of all fails."""
 
-    def __init__(self, settings: ServeSettings, *supplied: Any) -> None:
+    def __init__(self, settings: ServeSettings, *setup: Any) -> None:
         beside = Path(settings.adapters).parent
 
         class Server:
@@ -233,14 +239,14 @@ class Replica(ray_replicas._Actor):
                 self._stopping = asyncio.Event()
                 self.run, self.stop = self._stopping.wait, self._stopping.set
 
-        def provide_once(supplied: MachineSupplies) -> str:
+        def prepare_once(setup: MachineSetup) -> str:
             with suppress(FileExistsError):
                 (beside / "failed").touch(exist_ok=False)
                 raise OSError(28, "No space left on device")
-            return provide(supplied)
+            return prepare_machine(setup)
 
-        vars(ray_replicas).update(Supervisor=Server, provide=provide_once)
-        super().__init__(settings, *supplied)
+        vars(ray_replicas).update(Supervisor=Server, prepare_machine=prepare_once)
+        super().__init__(settings, *setup)
 
 
 def test_a_replica_finds_its_base_where_its_machine_has_it(lan: Lan, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -262,10 +268,10 @@ def test_a_replica_finds_its_base_where_its_machine_has_it(lan: Lan, monkeypatch
 
 
 def test_a_machine_that_is_cut_off_costs_only_time(lan: Lan, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ray_jobs, "LOOK_S", 0.2)
+    monkeypatch.setattr(ray_jobs, "CHECK_INTERVAL_S", 0.2)
     beside = lan.shared / "trainings"
     beside.mkdir()
-    (beside / "work.json").write_bytes(msgspec.json.encode(Wanted(hold="b")))
+    (beside / "work.json").write_bytes(msgspec.json.encode(Behaviour(hold="b")))
     cut: list[int] = []
 
     def cut_b(number: int, step: int, planned: int, loss: float) -> None:

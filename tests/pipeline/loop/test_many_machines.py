@@ -21,13 +21,13 @@ from fourshot.pipeline.loop.ray_workers import RayWorkers
 from fourshot.pipeline.rows.text_table import open_texts
 from fourshot.pipeline.synthesis.settings import AnnotateSettings, RunSettings
 from fourshot.training.jobs.jobs import FailedJob
-from fourshot.training.jobs.machines import CheckpointServer, supplies
+from fourshot.training.jobs.machines import CheckpointServer, machine_setup
 from fourshot.training.jobs.ray_jobs import run_jobs_over_ray
 from fourshot.training.lora.examples import TrainingResult
 from tests.pipeline.corpus.small_corpora import SHOTS, TASK, make, named, rows_of, settings
 from tests.pipeline.loop.machines import PLACEMENT, Machines, kill_in_the_middle, two_machines
 from tests.pipeline.task_folders import write_jsonl
-from tests.training.jobs.fake_trainer import MACHINE, Wanted, check_each_is_there_once, jobs, seeds_begun
+from tests.training.jobs.fake_trainer import MACHINE, Behaviour, check_each_is_there_once, jobs, seeds_begun
 from tests.waiting import wait_for
 
 
@@ -46,7 +46,7 @@ def checkpoint(tmp_path: Path) -> str:
 
 
 def train(
-    checkpoint: str, beside: Path, count: int, work: Wanted, on_step: Any = None
+    checkpoint: str, beside: Path, count: int, work: Behaviour, on_step: Any = None
 ) -> tuple[list[TrainingResult | FailedJob], list[str]]:
     """Outcomes, and what was told."""
     messages: list[str] = []
@@ -58,7 +58,7 @@ def train(
 def test_a_machine_whose_disk_is_full_gives_its_trainings_to_another(
     machines: Machines, checkpoint: str, tmp_path: Path
 ) -> None:
-    outcomes, messages = train(checkpoint, tmp_path, 4, Wanted(full="b"))
+    outcomes, messages = train(checkpoint, tmp_path, 4, Behaviour(full="b"))
     check_each_is_there_once(outcomes, tmp_path / "store")
     refused = seeds_begun(tmp_path, "b")
     assert refused and sorted(seeds_begun(tmp_path, "a")) == [0, 1, 2, 3]
@@ -66,7 +66,7 @@ def test_a_machine_whose_disk_is_full_gives_its_trainings_to_another(
 
 
 def test_what_a_library_raises_in_a_training_is_its_reason(machines: Machines, checkpoint: str, tmp_path: Path) -> None:
-    outcomes, messages = train(checkpoint, tmp_path, 2, Wanted(breaks=1))
+    outcomes, messages = train(checkpoint, tmp_path, 2, Behaviour(breaks=1))
     assert isinstance(outcomes[0], TrainingResult) and isinstance(outcomes[1], FailedJob) and messages == []
     assert outcomes[1].message == "RuntimeError: no kernel image is available"
 
@@ -79,9 +79,9 @@ class Where(CheckpointServer):
 
 
 def test_a_checkpoint_is_given_by_the_driver_s_own_machine(machines: Machines, checkpoint: str) -> None:
-    with ExitStack() as all_supplied:
-        suppliers = [all_supplied.enter_context(supplies(checkpoint, giver=Where)) for _ in range(4)]
-        where = ray.get([supplied.giver.node.remote() for supplied in suppliers])
+    with ExitStack() as stack:
+        setups = [stack.enter_context(machine_setup(checkpoint, file_server=Where)) for _ in range(4)]
+        where = ray.get([setup.file_server.node.remote() for setup in setups])
     assert where == [ray.get_runtime_context().get_node_id()] * 4, "by chance each would be another one, of three"
 
 
@@ -103,7 +103,7 @@ def test_a_driver_killed_leaves_what_was_finished_and_the_next_one_does_the_rest
     machines: Machines, checkpoint: str, tmp_path: Path
 ) -> None:
     store = tmp_path / "store"
-    (tmp_path / "work.json").write_bytes(msgspec.json.encode(Wanted(hold="a")))
+    (tmp_path / "work.json").write_bytes(msgspec.json.encode(Behaviour(hold="a")))
     command = [sys.executable, "-c", DRIVER, machines.cluster.address, checkpoint, str(store)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     with subprocess.Popen(command, env=environment) as driver:
@@ -115,7 +115,7 @@ def test_a_driver_killed_leaves_what_was_finished_and_the_next_one_does_the_rest
         wait_for(three_are_finished_and_one_is_at_work, "three trainings", 120)
         driver.kill()
     before = {path: path.stat().st_mtime_ns for path in store.glob("*/result.json")}
-    outcomes, _ = train(checkpoint, tmp_path, 4, Wanted())
+    outcomes, _ = train(checkpoint, tmp_path, 4, Behaviour())
     check_each_is_there_once(outcomes, store)
     assert {path: path.stat().st_mtime_ns for path in before} == before
     begun = sorted([*seeds_begun(tmp_path, "a"), *seeds_begun(tmp_path, "b")])
@@ -159,7 +159,7 @@ def test_a_machine_killed_in_a_training_costs_only_time(machines: Machines, chec
             machines.kill("b")
             (tmp_path / "go").touch()
 
-    outcomes, _ = train(checkpoint, tmp_path, 4, Wanted(hold="b"), kill_b)
+    outcomes, _ = train(checkpoint, tmp_path, 4, Behaviour(hold="b"), kill_b)
     assert "b" not in machines.nodes, "no training was begun there"
     check_each_is_there_once(outcomes, tmp_path / "store")
     assert sorted(seeds_begun(tmp_path, "a")) == [0, 1, 2, 3]

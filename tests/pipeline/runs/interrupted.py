@@ -23,7 +23,7 @@ BRIEF = (
 )
 
 
-class Told(msgspec.Struct):
+class OutputLine(msgspec.Struct):
     """One line of ``fourshot run --json``."""
 
     type: str
@@ -78,6 +78,6 @@ def kill_when(folder: Path, base: str, due: Callable[[Event], bool]) -> None:
 
 def event_of(line: bytes) -> Event | None:
     """Return the event in a line of output, or None if it has none."""
-    if msgspec.json.decode(line, type=Told).type != "progress":
+    if msgspec.json.decode(line, type=OutputLine).type != "progress":
         return None
     return msgspec.json.decode(line, type=Event)

@@ -26,11 +26,18 @@ from fourshot.pipeline.task import Task
 from fourshot.pipeline.task_data import TaskData
 from fourshot.pipeline.work_folder import LAYOUT_FILE
 from fourshot.training.jobs.jobs import TrainingJob
-from tests.pipeline.runs.begun_experiments import METHODS, MODEL, begun, finish, prompts_of, write_texts
+from tests.pipeline.runs.prepared_experiments import (
+    METHODS,
+    MODEL,
+    experiment_with_texts,
+    finish,
+    prompts_of,
+    write_texts,
+)
 
 
 def test_a_bare_method_stands_on_the_texts_and_the_committee_of_its_counterpart(tmp_path: Path) -> None:
-    experiment = begun(tmp_path / "both")
+    experiment = experiment_with_texts(tmp_path / "both")
     plain, bare = classifiers(experiment).items
     assert [example.target for example in bare.examples] == [example.target for example in plain.examples]
     assert bare.examples[-1].prompt == "Text: Snow on snow.\nLabel:"
@@ -38,14 +45,14 @@ def test_a_bare_method_stands_on_the_texts_and_the_committee_of_its_counterpart(
     assert bare.settings == plain.settings
     assert [item.folder for item in rounds(experiment).items] == [str(tmp_path / "both" / "out" / "seed0" / "fourshot")]
 
-    alone = begun(tmp_path / "alone", "fourshot_bare")
+    alone = experiment_with_texts(tmp_path / "alone", "fourshot_bare")
     assert [job.key for job in classifiers(alone).items] == [bare.key]
     assert committee(alone) == committee(experiment)
 
 
 def test_the_run_s_wording_is_that_of_its_classifiers_and_not_of_its_committee(tmp_path: Path) -> None:
-    usual = begun(tmp_path / "usual", "lora", "fourshot")
-    bare = begun(tmp_path / "bare", "zero_shot", "icl", "lora", "fourshot", wording="bare")
+    usual = experiment_with_texts(tmp_path / "usual", "lora", "fourshot")
+    bare = experiment_with_texts(tmp_path / "bare", "zero_shot", "icl", "lora", "fourshot", wording="bare")
     assert committee(bare) == committee(usual)
     for cell in bare.cells:
         if cell.method.trained:
@@ -54,7 +61,7 @@ def test_the_run_s_wording_is_that_of_its_classifiers_and_not_of_its_committee(t
 
 
 def test_what_is_trained_learns_a_token_for_each_label_and_the_base_says_words(tmp_path: Path) -> None:
-    experiment = begun(tmp_path / "run", "zero_shot", "icl", "fourshot", "paper")
+    experiment = experiment_with_texts(tmp_path / "run", "zero_shot", "icl", "fourshot", "paper")
     trained = finish(experiment)
     kinds = {cell.name: experiment.evaluation_cell(cell).form.verbalizer for cell in experiment.cells}
     assert kinds == {"zero_shot": "auto", "icl": "auto", "fourshot": "token", "paper": "word"}  # paper: whole texts
@@ -64,7 +71,7 @@ def test_what_is_trained_learns_a_token_for_each_label_and_the_base_says_words(t
             assert load_card(result.path).verbalizer == trained[result.name].verbalizer == kinds[cell.name]
     annotators = [annotator for item in rounds(experiment).items for annotator in item.annotators]
     assert len(annotators) == 4 and {annotator.verbalizer for annotator in annotators} == {"token"}
-    by_words = begun(tmp_path / "whole", "lora", verbalizer="word")
+    by_words = experiment_with_texts(tmp_path / "whole", "lora", verbalizer="word")
     assert [job.verbalizer for job in on_real_texts(by_words).items] == ["word"]
 
 
@@ -72,7 +79,7 @@ def test_filler_is_the_same_in_training_reading_measuring_and_on_the_card(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     filler_of_base(monkeypatch)
-    experiment = begun(tmp_path / "run", align=True)
+    experiment = experiment_with_texts(tmp_path / "run", align=True)
     trained = finish(experiment)
     for examples in (job.examples for job in trained.values()):
         assert all(example.prompt.startswith("~~") for example in examples)
@@ -90,7 +97,7 @@ def test_filler_is_the_same_in_training_reading_measuring_and_on_the_card(
 
 def test_a_folder_keeps_the_layout_that_it_was_begun_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     filler_of_base(monkeypatch)
-    old = begun(tmp_path / "run")  # as by a version that knows no filler
+    old = experiment_with_texts(tmp_path / "run")  # as by a version that knows no filler
     keys, cells = committee(old), [old.evaluation_cell(cell).out for cell in old.cells]
     aligned = msgspec.structs.replace(old.settings, align=True)
     again = Experiment(old.data, MODEL, aligned, METHODS, old.seeds, old.root)
@@ -98,7 +105,7 @@ def test_a_folder_keeps_the_layout_that_it_was_begun_with(tmp_path: Path, monkey
     StageDriver(tmp_path / "log.txt", lambda event: messages.append(event.message)).add("notes", again)
     assert committee(again) == keys and not (old.root / LAYOUT_FILE).exists()
     assert messages == ["notes: the folder was begun without filler before prompts (align), and goes on without"]
-    new = begun(tmp_path / "new", align=True)
+    new = experiment_with_texts(tmp_path / "new", align=True)
     assert committee(new) != keys
     assert not {Path(cell).name for cell in cells} & {Path(new.evaluation_cell(cell).out).name for cell in new.cells}
     other = msgspec.structs.replace(new.settings, align=False)
@@ -109,7 +116,7 @@ def test_a_folder_keeps_the_layout_that_it_was_begun_with(tmp_path: Path, monkey
 def test_a_kill_while_a_folder_is_begun_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After any number of its first files, of which one says that prompts begin with filler."""
     filler_of_base(monkeypatch)
-    first = begun(tmp_path / "first", align=True)
+    first = experiment_with_texts(tmp_path / "first", align=True)
 
     def claimed(name: str) -> Experiment:
         experiment = Experiment(first.data, MODEL, first.settings, METHODS, first.seeds, tmp_path / name)
@@ -160,7 +167,7 @@ def committee(experiment: Experiment) -> list[str]:
 
 
 def test_each_adapter_is_measured_and_carded_in_the_wording_of_its_training(tmp_path: Path) -> None:
-    experiment = begun(tmp_path / "run")
+    experiment = experiment_with_texts(tmp_path / "run")
     trained = finish(experiment)
     cells = {cell.name: experiment.evaluation_cell(cell) for cell in experiment.cells}
     assert len({cell.out for cell in cells.values()}) == len(METHODS)
@@ -191,7 +198,7 @@ def test_each_adapter_is_measured_and_carded_in_the_wording_of_its_training(tmp_
     ],
 )
 def test_the_report_shows_every_prompt_that_is_used(tmp_path: Path, methods: tuple[str, ...], kinds: list[str]) -> None:
-    experiment = begun(tmp_path / "run", *methods)
+    experiment = experiment_with_texts(tmp_path / "run", *methods)
     prompts = report_data(experiment, "A run").lineage.prompts
     assert list(prompts) == kinds
     if "lora_bare" in methods:
@@ -200,7 +207,7 @@ def test_the_report_shows_every_prompt_that_is_used(tmp_path: Path, methods: tup
 
 
 def test_a_folder_of_another_wording_is_refused(tmp_path: Path) -> None:
-    experiment = begun(tmp_path / "run", "fourshot")
+    experiment = experiment_with_texts(tmp_path / "run", "fourshot")
     other = msgspec.structs.replace(experiment.settings, wording="bare")
     again = Experiment(TaskData(experiment.task), MODEL, other, ["fourshot"], experiment.seeds, experiment.root)
     with pytest.raises(RunFolderError, match=r"wording: the folder has 'task', this call has 'bare'"):
@@ -220,7 +227,7 @@ def test_a_split_is_read_once_and_a_job_rendered_once(tmp_path: Path, monkeypatc
 
     monkeypatch.setattr("fourshot.pipeline.task_data.load_split", reading)
     monkeypatch.setattr("fourshot.pipeline.cells.trainings.classifier_job", rendering)
-    experiment = begun(tmp_path / "run")
+    experiment = experiment_with_texts(tmp_path / "run")
     finish(experiment)
     write_cards(experiment)
     report_data(experiment, "A run")
@@ -229,7 +236,7 @@ def test_a_split_is_read_once_and_a_job_rendered_once(tmp_path: Path, monkeypatc
 
 
 def test_texts_that_are_not_finished_are_no_training_s_yet(tmp_path: Path) -> None:
-    experiment = begun(tmp_path / "run", "fourshot")
+    experiment = experiment_with_texts(tmp_path / "run", "fourshot")
     cell = experiment.cell("fourshot")
     (cell.folder.path / GENERATED_FILE).unlink()
     assert experiment.result(cell) is None and experiment.outcome(cell).synthetic_examples == 2
@@ -238,11 +245,14 @@ def test_texts_that_are_not_finished_are_no_training_s_yet(tmp_path: Path) -> No
 
 
 def test_a_method_that_is_named_twice_is_one_cell(tmp_path: Path) -> None:
-    assert [cell.name for cell in begun(tmp_path / "run", "lora", "icl", "lora").cells] == ["lora", "icl"]
+    assert [cell.name for cell in experiment_with_texts(tmp_path / "run", "lora", "icl", "lora").cells] == [
+        "lora",
+        "icl",
+    ]
 
 
 def test_what_is_left_out_of_long_texts_is_the_same_in_training_measuring_and_serving(tmp_path: Path) -> None:
-    usual = begun(tmp_path / "usual", "icl", "fourshot")
+    usual = experiment_with_texts(tmp_path / "usual", "icl", "fourshot")
     settings = msgspec.structs.replace(usual.settings, max_text_words=3, long_texts="middle")
     experiment = Experiment(usual.data, MODEL, settings, ["icl", "fourshot"], usual.seeds, tmp_path / "middle")
     experiment.claim()
@@ -275,8 +285,8 @@ def test_what_is_left_out_of_long_texts_is_the_same_in_training_measuring_and_se
 def test_a_run_says_which_build_it_is_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where this is a checkout; its version is that of all builds."""
     monkeypatch.setattr("fourshot.pipeline.provenance.source_commit", lambda: "abc1234+")
-    (writer,) = begun(tmp_path / "run", "fourshot").writers
+    (writer,) = experiment_with_texts(tmp_path / "run", "fourshot").writers
     assert writer.folder.manifest().versions["commit"] == "abc1234+"
     monkeypatch.setattr("fourshot.pipeline.provenance.source_commit", lambda: "")
-    begun(tmp_path / "installed", "fourshot")
+    experiment_with_texts(tmp_path / "installed", "fourshot")
     assert "commit" not in RunFolder(next((tmp_path / "installed").rglob("manifest.json")).parent).manifest().versions

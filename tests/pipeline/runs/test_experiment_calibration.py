@@ -9,12 +9,12 @@ from fourshot.pipeline.cells.calibrating import CALIBRATED_FILE, CalibrationResu
 from fourshot.pipeline.runs.cards import certainty_of, write_cards
 from fourshot.pipeline.runs.stages.train import on_real_texts
 from fourshot.pipeline.runs.summary import report_data
-from tests.pipeline.runs.begun_experiments import WRITTEN, begun, finish
+from tests.pipeline.runs.prepared_experiments import WRITTEN, experiment_with_texts, finish
 
 
 def test_a_classifier_is_calibrated_by_adapters_that_each_left_shots_out(tmp_path: Path) -> None:
-    plain = begun(tmp_path / "plain", "lora", "fourshot", "paper", "lora25")
-    experiment = begun(tmp_path / "run", "lora", "fourshot", "paper", "lora25", calibrate=True)
+    plain = experiment_with_texts(tmp_path / "plain", "lora", "fourshot", "paper", "lora25")
+    experiment = experiment_with_texts(tmp_path / "run", "lora", "fourshot", "paper", "lora25", calibrate=True)
     jobs, those_that_annotate = ({job.key: job for job in on_real_texts(run).items} for run in (experiment, plain))
     assert jobs.keys() == those_that_annotate.keys()
     num_shots = len(experiment.seeds[0].shots)
@@ -27,14 +27,14 @@ def test_a_classifier_is_calibrated_by_adapters_that_each_left_shots_out(tmp_pat
     for cell in experiment.cells:  # an old score is not taken for one of the calibrated classifier
         names = [Path(run.evaluation_cell(run.cell(cell.name)).out).name for run in (plain, experiment)]
         assert (names[0] == names[1]) == (items[cell.name] is None)
-    again = begun(tmp_path / "elsewhere", "lora", "fourshot", "paper", "lora25", calibrate=True)
+    again = experiment_with_texts(tmp_path / "elsewhere", "lora", "fourshot", "paper", "lora25", calibrate=True)
     finish(again)
     for cell in experiment.cells:  # nor is one measured again because the folder was moved
         assert len({Path(run.evaluation_cell(cell).out).name for run in (experiment, again)}) == 1
 
 
 def test_the_card_says_the_temperature_and_what_it_was_found_on(tmp_path: Path) -> None:
-    experiment = begun(tmp_path / "run", "lora", "fourshot", calibrate=True)
+    experiment = experiment_with_texts(tmp_path / "run", "lora", "fourshot", calibrate=True)
     finish(experiment)
     lora, fourshot = (experiment.result(experiment.cell(name)) for name in ("lora", "fourshot"))
     assert lora and fourshot
@@ -50,5 +50,7 @@ def test_the_card_says_the_temperature_and_what_it_was_found_on(tmp_path: Path) 
 
 
 def test_where_probabilities_are_learnt_no_more_adapters_are_trained(tmp_path: Path) -> None:
-    plain, calibrated = (begun(tmp_path / name, "soft", calibrate=name == "on") for name in ("off", "on"))
+    plain, calibrated = (
+        experiment_with_texts(tmp_path / name, "soft", calibrate=name == "on") for name in ("off", "on")
+    )
     assert [job.key for job in on_real_texts(plain).items] == [job.key for job in on_real_texts(calibrated).items]

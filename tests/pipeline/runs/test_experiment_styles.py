@@ -18,7 +18,7 @@ from fourshot.pipeline.synthesis.prompt_style import ChosenStyle
 from fourshot.pipeline.synthesis.prompts import CHAT_VERSION, PROMPT_VERSION
 from fourshot.pipeline.task_data import TaskData
 from tests.pipeline.chat import CHAT
-from tests.pipeline.runs.begun_experiments import MODEL, begun, finish, prompts_of
+from tests.pipeline.runs.prepared_experiments import MODEL, experiment_with_texts, finish, prompts_of
 
 
 @pytest.fixture
@@ -28,7 +28,10 @@ def untried(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_style_that_was_found_is_that_of_every_prompt_and_lies_on_every_card(untried: None, tmp_path: Path) -> None:
-    plain, experiment = begun(tmp_path / "plain"), begun(tmp_path / "run", prompt_style="auto")
+    plain, experiment = (
+        experiment_with_texts(tmp_path / "plain"),
+        experiment_with_texts(tmp_path / "run", prompt_style="auto"),
+    )
     (item,) = prompt_styles(experiment).items
     assert prompt_styles(plain).items == ()
     assert {cell.form.chat for cell in experiment.cells} == {None}  # not found yet
@@ -55,17 +58,17 @@ def test_the_style_that_was_found_is_that_of_every_prompt_and_lies_on_every_card
 def test_plain_answers_are_not_taken_for_answers_in_chat(untried: None, tmp_path: Path) -> None:
     scores = {}
     for name, chat in (("plain", None), ("chat", CHAT)):
-        experiment = begun(tmp_path / name, "zero_shot", "icl", prompt_style="auto")
+        experiment = experiment_with_texts(tmp_path / name, "zero_shot", "icl", prompt_style="auto")
         style = experiment.style_file(experiment.seeds[0])
         RunFolder(style.parent).write(style.name, ChosenStyle(chat=chat, reason="given"))
         scores[name] = {Path(experiment.evaluation_cell(cell).out).name for cell in experiment.cells}
-    usual = begun(tmp_path / "usual", "zero_shot", "icl")
+    usual = experiment_with_texts(tmp_path / "usual", "zero_shot", "icl")
     assert scores["plain"] == {Path(usual.evaluation_cell(cell).out).name for cell in usual.cells}
     assert not scores["plain"] & scores["chat"]
 
 
 def test_a_style_that_was_found_for_another_base_is_found_anew(untried: None, tmp_path: Path) -> None:
-    experiment = begun(tmp_path / "run", "icl", prompt_style="auto")
+    experiment = experiment_with_texts(tmp_path / "run", "icl", prompt_style="auto")
     other = ResolvedModel(path="/models/other", name="other", revision="def")
     again = Experiment(experiment.data, other, experiment.settings, ["icl"], experiment.seeds, experiment.root)
     (first,), (second,) = prompt_styles(experiment).items, prompt_styles(again).items
@@ -73,7 +76,7 @@ def test_a_style_that_was_found_for_another_base_is_found_anew(untried: None, tm
 
 
 def test_a_folder_of_another_style_is_refused(untried: None, tmp_path: Path) -> None:
-    experiment = begun(tmp_path / "run", "fourshot")
+    experiment = experiment_with_texts(tmp_path / "run", "fourshot")
     other = msgspec.structs.replace(experiment.settings, prompt_style="chat")
     again = Experiment(TaskData(experiment.task), MODEL, other, ["fourshot"], experiment.seeds, experiment.root)
     with pytest.raises(RunFolderError, match=r"prompt_style: the folder has 'plain', this call has 'chat'"):
@@ -81,7 +84,7 @@ def test_a_folder_of_another_style_is_refused(untried: None, tmp_path: Path) -> 
 
 
 def test_chat_without_a_template_is_refused_before_the_folder_is_claimed(tmp_path: Path) -> None:
-    experiment = begun(tmp_path / "run", "fourshot")
+    experiment = experiment_with_texts(tmp_path / "run", "fourshot")
     fake = ResolvedModel(path="fake", name="fake", revision="0")
     chat = msgspec.structs.replace(experiment.settings, prompt_style="chat")
     refused = Experiment(TaskData(experiment.task), fake, chat, ["fourshot"], experiment.seeds, tmp_path / "other")
@@ -91,7 +94,7 @@ def test_chat_without_a_template_is_refused_before_the_folder_is_claimed(tmp_pat
 
 
 def test_a_card_without_a_style_is_of_plain_text(tmp_path: Path) -> None:
-    experiment = begun(tmp_path / "run", "lora")
+    experiment = experiment_with_texts(tmp_path / "run", "lora")
     finish(experiment)
     write_cards(experiment)
     result = experiment.result(experiment.cell("lora"))

@@ -31,7 +31,7 @@ from fourshot.pipeline.task import Task
 from fourshot.pipeline.tasks.task_file import load_task
 from fourshot.training.jobs import ray_jobs
 from fourshot.training.jobs.jobs import HERE, Placement
-from fourshot.training.jobs.machines import supplies
+from fourshot.training.jobs.machines import machine_setup
 from fourshot.training.lora.adapter_files import ADAPTER_WEIGHTS
 from fourshot.training.lora.examples import TrainingExample, TrainingResult
 from fourshot.training.lora.settings import LoraSettings
@@ -102,7 +102,9 @@ def machines(_cluster: Machines, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     checkpoint = tmp_path / "model"
     checkpoint.mkdir()
     (checkpoint / "config.json").write_text("{}")
-    monkeypatch.setattr(ray_jobs, "supplies", lambda _, *given, **named: supplies(str(checkpoint), *given, **named))
+    monkeypatch.setattr(
+        ray_jobs, "machine_setup", lambda _, *given, **named: machine_setup(str(checkpoint), *given, **named)
+    )
     monkeypatch.setattr("fourshot.training.lora.train.LoraTrainer", Trainer)
     monkeypatch.setattr("fourshot.engine.opening.open_engine", lambda _: Listener([]))
     monkeypatch.setattr(StudentStage, "needs_process", False)

@@ -15,7 +15,7 @@ from fourshot.pipeline.runs.stages import PHASES, STAGE_NAMES, StageName, StageP
 from fourshot.pipeline.runs.stages.stage import Stage
 from fourshot.pipeline.synthesis.settings import PRESETS, AnnotateSettings, RunSettings
 from fourshot.training.jobs.jobs import FailedJob, Placement
-from tests.pipeline.runs.begun_experiments import begun
+from tests.pipeline.runs.prepared_experiments import experiment_with_texts
 
 
 class NotedItem(msgspec.Struct, frozen=True):
@@ -56,7 +56,7 @@ def drive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tupl
         events = list[Event]()
         stages = StageDriver(Path("log"), events.append, Placement(ray="local"), keep_going=keep_going)
         for folder in folders:
-            stages.add(folder, begun(tmp_path / folder, "lora"))
+            stages.add(folder, experiment_with_texts(tmp_path / folder, "lora"))
         return stages, events
 
     return driver
@@ -110,8 +110,8 @@ def test_machines_of_a_cluster_are_checked_once_before_the_first_work(
     module = "fourshot.pipeline.runs.stage_driver"
     monkeypatch.setattr(f"{module}.cluster", lambda address: nullcontext())
     monkeypatch.setattr(f"{module}.nodes", dict)
-    monkeypatch.setattr(f"{module}.supplies", lambda model, store: nullcontext((model, store)))
-    monkeypatch.setattr(f"{module}.check_machines", lambda supplied, nodes: checked.append(supplied))
+    monkeypatch.setattr(f"{module}.machine_setup", lambda model, store: nullcontext((model, store)))
+    monkeypatch.setattr(f"{module}.check_machines", lambda setup, nodes: checked.append(setup))
     driver, events = drive("x-y", keep_going=True)
     driver.do(needs)
     assert not checked, "all is on this machine"
@@ -122,7 +122,7 @@ def test_machines_of_a_cluster_are_checked_once_before_the_first_work(
     assert checked == [(experiment.model.path, experiment.store)]
     driver._is_checked = False
 
-    def refuse(supplied: object, nodes: object) -> None:
+    def refuse(setup: object, nodes: object) -> None:
         raise InputError("a machine does not see the folder")
 
     monkeypatch.setattr(f"{module}.check_machines", refuse)
@@ -138,7 +138,7 @@ def test_settings_of_fold_adapters_that_nobody_trains_are_told(
     driver, events = drive(keep_going=False)
     monkeypatch.setattr(driver, "do", lambda plan: None)
     for folds in (0, 2):
-        experiment = begun(tmp_path / str(folds), "lora", "fourshot")
+        experiment = experiment_with_texts(tmp_path / str(folds), "lora", "fourshot")
         annotate = AnnotateSettings(folds=folds, pool_per_class=9, fold_weight=1.0)
         experiment._cells._settings = RunSettings(annotate=annotate)
         driver.experiments[f"{folds} folds"] = experiment
@@ -153,7 +153,7 @@ def test_passes_that_are_not_those_of_a_classifier_are_told(
     driver, events = drive(keep_going=False)
     monkeypatch.setattr(driver, "do", lambda plan: None)
     for name, preset in {"labels": "default", "probabilities": "soft"}.items():
-        experiment = begun(tmp_path / name, "lora", "fourshot")
+        experiment = experiment_with_texts(tmp_path / name, "lora", "fourshot")
         train = msgspec.structs.replace(PRESETS[preset].train, num_epochs=7)
         settings = msgspec.structs.replace(PRESETS[preset], train=train)
         experiment._cells._settings = settings

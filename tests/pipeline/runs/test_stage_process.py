@@ -26,7 +26,7 @@ from fourshot.pipeline.runs.stages.train import TrainStage
 from fourshot.training.jobs.jobs import TrainingJob
 from fourshot.training.lora.examples import TrainingExample, TrainingResult
 from fourshot.training.lora.settings import LoraSettings
-from tests.pipeline.runs.begun_experiments import write_finished
+from tests.pipeline.runs.prepared_experiments import write_finished
 from tests.waiting import wait_for
 
 PATIENCE_S = 30

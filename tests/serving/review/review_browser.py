@@ -50,7 +50,7 @@ def open_page(context: "BrowserContext", url: str, faults: list[Exception]) -> "
     return page
 
 
-def saved(page: "Page", key: str) -> None:
+def press_and_save(page: "Page", key: str) -> None:
     """Press a key that makes a decision, and wait until the decision and all others are saved."""
     with page.expect_response(lambda response: response.request.method == "PUT"):
         page.keyboard.press(key)

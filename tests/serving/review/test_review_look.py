@@ -9,7 +9,7 @@ from fourshot.pipeline.cells.review import REVIEW, write_rows
 from fourshot.pipeline.cells.run_folder import RunFolder
 from fourshot.pipeline.rows.review_table import ReviewRow
 from tests.pipeline.runs.small_run import write_run
-from tests.serving.review.review_browser import NOTHING_WAITS, saved
+from tests.serving.review.review_browser import NOTHING_WAITS, press_and_save
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -90,7 +90,7 @@ def test_thousands_of_texts_do_not_slow_a_key_down(page: "Page") -> None:
 def test_a_screen_reader_is_told_of_the_next_text_and_can_open_any(page: "Page") -> None:
     told = page.locator("[aria-live=polite]")
     assert told.locator("#why").count() == told.locator("#text").count() == 1
-    saved(page, "d")
+    press_and_save(page, "d")
     assert page.locator("[aria-current=true]").inner_text().startswith("Text 1 ")
     page.locator("#rows tr:nth-child(4)").get_by_role("button").focus()
     page.keyboard.press("Enter")

@@ -7,7 +7,7 @@ import pytest
 from fourshot.pipeline.cells.review import ASK, REVIEW, decisions, write_rows
 from fourshot.pipeline.cells.run_folder import RunFolder
 from fourshot.pipeline.rows.review_table import ReviewAnswer, ReviewRow
-from tests.serving.review.review_browser import MANY, NOTHING_WAITS, saved
+from tests.serving.review.review_browser import MANY, NOTHING_WAITS, press_and_save
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -22,16 +22,16 @@ def asked(folder: RunFolder) -> None:
 
 def test_keys_keep_drop_relabel_and_give_back_what_was_proposed(page: "Page", folder: RunFolder) -> None:
     assert page.inner_text("#why").startswith("1 of 5")
-    saved(page, "d")  # the first shot
+    press_and_save(page, "d")  # the first shot
     page.keyboard.press("n")  # over the second one
     assert page.inner_text("#text") == "Snow in the hall."
     assert "label disagrees · cold 0.55 · warm 0.45" in page.inner_text("#why")
-    saved(page, "2")  # a new label is kept
-    saved(page, "k")  # the next doubtful one, as it is labelled
+    press_and_save(page, "2")  # a new label is kept
+    press_and_save(page, "k")  # the next doubtful one, as it is labelled
     assert page.inner_text("#text") == "<b>Steam</b> over the pot."
     page.keyboard.press("l")
     page.keyboard.type("shade 8")
-    saved(page, "Enter")
+    press_and_save(page, "Enter")
     assert decisions(folder, REVIEW, MANY).answers == {
         "shot-0": ReviewAnswer(label="warm", keep=False),
         "r00-000001": ReviewAnswer(label="cold", keep=True),
@@ -39,9 +39,9 @@ def test_keys_keep_drop_relabel_and_give_back_what_was_proposed(page: "Page", fo
         "r00-000000": ReviewAnswer(label="shade 8", keep=True),
     }
     assert "4 of 5 changed" in page.inner_text("#done")
-    saved(page, "r")
+    press_and_save(page, "r")
     page.click("#rows tr:first-child")
-    saved(page, "r")
+    press_and_save(page, "r")
     assert decisions(folder, REVIEW, MANY).answers.keys() == {"r00-000001", "r00-000003"}
     page.reload()
     page.wait_for_selector("#now")
@@ -62,23 +62,23 @@ def test_a_label_that_is_typed_is_taken_at_enter_alone(page: "Page", folder: Run
     assert page.inner_text("#why").startswith("2 of 5"), "the keys are keys again"
     page.keyboard.press("l")
     page.keyboard.type("shade 7")
-    saved(page, "Enter")
+    press_and_save(page, "Enter")
     assert decisions(folder, REVIEW, MANY).answers == {"shot-1": ReviewAnswer(label="shade 7", keep=True)}
-    saved(page, "d")
+    press_and_save(page, "d")
     assert decisions(folder, REVIEW, MANY).answers.keys() == {"shot-1"}, "the third was dropped already"
     assert page.inner_text("#why").startswith("4 of 5")
 
 
 def test_undo_takes_the_last_decision_back_and_goes_there(page: "Page", folder: RunFolder) -> None:
     page.click("#rows tr:nth-child(2)")
-    saved(page, "1")  # a decision that stays
+    press_and_save(page, "1")  # a decision that stays
     page.click("#rows tr:first-child")
-    saved(page, "d")
-    saved(page, "u")
+    press_and_save(page, "d")
+    press_and_save(page, "u")
     assert page.inner_text("#why").startswith("1 of 5 · labelled warm · shot")
     assert page.inner_text("#note") == "Text 1 is as it was before."
     assert decisions(folder, REVIEW, MANY).answers == {"shot-1": ReviewAnswer(label="warm", keep=True)}
-    saved(page, "u")
+    press_and_save(page, "u")
     assert page.inner_text("#why").startswith("2 of 5 · labelled cold")
     assert not decisions(folder, REVIEW, MANY).answers
     page.keyboard.press("u")
@@ -115,7 +115,7 @@ def test_the_report_is_one_click_away_and_the_place_is_kept(page: "Page") -> Non
 
 def test_the_page_opens_after_the_last_text_that_was_changed(page: "Page") -> None:
     page.keyboard.press("n")
-    saved(page, "d")
+    press_and_save(page, "d")
     page.goto("about:blank")
     page.goto("")
     page.wait_for_selector("#why:has-text('3 of 5')")
@@ -126,18 +126,18 @@ def test_a_text_that_a_label_is_asked_for_can_be_left_open_again(page: "Page", f
     assert page.inner_text("#done") == "ask.csv: 0 of 2 changed, 2 without a label"
     page.keyboard.press("k")
     assert page.inner_text("#note") == "Give it a label first."
-    saved(page, "1")
+    press_and_save(page, "1")
     page.keyboard.press("p")
-    saved(page, "r")
+    press_and_save(page, "r")
     assert page.inner_text("#done") == "ask.csv: 0 of 2 changed, 2 without a label"
     assert decisions(folder, ASK, MANY).open == ("u00000000", "u00000001")
 
 
 @pytest.mark.usefixtures("asked")
 def test_after_the_last_text_that_was_asked_the_page_says_what_is_next(page: "Page") -> None:
-    saved(page, "1")
+    press_and_save(page, "1")
     assert page.is_hidden("#finished")
-    saved(page, "2")
+    press_and_save(page, "2")
     page.wait_for_selector("#finished:has-text('Repeat the command of the run')")
     page.reload()
     page.wait_for_selector("#done:has-text('review.csv: 0 of 5 changed')")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from fourshot.pipeline.cells.review import REVIEW, decisions
 from fourshot.pipeline.cells.run_folder import RunFolder
 from fourshot.pipeline.rows.review_table import ReviewAnswer
-from tests.serving.review.review_browser import MANY, NOTHING_WAITS, open_page, saved, serving
+from tests.serving.review.review_browser import MANY, NOTHING_WAITS, open_page, press_and_save, serving
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page, Route
@@ -89,13 +89,13 @@ def test_a_later_decision_that_is_saved_stands_where_an_earlier_one_was_refused(
     assert page.inner_text("#fault") == ""
     assert decisions(folder, REVIEW, MANY).answers == {"shot-0": ReviewAnswer(label="cold", keep=True)}
     page.keyboard.press("p")
-    saved(page, "k")
+    press_and_save(page, "k")
     assert decisions(folder, REVIEW, MANY).answers == {"shot-0": ReviewAnswer(label="cold", keep=True)}
 
 
 def test_two_tabs_do_not_overwrite_each_other(page: "Page", served: Served, folder: RunFolder) -> None:
     other = open_page(page.context, served[0], [])
-    saved(page, "2")
+    press_and_save(page, "2")
     other.keyboard.press("k")  # it still shows warm
     other.wait_for_selector("#fault:has-text('changed elsewhere and is kept as cold now. Decide again. (Text 1.)')")
     assert decisions(folder, REVIEW, MANY).answers == {"shot-0": ReviewAnswer(label="cold", keep=True)}
@@ -103,7 +103,7 @@ def test_two_tabs_do_not_overwrite_each_other(page: "Page", served: Served, fold
     other.keyboard.press("u")
     assert other.inner_text("#note") == "There is nothing to undo.", "it was no decision"
     other.keyboard.press("p")
-    saved(other, "1")
+    press_and_save(other, "1")
     assert other.inner_text("#fault") == ""
     assert not decisions(folder, REVIEW, MANY).answers
 
@@ -115,7 +115,7 @@ def test_a_page_shows_what_was_changed_elsewhere_when_one_comes_back_to_it(page:
     page.evaluate("window.dispatchEvent(new Event('focus'))")
     page.wait_for_selector("#rows tr:first-child.dropped")
     assert "shot-0" not in table.read_text("utf-8-sig")
-    saved(page, "k")
+    press_and_save(page, "k")
     assert not decisions(folder, REVIEW, MANY).answers, "it was seen as dropped, and put back on purpose"
 
 

@@ -22,7 +22,7 @@ MACHINE = "FOURSHOT_TEST_MACHINE"  # environment variable of a node with its nam
 STEPS = 4
 
 
-class Wanted(msgspec.Struct, frozen=True, kw_only=True):
+class Behaviour(msgspec.Struct, frozen=True, kw_only=True):
     """The behaviour of trainings, read from ``work.json`` beside the store."""
 
     hold: str = ""  # name of a machine whose trainings end only once the file ``go`` exists
@@ -52,7 +52,7 @@ class FakeTrainer:
     ) -> TrainingResult:
         folder, machine = checkpoint.parent, os.environ.get(MACHINE, "")
         beside = folder.parent.parent
-        behaviour = msgspec.json.decode((beside / "work.json").read_bytes(), type=Wanted)
+        behaviour = msgspec.json.decode((beside / "work.json").read_bytes(), type=Behaviour)
         with (beside / f"begun-{machine}").open("a") as begun:
             begun.write(f"{seed}\n")
         if machine and machine == behaviour.full:

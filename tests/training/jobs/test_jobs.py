@@ -8,7 +8,7 @@ import msgspec
 from fourshot.training.jobs.jobs import do_job, finished
 from fourshot.training.lora.examples import TrainingResult
 from fourshot.training.lora.settings import LoraSettings
-from tests.training.jobs.fake_trainer import FakeTrainer, Wanted, jobs
+from tests.training.jobs.fake_trainer import Behaviour, FakeTrainer, jobs
 
 
 class Overtaken(FakeTrainer):
@@ -22,7 +22,7 @@ class Overtaken(FakeTrainer):
 
 def test_the_first_result_of_a_job_counts(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
-    (tmp_path / "work.json").write_bytes(msgspec.json.encode(Wanted()))
+    (tmp_path / "work.json").write_bytes(msgspec.json.encode(Behaviour()))
     (job,), store = jobs(1), tmp_path / "store"
     store.mkdir()
     result = do_job(Overtaken(str(tmp_path)), job, store)  # type: ignore[arg-type]

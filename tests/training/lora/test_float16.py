@@ -10,7 +10,7 @@ from fourshot.training.lora import optimize, train
 from fourshot.training.lora.precision import Precision
 from fourshot.training.lora.settings import LoraSettings
 from fourshot.training.lora.train import LoraTrainer
-from tests.conftest import random_llama, saved
+from tests.conftest import random_llama, save_model
 from tests.training import notes
 from tests.training.lora.test_checkpoint import Killed, die_at
 
@@ -27,7 +27,7 @@ def trainer(model: str, tmp_path_factory: pytest.TempPathFactory) -> LoraTrainer
         random_model.lm_head.weight.mul_(50)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train, "choose_precision", lambda _: Precision(base="float16", loss_scaling=True))
-        return LoraTrainer(saved(random_model, tokenizer, tmp_path_factory.mktemp("float16")))
+        return LoraTrainer(save_model(random_model, tokenizer, tmp_path_factory.mktemp("float16")))
 
 
 def scale_after(trainer: LoraTrainer, folder: Path, step: int) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from fourshot.serving.models.students import Students, queue_of
 from fourshot.serving.settings import Limits
 from fourshot.training.students.bert import bert_supports
 from fourshot.training.students.classifier import StudentClassifier
-from fourshot.training.students.encoders import check_places, resolve_encoder
+from fourshot.training.students.encoders import check_max_tokens, resolve_encoder
 from fourshot.training.students.examples import StudentJob, StudentResult, TaughtExample
 from fourshot.training.students.serving_model import ServingModel
 from fourshot.training.students.settings import StudentSettings
@@ -138,9 +138,9 @@ def test_it_is_exported_and_served_in_each_format(student: StudentResult, tmp_pa
 @pytest.mark.parametrize("kind", [*KINDS])
 def test_no_more_tokens_are_allowed_than_an_encoder_has_positions(kind: str, tmp_path: Path) -> None:
     encoder = resolve_encoder(str(make_encoder(kind, tmp_path)))
-    check_places(encoder, MAX_TOKENS)
+    check_max_tokens(encoder, MAX_TOKENS)
     with pytest.raises(InputError, match=f"reads at most {MAX_TOKENS} tokens"):
-        check_places(encoder, MAX_TOKENS + 1)
+        check_max_tokens(encoder, MAX_TOKENS + 1)
 
 
 def change_json(file: Path, **changes: Any) -> None:
@@ -153,7 +153,7 @@ def test_positions_that_a_configuration_leaves_out_are_those_of_its_kind(tmp_pat
     make_encoder("roberta", tmp_path, max_position_embeddings=512)
     change_json(tmp_path / "config.json", max_position_embeddings=None, pad_token_id=None)
     with pytest.raises(InputError, match="reads at most 510 tokens"):
-        check_places(resolve_encoder(str(tmp_path)), 511)
+        check_max_tokens(resolve_encoder(str(tmp_path)), 511)
 
 
 def test_a_classifier_of_other_labels_becomes_one_of_these(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from fourshot.training.students.classifier import StudentClassifier, open_model
 from fourshot.training.students.encoders import (
     ResolvedEncoder,
     by_length,
-    check_places,
+    check_max_tokens,
     encoded,
     open_tokenizer,
     resolve_encoder,
@@ -181,9 +181,9 @@ def test_texts_longer_than_an_encoder_reads_are_refused(tmp_path: Path, kind: st
     config = {"model_type": kind, "max_position_embeddings": 514, "pad_token_id": 1}
     (tmp_path / "config.json").write_text(json.dumps(config))
     encoder = ResolvedEncoder(path=str(tmp_path), name="mine", revision="1")
-    check_places(encoder, max_tokens)
+    check_max_tokens(encoder, max_tokens)
     with pytest.raises(InputError, match=f"mine reads at most {max_tokens} tokens"):
-        check_places(encoder, max_tokens + 1)
+        check_max_tokens(encoder, max_tokens + 1)
 
 
 def test_a_teacher_that_is_sure_of_nothing_teaches_nothing(tmp_path: Path) -> None:

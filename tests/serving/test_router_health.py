@@ -1,4 +1,4 @@
-"""Which replicas are well, as a router sees them, and what goes on beside requests: clients leave, a replica hangs."""
+"""Which replicas are healthy, as a router sees them, and its work beside requests: clients leave, a replica hangs."""
 
 import asyncio
 import time
@@ -21,7 +21,7 @@ def test_a_request_waits_a_moment_where_all_replicas_seem_to_be_away() -> None:
 
     async def test(router: Router, fakes: list[FakeReplica], ask: Ask) -> None:
         for replica in router.replicas:
-            replica.well = False
+            replica.healthy = False
         code, answer = await ask("/v1/classify/task")
         assert (code, answer["by"] in "01") == (200, True)
 
@@ -39,37 +39,37 @@ def test_a_connection_that_breaks_is_no_proof_that_its_replica_is_gone() -> None
     routed(test)
 
 
-def test_a_replica_that_answers_late_once_is_not_taken_for_gone_and_others_are_looked_at(
+def test_a_replica_that_answers_late_once_is_not_taken_for_gone_and_others_are_checked(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("fourshot.serving.fleet.router.LOOK_S", 0.4)
-    monkeypatch.setattr("fourshot.serving.fleet.router.LOOK_EVERY_S", 0.05)
+    monkeypatch.setattr("fourshot.serving.fleet.router.HEALTH_TIMEOUT_S", 0.4)
+    monkeypatch.setattr("fourshot.serving.fleet.router.HEALTH_CHECK_EVERY_S", 0.05)
 
     async def test(router: Router, fakes: list[FakeReplica], ask: Ask) -> None:
         late, other = router.replicas
-        fakes[0].looked_at.clear()
-        other.well = False
-        await until(lambda: other.well, 0.3)  # sooner than the first look at the late one ends
+        fakes[0].answers_health.clear()
+        other.healthy = False
+        await until(lambda: other.healthy, 0.3)  # sooner than the first check of the late one ends
         await until(lambda: late.misses == 1)
-        assert late.well
+        assert late.healthy
         await until(lambda: late.misses >= 2)
-        await until(lambda: not late.well, 0.1)
-        fakes[0].looked_at.set()
-        await until(lambda: late.well)
+        await until(lambda: not late.healthy, 0.1)
+        fakes[0].answers_health.set()
+        await until(lambda: late.healthy)
         assert late.misses == 0
 
     routed(test)
 
 
 def test_nothing_that_a_look_comes_to_ends_the_looking(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fourshot.serving.fleet.router.LOOK_EVERY_S", 0.05)
+    monkeypatch.setattr("fourshot.serving.fleet.router.HEALTH_CHECK_EVERY_S", 0.05)
 
     async def test(router: Router, fakes: list[FakeReplica], ask: Ask) -> None:
         replica = router.replicas[0]
         address, replica.address = replica.address, "no address"
-        await until(lambda: not replica.well)
+        await until(lambda: not replica.healthy)
         replica.address = address
-        await until(lambda: replica.well)
+        await until(lambda: replica.healthy)
 
     routed(test)
 
@@ -85,7 +85,7 @@ def test_a_replica_need_not_go_on_for_a_client_that_has_left() -> None:
         with pytest.raises(IndexError):  # nothing was sent
             await asking
         assert [replica.in_flight for replica in router.replicas] == [0, 0]
-        assert all(replica.well for replica in router.replicas)
+        assert all(replica.healthy for replica in router.replicas)
         for fake in fakes:
             fake.answers.set()
         assert (await ask("/v1/classify/task"))[0] == 200
@@ -94,7 +94,7 @@ def test_a_replica_need_not_go_on_for_a_client_that_has_left() -> None:
 
 
 def test_one_replica_that_hangs_does_not_take_the_metrics_of_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fourshot.serving.fleet.router.LOOK_S", 0.3)
+    monkeypatch.setattr("fourshot.serving.fleet.router.HEALTH_TIMEOUT_S", 0.3)
 
     async def test(router: Router, fakes: list[FakeReplica], ask: Ask) -> None:
         fakes[0].answers.clear()
@@ -106,18 +106,18 @@ def test_one_replica_that_hangs_does_not_take_the_metrics_of_the_others(monkeypa
 
 
 def test_metrics_wait_no_longer_for_a_replica_that_is_known_to_be_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fourshot.serving.fleet.router.LOOK_S", 0.1)
-    monkeypatch.setattr("fourshot.serving.fleet.router.LOOK_EVERY_S", 0.05)
+    monkeypatch.setattr("fourshot.serving.fleet.router.HEALTH_TIMEOUT_S", 0.1)
+    monkeypatch.setattr("fourshot.serving.fleet.router.HEALTH_CHECK_EVERY_S", 0.05)
 
     async def test(router: Router, fakes: list[FakeReplica], ask: Ask) -> None:
         fakes[0].answers.clear()
-        fakes[0].looked_at.clear()
-        await until(lambda: not router.replicas[0].well)
-        monkeypatch.setattr("fourshot.serving.fleet.router.LOOK_S", 60)
+        fakes[0].answers_health.clear()
+        await until(lambda: not router.replicas[0].healthy)
+        monkeypatch.setattr("fourshot.serving.fleet.router.HEALTH_TIMEOUT_S", 60)
         code, page = await asyncio.wait_for(ask("/metrics"), 5)
         assert (code, 'replica="1"' in page, 'replica="0"' in page) == (200, True, False)
         fakes[0].answers.set()
-        fakes[0].looked_at.set()
+        fakes[0].answers_health.set()
 
     routed(test)
 
@@ -169,7 +169,7 @@ def test_what_the_router_answers_itself_is_read_alone() -> None:
 
 
 def test_a_list_of_tasks_has_the_requests_of_all_replicas(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fourshot.serving.fleet.router.LOOK_S", 0.3)
+    monkeypatch.setattr("fourshot.serving.fleet.router.HEALTH_TIMEOUT_S", 0.3)
 
     async def test(router: Router, fakes: list[FakeReplica], ask: Ask) -> None:
         fakes[0].counts, fakes[1].counts = (3, 1), (4, 0)

@@ -29,7 +29,7 @@ MODEL = ResolvedModel(path="/models/base", name="base", revision="abc")
 WRITTEN = {"Steam over the pot.": "warm", "Snow on snow.": "cold"}
 
 
-def begun(
+def experiment_with_texts(
     folder: Path,
     *methods: str,
     wording: Wording = "task",

@@ -6,7 +6,7 @@ from typing import Any
 from fourshot import AsyncClient, Client
 
 
-class Asker:
+class ClientCaller:
     """Calls methods of one of the clients, and records in ``slept`` how long it would have slept."""
 
     def __init__(self, kind: str, url: str) -> None:

@@ -8,7 +8,7 @@ from fourshot.engine.machine.files import STAGED
 from fourshot.engine.machine.locks import held_lock
 
 
-def made_once(folder: Path, is_whole: Callable[[Path], bool], make: Callable[[Path], None]) -> Path:
+def create_once(folder: Path, is_whole: Callable[[Path], bool], make: Callable[[Path], None]) -> Path:
     """Create ``folder`` with ``make`` unless it ``is_whole``, and return it. Other processes wait in the meantime.
 
     ``make`` fills a `staged_folder` beside it and settles that. Its errors are propagated.
