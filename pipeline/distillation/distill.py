@@ -260,7 +260,10 @@ def _measure_teacher(request: LabelDistillation, annotate: Annotate, test: Seque
 
 
 def _students(accepted: _Accepted, lesson: Lesson, shots: Sequence[Example], test: tuple[Example, ...]) -> StudentStage:
-    """Return the stage that trains and evaluates the student, then the one on the shots alone."""
+    """Return the stage that trains and evaluates the student, then the one on the shots alone.
+
+    The latter is for comparison, so it is left out if there are no test texts.
+    """
     request, encoder, seed = accepted.request, accepted.encoder, accepted.request.settings.seed
     texts = lesson.annotated, lesson.written
     jobs = student_jobs(request.task, encoder, shots, *texts, request.student_settings, seed)
@@ -272,6 +275,6 @@ def _students(accepted: _Accepted, lesson: Lesson, shots: Sequence[Example], tes
             out=str(_scores_file(request, f"student-{job.key}", test)),
             onnx=request.onnx and job is jobs[0],
         )
-        for job in jobs
+        for job in (jobs if test else jobs[:1])
     ]
     return StudentStage(model_path=encoder.path, items=tuple(items), store=str(request.folder / "students"))

@@ -78,11 +78,14 @@ class _Student(NamedTuple):
 
 
 def write_results(made: Distilled, items: Sequence[StudentItem]) -> DistillSummary:
-    """Write cards, summary and report; return the summary. ``items``: the student, then the one on the shots alone."""
+    """Write cards, summary and report; return the summary.
+
+    ``items``: the student, then, if there are test texts, the one on the shots alone.
+    """
     folder = made.request.folder
     remote = remote_teacher_of(folder)
     alone = msgspec.structs.replace(made, teacher="", annotated=0, synthetic=0)
-    students = [_carded(made, items[0], remote), _carded(alone, items[1], None)]
+    students = [_carded(made, items[0], remote), *(_carded(alone, item, None) for item in items[1:])]
     (_, main, evaluation), path = students[0], Path(students[0].result.path)
     link_to(folder / STUDENT_LINK, path)
     table = _table(made, students)
@@ -163,10 +166,10 @@ def _carded(made: Distilled, item: StudentItem, remote: RemoteTeacher | None) ->
 
 def _table(made: Distilled, students: Sequence[_Student]) -> list[MethodRow]:
     """Return one row per evaluated method."""
-    main, alone = (student.evaluation for student in students)
+    main, *alone = (student.evaluation for student in students)
     methods = (
         ("student", f"Student ({made.encoder.name})", main, made.annotated, made.synthetic),
-        ("shots", TITLES[1], alone, 0, 0),
+        *(("shots", TITLES[1], evaluation, 0, 0) for evaluation in alone),
         ("teacher", f"Teacher ({made.teacher})", made.teacher_evaluation, 0, 0),
     )
     rows = []
@@ -207,7 +210,7 @@ def _report(made: Distilled, table: Sequence[MethodRow], students: Sequence[_Stu
         unsure=made.unsure,
         losses={
             title: tuple(enumerate(student.result.losses, start=1))
-            for title, student in zip(TITLES, students, strict=True)
+            for title, student in zip(TITLES, students, strict=False)
             if student.result.losses
         },
         stage_seconds={"train": round(result.seconds, 2)},

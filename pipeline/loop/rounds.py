@@ -19,11 +19,10 @@ from fourshot.pipeline.events import Event, OnEvent, ignore
 from fourshot.pipeline.loop.counts import ClassCounts, records_of, short_notice, short_run_error, stalled
 from fourshot.pipeline.loop.ledger import JudgedBatch, Ledger
 from fourshot.pipeline.loop.plan import Biases, DrawPlan, RoundPlan, round_slices
-from fourshot.pipeline.loop.progress import ProgressReporter
+from fourshot.pipeline.loop.progress import ProgressReporter, report_evidence
 from fourshot.pipeline.loop.units import Draw, DrawUnit, TaskBrief, UnitProgress, UnitResult
 from fourshot.pipeline.synthesis.attributes import Attributes
 from fourshot.pipeline.synthesis.committee import Annotator
-from fourshot.pipeline.synthesis.evidence import evidence_line
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.synthesis.types import Candidate, Verdict
 from fourshot.pipeline.task import Example, Task
@@ -141,8 +140,7 @@ class RoundSink:
         else:
             if message.evidence and not self.folder.has(COMMITTEE_FILE):
                 self.folder.write(COMMITTEE_FILE, message.evidence)
-                weighed = f"{self._task.name}, the committee: {evidence_line(message.evidence)}"
-                self._on_event(Event(stage="generate", message=weighed))
+                report_evidence(self._task, message.evidence, self._on_event)
             return
         number, done, total = ledger.drawing()
         text = f"{self._task.name}, sampling round {number + 1}"

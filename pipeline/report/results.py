@@ -32,7 +32,7 @@ def headline(data: ReportData) -> dict[str, str] | None:
     return {
         "number": f"{per_cent(row.accuracy)}\u00a0%",
         "sentence": f"{sentence}.",
-        "comparison": " ".join(filter(None, (_comparison(data, row), _better(data, row)))),
+        "comparison": " ".join(filter(None, (_comparison(data, row), _best_other(data, row)))),
     }
 
 
@@ -90,30 +90,36 @@ def _comparison(data: ReportData, row: MethodRow) -> str:
     icl = next((icl for icl in data.methods if icl.method == "icl"), None)
     if icl is None or icl is row:
         return ""
-    points = 100 * (icl.accuracy - row.accuracy)
-    gap = f"{abs(points):.1f} points {'higher' if points > 0 else 'lower'}" if round(points, 1) else "the same"
-    words = f"{icl.display_name}: {per_cent(icl.accuracy)}\u00a0%, {gap}"
+    words = _gap(icl, row)
     if row.prompt_tokens_per_example and icl.prompt_tokens_per_example:
         row_tokens, icl_tokens = count(row.prompt_tokens_per_example), count(icl.prompt_tokens_per_example)
         words += f", with {icl_tokens} prompt tokens per text instead of {row_tokens}"
     return f"{words}."
 
 
-def _better(data: ReportData, row: MethodRow) -> str:
-    """Return a sentence on the best method but in-context learning that needs no more labelled texts than ``row``.
+def _best_other(data: ReportData, row: MethodRow) -> str:
+    """Return a sentence on the best other method that needs no more labelled texts than ``row``; "" if there is none.
 
-    "" where it is no better than ``row``.
+    In-context learning has a sentence of its own.
     """
     others = [
         other
         for other in data.methods
         if other is not row and other.method != "icl" and (other.real_examples or 0) <= (row.real_examples or 0)
     ]
-    best = max(others, key=lambda other: other.accuracy, default=row)
-    if best.accuracy <= row.accuracy:
+    best = max(others, key=lambda other: other.accuracy, default=None)
+    if best is None:
         return ""
-    points = 100 * (best.accuracy - row.accuracy)
-    words = f"{best.display_name}: {per_cent(best.accuracy)}\u00a0%, {points:.1f} points higher"
+    words = _gap(best, row)
+    if best.accuracy <= row.accuracy:
+        return f"{words}."
     if row.interval and best.accuracy <= row.interval[1]:
         return f"{words}, which may be chance; more test texts would tell."
     return f"{words}: on these texts it is the better classifier."
+
+
+def _gap(other: MethodRow, row: MethodRow) -> str:
+    """Return the accuracy of ``other``, and how far it is from that of ``row``."""
+    points = 100 * (other.accuracy - row.accuracy)
+    gap = f"{abs(points):.1f} points {'higher' if points > 0 else 'lower'}" if round(points, 1) else "the same"
+    return f"{other.display_name}: {per_cent(other.accuracy)}\u00a0%, {gap}"

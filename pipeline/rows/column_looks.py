@@ -39,6 +39,12 @@ def has_sentences(values: Sequence[Any]) -> bool:
     return bool(texts) and sum(map(count_words, texts)) >= WORDS_OF_A_SENTENCE * len(texts)
 
 
+def is_varied(values: Sequence[Any]) -> bool:
+    """Return whether most values are strings with letters, and most of these differ, unlike labels."""
+    texts = [value.strip() for value in values if isinstance(value, str) and _LETTERS.search(value)]
+    return len(texts) > len(values) / 2 and len(set(texts)) > len(texts) / 2
+
+
 def looks_like_label(values: Sequence[Any]) -> bool:
     distinct, filled = set(), 0
     for value in values:

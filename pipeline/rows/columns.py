@@ -10,6 +10,7 @@ from fourshot.engine.errors import InputError
 from fourshot.pipeline.rows.column_doubts import ColumnSearch, column_doubt, names_of, with_value
 from fourshot.pipeline.rows.column_looks import (
     has_sentences,
+    is_varied,
     is_worded,
     looks_like_label,
     looks_like_text,
@@ -128,7 +129,7 @@ def _text_columns(table: Table, excluded: set[str]) -> list[str]:
         column
         for column in free
         if (_is_called(column, TEXT_NAMES) and any(isinstance(value, str) for value in values_of(table, column)))
-        or (_is_called(column, PART_NAMES) and is_worded(values_of(table, column)))
+        or (_is_called(column, PART_NAMES) and any(look(values_of(table, column)) for look in (is_worded, is_varied)))
     ]
     return _plausible(table, free, named, looks_like_text)
 

@@ -1,5 +1,6 @@
 """Reproduce the paper's Table 1 for one task: compare methods over several draws of the shots."""
 
+import os
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -62,6 +63,7 @@ class SeedResult(msgspec.Struct, frozen=True, kw_only=True):
     synthetic_examples: int
     train_s: float = 0.0
     train_steps: int = 0
+    adapter: str = ""  # its folder, below that of the comparison
 
 
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
@@ -217,6 +219,7 @@ def _result(experiment: Experiment, seeds: Sequence[int]) -> Comparison:
             synthetic_examples=outcome.synthetic_examples,
             train_s=outcome.training.seconds if outcome.training else 0.0,
             train_steps=outcome.training.steps if outcome.training else 0,
+            adapter=os.path.relpath(outcome.training.path, experiment.root.resolve()) if outcome.training else "",
         )
         for outcome in experiment.outcomes()
         if outcome.evaluation is not None

@@ -43,6 +43,7 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
     folder: str
     table: list[dict[str, Any]]  # one row per method, as in the report
     adapter_path: str = ""
+    adapters: dict[str, str] = {}  # path of the adapter by method: also of those to compare with
     report_path: str = ""
     merged_path: str = ""
     left_out: dict[str, str] | UnsetType = UNSET  # method -> why it has no row
@@ -153,6 +154,7 @@ def _summary(request: RunRequest, experiment: Experiment, estimate: Forecast | N
         folder=str(folder),
         table=[msgspec.to_builtins(row) for row in table(experiment)],
         adapter_path=trained.path if trained else "",
+        adapters={cell.name: result.path for cell in experiment.cells if (result := experiment.result(cell))},
         report_path=str(folder / "report.html") if request.until == "report" else "",
         merged_path=str(merged_folder(folder, trained.name)) if request.merge and trained else "",
         forecast=estimate,

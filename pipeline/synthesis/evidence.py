@@ -7,6 +7,7 @@ base model on those that its prompt leaves out.
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from math import comb
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 PROBABILITY_FLOOR = 1e-4  # added to an annotator's probability of every label
 LOG_FACTORS = (-3.0, 2.5)  # bounds of log(weight / equal weight); underconfident encoders need more than 1
 FITTING_STEPS = 200  # of `alignment`
+MOST_CHANCE = 0.2  # probability that guessing is as accurate, above which an accuracy is no evidence
 REGULARISATION = 1.0  # regularisation towards equal weights: penalty in nats at e times an equal weight, or 1 / e of it
 
 
@@ -156,8 +158,28 @@ def weigh(held_out: "Mapping[str, np.ndarray]", targets: "np.ndarray") -> dict[s
 
 
 def evidence_line(evidence: Mapping[str, KindEvidence]) -> str:
-    """Return the weights and accuracies in one line for people."""
+    """Return the accuracies and weights in one line for people."""
     return ", ".join(
-        f"{kind} weigh {item.weight:.2f} ({item.accuracy:.0%} of {item.num_texts} held-out shots)"
+        f"{kind}: {item.accuracy:.0%} of {item.num_texts} held-out shots correct (weight {item.weight:.2f})"
         for kind, item in evidence.items()
+    )
+
+
+def chance_warning(evidence: Mapping[str, KindEvidence], num_labels: int) -> str:
+    """Return a warning if guessing may be as accurate as the best kind on the held-out shots; "" if it is not.
+
+    The probability that it is, is the tail of a binomial distribution.
+    """
+    best = max(evidence.values(), key=lambda item: item.accuracy)
+    num_texts, correct, share = best.num_texts, round(best.accuracy * best.num_texts), 1 / num_labels
+    as_good = sum(
+        comb(num_texts, hits) * share**hits * (1 - share) ** (num_texts - hits)
+        for hits in range(correct, num_texts + 1)
+    )
+    if correct == num_texts or as_good <= MOST_CHANCE:
+        return ""
+    return (
+        f"the annotators classify {correct} of {num_texts} held-out shots correctly, and guessing may do as well. The "
+        "labels of generated texts may be wrong: read some of the texts in the report. A base model that knows the "
+        "language and the subject (--model), or more shots (--shots), can help"
     )

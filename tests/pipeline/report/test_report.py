@@ -160,7 +160,7 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
     for path in paths:
         content = path.read_text(encoding="utf-8")
         for part in (
-            "Nothing was measured yet",
+            "Nothing was measured.",
             "No scores",
             "No synthetic texts",
             "No loss",

@@ -13,6 +13,7 @@ CELLS: dict[str, list[Any]] = {
     "sentence": [f"question number {i} about a price" for i in range(6)],
     "bytes": [f"question number {i} about a price".encode() for i in range(6)],
     "short": ["lost card", "late fee", "no bike", "bad lock", "two fees", "old app"],
+    "word": ["Abbuchung", "Lieferzeit", "Absturz", "Rechnung", "Anmeldung", "Paket"],
     "repeated": ["Say that you want an alarm."] * 3 + ["Ask for the music you like."] * 3,
     "japanese": ["料金が高い", "鍵が開かない", "自転車が壊れた", "返金してください", "充電できない", "領収書が欲しい"],
     "dhivehi": [
@@ -122,6 +123,14 @@ def test_a_person_in_the_name_sets_no_column_aside_that_is_called_or_filled_othe
 ) -> None:
     with pytest.raises(InputError, match=message):
         find(header)
+
+
+@pytest.mark.parametrize("subject", ["word", "short", "sentence"])
+def test_a_subject_beside_a_message_is_asked_about_however_short_it_is(subject: str) -> None:
+    with pytest.raises(InputError, match="Of these, several may be the text: 'subject' "):
+        find(f"id=number subject={subject} message=sentence category=team")
+    assert find(f"subject={subject} text=sentence category=team").other_texts == ("subject",)
+    assert find("subject=team message=sentence label=number").texts == ("message",)
 
 
 def test_what_is_set_aside_for_its_name_is_told() -> None:

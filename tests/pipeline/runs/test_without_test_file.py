@@ -47,6 +47,8 @@ def test_a_classifier_is_trained_and_measured_once_there_is_a_test_file(runs: Wh
     assert [row["method"] for row in measured.table] == ["zero_shot", "icl", "lora", "fourshot"]
     assert not runs.trained and not runs.drawn
     assert measured.adapter_path == summary.adapter_path and card_of(measured).scores is not None
+    assert list(measured.adapters) == ["lora", "fourshot"] and measured.adapters["fourshot"] == measured.adapter_path
+    assert (Path(measured.adapters["lora"]) / "card.json").is_file()
 
 
 def test_who_asks_for_the_evaluation_is_told_what_is_missing(runs: WholeRuns, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fourshot.engine import calibration as calibrations
-from fourshot.pipeline.synthesis.evidence import evidence_line, label_prior, shot_folds, weigh
+from fourshot.pipeline.synthesis.evidence import chance_warning, evidence_line, label_prior, shot_folds, weigh
 
 TARGETS = np.array([0, 1, 2] * 4)
 
@@ -29,7 +29,16 @@ def test_who_is_right_about_unseen_shots_counts_more() -> None:
     assert evidence["good"].accuracy == pytest.approx(11 / 12)
     assert evidence["poor"].accuracy == pytest.approx(4 / 12)
     assert evidence["good"].num_texts == 12
-    assert "good weigh" in evidence_line(evidence) and "92% of 12" in evidence_line(evidence)
+    assert evidence_line(evidence).startswith("good: 92% of 12 held-out shots correct (weight ")
+
+
+@pytest.mark.parametrize(("wrong_ones", "is_doubted"), [(0, False), (5, False), (6, False), (7, True), (12, True)])
+def test_annotators_that_may_be_guessing_are_doubted(wrong_ones: int, is_doubted: bool) -> None:
+    """Of twelve shots of three classes, guessing has six or more right in 18 % of all cases, and five in 37 %."""
+    evidence = weigh({"adapters": answers(0.8, wrong_ones), "encoders": answers(0.8, 12)}, TARGETS)
+    warning = chance_warning(evidence, 3)
+    assert (f"the annotators classify {12 - wrong_ones} of 12 held-out shots correctly" in warning) == is_doubted
+    assert bool(warning) == is_doubted
 
 
 def test_who_is_certain_and_often_wrong_is_believed_less_than_who_is_unsure_and_as_often_wrong() -> None:
