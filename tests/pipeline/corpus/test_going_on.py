@@ -177,7 +177,7 @@ def test_a_plan_refuses_a_task_that_was_changed_after_its_texts_and_damage_that_
     CorpusFolder(tmp_path).begin(TaskManifest(task=msgspec.structs.replace(changed, name="three")), SHOTS)
     plan(tmp_path, named("three"))  # no text came of the other task of that name
     (tmp_path / "data" / "two" / "000000.jsonl").unlink()
-    check_refused(tmp_path, named("one"), r"data/two/000000\.jsonl is missing\. .*name the task two, too")
+    check_refused(tmp_path, named("one"), r"data/two/000000\.jsonl is missing\. .*name the task two")
     events: list[Event] = []
     plan(tmp_path, named("one", "two"), events.append)
     assert any("000000.jsonl is missing: its texts are generated again" in event.message for event in events)

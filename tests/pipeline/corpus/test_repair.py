@@ -157,7 +157,7 @@ def test_a_disk_that_damages_what_was_made_again_is_told_of(tmp_path: Path, monk
 def test_a_shard_of_a_task_that_is_not_named_is_not_passed_over(tmp_path: Path) -> None:
     make_small(tmp_path)
     drop_rows(tmp_path / "data" / "two" / "000000.jsonl")
-    with pytest.raises(RunFolderError, match=r"data/two/000000.jsonl has .* name the task two, too \(--tasks\)"):
+    with pytest.raises(RunFolderError, match=r"data/two/000000.jsonl has .* name the task two \(--tasks\)"):
         make_small(tmp_path, named("one"))
     assert len(make_small(tmp_path).mended) == 1
 
