@@ -182,7 +182,7 @@ def test_what_a_person_did_to_the_annotated_table_is_told(folder: Path, capfd: p
     )
     for name in ("annotated.xlsx", "annotated (1).jsonl", "annotated - Sheet1.csv"):
         (folder / "out" / name).touch()
-        with pytest.raises(InputError, match=rf"has {re.escape(name)}\. .* annotated.jsonl alone: .* as JSON Lines"):
+        with pytest.raises(InputError, match=rf"has {re.escape(name)}\. .*only from annotated.jsonl: .* as JSON Lines"):
             make(folder, teacher)
         (folder / "out" / name).unlink()
 
