@@ -128,7 +128,7 @@ def fitting(what: str, value: Any, hint: Any) -> Any:
     """
     fitted = _fitted(value, hint)
     if Path in get_args(hint) and isinstance(fitted, str) and not fitted.strip():  # it would be the current folder
-        raise InputError(f"{what} is blank. Give {allowed(hint)} that names something.")
+        raise InputError(f"{what} is blank. Give {allowed(hint)} that is not blank.")
     if fitted is _NOTHING:
         put = " Put it in a list." if isinstance(value, str) and _fitted([value], hint) is not _NOTHING else ""
         shown = " ".join(f"{value!r:.{MOST_CHARS}}".split())

@@ -84,7 +84,7 @@ def raise_errors(faults: Iterable[TaskFault]) -> None:
 def read_text(path: Path) -> tuple[str, list[TaskFault]]:
     """Read a file as UTF-8, without the byte-order mark of spreadsheets. If it cannot be read so: "" and the fault."""
     if not path.is_file() and not path.is_dir():  # reading a pipe might never end
-        problem = "a link that leads nowhere, a pipe or a device, and a file is needed there."
+        problem = "a broken link, a pipe or a device, but a file is needed there."
         return "", [error(str(path), problem, "Put the file there.")]
     raw = path.read_bytes()
     try:

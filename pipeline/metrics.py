@@ -97,5 +97,5 @@ def _checked(probabilities: ArrayLike, gold_indices: ArrayLike) -> tuple[NDArray
     bad = ~((rows >= 0).all(axis=1) & (np.abs(rows.sum(axis=1) - 1.0) <= 1e-2))
     if bad.any():
         row = int(bad.argmax())
-        raise ValueError(f"row {row} is no distribution: {rows[row]} sums to {rows[row].sum():.4f}; normalise first")
+        raise ValueError(f"row {row} is not a distribution: {rows[row]} sums to {rows[row].sum():.4f}; normalise first")
     return rows, gold.astype(np.int64)

@@ -100,7 +100,7 @@ class Refusal(Typed, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         if self.abstain_below is not None and self.coverage is not None:
-            raise InputError("abstain_below and coverage both say what is answered. Give one of them.")
+            raise InputError("abstain_below and coverage both decide what is answered. Give one of them.")
         if self.abstain_below is not None and not 0 <= self.abstain_below <= 1:
             raise InputError(f"abstain_below is a probability, 0 to 1; got {self.abstain_below}.")
         if self.coverage is not None and not 0 < self.coverage <= 1:
@@ -150,7 +150,7 @@ def rule_of(refusal: Refusal, curve: CoverageCurve | None, scope: Scope | None) 
         threshold = curve.threshold(refusal.coverage)
     if refusal.none_of_these and scope is None:
         raise InputError(
-            "its card has no out-of-scope rule, so none_of_these cannot be told. Leave it out, or train again."
+            "its card has no out-of-scope rule, so none_of_these is not supported. Leave it out, or train again."
         )
     return AbstentionRule(
         threshold=threshold, scope=scope.least_probability if scope and refusal.none_of_these else 0.0

@@ -82,8 +82,9 @@ def check_unchanged(folder: Path, files: Mapping[str, str]) -> None:
     wrong += [name for name, digest in torch_files.items() if name not in gone and sha256(folder / name) != digest]
     if wrong:
         raise AdapterError(
-            f"The student {folder} is damaged: {', '.join(wrong)} changed since training, or was not copied whole. "
-            "Copy it again, whole."
+            f"The student {folder} is damaged: {', '.join(wrong)} changed since training, or was not copied "
+            "completely. Copy it again."
+            ""
         )
 
 
@@ -99,7 +100,7 @@ def check_student_unchanged(folder: Path) -> None:
     try:
         check_unchanged(folder, files)
     except AdapterError as error:
-        raise AdapterError(f"{error} Or remove {folder.parent}, and it is trained anew.") from None
+        raise AdapterError(f"{error} Or remove {folder.parent}, and it is trained again.") from None
 
 
 def load_student_card(folder: str | Path) -> StudentCard:
@@ -116,10 +117,12 @@ def load_student_card(folder: str | Path) -> StudentCard:
     try:
         return read_json(file, StudentCard)
     except FileNotFoundError:
-        raise AdapterError(f"{folder} has no {STUDENT_FILE}, so fourshot did not make it. Give a student's.") from None
+        raise AdapterError(
+            f"{folder} has no {STUDENT_FILE}, so fourshot did not make it. Give a student's folder."
+        ) from None
     except msgspec.DecodeError as error:
         raise AdapterError(
-            f"{file} is not a card that this version reads: {error}. Distil the student again."
+            f"{file} is not a card that this version can read: {error}. Distil the student again."
         ) from error
 
 

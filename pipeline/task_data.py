@@ -47,7 +47,7 @@ class TaskData:
         if self._needs_test and not examples:
             raise InputError(
                 f"{self.task.name}: {self._name_of(source.test_split)} has no row that can be used, so nothing could "
-                "be measured. Mend its rows (`fourshot tasks check` names them), or put others there."
+                "be measured. Fix its rows (`fourshot tasks check` names them), or add others."
             )
         return examples
 
@@ -130,8 +130,9 @@ class TaskData:
         if tested := sorted(kept.intersection(self.test_texts)):
             raise RunFolderError(
                 f"{self.task.name}: {counted(len(tested), 'shot')} of this folder {'are' if len(tested) > 1 else 'is'} "
-                f"in the test split by now ({tested[0][:60]!r}), so the result would be of texts that were learnt. "
-                "Start anew in another folder (--out), or put the data back as it was."
+                f"in the test split by now ({tested[0][:60]!r}), so the evaluation would include training texts. "
+                "Start again in another folder (--out), or restore the data."
+                ""
             )
         try:
             labelled = load_chosen_shots(self.task) or load_split(self.task, "train")
@@ -140,9 +141,10 @@ class TaskData:
         there = {(example.text, example.label) for example in labelled.examples}
         if changed := [shot.text for shot in shots if (shot.text, shot.label) not in there]:
             self.tell(
-                f"{counted(len(changed), 'shot')} of this folder {'are' if len(changed) > 1 else 'is'} not in the "
-                f"labelled data any more ({changed[0][:60]!r}), and stay as they were. To learn from the data as it is "
-                "now, start anew in another folder (--out)",
+                f"{counted(len(changed), 'shot')} of this folder {'are' if len(changed) > 1 else 'is'} no longer in "
+                f"the labelled data ({changed[0][:60]!r}), and stay as they were. To train on the current data, "
+                "start again in another folder (--out)"
+                "",
                 notice=True,
             )
 
@@ -154,8 +156,9 @@ class TaskData:
 def lost_shots(file: Path) -> str:
     """Return a warning that shots, on which other files are based, are missing and drawn again."""
     return (
-        f"{file} is gone, and shots are drawn anew: the same ones, if the data and the seed are the same. Otherwise "
-        "put it back, or start anew in another folder (--out)"
+        f"{file} is missing, so shots are drawn again: the same ones, if the data and the seed are the same. "
+        "Otherwise restore it, or start again in another folder (--out)"
+        ""
     )
 
 

@@ -59,7 +59,7 @@ def load_text_student_card(folder: str | Path) -> TextStudentCard:
         return read_json(Path(folder) / STUDENT_FILE, TextStudentCard)
     except (OSError, msgspec.DecodeError) as error:
         raise AdapterError(
-            f"{folder} has no card of a student that this version reads: {error}. Distil the student again."
+            f"{folder} has no card of a student that this version can read: {error}. Distil the student again."
         ) from error
 
 
@@ -99,7 +99,9 @@ class Generator:
         """
         student = find_student(folder)
         if not student or not is_text_student(student):
-            raise InputError(f"{folder} is no student of a text generation task. Give one that fourshot distill made.")
+            raise InputError(
+                f"{folder} is not a student of a text generation task. Give one that fourshot distill made."
+            )
         self.card = load_text_student_card(student)
         check_unchanged(student, self.card.files)
         self._writer: _Writer | None = _open(student, self.card, many=many)
@@ -118,8 +120,9 @@ class Generator:
             longest = max(lengths)
             raise InputError(
                 f"{sum(length > most for length in lengths)} of {len(lengths)} inputs are too long; the longest is the "
-                f"one at {lengths.index(longest)}, with {longest} tokens as it is put to the student, which has room "
-                f"for {most} beside what it writes. Shorten it."
+                f"one at {lengths.index(longest)}, with {longest} tokens in the student's prompt, which has room for "
+                f"{most} besides the output. Shorten it."
+                f""
             )
         return lengths
 

@@ -25,8 +25,8 @@ KINDS = {"student": "a distillation", "format": "a corpus", "methods": "a compar
 LOCK_FILE = ".lock"
 BEGINNING = (MANIFEST_FILE, LAYOUT_FILE, "shots.json", "log.txt", LOCK_FILE)  # files that exist before any result
 OURS = (MANIFEST_FILE, "seed", "adapters", "scores", "tasks.json")  # how names in a run's or comparison's folder begin
-UNALIGNED = "the folder was begun without filler before prompts (align), and goes on without"
-REMEDY = "Give another place (--out), the settings it was made with, or remove it to start anew."
+UNALIGNED = "the folder was begun without filler before prompts (align), and continues without it"
+REMEDY = "Give another folder (--out) or the settings it was made with, or remove it to start again."
 T = TypeVar("T")
 
 
@@ -114,7 +114,7 @@ class WorkFolder:
         kinds = (kind for key, kind in KINDS.items() if key in stored_keys and key not in manifest.__struct_fields__)
         if kind := next(kinds, None):
             raise RunFolderError(
-                f"{self.path} holds {kind}, and this command makes something else. Give another folder (--out)."
+                f"{self.path} holds {kind}, but this command makes something else. Give another folder (--out)."
             )
 
     @property
@@ -133,13 +133,13 @@ class WorkFolder:
         places = (self.path, *self.path.parents)
         missing = [folder for folder in places if not folder.exists()]
         if file := next((place for place in places if place.exists() and not place.is_dir()), None):
-            raise InputError(f"{file} is a file, and what is made needs a folder. Give another place (--out).")
+            raise InputError(f"{file} is a file, but a folder is needed. Give another place (--out).")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise
-            raise InputError(f"{self.path} cannot be made: {error.strerror}. Give another place (--out).") from error
+            raise InputError(f"{self.path} cannot be created: {error.strerror}. Give another place (--out).") from error
         is_new = all(entry.name == LOCK_FILE for entry in self.path.iterdir())
         busy = f"Another fourshot process works in {self.path}. Wait for it, or give another folder (--out)."
         try:
@@ -191,12 +191,14 @@ class WorkFolder:
         if stored_layout.align and stored_layout.filler != FILLER_KIND:
             raise RunFolderError(
                 f"{self.path} was begun by an earlier version, whose filler before prompts (align) this one does not "
-                "put there. Give another folder (--out), or go on with the version that began it."
+                "support. Give another folder (--out), or continue with the version that began it."
+                ""
             )
         if stored_layout != layout:
             raise RunFolderError(
-                f"{self.path} was begun with align = {stored_layout.align}, and this call asks for {layout.align}. Set "
-                "it as it was (--set align=...), or give another folder (--out)."
+                f"{self.path} was begun with align = {stored_layout.align}, but this call sets {layout.align}. Set "
+                "it as it was (--set align=...)"
+                ", or give another folder (--out)."
             )
         return stored_layout
 
@@ -228,8 +230,9 @@ class WorkFolder:
             return decode_stored(file.read_bytes(), kind)
         except msgspec.DecodeError as error:
             raise RunFolderError(
-                f"{file} is of another version of fourshot, or broken; this one cannot read it: {error}. Give "
-                "another folder (--out), or remove this one to start anew."
+                f"{file} was written by another version of fourshot, or is damaged; this one cannot read it: "
+                f"{error}. Give "
+                "another folder (--out), or remove this one to start again."
             ) from error
 
     def find(self, name: str, kind: type[T]) -> T | None:

@@ -30,20 +30,21 @@ COLUMNS = {
     "prompt_hash, shots, seed": "the prompt (its hash, and which rows of `tasks/<task>/shots.json` it showed, in their "
     "order) and the seed of the request",
     "num_tokens, cumulative_logprob, finish_reason": "of the sampled text; log-probability in nats",
-    "attributes": "that the prompt asked for, as far as the class has them (topic, style, length)",
-    "probabilities": "the annotator's, calibrated, in the order of the task's labels below; empty where none was asked",
+    "attributes": "requested in the prompt, as far as the class has them (topic, style, length)",
+    "probabilities": "the annotator's, calibrated, in the order of the task's labels below; empty where no annotator "
+    "was used",
     "model, revision": "the base model",
 }
 RISKS = """\
 - **The texts are a language model's.** They may state falsehoods, repeat what the model was trained on, and carry its
   biases.
 - **The labels are a model's too.** A text was written for its class and kept where the annotator agreed; both can be
-  wrong, and an annotator that misunderstands a class lets pass what is wrong in the same way.
+  wrong, and an annotator that misunderstands a class accepts texts that are wrong in the same way.
 - **They vary less than real texts.** All descend from a few examples per class, and the more are drawn, the more they
-  repeat themselves. Near duplicates within a task were dropped; what is alike in content but not in words was not.
-- **The classes are as frequent as they were asked for**, not as they are in the world.
-- Texts near one of the test split were dropped where the task had one. Nobody has looked for personal data: names and
-  numbers in the texts are made up by the model, or come from its training data or the examples.
+  repeat themselves. Near duplicates within a task were dropped; texts of similar content in other words were not.
+- **The class frequencies are those that were requested**, not those of real data.
+- Texts near one of the test split were dropped where the task had one. Nobody has checked the texts for personal data:
+  names and numbers in them are made up by the model, or come from its training data or the examples.
 """
 
 
@@ -150,7 +151,7 @@ def _introduction(tasks: Sequence[str], summary: CorpusSummary, manifest: Corpus
 def _annotator(manifest: CorpusManifest) -> str:
     annotate = manifest.settings.annotate
     if annotate.annotator == "none":
-        return "nobody: every well-formed text is believed to be what it was written for"
+        return "nobody: every well-formed text keeps the label that it was written for"
     if annotate.annotator == "adapters":
         return "adapters of the same model that were trained for each task"
     calibrated = "without calibration" if annotate.calibration == "none" else f"with {annotate.calibration} calibration"
@@ -203,12 +204,12 @@ def _sample(texts: Iterable[str]) -> list[str]:
 
 
 def _columns(folder: CorpusFolder, tasks: Sequence[str]) -> str:
-    lines = ["## Columns", "", "| columns | are |", "| --- | --- |"]
+    lines = ["## Columns", "", "| columns | meaning |", "| --- | --- |"]
     lines += [f"| `{names}` | {meaning} |" for names, meaning in COLUMNS.items()]
     if fields := [
         f"- {name}: {', '.join(input_fields)}" for name in tasks if (input_fields := folder.task(name).input_fields)
     ]:
-        lines += ["", "`text` has a line for each field of an input; `fields` has them apart:", "", *fields]
+        lines += ["", "`text` has a line for each field of an input; `fields` contains them separately:", "", *fields]
     lines += ["", "Labels, in the order of `probabilities`:", ""]
     lines += [f"- {task}: {', '.join(folder.task(task).label_names)}" for task in tasks]
     return "\n".join([*lines, ""])

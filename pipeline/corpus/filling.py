@@ -150,9 +150,7 @@ class CorpusFilling:
 
     def _tell_aside(self, files: Sequence[str]) -> None:
         shown = ", ".join(files[:3])
-        self._work.tell(
-            f"{len(files)} files that the journal does not have are put aside, in damaged/: {shown}", notice=True
-        )
+        self._work.tell(f"{len(files)} files that are not in the journal were moved to damaged/: {shown}", notice=True)
 
     def _sinks(self) -> Mapping[str, Sink]:
         """Return the sinks of the next pass: damaged shards if there are any, else all tasks that lack texts.
@@ -197,7 +195,9 @@ class CorpusFilling:
         of_card = msgspec.structs.replace(summary, classes=shown)
         if copy_name := write_card(files, of_card, readable if is_last else (), self._work.corpus):
             self._work.tell(
-                f"README.md had been changed: it is written anew, and what was there is in {copy_name}", notice=True
+                "README.md was changed after it was written: it is written again, and the changed one is kept as "
+                f"{copy_name}",
+                notice=True,
             )
         return summary, counts
 

@@ -39,7 +39,7 @@ JOURNAL_FILE = "journal.jsonl"
 ERRORS_FILE = "errors.jsonl"
 SHOTS_FILE = "shots.json"
 DAMAGED = "damaged"
-ANOTHER_TASK = "Give the task as data/{} has it, or another place (--out)."  # the remedy
+ANOTHER_TASK = "Use the task as it is in data/{}, or another folder (--out)."  # the remedy
 T = TypeVar("T")
 
 
@@ -58,8 +58,9 @@ class CorpusFolder(WorkFolder):
         links = sorted(place for entry in ours for place in (entry, *entry.rglob("*")) if place.is_symlink())
         if links:
             raise RunFolderError(
-                f"{links[0]} is a link, and a corpus is written into its own folder alone. Put what it leads to in its "
-                "place, or move the whole corpus: its folder itself may be a link."
+                f"{links[0]} is a link, but a corpus is written only inside its own folder. Replace the link with "
+                "what it points to, or move the whole corpus"
+                ": its folder itself may be a link."
             )
 
     def forget_unstarted(self, manifest: CorpusManifest) -> None:
@@ -125,8 +126,9 @@ class CorpusFolder(WorkFolder):
             raise
         except ValueError as error:
             raise RunFolderError(
-                f"{self.path / JOURNAL_FILE} was changed after it was written: {error}. Put it back, or make the "
-                "corpus anew in another folder (--out)."
+                f"{self.path / JOURNAL_FILE} was changed after it was written: {error}. Restore it, or create the "
+                "corpus again in another folder (--out)."
+                ""
             ) from error
 
     def resume(self, on_aside: Callable[[list[str]], object] = lambda files: None) -> dict[str, list[ShardRecord]]:

@@ -47,16 +47,19 @@ class ShardDamage:
         for shard, damage in damaged_shards:
             title = f"{self._files.path / shard.file} {damage}"
             if shard.file in self.faults:
-                raise RunFolderError(f"{title}, after it was made again. Look at the disk, or who else writes there.")
+                raise RunFolderError(
+                    f"{title}, after it was generated again. Check the disk, and whether another program writes there."
+                )
             if shard.task not in named:
                 raise RunFolderError(
-                    f"{title}. Put it back; or name the task {shard.task}, too (--tasks), and its texts are made again."
+                    f"{title}. Restore it; or also name the task {shard.task} (--tasks), and its texts are generated "
+                    "again."
                 )
         damaged: dict[str, set[str]] = {}
         for shard, damage in damaged_shards:
             damaged.setdefault(shard.task, set()).add(shard.file)
             self.faults[shard.file] = damage
-            self._tell(f"{shard.file} {damage}: its texts are made again")
+            self._tell(f"{shard.file} {damage}: its texts are generated again")
         return damaged
 
     def _tell(self, message: str) -> None:
@@ -169,7 +172,7 @@ class RepairSink:
             shard = self._remaining.popleft()
             self._folder.replace_shard(shard, records, rows, faults)
             self._judged = []
-            self._progress.report(task.name, f"{shard.file} is made again, {len(rows)} rows")
+            self._progress.report(task.name, f"{shard.file} is generated again, {len(rows)} rows")
 
     def write(self, *, only_due: bool = False) -> None:
         """Do nothing: `add` writes every shard as soon as it is judged."""

@@ -154,16 +154,17 @@ def _check(request: CorpusRequest) -> None:
     if settings.learns_soft:
         raise InputError(
             "A corpus has a label for each text, and these settings keep probabilities of all labels (annotate.targets "
-            "= soft). Leave that out, or take --preset corpus."
+            "= soft). Leave that out, or use --preset corpus."
         )
     if settings.annotate.annotator == "adapters" and not corpus.adapters:
         raise InputError(
-            "The annotator 'adapters' needs trained ones, and a corpus trains none: name their folder (--adapters), "
-            "or have the base model annotate (--annotator icl)."
+            "The annotator 'adapters' needs trained adapters, and a corpus trains none. Give their folder "
+            "(--adapters), or "
+            "have the base model annotate (--annotator icl)."
         )
     if settings.annotate.annotator != "adapters" and corpus.adapters:
         raise InputError(
-            f"Adapters were given, but the annotator is {settings.annotate.annotator!r}, which asks none. Add "
+            f"Adapters were given, but the annotator is {settings.annotate.annotator!r}, which uses none. Add "
             "--annotator adapters, or leave --adapters out."
         )
     check_confidence(settings)
@@ -182,7 +183,9 @@ def _brief(work: CorpusWork, task: Task, annotators: tuple[Annotator, ...], *, f
     elif stored_shots is not None and files.shots_hash(task.name) == value_hash(stored_shots):  # else they were edited
         shots = data.shots(work.settings)
         if shots != stored_shots:
-            work.tell(f"{task.name}: the labelled data was changed before anything was drawn, and counts as it is now")
+            work.tell(
+                f"{task.name}: the labelled data was changed before any text was drawn, so the current data is used"
+            )
             if forgets:
                 files.forget_task(task.name)
     check_shots(files, task.name, shots)

@@ -27,7 +27,9 @@ class CorpusSettings(Typed, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     def __post_init__(self) -> None:
         if self.format not in get_args(Format):
-            raise InputError(f"format {self.format!r} is none of a corpus. Allowed are {', '.join(get_args(Format))}.")
+            raise InputError(
+                f"format {self.format!r} is not a corpus format; allowed are {', '.join(get_args(Format))}."
+            )
         if not self.licence.isprintable() or not self.licence.strip():
             raise InputError(f"licence must be one line, such as apache-2.0; got {self.licence!r}.")
         if self.gpus_per_engine < 1:

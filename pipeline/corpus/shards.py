@@ -24,4 +24,4 @@ class ShardRecord(msgspec.Struct, frozen=True, kw_only=True):
         """Raise ValueError for a file outside ``data/``, because shards are overwritten and moved."""
         parts = Path(self.file).parts
         if self.file and (len(parts) < 3 or parts[0] != "data" or ".." in parts or not READ.fullmatch(parts[-1])):
-            raise ValueError(f"it names {self.file!r}, which is no shard in data/")
+            raise ValueError(f"it names {self.file!r}, which is not a shard in data/")

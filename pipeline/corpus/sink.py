@@ -126,15 +126,17 @@ def check_shots(folder: CorpusFolder, task: str, shots: Sequence[Example]) -> No
     if not folder.has(name):
         raise _missing(folder, task, SHOTS_FILE)
     raise RunFolderError(
-        f"{folder.path}/{name} was changed after texts were made from it, whose rows name its shots by number. Put it "
-        "back as it was, or make the task's texts anew in another folder (--out)."
+        f"{folder.path}/{name} was changed after texts were generated from it, and their rows refer to its shots by "
+        "number. Restore it, or generate the task's texts again in another folder (--out)."
+        ""
     )
 
 
 def _missing(folder: CorpusFolder, task: str, name: str) -> RunFolderError:
     return RunFolderError(
-        f"{folder.path}/tasks/{task}/{name} is missing, by which the texts in data/{task} were made. Put it back, or "
-        "make the task's texts anew in another folder (--out)."
+        f"{folder.path}/tasks/{task}/{name} is missing; the texts in data/{task} were generated from it. Restore it, "
+        "or generate the task's texts again in another folder (--out)."
+        ""
     )
 
 

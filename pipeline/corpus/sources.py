@@ -29,7 +29,7 @@ def annotators_of(task: Task, folder: Path, model: ResolvedModel) -> tuple[Annot
     InputError if there is no such adapter, and AdapterError for a card that cannot be read or has other label words.
     """
     if not folder.is_dir():
-        raise InputError(f"no such folder of adapters: {folder}. Name one that is there (--adapters).")
+        raise InputError(f"no such folder of adapters: {folder}. Give an existing one (--adapters).")
     annotators = {}
     for card_file in sorted(card for pattern in CARDS for card in folder.glob(pattern)):
         card = load_card(card_file.parent)

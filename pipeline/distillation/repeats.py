@@ -50,4 +50,4 @@ def contradiction_notes(texts: dict[str, str], noun: str, fate: str) -> list[str
     if not texts:
         return []
     first = clipped(" ".join(next(iter(texts.values())).split()), 60)
-    return [f"{counted(len(texts), noun)} with different answers of a person, such as {first!r}: {fate}"]
+    return [f"{counted(len(texts), noun)} with different answers from a person, such as {first!r}: {fate}"]

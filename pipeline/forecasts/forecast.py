@@ -214,7 +214,7 @@ def make_forecast(
     except Exception as error:  # of any kind: a failed forecast must not prevent a run
         if anew:
             raise
-        on_event(Event(stage="forecast", message=f"none, for this machine could not be measured: {error}"))
+        on_event(Event(stage="forecast", message=f"none, because this machine could not be measured: {error}"))
         return None
 
     def side_by_side(trainings: int) -> int:

@@ -108,8 +108,8 @@ class TokenCounts:
         if longest + answer <= room:
             return ""
         return (
-            f"{self.task.name}: prompts that draw texts show as many shots of their class as fit, not all; with all, "
-            f"and {answer} tokens for a text, the longest takes {longest + answer} tokens, and {room} are allowed"
+            f"{self.task.name}: generation prompts show as many shots of their class as fit, not all; with all, and "
+            f"{answer} tokens for a text, the longest takes {longest + answer} tokens, and {room} are allowed"
         )
 
     def _annotation_note(self, chat: ChatTurns | None) -> str:

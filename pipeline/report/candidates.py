@@ -58,7 +58,7 @@ def short_classes(data: ReportData) -> str:
     short = [f"{name} with {kept[name]:,}" for name in data.task.label_names if kept[name] < wanted]
     if not (short and reason_figure(data)):
         return ""
-    return f"Short of the {wanted:,} texts that were asked for of each class (--allow-short): {shorten(short)}."
+    return f"Classes with fewer than the requested {wanted:,} texts (--allow-short): {shorten(short)}."
 
 
 def own_texts(data: ReportData) -> str:
@@ -72,8 +72,8 @@ def own_texts(data: ReportData) -> str:
         if reason != "kept" and (number := data.unlabelled.get(reason, 0))
     ]
     kept = data.unlabelled.get("kept", 0)
-    learnt = f"Of {total:,} texts without labels, {kept:,} are learnt as the annotators read them"
-    learnt += f", and {data.labelled:,} as a person labelled them." if data.labelled else "."
+    learnt = f"Of {total:,} texts without labels, {kept:,} are used for training with labels from the annotators"
+    learnt += f", and {data.labelled:,} with labels from a person." if data.labelled else "."
     return f"{learnt} Left out: {', '.join(left_out)}." if left_out else learnt
 
 

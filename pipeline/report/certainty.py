@@ -32,13 +32,13 @@ def certainty_part(certainty: Certainty | None) -> dict[str, Any]:
         lines.append(
             f"With --none-of-these, {per_cent(scope.false_rejects)} % of {count(scope.num_texts)} held-out texts of "
             f"the task get no label, and {per_cent(scope.false_accepts)} % of {count(scope.num_others)} texts of other "
-            "subjects get one all the same."
+            "subjects get one anyway."
         )
     curve = certainty.coverage
     if curve is None:
         return {"lines": lines, "rows": [], "plot": ""}
     counted = f"Accuracy against coverage is from {count(curve.num_texts)} texts"
-    estimated = ", as other adapters read them: an estimate" if curve.source == "held-out texts" else ""
+    estimated = ", classified by other adapters: an estimate" if curve.source == "held-out texts" else ""
     lines.append(f"{counted} ({curve.source}{estimated}).")
     rows = [min(curve.points, key=lambda point: abs(point.coverage - share)) for share in SHOWN]
     points = [(100 * point.coverage, 100 * point.accuracy) for point in curve.points]

@@ -51,7 +51,7 @@ class Certainty(msgspec.Struct, frozen=True, kw_only=True):
     """How far a classifier's probabilities can be trusted: calibration, coverage curve and scope."""
 
     calibrated_on: str = ""  # "": it is not calibrated
-    uncalibrated_because: str = "nothing was held out that could tell how sure to be"
+    uncalibrated_because: str = "no texts were held out for it"
     temperature: float = 1.0
     coverage: CoverageCurve | None = None
     scope: Scope | None = None

@@ -45,11 +45,11 @@ def student_facts(
     }
     if result.held_out_agreement is not None:
         agreement = per_cent(result.held_out_agreement)
-        facts["same label as the teacher"] = f"{agreement} % of {count(result.held_out)} texts that were not learnt"
+        facts["same label as the teacher"] = f"{agreement} % of {count(result.held_out)} texts not used for training"
     if scores and scores.seconds:
         facts["speed, all test texts at once"] = f"{count(scores.n / scores.seconds)} texts/s on this machine"
     if alone_s is not None:
-        facts["a text by itself, median"] = duration(alone_s)
+        facts["one text at a time, median"] = duration(alone_s)
     for parity in onnx:
         same = f"{count(parity.texts - parity.other_labels)} of {count(parity.texts)}"
         facts[parity.file] = f"{parity.megabytes:,.1f} MB, the same label on {same} texts"

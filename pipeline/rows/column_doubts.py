@@ -63,12 +63,12 @@ def _several_texts(table: Table, search: ColumnSearch) -> str:
     """Return what to do if several columns hold texts; "" if they do not."""
     texts = search.texts
     if len(texts) == len(table.columns) > 1 and not any(text.strip().lower() in TEXT_NAMES for text in texts):
-        return " If each column is a class with its texts in it, write a row for each text: its text, its label."
+        return " If each column is a class with its texts, write one row per text, with the text and its label."
     if len(texts) < 2 or search.chosen_texts:
         return ""
     fields = " ".join(f"--field {shlex.quote(column)}" for column in texts[:4])
     return (
-        " Several --text-column are joined to one text. To keep them apart, as a premise and a hypothesis are: "
+        " Several --text-column are joined into one text. To keep them separate, such as a premise and a hypothesis: "
         f"{fields}."
     )
 
@@ -95,7 +95,7 @@ def _unseparated(table: Table) -> str:
     is_csv = KINDS.get(PurePath(table.path).suffix.lower()) == "csv"
     if len(table.columns) > 1 or not is_csv or not re.search(r"\W", table.columns[0]):
         return ""
-    return " If this is several columns, write what separates them into a first line of its own, such as sep=^ ."
+    return " If these are several columns, write their separator on a first line of its own, such as sep=^ ."
 
 
 def _nested(table: Table) -> str:
@@ -108,6 +108,6 @@ def _nested(table: Table) -> str:
         return " This is Label Studio's whole export: take its CSV or JSON-MIN export."
     holds = "holds" if len(nested) == 1 else "hold"
     return (
-        f" {', '.join(map(repr, nested))} {holds} lists or objects: take text and label out of them, so that a row "
-        'reads {"text": "...", "label": "..."}.'
+        f" {', '.join(map(repr, nested))} {holds} lists or objects: extract text and label, so that a row "
+        'is {"text": "...", "label": "..."}.'
     )

@@ -217,7 +217,7 @@ def _verdict_column(table: Table, columns: Sequence[str], choice: str) -> str:
     if columns and not is_sure:
         raise InputError(
             f"{table.path}: {' and '.join(with_value(table, column) for column in columns)} may say which labels a "
-            f"person rejected. Then give --verdict-column {shlex.quote(columns[0])}: only accepted rows are used, "
-            "the others counted. If not, give --verdict-column none."
+            f"person rejected. If so, give --verdict-column {shlex.quote(columns[0])}: only accepted rows are used, "
+            "and the others are counted. If not, give --verdict-column none."
         )
     return columns[0] if columns else ""

@@ -119,7 +119,7 @@ def label_rows(task: Task, table: Table) -> tuple[list[Lined], list[TaskFault]]:
             f"others, set {keys} and $.data.label_column. If {no} line names the columns, {do} $.data.header = false."
         )
         if missing == [source.label_column]:
-            remedy += " Rows without labels are neither learnt nor measured: leave such a file away."
+            remedy += " Rows without labels cannot be used for training or testing: remove such a file."
         return [], [error(table.path, problem, remedy)]
     rows, faults = read_rows(task, table)
     gone = {line: example.label for line, example in rows if example.label in (source.leave_out or ())}
@@ -135,7 +135,7 @@ def label_rows(task: Task, table: Table) -> tuple[list[Lined], list[TaskFault]]:
     faults += [
         warning(
             table.path,
-            f"the column {column!r} says which rows a person rejected; they are used all the same.",
+            f"the column {column!r} says which rows a person rejected; they are used anyway.",
             f"Remove them, or make the task with: fourshot tasks new TABLE --verdict-column {shlex.quote(column)}",
         )
         for column in verdict_columns(table)
@@ -196,7 +196,7 @@ def find_labels(source: DataSource, table: Table, value: Any, label_of: Mapping[
     if class_names and value == -1:  # how `datasets` marks a row without a label
         return LabelCell(())
     if class_names and isinstance(value, int) and not isinstance(value, bool):
-        raise ValueError(f"the class number {value}, and the file has names for 0 to {len(class_names) - 1}")
+        raise ValueError(f"the class number {value}, but the file has names for 0 to {len(class_names) - 1}")
     if key in label_of and isinstance(value, str):
         return LabelCell((source.label_values.get(key, label_of[key]),))
     if isinstance(value, bool):  # it has no spelling of its own: the label may be called True, true or TRUE
@@ -280,5 +280,5 @@ def _unknown_label(task: Task, table: Table, value: str, lines: list[int]) -> Ta
         remedy = "Fill it in, or remove the rows."
     if value in ("-1", "") and len(lines) == len(table.rows):
         problem = f"{subject} ({counted(len(lines), 'row')}) and no other: the split has no labels, and {labels}"
-        remedy = 'Public test splits often are not. Name a split with labels, such as $.data.test_split = "validation".'
+        remedy = 'Public test splits often have none. Name one with labels, such as $.data.test_split = "validation".'
     return error(f"{table.path}:{shorten(lines, 3)}", problem, remedy)

@@ -139,7 +139,7 @@ def as_text(task: Task, raw: Given) -> str:
             raise InputError(f"{raw[:60]!r} is not valid JSON: {failure}. Give an object such as {example}") from None
     if not isinstance(values, Mapping):
         raise InputError(
-            f"an input of the task {task.name} is an object of the fields {', '.join(fields)}, got the text "
+            f"an input of the task {task.name} is an object with the fields {', '.join(fields)}, got the text "
             f"{str(raw)[:60]!r}. Give one such as {example}"
         )
     for key in values:
@@ -149,7 +149,7 @@ def as_text(task: Task, raw: Given) -> str:
     for field in fields:
         value = values.get(field)
         if not isinstance(value, str) or not value.strip() or UNSEEN.fullmatch(value.strip()):
-            lack = "is missing" if field not in values else "is blank" if isinstance(value, str) else "is no string"
+            lack = "is missing" if field not in values else "is blank" if isinstance(value, str) else "is not a string"
             raise InputError(f"the field {field!r} {lack}; got {_keys(values)}. Give one such as {example}")
     return join_fields(fields, values)
 

@@ -43,7 +43,7 @@ def check_cells(
         except (pyarrow.ArrowException, OverflowError) as failure:
             kinds = shorten(sorted({type(cell).__name__ for cell in cells if cell is not None}))
             raise InputError(
-                f"{out}: Parquet cannot hold the column {column!r} ({kinds}): {str(failure).splitlines()[0]}. Nothing "
+                f"{out}: Parquet cannot store the column {column!r} ({kinds}): {str(failure).splitlines()[0]}. Nothing "
                 f"was written. Give --out {out.with_suffix('.jsonl')} or a .csv, or give the column one type."
             ) from None
 
@@ -68,7 +68,7 @@ def _check_nul(out: Path, columns: Sequence[str], rows: Iterable[Mapping[str, An
             if isinstance(cell := row.get(column), str) and "\0" in cell:
                 place = f"row {number} of the column {column!r}" if number else f"the name {column!r}"
                 raise InputError(
-                    f"{out}: CSV cannot hold NUL characters, and {place} has one. Nothing was written. Give --out "
+                    f"{out}: CSV cannot store NUL characters, but {place} has one. Nothing was written. Give --out "
                     f"{out.with_suffix('.jsonl')}, or remove them from the table."
                 )
 
@@ -78,7 +78,7 @@ def _check_infinite(out: Path, columns: Sequence[str], rows: Iterable[Mapping[st
     for number, row in enumerate(rows, start=1):
         if infinite := [column for column in columns if _is_infinite(row.get(column))]:
             raise InputError(
-                f"{out}: JSON cannot hold infinite numbers, and row {number} of the column {infinite[0]!r} has one. "
+                f"{out}: JSON cannot store infinite numbers, but row {number} of the column {infinite[0]!r} has one. "
                 f"Nothing was written. Give --out {out.with_suffix('.csv')}, or remove it from the table."
             )
 

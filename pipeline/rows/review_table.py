@@ -115,7 +115,7 @@ def read_review(path: Path, rows: Sequence[ReviewRow], task: Task) -> dict[str, 
         problem = (
             f"no column {' and '.join(map(repr, missing))}; the columns are {', '.join(map(repr, table.columns))}."
         )
-        raise_errors([error(path, problem, f"Put it back, as it was written: {', '.join(columns)}.")])
+        raise_errors([error(path, problem, f"Restore it as it was written: {', '.join(columns)}.")])
     written = {row.id: row for row in rows}
     answers: dict[str, ReviewAnswer] = {}
     faults: list[TaskFault] = []
@@ -126,10 +126,10 @@ def read_review(path: Path, rows: Sequence[ReviewRow], task: Task) -> dict[str, 
         name = entry["id"].strip()
         place = f"{path}:{line}"
         if name not in written:
-            remedy = "Rows cannot be added here: put texts of your own into the training data. Remove the row."
-            faults.append(error(place, f"the id {name!r} is not one that was written.", remedy))
+            remedy = "Rows cannot be added here. Remove the row, and add texts of your own to the training data."
+            faults.append(error(place, f"the id {name!r} is not in the table that was written.", remedy))
         elif name in answers:
-            faults.append(error(place, f"the id {name!r} stands there twice.", "Remove one of the rows."))
+            faults.append(error(place, f"the id {name!r} occurs twice.", "Remove one of the rows."))
         else:
             answers[name] = _answer(place, entry, written[name], texts, task, faults)
     raise_errors(faults)
@@ -149,7 +149,7 @@ def _answer(
         if retyped(visible(entry[name])) != retyped(visible(shown)):
             was = json.dumps(shown if len(shown) < 80 else shown[:77] + "...", ensure_ascii=False)
             problem = f"the {name} of {row.id} was changed; only label and keep may be."
-            faults.append(error(place, problem, f"Put it back, or delete the row: {was}"))
+            faults.append(error(place, problem, f"Restore it, or delete the row: {was}"))
     keep_cell = retyped(entry["keep"]).casefold()
     if keep_cell not in (*YES, *NO):
         faults.append(error(place, f"keep is {entry['keep']!r}; allowed are yes and no.", "Write one of them."))
@@ -160,7 +160,7 @@ def _answer(
         label_cell = entry["label"].strip()
         faults.append(error(place, f"unknown label {label_cell!r}; {allowed}", nearest(label_cell, task.label_names)))
     elif not label and row.label and keep:
-        faults.append(error(place, "the label is gone.", "Put one in, or say no under keep."))
+        faults.append(error(place, "the label is missing.", "Enter one, or write no in the column keep."))
     return ReviewAnswer(label=label or "", keep=keep)
 
 
@@ -188,7 +188,7 @@ def check_alone(path: Path, *endings: str) -> None:
     if copies := sorted(file.name for file in beside if file.suffix not in endings and _is_copy(file.name, path)):
         kind = f"{path.suffix.removeprefix('.').upper()} (UTF-8)" if path.suffix in (".csv", ".tsv") else "JSON Lines"
         raise InputError(
-            f"{path.parent} has {', '.join(copies)}. A person's answers are read from {path.name} alone: save the "
+            f"{path.parent} has {', '.join(copies)}. Answers are read only from {path.name}: save the "
             f"table as {kind} under this name, and move the others away."
         )
 
@@ -206,9 +206,9 @@ def corrections(table_name: str, texts: Iterable[str], out: str, remaining_texts
     """Return notes on texts of ``table_name`` that a person removed from ``out``, and on texts added there."""
     before, after = (Counter(map(normalised_text, table_texts)) for table_texts in (texts, remaining_texts))
     gone, new = (before - after).total(), (after - before).total()
-    notes = [f"{counted(gone, 'text')} of {table_name} not in {out} any more, and not learnt"] if gone else []
+    notes = [f"{counted(gone, 'text')} of {table_name} no longer in {out}, and not used for training"] if gone else []
     return notes + (
-        [f"{counted(new, 'text')} in {out} not of {table_name}: added or changed, and learnt"] if new else []
+        [f"{counted(new, 'text')} in {out} not of {table_name}: added or changed, and used for training"] if new else []
     )
 
 

@@ -61,7 +61,7 @@ def _doubtful_classes(place: str, examples: Sequence[Example]) -> list[TaskFault
     joined = perhaps_joined(counts)
     others = f" {len(joined) - MOST_JOINED} other classes may be, too." if len(joined) > MOST_JOINED else ""
     doubts |= dict.fromkeys(joined[:MOST_JOINED], f"Are these several labels?{others} {ONE_LABEL}")
-    too_long = "Its name has {:,} characters, and stands in each prompt. Is this the column of labels?"
+    too_long = "Its name has {:,} characters, and is part of each prompt. Is this the column of labels?"
     doubts |= {name: too_long.format(len(name)) for name in counts if len(name) > LONG_NAME}
     return [
         warning(place, f"{clipped(name, LONG_NAME)!r} became a class of {counted(counts[name], 'row')}.", doubt)
@@ -109,7 +109,7 @@ def _no_texts(table: Table, columns: Columns, examples: Sequence[Example]) -> li
         faults.append(warning(place, problem, "If there is no text, remove these rows."))
     if len(texts) > 1 and all(map(_PATH.fullmatch, texts)):
         problem = f"each text is a path or an address, such as {clipped(texts[0], LONG_NAME)!r}."
-        faults.append(warning(place, problem, "It is read as it is. If the texts are there, put them into the table."))
+        faults.append(warning(place, problem, "It is used as it is. If the texts are there, put them into the table."))
     return faults
 
 
@@ -119,7 +119,7 @@ def _dates(place: str, examples: Sequence[Example]) -> list[TaskFault]:
     if not names:
         return []
     become = "became a class" if len(names) == 1 else "became classes"
-    doubt = "Did a spreadsheet make them of labels such as 1-4? Then put these back, in cells of the format Text."
+    doubt = "Did a spreadsheet convert labels such as 1-4? Then enter these again, in cells of the format Text."
     return [warning(place, f"{shorten(map(repr, names))} {become}: dates.", doubt)]
 
 
@@ -134,7 +134,7 @@ def _slips(place: str, examples: Sequence[Example]) -> list[TaskFault]:
         near = difflib.get_close_matches(name, [other for other in alike if not other.endswith(name)], 1, _ALIKE)
         if near:
             problem = f"{name!r} became a class of {counted(counts[name], 'row')}."
-            faults.append(warning(place, problem, f"Is it {near[0]!r}? Then write it so."))
+            faults.append(warning(place, problem, f"Is it {near[0]!r}? Then write it the same way."))
     return faults
 
 
@@ -144,4 +144,4 @@ def _misread(table: Table, examples: Sequence[Example]) -> list[TaskFault]:
     if not places:
         return []
     problem = f"{counted(len(places), 'row')} with signs of another encoding, such as {places[0]!r}."
-    return [warning(table.path, problem, "Export the table again as UTF-8, or put the letters back.")]
+    return [warning(table.path, problem, "Export the table again as UTF-8, or correct the letters.")]

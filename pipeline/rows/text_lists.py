@@ -15,7 +15,7 @@ def checked_texts(texts: Iterable[Given], function: str) -> list[Given]:
     """Return `listed_texts`. Also raises InputError if one is blank."""
     listed = listed_texts(texts, function)
     if blank := [index for index, text in enumerate(listed) if isinstance(text, str) and not re.search(VISIBLE, text)]:
-        raise InputError(f"{function} has nothing to read in the texts at {blank[:5]}. Leave blank texts out.")
+        raise InputError(f"{function} got blank texts at {blank[:5]}. Leave them out.")
     return listed
 
 
@@ -45,8 +45,8 @@ def listed_texts(texts: Iterable[Given], function: str) -> list[Given]:
     listed = [plain(text) for text in items]
     if none := [index for index, text in enumerate(listed) if not isinstance(text, str | Mapping)]:
         raise InputError(
-            f"the input at {none[0]} is {listed[none[0]]!r:.60}, which is no text ({len(none)} such). Give strings, or "
-            "objects of a task's fields, and leave missing values out."
+            f"the input at {none[0]} is {listed[none[0]]!r:.60}, which is not a text ({len(none)} such). Give "
+            "strings, or objects of a task's fields, and leave missing values out."
         )
     return listed
 

@@ -155,7 +155,7 @@ def input_columns_of(path: Path, columns: Sequence[str], text_column: str | None
         if missing := [field for field in task.input_fields if field not in columns]:
             raise InputError(
                 f"{path} has no column {' and '.join(map(repr, missing))}; the columns are {column_names}. An input of "
-                f"{task.name} has the fields {', '.join(task.input_fields)}: name a column after each."
+                f"{task.name} has the fields {', '.join(task.input_fields)}: give each a column of its name."
             )
         return task.input_fields
     usual = task.data.text_column if task else "text"
@@ -239,7 +239,7 @@ def named_by_first_line(path: Path, columns: Sequence[str], text_column: str | N
     name = text_column or columns[0]
     is_plain = not _may_be_a_text(name) if text_column else len(columns) > 1
     is_plain = is_plain or name.strip().lower() in TEXT_NAMES | PART_NAMES or not _has_a_line_of_names(path)
-    return "" if is_plain else f"the first line, {name!r}, was taken for the name of the column"
+    return "" if is_plain else f"the first line, {name!r}, was used as the name of the column"
 
 
 def _has_a_line_of_names(path: Path) -> bool:

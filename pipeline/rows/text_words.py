@@ -51,7 +51,7 @@ def check_unicode(texts: Iterable[str]) -> None:
         try:
             text.encode()
         except UnicodeEncodeError as error:
-            raise InputError(f"a text has characters that are no Unicode: {error}. Decode it as UTF-8 first.") from None
+            raise InputError(f"a text is not valid Unicode: {error}. Decode it as UTF-8 first.") from None
 
 
 def has_unspaced(text: str) -> bool:
@@ -171,9 +171,9 @@ class CutTexts(msgspec.Struct, frozen=True, kw_only=True):
             f"words (the longest {self.longest:,})"
         )
         if self.long_texts == "windows":
-            return f"{start}: answered in parts of {self.max_text_words} words. Of those that are learnt, the first is."
+            return f"{start}: classified in parts of {self.max_text_words} words. Training uses only the first part."
         part = {"cut": "end", "middle": "middle"}[self.long_texts]
-        return f"{start}: the {part} is not read, {self.left_out:,} of {self.words:,} words."
+        return f"{start}: the {part} is not used, {self.left_out:,} of {self.words:,} words."
 
 
 def cut_texts(texts: Iterable[str], max_words: int = MAX_TEXT_WORDS, long_texts: LongTexts = "cut") -> CutTexts:

@@ -15,9 +15,7 @@ UNFINISHED = ".unfinished"  # added to the name of a table: the folder of its an
 def unfinished_folder(out: Path) -> Path:
     """Return the folder of the answers until the table is written. Raises InputError if ``out`` is a folder."""
     if out.is_dir():
-        raise InputError(
-            f"{out} is a folder, and the table needs a name: give a file, such as --out {out / 'out.csv'}."
-        )
+        raise InputError(f"{out} is a folder, but a file is needed. Give one, such as --out {out / 'out.csv'}.")
     return out.with_name(f"{out.name}{UNFINISHED}")
 
 

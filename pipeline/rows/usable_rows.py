@@ -25,20 +25,20 @@ from fourshot.pipeline.task import DataSource, Example
 
 WHAT = {  # reason -> what completes "3 rows ..."
     "empty_text": "without a text",
-    "not_text": "whose text is no string",
+    "not_text": "whose text is not a string",
     "no_label": "without a label",
-    "not_label": "whose label is an object, a nested list or nothing that has a name",
+    "not_label": "whose label is an object, a nested list or a value without a name",
     "several_labels": "with several labels",
     "marked_missing": "with a label that means none (--missing-label)",
     "duplicate": "repeating an earlier text with the same label",
     "contradiction": "with a text that has two different labels",
 }
 REFUSED = {  # reason -> the finding, and what to do other than leaving such rows out
-    "not_text": ("a text that is no string", "Is it the text column?"),
+    "not_text": ("a text that is not a string", "Is it the text column?"),
     "no_label": ("no label", "Fill it in, or remove the rows."),
     "not_label": (
         "no label that can be read",
-        "Write one as a string or a number, not as an object or a nested list; of several annotators, a row each.",
+        "Write one as a string or a number, not as an object or a nested list. With several annotators, a row each.",
     ),
     "several_labels": ("several labels", ONE_LABEL),
 }
@@ -83,13 +83,13 @@ def usable_rows(table: Table, choices: TableChoices) -> UsableRows:
     if blank_lines:
         what = f"{counted(len(blank_lines), 'text')} with a blank part{_at(table, blank_lines)}"
         where = f"{table.path}: column {' and '.join(map(repr, columns.texts))}"
-        notices.append(note(where, f"{what}: the others alone are read."))
+        notices.append(note(where, f"{what}: only the other parts are used."))
     joined = joined_labels({example.label for _, example in rows})
     out["several_labels"] += [line for line, example in rows if example.label in joined]
     _refuse(table, columns, out, choices, joined)
     rows, renamed = _in_one_spelling([row for row in rows if row[1].label not in joined], choices.merge_labels)
     notices += [
-        note(place, f"{old!r} was taken as {new!r} in {counted(len(lines), 'row')}{_at(table, lines)}.")
+        note(place, f"{old!r} was read as {new!r} in {counted(len(lines), 'row')}{_at(table, lines)}.")
         for (old, new), lines in renamed.items()
     ]
     split = clean("train", table.path, rows)
@@ -188,7 +188,7 @@ def _refuse(
             sample = " ".join(str(cell).split())[:LONG_NAME]
             such = f", such as {sample!r}" if sample and (reason != "no_label" or isinstance(cell, str)) else ""
             if such and reason == "no_label":
-                remedy += " If it is a class, call it otherwise."
+                remedy += " If it is a class, rename it."
             faults.append(
                 f"{table.path}: {finding} in {table.unit} {shorten(lines)} "
                 f"({counted(len(lines), 'row')}, column {column}{such}). {remedy}"
@@ -198,11 +198,11 @@ def _refuse(
     if joined:
         name, parts = next(iter(joined.items()))
         faults.append(
-            f"{name!r} was taken for {' and '.join(map(repr, parts))}, which are labels too. If it is a class of its "
-            "own, give it a name without the sign between them."
+            f"{name!r} was read as {' and '.join(map(repr, parts))}, which are labels too. If it is a class of its "
+            "own, give it a name without the separator."
         )
     faults += [str(notice) for notice in table.notices if notice.severity == "warning"]  # they may say why
-    raise InputError("\n".join([*faults, "To leave such rows out, and have them counted: --skip-broken."]))
+    raise InputError("\n".join([*faults, "To leave out and count such rows: --skip-broken."]))
 
 
 def _in_one_spelling(rows: Sequence[Lined], merge: bool) -> tuple[list[Lined], dict[tuple[str, str], list[int]]]:
@@ -225,8 +225,8 @@ def _in_one_spelling(rows: Sequence[Lined], merge: bool) -> tuple[list[Lined], d
                 doubts[" and ".join(map(repr, sorted(names)))] = names[0]
     if doubts:
         raise InputError(
-            f"labels that read the same: {'; '.join(doubts)}. Write each class in one way only, or rename one. To make "
-            f"them one class each, called {', '.join(map(repr, doubts.values()))}: --merge-labels."
+            f"labels that read the same: {'; '.join(doubts)}. Write each class in one way only, or rename one. To "
+            f"merge them into the classes {', '.join(map(repr, doubts.values()))}: --merge-labels."
         )
     renamed: dict[tuple[str, str], list[int]] = defaultdict(list)
     for line, example in rows:
@@ -237,8 +237,8 @@ def _in_one_spelling(rows: Sequence[Lined], merge: bool) -> tuple[list[Lined], d
 
 def _skipped_for_name(table: Table, columns: Columns) -> list[TaskFault]:
     """Return a note about columns with suitable contents that were not used because of their names."""
-    problem = f"not taken for texts or labels, because of their names: {shorten(map(repr, columns.skipped_for_name))}."
-    remedy = "If one is meant: --text-column NAME, --label-column NAME."
+    problem = f"not used as texts or labels, because of their names: {shorten(map(repr, columns.skipped_for_name))}."
+    remedy = "To use one: --text-column NAME, --label-column NAME."
     return [note(table.path, problem, remedy)] if columns.skipped_for_name else []
 
 
@@ -247,4 +247,4 @@ def _unused(place: str, out: Lines, choices: TableChoices) -> list[TaskFault]:
     if not choices.missing_labels or out.get("marked_missing"):
         return []
     names = " or ".join(map(repr, choices.missing_labels))
-    return [warning(place, f"no label is {names}, as --missing-label says.", "Is it written so?")]
+    return [warning(place, f"no label is {names}, as --missing-label says.", "Check its spelling.")]

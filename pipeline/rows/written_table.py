@@ -19,7 +19,7 @@ WRITTEN = (".jsonl", ".csv", ".tsv", ".parquet")
 def check_written(out: Path, columns: Sequence[str], more: Sequence[str]) -> None:
     """Raise InputError if ``out`` exists, its format is not supported, or ``columns`` contains one of ``more``."""
     if out.exists():
-        raise InputError(f"{out} is there already; nothing was written. Give another --out, or remove it.")
+        raise InputError(f"{out} already exists; nothing was written. Give another --out, or remove it.")
     if out.suffix.lower() not in WRITTEN:
         raise InputError(f"cannot write a {out.suffix or 'nameless'} file ({out}); allowed are {', '.join(WRITTEN)}.")
     check_added(columns, more)
@@ -29,7 +29,7 @@ def check_added(columns: Sequence[str], more: Sequence[str]) -> None:
     """Raise InputError if ``columns`` contains one of ``more``, the columns to be added."""
     if clashes := [column for column in more if column in columns]:
         raise InputError(
-            f"the table has a column {' and '.join(map(repr, clashes))}, which is what would be added. Rename it first."
+            f"the table already has a column {' and '.join(map(repr, clashes))}, which would be added. Rename it first."
         )
 
 

@@ -21,10 +21,10 @@ EARLIER_NAMES = {  # dotted -> what to do now
     "train.epochs": "A training's length is 'train.num_epochs', between 'train.min_steps' and 'train.max_steps'.",
     "train.seed": "Trainings are seeded by 'seed'.",
     "annotate.fold_passes": "It is called 'annotate.fold_epochs' now.",
-    "sampling.n": "It was never read; completions per candidate are 'generate.keep_likelier_of'.",
-    "sampling.stop": "It was never read; a text ends with its line.",
-    "sampling.seed": "It was never read; texts are seeded by 'seed'.",
-    "sampling.max_tokens": "It was never read; the length of a text is bounded by 'generate.max_tokens'.",
+    "sampling.n": "It never had an effect; completions per candidate are 'generate.keep_likelier_of'.",
+    "sampling.stop": "It never had an effect; a text ends with its line.",
+    "sampling.seed": "It never had an effect; texts are seeded by 'seed'.",
+    "sampling.max_tokens": "It never had an effect; the length of a text is bounded by 'generate.max_tokens'.",
 }
 
 

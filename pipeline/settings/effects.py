@@ -55,20 +55,20 @@ def unused_in_run(settings: RunSettings, *, has_unlabelled: bool) -> list[Unused
     if annotate.annotator == "icl":
         unused.append(Unused(OF_COMMITTEE, "annotate.annotator is 'icl'"))
     else:
-        unused.append(Unused(["annotate.calibration"], "it is of annotate.annotator 'icl'"))
+        unused.append(Unused(["annotate.calibration"], "only for annotate.annotator 'icl'"))
         if not annotate.folds:
             unused.append(Unused(OF_FOLDS, "annotate.folds is 0"))
     if settings.learns_soft:
-        unused.append(Unused([SELF_TRAINING], "probabilities are learnt, not labels"))
+        unused.append(Unused([SELF_TRAINING], "training uses probabilities, not labels"))
     else:
-        unused.append(Unused(OF_PROBABILITIES, "labels are learnt, not probabilities"))
+        unused.append(Unused(OF_PROBABILITIES, "training uses labels, not probabilities"))
     return unused
 
 
 def _ruled_out(settings: RunSettings) -> Iterator[Unused]:
     """Yield the settings that other settings rule out in every command."""
     if settings.variety.shots_shown >= settings.k:
-        yield Unused(["variety.shots_shown"], "prompts show all k shots of a class as it is")
+        yield Unused(["variety.shots_shown"], "prompts show all k shots of a class already")
     if settings.train.min_warmup_steps and not settings.train.warmup:
         yield Unused(["train.min_warmup_steps"], "train.warmup is 0")
 
@@ -80,11 +80,11 @@ def unused_in_corpus(settings: RunSettings) -> list[Unused]:
     unused = [
         Unused([*OF_TRAINING, *OF_PROBABILITIES, SELF_TRAINING, "test_limit"], "a corpus trains and measures nothing"),
         *_ruled_out(settings),
-        Unused(["unlabelled"], "a corpus reads its own texts alone"),
-        Unused([*OF_COMMITTEE, "annotate.wordings"], f"read by {who or 'nobody'}" + " alone" * bool(who)),
+        Unused(["unlabelled"], "a corpus contains only its own texts"),
+        Unused([*OF_COMMITTEE, "annotate.wordings"], f"annotated by {who or 'nobody'}" + " alone" * bool(who)),
     ]
     if annotator != "icl":
-        unused.append(Unused(["annotate.calibration", "base_verbalizer"], "these are of annotate.annotator 'icl'"))
+        unused.append(Unused(["annotate.calibration", "base_verbalizer"], "only for annotate.annotator 'icl'"))
     return unused
 
 
@@ -93,21 +93,21 @@ def unused_by_teacher(settings: RunSettings, *, writes: bool) -> list[Unused]:
     annotate = settings.annotate
     keeps_folds = bool(annotate.folds) and annotate.num_annotators == annotate.folds
     unused = [
-        Unused(["unlabelled", "generate.per_class"], "--unlabelled and --generate say what is learnt"),
+        Unused(["unlabelled", "generate.per_class"], "--unlabelled and --generate determine the training texts"),
         Unused(
             ["wording", "calibrate", "train.held_out", SELF_TRAINING, *OF_PROBABILITIES[:-1]],
-            "the classifier is a student of its own",
+            "the classifier is a separate student",
         ),
     ]
     if not keeps_folds:
-        unused.append(Unused(["annotate.folds", *OF_FOLDS, "shot_weight"], "this teacher learns the shots alone"))
+        unused.append(Unused(["annotate.folds", *OF_FOLDS, "shot_weight"], "this teacher is trained only on the shots"))
     if not (writes or keeps_folds):
         names = [*OF_WRITING, "annotate.targets", "annotate.confidence", "annotate.average"]
         unused.append(Unused(names, "the teacher writes no texts"))
     if annotate.annotator == "icl":
         unused.append(Unused([*OF_COMMITTEE, "annotate.wordings"], "annotate.annotator is 'icl'"))
     else:
-        unused.append(Unused(["annotate.calibration"], "it is of annotate.annotator 'icl'"))
+        unused.append(Unused(["annotate.calibration"], "only for annotate.annotator 'icl'"))
     return unused
 
 
@@ -124,14 +124,14 @@ def unused_with_teacher(settings: RunSettings, *, is_remote: bool, has_shots: bo
         ]
     unused = [
         Unused([*OF_TRAINING, *OF_ENGINE, *of_annotating], "the teacher is not trained here"),
-        Unused(["unlabelled", "generate.per_class"], "--unlabelled and --generate say what is learnt"),
+        Unused(["unlabelled", "generate.per_class"], "--unlabelled and --generate determine the training texts"),
     ]
     if not draws:
         unused.append(Unused([*OF_WRITING, "filter"], "no texts are written here"))
     if not is_remote:
-        unused.append(Unused(["max_text_words", "long_texts"], "the teacher knows its prompts"))
+        unused.append(Unused(["max_text_words", "long_texts"], "the teacher has its own prompts"))
         if has_shots:
-            unused.append(Unused(["k", "allow_fewer_shots"], "the teacher knows its shots"))
+            unused.append(Unused(["k", "allow_fewer_shots"], "the teacher has its own shots"))
     return unused
 
 
@@ -165,7 +165,8 @@ def check_confidence(settings: RunSettings) -> None:
     """Raise InputError for a least confidence without annotators: the user expects it to leave texts out."""
     if settings.annotate.confidence and settings.annotate.annotator == "none":
         raise InputError(
-            "annotate.confidence (--confidence) is how sure an annotator has to be, and annotate.annotator is 'none'. "
+            "annotate.confidence (--confidence) is the minimum confidence of annotators, but annotate.annotator is "
+            "'none'. "
             "Leave one of them out."
         )
 

@@ -31,7 +31,7 @@ def read_columnar(reading: TableScan, source: TableSource) -> Iterator[Item]:
             schema, batches = _batches(reading, source, io.BytesIO(stream.read()) if source.packing else stream)
             names = schema.names
             if twice := [name for name, times in Counter(names).items() if times > 1]:
-                raise TableError(f"the column {twice[0]!r} stands there twice.", "Rename or remove one.")
+                raise TableError(f"the column {twice[0]!r} occurs twice.", "Rename or remove one.")
             reading.columns |= dict.fromkeys(names)
             for name, kind in zip(names, schema.types, strict=True):
                 # The shards of a table may differ in the type of a column, which then has none.
@@ -85,8 +85,8 @@ def _class_names(reading: TableScan, written: bytes) -> dict[str, tuple[str, ...
         features = json.loads(written)
     except ValueError:
         features = {}
-        problem = "what `datasets` wrote into it cannot be read: integers are not named."
-        reading.faults.append(warning(reading.path, problem, "Has it class names? Then write it again."))
+        problem = "the metadata that `datasets` wrote into it cannot be read: integers get no class names."
+        reading.faults.append(warning(reading.path, problem, "If it has class names, write it again."))
     for key in ("info", "features"):
         features = features.get(key) if isinstance(features, dict) else None
     kinds = {column: kind.get("feature", kind) for column, kind in (features or {}).items() if isinstance(kind, dict)}
@@ -108,8 +108,8 @@ def _add_class_names(reading: TableScan, class_names: dict[str, tuple[str, ...]]
             of_table = names
         elif of_table[: len(names)] != names:
             places[column] = [of_table.index(name) for name in names]
-            problem = f"a file numbers the classes in the column {column!r} otherwise than those before it: "
-            reading.faults.append(note(reading.path, f"{problem}its rows are read by its own names."))
+            problem = f"a file numbers the classes in the column {column!r} differently from those before it: "
+            reading.faults.append(note(reading.path, f"{problem}its rows get its own names."))
         reading.class_names[column] = of_table
     return places
 
@@ -137,7 +137,7 @@ def _batches(reading: TableScan, source: TableSource, stream: Any) -> tuple[Any,
         stream.seek(0)
         file = pyarrow.ipc.open_stream(stream)
         if not has_end:
-            problem = "a stream without its end: rows may be missing."
+            problem = "the stream has no end: rows may be missing."
             reading.faults.append(warning(reading.path, problem, "Is the download complete?"))
         return file.schema, iter(file)
 
@@ -165,23 +165,23 @@ def read_spreadsheet(reading: TableScan, source: TableSource) -> Iterator[Item]:
         names = " and ".join(map(repr, filled))
         remedy = "Name one (--sheet NAME), or save it as CSV."
         if "--sheet" not in reading.settings.offers:
-            remedy = "Save the one that is meant as CSV."
-        raise TableError(f"the sheets {names} hold something.", remedy)
+            remedy = "Save the right sheet as CSV."
+        raise TableError(f"the sheets {names} are not empty.", remedy)
     for name, rows in filled.items():
         ranges = sorted(sheets[name].merged_cell_ranges or ())
         merged = [first[0] + 1 for first, last in ranges if last[0] > first[0]]
         if merged:
-            problem = (
-                f"cells merged over several rows, of which only the first has what they hold (row {shorten(merged)})."
-            )
+            problem = f"cells merged over several rows, of which only the first has the value (row {shorten(merged)})."
             reading.faults.append(warning(reading.path, problem, "Fill in the others."))
         if hidden := [number for number in hidden_rows(content, name) if 1 < number <= len(rows)]:
             problem = (
-                f"{counted(len(hidden), 'row')} that the sheet hides: read like the others (row {shorten(hidden)})."
+                f"{counted(len(hidden), 'row')} hidden in the sheet: read like the others (row {shorten(hidden)})."
             )
-            reading.faults.append(warning(reading.path, problem, "Delete them if they are not meant."))
+            reading.faults.append(warning(reading.path, problem, "Delete them if they should not be used."))
         if cells := unstored_results(content, name):
-            problem = f"{counted(len(cells), 'formula')} whose result the file lacks: read as empty ({shorten(cells)})."
+            problem = (
+                f"{counted(len(cells), 'formula')} whose result is not in the file: read as empty ({shorten(cells)})."
+            )
             remedy = "Open the file in a spreadsheet program, and save it there."
             reading.faults.append(warning(reading.path, problem, remedy))
         records = ((number, row) for number, row in enumerate(rows, start=1) if any(cell != "" for cell in row))

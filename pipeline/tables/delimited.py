@@ -97,7 +97,7 @@ def _records(stream: TextIO, delimiter: str, name: str, skip: int) -> Iterator[t
             start = skip + reader.line_num + 1
     except csv.Error as failure:
         raise TableError(
-            f"a quote opens a cell here and does not close it as it should ({failure}; separator {delimiter!r}).",
+            f"a quote opens a cell here, which is not closed correctly ({failure}; separator {delimiter!r}).",
             "Close it, double each quote that belongs to a text, or save the file as JSON Lines.",
             start,
         ) from failure
@@ -132,8 +132,8 @@ def _find_delimiter(sample: str, tabs: bool) -> str:
     best = max(fits.values())
     if len(same := [repr(delimiter) for delimiter, fit in fits.items() if fit == best]) > 1:
         raise TableError(
-            f"cannot tell what separates the cells: {' and '.join(same)} stand in the lines equally often.",
-            "Write the separator into a first line of its own: sep=;",
+            f"cannot tell what separates the cells: {' and '.join(same)} are equally frequent in the lines.",
+            "Write the separator on a first line of its own: sep=;",
         )
     return max(fits, key=lambda delimiter: fits[delimiter])
 
@@ -196,7 +196,7 @@ def _by_backslashes(reading: TableScan, text: DecodedText) -> str:
         problem = (
             f"backslashes before other characters than a quote are kept, such as {sample!r} (line {shorten(lines)})."
         )
-        remedy = "If they stand for something, such as \\n for a line break, save the table as JSON Lines."
+        remedy = "If they are escapes, such as \\n for a line break, save the table as JSON Lines."
         reading.faults.append(warning(reading.path, problem, remedy))
     return name
 

@@ -90,7 +90,7 @@ def find_source(path: Path) -> TableSource:
         if len(names) == 1:
             name, packing = names[0], ".zip"
         elif path.suffix.lower() in ("", ".zip", *KINDS):  # other suffixes: documents of other programs
-            raise TableError(f"a ZIP file with {shorten(names) or 'nothing'}; it must hold one table.", "Unpack it.")
+            raise TableError(f"a ZIP file with {shorten(names) or 'nothing'}; it must contain one table.", "Unpack it.")
     elif path.suffix.lower() in PACKINGS:  # not compressed: a browser may have unpacked it and kept the name
         name = path.stem
     if packing:
@@ -106,10 +106,10 @@ def _head_of(path: Path) -> bytes:
     """Return the file's first bytes. Raises TableError if it cannot be read, or is a Git LFS pointer or a web page."""
     if path.is_dir():
         names = sorted(entry.name for entry in path.iterdir())
-        problem = f"a folder, not a file; in it is {shorten(names, 8) or 'nothing'}."
-        remedy = "Name the table in it; of shards, what they have in common."
+        problem = f"a folder, not a file; it contains {shorten(names, 8) or 'nothing'}."
+        remedy = "Name the table in it; for shards, the common part of their names."
         if column := next((name.partition("=")[0] for name in names if re.fullmatch(r"\w+=.*", name)), ""):
-            remedy = f"Write one table, in which what the names of these folders say is a column {column!r}."
+            remedy = f"Write one table, with the values in the names of these folders as a column {column!r}."
         raise TableError(problem, remedy)
     if not path.is_file():
         problem = "not a file that can be read twice, but a pipe or a device." if path.exists() else "no such file."
@@ -118,7 +118,7 @@ def _head_of(path: Path) -> bytes:
         with path.open("rb") as file:
             head = file.read(_HEAD_BYTES)
     except OSError as failure:
-        raise TableError(f"cannot be opened: {failure.strerror}.", "Check who may read it.") from failure
+        raise TableError(f"cannot be opened: {failure.strerror}.", "Check its permissions.") from failure
     for start, (problem, remedy) in _NO_TABLES.items():
         if head.removeprefix(codecs.BOM_UTF8).lstrip().lower().startswith(start):
             raise TableError(problem, remedy)
@@ -137,17 +137,17 @@ def _kind_of(head: bytes, path: Path, name: str, packing: str) -> Kind:
         if text.startswith("<?xml"):
             raise TableError("an XML spreadsheet of 2003.", "Open it in a spreadsheet program, and save it as .xlsx.")
         if "<" in text[:1]:
-            raise TableError(f"a web page that is called {suffix}.", "Open it in a spreadsheet, and save it as CSV.")
-        problem = f"not a spreadsheet but text that is called {suffix}."
-        raise TableError(problem, f"Call it {'.tsv' if chr(9) in text else '.csv'}.")
+            raise TableError(f"a web page with the ending {suffix}.", "Open it in a spreadsheet, and save it as CSV.")
+        problem = f"not a spreadsheet but text with the ending {suffix}."
+        raise TableError(problem, f"Rename it to {'.tsv' if chr(9) in text else '.csv'}.")
     if kind is None and not packing and path.suffix.lower() in PACKINGS:
-        problem = f"it is called {path.suffix}, and does not begin like such a file."
-        raise TableError(problem, "Is the download complete? If it is not packed, take the ending away.")
+        problem = f"its ending is {path.suffix}, but it does not begin like such a file."
+        raise TableError(problem, "Is the download complete? If it is not packed, remove the ending.")
     if kind is None:
         noun = f"{'packed ' if packing else ''}{f'{suffix} file' if suffix else 'file without an ending'}"
         raise TableError(
             f"cannot read a {noun}; allowed are {', '.join(KINDS)}, also packed ({', '.join(PACKINGS)}).",
-            "If it is one of these, call it so.",
+            "If it is one of these, rename it.",
         )
     return kind
 

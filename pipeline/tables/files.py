@@ -44,13 +44,13 @@ _READERS = {
 _ERRORS_SHOWN = 10  # per reason, if any row can be read; else 1, as a file of another kind has an error in each line
 _WHY = {
     "broken_json": "that are not valid JSON",
-    "no_object": "that are no JSON objects",
-    "key_twice": "with a key that stands there twice",
+    "no_object": "that are not JSON objects",
+    "key_twice": "with a key that occurs twice",
     "half_pair": "with half of a surrogate pair",
-    "beyond": "with a number beyond what can be kept",
+    "beyond": "with a number that cannot be stored exactly",
     "field_count": "with more or fewer fields than the header",
     "repeated_header": "that repeat the names of the columns",
-    "rule": "of signs alone below the names, as Markdown has it",
+    "rule": "that only underline the names, as in Markdown",
 }
 
 
@@ -91,7 +91,7 @@ def scan_table(
             lines = tuple(number for number, _ in group)
             left_out.append(LeftOut(reason=reason, what=_WHY[reason], count=len(group), lines=lines))
     if not (rows and reading.columns) and not faults and not (may_be_empty and reading.columns):
-        nothing = " with anything in them" if rows else ""
+        nothing = " with content" if rows else ""
         gone = "".join(f" {counted(part.count, 'row')} {part.what} left out." for part in left_out)
         faults.append(error(path, f"the file has no rows{nothing}.{gone}", "Put at least one example in it."))
     faults += _chats(path, reading, rows)
@@ -122,7 +122,7 @@ def stream_table(reading: TableScan) -> Iterator[Item]:
     if not shards:
         if is_file and (lone := lone_shard(reading.path)):
             problem = f"one of {lone[1]} shards; the others are not read."
-            reading.faults.append(warning(reading.path, problem, f"To read all, name {lone[0].name!r} in its place."))
+            reading.faults.append(warning(reading.path, problem, f"To read all, name {lone[0].name!r} instead."))
         yield from _stream_file(reading, reading.path)
         return
     rows, num_columns = 0, 0
@@ -173,7 +173,7 @@ def _unused(settings: ReadSettings, source: TableSource) -> list[TaskFault]:
         "a sheet": settings.sheet and source.kind != "spreadsheet",
     }
     return [
-        warning(source.path, f"{setting} was given, which a file of this kind ({source.kind}) has no use for.")
+        warning(source.path, f"{setting} was given, but has no effect on a file of this kind ({source.kind}).")
         for setting, is_unused in unused.items()
         if is_unused
     ]
@@ -221,7 +221,7 @@ def _chats(path: Path, reading: TableScan, rows: dict[int, dict[str, Any]]) -> l
     return [
         error(
             path,
-            f"its rows are chats ({chats[0]!r}), made for another trainer; a row here is a text and a label.",
+            f"its rows are chats ({chats[0]!r}), written for another trainer; here, a row is a text and a label.",
             f'Write each as {{"text": ..., "label": ...}}. The first has the turns {shorten(map(repr, texts), 3)}.',
         )
     ]

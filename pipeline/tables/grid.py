@@ -9,16 +9,17 @@ from typing import Any
 from fourshot.pipeline.faults import counted, error, shorten, warning
 from fourshot.pipeline.tables.types import LABEL_NAMES, TEXT_NAMES, Item, TableScan, UnreadRow
 
-_SEPARATORS = 'Put texts that hold the separator in "double quotes". Is the first line that of the names?'
+_SEPARATORS = 'Put texts that contain the separator in "double quotes". Does the first line name the columns?'
 _ONE_COLUMN = (
-    "If the first line is not that of the names, remove it. If another character separates, write it into a first line "
-    "of its own, such as sep=^. If each line is one text, call the file .txt."
+    "If the first line does not name the columns, remove it. If another character is the separator, write it on a "
+    "first line of its own"
+    ", such as sep=^. If each line is one text, rename the file to .txt."
 )
 _NO_HEADER = (
     ", or give --no-header: they are then called 1, 2, ... (in a task file, $.data.header = false). If this one does: "
     "--text-column NAME --label-column NAME."
 )
-_NUMBERED = "rows have a cell more than the line of names: the first was taken for its number, as R writes it."
+_NUMBERED = "rows have a cell more than the line of names: the first was read as the row number, as R writes it."
 _LONGEST_NAME = 200  # characters; a column may be named after the question of a survey
 _RULE = re.compile(r"\s*:?-{3,}:?\s*")
 WORDS_OF_A_SENTENCE = 4
@@ -67,7 +68,7 @@ def grid_rows(reading: TableScan, records: Iterator[tuple[int, Sequence[Any]]], 
                 continue
             doubt.see(number, cells)
         if second is not None and number == second[0] and _is_rule(cells):
-            yield number, UnreadRow("rule", "of signs alone below the names, as Markdown has it", is_error=False)
+            yield number, UnreadRow("rule", "that only underline the names, as in Markdown", is_error=False)
             continue
         if nameless:
             doubt.fill(number, cells)
@@ -87,7 +88,7 @@ def _refuse_repeated(columns: Sequence[str], reading: TableScan, line: int) -> N
             remedy = "Rename or remove one."
             if "--no-header" in reading.settings.offers:
                 remedy += " If no line names the columns: --no-header."
-            problem = f"the column {name!r} stands there {times} times."
+            problem = f"the column {name!r} occurs {times} times."
             reading.faults.append(error(f"{reading.path}:{line}", problem, remedy))
 
 
@@ -155,16 +156,16 @@ class _Doubt:
         if filled and filled != [0]:  # a single one at the start numbers the rows, as in pandas and R
             names = ", ".join(repr(columns[place]) for place in filled)
             problem = (
-                f"{counted(len(self._filled_lines), 'row')} with something in a column without a name "
-                f"({reading.unit} {shorten(self._filled_lines)}); such columns are called by their place: {names}."
+                f"{counted(len(self._filled_lines), 'row')} with a value in a column without a name "
+                f"({reading.unit} {shorten(self._filled_lines)}); such columns are named by their position: {names}."
             )
-            reading.faults.append(warning(reading.path, problem, "Is the rest of a text there?"))
+            reading.faults.append(warning(reading.path, problem, "Does it contain the rest of a text?"))
         if reading.settings.header is None and (evidence := self._evidence()):
             reading.faults.append(
                 error(
                     f"{reading.path}:{line}",
                     f"the first line looks like an example, not like the names of columns: {evidence}.",
-                    "If a later line names the columns, remove what stands above it. If none does, write one above"
+                    "If a later line names the columns, remove what is above it. If none does, write one above"
                     + (
                         _NO_HEADER if "--no-header" in reading.settings.offers else "; if this one does, name a column."
                     ),
@@ -176,15 +177,15 @@ class _Doubt:
         if names == [str(place) for place in range(len(names))]:
             return ""  # as pandas writes columns that have no names
         for place, times in self._again.items():
-            return f"{self.header[place]!r} stands in {counted(times, 'more row')} of column {place + 1}"
+            return f"{self.header[place]!r} is also in {counted(times, 'more row')} of column {place + 1}"
         for name in self.header:
             if len(name) > _LONGEST_NAME or is_sentence(name):
                 return f"{name[:60]!r} is a sentence"
         for place in self.nameless[self.nameless[:1] == [0] :]:  # the first one may number the rows
             if self._filled[place] > self.rows / 2:
-                return f"column {place + 1} has no name, and something in {counted(self._filled[place], 'row')}"
+                return f"column {place + 1} has no name, but values in {counted(self._filled[place], 'row')}"
         if _has_usual_names(self._second) and not _has_usual_names(self.header):
-            return f"the next one, {', '.join(map(str, self._second))[:60]!r}, has usual names of columns"
+            return f"the next one, {', '.join(map(str, self._second))[:60]!r}, has usual column names"
         return ""
 
 

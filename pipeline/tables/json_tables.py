@@ -140,15 +140,15 @@ class _Decoder:
 
     def _checked(self, row: Any, source: str) -> Any:
         if self._again:
-            return UnreadRow("key_twice", f"the key {self._again[0]!r} stands there twice.", "Remove one.")
+            return UnreadRow("key_twice", f"the key {self._again[0]!r} occurs twice.", "Remove one.")
         if self._beyond:
-            problem = f"the number {clipped(self._beyond[0], 30)} is beyond what can be kept, and would become another."
+            problem = f"the number {clipped(self._beyond[0], 30)} cannot be stored exactly, and would be changed."
             return UnreadRow("beyond", problem, "Write it as a string.")
         if "\\u" in source:
             try:
                 json.dumps(row, ensure_ascii=False).encode()
             except UnicodeEncodeError:
-                return UnreadRow("half_pair", "half of a surrogate pair (\\ud800 to \\udfff).", "Write the whole one.")
+                return UnreadRow("half_pair", "half of a surrogate pair (\\ud800 to \\udfff).", "Write the whole pair.")
         return row
 
 
@@ -195,9 +195,9 @@ def _table_in(reading: TableScan, document: dict[str, Any]) -> list[Any]:
         remedy = _WAYS
         if all(isinstance(value, list) and all(isinstance(cell, str) for cell in value) for value in values):
             remedy = 'If each key is a class with its texts, write each text as {"text": "...", "label": "..."}.'
-        raise TableError(f"one JSON object with {shorten(map(repr, document))}: which of it are the rows?", remedy)
+        raise TableError(f"one JSON object with {shorten(map(repr, document))}: which of them are the rows?", remedy)
     beside = [repr(key) for key in document if key != tables[0]]
-    also = f"; beside them, {shorten(beside)} is not read" if beside else ""
+    also = f"; {shorten(beside)} is not read" if beside else ""
     reading.faults.append(note(reading.path, f"the rows are those of {tables[0]!r}{also}."))
     rows: list[Any] = document[tables[0]]
     return rows

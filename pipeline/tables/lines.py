@@ -35,15 +35,18 @@ def read_lines(reading: TableScan, source: TableSource) -> Iterator[Item]:
                 line_counts.add(line.count(mark))
     labelled = not unlabelled
     if unlabelled and num_labels > lines / 2:
-        problem = f"{num_labels} of {lines} lines hold {_LABEL}, as those of fastText, and this one does not begin so."
+        problem = (
+            f"{num_labels} of {lines} lines have {_LABEL}, as in files of fastText, but this one does not "
+            "begin with it."
+        )
         raise TableError(problem, f"Write each line as {_LABEL}NAME and the text, or remove it.", unlabelled)
     if _NAMES.fullmatch(first) and (TEXT_NAMES | LABEL_NAMES) & {*re.split(r"\W+", first.casefold())}:
-        problem = f"a table, or a file with one text per line? Its first line, {first!r}, looks like names of columns."
-        raise TableError(problem, "If it is a table, call it .csv. If not, save the texts as JSON Lines.")
+        problem = f"a table, or a file with one text per line? Its first line, {first!r}, looks like column names."
+        raise TableError(problem, "If it is a table, rename it to .csv. If not, save the texts as JSON Lines.")
     for mark, line_counts in counts.items():
         if lines >= _FEWEST_LINES and line_counts == {1}:
             problem = f"a table, or a file with one text per line? Each line has one {mark!r}."
-            raise TableError(problem, "If it is a table, call it .csv. If not, save the texts as JSON Lines.")
+            raise TableError(problem, "If it is a table, rename it to .csv. If not, save the texts as JSON Lines.")
     reading.columns |= dict.fromkeys(("label", "text") if labelled and lines else ("text",))
     with text.open() as stream:
         for number, line in enumerate(stream, start=1):

@@ -34,10 +34,10 @@ def check_size(content: bytes) -> None:
                     last_column, last_row = max(last_column, _number(place[1])), max(last_row, int(place[2]))
                 if last_column * last_row > MOST_CELLS:
                     raise TableError(
-                        f"something stands in row {last_row:,} and something in column {last_column:,} of a sheet "
+                        f"there are values in row {last_row:,} and in column {last_column:,} of a sheet "
                         f"({part.filename}). Up to there are {last_column * last_row:,} cells, and at most "
                         f"{MOST_CELLS:,} can be read.",
-                        "Delete what stands far from the table, or save it as CSV.",
+                        "Delete what is far from the table, or save it as CSV.",
                     )
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, zlib.error):
         return  # another format, or a damaged file, which the spreadsheet reader reports

@@ -82,7 +82,7 @@ def _no_files(folder: Path, stems: Sequence[str]) -> list[Path]:
 def _what_is(path: Path) -> str:
     """Return what a path is that is no file, for messages."""
     if not path.exists():
-        return "a link that leads nowhere"
+        return "a broken link"
     return "a folder without the parts of a table" if path.is_dir() else "a pipe or a device"
 
 
@@ -99,7 +99,7 @@ def shards_of(path: Path) -> list[Path]:
     for total, files in shards.items():
         if [number for number, _ in sorted(files)] != list(range(int(total))) or len(shards) > 1:
             names = shorten(sorted(file.name for group in shards.values() for _, file in group))
-            raise InputError(f"{path}: of {int(total)} shards there is {names}. Fetch what is missing.")
+            raise InputError(f"{path}: of {int(total)} shards, only {names} found. Fetch the missing ones.")
         return [file for _, file in sorted(files)]
     inside = [file for file in _tables(path) if file.name not in _ABOUT_A_DATA_SET]
     return inside if all(_COUNTED.fullmatch(table_stem(file)) for file in inside) else []
@@ -116,10 +116,11 @@ def missing_split(source: DataSource, stem: str) -> str:
     folder = Path(source.folder)
     if not source.folder:
         return (
-            "the task says neither a hub data set nor a folder. Set $.data.hub or $.data.folder, or give --data FOLDER."
+            "the task names neither a hub data set nor a folder. Set $.data.hub or $.data.folder, or give --data "
+            "FOLDER."
         )
     if not folder.is_dir():
-        return f"no such data folder: {folder}. Name one that is there, with --data or as the task's $.data.folder."
+        return f"no such data folder: {folder}. Give an existing one, with --data or as the task's $.data.folder."
     if (folder / stem).is_file() and (ending := table_ending(Path(stem))):
         return (
             f"the split {stem!r} is the name of a file. A split is named without the ending: {stem[: -len(ending)]!r}."
@@ -130,7 +131,7 @@ def missing_split(source: DataSource, stem: str) -> str:
     dev_name = (
         next((name for name in reversed(SPLIT_ALIASES["dev"]) if _has(folder, name)), "") if stem == "test" else ""
     )
-    hint = f' To measure on {dev_name!r}: {key} = "{dev_name}" under [data].' if dev_name else ""
+    hint = f' To test on {dev_name!r}: {key} = "{dev_name}" under [data].' if dev_name else ""
     return (
         f"no file for the split {stem!r} in {folder}: allowed are {kinds} and other tables, also packed or in shards "
         f"({stem}-00000-of-00002.parquet); there is {listing}.{hint}"

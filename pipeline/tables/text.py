@@ -77,12 +77,14 @@ def check_text(reading: TableScan, source: TableSource) -> DecodedText:
             before += len(block)
             if not block:
                 if other.letters and settings.encoding and is_named:
-                    problem = f"read as {encoding}, and it is valid UTF-8, where it says {other.sample!r}."
+                    problem = f"read as {encoding}, but it is also valid UTF-8, which gives {other.sample!r}."
                     remedy = "Should --encoding (in a task file, $.data.encoding) be left out?"
                     reading.faults.append(warning(reading.path, problem, remedy))
                 elif other.letters >= _FEWEST_LETTERS and not is_named:
-                    problem = f"its letters may be written as UTF-7, in which it says {other.sample!r}."
-                    reading.faults.append(warning(reading.path, problem, "Then save the file as UTF-8, or name that."))
+                    problem = f"its letters may be encoded in UTF-7, which gives {other.sample!r}."
+                    reading.faults.append(
+                        warning(reading.path, problem, "If so, save the file as UTF-8, or name that encoding.")
+                    )
                 return DecodedText(source=source, encoding=encoding, has_quotes=has_quotes)
 
 
@@ -118,7 +120,7 @@ def _escaped(source: TableSource, mark: str, settings: ReadSettings) -> TableErr
     remedy = "Save the file as UTF-8."
     if "--encoding" in settings.offers:
         remedy = f"Save it as UTF-8, or name its encoding (--encoding {name}; in a task file, $.data.encoding)."
-    return TableError("it has the escape signs of ISO-2022, in which e-mails are written.", remedy, line)
+    return TableError("it has escape sequences of ISO-2022, an encoding of e-mails.", remedy, line)
 
 
 def _find_encoding(source: TableSource, name: str) -> str:
@@ -132,12 +134,10 @@ def _find_encoding(source: TableSource, name: str) -> str:
         io.TextIOWrapper(io.BytesIO(), encoding=name)  # raises for codecs that are no text encodings, such as "hex"
         codecs.getincrementaldecoder(name)("replace").decode(codecs.BOM_UTF32_LE)  # and for those of no file: "idna"
     except (LookupError, ValueError) as failure:
-        problem = f"there is no encoding {name!r}; among those allowed are utf-8, utf-16, cp1252, latin-1, shift_jis."
+        problem = f"unknown encoding {name!r}; allowed are, among others, utf-8, utf-16, cp1252, latin-1, shift_jis."
         raise TableError(problem, "Give one of Python's names.") from failure
     if mark and not codec.startswith(marked_encoding := mark.removesuffix("-sig")):
-        problem = (
-            f"begins with the byte-order mark of {marked_encoding.upper()}, and the encoding {name} was asked for."
-        )
+        problem = f"begins with the byte-order mark of {marked_encoding.upper()}, but the encoding {name} was given."
         raise TableError(problem, "Leave the encoding out.")
     if not mark and codec in ("utf-16", "utf-32"):
         problem = f"has no byte-order mark, without which {codec} may be one of two encodings."
@@ -171,14 +171,14 @@ def _not_decoded(
     before = near[0] if not near[0].endswith((b"\n", b"\r")) else b""
     try:
         shown = before.decode("utf-8", "ignore") + after[0].decode("cp1252")
-        remedy += f" As cp1252 (Windows-1252) the place is {shown.strip()!r}."
+        remedy += f" In cp1252 (Windows-1252), this place is {shown.strip()!r}."
     except UnicodeDecodeError:
         pass
     return TableError(problem, remedy, line)
 
 
 def _nul(source: TableSource, encoding: str, block: bytes) -> TableError:
-    problem = "it has NUL characters, which no text has."
+    problem = "it has NUL characters, which are not part of text."
     guess = "utf-16-le" if block[1::2].count(0) >= block[::2].count(0) else "utf-16-be"
     as_guessed = block.decode(guess, "replace")
     is_likely = block.count(0) > len(block) / 4 or re.search("[\n\r]", as_guessed)
@@ -186,4 +186,4 @@ def _nul(source: TableSource, encoding: str, block: bytes) -> TableError:
         return TableError(problem, f"If it is UTF-16 without a byte-order mark: --encoding {guess}. Else remove them.")
     with io.TextIOWrapper(source.open(), encoding=encoding, errors="replace") as stream:
         line = next(number for number, text in enumerate(stream, start=1) if "\0" in text)
-    return TableError(problem, "Remove them; or is the file no table at all?", line)
+    return TableError(problem, "Remove them, or check that the file is a table.", line)

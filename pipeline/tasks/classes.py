@@ -25,7 +25,7 @@ def label_counts(table: Table, usable: UsableRows, most: int | None) -> dict[str
     if len(counts) < 2:
         content = f"only {next(iter(counts))!r}" if counts else "nothing usable"
         verdict = usable.columns.verdict
-        verdicts = f" To learn what was accepted: --label-column {shlex.quote(verdict)} --verdict-column none."
+        verdicts = f" To learn which rows are accepted: --label-column {shlex.quote(verdict)} --verdict-column none."
         if not counts:
             verdicts = f" Rows count as accepted where that column says one of {', '.join(sorted(ACCEPTED))}."
         if others := usable.columns.other_labels:
@@ -37,7 +37,8 @@ def label_counts(table: Table, usable: UsableRows, most: int | None) -> dict[str
     if len(counts) > (most or len(counts)):
         raise InputError(
             f"the column {column!r} has {len(counts):,} different values in {len(usable.examples):,} rows, more than "
-            f"the {most:,} of a column that nobody named: it may hold ids. If these are the labels: --label-column "
+            f"the {most:,} allowed for a column that was not named: it may hold ids. "
+            f"If these are the labels: --label-column "
             f"{shlex.quote(column)}.{left_out}"
         )
     if len(counts) > max(FEW_CLASSES, len(usable.examples) / 2):

@@ -62,12 +62,10 @@ def data_faults(task: Task, k: int) -> list[TaskFault]:
             faults.append(note(table.path, cut_note, remedy))
         if marked := [line for line, example in rows if _MARKUP.search(example.text)]:
             problem = f"{counted(len(marked), 'text')} with HTML, such as &amp; or <br> (line {shorten(marked)})."
-            faults.append(
-                note(table.path, problem, "It is read as it is. Are the texts to be classified written so, too?")
-            )
+            faults.append(note(table.path, problem, "It is used as it is. Do the texts to be classified have it, too?"))
         if damaged := [line for line, example in rows if misread_place(example.text)]:
             problem = f"{counted(len(damaged), 'text')} with signs of another encoding (line {shorten(damaged)})."
-            remedy = "Save the table again as UTF-8. Is $.data.encoding set, and of another file?"
+            remedy = "Save the table again as UTF-8. Is $.data.encoding that of another file?"
             faults.append(warning(table.path, problem, remedy if source.encoding else remedy.partition(" Is")[0]))
         # With a shots file, none are drawn from the train split, so a class may be missing there.
         fewest = k if split == "shots" or (split == "train" and "shots" not in splits) else 0
@@ -97,8 +95,8 @@ def _missing(task: Task, split: str, stem: str, has_shots: bool) -> list[TaskFau
     if split == "shots":
         names = sorted(path.name for path in Path(task.data.folder).iterdir())
         near = shorten([name for name in names if name.lower().startswith(SHOTS_STEM[:-1])])
-        problem = f"{near} in {task.data.folder}: not read, because shots are in a file called {stem}.csv, say."
-        return [warning("$.data", problem, "Call it so, if these are the shots.")] if near else []
+        problem = f"{near} in {task.data.folder}: not read, because a file of shots is named, for example, {stem}.csv."
+        return [warning("$.data", problem, "Rename it if it contains the shots.")] if near else []
     problem = missing_split(task.data, stem)
     if split == "test":
         remedy = "A run then trains a classifier and measures nothing; `evaluate` and `compare` need test texts."

@@ -22,7 +22,7 @@ def kind_faults(kind: Any) -> list[TaskFault]:
     """Return an error if ``kind`` in a task file is not a kind of task."""
     if kind in KINDS:
         return []
-    problem = f"{kind!r} is no kind of task; allowed are {' and '.join(map(repr, KINDS))}."
+    problem = f"{kind!r} is not a kind of task; allowed are {' and '.join(map(repr, KINDS))}."
     return [error("$.kind", problem, nearest(str(kind), KINDS, "Leave it out for a task with labels."))]
 
 
@@ -51,12 +51,16 @@ def _name_faults(sound: dict[str, Any]) -> list[TaskFault]:
     plain = GenerationTask(name="", instruction="")
     names = {key: sound.get(key, getattr(plain, key)).strip() for key in ("input_name", "target_name")}
     faults = [
-        error(f"$.{key}", f"{name!r} cannot begin a line of a prompt: no colon, no line end.", "Choose another name.")
+        error(
+            f"$.{key}",
+            f"{name!r} cannot begin a line of a prompt: colons and line breaks are not allowed.",
+            "Choose another name.",
+        )
         for key, name in names.items()
         if ":" in name or len(name.splitlines()) > 1
     ]
     if names["input_name"] and names["input_name"].casefold() == names["target_name"].casefold():
-        problem = f"{names['target_name']!r} is $.input_name too; they tell input and target apart in a prompt."
+        problem = f"{names['target_name']!r} is $.input_name too; they distinguish input and target in a prompt."
         faults.append(error("$.target_name", problem, "Give each a name of its own."))
     return faults
 

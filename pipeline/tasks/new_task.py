@@ -28,10 +28,10 @@ from fourshot.pipeline.tasks.wording import MOST_LISTED
 TEST_SHARE = 0.2
 SHOTS_LEFT_FOR_TRAIN = 4  # rows of a class that are never used for testing
 MOST_CLASSES = 1000  # of a label column that the user did not name: more are probably ids or texts
-NO_TEST = f"no row is left for testing: only a class with more than {SHOTS_LEFT_FOR_TRAIN} gives some."
+NO_TEST = f"no row is left for testing: only classes with more than {SHOTS_LEFT_FOR_TRAIN} rows provide some."
 TEST_WANTED = (
     "Add rows, or write test.jsonl or test.csv beside the task file, with the columns of train.jsonl: "
-    "else runs measure nothing."
+    "otherwise runs measure nothing."
 )
 UNDECIDED = TableChoices()
 
@@ -226,7 +226,7 @@ def _word_comment(label: str, proposal: str, examples: Sequence[Example]) -> str
     """Return the comments above a meaningless word: a proposal, and the beginnings of two texts of the class."""
     texts = [_inline(example.text)[:80] for example in examples if example.label == label][:2]
     such = f"Proposed: {_pair('word', proposal)}" if proposal else "Such texts are:"
-    lines = [f"The word below says nothing to a model. Write what the class means. {such}", *texts]
+    lines = [f"The word below means nothing to a model. Write what the class means. {such}", *texts]
     return "".join(f"# {line}\n" for line in lines)
 
 

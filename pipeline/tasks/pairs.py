@@ -180,7 +180,7 @@ def take_real(pairs: Sequence[Pair], count: int | None, seed: int) -> list[Pair]
     Raises `InputError` without pairs, or for more than there are.
     """
     if not pairs:
-        raise InputError("the train split has no pair that can be learnt. Give some.")
+        raise InputError("the train split has no usable pair. Add some.")
     if count is None:
         count = min(USUAL_REAL, len(pairs))
     if count > len(pairs):

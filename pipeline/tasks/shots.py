@@ -25,9 +25,7 @@ def draw_shots(
     too, unless ``allow_fewer`` is set: then all of them are used.
     """
     if k < 1:
-        raise InputError(
-            f"got {k} shots per class, at least 1 is needed: the shots are all that the classes are known by."
-        )
+        raise InputError(f"got {k} shots per class, at least 1 is needed: the classes are known only from the shots.")
     by_label = _by_label(examples, labels)
     fewest = 1 if allow_fewer else k
     shortages = {label: len(pool) for label, pool in by_label.items() if len(pool) < fewest}

@@ -57,7 +57,9 @@ def _question(table: Table, columns: Columns, names: Iterable[str]) -> list[Task
     """Return a note that labels such as true and false need a question as the instruction."""
     if {name.casefold() for name in names} not in ({"true", "false"}, {"yes", "no"}):
         return []
-    problem = f"{' and '.join(names)} in the column {columns.labels[0]!r} answer a question that no model can guess."
+    problem = (
+        f"{' and '.join(names)} in the column {columns.labels[0]!r} answer a question that the model does not know."
+    )
     return [note(table.path, problem, 'Write it as the instruction, such as "Is the text a complaint?"')]
 
 

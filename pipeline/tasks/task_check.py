@@ -123,7 +123,7 @@ def empty_faults(
         if value is not None and not value.strip()
     ]
     faults += [
-        error(path, f"{value[:60]!r} has a line end, and stands in a line of a prompt.", "Write it in one line.")
+        error(path, f"{value[:60]!r} has a line break, but is part of a line of a prompt.", "Write it on one line.")
         for path, value in values.items()
         if value and path != "$.instruction" and len(value.strip().splitlines()) > 1
     ]
@@ -136,7 +136,7 @@ def empty_faults(
 def name_problem(name: str) -> str:
     """Return why ``name`` cannot be a task's name, or "". It is used for folders and in URLs of services."""
     is_name = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}", name)
-    rule = "allowed are letters, digits, '_', '-', '.', first a letter or digit, at most 128."
+    rule = "allowed are letters, digits, '_', '-', '.', beginning with a letter or digit, at most 128."
     return "" if is_name else f"{clipped(name, 40)!r} cannot be a task's name: {rule}"
 
 
@@ -161,14 +161,14 @@ def _label_faults(labels: list[dict[str, str]]) -> list[TaskFault]:
     faults += [
         warning(
             f"$.labels[{i}].word",
-            f"{word.strip()!r} tells a model nothing.",
+            f"{word.strip()!r} means nothing to a model.",
             remedy.format(proposals.get(word, "refund")),
         )
         for i, word in enumerate(words)
         if word.strip() and is_meaningless(word)
     ]
     faults += [
-        warning(f"$.labels[{i}].word", f"it has {len(word):,} characters and stands in each prompt.", "Shorten it.")
+        warning(f"$.labels[{i}].word", f"it has {len(word):,} characters and is part of each prompt.", "Shorten it.")
         for i, word in enumerate(words)
         if len(word) > LONG_WORD
     ]
@@ -176,11 +176,13 @@ def _label_faults(labels: list[dict[str, str]]) -> list[TaskFault]:
     for i, name in enumerate(names):
         same = [names[j] for j in range(i) if looks[j] == looks[i] and names[j].casefold() != name.casefold()]
         if name.strip() and not is_plain(name):
-            problem = f"{name!r} is how tables write no label, a list or quotes, not the name of a class."
+            problem = f"{name!r} stands for no label, a list or quotes in tables, not for a class."
             faults.append(warning(f"$.labels[{i}].name", problem, "Rename it, and map it under [data.label_values]."))
         elif same:
             problem = f"{name!a} looks like {same[0]!a}."
-            faults.append(warning(f"$.labels[{i}].name", problem, "Remove one of them, and what only it has."))
+            faults.append(
+                warning(f"$.labels[{i}].name", problem, "Remove one of them, and everything that belongs only to it.")
+            )
         word = words[i].strip().casefold()
         if word != name.casefold() and (other := next((text for text in names if text.casefold() == word), "")):
             problem = f"{word!r} is the name of $.labels[{names.index(other)}], another label."
@@ -209,7 +211,7 @@ def field_faults(fields: list[Any]) -> list[TaskFault]:
     """Return faults of the names of an input's fields."""
     faults = []
     if len(fields) < 2:
-        problem = f"{counted(len(fields), 'field')}; allowed are none, for a task of texts, or two and more."
+        problem = f"{counted(len(fields), 'field')}; allowed are none, for a task of texts, or two or more."
         faults.append(error("$.fields", problem, "To name the column of the texts: text_column under [data]."))
     names = [field if isinstance(field, str) else "" for field in fields]  # other types are already reported
     read_as = [heading(name).casefold() for name in names]
@@ -217,7 +219,9 @@ def field_faults(fields: list[Any]) -> list[TaskFault]:
         if name and read_as[i] in read_as[:i]:
             faults.append(error(f"$.fields[{i}]", f"{name!r} reads like a field before it.", "Rename one of them."))
         elif isinstance(fields[i], str) and not is_field_name(name):
-            problem = f"{name!r} cannot begin a line of a prompt: no colon, line end or outer blank, and not 'label'."
+            problem = (
+                f"{name!r} cannot begin a line of a prompt: no colons, line breaks or outer spaces, and not 'label'."
+            )
             faults.append(error(f"$.fields[{i}]", problem, "Rename it, and the data's column."))
     return faults
 
@@ -242,7 +246,7 @@ def _column_faults(data: dict[str, Any], names: list[str], fields: Any) -> list[
             faults.append(error(f"$.data.leave_out[{i}]", problem, "Remove it here, or the label."))
     for value, name in data.get("label_values", {}).items():
         if name not in names:
-            problem = f"{name!r} is no label's name; the labels are {shorten(names, MOST_NAMED)}."
+            problem = f"{name!r} is not the name of a label; the labels are {shorten(names, MOST_NAMED)}."
             faults.append(
                 error(f"$.data.label_values.{value}", problem, nearest(name, names, "Map it to one of them."))
             )
@@ -262,11 +266,11 @@ def word_faults(task: Task, tokenizer: Any) -> list[TaskFault]:
         place = f"$.labels[{i}].word"
         if ids in tokens[:i]:
             twin = task.label_words[tokens.index(ids)]
-            problem = f"{word!r} and {twin!r} are the same tokens to this model."
+            problem = f"{word!r} and {twin!r} are the same tokens for this model."
             faults.append(error(place, problem, "Choose another word."))
             continue
         if len(ids) > 1:
-            problem = f"{word!r} is {len(ids)} tokens to this model; one is faster to score without an adapter."
+            problem = f"{word!r} is {len(ids)} tokens for this model; one is faster to score without an adapter."
             faults.append(note(place, problem, "A common short word may be one token."))
         if first[ids[:1]] > 1:
             alike = [repr(w) for w, t in zip(task.label_words, tokens, strict=True) if t[:1] == ids[:1] and t != ids]

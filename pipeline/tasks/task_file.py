@@ -145,8 +145,9 @@ def find_task_file(name_or_path: str | Path) -> Path:
     if text in shipped:
         if path.is_file() or any(path.glob("*.toml")):
             raise InputError(
-                f"{text!r} is a task that comes with fourshot, and there is {path.resolve()}, too. Give that path for "
-                "your own; for the other, call the command from another folder."
+                f"{text!r} is a task that comes with fourshot, but {path.resolve()} exists, too. Give that path for "
+                "your own; for the other, run the command in another folder."
+                ""
             )
         return shipped[text]
     if path.is_file():
@@ -161,10 +162,10 @@ def find_task_file(name_or_path: str | Path) -> Path:
             return files[0]
         if not files:
             raise InputError(
-                f"the folder {text} holds no .toml task file. To write one from a table: fourshot tasks new TABLE."
+                f"the folder {text} contains no .toml task file. To write one from a table: fourshot tasks new TABLE."
             )
         names = ", ".join(file.name for file in files)
-        raise InputError(f"the folder {text} must hold exactly one .toml task file; there is {names}. Name the file.")
+        raise InputError(f"the folder {text} must contain exactly one .toml task file; it has {names}. Name the file.")
     near = difflib.get_close_matches(text, shipped, n=2, cutoff=0.5)
     hint = f" Did you mean {' or '.join(near)}?" if near else ""
     raise InputError(

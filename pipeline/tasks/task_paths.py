@@ -20,7 +20,7 @@ def load_tasks(given: Iterable[Task | str | Path], data: str | Path | None = Non
     the same name.
     """
     if isinstance(given, str | Path):  # iterating would take its characters for tasks
-        raise InputError(f"one task, {str(given)!r}, where a list of them is needed. Put it in a list.")
+        raise InputError(f"one task, {str(given)!r}, but a list of tasks is needed. Put it in a list.")
     tasks: dict[str, Task | FourshotError] = {}
     origin: dict[str, Task | Path] = {}
     without_folder: dict[str, FourshotError] = {}  # bundled tasks with their own data, and why ``data`` has none
@@ -74,7 +74,7 @@ def _data_of(name: str, data: Path, names: Iterable[str]) -> Path:
         return data / name
     if others := [other for other in names if (data / other).is_dir()]:
         raise InputError(
-            f"{data} has no folder {name!r}, and one for {shorten(others)}. Put the task's files into {data / name}."
+            f"{data} has no folder {name!r}, but one for {shorten(others)}. Put the task's files into {data / name}."
         )
     if data.is_dir() and not any(find_split_file(data, stem) for stem in ("train", "test", SHOTS_STEM)):
         raise InputError(
@@ -90,7 +90,7 @@ def _task_files(path: str | Path) -> list[Path]:
     files = sorted([*Path(path).glob("*.toml"), *Path(path).glob("*/*.toml")])
     if not files:
         raise InputError(
-            f"The folder {path} holds no task file (.toml), nor do the folders in it. "
+            f"The folder {path} contains no task file (.toml), nor do the folders in it. "
             "To write one from a table: fourshot tasks new TABLE."
         )
     return files

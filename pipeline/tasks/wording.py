@@ -19,8 +19,8 @@ def instruction_form(instruction: str) -> list[TaskFault]:
     """Return a warning about a placeholder in the instruction, as in templates of other tools: none is filled in."""
     if not (place := _PLACEHOLDER.search(instruction)):
         return []
-    problem = f"{place[0]!r} stays as it is: the text follows the instruction by itself."
-    return [warning("$.instruction", problem, "Remove it, unless it is to be read so.")]
+    problem = f"{place[0]!r} is not replaced: the text follows the instruction automatically."
+    return [warning("$.instruction", problem, "Remove it, unless it is meant literally.")]
 
 
 def instruction_names(instruction: str, labels: list[dict[str, str]]) -> list[TaskFault]:
@@ -33,9 +33,9 @@ def instruction_names(instruction: str, labels: list[dict[str, str]]) -> list[Ta
 
     if len(renamed) >= 2 and all(named(name) and not named(word) for name, word in renamed):
         names, words = (shorten([repr(pair[part]) for pair in renamed]) for part in (0, 1))
-        return [warning("$.instruction", f"it names {names}, where the model answers {words}.", "Use the words in it.")]
+        return [warning("$.instruction", f"it names {names}, but the model answers {words}.", "Use the words in it.")]
     if (listed := sum(named(word) for _, word in pairs)) > MOST_LISTED:
-        remedy = "It is part of every prompt: a few as examples make trainings and answers faster."
+        remedy = "It is part of every prompt: with only a few as examples, training and answers are faster."
         return [note("$.instruction", f"it names {listed} labels.", remedy)]
     return []
 

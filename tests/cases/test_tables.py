@@ -92,7 +92,7 @@ def test_the_rest_of_a_text_in_a_column_without_a_name_is_said(new: New) -> None
     lines[3] = lines[3][:-3] + ",and the rest,,"
     done = new("b.csv", csv(*lines, header="v1,v2,,,"))
     assert len(done.texts) == 16
-    assert "1 row with something in a column without a name (line 5)" in done.said
+    assert "1 row with a value in a column without a name (line 5)" in done.said
 
 
 @pytest.mark.parametrize(

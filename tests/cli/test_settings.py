@@ -60,7 +60,7 @@ def test_set_takes_lists_and_bare_words() -> None:
         (["--set", "candidates-per-draw=2"], "It is called 'generate.keep_likelier_of' in settings."),
         (["--set", "quux=3"], "Settings are k, seed,"),
         (["--set", "train.rank=16"], "there is no setting 'train.rank'. It is called 'train.r' now."),
-        (["--set", "sampling.seed=1"], "It was never read; texts are seeded by 'seed'."),
+        (["--set", "sampling.seed=1"], "It never had an effect; texts are seeded by 'seed'."),
         (["--set", "train.r"], "expected KEY=VALUE"),
         (["--set", "generate.keep_likelier_of=3"], "Invalid enum value 3. Allowed are 1, 2."),
         (["--set", "train.decay=True"], "Expected `bool`, got `str`. Allowed are true and false."),

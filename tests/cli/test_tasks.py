@@ -140,7 +140,7 @@ def test_what_is_alike_of_150_classes_is_summed_up(table: Path, capfd: pytest.Ca
     assert "warning: and 147 more like this. --json lists them all." in lines
     assert cli.main(["tasks", "check", "inbox", "--no-model", "--json"]) == 0
     faults = json.loads(capfd.readouterr().out)["faults"]
-    assert sum("tells a model nothing" in fault["what"] for fault in faults) == 150
+    assert sum("means nothing to a model" in fault["what"] for fault in faults) == 150
 
 
 def test_shots_that_no_run_takes_are_refused_by_the_check_too(capfd: pytest.CaptureFixture[str]) -> None:

@@ -45,12 +45,12 @@ def test_a_run_tells_what_nobody_reads() -> None:
     )
     assert told_in_run(annotate__calibration="batch", unlabelled__mode="instead", train__r=4) == (
         "settings without effect here: unlabelled.mode (no file of texts without labels is given); "
-        "annotate.calibration (it is of annotate.annotator 'icl')"
+        "annotate.calibration (only for annotate.annotator 'icl')"
     )
     assert told_in_run(unlabelled__mode="instead", has_unlabelled=True) == ""
     assert told_in_run(variety__mixed=1, annotate__soft_epochs=2, annotate__fold_weight=1.0) == (
         "settings without effect here: annotate.fold_weight (annotate.folds is 0); variety.mixed, annotate.soft_epochs "
-        "(labels are learnt, not probabilities)"
+        "(training uses labels, not probabilities)"
     )
     assert told_in_run("soft", variety__mixed=1, annotate__soft_epochs=2) == ""
 
@@ -69,7 +69,7 @@ def test_what_another_value_rules_out_is_told() -> None:
     assert told_in_run(variety__shots_shown=3) == told_in_run(variety__shots_shown=4, k=8) == ""
     told = told_in_run(variety__shots_shown=4, train__warmup=0.0, train__min_warmup_steps=3)
     assert told == (
-        "settings without effect here: variety.shots_shown (prompts show all k shots of a class as it is); "
+        "settings without effect here: variety.shots_shown (prompts show all k shots of a class already); "
         "train.min_warmup_steps (train.warmup is 0)"
     )
     corpus = fourshot.settings({"variety.shots_shown": 9}, "corpus")
@@ -117,9 +117,9 @@ def test_a_corpus_tells_what_is_of_trainings_and_of_others_who_read() -> None:
     assert told() == told(annotate__annotator="adapters") == told(generate__per_class=3, sampling__top_k=9) == ""
     assert told(train__r=3, annotate__num_adapters=9, annotate__in_context=1, test_limit=3, calibrate=False) == (
         "settings without effect here: train.r, test_limit, calibrate (a corpus trains and measures nothing); "
-        "annotate.num_adapters, annotate.in_context (read by the base model, shown the shots alone)"
+        "annotate.num_adapters, annotate.in_context (annotated by the base model, shown the shots alone)"
     )
-    assert "base_verbalizer (these are of annotate.annotator 'icl')" in told(
+    assert "base_verbalizer (only for annotate.annotator 'icl')" in told(
         base_verbalizer="word", annotate__annotator="none"
     )
 
@@ -136,12 +136,12 @@ def test_a_distillation_tells_what_is_of_a_teacher_that_is_trained_and_of_texts_
     writing = unused_line(settings, unused_with_teacher(settings, is_remote=True, has_shots=True, writes=True))
     assert writing == "settings without effect here: train.r (the teacher is not trained here)"
     student = unused_line(settings, unused_with_teacher(settings, is_remote=False, has_shots=True, writes=False))
-    assert student.endswith("; k (the teacher knows its shots)")
+    assert student.endswith("; k (the teacher has its own shots)")
     committee = fourshot.settings({"annotate.folds": 2, "annotate.confidence": 0.9, "train.r": 16, "calibrate": False})
     reads = unused_line(committee, unused_by_teacher(committee, writes=False))
     assert reads == (
-        "settings without effect here: calibrate (the classifier is a student of its own); annotate.folds (this "
-        "teacher learns the shots alone); annotate.confidence (the teacher writes no texts)"
+        "settings without effect here: calibrate (the classifier is a separate student); annotate.folds (this teacher "
+        "is trained only on the shots); annotate.confidence (the teacher writes no texts)"
     )
     assert "confidence" not in unused_line(committee, unused_by_teacher(committee, writes=True))
 

@@ -63,8 +63,8 @@ def test_costs_are_passed_on() -> None:
         ([[0.5, 0.5]], [2], "from 0 to 1"),
         ([[0.5, 0.5]], [-1], "from 0 to 1"),
         ([[0.5, 0.5]], [0.0], "integers"),
-        ([[0.5, 0.5], [-0.7, -1.2]], [0, 1], "row 1 is no distribution"),
-        ([[0.5, float("nan")]], [0], "row 0 is no distribution"),
+        ([[0.5, 0.5], [-0.7, -1.2]], [0, 1], "row 1 is not a distribution"),
+        ([[0.5, float("nan")]], [0], "row 0 is not a distribution"),
     ],
 )
 def test_what_cannot_be_scored_is_refused(probabilities: object, gold: object, message: str) -> None:

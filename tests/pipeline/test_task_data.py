@@ -77,7 +77,7 @@ def test_how_much_of_a_split_is_not_read_is_told_in_one_line(tmp_path: Path) -> 
     assert len(data.train) == 8 and data.test
     (line,) = [event.message for event in events]
     assert line == (
-        "train: 3 of 8 texts have more than 5 words (the longest 7): the middle is not read, 4 of 41 words."
+        "train: 3 of 8 texts have more than 5 words (the longest 7): the middle is not used, 4 of 41 words."
     ), line
     TaskData(task, events.append, RunSettings()).train  # noqa: B018 - read for what it tells
     assert len(events) == 1
@@ -91,7 +91,9 @@ def test_shots_that_are_gone_from_a_run_are_drawn_anew_with_a_line(tmp_path: Pat
     (folder.path / SHOTS_FILE).unlink()
     assert len(load_shots(TaskData(task, events.append), RunSettings(), folder).shots) == 8
     (line,) = [event.message for event in events]
-    assert line.startswith(f"colours: {folder.path / SHOTS_FILE} is gone, and shots are drawn anew: the same ones, if")
+    assert line.startswith(
+        f"colours: {folder.path / SHOTS_FILE} is missing, so shots are drawn again: the same ones, if"
+    )
     new = RunFolder(tmp_path / "new")
     load_shots(TaskData(task, events.append), RunSettings(), new)
     assert len(events) == 1
@@ -114,13 +116,11 @@ def test_shots_of_a_run_that_the_data_has_otherwise_by_now_are_told(tmp_path: Pa
     (tmp_path / "train.jsonl").write_text(train.replace(shot.text, f"{shot.text} Mended."))
     load()
     (event,) = events
-    assert (
-        event.notice and f"1 shot of this folder is not in the labelled data any more ({shot.text!r})" in event.message
-    )
+    assert event.notice and f"1 shot of this folder is no longer in the labelled data ({shot.text!r})" in event.message
     (tmp_path / "train.jsonl").unlink()
     load()
     assert not events, "all that is needed is in the folder"
     write_jsonl(tmp_path / "test.jsonl", rows_of([shot.text, "Ice cubes."], "cold"))
-    with pytest.raises(RunFolderError, match=r"1 shot of this folder is in the test split by now .* Start anew"):
+    with pytest.raises(RunFolderError, match=r"1 shot of this folder is in the test split by now .* Start again"):
         load()
     load(goes_on=False)

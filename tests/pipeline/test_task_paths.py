@@ -43,7 +43,7 @@ def test_a_shipped_task_keeps_its_data_where_only_others_have_a_folder(tmp_path:
 
 
 def test_paths_that_stand_for_nothing_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="holds no task file"):
+    with pytest.raises(InputError, match="contains no task file"):
         load_tasks([tmp_path])
     with pytest.raises(InputError, match=r"no task 'suport_tickets'.*support_tickets"):
         load_tasks(["suport_tickets"])
@@ -85,6 +85,6 @@ def test_of_several_tasks_none_takes_the_files_that_lie_beside_the_folders_of_ot
     spam = msgspec.structs.replace(load_task(tmp_path / "task.toml"), name="spam")
     tasks = load_tasks([tmp_path / "task.toml", spam], data)
     assert isinstance(tasks["colours"], Task)
-    assert "has no folder 'spam', and one for colours" in str(tasks["spam"])
+    assert "has no folder 'spam', but one for colours" in str(tasks["spam"])
     (alone,) = load_tasks([spam], data).values()
     assert isinstance(alone, Task) and alone.data.folder == str(data)

@@ -202,12 +202,12 @@ def test_long_texts_do_not_make_a_request_too_large(ask: ClientCaller, service: 
 
 def test_nothing_is_sent_for_bad_texts(ask: ClientCaller, service: FakeService) -> None:
     assert ask("predict", "tone", []) == []
-    with pytest.raises(InputError, match=r"at \[70\]. Leave blank texts out"):
+    with pytest.raises(InputError, match=r"at \[70\]. Leave them out"):
         ask("predict", "tone", [*["good"] * 70, " "])
     with pytest.raises(InputError, match="Put it in a list"):
         ask("predict", "tone", "one text")
     for none in (None, float("nan"), 5, b"text"):
-        with pytest.raises(InputError, match=r"the input at 1 is .*, which is no text \(1 such\).*missing values"):
+        with pytest.raises(InputError, match=r"the input at 1 is .*, which is not a text \(1 such\).*missing values"):
             ask("predict", "tone", ["good", none])
     with pytest.raises(InputError, match="batch is 0"):
         ask("predict", "tone", ["good"], batch=0)

@@ -119,7 +119,7 @@ def test_it_answers_as_its_adapter_scores(
         classifier._examples = None
         assert classifier.explain(TEXTS[:1])[0] == explained
         assert not classifier.predict([]) and not classifier.explain([])
-        with pytest.raises(InputError, match="Leave blank texts out"):
+        with pytest.raises(InputError, match="Leave them out"):
             classifier.predict(["fine", " "])
         with pytest.raises(InputError, match="Put it in a list"):
             classifier.predict("one text")
@@ -228,7 +228,7 @@ def test_objects_of_fields_are_answered_as_the_lines_of_a_prompt(
     events = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
     assert next(line for line in events if line["type"] == "prediction")["text"] == pair
     assert cli.main(["predict", str(folder), "Ann sold her car."]) == 2
-    assert "is an object of the fields premise, hypothesis" in capfd.readouterr().err
+    assert "is an object with the fields premise, hypothesis" in capfd.readouterr().err
 
 
 def test_what_an_explanation_is_at_is_told_on_standard_error(

@@ -101,7 +101,7 @@ def test_why_a_text_has_no_label_is_told_with_the_number_of_such(
     command = ["annotate", str(tmp_path / "task.toml"), "--unlabelled", str(tmp_path / "notes.jsonl"), "--quiet"]
     command += ["--teacher", f"{endpoint.url}/v1", "--teacher-model", "large"]
     assert main([*command, "--out", str(tmp_path)]) == 2
-    assert "is a folder, and the table needs a name" in capfd.readouterr().err
+    assert "is a folder, but a file is needed" in capfd.readouterr().err
     assert main([*command, "--out", str(tmp_path / "out.csv")]) == 0
     out = capfd.readouterr().out
     assert "1 row could not be read; of the first: The content filter was triggered.\n" in out

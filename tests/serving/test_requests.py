@@ -92,7 +92,7 @@ def test_what_only_looks_strange_is_answered(body: bytes) -> None:
     [
         ({"subject": "Door", "body": "It is stuck"}, ""),
         ([{"subject": "Door", "body": "It is stuck"}, "Subject: Door\nBody: Stuck"], ""),
-        ("It is stuck", "The input at 0: an input of the task split is an object of the fields subject, body"),
+        ("It is stuck", "The input at 0: an input of the task split is an object with the fields subject, body"),
         ([{"subject": "a", "body": "b"}, {"subject": "a"}], "The input at 1: the field 'body' is missing"),
         ({"subject": "a", "body": " "}, "the field 'body' is blank"),
         ({"subject": "\u200b", "body": ""}, "nothing to classify"),

@@ -47,14 +47,14 @@ class LabelCell(NamedTuple):
 
 
 TREATMENTS = {
-    "list": "written as a list of one: the element was taken",
-    "shares": "written as an object of 0 and 1, such as spaCy's cats: the one with 1 was taken",
-    "shown": "written as Python shows a value, such as array(['a']): what is in it was taken",
+    "list": "written as a list of one element: the element was used",
+    "shares": "written as an object of 0 and 1, such as spaCy's cats: the one with 1 was used",
+    "shown": "written as Python shows a value, such as array(['a']): its content was used",
     "bytes": "written as bytes, such as b'a': read as text",
-    "fasttext": "with __label__ before them: taken without it",
-    "quotes": "in quotation marks: taken without them",
-    "unicode": "with invisible characters or another spelling of an accent: written in one way (Unicode NFC)",
-    "blanks": "with blanks around them or several between words: left away",
+    "fasttext": "with the prefix __label__: it was removed",
+    "quotes": "in quotation marks: these were removed",
+    "unicode": "with invisible characters or another spelling of an accent: normalised (Unicode NFC)",
+    "blanks": "with spaces around them or several between words: these were removed",
 }
 
 

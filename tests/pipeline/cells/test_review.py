@@ -105,7 +105,7 @@ def test_what_a_person_left_is_learnt_and_the_baselines_stay(
     [
         ("label", "hot", r"review\.csv:2: unknown label 'hot'; the task's labels are warm, cold"),
         ("text", "another", r"review\.csv:2: the text of shot-0 was changed"),
-        ("id", "shot-9", r"review\.csv:2: the id 'shot-9' is not one that was written"),
+        ("id", "shot-9", r"review\.csv:2: the id 'shot-9' is not in the table that was written"),
     ],
 )
 def test_a_table_that_was_changed_otherwise_stops_the_run_before_anything_is_done(
@@ -132,7 +132,7 @@ def test_a_table_that_was_saved_as_something_else_is_not_overlooked(
 ) -> None:
     open_review(folder)
     (folder.path / name).write_bytes(b"PK")
-    message = rf"has {re.escape(name)}\. A person's answers are read from review\.csv alone"
+    message = rf"has {re.escape(name)}\. Answers are read only from review\.csv"
     with pytest.raises(InputError, match=message):
         runs.run(folder.path, SETTINGS)
     assert not runs.heard

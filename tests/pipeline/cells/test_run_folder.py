@@ -107,10 +107,10 @@ def test_work_of_another_kind_is_named_and_not_called_broken(
     tmp_path: Path, stored_manifest: dict[str, Any], kind: str
 ) -> None:
     (tmp_path / "manifest.json").write_text(json.dumps(stored_manifest))
-    with pytest.raises(RunFolderError, match=rf"holds {kind}, and this command makes something else.*\(--out\)\.$"):
+    with pytest.raises(RunFolderError, match=rf"holds {kind}, but this command makes something else.*\(--out\)\.$"):
         RunFolder(tmp_path).claim(manifest())
     RunFolder(tmp_path / "run").claim(manifest())
-    with pytest.raises(RunFolderError, match="holds a run, and this command"):
+    with pytest.raises(RunFolderError, match="holds a run, but this command"):
         WorkFolder(tmp_path / "run").claim(AnnotationManifest(table="t", labels=("a", "b"), by="me"))
 
 
@@ -229,5 +229,7 @@ def test_a_damaged_file_is_named_with_the_way_out(tmp_path: Path, content: bytes
     folder = RunFolder(tmp_path / "run")
     folder.claim(manifest())
     (folder.path / "recipe.json").write_bytes(content)
-    with pytest.raises(RunFolderError, match=r"recipe\.json is of another version of fourshot, or broken.*\(--out\)"):
+    with pytest.raises(
+        RunFolderError, match=r"recipe\.json was written by another version of fourshot, or is damaged.*\(--out\)"
+    ):
         folder.manifest()

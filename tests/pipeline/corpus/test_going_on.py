@@ -102,7 +102,7 @@ def test_a_card_that_lines_were_added_to_is_kept_and_that_is_told_without_progre
         card.write("My own notes\n")
     capfd.readouterr()
     assert main([*command, "--quiet"]) == 0
-    assert "README.md had been changed" in capfd.readouterr().err
+    assert "README.md was changed after it was written" in capfd.readouterr().err
     (kept,) = tmp_path.glob("README.changed-*.md")
     assert kept.read_text().endswith("My own notes\n")
 
@@ -145,7 +145,9 @@ def test_a_task_whose_texts_were_made_by_what_is_gone_is_refused_and_nothing_is_
     make(tmp_path, named("one", "two"))
     (tmp_path / "tasks" / "one" / name).unlink()
     before = states(tmp_path)
-    with pytest.raises(RunFolderError, match=rf"tasks/one/{name} is missing, by which the texts in data/one were made"):
+    with pytest.raises(
+        RunFolderError, match=rf"tasks/one/{name} is missing; the texts in data/one were generated from it"
+    ):
         make(tmp_path)
     assert states(tmp_path) == before
     events: list[Event] = []
@@ -171,14 +173,14 @@ def test_another_class_is_named_and_the_advice_does_no_damage(tmp_path: Path) ->
 def test_a_plan_refuses_a_task_that_was_changed_after_its_texts_and_damage_that_nobody_mends(tmp_path: Path) -> None:
     make(tmp_path, named("one", "two"))
     changed = msgspec.structs.replace(TASK, name="one", instruction="Say what it is about.")
-    check_refused(tmp_path, {"one": changed}, r"(?s)task\.instruction: .*Give the task as data/one has it")
+    check_refused(tmp_path, {"one": changed}, r"(?s)task\.instruction: .*Use the task as it is in data/one")
     CorpusFolder(tmp_path).begin(TaskManifest(task=msgspec.structs.replace(changed, name="three")), SHOTS)
     plan(tmp_path, named("three"))  # no text came of the other task of that name
     (tmp_path / "data" / "two" / "000000.jsonl").unlink()
-    check_refused(tmp_path, named("one"), r"data/two/000000\.jsonl is missing\. .*name the task two, too")
+    check_refused(tmp_path, named("one"), r"data/two/000000\.jsonl is missing\. .*name the task two")
     events: list[Event] = []
     plan(tmp_path, named("one", "two"), events.append)
-    assert any("000000.jsonl is missing: its texts are made again" in event.message for event in events)
+    assert any("000000.jsonl is missing: its texts are generated again" in event.message for event in events)
 
 
 @pytest.mark.parametrize(
@@ -192,7 +194,9 @@ def test_a_corpus_with_a_link_in_it_is_refused_and_what_it_leads_to_is_as_it_was
     if elsewhere.is_dir():
         (elsewhere / "mine.jsonl").write_text("mine\n")
     before = states(tmp_path)
-    check_refused(folder, named("one"), rf"corpus/{place} is a link, and a corpus is written into its own folder alone")
+    check_refused(
+        folder, named("one"), rf"corpus/{place} is a link, but a corpus is written only inside its own folder"
+    )
     assert states(tmp_path) == before
 
 
@@ -201,7 +205,7 @@ def test_the_folder_of_a_run_is_called_one_whatever_links_it_has(tmp_path: Path)
     (tmp_path / "manifest.json").write_text('{"model_path": "m"}')
     (tmp_path / "adapters").mkdir()
     (tmp_path / "adapter").symlink_to("adapters")
-    check_refused(tmp_path, named("one"), "holds a run, and this command makes something else. Give another folder")
+    check_refused(tmp_path, named("one"), "holds a run, but this command makes something else. Give another folder")
 
 
 def test_the_folder_of_a_corpus_may_be_a_link(tmp_path: Path) -> None:
@@ -219,7 +223,7 @@ def test_shots_that_were_changed_after_texts_were_made_from_them_are_refused(tmp
     text = SHOTS[0].text.encode()
     assert text in written
     file.write_bytes(written.replace(text, b"Another text."))
-    check_refused(tmp_path, named("one"), r"tasks/one/shots\.json was changed after texts were made from it")
+    check_refused(tmp_path, named("one"), r"tasks/one/shots\.json was changed after texts were generated from it")
     manifest = tmp_path / "tasks" / "one" / "manifest.json"
     stored = msgspec.json.decode(manifest.read_bytes())
     del stored["shots"]
@@ -255,7 +259,7 @@ def test_shots_that_are_gone_are_drawn_anew_only_where_they_are_the_same(tmp_pat
     content = (data / "shots.jsonl").read_text()
     assert SHOTS[0].text in content
     (data / "shots.jsonl").write_text(content.replace(SHOTS[0].text, "Another text."))
-    check_refused(folder, tasks, r"tasks/one/shots\.json is missing, by which the texts in data/one were made")
+    check_refused(folder, tasks, r"tasks/one/shots\.json is missing; the texts in data/one were generated from it")
     file.write_bytes(written)
     make(folder, tasks)
 
@@ -271,7 +275,7 @@ def test_data_that_were_corrected_before_anything_was_drawn_count(tmp_path: Path
     (data / "shots.jsonl").write_text(content.replace(SHOTS[0].text, "A corrected text."))
     make(folder, tasks, on_event=events.append)
     assert "A corrected text." in {shot.text for shot in CorpusFolder(folder).shots("one") or ()}
-    assert any("was changed before anything was drawn" in event.message for event in events)
+    assert any("was changed before any text was drawn" in event.message for event in events)
     (data / "shots.jsonl").write_text(content)
     make(folder, tasks, on_event=events.append)
-    assert any("1 shot of this folder is not in the labelled data any more" in event.message for event in events)
+    assert any("1 shot of this folder is no longer in the labelled data" in event.message for event in events)

@@ -75,7 +75,7 @@ def test_a_damaged_shard_of_a_finished_corpus_is_named_and_made_again(damage: An
     content = (tmp_path / SECOND).read_bytes() if damage is not unlink else None
     summary = make_small(tmp_path, on_event=events.append)
     assert re.fullmatch(DAMAGES[damage], summary.mended[SECOND]) and len(summary.mended) == 1
-    assert f"{SECOND} {summary.mended[SECOND]}: its texts are made again" in [event.message for event in events]
+    assert f"{SECOND} {summary.mended[SECOND]}: its texts are generated again" in [event.message for event in events]
     assert rows_of(tmp_path) == before
     aside = tmp_path / "damaged" / "one" / "000001.jsonl"
     assert (aside.read_bytes() if aside.exists() else None) == content
@@ -150,14 +150,14 @@ def test_a_disk_that_damages_what_was_made_again_is_told_of(tmp_path: Path, monk
 
     monkeypatch.setattr(CorpusFolder, "replace_shard", replace)
     cut(tmp_path / SECOND)
-    with pytest.raises(RunFolderError, match=f"{SECOND} cannot be read .* after it was made again"):
+    with pytest.raises(RunFolderError, match=f"{SECOND} cannot be read .* after it was generated again"):
         make_small(tmp_path)
 
 
 def test_a_shard_of_a_task_that_is_not_named_is_not_passed_over(tmp_path: Path) -> None:
     make_small(tmp_path)
     drop_rows(tmp_path / "data" / "two" / "000000.jsonl")
-    with pytest.raises(RunFolderError, match=r"data/two/000000.jsonl has .* name the task two, too \(--tasks\)"):
+    with pytest.raises(RunFolderError, match=r"data/two/000000.jsonl has .* name the task two \(--tasks\)"):
         make_small(tmp_path, named("one"))
     assert len(make_small(tmp_path).mended) == 1
 
@@ -182,7 +182,7 @@ def test_a_journal_that_lost_its_lines_costs_time_and_no_shard(tmp_path: Path) -
     (tmp_path / JOURNAL_FILE).unlink()
     assert make_small(tmp_path, on_event=events.append).rows == 120
     assert {file.name: file.read_bytes() for file in tmp_path.glob("damaged/one/*")} == before
-    assert any("put aside, in damaged/: data/one/000000.jsonl" in event.message for event in events)
+    assert any("moved to damaged/: data/one/000000.jsonl" in event.message for event in events)
 
 
 @pytest.mark.parametrize("name", [JOURNAL_FILE, "tasks/one/annotator.json"])
@@ -220,7 +220,7 @@ def test_a_journal_leads_to_no_file_but_shards(place: str, tmp_path: Path) -> No
     journal = (folder / JOURNAL_FILE).read_text()
     first = json.loads(journal.splitlines()[0])["file"]
     (folder / JOURNAL_FILE).write_text(journal.replace(first, name))
-    with pytest.raises(RunFolderError, match=r"which is no shard in data/.*in another folder"):
+    with pytest.raises(RunFolderError, match=r"which is not a shard in data/.*in another folder"):
         make_small(folder)
     assert mine.read_text() == "mine\n"
 

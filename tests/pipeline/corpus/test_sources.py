@@ -113,13 +113,17 @@ def test_shots_that_are_gone_from_a_corpus_are_drawn_anew_with_a_line(tmp_path: 
     file, events = tmp_path / "tasks" / "one" / "shots.json", list[Event]()
     shots = file.read_bytes()
     make(tmp_path, named("one"), on_event=events.append)
-    assert not any("drawn anew" in event.message for event in events)
+    assert not any("drawn again" in event.message for event in events)
     file.unlink()
     make(tmp_path, named("one"), on_event=events.append)
-    assert next(event.message for event in events if "drawn anew" in event.message).startswith(f"one: {file} is gone")
+    assert next(event.message for event in events if "drawn again" in event.message).startswith(
+        f"one: {file} is missing"
+    )
     assert file.read_bytes() == shots
     shutil.rmtree(tmp_path / "tasks")
-    with pytest.raises(RunFolderError, match=r"manifest\.json is missing, by which the texts in data/one were made"):
+    with pytest.raises(
+        RunFolderError, match=r"manifest\.json is missing; the texts in data/one were generated from it"
+    ):
         make(tmp_path, named("one"))
 
 

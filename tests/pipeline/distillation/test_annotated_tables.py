@@ -244,7 +244,7 @@ def test_labels_of_a_person_that_contradict_each_other_are_told_and_not_learnt()
     usable, told = learnable(annotated, [], [])
     assert [(example.text, example.is_real) for example in usable] == [("ice", True)]
     assert told == [
-        "1 text with different answers of a person, such as 'Ice cubes': none is learnt",
+        "1 text with different answers from a person, such as 'Ice cubes': none is learnt",
         "not learnt, because repeated: 1 text",
     ]
 
@@ -263,7 +263,7 @@ def test_of_rows_with_the_same_input_a_persons_target_is_learnt_and_several_are_
     learnt, told = learnable_pairs(pairs, [], [], "input")
     assert [pair.target for pair in learnt] == ["C.", "Ab."]
     assert told == [
-        "1 input with different answers of a person, such as 'A | b': the first is learnt",
+        "1 input with different answers from a person, such as 'A | b': the first is learnt",
         "3 inputs repeating others or real ones left out",
     ]
 

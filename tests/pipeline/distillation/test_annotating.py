@@ -220,7 +220,7 @@ def test_answers_of_another_reader_are_not_gone_on_with(tmp_path: Path) -> None:
     ("out", "columns", "message"),
     [
         ("out.xls", "text", "cannot write a .xls file"),
-        ("notes.csv", "text", "is there already"),
+        ("notes.csv", "text", "already exists"),
         ("out.csv", "text,p_cold", "'p_cold'"),
     ],
 )
@@ -254,7 +254,7 @@ def test_a_table_without_texts_is_refused(tmp_path: Path, content: str, column: 
 def test_what_parquet_cannot_hold_is_refused_before_anything_is_read(tmp_path: Path, cells: tuple[Any, ...]) -> None:
     path, read_texts = tmp_path / "t.jsonl", list[str]()
     write_jsonl(path, [{"text": f"text {n}", "note": cell} for n, cell in enumerate(cells)])
-    with pytest.raises(InputError, match=r"Parquet cannot hold the column 'note'.*--out .*out\.jsonl"):
+    with pytest.raises(InputError, match=r"Parquet cannot store the column 'note'.*--out .*out\.jsonl"):
         annotate(path, tmp_path / "out.parquet", annotator(read_texts=read_texts))
     assert read_texts == [] and not (tmp_path / "out.parquet").exists()
     assert annotate(path, tmp_path / "out.jsonl").rows == len(cells)
@@ -267,7 +267,7 @@ def test_what_was_left_out_of_the_table_and_what_is_unclear_in_it_is_told(tmp_pa
     summary = annotate_table(notes, tmp_path / "out.csv", LABELS, "a run", annotator())
     assert summary.rows == 2
     unclear, left_out = summary.warnings
-    assert "something in a column without a name (line 4)" in unclear
+    assert "value in a column without a name (line 4)" in unclear
     assert "1 row left out: repeating the column names" in left_out
 
 
@@ -286,7 +286,7 @@ def test_what_csv_cannot_hold_is_refused_before_anything_is_asked(
     write_jsonl(tmp_path / "notes.jsonl", [row])
     notes, read_texts = open_texts(tmp_path / "notes.jsonl", "text"), list[str]()
     for name in ("out.csv", "out.tsv"):
-        with pytest.raises(InputError, match=f"CSV cannot hold NUL characters, and {place} has one.*out.jsonl"):
+        with pytest.raises(InputError, match=f"CSV cannot store NUL characters, but {place} has one.*out.jsonl"):
             annotate_table(notes, tmp_path / name, LABELS, "me", annotator(read_texts=read_texts))
     assert not read_texts and annotate_table(notes, tmp_path / "out.jsonl", LABELS, "me", annotator()).rows == 1
 
@@ -295,6 +295,6 @@ def test_what_csv_cannot_hold_is_refused_before_anything_is_asked(
 def test_an_infinite_number_is_not_written_as_nothing(tmp_path: Path, cell: str) -> None:
     (tmp_path / "notes.jsonl").write_text(f'{{"text": "snow", "size": NaN}}\n{{"text": "ice", "size": {cell}}}\n')
     notes, read_texts = open_texts(tmp_path / "notes.jsonl", "text"), list[str]()
-    with pytest.raises(InputError, match=r"infinite numbers, and row 2 of the column 'size' has one.*out\.csv"):
+    with pytest.raises(InputError, match=r"infinite numbers, but row 2 of the column 'size' has one.*out\.csv"):
         annotate_table(notes, tmp_path / "out.jsonl", LABELS, "me", annotator(read_texts=read_texts))
     assert not read_texts and annotate_table(notes, tmp_path / "out.csv", LABELS, "me", annotator()).rows == 2

@@ -127,17 +127,17 @@ def test_a_student_learns_what_the_teacher_says_and_what_a_person_corrects(folde
     assert find_student(folder / "out") == Path(corrected.student_path)
     with LocalClassifier(folder / "out") as classifier:
         assert classifier.predict([NOTES[0]])[0].label == "warm"
-        with pytest.raises(InputError, match="characters that are no Unicode"):
+        with pytest.raises(InputError, match="is not valid Unicode"):
             classifier.predict(["\ud83d"])
     for name in ("model.safetensors", "config.json"):
         content = (Path(corrected.student_path) / name).read_bytes()
         (Path(corrected.student_path) / name).write_bytes(content.replace(b"e", b"f", 1))
-        with pytest.raises(AdapterError, match=rf"{name} changed since training, or was not copied whole"):
+        with pytest.raises(AdapterError, match=rf"{name} changed since training, or was not copied completely"):
             find_teacher(folder / "out")
         with pytest.raises(AdapterError, match="Copy it again"):
             LocalClassifier(folder / "out")
         job = Path(corrected.student_path).parent.name
-        with pytest.raises(AdapterError, match=rf"{name} changed .* Or remove \S+/{job}, and it is trained anew"):
+        with pytest.raises(AdapterError, match=rf"{name} changed .* Or remove \S+/{job}, and it is trained again"):
             make(folder, teacher)
         (Path(corrected.student_path) / name).write_bytes(content)
 
@@ -173,8 +173,8 @@ def test_what_a_person_did_to_the_annotated_table_is_told(folder: Path, capfd: p
     rows[1]["text"] = "Jan 2"
     write_jsonl(table, [*rows[:2], *rows[5:]])
     notes = make(folder, teacher).notes
-    assert "4 texts of notes.jsonl not in annotated.jsonl any more, and not learnt" in notes
-    assert "1 text in annotated.jsonl not of notes.jsonl: added or changed, and learnt" in notes
+    assert "4 texts of notes.jsonl no longer in annotated.jsonl, and not used for training" in notes
+    assert "1 text in annotated.jsonl not of notes.jsonl: added or changed, and used for training" in notes
     assert "1 label in annotated.jsonl not of the teacher: learnt alone, as a person's" in notes
     assert main(["report", str(folder / "out")]) == 2
     assert f"it has no shots.json. Give one that a run was in. What it has: {folder}/out/report.html, {table}." in (
@@ -182,7 +182,7 @@ def test_what_a_person_did_to_the_annotated_table_is_told(folder: Path, capfd: p
     )
     for name in ("annotated.xlsx", "annotated (1).jsonl", "annotated - Sheet1.csv"):
         (folder / "out" / name).touch()
-        with pytest.raises(InputError, match=rf"has {re.escape(name)}\. .* annotated.jsonl alone: .* as JSON Lines"):
+        with pytest.raises(InputError, match=rf"has {re.escape(name)}\. .*only from annotated.jsonl: .* as JSON Lines"):
             make(folder, teacher)
         (folder / "out" / name).unlink()
 
@@ -220,7 +220,7 @@ def test_nothing_to_learn_and_nobody_who_writes_are_refused(folder: Path) -> Non
     with pytest.raises(InputError, match="--max-tokens 513: all-MiniLM-L6-v2 reads at most 512 tokens"):
         make(folder, Teacher(), StudentSettings(max_tokens=513))
     write_jsonl(folder / "notes.jsonl", [{"text": "snow", "p_cold": 1}])
-    with pytest.raises(InputError, match="the table has a column 'p_cold'"):
+    with pytest.raises(InputError, match="the table already has a column 'p_cold'"):
         make(folder, Teacher())
     assert not (folder / "out").exists()
 

@@ -135,7 +135,7 @@ def test_a_causal_student_is_a_checkpoint_and_a_person_may_correct_what_it_learn
     AutoModelForCausalLM.from_pretrained(summary.student_path)
     with TextStudent(folder / "out") as student:
         assert len(student.write(["Bern | in | Switzerland", "Rome | in | Italy"])) == 2
-        with pytest.raises(InputError, match=r"generate has nothing to read in the texts at \[0\]"):
+        with pytest.raises(InputError, match=r"generate got blank texts at \[0\]"):
             student.write([" "])
 
     with monkeypatch.context() as patch:
@@ -153,7 +153,7 @@ def test_a_causal_student_is_a_checkpoint_and_a_person_may_correct_what_it_learn
     write_jsonl(folder / "out" / "annotated.jsonl", [*rows])
     again = make(folder, tiny_model)
     assert again.annotated_pairs == 1 and again.student_path != summary.student_path
-    assert "2 texts of more.jsonl not in annotated.jsonl any more, and not learnt" in again.notes
+    assert "2 texts of more.jsonl no longer in annotated.jsonl, and not used for training" in again.notes
     (folder / "out" / "annotated.xlsx").touch()
     with pytest.raises(InputError, match=r"has annotated\.xlsx\."):
         make(folder, tiny_model)
@@ -206,7 +206,7 @@ def test_a_student_that_writes_is_no_classifier(tmp_path: Path) -> None:
         ({"settings": fourshot.RunSettings(k=8)}, "The setting k is of classifiers"),
         ({"student_settings": fourshot.TextStudentSettings(held_out=0.2)}, "held_out of a student are for sequence"),
         ({"unlabelled": "task.toml"}, "task.toml"),
-        ({"unlabelled": "written.jsonl"}, "has a column 'annotated_by', which is what would be added"),
+        ({"unlabelled": "written.jsonl"}, "has a column 'annotated_by', which would be added"),
     ],
 )
 def test_what_makes_no_sense_is_refused_before_anything_is_made(

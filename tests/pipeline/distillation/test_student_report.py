@@ -29,7 +29,7 @@ RESULT = StudentResult(
 def test_the_report_shows_mistakes_size_speed_cost_and_what_to_correct_first(folder: Path) -> None:
     make(folder, Teacher())
     report = (folder / "out" / "report.md").read_text()
-    for line in ("| Precision % |", "Accuracy against coverage is from 2 texts", "- a text by itself, median: "):
+    for line in ("| Precision % |", "Accuracy against coverage is from 2 texts", "- one text at a time, median: "):
         assert line in report
     assert "- answers of large: 30 requests, 930 tokens" in report
     assert "| warm | 0.90 | cold |" in report.partition("least sure of")[2]
@@ -49,7 +49,7 @@ def test_facts_are_told_as_far_as_they_are_known() -> None:
         "parameters": "22,713,216",
         "checkpoint": "90.9 MB",
         "training": "12.5 s, 40 steps",
-        "same label as the teacher": "85.0 % of 20 texts that were not learnt",
+        "same label as the teacher": "85.0 % of 20 texts not used for training",
     }
     scores = Scores(
         n=100, accuracy=1, macro_f1=1, ece=0, interval=(0.9, 1.0), seconds=0.5, prompt_tokens=0, cached_tokens=0
@@ -57,6 +57,6 @@ def test_facts_are_told_as_far_as_they_are_known() -> None:
     parity = Parity(file="model_int8.onnx", megabytes=25.5, texts=200, other_labels=5, largest_difference=0.1)
     facts = student_facts(RESULT, 90.91, scores, 0.0042, [parity], REMOTE)
     assert facts["speed, all test texts at once"] == "200 texts/s on this machine"
-    assert facts["a text by itself, median"] == "4.2 ms"
+    assert facts["one text at a time, median"] == "4.2 ms"
     assert facts["model_int8.onnx"] == "25.5 MB, the same label on 195 of 200 texts"
     assert facts["answers of large"] == "30 requests, 930 tokens"

@@ -114,7 +114,7 @@ def test_what_cannot_be_measured_stops_nobody_but_who_asks_for_it(monkeypatch: p
     monkeypatch.setattr(speeds, "_measured", fail)
     events = list[Event]()
     assert make_forecast(MODEL, lambda _: [StageWork(stage="draw")], events.append) is None
-    assert events[-1].message == "none, for this machine could not be measured: no memory"
+    assert events[-1].message == "none, because this machine could not be measured: no memory"
     with pytest.raises(FourshotError, match="no memory"):
         make_forecast(MODEL, lambda _: [StageWork(stage="draw")], events.append, anew=True)
 

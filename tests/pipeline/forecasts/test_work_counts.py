@@ -36,7 +36,7 @@ def test_long_shots_for_which_a_drawing_prompt_has_no_room_are_told() -> None:
         for turn in range(4)
     ]
     (message,) = TokenCounts(task, shots, RunSettings(), MODEL.path).fitting_notes(None)
-    assert "long: prompts that draw texts show as many shots" in message and "2048 are allowed" in message
+    assert "long: generation prompts show as many shots" in message and "2048 are allowed" in message
     short = [Example(text=f"short {shot.text[-1]}", label=shot.label) for shot in shots]
     assert TokenCounts(task, short, RunSettings(), MODEL.path).fitting_notes(None) == []
 

@@ -26,6 +26,8 @@ def test_a_card_says_what_a_person_said_and_what_nobody_checked(tmp_path: Path) 
     )
     html, markdown = (file.read_text(encoding="utf-8") for file in write_report(data, tmp_path))
     for label in ("bad", "good"):
-        assert f"a person says <b>{label}</b>" in html and f"| {label}, a person says | kept |" in markdown
+        assert (
+            f"labelled by a person: <b>{label}</b>" in html and f"| {label}, labelled by a person | kept |" in markdown
+        )
     assert "written as <b>mixed</b>" in html and html.count("Its label was not checked.") == 1
     assert "written as <b>bad</b>" not in html

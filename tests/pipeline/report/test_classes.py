@@ -37,7 +37,7 @@ def test_a_page_of_150_classes_is_light_and_draws_few_bars(tmp_path: Path) -> No
     page, markdown = (path.read_text(encoding="utf-8") for path in write_report(data(), tmp_path))
     bars = page[page.index('<figure class="reasons">') : page.index("Numbers per class and reason")]
     assert bars.count('class="bar"') == FEWEST_KEPT and NAMES[FEWEST_KEPT] not in bars
-    assert f"Drawn are the {FEWEST_KEPT} of 150 classes" in page
+    assert f"Shown are the {FEWEST_KEPT} of 150 classes" in page
     assert len(page) < 100_000
     row = f'<tr><th scope="row">{NAMES[7]}</th><td>{NAMES[8]}</td><td>4</td>'
     assert row in page and f"| {NAMES[7]} | {NAMES[8]} | 4 |" in markdown

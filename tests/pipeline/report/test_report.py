@@ -120,8 +120,8 @@ def test_both_files_tell_the_same_numbers(html: str, markdown: str) -> None:
 
 def test_texts_without_labels_and_what_a_person_said_are_told(html: str, markdown: str) -> None:
     for words in (
-        "Of 1,000 texts without labels, 930 are learnt as the annotators read them, and 20 as a person labelled them.",
-        "Left out: 50 near duplicate.",
+        "Of 1,000 texts without labels, 930 are used for training with labels from the annotators, and 20 with",
+        "with labels from a person. Left out: 50 near duplicate.",
         "A person reviewed the shots and the texts: 5 dropped, 3 relabelled.",
     ):
         assert words in html and words in markdown.replace("\\", "")

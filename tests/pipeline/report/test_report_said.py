@@ -16,7 +16,7 @@ def test_classes_with_fewer_texts_than_were_asked_for_are_named(tmp_path: Path) 
         settings = {"allow_short": allow_short, "generate": {"per_class": 2}}
         (folder := tmp_path / str(allow_short)).mkdir()
         for file in write_report(msgspec.structs.replace(full_data(), kept=kept, settings=settings), folder):
-            said = "Short of the 2 texts that were asked for of each class (--allow-short): bad with 1, mixed with 0."
+            said = "Classes with fewer than the requested 2 texts (--allow-short): bad with 1, mixed with 0."
             assert (said in file.read_text()) == is_named
 
 

@@ -173,7 +173,7 @@ def test_only_a_column_that_is_called_answer_holds_verdicts_unasked() -> None:
 def test_verdicts_as_annotation_tools_write_them_are_asked_about(column: str, verdicts: list[Any]) -> None:
     rows = {i: {"text": CELLS["sentence"][i], "label": TEAMS[i], column: verdicts[i % 3]} for i in range(6)}
     table = Table(path="t.csv", columns=("text", "label", column), rows=rows)
-    with pytest.raises(InputError, match=r"may say which labels a person rejected\. Then give --verdict-column"):
+    with pytest.raises(InputError, match=r"may say which labels a person rejected\. If so, give --verdict-column"):
         find_columns(table)
     assert verdict_columns(table) == [column]
     assert list(map(is_accepted, verdicts)).count(True) == (2 if column == "is_approved" else 1)

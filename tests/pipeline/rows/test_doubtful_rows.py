@@ -48,14 +48,14 @@ def test_quotes_around_each_text_are_pointed_out(marks: str) -> None:
 @pytest.mark.parametrize("name", ["2024-01-04", "2024-01-04 00:00:00", "04-Jan", "Jan-04", "4. Jan", "1-M\u00e4r"])
 def test_classes_that_are_dates_are_pointed_out(name: str) -> None:
     [message] = warned(texts(name, "25+", "5 - 24"))
-    assert f"{name!r} became a class: dates. Did a spreadsheet make them" in message
+    assert f"{name!r} became a class: dates. Did a spreadsheet convert" in message
     assert warned(texts("25+", "1-4", "Mar-a-Lago", "24-hour")) == []
 
 
 def test_a_class_whose_name_is_nearly_that_of_another_is_pointed_out() -> None:
     many = texts("billing", "level 1", "complete", times=6)
     [message] = warned([*many, ("a", "biling"), ("b", "level 2"), ("c", "incomplete"), ("d", "billing")])
-    assert "'biling' became a class of 1 row. Is it 'billing'? Then write it so." in message
+    assert "'biling' became a class of 1 row. Is it 'billing'? Then write it the same way." in message
     assert warned(texts("billing", "biling", times=6)) == []
 
 

@@ -55,7 +55,7 @@ def test_csv_with_a_column_twice_or_fields_too_many_says_all_of_it(tmp_path: Pat
     with pytest.raises(InputError) as caught:
         read_table(path)
     assert [line.removeprefix(str(path)).split(".")[0] for line in str(caught.value).splitlines()] == [
-        ":1: the column 'text' stands there 2 times",
+        ":1: the column 'text' occurs 2 times",
         ":3: 4 fields where the header has 3 (separator ',')",
         ":4: 2 fields where the header has 3 (separator ',')",
     ]
@@ -133,7 +133,7 @@ def test_class_names_that_a_hub_parquet_file_carries_are_used(tmp_path: Path) ->
     rows.to_parquet(tmp_path / "train.parquet")
     assert [example.label for example in load_split(load_task(path), "train").examples] == ["cold", "warm"]
     table = read_table(tmp_path / "train.parquet")
-    with pytest.raises(ValueError, match="the class number 2, and the file has names for 0 to 1"):
+    with pytest.raises(ValueError, match="the class number 2, but the file has names for 0 to 1"):
         find_labels(DataSource(), table, 2, {})
 
 

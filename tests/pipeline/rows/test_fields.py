@@ -64,12 +64,12 @@ def test_the_sample_that_is_shown_may_be_typed() -> None:
 @pytest.mark.parametrize(
     ("raw", "message"),
     [
-        ("It rains.", "object of the fields premise, hypothesis, got the text 'It rains.'"),
+        ("It rains.", "object with the fields premise, hypothesis, got the text 'It rains.'"),
         ('{"premise": ', "not valid JSON"),
         ('{"premise": "x", "hypothesis": "y", "premis\\u0065": "z"}', "the field `premise` twice"),
         ({"premise": "x"}, "'hypothesis' is missing; got 'premise'"),
         ({"premise": "x", "hypothesis": " \u200b"}, "'hypothesis' is blank"),
-        ({"premise": "x", "hypothesis": 3}, "'hypothesis' is no string"),
+        ({"premise": "x", "hypothesis": 3}, "'hypothesis' is not a string"),
         ({"premise": "x", "hypotesis": "y"}, "unknown field 'hypotesis'; the fields are premise, hypothesis. Did you"),
     ],
 )
@@ -127,7 +127,7 @@ def test_rows_with_a_column_for_each_field(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("fields", "problem"),
     [
-        ('["a"]', "allowed are none, for a task of texts, or two and more"),
+        ('["a"]', "allowed are none, for a task of texts, or two or more"),
         ('["a_b", "A b"]', "'A b' reads like a field before it"),
         ('["a", "label"]', "cannot begin a line of a prompt"),
         ('["a", "b: c"]', "cannot begin a line of a prompt"),

@@ -152,11 +152,11 @@ def test_a_table_that_cannot_be_read_names_no_option_that_there_is_not(table: Pa
     ("old", "new", "fault"),
     [
         ("plain,A-", "plain,B", r"review\.csv:8: unknown label 'B'; the task's labels are A, A-, true\."),
-        ("plain,A-", "plain,", r"review\.csv:8: the label is gone"),
+        ("plain,A-", "plain,", r"review\.csv:8: the label is missing"),
         ("plain", "plane", r"review\.csv:8: the text of r00-000005 was changed.*\"plain\""),
         ("plain,A-,yes", "plain,A-,perhaps", r"review\.csv:8: keep is 'perhaps'; allowed are yes and no"),
-        ("r00-000005", "r00-000007", r"review\.csv:8: the id 'r00-000007' is not one that was written"),
-        ("r00-000005", "r00-000004", r"review\.csv:8: the id 'r00-000004' stands there twice"),
+        ("r00-000005", "r00-000007", r"review\.csv:8: the id 'r00-000007' is not in the table that was written"),
+        ("r00-000005", "r00-000004", r"review\.csv:8: the id 'r00-000004' occurs twice"),
         ("label,keep", "class,keep", r"no column 'label'; the columns are 'id', 'text', 'class'"),
     ],
 )

@@ -19,8 +19,8 @@ from fourshot.pipeline.rows.text_lists import checked_strings, checked_texts, li
         ({"a", "b"}, "got a set, which has no order."),
         (np.array([["a"], ["b"]]), "got a ndarray. Give its column of texts."),
         (7, "generate takes a list of texts, got 7. Give a list of strings."),
-        (["good", None], "the input at 1 is None, which is no text"),
-        (["good", " "], "generate has nothing to read in the texts at [1]. Leave blank texts out."),
+        (["good", None], "the input at 1 is None, which is not a text"),
+        (["good", " "], "generate got blank texts at [1]. Leave them out."),
         (["good", {"subject": "Hello"}], "the input at 1 is an object. generate takes strings"),
     ],
 )

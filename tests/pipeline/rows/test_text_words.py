@@ -102,7 +102,7 @@ def test_the_middle_is_left_out_where_the_end_says_what_a_text_is_about() -> Non
 def test_what_is_left_out_is_counted() -> None:
     cut = cut_texts(["one two three", "one", KETTLE], 2)
     assert (cut.texts, cut.cut, cut.words, cut.left_out, cut.longest) == (3, 2, 15, 10, 11)
-    assert str(cut) == "2 of 3 texts have more than 2 words (the longest 11): the end is not read, 10 of 15 words."
+    assert str(cut) == "2 of 3 texts have more than 2 words (the longest 11): the end is not used, 10 of 15 words."
     assert str(cut_texts(["one two three", "one"], 2, "middle")).startswith("1 of 2 texts has more than 2 words")
     assert str(cut_texts(["one two"], 2)) == str(cut_texts([])) == ""
 

@@ -131,17 +131,17 @@ def test_a_first_line_that_may_be_a_text_is_asked_about(tmp_path: Path) -> None:
             read()
     named = load_unlabelled(file, TASK, 0, "I was charged twice")
     assert named.texts == ((2, "cannot log in"),)
-    assert "the first line, 'I was charged twice', was taken for the name" in named.note
+    assert "the first line, 'I was charged twice', was used as the name" in named.note
     two = tmp_path / "two.csv"
     two.write_text("I was charged twice,2024-01-01\ncannot log in,2024-01-02\n")
     for read in (lambda: load_unlabelled(two, TASK, 0), lambda: open_texts(two)):
         with pytest.raises(InputError, match="with 'I was charged twice', is a row, write a line above it that names"):
             read()
-    assert "was taken for the name" in str(open_texts(two, "I was charged twice").warnings)
+    assert "was used as the name" in str(open_texts(two, "I was charged twice").warnings)
     with pytest.raises(InputError, match="would name its only column"):
         load_inputs(file, PairSource())
     file.write_text("late parcel\ncannot log in\n")
-    note = "the first line, 'late parcel', was taken for the name of the column"
+    note = "the first line, 'late parcel', was used as the name of the column"
     assert note in load_unlabelled(file, TASK, 0).note and note in str(open_texts(file).warnings)
     file.write_text("message\ncannot log in\n")
     assert "first line" not in load_unlabelled(file, TASK, 0).note and not open_texts(file).warnings

@@ -94,8 +94,8 @@ def test_booleans_are_two_classes_however_they_are_spelled() -> None:
     used = use(texts(True, "true", "TRUE", False, "False", True))
     assert labels_of(used) == ["True", "True", "True", "False", "False", "True"]
     assert {fault.what.split(" in ")[0] for fault in used.notices} == {
-        "'true' was taken as 'True'",
-        "'TRUE' was taken as 'True'",
+        "'true' was read as 'True'",
+        "'TRUE' was read as 'True'",
     }
 
 
@@ -115,7 +115,7 @@ def test_a_list_of_one_is_its_element_and_that_is_said() -> None:
     used = use(texts(["lock"], "['billing']", "lock"))
     assert labels_of(used) == ["lock", "billing", "lock"]
     assert [fault.what for fault in used.notices] == [
-        "2 labels written as a list of one: the element was taken (line 2, 3)."
+        "2 labels written as a list of one element: the element was used (line 2, 3)."
     ]
 
 
@@ -151,7 +151,7 @@ def test_a_name_that_often_means_no_label_is_pointed_out_and_can_be_left_out() -
 
 
 def test_a_class_cannot_be_called_like_a_missing_value_and_that_is_said() -> None:
-    with pytest.raises(InputError, match=r"such as 'null'\)\. .*If it is a class, call it otherwise"):
+    with pytest.raises(InputError, match=r"such as 'null'\)\. .*If it is a class, rename it"):
         use(texts("lock", "null"))
 
 
@@ -178,7 +178,7 @@ def test_a_text_that_is_none_is_left_out_even_where_it_has_no_label() -> None:
 
 
 def test_a_text_that_is_a_number_is_refused_with_its_line() -> None:
-    with pytest.raises(InputError, match=r"a text that is no string in line 4 .*'text', such as '5'.*text column"):
+    with pytest.raises(InputError, match=r"a text that is not a string in line 4 .*'text', such as '5'.*text column"):
         use([*texts("lock", "damage"), (5, "lock")])
     rows = [{"a": "one", "b": 5, "label": label} for label in ("lock", "damage")]
     with pytest.raises(InputError, match=r"column 'a' and 'b', such as '5'\)"):

@@ -57,11 +57,11 @@ def planned(task: Task, folder: Path) -> None:
 def test_the_folder_of_a_run_is_refused_and_a_run_in_that_of_a_comparison(runs: WholeRuns, tmp_path: Path) -> None:
     runs.run(tmp_path / "run", SETTINGS)
     before = contents(tmp_path / "run")
-    with pytest.raises(RunFolderError, match="holds a run, and this command makes something else"):
+    with pytest.raises(RunFolderError, match="holds a run, but this command makes something else"):
         compared(runs.task, tmp_path / "run")
     assert contents(tmp_path / "run") == before
     compared(runs.task, tmp_path / "compared")
-    with pytest.raises(RunFolderError, match="holds a comparison, and this command makes something else"):
+    with pytest.raises(RunFolderError, match="holds a comparison, but this command makes something else"):
         runs.run(tmp_path / "compared", SETTINGS)
 
 

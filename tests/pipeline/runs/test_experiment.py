@@ -104,7 +104,7 @@ def test_a_folder_keeps_the_layout_that_it_was_begun_with(tmp_path: Path, monkey
     messages = list[str]()
     StageDriver(tmp_path / "log.txt", lambda event: messages.append(event.message)).add("notes", again)
     assert committee(again) == keys and not (old.root / LAYOUT_FILE).exists()
-    assert messages == ["notes: the folder was begun without filler before prompts (align), and goes on without"]
+    assert messages == ["notes: the folder was begun without filler before prompts (align), and continues without it"]
     new = experiment_with_texts(tmp_path / "new", align=True)
     assert committee(new) != keys
     assert not {Path(cell).name for cell in cells} & {Path(new.evaluation_cell(cell).out).name for cell in new.cells}
@@ -279,7 +279,7 @@ def test_what_is_left_out_of_long_texts_is_the_same_in_training_measuring_and_se
     assert len({run.evaluation_cell(run.cell("icl")).out for run in runs}) == 3
     assert report_data(usual, "usual").long_texts == ()
     notes = report_data(experiment, "middle").long_texts
-    assert notes[0].startswith("shots: 7 of 8 texts have more than 3 words (the longest 7): the middle is not read, ")
+    assert notes[0].startswith("shots: 7 of 8 texts have more than 3 words (the longest 7): the middle is not used, ")
 
 
 def test_a_run_says_which_build_it_is_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

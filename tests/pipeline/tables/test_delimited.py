@@ -154,16 +154,19 @@ def test_columns_without_a_name_are_called_by_their_place_and_what_is_in_them_is
     assert table.columns == ("v1", "v2", "3")
     assert table.rows[3]["3"] == " you won"
     [notice] = table.notices
-    assert "1 row with something in a column without a name (line 3)" in str(notice)
+    assert "1 row with a value in a column without a name (line 3)" in str(notice)
 
 
 @pytest.mark.parametrize(
     ("content", "evidence"),
     [
-        ("billing,Charged two times.\nlock,Stuck.\nbilling,Wrong sum.\n", "'billing' stands in 1 more row of column 1"),
-        ("3,Cranes stand still\n3,Dockers stop\n1,Rates rise\n", "'3' stands in 1 more row"),
+        (
+            "billing,Charged two times.\nlock,Stuck.\nbilling,Wrong sum.\n",
+            "'billing' is also in 1 more row of column 1",
+        ),
+        ("3,Cranes stand still\n3,Dockers stop\n1,Rates rise\n", "'3' is also in 1 more row"),
         ("The lock does not open.,Lock\nStuck.,lock\n", "'The lock does not open.' is a sentence"),
-        ("Complaints 2024,\ntext,label\nStuck.,lock\n", "column 2 has no name, and something in 2 rows"),
+        ("Complaints 2024,\ntext,label\nStuck.,lock\n", "column 2 has no name, but values in 2 rows"),
     ],
 )
 def test_a_first_line_that_looks_like_an_example_is_asked_for(tmp_path: Path, content: str, evidence: str) -> None:
@@ -187,7 +190,7 @@ def test_the_numbers_of_rows_that_r_writes_are_a_column_without_a_name(tmp_path:
     lines = ['"text"|"label"', '"1"|"One, and more."|"a"', '"2"|"Two."|"b"']
     table = read(tmp_path, "\n".join(lines).replace("|", mark))
     assert pairs(table) == [("One, and more.", "a"), ("Two.", "b")]
-    assert "the first was taken for its number, as R writes it" in " ".join(map(str, table.notices))
+    assert "the first was read as the row number, as R writes it" in " ".join(map(str, table.notices))
 
 
 def test_a_line_that_repeats_the_names_is_left_out_and_counted(tmp_path: Path) -> None:
@@ -211,7 +214,7 @@ def test_rows_of_another_width_are_errors_or_left_out_as_asked(tmp_path: Path) -
     faults = str(caught.value).splitlines()
     assert len(faults) == 11
     assert faults[0].endswith("3 fields where the header has 2 (separator ',').")
-    assert 'Put texts that hold the separator in "double quotes"' in faults[-1]
+    assert 'Put texts that contain the separator in "double quotes"' in faults[-1]
     assert "5 more rows with more or fewer fields than the header" in faults[-1]
     assert "--skip-broken" in faults[-1]
     table = read(tmp_path, "text,label\n" + lines, settings=ReadSettings(skip_broken=True))
@@ -223,7 +226,9 @@ def test_rows_of_another_width_are_errors_or_left_out_as_asked(tmp_path: Path) -
 def test_a_line_above_the_names_is_asked_about(tmp_path: Path) -> None:
     path = tmp_path / "train.csv"
     path.write_text("# exported by X,2024\ntext,label\nIt is hot.,warm\nIt is icy.,cold\n")
-    with pytest.raises(InputError, match=r"the next one, 'text, label', has usual names.*remove what stands above it"):
+    with pytest.raises(
+        InputError, match=r"the next one, 'text, label', has usual column names.*remove what is above it"
+    ):
         read_table(path)
     path.write_text("text,label\ncomment,topic\nIt is icy.,cold\n")
     assert len(read_table(path).rows) == 2

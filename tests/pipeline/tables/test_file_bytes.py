@@ -86,7 +86,7 @@ def test_packed_and_renamed_files_are_read(tmp_path: Path, name: str, content: b
         ("t.csv.bz2", bz2.compress(CSV.encode())[:-5], "cannot be unpacked: the file ends before"),
         ("t.csv.xz", lzma.compress(CSV.encode()) + b"\xfd7zXY\x00 and more", "cannot be unpacked"),
         ("t.zip", zipped({"a.csv": CSV})[:-30], "cannot be unpacked"),
-        ("t.zip", zipped({"a.csv": CSV, "b.csv": CSV}), r"a ZIP file with a\.csv, b\.csv; it must hold one table"),
+        ("t.zip", zipped({"a.csv": CSV, "b.csv": CSV}), r"a ZIP file with a\.csv, b\.csv; it must contain one table"),
         ("t.zip", zipped({}), "a ZIP file with nothing"),
         ("t.zip", zipped({"a.docx": "x"}), r"cannot read a packed \.docx file; allowed are"),
         ("t.csv.gz", gzip.compress(gzip.compress(b"a", mtime=0), mtime=0), "packed twice"),
@@ -103,11 +103,11 @@ def test_packed_and_renamed_files_are_read(tmp_path: Path, name: str, content: b
         ("t", b"text", "cannot read a file without an ending"),
         ("t.xls", b"\xd0\xcf\x11\xe0 and no more", "not a readable spreadsheet"),
         ("t.xlsx", b"PK", "not a readable spreadsheet"),
-        ("t.xls", CSV.replace(",", "\t").encode(), r"text that is called \.xls\. Call it \.tsv"),
-        ("t.xls", CSV.replace(",", "\t").encode("utf-16"), r"text that is called \.xls\. Call it \.tsv"),
-        ("t.xlsx", CSV.encode(), r"text that is called \.xlsx\. Call it \.csv"),
-        ("t.xls", b"\n<table><tr><td>text</td></tr></table>", r"a web page that is called \.xls"),
-        ("t.zip", b"PK", r"called \.zip, and does not begin like such a file"),
+        ("t.xls", CSV.replace(",", "\t").encode(), r"text with the ending \.xls\. Rename it to \.tsv"),
+        ("t.xls", CSV.replace(",", "\t").encode("utf-16"), r"text with the ending \.xls\. Rename it to \.tsv"),
+        ("t.xlsx", CSV.encode(), r"text with the ending \.xlsx\. Rename it to \.csv"),
+        ("t.xls", b"\n<table><tr><td>text</td></tr></table>", r"a web page with the ending \.xls"),
+        ("t.zip", b"PK", r"its ending is \.zip, but it does not begin like such a file"),
         ("t.arrow", b"ARROW1 and no more", "not a readable Arrow file"),
     ],
 )
@@ -120,7 +120,7 @@ def test_damaged_and_other_files_are_refused(tmp_path: Path, name: str, content:
 def test_a_column_in_the_names_of_folders_is_to_be_written_into_a_table(tmp_path: Path) -> None:
     for name in ("lock", "billing"):
         (tmp_path / "set" / f"label={name}").mkdir(parents=True)
-    with pytest.raises(InputError, match=r"a folder, not a file; in it is label=billing.*is a column 'label'"):
+    with pytest.raises(InputError, match=r"a folder, not a file; it contains label=billing.*as a column 'label'"):
         read_table(tmp_path / "set")
 
 
@@ -186,7 +186,7 @@ def test_an_arrow_stream_without_its_end_is_warned_about(tmp_path: Path) -> None
     for name, content in (("t.arrow", whole[:half]), ("t.arrow.gz", gzip.compress(whole[:half]))):
         (tmp_path / name).write_bytes(content)
         [notice] = read_table(tmp_path / name).notices
-        assert notice.severity == "warning" and "a stream without its end" in notice.what
+        assert notice.severity == "warning" and "the stream has no end" in notice.what
     (tmp_path / "t.arrow").write_bytes(whole)
     assert read_table(tmp_path / "t.arrow").notices == ()
 
@@ -268,8 +268,8 @@ def test_a_spreadsheet_is_read_whatever_it_is_called(tmp_path: Path, name: str) 
 @pytest.mark.parametrize(
     ("sheets", "message"),
     [
-        ([SHEET, SHEET], "the sheets 'S1' and 'S2' hold something"),
-        ([SHEET[1:]], "the first line looks like an example.*'1' stands in 1 more row"),
+        ([SHEET, SHEET], "the sheets 'S1' and 'S2' are not empty"),
+        ([SHEET[1:]], "the first line looks like an example.*'1' is also in 1 more row"),
         ([[["Complaints", ""], *SHEET]], "column 2 has no name"),
         ([[]], "no rows"),
     ],
@@ -292,7 +292,7 @@ def test_rows_that_a_filter_hides_are_read_and_counted(tmp_path: Path) -> None:
     (tmp_path / "t.xlsx").write_bytes(spreadsheet([], SHEET, hidden=(1, 2, 4)))
     table = read_table(tmp_path / "t.xlsx")
     assert [(fault.severity, fault.what) for fault in table.notices] == [
-        ("warning", "2 rows that the sheet hides: read like the others (row 2, 4).")
+        ("warning", "2 rows hidden in the sheet: read like the others (row 2, 4).")
     ]
     assert len(table.rows) == 3
     (tmp_path / "t.xlsx").write_bytes(spreadsheet(SHEET))

@@ -50,7 +50,7 @@ def test_every_form_of_a_table_gives_the_same_rows(tmp_path: Path, content: str,
 
 def test_what_stands_beside_the_rows_is_named(tmp_path: Path) -> None:
     [notice] = read(tmp_path, json.dumps({"rows": ROWS, "version": 1})).notices
-    assert "the rows are those of 'rows'; beside them, 'version' is not read" in str(notice)
+    assert "the rows are those of 'rows'; 'version' is not read" in str(notice)
 
 
 @pytest.mark.parametrize(
@@ -61,12 +61,12 @@ def test_what_stands_beside_the_rows_is_named(tmp_path: Path) -> None:
         ("[" + ", ".join([LINES[0], "{'text': 'x'}"]) + "]", ":1: not valid JSON: Expecting property name"),
         (json.dumps([["text", "label"], ["One.", "a"]]), ":1: got a JSON list, each row must be an object"),
         (json.dumps({"a": ["x", "y"], "b": ["z"]}), "If each key is a class with its texts, write each text as"),
-        (json.dumps({"a": ROWS, "b": ROWS[:1]}), "one JSON object with 'a', 'b': which of it are the rows"),
+        (json.dumps({"a": ROWS, "b": ROWS[:1]}), "one JSON object with 'a', 'b': which of them are the rows"),
         ("[" * 100_000, "JSON that cannot be read"),
         ('{"text": "a", "label": ' + "9" * 5000 + "}", "JSON that cannot be read"),
         ("", "no rows"),
         ("[]", "no rows"),
-        ("[{}, {}]", "no rows with anything in them"),
+        ("[{}, {}]", "no rows with content"),
         ("text,label\nOne.,a\n", "not valid JSON"),
         (json.dumps({"text": "a", "label": "b"}) + "\nnull\n", ":2: got a JSON null"),
     ],
@@ -106,7 +106,7 @@ def test_a_number_that_would_become_another_is_named_or_left_out_as_asked(
 ) -> None:
     content = f"{form % digits}\n{LINES[1]}" if form.startswith("{") else form % digits
     with pytest.raises(
-        InputError, match=rf"the number {re.escape(digits[:20])}.* is beyond what can be kept.*as a string"
+        InputError, match=rf"the number {re.escape(digits[:20])}.* cannot be stored exactly.*as a string"
     ):
         read(tmp_path, content, "t.jsonl")
     if form.startswith("{"):

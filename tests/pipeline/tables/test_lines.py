@@ -32,9 +32,9 @@ def test_a_table_with_tabs_is_one_and_other_separators_are_asked_about(tmp_path:
     settings = ReadSettings(header=False)
     assert read(tmp_path, "ham\tHello.\nspam\tWin!\n", settings).rows[2] == {"1": "spam", "2": "Win!"}
     assert read(tmp_path, 'text\tlabel\n"Two\nlines."\ta\nOne.\tb\n').rows[2]["text"] == "Two\nlines."
-    with pytest.raises(InputError, match=r"Each line has one ';'. If it is a table, call it \.csv"):
+    with pytest.raises(InputError, match=r"Each line has one ';'. If it is a table, rename it to \.csv"):
         read(tmp_path, "".join(f"i feel {number};joy\n" for number in range(9)))
-    with pytest.raises(InputError, match=r"first line, 'text,label', looks like names of columns"):
+    with pytest.raises(InputError, match=r"first line, 'text,label', looks like column names"):
         read(tmp_path, "text,label\nI was charged twice,billing\n")
     assert len(read(tmp_path, "Hello, message received\nlabel\ntext: label\n").rows) == 3
 
@@ -46,7 +46,7 @@ def test_a_line_without_a_label_among_those_of_fasttext_is_named(tmp_path: Path)
     for content, line in ((lines, 4), ([f"{text} __label__a" for text in ("one", "two")], 1)):
         path.write_text("\n".join(content))
         with pytest.raises(
-            InputError, match=rf":{line}: . of . lines hold __label__.*Write each line as __label__NAME"
+            InputError, match=rf":{line}: . of . lines have __label__.*Write each line as __label__NAME"
         ):
             read_table(path)
     path.write_text("What is __label__?\nOne.\nTwo.\n")

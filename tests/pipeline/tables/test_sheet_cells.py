@@ -11,7 +11,7 @@ from tests.pipeline.tables.test_file_bytes import LINK, SHEET, spreadsheet, zipp
 def test_hidden_rows_of_a_strict_file_are_counted_too(tmp_path: Path) -> None:
     strict = b"http://purl.oclc.org/ooxml/officeDocument/relationships"
     (tmp_path / "t.xlsx").write_bytes(parts_replaced(spreadsheet([], SHEET, hidden=(2,)), LINK.encode(), strict))
-    assert ["1 row that the sheet hides" in fault.what for fault in read_table(tmp_path / "t.xlsx").notices] == [True]
+    assert ["1 row hidden in the sheet" in fault.what for fault in read_table(tmp_path / "t.xlsx").notices] == [True]
 
 
 def parts_replaced(book: bytes, old: bytes, new: bytes) -> bytes:
@@ -23,7 +23,7 @@ def test_formulas_without_a_result_are_pointed_out(tmp_path: Path) -> None:
     formula = b'<c r="B3"><f>1+1</f><v></v></c><c r="C3"><f>A3</f><v>2</v></c><c r="D3"><f>A3</f></c>'
     (tmp_path / "t.xlsx").write_bytes(parts_replaced(spreadsheet(SHEET), b"<c><v>2</v></c>", formula))
     table, faults = scan_table(tmp_path / "t.xlsx")
-    assert any("2 formulas whose result the file lacks: read as empty (B3, D3)." in fault.what for fault in faults)
+    assert any("2 formulas whose result is not in the file: read as empty (B3, D3)." in fault.what for fault in faults)
     assert any("save it there" in fault.remedy for fault in table.notices)
 
 

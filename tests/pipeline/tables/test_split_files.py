@@ -105,9 +105,9 @@ def test_a_missing_shard_is_named_and_a_lone_one_is_warned_about(tmp_path: Path)
     (tmp_path / "train.jsonl").unlink()
     for number in (0, 2):
         write_parquet(tmp_path / f"train-0000{number}-of-00003.parquet", ROWS)
-    with pytest.raises(InputError, match=r"of 3 shards there is train-00000-of.*train-00002-of.*Fetch what is missing"):
+    with pytest.raises(InputError, match=r"of 3 shards, only train-00000-of.*train-00002-of.*Fetch the missing ones"):
         load_split(load_task(task), "train")
-    assert "Fetch what is missing" in str(check_task(task)[0])
+    assert "Fetch the missing ones" in str(check_task(task)[0])
     [notice] = read_table(tmp_path / "train-00000-of-00003.parquet").notices
     assert "one of 3 shards; the others are not read. To read all, name 'train'" in str(notice)
 
@@ -132,7 +132,7 @@ def test_what_has_the_name_of_a_split_and_is_no_file_is_an_error(tmp_path: Path,
             (tmp_path / f"{split}.jsonl").unlink(missing_ok=True)
     (tmp_path / name).symlink_to(tmp_path / "nowhere" / name)
     faults = [fault for fault in check_task(path) if fault.severity == "error"]
-    assert [f"{name} is a link that leads nowhere, not a file" in fault.what for fault in faults] == [True]
+    assert [f"{name} is a broken link, not a file" in fault.what for fault in faults] == [True]
     (tmp_path / name).unlink()
     (tmp_path / name).mkdir()
     [fault] = [fault for fault in check_task(path) if fault.severity == "error"]
@@ -167,7 +167,7 @@ def test_validation_in_the_place_of_test_is_pointed_to(tmp_path: Path) -> None:
     (tmp_path / "test.jsonl").unlink()
     write_parquet(tmp_path / "validation-00000-of-00001.parquet", ROWS[:2])
     [fault] = check_task(task)
-    assert "To measure on 'validation': test_split = \"validation\" under [data]" in str(fault)
+    assert "To test on 'validation': test_split = \"validation\" under [data]" in str(fault)
     task.write_text(TASK.replace('folder = "."', 'folder = "."\ntest_split = "validation"'))
     assert len(load_split(load_task(task), "test").examples) == 2
 
@@ -191,7 +191,7 @@ def test_errors_in_the_data_of_a_task_name_only_what_can_be_said_of_it(tmp_path:
     sheet: list[list[object]] = [["text", "label"], *([row["text"], row["label"]] for row in ROWS)]
     (tmp_path / "train.xlsx").write_bytes(spreadsheet(sheet, sheet))
     [fault] = [fault for fault in check_task(task) if fault.severity == "error"]
-    assert "hold something" in fault.what and fault.remedy == "Save the one that is meant as CSV."
+    assert "are not empty" in fault.what and fault.remedy == "Save the right sheet as CSV."
     (tmp_path / "train.xlsx").write_bytes(spreadsheet(sheet))
     task.write_text(TASK.replace('folder = "."', 'folder = "."\nheader = false'))
     faults = [fault for fault in check_task(task) if fault.where.endswith("train.xlsx")]

@@ -20,7 +20,9 @@ def test_a_column_of_one_value_is_refused_with_the_other_that_may_be_meant(tmp_p
 def test_where_no_row_is_left_it_is_told_how_the_table_was_read(tmp_path: Path) -> None:
     lines = [f"{1 - place % 2},I was charged twice {place}, and so on" for place in range(9)]
     (tmp_path / "t.csv").write_text("\n".join(["label,text", *lines]), encoding="utf-8")
-    with pytest.raises(InputError, match=r"(?s)at least 2 classes.*the first was taken for its number, as R writes it"):
+    with pytest.raises(
+        InputError, match=r"(?s)at least 2 classes.*the first was read as the row number, as R writes it"
+    ):
         new_task(tmp_path / "t.csv", tmp_path / "out")
 
 

@@ -23,7 +23,7 @@ def test_faults_of_the_data_come_with_their_lines_all_splits_at_once(tmp_path: P
         "train.jsonl:9: label 'tepid' (1 row); the task's labels are warm, cold",
         "test.jsonl:3: not valid JSON: Unterminated string starting at (column 10)",
         "test.jsonl:4: got a JSON list, each row must be an object",
-        "test.jsonl:5: the key 'text' stands there twice",
+        "test.jsonl:5: the key 'text' occurs twice",
     ]
 
 
@@ -73,9 +73,9 @@ def test_texts_that_were_read_in_another_encoding_are_warned_of(tmp_path: Path) 
     text = (tmp_path / "train.jsonl").read_text(encoding="utf-8").replace("\\u00e9", "\u00e9")
     (tmp_path / "train.jsonl").write_text(text, encoding="utf-8")
     named, fault = check_task(path)
-    assert "read as latin-1, and it is valid UTF-8" in named.what
+    assert "read as latin-1, but it is also valid UTF-8" in named.what
     assert (fault.severity, fault.what) == ("warning", "1 text with signs of another encoding (line 5).")
-    assert "Is $.data.encoding set" in fault.remedy
+    assert "Is $.data.encoding that of another file" in fault.remedy
 
 
 def test_what_is_left_of_html_is_pointed_out(tmp_path: Path) -> None:
@@ -114,9 +114,9 @@ def test_two_files_for_one_split_are_an_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["shot.csv", "Shots (1).csv", "shots.numbers", "shots_v2.jsonl", "shots"])
 def test_shots_that_are_called_otherwise_are_pointed_out(tmp_path: Path, name: str) -> None:
     path = write_task(tmp_path)
-    assert not [fault for fault in check_task(path) if "shots are in a file" in fault.what]
+    assert not [fault for fault in check_task(path) if "a file of shots is named" in fault.what]
     (tmp_path / name).mkdir()
-    [fault] = [fault for fault in check_task(path) if "shots are in a file" in fault.what]
+    [fault] = [fault for fault in check_task(path) if "a file of shots is named" in fault.what]
     assert fault.severity == "warning" and f"{name} in {tmp_path}: not read" in fault.what
 
 
@@ -140,8 +140,8 @@ def test_a_data_folder_makes_up_for_a_file_without_a_source(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("name", "problem"),
     [
-        ("['warm']", "\"['warm']\" is how tables write no label, a list or quotes, not the name of a class."),
-        ("nan", "'nan' is how tables write no label, a list or quotes, not the name of a class."),
+        ("['warm']", "\"['warm']\" stands for no label, a list or quotes in tables, not for a class."),
+        ("nan", "'nan' stands for no label, a list or quotes in tables, not for a class."),
         ("co\u200bld", "'co\\u200bld' looks like 'cold'."),
         ("\u0421OLD", "'\\u0421OLD' looks like 'cold'."),
     ],
@@ -170,7 +170,7 @@ def test_label_words_as_a_tokenizer_sees_them(tmp_path: Path) -> None:
     path = write_task(tmp_path, TASK + '\n[[labels]]\nname = "scorching"\n\n[[labels]]\nname = "warmer"\n')
     faults = check_task(path, tokenizer, deep=False)
     assert {fault.severity for fault in faults} == {"note"}
-    assert any(f.where == "$.labels[2].word" and "tokens to this model" in f.what for f in faults)
+    assert any(f.where == "$.labels[2].word" and "tokens for this model" in f.what for f in faults)
     assert any(f.where == "$.labels[3].word" and "same token as 'warm'" in f.what for f in faults)
 
     lower_case = PreTrainedTokenizerFast(tokenizer_object=trained)
@@ -189,6 +189,6 @@ def test_texts_that_a_run_would_not_read_whole_are_counted(tmp_path: Path) -> No
     (fault,) = check_task(path)
     assert (fault.severity, fault.what) == (
         "note",
-        "1 of 9 texts has more than 300 words (the longest 310): the end is not read, 10 of 351 words.",
+        "1 of 9 texts has more than 300 words (the longest 310): the end is not used, 10 of 351 words.",
     )
     assert "--long-texts middle" in fault.remedy and "--long-texts windows" in fault.remedy

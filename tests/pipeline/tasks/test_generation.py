@@ -50,7 +50,7 @@ def test_real_pairs_are_drawn_by_the_seed_and_never_fewer_than_asked_for(tmp_pat
         (("instruction =", "instructions ="), "unknown key.*Did you mean 'instruction'"),
         (
             ('"generation"', '"generate"'),
-            "'generate' is no kind of task; allowed are 'classification' and 'generation'",
+            "'generate' is not a kind of task; allowed are 'classification' and 'generation'",
         ),
         (("[data]", '[[labels]]\nname = "a"\n[data]'), "a text generation task has no labels"),
         (('folder = "."', ""), "neither hub nor folder is set"),
@@ -67,7 +67,7 @@ def test_a_faulty_file_is_explained(tmp_path: Path, changed: tuple[str, str], me
     ("changed", "message"),
     [
         (('target_name = "Text"', 'target_name = " facts "'), "is \\$.input_name too"),
-        (('target_name = "Text"', 'target_name = "Te:xt"'), "cannot begin a line of a prompt: no colon"),
+        (('target_name = "Text"', 'target_name = "Te:xt"'), "cannot begin a line of a prompt: colons"),
     ],
 )
 def test_input_and_target_must_be_told_apart_in_a_prompt(

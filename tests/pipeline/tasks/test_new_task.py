@@ -118,7 +118,7 @@ def test_columns_of_a_text_can_be_joined_and_the_task_file_says_so(tmp_path: Pat
     report = new_task(table, tmp_path / "out", TableChoices(text_columns=("subject", "body")))
     blank = [fault for fault in report.notices if "blank part" in fault.what]
     assert [(fault.severity, fault.what) for fault in blank] == [
-        ("note", "2 texts with a blank part (line 8, 9): the others alone are read.")
+        ("note", "2 texts with a blank part (line 8, 9): only the other parts are used.")
     ]
     path = Path(report.task_file)
     texts = {example.text for split in ("train", "test") for example in load_split(load_task(path), split).examples}
@@ -129,7 +129,7 @@ def test_columns_of_a_text_can_be_joined_and_the_task_file_says_so(tmp_path: Pat
 def test_columns_can_be_the_fields_of_an_input(tmp_path: Path) -> None:
     table = tmp_path / "pairs.csv"
     write_csv(table, tuple(PAIRS[0]), [*(tuple(row.values()) for row in PAIRS), ("Only a premise.", "", "yes")])
-    with pytest.raises(InputError, match=r"keep them apart, .*: --field premise --field hypothesis"):
+    with pytest.raises(InputError, match=r"keep them separate, .*: --field premise --field hypothesis"):
         new_task(table, tmp_path / "out")
     with pytest.raises(InputError, match="an input has two or more"):
         new_task(table, tmp_path / "out", TableChoices(fields=("premise",)))
@@ -233,7 +233,7 @@ def test_numeric_labels_make_a_task_whose_check_asks_for_words(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("header", "lines", "message"),
     [
-        (("text", "text", "label"), [("a", "b", "c")], "column 'text' stands there 2 times"),
+        (("text", "text", "label"), [("a", "b", "c")], "column 'text' occurs 2 times"),
         (("text", "label"), [], "has no rows"),
         (("text", "label"), rows(20, ("only",)), "at least 2 classes; the column 'label' has only 'only'"),
         (("text", "label"), [(f"text {i}", i) for i in range(300)], "300 different values in 300 rows"),

@@ -46,7 +46,7 @@ def test_an_instruction_that_has_names_in_place_of_words_is_pointed_out(
     labels = [{"name": "1", "word": "bad"}, {"name": "2", "word": "good"}]
     document = {"name": "t", "instruction": instruction, "noun": "text", "labels": labels, "data": {"folder": "."}}
     faults = [fault for fault in check_task(write_task(tmp_path, tomli_w.dumps(document))) if "$.instr" in fault.where]
-    assert [fault.what for fault in faults] == is_told * ["it names '1', '2', where the model answers 'bad', 'good'."]
+    assert [fault.what for fault in faults] == is_told * ["it names '1', '2', but the model answers 'bad', 'good'."]
 
 
 @pytest.mark.parametrize(("listed", "notes"), [(30, 0), (31, 1)])
@@ -125,10 +125,10 @@ def test_a_task_file_that_is_not_utf8_is_reported_with_its_line(tmp_path: Path) 
 def test_a_task_file_that_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
     path = tmp_path / "t.toml"
     os.mkfifo(path)
-    assert "t.toml: a link that leads nowhere, a pipe or a device" in str(check_task(tmp_path)[0])
+    assert "t.toml: a broken link, a pipe or a device" in str(check_task(tmp_path)[0])
     path.unlink()
     path.symlink_to(tmp_path / "nowhere.toml")
-    with pytest.raises(TaskFileError, match="a link that leads nowhere, a pipe or a device"):
+    with pytest.raises(TaskFileError, match="a broken link, a pipe or a device"):
         load_task(tmp_path)
 
 
@@ -206,24 +206,24 @@ def test_each_fault_of_a_task_file_is_named(tmp_path: Path, old: str, new: str, 
 @pytest.mark.parametrize(
     ("old", "new", "fault"),
     [
-        ('noun = "note"', 'noun = "note"\nnoun = "n"', "Cannot overwrite a value. The key stands there twice."),
+        ('noun = "note"', 'noun = "note"\nnoun = "n"', "Cannot overwrite a value. The key occurs twice."),
         ('name = "cold"', "name = cold", "Invalid value. Write a text in double quotes"),
         ('name = "cold"', "name = \u201ccold\u201d", "Invalid value. The line has typographic quotes."),
         ('folder = "."', 'folder = "C:\\data"', "Unescaped '\\' in a string. Write each backslash twice"),
         ("[[labels]]", "[labels]", "Each label begins with [[labels]], in two brackets."),
-        ("[data]", "[data]\n[data]", "This table stands there twice."),
+        ("[data]", "[data]\n[data]", "This table occurs twice."),
         ('noun = "note"', "noun = 3", 'expected string, got integer (3). Write it in quotes: "3".'),
-        ('folder = "."', 'folder = "."\nlabel_values = {0.0 = "warm"}', "A key with a point stands in quotes"),
+        ('folder = "."', 'folder = "."\nlabel_values = {0.0 = "warm"}', "A key with a dot must be in quotes"),
         ('folder = "."', 'folder = "."\nleave_out = "spam"', 'Write it in brackets: ["spam"].'),
         ('folder = "."', 'folder = "s3://b/x"', "$.data.folder: 's3://b/x' is an address; allowed is a folder"),
         ('folder = "."', 'hub = "https://x.y/a/b"', "$.data.hub: 'https://x.y/a/b' is an address; allowed is a data"),
         ('folder = "."', 'folder = "."\ntrain_split = "train.jsonl"', "without the ending: 'train'."),
-        ('name = "cold"', 'name = "cold"\nword = "very\\ncold"', "$.labels[1].word: 'very\\ncold' has a line end"),
+        ('name = "cold"', 'name = "cold"\nword = "very\\ncold"', "$.labels[1].word: 'very\\ncold' has a line break"),
         ("[data]", '[data]\nnoun_plural = "notes"', "$.data.noun_plural: unknown key"),
         ('name = "cold"', 'name = "cold"\nfields = ["a", "b"]', "It belongs above the first line in brackets"),
         ("[data]", 'folder = "."\n[data]', "It belongs below [data]."),
         ('folder = "."', 'folder = "."\nheader = "no"', "Write true or false, without quotes."),
-        ("[data]", 'labels = ["warm", "cold"]\n[data]', "Write [[labels]] in a line of its own for each label"),
+        ("[data]", 'labels = ["warm", "cold"]\n[data]', "Write [[labels]] on a line of its own for each label"),
     ],
 )
 def test_a_usual_mistake_in_toml_is_told_with_what_to_write(tmp_path: Path, old: str, new: str, fault: str) -> None:
@@ -235,8 +235,8 @@ def test_a_usual_mistake_in_toml_is_told_with_what_to_write(tmp_path: Path, old:
 @pytest.mark.parametrize(
     ("old", "new", "place", "problem"),
     [
-        ("the note as", "{text} as", "$.instruction", "'{text}' stays as it is"),
-        ("the note as", "the note {{ note }} as", "$.instruction", "'{{ note }}' stays as it is"),
+        ("the note as", "{text} as", "$.instruction", "'{text}' is not replaced"),
+        ("the note as", "the note {{ note }} as", "$.instruction", "'{{ note }}' is not replaced"),
         ('name = "warm"', 'name = "warm"\nword = "Cold"', "$.labels[0].word", "'cold' is the name of $.labels[1]"),
     ],
 )
@@ -273,6 +273,6 @@ def test_a_name_that_may_mean_a_task_of_ours_or_of_the_users_is_asked_about(
     folder.mkdir()
     assert load_task("trec").data.hub, "a folder of data is no task"
     write_task(folder)
-    with pytest.raises(InputError, match=f"'trec' is a task that comes with fourshot, and there is {folder}, too"):
+    with pytest.raises(InputError, match=f"'trec' is a task that comes with fourshot, but {folder} exists, too"):
         load_task("trec")
     assert load_task(folder).name == load_task("./trec").name == "colours"
