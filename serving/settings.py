@@ -86,11 +86,13 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
                 if not least <= value < math.inf:
                     if name == "kv_cache_bytes":
                         name, value = "kv_cache_mib", self.kv_cache_bytes >> 20
-                    raise InputError(f"--{name.replace('_', '-')} {value}: give a number of {least} or more.")
+                    raise InputError(f"--{name.replace('_', '-')} {value}: give a number of at least {least}.")
         rank = self.max_lora_rank
         if rank and (rank > LARGEST_RANK or rank != slot_rank(rank)):
             fitting = min(slot_rank(rank), LARGEST_RANK)
-            raise InputError(f"--max-lora-rank {rank}: give a power of two, of 8 to {LARGEST_RANK}, as {fitting}.")
+            raise InputError(
+                f"--max-lora-rank {rank}: give a power of two from 8 to {LARGEST_RANK}, such as {fitting}."
+            )
 
     @property
     def authority(self) -> str:

@@ -26,7 +26,7 @@ WEBSOCKET = re.compile(rb"\r\nUpgrade:[ \t]*websocket[ \t]*(?=\r\n|\Z)", re.IGNO
 STILL_THERE = b"HTTP/1.1 100 Continue\r\n\r\n"
 FIRST_LOOK_S, LONGEST_LOOK_S = 0.05, 1.0  # seconds to the first check for a client that left; at most between two
 TLS = b"\x16\x03"  # first bytes of a client that takes the address for https
-NO_TLS = "The client speaks TLS, the service does not. Ask http://, or start it with --vllm --ssl-certfile CERT."
+NO_TLS = "The client speaks TLS, the service does not. Use http://, or start it with --vllm --ssl-certfile CERT."
 
 
 class HeaderGate:
@@ -183,7 +183,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         # uvicorn's own message is the same for every fault; the parser's error, being handled now, is specific.
-        fault = f"This is no HTTP/1.1: {sys.exception() or msg}. Look at the Content-Length, too."
+        fault = f"This is not valid HTTP/1.1: {sys.exception() or msg}. Check the Content-Length, too."
         body = RefusalError(400, "bad_request", NO_TLS if self._gate.is_tls else fault).body
         head = f"HTTP/1.1 400 Bad Request\r\nContent-Type: {JSON}\r\nContent-Length: {len(body)}\r\n"
         self.transport.write(f"{head}Connection: close\r\n\r\n".encode() + body)

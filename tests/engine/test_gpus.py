@@ -40,7 +40,7 @@ def driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], N
 def test_the_fullest_gpu_says_how_much_is_free(driver: Callable[[str], None]) -> None:
     driver('*--id=0,3*) echo 81000; echo 70123;; *) echo "No devices"; exit 6;;')
     assert free_gpu_bytes(["0", "3"]) == 70123 * MIB
-    with pytest.raises(FourshotError, match="nvidia-smi does not say how much memory is free on GPU 7"):
+    with pytest.raises(FourshotError, match="nvidia-smi does not report the free memory of GPU 7"):
         free_gpu_bytes(["7"])
 
 

@@ -35,7 +35,7 @@ def test_strings_of_numpy_and_objects_of_any_kind_are_sent_as_json_has_them(ask:
         ask(method, "tone", texts)
     sent = [msgspec.json.decode(request.body)["input"] for request in service.received]
     assert sent == ["good", {"subject": "good"}, [{"subject": "good"}, "good"]]
-    with pytest.raises(InputError, match="a field of an input is no string"):
+    with pytest.raises(InputError, match="a field of an input is not a string"):
         ask("classify", "tone", {"subject": object()})
 
 
@@ -132,7 +132,7 @@ def test_an_answer_about_other_texts_is_none(ask: Asker, service: FakeService) -
 def test_a_service_that_is_silent_is_given_up(ask: Asker, service: FakeService) -> None:
     service.replies = [Reply(do="hang")]
     began = time.monotonic()
-    with pytest.raises(ServiceError, match=r"has not answered in time.*timeout_s") as error:
+    with pytest.raises(ServiceError, match=r"did not respond in time.*timeout_s") as error:
         ask("classify", "tone", "good", settings={"timeout_s": 0.1})
     assert time.monotonic() - began < HANG_S / 2
     assert (error.value.code, error.value.kind) == (0, "timeout")
@@ -162,7 +162,7 @@ def test_the_key_is_that_of_the_call_or_of_the_environment(
     ask("classify", "tone", "good", settings={"key": "given"})
     sent = [request.headers.get("Authorization") for request in service.received]
     assert sent == [None, "Bearer from-environment", "Bearer given"]
-    with pytest.raises(InputError, match="characters that no key has") as error:
+    with pytest.raises(InputError, match="characters that do not occur in keys") as error:
         ask("tasks", settings={"key": "schlüssel"})
     assert "schl" not in str(error.value)
 

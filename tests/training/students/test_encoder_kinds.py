@@ -195,12 +195,12 @@ SMALL = {"vocab_size": 200, **SHAPE, "num_hidden_layers": 1}
 @pytest.mark.parametrize(
     ("model_class", "config", "message"),
     [
-        ("GPT2Model", {"vocab_size": 200, "n_embd": 32, "n_layer": 1, "n_head": 2}, "'gpt2' is no encoder of texts"),
-        ("LlamaForSequenceClassification", SMALL, "'llama' is no encoder of texts"),
+        ("GPT2Model", {"vocab_size": 200, "n_embd": 32, "n_layer": 1, "n_head": 2}, "'gpt2' is not a text encoder"),
+        ("LlamaForSequenceClassification", SMALL, "'llama' is not a text encoder"),
         ("T5EncoderModel", {"vocab_size": 200, "d_model": 32, "d_ff": 64, "num_layers": 1}, "no encoder"),
         ("BartModel", {"vocab_size": 200, "d_model": 32, "encoder_layers": 1, "decoder_layers": 1}, "no encoder"),
-        ("FNetModel", SMALL, "'fnet' reads the padding of a batch"),
-        ("ConvBertModel", {**SMALL, "embedding_size": 32, "head_ratio": 1}, "'convbert' reads the padding of a batch"),
+        ("FNetModel", SMALL, "'fnet' treats the padding of a batch"),
+        ("ConvBertModel", {**SMALL, "embedding_size": 32, "head_ratio": 1}, "'convbert' treats the padding of a batch"),
     ],
 )
 def test_models_that_cannot_be_students_are_refused(

@@ -188,7 +188,7 @@ def test_texts_longer_than_an_encoder_reads_are_refused(tmp_path: Path, kind: st
 
 def test_a_teacher_that_is_sure_of_nothing_teaches_nothing(tmp_path: Path) -> None:
     brief = job(tmp_path, min_confidence=0.95)
-    with pytest.raises(InputError, match="sure of no text"):
+    with pytest.raises(InputError, match="not sure enough of any text"):
         train_student(msgspec.structs.replace(brief, examples=brief.examples[4:]), tmp_path)
 
 
