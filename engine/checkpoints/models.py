@@ -80,7 +80,7 @@ def resolve_model(name: str | None, *, weights: bool = True) -> ResolvedModel:
     if folder.exists() or is_path(name):
         if folder.is_file():
             raise ModelNotFoundError(f"{name!r} is a file, but not a GGUF file. Name its folder. {HOW_TO_GO_ON}")
-        raise ModelNotFoundError(f"There is no model folder or GGUF file {name!r}. {HOW_TO_GO_ON}")
+        raise ModelNotFoundError(f"There is no model folder {name!r}, and no such GGUF file. {HOW_TO_GO_ON}")
     snapshot = download_model(model, revision, HOW_TO_GO_ON, weights=weights)
     check_folder(snapshot, weights=weights)
     return ResolvedModel(path=str(snapshot), name=model, revision=snapshot.name)

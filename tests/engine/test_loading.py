@@ -39,7 +39,7 @@ def test_a_whole_checkpoint_of_every_family_is_loaded(family: str, tmp_path: Pat
 
 
 def test_weights_that_no_file_holds_are_not_made_up(folder: Path) -> None:
-    with pytest.raises(ModelNotFoundError, match=r"lacks 18 of its weights, model\.layers\.2\..* for one"):
+    with pytest.raises(ModelNotFoundError, match=r"lacks 18 of its weights, model\.layers\.2\..* for example"):
         load_base(changed(folder, num_hidden_layers=4))
 
 

@@ -41,7 +41,7 @@ def test_what_is_added_beside_others_of_another_kind_is_told(
     elsewhere = make_adapter(tmp_path / "elsewhere", task_of("third"), seed=2)
     card = json.loads((elsewhere / "card.json").read_text())
     (elsewhere / "card.json").write_text(json.dumps(card | {"model_name": "another", "model_revision": "1"}))
-    assert "it was trained on another (1), and the adapters there on" in added(elsewhere)
+    assert "it was trained on another (1), but the adapters there on" in added(elsewhere)
 
 
 def test_who_answers_after_an_addition_is_told(tmp_path: Path, root: Path, capfd: pytest.CaptureFixture[str]) -> None:

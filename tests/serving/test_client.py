@@ -52,7 +52,7 @@ def test_any_name_of_a_task_is_one_part_of_the_path(ask: Asker, service: FakeSer
     assert service.received[1].path == "/v1/classify/%2E%2E"
     with pytest.raises(InputError, match="no task"):
         ask("classify", "", "good")
-    with pytest.raises(InputError, match="no Unicode"):
+    with pytest.raises(InputError, match="not Unicode"):
         ask("classify", "caf\udce9", "good")
 
 
@@ -209,7 +209,7 @@ def test_nothing_is_sent_for_bad_texts(ask: Asker, service: FakeService) -> None
             ask("predict", "tone", ["good", none])
     with pytest.raises(InputError, match="batch is 0"):
         ask("predict", "tone", ["good"], batch=0)
-    with pytest.raises(InputError, match="no Unicode"):
+    with pytest.raises(InputError, match="not Unicode"):
         ask("predict", "tone", ["\udcff"])
     assert service.received == []
 

@@ -63,7 +63,7 @@ def test_a_proxy_that_cannot_be_used_is_bad_input_that_names_its_variable(
     for name in ("https_proxy", "NO_PROXY", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
     annotator = remote_teacher("https://host/v1", "large", task, take_shots(task, 4, 0), RemoteSettings())
-    with pytest.raises(InputError, match="HTTPS_PROXY names"):
+    with pytest.raises(InputError, match="HTTPS_PROXY does not name"):
         annotations_of(annotator, tmp_path, "snow")
 
 
@@ -188,7 +188,9 @@ def test_an_endpoint_that_lists_no_models_is_asked_by_every_route(
     account = annotator.account()
     assert account and account.asked == "completions, probabilities of tokens"
     usual.clear()
-    with pytest.raises(InputError, match=r"all known kinds .*Not Found\. It does not list its models .* ends in /v1\."):
+    with pytest.raises(
+        InputError, match=r"all known kinds .*Not Found\. It does not list its models\. .* ends in /v1\."
+    ):
         annotations_of(teacher(endpoint, task, teacher_api="chat"), tmp_path, "Thick ice.")
 
 

@@ -70,7 +70,7 @@ def test_students_alone_need_no_base_model_and_all_else_does(tmp_path: Path, mon
     settings, fitted, _ = complete(ServeSettings(adapters=str(root)))
     assert fitted is not None and fitted.adapters == 1 and not settings.students_only
     refused = Registry(root, no_base).read().refused
-    assert len(refused) == 1 and "students alone" in refused[0].reason
+    assert len(refused) == 1 and "students only" in refused[0].reason
 
 
 def service_of(root: Path, limits: Limits) -> tuple[Service, Students]:

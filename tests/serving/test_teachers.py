@@ -142,7 +142,7 @@ def test_no_service_takes_a_student_for_an_adapter(student: Path, tmp_path: Path
 def test_another_s_labels_a_key_for_a_folder_and_nobody_are_refused(student: Path, tmp_path: Path) -> None:
     task = load_task(student / "task.toml")
     other_task = msgspec.structs.replace(task, labels=(Label(name="cold"), Label(name="warm")))
-    with pytest.raises(InputError, match="tells apart warm, cold"):
+    with pytest.raises(InputError, match="distinguishes warm, cold"):
         find_teacher(student, other_task)
     with pytest.raises(InputError, match="--key is for a service"):
         find_teacher(student, task, key="k")
