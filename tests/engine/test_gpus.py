@@ -80,7 +80,7 @@ def test_a_gpu_for_one_process_alone_is_not_shared(driver: Callable[[str], None]
 
 def test_an_engine_is_divided_over_no_more_gpus_than_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
     check_gpus(1)
-    with pytest.raises(InputError, match=r"2 GPUs are to share one engine .* and there are 0 here"):
+    with pytest.raises(InputError, match=r"2 GPUs are to share one engine .* but vLLM may use only 0 here"):
         check_gpus(2)
     monkeypatch.setattr("fourshot.engine.machine.gpus.version", lambda package: "0.32.0")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,3")

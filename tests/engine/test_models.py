@@ -113,7 +113,9 @@ def test_a_file_that_was_half_fetched_is_named(folder: Path, name: str, content:
 def test_a_link_that_leads_nowhere_is_named(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
     (folder / "model.safetensors").symlink_to("../blobs/gone")
-    with pytest.raises(ModelNotFoundError, match=r"model\.safetensors is a link to \.\./blobs/gone, which is not"):
+    with pytest.raises(
+        ModelNotFoundError, match=r"model\.safetensors is a link to \.\./blobs/gone, which does not exist"
+    ):
         resolve_model(str(folder))
 
 
@@ -161,7 +163,7 @@ def test_a_folder_that_something_was_made_on_is_not_looked_for_on_the_hub(
     assert resolve_again(NAME, GGUF_SHA256[:12]).name == NAME
     monkeypatch.chdir("/")
     with pytest.raises(
-        ModelNotFoundError, match=r"folder or file 'model', and there is none .* seen from /\. .*--model"
+        ModelNotFoundError, match=r"folder or file 'model', which does not exist, seen from /\. .*--model"
     ):
         resolve_again(made_on.name, made_on.revision)
 

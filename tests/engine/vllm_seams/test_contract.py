@@ -130,7 +130,7 @@ def test_a_vllm_that_lacks_something_goes_without_the_seam_and_says_so_once(capl
     missing = faults(changed)
     assert missing[0].startswith("json:dumps takes (obj, skipkeys,") and missing[0].endswith("expected (obj, indent)")
     assert missing[1:] == [
-        "json:JSONEncoder.no_such is not there",
+        "json:JSONEncoder.no_such is missing",
         "no.such.module:f is not there",
         "json:JSONEncoder.__init__ sets no no_such",
     ]

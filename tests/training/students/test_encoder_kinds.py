@@ -201,7 +201,7 @@ SMALL = {"vocab_size": 200, **SHAPE, "num_hidden_layers": 1}
         (
             "BartModel",
             {"vocab_size": 200, "d_model": 32, "encoder_layers": 1, "decoder_layers": 1},
-            "not a text encoder",
+            "not an encoder",
         ),
         ("FNetModel", SMALL, "'fnet' treats the padding of a batch"),
         ("ConvBertModel", {**SMALL, "embedding_size": 32, "head_ratio": 1}, "'convbert' treats the padding of a batch"),
