@@ -86,7 +86,7 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
                 if not least <= value < math.inf:
                     if name == "kv_cache_bytes":
                         name, value = "kv_cache_mib", self.kv_cache_bytes >> 20
-                    raise InputError(f"--{name.replace('_', '-')} {value}: give a number of at least {least}.")
+                    raise InputError(f"--{name.replace('_', '-')} {value}: give a number of {least} or more.")
         rank = self.max_lora_rank
         if rank and (rank > LARGEST_RANK or rank != slot_rank(rank)):
             fitting = min(slot_rank(rank), LARGEST_RANK)

@@ -239,7 +239,7 @@ def test_a_key_is_shown_once(tmp_path: Path, capfd: pytest.CaptureFixture[str]) 
     [
         (["serve", "--adapters", "nowhere"], "there is no folder nowhere"),
         (["serve", "--adapters", ".", "--replicas", "0"], "give at least 1"),
-        (["serve", "--adapters", ".", "--keys", "nowhere.toml"], "nowhere.toml is not there. Make a key"),
+        (["serve", "--adapters", ".", "--keys", "nowhere.toml"], "nowhere.toml does not exist. Make a key"),
         (["serve", "--adapters", ".", "--hot", "a,b,c", "--max-loras", "3"], "Raise --max-loras"),
         (["adapters", "list", "--adapters", "nowhere"], "there is no folder nowhere"),
     ],

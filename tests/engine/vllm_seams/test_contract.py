@@ -131,13 +131,15 @@ def test_a_vllm_that_lacks_something_goes_without_the_seam_and_says_so_once(capl
     assert missing[0].startswith("json:dumps takes (obj, skipkeys,") and missing[0].endswith("expected (obj, indent)")
     assert missing[1:] == [
         "json:JSONEncoder.no_such is missing",
-        "no.such.module:f is not there",
+        "no.such.module:f is missing",
         "json:JSONEncoder.__init__ sets no no_such",
     ]
     assert not changed.holds() and not changed.holds()
     (record,) = warnings_of(caplog)
     assert "a seam is left out" in record.getMessage() and "Something is lost." in record.getMessage()
-    with pytest.raises(FourshotError, match=r"vLLM \S+ is not one .*no_such is not there.*Install vLLM 0\.26 or 0\.32"):
+    with pytest.raises(
+        FourshotError, match=r"vLLM \S+ is not supported .*no_such is missing.*Install vLLM 0\.26 or 0\.32"
+    ):
         changed.require()
 
 

@@ -72,7 +72,7 @@ def test_a_base_that_mixes_the_texts_of_a_packed_row_is_refused(
 ) -> None:
     monkeypatch.setattr("fourshot.training.lora.targets.check_lora_support", lambda model: None)  # it loads vLLM
     folder = tiny_checkpoint(family, tmp_path)
-    with pytest.raises(InputError, match=r"in a packed row .* no adapter can be trained on it") as error:
+    with pytest.raises(InputError, match=r"of a packed row .* no adapter can be trained on it") as error:
         check_trainable(folder, ALL)
     assert error.value.exit_code == 2
     config = json.loads((tmp_path / "config.json").read_text())
@@ -109,5 +109,5 @@ def test_a_base_that_reads_images_too_is_refused_before_anything_is_trained(
     tmp_path: Path, architecture: str, part: str
 ) -> None:
     (tmp_path / "config.json").write_text(f'{{"architectures": ["{architecture}"], "{part}": {{"num_layers": 2}}}}')
-    with pytest.raises(InputError, match=rf"{architecture} .* has {part}\..*texts alone"):
+    with pytest.raises(InputError, match=rf"{architecture} .* has {part}\..*text-only"):
         check_trainable(str(tmp_path), ALL)
